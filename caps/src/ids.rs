@@ -1,0 +1,55 @@
+//! Identifiers. Each is a type of its own, so that a port is never taken for a grant reference.
+
+use core::fmt;
+
+macro_rules! identifier {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0)
+            }
+        }
+    };
+}
+
+identifier! {
+    /// A Xen domain (`domid_t`, `xen.h`). Real domains are below [`DomId::FIRST_RESERVED`].
+    DomId(u16), "dom"
+}
+identifier! {
+    /// A grant reference (`grant_ref_t`, `grant_table.h`): an index into this domain's grant table.
+    GrantRef(u32), "gref "
+}
+identifier! {
+    /// An event-channel port (`evtchn_port_t`, `event_channel.h`), local to this domain. 0 is invalid.
+    EvtchnPort(u32), "port "
+}
+identifier! {
+    /// A guest frame number: a guest-physical address divided by the page size.
+    Gfn(u64), "gfn "
+}
+identifier! {
+    /// A service of the image: its index in the capability tables.
+    ServiceId(u8), "service "
+}
+identifier! {
+    /// A slot of a service's CSpace. Holding a number proves nothing; the kernel looks the slot up.
+    Slot(u16), "slot "
+}
+
+impl DomId {
+    /// `DOMID_SELF` of `xen.h`: the calling domain.
+    pub const SELF: DomId = DomId(0x7FF0);
+    /// `DOMID_FIRST_RESERVED` of `xen.h`: ids from here up name no real domain.
+    pub const FIRST_RESERVED: DomId = DomId(0x7FF0);
+
+    /// Whether this id can name a real domain.
+    #[must_use]
+    pub const fn is_real(self) -> bool {
+        self.0 < Self::FIRST_RESERVED.0
+    }
+}

@@ -1,0 +1,342 @@
+//! Reading the tables: checked once as a whole, then read without failing.
+
+use core::marker::PhantomData;
+
+use super::{
+    Access, Capability, GrantRule, HEADER_SIZE, MAGIC, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_NOTIFICATION_BIT,
+    MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, Mapping, Name, PortRule, Queue, Record, Region, RegionKind,
+    SECTIONS, Segment, Service, TableError, VERSION,
+};
+use crate::PAGE_SIZE;
+use crate::rights::Kind;
+
+/// The lowest address of the upper half: service addresses end below the lower half's end.
+const LOWER_HALF_END: u64 = 0x0000_8000_0000_0000;
+
+/// Capability tables that were checked: every index in them names a record, every address is in a
+/// service's half and every name is UTF-8.
+#[derive(Clone, Copy)]
+pub struct Tables<'a> {
+    bytes: &'a [u8],
+    sections: [(usize, usize); SECTIONS.len()],
+}
+
+/// The records of one section.
+#[derive(Clone)]
+pub struct Records<'a, R> {
+    bytes: &'a [u8],
+    record: PhantomData<R>,
+}
+
+impl<R: Record> Records<'_, R> {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len() / R::SIZE
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The record at `index`.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<R> {
+        let start = index.checked_mul(R::SIZE)?;
+        R::decode(self.bytes.get(start..start.checked_add(R::SIZE)?)?)
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = R> + '_ {
+        self.bytes.chunks_exact(R::SIZE).filter_map(R::decode)
+    }
+}
+
+impl<'a> Tables<'a> {
+    /// Checks `bytes` as capability tables.
+    ///
+    /// # Errors
+    /// The first thing found to be out of range.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, TableError> {
+        let header = bytes.get(..HEADER_SIZE).ok_or(TableError::Truncated)?;
+        if header[..8] != MAGIC {
+            return Err(TableError::NotTables);
+        }
+        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        if word(8) != VERSION {
+            return Err(TableError::Version(word(8)));
+        }
+        let bytes = bytes.get(..word(12) as usize).ok_or(TableError::Truncated)?;
+        let sizes = [
+            Service::SIZE, Segment::SIZE, Region::SIZE, Mapping::SIZE, Capability::SIZE, Queue::SIZE, GrantRule::SIZE,
+            PortRule::SIZE, 1, 1,
+        ];
+        let mut sections = [(0, 0); SECTIONS.len()];
+        for (index, section) in sections.iter_mut().enumerate() {
+            let start = word(48 + index * 8) as usize;
+            let length = (word(52 + index * 8) as usize).checked_mul(sizes[index]);
+            let end = length.and_then(|length| start.checked_add(length));
+            match end {
+                Some(end) if start >= HEADER_SIZE && end <= bytes.len() => *section = (start, end),
+                _ => return Err(TableError::Section(SECTIONS[index])),
+            }
+        }
+        let tables = Tables { bytes, sections };
+        tables.check()?;
+        Ok(tables)
+    }
+
+    fn section(&self, index: usize) -> &'a [u8] {
+        let (start, end) = self.sections[index];
+        &self.bytes[start..end]
+    }
+
+    fn records<R>(&self, index: usize) -> Records<'a, R> {
+        Records { bytes: self.section(index), record: PhantomData }
+    }
+
+    /// SHA-256 of the canonical policy.
+    #[must_use]
+    pub fn policy_hash(&self) -> [u8; 32] {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(&self.bytes[16..48]);
+        hash
+    }
+
+    /// The services.
+    #[must_use]
+    pub fn services(&self) -> Records<'a, Service> {
+        self.records(0)
+    }
+
+    /// The loadable segments of all services.
+    #[must_use]
+    pub fn segments(&self) -> Records<'a, Segment> {
+        self.records(1)
+    }
+
+    /// The regions.
+    #[must_use]
+    pub fn regions(&self) -> Records<'a, Region> {
+        self.records(2)
+    }
+
+    /// The mappings of all services.
+    #[must_use]
+    pub fn mappings(&self) -> Records<'a, Mapping> {
+        self.records(3)
+    }
+
+    /// The capabilities of all services.
+    #[must_use]
+    pub fn capabilities(&self) -> Records<'a, Capability> {
+        self.records(4)
+    }
+
+    /// The one-way queues.
+    #[must_use]
+    pub fn queues(&self) -> Records<'a, Queue> {
+        self.records(5)
+    }
+
+    /// The grant rules.
+    #[must_use]
+    pub fn grants(&self) -> Records<'a, GrantRule> {
+        self.records(6)
+    }
+
+    /// The event-channel rules.
+    #[must_use]
+    pub fn ports(&self) -> Records<'a, PortRule> {
+        self.records(7)
+    }
+
+    /// The canonical policy text.
+    #[must_use]
+    pub fn policy_text(&self) -> &'a str {
+        core::str::from_utf8(self.section(9)).unwrap_or("")
+    }
+
+    /// The text of a name.
+    #[must_use]
+    pub fn name(&self, name: Name) -> &'a str {
+        let end = (name.offset as usize).saturating_add(name.length as usize);
+        self.section(8)
+            .get(name.offset as usize..end)
+            .and_then(|bytes| core::str::from_utf8(bytes).ok())
+            .unwrap_or("?")
+    }
+
+    /// The name of service `index`, or `?`.
+    #[must_use]
+    pub fn service_name(&self, index: u8) -> &'a str {
+        self.services().get(usize::from(index)).map_or("?", |service| self.name(service.name))
+    }
+
+    fn check(&self) -> Result<(), TableError> {
+        let limits = [
+            (0, self.services().len(), MAX_SERVICES),
+            (2, self.regions().len(), MAX_REGIONS),
+            (5, self.queues().len(), MAX_QUEUES),
+            (6, self.grants().len(), MAX_GRANT_RULES),
+            (7, self.ports().len(), MAX_PORT_RULES),
+        ];
+        for (section, length, limit) in limits {
+            if length > limit {
+                return Err(TableError::Section(SECTIONS[section]));
+            }
+        }
+        if core::str::from_utf8(self.section(8)).is_err() || core::str::from_utf8(self.section(9)).is_err() {
+            return Err(TableError::Section(SECTIONS[8]));
+        }
+        check_each("service", &self.services(), |service| self.service_holds(service))?;
+        check_each("segment", &self.segments(), |segment| self.segment_holds(segment))?;
+        check_each("region", &self.regions(), |region| self.region_holds(region))?;
+        check_each("mapping", &self.mappings(), |mapping| self.mapping_holds(mapping))?;
+        check_each("capability", &self.capabilities(), |capability| self.capability_holds(capability))?;
+        check_each("queue", &self.queues(), |queue| self.queue_holds(queue))?;
+        check_each("grant", &self.grants(), |grant| self.grant_holds(grant))?;
+        check_each("port", &self.ports(), |port| {
+            self.is_service(port.service)
+                && port.bit <= MAX_NOTIFICATION_BIT
+                && port.peer_first <= port.peer_last
+                && self.named(port.name)
+        })
+    }
+
+    fn is_service(&self, index: u8) -> bool {
+        usize::from(index) < self.services().len()
+    }
+
+    fn named(&self, name: Name) -> bool {
+        let end = (name.offset as usize).saturating_add(name.length as usize);
+        self.section(8)
+            .get(name.offset as usize..end)
+            .is_some_and(|bytes| core::str::from_utf8(bytes).is_ok())
+    }
+
+    fn service_holds(&self, service: &Service) -> bool {
+        self.named(service.name)
+            && service.entry < LOWER_HALF_END
+            && service.stack_top < LOWER_HALF_END
+            && service.stack_top.is_multiple_of(16)
+            && service.period_us > 0
+            && service.budget_us > 0
+            && service.budget_us <= service.period_us
+    }
+
+    fn segment_holds(&self, segment: &Segment) -> bool {
+        let end = segment.address.checked_add(segment.memory_size);
+        self.is_service(segment.service)
+            && segment.flags < 8
+            && segment.flags & 0b110 != 0b110
+            && segment.address.is_multiple_of(PAGE_SIZE as u64)
+            && segment.image.is_multiple_of(PAGE_SIZE as u64)
+            && segment.image.checked_add(segment.file_size).is_some()
+            && segment.file_size <= segment.memory_size
+            && segment.address > 0
+            && end.is_some_and(|end| end < LOWER_HALF_END)
+    }
+
+    fn region_holds(&self, region: &Region) -> bool {
+        let sized = match region.kind {
+            RegionKind::Fixed => region.amount > 0 && region.amount <= 1 << 20,
+            RegionKind::Share => region.amount > 0 && region.minimum <= region.maximum && region.maximum <= 1 << 20,
+            RegionKind::ImageData => region.image.is_multiple_of(PAGE_SIZE as u64) && region.image_length > 0,
+            RegionKind::Module | RegionKind::CommandLine | RegionKind::XenStoreRing => true,
+        };
+        sized
+            && region.image.checked_add(region.image_length).is_some()
+            && self.named(region.name)
+            && region.reset < 2
+    }
+
+    fn mapping_holds(&self, mapping: &Mapping) -> bool {
+        let region = self.regions().get(usize::from(mapping.region));
+        let writable = mapping.access == Access::ReadWrite;
+        let allowed = region.is_some_and(|region| {
+            matches!(region.kind, RegionKind::Fixed | RegionKind::Share | RegionKind::XenStoreRing) || !writable
+        });
+        let exclusive = !writable
+            || self
+                .mappings()
+                .iter()
+                .filter(|other| other.region == mapping.region && other.access == Access::ReadWrite)
+                .count()
+                == 1;
+        self.is_service(mapping.service)
+            && allowed
+            && exclusive
+            && mapping.address.is_multiple_of(PAGE_SIZE as u64)
+            && mapping.address > 0
+            && mapping.address < LOWER_HALF_END
+    }
+
+    fn capability_holds(&self, capability: &Capability) -> bool {
+        let object = capability.object as usize;
+        let exists = match capability.kind {
+            Kind::Sender => self.queues().get(object).is_some_and(|queue| queue.sender == capability.service),
+            Kind::Receiver => self.queues().get(object).is_some_and(|queue| queue.receiver == capability.service),
+            Kind::Port => self.ports().get(object).is_some_and(|port| port.service == capability.service),
+            Kind::Grant => object < self.grants().len(),
+            Kind::Region => self.mappings().get(object).is_some_and(|mapping| mapping.service == capability.service),
+            Kind::Console | Kind::Clock | Kind::Entropy | Kind::Power | Kind::Info => object == 0,
+        };
+        let alone = self
+            .capabilities()
+            .iter()
+            .filter(|other| other.service == capability.service && other.slot == capability.slot)
+            .count()
+            == 1;
+        exists && alone && self.is_service(capability.service) && self.named(capability.name)
+    }
+
+    fn queue_holds(&self, queue: &Queue) -> bool {
+        let regions = self.regions().len();
+        self.named(queue.name)
+            && self.is_service(queue.sender)
+            && self.is_service(queue.receiver)
+            && queue.sender_bit <= MAX_NOTIFICATION_BIT
+            && queue.receiver_bit <= MAX_NOTIFICATION_BIT
+            && queue.message_size > 0
+            && queue.depth.is_power_of_two()
+            && usize::from(queue.producer_region) < regions
+            && usize::from(queue.consumer_region) < regions
+    }
+
+    fn grant_holds(&self, grant: &GrantRule) -> bool {
+        let last = grant.first_ref.checked_add(grant.count);
+        let fits = self.regions().get(usize::from(grant.region)).is_some_and(|region| {
+            region.kind == RegionKind::Fixed && grant.count > 0 && grant.count <= region.amount
+        });
+        let disjoint = self
+            .grants()
+            .iter()
+            .filter(|other| {
+                other.first_ref < grant.first_ref.saturating_add(grant.count)
+                    && grant.first_ref < other.first_ref.saturating_add(other.count)
+            })
+            .count()
+            == 1;
+        fits && disjoint
+            && grant.first_ref >= super::FIRST_GRANT_REF
+            && last.is_some_and(|last| last <= MAX_GRANT_REFS)
+            && grant.peer_first <= grant.peer_last
+            && self.named(grant.name)
+    }
+}
+
+fn check_each<R: Record>(
+    what: &'static str,
+    records: &Records<'_, R>,
+    holds: impl Fn(&R) -> bool,
+) -> Result<(), TableError> {
+    for index in 0..records.len() {
+        if !records.get(index).is_some_and(|record| holds(&record)) {
+            return Err(TableError::Record(what, index as u32));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! Typed capabilities over a [`System`]: the operations of one kind of object, as methods.
+
+use core::fmt::{self, Write};
+
+use cloister_caps::abi::CONSOLE_CHUNK;
+use cloister_caps::{DomId, EvtchnPort, Fault, GrantRef, Operation, Slot};
+
+use crate::service::Notifications;
+use crate::system::{Instant, System};
+
+macro_rules! capability {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone)]
+        pub struct $name<S> {
+            system: S,
+            slot: Slot,
+        }
+        impl<S: System> $name<S> {
+            /// The capability in `slot`.
+            pub fn new(system: S, slot: Slot) -> Self {
+                $name { system, slot }
+            }
+        }
+    };
+}
+
+capability! {
+    /// The guest console. The kernel prefixes each line with the service's name and limits the rate.
+    Console
+}
+impl<S: System> Console<S> {
+    /// Writes one line.
+    pub fn line(&self, text: fmt::Arguments<'_>) {
+        let mut chunks = Chunks { console: self, bytes: [0; CONSOLE_CHUNK], used: 0 };
+        // Writing to `Chunks` never fails.
+        let _ = chunks.write_fmt(text);
+        let _ = chunks.write_str("\n");
+        chunks.flush();
+    }
+}
+
+struct Chunks<'a, S> {
+    console: &'a Console<S>,
+    bytes: [u8; CONSOLE_CHUNK],
+    used: usize,
+}
+
+impl<S: System> Chunks<'_, S> {
+    fn flush(&mut self) {
+        let mut words = [0; 4];
+        for (word, bytes) in words.iter_mut().zip(self.bytes.chunks_exact(8)) {
+            *word = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+        }
+        let _ = self.console.system.invoke(self.console.slot, Operation::ConsoleWrite, words);
+        self.bytes = [0; CONSOLE_CHUNK];
+        self.used = 0;
+    }
+}
+
+impl<S: System> Write for Chunks<'_, S> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if self.used == CONSOLE_CHUNK {
+                self.flush();
+            }
+            self.bytes[self.used] = byte;
+            self.used += 1;
+        }
+        Ok(())
+    }
+}
+
+capability! {
+    /// The clocks.
+    Clock
+}
+impl<S: System> Clock<S> {
+    /// The monotonic time; [`Instant::START`] if the kernel refuses it.
+    pub fn now(&self) -> Instant {
+        Instant(self.system.invoke(self.slot, Operation::ClockNow, [0; 4]).map_or(0, |[now, _]| now))
+    }
+    /// UTC in nanoseconds since 1970, if this capability allows it.
+    pub fn wall(&self) -> Option<u64> {
+        self.system.invoke(self.slot, Operation::ClockWall, [0; 4]).ok().map(|[now, _]| now)
+    }
+}
+
+capability! {
+    /// Random bits.
+    Entropy
+}
+impl<S: System> Entropy<S> {
+    /// 128 random bits.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn draw(&self) -> Result<[u64; 2], Fault> {
+        self.system.invoke(self.slot, Operation::EntropyDraw, [0; 4])
+    }
+}
+
+capability! {
+    /// The domain's life.
+    Power
+}
+impl<S: System> Power<S> {
+    /// Powers the domain off. Returns only if the kernel refuses.
+    pub fn off(&self) {
+        let _ = self.system.invoke(self.slot, Operation::PowerOff, [0; 4]);
+    }
+    /// Reboots the domain. Returns only if the kernel refuses.
+    pub fn reboot(&self) {
+        let _ = self.system.invoke(self.slot, Operation::PowerReboot, [0; 4]);
+    }
+}
+
+capability! {
+    /// Facts about the image.
+    Info
+}
+impl<S: System> Info<S> {
+    /// The two words of an item of [`cloister_caps::abi::info`].
+    ///
+    /// # Errors
+    /// There is no such item.
+    pub fn read(&self, item: u64) -> Result<[u64; 2], Fault> {
+        self.system.invoke(self.slot, Operation::InfoRead, [item, 0, 0, 0])
+    }
+
+    /// SHA-256 of the policy that the kernel enforces.
+    pub fn policy_hash(&self) -> [u8; 32] {
+        use cloister_caps::abi::info::{POLICY_HASH_HIGH, POLICY_HASH_LOW};
+        let mut hash = [0; 32];
+        for (half, item) in [POLICY_HASH_LOW, POLICY_HASH_HIGH].into_iter().enumerate() {
+            let words = self.read(item).unwrap_or_default();
+            for (index, word) in words.into_iter().enumerate() {
+                let at = half * 16 + index * 8;
+                hash[at..at + 8].copy_from_slice(&word.to_be_bytes());
+            }
+        }
+        hash
+    }
+}
+
+/// An event channel. Events are delivered as a notification; the kernel masks the channel from the
+/// delivery until the service's next `wait`, so a storm costs one wake-up a wait.
+#[derive(Clone)]
+pub struct Port<S> {
+    system: S,
+    slot: Slot,
+    bit: u8,
+}
+
+impl<S: System> Port<S> {
+    /// The capability in `slot`, whose events come as notification `bit`.
+    pub fn new(system: S, slot: Slot, bit: u8) -> Self {
+        Port { system, slot, bit }
+    }
+    /// Whether a notification is about this port.
+    pub fn notified(&self, notifications: Notifications) -> bool {
+        notifications.has(self.bit)
+    }
+    /// Allocates the channel for `peer` to bind; answers the number that the peer is to be told.
+    ///
+    /// # Errors
+    /// The policy allows no such peer, the port is open already, or Xen refused.
+    pub fn open(&self, peer: DomId) -> Result<EvtchnPort, Fault> {
+        let [port, _] = self.system.invoke(self.slot, Operation::PortOpen, [u64::from(peer.0), 0, 0, 0])?;
+        Ok(EvtchnPort(port as u32))
+    }
+    /// Sends an event. A port whose peer is gone drops it.
+    pub fn send(&self) {
+        let _ = self.system.invoke(self.slot, Operation::PortSend, [0; 4]);
+    }
+    /// Closes the channel.
+    ///
+    /// # Errors
+    /// The port is not open.
+    pub fn close(&self) -> Result<(), Fault> {
+        self.system.invoke(self.slot, Operation::PortClose, [0; 4]).map(|_| ())
+    }
+}
+
+capability! {
+    /// A rule under which pages of one region may be granted.
+    GrantRule
+}
+impl<S: System> GrantRule<S> {
+    /// Lets `peer` use page `page` of the rule's region. Answers the reference; the same page has
+    /// the same reference always.
+    ///
+    /// # Errors
+    /// The rule does not cover the page or the peer, or the page is granted already.
+    pub fn issue(&self, page: u32, peer: DomId) -> Result<GrantRef, Fault> {
+        let arguments = [u64::from(page), u64::from(peer.0), 0, 0];
+        let [reference, _] = self.system.invoke(self.slot, Operation::GrantIssue, arguments)?;
+        Ok(GrantRef(reference as u32))
+    }
+    /// Ends the grant of a page.
+    ///
+    /// # Errors
+    /// `InUse` while the peer still maps it; the grant then stands.
+    pub fn end(&self, page: u32) -> Result<(), Fault> {
+        self.system.invoke(self.slot, Operation::GrantEnd, [u64::from(page), 0, 0, 0]).map(|_| ())
+    }
+}

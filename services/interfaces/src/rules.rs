@@ -1,0 +1,86 @@
+//! Rules that a service enforces itself, as the policy compiler puts them into its read-only rules region.
+//!
+//! A blob is a `u16` count, then that many messages of a fixed size.
+
+use arrayvec::ArrayString;
+
+use crate::message::{Malformed, Message, Reader, Writer};
+
+/// What a client of the XenStore service may do below a path.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PathRule {
+    /// The client: the index of the XenStore service's queue, in the order of its capabilities structure.
+    pub client: u8,
+    /// Read and list.
+    pub read: bool,
+    /// Write and remove.
+    pub write: bool,
+    /// Watch.
+    pub watch: bool,
+    /// The path, and with it everything below. A component `*` stands for one decimal number; the text `{self}`
+    /// for the domain's own id.
+    pub path: ArrayString<96>,
+}
+
+impl Message for PathRule {
+    const SIZE: usize = 104;
+    fn encode(&self, writer: &mut Writer<'_>) {
+        writer.u8(self.client);
+        writer.u8(u8::from(self.read) | u8::from(self.write) << 1 | u8::from(self.watch) << 2);
+        writer.counted(self.path.as_bytes());
+    }
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (client, rights) = (reader.u8()?, reader.u8()?);
+        if rights > 7 {
+            return Err(Malformed);
+        }
+        Ok(PathRule {
+            client,
+            read: rights & 1 != 0,
+            write: rights & 2 != 0,
+            watch: rights & 4 != 0,
+            path: reader.text()?,
+        })
+    }
+}
+
+/// A grant rule that the grant manager applies on behalf of a client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GrantRuleFor {
+    /// The client: the index of the grant manager's queue.
+    pub client: u8,
+    /// The index of the rule's capability among the grant manager's grant capabilities.
+    pub rule: u8,
+    /// The most pages that may be granted at once.
+    pub count: u16,
+    /// The lowest domain id allowed as peer.
+    pub peer_first: u16,
+    /// The highest domain id allowed as peer.
+    pub peer_last: u16,
+}
+
+impl Message for GrantRuleFor {
+    const SIZE: usize = 8;
+    fn encode(&self, writer: &mut Writer<'_>) {
+        writer.u8(self.client);
+        writer.u8(self.rule);
+        writer.u16(self.count);
+        writer.u16(self.peer_first);
+        writer.u16(self.peer_last);
+    }
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(GrantRuleFor {
+            client: reader.u8()?,
+            rule: reader.u8()?,
+            count: reader.u16()?,
+            peer_first: reader.u16()?,
+            peer_last: reader.u16()?,
+        })
+    }
+}
+
+/// The rules of a blob, in order; those that do not decode are left out, which gives no right.
+pub fn rules<R: Message>(blob: &[u8]) -> impl Iterator<Item = R> + '_ {
+    let count = blob.get(..2).map_or(0, |bytes| usize::from(u16::from_le_bytes([bytes[0], bytes[1]])));
+    blob.get(2..).unwrap_or_default().chunks_exact(R::SIZE).take(count).filter_map(|bytes| R::from_bytes(bytes).ok())
+}

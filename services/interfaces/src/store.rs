@@ -1,0 +1,204 @@
+//! `store`: a client and the XenStore service (server). One request of a client is carried out at a time, in
+//! order; a client has at most one transaction open.
+
+use arrayvec::{ArrayString, ArrayVec};
+
+use crate::message::{Malformed, Message, Reader, Writer};
+use crate::queue::Interface;
+
+/// The interface.
+pub struct Store;
+impl Interface for Store {
+    const NAME: &'static str = "store";
+    type Request = Request;
+    type Reply = Reply;
+}
+
+/// The longest path in bytes. XenStore's own limit is 2,048 for a relative path; ours are short.
+pub const MAX_PATH: usize = 120;
+/// The longest value in bytes.
+pub const MAX_VALUE: usize = 120;
+
+/// A XenStore path, absolute or relative to the domain's own directory.
+pub type Path = ArrayString<MAX_PATH>;
+/// The bytes of a node.
+pub type Value = ArrayVec<u8, MAX_VALUE>;
+
+/// What a client asks; `id` comes back in the answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// The client's number for the request.
+    pub id: u16,
+    /// What to do.
+    pub action: Action,
+}
+
+/// What to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Read a node's value.
+    Read(Path),
+    /// Write a node.
+    Write(Path, Value),
+    /// Remove a node and those below it.
+    Remove(Path),
+    /// The names below a node, NUL-terminated each; cut off at [`MAX_VALUE`] with [`Failure::TooLong`].
+    List(Path),
+    /// Tell of every change at or below a path, by [`Reply::Changed`] with this token.
+    Watch(Path, u16),
+    /// End a watch.
+    Unwatch(Path, u16),
+    /// Begin a transaction: the reads and writes that follow are in it.
+    Begin,
+    /// Commit it. [`Failure::Again`] if somebody else changed what it touched: do it all once more.
+    Commit,
+    /// Give it up.
+    Abort,
+}
+
+/// Why a request failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Failure {
+    /// There is no such node (`ENOENT`).
+    NotFound = 1,
+    /// XenStore refuses access (`EACCES`, `EPERM`, `EROFS`).
+    Access = 2,
+    /// The policy gives this client no such path. XenStore was not asked.
+    Policy = 3,
+    /// The transaction conflicts with another (`EAGAIN`).
+    Again = 4,
+    /// The answer is longer than a message holds.
+    TooLong = 5,
+    /// A quota of XenStore is used up (`ENOSPC`, `E2BIG`, `EBUSY`).
+    Quota = 6,
+    /// XenStore did not answer in time, or the connection is dead.
+    Timeout = 7,
+    /// Anything else.
+    Other = 8,
+}
+
+impl Failure {
+    const ALL: [Failure; 8] = [
+        Failure::NotFound,
+        Failure::Access,
+        Failure::Policy,
+        Failure::Again,
+        Failure::TooLong,
+        Failure::Quota,
+        Failure::Timeout,
+        Failure::Other,
+    ];
+}
+
+/// What the XenStore service says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// The answer to the request `id`: a value (empty where there is none to give), or why not.
+    Answer {
+        /// The client's number for the request.
+        id: u16,
+        /// The value.
+        result: Result<Value, Failure>,
+    },
+    /// Something at or below a watched path changed; read it again.
+    Changed {
+        /// The watch's token.
+        token: u16,
+    },
+}
+
+impl Message for Request {
+    const SIZE: usize = 256;
+    fn encode(&self, writer: &mut Writer<'_>) {
+        writer.u16(self.id);
+        match &self.action {
+            Action::Read(path) => {
+                writer.u16(1);
+                writer.counted(path.as_bytes());
+            }
+            Action::Write(path, value) => {
+                writer.u16(2);
+                writer.counted(path.as_bytes());
+                writer.counted(value);
+            }
+            Action::Remove(path) => {
+                writer.u16(3);
+                writer.counted(path.as_bytes());
+            }
+            Action::List(path) => {
+                writer.u16(4);
+                writer.counted(path.as_bytes());
+            }
+            Action::Watch(path, token) => {
+                writer.u16(5);
+                writer.u16(*token);
+                writer.counted(path.as_bytes());
+            }
+            Action::Unwatch(path, token) => {
+                writer.u16(6);
+                writer.u16(*token);
+                writer.counted(path.as_bytes());
+            }
+            Action::Begin => writer.u16(7),
+            Action::Commit => writer.u16(8),
+            Action::Abort => writer.u16(9),
+        }
+    }
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let id = reader.u16()?;
+        let action = match reader.u16()? {
+            1 => Action::Read(reader.text()?),
+            2 => Action::Write(reader.text()?, reader.counted()?),
+            3 => Action::Remove(reader.text()?),
+            4 => Action::List(reader.text()?),
+            5 => {
+                let token = reader.u16()?;
+                Action::Watch(reader.text()?, token)
+            }
+            6 => {
+                let token = reader.u16()?;
+                Action::Unwatch(reader.text()?, token)
+            }
+            7 => Action::Begin,
+            8 => Action::Commit,
+            9 => Action::Abort,
+            _ => return Err(Malformed),
+        };
+        Ok(Request { id, action })
+    }
+}
+
+impl Message for Reply {
+    const SIZE: usize = 128;
+    fn encode(&self, writer: &mut Writer<'_>) {
+        match self {
+            Reply::Answer { id, result: Ok(value) } => {
+                writer.u16(1);
+                writer.u16(*id);
+                writer.counted(value);
+            }
+            Reply::Answer { id, result: Err(failure) } => {
+                writer.u16(2);
+                writer.u16(*id);
+                writer.u8(*failure as u8);
+            }
+            Reply::Changed { token } => {
+                writer.u16(3);
+                writer.u16(*token);
+            }
+        }
+    }
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        match reader.u16()? {
+            1 => Ok(Reply::Answer { id: reader.u16()?, result: Ok(reader.counted()?) }),
+            2 => {
+                let (id, number) = (reader.u16()?, reader.u8()?);
+                let failure = Failure::ALL.into_iter().find(|failure| *failure as u8 == number).ok_or(Malformed)?;
+                Ok(Reply::Answer { id, result: Err(failure) })
+            }
+            3 => Ok(Reply::Changed { token: reader.u16()? }),
+            _ => Err(Malformed),
+        }
+    }
+}

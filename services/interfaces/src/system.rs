@@ -1,0 +1,74 @@
+//! The world that a service sees: capabilities that it may invoke, and memory that it shares.
+
+use core::fmt;
+use core::ops::{Add, Sub};
+use core::time::Duration;
+
+use cloister_caps::{Fault, Operation, Slot};
+
+/// The kernel, as a service reaches it.
+pub trait System: Clone {
+    /// Invokes `operation` on the capability in `slot`; answers two words.
+    ///
+    /// # Errors
+    /// The kernel refused; it has logged why.
+    fn invoke(&self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], Fault>;
+}
+
+/// A region of memory that someone else may read or write at any moment.
+///
+/// There are no references into it: every access copies, once, and is never repeated by the
+/// compiler. An access outside the region reads zeros or is dropped: it is a defect of the caller, and
+/// can reach nothing.
+pub trait Memory: Clone {
+    /// The region's size in bytes.
+    fn len(&self) -> usize;
+    /// Whether the region has no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Reads a `u32` at a multiple of 4, with acquire ordering.
+    fn load(&self, offset: usize) -> u32;
+    /// Writes a `u32` at a multiple of 4, with release ordering.
+    fn store(&self, offset: usize, value: u32);
+    /// Copies out.
+    fn read(&self, offset: usize, into: &mut [u8]);
+    /// Copies in.
+    fn write(&self, offset: usize, from: &[u8]);
+}
+
+/// A point on the monotonic clock: nanoseconds since an arbitrary start.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Instant(pub u64);
+
+impl Instant {
+    /// The clock's start; as a deadline, it has always passed.
+    pub const START: Instant = Instant(0);
+
+    /// The time since `earlier`; zero if `earlier` is later.
+    #[must_use]
+    pub fn since(self, earlier: Instant) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Instant {
+    type Output = Instant;
+    fn add(self, duration: Duration) -> Instant {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Instant(self.0.saturating_add(nanos))
+    }
+}
+
+impl Sub for Instant {
+    type Output = Duration;
+    fn sub(self, earlier: Instant) -> Duration {
+        self.since(earlier)
+    }
+}
+
+impl fmt::Display for Instant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:06} s", self.0 / 1_000_000_000, self.0 / 1_000 % 1_000_000)
+    }
+}

@@ -1,0 +1,11 @@
+//! The simulated hypervisor and the host's [`System`](cloister_interfaces::System) and
+//! [`Memory`](cloister_interfaces::Memory): what the services' logic runs over in a host test.
+#![forbid(unsafe_code)]
+
+pub mod memory;
+pub mod pair;
+pub mod recorder;
+
+pub use memory::SharedMemory;
+pub use pair::channel;
+pub use recorder::Recorder;

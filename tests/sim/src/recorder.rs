@@ -1,0 +1,87 @@
+//! A [`System`] for tests of one service: it answers by a closure and records every invocation.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use cloister_caps::{Fault, Operation, Slot};
+use cloister_interfaces::System;
+
+type Handler = dyn FnMut(Slot, Operation, [u64; 4]) -> Result<[u64; 2], Fault>;
+
+/// A system whose answers a test writes. Without a handler, clock reads answer [`Recorder::set_now`]'s time, random
+/// draws a counter, and everything else zeros.
+#[derive(Clone)]
+pub struct Recorder {
+    calls: Rc<RefCell<Vec<(Slot, Operation, [u64; 4])>>>,
+    text: Rc<RefCell<String>>,
+    now: Rc<Cell<u64>>,
+    draws: Rc<Cell<u64>>,
+    handler: Rc<RefCell<Option<Box<Handler>>>>,
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Recorder {
+            calls: Rc::default(),
+            text: Rc::default(),
+            now: Rc::new(Cell::new(1_000_000_000)),
+            draws: Rc::default(),
+            handler: Rc::default(),
+        }
+    }
+}
+
+impl Recorder {
+    /// A system with the default answers.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Answers everything but console, clock and entropy by `handler`.
+    pub fn answer(&self, handler: impl FnMut(Slot, Operation, [u64; 4]) -> Result<[u64; 2], Fault> + 'static) {
+        *self.handler.borrow_mut() = Some(Box::new(handler));
+    }
+
+    /// Sets the monotonic clock, in ns.
+    pub fn set_now(&self, nanoseconds: u64) {
+        self.now.set(nanoseconds);
+    }
+
+    /// The invocations so far, but for console, clock and entropy; and forgets them.
+    #[must_use]
+    pub fn take_calls(&self) -> Vec<(Slot, Operation, [u64; 4])> {
+        self.calls.take()
+    }
+
+    /// Everything written to the console so far.
+    #[must_use]
+    pub fn console(&self) -> String {
+        self.text.borrow().clone()
+    }
+}
+
+impl System for Recorder {
+    fn invoke(&self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], Fault> {
+        match operation {
+            Operation::ConsoleWrite => {
+                let bytes: Vec<u8> =
+                    arguments.iter().flat_map(|word| word.to_le_bytes()).take_while(|byte| *byte != 0).collect();
+                self.text.borrow_mut().push_str(&String::from_utf8_lossy(&bytes));
+                Ok([0; 2])
+            }
+            Operation::ClockNow | Operation::ClockWall => Ok([self.now.get(), 0]),
+            Operation::EntropyDraw => {
+                self.draws.set(self.draws.get() + 1);
+                Ok([self.draws.get(), self.draws.get().wrapping_mul(0x9E37_79B9_7F4A_7C15)])
+            }
+            other => {
+                self.calls.borrow_mut().push((slot, other, arguments));
+                match self.handler.borrow_mut().as_mut() {
+                    Some(handler) => handler(slot, other, arguments),
+                    None => Ok([0; 2]),
+                }
+            }
+        }
+    }
+}
