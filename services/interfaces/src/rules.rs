@@ -84,3 +84,12 @@ pub fn rules<R: Message>(blob: &[u8]) -> impl Iterator<Item = R> + '_ {
     let count = blob.get(..2).map_or(0, |bytes| usize::from(u16::from_le_bytes([bytes[0], bytes[1]])));
     blob.get(2..).unwrap_or_default().chunks_exact(R::SIZE).take(count).filter_map(|bytes| R::from_bytes(bytes).ok())
 }
+
+/// A grant rule as its client knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Granted {
+    /// The number of the rule in a [`grants::Request`](crate::grants::Request).
+    pub rule: u8,
+    /// Pages that the rule covers.
+    pub pages: u16,
+}
