@@ -76,10 +76,7 @@ impl Status {
     /// [`Status::Unavailable`].
     #[must_use]
     pub fn from_number(number: u64) -> Status {
-        usize::try_from(number)
-            .ok()
-            .and_then(|index| Status::ALL.get(index).copied())
-            .unwrap_or(Status::Unavailable)
+        usize::try_from(number).ok().and_then(|index| Status::ALL.get(index).copied()).unwrap_or(Status::Unavailable)
     }
 
     /// The status as a result.
@@ -171,10 +168,7 @@ impl Operation {
     /// The operation with this number, if there is one.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Operation> {
-        Operation::ALL
-            .iter()
-            .copied()
-            .find(|operation| u64::from(*operation as u32) == number)
+        Operation::ALL.iter().copied().find(|operation| u64::from(*operation as u32) == number)
     }
 }
 

@@ -12,6 +12,8 @@ pub const MAGIC: [u8; 8] = *b"CLOISTER";
 pub const VERSION: u32 = 1;
 /// The most services an image may have.
 pub const MAX_SERVICES: usize = 16;
+/// The most slots of a service's CSpace.
+pub const MAX_SLOTS: usize = 64;
 /// The most regions an image may have.
 pub const MAX_REGIONS: usize = 96;
 /// The most one-way queues an image may have.
@@ -370,7 +372,16 @@ record! {
 
 /// The sections, in the order in which the header lists them.
 pub const SECTIONS: [&str; 10] = [
-    "services", "segments", "regions", "mappings", "capabilities", "queues", "grants", "ports", "names", "policy text",
+    "services",
+    "segments",
+    "regions",
+    "mappings",
+    "capabilities",
+    "queues",
+    "grants",
+    "ports",
+    "names",
+    "policy text",
 ];
 /// Bytes of the header: magic, version, length, hash, and (offset, count) of each section.
 pub const HEADER_SIZE: usize = 8 + 4 + 4 + 32 + SECTIONS.len() * 8;

@@ -4,14 +4,15 @@ use core::marker::PhantomData;
 
 use super::{
     Access, Capability, GrantRule, HEADER_SIZE, MAGIC, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_NOTIFICATION_BIT,
-    MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, Mapping, Name, PortRule, Queue, Record, Region, RegionKind,
-    SECTIONS, Segment, Service, TableError, VERSION,
+    MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS, Mapping, Name, PortRule, Queue, Record, Region,
+    RegionKind, SECTIONS, Segment, Service, TableError, VERSION,
 };
 use crate::PAGE_SIZE;
 use crate::rights::Kind;
 
-/// The lowest address of the upper half: service addresses end below the lower half's end.
-const LOWER_HALF_END: u64 = 0x0000_8000_0000_0000;
+/// Service addresses end below this: well inside the lower half, so that no instruction of a service ends at the
+/// first non-canonical address, to which `iretq` would fault in the kernel.
+const LOWER_HALF_END: u64 = 1 << 46;
 
 /// Capability tables that were checked: every index in them names a record, every address is in a
 /// service's half and every name is UTF-8.
@@ -70,8 +71,16 @@ impl<'a> Tables<'a> {
         }
         let bytes = bytes.get(..word(12) as usize).ok_or(TableError::Truncated)?;
         let sizes = [
-            Service::SIZE, Segment::SIZE, Region::SIZE, Mapping::SIZE, Capability::SIZE, Queue::SIZE, GrantRule::SIZE,
-            PortRule::SIZE, 1, 1,
+            Service::SIZE,
+            Segment::SIZE,
+            Region::SIZE,
+            Mapping::SIZE,
+            Capability::SIZE,
+            Queue::SIZE,
+            GrantRule::SIZE,
+            PortRule::SIZE,
+            1,
+            1,
         ];
         let mut sections = [(0, 0); SECTIONS.len()];
         for (index, section) in sections.iter_mut().enumerate() {
@@ -163,10 +172,7 @@ impl<'a> Tables<'a> {
     #[must_use]
     pub fn name(&self, name: Name) -> &'a str {
         let end = (name.offset as usize).saturating_add(name.length as usize);
-        self.section(8)
-            .get(name.offset as usize..end)
-            .and_then(|bytes| core::str::from_utf8(bytes).ok())
-            .unwrap_or("?")
+        self.section(8).get(name.offset as usize..end).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or("?")
     }
 
     /// The name of service `index`, or `?`.
@@ -212,9 +218,7 @@ impl<'a> Tables<'a> {
 
     fn named(&self, name: Name) -> bool {
         let end = (name.offset as usize).saturating_add(name.length as usize);
-        self.section(8)
-            .get(name.offset as usize..end)
-            .is_some_and(|bytes| core::str::from_utf8(bytes).is_ok())
+        self.section(8).get(name.offset as usize..end).is_some_and(|bytes| core::str::from_utf8(bytes).is_ok())
     }
 
     fn service_holds(&self, service: &Service) -> bool {
@@ -247,10 +251,7 @@ impl<'a> Tables<'a> {
             RegionKind::ImageData => region.image.is_multiple_of(PAGE_SIZE as u64) && region.image_length > 0,
             RegionKind::Module | RegionKind::CommandLine | RegionKind::XenStoreRing => true,
         };
-        sized
-            && region.image.checked_add(region.image_length).is_some()
-            && self.named(region.name)
-            && region.reset < 2
+        sized && region.image.checked_add(region.image_length).is_some() && self.named(region.name) && region.reset < 2
     }
 
     fn mapping_holds(&self, mapping: &Mapping) -> bool {
@@ -290,7 +291,11 @@ impl<'a> Tables<'a> {
             .filter(|other| other.service == capability.service && other.slot == capability.slot)
             .count()
             == 1;
-        exists && alone && self.is_service(capability.service) && self.named(capability.name)
+        exists
+            && alone
+            && usize::from(capability.slot) < MAX_SLOTS
+            && self.is_service(capability.service)
+            && self.named(capability.name)
     }
 
     fn queue_holds(&self, queue: &Queue) -> bool {
@@ -308,9 +313,10 @@ impl<'a> Tables<'a> {
 
     fn grant_holds(&self, grant: &GrantRule) -> bool {
         let last = grant.first_ref.checked_add(grant.count);
-        let fits = self.regions().get(usize::from(grant.region)).is_some_and(|region| {
-            region.kind == RegionKind::Fixed && grant.count > 0 && grant.count <= region.amount
-        });
+        let fits = self
+            .regions()
+            .get(usize::from(grant.region))
+            .is_some_and(|region| region.kind == RegionKind::Fixed && grant.count > 0 && grant.count <= region.amount);
         let disjoint = self
             .grants()
             .iter()

@@ -1,1 +1,52 @@
-//! To come.
+//! Every decision of the kernel, without the machine: who holds what, what an invocation may do, who runs
+//! next, where memory goes, what the boot data says.
+//!
+//! The ring-0 crate (`kernel/image`) carries these decisions out; the simulator (`tests/sim`) runs the same
+//! code on the host. Nothing here is `unsafe`, allocates or panics on input.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod boot;
+pub mod clock;
+pub mod console;
+pub mod entropy;
+pub mod kernel;
+pub mod memory;
+pub mod place;
+pub mod refusal;
+pub mod schedule;
+
+pub use kernel::{Answer, Kernel, Outcome, Verdict};
+
+/// What the kernel asks of the machine under it: Xen in the image, the simulated hypervisor on the host.
+pub trait Platform {
+    /// The monotonic time in ns.
+    fn now(&mut self) -> u64;
+    /// UTC in ns since 1970, if the machine knows it.
+    fn wall(&mut self) -> Option<u64>;
+    /// 128 random bits; `None` if the machine has no source.
+    fn random(&mut self) -> Option<[u64; 2]>;
+    /// Text that a service writes to the console.
+    fn service_text(&mut self, service: &str, index: u8, text: &[u8]);
+    /// A line of the kernel's own on the console.
+    fn log(&mut self, line: core::fmt::Arguments<'_>);
+    /// Allocates an event channel that `peer` may bind (`EVTCHNOP_alloc_unbound`); delivered events are masked
+    /// until [`Platform::unmask`].
+    fn open_port(&mut self, peer: cloister_caps::DomId) -> Option<cloister_caps::EvtchnPort>;
+    /// Sends an event (`EVTCHNOP_send`).
+    fn send(&mut self, port: cloister_caps::EvtchnPort);
+    /// Closes an event channel (`EVTCHNOP_close`).
+    fn close_port(&mut self, port: cloister_caps::EvtchnPort);
+    /// Lets events through again; one that came meanwhile is delivered.
+    fn unmask(&mut self, port: cloister_caps::EvtchnPort);
+    /// Writes a grant entry that lets `peer` use `frame`.
+    fn grant(
+        &mut self,
+        reference: cloister_caps::GrantRef,
+        frame: cloister_caps::Gfn,
+        peer: cloister_caps::DomId,
+        writable: bool,
+    );
+    /// Ends a grant if the peer does not use it at this moment; whether it did.
+    fn end_grant(&mut self, reference: cloister_caps::GrantRef) -> bool;
+}

@@ -1,0 +1,268 @@
+//! What the toolstack hands over at boot: `hvm_start_info` and its lists (`arch-x86/hvm/start_info.h`).
+//!
+//! The toolstack is trusted not to be an attacker, but its data is parsed as if it were: every address is checked
+//! to be readable before it is followed, every count is capped.
+
+use arrayvec::ArrayVec;
+use core::fmt;
+
+/// Physical memory as the boot code can read it.
+pub trait PhysicalMemory {
+    /// Copies from `address`; whether all of it could be read.
+    fn read(&self, address: u64, into: &mut [u8]) -> bool;
+}
+
+/// `XEN_HVM_START_MAGIC_VALUE`.
+pub const MAGIC: u32 = 0x336E_C578;
+/// The most memory-map entries that are read.
+pub const MAX_MAP: usize = 64;
+/// The longest command line in bytes, without its NUL.
+pub const MAX_COMMAND_LINE: usize = 4095;
+/// `XEN_HVM_MEMMAP_TYPE_RAM`.
+const TYPE_RAM: u32 = 1;
+/// Physical memory above this is not used: the boot page tables reach this far.
+const REACH: u64 = 1 << 32;
+
+/// Why the machine did not start us as a PVH guest that we can run in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BootError {
+    /// The start-info pointer does not point to readable memory.
+    Unreadable(&'static str),
+    /// The magic number is another one: this is no PVH boot.
+    NotPvh(u32),
+    /// No RAM is described.
+    NoMemory,
+}
+
+impl fmt::Display for BootError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BootError::Unreadable(what) => write!(f, "{what} lies outside readable memory"),
+            BootError::NotPvh(magic) => write!(f, "not started as a PVH guest (magic {magic:#010x}); use type=\"pvh\""),
+            BootError::NoMemory => write!(f, "the memory map describes no RAM"),
+        }
+    }
+}
+
+/// An entry of the memory map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MapEntry {
+    /// First byte.
+    pub address: u64,
+    /// Bytes.
+    pub length: u64,
+    /// Whether it is RAM.
+    pub ram: bool,
+}
+
+impl MapEntry {
+    /// An entry from its raw fields: clipped to what the kernel can reach.
+    #[must_use]
+    pub fn new(address: u64, length: u64, kind: u32) -> MapEntry {
+        let end = address.saturating_add(length).min(REACH);
+        MapEntry { address, length: end.saturating_sub(address), ram: kind == TYPE_RAM }
+    }
+}
+
+/// A boot module.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Module {
+    /// First byte.
+    pub address: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// The checked start info.
+#[derive(Clone, Debug)]
+pub struct StartInfo {
+    /// Bytes that hold the start info and its lists, to be kept from reuse until they were read.
+    pub own: ArrayVec<MapEntry, 4>,
+    /// The first module that was given, if any.
+    pub module: Option<Module>,
+    /// Physical address of the command line, if any.
+    pub command_line: Option<u64>,
+    /// The memory map, if the toolstack gave one (version 1).
+    pub map: ArrayVec<MapEntry, MAX_MAP>,
+    /// Whether this is the hardware domain (`SIF_INITDOMAIN`).
+    pub initial_domain: bool,
+}
+
+struct Fields<const N: usize>([u8; N]);
+
+impl<const N: usize> Fields<N> {
+    fn read(memory: &impl PhysicalMemory, address: u64, what: &'static str) -> Result<Self, BootError> {
+        let mut bytes = [0; N];
+        let end = address.checked_add(N as u64);
+        if end.is_some_and(|end| end <= REACH) && memory.read(address, &mut bytes) {
+            Ok(Fields(bytes))
+        } else {
+            Err(BootError::Unreadable(what))
+        }
+    }
+
+    fn u32(&self, at: usize) -> u32 {
+        self.0.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
+    }
+
+    fn u64(&self, at: usize) -> u64 {
+        u64::from(self.u32(at)) | u64::from(self.u32(at + 4)) << 32
+    }
+}
+
+impl StartInfo {
+    /// Reads the start info at `address`.
+    ///
+    /// # Errors
+    /// It is no start info, or points outside readable memory.
+    pub fn read(memory: &impl PhysicalMemory, address: u64) -> Result<StartInfo, BootError> {
+        let head = Fields::<40>::read(memory, address, "the start info")?;
+        if head.u32(0) != MAGIC {
+            return Err(BootError::NotPvh(head.u32(0)));
+        }
+        let mut info = StartInfo {
+            own: ArrayVec::new(),
+            module: None,
+            command_line: Some(head.u64(24)).filter(|address| *address != 0),
+            map: ArrayVec::new(),
+            initial_domain: head.u32(8) & 2 != 0,
+        };
+        let size = if head.u32(4) >= 1 { 56 } else { 40 };
+        info.own.push(MapEntry { address, length: size, ram: true });
+        if head.u32(12) > 0 {
+            let entry = Fields::<32>::read(memory, head.u64(16), "the module list")?;
+            info.own.push(MapEntry { address: head.u64(16), length: 32, ram: true });
+            let module = Module { address: entry.u64(0), length: entry.u64(8) };
+            let end = module.address.checked_add(module.length);
+            if end.is_none_or(|end| end > REACH) {
+                return Err(BootError::Unreadable("the boot module"));
+            }
+            info.module = Some(module).filter(|module| module.length > 0);
+        }
+        if head.u32(4) >= 1 {
+            info.read_map(memory, address)?;
+        }
+        if let Some(line) = info.command_line {
+            info.own.push(MapEntry { address: line, length: MAX_COMMAND_LINE as u64 + 1, ram: true });
+        }
+        Ok(info)
+    }
+
+    fn read_map(&mut self, memory: &impl PhysicalMemory, address: u64) -> Result<(), BootError> {
+        let tail = Fields::<16>::read(memory, address + 40, "the start info")?;
+        let (list, count) = (tail.u64(0), u64::from(tail.u32(8)).min(MAX_MAP as u64));
+        if list == 0 {
+            return Ok(());
+        }
+        for index in 0..count {
+            let at = list.checked_add(index * 24).ok_or(BootError::Unreadable("the memory map"))?;
+            let entry = Fields::<24>::read(memory, at, "the memory map")?;
+            self.map.push(MapEntry::new(entry.u64(0), entry.u64(8), entry.u32(16)));
+        }
+        self.own.push(MapEntry { address: list, length: count * 24, ram: true });
+        Ok(())
+    }
+}
+
+/// Copies the NUL-terminated command line at `address`; what is longer than `into` is cut off. Answers its length.
+pub fn command_line(memory: &impl PhysicalMemory, address: u64, into: &mut [u8]) -> usize {
+    for (index, place) in into.iter_mut().enumerate() {
+        let mut byte = [0];
+        let readable = address.checked_add(index as u64).is_some_and(|at| at < REACH && memory.read(at, &mut byte));
+        if !readable || byte[0] == 0 {
+            return index;
+        }
+        *place = byte[0];
+    }
+    into.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    struct Ram(Vec<u8>);
+
+    impl PhysicalMemory for Ram {
+        fn read(&self, address: u64, into: &mut [u8]) -> bool {
+            let start = usize::try_from(address).unwrap_or(usize::MAX);
+            match start.checked_add(into.len()).and_then(|end| self.0.get(start..end)) {
+                Some(bytes) => {
+                    into.copy_from_slice(bytes);
+                    true
+                }
+                None => false,
+            }
+        }
+    }
+
+    impl Ram {
+        fn put(&mut self, at: usize, bytes: &[u8]) {
+            self.0[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+    }
+
+    /// A start info at 0x100 with one module, a command line and two map entries.
+    fn sample() -> Ram {
+        let mut ram = Ram(vec![0; 0x1000]);
+        ram.put(0x100, &MAGIC.to_le_bytes());
+        ram.put(0x104, &1_u32.to_le_bytes());
+        ram.put(0x10C, &1_u32.to_le_bytes());
+        ram.put(0x110, &0x200_u64.to_le_bytes());
+        ram.put(0x118, &0x300_u64.to_le_bytes());
+        ram.put(0x128, &0x400_u64.to_le_bytes());
+        ram.put(0x130, &2_u32.to_le_bytes());
+        ram.put(0x200, &0x5000_u64.to_le_bytes());
+        ram.put(0x208, &77_u64.to_le_bytes());
+        ram.put(0x300, b"ip=dhcp\0");
+        ram.put(0x408, &0x0400_0000_u64.to_le_bytes());
+        ram.put(0x410, &1_u32.to_le_bytes());
+        ram.put(0x418, &0xFEFF_8000_u64.to_le_bytes());
+        ram.put(0x420, &0x8000_u64.to_le_bytes());
+        ram.put(0x428, &2_u32.to_le_bytes());
+        ram
+    }
+
+    #[test]
+    fn a_version_1_start_info_is_read() {
+        let ram = sample();
+        let info = StartInfo::read(&ram, 0x100).unwrap();
+        assert_eq!(info.module, Some(Module { address: 0x5000, length: 77 }));
+        assert_eq!(info.map.len(), 2);
+        assert!(info.map[0].ram && !info.map[1].ram);
+        let mut line = [0; 16];
+        let length = command_line(&ram, info.command_line.unwrap(), &mut line);
+        assert_eq!(&line[..length], b"ip=dhcp");
+        assert_eq!(command_line(&ram, 0x300, &mut line[..3]), 3);
+        assert_eq!(command_line(&ram, u64::MAX - 1, &mut line), 0);
+    }
+
+    #[test]
+    fn version_0_has_no_map() {
+        let mut ram = sample();
+        ram.put(0x104, &0_u32.to_le_bytes());
+        assert!(StartInfo::read(&ram, 0x100).unwrap().map.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_a_start_info_is_said() {
+        assert_eq!(StartInfo::read(&Ram(vec![0; 64]), 0).unwrap_err(), BootError::NotPvh(0));
+        assert!(matches!(StartInfo::read(&Ram(vec![0; 64]), 40), Err(BootError::Unreadable(_))));
+        assert!(matches!(StartInfo::read(&Ram(vec![]), u64::MAX), Err(BootError::Unreadable(_))));
+        let mut ram = sample();
+        ram.put(0x208, &u64::MAX.to_le_bytes());
+        assert_eq!(StartInfo::read(&ram, 0x100).unwrap_err(), BootError::Unreadable("the boot module"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..0x400), at in 0_u64..0x500) {
+            let mut ram = Ram(bytes);
+            if let Some(place) = ram.0.get_mut(at as usize..at as usize + 4) {
+                place.copy_from_slice(&MAGIC.to_le_bytes());
+            }
+            let _ = StartInfo::read(&ram, at);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Xen's paravirtual clock: from the processor's counter to nanoseconds.
+
+/// A consistent copy of `struct vcpu_time_info` (`xen.h`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TimeInfo {
+    /// The counter when the record was made.
+    pub tsc_timestamp: u64,
+    /// Nanoseconds of system time at that moment.
+    pub system_time: u64,
+    /// Multiplier: nanoseconds per tick, times 2^32, after the shift.
+    pub multiplier: u32,
+    /// Shift of the tick count, to the left if positive.
+    pub shift: i8,
+}
+
+impl TimeInfo {
+    /// System time in ns when the counter reads `tsc`. A counter that is behind the record, which another
+    /// processor's can be by a few ticks, reads as the record's own time.
+    #[must_use]
+    pub fn nanoseconds(&self, tsc: u64) -> u64 {
+        let ticks = u128::from(tsc.saturating_sub(self.tsc_timestamp));
+        let shift = u32::from(self.shift.unsigned_abs()).min(63);
+        let scaled = if self.shift >= 0 { ticks << shift } else { ticks >> shift };
+        let elapsed = scaled.saturating_mul(u128::from(self.multiplier)) >> 32;
+        self.system_time.saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX))
+    }
+}
+
+/// `wc_sec`, `wc_sec_hi` and `wc_nsec` of the shared info (`xen.h`): UTC at system time zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct WallClock {
+    /// Seconds since 1970.
+    pub seconds: u64,
+    /// Nanoseconds.
+    pub nanoseconds: u32,
+}
+
+impl WallClock {
+    /// UTC in ns since 1970 at `system_time`; `None` while Xen has not filled the record.
+    #[must_use]
+    pub fn at(&self, system_time: u64) -> Option<u64> {
+        if self.seconds == 0 {
+            return None;
+        }
+        self.seconds.checked_mul(1_000_000_000)?.checked_add(u64::from(self.nanoseconds))?.checked_add(system_time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gigahertz_counter_counts_nanoseconds() {
+        let time = TimeInfo { tsc_timestamp: 1_000, system_time: 50, multiplier: 1 << 31, shift: 1 };
+        assert_eq!(time.nanoseconds(1_000), 50);
+        assert_eq!(time.nanoseconds(2_000), 1_050);
+        assert_eq!(time.nanoseconds(10), 50);
+    }
+
+    #[test]
+    fn negative_shifts_divide() {
+        let time = TimeInfo { tsc_timestamp: 0, system_time: 0, multiplier: 1 << 31, shift: -1 };
+        assert_eq!(time.nanoseconds(4_000), 1_000);
+    }
+
+    #[test]
+    fn no_record_overflows() {
+        for shift in [i8::MIN, -1, 0, 1, i8::MAX] {
+            let time = TimeInfo { tsc_timestamp: 0, system_time: u64::MAX, multiplier: u32::MAX, shift };
+            assert_eq!(time.nanoseconds(u64::MAX), u64::MAX);
+        }
+    }
+
+    #[test]
+    fn the_wall_clock_needs_latching() {
+        assert_eq!(WallClock::default().at(5), None);
+        assert_eq!(WallClock { seconds: 2, nanoseconds: 7 }.at(5), Some(2_000_000_012));
+    }
+}

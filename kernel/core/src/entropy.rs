@@ -1,0 +1,93 @@
+//! The kernel's random generator: ChaCha20 (RFC 8439), rekeyed after every draw.
+//!
+//! Written here because the kept crates choose SSE code by processor features, and the kernel runs with the FPU
+//! and SSE disabled.
+
+/// A generator that cannot be run backwards: each draw takes its bits from a block whose first half becomes the next key.
+#[derive(Clone)]
+pub struct Generator {
+    key: [u32; 8],
+}
+
+impl Generator {
+    /// A generator from 256 bits of seed.
+    #[must_use]
+    pub fn new(seed: [u64; 4]) -> Generator {
+        let mut key = [0; 8];
+        for (halves, word) in key.chunks_exact_mut(2).zip(seed) {
+            halves[0] = word as u32;
+            halves[1] = (word >> 32) as u32;
+        }
+        Generator { key }
+    }
+
+    /// 128 random bits.
+    pub fn draw(&mut self) -> [u64; 2] {
+        let block = block(&self.key, 0, [0; 3]);
+        self.key.copy_from_slice(&block[..8]);
+        let word = |at: usize| u64::from(block[at]) | u64::from(block[at + 1]) << 32;
+        [word(8), word(10)]
+    }
+
+    /// Mixes fresh bits in.
+    pub fn stir(&mut self, fresh: u64) {
+        self.key[0] ^= fresh as u32;
+        self.key[1] ^= (fresh >> 32) as u32;
+    }
+}
+
+/// The ChaCha20 block function, RFC 8439 section 2.3.
+fn block(key: &[u32; 8], counter: u32, nonce: [u32; 3]) -> [u32; 16] {
+    let mut start = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574, 0, 0, 0, 0, 0, 0, 0, 0, counter, 0, 0, 0];
+    start[4..12].copy_from_slice(key);
+    start[13..].copy_from_slice(&nonce);
+    let mut state = start;
+    for _ in 0..10 {
+        for column in 0..4 {
+            quarter(&mut state, column, column + 4, column + 8, column + 12);
+        }
+        for column in 0..4 {
+            quarter(&mut state, column, (column + 1) % 4 + 4, (column + 2) % 4 + 8, (column + 3) % 4 + 12);
+        }
+    }
+    for (word, start) in state.iter_mut().zip(start) {
+        *word = word.wrapping_add(start);
+    }
+    state
+}
+
+fn quarter(state: &mut [u32; 16], a: usize, b: usize, c: usize, d: usize) {
+    for (to, add, turn, by) in [(a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)] {
+        state[to] = state[to].wrapping_add(state[add]);
+        state[turn] = (state[turn] ^ state[to]).rotate_left(by);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_block_function_is_that_of_rfc_8439() {
+        let mut key = [0; 8];
+        for (index, word) in key.iter_mut().enumerate() {
+            let at = index as u32 * 4;
+            *word = at | (at + 1) << 8 | (at + 2) << 16 | (at + 3) << 24;
+        }
+        let state = block(&key, 1, [0x0900_0000, 0x4a00_0000, 0]);
+        assert_eq!(state[0], 0xe4e7_f110);
+        assert_eq!(state[15], 0x4e3c_50a2);
+    }
+
+    #[test]
+    fn draws_differ_and_depend_on_the_seed() {
+        let mut one = Generator::new([1, 2, 3, 4]);
+        let mut two = Generator::new([1, 2, 3, 5]);
+        let first = one.draw();
+        assert_ne!(first, one.draw());
+        assert_ne!(first, two.draw());
+        let mut stirred = one.clone();
+        stirred.stir(9);
+        assert_ne!(one.draw(), stirred.draw());
+    }
+}

@@ -1,0 +1,449 @@
+//! The kernel's state and its answers to the two system calls.
+
+use cloister_caps::abi::{SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT, info};
+use cloister_caps::tables::{
+    Access, AfterLimit, Capability, GrantRule, MAX_GRANT_REFS, MAX_PORT_RULES, MAX_SERVICES, MAX_SLOTS, PortKind,
+    PortRule, RegionKind, Tables,
+};
+use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, Rights, Status};
+
+use crate::Platform;
+use crate::place::Places;
+use crate::refusal::Refusal;
+use crate::schedule::{Next, Scheduler, State};
+
+/// The answer to a system call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// How it ended.
+    pub status: Status,
+    /// Two words, zero unless the operation answers something.
+    pub words: [u64; 2],
+}
+
+/// What follows from a system call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The caller goes on, with this answer.
+    Answer(Answer),
+    /// The caller sleeps; its answer comes from [`Kernel::awake`] when it runs again.
+    Wait,
+    /// The domain powers off.
+    PowerOff,
+    /// The domain reboots.
+    Reboot,
+}
+
+/// What follows from a service's fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It starts again from its pristine image. This is its n-th restart.
+    Restart(u16),
+    /// It stays stopped.
+    StopService,
+    /// The image stops with a crash code.
+    StopImage,
+}
+
+/// An event channel that a rule stands for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Channel {
+    port: Option<EvtchnPort>,
+    /// An event was delivered, and the channel is masked until its service waits.
+    delivered: bool,
+}
+
+/// The kernel.
+pub struct Kernel<'t> {
+    tables: Tables<'t>,
+    places: Places,
+    /// Capability index + 1 of each slot; 0 is an empty slot.
+    cspace: [[u16; MAX_SLOTS]; MAX_SERVICES],
+    pending: [u64; MAX_SERVICES],
+    restarts: [u16; MAX_SERVICES],
+    channels: [Channel; MAX_PORT_RULES],
+    granted: [u64; MAX_GRANT_REFS as usize / 64],
+    /// Who decides which service runs.
+    pub scheduler: Scheduler,
+    refusals: u64,
+    started: u64,
+    memory: u64,
+}
+
+const DONE: Answer = Answer { status: Status::Done, words: [0; 2] };
+
+fn answer(first: u64, second: u64) -> Answer {
+    Answer { status: Status::Done, words: [first, second] }
+}
+
+impl<'t> Kernel<'t> {
+    /// A kernel that enforces `tables`, with regions at `places`, started at `now` in a guest of `memory` bytes.
+    #[must_use]
+    pub fn new(tables: Tables<'t>, places: Places, now: u64, memory: u64) -> Self {
+        let mut cspace = [[0; MAX_SLOTS]; MAX_SERVICES];
+        for (index, capability) in tables.capabilities().iter().enumerate() {
+            let slots = cspace.get_mut(usize::from(capability.service));
+            if let Some(place) = slots.and_then(|slots| slots.get_mut(usize::from(capability.slot))) {
+                *place = index as u16 + 1;
+            }
+        }
+        Kernel {
+            scheduler: Scheduler::new(&tables),
+            tables,
+            places,
+            cspace,
+            pending: [0; MAX_SERVICES],
+            restarts: [0; MAX_SERVICES],
+            channels: [Channel::default(); MAX_PORT_RULES],
+            granted: [0; MAX_GRANT_REFS as usize / 64],
+            refusals: 0,
+            started: now,
+            memory,
+        }
+    }
+
+    /// The tables that this kernel enforces.
+    #[must_use]
+    pub fn tables(&self) -> Tables<'t> {
+        self.tables
+    }
+
+    /// Where the regions are.
+    #[must_use]
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// How many invocations were refused.
+    #[must_use]
+    pub fn refusals(&self) -> u64 {
+        self.refusals
+    }
+
+    /// The XenStore channel that the toolstack made.
+    pub fn set_xenstore_port(&mut self, port: EvtchnPort) {
+        for (index, rule) in self.tables.ports().iter().enumerate() {
+            if rule.kind == PortKind::XenStore {
+                self.channels[index].port = Some(port);
+            }
+        }
+    }
+
+    /// Sets notification `bit` of a service and wakes it.
+    fn notify(&mut self, service: u8, bit: u8) {
+        if let Some(pending) = self.pending.get_mut(usize::from(service)) {
+            *pending |= 1 << (bit & 63);
+            self.scheduler.wake(service);
+        }
+    }
+
+    /// An event came on `port`, which is masked now. Whether it belongs to a service.
+    pub fn event(&mut self, port: EvtchnPort) -> bool {
+        let Some(index) = self.channels.iter().position(|channel| channel.port == Some(port)) else {
+            return false;
+        };
+        self.channels[index].delivered = true;
+        if let Some(rule) = self.tables.ports().get(index) {
+            self.notify(rule.service, rule.bit);
+        }
+        true
+    }
+
+    /// A system call of `service`: its number, and its arguments in the order of the registers.
+    pub fn system_call(
+        &mut self,
+        platform: &mut impl Platform,
+        service: u8,
+        call: u64,
+        [first, second, rest @ ..]: [u64; 6],
+    ) -> Outcome {
+        match call {
+            SYSTEM_CALL_WAIT => self.wait(platform, service, first),
+            SYSTEM_CALL_INVOKE => self.invoke(platform, service, first, second, rest),
+            other => {
+                let status = Status::BadSystemCall;
+                self.refuse(platform, service, other, [first, second], rest, None, status)
+            }
+        }
+    }
+
+    fn wait(&mut self, platform: &mut impl Platform, service: u8, deadline: u64) -> Outcome {
+        for index in 0..self.tables.ports().len() {
+            let owned = self.tables.ports().get(index).is_some_and(|rule| rule.service == service);
+            let channel = &mut self.channels[index];
+            if owned
+                && core::mem::take(&mut channel.delivered)
+                && let Some(port) = channel.port
+            {
+                platform.unmask(port);
+            }
+        }
+        let pending = self.pending.get(usize::from(service)).is_some_and(|bits| *bits != 0);
+        if !pending {
+            self.scheduler.set_state(service, State::Waiting(deadline));
+        }
+        Outcome::Wait
+    }
+
+    /// The answer of the `wait` from which a service runs on: its notifications, which are then forgotten, and the
+    /// time if the service may read the clock.
+    pub fn awake(&mut self, service: u8, now: u64) -> Answer {
+        let bits = self.pending.get_mut(usize::from(service)).map_or(0, core::mem::take);
+        let clock = self.tables.capabilities().iter().any(|capability| {
+            capability.service == service && capability.kind == Kind::Clock && capability.rights.contains(Rights::NOW)
+        });
+        answer(bits, if clock { now } else { 0 })
+    }
+
+    fn capability(&self, service: u8, slot: u64) -> Option<Capability> {
+        let slots = self.cspace.get(usize::from(service))?;
+        let index = slots.get(usize::try_from(slot).ok()?)?.checked_sub(1)?;
+        self.tables.capabilities().get(usize::from(index))
+    }
+
+    fn invoke(
+        &mut self,
+        platform: &mut impl Platform,
+        service: u8,
+        slot: u64,
+        number: u64,
+        arguments: [u64; 4],
+    ) -> Outcome {
+        let capability = self.capability(service, slot);
+        let result = self.checked(platform, service, capability, number, arguments);
+        match result {
+            Ok(outcome) => outcome,
+            // An expected answer, not an attempt at something the policy forbids.
+            Err(Status::InUse) => Outcome::Answer(Answer { status: Status::InUse, words: [0; 2] }),
+            Err(status) => {
+                self.refuse(platform, service, SYSTEM_CALL_INVOKE, [slot, number], arguments, capability, status)
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a refusal is all that is known of the call")]
+    fn refuse(
+        &mut self,
+        platform: &mut impl Platform,
+        service: u8,
+        call: u64,
+        [slot, operation]: [u64; 2],
+        arguments: [u64; 4],
+        capability: Option<Capability>,
+        status: Status,
+    ) -> Outcome {
+        self.refusals += 1;
+        let tables = self.tables;
+        platform
+            .log(format_args!("{}", Refusal { tables, service, call, slot, operation, arguments, capability, status }));
+        Outcome::Answer(Answer { status, words: [0; 2] })
+    }
+
+    fn checked(
+        &mut self,
+        platform: &mut impl Platform,
+        service: u8,
+        capability: Option<Capability>,
+        number: u64,
+        arguments: [u64; 4],
+    ) -> Result<Outcome, Status> {
+        let capability = capability.ok_or(Status::NoCapability)?;
+        let operation = Operation::from_number(number).ok_or(Status::WrongOperation)?;
+        if !operation.applies_to(capability.kind) {
+            return Err(Status::WrongOperation);
+        }
+        if !capability.rights.contains(operation.right()) {
+            return Err(Status::MissingRight);
+        }
+        match operation {
+            Operation::PowerOff => Ok(Outcome::PowerOff),
+            Operation::PowerReboot => Ok(Outcome::Reboot),
+            _ => self.perform(platform, service, &capability, operation, arguments).map(Outcome::Answer),
+        }
+    }
+
+    /// Carries an operation out that the capability allows; what is left to check is the arguments.
+    fn perform(
+        &mut self,
+        platform: &mut impl Platform,
+        service: u8,
+        capability: &Capability,
+        operation: Operation,
+        arguments: [u64; 4],
+    ) -> Result<Answer, Status> {
+        let object = capability.object as usize;
+        match operation {
+            Operation::ConsoleWrite => {
+                let mut text = [0; 32];
+                for (bytes, word) in text.chunks_exact_mut(8).zip(arguments) {
+                    bytes.copy_from_slice(&word.to_le_bytes());
+                }
+                let length = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+                platform.service_text(self.tables.service_name(service), service, &text[..length]);
+                Ok(DONE)
+            }
+            Operation::ClockNow => Ok(answer(platform.now(), 0)),
+            Operation::ClockWall => Ok(answer(platform.wall().ok_or(Status::Unavailable)?, 0)),
+            Operation::EntropyDraw => {
+                let [first, second] = platform.random().ok_or(Status::Unavailable)?;
+                Ok(answer(first, second))
+            }
+            Operation::QueueNotify => self.queue_notify(capability.kind, object),
+            Operation::PortOpen | Operation::PortSend | Operation::PortClose => {
+                let rule = self.tables.ports().get(object).ok_or(Status::WrongOperation)?;
+                self.port(platform, object, &rule, operation, arguments[0])
+            }
+            Operation::GrantIssue | Operation::GrantEnd => {
+                let rule = self.tables.grants().get(object).ok_or(Status::WrongOperation)?;
+                if operation == Operation::GrantIssue {
+                    self.issue(platform, &rule, arguments[0], arguments[1])
+                } else {
+                    self.end(platform, &rule, arguments[0])
+                }
+            }
+            Operation::InfoRead => self.info(service, arguments[0]),
+            Operation::RegionFind => self.find(object),
+            Operation::PowerOff | Operation::PowerReboot => Ok(DONE),
+        }
+    }
+
+    fn queue_notify(&mut self, kind: Kind, object: usize) -> Result<Answer, Status> {
+        let queue = self.tables.queues().get(object).ok_or(Status::WrongOperation)?;
+        match kind {
+            Kind::Sender => self.notify(queue.receiver, queue.receiver_bit),
+            _ => self.notify(queue.sender, queue.sender_bit),
+        }
+        Ok(DONE)
+    }
+
+    fn port(
+        &mut self,
+        platform: &mut impl Platform,
+        index: usize,
+        rule: &PortRule,
+        operation: Operation,
+        peer: u64,
+    ) -> Result<Answer, Status> {
+        let channel = self.channels.get_mut(index).ok_or(Status::WrongOperation)?;
+        match (operation, channel.port) {
+            (Operation::PortOpen, None) if rule.kind == PortKind::Peer => {
+                let peer = allowed_peer(peer, rule.peer_first, rule.peer_last)?;
+                let port = platform.open_port(peer).ok_or(Status::Unavailable)?;
+                *channel = Channel { port: Some(port), delivered: false };
+                platform.unmask(port);
+                Ok(answer(u64::from(port.0), 0))
+            }
+            (Operation::PortSend, Some(port)) => {
+                platform.send(port);
+                Ok(DONE)
+            }
+            (Operation::PortClose, Some(port)) if rule.kind == PortKind::Peer => {
+                *channel = Channel::default();
+                platform.close_port(port);
+                Ok(DONE)
+            }
+            _ => Err(Status::WrongState),
+        }
+    }
+
+    fn grant_state(&mut self, reference: u32) -> Option<(&mut u64, u64)> {
+        let word = self.granted.get_mut(reference as usize / 64)?;
+        Some((word, 1 << (reference % 64)))
+    }
+
+    fn issue(
+        &mut self,
+        platform: &mut impl Platform,
+        rule: &GrantRule,
+        page: u64,
+        peer: u64,
+    ) -> Result<Answer, Status> {
+        let page = u32::try_from(page).ok().filter(|page| *page < rule.count).ok_or(Status::NotPermitted)?;
+        let peer = allowed_peer(peer, rule.peer_first, rule.peer_last)?;
+        let place = self.places.get(usize::from(rule.region)).copied().unwrap_or_default();
+        if u64::from(page) >= place.pages {
+            return Err(Status::BadArgument);
+        }
+        let reference = rule.first_ref + page;
+        let (word, bit) = self.grant_state(reference).ok_or(Status::BadArgument)?;
+        if *word & bit != 0 {
+            return Err(Status::WrongState);
+        }
+        *word |= bit;
+        let frame = Gfn(place.frame.0 + u64::from(page));
+        platform.grant(GrantRef(reference), frame, peer, rule.access == Access::ReadWrite);
+        Ok(answer(u64::from(reference), 0))
+    }
+
+    fn end(&mut self, platform: &mut impl Platform, rule: &GrantRule, page: u64) -> Result<Answer, Status> {
+        let page = u32::try_from(page).ok().filter(|page| *page < rule.count).ok_or(Status::NotPermitted)?;
+        let reference = rule.first_ref + page;
+        let (word, bit) = self.grant_state(reference).ok_or(Status::BadArgument)?;
+        if *word & bit == 0 {
+            return Err(Status::WrongState);
+        }
+        if !platform.end_grant(GrantRef(reference)) {
+            return Err(Status::InUse);
+        }
+        *word &= !bit;
+        Ok(DONE)
+    }
+
+    fn info(&self, service: u8, item: u64) -> Result<Answer, Status> {
+        let hash = self.tables.policy_hash();
+        let word = |index: usize| {
+            hash.get(index * 8..index * 8 + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
+        };
+        match item {
+            info::POLICY_HASH_LOW => Ok(answer(word(0), word(1))),
+            info::POLICY_HASH_HIGH => Ok(answer(word(2), word(3))),
+            info::BOOT => Ok(answer(self.started, self.memory)),
+            info::HISTORY => {
+                let restarts = self.restarts.get(usize::from(service)).copied().unwrap_or(0);
+                Ok(answer(u64::from(restarts), self.refusals))
+            }
+            _ => Err(Status::BadArgument),
+        }
+    }
+
+    fn find(&self, mapping: usize) -> Result<Answer, Status> {
+        let mapping = self.tables.mappings().get(mapping).ok_or(Status::WrongOperation)?;
+        let region = self.tables.regions().get(usize::from(mapping.region)).ok_or(Status::WrongOperation)?;
+        let place = self.places.get(usize::from(mapping.region)).ok_or(Status::WrongOperation)?;
+        let constant = matches!(region.kind, RegionKind::Module | RegionKind::CommandLine | RegionKind::ImageData);
+        Ok(answer(mapping.address, place.length | u64::from(constant) << 63))
+    }
+
+    /// A service faulted: what becomes of it by its restart rule.
+    pub fn fault(&mut self, service: u8) -> Verdict {
+        let Some(record) = self.tables.services().get(usize::from(service)) else {
+            return Verdict::StopImage;
+        };
+        let Some(restarts) = self.restarts.get_mut(usize::from(service)) else {
+            return Verdict::StopImage;
+        };
+        if *restarts < record.restart_limit {
+            *restarts += 1;
+            self.pending[usize::from(service)] = u64::MAX;
+            self.scheduler.set_state(service, State::Ready);
+            return Verdict::Restart(*restarts);
+        }
+        match record.after_limit {
+            AfterLimit::StopImage => Verdict::StopImage,
+            AfterLimit::StopService => {
+                self.scheduler.set_state(service, State::Stopped);
+                Verdict::StopService
+            }
+        }
+    }
+
+    /// Chooses who runs at `now`.
+    pub fn next(&mut self, now: u64) -> Next {
+        self.scheduler.next(now)
+    }
+}
+
+fn allowed_peer(peer: u64, first: u16, last: u16) -> Result<DomId, Status> {
+    let peer = u16::try_from(peer).map_err(|_| Status::NotPermitted)?;
+    if DomId(peer).is_real() && (first..=last).contains(&peer) { Ok(DomId(peer)) } else { Err(Status::NotPermitted) }
+}

@@ -1,0 +1,167 @@
+//! Guest-physical memory: the free ranges, and taking pages from them.
+
+use arrayvec::ArrayVec;
+use cloister_caps::{Gfn, PAGE_SIZE};
+
+/// The most free ranges that are kept apart. A split beyond it gives the smaller part up.
+const MAX_RANGES: usize = 64;
+
+/// Frames `start .. end`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Frames {
+    /// The first frame.
+    pub start: u64,
+    /// One past the last frame.
+    pub end: u64,
+}
+
+impl Frames {
+    /// The frames that lie wholly within `length` bytes from `address`.
+    #[must_use]
+    pub fn within(address: u64, length: u64) -> Frames {
+        let page = PAGE_SIZE as u64;
+        let start = address.div_ceil(page);
+        let end = address.saturating_add(length) / page;
+        Frames { start, end: end.max(start) }
+    }
+
+    /// The frames that `length` bytes from `address` touch.
+    #[must_use]
+    pub fn touching(address: u64, length: u64) -> Frames {
+        let page = PAGE_SIZE as u64;
+        let start = address / page;
+        let end = address.saturating_add(length).div_ceil(page);
+        Frames { start, end: end.max(start) }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.end - self.start
+    }
+}
+
+/// The free frames of the guest.
+#[derive(Clone, Debug, Default)]
+pub struct FreeMemory {
+    ranges: ArrayVec<Frames, MAX_RANGES>,
+}
+
+impl FreeMemory {
+    /// No memory.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds RAM. Ranges may come in any order and overlap.
+    pub fn add(&mut self, frames: Frames) {
+        self.remove(frames);
+        if frames.count() == 0 || self.ranges.try_push(frames).is_err() {
+            return;
+        }
+        self.ranges.sort_unstable_by_key(|range| range.start);
+        let mut merged: ArrayVec<Frames, MAX_RANGES> = ArrayVec::new();
+        for range in &self.ranges {
+            match merged.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => merged.push(*range),
+            }
+        }
+        self.ranges = merged;
+    }
+
+    /// Takes frames out, whether or not they are free: they are in use.
+    pub fn remove(&mut self, frames: Frames) {
+        let mut left: ArrayVec<Frames, MAX_RANGES> = ArrayVec::new();
+        for range in &self.ranges {
+            let before = Frames { start: range.start, end: range.end.min(frames.start) };
+            let after = Frames { start: range.start.max(frames.end), end: range.end };
+            for part in [before, after] {
+                if part.start < part.end && !left.contains(&part) {
+                    // A part that does not fit is given up: less memory, never memory twice.
+                    let _ = left.try_push(part);
+                }
+            }
+        }
+        self.ranges = left;
+    }
+
+    /// Takes `pages` adjacent frames: from the smallest range that has them, so that large ranges stay whole.
+    pub fn take(&mut self, pages: u64) -> Option<Gfn> {
+        let range =
+            self.ranges.iter().filter(|range| range.count() >= pages && pages > 0).min_by_key(|range| range.count())?;
+        let start = range.start;
+        self.remove(Frames { start, end: start + pages });
+        Some(Gfn(start))
+    }
+
+    /// Free frames in all.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.ranges.iter().map(Frames::count).sum()
+    }
+
+    /// The most adjacent free frames.
+    #[must_use]
+    pub fn largest(&self) -> u64 {
+        self.ranges.iter().map(Frames::count).max().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn partial_pages_are_not_ram() {
+        assert_eq!(Frames::within(1, 8192), Frames { start: 1, end: 2 });
+        assert_eq!(Frames::touching(1, 8192), Frames { start: 0, end: 3 });
+        assert_eq!(Frames::within(u64::MAX - 1, u64::MAX).count(), 0);
+    }
+
+    #[test]
+    fn ranges_merge_and_split() {
+        let mut free = FreeMemory::new();
+        free.add(Frames { start: 10, end: 20 });
+        free.add(Frames { start: 0, end: 10 });
+        free.add(Frames { start: 5, end: 15 });
+        assert_eq!((free.total(), free.largest()), (20, 20));
+        free.remove(Frames { start: 8, end: 12 });
+        assert_eq!((free.total(), free.largest()), (16, 8));
+        assert_eq!(free.take(9), None);
+        assert_eq!(free.take(0), None);
+        assert_eq!(free.take(8), Some(Gfn(0)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_frame_is_given_twice(
+            ram in prop::collection::vec((0_u64..200, 0_u64..60), 0..12),
+            holes in prop::collection::vec((0_u64..200, 0_u64..20), 0..12),
+            wants in prop::collection::vec(1_u64..20, 0..40),
+        ) {
+            let mut free = FreeMemory::new();
+            let mut owner = vec![false; 400];
+            for (start, count) in &ram {
+                free.add(Frames { start: *start, end: start + count });
+                owner[*start as usize..(start + count) as usize].fill(true);
+            }
+            for (start, count) in &holes {
+                free.remove(Frames { start: *start, end: start + count });
+                owner[*start as usize..(start + count) as usize].fill(false);
+            }
+            prop_assert_eq!(free.total(), owner.iter().filter(|free| **free).count() as u64);
+            for want in wants {
+                if let Some(Gfn(start)) = free.take(want) {
+                    for frame in start..start + want {
+                        prop_assert!(std::mem::replace(&mut owner[frame as usize], false));
+                    }
+                } else {
+                    prop_assert!(free.largest() < want);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Where every region goes: fixed ones first, then the shares of what is left.
+
+use arrayvec::ArrayVec;
+use cloister_caps::tables::{MAX_REGIONS, Region, RegionKind, Tables};
+use cloister_caps::{Gfn, PAGE_SIZE};
+use core::fmt;
+
+use crate::memory::{Frames, FreeMemory};
+
+/// Where a region is in guest-physical memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Place {
+    /// Its first frame.
+    pub frame: Gfn,
+    /// Frames, all adjacent.
+    pub pages: u64,
+    /// Bytes that mean something; the rest of the last page is not the region's content.
+    pub length: u64,
+}
+
+/// The places of all regions, by index.
+pub type Places = ArrayVec<Place, MAX_REGIONS>;
+
+/// What the machine gave: regions whose place is not ours to choose.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Given {
+    /// The boot module's address and length.
+    pub module: Option<(u64, u64)>,
+    /// The page that holds the copied command line, and the line's length.
+    pub command_line: Option<(Gfn, u64)>,
+    /// The XenStore ring.
+    pub xenstore: Option<Gfn>,
+}
+
+/// Why the regions cannot be placed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PlaceError {
+    /// There is too little memory. The region by index, the pages it needs, and the pages there are.
+    TooLittleMemory {
+        /// Index of the region.
+        region: usize,
+        /// Pages it needs.
+        needs: u64,
+        /// The most adjacent pages that are free.
+        free: u64,
+    },
+    /// The boot module does not start at a page boundary.
+    ModuleUnaligned,
+    /// The machine has no XenStore page.
+    NoXenStore,
+}
+
+impl fmt::Display for PlaceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PlaceError::TooLittleMemory { region, needs, free } => write!(
+                f,
+                "too little memory: region {region} needs {needs} adjacent pages, {free} are free; give the guest more memory"
+            ),
+            PlaceError::ModuleUnaligned => write!(f, "the boot module does not start at a page boundary"),
+            PlaceError::NoXenStore => write!(f, "the machine gives no XenStore page, and the policy needs one"),
+        }
+    }
+}
+
+/// Places every region.
+///
+/// `reserve` pages are kept free of shares, for page tables and what else the kernel builds.
+///
+/// # Errors
+/// A fixed region or a share's minimum does not fit, or the machine does not give what a region needs.
+pub fn place(tables: &Tables<'_>, free: &mut FreeMemory, given: &Given, reserve: u64) -> Result<Places, PlaceError> {
+    let mut places: Places = tables.regions().iter().map(|_| Place::default()).collect();
+    for (index, region) in tables.regions().iter().enumerate() {
+        if region.kind == RegionKind::Fixed {
+            places[index] = fixed(index, u64::from(region.amount), free)?;
+        } else if region.kind != RegionKind::Share {
+            places[index] = not_ours(&region, given)?;
+        }
+    }
+    shares(tables, free, reserve, &mut places)?;
+    Ok(places)
+}
+
+fn fixed(region: usize, pages: u64, free: &mut FreeMemory) -> Result<Place, PlaceError> {
+    let largest = free.largest();
+    let frame = free.take(pages).ok_or(PlaceError::TooLittleMemory { region, needs: pages, free: largest })?;
+    Ok(Place { frame, pages, length: pages * PAGE_SIZE as u64 })
+}
+
+fn not_ours(region: &Region, given: &Given) -> Result<Place, PlaceError> {
+    match region.kind {
+        RegionKind::Module => match given.module {
+            Some((address, _)) if !address.is_multiple_of(PAGE_SIZE as u64) => Err(PlaceError::ModuleUnaligned),
+            Some((address, length)) => Ok(bytes_at(address, length)),
+            None => Ok(Place::default()),
+        },
+        RegionKind::CommandLine => {
+            Ok(given.command_line.map_or_else(Place::default, |(frame, length)| Place { frame, pages: 1, length }))
+        }
+        RegionKind::XenStoreRing => {
+            let frame = given.xenstore.ok_or(PlaceError::NoXenStore)?;
+            Ok(Place { frame, pages: 1, length: PAGE_SIZE as u64 })
+        }
+        RegionKind::ImageData | RegionKind::Fixed | RegionKind::Share => {
+            Ok(bytes_at(region.image, region.image_length))
+        }
+    }
+}
+
+fn bytes_at(address: u64, length: u64) -> Place {
+    let frames = Frames::touching(address, length);
+    Place { frame: Gfn(frames.start), pages: frames.count(), length }
+}
+
+fn shares(tables: &Tables<'_>, free: &mut FreeMemory, reserve: u64, places: &mut Places) -> Result<(), PlaceError> {
+    let is_share = |region: &Region| region.kind == RegionKind::Share;
+    let weights: u64 = tables.regions().iter().filter(is_share).map(|region| u64::from(region.amount)).sum();
+    let minima: u64 = tables.regions().iter().filter(is_share).map(|region| u64::from(region.minimum)).sum();
+    let spare = free.total().saturating_sub(reserve).saturating_sub(minima);
+    let mut order: ArrayVec<(u64, usize), MAX_REGIONS> = ArrayVec::new();
+    for (index, region) in tables.regions().iter().enumerate().filter(|(_, region)| is_share(region)) {
+        let wants = u64::from(region.minimum) + spare * u64::from(region.amount) / weights.max(1);
+        order.push((wants.clamp(u64::from(region.minimum), u64::from(region.maximum)).max(1), index));
+    }
+    // The largest first: the small fit in what is left between.
+    order.sort_unstable_by(|a, b| b.cmp(a));
+    for (wants, index) in order {
+        let minimum = tables.regions().get(index).map_or(1, |region| u64::from(region.minimum)).max(1);
+        places[index] = fixed(index, wants.min(free.largest()).max(minimum), free)?;
+    }
+    Ok(())
+}

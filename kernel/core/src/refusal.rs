@@ -1,0 +1,95 @@
+//! What is said of an invocation that was refused: who, what, on what, and which rule was missing.
+
+use core::fmt;
+
+use cloister_caps::abi::{SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
+use cloister_caps::tables::{Capability, Tables};
+use cloister_caps::{Kind, Operation, Status};
+
+/// A refused system call.
+#[derive(Clone, Copy)]
+pub struct Refusal<'a> {
+    /// The tables.
+    pub tables: Tables<'a>,
+    /// The caller.
+    pub service: u8,
+    /// The number of the system call.
+    pub call: u64,
+    /// The slot it named.
+    pub slot: u64,
+    /// The operation it named.
+    pub operation: u64,
+    /// The arguments.
+    pub arguments: [u64; 4],
+    /// The capability in the slot, if there is one.
+    pub capability: Option<Capability>,
+    /// Why it was refused.
+    pub status: Status,
+}
+
+impl fmt::Display for Refusal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "refused: service={} ", self.tables.service_name(self.service))?;
+        if self.status == Status::BadSystemCall {
+            return write!(
+                f,
+                "operation=call:{} object=none missing=\"there are two system calls, wait ({SYSTEM_CALL_WAIT}) and \
+                 invoke ({SYSTEM_CALL_INVOKE})\"",
+                self.call
+            );
+        }
+        match Operation::from_number(self.operation) {
+            Some(operation) => write!(f, "operation={} ", operation.name())?,
+            None => write!(f, "operation={} ", self.operation)?,
+        }
+        match self.capability {
+            Some(capability) => write!(f, "object={}:{} ", capability.kind.name(), self.object(&capability))?,
+            None => write!(f, "object=slot:{} ", self.slot)?,
+        }
+        write!(f, "missing=\"")?;
+        self.missing(f)?;
+        write!(f, "\"")
+    }
+}
+
+impl Refusal<'_> {
+    fn object(&self, capability: &Capability) -> &str {
+        let object = capability.object as usize;
+        let name = match capability.kind {
+            Kind::Sender | Kind::Receiver => self.tables.queues().get(object).map(|queue| queue.name),
+            Kind::Port => self.tables.ports().get(object).map(|port| port.name),
+            Kind::Grant => self.tables.grants().get(object).map(|grant| grant.name),
+            Kind::Region => {
+                let mapping = self.tables.mappings().get(object);
+                mapping
+                    .and_then(|mapping| self.tables.regions().get(usize::from(mapping.region)))
+                    .map(|region| region.name)
+            }
+            Kind::Console | Kind::Clock | Kind::Entropy | Kind::Power | Kind::Info => None,
+        };
+        self.tables.name(name.unwrap_or(capability.name))
+    }
+
+    fn missing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let service = self.tables.service_name(self.service);
+        let operation = Operation::from_number(self.operation).map_or("?", Operation::name);
+        let Some(capability) = self.capability else {
+            return write!(f, "no rule gives {service} a capability in this slot");
+        };
+        let [first, second, ..] = self.arguments;
+        match (self.status, capability.kind) {
+            (Status::WrongOperation, _) => write!(f, "a {} has no such operation", capability.kind.name()),
+            (Status::MissingRight, _) => write!(f, "{operation:?} is not among the rights of line {}", capability.line),
+            (Status::NotPermitted, Kind::Grant) => {
+                let peer = second;
+                write!(f, "line {} allows neither page {first} nor peer {peer} together", capability.line)
+            }
+            (Status::NotPermitted, _) => write!(f, "line {} does not allow peer {first}", capability.line),
+            (Status::BadArgument, _) => write!(f, "argument {first:#x} is out of range for line {}", capability.line),
+            (Status::WrongState, _) => write!(f, "none: not possible in the object's present state"),
+            (Status::Unavailable, _) => write!(f, "none: the machine does not offer it"),
+            (Status::InUse, _) => write!(f, "none: the peer still uses the page"),
+            (Status::Done | Status::NoCapability | Status::BadSystemCall, _) => write!(f, "none"),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Who runs: fixed priorities, and a CPU budget for each service.
+//!
+//! Of the services that have something to do and budget left, the one of the highest priority runs. Time is counted
+//! in windows of the service's period; past its budget a service waits for the next window, whatever its priority.
+
+use cloister_caps::tables::{MAX_SERVICES, Tables};
+
+/// What a service is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// It has something to do.
+    Ready,
+    /// It waits for a notification, or for the clock to reach this many ns (`u64::MAX`: for a notification only).
+    Waiting(u64),
+    /// It was stopped for good.
+    Stopped,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    state: State,
+    priority: u8,
+    budget: u64,
+    period: u64,
+    window: u64,
+    used: u64,
+    total: u64,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Next {
+    /// The service to run; none is idleness.
+    pub service: Option<u8>,
+    /// When to look again at the latest, in ns; `u64::MAX` is never.
+    pub timer: u64,
+}
+
+/// The scheduler.
+#[derive(Clone, Debug)]
+pub struct Scheduler {
+    entries: [Entry; MAX_SERVICES],
+    /// Services by falling priority.
+    order: [u8; MAX_SERVICES],
+    count: usize,
+}
+
+impl Scheduler {
+    /// A scheduler of the services in the tables, all ready.
+    #[must_use]
+    pub fn new(tables: &Tables<'_>) -> Scheduler {
+        let idle = Entry { state: State::Stopped, priority: 0, budget: 1, period: 1, window: 0, used: 0, total: 0 };
+        let mut scheduler = Scheduler { entries: [idle; MAX_SERVICES], order: [0; MAX_SERVICES], count: 0 };
+        for (entry, service) in scheduler.entries.iter_mut().zip(tables.services().iter()) {
+            entry.state = State::Ready;
+            entry.priority = service.priority;
+            entry.budget = u64::from(service.budget_us) * 1_000;
+            entry.period = u64::from(service.period_us) * 1_000;
+            scheduler.order[scheduler.count] = scheduler.count as u8;
+            scheduler.count += 1;
+        }
+        let entries = &scheduler.entries;
+        scheduler.order[..scheduler.count]
+            .sort_unstable_by_key(|index| (u8::MAX - entries[usize::from(*index)].priority, *index));
+        scheduler
+    }
+
+    /// What a service is doing; one that does not exist is stopped.
+    #[must_use]
+    pub fn state(&self, service: u8) -> State {
+        self.entries.get(usize::from(service)).map_or(State::Stopped, |entry| entry.state)
+    }
+
+    /// Changes what a service is doing. A stopped one stays stopped.
+    pub fn set_state(&mut self, service: u8, state: State) {
+        if let Some(entry) = self.entries.get_mut(usize::from(service))
+            && entry.state != State::Stopped
+        {
+            entry.state = state;
+        }
+    }
+
+    /// Something came for a service: if it waits, it is ready.
+    pub fn wake(&mut self, service: u8) {
+        if matches!(self.state(service), State::Waiting(_)) {
+            self.set_state(service, State::Ready);
+        }
+    }
+
+    /// Charges a service for `elapsed` ns that end at `now`.
+    pub fn charge(&mut self, service: u8, elapsed: u64, now: u64) {
+        if let Some(entry) = self.entries.get_mut(usize::from(service)) {
+            entry.renew(now);
+            entry.used = entry.used.saturating_add(elapsed);
+            entry.total = entry.total.saturating_add(elapsed);
+        }
+    }
+
+    /// CPU time that a service has used in all, in ns.
+    #[must_use]
+    pub fn total(&self, service: u8) -> u64 {
+        self.entries.get(usize::from(service)).map_or(0, |entry| entry.total)
+    }
+
+    /// Chooses who runs at `now`, and when to choose again.
+    pub fn next(&mut self, now: u64) -> Next {
+        let mut next = Next { service: None, timer: u64::MAX };
+        for position in 0..self.count {
+            let index = self.order[position];
+            let entry = &mut self.entries[usize::from(index)];
+            entry.renew(now);
+            if matches!(entry.state, State::Waiting(deadline) if deadline <= now) {
+                entry.state = State::Ready;
+            }
+            match entry.state {
+                State::Waiting(deadline) => next.timer = next.timer.min(deadline),
+                State::Stopped => {}
+                State::Ready if entry.used >= entry.budget => next.timer = next.timer.min(entry.window_end()),
+                State::Ready if next.service.is_none() => {
+                    next.service = Some(index);
+                    next.timer = next.timer.min(now + (entry.budget - entry.used));
+                }
+                State::Ready => {}
+            }
+        }
+        next
+    }
+}
+
+impl Entry {
+    fn renew(&mut self, now: u64) {
+        let window = now / self.period;
+        if window != self.window {
+            self.window = window;
+            self.used = 0;
+        }
+    }
+
+    fn window_end(&self) -> u64 {
+        (self.window + 1).saturating_mul(self.period)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn scheduler(services: &[(u8, u64, u64)]) -> Scheduler {
+        let idle = Entry { state: State::Stopped, priority: 0, budget: 1, period: 1, window: 0, used: 0, total: 0 };
+        let mut scheduler =
+            Scheduler { entries: [idle; MAX_SERVICES], order: [0; MAX_SERVICES], count: services.len() };
+        for (index, (priority, budget, period)) in services.iter().enumerate() {
+            scheduler.entries[index] =
+                Entry { state: State::Ready, priority: *priority, budget: *budget, period: *period, ..idle };
+            scheduler.order[index] = index as u8;
+        }
+        let entries = &scheduler.entries;
+        scheduler.order[..services.len()].sort_by_key(|index| u8::MAX - entries[usize::from(*index)].priority);
+        scheduler
+    }
+
+    #[test]
+    fn the_highest_priority_that_is_ready_runs() {
+        let mut scheduler = scheduler(&[(1, 50, 100), (9, 50, 100)]);
+        assert_eq!(scheduler.next(0).service, Some(1));
+        scheduler.set_state(1, State::Waiting(70));
+        assert_eq!(scheduler.next(0), Next { service: Some(0), timer: 50 });
+        assert_eq!(scheduler.next(70).service, Some(1));
+        scheduler.set_state(1, State::Waiting(u64::MAX));
+        scheduler.wake(1);
+        assert_eq!(scheduler.next(71).service, Some(1));
+    }
+
+    #[test]
+    fn a_spinning_service_is_held_to_its_budget() {
+        let mut scheduler = scheduler(&[(1, 100, 100), (9, 30, 100)]);
+        assert_eq!(scheduler.next(0), Next { service: Some(1), timer: 30 });
+        scheduler.charge(1, 30, 30);
+        assert_eq!(scheduler.next(30), Next { service: Some(0), timer: 100 });
+        scheduler.charge(0, 70, 100);
+        assert_eq!(scheduler.next(100).service, Some(1));
+        assert_eq!(scheduler.total(1), 30);
+    }
+
+    #[test]
+    fn the_stopped_stay_stopped() {
+        let mut scheduler = scheduler(&[(1, 10, 10)]);
+        scheduler.set_state(0, State::Stopped);
+        scheduler.wake(0);
+        scheduler.set_state(0, State::Ready);
+        assert_eq!(scheduler.next(5), Next { service: None, timer: u64::MAX });
+        assert_eq!(scheduler.state(200), State::Stopped);
+    }
+
+    proptest! {
+        /// Every service that always wants to run gets no more than its budget and one timer's overshoot in each window,
+        /// and time passes.
+        #[test]
+        fn budgets_hold(services in prop::collection::vec((1_u8..5, 1_u64..50), 1..6)) {
+            let services: Vec<_> = services.into_iter().map(|(priority, budget)| (priority, budget, 100)).collect();
+            let mut scheduler = scheduler(&services);
+            let (mut now, mut used) = (0, vec![0; services.len()]);
+            while now < 100 {
+                let next = scheduler.next(now);
+                prop_assert!(next.timer > now);
+                let until = next.timer.min(100);
+                if let Some(service) = next.service {
+                    used[usize::from(service)] += until - now;
+                    scheduler.charge(service, until - now, until);
+                }
+                now = until;
+            }
+            for (used, (_, budget, _)) in used.iter().zip(&services) {
+                prop_assert!(used <= budget);
+            }
+        }
+    }
+}
