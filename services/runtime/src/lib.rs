@@ -1,1 +1,32 @@
-//! To come.
+//! What stands between a service's logic and the machine: the system calls, mapped memory, the heap, the entry.
+//!
+//! Together with `kernel/image` this is all the `unsafe` there is. A service's own crates forbid it; they reach the
+//! kernel only through [`Kernel`] and shared memory only through [`Window`].
+#![no_std]
+
+mod call;
+mod memory;
+#[cfg(feature = "probe")]
+pub mod probe;
+#[cfg(feature = "image")]
+mod program;
+
+pub use call::{Kernel, wait};
+pub use memory::{Window, bytes};
+#[cfg(feature = "image")]
+pub use program::run;
+
+/// Makes a program of a service's library crate: its capabilities are the file that the policy compiler wrote and
+/// that `CLOISTER_CAPABILITIES` names when the program is built.
+#[macro_export]
+macro_rules! service {
+    ($service:ident) => {
+        include!(env!("CLOISTER_CAPABILITIES"));
+
+        /// Where the runtime's entry goes on.
+        #[unsafe(no_mangle)]
+        extern "Rust" fn cloister_main() -> ! {
+            $crate::run(HEAP, || $service::service(capabilities()))
+        }
+    };
+}

@@ -1,0 +1,60 @@
+//! The two system calls.
+
+use core::arch::asm;
+
+use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
+use cloister_caps::{Fault, Operation, Slot, Status};
+use cloister_interfaces::{Instant, Notifications, System};
+
+/// The kernel under this service.
+#[derive(Clone, Copy)]
+pub struct Kernel;
+
+/// A system call of any number and with any arguments: what the kernel answers is a status and two words.
+fn call(number: u64, arguments: [u64; 6]) -> (u64, [u64; 2]) {
+    let (status, first, second);
+    // SAFETY: the kernel changes no memory of ours but through regions that only `Window` touches, and no registers but
+    // those named here: it restores the callee-saved ones and clears the rest.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number => status,
+            inlateout("rdi") arguments[0] => first,
+            inlateout("rsi") arguments[1] => second,
+            inlateout("rdx") arguments[2] => _,
+            inlateout("r10") arguments[3] => _,
+            inlateout("r8") arguments[4] => _,
+            inlateout("r9") arguments[5] => _,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    (status, [first, second])
+}
+
+/// A system call as it is, for the prober.
+#[cfg(feature = "probe")]
+pub(crate) fn raw(number: u64, arguments: [u64; 6]) -> (u64, [u64; 2]) {
+    call(number, arguments)
+}
+
+/// Sleeps until a notification comes or the clock reaches `deadline`.
+#[must_use]
+pub fn wait(deadline: Option<Instant>) -> Notifications {
+    let deadline = deadline.map_or(NO_DEADLINE, |deadline| deadline.0);
+    let (_, [bits, _]) = call(SYSTEM_CALL_WAIT, [deadline, 0, 0, 0, 0, 0]);
+    Notifications(bits)
+}
+
+impl System for Kernel {
+    fn invoke(&self, slot: Slot, operation: Operation, [a0, a1, a2, a3]: [u64; 4]) -> Result<[u64; 2], Fault> {
+        if operation == Operation::ConsoleWrite {
+            #[cfg(feature = "image")]
+            crate::program::remember_console(slot);
+        }
+        let (status, words) =
+            call(SYSTEM_CALL_INVOKE, [u64::from(slot.0), u64::from(operation as u32), a0, a1, a2, a3]);
+        Status::from_number(status).into_result().map(|()| words)
+    }
+}

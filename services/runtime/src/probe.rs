@@ -1,0 +1,156 @@
+//! What a service must not be able to do, for the prober to try: each function is one attempt. None of them can harm
+//! anything but the service itself, or the isolation that they test is broken.
+#![expect(clippy::missing_panics_doc, reason = "nothing here panics")]
+
+use core::arch::asm;
+
+/// Makes a system call of any number with any arguments; answers the status and the two words.
+#[must_use]
+pub fn system_call(number: u64, arguments: [u64; 6]) -> (u64, [u64; 2]) {
+    crate::call::raw(number, arguments)
+}
+
+/// Makes a system call with every other register set, and answers the registers that the kernel must clear:
+/// RCX, RDX, R8, R9, R10, R11.
+#[must_use]
+pub fn leftovers(number: u64, slot: u64, operation: u64) -> [u64; 6] {
+    let mut out = [0; 6];
+    // SAFETY: as for `call`.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number => _,
+            inlateout("rdi") slot => _,
+            inlateout("rsi") operation => _,
+            inlateout("rdx") u64::MAX => out[1],
+            inlateout("r8") u64::MAX => out[2],
+            inlateout("r9") u64::MAX => out[3],
+            inlateout("r10") u64::MAX => out[4],
+            inlateout("rcx") u64::MAX => out[0],
+            inlateout("r11") u64::MAX => out[5],
+            options(nostack),
+        );
+    }
+    out
+}
+
+/// Reads a byte.
+#[must_use]
+pub fn read(address: u64) -> u8 {
+    let value: u8;
+    // SAFETY: if the address is not mapped the kernel ends this service; if it is, reading has no effect.
+    unsafe {
+        asm!("mov {value}, byte ptr [{address}]", address = in(reg) address, value = out(reg_byte) value, options(nostack))
+    };
+    value
+}
+
+/// Writes a byte.
+pub fn write(address: u64, value: u8) {
+    // SAFETY: the attempt is the purpose; the kernel must end this service unless the page is its own and writable, and the
+    // prober names no such page.
+    unsafe {
+        asm!("mov byte ptr [{address}], {value}", address = in(reg) address, value = in(reg_byte) value, options(nostack))
+    }
+}
+
+/// Calls an address.
+pub fn execute(address: u64) {
+    // SAFETY: as for `write`: the address is not executable, or isolation is broken.
+    unsafe { asm!("call {address}", address = in(reg) address, clobber_abi("C")) }
+}
+
+macro_rules! instruction {
+    ($($(#[$doc:meta])* $name:ident: $($text:literal),+;)*) => {$(
+        $(#[$doc])*
+        pub fn $name() {
+            // SAFETY: the instruction faults in ring 3, or is refused; that is what is tested.
+            unsafe {
+                asm!(
+                    "push rbx", $($text,)+ "pop rbx",
+                    out("rax") _, out("rcx") _, out("rdx") _, out("rdi") _, out("rsi") _,
+                    out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+                )
+            }
+        }
+    )*};
+}
+
+instruction! {
+    /// A hypercall on AMD: `SCHEDOP_shutdown`.
+    vmmcall: "mov eax, 29", "mov edi, 2", "vmmcall";
+    /// A hypercall on Intel.
+    vmcall: "mov eax, 29", "mov edi, 2", "vmcall";
+    /// Port output to Xen's debug port.
+    out_e9: "mov al, 0x41", "out 0xe9, al";
+    /// Port input.
+    in_60: "in al, 0x60";
+    /// Disabling interrupts.
+    cli: "cli";
+    /// Enabling interrupts.
+    sti: "sti";
+    /// Stopping the processor.
+    hlt: "hlt";
+    /// Reading CR0.
+    read_cr0: "mov rax, cr0";
+    /// Reading CR3.
+    read_cr3: "mov rax, cr3";
+    /// Switching the address space.
+    write_cr3: "xor eax, eax", "mov cr3, rax";
+    /// Disabling protections.
+    write_cr4: "xor eax, eax", "mov cr4, rax";
+    /// Reading a model-specific register: the system-call entry.
+    rdmsr: "mov ecx, 0xC0000082", "rdmsr";
+    /// Writing a model-specific register.
+    wrmsr: "mov ecx, 0xC0000082", "xor eax, eax", "xor edx, edx", "wrmsr";
+    /// Loading an interrupt table.
+    lidt: "sub rsp, 16", "lidt [rsp]", "add rsp, 16";
+    /// Loading a descriptor table.
+    lgdt: "sub rsp, 16", "lgdt [rsp]", "add rsp, 16";
+    /// Reading the descriptor table's address, which UMIP forbids.
+    sgdt: "sub rsp, 16", "sgdt [rsp]", "add rsp, 16";
+    /// Reading the time-stamp counter, which needs the clock capability.
+    rdtsc: "rdtsc";
+    /// Reading a performance counter.
+    rdpmc: "xor ecx, ecx", "rdpmc";
+    /// Flushing a translation.
+    invlpg: "invlpg [rsp]";
+    /// Flushing the caches.
+    wbinvd: "wbinvd";
+    /// An x87 instruction.
+    x87: "fninit", "fld1";
+    /// An SSE instruction.
+    sse: "xorps xmm0, xmm0";
+    /// Returning from an interrupt that was none, to the kernel's code segment.
+    iret_to_ring0: "push 0x10", "push rsp", "push 2", "push 8", "lea rax, [rip]", "push rax", "iretq";
+    /// `sysret` from ring 3.
+    sysret: "sysretq";
+    /// Swapping the GS base.
+    swapgs: "swapgs";
+    /// Clearing the task-switched flag.
+    clts: "clts";
+    /// Loading a task register.
+    ltr: "mov ax, 0x28", "ltr ax";
+    /// A software interrupt at the upcall's vector.
+    int_f3: "int 0xf3";
+    /// A software interrupt at the double fault's vector.
+    int_8: "int 8";
+    /// A breakpoint.
+    int3: "int3";
+    /// The trap flag.
+    single_step: "pushfq", "or qword ptr [rsp], 0x100", "popfq", "nop";
+    /// An undefined instruction.
+    ud2: "ud2";
+    /// A division by zero.
+    divide: "xor ecx, ecx", "xor edx, edx", "mov eax, 1", "div ecx";
+    /// A wild stack.
+    wild_stack: "mov rax, rsp", "xor esp, esp", "push rax", "mov rsp, rax";
+    /// A non-canonical address.
+    non_canonical: "mov rax, 0x8000000000000000", "mov rax, [rax]";
+    /// Writing the protection-key register, which is off.
+    wrpkru: "xor eax, eax", "xor ecx, ecx", "xor edx, edx", "wrpkru";
+    /// Enabling access to user pages from the kernel.
+    stac: "stac";
+    /// A supervisor-mode monitor instruction.
+    monitor: "xor ecx, ecx", "xor edx, edx", "mov rax, rsp", "monitor";
+}

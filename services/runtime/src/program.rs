@@ -1,0 +1,97 @@
+//! The life of a program: its entry, its heap, its loop, and its end by panic.
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::cell::UnsafeCell;
+use core::panic::PanicInfo;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU16, Ordering};
+
+use cloister_caps::{Operation, Slot};
+use cloister_interfaces::capability::Console;
+use cloister_interfaces::{Notifications, Service, System};
+use linked_list_allocator::Heap;
+
+use crate::call::{Kernel, wait};
+
+const NONE: u16 = u16::MAX;
+static HEAP_SLOT: AtomicU16 = AtomicU16::new(NONE);
+static CONSOLE_SLOT: AtomicU16 = AtomicU16::new(NONE);
+
+/// Remembers where the console is, for the panic message.
+pub(crate) fn remember_console(slot: Slot) {
+    CONSOLE_SLOT.store(slot.0, Ordering::Relaxed);
+}
+
+/// Whether `slot` is the heap, which only the allocator may touch.
+pub(crate) fn is_heap(slot: Slot) -> bool {
+    HEAP_SLOT.load(Ordering::Relaxed) == slot.0
+}
+
+struct Allocator(UnsafeCell<Heap>);
+
+// SAFETY: a service is one thread, which nothing interrupts to run other code of the service.
+unsafe impl Sync for Allocator {}
+
+// SAFETY: `Heap` hands out disjoint blocks of the region given to `init`; no block is used before `init`, for the heap is
+// empty then and every allocation fails.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: one thread, and `Heap` calls nothing of ours: this is the only reference.
+        let heap = unsafe { &mut *self.0.get() };
+        heap.allocate_first_fit(layout).map_or(core::ptr::null_mut(), NonNull::as_ptr)
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if let Some(block) = NonNull::new(block) {
+            // SAFETY: as above; the block and its layout are those of an earlier `alloc`, by the caller's promise.
+            unsafe { (*self.0.get()).deallocate(block, layout) }
+        }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator(UnsafeCell::new(Heap::empty()));
+
+/// Runs a service for ever. `heap` is the slot of the region for its allocator.
+pub fn run<T: Service>(heap: Option<Slot>, make: impl FnOnce() -> T) -> ! {
+    if let Some(slot) = heap
+        && let Ok([base, size]) = Kernel.invoke(slot, Operation::RegionFind, [0; 4])
+    {
+        HEAP_SLOT.store(slot.0, Ordering::Relaxed);
+        // SAFETY: the kernel maps these bytes writable for this service alone, and no `Window` is made of them.
+        unsafe { (*ALLOCATOR.0.get()).init(base as *mut u8, size as usize) }
+    }
+    let mut service = make();
+    let mut notifications = Notifications::ALL;
+    loop {
+        service.notified(notifications);
+        notifications = wait(service.deadline());
+    }
+}
+
+unsafe extern "Rust" {
+    /// What `service!` defines in the program.
+    safe fn cloister_main() -> !;
+}
+
+/// Where the kernel starts the service, on the top of an empty stack.
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+extern "C" fn _start() -> ! {
+    core::arch::naked_asm!("xor ebp, ebp", "call {main}", "ud2", main = sym enter)
+}
+
+extern "C" fn enter() -> ! {
+    cloister_main()
+}
+
+/// Says why, and faults: the kernel restarts the service or stops the image, as the policy says.
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    let slot = CONSOLE_SLOT.load(Ordering::Relaxed);
+    if slot != NONE {
+        Console::new(Kernel, Slot(slot)).line(format_args!("{info}"));
+    }
+    // SAFETY: the instruction does nothing but fault.
+    unsafe { core::arch::asm!("ud2", options(noreturn, nomem, nostack)) }
+}
