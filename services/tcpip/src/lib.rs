@@ -1,1 +1,62 @@
-//! To come.
+//! tcpip: ARP, IPv4, ICMP, TCP, UDP and DHCP (smoltcp) between the link and the applications.
+//!
+//! Frames come from the link as pages of two pools that another domain shares ([`wire`]); streams go to the
+//! applications through rings in two shared regions ([`slot`]). Neither side is trusted: a page or a length
+//! that cannot be is refused and logged, once for each kind.
+//!
+//! All memory is bounded: tables are made at the start, sockets within a budget that follows from the size of
+//! the stream-out region ([`pool`]).
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod address;
+pub mod config;
+mod echo;
+pub mod frame;
+pub mod pool;
+mod quiesce;
+mod refusals;
+mod slot;
+mod stack;
+mod transport;
+pub mod wire;
+
+use arrayvec::ArrayVec;
+use cloister_interfaces::capability::{Clock, Console, Entropy};
+use cloister_interfaces::control::Control;
+use cloister_interfaces::net::Net;
+use cloister_interfaces::socket::Socket;
+use cloister_interfaces::{Client, Memory, Server, Service, System};
+
+/// The capabilities of the service.
+pub struct Caps<S, M> {
+    /// For the log.
+    pub console: Console<S>,
+    /// The time.
+    pub clock: Clock<S>,
+    /// Seeds sequence numbers and ports.
+    pub entropy: Entropy<S>,
+    /// The link.
+    pub net: Client<Net, S, M>,
+    /// The applications.
+    pub socket_clients: ArrayVec<Server<Socket, S, M>, 4>,
+    /// Who may end the image.
+    pub control_clients: ArrayVec<Server<Control, S, M>, 4>,
+    /// Pages into which the backend writes frames.
+    pub rx_pool: M,
+    /// Pages from which the backend reads frames.
+    pub tx_pool: M,
+    /// Streams to the applications.
+    pub stream_in: M,
+    /// Streams from the applications.
+    pub stream_out: M,
+    /// The guest's command line.
+    pub command_line: &'static [u8],
+}
+
+/// The service.
+pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
+    stack::Stack::new(caps)
+}

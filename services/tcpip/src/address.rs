@@ -1,0 +1,94 @@
+//! The interface's address: fixed, or leased by DHCP.
+
+use alloc::boxed::Box;
+
+use smoltcp::iface::{Interface, SocketHandle, SocketSet};
+use smoltcp::socket::dhcpv4;
+use smoltcp::wire::{IpCidr, Ipv4Address, Ipv4Cidr};
+
+use crate::config::{Addressing, Usable};
+
+/// An address and the router to other networks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lease {
+    /// The address and its network.
+    pub address: Ipv4Cidr,
+    /// The router.
+    pub gateway: Option<Ipv4Address>,
+}
+
+/// What became of the address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// There is a new one.
+    Gained(Lease),
+    /// There is none any more.
+    Lost,
+    /// The server offered one that no host can have.
+    Refused,
+}
+
+/// The address, and where it comes from.
+pub struct Address {
+    fixed: Option<Lease>,
+    dhcp: Option<SocketHandle>,
+    /// The address in use.
+    pub current: Option<Lease>,
+}
+
+impl Address {
+    /// An address by `addressing`; none yet.
+    pub fn new(addressing: Addressing, sockets: &mut SocketSet<'static>) -> Self {
+        match addressing {
+            Addressing::Dhcp => Address { fixed: None, dhcp: Some(sockets.add(dhcpv4::Socket::new())), current: None },
+            Addressing::Static { address, gateway } => {
+                Address { fixed: Some(Lease { address, gateway }), dhcp: None, current: None }
+            }
+        }
+    }
+
+    /// The link is up: a fixed address is there at once; a leased one stays, and DHCP looks for one if there is none.
+    pub fn raised(&mut self, sockets: &mut SocketSet<'static>) -> Option<Change> {
+        if let (None, Some(handle)) = (self.current, self.dhcp) {
+            sockets.get_mut::<dhcpv4::Socket<'_>>(handle).reset();
+        }
+        match (self.current, self.fixed) {
+            (None, Some(lease)) => {
+                self.current = Some(lease);
+                Some(Change::Gained(lease))
+            }
+            _ => None,
+        }
+    }
+
+    /// Asks the DHCP client whether anything changed.
+    pub fn poll(&mut self, sockets: &mut SocketSet<'static>) -> Option<Change> {
+        match sockets.get_mut::<dhcpv4::Socket<'_>>(self.dhcp?).poll()? {
+            dhcpv4::Event::Configured(config) => {
+                let lease = Lease { address: config.address, gateway: config.router.filter(Usable::is_usable) };
+                if !(lease.address.address().is_usable() && (1..=32).contains(&lease.address.prefix_len())) {
+                    return Some(Change::Refused);
+                }
+                let renewed = self.current.replace(lease) == Some(lease);
+                (!renewed).then_some(Change::Gained(lease))
+            }
+            dhcpv4::Event::Deconfigured => self.current.take().map(|_| Change::Lost),
+        }
+    }
+
+    /// Gives `interface` the address in use.
+    pub fn apply(&self, interface: &mut Box<Interface>) {
+        interface.update_ip_addrs(|addresses| {
+            addresses.clear();
+            if let Some(lease) = self.current {
+                // The list holds at least one.
+                let _ = addresses.push(IpCidr::Ipv4(lease.address));
+            }
+        });
+        interface.routes_mut().remove_default_ipv4_route();
+        if let Some(gateway) = self.current.and_then(|lease| lease.gateway) {
+            // The table is empty but for this route.
+            let _ = interface.routes_mut().add_default_ipv4_route(gateway);
+        }
+    }
+}

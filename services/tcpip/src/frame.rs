@@ -1,0 +1,104 @@
+//! What tcpip must know of a frame before the stack parses it.
+
+/// Bytes of an Ethernet header.
+pub const ETHERNET_HEADER: usize = 14;
+/// The largest IPv4 packet that is put together from fragments. The stack would take 64 KiB of heap for each packet
+/// it reassembles if a single fragment said so.
+pub const LARGEST_REASSEMBLED: usize = 8192;
+
+/// Whether `frame` starts a TCP connection: a SYN without an ACK.
+pub fn starts_connection(frame: &[u8]) -> bool {
+    const TCP: u8 = 6;
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    let Some(packet) = ipv4(frame) else { return false };
+    let header = usize::from(packet.first().map_or(0, |byte| byte & 0x0f)) * 4;
+    packet.get(9) == Some(&TCP) && packet.get(header + 13).is_some_and(|flags| flags & (SYN | ACK) == SYN)
+}
+
+/// Whether `frame` is a fragment of a packet beyond [`LARGEST_REASSEMBLED`].
+pub fn oversized_fragment(frame: &[u8]) -> bool {
+    let field = |at: usize| ipv4(frame).and_then(|packet| Some([*packet.get(at)?, *packet.get(at + 1)?]));
+    let (Some(total), Some(fragment)) = (field(2), field(6)) else { return false };
+    let offset = usize::from(u16::from_be_bytes(fragment) & 0x1fff) * 8;
+    offset > 0 && offset + usize::from(u16::from_be_bytes(total)) > LARGEST_REASSEMBLED
+}
+
+fn ipv4(frame: &[u8]) -> Option<&[u8]> {
+    (frame.get(12..ETHERNET_HEADER)? == [0x08, 0x00]).then(|| frame.get(ETHERNET_HEADER..))?
+}
+
+/// A request for our own address, from us: tells the neighbours (and switches) where it now is (RFC 5227, 3).
+pub fn announcement(mac: [u8; 6], address: [u8; 4]) -> [u8; 42] {
+    let mut frame = [0; 42];
+    let fields: [&[u8]; 7] =
+        [&[0xff; 6], &mac, &[0x08, 0x06, 0, 1, 0x08, 0x00, 6, 4, 0, 1], &mac, &address, &[0; 6], &address];
+    for (place, byte) in frame.iter_mut().zip(fields.into_iter().flatten()) {
+        *place = *byte;
+    }
+    frame
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol};
+
+    use super::*;
+
+    fn tcp(flags: u8, words: u8) -> Vec<u8> {
+        let mut frame = vec![0; ETHERNET_HEADER + usize::from(words) * 4 + 20];
+        frame[12] = 8;
+        frame[ETHERNET_HEADER] = 0x40 | words;
+        frame[ETHERNET_HEADER + 9] = 6;
+        frame[ETHERNET_HEADER + usize::from(words) * 4 + 13] = flags;
+        frame
+    }
+
+    #[test]
+    fn a_syn_is_known_by_its_flags_behind_any_options() {
+        assert!(starts_connection(&tcp(0x02, 5)));
+        assert!(starts_connection(&tcp(0xc2, 15)));
+        assert!(!starts_connection(&tcp(0x12, 5)));
+        assert!(!starts_connection(&tcp(0x10, 5)));
+        let mut udp = tcp(0x02, 5);
+        udp[ETHERNET_HEADER + 9] = 17;
+        assert!(!starts_connection(&udp));
+    }
+
+    #[test]
+    fn only_fragments_that_reach_too_far_are_oversized() {
+        let fragment = |units: u16, total: u16| {
+            let mut frame = tcp(0, 5);
+            frame[ETHERNET_HEADER + 2..ETHERNET_HEADER + 4].copy_from_slice(&total.to_be_bytes());
+            frame[ETHERNET_HEADER + 6..ETHERNET_HEADER + 8].copy_from_slice(&(0x2000 | units).to_be_bytes());
+            oversized_fragment(&frame)
+        };
+        assert!(!fragment(0, 1500));
+        assert!(!fragment(370, 1500));
+        assert!(fragment(0x1fff, 28));
+        assert!(fragment(1000, 1500));
+    }
+
+    #[test]
+    fn the_announcement_is_an_arp_request_for_ourselves() {
+        let bytes = announcement([2, 3, 4, 5, 6, 7], [10, 0, 0, 9]);
+        let frame = EthernetFrame::new_checked(&bytes[..]).unwrap();
+        assert!(frame.dst_addr().is_broadcast());
+        assert_eq!(frame.ethertype(), EthernetProtocol::Arp);
+        let ArpRepr::EthernetIpv4 { operation, source_protocol_addr, target_protocol_addr, .. } =
+            ArpRepr::parse(&ArpPacket::new_checked(frame.payload()).unwrap()).unwrap()
+        else {
+            panic!("not ARP over Ethernet");
+        };
+        assert_eq!((operation, source_protocol_addr), (ArpOperation::Request, target_protocol_addr));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_looked_at_without_a_panic(mut frame in prop::collection::vec(any::<u8>(), 0..100)) {
+            if frame.len() > 13 { frame[12] = 8; frame[13] = 0; }
+            let _ = (starts_connection(&frame), oversized_fragment(&frame));
+        }
+    }
+}

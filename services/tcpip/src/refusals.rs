@@ -1,0 +1,71 @@
+//! What was refused, logged once for each kind: a peer that repeats itself does not fill the log.
+
+use cloister_interfaces::System;
+use cloister_interfaces::capability::Console;
+
+/// The log of refusals.
+pub struct Refusals<S> {
+    console: Console<S>,
+    seen: u32,
+}
+
+/// A kind of refusal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// netfront: a message that does not decode.
+    LinkMessage,
+    /// netfront: a page that it does not hold.
+    LinkPage,
+    /// netfront: a frame that leaves its page.
+    LinkLength,
+    /// netfront: an address or MTU that cannot be.
+    LinkParameters,
+    /// DHCP: an address that no host can have.
+    Lease,
+    /// Application: a message that does not decode.
+    Message,
+    /// Application: a connection that it does not have.
+    Connection,
+    /// Application: more bytes to send than its ring holds.
+    Send,
+    /// Application: more bytes consumed than were received.
+    Consumed,
+    /// Application: a port that cannot be listened to.
+    Listen,
+    /// Control: a message that does not decode.
+    Control,
+}
+
+impl Kind {
+    fn text(self) -> &'static str {
+        match self {
+            Kind::LinkMessage => "the link's message does not decode",
+            Kind::LinkPage => "the link names a page that it does not hold",
+            Kind::LinkLength => "the link's frame leaves its page",
+            Kind::LinkParameters => "the link's address or MTU is impossible",
+            Kind::Lease => "the DHCP server offers an impossible address",
+            Kind::Message => "an application's message does not decode",
+            Kind::Connection => "an application names a connection that it does not have",
+            Kind::Send => "an application sends more than its ring holds",
+            Kind::Consumed => "an application consumed more than it received",
+            Kind::Listen => "an application asks for a port that is 0, taken, or one too many",
+            Kind::Control => "a control message does not decode",
+        }
+    }
+}
+
+impl<S: System> Refusals<S> {
+    /// An empty log on `console`.
+    pub fn new(console: Console<S>) -> Self {
+        Refusals { console, seen: 0 }
+    }
+
+    /// Records a refusal.
+    pub fn record(&mut self, kind: Kind) {
+        let bit = 1 << kind as u32;
+        if self.seen & bit == 0 {
+            self.seen |= bit;
+            self.console.line(format_args!("refused: {} (further cases are not logged)", kind.text()));
+        }
+    }
+}
