@@ -5,7 +5,9 @@
 pub mod memory;
 pub mod pair;
 pub mod recorder;
+pub mod xenstored;
 
 pub use memory::SharedMemory;
 pub use pair::channel;
 pub use recorder::Recorder;
+pub use xenstored::Xenstored;

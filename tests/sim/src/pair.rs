@@ -18,7 +18,13 @@ pub fn channel<I: Interface, S: System>(
     let pages = |size| SharedMemory::new(producer_pages(size, depth as usize) * PAGE_SIZE);
     let ends = |size| {
         let (producer, consumer) = (pages(size), SharedMemory::new(PAGE_SIZE));
-        move |bit: u8| End { slot: Slot(u16::from(bit)), bit, depth, producer: producer.clone(), consumer: consumer.clone() }
+        move |bit: u8| End {
+            slot: Slot(u16::from(bit)),
+            bit,
+            depth,
+            producer: producer.clone(),
+            consumer: consumer.clone(),
+        }
     };
     let requests = ends(<I::Request as Message>::SIZE);
     let replies = ends(<I::Reply as Message>::SIZE);

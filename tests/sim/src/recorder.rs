@@ -6,13 +6,15 @@ use std::rc::Rc;
 use cloister_caps::{Fault, Operation, Slot};
 use cloister_interfaces::System;
 
+/// An invocation: slot, operation, arguments.
+pub type Call = (Slot, Operation, [u64; 4]);
 type Handler = dyn FnMut(Slot, Operation, [u64; 4]) -> Result<[u64; 2], Fault>;
 
 /// A system whose answers a test writes. Without a handler, clock reads answer [`Recorder::set_now`]'s time, random
 /// draws a counter, and everything else zeros.
 #[derive(Clone)]
 pub struct Recorder {
-    calls: Rc<RefCell<Vec<(Slot, Operation, [u64; 4])>>>,
+    calls: Rc<RefCell<Vec<Call>>>,
     text: Rc<RefCell<String>>,
     now: Rc<Cell<u64>>,
     draws: Rc<Cell<u64>>,
@@ -50,7 +52,7 @@ impl Recorder {
 
     /// The invocations so far, but for console, clock and entropy; and forgets them.
     #[must_use]
-    pub fn take_calls(&self) -> Vec<(Slot, Operation, [u64; 4])> {
+    pub fn take_calls(&self) -> Vec<Call> {
         self.calls.take()
     }
 

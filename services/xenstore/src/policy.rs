@@ -1,0 +1,199 @@
+//! Which client may do what to which path.
+//!
+//! A relative path means one below `/local/domain/<own id>`, so both forms are brought to the absolute one before
+//! they are compared; otherwise a client could reach by one what its rules forbid by the other.
+
+use core::fmt;
+
+use cloister_interfaces::rules::{PathRule, rules};
+
+/// What a request does to a path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Right {
+    /// Read a value or the names below.
+    Read,
+    /// Write or remove.
+    Write,
+    /// Watch.
+    Watch,
+}
+
+impl fmt::Display for Right {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Right::Read => "read",
+            Right::Write => "write",
+            Right::Watch => "watch",
+        })
+    }
+}
+
+/// The own id, in decimal; empty while it is not known, and then equal to no component of a path.
+pub type OwnId<'a> = &'a str;
+
+/// Whether `path` is one that may be sent to the daemon at all: legal characters, no empty component (and so no
+/// trailing slash), none of dots only (dots are not legal), none of the special names that begin with `@`.
+#[must_use]
+pub fn well_formed(path: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'@');
+    let below = path.strip_prefix('/').unwrap_or(path);
+    !path.starts_with('@') && below.split('/').all(|component| !component.is_empty() && component.bytes().all(legal))
+}
+
+fn components<'a>(path: &'a str, own: OwnId<'a>) -> impl Iterator<Item = &'a str> {
+    let (directory, below) = match path.strip_prefix('/') {
+        Some(below) => ([None; 3], below),
+        None => ([Some("local"), Some("domain"), Some(own)], path),
+    };
+    // The rule "/" has no component.
+    directory.into_iter().flatten().chain(below.split('/').filter(move |_| !below.is_empty()))
+}
+
+fn matches(rule: &str, component: &str, own: OwnId<'_>) -> bool {
+    match rule {
+        "*" => decimal(component),
+        "{self}" => !own.is_empty() && component == own,
+        _ => component == rule,
+    }
+}
+
+/// A decimal number in its one form: two spellings of one number would be two nodes.
+fn decimal(text: &str) -> bool {
+    let leading_zero = text.len() > 1 && text.starts_with('0');
+    !text.is_empty() && text.len() <= 10 && !leading_zero && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn covers(rule: &str, path: &str, own: OwnId<'_>) -> bool {
+    let mut below = components(path, own);
+    components(rule, own).all(|rule| below.next().is_some_and(|component| matches(rule, component, own)))
+}
+
+/// Whether a rule in `blob` gives `client` the right to `path`.
+#[must_use]
+pub fn allowed(blob: &[u8], client: u8, right: Right, path: &str, own: OwnId<'_>) -> bool {
+    well_formed(path)
+        && rules::<PathRule>(blob).any(|rule| {
+            let has = match right {
+                Right::Read => rule.read,
+                Right::Write => rule.write,
+                Right::Watch => rule.watch,
+            };
+            rule.client == client && has && covers(&rule.path, path, own)
+        })
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use arrayvec::ArrayString;
+    use cloister_interfaces::Message;
+    use proptest::prelude::*;
+
+    /// A blob of rules, each `(client, rights, path)` with rights among the letters `rwn` (n: notify, a watch).
+    pub fn blob(entries: &[(u8, &str, &str)]) -> &'static [u8] {
+        let mut bytes = (entries.len() as u16).to_le_bytes().to_vec();
+        for (client, rights, path) in entries {
+            let rule = PathRule {
+                client: *client,
+                read: rights.contains('r'),
+                write: rights.contains('w'),
+                watch: rights.contains('n'),
+                path: ArrayString::from(path).expect("a short path"),
+            };
+            let mut message = [0; PathRule::SIZE];
+            rule.to_bytes(&mut message);
+            bytes.extend(message);
+        }
+        bytes.leak()
+    }
+
+    #[test]
+    fn malformed_paths() {
+        for good in ["device/vif/0", "/local/domain/0", "a", "/a", "a-b_c@d"] {
+            assert!(well_formed(good), "{good}");
+        }
+        for bad in [
+            "",
+            "/",
+            "a/",
+            "/a/",
+            "a//b",
+            "//a",
+            "..",
+            "a/../b",
+            ".",
+            "a b",
+            "a\0",
+            "a\nb",
+            "@releaseDomain",
+            "ä",
+            "a*",
+        ] {
+            assert!(!well_formed(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_rule_covers_its_path_and_what_is_below() {
+        let rules = blob(&[(1, "r", "device/vif/0")]);
+        assert!(allowed(rules, 1, Right::Read, "device/vif/0", "7"));
+        assert!(allowed(rules, 1, Right::Read, "device/vif/0/mac", "7"));
+        for path in ["device/vif", "device/vif/00", "device/vif/01", "device/vif/1", "evil/device/vif/0"] {
+            assert!(!allowed(rules, 1, Right::Read, path, "7"), "{path}");
+        }
+        assert!(!allowed(rules, 0, Right::Read, "device/vif/0", "7"));
+        assert!(!allowed(rules, 1, Right::Write, "device/vif/0", "7"));
+        assert!(!allowed(rules, 1, Right::Watch, "device/vif/0", "7"));
+    }
+
+    #[test]
+    fn relative_and_absolute_forms_of_the_own_directory_are_one() {
+        let relative = blob(&[(0, "r", "device/vif/0")]);
+        let absolute = blob(&[(0, "r", "/local/domain/{self}/device/vif/0")]);
+        for rules in [relative, absolute] {
+            assert!(allowed(rules, 0, Right::Read, "device/vif/0/mac", "7"));
+            assert!(allowed(rules, 0, Right::Read, "/local/domain/7/device/vif/0/mac", "7"));
+            assert!(!allowed(rules, 0, Right::Read, "/local/domain/8/device/vif/0/mac", "7"));
+            assert!(!allowed(rules, 0, Right::Read, "local/domain/7/device/vif/0/mac", "7"));
+        }
+    }
+
+    #[test]
+    fn a_star_is_one_decimal_number() {
+        let rules = blob(&[(0, "r", "/local/domain/*/backend/vif/{self}/0")]);
+        assert!(allowed(rules, 0, Right::Read, "/local/domain/0/backend/vif/7/0/state", "7"));
+        assert!(allowed(rules, 0, Right::Read, "/local/domain/31/backend/vif/7/0", "7"));
+        for path in [
+            "/local/domain/x/backend/vif/7/0",
+            "/local/domain/00/backend/vif/7/0",
+            "/local/domain/0/backend/vif/8/0",
+            "/local/domain/backend/vif/7/0",
+            "/local/domain/0/0/backend/vif/7/0",
+        ] {
+            assert!(!allowed(rules, 0, Right::Read, path, "7"), "{path}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_own_id_gives_no_absolute_path() {
+        let rules = blob(&[(0, "r", "/local/domain/{self}/a"), (0, "r", "b")]);
+        assert!(!allowed(rules, 0, Right::Read, "/local/domain/7/a", ""));
+        assert!(!allowed(rules, 0, Right::Read, "/local/domain/7/b", ""));
+        assert!(allowed(rules, 0, Right::Read, "b", ""));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_outside_the_rule_is_ever_allowed(path in "[a-z0-9/*.@{}]{0,24}") {
+            let rules = blob(&[(0, "rwn", "a/b")]);
+            let below = path.strip_prefix("/local/domain/7/").unwrap_or(&path);
+            let expected = well_formed(&path) && (below == "a/b" || below.starts_with("a/b/"));
+            prop_assert_eq!(allowed(rules, 0, Right::Read, &path, "7"), expected);
+        }
+
+        #[test]
+        fn any_blob_and_path_are_looked_at_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..400), path: String) {
+            let _ = allowed(&bytes, 0, Right::Read, &path, "7");
+        }
+    }
+}

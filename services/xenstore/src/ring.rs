@@ -1,0 +1,195 @@
+//! The ring page: two byte streams with free-running indices (Xen `io/xs_wire.h`,
+//! `struct xenstore_domain_interface`).
+//!
+//! `req_prod` and `rsp_cons` are this side's: they are kept privately and only ever written to the page. The
+//! daemon's two are read once a step and checked.
+
+use cloister_interfaces::Memory;
+
+/// Bytes of each stream (`XENSTORE_RING_SIZE`).
+pub const SIZE: u32 = 1024;
+const REQUESTS: usize = 0;
+const RESPONSES: usize = 1024;
+const REQ_CONS: usize = 2048;
+const REQ_PROD: usize = 2052;
+const RSP_CONS: usize = 2056;
+const RSP_PROD: usize = 2060;
+const FEATURES: usize = 2064;
+const CONNECTION: usize = 2068;
+
+/// `XENSTORE_SERVER_FEATURE_RECONNECTION`
+const FEATURE_RECONNECTION: u32 = 1;
+/// `XENSTORE_RECONNECT`
+const RECONNECT: u32 = 1;
+
+/// The daemon's indices are impossible.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Broken;
+
+/// This side of the ring.
+pub struct Ring<M> {
+    memory: M,
+    req_prod: u32,
+    rsp_cons: u32,
+}
+
+impl<M: Memory> Ring<M> {
+    /// Takes the ring over as it stands: neither fresh nor empty is assumed.
+    pub fn new(memory: M) -> Self {
+        let (req_prod, rsp_cons) = (memory.load(REQ_PROD), memory.load(RSP_CONS));
+        Ring { memory, req_prod, rsp_cons }
+    }
+
+    /// Whether the connection is being made; the rest of the page means nothing until then.
+    pub fn connecting(&self) -> bool {
+        self.memory.load(CONNECTION) == RECONNECT
+    }
+
+    /// Asks the daemon for a new connection, if it offers that; otherwise nothing is done.
+    pub fn reconnect(&mut self) -> bool {
+        let offered = self.memory.load(FEATURES) & FEATURE_RECONNECTION != 0;
+        if offered {
+            self.memory.store(CONNECTION, RECONNECT);
+        }
+        offered
+    }
+
+    /// Puts all of `bytes` into the request stream, or nothing while there is no room. So the daemon never
+    /// sees half a request of a service that was stopped.
+    ///
+    /// # Errors
+    /// The daemon's index is impossible.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<bool, Broken> {
+        let used = self.req_prod.wrapping_sub(self.memory.load(REQ_CONS));
+        let room = SIZE.checked_sub(used).ok_or(Broken)?;
+        let Some(length) = u32::try_from(bytes.len()).ok().filter(|length| *length <= room) else {
+            return Ok(false);
+        };
+        let at = (self.req_prod % SIZE) as usize;
+        let (first, rest) = bytes.split_at_checked(SIZE as usize - at).unwrap_or((bytes, &[]));
+        self.memory.write(REQUESTS + at, first);
+        self.memory.write(REQUESTS, rest);
+        self.req_prod = self.req_prod.wrapping_add(length);
+        self.memory.store(REQ_PROD, self.req_prod);
+        Ok(true)
+    }
+
+    /// Takes bytes of the response stream, as many as there are and `into` holds.
+    ///
+    /// # Errors
+    /// The daemon's index is impossible.
+    pub fn receive(&mut self, into: &mut [u8]) -> Result<usize, Broken> {
+        let waiting = self.memory.load(RSP_PROD).wrapping_sub(self.rsp_cons);
+        if waiting > SIZE {
+            return Err(Broken);
+        }
+        let count = into.len().min(waiting as usize);
+        let at = (self.rsp_cons % SIZE) as usize;
+        let before_end = count.min(SIZE as usize - at);
+        let (first, rest) = into.split_at_mut(before_end);
+        self.memory.read(RESPONSES + at, first);
+        if let Some(rest) = rest.get_mut(..count - before_end) {
+            self.memory.read(RESPONSES, rest);
+        }
+        if count > 0 {
+            self.rsp_cons = self.rsp_cons.wrapping_add(count as u32);
+            self.memory.store(RSP_CONS, self.rsp_cons);
+        }
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cloister_sim::SharedMemory;
+    use proptest::prelude::*;
+
+    fn at(start: u32) -> (SharedMemory, Ring<SharedMemory>) {
+        let memory = SharedMemory::new(4096);
+        for index in [REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD] {
+            memory.store(index, start);
+        }
+        let ring = Ring::new(memory.clone());
+        (memory, ring)
+    }
+
+    #[test]
+    fn a_request_is_sent_whole_or_not_at_all() {
+        let (memory, mut ring) = at(7);
+        assert_eq!(ring.send(&[1; 1000]), Ok(true));
+        assert_eq!(ring.send(&[2; 25]), Ok(false));
+        assert_eq!(memory.load(REQ_PROD), 1007);
+        memory.store(REQ_CONS, 8);
+        assert_eq!(ring.send(&[2; 25]), Ok(true));
+        assert_eq!(memory.bytes(1007, 17), [2; 17]);
+        assert_eq!(memory.bytes(0, 9), [2, 2, 2, 2, 2, 2, 2, 2, 1]);
+    }
+
+    #[test]
+    fn impossible_indices_are_refused() {
+        let (memory, mut ring) = at(100);
+        memory.store(REQ_CONS, 101);
+        assert_eq!(ring.send(&[1]), Err(Broken));
+        memory.store(RSP_PROD, 99);
+        assert_eq!(ring.receive(&mut [0; 8]), Err(Broken));
+        memory.store(RSP_PROD, 100 + SIZE + 1);
+        assert_eq!(ring.receive(&mut [0; 8]), Err(Broken));
+    }
+
+    #[test]
+    fn the_own_indices_are_never_read_back() {
+        let (memory, mut ring) = at(0);
+        memory.store(REQ_PROD, 555);
+        memory.store(RSP_CONS, 555);
+        assert_eq!(ring.send(&[9]), Ok(true));
+        assert_eq!(memory.load(REQ_PROD), 1);
+        memory.store(RSP_PROD, 3);
+        assert_eq!(ring.receive(&mut [0; 8]), Ok(3));
+        assert_eq!(memory.load(RSP_CONS), 3);
+    }
+
+    #[test]
+    fn reconnection_only_where_it_is_offered() {
+        let (memory, mut ring) = at(0);
+        assert!(!ring.reconnect());
+        assert_eq!(memory.load(CONNECTION), 0);
+        memory.store(FEATURES, 1);
+        assert!(ring.reconnect());
+        assert!(ring.connecting());
+    }
+
+    proptest! {
+        #[test]
+        fn both_streams_carry_bytes_over_any_wrap(start: u32, chunks in prop::collection::vec(1usize..400, 1..20)) {
+            let (memory, mut ring) = at(start);
+            let mut next = 0u8;
+            for length in chunks {
+                let bytes: Vec<u8> = (0..length).map(|_| { next = next.wrapping_add(1); next }).collect();
+                let from = memory.load(REQ_CONS);
+                prop_assert_eq!(ring.send(&bytes), Ok(true));
+                for (offset, byte) in bytes.iter().enumerate() {
+                    let place = (from.wrapping_add(offset as u32) % SIZE) as usize;
+                    prop_assert_eq!(memory.bytes(place, 1)[0], *byte);
+                    memory.write(RESPONSES + place, &[*byte]);
+                }
+                memory.store(REQ_CONS, from.wrapping_add(length as u32));
+                memory.store(RSP_PROD, from.wrapping_add(length as u32));
+                let mut back = [0; 512];
+                prop_assert_eq!(ring.receive(&mut back), Ok(length));
+                prop_assert_eq!(&back[..length], &bytes[..]);
+            }
+        }
+
+        #[test]
+        fn hostile_indices_never_panic(indices: [u32; 4], length in 0usize..1100) {
+            let memory = SharedMemory::new(4096);
+            for (offset, index) in [REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD].into_iter().zip(indices) {
+                memory.store(offset, index);
+            }
+            let mut ring = Ring::new(memory);
+            let _ = ring.send(&vec![1; length]);
+            let _ = ring.receive(&mut vec![0; length]);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The XenStore wire protocol (Xen `io/xs_wire.h`): headers, requests and the names of errors.
+
+use arrayvec::ArrayVec;
+use cloister_interfaces::store::Failure;
+
+/// Bytes of a header (`struct xsd_sockmsg`).
+pub const HEADER: usize = 16;
+/// The longest payload either side may send (`XENSTORE_PAYLOAD_MAX`). A longer one ends the connection.
+pub const MAX_PAYLOAD: u32 = 4096;
+/// Bytes of the longest request of ours: a write of the longest path and value.
+pub const MAX_REQUEST: usize = 272;
+
+/// A whole request, header and payload.
+pub type Packet = ArrayVec<u8, MAX_REQUEST>;
+
+/// Message types (`enum xsd_sockmsg_type`) that a guest without privileges needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Kind {
+    /// `XS_DIRECTORY`
+    Directory = 1,
+    /// `XS_READ`
+    Read = 2,
+    /// `XS_WATCH`
+    Watch = 4,
+    /// `XS_UNWATCH`
+    Unwatch = 5,
+    /// `XS_TRANSACTION_START`
+    Begin = 6,
+    /// `XS_TRANSACTION_END`
+    End = 7,
+    /// `XS_WRITE`
+    Write = 11,
+    /// `XS_RM`
+    Remove = 13,
+    /// `XS_WATCH_EVENT`
+    Event = 15,
+    /// `XS_ERROR`
+    Error = 16,
+    /// `XS_RESET_WATCHES`
+    ResetWatches = 21,
+}
+
+/// A message's header, of whatever type.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// Message type; not necessarily a [`Kind`].
+    pub kind: u32,
+    /// The request that it answers; 0 for a watch event.
+    pub request: u32,
+    /// The transaction, or 0.
+    pub transaction: u32,
+    /// Bytes of payload.
+    pub length: u32,
+}
+
+impl Header {
+    /// Whether the message is of this type.
+    #[must_use]
+    pub fn is(&self, kind: Kind) -> bool {
+        self.kind == kind as u32
+    }
+
+    /// The header's bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; HEADER] {
+        let mut bytes = [0; HEADER];
+        let fields = [self.kind, self.request, self.transaction, self.length];
+        for (place, field) in bytes.chunks_exact_mut(4).zip(fields) {
+            place.copy_from_slice(&field.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// The header in these bytes. Its length is not checked.
+    #[must_use]
+    pub fn decode(bytes: &[u8; HEADER]) -> Header {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *bytes;
+        Header {
+            kind: u32::from_le_bytes([a, b, c, d]),
+            request: u32::from_le_bytes([e, f, g, h]),
+            transaction: u32::from_le_bytes([i, j, k, l]),
+            length: u32::from_le_bytes([m, n, o, p]),
+        }
+    }
+}
+
+/// A request whose payload is `parts`, one after the other; `None` if it is longer than [`MAX_REQUEST`].
+#[must_use]
+pub fn request(kind: Kind, request: u32, transaction: u32, parts: &[&[u8]]) -> Option<Packet> {
+    let length = u32::try_from(parts.iter().map(|part| part.len()).sum::<usize>()).ok()?;
+    let mut packet = Packet::new();
+    let header = Header { kind: kind as u32, request, transaction, length };
+    packet.try_extend_from_slice(&header.encode()).ok()?;
+    for part in parts {
+        packet.try_extend_from_slice(part).ok()?;
+    }
+    Some(packet)
+}
+
+/// The failure that an error message's payload names (`xsd_errors`).
+#[must_use]
+pub fn failure(payload: &[u8]) -> Failure {
+    let name = payload.strip_suffix(b"\0").unwrap_or(payload);
+    match name {
+        b"ENOENT" => Failure::NotFound,
+        b"EACCES" | b"EPERM" | b"EROFS" => Failure::Access,
+        b"EAGAIN" => Failure::Again,
+        b"ENOSPC" | b"E2BIG" | b"EBUSY" => Failure::Quota,
+        _ => Failure::Other,
+    }
+}
+
+/// A decimal number without sign, blanks or leading zeros; one NUL may follow it.
+#[must_use]
+pub fn number(text: &[u8]) -> Option<u32> {
+    let digits = text.strip_suffix(b"\0").unwrap_or(text);
+    if digits.is_empty() || digits.len() > 10 || (digits.len() > 1 && digits.starts_with(b"0")) {
+        return None;
+    }
+    digits.iter().try_fold(0u32, |value, byte| match byte {
+        b'0'..=b'9' => value.checked_mul(10)?.checked_add(u32::from(byte - b'0')),
+        _ => None,
+    })
+}
+
+/// The token of a watch event: the second of the NUL-terminated strings in `payload`.
+#[must_use]
+pub fn event_token(payload: &[u8]) -> Option<&[u8]> {
+    let mut strings = payload.split(|byte| *byte == 0);
+    let _path = strings.next()?;
+    let token = strings.next()?;
+    // A last string without its NUL leaves nothing after it.
+    strings.next().map(|_| token)
+}
+
+/// Decimal digits of a `u16`.
+#[must_use]
+pub fn digits(mut value: u16) -> ArrayVec<u8, 5> {
+    let mut text = ArrayVec::new();
+    loop {
+        text.insert(0, b'0' + (value % 10) as u8);
+        value /= 10;
+        if value == 0 {
+            return text;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_worked_example_of_a_read() {
+        let packet = request(Kind::Read, 5, 0, &[b"device/vif/0/mac", b"\0"]).expect("it fits");
+        assert_eq!(packet[..16], [2, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 17, 0, 0, 0]);
+        assert_eq!(&packet[16..], b"device/vif/0/mac\0");
+    }
+
+    #[test]
+    fn a_request_over_the_limit_is_refused() {
+        assert!(request(Kind::Write, 1, 0, &[&[b'a'; MAX_REQUEST - HEADER]]).is_some());
+        assert!(request(Kind::Write, 1, 0, &[&[b'a'; MAX_REQUEST - HEADER + 1]]).is_none());
+    }
+
+    #[test]
+    fn errors_by_name() {
+        assert_eq!(failure(b"ENOENT\0"), Failure::NotFound);
+        assert_eq!(failure(b"EAGAIN"), Failure::Again);
+        assert_eq!(failure(b"EACCES\0"), Failure::Access);
+        assert_eq!(failure(b"EBUSY\0"), Failure::Quota);
+        assert_eq!(failure(b"ENOENT\0x"), Failure::Other);
+        assert_eq!(failure(b""), Failure::Other);
+    }
+
+    #[test]
+    fn numbers_are_strict() {
+        assert_eq!(number(b"17\0"), Some(17));
+        assert_eq!(number(b"0"), Some(0));
+        assert_eq!(number(b"4294967295"), Some(u32::MAX));
+        for bad in [&b""[..], b"\0", b"007", b"+1", b" 1", b"1 ", b"4294967296", b"1\0\0", b"99999999999"] {
+            assert_eq!(number(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_needs_its_end() {
+        assert_eq!(event_token(b"a/b\x003\x00"), Some(&b"3"[..]));
+        assert_eq!(event_token(b"a/b\x003"), None);
+        assert_eq!(event_token(b"a/b"), None);
+        assert_eq!(event_token(b""), None);
+    }
+
+    proptest! {
+        #[test]
+        fn headers_round_trip(kind: u32, request: u32, transaction: u32, length: u32) {
+            let header = Header { kind, request, transaction, length };
+            prop_assert_eq!(Header::decode(&header.encode()), header);
+        }
+
+        #[test]
+        fn digits_are_what_number_reads(value: u16) {
+            prop_assert_eq!(number(&digits(value)), Some(u32::from(value)));
+        }
+    }
+}
