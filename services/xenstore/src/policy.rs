@@ -83,14 +83,14 @@ pub fn allowed(blob: &[u8], client: u8, right: Right, path: &str, own: OwnId<'_>
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
     use arrayvec::ArrayString;
     use cloister_interfaces::Message;
     use proptest::prelude::*;
 
     /// A blob of rules, each `(client, rights, path)` with rights among the letters `rwn` (n: notify, a watch).
-    pub fn blob(entries: &[(u8, &str, &str)]) -> &'static [u8] {
+    pub(crate) fn blob(entries: &[(u8, &str, &str)]) -> &'static [u8] {
         let mut bytes = (entries.len() as u16).to_le_bytes().to_vec();
         for (client, rights, path) in entries {
             let rule = PathRule {

@@ -14,6 +14,8 @@ use crate::{Caps, wire};
 const OWN: u16 = 7;
 const BACKEND: &str = "/local/domain/0/backend/vif/7/0";
 
+type StoreClient = Client<Store, Recorder, SharedMemory>;
+
 struct World {
     system: Recorder,
     ring: SharedMemory,
@@ -24,11 +26,7 @@ struct World {
     next: u16,
 }
 
-fn service(
-    system: &Recorder,
-    ring: &SharedMemory,
-    depth: u32,
-) -> (XenStore<Recorder, SharedMemory>, Vec<Client<Store, Recorder, SharedMemory>>) {
+fn service(system: &Recorder, ring: &SharedMemory, depth: u32) -> (XenStore<Recorder, SharedMemory>, Vec<StoreClient>) {
     let (mut clients, mut servers) = (Vec::new(), Vec::new());
     for bit in 0..2 {
         let (client, server) = channel::<Store, _>(system, bit, system, bit + 8, depth);

@@ -1,0 +1,354 @@
+//! The state machine between the clients and the kernel.
+
+use core::time::Duration;
+
+use arrayvec::ArrayVec;
+use cloister_caps::{DomId, GrantRef, Status};
+use cloister_interfaces::capability::{Clock, Console, GrantRule};
+use cloister_interfaces::grants::{Grants, Reply, Request};
+use cloister_interfaces::rules::{GrantRuleFor, rules};
+use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
+
+use crate::pages::{PAGES, Pages};
+use crate::{CLIENTS, Caps, RULES};
+
+/// Pages issued or ended in one call; with the rest the service is called again at once.
+const PAGES_PER_CALL: u32 = 64;
+/// The first and the longest pause between two attempts to end what a peer holds.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LAST: Duration = Duration::from_secs(30);
+
+/// What is being done with the pages of a rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Work {
+    Idle,
+    /// Granting pages `first .. first + count`, of which those before `next` are granted, as references from
+    /// `reference` on.
+    Issuing {
+        first: u16,
+        count: u16,
+        next: u16,
+        peer: DomId,
+        reference: Option<GrantRef>,
+    },
+    /// Ending what is to end, from page `next` on.
+    Ending {
+        next: u16,
+        why: Why,
+    },
+    /// The peer held pages at the last attempt.
+    Held {
+        again: Instant,
+        pause: Duration,
+        why: Why,
+    },
+}
+
+/// Why grants are ended, and so what is to be said when they are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Why {
+    /// The client asked: answer, and say so again when a page that was held is free.
+    Asked,
+    /// An attempt to issue was refused half-way: the client is told so, and nothing later.
+    Undo,
+    /// A new attempt at pages that were held; it says so only when none is left.
+    Retry { pause: Duration, silent: bool },
+}
+
+/// A rule: its capability, and what is granted under it.
+struct Rule<S> {
+    capability: GrantRule<S>,
+    granted: Pages,
+    /// Those of `granted` whose grant is to end.
+    ending: Pages,
+    work: Work,
+    /// The client whose rule it is, and the client's number for it; known from its first request on.
+    owner: Option<(usize, u8)>,
+    /// The grants ended after all, and the client is to be told.
+    released: bool,
+}
+
+struct Peer<S, M> {
+    server: Server<Grants, S, M>,
+    /// An answer that found the reply queue full. No request is taken until it is gone.
+    answer: Option<Reply>,
+    /// The rule that the client's request works on.
+    busy: Option<usize>,
+}
+
+/// The service.
+pub struct GrantManager<S, M> {
+    console: Console<S>,
+    clock: Clock<S>,
+    rules: ArrayVec<Rule<S>, RULES>,
+    peers: ArrayVec<Peer<S, M>, CLIENTS>,
+    blob: &'static [u8],
+    /// A request was answered since requests were last taken, so that its client's next can be.
+    answered: bool,
+    left_over: bool,
+}
+
+impl<S: System, M: Memory> GrantManager<S, M> {
+    /// The service with nothing granted.
+    pub fn new(caps: Caps<S, M>) -> Self {
+        let rule = |capability| Rule {
+            capability,
+            granted: Pages::new(),
+            ending: Pages::new(),
+            work: Work::Idle,
+            owner: None,
+            released: false,
+        };
+        GrantManager {
+            console: caps.console,
+            clock: caps.clock,
+            rules: caps.grant_rules.into_iter().map(rule).collect(),
+            peers: caps.grants_clients.into_iter().map(|server| Peer { server, answer: None, busy: None }).collect(),
+            blob: caps.rules,
+            answered: false,
+            left_over: false,
+        }
+    }
+
+    /// The rule that a client means by `number`.
+    fn find(&self, client: usize, number: u8) -> Option<GrantRuleFor> {
+        let mut own = rules::<GrantRuleFor>(self.blob).filter(|rule| usize::from(rule.client) == client);
+        own.nth(usize::from(number)).filter(|rule| usize::from(rule.rule) < self.rules.len())
+    }
+
+    fn answer(&mut self, client: usize, reply: Reply) {
+        self.answered = true;
+        if let Some(peer) = self.peers.get_mut(client) {
+            peer.busy = None;
+            peer.answer = Some(reply);
+            peer.deliver();
+        }
+    }
+
+    fn refuse(&mut self, client: usize, rule: u8, why: &str) {
+        self.console.line(format_args!("grant-manager: refused client {client}, rule {rule}: {why}"));
+        self.answer(client, Reply::Refused { rule });
+    }
+
+    /// Takes the client's next request if it has no other under way; whether there was one.
+    fn take(&mut self, client: usize) -> bool {
+        let Some(peer) = self.peers.get_mut(client) else { return false };
+        if peer.busy.is_some() || peer.answer.is_some() {
+            return false;
+        }
+        match peer.server.requests.pop() {
+            None => return false,
+            Some(Err(_)) => self.console.line(format_args!("grant-manager: client {client} sent a malformed request")),
+            Some(Ok(request)) => self.begin(client, request),
+        }
+        true
+    }
+
+    fn begin(&mut self, client: usize, request: Request) {
+        let (Request::Issue { rule: number, .. } | Request::End { rule: number }) = request;
+        let Some(entry) = self.find(client, number) else {
+            return self.refuse(client, number, "the policy gives it no such rule");
+        };
+        let index = usize::from(entry.rule);
+        let Some(rule) = self.rules.get_mut(index) else { return };
+        if rule.work != Work::Idle && rule.owner.is_some_and(|(owner, _)| owner != client) {
+            return self.refuse(client, number, "another client uses the rule");
+        }
+        let work = match request {
+            Request::End { .. } => {
+                rule.ending = rule.granted.clone();
+                Work::Ending { next: 0, why: Why::Asked }
+            }
+            Request::Issue { first, count, peer, .. } => {
+                if let Err(why) = check(&entry, rule, first, count, peer) {
+                    return self.refuse(client, number, why);
+                }
+                Work::Issuing { first, count, next: first, peer, reference: None }
+            }
+        };
+        rule.work = work;
+        rule.released = false;
+        rule.owner = Some((client, number));
+        if let Some(peer) = self.peers.get_mut(client) {
+            peer.busy = Some(index);
+        }
+    }
+
+    /// Goes on with the work of a rule, for at most `budget` pages.
+    fn advance(&mut self, index: usize, now: Instant, budget: &mut u32) {
+        let Some(rule) = self.rules.get_mut(index) else { return };
+        if let Work::Held { again, pause, why } = rule.work {
+            if now < again {
+                return;
+            }
+            let silent = matches!(why, Why::Undo | Why::Retry { silent: true, .. });
+            rule.work = Work::Ending { next: 0, why: Why::Retry { pause: (pause * 2).min(RETRY_LAST), silent } };
+        }
+        match rule.work {
+            Work::Idle | Work::Held { .. } => {}
+            Work::Issuing { .. } => self.issue(index, budget),
+            Work::Ending { next, why } => self.end(index, next, why, now, budget),
+        }
+    }
+
+    fn issue(&mut self, index: usize, budget: &mut u32) {
+        let Some(rule) = self.rules.get_mut(index) else { return };
+        let Some((client, number)) = rule.owner else { return };
+        while let Work::Issuing { first, count, next, peer, reference } = rule.work {
+            if next - first == count {
+                rule.work = Work::Idle;
+                let reference = reference.unwrap_or_default();
+                return self.answer(client, Reply::Issued { rule: number, reference, count });
+            }
+            if *budget == 0 {
+                return;
+            }
+            *budget -= 1;
+            let problem = match rule.capability.issue(u32::from(next), peer) {
+                Ok(given) => {
+                    rule.granted.set(next, true);
+                    let start = reference.unwrap_or(given);
+                    rule.work = Work::Issuing { first, count, next: next + 1, peer, reference: Some(start) };
+                    let expected = start.0.checked_add(u32::from(next - first));
+                    (expected != Some(given.0)).then_some("the kernel's references do not follow each other")
+                }
+                Err(fault) => {
+                    if fault.status() == Status::WrongState {
+                        // Granted, but not by this run of the service: its former self did. All of the range
+                        // may be, so all of it is ended, and the client's next attempt finds it free.
+                        (first..first + count).for_each(|page| rule.granted.set(page, true));
+                    }
+                    Some("the kernel refused")
+                }
+            };
+            if let Some(why) = problem {
+                (first..first + count)
+                    .filter(|page| rule.granted.has(*page))
+                    .for_each(|page| rule.ending.set(page, true));
+                rule.work = Work::Ending { next: first, why: Why::Undo };
+                return self.refuse(client, number, why);
+            }
+        }
+    }
+
+    fn end(&mut self, index: usize, mut next: u16, why: Why, now: Instant, budget: &mut u32) {
+        let Some(rule) = self.rules.get_mut(index) else { return };
+        while let Some(page) = rule.ending.next(next) {
+            if *budget == 0 {
+                rule.work = Work::Ending { next: page, why };
+                return;
+            }
+            *budget -= 1;
+            next = page + 1;
+            match rule.capability.end(u32::from(page)).map_err(|fault| fault.status()) {
+                Ok(()) | Err(Status::WrongState) => {
+                    rule.granted.set(page, false);
+                    rule.ending.set(page, false);
+                }
+                // In use; or refused for a reason that the kernel logs, and then it is still granted.
+                Err(_) => {}
+            }
+        }
+        let held = rule.ending.count();
+        let pause = match why {
+            Why::Retry { pause, .. } => pause,
+            Why::Asked | Why::Undo => RETRY_FIRST,
+        };
+        rule.work = if held == 0 { Work::Idle } else { Work::Held { again: now + pause, pause, why } };
+        let Some((client, number)) = rule.owner else { return };
+        match why {
+            Why::Asked => {
+                if held > 0 {
+                    let line = format_args!("grant-manager: the peer holds {held} pages of rule {index}");
+                    self.console.line(line);
+                }
+                self.answer(client, Reply::Ended { rule: number, held });
+            }
+            Why::Retry { silent, .. } if held == 0 => {
+                rule.released = !silent;
+                self.console.line(format_args!("grant-manager: the peer let go of rule {index}"));
+            }
+            Why::Undo | Why::Retry { .. } => {}
+        }
+    }
+
+    /// Tells clients of pages that came free after all.
+    fn tell_released(&mut self) {
+        for rule in self.rules.iter_mut().filter(|rule| rule.released) {
+            let Some((client, number)) = rule.owner else { continue };
+            let Some(peer) = self.peers.get_mut(client).filter(|peer| peer.answer.is_none()) else { continue };
+            rule.released = peer.server.replies.push(&Reply::Ended { rule: number, held: 0 }).is_err();
+        }
+    }
+}
+
+/// Whether the policy's rule allows the grant now.
+fn check<S>(entry: &GrantRuleFor, rule: &Rule<S>, first: u16, count: u16, peer: DomId) -> Result<(), &'static str> {
+    let end = first.checked_add(count).filter(|end| *end <= PAGES).ok_or("the pages are out of range")?;
+    if count == 0 {
+        return Err("it asks for no page");
+    }
+    if !peer.is_real() || peer.0 < entry.peer_first || peer.0 > entry.peer_last {
+        return Err("the rule does not allow this peer");
+    }
+    if u32::from(rule.granted.count()) + u32::from(count) > u32::from(entry.count) {
+        return Err("it would be more pages than the rule allows at once");
+    }
+    if (first..end).any(|page| rule.granted.has(page)) {
+        return Err("a page of these is granted already");
+    }
+    if matches!(rule.work, Work::Issuing { .. } | Work::Ending { .. } | Work::Held { .. }) {
+        return Err("grants of the rule are still ending");
+    }
+    Ok(())
+}
+
+impl<S: System, M: Memory> Peer<S, M> {
+    fn deliver(&mut self) {
+        if self.answer.as_ref().is_some_and(|answer| self.server.replies.push(answer).is_ok()) {
+            self.answer = None;
+        }
+    }
+}
+
+impl<S: System, M: Memory> Service for GrantManager<S, M> {
+    fn notified(&mut self, _: Notifications) {
+        let now = self.clock.now();
+        let mut budget = PAGES_PER_CALL;
+        self.peers.iter_mut().for_each(Peer::deliver);
+        let mut unread = false;
+        for client in 0..self.peers.len() {
+            // As many requests as there are rules: what a client sends beyond them is for the next call.
+            for _ in 0..RULES {
+                self.left_over = self.take(client);
+                if !self.left_over {
+                    break;
+                }
+                if let Some(index) = self.peers.get(client).and_then(|peer| peer.busy) {
+                    self.advance(index, now, &mut budget);
+                }
+            }
+            unread |= self.left_over;
+        }
+        self.answered = false;
+        for index in 0..self.rules.len() {
+            self.advance(index, now, &mut budget);
+        }
+        self.tell_released();
+        self.peers.iter_mut().for_each(|peer| peer.server.replies.flush());
+        self.left_over = unread | self.answered;
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        if self.left_over
+            || self.rules.iter().any(|rule| matches!(rule.work, Work::Issuing { .. } | Work::Ending { .. }))
+        {
+            return Some(Instant::START);
+        }
+        let held = |rule: &Rule<S>| match rule.work {
+            Work::Held { again, .. } => Some(again),
+            _ => None,
+        };
+        self.rules.iter().filter_map(held).min()
+    }
+}

@@ -1,0 +1,284 @@
+//! The service against a kernel whose grant table the test holds.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use cloister_caps::{DomId, GrantRef, Operation, Slot, Status};
+use cloister_interfaces::capability::{Clock, Console, GrantRule};
+use cloister_interfaces::grants::{Grants, Reply, Request};
+use cloister_interfaces::rules::GrantRuleFor;
+use cloister_interfaces::{Client, Instant, Message, Notifications, Service};
+use cloister_sim::{Recorder, SharedMemory, channel};
+use proptest::prelude::*;
+
+use crate::Caps;
+use crate::service::GrantManager;
+
+const FIRST_REF: [u32; 3] = [8, 16, 200];
+const PEER: DomId = DomId(3);
+
+/// The kernel's side: grants by slot and page, and what the test makes of them.
+#[derive(Default)]
+struct Kernel {
+    granted: BTreeMap<(u16, u64), u64>,
+    in_use: BTreeSet<(u16, u64)>,
+    refuse_page: Option<u64>,
+    skip: u32,
+    most_in_a_call: usize,
+    calls: usize,
+}
+
+struct World {
+    system: Recorder,
+    kernel: Rc<RefCell<Kernel>>,
+    service: GrantManager<Recorder, SharedMemory>,
+    clients: Vec<Client<Grants, Recorder, SharedMemory>>,
+}
+
+fn blob(entries: &[GrantRuleFor]) -> &'static [u8] {
+    let mut bytes = (entries.len() as u16).to_le_bytes().to_vec();
+    for entry in entries {
+        let mut message = [0; GrantRuleFor::SIZE];
+        entry.to_bytes(&mut message);
+        bytes.extend(message);
+    }
+    bytes.leak()
+}
+
+impl World {
+    fn new(depth: u32) -> World {
+        let (system, kernel) = (Recorder::new(), Rc::new(RefCell::new(Kernel::default())));
+        let shared = kernel.clone();
+        system.answer(move |slot, operation, arguments| {
+            let mut kernel = shared.borrow_mut();
+            let key = (slot.0, arguments[0]);
+            let refused = |status: Status| Err(status.into_result().expect_err("a fault"));
+            kernel.calls += matches!(operation, Operation::GrantIssue | Operation::GrantEnd) as usize;
+            match operation {
+                Operation::GrantIssue if kernel.refuse_page == Some(key.1) => refused(Status::NotPermitted),
+                Operation::GrantIssue if kernel.granted.contains_key(&key) => refused(Status::WrongState),
+                Operation::GrantIssue => {
+                    kernel.granted.insert(key, arguments[1]);
+                    let reference = FIRST_REF[usize::from(slot.0 - 10)] + key.1 as u32;
+                    Ok([u64::from(reference + if key.1 > 2 { kernel.skip } else { 0 }), 0])
+                }
+                Operation::GrantEnd if kernel.in_use.contains(&key) => refused(Status::InUse),
+                Operation::GrantEnd if kernel.granted.remove(&key).is_none() => refused(Status::WrongState),
+                _ => Ok([0; 2]),
+            }
+        });
+        let (mut clients, mut servers) = (Vec::new(), Vec::new());
+        for bit in 0..2 {
+            let (client, server) = channel::<Grants, _>(&system, bit, &system, bit + 4, depth);
+            clients.push(client);
+            servers.push(server);
+        }
+        let entry = |client, rule, count| GrantRuleFor { client, rule, count, peer_first: 0, peer_last: 3 };
+        let service = GrantManager::new(Caps {
+            console: Console::new(system.clone(), Slot(0)),
+            clock: Clock::new(system.clone(), Slot(1)),
+            grant_rules: (10..13).map(|slot| GrantRule::new(system.clone(), Slot(slot))).collect(),
+            grants_clients: servers.into_iter().collect(),
+            rules: blob(&[entry(0, 0, 2), entry(1, 1, 8), entry(0, 2, 128)]),
+        });
+        World { system, kernel, service, clients }
+    }
+
+    fn run(&mut self) {
+        for _ in 0..100 {
+            self.kernel.borrow_mut().calls = 0;
+            self.service.notified(Notifications::ALL);
+            let mut kernel = self.kernel.borrow_mut();
+            kernel.most_in_a_call = kernel.most_in_a_call.max(kernel.calls);
+            if self.service.deadline() != Some(Instant::START) {
+                return;
+            }
+        }
+        panic!("it does not come to rest");
+    }
+
+    fn replies(&mut self, client: usize) -> Vec<Reply> {
+        std::iter::from_fn(|| self.clients[client].replies.pop()).map(|reply| reply.expect("well formed")).collect()
+    }
+
+    fn ask(&mut self, client: usize, request: Request) -> Vec<Reply> {
+        self.clients[client].requests.send(&request).expect("room");
+        self.run();
+        self.replies(client)
+    }
+
+    fn granted(&self, slot: u16) -> usize {
+        self.kernel.borrow().granted.keys().filter(|key| key.0 == slot).count()
+    }
+}
+
+fn issue(rule: u8, first: u16, count: u16) -> Request {
+    Request::Issue { rule, first, count, peer: PEER }
+}
+
+#[test]
+fn it_is_small() {
+    let size = size_of::<GrantManager<Recorder, SharedMemory>>();
+    assert!(size < 6144, "{size} bytes");
+}
+
+#[test]
+fn pages_are_granted_and_ended_as_a_whole() {
+    let mut world = World::new(8);
+    // The client's rule 1 is the service's rule 2.
+    let reply = Reply::Issued { rule: 1, reference: GrantRef(200), count: 128 };
+    assert_eq!(world.ask(0, issue(1, 0, 128)), [reply]);
+    assert_eq!((world.granted(12), world.granted(10)), (128, 0));
+    assert_eq!(world.ask(0, Request::End { rule: 1 }), [Reply::Ended { rule: 1, held: 0 }]);
+    assert_eq!(world.granted(12), 0);
+    assert_eq!(world.kernel.borrow().most_in_a_call, 64, "the work of a call is bounded");
+    assert_eq!(world.ask(0, Request::End { rule: 1 }), [Reply::Ended { rule: 1, held: 0 }]);
+}
+
+#[test]
+fn what_the_policy_does_not_give_is_refused_and_the_kernel_not_asked() {
+    let mut world = World::new(16);
+    let elsewhere = |peer| Request::Issue { rule: 0, first: 0, count: 1, peer };
+    let cases = [
+        (0, issue(0, 0, 3)),
+        (0, issue(0, 0, 0)),
+        (0, issue(1, 1000, 100)),
+        (0, issue(1, u16::MAX, 2)),
+        (0, issue(2, 0, 1)),
+        (0, issue(255, 0, 1)),
+        (1, issue(1, 0, 1)),
+        (0, elsewhere(DomId(4))),
+        (0, elsewhere(DomId::SELF)),
+    ];
+    for (client, request) in cases {
+        let replies = world.ask(client, request);
+        assert!(matches!(replies[..], [Reply::Refused { .. }]), "{request:?}: {replies:?}");
+    }
+    assert_eq!(world.kernel.borrow().granted.len(), 0);
+    assert_eq!(world.system.console().lines().count(), cases.len());
+}
+
+#[test]
+fn a_grant_already_made_is_not_made_again() {
+    let mut world = World::new(8);
+    world.ask(0, issue(1, 0, 4));
+    assert_eq!(world.ask(0, issue(1, 3, 2)), [Reply::Refused { rule: 1 }]);
+    assert_eq!(world.ask(0, issue(1, 4, 125)), [Reply::Refused { rule: 1 }], "129 pages at once");
+    let reply = Reply::Issued { rule: 1, reference: GrantRef(204), count: 124 };
+    assert_eq!(world.ask(0, issue(1, 4, 124)), [reply]);
+}
+
+#[test]
+fn a_refusal_half_way_undoes_that_request_only() {
+    let mut world = World::new(8);
+    world.ask(0, issue(1, 0, 4));
+    world.kernel.borrow_mut().refuse_page = Some(100);
+    assert_eq!(world.ask(0, issue(1, 4, 120)), [Reply::Refused { rule: 1 }]);
+    assert_eq!(world.granted(12), 4);
+    world.kernel.borrow_mut().refuse_page = None;
+    assert!(matches!(world.ask(0, issue(1, 4, 120))[..], [Reply::Issued { .. }]));
+}
+
+#[test]
+fn a_restarted_service_ends_what_its_former_self_granted() {
+    let mut world = World::new(8);
+    world.kernel.borrow_mut().granted.extend((0..100).map(|page| ((12, page), 3)));
+    assert_eq!(world.ask(0, issue(1, 0, 128)), [Reply::Refused { rule: 1 }]);
+    assert_eq!(world.granted(12), 0);
+    assert!(matches!(world.ask(0, issue(1, 0, 128))[..], [Reply::Issued { .. }]));
+}
+
+#[test]
+fn references_that_do_not_follow_each_other_are_refused() {
+    let mut world = World::new(8);
+    world.kernel.borrow_mut().skip = 1;
+    assert_eq!(world.ask(0, issue(1, 0, 8)), [Reply::Refused { rule: 1 }]);
+    assert_eq!(world.granted(12), 0);
+}
+
+#[test]
+fn held_pages_are_tried_again_ever_more_rarely_and_the_client_is_told_when_none_is_left() {
+    let mut world = World::new(8);
+    world.ask(0, issue(1, 0, 8));
+    world.kernel.borrow_mut().in_use.extend([(12, 2), (12, 5)]);
+    assert_eq!(world.ask(0, Request::End { rule: 1 }), [Reply::Ended { rule: 1, held: 2 }]);
+    assert_eq!(world.granted(12), 2);
+    assert_eq!(world.ask(0, issue(1, 0, 1)), [Reply::Refused { rule: 1 }]);
+    let mut pauses = Vec::new();
+    let mut now = 1_000_000_000;
+    for _ in 0..7 {
+        let next = world.service.deadline().expect("another attempt").0;
+        pauses.push((next - now) / 1_000_000_000);
+        now = next;
+        world.system.set_now(now);
+        world.run();
+        assert_eq!(world.replies(0), []);
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+    world.kernel.borrow_mut().in_use.clear();
+    world.system.set_now(now + 30_000_000_000);
+    world.run();
+    assert_eq!(world.replies(0), [Reply::Ended { rule: 1, held: 0 }]);
+    assert_eq!((world.granted(12), world.service.deadline()), (0, None));
+    assert!(matches!(world.ask(0, issue(1, 0, 8))[..], [Reply::Issued { .. }]));
+}
+
+#[test]
+fn a_full_reply_queue_loses_no_answer() {
+    let mut world = World::new(2);
+    let mut sent = 0;
+    for _ in 0..20 {
+        if world.clients[0].requests.send(&Request::End { rule: 0 }).is_ok() {
+            sent += 1;
+        }
+        world.run();
+    }
+    let mut got = 0;
+    for _ in 0..20 {
+        got += world.replies(0).len();
+        world.run();
+    }
+    assert!((3..20).contains(&sent));
+    assert_eq!(got, sent);
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let numbers = (0u8..4, 0u16..140, 0u16..140, 0u16..5);
+    numbers.prop_flat_map(|(rule, first, count, peer)| {
+        prop_oneof![Just(Request::Issue { rule, first, count, peer: DomId(peer) }), Just(Request::End { rule }),]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn every_request_has_one_answer_and_the_policy_holds(
+        steps in prop::collection::vec((0usize..2, request(), any::<u8>()), 1..40)
+    ) {
+        let mut world = World::new(16);
+        for (client, request, choice) in steps {
+            match choice % 5 {
+                0 => drop(world.kernel.borrow_mut().in_use.insert((12, u64::from(choice)))),
+                1 => world.kernel.borrow_mut().in_use.clear(),
+                2 => world.kernel.borrow_mut().refuse_page = Some(u64::from(choice)),
+                3 => world.kernel.borrow_mut().refuse_page = None,
+                _ => world.system.set_now(u64::from(choice) * 10_000_000_000),
+            }
+            world.run();
+            world.replies(client);
+            let mut replies = world.ask(client, request);
+            if replies.len() > 1 {
+                // A page that was held came free meanwhile.
+                replies.retain(|reply| !matches!(reply, Reply::Ended { held: 0, .. }) || matches!(request, Request::End { .. }));
+            }
+            prop_assert!(!replies.is_empty());
+            let (bound, kernel) = (BTreeMap::from([(10, 2), (11, 8), (12, 128)]), world.kernel.borrow());
+            for (slot, most) in bound {
+                prop_assert!(kernel.granted.keys().filter(|key| key.0 == slot).count() <= most);
+            }
+            prop_assert!(kernel.granted.values().all(|peer| *peer <= 3));
+        }
+    }
+}
