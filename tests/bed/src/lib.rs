@@ -1,1 +1,32 @@
-//! To come.
+#![forbid(unsafe_code)]
+//! Real Xen for running images and testing them: Xen and a Linux dom0 in QEMU's software emulation,
+//! guests created by `xl`, and a channel over which the host runs commands in dom0.
+//!
+//! A [`Bed`] is one such machine. It takes no hardware virtualisation and no privileges to run; only installing
+//! missing Debian packages wants root. QEMU never outlives the process that started it.
+
+pub mod agent;
+pub mod bare;
+mod bed;
+pub mod boot_files;
+pub mod cpio;
+pub mod direct;
+pub mod elf;
+mod error;
+pub mod guest;
+pub mod http;
+pub mod initramfs;
+pub mod kmod;
+pub mod log;
+pub mod packages;
+mod paths;
+pub mod port;
+mod qemu;
+
+pub use agent::Output;
+pub use bed::{Bed, Config};
+pub use error::BedError;
+pub use guest::Guest;
+/// Is told what is being done now; each call ends the stage before.
+pub type Progress<'a> = dyn FnMut(&str) + 'a;
+pub use paths::{bed_dir, target_dir};

@@ -1,0 +1,458 @@
+//! The bed itself: a machine with Xen and dom0, from start to end.
+
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::agent::{Agent, Listener, Output};
+use crate::error::AtPath;
+use crate::guest::{GUEST_ADDRESS, Guest, State};
+use crate::log::{Follower, TAIL_LINES, tail};
+use crate::qemu::{Qemu, escape};
+use crate::{BedError, Progress, bed_dir, boot_files, http, initramfs, packages, port};
+
+/// Limits of the stages; each about ten times what was measured on two cores.
+mod limit {
+    use std::time::Duration;
+    pub const XEN: Duration = Duration::from_secs(30);
+    pub const DOM0: Duration = Duration::from_secs(120);
+    pub const CREATE: Duration = Duration::from_secs(60);
+    pub const SHUTDOWN: Duration = Duration::from_secs(30);
+}
+/// How often waiting loops look.
+const LOOK: Duration = Duration::from_millis(20);
+/// dom0's memory without the guests' files, and what Xen and QEMU's firmware take beside the domains, in MiB.
+const DOM0_MIB: u64 = 512;
+const XEN_MIB: u64 = 256;
+
+/// How a bed is to be.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The run's folder in `target/bed/runs`; an older run of the same name is replaced.
+    pub name: String,
+    /// The port of 127.0.0.1 that leads to port 80 of the guest at 10.0.2.15; 0 for any free one.
+    pub port: u16,
+    /// Memory for guests, in MiB.
+    pub guests_mib: u64,
+    /// Size of the files handed to guests, in bytes: dom0 holds them in memory.
+    pub files_bytes: u64,
+    /// Port of a stub for gdb (on 127.0.0.1).
+    pub gdb: Option<u16>,
+    /// When it becomes true, every wait ends with [`BedError::Stopped`].
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Config {
+    /// A bed for small guests, on any free port.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            port: 0,
+            guests_mib: 512,
+            files_bytes: 0,
+            gdb: None,
+            stop: Arc::new(AtomicBool::new(false)),
+        }
+    }
+
+    /// A bed with room for `guest` and its files.
+    pub fn for_guest(name: &str, guest: &Guest) -> Self {
+        let size = |path: &Path| std::fs::metadata(path).map(|m| m.len()).unwrap_or(0);
+        let files_bytes = size(&guest.image) + guest.ramdisk.as_deref().map_or(0, size);
+        Self { guests_mib: u64::from(guest.memory) + 64, files_bytes, ..Self::new(name) }
+    }
+
+    /// dom0's memory in MiB. The files lie in its RAM disk and pass through its page cache once more.
+    fn dom0_mib(&self) -> u64 {
+        DOM0_MIB + 2 * self.files_bytes.div_ceil(1 << 20)
+    }
+}
+
+/// Xen and dom0 in QEMU. Dropping it kills QEMU.
+pub struct Bed {
+    qemu: Qemu,
+    agent: Agent,
+    folder: PathBuf,
+    port: u16,
+    watch: Mutex<Watch>,
+    stop: Arc<AtomicBool>,
+}
+
+/// Watches the serial log for the end of Xen or dom0.
+struct Watch {
+    follower: Follower,
+    died: Option<&'static str>,
+}
+
+impl Bed {
+    /// Starts Xen and dom0 and waits until commands can be run there.
+    pub fn start(config: &Config, progress: &mut Progress<'_>) -> Result<Self, BedError> {
+        let port = port::choose(config.port)?;
+        let installed = packages::ensure(progress)?;
+        let cache = bed_dir().join("cache");
+        std::fs::create_dir_all(&cache).at(&cache)?;
+        let xen = boot_files::hypervisor(&installed, &cache)?;
+        let initramfs = initramfs::ensure(&installed, &cache, progress)?;
+        let folder = fresh_folder(&config.name)?;
+        let listener = Listener::new()?;
+        progress("starting Xen");
+        let boot = format!(
+            "{} console=hvc0 quiet panic=-1,{}",
+            escape(&boot_files::kernel(&installed).to_string_lossy()),
+            escape(&initramfs.to_string_lossy())
+        );
+        let arguments = arguments(config, &xen, boot, &folder, port, listener.name());
+        let starting = Starting {
+            qemu: Qemu::spawn(arguments, &folder.join("qemu.log"))?,
+            watch: Mutex::new(Watch { follower: Follower::new(folder.join("xen.log")), died: None }),
+            folder,
+            stop: Arc::clone(&config.stop),
+        };
+        starting.finish(&listener, port, progress)
+    }
+
+    /// Starts a bed and creates one guest in it, up to the first text on its console.
+    pub fn with_guest(config: &Config, guest: &Guest, progress: &mut Progress<'_>) -> Result<Self, BedError> {
+        let bed = Self::start(config, progress)?;
+        bed.create(guest, progress)?;
+        bed.wait_for_console(guest, limit::CREATE, progress)?;
+        Ok(bed)
+    }
+
+    /// Creates a guest.
+    pub fn create(&self, guest: &Guest, progress: &mut Progress<'_>) -> Result<(), BedError> {
+        if let Some(problem) = guest.problem() {
+            return Err(BedError::Distribution(problem));
+        }
+        progress("creating the guest");
+        let here = self.folder.join("guests").join(&guest.name);
+        std::fs::create_dir_all(&here).at(&here)?;
+        let there = format!("/tmp/guests/{}", guest.name);
+        std::fs::copy(&guest.image, here.join("kernel")).at(&guest.image)?;
+        if let Some(ramdisk) = &guest.ramdisk {
+            std::fs::copy(ramdisk, here.join("ramdisk")).at(ramdisk)?;
+        }
+        let ramdisk = guest.ramdisk.as_ref().map(|_| format!("{there}/ramdisk"));
+        let config = guest.config(&format!("{there}/kernel"), ramdisk.as_deref());
+        std::fs::write(here.join("guest.cfg"), config).at(here.join("guest.cfg"))?;
+        // Large blocks: each read is a round trip to QEMU.
+        let command = format!(
+            "mkdir -p {there} && for f in /host/guests/{name}/*; do dd if=$f of={there}/${{f##*/}} bs=1M 2> /dev/null || exit; done; \
+             xl create {there}/guest.cfg",
+            name = guest.name
+        );
+        let log = self.folder.join("xen.log");
+        self.checked(&command, limit::CREATE, &log)?;
+        // The host's copies have served; the image and the site may be large.
+        let _ = std::fs::remove_file(here.join("ramdisk"));
+        Ok(())
+    }
+
+    /// Waits for the first text on the guest's console.
+    pub fn wait_for_console(
+        &self,
+        guest: &Guest,
+        limit: Duration,
+        progress: &mut Progress<'_>,
+    ) -> Result<(), BedError> {
+        progress("waiting for the guest's console");
+        let log = self.guest_log(&guest.name);
+        let spoke = || std::fs::metadata(&log).is_ok_and(|m| m.len() > 0);
+        self.wait_for_guest(guest, "the guest's first text was awaited", limit, &spoke)
+    }
+
+    /// Waits until the guest answers HTTP on the forwarded port, with any status.
+    pub fn wait_for_http(&self, guest: &Guest, limit: Duration, progress: &mut Progress<'_>) -> Result<(), BedError> {
+        progress("waiting for an HTTP answer");
+        let answers = || http::probe(self.port, Duration::from_secs(2)).is_some();
+        self.wait_for_guest(guest, "an HTTP answer was awaited", limit, &answers)
+    }
+
+    /// Waits for `condition`, while the bed lives and the guest exists and has not crashed.
+    pub fn wait_for_guest(
+        &self,
+        guest: &Guest,
+        during: &str,
+        limit: Duration,
+        condition: &dyn Fn() -> bool,
+    ) -> Result<(), BedError> {
+        let until = Instant::now() + limit;
+        let mut next_list = Instant::now() + Duration::from_secs(2);
+        while !condition() {
+            self.alive(during)?;
+            if Instant::now() >= next_list {
+                // Restarting takes a guest away for a moment; seen gone twice in a row, it is gone.
+                let gone = || matches!(self.state(&guest.name), Ok(State::Gone | State::Crashed));
+                if gone() && gone() && !condition() {
+                    return Err(self.guest_error(guest, during, None));
+                }
+                next_list = Instant::now() + Duration::from_secs(2);
+            }
+            if Instant::now() >= until {
+                return Err(self.guest_error(guest, during, Some(limit)));
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    fn guest_error(&self, guest: &Guest, during: &str, limit: Option<Duration>) -> BedError {
+        let console = self.guest_log(&guest.name);
+        // A guest that died before its console worked says why through port 0xE9, in Xen's log.
+        let empty = std::fs::metadata(&console).map_or(true, |m| m.len() == 0);
+        let log = if empty { self.folder.join("xen.log") } else { console };
+        let (tail, during, name) = (tail(&log, TAIL_LINES), during.to_owned(), guest.name.clone());
+        match limit {
+            Some(limit) => BedError::Timeout { during, limit, log, tail },
+            None => BedError::GuestEnded { name, during, log, tail },
+        }
+    }
+
+    /// Runs a command with `sh` in dom0; a status other than 0 is no error.
+    pub fn dom0(&self, command: &str, limit: Duration) -> Result<Output, BedError> {
+        let alive = || self.alive("a command ran in dom0");
+        let log = self.folder.join("dom0.log");
+        self.agent.run(command, limit, &alive)?.ok_or_else(|| BedError::Timeout {
+            during: format!("`{command}` in dom0"),
+            limit,
+            tail: tail(&log, TAIL_LINES),
+            log,
+        })
+    }
+
+    /// Runs a command in dom0 that has to succeed; `log` is what an error shows the end of.
+    fn checked(&self, command: &str, limit: Duration, log: &Path) -> Result<Output, BedError> {
+        let output = self.dom0(command, limit)?;
+        if output.success() {
+            return Ok(output);
+        }
+        Err(BedError::InDom0 {
+            command: command.to_owned(),
+            status: output.status,
+            output: output.stdout,
+            log: log.to_owned(),
+            tail: tail(log, TAIL_LINES),
+        })
+    }
+
+    /// What a guest is doing.
+    pub fn state(&self, name: &str) -> Result<State, BedError> {
+        Ok(State::parse(&self.dom0("xl list", limit::CREATE)?.stdout, name))
+    }
+
+    /// Asks a guest to shut down and waits until it has.
+    pub fn shutdown_guest(&self, name: &str) -> Result<(), BedError> {
+        self.checked(&format!("xl shutdown -w {name}"), limit::SHUTDOWN, &self.guest_log(name)).map(drop)
+    }
+
+    /// Asks a guest to restart; returns as soon as it has been asked.
+    pub fn reboot_guest(&self, name: &str) -> Result<(), BedError> {
+        self.checked(&format!("xl reboot {name}"), limit::SHUTDOWN, &self.guest_log(name)).map(drop)
+    }
+
+    /// Takes a guest away at once.
+    pub fn destroy_guest(&self, name: &str) -> Result<(), BedError> {
+        self.checked(&format!("xl destroy {name}"), limit::SHUTDOWN, &self.guest_log(name)).map(drop)
+    }
+
+    /// The port of 127.0.0.1 that leads to the guest's port 80.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The URL of the guest's HTTP server, as this machine reaches it.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/", self.port)
+    }
+
+    /// A connection to the guest's port 80.
+    pub fn connect(&self) -> std::io::Result<TcpStream> {
+        TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, self.port))
+    }
+
+    /// The run's folder with all logs.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The log of the hypervisor, of dom0's kernel, and of what guests write to port 0xE9.
+    pub fn xen_log(&self) -> PathBuf {
+        self.folder.join("xen.log")
+    }
+
+    /// The log of a guest's console, written while the guest runs.
+    pub fn guest_log(&self, name: &str) -> PathBuf {
+        self.folder.join("console").join(format!("guest-{name}.log"))
+    }
+
+    /// Fails when QEMU, Xen or dom0 has died, or someone asked for the end.
+    pub fn alive(&self, during: &str) -> Result<(), BedError> {
+        check(&self.qemu, &self.watch, &self.folder, &self.stop, during)
+    }
+
+    /// Collects the last logs and ends QEMU.
+    pub fn stop(self) {
+        self.stop.store(false, Ordering::Relaxed);
+        // Logs are wanted but never a reason to fail: the bed is going away.
+        let _ = self.dom0("dmesg >> /host/dom0.log; xl dmesg > /host/xl-dmesg.log; sync", Duration::from_secs(10));
+        self.qemu.stop(Duration::from_secs(5));
+    }
+}
+
+/// A bed whose dom0 does not answer yet.
+struct Starting {
+    qemu: Qemu,
+    watch: Mutex<Watch>,
+    folder: PathBuf,
+    stop: Arc<AtomicBool>,
+}
+
+impl Starting {
+    fn finish(self, listener: &Listener, port: u16, progress: &mut Progress<'_>) -> Result<Bed, BedError> {
+        let xen_log = self.folder.join("xen.log");
+        let spoke = || Ok(std::fs::metadata(&xen_log).is_ok_and(|m| m.len() > 0).then_some(()));
+        self.wait("Xen was starting", limit::XEN, &spoke)?;
+        progress("starting dom0");
+        let during = "dom0 was starting";
+        let agent = self.wait(during, limit::DOM0, &|| Ok(listener.accept(&self.folder)))?;
+        let dom0_log = self.folder.join("dom0.log");
+        self.wait(during, limit::DOM0, &|| match agent.ready() {
+            Ok(ready) => Ok(ready.then_some(())),
+            Err(reason) => Err(BedError::Dom0 { reason, tail: tail(&dom0_log, TAIL_LINES), log: dom0_log.clone() }),
+        })?;
+        Ok(Bed { qemu: self.qemu, agent, folder: self.folder, port, watch: self.watch, stop: self.stop })
+    }
+
+    fn wait<T>(
+        &self,
+        during: &str,
+        limit: Duration,
+        poll: &dyn Fn() -> Result<Option<T>, BedError>,
+    ) -> Result<T, BedError> {
+        let until = Instant::now() + limit;
+        loop {
+            if let Some(value) = poll()? {
+                return Ok(value);
+            }
+            check(&self.qemu, &self.watch, &self.folder, &self.stop, during)?;
+            if Instant::now() >= until {
+                let log = self.folder.join("xen.log");
+                return Err(BedError::Timeout { during: during.to_owned(), limit, tail: tail(&log, TAIL_LINES), log });
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+fn check(qemu: &Qemu, watch: &Mutex<Watch>, folder: &Path, stop: &AtomicBool, during: &str) -> Result<(), BedError> {
+    let during = during.to_owned();
+    if stop.load(Ordering::Relaxed) {
+        return Err(BedError::Stopped(during));
+    }
+    let xen_log = folder.join("xen.log");
+    let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
+    for line in watch.follower.lines() {
+        watch.died = watch.died.or_else(|| death(&line));
+    }
+    if let Some(what) = watch.died {
+        // The report goes on for some lines after the one that gave it away.
+        std::thread::sleep(Duration::from_millis(300));
+        return Err(BedError::Died { what, during, tail: tail(&xen_log, 2 * TAIL_LINES), log: xen_log });
+    }
+    let Some(ended) = qemu.ended() else { return Ok(()) };
+    // A machine that ended by itself said why on its console; otherwise QEMU has something to say.
+    let log = if ended.code == Some(0) { xen_log } else { qemu.log().to_owned() };
+    Err(BedError::QemuEnded { during, status: ended.status, tail: tail(&log, TAIL_LINES), log })
+}
+
+/// Whether a line of the serial log tells of the end of Xen or dom0. What guests print there, `(dN) …`, never does.
+fn death(line: &str) -> Option<&'static str> {
+    let guest = line.find("(d").is_some_and(|at| line[at + 2..].starts_with(|c: char| c.is_ascii_digit()));
+    if guest {
+        return None;
+    }
+    let marks = [
+        ("Panic on CPU", "Xen"),
+        ("FATAL TRAP", "Xen"),
+        ("Domain 0 crashed", "dom0"),
+        ("Hardware Dom0 crashed", "dom0"),
+        ("Hardware Dom0 halted", "dom0"),
+        ("Kernel panic - not syncing", "dom0"),
+    ];
+    marks.iter().find(|(mark, _)| line.contains(mark)).map(|(_, what)| *what)
+}
+
+fn fresh_folder(name: &str) -> Result<PathBuf, BedError> {
+    let folder = bed_dir().join("runs").join(name);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).at(&folder)?;
+    }
+    std::fs::create_dir_all(folder.join("console")).at(&folder)?;
+    std::fs::write(folder.join("xen.log"), "").at(&folder)?;
+    folder.canonicalize().at(&folder)
+}
+
+/// QEMU's command line. Where the options come from: see `tests/bed/README.md`.
+fn arguments(config: &Config, xen: &Path, boot: String, folder: &Path, port: u16, agent: &str) -> Vec<String> {
+    let dom0 = config.dom0_mib();
+    let memory = XEN_MIB + dom0 + config.guests_mib;
+    let shared = escape(&folder.to_string_lossy());
+    let mut list: Vec<String> = Vec::new();
+    let mut add = |option: &str, value: String| list.extend([option.to_owned(), value]);
+    add("-accel", "tcg,thread=multi,tb-size=1024".to_owned());
+    // RDTSCP exits are reported as RDTSC by QEMU 7.2, so guests must not see it.
+    add("-cpu", "EPYC,+svm,-rdtscp,+pku,+umip".to_owned());
+    add("-smp", "2".to_owned());
+    add("-m", memory.to_string());
+    add("-display", "none".to_owned());
+    add("-serial", format!("file:{shared}/xen.log"));
+    add("-kernel", xen.to_string_lossy().into_owned());
+    // smap=hvm: QEMU before 9.1 takes a PV dom0's stack for a user page. cpuidle=0: no usable MWAIT.
+    let xen_options = "console=com1 com1=115200,8n1 smap=hvm cpuidle=0 noreboot bootscrub=0 loglvl=all guest_loglvl=all \
+                       dom0_max_vcpus=1";
+    add("-append", format!("{xen_options} dom0_mem={dom0}M,max:{dom0}M"));
+    add("-initrd", boot);
+    add("-netdev", format!("user,id=net,hostfwd=tcp:127.0.0.1:{port}-{GUEST_ADDRESS}:80"));
+    add("-device", "virtio-net-pci,netdev=net,romfile=".to_owned());
+    add("-device", "virtio-serial-pci".to_owned());
+    add("-chardev", format!("socket,id=agent,path={agent},abstract=on,tight=on"));
+    add("-device", "virtserialport,chardev=agent,name=cloister.agent,nr=1".to_owned());
+    add("-fsdev", format!("local,id=host,path={shared},security_model=none"));
+    add("-device", "virtio-9p-pci,fsdev=host,mount_tag=host".to_owned());
+    if let Some(gdb) = config.gdb {
+        add("-gdb", format!("tcp:127.0.0.1:{gdb}"));
+    }
+    list.extend(["-nodefaults".to_owned(), "-no-reboot".to_owned()]);
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_of_xen_and_dom0_are_recognised_but_not_a_guests_words() {
+        assert_eq!(death("(XEN) Panic on CPU 0:"), Some("Xen"));
+        assert_eq!(death("[    1.0] Kernel panic - not syncing: VFS"), Some("dom0"));
+        assert_eq!(death("(XEN) [ 9.1] (d1) Panic on CPU 0: I am a guest"), None);
+        assert_eq!(death("(XEN) Dom0 has maximum 1 VCPUs"), None);
+    }
+
+    #[test]
+    fn dom0_has_room_for_a_large_site() {
+        let config = Config { files_bytes: 110 << 20, ..Config::new("x") };
+        assert!(config.dom0_mib() >= DOM0_MIB + 220);
+    }
+
+    #[test]
+    fn the_command_line_names_port_folder_and_stub() {
+        let config = Config { gdb: Some(1234), ..Config::new("x") };
+        let all = arguments(&config, Path::new("/xen"), "k,i".to_owned(), Path::new("/a,b"), 8080, "name").join(" ");
+        for part in ["hostfwd=tcp:127.0.0.1:8080-10.0.2.15:80", "path=/a,,b,security_model", "-gdb tcp:127.0.0.1:1234"]
+        {
+            assert!(all.contains(part), "{part} is not in {all}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The hypervisor, as QEMU's multiboot loader takes it, and dom0's kernel.
+//!
+//! The hypervisor package is downloaded and unpacked, never installed: installing it makes GRUB start this machine
+//! under Xen from the next boot on (Debian's `/etc/default/grub.d/xen.cfg`).
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::BedError;
+use crate::error::AtPath;
+use crate::log::last_lines;
+use crate::packages::Installed;
+
+/// dom0's kernel image.
+pub fn kernel(installed: &Installed) -> PathBuf {
+    PathBuf::from(format!("/boot/vmlinuz-{}", installed.kernel))
+}
+
+/// The hypervisor, uncompressed, in `cache`.
+pub fn hypervisor(installed: &Installed, cache: &Path) -> Result<PathBuf, BedError> {
+    let tools = format!("xen-utils-{}", installed.xen);
+    let version = installed.version(&tools).unwrap_or_default();
+    let path = cache.join(format!("xen-{}", version.replace(['/', ':'], "_")));
+    if path.is_file() {
+        return Ok(path);
+    }
+    let on_disk = PathBuf::from(format!("/boot/xen-{}-amd64.gz", installed.xen));
+    let packed = match on_disk.is_file() {
+        true => std::fs::read(&on_disk).at(&on_disk)?,
+        false => download(&installed.xen, version, cache)?,
+    };
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(packed.as_slice()).read_to_end(&mut unpacked).at(&on_disk)?;
+    write_atomically(&path, &unpacked)?;
+    Ok(path)
+}
+
+/// The compressed hypervisor out of its package, of the same version as the tools.
+fn download(xen: &str, version: &str, cache: &Path) -> Result<Vec<u8>, BedError> {
+    let work = cache.join(format!("unpack-{}", std::process::id()));
+    std::fs::create_dir_all(&work).at(&work)?;
+    let result = download_into(&work, xen, version);
+    // The folder is only scratch; what it held has been read.
+    let _ = std::fs::remove_dir_all(&work);
+    result
+}
+
+fn download_into(work: &Path, xen: &str, version: &str) -> Result<Vec<u8>, BedError> {
+    let package = format!("xen-hypervisor-{xen}-amd64");
+    run(Command::new("apt-get").args(["download", "-q", &format!("{package}={version}")]).current_dir(work))?;
+    let entries = std::fs::read_dir(work).at(work)?.filter_map(Result::ok).map(|entry| entry.path());
+    let archive = entries
+        .into_iter()
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .ok_or_else(|| BedError::Distribution(format!("apt-get downloaded no file for {package}")))?;
+    run(Command::new("dpkg").arg("-x").arg(&archive).arg(work))?;
+    let file = work.join(format!("boot/xen-{xen}-amd64.gz"));
+    std::fs::read(&file).at(&file)
+}
+
+fn run(command: &mut Command) -> Result<(), BedError> {
+    let output = command.output().at(command.get_program().to_os_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(BedError::Command {
+        command: format!("{command:?}").replace('"', ""),
+        status: output.status.to_string(),
+        output: last_lines(&String::from_utf8_lossy(&output.stderr), 10),
+    })
+}
+
+/// Writes a cache file so that no other process ever sees half of it.
+pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<(), BedError> {
+    let partial = path.with_extension(format!("part-{}", std::process::id()));
+    std::fs::write(&partial, content).at(&partial)?;
+    std::fs::rename(&partial, path).at(path)
+}

@@ -1,0 +1,101 @@
+//! The fast way: an image straight under Xen as its PVH hardware domain, without dom0, toolstack or network.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::AtPath;
+use crate::log::{TAIL_LINES, printable, tail};
+use crate::qemu::{Qemu, escape};
+use crate::{BedError, Progress, bed_dir, boot_files, packages};
+
+/// What a run left.
+#[derive(Debug)]
+pub struct Run {
+    /// All that Xen and the image printed.
+    pub log: String,
+    /// Where that is kept.
+    pub path: PathBuf,
+    /// Whether the machine ended by itself: the image shut down for a reboot or crashed. A power-off does not count:
+    /// Xen halts then, and QEMU goes on until the time is over.
+    pub ended: bool,
+}
+
+impl Run {
+    /// What the image printed through port 0xE9, without Xen's prefix.
+    pub fn lines(&self) -> Vec<&str> {
+        self.log.lines().filter_map(guest_line).collect()
+    }
+}
+
+/// The text of a `(dN) text` line.
+fn guest_line(line: &str) -> Option<&str> {
+    let at = line.find("(d")?;
+    let (number, text) = line[at + 2..].split_once(')')?;
+    (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then(|| text.strip_prefix(' ').unwrap_or(text))
+}
+
+/// Runs `image` with `cmdline` until the machine ends or `limit` is over. `done` is shown the log so far and may
+/// end the run before.
+pub fn run(
+    image: &Path,
+    cmdline: &str,
+    limit: Duration,
+    done: &dyn Fn(&str) -> bool,
+    progress: &mut Progress<'_>,
+) -> Result<Run, BedError> {
+    let installed = packages::ensure(progress)?;
+    let cache = bed_dir().join("cache");
+    let folder = bed_dir().join("runs/direct");
+    std::fs::create_dir_all(&cache).at(&cache)?;
+    std::fs::create_dir_all(&folder).at(&folder)?;
+    let xen = boot_files::hypervisor(&installed, &cache)?;
+    let log = folder.join("xen.log");
+    std::fs::write(&log, "").at(&log)?;
+    progress("running straight under Xen");
+    let qemu = Qemu::spawn(arguments(&xen, image, cmdline, &log), &folder.join("qemu.log"))?;
+    let until = std::time::Instant::now() + limit;
+    loop {
+        let ended = qemu.wait(Duration::from_millis(50));
+        let text = printable(&std::fs::read(&log).at(&log)?);
+        let over = std::time::Instant::now() >= until;
+        if let Some(ended) = &ended
+            && ended.code != Some(0)
+        {
+            return Err(BedError::QemuEnded {
+                during: "an image ran straight under Xen".to_owned(),
+                status: ended.status.clone(),
+                tail: tail(qemu.log(), TAIL_LINES),
+                log: qemu.log().to_owned(),
+            });
+        }
+        if ended.is_some() || over || done(&text) {
+            return Ok(Run { log: text, path: log, ended: ended.is_some() });
+        }
+    }
+}
+
+fn arguments(xen: &Path, image: &Path, cmdline: &str, log: &Path) -> Vec<String> {
+    let xen_options = "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all dom0=pvh dom0-iommu=none \
+                       dom0_mem=256M,max:256M cpuidle=0 bootscrub=0";
+    let module = format!("{} {}", escape(&image.to_string_lossy()), escape(cmdline));
+    let mut arguments: Vec<String> =
+        ["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", "1024"].map(str::to_owned).into();
+    arguments.extend(["-display", "none", "-monitor", "none", "-no-reboot"].map(str::to_owned));
+    arguments.extend(["-serial".to_owned(), format!("file:{}", escape(&log.to_string_lossy()))]);
+    arguments.extend(["-kernel".to_owned(), xen.to_string_lossy().into_owned()]);
+    arguments.extend(["-append".to_owned(), xen_options.to_owned(), "-initrd".to_owned(), module]);
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_lines_of_a_domain_are_the_images() {
+        assert_eq!(guest_line("(XEN) [    1.2] (d0) hello (world)"), Some("hello (world)"));
+        assert_eq!(guest_line("(d12) x"), Some("x"));
+        assert_eq!(guest_line("(XEN) (don't) panic"), None);
+        assert_eq!(guest_line("plain"), None);
+    }
+}

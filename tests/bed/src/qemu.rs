@@ -1,0 +1,153 @@
+//! A QEMU process that never outlives its parent.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+
+use crate::BedError;
+use crate::error::AtPath;
+
+/// A running QEMU; dropping it kills the process.
+pub(crate) struct Qemu {
+    pid: Pid,
+    state: Arc<State>,
+    log: PathBuf,
+}
+
+/// How QEMU ended: `None` while it runs. Held locked while the process is reaped, so that under the lock the
+/// process id cannot belong to anyone else.
+#[derive(Default)]
+struct State {
+    ended: Mutex<Option<Ended>>,
+    changed: Condvar,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// In words.
+    pub status: String,
+    /// The exit code, unless a signal ended it.
+    pub code: Option<i32>,
+}
+
+impl Qemu {
+    /// Starts QEMU with its messages in `log`.
+    ///
+    /// It is started by a thread that lives as long as QEMU does, because the kernel ties the death signal to the
+    /// thread that started the process, not to the whole program.
+    pub fn spawn(arguments: Vec<String>, log: &Path) -> Result<Self, BedError> {
+        let messages = File::create(log).at(log)?;
+        let state = Arc::new(State::default());
+        let (sender, receiver) = mpsc::channel();
+        let theirs = Arc::clone(&state);
+        std::thread::spawn(move || match command(&arguments, messages).spawn() {
+            Ok(child) => {
+                // The receiver waits for exactly this message.
+                let _ = sender.send(Ok(child.id()));
+                watch(child, &theirs);
+            }
+            Err(error) => {
+                let _ = sender.send(Err(error));
+            }
+        });
+        let started = receiver.recv().unwrap_or_else(|_| Err(std::io::Error::other("the starting thread ended")));
+        let pid = started.at("qemu-system-x86_64")?;
+        Ok(Self { pid: Pid::from_raw(pid.cast_signed()), state, log: log.to_owned() })
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&self) -> Option<Ended> {
+        self.lock().clone()
+    }
+
+    /// QEMU's own messages.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Waits until it ends, at most `limit`.
+    pub fn wait(&self, limit: Duration) -> Option<Ended> {
+        let until = Instant::now() + limit;
+        let mut ended = self.lock();
+        while ended.is_none() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            ended = self.state.changed.wait_timeout(ended, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        ended.clone()
+    }
+
+    /// Asks it to end, and kills it when it has not within `grace`.
+    pub fn stop(&self, grace: Duration) {
+        self.signal(Signal::SIGTERM);
+        if self.wait(grace).is_none() {
+            self.signal(Signal::SIGKILL);
+            self.wait(Duration::from_secs(10));
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let ended = self.lock();
+        if ended.is_none() {
+            // It can only fail when the process is a zombie about to be reaped, which is what was wanted.
+            let _ = kill(self.pid, signal);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Ended>> {
+        self.state.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.wait(Duration::from_secs(10));
+    }
+}
+
+/// `setpriv` (util-linux) sets `PR_SET_PDEATHSIG` and becomes QEMU. A process group of its own keeps a terminal's
+/// Ctrl-C for the parent, which ends things in order.
+fn command(arguments: &[String], messages: File) -> Command {
+    use std::os::unix::process::CommandExt;
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(messages).process_group(0);
+    command
+}
+
+fn watch(mut child: Child, state: &State) {
+    let pid = Pid::from_raw(child.id().cast_signed());
+    // Waits without reaping, so that the lock is held only for the moment of reaping.
+    while let Err(nix::errno::Errno::EINTR) = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {}
+    let mut ended = state.ended.lock().unwrap_or_else(PoisonError::into_inner);
+    *ended = Some(match child.wait() {
+        Ok(status) => Ended { status: status.to_string(), code: status.code() },
+        Err(error) => Ended { status: error.to_string(), code: None },
+    });
+    state.changed.notify_all();
+}
+
+/// Joins QEMU's comma-separated options; a comma inside a value is doubled.
+pub(crate) fn escape(value: &str) -> String {
+    value.replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_in_paths_are_doubled() {
+        assert_eq!(escape("/a,b/c"), "/a,,b/c");
+    }
+}
