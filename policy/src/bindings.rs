@@ -1,0 +1,189 @@
+//! The Rust source that gives a service's program its capabilities: included by the program when it is
+//! compiled, so that a capability that the policy does not give is a field that cannot be filled.
+
+use cloister_caps::rights::Kind;
+
+use crate::check::{field, served};
+use crate::model::{How, Policy, Source};
+use crate::plan::{Plan, consumer_region, producer_region, replies, requests, rules_region};
+
+const KERNEL: &str = "cloister_runtime::Kernel";
+
+/// The bindings of the service with this index. `None` if plan and policy are not of the same image.
+pub(crate) fn bindings(policy: &Policy, plan: &Plan, index: usize) -> Option<String> {
+    let service = policy.services.items.get(index)?;
+    let binder = Binder { policy, plan, index, name: &service.name.value };
+    let mut fields = binder.held()?;
+    fields.extend(binder.clients()?);
+    fields.extend(binder.servers()?);
+    fields.extend(binder.regions()?);
+    fields.extend(binder.ports()?);
+    fields.extend(binder.grants()?);
+    fields.sort();
+    let krate = service.body.program.value.replace('-', "_");
+    let heap = match binder.heap()? {
+        Some(slot) => format!("Some({})", slot_text(slot)),
+        None => "None".to_owned(),
+    };
+    let mut out = format!(
+        "// What the policy `{}` gives the service `{}`. Made by the policy compiler.\n\n",
+        policy.image, binder.name
+    );
+    out.push_str("/// The slot of the region that is this program's heap.\n");
+    out.push_str(&format!("const HEAP: Option<cloister_caps::Slot> = {heap};\n\n"));
+    out.push_str("/// The capabilities, each by the name that the policy gives it.\n");
+    out.push_str(&format!("fn capabilities() -> {krate}::Caps<{KERNEL}, cloister_runtime::Window> {{\n"));
+    out.push_str(&format!("    {krate}::Caps {{\n"));
+    for (name, value) in fields {
+        out.push_str(&format!("        {name}: {value},\n"));
+    }
+    out.push_str("    }\n}\n");
+    Some(out)
+}
+
+/// Fields: name and value.
+type Fields = Vec<(String, String)>;
+
+struct Binder<'a> {
+    policy: &'a Policy,
+    plan: &'a Plan,
+    index: usize,
+    name: &'a str,
+}
+
+impl Binder<'_> {
+    fn held(&self) -> Option<Fields> {
+        let service = self.policy.services.items.get(self.index)?;
+        let bind = |kind: Kind| {
+            let name = match kind {
+                Kind::Console => "Console",
+                Kind::Clock => "Clock",
+                Kind::Entropy => "Entropy",
+                Kind::Power => "Power",
+                _ => "Info",
+            };
+            let slot = slot_text(self.plan.slot(self.index, kind, 0)?);
+            Some((kind.name().to_owned(), format!("cloister_interfaces::capability::{name}::new({KERNEL}, {slot})")))
+        };
+        service.body.held.iter().map(|held| bind(held.kind)).collect()
+    }
+
+    fn clients(&self) -> Option<Fields> {
+        let own = self.policy.queues.items.iter().filter(|queue| queue.body.from.value == self.name);
+        own.map(|queue| {
+            let (requests, replies) = (requests(&queue.name.value), replies(&queue.name.value));
+            let ends = format!("{}, {}", self.end(&requests, Kind::Sender)?, self.end(&replies, Kind::Receiver)?);
+            let interface = &queue.body.interface.value;
+            Some((interface.clone(), format!("cloister_interfaces::Client::new({KERNEL}, {ends})")))
+        })
+        .collect()
+    }
+
+    fn servers(&self) -> Option<Fields> {
+        let mut fields = Vec::new();
+        for (interface, _, _) in cloister_interfaces::CATALOG {
+            let mut servers = Vec::new();
+            for queue in served(self.policy, self.name, interface) {
+                let (requests, replies) = (requests(queue), replies(queue));
+                let ends = format!("{}, {}", self.end(&requests, Kind::Receiver)?, self.end(&replies, Kind::Sender)?);
+                servers.push(format!("cloister_interfaces::Server::new({KERNEL}, {ends})"));
+            }
+            if !servers.is_empty() {
+                fields.push((format!("{interface}_clients"), array(&servers)));
+            }
+        }
+        if let Some(slot) = self.plan.region_slot(self.index, &rules_region(self.name)) {
+            fields.push(("rules".into(), bytes(slot)));
+        }
+        Some(fields)
+    }
+
+    /// One end of a one-way queue.
+    fn end(&self, one_way: &str, kind: Kind) -> Option<String> {
+        let object = self.plan.queues.iter().position(|entry| entry.name == one_way)?;
+        let queue = &self.plan.queues.get(object)?.record;
+        let bit = if kind == Kind::Sender { queue.sender_bit } else { queue.receiver_bit };
+        let slot = slot_text(self.plan.slot(self.index, kind, object)?);
+        let producer = window(self.plan.region_slot(self.index, &producer_region(one_way))?);
+        let consumer = window(self.plan.region_slot(self.index, &consumer_region(one_way))?);
+        Some(format!(
+            "cloister_interfaces::queue::End {{ slot: {slot}, bit: {bit}, depth: {}, producer: {producer}, consumer: {consumer} }}",
+            queue.depth
+        ))
+    }
+
+    fn regions(&self) -> Option<Fields> {
+        let mut fields = Vec::new();
+        for region in &self.policy.regions.items {
+            let mapped = region.body.map.iter().find(|entry| entry.service.value == self.name);
+            if mapped.is_none_or(|entry| entry.how.value == How::Heap) {
+                continue;
+            }
+            let slot = self.plan.region_slot(self.index, &region.name.value)?;
+            let value = match region.body.source.value {
+                Source::Fixed { .. } | Source::Share { .. } | Source::XenStoreRing => window(slot),
+                Source::Module | Source::CommandLine => bytes(slot),
+            };
+            fields.push((field(&region.name.value), value));
+        }
+        Some(fields)
+    }
+
+    /// The slot of the heap, if there is one; `None` outside is a defect of the plan.
+    fn heap(&self) -> Option<Option<u16>> {
+        let heap = self.policy.regions.items.iter().find(|region| {
+            region.body.map.iter().any(|entry| entry.service.value == self.name && entry.how.value == How::Heap)
+        });
+        match heap {
+            Some(region) => Some(Some(self.plan.region_slot(self.index, &region.name.value)?)),
+            None => Some(None),
+        }
+    }
+
+    fn ports(&self) -> Option<Fields> {
+        let own = self.plan.ports.iter().enumerate().filter(|(_, port)| usize::from(port.record.service) == self.index);
+        own.map(|(object, port)| {
+            let slot = slot_text(self.plan.slot(self.index, Kind::Port, object)?);
+            let bit = port.record.bit;
+            Some((field(&port.name), format!("cloister_interfaces::capability::Port::new({KERNEL}, {slot}, {bit})")))
+        })
+        .collect()
+    }
+
+    fn grants(&self) -> Option<Fields> {
+        let mut fields = Vec::new();
+        let own = self.policy.grants.items.iter().filter(|grant| grant.body.on_behalf_of.value == self.name);
+        for (rule, grant) in own.enumerate() {
+            let pages = grant.body.pages.value;
+            let value = format!("cloister_interfaces::rules::Granted {{ rule: {rule}, pages: {pages} }}");
+            fields.push((field(&grant.name.value), value));
+        }
+        let mut held = Vec::new();
+        for (object, grant) in self.policy.grants.items.iter().enumerate() {
+            if grant.body.held_by.value == self.name {
+                let slot = slot_text(self.plan.slot(self.index, Kind::Grant, object)?);
+                held.push(format!("cloister_interfaces::capability::GrantRule::new({KERNEL}, {slot})"));
+            }
+        }
+        if !held.is_empty() || served(self.policy, self.name, "grants").next().is_some() {
+            fields.push(("grant_rules".into(), array(&held)));
+        }
+        Some(fields)
+    }
+}
+
+fn slot_text(slot: u16) -> String {
+    format!("cloister_caps::Slot({slot})")
+}
+
+fn window(slot: u16) -> String {
+    format!("cloister_runtime::Window::new({})", slot_text(slot))
+}
+
+fn bytes(slot: u16) -> String {
+    format!("cloister_runtime::bytes({})", slot_text(slot))
+}
+
+fn array(items: &[String]) -> String {
+    format!("[{}].into_iter().collect()", items.join(", "))
+}

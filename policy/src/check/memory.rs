@@ -1,0 +1,181 @@
+//! Who may read and write which memory: regions, and the grants that give them to other domains.
+
+use crate::diagnostic::{Diagnostic, Log};
+use crate::model::{Grant, How, Named, Policy, Region, Source};
+
+pub(super) fn check(policy: &Policy, log: &mut Log) {
+    for region in &policy.regions.items {
+        one_writer(region, log);
+        heap_is_private(region, log);
+        kind_allows_mapping(region, log);
+        keep_means_something(region, log);
+    }
+    one_of_each_kind(policy, log);
+    one_heap_each(policy, log);
+    for (index, grant) in policy.grants.items.iter().enumerate() {
+        granted_once(policy, index, log);
+        if let Some(region) = policy.regions.get(&grant.body.region.value) {
+            grantable(grant, region, log);
+        }
+    }
+}
+
+fn one_writer(region: &Named<Region>, log: &mut Log) {
+    let mut writers = region.body.map.iter().filter(|entry| entry.how.value.writes());
+    let Some(first) = writers.next() else { return };
+    for other in writers {
+        let (one, two) = (&first.service.value, &other.service.value);
+        let name = &region.name.value;
+        log.push(
+            Diagnostic::at(
+                &other.how.span,
+                format!("region `{name}` is writable by two services, `{one}` and `{two}`"),
+            )
+            .label(format!("`{two}` writes it"))
+            .related(&first.how.span, format!("`{one}` writes it"))
+            .help("make one of them \"read\"; for both directions, use two regions"),
+        );
+    }
+}
+
+fn heap_is_private(region: &Named<Region>, log: &mut Log) {
+    let Some(heap) = region.body.map.iter().find(|entry| entry.how.value == How::Heap) else { return };
+    for other in region.body.map.iter().filter(|entry| entry.service.value != heap.service.value) {
+        if other.how.value == How::Read {
+            let message = format!(
+                "region `{}` is the heap of `{}`, and `{}` reads it",
+                region.name.value, heap.service.value, other.service.value
+            );
+            log.push(
+                Diagnostic::at(&other.service.span, message)
+                    .label("reads it")
+                    .related(&heap.how.span, "a heap holds private data")
+                    .help("share data by a region of its own"),
+            );
+        }
+    }
+}
+
+fn kind_allows_mapping(region: &Named<Region>, log: &mut Log) {
+    let source = region.body.source.value;
+    for entry in &region.body.map {
+        let allowed = match source {
+            Source::Fixed { .. } | Source::Share { .. } => true,
+            Source::Module | Source::CommandLine => entry.how.value == How::Read,
+            Source::XenStoreRing => entry.how.value != How::Heap,
+        };
+        if !allowed {
+            let (word, how) = (source.word(), entry.how.value.word());
+            let instead = if source == Source::XenStoreRing { "read-write" } else { "read" };
+            log.push(
+                Diagnostic::at(&entry.how.span, format!("a region of kind \"{word}\" cannot be mapped as \"{how}\""))
+                    .label("not allowed")
+                    .related(&region.body.source.span, "the kind")
+                    .help(format!("write \"{instead}\"")),
+            );
+        }
+    }
+}
+
+/// Only zeroed memory of the image's own can be emptied or kept.
+fn keep_means_something(region: &Named<Region>, log: &mut Log) {
+    let Some(keep) = &region.body.keep else { return };
+    let own = matches!(region.body.source.value, Source::Fixed { .. } | Source::Share { .. });
+    let heap = region.body.map.iter().any(|entry| entry.how.value == How::Heap);
+    if own && !heap {
+        return;
+    }
+    let why = if heap { "a heap is emptied at every restart" } else { "a restart never empties such a region" };
+    log.push(
+        Diagnostic::at(keep, format!("region `{}` cannot have `keep`", region.name.value))
+            .label(why)
+            .help("leave `keep` out"),
+    );
+}
+
+/// The boot module, the command line and the XenStore ring exist once.
+fn one_of_each_kind(policy: &Policy, log: &mut Log) {
+    for kind in [Source::Module, Source::CommandLine, Source::XenStoreRing] {
+        let mut of_kind = policy.regions.items.iter().filter(|region| region.body.source.value == kind);
+        let Some(first) = of_kind.next() else { continue };
+        for other in of_kind {
+            let word = kind.word();
+            log.push(
+                Diagnostic::at(&other.body.source.span, format!("there are two regions of kind \"{word}\""))
+                    .label(format!("`{}`", other.name.value))
+                    .related(&first.body.source.span, format!("`{}`", first.name.value))
+                    .help("name every service that maps it in the `map` of one region"),
+            );
+        }
+    }
+}
+
+fn one_heap_each(policy: &Policy, log: &mut Log) {
+    for service in &policy.services.names {
+        let mut heaps = policy
+            .regions
+            .items
+            .iter()
+            .flat_map(|region| &region.body.map)
+            .filter(|entry| entry.how.value == How::Heap && entry.service.value == service.value);
+        let Some(first) = heaps.next() else { continue };
+        for other in heaps {
+            log.push(
+                Diagnostic::at(&other.how.span, format!("service `{}` has two heaps", service.value))
+                    .label("the second")
+                    .related(&first.how.span, "the first")
+                    .help("a program has one allocator; make one region large enough"),
+            );
+        }
+    }
+}
+
+/// A page has one grant reference, so that its rule is the only one to say who may use it and how.
+fn granted_once(policy: &Policy, index: usize, log: &mut Log) {
+    let Some((grant, before)) = policy.grants.items.get(..=index).and_then(<[_]>::split_last) else { return };
+    if let Some(first) = before.iter().find(|other| other.body.region.value == grant.body.region.value) {
+        let name = &grant.body.region.value;
+        log.push(
+            Diagnostic::at(&grant.body.region.span, format!("the pages of region `{name}` are in two grant rules"))
+                .label(format!("`{}`", grant.name.value))
+                .related(&first.body.region.span, format!("`{}`", first.name.value))
+                .help("a rule covers a region from its first page; give each rule a region of its own"),
+        );
+    }
+}
+
+fn grantable(grant: &Named<Grant>, region: &Named<Region>, log: &mut Log) {
+    let name = &region.name.value;
+    let Source::Fixed { pages } = region.body.source.value else {
+        log.push(
+            Diagnostic::at(&grant.body.region.span, format!("region `{name}` cannot be granted"))
+                .label("not of a fixed size")
+                .related(&region.body.source.span, "where its memory comes from")
+                .help("grant a region that has `pages`"),
+        );
+        return;
+    };
+    if grant.body.pages.value > pages {
+        let count = grant.body.pages.value;
+        log.push(
+            Diagnostic::at(
+                &grant.body.pages.span,
+                format!("grant `{}` covers {count} pages, and region `{name}` has {pages}", grant.name.value),
+            )
+            .label("wider than the region")
+            .related(&region.body.source.span, "the region's pages")
+            .help(format!("write `pages = {pages}` or fewer")),
+        );
+    }
+    if let Some(heap) = region.body.map.iter().find(|entry| entry.how.value == How::Heap) {
+        log.push(
+            Diagnostic::at(
+                &grant.body.region.span,
+                format!("region `{name}` holds the heap of `{}`", heap.service.value),
+            )
+            .label("private data would reach another domain")
+            .related(&heap.how.span, "the heap")
+            .help("grant a region of its own"),
+        );
+    }
+}

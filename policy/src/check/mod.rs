@@ -1,0 +1,36 @@
+//! What must hold of a policy as a whole. Each check says what it found, where, and what to write instead.
+
+mod fields;
+mod limits;
+mod memory;
+mod names;
+mod wiring;
+
+pub(crate) use fields::field;
+
+use crate::diagnostic::Log;
+use crate::model::{Policy, Queue};
+
+/// Runs every check.
+pub(crate) fn check(policy: &Policy, log: &mut Log) {
+    names::check(policy, log);
+    memory::check(policy, log);
+    wiring::check(policy, log);
+    fields::check(policy, log);
+    limits::check(policy, log);
+}
+
+/// The queues of `interface` that `service` serves, in the order of their names.
+pub(crate) fn served<'a>(policy: &'a Policy, service: &'a str, interface: &'a str) -> impl Iterator<Item = &'a str> {
+    policy
+        .queues
+        .items
+        .iter()
+        .filter(move |queue| queue.body.to.value == service && queue.body.interface.value == interface)
+        .map(|queue| queue.name.value.as_str())
+}
+
+/// The queue of `interface` of which `service` is the client.
+pub(crate) fn used<'a>(policy: &'a Policy, service: &str, interface: &str) -> Option<&'a crate::model::Named<Queue>> {
+    policy.queues.items.iter().find(|queue| queue.body.from.value == service && queue.body.interface.value == interface)
+}

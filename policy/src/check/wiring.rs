@@ -1,0 +1,165 @@
+//! Queues, ports, and the services that enforce rules of the policy themselves.
+
+use std::collections::BTreeMap;
+
+use cloister_caps::rights::Rights;
+
+use super::{served, used};
+use crate::diagnostic::{Diagnostic, Log, Span};
+use crate::model::{Grant, Named, Peer, Policy};
+
+pub(super) fn check(policy: &Policy, log: &mut Log) {
+    cycles(policy, log);
+    one_queue_an_interface(policy, log);
+    xenstore_ports(policy, log);
+    if policy.queues.is_complete() {
+        for grant in &policy.grants.items {
+            grant_has_a_way(policy, grant, log);
+        }
+        paths_have_a_client(policy, log);
+        one_kind_of_rules(policy, log);
+    }
+}
+
+/// A request from `from` to `to`.
+struct Edge<'a> {
+    to: &'a str,
+    queue: &'a str,
+    span: &'a Span,
+}
+
+/// Nobody waits for somebody who waits for him: the requests between services form no circle.
+fn cycles(policy: &Policy, log: &mut Log) {
+    let mut edges: BTreeMap<&str, Vec<Edge<'_>>> = BTreeMap::new();
+    for queue in &policy.queues.items {
+        edges.entry(&queue.body.from.value).or_default().push(Edge {
+            to: &queue.body.to.value,
+            queue: &queue.name.value,
+            span: &queue.body.to.span,
+        });
+    }
+    let mut done: Vec<&str> = Vec::new();
+    for start in edges.keys() {
+        let mut trail: Vec<(&str, usize)> = vec![(start, 0)];
+        while let Some((service, next)) = trail.last_mut() {
+            let service: &str = service;
+            let edge = edges.get(service).and_then(|edges| edges.get(*next)).filter(|_| !done.contains(&service));
+            *next += 1;
+            let Some(edge) = edge else {
+                done.push(service);
+                trail.pop();
+                continue;
+            };
+            match trail.iter().position(|(passed, _)| *passed == edge.to) {
+                Some(position) => report_cycle(&edges, trail.get(position..).unwrap_or_default(), edge, log),
+                None => trail.push((edge.to, 0)),
+            }
+        }
+    }
+}
+
+fn report_cycle(edges: &BTreeMap<&str, Vec<Edge<'_>>>, circle: &[(&str, usize)], last: &Edge<'_>, log: &mut Log) {
+    let mut names: Vec<&str> = circle.iter().map(|(service, _)| *service).collect();
+    names.push(last.to);
+    let mut diagnostic = Diagnostic::at(last.span, format!("requests go in a circle: {}", names.join(" → ")))
+        .label(format!("queue `{}`", last.queue))
+        .help("let one of them answer by replies or events instead of requests");
+    // Every step but the last stands at the queue that was taken when the trail went on.
+    for (service, next) in circle.iter().take(circle.len().saturating_sub(1)) {
+        if let Some(edge) = edges.get(service).and_then(|edges| edges.get(next.checked_sub(1)?)) {
+            diagnostic = diagnostic.related(edge.span, format!("queue `{}`", edge.queue));
+        }
+    }
+    log.push(diagnostic);
+}
+
+/// A client finds its server by the interface, so it can have one only.
+fn one_queue_an_interface(policy: &Policy, log: &mut Log) {
+    for (index, queue) in policy.queues.items.iter().enumerate() {
+        let (from, interface) = (&queue.body.from.value, &queue.body.interface.value);
+        let before = policy.queues.items.get(..index).unwrap_or_default();
+        let first =
+            before.iter().find(|other| other.body.from.value == *from && other.body.interface.value == *interface);
+        if let Some(first) = first {
+            log.push(
+                Diagnostic::at(
+                    &queue.body.interface.span,
+                    format!("service `{from}` is a client of two queues of interface `{interface}`"),
+                )
+                .label(format!("queue `{}`", queue.name.value))
+                .related(&first.body.interface.span, format!("queue `{}`", first.name.value))
+                .help("a service has one server of an interface; leave one queue out"),
+            );
+        }
+    }
+}
+
+fn xenstore_ports(policy: &Policy, log: &mut Log) {
+    let mut first: Option<&Span> = None;
+    for port in &policy.ports.items {
+        let Peer::XenStore(span) = &port.body.peer else { continue };
+        if port.body.rights.value != Rights::SEND {
+            log.push(
+                Diagnostic::at(&port.body.rights.span, "a port of kind \"xenstore\" has the right \"send\" only")
+                    .label("not allowed")
+                    .related(span, "the toolstack opened this channel, and closes it")
+                    .help("write `rights = [\"send\"]`"),
+            );
+        }
+        if let Some(first) = first {
+            log.push(
+                Diagnostic::at(span, "there are two ports of kind \"xenstore\"")
+                    .label("the second")
+                    .related(first, "the first")
+                    .help("the domain has one XenStore channel; leave one port out"),
+            );
+        }
+        first = first.or(Some(span));
+    }
+}
+
+/// The holder of a grant rule acts on requests, so the client needs a queue to it.
+fn grant_has_a_way(policy: &Policy, grant: &Named<Grant>, log: &mut Log) {
+    let (holder, client) = (&grant.body.held_by.value, &grant.body.on_behalf_of.value);
+    if !policy.services.defines(holder) || !policy.services.defines(client) {
+        return;
+    }
+    if used(policy, client, "grants").is_none_or(|queue| queue.body.to.value != *holder) {
+        log.push(
+            Diagnostic::at(
+                &grant.body.on_behalf_of.span,
+                format!("service `{client}` cannot ask `{holder}` for grant `{}`", grant.name.value),
+            )
+            .label(format!("has no queue of interface `grants` to `{holder}`"))
+            .related(&grant.body.held_by.span, "the holder")
+            .help(format!("add a queue with `from = \"{client}\"`, `to = \"{holder}\"`, `interface = \"grants\"`")),
+        );
+    }
+}
+
+fn paths_have_a_client(policy: &Policy, log: &mut Log) {
+    for client in policy.xenstore.names.iter().filter(|client| policy.services.defines(&client.value)) {
+        if used(policy, &client.value, "store").is_none() {
+            log.push(
+                Diagnostic::at(&client.span, format!("service `{}` cannot reach XenStore", client.value))
+                    .label("has no queue of interface `store`")
+                    .help(format!("add a queue with `from = \"{}\"` and `interface = \"store\"`", client.value)),
+            );
+        }
+    }
+}
+
+/// A service receives the rules that it enforces as one region.
+fn one_kind_of_rules(policy: &Policy, log: &mut Log) {
+    for service in &policy.services.names {
+        let store = served(policy, &service.value, "store").next();
+        let grants = served(policy, &service.value, "grants").next();
+        if let (Some(store), Some(grants)) = (store, grants) {
+            log.push(
+                Diagnostic::at(&service.span, format!("service `{}` serves both `store` and `grants`", service.value))
+                    .label(format!("queues `{store}` and `{grants}`"))
+                    .help("let two services serve them"),
+            );
+        }
+    }
+}

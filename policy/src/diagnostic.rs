@@ -1,0 +1,239 @@
+//! What is wrong with a policy, where, and what to write instead.
+
+use std::fmt;
+use std::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+/// A place in the policy's text, in bytes.
+pub(crate) type Span = Range<usize>;
+
+/// A value and where it was read.
+#[derive(Clone, Debug)]
+pub(crate) struct Spanned<T> {
+    /// The value.
+    pub value: T,
+    /// Where it is.
+    pub span: Span,
+}
+
+impl<T> Spanned<T> {
+    pub(crate) fn new(value: T, span: Span) -> Self {
+        Spanned { value, span }
+    }
+
+    pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Spanned<U> {
+        Spanned { value: change(self.value), span: self.span }
+    }
+}
+
+/// One mistake.
+#[derive(Clone, Debug)]
+pub(crate) struct Diagnostic {
+    message: String,
+    span: Option<Span>,
+    label: String,
+    related: Vec<(Span, String)>,
+    help: Option<String>,
+}
+
+impl Diagnostic {
+    /// A mistake at a place.
+    pub(crate) fn at(span: &Span, message: impl Into<String>) -> Self {
+        Diagnostic {
+            message: message.into(),
+            span: Some(span.clone()),
+            label: String::new(),
+            related: Vec::new(),
+            help: None,
+        }
+    }
+
+    /// A mistake of the whole file.
+    pub(crate) fn of_file(message: impl Into<String>) -> Self {
+        Diagnostic { message: message.into(), span: None, label: String::new(), related: Vec::new(), help: None }
+    }
+
+    /// What stands at the place.
+    pub(crate) fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    /// Another place that has to do with it.
+    pub(crate) fn related(mut self, span: &Span, label: impl Into<String>) -> Self {
+        self.related.push((span.clone(), label.into()));
+        self
+    }
+
+    /// What to write instead.
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// The mistakes found so far.
+#[derive(Default)]
+pub(crate) struct Log(Vec<Diagnostic>);
+
+impl Log {
+    pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
+        self.0.push(diagnostic);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The mistakes, in the order of the file.
+    pub(crate) fn into_sorted(mut self) -> Vec<Diagnostic> {
+        self.0.sort_by_key(|diagnostic| diagnostic.span.as_ref().map_or(0, |span| span.start));
+        self.0
+    }
+}
+
+/// A mistake, as a program reads it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// Line, from 1; 0 if the mistake is of the whole file.
+    pub line: usize,
+    /// Column in characters, from 1; 0 if the mistake is of the whole file.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead, where there is one thing to say.
+    pub help: Option<String>,
+}
+
+/// Why a policy was refused: every mistake that was found.
+pub struct Report {
+    file: String,
+    text: String,
+    diagnostics: Vec<Diagnostic>,
+    readable: bool,
+}
+
+impl Report {
+    /// The file is a policy, and the policy does not hold.
+    pub(crate) fn refused(file: &str, text: &str, log: Log) -> Self {
+        Report { file: file.into(), text: text.into(), diagnostics: log.into_sorted(), readable: true }
+    }
+
+    /// The file is no policy at all.
+    pub(crate) fn unusable(file: &str, text: &str, diagnostic: Diagnostic) -> Self {
+        Report { file: file.into(), text: text.into(), diagnostics: vec![diagnostic], readable: false }
+    }
+
+    /// Whether the file could be read as TOML; if not, there is no policy to speak of.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// The mistakes, in the order of the file.
+    pub fn findings(&self) -> impl Iterator<Item = Finding> + '_ {
+        self.diagnostics.iter().map(|diagnostic| {
+            let (line, column) = diagnostic.span.as_ref().map_or((0, 0), |span| position(&self.text, span.start));
+            Finding { line, column, message: diagnostic.message.clone(), help: diagnostic.help.clone() }
+        })
+    }
+
+    /// The mistakes as text, with the lines of the file they are in; in colour if `styled`.
+    #[must_use]
+    pub fn render(&self, styled: bool) -> String {
+        let renderer = if styled { Renderer::styled() } else { Renderer::plain() };
+        let mut out = String::new();
+        for diagnostic in &self.diagnostics {
+            out.push_str(&renderer.render(&[self.group(diagnostic)]));
+            out.push_str("\n\n");
+        }
+        let count = self.diagnostics.len();
+        let errors = if count == 1 { "1 error".to_owned() } else { format!("{count} errors") };
+        out.push_str(&format!("{}: {errors}", self.file));
+        out
+    }
+
+    fn group<'a>(&'a self, diagnostic: &'a Diagnostic) -> Group<'a> {
+        let title = Level::ERROR.primary_title(diagnostic.message.as_str());
+        let Some(span) = &diagnostic.span else {
+            let group = Group::with_title(title).element(annotate_snippets::Origin::path(self.file.as_str()));
+            return match &diagnostic.help {
+                Some(help) => group.element(Level::HELP.message(help.as_str())),
+                None => group,
+            };
+        };
+        let related = diagnostic
+            .related
+            .iter()
+            .map(|(span, label)| AnnotationKind::Context.span(clamp(&self.text, span)).label(label.as_str()));
+        let snippet = Snippet::source(self.text.as_str())
+            .path(self.file.as_str())
+            .annotation(AnnotationKind::Primary.span(clamp(&self.text, span)).label(diagnostic.label.as_str()))
+            .annotations(related);
+        let group = title.element(snippet);
+        match &diagnostic.help {
+            Some(help) => group.element(Level::HELP.message(help.as_str())),
+            None => group,
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Report {}
+
+/// Line and column, each from 1, of a byte of the text.
+pub(crate) fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().map_or(0, |rest| rest.chars().count()) + 1;
+    (line, column)
+}
+
+/// The span, cut to one that the text has: parsers report an unexpected end just past it.
+fn clamp(text: &str, span: &Span) -> Span {
+    let mut start = span.start.min(text.len());
+    while !text.is_char_boundary(start) {
+        start -= 1;
+    }
+    let mut end = span.end.clamp(start, text.len());
+    while !text.is_char_boundary(end) {
+        end += 1;
+    }
+    start..end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_count_characters_from_one() {
+        let text = "a\nüb\n";
+        assert_eq!(position(text, 0), (1, 1));
+        assert_eq!(position(text, 2), (2, 1));
+        assert_eq!(position(text, 4), (2, 2));
+        assert_eq!(position(text, 6), (3, 1));
+        assert_eq!(position(text, 99), (3, 1));
+    }
+
+    #[test]
+    fn a_span_past_the_end_or_inside_a_character_is_rendered() {
+        let text = "ü";
+        let report = Report::unusable("x", text, Diagnostic::at(&(1..9), "cut"));
+        assert!(report.to_string().contains("error: cut"));
+        let report = Report::unusable("x", "", Diagnostic::at(&(7..9), "cut"));
+        assert!(report.to_string().contains("x:1:1"));
+    }
+}

@@ -1,0 +1,208 @@
+//! A policy as it was written: every value of a checked type, with the place it was read from.
+
+use cloister_caps::rights::{Kind, Rights};
+use cloister_caps::tables::{Access, AfterLimit};
+
+use crate::diagnostic::{Span, Spanned};
+
+/// The entries of one section of the file, in the order of their names.
+pub(crate) struct Section<T> {
+    /// Every name that the section defines, those of malformed entries too: so that one mistake in an
+    /// entry is not reported again wherever the entry is named.
+    pub names: Vec<Spanned<String>>,
+    /// The entries without a mistake.
+    pub items: Vec<Named<T>>,
+}
+
+/// An entry.
+pub(crate) struct Named<T> {
+    /// Its name.
+    pub name: Spanned<String>,
+    /// What it says.
+    pub body: T,
+}
+
+impl<T> Section<T> {
+    /// The entry of this name, if it is well formed.
+    pub(crate) fn get(&self, name: &str) -> Option<&Named<T>> {
+        self.items.iter().find(|item| item.name.value == name)
+    }
+
+    /// The position of the entry of this name.
+    pub(crate) fn index(&self, name: &str) -> Option<usize> {
+        self.items.iter().position(|item| item.name.value == name)
+    }
+
+    /// Whether the section defines the name.
+    pub(crate) fn defines(&self, name: &str) -> bool {
+        self.names.iter().any(|known| known.value == name)
+    }
+
+    /// Whether no entry was malformed: only then does the absence of an entry prove anything.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.names.len() == self.items.len()
+    }
+}
+
+/// A policy.
+pub(crate) struct Policy {
+    /// The name of the image.
+    pub image: String,
+    /// Other domains that the image may deal with.
+    pub domains: Section<Domain>,
+    /// The services.
+    pub services: Section<Service>,
+    /// The regions.
+    pub regions: Section<Region>,
+    /// The queues.
+    pub queues: Section<Queue>,
+    /// The event channels.
+    pub ports: Section<Port>,
+    /// The grant rules.
+    pub grants: Section<Grant>,
+    /// What each client of the XenStore service may reach, by the client's name.
+    pub xenstore: Section<Vec<PathRight>>,
+}
+
+/// Domains that may be a peer: an inclusive range of domain ids.
+pub(crate) struct Domain {
+    pub first: u16,
+    pub last: u16,
+}
+
+/// A service.
+pub(crate) struct Service {
+    pub program: Spanned<String>,
+    pub priority: u8,
+    pub budget_us: Spanned<u32>,
+    pub period_us: Spanned<u32>,
+    pub stack_pages: Spanned<u32>,
+    pub restart_limit: u16,
+    pub after_limit: AfterLimit,
+    /// Console, clock, entropy, power and info, as far as it holds them, in the order of [`HOLDABLE`].
+    pub held: Vec<Held>,
+}
+
+/// A capability of which the image has one object.
+pub(crate) struct Held {
+    pub kind: Kind,
+    pub rights: Rights,
+    pub span: Span,
+}
+
+/// The kinds of capability that a service's own entry gives it.
+pub(crate) const HOLDABLE: [Kind; 5] = [Kind::Console, Kind::Clock, Kind::Entropy, Kind::Power, Kind::Info];
+
+/// A region of memory.
+pub(crate) struct Region {
+    pub source: Spanned<Source>,
+    pub map: Vec<MapEntry>,
+    pub keep: Option<Span>,
+}
+
+/// Where a region's memory comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Source {
+    /// A fixed number of pages.
+    Fixed { pages: u32 },
+    /// A share of what no fixed region takes; the bounds are in pages.
+    Share { weight: u32, minimum: u32, maximum: u32 },
+    /// The boot module.
+    Module,
+    /// The command line.
+    CommandLine,
+    /// The XenStore ring.
+    XenStoreRing,
+}
+
+impl Source {
+    /// The word of the `kind` key, for the kinds that have one.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Source::Fixed { .. } => "fixed",
+            Source::Share { .. } => "share",
+            Source::Module => "module",
+            Source::CommandLine => "command-line",
+            Source::XenStoreRing => "xenstore-ring",
+        }
+    }
+}
+
+/// A service that maps a region.
+pub(crate) struct MapEntry {
+    pub service: Spanned<String>,
+    pub how: Spanned<How>,
+}
+
+/// How a service maps a region.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum How {
+    /// Read only.
+    Read,
+    /// Read and write.
+    ReadWrite,
+    /// Read and write, as the memory of its allocator.
+    Heap,
+}
+
+impl How {
+    pub(crate) const WORDS: [(&'static str, How); 3] =
+        [("read", How::Read), ("read-write", How::ReadWrite), ("heap", How::Heap)];
+
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            How::Read => "read",
+            How::ReadWrite => "read-write",
+            How::Heap => "heap",
+        }
+    }
+
+    pub(crate) fn writes(self) -> bool {
+        self != How::Read
+    }
+
+    pub(crate) fn access(self) -> Access {
+        if self.writes() { Access::ReadWrite } else { Access::Read }
+    }
+}
+
+/// A pair of one-way queues: requests from the client, replies to it.
+pub(crate) struct Queue {
+    pub from: Spanned<String>,
+    pub to: Spanned<String>,
+    pub interface: Spanned<String>,
+    pub depth: u16,
+}
+
+/// An event channel.
+pub(crate) struct Port {
+    pub service: Spanned<String>,
+    pub peer: Peer,
+    pub rights: Spanned<Rights>,
+}
+
+/// Who is at the other end of an event channel.
+pub(crate) enum Peer {
+    /// Domains of `[domains]`.
+    Domain(Spanned<String>),
+    /// The XenStore daemon, by the channel that the toolstack made.
+    XenStore(Span),
+}
+
+/// A rule under which pages are granted.
+pub(crate) struct Grant {
+    pub region: Spanned<String>,
+    pub peer: Spanned<String>,
+    pub access: Spanned<Access>,
+    pub pages: Spanned<u32>,
+    pub held_by: Spanned<String>,
+    pub on_behalf_of: Spanned<String>,
+}
+
+/// What a client of the XenStore service may do below a path.
+pub(crate) struct PathRight {
+    pub path: Spanned<String>,
+    pub read: bool,
+    pub write: bool,
+    pub watch: bool,
+}

@@ -1,0 +1,156 @@
+//! From the file to a [`Policy`]: the shape of the file, and every value by itself. What values mean
+//! together is the checker's.
+
+mod entries;
+mod value;
+
+use toml_edit::Document;
+
+use crate::diagnostic::{Diagnostic, Log, Report, Span, Spanned};
+use crate::model::{Named, Policy, Section};
+use value::{Field, Key, Table};
+
+pub(crate) use value::{list, render_size};
+
+/// The format of the policy language that this compiler reads.
+const FORMAT: u32 = 1;
+
+/// The largest policy file in bytes. The shipped ones have about ten thousand.
+pub(crate) const MAX_FILE: usize = 256 * 1024;
+
+/// The longest name. The kernel prefixes the service's to each of its lines on the console.
+const MAX_NAME: usize = 32;
+
+/// Names that the kernel and the checker use for themselves.
+const RESERVED: [&str; 5] = ["cloister", "kernel", "policy", "self", "xen"];
+
+const SECTIONS: [Key; 9] = [
+    Key::new("format", "format = 1"),
+    Key::new("image", "[image]"),
+    Key::new("domains", "[domains.netback]"),
+    Key::new("services", "[services.http]"),
+    Key::new("regions", "[regions.rx-pool]"),
+    Key::new("queues", "[queues.net]"),
+    Key::new("ports", "[ports.tx-events]"),
+    Key::new("grants", "[grants.rx-pages]"),
+    Key::new("xenstore", "[xenstore.netfront]"),
+];
+
+/// Reads the text of a policy file. Mistakes go to `log`; what they are in is left out of the answer.
+pub(crate) fn read(file: &str, text: &str, log: &mut Log) -> Result<Policy, Report> {
+    if text.len() > MAX_FILE {
+        let problem = format!("the file has {} bytes; a policy has at most {MAX_FILE}", text.len());
+        return Err(Report::unusable(file, "", Diagnostic::of_file(problem)));
+    }
+    if text.trim().is_empty() {
+        let problem = Diagnostic::of_file("the file is empty").help("a policy starts with `format = 1`");
+        return Err(Report::unusable(file, "", problem));
+    }
+    let document = Document::parse(text).map_err(|error| {
+        let span = error.span().unwrap_or(0..0);
+        Report::unusable(file, text, Diagnostic::at(&span, format!("not TOML: {}", error.message())))
+    })?;
+    let root = Table::root(document.as_table());
+    root.only(&SECTIONS, log);
+    let [format, image, domains, services, regions, queues, ports, grants, xenstore] = SECTIONS;
+    if let Some(field) = root.require(format, log)
+        && field.integer(0..=u32::MAX, log).is_some_and(|number| number.value != FORMAT)
+    {
+        field.refuse(&format!("{FORMAT}, the format that this compiler reads"), log);
+    }
+    Ok(Policy {
+        image: root.require(image, log).and_then(|field| read_image(&field, log)).unwrap_or_default(),
+        domains: section(root.find(domains), "domain", log, entries::domain),
+        services: section(root.require(services, log), "service", log, entries::service),
+        regions: section(root.find(regions), "region", log, entries::region),
+        queues: section(root.find(queues), "queue", log, entries::queue),
+        ports: section(root.find(ports), "port", log, entries::port),
+        grants: section(root.find(grants), "grant", log, entries::grant),
+        xenstore: section(root.find(xenstore), "xenstore", log, entries::paths),
+    })
+}
+
+fn read_image(field: &Field<'_>, log: &mut Log) -> Option<String> {
+    let name = Key::new("name", "name = \"cloister\"");
+    let table = field.table("`image`".into(), log)?;
+    table.only(&[name], log);
+    let text = table.require(name, log)?.text(log)?;
+    checked_name(&text, "image", log).then_some(text.value)
+}
+
+/// Reads each entry of a section by `read`.
+fn section<T>(
+    field: Option<Field<'_>>,
+    what: &str,
+    log: &mut Log,
+    read: impl Fn(&Table<'_>, &mut Log) -> Option<T>,
+) -> Section<T> {
+    let mut section = Section { names: Vec::new(), items: Vec::new() };
+    let Some(table) = field.and_then(|field| field.table(format!("the section of {what}s"), log)) else {
+        return section;
+    };
+    for entry in table.fields("a table") {
+        let well_named = checked_name(&entry.name, what, log) && unreserved(&entry.name, what, log);
+        section.names.push(entry.name.clone());
+        let body = entry.table(format!("{what} `{}`", entry.name.value), log).and_then(|table| read(&table, log));
+        if let (true, Some(body)) = (well_named, body) {
+            section.items.push(Named { name: entry.name, body });
+        }
+    }
+    section
+}
+
+/// Whether a name has the characters that names have.
+fn checked_name(name: &Spanned<String>, what: &str, log: &mut Log) -> bool {
+    let text = &name.value;
+    let ends = text.starts_with(|c: char| c.is_ascii_lowercase()) && !text.ends_with('-');
+    let body = text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if ends && body && text.len() <= MAX_NAME {
+        return true;
+    }
+    log.push(
+        Diagnostic::at(&name.span, format!("`{text}` cannot be the name of {}", with_article(what)))
+            .label("not a name")
+            .help(format!(
+                "a name has up to {MAX_NAME} characters of a-z, 0-9 and -, starts with a letter and does not end with -"
+            )),
+    );
+    false
+}
+
+fn unreserved(name: &Spanned<String>, what: &str, log: &mut Log) -> bool {
+    if !RESERVED.contains(&name.value.as_str()) {
+        return true;
+    }
+    log.push(
+        Diagnostic::at(&name.span, format!("`{}` cannot be the name of {}", name.value, with_article(what)))
+            .label("reserved")
+            .help(format!("choose another name; {} mean something else", list(&RESERVED))),
+    );
+    false
+}
+
+fn with_article(noun: &str) -> String {
+    if noun.starts_with('i') { format!("an {noun}") } else { format!("a {noun}") }
+}
+
+/// Whether a program names a crate.
+fn checked_program(program: &Spanned<String>, log: &mut Log) -> bool {
+    let text = &program.value;
+    let starts = text.starts_with(|c: char| c.is_ascii_lowercase());
+    let body = text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_');
+    if starts && body && text.len() <= 64 {
+        return true;
+    }
+    log.push(
+        Diagnostic::at(&program.span, format!("`{text}` cannot be the name of a crate"))
+            .label("not a crate name")
+            .help("write, for example, `program = \"cloister-http\"`"),
+    );
+    false
+}
+
+/// A span that covers nothing but shows where a table is.
+fn at(table: &Table<'_>) -> Span {
+    table.span.clone()
+}
