@@ -28,7 +28,7 @@ impl Line {
     /// Lines that may come at once.
     const BURST: u32 = 200;
     /// Time in ns for which one more line is allowed.
-    const REFILL: u64 = 10_000_000;
+    const REFILL: u64 = 2_000_000;
 
     /// An empty line.
     #[must_use]

@@ -1,1 +1,24 @@
-fn main() {}
+//! The kernel: ring 0, page tables and hypercalls, and nothing else.
+//!
+//! What may be done is decided in `cloister-kernel-core`; this crate does it. It is entered at boot, by system
+//! calls, by faults of services and by Xen's event upcall; it runs to completion each time, on one stack, with interrupts
+//! off, on one virtual processor. That is why its statics need no more than [`global::Global`].
+#![no_std]
+#![no_main]
+
+mod boot;
+mod console;
+mod context;
+mod fatal;
+mod global;
+mod grants;
+mod hypercall;
+mod machine;
+mod paging;
+mod processor;
+mod run;
+mod service;
+mod xen;
+
+core::arch::global_asm!(include_str!("boot.s"));
+core::arch::global_asm!(include_str!("entry.s"));

@@ -89,6 +89,11 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
         self.end.bit
     }
 
+    /// The slot of the capability that wakes the receiver.
+    pub fn slot(&self) -> Slot {
+        self.end.slot
+    }
+
     fn used(&self) -> u32 {
         // A consumer that claims more than was sent, or to be further behind than the queue is deep, gains
         // nothing: the queue is full for it.

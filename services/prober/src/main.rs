@@ -1,2 +1,6 @@
-//! To come.
-fn main() {}
+//! The prober's program.
+#![no_std]
+#![no_main]
+#![forbid(unsafe_code)]
+
+cloister_runtime::service!(cloister_prober);

@@ -1,0 +1,322 @@
+//! From the boot code to the first service.
+
+use core::fmt;
+
+use arrayvec::ArrayVec;
+use cloister_caps::tables::{TableError, Tables};
+use cloister_caps::{EvtchnPort, Gfn, PAGE_SIZE};
+use cloister_kernel_core::Kernel;
+use cloister_kernel_core::boot::{self, BootError, MAX_MAP, MapEntry, PhysicalMemory, StartInfo};
+use cloister_kernel_core::memory::{Frames, FreeMemory};
+use cloister_kernel_core::place::{Given, PlaceError, Places, place};
+
+use crate::fatal::{ON_XEN, fatal};
+use crate::grants::{GrantTable, PER_FRAME};
+use crate::hypercall::{self, MapRecord, Param, Refused, Space};
+use crate::machine::Machine;
+use crate::paging::{self, OFFSET, PagingError, Root};
+use crate::processor::{self, Features, UPCALL_VECTOR};
+use crate::run::{self, Run};
+use crate::service;
+use crate::{console, xen};
+
+/// Where the packer put the capability tables: their physical address and length.
+#[unsafe(link_section = ".tables")]
+#[unsafe(no_mangle)]
+static CLOISTER_TABLES: [u64; 2] = [0; 2];
+
+/// `XENFEAT_auto_translated_physmap` and `XENFEAT_hvm_callback_vector` (`features.h`).
+const NEEDED_FEATURES: u32 = 1 << 2 | 1 << 8;
+/// Frames with nothing behind them, in order of preference: for the shared info, then the grant table.
+const HOLES: [u64; 3] = [0xF_0000, 0xF_D000, 0xE_0000];
+/// The most grant frames that the kernel maps: `MAX_GRANT_REFS`.
+const MAX_GRANT_FRAMES: u64 = 8;
+
+/// Why the image cannot run here.
+enum Failure {
+    NotXen,
+    NoExecute,
+    Features(u32),
+    Boot(BootError),
+    Refused(Refused),
+    NoTables,
+    Tables(TableError),
+    Place(PlaceError),
+    Paging(PagingError),
+    NoHole,
+    GrantFrames { needed: u64, offered: u32 },
+}
+
+macro_rules! failure_from {
+    ($($error:ty => $variant:ident),*) => {$(
+        impl From<$error> for Failure {
+            fn from(error: $error) -> Failure {
+                Failure::$variant(error)
+            }
+        }
+    )*};
+}
+failure_from!(BootError => Boot, Refused => Refused, TableError => Tables, PlaceError => Place, PagingError => Paging);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::NotXen => {
+                write!(f, "not running under Xen: no Xen CPUID leaves; start it with `xl create`, type=\"pvh\"")
+            }
+            Failure::NoExecute => write!(f, "the processor has no NX; without it pages cannot be kept from execution"),
+            Failure::Features(offered) => {
+                write!(f, "Xen lacks what a PVH guest needs (features {offered:#x}, needed {NEEDED_FEATURES:#x})")
+            }
+            Failure::Boot(error) => error.fmt(f),
+            Failure::Refused(refused) => refused.fmt(f),
+            Failure::NoTables => write!(f, "no capability tables: this kernel was not packed with a policy"),
+            Failure::Tables(error) => error.fmt(f),
+            Failure::Place(error) => error.fmt(f),
+            Failure::Paging(error) => error.fmt(f),
+            Failure::NoHole => write!(f, "no hole in the memory map for Xen's shared pages"),
+            Failure::GrantFrames { needed, offered } => write!(
+                f,
+                "the policy needs {needed} grant frames, Xen offers {offered}; raise max_grant_frames in the guest's configuration"
+            ),
+        }
+    }
+}
+
+/// Physical memory through the boot code's identity map.
+struct Identity;
+
+impl PhysicalMemory for Identity {
+    fn read(&self, address: u64, into: &mut [u8]) -> bool {
+        let end = address.checked_add(into.len() as u64);
+        if address == 0 || end.is_none_or(|end| end > 1 << 32) {
+            return false;
+        }
+        for (index, byte) in into.iter_mut().enumerate() {
+            // SAFETY: the first 4 GiB are identity-mapped; what is no RAM reads as ones.
+            *byte = unsafe { (address as *const u8).wrapping_add(index).read_volatile() };
+        }
+        true
+    }
+}
+
+/// Where `boot.s` goes on, with the address of the start info.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_main(start_info: u32) -> ! {
+    processor::load_tables();
+    match prepare(u64::from(start_info)) {
+        Ok(run) => run::start(run),
+        Err(failure) => fatal(format_args!("{failure}")),
+    }
+}
+
+fn prepare(start_info: u64) -> Result<Run, Failure> {
+    let features = Features::detect();
+    features.xen_leaf.ok_or(Failure::NotXen)?;
+    ON_XEN.store(true, core::sync::atomic::Ordering::SeqCst);
+    if !features.nx {
+        return Err(Failure::NoExecute);
+    }
+    processor::enable_no_execute();
+    let offered = hypercall::features()?;
+    if offered & NEEDED_FEATURES != NEEDED_FEATURES {
+        return Err(Failure::Features(offered));
+    }
+    let info = StartInfo::read(&Identity, start_info)?;
+    let map = memory_map(&info)?;
+    let tables_at = tables_location()?;
+    // SAFETY: the packer put the tables there. The boot code's page tables map them, and so do the kernel's own, which
+    // replace those below, read-only and for good.
+    let bytes = unsafe { core::slice::from_raw_parts((tables_at.0 + OFFSET) as *const u8, tables_at.1 as usize) };
+    let tables = Tables::parse(bytes)?;
+    let mut free = free_memory(&info, &map, &tables, tables_at)?;
+    let mut kernel_root = paging::build_kernel(&mut free, tables_at)?;
+    processor::protect(&features);
+    let memory = map.iter().filter(|entry| entry.ram).map(|entry| entry.length).sum();
+    let console_port = map_console();
+    greet(memory)?;
+    describe(&tables, &features);
+    let grants = share_pages(&tables, &map)?;
+    finish(Parts { tables, info, memory, features, grants, console_port }, &mut kernel_root, free)
+}
+
+struct Parts {
+    tables: Tables<'static>,
+    info: StartInfo,
+    memory: u64,
+    features: Features,
+    grants: GrantTable,
+    console_port: Option<EvtchnPort>,
+}
+
+/// Places the regions, builds and fills the address spaces, drops the identity map.
+fn finish(parts: Parts, kernel_root: &mut Root, mut free: FreeMemory) -> Result<Run, Failure> {
+    let Parts { tables, info, memory, features, grants, console_port } = parts;
+    let given = Given {
+        module: info.module.map(|module| (module.address, module.length)),
+        command_line: Some(copy_command_line(&info, &mut free)?),
+        xenstore: hypercall::get_param(Param::StorePfn).map(Gfn),
+    };
+    let copies = service::take_copies(&tables, &mut free)?;
+    let reserve = service::page_table_reserve(&tables, free.total());
+    let places: Places = place(&tables, &mut free, &given, reserve)?;
+    let services = service::build(tables, kernel_root, &mut free, &places, copies)?;
+    paging::drop_identity_map(*kernel_root);
+    for index in 0..tables.services().len() {
+        services.reset(index as u8, &places, true);
+    }
+    let timer_port = hypercall::bind_timer()?;
+    let mut kernel = Kernel::new(tables, places, xen::now(), memory);
+    xen::unmask(timer_port);
+    if let Some(port) = console_port {
+        xen::unmask(port);
+    }
+    if let Some(port) = hypercall::get_param(Param::StoreEvtchn).and_then(|port| u32::try_from(port).ok()) {
+        kernel.set_xenstore_port(EvtchnPort(port));
+        xen::unmask(EvtchnPort(port));
+    }
+    let machine = Machine::new(grants, features.rdrand);
+    if !machine.has_random() {
+        console::line(format_args!("cloister: no random source: the entropy capability will refuse"));
+    }
+    console::line(format_args!("cloister: {} KiB free", free.total() * 4));
+    let (waiting, resumed) = ([false; _], xen::now());
+    Ok(Run { kernel, machine, services, timer_port, console_port, waiting, current: None, resumed })
+}
+
+/// The memory map: the start info's, or Xen's own where that is of version 0.
+fn memory_map(info: &StartInfo) -> Result<ArrayVec<MapEntry, MAX_MAP>, Failure> {
+    if !info.map.is_empty() {
+        return Ok(info.map.clone());
+    }
+    let mut records = [MapRecord::default(); MAX_MAP];
+    let count = hypercall::memory_map(&mut records)?;
+    Ok(records[..count].iter().map(|record| MapEntry::new(record.address, record.length, record.kind)).collect())
+}
+
+fn tables_location() -> Result<(u64, u64), Failure> {
+    // SAFETY: a static of ours, read as the packer left it and not as the compiler knows it.
+    let [address, length] = unsafe { (&raw const CLOISTER_TABLES).read_volatile() };
+    let fits = address >= paging::kernel_end_address()
+        && address.is_multiple_of(PAGE_SIZE as u64)
+        && address.checked_add(length).is_some_and(|end| end < 1 << 30);
+    if length > 0 && fits { Ok((address, length)) } else { Err(Failure::NoTables) }
+}
+
+/// RAM, less the image, the boot data and the first page.
+fn free_memory(
+    info: &StartInfo,
+    map: &[MapEntry],
+    tables: &Tables<'_>,
+    tables_at: (u64, u64),
+) -> Result<FreeMemory, Failure> {
+    let mut free = FreeMemory::new();
+    for entry in map.iter().filter(|entry| entry.ram) {
+        free.add(Frames::within(entry.address, entry.length));
+    }
+    if free.total() == 0 {
+        return Err(BootError::NoMemory.into());
+    }
+    free.remove(Frames { start: 0, end: 1 });
+    let kernel = 0x10_0000;
+    free.remove(Frames::touching(kernel, paging::kernel_end_address() - kernel));
+    free.remove(Frames::touching(tables_at.0, tables_at.1));
+    for segment in tables.segments().iter() {
+        free.remove(Frames::touching(segment.image, segment.file_size));
+    }
+    for region in tables.regions().iter() {
+        free.remove(Frames::touching(region.image, region.image_length));
+    }
+    for entry in &info.own {
+        free.remove(Frames::touching(entry.address, entry.length));
+    }
+    if let Some(module) = info.module {
+        free.remove(Frames::touching(module.address, module.length));
+    }
+    Ok(free)
+}
+
+fn map_console() -> Option<EvtchnPort> {
+    let frame = hypercall::get_param(Param::ConsolePfn)?;
+    let port = EvtchnPort(u32::try_from(hypercall::get_param(Param::ConsoleEvtchn)?).ok()?);
+    paging::map_special(paging::CONSOLE, Gfn(frame));
+    console::use_ring(port);
+    Some(port)
+}
+
+fn greet(memory: u64) -> Result<(), Failure> {
+    let version = hypercall::version()?;
+    console::line(format_args!(
+        "cloister {} on Xen {}.{}, {} KiB of memory",
+        env!("CARGO_PKG_VERSION"),
+        version >> 16,
+        version & 0xFFFF,
+        memory / 1024
+    ));
+    Ok(())
+}
+
+struct Hex([u8; 32]);
+
+impl fmt::Display for Hex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+fn describe(tables: &Tables<'_>, features: &Features) {
+    console::line(format_args!("cloister: policy {}", Hex(tables.policy_hash())));
+    console::line(format_args!(
+        "cloister: {} services, {} capabilities, {} queues; NX WP{}{}{}",
+        tables.services().len(),
+        tables.capabilities().len(),
+        tables.queues().len(),
+        if features.smep { " SMEP" } else { "" },
+        if features.smap { " SMAP" } else { "" },
+        if features.umip { " UMIP" } else { "" },
+    ));
+}
+
+/// Puts the shared info and the grant table into a hole of the memory map and maps them; opens the upcall with every
+/// port masked.
+fn share_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable, Failure> {
+    let needed = tables.grants().iter().map(|grant| u64::from(grant.first_ref + grant.count)).max().unwrap_or(0);
+    let needed = needed.div_ceil(u64::from(PER_FRAME));
+    let hole = HOLES
+        .into_iter()
+        .find(|hole| {
+            let wanted = Frames { start: *hole, end: hole + 1 + MAX_GRANT_FRAMES };
+            map.iter().all(|entry| {
+                let taken = Frames::touching(entry.address, entry.length);
+                taken.end <= wanted.start || wanted.end <= taken.start
+            })
+        })
+        .ok_or(Failure::NoHole)?;
+    hypercall::add_to_physmap(Space::SharedInfo, 0, Gfn(hole))?;
+    paging::map_special(paging::SHARED_INFO, Gfn(hole));
+    xen::mask_all();
+    // Type 2, a vector (params.h); it also makes Xen fill in the wall clock.
+    hypercall::set_param(Param::CallbackIrq, 2 << 56 | u64::from(UPCALL_VECTOR))?;
+    if needed > 0 {
+        let offered = hypercall::grant_frames()?;
+        if needed > u64::from(offered).min(MAX_GRANT_FRAMES) {
+            return Err(Failure::GrantFrames { needed, offered });
+        }
+    }
+    // The last first: Xen then grows the table once.
+    for index in (0..needed).rev() {
+        let frame = Gfn(hole + 1 + index);
+        hypercall::add_to_physmap(Space::GrantTable, index, frame)?;
+        paging::map_special(paging::GRANT_TABLE + index * PAGE_SIZE as u64, frame);
+    }
+    Ok(GrantTable::new(needed as u32))
+}
+
+/// Copies the command line to a page of its own.
+fn copy_command_line(info: &StartInfo, free: &mut FreeMemory) -> Result<(Gfn, u64), Failure> {
+    let mut line = [0; boot::MAX_COMMAND_LINE];
+    let length = info.command_line.map_or(0, |address| boot::command_line(&Identity, address, &mut line));
+    let frame = free.take(1).ok_or(PagingError::NoMemory)?;
+    paging::write(frame, &line[..length]);
+    Ok((frame, length as u64))
+}

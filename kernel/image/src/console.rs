@@ -1,0 +1,133 @@
+//! The console: Xen's ring when there is one, else the debug port.
+
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use cloister_caps::EvtchnPort;
+use cloister_kernel_core::console::room;
+
+use crate::global::Global;
+use crate::{hypercall, paging, processor};
+
+/// Offsets in `struct xencons_interface` (`io/console.h`).
+mod field {
+    pub const OUT: usize = 1024;
+    pub const OUT_SIZE: usize = 2048;
+    pub const IN_CONS: usize = 3072;
+    pub const IN_PROD: usize = 3076;
+    pub const OUT_CONS: usize = 3080;
+    pub const OUT_PROD: usize = 3084;
+}
+
+/// Text that waits for room in the ring.
+const BACKLOG: usize = 16 * 1024;
+/// How often a dying kernel offers the daemon the processor before it gives its last words up.
+const LAST_OFFERS: usize = 20_000;
+
+struct Ring {
+    port: EvtchnPort,
+    produced: u32,
+    backlog: [u8; BACKLOG],
+    head: usize,
+    length: usize,
+    dropped: u32,
+}
+
+static RING: Global<Ring> = Global::new();
+
+fn index(offset: usize) -> &'static AtomicU32 {
+    // SAFETY: the console page is mapped at `CONSOLE` before the ring is set, the offset is that of an aligned index in it,
+    // and an atomic may be changed by the daemon at any time.
+    unsafe { AtomicU32::from_ptr((paging::CONSOLE as usize + offset) as *mut u32) }
+}
+
+/// From here on text goes to the ring, whose page is mapped.
+pub fn use_ring(port: EvtchnPort) {
+    let produced = index(field::OUT_PROD).load(Ordering::Relaxed);
+    RING.set(Ring { port, produced, backlog: [0; BACKLOG], head: 0, length: 0, dropped: 0 });
+}
+
+impl Ring {
+    fn push(&mut self, byte: u8) {
+        if self.length == BACKLOG {
+            self.dropped = self.dropped.saturating_add(1);
+            return;
+        }
+        self.backlog[(self.head + self.length) % BACKLOG] = byte;
+        self.length += 1;
+    }
+
+    /// Moves as much of the backlog to the ring as fits.
+    fn pump(&mut self) {
+        let room = room(self.produced, index(field::OUT_CONS).load(Ordering::Acquire)) as usize;
+        let count = room.min(self.length);
+        for _ in 0..count {
+            let place = paging::CONSOLE as usize + field::OUT + self.produced as usize % field::OUT_SIZE;
+            // SAFETY: a byte of the output half of the mapped ring; the daemon only reads it, and not before `OUT_PROD` says so.
+            unsafe { (place as *mut u8).write_volatile(self.backlog[self.head]) };
+            self.head = (self.head + 1) % BACKLOG;
+            self.produced = self.produced.wrapping_add(1);
+        }
+        self.length -= count;
+        if count > 0 {
+            index(field::OUT_PROD).store(self.produced, Ordering::SeqCst);
+            // A console without a listener is no reason to stop.
+            let _ = hypercall::send(self.port);
+        }
+        if self.length == 0 && self.dropped > 0 {
+            let dropped = core::mem::take(&mut self.dropped);
+            let _ = write!(Bytes(|byte| self.push(byte)), "[{dropped} bytes of the console were dropped]\r\n");
+        }
+    }
+}
+
+struct Bytes<F>(F);
+
+impl<F: FnMut(u8)> Write for Bytes<F> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.bytes().for_each(&mut self.0);
+        Ok(())
+    }
+}
+
+/// Prints a line.
+pub fn line(text: fmt::Arguments<'_>) {
+    let to_ring = RING.with(|ring| {
+        let _ = Bytes(|byte| ring.push(byte)).write_fmt(text);
+        ring.push(b'\r');
+        ring.push(b'\n');
+        ring.pump();
+    });
+    if to_ring.is_none() {
+        debug_line(text);
+    }
+}
+
+/// Prints a line on the debug port.
+pub fn debug_line(text: fmt::Arguments<'_>) {
+    let _ = Bytes(processor::debug_byte).write_fmt(text);
+    processor::debug_byte(b'\n');
+}
+
+/// The daemon has taken output or sent input. Input is for nobody: it is taken off the ring and forgotten.
+pub fn event() {
+    RING.with(|ring| {
+        let produced = index(field::IN_PROD).load(Ordering::Acquire);
+        index(field::IN_CONS).store(produced, Ordering::Release);
+        ring.pump();
+    });
+}
+
+/// Gives the daemon time to take what is left, but not for ever.
+pub fn drain() {
+    for _ in 0..LAST_OFFERS {
+        let left = RING.with(|ring| {
+            ring.pump();
+            ring.length > 0 || index(field::OUT_CONS).load(Ordering::Acquire) != ring.produced
+        });
+        if left != Some(true) {
+            return;
+        }
+        hypercall::yield_now();
+    }
+}

@@ -1,0 +1,126 @@
+//! The saved state of services, where `entry.s` puts it.
+
+use cloister_caps::tables::MAX_SERVICES;
+
+/// The registers of a service, in the order in which `entry.s` and the processor push them.
+#[repr(C, align(16))]
+#[derive(Clone, Copy)]
+pub struct Frame {
+    r15: u64,
+    r14: u64,
+    r13: u64,
+    r12: u64,
+    /// R11; a system call leaves RFLAGS there.
+    pub r11: u64,
+    /// R10: the fourth argument.
+    pub r10: u64,
+    /// R9: the sixth argument.
+    pub r9: u64,
+    /// R8: the fifth argument.
+    pub r8: u64,
+    rbp: u64,
+    /// RDI: the first argument, and the first answer.
+    pub rdi: u64,
+    /// RSI: the second argument, and the second answer.
+    pub rsi: u64,
+    /// RDX: the third argument.
+    pub rdx: u64,
+    /// RCX; a system call leaves RIP there.
+    pub rcx: u64,
+    rbx: u64,
+    /// RAX: the number of the system call, and the status.
+    pub rax: u64,
+    /// What brought the service into the kernel.
+    pub vector: u64,
+    /// The processor's error code, if the vector has one.
+    pub error: u64,
+    /// Where the service goes on.
+    pub rip: u64,
+    /// Its code segment.
+    pub cs: u64,
+    /// Its flags.
+    pub rflags: u64,
+    /// Its stack.
+    pub rsp: u64,
+    /// Its stack segment.
+    pub ss: u64,
+}
+
+static_assertions::const_assert_eq!(size_of::<Frame>(), 22 * 8);
+
+/// The vector that stands for a system call, in `entry.s`.
+pub const SYSTEM_CALL: u64 = 0x100;
+
+static mut FRAMES: [Frame; MAX_SERVICES] = [Frame::EMPTY; MAX_SERVICES];
+
+/// Past the frame of the service that runs.
+#[unsafe(no_mangle)]
+static mut FRAME_TOP: u64 = 0;
+/// Where a system call keeps the service's RSP for a moment.
+#[unsafe(no_mangle)]
+static mut SCRATCH: u64 = 0;
+/// Set by a non-maskable interrupt.
+#[unsafe(no_mangle)]
+static mut NMI_SEEN: u8 = 0;
+
+impl Frame {
+    const EMPTY: Frame = Frame {
+        r15: 0,
+        r14: 0,
+        r13: 0,
+        r12: 0,
+        r11: 0,
+        r10: 0,
+        r9: 0,
+        r8: 0,
+        rbp: 0,
+        rdi: 0,
+        rsi: 0,
+        rdx: 0,
+        rcx: 0,
+        rbx: 0,
+        rax: 0,
+        vector: 0,
+        error: 0,
+        rip: 0,
+        cs: 0,
+        rflags: 0,
+        rsp: 0,
+        ss: 0,
+    };
+
+    /// A service that starts at `entry` in ring 3, with interrupts on and empty registers.
+    pub fn start(entry: u64, stack: u64) -> Frame {
+        Frame { rip: entry, cs: 0x23, rflags: 0x202, rsp: stack, ss: 0x1B, ..Frame::EMPTY }
+    }
+
+    /// Gives a system call's answer, and clears every register that a call may change and that is no part of the answer.
+    pub fn answer(&mut self, status: u64, words: [u64; 2]) {
+        self.rax = status;
+        [self.rdi, self.rsi] = words;
+        [self.rdx, self.rcx, self.r8, self.r9, self.r10, self.r11] = [0; 6];
+    }
+}
+
+/// The frame of a service. The caller uses one at a time.
+pub fn frame(service: u8) -> Option<&'static mut Frame> {
+    // SAFETY: the kernel runs on one processor and is not preemptible, and no function that holds a frame calls another that
+    // takes one; while a service runs nobody in the kernel has a reference.
+    let frames = unsafe { &mut *(&raw mut FRAMES) };
+    frames.get_mut(usize::from(service))
+}
+
+/// Makes `frame` the one into which the next entry is saved.
+pub fn select(frame: &Frame) {
+    let top = (&raw const *frame).wrapping_add(1) as u64;
+    // SAFETY: `entry.s` reads it at the next entry from ring 3, which is not now.
+    unsafe { (&raw mut FRAME_TOP).write(top) };
+    crate::processor::set_frame(top);
+}
+
+/// Whether a non-maskable interrupt came since the last call.
+pub fn take_nmi() -> bool {
+    // SAFETY: a byte that only `nmi_entry` sets; the exchange is one access that no interrupt splits.
+    let seen = unsafe { core::sync::atomic::AtomicU8::from_ptr(&raw mut NMI_SEEN) };
+    seen.swap(0, core::sync::atomic::Ordering::Relaxed) != 0
+}

@@ -1,0 +1,130 @@
+# Every way into the kernel and the one way out of it.
+#
+# While a service runs, FRAME_TOP and the TSS's RSP0 point past its saved frame, so that the processor and these stubs push
+# straight into it. The frame, from its lowest address: r15 r14 r13 r12 r11 r10 r9 r8 rbp rdi rsi rdx rcx rbx rax, vector,
+# error code, then what the processor pushes: rip cs rflags rsp ss.
+
+.text
+.global system_call_entry
+system_call_entry:
+    mov [rip + SCRATCH], rsp
+    mov rsp, [rip + FRAME_TOP]
+    push 0x1B                   # SS of ring 3
+    push [rip + SCRATCH]
+    push r11                    # RFLAGS
+    push 0x23                   # CS of ring 3
+    push rcx                    # RIP
+    push 0
+    push 0x100                  # the vector that stands for a system call
+    jmp save
+
+.macro trap number, has_error
+.balign 16
+.if \has_error == 0
+    push 0
+.endif
+    push \number
+    jmp trapped
+.endm
+
+# Sixteen bytes a stub: trap_stubs + 16 * vector.
+.balign 16
+.global trap_stubs
+trap_stubs:
+.set n, 0
+.rept 32
+.if (n == 8) || (n == 10) || (n == 11) || (n == 12) || (n == 13) || (n == 14) || (n == 17) || (n == 21) || (n == 29) || (n == 30)
+    trap n, 1
+.else
+    trap n, 0
+.endif
+.set n, n + 1
+.endr
+
+trapped:
+    test byte ptr [rsp + 24], 3 # the RPL of CS: whence?
+    jz trapped_in_kernel
+save:
+    push rax
+    push rbx
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push rbp
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
+    cld
+    mov rdi, rsp
+    lea rsp, [rip + stack_top]
+    xor ebp, ebp
+    call kernel_entered
+    mov rdi, rax
+.global leave_kernel
+leave_kernel:                   # rdi: the frame to go on with
+    mov rsp, rdi
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rbp
+    pop rdi
+    pop rsi
+    pop rdx
+    pop rcx
+    pop rbx
+    pop rax
+    add rsp, 16
+    iretq
+
+trapped_in_kernel:
+    push rax
+    push rbx
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push rbp
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
+    cld
+    mov rdi, rsp
+    and rsp, -16
+    call kernel_faulted
+    ud2
+
+# The event upcall. In ring 0 it can only have come to the idle loop, which then looks for events itself: go back with
+# interrupts off.
+.balign 16
+.global upcall_entry
+upcall_entry:
+    test byte ptr [rsp + 8], 3
+    jz 1f
+    push 0
+    push 0xF3
+    jmp save
+1:  and qword ptr [rsp + 16], ~0x200
+    iretq
+
+# A non-maskable interrupt leaves a note; the kernel reads it when it is next entered.
+.balign 16
+.global nmi_entry
+nmi_entry:
+    mov byte ptr [rip + NMI_SEEN], 1
+    iretq

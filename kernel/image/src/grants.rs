@@ -1,0 +1,73 @@
+//! The grant table, version 1. Only this file writes its entries.
+
+use core::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
+
+use cloister_caps::{DomId, Gfn, GrantRef, PAGE_SIZE};
+
+use crate::paging;
+
+/// `GTF_permit_access` (`grant_table.h`).
+const PERMIT_ACCESS: u16 = 1;
+/// `GTF_readonly`.
+const READONLY: u16 = 4;
+/// `GTF_reading` and `GTF_writing`: Xen says that the peer uses the page.
+const IN_USE: u16 = 8 | 16;
+/// `struct grant_entry_v1`: u16 flags, u16 domid, u32 frame.
+const ENTRY: usize = 8;
+/// Entries of a frame.
+pub const PER_FRAME: u32 = (PAGE_SIZE / ENTRY) as u32;
+
+/// The mapped part of the table.
+pub struct GrantTable {
+    entries: u32,
+}
+
+impl GrantTable {
+    /// The table whose first `frames` frames are mapped at `GRANT_TABLE`.
+    pub fn new(frames: u32) -> GrantTable {
+        GrantTable { entries: frames * PER_FRAME }
+    }
+
+    fn entry(&self, reference: GrantRef) -> Option<(&'static AtomicU16, &'static AtomicU16, &'static AtomicU32)> {
+        if reference.0 >= self.entries {
+            return None;
+        }
+        let address = paging::GRANT_TABLE as usize + reference.0 as usize * ENTRY;
+        // SAFETY: the entry lies in a frame that was mapped at boot; its fields are aligned, and Xen changes them atomically.
+        unsafe {
+            Some((
+                AtomicU16::from_ptr(address as *mut u16),
+                AtomicU16::from_ptr((address + 2) as *mut u16),
+                AtomicU32::from_ptr((address + 4) as *mut u32),
+            ))
+        }
+    }
+
+    /// Lets `peer` use `frame`. The flags go last: they make the entry valid.
+    pub fn permit(&mut self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {
+        let Some((flags, domain, place)) = self.entry(reference) else { return };
+        domain.store(peer.0, Ordering::Relaxed);
+        place.store(frame.0 as u32, Ordering::Relaxed);
+        flags.store(PERMIT_ACCESS | if writable { 0 } else { READONLY }, Ordering::Release);
+    }
+
+    /// Takes the permission back unless the peer uses the page at this moment; whether it is gone. A plain store would lose
+    /// against Xen setting a use flag (XSA-396).
+    pub fn revoke(&mut self, reference: GrantRef) -> bool {
+        let Some((flags, domain, place)) = self.entry(reference) else { return false };
+        let mut seen = flags.load(Ordering::SeqCst);
+        loop {
+            if seen & IN_USE != 0 {
+                return false;
+            }
+            match flags.compare_exchange_weak(seen, 0, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => break,
+                Err(now) => seen = now,
+            }
+        }
+        fence(Ordering::SeqCst);
+        domain.store(0, Ordering::Relaxed);
+        place.store(0, Ordering::Relaxed);
+        true
+    }
+}

@@ -1,0 +1,288 @@
+//! The hypercalls, each with its structure, and no others.
+//!
+//! Structures and numbers are those of Xen's public headers, named at each. Pointers are to objects in kernel memory,
+//! which is mapped whatever the address space.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use cloister_caps::{DomId, EvtchnPort, Gfn};
+use static_assertions::const_assert_eq;
+
+/// A refused hypercall: Xen's error number, negative.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused {
+    /// What was asked.
+    pub what: &'static str,
+    /// `-errno`.
+    pub code: i64,
+}
+
+impl core::fmt::Display for Refused {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Xen refused {} ({})", self.what, self.code)
+    }
+}
+
+/// The processor's vendor is Intel, Centaur or Zhaoxin: `vmcall`, else `vmmcall`.
+static USE_VMCALL: AtomicBool = AtomicBool::new(false);
+
+/// Chooses the instruction.
+pub fn choose_instruction(intel: bool) {
+    USE_VMCALL.store(intel, Ordering::Relaxed);
+}
+
+const MEMORY_OP: u64 = 12;
+const XEN_VERSION: u64 = 17;
+const GRANT_TABLE_OP: u64 = 20;
+const VCPU_OP: u64 = 24;
+const SCHED_OP: u64 = 29;
+const EVENT_CHANNEL_OP: u64 = 32;
+const HVM_OP: u64 = 34;
+
+/// # Safety
+/// The arguments are those of a hypercall that writes no memory but what they point to, for as long as it runs.
+unsafe fn raw(number: u64, first: u64, second: u64, third: u64) -> i64 {
+    let result;
+    // SAFETY: by the caller's promise; the convention clobbers RAX and the argument registers (XEN-REFERENCE 0.3).
+    unsafe {
+        if USE_VMCALL.load(Ordering::Relaxed) {
+            asm!("vmcall", inlateout("rax") number => result, inlateout("rdi") first => _, inlateout("rsi") second => _,
+                inlateout("rdx") third => _, lateout("r10") _, lateout("r8") _, options(nostack));
+        } else {
+            asm!("vmmcall", inlateout("rax") number => result, inlateout("rdi") first => _, inlateout("rsi") second => _,
+                inlateout("rdx") third => _, lateout("r10") _, lateout("r8") _, options(nostack));
+        }
+    }
+    result
+}
+
+/// A hypercall of the form (operation, structure).
+fn operate<T>(number: u64, operation: u64, argument: &mut T, what: &'static str) -> Result<i64, Refused> {
+    // SAFETY: every caller in this file passes the structure that the operation takes, exclusively borrowed.
+    let code = unsafe { raw(number, operation, core::ptr::from_mut(argument) as u64, 0) };
+    if code < 0 { Err(Refused { what, code }) } else { Ok(code) }
+}
+
+/// `XENVER_version`: major in the upper 16 bits, minor in the lower.
+pub fn version() -> Result<u32, Refused> {
+    // SAFETY: the operation takes no structure.
+    let code = unsafe { raw(XEN_VERSION, 0, 0, 0) };
+    if code < 0 { Err(Refused { what: "XENVER_version", code }) } else { Ok(code as u32) }
+}
+
+/// `struct xen_feature_info` (`version.h`).
+#[repr(C)]
+struct FeatureInfo {
+    submap_index: u32,
+    submap: u32,
+}
+
+/// `XENVER_get_features`, sub-map 0.
+pub fn features() -> Result<u32, Refused> {
+    let mut info = FeatureInfo { submap_index: 0, submap: 0 };
+    operate(XEN_VERSION, 6, &mut info, "XENVER_get_features")?;
+    Ok(info.submap)
+}
+
+/// `struct xen_hvm_param` (`hvm/hvm_op.h`).
+#[repr(C)]
+struct HvmParam {
+    domid: u16,
+    pad: u16,
+    index: u32,
+    value: u64,
+}
+const_assert_eq!(size_of::<HvmParam>(), 16);
+
+/// Parameters of `hvm/params.h`.
+#[derive(Clone, Copy)]
+pub enum Param {
+    /// `HVM_PARAM_CALLBACK_IRQ`.
+    CallbackIrq = 0,
+    /// `HVM_PARAM_STORE_PFN`.
+    StorePfn = 1,
+    /// `HVM_PARAM_STORE_EVTCHN`.
+    StoreEvtchn = 2,
+    /// `HVM_PARAM_CONSOLE_PFN`.
+    ConsolePfn = 17,
+    /// `HVM_PARAM_CONSOLE_EVTCHN`.
+    ConsoleEvtchn = 18,
+}
+
+/// `HVMOP_get_param`; `None` if it is absent (0, all ones, or refused).
+pub fn get_param(param: Param) -> Option<u64> {
+    let mut argument = HvmParam { domid: DomId::SELF.0, pad: 0, index: param as u32, value: 0 };
+    operate(HVM_OP, 1, &mut argument, "HVMOP_get_param").ok()?;
+    Some(argument.value).filter(|value| *value != 0 && *value != u64::MAX)
+}
+
+/// `HVMOP_set_param`.
+pub fn set_param(param: Param, value: u64) -> Result<(), Refused> {
+    let mut argument = HvmParam { domid: DomId::SELF.0, pad: 0, index: param as u32, value };
+    operate(HVM_OP, 0, &mut argument, "HVMOP_set_param").map(|_| ())
+}
+
+/// `struct xen_add_to_physmap` (`memory.h`).
+#[repr(C)]
+struct AddToPhysmap {
+    domid: u16,
+    size: u16,
+    space: u32,
+    index: u64,
+    frame: u64,
+}
+const_assert_eq!(size_of::<AddToPhysmap>(), 24);
+
+/// What `XENMEM_add_to_physmap` can put at a frame.
+#[derive(Clone, Copy)]
+pub enum Space {
+    /// `XENMAPSPACE_shared_info`.
+    SharedInfo = 0,
+    /// `XENMAPSPACE_grant_table`.
+    GrantTable = 1,
+}
+
+/// `XENMEM_add_to_physmap`.
+pub fn add_to_physmap(space: Space, index: u64, frame: Gfn) -> Result<(), Refused> {
+    let mut argument = AddToPhysmap { domid: DomId::SELF.0, size: 0, space: space as u32, index, frame: frame.0 };
+    operate(MEMORY_OP, 7, &mut argument, "XENMEM_add_to_physmap").map(|_| ())
+}
+
+/// `struct xen_memory_map` (`memory.h`).
+#[repr(C)]
+struct MemoryMap {
+    entries: u32,
+    pad: u32,
+    buffer: u64,
+}
+
+/// `struct e820entry` of the memory map: 20 bytes, packed.
+#[repr(C, packed)]
+#[derive(Clone, Copy, Default)]
+pub struct MapRecord {
+    /// First byte.
+    pub address: u64,
+    /// Bytes.
+    pub length: u64,
+    /// `E820_RAM` is 1.
+    pub kind: u32,
+}
+const_assert_eq!(size_of::<MapRecord>(), 20);
+
+/// `XENMEM_memory_map`; answers the number of entries.
+pub fn memory_map(into: &mut [MapRecord]) -> Result<usize, Refused> {
+    let mut argument = MemoryMap { entries: into.len() as u32, pad: 0, buffer: into.as_mut_ptr() as u64 };
+    operate(MEMORY_OP, 9, &mut argument, "XENMEM_memory_map")?;
+    Ok((argument.entries as usize).min(into.len()))
+}
+
+/// `struct gnttab_query_size` (`grant_table.h`).
+#[repr(C)]
+struct QuerySize {
+    dom: u16,
+    pad: u16,
+    frames: u32,
+    max_frames: u32,
+    status: i16,
+    pad2: u16,
+}
+const_assert_eq!(size_of::<QuerySize>(), 16);
+
+/// `GNTTABOP_query_size`: the most frames the grant table may have.
+pub fn grant_frames() -> Result<u32, Refused> {
+    let mut argument = QuerySize { dom: DomId::SELF.0, pad: 0, frames: 0, max_frames: 0, status: 0, pad2: 0 };
+    // SAFETY: one structure of the operation's type, exclusively borrowed.
+    let code = unsafe { raw(GRANT_TABLE_OP, 6, core::ptr::from_mut(&mut argument) as u64, 1) };
+    let code = if code < 0 { code } else { i64::from(argument.status) };
+    if code < 0 { Err(Refused { what: "GNTTABOP_query_size", code }) } else { Ok(argument.max_frames) }
+}
+
+/// `struct vcpu_set_singleshot_timer` (`vcpu.h`).
+#[repr(C)]
+struct SingleShot {
+    timeout_abs_ns: u64,
+    flags: u32,
+    pad: u32,
+}
+
+/// `VCPUOP_set_singleshot_timer` on vCPU 0, at an absolute system time in ns. A failure is a defect of Xen; the next
+/// event sets the timer again.
+pub fn set_timer(at: u64) {
+    let mut argument = SingleShot { timeout_abs_ns: at, flags: 0, pad: 0 };
+    // SAFETY: the operation takes the vCPU and one structure, exclusively borrowed.
+    unsafe { raw(VCPU_OP, 8, 0, core::ptr::from_mut(&mut argument) as u64) };
+}
+
+/// Reasons of `SCHEDOP_shutdown` (`sched.h`).
+#[derive(Clone, Copy)]
+pub enum Shutdown {
+    /// `SHUTDOWN_poweroff`.
+    PowerOff = 0,
+    /// `SHUTDOWN_reboot`.
+    Reboot = 1,
+    /// `SHUTDOWN_crash`.
+    Crash = 3,
+}
+
+/// `SCHEDOP_shutdown`. Returns only if Xen refuses.
+pub fn shutdown(reason: Shutdown) {
+    let mut argument = reason as u32;
+    let _ = operate(SCHED_OP, 2, &mut argument, "SCHEDOP_shutdown");
+}
+
+/// `SCHEDOP_yield`.
+pub fn yield_now() {
+    // SAFETY: the operation takes no structure.
+    unsafe { raw(SCHED_OP, 0, 0, 0) };
+}
+
+/// `struct evtchn_alloc_unbound` (`event_channel.h`).
+#[repr(C)]
+struct AllocUnbound {
+    dom: u16,
+    remote_dom: u16,
+    port: u32,
+}
+
+/// `EVTCHNOP_alloc_unbound`.
+pub fn alloc_unbound(peer: DomId) -> Result<EvtchnPort, Refused> {
+    let mut argument = AllocUnbound { dom: DomId::SELF.0, remote_dom: peer.0, port: 0 };
+    operate(EVENT_CHANNEL_OP, 6, &mut argument, "EVTCHNOP_alloc_unbound")?;
+    Ok(EvtchnPort(argument.port))
+}
+
+/// `struct evtchn_bind_virq` (`event_channel.h`).
+#[repr(C)]
+struct BindVirq {
+    virq: u32,
+    vcpu: u32,
+    port: u32,
+}
+
+/// `EVTCHNOP_bind_virq` of `VIRQ_TIMER` on vCPU 0.
+pub fn bind_timer() -> Result<EvtchnPort, Refused> {
+    let mut argument = BindVirq { virq: 0, vcpu: 0, port: 0 };
+    operate(EVENT_CHANNEL_OP, 1, &mut argument, "EVTCHNOP_bind_virq")?;
+    Ok(EvtchnPort(argument.port))
+}
+
+fn port_operation(operation: u64, port: EvtchnPort, what: &'static str) -> Result<(), Refused> {
+    let mut argument = port.0;
+    operate(EVENT_CHANNEL_OP, operation, &mut argument, what).map(|_| ())
+}
+
+/// `EVTCHNOP_close`.
+pub fn close(port: EvtchnPort) -> Result<(), Refused> {
+    port_operation(3, port, "EVTCHNOP_close")
+}
+
+/// `EVTCHNOP_send`.
+pub fn send(port: EvtchnPort) -> Result<(), Refused> {
+    port_operation(4, port, "EVTCHNOP_send")
+}
+
+/// `EVTCHNOP_unmask`.
+pub fn unmask(port: EvtchnPort) -> Result<(), Refused> {
+    port_operation(9, port, "EVTCHNOP_unmask")
+}

@@ -1,0 +1,118 @@
+//! The machine under `kernel/core`: Xen.
+
+use cloister_caps::tables::MAX_SERVICES;
+use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef};
+use cloister_kernel_core::Platform;
+use cloister_kernel_core::console::Line;
+use cloister_kernel_core::entropy::Generator;
+
+use crate::grants::GrantTable;
+use crate::{console, hypercall, processor, xen};
+
+/// What carries out the kernel's decisions.
+pub struct Machine {
+    grants: GrantTable,
+    random: Option<Generator>,
+    lines: [Line; MAX_SERVICES],
+    refusals: Line,
+    timer: u64,
+}
+
+impl Machine {
+    /// The machine, with a grant table that is mapped. `rdrand` says whether the processor has a random source.
+    pub fn new(grants: GrantTable, rdrand: bool) -> Machine {
+        let word = || processor::random().filter(|value| *value != 0 && *value != u64::MAX);
+        let seed = if rdrand { (|| Some([word()?, word()?, word()?, word()?]))() } else { None };
+        Machine {
+            grants,
+            // All equal words are a source that failed, not chance.
+            random: seed.filter(|seed| seed.iter().any(|value| *value != seed[0])).map(Generator::new),
+            lines: [Line::new(); MAX_SERVICES],
+            refusals: Line::new(),
+            timer: u64::MAX,
+        }
+    }
+
+    /// Whether there is a random source.
+    pub fn has_random(&self) -> bool {
+        self.random.is_some()
+    }
+
+    /// Makes sure that the timer fires at `at` at the latest. A timer that fires early costs one look.
+    pub fn arm(&mut self, at: u64, now: u64) {
+        if at < self.timer || (self.timer <= now && at != u64::MAX) {
+            self.timer = at;
+            hypercall::set_timer(at);
+        }
+    }
+
+    /// The timer fired.
+    pub fn timer_fired(&mut self) {
+        self.timer = u64::MAX;
+    }
+}
+
+impl Platform for Machine {
+    fn now(&mut self) -> u64 {
+        xen::now()
+    }
+
+    fn wall(&mut self) -> Option<u64> {
+        xen::wall()
+    }
+
+    fn random(&mut self) -> Option<[u64; 2]> {
+        let generator = self.random.as_mut()?;
+        if let Some(fresh) = processor::random() {
+            generator.stir(fresh);
+        }
+        Some(generator.draw())
+    }
+
+    fn service_text(&mut self, service: &str, index: u8, text: &[u8]) {
+        let now = xen::now();
+        let Some(line) = self.lines.get_mut(usize::from(index)) else { return };
+        for byte in text {
+            if let Some((text, dropped)) = line.push(*byte, now) {
+                if dropped > 0 {
+                    console::line(format_args!("{service}: [{dropped} lines dropped]"));
+                }
+                console::line(format_args!("{service}: {text}"));
+            }
+        }
+    }
+
+    fn log(&mut self, line: core::fmt::Arguments<'_>) {
+        if let Some((_, dropped)) = self.refusals.push(b'\n', xen::now()) {
+            if dropped > 0 {
+                console::line(format_args!("[{dropped} refusals not shown]"));
+            }
+            console::line(line);
+        }
+    }
+
+    fn open_port(&mut self, peer: DomId) -> Option<EvtchnPort> {
+        hypercall::alloc_unbound(peer).ok()
+    }
+
+    fn send(&mut self, port: EvtchnPort) {
+        // Refused for a port whose peer is gone: the event is for nobody.
+        let _ = hypercall::send(port);
+    }
+
+    fn close_port(&mut self, port: EvtchnPort) {
+        let _ = hypercall::close(port);
+    }
+
+    fn unmask(&mut self, port: EvtchnPort) {
+        xen::unmask(port);
+    }
+
+    fn grant(&mut self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {
+        self.grants.permit(reference, frame, peer, writable);
+    }
+
+    fn end_grant(&mut self, reference: GrantRef) -> bool {
+        self.grants.revoke(reference)
+    }
+}

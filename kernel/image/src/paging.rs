@@ -1,0 +1,299 @@
+//! Page tables. They are built once, at boot, through the boot code's identity map; then that map goes, and no page
+//! table but [`SPECIAL`]'s own is mapped anywhere any more.
+
+use core::fmt;
+
+use cloister_caps::{Gfn, PAGE_SIZE};
+use cloister_kernel_core::memory::FreeMemory;
+use x86_64::registers::control::{Cr3, Cr3Flags};
+use x86_64::structures::paging::mapper::MapToError;
+use x86_64::structures::paging::page_table::PageTable;
+use x86_64::structures::paging::{
+    FrameAllocator, Mapper, OffsetPageTable, Page, PageTableFlags as Flags, PhysFrame, Size4KiB,
+};
+use x86_64::{PhysAddr, VirtAddr};
+
+/// Where the kernel's physical addresses appear: `KERNEL_OFFSET` of `link.ld`.
+pub const OFFSET: u64 = 0xFFFF_FFFF_8000_0000;
+/// The 2 MiB for pages that are no part of the image. Between two uses lies a page that is never mapped.
+const SPECIAL: u64 = 0xFFFF_FFFF_C000_0000;
+/// The shared-info page.
+pub const SHARED_INFO: u64 = SPECIAL + 0x1000;
+/// The console ring.
+pub const CONSOLE: u64 = SPECIAL + 0x3000;
+/// The grant table, up to eight frames.
+pub const GRANT_TABLE: u64 = SPECIAL + 0x5000;
+/// A frame to copy from.
+const WINDOW_FROM: u64 = SPECIAL + 0xF000;
+/// A frame to copy to.
+const WINDOW_TO: u64 = SPECIAL + 0x11000;
+
+const KERNEL_FLAGS: Flags = Flags::PRESENT.union(Flags::GLOBAL);
+/// What may be written may not be executed.
+const WRITABLE: Flags = Flags::PRESENT.union(Flags::WRITABLE).union(Flags::NO_EXECUTE);
+
+unsafe extern "C" {
+    static text_start: u8;
+    static text_end: u8;
+    static rodata_start: u8;
+    static rodata_end: u8;
+    static data_start: u8;
+    static data_end: u8;
+    static stack_bottom: u8;
+    static stack_top: u8;
+    static double_fault_stack_bottom: u8;
+    static double_fault_stack_top: u8;
+    static machine_check_stack_bottom: u8;
+    static machine_check_stack_top: u8;
+    static nmi_stack_bottom: u8;
+    static nmi_stack_top: u8;
+    static boot_tables: u8;
+    static kernel_end: u8;
+}
+
+static mut SPECIAL_TABLE: PageTable = PageTable::new();
+
+/// Why page tables could not be built.
+#[derive(Clone, Copy, Debug)]
+pub enum PagingError {
+    /// No free frame is left for a page table.
+    NoMemory,
+    /// The address is mapped already.
+    Overlap(u64),
+}
+
+impl fmt::Display for PagingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PagingError::NoMemory => write!(f, "too little memory for page tables; give the guest more memory"),
+            PagingError::Overlap(address) => write!(f, "the capability tables map {address:#x} twice"),
+        }
+    }
+}
+
+/// Takes page tables from free memory.
+struct Tables<'a>(&'a mut FreeMemory);
+
+// SAFETY: `FreeMemory` gives a frame once, and only frames of RAM that nothing else holds.
+unsafe impl FrameAllocator<Size4KiB> for Tables<'_> {
+    fn allocate_frame(&mut self) -> Option<PhysFrame> {
+        let Gfn(frame) = self.0.take(1)?;
+        Some(PhysFrame::containing_address(PhysAddr::new(frame * PAGE_SIZE as u64)))
+    }
+}
+
+fn physical<T>(symbol: *const T) -> u64 {
+    symbol as u64 - OFFSET
+}
+
+/// Where the kernel ends in physical memory, its stacks and boot tables included.
+pub fn kernel_end_address() -> u64 {
+    physical(&raw const kernel_end)
+}
+
+/// An address space under construction. Exists only while the identity map does.
+#[derive(Clone, Copy)]
+pub struct Root(PhysFrame);
+
+impl Root {
+    /// An empty address space.
+    ///
+    /// # Errors
+    /// There is no free frame.
+    fn empty(free: &mut FreeMemory) -> Result<Root, PagingError> {
+        let frame = Tables(free).allocate_frame().ok_or(PagingError::NoMemory)?;
+        let mut root = Root(frame);
+        root.table().zero();
+        Ok(root)
+    }
+
+    fn table(&mut self) -> &mut PageTable {
+        // SAFETY: the frame holds this root table and nothing else, is identity-mapped as long as a `Root` is used, and the
+        // exclusive reference lasts no longer than that to `self`.
+        unsafe { &mut *(self.0.start_address().as_u64() as *mut PageTable) }
+    }
+
+    /// Maps `pages` pages from `address` to frames from `frame`.
+    ///
+    /// # Errors
+    /// No frame is free for a table, or a page is mapped already.
+    fn map(
+        &mut self,
+        free: &mut FreeMemory,
+        address: u64,
+        frame: Gfn,
+        pages: u64,
+        flags: Flags,
+    ) -> Result<(), PagingError> {
+        let parents = Flags::PRESENT | Flags::WRITABLE | (flags & Flags::USER_ACCESSIBLE);
+        // SAFETY: physical memory is mapped at offset 0 as long as a `Root` is used.
+        let mut mapper = unsafe { OffsetPageTable::new(self.table(), VirtAddr::zero()) };
+        for index in 0..pages {
+            let offset = index * PAGE_SIZE as u64;
+            let page = Page::<Size4KiB>::containing_address(VirtAddr::new_truncate(address + offset));
+            let frame = PhysFrame::containing_address(PhysAddr::new_truncate(frame.0 * PAGE_SIZE as u64 + offset));
+            // SAFETY: the address space is not in force for the addresses mapped here, so no live reference is affected; who maps
+            // which frame is what the capability tables say.
+            let mapped = unsafe { mapper.map_to_with_table_flags(page, frame, flags, parents, &mut Tables(free)) };
+            match mapped {
+                Ok(flush) => flush.ignore(),
+                Err(MapToError::FrameAllocationFailed) => return Err(PagingError::NoMemory),
+                Err(_) => return Err(PagingError::Overlap(address + offset)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Maps pages for ring 3.
+    ///
+    /// # Errors
+    /// As for the kernel's own: see [`PagingError`].
+    pub fn map_user(
+        &mut self,
+        free: &mut FreeMemory,
+        address: u64,
+        frame: Gfn,
+        pages: u64,
+        kind: UserPages,
+    ) -> Result<(), PagingError> {
+        let flags = Flags::PRESENT
+            | Flags::USER_ACCESSIBLE
+            | match kind {
+                UserPages::Constant => Flags::NO_EXECUTE,
+                UserPages::Text => Flags::empty(),
+                UserPages::Writable => Flags::NO_EXECUTE | Flags::WRITABLE,
+            };
+        self.map(free, address, frame, pages, flags)
+    }
+
+    /// An address space for a service: the kernel's half is the one that `self` has, the lower half is empty.
+    ///
+    /// # Errors
+    /// There is no free frame.
+    pub fn for_service(&mut self, free: &mut FreeMemory) -> Result<Root, PagingError> {
+        let mut root = Root::empty(free)?;
+        root.table()[511] = self.table()[511].clone();
+        Ok(root)
+    }
+
+    /// The value for CR3.
+    pub fn address(&self) -> u64 {
+        self.0.start_address().as_u64()
+    }
+}
+
+/// How ring 3 may use pages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum UserPages {
+    /// Read.
+    Constant,
+    /// Read and execute.
+    Text,
+    /// Read and write.
+    Writable,
+}
+
+/// Builds the kernel's half and switches to it. The identity map stays until [`drop_identity_map`].
+///
+/// `tables` is where the capability tables are in physical memory.
+///
+/// # Errors
+/// There is no free frame.
+pub fn build_kernel(free: &mut FreeMemory, tables: (u64, u64)) -> Result<Root, PagingError> {
+    let mut root = Root::empty(free)?;
+    let read_only = KERNEL_FLAGS | Flags::NO_EXECUTE;
+    let parts = [
+        (&raw const text_start, &raw const text_end, KERNEL_FLAGS),
+        (&raw const rodata_start, &raw const rodata_end, read_only),
+        (&raw const data_start, &raw const data_end, KERNEL_FLAGS | WRITABLE),
+        (&raw const stack_bottom, &raw const stack_top, KERNEL_FLAGS | WRITABLE),
+        (&raw const double_fault_stack_bottom, &raw const double_fault_stack_top, KERNEL_FLAGS | WRITABLE),
+        (&raw const machine_check_stack_bottom, &raw const machine_check_stack_top, KERNEL_FLAGS | WRITABLE),
+        (&raw const nmi_stack_bottom, &raw const nmi_stack_top, KERNEL_FLAGS | WRITABLE),
+    ];
+    for (start, end, flags) in parts {
+        let (start, end) = (start as u64, end as u64);
+        root.map(free, start, Gfn((start - OFFSET) / PAGE_SIZE as u64), (end - start) / PAGE_SIZE as u64, flags)?;
+    }
+    let (address, length) = tables;
+    let pages = length.div_ceil(PAGE_SIZE as u64);
+    root.map(free, address + OFFSET, Gfn(address / PAGE_SIZE as u64), pages, read_only)?;
+    // The special pages' table is a static of ours; a first mapping makes its parents.
+    root.map(free, SPECIAL, Gfn(0), 1, WRITABLE)?;
+    hang_special_table(&mut root);
+    // The boot code's PDPT maps the first 4 GiB in its first four entries.
+    let identity = physical(&raw const boot_tables) + PAGE_SIZE as u64;
+    root.table()[0].set_addr(PhysAddr::new(identity), Flags::PRESENT | Flags::WRITABLE);
+    switch(root.address());
+    Ok(root)
+}
+
+/// Puts [`SPECIAL_TABLE`] in the place of the table that maps [`SPECIAL`].
+fn hang_special_table(root: &mut Root) {
+    let mut entry = &mut root.table()[511];
+    for index in [511, 0] {
+        let table = entry.addr().as_u64() as *mut PageTable;
+        // SAFETY: a table that `Root::map` has just made, identity-mapped, and referred to by nothing else.
+        entry = unsafe { &mut (&mut *table)[index] };
+    }
+    entry.set_addr(PhysAddr::new(physical(&raw const SPECIAL_TABLE)), Flags::PRESENT | Flags::WRITABLE);
+}
+
+/// Takes the identity map out of the kernel's own address space, the only one that has it.
+pub fn drop_identity_map(mut root: Root) {
+    root.table()[0].set_unused();
+    switch(root.address());
+}
+
+/// Makes an address space the one in force.
+pub fn switch(address: u64) {
+    let frame = PhysFrame::containing_address(PhysAddr::new_truncate(address));
+    // SAFETY: every root that the kernel built has the kernel's half, on which all of the kernel's code and data lie.
+    unsafe { Cr3::write(frame, Cr3Flags::empty()) }
+}
+
+fn set_special(address: u64, entry: Option<Gfn>) {
+    let index = (address - SPECIAL) as usize / PAGE_SIZE;
+    // SAFETY: one processor, and no other reference to the table exists but within this function.
+    let table = unsafe { &mut *(&raw mut SPECIAL_TABLE) };
+    match entry {
+        Some(frame) => table[index].set_addr(PhysAddr::new_truncate(frame.0 * PAGE_SIZE as u64), WRITABLE),
+        None => table[index].set_unused(),
+    }
+    x86_64::instructions::tlb::flush(VirtAddr::new_truncate(address));
+}
+
+/// Maps a page that Xen shares, for good, at one of the addresses above.
+pub fn map_special(address: u64, frame: Gfn) {
+    set_special(address, Some(frame));
+}
+
+/// Fills a frame: `length` bytes from physical address `from`, which is page-aligned, then zeros. The frame and the source
+/// are mapped meanwhile, and no longer.
+pub fn fill(frame: Gfn, from: u64, length: usize) {
+    let length = length.min(PAGE_SIZE);
+    set_special(WINDOW_TO, Some(frame));
+    if length > 0 {
+        set_special(WINDOW_FROM, Some(Gfn(from / PAGE_SIZE as u64)));
+    }
+    // SAFETY: both windows are mapped to whole frames, different ones, and nothing else refers to them: the destination is a
+    // service's own, and no service runs.
+    unsafe {
+        core::ptr::copy_nonoverlapping(WINDOW_FROM as *const u8, WINDOW_TO as *mut u8, length);
+        core::ptr::write_bytes((WINDOW_TO as *mut u8).add(length), 0, PAGE_SIZE - length);
+    }
+    set_special(WINDOW_TO, None);
+    set_special(WINDOW_FROM, None);
+}
+
+/// Writes the start of a frame and zeros the rest.
+pub fn write(frame: Gfn, bytes: &[u8]) {
+    let length = bytes.len().min(PAGE_SIZE);
+    set_special(WINDOW_TO, Some(frame));
+    // SAFETY: as for `fill`; the source is an ordinary slice.
+    unsafe {
+        core::ptr::copy_nonoverlapping(bytes.as_ptr(), WINDOW_TO as *mut u8, length);
+        core::ptr::write_bytes((WINDOW_TO as *mut u8).add(length), 0, PAGE_SIZE - length);
+    }
+    set_special(WINDOW_TO, None);
+}

@@ -1,0 +1,245 @@
+//! The processor: what it offers, its descriptor tables, and the protections that are switched on.
+
+use core::arch::x86_64::{__cpuid, __cpuid_count};
+
+use x86_64::instructions::tables::{lgdt, lidt, load_tss};
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
+use x86_64::registers::model_specific::{LStar, Msr, SFMask};
+use x86_64::registers::rflags::RFlags;
+use x86_64::registers::segmentation::{CS, Segment};
+use x86_64::structures::DescriptorTablePointer;
+use x86_64::structures::gdt::SegmentSelector;
+use x86_64::structures::tss::TaskStateSegment;
+use x86_64::{PrivilegeLevel, VirtAddr};
+
+use crate::hypercall;
+
+/// The vector at which Xen injects event upcalls: Linux's `HYPERVISOR_CALLBACK_VECTOR`.
+pub const UPCALL_VECTOR: u8 = 0xF3;
+
+/// What CPUID says that the kernel acts on.
+#[derive(Clone, Copy)]
+pub struct Features {
+    /// No-execute pages.
+    pub nx: bool,
+    /// Supervisor-mode execution prevention.
+    pub smep: bool,
+    /// Supervisor-mode access prevention.
+    pub smap: bool,
+    /// User-mode instruction prevention.
+    pub umip: bool,
+    /// Global pages.
+    pub global: bool,
+    /// The RDRAND instruction.
+    pub rdrand: bool,
+    /// The first of Xen's CPUID leaves, if Xen is there.
+    pub xen_leaf: Option<u32>,
+}
+
+impl Features {
+    /// Asks the processor. Also chooses the hypercall instruction by its vendor.
+    pub fn detect() -> Features {
+        let vendor = __cpuid(0);
+        // "Genu", "Cent" and "  Sh": Intel, Centaur and Zhaoxin.
+        hypercall::choose_instruction(matches!(vendor.ebx, 0x756E_6547 | 0x746E_6543 | 0x6853_2020));
+        let basic = __cpuid(1);
+        let extended = __cpuid(0x8000_0001);
+        let leaf7 = __cpuid_count(7, 0);
+        // Beyond its highest leaf a processor answers some other leaf.
+        let structured = |register: u32, bit: u32| vendor.eax >= 7 && register >> bit & 1 == 1;
+        Features {
+            nx: extended.edx >> 20 & 1 == 1,
+            smep: structured(leaf7.ebx, 7),
+            smap: structured(leaf7.ebx, 20),
+            umip: structured(leaf7.ecx, 2),
+            global: basic.edx >> 13 & 1 == 1,
+            rdrand: basic.ecx >> 30 & 1 == 1,
+            xen_leaf: (0x4000_0000..0x4001_0000).step_by(0x100).find(|leaf| {
+                let leaf = __cpuid(*leaf);
+                // "XenVMMXenVMM" (arch-x86/cpuid.h).
+                (leaf.ebx, leaf.ecx, leaf.edx) == (0x566E_6558, 0x6558_4D4D, 0x4D4D_566E)
+            }),
+        }
+    }
+}
+
+/// A double fault, a machine check and an NMI each have a stack of their own.
+const IST_DOUBLE_FAULT: u16 = 0;
+const IST_MACHINE_CHECK: u16 = 1;
+const IST_NMI: u16 = 2;
+
+unsafe extern "C" {
+    static trap_stubs: [[u8; 16]; 32];
+    static upcall_entry: u8;
+    static nmi_entry: u8;
+    static system_call_entry: u8;
+    static double_fault_stack_top: u8;
+    static machine_check_stack_top: u8;
+    static nmi_stack_top: u8;
+}
+
+fn address<T>(symbol: *const T) -> u64 {
+    symbol as u64
+}
+
+static mut TSS: TaskStateSegment = TaskStateSegment::new();
+/// Null, kernel code, kernel data, user data, user code, and the TSS in two entries. The selectors are in `entry.s`.
+static mut GDT: [u64; 7] =
+    [0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0x00CF_F300_0000_FFFF, 0x00AF_FB00_0000_FFFF, 0, 0];
+const TSS_SELECTOR: SegmentSelector = SegmentSelector::new(5, PrivilegeLevel::Ring0);
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Gate {
+    offset_low: u16,
+    selector: u16,
+    ist: u8,
+    kind: u8,
+    offset_middle: u16,
+    offset_high: u32,
+    reserved: u32,
+}
+
+impl Gate {
+    const ABSENT: Gate =
+        Gate { offset_low: 0, selector: 0, ist: 0, kind: 0, offset_middle: 0, offset_high: 0, reserved: 0 };
+
+    /// An interrupt gate that ring 3 cannot call by `int`.
+    fn to(target: u64, ist: Option<u16>) -> Gate {
+        Gate {
+            offset_low: target as u16,
+            selector: 8,
+            ist: ist.map_or(0, |ist| ist as u8 + 1),
+            kind: 0x8E,
+            offset_middle: (target >> 16) as u16,
+            offset_high: (target >> 32) as u32,
+            reserved: 0,
+        }
+    }
+}
+
+static mut IDT: [Gate; UPCALL_VECTOR as usize + 1] = [Gate::ABSENT; UPCALL_VECTOR as usize + 1];
+
+/// Loads the kernel's own descriptor tables, with a stack each for the faults that must not trust the stack.
+pub fn load_tables() {
+    // SAFETY: called once at boot, before anything else refers to these statics; afterwards the processor alone reads them,
+    // but for RSP0, which `set_frame` writes.
+    unsafe {
+        let tss = &mut *(&raw mut TSS);
+        tss.interrupt_stack_table[usize::from(IST_DOUBLE_FAULT)] =
+            VirtAddr::new(address(&raw const double_fault_stack_top));
+        tss.interrupt_stack_table[usize::from(IST_MACHINE_CHECK)] =
+            VirtAddr::new(address(&raw const machine_check_stack_top));
+        tss.interrupt_stack_table[usize::from(IST_NMI)] = VirtAddr::new(address(&raw const nmi_stack_top));
+        // No I/O permission map: every port is closed to ring 3.
+        tss.iomap_base = size_of::<TaskStateSegment>() as u16;
+        let base = address(&raw const TSS);
+        let gdt = &mut *(&raw mut GDT);
+        let limit = size_of::<TaskStateSegment>() as u64 - 1;
+        gdt[5] = limit | (base & 0xFF_FFFF) << 16 | 0x89 << 40 | (base >> 24 & 0xFF) << 56;
+        gdt[6] = base >> 32;
+        let idt = &mut *(&raw mut IDT);
+        for (vector, gate) in idt.iter_mut().enumerate().take(32) {
+            let ist = match vector {
+                8 => Some(IST_DOUBLE_FAULT),
+                18 => Some(IST_MACHINE_CHECK),
+                _ => None,
+            };
+            *gate = Gate::to(address(&raw const trap_stubs) + 16 * vector as u64, ist);
+        }
+        idt[2] = Gate::to(address(&raw const nmi_entry), Some(IST_NMI));
+        idt[usize::from(UPCALL_VECTOR)] = Gate::to(address(&raw const upcall_entry), None);
+        lgdt(&DescriptorTablePointer { limit: size_of_val(gdt) as u16 - 1, base: VirtAddr::from_ptr(gdt) });
+        CS::set_reg(SegmentSelector::new(1, PrivilegeLevel::Ring0));
+        load_tss(TSS_SELECTOR);
+        lidt(&DescriptorTablePointer { limit: size_of_val(idt) as u16 - 1, base: VirtAddr::from_ptr(idt) });
+    }
+}
+
+/// Makes the processor push the state of the next entry from ring 3 below `top`.
+pub fn set_frame(top: u64) {
+    // SAFETY: an aligned store that the processor reads at the next entry from ring 3; interrupts are off.
+    unsafe { (&raw mut TSS.privilege_stack_table[0]).write_unaligned(VirtAddr::new(top)) }
+}
+
+/// Switches on what the processor has of: NX, write protection, SMEP, SMAP, UMIP; closes the counter and the FPU to ring 3;
+/// and opens the system call.
+pub fn protect(features: &Features) {
+    // SAFETY: each bit is one that CPUID announced or that every 64-bit processor has; the page tables in force are the
+    // kernel's own, which hold under all of them.
+    unsafe {
+        let mut cr0 = Cr0::read();
+        cr0.insert(
+            Cr0Flags::WRITE_PROTECT | Cr0Flags::EMULATE_COPROCESSOR | Cr0Flags::TASK_SWITCHED | Cr0Flags::NUMERIC_ERROR,
+        );
+        cr0.remove(Cr0Flags::MONITOR_COPROCESSOR);
+        Cr0::write(cr0);
+        let mut cr4 = Cr4Flags::PHYSICAL_ADDRESS_EXTENSION | Cr4Flags::TIMESTAMP_DISABLE;
+        cr4.set(Cr4Flags::PAGE_GLOBAL, features.global);
+        cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, features.smep);
+        cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features.smap);
+        cr4.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, features.umip);
+        Cr4::write(cr4);
+        Efer::update(|efer| efer.insert(EferFlags::SYSTEM_CALL_EXTENSIONS | EferFlags::NO_EXECUTE_ENABLE));
+        // IA32_STAR: kernel segments from 8, user segments from 0x10 + 3.
+        Msr::new(0xC000_0081).write(0x0013_0008_u64 << 32);
+    }
+    LStar::write(VirtAddr::new(address(&raw const system_call_entry)));
+    SFMask::write(
+        RFlags::INTERRUPT_FLAG
+            | RFlags::TRAP_FLAG
+            | RFlags::DIRECTION_FLAG
+            | RFlags::ALIGNMENT_CHECK
+            | RFlags::NESTED_TASK
+            | RFlags::IOPL_LOW
+            | RFlags::IOPL_HIGH,
+    );
+}
+
+/// Allows NX in page tables; before the tables that use it are loaded.
+pub fn enable_no_execute() {
+    // SAFETY: CPUID announced NX.
+    unsafe { Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE)) }
+}
+
+/// The time-stamp counter, not read ahead of what precedes it.
+pub fn counter() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: both instructions exist on every 64-bit processor; TSD binds ring 3 only.
+    unsafe { core::arch::asm!("lfence", "rdtsc", out("eax") low, out("edx") high, options(nostack)) };
+    u64::from(low) | u64::from(high) << 32
+}
+
+/// 64 random bits of the processor's own source; `None` if it fails ten times.
+pub fn random() -> Option<u64> {
+    (0..10).find_map(|_| {
+        let (value, good): (u64, u8);
+        // SAFETY: CPUID announced RDRAND, or the caller would not ask.
+        unsafe {
+            core::arch::asm!("rdrand {value}", "setc {good}", value = out(reg) value, good = out(reg_byte) good, options(nomem, nostack));
+        }
+        (good == 1).then_some(value)
+    })
+}
+
+/// Sleeps until an interrupt, which the entry stub leaves for the caller to look at. Interrupts are off again afterwards.
+pub fn sleep() {
+    // SAFETY: `sti` takes effect after `hlt` has begun, so no wake-up is lost; the upcall's stub clears IF in ring 0.
+    unsafe { core::arch::asm!("sti", "hlt", "cli", options(nostack)) }
+}
+
+/// Writes a byte to Xen's and QEMU's debug port.
+pub fn debug_byte(byte: u8) {
+    // SAFETY: port 0xE9 is a debug port or nothing.
+    unsafe { x86_64::instructions::port::Port::<u8>::new(0xE9).write(byte) }
+}
+
+/// Ends a machine that is no Xen guest: QEMU's `isa-debug-exit` if there is one, else for ever.
+pub fn stop_machine() -> ! {
+    // SAFETY: port 0xF4 is QEMU's exit device or nothing.
+    unsafe { x86_64::instructions::port::Port::<u8>::new(0xF4).write(3) };
+    loop {
+        // SAFETY: nothing is to be done any more.
+        unsafe { core::arch::asm!("cli", "hlt", options(nomem, nostack)) }
+    }
+}

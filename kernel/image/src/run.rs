@@ -1,0 +1,220 @@
+//! The kernel while it runs: entries, and the choice of who goes on.
+
+use cloister_caps::tables::MAX_SERVICES;
+use cloister_caps::{EvtchnPort, Operation, Status};
+use cloister_kernel_core::{Kernel, Outcome, Platform, Verdict};
+
+use crate::context::{self, Frame, SYSTEM_CALL};
+use crate::fatal::fatal;
+use crate::global::Global;
+use crate::hypercall::{self, Shutdown};
+use crate::machine::Machine;
+use crate::processor::{self, UPCALL_VECTOR};
+use crate::service::Services;
+use crate::{console, paging, xen};
+
+/// Everything that the kernel keeps between two entries.
+pub struct Run {
+    /// Who may do what.
+    pub kernel: Kernel<'static>,
+    /// What it is done with.
+    pub machine: Machine,
+    /// Address spaces.
+    pub services: Services,
+    /// The port of the timer.
+    pub timer_port: EvtchnPort,
+    /// The port of the console, if there is one.
+    pub console_port: Option<EvtchnPort>,
+    /// Services that sleep in `wait` and are owed its answer.
+    pub waiting: [bool; MAX_SERVICES],
+    /// The service that ran last.
+    pub current: Option<u8>,
+    /// When it was let run.
+    pub resumed: u64,
+}
+
+static RUN: Global<Run> = Global::new();
+
+unsafe extern "C" {
+    fn leave_kernel(frame: *const Frame) -> !;
+}
+
+/// Starts the services. Does not come back.
+pub fn start(run: Run) -> ! {
+    RUN.set(run);
+    let frame = RUN.with(Run::resume).flatten();
+    match frame {
+        // SAFETY: the frame is a service's, made by `Frame::start` and selected; its address space is in force.
+        Some(frame) => unsafe { leave_kernel(frame) },
+        None => fatal(format_args!("there is nothing to run")),
+    }
+}
+
+/// Every entry from ring 3: `entry.s` calls it with the frame that it saved, and goes on with the one it answers.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_entered(frame: &mut Frame) -> *const Frame {
+    let next = RUN.with(|run| {
+        run.entered(frame);
+        run.resume()
+    });
+    match next.flatten() {
+        Some(frame) => frame,
+        None => fatal(format_args!("the kernel was entered while it ran")),
+    }
+}
+
+/// A fault in ring 0: a defect of the kernel, or of the machine.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_faulted(frame: &Frame) -> ! {
+    let address = x86_64::registers::control::Cr2::read_raw();
+    fatal(format_args!(
+        "kernel fault: vector {} error={:#x} rip={:#x} rsp={:#x} address={address:#x}",
+        frame.vector, frame.error, frame.rip, frame.rsp
+    ))
+}
+
+impl Run {
+    fn entered(&mut self, frame: &mut Frame) {
+        let now = xen::now();
+        let Some(service) = self.current else { fatal(format_args!("an entry from ring 3, where no service runs")) };
+        self.kernel.scheduler.charge(service, now.saturating_sub(self.resumed), now);
+        match frame.vector {
+            SYSTEM_CALL => self.system_call(service, frame),
+            vector if vector == u64::from(UPCALL_VECTOR) => {}
+            8 => fatal(format_args!("double fault rip={:#x} rsp={:#x}", frame.rip, frame.rsp)),
+            18 => fatal(format_args!("machine check rip={:#x}", frame.rip)),
+            _ => self.fault(service, frame),
+        }
+        self.take_events();
+    }
+
+    fn system_call(&mut self, service: u8, frame: &mut Frame) {
+        let arguments = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9];
+        match self.kernel.system_call(&mut self.machine, service, frame.rax, arguments) {
+            Outcome::Answer(answer) => frame.answer(answer.status as u64, answer.words),
+            Outcome::Wait => self.waiting[usize::from(service)] = true,
+            Outcome::PowerOff => self.end(service, Shutdown::PowerOff, Operation::PowerOff),
+            Outcome::Reboot => self.end(service, Shutdown::Reboot, Operation::PowerReboot),
+        }
+    }
+
+    fn end(&mut self, service: u8, reason: Shutdown, operation: Operation) -> ! {
+        let name = self.kernel.tables().service_name(service);
+        self.report();
+        console::line(format_args!("cloister: power {} by {name}", operation.name()));
+        console::drain();
+        hypercall::shutdown(reason);
+        fatal(format_args!("Xen did not shut the domain down"))
+    }
+
+    fn fault(&mut self, service: u8, frame: &Frame) {
+        let name = self.kernel.tables().service_name(service);
+        let address = x86_64::registers::control::Cr2::read_raw();
+        let (rip, rsp, error) = (frame.rip, frame.rsp, frame.error);
+        let what = vector_name(frame.vector);
+        if frame.vector == 14 {
+            let how = if error & 16 != 0 {
+                "executing"
+            } else if error & 2 != 0 {
+                "writing"
+            } else {
+                "reading"
+            };
+            console::line(format_args!(
+                "fault: {name} {what} {how} {address:#x} rip={rip:#x} rsp={rsp:#x} error={error:#x}"
+            ));
+        } else {
+            console::line(format_args!("fault: {name} {what} rip={rip:#x} rsp={rsp:#x} error={error:#x}"));
+        }
+        match self.kernel.fault(service) {
+            Verdict::Restart(count) => {
+                console::line(format_args!("restart: {name} number {count}"));
+                self.services.reset(service, self.kernel.places(), false);
+                self.waiting[usize::from(service)] = false;
+            }
+            Verdict::StopService => console::line(format_args!("stopped: {name}: its restart rule allows no more")),
+            Verdict::StopImage => {
+                fatal(format_args!("{name} faulted, and its restart rule stops the image (rip={rip:#x})"))
+            }
+        }
+    }
+
+    fn take_events(&mut self) {
+        let Run { kernel, machine, timer_port, console_port, .. } = self;
+        xen::take_events(|port| {
+            if port == *timer_port {
+                machine.timer_fired();
+                machine.unmask(port);
+            } else if Some(port) == *console_port {
+                console::event();
+                machine.unmask(port);
+            } else {
+                // A port of nobody stays masked.
+                kernel.event(port);
+            }
+        });
+        if context::take_nmi() {
+            self.report();
+        }
+    }
+
+    /// Says what each service has used, on the console.
+    fn report(&mut self) {
+        let now = xen::now();
+        console::line(format_args!("cloister: at {} ms, {} refusals", now / 1_000_000, self.kernel.refusals()));
+        for (index, service) in self.kernel.tables().services().iter().enumerate() {
+            let used = self.kernel.scheduler.total(index as u8) / 1_000;
+            let state = self.kernel.scheduler.state(index as u8);
+            console::line(format_args!("cloister: {} {used} us {state:?}", self.kernel.tables().name(service.name)));
+        }
+    }
+
+    /// Chooses a service and makes everything ready for it; sleeps while there is none. Answers its frame.
+    fn resume(&mut self) -> Option<*const Frame> {
+        loop {
+            let now = xen::now();
+            let next = self.kernel.next(now);
+            if next.timer != u64::MAX {
+                self.machine.arm(next.timer, now);
+            }
+            let Some(service) = next.service else {
+                processor::sleep();
+                self.take_events();
+                continue;
+            };
+            let frame = context::frame(service)?;
+            if core::mem::take(&mut self.waiting[usize::from(service)]) {
+                let answer = self.kernel.awake(service, now);
+                frame.answer(Status::Done as u64, answer.words);
+            }
+            if self.current != Some(service) {
+                paging::switch(self.services.root(service)?);
+                context::select(frame);
+                self.current = Some(service);
+            }
+            self.resumed = now;
+            return Some(&raw const *frame);
+        }
+    }
+}
+
+fn vector_name(vector: u64) -> &'static str {
+    match vector {
+        0 => "divide error",
+        1 => "debug trap",
+        3 => "breakpoint",
+        4 => "overflow",
+        5 => "bound range",
+        6 => "invalid instruction",
+        7 => "FPU use",
+        10 => "invalid TSS",
+        11 => "segment not present",
+        12 => "stack fault",
+        13 => "general protection",
+        14 => "page fault",
+        16 => "x87 fault",
+        17 => "alignment check",
+        19 => "SIMD fault",
+        _ => "unknown trap",
+    }
+}

@@ -1,0 +1,130 @@
+//! Address spaces of services: built at boot from the capability tables, filled then and at each restart.
+
+use arrayvec::ArrayVec;
+use cloister_caps::tables::{Access, MAX_SERVICES, RegionKind, Segment, Tables};
+use cloister_caps::{Gfn, PAGE_SIZE};
+use cloister_kernel_core::memory::{Frames, FreeMemory};
+use cloister_kernel_core::place::{Place, Places};
+
+use crate::context::{self, Frame};
+use crate::paging::{self, PagingError, Root, UserPages};
+
+/// The most loadable segments of all services together.
+const MAX_SEGMENTS: usize = 4 * MAX_SERVICES;
+
+/// Bit 1 of a segment's flags: writable.
+const WRITABLE: u8 = 2;
+/// Bit 2 of a segment's flags: executable.
+const EXECUTABLE: u8 = 4;
+
+/// The services as the machine sees them.
+pub struct Services {
+    tables: Tables<'static>,
+    /// CR3 of each service.
+    roots: ArrayVec<u64, MAX_SERVICES>,
+    /// Writable segments, and where their live copies are.
+    copies: ArrayVec<(Segment, Gfn), MAX_SEGMENTS>,
+}
+
+fn pages(bytes: u64) -> u64 {
+    bytes.div_ceil(PAGE_SIZE as u64)
+}
+
+/// Frames to keep for page tables: for each service a table of every level and some for its program, stack and queues, and
+/// one for each 512 pages of what is large.
+pub fn page_table_reserve(tables: &Tables<'_>, free: u64) -> u64 {
+    let large: u64 = tables
+        .mappings()
+        .iter()
+        .filter_map(|mapping| tables.regions().get(usize::from(mapping.region)))
+        .map(|region| match region.kind {
+            RegionKind::Share => 3 + free.min(u64::from(region.maximum)) / 512,
+            RegionKind::Module => 3,
+            _ => 0,
+        })
+        .sum();
+    16 + 8 * tables.services().len() as u64 + large
+}
+
+/// Takes frames for the writable segments.
+///
+/// # Errors
+/// There are too few.
+pub fn take_copies(
+    tables: &Tables<'_>,
+    free: &mut FreeMemory,
+) -> Result<ArrayVec<(Segment, Gfn), MAX_SEGMENTS>, PagingError> {
+    let mut copies = ArrayVec::new();
+    for segment in tables.segments().iter().filter(|segment| segment.flags & WRITABLE != 0) {
+        let frame = free.take(pages(segment.memory_size).max(1)).ok_or(PagingError::NoMemory)?;
+        copies.try_push((segment, frame)).map_err(|_| PagingError::NoMemory)?;
+    }
+    Ok(copies)
+}
+
+/// Builds every service's address space.
+///
+/// # Errors
+/// There are too few free frames, or the tables map an address twice.
+pub fn build(
+    tables: Tables<'static>,
+    kernel: &mut Root,
+    free: &mut FreeMemory,
+    places: &Places,
+    copies: ArrayVec<(Segment, Gfn), MAX_SEGMENTS>,
+) -> Result<Services, PagingError> {
+    let mut roots: ArrayVec<Root, MAX_SERVICES> = ArrayVec::new();
+    for _ in tables.services().iter() {
+        roots.push(kernel.for_service(free)?);
+    }
+    for segment in tables.segments().iter().filter(|segment| segment.flags & WRITABLE == 0) {
+        let kind = if segment.flags & EXECUTABLE != 0 { UserPages::Text } else { UserPages::Constant };
+        let frame = Gfn(Frames::touching(segment.image, 1).start);
+        let root = &mut roots[usize::from(segment.service)];
+        root.map_user(free, segment.address, frame, pages(segment.memory_size), kind)?;
+    }
+    for (segment, frame) in &copies {
+        let root = &mut roots[usize::from(segment.service)];
+        root.map_user(free, segment.address, *frame, pages(segment.memory_size), UserPages::Writable)?;
+    }
+    for mapping in tables.mappings().iter() {
+        let Place { frame, pages, .. } = places.get(usize::from(mapping.region)).copied().unwrap_or_default();
+        let kind = if mapping.access == Access::ReadWrite { UserPages::Writable } else { UserPages::Constant };
+        roots[usize::from(mapping.service)].map_user(free, mapping.address, frame, pages, kind)?;
+    }
+    Ok(Services { tables, roots: roots.iter().map(Root::address).collect(), copies })
+}
+
+impl Services {
+    /// CR3 of a service.
+    pub fn root(&self, service: u8) -> Option<u64> {
+        self.roots.get(usize::from(service)).copied()
+    }
+
+    /// Brings a service's memory to its pristine state: its writable data from the image, its private regions empty; and its
+    /// registers to its entry. A region that the policy keeps over restarts is emptied at the first start only.
+    pub fn reset(&self, service: u8, places: &Places, first: bool) {
+        for (segment, frame) in self.copies.iter().filter(|(segment, _)| segment.service == service) {
+            for page in 0..pages(segment.memory_size) {
+                let done = page * PAGE_SIZE as u64;
+                let left = segment.file_size.saturating_sub(done) as usize;
+                paging::fill(Gfn(frame.0 + page), segment.image + done, left);
+            }
+        }
+        for mapping in self.tables.mappings().iter() {
+            let own = mapping.service == service && mapping.access == Access::ReadWrite;
+            let index = usize::from(mapping.region);
+            let (Some(region), Some(place)) = (self.tables.regions().get(index), places.get(index)) else { continue };
+            let ours = matches!(region.kind, RegionKind::Fixed | RegionKind::Share);
+            if own && ours && (first || region.reset == 1) {
+                for page in 0..place.pages {
+                    paging::fill(Gfn(place.frame.0 + page), 0, 0);
+                }
+            }
+        }
+        if let (Some(record), Some(frame)) = (self.tables.services().get(usize::from(service)), context::frame(service))
+        {
+            *frame = Frame::start(record.entry, record.stack_top);
+        }
+    }
+}

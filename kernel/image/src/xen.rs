@@ -1,0 +1,123 @@
+//! The pages that Xen shares with the domain: events and time.
+
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+
+use cloister_caps::EvtchnPort;
+use cloister_kernel_core::clock::{TimeInfo, WallClock};
+
+use crate::{hypercall, paging, processor};
+
+/// Offsets in `struct shared_info` and `struct vcpu_info` (`xen.h`, 64-bit layout).
+mod field {
+    pub const UPCALL_PENDING: usize = 0;
+    pub const PENDING_SELECTOR: usize = 8;
+    pub const TIME_VERSION: usize = 32;
+    pub const TSC_TIMESTAMP: usize = 40;
+    pub const SYSTEM_TIME: usize = 48;
+    pub const TSC_MULTIPLIER: usize = 56;
+    pub const TSC_SHIFT: usize = 60;
+    pub const PENDING: usize = 0x800;
+    pub const MASK: usize = 0xA00;
+    pub const WALL_VERSION: usize = 0xC00;
+    pub const WALL_SECONDS: usize = 0xC04;
+    pub const WALL_NANOSECONDS: usize = 0xC08;
+    pub const WALL_SECONDS_HIGH: usize = 0xC0C;
+}
+
+/// Ports of the 2-level ABI: 64 words of 64.
+const PORT_WORDS: usize = 64;
+/// How often a record that Xen is changing is read again before it is taken as it is.
+const RETRIES: usize = 1_000;
+
+macro_rules! shared {
+    ($name:ident, $atomic:ty) => {
+        fn $name(offset: usize) -> &'static $atomic {
+            // SAFETY: the shared-info page is mapped at `SHARED_INFO` from boot on, the offset is that of an aligned field in
+            // it, and an atomic may be changed by Xen at any time.
+            unsafe { <$atomic>::from_ptr((paging::SHARED_INFO as usize + offset) as *mut _) }
+        }
+    };
+}
+shared!(byte, AtomicU8);
+shared!(word, AtomicU32);
+shared!(long, AtomicU64);
+
+fn pending(port: EvtchnPort) -> Option<(&'static AtomicU64, &'static AtomicU64, u64)> {
+    let index = port.0 as usize / 64;
+    (index < PORT_WORDS).then(|| (long(field::PENDING + index * 8), long(field::MASK + index * 8), 1 << (port.0 % 64)))
+}
+
+/// Masks every port: Xen starts a domain with all of them open.
+pub fn mask_all() {
+    for index in 0..PORT_WORDS {
+        long(field::MASK + index * 8).store(u64::MAX, Ordering::SeqCst);
+    }
+}
+
+/// Lets events of a port through. If one came meanwhile, Xen is asked to deliver it.
+pub fn unmask(port: EvtchnPort) {
+    let Some((pending, mask, bit)) = pending(port) else { return };
+    mask.fetch_and(!bit, Ordering::SeqCst);
+    if pending.load(Ordering::SeqCst) & bit != 0 {
+        mask.fetch_or(bit, Ordering::SeqCst);
+        // Refused only for a port that does not exist, which has no events.
+        let _ = hypercall::unmask(port);
+    }
+}
+
+/// Takes every event that is pending and not masked: masks its port, clears it, and hands it on. The work is bounded by
+/// the number of ports, for a port that was handed on is masked.
+pub fn take_events(mut handle: impl FnMut(EvtchnPort)) {
+    while byte(field::UPCALL_PENDING).swap(0, Ordering::SeqCst) != 0 {
+        let mut selector = long(field::PENDING_SELECTOR).swap(0, Ordering::SeqCst);
+        while selector != 0 {
+            let index = selector.trailing_zeros() as usize;
+            selector &= selector - 1;
+            let (pending, mask) = (long(field::PENDING + index * 8), long(field::MASK + index * 8));
+            let mut bits = pending.load(Ordering::SeqCst) & !mask.load(Ordering::SeqCst);
+            mask.fetch_or(bits, Ordering::SeqCst);
+            pending.fetch_and(!bits, Ordering::SeqCst);
+            while bits != 0 {
+                let port = index as u32 * 64 + bits.trailing_zeros();
+                bits &= bits - 1;
+                handle(EvtchnPort(port));
+            }
+        }
+    }
+}
+
+/// Reads a record that Xen changes under a version that is odd meanwhile.
+fn consistent<T>(version: usize, read: impl Fn() -> T) -> T {
+    for _ in 0..RETRIES {
+        let before = word(version).load(Ordering::Acquire);
+        let value = read();
+        fence(Ordering::Acquire);
+        if before & 1 == 0 && word(version).load(Ordering::Relaxed) == before {
+            return value;
+        }
+    }
+    read()
+}
+
+/// Xen's system time in ns.
+pub fn now() -> u64 {
+    consistent(field::TIME_VERSION, || {
+        let time = TimeInfo {
+            tsc_timestamp: long(field::TSC_TIMESTAMP).load(Ordering::Relaxed),
+            system_time: long(field::SYSTEM_TIME).load(Ordering::Relaxed),
+            multiplier: word(field::TSC_MULTIPLIER).load(Ordering::Relaxed),
+            shift: byte(field::TSC_SHIFT).load(Ordering::Relaxed) as i8,
+        };
+        time.nanoseconds(processor::counter())
+    })
+}
+
+/// UTC in ns since 1970, if Xen has said.
+pub fn wall() -> Option<u64> {
+    let clock = consistent(field::WALL_VERSION, || WallClock {
+        seconds: u64::from(word(field::WALL_SECONDS).load(Ordering::Relaxed))
+            | u64::from(word(field::WALL_SECONDS_HIGH).load(Ordering::Relaxed)) << 32,
+        nanoseconds: word(field::WALL_NANOSECONDS).load(Ordering::Relaxed),
+    });
+    clock.at(now())
+}

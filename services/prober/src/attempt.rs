@@ -1,0 +1,195 @@
+//! The attempts, in order. Each is one thing that a service must not be able to do.
+
+use core::fmt;
+
+use cloister_runtime::probe;
+
+/// The first attempt at an address that is not a program's.
+const OWN_PROGRAM_BITS: u32 = 24;
+/// Programs lie 16 MiB apart from 16 MiB on.
+const PROGRAMS: u64 = 8;
+/// Operation numbers that are tried: all that exist, one below and some above.
+const OPERATIONS: [u64; 20] =
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 0xFFFF, 1 << 32 | 13, u64::MAX];
+/// Slots that are tried: all that a CSpace has, and some beyond.
+const SLOTS: [u64; 6] = [64, 65, 255, 0x1_0000, 1 << 32, u64::MAX];
+/// Slots of a CSpace.
+const CSPACE: u64 = 64;
+/// Numbers of system calls that do not exist.
+const CALLS: [u64; 8] = [2, 3, 4, 29, 255, 1 << 32, 1 << 63, u64::MAX];
+/// Classes of arguments: nothing, small, at limits, negative, a kernel address, a non-canonical one.
+const ARGUMENTS: [u64; 7] = [1, 4, 0xFFFF, u64::MAX, 1 << 63, KERNEL_TEXT, 0x8000_0000_0000];
+/// Where the kernel's text starts.
+const KERNEL_TEXT: u64 = 0xFFFF_FFFF_8010_1000;
+
+/// Addresses that hold the kernel, what Xen shares with it, physical memory if it were mapped, other services' stacks,
+/// queues and regions by their usual places, and nothing.
+const ADDRESSES: [(&str, u64); 12] = [
+    ("kernel text", KERNEL_TEXT),
+    ("kernel data", 0xFFFF_FFFF_8011_4000),
+    ("capability tables", 0xFFFF_FFFF_8014_0000),
+    ("shared info", 0xFFFF_FFFF_C000_1000),
+    ("console ring", 0xFFFF_FFFF_C000_3000),
+    ("grant table", 0xFFFF_FFFF_C000_5000),
+    ("physical memory", 0x10_0000),
+    ("page tables", 0x20_0000),
+    ("address zero", 0),
+    ("middle of nowhere", 0x3FFF_FFFF_F000),
+    ("upper half start", 0xFFFF_8000_0000_0000),
+    ("last page", 0xFFFF_FFFF_FFFF_F000),
+];
+
+/// Instructions that ring 3 must not execute, or that the image has no use for.
+const INSTRUCTIONS: [(&str, fn()); 38] = [
+    ("vmmcall", probe::vmmcall),
+    ("vmcall", probe::vmcall),
+    ("out 0xe9", probe::out_e9),
+    ("in 0x60", probe::in_60),
+    ("cli", probe::cli),
+    ("sti", probe::sti),
+    ("hlt", probe::hlt),
+    ("mov rax, cr0", probe::read_cr0),
+    ("mov rax, cr3", probe::read_cr3),
+    ("mov cr3, rax", probe::write_cr3),
+    ("mov cr4, rax", probe::write_cr4),
+    ("rdmsr", probe::rdmsr),
+    ("wrmsr", probe::wrmsr),
+    ("lidt", probe::lidt),
+    ("lgdt", probe::lgdt),
+    ("sgdt", probe::sgdt),
+    ("rdtsc", probe::rdtsc),
+    ("rdpmc", probe::rdpmc),
+    ("invlpg", probe::invlpg),
+    ("wbinvd", probe::wbinvd),
+    ("x87", probe::x87),
+    ("sse", probe::sse),
+    ("iret to ring 0", probe::iret_to_ring0),
+    ("sysret", probe::sysret),
+    ("swapgs", probe::swapgs),
+    ("clts", probe::clts),
+    ("ltr", probe::ltr),
+    ("int 0xf3", probe::int_f3),
+    ("int 8", probe::int_8),
+    ("int3", probe::int3),
+    ("single step", probe::single_step),
+    ("ud2", probe::ud2),
+    ("divide by zero", probe::divide),
+    ("wild stack", probe::wild_stack),
+    ("non-canonical", probe::non_canonical),
+    ("wrpkru", probe::wrpkru),
+    ("stac", probe::stac),
+    ("monitor", probe::monitor),
+];
+
+/// What an attempt is.
+#[derive(Clone, Copy, Debug)]
+pub enum Attempt {
+    /// Execute an instruction; it must fault.
+    Instruction(&'static str, fn()),
+    /// Read an address; it must fault.
+    Read(&'static str, u64),
+    /// Write an address; it must fault.
+    Write(&'static str, u64),
+    /// Jump to an address; it must fault.
+    Execute(&'static str, u64),
+    /// Call a system call that does not exist; it must be refused.
+    Call(u64),
+    /// Invoke every operation on a slot; each must be refused but for what the policy gives.
+    Slot(u64),
+    /// Invoke a held capability with arguments out of range; whatever the answer, nothing may break.
+    Arguments(u64),
+    /// Look at the registers that a system call leaves; they must be clear.
+    Leftovers,
+    /// Wake the peer as fast as possible.
+    NotifyStorm,
+    /// Use all the processor time there is.
+    Spin,
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Attempt::Instruction(name, _) => write!(f, "instruction: {name}"),
+            Attempt::Read(name, address) => write!(f, "read {address:#x}: {name}"),
+            Attempt::Write(name, address) => write!(f, "write {address:#x}: {name}"),
+            Attempt::Execute(name, address) => write!(f, "execute {address:#x}: {name}"),
+            Attempt::Call(number) => write!(f, "system call {number:#x}"),
+            Attempt::Slot(slot) => write!(f, "every operation on slot {slot:#x}"),
+            Attempt::Arguments(slot) => write!(f, "every argument on slot {slot:#x}"),
+            Attempt::Leftovers => write!(f, "registers after a system call"),
+            Attempt::NotifyStorm => write!(f, "a storm of wake-ups"),
+            Attempt::Spin => write!(f, "spin"),
+        }
+    }
+}
+
+/// The attempts of this image, whose own program holds `own_text` and `own_data`.
+pub struct Attempts {
+    own_text: u64,
+    own_data: u64,
+    own_constant: u64,
+}
+
+impl Attempts {
+    /// The attempts of a program whose text, writable data and constants lie at these addresses.
+    #[must_use]
+    pub const fn new(own_text: u64, own_data: u64, own_constant: u64) -> Attempts {
+        Attempts { own_text, own_data, own_constant }
+    }
+
+    /// All attempts, in order.
+    pub fn all(&self) -> impl Iterator<Item = Attempt> + '_ {
+        let own = self.own_text >> OWN_PROGRAM_BITS;
+        let programs = (1..=PROGRAMS).filter(move |index| *index != own).map(|index| index << OWN_PROGRAM_BITS);
+        let own_pages = [
+            Attempt::Write("own text", self.own_text),
+            Attempt::Write("own constants", self.own_constant),
+            Attempt::Execute("own data", self.own_data),
+            Attempt::Execute("own constants", self.own_constant),
+        ];
+        let addresses = ADDRESSES.into_iter().flat_map(|(name, address)| {
+            [Attempt::Read(name, address), Attempt::Write(name, address), Attempt::Execute(name, address)]
+        });
+        let others = programs.flat_map(|address| {
+            [Attempt::Read("another program", address), Attempt::Write("another program", address)]
+        });
+        INSTRUCTIONS
+            .into_iter()
+            .map(|(name, instruction)| Attempt::Instruction(name, instruction))
+            .chain(own_pages)
+            .chain(addresses)
+            .chain(others)
+            .chain([Attempt::Leftovers])
+            .chain(CALLS.into_iter().map(Attempt::Call))
+            .chain((0..CSPACE).chain(SLOTS).map(Attempt::Slot))
+            .chain((0..CSPACE).map(Attempt::Arguments))
+            .chain([Attempt::NotifyStorm, Attempt::Spin])
+    }
+}
+
+/// Operation numbers to try on a slot.
+#[must_use]
+pub const fn operations() -> &'static [u64] {
+    &OPERATIONS
+}
+
+/// Argument classes to try on a held capability.
+#[must_use]
+pub const fn arguments() -> &'static [u64] {
+    &ARGUMENTS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_is_tried() {
+        let attempts: std::vec::Vec<_> = Attempts::new(0x0400_1000, 0x0400_5000, 0x0400_0000).all().collect();
+        let count = |wanted: fn(&Attempt) -> bool| attempts.iter().filter(|attempt| wanted(attempt)).count();
+        assert_eq!(count(|attempt| matches!(attempt, Attempt::Instruction(..))), INSTRUCTIONS.len());
+        assert_eq!(count(|attempt| matches!(attempt, Attempt::Slot(_))), CSPACE as usize + SLOTS.len());
+        assert_eq!(count(|attempt| matches!(attempt, Attempt::Read("another program", _))), PROGRAMS as usize - 1);
+        assert!(!attempts.iter().any(|attempt| matches!(attempt, Attempt::Read(_, 0x0400_0000))));
+    }
+}
