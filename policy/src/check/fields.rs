@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use cloister_caps::rights::Kind;
 
-use super::served;
+use super::{served, used};
 use crate::diagnostic::{Diagnostic, Log, Span, Spanned};
-use crate::model::{How, Policy};
+use crate::model::{How, Named, Policy, Queue};
 
 /// Words that Rust does not take as the name of a field: strict and reserved keywords.
 const KEYWORDS: &[&str] = &[
@@ -39,8 +39,11 @@ pub(super) fn check(policy: &Policy, log: &mut Log) {
     }
 }
 
+/// Name, place and description of each field.
+type Fields<'a> = Vec<(String, &'a Span, &'static str)>;
+
 /// The fields of a service's capabilities, those with fixed names first.
-fn fields_of<'a>(policy: &'a Policy, service: &'a str) -> Vec<(String, &'a Span, &'static str)> {
+fn fields_of<'a>(policy: &'a Policy, service: &'a str) -> Fields<'a> {
     let mut fields = Vec::new();
     if let Some(entry) = policy.services.get(service) {
         for held in &entry.body.held {
@@ -48,29 +51,7 @@ fn fields_of<'a>(policy: &'a Policy, service: &'a str) -> Vec<(String, &'a Span,
         }
     }
     for queue in &policy.queues.items {
-        let interface = &queue.body.interface;
-        if queue.body.from.value == service
-            && super::used(policy, service, &interface.value).is_some_and(|first| first.name.value == queue.name.value)
-        {
-            fields.push((interface.value.clone(), &interface.span, "its client's end of this interface"));
-        }
-        if served(policy, service, &interface.value).next() == Some(&queue.name.value) {
-            fields.push((
-                format!("{}_clients", interface.value),
-                &interface.span,
-                "its ends as server of this interface",
-            ));
-            if interface.value == "store" || interface.value == "grants" {
-                fields.push((
-                    "rules".into(),
-                    &interface.span,
-                    "the rules that it enforces as server of this interface",
-                ));
-            }
-            if interface.value == "grants" {
-                fields.push(("grant_rules".into(), &interface.span, "the grants that it holds"));
-            }
-        }
+        queue_fields(policy, service, queue, &mut fields);
     }
     for region in &policy.regions.items {
         let mapped = region.body.map.iter().any(|entry| entry.service.value == service && entry.how.value != How::Heap);
@@ -85,6 +66,25 @@ fn fields_of<'a>(policy: &'a Policy, service: &'a str) -> Vec<(String, &'a Span,
         fields.push((field(&grant.name.value), &grant.name.span, "a grant"));
     }
     fields
+}
+
+/// The fields that a queue gives one of its ends. What a service has once for several queues is the first one's.
+fn queue_fields<'a>(policy: &'a Policy, service: &'a str, queue: &'a Named<Queue>, fields: &mut Fields<'a>) {
+    let (interface, span) = (queue.body.interface.value.as_str(), &queue.body.interface.span);
+    let is_first = |first: Option<&str>| first == Some(queue.name.value.as_str());
+    if is_first(used(policy, service, interface).map(|first| first.name.value.as_str())) {
+        fields.push((interface.to_owned(), span, "its client's end of this interface"));
+    }
+    if is_first(served(policy, service, interface).next()) {
+        fields.push((format!("{interface}_clients"), span, "its ends as server of this interface"));
+        let enforces = interface == "store" || interface == "grants";
+        if enforces && !fields.iter().any(|(name, _, _)| name == "rules") {
+            fields.push(("rules".into(), span, "the rules that it enforces as server of this interface"));
+        }
+        if interface == "grants" {
+            fields.push(("grant_rules".into(), span, "the grants that it holds"));
+        }
+    }
 }
 
 fn kind_label(kind: Kind) -> &'static str {

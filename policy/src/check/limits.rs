@@ -1,8 +1,7 @@
 //! What the kernel and the services have room for.
 
 use cloister_caps::tables::{
-    FIRST_GRANT_REF, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_NOTIFICATION_BIT, MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS,
-    MAX_SERVICES,
+    FIRST_GRANT_REF, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS,
 };
 
 use super::served;
@@ -27,7 +26,7 @@ pub(super) fn check(policy: &Policy, log: &mut Log) {
     for service in &policy.services.names {
         clients(policy, service, log);
         held_grants(policy, service, log);
-        notification_bits(policy, service, log);
+        slots(policy, service, log);
         address_space(policy, service, log);
     }
 }
@@ -45,12 +44,7 @@ fn at_most<T>(section: &Section<T>, what: &str, limit: usize, log: &mut Log) {
 /// The regions of an image: those of the policy, a stack each, the pages of the queues, and the rules that a
 /// service enforces.
 fn regions(policy: &Policy, log: &mut Log) {
-    let enforcing = policy
-        .services
-        .names
-        .iter()
-        .filter(|service| ["store", "grants"].iter().any(|name| served(policy, &service.value, name).next().is_some()))
-        .count();
+    let enforcing = policy.services.names.iter().filter(|service| enforces(policy, &service.value)).count();
     let (own, stacks) = (policy.regions.names.len(), policy.services.names.len());
     let queues = policy.queues.names.len() * REGIONS_PER_QUEUE;
     let count = own + stacks + queues + enforcing;
@@ -108,18 +102,32 @@ fn held_grants(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
     }
 }
 
-fn notification_bits(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
-    let queues = policy.queues.items.iter().map(|queue| {
-        2 * (usize::from(queue.body.from.value == service.value) + usize::from(queue.body.to.value == service.value))
-    });
-    let ports = policy.ports.items.iter().filter(|port| port.body.service.value == service.value).count();
-    let (count, limit) = (queues.sum::<usize>() + ports, usize::from(MAX_NOTIFICATION_BIT) + 1);
+/// A service's CSpace: what its own entry gives it, its ends of queues and the pages of each, ports, grants,
+/// regions, its stack, and the rules that it enforces. Slot 0 stays empty.
+fn slots(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
+    let name = &service.value;
+    let held = policy.services.get(name).map_or(0, |service| service.body.held.len());
+    let is_end = |end: &Spanned<String>| usize::from(end.value == *name);
+    let queues = policy.queues.items.iter().map(|queue| is_end(&queue.body.from) + is_end(&queue.body.to));
+    let queues = queues.sum::<usize>() * (2 + REGIONS_PER_QUEUE);
+    let ports = policy.ports.items.iter().filter(|port| port.body.service.value == *name).count();
+    let grants = policy.grants.items.iter().filter(|grant| grant.body.held_by.value == *name).count();
+    let regions = policy.regions.items.iter().flat_map(|region| &region.body.map);
+    let regions =
+        regions.filter(|entry| entry.service.value == *name).count() + 1 + usize::from(enforces(policy, name));
+    let (count, limit) = (held + queues + ports + grants + regions, MAX_SLOTS - 1);
     if count > limit {
         log.push(
-            Diagnostic::at(&service.span, format!("service `{}` has {count} sources of notifications", service.value))
-                .label(format!("a service has at most {limit}: two a queue, one a port")),
+            Diagnostic::at(&service.span, format!("service `{name}` holds {count} capabilities"))
+                .label(format!("it has room for {limit}"))
+                .help(format!("{queues} of them are for its queues, {regions} are regions")),
         );
     }
+}
+
+/// Whether a service gets a region of rules.
+fn enforces(policy: &Policy, service: &str) -> bool {
+    ["store", "grants"].iter().any(|interface| served(policy, service, interface).next().is_some())
 }
 
 /// Regions of known size have 2 GiB of a service's addresses.

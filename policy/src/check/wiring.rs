@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use cloister_caps::rights::Rights;
+use cloister_interfaces::CATALOG;
 
 use super::{served, used};
 use crate::diagnostic::{Diagnostic, Log, Span};
-use crate::model::{Grant, Named, Peer, Policy};
+use crate::model::{Grant, Named, Peer, Policy, Queue};
 
 pub(super) fn check(policy: &Policy, log: &mut Log) {
     cycles(policy, log);
     one_queue_an_interface(policy, log);
     xenstore_ports(policy, log);
-    if policy.queues.is_complete() {
+    // Only where every queue is sound does the lack of one prove anything.
+    if policy.queues.is_complete() && policy.queues.items.iter().all(|queue| sound(policy, &queue.body)) {
         for grant in &policy.grants.items {
             grant_has_a_way(policy, grant, log);
         }
@@ -21,7 +23,14 @@ pub(super) fn check(policy: &Policy, log: &mut Log) {
     }
 }
 
-/// A request from `from` to `to`.
+/// Whether everything that a queue names exists.
+fn sound(policy: &Policy, queue: &Queue) -> bool {
+    policy.services.defines(&queue.from.value)
+        && policy.services.defines(&queue.to.value)
+        && CATALOG.iter().any(|(interface, _, _)| *interface == queue.interface.value)
+}
+
+/// A request of one service to another.
 struct Edge<'a> {
     to: &'a str,
     queue: &'a str,

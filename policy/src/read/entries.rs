@@ -377,10 +377,12 @@ fn path_problem(path: &str) -> Option<&'static str> {
     };
     if path.len() > LONGEST {
         Some("it has more than 96 bytes")
+    } else if path.starts_with('@') {
+        Some("names that begin with @ are special watches of the daemon")
     } else if rest.split('/').any(str::is_empty) {
         Some("a component is empty")
     } else if !rest.split('/').all(component) {
-        Some("a component has a-z, A-Z, 0-9, -, _ and @, or is * (a number) or {self}")
+        Some("a component is * (a number), {self}, or made of a-z, A-Z, 0-9, -, _ and @")
     } else {
         None
     }
