@@ -1,1 +1,48 @@
-//! To come.
+//! http: an HTTP/1.1 server of static files (GET and HEAD, kept connections, pipelining, ranges) over tcpip's
+//! streams.
+//!
+//! It serves the archive that the guest is given as its module, or a built-in page. It sees byte streams and nothing of
+//! the network beneath; its memory is a table of connections, one buffer to parse in, and an index of the archive.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod archive;
+pub mod connection;
+pub mod date;
+pub mod mime;
+pub mod page;
+pub mod path;
+pub mod range;
+pub mod request;
+pub mod response;
+mod server;
+pub mod site;
+
+use cloister_interfaces::capability::{Clock, Console, Info};
+use cloister_interfaces::socket::Socket;
+use cloister_interfaces::{Client, Memory, Service, System};
+
+/// The capabilities of the service.
+pub struct Caps<S, M> {
+    /// For the log.
+    pub console: Console<S>,
+    /// The time, and the date if it is allowed.
+    pub clock: Clock<S>,
+    /// The policy's hash and the time of boot, for the built-in page.
+    pub info: Info<S>,
+    /// Connections.
+    pub socket: Client<Socket, S, M>,
+    /// What peers send.
+    pub stream_in: M,
+    /// What is sent to them.
+    pub stream_out: M,
+    /// The archive; empty if the guest has none.
+    pub site: &'static [u8],
+}
+
+/// The service.
+pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
+    server::Http::new(caps)
+}

@@ -1,0 +1,381 @@
+//! One connection: what came and what goes, and how long it may take.
+//!
+//! The in ring is the request's buffer: it is consumed when a request is whole, so a peer holds no memory but
+//! its own ring, and a request that fills it is too large.
+
+use core::time::Duration;
+
+use cloister_interfaces::socket::{Connection as Index, Layout, Request as Ask};
+use cloister_interfaces::{Instant, Memory};
+
+use crate::page;
+use crate::request;
+use crate::response::{Content, Context, LARGEST_HEAD, Response, refuse, respond};
+
+/// How long a new connection may take to send its first request, and any connection to finish one.
+const REQUEST: Duration = Duration::from_secs(10);
+/// How long a connection may be idle between requests.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a peer may take nothing of a response.
+const STALLED: Duration = Duration::from_secs(30);
+/// How long what a peer still sends is thrown away, so that it can read why it was refused.
+const LINGER: Duration = Duration::from_secs(3);
+/// Requests answered on one connection in one pass.
+const REQUESTS: u32 = 16;
+
+const _: () = assert!(LARGEST_HEAD <= 4096 && page::LARGEST <= 4096, "the smallest out ring holds them");
+
+/// What the connection is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum State {
+    /// The index is not in use.
+    #[default]
+    Free,
+    /// It serves requests.
+    Open,
+    /// The last response was written; what comes is thrown away.
+    Lingering,
+    /// Its end was decided; the order to end it may wait for room in the queue.
+    Ending(Ending),
+    /// The order was given, or the peer's end was acknowledged.
+    Ended,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ending {
+    Close,
+    Abort,
+}
+
+/// Why tcpip's word about a connection is not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Breach;
+
+/// What every connection needs to do its work.
+pub struct World<'a, M> {
+    /// The rings.
+    pub layout: Layout,
+    /// The region of the in rings.
+    pub stream_in: &'a M,
+    /// The region of the out rings.
+    pub stream_out: &'a M,
+    /// A copy of the in ring's content, to be parsed.
+    pub scratch: &'a mut [u8],
+    /// The time.
+    pub now: Instant,
+    /// What responses depend on.
+    pub context: Context<'a>,
+}
+
+/// A connection.
+#[derive(Default)]
+pub struct Connection {
+    state: State,
+    /// tcpip has said that it is over.
+    over: bool,
+    /// The peer sends no more.
+    peer_closed: bool,
+    /// The connection ends after the response.
+    close: bool,
+    /// Before that, what the peer still sends is thrown away.
+    linger: bool,
+    /// It has answered a request.
+    served: bool,
+    /// Where the next byte is read; bytes that stand there; bytes read that tcpip has not been told of.
+    read: u32,
+    available: u32,
+    consumed: u32,
+    /// Where the next byte is written; bytes that tcpip has not taken; bytes written that it has not been told of.
+    write: u32,
+    unsent: u32,
+    written: u32,
+    /// Bytes of a request's body, to be thrown away.
+    discard: u32,
+    /// The rest of the response, and how much of a rendered page was sent.
+    content: Rest,
+    /// When it last got on.
+    since: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Rest {
+    #[default]
+    Nothing,
+    Bytes(&'static [u8]),
+    Page(Duration, u32),
+}
+
+impl Connection {
+    /// A connection that was just accepted.
+    pub fn accepted(now: Instant) -> Self {
+        Connection { state: State::Open, since: now, ..Connection::default() }
+    }
+
+    /// Whether the index is in use.
+    pub fn in_use(&self) -> bool {
+        self.state != State::Free
+    }
+
+    /// Since when it has waited for a request, if it does nothing else.
+    pub fn idle_since(&self) -> Option<Instant> {
+        let idle = self.state == State::Open && self.unsent == 0 && self.content == Rest::Nothing && self.discard == 0;
+        idle.then_some(self.since)
+    }
+
+    /// `length` bytes came.
+    ///
+    /// # Errors
+    /// More than the ring holds.
+    pub fn received(&mut self, length: u32, layout: Layout, now: Instant) -> Result<(), Breach> {
+        let standing = u64::from(self.available) + u64::from(self.consumed) + u64::from(length);
+        if standing > layout.ring_in as u64 {
+            return Err(Breach);
+        }
+        // A request has its time from its first byte, however slowly the others come.
+        if self.available == 0 && self.idle_since().is_some() || self.discard > 0 {
+            self.since = now;
+        }
+        self.available += length;
+        Ok(())
+    }
+
+    /// tcpip took `length` bytes.
+    ///
+    /// # Errors
+    /// More than there were.
+    pub fn sent(&mut self, length: u32, now: Instant) -> Result<(), Breach> {
+        let announced = self.unsent.saturating_sub(self.written);
+        if length > announced {
+            return Err(Breach);
+        }
+        self.unsent -= length;
+        self.since = now;
+        Ok(())
+    }
+
+    /// The peer sends no more.
+    pub fn peer_closed(&mut self) {
+        self.peer_closed = true;
+    }
+
+    /// tcpip says that the connection is over.
+    pub fn over(&mut self) {
+        self.over = true;
+        if !matches!(self.state, State::Ending(_) | State::Ended) {
+            self.end(Ending::Close);
+        }
+    }
+
+    /// Ends it when what was written is sent.
+    pub fn close(&mut self) {
+        self.end(Ending::Close);
+    }
+
+    /// Ends it at once.
+    pub fn abort(&mut self) {
+        self.end(Ending::Abort);
+    }
+
+    fn end(&mut self, ending: Ending) {
+        if !matches!(self.state, State::Free | State::Ended) {
+            self.state = State::Ending(ending);
+        }
+    }
+
+    /// When its patience ends.
+    pub fn deadline(&self) -> Option<Instant> {
+        let patience = match self.state {
+            State::Free | State::Ending(_) | State::Ended => return None,
+            State::Lingering if self.unsent == 0 => LINGER,
+            _ if self.idle_since().is_none() && self.discard == 0 => STALLED,
+            _ if self.available > 0 || self.discard > 0 || !self.served => REQUEST,
+            _ => KEEP_ALIVE,
+        };
+        Some(self.since + patience)
+    }
+
+    /// Its patience has ended.
+    pub fn expire<M: Memory>(&mut self, index: usize, world: &mut World<'_, M>) {
+        match self.state {
+            State::Open if self.idle_since().is_some() && self.available > 0 => {
+                let response = refuse(408, world.context.date);
+                if !self.begin(index, &response, world) {
+                    self.abort();
+                }
+            }
+            State::Open if self.unsent == 0 && self.content == Rest::Nothing => self.close(),
+            State::Lingering if self.unsent == 0 => self.close(),
+            _ => self.abort(),
+        }
+    }
+
+    /// Goes on as far as the rings allow. Answers whether there is more to do at once.
+    pub fn pump<M: Memory>(&mut self, index: usize, world: &mut World<'_, M>) -> bool {
+        for _ in 0..REQUESTS {
+            if self.state == State::Lingering {
+                self.throw_away(u32::MAX);
+                if self.peer_closed {
+                    self.close();
+                }
+            }
+            if self.state != State::Open {
+                return false;
+            }
+            self.send_content(index, world);
+            if self.content != Rest::Nothing {
+                return false;
+            }
+            if self.close {
+                self.finish(world.now);
+                continue;
+            }
+            self.discard -= self.throw_away(self.discard);
+            if self.discard > 0 || !self.serve(index, world) {
+                if self.peer_closed && self.state == State::Open && self.unsent == 0 {
+                    self.close();
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The last response is written.
+    fn finish(&mut self, now: Instant) {
+        self.since = now;
+        if self.linger && !self.peer_closed {
+            self.state = State::Lingering;
+        } else {
+            self.close();
+        }
+    }
+
+    fn throw_away(&mut self, most: u32) -> u32 {
+        let count = most.min(self.available);
+        self.available -= count;
+        self.consumed += count;
+        self.read = self.read.wrapping_add(count);
+        count
+    }
+
+    /// Answers the next request, if it is whole and there is room. Answers whether it did.
+    fn serve<M: Memory>(&mut self, index: usize, world: &mut World<'_, M>) -> bool {
+        if self.available == 0 {
+            return false;
+        }
+        let count = self.copy_in(index, world);
+        let scratch = core::mem::take(&mut world.scratch);
+        let bytes = scratch.get(..count).unwrap_or_default();
+        let full = count >= world.layout.ring_in;
+        let (response, length) = match request::parse(bytes) {
+            Ok(Some((request, length))) => (Some(respond(&request, &world.context)), length as u32),
+            Ok(None) if full => {
+                let line_ended = bytes.contains(&b'\n');
+                (Some(refuse(if line_ended { 431 } else { 414 }, world.context.date)), 0)
+            }
+            Ok(None) => (None, 0),
+            Err(status) => (Some(refuse(status, world.context.date)), 0),
+        };
+        world.scratch = scratch;
+        let Some(response) = response else { return false };
+        if !self.begin(index, &response, world) {
+            return false;
+        }
+        self.throw_away(length);
+        true
+    }
+
+    /// Copies what stands in the in ring to the scratch buffer; answers how much.
+    fn copy_in<M: Memory>(&self, index: usize, world: &mut World<'_, M>) -> usize {
+        let ring = world.layout.ring_in;
+        let count = (self.available as usize).min(world.scratch.len());
+        let offset = self.read as usize & (ring - 1);
+        let (first, second) = world.scratch.split_at_mut(count.min(ring - offset));
+        let rest = count - first.len();
+        world.stream_in.read(index * ring + offset, first);
+        world.stream_in.read(index * ring, second.get_mut(..rest).unwrap_or_default());
+        count
+    }
+
+    /// Begins a response. Answers whether there was room for its head.
+    fn begin<M: Memory>(&mut self, index: usize, response: &Response, world: &mut World<'_, M>) -> bool {
+        if self.room(world.layout) < response.head.len() {
+            return false;
+        }
+        self.put(index, response.head.as_bytes(), world);
+        self.content = match response.content {
+            Content::Nothing => Rest::Nothing,
+            Content::Bytes(bytes) => Rest::Bytes(bytes),
+            Content::Page(uptime) => Rest::Page(uptime, 0),
+        };
+        (self.close, self.linger) = (response.close, response.linger);
+        self.discard = response.discard;
+        self.served = true;
+        self.since = world.now;
+        true
+    }
+
+    fn room(&self, layout: Layout) -> usize {
+        layout.ring_out.saturating_sub(self.unsent as usize)
+    }
+
+    /// Puts as much of `bytes` into the out ring as it has room for; answers how much.
+    fn put<M: Memory>(&mut self, index: usize, bytes: &[u8], world: &World<'_, M>) -> usize {
+        let ring = world.layout.ring_out;
+        let bytes = bytes.get(..self.room(world.layout)).unwrap_or(bytes);
+        let offset = self.write as usize & (ring - 1);
+        let (first, second) = bytes.split_at_checked(ring - offset).unwrap_or((bytes, &[]));
+        world.stream_out.write(index * ring + offset, first);
+        world.stream_out.write(index * ring, second);
+        let count = bytes.len() as u32;
+        self.write = self.write.wrapping_add(count);
+        self.unsent += count;
+        self.written += count;
+        bytes.len()
+    }
+
+    fn send_content<M: Memory>(&mut self, index: usize, world: &World<'_, M>) {
+        match self.content {
+            Rest::Nothing => {}
+            Rest::Bytes(bytes) => {
+                let count = self.put(index, bytes, world);
+                let rest = bytes.get(count..).unwrap_or_default();
+                self.content = if rest.is_empty() { Rest::Nothing } else { Rest::Bytes(rest) };
+            }
+            Rest::Page(uptime, at) => {
+                let page = page::render(&world.context.policy, uptime);
+                let rest = page.as_bytes().get(at as usize..).unwrap_or_default();
+                let count = self.put(index, rest, world);
+                let at = at + count as u32;
+                self.content = if count == rest.len() { Rest::Nothing } else { Rest::Page(uptime, at) };
+            }
+        }
+    }
+
+    /// Tells tcpip what it has not been told, by `push`, which answers whether there was room.
+    pub fn tell(&mut self, index: u16, mut push: impl FnMut(Ask) -> bool) {
+        let connection = Index(index);
+        if self.written > 0 && !self.over && push(Ask::Send { connection, length: self.written }) {
+            self.written = 0;
+        }
+        if self.consumed > 0 && !self.over && push(Ask::Consumed { connection, length: self.consumed }) {
+            self.consumed = 0;
+        }
+        let behind = self.written > 0 && !self.over;
+        let ask = match self.state {
+            State::Ending(Ending::Close) if !behind => Ask::Close { connection },
+            State::Ending(Ending::Abort) => Ask::Abort { connection },
+            _ => return self.free(),
+        };
+        if push(ask) {
+            self.state = State::Ended;
+        }
+        self.free();
+    }
+
+    fn free(&mut self) {
+        if self.state == State::Ended && self.over {
+            *self = Connection::default();
+        }
+    }
+}

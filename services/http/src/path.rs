@@ -1,0 +1,165 @@
+//! The path of a request, decoded and normalised: what an archive can be asked for.
+
+use arrayvec::ArrayVec;
+
+/// The longest path, decoded.
+pub const LONGEST: usize = 1024;
+
+/// A path without `.`, `..` or empty components, and without a leading slash.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Path {
+    bytes: ArrayVec<u8, LONGEST>,
+    /// It ended with a slash (or is the root): a directory is meant.
+    pub directory: bool,
+}
+
+/// The path cannot be one of the site's: a bad escape, a NUL, `..`, or too long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bad;
+
+impl Path {
+    /// The path of a request target: origin form, or absolute form, whose authority is left out.
+    ///
+    /// # Errors
+    /// It cannot be one of the site's.
+    pub fn parse(target: &str) -> Result<Path, Bad> {
+        let target = strip_authority(target).ok_or(Bad)?;
+        let raw = target.split(['?', '#']).next().unwrap_or_default();
+        let mut path = Path::default();
+        for component in raw.split('/') {
+            path.push(component.as_bytes())?;
+        }
+        path.directory = raw.ends_with('/') || raw.is_empty() || raw.ends_with("/.") || path.bytes.is_empty();
+        Ok(path)
+    }
+
+    fn push(&mut self, component: &[u8]) -> Result<(), Bad> {
+        let length = self.bytes.len();
+        if length > 0 {
+            self.bytes.try_push(b'/').map_err(|_| Bad)?;
+        }
+        let start = self.bytes.len();
+        decode(component, &mut self.bytes)?;
+        match self.bytes.get(start..).unwrap_or_default() {
+            b"" | b"." => self.bytes.truncate(length),
+            b".." => return Err(Bad),
+            decoded if decoded.iter().any(|byte| matches!(byte, 0 | b'/')) => return Err(Bad),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The path's bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The path with `suffix` after it.
+    ///
+    /// # Errors
+    /// It is too long then.
+    pub fn with(&self, suffix: &[u8]) -> Result<Path, Bad> {
+        let mut path = self.clone();
+        path.bytes.try_extend_from_slice(suffix).map_err(|_| Bad)?;
+        Ok(path)
+    }
+}
+
+fn strip_authority(target: &str) -> Option<&str> {
+    if target.starts_with('/') {
+        return Some(target);
+    }
+    let scheme = target.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("http://"))?;
+    let rest = target.get(scheme.len()..)?;
+    Some(rest.find('/').and_then(|slash| rest.get(slash..)).unwrap_or("/"))
+}
+
+fn decode(raw: &[u8], into: &mut ArrayVec<u8, LONGEST>) -> Result<(), Bad> {
+    let mut bytes = raw.iter().copied();
+    while let Some(byte) = bytes.next() {
+        let byte = if byte == b'%' {
+            let mut digit = || bytes.next().and_then(|digit| char::from(digit).to_digit(16)).ok_or(Bad);
+            u8::try_from(digit()? * 16 + digit()?).map_err(|_| Bad)?
+        } else {
+            byte
+        };
+        into.try_push(byte).map_err(|_| Bad)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(target: &str) -> Option<(String, bool)> {
+        let path = Path::parse(target).ok()?;
+        Some((String::from_utf8_lossy(path.as_bytes()).into_owned(), path.directory))
+    }
+
+    #[test]
+    fn paths_are_decoded_and_normalised() {
+        for (target, expected, directory) in [
+            ("/", "", true),
+            ("/index.html", "index.html", false),
+            ("/a/b/", "a/b", true),
+            ("//a//b", "a/b", false),
+            ("/./a/./", "a", true),
+            ("/a%20b%2Ec?q=/../x#f", "a b.c", false),
+            ("/%e2%82%ac", "€", false),
+            ("http://host:8080/x/y?z", "x/y", false),
+            ("HTTP://host", "", true),
+            ("/?x", "", true),
+        ] {
+            assert_eq!(read(target), Some((expected.to_string(), directory)), "{target}");
+        }
+    }
+
+    #[test]
+    fn what_could_escape_is_bad() {
+        for target in [
+            "/..",
+            "/a/../b",
+            "/%2e%2e/x",
+            "/.%2E/",
+            "/a%2fb",
+            "/a%00b",
+            "/%",
+            "/%4",
+            "/%zz",
+            "/%+1",
+            "",
+            "*",
+            "a",
+            "host:80",
+            "ftp://host/x",
+        ] {
+            assert_eq!(read(target), None, "{target}");
+        }
+        assert_eq!(read(&format!("/{}", "a".repeat(LONGEST + 1))), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_escapes(target in "(/|http://h/)?([a./%0-9]|%2e|%2f|\\PC){0,60}") {
+            if let Ok(path) = Path::parse(&target) {
+                prop_assert!(!path.as_bytes().starts_with(b"/"));
+                for component in path.as_bytes().split(|byte| *byte == b'/').filter(|_| !path.as_bytes().is_empty()) {
+                    prop_assert!(!matches!(component, b"" | b"." | b".."));
+                    prop_assert!(!component.contains(&0));
+                }
+            }
+        }
+
+        #[test]
+        fn every_name_can_be_asked_for(name in prop::collection::vec(1u8..=255, 1..40)) {
+            prop_assume!(!name.contains(&b'/') && name != b"." && name != b"..");
+            let target: String = "/".to_string() + &name.iter().map(|byte| format!("%{byte:02X}")).collect::<String>();
+            let path = Path::parse(&target).unwrap();
+            prop_assert_eq!(path.as_bytes(), name);
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! A request, parsed: the line and header fields by `httparse`, and what they mean for this server.
+
+use httparse::{Error, Status as Parsed};
+
+/// The most header fields of a request.
+const MAX_HEADERS: usize = 48;
+
+/// What is asked to be done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Method {
+    /// The file.
+    Get,
+    /// The file's header fields.
+    Head,
+    /// A method that HTTP knows and this server does not offer.
+    NotAllowed,
+    /// A method that HTTP does not know.
+    Unknown,
+}
+
+/// How the request's body is delimited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Body {
+    /// It has this many bytes; mostly none.
+    Length(u64),
+    /// In chunks, which this server does not read: the connection ends with the response.
+    Chunked,
+}
+
+/// A whole request head.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request<'a> {
+    /// What is asked to be done.
+    pub method: Method,
+    /// To what.
+    pub target: &'a str,
+    /// HTTP/1.1 rather than 1.0.
+    pub modern: bool,
+    /// Whether the peer wants the connection kept.
+    pub keep_alive: bool,
+    /// Its body.
+    pub body: Body,
+    /// It waits for leave to send its body.
+    pub expects: bool,
+    /// `Range`.
+    pub range: Option<&'a [u8]>,
+    /// `If-Range`.
+    pub if_range: Option<&'a [u8]>,
+    /// `If-None-Match`.
+    pub if_none_match: Option<&'a [u8]>,
+}
+
+/// Reads a request from the start of `bytes`; answers it and its length, or nothing if it is not whole yet.
+///
+/// # Errors
+/// The status code with which to refuse it. Nothing after it on the connection can be understood.
+pub fn parse(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, u16> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut parsed = httparse::Request::new(&mut headers);
+    let length = match parsed.parse(bytes) {
+        Ok(Parsed::Complete(length)) => length,
+        Ok(Parsed::Partial) => return Ok(None),
+        Err(Error::TooManyHeaders) => return Err(431),
+        Err(Error::Version) => return Err(if is_other_version(bytes) { 505 } else { 400 }),
+        Err(_) => return Err(400),
+    };
+    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
+        return Err(400);
+    };
+    let modern = minor == 1;
+    let mut request = Request {
+        method: method_of(method),
+        target,
+        modern,
+        keep_alive: modern,
+        body: Body::Length(0),
+        expects: false,
+        range: None,
+        if_range: None,
+        if_none_match: None,
+    };
+    read_headers(parsed.headers, &mut request)?;
+    Ok(Some((request, length)))
+}
+
+fn method_of(method: &str) -> Method {
+    match method {
+        "GET" => Method::Get,
+        "HEAD" => Method::Head,
+        "POST" | "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH" => Method::NotAllowed,
+        _ => Method::Unknown,
+    }
+}
+
+fn read_headers<'a>(headers: &[httparse::Header<'a>], request: &mut Request<'a>) -> Result<(), u16> {
+    let (mut hosts, mut length, mut chunked) = (0, None, false);
+    for header in headers {
+        let (name, value) = (header.name, header.value.trim_ascii());
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        if is("Host") {
+            hosts += 1;
+        } else if is("Content-Length") {
+            let stated = decimal(value).ok_or(400u16)?;
+            if length.is_some_and(|length| length != stated) {
+                return Err(400);
+            }
+            length = Some(stated);
+        } else if is("Transfer-Encoding") {
+            // Only "chunked" can be understood; what else it may be has no end that we could find.
+            if !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(501);
+            }
+            chunked = true;
+        } else if is("Connection") {
+            for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                if option.eq_ignore_ascii_case(b"close") {
+                    request.keep_alive = false;
+                } else if option.eq_ignore_ascii_case(b"keep-alive") && !request.modern {
+                    request.keep_alive = true;
+                }
+            }
+        } else if is("Expect") {
+            request.expects = true;
+        } else if is("Range") {
+            request.range = Some(value);
+        } else if is("If-Range") {
+            request.if_range = Some(value);
+        } else if is("If-None-Match") {
+            request.if_none_match = Some(value);
+        }
+    }
+    // A request with both could mean one thing to us and another to a proxy before us (RFC 9112, 6.1).
+    if hosts > 1 || (request.modern && hosts == 0) || (chunked && length.is_some()) {
+        return Err(400);
+    }
+    request.body = if chunked { Body::Chunked } else { Body::Length(length.unwrap_or(0)) };
+    Ok(())
+}
+
+fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |value, digit| {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+        value.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+/// Whether the request line ends with an HTTP version, which then is none of ours.
+fn is_other_version(bytes: &[u8]) -> bool {
+    let line = bytes.trim_ascii_start().split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+    let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+    matches!(version, [b'H', b'T', b'T', b'P', b'/', major, rest @ ..]
+        if major.is_ascii_digit() && matches!(rest, [] | [b'.', _]))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(text: &str) -> Result<Option<(Request<'_>, usize)>, u16> {
+        parse(text.as_bytes())
+    }
+
+    fn whole(text: &str) -> Request<'_> {
+        let (request, length) = read(text).unwrap().unwrap();
+        assert_eq!(length, text.len());
+        request
+    }
+
+    #[test]
+    fn an_ordinary_request() {
+        let request = whole("GET /x?y HTTP/1.1\r\nhost: a\r\nRange: bytes=1-2\r\nIf-None-Match: \"q\"\r\n\r\n");
+        assert_eq!((request.method, request.target, request.keep_alive), (Method::Get, "/x?y", true));
+        assert_eq!((request.range, request.if_none_match), (Some(&b"bytes=1-2"[..]), Some(&b"\"q\""[..])));
+    }
+
+    #[test]
+    fn what_keeps_a_connection() {
+        assert!(!whole("GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n").keep_alive);
+        assert!(!whole("GET / HTTP/1.0\r\n\r\n").keep_alive);
+        assert!(whole("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").keep_alive);
+        assert!(!whole("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nConnection: keep-alive\r\n\r\n").keep_alive);
+    }
+
+    #[test]
+    fn every_prefix_of_a_request_is_partial() {
+        let text = "HEAD /abc HTTP/1.1\r\nHost: a\r\n\r\n";
+        for cut in 0..text.len() {
+            assert_eq!(read(&text[..cut]), Ok(None), "{cut}");
+        }
+        let two = [text, text].concat();
+        assert_eq!(read(&two).unwrap().unwrap().1, text.len());
+    }
+
+    #[test]
+    fn refusals_have_their_status() {
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(MAX_HEADERS + 1));
+        for (text, status) in [
+            ("GET / HTTP/1.1\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+            ("GET /\r\n\r\n", 400),
+            ("nonsense\r\n\r\n", 400),
+            ("GET / FTP/1.1\r\n\r\n", 400),
+            ("GET / HTTP/2.0\r\n\r\n", 505),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX y: z\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n folded\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
+            ("\0\0\0\0", 400),
+            (&many, 431),
+        ] {
+            assert_eq!(read(text), Err(status), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn bodies_and_methods() {
+        let request = whole("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\nExpect: 100-continue\r\n\r\n");
+        assert_eq!((request.method, request.body, request.expects), (Method::NotAllowed, Body::Length(7), true));
+        let request = whole("BREW / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n");
+        assert_eq!((request.method, request.body), (Method::Unknown, Body::Chunked));
+        assert_eq!(whole("get / HTTP/1.1\r\nHost: a\r\n\r\n").method, Method::Unknown);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn near_requests_are_read(text in "(GET|HEAD|PUT) /[ -~]{0,20} HTTP/[0-9.]{1,3}\r\n([A-Za-z-]{1,20}: ?[ -~]{0,20}\r?\n){0,6}\r\n") {
+            if let Ok(Some((_, length))) = parse(text.as_bytes()) {
+                prop_assert!(length <= text.len());
+            }
+        }
+    }
+}

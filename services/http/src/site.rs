@@ -1,0 +1,176 @@
+//! What is served: the files of an archive, or the built-in page.
+
+use alloc::vec::Vec;
+use core::cmp::Ordering;
+
+use crate::archive::{End, File, Files, Format};
+use crate::path::Path;
+
+/// The site.
+pub enum Site {
+    /// No archive: the built-in page.
+    BuiltIn,
+    /// The files of an archive.
+    Archive(Archive),
+}
+
+/// What a path stands for.
+#[derive(Clone, Copy, Debug)]
+pub enum Found {
+    /// The built-in page.
+    Page,
+    /// A file.
+    File(File<'static>),
+    /// A directory that was asked for without its closing slash.
+    Directory,
+    /// Nothing.
+    Nothing,
+}
+
+/// An archive, with an index if the heap has room for one.
+pub struct Archive {
+    bytes: &'static [u8],
+    format: Format,
+    index: Vec<File<'static>>,
+    /// Files in it.
+    pub files: usize,
+    /// Whether it ends with its end mark.
+    pub whole: bool,
+}
+
+impl Site {
+    /// The site in `bytes`. Answers also whether there are bytes that are no archive.
+    pub fn new(bytes: &'static [u8]) -> (Site, bool) {
+        match Format::of(bytes) {
+            Some(format) => (Site::Archive(Archive::new(bytes, format)), false),
+            None => (Site::BuiltIn, !bytes.is_empty()),
+        }
+    }
+
+    /// What `path` stands for.
+    pub fn find(&self, path: &Path) -> Found {
+        match self {
+            Site::BuiltIn if matches!(path.as_bytes(), b"" | b"index.html") => Found::Page,
+            Site::BuiltIn => Found::Nothing,
+            Site::Archive(archive) => archive.find(path),
+        }
+    }
+}
+
+impl Archive {
+    fn new(bytes: &'static [u8], format: Format) -> Self {
+        let mut files = Files::new(bytes, format);
+        let count = files.by_ref().count();
+        let mut archive = Archive { bytes, format, index: Vec::new(), files: count, whole: files.end == End::Marked };
+        // Without room for an index every look-up walks the archive, which is slow and correct.
+        if archive.index.try_reserve_exact(count).is_ok() {
+            archive.index.extend(Files::new(bytes, format));
+            archive.index.sort_unstable_by(|a, b| {
+                // Of files with one name the last stands, as if the archive had been unpacked: the later first.
+                a.name.bytes().cmp(b.name.bytes()).then(b.data.as_ptr().cmp(&a.data.as_ptr()))
+            });
+        }
+        archive
+    }
+
+    fn is_indexed(&self) -> bool {
+        self.index.len() == self.files
+    }
+
+    fn find(&self, path: &Path) -> Found {
+        let name = if path.directory { with_index(path) } else { Some(path.clone()) };
+        let Some(name) = name else { return Found::Nothing };
+        if let Some(file) = self.file(name.as_bytes()) {
+            return Found::File(file);
+        }
+        let directory = if path.directory { None } else { path.with(b"/").ok() };
+        match directory {
+            Some(directory) if self.has_below(directory.as_bytes()) => Found::Directory,
+            _ => Found::Nothing,
+        }
+    }
+
+    fn file(&self, name: &[u8]) -> Option<File<'static>> {
+        if !self.is_indexed() {
+            return Files::new(self.bytes, self.format).filter(|file| file.name.order(name) == Ordering::Equal).last();
+        }
+        let at = self.index.partition_point(|file| file.name.order(name) == Ordering::Less);
+        self.index.get(at).filter(|file| file.name.order(name) == Ordering::Equal).copied()
+    }
+
+    /// Whether a file's name starts with `directory`, which ends with a slash.
+    fn has_below(&self, directory: &[u8]) -> bool {
+        let below = |file: &File<'static>| file.name.bytes().take(directory.len()).eq(directory.iter().copied());
+        if !self.is_indexed() {
+            return Files::new(self.bytes, self.format).any(|file| below(&file));
+        }
+        let at = self.index.partition_point(|file| file.name.order(directory) == Ordering::Less);
+        self.index.get(at).is_some_and(below)
+    }
+}
+
+fn with_index(path: &Path) -> Option<Path> {
+    path.with(if path.as_bytes().is_empty() { b"index.html" } else { b"/index.html" }).ok()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::archive::tests::cpio;
+
+    /// A site of these files.
+    pub(crate) fn site(files: &[(&str, &[u8])]) -> Site {
+        Site::new(cpio(files).leak()).0
+    }
+
+    fn look(site: &Site, target: &str) -> String {
+        match site.find(&Path::parse(target).unwrap()) {
+            Found::Page => "page".into(),
+            Found::File(file) => String::from_utf8_lossy(file.data).into_owned(),
+            Found::Directory => "directory".into(),
+            Found::Nothing => "nothing".into(),
+        }
+    }
+
+    #[test]
+    fn an_index_and_a_walk_find_the_same() {
+        let files: [(&str, &[u8]); 6] = [
+            ("./b/index.html", b"b index"),
+            ("./index.html", b"root"),
+            ("b!", b"before the slash"),
+            ("b0", b"after the slash"),
+            ("c/d/e.txt", b"deep"),
+            ("./index.html", b"later root"),
+        ];
+        let indexed = site(&files);
+        let Site::Archive(mut walked) = site(&files) else { panic!("no archive") };
+        walked.index.clear();
+        assert!(!walked.is_indexed());
+        for site in [&indexed, &Site::Archive(walked)] {
+            for (target, expected) in [
+                ("/", "later root"),
+                ("/index.html", "later root"),
+                ("/b", "directory"),
+                ("/b/", "b index"),
+                ("/b%21", "before the slash"),
+                ("/c/d", "directory"),
+                ("/c/d/", "nothing"),
+                ("/c/d/e.txt", "deep"),
+                ("/c/d/e.txt/", "nothing"),
+                ("/c/d/e", "nothing"),
+                ("/zz", "nothing"),
+            ] {
+                assert_eq!(look(site, target), expected, "{target}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_an_archive_there_is_one_page() {
+        let (site, strange) = Site::new(b"");
+        assert!(!strange);
+        assert_eq!((look(&site, "/"), look(&site, "/index.html")), ("page".into(), "page".into()));
+        assert_eq!(look(&site, "/favicon.ico"), "nothing");
+        assert!(Site::new(b"\x1f\x8b compressed").1);
+    }
+}

@@ -1,0 +1,254 @@
+//! http and tcpip together, asked by a client over a simulated wire.
+#![forbid(unsafe_code)]
+
+mod rig;
+
+use rig::{Rig, SERVER, Setup, cpio};
+use smoltcp::socket::{icmp, tcp, udp};
+use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, IpEndpoint};
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at * 31 + at / 251) as u8).collect()
+}
+
+fn site() -> &'static [u8] {
+    cpio(&[("index.html", b"<p>hello"), ("one", b"1"), ("large", &pattern(3_000_000)), ("d/index.html", b"in d")])
+}
+
+#[test]
+fn the_built_in_page_is_served() {
+    let mut rig = Rig::new(Setup::default());
+    let (head, body) = rig.get("/");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(String::from_utf8(body).unwrap().contains("Cloister is running"));
+    assert!(rig.system.console().contains("listening on port 80: http://10.0.0.2/"), "{}", rig.system.console());
+    assert!(rig.get("/favicon.ico").0.starts_with("HTTP/1.1 404 "));
+}
+
+#[test]
+fn files_arrive_whole_and_so_do_their_parts() {
+    let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+    assert_eq!(rig.get("/").1, b"<p>hello");
+    assert_eq!(rig.get("/one").1, b"1");
+    assert_eq!(rig.get("/d/").1, b"in d");
+    assert!(rig.get("/d").0.contains("\r\nLocation: /d/\r\n"));
+    assert!(rig.get("/large").1 == pattern(3_000_000));
+    let handle = rig.connect();
+    rig.send(handle, b"GET /large HTTP/1.1\r\nHost: a\r\nRange: bytes=1000000-1999999\r\n\r\n");
+    let (head, body) = rig.response(handle, false);
+    assert!(head.starts_with("HTTP/1.1 206 "), "{head}");
+    assert!(body == pattern(3_000_000)[1_000_000..2_000_000]);
+}
+
+#[test]
+fn a_connection_is_kept_and_requests_are_pipelined() {
+    let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+    let handle = rig.connect();
+    for _ in 0..50 {
+        rig.send(handle, b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(rig.response(handle, false).1, b"1");
+    }
+    let one = "GET /one HTTP/1.1\r\nHost: a\r\n\r\n";
+    let head = "HEAD /large HTTP/1.1\r\nHost: a\r\n\r\n";
+    let none = "GET /none HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
+    rig.send(handle, [one, head, none].concat().repeat(40).as_bytes());
+    for _ in 0..40 {
+        assert_eq!(rig.response(handle, false).1, b"1");
+        assert!(rig.response(handle, true).0.contains("Content-Length: 3000000\r\n"));
+        assert_eq!(rig.response(handle, false).1, b"404 Not Found\n");
+    }
+    assert_eq!(rig.socket(handle).state(), tcp::State::Established);
+}
+
+#[test]
+fn many_short_connections_with_a_small_table() {
+    let mut rig = Rig::new(Setup { connections: 16, ring_out: 4096, site: site(), ..Setup::default() });
+    for round in 0..1000 {
+        let (head, body) = rig.get("/one");
+        assert!(head.starts_with("HTTP/1.1 200 ") && body == b"1", "round {round}: {head}");
+    }
+}
+
+#[test]
+fn forty_at_once_with_a_small_table() {
+    let mut rig = Rig::new(Setup { connections: 16, ring_out: 4096, site: site(), ..Setup::default() });
+    let handles: Vec<_> = (0..40).map(|_| rig.connect()).collect();
+    let mut asked = [false; 40];
+    let mut answers = vec![Vec::new(); 40];
+    for _ in 0..200_000 {
+        rig.step();
+        for (at, handle) in handles.iter().enumerate() {
+            if !asked[at] && rig.socket(*handle).may_send() {
+                rig.socket(*handle).send_slice(b"GET /one HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+                asked[at] = true;
+            }
+            let part = rig.take(*handle);
+            answers[at].extend(part);
+            if answers[at].ends_with(b"\r\n\r\n1") {
+                rig.socket(*handle).close();
+            }
+        }
+        if answers.iter().all(|answer| answer.ends_with(b"\r\n\r\n1")) {
+            return;
+        }
+    }
+    let states: Vec<_> = handles.iter().map(|handle| rig.socket(*handle).state()).collect();
+    panic!("{} of 40 were answered: {states:?}", answers.iter().filter(|answer| !answer.is_empty()).count());
+}
+
+#[test]
+fn connections_that_send_nothing_do_not_keep_others_out() {
+    let mut rig = Rig::new(Setup { connections: 32, ring_out: 4096, site: site(), ..Setup::default() });
+    let silent: Vec<_> = (0..200).map(|_| rig.connect()).collect();
+    rig.wait(4);
+    let started = rig.nanoseconds;
+    assert_eq!(rig.get("/one").1, b"1");
+    assert!(rig.nanoseconds - started < 4_000_000_000, "{} ms", (rig.nanoseconds - started) / 1_000_000);
+    for handle in silent {
+        rig.sockets.remove(handle);
+    }
+    assert_eq!(rig.get("/one").1, b"1");
+}
+
+#[test]
+fn idle_and_slow_connections_end() {
+    let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+    let (silent, slow, kept) = (rig.connect(), rig.connect(), rig.connect());
+    rig.send(slow, b"GET /one HT");
+    rig.send(kept, b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
+    rig.response(kept, false);
+    rig.wait(9);
+    for handle in [silent, slow, kept] {
+        assert_eq!(rig.socket(handle).state(), tcp::State::Established);
+    }
+    rig.wait(3);
+    assert_eq!(rig.socket(silent).state(), tcp::State::CloseWait);
+    assert!(rig.take(slow).starts_with(b"HTTP/1.1 408 "));
+    assert_eq!(rig.socket(kept).state(), tcp::State::Established);
+    rig.wait(6);
+    assert_eq!(rig.socket(kept).state(), tcp::State::CloseWait);
+    assert_eq!(rig.socket(slow).state(), tcp::State::CloseWait);
+}
+
+#[test]
+fn bad_requests_are_answered_and_closed() {
+    let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+    for (request, status) in [
+        ("nonsense\r\n\r\n".to_string(), "400"),
+        ("GET / HTTP/3.0\r\n\r\n".to_string(), "505"),
+        (format!("GET /{} HTTP/1.1\r\n", "a".repeat(5000)), "414"),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "b".repeat(1_000_000)), "431"),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n".to_string() + &"c".repeat(100_000), "405"),
+    ] {
+        let handle = rig.connect();
+        rig.send(handle, request.as_bytes());
+        let (head, _) = rig.response(handle, false);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        assert!(head.contains("Connection: close\r\n"));
+        rig.wait(5);
+        assert_eq!(rig.socket(handle).state(), tcp::State::CloseWait, "{status}");
+        rig.sockets.remove(handle);
+    }
+    assert_eq!(rig.get("/one").1, b"1");
+}
+
+#[test]
+fn a_lossy_wire_only_slows_things() {
+    let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+    rig.wire.lose_every = Some(7);
+    let handle = rig.connect();
+    for _ in 0..200 {
+        rig.advance(50_000_000);
+        rig.step();
+    }
+    rig.send(handle, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(rig.response(handle, false).1 == pattern(3_000_000));
+}
+
+#[test]
+fn a_reader_that_stops_is_reset_and_the_rest_is_served() {
+    let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+    let handle = rig.connect();
+    rig.send(handle, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+    rig.wait(25);
+    assert_eq!(rig.get("/one").1, b"1");
+    assert_eq!(rig.socket(handle).state(), tcp::State::Established);
+    rig.wait(10);
+    assert_eq!(rig.socket(handle).state(), tcp::State::Closed);
+}
+
+#[test]
+fn a_backend_that_comes_back_finds_its_connections() {
+    let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+    let handle = rig.connect();
+    rig.send(handle, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+    rig.run(20);
+    rig.reconnect();
+    assert!(rig.response(handle, false).1 == pattern(3_000_000));
+    rig.send(handle, b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(rig.response(handle, false).1, b"1");
+}
+
+#[test]
+fn quiescing_ends_connections_and_then_the_link() {
+    let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+    let (idle, busy) = (rig.connect(), rig.connect());
+    rig.send(busy, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+    rig.run(50);
+    rig.quiesce();
+    let (_, body) = rig.response(busy, false);
+    assert!(body == pattern(3_000_000), "a response under way is finished");
+    for handle in [idle, busy] {
+        rig.run(50);
+        assert_eq!(rig.socket(handle).state(), tcp::State::CloseWait);
+        rig.socket(handle).close();
+    }
+    assert!((0..50).any(|_| {
+        rig.wait(1);
+        rig.is_quiet()
+    }));
+}
+
+#[test]
+fn nothing_runs_while_nothing_happens() {
+    let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+    rig.get("/one");
+    rig.wait(30);
+    assert_eq!(rig.sleeps(), None);
+}
+
+#[test]
+fn pings_are_answered_and_large_ones_in_fragments() {
+    let mut rig = Rig::new(Setup::default());
+    let buffer = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 8], vec![0; 16384]);
+    let handle = rig.sockets.add(icmp::Socket::new(buffer(), buffer()));
+    rig.sockets.get_mut::<icmp::Socket<'_>>(handle).bind(icmp::Endpoint::Ident(7)).unwrap();
+    for length in [56, 1400] {
+        let data = pattern(length);
+        let echo = Icmpv4Repr::EchoRequest { ident: 7, seq_no: 1, data: &data };
+        let socket = rig.sockets.get_mut::<icmp::Socket<'_>>(handle);
+        let space = socket.send(echo.buffer_len(), SERVER).unwrap();
+        echo.emit(&mut Icmpv4Packet::new_unchecked(space), &smoltcp::phy::ChecksumCapabilities::default());
+        rig.run(50);
+        let (bytes, _) = rig.sockets.get_mut::<icmp::Socket<'_>>(handle).recv().unwrap();
+        assert_eq!(&bytes[8..], data, "{length}");
+    }
+}
+
+#[test]
+fn udp_is_echoed_where_the_command_line_says() {
+    let command_line = "ip=10.0.0.2/24 udp-echo=7";
+    let mut rig = Rig::new(Setup { command_line, ..Setup::default() });
+    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 8192]);
+    let handle = rig.sockets.add(udp::Socket::new(buffer(), buffer()));
+    let socket = rig.sockets.get_mut::<udp::Socket<'_>>(handle);
+    socket.bind(5000).unwrap();
+    for at in 0..5u8 {
+        socket.send_slice(&[at; 100], IpEndpoint::new(SERVER, 7)).unwrap();
+    }
+    rig.run(50);
+    for at in 0..5u8 {
+        let (bytes, from) = rig.sockets.get_mut::<udp::Socket<'_>>(handle).recv().unwrap();
+        assert_eq!((bytes, from.endpoint.port), (&[at; 100][..], 7));
+    }
+}
