@@ -20,6 +20,7 @@ mod limit {
     pub const DOM0: Duration = Duration::from_secs(120);
     pub const CREATE: Duration = Duration::from_secs(60);
     pub const SHUTDOWN: Duration = Duration::from_secs(30);
+    pub const FINISH: Duration = Duration::from_secs(10);
 }
 /// How often waiting loops look.
 const LOOK: Duration = Duration::from_millis(20);
@@ -132,7 +133,9 @@ impl Bed {
         let there = format!("/tmp/guests/{}", guest.name);
         std::fs::copy(&guest.image, here.join("kernel")).at(&guest.image)?;
         if let Some(ramdisk) = &guest.ramdisk {
-            std::fs::copy(ramdisk, here.join("ramdisk")).at(ramdisk)?;
+            // The archive may be large, and is mostly on the same file system.
+            let copy = here.join("ramdisk");
+            std::fs::hard_link(ramdisk, &copy).or_else(|_| std::fs::copy(ramdisk, &copy).map(drop)).at(ramdisk)?;
         }
         let ramdisk = guest.ramdisk.as_ref().map(|_| format!("{there}/ramdisk"));
         let config = guest.config(&format!("{there}/kernel"), ramdisk.as_deref());
@@ -196,6 +199,11 @@ impl Bed {
             std::thread::sleep(LOOK);
         }
         Ok(())
+    }
+
+    /// The error for a guest that ended although it should not have.
+    pub fn guest_ended(&self, guest: &Guest, during: &str) -> BedError {
+        self.guest_error(guest, during, None)
     }
 
     fn guest_error(&self, guest: &Guest, during: &str, limit: Option<Duration>) -> BedError {
@@ -292,12 +300,21 @@ impl Bed {
         check(&self.qemu, &self.watch, &self.folder, &self.stop, during)
     }
 
-    /// Collects the last logs and ends QEMU.
-    pub fn stop(self) {
+    /// Ends in order: asks the guests to shut down, collects the last logs, ends QEMU. Nothing here can be a reason
+    /// to fail: what does not answer is ended with QEMU.
+    pub fn finish(self, guests: &[&str]) {
+        // From here on a request to stop is being served.
         self.stop.store(false, Ordering::Relaxed);
-        // Logs are wanted but never a reason to fail: the bed is going away.
-        let _ = self.dom0("dmesg >> /host/dom0.log; xl dmesg > /host/xl-dmesg.log; sync", Duration::from_secs(10));
+        for guest in guests {
+            let _ = self.dom0(&format!("xl shutdown -w {guest}"), limit::FINISH);
+        }
+        let _ = self.dom0("dmesg >> /host/dom0.log; xl dmesg > /host/xl-dmesg.log; sync", limit::FINISH);
         self.qemu.stop(Duration::from_secs(5));
+    }
+
+    /// Collects the last logs and ends QEMU, whatever guests are doing.
+    pub fn stop(self) {
+        self.finish(&[]);
     }
 }
 

@@ -23,8 +23,13 @@ pub struct Run {
 impl Run {
     /// What the image printed through port 0xE9, without Xen's prefix.
     pub fn lines(&self) -> Vec<&str> {
-        self.log.lines().filter_map(guest_line).collect()
+        lines(&self.log)
     }
+}
+
+/// The lines of a log that a domain printed through port 0xE9.
+pub fn lines(log: &str) -> Vec<&str> {
+    log.lines().filter_map(guest_line).collect()
 }
 
 /// The text of a `(dN) text` line.

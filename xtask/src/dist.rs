@@ -1,0 +1,122 @@
+//! `dist`: a folder for a real Xen host.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use cloister_bed::Guest;
+use sha2::{Digest, Sha256};
+
+use crate::image::{self, DEFAULT_POLICY, Image};
+use crate::stages::Stages;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// The folder to make; by default target/dist
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// The policy to build
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_POLICY)]
+    policy: PathBuf,
+}
+
+/// Where INSTALL.md puts the image.
+const PLACE: &str = "/srv/cloister";
+const INSTALL: &str = include_str!("INSTALL.md");
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let mut stages = Stages::new();
+    let image = image::build(&arguments.policy, &mut stages)?;
+    stages.begin("writing the folder");
+    let folder = arguments.out.clone().unwrap_or_else(|| cloister_bed::target_dir().join("dist"));
+    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let files = [
+        ("cloister.elf", read(&image.elf)?),
+        ("cloister.cfg", config().into_bytes()),
+        ("policy.toml", read(&image.policy)?),
+        ("INSTALL.md", install(&image).into_bytes()),
+    ];
+    write(&folder, &files)?;
+    stages.done();
+    println!("{}", folder.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| path.display().to_string())
+}
+
+fn write(folder: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
+    let put = |name: &str, content: &[u8]| {
+        let path = folder.join(name);
+        std::fs::write(&path, content).with_context(|| path.display().to_string())
+    };
+    let mut sums = String::new();
+    for (name, content) in files {
+        put(name, content)?;
+        sums += &format!("{}  {name}\n", hexadecimal(&Sha256::digest(content)));
+    }
+    // `sha256sum -c` reads this form.
+    put("SHA256SUMS", sums.as_bytes())
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The guest as it is tested, with addresses by DHCP and restarted when it crashes.
+fn config() -> String {
+    let guest = Guest { cmdline: "ip=dhcp".to_owned(), on_crash: "restart".to_owned(), mac: None, ..Guest::new("") };
+    let extra = "# A site to serve: a cpio (newc) or tar archive. Give the guest memory for it.\n\
+                 #ramdisk = \"/srv/cloister/site.cpio\"\n\
+                 # mac=… keeps the address the same; bridge= names this host's bridge.\n\
+                 vif = [ \"bridge=xenbr0\" ]\n";
+    let text = guest.config(&format!("{PLACE}/cloister.elf"), None);
+    format!("{}\n{extra}", text.trim_end())
+}
+
+fn install(image: &Image) -> String {
+    INSTALL.replace("@HASH@", &image.hash).replace("@PLACE@", PLACE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_is_for_a_host_with_a_bridge() {
+        let text = config();
+        for line in [
+            "kernel = \"/srv/cloister/cloister.elf\"",
+            "vif = [ \"bridge=xenbr0\" ]",
+            "on_crash = \"restart\"",
+            "vcpus = 1",
+        ] {
+            assert_eq!(text.lines().filter(|l| *l == line).count(), 1, "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn checksums_cover_each_file() {
+        let folder = tempfile::tempdir().expect("folder");
+        write(folder.path(), &[("a", b"abc".to_vec()), ("b", Vec::new())]).expect("write");
+        let sums = std::fs::read_to_string(folder.path().join("SHA256SUMS")).expect("sums");
+        // The example of FIPS 180-4.
+        assert!(sums.starts_with("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  a\n"), "{sums}");
+        assert_eq!(sums.lines().count(), 2);
+    }
+
+    #[test]
+    fn the_note_has_no_placeholder_left() {
+        let image = Image {
+            elf: PathBuf::new(),
+            folder: PathBuf::new(),
+            policy: PathBuf::new(),
+            hash: "1234".to_owned(),
+            services: Vec::new(),
+        };
+        let note = install(&image);
+        assert!(note.contains("1234") && note.contains(PLACE) && !note.contains('@'), "{note}");
+    }
+}

@@ -1,0 +1,203 @@
+//! `build`: from a policy to a bootable image.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, anyhow, bail};
+use cargo_metadata::Metadata;
+use clap::Args;
+use cloister_policy::{Checked, Program};
+
+use crate::stages::Stages;
+use crate::workspace::{self, TARGET};
+
+/// The policy that ships.
+pub const DEFAULT_POLICY: &str = "policy/default.toml";
+
+#[derive(Args)]
+pub struct Arguments {
+    /// The policy to build
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_POLICY)]
+    policy: PathBuf,
+}
+
+/// A built image.
+pub struct Image {
+    /// The bootable ELF file.
+    pub elf: PathBuf,
+    /// Its folder, with the programs' own ELF files (`<service>.elf`, `kernel.elf`) for their symbols.
+    pub folder: PathBuf,
+    /// The policy file it was built from.
+    pub policy: PathBuf,
+    /// The policy's hash, in hexadecimal.
+    pub hash: String,
+    /// The names of its services.
+    pub services: Vec<String>,
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let mut stages = Stages::new();
+    let image = build(&arguments.policy, &mut stages)?;
+    stages.done();
+    print!("{}", summary(&image)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the image of a policy.
+pub fn build(policy_file: &Path, stages: &mut Stages) -> Result<Image> {
+    stages.begin("checking the policy");
+    let policy_file = find(policy_file)?;
+    let policy = cloister_policy::load(&policy_file)
+        .map_err(|report| anyhow!("the policy does not hold\n{}", report.render(console::colors_enabled_stderr())))?;
+    workspace::ensure_target(&mut |text| stages.begin(text))?;
+    let metadata = workspace::metadata()?;
+    let folder = folder(&policy_file)?;
+    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let cargo = Cargo { folder: &folder };
+    stages.begin("building the kernel");
+    let kernel = cargo.kernel()?;
+    let mut programs = Vec::new();
+    for service in policy.services() {
+        stages.begin(&format!("building {}", service.name()));
+        programs.push((service.name().to_owned(), cargo.service(&policy, &service, &metadata)?));
+    }
+    stages.begin("packing the image");
+    let list: Vec<Program<'_>> = programs.iter().map(|(name, elf)| Program { service: name, elf }).collect();
+    let packed = cloister_policy::pack(&policy, &kernel, &list).context("the image cannot be packed")?;
+    let elf = folder.join("cloister.elf");
+    write_if_changed(&elf, &packed)?;
+    let hash = policy.hash().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    let services = programs.into_iter().map(|(name, _)| name).collect();
+    Ok(Image { elf, folder, policy: policy_file, hash, services })
+}
+
+/// The folder of a policy's image: `target/image/<name of the policy file>`.
+pub fn folder(policy_file: &Path) -> Result<PathBuf> {
+    let name = policy_file.file_stem().with_context(|| format!("{} names no file", policy_file.display()))?;
+    Ok(cloister_bed::target_dir().join("image").join(name))
+}
+
+/// A policy file as given, or in the workspace: commands also work from another folder.
+fn find(file: &Path) -> Result<PathBuf> {
+    let in_workspace = workspace::root().join(file);
+    match (file.is_file(), in_workspace.is_file()) {
+        (true, _) => Ok(file.to_owned()),
+        (false, true) => Ok(in_workspace),
+        _ => bail!("there is no policy file {}", file.display()),
+    }
+}
+
+/// Runs cargo for the programs of one image. Each policy has a target folder of its own, because its link addresses
+/// and capabilities differ: so building one policy never undoes the other's work.
+struct Cargo<'a> {
+    folder: &'a Path,
+}
+
+impl Cargo<'_> {
+    fn kernel(&self) -> Result<Vec<u8>> {
+        let script = workspace::root().join("kernel/image/link.ld");
+        let elf = self.rustc("cloister-kernel", "cloister-kernel", &script, None, None)?;
+        self.keep("kernel", &elf)
+    }
+
+    fn service(
+        &self,
+        policy: &Checked,
+        service: &cloister_policy::Service<'_>,
+        metadata: &Metadata,
+    ) -> Result<Vec<u8>> {
+        let name = service.name();
+        let (package, bin) = workspace::program(metadata, service.program())?;
+        let source = policy.bindings(name).with_context(|| format!("the policy has no bindings for {name}"))?;
+        let bindings = self.folder.join(format!("{name}.rs"));
+        write_if_changed(&bindings, source.as_bytes())?;
+        let script = workspace::root().join("services/runtime/link.ld");
+        let elf = self.rustc(&package, &bin, &script, Some(service.image_base()), Some(&bindings))?;
+        self.keep(name, &elf)
+    }
+
+    fn rustc(
+        &self,
+        package: &str,
+        bin: &str,
+        script: &Path,
+        base: Option<u64>,
+        bindings: Option<&Path>,
+    ) -> Result<PathBuf> {
+        let target_dir = self.folder.join("cargo");
+        let mut command = workspace::cargo();
+        command.args(["rustc", "--quiet", "--locked", "--package", package, "--bin", bin, "--features", "image"]);
+        command.args(["--target", TARGET, "--profile", "image", "--target-dir"]).arg(&target_dir);
+        command.args(["--", "-C", "relocation-model=static", "-C", &format!("link-arg=-T{}", script.display())]);
+        if let Some(base) = base {
+            command.args(["-C", &format!("link-arg=--defsym=IMAGE_BASE={base:#x}")]);
+        }
+        if let Some(bindings) = bindings {
+            command.env("CLOISTER_CAPABILITIES", bindings);
+        }
+        let output = command.output().context("cargo cannot be run")?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() {
+            bail!("{package} does not build\n{text}");
+        }
+        if !text.trim().is_empty() {
+            eprint!("{text}");
+        }
+        Ok(target_dir.join(TARGET).join("image").join(bin))
+    }
+
+    /// Keeps a program's ELF file with its symbols beside the image, and reads it.
+    fn keep(&self, name: &str, elf: &Path) -> Result<Vec<u8>> {
+        let content = std::fs::read(elf).with_context(|| elf.display().to_string())?;
+        write_if_changed(&self.folder.join(format!("{name}.elf")), &content)?;
+        Ok(content)
+    }
+}
+
+/// Leaves an unchanged file alone, so that nothing that depends on it is built again.
+fn write_if_changed(path: &Path, content: &[u8]) -> Result<()> {
+    if std::fs::read(path).is_ok_and(|old| old == content) {
+        return Ok(());
+    }
+    std::fs::write(path, content).with_context(|| path.display().to_string())
+}
+
+/// Sizes and the policy's hash, for people.
+pub fn summary(image: &Image) -> Result<String> {
+    let size = |path: &Path| std::fs::metadata(path).map(|m| m.len()).with_context(|| path.display().to_string());
+    let mut text = String::new();
+    writeln!(text, "image    {} ({} KiB)", image.elf.display(), size(&image.elf)?.div_ceil(1024))?;
+    writeln!(text, "policy   {}", image.policy.display())?;
+    writeln!(text, "hash     {}", image.hash)?;
+    writeln!(text, "services {}", image.services.join(" "))?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_policy_has_its_own_folder() {
+        let folder = folder(Path::new("policy/prober.toml")).expect("folder");
+        assert!(folder.ends_with("image/prober"));
+    }
+
+    #[test]
+    fn a_missing_policy_is_named() {
+        assert!(find(Path::new("policy/none.toml")).expect_err("absent").to_string().contains("policy/none.toml"));
+    }
+
+    #[test]
+    fn an_unchanged_file_keeps_its_time() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("x");
+        write_if_changed(&path, b"1").expect("write");
+        let before = std::fs::metadata(&path).expect("there").modified().expect("time");
+        write_if_changed(&path, b"1").expect("write");
+        assert_eq!(std::fs::metadata(&path).expect("there").modified().expect("time"), before);
+        write_if_changed(&path, b"2").expect("write");
+        assert_eq!(std::fs::read(&path).expect("there"), b"2");
+    }
+}

@@ -1,0 +1,73 @@
+//! Progress, stage by stage, with the time each took.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Shows the current stage on a terminal, and a line for each finished stage anywhere. On standard error: standard
+/// output belongs to the guest, or to the command of `--exec`.
+pub struct Stages {
+    current: Option<(String, Instant)>,
+    bar: ProgressBar,
+    terminal: bool,
+}
+
+impl Stages {
+    /// No stage yet.
+    pub fn new() -> Self {
+        let terminal = console::user_attended_stderr();
+        let bar = if terminal { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+            bar.set_style(style);
+        }
+        Self { current: None, bar, terminal }
+    }
+
+    /// Ends the stage before and begins one.
+    pub fn begin(&mut self, name: &str) {
+        self.done();
+        if self.terminal {
+            self.bar.reset();
+            self.bar.set_message(name.to_owned());
+            self.bar.enable_steady_tick(Duration::from_millis(100));
+        }
+        self.current = Some((name.to_owned(), Instant::now()));
+    }
+
+    /// Ends the current stage, if there is one.
+    pub fn done(&mut self) {
+        let Some((name, since)) = self.current.take() else { return };
+        self.bar.disable_steady_tick();
+        self.bar.set_message("");
+        self.say(&line(&name, since.elapsed()));
+    }
+
+    /// Prints a line beside the stages.
+    pub fn say(&self, text: &str) {
+        match self.terminal {
+            true => self.bar.suspend(|| eprintln!("{text}")),
+            false => eprintln!("{text}"),
+        }
+    }
+}
+
+impl Drop for Stages {
+    fn drop(&mut self) {
+        // A stage that ends here has failed; its error follows.
+        self.bar.finish_and_clear();
+    }
+}
+
+fn line(name: &str, time: Duration) -> String {
+    format!("{:>7.2} s  {name}", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_time_and_name() {
+        assert_eq!(line("starting Xen", Duration::from_millis(1234)), "   1.23 s  starting Xen");
+    }
+}

@@ -1,0 +1,155 @@
+//! `test`: everything that is checked, with one closing line.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::image;
+use crate::stages::Stages;
+use crate::workspace;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Only what runs on this machine: formatting, lints, unit tests, the services on the simulator
+    #[arg(long, conflicts_with = "xen")]
+    host: bool,
+    /// Only what runs on real Xen
+    #[arg(long)]
+    xen: bool,
+}
+
+/// Passed and failed tests.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+}
+
+impl Count {
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+
+    fn one(success: bool) -> Self {
+        Self { passed: u64::from(success), failed: u64::from(!success) }
+    }
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let mut count = Count::default();
+    if !arguments.xen {
+        count.add(host()?);
+    }
+    if !arguments.host {
+        count.add(xen()?);
+    }
+    println!("{} passed, {} failed", count.passed, count.failed);
+    Ok(if count.failed == 0 && count.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn host() -> Result<Count> {
+    let mut count = Count::default();
+    count.add(check("formatting", &["fmt", "--all", "--check"])?);
+    count.add(check("lints", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])?);
+    heading("tests on the host");
+    count.add(tests(&["test", "--workspace", "--no-fail-fast"])?);
+    Ok(count)
+}
+
+fn xen() -> Result<Count> {
+    heading("tests on real Xen");
+    if let Err(error) = prepare() {
+        eprintln!("{error:#}");
+        return Ok(Count::one(false));
+    }
+    // One machine at a time: each test has its bed, and the time limits are for an otherwise idle machine.
+    let arguments = ["test", "--package", "cloister-bed", "--features", "xen", "--test", "*", "--no-fail-fast", "--"];
+    tests(&[&arguments[..], &["--test-threads=1"]].concat())
+}
+
+/// What the tests on Xen need: the packages and the images of all policies.
+fn prepare() -> Result<()> {
+    let mut stages = Stages::new();
+    cloister_bed::packages::ensure(&mut |text| stages.begin(text))?;
+    for policy in policies()? {
+        image::build(&policy, &mut stages).with_context(|| policy.display().to_string())?;
+    }
+    stages.done();
+    Ok(())
+}
+
+fn policies() -> Result<Vec<PathBuf>> {
+    let folder = workspace::root().join("policy");
+    let entries = std::fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
+    let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    let is_policy =
+        |path: &PathBuf| path.extension().is_some_and(|extension| extension == "toml") && !path.ends_with("Cargo.toml");
+    let mut policies: Vec<PathBuf> = paths.into_iter().filter(is_policy).collect();
+    policies.sort();
+    Ok(policies)
+}
+
+/// One command that passes or fails as a whole.
+fn check(name: &str, arguments: &[&str]) -> Result<Count> {
+    heading(name);
+    let status = workspace::cargo().args(arguments).status().context("cargo cannot be run")?;
+    println!("{name}: {}", if status.success() { "ok" } else { "FAILED" });
+    Ok(Count::one(status.success()))
+}
+
+/// Runs `cargo test`, passes its output on and adds up its results.
+fn tests(arguments: &[&str]) -> Result<Count> {
+    let mut command: Command = workspace::cargo();
+    let mut child = command.args(arguments).stdout(Stdio::piped()).spawn().context("cargo cannot be run")?;
+    let output = child.stdout.take().context("cargo has no output")?;
+    let mut count = Count::default();
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        println!("{line}");
+        count.add(result(&line).unwrap_or_default());
+    }
+    // A test program that does not build, or that dies, reports no result of its own.
+    if !child.wait()?.success() && count.failed == 0 {
+        count.failed += 1;
+    }
+    Ok(count)
+}
+
+/// The numbers of a line `test result: ok. 3 passed; 0 failed; …`.
+fn result(line: &str) -> Option<Count> {
+    let rest = line.strip_prefix("test result: ")?;
+    let number = |word: &str| {
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        let at = words.iter().position(|w| w.trim_end_matches(';') == word)?;
+        words.get(at.checked_sub(1)?)?.parse().ok()
+    };
+    Some(Count { passed: number("passed")?, failed: number("failed")? })
+}
+
+fn heading(text: &str) {
+    println!("\n== {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_counted() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.20s";
+        assert_eq!(result(line), Some(Count { passed: 12, failed: 3 }));
+        assert_eq!(result("test decoding::passed ... ok"), None);
+        assert_eq!(result("test result: "), None);
+    }
+
+    #[test]
+    fn the_shipped_policies_are_found_and_no_manifest() {
+        let found = policies().expect("policies");
+        assert!(found.iter().any(|path| path.ends_with("default.toml")), "{found:?}");
+        assert!(found.iter().all(|path| !path.ends_with("Cargo.toml")));
+    }
+}

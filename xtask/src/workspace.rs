@@ -1,0 +1,78 @@
+//! The workspace: its folders, its programs, and running cargo in it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use cargo_metadata::{Metadata, MetadataCommand};
+
+/// The target the image is compiled for.
+pub const TARGET: &str = "x86_64-unknown-none";
+
+/// The workspace's root folder.
+pub fn root() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    root.canonicalize().unwrap_or(root)
+}
+
+/// cargo, as this program was started by it, in the workspace.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// What cargo knows of the workspace's own packages.
+pub fn metadata() -> Result<Metadata> {
+    let manifest = root().join("Cargo.toml");
+    MetadataCommand::new().manifest_path(manifest).no_deps().exec().context("cargo metadata failed")
+}
+
+/// The package and the binary of a policy's `program`.
+pub fn program(metadata: &Metadata, program: &str) -> Result<(String, String)> {
+    let prefixed = format!("cloister-{program}");
+    let package = metadata.packages.iter().find(|package| *package.name == program || *package.name == prefixed);
+    let Some(package) = package else {
+        bail!(
+            "the policy names the program \"{program}\", but no crate of the workspace is called {program} or {prefixed}"
+        );
+    };
+    let is_program = |target: &&cargo_metadata::Target| target.is_bin() && target.required_features == ["image"];
+    let mut programs = package.targets.iter().filter(is_program);
+    match (programs.next(), programs.next()) {
+        (Some(target), None) => Ok((package.name.to_string(), target.name.clone())),
+        _ => bail!("the crate {} needs exactly one binary with required-features = [\"image\"]", package.name),
+    }
+}
+
+/// Makes sure that the compiler can build for [`TARGET`].
+pub fn ensure_target(progress: &mut dyn FnMut(&str)) -> Result<()> {
+    let output = Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()).output();
+    let output = output.context("rustc cannot be run: install Rust with rustup (https://rustup.rs)")?;
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    if sysroot.join("lib/rustlib").join(TARGET).is_dir() {
+        return Ok(());
+    }
+    progress(&format!("installing the Rust target {TARGET}"));
+    let added = Command::new("rustup").args(["target", "add", TARGET]).current_dir(root()).output();
+    match added {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => bail!("`rustup target add {TARGET}` failed\n{}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => bail!("the Rust target {TARGET} is missing and rustup cannot be run ({error})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_by_either_name() {
+        let metadata = metadata().expect("metadata");
+        let expected = ("cloister-http".to_owned(), "http".to_owned());
+        assert_eq!(program(&metadata, "http").expect("short"), expected);
+        assert_eq!(program(&metadata, "cloister-http").expect("long"), expected);
+        assert!(program(&metadata, "nonsense").expect_err("none").to_string().contains("nonsense"));
+        assert!(program(&metadata, "cloister-caps").is_err(), "a library is no program");
+    }
+}
