@@ -11,10 +11,10 @@ use cloister_bed::direct;
 use crate::image;
 use crate::stages::Stages;
 
-/// What the image prints, as a whole line, when its own checks have passed.
-const PASSED: &str = "self-test: passed";
-/// What lines begin with that tell of a failure.
-const FAILED: [&str; 3] = ["self-test: failed", "kernel fault:", "kernel panic:"];
+/// What tells of a failure: the prober's word for a capability it should not have had, and the kernel's last words.
+const FAILED: [&str; 2] = ["BREACH", "cloister: fatal:"];
+/// The prober's last line begins with the first and ends with the second when nothing was breached.
+const DONE: [&str; 2] = ["done: ", ", 0 breaches"];
 
 #[derive(Args)]
 pub struct Arguments {
@@ -48,7 +48,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Some(false) => Ok(ExitCode::FAILURE),
         None => {
             let how = if run.ended { "ended" } else { "did not end" };
-            eprintln!("the image {how} without \"{PASSED}\"; the log is {}", run.path.display());
+            eprintln!("the image {how} before the prober was done; the log is {}", run.path.display());
             Ok(ExitCode::FAILURE)
         }
     }
@@ -56,10 +56,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Whether the image's lines say that it passed; `None` while they say nothing.
 fn verdict(lines: &[&str]) -> Option<bool> {
-    if lines.iter().any(|line| FAILED.iter().any(|mark| line.starts_with(mark))) {
+    if lines.iter().any(|line| FAILED.iter().any(|mark| line.contains(mark))) {
         return Some(false);
     }
-    lines.contains(&PASSED).then_some(true)
+    let done = |line: &&&str| line.contains(DONE[0]);
+    lines.iter().find(done).map(|line| line.trim_end().ends_with(DONE[1]))
 }
 
 #[cfg(test)]
@@ -67,9 +68,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_passes_only_by_saying_so_and_without_a_fault() {
+    fn a_run_passes_only_when_the_prober_ends_without_a_breach() {
+        let done = "prober: done: 90 attempts, 40 restarts, 50 refusals, 3 allowed, 0 breaches";
         assert_eq!(verdict(&["starting"]), None);
-        assert_eq!(verdict(&["starting", PASSED]), Some(true));
-        assert_eq!(verdict(&["kernel fault: page fault rip=0x1", PASSED]), Some(false));
+        assert_eq!(verdict(&["starting", done]), Some(true));
+        assert_eq!(verdict(&["starting", &done.replace(", 0 b", ", 10 b")]), Some(false));
+        assert_eq!(verdict(&["cloister: fatal: kernel fault: vector 14 rip=0x1", done]), Some(false));
+        assert_eq!(verdict(&["prober: BREACH by attempt 3: it was read", done]), Some(false));
     }
 }

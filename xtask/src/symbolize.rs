@@ -48,11 +48,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The program and the address a log line speaks of. A report begins with `fault: <service> … rip=0x…` or
-/// `kernel fault: … rip=0x…`; the lines ` at 0x…` after it are its callers. `subject` is the program of the report
+/// The program and the address a log line speaks of. A report begins with `fault: <service> … rip=0x…`,
+/// `kernel fault: … rip=0x…`, `double fault rip=0x…` or `machine check rip=0x…`; the lines ` at 0x…` after it are its callers. `subject` is the program of the report
 /// being read.
 fn address_in(line: &str, subject: &mut Option<String>) -> Option<(String, u64)> {
-    let (program, rest) = if let Some(at) = line.find("kernel fault: ") {
+    let of_kernel = ["kernel fault: ", "double fault rip=", "machine check rip="];
+    let (program, rest) = if let Some(at) = of_kernel.iter().find_map(|mark| line.find(mark)) {
         ("kernel", &line[at..])
     } else if let Some(at) = line.find("fault: ") {
         let rest = &line[at + "fault: ".len()..];
@@ -82,6 +83,10 @@ impl Symbols {
     /// A line for the function at an address, and one for each function it is inlined in.
     fn describe(&mut self, program: &str, address: u64) -> Result<Vec<String>> {
         let Some(loader) = self.loader(program)? else { return Ok(vec![format!("(no symbols of {program})")]) };
+        // addr2line adds one to the address.
+        if address == u64::MAX {
+            return Ok(vec!["(no function there)".to_owned()]);
+        }
         let unreadable = |error| anyhow!("the symbols of {program} are unreadable: {error}");
         let mut lines = Vec::new();
         let mut frames = loader.find_frames(address).map_err(|error| unreadable(error.to_string()))?;
@@ -137,9 +142,11 @@ mod tests {
         let line = "(XEN) (d1) fault: http page fault rip=0x1000abc rsp=0x80001000";
         assert_eq!(address_in(line, &mut subject), Some(("http".to_owned(), 0x100_0abc)));
         assert_eq!(address_in("(XEN) (d1)   at 0x1000def", &mut subject), Some(("http".to_owned(), 0x100_0def)));
-        let line = "(d1) kernel fault: page fault rip=0xffffffff80001234, cr2=0x0";
+        let line = "(d1) cloister: fatal: kernel fault: page fault rip=0xffffffff80001234, cr2=0x0";
         assert_eq!(address_in(line, &mut subject), Some(("kernel".to_owned(), 0xffff_ffff_8000_1234)));
         assert_eq!(subject.as_deref(), Some("kernel"));
+        let line = "cloister: fatal: double fault rip=0x10 rsp=0x0";
+        assert_eq!(address_in(line, &mut subject), Some(("kernel".to_owned(), 0x10)));
     }
 
     #[test]
@@ -156,13 +163,20 @@ mod tests {
         assert!(load(Path::new("/"), "../etc/passwd").expect("no error").is_none());
     }
 
-    /// This program's own symbols: the address of a function leads back to its name.
+    /// This program's own symbols: the address of a function leads back to its name and place.
     #[test]
     fn an_address_leads_to_function_and_line() {
         let folder = tempfile::tempdir().expect("folder");
         std::fs::copy(std::env::current_exe().expect("self"), folder.path().join("self.elf")).expect("copy");
         let mut symbols = Symbols { folder: folder.path().to_owned(), loaded: HashMap::new() };
         assert_eq!(symbols.describe("none", 1).expect("no error"), ["(no symbols of none)"]);
-        assert_eq!(symbols.describe("self", 1).expect("no error"), ["(no function there)"]);
+        assert_eq!(symbols.describe("self", u64::MAX).expect("no error"), ["(no function there)"]);
+        // The program is loaded anywhere; its first mapping is its address 0.
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("maps");
+        let base = hexadecimal(&maps).expect("an address");
+        let address = run as fn(&Arguments) -> Result<ExitCode> as usize as u64;
+        let lines = symbols.describe("self", address - base).expect("no error");
+        let place = "xtask::symbolize::run (";
+        assert!(lines.iter().any(|line| line.starts_with(place) && line.contains("symbolize.rs:")), "{lines:?}");
     }
 }
