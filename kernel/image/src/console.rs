@@ -25,7 +25,8 @@ const BACKLOG: usize = 16 * 1024;
 const LAST_OFFERS: usize = 20_000;
 
 struct Ring {
-    port: EvtchnPort,
+    /// The daemon's port; none as long as there is no ring.
+    port: Option<EvtchnPort>,
     produced: u32,
     backlog: [u8; BACKLOG],
     head: usize,
@@ -33,7 +34,8 @@ struct Ring {
     dropped: u32,
 }
 
-static RING: Global<Ring> = Global::new();
+static RING: Global<Ring> =
+    Global::with_value(Ring { port: None, produced: 0, backlog: [0; BACKLOG], head: 0, length: 0, dropped: 0 });
 
 fn index(offset: usize) -> &'static AtomicU32 {
     // SAFETY: the console page is mapped at `CONSOLE` before the ring is set, the offset is that of an aligned index in it,
@@ -44,7 +46,10 @@ fn index(offset: usize) -> &'static AtomicU32 {
 /// From here on text goes to the ring, whose page is mapped.
 pub fn use_ring(port: EvtchnPort) {
     let produced = index(field::OUT_PROD).load(Ordering::Relaxed);
-    RING.set(Ring { port, produced, backlog: [0; BACKLOG], head: 0, length: 0, dropped: 0 });
+    RING.with(|ring| {
+        ring.port = Some(port);
+        ring.produced = produced;
+    });
 }
 
 impl Ring {
@@ -59,6 +64,7 @@ impl Ring {
 
     /// Moves as much of the backlog to the ring as fits.
     fn pump(&mut self) {
+        let Some(port) = self.port else { return };
         let room = room(self.produced, index(field::OUT_CONS).load(Ordering::Acquire)) as usize;
         let count = room.min(self.length);
         for _ in 0..count {
@@ -72,7 +78,7 @@ impl Ring {
         if count > 0 {
             index(field::OUT_PROD).store(self.produced, Ordering::SeqCst);
             // A console without a listener is no reason to stop.
-            let _ = hypercall::send(self.port);
+            let _ = hypercall::send(port);
         }
         if self.length == 0 && self.dropped > 0 {
             let dropped = core::mem::take(&mut self.dropped);
@@ -93,14 +99,21 @@ impl<F: FnMut(u8)> Write for Bytes<F> {
 /// Prints a line.
 pub fn line(text: fmt::Arguments<'_>) {
     let to_ring = RING.with(|ring| {
+        ring.port?;
         let _ = Bytes(|byte| ring.push(byte)).write_fmt(text);
         ring.push(b'\r');
         ring.push(b'\n');
         ring.pump();
+        Some(())
     });
-    if to_ring.is_none() {
+    if to_ring.flatten().is_none() {
         debug_line(text);
     }
+}
+
+/// Whether lines go to Xen's ring.
+pub fn has_ring() -> bool {
+    RING.with(|ring| ring.port.is_some()) == Some(true)
 }
 
 /// Prints a line on the debug port.
@@ -112,6 +125,9 @@ pub fn debug_line(text: fmt::Arguments<'_>) {
 /// The daemon has taken output or sent input. Input is for nobody: it is taken off the ring and forgotten.
 pub fn event() {
     RING.with(|ring| {
+        if ring.port.is_none() {
+            return;
+        }
         let produced = index(field::IN_PROD).load(Ordering::Acquire);
         index(field::IN_CONS).store(produced, Ordering::Release);
         ring.pump();
@@ -123,7 +139,7 @@ pub fn drain() {
     for _ in 0..LAST_OFFERS {
         let left = RING.with(|ring| {
             ring.pump();
-            ring.length > 0 || index(field::OUT_CONS).load(Ordering::Acquire) != ring.produced
+            ring.port.is_some() && (ring.length > 0 || index(field::OUT_CONS).load(Ordering::Acquire) != ring.produced)
         });
         if left != Some(true) {
             return;

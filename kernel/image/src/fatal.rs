@@ -14,8 +14,10 @@ static DYING: AtomicBool = AtomicBool::new(false);
 /// Says why on the console and on the debug port, and ends the domain with a crash code.
 pub fn fatal(why: fmt::Arguments<'_>) -> ! {
     if !DYING.swap(true, Ordering::SeqCst) {
-        console::debug_line(format_args!("cloister: fatal: {why}"));
         console::line(format_args!("cloister: fatal: {why}"));
+        if console::has_ring() {
+            console::debug_line(format_args!("cloister: fatal: {why}"));
+        }
         if ON_XEN.load(Ordering::SeqCst) {
             console::drain();
         }

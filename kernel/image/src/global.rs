@@ -14,6 +14,11 @@ impl<T> Global<T> {
         Global(Mutex::new(None))
     }
 
+    /// Set from the start.
+    pub const fn with_value(value: T) -> Self {
+        Global(Mutex::new(Some(value)))
+    }
+
     /// Sets the value.
     pub fn set(&self, value: T) {
         *self.0.lock() = Some(value);

@@ -40,9 +40,7 @@ const ADDRESSES: [(&str, u64); 12] = [
 ];
 
 /// Instructions that ring 3 must not execute, or that the image has no use for.
-const INSTRUCTIONS: [(&str, fn()); 38] = [
-    ("vmmcall", probe::vmmcall),
-    ("vmcall", probe::vmcall),
+const INSTRUCTIONS: [(&str, fn()); 36] = [
     ("out 0xe9", probe::out_e9),
     ("in 0x60", probe::in_60),
     ("cli", probe::cli),
@@ -81,11 +79,16 @@ const INSTRUCTIONS: [(&str, fn()); 38] = [
     ("monitor", probe::monitor),
 ];
 
+/// Both hypercall instructions: one faults, by the processor's vendor, and one is refused by Xen.
+const HYPERCALLS: [(&str, fn() -> i64); 2] = [("vmmcall", probe::vmmcall), ("vmcall", probe::vmcall)];
+
 /// What an attempt is.
 #[derive(Clone, Copy, Debug)]
 pub enum Attempt {
     /// Execute an instruction; it must fault.
     Instruction(&'static str, fn()),
+    /// Make a hypercall; it must fault, or be refused by Xen.
+    Hypercall(&'static str, fn() -> i64),
     /// Read an address; it must fault.
     Read(&'static str, u64),
     /// Write an address; it must fault.
@@ -110,6 +113,7 @@ impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Attempt::Instruction(name, _) => write!(f, "instruction: {name}"),
+            Attempt::Hypercall(name, _) => write!(f, "hypercall: {name}"),
             Attempt::Read(name, address) => write!(f, "read {address:#x}: {name}"),
             Attempt::Write(name, address) => write!(f, "write {address:#x}: {name}"),
             Attempt::Execute(name, address) => write!(f, "execute {address:#x}: {name}"),
@@ -153,9 +157,10 @@ impl Attempts {
         let others = programs.flat_map(|address| {
             [Attempt::Read("another program", address), Attempt::Write("another program", address)]
         });
-        INSTRUCTIONS
+        HYPERCALLS
             .into_iter()
-            .map(|(name, instruction)| Attempt::Instruction(name, instruction))
+            .map(|(name, call)| Attempt::Hypercall(name, call))
+            .chain(INSTRUCTIONS.into_iter().map(|(name, instruction)| Attempt::Instruction(name, instruction)))
             .chain(own_pages)
             .chain(addresses)
             .chain(others)

@@ -23,6 +23,8 @@ use crate::attempt::{Attempt, Attempts, arguments, operations};
 const NOTIFY: u64 = Operation::QueueNotify as u64;
 const WRITE: u64 = Operation::ConsoleWrite as u64;
 const INFO: u64 = Operation::InfoRead as u64;
+/// `-EPERM`: Xen's answer to a hypercall from ring 3.
+const NOT_PERMITTED: i64 = -1;
 /// The lowest address of the upper half.
 const UPPER_HALF: u64 = 0xFFFF_8000_0000_0000;
 
@@ -126,6 +128,7 @@ impl<S: System, M: Memory> Prober<S, M> {
                 instruction();
                 Some("the instruction was executed")
             }
+            Attempt::Hypercall(_, call) => (call() != NOT_PERMITTED).then_some("Xen took a hypercall"),
             Attempt::Read(_, address) => {
                 let _ = probe::read(address);
                 Some("the address was read")
