@@ -3,11 +3,14 @@
 #![forbid(unsafe_code)]
 
 pub mod memory;
+pub mod netback;
 pub mod pair;
 pub mod recorder;
+pub mod stand_ins;
 pub mod xenstored;
 
 pub use memory::SharedMemory;
+pub use netback::Netback;
 pub use pair::channel;
 pub use recorder::Recorder;
 pub use xenstored::Xenstored;

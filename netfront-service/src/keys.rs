@@ -1,0 +1,214 @@
+//! What is read from XenStore, parsed strictly: nothing is stripped, and what is not exactly in form is refused.
+
+use cloister_caps::DomId;
+use cloister_interfaces::store::{MAX_PATH, Path};
+
+/// The longest back-end path; the names of its nodes must still fit behind it.
+const LONGEST_BACKEND: usize = MAX_PATH - 40;
+
+/// `enum xenbus_state` (Xen `io/xenbus.h`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// `XenbusStateUnknown`
+    Unknown,
+    /// `XenbusStateInitialising`
+    Initialising,
+    /// `XenbusStateInitWait`: the back end has published what it offers.
+    InitWait,
+    /// `XenbusStateInitialised`
+    Initialised,
+    /// `XenbusStateConnected`
+    Connected,
+    /// `XenbusStateClosing`
+    Closing,
+    /// `XenbusStateClosed`
+    Closed,
+    /// `XenbusStateReconfiguring`
+    Reconfiguring,
+    /// `XenbusStateReconfigured`
+    Reconfigured,
+}
+
+impl State {
+    const ALL: [State; 9] = [
+        State::Unknown,
+        State::Initialising,
+        State::InitWait,
+        State::Initialised,
+        State::Connected,
+        State::Closing,
+        State::Closed,
+        State::Reconfiguring,
+        State::Reconfigured,
+    ];
+
+    /// The state's digit, as it stands in a node.
+    #[must_use]
+    pub fn digit(self) -> &'static str {
+        match self {
+            State::Unknown => "0",
+            State::Initialising => "1",
+            State::InitWait => "2",
+            State::Initialised => "3",
+            State::Connected => "4",
+            State::Closing => "5",
+            State::Closed => "6",
+            State::Reconfiguring => "7",
+            State::Reconfigured => "8",
+        }
+    }
+}
+
+/// A decimal number without sign, blanks or leading zeros, at most `most`.
+#[must_use]
+pub fn number(text: &[u8], most: u32) -> Option<u32> {
+    if text.is_empty() || text.len() > 10 || (text.len() > 1 && text.starts_with(b"0")) {
+        return None;
+    }
+    let value = text.iter().try_fold(0u32, |value, byte| match byte {
+        b'0'..=b'9' => value.checked_mul(10)?.checked_add(u32::from(byte - b'0')),
+        _ => None,
+    })?;
+    (value <= most).then_some(value)
+}
+
+/// A `state` node.
+#[must_use]
+pub fn state(text: &[u8]) -> Option<State> {
+    State::ALL.get(number(text, 8)? as usize).copied()
+}
+
+/// A domain that can be a back end.
+#[must_use]
+pub fn domain(text: &[u8]) -> Option<DomId> {
+    let id = number(text, u32::from(DomId::FIRST_RESERVED.0) - 1)?;
+    u16::try_from(id).ok().map(DomId)
+}
+
+/// A feature node: exactly `0` or `1`.
+#[must_use]
+pub fn flag(text: &[u8]) -> Option<bool> {
+    match text {
+        b"0" => Some(false),
+        b"1" => Some(true),
+        _ => None,
+    }
+}
+
+/// An MTU: 68 (RFC 791) to 65535.
+#[must_use]
+pub fn mtu(text: &[u8]) -> Option<u16> {
+    let mtu = number(text, 65535)?;
+    u16::try_from(mtu).ok().filter(|mtu| *mtu >= 68)
+}
+
+/// A hardware address: six hexadecimal pairs with colons, unicast and not zero.
+#[must_use]
+pub fn mac(text: &[u8]) -> Option<[u8; 6]> {
+    if text.len() != 17 {
+        return None;
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let mut mac = [0; 6];
+    for (place, group) in mac.iter_mut().zip(text.chunks(3)) {
+        *place = match group {
+            [high, low, b':'] | [high, low] => digit(*high)? << 4 | digit(*low)?,
+            _ => return None,
+        };
+    }
+    let unicast = mac.first().is_some_and(|byte| byte & 1 == 0);
+    (unicast && mac != [0; 6]).then_some(mac)
+}
+
+/// The back end's directory: `/local/domain/<peer>/backend/vif/<domain>/<handle>`.
+#[must_use]
+pub fn backend(text: &[u8], peer: DomId) -> Option<Path> {
+    let text = core::str::from_utf8(text).ok().filter(|text| text.len() <= LONGEST_BACKEND)?;
+    let mut parts = text.strip_prefix("/local/domain/")?.split('/');
+    let id = domain(parts.next()?.as_bytes())?;
+    let in_form = id == peer
+        && parts.next() == Some("backend")
+        && parts.next() == Some("vif")
+        && domain(parts.next()?.as_bytes()).is_some()
+        && number(parts.next()?.as_bytes(), 255).is_some()
+        && parts.next().is_none();
+    if in_form { Path::from(text).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_state_and_no_other() {
+        for (value, expected) in State::ALL.into_iter().enumerate() {
+            assert_eq!(state(value.to_string().as_bytes()), Some(expected));
+            assert_eq!(expected.digit(), value.to_string());
+        }
+        for bad in ["", "9", "04", "4 ", "4\0", "-1", "four"] {
+            assert_eq!(state(bad.as_bytes()), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        assert_eq!(mac(b"00:16:3e:11:22:33"), Some([0, 0x16, 0x3e, 0x11, 0x22, 0x33]));
+        assert_eq!(mac(b"00:16:3E:AA:bb:0f"), Some([0, 0x16, 0x3e, 0xaa, 0xbb, 0x0f]));
+        for bad in [
+            "00:16:3e:11:22:3",
+            "00:16:3e:11:22:333",
+            "00-16-3e-11-22-33",
+            "00:00:00:00:00:00",
+            "01:16:3e:11:22:33",
+            "ff:ff:ff:ff:ff:ff",
+            "0g:16:3e:11:22:33",
+            "00:16:3e:11:22:3\0",
+            "+0:16:3e:11:22:33",
+            "",
+        ] {
+            assert_eq!(mac(bad.as_bytes()), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn paths_of_the_back_end() {
+        let good = "/local/domain/0/backend/vif/2/0";
+        assert_eq!(backend(good.as_bytes(), DomId(0)).as_deref(), Some(good));
+        assert_eq!(backend(good.as_bytes(), DomId(1)), None);
+        for bad in [
+            "",
+            "/local/domain/0",
+            "/local/domain/0/backend/vif/2",
+            "/local/domain/0/backend/vif/2/0/",
+            "/local/domain/0/backend/vif/2/0/state",
+            "/local/domain/0/backend/vbd/2/0",
+            "/local/domain/00/backend/vif/2/0",
+            "/local/domain/0/backend/vif/../0",
+            "local/domain/0/backend/vif/2/0",
+        ] {
+            assert_eq!(backend(bad.as_bytes(), DomId(0)), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn limits_of_numbers() {
+        assert_eq!(domain(b"32751"), Some(DomId(0x7FEF)));
+        assert_eq!(domain(b"32752"), None);
+        assert_eq!((mtu(b"67"), mtu(b"68"), mtu(b"65535"), mtu(b"65536")), (None, Some(68), Some(65535), None));
+        assert_eq!((flag(b"0"), flag(b"1"), flag(b"2"), flag(b"")), (Some(false), Some(true), None, None));
+    }
+
+    proptest! {
+        #[test]
+        fn a_number_is_its_one_spelling(text in "[0-9 +-]{0,12}", most: u32) {
+            let expected = text.parse::<u32>().ok().filter(|value| *value <= most && value.to_string() == text);
+            prop_assert_eq!(number(text.as_bytes(), most), expected);
+        }
+
+        #[test]
+        fn any_bytes_are_looked_at_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..130)) {
+            let _ = (mac(&bytes), state(&bytes), backend(&bytes, DomId(0)), mtu(&bytes), domain(&bytes));
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! What moves frames and drives the handshake.
+
+use core::time::Duration;
+
+use cloister_caps::{DomId, EvtchnPort, Status};
+use cloister_interfaces::capability::{Clock, Console, Port};
+use cloister_interfaces::grants::Grants;
+use cloister_interfaces::net::{Net, Reply, Request};
+use cloister_interfaces::store::{self, Store};
+use cloister_interfaces::{Client, Instant, Memory, Notifications, Server, Service, System};
+
+use crate::Caps;
+use crate::handshake::{Command, Handshake};
+use crate::ring::{Refusal, Violation};
+use crate::rx::Receive;
+use crate::tx::Transmit;
+
+/// Requests taken, and frames moved, in one call.
+const REQUESTS: usize = 256;
+const FRAMES: usize = 512;
+/// Steps of the handshake in one call.
+const STEPS: usize = 64;
+/// How long frames may take to leave before the connection is closed on request.
+const DRAIN_TIME: Duration = Duration::from_millis(500);
+
+/// How far closing on tcpip's request is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Close {
+    Open,
+    /// Frames on the ring are let out until then.
+    Draining(Instant),
+    Closing,
+    Closed,
+}
+
+/// The service.
+pub struct Netfront<S, M> {
+    console: Console<S>,
+    clock: Clock<S>,
+    net: Option<Server<Net, S, M>>,
+    store: Client<Store, S, M>,
+    grants: Client<Grants, S, M>,
+    tx_events: Port<S>,
+    rx_events: Port<S>,
+    tx_open: bool,
+    rx_open: bool,
+    handshake: Handshake,
+    transmit: Transmit<M>,
+    receive: Receive<M>,
+    /// The number of the XenStore request that has no answer yet.
+    asked: Option<u16>,
+    next_id: u16,
+    /// The rings are in use.
+    up: bool,
+    /// tcpip knows of this connection.
+    told: bool,
+    /// tcpip is yet to learn that the last one ended.
+    owe_down: bool,
+    /// A message that found the queue full. Nothing more is taken from the rings until it is gone, so no page is
+    /// ever between the two.
+    unsent: Option<Reply>,
+    /// A refusal was logged since the connection stands.
+    complained: bool,
+    close: Close,
+    left_over: bool,
+}
+
+impl<S: System, M: Memory> Netfront<S, M> {
+    /// The service, before its first look at the device.
+    pub fn new(caps: Caps<S, M>) -> Self {
+        let rules = [caps.ring_pages, caps.rx_pages, caps.tx_pages];
+        let mut clients = caps.net_clients;
+        let net = if clients.is_empty() { None } else { Some(clients.swap_remove(0)) };
+        Netfront {
+            console: caps.console,
+            clock: caps.clock,
+            net,
+            store: caps.store,
+            grants: caps.grants,
+            tx_events: caps.tx_events,
+            rx_events: caps.rx_events,
+            tx_open: false,
+            rx_open: false,
+            handshake: Handshake::new(rules),
+            transmit: Transmit::new(caps.rings.clone(), caps.tx_pages.pages),
+            receive: Receive::new(caps.rings, caps.rx_pages.pages),
+            asked: None,
+            next_id: 0,
+            up: false,
+            told: false,
+            owe_down: false,
+            unsent: None,
+            complained: false,
+            close: Close::Open,
+            left_over: false,
+        }
+    }
+
+    /// Takes what the XenStore service and the grant manager said.
+    fn hear(&mut self, now: Instant) {
+        for _ in 0..STEPS {
+            match self.store.replies.pop() {
+                None => break,
+                Some(Ok(store::Reply::Answer { id, result })) if self.asked == Some(id) => {
+                    self.asked = None;
+                    self.handshake.answered(result, now);
+                }
+                Some(Ok(store::Reply::Changed { token })) => self.handshake.changed(token, now),
+                // An answer to a request that was given up.
+                Some(Ok(store::Reply::Answer { .. })) => {}
+                Some(Err(_)) => self.console.line(format_args!("netfront: malformed message from xenstore")),
+            }
+        }
+        for _ in 0..STEPS {
+            match self.grants.replies.pop() {
+                None => break,
+                Some(Ok(reply)) => self.handshake.granted(reply, now),
+                Some(Err(_)) => self.console.line(format_args!("netfront: malformed message from grant-manager")),
+            }
+        }
+    }
+
+    /// Does what the handshake asks for.
+    fn drive(&mut self, now: Instant) {
+        self.handshake.tick(now);
+        for _ in 0..STEPS {
+            let command = self.handshake.command(now);
+            for note in self.handshake.take_notes() {
+                self.console.line(format_args!("netfront: {note}"));
+            }
+            let Some(command) = command else { break };
+            // One thing is under way at a time: an answer to an earlier request comes too late.
+            self.asked = None;
+            let sent = match command {
+                Command::Store(action) => {
+                    self.next_id = self.next_id.wrapping_add(1);
+                    let sent = self.store.requests.send(&store::Request { id: self.next_id, action }).is_ok();
+                    self.asked = sent.then_some(self.next_id);
+                    sent
+                }
+                Command::Grants(request) => self.grants.requests.send(&request).is_ok(),
+                Command::Ports { peer, split } => {
+                    let ports = self.open_ports(peer, split);
+                    self.handshake.ports(ports, now);
+                    true
+                }
+                Command::ResetRings => {
+                    self.transmit.reset();
+                    self.receive.reset();
+                    true
+                }
+                Command::Start { rx, tx } => {
+                    self.transmit.start(tx);
+                    self.receive.start(rx);
+                    // The back end is not connected yet, and looks at the ring when it is.
+                    self.receive.publish();
+                    true
+                }
+                Command::Stop => {
+                    self.stop();
+                    true
+                }
+            };
+            if !sent {
+                self.handshake.unsent();
+                break;
+            }
+        }
+    }
+
+    fn open_ports(&mut self, peer: DomId, split: bool) -> Option<(EvtchnPort, EvtchnPort)> {
+        let tx = open(&self.tx_events, peer)?;
+        self.tx_open = true;
+        if !split {
+            return Some((tx, tx));
+        }
+        let rx = open(&self.rx_events, peer)?;
+        self.rx_open = true;
+        Some((tx, rx))
+    }
+
+    fn stop(&mut self) {
+        self.up = false;
+        self.unsent = None;
+        // Who asked for the end is told when it is reached.
+        let told = core::mem::take(&mut self.told);
+        self.owe_down |= told && self.close != Close::Closing;
+        for (port, open) in [(&self.tx_events, &mut self.tx_open), (&self.rx_events, &mut self.rx_open)] {
+            if core::mem::take(open) {
+                // A port that cannot be closed is closed when it is opened anew.
+                let _ = port.close();
+            }
+        }
+    }
+
+    fn started(&mut self) {
+        self.up = true;
+        self.complained = false;
+        let ([a, b, c, d, e, f], mtu) = self.handshake.identity();
+        let split = if self.handshake.is_split() { "split" } else { "one" };
+        self.console.line(format_args!(
+            "netfront: connected, {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}, mtu {mtu}, {split} event channel"
+        ));
+        // The back end may have looked at the ring before the buffers were there.
+        if self.handshake.is_split() { self.rx_events.send() } else { self.tx_events.send() }
+    }
+
+    /// Tells tcpip how the link stands.
+    fn tell(&mut self) {
+        let Some(net) = self.net.as_mut() else { return };
+        if self.close == Close::Closing && self.handshake.is_stopped() {
+            self.close = Close::Closed;
+            self.owe_down = true;
+        }
+        if self.owe_down && net.replies.push(&Reply::Down).is_ok() {
+            self.owe_down = false;
+        }
+        if self.up && !self.told && !self.owe_down {
+            let (mac, mtu) = self.handshake.identity();
+            self.told = net.replies.push(&Reply::Up { mac, mtu }).is_ok();
+        }
+    }
+
+    /// Takes tcpip's requests. Those sent before it learnt that the link went are void.
+    fn requests(&mut self, now: Instant) {
+        for _ in 0..REQUESTS {
+            let Some(request) = self.net.as_mut().and_then(|net| net.requests.pop()) else { return };
+            let refusal = match request {
+                Ok(Request::Close) => {
+                    self.begin_close(now);
+                    continue;
+                }
+                _ if !self.told => continue,
+                Ok(Request::Transmit { page, length }) => self.transmit.submit(page, length).err(),
+                Ok(Request::Receive { page }) => self.receive.post(page).err(),
+                Err(_) => {
+                    self.complain("a malformed message");
+                    continue;
+                }
+            };
+            match refusal {
+                None => {}
+                Some(Refusal::Page) => self.complain("a page that is not in the pool"),
+                Some(Refusal::Owner) => self.complain("a page that is not its own"),
+                Some(Refusal::Length) => self.complain("a frame of impossible length"),
+            }
+        }
+        self.left_over = true;
+    }
+
+    fn complain(&mut self, what: &str) {
+        if !core::mem::replace(&mut self.complained, true) {
+            self.console.line(format_args!("netfront: refused tcpip: {what} (told once a connection)"));
+        }
+    }
+
+    fn begin_close(&mut self, now: Instant) {
+        match self.close {
+            Close::Open => self.close = Close::Draining(now + DRAIN_TIME),
+            Close::Closed => self.owe_down = true,
+            Close::Draining(_) | Close::Closing => {}
+        }
+    }
+
+    fn advance_close(&mut self, now: Instant) {
+        if let Close::Draining(until) = self.close
+            && (!self.up || self.transmit.in_flight() == 0 || now >= until)
+        {
+            self.close = Close::Closing;
+            self.handshake.close(now);
+            self.drive(now);
+        }
+    }
+
+    fn deliver(&mut self) -> bool {
+        let Some(net) = self.net.as_mut() else { return false };
+        if self.unsent.as_ref().is_some_and(|reply| net.replies.push(reply).is_ok()) {
+            self.unsent = None;
+        }
+        self.unsent.is_none()
+    }
+
+    /// Moves what the back end gave to tcpip.
+    fn frames(&mut self) -> Result<(), Violation> {
+        let eager = self.close != Close::Open;
+        for _ in 0..FRAMES {
+            if !self.deliver() {
+                return Ok(());
+            }
+            self.unsent = if let Some(page) = self.transmit.reap()? {
+                Some(Reply::Transmitted { page })
+            } else if let Some(frame) = self.receive.take()? {
+                Some(Reply::Received { page: frame.page, offset: frame.offset, length: frame.length })
+            } else if self.transmit.rest(eager)? | self.receive.rest()? {
+                None
+            } else {
+                return Ok(());
+            };
+        }
+        self.left_over = true;
+        Ok(())
+    }
+
+    fn publish(&mut self) {
+        let (tx, rx) = (self.transmit.publish(), self.receive.publish());
+        let split = self.handshake.is_split();
+        if tx || (rx && !split) {
+            self.tx_events.send();
+        }
+        if rx && split {
+            self.rx_events.send();
+        }
+    }
+}
+
+/// Opens a port, which a former self of this service may have left open.
+fn open<S: System>(port: &Port<S>, peer: DomId) -> Option<EvtchnPort> {
+    match port.open(peer) {
+        Err(fault) if fault.status() == Status::WrongState => {
+            let _ = port.close();
+            port.open(peer).ok()
+        }
+        answer => answer.ok(),
+    }
+}
+
+impl<S: System, M: Memory> Service for Netfront<S, M> {
+    fn notified(&mut self, _: Notifications) {
+        let now = self.clock.now();
+        self.left_over = false;
+        self.hear(now);
+        self.drive(now);
+        if self.handshake.is_up() && !self.up {
+            self.started();
+        }
+        self.requests(now);
+        self.tell();
+        if self.up && self.told {
+            match self.frames() {
+                Ok(()) => self.publish(),
+                Err(violation) => {
+                    self.handshake.violated(violation.text(), now);
+                    self.drive(now);
+                }
+            }
+        }
+        self.advance_close(now);
+        self.tell();
+        if let Some(net) = self.net.as_mut() {
+            net.replies.flush();
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        if self.left_over {
+            return Some(Instant::START);
+        }
+        let drain = match self.close {
+            Close::Draining(until) => Some(until),
+            _ => None,
+        };
+        self.handshake.deadline().into_iter().chain(drain).min()
+    }
+}

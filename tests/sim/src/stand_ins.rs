@@ -1,0 +1,172 @@
+//! Stand-ins for two services, for tests of one of their clients alone.
+
+use std::collections::BTreeMap;
+
+use cloister_caps::{GrantRef, PAGE_SIZE};
+use cloister_interfaces::store::{Action, Failure, Reply, Store, Value};
+use cloister_interfaces::{Server, System, grants};
+
+use crate::memory::SharedMemory;
+use crate::xenstored::Xenstored;
+
+/// In place of the XenStore service: carries requests out on a store's nodes directly.
+pub struct StoreService<S> {
+    server: Server<Store, S, SharedMemory>,
+    watches: Vec<(String, u16, Option<Vec<u8>>)>,
+    transaction: Option<Vec<(String, Option<Vec<u8>>)>>,
+    /// How many of the next commits fail with [`Failure::Again`].
+    pub conflicts: u32,
+    /// Answers to the actions that this names, instead of carrying them out.
+    pub refuse: Option<fn(&Action) -> Option<Failure>>,
+    /// Every action so far.
+    pub actions: Vec<Action>,
+}
+
+impl<S: System> StoreService<S> {
+    /// The server's end of the interface.
+    pub fn new(server: Server<Store, S, SharedMemory>) -> Self {
+        StoreService { server, watches: Vec::new(), transaction: None, conflicts: 0, refuse: None, actions: Vec::new() }
+    }
+
+    /// Whether a transaction is open.
+    pub fn in_transaction(&self) -> bool {
+        self.transaction.is_some()
+    }
+
+    /// Answers what was asked, and tells of watched values that have changed; whether anything moved.
+    pub fn run(&mut self, store: &mut Xenstored) -> bool {
+        let mut moved = false;
+        while self.server.replies.room() > 0 {
+            let Some(request) = self.server.requests.pop() else { break };
+            let request = request.expect("a well-formed request");
+            self.actions.push(request.action.clone());
+            let refused = self.refuse.and_then(|refuse| refuse(&request.action));
+            let result = refused.map_or_else(|| self.carry_out(store, request.action), Err);
+            self.server.replies.push(&Reply::Answer { id: request.id, result }).expect("room");
+            moved = true;
+        }
+        for (path, token, last) in &mut self.watches {
+            let value = store.get(path);
+            if value != *last && self.server.replies.push(&Reply::Changed { token: *token }).is_ok() {
+                *last = value;
+                moved = true;
+            }
+        }
+        self.server.replies.flush();
+        moved
+    }
+
+    fn carry_out(&mut self, store: &mut Xenstored, action: Action) -> Result<Value, Failure> {
+        let absolute = |path: &str| if path.starts_with('/') { path.to_string() } else { store.own(path) };
+        match action {
+            Action::Read(path) => {
+                let value = store.get(&absolute(&path)).ok_or(Failure::NotFound)?;
+                Value::try_from(value.as_slice()).map_err(|_| Failure::TooLong)
+            }
+            Action::Write(path, value) => self.change(store, absolute(&path), Some(value.to_vec())),
+            Action::Remove(path) => self.change(store, absolute(&path), None),
+            Action::Watch(path, token) => {
+                // A watch fires once by itself: the value differs from one that no node has.
+                self.watches.push((absolute(&path), token, Some(b"\xFFnever".to_vec())));
+                Ok(Value::new())
+            }
+            Action::Unwatch(path, token) => {
+                let path = absolute(&path);
+                self.watches.retain(|(watched, of, _)| (watched, *of) != (&path, token));
+                Ok(Value::new())
+            }
+            Action::Begin if self.transaction.is_some() => Err(Failure::Other),
+            Action::Begin => {
+                self.transaction = Some(Vec::new());
+                Ok(Value::new())
+            }
+            Action::Commit => {
+                let writes = self.transaction.take().ok_or(Failure::Other)?;
+                if self.conflicts > 0 {
+                    self.conflicts -= 1;
+                    return Err(Failure::Again);
+                }
+                for (path, value) in writes {
+                    self.change(store, path, value)?;
+                }
+                Ok(Value::new())
+            }
+            Action::Abort => self.transaction.take().map(|_| Value::new()).ok_or(Failure::Other),
+            Action::List(_) => Err(Failure::Other),
+        }
+    }
+
+    fn change(&mut self, store: &mut Xenstored, path: String, value: Option<Vec<u8>>) -> Result<Value, Failure> {
+        match (&mut self.transaction, value) {
+            (Some(writes), value) => writes.push((path, value)),
+            (None, Some(value)) => store.set(&path, value),
+            (None, None) => store.delete(&path),
+        }
+        Ok(Value::new())
+    }
+}
+
+/// Granted pages by reference.
+pub type Granted = BTreeMap<u32, (SharedMemory, usize)>;
+
+/// In place of the grant manager: rule `n` grants pages of region `n`, as references from `100 * (n + 1)` on.
+pub struct GrantService<S> {
+    server: Server<grants::Grants, S, SharedMemory>,
+    regions: Vec<SharedMemory>,
+    /// The pages that are granted.
+    pub granted: Granted,
+    /// Rules whose pages the peer is said to hold when their grants are to end.
+    pub held: Vec<u8>,
+    /// Rules that are refused.
+    pub refused: Vec<u8>,
+}
+
+impl<S: System> GrantService<S> {
+    /// The server's end of the interface, and the regions of its client's rules.
+    pub fn new(server: Server<grants::Grants, S, SharedMemory>, regions: Vec<SharedMemory>) -> Self {
+        GrantService { server, regions, granted: Granted::new(), held: Vec::new(), refused: Vec::new() }
+    }
+
+    /// The peer lets go of a rule's pages, and the client is told.
+    pub fn release(&mut self, rule: u8) {
+        self.held.retain(|held| *held != rule);
+        let reply = self.end(rule);
+        self.server.replies.send(&reply).expect("room");
+    }
+
+    /// Answers what was asked; whether there was anything.
+    pub fn run(&mut self) -> bool {
+        let mut moved = false;
+        while let Some(request) = self.server.requests.pop() {
+            let reply = match request.expect("a well-formed request") {
+                grants::Request::Issue { rule, .. } if self.refused.contains(&rule) => grants::Reply::Refused { rule },
+                grants::Request::Issue { rule, first, count, .. } => self.issue(rule, first, count),
+                grants::Request::End { rule } => self.end(rule),
+            };
+            self.server.replies.send(&reply).expect("room");
+            moved = true;
+        }
+        moved
+    }
+
+    fn issue(&mut self, rule: u8, first: u16, count: u16) -> grants::Reply {
+        let region = &self.regions[usize::from(rule)];
+        let start = 100 * (u32::from(rule) + 1) + u32::from(first);
+        for page in 0..count {
+            let at = usize::from(first + page) * PAGE_SIZE;
+            let old = self.granted.insert(start + u32::from(page), (region.clone(), at));
+            assert!(old.is_none(), "a page was granted twice");
+        }
+        grants::Reply::Issued { rule, reference: GrantRef(start), count }
+    }
+
+    fn end(&mut self, rule: u8) -> grants::Reply {
+        let start = 100 * (u32::from(rule) + 1);
+        let pages = self.granted.range(start..start + 100).count() as u16;
+        if self.held.contains(&rule) {
+            return grants::Reply::Ended { rule, held: pages };
+        }
+        self.granted.retain(|reference, _| !(start..start + 100).contains(reference));
+        grants::Reply::Ended { rule, held: 0 }
+    }
+}
