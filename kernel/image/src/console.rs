@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use cloister_caps::EvtchnPort;
 use cloister_kernel_core::console::room;
 
+use crate::fatal::ON_XEN;
 use crate::global::Global;
 use crate::{hypercall, paging, processor};
 
@@ -116,10 +117,17 @@ pub fn has_ring() -> bool {
     RING.with(|ring| ring.port.is_some()) == Some(true)
 }
 
-/// Prints a line on the debug port.
+/// Prints a line on the debug port; without Xen on the serial port too.
 pub fn debug_line(text: fmt::Arguments<'_>) {
-    let _ = Bytes(processor::debug_byte).write_fmt(text);
-    processor::debug_byte(b'\n');
+    let serial = !ON_XEN.load(Ordering::Relaxed);
+    let byte = |byte| {
+        processor::debug_byte(byte);
+        if serial {
+            processor::serial_byte(byte);
+        }
+    };
+    let _ = Bytes(byte).write_fmt(text);
+    byte(b'\n');
 }
 
 /// The daemon has taken output or sent input. Input is for nobody: it is taken off the ring and forgotten.

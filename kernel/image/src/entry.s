@@ -109,8 +109,19 @@ trapped_in_kernel:
     call kernel_faulted
     ud2
 
-# The event upcall. In ring 0 it can only have come to the idle loop, which then looks for events itself: go back with
-# interrupts off.
+# Sleeps until an event. Interrupts are on from `sti` to `cli` alone, and not before `hlt` has begun.
+.balign 16
+.global idle
+idle:
+    sti
+    hlt
+idle_over:
+    cli
+    ret
+
+# The event upcall. In ring 0 it can only have come to `idle`, whose caller then looks for events itself: go back with
+# interrupts off, and behind `hlt`, for a virtual machine may lose the shadow of `sti` at an exit, and would then halt with
+# interrupts off for good.
 .balign 16
 .global upcall_entry
 upcall_entry:
@@ -119,7 +130,11 @@ upcall_entry:
     push 0
     push 0xF3
     jmp save
-1:  and qword ptr [rsp + 16], ~0x200
+1:  push rax
+    lea rax, [rip + idle_over]
+    mov [rsp + 8], rax
+    pop rax
+    and qword ptr [rsp + 16], ~0x200
     iretq
 
 # A non-maskable interrupt leaves a note; the kernel reads it when it is next entered.

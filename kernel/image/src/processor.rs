@@ -72,6 +72,7 @@ unsafe extern "C" {
     static trap_stubs: [[u8; 16]; 32];
     static upcall_entry: u8;
     static nmi_entry: u8;
+    fn idle();
     static system_call_entry: u8;
     static double_fault_stack_top: u8;
     static machine_check_stack_top: u8;
@@ -224,14 +225,20 @@ pub fn random() -> Option<u64> {
 
 /// Sleeps until an interrupt, which the entry stub leaves for the caller to look at. Interrupts are off again afterwards.
 pub fn sleep() {
-    // SAFETY: `sti` takes effect after `hlt` has begun, so no wake-up is lost; the upcall's stub clears IF in ring 0.
-    unsafe { core::arch::asm!("sti", "hlt", "cli", options(nostack)) }
+    // SAFETY: the code of `entry.s` keeps to the calling convention, and nothing but the upcall can come meanwhile.
+    unsafe { idle() }
 }
 
 /// Writes a byte to Xen's and QEMU's debug port.
 pub fn debug_byte(byte: u8) {
     // SAFETY: port 0xE9 is a debug port or nothing.
     unsafe { x86_64::instructions::port::Port::<u8>::new(0xE9).write(byte) }
+}
+
+/// Writes a byte to the first serial port, for a machine that has no Xen and so no debug port of its.
+pub fn serial_byte(byte: u8) {
+    // SAFETY: port 0x3F8 is a serial port or nothing.
+    unsafe { x86_64::instructions::port::Port::<u8>::new(0x3F8).write(byte) }
 }
 
 /// Ends a machine that is no Xen guest: QEMU's `isa-debug-exit` if there is one, else for ever.
