@@ -10,7 +10,7 @@ use cloister_interfaces::{Instant, Memory};
 
 use crate::page;
 use crate::request;
-use crate::response::{Content, Context, LARGEST_HEAD, Response, refuse, respond};
+use crate::response::{Content, Context, Head, LARGEST_HEAD, Response, refuse, respond};
 
 /// How long a new connection may take to send its first request, and any connection to finish one.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -61,6 +61,8 @@ pub struct World<'a, M> {
     pub stream_out: &'a M,
     /// A copy of the in ring's content, to be parsed.
     pub scratch: &'a mut [u8],
+    /// The head of a response, to be written.
+    pub head: &'a mut Head,
     /// The time.
     pub now: Instant,
     /// What responses depend on.
@@ -114,6 +116,11 @@ impl Connection {
     /// Whether the index is in use.
     pub fn in_use(&self) -> bool {
         self.state != State::Free
+    }
+
+    /// Whether it is about to be free.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.state, State::Ending(_) | State::Ended)
     }
 
     /// Since when it has waited for a request, if it does nothing else.
@@ -198,8 +205,8 @@ impl Connection {
     pub fn expire<M: Memory>(&mut self, index: usize, world: &mut World<'_, M>) {
         match self.state {
             State::Open if self.idle_since().is_some() && self.available > 0 => {
-                let response = refuse(408, world.context.date);
-                if !self.begin(index, &response, world) {
+                let response = refuse(408, world.context.date, world.head);
+                if !self.begin(index, response, world) {
                     self.abort();
                 }
             }
@@ -268,17 +275,18 @@ impl Connection {
         let bytes = scratch.get(..count).unwrap_or_default();
         let full = count >= world.layout.ring_in;
         let (response, length) = match request::parse(bytes) {
-            Ok(Some((request, length))) => (Some(respond(&request, &world.context)), length as u32),
+            Ok(Some((request, length))) => (Some(respond(&request, &world.context, world.head)), length as u32),
             Ok(None) if full => {
                 let line_ended = bytes.contains(&b'\n');
-                (Some(refuse(if line_ended { 431 } else { 414 }, world.context.date)), 0)
+                let status = if line_ended { 431 } else { 414 };
+                (Some(refuse(status, world.context.date, world.head)), 0)
             }
             Ok(None) => (None, 0),
-            Err(status) => (Some(refuse(status, world.context.date)), 0),
+            Err(status) => (Some(refuse(status, world.context.date, world.head)), 0),
         };
         world.scratch = scratch;
         let Some(response) = response else { return false };
-        if !self.begin(index, &response, world) {
+        if !self.begin(index, response, world) {
             return false;
         }
         self.throw_away(length);
@@ -298,11 +306,11 @@ impl Connection {
     }
 
     /// Begins a response. Answers whether there was room for its head.
-    fn begin<M: Memory>(&mut self, index: usize, response: &Response, world: &mut World<'_, M>) -> bool {
-        if self.room(world.layout) < response.head.len() {
+    fn begin<M: Memory>(&mut self, index: usize, response: Response, world: &mut World<'_, M>) -> bool {
+        if self.room(world.layout) < world.head.len() {
             return false;
         }
-        self.put(index, response.head.as_bytes(), world);
+        self.put(index, world.head.as_bytes(), world);
         self.content = match response.content {
             Content::Nothing => Rest::Nothing,
             Content::Bytes(bytes) => Rest::Bytes(bytes),

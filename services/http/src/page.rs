@@ -48,6 +48,21 @@ pub fn render(policy: &[u8; 32], uptime: Duration) -> ArrayString<LARGEST> {
     page
 }
 
+/// The length of what [`render`] answers.
+#[must_use]
+pub fn length(policy: &[u8; 32], uptime: Duration) -> u64 {
+    struct Counter(u64);
+    impl Write for Counter {
+        fn write_str(&mut self, text: &str) -> core::fmt::Result {
+            self.0 += text.len() as u64;
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    let _ = write_page(&mut counter, policy, uptime);
+    counter.0
+}
+
 fn write_page(page: &mut impl Write, policy: &[u8; 32], uptime: Duration) -> core::fmt::Result {
     page.write_str(HEAD)?;
     write!(page, "<div><dt>Version</dt><dd>{}</dd></div>\n<div><dt>Policy</dt><dd>", env!("CARGO_PKG_VERSION"))?;

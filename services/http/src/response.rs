@@ -42,11 +42,13 @@ pub struct Context<'a> {
     pub date: Option<u64>,
 }
 
-/// A response, ready to be sent.
+/// The head of a response, and the body if it is a short text.
+pub type Head = ArrayString<LARGEST_HEAD>;
+
+/// A response whose head was written.
+#[derive(Clone, Copy, Debug)]
 pub struct Response {
-    /// The head, and the body if it is a short text.
-    pub head: ArrayString<LARGEST_HEAD>,
-    /// The rest.
+    /// What follows the head.
     pub content: Content,
     /// The connection ends with it.
     pub close: bool,
@@ -107,9 +109,9 @@ impl Plan<'_> {
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// The response to a whole request.
+/// The response to a whole request; writes its head to `head`.
 #[must_use]
-pub fn respond(request: &Request<'_>, context: &Context<'_>) -> Response {
+pub fn respond(request: &Request<'_>, context: &Context<'_>, head: &mut Head) -> Response {
     let (discard, readable) = match request.body {
         Body::Length(length) if length <= LARGEST_BODY => (length as u32, true),
         Body::Length(_) | Body::Chunked => (0, false),
@@ -124,8 +126,8 @@ pub fn respond(request: &Request<'_>, context: &Context<'_>) -> Response {
         Method::Get | Method::Head => plan(request, context),
     };
     let bare = request.method == Method::Head;
+    write_or_refuse(head, &plan, Form { bare, close, old: !request.modern, date: context.date });
     Response {
-        head: head(&plan, bare, close, !request.modern, context.date),
         content: if bare { Content::Nothing } else { plan.content },
         close,
         linger: request.body != Body::Length(0),
@@ -133,16 +135,11 @@ pub fn respond(request: &Request<'_>, context: &Context<'_>) -> Response {
     }
 }
 
-/// The response to what could not be read as a request.
+/// The response to what could not be read as a request; writes its head to `head`.
 #[must_use]
-pub fn refuse(status: u16, date: Option<u64>) -> Response {
-    Response {
-        head: head(&Plan::status(status), false, true, false, date),
-        content: Content::Nothing,
-        close: true,
-        linger: true,
-        discard: 0,
-    }
+pub fn refuse(status: u16, date: Option<u64>, head: &mut Head) -> Response {
+    write_or_refuse(head, &Plan::status(status), Form { bare: false, close: true, old: false, date });
+    Response { content: Content::Nothing, close: true, linger: true, discard: 0 }
 }
 
 fn plan<'a>(request: &Request<'a>, context: &Context<'_>) -> Plan<'a> {
@@ -152,7 +149,7 @@ fn plan<'a>(request: &Request<'a>, context: &Context<'_>) -> Plan<'a> {
         Found::Directory => Plan { location: Some(request.target), ..Plan::status(301) },
         Found::Page => Plan {
             kind: mime::of(b"index.html"),
-            length: Some(page::render(&context.policy, context.uptime).len() as u64),
+            length: Some(page::length(&context.policy, context.uptime)),
             content: Content::Page(context.uptime),
             ..Plan::status(200)
         },
@@ -191,24 +188,29 @@ fn plan_file<'a>(request: &Request<'a>, file: &File<'static>, kind: &'static str
     }
 }
 
-fn head(plan: &Plan<'_>, bare: bool, close: bool, old: bool, date: Option<u64>) -> ArrayString<LARGEST_HEAD> {
-    let mut head = ArrayString::new();
-    if write_head(&mut head, plan, bare, close, old, date).is_err() {
-        // Only a `Location` can be too long; requests are not.
-        head.clear();
-        let _ = write_head(&mut head, &Plan::status(404), bare, close, old, date);
-    }
-    head
-}
-
-fn write_head(
-    head: &mut impl Write,
-    plan: &Plan<'_>,
+/// How a head is written, whatever it says.
+#[derive(Clone, Copy)]
+struct Form {
+    /// No body follows.
     bare: bool,
+    /// The connection ends.
     close: bool,
+    /// The peer speaks HTTP/1.0.
     old: bool,
     date: Option<u64>,
-) -> fmt::Result {
+}
+
+fn write_or_refuse(head: &mut Head, plan: &Plan<'_>, form: Form) {
+    head.clear();
+    if write_head(head, plan, form).is_err() {
+        // Only a `Location` can be too long; requests are not.
+        head.clear();
+        let _ = write_head(head, &Plan::status(404), form);
+    }
+}
+
+fn write_head(head: &mut impl Write, plan: &Plan<'_>, form: Form) -> fmt::Result {
+    let Form { bare, close, old, date } = form;
     let reason = reason(plan.status);
     write!(head, "HTTP/1.1 {} {reason}\r\nServer: Cloister\r\n", plan.status)?;
     if let Some(date) = date {
@@ -298,25 +300,39 @@ mod tests {
     use crate::request::parse;
     use crate::site::tests::site;
 
-    fn answer(site: &Site, text: &str) -> Response {
-        let context = Context { site, policy: [1; 32], uptime: Duration::from_secs(5), date: Some(784_111_777) };
-        match parse(text.as_bytes()) {
-            Ok(Some((request, _))) => respond(&request, &context),
-            Ok(None) => panic!("partial"),
-            Err(status) => refuse(status, context.date),
+    struct Answer {
+        head: Head,
+        response: Response,
+    }
+
+    impl core::ops::Deref for Answer {
+        type Target = Response;
+        fn deref(&self) -> &Response {
+            &self.response
         }
     }
 
-    fn get(site: &Site, target: &str, more: &str) -> Response {
+    fn answer(site: &Site, text: &str) -> Answer {
+        let context = Context { site, policy: [1; 32], uptime: Duration::from_secs(5), date: Some(784_111_777) };
+        let mut head = Head::new();
+        let response = match parse(text.as_bytes()) {
+            Ok(Some((request, _))) => respond(&request, &context, &mut head),
+            Ok(None) => panic!("partial"),
+            Err(status) => refuse(status, context.date, &mut head),
+        };
+        Answer { head, response }
+    }
+
+    fn get(site: &Site, target: &str, more: &str) -> Answer {
         answer(site, &format!("GET {target} HTTP/1.1\r\nHost: a\r\n{more}\r\n"))
     }
 
-    fn field<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+    fn field<'a>(response: &'a Answer, name: &str) -> Option<&'a str> {
         let head = response.head.split("\r\n\r\n").next()?;
         head.split("\r\n").find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
-    fn status(response: &Response) -> &str {
+    fn status(response: &Answer) -> &str {
         &response.head[9..12]
     }
 
@@ -384,7 +400,7 @@ mod tests {
         assert_eq!((status(&large), large.close), ("413", true));
         assert!(get(&site, "/", "Transfer-Encoding: chunked\r\n").close);
         assert!(get(&site, "/", "Content-Length: 4\r\nExpect: 100-continue\r\n").close);
-        let refusal = refuse(431, None);
+        let refusal = refuse(431, None, &mut Head::new());
         assert!(refusal.close && refusal.linger);
         assert!(!answer(&site, "GET / HTTP/1.0\r\n\r\n").linger);
     }
@@ -433,8 +449,9 @@ mod tests {
             let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
             if let Ok(Some((request, _))) = parse(text.as_bytes()) {
                 let context = Context { site: &site, policy: [0; 32], uptime: Duration::ZERO, date: None };
-                let response = respond(&request, &context);
-                let head = response.head.split("\r\n\r\n").next().unwrap();
+                let mut text = Head::new();
+                let _ = respond(&request, &context, &mut text);
+                let head = text.split("\r\n\r\n").next().unwrap();
                 prop_assert!(head.split("\r\n").skip(1).all(|line| line.split_once(": ").is_some()));
                 prop_assert!(!head.contains("\n\n") && head.is_ascii());
             }

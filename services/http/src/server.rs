@@ -1,6 +1,8 @@
 //! The service: the table of connections, and what tcpip says about them.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use cloister_caps::abi::info;
 use cloister_interfaces::capability::{Clock, Console};
@@ -9,11 +11,15 @@ use cloister_interfaces::{Client, Instant, Memory, Notifications, Service, Syste
 
 use crate::Caps;
 use crate::connection::{Breach, Connection, World};
-use crate::response::Context;
+use crate::response::{Context, Head};
 use crate::site::Site;
 
 /// The port that is served.
 const PORT: u16 = 80;
+/// Connections that should be free when others wait to connect.
+const SPARE: usize = 8;
+/// How long a connection may be idle although others wait to connect.
+const GRACE: Duration = Duration::from_millis(50);
 /// Messages taken in a pass.
 const MESSAGES: u32 = 256;
 
@@ -30,6 +36,9 @@ pub struct Http<S, M> {
     boot: Instant,
     connections: Vec<Connection>,
     scratch: Vec<u8>,
+    head: Box<Head>,
+    /// Connections that are to end because others wait to connect.
+    owed: usize,
     /// A `Listen` is due.
     listen: bool,
     /// tcpip was found to say what cannot be, and this was logged.
@@ -75,6 +84,8 @@ impl<S: System, M: Memory> Http<S, M> {
             site,
             connections,
             scratch,
+            head: Box::new(Head::new()),
+            owed: 0,
             listen: room,
             refused: false,
             deadline: Some(Instant::START),
@@ -91,7 +102,7 @@ impl<S: System, M: Memory> Http<S, M> {
             Reply::Network { address: [a, b, c, d] } => {
                 self.console.line(format_args!("listening on port {PORT}: http://{a}.{b}.{c}.{d}/"));
             }
-            Reply::Pressure { .. } => self.relieve(),
+            Reply::Pressure { free } => self.owe(free),
             Reply::Accepted { connection, .. } => {
                 let taken = self.connections.get_mut(usize::from(connection.0)).filter(|taken| !taken.in_use());
                 match taken {
@@ -108,10 +119,13 @@ impl<S: System, M: Memory> Http<S, M> {
                 connection.peer_closed();
                 Ok(())
             }),
-            Reply::Closed { connection } => self.with(connection.0, |connection| {
-                connection.over();
-                Ok(())
-            }),
+            Reply::Closed { connection } => {
+                self.owed = self.owed.saturating_sub(1);
+                self.with(connection.0, |connection| {
+                    connection.over();
+                    Ok(())
+                });
+            }
         }
     }
 
@@ -131,12 +145,27 @@ impl<S: System, M: Memory> Http<S, M> {
         }
     }
 
-    /// Ends the connection that has been idle for longest.
-    fn relieve(&mut self) {
-        let idle = self.connections.iter_mut().filter_map(|connection| Some((connection.idle_since()?, connection)));
-        if let Some((_, connection)) = idle.min_by_key(|(since, _)| *since) {
+    /// Ends the connections that have been idle for longest, as many as are owed. One that was idle for a moment only may be
+    /// about to ask, and is spared; answers until when.
+    fn relieve(&mut self, now: Instant) -> Option<Instant> {
+        while self.owed > 0 {
+            let idle =
+                self.connections.iter_mut().filter_map(|connection| Some((connection.idle_since()?, connection)));
+            let Some((since, connection)) = idle.min_by_key(|(since, _)| *since) else { break };
+            if now < since + GRACE {
+                return Some(since + GRACE);
+            }
             connection.close();
+            self.owed -= 1;
         }
+        self.owed = 0;
+        None
+    }
+
+    /// Few connections are left: so many must end.
+    fn owe(&mut self, free: u16) {
+        let ending = self.connections.iter().filter(|connection| connection.is_ending()).count();
+        self.owed = SPARE.saturating_sub(usize::from(free) + ending).max(1);
     }
 
     /// Lets every connection go on. Answers whether there is more to do at once.
@@ -146,6 +175,7 @@ impl<S: System, M: Memory> Http<S, M> {
             stream_in: &self.stream_in,
             stream_out: &self.stream_out,
             scratch: &mut self.scratch,
+            head: &mut self.head,
             now,
             context: Context {
                 site: &self.site,
@@ -188,7 +218,9 @@ impl<S: System, M: Memory> Service for Http<S, M> {
         if self.listen && self.socket.requests.push(&Request::Listen { port: PORT }).is_ok() {
             self.listen = false;
         }
+        let spared = self.relieve(now);
         let more = self.pump(now);
+        self.deadline = self.deadline.into_iter().chain(spared).min();
         if more || budget == 0 {
             self.deadline = Some(now);
         }

@@ -6,8 +6,9 @@ use cloister_interfaces::socket::{Layout, MAX_CONNECTIONS};
 use smoltcp::socket::tcp;
 use smoltcp::time::Duration;
 
-/// What a socket costs beside its buffers: smoltcp's state, our tables, the allocator's headers.
-const OVERHEAD: usize = 1024;
+/// What a socket costs beside its buffers: smoltcp's state, in the set of sockets and in the pool, our tables, the
+/// allocator's headers.
+const OVERHEAD: usize = 1280;
 /// Sockets beyond the connections, which listen while every connection is in use.
 const LISTENERS: usize = 16;
 /// A peer that acknowledges nothing for this long is gone.
@@ -68,7 +69,7 @@ impl Pool {
     }
 
     fn make(&mut self) -> Option<tcp::Socket<'static>> {
-        self.idle.try_reserve(self.made + 1).ok()?;
+        self.idle.try_reserve_exact(self.capacity - self.idle.len()).ok()?;
         let mut socket = tcp::Socket::new(buffer(self.receive)?, buffer(self.send)?);
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);

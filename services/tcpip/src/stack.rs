@@ -62,6 +62,14 @@ pub struct Stack<S, M> {
     deadline: Option<Instant>,
 }
 
+/// Bytes that sockets may take of the heap. The policy gives tcpip five bytes of heap for four of the stream-out
+/// region, and no less than 192 KiB; 64 KiB of it are for what does not grow with the connections: frames, reassembly,
+/// the interface.
+fn socket_budget(stream_out: usize) -> usize {
+    let heap = (stream_out / 4 * 5).max(192 * 1024);
+    (heap - 64 * 1024).min(stream_out.max(128 * 1024))
+}
+
 fn stack_time(now: Instant) -> StackInstant {
     StackInstant::from_micros(i64::try_from(now.0 / 1000).unwrap_or(i64::MAX))
 }
@@ -70,7 +78,7 @@ impl<S: System, M: Memory> Stack<S, M> {
     /// The service over its capabilities.
     pub fn new(caps: Caps<S, M>) -> Self {
         let layout = Layout::of(caps.stream_in.len(), caps.stream_out.len());
-        let mut transport = Transport::new(layout, caps.stream_out.len());
+        let mut transport = Transport::new(layout, socket_budget(caps.stream_out.len()));
         let config = config::parse(caps.command_line, |refused| caps.console.line(format_args!("{refused}")));
         let address = Address::new(config.addressing, &mut transport.sockets);
         let echo = config.udp_echo.and_then(|port| Echo::new(port, &mut transport.sockets));
@@ -376,5 +384,19 @@ impl<S: System, M: Memory> Service for Stack<S, M> {
 
     fn deadline(&self) -> Option<Instant> {
         self.deadline
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::socket_budget;
+
+    #[test]
+    fn sockets_leave_room_in_the_smallest_heap_and_in_larger_ones() {
+        for stream_out in (64 * 1024..1 << 26).step_by(4096) {
+            let heap = (stream_out / 4 * 5).max(192 * 1024);
+            assert!(socket_budget(stream_out) + 64 * 1024 <= heap, "{stream_out}");
+            assert!(socket_budget(stream_out) >= 128 * 1024);
+        }
     }
 }

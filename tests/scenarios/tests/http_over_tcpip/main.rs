@@ -96,18 +96,30 @@ fn forty_at_once_with_a_small_table() {
     panic!("{} of 40 were answered: {states:?}", answers.iter().filter(|answer| !answer.is_empty()).count());
 }
 
-#[test]
-fn connections_that_send_nothing_do_not_keep_others_out() {
-    let mut rig = Rig::new(Setup { connections: 32, ring_out: 4096, site: site(), ..Setup::default() });
-    let silent: Vec<_> = (0..200).map(|_| rig.connect()).collect();
-    rig.wait(4);
+/// How long a client waits for an answer, in ms, after 200 connections that send nothing.
+fn wait_behind_silent_connections(setup: Setup) -> u64 {
+    let mut rig = Rig::new(setup);
+    rig.pace = 500_000;
+    for _ in 0..200 {
+        rig.connect();
+        rig.step();
+    }
     let started = rig.nanoseconds;
     assert_eq!(rig.get("/one").1, b"1");
-    assert!(rig.nanoseconds - started < 4_000_000_000, "{} ms", (rig.nanoseconds - started) / 1_000_000);
-    for handle in silent {
-        rig.sockets.remove(handle);
-    }
-    assert_eq!(rig.get("/one").1, b"1");
+    (rig.nanoseconds - started) / 1_000_000
+}
+
+#[test]
+fn connections_that_send_nothing_do_not_keep_others_out() {
+    let took = wait_behind_silent_connections(Setup { connections: 256, site: site(), ..Setup::default() });
+    assert!(took < 100, "{took} ms");
+    // The first attempt may be dropped, and the second comes after a second.
+    let took = wait_behind_silent_connections(Setup { site: site(), ..Setup::default() });
+    assert!(took < 1500, "{took} ms");
+    // With the smallest table the client is one of many that try again and again.
+    let setup = Setup { connections: 16, ring_out: 4096, site: site(), ..Setup::default() };
+    let took = wait_behind_silent_connections(setup);
+    assert!(took < 20_000, "{took} ms");
 }
 
 #[test]
@@ -155,12 +167,9 @@ fn bad_requests_are_answered_and_closed() {
 #[test]
 fn a_lossy_wire_only_slows_things() {
     let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
-    rig.wire.lose_every = Some(7);
+    rig.wire.lose_every = Some(23);
+    rig.pace = 5_000_000;
     let handle = rig.connect();
-    for _ in 0..200 {
-        rig.advance(50_000_000);
-        rig.step();
-    }
     rig.send(handle, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(rig.response(handle, false).1 == pattern(3_000_000));
 }
@@ -223,7 +232,7 @@ fn pings_are_answered_and_large_ones_in_fragments() {
     let buffer = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 8], vec![0; 16384]);
     let handle = rig.sockets.add(icmp::Socket::new(buffer(), buffer()));
     rig.sockets.get_mut::<icmp::Socket<'_>>(handle).bind(icmp::Endpoint::Ident(7)).unwrap();
-    for length in [56, 1400] {
+    for length in [56, 1472, 4000] {
         let data = pattern(length);
         let echo = Icmpv4Repr::EchoRequest { ident: 7, seq_no: 1, data: &data };
         let socket = rig.sockets.get_mut::<icmp::Socket<'_>>(handle);

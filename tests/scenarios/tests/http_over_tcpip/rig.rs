@@ -41,7 +41,10 @@ impl Link {
         while let Some(request) = self.server.requests.pop() {
             match request.unwrap() {
                 Request::Transmit { page, length } => {
-                    wire.to_client.push_back(self.tx_pool.bytes(usize::from(page) * PAGE_SIZE, length.into()));
+                    let frame = self.tx_pool.bytes(usize::from(page) * PAGE_SIZE, length.into());
+                    if wire.keeps() {
+                        wire.to_client.push_back(frame);
+                    }
                     self.server.replies.push(&Reply::Transmitted { page }).unwrap();
                 }
                 Request::Receive { page } => {
@@ -76,9 +79,16 @@ impl Link {
 pub struct Wire {
     pub to_client: VecDeque<Vec<u8>>,
     pub to_server: VecDeque<Vec<u8>>,
-    /// Every frame of this number, counted from 1, is lost.
+    /// One in so many frames is lost, whichever way it goes.
     pub lose_every: Option<u64>,
     sent: u64,
+}
+
+impl Wire {
+    fn keeps(&mut self) -> bool {
+        self.sent += 1;
+        self.lose_every.is_none_or(|every| !self.sent.is_multiple_of(every))
+    }
 }
 
 pub struct Received(Vec<u8>);
@@ -92,8 +102,7 @@ impl TxToken for Sending<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
         let mut frame = vec![0; length];
         let result = f(&mut frame);
-        self.0.sent += 1;
-        if self.0.lose_every.is_none_or(|every| self.0.sent % every != 0) {
+        if self.0.keeps() {
             self.0.to_server.push_back(frame);
         }
         result
@@ -142,6 +151,8 @@ pub struct Rig {
     pub interface: Interface,
     pub sockets: SocketSet<'static>,
     pub nanoseconds: u64,
+    /// How much time a step takes, in ns.
+    pub pace: u64,
     next_port: u16,
     /// The application's end of the queue, if the test itself is the application.
     pub application: Option<Client<SocketInterface, Recorder, SharedMemory>>,
@@ -205,6 +216,7 @@ impl Rig {
             interface,
             sockets: SocketSet::new(vec![]),
             nanoseconds: 1_000_000_000,
+            pace: 100_000,
             next_port: 49152,
             application: Some(application),
             stream_in,
@@ -214,9 +226,9 @@ impl Rig {
         rig
     }
 
-    /// One pass over everything; time goes on by 0.1 ms.
+    /// One pass over everything.
     pub fn step(&mut self) {
-        self.advance(100_000);
+        self.advance(self.pace);
         self.tcpip.notified(Notifications::ALL);
         if let Some(http) = &mut self.http {
             http.notified(Notifications::ALL);
