@@ -40,37 +40,38 @@ pub(crate) struct Diagnostic {
 impl Diagnostic {
     /// A mistake at a place.
     pub(crate) fn at(span: &Span, message: impl Into<String>) -> Self {
-        Diagnostic {
-            message: message.into(),
-            span: Some(span.clone()),
-            label: String::new(),
-            related: Vec::new(),
-            help: None,
-        }
+        Diagnostic { span: Some(span.clone()), ..Diagnostic::of_file(message) }
     }
 
     /// A mistake of the whole file.
     pub(crate) fn of_file(message: impl Into<String>) -> Self {
-        Diagnostic { message: message.into(), span: None, label: String::new(), related: Vec::new(), help: None }
+        let message = printable(&message.into());
+        Diagnostic { message, span: None, label: String::new(), related: Vec::new(), help: None }
     }
 
     /// What stands at the place.
     pub(crate) fn label(mut self, label: impl Into<String>) -> Self {
-        self.label = label.into();
+        self.label = printable(&label.into());
         self
     }
 
     /// Another place that has to do with it.
     pub(crate) fn related(mut self, span: &Span, label: impl Into<String>) -> Self {
-        self.related.push((span.clone(), label.into()));
+        self.related.push((span.clone(), printable(&label.into())));
         self
     }
 
     /// What to write instead.
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.help = Some(printable(&help.into()));
         self
     }
+}
+
+/// The text with control characters escaped: names come from the file, and must not steer a terminal.
+fn printable(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
+    text.chars().map(escape).collect()
 }
 
 /// The mistakes found so far.
@@ -226,6 +227,13 @@ mod tests {
         assert_eq!(position(text, 4), (2, 2));
         assert_eq!(position(text, 6), (3, 1));
         assert_eq!(position(text, 99), (3, 1));
+    }
+
+    #[test]
+    fn a_name_cannot_steer_the_terminal() {
+        let report = crate::parse("x", "\"\\u001b[31m\\n\" = 1\nformat = 1\n").err().unwrap();
+        assert!(!report.to_string().contains('\u{1b}'));
+        assert!(report.findings().any(|found| found.message == "a policy has no key `\\u{1b}[31m\\n`"));
     }
 
     #[test]

@@ -108,3 +108,213 @@ impl Names {
         Some(new)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fmt::Debug;
+
+    use cloister_caps::PAGE_SIZE;
+    use cloister_caps::rights::Kind;
+    use cloister_caps::tables::{Access, Records, RegionKind, Tables};
+    use cloister_interfaces::rules::{GrantRuleFor, PathRule, rules};
+
+    use super::*;
+    use crate::Checked;
+
+    fn shipped(name: &str) -> Checked {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        crate::load(&path).unwrap()
+    }
+
+    fn tables_of(policy: &Checked) -> Vec<u8> {
+        let placement = Placement {
+            entries: (0..policy.plan.services.len()).map(|index| 0x4000 + index as u64).collect(),
+            segments: vec![Segment {
+                service: 0,
+                flags: 5,
+                address: 0x10_0000,
+                image: 0x20_0000,
+                file_size: 5,
+                memory_size: 9,
+            }],
+            data: (0..policy.plan.data.len()).map(|index| 0x30_0000 + index as u64 * 4096).collect(),
+        };
+        emit(&policy.plan, &placement, policy.hash, &policy.canonical).unwrap()
+    }
+
+    /// Each record is read back as it was planned, and its name too.
+    fn same<R: Record + Copy + PartialEq + Debug>(
+        tables: &Tables<'_>,
+        found: &Records<'_, R>,
+        planned: &[Entry<R>],
+        name: impl Fn(&mut R) -> &mut Name,
+    ) {
+        assert_eq!(found.len(), planned.len());
+        for (mut found, planned) in found.iter().zip(planned) {
+            assert_eq!(tables.name(*name(&mut found)), planned.name);
+            *name(&mut found) = Name::default();
+            assert_eq!(found, planned.record);
+        }
+    }
+
+    #[test]
+    fn the_kernel_reads_back_what_was_planned() {
+        for file in ["default.toml", "prober.toml", "selftest.toml"] {
+            let mut policy = shipped(file);
+            let blob = tables_of(&policy);
+            for (index, service) in policy.plan.services.iter_mut().enumerate() {
+                service.record.entry = 0x4000 + index as u64;
+            }
+            for position in 0..policy.plan.data.len() {
+                let index = policy.plan.data[position].0;
+                policy.plan.regions[index].record.image = 0x30_0000 + position as u64 * 4096;
+            }
+            let (tables, plan) = (Tables::parse(&blob).unwrap(), &policy.plan);
+            assert_eq!(tables.policy_hash(), policy.hash);
+            assert_eq!(tables.policy_text(), policy.canonical);
+            assert_eq!(tables.segments().get(0).map(|segment| segment.memory_size), Some(9));
+            assert_eq!(tables.mappings().iter().collect::<Vec<_>>(), plan.mappings);
+            same(&tables, &tables.services(), &plan.services, |record| &mut record.name);
+            same(&tables, &tables.regions(), &plan.regions, |record| &mut record.name);
+            same(&tables, &tables.capabilities(), &plan.capabilities, |record| &mut record.name);
+            same(&tables, &tables.queues(), &plan.queues, |record| &mut record.name);
+            same(&tables, &tables.grants(), &plan.grants, |record| &mut record.name);
+            same(&tables, &tables.ports(), &plan.ports, |record| &mut record.name);
+        }
+    }
+
+    #[test]
+    fn the_same_policy_always_gives_the_same_tables() {
+        assert_eq!(tables_of(&shipped("default.toml")), tables_of(&shipped("default.toml")));
+    }
+
+    /// Pages of addresses that a mapping can come to take.
+    fn room(region: &Region) -> u64 {
+        match region.kind {
+            RegionKind::Fixed => u64::from(region.amount),
+            RegionKind::Share => u64::from(region.maximum),
+            RegionKind::ImageData => region.image_length.div_ceil(PAGE_SIZE as u64),
+            RegionKind::Module => 1 << 20,
+            RegionKind::CommandLine | RegionKind::XenStoreRing => 1,
+        }
+    }
+
+    #[test]
+    fn between_two_mappings_of_a_service_lies_a_page_that_nothing_is_mapped_at() {
+        let policy = shipped("default.toml");
+        let page = PAGE_SIZE as u64;
+        for service in 0..policy.plan.services.len() {
+            let own = policy.plan.mappings.iter().filter(|mapping| usize::from(mapping.service) == service);
+            let mut ranges: Vec<(u64, u64)> = own
+                .map(|mapping| {
+                    let region = &policy.plan.regions[usize::from(mapping.region)].record;
+                    (mapping.address, mapping.address + room(region) * page)
+                })
+                .collect();
+            ranges.sort_unstable();
+            assert!(ranges[0].0 > 0x8000_0000);
+            for pair in ranges.windows(2) {
+                assert!(pair[0].1 + page <= pair[1].0, "{pair:x?}");
+            }
+            let stack = policy.plan.services[service].record.stack_top;
+            assert!(ranges.iter().any(|(_, end)| *end == stack));
+        }
+    }
+
+    #[test]
+    fn slots_and_notification_bits_are_disjoint_and_every_mapping_has_one_capability() {
+        let plan = shipped("default.toml").plan;
+        for service in 0..plan.services.len() as u8 {
+            let bits: Vec<u8> = plan
+                .queues
+                .iter()
+                .flat_map(|queue| {
+                    [(queue.record.sender, queue.record.sender_bit), (queue.record.receiver, queue.record.receiver_bit)]
+                })
+                .chain(plan.ports.iter().map(|port| (port.record.service, port.record.bit)))
+                .filter_map(|(owner, bit)| (owner == service).then_some(bit))
+                .collect();
+            assert_eq!(bits.iter().collect::<BTreeSet<_>>().len(), bits.len());
+            let own = plan.capabilities.iter().filter(|entry| entry.record.service == service);
+            let slots: Vec<u16> = own.map(|entry| entry.record.slot).collect();
+            assert_eq!(slots, (1..=slots.len() as u16).collect::<Vec<_>>());
+        }
+        for index in 0..plan.mappings.len() {
+            let found = plan
+                .capabilities
+                .iter()
+                .filter(|entry| entry.record.kind == Kind::Region && entry.record.object as usize == index);
+            assert_eq!(found.count(), 1);
+        }
+    }
+
+    #[test]
+    fn each_page_of_a_queue_has_one_writer_and_the_other_side_reads_it() {
+        let plan = shipped("default.toml").plan;
+        for queue in plan.queues.iter().map(|entry| entry.record) {
+            for (region, writer, reader) in [
+                (queue.producer_region, queue.sender, queue.receiver),
+                (queue.consumer_region, queue.receiver, queue.sender),
+            ] {
+                let mut found: Vec<(u8, Access)> = plan
+                    .mappings
+                    .iter()
+                    .filter(|mapping| mapping.region == region)
+                    .map(|mapping| (mapping.service, mapping.access))
+                    .collect();
+                found.sort_by_key(|(_, access)| *access as u8);
+                assert_eq!(found, [(reader, Access::Read), (writer, Access::ReadWrite)]);
+            }
+        }
+    }
+
+    #[test]
+    fn grant_references_follow_each_other_in_the_order_of_the_names() {
+        let plan = shipped("default.toml").plan;
+        let found: Vec<_> =
+            plan.grants.iter().map(|grant| (grant.name.as_str(), grant.record.first_ref, grant.record.count)).collect();
+        assert_eq!(found, [("ring-pages", 8, 2), ("rx-pages", 10, 128), ("tx-pages", 138, 128)]);
+    }
+
+    #[test]
+    fn a_restart_empties_what_one_service_alone_has() {
+        let resets = |policy: &Checked, name: &str| {
+            policy.plan.regions.iter().find(|region| region.name == name).map(|region| region.record.reset)
+        };
+        let policy = shipped("default.toml");
+        for (name, reset) in
+            [("tcpip.stack", 1), ("tcpip-heap", 1), ("rings", 0), ("stream-in", 0), ("net.requests.producer", 0)]
+        {
+            assert_eq!(resets(&policy, name), Some(reset), "{name}");
+        }
+        let policy = shipped("prober.toml");
+        assert_eq!(resets(&policy, "prober-progress"), Some(0));
+        let policy = shipped("selftest.toml");
+        assert_eq!(resets(&policy, "stream-out"), Some(1));
+    }
+
+    fn data(policy: &Checked, name: &str) -> Vec<u8> {
+        let index = policy.plan.regions.iter().position(|region| region.name == name).unwrap();
+        policy.plan.data.iter().find(|(region, _)| *region == index).unwrap().1.clone()
+    }
+
+    #[test]
+    fn services_receive_the_rules_that_they_enforce() {
+        let policy = shipped("default.toml");
+        let blob = data(&policy, "xenstore.rules");
+        let paths: Vec<(u8, String, [bool; 3])> = rules::<PathRule>(&blob)
+            .map(|rule| (rule.client, rule.path.to_string(), [rule.read, rule.write, rule.watch]))
+            .collect();
+        assert_eq!(paths.len(), 4);
+        assert_eq!(paths[0], (0, "control".into(), [true; 3]));
+        assert_eq!(paths[1], (1, "/local/domain/*/backend/vif/{self}/0".into(), [true, false, true]));
+        assert_eq!(paths[3], (1, "error/device/vif/0".into(), [false, true, false]));
+        let blob = data(&policy, "grant-manager.rules");
+        let grants: Vec<GrantRuleFor> = rules(&blob).collect();
+        let expected = [(0, 2), (1, 128), (2, 128)];
+        let expected =
+            expected.map(|(rule, count)| GrantRuleFor { client: 0, rule, count, peer_first: 0, peer_last: 32751 });
+        assert_eq!(grants, expected);
+    }
+}

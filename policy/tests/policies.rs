@@ -1,0 +1,207 @@
+//! The policies that ship, their canonical form and hash, the bindings, and input that is no policy.
+
+use std::path::{Path, PathBuf};
+
+use cloister_policy::{Checked, load, parse};
+use proptest::prelude::*;
+
+const SHIPPED: [&str; 3] = ["default.toml", "prober.toml", "selftest.toml"];
+
+fn folder() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn good() -> String {
+    std::fs::read_to_string(folder().join("tests/good.toml")).unwrap()
+}
+
+fn checked(text: &str) -> Checked {
+    parse("test.toml", text).unwrap()
+}
+
+#[test]
+fn the_shipped_policies_hold() {
+    for file in SHIPPED {
+        let policy = load(&folder().join(file)).unwrap();
+        for service in policy.services() {
+            assert!(policy.bindings(service.name()).is_some());
+        }
+    }
+}
+
+#[test]
+fn programs_are_16_mib_apart_in_the_order_of_the_names() {
+    let policy = load(&folder().join("default.toml")).unwrap();
+    let found: Vec<_> =
+        policy.services().map(|service| (service.name(), service.program(), service.image_base())).collect();
+    let expected = [
+        ("control", "cloister-control", 0x0100_0000),
+        ("grant-manager", "cloister-grant-manager", 0x0200_0000),
+        ("http", "cloister-http", 0x0300_0000),
+        ("netfront", "cloister-netfront", 0x0400_0000),
+        ("tcpip", "cloister-tcpip", 0x0500_0000),
+        ("xenstore", "cloister-xenstore", 0x0600_0000),
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn the_canonical_form_is_a_policy_with_itself_as_canonical_form() {
+    for file in SHIPPED {
+        let policy = load(&folder().join(file)).unwrap();
+        let again = checked(policy.canonical());
+        assert_eq!(again.canonical(), policy.canonical());
+        assert_eq!(again.hash(), policy.hash());
+        assert!(!policy.canonical().contains('#'));
+    }
+}
+
+#[test]
+fn comments_order_and_spacing_do_not_change_the_hash() {
+    let text = good();
+    let (head, sections) = text.split_once("\n[").unwrap();
+    let mut sections: Vec<String> = sections.split("\n\n[").map(|section| format!("\n# said\n[{section}\n")).collect();
+    sections.reverse();
+    let turned = format!("{head}\n{}", sections.concat())
+        .replace("read-write\", store = \"read\"", "read-write\",   'store' = \"read\"")
+        .replace("[\"open\", \"send\", \"close\"]", "[\"close\",\n  \"open\", # one\n  \"send\",\n]")
+        .replace("priority = 50", "priority = 0x32")
+        .replace("maximum = \"1M\"", "maximum = \"1024K\"")
+        .replace("ids = \"0\"", "ids = \"0-0\"");
+    assert_ne!(turned, text);
+    assert_eq!(checked(&turned).canonical(), checked(&text).canonical());
+    assert_eq!(checked(&turned).hash(), checked(&text).hash());
+}
+
+#[test]
+fn everything_that_is_said_changes_the_hash() {
+    let text = good();
+    let changes = [
+        ("name = \"test\"", "name = \"test2\""),
+        ("ids = \"0\"", "ids = \"0-1\""),
+        ("\"cloister-driver\"", "\"cloister-driver2\""),
+        ("priority = 50", "priority = 51"),
+        ("budget_us = 2000", "budget_us = 2001"),
+        ("period_us = 10000", "period_us = 10001"),
+        ("\"16K\"", "\"20K\""),
+        ("limit = 0", "limit = 1"),
+        ("\"stop-image\"", "\"stop-service\""),
+        ("clock = [\"now\"]", "clock = [\"now\", \"wall\"]"),
+        ("clock = [\"now\"]", ""),
+        ("pages = 4\nmap", "pages = 5\nmap"),
+        ("pages = 4\nmap", "pages = 4\nkeep = true\nmap"),
+        ("driver = \"read-write\", store = \"read\"", "driver = \"read\", store = \"read-write\""),
+        (", store = \"read\" }", " }"),
+        ("share = 1", "share = 2"),
+        ("\"64K\"", "\"68K\""),
+        ("\"1M\"", "\"2M\""),
+        ("depth = 8", "depth = 16"),
+        ("\"open\", ", ""),
+        ("access = \"read-write\"", "access = \"read\""),
+        ("pages = 4\nlifetime", "pages = 3\nlifetime"),
+        ("\"device/vif/0\"", "\"device/vif/1\""),
+        ("\"read\", \"write\", \"watch\"", "\"read\", \"write\""),
+    ];
+    let mut seen = vec![checked(&text).hash()];
+    for (from, to) in changes {
+        assert!(text.contains(from), "{from}");
+        let hash = checked(&text.replacen(from, to, 1)).hash();
+        assert!(!seen.contains(&hash), "{from} to {to}");
+        seen.push(hash);
+    }
+}
+
+#[test]
+fn bindings_give_each_capability_by_its_name() {
+    let bindings = checked(&good()).bindings("manager").unwrap();
+    let expected = include_str!("manager.bindings");
+    assert_eq!(bindings, expected);
+    let bindings = checked(&good()).bindings("driver").unwrap();
+    for line in [
+        "const HEAP: Option<cloister_caps::Slot> = Some(cloister_caps::Slot(18));",
+        "fn capabilities() -> cloister_driver::Caps<cloister_runtime::Kernel, cloister_runtime::Window> {",
+        "        clock: cloister_interfaces::capability::Clock::new(cloister_runtime::Kernel, cloister_caps::Slot(2)),",
+        "        events: cloister_interfaces::capability::Port::new(cloister_runtime::Kernel, cloister_caps::Slot(7), 4),",
+        "        pool: cloister_runtime::Window::new(cloister_caps::Slot(17)),",
+        "        pool_pages: cloister_interfaces::rules::Granted { rule: 0, pages: 4 },",
+    ] {
+        assert!(bindings.lines().any(|found| found == line), "{line}\n{bindings}");
+    }
+}
+
+#[test]
+fn bindings_depend_on_what_the_policy_says_and_on_nothing_else() {
+    let policy = load(&folder().join("default.toml")).unwrap();
+    let again = checked(policy.canonical());
+    for service in policy.services() {
+        assert_eq!(policy.bindings(service.name()), again.bindings(service.name()));
+    }
+    assert_eq!(policy.bindings("nobody"), None);
+}
+
+#[test]
+fn input_that_is_no_policy_is_refused_with_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| -> PathBuf {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let nested = format!("x = {}{}", "[".repeat(50_000), "]".repeat(50_000));
+    let dotted = format!("{} = 1", vec!["a"; 50_000].join("."));
+    let cases = [
+        (folder.path().join("missing"), "cannot open the file"),
+        (folder.path().to_owned(), "cannot read the file"),
+        (file("empty", b""), "the file is empty"),
+        (file("blank", b" \n\t\n"), "the file is empty"),
+        (file("binary", &[0x7F, b'E', b'L', b'F', 2, 1, 0xFF, 0xFE]), "not text: byte 6 is not UTF-8"),
+        (file("nul", b"format = 1\0"), "not TOML"),
+        (file("huge", &vec![b'#'; 300_000]), "more than 262144 bytes"),
+        (file("nested", nested.as_bytes()), "not TOML"),
+        (file("dotted", dotted.as_bytes()), "not TOML"),
+        (file("prose", b"Let http talk to tcpip."), "not TOML"),
+        (file("cut", b"[services.http"), "not TOML"),
+    ];
+    for (path, reason) in cases {
+        let report = load(&path).err().unwrap();
+        assert!(!report.is_readable(), "{}", path.display());
+        let text = report.to_string();
+        assert!(text.contains(reason) && text.len() < 2_000_000, "{}: {text}", path.display());
+    }
+}
+
+#[test]
+fn toml_of_something_else_is_refused_as_a_policy() {
+    let report = load(&folder().join("Cargo.toml")).err().unwrap();
+    assert!(report.is_readable());
+    assert!(report.findings().any(|found| found.message == "a policy has no key `package`" && found.line == 1));
+}
+
+proptest! {
+    /// Whatever is done to a policy, the answer is a policy or a report, and a report can be rendered.
+    #[test]
+    fn a_mangled_policy_is_answered(
+        cuts in prop::collection::vec((any::<prop::sample::Index>(), 0usize..40, any::<prop::sample::Index>()), 1..4),
+    ) {
+        let mut text: Vec<char> = good().chars().collect();
+        for (at, length, to) in cuts {
+            let start = at.index(text.len());
+            let piece: Vec<char> = text.drain(start..(start + length).min(text.len())).collect();
+            let target = to.index(text.len() + 1);
+            text.splice(target..target, piece);
+        }
+        let text: String = text.into_iter().collect();
+        match parse("mangled", &text) {
+            Ok(policy) => prop_assert!(parse("canonical", policy.canonical()).is_ok()),
+            Err(report) => prop_assert!(report.to_string().contains("error")),
+        }
+    }
+
+    /// The same for text that was never a policy.
+    #[test]
+    fn any_text_is_answered(text in "[\\[\\]a-z.=\"{}, \n0-9\u{fc}]{0,200}") {
+        if let Err(report) = parse("any", &text) {
+            prop_assert!(!report.to_string().is_empty());
+        }
+    }
+}
