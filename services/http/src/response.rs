@@ -247,7 +247,7 @@ fn write_head(head: &mut impl Write, plan: &Plan<'_>, form: Form) -> fmt::Result
     }
     head.write_str("\r\n")?;
     if plan.length.is_none() && plan.status != 304 && !bare {
-        write!(head, "{} {reason}\n", plan.status)?;
+        writeln!(head, "{} {reason}", plan.status)?;
     }
     Ok(())
 }

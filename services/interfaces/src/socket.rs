@@ -49,7 +49,9 @@ impl Layout {
 /// What the application asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request {
-    /// Accept connections to this TCP port.
+    /// Accept connections to this TCP port. Answered by `Network` once there is an address. From an application that
+    /// listens to the port already it means that it was started anew: all that it had is void, and the answer is a
+    /// `Network` that is down, after which it listens again.
     Listen {
         /// The port.
         port: u16,
@@ -124,7 +126,8 @@ pub enum Reply {
         /// Connections left.
         free: u16,
     },
-    /// The network is up (an address was configured) or down.
+    /// The network is up (an address was configured) or down. Down, every connection and every `Listen` is void: the
+    /// application forgets them and listens again. (Also said when tcpip starts.)
     Network {
         /// The IPv4 address; all zero is down.
         address: [u8; 4],

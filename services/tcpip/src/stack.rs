@@ -307,13 +307,14 @@ impl<S: System, M: Memory> Stack<S, M> {
                 news.down = false;
             }
             let address = self.address.current.map(|lease| lease.address.address().octets());
-            if let (true, false, Some(address)) = (news.up, news.down, address)
+            let listens = self.transport.listens(client as u8);
+            if let (true, false, Some(address)) = (news.up && listens, news.down, address)
                 && server.replies.push(&Reply::Network { address }).is_ok()
             {
                 news.up = false;
             }
             let told = scarce.then_some(free as u16);
-            if told.is_some() && told != news.pressure && self.transport.listens(client as u8) {
+            if told.is_some() && told != news.pressure && listens {
                 if server.replies.push(&Reply::Pressure { free: free as u16 }).is_ok() {
                     news.pressure = told;
                 }

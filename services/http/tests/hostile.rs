@@ -1,0 +1,179 @@
+//! http over a tcpip that says anything at all.
+#![forbid(unsafe_code)]
+
+use cloister_caps::Slot;
+use cloister_http::{Caps, service};
+use cloister_interfaces::capability::{Clock, Console, Info};
+use cloister_interfaces::socket::{Connection, Reply, Request, Socket};
+use cloister_interfaces::{Memory, Notifications, Server, Service};
+use cloister_sim::{Recorder, SharedMemory, channel};
+use proptest::prelude::*;
+
+const CONNECTIONS: usize = 4;
+const RING_IN: usize = 2048;
+const RING_OUT: usize = 4096;
+
+struct Bench {
+    system: Recorder,
+    service: Box<dyn Service>,
+    tcpip: Server<Socket, Recorder, SharedMemory>,
+    stream_in: SharedMemory,
+    stream_out: SharedMemory,
+    nanoseconds: u64,
+    asked: Vec<Request>,
+}
+
+impl Bench {
+    fn new(depth: u32) -> Self {
+        let system = Recorder::new();
+        let (socket, tcpip) = channel::<Socket, _>(&system, 3, &system, 4, depth);
+        let stream_in = SharedMemory::new(CONNECTIONS * RING_IN);
+        let stream_out = SharedMemory::new(CONNECTIONS * RING_OUT);
+        let service = service(Caps {
+            console: Console::new(system.clone(), Slot(0)),
+            clock: Clock::new(system.clone(), Slot(1)),
+            info: Info::new(system.clone(), Slot(2)),
+            socket,
+            stream_in: stream_in.clone(),
+            stream_out: stream_out.clone(),
+            site: b"",
+        });
+        let service = Box::new(service);
+        Bench { system, service, tcpip, stream_in, stream_out, nanoseconds: 1 << 30, asked: Vec::new() }
+    }
+
+    fn run(&mut self) {
+        self.system.set_now(self.nanoseconds);
+        self.service.notified(Notifications::ALL);
+        let _ = self.system.take_calls();
+    }
+
+    fn hear(&mut self) {
+        while let Some(request) = self.tcpip.requests.pop() {
+            self.asked.push(request.expect("http's messages decode"));
+        }
+    }
+
+    fn say(&mut self, reply: Reply) {
+        let _ = self.tcpip.replies.send(&reply);
+    }
+}
+
+const CONNECTION: Connection = Connection(1);
+
+fn accepted(connection: Connection) -> Reply {
+    Reply::Accepted { connection, address: [10, 0, 0, 1], port: 5000, local_port: 80 }
+}
+
+#[test]
+fn a_request_in_the_ring_is_answered_in_the_ring() {
+    let mut bench = Bench::new(16);
+    bench.run();
+    let text = b"GET / HTTP/1.0\r\n\r\n";
+    bench.stream_in.write(RING_IN, text);
+    bench.say(accepted(CONNECTION));
+    bench.say(Reply::Received { connection: CONNECTION, length: text.len() as u32 });
+    bench.run();
+    bench.hear();
+    let [
+        Request::Listen { port: 80 },
+        Request::Send { length, .. },
+        Request::Consumed { length: consumed, .. },
+        rest @ ..,
+    ] = bench.asked.as_slice()
+    else {
+        panic!("{:?}", bench.asked);
+    };
+    assert_eq!((*consumed as usize, rest), (text.len(), &[Request::Close { connection: CONNECTION }][..]));
+    let response = String::from_utf8(bench.stream_out.bytes(RING_OUT, *length as usize)).unwrap();
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n") && response.ends_with("</html>\n"), "{response}");
+}
+
+#[test]
+fn a_network_that_goes_down_takes_all_connections_with_it() {
+    let mut bench = Bench::new(16);
+    bench.say(accepted(CONNECTION));
+    bench.run();
+    bench.say(Reply::Network { address: [0; 4] });
+    bench.run();
+    bench.say(accepted(CONNECTION));
+    bench.run();
+    bench.hear();
+    assert_eq!(bench.asked, [Request::Listen { port: 80 }, Request::Listen { port: 80 }]);
+    assert!(!bench.system.console().contains("refused"), "{}", bench.system.console());
+}
+
+#[test]
+fn what_cannot_be_is_refused_once_and_ends_the_connection() {
+    let mut bench = Bench::new(16);
+    bench.say(accepted(CONNECTION));
+    bench.say(Reply::Received { connection: CONNECTION, length: RING_IN as u32 + 1 });
+    bench.say(Reply::Sent { connection: Connection(3), length: 1 });
+    bench.say(accepted(Connection(500)));
+    bench.run();
+    bench.hear();
+    assert!(bench.asked.contains(&Request::Abort { connection: CONNECTION }));
+    assert_eq!(bench.system.console().matches("refused").count(), 1);
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Say(Reply),
+    Bytes(u16, Vec<u8>),
+    Hear,
+    Time(u64),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let connection = || prop_oneof![9 => 0u16..4, 1 => 0u16..512].prop_map(Connection);
+    let length = || prop_oneof![9 => 0u32..600, 1 => any::<u32>()];
+    let say = prop_oneof![
+        3 => connection().prop_map(accepted),
+        6 => (connection(), length()).prop_map(|(connection, length)| Reply::Received { connection, length }),
+        6 => (connection(), length()).prop_map(|(connection, length)| Reply::Sent { connection, length }),
+        1 => connection().prop_map(|connection| Reply::PeerClosed { connection }),
+        1 => connection().prop_map(|connection| Reply::Closed { connection }),
+        1 => any::<u16>().prop_map(|free| Reply::Pressure { free }),
+        1 => any::<[u8; 4]>().prop_map(|address| Reply::Network { address }),
+    ];
+    let text = prop_oneof![
+        Just(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(20)),
+        Just(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 300\r\n\r\n".to_vec()),
+        prop::collection::vec(any::<u8>(), 0..100),
+    ];
+    prop_oneof![
+        8 => say.prop_map(Act::Say),
+        4 => (0u16..4, text).prop_map(|(ring, bytes)| Act::Bytes(ring, bytes)),
+        2 => Just(Act::Hear),
+        1 => (0u64..40_000_000_000).prop_map(Act::Time),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// No panic, no announcement of more than the ring holds, and no busy waiting.
+    #[test]
+    fn whatever_tcpip_says(acts in prop::collection::vec(act(), 0..200), deep: bool) {
+        let mut bench = Bench::new(if deep { 64 } else { 2 });
+        for act in acts {
+            match act {
+                Act::Say(reply) => bench.say(reply),
+                Act::Bytes(ring, bytes) => bench.stream_in.write(usize::from(ring) * RING_IN, &bytes),
+                Act::Hear => bench.hear(),
+                Act::Time(nanoseconds) => bench.nanoseconds += nanoseconds,
+            }
+            bench.run();
+        }
+        for request in &bench.asked {
+            if let Request::Send { length, .. } = request {
+                prop_assert!(*length as usize <= RING_OUT);
+            }
+        }
+        for _ in 0..40 {
+            bench.run();
+        }
+        let due = bench.service.deadline().is_some_and(|deadline| deadline.0 <= bench.nanoseconds);
+        prop_assert!(!due, "it wants to run again and again");
+    }
+}

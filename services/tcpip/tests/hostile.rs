@@ -1,0 +1,263 @@
+//! tcpip between a netfront and an application that say anything at all.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+
+use cloister_caps::{PAGE_SIZE, Slot};
+use cloister_interfaces::capability::{Clock, Console, Entropy};
+use cloister_interfaces::control::{Control, Reply as ControlReply, Request as ControlRequest};
+use cloister_interfaces::net::{Net, Reply as LinkReply, Request as LinkRequest};
+use cloister_interfaces::socket::{Connection, Reply, Request, Socket};
+use cloister_interfaces::{Client, Memory, Notifications, Server, Service};
+use cloister_sim::{Recorder, SharedMemory, channel};
+use cloister_tcpip::{Caps, service};
+use proptest::prelude::*;
+
+const PAGES: u16 = 8;
+
+struct Bench {
+    system: Recorder,
+    service: Box<dyn Service>,
+    link: Server<Net, Recorder, SharedMemory>,
+    application: Client<Socket, Recorder, SharedMemory>,
+    control: Client<Control, Recorder, SharedMemory>,
+    rx_pool: SharedMemory,
+    /// Pages sent and not given back yet.
+    sent: BTreeSet<u16>,
+    nanoseconds: u64,
+}
+
+impl Bench {
+    fn new(command_line: &'static str) -> Self {
+        let system = Recorder::new();
+        let pool = || SharedMemory::new(usize::from(PAGES) * PAGE_SIZE);
+        let rx_pool = pool();
+        let (net, link) = channel::<Net, _>(&system, 1, &system, 2, 16);
+        let (application, server) = channel::<Socket, _>(&system, 3, &system, 4, 8);
+        let (control, ending) = channel::<Control, _>(&system, 5, &system, 6, 2);
+        let service = service(Caps {
+            console: Console::new(system.clone(), Slot(0)),
+            clock: Clock::new(system.clone(), Slot(1)),
+            entropy: Entropy::new(system.clone(), Slot(2)),
+            net,
+            socket_clients: [server].into_iter().collect(),
+            control_clients: [ending].into_iter().collect(),
+            rx_pool: rx_pool.clone(),
+            tx_pool: pool(),
+            stream_in: SharedMemory::new(4 * 2048),
+            stream_out: SharedMemory::new(4 * 4096),
+            command_line: command_line.as_bytes(),
+        });
+        let service = Box::new(service);
+        Bench { system, service, link, application, control, rx_pool, sent: BTreeSet::new(), nanoseconds: 1 << 30 }
+    }
+
+    /// The service runs; what it sends is checked.
+    fn run(&mut self) {
+        self.nanoseconds += 1_000_000;
+        self.system.set_now(self.nanoseconds);
+        self.service.notified(Notifications::ALL);
+        while let Some(request) = self.link.requests.pop() {
+            if let LinkRequest::Transmit { page, length } = request.expect("tcpip's messages decode") {
+                assert!(page < PAGES && usize::from(length) <= PAGE_SIZE);
+                assert!(self.sent.insert(page), "page {page} is netfront's already");
+            }
+        }
+        let _ = self.system.take_calls();
+    }
+
+    fn link(&mut self, reply: &LinkReply) {
+        match reply {
+            LinkReply::Transmitted { page } => drop(self.sent.remove(page)),
+            LinkReply::Up { .. } | LinkReply::Down => self.sent.clear(),
+            LinkReply::Received { .. } => {}
+        }
+        let _ = self.link.replies.send(reply);
+    }
+
+    fn refusals(&self) -> Vec<String> {
+        self.system.console().lines().filter(|line| line.starts_with("refused")).map(str::to_string).collect()
+    }
+}
+
+const UP: LinkReply = LinkReply::Up { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 };
+
+#[test]
+fn impossible_link_messages_are_refused_and_logged_once() {
+    let mut bench = Bench::new("ip=10.0.0.2/24");
+    for mac in [[1, 0, 0, 0, 0, 0], [0xff; 6], [0; 6]] {
+        bench.link(&LinkReply::Up { mac, mtu: 1500 });
+    }
+    bench.link(&LinkReply::Up { mac: [2; 6], mtu: 40 });
+    bench.link(&LinkReply::Up { mac: [2; 6], mtu: 4090 });
+    bench.run();
+    bench.link(&UP);
+    for page in [0, 0, PAGES, u16::MAX] {
+        bench.link(&LinkReply::Received { page, offset: 0, length: 60 });
+    }
+    bench.link(&LinkReply::Received { page: 1, offset: 4000, length: 97 });
+    bench.link(&LinkReply::Received { page: 2, offset: u16::MAX, length: u16::MAX });
+    for page in [5, 5, PAGES] {
+        // Not through `link`, which keeps account of honest pages.
+        let _ = bench.link.replies.send(&LinkReply::Transmitted { page });
+    }
+    bench.run();
+    let refusals = bench.refusals();
+    assert_eq!(refusals.len(), 3, "{refusals:?}");
+    for text in ["address or MTU", "page that it does not hold", "frame leaves its page"] {
+        assert!(refusals.iter().any(|line| line.contains(text)), "{text}");
+    }
+}
+
+#[test]
+fn requests_about_connections_that_are_not_there_are_refused() {
+    let mut bench = Bench::new("ip=10.0.0.2/24");
+    bench.link(&UP);
+    bench.run();
+    bench.application.requests.send(&Request::Listen { port: 80 }).unwrap();
+    bench.run();
+    let connection = Connection(3);
+    for request in [
+        Request::Send { connection, length: u32::MAX },
+        Request::Consumed { connection: Connection(511), length: 1 },
+        Request::Close { connection },
+        Request::Listen { port: 0 },
+    ] {
+        bench.application.requests.send(&request).unwrap();
+    }
+    bench.run();
+    assert_eq!(bench.refusals().len(), 2, "{:?}", bench.refusals());
+}
+
+#[test]
+fn a_second_listen_is_a_new_start() {
+    let mut bench = Bench::new("ip=10.0.0.2/24");
+    bench.link(&UP);
+    bench.run();
+    let hear = |bench: &mut Bench| {
+        bench.run();
+        core::iter::from_fn(|| bench.application.replies.pop()).map(Result::unwrap).collect::<Vec<_>>()
+    };
+    assert_eq!(hear(&mut bench), [Reply::Network { address: [0; 4] }]);
+    for _ in 0..2 {
+        bench.application.requests.send(&Request::Listen { port: 80 }).unwrap();
+        assert_eq!(hear(&mut bench), [Reply::Network { address: [10, 0, 0, 2] }]);
+        bench.application.requests.send(&Request::Listen { port: 80 }).unwrap();
+        assert_eq!(hear(&mut bench), [Reply::Network { address: [0; 4] }]);
+    }
+}
+
+#[test]
+fn quiescing_without_a_link_is_quick_and_with_a_dumb_one_ends() {
+    let mut bench = Bench::new("");
+    bench.control.requests.send(&ControlRequest::Quiesce).unwrap();
+    bench.run();
+    bench.run();
+    assert_eq!(bench.control.replies.pop(), Some(Ok(ControlReply::Quiet)));
+    let mut bench = Bench::new("");
+    bench.link(&UP);
+    bench.run();
+    bench.control.requests.send(&ControlRequest::Quiesce).unwrap();
+    let ended = (0..5000).any(|_| {
+        bench.run();
+        bench.control.replies.pop().is_some()
+    });
+    assert!(ended, "the link never answers, and that is waited for only so long");
+}
+
+fn link_reply() -> impl Strategy<Value = LinkReply> {
+    let page = prop_oneof![9 => 0..PAGES, 1 => any::<u16>()];
+    prop_oneof![
+        1 => Just(UP),
+        1 => (any::<[u8; 6]>(), any::<u16>()).prop_map(|(mac, mtu)| LinkReply::Up { mac, mtu }),
+        1 => Just(LinkReply::Down),
+        20 => (page.clone(), 0u16..4200, 0u16..1600)
+            .prop_map(|(page, offset, length)| LinkReply::Received { page, offset, length }),
+        6 => page.prop_map(|page| LinkReply::Transmitted { page }),
+    ]
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let connection = prop_oneof![9 => 0u16..4, 1 => 0u16..512].prop_map(Connection);
+    let length = prop_oneof![0u32..5000, any::<u32>()];
+    prop_oneof![
+        prop_oneof![Just(80u16), any::<u16>()].prop_map(|port| Request::Listen { port }),
+        (connection.clone(), length.clone()).prop_map(|(connection, length)| Request::Send { connection, length }),
+        (connection.clone(), length).prop_map(|(connection, length)| Request::Consumed { connection, length }),
+        connection.clone().prop_map(|connection| Request::Close { connection }),
+        connection.prop_map(|connection| Request::Abort { connection }),
+    ]
+}
+
+/// A frame to the service that gets past its first checks: IPv4 with a good header checksum, or ARP.
+fn frame() -> impl Strategy<Value = Vec<u8>> {
+    let protocol = prop_oneof![Just(1u8), Just(6), Just(17), any::<u8>()];
+    (prop::collection::vec(any::<u8>(), 0..200), protocol, any::<bool>(), any::<u16>()).prop_map(
+        |(payload, protocol, arp, fragment)| {
+            let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 9, 8, if arp { 6 } else { 0 }];
+            let mut header = vec![0x45, 0, 0, 0, 0, 1, 0, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+            header[2..4].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
+            if fragment % 4 == 0 {
+                header[6..8].copy_from_slice(&(fragment / 4).to_be_bytes());
+            }
+            let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+            let folded = (sum & 0xffff) + (sum >> 16);
+            header[10..12].copy_from_slice(&(!((folded & 0xffff) + (folded >> 16)) as u16).to_be_bytes());
+            frame.extend(header);
+            frame.extend(payload);
+            frame
+        },
+    )
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Link(LinkReply),
+    Frame(u16, Vec<u8>),
+    Application(Request),
+    Hear(usize),
+    Time(u64),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        6 => link_reply().prop_map(Act::Link),
+        6 => (0..PAGES, frame()).prop_map(|(page, frame)| Act::Frame(page, frame)),
+        3 => request().prop_map(Act::Application),
+        1 => (0usize..10).prop_map(Act::Hear),
+        1 => (0u64..100_000_000_000).prop_map(Act::Time),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn whatever_is_said_pages_are_accounted_for(acts in prop::collection::vec(act(), 0..150), dhcp: bool) {
+        let mut bench = Bench::new(if dhcp { "" } else { "ip=10.0.0.2/24 udp-echo=7" });
+        bench.link(&UP);
+        bench.run();
+        bench.application.requests.send(&Request::Listen { port: 80 }).unwrap();
+        for act in acts {
+            match act {
+                // A page that is said to have left twice is netfront's breach; the account here follows the first.
+                Act::Link(reply) => bench.link(&reply),
+                Act::Frame(page, frame) => {
+                    bench.rx_pool.write(usize::from(page) * PAGE_SIZE, &frame);
+                    bench.link(&LinkReply::Received { page, offset: 0, length: frame.len() as u16 });
+                }
+                Act::Application(request) => drop(bench.application.requests.send(&request)),
+                Act::Hear(count) => {
+                    for _ in 0..count {
+                        if let Some(reply) = bench.application.replies.pop() {
+                            prop_assert!(reply.is_ok());
+                        }
+                    }
+                    bench.application.replies.release();
+                }
+                Act::Time(nanoseconds) => bench.nanoseconds += nanoseconds,
+            }
+            bench.run();
+        }
+    }
+}
