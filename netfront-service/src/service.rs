@@ -108,14 +108,14 @@ impl<S: System, M: Memory> Netfront<S, M> {
                 Some(Ok(store::Reply::Changed { token })) => self.handshake.changed(token, now),
                 // An answer to a request that was given up.
                 Some(Ok(store::Reply::Answer { .. })) => {}
-                Some(Err(_)) => self.console.line(format_args!("netfront: malformed message from xenstore")),
+                Some(Err(_)) => self.console.line(format_args!("malformed message from xenstore")),
             }
         }
         for _ in 0..STEPS {
             match self.grants.replies.pop() {
                 None => break,
                 Some(Ok(reply)) => self.handshake.granted(reply, now),
-                Some(Err(_)) => self.console.line(format_args!("netfront: malformed message from grant-manager")),
+                Some(Err(_)) => self.console.line(format_args!("malformed message from grant-manager")),
             }
         }
     }
@@ -126,7 +126,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
         for _ in 0..STEPS {
             let command = self.handshake.command(now);
             for note in self.handshake.take_notes() {
-                self.console.line(format_args!("netfront: {note}"));
+                self.console.line(format_args!("{note}"));
             }
             let Some(command) = command else { break };
             // One thing is under way at a time: an answer to an earlier request comes too late.
@@ -199,7 +199,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
         let ([a, b, c, d, e, f], mtu) = self.handshake.identity();
         let split = if self.handshake.is_split() { "split" } else { "one" };
         self.console.line(format_args!(
-            "netfront: connected, {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}, mtu {mtu}, {split} event channel"
+            "connected, {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}, mtu {mtu}, {split} event channel"
         ));
         // The back end may have looked at the ring before the buffers were there.
         if self.handshake.is_split() { self.rx_events.send() } else { self.tx_events.send() }
@@ -250,7 +250,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
 
     fn complain(&mut self, what: &str) {
         if !core::mem::replace(&mut self.complained, true) {
-            self.console.line(format_args!("netfront: refused tcpip: {what} (told once a connection)"));
+            self.console.line(format_args!("refused tcpip: {what} (told once a connection)"));
         }
     }
 

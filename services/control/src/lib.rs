@@ -162,7 +162,7 @@ impl<S: System, M: Memory> Controller<S, M> {
                     self.answered(result, now);
                 }
             }
-            Some(Err(_)) => self.console.line(format_args!("control: malformed message from xenstore")),
+            Some(Err(_)) => self.console.line(format_args!("malformed message from xenstore")),
         }
         true
     }
@@ -199,7 +199,7 @@ impl<S: System, M: Memory> Controller<S, M> {
     }
 
     fn failed(&mut self, step: Step, now: Instant) -> Step {
-        self.console.line(format_args!("control: XenStore refused a step; trying again"));
+        self.console.line(format_args!("XenStore refused a step; trying again"));
         self.conflicts = 0;
         self.changed = true;
         match step {
@@ -218,10 +218,10 @@ impl<S: System, M: Memory> Controller<S, M> {
         match command {
             Command::None => {}
             Command::Suspend if self.suspend_seen => {}
-            Command::Suspend => self.console.line(format_args!("control: suspend is not supported; not acknowledged")),
+            Command::Suspend => self.console.line(format_args!("suspend is not supported; not acknowledged")),
             Command::Unknown => {
                 let shown = text.escape_ascii();
-                self.console.line(format_args!("control: unknown command {shown}"));
+                self.console.line(format_args!("unknown command {shown}"));
             }
             Command::End(_) => {}
         }
@@ -234,7 +234,7 @@ impl<S: System, M: Memory> Controller<S, M> {
 
     fn ending(&mut self, end: End, now: Instant) -> Step {
         let word = if end == End::Reboot { "reboot" } else { "power off" };
-        self.console.line(format_args!("control: the toolstack asks to {word}; closing connections"));
+        self.console.line(format_args!("the toolstack asks to {word}; closing connections"));
         self.end_at = now + QUIET_TIME;
         self.quiet = false;
         Step::Quiesce(end)
@@ -303,14 +303,14 @@ impl<S: System, M: Memory> Controller<S, M> {
 
     fn finish(&mut self, end: End) {
         if !self.quiet {
-            self.console.line(format_args!("control: connections are not closed in time; ending all the same"));
+            self.console.line(format_args!("connections are not closed in time; ending all the same"));
         }
         self.step = Step::Over;
         match end {
             End::PowerOff => self.power.off(),
             End::Reboot => self.power.reboot(),
         }
-        self.console.line(format_args!("control: the kernel refused to end the domain"));
+        self.console.line(format_args!("the kernel refused to end the domain"));
     }
 }
 

@@ -126,7 +126,7 @@ impl<S: System, M: Memory> GrantManager<S, M> {
     }
 
     fn refuse(&mut self, client: usize, rule: u8, why: &str) {
-        self.console.line(format_args!("grant-manager: refused client {client}, rule {rule}: {why}"));
+        self.console.line(format_args!("refused client {client}, rule {rule}: {why}"));
         self.answer(client, Reply::Refused { rule });
     }
 
@@ -138,7 +138,7 @@ impl<S: System, M: Memory> GrantManager<S, M> {
         }
         match peer.server.requests.pop() {
             None => return false,
-            Some(Err(_)) => self.console.line(format_args!("grant-manager: client {client} sent a malformed request")),
+            Some(Err(_)) => self.console.line(format_args!("client {client} sent a malformed request")),
             Some(Ok(request)) => self.begin(client, request),
         }
         true
@@ -259,14 +259,14 @@ impl<S: System, M: Memory> GrantManager<S, M> {
         match why {
             Why::Asked => {
                 if held > 0 {
-                    let line = format_args!("grant-manager: the peer holds {held} pages of rule {index}");
+                    let line = format_args!("the peer holds {held} pages of rule {index}");
                     self.console.line(line);
                 }
                 self.answer(client, Reply::Ended { rule: number, held });
             }
             Why::Retry { silent, .. } if held == 0 => {
                 rule.released = !silent;
-                self.console.line(format_args!("grant-manager: the peer let go of rule {index}"));
+                self.console.line(format_args!("the peer let go of rule {index}"));
             }
             Why::Undo | Why::Retry { .. } => {}
         }

@@ -159,12 +159,12 @@ impl<S: System, M: Memory> XenStore<S, M> {
     fn broken(&mut self, what: &str, now: Instant) {
         self.fail_outstanding(Failure::Timeout);
         if self.ring.reconnect() {
-            self.console.line(format_args!("xenstore: {what}; reconnecting"));
+            self.console.line(format_args!("{what}; reconnecting"));
             self.silent = true;
             self.connect(now);
             self.port.send();
         } else {
-            self.console.line(format_args!("xenstore: {what}; the connection is dead"));
+            self.console.line(format_args!("{what}; the connection is dead"));
             self.link = Link::Dead;
         }
     }
@@ -186,7 +186,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         }
         if self.outstanding.is_some_and(|outstanding| now >= outstanding.deadline) {
             if !self.silent {
-                self.console.line(format_args!("xenstore: no answer from the daemon in {} s", ANSWER_TIME.as_secs()));
+                self.console.line(format_args!("no answer from the daemon in {} s", ANSWER_TIME.as_secs()));
             }
             self.silent = true;
             self.fail_outstanding(Failure::Timeout);
@@ -224,10 +224,10 @@ impl<S: System, M: Memory> XenStore<S, M> {
             return self.event(header);
         }
         let Some(outstanding) = self.outstanding.filter(|outstanding| outstanding.request == header.request) else {
-            return self.console.line(format_args!("xenstore: dropped an answer to no request ({})", header.request));
+            return self.console.line(format_args!("dropped an answer to no request ({})", header.request));
         };
         if !self.unsent.is_empty() {
-            return self.console.line(format_args!("xenstore: dropped an answer to a request not sent"));
+            return self.console.line(format_args!("dropped an answer to a request not sent"));
         }
         self.outstanding = None;
         let result = if header.is(outstanding.kind) {
@@ -235,7 +235,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         } else if header.is(Kind::Error) {
             Err(self.inbound.payload(&header).map_or(Failure::Other, wire::failure))
         } else {
-            self.console.line(format_args!("xenstore: an answer of the wrong type, {}", header.kind));
+            self.console.line(format_args!("an answer of the wrong type, {}", header.kind));
             Err(Failure::Other)
         };
         match outstanding.job {
@@ -251,10 +251,10 @@ impl<S: System, M: Memory> XenStore<S, M> {
         self.own.clear();
         match id.and_then(|id| u16::try_from(id).ok()) {
             Some(id) => wire::digits(id).iter().for_each(|digit| self.own.push(char::from(*digit))),
-            None => self.console.line(format_args!("xenstore: the daemon does not tell this domain's id")),
+            None => self.console.line(format_args!("the daemon does not tell this domain's id")),
         }
         if core::mem::take(&mut self.silent) {
-            self.console.line(format_args!("xenstore: the daemon answers again"));
+            self.console.line(format_args!("the daemon answers again"));
         }
         self.link = Link::Resetting;
     }
@@ -265,7 +265,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         // Without the daemon's first event, the client would not look at what it missed.
         watch.pending = true;
         if failure.is_some() {
-            self.console.line(format_args!("xenstore: lost the watch of client {} on {}", watch.client, watch.path));
+            self.console.line(format_args!("lost the watch of client {} on {}", watch.client, watch.path));
         }
     }
 
@@ -279,7 +279,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
             Some(watch) => watch.pending = true,
             // An event may still be on its way when its watch ends.
             None if slot.is_some() => {}
-            None => self.console.line(format_args!("xenstore: dropped a malformed watch event")),
+            None => self.console.line(format_args!("dropped a malformed watch event")),
         }
     }
 
@@ -369,7 +369,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
             }
             match peer.server.requests.pop() {
                 None => continue,
-                Some(Err(_)) => self.console.line(format_args!("xenstore: client {client} sent a malformed request")),
+                Some(Err(_)) => self.console.line(format_args!("client {client} sent a malformed request")),
                 Some(Ok(Request { id, action })) => {
                     if let Err(failure) = self.begin_action(client, id, action, now) {
                         self.answer(client, id, Err(failure));
@@ -387,7 +387,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
             return Ok(());
         }
         let shown = path.escape_debug();
-        self.console.line(format_args!("xenstore: refused client {client}: no path rule lets it {right} {shown}"));
+        self.console.line(format_args!("refused client {client}: no path rule lets it {right} {shown}"));
         Err(Failure::Policy)
     }
 

@@ -1,0 +1,200 @@
+//! What is to be done next.
+
+use core::fmt::Write;
+
+use arrayvec::{ArrayString, ArrayVec};
+use cloister_interfaces::rules::Granted;
+use cloister_interfaces::store::{Action, Path};
+use cloister_interfaces::{Instant, grants};
+
+use super::{ANSWER_TIME, BACKEND, Command, DEVICE, Handshake, KEYS, OWN, RINGS, Step, node, value};
+use crate::keys::State;
+
+impl Handshake {
+    /// What is to be done now, if anything is.
+    pub fn command(&mut self, now: Instant) -> Option<Command> {
+        // Every turn goes to another step, and none comes again without an answer.
+        while !self.waiting {
+            let command = match self.step {
+                Step::Rest | Step::Stopped => return None,
+                Step::WatchOwn if self.own_watched => {
+                    self.go(Step::BackendId, now);
+                    continue;
+                }
+                Step::Unwatch if self.watched.is_none_or(|path| path == node(&self.backend, "state")) => {
+                    self.go(Step::WatchBackend, now);
+                    continue;
+                }
+                Step::WatchBackend if self.watched.is_some() => {
+                    self.go(Step::Initialise, now);
+                    continue;
+                }
+                Step::EndOld(3) => {
+                    if self.held != [0; 3] {
+                        self.note("a former back end still holds pages; waiting for them");
+                    }
+                    self.go(Step::AwaitFree, now);
+                    continue;
+                }
+                Step::EndOld(index) | Step::EndAll(index) if index < 3 && !self.is_granted(index) => {
+                    self.advance(now);
+                    continue;
+                }
+                Step::Abort | Step::Report | Step::Closing | Step::Closed if !self.due() => {
+                    self.advance(now);
+                    continue;
+                }
+                Step::AwaitFree if self.held != [0; 3] => return None,
+                Step::AwaitFree => {
+                    self.go(Step::ResetRings, now);
+                    continue;
+                }
+                Step::AwaitInit | Step::AwaitConnected | Step::Running | Step::AwaitClosing if !self.stale => {
+                    return None;
+                }
+                _ => self.make(now),
+            };
+            return Some(command);
+        }
+        None
+    }
+
+    fn is_granted(&self, index: usize) -> bool {
+        self.granted.get(index).is_some_and(|granted| *granted)
+    }
+
+    /// Whether a step of the taking down has something to do.
+    fn due(&self) -> bool {
+        match self.step {
+            Step::Abort => self.transaction,
+            Step::Report => self.report.is_some() && !self.gone,
+            Step::Closing | Step::Closed => self.published && !self.gone,
+            _ => false,
+        }
+    }
+
+    /// The node that a step reads.
+    fn read(&self) -> Option<Command> {
+        let path = match self.step {
+            Step::BackendId => node(DEVICE, "backend-id"),
+            Step::Backend => node(DEVICE, "backend"),
+            Step::Mac => node(DEVICE, "mac"),
+            Step::Mtu => node(DEVICE, "mtu"),
+            Step::OwnState => node(DEVICE, "state"),
+            Step::Online => node(&self.backend, "online"),
+            Step::RxCopy => node(&self.backend, "feature-rx-copy"),
+            Step::Split => node(&self.backend, "feature-split-event-channels"),
+            Step::AwaitInit | Step::AwaitConnected | Step::Running | Step::AwaitClosing => node(&self.backend, "state"),
+            _ => return None,
+        };
+        Some(Command::Store(Action::Read(path)))
+    }
+
+    fn make(&mut self, now: Instant) -> Command {
+        let state = |text: State| Command::Store(Action::Write(node(DEVICE, "state"), value(text.digit())));
+        if let Some(command) = self.read() {
+            self.waiting = true;
+            self.stale = false;
+            if self.step == Step::Running {
+                self.limit = Some(now + ANSWER_TIME);
+            }
+            return command;
+        }
+        let (peer, split) = (self.peer, self.split);
+        let command = match self.step {
+            Step::WatchOwn => Command::Store(Action::Watch(node(DEVICE, "backend"), OWN)),
+            Step::Unwatch => Command::Store(Action::Unwatch(self.watched.unwrap_or_default(), BACKEND)),
+            Step::WatchBackend => Command::Store(Action::Watch(node(&self.backend, "state"), BACKEND)),
+            Step::Initialise => state(State::Initialising),
+            Step::EndOld(index) | Step::EndAll(index) => {
+                Command::Grants(grants::Request::End { rule: self.rule(index).rule })
+            }
+            Step::Issue(index) => {
+                let Granted { rule, pages } = self.rule(index);
+                self.set_granted(index, true);
+                Command::Grants(grants::Request::Issue { rule, first: 0, count: pages, peer })
+            }
+            Step::Ports => Command::Ports { peer, split },
+            Step::Begin => {
+                self.transaction = true;
+                Command::Store(Action::Begin)
+            }
+            Step::Key(index) => {
+                let (name, text) = self.keys().into_iter().nth(index).unwrap_or_default();
+                Command::Store(Action::Write(node(DEVICE, name), value(&text)))
+            }
+            Step::Commit => Command::Store(Action::Commit),
+            Step::Connect => {
+                self.published = true;
+                state(State::Connected)
+            }
+            Step::Abort => Command::Store(Action::Abort),
+            Step::Report => {
+                let path = Path::from("error/device/vif/0/error").unwrap_or_default();
+                Command::Store(Action::Write(path, value(self.report.unwrap_or_default())))
+            }
+            Step::Closing => state(State::Closing),
+            Step::Closed => state(State::Closed),
+            _ => return self.at_once(now),
+        };
+        self.waiting = true;
+        command
+    }
+
+    /// The commands that have no answer.
+    fn at_once(&mut self, now: Instant) -> Command {
+        match self.step {
+            Step::ResetRings => {
+                self.go(Step::Issue(RINGS), now);
+                Command::ResetRings
+            }
+            Step::Start => {
+                self.attempts = 0;
+                self.go(Step::Begin, now);
+                let [_, rx, tx] = self.references;
+                Command::Start { rx, tx }
+            }
+            _ => {
+                self.go(Step::Abort, now);
+                Command::Stop
+            }
+        }
+    }
+
+    pub(super) fn rule(&self, index: usize) -> Granted {
+        self.rules.get(index).copied().unwrap_or(Granted { rule: u8::MAX, pages: 0 })
+    }
+
+    pub(super) fn set_granted(&mut self, index: usize, granted: bool) {
+        if let Some(place) = self.granted.get_mut(index) {
+            *place = granted;
+        }
+    }
+
+    pub(super) fn keys(&self) -> ArrayVec<(&'static str, ArrayString<10>), KEYS> {
+        let number = |number: u32| {
+            let mut text = ArrayString::new();
+            // Ten digits hold every `u32`.
+            let _ = write!(text, "{number}");
+            text
+        };
+        let [rings, ..] = self.references;
+        let (tx, rx) = (number(self.ports.0.0), number(self.ports.1.0));
+        let mut keys = ArrayVec::new();
+        keys.push(("tx-ring-ref", number(rings.0)));
+        keys.push(("rx-ring-ref", number(rings.0.wrapping_add(1))));
+        if self.split {
+            keys.push(("event-channel-tx", tx));
+            keys.push(("event-channel-rx", rx));
+        } else {
+            keys.push(("event-channel", tx));
+        }
+        // Frames are copied, buffers announced, checksums whole, and a frame is in one slot.
+        for (name, on) in
+            [("request-rx-copy", 1), ("feature-rx-notify", 1), ("feature-no-csum-offload", 1), ("feature-sg", 0)]
+        {
+            keys.push((name, number(on)));
+        }
+        keys
+    }
+}

@@ -1,0 +1,414 @@
+//! The way to a connection and back: device nodes, the back end's `XenbusState`, grants, ports, keys.
+//!
+//! A pure state machine. [`Handshake::command`] says what is to be done next; what came of it goes into
+//! [`Handshake::answered`], [`Handshake::granted`] or [`Handshake::ports`]. One thing is under way at a time.
+
+mod answer;
+mod command;
+
+use core::time::Duration;
+
+use arrayvec::ArrayVec;
+use cloister_caps::{DomId, EvtchnPort, GrantRef};
+use cloister_interfaces::rules::Granted;
+use cloister_interfaces::store::{Action, Path, Value};
+use cloister_interfaces::{Instant, grants};
+
+use crate::keys::State;
+
+/// The device's directory, relative to the domain's.
+const DEVICE: &str = "device/vif/0";
+/// Token of the watch on the device's `backend` node: the device appears or goes.
+pub const OWN: u16 = 1;
+/// Token of the watch on the back end's `state`.
+pub const BACKEND: u16 = 2;
+/// Indices of the three grants.
+pub const RINGS: usize = 0;
+/// The pages that the back end fills.
+pub const RX: usize = 1;
+/// The pages that the back end sends.
+pub const TX: usize = 2;
+
+/// The largest IP packet: without `feature-sg` the back end uses no larger one.
+const MTU: u16 = 1500;
+/// How long another service may take over a request.
+const ANSWER_TIME: Duration = Duration::from_secs(15);
+/// How often a state that is waited for is read, beside the watch.
+const POLL: Duration = Duration::from_secs(5);
+/// How long the back end may take to offer a connection, and to make it; hotplug scripts take seconds.
+const CONNECT_TIME: Duration = Duration::from_secs(60);
+/// How long the back end may take to let go.
+const CLOSE_TIME: Duration = Duration::from_secs(5);
+/// How long a device that is not there is not looked for, unless the watch tells of it.
+const ABSENT_TIME: Duration = Duration::from_secs(30);
+/// A connection that lasted this long makes earlier failures forgotten.
+const STABLE_TIME: Duration = Duration::from_secs(60);
+/// How often the keys are published anew after a conflict.
+const ATTEMPTS: u8 = 16;
+/// Keys that the front end publishes at most.
+const KEYS: usize = 8;
+
+/// What is to be done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is no heap, and only one exists at a time")]
+pub enum Command {
+    /// Ask the XenStore service; goes to [`Handshake::answered`].
+    Store(Action),
+    /// Ask the grant manager; goes to [`Handshake::granted`].
+    Grants(grants::Request),
+    /// Open both ports, or one; goes to [`Handshake::ports`].
+    Ports {
+        /// The back end.
+        peer: DomId,
+        /// Whether the ring of received frames has a port of its own.
+        split: bool,
+    },
+    /// Empty the rings: no one else maps them.
+    ResetRings,
+    /// Post the receive buffers.
+    Start {
+        /// Reference of page 0 of the rx-pool.
+        rx: GrantRef,
+        /// Reference of page 0 of the tx-pool.
+        tx: GrantRef,
+    },
+    /// The connection ends: look at the rings no more, close the ports.
+    Stop,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Rest,
+    WatchOwn,
+    BackendId,
+    Backend,
+    Mac,
+    Mtu,
+    Online,
+    OwnState,
+    Unwatch,
+    WatchBackend,
+    Initialise,
+    AwaitInit,
+    RxCopy,
+    Split,
+    EndOld(usize),
+    AwaitFree,
+    ResetRings,
+    Issue(usize),
+    Ports,
+    Start,
+    Begin,
+    Key(usize),
+    Commit,
+    Connect,
+    AwaitConnected,
+    Running,
+    // From here on the connection is being taken down.
+    Stop,
+    Abort,
+    Report,
+    Closing,
+    AwaitClosing,
+    EndAll(usize),
+    Closed,
+    Stopped,
+}
+
+/// What reading the back end's state came to.
+enum Seen {
+    State(State),
+    Gone,
+    Nothing,
+}
+
+/// The state machine.
+pub struct Handshake {
+    rules: [Granted; 3],
+    step: Step,
+    /// A command is out and has not been answered.
+    waiting: bool,
+    /// The back end's state is to be read.
+    stale: bool,
+    /// When the step has taken too long.
+    limit: Option<Instant>,
+    /// When a state is read again without having been told to.
+    poll: Option<Instant>,
+    own_watched: bool,
+    watched: Option<Path>,
+    peer: DomId,
+    backend: Path,
+    mac: [u8; 6],
+    mtu: u16,
+    split: bool,
+    ports: (EvtchnPort, EvtchnPort),
+    references: [GrantRef; 3],
+    /// Rules under which pages may be granted; all, for all that a new service knows.
+    granted: [bool; 3],
+    /// Pages that a back end does not let go.
+    held: [u16; 3],
+    attempts: u8,
+    transaction: bool,
+    /// The back end may have seen a state of ours beyond `Initialising`.
+    published: bool,
+    /// The back end's directory is gone.
+    gone: bool,
+    /// The device is not there.
+    absent: bool,
+    stopping: bool,
+    failures: u32,
+    up_since: Option<Instant>,
+    report: Option<&'static str>,
+    notes: ArrayVec<&'static str, 8>,
+}
+
+fn node(directory: &str, name: &str) -> Path {
+    let mut path = Path::new();
+    // `keys::backend` bounds the directory, so that every name fits.
+    let _ = path.try_push_str(directory);
+    let _ = path.try_push_str("/");
+    let _ = path.try_push_str(name);
+    path
+}
+
+fn value(text: &str) -> Value {
+    text.bytes().take(cloister_interfaces::store::MAX_VALUE).collect()
+}
+
+impl Handshake {
+    /// Before the first look at the device. `rules` are those of the ring pages, the rx-pool and the tx-pool.
+    pub fn new(rules: [Granted; 3]) -> Self {
+        Handshake {
+            rules,
+            step: Step::WatchOwn,
+            waiting: false,
+            stale: false,
+            limit: None,
+            poll: None,
+            own_watched: false,
+            watched: None,
+            peer: DomId(0),
+            backend: Path::new(),
+            mac: [0; 6],
+            mtu: MTU,
+            split: false,
+            ports: Default::default(),
+            references: [GrantRef(0); 3],
+            granted: [true; 3],
+            held: [0; 3],
+            attempts: 0,
+            transaction: false,
+            published: false,
+            gone: false,
+            absent: false,
+            stopping: false,
+            failures: 0,
+            up_since: None,
+            report: None,
+            notes: ArrayVec::new(),
+        }
+    }
+
+    /// Whether the connection stands.
+    pub fn is_up(&self) -> bool {
+        self.step == Step::Running
+    }
+
+    /// Whether the connection was closed for good.
+    pub fn is_stopped(&self) -> bool {
+        self.step == Step::Stopped
+    }
+
+    /// What the log should say.
+    pub fn take_notes(&mut self) -> ArrayVec<&'static str, 8> {
+        core::mem::take(&mut self.notes)
+    }
+
+    /// The next time at which [`Self::tick`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        let poll = self.poll.filter(|_| !self.waiting);
+        self.limit.into_iter().chain(poll).min()
+    }
+
+    fn note(&mut self, text: &'static str) {
+        let _ = self.notes.try_push(text);
+    }
+
+    fn go(&mut self, step: Step, now: Instant) {
+        self.step = step;
+        self.waiting = false;
+        self.stale = true;
+        self.poll = None;
+        self.limit = match step {
+            Step::AwaitInit | Step::AwaitConnected => Some(now + CONNECT_TIME),
+            Step::AwaitClosing => Some(now + CLOSE_TIME),
+            Step::Running | Step::AwaitFree | Step::Stopped => None,
+            _ => Some(now + ANSWER_TIME),
+        };
+    }
+
+    fn rest(&mut self, pause: Duration, now: Instant) {
+        if self.stopping {
+            return self.go(Step::Stopped, now);
+        }
+        self.go(Step::Rest, now);
+        self.limit = Some(now + pause);
+    }
+
+    fn retry(&mut self, now: Instant) {
+        let pause = Duration::from_secs(1 << self.failures.min(5)).min(Duration::from_secs(30));
+        self.failures = self.failures.saturating_add(1);
+        self.rest(pause, now);
+    }
+
+    /// The device is not there, or on its way out.
+    fn missing(&mut self, now: Instant) {
+        if !core::mem::replace(&mut self.absent, true) {
+            self.note("no network device; waiting for one");
+        }
+        self.failures = 0;
+        self.rest(ABSENT_TIME, now);
+    }
+
+    /// Takes the connection down, or what there is of it, and then starts over.
+    fn fail(&mut self, why: &'static str, now: Instant) {
+        if self.step.is_ending() {
+            return;
+        }
+        self.note(why);
+        if self.up_since.take().is_some_and(|since| now.since(since) >= STABLE_TIME) {
+            self.failures = 0;
+        }
+        self.go(Step::Stop, now);
+    }
+
+    /// The back end broke the protocol of the rings.
+    pub fn violated(&mut self, what: &'static str, now: Instant) {
+        if !self.step.is_ending() {
+            self.report = Some(what);
+            self.fail(what, now);
+        }
+    }
+
+    /// Disconnects in good order, for good.
+    pub fn close(&mut self, now: Instant) {
+        self.stopping = true;
+        match self.step {
+            Step::Rest => self.go(Step::Stopped, now),
+            _ => self.fail("closing, as asked", now),
+        }
+    }
+
+    /// A watch fired.
+    pub fn changed(&mut self, token: u16, now: Instant) {
+        if token == OWN && self.step == Step::Rest && self.absent {
+            self.go(Step::WatchOwn, now);
+        }
+        self.stale = true;
+    }
+
+    /// The command last given could not be sent; it is given again.
+    pub fn unsent(&mut self) {
+        self.waiting = false;
+    }
+
+    /// Lets time pass.
+    pub fn tick(&mut self, now: Instant) {
+        if !self.waiting && self.poll.is_some_and(|poll| now >= poll) {
+            self.poll = None;
+            self.stale = true;
+        }
+        if self.limit.is_none_or(|limit| now < limit) {
+            return;
+        }
+        match self.step {
+            Step::Rest => self.go(Step::WatchOwn, now),
+            Step::AwaitInit => self.fail("the back end offers no connection", now),
+            Step::AwaitConnected => self.fail("the back end does not connect", now),
+            Step::Running => (self.waiting, self.limit, self.poll) = (false, None, Some(now + POLL)),
+            Step::AwaitClosing => {
+                self.note("the back end does not close");
+                self.after_closing(now);
+            }
+            step if step.is_ending() => self.advance(now),
+            _ => self.fail("no answer from a service", now),
+        }
+    }
+
+    /// Goes to the next step of the fixed order.
+    fn advance(&mut self, now: Instant) {
+        let next = match self.step {
+            Step::WatchOwn => Step::BackendId,
+            Step::BackendId => Step::Backend,
+            Step::Backend => Step::Mac,
+            Step::Mac => Step::Mtu,
+            Step::Mtu => Step::Online,
+            Step::Online => Step::OwnState,
+            Step::OwnState => Step::Unwatch,
+            Step::Unwatch => Step::WatchBackend,
+            Step::WatchBackend => Step::Initialise,
+            Step::Initialise => Step::AwaitInit,
+            Step::AwaitInit => Step::RxCopy,
+            Step::RxCopy => Step::Split,
+            Step::Split => Step::EndOld(0),
+            Step::EndOld(index) => Step::EndOld(index + 1),
+            Step::Issue(index) if index < TX => Step::Issue(index + 1),
+            Step::Issue(_) => Step::Ports,
+            Step::Ports => Step::Start,
+            Step::Key(index) if index + 1 < self.keys().len() => Step::Key(index + 1),
+            Step::Begin => Step::Key(0),
+            Step::Key(_) => Step::Commit,
+            Step::Commit => Step::Connect,
+            Step::Connect => Step::AwaitConnected,
+            Step::Abort => Step::Report,
+            Step::Report => Step::Closing,
+            Step::Closing if self.published && !self.gone => Step::AwaitClosing,
+            Step::Closing => Step::EndAll(0),
+            Step::EndAll(index) if index < TX => Step::EndAll(index + 1),
+            Step::EndAll(_) => Step::Closed,
+            Step::Closed => return self.ended(now),
+            step => step,
+        };
+        self.go(next, now);
+    }
+
+    fn ended(&mut self, now: Instant) {
+        (self.published, self.transaction, self.report) = (false, false, None);
+        match (self.stopping, self.gone) {
+            (true, _) => self.go(Step::Stopped, now),
+            (_, true) => self.rest(Duration::from_secs(1), now),
+            _ => self.retry(now),
+        }
+    }
+
+    fn after_closing(&mut self, now: Instant) {
+        self.go(Step::EndAll(0), now);
+    }
+
+    /// The interface's address and the largest IP packet.
+    pub fn identity(&self) -> ([u8; 6], u16) {
+        (self.mac, self.mtu)
+    }
+
+    /// Whether the ring of received frames has a port of its own.
+    pub fn is_split(&self) -> bool {
+        self.split
+    }
+}
+
+impl Step {
+    /// Whether the connection is being taken down.
+    fn is_ending(self) -> bool {
+        matches!(
+            self,
+            Step::Stop
+                | Step::Abort
+                | Step::Report
+                | Step::Closing
+                | Step::AwaitClosing
+                | Step::EndAll(_)
+                | Step::Closed
+                | Step::Stopped
+        )
+    }
+}
