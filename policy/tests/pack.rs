@@ -177,6 +177,9 @@ fn the_same_parts_give_the_same_image_in_whatever_order_they_are_given() {
     assert_eq!(pack(&policy, &kernel, &given).unwrap(), packed());
 }
 
+/// Something made wrong.
+type Change = fn(&mut Elf);
+
 /// The error for the image with a changed program for `manager`.
 fn program_error(change: impl FnOnce(&mut Elf)) -> String {
     let mut files = programs();
@@ -195,7 +198,7 @@ fn kernel_error(change: impl FnOnce(&mut Elf)) -> String {
 
 #[test]
 fn a_program_that_is_not_as_it_must_be_is_refused() {
-    let cases: [(&str, fn(&mut Elf)); 12] = [
+    let cases: [(&str, Change); 12] = [
         ("writable and executable", |elf| elf.parts[1].flags = 7),
         ("is in no executable segment", |elf| elf.entry = 0x0200_0004),
         ("is in no executable segment", |elf| elf.entry = 0x0200_2001),
@@ -218,7 +221,7 @@ fn a_program_that_is_not_as_it_must_be_is_refused() {
 
 #[test]
 fn a_kernel_that_is_not_as_it_must_be_is_refused() {
-    let cases: [(&str, fn(&mut Elf)); 9] = [
+    let cases: [(&str, Change); 9] = [
         ("has no PVH entry note", |elf| elf.note = None),
         ("has no PVH entry note", |elf| elf.parts[0].bytes[8] = 17),
         ("has no symbol CLOISTER_TABLES", |elf| elf.symbol = None),
