@@ -71,10 +71,14 @@ fn xen() -> Result<Count> {
     tests(&[&arguments[..], &["--test-threads=1"]].concat())
 }
 
+/// Packages of the clients that tests use.
+const CLIENTS: [&str; 1] = ["curl"];
+
 /// What the tests on Xen need: the packages and the images of all policies.
 fn prepare() -> Result<()> {
     let mut stages = Stages::new();
     cloister_bed::packages::ensure(&mut |text| stages.begin(text))?;
+    cloister_bed::packages::ensure_also(&CLIENTS, &mut |text| stages.begin(text))?;
     for policy in policies()? {
         image::build(&policy, &mut stages).with_context(|| policy.display().to_string())?;
     }
@@ -104,6 +108,8 @@ fn check(name: &str, arguments: &[&str]) -> Result<Count> {
 /// Runs `cargo test`, passes its output on and adds up its results.
 fn tests(arguments: &[&str]) -> Result<Count> {
     let mut command: Command = workspace::cargo();
+    // The tests of `boot` run this very program.
+    command.env("CLOISTER_XTASK", std::env::current_exe().context("this program's path")?);
     let mut child = command.args(arguments).stdout(Stdio::piped()).spawn().context("cargo cannot be run")?;
     let output = child.stdout.take().context("cargo has no output")?;
     let mut count = Count::default();

@@ -306,7 +306,9 @@ impl Bed {
         // From here on a request to stop is being served.
         self.stop.store(false, Ordering::Relaxed);
         for guest in guests {
-            let _ = self.dom0(&format!("xl shutdown -w {guest}"), limit::FINISH);
+            if matches!(self.state(guest), Ok(State::Running)) {
+                let _ = self.dom0(&format!("xl shutdown -w {guest}"), limit::FINISH);
+            }
         }
         let _ = self.dom0("dmesg >> /host/dom0.log; xl dmesg > /host/xl-dmesg.log; sync", limit::FINISH);
         self.qemu.stop(Duration::from_secs(5));

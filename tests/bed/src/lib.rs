@@ -15,6 +15,7 @@ pub mod elf;
 mod error;
 pub mod guest;
 pub mod http;
+mod image;
 pub mod initramfs;
 pub mod kmod;
 pub mod log;
@@ -27,6 +28,7 @@ pub use agent::Output;
 pub use bed::{Bed, Config};
 pub use error::BedError;
 pub use guest::Guest;
+pub use image::image;
 /// Is told what is being done now; each call ends the stage before.
 pub type Progress<'a> = dyn FnMut(&str) + 'a;
 pub use paths::{bed_dir, target_dir};

@@ -51,6 +51,32 @@ pub fn ensure(progress: &mut dyn FnMut(&str)) -> Result<Installed, BedError> {
         Ok(installed) => return Ok(installed),
         Err(missing) => missing,
     };
+    install(missing, progress)?;
+    query()?.map_err(BedError::MissingPackages)
+}
+
+/// Makes sure that further packages are there, such as the clients of tests.
+pub fn ensure_also(names: &[&str], progress: &mut dyn FnMut(&str)) -> Result<(), BedError> {
+    let missing = || -> Result<Vec<String>, BedError> {
+        let mut command = Command::new("dpkg-query");
+        let output =
+            command.args(["-W", "-f", "${db:Status-Status}|${Package}\n"]).args(names).stderr(Stdio::null()).output();
+        let listing = String::from_utf8_lossy(&output.at("dpkg-query")?.stdout).into_owned();
+        let there = |name: &str| listing.lines().any(|line| line == format!("installed|{name}"));
+        Ok(names.iter().filter(|name| !there(name)).map(|name| (*name).to_owned()).collect())
+    };
+    let wanted = missing()?;
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    install(wanted, progress)?;
+    match missing()? {
+        rest if rest.is_empty() => Ok(()),
+        rest => Err(BedError::MissingPackages(rest)),
+    }
+}
+
+fn install(missing: Vec<String>, progress: &mut dyn FnMut(&str)) -> Result<(), BedError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(BedError::MissingPackages(with_xen_name(missing)));
     }
@@ -58,10 +84,8 @@ pub fn ensure(progress: &mut dyn FnMut(&str)) -> Result<Installed, BedError> {
     apt(&["update".to_owned()])?;
     let missing = with_xen_name(missing);
     progress(&format!("installing {}", missing.join(" ")));
-    let mut arguments = vec!["install".to_owned(), "-y".to_owned(), "--no-install-recommends".to_owned()];
-    arguments.extend(missing);
-    apt(&arguments)?;
-    query()?.map_err(BedError::MissingPackages)
+    let options = ["install", "-y", "--no-install-recommends"].map(str::to_owned);
+    apt(&[&options[..], &missing].concat())
 }
 
 /// What is installed, or the names of what is missing. One `dpkg-query` when all is there.

@@ -1,0 +1,28 @@
+//! Images that `cargo xtask build` has made.
+
+use std::path::PathBuf;
+
+use crate::{BedError, target_dir};
+
+/// The image of a policy, by the name of its file without `.toml`.
+pub fn image(policy: &str) -> Result<PathBuf, BedError> {
+    let path = target_dir().join("image").join(policy).join("cloister.elf");
+    match path.is_file() {
+        true => Ok(path),
+        false => Err(BedError::Distribution(format!(
+            "{} is not there: run `cargo xtask build --policy policy/{policy}.toml`, or the tests with `cargo xtask test --xen`",
+            path.display()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_was_not_built_says_how_to_build_it() {
+        let error = image("no-such-policy").expect_err("not built").to_string();
+        assert!(error.contains("cargo xtask build --policy policy/no-such-policy.toml"), "{error}");
+    }
+}

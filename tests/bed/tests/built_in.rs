@@ -1,0 +1,79 @@
+//! The image as it ships, without a site, on real Xen.
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::time::Duration;
+
+use cloister_bed::Guest;
+use cloister_bed::guest::State;
+
+use support::{READY, assert_serves, client, guest, ping, serving};
+
+/// The page names the policy that the image enforces; the kernel has printed the same hash.
+fn assert_page(bed: &cloister_bed::Bed, guest: &Guest) {
+    let page = client().get(bed.url()).call().expect("an answer").body_mut().read_to_string().expect("text");
+    let console = std::fs::read_to_string(bed.guest_log(&guest.name)).expect("console");
+    let line = console.lines().find(|line| line.contains("policy ")).expect("the kernel prints the policy's hash");
+    let hash = line.split_whitespace().last().expect("hash");
+    assert_eq!(hash.len(), 64, "{line}");
+    assert!(page.contains(hash), "{hash} is not in\n{page}");
+}
+
+#[test]
+fn eight_mib_are_enough_for_the_built_in_page() {
+    let guest = Guest { memory: 8, ..guest("default") };
+    let bed = serving("memory-8", &guest);
+    assert_page(&bed, &guest);
+    for _ in 0..20 {
+        assert_serves(&bed);
+    }
+    bed.finish(&[&guest.name]);
+}
+
+#[test]
+fn the_address_can_come_from_dhcp() {
+    let guest = Guest { cmdline: "ip=dhcp".to_owned(), ..guest("default") };
+    let bed = serving("dhcp", &guest);
+    assert_page(&bed, &guest);
+    bed.finish(&[&guest.name]);
+}
+
+#[test]
+fn a_thousand_pings_lose_none() {
+    let guest = guest("default");
+    let bed = serving("pings", &guest);
+    assert_eq!(ping(&bed, 1000, "0.01"), (1000, 1000));
+    bed.finish(&[&guest.name]);
+}
+
+#[test]
+fn shutdown_reboot_and_destroy_do_what_an_operator_expects() {
+    let guest = guest("default");
+    let bed = serving("lifecycle", &guest);
+    let id = || bed.dom0(&format!("xl domid {}", guest.name), READY).expect("dom0 answers").stdout;
+    let first = id();
+    bed.reboot_guest(&guest.name).unwrap_or_else(|error| panic!("{error}"));
+    let restarted = || {
+        let now = id();
+        now.trim().parse::<u32>().is_ok() && now != first
+    };
+    let began = std::time::Instant::now();
+    while !restarted() {
+        assert!(began.elapsed() < READY, "the guest is not restarted");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    bed.wait_for_http(&guest, READY, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    assert_serves(&bed);
+    bed.shutdown_guest(&guest.name).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(bed.state(&guest.name).expect("list"), State::Gone);
+    // The toolstack's request was acknowledged by the guest, which says so on its console.
+    let console = std::fs::read_to_string(bed.guest_log(&guest.name)).expect("console");
+    assert!(console.contains("the toolstack asks to"), "{console}");
+
+    bed.create(&guest, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    bed.wait_for_http(&guest, READY, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    bed.destroy_guest(&guest.name).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(bed.state(&guest.name).expect("list"), State::Gone);
+    bed.finish(&[]);
+}

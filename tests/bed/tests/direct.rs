@@ -1,0 +1,31 @@
+//! The image without dom0: straight under Xen, and where it is not supported.
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::time::Duration;
+
+use cloister_bed::{bare, direct, image};
+
+#[test]
+fn the_self_test_passes_straight_under_xen() {
+    let image = image("selftest").unwrap_or_else(|error| panic!("{error}"));
+    let over =
+        |log: &str| direct::lines(log).iter().any(|line| line.contains("prober: done:") || line.contains("fatal:"));
+    let run =
+        direct::run(&image, "", Duration::from_secs(120), &over, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    let lines = run.lines().join("\n");
+    assert!(lines.contains(", 0 breaches"), "{lines}");
+    assert!(!lines.contains("fatal:"), "{lines}");
+}
+
+#[test]
+fn without_xen_the_image_says_so_and_stops() {
+    let image = image("default").unwrap_or_else(|error| panic!("{error}"));
+    let run =
+        bare::run("no-xen", &image, "", Duration::from_secs(10), &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    let text = run.debug_port + &run.serial;
+    assert!(text.contains("fatal:") && text.contains("Xen"), "{text}");
+    // 0 would be a reset: what a triple fault looks like.
+    assert_ne!(run.code, Some(0), "{text}");
+}
