@@ -39,6 +39,7 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ("heap-twice", 48, 18, "service `driver` has two heaps"),
     ("image-name-missing", 3, 2, "`image` has no `name`"),
     ("keep-not-a-flag", 34, 8, "`keep` must be true or false"),
+    ("keep-of-shared-region", 34, 8, "region `pool` cannot have `keep`"),
     ("map-unknown-service", 34, 32, "there is no service `stoer`"),
     ("missing-format", 1, 1, "a policy has no `format`"),
     ("missing-program", 9, 11, "service `driver` has no `program`"),

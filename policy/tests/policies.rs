@@ -89,9 +89,9 @@ fn everything_that_is_said_changes_the_hash() {
         ("clock = [\"now\"]", "clock = [\"now\", \"wall\"]"),
         ("clock = [\"now\"]", ""),
         ("pages = 4\nmap", "pages = 5\nmap"),
-        ("pages = 4\nmap", "pages = 4\nkeep = true\nmap"),
         ("driver = \"read-write\", store = \"read\"", "driver = \"read\", store = \"read-write\""),
         (", store = \"read\" }", " }"),
+        ("[regions.notes]\n", "[regions.notes]\nkeep = true\n"),
         ("share = 1", "share = 2"),
         ("\"64K\"", "\"68K\""),
         ("\"1M\"", "\"2M\""),
@@ -102,6 +102,7 @@ fn everything_that_is_said_changes_the_hash() {
         ("\"device/vif/0\"", "\"device/vif/1\""),
         ("\"read\", \"write\", \"watch\"", "\"read\", \"write\""),
     ];
+    let text = format!("{text}\n[regions.notes]\npages = 1\nmap = {{ driver = \"read-write\" }}\n");
     let mut seen = vec![checked(&text).hash()];
     for (from, to) in changes {
         assert!(text.contains(from), "{from}");

@@ -8,7 +8,7 @@ pub(super) fn check(policy: &Policy, log: &mut Log) {
         one_writer(region, log);
         heap_is_private(region, log);
         kind_allows_mapping(region, log);
-        keep_means_something(region, log);
+        keep_means_something(policy, region, log);
     }
     one_of_each_kind(policy, log);
     one_heap_each(policy, log);
@@ -77,15 +77,21 @@ fn kind_allows_mapping(region: &Named<Region>, log: &mut Log) {
     }
 }
 
-/// Only zeroed memory of the image's own can be emptied or kept.
-fn keep_means_something(region: &Named<Region>, log: &mut Log) {
+/// Only what a restart would empty can be kept.
+fn keep_means_something(policy: &Policy, region: &Named<Region>, log: &mut Log) {
     let Some(keep) = &region.body.keep else { return };
-    let own = matches!(region.body.source.value, Source::Fixed { .. } | Source::Share { .. });
+    let zeroed = matches!(region.body.source.value, Source::Fixed { .. } | Source::Share { .. });
     let heap = region.body.map.iter().any(|entry| entry.how.value == How::Heap);
-    if own && !heap {
+    let granted = policy.grants.items.iter().any(|grant| grant.body.region.value == region.name.value);
+    let why = if heap {
+        "a heap is emptied at every restart"
+    } else if !zeroed {
+        "a restart never empties a region of this kind"
+    } else if region.body.map.len() > 1 || granted {
+        "a restart never empties a region that others use too"
+    } else {
         return;
-    }
-    let why = if heap { "a heap is emptied at every restart" } else { "a restart never empties such a region" };
+    };
     log.push(
         Diagnostic::at(keep, format!("region `{}` cannot have `keep`", region.name.value))
             .label(why)
