@@ -136,7 +136,8 @@ impl Slot {
             discard(socket);
         } else {
             self.fill(socket, stream_in);
-            if self.peer_closed == Notice::No && !socket.may_recv() && socket.recv_queue() == 0 {
+            let over = socket.state() == tcp::State::Closed;
+            if self.peer_closed == Notice::No && !over && !socket.may_recv() && socket.recv_queue() == 0 {
                 self.peer_closed = Notice::Due;
             }
         }

@@ -1,6 +1,8 @@
 //! http and tcpip together, asked by a client over a simulated wire.
 #![forbid(unsafe_code)]
 
+mod application;
+mod dhcp;
 mod rig;
 
 use rig::{Rig, SERVER, Setup, cpio};

@@ -1,0 +1,163 @@
+//! The test itself as tcpip's application: what it is told, and what it may not do.
+
+use cloister_interfaces::Memory;
+use cloister_interfaces::socket::{Connection, Reply, Request};
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp;
+
+use crate::rig::{Rig, Setup};
+
+const RING_IN: usize = 2048;
+const RING_OUT: usize = 16 * 1024;
+
+fn hear(rig: &mut Rig, steps: usize) -> Vec<Reply> {
+    let mut heard = Vec::new();
+    for _ in 0..steps {
+        rig.step();
+        let replies = &mut rig.application.as_mut().unwrap().replies;
+        heard.extend(core::iter::from_fn(|| replies.pop()).map(Result::unwrap));
+    }
+    heard
+}
+
+fn ask(rig: &mut Rig, request: Request) {
+    rig.application.as_mut().unwrap().requests.send(&request).unwrap();
+}
+
+/// An image whose application has accepted one connection.
+fn accepted() -> (Rig, SocketHandle, Connection) {
+    let mut rig = Rig::bare(&Setup::default());
+    ask(&mut rig, Request::Listen { port: 80 });
+    assert_eq!(hear(&mut rig, 10).last(), Some(&Reply::Network { address: [10, 0, 0, 2] }));
+    let handle = rig.connect();
+    let heard = hear(&mut rig, 20);
+    let [Reply::Accepted { connection, address: [10, 0, 0, 1], local_port: 80, .. }] = heard[..] else {
+        panic!("{heard:?}");
+    };
+    (rig, handle, connection)
+}
+
+#[test]
+fn bytes_go_both_ways_round_their_rings_and_no_further() {
+    let (mut rig, handle, connection) = accepted();
+    let ring_in = usize::from(connection.0) * RING_IN;
+    let ring_out = usize::from(connection.0) * RING_OUT;
+    let text: Vec<u8> = (0..50_000).map(|at: u32| (at % 251) as u8).collect();
+    let (mut sent, mut received) = (0, Vec::new());
+    while received.len() < text.len() {
+        if rig.socket(handle).can_send() {
+            sent += rig.socket(handle).send_slice(&text[sent..]).unwrap();
+        }
+        let mut standing = 0;
+        for reply in hear(&mut rig, 20) {
+            let Reply::Received { length, .. } = reply else { panic!("{reply:?}") };
+            standing += length as usize;
+        }
+        assert!(standing <= RING_IN, "nothing was consumed");
+        for _ in 0..standing {
+            received.extend(rig.stream_in.bytes(ring_in + received.len() % RING_IN, 1));
+        }
+        ask(&mut rig, Request::Consumed { connection, length: standing as u32 });
+    }
+    assert!(received == text);
+    let (mut written, mut taken, mut free) = (0, Vec::new(), RING_OUT);
+    while taken.len() < text.len() {
+        let count = free.min(text.len() - written);
+        for at in written..written + count {
+            rig.stream_out.write(ring_out + at % RING_OUT, &text[at..=at]);
+        }
+        if count > 0 {
+            ask(&mut rig, Request::Send { connection, length: count as u32 });
+        }
+        (written, free) = (written + count, free - count);
+        for reply in hear(&mut rig, 20) {
+            let Reply::Sent { length, .. } = reply else { panic!("{reply:?}") };
+            free += length as usize;
+        }
+        let part = rig.take(handle);
+        taken.extend(part);
+    }
+    assert!(taken == text);
+}
+
+#[test]
+fn an_end_is_told_once_and_an_index_is_free_after_both_ends() {
+    let (mut rig, handle, connection) = accepted();
+    rig.socket(handle).close();
+    assert_eq!(hear(&mut rig, 30), [Reply::PeerClosed { connection }]);
+    rig.stream_out.write(usize::from(connection.0) * RING_OUT, b"bye");
+    ask(&mut rig, Request::Send { connection, length: 3 });
+    ask(&mut rig, Request::Close { connection });
+    let heard = hear(&mut rig, 30);
+    assert_eq!(heard.iter().filter(|reply| **reply == Reply::Closed { connection }).count(), 1, "{heard:?}");
+    assert_eq!(rig.take(handle), b"bye");
+    assert_eq!(rig.socket(handle).state(), tcp::State::TimeWait);
+
+    let (mut rig, handle, connection) = accepted();
+    rig.socket(handle).abort();
+    assert_eq!(hear(&mut rig, 30), [Reply::Closed { connection }]);
+    // The index is the application's until it closes; nobody else gets it.
+    for _ in 0..70 {
+        let other = rig.connect();
+        for reply in hear(&mut rig, 10) {
+            if let Reply::Accepted { connection: given, .. } = reply {
+                assert_ne!(given, connection);
+                ask(&mut rig, Request::Abort { connection: given });
+            }
+        }
+        rig.sockets.remove(other);
+    }
+    ask(&mut rig, Request::Close { connection });
+    assert_eq!(hear(&mut rig, 10), []);
+    assert!(!rig.system.console().contains("refused"), "{}", rig.system.console());
+}
+
+#[test]
+fn lengths_beyond_the_rings_end_the_connection() {
+    for request in [
+        |connection| Request::Send { connection, length: RING_OUT as u32 + 1 },
+        |connection| Request::Send { connection, length: u32::MAX },
+        |connection| Request::Consumed { connection, length: 1 },
+    ] {
+        let (mut rig, handle, connection) = accepted();
+        ask(&mut rig, request(connection));
+        assert_eq!(hear(&mut rig, 20), [Reply::Closed { connection }]);
+        assert_eq!(rig.socket(handle).state(), tcp::State::Closed);
+        assert_eq!(rig.system.console().matches("refused").count(), 1);
+        // What was on its way is no second breach.
+        ask(&mut rig, Request::Send { connection, length: 1 });
+        ask(&mut rig, Request::Close { connection });
+        assert_eq!(hear(&mut rig, 10), []);
+        assert_eq!(rig.system.console().matches("refused").count(), 1);
+    }
+}
+
+#[test]
+fn an_application_that_does_not_listen_to_replies_loses_none() {
+    let (mut rig, _, _) = accepted();
+    // The queue holds 64.
+    let handles: Vec<_> = (0..60).map(|_| rig.connect()).collect();
+    rig.run(100);
+    for handle in &handles {
+        if rig.socket(*handle).may_send() {
+            rig.send(*handle, b"hello");
+        }
+    }
+    rig.run(300);
+    let heard = hear(&mut rig, 500);
+    let accepted = heard.iter().filter(|reply| matches!(reply, Reply::Accepted { .. })).count();
+    let received = heard.iter().filter(|reply| matches!(reply, Reply::Received { length: 5, .. })).count();
+    assert_eq!((accepted, received), (60, 60));
+}
+
+#[test]
+fn a_peer_that_is_gone_frees_its_connection() {
+    let (mut rig, handle, connection) = accepted();
+    rig.sockets.remove(handle);
+    // Nobody answers, not even with a reset.
+    rig.wire.lose_every = Some(1);
+    rig.wait(59);
+    assert_eq!(hear(&mut rig, 1), []);
+    rig.wait(5);
+    assert_eq!(hear(&mut rig, 10), [Reply::Closed { connection }]);
+}
