@@ -44,3 +44,17 @@ impl Message for Reply {
         if reader.u16()? == 1 { Ok(Reply::Quiet) } else { Err(Malformed) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::tests::{malformed, round_trips};
+
+    #[test]
+    fn messages_are_read_back() {
+        round_trips(&[Request::Quiesce]);
+        round_trips(&[Reply::Quiet]);
+        malformed::<Request>(&[&[], &[2], &[1, 0, 1]]);
+        malformed::<Reply>(&[&[], &[2], &[1, 0, 0, 0, 0, 0, 0, 1]]);
+    }
+}

@@ -141,3 +141,64 @@ impl<'a> Reader<'a> {
         ArrayString::from(text).map_err(|_| Malformed)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use core::fmt::Debug;
+
+    use super::*;
+
+    /// What holds of every message: it is read back as it was written, fits its size, and nothing may follow it.
+    pub(crate) fn round_trips<T: Message + PartialEq + Debug>(messages: &[T]) {
+        for message in messages {
+            let mut bytes = [0xff; 256];
+            let bytes = &mut bytes[..T::SIZE];
+            message.to_bytes(bytes);
+            assert_eq!(T::from_bytes(bytes).as_ref(), Ok(message));
+            let mut padded = [0; 257];
+            padded[..T::SIZE].copy_from_slice(bytes);
+            padded[T::SIZE] = 1;
+            assert_eq!(T::from_bytes(&padded[..=T::SIZE]), Err(Malformed), "{message:?} with something after it");
+            // Cut short it is another message or none, and no panic.
+            for cut in 0..T::SIZE {
+                let _ = T::from_bytes(&bytes[..cut]);
+            }
+            // Every bit counts: a changed one gives another message or none.
+            for bit in 0..T::SIZE * 8 {
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                assert_ne!(T::from_bytes(bytes).as_ref(), Ok(message), "bit {bit}");
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+        }
+    }
+
+    /// Bytes that are no message of the type.
+    pub(crate) fn malformed<T: Message + Debug>(cases: &[&[u8]]) {
+        for case in cases {
+            let mut bytes = [0; 256];
+            bytes[..case.len()].copy_from_slice(case);
+            assert!(T::from_bytes(&bytes[..T::SIZE]).is_err(), "{case:?}");
+        }
+    }
+
+    #[test]
+    fn counted_fields_are_bounded() {
+        let field = |length: u16, bytes: &'static [u8]| [&length.to_le_bytes()[..], bytes].concat();
+        let read = |bytes: &[u8]| Reader { bytes }.counted::<4>().map(|field| field.len());
+        assert_eq!(read(&field(4, b"abcd")), Ok(4));
+        assert_eq!(read(&field(5, b"abcde")), Err(Malformed));
+        assert_eq!(read(&field(3, b"ab")), Err(Malformed));
+        assert_eq!(read(b"\x01"), Err(Malformed));
+        assert_eq!(Reader { bytes: &field(2, b"\xff\xfe") }.text::<4>(), Err(Malformed));
+    }
+
+    #[test]
+    fn a_writer_cuts_off_what_does_not_fit() {
+        let mut out = [0; 3];
+        let mut writer = Writer { out: &mut out, at: 0 };
+        writer.u16(0x0201);
+        writer.u16(0x0403);
+        writer.u8(5);
+        assert_eq!(out, [1, 2, 0]);
+    }
+}

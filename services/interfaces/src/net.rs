@@ -117,3 +117,28 @@ impl Message for Reply {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::tests::{malformed, round_trips};
+
+    #[test]
+    fn messages_are_read_back() {
+        round_trips(&[
+            Request::Transmit { page: 1, length: 2 },
+            Request::Transmit { page: u16::MAX, length: u16::MAX },
+            Request::Receive { page: 300 },
+            Request::Close,
+        ]);
+        round_trips(&[
+            Reply::Up { mac: [1, 2, 3, 4, 5, 6], mtu: 1500 },
+            Reply::Down,
+            Reply::Received { page: 1, offset: 2, length: 3 },
+            Reply::Received { page: u16::MAX, offset: u16::MAX, length: u16::MAX },
+            Reply::Transmitted { page: 9 },
+        ]);
+        malformed::<Request>(&[&[], &[4], &[3, 0, 1], &[2, 0, 1, 0, 1]]);
+        malformed::<Reply>(&[&[], &[5], &[2, 0, 0, 0, 1], &[1, 1]]);
+    }
+}

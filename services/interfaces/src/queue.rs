@@ -257,3 +257,213 @@ impl<I: Interface, S: System, M: Memory> Server<I, S, M> {
         notifications.has(self.requests.bit()) || notifications.has(self.replies.bit())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::rc::Rc;
+
+    use cloister_caps::Fault;
+
+    use super::*;
+    use crate::control::Reply as Quiet;
+    use crate::net::Request;
+
+    /// Memory with one word a test can watch.
+    #[derive(Clone)]
+    struct Page(Rc<RefCell<Vec<u8>>>);
+
+    impl Page {
+        fn new(pages: usize) -> Self {
+            Page(Rc::new(RefCell::new(vec![0; pages * PAGE_SIZE])))
+        }
+    }
+
+    impl Memory for Page {
+        fn len(&self) -> usize {
+            self.0.borrow().len()
+        }
+        fn load(&self, offset: usize) -> u32 {
+            let mut word = [0; 4];
+            self.read(offset, &mut word);
+            u32::from_le_bytes(word)
+        }
+        fn store(&self, offset: usize, value: u32) {
+            self.write(offset, &value.to_le_bytes());
+        }
+        fn read(&self, offset: usize, into: &mut [u8]) {
+            into.copy_from_slice(&self.0.borrow()[offset..offset + into.len()]);
+        }
+        fn write(&self, offset: usize, from: &[u8]) {
+            self.0.borrow_mut()[offset..offset + from.len()].copy_from_slice(from);
+        }
+    }
+
+    /// Counts wake-ups.
+    #[derive(Clone, Default)]
+    struct Bell(Rc<Cell<u32>>);
+
+    impl System for Bell {
+        fn invoke(&self, _: Slot, operation: Operation, _: [u64; 4]) -> Result<[u64; 2], Fault> {
+            assert_eq!(operation, Operation::QueueNotify);
+            self.0.set(self.0.get() + 1);
+            Ok([0; 2])
+        }
+    }
+
+    struct Pair {
+        sender: Sender<Request, Bell, Page>,
+        receiver: Receiver<Request, Bell, Page>,
+        producer: Page,
+        consumer: Page,
+        woken: Bell,
+        freed: Bell,
+    }
+
+    /// A queue of `depth` whose indices start at `start`.
+    fn pair(depth: u32, start: u32) -> Pair {
+        let producer = Page::new(producer_pages(Request::SIZE, depth as usize));
+        let consumer = Page::new(1);
+        for (page, index, event) in [(&producer, HEAD, SPACE_EVENT), (&consumer, TAIL, MESSAGE_EVENT)] {
+            page.store(index, start);
+            page.store(event, start);
+        }
+        let end = || End { slot: Slot(0), bit: 0, depth, producer: producer.clone(), consumer: consumer.clone() };
+        let (woken, freed) = (Bell::default(), Bell::default());
+        let sender = Sender::new(woken.clone(), end());
+        let receiver = Receiver::new(freed.clone(), end());
+        Pair { sender, receiver, producer, consumer, woken, freed }
+    }
+
+    fn message(number: u32) -> Request {
+        Request::Transmit { page: number as u16, length: (number >> 16) as u16 }
+    }
+
+    #[test]
+    fn messages_keep_their_order_across_the_wrap_of_the_index() {
+        for start in [0, u32::MAX - 5, u32::MAX, 7] {
+            let mut pair = pair(8, start);
+            let (mut sent, mut received) = (0, 0);
+            for round in 0..200 {
+                for _ in 0..round % 9 {
+                    if pair.sender.push(&message(sent)).is_ok() {
+                        sent += 1;
+                    }
+                }
+                pair.sender.flush();
+                for _ in 0..round % 5 {
+                    match pair.receiver.pop() {
+                        Some(got) => {
+                            assert_eq!(got, Ok(message(received)));
+                            received += 1;
+                        }
+                        None => assert_eq!(sent, received),
+                    }
+                }
+            }
+            assert!(received > 100);
+        }
+    }
+
+    #[test]
+    fn what_was_not_flushed_is_not_seen_and_a_full_queue_says_so() {
+        let mut pair = pair(4, u32::MAX - 1);
+        for number in 0..4 {
+            assert_eq!(pair.sender.push(&message(number)), Ok(()));
+        }
+        assert_eq!(pair.sender.push(&message(4)), Err(Full));
+        assert_eq!(pair.receiver.pop(), None);
+        pair.sender.flush();
+        assert_eq!(pair.receiver.pop(), Some(Ok(message(0))));
+        assert_eq!(pair.sender.room(), 0, "a slot is given back in batches");
+        pair.receiver.release();
+        assert_eq!(pair.sender.room(), 1);
+        assert_eq!(pair.sender.send(&message(4)), Ok(()));
+        for number in 1..5 {
+            assert_eq!(pair.receiver.pop(), Some(Ok(message(number))));
+        }
+    }
+
+    #[test]
+    fn only_who_waits_is_woken_and_once() {
+        let mut pair = pair(4, u32::MAX - 2);
+        assert_eq!(pair.receiver.pop(), None);
+        pair.sender.send(&message(0)).unwrap();
+        pair.sender.send(&message(1)).unwrap();
+        assert_eq!(pair.woken.0.get(), 1, "the receiver has not waited again");
+        for _ in 0..2 {
+            assert!(pair.receiver.pop().is_some());
+        }
+        assert_eq!(pair.receiver.pop(), None);
+        pair.sender.send(&message(2)).unwrap();
+        assert_eq!(pair.woken.0.get(), 2);
+        for number in 3..6 {
+            pair.sender.push(&message(number)).unwrap();
+        }
+        assert_eq!(pair.freed.0.get(), 0, "nobody waits for room");
+        assert_eq!(pair.sender.push(&message(6)), Err(Full));
+        pair.sender.flush();
+        assert!(pair.receiver.pop().is_some());
+        pair.receiver.release();
+        assert_eq!(pair.freed.0.get(), 1);
+        assert!(pair.receiver.pop().is_some());
+        pair.receiver.release();
+        assert_eq!(pair.freed.0.get(), 1);
+    }
+
+    #[test]
+    fn a_lying_peer_gains_no_more_than_a_full_or_a_busy_queue() {
+        for lie in [1, 4, 5, 1000, 0x8000_0000, 0xffff_fff0] {
+            let mut pair = pair(4, 0);
+            pair.consumer.store(TAIL, lie);
+            // A tail outside what was sent makes the queue full.
+            assert_eq!(pair.sender.room(), 0, "{lie}");
+            assert_eq!(pair.sender.push(&message(0)), Err(Full), "{lie}");
+            // A head is followed as far as it goes, over the slots that there are: who drains a queue bounds its work.
+            pair.producer.store(HEAD, lie);
+            pair.consumer.store(TAIL, 0);
+            let seen = (0..100).take_while(|_| pair.receiver.pop().is_some()).count();
+            assert_eq!(seen, lie.min(100) as usize);
+            pair.receiver.release();
+        }
+        let mut pair = pair(4, 0);
+        pair.sender.send(&message(1)).unwrap();
+        pair.producer.write(SLOTS, &[0xee; 8]);
+        assert_eq!(pair.receiver.pop(), Some(Err(Malformed)));
+        assert_eq!(pair.receiver.pop(), None);
+    }
+
+    #[test]
+    fn a_restarted_end_goes_on_where_the_queue_stands() {
+        let mut pair = pair(4, 0);
+        for number in 0..3 {
+            pair.sender.send(&message(number)).unwrap();
+        }
+        assert!(pair.receiver.pop().is_some());
+        pair.receiver.release();
+        let end = || End {
+            slot: Slot(0),
+            bit: 0,
+            depth: 4,
+            producer: pair.producer.clone(),
+            consumer: pair.consumer.clone(),
+        };
+        let mut sender = Sender::<Request, _, _>::new(Bell::default(), end());
+        let mut receiver = Receiver::<Request, _, _>::new(Bell::default(), end());
+        assert_eq!(sender.room(), 2);
+        sender.send(&message(3)).unwrap();
+        for number in 1..4 {
+            assert_eq!(receiver.pop(), Some(Ok(message(number))));
+        }
+        assert_eq!(receiver.pop(), None);
+    }
+
+    #[test]
+    fn every_message_fits_the_largest() {
+        for (name, request, reply) in crate::CATALOG {
+            assert!(*request <= MAX_MESSAGE && *reply <= MAX_MESSAGE, "{name}");
+        }
+        assert_eq!(producer_pages(Quiet::SIZE, 4), 1);
+        assert_eq!(producer_pages(256, 16), 2);
+    }
+}

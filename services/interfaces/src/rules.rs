@@ -93,3 +93,37 @@ pub struct Granted {
     /// Pages that the rule covers.
     pub pages: u16,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::tests::{malformed, round_trips};
+
+    fn path_rule(path: &str) -> PathRule {
+        PathRule { client: 1, read: true, write: false, watch: true, path: ArrayString::from(path).unwrap() }
+    }
+
+    #[test]
+    fn rules_are_read_back() {
+        let all = PathRule { client: 255, read: true, write: true, watch: true, path: ArrayString::new() };
+        round_trips(&[path_rule("device/vif/0"), path_rule(&"x".repeat(96)), all]);
+        round_trips(&[GrantRuleFor { client: 1, rule: 2, count: 3, peer_first: 4, peer_last: u16::MAX }]);
+        malformed::<PathRule>(&[&[0, 8], &[0, 0, 97], &[0, 0, 1, 0, 0xff]]);
+    }
+
+    #[test]
+    fn a_blob_gives_the_rules_that_decode_and_no_more_than_it_counts() {
+        let mut blob = vec![2, 0];
+        for rule in [path_rule("a"), path_rule("b"), path_rule("c")] {
+            let mut bytes = [0; PathRule::SIZE];
+            rule.to_bytes(&mut bytes);
+            blob.extend(bytes);
+        }
+        let names = |blob: &[u8]| rules::<PathRule>(blob).map(|rule| rule.path.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(&blob), ["a", "b"]);
+        assert_eq!(names(&blob[..2 + PathRule::SIZE * 2 - 1]), ["a"]);
+        blob[3] = 0xff;
+        assert_eq!(names(&blob), ["b"]);
+        assert_eq!((names(&[]).len(), names(&[9]).len(), names(&[9, 0]).len()), (0, 0, 0));
+    }
+}

@@ -214,3 +214,50 @@ impl Message for Reply {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::tests::{malformed, round_trips};
+
+    #[test]
+    fn messages_are_read_back() {
+        let connection = Connection(511);
+        let length = u32::MAX;
+        round_trips(&[
+            Request::Listen { port: 80 },
+            Request::Send { connection, length },
+            Request::Consumed { connection, length: 1 },
+            Request::Close { connection },
+            Request::Abort { connection: Connection(0) },
+        ]);
+        round_trips(&[
+            Reply::Accepted { connection, address: [10, 0, 0, 1], port: 1, local_port: 2 },
+            Reply::Received { connection, length },
+            Reply::Sent { connection, length },
+            Reply::PeerClosed { connection },
+            Reply::Closed { connection },
+            Reply::Pressure { free: 3 },
+            Reply::Network { address: [1, 2, 3, 4] },
+            Reply::Network { address: [0; 4] },
+        ]);
+        malformed::<Request>(&[&[], &[6], &[2, 0, 0, 2], &[4, 0, 0, 0, 1], &[1, 0, 80, 0, 1]]);
+        malformed::<Reply>(&[&[], &[8], &[1, 0, 0, 2], &[5, 0, 0, 0, 1], &[2, 0, 0xff, 0xff]]);
+    }
+
+    #[test]
+    fn rings_fit_their_regions_whatever_their_sizes() {
+        let sizes = [0, 1, 2047, 2048, 4096, 65_536, 100_000, 1 << 20, 3 << 20, 1 << 25, 1 << 31];
+        for (stream_in, stream_out) in sizes.into_iter().flat_map(|size| sizes.map(|other| (size, other))) {
+            let Layout { connections, ring_in, ring_out } = Layout::of(stream_in, stream_out);
+            assert!((1..=MAX_CONNECTIONS).contains(&connections));
+            assert!(ring_in.is_power_of_two() && ring_out.is_power_of_two());
+            assert!(connections * ring_out <= stream_out.max(1), "{stream_out}");
+            if connections > 1 {
+                assert!(connections * ring_in <= stream_in && ring_out >= 4096, "{stream_in} {stream_out}");
+            }
+        }
+        assert_eq!(Layout::of(32 << 10, 64 << 10), Layout { connections: 16, ring_in: 2048, ring_out: 4096 });
+        assert_eq!(Layout::of(1 << 20, 32 << 20), Layout { connections: 512, ring_in: 2048, ring_out: 65_536 });
+    }
+}

@@ -202,3 +202,39 @@ impl Message for Reply {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::tests::{malformed, round_trips};
+
+    #[test]
+    fn messages_are_read_back() {
+        let short = Path::from("device/vif/0").unwrap();
+        let long = Path::from(&"p".repeat(MAX_PATH)).unwrap();
+        let value: Value = (0..MAX_VALUE).map(|at| at as u8 + 1).collect();
+        let actions = [
+            Action::Read(short),
+            Action::Write(long, value.clone()),
+            Action::Write(short, Value::new()),
+            Action::Remove(long),
+            Action::List(Path::new()),
+            Action::Watch(long, u16::MAX),
+            Action::Unwatch(short, 1),
+            Action::Begin,
+            Action::Commit,
+            Action::Abort,
+        ];
+        round_trips(&actions.map(|action| Request { id: 0x1234, action }));
+        let mut replies = vec![
+            Reply::Answer { id: 1, result: Ok(value) },
+            Reply::Answer { id: 2, result: Ok(Value::new()) },
+            Reply::Changed { token: 3 },
+        ];
+        replies.extend(Failure::ALL.map(|failure| Reply::Answer { id: 4, result: Err(failure) }));
+        round_trips(&replies);
+        let too_long = [0, 0, 1, 0, MAX_PATH as u8 + 1];
+        malformed::<Request>(&[&[], &[0, 0, 10], &too_long, &[0, 0, 1, 0, 1, 0, 0xff], &[0, 0, 7, 0, 1]]);
+        malformed::<Reply>(&[&[], &[4], &[2, 0, 0, 0, 0], &[2, 0, 0, 0, 9], &[1, 0, 0, 0, MAX_VALUE as u8 + 1]]);
+    }
+}

@@ -107,6 +107,7 @@ fn an_end_is_told_once_and_an_index_is_free_after_both_ends() {
         }
         rig.sockets.remove(other);
     }
+    hear(&mut rig, 10);
     ask(&mut rig, Request::Close { connection });
     assert_eq!(hear(&mut rig, 10), []);
     assert!(!rig.system.console().contains("refused"), "{}", rig.system.console());
