@@ -17,7 +17,7 @@ use write::Piece;
 const PAGE: u64 = PAGE_SIZE as u64;
 /// The symbol of the kernel that is told where the tables are: their address and length, each a `u64`.
 const TABLES_SYMBOL: &str = "CLOISTER_TABLES";
-/// The most guest-physical memory that an image may reach: what the kernel's boot code maps.
+/// Where an image must end: the kernel takes no tables beyond.
 const MAX_PHYSICAL: u64 = 1 << 30;
 
 /// The program of a service.
@@ -134,7 +134,7 @@ pub enum PackError {
     /// The place for the tables' address is not in the kernel's read-only data.
     #[error("kernel: {TABLES_SYMBOL} is not sixteen zero bytes in a read-only segment")]
     TablesSymbolPlace,
-    /// The image would not fit the memory that the boot code maps.
+    /// The image would reach beyond where the kernel looks for its tables.
     #[error("the image reaches guest-physical address {0:#x}; it must end below 1 GiB")]
     TooLarge(u64),
     /// The kernel would refuse the tables.
@@ -246,7 +246,7 @@ fn check_kernel(kernel: &elf::Program<'_>) -> Result<u64, PackError> {
             return Err(PackError::Overlap { program: kernel.name.to_owned(), address: load.virtual_address });
         }
         free = load.physical_address + load.memory_size;
-        if free > MAX_PHYSICAL {
+        if free >= MAX_PHYSICAL {
             return Err(PackError::TooLarge(free));
         }
     }
@@ -259,7 +259,7 @@ fn round_up(value: u64) -> u64 {
 
 fn advance(next: &mut u64, length: u64) -> Result<(), PackError> {
     *next = round_up(next.saturating_add(length));
-    if *next > MAX_PHYSICAL { Err(PackError::TooLarge(*next)) } else { Ok(()) }
+    if *next >= MAX_PHYSICAL { Err(PackError::TooLarge(*next)) } else { Ok(()) }
 }
 
 /// The record of a segment, before it has a place. What is mapped where the image holds it must be in the
