@@ -155,7 +155,7 @@ impl<M: Memory> Receive<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cloister_sim::SharedMemory;
+    use cloister_sim::{Fickle, SharedMemory};
     use proptest::prelude::*;
 
     const RX: usize = PAGE_SIZE;
@@ -272,6 +272,31 @@ mod tests {
                     }
                     receive.publish();
                 }
+            }
+        }
+
+        #[test]
+        fn memory_that_changes_under_the_reader_gives_no_page_twice_nor_bytes_outside(seed: u64, one_in in 1u64..40) {
+            let memory = SharedMemory::new(2 * PAGE_SIZE);
+            let mut receive = Receive::new(Fickle::new(memory.clone(), seed, one_in), 8);
+            receive.reset();
+            receive.start(GrantRef(300));
+            receive.publish();
+            let mut away = Vec::new();
+            for _ in 0..300 {
+                let index = memory.load(RX + 8);
+                if index != memory.load(RX) { respond(&memory, (index % SLOTS) as u16, 0, 0, 60); }
+                match receive.take() {
+                    Ok(Some(frame)) => {
+                        prop_assert!(usize::from(frame.offset) + usize::from(frame.length) <= PAGE_SIZE);
+                        prop_assert!(frame.page < 8 && !away.contains(&frame.page));
+                        away.push(frame.page);
+                    }
+                    Ok(None) => {}
+                    Err(_) => break,
+                }
+                if away.len() > 5 { prop_assert_eq!(receive.post(away.remove(0)), Ok(())); }
+                receive.publish();
             }
         }
     }

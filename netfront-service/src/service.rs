@@ -18,6 +18,9 @@ use crate::tx::Transmit;
 /// Requests taken, and frames moved, in one call.
 const REQUESTS: usize = 256;
 const FRAMES: usize = 512;
+/// How long the back end may leave frames on the ring without giving back any. One that has disabled the device
+/// (`xenvif_fatal_tx_err` of Linux's netback) says nothing of it.
+const STALL_TIME: Duration = Duration::from_secs(60);
 /// Steps of the handshake in one call.
 const STEPS: usize = 64;
 /// How long frames may take to leave before the connection is closed on request.
@@ -62,6 +65,8 @@ pub struct Netfront<S, M> {
     /// A refusal was logged since the connection stands.
     complained: bool,
     close: Close,
+    /// When the back end last gave a page back, or had none of tcpip's.
+    progress: Instant,
     left_over: bool,
 }
 
@@ -92,6 +97,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
             unsent: None,
             complained: false,
             close: Close::Open,
+            progress: Instant::START,
             left_over: false,
         }
     }
@@ -99,25 +105,27 @@ impl<S: System, M: Memory> Netfront<S, M> {
     /// Takes what the XenStore service and the grant manager said.
     fn hear(&mut self, now: Instant) {
         for _ in 0..STEPS {
-            match self.store.replies.pop() {
-                None => break,
+            let (answer, reply) = (self.store.replies.pop(), self.grants.replies.pop());
+            if answer.is_none() && reply.is_none() {
+                return;
+            }
+            match answer {
                 Some(Ok(store::Reply::Answer { id, result })) if self.asked == Some(id) => {
                     self.asked = None;
                     self.handshake.answered(result, now);
                 }
                 Some(Ok(store::Reply::Changed { token })) => self.handshake.changed(token, now),
                 // An answer to a request that was given up.
-                Some(Ok(store::Reply::Answer { .. })) => {}
+                Some(Ok(store::Reply::Answer { .. })) | None => {}
                 Some(Err(_)) => self.console.line(format_args!("malformed message from xenstore")),
             }
-        }
-        for _ in 0..STEPS {
-            match self.grants.replies.pop() {
-                None => break,
+            match reply {
                 Some(Ok(reply)) => self.handshake.granted(reply, now),
                 Some(Err(_)) => self.console.line(format_args!("malformed message from grant-manager")),
+                None => {}
             }
         }
+        self.left_over = true;
     }
 
     /// Does what the handshake asks for.
@@ -193,8 +201,9 @@ impl<S: System, M: Memory> Netfront<S, M> {
         }
     }
 
-    fn started(&mut self) {
+    fn started(&mut self, now: Instant) {
         self.up = true;
+        self.progress = now;
         self.complained = false;
         let ([a, b, c, d, e, f], mtu) = self.handshake.identity();
         let split = if self.handshake.is_split() { "split" } else { "one" };
@@ -281,13 +290,14 @@ impl<S: System, M: Memory> Netfront<S, M> {
     }
 
     /// Moves what the back end gave to tcpip.
-    fn frames(&mut self) -> Result<(), Violation> {
+    fn frames(&mut self, now: Instant) -> Result<(), Violation> {
         let eager = self.close != Close::Open;
         for _ in 0..FRAMES {
             if !self.deliver() {
                 return Ok(());
             }
             self.unsent = if let Some(page) = self.transmit.reap()? {
+                self.progress = now;
                 Some(Reply::Transmitted { page })
             } else if let Some(frame) = self.receive.take()? {
                 Some(Reply::Received { page: frame.page, offset: frame.offset, length: frame.length })
@@ -299,6 +309,15 @@ impl<S: System, M: Memory> Netfront<S, M> {
         }
         self.left_over = true;
         Ok(())
+    }
+
+    fn watch_for_stall(&mut self, now: Instant) {
+        if self.transmit.in_flight() == 0 || self.unsent.is_some() {
+            self.progress = now;
+        } else if now.since(self.progress) >= STALL_TIME {
+            self.handshake.stalled(now);
+            self.drive(now);
+        }
     }
 
     fn publish(&mut self) {
@@ -331,13 +350,16 @@ impl<S: System, M: Memory> Service for Netfront<S, M> {
         self.hear(now);
         self.drive(now);
         if self.handshake.is_up() && !self.up {
-            self.started();
+            self.started(now);
         }
         self.requests(now);
         self.tell();
         if self.up && self.told {
-            match self.frames() {
-                Ok(()) => self.publish(),
+            match self.frames(now) {
+                Ok(()) => {
+                    self.publish();
+                    self.watch_for_stall(now);
+                }
                 Err(violation) => {
                     self.handshake.violated(violation.text(), now);
                     self.drive(now);
@@ -359,6 +381,7 @@ impl<S: System, M: Memory> Service for Netfront<S, M> {
             Close::Draining(until) => Some(until),
             _ => None,
         };
-        self.handshake.deadline().into_iter().chain(drain).min()
+        let stall = (self.up && self.transmit.in_flight() > 0).then(|| self.progress + STALL_TIME);
+        self.handshake.deadline().into_iter().chain(drain).chain(stall).min()
     }
 }

@@ -439,6 +439,27 @@ fn a_violation_ends_the_connection_at_once_and_a_new_one_is_made() {
 }
 
 #[test]
+fn a_back_end_that_falls_silent_is_left_and_connected_to_again() {
+    let mut world = World::connected();
+    world.transmit(0, &[1; 60]);
+    world.settle();
+    world.pass(120_000);
+    assert_eq!(world.replies(), [Reply::Transmitted { page: 0 }], "what was not announced is found, and no stall");
+    world.back.hold_tx = true;
+    world.transmit(0, &[1; 60]);
+    world.settle();
+    let deadline = world.service.deadline().expect("a look at the stall").0;
+    assert_eq!(deadline, world.now + 60_000_000_000);
+    world.pass(59_000);
+    assert_eq!(world.replies(), []);
+    world.pass(1_000);
+    assert_eq!(world.replies(), [Reply::Down]);
+    world.back.hold_tx = false;
+    world.pass(1_100);
+    assert_eq!(world.replies(), [UP]);
+}
+
+#[test]
 fn failures_make_the_pauses_longer() {
     let mut world = World::bare(64);
     world.store.refuse =

@@ -125,7 +125,7 @@ impl<M: Memory> Transmit<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cloister_sim::SharedMemory;
+    use cloister_sim::{Fickle, SharedMemory};
     use proptest::prelude::*;
 
     fn transmit(pages: u16) -> (SharedMemory, Transmit<SharedMemory>) {
@@ -228,6 +228,26 @@ mod tests {
                 back.set(page, true);
             }
             prop_assert_eq!(back.count() + transmit.in_flight(), 32);
+        }
+
+        #[test]
+        fn memory_that_changes_under_the_reader_gives_no_page_twice(seed: u64, one_in in 1u64..40) {
+            let memory = SharedMemory::new(2 * PAGE_SIZE);
+            let mut transmit = Transmit::new(Fickle::new(memory.clone(), seed, one_in), 32);
+            transmit.reset();
+            let mut free: Vec<u16> = (0..32).collect();
+            for round in 0..200u16 {
+                if let Some(page) = free.pop() { prop_assert_eq!(transmit.submit(page, 60), Ok(())); }
+                transmit.publish();
+                respond(&memory, round % 32, 0);
+                while let Ok(page) = transmit.reap() {
+                    let Some(page) = page else { break };
+                    prop_assert!(page < 32 && !free.contains(&page));
+                    free.push(page);
+                }
+                if transmit.rest(false).is_err() { break; }
+            }
+            prop_assert_eq!(free.len() as u32 + transmit.in_flight(), 32);
         }
     }
 }

@@ -30,7 +30,8 @@ impl Handshake {
                     continue;
                 }
                 Step::EndOld(3) => {
-                    if self.held != [0; 3] {
+                    self.waited = self.held != [0; 3];
+                    if self.waited {
                         self.note("a former back end still holds pages; waiting for them");
                     }
                     self.go(Step::AwaitFree, now);
@@ -46,7 +47,7 @@ impl Handshake {
                 }
                 Step::AwaitFree if self.held != [0; 3] => return None,
                 Step::AwaitFree => {
-                    self.go(Step::ResetRings, now);
+                    self.go(if self.waited { Step::BackendId } else { Step::ResetRings }, now);
                     continue;
                 }
                 Step::AwaitInit | Step::AwaitConnected | Step::Running | Step::AwaitClosing if !self.stale => {

@@ -147,6 +147,8 @@ pub struct Handshake {
     granted: [bool; 3],
     /// Pages that a back end does not let go.
     held: [u16; 3],
+    /// Something was held when it was to be granted anew: by the time it is free, the device may be another.
+    waited: bool,
     attempts: u8,
     transaction: bool,
     /// The back end may have seen a state of ours beyond `Initialising`.
@@ -196,6 +198,7 @@ impl Handshake {
             references: [GrantRef(0); 3],
             granted: [true; 3],
             held: [0; 3],
+            waited: false,
             attempts: 0,
             transaction: false,
             published: false,
@@ -288,6 +291,11 @@ impl Handshake {
             self.report = Some(what);
             self.fail(what, now);
         }
+    }
+
+    /// The back end takes no part any more, though it is connected.
+    pub fn stalled(&mut self, now: Instant) {
+        self.fail("the back end sends no frame and says nothing", now);
     }
 
     /// Disconnects in good order, for good.

@@ -147,14 +147,11 @@ impl<S: System, M: Memory> Controller<S, M> {
 
     /// Takes what the others said; whether there was anything.
     fn hear(&mut self, now: Instant) -> bool {
-        let mut heard = false;
-        while let Some(reply) = self.control.replies.pop() {
-            // The interface has one reply, and more than one of it says no more than one.
-            self.quiet |= reply.is_ok();
-            heard = true;
-        }
+        let reply = self.control.replies.pop();
+        // The interface has one reply, and more than one of it says no more than one.
+        self.quiet |= matches!(reply, Some(Ok(_)));
         match self.store.replies.pop() {
-            None => return heard,
+            None => return reply.is_some(),
             Some(Ok(Reply::Changed { .. })) => self.changed = true,
             Some(Ok(Reply::Answer { id, result })) => {
                 if self.asked.is_some_and(|(asked, _)| asked == id) {

@@ -2,6 +2,7 @@
 //! [`Memory`](cloister_interfaces::Memory): what the services' logic runs over in a host test.
 #![forbid(unsafe_code)]
 
+pub mod fickle;
 pub mod memory;
 pub mod netback;
 pub mod pair;
@@ -9,6 +10,7 @@ pub mod recorder;
 pub mod stand_ins;
 pub mod xenstored;
 
+pub use fickle::Fickle;
 pub use memory::SharedMemory;
 pub use netback::Netback;
 pub use pair::channel;
