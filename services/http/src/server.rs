@@ -39,6 +39,8 @@ pub struct Http<S, M> {
     head: Box<Head>,
     /// Connections that are to end because others wait to connect.
     owed: usize,
+    /// The clock tells the date.
+    dated: bool,
     /// A `Listen` is due.
     listen: bool,
     /// tcpip was found to say what cannot be, and this was logged.
@@ -86,6 +88,7 @@ impl<S: System, M: Memory> Http<S, M> {
             scratch,
             head: Box::new(Head::new()),
             owed: 0,
+            dated: true,
             listen: room,
             refused: false,
             deadline: Some(Instant::START),
@@ -170,6 +173,10 @@ impl<S: System, M: Memory> Http<S, M> {
 
     /// Lets every connection go on. Answers whether there is more to do at once.
     fn pump(&mut self, now: Instant) -> bool {
+        // A clock that does not tell the date is asked once: every refusal is logged.
+        let date = if self.dated { self.clock.wall() } else { None };
+        self.dated = date.is_some();
+        let date = date.map(|nanoseconds| nanoseconds / 1_000_000_000);
         let mut world = World {
             layout: self.layout,
             stream_in: &self.stream_in,
@@ -177,12 +184,7 @@ impl<S: System, M: Memory> Http<S, M> {
             scratch: &mut self.scratch,
             head: &mut self.head,
             now,
-            context: Context {
-                site: &self.site,
-                policy: self.policy,
-                uptime: now.since(self.boot),
-                date: self.clock.wall().map(|nanoseconds| nanoseconds / 1_000_000_000),
-            },
+            context: Context { site: &self.site, policy: self.policy, uptime: now.since(self.boot), date },
         };
         let (mut more, mut deadline) = (false, None);
         let requests = &mut self.socket.requests;

@@ -41,9 +41,8 @@ pub struct Refused<'a> {
 impl fmt::Display for Refused<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The line is as long as its author likes; the console's is not.
-        let value = self.value.get(..40).unwrap_or(self.value);
-        let value = if value.len() > 40 { "…" } else { value };
-        write!(f, "command line: {}={value} is not {}", self.key, self.wanted)
+        let shown = self.value.char_indices().nth(40).map_or(self.value, |(end, _)| &self.value[..end]);
+        write!(f, "command line: {}={} is not {}", self.key, shown.escape_debug(), self.wanted)
     }
 }
 
@@ -162,7 +161,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_line_is_read_without_a_panic(line in prop::collection::vec(any::<u8>(), 0..200)) {
-            parse(&line, |refused| assert!(refused.to_string().len() < 200));
+            parse(&line, |refused| assert!(refused.to_string().len() < 600));
         }
 
         #[test]

@@ -20,7 +20,8 @@ impl Echo {
         Some(Echo(sockets.add(socket)))
     }
 
-    /// Answers what came, as far as there is room. A packet from port 0 or to a group is not answered.
+    /// Answers what came, as far as there is room. What is longer than its buffer, or comes from a well-known port, is not
+    /// answered.
     pub fn pump(&self, sockets: &mut SocketSet<'static>) {
         let socket = sockets.get_mut::<udp::Socket<'_>>(self.0);
         let mut packet = [0; 2048];

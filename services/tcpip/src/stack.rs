@@ -1,6 +1,7 @@
 //! The service: one pass over the link, the stack and the applications for every notification or deadline.
 
 use alloc::boxed::Box;
+use core::time::Duration;
 
 use arrayvec::ArrayVec;
 use cloister_interfaces::capability::{Clock, Console, Entropy};
@@ -28,6 +29,8 @@ const MESSAGES: u32 = 256;
 const FRAMES: u32 = 64;
 /// Rounds of sending in a pass; each sends at most one frame for each socket.
 const ROUNDS: u32 = 64;
+/// How long to wait for room in the queue to netfront.
+const BLOCKED: Duration = Duration::from_millis(1);
 /// The most applications.
 const CLIENTS: usize = 4;
 
@@ -337,7 +340,8 @@ impl<S: System, M: Memory> Stack<S, M> {
         if more {
             return Some(now);
         }
-        let own = self.transport.deadline().into_iter().chain(self.quiesce.deadline()).min();
+        let blocked = self.wire.is_blocked().then_some(now + BLOCKED);
+        let own = self.transport.deadline().into_iter().chain(self.quiesce.deadline()).chain(blocked).min();
         // A stack that cannot send has nothing to do until a notification says that it can.
         let stack = match &mut self.interface {
             Some(interface) if self.wire.can_send() => interface

@@ -88,9 +88,9 @@ impl Transport {
             && self.lingering.iter().all(|lingering| lingering.delivered)
     }
 
-    /// Whether some listener would take a connection attempt.
+    /// Whether a connection attempt would be answered: some listener would take it, or nobody listens and it is refused.
     pub fn is_listening(&self) -> bool {
-        self.listeners.iter().any(|listener| listener.since.is_none())
+        self.ports.is_empty() || self.listeners.iter().any(|listener| listener.since.is_none())
     }
 
     /// How many connections can still be opened.

@@ -116,6 +116,11 @@ impl<S: System, M: Memory> Wire<S, M> {
         self.up && !self.out.free.is_empty() && self.out.net.requests.room() > 0
     }
 
+    /// Whether the queue to netfront is full. Only a failed push asks to be woken, so this is to be looked at again.
+    pub fn is_blocked(&self) -> bool {
+        self.up && self.out.net.requests.room() == 0
+    }
+
     /// Whether frames wait to be parsed.
     pub fn has_frames(&self) -> bool {
         !self.received.is_empty()

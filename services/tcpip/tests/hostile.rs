@@ -232,6 +232,7 @@ fn act() -> impl Strategy<Value = Act> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
+    /// No panic, no page sent twice, and no busy waiting once everyone is quiet.
     #[test]
     fn whatever_is_said_pages_are_accounted_for(acts in prop::collection::vec(act(), 0..150), dhcp: bool) {
         let mut bench = Bench::new(if dhcp { "" } else { "ip=10.0.0.2/24 udp-echo=7" });
@@ -259,5 +260,14 @@ proptest! {
             }
             bench.run();
         }
+        for _ in 0..300 {
+            for page in bench.sent.clone() {
+                bench.link(&LinkReply::Transmitted { page });
+            }
+            while bench.application.replies.pop().is_some() {}
+            bench.run();
+        }
+        let due = bench.service.deadline().is_some_and(|deadline| deadline.0 <= bench.nanoseconds);
+        prop_assert!(!due, "it wants to run again and again");
     }
 }

@@ -263,3 +263,21 @@ fn udp_is_echoed_where_the_command_line_says() {
         assert_eq!((bytes, from.endpoint.port), (&[at; 100][..], 7));
     }
 }
+
+#[test]
+fn a_udp_port_that_nobody_has_is_unreachable() {
+    let mut rig = Rig::new(Setup::default());
+    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 8192]);
+    let mut socket = udp::Socket::new(buffer(), buffer());
+    socket.bind(5000).unwrap();
+    socket.send_slice(b"anyone?", IpEndpoint::new(SERVER, 9)).unwrap();
+    rig.sockets.add(socket);
+    let buffer = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 8], vec![0; 8192]);
+    let mut socket = icmp::Socket::new(buffer(), buffer());
+    socket.bind(icmp::Endpoint::Udp(5000.into())).unwrap();
+    let handle = rig.sockets.add(socket);
+    rig.run(50);
+    let (bytes, from) = rig.sockets.get_mut::<icmp::Socket<'_>>(handle).recv().unwrap();
+    // Destination unreachable, port unreachable (RFC 792).
+    assert_eq!((&bytes[..2], from), (&[3, 3][..], SERVER));
+}
