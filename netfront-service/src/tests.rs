@@ -301,6 +301,24 @@ fn a_back_end_that_is_slow_to_connect_is_waited_for() {
 }
 
 #[test]
+fn what_tcpip_sent_before_it_knew_of_the_connection_is_void() {
+    let mut world = World::bare(64);
+    world.back.deaf = true;
+    world.back.create(&mut world.daemon);
+    world.settle();
+    world.transmit(0, &[1; 60]);
+    world.ask(Request::Receive { page: 0 });
+    world.settle();
+    world.back.deaf = false;
+    world.settle();
+    assert_eq!((world.replies(), world.back.sent.len()), (vec![UP], 0));
+    world.transmit(0, &[2; 60]);
+    world.settle();
+    assert_eq!(world.back.sent, [[2; 60]]);
+    assert!(!world.system.console().contains("refused"));
+}
+
+#[test]
 fn one_that_never_connects_is_given_up_and_tried_again() {
     let mut world = World::bare(64);
     world.back.deaf = true;
