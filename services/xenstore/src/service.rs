@@ -18,6 +18,8 @@ use crate::{CLIENTS, Caps};
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// How often a connection that is being made is looked at, beside its events.
 const CONNECT_POLL: Duration = Duration::from_secs(1);
+/// How long a client may keep a transaction open: those of others fail meanwhile, and the daemon cannot be renewed.
+const TRANSACTION_TIME: Duration = Duration::from_secs(10);
 /// Steps a call: a step takes at most 128 bytes from the ring or one request from a client.
 const STEPS: usize = 256;
 
@@ -40,8 +42,11 @@ enum Link {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Transaction {
     None,
-    Open(u32),
-    /// It was open when the connection was lost.
+    Open {
+        number: u32,
+        until: Instant,
+    },
+    /// It was open when the connection was lost, or for too long.
     Lost,
 }
 
@@ -58,7 +63,13 @@ enum Job {
     Greet,
     Reset,
     Rewatch(usize),
-    Client { client: usize, id: u16, work: Work },
+    /// Giving up a transaction that was open for too long.
+    Drop,
+    Client {
+        client: usize,
+        id: u16,
+        work: Work,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -241,6 +252,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         match outstanding.job {
             Job::Greet => self.greeted(result),
             Job::Reset => self.link = Link::Up,
+            Job::Drop => {}
             Job::Rewatch(slot) => self.rewatched(slot, result.err()),
             Job::Client { client, id, work } => self.finish(client, id, work, result),
         }
@@ -307,7 +319,10 @@ impl<S: System, M: Memory> XenStore<S, M> {
             Work::Begin => {
                 let number = result.ok().and_then(|header| self.inbound.payload(&header)).and_then(wire::number);
                 match number.filter(|number| *number != 0) {
-                    Some(number) => self.set_transaction(client, Transaction::Open(number)),
+                    Some(number) => {
+                        let until = self.clock.now() + TRANSACTION_TIME;
+                        self.set_transaction(client, Transaction::Open { number, until });
+                    }
                     None => answer = Err(failure.unwrap_or(Failure::Other)),
                 }
             }
@@ -348,6 +363,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
                 if let Some((slot, path)) = self.watches.unregistered() {
                     let path = *path;
                     self.begin_watch(Job::Rewatch(slot), Kind::Watch, slot, &path, now);
+                } else if let Some(number) = self.overdue(now) {
+                    self.begin(Job::Drop, Kind::End, number, &[b"F\0"], now);
                 } else {
                     return self.serve(now);
                 }
@@ -356,6 +373,17 @@ impl<S: System, M: Memory> XenStore<S, M> {
             Link::Connecting | Link::Dead => return self.serve(now),
         }
         true
+    }
+
+    /// A transaction that has been open for too long, which is its client's no more.
+    fn overdue(&mut self, now: Instant) -> Option<u32> {
+        self.peers.iter_mut().find_map(|peer| match peer.transaction {
+            Transaction::Open { number, until } if now >= until => {
+                peer.transaction = Transaction::Lost;
+                Some(number)
+            }
+            _ => None,
+        })
     }
 
     /// Takes the next request of a client, in turn; whether there was one.
@@ -395,7 +423,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
     fn transaction_for(&mut self, client: usize, id: u16, action: &Action) -> Result<Option<u32>, Failure> {
         match (self.peers.get(client).map_or(Transaction::None, |peer| peer.transaction), action) {
             (Transaction::None, _) => return Ok(Some(0)),
-            (Transaction::Open(number), _) => return Ok(Some(number)),
+            (Transaction::Open { number, .. }, _) => return Ok(Some(number)),
             (Transaction::Lost, Action::Watch(..) | Action::Unwatch(..)) => return Ok(Some(0)),
             (Transaction::Lost, Action::Begin | Action::Commit | Action::Abort) => {}
             (Transaction::Lost, _) => return Err(Failure::Again),
@@ -535,6 +563,11 @@ impl<S: System, M: Memory> Service for XenStore<S, M> {
         if self.link == Link::Connecting {
             return Some(self.poll);
         }
-        self.outstanding.map(|outstanding| outstanding.deadline)
+        let until = |peer: &Peer<S, M>| match peer.transaction {
+            Transaction::Open { until, .. } if self.outstanding.is_none() => Some(until),
+            _ => None,
+        };
+        let answer = self.outstanding.map(|outstanding| outstanding.deadline);
+        self.peers.iter().filter_map(until).chain(answer).min()
     }
 }

@@ -257,6 +257,22 @@ fn transactions_of_two_clients_are_apart_and_a_conflict_is_told() {
 }
 
 #[test]
+fn a_transaction_is_not_kept_open_for_ever() {
+    let mut world = World::new(0, 8);
+    assert_eq!(world.ask(0, Action::Begin), Ok(vec![]));
+    let deadline = world.service.deadline().expect("a deadline").0;
+    assert_eq!(deadline, world.service_now() + 10_000_000_000);
+    world.pass(9);
+    assert_eq!(world.ask(0, write("control/x", "1")), Ok(vec![]));
+    world.pass(1);
+    world.settle();
+    assert_eq!((world.daemon.open_transactions(), world.service.deadline()), (0, None));
+    assert_eq!(world.ask(0, Action::Commit), Err(Failure::Again));
+    assert_eq!(world.daemon.get("/local/domain/7/control/x"), None);
+    assert_eq!(world.ask(0, Action::Begin), Ok(vec![]));
+}
+
+#[test]
 fn a_silent_daemon_costs_a_time_out_and_is_recovered_from() {
     let mut world = World::new(0, 8);
     world.ask(1, Action::Watch(path("device/vif/0"), 9)).expect("a watch");
