@@ -1,7 +1,7 @@
 //! tcpip between a netfront and an application that say anything at all.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cloister_caps::{PAGE_SIZE, Slot};
 use cloister_interfaces::capability::{Clock, Console, Entropy};
@@ -12,6 +12,7 @@ use cloister_interfaces::{Client, Memory, Notifications, Server, Service};
 use cloister_sim::{Recorder, SharedMemory, channel};
 use cloister_tcpip::{Caps, service};
 use proptest::prelude::*;
+use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Address, Ipv4Packet, TcpPacket, TcpSeqNumber};
 
 const PAGES: u16 = 8;
 
@@ -22,6 +23,9 @@ struct Bench {
     application: Client<Socket, Recorder, SharedMemory>,
     control: Client<Control, Recorder, SharedMemory>,
     rx_pool: SharedMemory,
+    tx_pool: SharedMemory,
+    /// For each port of the peer, the numbers after the last segment to it, and those that it acknowledged.
+    last: BTreeMap<u16, (u32, u32)>,
     /// Pages sent and not given back yet.
     sent: BTreeSet<u16>,
     nanoseconds: u64,
@@ -31,7 +35,7 @@ impl Bench {
     fn new(command_line: &'static str) -> Self {
         let system = Recorder::new();
         let pool = || SharedMemory::new(usize::from(PAGES) * PAGE_SIZE);
-        let rx_pool = pool();
+        let (rx_pool, tx_pool) = (pool(), pool());
         let (net, link) = channel::<Net, _>(&system, 1, &system, 2, 16);
         let (application, server) = channel::<Socket, _>(&system, 3, &system, 4, 8);
         let (control, ending) = channel::<Control, _>(&system, 5, &system, 6, 2);
@@ -43,13 +47,24 @@ impl Bench {
             socket_clients: [server].into_iter().collect(),
             control_clients: [ending].into_iter().collect(),
             rx_pool: rx_pool.clone(),
-            tx_pool: pool(),
+            tx_pool: tx_pool.clone(),
             stream_in: SharedMemory::new(4 * 2048),
             stream_out: SharedMemory::new(4 * 4096),
             command_line: command_line.as_bytes(),
         });
         let service = Box::new(service);
-        Bench { system, service, link, application, control, rx_pool, sent: BTreeSet::new(), nanoseconds: 1 << 30 }
+        Bench {
+            system,
+            service,
+            link,
+            application,
+            control,
+            rx_pool,
+            tx_pool,
+            last: BTreeMap::new(),
+            sent: BTreeSet::new(),
+            nanoseconds: 1 << 30,
+        }
     }
 
     /// The service runs; what it sends is checked.
@@ -61,9 +76,26 @@ impl Bench {
             if let LinkRequest::Transmit { page, length } = request.expect("tcpip's messages decode") {
                 assert!(page < PAGES && usize::from(length) <= PAGE_SIZE);
                 assert!(self.sent.insert(page), "page {page} is netfront's already");
+                self.note(&self.tx_pool.bytes(usize::from(page) * PAGE_SIZE, usize::from(length)));
             }
         }
         let _ = self.system.take_calls();
+    }
+
+    /// Follows the numbers of a segment that the service sends.
+    fn note(&mut self, frame: &[u8]) {
+        if frame.len() < 54 || frame[12..14] != [8, 0] || frame[23] != 6 {
+            return;
+        }
+        let ip = Ipv4Packet::new_checked(&frame[14..]).expect("tcpip's packets are well-formed");
+        let tcp = TcpPacket::new_checked(ip.payload()).expect("tcpip's segments are well-formed");
+        let next = tcp.seq_number().0.wrapping_add(tcp.segment_len() as i32);
+        self.last.insert(tcp.dst_port(), (next as u32, tcp.ack_number().0 as u32));
+    }
+
+    fn frame(&mut self, page: u16, frame: &[u8]) {
+        self.rx_pool.write(usize::from(page) * PAGE_SIZE, frame);
+        self.link(&LinkReply::Received { page, offset: 0, length: frame.len() as u16 });
     }
 
     fn link(&mut self, reply: &LinkReply) {
@@ -194,26 +226,90 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
     let protocol = prop_oneof![Just(1u8), Just(6), Just(17), any::<u8>()];
     (prop::collection::vec(any::<u8>(), 0..200), protocol, any::<bool>(), any::<u16>()).prop_map(
         |(payload, protocol, arp, fragment)| {
-            let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 9, 8, if arp { 6 } else { 0 }];
-            let mut header = vec![0x45, 0, 0, 0, 0, 1, 0, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
-            header[2..4].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
-            if fragment % 4 == 0 {
-                header[6..8].copy_from_slice(&(fragment / 4).to_be_bytes());
-            }
-            let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-            let folded = (sum & 0xffff) + (sum >> 16);
-            header[10..12].copy_from_slice(&(!((folded & 0xffff) + (folded >> 16)) as u16).to_be_bytes());
-            frame.extend(header);
-            frame.extend(payload);
+            let mut frame = packet(protocol, if fragment % 4 == 0 { fragment / 4 } else { 0 }, &payload);
+            frame[13] = if arp { 6 } else { 0 };
             frame
         },
     )
+}
+
+/// A TCP segment to the port that is listened to; its numbers count from those of the connection, if there is one.
+#[derive(Clone, Debug)]
+struct Segment {
+    port: u16,
+    sequence: u32,
+    acknowledged: u32,
+    flags: u8,
+    window: u16,
+    data: Vec<u8>,
+}
+
+fn segment() -> impl Strategy<Value = Segment> {
+    let flags = prop_oneof![3 => Just(0x02u8), 6 => Just(0x10), 2 => Just(0x11), 1 => Just(0x04), 2 => any::<u8>()];
+    let number = || prop_oneof![8 => Just(0u32), 2 => 0u32..200, 1 => any::<u32>()];
+    (5000u16..5004, number(), number(), flags, any::<u16>(), prop::collection::vec(any::<u8>(), 0..80)).prop_map(
+        |(port, sequence, acknowledged, flags, window, data)| Segment {
+            port,
+            sequence,
+            acknowledged,
+            flags,
+            window,
+            data,
+        },
+    )
+}
+
+impl Segment {
+    /// The frame, given what the service sent and acknowledged last.
+    fn frame(&self, last: Option<(u32, u32)>) -> Vec<u8> {
+        let (acknowledged, sequence) = last.unwrap_or((0, 100));
+        let mut bytes = vec![0; 20];
+        bytes.extend(&self.data);
+        let length = bytes.len();
+        let mut segment = TcpPacket::new_unchecked(&mut bytes[..]);
+        segment.set_src_port(self.port);
+        segment.set_dst_port(80);
+        segment.set_seq_number(TcpSeqNumber(sequence.wrapping_add(self.sequence) as i32));
+        segment.set_ack_number(TcpSeqNumber(acknowledged.wrapping_add(self.acknowledged) as i32));
+        segment.set_window_len(self.window);
+        let options = if self.window % 5 == 0 { 8 } else { 0 };
+        segment.set_header_len((20 + options).min(length / 4 * 4) as u8);
+        bytes[13] = self.flags;
+        let (from, to) = (IpAddress::v4(10, 0, 0, 1), IpAddress::v4(10, 0, 0, 2));
+        TcpPacket::new_unchecked(&mut bytes[..]).fill_checksum(&from, &to);
+        packet(6, 0, &bytes)
+    }
+}
+
+/// The peer asks for the service's address, and so tells its own.
+fn arp_request() -> Vec<u8> {
+    let mut frame = cloister_tcpip::frame::announcement([2, 0, 0, 0, 0, 9], [10, 0, 0, 1]).to_vec();
+    frame[41] = 2;
+    frame
+}
+
+fn packet(protocol: u8, fragment: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 9, 8, 0];
+    frame.resize(34 + payload.len(), 0);
+    frame[34..].copy_from_slice(payload);
+    let mut packet = Ipv4Packet::new_unchecked(&mut frame[14..]);
+    packet.set_version(4);
+    packet.set_header_len(20);
+    packet.set_total_len(20 + payload.len() as u16);
+    packet.set_hop_limit(64);
+    packet.set_next_header(IpProtocol::from(protocol));
+    packet.set_src_addr(Ipv4Address::new(10, 0, 0, 1));
+    packet.set_dst_addr(Ipv4Address::new(10, 0, 0, 2));
+    frame[20..22].copy_from_slice(&fragment.to_be_bytes());
+    Ipv4Packet::new_unchecked(&mut frame[14..]).fill_checksum();
+    frame
 }
 
 #[derive(Clone, Debug)]
 enum Act {
     Link(LinkReply),
     Frame(u16, Vec<u8>),
+    Segment(u16, Segment),
     Application(Request),
     Hear(usize),
     Time(u64),
@@ -223,6 +319,7 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         6 => link_reply().prop_map(Act::Link),
         6 => (0..PAGES, frame()).prop_map(|(page, frame)| Act::Frame(page, frame)),
+        8 => (0..PAGES, segment()).prop_map(|(page, segment)| Act::Segment(page, segment)),
         3 => request().prop_map(Act::Application),
         1 => (0usize..10).prop_map(Act::Hear),
         1 => (0u64..100_000_000_000).prop_map(Act::Time),
@@ -230,7 +327,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// No panic, no page sent twice, and no busy waiting once everyone is quiet.
     #[test]
@@ -238,14 +335,17 @@ proptest! {
         let mut bench = Bench::new(if dhcp { "" } else { "ip=10.0.0.2/24 udp-echo=7" });
         bench.link(&UP);
         bench.run();
+        bench.frame(0, &arp_request());
         bench.application.requests.send(&Request::Listen { port: 80 }).unwrap();
+        bench.run();
         for act in acts {
             match act {
                 // A page that is said to have left twice is netfront's breach; the account here follows the first.
                 Act::Link(reply) => bench.link(&reply),
-                Act::Frame(page, frame) => {
-                    bench.rx_pool.write(usize::from(page) * PAGE_SIZE, &frame);
-                    bench.link(&LinkReply::Received { page, offset: 0, length: frame.len() as u16 });
+                Act::Frame(page, frame) => bench.frame(page, &frame),
+                Act::Segment(page, segment) => {
+                    let frame = segment.frame(bench.last.get(&segment.port).copied());
+                    bench.frame(page, &frame);
                 }
                 Act::Application(request) => drop(bench.application.requests.send(&request)),
                 Act::Hear(count) => {
