@@ -156,7 +156,9 @@ impl<S: System, M: Memory> Stack<S, M> {
             if self.transport.has_connections(client as u8) || !up {
                 self.void(client, now);
             }
-            self.news[client].up = up;
+            if let Some(news) = self.news.get_mut(client) {
+                news.up = up;
+            }
         }
         if let Some(interface) = &mut self.interface {
             self.address.apply(interface);

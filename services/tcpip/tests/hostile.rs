@@ -272,7 +272,7 @@ impl Segment {
         segment.set_seq_number(TcpSeqNumber(sequence.wrapping_add(self.sequence) as i32));
         segment.set_ack_number(TcpSeqNumber(acknowledged.wrapping_add(self.acknowledged) as i32));
         segment.set_window_len(self.window);
-        let options = if self.window % 5 == 0 { 8 } else { 0 };
+        let options = if self.window.is_multiple_of(5) { 8 } else { 0 };
         segment.set_header_len((20 + options).min(length / 4 * 4) as u8);
         bytes[13] = self.flags;
         let (from, to) = (IpAddress::v4(10, 0, 0, 1), IpAddress::v4(10, 0, 0, 2));
