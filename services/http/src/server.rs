@@ -62,6 +62,8 @@ impl<S: System, M: Memory> Http<S, M> {
         } else {
             caps.console.line(format_args!("the heap is too small for {} connections", layout.connections));
         }
+        let head = Box::new(Head::new());
+        // Last, for its index takes what room there is and does without if that is too little.
         let (site, strange) = Site::new(caps.site);
         if strange {
             caps.console.line(format_args!("the module is neither a cpio nor a tar archive"));
@@ -86,7 +88,7 @@ impl<S: System, M: Memory> Http<S, M> {
             site,
             connections,
             scratch,
-            head: Box::new(Head::new()),
+            head,
             owed: 0,
             dated: true,
             listen: room,
