@@ -102,7 +102,7 @@ impl Frame {
     }
 }
 
-/// The frame of a service. The caller uses one at a time.
+/// The frame of a service. The caller uses one at a time, and none across an entry of the kernel.
 pub fn frame(service: u8) -> Option<&'static mut Frame> {
     // SAFETY: the kernel runs on one processor and is not preemptible, and no function that holds a frame calls another that
     // takes one; while a service runs nobody in the kernel has a reference.

@@ -297,3 +297,17 @@ pub fn write(frame: Gfn, bytes: &[u8]) {
     }
     set_special(WINDOW_TO, None);
 }
+
+/// Words of the kernel's stack from `stack` up that are addresses in its text: where the functions that were under way
+/// were called from, and perhaps some that are left over.
+pub fn callers(stack: u64) -> impl Iterator<Item = u64> {
+    let (bottom, top) = (&raw const stack_bottom as u64, &raw const stack_top as u64);
+    let text = &raw const text_start as u64..&raw const text_end as u64;
+    let start = if (bottom..top).contains(&stack) { stack & !7 } else { top };
+    (start..top)
+        .step_by(8)
+        // SAFETY: aligned words of the kernel's own stack, which is mapped from bottom to top.
+        .map(|address| unsafe { (address as *const u64).read_volatile() })
+        .filter(move |word| text.contains(word))
+        .take(32)
+}

@@ -119,7 +119,10 @@ impl Gate {
     }
 }
 
-static mut IDT: [Gate; UPCALL_VECTOR as usize + 1] = [Gate::ABSENT; UPCALL_VECTOR as usize + 1];
+#[repr(C, align(16))]
+struct Gates([Gate; UPCALL_VECTOR as usize + 1]);
+
+static mut IDT: Gates = Gates([Gate::ABSENT; UPCALL_VECTOR as usize + 1]);
 
 /// Loads the kernel's own descriptor tables, with a stack each for the faults that must not trust the stack.
 pub fn load_tables() {
@@ -139,7 +142,7 @@ pub fn load_tables() {
         let limit = size_of::<TaskStateSegment>() as u64 - 1;
         gdt[5] = limit | (base & 0xFF_FFFF) << 16 | 0x89 << 40 | (base >> 24 & 0xFF) << 56;
         gdt[6] = base >> 32;
-        let idt = &mut *(&raw mut IDT);
+        let idt = &mut (*(&raw mut IDT)).0;
         for (vector, gate) in idt.iter_mut().enumerate().take(32) {
             let ist = match vector {
                 8 => Some(IST_DOUBLE_FAULT),

@@ -50,11 +50,12 @@ pub fn start(run: Run) -> ! {
     }
 }
 
-/// Every entry from ring 3: `entry.s` calls it with the frame that it saved, and goes on with the one it answers.
+/// Every entry from ring 3: `entry.s` calls it when it has saved the frame of the service that ran, and goes on with the
+/// one it answers.
 #[unsafe(no_mangle)]
-extern "C" fn kernel_entered(frame: &mut Frame) -> *const Frame {
+extern "C" fn kernel_entered() -> *const Frame {
     let next = RUN.with(|run| {
-        run.entered(frame);
+        run.entered();
         run.resume()
     });
     match next.flatten() {
@@ -67,6 +68,9 @@ extern "C" fn kernel_entered(frame: &mut Frame) -> *const Frame {
 #[unsafe(no_mangle)]
 extern "C" fn kernel_faulted(frame: &Frame) -> ! {
     let address = x86_64::registers::control::Cr2::read_raw();
+    for caller in paging::callers(frame.rsp) {
+        console::debug_line(format_args!("cloister: kernel fault: called from rip={caller:#x}"));
+    }
     fatal(format_args!(
         "kernel fault: vector {} error={:#x} rip={:#x} rsp={:#x} address={address:#x}",
         frame.vector, frame.error, frame.rip, frame.rsp
@@ -74,16 +78,21 @@ extern "C" fn kernel_faulted(frame: &Frame) -> ! {
 }
 
 impl Run {
-    fn entered(&mut self, frame: &mut Frame) {
+    fn entered(&mut self) {
         let now = xen::now();
-        let Some(service) = self.current else { fatal(format_args!("an entry from ring 3, where no service runs")) };
+        let Some((service, frame)) = self.current.and_then(|service| Some((service, context::frame(service)?))) else {
+            fatal(format_args!("an entry from ring 3, where no service runs"))
+        };
         self.kernel.scheduler.charge(service, now.saturating_sub(self.resumed), now);
         match frame.vector {
             SYSTEM_CALL => self.system_call(service, frame),
             vector if vector == u64::from(UPCALL_VECTOR) => {}
             8 => fatal(format_args!("double fault rip={:#x} rsp={:#x}", frame.rip, frame.rsp)),
             18 => fatal(format_args!("machine check rip={:#x}", frame.rip)),
-            _ => self.fault(service, frame),
+            _ => {
+                let frame = *frame;
+                self.fault(service, &frame);
+            }
         }
         self.take_events();
     }
