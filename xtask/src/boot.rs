@@ -1,5 +1,6 @@
 //! `boot`: the image on real Xen.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
 use std::sync::Arc;
@@ -118,7 +119,7 @@ fn serve(arguments: &Arguments, bed: &Bed, guest: &Guest, stages: &mut Stages) -
     match &arguments.exec {
         Some(command) => exec(command, bed),
         None => {
-            println!("{}", bed.url());
+            writeln!(std::io::stdout(), "{}", bed.url())?;
             stages.say("Ctrl-C stops it; the guest's console follows");
             follow(bed, guest)
         }
@@ -131,7 +132,10 @@ fn follow(bed: &Bed, guest: &Guest) -> Result<ExitCode> {
     let mut looks = 0u32;
     loop {
         for line in console.lines() {
-            println!("{line}");
+            // A reader that has seen enough, as in `boot | head`, asks for the end like Ctrl-C.
+            if writeln!(std::io::stdout(), "{line}").is_err() {
+                return Ok(ExitCode::SUCCESS);
+            }
         }
         match bed.alive("the image was serving") {
             Err(BedError::Stopped(_)) => return Ok(ExitCode::SUCCESS),

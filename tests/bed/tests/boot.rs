@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -16,13 +16,15 @@ fn boot(port: u16) -> Command {
     command
 }
 
-/// Starts `boot` and waits for the URL; answers the port in it.
-fn booted() -> (Child, u16) {
+/// Starts `boot` and waits for the URL; answers the port in it, and the output, which must stay open.
+fn booted() -> (Child, u16, BufReader<ChildStdout>) {
     let mut child = boot(0).stdout(Stdio::piped()).spawn().expect("start");
     let output = child.stdout.take().expect("piped");
-    let line = BufReader::new(output).lines().next().expect("a line").expect("text");
-    let port = line.trim_start_matches("http://127.0.0.1:").trim_end_matches('/').parse();
-    (child, port.unwrap_or_else(|_| panic!("no URL: {line}")))
+    let mut output = BufReader::new(output);
+    let mut line = String::new();
+    output.read_line(&mut line).expect("a line");
+    let port = line.trim_end().trim_start_matches("http://127.0.0.1:").trim_end_matches('/').parse();
+    (child, port.unwrap_or_else(|_| panic!("no URL: {line}")), output)
 }
 
 fn signal(child: &Child, signal: Signal) {
@@ -61,7 +63,7 @@ fn a_taken_port_is_an_error_at_once() {
 
 #[test]
 fn ctrl_c_ends_it_in_order_and_leaves_no_qemu() {
-    let (mut child, port) = booted();
+    let (mut child, port, _output) = booted();
     signal(&child, Signal::SIGINT);
     assert_eq!(child.wait().expect("end").code(), Some(0));
     assert!(freed(port, Duration::from_millis(100)), "QEMU is still there");
@@ -69,7 +71,7 @@ fn ctrl_c_ends_it_in_order_and_leaves_no_qemu() {
 
 #[test]
 fn a_killed_boot_leaves_no_qemu() {
-    let (mut child, port) = booted();
+    let (mut child, port, _output) = booted();
     signal(&child, Signal::SIGKILL);
     child.wait().expect("end");
     assert!(freed(port, Duration::from_secs(5)), "QEMU is still there");
