@@ -1,0 +1,110 @@
+//! The subcommands, one module each, and what they have in common: the form of the output and the exit status.
+
+mod bindings;
+mod canonical;
+mod check;
+mod hash;
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Subcommand, ValueEnum};
+use cloister_policy::{Checked, Report, load};
+
+/// What the command is asked to do.
+#[derive(Subcommand)]
+pub enum Command {
+    Check(check::Arguments),
+    Hash(hash::Arguments),
+    Canonical(canonical::Arguments),
+    Bindings(bindings::Arguments),
+}
+
+impl Command {
+    /// Does it, and prints what comes of it.
+    pub fn run(self) -> ExitCode {
+        let outcome = match self {
+            Command::Check(arguments) => arguments.run(),
+            Command::Hash(arguments) => arguments.run(),
+            Command::Canonical(arguments) => arguments.run(),
+            Command::Bindings(arguments) => arguments.run(),
+        };
+        // A reader that closed the pipe has seen what it wanted.
+        let _ = std::io::stderr().write_all(outcome.problems.as_bytes());
+        let _ = std::io::stdout().write_all(outcome.output.as_bytes());
+        ExitCode::from(outcome.status as u8)
+    }
+}
+
+/// How an outcome is printed.
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For reading
+    #[default]
+    Text,
+    /// For programs; docs/policy.md describes it
+    Json,
+}
+
+/// The option that every subcommand with two forms of output has.
+#[derive(Clone, Copy, clap::Args)]
+pub struct Output {
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// The exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Status {
+    /// What was asked about holds.
+    Holds = 0,
+    /// It does not.
+    Refused = 1,
+    /// The input is not what the subcommand reads.
+    Unusable = 2,
+}
+
+/// What a subcommand prints, and its exit status.
+pub struct Outcome {
+    /// For standard output.
+    pub output: String,
+    /// For standard error.
+    pub problems: String,
+    /// How it went.
+    pub status: Status,
+}
+
+impl Outcome {
+    /// It holds.
+    pub fn holds(output: impl Into<String>) -> Self {
+        Outcome { output: output.into(), problems: String::new(), status: Status::Holds }
+    }
+
+    /// The input cannot be used.
+    pub fn unusable(problem: impl std::fmt::Display) -> Self {
+        Outcome { output: String::new(), problems: format!("error: {problem}\n"), status: Status::Unusable }
+    }
+
+    /// A policy that does not hold, or is none.
+    pub fn refused(report: &Report) -> Self {
+        let status = if report.is_readable() { Status::Refused } else { Status::Unusable };
+        let styled = std::io::stderr().is_terminal();
+        Outcome { output: String::new(), problems: report.render(styled) + "\n", status }
+    }
+
+    /// Loads a policy and does something with it.
+    pub fn of_policy(file: &Path, work: impl FnOnce(&Checked) -> Outcome) -> Self {
+        match load(file) {
+            Ok(policy) => work(&policy),
+            Err(report) => Outcome::refused(&report),
+        }
+    }
+}
+
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
