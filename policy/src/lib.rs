@@ -82,6 +82,22 @@ impl Checked {
         &self.canonical
     }
 
+    /// The capability tables of an image that has no programs yet: as they are in the image, but without segments, and
+    /// with image data at address 0. For a kernel that runs on the host. `None` if they would be too large, which
+    /// [`parse`] excludes.
+    #[must_use]
+    pub fn tables(&self) -> Option<Vec<u8>> {
+        emit::emit(&self.plan, &emit::Placement::default(), self.hash, &self.canonical)
+    }
+
+    /// The regions whose bytes the compiler makes, such as the rules that a service enforces: name and bytes.
+    pub fn data(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.plan.data.iter().filter_map(|(index, bytes)| {
+            let region = self.plan.regions.get(*index)?;
+            Some((region.name.as_str(), bytes.as_slice()))
+        })
+    }
+
     /// The Rust source with which the program of `service` is compiled; `None` if there is no such service.
     #[must_use]
     pub fn bindings(&self, service: &str) -> Option<String> {
