@@ -3,14 +3,17 @@
 #![forbid(unsafe_code)]
 
 pub mod fickle;
+pub mod hypervisor;
 pub mod memory;
 pub mod netback;
 pub mod pair;
+pub mod program;
 pub mod recorder;
 pub mod stand_ins;
 pub mod xenstored;
 
 pub use fickle::Fickle;
+pub use hypervisor::Machine;
 pub use memory::SharedMemory;
 pub use netback::Netback;
 pub use pair::channel;

@@ -1,0 +1,158 @@
+//! A grant table of version 1 (`grant_table.h`), and what Xen lets other domains do with it.
+
+use cloister_caps::tables::{FIRST_GRANT_REF, MAX_GRANT_REFS};
+use cloister_caps::{DomId, Gfn, GrantRef};
+
+/// `GTF_permit_access`.
+pub const PERMIT_ACCESS: u16 = 1;
+/// `GTF_readonly`.
+pub const READONLY: u16 = 4;
+/// `GTF_reading`: the peer uses the page.
+pub const READING: u16 = 8;
+/// `GTF_writing`: the peer uses the page, and may write it.
+pub const WRITING: u16 = 16;
+
+/// Why Xen refuses a domain the use of a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GrantError {
+    /// `GNTST_bad_gntref`: nothing is granted there, or to another domain.
+    BadReference,
+    /// `GNTST_permission_denied`: it is granted for reading only.
+    ReadOnly,
+}
+
+/// An entry, and how many uses of each kind the peer makes of the page.
+#[derive(Clone, Copy, Default)]
+struct Entry {
+    flags: u16,
+    domain: u16,
+    frame: u64,
+    readers: u32,
+    writers: u32,
+}
+
+/// The table.
+pub struct GrantTable {
+    entries: Vec<Entry>,
+}
+
+impl GrantTable {
+    /// An empty table.
+    #[must_use]
+    pub fn new() -> Self {
+        GrantTable { entries: vec![Entry::default(); MAX_GRANT_REFS as usize] }
+    }
+
+    /// The guest writes an entry.
+    ///
+    /// # Panics
+    /// The entry is the toolstack's, or one that stands: a defect of the kernel, for the peer may use it at this moment.
+    pub fn permit(&mut self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {
+        assert!(reference.0 >= FIRST_GRANT_REF, "{reference} is the toolstack's");
+        let entry = &mut self.entries[reference.0 as usize];
+        assert_eq!(entry.flags, 0, "{reference} was granted anew while it stands");
+        let flags = PERMIT_ACCESS | if writable { 0 } else { READONLY };
+        *entry = Entry { flags, domain: peer.0, frame: frame.0, readers: 0, writers: 0 };
+    }
+
+    /// The guest ends a grant, unless the peer uses the page; whether it did.
+    pub fn end(&mut self, reference: GrantRef) -> bool {
+        let entry = &mut self.entries[reference.0 as usize];
+        if entry.flags & (READING | WRITING) != 0 {
+            return false;
+        }
+        *entry = Entry::default();
+        true
+    }
+
+    /// `domain` begins to use a page, by a mapping or a copy; answers its frame and whether it may write it.
+    ///
+    /// # Errors
+    /// The grant does not allow it.
+    pub fn begin(&mut self, domain: u16, reference: u32, write: bool) -> Result<Gfn, GrantError> {
+        let entry = self.entries.get_mut(reference as usize).ok_or(GrantError::BadReference)?;
+        if entry.flags & PERMIT_ACCESS == 0 || entry.domain != domain {
+            return Err(GrantError::BadReference);
+        }
+        if write && entry.flags & READONLY != 0 {
+            return Err(GrantError::ReadOnly);
+        }
+        let users = if write { &mut entry.writers } else { &mut entry.readers };
+        *users += 1;
+        entry.flags |= READING | if write { WRITING } else { 0 };
+        Ok(Gfn(entry.frame))
+    }
+
+    /// `domain` ends a use that it began.
+    pub fn finish(&mut self, domain: u16, reference: u32, write: bool) {
+        let Some(entry) = self.entries.get_mut(reference as usize).filter(|entry| entry.domain == domain) else {
+            return;
+        };
+        let users = if write { &mut entry.writers } else { &mut entry.readers };
+        *users = users.saturating_sub(1);
+        if entry.writers == 0 {
+            entry.flags &= !WRITING;
+            if entry.readers == 0 {
+                entry.flags &= !READING;
+            }
+        }
+    }
+
+    /// The flags of an entry, as the guest reads them.
+    #[must_use]
+    pub fn flags(&self, reference: u32) -> u16 {
+        self.entries.get(reference as usize).map_or(0, |entry| entry.flags)
+    }
+
+    /// The pages that are granted: reference, frame, peer and whether it may write.
+    pub fn standing(&self) -> impl Iterator<Item = (GrantRef, Gfn, DomId, bool)> {
+        self.entries.iter().enumerate().filter(|(_, entry)| entry.flags != 0).map(|(reference, entry)| {
+            (GrantRef(reference as u32), Gfn(entry.frame), DomId(entry.domain), entry.flags & READONLY == 0)
+        })
+    }
+}
+
+impl Default for GrantTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_in_use_stays_granted() {
+        let mut table = GrantTable::new();
+        table.permit(GrantRef(9), Gfn(70), DomId(3), true);
+        assert_eq!(table.begin(4, 9, false), Err(GrantError::BadReference));
+        assert_eq!(table.begin(3, 9, false), Ok(Gfn(70)));
+        assert_eq!(table.begin(3, 9, true), Ok(Gfn(70)));
+        assert_eq!(table.flags(9), PERMIT_ACCESS | READING | WRITING);
+        table.finish(3, 9, true);
+        assert_eq!(table.flags(9), PERMIT_ACCESS | READING);
+        assert!(!table.end(GrantRef(9)));
+        table.finish(3, 9, false);
+        assert!(table.end(GrantRef(9)));
+        assert_eq!(table.begin(3, 9, false), Err(GrantError::BadReference));
+        assert_eq!(table.standing().count(), 0);
+    }
+
+    #[test]
+    fn a_page_for_reading_is_not_written() {
+        let mut table = GrantTable::new();
+        table.permit(GrantRef(8), Gfn(1), DomId(0), false);
+        assert_eq!(table.begin(0, 8, true), Err(GrantError::ReadOnly));
+        assert_eq!(table.begin(0, 8, false), Ok(Gfn(1)));
+        assert_eq!(table.flags(8), PERMIT_ACCESS | READONLY | READING);
+    }
+
+    #[test]
+    #[should_panic(expected = "while it stands")]
+    fn an_entry_that_stands_is_not_written_over() {
+        let mut table = GrantTable::new();
+        table.permit(GrantRef(8), Gfn(1), DomId(0), false);
+        table.permit(GrantRef(8), Gfn(2), DomId(0), false);
+    }
+}

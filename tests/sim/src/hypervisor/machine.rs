@@ -1,0 +1,330 @@
+//! The machine: kernel, regions and programs, and the loop that runs them.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::rc::Rc;
+
+use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
+use cloister_caps::tables::{Access, MAX_SERVICES, Tables};
+use cloister_caps::{Fault, Gfn, Operation, PAGE_SIZE, Slot, Status};
+use cloister_interfaces::{Memory, Notifications, Service};
+use cloister_kernel_core::memory::{Frames, FreeMemory};
+use cloister_kernel_core::place::{Given, PlaceError, place};
+use cloister_kernel_core::{Kernel, Outcome, Platform, Verdict};
+
+use super::events::XENSTORE_PORT;
+use super::grants::GrantError;
+use super::regions::{Constants, Regions};
+use super::xen::Xen;
+use crate::memory::SharedMemory;
+use crate::program;
+
+/// The first frame that is not the image's.
+const FIRST_FREE: u64 = 0x400;
+/// Frames kept for page tables, as the kernel of the image keeps some.
+const RESERVE: u64 = 128;
+/// Where the toolstack puts the XenStore ring (`libxl`).
+const XENSTORE_FRAME: u64 = 0xF_EFFC;
+/// What a system call takes, and what a call of a service takes beside its system calls: at least, and at most so much
+/// more, in ns.
+const CALL_TIME: (u64, u64) = (200, 400);
+const RUN_TIME: (u64, u64) = (2_000, 20_000);
+
+/// What a machine is made of.
+pub struct Setup {
+    /// The capability tables.
+    pub tables: Vec<u8>,
+    /// The bytes of the data regions, by name.
+    pub data: Vec<(String, Vec<u8>)>,
+    /// The guest's memory in bytes.
+    pub memory: u64,
+    /// The guest's command line.
+    pub command_line: String,
+    /// The boot module; empty if there is none.
+    pub module: Vec<u8>,
+    /// Decides random bits, and how long everything takes.
+    pub seed: u64,
+}
+
+/// How the domain ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It powered off.
+    PowerOff,
+    /// It asked for a reboot.
+    Reboot,
+    /// A service faulted, and its restart rule stops the image.
+    Crash,
+}
+
+/// What [`Machine::step`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// It ran this service.
+    Ran(u8),
+    /// Nobody had anything to do; time went on.
+    Idle,
+    /// The domain has ended.
+    Ended(End),
+}
+
+struct Program {
+    make: fn() -> Box<dyn Service>,
+    running: Option<Box<dyn Service>>,
+    /// It sleeps in `wait`, and is owed its answer.
+    waiting: bool,
+}
+
+/// The machine.
+pub struct Machine {
+    kernel: RefCell<Kernel<'static>>,
+    xen: RefCell<Xen>,
+    regions: Regions,
+    programs: RefCell<Vec<Option<Program>>>,
+    end: Cell<Option<End>>,
+}
+
+impl Machine {
+    /// A machine as the kernel leaves it before the first service runs.
+    ///
+    /// # Errors
+    /// The regions do not fit into the memory.
+    ///
+    /// # Panics
+    /// The tables are not such.
+    pub fn new(setup: Setup) -> Result<Rc<Machine>, PlaceError> {
+        // The kernel of the image has them for ever, too.
+        let tables = Tables::parse(setup.tables.leak()).expect("tables that the policy compiler made");
+        let mut xen = Xen::new(setup.seed);
+        let mut free = FreeMemory::new();
+        free.add(Frames { start: FIRST_FREE, end: setup.memory / PAGE_SIZE as u64 });
+        let module = setup.module.len() as u64;
+        let given = Given {
+            module: (module > 0).then_some((1 << 31, module)),
+            command_line: free.take(1).map(|frame| (frame, setup.command_line.len() as u64)),
+            xenstore: Some(Gfn(XENSTORE_FRAME)),
+        };
+        let places = place(&tables, &mut free, &given, RESERVE)?;
+        let constants =
+            Constants { data: &setup.data, module: &setup.module, command_line: setup.command_line.as_bytes() };
+        let regions = Regions::new(&tables, &places, &constants);
+        let mut kernel = Kernel::new(tables, places, xen.now(), setup.memory);
+        kernel.set_xenstore_port(XENSTORE_PORT);
+        xen.unmask(XENSTORE_PORT);
+        Ok(Rc::new(Machine {
+            kernel: RefCell::new(kernel),
+            xen: RefCell::new(xen),
+            regions,
+            programs: RefCell::new((0..MAX_SERVICES).map(|_| None).collect()),
+            end: Cell::new(None),
+        }))
+    }
+
+    /// Gives `service` its program, which is made when the service first runs.
+    ///
+    /// # Panics
+    /// There is no such service.
+    pub fn install(&self, service: &str, make: fn() -> Box<dyn Service>) {
+        let index = usize::from(self.service(service));
+        self.programs.borrow_mut()[index] = Some(Program { make, running: None, waiting: false });
+    }
+
+    /// The number of the service of this name.
+    ///
+    /// # Panics
+    /// There is no such service.
+    #[must_use]
+    pub fn service(&self, name: &str) -> u8 {
+        let tables = self.kernel.borrow().tables();
+        let index = (0..MAX_SERVICES as u8).find(|index| tables.service_name(*index) == name);
+        index.unwrap_or_else(|| panic!("there is no service {name}"))
+    }
+
+    /// Xen.
+    pub fn xen(&self) -> RefMut<'_, Xen> {
+        self.xen.borrow_mut()
+    }
+
+    /// The kernel.
+    pub fn kernel(&self) -> RefMut<'_, Kernel<'static>> {
+        self.kernel.borrow_mut()
+    }
+
+    /// The time in ns.
+    pub fn now(&self) -> u64 {
+        self.xen.borrow_mut().now()
+    }
+
+    /// How the domain ended, if it has.
+    #[must_use]
+    pub fn ended(&self) -> Option<End> {
+        self.end.get()
+    }
+
+    /// The pages of a region that somebody writes.
+    ///
+    /// # Panics
+    /// There is no such region.
+    #[must_use]
+    pub fn region(&self, name: &str) -> SharedMemory {
+        let memory = self.regions.index(name).and_then(|index| self.regions.shared(index));
+        memory.unwrap_or_else(|| panic!("there is no shared region {name}"))
+    }
+
+    /// Runs the service that the scheduler chooses; if there is none, lets time pass, at most until `until`.
+    pub fn step(self: &Rc<Self>, until: u64) -> Step {
+        if let Some(end) = self.end.get() {
+            return Step::Ended(end);
+        }
+        let events = self.xen().events.take();
+        for port in events {
+            self.xen().record(("event", port));
+            // A port of nobody stays masked.
+            self.kernel().event(port);
+        }
+        let now = self.now();
+        let next = self.kernel().next(now);
+        let Some(service) = next.service else {
+            let later = next.timer.min(until).max(now + 1);
+            self.xen().advance(later - now);
+            return Step::Idle;
+        };
+        self.run(service, now);
+        match self.end.get() {
+            Some(end) => Step::Ended(end),
+            None => Step::Ran(service),
+        }
+    }
+
+    fn run(self: &Rc<Self>, service: u8, now: u64) {
+        let index = usize::from(service);
+        let Some(mut program) = self.programs.borrow_mut()[index].take() else {
+            panic!("{} has no program", self.kernel().tables().service_name(service));
+        };
+        let bits = match std::mem::take(&mut program.waiting) {
+            true => self.kernel().awake(service, now).words[0],
+            false => Notifications::ALL.0,
+        };
+        self.xen().record(("run", service, bits));
+        let deadline = program::enter(self, service, || {
+            let running = program.running.get_or_insert_with(program.make);
+            running.notified(Notifications(bits));
+            running.deadline()
+        });
+        self.spend(RUN_TIME);
+        if self.end.get().is_none() {
+            let deadline = deadline.map_or(NO_DEADLINE, |deadline| deadline.0);
+            program.waiting = self.call(service, SYSTEM_CALL_WAIT, [deadline, 0, 0, 0, 0, 0]) == Outcome::Wait;
+        }
+        let later = self.now();
+        self.kernel().scheduler.charge(service, later - now, later);
+        self.programs.borrow_mut()[index] = Some(program);
+    }
+
+    fn spend(&self, (least, more): (u64, u64)) {
+        let mut xen = self.xen();
+        let extra = xen.jitter(more);
+        xen.advance(least + extra);
+    }
+
+    fn call(&self, service: u8, number: u64, arguments: [u64; 6]) -> Outcome {
+        self.spend(CALL_TIME);
+        let mut xen = self.xen();
+        let outcome = self.kernel().system_call(&mut *xen, service, number, arguments);
+        let answer = match outcome {
+            Outcome::Answer(answer) => (answer.status as u64, answer.words),
+            _ => (0, [0; 2]),
+        };
+        xen.record((service, number, arguments, answer));
+        outcome
+    }
+
+    /// An invocation of `service`.
+    ///
+    /// # Errors
+    /// The kernel refused it, or the domain has ended.
+    pub fn invoke(
+        &self,
+        service: u8,
+        slot: Slot,
+        operation: Operation,
+        [a0, a1, a2, a3]: [u64; 4],
+    ) -> Result<[u64; 2], Fault> {
+        let nothing = || Status::Unavailable.into_result().map(|()| [0; 2]);
+        if self.end.get().is_some() {
+            // In the image the one who ended the domain does not go on.
+            return nothing();
+        }
+        match self.call(service, SYSTEM_CALL_INVOKE, [slot.0.into(), operation as u64, a0, a1, a2, a3]) {
+            Outcome::Answer(answer) => answer.status.into_result().map(|()| answer.words),
+            Outcome::PowerOff => {
+                self.end.set(Some(End::PowerOff));
+                nothing()
+            }
+            Outcome::Reboot => {
+                self.end.set(Some(End::Reboot));
+                nothing()
+            }
+            Outcome::Wait => nothing(),
+        }
+    }
+
+    /// What `service` has mapped at `address`: the region's index, and whether it may write.
+    pub(crate) fn mapped(&self, service: u8, address: u64) -> Option<(usize, bool)> {
+        let tables = self.kernel().tables();
+        let found = tables.mappings().iter().find(|mapping| mapping.service == service && mapping.address == address);
+        found.map(|mapping| (usize::from(mapping.region), mapping.access == Access::ReadWrite))
+    }
+
+    pub(crate) fn regions(&self) -> &Regions {
+        &self.regions
+    }
+
+    /// Makes `service` fault, as a panic of its program does.
+    pub fn fault(&self, service: &str) -> Verdict {
+        let index = self.service(service);
+        let verdict = self.kernel().fault(index);
+        self.xen().record(("fault", index));
+        match verdict {
+            Verdict::Restart(_) => {
+                let tables = self.kernel().tables();
+                self.regions.reset(&tables, index);
+                if let Some(program) = self.programs.borrow_mut()[usize::from(index)].as_mut() {
+                    (program.running, program.waiting) = (None, false);
+                }
+            }
+            Verdict::StopService => {}
+            Verdict::StopImage => self.end.set(Some(End::Crash)),
+        }
+        verdict
+    }
+
+    /// `domain` maps a granted page; answers the memory it is in and where it starts there. The use counts until
+    /// [`Self::unmap`].
+    ///
+    /// # Errors
+    /// Xen refuses it.
+    pub fn map(&self, domain: u16, reference: u32, write: bool) -> Result<(SharedMemory, usize), GrantError> {
+        let frame = self.xen().grants.begin(domain, reference, write)?;
+        self.regions.page(frame).ok_or(GrantError::BadReference)
+    }
+
+    /// `domain` ends a mapping.
+    pub fn unmap(&self, domain: u16, reference: u32, write: bool) {
+        self.xen().grants.finish(domain, reference, write);
+    }
+
+    /// The page of `reference` as `domain` can copy from and to it in one go: where the grant is for reading only, a copy
+    /// of it.
+    #[must_use]
+    pub fn page_of(&self, domain: u16, reference: u32) -> Option<(SharedMemory, usize)> {
+        if let Ok(page) = self.map(domain, reference, true) {
+            self.unmap(domain, reference, true);
+            return Some(page);
+        }
+        let (memory, offset) = self.map(domain, reference, false).ok()?;
+        self.unmap(domain, reference, false);
+        let copy = SharedMemory::new(PAGE_SIZE);
+        copy.write(0, &memory.bytes(offset, PAGE_SIZE));
+        Some((copy, 0))
+    }
+}

@@ -1,0 +1,116 @@
+//! What a program of the image is compiled with, for the host: a stand-in for `cloister-runtime` of the same names, so
+//! that the bindings that the policy compiler makes compile against it unchanged.
+//!
+//! As in the image, [`Kernel`] has no state: who invokes is who runs, and that the machine knows.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use cloister_caps::{Fault, Operation, Slot};
+use cloister_interfaces::{Memory, System};
+
+use crate::hypervisor::Machine;
+use crate::memory::SharedMemory;
+
+thread_local! {
+    /// The machine that this thread simulates at this moment, and the service that runs on it.
+    static RUNNING: RefCell<Option<(Rc<Machine>, u8)>> = const { RefCell::new(None) };
+}
+
+/// Runs `program` as `service` of `machine`.
+pub(crate) fn enter<T>(machine: &Rc<Machine>, service: u8, program: impl FnOnce() -> T) -> T {
+    struct Leave;
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            RUNNING.set(None);
+        }
+    }
+    RUNNING.set(Some((machine.clone(), service)));
+    let _leave = Leave;
+    program()
+}
+
+fn running() -> (Rc<Machine>, u8) {
+    RUNNING.with_borrow(Clone::clone).expect("a program runs only as a service of a machine")
+}
+
+/// The kernel under the service that runs.
+#[derive(Clone, Copy)]
+pub struct Kernel;
+
+impl System for Kernel {
+    fn invoke(&self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], Fault> {
+        let (machine, service) = running();
+        machine.invoke(service, slot, operation, arguments)
+    }
+}
+
+/// A mapped region. A write to one that is mapped for reading fails the test, as it would fault in the image.
+#[derive(Clone)]
+pub struct Window {
+    memory: SharedMemory,
+    /// Who would fault, if it writes.
+    read_only: Option<Rc<str>>,
+}
+
+/// Bit 63 of the size that the kernel answers: nobody can write the region while the image runs.
+const CONSTANT: u64 = 1 << 63;
+
+/// The index of the region that the capability in `slot` names, its size, and whether the service may write it.
+fn find(slot: Slot) -> Option<(Rc<Machine>, usize, u64, bool)> {
+    let (machine, service) = running();
+    let [address, size] = machine.invoke(service, slot, Operation::RegionFind, [0; 4]).ok()?;
+    let (region, writable) = machine.mapped(service, address).expect("the kernel answers an address that is mapped");
+    Some((machine, region, size, writable))
+}
+
+impl Window {
+    /// The region that the capability in `slot` names; without bytes if there is none.
+    #[must_use]
+    pub fn new(slot: Slot) -> Window {
+        let Some((machine, region, size, writable)) = find(slot) else {
+            return Window { memory: SharedMemory::new(0), read_only: None };
+        };
+        let memory = machine.regions().shared(region).expect("a window is made of a region that somebody writes");
+        assert_eq!(memory.len() as u64, size, "the kernel answers the size of what it maps");
+        let name = machine.regions().name(region);
+        Window { memory, read_only: (!writable).then(|| format!("{name} is mapped for reading").into()) }
+    }
+
+    fn check(&self) {
+        assert!(self.read_only.is_none(), "write fault: {}", self.read_only.as_deref().unwrap_or_default());
+    }
+}
+
+impl Memory for Window {
+    fn len(&self) -> usize {
+        self.memory.len()
+    }
+    fn load(&self, offset: usize) -> u32 {
+        self.memory.load(offset)
+    }
+    fn store(&self, offset: usize, value: u32) {
+        self.check();
+        self.memory.store(offset, value);
+    }
+    fn read(&self, offset: usize, into: &mut [u8]) {
+        self.memory.read(offset, into);
+    }
+    fn write(&self, offset: usize, from: &[u8]) {
+        self.check();
+        self.memory.write(offset, from);
+    }
+}
+
+/// The bytes of a region that nobody can write while the image runs; none if the region in `slot` is not such a one.
+#[must_use]
+pub fn bytes(slot: Slot) -> &'static [u8] {
+    match find(slot) {
+        Some((machine, region, size, _)) if size & CONSTANT != 0 => {
+            let bytes = machine.regions().constant(region).unwrap_or_default();
+            assert_eq!(bytes.len() as u64, size & !CONSTANT, "the kernel answers the size of what it maps");
+            bytes
+        }
+        _ => &[],
+    }
+}
