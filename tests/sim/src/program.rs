@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use cloister_caps::{Fault, Operation, Slot};
-use cloister_interfaces::{Memory, System};
+use cloister_interfaces::{Memory, Service, System};
 
 use crate::hypervisor::Machine;
 use crate::memory::SharedMemory;
@@ -43,6 +43,18 @@ impl System for Kernel {
         let (machine, service) = running();
         machine.invoke(service, slot, operation, arguments)
     }
+}
+
+/// Makes the service of the program that runs. `heap` is the slot of the region for its allocator; here it allocates from
+/// the host, but the region must be there and its own to write.
+///
+/// # Panics
+/// It is not.
+pub fn start<T: Service + 'static>(heap: Option<Slot>, make: impl FnOnce() -> T) -> Box<dyn Service> {
+    if let Some(slot) = heap {
+        assert!(matches!(find(slot), Some((.., true))), "the heap in {slot} is no region that the service writes");
+    }
+    Box::new(make())
 }
 
 /// A mapped region. A write to one that is mapped for reading fails the test, as it would fault in the image.

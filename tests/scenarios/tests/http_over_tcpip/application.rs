@@ -2,6 +2,7 @@
 
 use cloister_interfaces::Memory;
 use cloister_interfaces::socket::{Connection, Reply, Request};
+use cloister_scenarios::Network;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
 
@@ -105,7 +106,7 @@ fn an_end_is_told_once_and_an_index_is_free_after_both_ends() {
                 ask(&mut rig, Request::Abort { connection: given });
             }
         }
-        rig.sockets.remove(other);
+        rig.client.sockets.remove(other);
     }
     hear(&mut rig, 10);
     ask(&mut rig, Request::Close { connection });
@@ -154,9 +155,9 @@ fn an_application_that_does_not_listen_to_replies_loses_none() {
 #[test]
 fn a_peer_that_is_gone_frees_its_connection() {
     let (mut rig, handle, connection) = accepted();
-    rig.sockets.remove(handle);
+    rig.client.sockets.remove(handle);
     // Nobody answers, not even with a reset.
-    rig.wire.lose_every = Some(1);
+    rig.client.wire.lose_every = Some(1);
     rig.wait(59);
     assert_eq!(hear(&mut rig, 1), []);
     rig.wait(5);

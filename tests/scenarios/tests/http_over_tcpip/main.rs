@@ -5,9 +5,12 @@ mod application;
 mod dhcp;
 mod rig;
 
-use rig::{Rig, SERVER, Setup, cpio};
+use cloister_scenarios::Network;
+use cloister_scenarios::archive::cpio;
+use cloister_scenarios::client::SERVER;
+use rig::{Rig, Setup};
 use smoltcp::socket::{icmp, tcp, udp};
-use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, IpEndpoint};
+use smoltcp::wire::IpEndpoint;
 
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at * 31 + at / 251) as u8).collect()
@@ -15,6 +18,7 @@ fn pattern(length: usize) -> Vec<u8> {
 
 fn site() -> &'static [u8] {
     cpio(&[("index.html", b"<p>hello"), ("one", b"1"), ("large", &pattern(3_000_000)), ("d/index.html", b"in d")])
+        .leak()
 }
 
 #[test]
@@ -161,7 +165,7 @@ fn bad_requests_are_answered_and_closed() {
         assert!(head.contains("Connection: close\r\n"));
         rig.wait(5);
         assert_eq!(rig.socket(handle).state(), tcp::State::CloseWait, "{status}");
-        rig.sockets.remove(handle);
+        rig.client.sockets.remove(handle);
     }
     assert_eq!(rig.get("/one").1, b"1");
 }
@@ -169,7 +173,7 @@ fn bad_requests_are_answered_and_closed() {
 #[test]
 fn a_lossy_wire_only_slows_things() {
     let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
-    rig.wire.lose_every = Some(23);
+    rig.client.wire.lose_every = Some(23);
     rig.pace = 5_000_000;
     let handle = rig.connect();
     rig.send(handle, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -231,18 +235,8 @@ fn nothing_runs_while_nothing_happens() {
 #[test]
 fn pings_are_answered_and_large_ones_in_fragments() {
     let mut rig = Rig::new(Setup::default());
-    let buffer = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 8], vec![0; 16384]);
-    let handle = rig.sockets.add(icmp::Socket::new(buffer(), buffer()));
-    rig.sockets.get_mut::<icmp::Socket<'_>>(handle).bind(icmp::Endpoint::Ident(7)).unwrap();
     for length in [56, 1472, 4000] {
-        let data = pattern(length);
-        let echo = Icmpv4Repr::EchoRequest { ident: 7, seq_no: 1, data: &data };
-        let socket = rig.sockets.get_mut::<icmp::Socket<'_>>(handle);
-        let space = socket.send(echo.buffer_len(), SERVER).unwrap();
-        echo.emit(&mut Icmpv4Packet::new_unchecked(space), &smoltcp::phy::ChecksumCapabilities::default());
-        rig.run(50);
-        let (bytes, _) = rig.sockets.get_mut::<icmp::Socket<'_>>(handle).recv().unwrap();
-        assert_eq!(&bytes[8..], data, "{length}");
+        assert_eq!(rig.pings(1, length), 1, "{length}");
     }
 }
 
@@ -251,15 +245,15 @@ fn udp_is_echoed_where_the_command_line_says() {
     let command_line = "ip=10.0.0.2/24 udp-echo=7";
     let mut rig = Rig::new(Setup { command_line, ..Setup::default() });
     let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 8192]);
-    let handle = rig.sockets.add(udp::Socket::new(buffer(), buffer()));
-    let socket = rig.sockets.get_mut::<udp::Socket<'_>>(handle);
+    let handle = rig.client.sockets.add(udp::Socket::new(buffer(), buffer()));
+    let socket = rig.client.sockets.get_mut::<udp::Socket<'_>>(handle);
     socket.bind(5000).unwrap();
     for at in 0..5u8 {
         socket.send_slice(&[at; 100], IpEndpoint::new(SERVER, 7)).unwrap();
     }
     rig.run(50);
     for at in 0..5u8 {
-        let (bytes, from) = rig.sockets.get_mut::<udp::Socket<'_>>(handle).recv().unwrap();
+        let (bytes, from) = rig.client.sockets.get_mut::<udp::Socket<'_>>(handle).recv().unwrap();
         assert_eq!((bytes, from.endpoint.port), (&[at; 100][..], 7));
     }
 }
@@ -271,13 +265,13 @@ fn a_udp_port_that_nobody_has_is_unreachable() {
     let mut socket = udp::Socket::new(buffer(), buffer());
     socket.bind(5000).unwrap();
     socket.send_slice(b"anyone?", IpEndpoint::new(SERVER, 9)).unwrap();
-    rig.sockets.add(socket);
+    rig.client.sockets.add(socket);
     let buffer = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 8], vec![0; 8192]);
     let mut socket = icmp::Socket::new(buffer(), buffer());
     socket.bind(icmp::Endpoint::Udp(5000.into())).unwrap();
-    let handle = rig.sockets.add(socket);
+    let handle = rig.client.sockets.add(socket);
     rig.run(50);
-    let (bytes, from) = rig.sockets.get_mut::<icmp::Socket<'_>>(handle).recv().unwrap();
+    let (bytes, from) = rig.client.sockets.get_mut::<icmp::Socket<'_>>(handle).recv().unwrap();
     // Destination unreachable, port unreachable (RFC 792).
     assert_eq!((&bytes[..2], from), (&[3, 3][..], SERVER));
 }

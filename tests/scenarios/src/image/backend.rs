@@ -1,0 +1,99 @@
+//! The back end on the machine: it moves when an event, a watch or a frame tells it to, and uses granted pages through
+//! the grant table.
+
+use cloister_caps::EvtchnPort;
+use cloister_sim::{Machine, Netback, Xenstored};
+
+use super::GUEST;
+use crate::wire::Wire;
+
+/// The back end.
+pub struct Backend {
+    domain: u16,
+    pub netback: Netback,
+    /// Keeps its mappings when the connection ends.
+    pub clings: bool,
+    /// References of the ring pages that it has mapped.
+    mapped: Vec<u32>,
+    /// Ports of the guest that it has bound.
+    bound: Vec<EvtchnPort>,
+    /// The states of both ends when it last looked.
+    states: [Option<String>; 2],
+}
+
+impl Backend {
+    pub fn new(domain: u16) -> Self {
+        Backend {
+            domain,
+            netback: Netback::new(domain, GUEST),
+            clings: false,
+            mapped: Vec::new(),
+            bound: Vec::new(),
+            states: [None, None],
+        }
+    }
+
+    /// Goes on as far as it was told to; whether anything moved.
+    pub fn run(&mut self, machine: &Machine, store: &mut Xenstored, wire: &mut Wire) -> bool {
+        let domain = self.domain;
+        let mut told = !wire.to_server.is_empty();
+        self.netback.waiting.extend(wire.to_server.drain(..));
+        for port in &self.bound {
+            told |= machine.xen().events.take_remote(domain, *port);
+        }
+        let states = self.look(store);
+        told |= self.states != states;
+        self.states = states;
+        let moved = told && self.netback.run(store, &|reference| machine.page_of(domain, reference));
+        self.hold(machine, store);
+        for port in self.netback.events.drain(..) {
+            machine.xen().events.notify(domain, EvtchnPort(port));
+        }
+        for frame in self.netback.sent.drain(..) {
+            machine.xen().record(&frame);
+            if wire.keeps() {
+                wire.to_client.push_back(frame);
+            }
+        }
+        moved
+    }
+
+    fn look(&self, store: &Xenstored) -> [Option<String>; 2] {
+        [self.netback.front(), self.netback.directory()].map(|directory| store.text(&format!("{directory}/state")))
+    }
+
+    /// Holds rings and ports exactly while there is a connection.
+    fn hold(&mut self, machine: &Machine, store: &Xenstored) {
+        let Some(connection) = &self.netback.connection else {
+            return self.let_go(machine);
+        };
+        if !self.bound.is_empty() {
+            return;
+        }
+        let (tx, rx) = connection.ports;
+        self.bound = vec![EvtchnPort(tx), EvtchnPort(rx)];
+        self.bound.dedup();
+        for port in &self.bound {
+            assert!(machine.xen().events.bind(self.domain, *port), "{port} is not for the back end");
+        }
+        for name in ["tx-ring-ref", "rx-ring-ref"] {
+            let text = store.text(&format!("{}/{name}", self.netback.front()));
+            let reference = text.and_then(|text| text.parse().ok()).expect("the back end has read it");
+            machine.map(self.domain, reference, true).expect("a ring page is granted for writing");
+            self.mapped.push(reference);
+        }
+    }
+
+    /// The connection is over.
+    pub fn let_go(&mut self, machine: &Machine) {
+        self.netback.connection = None;
+        for port in self.bound.drain(..) {
+            machine.xen().events.unbind(self.domain, port);
+        }
+        if !self.clings {
+            for reference in self.mapped.drain(..) {
+                machine.unmap(self.domain, reference, true);
+            }
+        }
+    }
+}

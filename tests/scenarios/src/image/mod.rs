@@ -1,0 +1,222 @@
+//! The shipped image, whole: its six services under the kernel, with a XenStore daemon, a network back end, and the
+//! client on the wire behind it.
+
+mod backend;
+mod programs;
+
+use std::path::Path;
+use std::rc::Rc;
+
+use cloister_policy::Checked;
+use cloister_sim::hypervisor::events::XENSTORE_PORT;
+use cloister_sim::hypervisor::{End, Machine, Setup, Step};
+use cloister_sim::{Netback, Xenstored};
+
+use crate::client::{Client, Network};
+use backend::Backend;
+
+/// The guest's number.
+pub const GUEST: u16 = 5;
+/// The longest sleep of everything, in ns.
+const LONGEST_SLEEP: u64 = 50_000_000;
+
+/// What an image is started with.
+pub struct Options {
+    /// The text of the policy. Its services, queues and capabilities must be those of the shipped one, with which the
+    /// programs are compiled.
+    pub policy: String,
+    /// The guest's command line.
+    pub command_line: &'static str,
+    /// The guest's module.
+    pub site: Vec<u8>,
+    /// The guest's memory, in bytes.
+    pub memory: u64,
+    /// The number of the domain that the back end is in.
+    pub backend: u16,
+    /// Decides random bits and how long everything takes.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            policy: shipped_policy(),
+            command_line: "ip=10.0.0.2/24 gw=10.0.0.1",
+            site: Vec::new(),
+            memory: 16 << 20,
+            backend: 0,
+            seed: 1,
+        }
+    }
+}
+
+/// The text of the policy that ships.
+///
+/// # Panics
+/// The file cannot be read.
+#[must_use]
+pub fn shipped_policy() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policy/default.toml");
+    std::fs::read_to_string(path).expect("policy/default.toml")
+}
+
+/// The image and everything round it.
+pub struct Image {
+    /// The machine that it runs on.
+    pub machine: Rc<Machine>,
+    /// The policy.
+    pub policy: Checked,
+    /// The client.
+    pub client: Client,
+    backend: Backend,
+    store: Xenstored,
+    /// Somebody but the guest has used the store.
+    store_used: bool,
+}
+
+impl Image {
+    /// An image that has just been started, and a network device for it.
+    ///
+    /// # Panics
+    /// The policy does not hold, or does not fit.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        let mut image = Image::without_device(options);
+        image.backend.netback.create(&mut image.store);
+        image
+    }
+
+    /// An image whose device the toolstack has not made.
+    ///
+    /// # Panics
+    /// The policy does not hold, or does not fit.
+    #[must_use]
+    pub fn without_device(options: Options) -> Self {
+        let policy = cloister_policy::parse("the policy", &options.policy).unwrap_or_else(|report| panic!("{report}"));
+        let machine = Machine::new(Setup {
+            tables: policy.tables().expect("tables"),
+            data: policy.data().map(|(name, bytes)| (name.to_string(), bytes.to_vec())).collect(),
+            memory: options.memory,
+            command_line: options.command_line.to_string(),
+            module: options.site,
+            seed: options.seed,
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+        programs::install(&machine);
+        let store = Xenstored::new(machine.region("xenstore-ring"), GUEST);
+        let backend = Backend::new(options.backend);
+        Image { machine, policy, client: Client::new(), backend, store, store_used: true }
+    }
+
+    /// The XenStore daemon, as the toolstack uses it.
+    pub fn store(&mut self) -> &mut Xenstored {
+        self.store_used = true;
+        &mut self.store
+    }
+
+    /// The back end.
+    pub fn netback(&mut self) -> &mut Netback {
+        &mut self.backend.netback
+    }
+
+    /// Makes the device, as the toolstack does.
+    pub fn create_device(&mut self) {
+        self.store_used = true;
+        self.backend.netback.create(&mut self.store);
+    }
+
+    /// Removes the device, as the toolstack does.
+    pub fn remove_device(&mut self) {
+        self.store_used = true;
+        self.backend.let_go(&self.machine);
+        self.backend.netback.destroy(&mut self.store);
+    }
+
+    /// The back end lets go of the connection and says so.
+    pub fn close_back_end(&mut self) {
+        self.store_used = true;
+        self.backend.let_go(&self.machine);
+        self.backend.netback.set_state(&mut self.store, "5");
+    }
+
+    /// Makes the back end keep its mappings of the rings, whatever it says; or lets it let go.
+    pub fn cling(&mut self, clings: bool) {
+        self.backend.clings = clings;
+    }
+
+    /// The front end's state.
+    #[must_use]
+    pub fn front_state(&self) -> Option<String> {
+        self.store.text(&format!("{}/state", self.backend.netback.front()))
+    }
+
+    /// The console so far.
+    #[must_use]
+    pub fn console(&self) -> String {
+        self.machine.xen().console()
+    }
+
+    /// How the domain ended, if it has.
+    #[must_use]
+    pub fn ended(&self) -> Option<End> {
+        self.machine.ended()
+    }
+
+    /// Runs until `done`, for at most `seconds` of virtual time; whether it came to that.
+    pub fn until(&mut self, seconds: u64, mut done: impl FnMut(&mut Image) -> bool) -> bool {
+        let end = self.machine.now() + seconds * 1_000_000_000;
+        while self.machine.now() < end {
+            if done(self) {
+                return true;
+            }
+            if self.ended().is_some() {
+                break;
+            }
+            self.step();
+        }
+        done(self)
+    }
+
+    /// Runs until the web server listens.
+    ///
+    /// # Panics
+    /// It never does.
+    pub fn listens(&mut self, times: usize) {
+        let listens = |image: &mut Image| image.console().matches("listening on port 80").count() >= times;
+        assert!(self.until(60, listens), "{}", self.console());
+    }
+
+    /// Everything but the guest, once; whether anything moved.
+    fn world(&mut self) -> bool {
+        let asked = self.machine.xen().events.take_remote(0, XENSTORE_PORT);
+        let mut moved = false;
+        if (asked || std::mem::take(&mut self.store_used)) && self.store.run() {
+            self.machine.xen().events.notify(0, XENSTORE_PORT);
+            moved = true;
+        }
+        if self.backend.run(&self.machine, &mut self.store, &mut self.client.wire) {
+            // The back end's states are watched.
+            self.store_used = true;
+            moved = true;
+        }
+        moved | self.client.poll(self.machine.now())
+    }
+}
+
+impl Network for Image {
+    fn step(&mut self) {
+        let (now, world_first) = (self.machine.now(), self.machine.xen().jitter(4) == 0);
+        if world_first {
+            self.world();
+        }
+        if self.machine.step(now) == Step::Idle && !self.world() {
+            let now = self.machine.now();
+            let sleeps = self.client.sleeps(now).unwrap_or(LONGEST_SLEEP).clamp(1_000, LONGEST_SLEEP);
+            self.machine.step(now + sleeps);
+        }
+    }
+
+    fn client(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}

@@ -1,0 +1,34 @@
+//! The programs of the shipped image, compiled with the bindings that the policy compiler makes for them: a capability
+//! that a service wants and the policy does not give, or the other way round, does not compile.
+
+use cloister_sim::Machine;
+
+macro_rules! programs {
+    ($($module:ident: $name:literal, $library:ident;)*) => {
+        $(
+            mod $module {
+                use cloister_sim::program as cloister_runtime;
+
+                include!(concat!(env!("OUT_DIR"), "/", $name, ".rs"));
+
+                pub fn make() -> Box<dyn cloister_interfaces::Service> {
+                    cloister_runtime::start(HEAP, || $library::service(capabilities()))
+                }
+            }
+        )*
+
+        /// Gives every service of the shipped policy its program.
+        pub fn install(machine: &Machine) {
+            $(machine.install($name, $module::make);)*
+        }
+    };
+}
+
+programs! {
+    control: "control", cloister_control;
+    grant_manager: "grant-manager", cloister_grant_manager;
+    http: "http", cloister_http;
+    netfront: "netfront", cloister_netfront;
+    tcpip: "tcpip", cloister_tcpip;
+    xenstore: "xenstore", cloister_xenstore;
+}

@@ -1,0 +1,97 @@
+//! Back ends that go, come again, and keep what is not theirs.
+
+use cloister_scenarios::{Image, Network, Options};
+
+use crate::{assert_no_refusals, serving, site};
+
+fn connected(image: &mut Image) -> bool {
+    image.front_state().as_deref() == Some("4") && image.netback().connection.is_some()
+}
+
+#[test]
+fn it_closes_and_comes_back() {
+    let mut image = serving(Options { site: site(), ..Options::default() });
+    let kept = image.connect();
+    image.send(kept, b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(image.response(kept, false).1, b"1");
+    for _ in 0..3 {
+        image.close_back_end();
+        assert!(image.until(30, |image| image.front_state().as_deref() == Some("6")), "{}", image.console());
+        assert!(image.until(60, connected), "{}", image.console());
+        assert_eq!(image.get("/one").1, b"1");
+    }
+    // A connection of TCP outlives that of the link.
+    image.send(kept, b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(image.response(kept, false).1, b"1");
+    assert_no_refusals(&image);
+}
+
+#[test]
+fn the_device_is_removed_and_made_anew() {
+    let mut image = serving(Options { site: site(), ..Options::default() });
+    image.remove_device();
+    assert!(image.until(60, |image| image.console().contains("no network device")), "{}", image.console());
+    assert_eq!(image.machine.xen().grants.standing().count(), 0);
+    image.create_device();
+    assert!(image.until(60, connected), "{}", image.console());
+    assert_eq!(image.get("/one").1, b"1");
+    assert_no_refusals(&image);
+}
+
+#[test]
+fn a_device_that_comes_late_is_used() {
+    let mut image = Image::without_device(Options { site: site(), ..Options::default() });
+    image.until(100, |_| false);
+    image.create_device();
+    assert!(image.until(5, connected), "{}", image.console());
+    image.listens(1);
+    assert_eq!(image.get("/one").1, b"1");
+    assert_no_refusals(&image);
+}
+
+#[test]
+fn a_driver_domain_is_a_peer_like_another() {
+    let mut image = serving(Options { backend: 12, site: site(), ..Options::default() });
+    assert_eq!(image.get("/one").1, b"1");
+    let peers: Vec<u16> = image.machine.xen().grants.standing().map(|(_, _, peer, _)| peer.0).collect();
+    assert_eq!((peers.len(), peers.iter().all(|peer| *peer == 12)), (258, true));
+    assert_no_refusals(&image);
+}
+
+#[test]
+fn a_back_end_without_split_channels_gets_one() {
+    let mut image = Image::without_device(Options { site: site(), ..Options::default() });
+    image.netback().features.retain(|(name, _)| name != "feature-split-event-channels");
+    image.create_device();
+    image.listens(1);
+    assert_eq!(image.machine.xen().events.allocated(), 1);
+    assert_eq!(image.get("/one").1, b"1");
+    assert_no_refusals(&image);
+}
+
+#[test]
+fn what_it_reads_it_cannot_write() {
+    let image = serving(Options::default());
+    let standing: Vec<_> = image.machine.xen().grants.standing().collect();
+    let writable = standing.iter().filter(|(_, _, _, writable)| *writable).count();
+    assert_eq!((standing.len(), writable), (258, 130), "rings and receive pages alone are written");
+    for (reference, _, peer, writable) in standing {
+        assert_eq!(image.machine.map(peer.0, reference.0, true).is_ok(), writable);
+    }
+}
+
+#[test]
+fn one_that_keeps_the_rings_is_waited_for() {
+    let mut image = serving(Options { site: site(), ..Options::default() });
+    image.cling(true);
+    image.close_back_end();
+    assert!(image.until(90, |image| image.console().contains("still holds pages")), "{}", image.console());
+    image.until(60, |_| false);
+    assert_eq!(image.machine.xen().grants.standing().count(), 2, "what is not held was taken back");
+    assert!(!connected(&mut image));
+    image.cling(false);
+    image.close_back_end();
+    assert!(image.until(120, connected), "{}", image.console());
+    assert_eq!(image.get("/one").1, b"1");
+    assert_no_refusals(&image);
+}

@@ -1,0 +1,82 @@
+//! A program that tries what it was not given, in the place of the web server.
+
+use cloister_caps::tables::Tables;
+use cloister_caps::{Operation, Slot};
+use cloister_interfaces::{Instant, Memory, Notifications, Service, System};
+use cloister_scenarios::image::shipped_policy;
+use cloister_scenarios::{Image, Network, Options};
+use cloister_sim::program::{Kernel, Window};
+
+/// A program that does something whenever it runs, and wants to run always.
+struct Intruder(fn());
+
+impl Service for Intruder {
+    fn notified(&mut self, _: Notifications) {
+        self.0();
+    }
+    fn deadline(&self) -> Option<Instant> {
+        Some(Instant::START)
+    }
+}
+
+/// The slot in which http finds a region.
+fn slot_of(region: &str) -> Slot {
+    let policy = cloister_policy::parse("the policy", &shipped_policy()).unwrap();
+    let blob = policy.tables().unwrap();
+    let tables = Tables::parse(&blob).unwrap();
+    let found = tables
+        .capabilities()
+        .iter()
+        .find(|capability| tables.service_name(capability.service) == "http" && tables.name(capability.name) == region);
+    Slot(found.unwrap().slot)
+}
+
+fn try_everything() {
+    for slot in 0..70 {
+        for operation in Operation::ALL {
+            for arguments in [[0; 4], [1, 0, 0, 0], [u64::MAX; 4]] {
+                let _ = Kernel.invoke(Slot(slot), *operation, arguments);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_others_go_on_while_it_tries_everything() {
+    let mut image = Image::new(Options::default());
+    image.machine.install("http", || Box::new(Intruder(try_everything)));
+    assert!(image.until(60, |image| image.console().contains("tcpip: address 10.0.0.2/24")));
+    assert_eq!(image.pings(20, 56), 20);
+    assert_eq!(image.ended(), None);
+    assert!(image.machine.kernel().refusals() > 1000);
+    let line =
+        "refused: service=http operation=off object=slot:0 missing=\"no rule gives http a capability in this slot\"";
+    assert!(image.console().contains(line), "{}", image.console());
+    assert_eq!(image.machine.xen().grants.standing().count(), 258, "it ended no grant, and made none");
+    image.store().set("/local/domain/5/control/shutdown", "poweroff");
+    assert!(image.until(30, |image| image.ended().is_some()), "{}", image.console());
+}
+
+#[test]
+#[should_panic(expected = "write fault: stream-in is mapped for reading")]
+fn what_it_maps_for_reading_it_cannot_write() {
+    let mut image = Image::new(Options::default());
+    image.machine.install("http", || {
+        Box::new(Intruder(|| {
+            let window = Window::new(slot_of("stream-in"));
+            assert_eq!(window.load(0), 0);
+            window.store(0, 1);
+        }))
+    });
+    image.until(1, |_| false);
+}
+
+#[test]
+#[should_panic(expected = "write fault: socket.requests.consumer is mapped for reading")]
+fn an_index_of_the_other_side_of_a_queue_it_cannot_write() {
+    let mut image = Image::new(Options::default());
+    image
+        .machine
+        .install("http", || Box::new(Intruder(|| Window::new(slot_of("socket.requests.consumer")).write(0, &[1]))));
+    image.until(1, |_| false);
+}

@@ -1,0 +1,72 @@
+//! Services that fault. The shipped policy stops the image then; one that allows restarts gets the services again.
+
+use cloister_scenarios::image::shipped_policy;
+use cloister_scenarios::{Network, Options};
+use cloister_sim::hypervisor::End;
+
+use crate::{serving, site};
+
+#[test]
+fn the_shipped_policy_stops_the_image() {
+    let image = serving(Options::default());
+    image.machine.fault("http");
+    assert_eq!(image.ended(), Some(End::Crash));
+}
+
+/// The shipped policy, but that every service may be restarted.
+fn with_restarts() -> String {
+    let text = shipped_policy();
+    let changed = text.replace("restart = { limit = 0,", "restart = { limit = 3,");
+    assert_ne!(text, changed);
+    changed
+}
+
+fn restarted(service: &str) {
+    let mut image = serving(Options { policy: with_restarts(), site: site(), ..Options::default() });
+    for _ in 0..3 {
+        assert_eq!(image.get("/one").1, b"1", "{service}");
+        image.machine.fault(service);
+        image.until(90, |_| false);
+    }
+    assert_eq!(image.get("/one").1, b"1", "{service}: {}", image.console());
+    image.machine.fault(service);
+    assert_eq!(image.ended(), Some(End::Crash), "three restarts were allowed");
+}
+
+#[test]
+fn control_starts_again() {
+    restarted("control");
+}
+
+#[test]
+fn grant_manager_starts_again() {
+    restarted("grant-manager");
+}
+
+#[test]
+fn http_starts_again() {
+    restarted("http");
+}
+
+#[test]
+fn netfront_starts_again() {
+    restarted("netfront");
+}
+
+#[test]
+fn xenstore_starts_again() {
+    restarted("xenstore");
+}
+
+/// Peers are not told of a restart (SECURITY.md): netfront takes the pages to be where they were, and http the port to be
+/// open.
+#[test]
+fn tcpip_starts_again_with_the_next_connection_of_the_link_and_a_new_application() {
+    let mut image = serving(Options { policy: with_restarts(), site: site(), ..Options::default() });
+    image.machine.fault("tcpip");
+    image.until(10, |_| false);
+    image.close_back_end();
+    image.machine.fault("http");
+    image.listens(2);
+    assert_eq!(image.get("/one").1, b"1");
+}
