@@ -51,7 +51,16 @@ static_assertions::const_assert_eq!(size_of::<Frame>(), 22 * 8);
 /// The vector that stands for a system call, in `entry.s`.
 pub const SYSTEM_CALL: u64 = 0x100;
 
-static mut FRAMES: [Frame; MAX_SERVICES] = [Frame::EMPTY; MAX_SERVICES];
+/// A frame, and below it room for what the processor pushes if an upcall comes while the stack pointer is in the frame
+/// (see `upcall_entry`).
+#[repr(C, align(16))]
+#[derive(Clone, Copy)]
+struct Place {
+    below: [u64; 8],
+    frame: Frame,
+}
+
+static mut FRAMES: [Place; MAX_SERVICES] = [Place { below: [0; 8], frame: Frame::EMPTY }; MAX_SERVICES];
 
 /// Past the frame of the service that runs.
 #[unsafe(no_mangle)]
@@ -107,7 +116,7 @@ pub fn frame(service: u8) -> Option<&'static mut Frame> {
     // SAFETY: the kernel runs on one processor and is not preemptible, and no function that holds a frame calls another that
     // takes one; while a service runs nobody in the kernel has a reference.
     let frames = unsafe { &mut *(&raw mut FRAMES) };
-    frames.get_mut(usize::from(service))
+    frames.get_mut(usize::from(service)).map(|place| &mut place.frame)
 }
 
 /// Makes `frame` the one into which the next entry is saved.

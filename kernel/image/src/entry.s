@@ -114,14 +114,17 @@ trapped_in_kernel:
 .global idle
 idle:
     sti
+idle_halt:
     hlt
 idle_over:
     cli
     ret
 
-# The event upcall. In ring 0 it can only have come to `idle`, whose caller then looks for events itself: go back with
-# interrupts off, and behind `hlt`, for a virtual machine may lose the shadow of `sti` at an exit, and would then halt with
-# interrupts off for good.
+# The event upcall. In ring 0 it comes to `idle`, whose caller then looks for events itself: go back with interrupts off,
+# and behind `hlt`, for a virtual machine may lose the shadow of `sti` at an exit, and would then halt with interrupts off
+# for good. Anywhere else in ring 0 interrupts are off, and still one comes now and then: an emulated processor delivers
+# an event twice when it leaves the virtual machine just after the first. It finds the first instruction here, on the stack
+# of an entry from ring 3. Nothing is lost by going straight back.
 .balign 16
 .global upcall_entry
 upcall_entry:
@@ -131,10 +134,15 @@ upcall_entry:
     push 0xF3
     jmp save
 1:  push rax
+    lea rax, [rip + idle_halt]
+    cmp [rsp + 8], rax
     lea rax, [rip + idle_over]
-    mov [rsp + 8], rax
-    pop rax
-    and qword ptr [rsp + 16], ~0x200
+    je 2f
+    cmp [rsp + 8], rax
+    jne 3f
+2:  mov [rsp + 8], rax
+    and qword ptr [rsp + 24], ~0x200
+3:  pop rax
     iretq
 
 # A non-maskable interrupt leaves a note; the kernel reads it when it is next entered.
