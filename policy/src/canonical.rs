@@ -7,7 +7,9 @@ use cloister_caps::Operation;
 use cloister_caps::rights::{Kind, Rights};
 use cloister_caps::tables::{Access, AfterLimit};
 
-use crate::model::{Domain, Grant, Named, PathRight, Peer, Policy, Port, Queue, Region, Service, Source};
+use crate::model::{
+    Assertion, Claim, Domain, Grant, Named, PathRight, Peer, Policy, Port, Queue, Region, Service, Source,
+};
 use crate::read::render_size;
 
 /// Renders the canonical form.
@@ -20,6 +22,7 @@ pub(crate) fn render(policy: &Policy) -> String {
     policy.ports.items.iter().for_each(|item| port(item, &mut out));
     policy.grants.items.iter().for_each(|item| grant(item, &mut out));
     policy.xenstore.items.iter().for_each(|item| paths(item, &mut out));
+    policy.assertions.items.iter().for_each(|item| assertion(item, &mut out));
     out
 }
 
@@ -136,5 +139,40 @@ fn paths(item: &Named<Vec<PathRight>>, out: &mut String) {
         let words = [("read", right.read), ("write", right.write), ("watch", right.watch)];
         let words = word_list(words.into_iter().filter(|(_, held)| *held).map(|(word, _)| word));
         line(out, format_args!("\"{}\" = {words}", right.path.value));
+    }
+}
+
+fn assertion(item: &Named<Assertion>, out: &mut String) {
+    line(out, format_args!("\n[[assert]]\nname = \"{}\"\nwhy = \"{}\"", item.name.value, item.body.why));
+    claim(&item.body.claim, out);
+}
+
+/// What an assertion says, as the language has it.
+pub(crate) fn claim(claim: &Claim, out: &mut String) {
+    let words = |words: &[crate::diagnostic::Spanned<String>]| word_list(words.iter().map(|word| word.value.as_str()));
+    match claim {
+        Claim::NoFlow { from, to, takeovers } => {
+            line(out, format_args!("kind = \"no-flow\"\nfrom = \"{}\"\nto = \"{}\"", from.value, to.value));
+            if *takeovers > 0 {
+                line(out, format_args!("takeovers = {takeovers}"));
+            }
+        }
+        Claim::Exclusive { owner, regions, access } => {
+            line(out, format_args!("kind = \"exclusive\"\nowner = \"{}\"", owner.value));
+            line(out, format_args!("regions = {}\naccess = \"{}\"", words(regions), access.value.word()));
+        }
+        Claim::AtMost { what, service, limit } => {
+            line(out, format_args!("kind = \"at-most\"\nwhat = \"{}\"", what.value.word()));
+            if let Some(service) = service {
+                line(out, format_args!("service = \"{}\"", service.value));
+            }
+            line(out, format_args!("limit = {limit}"));
+        }
+        Claim::Only { who, may } => {
+            line(out, format_args!("kind = \"only\"\nwho = {}\nmay = \"{}\"", words(who), may.value));
+        }
+        Claim::ShareNothing { between } => {
+            line(out, format_args!("kind = \"share-nothing\"\nbetween = {}", words(between)));
+        }
     }
 }

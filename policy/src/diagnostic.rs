@@ -95,7 +95,7 @@ impl Log {
 }
 
 /// A mistake, as a program reads it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Finding {
     /// Line, from 1; 0 if the mistake is of the whole file.
     pub line: usize,
@@ -134,8 +134,10 @@ impl Report {
 
     /// The mistakes, in the order of the file.
     pub fn findings(&self) -> impl Iterator<Item = Finding> + '_ {
-        self.diagnostics.iter().map(|diagnostic| {
-            let (line, column) = diagnostic.span.as_ref().map_or((0, 0), |span| position(&self.text, span.start));
+        let lines = Lines::new(&self.text);
+        self.diagnostics.iter().map(move |diagnostic| {
+            let position = |span: &Span| lines.position(&self.text, span.start);
+            let (line, column) = diagnostic.span.as_ref().map_or((0, 0), position);
             Finding { line, column, message: diagnostic.message.clone(), help: diagnostic.help.clone() }
         })
     }
@@ -194,12 +196,27 @@ impl fmt::Debug for Report {
 
 impl std::error::Error for Report {}
 
-/// Line and column, each from 1, of a byte of the text.
-pub(crate) fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().map_or(0, |rest| rest.chars().count()) + 1;
-    (line, column)
+/// Where the lines of a text start.
+pub(crate) struct Lines(Vec<usize>);
+
+impl Lines {
+    pub(crate) fn new(text: &str) -> Self {
+        let next = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(offset, _)| offset + 1);
+        Lines(std::iter::once(0).chain(next).collect())
+    }
+
+    /// The line, from 1, of a byte of the text.
+    pub(crate) fn line(&self, offset: usize) -> usize {
+        self.0.partition_point(|start| *start <= offset)
+    }
+
+    /// Line and column, each from 1, of a byte of the text.
+    fn position(&self, text: &str, offset: usize) -> (usize, usize) {
+        let offset = if text.is_char_boundary(offset) { offset } else { text.len() };
+        let line = self.line(offset);
+        let start = line.checked_sub(1).and_then(|index| self.0.get(index)).copied().unwrap_or(0);
+        (line, text.get(start..offset).map_or(0, |before| before.chars().count()) + 1)
+    }
 }
 
 /// The span, cut to one that the text has: parsers report an unexpected end just past it.
@@ -222,6 +239,8 @@ mod tests {
     #[test]
     fn positions_count_characters_from_one() {
         let text = "a\nüb\n";
+        let lines = Lines::new(text);
+        let position = |text: &str, offset| lines.position(text, offset);
         assert_eq!(position(text, 0), (1, 1));
         assert_eq!(position(text, 2), (2, 1));
         assert_eq!(position(text, 4), (2, 2));

@@ -3,14 +3,17 @@
 //! compiled with, and packs kernel, programs and tables into one bootable ELF file.
 #![forbid(unsafe_code)]
 
+mod authority;
 mod bindings;
 mod canonical;
 mod check;
 mod diagnostic;
 mod emit;
+mod explain;
 mod model;
 mod pack;
 mod plan;
+mod prove;
 mod read;
 
 use std::io::Read;
@@ -20,16 +23,47 @@ use cloister_caps::tables::Tables;
 use sha2::{Digest, Sha256};
 
 pub use diagnostic::{Finding, Report};
+pub use explain::{Answer, Explanation, Unclear};
 pub use pack::{PackError, Program, pack};
+pub use prove::Verdict;
 
 use diagnostic::{Diagnostic, Log};
 
-/// A policy that holds: every name in it is defined, every value is in range, and every check passed.
-pub struct Checked {
+/// A policy that is sound: every name in it is defined, every value is in range, and what it says is consistent. It
+/// can be analysed; whether an image has room for it, and whether its assertions hold, is another matter.
+pub struct Sound {
+    file: String,
+    text: String,
     policy: model::Policy,
-    plan: plan::Plan,
+    index: authority::Index,
+    lines: diagnostic::Lines,
     canonical: String,
     hash: [u8; 32],
+}
+
+/// A policy that holds: it is sound, its assertions are proved, and an image has room for it.
+pub struct Checked {
+    sound: Sound,
+    plan: plan::Plan,
+}
+
+impl std::ops::Deref for Checked {
+    type Target = Sound;
+
+    fn deref(&self) -> &Sound {
+        &self.sound
+    }
+}
+
+/// One rule on the way to a right.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Step {
+    /// The rule, by its key in the policy.
+    pub rule: String,
+    /// Its line, from 1.
+    pub line: usize,
+    /// What it says.
+    pub says: String,
 }
 
 /// A service of a policy.
@@ -60,7 +94,7 @@ impl<'a> Service<'a> {
     }
 }
 
-impl Checked {
+impl Sound {
     /// The services, in the order of their names.
     pub fn services(&self) -> impl Iterator<Item = Service<'_>> {
         self.policy.services.items.iter().enumerate().map(|(index, item)| Service {
@@ -82,6 +116,34 @@ impl Checked {
         &self.canonical
     }
 
+    /// The name of the file that it was read from.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Whether every assertion holds.
+    ///
+    /// # Errors
+    /// The report names each that does not, and the rules that break it.
+    pub fn proved(&self) -> Result<(), Report> {
+        let mut log = Log::default();
+        prove::check(self, &mut log);
+        if log.is_empty() { Ok(()) } else { Err(Report::refused(&self.file, &self.text, log)) }
+    }
+
+    fn search(&self) -> authority::search::Search<'_> {
+        authority::search::Search { policy: &self.policy, index: &self.index }
+    }
+
+    fn step(&self, rule: authority::Rule) -> Step {
+        let (name, says) = authority::names::rule(&self.policy, rule);
+        let span = authority::index::span(&self.policy, rule);
+        Step { rule: name, line: span.map_or(0, |span| self.lines.line(span.start)), says }
+    }
+}
+
+impl Checked {
     /// The capability tables of an image that has no programs yet: as they are in the image, but without segments, and
     /// with image data at address 0. For a kernel that runs on the host. `None` if they would be too large, which
     /// [`parse`] excludes.
@@ -110,6 +172,22 @@ impl Checked {
 /// # Errors
 /// The file cannot be read, or the policy does not hold; the report says where and why.
 pub fn load(path: &Path) -> Result<Checked, Report> {
+    parse(&path.display().to_string(), &text_of(path)?)
+}
+
+/// Reads the policy file at `path` for analysis: see [`analyse_text`].
+///
+/// # Errors
+/// The file cannot be read, or the policy is not sound; the report says where and why.
+pub fn analyse(path: &Path) -> Result<Sound, Report> {
+    analyse_text(&path.display().to_string(), &text_of(path)?)
+}
+
+/// The text of a policy file, if it is one that could be a policy's.
+///
+/// # Errors
+/// It cannot be read, is too large, or is no text.
+pub fn text_of(path: &Path) -> Result<String, Report> {
     let name = path.display().to_string();
     let unusable = |problem: String| Report::unusable(&name, "", Diagnostic::of_file(problem));
     let file = std::fs::File::open(path).map_err(|error| unusable(format!("cannot open the file: {error}")))?;
@@ -121,10 +199,9 @@ pub fn load(path: &Path) -> Result<Checked, Report> {
     if bytes.len() > read::MAX_FILE {
         return Err(unusable(format!("the file has more than {} bytes, which no policy has", read::MAX_FILE)));
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map_err(|error| {
         unusable(format!("the file is not text: byte {} is not UTF-8", error.utf8_error().valid_up_to()))
-    })?;
-    parse(&name, &text)
+    })
 }
 
 /// Reads and checks the policy `text`; `name` stands for the file in the report.
@@ -135,21 +212,45 @@ pub fn parse(name: &str, text: &str) -> Result<Checked, Report> {
     let mut log = Log::default();
     let policy = read::read(name, text, &mut log)?;
     check::check(&policy, &mut log);
+    check::limits(&policy, &mut log);
     if !log.is_empty() {
         return Err(Report::refused(name, text, log));
     }
-    let canonical = canonical::render(&policy);
-    let hash: [u8; 32] = Sha256::digest(canonical.as_bytes()).into();
+    let sound = sound(name, text, policy);
+    sound.proved()?;
     let refused = |problem: String| {
         let mut log = Log::default();
         log.push(Diagnostic::of_file(problem));
         Report::refused(name, text, log)
     };
-    let plan =
-        plan::plan(&policy, text).ok_or_else(|| refused("the policy does not fit the capability tables".into()))?;
+    let plan = plan::plan(&sound.policy, &sound.lines)
+        .ok_or_else(|| refused("the policy does not fit the capability tables".into()))?;
     // The kernel's own check, on the tables as they are before the programs are known.
-    let tables = emit::emit(&plan, &emit::Placement::default(), hash, &canonical)
+    let tables = emit::emit(&plan, &emit::Placement::default(), sound.hash, &sound.canonical)
         .ok_or_else(|| refused("the policy does not fit the capability tables".into()))?;
     Tables::parse(&tables).map_err(|error| refused(format!("the kernel would refuse the policy: {error}")))?;
-    Ok(Checked { policy, plan, canonical, hash })
+    Ok(Checked { sound, plan })
+}
+
+/// Reads the policy `text` for analysis: it must be sound, but may be larger than an image has room for, and its
+/// assertions may fail.
+///
+/// # Errors
+/// The policy is not sound; the report says where and why.
+pub fn analyse_text(name: &str, text: &str) -> Result<Sound, Report> {
+    let mut log = Log::default();
+    let policy = read::read(name, text, &mut log)?;
+    check::check(&policy, &mut log);
+    if !log.is_empty() {
+        return Err(Report::refused(name, text, log));
+    }
+    Ok(sound(name, text, policy))
+}
+
+fn sound(name: &str, text: &str, policy: model::Policy) -> Sound {
+    let canonical = canonical::render(&policy);
+    let hash: [u8; 32] = Sha256::digest(canonical.as_bytes()).into();
+    let index = authority::Index::new(&policy);
+    let lines = diagnostic::Lines::new(text);
+    Sound { file: name.to_owned(), text: text.to_owned(), policy, index, lines, canonical, hash }
 }

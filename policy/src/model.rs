@@ -1,5 +1,7 @@
 //! A policy as it was written: every value of a checked type, with the place it was read from.
 
+use std::collections::HashMap;
+
 use cloister_caps::rights::{Kind, Rights};
 use cloister_caps::tables::{Access, AfterLimit};
 
@@ -12,6 +14,8 @@ pub(crate) struct Section<T> {
     pub names: Vec<Spanned<String>>,
     /// The entries without a mistake.
     pub items: Vec<Named<T>>,
+    /// Each name of `names`, with its position in `items` if it is there.
+    positions: HashMap<String, Option<usize>>,
 }
 
 /// An entry.
@@ -23,19 +27,26 @@ pub(crate) struct Named<T> {
 }
 
 impl<T> Section<T> {
+    pub(crate) fn new(names: Vec<Spanned<String>>, items: Vec<Named<T>>) -> Self {
+        let mut positions: HashMap<String, Option<usize>> =
+            names.iter().map(|name| (name.value.clone(), None)).collect();
+        positions.extend(items.iter().enumerate().map(|(index, item)| (item.name.value.clone(), Some(index))));
+        Section { names, items, positions }
+    }
+
     /// The entry of this name, if it is well formed.
     pub(crate) fn get(&self, name: &str) -> Option<&Named<T>> {
-        self.items.iter().find(|item| item.name.value == name)
+        self.items.get(self.index(name)?)
     }
 
     /// The position of the entry of this name.
     pub(crate) fn index(&self, name: &str) -> Option<usize> {
-        self.items.iter().position(|item| item.name.value == name)
+        self.positions.get(name).copied().flatten()
     }
 
     /// Whether the section defines the name.
     pub(crate) fn defines(&self, name: &str) -> bool {
-        self.names.iter().any(|known| known.value == name)
+        self.positions.contains_key(name)
     }
 
     /// Whether no entry was malformed: only then does the absence of an entry prove anything.
@@ -62,6 +73,82 @@ pub(crate) struct Policy {
     pub grants: Section<Grant>,
     /// What each client of the XenStore service may reach, by the client's name.
     pub xenstore: Section<Vec<PathRight>>,
+    /// What must be provable of all that, in the order of the names.
+    pub assertions: Section<Assertion>,
+}
+
+/// What its author wants proved of the policy.
+pub(crate) struct Assertion {
+    /// The threat that it answers.
+    pub why: String,
+    /// What must hold.
+    pub claim: Claim,
+}
+
+/// What an assertion says. Names are resolved by the prover.
+pub(crate) enum Claim {
+    /// A subject cannot cause an operation, even if so many services on the way were taken over.
+    NoFlow { from: Spanned<String>, to: Spanned<String>, takeovers: u32 },
+    /// Of the services, one alone maps regions, or alone writes them.
+    Exclusive { owner: Spanned<String>, regions: Vec<Spanned<String>>, access: Spanned<Exclusive> },
+    /// An amount has a bound.
+    AtMost { what: Spanned<Measure>, service: Option<Spanned<String>>, limit: u32 },
+    /// Nobody but these can cause an operation.
+    Only { who: Vec<Spanned<String>>, may: Spanned<String> },
+    /// Services share no memory and have no queue between them.
+    ShareNothing { between: Vec<Spanned<String>> },
+}
+
+/// In what a region belongs to one service alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Exclusive {
+    /// Reading and writing, among the services of the image.
+    Map,
+    /// Writing, among the services of the image.
+    Write,
+}
+
+impl Exclusive {
+    pub(crate) const WORDS: [(&'static str, Exclusive); 2] = [("map", Exclusive::Map), ("write", Exclusive::Write)];
+
+    pub(crate) fn word(self) -> &'static str {
+        if self == Exclusive::Map { "map" } else { "write" }
+    }
+}
+
+/// What an upper bound is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Measure {
+    /// Grant rules.
+    Grants,
+    /// Pages that grant rules cover.
+    GrantedPages,
+    /// Pages of which other domains may become writers.
+    WritablePages,
+    /// Pages of memory promised at boot: fixed regions, minima of shares, stacks.
+    Pages,
+    /// Hundredths of the processor.
+    CpuPercent,
+    /// Event channels.
+    Ports,
+    /// Restarts of a service after a fault.
+    Restarts,
+}
+
+impl Measure {
+    pub(crate) const WORDS: [(&'static str, Measure); 7] = [
+        ("grants", Measure::Grants),
+        ("granted-pages", Measure::GrantedPages),
+        ("peer-writable-pages", Measure::WritablePages),
+        ("pages", Measure::Pages),
+        ("cpu-percent", Measure::CpuPercent),
+        ("ports", Measure::Ports),
+        ("restarts", Measure::Restarts),
+    ];
+
+    pub(crate) fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, measure)| *measure == self).map_or("", |(word, _)| word)
+    }
 }
 
 /// Domains that may be a peer: an inclusive range of domain ids.

@@ -16,7 +16,7 @@ use cloister_interfaces::rules::{GrantRuleFor, PathRule};
 use cloister_interfaces::{CATALOG, Message};
 
 use crate::check::served;
-use crate::diagnostic::{Span, position};
+use crate::diagnostic::{Lines, Span};
 use crate::model::{How, Peer, Policy, Source};
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -94,8 +94,8 @@ pub(crate) fn image_base(index: usize) -> u64 {
 
 /// Plans the image of a policy that holds. `None` if a number does not fit its field in the tables, which the
 /// checks exclude.
-pub(crate) fn plan(policy: &Policy, text: &str) -> Option<Plan> {
-    let mut planner = Planner { policy, text, regions: BTreeMap::new(), maps: Vec::new() };
+pub(crate) fn plan(policy: &Policy, lines: &Lines) -> Option<Plan> {
+    let mut planner = Planner { policy, lines, regions: BTreeMap::new(), maps: Vec::new() };
     planner.policy_regions();
     planner.stacks();
     planner.queue_regions();
@@ -121,14 +121,14 @@ struct Map {
 
 struct Planner<'a> {
     policy: &'a Policy,
-    text: &'a str,
+    lines: &'a Lines,
     regions: BTreeMap<String, Draft>,
     maps: Vec<Map>,
 }
 
 impl Planner<'_> {
     fn line(&self, span: &Span) -> u32 {
-        u32::try_from(position(self.text, span.start).0).unwrap_or(u32::MAX)
+        u32::try_from(self.lines.line(span.start)).unwrap_or(u32::MAX)
     }
 
     fn service(&self, name: &str) -> Option<usize> {

@@ -1,12 +1,11 @@
 //! The names by which a service's program knows its capabilities: each must be a name in Rust, and once only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use cloister_caps::rights::Kind;
 
-use super::{served, used};
 use crate::diagnostic::{Diagnostic, Log, Span, Spanned};
-use crate::model::{How, Named, Policy, Queue};
+use crate::model::{How, Policy};
 
 /// Words that Rust does not take as the name of a field: strict and reserved keywords.
 const KEYWORDS: &[&str] = &[
@@ -17,14 +16,15 @@ const KEYWORDS: &[&str] = &[
 ];
 
 pub(super) fn check(policy: &Policy, log: &mut Log) {
+    let found = fields_of(policy);
     for service in &policy.services.items {
-        let mut fields: BTreeMap<String, (&Span, &str)> = BTreeMap::new();
-        for (name, span, what) in fields_of(policy, &service.name.value) {
-            if let Some((first, first_what)) = fields.get(&name) {
+        let mut fields: BTreeMap<&str, (&Span, &str)> = BTreeMap::new();
+        for (name, span, what) in found.get(service.name.value.as_str()).map_or(&[][..], Vec::as_slice) {
+            if let Some((first, first_what)) = fields.get(name.as_str()) {
                 let shown = name.replace('_', "-");
                 log.push(
                     Diagnostic::at(span, format!("service `{}` knows two things as `{shown}`", service.name.value))
-                        .label(what)
+                        .label(*what)
                         .related(first, *first_what)
                         .help("give one of them another name"),
                 );
@@ -42,47 +42,51 @@ pub(super) fn check(policy: &Policy, log: &mut Log) {
 /// Name, place and description of each field.
 type Fields<'a> = Vec<(String, &'a Span, &'static str)>;
 
-/// The fields of a service's capabilities, those with fixed names first.
-fn fields_of<'a>(policy: &'a Policy, service: &'a str) -> Fields<'a> {
-    let mut fields = Vec::new();
-    if let Some(entry) = policy.services.get(service) {
-        for held in &entry.body.held {
-            fields.push((held.kind.name().to_owned(), &held.span, kind_label(held.kind)));
-        }
+/// The fields of each service's capabilities, those with fixed names first.
+fn fields_of(policy: &Policy) -> HashMap<&str, Fields<'_>> {
+    let mut fields: HashMap<&str, Fields<'_>> = HashMap::new();
+    for service in &policy.services.items {
+        let own = service.body.held.iter().map(|held| (held.kind.name().to_owned(), &held.span, kind_label(held.kind)));
+        fields.insert(&service.name.value, own.collect());
     }
-    for queue in &policy.queues.items {
-        queue_fields(policy, service, queue, &mut fields);
-    }
+    queue_fields(policy, &mut fields);
     for region in &policy.regions.items {
-        let mapped = region.body.map.iter().any(|entry| entry.service.value == service && entry.how.value != How::Heap);
-        if mapped {
-            fields.push((field(&region.name.value), &region.name.span, "a region"));
+        for entry in region.body.map.iter().filter(|entry| entry.how.value != How::Heap) {
+            let own = fields.entry(&entry.service.value).or_default();
+            own.push((field(&region.name.value), &region.name.span, "a region"));
         }
     }
-    for port in policy.ports.items.iter().filter(|port| port.body.service.value == service) {
-        fields.push((field(&port.name.value), &port.name.span, "a port"));
+    for port in &policy.ports.items {
+        let own = fields.entry(&port.body.service.value).or_default();
+        own.push((field(&port.name.value), &port.name.span, "a port"));
     }
-    for grant in policy.grants.items.iter().filter(|grant| grant.body.on_behalf_of.value == service) {
-        fields.push((field(&grant.name.value), &grant.name.span, "a grant"));
+    for grant in &policy.grants.items {
+        let own = fields.entry(&grant.body.on_behalf_of.value).or_default();
+        own.push((field(&grant.name.value), &grant.name.span, "a grant"));
     }
     fields
 }
 
-/// The fields that a queue gives one of its ends. What a service has once for several queues is the first one's.
-fn queue_fields<'a>(policy: &'a Policy, service: &'a str, queue: &'a Named<Queue>, fields: &mut Fields<'a>) {
-    let (interface, span) = (queue.body.interface.value.as_str(), &queue.body.interface.span);
-    let is_first = |first: Option<&str>| first == Some(queue.name.value.as_str());
-    if is_first(used(policy, service, interface).map(|first| first.name.value.as_str())) {
-        fields.push((interface.to_owned(), span, "its client's end of this interface"));
-    }
-    if is_first(served(policy, service, interface).next()) {
-        fields.push((format!("{interface}_clients"), span, "its ends as server of this interface"));
-        let enforces = interface == "store" || interface == "grants";
-        if enforces && !fields.iter().any(|(name, _, _)| name == "rules") {
-            fields.push(("rules".into(), span, "the rules that it enforces as server of this interface"));
+/// The fields that queues give their ends. What a service has once for several queues is the first one's.
+fn queue_fields<'a>(policy: &'a Policy, fields: &mut HashMap<&'a str, Fields<'a>>) {
+    let mut seen: HashSet<(&str, &str, bool)> = HashSet::new();
+    let mut enforcing: HashSet<&str> = HashSet::new();
+    for queue in &policy.queues.items {
+        let (interface, span) = (queue.body.interface.value.as_str(), &queue.body.interface.span);
+        let (from, to) = (queue.body.from.value.as_str(), queue.body.to.value.as_str());
+        if seen.insert((from, interface, false)) {
+            let own = fields.entry(from).or_default();
+            own.push((interface.to_owned(), span, "its client's end of this interface"));
         }
-        if interface == "grants" {
-            fields.push(("grant_rules".into(), span, "the grants that it holds"));
+        if seen.insert((to, interface, true)) {
+            let own = fields.entry(to).or_default();
+            own.push((format!("{interface}_clients"), span, "its ends as server of this interface"));
+            if (interface == "store" || interface == "grants") && enforcing.insert(to) {
+                own.push(("rules".into(), span, "the rules that it enforces as server of this interface"));
+            }
+            if interface == "grants" {
+                own.push(("grant_rules".into(), span, "the grants that it holds"));
+            }
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Who may read and write which memory: regions, and the grants that give them to other domains.
 
+use std::collections::HashMap;
+
 use crate::diagnostic::{Diagnostic, Log};
-use crate::model::{Grant, How, Named, Policy, Region, Source};
+use crate::model::{Grant, How, MapEntry, Named, Policy, Region, Source};
 
 pub(super) fn check(policy: &Policy, log: &mut Log) {
     for region in &policy.regions.items {
@@ -12,8 +14,8 @@ pub(super) fn check(policy: &Policy, log: &mut Log) {
     }
     one_of_each_kind(policy, log);
     one_heap_each(policy, log);
-    for (index, grant) in policy.grants.items.iter().enumerate() {
-        granted_once(policy, index, log);
+    granted_once(policy, log);
+    for grant in &policy.grants.items {
         if let Some(region) = policy.regions.get(&grant.body.region.value) {
             grantable(grant, region, log);
         }
@@ -117,30 +119,32 @@ fn one_of_each_kind(policy: &Policy, log: &mut Log) {
 }
 
 fn one_heap_each(policy: &Policy, log: &mut Log) {
-    for service in &policy.services.names {
-        let mut heaps = policy
-            .regions
-            .items
-            .iter()
-            .flat_map(|region| &region.body.map)
-            .filter(|entry| entry.how.value == How::Heap && entry.service.value == service.value);
-        let Some(first) = heaps.next() else { continue };
-        for other in heaps {
-            log.push(
-                Diagnostic::at(&other.how.span, format!("service `{}` has two heaps", service.value))
-                    .label("the second")
-                    .related(&first.how.span, "the first")
-                    .help("a program has one allocator; make one region large enough"),
-            );
-        }
+    let mut first: HashMap<&str, &MapEntry> = HashMap::new();
+    let heaps = policy.regions.items.iter().flat_map(|region| &region.body.map);
+    for heap in heaps.filter(|entry| entry.how.value == How::Heap) {
+        let service = heap.service.value.as_str();
+        let Some(first) = first.get(service) else {
+            first.insert(service, heap);
+            continue;
+        };
+        log.push(
+            Diagnostic::at(&heap.how.span, format!("service `{service}` has two heaps"))
+                .label("the second")
+                .related(&first.how.span, "the first")
+                .help("a program has one allocator; make one region large enough"),
+        );
     }
 }
 
 /// A page has one grant reference, so that its rule is the only one to say who may use it and how.
-fn granted_once(policy: &Policy, index: usize, log: &mut Log) {
-    let Some((grant, before)) = policy.grants.items.get(..=index).and_then(<[_]>::split_last) else { return };
-    if let Some(first) = before.iter().find(|other| other.body.region.value == grant.body.region.value) {
-        let name = &grant.body.region.value;
+fn granted_once(policy: &Policy, log: &mut Log) {
+    let mut first: HashMap<&str, &Named<Grant>> = HashMap::new();
+    for grant in &policy.grants.items {
+        let name = grant.body.region.value.as_str();
+        let Some(first) = first.get(name) else {
+            first.insert(name, grant);
+            continue;
+        };
         log.push(
             Diagnostic::at(&grant.body.region.span, format!("the pages of region `{name}` are in two grant rules"))
                 .label(format!("`{}`", grant.name.value))

@@ -1,5 +1,6 @@
 //! What must hold of a policy as a whole. Each check says what it found, where, and what to write instead.
 
+mod assertions;
 mod fields;
 mod limits;
 mod memory;
@@ -9,14 +10,19 @@ mod wiring;
 pub(crate) use fields::field;
 
 use crate::diagnostic::Log;
-use crate::model::{Policy, Queue};
+use crate::model::Policy;
 
-/// Runs every check.
+/// Runs every check but that of the limits.
 pub(crate) fn check(policy: &Policy, log: &mut Log) {
     names::check(policy, log);
     memory::check(policy, log);
     wiring::check(policy, log);
     fields::check(policy, log);
+    assertions::check(policy, log);
+}
+
+/// Whether an image has room for it.
+pub(crate) fn limits(policy: &Policy, log: &mut Log) {
     limits::check(policy, log);
 }
 
@@ -28,9 +34,4 @@ pub(crate) fn served<'a>(policy: &'a Policy, service: &'a str, interface: &'a st
         .iter()
         .filter(move |queue| queue.body.to.value == service && queue.body.interface.value == interface)
         .map(|queue| queue.name.value.as_str())
-}
-
-/// The queue of `interface` of which `service` is the client.
-pub(crate) fn used<'a>(policy: &'a Policy, service: &str, interface: &str) -> Option<&'a crate::model::Named<Queue>> {
-    policy.queues.items.iter().find(|queue| queue.body.from.value == service && queue.body.interface.value == interface)
 }

@@ -1,5 +1,7 @@
 //! Every name that is used is defined, and everything that is defined is used.
 
+use std::collections::HashSet;
+
 use cloister_interfaces::CATALOG;
 
 use crate::diagnostic::{Diagnostic, Log, Spanned};
@@ -75,19 +77,17 @@ fn unused_domains(policy: &Policy, log: &mut Log) {
     if !policy.ports.is_complete() || !policy.grants.is_complete() {
         return;
     }
-    for domain in &policy.domains.names {
-        let in_ports = policy
-            .ports
-            .items
-            .iter()
-            .any(|port| matches!(&port.body.peer, Peer::Domain(peer) if peer.value == domain.value));
-        let in_grants = policy.grants.items.iter().any(|grant| grant.body.peer.value == domain.value);
-        if !in_ports && !in_grants {
-            log.push(
-                Diagnostic::at(&domain.span, format!("nothing names the domain `{}`", domain.value))
-                    .label("no port and no grant has it as peer")
-                    .help("leave it out"),
-            );
-        }
+    let ports = policy.ports.items.iter().filter_map(|port| match &port.body.peer {
+        Peer::Domain(peer) => Some(peer.value.as_str()),
+        Peer::XenStore(_) => None,
+    });
+    let grants = policy.grants.items.iter().map(|grant| grant.body.peer.value.as_str());
+    let used: HashSet<&str> = ports.chain(grants).collect();
+    for domain in policy.domains.names.iter().filter(|domain| !used.contains(domain.value.as_str())) {
+        log.push(
+            Diagnostic::at(&domain.span, format!("nothing names the domain `{}`", domain.value))
+                .label("no port and no grant has it as peer")
+                .help("leave it out"),
+        );
     }
 }

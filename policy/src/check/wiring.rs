@@ -1,11 +1,10 @@
 //! Queues, ports, and the services that enforce rules of the policy themselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use cloister_caps::rights::Rights;
 use cloister_interfaces::CATALOG;
 
-use super::{served, used};
 use crate::diagnostic::{Diagnostic, Log, Span};
 use crate::model::{Grant, Named, Peer, Policy, Queue};
 
@@ -15,11 +14,30 @@ pub(super) fn check(policy: &Policy, log: &mut Log) {
     xenstore_ports(policy, log);
     // Only where every queue is sound does the lack of one prove anything.
     if policy.queues.is_complete() && policy.queues.items.iter().all(|queue| sound(policy, &queue.body)) {
+        let queues = Queues::new(policy);
         for grant in &policy.grants.items {
-            grant_has_a_way(policy, grant, log);
+            grant_has_a_way(policy, &queues, grant, log);
         }
-        paths_have_a_client(policy, log);
-        one_kind_of_rules(policy, log);
+        paths_have_a_client(policy, &queues, log);
+        one_kind_of_rules(policy, &queues, log);
+    }
+}
+
+/// The first queue of an interface by each of its ends.
+struct Queues<'a> {
+    used: HashMap<(&'a str, &'a str), &'a Queue>,
+    served: HashMap<(&'a str, &'a str), &'a str>,
+}
+
+impl<'a> Queues<'a> {
+    fn new(policy: &'a Policy) -> Self {
+        let mut queues = Queues { used: HashMap::new(), served: HashMap::new() };
+        for queue in &policy.queues.items {
+            let interface = queue.body.interface.value.as_str();
+            queues.used.entry((&queue.body.from.value, interface)).or_insert(&queue.body);
+            queues.served.entry((&queue.body.to.value, interface)).or_insert(&queue.name.value);
+        }
+        queues
     }
 }
 
@@ -47,15 +65,15 @@ fn cycles(policy: &Policy, log: &mut Log) {
             span: &queue.body.to.span,
         });
     }
-    let mut done: Vec<&str> = Vec::new();
+    let mut done: HashSet<&str> = HashSet::new();
     for start in edges.keys() {
         let mut trail: Vec<(&str, usize)> = vec![(start, 0)];
         while let Some((service, next)) = trail.last_mut() {
             let service: &str = service;
-            let edge = edges.get(service).and_then(|edges| edges.get(*next)).filter(|_| !done.contains(&service));
+            let edge = edges.get(service).and_then(|edges| edges.get(*next)).filter(|_| !done.contains(service));
             *next += 1;
             let Some(edge) = edge else {
-                done.push(service);
+                done.insert(service);
                 trail.pop();
                 continue;
             };
@@ -84,22 +102,22 @@ fn report_cycle(edges: &BTreeMap<&str, Vec<Edge<'_>>>, circle: &[(&str, usize)],
 
 /// A client finds its server by the interface, so it can have one only.
 fn one_queue_an_interface(policy: &Policy, log: &mut Log) {
-    for (index, queue) in policy.queues.items.iter().enumerate() {
-        let (from, interface) = (&queue.body.from.value, &queue.body.interface.value);
-        let before = policy.queues.items.get(..index).unwrap_or_default();
-        let first =
-            before.iter().find(|other| other.body.from.value == *from && other.body.interface.value == *interface);
-        if let Some(first) = first {
-            log.push(
-                Diagnostic::at(
-                    &queue.body.interface.span,
-                    format!("service `{from}` is a client of two queues of interface `{interface}`"),
-                )
-                .label(format!("queue `{}`", queue.name.value))
-                .related(&first.body.interface.span, format!("queue `{}`", first.name.value))
-                .help("a service has one server of an interface; leave one queue out"),
-            );
-        }
+    let mut first: HashMap<(&str, &str), &Named<Queue>> = HashMap::new();
+    for queue in &policy.queues.items {
+        let (from, interface) = (queue.body.from.value.as_str(), queue.body.interface.value.as_str());
+        let Some(first) = first.get(&(from, interface)) else {
+            first.insert((from, interface), queue);
+            continue;
+        };
+        log.push(
+            Diagnostic::at(
+                &queue.body.interface.span,
+                format!("service `{from}` is a client of two queues of interface `{interface}`"),
+            )
+            .label(format!("queue `{}`", queue.name.value))
+            .related(&first.body.interface.span, format!("queue `{}`", first.name.value))
+            .help("a service has one server of an interface; leave one queue out"),
+        );
     }
 }
 
@@ -128,12 +146,12 @@ fn xenstore_ports(policy: &Policy, log: &mut Log) {
 }
 
 /// The holder of a grant rule acts on requests, so the client needs a queue to it.
-fn grant_has_a_way(policy: &Policy, grant: &Named<Grant>, log: &mut Log) {
+fn grant_has_a_way(policy: &Policy, queues: &Queues<'_>, grant: &Named<Grant>, log: &mut Log) {
     let (holder, client) = (&grant.body.held_by.value, &grant.body.on_behalf_of.value);
     if !policy.services.defines(holder) || !policy.services.defines(client) {
         return;
     }
-    if used(policy, client, "grants").is_none_or(|queue| queue.body.to.value != *holder) {
+    if queues.used.get(&(client.as_str(), "grants")).is_none_or(|queue| queue.to.value != *holder) {
         log.push(
             Diagnostic::at(
                 &grant.body.on_behalf_of.span,
@@ -146,9 +164,9 @@ fn grant_has_a_way(policy: &Policy, grant: &Named<Grant>, log: &mut Log) {
     }
 }
 
-fn paths_have_a_client(policy: &Policy, log: &mut Log) {
+fn paths_have_a_client(policy: &Policy, queues: &Queues<'_>, log: &mut Log) {
     for client in policy.xenstore.names.iter().filter(|client| policy.services.defines(&client.value)) {
-        if used(policy, &client.value, "store").is_none() {
+        if !queues.used.contains_key(&(client.value.as_str(), "store")) {
             log.push(
                 Diagnostic::at(&client.span, format!("service `{}` cannot reach XenStore", client.value))
                     .label("has no queue of interface `store`")
@@ -159,10 +177,10 @@ fn paths_have_a_client(policy: &Policy, log: &mut Log) {
 }
 
 /// A service receives the rules that it enforces as one region.
-fn one_kind_of_rules(policy: &Policy, log: &mut Log) {
+fn one_kind_of_rules(policy: &Policy, queues: &Queues<'_>, log: &mut Log) {
     for service in &policy.services.names {
-        let store = served(policy, &service.value, "store").next();
-        let grants = served(policy, &service.value, "grants").next();
+        let store = queues.served.get(&(service.value.as_str(), "store"));
+        let grants = queues.served.get(&(service.value.as_str(), "grants"));
         if let (Some(store), Some(grants)) = (store, grants) {
             log.push(
                 Diagnostic::at(&service.span, format!("service `{}` serves both `store` and `grants`", service.value))

@@ -3,6 +3,7 @@
 mod bindings;
 mod canonical;
 mod check;
+mod explain;
 mod hash;
 
 use std::io::{IsTerminal, Write};
@@ -19,6 +20,7 @@ pub enum Command {
     Hash(hash::Arguments),
     Canonical(canonical::Arguments),
     Bindings(bindings::Arguments),
+    Explain(explain::Arguments),
 }
 
 impl Command {
@@ -29,6 +31,7 @@ impl Command {
             Command::Hash(arguments) => arguments.run(),
             Command::Canonical(arguments) => arguments.run(),
             Command::Bindings(arguments) => arguments.run(),
+            Command::Explain(arguments) => arguments.run(),
         };
         // A reader that closed the pipe has seen what it wanted.
         let _ = std::io::stderr().write_all(outcome.problems.as_bytes());
@@ -107,4 +110,20 @@ impl Outcome {
 /// Bytes in hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The version of the JSON that the subcommands print. It changes when a reader of the last one would fail.
+const JSON_VERSION: u32 = 1;
+
+/// An outcome as JSON: the version, what it is, and the outcome itself.
+pub fn json(what: &'static str, outcome: &impl serde::Serialize) -> String {
+    #[derive(serde::Serialize)]
+    struct Envelope<'a, T> {
+        version: u32,
+        kind: &'static str,
+        result: &'a T,
+    }
+    let envelope = Envelope { version: JSON_VERSION, kind: what, result: outcome };
+    // Only a map with keys that are no strings, or a value that refuses, cannot be written; there is neither.
+    serde_json::to_string_pretty(&envelope).unwrap_or_default() + "\n"
 }

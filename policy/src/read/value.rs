@@ -129,6 +129,16 @@ impl<'a> Field<'a> {
         table.map(|table| Table { table, what, span: self.name.span.clone() })
     }
 
+    /// The tables of a list of tables, as `[[name]]` makes it; each with what it describes and where it starts.
+    pub(crate) fn tables(&self, what: &str, log: &mut Log) -> Vec<Table<'a>> {
+        let Some(list) = self.item.as_array_of_tables() else {
+            self.mistyped("a list of tables", log);
+            return Vec::new();
+        };
+        let span = |table: &toml_edit::Table| table.span().unwrap_or(self.span.clone());
+        list.iter().map(|table| Table { table, what: what.to_owned(), span: span(table) }).collect()
+    }
+
     /// A text.
     pub(crate) fn text(&self, log: &mut Log) -> Option<Spanned<String>> {
         match self.item.as_str() {

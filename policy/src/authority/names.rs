@@ -1,0 +1,187 @@
+//! Names of subjects and objects, as questions have them and as sentences have them.
+
+use super::{Object, Op, Rule, Subject};
+use crate::model::{Named, Policy, Source};
+
+/// Words that stand for objects which are no entry of the policy, or for all entries of a section.
+pub(crate) const FIXED: [&str; 12] =
+    ["console", "clock", "entropy", "power", "info", "image", "self", "region", "port", "grant", "queue", "program"];
+
+/// The XenStore daemon, as a subject.
+pub(crate) const DAEMON: &str = "xenstore-daemon";
+/// What creates the domain, as a subject.
+pub(crate) const TOOLSTACK: &str = "toolstack";
+
+fn name<T>(items: &[Named<T>], position: usize) -> &str {
+    items.get(position).map_or("?", |item| item.name.value.as_str())
+}
+
+/// The name of a subject, as a question has it.
+pub(crate) fn subject(policy: &Policy, subject: Subject) -> String {
+    let taken = |name: &str| policy.services.defines(name) || policy.domains.defines(name);
+    match subject {
+        Subject::Service(service) => name(&policy.services.items, service).to_owned(),
+        Subject::Domain(domain) => {
+            let name = name(&policy.domains.items, domain);
+            if policy.services.defines(name) { format!("domain:{name}") } else { name.to_owned() }
+        }
+        Subject::XenStoreDaemon if taken(DAEMON) => format!("outside:{DAEMON}"),
+        Subject::XenStoreDaemon => DAEMON.to_owned(),
+        Subject::Toolstack if taken(TOOLSTACK) => format!("outside:{TOOLSTACK}"),
+        Subject::Toolstack => TOOLSTACK.to_owned(),
+    }
+}
+
+/// The name of an object, as a question has it: with its section where the name alone would not do.
+pub(crate) fn object(policy: &Policy, object: Object) -> String {
+    let (section, name) = match object {
+        Object::Console => return "console".into(),
+        Object::Clock => return "clock".into(),
+        Object::Entropy => return "entropy".into(),
+        Object::Power => return "power".into(),
+        Object::Info => return "info".into(),
+        Object::Image => return "image".into(),
+        Object::Own => return "self".into(),
+        Object::Region(region) => ("region", name(&policy.regions.items, region)),
+        Object::Port(port) => ("port", name(&policy.ports.items, port)),
+        Object::Grant(grant) => ("grant", name(&policy.grants.items, grant)),
+        Object::Queue(queue) => ("queue", name(&policy.queues.items, queue)),
+        Object::Path(entry, path) => {
+            let path = policy.xenstore.items.get(entry).and_then(|item| item.body.get(path));
+            let path = path.map_or("?", |path| path.path.value.as_str());
+            return if path.contains('/') { path.to_owned() } else { format!("path:{path}") };
+        }
+        Object::Program(service) => {
+            let program = policy.services.items.get(service).map_or("?", |item| item.body.program.value.as_str());
+            return format!("program:{program}");
+        }
+    };
+    let sections = [
+        policy.regions.defines(name),
+        policy.ports.defines(name),
+        policy.grants.defines(name),
+        policy.queues.defines(name),
+    ];
+    let alone = sections.iter().filter(|defined| **defined).count() == 1 && !FIXED.contains(&name);
+    if alone { name.to_owned() } else { format!("{section}:{name}") }
+}
+
+/// What an operation does to an object, as a sentence has it after "can".
+pub(crate) fn deed(policy: &Policy, object: Object, op: Op, amount: u64) -> String {
+    let name = self::object(policy, object);
+    match (object, op) {
+        (Object::Console, _) => "write to the console".into(),
+        (Object::Clock, Op::Wall) => "read the wall clock".into(),
+        (Object::Clock, _) => "read the monotonic clock".into(),
+        (Object::Entropy, _) => "draw random bits".into(),
+        (Object::Power, Op::Off) => "power the domain off".into(),
+        (Object::Power, _) => "reboot the domain".into(),
+        (Object::Info, _) => "read facts about the image".into(),
+        (Object::Image, _) => "stop the image by a fault past its restart limit".into(),
+        (Object::Own, Op::Run) => format!("run for up to {:.1} % of the time", amount as f64 / 10_000.0),
+        (Object::Own, Op::Hold) => format!("run {amount} µs without a pause"),
+        (Object::Own, Op::Precede) => format!("come before services of a priority below {amount}"),
+        (Object::Own, Op::Restart) => format!("be started afresh {amount} times"),
+        (Object::Own, _) => format!("use a stack of {amount} pages"),
+        (Object::Region(_), Op::Read | Op::Write | Op::Claim) => {
+            let verb = if op == Op::Claim { "be sure of" } else { op.word() };
+            let whole = matches!(source(policy, object), Some(Source::Fixed { .. } | Source::Share { .. }));
+            let up_to = if matches!(source(policy, object), Some(Source::Share { .. })) && op != Op::Claim {
+                "up to "
+            } else {
+                ""
+            };
+            if whole { format!("{verb} {name} ({up_to}{})", counted(amount, "page")) } else { format!("{verb} {name}") }
+        }
+        (Object::Region(_), Op::Weigh) => format!("have {amount} parts of the remaining memory for {name}"),
+        (Object::Region(_), Op::Keep) => format!("find what it left in {name} after a restart"),
+        (Object::Region(_), _) => format!("see {} in {name}", op.word().trim_start_matches("from-")),
+        (Object::Port(_), Op::Open) => format!("open the event channel {name}"),
+        (Object::Port(_), Op::Close) => format!("close the event channel {name}"),
+        (Object::Port(_), _) => format!("send an event over {name}"),
+        (Object::Grant(_), Op::Issue) => format!("have {} granted under {name}", counted(amount, "page")),
+        (Object::Grant(_), _) => format!("have the grants under {name} ended"),
+        (Object::Queue(_), Op::Request) => format!("send requests over {name}"),
+        (Object::Queue(_), _) => format!("answer over {name}"),
+        (Object::Path(..), _) => format!("{} {name} and below", op.word()),
+        (Object::Program(_), _) => format!("execute {}", name.trim_start_matches("program:")),
+    }
+}
+
+fn source(policy: &Policy, object: Object) -> Option<Source> {
+    match object {
+        Object::Region(region) => Some(policy.regions.items.get(region)?.body.source.value),
+        _ => None,
+    }
+}
+
+/// `1 page`, `2 pages`.
+pub(crate) fn counted(amount: u64, noun: &str) -> String {
+    if amount == 1 { format!("1 {noun}") } else { format!("{amount} {noun}s") }
+}
+
+/// What a rule says, with its section.
+pub(crate) fn rule(policy: &Policy, rule: Rule) -> (String, String) {
+    let services = &policy.services.items;
+    match rule {
+        Rule::Service(service) => {
+            let name = name(services, service);
+            (
+                format!("services.{name}"),
+                format!("{name} is a service with this processor time, stack and restart rule"),
+            )
+        }
+        Rule::Held(service, held) => {
+            let name = name(services, service);
+            let kind =
+                services.get(service).and_then(|item| item.body.held.get(held)).map_or("?", |held| held.kind.name());
+            (format!("services.{name}.{kind}"), format!("{name} holds {kind}"))
+        }
+        Rule::Map(region, entry) => {
+            let regions = &policy.regions.items;
+            let entry = regions.get(region).and_then(|item| item.body.map.get(entry));
+            let (service, how) =
+                entry.map_or(("?", "?"), |entry| (entry.service.value.as_str(), entry.how.value.word()));
+            let region = name(regions, region);
+            (format!("regions.{region}.map.{service}"), format!("{service} maps {region} as {how}"))
+        }
+        Rule::Region(region) => {
+            let word = policy.regions.items.get(region).map_or("?", |item| item.body.source.value.word());
+            let region = name(&policy.regions.items, region);
+            (format!("regions.{region}"), format!("{region} is memory of kind {word}"))
+        }
+        Rule::Queue(queue) => {
+            let Some(item) = policy.queues.items.get(queue) else { return Default::default() };
+            let body = &item.body;
+            let says = format!("{} asks {} by interface {}", body.from.value, body.to.value, body.interface.value);
+            (format!("queues.{}", item.name.value), says)
+        }
+        Rule::Port(port) => {
+            let Some(item) = policy.ports.items.get(port) else { return Default::default() };
+            let peer = match &item.body.peer {
+                crate::model::Peer::Domain(peer) => peer.value.as_str(),
+                crate::model::Peer::XenStore(_) => "the XenStore daemon",
+            };
+            (
+                format!("ports.{}", item.name.value),
+                format!("{} has an event channel to {peer}", item.body.service.value),
+            )
+        }
+        Rule::Grant(grant) => {
+            let Some(item) = policy.grants.items.get(grant) else { return Default::default() };
+            let body = &item.body;
+            let access = if body.access.value == cloister_caps::tables::Access::Read { "read" } else { "read-write" };
+            let pages = counted(u64::from(body.pages.value), "page");
+            let says = format!(
+                "{} may grant {pages} of {} to {} as {access} when {} asks",
+                body.held_by.value, body.region.value, body.peer.value, body.on_behalf_of.value
+            );
+            (format!("grants.{}", item.name.value), says)
+        }
+        Rule::Path(entry, path) => {
+            let Some(item) = policy.xenstore.items.get(entry) else { return Default::default() };
+            let path = item.body.get(path).map_or("?", |path| path.path.value.as_str());
+            (format!("xenstore.{}.\"{path}\"", item.name.value), format!("{} has rights to {path}", item.name.value))
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Operations, what each interface lets a client cause, and the hypercalls that the kernel makes for each
+//! operation.
+
+use cloister_caps::Operation;
+use cloister_caps::rights::Kind;
+
+use super::Object;
+
+macro_rules! ops {
+    ($($(#[$doc:meta])* $name:ident = $word:literal, $unit:literal;)*) => {
+        /// What is done to an object.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub(crate) enum Op {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Op {
+            /// Every operation.
+            pub(crate) const ALL: &'static [Op] = &[$(Op::$name,)*];
+
+            /// The word for it in questions, assertions and reports.
+            pub(crate) fn word(self) -> &'static str {
+                match self { $(Op::$name => $word,)* }
+            }
+
+            /// What its amount counts; empty where there is no more or less of it.
+            pub(crate) fn unit(self) -> &'static str {
+                match self { $(Op::$name => $unit,)* }
+            }
+        }
+    };
+}
+
+ops! {
+    /// Read memory, a path, or facts.
+    Read = "read", "pages";
+    /// Write memory, a path, or the console.
+    Write = "write", "pages";
+    /// Watch a path.
+    Watch = "watch", "";
+    /// Memory that the boot promises.
+    Claim = "claim", "pages";
+    /// Weight in sharing the memory that is left.
+    Weigh = "weigh", "parts";
+    /// Find after a restart what was in a region before.
+    Keep = "keep", "";
+    /// Memory that is the boot module.
+    FromModule = "from-module", "";
+    /// Memory that is the command line.
+    FromCommandLine = "from-command-line", "";
+    /// Memory that is the XenStore ring.
+    FromXenStoreRing = "from-xenstore-ring", "";
+    /// Read the monotonic clock.
+    Now = "now", "";
+    /// Read the wall clock.
+    Wall = "wall", "";
+    /// Draw random bits.
+    Draw = "draw", "";
+    /// Power the domain off.
+    Off = "off", "";
+    /// Reboot the domain.
+    Reboot = "reboot", "";
+    /// Allocate an event channel.
+    Open = "open", "";
+    /// Send an event.
+    Send = "send", "";
+    /// Close an event channel.
+    Close = "close", "";
+    /// Let the peer of a grant use its pages.
+    Issue = "issue", "pages";
+    /// End the peer's use.
+    End = "end", "pages";
+    /// Send requests to the server.
+    Request = "request", "messages";
+    /// Answer the client.
+    Reply = "reply", "messages";
+    /// Stop the image, by a fault past the restart limit.
+    Stop = "stop", "";
+    /// Processor time: the budget in proportion to the period.
+    Run = "run", "millionths of the processor";
+    /// Processor time without a pause.
+    Hold = "hold", "µs";
+    /// Come before services of a lower priority.
+    Precede = "precede", "priority";
+    /// Be started afresh after a fault.
+    Restart = "restart", "restarts";
+    /// Have a stack.
+    Stack = "stack", "pages";
+    /// Execute a program.
+    Execute = "execute", "";
+}
+
+impl Op {
+    /// The operation of this word.
+    pub(crate) fn parse(word: &str) -> Option<Op> {
+        Op::ALL.iter().copied().find(|op| op.word() == word)
+    }
+
+    /// Whether objects of this kind have the operation.
+    pub(crate) fn applies_to(self, object: Object) -> bool {
+        match object {
+            Object::Console => self == Op::Write,
+            Object::Clock => matches!(self, Op::Now | Op::Wall),
+            Object::Entropy => self == Op::Draw,
+            Object::Power => matches!(self, Op::Off | Op::Reboot),
+            Object::Info => self == Op::Read,
+            Object::Image => self == Op::Stop,
+            Object::Own => matches!(self, Op::Run | Op::Hold | Op::Precede | Op::Restart | Op::Stack),
+            Object::Region(_) => matches!(
+                self,
+                Op::Read
+                    | Op::Write
+                    | Op::Claim
+                    | Op::Weigh
+                    | Op::Keep
+                    | Op::FromModule
+                    | Op::FromCommandLine
+                    | Op::FromXenStoreRing
+            ),
+            Object::Port(_) => matches!(self, Op::Open | Op::Send | Op::Close),
+            Object::Grant(_) => matches!(self, Op::Issue | Op::End),
+            Object::Queue(_) => matches!(self, Op::Request | Op::Reply),
+            Object::Path(..) => matches!(self, Op::Read | Op::Write | Op::Watch),
+            Object::Program(_) => self == Op::Execute,
+        }
+    }
+
+    /// The kernel's operation that this is, with the kind of its object.
+    pub(crate) fn invocation(self, object: Object) -> Option<(Kind, Operation)> {
+        match (object, self) {
+            (Object::Console, Op::Write) => Some((Kind::Console, Operation::ConsoleWrite)),
+            (Object::Clock, Op::Now) => Some((Kind::Clock, Operation::ClockNow)),
+            (Object::Clock, Op::Wall) => Some((Kind::Clock, Operation::ClockWall)),
+            (Object::Entropy, Op::Draw) => Some((Kind::Entropy, Operation::EntropyDraw)),
+            (Object::Power, Op::Off) => Some((Kind::Power, Operation::PowerOff)),
+            (Object::Power, Op::Reboot) => Some((Kind::Power, Operation::PowerReboot)),
+            (Object::Info, Op::Read) => Some((Kind::Info, Operation::InfoRead)),
+            (Object::Port(_), Op::Open) => Some((Kind::Port, Operation::PortOpen)),
+            (Object::Port(_), Op::Send) => Some((Kind::Port, Operation::PortSend)),
+            (Object::Port(_), Op::Close) => Some((Kind::Port, Operation::PortClose)),
+            (Object::Grant(_), Op::Issue) => Some((Kind::Grant, Operation::GrantIssue)),
+            (Object::Grant(_), Op::End) => Some((Kind::Grant, Operation::GrantEnd)),
+            _ => None,
+        }
+    }
+}
+
+/// What a client can cause by the requests of an interface.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Effects {
+    /// Issue and end the grants that the server holds on the client's behalf.
+    pub grants: bool,
+    /// Read, write and watch the client's paths; an event on the server's channel to the XenStore daemon.
+    pub store: bool,
+    /// Events on the server's channels to other domains.
+    pub events: bool,
+    /// The interfaces by which the server asks others because it was asked.
+    pub onward: &'static [&'static str],
+}
+
+/// What the requests of an interface cause. An interface without an entry causes nothing but its server's waking.
+pub(crate) fn effects(interface: &str) -> Effects {
+    match interface {
+        "grants" => Effects { grants: true, ..Effects::default() },
+        "store" => Effects { store: true, ..Effects::default() },
+        // Frames to send and pages to receive into: the driver tells the back end of them.
+        "net" => Effects { events: true, ..Effects::default() },
+        // What goes over a connection, or ends it, becomes frames.
+        "socket" | "control" => Effects { onward: &["net"], ..Effects::default() },
+        _ => Effects::default(),
+    }
+}
+
+macro_rules! hypercalls {
+    ($($name:ident = $word:literal;)*) => {
+        /// A hypercall that the kernel makes because a service did something.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub(crate) enum Hypercall { $(#[doc = $word] $name,)* }
+
+        impl Hypercall {
+            /// Every such hypercall.
+            pub(crate) const ALL: &'static [Hypercall] = &[$(Hypercall::$name,)*];
+
+            /// Its name in Xen's public headers.
+            pub(crate) fn name(self) -> &'static str {
+                match self { $(Hypercall::$name => $word,)* }
+            }
+        }
+    };
+}
+
+hypercalls! {
+    AllocUnbound = "EVTCHNOP_alloc_unbound";
+    Close = "EVTCHNOP_close";
+    Send = "EVTCHNOP_send";
+    Unmask = "EVTCHNOP_unmask";
+    Shutdown = "SCHEDOP_shutdown";
+    Yield = "SCHEDOP_yield";
+    SetTimer = "VCPUOP_set_singleshot_timer";
+}
+
+impl Hypercall {
+    /// The hypercalls that an operation can cause. Grants cause none: the kernel writes the grant table, which is
+    /// its own memory.
+    pub(crate) fn of(object: Object, op: Op) -> &'static [Hypercall] {
+        match (object, op) {
+            (Object::Console, Op::Write) => &[Hypercall::Send],
+            // Before the end, the kernel gives the console's daemon time to take the last lines.
+            (Object::Power, Op::Off | Op::Reboot) | (Object::Image, Op::Stop) => {
+                &[Hypercall::Shutdown, Hypercall::Yield]
+            }
+            // A fresh channel is unmasked; an event that came is unmasked by the owner's `wait`.
+            (Object::Port(_), Op::Open) => &[Hypercall::AllocUnbound, Hypercall::Unmask],
+            (Object::Port(_), Op::Send) => &[Hypercall::Send, Hypercall::Unmask],
+            (Object::Port(_), Op::Close) => &[Hypercall::Close],
+            // Whoever runs can wait for a deadline.
+            (Object::Own, Op::Run) => &[Hypercall::SetTimer],
+            _ => &[],
+        }
+    }
+}

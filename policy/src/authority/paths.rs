@@ -1,0 +1,50 @@
+//! What a rule for a XenStore path covers, as the XenStore service decides it.
+
+/// The path with the domain's own directory written out.
+pub(crate) fn absolute(path: &str) -> String {
+    if path.starts_with('/') { path.to_owned() } else { format!("/local/domain/{{self}}/{path}") }
+}
+
+/// Whether a rule for `rule` covers everything that one for `path` does.
+pub(crate) fn covers(rule: &str, path: &str) -> bool {
+    let (rule, path) = (absolute(rule), absolute(path));
+    let mut below = path.split('/').skip(1);
+    rule.split('/').skip(1).all(|part| below.next().is_some_and(|component| part_covers(part, component)))
+}
+
+fn part_covers(rule: &str, component: &str) -> bool {
+    // The service takes a number in its shortest form, of at most ten digits.
+    let leading_zero = component.len() > 1 && component.starts_with('0');
+    let digits = !component.is_empty() && component.bytes().all(|byte| byte.is_ascii_digit());
+    let number = digits && component.len() <= 10 && !leading_zero;
+    rule == component || (rule == "*" && (component == "{self}" || number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_covers_itself_what_is_below_and_what_its_words_stand_for() {
+        for (rule, path) in [
+            ("control", "control"),
+            ("control", "control/shutdown"),
+            ("control", "/local/domain/{self}/control"),
+            ("/local/domain/*/backend", "/local/domain/{self}/backend/vif"),
+            ("/local/domain/*/backend", "/local/domain/0/backend"),
+            ("/local/domain/*", "device"),
+        ] {
+            assert!(covers(rule, path), "{rule} {path}");
+        }
+        for (rule, path) in [
+            ("control/shutdown", "control"),
+            ("control", "controls"),
+            ("/control", "control"),
+            ("/local/domain/{self}/backend", "/local/domain/*/backend"),
+            ("/local/domain/*", "/local/domain/x"),
+            ("/local/domain/*", "/local/domain/00"),
+        ] {
+            assert!(!covers(rule, path), "{rule} {path}");
+        }
+    }
+}

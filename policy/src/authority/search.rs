@@ -1,0 +1,295 @@
+//! One question: can this subject do that? Backward from the object to who may have it done, with every rule on the
+//! way.
+
+use std::collections::HashMap;
+
+use cloister_caps::Rights;
+use cloister_caps::tables::{Access, AfterLimit};
+use petgraph::algo::astar;
+use petgraph::graph::{Graph, NodeIndex};
+
+use super::closure::{own_amounts, pages};
+use super::operation::{Effects, effects};
+use super::{Index, Object, Op, Rule, Subject};
+use crate::model::{Policy, Source};
+
+/// How a subject comes to do something.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Way {
+    /// How much of it.
+    pub amount: u64,
+    /// The rules, in the order in which they are used.
+    pub path: Vec<Rule>,
+}
+
+/// What could reach something if services were taken over.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Takeover {
+    /// The services, in order, each with the rule over which it is attacked.
+    pub services: Vec<(Rule, usize)>,
+    /// What is reached at last.
+    pub object: Object,
+    /// By which operation.
+    pub op: Op,
+    /// The way of the last service to it.
+    pub way: Way,
+}
+
+/// Answers questions about one policy.
+#[derive(Clone, Copy)]
+pub(crate) struct Search<'a> {
+    pub policy: &'a Policy,
+    pub index: &'a Index,
+}
+
+impl Search<'_> {
+    /// How `subject` can do `op` to `object`, if it can: by the shortest way.
+    pub(crate) fn can(&self, subject: Subject, object: Object, op: Op) -> Option<Way> {
+        if !op.applies_to(object) {
+            return None;
+        }
+        match subject {
+            Subject::Service(service) => self.held(service, object, op).or_else(|| self.asked(service, object, op)),
+            outside => self.outside(outside, object, op),
+        }
+    }
+
+    /// What the policy gives the service itself.
+    fn held(&self, service: usize, object: Object, op: Op) -> Option<Way> {
+        let way = |amount: u64, path: &[Rule]| Some(Way { amount, path: path.to_vec() });
+        let item = self.policy.services.items.get(service)?;
+        match object {
+            Object::Own => {
+                let (_, amount) = own_amounts(&item.body).into_iter().find(|(own, _)| *own == op)?;
+                way(amount, &[Rule::Service(service)])
+            }
+            Object::Image if item.body.after_limit == AfterLimit::StopImage => way(1, &[Rule::Service(service)]),
+            Object::Program(program) if program == service => way(1, &[Rule::Service(service)]),
+            Object::Region(region) => self.mapped(service, region, op),
+            Object::Port(port) => {
+                let (_, operation) = op.invocation(object)?;
+                let rights = self.policy.ports.items.get(port)?.body.rights.value;
+                let owner = self.index.ports.get(port)?.service == service;
+                if owner && rights.contains(operation.right()) { way(1, &[Rule::Port(port)]) } else { None }
+            }
+            Object::Grant(grant) if self.index.grants.get(grant)?.holder == service => {
+                way(self.granted_pages(grant)?, &[Rule::Grant(grant)])
+            }
+            Object::Queue(queue) => {
+                let ends = self.index.queues.get(queue)?;
+                let end = if op == Op::Request { ends.from } else { ends.to };
+                let depth = u64::from(self.policy.queues.items.get(queue)?.body.depth);
+                if end == service { way(depth, &[Rule::Queue(queue)]) } else { None }
+            }
+            _ => {
+                let (kind, operation) = op.invocation(object)?;
+                let held = item
+                    .body
+                    .held
+                    .iter()
+                    .position(|held| held.kind == kind && held.rights.contains(operation.right()))?;
+                way(1, &[Rule::Held(service, held)])
+            }
+        }
+    }
+
+    fn mapped(&self, service: usize, region: usize, op: Op) -> Option<Way> {
+        let entry = self.index.maps.get(region)?.iter().position(|(mapper, _)| *mapper == service)?;
+        let item = self.policy.regions.items.get(region)?;
+        let writes = item.body.map.get(entry)?.how.value.writes();
+        let map = Rule::Map(region, entry);
+        let source = item.body.source.value;
+        let amount = match (op, source) {
+            (Op::Read, _) => return Some(Way { amount: pages(source), path: vec![map] }),
+            (Op::Write, _) => return writes.then(|| Way { amount: pages(source), path: vec![map] }),
+            (Op::Claim, Source::Fixed { pages }) => u64::from(pages),
+            (Op::Claim, Source::Share { minimum, .. }) => u64::from(minimum),
+            (Op::Weigh, Source::Share { weight, .. }) => u64::from(weight),
+            (Op::FromModule, Source::Module) => 1,
+            (Op::FromCommandLine, Source::CommandLine) => 1,
+            (Op::FromXenStoreRing, Source::XenStoreRing) => 1,
+            (Op::Keep, _) if writes && !self.index.emptied(self.policy, region) => 1,
+            _ => return None,
+        };
+        Some(Way { amount, path: vec![map, Rule::Region(region)] })
+    }
+
+    fn granted_pages(&self, grant: usize) -> Option<u64> {
+        Some(u64::from(self.policy.grants.items.get(grant)?.body.pages.value))
+    }
+
+    /// What others do for the service when it asks.
+    fn asked(&self, service: usize, object: Object, op: Op) -> Option<Way> {
+        match object {
+            Object::Grant(grant) => {
+                let granted = self.index.grants.get(grant)?;
+                let way = self.queues_to(granted.holder, service, &|effects| effects.grants)?;
+                // The rule is the asker's alone, whoever asks the asker.
+                let asker = way.last().and_then(|queue| self.index.queues.get(*queue))?.from;
+                if asker != granted.client {
+                    return None;
+                }
+                Some(Way { amount: self.granted_pages(grant)?, path: self.rules(&way, Rule::Grant(grant)) })
+            }
+            Object::Port(port) if op == Op::Send => {
+                let channel = self.index.ports.get(port)?;
+                let rights = self.policy.ports.items.get(port)?.body.rights.value;
+                let to_domain = channel.peer.is_some();
+                let caused = |effects: Effects| if to_domain { effects.events } else { effects.store };
+                let way = self.queues_to(channel.service, service, &caused)?;
+                rights.contains(Rights::SEND).then(|| Way { amount: 1, path: self.rules(&way, Rule::Port(port)) })
+            }
+            Object::Path(entry, path) => {
+                let right = self.policy.xenstore.items.get(entry)?.body.get(path)?;
+                let has = match op {
+                    Op::Read => right.read,
+                    Op::Write => right.write,
+                    _ => right.watch,
+                };
+                let client = *self.index.clients.get(entry)?;
+                let around = self.index.services.get(client)?;
+                let queue = around.asks.iter().copied().find(|queue| self.effects(*queue).store)?;
+                (has && client == service)
+                    .then(|| Way { amount: 1, path: self.rules(&[queue], Rule::Path(entry, path)) })
+            }
+            _ => None,
+        }
+    }
+
+    fn rules(&self, queues: &[usize], last: Rule) -> Vec<Rule> {
+        queues.iter().map(|queue| Rule::Queue(*queue)).chain([last]).collect()
+    }
+
+    fn effects(&self, queue: usize) -> Effects {
+        self.policy.queues.items.get(queue).map_or_else(Effects::default, |item| effects(&item.body.interface.value))
+    }
+
+    /// The queues over which requests of `client` come to `server`, the last of an interface that does what is
+    /// looked for, each before it of one that is passed on over the next. Requests form no circle, so this ends.
+    fn queues_to(&self, server: usize, client: usize, wanted: &dyn Fn(Effects) -> bool) -> Option<Vec<usize>> {
+        let serves = &self.index.services.get(server)?.serves;
+        let wanted_here = || serves.iter().copied().filter(|queue| wanted(self.effects(*queue)));
+        if let Some(queue) =
+            wanted_here().find(|queue| self.index.queues.get(*queue).is_some_and(|ends| ends.from == client))
+        {
+            return Some(vec![queue]);
+        }
+        wanted_here().find_map(|queue| {
+            let asker = self.index.queues.get(queue)?.from;
+            let interface = self.policy.queues.items.get(queue)?.body.interface.value.as_str();
+            let mut way = self.queues_to(asker, client, &|effects| effects.onward.contains(&interface))?;
+            way.push(queue);
+            Some(way)
+        })
+    }
+
+    fn outside(&self, subject: Subject, object: Object, op: Op) -> Option<Way> {
+        let one = |rule| Some(Way { amount: 1, path: vec![rule] });
+        match object {
+            Object::Region(region) if matches!(op, Op::Read | Op::Write) => match subject {
+                Subject::Domain(domain) => {
+                    let grant = *self.index.granted.get(&region)?;
+                    let item = self.policy.grants.items.get(grant)?;
+                    let allowed = op == Op::Read || item.body.access.value == Access::ReadWrite;
+                    let peer = self.index.grants.get(grant)?.peer == domain;
+                    (peer && allowed)
+                        .then(|| Way { amount: u64::from(item.body.pages.value), path: vec![Rule::Grant(grant)] })
+                }
+                _ => match self.policy.regions.items.get(region)?.body.source.value {
+                    Source::Module | Source::CommandLine if subject == Subject::Toolstack => one(Rule::Region(region)),
+                    Source::XenStoreRing if subject == Subject::XenStoreDaemon => one(Rule::Region(region)),
+                    _ => None,
+                },
+            },
+            Object::Port(port) if op == Op::Send => {
+                let channel = self.index.ports.get(port)?;
+                let rights = self.policy.ports.items.get(port)?.body.rights.value;
+                match (channel.peer, subject) {
+                    (Some(peer), Subject::Domain(domain)) if peer == domain && rights.contains(Rights::OPEN) => {
+                        one(Rule::Port(port))
+                    }
+                    (None, Subject::XenStoreDaemon) => one(Rule::Port(port)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Who can hand data to whom, and so attack whom.
+pub(crate) struct Influence {
+    graph: Graph<Subject, Rule>,
+    nodes: HashMap<Subject, NodeIndex>,
+}
+
+impl Influence {
+    pub(crate) fn new(policy: &Policy, index: &Index) -> Influence {
+        let mut influence = Influence { graph: Graph::new(), nodes: HashMap::new() };
+        let services = (0..index.services.len()).map(Subject::Service);
+        let domains = (0..index.domains.len()).map(Subject::Domain);
+        for subject in services.chain(domains).chain([Subject::XenStoreDaemon, Subject::Toolstack]) {
+            let node = influence.graph.add_node(subject);
+            influence.nodes.insert(subject, node);
+        }
+        for (position, ends) in index.queues.iter().enumerate() {
+            let (from, to) = (Subject::Service(ends.from), Subject::Service(ends.to));
+            influence.edge(from, to, Rule::Queue(position));
+            influence.edge(to, from, Rule::Queue(position));
+        }
+        for (position, map) in index.maps.iter().enumerate() {
+            let writers = map.iter().filter(|(_, how)| how.writes());
+            for (writer, _) in writers {
+                for (entry, (reader, _)) in map.iter().enumerate().filter(|(_, (reader, _))| reader != writer) {
+                    influence.edge(Subject::Service(*writer), Subject::Service(*reader), Rule::Map(position, entry));
+                }
+            }
+            let outside = match policy.regions.items.get(position).map(|item| item.body.source.value) {
+                Some(Source::Module | Source::CommandLine) => Some((Subject::Toolstack, Rule::Region(position))),
+                Some(Source::XenStoreRing) => Some((Subject::XenStoreDaemon, Rule::Region(position))),
+                _ => index.granted.get(&position).and_then(|grant| {
+                    let writes = policy.grants.items.get(*grant)?.body.access.value == Access::ReadWrite;
+                    let peer = Subject::Domain(index.grants.get(*grant)?.peer);
+                    writes.then_some((peer, Rule::Grant(*grant)))
+                }),
+            };
+            for ((from, rule), (reader, _)) in
+                outside.iter().flat_map(|from| map.iter().map(move |entry| (*from, entry)))
+            {
+                influence.edge(from, Subject::Service(*reader), rule);
+            }
+        }
+        for (position, channel) in index.ports.iter().enumerate() {
+            let from = channel.peer.map_or(Subject::XenStoreDaemon, Subject::Domain);
+            influence.edge(from, Subject::Service(channel.service), Rule::Port(position));
+        }
+        influence
+    }
+
+    fn edge(&mut self, from: Subject, to: Subject, rule: Rule) {
+        if let (Some(from), Some(to)) = (self.nodes.get(&from), self.nodes.get(&to)) {
+            self.graph.add_edge(*from, *to, rule);
+        }
+    }
+
+    /// The fewest services that must be taken over, from `subject` on, until one can do one of `targets`. Of
+    /// equally few, those that come first.
+    pub(crate) fn takeover(&self, search: Search<'_>, subject: Subject, targets: &[(Object, Op)]) -> Option<Takeover> {
+        let reached = |node: NodeIndex| {
+            let subject = *self.graph.node_weight(node)?;
+            targets.iter().find_map(|(object, op)| Some((*object, *op, search.can(subject, *object, *op)?)))
+        };
+        let start = *self.nodes.get(&subject)?;
+        let (_, path) = astar(&self.graph, start, |node| node != start && reached(node).is_some(), |_| 1, |_| 0)?;
+        let (object, op, way) = reached(*path.last()?)?;
+        let mut services = Vec::new();
+        for pair in path.windows(2) {
+            let [from, to] = pair else { continue };
+            let rule = *self.graph.edge_weight(self.graph.find_edge(*from, *to)?)?;
+            if let Some(Subject::Service(service)) = self.graph.node_weight(*to) {
+                services.push((rule, *service));
+            }
+        }
+        Some(Takeover { services, object, op, way })
+    }
+}

@@ -1,0 +1,183 @@
+//! The names in questions and assertions, resolved.
+
+use super::names::{DAEMON, FIXED, TOOLSTACK};
+use super::{Hypercall, Object, Op, Subject, paths};
+use crate::model::Policy;
+
+/// What a question is about: any of these, done to any of those.
+pub(crate) type Targets = Vec<(Object, Op)>;
+
+/// The subjects of a name: one, or every entry of `[domains]` that a domain id belongs to.
+pub(crate) fn subjects(policy: &Policy, text: &str) -> Result<Vec<Subject>, String> {
+    let unknown = || {
+        let mut known: Vec<&str> =
+            policy.services.names.iter().chain(&policy.domains.names).map(|name| name.value.as_str()).collect();
+        known.extend([DAEMON, TOOLSTACK]);
+        format!("there is no service or domain `{text}`; there are {}", shortened(&known))
+    };
+    if let Some(rest) = text.strip_prefix("domain:") {
+        if let Ok(id) = rest.parse::<u16>() {
+            let belongs = policy
+                .domains
+                .items
+                .iter()
+                .enumerate()
+                .filter(|(_, item)| (item.body.first..=item.body.last).contains(&id));
+            return Ok(belongs.map(|(position, _)| Subject::Domain(position)).collect());
+        }
+        return policy.domains.index(rest).map(|domain| vec![Subject::Domain(domain)]).ok_or_else(unknown);
+    }
+    if let Some(service) = policy.services.index(text) {
+        return Ok(vec![Subject::Service(service)]);
+    }
+    if let Some(domain) = policy.domains.index(text) {
+        return Ok(vec![Subject::Domain(domain)]);
+    }
+    match text.strip_prefix("outside:").unwrap_or(text) {
+        DAEMON => Ok(vec![Subject::XenStoreDaemon]),
+        TOOLSTACK => Ok(vec![Subject::Toolstack]),
+        _ => Err(unknown()),
+    }
+}
+
+/// The names in a list that is not too long to read.
+fn shortened(names: &[&str]) -> String {
+    const SHOWN: usize = 12;
+    let head = names.get(..SHOWN.min(names.len())).unwrap_or_default().join(", ");
+    if names.len() > SHOWN { format!("{head} and {} more", names.len() - SHOWN) } else { head }
+}
+
+/// The targets of `OBJECT.OPERATION` or of the name of a hypercall.
+pub(crate) fn targets(policy: &Policy, text: &str) -> Result<Targets, String> {
+    if let Some(hypercall) = Hypercall::ALL.iter().find(|hypercall| hypercall.name() == text) {
+        return Ok(causes(policy, *hypercall));
+    }
+    let Some((object, word)) = text.rsplit_once('.') else {
+        return Err(format!("`{text}` is neither OBJECT.OPERATION nor the name of a hypercall"));
+    };
+    operation(policy, object, word)
+}
+
+/// The targets of an operation on an object.
+pub(crate) fn operation(policy: &Policy, object: &str, word: &str) -> Result<Targets, String> {
+    let Some(op) = Op::parse(word) else {
+        let words: Vec<&str> = Op::ALL.iter().map(|op| op.word()).collect();
+        return Err(format!("there is no operation `{word}`; there are {}", words.join(", ")));
+    };
+    if let Some(path) = object.strip_prefix("path:").or(object.contains('/').then_some(object)) {
+        return match op {
+            Op::Read | Op::Write | Op::Watch => Ok(covering(policy, path, op)),
+            _ => Err(format!("a path of XenStore has no operation `{word}`; it has read, write and watch")),
+        };
+    }
+    if let Some(program) = object.strip_prefix("program:") {
+        let runs = policy.services.items.iter().enumerate().filter(|(_, item)| item.body.program.value == program);
+        return Ok(runs
+            .map(|(service, _)| (Object::Program(service), op))
+            .filter(|(object, op)| op.applies_to(*object))
+            .collect());
+    }
+    let candidates = objects(policy, object);
+    // A section without an entry is known all the same: there is nothing in it that something could be done to.
+    if candidates.is_empty() && !FIXED.contains(&object) {
+        return Err(unknown_object(policy, object));
+    }
+    let fitting: Targets =
+        candidates.iter().map(|object| (*object, op)).filter(|(object, op)| op.applies_to(*object)).collect();
+    match fitting.as_slice() {
+        [] if candidates.is_empty() => Ok(fitting),
+        [] => Err(format!("`{object}` has no operation `{word}`; it has {}", operations_of(&candidates))),
+        [first, rest @ ..]
+            if !FIXED.contains(&object) && rest.iter().any(|(other, _)| kind(*other) != kind(first.0)) =>
+        {
+            let kinds: Vec<String> = fitting.iter().map(|(found, _)| format!("{}:{object}", kind(*found))).collect();
+            Err(format!("`{object}` is the name of several things; write {}", kinds.join(" or ")))
+        }
+        _ => Ok(fitting),
+    }
+}
+
+fn operations_of(objects: &[Object]) -> String {
+    let has = |op: &Op| objects.iter().any(|object| op.applies_to(*object));
+    let words: Vec<&str> = Op::ALL.iter().filter(|op| has(op)).map(|op| op.word()).collect();
+    words.join(", ")
+}
+
+/// Every object of this name, of whatever section; all of a section for the section's word.
+fn objects(policy: &Policy, name: &str) -> Vec<Object> {
+    let (section, bare) = match name.split_once(':') {
+        Some((section, bare)) => (Some(section), bare),
+        None => (None, name),
+    };
+    let fixed = match (section, name) {
+        (None, "console") => vec![Object::Console],
+        (None, "clock") => vec![Object::Clock],
+        (None, "entropy") => vec![Object::Entropy],
+        (None, "power") => vec![Object::Power],
+        (None, "info") => vec![Object::Info],
+        (None, "image") => vec![Object::Image],
+        (None, "self") => vec![Object::Own],
+        (None, "region") => (0..policy.regions.items.len()).map(Object::Region).collect(),
+        (None, "port") => (0..policy.ports.items.len()).map(Object::Port).collect(),
+        (None, "grant") => (0..policy.grants.items.len()).map(Object::Grant).collect(),
+        (None, "queue") => (0..policy.queues.items.len()).map(Object::Queue).collect(),
+        _ => Vec::new(),
+    };
+    if section.is_none() && FIXED.contains(&name) {
+        return fixed;
+    }
+    let of = |word: &str| section.is_none_or(|section| section == word);
+    let found = [
+        policy.regions.index(bare).filter(|_| of("region")).map(Object::Region),
+        policy.ports.index(bare).filter(|_| of("port")).map(Object::Port),
+        policy.grants.index(bare).filter(|_| of("grant")).map(Object::Grant),
+        policy.queues.index(bare).filter(|_| of("queue")).map(Object::Queue),
+    ];
+    found.into_iter().flatten().collect()
+}
+
+fn kind(object: Object) -> &'static str {
+    match object {
+        Object::Region(_) => "region",
+        Object::Port(_) => "port",
+        Object::Grant(_) => "grant",
+        Object::Queue(_) => "queue",
+        _ => "",
+    }
+}
+
+fn unknown_object(policy: &Policy, name: &str) -> String {
+    let regions = policy.regions.names.iter().chain(&policy.ports.names);
+    let mut known: Vec<&str> =
+        regions.chain(&policy.grants.names).chain(&policy.queues.names).map(|name| name.value.as_str()).collect();
+    known.extend(FIXED);
+    format!("there is no object `{name}`; there are {}", shortened(&known))
+}
+
+/// The rules of XenStore that cover a path.
+fn covering(policy: &Policy, path: &str, op: Op) -> Targets {
+    let mut found = Vec::new();
+    for (entry, item) in policy.xenstore.items.iter().enumerate() {
+        for (position, right) in item.body.iter().enumerate() {
+            if paths::covers(&right.path.value, path) {
+                found.push((Object::Path(entry, position), op));
+            }
+        }
+    }
+    found
+}
+
+/// Everything that makes the kernel do a hypercall.
+fn causes(policy: &Policy, hypercall: Hypercall) -> Targets {
+    let fixed = [Object::Console, Object::Power, Object::Image, Object::Own];
+    let ports = (0..policy.ports.items.len()).map(Object::Port);
+    let mut found = Vec::new();
+    for object in fixed.into_iter().chain(ports) {
+        for op in Op::ALL.iter().copied().filter(|op| op.applies_to(object)) {
+            if Hypercall::of(object, op).contains(&hypercall) {
+                found.push((object, op));
+            }
+        }
+    }
+    found
+}

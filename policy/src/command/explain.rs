@@ -1,0 +1,40 @@
+use std::path::PathBuf;
+
+use cloister_policy::analyse;
+
+use super::{Format, Outcome, Output, Status, json};
+
+/// Answer a question about a policy with the rules that make the answer
+///
+/// The questions: `can SUBJECT reach OBJECT.OPERATION`, `can SUBJECT OPERATION OBJECT`, `who can OPERATION OBJECT`,
+/// `who can reach OBJECT.OPERATION`, `what can SUBJECT do`. The status is 0 if there is a path, and 1 if there is none.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Policy file
+    file: PathBuf,
+    /// The question, in one argument or several
+    #[arg(required = true)]
+    question: Vec<String>,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Arguments {
+    pub fn run(self) -> Outcome {
+        let policy = match analyse(&self.file) {
+            Ok(policy) => policy,
+            Err(report) => return Outcome::refused(&report),
+        };
+        match policy.explain(&self.question.join(" ")) {
+            Err(unclear) => Outcome::unusable(unclear),
+            Ok(explanation) => {
+                let status = if explanation.holds { Status::Holds } else { Status::Refused };
+                let output = match self.output.format {
+                    Format::Text => explanation.to_string(),
+                    Format::Json => json("explain", &explanation),
+                };
+                Outcome { status, ..Outcome::holds(output) }
+            }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Questions about a policy, answered with the rules that make the answer.
+
+use serde::Serialize;
+
+use crate::authority::closure::closure;
+use crate::authority::search::{Influence, Way};
+use crate::authority::{Hypercall, Object, Op, Subject, names, target};
+use crate::{Sound, Step};
+
+/// The forms of a question.
+pub(crate) const FORMS: [&str; 5] = [
+    "can SUBJECT reach OBJECT.OPERATION",
+    "can SUBJECT OPERATION OBJECT",
+    "who can reach OBJECT.OPERATION",
+    "who can OPERATION OBJECT",
+    "what can SUBJECT do",
+];
+
+/// One thing that a subject can do, or cannot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    /// Who.
+    pub subject: String,
+    /// To what, and what: `OBJECT.OPERATION`.
+    pub operation: String,
+    /// Whether the closure holds a path.
+    pub holds: bool,
+    /// How much, in `unit`; 0 if there is no path.
+    pub amount: u64,
+    /// What the amount counts; empty where there is no more or less.
+    pub unit: &'static str,
+    /// The answer as a sentence.
+    pub sentence: String,
+    /// The hypercalls that the kernel makes for it.
+    pub hypercalls: Vec<&'static str>,
+    /// The rules on the way, in the order in which they are used.
+    pub path: Vec<Step>,
+    /// If there is no path: the services that would have to be taken over for one, the rules over which each is
+    /// attacked, and those of the last one's way.
+    pub takeovers: Vec<String>,
+    /// See `takeovers`.
+    pub takeover_path: Vec<Step>,
+}
+
+/// The answer to a question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The question, as it was asked.
+    pub question: String,
+    /// Whether there is a path at all.
+    pub holds: bool,
+    /// The paths; for a question about one subject and one operation that has none, one answer that says so.
+    pub answers: Vec<Answer>,
+}
+
+/// A question that is none, or that names what the policy does not have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unclear {
+    /// It has no known form.
+    #[error("`{question}` is no question that can be answered; the forms are:\n  {}", FORMS.join("\n  "))]
+    Form {
+        /// The question.
+        question: String,
+    },
+    /// It names something that is not there.
+    #[error("{0}")]
+    Name(String),
+}
+
+impl Sound {
+    /// Answers a question.
+    ///
+    /// # Errors
+    /// It is no question, or names what the policy does not have.
+    pub fn explain(&self, question: &str) -> Result<Explanation, Unclear> {
+        let words: Vec<&str> = question.trim().trim_end_matches('?').split_whitespace().collect();
+        let form = || Unclear::Form { question: question.into() };
+        let answers = match *words.as_slice() {
+            ["what", "can", subject, "do"] => self.everything(subject)?,
+            ["can", subject, "reach" | "cause", operation] => {
+                self.can(subject, &target::targets(&self.policy, operation).map_err(Unclear::Name)?)?
+            }
+            ["can", subject, word, object] => {
+                self.can(subject, &target::operation(&self.policy, object, word).map_err(Unclear::Name)?)?
+            }
+            ["who", "can", "reach" | "cause", operation] => {
+                self.who(&target::targets(&self.policy, operation).map_err(Unclear::Name)?)
+            }
+            ["who", "can", word, object] => {
+                self.who(&target::operation(&self.policy, object, word).map_err(Unclear::Name)?)
+            }
+            _ => return Err(form()),
+        };
+        let holds = answers.iter().any(|answer| answer.holds);
+        Ok(Explanation { question: question.trim().to_owned(), holds, answers })
+    }
+
+    fn can(&self, name: &str, targets: &[(Object, Op)]) -> Result<Vec<Answer>, Unclear> {
+        let subjects = target::subjects(&self.policy, name).map_err(Unclear::Name)?;
+        let search = self.search();
+        let found: Vec<Answer> = subjects
+            .iter()
+            .flat_map(|subject| targets.iter().map(move |(object, op)| (*subject, *object, *op)))
+            .filter_map(|(subject, object, op)| {
+                Some(self.answer(subject, object, op, search.can(subject, object, op)?))
+            })
+            .collect();
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        Ok(vec![self.no_path(name, &subjects, targets)])
+    }
+
+    fn no_path(&self, name: &str, subjects: &[Subject], targets: &[(Object, Op)]) -> Answer {
+        let influence = Influence::new(&self.policy, &self.index);
+        let nearest = subjects.iter().filter_map(|subject| influence.takeover(self.search(), *subject, targets));
+        let nearest = nearest.min_by_key(|takeover| takeover.services.len());
+        let operation = match targets {
+            [] => "nothing of the kind".to_owned(),
+            [(object, op)] => format!("{}.{}", names::object(&self.policy, *object), op.word()),
+            [(_, op), ..] => format!("any of {} operations ({})", targets.len(), op.word()),
+        };
+        let mut answer = Answer {
+            subject: name.to_owned(),
+            sentence: format!("No: the closure holds no path from {name} to {operation}."),
+            operation,
+            holds: false,
+            amount: 0,
+            unit: "",
+            hypercalls: Vec::new(),
+            path: Vec::new(),
+            takeovers: Vec::new(),
+            takeover_path: Vec::new(),
+        };
+        if let Some(takeover) = nearest {
+            let service = |service: usize| names::subject(&self.policy, Subject::Service(service));
+            answer.takeovers = takeover.services.iter().map(|(_, over)| service(*over)).collect();
+            let rules = takeover.services.iter().map(|(rule, _)| *rule).chain(takeover.way.path);
+            answer.takeover_path = rules.map(|rule| self.step(rule)).collect();
+        }
+        answer
+    }
+
+    fn answer(&self, subject: Subject, object: Object, op: Op, way: Way) -> Answer {
+        let name = names::subject(&self.policy, subject);
+        let deed = names::deed(&self.policy, object, op, way.amount);
+        Answer {
+            sentence: format!("{name} can {deed}"),
+            subject: name,
+            operation: format!("{}.{}", names::object(&self.policy, object), op.word()),
+            holds: true,
+            amount: way.amount,
+            unit: op.unit(),
+            hypercalls: match subject {
+                Subject::Service(_) => Hypercall::of(object, op).iter().map(|hypercall| hypercall.name()).collect(),
+                _ => Vec::new(),
+            },
+            path: way.path.into_iter().map(|rule| self.step(rule)).collect(),
+            takeovers: Vec::new(),
+            takeover_path: Vec::new(),
+        }
+    }
+
+    fn who(&self, targets: &[(Object, Op)]) -> Vec<Answer> {
+        let services = (0..self.policy.services.items.len()).map(Subject::Service);
+        let domains = (0..self.policy.domains.items.len()).map(Subject::Domain);
+        let everybody = services.chain(domains).chain([Subject::XenStoreDaemon, Subject::Toolstack]);
+        let mut answers = Vec::new();
+        for subject in everybody {
+            for (object, op) in targets {
+                if let Some(way) = self.search().can(subject, *object, *op) {
+                    answers.push(self.answer(subject, *object, *op, way));
+                }
+            }
+        }
+        answers
+    }
+
+    fn everything(&self, name: &str) -> Result<Vec<Answer>, Unclear> {
+        let subjects = target::subjects(&self.policy, name).map_err(Unclear::Name)?;
+        let rights = closure(&self.policy, &self.index).into_iter();
+        let own = rights.filter(|right| subjects.contains(&right.subject));
+        Ok(own
+            .map(|right| {
+                self.answer(right.subject, right.object, right.op, Way { amount: right.amount, path: right.path })
+            })
+            .collect())
+    }
+}
+
+impl std::fmt::Display for Explanation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.answers.is_empty() {
+            return writeln!(f, "Nobody and nothing: the closure holds no path.");
+        }
+        for answer in &self.answers {
+            if !answer.holds {
+                writeln!(f, "{}", answer.sentence)?;
+                if answer.takeovers.is_empty() {
+                    writeln!(f, "  Not even taking over other services would open one.")?;
+                } else {
+                    writeln!(f, "  Who has it would still have to take over {}:", answer.takeovers.join(", then "))?;
+                    steps(f, &answer.takeover_path)?;
+                }
+                continue;
+            }
+            let hypercalls = match answer.hypercalls.as_slice() {
+                [] => String::new(),
+                list => format!(" [{}]", list.join(", ")),
+            };
+            writeln!(f, "{}: {}{hypercalls}", answer.operation, answer.sentence)?;
+            steps(f, &answer.path)?;
+        }
+        Ok(())
+    }
+}
+
+fn steps(f: &mut std::fmt::Formatter<'_>, steps: &[Step]) -> std::fmt::Result {
+    for step in steps {
+        writeln!(f, "    line {:>4}  {}: {}", step.line, step.rule, step.says)?;
+    }
+    Ok(())
+}
