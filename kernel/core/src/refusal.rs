@@ -79,10 +79,11 @@ impl Refusal<'_> {
         let [first, second, ..] = self.arguments;
         match (self.status, capability.kind) {
             (Status::WrongOperation, _) => write!(f, "a {} has no such operation", capability.kind.name()),
-            (Status::MissingRight, _) => write!(f, "{operation:?} is not among the rights of line {}", capability.line),
+            (Status::MissingRight, _) => write!(f, "'{operation}' is not among the rights of line {}", capability.line),
             (Status::NotPermitted, Kind::Grant) => {
-                let peer = second;
-                write!(f, "line {} allows neither page {first} nor peer {peer} together", capability.line)
+                write!(f, "line {} does not allow page {first}", capability.line)?;
+                // Only the issue of a grant names a peer.
+                if self.operation == Operation::GrantIssue as u64 { write!(f, " for peer {second}") } else { Ok(()) }
             }
             (Status::NotPermitted, _) => write!(f, "line {} does not allow peer {first}", capability.line),
             (Status::BadArgument, _) => write!(f, "argument {first:#x} is out of range for line {}", capability.line),
