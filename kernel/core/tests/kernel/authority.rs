@@ -1,0 +1,252 @@
+//! Every invocation that there is: each service, each slot, each operation, and arguments of every kind.
+
+use cloister_caps::tables::{Capability, PortKind, Tables};
+use cloister_caps::{Kind, Operation, Status};
+use cloister_kernel_core::Outcome;
+
+use crate::machine::{Bench, narrow, shipped, tables};
+
+/// Arguments inside and outside of what any rule allows.
+const ARGUMENTS: [[u64; 4]; 14] = [
+    [0; 4],
+    [1, 0, 0, 0],
+    [1, 3, 0, 0],
+    [3, 9, 0, 0],
+    [3, 10, 0, 0],
+    [9, 2, 0, 0],
+    [10, 3, 0, 0],
+    [127, 32_751, 0, 0],
+    [128, 3, 0, 0],
+    [0, 32_752, 0, 0],
+    [0x7FF0, 0x7FF0, 0, 0],
+    [1 << 32, 1 << 16 | 3, 0, 0],
+    [0, 1 << 32, 1, 1],
+    [u64::MAX; 4],
+];
+
+/// What is to come of an invocation on a kernel that has just booted.
+fn expected(
+    tables: &Tables<'_>,
+    capability: Option<Capability>,
+    number: u64,
+    [first, second, ..]: [u64; 4],
+) -> Result<Outcome, Status> {
+    let capability = capability.ok_or(Status::NoCapability)?;
+    let operation = Operation::ALL.iter().find(|operation| **operation as u64 == number);
+    let operation =
+        operation.filter(|operation| operation.applies_to(capability.kind)).ok_or(Status::WrongOperation)?;
+    if !capability.rights.contains(operation.right()) {
+        return Err(Status::MissingRight);
+    }
+    let object = capability.object as usize;
+    let peer = |peer: u64, first: u16, last: u16| {
+        if (u64::from(first)..=u64::from(last)).contains(&peer) { Ok(()) } else { Err(Status::NotPermitted) }
+    };
+    match operation {
+        Operation::PowerOff => return Ok(Outcome::PowerOff),
+        Operation::PowerReboot => return Ok(Outcome::Reboot),
+        Operation::InfoRead if first > 3 => return Err(Status::BadArgument),
+        Operation::PortOpen => {
+            let rule = tables.ports().get(object).unwrap();
+            peer(first, rule.peer_first, rule.peer_last)?;
+        }
+        Operation::PortSend if tables.ports().get(object).unwrap().kind == PortKind::XenStore => {}
+        Operation::PortSend | Operation::PortClose => return Err(Status::WrongState),
+        Operation::GrantIssue | Operation::GrantEnd => {
+            let rule = tables.grants().get(object).unwrap();
+            if first >= u64::from(rule.count) {
+                return Err(Status::NotPermitted);
+            }
+            if operation == &Operation::GrantEnd {
+                return Err(Status::WrongState);
+            }
+            peer(second, rule.peer_first, rule.peer_last)?;
+        }
+        _ => {}
+    }
+    Err(Status::Done)
+}
+
+/// Makes every invocation; answers how many were carried out.
+fn everything_is_answered_by_the_tables(text: &str) -> usize {
+    let tables = tables(text);
+    let capabilities: Vec<Capability> = tables.capabilities().iter().collect();
+    let slots = (0..70).chain([255, 256, 65_535, 65_536, 1 << 32, 1 << 63, u64::MAX]);
+    let numbers = (0..20).chain([1 << 32 | 1, 1 << 63, u64::MAX]);
+    let calls: Vec<(u64, u64)> = slots.flat_map(|slot| numbers.clone().map(move |number| (slot, number))).collect();
+    let mut done = 0;
+    let mut bench = Bench::of(tables);
+    for service in 0..tables.services().len() as u8 {
+        for (slot, number) in calls.iter().copied() {
+            let own = |capability: &&Capability| capability.service == service && u64::from(capability.slot) == slot;
+            let capability = capabilities.iter().find(own).copied();
+            for arguments in ARGUMENTS {
+                let before = (bench.machine.log.len(), bench.kernel.refusals());
+                let [a, b, c, d] = arguments;
+                let found = bench.call(service, 1, [slot, number, a, b, c, d]);
+                let what = || format!("{} {slot} {number} {arguments:?}", tables.service_name(service));
+                match (expected(&tables, capability, number, arguments), found) {
+                    (Ok(expected), found) => assert_eq!(found, expected, "{}", what()),
+                    (Err(expected), Outcome::Answer(answer)) => assert_eq!(answer.status, expected, "{}", what()),
+                    (_, found) => panic!("{}: {found:?}", what()),
+                }
+                let refused = matches!(found, Outcome::Answer(answer) if answer.status != Status::Done);
+                let after = (before.0 + usize::from(refused), before.1 + u64::from(refused));
+                assert_eq!((bench.machine.log.len(), bench.kernel.refusals()), after, "{}", what());
+                done += usize::from(!refused);
+                // What is expected is that of a kernel on which no port is open and no page granted.
+                if !bench.machine.granted.is_empty() || bench.machine.open.len() > 1 {
+                    bench = Bench::of(tables);
+                }
+            }
+        }
+    }
+    done
+}
+
+#[test]
+fn done_is_what_the_tables_give_and_nothing_else() {
+    let wide = everything_is_answered_by_the_tables(&shipped());
+    let narrow = everything_is_answered_by_the_tables(&narrow());
+    assert!(narrow < wide, "{narrow} < {wide}");
+}
+
+/// What the tables give in the end, in words: the whole authority of the shipped image but for its memory.
+const AUTHORITY: &str = "
+control: now clock; off power; reboot power; write console
+control: notify control-store.replies, control-store.requests, shutdown.replies, shutdown.requests
+grant-manager: now clock; write console
+grant-manager: end ring-pages, rx-pages, tx-pages
+grant-manager: issue ring-pages, rx-pages, tx-pages
+grant-manager: notify grants.replies, grants.requests
+http: now clock; read info; wall clock; write console
+http: notify socket.replies, socket.requests
+netfront: now clock; write console
+netfront: close rx-events, tx-events
+netfront: notify grants.replies, grants.requests, net.replies, net.requests, netfront-store.replies, netfront-store.requests
+netfront: open rx-events, tx-events
+netfront: send rx-events, tx-events
+tcpip: draw entropy; now clock; write console
+tcpip: notify net.replies, net.requests, shutdown.replies, shutdown.requests, socket.replies, socket.requests
+xenstore: now clock; write console
+xenstore: notify control-store.replies, control-store.requests, netfront-store.replies, netfront-store.requests
+xenstore: send xenstore-events
+";
+
+/// The pairs of service, operation and object for which some invocation is not refused for want of a right.
+fn possible() -> Vec<(String, &'static str, String)> {
+    let tables = tables(&shipped());
+    let mut found = Vec::new();
+    for service in 0..tables.services().len() as u8 {
+        for slot in 0..64 {
+            for operation in Operation::ALL {
+                let mut bench = Bench::of(tables);
+                let outcome = bench.call(service, 1, [slot, *operation as u64, 0, 0, 0, 0]);
+                let denied = [Status::NoCapability, Status::WrongOperation, Status::MissingRight];
+                if matches!(outcome, Outcome::Answer(answer) if denied.contains(&answer.status)) {
+                    continue;
+                }
+                let capability = tables
+                    .capabilities()
+                    .iter()
+                    .find(|capability| capability.service == service && u64::from(capability.slot) == slot);
+                let name = tables.name(capability.unwrap().name).to_string();
+                found.push((tables.service_name(service).to_string(), operation.name(), name));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn the_authority_of_the_shipped_image_is_this() {
+    let mut expected = Vec::new();
+    for line in AUTHORITY.trim().lines() {
+        let (service, rest) = line.split_once(": ").unwrap();
+        for part in rest.split("; ") {
+            let (operation, objects) = part.split_once(' ').unwrap();
+            for object in objects.split(", ") {
+                expected.push((service.to_string(), operation.to_string(), object.to_string()));
+            }
+        }
+    }
+    expected.sort();
+    let found: Vec<_> = possible()
+        .into_iter()
+        .filter(|(_, operation, _)| *operation != "find")
+        .map(|(service, operation, object)| (service, operation.to_string(), object))
+        .collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn each_service_finds_its_own_mappings_where_they_are() {
+    let tables = tables(&shipped());
+    let mut found = 0;
+    for capability in tables.capabilities().iter().filter(|capability| capability.kind == Kind::Region) {
+        let mut bench = Bench::of(tables);
+        let slot = u64::from(capability.slot);
+        let Outcome::Answer(answer) =
+            bench.call(capability.service, 1, [slot, Operation::RegionFind as u64, 0, 0, 0, 0])
+        else {
+            panic!("an answer");
+        };
+        let mapping = tables.mappings().get(capability.object as usize).unwrap();
+        let place = bench.kernel.places()[usize::from(mapping.region)];
+        let constant = ["command-line", "site", "grant-manager.rules", "xenstore.rules"];
+        let constant = constant.contains(&tables.name(capability.name));
+        assert_eq!(mapping.service, capability.service);
+        assert_eq!(answer.words, [mapping.address, place.length | u64::from(constant) << 63]);
+        found += 1;
+    }
+    assert_eq!(found, tables.mappings().len());
+}
+
+#[test]
+fn there_are_two_system_calls() {
+    let mut bench = Bench::new(&shipped());
+    for number in [2, 3, 100, 1 << 32, u64::MAX] {
+        for service in 0..6 {
+            let Outcome::Answer(answer) = bench.call(service, number, [1, 1, 1, 1, 1, 1]) else { panic!("an answer") };
+            assert_eq!((answer.status, answer.words), (Status::BadSystemCall, [0; 2]));
+        }
+    }
+    assert_eq!(bench.kernel.refusals(), 30);
+}
+
+#[test]
+fn a_service_that_does_not_exist_has_nothing() {
+    let mut bench = Bench::new(&shipped());
+    for service in [6, 15, 16, 255] {
+        for slot in 0..64 {
+            let Outcome::Answer(answer) = bench.call(service, 1, [slot, 1, 0, 0, 0, 0]) else { panic!("an answer") };
+            assert_eq!(answer.status, Status::NoCapability);
+        }
+        assert_eq!(bench.call(service, 0, [0; 6]), Outcome::Wait);
+        assert_eq!(bench.kernel.awake(service, 9).words, [0, 0]);
+    }
+}
+
+#[test]
+fn what_is_answered_is_the_machines() {
+    let mut bench = Bench::new(&shipped());
+    let words = |bench: &mut Bench, service, name, operation, first| {
+        bench.invoke(service, name, operation, [first, 0, 0, 0]).words
+    };
+    assert_eq!(words(&mut bench, "http", "clock", Operation::ClockNow, 0), [5_000, 0]);
+    assert_eq!(words(&mut bench, "http", "clock", Operation::ClockWall, 0), [1_000_000, 0]);
+    assert_eq!(words(&mut bench, "tcpip", "entropy", Operation::EntropyDraw, 0), [3, 4]);
+    assert_eq!(words(&mut bench, "http", "info", Operation::InfoRead, 2), [1_000, 32 << 20]);
+    let hash = bench.tables.policy_hash();
+    let read: Vec<u8> = (0..2)
+        .flat_map(|item| words(&mut bench, "http", "info", Operation::InfoRead, item))
+        .flat_map(u64::to_be_bytes)
+        .collect();
+    assert_eq!(read, hash);
+    let text = u64::from_le_bytes(*b"hello\n\0x");
+    assert_eq!(bench.status("http", "console", Operation::ConsoleWrite, [text, 0, 0, 0]), Status::Done);
+    assert_eq!(bench.status("http", "console", Operation::ConsoleWrite, [u64::MAX; 4]), Status::Done);
+    let http = bench.service("http");
+    assert_eq!(bench.machine.text, [(http, b"hello\n".to_vec()), (http, vec![0xFF; 32])]);
+}

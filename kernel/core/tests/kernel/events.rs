@@ -1,0 +1,185 @@
+//! Notifications, event channels, waiting and the processor's time.
+
+use cloister_caps::{EvtchnPort, Operation, Status};
+use cloister_kernel_core::Outcome;
+use cloister_kernel_core::schedule::State;
+
+use crate::machine::{Bench, XENSTORE, narrow, shipped, tables, with};
+
+const SERVICES: [&str; 6] = ["control", "grant-manager", "http", "netfront", "tcpip", "xenstore"];
+
+#[test]
+fn a_notification_reaches_the_other_end_and_no_one_else() {
+    let tables = tables(&shipped());
+    for (index, queue) in tables.queues().iter().enumerate() {
+        let name = tables.name(queue.name);
+        let (sender, receiver) = (tables.service_name(queue.sender), tables.service_name(queue.receiver));
+        for (from, to, bit) in [(sender, receiver, queue.receiver_bit), (receiver, sender, queue.sender_bit)] {
+            let mut bench = Bench::of(tables);
+            for service in SERVICES {
+                bench.wait(service, u64::MAX);
+            }
+            assert_eq!(bench.kernel.next(0).service, None);
+            assert_eq!(bench.status(from, name, Operation::QueueNotify, [0; 4]), Status::Done);
+            let to_index = bench.service(to);
+            assert_eq!(bench.kernel.next(0).service, Some(to_index), "queue {index} {name}");
+            for service in SERVICES {
+                let expected = if service == to { 1 << bit } else { 0 };
+                assert_eq!(bench.bits(service), expected, "{name}: {from} to {to}, {service}");
+                assert_eq!(bench.bits(service), 0, "they are given once");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_event_is_delivered_once_a_wait() {
+    let mut bench = Bench::new(&narrow());
+    let opened = bench.invoke("netfront", "rx-events", Operation::PortOpen, [3, 0, 0, 0]);
+    let port = EvtchnPort(opened.words[0] as u32);
+    assert_eq!((opened.status, std::mem::take(&mut bench.machine.unmasked)), (Status::Done, vec![port.0]));
+    bench.wait("netfront", u64::MAX);
+    assert_eq!(bench.machine.unmasked, [], "no event came");
+    assert!(bench.kernel.event(port));
+    let bits = bench.bits("netfront");
+    assert_eq!(bits.count_ones(), 1);
+    assert_eq!(bench.machine.unmasked, [], "it stays masked while the service works");
+    for service in SERVICES.into_iter().filter(|service| *service != "netfront") {
+        bench.wait(service, u64::MAX);
+        assert_eq!(bench.bits(service), 0);
+    }
+    assert_eq!(bench.machine.unmasked, [], "others do not unmask it");
+    bench.wait("netfront", u64::MAX);
+    assert_eq!(bench.machine.unmasked, [port.0]);
+    bench.wait("netfront", u64::MAX);
+    assert_eq!(bench.machine.unmasked, [port.0]);
+}
+
+#[test]
+fn a_port_is_opened_used_and_closed_by_its_service() {
+    let mut bench = Bench::new(&narrow());
+    for operation in [Operation::PortSend, Operation::PortClose] {
+        assert_eq!(bench.status("netfront", "tx-events", operation, [0; 4]), Status::WrongState);
+    }
+    let open = |bench: &mut Bench, name| bench.invoke("netfront", name, Operation::PortOpen, [9, 0, 0, 0]);
+    let tx = open(&mut bench, "tx-events").words[0] as u32;
+    let rx = open(&mut bench, "rx-events").words[0] as u32;
+    assert_ne!(tx, rx);
+    assert_eq!(open(&mut bench, "tx-events").status, Status::WrongState);
+    assert_eq!(bench.status("netfront", "tx-events", Operation::PortSend, [u64::MAX; 4]), Status::Done);
+    assert_eq!(bench.machine.sent, [tx]);
+    assert_eq!(bench.status("netfront", "tx-events", Operation::PortClose, [0; 4]), Status::Done);
+    assert!(!bench.kernel.event(EvtchnPort(tx)), "a closed port is nobody's");
+    assert_eq!(bench.bits("netfront"), 0);
+    assert!(bench.kernel.event(EvtchnPort(rx)));
+    assert_eq!(bench.status("netfront", "tx-events", Operation::PortClose, [0; 4]), Status::WrongState);
+    bench.machine.refuses_ports = true;
+    assert_eq!(open(&mut bench, "tx-events").status, Status::Unavailable);
+    bench.machine.refuses_ports = false;
+    assert_eq!(open(&mut bench, "tx-events").status, Status::Done);
+}
+
+/// A port that is closed with its event undelivered must not come back masked.
+#[test]
+fn a_port_that_is_opened_again_lets_events_through() {
+    let mut bench = Bench::new(&shipped());
+    let port = bench.invoke("netfront", "tx-events", Operation::PortOpen, [0; 4]).words[0] as u32;
+    bench.kernel.event(EvtchnPort(port));
+    assert_eq!(bench.status("netfront", "tx-events", Operation::PortClose, [0; 4]), Status::Done);
+    bench.machine.unmasked.clear();
+    let port = bench.invoke("netfront", "tx-events", Operation::PortOpen, [0; 4]).words[0] as u32;
+    assert_eq!(bench.machine.unmasked, [port]);
+    bench.wait("netfront", u64::MAX);
+    assert_eq!(bench.machine.unmasked, [port], "the former port's event is not the new one's");
+}
+
+#[test]
+fn xenstores_port_is_the_toolstacks() {
+    let mut bench = Bench::new(&shipped());
+    assert_eq!(bench.status("xenstore", "xenstore-events", Operation::PortSend, [0; 4]), Status::Done);
+    assert_eq!(bench.machine.sent, [XENSTORE.0]);
+    for operation in [Operation::PortOpen, Operation::PortClose] {
+        assert_eq!(bench.status("xenstore", "xenstore-events", operation, [0; 4]), Status::MissingRight);
+    }
+    assert!(bench.kernel.event(XENSTORE));
+    assert_eq!(bench.bits("xenstore").count_ones(), 1);
+    assert!(!bench.kernel.event(EvtchnPort(0)));
+    assert!(!bench.kernel.event(EvtchnPort(77)));
+}
+
+#[test]
+fn who_waits_sleeps_until_told_or_until_its_time() {
+    let mut bench = Bench::new(&shipped());
+    let http = bench.service("http");
+    for service in SERVICES {
+        bench.wait(service, if service == "http" { 900 } else { u64::MAX });
+    }
+    let next = bench.kernel.next(100);
+    assert_eq!((next.service, next.timer), (None, 900));
+    assert_eq!(bench.kernel.next(900).service, Some(http));
+    assert_eq!(bench.kernel.awake(http, 900).words, [0, 900]);
+    // A notification that came while it ran is not slept over.
+    assert_eq!(bench.status("tcpip", "socket.replies", Operation::QueueNotify, [0; 4]), Status::Done);
+    bench.wait("http", u64::MAX);
+    assert_eq!(bench.kernel.scheduler.state(http), State::Ready);
+    assert_eq!(bench.bits("http").count_ones(), 1);
+    bench.wait("http", u64::MAX);
+    assert_eq!(bench.kernel.scheduler.state(http), State::Waiting(u64::MAX));
+}
+
+#[test]
+fn waiting_tells_the_time_only_to_who_may_know() {
+    let mut bench = Bench::new(&with("clock = [\"now\", \"wall\"]", "clock = [\"wall\"]"));
+    let (http, tcpip) = (bench.service("http"), bench.service("tcpip"));
+    assert_eq!(bench.kernel.awake(http, 1234).words, [0, 0]);
+    assert_eq!(bench.kernel.awake(tcpip, 1234).words, [0, 1234]);
+}
+
+/// Periods of 10 ms, which is every service's in the shipped policy.
+const PERIODS: u64 = 30;
+
+/// One service calls the kernel without end and never waits; the others each have a little to do every millisecond.
+fn hogged_by(hog: &str) -> (u64, Vec<u64>) {
+    let mut bench = Bench::new(&shipped());
+    let hog = bench.service(hog);
+    let (mut now, mut runs) = (0, vec![0; SERVICES.len()]);
+    for service in SERVICES {
+        bench.wait(service, if bench.service(service) == hog { 0 } else { now + 1_000_000 });
+    }
+    while now < PERIODS * 10_000_000 {
+        let next = bench.kernel.next(now);
+        let Some(service) = next.service else {
+            now = next.timer;
+            continue;
+        };
+        runs[usize::from(service)] += 1;
+        let took = if service == hog {
+            // It asks its peers to look, for nothing.
+            for slot in 0..8 {
+                bench.call(service, 1, [slot, Operation::QueueNotify as u64, 0, 0, 0, 0]);
+            }
+            (next.timer - now).min(50_000)
+        } else {
+            bench.kernel.awake(service, now);
+            assert_eq!(bench.call(service, 0, [now + 1_000_000, 0, 0, 0, 0, 0]), Outcome::Wait);
+            1_000
+        };
+        now += took;
+        bench.kernel.scheduler.charge(service, took, now);
+    }
+    (bench.kernel.scheduler.total(hog), runs)
+}
+
+#[test]
+fn one_that_calls_without_end_leaves_time_to_every_other() {
+    let tables = tables(&shipped());
+    for service in SERVICES {
+        let (used, runs) = hogged_by(service);
+        let record = tables.services().iter().find(|record| tables.name(record.name) == service).unwrap();
+        let allowed = u64::from(record.budget_us) * 1_000 * PERIODS;
+        assert!(used <= allowed + PERIODS * 50_000, "{service} used {used} of {allowed} ns");
+        assert!(used >= allowed / 2, "{service} used {used} of {allowed} ns");
+        // At least once in each period of 10 ms.
+        assert!(runs.iter().all(|runs| *runs >= PERIODS), "{service}: {runs:?}");
+    }
+}

@@ -1,0 +1,102 @@
+//! Grants: which page, to whom, how often.
+
+use cloister_caps::{Operation, Status};
+
+use crate::machine::{Bench, narrow, shipped, tables};
+
+fn issue(bench: &mut Bench, rule: &str, page: u64, peer: u64) -> Status {
+    bench.status("grant-manager", rule, Operation::GrantIssue, [page, peer, 0, 0])
+}
+
+fn end(bench: &mut Bench, rule: &str, page: u64) -> Status {
+    bench.status("grant-manager", rule, Operation::GrantEnd, [page, 0, 0, 0])
+}
+
+#[test]
+fn a_page_is_granted_once_at_a_time() {
+    let mut bench = Bench::new(&narrow());
+    assert_eq!(end(&mut bench, "rx-pages", 5), Status::WrongState, "it was never granted");
+    for _ in 0..3 {
+        let answer = bench.invoke("grant-manager", "rx-pages", Operation::GrantIssue, [5, 3, 0, 0]);
+        // ring-pages has the references 8 and 9.
+        assert_eq!((answer.status, answer.words), (Status::Done, [15, 0]));
+        assert_eq!(issue(&mut bench, "rx-pages", 5, 3), Status::WrongState);
+        assert_eq!(issue(&mut bench, "rx-pages", 5, 4), Status::WrongState, "to another peer neither");
+        assert_eq!(end(&mut bench, "rx-pages", 4), Status::WrongState, "the page beside it was not granted");
+        assert_eq!(end(&mut bench, "rx-pages", 5), Status::Done);
+        assert_eq!(end(&mut bench, "rx-pages", 5), Status::WrongState);
+        assert!(bench.machine.granted.is_empty());
+    }
+}
+
+#[test]
+fn a_page_in_use_stays_granted_until_the_peer_lets_go() {
+    let mut bench = Bench::new(&shipped());
+    assert_eq!(issue(&mut bench, "tx-pages", 127, 0), Status::Done);
+    bench.machine.in_use.insert(265);
+    for _ in 0..3 {
+        assert_eq!(end(&mut bench, "tx-pages", 127), Status::InUse);
+        assert_eq!(issue(&mut bench, "tx-pages", 127, 0), Status::WrongState);
+        assert_eq!(bench.machine.granted.len(), 1);
+    }
+    bench.machine.in_use.clear();
+    assert_eq!(end(&mut bench, "tx-pages", 127), Status::Done);
+    assert_eq!(issue(&mut bench, "tx-pages", 127, 9), Status::Done);
+}
+
+#[test]
+fn pages_and_peers_outside_of_the_rule_are_not_granted() {
+    let mut bench = Bench::new(&narrow());
+    for (rule, pages) in [("ring-pages", 2), ("rx-pages", 128), ("tx-pages", 128)] {
+        for page in [pages, pages + 1, 1 << 16, 1 << 32, u64::MAX] {
+            assert_eq!(issue(&mut bench, rule, page, 3), Status::NotPermitted, "{rule} {page}");
+            assert_eq!(end(&mut bench, rule, page), Status::NotPermitted, "{rule} {page}");
+        }
+        for peer in [0, 2, 10, 0x7FF0, 0x7FF1, 0xFFFF, 1 << 16 | 3, 1 << 32 | 3, u64::MAX] {
+            assert_eq!(issue(&mut bench, rule, 0, peer), Status::NotPermitted, "{rule} {peer}");
+        }
+        for peer in 3..=9 {
+            assert_eq!(issue(&mut bench, rule, pages - 1, peer), Status::Done);
+            assert_eq!(end(&mut bench, rule, pages - 1), Status::Done);
+        }
+    }
+    assert!(bench.machine.granted.is_empty());
+}
+
+#[test]
+fn every_page_of_every_rule_has_a_reference_of_its_own() {
+    let mut bench = Bench::new(&shipped());
+    for (rule, pages) in [("ring-pages", 2), ("rx-pages", 128), ("tx-pages", 128)] {
+        for page in 0..pages {
+            assert_eq!(issue(&mut bench, rule, page, 0), Status::Done);
+        }
+    }
+    let frames: std::collections::BTreeSet<u64> = bench.machine.granted.values().map(|(frame, _, _)| *frame).collect();
+    assert_eq!((bench.machine.granted.len(), frames.len()), (258, 258));
+    let readable = bench.machine.granted.values().filter(|(_, _, writable)| !writable).count();
+    assert_eq!(readable, 128, "what is sent is granted for reading");
+}
+
+/// No rule reaches past the pages that its region really has.
+#[test]
+fn a_region_that_came_out_smaller_than_its_rule_gives_only_what_it_has() {
+    let tables = tables(&shipped());
+    let mut places = Bench::of(tables).kernel.places().clone();
+    let region = tables.grants().iter().find(|rule| tables.name(rule.name) == "rx-pages").unwrap().region;
+    places[usize::from(region)].pages = 3;
+    let mut bench = Bench::at(tables, places);
+    assert_eq!(issue(&mut bench, "rx-pages", 2, 0), Status::Done);
+    assert_eq!(issue(&mut bench, "rx-pages", 3, 0), Status::BadArgument);
+    assert_eq!(bench.machine.granted.len(), 1);
+}
+
+#[test]
+fn a_restart_forgets_no_grant() {
+    let restarts = crate::machine::with("restart = { limit = 0,", "restart = { limit = 1,");
+    let mut bench = Bench::new(&restarts);
+    assert_eq!(issue(&mut bench, "rx-pages", 0, 0), Status::Done);
+    let manager = bench.service("grant-manager");
+    bench.kernel.fault(manager);
+    assert_eq!(issue(&mut bench, "rx-pages", 0, 0), Status::WrongState);
+    assert_eq!(end(&mut bench, "rx-pages", 0), Status::Done);
+}

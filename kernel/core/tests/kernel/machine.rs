@@ -1,0 +1,214 @@
+//! The machine under the kernel, for tests: it does nothing, remembers what it was told, and fails on what the policy
+//! does not allow.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloister_caps::tables::{Access, Tables};
+use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, PAGE_SIZE, Status};
+use cloister_kernel_core::memory::{Frames, FreeMemory};
+use cloister_kernel_core::place::{Given, Places, place};
+use cloister_kernel_core::{Answer, Kernel, Outcome, Platform};
+
+/// The channel that the toolstack made.
+pub const XENSTORE: EvtchnPort = EvtchnPort(1);
+
+/// The text of the policy that ships.
+pub fn shipped() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../policy/default.toml");
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// The shipped policy with one change, which must be one.
+pub fn with(from: &str, to: &str) -> String {
+    let changed = shipped().replace(from, to);
+    assert_ne!(changed, shipped());
+    changed
+}
+
+/// The shipped policy, but that the back end is in a domain from 3 to 9.
+pub fn narrow() -> String {
+    with("ids = \"0-32751\"", "ids = \"3-9\"")
+}
+
+/// The tables of a policy.
+pub fn tables(text: &str) -> Tables<'static> {
+    let policy = cloister_policy::parse("the policy", text).unwrap_or_else(|report| panic!("{report}"));
+    Tables::parse(policy.tables().unwrap().leak()).unwrap()
+}
+
+/// What stands under the kernel.
+pub struct Machine {
+    tables: Tables<'static>,
+    places: Places,
+    pub time: u64,
+    pub wall: Option<u64>,
+    pub random: Option<[u64; 2]>,
+    pub refuses_ports: bool,
+    pub log: Vec<String>,
+    pub text: Vec<(u8, Vec<u8>)>,
+    pub granted: BTreeMap<u32, (u64, u16, bool)>,
+    pub in_use: BTreeSet<u32>,
+    pub open: BTreeSet<u32>,
+    pub unmasked: Vec<u32>,
+    pub sent: Vec<u32>,
+    next_port: u32,
+}
+
+impl Platform for Machine {
+    fn now(&mut self) -> u64 {
+        self.time
+    }
+    fn wall(&mut self) -> Option<u64> {
+        self.wall
+    }
+    fn random(&mut self) -> Option<[u64; 2]> {
+        self.random
+    }
+    fn service_text(&mut self, service: &str, index: u8, text: &[u8]) {
+        assert_eq!(service, self.tables.service_name(index));
+        self.text.push((index, text.to_vec()));
+    }
+    fn log(&mut self, line: core::fmt::Arguments<'_>) {
+        self.log.push(line.to_string());
+    }
+    fn open_port(&mut self, peer: DomId) -> Option<EvtchnPort> {
+        let allowed = |port: cloister_caps::tables::PortRule| (port.peer_first..=port.peer_last).contains(&peer.0);
+        assert!(self.tables.ports().iter().any(allowed) && peer.is_real(), "no rule allows a port for {peer}");
+        if self.refuses_ports {
+            return None;
+        }
+        self.next_port += 1;
+        self.open.insert(self.next_port);
+        Some(EvtchnPort(self.next_port))
+    }
+    fn send(&mut self, port: EvtchnPort) {
+        assert!(self.open.contains(&port.0), "an event on {port}, which is not open");
+        self.sent.push(port.0);
+    }
+    fn close_port(&mut self, port: EvtchnPort) {
+        assert_ne!(port, XENSTORE);
+        assert!(self.open.remove(&port.0), "{port} is not open");
+    }
+    fn unmask(&mut self, port: EvtchnPort) {
+        assert!(self.open.contains(&port.0), "{port} is not open");
+        self.unmasked.push(port.0);
+    }
+    fn grant(&mut self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {
+        let rule = self
+            .tables
+            .grants()
+            .iter()
+            .find(|rule| (rule.first_ref..rule.first_ref + rule.count).contains(&reference.0));
+        let rule = rule.expect("a reference of some rule");
+        let place = self.places[usize::from(rule.region)];
+        assert_eq!(frame.0, place.frame.0 + u64::from(reference.0 - rule.first_ref), "the page of that number");
+        assert!(frame.0 < place.frame.0 + place.pages, "a page of the region");
+        assert!((rule.peer_first..=rule.peer_last).contains(&peer.0) && peer.is_real(), "a peer of the rule");
+        assert_eq!(writable, rule.access == Access::ReadWrite);
+        let old = self.granted.insert(reference.0, (frame.0, peer.0, writable));
+        assert_eq!(old, None, "{reference} was granted anew while it stands");
+    }
+    fn end_grant(&mut self, reference: GrantRef) -> bool {
+        assert!(self.granted.contains_key(&reference.0), "{reference} is not granted");
+        !self.in_use.contains(&reference.0) && self.granted.remove(&reference.0).is_some()
+    }
+}
+
+/// A kernel and the machine under it.
+pub struct Bench {
+    pub kernel: Kernel<'static>,
+    pub machine: Machine,
+    pub tables: Tables<'static>,
+    /// Of each service, the slots and the numbers of the operations that objects of that kind have.
+    pub operations: Vec<Vec<(u64, u64)>>,
+}
+
+/// The operations of each service, but for those that find regions: these are many, and change nothing.
+fn operations(tables: &Tables<'_>) -> Vec<Vec<(u64, u64)>> {
+    let mut found = vec![Vec::new(); tables.services().len()];
+    for capability in tables.capabilities().iter().filter(|capability| capability.kind != Kind::Region) {
+        for operation in Operation::ALL.iter().filter(|operation| operation.applies_to(capability.kind)) {
+            found[usize::from(capability.service)].push((u64::from(capability.slot), *operation as u64));
+        }
+    }
+    found
+}
+
+impl Bench {
+    /// The kernel of an image with this policy, after boot.
+    pub fn new(text: &str) -> Bench {
+        Bench::of(tables(text))
+    }
+
+    pub fn of(tables: Tables<'static>) -> Bench {
+        let mut free = FreeMemory::new();
+        free.add(Frames { start: 0x400, end: (32 << 20) / PAGE_SIZE as u64 });
+        let given = Given { module: None, command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
+        let places = place(&tables, &mut free, &given, 0).unwrap();
+        Bench::at(tables, places)
+    }
+
+    pub fn at(tables: Tables<'static>, places: Places) -> Bench {
+        let machine = Machine {
+            tables,
+            places: places.clone(),
+            time: 5_000,
+            wall: Some(1_000_000),
+            random: Some([3, 4]),
+            refuses_ports: false,
+            log: Vec::new(),
+            text: Vec::new(),
+            granted: BTreeMap::new(),
+            in_use: BTreeSet::new(),
+            open: BTreeSet::from([XENSTORE.0]),
+            unmasked: Vec::new(),
+            sent: Vec::new(),
+            next_port: 2,
+        };
+        let mut kernel = Kernel::new(tables, places, 1_000, 32 << 20);
+        kernel.set_xenstore_port(XENSTORE);
+        Bench { kernel, machine, tables, operations: operations(&tables) }
+    }
+
+    pub fn service(&self, name: &str) -> u8 {
+        (0..16).find(|index| self.tables.service_name(*index) == name).unwrap()
+    }
+
+    /// The slot in which `service` holds the capability of this name in the policy; of a kind, if the name is not enough.
+    pub fn slot(&self, service: &str, name: &str) -> u64 {
+        let service = self.service(service);
+        let capabilities = self.tables.capabilities();
+        let mut found = capabilities
+            .iter()
+            .filter(|capability| capability.service == service && self.tables.name(capability.name) == name);
+        u64::from(found.next().unwrap_or_else(|| panic!("no capability {name}")).slot)
+    }
+
+    pub fn call(&mut self, service: u8, number: u64, arguments: [u64; 6]) -> Outcome {
+        self.kernel.system_call(&mut self.machine, service, number, arguments)
+    }
+
+    pub fn invoke(&mut self, service: &str, name: &str, operation: Operation, [a, b, c, d]: [u64; 4]) -> Answer {
+        let (index, slot) = (self.service(service), self.slot(service, name));
+        match self.call(index, 1, [slot, operation as u64, a, b, c, d]) {
+            Outcome::Answer(answer) => answer,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn status(&mut self, service: &str, name: &str, operation: Operation, arguments: [u64; 4]) -> Status {
+        self.invoke(service, name, operation, arguments).status
+    }
+
+    /// `wait`, from which nobody has woken the service yet.
+    pub fn wait(&mut self, service: &str, deadline: u64) {
+        let index = self.service(service);
+        assert_eq!(self.call(index, 0, [deadline, 0, 0, 0, 0, 0]), Outcome::Wait);
+    }
+
+    /// The notifications with which a service runs on.
+    pub fn bits(&mut self, service: &str) -> u64 {
+        let (index, now) = (self.service(service), self.machine.time);
+        self.kernel.awake(index, now).words[0]
+    }
+}

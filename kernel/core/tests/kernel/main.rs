@@ -1,0 +1,10 @@
+//! The kernel's decisions, under the policy that ships.
+#![forbid(unsafe_code)]
+
+mod authority;
+mod events;
+mod faults;
+mod grants;
+mod machine;
+mod random;
+mod refusals;

@@ -1,0 +1,147 @@
+//! Anything that services, peers and faults can do, in any order: the machine under the kernel fails on every grant,
+//! port or event that no rule allows.
+
+use cloister_caps::{EvtchnPort, Status};
+use cloister_kernel_core::{Outcome, Verdict};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+
+use crate::machine::{Bench, narrow, tables, with};
+
+#[derive(Clone, Debug)]
+enum Act {
+    Call(u8, u64, [u64; 6]),
+    /// An operation that the capability's object may well have.
+    Likely(u8, usize, [u64; 2]),
+    Event(u32),
+    Awake(u8),
+    Fault(u8),
+    Use(u32),
+    LetGo,
+    Run(u64),
+    Moody(bool),
+}
+
+fn word() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => 0_u64..12, 3 => 0_u64..140, 1 => 32_700_u64..33_000, 1 => any::<u64>()]
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        4 => (0_u8..7, prop_oneof![1 => Just(0), 8 => Just(1), 1 => any::<u64>()], prop::array::uniform6(word()))
+            .prop_map(|(service, number, arguments)| Act::Call(service, number, arguments)),
+        12 => (0_u8..6, any::<usize>(), prop::array::uniform2(word()))
+            .prop_map(|(service, pick, arguments)| Act::Likely(service, pick, arguments)),
+        2 => (0_u32..12).prop_map(Act::Event),
+        1 => (0_u8..7).prop_map(Act::Awake),
+        1 => (0_u8..7).prop_map(Act::Fault),
+        1 => (8_u32..300).prop_map(Act::Use),
+        1 => Just(Act::LetGo),
+        1 => (0_u64..20_000_000).prop_map(Act::Run),
+        1 => any::<bool>().prop_map(Act::Moody),
+    ]
+}
+
+/// A capability of the service and an operation of its kind: slot and number.
+fn likely(bench: &Bench, service: u8, pick: usize) -> (u64, u64) {
+    let own = &bench.operations[usize::from(service)];
+    own[pick % own.len()]
+}
+
+fn carry_out(bench: &mut Bench, act: Act) {
+    let machine = &mut bench.machine;
+    match act {
+        Act::Event(port) => {
+            let known = bench.kernel.event(EvtchnPort(port));
+            assert!(!known || machine.open.contains(&port));
+        }
+        Act::Awake(service) => drop(bench.kernel.awake(service, machine.time)),
+        Act::Fault(service) => {
+            assert!(service < 6 || bench.kernel.fault(service) == Verdict::StopImage);
+            if service < 6 {
+                bench.kernel.fault(service);
+            }
+        }
+        Act::Use(reference) => {
+            if machine.granted.contains_key(&reference) {
+                machine.in_use.insert(reference);
+            }
+        }
+        Act::LetGo => machine.in_use.clear(),
+        Act::Run(took) => {
+            let now = machine.time;
+            let next = bench.kernel.next(now);
+            assert!(next.timer > now);
+            machine.time = next.timer.min(now + took);
+            if let Some(service) = next.service {
+                bench.kernel.scheduler.charge(service, machine.time - now, machine.time);
+            }
+        }
+        Act::Moody(refuses) => {
+            machine.refuses_ports = refuses;
+            machine.random = (!refuses).then_some([1, 2]);
+        }
+        Act::Call(service, number, arguments) => answered(bench, service, number, arguments),
+        Act::Likely(service, pick, [first, second]) => {
+            let (slot, number) = likely(bench, service, pick);
+            answered(bench, service, 1, [slot, number, first, second, 0, 0]);
+        }
+    }
+}
+
+fn answered(bench: &mut Bench, service: u8, number: u64, arguments: [u64; 6]) {
+    let (logged, refusals) = (bench.machine.log.len(), bench.kernel.refusals());
+    let Outcome::Answer(answer) = bench.call(service, number, arguments) else { return };
+    let refused = !matches!(answer.status, Status::Done | Status::InUse);
+    assert_eq!(bench.machine.log.len() - logged, usize::from(refused));
+    assert_eq!(bench.kernel.refusals() - refusals, u64::from(refused));
+    if refused {
+        assert_eq!(answer.words, [0; 2], "a refusal tells nothing");
+        let line = &bench.machine.log[logged];
+        let words = ["refused: service=", " operation=", " object=", " missing=\""];
+        assert!(words.iter().all(|word| line.contains(word)) && line.ends_with('"'), "{line}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_sequence_of_calls_reaches_past_the_rules(acts in prop::collection::vec(act(), 0..400)) {
+        thread_local! {
+            static TABLES: cloister_caps::tables::Tables<'static> = tables(&narrow());
+        }
+        let mut bench = Bench::of(TABLES.with(|tables| *tables));
+        for act in acts {
+            carry_out(&mut bench, act);
+        }
+    }
+
+    #[test]
+    fn nor_with_restarts(acts in prop::collection::vec(act(), 0..200)) {
+        thread_local! {
+            static TABLES: cloister_caps::tables::Tables<'static> =
+                tables(&with("restart = { limit = 0,", "restart = { limit = 3,"));
+        }
+        let mut bench = Bench::of(TABLES.with(|tables| *tables));
+        for act in acts {
+            carry_out(&mut bench, act);
+        }
+    }
+}
+
+/// The test above is of use only if grants and ports do come to stand.
+#[test]
+fn random_acts_reach_the_machine() {
+    let mut bench = Bench::new(&narrow());
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let (mut granted, mut opened, mut in_use) = (0, 0, 0);
+    for _ in 0..20_000 {
+        let act = act().new_tree(&mut runner).unwrap().current();
+        carry_out(&mut bench, act);
+        granted = granted.max(bench.machine.granted.len());
+        in_use = in_use.max(bench.machine.in_use.len());
+        opened = opened.max(bench.machine.open.len());
+    }
+    assert!(granted > 20 && in_use > 1 && opened == 3, "{granted} {in_use} {opened}");
+}

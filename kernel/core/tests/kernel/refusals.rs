@@ -1,0 +1,164 @@
+//! What the log says of a refusal: service, operation, object, and the rule that was missing, by the line of the file.
+
+use cloister_caps::{Operation, Status};
+
+use crate::machine::{Bench, narrow, shipped};
+
+/// The number of the policy's line that starts like this, at or below the line that starts like that.
+fn line(text: &str, section: &str, start: &str) -> usize {
+    let from = text.lines().position(|line| line.starts_with(section)).unwrap();
+    from + 1 + text.lines().skip(from).position(|line| line.starts_with(start)).unwrap()
+}
+
+/// The line that a refusal leaves.
+fn refusal(bench: &mut Bench, service: &str, name: &str, operation: Operation, first: [u64; 2]) -> (Status, String) {
+    let before = bench.machine.log.len();
+    let status = bench.status(service, name, operation, [first[0], first[1], 0, 0]);
+    assert_eq!(bench.machine.log.len(), before + 1);
+    (status, bench.machine.log[before].clone())
+}
+
+#[test]
+fn an_empty_slot() {
+    let mut bench = Bench::new(&shipped());
+    let http = bench.service("http");
+    bench.call(http, 1, [60, 5, 0, 0, 0, 0]);
+    bench.call(http, 1, [u64::MAX, 99, 0, 0, 0, 0]);
+    assert_eq!(
+        bench.machine.log,
+        [
+            "refused: service=http operation=off object=slot:60 missing=\"no rule gives http a capability in this slot\"",
+            "refused: service=http operation=99 object=slot:18446744073709551615 \
+             missing=\"no rule gives http a capability in this slot\"",
+        ]
+    );
+}
+
+#[test]
+fn an_operation_that_the_object_has_not() {
+    let (status, said) = refusal(&mut Bench::new(&shipped()), "http", "console", Operation::GrantIssue, [0, 0]);
+    assert_eq!(status, Status::WrongOperation);
+    assert_eq!(
+        said,
+        "refused: service=http operation=issue object=console:console missing=\"a console has no such operation\""
+    );
+}
+
+#[test]
+fn a_right_that_was_not_given() {
+    let (status, said) = refusal(&mut Bench::new(&shipped()), "tcpip", "clock", Operation::ClockWall, [0, 0]);
+    assert_eq!(status, Status::MissingRight);
+    let line = line(&shipped(), "[services.tcpip]", "clock");
+    assert_eq!(
+        said,
+        format!(
+            "refused: service=tcpip operation=wall object=clock:clock \
+             missing=\"'wall' is not among the rights of line {line}\""
+        )
+    );
+}
+
+#[test]
+fn an_argument_out_of_range() {
+    let (status, said) = refusal(&mut Bench::new(&shipped()), "http", "info", Operation::InfoRead, [10, 0]);
+    assert_eq!(status, Status::BadArgument);
+    let line = line(&shipped(), "[services.http]", "info");
+    assert_eq!(
+        said,
+        format!(
+            "refused: service=http operation=read object=info:info missing=\"argument 0xa is out of range for line {line}\""
+        )
+    );
+}
+
+#[test]
+fn a_page_and_a_peer_that_the_rule_does_not_allow() {
+    let mut bench = Bench::new(&narrow());
+    let line = line(&narrow(), "[grants.rx-pages]", "[grants");
+    for (operation, arguments, missing) in [
+        (Operation::GrantIssue, [128, 3], format!("line {line} does not allow page 128 for peer 3")),
+        (Operation::GrantIssue, [0, 2], format!("line {line} does not allow page 0 for peer 2")),
+        (Operation::GrantEnd, [500, 77], format!("line {line} does not allow page 500")),
+    ] {
+        let (status, said) = refusal(&mut bench, "grant-manager", "rx-pages", operation, arguments);
+        assert_eq!(status, Status::NotPermitted);
+        let operation = operation.name();
+        assert_eq!(
+            said,
+            format!("refused: service=grant-manager operation={operation} object=grant:rx-pages missing=\"{missing}\"")
+        );
+    }
+}
+
+#[test]
+fn a_peer_that_a_port_is_not_for() {
+    let (status, said) = refusal(&mut Bench::new(&narrow()), "netfront", "tx-events", Operation::PortOpen, [10, 0]);
+    assert_eq!(status, Status::NotPermitted);
+    let line = line(&narrow(), "[ports.tx-events]", "[ports");
+    assert_eq!(
+        said,
+        format!(
+            "refused: service=netfront operation=open object=port:tx-events missing=\"line {line} does not allow peer 10\""
+        )
+    );
+}
+
+#[test]
+fn a_state_in_which_it_is_not_possible() {
+    let (status, said) = refusal(&mut Bench::new(&shipped()), "netfront", "rx-events", Operation::PortClose, [0, 0]);
+    assert_eq!(status, Status::WrongState);
+    assert_eq!(
+        said,
+        "refused: service=netfront operation=close object=port:rx-events \
+         missing=\"none: not possible in the object's present state\""
+    );
+}
+
+#[test]
+fn what_the_machine_does_not_offer() {
+    let mut bench = Bench::new(&shipped());
+    (bench.machine.random, bench.machine.wall, bench.machine.refuses_ports) = (None, None, true);
+    let (status, said) = refusal(&mut bench, "tcpip", "entropy", Operation::EntropyDraw, [0, 0]);
+    assert_eq!(status, Status::Unavailable);
+    assert_eq!(
+        said,
+        "refused: service=tcpip operation=draw object=entropy:entropy missing=\"none: the machine does not offer it\""
+    );
+    assert_eq!(refusal(&mut bench, "http", "clock", Operation::ClockWall, [0, 0]).0, Status::Unavailable);
+    assert_eq!(refusal(&mut bench, "netfront", "tx-events", Operation::PortOpen, [0, 0]).0, Status::Unavailable);
+}
+
+#[test]
+fn a_system_call_that_does_not_exist() {
+    let mut bench = Bench::new(&shipped());
+    let http = bench.service("http");
+    bench.call(http, 7, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(
+        bench.machine.log,
+        [
+            "refused: service=http operation=call:7 object=none missing=\"there are two system calls, wait (0) and invoke (1)\""
+        ]
+    );
+}
+
+#[test]
+fn a_queue_and_a_region_go_by_their_names() {
+    let mut bench = Bench::new(&shipped());
+    let (_, said) = refusal(&mut bench, "http", "socket.requests", Operation::PowerOff, [0, 0]);
+    assert!(
+        said.contains("object=queue sender:socket.requests missing=\"a queue sender has no such operation\""),
+        "{said}"
+    );
+    let (_, said) = refusal(&mut bench, "http", "stream-in", Operation::GrantIssue, [0, 0]);
+    assert!(said.contains("object=region:stream-in "), "{said}");
+}
+
+/// A peer that keeps a page is no attempt at anything.
+#[test]
+fn a_page_in_use_is_not_logged() {
+    let mut bench = Bench::new(&shipped());
+    let issued = bench.invoke("grant-manager", "rx-pages", Operation::GrantIssue, [0, 0, 0, 0]);
+    bench.machine.in_use.insert(issued.words[0] as u32);
+    assert_eq!(bench.status("grant-manager", "rx-pages", Operation::GrantEnd, [0; 4]), Status::InUse);
+    assert_eq!((bench.machine.log.len(), bench.kernel.refusals()), (0, 0));
+}
