@@ -1,0 +1,44 @@
+//! Machines that the image cannot run on: each ends in a message on the console and a crash code.
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use cloister_bed::guest::State;
+use cloister_bed::{Bed, Config, Guest};
+
+use support::guest;
+
+/// How long a guest may take to find out.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Starts a guest that cannot run, and asserts that it crashes and says why.
+fn assert_refuses(bed: &Bed, guest: &Guest, why: &str) {
+    bed.create(guest, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    let began = Instant::now();
+    while bed.state(&guest.name).expect("list") != State::Crashed {
+        assert!(began.elapsed() < LIMIT, "{} does not end", guest.name);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let console = std::fs::read_to_string(bed.guest_log(&guest.name)).unwrap_or_default();
+    let xen = std::fs::read_to_string(bed.xen_log()).unwrap_or_default();
+    // What comes before the console ring is mapped goes to Xen's log alone.
+    let said = console.lines().chain(xen.lines()).any(|line| line.contains("cloister: fatal:") && line.contains(why));
+    assert!(said, "{}: {why:?} is not said:\n{console}", guest.name);
+    bed.destroy_guest(&guest.name).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let plain = Guest { mac: None, ..guest("default") };
+    let bed =
+        Bed::start(&Config::for_guest("unsupported", &plain), &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    let named = |name: &str| Guest { name: name.to_owned(), ..plain.clone() };
+    let with = |name: &str, extra: &str| Guest { extra: extra.to_owned(), ..named(name) };
+    assert_refuses(&bed, &Guest { memory: 2, ..named("small") }, "too little memory");
+    assert_refuses(&bed, &with("no-nx", "cpuid = \"host,nx=0\""), "no NX");
+    // The console and the XenStore take two ports, the timer needs a third: the hypercall is refused.
+    assert_refuses(&bed, &with("no-ports", "max_event_channels = 2"), "Xen refused EVTCHNOP_bind_virq");
+    bed.finish(&[]);
+}
