@@ -1,10 +1,12 @@
 //! Questions about a policy, answered with the rules that make the answer.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 use crate::authority::closure::closure;
 use crate::authority::search::{Influence, Way};
-use crate::authority::{Hypercall, Object, Op, Subject, names, target};
+use crate::authority::{Hypercall, Object, Op, Right, Subject, names, target};
 use crate::{Sound, Step};
 
 /// The forms of a question.
@@ -150,7 +152,7 @@ impl Sound {
             operation: format!("{}.{}", names::object(&self.policy, object), op.word()),
             holds: true,
             amount: way.amount,
-            unit: op.unit(),
+            unit: op.unit(object),
             hypercalls: match subject {
                 Subject::Service(_) => Hypercall::of(object, op).iter().map(|hypercall| hypercall.name()).collect(),
                 _ => Vec::new(),
@@ -162,29 +164,23 @@ impl Sound {
     }
 
     fn who(&self, targets: &[(Object, Op)]) -> Vec<Answer> {
-        let services = (0..self.policy.services.items.len()).map(Subject::Service);
-        let domains = (0..self.policy.domains.items.len()).map(Subject::Domain);
-        let everybody = services.chain(domains).chain([Subject::XenStoreDaemon, Subject::Toolstack]);
-        let mut answers = Vec::new();
-        for subject in everybody {
-            for (object, op) in targets {
-                if let Some(way) = self.search().can(subject, *object, *op) {
-                    answers.push(self.answer(subject, *object, *op, way));
-                }
-            }
-        }
-        answers
+        let targets: HashSet<&(Object, Op)> = targets.iter().collect();
+        let rights = closure(&self.policy, &self.index).into_iter();
+        self.answers(rights.filter(|right| targets.contains(&(right.object, right.op))))
+    }
+
+    fn answers(&self, rights: impl Iterator<Item = Right>) -> Vec<Answer> {
+        rights
+            .map(|right| {
+                self.answer(right.subject, right.object, right.op, Way { amount: right.amount, path: right.path })
+            })
+            .collect()
     }
 
     fn everything(&self, name: &str) -> Result<Vec<Answer>, Unclear> {
         let subjects = target::subjects(&self.policy, name).map_err(Unclear::Name)?;
         let rights = closure(&self.policy, &self.index).into_iter();
-        let own = rights.filter(|right| subjects.contains(&right.subject));
-        Ok(own
-            .map(|right| {
-                self.answer(right.subject, right.object, right.op, Way { amount: right.amount, path: right.path })
-            })
-            .collect())
+        Ok(self.answers(rights.filter(|right| subjects.contains(&right.subject))))
     }
 }
 

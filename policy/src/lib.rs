@@ -8,6 +8,7 @@ mod bindings;
 mod canonical;
 mod check;
 mod diagnostic;
+mod diff;
 mod emit;
 mod explain;
 mod model;
@@ -23,6 +24,7 @@ use cloister_caps::tables::Tables;
 use sha2::{Digest, Sha256};
 
 pub use diagnostic::{Finding, Report};
+pub use diff::{Change, Class, Difference, Witness, diff};
 pub use explain::{Answer, Explanation, Unclear};
 pub use pack::{PackError, Program, pack};
 pub use prove::Verdict;

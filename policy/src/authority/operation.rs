@@ -24,8 +24,13 @@ macro_rules! ops {
             }
 
             /// What its amount counts; empty where there is no more or less of it.
-            pub(crate) fn unit(self) -> &'static str {
-                match self { $(Op::$name => $unit,)* }
+            pub(crate) fn unit(self, object: Object) -> &'static str {
+                match (self, object) {
+                    // Only memory is read and written by the page.
+                    (Op::Read | Op::Write, Object::Region(_)) => "pages",
+                    (Op::Read | Op::Write, _) => "",
+                    $((Op::$name, _) => $unit,)*
+                }
             }
         }
     };

@@ -3,6 +3,7 @@
 mod bindings;
 mod canonical;
 mod check;
+mod diff;
 mod explain;
 mod hash;
 
@@ -20,6 +21,7 @@ pub enum Command {
     Hash(hash::Arguments),
     Canonical(canonical::Arguments),
     Bindings(bindings::Arguments),
+    Diff(diff::Arguments),
     Explain(explain::Arguments),
 }
 
@@ -31,6 +33,7 @@ impl Command {
             Command::Hash(arguments) => arguments.run(),
             Command::Canonical(arguments) => arguments.run(),
             Command::Bindings(arguments) => arguments.run(),
+            Command::Diff(arguments) => arguments.run(),
             Command::Explain(arguments) => arguments.run(),
         };
         // A reader that closed the pipe has seen what it wanted.

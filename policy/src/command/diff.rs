@@ -1,0 +1,59 @@
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use cloister_policy::{Class, Difference, analyse, diff};
+
+use super::{Format, Outcome, Output, Status, json};
+
+/// Say what changed between two policies in what they allow
+///
+/// Names, order and comments do not matter. With `--fail-on`, the status is 1 if there is such a change.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Policy file as it was
+    old: PathBuf,
+    /// Policy file as it is
+    new: PathBuf,
+    /// Changes that are not to be; may be repeated
+    #[arg(long, value_enum)]
+    fail_on: Vec<FailOn>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// A kind of change.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    /// Any right more
+    Widening,
+    /// Any right less
+    Narrowing,
+    /// An assertion less
+    Assertions,
+}
+
+impl Arguments {
+    pub fn run(self) -> Outcome {
+        let (old, new) = match (analyse(&self.old), analyse(&self.new)) {
+            (Ok(old), Ok(new)) => (old, new),
+            (Err(report), _) | (_, Err(report)) => {
+                return Outcome { status: Status::Unusable, ..Outcome::refused(&report) };
+            }
+        };
+        let difference = diff(&old, &new);
+        let failed = self.fail_on.iter().any(|kind| happened(*kind, &difference));
+        let output = match self.output.format {
+            Format::Text => difference.to_string(),
+            Format::Json => json("diff", &difference),
+        };
+        Outcome { status: if failed { Status::Refused } else { Status::Holds }, ..Outcome::holds(output) }
+    }
+}
+
+fn happened(kind: FailOn, difference: &Difference) -> bool {
+    match kind {
+        FailOn::Widening => matches!(difference.class, Class::Widening | Class::Incomparable),
+        FailOn::Narrowing => matches!(difference.class, Class::Narrowing | Class::Incomparable),
+        FailOn::Assertions => !difference.assertions_dropped.is_empty(),
+    }
+}

@@ -1,0 +1,330 @@
+//! What changed between two policies, in what they allow rather than in what they say.
+
+mod facts;
+mod matching;
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::authority::{Object, Right, Subject, names};
+use crate::model::{Claim, Named};
+use crate::{Sound, Step, canonical};
+use facts::{Key, What, Who};
+use matching::Numbers;
+
+/// How one policy's authority stands to another's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// The new one allows what the old one does.
+    Equivalent,
+    /// The new one allows more.
+    Widening,
+    /// The new one allows less.
+    Narrowing,
+    /// The new one allows more of one thing and less of another.
+    Incomparable,
+}
+
+impl Class {
+    /// The word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Class::Equivalent => "equivalent",
+            Class::Widening => "widening",
+            Class::Narrowing => "narrowing",
+            Class::Incomparable => "incomparable",
+        }
+    }
+
+    fn of(widens: bool, narrows: bool) -> Class {
+        match (widens, narrows) {
+            (false, false) => Class::Equivalent,
+            (true, false) => Class::Widening,
+            (false, true) => Class::Narrowing,
+            (true, true) => Class::Incomparable,
+        }
+    }
+}
+
+/// A question that the two policies answer differently.
+#[derive(Clone, Debug, Serialize)]
+pub struct Witness {
+    /// The question to the old policy, in its names; `None` if it has no such subject or object.
+    pub old_question: Option<String>,
+    /// The amount in its answer; 0 is no.
+    pub old_amount: u64,
+    /// The question to the new policy, in its names.
+    pub new_question: Option<String>,
+    /// The amount in its answer.
+    pub new_amount: u64,
+}
+
+/// One right that one of the policies gives, or gives more of.
+#[derive(Clone, Debug, Serialize)]
+pub struct Change {
+    /// Widening or narrowing.
+    pub class: Class,
+    /// Who.
+    pub subject: String,
+    /// What can be done, in the policy that gives more.
+    pub sentence: String,
+    /// What the amounts count.
+    pub unit: &'static str,
+    /// The question that shows it.
+    pub witness: Witness,
+    /// The rules that give the right, in the policy that gives more.
+    pub path: Vec<Step>,
+}
+
+/// What two policies differ in.
+#[derive(Clone, Debug, Serialize)]
+pub struct Difference {
+    /// All changes together.
+    pub class: Class,
+    /// The class of what changed for each subject.
+    pub subjects: Vec<(String, Class)>,
+    /// Each right, widenings first.
+    pub changes: Vec<Change>,
+    /// What has another name now, which changes nothing: what it is, the old name, the new one.
+    pub renamed: Vec<(&'static str, String, String)>,
+    /// Assertions that only the old policy has.
+    pub assertions_dropped: Vec<String>,
+    /// Assertions that only the new policy has.
+    pub assertions_added: Vec<String>,
+}
+
+/// Compares the authority of two policies.
+#[must_use]
+pub fn diff(old: &Sound, new: &Sound) -> Difference {
+    let cuts = facts::cuts([old, new]);
+    let named = Comparison::new(old, new, matching::by_name(old, new), &cuts);
+    if named.is_equivalent() {
+        return named.difference();
+    }
+    let by_structure = matching::by_structure(old, new).map(|numbers| Comparison::new(old, new, numbers, &cuts));
+    by_structure.filter(Comparison::is_equivalent).unwrap_or(named).difference()
+}
+
+/// One side of a comparison.
+struct Side<'a> {
+    sound: &'a Sound,
+    numbers: Numbers,
+    facts: facts::Facts,
+}
+
+struct Comparison<'a> {
+    old: Side<'a>,
+    new: Side<'a>,
+}
+
+impl<'a> Comparison<'a> {
+    fn new(old: &'a Sound, new: &'a Sound, numbers: (Numbers, Numbers), cuts: &BTreeSet<u32>) -> Self {
+        let (old_facts, new_facts) = (facts::facts(old, &numbers.0, cuts), facts::facts(new, &numbers.1, cuts));
+        Comparison {
+            old: Side { sound: old, numbers: numbers.0, facts: old_facts },
+            new: Side { sound: new, numbers: numbers.1, facts: new_facts },
+        }
+    }
+
+    fn is_equivalent(&self) -> bool {
+        facts::beyond(&self.new.facts, &self.old.facts).is_empty()
+            && facts::beyond(&self.old.facts, &self.new.facts).is_empty()
+    }
+
+    fn difference(&self) -> Difference {
+        let wider = facts::beyond(&self.new.facts, &self.old.facts);
+        let narrower = facts::beyond(&self.old.facts, &self.new.facts);
+        let mut subjects: Vec<(String, Class)> = Vec::new();
+        let touched: BTreeSet<Who> = wider.iter().chain(&narrower).map(|((who, ..), ..)| *who).collect();
+        let (widened, narrowed): (BTreeSet<Who>, BTreeSet<Who>) =
+            (wider.iter().map(|((who, ..), ..)| *who).collect(), narrower.iter().map(|((who, ..), ..)| *who).collect());
+        for who in touched {
+            let name = self.new.subject(who).or_else(|| self.old.subject(who)).unwrap_or_default();
+            subjects.push((name, Class::of(widened.contains(&who), narrowed.contains(&who))));
+        }
+        let class = Class::of(!wider.is_empty(), !narrower.is_empty());
+        let widening = wider
+            .into_iter()
+            .map(|(key, right, less)| self.change(Class::Widening, key, right, &self.new, [less, right.amount]));
+        let narrowing = narrower
+            .into_iter()
+            .map(|(key, right, less)| self.change(Class::Narrowing, key, right, &self.old, [right.amount, less]));
+        let changes = widening.chain(narrowing).collect();
+        let renamed = self.renamed();
+        let (assertions_dropped, assertions_added) = self.assertions(&renamed);
+        Difference { class, subjects, changes, renamed, assertions_dropped, assertions_added }
+    }
+
+    fn change(&self, class: Class, key: &Key, right: &Right, more: &Side<'_>, amounts: [u64; 2]) -> Change {
+        let (who, what, op) = key;
+        let question = |side: &Side<'_>| {
+            Some(format!("can {} {} {}", side.subject(*who)?, op.word(), side.object(*who, what, *op)?))
+        };
+        let subject = more.subject(*who).unwrap_or_default();
+        let deed = names::deed(&more.sound.policy, right.object, right.op, right.amount);
+        Change {
+            class,
+            sentence: format!("{subject} can {deed}"),
+            subject,
+            unit: op.unit(right.object),
+            witness: Witness {
+                old_question: question(&self.old),
+                old_amount: amounts[0],
+                new_question: question(&self.new),
+                new_amount: amounts[1],
+            },
+            path: right.path.iter().map(|rule| more.sound.step(*rule)).collect(),
+        }
+    }
+
+    fn renamed(&self) -> Vec<(&'static str, String, String)> {
+        let (one, other) = (&self.old.sound.policy, &self.new.sound.policy);
+        let mut found = Vec::new();
+        renames(
+            "service",
+            &one.services.items,
+            &self.old.numbers.services,
+            &other.services.items,
+            &self.new.numbers.services,
+            &mut found,
+        );
+        renames(
+            "region",
+            &one.regions.items,
+            &self.old.numbers.regions,
+            &other.regions.items,
+            &self.new.numbers.regions,
+            &mut found,
+        );
+        renames(
+            "port",
+            &one.ports.items,
+            &self.old.numbers.ports,
+            &other.ports.items,
+            &self.new.numbers.ports,
+            &mut found,
+        );
+        found
+    }
+
+    /// The assertions that only one of the policies has, in the new names.
+    fn assertions(&self, renamed: &[(&'static str, String, String)]) -> (Vec<String>, Vec<String>) {
+        let names: HashMap<&str, &str> = renamed.iter().map(|(_, old, new)| (old.as_str(), new.as_str())).collect();
+        let claims = |sound: &Sound, names: &HashMap<&str, &str>| -> BTreeSet<String> {
+            sound.policy.assertions.items.iter().map(|item| claim_text(&item.body.claim, names)).collect()
+        };
+        let (old, new) = (claims(self.old.sound, &names), claims(self.new.sound, &HashMap::new()));
+        (old.difference(&new).cloned().collect(), new.difference(&old).cloned().collect())
+    }
+}
+
+fn renames<T>(
+    what: &'static str,
+    old: &[Named<T>],
+    old_numbers: &[usize],
+    new: &[Named<T>],
+    new_numbers: &[usize],
+    found: &mut Vec<(&'static str, String, String)>,
+) {
+    let known: HashMap<usize, &str> =
+        new_numbers.iter().copied().zip(new.iter().map(|item| item.name.value.as_str())).collect();
+    for (item, number) in old.iter().zip(old_numbers) {
+        if let Some(name) = known.get(number).filter(|name| **name != item.name.value) {
+            found.push((what, item.name.value.clone(), (*name).to_owned()));
+        }
+    }
+}
+
+/// A claim in one line, with other names where there are others.
+fn claim_text(claim: &Claim, names: &HashMap<&str, &str>) -> String {
+    let mut text = String::new();
+    canonical::claim(claim, &mut text);
+    // Names stand between quotation marks, or before the dot of an operation.
+    let word = |word: &str| match word.split_once('.') {
+        Some((object, op)) => format!("{}.{op}", names.get(object).copied().unwrap_or(object)),
+        None => names.get(word).copied().unwrap_or(word).to_owned(),
+    };
+    let parts = text.trim_end().split('"').enumerate();
+    let quoted: Vec<String> =
+        parts.map(|(index, part)| if index % 2 == 1 { word(part) } else { part.to_owned() }).collect();
+    quoted.join("\"").replace('\n', ", ")
+}
+
+impl Side<'_> {
+    fn service(&self, number: usize) -> Option<usize> {
+        self.numbers.services.iter().position(|own| *own == number)
+    }
+
+    /// The subject as a question to this policy has it.
+    fn subject(&self, who: Who) -> Option<String> {
+        let policy = &self.sound.policy;
+        match who {
+            Who::Service(number) => Some(names::subject(policy, Subject::Service(self.service(number)?))),
+            Who::Ids(first, _) => Some(format!("domain:{first}")),
+            Who::Daemon => Some(names::subject(policy, Subject::XenStoreDaemon)),
+            Who::Toolstack => Some(names::subject(policy, Subject::Toolstack)),
+        }
+    }
+
+    /// The object as a question to this policy has it.
+    fn object(&self, who: Who, what: &What, op: crate::authority::Op) -> Option<String> {
+        let region = |number: &usize| self.numbers.regions.iter().position(|own| own == number);
+        let object = match what {
+            What::Fixed(object) => *object,
+            What::Region(number) => Object::Region(region(number)?),
+            What::Port(number) => Object::Port(self.numbers.ports.iter().position(|own| own == number)?),
+            What::Grant(number) => Object::Grant(*self.sound.index.granted.get(&region(number)?)?),
+            What::Peer(number, interface) => {
+                let Who::Service(who) = who else { return None };
+                let (me, peer) = (self.service(who)?, self.service(*number)?);
+                let (from, to) = if op == crate::authority::Op::Request { (me, peer) } else { (peer, me) };
+                let ends = self.sound.index.queues.iter().zip(&self.sound.policy.queues.items);
+                let queue = ends.clone().position(|(ends, item)| {
+                    ends.from == from && ends.to == to && item.body.interface.value == *interface
+                });
+                Object::Queue(queue?)
+            }
+            What::Path(path) => return Some(path.clone()),
+            What::Program(program) => return Some(format!("program:{program}")),
+        };
+        Some(names::object(&self.sound.policy, object))
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.class.word())?;
+        for (what, old, new) in &self.renamed {
+            writeln!(f, "  equivalent: the {what} {old} is {new} now")?;
+        }
+        for (subject, class) in &self.subjects {
+            writeln!(f, "  {}: what {subject} can do", class.word())?;
+        }
+        for change in &self.changes {
+            let witness = &change.witness;
+            writeln!(f, "\n{}: {}", change.class.word(), change.sentence)?;
+            for step in &change.path {
+                writeln!(f, "    line {:>4}  {}: {}", step.line, step.rule, step.says)?;
+            }
+            let answer = |question: &Option<String>, amount: u64| match (question, amount) {
+                (None, _) => "has nothing of this name".to_owned(),
+                (Some(question), 0) => format!("{question}? no"),
+                (Some(question), amount) if change.unit.is_empty() => format!("{question}? yes ({amount})"),
+                (Some(question), amount) => format!("{question}? yes, {amount} {}", change.unit),
+            };
+            writeln!(f, "    old: {}", answer(&witness.old_question, witness.old_amount))?;
+            writeln!(f, "    new: {}", answer(&witness.new_question, witness.new_amount))?;
+        }
+        for claim in &self.assertions_dropped {
+            writeln!(f, "\nassertion dropped: {claim}")?;
+        }
+        for claim in &self.assertions_added {
+            writeln!(f, "\nassertion added: {claim}")?;
+        }
+        Ok(())
+    }
+}
