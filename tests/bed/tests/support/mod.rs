@@ -29,7 +29,7 @@ pub fn guest(policy: &str) -> Guest {
 
 /// An HTTP client that gives up after a while instead of hanging the test, and answers every status.
 pub fn client() -> ureq::Agent {
-    let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(120)));
+    let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(900)));
     config.http_status_as_error(false).build().into()
 }
 
