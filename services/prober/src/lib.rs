@@ -32,8 +32,10 @@ const UPPER_HALF: u64 = 0xFFFF_8000_0000_0000;
 const PACE: Duration = Duration::from_millis(60);
 /// Wake-ups of the storm.
 const STORM: u32 = 20_000;
-/// Rounds of the spin; some seconds of processor time.
-const SPIN: u64 = 400_000_000;
+/// How long the spin lasts, and its rounds between two looks at the clock: long enough for a timer to be all that can
+/// take the processor away.
+const SPIN: Duration = Duration::from_secs(8);
+const ROUNDS: u64 = 100_000_000;
 
 /// Where the number of the next attempt is in the progress region.
 const NEXT: usize = 0;
@@ -159,8 +161,11 @@ impl<S: System, M: Memory> Prober<S, M> {
                 None
             }
             Attempt::Spin => {
-                for round in 0..SPIN {
-                    core::hint::black_box(round);
+                let until = self.caps.clock.now() + SPIN;
+                while self.caps.clock.now() < until {
+                    for round in 0..ROUNDS {
+                        core::hint::black_box(round);
+                    }
                 }
                 None
             }

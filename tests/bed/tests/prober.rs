@@ -63,12 +63,12 @@ fn held_to_its_budget(bed: &Bed, name: &str, console: &dyn Fn() -> String) {
             std::thread::sleep(Duration::from_millis(100));
         }
         reports.extend(reports_in(&console()).last().copied());
-        std::thread::sleep(Duration::from_secs(2));
+        std::thread::sleep(Duration::from_secs(1));
     }
     let [(from, used_from), (to, used_to)] = reports[..] else { panic!("{reports:?}") };
     let share = (used_to - used_from) as f64 / (to - from) as f64 / 1000.0;
     println!("the spinning prober used {:.0} % of {} ms", share * 100.0, to - from);
-    assert!(share < 0.8, "{share}");
+    assert!((0.1..0.8).contains(&share), "{share}");
 }
 
 /// The kernel's reports: the time in ms, and the prober's processor time in µs.
