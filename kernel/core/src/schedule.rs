@@ -1,7 +1,7 @@
 //! Who runs: fixed priorities, and a CPU budget for each service.
 //!
 //! Of the services that have something to do and budget left, the one of the highest priority runs. Time is counted
-//! in windows of the service's period; past its budget a service waits for the next window, whatever its priority.
+//! in windows of the service's period; past its budget a service waits for the next window, whatever its priority, and pays back what it used beyond it.
 
 use cloister_caps::tables::{MAX_SERVICES, Tables};
 
@@ -128,11 +128,14 @@ impl Scheduler {
 }
 
 impl Entry {
+    /// Begins a new window if `now` lies in one. What was used beyond the budget, because a timer came late, is owed:
+    /// so the share holds over time whatever the machine's timers do.
     fn renew(&mut self, now: u64) {
         let window = now / self.period;
         if window != self.window {
+            let passed = window.saturating_sub(self.window).max(1);
+            self.used = self.used.saturating_sub(self.budget.saturating_mul(passed));
             self.window = window;
-            self.used = 0;
         }
     }
 
@@ -181,6 +184,17 @@ mod tests {
         scheduler.charge(0, 70, 100);
         assert_eq!(scheduler.next(100).service, Some(1));
         assert_eq!(scheduler.total(1), 30);
+    }
+
+    #[test]
+    fn what_a_late_timer_gave_is_paid_back() {
+        let mut scheduler = scheduler(&[(9, 30, 100)]);
+        assert_eq!(scheduler.next(0).timer, 30);
+        scheduler.charge(0, 75, 75);
+        assert_eq!(scheduler.next(75), Next { service: None, timer: 100 });
+        assert_eq!(scheduler.next(100), Next { service: None, timer: 200 });
+        assert_eq!(scheduler.next(200), Next { service: Some(0), timer: 215 });
+        assert_eq!(scheduler.next(1000), Next { service: Some(0), timer: 1030 });
     }
 
     #[test]
