@@ -16,6 +16,11 @@ mod pack;
 mod plan;
 mod prove;
 mod read;
+pub mod verify;
+
+// The files of tests/common name the crate from outside.
+#[cfg(test)]
+extern crate self as cloister_policy;
 
 use std::io::Read;
 use std::path::Path;
@@ -26,7 +31,7 @@ use sha2::{Digest, Sha256};
 pub use diagnostic::{Finding, Report};
 pub use diff::{Change, Class, Difference, Witness, diff};
 pub use explain::{Answer, Explanation, Unclear};
-pub use pack::{PackError, Program, pack};
+pub use pack::{Extras, PackError, Program, pack, pack_with};
 pub use prove::Verdict;
 
 use diagnostic::{Diagnostic, Log};

@@ -6,6 +6,7 @@ mod check;
 mod diff;
 mod explain;
 mod hash;
+mod verify;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -23,6 +24,7 @@ pub enum Command {
     Bindings(bindings::Arguments),
     Diff(diff::Arguments),
     Explain(explain::Arguments),
+    Verify(verify::Arguments),
 }
 
 impl Command {
@@ -35,6 +37,7 @@ impl Command {
             Command::Bindings(arguments) => arguments.run(),
             Command::Diff(arguments) => arguments.run(),
             Command::Explain(arguments) => arguments.run(),
+            Command::Verify(arguments) => arguments.run(),
         };
         // A reader that closed the pipe has seen what it wanted.
         let _ = std::io::stderr().write_all(outcome.problems.as_bytes());

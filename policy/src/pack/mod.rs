@@ -145,11 +145,33 @@ pub enum PackError {
     Write(String),
 }
 
+/// What is attached to an image for those who verify it, in sections that no loader puts into memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extras<'a> {
+    /// The bill of materials: CycloneDX, JSON.
+    pub sbom: Option<&'a [u8]>,
+    /// The inventory of `unsafe`: JSON, as `docs/verify.md` describes it.
+    pub unsafe_uses: Option<&'a [u8]>,
+}
+
 /// Packs one ELF file from the kernel and the program of each service.
 ///
 /// # Errors
 /// A file is not as it must be; the error says which, and why.
 pub fn pack(policy: &Checked, kernel_elf: &[u8], programs: &[Program<'_>]) -> Result<Vec<u8>, PackError> {
+    pack_with(policy, kernel_elf, programs, &Extras::default())
+}
+
+/// Packs as [`pack`] does, and attaches inventories.
+///
+/// # Errors
+/// A file is not as it must be; the error says which, and why.
+pub fn pack_with(
+    policy: &Checked,
+    kernel_elf: &[u8],
+    programs: &[Program<'_>],
+    extras: &Extras<'_>,
+) -> Result<Vec<u8>, PackError> {
     let kernel = elf::Program::read("kernel", kernel_elf)?;
     let note = kernel.pvh_note()?;
     let (tables_load, tables_position) = kernel.symbol(TABLES_SYMBOL, 16)?;
@@ -187,7 +209,7 @@ pub fn pack(policy: &Checked, kernel_elf: &[u8], programs: &[Program<'_>]) -> Re
     pieces.insert(0, Piece::data(tables_address, blob));
     patched.extend(pieces);
     patched.sort_by_key(|piece| piece.physical_address);
-    write::write(kernel.entry, &patched, note)
+    write::write(kernel.entry, &patched, note, extras)
 }
 
 fn tables(policy: &Checked, placement: &Placement) -> Result<Vec<u8>, PackError> {

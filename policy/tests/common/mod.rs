@@ -1,5 +1,9 @@
 //! ELF files for tests: made field by field, so that each can be made wrong, and read back without the packer's help.
 
+#![allow(dead_code, reason = "each test program uses a part")]
+
+pub mod image;
+
 /// A loadable segment.
 #[derive(Clone)]
 pub struct Part {
@@ -199,4 +203,9 @@ pub fn physical(file: &[u8], address: u64, length: usize) -> Vec<u8> {
     let mut memory = file[header.offset as usize..(header.offset + header.file_size) as usize].to_vec();
     memory.resize(header.memory_size as usize, 0);
     memory[start..start + length].to_vec()
+}
+
+/// Where these bytes are first in a file, from its second page on.
+pub fn offset_of(file: &[u8], bytes: &[u8]) -> usize {
+    4096 + file[4096..].windows(bytes.len()).position(|window| window == bytes).expect("bytes of the file")
 }

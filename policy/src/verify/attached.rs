@@ -1,0 +1,118 @@
+//! What the packer attaches to an image in sections that no segment loads: the seal, the SBOM and the inventory of
+//! `unsafe`. They cost the guest no memory, and the kernel does not know of them.
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::image::{Image, section};
+use super::{Finding, Verdict};
+
+/// SHA-256 of the file, with its own bytes taken as zeros.
+pub(crate) const SEAL: &str = ".cloister.seal";
+/// The bill of materials: CycloneDX, JSON.
+pub(crate) const SBOM: &str = ".cloister.sbom";
+/// Where `unsafe` is written: JSON, see `docs/verify.md`.
+pub(crate) const UNSAFE: &str = ".cloister.unsafe";
+
+/// What an image carries about its own making.
+#[derive(Default)]
+pub struct Inventory {
+    /// The bill of materials, as it is in the image.
+    pub sbom: Option<String>,
+    /// How many components it lists.
+    pub components: usize,
+    /// `unsafe` in each crate of the image.
+    pub unsafe_uses: Vec<UnsafeUse>,
+}
+
+/// `unsafe` in the sources of a crate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnsafeUse {
+    /// The crate.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Whether the crate forbids it.
+    pub forbids: bool,
+    /// Blocks, functions, traits and implementations, each counted where the word stands.
+    pub counts: [u64; 4],
+}
+
+/// The names of [`UnsafeUse::counts`].
+pub(crate) const COUNTS: [&str; 4] = ["blocks", "functions", "traits", "implementations"];
+
+/// Checks the seal and reads the inventories.
+pub(super) fn check(image: &Image<'_>, verdict: &mut Verdict) {
+    check_seal(image.file, &mut verdict.findings);
+    match section(image.file, SBOM) {
+        Some((_, bytes)) => match read_sbom(bytes) {
+            Some((text, components)) => {
+                verdict.inventory.sbom = Some(text);
+                verdict.inventory.components = components;
+            }
+            None => verdict.findings.push(Finding::error("attached", "the SBOM is not CycloneDX in JSON")),
+        },
+        None => verdict.findings.push(Finding::notice("attached", "the image carries no SBOM")),
+    }
+    match section(image.file, UNSAFE) {
+        Some((_, bytes)) => match read_unsafe(bytes) {
+            Some(uses) => verdict.inventory.unsafe_uses = uses,
+            None => {
+                verdict.findings.push(Finding::error("attached", "the inventory of `unsafe` cannot be read"));
+            }
+        },
+        None => verdict.findings.push(Finding::notice("attached", "the image carries no inventory of `unsafe`")),
+    }
+}
+
+fn check_seal(file: &[u8], findings: &mut Vec<Finding>) {
+    let place = section(file, SEAL).and_then(|(offset, bytes)| {
+        let start = usize::try_from(offset).ok()?;
+        Some((start, <[u8; 32]>::try_from(bytes).ok()?))
+    });
+    match place {
+        Some((start, seal)) if sealed(file, start) == Some(seal) => {}
+        Some(_) => {
+            findings.push(Finding::error("seal", "the file is not as it was packed: its bytes do not match its seal"));
+        }
+        None => findings.push(Finding::error("seal", "the file has no seal: the packer gives every image one")),
+    }
+}
+
+/// The hash of a file in which the seal's bytes are zeros.
+pub(crate) fn sealed(file: &[u8], seal: usize) -> Option<[u8; 32]> {
+    let mut hash = Sha256::new();
+    hash.update(file.get(..seal)?);
+    hash.update([0; 32]);
+    hash.update(file.get(seal.checked_add(32)?..)?);
+    Some(hash.finalize().into())
+}
+
+fn read_sbom(bytes: &[u8]) -> Option<(String, usize)> {
+    let value: Value = serde_json::from_slice(bytes).ok()?;
+    let format = value.get("bomFormat")?.as_str()? == "CycloneDX" && value.get("specVersion")?.is_string();
+    let components = value.get("components")?.as_array()?;
+    let named = components.iter().all(|component| component.get("name").is_some_and(Value::is_string));
+    let text = std::str::from_utf8(bytes).ok()?;
+    (format && named).then(|| (text.to_owned(), components.len()))
+}
+
+fn read_unsafe(bytes: &[u8]) -> Option<Vec<UnsafeUse>> {
+    let value: Value = serde_json::from_slice(bytes).ok()?;
+    if value.get("format")? != "cloister-unsafe" || value.get("version")? != 1 {
+        return None;
+    }
+    let read = |item: &Value| {
+        let mut counts = [0; 4];
+        for (count, name) in counts.iter_mut().zip(COUNTS) {
+            *count = item.get(name)?.as_u64()?;
+        }
+        Some(UnsafeUse {
+            name: item.get("name")?.as_str()?.to_owned(),
+            version: item.get("crate-version")?.as_str()?.to_owned(),
+            forbids: item.get("forbids")?.as_bool()?,
+            counts,
+        })
+    };
+    value.get("crates")?.as_array()?.iter().map(read).collect()
+}

@@ -1,0 +1,219 @@
+//! What the executable bytes of a service could do, read at every offset: an instruction need not start where the
+//! compiler put one.
+//!
+//! Three classes are told apart. Instructions that leave the domain or undo memory protection without a fault in the
+//! kernel are refused at every offset. `syscall` belongs to one place, the runtime's stub; anywhere else it
+//! gives no authority that the stub does not give, since the kernel looks at the caller's capabilities and
+//! never at where it was called from, but in the compiled code it must not be. All others fault in ring 3: they are
+//! refused where the compiled code has them, and counted where only a jump into the middle of an instruction would.
+
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+
+use super::image::{Load, UPPER_HALF};
+use super::{Finding, Hit};
+
+/// An instruction of more bytes does not exist.
+const LONGEST: usize = 15;
+/// Words from here up are small negative numbers, not addresses.
+const SMALL_NEGATIVE: u64 = 0xFFFF_FFFF_FFFF_F000;
+/// `xor ebp, ebp`, `call`; then, behind the call's four bytes, `ud2`: the runtime's `_start`.
+const START: [u8; 3] = [0x31, 0xED, 0xE8];
+const START_END: [u8; 2] = [0x0F, 0x0B];
+/// `syscall` and `ret`: the runtime's stub.
+const STUB: [u8; 3] = [0x0F, 0x05, 0xC3];
+
+/// What an instruction is to the isolation of a service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Class {
+    /// Leaves the domain, or undoes protections, without the kernel.
+    Escape,
+    /// The system call.
+    Call,
+    /// Faults in ring 3, or has no business there.
+    Faults,
+}
+
+fn class(instruction: &Instruction) -> Option<Class> {
+    use Mnemonic as M;
+    match instruction.mnemonic() {
+        M::Vmcall | M::Vmmcall | M::Vmfunc | M::Vmgexit | M::Tdcall | M::Seamcall => Some(Class::Escape),
+        M::Wrpkru | M::Xrstor | M::Xrstor64 | M::Xrstors | M::Xrstors64 | M::Xsetbv => Some(Class::Escape),
+        M::Syscall => Some(Class::Call),
+        M::In | M::Insb | M::Insw | M::Insd | M::Out | M::Outsb | M::Outsw | M::Outsd => Some(Class::Faults),
+        M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw | M::Lar | M::Lsl | M::Verr | M::Verw => Some(Class::Faults),
+        M::Rdtsc | M::Rdtscp | M::Rdpmc | M::Rdpid | M::Rdpkru | M::Cli | M::Sti => Some(Class::Faults),
+        M::Sysenter | M::Int | M::Int1 | M::Into | M::Iret | M::Iretd | M::Iretq | M::Retf => Some(Class::Faults),
+        M::Popf | M::Popfd | M::Popfq | M::Lfs | M::Lgs | M::Lss | M::Enclu => Some(Class::Faults),
+        M::Monitor | M::Mwait | M::Monitorx | M::Mwaitx | M::Umonitor | M::Umwait | M::Tpause => Some(Class::Faults),
+        M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase => Some(Class::Faults),
+        _ if instruction.is_privileged() || loads_segment(instruction) || is_far(instruction) => Some(Class::Faults),
+        _ => None,
+    }
+}
+
+/// Whether it writes a segment register.
+fn loads_segment(instruction: &Instruction) -> bool {
+    let to_segment = instruction.op0_register().is_segment_register();
+    to_segment && matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop)
+}
+
+/// The mnemonic, and which special register it moves.
+fn name(instruction: &Instruction) -> String {
+    let special = (0..instruction.op_count())
+        .map(|operand| instruction.op_register(operand))
+        .find(|register| register.is_cr() || register.is_dr() || register.is_segment_register());
+    let register = special.map_or_else(String::new, |register| format!(" {register:?}"));
+    format!("{:?}{register}", instruction.mnemonic()).to_lowercase()
+}
+
+fn is_far(instruction: &Instruction) -> bool {
+    instruction.is_jmp_far()
+        || instruction.is_jmp_far_indirect()
+        || instruction.is_call_far()
+        || instruction.is_call_far_indirect()
+}
+
+/// A service's program, and what its code is checked against.
+pub(super) struct Program<'a> {
+    pub service: &'a str,
+    pub entry: u64,
+    pub loads: Vec<&'a Load<'a>>,
+    /// Where each segment ends in memory, beyond its bytes in the image.
+    pub ends: Vec<u64>,
+    pub kernel: std::ops::Range<u64>,
+}
+
+impl Program<'_> {
+    /// Checks all of it.
+    pub(super) fn check(&self, findings: &mut Vec<Finding>, hits: &mut Vec<Hit>) {
+        self.check_entry(findings);
+        let mut stubs = Vec::new();
+        let mut undecodable = Vec::new();
+        for load in &self.loads {
+            self.check_words(load, findings);
+            if load.execute {
+                self.scan(load, &mut stubs, &mut undecodable, findings, hits);
+            }
+        }
+        if let [first, ..] = undecodable[..] {
+            findings.push(self.notice(format!(
+                "bytes in the text that are no instruction: {}, the first at {first:#x}",
+                undecodable.len()
+            )));
+        }
+        if stubs.len() > 1 {
+            findings.push(self.error(format!(
+                "the text holds `syscall` in {} places, the second at {:#x}; the runtime's stub is one place",
+                stubs.len(),
+                stubs[1]
+            )));
+        }
+    }
+
+    fn error(&self, message: String) -> Finding {
+        Finding::error("code", format!("{}: {message}", self.service))
+    }
+
+    fn notice(&self, message: String) -> Finding {
+        Finding::notice("code", format!("{}: {message}", self.service))
+    }
+
+    /// The kernel starts a service where the runtime begins: the stack is empty there, and what is called never returns.
+    fn check_entry(&self, findings: &mut Vec<Finding>) {
+        let load = self.loads.iter().find(|load| self.entry.wrapping_sub(load.address) < load.bytes.len() as u64);
+        let Some(load) = load.filter(|load| load.execute) else {
+            findings.push(self.error(format!("the entry point {:#x} is in no executable segment", self.entry)));
+            return;
+        };
+        let at = (self.entry - load.address) as usize;
+        let bytes = load.bytes.get(at..).unwrap_or_default();
+        if !bytes.starts_with(&START) || !bytes.get(7..).is_some_and(|rest| rest.starts_with(&START_END)) {
+            findings.push(self.error(format!("the entry point {:#x} is not the runtime's", self.entry)));
+        }
+    }
+
+    /// Looks for addresses of the kernel among the words of a segment.
+    fn check_words(&self, load: &Load<'_>, findings: &mut Vec<Finding>) {
+        let words = load.bytes.windows(8).filter_map(|word| Some(u64::from_le_bytes(word.try_into().ok()?)));
+        let wrong = words.enumerate().find(|(at, word)| {
+            let aligned = at.is_multiple_of(8) && !load.execute;
+            self.kernel.contains(word) || (aligned && (UPPER_HALF..SMALL_NEGATIVE).contains(word))
+        });
+        if let Some((at, word)) = wrong {
+            let address = load.address + at as u64;
+            findings.push(self.error(format!("a word at {address:#x} is an address of the kernel, {word:#x}")));
+        }
+    }
+
+    fn scan(
+        &self,
+        load: &Load<'_>,
+        stubs: &mut Vec<u64>,
+        undecodable: &mut Vec<u64>,
+        findings: &mut Vec<Finding>,
+        hits: &mut Vec<Hit>,
+    ) {
+        let mut boundary = 0;
+        for offset in 0..load.bytes.len() {
+            let address = load.address + offset as u64;
+            let Some(rest) = load.bytes.get(offset..) else { break };
+            let window = rest.get(..LONGEST).unwrap_or(rest);
+            let instruction = Decoder::with_ip(64, window, address, DecoderOptions::NONE).decode();
+            let aligned = offset == boundary;
+            if aligned {
+                boundary += instruction.len().max(1);
+                if instruction.code() == Code::INVALID {
+                    boundary = offset + 1;
+                    // The zeros that fill the last page may end in half an instruction.
+                    if rest.iter().any(|byte| *byte != 0) {
+                        undecodable.push(address);
+                    }
+                } else {
+                    self.check_references(&instruction, findings);
+                }
+            }
+            if instruction.code() == Code::INVALID {
+                continue;
+            }
+            let Some(class) = class(&instruction) else { continue };
+            let is_stub = class == Class::Call && aligned && rest.starts_with(&STUB);
+            if is_stub {
+                stubs.push(address);
+                continue;
+            }
+            let mnemonic = name(&instruction);
+            let refused = aligned || class == Class::Escape;
+            hits.push(Hit { service: self.service.to_owned(), address, mnemonic, compiled: aligned, refused });
+        }
+    }
+
+    /// Addresses in compiled code lead to the program itself, and never to the kernel.
+    fn check_references(&self, instruction: &Instruction, findings: &mut Vec<Finding>) {
+        let at = instruction.ip();
+        let inside =
+            |address: u64| self.loads.iter().zip(&self.ends).any(|(load, end)| (load.address..*end).contains(&address));
+        if matches!(instruction.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64) {
+            let target = instruction.near_branch_target();
+            let text = self
+                .loads
+                .iter()
+                .any(|load| load.execute && target.wrapping_sub(load.address) < load.bytes.len() as u64);
+            if !text {
+                findings
+                    .push(self.error(format!("the code at {at:#x} goes to {target:#x}, outside the program's text")));
+            }
+        }
+        if instruction.is_ip_rel_memory_operand() && !inside(instruction.ip_rel_memory_address()) {
+            let target = instruction.ip_rel_memory_address();
+            findings.push(self.error(format!("the code at {at:#x} refers to {target:#x}, outside the program")));
+        }
+        let immediate = (0..instruction.op_count()).find_map(|operand| match instruction.op_kind(operand) {
+            OpKind::Immediate64 | OpKind::Immediate32to64 => Some(instruction.immediate(operand)),
+            OpKind::Memory if instruction.memory_base() != Register::RIP => Some(instruction.memory_displacement64()),
+            _ => None,
+        });
+        if let Some(address) = immediate.filter(|address| self.kernel.contains(address)) {
+            findings.push(self.error(format!("the code at {at:#x} names {address:#x}, an address of the kernel")));
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! What tables say, as facts with names in place of numbers, so that two sets of them can be compared.
+
+use std::collections::BTreeMap;
+
+use cloister_caps::Kind;
+use cloister_caps::tables::{Access, AfterLimit, Name, PortKind, RegionKind, Tables};
+
+use super::Finding;
+
+/// The words of the rights, by the bit that stands for each.
+const RIGHTS: [&str; 14] = [
+    "write", "now", "wall", "draw", "off", "reboot", "notify", "open", "send", "close", "issue", "end", "read", "find",
+];
+
+/// A thing of the tables: what is true of it, and which entry of the policy says so.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fact {
+    pub fields: BTreeMap<&'static str, String>,
+    pub source: String,
+}
+
+/// Facts by section and name.
+#[derive(Default)]
+pub(super) struct Facts {
+    facts: BTreeMap<(&'static str, String), Fact>,
+    /// Names that stand for two things.
+    twice: Vec<String>,
+}
+
+impl Facts {
+    pub(super) fn add<const N: usize>(
+        &mut self,
+        section: &'static str,
+        name: impl Into<String>,
+        source: impl Into<String>,
+        fields: [(&'static str, String); N],
+    ) {
+        let name = name.into();
+        let fact = Fact { fields: fields.into(), source: source.into() };
+        if self.facts.insert((section, name.clone()), fact).is_some() {
+            self.twice.push(format!("{section} {name}"));
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.facts.values().map(|fact| fact.fields.len()).sum()
+    }
+
+    /// Compares what the tables say with what the policy gives, both ways.
+    pub(super) fn compare(&self, policy: &Facts, findings: &mut Vec<Finding>) {
+        let mut error = |message: String| findings.push(Finding::error("tables", message));
+        for name in &self.twice {
+            error(format!("{name} is in the tables twice"));
+        }
+        for name in &policy.twice {
+            error(format!("{name} comes of the policy twice"));
+        }
+        for ((section, name), fact) in &self.facts {
+            let Some(given) = policy.facts.get(&(*section, name.clone())) else {
+                error(format!("{section} {name} is in the tables; no line of the policy gives it"));
+                continue;
+            };
+            for (field, value) in &fact.fields {
+                let wanted = given.fields.get(field).map_or("nothing", String::as_str);
+                if wanted != value {
+                    error(format!("{section} {name}: the {field} is {value}; {} makes it {wanted}", given.source));
+                }
+            }
+        }
+        for ((section, name), given) in &policy.facts {
+            if !self.facts.contains_key(&(*section, name.clone())) {
+                error(format!("{section} {name}: {} gives it; it is not in the tables", given.source));
+            }
+        }
+    }
+}
+
+/// Words of rights in alphabetical order.
+pub(super) fn words<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    let mut words: Vec<&str> = words.into_iter().collect();
+    words.sort_unstable();
+    words.join(" ")
+}
+
+/// A range of domain ids.
+pub(super) fn peers(first: u64, last: u64) -> String {
+    format!("{first} to {last}")
+}
+
+/// A virtual address.
+pub(super) fn address(address: u64) -> String {
+    format!("{address:#x}")
+}
+
+/// The facts of the tables. `lines` says whether the lines of the policy file are among them.
+pub(super) fn of_tables(tables: &Tables<'_>, lines: bool) -> Facts {
+    let mut facts = Facts::default();
+    let reader = Reader { tables };
+    reader.services(&mut facts);
+    reader.regions(&mut facts);
+    reader.capabilities(&mut facts, lines);
+    reader.wiring(&mut facts);
+    facts
+}
+
+struct Reader<'a> {
+    tables: &'a Tables<'a>,
+}
+
+impl Reader<'_> {
+    fn name(&self, name: Name) -> String {
+        self.tables.name(name).to_owned()
+    }
+
+    fn service(&self, index: u8) -> String {
+        self.tables.service_name(index).to_owned()
+    }
+
+    fn region(&self, index: u16) -> String {
+        self.tables.regions().get(usize::from(index)).map_or_else(|| "?".into(), |region| self.name(region.name))
+    }
+
+    fn services(&self, facts: &mut Facts) {
+        for (number, service) in self.tables.services().iter().enumerate() {
+            let then = match service.after_limit {
+                AfterLimit::StopImage => "stop-image",
+                AfterLimit::StopService => "stop-service",
+            };
+            facts.add(
+                "service",
+                self.name(service.name),
+                "",
+                [
+                    ("number", number.to_string()),
+                    ("end of the stack", address(service.stack_top)),
+                    ("budget", service.budget_us.to_string()),
+                    ("period", service.period_us.to_string()),
+                    ("number of restarts", service.restart_limit.to_string()),
+                    ("end of the restarts", then.into()),
+                    ("priority", service.priority.to_string()),
+                ],
+            );
+        }
+    }
+
+    fn regions(&self, facts: &mut Facts) {
+        for region in self.tables.regions().iter() {
+            let kind = match region.kind {
+                RegionKind::Fixed => "pages",
+                RegionKind::Share => "share",
+                RegionKind::Module => "module",
+                RegionKind::CommandLine => "command-line",
+                RegionKind::XenStoreRing => "xenstore-ring",
+                RegionKind::ImageData => "image data",
+            };
+            facts.add(
+                "region",
+                self.name(region.name),
+                "",
+                [
+                    ("kind", kind.into()),
+                    ("amount", region.amount.to_string()),
+                    ("minimum", region.minimum.to_string()),
+                    ("maximum", region.maximum.to_string()),
+                    ("emptying at a restart", (region.reset == 1).to_string()),
+                    ("length of data", region.image_length.to_string()),
+                ],
+            );
+        }
+        for mapping in self.tables.mappings().iter() {
+            let access = match mapping.access {
+                Access::Read => "read",
+                Access::ReadWrite => "read-write",
+            };
+            let name = format!("{} in {}", self.region(mapping.region), self.service(mapping.service));
+            facts.add("mapping", name, "", [("access", access.into()), ("address", address(mapping.address))]);
+        }
+    }
+
+    fn capabilities(&self, facts: &mut Facts, lines: bool) {
+        for capability in self.tables.capabilities().iter() {
+            let object = capability.object as usize;
+            let named = match capability.kind {
+                Kind::Sender | Kind::Receiver => self.tables.queues().get(object).map(|queue| self.name(queue.name)),
+                Kind::Port => self.tables.ports().get(object).map(|port| self.name(port.name)),
+                Kind::Grant => self.tables.grants().get(object).map(|grant| self.name(grant.name)),
+                Kind::Region => self.tables.mappings().get(object).map(|mapping| self.region(mapping.region)),
+                Kind::Console | Kind::Clock | Kind::Entropy | Kind::Power | Kind::Info => Some("the kernel's".into()),
+            };
+            let bits = capability.rights.bits();
+            let rights = words((0u32..).zip(RIGHTS).filter_map(|(bit, word)| (bits >> bit & 1 == 1).then_some(word)));
+            let name = self.name(capability.name);
+            let name = format!("{} of {}: {}", capability.kind.name(), self.service(capability.service), name);
+            let fields = [
+                ("slot", capability.slot.to_string()),
+                ("rights", rights),
+                ("object", named.unwrap_or_else(|| "?".into())),
+            ];
+            if lines {
+                let [slot, rights, object] = fields;
+                let line = ("line of the policy", capability.line.to_string());
+                facts.add("capability", name, "", [slot, rights, object, line]);
+            } else {
+                facts.add("capability", name, "", fields);
+            }
+        }
+    }
+
+    fn wiring(&self, facts: &mut Facts) {
+        for queue in self.tables.queues().iter() {
+            facts.add(
+                "queue",
+                self.name(queue.name),
+                "",
+                [
+                    ("sender", self.service(queue.sender)),
+                    ("receiver", self.service(queue.receiver)),
+                    ("sender's bit", queue.sender_bit.to_string()),
+                    ("receiver's bit", queue.receiver_bit.to_string()),
+                    ("size of a message", queue.message_size.to_string()),
+                    ("depth", queue.depth.to_string()),
+                    ("producer's region", self.region(queue.producer_region)),
+                    ("consumer's region", self.region(queue.consumer_region)),
+                ],
+            );
+        }
+        for grant in self.tables.grants().iter() {
+            let access = match grant.access {
+                Access::Read => "read",
+                Access::ReadWrite => "read-write",
+            };
+            facts.add(
+                "grant",
+                self.name(grant.name),
+                "",
+                [
+                    ("region", self.region(grant.region)),
+                    ("access", access.into()),
+                    ("first reference", grant.first_ref.to_string()),
+                    ("number of pages", grant.count.to_string()),
+                    ("peers", peers(grant.peer_first.into(), grant.peer_last.into())),
+                ],
+            );
+        }
+        for port in self.tables.ports().iter() {
+            let kind = match port.kind {
+                PortKind::Peer => "peer",
+                PortKind::XenStore => "xenstore",
+            };
+            facts.add(
+                "port",
+                self.name(port.name),
+                "",
+                [
+                    ("service", self.service(port.service)),
+                    ("bit", port.bit.to_string()),
+                    ("kind", kind.into()),
+                    ("peers", peers(port.peer_first.into(), port.peer_last.into())),
+                ],
+            );
+        }
+    }
+}

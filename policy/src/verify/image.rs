@@ -1,0 +1,281 @@
+//! The image as an ELF file: what a loader would put where, and whether anything is in it that nothing accounts for.
+
+use object::elf;
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
+use object::{LittleEndian, read};
+
+use super::{Finding, Unusable};
+
+type Header = elf::FileHeader64<LittleEndian>;
+
+/// Bytes of a page.
+pub(super) const PAGE: u64 = 4096;
+/// The kernel's half of the addresses.
+pub(super) const UPPER_HALF: u64 = 0xFFFF_8000_0000_0000;
+/// What the kernel is linked above its physical address (`KERNEL_OFFSET` of `kernel/image/link.ld`).
+const KERNEL_OFFSET: u64 = 0xFFFF_FFFF_8000_0000;
+/// Where an image ends at the latest.
+const MAX_PHYSICAL: u64 = 1 << 30;
+/// The first eight bytes of the capability tables.
+const MAGIC: &[u8; 8] = b"CLOISTER";
+/// Owner and type of the note by which Xen finds the PVH entry point (`XEN_ELFNOTE_PHYS32_ENTRY`, `elfnote.h`).
+const PVH_NOTE: (&[u8], u32) = (b"Xen", 18);
+
+/// A segment that a loader puts into memory.
+#[derive(Clone, Copy)]
+pub(super) struct Load<'a> {
+    pub read: bool,
+    pub write: bool,
+    pub execute: bool,
+    pub offset: u64,
+    pub address: u64,
+    pub physical: u64,
+    pub memory: u64,
+    pub bytes: &'a [u8],
+}
+
+impl Load<'_> {
+    /// R, W and X as people write them.
+    pub(super) fn mode(&self) -> String {
+        [(self.read, 'R'), (self.write, 'W'), (self.execute, 'X')]
+            .into_iter()
+            .filter_map(|(held, letter)| held.then_some(letter))
+            .collect()
+    }
+
+    pub(super) fn in_kernel_half(&self) -> bool {
+        self.address >= UPPER_HALF
+    }
+}
+
+/// An image.
+pub(super) struct Image<'a> {
+    pub file: &'a [u8],
+    pub entry: u64,
+    /// In the order of their physical addresses.
+    pub loads: Vec<Load<'a>>,
+    /// The index of the load that holds the tables.
+    pub tables: usize,
+    /// Entry points of PVH notes.
+    pub pvh: Vec<u64>,
+}
+
+impl<'a> Image<'a> {
+    /// Reads the headers of `file`. What is only wrong goes to `findings`.
+    pub(super) fn read(file: &'a [u8], findings: &mut Vec<Finding>) -> Result<Self, Unusable> {
+        if file.is_empty() {
+            return Err(Unusable::Empty);
+        }
+        let broken = |error: read::Error| Unusable::NotElf(error.to_string());
+        let header = Header::parse(file).map_err(broken)?;
+        let endian = header.endian().map_err(broken)?;
+        if header.e_machine(endian) != elf::EM_X86_64 {
+            return Err(Unusable::OtherProgram("is not for x86-64".into()));
+        }
+        if header.e_type(endian) != elf::ET_EXEC {
+            return Err(Unusable::OtherProgram("is not linked at fixed addresses".into()));
+        }
+        let mut image = Image { file, entry: header.e_entry(endian), loads: Vec::new(), tables: 0, pvh: Vec::new() };
+        for segment in header.program_headers(endian, file).map_err(broken)? {
+            match segment.p_type(endian) {
+                elf::PT_LOAD => image.loads.push(load(segment, file)?),
+                elf::PT_NOTE => image.notes(segment, findings),
+                other => findings.push(Finding::error(
+                    "elf",
+                    format!("a program header of type {:#x}, which no image has", other.0),
+                )),
+            }
+        }
+        image.loads.sort_by_key(|load| load.physical);
+        let found: Vec<usize> = image
+            .loads
+            .iter()
+            .enumerate()
+            .filter_map(|(index, load)| load.bytes.starts_with(MAGIC).then_some(index))
+            .collect();
+        match found[..] {
+            [index] => image.tables = index,
+            [] => return Err(Unusable::OtherProgram("holds no capability tables".into())),
+            _ => return Err(Unusable::OtherProgram("holds capability tables more than once".into())),
+        }
+        Ok(image)
+    }
+
+    fn notes(&mut self, segment: &elf::ProgramHeader64<LittleEndian>, findings: &mut Vec<Finding>) {
+        let endian = LittleEndian;
+        let mut broken = || findings.push(Finding::error("elf", "a note that cannot be read"));
+        let Ok(Some(mut notes)) = segment.notes(endian, self.file) else { return broken() };
+        loop {
+            match notes.next() {
+                Ok(Some(note)) if note.name() == PVH_NOTE.0 && note.n_type(endian).0 == PVH_NOTE.1 => {
+                    match note.desc() {
+                        [a, b, c, d] => self.pvh.push(u64::from(u32::from_le_bytes([*a, *b, *c, *d]))),
+                        _ => return broken(),
+                    }
+                }
+                Ok(Some(note)) => {
+                    let kind = note.n_type(endian).0;
+                    let message = format!("a note of type {kind}, which Xen may act on and the kernel does not have");
+                    findings.push(Finding::error("elf", message));
+                    return;
+                }
+                Ok(None) => return,
+                Err(_) => return broken(),
+            }
+        }
+    }
+
+    /// The kernel's segments: those below the tables.
+    pub(super) fn kernel(&self) -> &[Load<'a>] {
+        self.loads.get(..self.tables).unwrap_or_default()
+    }
+
+    /// The tables as the kernel finds them: whole pages.
+    pub(super) fn tables(&self) -> Option<&Load<'a>> {
+        self.loads.get(self.tables)
+    }
+
+    /// Those of services and of image data.
+    pub(super) fn rest(&self) -> &[Load<'a>] {
+        self.loads.get(self.tables + 1..).unwrap_or_default()
+    }
+
+    /// The addresses at which the kernel itself is linked.
+    pub(super) fn kernel_range(&self) -> std::ops::Range<u64> {
+        let own = || self.kernel().iter().filter(|load| load.in_kernel_half());
+        let first = own().map(|load| load.address).min().unwrap_or(u64::MAX);
+        let end = own().map(|load| load.address.saturating_add(load.memory)).max().unwrap_or(first);
+        first..end
+    }
+
+    /// Checks what a loader, and the processor, make of the headers.
+    pub(super) fn check(&self, findings: &mut Vec<Finding>) {
+        let mut error = |message: String| findings.push(Finding::error("elf", message));
+        for load in &self.loads {
+            let at = format!("the segment at {:#x} (physical {:#x})", load.address, load.physical);
+            if load.write && load.execute {
+                error(format!("{at} is writable and executable"));
+            }
+            if !load.read {
+                error(format!("{at} is not readable"));
+            }
+            if load.offset % PAGE != load.address % PAGE || load.physical % PAGE != load.address % PAGE {
+                error(format!("{at} does not lie on its page"));
+            }
+            if load.physical.saturating_add(load.memory) > MAX_PHYSICAL {
+                error(format!("{at} reaches beyond 1 GiB"));
+            }
+        }
+        for pair in self.loads.windows(2) {
+            if let [one, other] = pair
+                && pages(one).end > pages(other).start
+            {
+                error(format!("the segments at physical {:#x} and {:#x} overlap", one.physical, other.physical));
+            }
+        }
+        self.check_kernel(&mut error);
+        self.check_rest(&mut error);
+    }
+
+    fn check_kernel(&self, error: &mut impl FnMut(String)) {
+        for load in self.kernel() {
+            let identical = load.address == load.physical;
+            if !identical && load.address != load.physical.saturating_add(KERNEL_OFFSET) {
+                error(format!("the kernel's segment at {:#x} is not loaded where it is linked", load.address));
+            }
+            if identical && load.write {
+                error(format!("the boot code at {:#x} is writable", load.address));
+            }
+        }
+        let is_text = |address: u64| {
+            self.kernel().iter().any(|load| {
+                load.execute && load.address == load.physical && address.wrapping_sub(load.address) < load.memory
+            })
+        };
+        match self.pvh[..] {
+            [entry] => {
+                if !is_text(entry) {
+                    error(format!("the PVH entry point {entry:#x} is not in the kernel's boot code"));
+                }
+                if entry != self.entry {
+                    error(format!("the PVH entry point is {entry:#x}, that of the ELF header {:#x}", self.entry));
+                }
+            }
+            [] => error("there is no PVH entry note, without which Xen does not start the image".into()),
+            _ => error("there is more than one PVH entry note".into()),
+        }
+    }
+
+    /// Nothing but the kernel's own data is loaded writable: the kernel copies what services may write.
+    fn check_rest(&self, error: &mut impl FnMut(String)) {
+        for load in self.loads.get(self.tables..).unwrap_or_default() {
+            let at = format!("the segment at physical {:#x}", load.physical);
+            if load.write {
+                error(format!("{at} is writable in the image"));
+            }
+            if load.memory != load.bytes.len() as u64 || !load.memory.is_multiple_of(PAGE) {
+                error(format!("{at} is not whole pages of the file"));
+            }
+            if load.in_kernel_half() {
+                error(format!("{at} is linked at {:#x}, in the kernel's half", load.address));
+            }
+        }
+    }
+
+    /// The kernel reads where its tables are from the first sixteen bytes of its read-only data.
+    pub(super) fn check_pointer(&self, length: u64, findings: &mut Vec<Finding>) {
+        let Some(tables) = self.tables() else { return };
+        let constants = self.kernel().iter().find(|load| load.in_kernel_half() && !load.write && !load.execute);
+        let word = |at: usize| {
+            let bytes = constants?.bytes.get(at..at + 8)?;
+            Some(u64::from_le_bytes(bytes.try_into().ok()?))
+        };
+        let found = word(0).zip(word(8));
+        if found != Some((tables.physical, length)) {
+            let (address, says) = found.unwrap_or((0, 0));
+            findings.push(Finding::error(
+                "elf",
+                format!(
+                    "the kernel looks for its tables at {address:#x}, {says} bytes; they are at {:#x}, {length} bytes",
+                    tables.physical
+                ),
+            ));
+        }
+    }
+}
+
+/// The pages that a segment takes.
+fn pages(load: &Load<'_>) -> std::ops::Range<u64> {
+    let end = load.physical.saturating_add(load.memory);
+    load.physical / PAGE * PAGE..end.saturating_add(PAGE - 1) / PAGE * PAGE
+}
+
+fn load<'a>(segment: &elf::ProgramHeader64<LittleEndian>, file: &'a [u8]) -> Result<Load<'a>, Unusable> {
+    let endian = LittleEndian;
+    let address = segment.p_vaddr(endian);
+    let cut = || Unusable::Truncated(address);
+    let flags = segment.p_flags(endian).0;
+    let load = Load {
+        read: flags & elf::PF_R.0 != 0,
+        write: flags & elf::PF_W.0 != 0,
+        execute: flags & elf::PF_X.0 != 0,
+        offset: segment.p_offset(endian),
+        address,
+        physical: segment.p_paddr(endian),
+        memory: segment.p_memsz(endian),
+        bytes: segment.data(endian, file).map_err(|()| cut())?,
+    };
+    let whole = load.bytes.len() as u64 <= load.memory
+        && address.checked_add(load.memory).is_some()
+        && load.physical.checked_add(load.memory).is_some();
+    if whole { Ok(load) } else { Err(cut()) }
+}
+
+/// The bytes of a section that no segment loads, by its name.
+pub(super) fn section<'a>(file: &'a [u8], name: &str) -> Option<(u64, &'a [u8])> {
+    let header = Header::parse(file).ok()?;
+    let endian = header.endian().ok()?;
+    let sections = header.sections(endian, file).ok()?;
+    let (_, section) = sections.section_by_name(endian, name.as_bytes())?;
+    Some((section.sh_offset(endian), section.data(endian, file).ok()?))
+}

@@ -1,0 +1,280 @@
+//! Whether the parts of the image lie where the tables say, and whether the tables account for every part.
+
+use std::collections::BTreeMap;
+
+use cloister_caps::tables::{
+    Capability, GrantRule, HEADER_SIZE, Mapping, Name, PortRule, Queue, Record, Region, RegionKind, SECTIONS, Segment,
+    Service, Tables,
+};
+use sha2::{Digest, Sha256};
+
+use super::code::Program;
+use super::image::{Image, Load, PAGE};
+use super::{Finding, Part, Verdict};
+
+/// Addresses between the programs of two services.
+const ROOM: u64 = 16 << 20;
+/// Bits of a segment's flags in the tables.
+const READ: u8 = 1;
+const WRITE: u8 = 2;
+const EXECUTE: u8 = 4;
+
+/// Checks the form of the tables as bytes: sections one behind the other, nothing between or behind them, each name once.
+/// Answers their length.
+pub(super) fn blob(bytes: &[u8], tables: &Tables<'_>, findings: &mut Vec<Finding>) -> u64 {
+    let mut error = |message: String| findings.push(Finding::error("tables", message));
+    let word = |at: usize| {
+        let word = bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map_or(0, u32::from_le_bytes);
+        word as usize
+    };
+    let length = word(12);
+    let sizes = [
+        Service::SIZE,
+        Segment::SIZE,
+        Region::SIZE,
+        Mapping::SIZE,
+        Capability::SIZE,
+        Queue::SIZE,
+        GrantRule::SIZE,
+        PortRule::SIZE,
+        1,
+        1,
+    ];
+    let mut next = HEADER_SIZE;
+    for (index, (name, size)) in SECTIONS.iter().zip(sizes).enumerate() {
+        let (start, count) = (word(48 + index * 8), word(52 + index * 8));
+        if start != next {
+            error(format!("the section of {name} starts at {start}, and the one before ends at {next}"));
+        }
+        next = start.saturating_add(count.saturating_mul(size));
+    }
+    if next != length {
+        error(format!("the sections end at {next}, the tables at {length}"));
+    }
+    if bytes.get(length..).is_none_or(|rest| rest.iter().any(|byte| *byte != 0)) {
+        error("there is something behind the tables".into());
+    }
+    names(tables, word(52 + 8 * 8), &mut error);
+    length as u64
+}
+
+/// The names tile their section, each used for one text.
+fn names(tables: &Tables<'_>, length: usize, error: &mut impl FnMut(String)) {
+    let all = tables
+        .services()
+        .iter()
+        .map(|service| service.name)
+        .chain(tables.regions().iter().map(|region| region.name))
+        .chain(tables.capabilities().iter().map(|capability| capability.name))
+        .chain(tables.queues().iter().map(|queue| queue.name))
+        .chain(tables.grants().iter().map(|grant| grant.name))
+        .chain(tables.ports().iter().map(|port| port.name))
+        .collect::<Vec<Name>>();
+    let mut places: Vec<(usize, usize)> = all
+        .iter()
+        .map(|name| (name.offset as usize, (name.offset as usize).saturating_add(name.length as usize)))
+        .collect();
+    places.sort_unstable();
+    places.dedup();
+    let mut next = 0;
+    for (start, end) in places {
+        if start != next {
+            error(format!("the names before byte {start} of their section are not in order"));
+        }
+        next = end;
+    }
+    if next != length {
+        error(format!("the names end at {next}, their section at {length}"));
+    }
+}
+
+/// Checks where the programs of the services lie, and that nothing else is in the image. Answers the programs.
+pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict: &mut Verdict) -> Vec<Program<'a>> {
+    let mut programs = Vec::new();
+    verdict.parts.push(kernel_part(image));
+    let mut accounted = vec![false; image.rest().len()];
+    for (index, service) in tables.services().iter().enumerate() {
+        let name = tables.name(service.name);
+        let base = ROOM * (index as u64 + 1);
+        let own: Vec<Segment> =
+            tables.segments().iter().filter(|segment| usize::from(segment.service) == index).collect();
+        let mut found = Vec::new();
+        let mut part = Part { name: name.to_owned(), hash: [0; 32], bytes: 0, text: 0 };
+        let mut hash = Sha256::new();
+        for segment in &own {
+            check_segment(name, segment, base, &mut verdict.findings);
+            hash_segment(&mut hash, segment);
+            if segment.file_size == 0 {
+                check_empty(name, segment, &mut verdict.findings);
+                continue;
+            }
+            let load = image.rest().iter().position(|load| load.physical == segment.image);
+            let Some((at, load)) = load.and_then(|at| Some((at, image.rest().get(at)?))) else {
+                let place = segment.image;
+                verdict
+                    .findings
+                    .push(Finding::error("layout", format!("{name}: nothing is loaded at physical {place:#x}")));
+                continue;
+            };
+            if accounted.get(at) == Some(&true) {
+                let message = format!("{name}: the segment at physical {:#x} is used twice", load.physical);
+                verdict.findings.push(Finding::error("layout", message));
+            }
+            accounted[at] = true;
+            check_load(name, segment, load, &mut verdict.findings);
+            hash.update(load.bytes);
+            part.bytes += load.memory;
+            part.text += if load.execute { load.memory } else { 0 };
+            found.push((load, segment.address.saturating_add(segment.memory_size)));
+        }
+        check_pages(name, &own, &mut verdict.findings);
+        check_order(name, &own, &mut verdict.findings);
+        part.hash = hash.finalize().into();
+        verdict.parts.push(part);
+        let (loads, ends) = found.into_iter().unzip();
+        programs.push(Program { service: name, entry: service.entry, loads, ends, kernel: image.kernel_range() });
+    }
+    for region in tables.regions().iter().filter(|region| region.kind == RegionKind::ImageData) {
+        if let Some(at) = image.rest().iter().position(|load| load.physical == region.image) {
+            accounted[at] = true;
+        }
+    }
+    for (load, _) in image.rest().iter().zip(accounted).filter(|(_, accounted)| !accounted) {
+        let message = format!("the tables do not account for the segment at physical {:#x}", load.physical);
+        verdict.findings.push(Finding::error("layout", message));
+    }
+    programs
+}
+
+/// The kernel, without the sixteen bytes that say where its tables are.
+fn kernel_part(image: &Image<'_>) -> Part {
+    let mut part = Part { name: "kernel".into(), hash: [0; 32], bytes: 0, text: 0 };
+    let mut hash = Sha256::new();
+    let mut constants = image.kernel().iter().position(|load| load.in_kernel_half() && !load.write && !load.execute);
+    for (index, load) in image.kernel().iter().enumerate() {
+        for word in [load.address, load.physical, load.memory, load.bytes.len() as u64] {
+            hash.update(word.to_le_bytes());
+        }
+        hash.update([u8::from(load.read), u8::from(load.write), u8::from(load.execute)]);
+        let skipped = if constants.take_if(|constants| *constants == index).is_some() { 16 } else { 0 };
+        hash.update(load.bytes.get(skipped..).unwrap_or_default());
+        part.bytes += load.memory;
+        part.text += if load.execute { load.memory } else { 0 };
+    }
+    part.hash = hash.finalize().into();
+    part
+}
+
+fn hash_segment(hash: &mut Sha256, segment: &Segment) {
+    hash.update([segment.flags]);
+    for word in [segment.address, segment.file_size, segment.memory_size] {
+        hash.update(word.to_le_bytes());
+    }
+}
+
+fn check_segment(name: &str, segment: &Segment, base: u64, findings: &mut Vec<Finding>) {
+    let mut error = |message: String| findings.push(Finding::error("layout", format!("{name}: {message}")));
+    let address = segment.address;
+    let end = address.saturating_add(segment.memory_size);
+    if address < base || end > base + ROOM {
+        error(format!("the segment at {address:#x} is outside {base:#x} to {:#x}", base + ROOM - 1));
+    }
+    if segment.flags & READ == 0 || segment.memory_size == 0 {
+        error(format!("the segment at {address:#x} is of no use: it cannot be read, or has no bytes"));
+    }
+    if segment.flags & WRITE != 0 && segment.flags & EXECUTE != 0 {
+        error(format!("the segment at {address:#x} is writable and executable"));
+    }
+    if segment.flags & WRITE == 0 && segment.file_size != segment.memory_size {
+        error(format!("the segment at {address:#x} is mapped from the image, which does not hold all of it"));
+    }
+}
+
+fn check_empty(name: &str, segment: &Segment, findings: &mut Vec<Finding>) {
+    if segment.image != 0 {
+        let message = format!("{name}: the segment at {:#x} has no bytes, but a place", segment.address);
+        findings.push(Finding::error("layout", message));
+    }
+}
+
+/// A segment and the part of the file that it is mapped or copied from.
+fn check_load(name: &str, segment: &Segment, load: &Load<'_>, findings: &mut Vec<Finding>) {
+    let mut error = |message: String| findings.push(Finding::error("layout", format!("{name}: {message}")));
+    let address = segment.address;
+    if load.address != address {
+        error(format!("the segment at {address:#x} is linked at {:#x}", load.address));
+    }
+    if load.memory != segment.file_size.saturating_add(PAGE - 1) / PAGE * PAGE {
+        error(format!("the segment at {address:#x} has {} bytes; the image holds {}", segment.file_size, load.memory));
+    }
+    if (segment.flags & EXECUTE != 0) != load.execute {
+        error(format!("the segment at {address:#x} is {} in the image", load.mode()));
+    }
+    let end = usize::try_from(segment.file_size).unwrap_or(usize::MAX);
+    if load.bytes.get(end..).is_some_and(|rest| rest.iter().any(|byte| *byte != 0)) {
+        error(format!("there is something behind the end of the segment at {address:#x}"));
+    }
+}
+
+/// No page belongs to two segments.
+fn check_pages(name: &str, own: &[Segment], findings: &mut Vec<Finding>) {
+    let mut ranges: Vec<(u64, u64)> = own
+        .iter()
+        .map(|segment| {
+            (segment.address, segment.address.saturating_add(segment.memory_size).div_ceil(PAGE).saturating_mul(PAGE))
+        })
+        .collect();
+    ranges.sort_unstable();
+    for pair in ranges.windows(2) {
+        if let [(_, end), (start, _)] = pair
+            && end > start
+        {
+            findings.push(Finding::error("layout", format!("{name}: two segments share the page at {start:#x}")));
+        }
+    }
+}
+
+/// Constants, text, data, in this order (`services/runtime/link.ld`): the image itself does not tell which of its
+/// pages are copied to be written.
+fn check_order(name: &str, own: &[Segment], findings: &mut Vec<Finding>) {
+    let mut sorted: Vec<&Segment> = own.iter().collect();
+    sorted.sort_by_key(|segment| segment.address);
+    let kinds: Vec<u8> = sorted.iter().map(|segment| segment.flags & (WRITE | EXECUTE)).collect();
+    if !matches!(kinds[..], [EXECUTE] | [0, EXECUTE] | [EXECUTE, WRITE] | [0, EXECUTE, WRITE]) {
+        let message = format!("{name}: its segments are not constants, text and data, in this order");
+        findings.push(Finding::error("layout", message));
+    }
+}
+
+/// Checks the bytes of the regions of image data.
+pub(super) fn data(
+    image: &Image<'_>,
+    tables: &Tables<'_>,
+    expected: &BTreeMap<String, Vec<u8>>,
+    findings: &mut Vec<Finding>,
+) {
+    for region in tables.regions().iter() {
+        let name = tables.name(region.name);
+        let mut error = |message: &str| findings.push(Finding::error("data", format!("{name}: {message}")));
+        if region.kind != RegionKind::ImageData {
+            if region.image != 0 {
+                error("is no data of the image, but has a place in it");
+            }
+            continue;
+        }
+        let Some(bytes) = expected.get(name) else { continue };
+        let load = image.rest().iter().find(|load| load.physical == region.image);
+        let Some(load) = load else {
+            error("nothing is loaded where the tables say that its bytes are");
+            continue;
+        };
+        if !load.bytes.starts_with(bytes) {
+            error("its bytes are not the rules of the policy");
+        } else if load.bytes.get(bytes.len()..).is_some_and(|rest| rest.iter().any(|byte| *byte != 0)) {
+            error("there is something behind its rules");
+        }
+        if load.bytes.len() as u64 != (bytes.len() as u64).div_ceil(PAGE) * PAGE || load.execute {
+            error("its segment is too large, or executable");
+        }
+    }
+}

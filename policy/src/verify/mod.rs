@@ -1,0 +1,313 @@
+//! Verifying an image: from the ELF file alone, is it the policy that it carries, and nothing more?
+//!
+//! The tables are read as the kernel reads them, by `Tables::parse`. What they must say is derived from the embedded
+//! policy text by a second path (`text`, `derive`), and compared fact by fact in both directions.
+
+mod attached;
+mod code;
+mod derive;
+mod facts;
+mod image;
+mod layout;
+mod render;
+mod text;
+
+use std::fmt;
+
+use cloister_caps::tables::{TableError, Tables};
+use sha2::{Digest, Sha256};
+
+use image::Image;
+
+pub use attached::{Inventory, UnsafeUse};
+pub(crate) use attached::{SBOM, SEAL, UNSAFE, sealed};
+
+/// The largest image that is read.
+pub const MAX_IMAGE: u64 = 256 << 20;
+
+/// Why a file cannot be verified at all.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unusable {
+    /// Nothing is in it.
+    #[error("the file is empty")]
+    Empty,
+    /// It is no 64-bit little-endian ELF file, or its headers are cut off.
+    #[error("not an ELF file that can be read: {0}")]
+    NotElf(String),
+    /// A segment's bytes are not in the file, or wrap round the address space.
+    #[error("the segment at {0:#x} does not fit the file: it is cut short or damaged")]
+    Truncated(u64),
+    /// It is an ELF file of something else.
+    #[error("not a Cloister image: it {0}")]
+    OtherProgram(String),
+    /// Its tables are of another version.
+    #[error("an image with {0}; use the verifier of its release")]
+    OtherVersion(TableError),
+    /// An `--accept` names nothing that was found.
+    #[error("nothing was found at {0}, which was to be accepted")]
+    NothingAccepted(String),
+}
+
+/// How serious a finding is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Severity {
+    /// Worth knowing; nothing is wrong.
+    Notice,
+    /// The image is not what it must be.
+    Error,
+}
+
+/// Something that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How serious it is.
+    pub severity: Severity,
+    /// What it is about: `elf`, `tables`, `policy`, `layout`, `data`, `code`, `attached` or `seal`.
+    pub about: &'static str,
+    /// What it is.
+    pub message: String,
+}
+
+impl Finding {
+    /// Whether it is an error.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
+    fn error(about: &'static str, message: impl Into<String>) -> Self {
+        Finding { severity: Severity::Error, about, message: message.into() }
+    }
+
+    fn notice(about: &'static str, message: impl Into<String>) -> Self {
+        Finding { severity: Severity::Notice, about, message: message.into() }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Notice => "notice",
+            Severity::Error => "error",
+        };
+        write!(f, "{severity}: {}: {}", self.about, self.message)
+    }
+}
+
+/// An instruction in a service's text that a service does not need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// The service.
+    pub service: String,
+    /// Where it starts.
+    pub address: u64,
+    /// Its mnemonic.
+    pub mnemonic: String,
+    /// Whether the compiled code has it; otherwise it appears only when executed from the middle of another instruction.
+    pub compiled: bool,
+    /// Whether it is an error.
+    pub refused: bool,
+}
+
+/// A program in the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The service, or `kernel`.
+    pub name: String,
+    /// SHA-256 of its segments, each with its address, flags and sizes: equal in two images if the program is.
+    pub hash: [u8; 32],
+    /// Bytes that it takes in the image.
+    pub bytes: u64,
+    /// Bytes of these that are executable.
+    pub text: u64,
+}
+
+/// What an image is verified against, beside itself.
+#[derive(Default)]
+pub struct Against<'a> {
+    /// The policy file that it must be built from: its text.
+    pub policy: Option<&'a str>,
+    /// Instructions that are accepted, each as `SERVICE@ADDRESS=MNEMONIC`.
+    pub accept: &'a [String],
+}
+
+/// What became of verifying an image.
+pub struct Verdict {
+    /// Errors first.
+    pub findings: Vec<Finding>,
+    /// Instructions that a service does not need.
+    pub hits: Vec<Hit>,
+    /// The kernel, then the services.
+    pub parts: Vec<Part>,
+    /// The hash that the tables carry, and the kernel prints.
+    pub policy_hash: [u8; 32],
+    /// SHA-256 of the whole file.
+    pub image_hash: [u8; 32],
+    /// How many facts of the tables were compared with the policy.
+    pub facts: usize,
+    /// The inventories that the image carries.
+    pub inventory: Inventory,
+    /// The embedded policy.
+    pub policy: String,
+}
+
+impl Verdict {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        !self.findings.iter().any(Finding::is_error)
+    }
+
+    /// For reading.
+    #[must_use]
+    pub fn text(&self) -> String {
+        render::text(self)
+    }
+
+    /// For programs; `docs/verify.md` describes it.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        render::json(self)
+    }
+}
+
+/// Verifies an image.
+///
+/// # Errors
+/// The file is no image, or not one that this verifier knows.
+pub fn verify(file: &[u8], against: &Against<'_>) -> Result<Verdict, Unusable> {
+    let mut findings = Vec::new();
+    let image = Image::read(file, &mut findings)?;
+    let mut verdict = Verdict {
+        findings,
+        hits: Vec::new(),
+        parts: Vec::new(),
+        policy_hash: [0; 32],
+        image_hash: Sha256::digest(file).into(),
+        facts: 0,
+        inventory: Inventory::default(),
+        policy: String::new(),
+    };
+    image.check(&mut verdict.findings);
+    attached::check(&image, &mut verdict);
+    let bytes = image.tables().map(|load| load.bytes).unwrap_or_default();
+    match Tables::parse(bytes) {
+        Ok(tables) => verdict.tables(&image, bytes, &tables, against),
+        Err(error @ (TableError::Version(_) | TableError::NotTables)) => return Err(Unusable::OtherVersion(error)),
+        Err(error) => verdict.findings.push(Finding::error("tables", format!("the kernel would refuse them: {error}"))),
+    }
+    verdict.judge_hits(against)?;
+    verdict.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    Ok(verdict)
+}
+
+impl Verdict {
+    fn tables(&mut self, image: &Image<'_>, bytes: &[u8], tables: &Tables<'_>, against: &Against<'_>) {
+        self.policy_hash = tables.policy_hash();
+        self.policy = tables.policy_text().to_owned();
+        let length = layout::blob(bytes, tables, &mut self.findings);
+        image.check_pointer(length, &mut self.findings);
+        for program in layout::programs(image, tables, self) {
+            program.check(&mut self.findings, &mut self.hits);
+        }
+        // A text that is not the one that was hashed proves nothing.
+        if self.check_hash() {
+            self.check_facts(image, tables, against);
+        }
+    }
+
+    fn check_hash(&mut self) -> bool {
+        let hash: [u8; 32] = Sha256::digest(self.policy.as_bytes()).into();
+        if hash != self.policy_hash {
+            self.findings.push(Finding::error(
+                "policy",
+                format!("the text's hash is {}, the tables say {}", render::hex(&hash), render::hex(&self.policy_hash)),
+            ));
+            return false;
+        }
+        // Beside the second path: the compiler's own checks, assertions among them.
+        match crate::parse("embedded policy", &self.policy) {
+            Ok(checked) if checked.canonical() != self.policy => {
+                self.findings.push(Finding::error("policy", "the embedded text is not in canonical form"));
+            }
+            Ok(_) => {}
+            Err(report) => {
+                let reason = report.findings().next().map_or_else(String::new, |finding| finding.message.to_owned());
+                self.findings.push(Finding::error("policy", format!("the embedded policy does not hold: {reason}")));
+            }
+        }
+        true
+    }
+
+    /// The second path.
+    fn check_facts(&mut self, image: &Image<'_>, tables: &Tables<'_>, against: &Against<'_>) {
+        let embedded = match text::read(&self.policy).and_then(|text| derive::derive(&text, false)) {
+            Ok(derived) => derived,
+            Err(reason) => {
+                self.findings.push(Finding::error("policy", format!("the embedded policy makes no image: {reason}")));
+                return;
+            }
+        };
+        let found = facts::of_tables(tables, false);
+        self.facts = found.len();
+        found.compare(&embedded.facts, &mut self.findings);
+        layout::data(image, tables, &embedded.data, &mut self.findings);
+        if let Some(policy) = against.policy {
+            self.check_against(tables, policy);
+        }
+    }
+
+    /// Compares with a policy file, the lines of whose entries the tables carry too.
+    fn check_against(&mut self, tables: &Tables<'_>, policy: &str) {
+        match crate::parse("policy", policy) {
+            Ok(checked) if checked.canonical() != self.policy => {
+                self.findings.push(Finding::error(
+                    "policy",
+                    format!(
+                        "the image carries another policy: the given file's hash is {}",
+                        render::hex(&checked.hash())
+                    ),
+                ));
+            }
+            Ok(_) => {}
+            Err(_) => self.findings.push(Finding::error("policy", "the given policy does not hold")),
+        }
+        match text::read(policy).and_then(|text| derive::derive(&text, true)) {
+            Ok(derived) => {
+                let mut more = Vec::new();
+                facts::of_tables(tables, true).compare(&derived.facts, &mut more);
+                more.retain(|finding| !self.findings.contains(finding));
+                self.findings.append(&mut more);
+            }
+            Err(reason) => {
+                self.findings.push(Finding::error("policy", format!("the given policy makes no image: {reason}")));
+            }
+        }
+    }
+
+    /// Turns hits into findings.
+    fn judge_hits(&mut self, against: &Against<'_>) -> Result<(), Unusable> {
+        let written = |hit: &Hit| format!("{}@{:#x}={}", hit.service, hit.address, hit.mnemonic);
+        for accepted in against.accept {
+            let found = self.hits.iter_mut().find(|hit| written(hit) == *accepted);
+            let hit = found.ok_or_else(|| Unusable::NothingAccepted(accepted.clone()))?;
+            hit.refused = false;
+            self.findings.push(Finding::notice("code", format!("accepted: {accepted}")));
+        }
+        for hit in self.hits.iter().filter(|hit| hit.refused) {
+            let how = if hit.compiled {
+                "the compiled code has".to_owned()
+            } else {
+                "a jump into the middle of an instruction would execute".to_owned()
+            };
+            let message = format!("{}: {how} `{}` at {:#x}", hit.service, hit.mnemonic, hit.address);
+            self.findings.push(Finding::error("code", message));
+        }
+        self.findings.extend(render::unaligned(&self.hits));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

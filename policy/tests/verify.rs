@@ -1,0 +1,144 @@
+//! `verify` on an image that holds, on input that is no image, and on damaged ones.
+
+mod common;
+
+use cloister_policy::verify::{Against, Unusable, verify};
+use common::image::{image, kernel, policy};
+use common::{Elf, Part};
+use proptest::prelude::*;
+
+fn errors(file: &[u8]) -> Vec<String> {
+    errors_against(file, &Against::default())
+}
+
+fn errors_against(file: &[u8], against: &Against<'_>) -> Vec<String> {
+    let findings = verify(file, against).unwrap().findings;
+    findings.iter().map(ToString::to_string).filter(|finding| finding.starts_with("error")).collect()
+}
+
+const GOOD: &str = include_str!("good.toml");
+
+#[test]
+fn an_image_that_was_packed_holds() {
+    let file = image();
+    assert_eq!(errors(&file), Vec::<String>::new());
+    let verdict = verify(&file, &Against { policy: Some(GOOD), ..Against::default() }).unwrap();
+    assert!(verdict.holds(), "{}", verdict.text());
+    assert_eq!(verdict.policy_hash, policy().hash());
+    assert_eq!(verdict.policy, policy().canonical());
+    assert!(verdict.facts > 200);
+    let names: Vec<&str> = verdict.parts.iter().map(|part| part.name.as_str()).collect();
+    assert_eq!(names, ["kernel", "driver", "manager", "store"]);
+    assert!(verdict.text().ends_with("verified: the image is the policy that it carries\n"));
+}
+
+#[test]
+fn the_same_program_has_the_same_hash_in_two_images() {
+    let one = verify(&image(), &Against::default()).unwrap();
+    let mut other = common::image::program(1);
+    other.parts[0].bytes[5] ^= 1;
+    let programs = [common::image::program(0), other, common::image::program(2)];
+    let two = verify(&common::image::pack_all(&kernel(), &programs), &Against::default()).unwrap();
+    let same: Vec<bool> = one.parts.iter().zip(&two.parts).map(|(one, two)| one.hash == two.hash).collect();
+    assert_eq!(same, [true, true, false, true]);
+}
+
+#[test]
+fn an_image_of_another_policy_is_refused() {
+    let other = GOOD.replace("depth = 8", "depth = 16");
+    let found = errors_against(&image(), &Against { policy: Some(&other), ..Against::default() });
+    assert!(found[0].contains("the image carries another policy"), "{found:?}");
+    assert!(found.iter().any(|error| error.contains("the depth is 8; [queues.pages] makes it 16")), "{found:?}");
+    // The same authority from other lines: only the lines in the log of refusals differ.
+    let moved = format!("# One more line.\n{GOOD}");
+    let found = errors_against(&image(), &Against { policy: Some(&moved), ..Against::default() });
+    assert!(!found.is_empty() && found.iter().all(|error| error.contains("the line of the policy is")), "{found:?}");
+    let found = errors_against(&image(), &Against { policy: Some("format = 1"), ..Against::default() });
+    assert!(found.iter().any(|error| error.contains("the given policy does not hold")), "{found:?}");
+}
+
+#[test]
+fn the_json_form_says_the_same() {
+    let verdict = verify(&image(), &Against::default()).unwrap();
+    let json = verdict.json();
+    assert_eq!(
+        (&json["format"], &json["version"], &json["holds"]),
+        (&"cloister-verify".into(), &1.into(), &true.into())
+    );
+    assert_eq!(json["programs"].as_array().unwrap().len(), 4);
+    assert_eq!(json["findings"].as_array().unwrap().len(), verdict.findings.len());
+    assert_eq!(json["policy-sha256"].as_str().unwrap().len(), 64);
+}
+
+fn unusable(file: &[u8]) -> String {
+    verify(file, &Against::default()).err().expect("refused").to_string()
+}
+
+#[test]
+fn what_is_no_image_is_said_to_be_none() {
+    assert_eq!(unusable(b""), "the file is empty");
+    assert!(unusable(&[0xFF; 4096]).starts_with("not an ELF file that can be read"));
+    assert!(unusable(b"\x7FELF").starts_with("not an ELF file that can be read"));
+    assert!(unusable(&vec![0; 100_000_000]).starts_with("not an ELF file that can be read"));
+    assert_eq!(unusable(&kernel().build()), "not a Cloister image: it holds no capability tables");
+    assert_eq!(unusable(&Elf { machine: 183, ..kernel() }.build()), "not a Cloister image: it is not for x86-64");
+    let movable = unusable(&Elf { kind: 3, ..kernel() }.build());
+    assert_eq!(movable, "not a Cloister image: it is not linked at fixed addresses");
+    let file = image();
+    assert!(unusable(&file[..file.len() / 2]).contains("does not fit the file"));
+    assert!(unusable(&file[..100]).starts_with("not an ELF file that can be read"));
+    let mut twice = kernel();
+    for address in [0x20_0000, 0x30_0000] {
+        twice.parts.push(Part::new(4, address, address, b"CLOISTER........"));
+    }
+    assert_eq!(unusable(&twice.build()), "not a Cloister image: it holds capability tables more than once");
+}
+
+#[test]
+fn an_image_of_a_newer_version_is_not_judged() {
+    let mut file = image();
+    let at = common::offset_of(&file, b"CLOISTER");
+    file[at + 8] = 2;
+    let error = verify(&file, &Against::default()).err();
+    assert!(matches!(error, Some(Unusable::OtherVersion(_))), "{error:?}");
+    assert!(unusable(&file).contains("capability tables of version 2"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Damage anywhere is answered, and never passes.
+    #[test]
+    fn damaged_images_are_answered(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), 1u8..), 1..6),
+        headers_only in any::<bool>(),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let original = image();
+        let mut file = original.clone();
+        let reach = if headers_only { 0x500 } else { file.len() };
+        for (at, flip) in damage {
+            let at = at.index(reach);
+            file[at] ^= flip;
+        }
+        if let Some(cut) = cut {
+            let length = cut.index(file.len());
+            file.truncate(length);
+        }
+        if let Ok(verdict) = verify(&file, &Against::default()) {
+            prop_assert!(!verdict.holds() || file == original);
+            prop_assert!(!verdict.text().is_empty() && verdict.json().is_object());
+        }
+    }
+
+    /// Whatever stands where the tables are.
+    #[test]
+    fn any_tables_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        let mut file = image();
+        let at = common::offset_of(&file, b"CLOISTER") + 12;
+        file[at..at + bytes.len()].copy_from_slice(&bytes);
+        if let Ok(verdict) = verify(&file, &Against::default()) {
+            prop_assert!(bytes.is_empty() || !verdict.holds());
+        }
+    }
+}
