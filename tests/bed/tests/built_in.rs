@@ -3,12 +3,13 @@
 
 mod support;
 
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use cloister_bed::Guest;
 use cloister_bed::guest::State;
 
-use support::{READY, assert_serves, client, guest, ping, serving};
+use support::{READY, assert_serves, client, connect, guest, ping, serving};
 
 /// The page names the policy that the image enforces; the kernel has printed the same hash.
 fn assert_page(bed: &cloister_bed::Bed, guest: &Guest) {
@@ -21,14 +22,22 @@ fn assert_page(bed: &cloister_bed::Bed, guest: &Guest) {
 }
 
 #[test]
-fn eight_mib_are_enough_for_the_built_in_page() {
-    let guest = Guest { memory: 8, ..guest("default") };
-    let bed = serving("memory-8", &guest);
-    assert_page(&bed, &guest);
+fn eight_mib_and_four_are_enough_for_the_built_in_page() {
+    let eight = Guest { memory: 8, ..guest("default") };
+    let bed = serving("memory", &eight);
+    assert_page(&bed, &eight);
     for _ in 0..20 {
         assert_serves(&bed);
     }
-    bed.finish(&[&guest.name]);
+    bed.destroy_guest(&eight.name).unwrap_or_else(|error| panic!("{error}"));
+    let four = Guest { memory: 4, ..eight };
+    bed.create(&four, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    bed.wait_for_http(&four, READY, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    assert_page(&bed, &four);
+    for _ in 0..20 {
+        assert_serves(&bed);
+    }
+    bed.finish(&[&four.name]);
 }
 
 #[test]
@@ -65,8 +74,14 @@ fn shutdown_reboot_and_destroy_do_what_an_operator_expects() {
     }
     bed.wait_for_http(&guest, READY, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
     assert_serves(&bed);
+    // A connection that is open meanwhile is closed, not left behind.
+    let mut open = connect(&bed, READY);
+    open.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").expect("send");
+    let mut answer = [0; 1];
+    open.read_exact(&mut answer).expect("an answer");
     bed.shutdown_guest(&guest.name).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(bed.state(&guest.name).expect("list"), State::Gone);
+    open.read_to_end(&mut Vec::new()).expect("the connection ends in order");
     // The toolstack's request was acknowledged by the guest, which says so on its console.
     let console = std::fs::read_to_string(bed.guest_log(&guest.name)).expect("console");
     assert!(console.contains("the toolstack asks to"), "{console}");
