@@ -11,11 +11,15 @@ mod diagnostic;
 mod diff;
 mod emit;
 mod explain;
+mod format;
+mod graph;
 mod model;
 mod pack;
 mod plan;
 mod prove;
 mod read;
+mod schema;
+mod show;
 pub mod verify;
 
 // The files of tests/common name the crate from outside.
@@ -31,10 +35,17 @@ use sha2::{Digest, Sha256};
 pub use diagnostic::{Finding, Report};
 pub use diff::{Change, Class, Difference, Witness, diff};
 pub use explain::{Answer, Explanation, Unclear};
+pub use format::{format, format_file};
+pub use graph::Graph;
 pub use pack::{Extras, PackError, Program, pack, pack_with};
 pub use prove::Verdict;
+pub use schema::schema;
+pub use show::{Page, ShowFormat};
 
 use diagnostic::{Diagnostic, Log};
+
+/// A commented policy to start from.
+pub const STARTING_POLICY: &str = include_str!("init.toml");
 
 /// A policy that is sound: every name in it is defined, every value is in range, and what it says is consistent. It
 /// can be analysed; whether an image has room for it, and whether its assertions hold, is another matter.

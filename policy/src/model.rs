@@ -86,6 +86,7 @@ pub(crate) struct Assertion {
 }
 
 /// What an assertion says. Names are resolved by the prover.
+#[derive(Clone)]
 pub(crate) enum Claim {
     /// A subject cannot cause an operation, even if so many services on the way were taken over.
     NoFlow { from: Spanned<String>, to: Spanned<String>, takeovers: u32 },

@@ -92,6 +92,7 @@ impl Closure<'_> {
         let subject = Subject::Service(position);
         for port in &around.ports {
             let rights = self.policy.ports.items.get(*port).map(|item| item.body.rights.value);
+            self.push(subject, Object::Port(*port), Op::Receive, 1, &[Rule::Port(*port)]);
             for op in [Op::Open, Op::Send, Op::Close] {
                 let needed = op.invocation(Object::Port(*port)).map(|(_, operation)| operation.right());
                 if needed.zip(rights).is_some_and(|(needed, rights)| rights.contains(needed)) {

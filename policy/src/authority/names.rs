@@ -97,6 +97,7 @@ pub(crate) fn deed(policy: &Policy, object: Object, op: Op, amount: u64) -> Stri
         (Object::Region(_), Op::Keep) => format!("find what it left in {name} after a restart"),
         (Object::Region(_), _) => format!("see {} in {name}", op.word().trim_start_matches("from-")),
         (Object::Port(_), Op::Open) => format!("open the event channel {name}"),
+        (Object::Port(_), Op::Receive) => format!("be woken by events over {name}"),
         (Object::Port(_), Op::Close) => format!("close the event channel {name}"),
         (Object::Port(_), _) => format!("send an event over {name}"),
         (Object::Grant(_), Op::Issue) => format!("have {} granted under {name}", counted(amount, "page")),

@@ -25,12 +25,11 @@ macro_rules! ops {
 
             /// What its amount counts; empty where there is no more or less of it.
             pub(crate) fn unit(self, object: Object) -> &'static str {
-                match (self, object) {
-                    // Only memory is read and written by the page.
-                    (Op::Read | Op::Write, Object::Region(_)) => "pages",
-                    (Op::Read | Op::Write, _) => "",
-                    $((Op::$name, _) => $unit,)*
+                // Only memory is read and written by the page.
+                if matches!(self, Op::Read | Op::Write) && !matches!(object, Object::Region(_)) {
+                    return "";
                 }
+                match self { $(Op::$name => $unit,)* }
             }
         }
     };
@@ -69,6 +68,8 @@ ops! {
     Open = "open", "";
     /// Send an event.
     Send = "send", "";
+    /// Be woken by the peer's events.
+    Receive = "receive", "";
     /// Close an event channel.
     Close = "close", "";
     /// Let the peer of a grant use its pages.
@@ -122,7 +123,7 @@ impl Op {
                     | Op::FromCommandLine
                     | Op::FromXenStoreRing
             ),
-            Object::Port(_) => matches!(self, Op::Open | Op::Send | Op::Close),
+            Object::Port(_) => matches!(self, Op::Open | Op::Send | Op::Receive | Op::Close),
             Object::Grant(_) => matches!(self, Op::Issue | Op::End),
             Object::Queue(_) => matches!(self, Op::Request | Op::Reply),
             Object::Path(..) => matches!(self, Op::Read | Op::Write | Op::Watch),
@@ -214,9 +215,10 @@ impl Hypercall {
             (Object::Power, Op::Off | Op::Reboot) | (Object::Image, Op::Stop) => {
                 &[Hypercall::Shutdown, Hypercall::Yield]
             }
-            // A fresh channel is unmasked; an event that came is unmasked by the owner's `wait`.
+            // A fresh channel is unmasked, and so is one whose event its owner has seen, when the owner waits.
             (Object::Port(_), Op::Open) => &[Hypercall::AllocUnbound, Hypercall::Unmask],
-            (Object::Port(_), Op::Send) => &[Hypercall::Send, Hypercall::Unmask],
+            (Object::Port(_), Op::Send) => &[Hypercall::Send],
+            (Object::Port(_), Op::Receive) => &[Hypercall::Unmask],
             (Object::Port(_), Op::Close) => &[Hypercall::Close],
             // Whoever runs can wait for a deadline.
             (Object::Own, Op::Run) => &[Hypercall::SetTimer],

@@ -66,6 +66,13 @@ impl Search<'_> {
             Object::Image if item.body.after_limit == AfterLimit::StopImage => way(1, &[Rule::Service(service)]),
             Object::Program(program) if program == service => way(1, &[Rule::Service(service)]),
             Object::Region(region) => self.mapped(service, region, op),
+            Object::Port(port) if op == Op::Receive => {
+                if self.index.ports.get(port)?.service == service {
+                    way(1, &[Rule::Port(port)])
+                } else {
+                    None
+                }
+            }
             Object::Port(port) => {
                 let (_, operation) = op.invocation(object)?;
                 let rights = self.policy.ports.items.get(port)?.body.rights.value;

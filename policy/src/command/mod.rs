@@ -5,7 +5,12 @@ mod canonical;
 mod check;
 mod diff;
 mod explain;
+mod fmt;
+mod graph;
 mod hash;
+mod init;
+mod schema;
+mod show;
 mod verify;
 
 use std::io::{IsTerminal, Write};
@@ -24,6 +29,11 @@ pub enum Command {
     Bindings(bindings::Arguments),
     Diff(diff::Arguments),
     Explain(explain::Arguments),
+    Fmt(fmt::Arguments),
+    Graph(graph::Arguments),
+    Init(init::Arguments),
+    Schema(schema::Arguments),
+    Show(show::Arguments),
     Verify(verify::Arguments),
 }
 
@@ -37,6 +47,11 @@ impl Command {
             Command::Bindings(arguments) => arguments.run(),
             Command::Diff(arguments) => arguments.run(),
             Command::Explain(arguments) => arguments.run(),
+            Command::Fmt(arguments) => arguments.run(),
+            Command::Graph(arguments) => arguments.run(),
+            Command::Init(arguments) => arguments.run(),
+            Command::Schema(arguments) => arguments.run(),
+            Command::Show(arguments) => arguments.run(),
             Command::Verify(arguments) => arguments.run(),
         };
         // A reader that closed the pipe has seen what it wanted.

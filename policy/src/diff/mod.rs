@@ -9,6 +9,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::authority::{Object, Right, Subject, names};
+use crate::diagnostic::Spanned;
 use crate::model::{Claim, Named};
 use crate::{Sound, Step, canonical};
 use facts::{Key, What, Who};
@@ -241,17 +242,35 @@ fn renames<T>(
 
 /// A claim in one line, with other names where there are others.
 fn claim_text(claim: &Claim, names: &HashMap<&str, &str>) -> String {
-    let mut text = String::new();
-    canonical::claim(claim, &mut text);
-    // Names stand between quotation marks, or before the dot of an operation.
-    let word = |word: &str| match word.split_once('.') {
-        Some((object, op)) => format!("{}.{op}", names.get(object).copied().unwrap_or(object)),
-        None => names.get(word).copied().unwrap_or(word).to_owned(),
+    // A name stands alone, or before the dot of an operation.
+    let rename = |word: &mut Spanned<String>| {
+        let (object, rest) = word.value.split_at(word.value.find('.').unwrap_or(word.value.len()));
+        if let Some(name) = names.get(object) {
+            word.value = format!("{name}{rest}");
+        }
     };
-    let parts = text.trim_end().split('"').enumerate();
-    let quoted: Vec<String> =
-        parts.map(|(index, part)| if index % 2 == 1 { word(part) } else { part.to_owned() }).collect();
-    quoted.join("\"").replace('\n', ", ")
+    let mut claim = claim.clone();
+    match &mut claim {
+        Claim::NoFlow { from, to, .. } => [from, to].into_iter().for_each(rename),
+        Claim::Exclusive { owner, regions, .. } => {
+            rename(owner);
+            regions.iter_mut().for_each(rename);
+            regions.sort_by(|a, b| a.value.cmp(&b.value));
+        }
+        Claim::AtMost { service, .. } => service.iter_mut().for_each(rename),
+        Claim::Only { who: words, may } => {
+            rename(may);
+            words.iter_mut().for_each(rename);
+            words.sort_by(|a, b| a.value.cmp(&b.value));
+        }
+        Claim::ShareNothing { between: words } => {
+            words.iter_mut().for_each(rename);
+            words.sort_by(|a, b| a.value.cmp(&b.value));
+        }
+    }
+    let mut text = String::new();
+    canonical::claim(&claim, &mut text);
+    text.trim_end().replace('\n', ", ")
 }
 
 impl Side<'_> {

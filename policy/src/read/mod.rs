@@ -41,14 +41,7 @@ const SECTIONS: [Key; 10] = [
 
 /// Reads the text of a policy file. Mistakes go to `log`; what they are in is left out of the answer.
 pub(crate) fn read(file: &str, text: &str, log: &mut Log) -> Result<Policy, Report> {
-    if text.len() > MAX_FILE {
-        let problem = format!("the file has {} bytes; a policy has at most {MAX_FILE}", text.len());
-        return Err(Report::unusable(file, "", Diagnostic::of_file(problem)));
-    }
-    if text.trim().is_empty() {
-        let problem = Diagnostic::of_file("the file is empty").help("a policy starts with `format = 1`");
-        return Err(Report::unusable(file, "", problem));
-    }
+    readable(file, text)?;
     let document = Document::parse(text).map_err(|error| {
         let span = error.span().unwrap_or(0..0);
         Report::unusable(file, text, Diagnostic::at(&span, format!("not TOML: {}", error.message())))
@@ -72,6 +65,19 @@ pub(crate) fn read(file: &str, text: &str, log: &mut Log) -> Result<Policy, Repo
         xenstore: section(root.find(xenstore), "xenstore", log, entries::paths),
         assertions: assertions::read(root.find(assert), log),
     })
+}
+
+/// Whether a text is one that a policy could be: not too long, and not empty.
+pub(crate) fn readable(file: &str, text: &str) -> Result<(), Report> {
+    if text.len() > MAX_FILE {
+        let problem = format!("the file has {} bytes; a policy has at most {MAX_FILE}", text.len());
+        return Err(Report::unusable(file, "", Diagnostic::of_file(problem)));
+    }
+    if text.trim().is_empty() {
+        let problem = Diagnostic::of_file("the file is empty").help("a policy starts with `format = 1`");
+        return Err(Report::unusable(file, "", problem));
+    }
+    Ok(())
 }
 
 fn read_image(field: &Field<'_>, log: &mut Log) -> Option<String> {

@@ -1,0 +1,46 @@
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use cloister_policy::{ShowFormat, analyse};
+
+use super::{Outcome, Status, json};
+
+/// Print the page to sign: everything that a policy allows, and the verdicts on its assertions
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Policy file
+    file: PathBuf,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For a terminal
+    #[default]
+    Text,
+    /// For programs
+    Json,
+    /// For a review
+    Markdown,
+    /// One file that needs no other, with the graph
+    Html,
+}
+
+impl Arguments {
+    pub fn run(self) -> Outcome {
+        let policy = match analyse(&self.file) {
+            Ok(policy) => policy,
+            Err(report) => return Outcome::refused(&report),
+        };
+        let holds = policy.verdicts().iter().all(|verdict| verdict.holds);
+        let output = match self.format {
+            Format::Text => policy.show(ShowFormat::Text),
+            Format::Markdown => policy.show(ShowFormat::Markdown),
+            Format::Html => policy.show(ShowFormat::Html),
+            Format::Json => json("show", &policy.page()),
+        };
+        Outcome { status: if holds { Status::Holds } else { Status::Refused }, ..Outcome::holds(output) }
+    }
+}

@@ -1,0 +1,154 @@
+//! The one way to write a policy down: spacing, and the order of sections, entries and keys, with the author's
+//! comments where they were.
+
+use toml_edit::{DocumentMut, Item, KeyMut, RawString, Table, Value};
+
+use crate::diagnostic::{Diagnostic, Report};
+use crate::read;
+
+/// The sections and their keys, in the order in which they are written. Entries keep the author's order: it tells a
+/// story, and the names say the rest.
+const KEYS: [(&str, &[&str]); 7] = [
+    ("image", &["name"]),
+    ("domains", &["ids"]),
+    ("services", &["program", "priority", "cpu", "stack", "restart", "console", "clock", "entropy", "power", "info"]),
+    ("regions", &["pages", "share", "kind", "minimum", "maximum", "keep", "map"]),
+    ("queues", &["from", "to", "interface", "depth"]),
+    ("ports", &["service", "peer", "kind", "rights"]),
+    ("grants", &["region", "peer", "access", "pages", "lifetime", "held-by", "on-behalf-of"]),
+];
+const ASSERT: &[&str] = &[
+    "name",
+    "why",
+    "kind",
+    "from",
+    "to",
+    "takeovers",
+    "owner",
+    "regions",
+    "access",
+    "what",
+    "service",
+    "limit",
+    "who",
+    "may",
+    "between",
+];
+
+/// The text, formatted. Formatting what is formatted changes nothing.
+///
+/// # Errors
+/// It is no TOML.
+pub fn format(name: &str, text: &str) -> Result<String, Report> {
+    let parsed = text.replace("\r\n", "\n").parse::<DocumentMut>();
+    let mut document = parsed.map_err(|error| {
+        let span = error.span().unwrap_or(0..0);
+        Report::unusable(name, text, Diagnostic::at(&span, format!("not TOML: {}", error.message())))
+    })?;
+    for (section, item) in document.iter_mut() {
+        let keys = KEYS.iter().find(|(name, _)| *name == section.get()).map_or(&[][..], |(_, keys)| keys);
+        match item {
+            Item::Table(table) if section.get() == "image" => entry(table, keys),
+            Item::Table(table) => table.iter_mut().for_each(|(_, item)| {
+                if let Item::Table(table) = item {
+                    entry(table, keys);
+                }
+            }),
+            Item::ArrayOfTables(tables) => tables.iter_mut().for_each(|table| entry(table, ASSERT)),
+            Item::Value(value) => tidy(value),
+            Item::None => {}
+        }
+    }
+    for (mut key, item) in document.iter_mut() {
+        if item.is_value() {
+            tidy_key(&mut key);
+        }
+    }
+    Ok(blank_lines(&document.to_string()))
+}
+
+/// Orders the keys of an entry and tidies its values.
+fn entry(table: &mut Table, keys: &[&str]) {
+    let rank = |key: &str| keys.iter().position(|known| *known == key).unwrap_or(keys.len());
+    if !keys.is_empty() {
+        table.sort_values_by(|one, _, other, _| rank(one.get()).cmp(&rank(other.get())));
+    }
+    for (mut key, item) in table.iter_mut() {
+        tidy_key(&mut key);
+        if let Item::Value(value) = item {
+            tidy(value);
+        }
+    }
+}
+
+/// One space after the equals sign, one before a comment, and the same inside of lists and inline tables. A list that
+/// has comments or line breaks of its own keeps them.
+fn tidy(value: &mut Value) {
+    match value {
+        Value::Array(array) if !array.to_string().contains(['\n', '#']) => {
+            array.fmt();
+        }
+        Value::InlineTable(table) if !table.to_string().contains(['\n', '#']) => table.fmt(),
+        _ => {}
+    }
+    let after = value.decor().suffix().and_then(RawString::as_str).unwrap_or_default().trim().to_owned();
+    let after = if after.is_empty() { after } else { format!(" {after}") };
+    *value.decor_mut() = toml_edit::Decor::new(" ", after);
+}
+
+/// The comment before a key starts at the margin, and so does the key.
+fn tidy_key(key: &mut KeyMut<'_>) {
+    let decor = key.leaf_decor_mut();
+    let before = decor.prefix().and_then(RawString::as_str).unwrap_or_default();
+    let before: String = before.lines().map(|line| format!("{}\n", line.trim())).collect();
+    decor.set_prefix(before.trim_end_matches(' '));
+    decor.set_suffix(" ");
+}
+
+/// No space at the ends of lines, one empty line before an entry and its comment, and none twice. What stands between
+/// three quotation marks is left alone.
+fn blank_lines(text: &str) -> String {
+    if text.contains("\"\"\"") || text.contains("'''") {
+        return text.trim_end().to_owned() + "\n";
+    }
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    let mut out: Vec<&str> = Vec::new();
+    let mut comment_start = 0;
+    for line in lines {
+        let is_header = line.trim_start().starts_with('[') && !out.last().is_some_and(|last| is_open_list(last));
+        if line.is_empty() && out.last().is_none_or(|last| last.is_empty()) {
+            continue;
+        }
+        let follows_comment = out.last().is_some_and(|last| last.starts_with('#'));
+        if !(line.starts_with('#') && follows_comment) {
+            if is_header {
+                let at = if follows_comment { comment_start } else { out.len() };
+                if at > 0 && out.get(at - 1).is_some_and(|before| !before.is_empty()) {
+                    out.insert(at, "");
+                }
+            }
+            comment_start = out.len();
+        }
+        out.push(line);
+    }
+    out.join("\n").trim_end().to_owned() + "\n"
+}
+
+/// Whether a line leaves a list open, so that the next one may start with a bracket and be no header.
+fn is_open_list(line: &str) -> bool {
+    let code = line.split('#').next().unwrap_or_default().trim_end();
+    code.ends_with('[') || code.ends_with(',')
+}
+
+/// Reads the file at `path` and formats it.
+///
+/// # Errors
+/// It cannot be read, or is no TOML.
+pub fn format_file(path: &std::path::Path) -> Result<(String, String), Report> {
+    let text = crate::text_of(path)?;
+    let name = path.display().to_string();
+    // The limits of the reader hold here too, before the text is parsed.
+    read::readable(&name, &text)?;
+    let formatted = format(&name, &text)?;
+    Ok((text, formatted))
+}

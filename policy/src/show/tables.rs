@@ -1,0 +1,232 @@
+//! The tables of the page.
+
+use std::collections::BTreeMap;
+
+use cloister_caps::tables::{Access, AfterLimit};
+
+use super::Table;
+use crate::Sound;
+use crate::authority::closure::closure;
+use crate::authority::{Hypercall, Right, Rule, Subject, index, names};
+use crate::model::{Peer, Source};
+use crate::read::render_size;
+
+pub(super) fn tables(sound: &Sound) -> Vec<Table> {
+    let rights = closure(&sound.policy, &sound.index);
+    vec![
+        sharing(sound),
+        regions(sound),
+        hypercalls(sound, &rights),
+        channels(sound),
+        queues(sound),
+        paths(sound),
+        services(sound),
+    ]
+}
+
+fn line(sound: &Sound, rule: Rule) -> String {
+    let span = index::span(&sound.policy, rule);
+    span.map_or(String::new(), |span| sound.lines.line(span.start).to_string())
+}
+
+fn ids(first: u16, last: u16) -> String {
+    if first == last { format!("domain {first}") } else { format!("domains {first} to {last}") }
+}
+
+fn sharing(sound: &Sound) -> Table {
+    let policy = &sound.policy;
+    let mut rows = Vec::new();
+    for (position, item) in policy.grants.items.iter().enumerate() {
+        let body = &item.body;
+        let range =
+            policy.domains.get(&body.peer.value).map_or(String::new(), |peer| ids(peer.body.first, peer.body.last));
+        let access = if body.access.value == Access::Read { "read" } else { "read and write" };
+        rows.push(vec![
+            format!("{} ({range})", body.peer.value),
+            body.region.value.clone(),
+            body.pages.value.to_string(),
+            access.into(),
+            "from the connection with the peer to its end".into(),
+            format!("{} asks, {} issues", body.on_behalf_of.value, body.held_by.value),
+            line(sound, Rule::Grant(position)),
+        ]);
+    }
+    for (position, item) in policy.regions.items.iter().enumerate() {
+        let (who, access) = match item.body.source.value {
+            Source::XenStoreRing => ("the XenStore daemon", "read and write"),
+            Source::Module | Source::CommandLine => ("the toolstack", "write, before the boot"),
+            Source::Fixed { .. } | Source::Share { .. } => continue,
+        };
+        rows.push(vec![
+            who.into(),
+            item.name.value.clone(),
+            if item.body.source.value == Source::Module { "as given".into() } else { "1".into() },
+            access.into(),
+            if access == "read and write" { "as long as the domain lives".into() } else { "at boot".into() },
+            "the toolstack".into(),
+            line(sound, Rule::Region(position)),
+        ]);
+    }
+    Table {
+        key: "sharing",
+        title: "Memory shared with other domains",
+        note: "Nothing else of this image's memory can be reached by another domain.",
+        columns: &["with", "region", "pages", "access of the other", "how long", "by whom", "line"],
+        rows,
+    }
+}
+
+fn regions(sound: &Sound) -> Table {
+    let rows = sound.policy.regions.items.iter().enumerate().map(|(position, item)| {
+        let source = match item.body.source.value {
+            Source::Fixed { pages } => names::counted(u64::from(pages), "page"),
+            Source::Share { weight, minimum, maximum } => {
+                format!("{weight} parts of the rest, {} to {}", render_size(minimum), render_size(maximum))
+            }
+            Source::Module => "the boot module".into(),
+            Source::CommandLine => "the command line".into(),
+            Source::XenStoreRing => "the XenStore ring".into(),
+        };
+        let how = |writes: bool| {
+            let own = item.body.map.iter().filter(|entry| entry.how.value.writes() == writes);
+            own.map(|entry| entry.service.value.as_str()).collect::<Vec<_>>().join(", ")
+        };
+        let after = if sound.index.emptied(&sound.policy, position) { "emptied" } else { "kept" };
+        vec![item.name.value.clone(), source, how(true), how(false), after.into(), line(sound, Rule::Region(position))]
+    });
+    Table {
+        key: "regions",
+        title: "Who maps what",
+        note: "No region is executable. Beside these, each service has its program, its stack and its ends of queues.",
+        columns: &["region", "memory", "written by", "only read by", "at a restart", "line"],
+        rows: rows.collect(),
+    }
+}
+
+fn hypercalls(sound: &Sound, rights: &[Right]) -> Table {
+    let mut causes: BTreeMap<(Hypercall, Subject), Vec<String>> = BTreeMap::new();
+    for right in rights.iter().filter(|right| matches!(right.subject, Subject::Service(_))) {
+        for hypercall in Hypercall::of(right.object, right.op) {
+            let object = names::object(&sound.policy, right.object);
+            let asked = if right.path.len() > 1 { " by asking" } else { "" };
+            causes.entry((*hypercall, right.subject)).or_default().push(format!("{object}.{}{asked}", right.op.word()));
+        }
+    }
+    let rows = causes.into_iter().map(|((hypercall, subject), operations)| {
+        vec![hypercall.name().to_owned(), names::subject(&sound.policy, subject), operations.join(", ")]
+    });
+    Table {
+        key: "hypercalls",
+        title: "Who can cause which hypercall",
+        note: "Only the kernel makes hypercalls. Issuing and ending a grant makes none: the kernel writes the grant table.",
+        columns: &["hypercall", "service", "by"],
+        rows: rows.collect(),
+    }
+}
+
+fn channels(sound: &Sound) -> Table {
+    let rows = sound.policy.ports.items.iter().enumerate().map(|(position, item)| {
+        let peer = match &item.body.peer {
+            Peer::Domain(peer) => peer.value.clone(),
+            Peer::XenStore(_) => "the XenStore daemon".into(),
+        };
+        let rights = item.body.rights.value;
+        let held = [
+            ("open", cloister_caps::Rights::OPEN),
+            ("send", cloister_caps::Rights::SEND),
+            ("close", cloister_caps::Rights::CLOSE),
+        ];
+        let words: Vec<&str> =
+            held.iter().filter(|(_, right)| rights.contains(*right)).map(|(word, _)| *word).collect();
+        vec![
+            item.name.value.clone(),
+            item.body.service.value.clone(),
+            peer,
+            words.join(", "),
+            line(sound, Rule::Port(position)),
+        ]
+    });
+    Table {
+        key: "channels",
+        title: "Event channels",
+        note: "Over each the peer can wake the service, and nothing more.",
+        columns: &["port", "service", "peer", "rights", "line"],
+        rows: rows.collect(),
+    }
+}
+
+fn queues(sound: &Sound) -> Table {
+    let rows = sound.policy.queues.items.iter().enumerate().map(|(position, item)| {
+        let body = &item.body;
+        vec![
+            item.name.value.clone(),
+            body.from.value.clone(),
+            body.to.value.clone(),
+            body.interface.value.clone(),
+            body.depth.to_string(),
+            line(sound, Rule::Queue(position)),
+        ]
+    });
+    Table {
+        key: "queues",
+        title: "Queues",
+        note: "Requests go from the client to the server, replies and events come back. Each side writes its own pages only.",
+        columns: &["queue", "client", "server", "interface", "messages", "line"],
+        rows: rows.collect(),
+    }
+}
+
+fn paths(sound: &Sound) -> Table {
+    let mut rows = Vec::new();
+    for (entry, item) in sound.policy.xenstore.items.iter().enumerate() {
+        for (position, right) in item.body.iter().enumerate() {
+            let words = [("read", right.read), ("write", right.write), ("watch", right.watch)];
+            let words: Vec<&str> = words.into_iter().filter(|(_, held)| *held).map(|(word, _)| word).collect();
+            let path = right.path.value.clone();
+            rows.push(vec![item.name.value.clone(), path, words.join(", "), line(sound, Rule::Path(entry, position))]);
+        }
+    }
+    Table {
+        key: "paths",
+        title: "XenStore paths",
+        note: "A right is to the node and all below it; the XenStore service enforces it.",
+        columns: &["service", "path", "rights", "line"],
+        rows,
+    }
+}
+
+fn services(sound: &Sound) -> Table {
+    let rows = sound.policy.services.items.iter().enumerate().map(|(position, item)| {
+        let body = &item.body;
+        let (budget, period) = (body.budget_us.value, body.period_us.value);
+        let share = f64::from(budget) * 100.0 / f64::from(period.max(1));
+        let then = if body.after_limit == AfterLimit::StopImage { "the image stops" } else { "it stays stopped" };
+        let held: Vec<&str> = body.held.iter().map(|held| held.kind.name()).collect();
+        vec![
+            item.name.value.clone(),
+            body.program.value.clone(),
+            body.priority.to_string(),
+            format!("{share:.0} %: {budget} of {period} µs"),
+            render_size(body.stack_pages.value),
+            format!("{} restarts, then {then}", body.restart_limit),
+            held.join(", "),
+            line(sound, Rule::Service(position)),
+        ]
+    });
+    Table {
+        key: "services",
+        title: "Services",
+        note: "The larger priority runs first, for at most its part of each period.",
+        columns: &[
+            "service",
+            "program",
+            "priority",
+            "processor",
+            "stack",
+            "after a fault",
+            "kernel capabilities",
+            "line",
+        ],
+        rows: rows.collect(),
+    }
+}
