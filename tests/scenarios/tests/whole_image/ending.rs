@@ -18,12 +18,19 @@ fn ends(command: &str) -> Image {
     // Acknowledged at once, and long before the end.
     assert!(image.until(1, |image| image.store().text(SHUTDOWN).as_deref() == Some("")));
     assert_eq!((image.ended(), image.front_state().as_deref()), (None, Some("4")));
+    assert!(image.until(1, |image| image.console().contains("closing connections")));
+    image.run(100);
+    let late = image.connect();
+    assert!(image.until(1, |image| image.socket(late).state() == tcp::State::Closed), "nothing new is accepted");
     let (_, body) = image.response(busy, false);
     assert!(body == pattern(1_000_000), "a response under way is finished");
-    assert!(image.until(15, |image| image.ended().is_some()), "{}", image.console());
     for handle in [idle, busy] {
-        assert!(!matches!(image.socket(handle).state(), tcp::State::Established), "a connection is left open");
+        // Closed, not reset.
+        let closed = |image: &mut Image| image.socket(handle).state() == tcp::State::CloseWait;
+        assert!(image.until(1, closed), "{}", image.socket(handle).state());
+        image.socket(handle).close();
     }
+    assert!(image.until(15, |image| image.ended().is_some()), "{}", image.console());
     assert_eq!(image.front_state().as_deref(), Some("6"), "{}", image.console());
     assert!(image.netback().connection.is_none());
     let xen = image.machine.xen();

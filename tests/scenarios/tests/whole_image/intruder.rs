@@ -7,15 +7,19 @@ use cloister_scenarios::image::shipped_policy;
 use cloister_scenarios::{Image, Network, Options};
 use cloister_sim::program::{Kernel, Window};
 
-/// A program that does something whenever it runs, and wants to run always.
-struct Intruder(fn());
+/// A program that does something whenever it runs.
+struct Intruder {
+    act: fn(),
+    /// It wants to run always.
+    restless: bool,
+}
 
 impl Service for Intruder {
     fn notified(&mut self, _: Notifications) {
-        self.0();
+        (self.act)();
     }
     fn deadline(&self) -> Option<Instant> {
-        Some(Instant::START)
+        self.restless.then_some(Instant::START)
     }
 }
 
@@ -44,7 +48,7 @@ fn try_everything() {
 #[test]
 fn the_others_go_on_while_it_tries_everything() {
     let mut image = Image::new(Options::default());
-    image.machine.install("http", || Box::new(Intruder(try_everything)));
+    image.machine.install("http", || Box::new(Intruder { act: try_everything, restless: true }));
     assert!(image.until(60, |image| image.console().contains("tcpip: address 10.0.0.2/24")));
     assert_eq!(image.pings(20, 56), 20);
     assert_eq!(image.ended(), None);
@@ -57,26 +61,28 @@ fn the_others_go_on_while_it_tries_everything() {
     assert!(image.until(30, |image| image.ended().is_some()), "{}", image.console());
 }
 
+fn write_what_is_read() {
+    let window = Window::new(slot_of("stream-in"));
+    assert_eq!(window.load(0), 0);
+    window.store(0, 1);
+}
+
 #[test]
 #[should_panic(expected = "write fault: stream-in is mapped for reading")]
 fn what_it_maps_for_reading_it_cannot_write() {
     let mut image = Image::new(Options::default());
-    image.machine.install("http", || {
-        Box::new(Intruder(|| {
-            let window = Window::new(slot_of("stream-in"));
-            assert_eq!(window.load(0), 0);
-            window.store(0, 1);
-        }))
-    });
+    image.machine.install("http", || Box::new(Intruder { act: write_what_is_read, restless: false }));
     image.until(1, |_| false);
+}
+
+fn write_the_others_index() {
+    Window::new(slot_of("socket.requests.consumer")).write(0, &[1]);
 }
 
 #[test]
 #[should_panic(expected = "write fault: socket.requests.consumer is mapped for reading")]
 fn an_index_of_the_other_side_of_a_queue_it_cannot_write() {
     let mut image = Image::new(Options::default());
-    image
-        .machine
-        .install("http", || Box::new(Intruder(|| Window::new(slot_of("socket.requests.consumer")).write(0, &[1]))));
+    image.machine.install("http", || Box::new(Intruder { act: write_the_others_index, restless: false }));
     image.until(1, |_| false);
 }
