@@ -25,7 +25,7 @@ pub struct Arguments {
     #[arg(long, value_name = "S", default_value = "")]
     cmdline: String,
     /// How many seconds the run may take
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     limit: u64,
     /// Show Xen's own messages too
     #[arg(long)]

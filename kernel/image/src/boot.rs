@@ -162,8 +162,9 @@ fn finish(parts: Parts, kernel_root: &mut Root, mut free: FreeMemory) -> Result<
     let places: Places = place(&tables, &mut free, &given, reserve)?;
     let services = service::build(tables, kernel_root, &mut free, &places, copies)?;
     paging::drop_identity_map(*kernel_root);
+    services.clear(&places);
     for index in 0..tables.services().len() {
-        services.reset(index as u8, &places, true);
+        services.load(index as u8);
     }
     let timer_port = hypercall::bind_timer()?;
     let mut kernel = Kernel::new(tables, places, xen::now(), memory);

@@ -138,7 +138,8 @@ impl Run {
         match self.kernel.fault(service) {
             Verdict::Restart(count) => {
                 console::line(format_args!("restart: {name} number {count}"));
-                self.services.reset(service, self.kernel.places(), false);
+                self.services.clear_own(service, self.kernel.places());
+                self.services.load(service);
                 self.waiting[usize::from(service)] = false;
             }
             Verdict::StopService => console::line(format_args!("stopped: {name}: its restart rule allows no more")),

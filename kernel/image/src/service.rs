@@ -101,9 +101,29 @@ impl Services {
         self.roots.get(usize::from(service)).copied()
     }
 
-    /// Brings a service's memory to its pristine state: its writable data from the image, its private regions empty; and its
-    /// registers to its entry. A region that the policy keeps over restarts is emptied at the first start only.
-    pub fn reset(&self, service: u8, places: &Places, first: bool) {
+    /// Empties every region that is the image's own, at boot: whatever was in its memory before is nobody's to read, a
+    /// peer's least of all.
+    pub fn clear(&self, places: &Places) {
+        for (region, place) in self.tables.regions().iter().zip(places) {
+            if matches!(region.kind, RegionKind::Fixed | RegionKind::Share) {
+                clear(place);
+            }
+        }
+    }
+
+    /// Empties what a restart of a service empties: the regions that it alone writes, but for those that the policy keeps.
+    pub fn clear_own(&self, service: u8, places: &Places) {
+        for mapping in self.tables.mappings().iter() {
+            let index = usize::from(mapping.region);
+            let (Some(region), Some(place)) = (self.tables.regions().get(index), places.get(index)) else { continue };
+            if mapping.service == service && mapping.access == Access::ReadWrite && region.reset == 1 {
+                clear(place);
+            }
+        }
+    }
+
+    /// Brings a service's program to its pristine state: its writable data from the image, and its registers to its entry.
+    pub fn load(&self, service: u8) {
         for (segment, frame) in self.copies.iter().filter(|(segment, _)| segment.service == service) {
             for page in 0..pages(segment.memory_size) {
                 let done = page * PAGE_SIZE as u64;
@@ -111,20 +131,15 @@ impl Services {
                 paging::fill(Gfn(frame.0 + page), segment.image + done, left);
             }
         }
-        for mapping in self.tables.mappings().iter() {
-            let own = mapping.service == service && mapping.access == Access::ReadWrite;
-            let index = usize::from(mapping.region);
-            let (Some(region), Some(place)) = (self.tables.regions().get(index), places.get(index)) else { continue };
-            let ours = matches!(region.kind, RegionKind::Fixed | RegionKind::Share);
-            if own && ours && (first || region.reset == 1) {
-                for page in 0..place.pages {
-                    paging::fill(Gfn(place.frame.0 + page), 0, 0);
-                }
-            }
-        }
         if let (Some(record), Some(frame)) = (self.tables.services().get(usize::from(service)), context::frame(service))
         {
             *frame = Frame::start(record.entry, record.stack_top);
         }
+    }
+}
+
+fn clear(place: &Place) {
+    for page in 0..place.pages {
+        paging::fill(Gfn(place.frame.0 + page), 0, 0);
     }
 }

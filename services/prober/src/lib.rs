@@ -29,7 +29,7 @@ const NOT_PERMITTED: i64 = -1;
 const UPPER_HALF: u64 = 0xFFFF_8000_0000_0000;
 
 /// Time between two attempts, so that the console keeps up with the kernel's refusals.
-const PACE: Duration = Duration::from_millis(60);
+const PACE: Duration = Duration::from_millis(40);
 /// Wake-ups of the storm.
 const STORM: u32 = 20_000;
 /// How long the spin lasts, and its rounds between two looks at the clock: long enough for a timer to be all that can
