@@ -39,16 +39,16 @@ fn an_event_is_delivered_once_a_wait() {
     let port = EvtchnPort(opened.words[0] as u32);
     assert_eq!((opened.status, std::mem::take(&mut bench.machine.unmasked)), (Status::Done, vec![port.0]));
     bench.wait("netfront", u64::MAX);
-    assert_eq!(bench.machine.unmasked, [], "no event came");
+    assert!(bench.machine.unmasked.is_empty(), "no event came");
     assert!(bench.kernel.event(port));
     let bits = bench.bits("netfront");
     assert_eq!(bits.count_ones(), 1);
-    assert_eq!(bench.machine.unmasked, [], "it stays masked while the service works");
+    assert!(bench.machine.unmasked.is_empty(), "it stays masked while the service works");
     for service in SERVICES.into_iter().filter(|service| *service != "netfront") {
         bench.wait(service, u64::MAX);
         assert_eq!(bench.bits(service), 0);
     }
-    assert_eq!(bench.machine.unmasked, [], "others do not unmask it");
+    assert!(bench.machine.unmasked.is_empty(), "others do not unmask it");
     bench.wait("netfront", u64::MAX);
     assert_eq!(bench.machine.unmasked, [port.0]);
     bench.wait("netfront", u64::MAX);
