@@ -84,12 +84,14 @@ fn entry(table: &mut Table, keys: &[&str]) {
 /// One space after the equals sign, one before a comment, and the same inside of lists and inline tables. A list that
 /// has comments or line breaks of its own keeps them.
 fn tidy(value: &mut Value) {
-    match value {
-        Value::Array(array) if !array.to_string().contains(['\n', '#']) => {
-            array.fmt();
+    let mut bare = value.clone();
+    bare.decor_mut().clear();
+    if !bare.to_string().contains(['\n', '#']) {
+        match value {
+            Value::Array(array) => array.fmt(),
+            Value::InlineTable(table) => table.fmt(),
+            _ => {}
         }
-        Value::InlineTable(table) if !table.to_string().contains(['\n', '#']) => table.fmt(),
-        _ => {}
     }
     let after = value.decor().suffix().and_then(RawString::as_str).unwrap_or_default().trim().to_owned();
     let after = if after.is_empty() { after } else { format!(" {after}") };
@@ -100,8 +102,10 @@ fn tidy(value: &mut Value) {
 fn tidy_key(key: &mut KeyMut<'_>) {
     let decor = key.leaf_decor_mut();
     let before = decor.prefix().and_then(RawString::as_str).unwrap_or_default();
-    let before: String = before.lines().map(|line| format!("{}\n", line.trim())).collect();
-    decor.set_prefix(before.trim_end_matches(' '));
+    // What follows the last line break is the key's own indentation.
+    let lines = before.rfind('\n').and_then(|end| before.get(..=end)).unwrap_or_default();
+    let before: String = lines.lines().map(|line| format!("{}\n", line.trim())).collect();
+    decor.set_prefix(before);
     decor.set_suffix(" ");
 }
 
