@@ -1,5 +1,6 @@
 //! `build`: from a policy to a bootable image.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,11 +8,14 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use cargo_metadata::Metadata;
 use clap::Args;
-use cloister_policy::{Checked, Program};
+use cloister_policy::{Checked, Extras, Program};
 
+use crate::inventory;
 use crate::stages::Stages;
 use crate::workspace::{self, TARGET};
 
+/// The kernel's package and its binary.
+const KERNEL: &str = "cloister-kernel";
 /// The policy that ships.
 pub const DEFAULT_POLICY: &str = "policy/default.toml";
 
@@ -62,14 +66,23 @@ pub fn build(policy_file: &Path, stages: &mut Stages) -> Result<Image> {
         stages.begin(&format!("building {}", service.name()));
         programs.push((service.name().to_owned(), cargo.service(&policy, &service, &metadata)?));
     }
+    stages.begin("listing what the image is made of");
+    let inventory = inventory::take(&policy, &packages(&policy, &metadata)?)?;
     stages.begin("packing the image");
     let list: Vec<Program<'_>> = programs.iter().map(|(name, elf)| Program { service: name, elf }).collect();
-    let packed = cloister_policy::pack(&policy, &kernel, &list).context("the image cannot be packed")?;
+    let extras = Extras { sbom: Some(&inventory.sbom), unsafe_uses: Some(&inventory.unsafe_uses) };
+    let packed = cloister_policy::pack_with(&policy, &kernel, &list, &extras).context("the image cannot be packed")?;
     let elf = folder.join("cloister.elf");
     write_if_changed(&elf, &packed)?;
     let hash = policy.hash().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
     let services = programs.into_iter().map(|(name, _)| name).collect();
     Ok(Image { elf, folder, policy: policy_file, hash, services })
+}
+
+/// The packages of the kernel and of the programs.
+fn packages(policy: &Checked, metadata: &Metadata) -> Result<BTreeSet<String>> {
+    let programs = policy.services().map(|service| Ok(workspace::program(metadata, service.program())?.0));
+    programs.chain([Ok(KERNEL.to_owned())]).collect()
 }
 
 /// The folder of a policy's image: `target/image/<name of the policy file>`.
@@ -97,7 +110,7 @@ struct Cargo<'a> {
 impl Cargo<'_> {
     fn kernel(&self) -> Result<Vec<u8>> {
         let script = workspace::root().join("kernel/image/link.ld");
-        let elf = self.rustc("cloister-kernel", "cloister-kernel", &script, None, None)?;
+        let elf = self.rustc(KERNEL, KERNEL, &script, None, None)?;
         self.keep("kernel", &elf)
     }
 

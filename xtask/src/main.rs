@@ -4,12 +4,15 @@
 mod boot;
 mod dist;
 mod image;
+mod inventory;
 mod kernel;
 mod net;
+mod proof;
 mod site;
 mod stages;
 mod symbolize;
 mod test;
+mod unsafety;
 mod workspace;
 
 use std::process::ExitCode;

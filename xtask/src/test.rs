@@ -1,13 +1,14 @@
 //! `test`: everything that is checked, with one closing line.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::image;
+use crate::proof;
 use crate::stages::Stages;
 use crate::workspace;
 
@@ -66,9 +67,25 @@ fn xen() -> Result<Count> {
         eprintln!("{error:#}");
         return Ok(Count::one(false));
     }
+    let mut count = Count::default();
+    for policy in policies()? {
+        count.add(proved(&policy));
+    }
     // One machine at a time: each test has its bed, and the time limits are for an otherwise idle machine.
     let arguments = ["test", "--package", "cloister-bed", "--features", "xen", "--test", "*", "--no-fail-fast", "--"];
-    tests(&[&arguments[..], &["--test-threads=1"]].concat())
+    count.add(tests(&[&arguments[..], &["--test-threads=1"]].concat())?);
+    Ok(count)
+}
+
+/// What `cloister-policy verify` must say of a built image, it says.
+fn proved(policy: &Path) -> Count {
+    let result = proof::prove(policy);
+    let name = policy.file_stem().unwrap_or_default().display();
+    println!("verify {name}: {}", if result.is_ok() { "ok" } else { "FAILED" });
+    if let Err(error) = &result {
+        println!("{error:#}");
+    }
+    Count::one(result.is_ok())
 }
 
 /// Packages of the clients that tests use.
@@ -150,6 +167,11 @@ mod tests {
         assert_eq!(result(line), Some(Count { passed: 12, failed: 3 }));
         assert_eq!(result("test decoding::passed ... ok"), None);
         assert_eq!(result("test result: "), None);
+    }
+
+    #[test]
+    fn an_image_that_is_not_there_is_not_proved() {
+        assert_eq!(proved(Path::new("/nowhere/absent.toml")), Count::one(false));
     }
 
     #[test]

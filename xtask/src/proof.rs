@@ -1,0 +1,34 @@
+//! The built images under `cloister-policy verify`: those that ship hold, and those with the prober, whose program is
+//! made of what a program must not have, do not.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use cloister_policy::verify::{Against, verify};
+
+use crate::image;
+
+/// The crate of the hostile program.
+const PROBER: &str = "cloister-prober";
+/// What must be found in it, among much else.
+const IN_PROBER: [&str; 6] = ["`vmcall`", "`wrpkru`", "`wrmsr`", "`mov cr3`", "`out`", "an address of the kernel"];
+
+/// Verifies the image that was built of a policy.
+pub fn prove(policy: &Path) -> Result<()> {
+    let elf = image::folder(policy)?.join("cloister.elf");
+    let file = std::fs::read(&elf).with_context(|| elf.display().to_string())?;
+    let text = std::fs::read_to_string(policy).with_context(|| policy.display().to_string())?;
+    let verdict = verify(&file, &Against { policy: Some(&text), ..Against::default() })?;
+    let hostile = text.contains(PROBER);
+    if !hostile && !verdict.holds() {
+        bail!("{}\n{}", elf.display(), verdict.text());
+    }
+    if !hostile && (verdict.inventory.components == 0 || verdict.inventory.unsafe_uses.is_empty()) {
+        bail!("{} carries no inventories", elf.display());
+    }
+    let said = verdict.text();
+    match IN_PROBER.iter().find(|mark| hostile && !said.contains(*mark)) {
+        Some(mark) => bail!("{} is not found in the prober of {}\n{said}", mark, elf.display()),
+        None => Ok(()),
+    }
+}
