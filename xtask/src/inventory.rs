@@ -179,7 +179,8 @@ mod tests {
 
     #[test]
     fn the_shipped_image_is_made_of_our_crates_and_of_those_they_need() {
-        let policy = cloister_policy::load(&workspace::root().join(crate::image::DEFAULT_POLICY)).ok().expect("policy");
+        let policy = cloister_policy::load(&workspace::root().join(crate::image::DEFAULT_POLICY))
+            .unwrap_or_else(|report| panic!("{}", report.render(false)));
         let programs: BTreeSet<String> = ["cloister-kernel", "cloister-tcpip"].map(str::to_owned).into();
         let inventory = take(&policy, &programs).expect("inventory");
         let sbom: Value = serde_json::from_slice(&inventory.sbom).expect("JSON");

@@ -11,6 +11,7 @@ use crate::Platform;
 use crate::place::Places;
 use crate::refusal::Refusal;
 use crate::schedule::{Next, Scheduler, State};
+use crate::usage::{Usage, Use};
 
 /// The answer to a system call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +66,7 @@ pub struct Kernel<'t> {
     granted: [u64; MAX_GRANT_REFS as usize / 64],
     /// Who decides which service runs.
     pub scheduler: Scheduler,
+    usage: Usage,
     refusals: u64,
     started: u64,
     memory: u64,
@@ -96,6 +98,7 @@ impl<'t> Kernel<'t> {
             restarts: [0; MAX_SERVICES],
             channels: [Channel::default(); MAX_PORT_RULES],
             granted: [0; MAX_GRANT_REFS as usize / 64],
+            usage: Usage::new(),
             refusals: 0,
             started: now,
             memory,
@@ -118,6 +121,11 @@ impl<'t> Kernel<'t> {
     #[must_use]
     pub fn refusals(&self) -> u64 {
         self.refusals
+    }
+
+    /// What each capability was used for so far.
+    pub fn uses(&self) -> impl Iterator<Item = Use<'t>> {
+        self.usage.uses(self.tables)
     }
 
     /// The XenStore channel that the toolstack made.
@@ -211,6 +219,11 @@ impl<'t> Kernel<'t> {
     ) -> Outcome {
         let capability = self.capability(service, slot);
         let result = self.checked(platform, service, capability, number, arguments);
+        if matches!(result, Ok(_) | Err(Status::InUse))
+            && let (Some(capability), Some(operation)) = (&capability, Operation::from_number(number))
+        {
+            self.usage.record(capability, operation.right());
+        }
         match result {
             Ok(outcome) => outcome,
             // An expected answer, not an attempt at something the policy forbids.

@@ -15,6 +15,7 @@ pub mod memory;
 pub mod place;
 pub mod refusal;
 pub mod schedule;
+pub mod usage;
 
 pub use kernel::{Answer, Kernel, Outcome, Verdict};
 

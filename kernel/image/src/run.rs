@@ -168,7 +168,7 @@ impl Run {
         }
     }
 
-    /// Says what each service has used, on the console.
+    /// Says what each service has used, of the processor and of its rights, on the console.
     fn report(&mut self) {
         let now = xen::now();
         console::line(format_args!("cloister: at {} ms, {} refusals", now / 1_000_000, self.kernel.refusals()));
@@ -177,6 +177,7 @@ impl Run {
             let state = self.kernel.scheduler.state(index as u8);
             console::line(format_args!("cloister: {} {used} us {state:?}", self.kernel.tables().name(service.name)));
         }
+        self.kernel.uses().for_each(|used| console::line(format_args!("{used}")));
     }
 
     /// Chooses a service and makes everything ready for it; sleeps while there is none. Answers its frame.

@@ -8,3 +8,4 @@ mod grants;
 mod machine;
 mod random;
 mod refusals;
+mod usage;
