@@ -105,6 +105,19 @@ pub struct Finding {
     pub message: String,
     /// What to write instead, where there is one thing to say.
     pub help: Option<String>,
+    /// Other places that have to do with it: for an assertion, the rules that break it.
+    pub related: Vec<Related>,
+}
+
+/// Another place that has to do with a mistake.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Related {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// What stands there.
+    pub says: String,
 }
 
 /// Why a policy was refused: every mistake that was found.
@@ -138,7 +151,12 @@ impl Report {
         self.diagnostics.iter().map(move |diagnostic| {
             let position = |span: &Span| lines.position(&self.text, span.start);
             let (line, column) = diagnostic.span.as_ref().map_or((0, 0), position);
-            Finding { line, column, message: diagnostic.message.clone(), help: diagnostic.help.clone() }
+            let related = diagnostic.related.iter().map(|(span, says)| {
+                let (line, column) = position(span);
+                Related { line, column, says: says.clone() }
+            });
+            let related = related.collect();
+            Finding { line, column, message: diagnostic.message.clone(), help: diagnostic.help.clone(), related }
         })
     }
 

@@ -32,7 +32,7 @@ use std::path::Path;
 use cloister_caps::tables::Tables;
 use sha2::{Digest, Sha256};
 
-pub use diagnostic::{Finding, Report};
+pub use diagnostic::{Finding, Related, Report};
 pub use diff::{Change, Class, Difference, Witness, diff};
 pub use explain::{Answer, Explanation, Unclear};
 pub use format::{format, format_file};

@@ -8,6 +8,52 @@ use cloister_policy::{Report, load};
 /// File, line, column, message. Line 0 is the whole file.
 const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ("address-space-full", 9, 11, "the regions of service `driver` do not fit its address space"),
+    ("assertion-at-most", 81, 8, "assertion `few-pages` does not hold: granted-pages: 4, and the bound is 3"),
+    (
+        "assertion-at-most-processor",
+        81,
+        8,
+        "assertion `little-time` does not hold: cpu-percent of driver: 20.0, and the bound is 19",
+    ),
+    ("assertion-exclusive", 81, 8, "assertion `own-pool` does not hold: store maps pool as read"),
+    ("assertion-exclusive-write", 81, 8, "assertion `own-pool` does not hold: driver maps pool as read-write"),
+    (
+        "assertion-no-flow",
+        81,
+        8,
+        "assertion `no-grants` does not hold: driver can have 4 pages granted under pool-pages",
+    ),
+    (
+        "assertion-no-flow-by-takeover",
+        81,
+        8,
+        "assertion `no-ring` does not hold: manager can write device/vif/0 and below by taking over driver",
+    ),
+    (
+        "assertion-only",
+        81,
+        8,
+        "assertion `manager-alone` does not hold: driver can have 4 pages granted under pool-pages",
+    ),
+    ("assertion-only-memory", 81, 8, "assertion `inside` does not hold: backend can write pool (4 pages)"),
+    ("assertion-share-nothing", 81, 8, "assertion `apart` does not hold: driver and store both map pool"),
+    (
+        "assertion-share-nothing-queue",
+        81,
+        8,
+        "assertion `apart` does not hold: driver and manager share the pages of queue pages",
+    ),
+    ("assertion-stray-key", 86, 1, "assertion `odd` has no key `owner`"),
+    ("assertion-twice", 88, 8, "two assertions have the name `odd`"),
+    ("assertion-unknown-kind", 83, 8, "`kind` cannot be \"never\""),
+    (
+        "assertion-unknown-operation",
+        85,
+        6,
+        "`pool` has no operation `issue`; it has read, write, claim, weigh, keep, from-module, from-command-line, from-xenstore-ring",
+    ),
+    ("assertion-unknown-service", 84, 22, "there is no service `drier`"),
+    ("assertion-without-why", 80, 1, "assertion `odd` has no `why`"),
     ("budget-missing", 12, 1, "`cpu` has no `budget_us`"),
     ("budget-over-period", 12, 21, "the budget is longer than the period"),
     ("capability-name-clash", 58, 8, "service `driver` knows two things as `clock`"),
@@ -208,4 +254,31 @@ fn every_mistake_of_a_file_is_reported_in_its_order() {
         (10, "there is no interface `x`"),
     ];
     assert_eq!(found, expected.map(|(line, message)| (line, message.to_owned())));
+}
+
+/// For each kind of assertion, the rules that break it, by their lines.
+#[test]
+fn a_broken_assertion_names_the_path() {
+    let cases: [(&str, &[(usize, &str)]); 10] = [
+        ("assertion-no-flow", &[(46, "driver asks manager"), (68, "manager may grant 4 pages of pool to backend")]),
+        (
+            "assertion-no-flow-by-takeover",
+            &[(46, "driver asks manager"), (52, "driver asks store"), (78, "driver has rights to device/vif/0")],
+        ),
+        ("assertion-exclusive", &[(34, "store maps pool as read")]),
+        ("assertion-exclusive-write", &[(34, "driver maps pool as read-write")]),
+        ("assertion-at-most", &[(68, "manager may grant 4 pages of pool")]),
+        ("assertion-at-most-processor", &[(9, "driver is a service")]),
+        ("assertion-only", &[(46, "driver asks manager"), (68, "manager may grant 4 pages of pool")]),
+        ("assertion-only-memory", &[(68, "manager may grant 4 pages of pool to backend as read-write")]),
+        ("assertion-share-nothing", &[(34, "driver maps pool"), (34, "store maps pool")]),
+        ("assertion-share-nothing-queue", &[(46, "driver asks manager")]),
+    ];
+    for (name, path) in cases {
+        let found: Vec<_> = refusal(name).findings().flat_map(|finding| finding.related).collect();
+        assert_eq!(found.len(), path.len(), "{name}: {found:?}");
+        for (found, (line, says)) in found.iter().zip(path) {
+            assert!(found.line == *line && found.says.starts_with(says), "{name}: {found:?}");
+        }
+    }
 }

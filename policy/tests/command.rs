@@ -52,6 +52,14 @@ fn unusable_input_is_exit_status_2() {
         vec!["bindings", "default.toml", "nobody"],
         vec!["check"],
         vec!["prove", "default.toml"],
+        vec!["show", binary.to_str().unwrap()],
+        vec!["graph", binary.to_str().unwrap()],
+        vec!["fmt", binary.to_str().unwrap()],
+        vec!["explain", binary.to_str().unwrap(), "what can http do"],
+        vec!["explain", "default.toml", "what is http"],
+        vec!["diff", "default.toml", binary.to_str().unwrap()],
+        vec!["diff", "tests/bad/unknown-key.toml", "default.toml"],
+        vec!["init", "default.toml"],
     ] {
         let output = run(&arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -67,4 +75,148 @@ fn hash_canonical_and_bindings_print_what_the_library_says() {
     assert_eq!(stdout(&run(&["hash", "default.toml"])), format!("{hash}\n"));
     assert_eq!(stdout(&run(&["canonical", "default.toml"])), policy.canonical());
     assert_eq!(stdout(&run(&["bindings", "default.toml", "http"])), policy.bindings("http").unwrap());
+}
+
+#[test]
+fn a_question_without_a_path_is_exit_status_1() {
+    let output = run(&["explain", "default.toml", "can", "http", "reach", "grant.issue"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).starts_with("No: the closure holds no path"));
+    let output = run(&["explain", "default.toml", "can control reach power.off"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout(&output).contains("services.control.power"));
+}
+
+#[test]
+fn a_widening_can_be_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let wide = folder.path().join("wide.toml");
+    let text = std::fs::read_to_string(self::folder().join("default.toml")).unwrap();
+    let text = text.replacen("access = \"read\"\npages = 128", "access = \"read-write\"\npages = 128", 1);
+    std::fs::write(&wide, text).unwrap();
+    let wide = wide.to_str().unwrap();
+    let output = run(&["diff", "default.toml", wide]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = stdout(&output);
+    assert!(
+        text.starts_with("widening\n") && text.contains("new: can domain:0 write tx-pool? yes, 128 pages"),
+        "{text}"
+    );
+    assert_eq!(run(&["diff", "default.toml", wide, "--fail-on", "widening"]).status.code(), Some(1));
+    assert_eq!(run(&["diff", "default.toml", wide, "--fail-on", "narrowing"]).status.code(), Some(0));
+    assert_eq!(run(&["diff", wide, "default.toml", "--fail-on", "widening"]).status.code(), Some(0));
+    assert_eq!(run(&["diff", wide, "default.toml", "--fail-on", "narrowing"]).status.code(), Some(1));
+    // The wide policy breaks two assertions: it can be shown, and says so.
+    let output = run(&["show", wide]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("FAILS  sent-frames-are-tcpips"), "{}", stdout(&output));
+    assert_eq!(run(&["check", wide]).status.code(), Some(1));
+}
+
+#[test]
+fn json_has_a_version_and_says_what_it_is() {
+    for (kind, arguments, status) in [
+        ("check", vec!["check", "default.toml", "tests/bad/assertion-only.toml"], 1),
+        ("show", vec!["show", "default.toml"], 0),
+        ("explain", vec!["explain", "default.toml", "what can http do"], 0),
+        ("diff", vec!["diff", "default.toml", "prober.toml"], 0),
+    ] {
+        let output = run(&[arguments, vec!["--format", "json"]].concat());
+        assert_eq!(output.status.code(), Some(status), "{kind}");
+        let json: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+        assert_eq!((&json["version"], &json["kind"]), (&serde_json::json!(1), &serde_json::json!(kind)));
+        assert!(!json["result"].is_null(), "{kind}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&stdout(&run(&["check", "tests/bad/assertion-only.toml", "--format", "json"]))).unwrap();
+    let finding = &json["result"][0]["findings"][0];
+    assert_eq!((&finding["line"], &finding["related"][0]["line"]), (&serde_json::json!(81), &serde_json::json!(46)));
+}
+
+#[test]
+fn the_page_says_everything_in_every_form() {
+    let hash = stdout(&run(&["hash", "default.toml"]));
+    for form in ["text", "markdown", "html", "json"] {
+        let output = run(&["show", "default.toml", "--format", form]);
+        assert_eq!(output.status.code(), Some(0), "{form}");
+        let page = stdout(&output);
+        for said in [
+            hash.trim(),
+            "rx-pool",
+            "EVTCHNOP_alloc_unbound",
+            "netfront-store",
+            "error/device/vif/0",
+            "http-opens-no-memory",
+        ] {
+            assert!(page.contains(said), "{form} does not say {said}");
+        }
+    }
+    let page = stdout(&run(&["show", "default.toml", "--format", "html"]));
+    assert!(page.contains("<svg") && page.contains("@media print"));
+    for outside in ["<script", "src=", "href=", "@import", "url(http"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    // The name of SVG is no address to go to.
+    assert!(!page.replace("http://www.w3.org/2000/svg", "").contains("://"));
+}
+
+#[test]
+fn the_picture_has_every_name() {
+    for form in ["svg", "dot"] {
+        let picture = stdout(&run(&["graph", "default.toml", "--format", form]));
+        for name in [
+            "netback",
+            "toolstack",
+            "xenstore-daemon",
+            "grant-manager",
+            "stream-out",
+            "tcpip-heap",
+            "shutdown",
+            "rx-events",
+        ] {
+            assert!(picture.contains(name), "{form} {name}");
+        }
+    }
+}
+
+#[test]
+fn formatting_is_done_once_and_keeps_comments_and_meaning() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["default.toml", "prober.toml", "selftest.toml"] {
+        assert_eq!(run(&["fmt", "--check", name]).status.code(), Some(0), "{name}");
+        let text = std::fs::read_to_string(self::folder().join(name)).unwrap();
+        let mangled = text.replace(" = ", "  =   ").replace("\n\n", "\n\n\n").replace("    ", "").replace("{ ", "{   ");
+        let path = folder.path().join(name);
+        std::fs::write(&path, mangled).unwrap();
+        let path = path.to_str().unwrap();
+        assert_eq!(run(&["fmt", "--check", path]).status.code(), Some(1));
+        assert_eq!(run(&["fmt", path]).status.code(), Some(0));
+        let once = std::fs::read_to_string(path).unwrap();
+        assert_eq!(run(&["fmt", "--check", path]).status.code(), Some(0), "{once}");
+        assert_eq!(stdout(&run(&["hash", path])), stdout(&run(&["hash", name])));
+        assert_eq!(once.matches('#').count(), text.matches('#').count());
+    }
+}
+
+#[test]
+fn the_starting_policy_holds_and_is_not_written_over_another_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.toml");
+    let path = path.to_str().unwrap();
+    assert_eq!(run(&["init", path]).status.code(), Some(0));
+    assert_eq!(run(&["init", path]).status.code(), Some(2));
+    assert_eq!(run(&["check", path]).status.code(), Some(0));
+    assert_eq!(run(&["fmt", "--check", path]).status.code(), Some(0));
+    assert_eq!(stdout(&run(&["init"])), std::fs::read_to_string(path).unwrap());
+}
+
+#[test]
+fn a_policy_too_large_for_an_image_can_be_analysed() {
+    let output = run(&["check", "tests/bad/too-many-services.toml"]);
+    assert_eq!(output.status.code(), Some(1));
+    let output = run(&["check", "--analysis-only", "tests/bad/too-many-services.toml"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(run(&["show", "tests/bad/too-many-services.toml"]).status.code(), Some(0));
+    let output = run(&["check", "--analysis-only", "tests/bad/assertion-only.toml"]);
+    assert_eq!(output.status.code(), Some(1));
 }

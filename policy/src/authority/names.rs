@@ -147,9 +147,14 @@ pub(crate) fn rule(policy: &Policy, rule: Rule) -> (String, String) {
             (format!("regions.{region}.map.{service}"), format!("{service} maps {region} as {how}"))
         }
         Rule::Region(region) => {
-            let word = policy.regions.items.get(region).map_or("?", |item| item.body.source.value.word());
+            let source = policy.regions.items.get(region).map(|item| item.body.source.value);
+            let (key, word) = match source {
+                Some(Source::Fixed { .. }) => ("pages", "fixed"),
+                Some(Source::Share { .. }) => ("share", "share"),
+                _ => ("kind", source.map_or("?", Source::word)),
+            };
             let region = name(&policy.regions.items, region);
-            (format!("regions.{region}"), format!("{region} is memory of kind {word}"))
+            (format!("regions.{region}.{key}"), format!("{region} is memory of kind {word}"))
         }
         Rule::Queue(queue) => {
             let Some(item) = policy.queues.items.get(queue) else { return Default::default() };

@@ -1,0 +1,313 @@
+//! What the closure, the questions, the differences and the kernel say of the same policies.
+
+#[path = "common/random.rs"]
+mod random;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloister_caps::tables::Tables;
+use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, Status};
+use cloister_kernel_core::kernel::{Kernel, Outcome};
+use cloister_kernel_core::{Platform, place::Places};
+use cloister_policy::{Answer, Class, Sound, analyse, analyse_text, diff, parse};
+use proptest::prelude::*;
+use random::{pair, shape};
+
+fn sound(text: &str) -> Sound {
+    analyse_text("random.toml", text).unwrap_or_else(|report| panic!("{report}\n{text}"))
+}
+
+fn shipped() -> Sound {
+    analyse(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("default.toml")).unwrap()
+}
+
+/// The amount in the answer to a question; 0 is no, and so is a name that the policy does not have.
+fn amount(policy: &Sound, question: &str) -> u64 {
+    let answers = policy.explain(question).map(|explanation| explanation.answers).unwrap_or_default();
+    answers.iter().filter(|answer| answer.holds).map(|answer| answer.amount).max().unwrap_or(0)
+}
+
+fn subjects(policy: &Sound) -> Vec<String> {
+    let outside = ["xenstore-daemon", "toolstack"].map(String::from);
+    let ids = (0..5).map(|id| format!("domain:{id}"));
+    policy.services().map(|service| service.name().to_owned()).chain(ids).chain(outside).collect()
+}
+
+fn everything(policy: &Sound, subject: &str) -> Vec<Answer> {
+    policy.explain(&format!("what can {subject} do")).unwrap().answers
+}
+
+/// Every question about one subject and one operation that a policy has an answer to.
+fn questions(policy: &Sound) -> BTreeSet<(String, String)> {
+    let of = |subject: &String| {
+        let answers = everything(policy, subject).into_iter();
+        answers.map(|answer| (subject.clone(), answer.operation)).collect::<Vec<_>>()
+    };
+    subjects(policy).iter().flat_map(of).collect()
+}
+
+/// The text with other names: a name is what stands between signs other than letters and digits.
+fn translated(text: &str, names: &BTreeMap<String, String>) -> String {
+    let mut out = String::new();
+    let mut word = String::new();
+    for c in text.chars().chain(['\n']) {
+        if c.is_ascii_alphanumeric() {
+            word.push(c);
+        } else {
+            out.push_str(names.get(&word).unwrap_or(&word));
+            word.clear();
+            out.push(c);
+        }
+    }
+    out.trim_end().to_owned()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Forward from the rules and backward from the question is the same.
+    #[test]
+    fn the_closure_is_what_the_questions_answer(shape in shape()) {
+        let policy = sound(&shape.plain());
+        let all = questions(&policy);
+        let operations: BTreeSet<&String> = all.iter().map(|(_, operation)| operation).collect();
+        for subject in subjects(&policy) {
+            let mut own: BTreeMap<String, u64> = BTreeMap::new();
+            for answer in everything(&policy, &subject) {
+                let most = own.entry(answer.operation).or_default();
+                *most = answer.amount.max(*most);
+            }
+            for operation in &operations {
+                // A rule for a path gives the paths below, which stand under another rule's name in the closure.
+                let listed = own.get(*operation).copied();
+                let found = policy.explain(&format!("can {subject} reach {operation}")).unwrap();
+                let found = found.answers.iter().filter(|answer| answer.holds).map(|answer| answer.amount).max();
+                if operation.contains('/') || operation.starts_with("path:") {
+                    prop_assert!(listed.is_none() || found.is_some(), "{subject} {operation}");
+                } else {
+                    prop_assert_eq!(listed, found, "{} {}", subject, operation);
+                }
+            }
+        }
+    }
+
+    /// Some question has a larger answer if and only if the difference is a widening, and so for smaller ones.
+    #[test]
+    fn a_widening_is_a_question_with_a_larger_answer((old, new) in pair()) {
+        let (old, new) = (sound(&old.plain()), sound(&new.plain()));
+        let difference = diff(&old, &new);
+        let forth: BTreeMap<String, String> =
+            difference.renamed.iter().map(|(_, old, new)| (old.clone(), new.clone())).collect();
+        let back: BTreeMap<String, String> = forth.iter().map(|(old, new)| (new.clone(), old.clone())).collect();
+        let mut asked: BTreeSet<(String, String)> = questions(&old)
+            .into_iter()
+            .map(|(subject, operation)| {
+                let question = format!("can {subject} reach {operation}");
+                (translated(&question, &forth), question)
+            })
+            .collect();
+        asked.extend(questions(&new).into_iter().map(|(subject, operation)| {
+            let question = format!("can {subject} reach {operation}");
+            (question.clone(), translated(&question, &back))
+        }));
+        let (mut wider, mut narrower) = (None, None);
+        for (in_new, in_old) in &asked {
+            let (before, after) = (amount(&old, in_old), amount(&new, in_new));
+            if after > before {
+                wider = Some(in_new);
+            }
+            if after < before {
+                narrower = Some(in_old);
+            }
+        }
+        let expected = match (wider, narrower) {
+            (None, None) => Class::Equivalent,
+            (Some(_), None) => Class::Widening,
+            (None, Some(_)) => Class::Narrowing,
+            (Some(_), Some(_)) => Class::Incomparable,
+        };
+        prop_assert_eq!(difference.class, expected, "wider {:?} narrower {:?}\n{}", wider, narrower, difference);
+        for change in &difference.changes {
+            let witness = &change.witness;
+            let ask = |policy: &Sound, question: &Option<String>| {
+                question.as_ref().map_or(0, |question| amount(policy, question))
+            };
+            let (before, after) = (ask(&old, &witness.old_question), ask(&new, &witness.new_question));
+            prop_assert_eq!((before, after), (witness.old_amount, witness.new_amount), "{:?}", change);
+            prop_assert_eq!(after > before, change.class == Class::Widening);
+        }
+    }
+
+    /// Other names and another order change nothing.
+    #[test]
+    fn names_do_not_matter(shape in shape(), turn in 1usize..7) {
+        let old = sound(&shape.plain());
+        let count = shape.services.len();
+        // Names that are in use are given to others, and all are given in another order.
+        let text = shape.text(
+            |index| format!("s{}", (index + turn) % count),
+            |index| format!("room-{}", 90 - index),
+            |index| format!("way-{}", 90 - index),
+        );
+        let difference = diff(&old, &sound(&text));
+        prop_assert_eq!(difference.class, Class::Equivalent, "{}", difference);
+    }
+
+    /// What the compiler takes, the kernel takes, and lets each service do exactly what the policy gives it.
+    #[test]
+    fn the_kernel_allows_what_the_policy_gives(shape in shape()) {
+        let policy = parse("random.toml", &shape.plain()).unwrap();
+        let blob = policy.tables().unwrap();
+        let tables = Tables::parse(&blob).unwrap();
+        let mut kernel = Kernel::new(tables, Places::default(), 0, 0);
+        for (index, service) in policy.services().enumerate() {
+            let mut allowed: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+            for slot in 0..64 {
+                for operation in Operation::ALL {
+                    let call = [slot, *operation as u64, 0, 0, 0, 0];
+                    let outcome = kernel.system_call(&mut Silent, index as u8, 1, call);
+                    let refused = matches!(&outcome, Outcome::Answer(answer) if matches!(
+                        answer.status,
+                        Status::NoCapability | Status::WrongOperation | Status::MissingRight
+                    ));
+                    if !refused {
+                        *allowed.entry((kind_of(*operation), operation.name())).or_default() += 1;
+                    }
+                }
+            }
+            // Queues and regions are objects of the closure of another kind: ends and mappings.
+            allowed.retain(|(kind, _), _| !kind.is_empty());
+            let mut given: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+            let answers = everything(&policy, service.name());
+            for answer in answers.iter().filter(|answer| answer.path.len() == 1) {
+                let (object, word) = answer.operation.rsplit_once('.').unwrap();
+                let kind = match object.split(['-', ':']).next().unwrap() {
+                    "console" | "clock" | "entropy" | "power" | "info" => object,
+                    "g" => "grant",
+                    name if name.starts_with('p') && name[1..].parse::<u8>().is_ok() && word != "receive" => "port",
+                    _ => continue,
+                };
+                *given.entry((kind, word)).or_default() += 1;
+            }
+            prop_assert_eq!(allowed, given, "{}", service.name());
+        }
+    }
+}
+
+fn kind_of(operation: Operation) -> &'static str {
+    let kinds = [Kind::Console, Kind::Clock, Kind::Entropy, Kind::Power, Kind::Info, Kind::Port, Kind::Grant];
+    kinds.into_iter().find(|kind| operation.applies_to(*kind)).map_or("", Kind::name)
+}
+
+/// A machine that does nothing.
+struct Silent;
+
+impl Platform for Silent {
+    fn now(&mut self) -> u64 {
+        0
+    }
+    fn wall(&mut self) -> Option<u64> {
+        Some(0)
+    }
+    fn random(&mut self) -> Option<[u64; 2]> {
+        Some([1, 2])
+    }
+    fn service_text(&mut self, _: &str, _: u8, _: &[u8]) {}
+    fn log(&mut self, _: core::fmt::Arguments<'_>) {}
+    fn open_port(&mut self, _: DomId) -> Option<EvtchnPort> {
+        Some(EvtchnPort(1))
+    }
+    fn send(&mut self, _: EvtchnPort) {}
+    fn close_port(&mut self, _: EvtchnPort) {}
+    fn unmask(&mut self, _: EvtchnPort) {}
+    fn grant(&mut self, _: GrantRef, _: Gfn, _: DomId, _: bool) {}
+    fn end_grant(&mut self, _: GrantRef) -> bool {
+        true
+    }
+}
+
+/// A question about the shipped policy, and each path of the answer as the rules on it.
+fn paths(question: &str) -> Vec<(String, Vec<String>)> {
+    let explanation = shipped().explain(question).unwrap();
+    let found = explanation.answers.into_iter().filter(|answer| answer.holds);
+    found.map(|answer| (answer.subject, answer.path.into_iter().map(|step| step.rule).collect())).collect()
+}
+
+#[test]
+fn a_path_is_given_rule_by_rule() {
+    let found = paths("can netfront reach ring-pages.issue");
+    assert_eq!(found, [("netfront".into(), vec!["queues.grants".into(), "grants.ring-pages".into()])]);
+    let found = paths("can http send tx-events");
+    assert_eq!(found, [("http".into(), vec!["queues.socket".into(), "queues.net".into(), "ports.tx-events".into()])]);
+    let found: Vec<String> = paths("who can write rx-pool").into_iter().map(|(subject, _)| subject).collect();
+    assert_eq!(found, ["netback"]);
+    let found: Vec<String> = paths("who can reach SCHEDOP_shutdown").into_iter().map(|(subject, _)| subject).collect();
+    assert_eq!(found.iter().filter(|subject| *subject == "control").count(), 3);
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/default.toml")).unwrap();
+    for answer in shipped().explain("what can netfront do").unwrap().answers {
+        for step in answer.path {
+            let line = text.lines().nth(step.line - 1).unwrap();
+            let name = step.rule.split(['.', '"']).filter(|part| !part.is_empty()).next_back().unwrap();
+            assert!(line.contains(name), "{} is said to be in line {}: {line}", step.rule, step.line);
+        }
+    }
+}
+
+#[test]
+fn where_there_is_no_path_the_nearest_takeover_is_named() {
+    let explanation = shipped().explain("can http reach grant.issue?").unwrap();
+    assert!(!explanation.holds);
+    assert_eq!(explanation.answers[0].takeovers, ["tcpip", "netfront"]);
+    assert!(explanation.to_string().contains("the closure holds no path"));
+    let explanation = shipped().explain("who can issue no-such").unwrap_err();
+    assert!(explanation.to_string().contains("there is no object `no-such`"));
+}
+
+#[test]
+fn a_path_of_xenstore_is_reached_by_a_rule_above_it() {
+    for (question, holds) in [
+        ("can control write path:control/shutdown", true),
+        ("can netfront read /local/domain/3/backend/vif/{self}/0/state", true),
+        ("can netfront write /local/domain/3/backend/vif/{self}/0/state", false),
+        ("can netfront read /local/domain/{self}/device/vif/0/mac", true),
+        ("can http read path:control", false),
+    ] {
+        assert_eq!(shipped().explain(question).unwrap().holds, holds, "{question}");
+    }
+}
+
+#[test]
+fn what_is_no_question_is_answered_with_the_forms() {
+    for question in ["", "why", "can http", "can http fly site", "what can nobody do", "can http reach", "who can read"]
+    {
+        let problem = shipped().explain(question).unwrap_err().to_string();
+        assert!(problem.contains("the forms are") || problem.contains("there is no"), "{question}: {problem}");
+    }
+}
+
+#[test]
+fn the_largest_hardening_and_its_undoing_are_classed() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/default.toml")).unwrap();
+    let changes = [
+        ("access = \"read\"\npages = 128", "access = \"read-write\"\npages = 128", Class::Widening),
+        ("clock = [\"now\", \"wall\"]", "clock = [\"now\"]", Class::Narrowing),
+        ("ids = \"0-32751\"", "ids = \"0\"", Class::Narrowing),
+        ("\"control\" = [", "\"control/shutdown\" = [", Class::Narrowing),
+        ("\"error/device/vif/0\" = [\"write\"]", "\"error\" = [\"write\"]", Class::Widening),
+        ("depth = 1024", "depth = 512", Class::Narrowing),
+        ("limit = 0", "limit = 1", Class::Widening),
+        ("then = \"stop-image\"", "then = \"stop-service\"", Class::Narrowing),
+        ("budget_us = 7000, period_us = 10000", "budget_us = 6000, period_us = 8000", Class::Incomparable),
+        ("program = \"cloister-http\"", "program = \"cloister-http2\"", Class::Incomparable),
+        ("name = \"cloister\"", "name = \"other\"", Class::Equivalent),
+    ];
+    for (from, to, class) in changes {
+        assert!(text.contains(from), "{from}");
+        let changed = sound(&text.replacen(from, to, 1));
+        let difference = diff(&sound(&text), &changed);
+        assert_eq!(difference.class, class, "{from} to {to}\n{difference}");
+    }
+    let without = text.split("\n[[assert]]").next().unwrap();
+    let difference = diff(&sound(&text), &sound(without));
+    assert_eq!((difference.class, difference.assertions_dropped.len()), (Class::Equivalent, 15));
+}

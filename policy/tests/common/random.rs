@@ -1,0 +1,254 @@
+//! Random policies that are sound: numbers from which a text is made, whatever they are.
+
+use std::fmt::Write;
+
+use proptest::prelude::*;
+
+/// Numbers of a policy. What does not fit is left out or taken modulo.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Priority, budget, held capabilities, restarts, what comes after.
+    pub services: Vec<(u8, u8, u16, u8, bool)>,
+    /// Source, amount, and for each service how it maps the region.
+    pub regions: Vec<(u8, u8, Vec<u8>)>,
+    /// Client, server, interface, depth.
+    pub queues: Vec<(u8, u8, u8, u8)>,
+    /// Owner, peer, rights.
+    pub ports: Vec<(u8, u8, u8)>,
+    /// Region, client, peer, write, pages.
+    pub grants: Vec<(u8, u8, u8, bool, u8)>,
+    /// Client, path, rights.
+    pub paths: Vec<(u8, u8, u8)>,
+    /// First and last id.
+    pub domains: [(u8, u8); 2],
+}
+
+const INTERFACES: [&str; 5] = ["grants", "store", "net", "socket", "control"];
+const PATHS: [&str; 5] = ["control", "control/x", "/local/domain/*/y", "device/vif/0", "y"];
+const HELD: [(&str, &[&str]); 5] = [
+    ("console", &["write"]),
+    ("clock", &["now", "wall"]),
+    ("entropy", &["draw"]),
+    ("power", &["off", "reboot"]),
+    ("info", &["read"]),
+];
+
+/// Any shape.
+pub fn shape() -> impl Strategy<Value = Shape> {
+    let services = prop::collection::vec((1u8..5, 1u8..5, any::<u16>(), 0u8..3, any::<bool>()), 2..6);
+    let regions = prop::collection::vec((0u8..4, 1u8..4, prop::collection::vec(0u8..4, 6)), 0..5);
+    let queues = prop::collection::vec((any::<u8>(), any::<u8>(), 0u8..5, 1u8..4), 0..9);
+    let ports = prop::collection::vec((any::<u8>(), 0u8..2, 1u8..8), 0..4);
+    let grants = prop::collection::vec((any::<u8>(), any::<u8>(), 0u8..2, any::<bool>(), 1u8..4), 0..4);
+    let paths = prop::collection::vec((any::<u8>(), 0u8..5, 1u8..8), 0..5);
+    let domains = [(0u8..4, 0u8..4), (0u8..4, 0u8..4)];
+    (services, regions, queues, ports, grants, paths, domains).prop_map(
+        |(services, regions, queues, ports, grants, paths, domains)| Shape {
+            services,
+            regions,
+            queues,
+            ports,
+            grants,
+            paths,
+            domains,
+        },
+    )
+}
+
+/// Two shapes that have most in common.
+pub fn pair() -> impl Strategy<Value = (Shape, Shape)> {
+    (shape(), shape(), 0u8..128).prop_map(|(one, other, mask)| {
+        let mut mixed = one.clone();
+        let taken = |bit: u8| mask & (1 << bit) != 0 && mask & (1 << ((bit + 1) % 7)) == 0;
+        if taken(0) {
+            mixed.services = other.services;
+        }
+        if taken(1) {
+            mixed.regions = other.regions;
+        }
+        if taken(2) {
+            mixed.queues = other.queues;
+        }
+        if taken(3) {
+            mixed.ports = other.ports;
+        }
+        if taken(4) {
+            mixed.grants = other.grants;
+        }
+        if taken(5) {
+            mixed.paths = other.paths;
+        }
+        if taken(6) {
+            mixed.domains = other.domains;
+        }
+        (one, mixed)
+    })
+}
+
+fn some<'a>(words: &[&'a str], mask: u16) -> Vec<&'a str> {
+    words.iter().enumerate().filter(|(bit, _)| mask & (1 << bit) != 0).map(|(_, word)| *word).collect()
+}
+
+fn list(words: &[&str]) -> String {
+    format!("{words:?}")
+}
+
+impl Shape {
+    /// The policy, with services named by `service`, regions by `region` and ports by `port`.
+    pub fn text(
+        &self,
+        service: impl Fn(usize) -> String,
+        region: impl Fn(usize) -> String,
+        port: impl Fn(usize) -> String,
+    ) -> String {
+        let mut out = String::from("format = 1\nimage = { name = \"random\" }\n");
+        let count = self.services.len();
+        for (index, (priority, budget, held, limit, stop)) in self.services.iter().enumerate() {
+            let then = if *stop { "stop-image" } else { "stop-service" };
+            let _ = write!(
+                out,
+                "[services.{}]\nprogram = \"program-{}\"\npriority = {priority}\nstack = \"{}K\"\n\
+                 cpu = {{ budget_us = {budget}000, period_us = 10000 }}\nrestart = {{ limit = {limit}, then = \"{then}\" }}\n",
+                service(index),
+                index % 2,
+                budget * 4,
+            );
+            for (kind, (name, words)) in HELD.iter().enumerate() {
+                let words = some(words, held >> (kind * 2));
+                if !words.is_empty() {
+                    let _ = writeln!(out, "{name} = {}", list(&words));
+                }
+            }
+        }
+        let mut used = [false; 2];
+        self.regions(count, &service, &region, &mut out);
+        let asks = self.queues(count, &service, &mut out);
+        for (index, (owner, peer, rights)) in self.ports.iter().enumerate() {
+            used[usize::from(*peer)] = true;
+            let rights = some(&["open", "send", "close"], u16::from(*rights));
+            let _ = writeln!(
+                out,
+                "[ports.{}]\nservice = \"{}\"\npeer = \"d{peer}\"\nrights = {}",
+                port(index),
+                service(usize::from(*owner) % count),
+                list(&rights)
+            );
+        }
+        self.grants(&asks, &service, &region, &mut used, &mut out);
+        self.paths(&asks, &service, &mut out);
+        for (index, (first, last)) in self.domains.iter().enumerate().filter(|(index, _)| used[*index]) {
+            let _ = writeln!(out, "[domains.d{index}]\nids = \"{}-{}\"", first.min(last), first.max(last));
+        }
+        out
+    }
+
+    /// The policy with plain names.
+    pub fn plain(&self) -> String {
+        self.text(|index| format!("s{index}"), |index| format!("r{index}"), |index| format!("p{index}"))
+    }
+
+    fn regions(
+        &self,
+        count: usize,
+        service: &impl Fn(usize) -> String,
+        region: &impl Fn(usize) -> String,
+        out: &mut String,
+    ) {
+        for (index, (source, amount, how)) in self.regions.iter().enumerate() {
+            let mut written = false;
+            let mut map = Vec::new();
+            for (mapper, how) in how.iter().take(count).enumerate() {
+                let writes = *how == 1 && !written;
+                written |= writes;
+                if *how < 2 {
+                    map.push(format!("{} = \"{}\"", service(mapper), if writes { "read-write" } else { "read" }));
+                }
+            }
+            if map.is_empty() {
+                map.push(format!("{} = \"read\"", service(0)));
+            }
+            let source = if *source == 0 {
+                format!("share = {amount}\nminimum = \"{}K\"\nmaximum = \"{}K\"", amount * 4, amount * 8)
+            } else {
+                format!("pages = {amount}")
+            };
+            let _ = write!(out, "[regions.{}]\n{source}\nmap = {{ {} }}\n", region(index), map.join(", "));
+        }
+    }
+
+    /// The queues. Answers who asks by which interface. Only service 0 serves `grants`, and only service 1 `store`.
+    fn queues(&self, count: usize, service: &impl Fn(usize) -> String, out: &mut String) -> Vec<(usize, usize)> {
+        let mut asks: Vec<(usize, usize)> = Vec::new();
+        let mut served = std::collections::BTreeMap::new();
+        for (client, server, interface, depth) in &self.queues {
+            let (client, interface) = (usize::from(*client) % count, usize::from(*interface));
+            let server = if interface < 2 { interface } else { usize::from(*server) % count };
+            let clients: &mut usize = served.entry((server, interface)).or_default();
+            // To smaller numbers only, so that requests form no circle; up to four clients.
+            if server >= client || *clients == 4 || asks.contains(&(client, interface)) {
+                continue;
+            }
+            *clients += 1;
+            asks.push((client, interface));
+            let (from, to, name) = (service(client), service(server), INTERFACES[interface]);
+            let _ = write!(
+                out,
+                "[queues.q-{from}-{to}-{name}]\nfrom = \"{from}\"\nto = \"{to}\"\ninterface = \"{name}\"\ndepth = {}\n",
+                1 << depth
+            );
+        }
+        asks
+    }
+
+    fn grants(
+        &self,
+        asks: &[(usize, usize)],
+        service: &impl Fn(usize) -> String,
+        region: &impl Fn(usize) -> String,
+        used: &mut [bool; 2],
+        out: &mut String,
+    ) {
+        let clients: Vec<usize> =
+            asks.iter().filter(|(_, interface)| *interface == 0).map(|(client, _)| *client).collect();
+        let mut granted = Vec::new();
+        for (of, client, peer, write, pages) in &self.grants {
+            if clients.is_empty() || self.regions.is_empty() {
+                return;
+            }
+            let of = usize::from(*of) % self.regions.len();
+            let (source, amount, _) = &self.regions[of];
+            if *source == 0 || granted.contains(&of) {
+                continue;
+            }
+            granted.push(of);
+            used[usize::from(*peer)] = true;
+            let access = if *write { "read-write" } else { "read" };
+            let _ = write!(
+                out,
+                "[grants.g-{0}]\nregion = \"{0}\"\npeer = \"d{peer}\"\naccess = \"{access}\"\npages = {1}\nlifetime = \"session\"\n\
+                 held-by = \"{2}\"\non-behalf-of = \"{3}\"\n",
+                region(of),
+                pages.min(amount),
+                service(0),
+                service(clients[usize::from(*client) % clients.len()])
+            );
+        }
+    }
+
+    fn paths(&self, asks: &[(usize, usize)], service: &impl Fn(usize) -> String, out: &mut String) {
+        let clients: Vec<usize> =
+            asks.iter().filter(|(_, interface)| *interface == 1).map(|(client, _)| *client).collect();
+        let mut entries = std::collections::BTreeMap::new();
+        for (client, path, rights) in self.paths.iter().filter(|_| !clients.is_empty()) {
+            let client = clients[usize::from(*client) % clients.len()];
+            entries.entry(client).or_insert_with(std::collections::BTreeMap::new).entry(*path).or_insert(*rights);
+        }
+        for (client, paths) in entries {
+            let _ = writeln!(out, "[xenstore.{}]", service(client));
+            for (path, rights) in paths {
+                let words = some(&["read", "write", "watch"], u16::from(rights));
+                let _ = writeln!(out, "\"{}\" = {}", PATHS[usize::from(path)], list(&words));
+            }
+        }
+    }
+}
