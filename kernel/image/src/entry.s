@@ -4,6 +4,24 @@
 # straight into it. The frame, from its lowest address: r15 r14 r13 r12 r11 r10 r9 r8 rbp rdi rsi rdx rcx rbx rax, vector,
 # error code, then what the processor pushes: rip cs rflags rsp ss.
 
+.macro push_registers
+    push rax
+    push rbx
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push rbp
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
+.endm
+
 .text
 .global system_call_entry
 system_call_entry:
@@ -45,23 +63,8 @@ trapped:
     test byte ptr [rsp + 24], 3 # the RPL of CS: whence?
     jz trapped_in_kernel
 save:
-    push rax
-    push rbx
-    push rcx
-    push rdx
-    push rsi
-    push rdi
-    push rbp
-    push r8
-    push r9
-    push r10
-    push r11
-    push r12
-    push r13
-    push r14
-    push r15
+    push_registers
     cld
-    mov rdi, rsp
     lea rsp, [rip + stack_top]
     xor ebp, ebp
     call kernel_entered
@@ -88,21 +91,7 @@ leave_kernel:                   # rdi: the frame to go on with
     iretq
 
 trapped_in_kernel:
-    push rax
-    push rbx
-    push rcx
-    push rdx
-    push rsi
-    push rdi
-    push rbp
-    push r8
-    push r9
-    push r10
-    push r11
-    push r12
-    push r13
-    push r14
-    push r15
+    push_registers
     cld
     mov rdi, rsp
     and rsp, -16
