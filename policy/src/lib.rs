@@ -20,6 +20,8 @@ mod prove;
 mod read;
 mod schema;
 mod show;
+pub mod sign;
+pub mod unused;
 pub mod verify;
 
 // The files of tests/common name the crate from outside.

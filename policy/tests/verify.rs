@@ -61,10 +61,7 @@ fn an_image_of_another_policy_is_refused() {
 fn the_json_form_says_the_same() {
     let verdict = verify(&image(), &Against::default()).unwrap();
     let json = verdict.json();
-    assert_eq!(
-        (&json["format"], &json["version"], &json["holds"]),
-        (&"cloister-verify".into(), &1.into(), &true.into())
-    );
+    assert_eq!(json["holds"], true);
     assert_eq!(json["programs"].as_array().unwrap().len(), 4);
     assert_eq!(json["findings"].as_array().unwrap().len(), verdict.findings.len());
     assert_eq!(json["policy-sha256"].as_str().unwrap().len(), 64);

@@ -9,8 +9,11 @@ mod fmt;
 mod graph;
 mod hash;
 mod init;
+mod keygen;
 mod schema;
 mod show;
+mod sign;
+mod unused;
 mod verify;
 
 use std::io::{IsTerminal, Write};
@@ -35,6 +38,9 @@ pub enum Command {
     Schema(schema::Arguments),
     Show(show::Arguments),
     Verify(verify::Arguments),
+    Keygen(keygen::Arguments),
+    Sign(sign::Arguments),
+    Unused(unused::Arguments),
 }
 
 impl Command {
@@ -53,6 +59,9 @@ impl Command {
             Command::Schema(arguments) => arguments.run(),
             Command::Show(arguments) => arguments.run(),
             Command::Verify(arguments) => arguments.run(),
+            Command::Keygen(arguments) => arguments.run(),
+            Command::Sign(arguments) => arguments.run(),
+            Command::Unused(arguments) => arguments.run(),
         };
         // A reader that closed the pipe has seen what it wanted.
         let _ = std::io::stderr().write_all(outcome.problems.as_bytes());

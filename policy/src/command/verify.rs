@@ -1,8 +1,10 @@
 use std::path::PathBuf;
 
-use cloister_policy::verify::{Against, MAX_IMAGE, verify};
+use cloister_policy::sign::{self, SignError, Subject};
+use cloister_policy::verify::{Against, MAX_IMAGE, Verdict, verify};
 
-use super::{Format, Outcome, Output, Status};
+use super::sign::beside;
+use super::{Format, Outcome, Output, Status, json};
 use crate::file;
 
 /// Prove from the ELF file alone that an image is the policy that it carries
@@ -19,6 +21,15 @@ pub struct Arguments {
     /// Accept an instruction that would be refused; it must be there
     #[arg(long, value_name = "SERVICE@ADDRESS=MNEMONIC")]
     accept: Vec<String>,
+    /// A folder with the programs' own ELF files, `SERVICE.elf`: their symbols must reach only what the service holds
+    #[arg(long, value_name = "DIR")]
+    symbols: Option<PathBuf>,
+    /// The public key with which the image must be signed
+    #[arg(long, value_name = "KEY")]
+    key: Option<PathBuf>,
+    /// The signature; by default `IMAGE.sig`
+    #[arg(long, value_name = "FILE", requires = "key")]
+    signature: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
@@ -34,17 +45,55 @@ impl Arguments {
     fn verdict(&self) -> Result<Outcome, String> {
         let image = file::read(&self.image, MAX_IMAGE)?;
         let policy = self.policy.as_ref().map(|path| file::read_policy(path)).transpose()?;
-        let against = Against { policy: policy.as_deref(), accept: &self.accept };
-        let verdict = verify(&image, &against).map_err(|error| format!("{}: {error}", self.image.display()))?;
+        let unverifiable = |error| format!("{}: {error}", self.image.display());
+        let mut against = Against { policy: policy.as_deref(), accept: &self.accept, symbols: &[] };
+        let first = verify(&image, &against).map_err(unverifiable)?;
+        let symbols = self.read_symbols(&first)?;
+        against.symbols = &symbols;
+        let verdict = if symbols.is_empty() { Ok(first) } else { verify(&image, &against) };
+        let verdict = verdict.map_err(unverifiable)?;
+        let unsigned = self.unsigned(&Subject { policy: verdict.policy_hash, image: verdict.image_hash })?;
         if let Some(path) = &self.sbom {
             let sbom = verdict.inventory.sbom.as_deref().ok_or("the image carries no bill of materials")?;
             std::fs::write(path, sbom).map_err(|error| format!("{}: {error}", path.display()))?;
         }
+        let mut problems = String::new();
+        let mut value = verdict.json();
+        if let Some(reason) = &unsigned {
+            problems = format!("error: signature: {reason}\n");
+        }
+        if self.key.is_some() {
+            value["signed"] = unsigned.is_none().into();
+        }
+        let signed = if self.key.is_some() && unsigned.is_none() { "signed: by the given key\n" } else { "" };
         let output = match self.output.format {
-            Format::Text => verdict.text(),
-            Format::Json => format!("{:#}\n", verdict.json()),
+            Format::Text => verdict.text() + signed,
+            Format::Json => json("verify", &value),
         };
-        let status = if verdict.holds() { Status::Holds } else { Status::Refused };
-        Ok(Outcome { output, problems: String::new(), status })
+        let status = if verdict.holds() && unsigned.is_none() { Status::Holds } else { Status::Refused };
+        Ok(Outcome { output, problems, status })
+    }
+
+    /// The ELF file of each service of the image, if they are to be looked at.
+    fn read_symbols(&self, verdict: &Verdict) -> Result<Vec<(String, Vec<u8>)>, String> {
+        let Some(folder) = &self.symbols else { return Ok(Vec::new()) };
+        let services = verdict.parts.iter().skip(1);
+        services
+            .map(|part| Ok((part.name.clone(), file::read(&folder.join(format!("{}.elf", part.name)), MAX_IMAGE)?)))
+            .collect()
+    }
+
+    /// Why the signature is refused, if it was to be checked and is.
+    fn unsigned(&self, subject: &Subject) -> Result<Option<String>, String> {
+        let Some(key) = &self.key else { return Ok(None) };
+        let path = self.signature.clone().unwrap_or_else(|| beside(&self.image));
+        let (text, key_text) = (file::read_text(&path, sign::MAX_FILE)?, file::read_text(key, sign::MAX_FILE)?);
+        match sign::check(subject, &text, &key_text) {
+            Ok(()) => Ok(None),
+            Err(error @ (SignError::Malformed { .. } | SignError::Version { .. } | SignError::Key)) => {
+                Err(error.to_string())
+            }
+            Err(error) => Ok(Some(error.to_string())),
+        }
     }
 }

@@ -10,6 +10,7 @@ mod facts;
 mod image;
 mod layout;
 mod render;
+mod symbols;
 mod text;
 
 use std::fmt;
@@ -130,6 +131,8 @@ pub struct Against<'a> {
     pub policy: Option<&'a str>,
     /// Instructions that are accepted, each as `SERVICE@ADDRESS=MNEMONIC`.
     pub accept: &'a [String],
+    /// The programs' own ELF files, with symbols, by the names of their services.
+    pub symbols: &'a [(String, Vec<u8>)],
 }
 
 /// What became of verifying an image.
@@ -211,6 +214,11 @@ impl Verdict {
         for program in layout::programs(image, tables, self) {
             program.check(&mut self.findings, &mut self.hits);
         }
+        let services: Vec<&str> = tables.services().iter().map(|service| tables.name(service.name)).collect();
+        for (service, _) in against.symbols.iter().filter(|(service, _)| !services.contains(&service.as_str())) {
+            self.findings
+                .push(Finding::error("symbols", format!("symbols are given for `{service}`, which is no service")));
+        }
         // A text that is not the one that was hashed proves nothing.
         if self.check_hash() {
             self.check_facts(image, tables, against);
@@ -249,6 +257,9 @@ impl Verdict {
                 return;
             }
         };
+        for (service, elf) in against.symbols {
+            symbols::check(image, tables, service, elf, &mut self.findings);
+        }
         let found = facts::of_tables(tables, false);
         self.facts = found.len();
         found.compare(&embedded.facts, &mut self.findings);

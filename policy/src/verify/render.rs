@@ -8,9 +8,6 @@ use serde_json::{Value, json};
 use super::attached::COUNTS;
 use super::{Finding, Hit, Severity, Verdict};
 
-/// The version of the JSON form.
-const VERSION: u32 = 1;
-
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -115,8 +112,6 @@ pub(super) fn json(verdict: &Verdict) -> Value {
         })
         .collect();
     json!({
-        "format": "cloister-verify",
-        "version": VERSION,
         "holds": verdict.holds(),
         "image-sha256": hex(&verdict.image_hash),
         "policy-sha256": hex(&verdict.policy_hash),

@@ -17,6 +17,7 @@ pub(super) type Entries<T> = BTreeMap<String, At<T>>;
 
 #[derive(Clone, Debug)]
 pub(super) struct Service {
+    pub program: String,
     pub priority: u64,
     pub budget_us: u64,
     pub period_us: u64,
@@ -206,7 +207,6 @@ fn service(table: &Table<'_>) -> Result<Service, String> {
     let (cpu, restart) = (table.get("cpu")?.table()?, table.get("restart")?.table()?);
     cpu.only(&["budget_us", "period_us"])?;
     restart.only(&["limit", "then"])?;
-    table.get("program")?.text()?;
     let stack = table.get("stack")?;
     let mut held = BTreeMap::new();
     for name in HELD {
@@ -215,6 +215,7 @@ fn service(table: &Table<'_>) -> Result<Service, String> {
         }
     }
     Ok(Service {
+        program: table.get("program")?.text()?,
         priority: table.get("priority")?.number()?,
         budget_us: cpu.get("budget_us")?.number()?,
         period_us: cpu.get("period_us")?.number()?,

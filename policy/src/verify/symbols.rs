@@ -1,0 +1,99 @@
+//! The symbols of a program, from its own ELF file beside the image: do they reach only what its service holds? The
+//! image itself carries none. What the compiler has inlined has no symbol any more; so this finds code that should not
+//! be there, and does not prove that there is none.
+
+use cloister_caps::Kind;
+use cloister_caps::tables::Tables;
+use object::{LittleEndian, Object, ObjectSegment, ObjectSymbol};
+
+use super::Finding;
+use super::image::Image;
+
+/// Crates of ours that every program may contain.
+const COMMON: [&str; 3] = ["caps", "interfaces", "runtime"];
+/// Types of `cloister_interfaces::capability`, by what must be held for their use. The runtime's panic message uses the
+/// console whether there is one or not.
+const TYPES: [(&str, Kind); 6] = [
+    ("Clock", Kind::Clock),
+    ("Entropy", Kind::Entropy),
+    ("Power", Kind::Power),
+    ("Info", Kind::Info),
+    ("Port", Kind::Port),
+    ("GrantRule", Kind::Grant),
+];
+
+/// Checks the symbols of a service's program.
+pub(super) fn check(image: &Image<'_>, tables: &Tables<'_>, service: &str, elf: &[u8], findings: &mut Vec<Finding>) {
+    let mut error = |message: String| findings.push(Finding::error("symbols", format!("{service}: {message}")));
+    let file = match object::read::elf::ElfFile64::<LittleEndian>::parse(elf) {
+        Ok(file) => file,
+        Err(reason) => return error(format!("its ELF file cannot be read: {reason}")),
+    };
+    let Some(number) = tables.services().iter().position(|found| tables.name(found.name) == service) else { return };
+    for segment in file.segments() {
+        let segments = tables.segments();
+        let mut places = segments.iter().filter(|place| usize::from(place.service) == number);
+        let place = places.find(|place| place.address == segment.address());
+        let own = place.and_then(|place| image.rest().iter().find(|load| load.physical == place.image));
+        let same = segment.data().is_ok_and(|bytes| own.is_some_and(|load| load.bytes.starts_with(bytes)));
+        if segment.size() > 0 && !same {
+            return error(format!("its ELF file is not that of the image: they differ at {:#x}", segment.address()));
+        }
+    }
+    let holder = Holder { tables, number };
+    let mut seen = 0;
+    for symbol in file.symbols() {
+        let Ok(name) = symbol.name() else { continue };
+        let name = format!("{:#}", rustc_demangle::demangle(name));
+        seen += usize::from(!name.is_empty());
+        if let Some(reason) = holder.beyond(&name, service) {
+            error(format!("the symbol `{}` is beyond what it holds: {reason}", name.escape_default()));
+        }
+    }
+    if seen == 0 {
+        error("its ELF file has no symbols".into());
+    }
+}
+
+struct Holder<'a> {
+    tables: &'a Tables<'a>,
+    number: usize,
+}
+
+impl Holder<'_> {
+    fn holds(&self, kind: Kind) -> bool {
+        let own = self.tables.capabilities();
+        own.iter().any(|capability| usize::from(capability.service) == self.number && capability.kind == kind)
+    }
+
+    /// Why a symbol is beyond what the service holds.
+    fn beyond(&self, symbol: &str, service: &str) -> Option<String> {
+        let own = service.replace('-', "_");
+        for (at, prefix) in symbol.match_indices("cloister_") {
+            let path = symbol.get(at + prefix.len()..).unwrap_or_default();
+            let name =
+                |text: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("").to_owned();
+            let krate = name(path);
+            // `cloister_main` is where the runtime goes on, no crate.
+            if !path.get(krate.len()..).unwrap_or_default().starts_with("::") {
+                continue;
+            }
+            if !COMMON.contains(&krate.as_str()) && krate != own && !self.is_program(&krate) {
+                return Some(format!("it is code of cloister_{krate}"));
+            }
+            if let Some(used) = path.strip_prefix("interfaces::capability::").map(name)
+                && let Some((word, kind)) = TYPES.iter().find(|(word, kind)| *word == used && !self.holds(*kind))
+            {
+                return Some(format!("it is for a {word}, and the policy gives no {}", kind.name()));
+            }
+        }
+        None
+    }
+
+    /// Whether a crate is the program that the embedded policy names for the service.
+    fn is_program(&self, krate: &str) -> bool {
+        let text = super::text::read(self.tables.policy_text()).ok();
+        let program = text.and_then(|text| text.services.into_values().nth(self.number));
+        program.is_some_and(|service| service.value.program.replace('-', "_") == format!("cloister_{krate}"))
+    }
+}
