@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::Serialize;
 
 use crate::authority::closure::closure;
-use crate::authority::search::{Influence, Way};
+use crate::authority::search::{Influence, Way, reached};
 use crate::authority::{Hypercall, Object, Op, Right, Subject, names, target};
 use crate::{Sound, Step};
 
@@ -115,7 +115,9 @@ impl Sound {
 
     fn no_path(&self, name: &str, subjects: &[Subject], targets: &[(Object, Op)]) -> Answer {
         let influence = Influence::new(&self.policy, &self.index);
-        let nearest = subjects.iter().filter_map(|subject| influence.takeover(self.search(), *subject, targets));
+        let rights = closure(&self.policy, &self.index);
+        let reached = reached(&rights, &targets.iter().copied().collect());
+        let nearest = subjects.iter().filter_map(|subject| influence.takeover(*subject, &reached));
         let nearest = nearest.min_by_key(|takeover| takeover.services.len());
         let operation = match targets {
             [] => "nothing of the kind".to_owned(),
@@ -137,7 +139,7 @@ impl Sound {
         if let Some(takeover) = nearest {
             let service = |service: usize| names::subject(&self.policy, Subject::Service(service));
             answer.takeovers = takeover.services.iter().map(|(_, over)| service(*over)).collect();
-            let rules = takeover.services.iter().map(|(rule, _)| *rule).chain(takeover.way.path);
+            let rules = takeover.services.iter().map(|(rule, _)| *rule).chain(takeover.right.path);
             answer.takeover_path = rules.map(|rule| self.step(rule)).collect();
         }
         answer

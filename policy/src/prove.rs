@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::Serialize;
 
 use crate::authority::closure::closure;
-use crate::authority::search::Influence;
+use crate::authority::search::{Influence, reached};
 use crate::authority::{Object, Op, Right, Rule, Subject, index, names, target};
 use crate::diagnostic::{Diagnostic, Log, Spanned};
 use crate::model::{Assertion, Claim, Exclusive, Measure, Named, Source};
@@ -134,10 +134,8 @@ impl Prover<'_> {
             return Err(self.broken_by(right));
         }
         let policy = &self.sound.policy;
-        let mut targets: Vec<(Object, Op)> = targets.into_iter().collect();
-        targets.sort_unstable();
-        let nearest =
-            subjects.iter().filter_map(|subject| self.influence.takeover(self.sound.search(), *subject, &targets));
+        let reached = reached(&self.rights, &targets);
+        let nearest = subjects.iter().filter_map(|subject| self.influence.takeover(*subject, &reached));
         let Some(nearest) = nearest.min_by_key(|takeover| takeover.services.len()) else {
             return Ok("no path, not even by taking over services".into());
         };
@@ -152,8 +150,8 @@ impl Prover<'_> {
         if count > takeovers {
             return Ok(format!("no path; it would take {count} {noun}: {}", over.join(", then ")));
         }
-        let path = nearest.services.iter().map(|(rule, _)| *rule).chain(nearest.way.path.iter().copied()).collect();
-        let deed = names::deed(policy, nearest.object, nearest.op, nearest.way.amount);
+        let path = nearest.services.iter().map(|(rule, _)| *rule).chain(nearest.right.path.iter().copied()).collect();
+        let deed = names::deed(policy, nearest.right.object, nearest.right.op, nearest.right.amount);
         Err(Broken { finding: format!("{from} can {deed} by taking over {}", over.join(", then ")), path })
     }
 

@@ -247,7 +247,7 @@ fn a_path_is_given_rule_by_rule() {
     for answer in shipped().explain("what can netfront do").unwrap().answers {
         for step in answer.path {
             let line = text.lines().nth(step.line - 1).unwrap();
-            let name = step.rule.split(['.', '"']).filter(|part| !part.is_empty()).next_back().unwrap();
+            let name = step.rule.split(['.', '"']).rfind(|part| !part.is_empty()).unwrap();
             assert!(line.contains(name), "{} is said to be in line {}: {line}", step.rule, step.line);
         }
     }

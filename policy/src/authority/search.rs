@@ -1,7 +1,7 @@
 //! One question: can this subject do that? Backward from the object to who may have it done, with every rule on the
 //! way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use cloister_caps::Rights;
 use cloister_caps::tables::{Access, AfterLimit};
@@ -10,7 +10,7 @@ use petgraph::graph::{Graph, NodeIndex};
 
 use super::closure::{own_amounts, pages};
 use super::operation::{Effects, effects};
-use super::{Index, Object, Op, Rule, Subject};
+use super::{Index, Object, Op, Right, Rule, Subject};
 use crate::model::{Policy, Source};
 
 /// How a subject comes to do something.
@@ -23,16 +23,12 @@ pub(crate) struct Way {
 }
 
 /// What could reach something if services were taken over.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Takeover {
     /// The services, in order, each with the rule over which it is attacked.
     pub services: Vec<(Rule, usize)>,
-    /// What is reached at last.
-    pub object: Object,
-    /// By which operation.
-    pub op: Op,
-    /// The way of the last service to it.
-    pub way: Way,
+    /// What the last one can do.
+    pub right: Right,
 }
 
 /// Answers questions about one policy.
@@ -279,16 +275,13 @@ impl Influence {
         }
     }
 
-    /// The fewest services that must be taken over, from `subject` on, until one can do one of `targets`. Of
-    /// equally few, those that come first.
-    pub(crate) fn takeover(&self, search: Search<'_>, subject: Subject, targets: &[(Object, Op)]) -> Option<Takeover> {
-        let reached = |node: NodeIndex| {
-            let subject = *self.graph.node_weight(node)?;
-            targets.iter().find_map(|(object, op)| Some((*object, *op, search.can(subject, *object, *op)?)))
-        };
+    /// The fewest services that must be taken over, from `subject` on, until one has a right of `reached`. Of equally
+    /// few, those that come first.
+    pub(crate) fn takeover(&self, subject: Subject, reached: &HashMap<Subject, &Right>) -> Option<Takeover> {
+        let right = |node: NodeIndex| self.graph.node_weight(node).and_then(|subject| reached.get(subject));
         let start = *self.nodes.get(&subject)?;
-        let (_, path) = astar(&self.graph, start, |node| node != start && reached(node).is_some(), |_| 1, |_| 0)?;
-        let (object, op, way) = reached(*path.last()?)?;
+        let (_, path) = astar(&self.graph, start, |node| node != start && right(node).is_some(), |_| 1, |_| 0)?;
+        let right = Right::clone(right(*path.last()?)?);
         let mut services = Vec::new();
         for pair in path.windows(2) {
             let [from, to] = pair else { continue };
@@ -297,6 +290,15 @@ impl Influence {
                 services.push((rule, *service));
             }
         }
-        Some(Takeover { services, object, op, way })
+        Some(Takeover { services, right })
     }
+}
+
+/// The first right of each subject to one of `targets`.
+pub(crate) fn reached<'a>(rights: &'a [Right], targets: &HashSet<(Object, Op)>) -> HashMap<Subject, &'a Right> {
+    let mut reached = HashMap::new();
+    for right in rights.iter().filter(|right| targets.contains(&(right.object, right.op))) {
+        reached.entry(right.subject).or_insert(right);
+    }
+    reached
 }

@@ -155,3 +155,91 @@ fn address_space(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use cloister_caps::tables::Tables;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{canonical, check, diagnostic, emit, plan, read};
+
+    /// So many services, regions of a page, queues, ports and grants.
+    fn text(services: usize, regions: usize, queues: usize, ports: usize, grants: usize, pages: u32) -> String {
+        let mut out = String::from("format = 1\nimage = { name = \"full\" }\n");
+        for index in 0..services {
+            let _ = write!(
+                out,
+                "[services.s{index}]\nprogram = \"p\"\npriority = 1\ncpu = {{ budget_us = 1, period_us = 1000 }}\n\
+                 stack = \"4K\"\nrestart = {{ limit = 0, then = \"stop-image\" }}\n"
+            );
+        }
+        for index in 0..regions.max(grants) {
+            let pages = if index < grants { pages } else { 1 };
+            let _ = write!(
+                out,
+                "[regions.r{index}]\npages = {pages}\nmap = {{ s{} = \"read\" }}\n",
+                6 + index % (services - 6)
+            );
+        }
+        for index in 0..3 {
+            let _ = write!(
+                out,
+                "[queues.g{index}]\nfrom = \"s{}\"\nto = \"s{index}\"\ninterface = \"grants\"\ndepth = 2\n",
+                3 + index
+            );
+        }
+        for index in 0..queues {
+            let _ = write!(
+                out,
+                "[queues.q{index}]\nfrom = \"s{}\"\nto = \"s{index}\"\ninterface = \"net\"\ndepth = 2\n",
+                6 + index
+            );
+        }
+        for index in 0..ports {
+            let service = index % services;
+            let _ = write!(out, "[ports.p{index}]\nservice = \"s{service}\"\npeer = \"d\"\nrights = [\"open\"]\n");
+        }
+        for index in 0..grants {
+            let _ = write!(
+                out,
+                "[grants.r{index}]\nregion = \"r{index}\"\npeer = \"d\"\naccess = \"read\"\npages = {pages}\n\
+                 lifetime = \"session\"\nheld-by = \"s{}\"\non-behalf-of = \"s{}\"\n",
+                index % 3,
+                3 + index % 3
+            );
+        }
+        if ports + grants > 0 {
+            out.push_str("[domains.d]\nids = \"0\"\n");
+        }
+        out
+    }
+
+    proptest! {
+        /// Around each of its limits, the kernel refuses what the compiler refuses, and takes what it takes.
+        #[test]
+        fn the_compiler_and_the_kernel_have_the_same_limits(
+            services in 12usize..19,
+            regions in 0usize..70,
+            queues in 0usize..4,
+            ports in 12usize..20,
+            grants in 12usize..20,
+            pages in 250u32..350,
+        ) {
+            let text = text(services, regions, queues, ports, grants, pages);
+            let mut log = Log::default();
+            let policy = read::read("full", &text, &mut log).unwrap();
+            check::check(&policy, &mut log);
+            prop_assume!(log.is_empty());
+            super::check(&policy, &mut log);
+            let lines = diagnostic::Lines::new(&text);
+            let canonical = canonical::render(&policy);
+            let tables = plan::plan(&policy, &lines)
+                .and_then(|plan| emit::emit(&plan, &emit::Placement::default(), [0; 32], &canonical));
+            let taken = tables.is_some_and(|tables| Tables::parse(&tables).is_ok());
+            prop_assert_eq!(log.is_empty(), taken, "{}", crate::Report::refused("full", &text, log));
+        }
+    }
+}
