@@ -79,8 +79,11 @@ const INSTRUCTIONS: [(&str, fn()); 36] = [
     ("monitor", probe::monitor),
 ];
 
+/// An instruction by its name.
+type Named<F> = (&'static str, F);
+
 /// Both hypercall instructions: one faults, by the processor's vendor, and one is refused by Xen.
-const HYPERCALLS: [(&str, fn() -> i64); 2] = [("vmmcall", probe::vmmcall), ("vmcall", probe::vmcall)];
+const HYPERCALLS: [Named<fn() -> i64>; 2] = [("vmmcall", probe::vmmcall), ("vmcall", probe::vmcall)];
 
 /// What an attempt is.
 #[derive(Clone, Copy, Debug)]
