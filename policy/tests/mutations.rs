@@ -6,7 +6,7 @@ mod common;
 use cloister_caps::tables::{Record, Tables};
 use cloister_policy::verify::{Against, verify};
 use common::image::{image, kernel, pack_all, program};
-use common::{Elf, Part, headers, offset_of};
+use common::{Elf, Part, headers, offset_of, seal};
 use sha2::{Digest, Sha256};
 
 /// The tables of an image, to be changed in place.
@@ -74,16 +74,6 @@ fn tables(change: impl FnOnce(&mut Blob<'_>)) -> Vec<u8> {
     let start = offset_of(&file, b"CLOISTER");
     change(&mut Blob { file: &mut file, start });
     file
-}
-
-/// Seals a file again: its seal is in its first section but one.
-fn seal(file: &mut [u8]) {
-    let word = |file: &[u8], at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap()) as usize;
-    let sections = word(file, 40);
-    let at = word(file, sections + 64 + 24);
-    file[at..at + 32].fill(0);
-    let hash = Sha256::digest(&*file);
-    file[at..at + 32].copy_from_slice(&hash);
 }
 
 /// All errors of a file that is sealed again.
@@ -492,62 +482,5 @@ mod of_code {
         let accept = ["manager@0x2001102=vmcall".to_owned()];
         let error = verify(&file, &Against { accept: &accept, ..Against::default() }).err().unwrap();
         assert!(error.to_string().contains("nothing was found at manager@0x2001102=vmcall"));
-    }
-}
-
-/// The symbols of a program.
-mod of_symbols {
-    use super::*;
-
-    /// The errors for `manager`, whose ELF file has this symbol.
-    fn with_symbol(symbol: &str) -> Vec<String> {
-        let elf = Elf { symbol: Some((symbol.to_owned(), 0x0200_1000)), ..program(1) };
-        findings(&elf.build())
-    }
-
-    fn findings(elf: &[u8]) -> Vec<String> {
-        let symbols = [("manager".to_owned(), elf.to_vec())];
-        let verdict = verify(&image(), &Against { symbols: &symbols, ..Against::default() }).unwrap();
-        verdict.findings.iter().filter(|finding| finding.is_error()).map(ToString::to_string).collect()
-    }
-
-    #[track_caller]
-    fn is_beyond(symbol: &str, expected: &str) {
-        let errors = with_symbol(symbol);
-        assert!(errors.len() == 1 && errors[0].contains(expected), "{expected}: {errors:?}");
-    }
-
-    #[test]
-    fn code_of_its_own_is_allowed() {
-        for symbol in ["_start", "memcpy", "cloister_main", "_ZN16cloister_manager3run17h0000000000000000E"] {
-            assert!(with_symbol(symbol).is_empty(), "{symbol}: {:?}", with_symbol(symbol));
-        }
-        assert!(with_symbol("cloister_interfaces::capability::GrantRule<S>::issue").is_empty());
-        assert!(with_symbol("<cloister_interfaces::capability::Console as Write>::write_str").is_empty());
-    }
-
-    #[test]
-    fn code_of_another_service() {
-        is_beyond("_ZN14cloister_tcpip3run17h0000000000000000E", "it is code of cloister_tcpip");
-        is_beyond(
-            "<cloister_runtime::Kernel as cloister_kernel_core::Platform>::now",
-            "it is code of cloister_kernel_core",
-        );
-    }
-
-    #[test]
-    fn a_capability_that_it_does_not_hold() {
-        is_beyond("cloister_interfaces::capability::Power<S>::off", "for a Power, and the policy gives no power");
-        is_beyond("cloister_interfaces::capability::Port<S>::send", "for a Port, and the policy gives no port");
-    }
-
-    #[test]
-    fn the_file_of_another_program() {
-        assert!(findings(&program(2).build())[0].contains("is not that of the image"));
-        assert!(findings(b"")[0].contains("cannot be read"));
-        assert!(findings(&program(1).build())[0].contains("has no symbols"));
-        let symbols = [("stranger".to_owned(), program(1).build())];
-        let verdict = verify(&image(), &Against { symbols: &symbols, ..Against::default() }).unwrap();
-        assert!(verdict.findings[0].message.contains("symbols are given for `stranger`"));
     }
 }

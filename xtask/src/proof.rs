@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use cloister_policy::verify::{Against, verify};
 
 use crate::image;
@@ -15,15 +15,17 @@ const IN_PROBER: [&str; 6] = ["`vmcall`", "`wrpkru`", "`wrmsr`", "`mov cr3`", "`
 
 /// Verifies the image that was built of a policy.
 pub fn prove(policy: &Path) -> Result<()> {
-    let elf = image::folder(policy)?.join("cloister.elf");
+    let folder = image::folder(policy)?;
+    let elf = folder.join("cloister.elf");
     let file = std::fs::read(&elf).with_context(|| elf.display().to_string())?;
     let text = std::fs::read_to_string(policy).with_context(|| policy.display().to_string())?;
-    let verdict = verify(&file, &Against { policy: Some(&text), ..Against::default() })?;
+    let symbols = symbols(policy, &folder)?;
+    let verdict = verify(&file, &Against { policy: Some(&text), symbols: &symbols, ..Against::default() })?;
     let hostile = text.contains(PROBER);
     if !hostile && !verdict.holds() {
         bail!("{}\n{}", elf.display(), verdict.text());
     }
-    if !hostile && (verdict.inventory.components == 0 || verdict.inventory.unsafe_uses.is_empty()) {
+    if !hostile && (verdict.inventory.components.is_empty() || verdict.inventory.unsafe_uses.is_empty()) {
         bail!("{} carries no inventories", elf.display());
     }
     let said = verdict.text();
@@ -31,4 +33,14 @@ pub fn prove(policy: &Path) -> Result<()> {
         Some(mark) => bail!("{} is not found in the prober of {}\n{said}", mark, elf.display()),
         None => Ok(()),
     }
+}
+
+/// The programs' own ELF files.
+fn symbols(policy: &Path, folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let policy = cloister_policy::load(policy).map_err(|report| anyhow!("{}", report.render(false)))?;
+    let read = |name: &str| {
+        let path = folder.join(format!("{name}.elf"));
+        Ok((name.to_owned(), std::fs::read(&path).with_context(|| path.display().to_string())?))
+    };
+    policy.services().map(|service| read(service.name())).collect()
 }

@@ -19,8 +19,8 @@ pub(crate) const UNSAFE: &str = ".cloister.unsafe";
 pub struct Inventory {
     /// The bill of materials, as it is in the image.
     pub sbom: Option<String>,
-    /// How many components it lists.
-    pub components: usize,
+    /// The names of the components that it lists.
+    pub components: Vec<String>,
     /// `unsafe` in each crate of the image.
     pub unsafe_uses: Vec<UnsafeUse>,
 }
@@ -88,13 +88,35 @@ pub(crate) fn sealed(file: &[u8], seal: usize) -> Option<[u8; 32]> {
     Some(hash.finalize().into())
 }
 
-fn read_sbom(bytes: &[u8]) -> Option<(String, usize)> {
+fn read_sbom(bytes: &[u8]) -> Option<(String, Vec<String>)> {
     let value: Value = serde_json::from_slice(bytes).ok()?;
     let format = value.get("bomFormat")?.as_str()? == "CycloneDX" && value.get("specVersion")?.is_string();
     let components = value.get("components")?.as_array()?;
-    let named = components.iter().all(|component| component.get("name").is_some_and(Value::is_string));
+    let name = |component: &Value| Some(component.get("name")?.as_str()?.to_owned());
+    let names = components.iter().map(name).collect::<Option<Vec<String>>>()?;
     let text = std::str::from_utf8(bytes).ok()?;
-    (format && named).then(|| (text.to_owned(), components.len()))
+    format.then(|| (text.to_owned(), names))
+}
+
+impl Inventory {
+    /// What of the inventories does not agree with the programs of the policy, or with each other.
+    pub(super) fn contradictions(&self, programs: &[String]) -> Vec<Finding> {
+        let mut found = Vec::new();
+        if self.sbom.is_none() {
+            return found;
+        }
+        for program in programs.iter().filter(|program| !self.components.contains(program)) {
+            found.push(Finding::error("attached", format!("the SBOM does not list the program {program}")));
+        }
+        let counted: Vec<&String> = self.unsafe_uses.iter().map(|item| &item.name).collect();
+        for name in self.components.iter().filter(|name| !counted.is_empty() && !counted.contains(name)) {
+            found.push(Finding::error("attached", format!("the inventory of `unsafe` does not count {name}")));
+        }
+        for item in self.unsafe_uses.iter().filter(|item| item.forbids && item.counts != [0; 4]) {
+            found.push(Finding::error("attached", format!("{} forbids `unsafe` and is said to have it", item.name)));
+        }
+        found
+    }
 }
 
 fn read_unsafe(bytes: &[u8]) -> Option<Vec<UnsafeUse>> {

@@ -250,7 +250,8 @@ impl Verdict {
 
     /// The second path.
     fn check_facts(&mut self, image: &Image<'_>, tables: &Tables<'_>, against: &Against<'_>) {
-        let embedded = match text::read(&self.policy).and_then(|text| derive::derive(&text, false)) {
+        let read = text::read(&self.policy);
+        let embedded = match read.as_ref().map_err(Clone::clone).and_then(|text| derive::derive(text, false)) {
             Ok(derived) => derived,
             Err(reason) => {
                 self.findings.push(Finding::error("policy", format!("the embedded policy makes no image: {reason}")));
@@ -260,6 +261,9 @@ impl Verdict {
         for (service, elf) in against.symbols {
             symbols::check(image, tables, service, elf, &mut self.findings);
         }
+        let programs = read.into_iter().flat_map(|text| text.services.into_values());
+        let programs: Vec<String> = programs.map(|service| service.value.program).collect();
+        self.findings.extend(self.inventory.contradictions(&programs));
         let found = facts::of_tables(tables, false);
         self.facts = found.len();
         found.compare(&embedded.facts, &mut self.findings);

@@ -53,7 +53,7 @@ fn write_text(verdict: &Verdict, out: &mut String) -> std::fmt::Result {
     }
     writeln!(out, "tables    {} facts compared with the policy, both ways", verdict.facts)?;
     if verdict.inventory.sbom.is_some() {
-        writeln!(out, "sbom      {} components; --sbom FILE writes it", verdict.inventory.components)?;
+        writeln!(out, "sbom      {} components; --sbom FILE writes it", verdict.inventory.components.len())?;
     }
     for item in &verdict.inventory.unsafe_uses {
         let [blocks, functions, traits, implementations] = item.counts;

@@ -1,7 +1,7 @@
 //! A small image that holds: for tests that change one thing of it.
 
 use super::{Elf, Part, pvh_note};
-use cloister_policy::{Checked, Program, pack, parse};
+use cloister_policy::{Checked, Extras, Program, pack_with, parse};
 
 /// The services of `good.toml`.
 pub const NAMES: [&str; 3] = ["driver", "manager", "store"];
@@ -47,9 +47,14 @@ pub fn program(index: usize) -> Elf {
 
 /// The image of `good.toml` with these programs.
 pub fn pack_all(kernel: &Elf, programs: &[Elf]) -> Vec<u8> {
+    pack_extras(kernel, programs, &Extras::default())
+}
+
+/// The image with inventories.
+pub fn pack_extras(kernel: &Elf, programs: &[Elf], extras: &Extras<'_>) -> Vec<u8> {
     let files: Vec<Vec<u8>> = programs.iter().map(Elf::build).collect();
     let given: Vec<Program<'_>> = NAMES.iter().zip(&files).map(|(service, elf)| Program { service, elf }).collect();
-    pack(&policy(), &kernel.build(), &given).unwrap()
+    pack_with(&policy(), &kernel.build(), &given, extras).unwrap()
 }
 
 /// The image that holds.

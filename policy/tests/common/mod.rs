@@ -209,3 +209,14 @@ pub fn physical(file: &[u8], address: u64, length: usize) -> Vec<u8> {
 pub fn offset_of(file: &[u8], bytes: &[u8]) -> usize {
     4096 + file[4096..].windows(bytes.len()).position(|window| window == bytes).expect("bytes of the file")
 }
+
+/// Seals a file again: its seal is in its first section but one.
+pub fn seal(file: &mut [u8]) {
+    use sha2::Digest;
+    let word = |file: &[u8], at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap()) as usize;
+    let sections = word(file, 40);
+    let at = word(file, sections + 64 + 24);
+    file[at..at + 32].fill(0);
+    let hash = sha2::Sha256::digest(&*file);
+    file[at..at + 32].copy_from_slice(&hash);
+}

@@ -1,0 +1,141 @@
+//! `verify` on what goes with an image: the programs' symbols, and the inventories that the packer attaches.
+
+mod common;
+
+use cloister_policy::verify::{Against, verify};
+use common::image::{image, kernel, program};
+use common::{Elf, headers, seal};
+
+/// The symbols of a program.
+mod of_symbols {
+    use super::*;
+
+    /// The errors for `manager`, whose ELF file has this symbol.
+    fn with_symbol(symbol: &str) -> Vec<String> {
+        let elf = Elf { symbol: Some((symbol.to_owned(), 0x0200_1000)), ..program(1) };
+        findings(&elf.build())
+    }
+
+    fn findings(elf: &[u8]) -> Vec<String> {
+        let symbols = [("manager".to_owned(), elf.to_vec())];
+        let verdict = verify(&image(), &Against { symbols: &symbols, ..Against::default() }).unwrap();
+        verdict.findings.iter().filter(|finding| finding.is_error()).map(ToString::to_string).collect()
+    }
+
+    #[track_caller]
+    fn is_beyond(symbol: &str, expected: &str) {
+        let errors = with_symbol(symbol);
+        assert!(errors.len() == 1 && errors[0].contains(expected), "{expected}: {errors:?}");
+    }
+
+    #[test]
+    fn code_of_its_own_is_allowed() {
+        for symbol in ["_start", "memcpy", "cloister_main", "_ZN16cloister_manager3run17h0000000000000000E"] {
+            assert!(with_symbol(symbol).is_empty(), "{symbol}: {:?}", with_symbol(symbol));
+        }
+        assert!(with_symbol("cloister_interfaces::capability::GrantRule<S>::issue").is_empty());
+        assert!(with_symbol("<cloister_interfaces::capability::Console as Write>::write_str").is_empty());
+    }
+
+    #[test]
+    fn code_of_another_service() {
+        is_beyond("_ZN14cloister_tcpip3run17h0000000000000000E", "it is code of cloister_tcpip");
+        is_beyond(
+            "<cloister_runtime::Kernel as cloister_kernel_core::Platform>::now",
+            "it is code of cloister_kernel_core",
+        );
+    }
+
+    #[test]
+    fn a_capability_that_it_does_not_hold() {
+        is_beyond("cloister_interfaces::capability::Power<S>::off", "for a Power, and the policy gives no power");
+        is_beyond("cloister_interfaces::capability::Port<S>::send", "for a Port, and the policy gives no port");
+    }
+
+    #[test]
+    fn the_file_of_another_program() {
+        assert!(findings(&program(2).build())[0].contains("is not that of the image"));
+        assert!(findings(b"")[0].contains("cannot be read"));
+        assert!(findings(&program(1).build())[0].contains("has no symbols"));
+        let symbols = [("stranger".to_owned(), program(1).build())];
+        let verdict = verify(&image(), &Against { symbols: &symbols, ..Against::default() }).unwrap();
+        assert!(verdict.findings[0].message.contains("symbols are given for `stranger`"));
+    }
+}
+
+/// What is attached to an image.
+mod of_inventories {
+    use cloister_policy::Extras;
+    use common::image::pack_extras;
+
+    use super::*;
+
+    const CRATES: [&str; 3] = ["cloister-driver", "cloister-manager", "cloister-store"];
+
+    fn sbom(crates: &[&str]) -> String {
+        let list: Vec<String> = crates.iter().map(|name| format!("{{\"name\":\"{name}\"}}")).collect();
+        format!("{{\"bomFormat\":\"CycloneDX\",\"specVersion\":\"1.6\",\"components\":[{}]}}", list.join(","))
+    }
+
+    fn unsafe_uses(crates: &[&str], blocks: u64) -> String {
+        let one = |name: &&str| {
+            format!(
+                "{{\"name\":\"{name}\",\"crate-version\":\"1.0.0\",\"forbids\":true,\"blocks\":{blocks},\
+                 \"functions\":0,\"traits\":0,\"implementations\":0}}"
+            )
+        };
+        let list: Vec<String> = crates.iter().map(one).collect();
+        format!("{{\"format\":\"cloister-unsafe\",\"version\":1,\"crates\":[{}]}}", list.join(","))
+    }
+
+    fn with(sbom: &str, unsafe_uses: &str) -> Vec<u8> {
+        let extras = Extras { sbom: Some(sbom.as_bytes()), unsafe_uses: Some(unsafe_uses.as_bytes()) };
+        pack_extras(&kernel(), &[program(0), program(1), program(2)], &extras)
+    }
+
+    #[test]
+    fn inventories_that_agree_are_given_out_as_they_are() {
+        let bill = sbom(&CRATES);
+        let verdict = verify(&with(&bill, &unsafe_uses(&CRATES, 0)), &Against::default()).unwrap();
+        assert!(verdict.holds(), "{}", verdict.text());
+        assert_eq!(verdict.inventory.sbom, Some(bill));
+        assert_eq!(verdict.inventory.components, CRATES);
+        assert!(verdict.text().contains("unsafe    cloister-manager 1.0.0       forbidden\n"), "{}", verdict.text());
+    }
+
+    #[test]
+    fn a_loader_sees_nothing_of_them() {
+        let (plain, attached) = (image(), with(&sbom(&CRATES), &unsafe_uses(&CRATES, 0)));
+        let (one, two) = (headers(&plain).1, headers(&attached).1);
+        assert_eq!(one.len(), two.len());
+        let end =
+            |headers: &[common::Header]| headers.iter().map(|load| load.physical_address + load.memory_size).max();
+        assert_eq!(end(&one), end(&two));
+    }
+
+    #[test]
+    fn inventories_that_do_not_agree_are_refused() {
+        for (mut file, expected) in [
+            (with(&sbom(&CRATES[1..]), &unsafe_uses(&CRATES, 0)), "the SBOM does not list the program cloister-driver"),
+            (
+                with(&sbom(&CRATES), &unsafe_uses(&CRATES[..2], 0)),
+                "the inventory of `unsafe` does not count cloister-store",
+            ),
+            (with(&sbom(&CRATES), &unsafe_uses(&CRATES, 1)), "cloister-driver forbids `unsafe` and is said to have it"),
+            (
+                with(&sbom(&CRATES).replace("CycloneDX", "SPDX"), &unsafe_uses(&CRATES, 0)),
+                "the SBOM is not CycloneDX in JSON",
+            ),
+            (with("<bom/>", &unsafe_uses(&CRATES, 0)), "the SBOM is not CycloneDX in JSON"),
+            (
+                with(&sbom(&CRATES), &unsafe_uses(&CRATES, 0).replace("\"version\":1", "\"version\":2")),
+                "the inventory of `unsafe` cannot be read",
+            ),
+        ] {
+            seal(&mut file);
+            let verdict = verify(&file, &Against::default()).unwrap();
+            let found = verdict.findings.iter().any(|finding| finding.is_error() && finding.message.contains(expected));
+            assert!(found, "{expected}: {}", verdict.text());
+        }
+    }
+}
