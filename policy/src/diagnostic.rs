@@ -165,8 +165,9 @@ impl Report {
     pub fn render(&self, styled: bool) -> String {
         let renderer = if styled { Renderer::styled() } else { Renderer::plain() };
         let mut out = String::new();
+        let lines = Lines::new(&self.text);
         for diagnostic in &self.diagnostics {
-            out.push_str(&renderer.render(&[self.group(diagnostic)]));
+            out.push_str(&renderer.render(&[self.group(diagnostic, &lines)]));
             out.push_str("\n\n");
         }
         let count = self.diagnostics.len();
@@ -175,7 +176,7 @@ impl Report {
         out
     }
 
-    fn group<'a>(&'a self, diagnostic: &'a Diagnostic) -> Group<'a> {
+    fn group<'a>(&'a self, diagnostic: &'a Diagnostic, lines: &Lines) -> Group<'a> {
         let title = Level::ERROR.primary_title(diagnostic.message.as_str());
         let Some(span) = &diagnostic.span else {
             let group = Group::with_title(title).element(annotate_snippets::Origin::path(self.file.as_str()));
@@ -184,13 +185,26 @@ impl Report {
                 None => group,
             };
         };
+        // The renderer reads all of the text that it is given: so that the time for many mistakes is not the square of
+        // their number, it is given the lines from the first place to the last.
+        let spans = || std::iter::once(span).chain(diagnostic.related.iter().map(|(span, _)| span));
+        let first = spans().map(|span| clamp(&self.text, span).start).min().unwrap_or(0);
+        let last = spans().map(|span| clamp(&self.text, span).end).max().unwrap_or(0);
+        let start = lines.start(lines.line(first));
+        let end =
+            self.text.get(last..).and_then(|rest| rest.find('\n')).map_or(self.text.len(), |length| last + length);
+        let within = |span: &Span| {
+            let span = clamp(&self.text, span);
+            span.start - start..span.end - start
+        };
         let related = diagnostic
             .related
             .iter()
-            .map(|(span, label)| AnnotationKind::Context.span(clamp(&self.text, span)).label(label.as_str()));
-        let snippet = Snippet::source(self.text.as_str())
+            .map(|(span, label)| AnnotationKind::Context.span(within(span)).label(label.as_str()));
+        let snippet = Snippet::source(self.text.get(start..end).unwrap_or_default())
+            .line_start(lines.line(first))
             .path(self.file.as_str())
-            .annotation(AnnotationKind::Primary.span(clamp(&self.text, span)).label(diagnostic.label.as_str()))
+            .annotation(AnnotationKind::Primary.span(within(span)).label(diagnostic.label.as_str()))
             .annotations(related);
         let group = title.element(snippet);
         match &diagnostic.help {
@@ -228,11 +242,16 @@ impl Lines {
         self.0.partition_point(|start| *start <= offset)
     }
 
+    /// The first byte of a line.
+    fn start(&self, line: usize) -> usize {
+        line.checked_sub(1).and_then(|index| self.0.get(index)).copied().unwrap_or(0)
+    }
+
     /// Line and column, each from 1, of a byte of the text.
     fn position(&self, text: &str, offset: usize) -> (usize, usize) {
         let offset = if text.is_char_boundary(offset) { offset } else { text.len() };
         let line = self.line(offset);
-        let start = line.checked_sub(1).and_then(|index| self.0.get(index)).copied().unwrap_or(0);
+        let start = self.start(line);
         (line, text.get(start..offset).map_or(0, |before| before.chars().count()) + 1)
     }
 }

@@ -16,9 +16,9 @@ pub(crate) use value::{list, render_size};
 /// The format of the policy language that this compiler reads.
 const FORMAT: u32 = 1;
 
-/// The largest policy file in bytes. The shipped ones have about ten thousand; one with 100,000 rules has eight
-/// million.
-pub(crate) const MAX_FILE: usize = 16 << 20;
+/// The largest policy file in bytes. The shipped ones have about ten thousand; one with 100,000 rules has five million.
+/// Parsing can take more than a hundred times the file's size in memory.
+pub(crate) const MAX_FILE: usize = 8 << 20;
 
 /// The longest name. The kernel prefixes the service's to each of its lines on the console.
 const MAX_NAME: usize = 32;
