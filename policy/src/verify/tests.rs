@@ -85,3 +85,19 @@ fn every_flipped_bit_of_the_tables_that_the_policy_decides_is_found_by_comparing
     let found = undecided(&file);
     assert!(!found.is_empty() && found.iter().all(|byte| allowed.contains(byte)), "{found:x?}");
 }
+
+/// Both paths from a policy to its facts agree, the lines of the file among them.
+#[test]
+fn the_second_path_comes_to_what_the_compiler_made_of_each_shipped_policy() {
+    for name in ["default.toml", "prober.toml", "selftest.toml", "tests/good.toml"] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        let (policy, text) = (crate::load(&path).unwrap(), std::fs::read_to_string(&path).unwrap());
+        let blob = policy.tables().unwrap();
+        let tables = Tables::parse(&blob).unwrap();
+        let mut findings = Vec::new();
+        let derived = derive(&text::read(&text).unwrap(), true).unwrap();
+        facts::of_tables(&tables, true).compare(&derived.facts, &mut findings);
+        layout::blob(&blob, &tables, &mut findings);
+        assert!(findings.is_empty(), "{name}: {findings:?}");
+    }
+}
