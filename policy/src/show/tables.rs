@@ -70,7 +70,7 @@ fn sharing(sound: &Sound) -> Table {
     Table {
         key: "sharing",
         title: "Memory shared with other domains",
-        note: "Nothing else of this image's memory can be reached by another domain.",
+        note: "Beside the ring of the console, which is the kernel's, nothing else of this image's memory can be reached by another domain.",
         columns: &["with", "region", "pages", "access of the other", "how long", "by whom", "line"],
         rows,
     }
@@ -112,14 +112,19 @@ fn hypercalls(sound: &Sound, rights: &[Right]) -> Table {
             causes.entry((*hypercall, right.subject)).or_default().push(format!("{object}.{}{asked}", right.op.word()));
         }
     }
-    let rows = causes.into_iter().map(|((hypercall, subject), operations)| {
-        vec![hypercall.name().to_owned(), names::subject(&sound.policy, subject), operations.join(", ")]
-    });
+    // Services that cause it in the same way stand in one row.
+    let mut alike: BTreeMap<(Hypercall, String), Vec<String>> = BTreeMap::new();
+    for ((hypercall, subject), operations) in causes {
+        let name = names::subject(&sound.policy, subject);
+        alike.entry((hypercall, operations.join(", "))).or_default().push(name);
+    }
+    let rows =
+        alike.into_iter().map(|((hypercall, by), services)| vec![hypercall.name().to_owned(), services.join(", "), by]);
     Table {
         key: "hypercalls",
         title: "Who can cause which hypercall",
         note: "Only the kernel makes hypercalls. Issuing and ending a grant makes none: the kernel writes the grant table.",
-        columns: &["hypercall", "service", "by"],
+        columns: &["hypercall", "services", "by"],
         rows: rows.collect(),
     }
 }
