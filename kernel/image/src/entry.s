@@ -66,6 +66,10 @@ save:
     push_registers
     cld
     lea rsp, [rip + stack_top]
+    # A gate keeps AC, which a service can set, and which would turn SMAP off in the kernel.
+    pushfq
+    and qword ptr [rsp], ~0x40000
+    popfq
     xor ebp, ebp
     call kernel_entered
     mov rdi, rax
