@@ -241,8 +241,12 @@ impl Verdict {
             }
             Ok(_) => {}
             Err(report) => {
-                let reason = report.findings().next().map_or_else(String::new, |finding| finding.message.to_owned());
-                self.findings.push(Finding::error("policy", format!("the embedded policy does not hold: {reason}")));
+                self.findings.extend(report.findings().map(|finding| {
+                    // For an assertion, the rules that break it, which is the path.
+                    let rules = finding.related.iter().map(|rule| format!("; line {}: {}", rule.line, rule.says));
+                    let path: String = rules.collect();
+                    Finding::error("policy", format!("the embedded policy does not hold: {}{path}", finding.message))
+                }));
             }
         }
         true
