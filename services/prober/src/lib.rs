@@ -34,7 +34,7 @@ const PACE: Duration = Duration::from_millis(40);
 const STORM: u32 = 20_000;
 /// How long the spin lasts, and its rounds between two looks at the clock: long enough for a timer to be all that can
 /// take the processor away.
-const SPIN: Duration = Duration::from_secs(8);
+const SPIN: Duration = Duration::from_secs(16);
 const ROUNDS: u64 = 100_000_000;
 
 /// Where the number of the next attempt is in the progress region.

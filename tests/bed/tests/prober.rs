@@ -68,7 +68,8 @@ fn held_to_its_budget(bed: &Bed, name: &str, console: &dyn Fn() -> String) {
     let [(from, used_from), (to, used_to)] = reports[..] else { panic!("{reports:?}") };
     let share = (used_to - used_from) as f64 / (to - from) as f64 / 1000.0;
     println!("the spinning prober used {:.0} % of {} ms", share * 100.0, to - from);
-    assert!((0.1..0.8).contains(&share), "{share}");
+    // No lower bound: on a slow machine the spin may be over before the second report.
+    assert!(share < 0.8, "{share}");
 }
 
 /// The kernel's reports: the time in ms, and the prober's processor time in µs.
