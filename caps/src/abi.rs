@@ -159,8 +159,7 @@ operations! {
     GrantEnd = 12: Kind::Grant, END, "end";
     /// Info: answers the two words of item `a0` (see [`info`]).
     InfoRead = 13: Kind::Info, READ, "read";
-    /// Region: answers the address at which the service maps it, and its size in bytes; bit 63 of the size
-    /// is set if nobody can write the region while the image runs.
+    /// Region: answers the address at which the service maps it, and its size in bytes, with flags (see [`region`]).
     RegionFind = 14: Kind::Region, FIND, "find";
 }
 
@@ -170,6 +169,16 @@ impl Operation {
     pub fn from_number(number: u64) -> Option<Operation> {
         Operation::ALL.iter().copied().find(|operation| u64::from(*operation as u32) == number)
     }
+}
+
+/// Flags in the size that [`Operation::RegionFind`] answers.
+pub mod region {
+    /// Nobody can write the region while the image runs.
+    pub const CONSTANT: u64 = 1 << 63;
+    /// The service that asks maps it for writing, no other service maps it at all, and other domains can at most read it.
+    pub const OWN: u64 = 1 << 62;
+    /// The bits of the size.
+    pub const SIZE: u64 = OWN - 1;
 }
 
 /// Items of [`Operation::InfoRead`].

@@ -5,7 +5,7 @@ use core::time::Duration;
 use cloister_caps::{DomId, EvtchnPort, Status};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::Grants;
-use cloister_interfaces::net::{Net, Reply, Request};
+use cloister_interfaces::net::{Net, Offloads, Reply, Request};
 use cloister_interfaces::store::{self, Store};
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Server, Service, System};
 
@@ -226,7 +226,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
         }
         if self.up && !self.told && !self.owe_down {
             let (mac, mtu) = self.handshake.identity();
-            self.told = net.replies.push(&Reply::Up { mac, mtu }).is_ok();
+            self.told = net.replies.push(&Reply::Up { mac, mtu, offloads: Offloads::empty() }).is_ok();
         }
     }
 
@@ -240,8 +240,8 @@ impl<S: System, M: Memory> Netfront<S, M> {
                     continue;
                 }
                 _ if !self.told => continue,
-                Ok(Request::Transmit { page, length }) => self.transmit.submit(page, length).err(),
-                Ok(Request::Receive { page }) => self.receive.post(page).err(),
+                Ok(Request::Transmit { page, length, .. }) => self.transmit.submit(page, length).err(),
+                Ok(Request::Receive { page, .. }) => self.receive.post(page).err(),
                 Err(_) => {
                     self.complain("a malformed message");
                     continue;
@@ -300,7 +300,13 @@ impl<S: System, M: Memory> Netfront<S, M> {
                 self.progress = now;
                 Some(Reply::Transmitted { page })
             } else if let Some(frame) = self.receive.take()? {
-                Some(Reply::Received { page: frame.page, offset: frame.offset, length: frame.length })
+                Some(Reply::Received {
+                    page: frame.page,
+                    offset: frame.offset,
+                    length: frame.length,
+                    more: false,
+                    checked: false,
+                })
             } else if self.transmit.rest(eager)? | self.receive.rest()? {
                 None
             } else {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cloister_caps::{Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::Grants;
-use cloister_interfaces::net::{Net, Reply, Request};
+use cloister_interfaces::net::{Net, Offloads, Reply, Request, Work};
 use cloister_interfaces::rules::Granted;
 use cloister_interfaces::store::{Action, Failure, Store};
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service};
@@ -20,7 +20,7 @@ const PAGES: u16 = 16;
 const TX_PORT: Slot = Slot(20);
 const RX_PORT: Slot = Slot(21);
 const MAC: [u8; 6] = [0, 0x16, 0x3e, 0x11, 0x22, 0x33];
-const UP: Reply = Reply::Up { mac: MAC, mtu: 1500 };
+const UP: Reply = Reply::Up { mac: MAC, mtu: 1500, offloads: Offloads::empty() };
 
 struct World {
     system: Recorder,
@@ -134,7 +134,7 @@ impl World {
 
     fn transmit(&mut self, page: u16, frame: &[u8]) {
         self.tx_pool.write(usize::from(page) * PAGE_SIZE, frame);
-        self.ask(Request::Transmit { page, length: frame.len() as u16 });
+        self.ask(Request::Transmit { page, length: frame.len() as u16, work: Work::Nothing });
     }
 
     fn front(&self, name: &str) -> Option<String> {
@@ -204,10 +204,10 @@ fn frames_go_both_ways_over_many_rounds_of_the_rings() {
         assert_eq!(world.back.sent.pop(), Some(frame(2)));
         for reply in world.replies() {
             match reply {
-                Reply::Received { page, offset, length } => {
+                Reply::Received { page, offset, length, .. } => {
                     let at = usize::from(page) * PAGE_SIZE + usize::from(offset);
                     assert_eq!(world.rx_pool.bytes(at, usize::from(length)), frame(1));
-                    world.ask(Request::Receive { page });
+                    world.ask(Request::Receive { page, count: 1 });
                 }
                 Reply::Transmitted { page } => free.push(page),
                 other => panic!("{other:?}"),
@@ -243,7 +243,7 @@ fn a_full_queue_to_tcpip_loses_no_page() {
         for reply in world.replies() {
             let Reply::Received { page, .. } = reply else { panic!("{reply:?}") };
             got.push(world.rx_pool.bytes(usize::from(page) * PAGE_SIZE, 1)[0]);
-            world.net.requests.send(&Request::Receive { page }).expect("room");
+            world.net.requests.send(&Request::Receive { page, count: 1 }).expect("room");
             world.settle();
         }
     }
@@ -256,12 +256,12 @@ fn what_tcpip_may_not_do_is_refused_told_once_and_harms_nothing() {
     world.back.hold_tx = true;
     world.transmit(3, &[1; 60]);
     for request in [
-        Request::Transmit { page: 3, length: 60 },
-        Request::Transmit { page: PAGES, length: 60 },
-        Request::Transmit { page: 4, length: 13 },
-        Request::Transmit { page: 4, length: 4097 },
-        Request::Receive { page: 0 },
-        Request::Receive { page: u16::MAX },
+        Request::Transmit { page: 3, length: 60, work: Work::Nothing },
+        Request::Transmit { page: PAGES, length: 60, work: Work::Nothing },
+        Request::Transmit { page: 4, length: 13, work: Work::Nothing },
+        Request::Transmit { page: 4, length: 4097, work: Work::Nothing },
+        Request::Receive { page: 0, count: 1 },
+        Request::Receive { page: u16::MAX, count: 1 },
     ] {
         world.ask(request);
     }
@@ -307,7 +307,7 @@ fn what_tcpip_sent_before_it_knew_of_the_connection_is_void() {
     world.back.create(&mut world.daemon);
     world.settle();
     world.transmit(0, &[1; 60]);
-    world.ask(Request::Receive { page: 0 });
+    world.ask(Request::Receive { page: 0, count: 1 });
     world.settle();
     world.back.deaf = false;
     world.settle();
@@ -582,7 +582,7 @@ proptest! {
                     let page = id % PAGES;
                     if tx_free[usize::from(page)] && world.net.requests.room() > 0 {
                         tx_free[usize::from(page)] = false;
-                        world.ask(Request::Transmit { page, length: 60 });
+                        world.ask(Request::Transmit { page, length: 60, work: Work::Nothing });
                     }
                 }
             }
@@ -590,7 +590,7 @@ proptest! {
             for reply in world.replies() {
                 match reply {
                     Reply::Up { .. } | Reply::Down => { rx_away.fill(false); tx_free.fill(true); }
-                    Reply::Received { page, offset, length } => {
+                    Reply::Received { page, offset, length, .. } => {
                         prop_assert!(usize::from(offset) + usize::from(length) <= PAGE_SIZE);
                         prop_assert!(!std::mem::replace(&mut rx_away[usize::from(page)], true));
                     }

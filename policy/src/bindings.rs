@@ -2,9 +2,10 @@
 //! compiled, so that a capability that the policy does not give is a field that cannot be filled.
 
 use cloister_caps::rights::Kind;
+use cloister_caps::tables::Access;
 
 use crate::check::{field, served};
-use crate::model::{How, Policy, Source};
+use crate::model::{How, Named, Policy, Region, Source};
 use crate::plan::{Plan, consumer_region, producer_region, replies, requests, rules_region};
 
 const KERNEL: &str = "cloister_runtime::Kernel";
@@ -121,12 +122,20 @@ impl Binder<'_> {
             }
             let slot = self.plan.region_slot(self.index, &region.name.value)?;
             let value = match region.body.source.value {
+                Source::Fixed { .. } | Source::Share { .. } if self.owns(region) => pages(slot),
                 Source::Fixed { .. } | Source::Share { .. } | Source::XenStoreRing => window(slot),
                 Source::Module | Source::CommandLine => bytes(slot),
             };
             fields.push((field(&region.name.value), value));
         }
         Some(fields)
+    }
+
+    /// Whether nobody but this service can write the region, or map it: as the kernel finds it too.
+    fn owns(&self, region: &Named<Region>) -> bool {
+        let alone = matches!(region.body.map.as_slice(), [entry] if entry.how.value == How::ReadWrite);
+        let mut grants = self.policy.grants.items.iter().filter(|grant| grant.body.region.value == region.name.value);
+        alone && grants.all(|grant| grant.body.access.value == Access::Read)
     }
 
     /// The slot of the heap, if there is one; `None` outside is a defect of the plan.
@@ -178,6 +187,10 @@ fn slot_text(slot: u16) -> String {
 
 fn window(slot: u16) -> String {
     format!("cloister_runtime::Window::new({})", slot_text(slot))
+}
+
+fn pages(slot: u16) -> String {
+    format!("cloister_runtime::Pages::new({})", slot_text(slot))
 }
 
 fn bytes(slot: u16) -> String {

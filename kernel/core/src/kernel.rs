@@ -1,9 +1,9 @@
 //! The kernel's state and its answers to the two system calls.
 
-use cloister_caps::abi::{SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT, info};
+use cloister_caps::abi::{SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT, info, region};
 use cloister_caps::tables::{
-    Access, AfterLimit, Capability, GrantRule, MAX_GRANT_REFS, MAX_PORT_RULES, MAX_SERVICES, MAX_SLOTS, PortKind,
-    PortRule, RegionKind, Tables,
+    Access, AfterLimit, Capability, GrantRule, MAX_GRANT_REFS, MAX_PORT_RULES, MAX_SERVICES, MAX_SLOTS, Mapping,
+    PortKind, PortRule, RegionKind, Tables,
 };
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, Rights, Status};
 
@@ -421,10 +421,23 @@ impl<'t> Kernel<'t> {
 
     fn find(&self, mapping: usize) -> Result<Answer, Status> {
         let mapping = self.tables.mappings().get(mapping).ok_or(Status::WrongOperation)?;
-        let region = self.tables.regions().get(usize::from(mapping.region)).ok_or(Status::WrongOperation)?;
+        let record = self.tables.regions().get(usize::from(mapping.region)).ok_or(Status::WrongOperation)?;
         let place = self.places.get(usize::from(mapping.region)).ok_or(Status::WrongOperation)?;
-        let constant = matches!(region.kind, RegionKind::Module | RegionKind::CommandLine | RegionKind::ImageData);
-        Ok(answer(mapping.address, place.length | u64::from(constant) << 63))
+        let flags = match record.kind {
+            RegionKind::Module | RegionKind::CommandLine | RegionKind::ImageData => region::CONSTANT,
+            RegionKind::Fixed | RegionKind::Share if self.owns(&mapping) => region::OWN,
+            _ => 0,
+        };
+        Ok(answer(mapping.address, place.length | flags))
+    }
+
+    /// Whether nobody but this mapping's service can write the region, or map it.
+    fn owns(&self, mapping: &Mapping) -> bool {
+        let shared = |other: &Mapping| other.region == mapping.region && other.service != mapping.service;
+        let granted = |rule: &GrantRule| rule.region == mapping.region && rule.access == Access::ReadWrite;
+        mapping.access == Access::ReadWrite
+            && !self.tables.mappings().iter().any(|other| shared(&other))
+            && !self.tables.grants().iter().any(|rule| granted(&rule))
     }
 
     /// A service faulted: what becomes of it by its restart rule.

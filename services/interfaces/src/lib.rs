@@ -21,7 +21,7 @@ pub mod system;
 pub use message::{Malformed, Message};
 pub use queue::{Client, Interface, Receiver, Sender, Server};
 pub use service::{Notifications, Service};
-pub use system::{Instant, Memory, System};
+pub use system::{Instant, Memory, Own, System};
 
 /// What the policy compiler must know of an interface: its name, the bytes of a request and of a reply.
 pub const CATALOG: &[(&str, usize, usize)] = &[

@@ -1,6 +1,14 @@
 //! `net`: tcpip (client) and netfront (server). Frames travel as page indices; netfront maps no payload.
+//!
+//! A frame of more than a page lies in pages that follow each other in the pool, so that one message tells of it.
+
+use bitflags::bitflags;
 
 use crate::message::{Malformed, Message, Reader, Writer};
+
+/// The longest frame that is sent, in bytes: what the 16-bit size of a transmit request holds (Xen `io/netif.h`,
+/// `XEN_NETIF_MAX_TX_SIZE`).
+pub const LONGEST_FRAME: usize = 0xFFFF;
 use crate::queue::Interface;
 
 /// The interface.
@@ -11,21 +19,48 @@ impl Interface for Net {
     type Reply = Reply;
 }
 
+bitflags! {
+    /// What the link does for IPv4 frames that tcpip sends.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct Offloads: u8 {
+        /// It completes TCP and UDP checksums.
+        const CHECKSUM = 1;
+        /// It cuts long TCP segments, completing their checksums.
+        const SEGMENTS = 2;
+    }
+}
+
+/// What is left to the link of a frame to send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Work {
+    /// The frame is complete.
+    #[default]
+    Nothing,
+    /// The TCP or UDP checksum field holds the sum of the pseudo-header only.
+    Checksum,
+    /// The same, and the TCP segment is to be cut into segments of so many bytes of payload, which is not 0.
+    Segments(u16),
+}
+
 /// What tcpip asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request {
-    /// Send the first `length` bytes of page `page` of the tx-pool. The page belongs to netfront until
-    /// [`Reply::Transmitted`].
+    /// Send the `length` bytes from the start of page `page` of the tx-pool, which go on into the pages after it. The
+    /// pages belong to netfront until [`Reply::Transmitted`].
     Transmit {
-        /// Index of the page in the tx-pool.
+        /// Index of the first page in the tx-pool.
         page: u16,
         /// Length of the frame in bytes.
         length: u16,
+        /// What the link has offered to do ([`Reply::Up`]) and is to do.
+        work: Work,
     },
-    /// Page `page` of the rx-pool may be filled again.
+    /// `count` pages of the rx-pool from `page` may be filled again.
     Receive {
-        /// Index of the page in the rx-pool.
+        /// Index of the first page in the rx-pool.
         page: u16,
+        /// How many, at least one.
+        count: u16,
     },
     /// Disconnect from the backend in good order, for the domain ends; answered by [`Reply::Down`].
     Close,
@@ -40,21 +75,29 @@ pub enum Reply {
         mac: [u8; 6],
         /// The largest IP packet in bytes.
         mtu: u16,
+        /// What the link does for frames that are sent.
+        offloads: Offloads,
     },
     /// The backend is gone, or the link was closed; all pages are as before [`Reply::Up`].
     Down,
-    /// A frame came.
+    /// A frame came, or a part of one: the bytes from `offset` in page `page`, which go on into the pages after it. All
+    /// pages that they touch are tcpip's.
     Received {
-        /// Index of the page in the rx-pool.
+        /// Index of the first page in the rx-pool.
         page: u16,
-        /// Where in the page it starts; `offset + length` is at most a page.
+        /// Where in the first page they start; less than a page.
         offset: u16,
-        /// Length of the frame in bytes.
+        /// How many bytes; not 0.
         length: u16,
+        /// The frame goes on in the next message.
+        more: bool,
+        /// The sender vouches for the TCP or UDP checksum, or has left it out: it is not to be verified. The same in
+        /// all parts of a frame.
+        checked: bool,
     },
-    /// A page of the tx-pool is tcpip's again.
+    /// The pages of a frame that was sent are tcpip's again.
     Transmitted {
-        /// Index of the page in the tx-pool.
+        /// Index of the first of them in the tx-pool.
         page: u16,
     },
 }
@@ -63,40 +106,63 @@ impl Message for Request {
     const SIZE: usize = 8;
     fn encode(&self, writer: &mut Writer<'_>) {
         match *self {
-            Request::Transmit { page, length } => {
-                writer.u16(1);
+            Request::Transmit { page, length, work } => {
+                let (work, segment) = match work {
+                    Work::Nothing => (0, 0),
+                    Work::Checksum => (1, 0),
+                    Work::Segments(size) => (2, size),
+                };
+                writer.u8(1);
+                writer.u8(work);
                 writer.u16(page);
                 writer.u16(length);
+                writer.u16(segment);
             }
-            Request::Receive { page } => {
+            Request::Receive { page, count } => {
                 writer.u16(2);
                 writer.u16(page);
+                writer.u16(count);
             }
             Request::Close => writer.u16(3),
         }
     }
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        match reader.u16()? {
-            1 => Ok(Request::Transmit { page: reader.u16()?, length: reader.u16()? }),
-            2 => Ok(Request::Receive { page: reader.u16()? }),
-            3 => Ok(Request::Close),
+        match (reader.u8()?, reader.u8()?) {
+            (1, work) => {
+                let (page, length, segment) = (reader.u16()?, reader.u16()?, reader.u16()?);
+                let work = match (work, segment) {
+                    (0, 0) => Work::Nothing,
+                    (1, 0) => Work::Checksum,
+                    (2, 1..) => Work::Segments(segment),
+                    _ => return Err(Malformed),
+                };
+                Ok(Request::Transmit { page, length, work })
+            }
+            (2, 0) => Ok(Request::Receive { page: reader.u16()?, count: reader.u16()? }),
+            (3, 0) => Ok(Request::Close),
             _ => Err(Malformed),
         }
     }
 }
 
+/// Flags of [`Reply::Received`].
+const MORE: u8 = 1;
+const CHECKED: u8 = 2;
+
 impl Message for Reply {
     const SIZE: usize = 16;
     fn encode(&self, writer: &mut Writer<'_>) {
         match *self {
-            Reply::Up { mac, mtu } => {
-                writer.u16(1);
+            Reply::Up { mac, mtu, offloads } => {
+                writer.u8(1);
+                writer.u8(offloads.bits());
                 writer.bytes(&mac);
                 writer.u16(mtu);
             }
             Reply::Down => writer.u16(2),
-            Reply::Received { page, offset, length } => {
-                writer.u16(3);
+            Reply::Received { page, offset, length, more, checked } => {
+                writer.u8(3);
+                writer.u8(if more { MORE } else { 0 } | if checked { CHECKED } else { 0 });
                 writer.u16(page);
                 writer.u16(offset);
                 writer.u16(length);
@@ -108,11 +174,21 @@ impl Message for Reply {
         }
     }
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        match reader.u16()? {
-            1 => Ok(Reply::Up { mac: reader.bytes(6)?.try_into().map_err(|_| Malformed)?, mtu: reader.u16()? }),
-            2 => Ok(Reply::Down),
-            3 => Ok(Reply::Received { page: reader.u16()?, offset: reader.u16()?, length: reader.u16()? }),
-            4 => Ok(Reply::Transmitted { page: reader.u16()? }),
+        match (reader.u8()?, reader.u8()?) {
+            (1, offloads) => Ok(Reply::Up {
+                offloads: Offloads::from_bits(offloads).ok_or(Malformed)?,
+                mac: reader.bytes(6)?.try_into().map_err(|_| Malformed)?,
+                mtu: reader.u16()?,
+            }),
+            (2, 0) => Ok(Reply::Down),
+            (3, flags) if flags & !(MORE | CHECKED) == 0 => Ok(Reply::Received {
+                page: reader.u16()?,
+                offset: reader.u16()?,
+                length: reader.u16()?,
+                more: flags & MORE != 0,
+                checked: flags & CHECKED != 0,
+            }),
+            (4, 0) => Ok(Reply::Transmitted { page: reader.u16()? }),
             _ => Err(Malformed),
         }
     }
@@ -126,19 +202,35 @@ mod tests {
     #[test]
     fn messages_are_read_back() {
         round_trips(&[
-            Request::Transmit { page: 1, length: 2 },
-            Request::Transmit { page: u16::MAX, length: u16::MAX },
-            Request::Receive { page: 300 },
+            Request::Transmit { page: 1, length: 2, work: Work::Nothing },
+            Request::Transmit { page: u16::MAX, length: u16::MAX, work: Work::Segments(u16::MAX) },
+            Request::Transmit { page: 0, length: 60, work: Work::Checksum },
+            Request::Receive { page: 300, count: 17 },
             Request::Close,
         ]);
+        let received = |more, checked| Reply::Received { page: 1, offset: 2, length: 3, more, checked };
         round_trips(&[
-            Reply::Up { mac: [1, 2, 3, 4, 5, 6], mtu: 1500 },
+            Reply::Up { mac: [1, 2, 3, 4, 5, 6], mtu: 1500, offloads: Offloads::empty() },
+            Reply::Up { mac: [1, 2, 3, 4, 5, 6], mtu: 1500, offloads: Offloads::all() },
             Reply::Down,
-            Reply::Received { page: 1, offset: 2, length: 3 },
-            Reply::Received { page: u16::MAX, offset: u16::MAX, length: u16::MAX },
+            received(false, false),
+            received(true, false),
+            received(false, true),
+            received(true, true),
+            Reply::Received { page: u16::MAX, offset: u16::MAX, length: u16::MAX, more: false, checked: false },
             Reply::Transmitted { page: 9 },
         ]);
-        malformed::<Request>(&[&[], &[4], &[3, 0, 1], &[2, 0, 1, 0, 1]]);
-        malformed::<Reply>(&[&[], &[5], &[2, 0, 0, 0, 1], &[1, 1]]);
+        malformed::<Request>(&[
+            &[],
+            &[4],
+            &[3, 0, 1],
+            &[2, 0, 1, 0, 1, 0, 1],
+            &[2, 1, 1],
+            &[1, 3],
+            &[1, 0, 0, 0, 60, 0, 1],
+            &[1, 1, 0, 0, 60, 0, 1],
+            &[1, 2, 0, 0, 60, 0, 0],
+        ]);
+        malformed::<Reply>(&[&[], &[5], &[2, 0, 0, 0, 1], &[1, 4], &[3, 4], &[4, 1]]);
     }
 }

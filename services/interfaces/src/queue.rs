@@ -267,7 +267,8 @@ mod tests {
 
     use super::*;
     use crate::control::Reply as Quiet;
-    use crate::net::Request;
+    use crate::net::{Request, Work};
+    use crate::system::Own;
 
     /// Memory with one word a test can watch.
     #[derive(Clone)]
@@ -279,7 +280,17 @@ mod tests {
         }
     }
 
+    impl Own for Page {
+        fn size(&self) -> usize {
+            self.0.borrow().len()
+        }
+        fn edit<R>(&mut self, offset: usize, length: usize, edit: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
+            self.0.borrow_mut().get_mut(offset..offset.checked_add(length)?).map(edit)
+        }
+    }
+
     impl Memory for Page {
+        type Own = Page;
         fn len(&self) -> usize {
             self.0.borrow().len()
         }
@@ -336,7 +347,7 @@ mod tests {
     }
 
     fn message(number: u32) -> Request {
-        Request::Transmit { page: number as u16, length: (number >> 16) as u16 }
+        Request::Transmit { page: number as u16, length: (number >> 16) as u16, work: Work::Nothing }
     }
 
     #[test]

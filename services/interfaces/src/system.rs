@@ -21,6 +21,8 @@ pub trait System: Clone {
 /// compiler. An access outside the region reads zeros or is dropped: it is a defect of the caller, and
 /// can reach nothing.
 pub trait Memory: Clone {
+    /// What a region is to the one service that can write it.
+    type Own: Own;
     /// The region's size in bytes.
     fn len(&self) -> usize;
     /// Whether the region has no bytes.
@@ -35,6 +37,16 @@ pub trait Memory: Clone {
     fn read(&self, offset: usize, into: &mut [u8]);
     /// Copies in.
     fn write(&self, offset: usize, from: &[u8]);
+}
+
+/// A region that its holder alone can write: no other service maps it, and what other domains may do with it is to read.
+///
+/// It can be built in place; others may see the bytes while that goes on.
+pub trait Own {
+    /// The region's size in bytes.
+    fn size(&self) -> usize;
+    /// Lets `edit` change `length` bytes from `offset`; answers its result, or `None` if they leave the region.
+    fn edit<R>(&mut self, offset: usize, length: usize, edit: impl FnOnce(&mut [u8]) -> R) -> Option<R>;
 }
 
 /// A point on the monotonic clock: nanoseconds since an arbitrary start.

@@ -12,7 +12,7 @@ pub mod probe;
 mod program;
 
 pub use call::{Kernel, wait};
-pub use memory::{Window, bytes};
+pub use memory::{Pages, Window, bytes};
 #[cfg(feature = "image")]
 pub use program::run;
 

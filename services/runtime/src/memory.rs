@@ -2,18 +2,19 @@
 //!
 //! - No reference into a region that somebody else may write. Everything is copied, by volatile accesses or by
 //!   instructions that the compiler cannot see into, exactly once per call.
-//! - The kernel says where a region is and how long; a [`Window`] is made from its answer alone, and checks every access.
+//! - A region that nobody else can write or map ([`region::OWN`]) is not a [`Window`] but [`Pages`], once: there, and there
+//!   only, references are lent.
+//! - The kernel says where a region is and how long; both are made from its answer alone, and check every access.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use cloister_caps::abi::region;
+use cloister_caps::tables::MAX_SLOTS;
 use cloister_caps::{Operation, Slot};
-use cloister_interfaces::{Memory, System};
+use cloister_interfaces::{Memory, Own, System};
 
 use crate::call::Kernel;
-
-/// Bit 63 of the size that the kernel answers: nobody can write the region while the image runs.
-const CONSTANT: u64 = 1 << 63;
 
 /// A mapped region.
 #[derive(Clone, Copy)]
@@ -22,24 +23,30 @@ pub struct Window {
     length: usize,
 }
 
-/// Where the kernel says the region in `slot` is: base, length, whether it is constant.
-fn find(slot: Slot) -> (usize, usize, bool) {
+/// Where the kernel says the region in `slot` is: base, length, flags. The two that Rust objects live in, heap and stack,
+/// are nowhere.
+fn find(slot: Slot) -> (usize, usize, u64) {
     #[cfg(feature = "image")]
     if crate::program::is_heap(slot) {
-        return (0, 0, false);
+        return (0, 0, 0);
     }
     match Kernel.invoke(slot, Operation::RegionFind, [0; 4]) {
-        Ok([base, size]) => (base as usize, (size & !CONSTANT) as usize, size & CONSTANT != 0),
-        Err(_) => (0, 0, false),
+        Ok([base, size]) => {
+            let (base, length) = (base as usize, (size & region::SIZE) as usize);
+            let stack = (&raw const base).addr().wrapping_sub(base) < length;
+            if stack { (0, 0, 0) } else { (base, length, size & !region::SIZE) }
+        }
+        Err(_) => (0, 0, 0),
     }
 }
 
 impl Window {
-    /// The region that the capability in `slot` names; without bytes if there is none, or if it is the heap.
+    /// The region that the capability in `slot` names; without bytes if there is none, or if it is the heap, the stack,
+    /// or such a one as [`Pages`] are.
     #[must_use]
     pub fn new(slot: Slot) -> Window {
-        let (base, length, _) = find(slot);
-        Window { base, length }
+        let (base, length, flags) = find(slot);
+        Window { base, length: if flags & region::OWN == 0 { length } else { 0 } }
     }
 
     fn address(&self, offset: usize, count: usize) -> Option<usize> {
@@ -57,6 +64,8 @@ impl Window {
 }
 
 impl Memory for Window {
+    type Own = Pages;
+
     fn len(&self) -> usize {
         self.length
     }
@@ -88,6 +97,45 @@ impl Memory for Window {
     }
 }
 
+/// A region that nobody but this service can write or map.
+pub struct Pages {
+    base: usize,
+    length: usize,
+}
+
+impl Pages {
+    /// The region that the capability in `slot` names; without bytes if there is none, if it is the heap or the stack, if others can
+    /// write or map it, or if this was called for it before.
+    #[must_use]
+    pub fn new(slot: Slot) -> Pages {
+        static TAKEN: AtomicU64 = AtomicU64::new(0);
+        const _: () = assert!(MAX_SLOTS <= 64, "a bit for every slot");
+        let (base, length, flags) = find(slot);
+        let bit = 1_u64.checked_shl(u32::from(slot.0)).unwrap_or(0);
+        let first = TAKEN.load(Ordering::Relaxed) & bit == 0;
+        TAKEN.store(TAKEN.load(Ordering::Relaxed) | bit, Ordering::Relaxed);
+        let own = bit != 0 && first && flags & region::OWN != 0;
+        Pages { base, length: if own { length } else { 0 } }
+    }
+}
+
+impl Own for Pages {
+    fn size(&self) -> usize {
+        self.length
+    }
+
+    fn edit<R>(&mut self, offset: usize, length: usize, edit: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
+        let end = offset.checked_add(length)?;
+        if end > self.length {
+            return None;
+        }
+        // SAFETY: the kernel maps `self.length` bytes at `base`, writable, for the life of the service, and vouches that no
+        // other service maps them and no other domain can write them. No `Window` is made of such a region, no Rust object
+        // lives there, and these `Pages` are the only ones of it: while they are lent, nothing else refers to the bytes.
+        Some(edit(unsafe { core::slice::from_raw_parts_mut((self.base + offset) as *mut u8, length) }))
+    }
+}
+
 /// Copies `count` bytes, each read once and written once, invisibly to the compiler.
 ///
 /// # Safety
@@ -114,7 +162,9 @@ pub fn bytes(slot: Slot) -> &'static [u8] {
     match find(slot) {
         // SAFETY: the kernel maps the region for the life of the service, read-only in every service, and nothing outside
         // the image has a grant of it: the bytes are constant.
-        (base, length, true) if length > 0 => unsafe { core::slice::from_raw_parts(base as *const u8, length) },
+        (base, length, flags) if length > 0 && flags & region::CONSTANT != 0 => unsafe {
+            core::slice::from_raw_parts(base as *const u8, length)
+        },
         _ => &[],
     }
 }

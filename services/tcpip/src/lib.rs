@@ -31,7 +31,7 @@ use cloister_interfaces::socket::Socket;
 use cloister_interfaces::{Client, Memory, Server, Service, System};
 
 /// The capabilities of the service.
-pub struct Caps<S, M> {
+pub struct Caps<S, M: Memory> {
     /// For the log.
     pub console: Console<S>,
     /// The time.
@@ -47,7 +47,7 @@ pub struct Caps<S, M> {
     /// Pages into which the backend writes frames.
     pub rx_pool: M,
     /// Pages from which the backend reads frames.
-    pub tx_pool: M,
+    pub tx_pool: M::Own,
     /// Streams to the applications.
     pub stream_in: M,
     /// Streams from the applications.

@@ -46,7 +46,7 @@ struct News {
 }
 
 /// The service's state.
-pub struct Stack<S, M> {
+pub struct Stack<S, M: Memory> {
     console: Console<S>,
     clock: Clock<S>,
     entropy: Entropy<S>,

@@ -8,8 +8,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use cloister_caps::PAGE_SIZE;
-use cloister_interfaces::net::{Net, Reply, Request};
-use cloister_interfaces::{Client, Memory, System};
+use cloister_interfaces::net::{Net, Reply, Request, Work};
+use cloister_interfaces::{Client, Memory, Own, System};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
@@ -54,16 +54,16 @@ struct Received {
 }
 
 /// The sending half.
-struct Outbound<S, M> {
+struct Outbound<S, M: Memory> {
     net: Client<Net, S, M>,
-    pool: M,
+    pool: M::Own,
     free: Vec<u16>,
     sent: Vec<bool>,
     frame: Vec<u8>,
 }
 
 /// The link.
-pub struct Wire<S, M> {
+pub struct Wire<S, M: Memory> {
     out: Outbound<S, M>,
     pool: M,
     /// Pages of the rx-pool that are ours: received, and not given back yet.
@@ -83,9 +83,9 @@ pub struct Wire<S, M> {
 
 impl<S: System, M: Memory> Wire<S, M> {
     /// The link over these capabilities; down.
-    pub fn new(net: Client<Net, S, M>, rx_pool: M, tx_pool: M) -> Self {
-        let pages = |pool: &M| (pool.len() / PAGE_SIZE).min(MAX_PAGES);
-        let (rx, tx) = (pages(&rx_pool), pages(&tx_pool));
+    pub fn new(net: Client<Net, S, M>, rx_pool: M, tx_pool: M::Own) -> Self {
+        let pages = |bytes: usize| (bytes / PAGE_SIZE).min(MAX_PAGES);
+        let (rx, tx) = (pages(rx_pool.len()), pages(tx_pool.size()));
         Wire {
             out: Outbound {
                 net,
@@ -131,12 +131,12 @@ impl<S: System, M: Memory> Wire<S, M> {
         while *budget > 0 {
             *budget -= 1;
             let event = match self.out.net.replies.pop()? {
-                Ok(Reply::Up { mac, mtu }) => Some(self.raised(mac, mtu)),
+                Ok(Reply::Up { mac, mtu, .. }) => Some(self.raised(mac, mtu)),
                 Ok(Reply::Down) => {
                     self.reset();
                     Some(Event::Down)
                 }
-                Ok(Reply::Received { page, offset, length }) => self.came(page, offset, length).err(),
+                Ok(Reply::Received { page, offset, length, .. }) => self.came(page, offset, length).err(),
                 Ok(Reply::Transmitted { page }) => self.left(page).err(),
                 Err(_) => Some(Event::Refused(Refused::Message)),
             };
@@ -201,7 +201,7 @@ impl<S: System, M: Memory> Wire<S, M> {
     /// Gives back the pages for which the queue had no room.
     pub fn give_back_all(&mut self) {
         while let Some(page) = self.returns.front().copied() {
-            if self.out.net.requests.push(&Request::Receive { page }).is_err() {
+            if self.out.net.requests.push(&Request::Receive { page, count: 1 }).is_err() {
                 return;
             }
             self.returns.pop_front();
@@ -257,8 +257,8 @@ impl<S: System, M: Memory> Outbound<S, M> {
         let result = fill(frame);
         // Without a page the frame is lost, as on any link; its sender looked first with `can_send`.
         if let Some(page) = self.free.pop() {
-            self.pool.write(usize::from(page) * PAGE_SIZE, frame);
-            let request = Request::Transmit { page, length: length as u16 };
+            self.pool.edit(usize::from(page) * PAGE_SIZE, length, |space| space.copy_from_slice(frame));
+            let request = Request::Transmit { page, length: length as u16, work: Work::Nothing };
             let pushed = self.net.requests.push(&request).is_ok();
             match self.sent.get_mut(usize::from(page)) {
                 Some(sent) if pushed => *sent = true,
@@ -279,7 +279,7 @@ impl smoltcp::phy::RxToken for RxToken<'_> {
 }
 
 /// Leave to send one frame.
-pub struct TxToken<'a, S, M>(&'a mut Outbound<S, M>);
+pub struct TxToken<'a, S, M: Memory>(&'a mut Outbound<S, M>);
 
 impl<S: System, M: Memory> smoltcp::phy::TxToken for TxToken<'_, S, M> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloister_caps::{PAGE_SIZE, Slot};
 use cloister_interfaces::capability::{Clock, Console, Entropy};
 use cloister_interfaces::control::{Control, Reply as ControlReply, Request as ControlRequest};
-use cloister_interfaces::net::{Net, Reply as LinkReply, Request as LinkRequest};
+use cloister_interfaces::net::{Net, Offloads, Reply as LinkReply, Request as LinkRequest};
 use cloister_interfaces::socket::{Connection, Reply, Request, Socket};
 use cloister_interfaces::{Client, Memory, Notifications, Server, Service};
 use cloister_sim::{Recorder, SharedMemory, channel};
@@ -73,7 +73,7 @@ impl Bench {
         self.system.set_now(self.nanoseconds);
         self.service.notified(Notifications::ALL);
         while let Some(request) = self.link.requests.pop() {
-            if let LinkRequest::Transmit { page, length } = request.expect("tcpip's messages decode") {
+            if let LinkRequest::Transmit { page, length, .. } = request.expect("tcpip's messages decode") {
                 assert!(page < PAGES && usize::from(length) <= PAGE_SIZE);
                 assert!(self.sent.insert(page), "page {page} is netfront's already");
                 self.note(&self.tx_pool.bytes(usize::from(page) * PAGE_SIZE, usize::from(length)));
@@ -95,7 +95,7 @@ impl Bench {
 
     fn frame(&mut self, page: u16, frame: &[u8]) {
         self.rx_pool.write(usize::from(page) * PAGE_SIZE, frame);
-        self.link(&LinkReply::Received { page, offset: 0, length: frame.len() as u16 });
+        self.link(&received(page, 0, frame.len() as u16));
     }
 
     fn link(&mut self, reply: &LinkReply) {
@@ -112,23 +112,27 @@ impl Bench {
     }
 }
 
-const UP: LinkReply = LinkReply::Up { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 };
+fn received(page: u16, offset: u16, length: u16) -> LinkReply {
+    LinkReply::Received { page, offset, length, more: false, checked: false }
+}
+
+const UP: LinkReply = LinkReply::Up { mac: [2, 0, 0, 0, 0, 1], mtu: 1500, offloads: Offloads::empty() };
 
 #[test]
 fn impossible_link_messages_are_refused_and_logged_once() {
     let mut bench = Bench::new("ip=10.0.0.2/24");
     for mac in [[1, 0, 0, 0, 0, 0], [0xff; 6], [0; 6]] {
-        bench.link(&LinkReply::Up { mac, mtu: 1500 });
+        bench.link(&LinkReply::Up { mac, mtu: 1500, offloads: Offloads::empty() });
     }
-    bench.link(&LinkReply::Up { mac: [2; 6], mtu: 40 });
-    bench.link(&LinkReply::Up { mac: [2; 6], mtu: 4090 });
+    bench.link(&LinkReply::Up { mac: [2; 6], mtu: 40, offloads: Offloads::empty() });
+    bench.link(&LinkReply::Up { mac: [2; 6], mtu: 4090, offloads: Offloads::empty() });
     bench.run();
     bench.link(&UP);
     for page in [0, 0, PAGES, u16::MAX] {
-        bench.link(&LinkReply::Received { page, offset: 0, length: 60 });
+        bench.link(&received(page, 0, 60));
     }
-    bench.link(&LinkReply::Received { page: 1, offset: 4000, length: 97 });
-    bench.link(&LinkReply::Received { page: 2, offset: u16::MAX, length: u16::MAX });
+    bench.link(&received(1, 4000, 97));
+    bench.link(&received(2, u16::MAX, u16::MAX));
     for page in [5, 5, PAGES] {
         // Not through `link`, which keeps account of honest pages.
         let _ = bench.link.replies.send(&LinkReply::Transmitted { page });
@@ -201,10 +205,10 @@ fn link_reply() -> impl Strategy<Value = LinkReply> {
     let page = prop_oneof![9 => 0..PAGES, 1 => any::<u16>()];
     prop_oneof![
         1 => Just(UP),
-        1 => (any::<[u8; 6]>(), any::<u16>()).prop_map(|(mac, mtu)| LinkReply::Up { mac, mtu }),
+        1 => (any::<[u8; 6]>(), any::<u16>()).prop_map(|(mac, mtu)| LinkReply::Up { mac, mtu, offloads: Offloads::empty() }),
         1 => Just(LinkReply::Down),
         20 => (page.clone(), 0u16..4200, 0u16..1600)
-            .prop_map(|(page, offset, length)| LinkReply::Received { page, offset, length }),
+            .prop_map(|(page, offset, length)| received(page, offset, length)),
         6 => page.prop_map(|page| LinkReply::Transmitted { page }),
     ]
 }

@@ -41,6 +41,7 @@ impl Fickle {
 }
 
 impl Memory for Fickle {
+    type Own = SharedMemory;
     fn len(&self) -> usize {
         self.memory.len()
     }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use cloister_interfaces::Memory;
+use cloister_interfaces::{Memory, Own};
 
 /// A region shared by everyone who has a clone.
 #[derive(Clone)]
@@ -28,6 +28,7 @@ impl SharedMemory {
 }
 
 impl Memory for SharedMemory {
+    type Own = SharedMemory;
     fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -50,5 +51,18 @@ impl Memory for SharedMemory {
                 cell.set(*byte);
             }
         }
+    }
+}
+
+impl Own for SharedMemory {
+    fn size(&self) -> usize {
+        self.bytes.len()
+    }
+    fn edit<R>(&mut self, offset: usize, length: usize, edit: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
+        let cells = self.bytes.get(offset..offset.checked_add(length)?)?;
+        let mut copy: Vec<u8> = cells.iter().map(Cell::get).collect();
+        let result = edit(&mut copy);
+        self.write(offset, &copy);
+        Some(result)
     }
 }

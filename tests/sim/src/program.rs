@@ -6,8 +6,9 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use cloister_caps::abi::region::{CONSTANT, OWN, SIZE};
 use cloister_caps::{Fault, Operation, Slot};
-use cloister_interfaces::{Memory, Service, System};
+use cloister_interfaces::{Memory, Own, Service, System};
 
 use crate::hypervisor::Machine;
 use crate::memory::SharedMemory;
@@ -65,9 +66,6 @@ pub struct Window {
     read_only: Option<Rc<str>>,
 }
 
-/// Bit 63 of the size that the kernel answers: nobody can write the region while the image runs.
-const CONSTANT: u64 = 1 << 63;
-
 /// The index of the region that the capability in `slot` names, its size, and whether the service may write it.
 fn find(slot: Slot) -> Option<(Rc<Machine>, usize, u64, bool)> {
     let (machine, service) = running();
@@ -80,7 +78,7 @@ impl Window {
     /// The region that the capability in `slot` names; without bytes if there is none.
     #[must_use]
     pub fn new(slot: Slot) -> Window {
-        let Some((machine, region, size, writable)) = find(slot) else {
+        let Some((machine, region, size, writable)) = find(slot).filter(|(_, _, size, _)| size & OWN == 0) else {
             return Window { memory: SharedMemory::new(0), read_only: None };
         };
         let memory = machine.regions().shared(region).expect("a window is made of a region that somebody writes");
@@ -95,6 +93,7 @@ impl Window {
 }
 
 impl Memory for Window {
+    type Own = Pages;
     fn len(&self) -> usize {
         self.memory.len()
     }
@@ -114,13 +113,37 @@ impl Memory for Window {
     }
 }
 
+/// A region that nobody but the service that runs can write or map.
+pub struct Pages(SharedMemory);
+
+impl Pages {
+    /// The region that the capability in `slot` names; without bytes if others can write or map it.
+    #[must_use]
+    pub fn new(slot: Slot) -> Pages {
+        let own = find(slot).filter(|(_, _, size, _)| size & OWN != 0);
+        Pages(
+            own.and_then(|(machine, region, ..)| machine.regions().shared(region))
+                .unwrap_or_else(|| SharedMemory::new(0)),
+        )
+    }
+}
+
+impl Own for Pages {
+    fn size(&self) -> usize {
+        self.0.size()
+    }
+    fn edit<R>(&mut self, offset: usize, length: usize, edit: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
+        self.0.edit(offset, length, edit)
+    }
+}
+
 /// The bytes of a region that nobody can write while the image runs; none if the region in `slot` is not such a one.
 #[must_use]
 pub fn bytes(slot: Slot) -> &'static [u8] {
     match find(slot) {
         Some((machine, region, size, _)) if size & CONSTANT != 0 => {
             let bytes = machine.regions().constant(region).unwrap_or_default();
-            assert_eq!(bytes.len() as u64, size & !CONSTANT, "the kernel answers the size of what it maps");
+            assert_eq!(bytes.len() as u64, size & SIZE, "the kernel answers the size of what it maps");
             bytes
         }
         _ => &[],

@@ -6,7 +6,7 @@ use cloister_caps::{PAGE_SIZE, Slot};
 use cloister_http as http;
 use cloister_interfaces::capability::{Clock, Console, Entropy, Info};
 use cloister_interfaces::control::{Control, Reply as ControlReply, Request as ControlRequest};
-use cloister_interfaces::net::{Net, Reply, Request};
+use cloister_interfaces::net::{Net, Offloads, Reply, Request};
 use cloister_interfaces::socket::Socket as SocketInterface;
 use cloister_interfaces::{Client, Memory, Notifications, Server, Service};
 use cloister_scenarios::{Client as Peer, Network, Wire};
@@ -28,21 +28,21 @@ struct Link {
 impl Link {
     fn up(&mut self) {
         self.rx_free = (0..PAGES as u16).collect();
-        self.server.replies.send(&Reply::Up { mac: MAC, mtu: 1500 }).unwrap();
+        self.server.replies.send(&Reply::Up { mac: MAC, mtu: 1500, offloads: Offloads::empty() }).unwrap();
     }
 
     /// Carries frames both ways. A page tcpip gives back twice, or sends twice, fails the test.
     fn carry(&mut self, wire: &mut Wire) {
         while let Some(request) = self.server.requests.pop() {
             match request.unwrap() {
-                Request::Transmit { page, length } => {
+                Request::Transmit { page, length, .. } => {
                     let frame = self.tx_pool.bytes(usize::from(page) * PAGE_SIZE, length.into());
                     if wire.keeps() {
                         wire.to_client.push_back(frame);
                     }
                     self.server.replies.push(&Reply::Transmitted { page }).unwrap();
                 }
-                Request::Receive { page } => {
+                Request::Receive { page, .. } => {
                     assert!(!self.rx_free.contains(&page), "page {page} was given back twice");
                     self.rx_free.push_back(page);
                 }
@@ -61,7 +61,13 @@ impl Link {
             // Not always at the start of the page, as a backend may do.
             let offset = usize::from(page) % 3 * 64;
             self.rx_pool.write(usize::from(page) * PAGE_SIZE + offset, &frame);
-            let reply = Reply::Received { page, offset: offset as u16, length: frame.len() as u16 };
+            let reply = Reply::Received {
+                page,
+                offset: offset as u16,
+                length: frame.len() as u16,
+                more: false,
+                checked: false,
+            };
             self.server.replies.push(&reply).unwrap();
         }
         self.server.replies.flush();
