@@ -10,12 +10,14 @@ pub mod pair;
 pub mod program;
 pub mod recorder;
 pub mod stand_ins;
+pub mod tampered;
 pub mod xenstored;
 
 pub use fickle::Fickle;
 pub use hypervisor::Machine;
 pub use memory::SharedMemory;
 pub use netback::Netback;
-pub use pair::channel;
+pub use pair::{Wire, Wires, channel};
 pub use recorder::Recorder;
+pub use tampered::{Script, Tampered};
 pub use xenstored::Xenstored;

@@ -2,9 +2,87 @@
 
 use cloister_caps::{PAGE_SIZE, Slot};
 use cloister_interfaces::queue::{End, producer_pages};
-use cloister_interfaces::{Client, Interface, Message, Server, System};
+use cloister_interfaces::{Client, Interface, Memory, Message, Server, System};
 
 use crate::memory::SharedMemory;
+
+/// The memory of a one-way queue.
+#[derive(Clone)]
+pub struct Wire {
+    /// Messages that it holds.
+    pub depth: u32,
+    /// The pages that the producer writes.
+    pub producer: SharedMemory,
+    /// The page that the consumer writes.
+    pub consumer: SharedMemory,
+}
+
+impl Wire {
+    /// An empty queue for messages of `size` bytes.
+    #[must_use]
+    pub fn new(size: usize, depth: u32) -> Self {
+        let producer = SharedMemory::new(producer_pages(size, depth as usize) * PAGE_SIZE);
+        Wire { depth, producer, consumer: SharedMemory::new(PAGE_SIZE) }
+    }
+
+    /// An end of it that is woken by `bit`, which is the number of its slot too; it sees the producer's pages and the
+    /// consumer's page as these functions make them.
+    pub fn end<M>(
+        &self,
+        bit: u8,
+        producer: impl Fn(SharedMemory) -> M,
+        consumer: impl Fn(SharedMemory) -> M,
+    ) -> End<M> {
+        End {
+            slot: Slot(u16::from(bit)),
+            bit,
+            depth: self.depth,
+            producer: producer(self.producer.clone()),
+            consumer: consumer(self.consumer.clone()),
+        }
+    }
+}
+
+/// The memory of a message interface.
+#[derive(Clone)]
+pub struct Wires {
+    /// From client to server.
+    pub requests: Wire,
+    /// From server to client.
+    pub replies: Wire,
+}
+
+impl Wires {
+    /// That of a new channel of `I`.
+    #[must_use]
+    pub fn new<I: Interface>(depth: u32) -> Self {
+        let wire = |size| Wire::new(size, depth);
+        Wires { requests: wire(<I::Request as Message>::SIZE), replies: wire(<I::Reply as Message>::SIZE) }
+    }
+
+    /// The client's end. It sees the pages that it alone writes through `own`, and those that the server writes
+    /// through `theirs`.
+    pub fn client<I: Interface, S: System, M: Memory>(
+        &self,
+        system: &S,
+        bit: u8,
+        own: impl Fn(SharedMemory) -> M,
+        theirs: impl Fn(SharedMemory) -> M,
+    ) -> Client<I, S, M> {
+        Client::new(system.clone(), self.requests.end(bit, &own, &theirs), self.replies.end(bit, &theirs, &own))
+    }
+
+    /// The server's end, likewise.
+    pub fn server<I: Interface, S: System, M: Memory>(
+        &self,
+        system: &S,
+        bit: u8,
+        own: impl Fn(SharedMemory) -> M,
+        theirs: impl Fn(SharedMemory) -> M,
+    ) -> Server<I, S, M> {
+        Server::new(system.clone(), self.requests.end(bit, &theirs, &own), self.replies.end(bit, &own, &theirs))
+    }
+}
 
 /// The client's and the server's ends of a new channel of `I`. The client is woken by bit `client_bit`, the server
 /// by `server_bit`; each end's slot number equals its bit.
@@ -15,21 +93,6 @@ pub fn channel<I: Interface, S: System>(
     server_bit: u8,
     depth: u32,
 ) -> (Client<I, S, SharedMemory>, Server<I, S, SharedMemory>) {
-    let pages = |size| SharedMemory::new(producer_pages(size, depth as usize) * PAGE_SIZE);
-    let ends = |size| {
-        let (producer, consumer) = (pages(size), SharedMemory::new(PAGE_SIZE));
-        move |bit: u8| End {
-            slot: Slot(u16::from(bit)),
-            bit,
-            depth,
-            producer: producer.clone(),
-            consumer: consumer.clone(),
-        }
-    };
-    let requests = ends(<I::Request as Message>::SIZE);
-    let replies = ends(<I::Reply as Message>::SIZE);
-    (
-        Client::new(client.clone(), requests(client_bit), replies(client_bit)),
-        Server::new(server.clone(), requests(server_bit), replies(server_bit)),
-    )
+    let (wires, same) = (Wires::new::<I>(depth), |memory| memory);
+    (wires.client(client, client_bit, same, same), wires.server(server, server_bit, same, same))
 }
