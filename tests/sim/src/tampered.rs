@@ -124,6 +124,7 @@ impl Tampered {
 }
 
 impl Memory for Tampered {
+    type Own = SharedMemory;
     fn len(&self) -> usize {
         self.memory.len()
     }
