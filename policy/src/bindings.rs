@@ -8,7 +8,8 @@ use crate::check::{field, served};
 use crate::model::{How, Named, Policy, Region, Source};
 use crate::plan::{Plan, consumer_region, producer_region, replies, requests, rules_region};
 
-const KERNEL: &str = "cloister_runtime::Kernel";
+/// The name of the argument of `capabilities`.
+const KERNEL: &str = "kernel";
 
 /// The bindings of the service with this index. `None` if plan and policy are not of the same image.
 pub(crate) fn bindings(policy: &Policy, plan: &Plan, index: usize) -> Option<String> {
@@ -33,7 +34,8 @@ pub(crate) fn bindings(policy: &Policy, plan: &Plan, index: usize) -> Option<Str
     out.push_str("/// The slot of the region that is this program's heap.\n");
     out.push_str(&format!("const HEAP: Option<cloister_caps::Slot> = {heap};\n\n"));
     out.push_str("/// The capabilities, each by the name that the policy gives it.\n");
-    out.push_str(&format!("fn capabilities() -> {krate}::Caps<{KERNEL}, cloister_runtime::Window> {{\n"));
+    let made = format!("{krate}::Caps<cloister_runtime::Kernel, cloister_runtime::Window>");
+    out.push_str(&format!("fn capabilities({KERNEL}: cloister_runtime::Kernel) -> {made} {{\n"));
     out.push_str(&format!("    {krate}::Caps {{\n"));
     for (name, value) in fields {
         out.push_str(&format!("        {name}: {value},\n"));
@@ -186,15 +188,15 @@ fn slot_text(slot: u16) -> String {
 }
 
 fn window(slot: u16) -> String {
-    format!("cloister_runtime::Window::new({})", slot_text(slot))
+    format!("cloister_runtime::Window::new({KERNEL}, {})", slot_text(slot))
 }
 
 fn pages(slot: u16) -> String {
-    format!("cloister_runtime::Pages::new({})", slot_text(slot))
+    format!("cloister_runtime::Pages::new({KERNEL}, {})", slot_text(slot))
 }
 
 fn bytes(slot: u16) -> String {
-    format!("cloister_runtime::bytes({})", slot_text(slot))
+    format!("cloister_runtime::bytes({KERNEL}, {})", slot_text(slot))
 }
 
 fn array(items: &[String]) -> String {

@@ -1,4 +1,8 @@
 //! Typed capabilities over a [`System`]: the operations of one kind of object, as methods.
+//!
+//! A capability can be moved and lent, not copied; and to make one takes a [`System`], which a service's logic is not
+//! given: in the image the runtime hands it to the bindings alone. So what a service can do is what its `Caps` hold, to
+//! the compiler already. The wall is the kernel, which looks up every slot; this is the second one.
 
 use core::fmt::{self, Write};
 
@@ -11,7 +15,6 @@ use crate::system::{Instant, System};
 macro_rules! capability {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone)]
         pub struct $name<S> {
             system: S,
             slot: Slot,
@@ -145,7 +148,6 @@ impl<S: System> Info<S> {
 
 /// An event channel. Events are delivered as a notification; the kernel masks the channel from the
 /// delivery until the service's next `wait`, so a storm costs one wake-up a wait.
-#[derive(Clone)]
 pub struct Port<S> {
     system: S,
     slot: Slot,

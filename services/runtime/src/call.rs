@@ -6,9 +6,10 @@ use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::{Fault, Operation, Slot, Status};
 use cloister_interfaces::{Instant, Notifications, System};
 
-/// The kernel under this service.
+/// The kernel under this service. Only the runtime makes one, and hands it to the bindings alone: the logic of a service
+/// has its typed capabilities, and cannot invoke a slot by its number.
 #[derive(Clone, Copy)]
-pub struct Kernel;
+pub struct Kernel(pub(crate) ());
 
 /// The one `syscall` instruction of a program. `cloister-policy verify` knows it by its bytes, and refuses an image with
 /// another in its code.

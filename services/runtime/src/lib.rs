@@ -26,7 +26,7 @@ macro_rules! service {
         /// Where the runtime's entry goes on.
         #[unsafe(no_mangle)]
         extern "Rust" fn cloister_main() -> ! {
-            $crate::run(HEAP, || $service::service(capabilities()))
+            $crate::run(HEAP, |kernel| $service::service(capabilities(kernel)))
         }
     };
 }

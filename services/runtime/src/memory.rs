@@ -25,12 +25,12 @@ pub struct Window {
 
 /// Where the kernel says the region in `slot` is: base, length, flags. The two that Rust objects live in, heap and stack,
 /// are nowhere.
-fn find(slot: Slot) -> (usize, usize, u64) {
+fn find(kernel: Kernel, slot: Slot) -> (usize, usize, u64) {
     #[cfg(feature = "image")]
     if crate::program::is_heap(slot) {
         return (0, 0, 0);
     }
-    match Kernel.invoke(slot, Operation::RegionFind, [0; 4]) {
+    match kernel.invoke(slot, Operation::RegionFind, [0; 4]) {
         Ok([base, size]) => {
             let (base, length) = (base as usize, (size & region::SIZE) as usize);
             let stack = (&raw const base).addr().wrapping_sub(base) < length;
@@ -44,8 +44,8 @@ impl Window {
     /// The region that the capability in `slot` names; without bytes if there is none, or if it is the heap, the stack,
     /// or such a one as [`Pages`] are.
     #[must_use]
-    pub fn new(slot: Slot) -> Window {
-        let (base, length, flags) = find(slot);
+    pub fn new(kernel: Kernel, slot: Slot) -> Window {
+        let (base, length, flags) = find(kernel, slot);
         Window { base, length: if flags & region::OWN == 0 { length } else { 0 } }
     }
 
@@ -107,10 +107,10 @@ impl Pages {
     /// The region that the capability in `slot` names; without bytes if there is none, if it is the heap or the stack, if others can
     /// write or map it, or if this was called for it before.
     #[must_use]
-    pub fn new(slot: Slot) -> Pages {
+    pub fn new(kernel: Kernel, slot: Slot) -> Pages {
         static TAKEN: AtomicU64 = AtomicU64::new(0);
         const _: () = assert!(MAX_SLOTS <= 64, "a bit for every slot");
-        let (base, length, flags) = find(slot);
+        let (base, length, flags) = find(kernel, slot);
         let bit = 1_u64.checked_shl(u32::from(slot.0)).unwrap_or(0);
         let first = TAKEN.load(Ordering::Relaxed) & bit == 0;
         TAKEN.store(TAKEN.load(Ordering::Relaxed) | bit, Ordering::Relaxed);
@@ -158,8 +158,8 @@ unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
 
 /// The bytes of a region that nobody can write while the image runs; none if the region in `slot` is not such a one.
 #[must_use]
-pub fn bytes(slot: Slot) -> &'static [u8] {
-    match find(slot) {
+pub fn bytes(kernel: Kernel, slot: Slot) -> &'static [u8] {
+    match find(kernel, slot) {
         // SAFETY: the kernel maps the region for the life of the service, read-only in every service, and nothing outside
         // the image has a grant of it: the bytes are constant.
         (base, length, flags) if length > 0 && flags & region::CONSTANT != 0 => unsafe {

@@ -4,7 +4,7 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
 use core::panic::PanicInfo;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU16, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use cloister_caps::{Operation, Slot};
 use cloister_interfaces::capability::Console;
@@ -16,6 +16,7 @@ use crate::call::{Kernel, wait};
 const NONE: u16 = u16::MAX;
 static HEAP_SLOT: AtomicU16 = AtomicU16::new(NONE);
 static CONSOLE_SLOT: AtomicU16 = AtomicU16::new(NONE);
+static RUNS: AtomicBool = AtomicBool::new(false);
 
 /// Remembers where the console is, for the panic message.
 pub(crate) fn remember_console(slot: Slot) {
@@ -52,16 +53,22 @@ unsafe impl GlobalAlloc for Allocator {
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator(UnsafeCell::new(Heap::empty()));
 
-/// Runs a service for ever. `heap` is the slot of the region for its allocator.
-pub fn run<T: Service>(heap: Option<Slot>, make: impl FnOnce() -> T) -> ! {
+/// Runs a service for ever. `heap` is the slot of the region for its allocator; `make` is given the kernel, which nobody
+/// else gets.
+///
+/// # Panics
+/// The service runs already: what it calls cannot get at the kernel this way.
+pub fn run<T: Service>(heap: Option<Slot>, make: impl FnOnce(Kernel) -> T) -> ! {
+    assert!(!RUNS.swap(true, Ordering::Relaxed), "the service runs already");
+    let kernel = Kernel(());
     if let Some(slot) = heap
-        && let Ok([base, size]) = Kernel.invoke(slot, Operation::RegionFind, [0; 4])
+        && let Ok([base, size]) = kernel.invoke(slot, Operation::RegionFind, [0; 4])
     {
         HEAP_SLOT.store(slot.0, Ordering::Relaxed);
         // SAFETY: the kernel maps these bytes writable for this service alone, and no `Window` is made of them.
         unsafe { (*ALLOCATOR.0.get()).init(base as *mut u8, size as usize) }
     }
-    let mut service = make();
+    let mut service = make(kernel);
     let mut notifications = Notifications::ALL;
     loop {
         service.notified(notifications);
@@ -90,7 +97,7 @@ extern "C" fn enter() -> ! {
 fn panic(info: &PanicInfo<'_>) -> ! {
     let slot = CONSOLE_SLOT.load(Ordering::Relaxed);
     if slot != NONE {
-        Console::new(Kernel, Slot(slot)).line(format_args!("{info}"));
+        Console::new(Kernel(()), Slot(slot)).line(format_args!("{info}"));
     }
     // SAFETY: the instruction does nothing but fault.
     unsafe { core::arch::asm!("ud2", options(noreturn, nomem, nostack)) }

@@ -4,8 +4,8 @@ use cloister_interfaces::System;
 use cloister_interfaces::capability::Console;
 
 /// The log of refusals.
-pub struct Refusals<S> {
-    console: Console<S>,
+#[derive(Default)]
+pub struct Refusals {
     seen: u32,
 }
 
@@ -54,18 +54,13 @@ impl Kind {
     }
 }
 
-impl<S: System> Refusals<S> {
-    /// An empty log on `console`.
-    pub fn new(console: Console<S>) -> Self {
-        Refusals { console, seen: 0 }
-    }
-
-    /// Records a refusal.
-    pub fn record(&mut self, kind: Kind) {
+impl Refusals {
+    /// Records a refusal, on `console` if it is the first of its kind.
+    pub fn record<S: System>(&mut self, console: &Console<S>, kind: Kind) {
         let bit = 1 << kind as u32;
         if self.seen & bit == 0 {
             self.seen |= bit;
-            self.console.line(format_args!("refused: {} (further cases are not logged)", kind.text()));
+            console.line(format_args!("refused: {} (further cases are not logged)", kind.text()));
         }
     }
 }

@@ -50,7 +50,7 @@ pub struct Stack<S, M: Memory> {
     console: Console<S>,
     clock: Clock<S>,
     entropy: Entropy<S>,
-    refusals: Refusals<S>,
+    refusals: Refusals,
     wire: Wire<S, M>,
     interface: Option<Box<Interface>>,
     transport: Transport,
@@ -86,7 +86,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         let address = Address::new(config.addressing, &mut transport.sockets);
         let echo = config.udp_echo.and_then(|port| Echo::new(port, &mut transport.sockets));
         Stack {
-            refusals: Refusals::new(caps.console.clone()),
+            refusals: Refusals::default(),
             console: caps.console,
             clock: caps.clock,
             entropy: caps.entropy,
@@ -112,12 +112,15 @@ impl<S: System, M: Memory> Stack<S, M> {
             match event {
                 Event::Up { mac, mtu } => self.link_up(mac, mtu, now),
                 Event::Down => self.console.line(format_args!("link down")),
-                Event::Refused(refused) => self.refusals.record(match refused {
-                    Refused::Message => Kind::LinkMessage,
-                    Refused::Page => Kind::LinkPage,
-                    Refused::Length => Kind::LinkLength,
-                    Refused::Parameters => Kind::LinkParameters,
-                }),
+                Event::Refused(refused) => self.refusals.record(
+                    &self.console,
+                    match refused {
+                        Refused::Message => Kind::LinkMessage,
+                        Refused::Page => Kind::LinkPage,
+                        Refused::Length => Kind::LinkLength,
+                        Refused::Parameters => Kind::LinkParameters,
+                    },
+                ),
             }
         }
         budget == 0
@@ -143,7 +146,7 @@ impl<S: System, M: Memory> Stack<S, M> {
 
     fn address_changed(&mut self, change: Change, now: Instant) {
         match change {
-            Change::Refused => return self.refusals.record(Kind::Lease),
+            Change::Refused => return self.refusals.record(&self.console, Kind::Lease),
             Change::Lost => self.console.line(format_args!("address lost")),
             Change::Gained(lease) => match lease.gateway {
                 Some(gateway) => self.console.line(format_args!("address {}, gateway {gateway}", lease.address)),
@@ -221,7 +224,7 @@ impl<S: System, M: Memory> Stack<S, M> {
                 };
                 match request {
                     Ok(request) => self.asked(client, request, now),
-                    Err(_) => self.refusals.record(Kind::Message),
+                    Err(_) => self.refusals.record(&self.console, Kind::Message),
                 }
                 budget -= 1;
             }
@@ -242,7 +245,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         let Some(slot) = slot.filter(|slot| usize::from(slot.client) == client) else {
             // What was on its way when everything became void is no breach.
             if !self.news.get(client).is_some_and(|news| news.down) && self.transport.listens(client as u8) {
-                self.refusals.record(Kind::Connection);
+                self.refusals.record(&self.console, Kind::Connection);
             }
             return;
         };
@@ -253,8 +256,8 @@ impl<S: System, M: Memory> Stack<S, M> {
         }
         match outcome {
             Ok(()) => {}
-            Err(Breach::Send) => self.refusals.record(Kind::Send),
-            Err(Breach::Consumed) => self.refusals.record(Kind::Consumed),
+            Err(Breach::Send) => self.refusals.record(&self.console, Kind::Send),
+            Err(Breach::Consumed) => self.refusals.record(&self.console, Kind::Consumed),
         }
     }
 
@@ -270,7 +273,7 @@ impl<S: System, M: Memory> Stack<S, M> {
                 news.up = self.address.current.is_some();
             }
         } else {
-            self.refusals.record(Kind::Listen);
+            self.refusals.record(&self.console, Kind::Listen);
         }
     }
 
@@ -369,7 +372,7 @@ impl<S: System, M: Memory> Service for Stack<S, M> {
         self.wire.give_back_all();
         more |= self.drain_clients(now);
         if !self.quiesce.drain() {
-            self.refusals.record(Kind::Control);
+            self.refusals.record(&self.console, Kind::Control);
         }
         self.transport.accept(now);
         more |= self.ingress(now);

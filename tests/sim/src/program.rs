@@ -1,7 +1,7 @@
 //! What a program of the image is compiled with, for the host: a stand-in for `cloister-runtime` of the same names, so
 //! that the bindings that the policy compiler makes compile against it unchanged.
 //!
-//! As in the image, [`Kernel`] has no state: who invokes is who runs, and that the machine knows.
+//! As in the image, [`Kernel`] has no state: who invokes is who runs, and that the machine knows. Here anyone can make one.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -51,11 +51,11 @@ impl System for Kernel {
 ///
 /// # Panics
 /// It is not.
-pub fn start<T: Service + 'static>(heap: Option<Slot>, make: impl FnOnce() -> T) -> Box<dyn Service> {
+pub fn start<T: Service + 'static>(heap: Option<Slot>, make: impl FnOnce(Kernel) -> T) -> Box<dyn Service> {
     if let Some(slot) = heap {
         assert!(matches!(find(slot), Some((.., true))), "the heap in {slot} is no region that the service writes");
     }
-    Box::new(make())
+    Box::new(make(Kernel))
 }
 
 /// A mapped region. A write to one that is mapped for reading fails the test, as it would fault in the image.
@@ -77,7 +77,7 @@ fn find(slot: Slot) -> Option<(Rc<Machine>, usize, u64, bool)> {
 impl Window {
     /// The region that the capability in `slot` names; without bytes if there is none.
     #[must_use]
-    pub fn new(slot: Slot) -> Window {
+    pub fn new(_: Kernel, slot: Slot) -> Window {
         let Some((machine, region, size, writable)) = find(slot).filter(|(_, _, size, _)| size & OWN == 0) else {
             return Window { memory: SharedMemory::new(0), read_only: None };
         };
@@ -119,7 +119,7 @@ pub struct Pages(SharedMemory);
 impl Pages {
     /// The region that the capability in `slot` names; without bytes if others can write or map it.
     #[must_use]
-    pub fn new(slot: Slot) -> Pages {
+    pub fn new(_: Kernel, slot: Slot) -> Pages {
         let own = find(slot).filter(|(_, _, size, _)| size & OWN != 0);
         Pages(
             own.and_then(|(machine, region, ..)| machine.regions().shared(region))
@@ -139,7 +139,7 @@ impl Own for Pages {
 
 /// The bytes of a region that nobody can write while the image runs; none if the region in `slot` is not such a one.
 #[must_use]
-pub fn bytes(slot: Slot) -> &'static [u8] {
+pub fn bytes(_: Kernel, slot: Slot) -> &'static [u8] {
     match find(slot) {
         Some((machine, region, size, _)) if size & CONSTANT != 0 => {
             let bytes = machine.regions().constant(region).unwrap_or_default();

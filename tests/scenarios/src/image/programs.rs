@@ -12,7 +12,7 @@ macro_rules! programs {
                 include!(concat!(env!("OUT_DIR"), "/", $name, ".rs"));
 
                 pub fn make() -> Box<dyn cloister_interfaces::Service> {
-                    cloister_runtime::start(HEAP, || $library::service(capabilities()))
+                    cloister_runtime::start(HEAP, |kernel| $library::service(capabilities(kernel)))
                 }
             }
         )*

@@ -62,7 +62,7 @@ fn the_others_go_on_while_it_tries_everything() {
 }
 
 fn write_what_is_read() {
-    let window = Window::new(slot_of("stream-in"));
+    let window = Window::new(Kernel, slot_of("stream-in"));
     assert_eq!(window.load(0), 0);
     window.store(0, 1);
 }
@@ -76,7 +76,7 @@ fn what_it_maps_for_reading_it_cannot_write() {
 }
 
 fn write_the_others_index() {
-    Window::new(slot_of("socket.requests.consumer")).write(0, &[1]);
+    Window::new(Kernel, slot_of("socket.requests.consumer")).write(0, &[1]);
 }
 
 #[test]
