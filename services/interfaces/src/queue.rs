@@ -16,7 +16,6 @@
 //! to someone who is awake.
 
 use core::marker::PhantomData;
-use core::sync::atomic::{Ordering, fence};
 
 use cloister_caps::{Operation, PAGE_SIZE, Slot};
 
@@ -112,7 +111,7 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
     pub fn push(&mut self, message: &T) -> Result<(), Full> {
         if self.room() == 0 {
             self.end.producer.store(SPACE_EVENT, self.head.wrapping_sub(self.end.depth).wrapping_add(1));
-            fence(Ordering::SeqCst);
+            self.end.producer.barrier();
             if self.room() == 0 {
                 return Err(Full);
             }
@@ -132,7 +131,7 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
         }
         let old = core::mem::replace(&mut self.announced, self.head);
         self.end.producer.store(HEAD, self.head);
-        fence(Ordering::SeqCst);
+        self.end.producer.barrier();
         if passed(old, self.head, self.end.consumer.load(MESSAGE_EVENT)) {
             // A refusal is logged by the kernel; the receiver then finds the message when it next looks.
             let _ = self.system.invoke(self.end.slot, Operation::QueueNotify, [0; 4]);
@@ -182,7 +181,7 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
         if waiting == 0 {
             self.release();
             self.end.consumer.store(MESSAGE_EVENT, self.tail.wrapping_add(1));
-            fence(Ordering::SeqCst);
+            self.end.consumer.barrier();
             waiting = self.waiting();
             if waiting == 0 {
                 return None;
@@ -213,7 +212,7 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
         }
         let old = core::mem::replace(&mut self.released, self.tail);
         self.end.consumer.store(TAIL, self.tail);
-        fence(Ordering::SeqCst);
+        self.end.consumer.barrier();
         if passed(old, self.tail, self.end.producer.load(SPACE_EVENT)) {
             let _ = self.system.invoke(self.end.slot, Operation::QueueNotify, [0; 4]);
         }

@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::ops::{Add, Sub};
+use core::sync::atomic::{Ordering, fence};
 use core::time::Duration;
 
 use cloister_caps::{Fault, Operation, Slot};
@@ -37,6 +38,11 @@ pub trait Memory: Clone {
     fn read(&self, offset: usize, into: &mut [u8]);
     /// Copies in.
     fn write(&self, offset: usize, from: &[u8]);
+    /// Makes every store before it visible before any load after it is made (Xen's `xen_mb`): for who tells a peer
+    /// something and then looks whether it has gone to sleep.
+    fn barrier(&self) {
+        fence(Ordering::SeqCst);
+    }
 }
 
 /// A region that its holder alone can write: no other service maps it, and what other domains may do with it is to read.
