@@ -14,6 +14,14 @@ const REQ_CONS: usize = 2048;
 const REQ_PROD: usize = 2052;
 const RSP_CONS: usize = 2056;
 const RSP_PROD: usize = 2060;
+const FEATURES: usize = 2064;
+const CONNECTION: usize = 2068;
+
+/// `XENSTORE_SERVER_FEATURE_RECONNECTION`
+const FEATURE_RECONNECTION: u32 = 1;
+/// `XENSTORE_CONNECTED` and `XENSTORE_RECONNECT`
+const CONNECTED: u32 = 0;
+const RECONNECT: u32 = 1;
 
 const DIRECTORY: u32 = 1;
 const READ: u32 = 2;
@@ -39,6 +47,25 @@ struct Transaction {
     writes: Vec<(String, Option<Vec<u8>>)>,
 }
 
+/// What the guest may use, and what one request of it may be; the defaults are those of C xenstored.
+#[derive(Clone, Copy, Debug)]
+pub struct Quota {
+    /// Nodes that the guest writes.
+    pub nodes: usize,
+    /// Bytes of a node.
+    pub node_size: usize,
+    /// Watches.
+    pub watches: usize,
+    /// Transactions open at a time.
+    pub transactions: usize,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Quota { nodes: 1000, node_size: 2048, watches: 128, transactions: 10 }
+    }
+}
+
 /// The daemon.
 pub struct Xenstored {
     ring: SharedMemory,
@@ -58,6 +85,10 @@ pub struct Xenstored {
     pub silent: bool,
     /// How many of the next commits fail with `EAGAIN`.
     pub conflicts: u32,
+    /// What the guest may use.
+    pub quota: Quota,
+    /// Errors with which the next requests are answered, instead of being carried out.
+    pub errors: VecDeque<&'static str>,
     /// Every request so far: its type and the first string of its payload.
     pub requests: Vec<(u32, String)>,
 }
@@ -84,6 +115,8 @@ impl Xenstored {
             output: VecDeque::new(),
             silent: false,
             conflicts: 0,
+            quota: Quota::default(),
+            errors: VecDeque::new(),
             requests: Vec::new(),
         };
         let own = daemon.own("");
@@ -137,10 +170,32 @@ impl Xenstored {
         self.transactions.len()
     }
 
+    /// Offers the guest to make the connection anew when it asks for that, or no longer.
+    pub fn offer_reconnection(&mut self, offered: bool) {
+        self.ring.store(FEATURES, if offered { FEATURE_RECONNECTION } else { 0 });
+    }
+
+    /// Makes the connection anew: both streams are empty, and the guest has no watch and no transaction.
+    pub fn reconnect(&mut self) {
+        self.input.clear();
+        self.output.clear();
+        self.watches.clear();
+        self.transactions.clear();
+        (self.req_cons, self.rsp_prod) = (0, 0);
+        for index in [REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD] {
+            self.ring.store(index, 0);
+        }
+        self.ring.store(CONNECTION, CONNECTED);
+    }
+
     /// Serves what stands in the ring; whether anything moved.
     pub fn run(&mut self) -> bool {
         if self.silent {
             return false;
+        }
+        if self.ring.load(FEATURES) & FEATURE_RECONNECTION != 0 && self.ring.load(CONNECTION) == RECONNECT {
+            self.reconnect();
+            return true;
         }
         let mut moved = self.take();
         while let Some(message) = self.next_message() {
@@ -200,6 +255,9 @@ impl Xenstored {
     }
 
     fn carry_out(&mut self, kind: u32, transaction: u32, first: &str, rest: &[u8]) -> Result<Vec<u8>, &'static str> {
+        if let Some(error) = self.errors.pop_front() {
+            return Err(error);
+        }
         if transaction != 0 && !self.transactions.contains_key(&transaction) {
             return Err("ENOENT");
         }
@@ -213,34 +271,9 @@ impl Xenstored {
                 }
                 names
             }),
-            WRITE | RM => {
-                if !self.may_write(&path) {
-                    return Err("EACCES");
-                }
-                let value = (kind == WRITE).then(|| rest.to_vec());
-                if value.is_none() && self.look(transaction, &path).is_none() && self.children(&path).is_none() {
-                    return Err("ENOENT");
-                }
-                match self.transactions.get_mut(&transaction) {
-                    Some(open) => {
-                        open.touched.push(path.clone());
-                        open.writes.push((path, value));
-                    }
-                    None => self.apply(path, value),
-                }
-                Ok(b"OK\0".to_vec())
-            }
-            WATCH | UNWATCH => {
-                let token = String::from_utf8_lossy(rest.strip_suffix(b"\0").ok_or("EINVAL")?).into_owned();
-                let found = self.watches.iter().position(|watch| watch.path == path && watch.token == token);
-                match (kind, found) {
-                    (WATCH, Some(_)) => return Err("EEXIST"),
-                    (WATCH, None) => self.watches.push(Watch { path, token, relative: !first.starts_with('/') }),
-                    (_, Some(index)) => drop(self.watches.remove(index)),
-                    (_, None) => return Err("ENOENT"),
-                }
-                Ok(b"OK\0".to_vec())
-            }
+            WRITE | RM => self.change(transaction, path, (kind == WRITE).then(|| rest.to_vec())),
+            WATCH | UNWATCH => self.watch(kind == WATCH, path, first, rest),
+            TRANSACTION_START if self.transactions.len() >= self.quota.transactions => Err("ENOSPC"),
             TRANSACTION_START => {
                 let id = self.next_transaction;
                 self.next_transaction += 1;
@@ -256,6 +289,40 @@ impl Xenstored {
             }
             _ => Err("ENOSYS"),
         }
+    }
+
+    fn change(&mut self, transaction: u32, path: String, value: Option<Vec<u8>>) -> Result<Vec<u8>, &'static str> {
+        if !self.may_write(&path) {
+            return Err("EACCES");
+        }
+        let new = !self.nodes.contains_key(&path);
+        match &value {
+            Some(bytes) if bytes.len() > self.quota.node_size => return Err("ENOSPC"),
+            Some(_) if new && self.nodes.len() >= self.quota.nodes => return Err("ENOSPC"),
+            None if self.look(transaction, &path).is_none() && self.children(&path).is_none() => return Err("ENOENT"),
+            _ => {}
+        }
+        match self.transactions.get_mut(&transaction) {
+            Some(open) => {
+                open.touched.push(path.clone());
+                open.writes.push((path, value));
+            }
+            None => self.apply(path, value),
+        }
+        Ok(b"OK\0".to_vec())
+    }
+
+    fn watch(&mut self, begin: bool, path: String, first: &str, rest: &[u8]) -> Result<Vec<u8>, &'static str> {
+        let token = String::from_utf8_lossy(rest.strip_suffix(b"\0").ok_or("EINVAL")?).into_owned();
+        let found = self.watches.iter().position(|watch| watch.path == path && watch.token == token);
+        match (begin, found) {
+            (true, Some(_)) => return Err("EEXIST"),
+            (true, None) if self.watches.len() >= self.quota.watches => return Err("E2BIG"),
+            (true, None) => self.watches.push(Watch { path, token, relative: !first.starts_with('/') }),
+            (false, Some(index)) => drop(self.watches.remove(index)),
+            (false, None) => return Err("ENOENT"),
+        }
+        Ok(b"OK\0".to_vec())
     }
 
     fn end(&mut self, transaction: u32, commit: bool) -> Result<(), &'static str> {
@@ -343,5 +410,65 @@ impl Xenstored {
             self.output.extend(field.to_le_bytes());
         }
         self.output.extend(payload);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A daemon, and its answer to one request: the type, and the payload as text.
+    fn ask(daemon: &mut Xenstored, kind: u32, transaction: u32, payload: &str) -> (u32, String) {
+        let at = |index: u32| (index % RING) as usize;
+        let mut request = Vec::new();
+        for field in [kind, 7, transaction, payload.len() as u32] {
+            request.extend(field.to_le_bytes());
+        }
+        request.extend(payload.bytes());
+        let start = daemon.ring.load(REQ_PROD);
+        for (index, byte) in (start..).zip(&request) {
+            daemon.ring.write(at(index), &[*byte]);
+        }
+        daemon.ring.store(REQ_PROD, start + request.len() as u32);
+        assert!(daemon.run());
+        let (from, to) = (daemon.ring.load(RSP_CONS), daemon.ring.load(RSP_PROD));
+        let answer: Vec<u8> = (from..to).map(|index| daemon.ring.bytes(1024 + at(index), 1)[0]).collect();
+        daemon.ring.store(RSP_CONS, to);
+        (
+            u32::from_le_bytes([answer[0], answer[1], answer[2], answer[3]]),
+            String::from_utf8_lossy(&answer[16..]).into(),
+        )
+    }
+
+    #[test]
+    fn quotas_and_errors_are_answered_by_name() {
+        let mut daemon = Xenstored::new(SharedMemory::new(4096), 7);
+        let ok = |kind| (kind, "OK\0".to_string());
+        let error = |name: &str| (ERROR, format!("{name}\0"));
+        daemon.quota = Quota { nodes: daemon.nodes.len() + 1, node_size: 4, watches: 1, transactions: 1 };
+        assert_eq!(ask(&mut daemon, WRITE, 0, "a\0 1234"), error("ENOSPC"));
+        assert_eq!(ask(&mut daemon, WRITE, 0, "a\x001234"), ok(WRITE));
+        assert_eq!(ask(&mut daemon, WRITE, 0, "b\x001"), error("ENOSPC"));
+        assert_eq!(ask(&mut daemon, WRITE, 0, "a\x001"), ok(WRITE));
+        assert_eq!(ask(&mut daemon, TRANSACTION_START, 0, "\0").0, TRANSACTION_START);
+        assert_eq!(ask(&mut daemon, TRANSACTION_START, 0, "\0"), error("ENOSPC"));
+        assert_eq!(ask(&mut daemon, WATCH, 0, "a\x001\0").0, WATCH);
+        assert_eq!(ask(&mut daemon, WATCH, 0, "b\x001\0"), error("E2BIG"));
+        daemon.errors.push_back("EBUSY");
+        assert_eq!(ask(&mut daemon, READ, 0, "a\0"), error("EBUSY"));
+        assert_eq!(ask(&mut daemon, READ, 0, "a\0"), (READ, "1".to_string()));
+    }
+
+    #[test]
+    fn a_connection_is_made_anew_where_that_is_offered() {
+        let mut daemon = Xenstored::new(SharedMemory::new(4096), 7);
+        assert_eq!(ask(&mut daemon, WATCH, 0, "a\x001\0").0, WATCH);
+        daemon.ring.store(CONNECTION, RECONNECT);
+        daemon.run();
+        assert_eq!(daemon.watch_count(), 1);
+        daemon.offer_reconnection(true);
+        daemon.run();
+        assert_eq!((daemon.watch_count(), daemon.ring.load(CONNECTION), daemon.ring.load(REQ_PROD)), (0, CONNECTED, 0));
+        assert_eq!(ask(&mut daemon, READ, 0, "domid\0"), (READ, "7".to_string()));
     }
 }
