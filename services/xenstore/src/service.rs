@@ -16,7 +16,8 @@ use crate::{CLIENTS, Caps};
 
 /// How long the daemon may take over one request.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
-/// How often a connection that is being made is looked at, beside its events.
+/// How often a connection that is being made is looked at, beside its events; and how often the daemon is asked for the
+/// own id, if it does not tell.
 const CONNECT_POLL: Duration = Duration::from_secs(1);
 /// How long a client may keep a transaction open: those of others fail meanwhile, and the daemon cannot be renewed.
 const TRANSACTION_TIME: Duration = Duration::from_secs(10);
@@ -62,6 +63,8 @@ struct Peer<S, M> {
 enum Job {
     Greet,
     Reset,
+    /// Asking for the own id once more, which the daemon did not tell at first.
+    Identify,
     Rewatch(usize),
     /// Giving up a transaction that was open for too long.
     Drop,
@@ -252,18 +255,28 @@ impl<S: System, M: Memory> XenStore<S, M> {
         match outstanding.job {
             Job::Greet => self.greeted(result),
             Job::Reset => self.link = Link::Up,
+            Job::Identify => drop(self.identified(result)),
             Job::Drop => {}
             Job::Rewatch(slot) => self.rewatched(slot, result.err()),
             Job::Client { client, id, work } => self.finish(client, id, work, result),
         }
     }
 
-    fn greeted(&mut self, result: Result<Header, Failure>) {
+    /// The daemon was asked for the own id; whether it told.
+    fn identified(&mut self, result: Result<Header, Failure>) -> bool {
         let id = result.ok().and_then(|header| self.inbound.payload(&header)).and_then(wire::number);
+        let id = id.and_then(|id| u16::try_from(id).ok());
         self.own.clear();
-        match id.and_then(|id| u16::try_from(id).ok()) {
+        match id {
             Some(id) => wire::digits(id).iter().for_each(|digit| self.own.push(char::from(*digit))),
-            None => self.console.line(format_args!("the daemon does not tell this domain's id")),
+            None => self.poll = self.clock.now() + CONNECT_POLL,
+        }
+        id.is_some()
+    }
+
+    fn greeted(&mut self, result: Result<Header, Failure>) {
+        if !self.identified(result) {
+            self.console.line(format_args!("the daemon does not tell this domain's id; asking again"));
         }
         if core::mem::take(&mut self.silent) {
             self.console.line(format_args!("the daemon answers again"));
@@ -363,6 +376,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
                 if let Some((slot, path)) = self.watches.unregistered() {
                     let path = *path;
                     self.begin_watch(Job::Rewatch(slot), Kind::Watch, slot, &path, now);
+                } else if self.own.is_empty() && now >= self.poll {
+                    self.begin(Job::Identify, Kind::Read, 0, &[b"domid\0"], now);
                 } else if let Some(number) = self.overdue(now) {
                     self.begin(Job::Drop, Kind::End, number, &[b"F\0"], now);
                 } else {
@@ -568,6 +583,7 @@ impl<S: System, M: Memory> Service for XenStore<S, M> {
             _ => None,
         };
         let answer = self.outstanding.map(|outstanding| outstanding.deadline);
-        self.peers.iter().filter_map(until).chain(answer).min()
+        let nameless = self.link == Link::Up && self.own.is_empty() && answer.is_none();
+        self.peers.iter().filter_map(until).chain(answer).chain(nameless.then_some(self.poll)).min()
     }
 }

@@ -350,6 +350,19 @@ fn a_daemon_that_offers_it_is_reconnected_to() {
 }
 
 #[test]
+fn a_daemon_that_does_not_tell_the_own_id_at_first_is_asked_again() {
+    let mut world = World::new(0, 8);
+    world.daemon.errors.push_back("EIO");
+    world.settle();
+    let absolute = || read("/local/domain/7/device/vif/0/mac");
+    assert_eq!(world.ask(1, absolute()), Err(Failure::Policy));
+    assert!(world.ask(1, read("device/vif/0/mac")).is_ok());
+    world.pass(1);
+    world.settle();
+    assert_eq!(world.ask(1, absolute()), Ok(b"00:16:3e:11:22:33".to_vec()));
+}
+
+#[test]
 fn the_daemon_is_told_of_every_move() {
     let mut world = World::new(0, 8);
     world.service.notified(Notifications::ALL);

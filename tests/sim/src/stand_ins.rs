@@ -33,6 +33,12 @@ impl<S: System> StoreService<S> {
         self.transaction.is_some()
     }
 
+    /// Tells of a change, as for a watch that was made before this store took over.
+    pub fn tell(&mut self, token: u16) {
+        // With no room the client has enough to look at.
+        let _ = self.server.replies.send(&Reply::Changed { token });
+    }
+
     /// Answers what was asked, and tells of watched values that have changed; whether anything moved.
     pub fn run(&mut self, store: &mut Xenstored) -> bool {
         let mut moved = false;

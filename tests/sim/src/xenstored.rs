@@ -188,6 +188,17 @@ impl Xenstored {
         self.ring.store(CONNECTION, CONNECTED);
     }
 
+    /// Goes on with the indices that stand in the ring, as a daemon does that was started anew; what it had half read or
+    /// half written is gone.
+    pub fn resume(&mut self) {
+        self.input.clear();
+        self.output.clear();
+        let waiting = self.ring.load(REQ_PROD).wrapping_sub(self.ring.load(REQ_CONS));
+        self.req_cons = self.ring.load(if waiting <= RING { REQ_CONS } else { REQ_PROD });
+        let used = self.ring.load(RSP_PROD).wrapping_sub(self.ring.load(RSP_CONS));
+        self.rsp_prod = self.ring.load(if used <= RING { RSP_PROD } else { RSP_CONS });
+    }
+
     /// Serves what stands in the ring; whether anything moved.
     pub fn run(&mut self) -> bool {
         if self.silent {
