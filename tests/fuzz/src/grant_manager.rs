@@ -1,0 +1,231 @@
+//! The grant manager: between drivers that ask for anything and domains that keep what they were given.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use arbitrary::Arbitrary;
+use cloister_caps::{DomId, Fault, Operation, Slot, Status};
+use cloister_grant_manager::{Caps, service};
+use cloister_interfaces::capability::{Clock, Console, GrantRule};
+use cloister_interfaces::grants::{Grants, Reply, Request};
+use cloister_interfaces::rules::GrantRuleFor;
+use cloister_interfaces::{Message, Service};
+use cloister_sim::Wires;
+
+use crate::host::{Host, Pause, Work};
+use crate::peer::{Act, Any, Peer};
+use crate::script::{Trace, World};
+
+/// Slot of the first rule.
+const RULES: u16 = 10;
+/// The client that is hostile, and the one that is not.
+const HOSTILE: u8 = 0;
+const HONEST: u8 = 1;
+/// The rules, as the policy has them: client, index, pages at once, peers.
+const POLICY: [GrantRuleFor; 4] = [
+    GrantRuleFor { client: HOSTILE, rule: 0, count: 2, peer_first: 0, peer_last: 3 },
+    GrantRuleFor { client: HONEST, rule: 1, count: 8, peer_first: 2, peer_last: 2 },
+    GrantRuleFor { client: HOSTILE, rule: 2, count: 100, peer_first: 1, peer_last: 32_751 },
+    GrantRuleFor { client: HOSTILE, rule: 3, count: 16, peer_first: 0, peer_last: 0 },
+];
+const PEER: DomId = DomId(2);
+/// Pages that are worked on in one call, with a console line for each of a few refusals, of which each is several
+/// invocations, and a wake-up.
+const MOST: Work = Work { invocations: 220, reads: 260 };
+
+/// What the kernel knows, and what the test makes of it.
+#[derive(Default)]
+struct Kernel {
+    granted: BTreeMap<(u16, u64), u64>,
+    in_use: BTreeSet<(u16, u64)>,
+    refused: Option<u64>,
+}
+
+impl Kernel {
+    fn answer(&mut self, slot: Slot, operation: Operation, [page, peer, ..]: [u64; 4]) -> Result<[u64; 2], Fault> {
+        let fault = |status: Status| status.into_result().map(|()| [0; 2]);
+        let key = (slot.0, page);
+        match operation {
+            Operation::GrantIssue => {
+                let rule = POLICY.iter().find(|rule| u16::from(rule.rule) + RULES == slot.0).expect("a rule's slot");
+                let granted = self.granted.range((slot.0, 0)..=(slot.0, u64::MAX)).count();
+                assert!((u64::from(rule.peer_first)..=rule.peer_last.into()).contains(&peer), "granted to {peer}");
+                if self.refused == Some(page) {
+                    return fault(Status::NotPermitted);
+                }
+                if self.granted.contains_key(&key) {
+                    return fault(Status::WrongState);
+                }
+                assert!(granted < usize::from(rule.count), "more pages granted than the rule allows");
+                self.granted.insert(key, peer);
+                Ok([1000 * u64::from(slot.0) + page, 0])
+            }
+            Operation::GrantEnd if self.in_use.contains(&key) => fault(Status::InUse),
+            Operation::GrantEnd if self.granted.remove(&key).is_none() => fault(Status::WrongState),
+            _ => Ok([0; 2]),
+        }
+    }
+}
+
+/// Queue depth.
+#[derive(Arbitrary, Debug)]
+pub struct Setup {
+    depth: u8,
+}
+
+/// What the drivers, their peers and the kernel do.
+#[derive(Arbitrary, Debug)]
+pub enum Step {
+    /// The hostile driver.
+    Hostile(Act<Any<Request>>),
+    /// The other driver grants all its pages, or ends them.
+    Honest(bool),
+    /// A peer uses a granted page.
+    Use(u8),
+    /// The peers let go of all pages.
+    LetGo,
+    /// The kernel refuses to grant this page; or none.
+    Refuse(Option<u8>),
+    /// Time passes.
+    Pass(Pause),
+}
+
+/// The grant manager and its clients.
+pub struct Clients {
+    host: Host,
+    kernel: Rc<RefCell<Kernel>>,
+    service: Box<dyn Service>,
+    hostile: Peer<Request, Reply>,
+    honest: Peer<Request, Reply>,
+    /// What the honest client has asked and not heard of.
+    open: u32,
+}
+
+fn rules() -> &'static [u8] {
+    thread_local! {
+        static RULES: &'static [u8] = {
+            let mut blob = (POLICY.len() as u16).to_le_bytes().to_vec();
+            for entry in POLICY {
+                let mut bytes = [0; GrantRuleFor::SIZE];
+                entry.to_bytes(&mut bytes);
+                blob.extend(bytes);
+            }
+            blob.leak()
+        };
+    }
+    RULES.with(|rules| *rules)
+}
+
+impl Clients {
+    fn run(&mut self) {
+        self.host.call(self.service.as_mut());
+        for reply in self.honest.hear() {
+            let (Reply::Issued { rule, .. } | Reply::Refused { rule } | Reply::Ended { rule, .. }) = reply;
+            assert_eq!(rule, 0, "{reply:?} of a rule that it did not name");
+            self.open = self.open.checked_sub(1).or(matches!(reply, Reply::Ended { .. }).then_some(0)).expect("asked");
+        }
+    }
+
+    /// What a client asks and is answered, when nothing is in its way.
+    fn ask(&mut self, hostile: bool, request: Request) -> Reply {
+        for _ in 0..40 {
+            let client = if hostile { &mut self.hostile } else { &mut self.honest };
+            client.hear();
+            if client.send(&request) {
+                break;
+            }
+            self.host.call(self.service.as_mut());
+        }
+        let mut heard = Vec::new();
+        let client = if hostile { &mut self.hostile } else { &mut self.honest };
+        self.host.rest(self.service.as_mut(), 200, || {
+            let before = heard.len();
+            heard.extend(client.hear());
+            heard.len() > before
+        });
+        assert!(heard.len() == 1, "{request:?} was answered by {heard:?}");
+        heard.remove(0)
+    }
+}
+
+impl World for Clients {
+    type Setup = Setup;
+    type Step = Step;
+
+    fn new(setup: Setup, trace: &Trace) -> Self {
+        let host = Host::new(trace, MOST);
+        let kernel = Rc::new(RefCell::new(Kernel::default()));
+        let shared = kernel.clone();
+        host.recorder.answer(move |slot, operation, arguments| shared.borrow_mut().answer(slot, operation, arguments));
+        let depth = 2 << (setup.depth % 5);
+        let wires = [Wires::new::<Grants>(depth), Wires::new::<Grants>(depth)];
+        let service = service(Caps {
+            console: Console::new(host.system.clone(), Slot(0)),
+            clock: Clock::new(host.system.clone(), Slot(1)),
+            grant_rules: (0..POLICY.len() as u16)
+                .map(|rule| GrantRule::new(host.system.clone(), Slot(RULES + rule)))
+                .collect(),
+            grants_clients: [host.server(&wires[0], 2), host.honest_server(&wires[1], 3)].into_iter().collect(),
+            rules: rules(),
+        });
+        Clients {
+            host,
+            kernel,
+            service: Box::new(service),
+            hostile: Peer::client(&wires[usize::from(HOSTILE)]),
+            honest: Peer::client(&wires[usize::from(HONEST)]),
+            open: 0,
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Hostile(act) => drop(self.hostile.act(act, &self.host)),
+            Step::Honest(issue) => {
+                let request = match issue {
+                    true => Request::Issue { rule: 0, first: 0, count: 8, peer: PEER },
+                    false => Request::End { rule: 0 },
+                };
+                self.open += u32::from(self.honest.send(&request));
+            }
+            Step::Use(at) => {
+                let mut kernel = self.kernel.borrow_mut();
+                let page = kernel.granted.keys().nth(usize::from(at)).copied();
+                kernel.in_use.extend(page);
+            }
+            Step::LetGo => self.kernel.borrow_mut().in_use.clear(),
+            Step::Refuse(page) => self.kernel.borrow_mut().refused = page.map(u64::from),
+            Step::Pass(pause) => self.host.pass(pause.nanoseconds()),
+        }
+        self.run();
+    }
+
+    fn honest(mut self) {
+        let granted = std::mem::take(&mut self.kernel.borrow_mut().granted);
+        *self.kernel.borrow_mut() = Kernel { granted, ..Kernel::default() };
+        self.host.script.lie(&[]);
+        self.hostile.restart();
+        // Longer than the longest pause between two attempts, twice: the first may be of now.
+        for _ in 0..2 {
+            self.host.pass(60_000_000_000);
+            let (hostile, honest) = (&mut self.hostile, &mut self.honest);
+            self.host.rest(self.service.as_mut(), 400, || !hostile.hear().is_empty() | !honest.hear().is_empty());
+        }
+        let own = |client: u8| POLICY.into_iter().filter(move |rule| rule.client == client).zip(0u8..);
+        for (client, hostile) in [(HOSTILE, true), (HONEST, false)] {
+            for (entry, rule) in own(client) {
+                let slot = RULES + u16::from(entry.rule);
+                let end = Request::End { rule };
+                assert_eq!(self.ask(hostile, end), Reply::Ended { rule, held: 0 });
+                let (count, peer) = (entry.count, DomId(entry.peer_last));
+                let reply = self.ask(hostile, Request::Issue { rule, first: 0, count, peer });
+                assert!(matches!(reply, Reply::Issued { rule: of, .. } if of == rule), "{reply:?} of rule {rule}");
+                let granted = self.kernel.borrow().granted.keys().filter(|(of, _)| *of == slot).count();
+                assert_eq!(granted, usize::from(count));
+                assert_eq!(self.ask(hostile, end), Reply::Ended { rule, held: 0 });
+            }
+        }
+        assert!(self.kernel.borrow().granted.is_empty(), "grants stand that nobody asks for");
+    }
+}

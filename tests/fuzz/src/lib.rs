@@ -1,0 +1,77 @@
+//! Attacks on every interface of the image, decided by a fuzzer: on stable Rust, as plain functions of bytes.
+//!
+//! The bytes are a [`script`]: how the world is set up, then what everybody in it does, honest and hostile, step by step.
+//! Each target drives the real code over `tests/sim`; after every step its invariants are checked, and at the end the
+//! peers behave, and what they ask for must succeed. `docs/fuzzing.md` says what each target defends against, and how to
+//! add one.
+#![forbid(unsafe_code)]
+
+mod control;
+mod grant_manager;
+mod host;
+mod peer;
+pub mod script;
+mod xenstore;
+
+pub use script::Trace;
+use script::run;
+
+/// A target.
+pub struct Target {
+    /// Its name: of its program, of its corpus and of its crashes.
+    pub name: &'static str,
+    /// The interface that is attacked.
+    pub interface: &'static str,
+    /// Who attacks whom, in a line.
+    pub attack: &'static str,
+    run: fn(&[u8], &Trace),
+}
+
+const fn row(name: &'static str, interface: &'static str, attack: &'static str, run: fn(&[u8], &Trace)) -> Target {
+    Target { name, interface, attack, run }
+}
+
+/// Every target.
+#[rustfmt::skip]
+pub const TARGETS: &[Target] = &[
+    row("control-control", "control",
+        "a tcpip that says anything against the control service, which may end the domain",
+        run::<control::HostileTcpip>),
+    row("control-store", "store",
+        "a XenStore service that says anything against the control service",
+        run::<control::HostileStore>),
+    row("grant-manager-grants", "grants",
+        "a driver that says anything, and a domain that keeps pages, against the grant manager and its other client",
+        run::<grant_manager::Clients>),
+    row("xenstore-store", "store",
+        "a client that asks for anything against the XenStore service and its other client",
+        run::<xenstore::Clients>),
+    row("xenstore-wire", "XenStore ring",
+        "a daemon that answers anything against the XenStore service",
+        run::<xenstore::Daemon>),
+];
+
+/// The target of this name.
+#[must_use]
+pub fn target(name: &str) -> Option<&'static Target> {
+    TARGETS.iter().find(|target| target.name == name)
+}
+
+/// Runs a script against the target of this name; it panics if an invariant does not hold.
+///
+/// # Panics
+/// An invariant does not hold, or there is no such target.
+pub fn attack(name: &str, bytes: &[u8]) {
+    let target = target(name).unwrap_or_else(|| panic!("there is no target {name}"));
+    target.run(bytes, &Trace::quiet());
+}
+
+impl Target {
+    /// Runs a script.
+    ///
+    /// # Panics
+    /// An invariant does not hold.
+    pub fn run(&self, bytes: &[u8], trace: &Trace) {
+        (self.run)(bytes, trace);
+    }
+}

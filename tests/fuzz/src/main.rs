@@ -1,0 +1,42 @@
+//! `cloister-fuzz list`, and `cloister-fuzz replay TARGET FILE`: a script, step by step, and what followed from each.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use cloister_fuzz::{TARGETS, Trace, target};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["list"] => {
+            for target in TARGETS {
+                println!("{:22} {}", target.name, target.attack);
+            }
+            ExitCode::SUCCESS
+        }
+        ["replay", name, file] => replay(name, file),
+        _ => {
+            eprintln!("cloister-fuzz list\ncloister-fuzz replay TARGET FILE");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn replay(name: &str, file: &str) -> ExitCode {
+    let Some(target) = target(name) else {
+        eprintln!("there is no target {name}; `list` names them");
+        return ExitCode::FAILURE;
+    };
+    let script = match std::fs::read(file) {
+        Ok(script) => script,
+        Err(error) => {
+            eprintln!("{file}: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    // An invariant that does not hold is a panic, which ends the program with its own message.
+    let trace = Trace::loud();
+    target.run(&script, &trace);
+    println!("{} events, trace {:016x}", trace.events(), trace.digest());
+    ExitCode::SUCCESS
+}

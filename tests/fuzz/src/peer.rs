@@ -1,0 +1,203 @@
+//! A hostile service at the other end of a message interface: it writes what it likes into the pages that are its own to
+//! write, and can turn honest again as a restarted service does.
+
+use std::fmt::Debug;
+use std::marker::PhantomData;
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use cloister_interfaces::{Memory, Message};
+use cloister_sim::{Wire, Wires};
+
+use crate::host::Host;
+use crate::script::{Bytes, Claim, Word};
+
+// The words of a queue's pages; the table at the head of `cloister_interfaces::queue`.
+const HEAD: usize = 0;
+const SPACE_EVENT: usize = 4;
+const SLOTS: usize = 64;
+const TAIL: usize = 0;
+const MESSAGE_EVENT: usize = 4;
+
+/// A message for a script: something that can be said.
+pub trait Say<M>: Debug {
+    /// Its bytes; more or fewer than a message has are cut or filled up with zeros.
+    fn bytes(&self) -> Vec<u8>;
+}
+
+/// A message of whatever kind the interface has, found by trying: it goes on working when messages gain fields.
+#[derive(Clone)]
+pub struct Any<M> {
+    bytes: Vec<u8>,
+    message: PhantomData<fn() -> M>,
+}
+
+impl<'a, M: Message> Arbitrary<'a> for Any<M> {
+    fn arbitrary(input: &mut Unstructured<'a>) -> Result<Self> {
+        // A tag, perhaps a byte beside it, and words. What follows the fields of this tag must be zero, and so must the
+        // byte, if the tag has two.
+        let tag = input.int_in_range(0..=9)?;
+        let words = (M::SIZE - 2) / 2;
+        let beside = u8::arbitrary(input)? % 8;
+        let mut bytes = vec![tag, beside];
+        for _ in 0..words.min(8) {
+            bytes.extend(Word::arbitrary(input)?.0.to_le_bytes());
+        }
+        bytes.resize(M::SIZE, 0);
+        let mut trial = bytes.clone();
+        for cut in (1..bytes.len()).rev() {
+            for beside in [beside, 0] {
+                trial[1] = beside;
+                if M::from_bytes(&trial).is_ok() {
+                    return Ok(Any { bytes: trial, message: PhantomData });
+                }
+            }
+            trial[cut] = 0;
+        }
+        Ok(Any { bytes, message: PhantomData })
+    }
+}
+
+impl<M: Message + Debug> Debug for Any<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match M::from_bytes(&self.bytes) {
+            Ok(message) => message.fmt(f),
+            Err(_) => write!(f, "malformed {:02x?}", self.bytes),
+        }
+    }
+}
+
+impl<M: Message + Debug> Say<M> for Any<M> {
+    fn bytes(&self) -> Vec<u8> {
+        self.bytes.clone()
+    }
+}
+
+/// What a hostile peer does.
+#[derive(Arbitrary, Debug)]
+pub enum Act<T> {
+    /// Sends a message.
+    Say(T),
+    /// Sends several at once.
+    Repeat(u8, T),
+    /// Sends bytes.
+    Garbage(Bytes),
+    /// Takes everything that was sent to it.
+    Hear,
+    /// Claims to have sent another number of messages.
+    Head(Claim),
+    /// Claims to have taken another number of messages.
+    Tail(Claim),
+    /// Asks to be woken at another message, and another room.
+    Events(Claim, Claim),
+    /// Changes words while they are read.
+    Lie(Bytes),
+    /// Starts anew.
+    Restart,
+}
+
+/// A peer that sends messages of `O` and receives those of `I`.
+pub struct Peer<O, I> {
+    out: Wire,
+    inn: Wire,
+    head: u32,
+    tail: u32,
+    /// It has claimed a wrong number of messages taken since it last took some.
+    lied: bool,
+    message: PhantomData<fn(O) -> I>,
+}
+
+impl<O: Message, I: Message + Debug> Peer<O, I> {
+    fn new(out: &Wire, inn: &Wire) -> Self {
+        let mut peer = Peer { out: out.clone(), inn: inn.clone(), head: 0, tail: 0, lied: false, message: PhantomData };
+        peer.restart();
+        peer
+    }
+
+    /// The client's place of an interface.
+    pub fn client(wires: &Wires) -> Self {
+        Self::new(&wires.requests, &wires.replies)
+    }
+
+    /// The server's place.
+    pub fn server(wires: &Wires) -> Self {
+        Self::new(&wires.replies, &wires.requests)
+    }
+
+    /// Goes on where the pages stand, as a restarted service does.
+    pub fn restart(&mut self) {
+        self.head = self.out.producer.load(HEAD);
+        self.tail = self.inn.consumer.load(TAIL);
+    }
+
+    /// Sends bytes; whether there was room.
+    pub fn send_bytes(&mut self, bytes: &[u8]) -> bool {
+        if self.head.wrapping_sub(self.out.consumer.load(TAIL)) >= self.out.depth {
+            return false;
+        }
+        let mut slot = bytes.to_vec();
+        slot.resize(O::SIZE, 0);
+        self.out.producer.write(SLOTS + (self.head & (self.out.depth - 1)) as usize * O::SIZE, &slot);
+        self.head = self.head.wrapping_add(1);
+        self.out.producer.store(HEAD, self.head);
+        true
+    }
+
+    /// Sends a message; whether there was room.
+    pub fn send(&mut self, message: &O) -> bool {
+        let mut bytes = vec![0; O::SIZE];
+        message.to_bytes(&mut bytes);
+        self.send_bytes(&bytes)
+    }
+
+    /// Takes everything that was sent to it.
+    ///
+    /// # Panics
+    /// The service under attack sent what is no message, or more than the queue holds.
+    pub fn hear(&mut self) -> Vec<I> {
+        let mut heard = Vec::new();
+        let waiting = self.inn.producer.load(HEAD).wrapping_sub(self.tail);
+        if self.lied {
+            // It cannot tell what is in the queue.
+            self.tail = self.inn.producer.load(HEAD);
+        } else {
+            assert!(waiting <= self.inn.depth, "{waiting} messages in a queue of {}", self.inn.depth);
+        }
+        while self.tail != self.inn.producer.load(HEAD) {
+            let at = SLOTS + (self.tail & (self.inn.depth - 1)) as usize * I::SIZE;
+            heard.push(
+                I::from_bytes(&self.inn.producer.bytes(at, I::SIZE)).expect("a service's messages are well-formed"),
+            );
+            self.tail = self.tail.wrapping_add(1);
+        }
+        self.inn.consumer.store(TAIL, self.tail);
+        self.inn.consumer.store(MESSAGE_EVENT, self.tail.wrapping_add(1));
+        self.lied = false;
+        heard
+    }
+
+    /// Does as the script says; answers what it heard.
+    pub fn act<T: Say<O>>(&mut self, act: Act<T>, host: &Host) -> Vec<I> {
+        match act {
+            Act::Say(message) => drop(self.send_bytes(&message.bytes())),
+            Act::Repeat(times, message) => {
+                for _ in 0..times {
+                    self.send_bytes(&message.bytes());
+                }
+            }
+            Act::Garbage(Bytes(bytes)) => drop(self.send_bytes(&bytes)),
+            Act::Hear => return self.hear(),
+            Act::Head(claim) => self.out.producer.store(HEAD, claim.of(self.head)),
+            Act::Tail(claim) => {
+                self.inn.consumer.store(TAIL, claim.of(self.tail));
+                self.lied = true;
+            }
+            Act::Events(message, space) => {
+                self.inn.consumer.store(MESSAGE_EVENT, message.of(self.tail));
+                self.out.producer.store(SPACE_EVENT, space.of(self.head));
+            }
+            Act::Lie(Bytes(bytes)) => host.script.lie(&bytes),
+            Act::Restart => self.restart(),
+        }
+        Vec::new()
+    }
+}

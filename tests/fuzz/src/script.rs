@@ -1,0 +1,159 @@
+//! Scripts: bytes that set a world up and then say what everybody in it does.
+//!
+//! A script is what `arbitrary` makes of the bytes: a [`World::Setup`], then steps until the bytes are used up. The same
+//! bytes are the same script on every machine, so a script that was found is kept as it is, and replays byte for byte.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::{Arguments, Debug};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+
+/// The most steps of a script: what comes after them is not read, so that the length of an input bounds its time.
+const MOST_STEPS: usize = 200;
+
+/// The party under attack and everybody round it.
+pub trait World: Sized {
+    /// How it begins: sizes, and the seed of whatever is random.
+    type Setup: for<'a> Arbitrary<'a> + Debug;
+    /// What somebody does.
+    type Step: for<'a> Arbitrary<'a> + Debug;
+
+    /// The world at its beginning.
+    fn new(setup: Self::Setup, trace: &Trace) -> Self;
+
+    /// Somebody does this, then the party under attack runs; its invariants are checked.
+    fn step(&mut self, step: Self::Step);
+
+    /// From now on everybody behaves: what they ask for must succeed.
+    fn honest(self);
+}
+
+/// Runs a script.
+pub fn run<W: World>(bytes: &[u8], trace: &Trace) {
+    let mut input = Unstructured::new(bytes);
+    let Ok(setup) = W::Setup::arbitrary(&mut input) else { return };
+    trace.say(format_args!("{setup:?}"));
+    let mut world = W::new(setup, trace);
+    for number in 0..MOST_STEPS {
+        if input.is_empty() {
+            break;
+        }
+        let Ok(step) = W::Step::arbitrary(&mut input) else { break };
+        trace.say(format_args!("{number:3}  {step:?}"));
+        world.step(step);
+    }
+    trace.say(format_args!("everybody behaves"));
+    world.honest();
+    trace.say(format_args!("all is well"));
+}
+
+#[derive(Default)]
+struct State {
+    events: Cell<u64>,
+    hash: RefCell<DefaultHasher>,
+    loud: bool,
+}
+
+/// What happened, as a hash; and, for the replay of a script, in words.
+#[derive(Clone, Default)]
+pub struct Trace(Rc<State>);
+
+impl Trace {
+    /// Only the hash.
+    #[must_use]
+    pub fn quiet() -> Self {
+        Self::default()
+    }
+
+    /// Each step and what followed from it on standard output, too.
+    #[must_use]
+    pub fn loud() -> Self {
+        Trace(Rc::new(State { loud: true, ..State::default() }))
+    }
+
+    /// Something to tell whoever replays the script.
+    pub fn say(&self, text: Arguments<'_>) {
+        if self.0.loud {
+            println!("{text}");
+        }
+    }
+
+    /// Something that happened.
+    pub fn record(&self, happened: impl Hash + Debug) {
+        self.0.events.set(self.0.events.get() + 1);
+        happened.hash(&mut *self.0.hash.borrow_mut());
+        if self.0.loud {
+            println!("       {happened:?}");
+        }
+    }
+
+    /// How many things happened.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.0.events.get()
+    }
+
+    /// The hash over everything that happened.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.0.hash.borrow().finish()
+    }
+}
+
+/// Up to 255 bytes, as they stand in the script.
+#[derive(Clone)]
+pub struct Bytes(pub Vec<u8>);
+
+impl<'a> Arbitrary<'a> for Bytes {
+    fn arbitrary(input: &mut Unstructured<'a>) -> Result<Self> {
+        let length = usize::from(u8::arbitrary(input)?).min(input.len());
+        Ok(Bytes(input.bytes(length)?.to_vec()))
+    }
+}
+
+impl Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "\"{}\"", self.0.escape_ascii())
+    }
+}
+
+/// A number of 16 bits: mostly a small one, now and then at a boundary, or any.
+#[derive(Clone, Copy, Debug)]
+pub struct Word(pub u16);
+
+impl<'a> Arbitrary<'a> for Word {
+    fn arbitrary(input: &mut Unstructured<'a>) -> Result<Self> {
+        const BOUNDARIES: [u16; 12] = [14, 60, 255, 256, 1500, 1514, 4095, 4096, 4097, 0x7fff, 0x8000, 0xffff];
+        let byte = u8::arbitrary(input)?;
+        Ok(Word(match byte {
+            0..=191 => u16::from(byte % 32),
+            192..=223 => BOUNDARIES[usize::from(byte) % BOUNDARIES.len()],
+            224..=255 => u16::arbitrary(input)?,
+        }))
+    }
+}
+
+/// An index of 32 bits that somebody claims, from the true one.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub enum Claim {
+    /// So much further.
+    Ahead(u8),
+    /// So much less far.
+    Behind(u8),
+    /// Any.
+    Any(u32),
+}
+
+impl Claim {
+    /// The index claimed in place of `honest`.
+    #[must_use]
+    pub fn of(self, honest: u32) -> u32 {
+        match self {
+            Claim::Ahead(more) => honest.wrapping_add(u32::from(more)),
+            Claim::Behind(less) => honest.wrapping_sub(u32::from(less)),
+            Claim::Any(index) => index,
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! The XenStore service: between clients that ask for anything and a daemon that answers anything.
+
+use arbitrary::Arbitrary;
+use arrayvec::ArrayString;
+use cloister_caps::Slot;
+use cloister_interfaces::capability::{Clock, Console, Port};
+use cloister_interfaces::rules::PathRule;
+use cloister_interfaces::store::{Action, Failure, Path, Reply, Request, Store, Value};
+use cloister_interfaces::{Memory, Message, Service};
+use cloister_sim::{SharedMemory, Tampered, Wires, Xenstored};
+use cloister_xenstore::{Caps, service};
+
+use crate::host::{Host, Pause, Work};
+use crate::peer::{Act, Peer, Say};
+use crate::script::{Bytes, Claim, Trace, World};
+
+const OWN: u16 = 7;
+const BACKEND: &str = "/local/domain/0/backend/vif/7/0";
+/// The clients' rules: 0 is hostile.
+const RULES: [(u8, &str, [bool; 3]); 3] = [
+    (0, "control", [true; 3]),
+    (1, "device/vif/0", [true; 3]),
+    (1, "/local/domain/*/backend/vif/{self}/0", [true, false, true]),
+];
+/// 256 steps, each a read of two index words and of data, and what is written to the console of refusals; four
+/// clients' queues beside them.
+const MOST: Work = Work { invocations: 2200, reads: 1600 };
+/// Words of the ring page (Xen `io/xs_wire.h`).
+const REQ_CONS: usize = 2048;
+const RSP_CONS: usize = 2056;
+const RSP_PROD: usize = 2060;
+const RING: u32 = 1024;
+
+fn rules() -> &'static [u8] {
+    thread_local! {
+        static BLOB: &'static [u8] = {
+            let mut blob = (RULES.len() as u16).to_le_bytes().to_vec();
+            for (client, path, [read, write, watch]) in RULES {
+                let mut bytes = [0; PathRule::SIZE];
+                let path = ArrayString::from(path).expect("a short path");
+                PathRule { client, read, write, watch, path }.to_bytes(&mut bytes);
+                blob.extend(bytes);
+            }
+            blob.leak()
+        };
+    }
+    BLOB.with(|blob| *blob)
+}
+
+/// A path that a client names.
+#[derive(Arbitrary, Clone, Debug)]
+pub enum Node {
+    /// One that its rules give.
+    Own(u8),
+    /// Its own directory in absolute form.
+    Absolute(u8),
+    /// Another client's.
+    Foreign,
+    /// Another domain's.
+    Backend,
+    /// Any text.
+    Text(Bytes),
+}
+
+impl Node {
+    fn path(&self) -> Path {
+        let text = match self {
+            Node::Own(number) => format!("control/{}", number % 8),
+            Node::Absolute(number) => format!("/local/domain/{}/control", number % 12),
+            Node::Foreign => "device/vif/0/state".to_string(),
+            Node::Backend => format!("{BACKEND}/state"),
+            Node::Text(Bytes(bytes)) => String::from_utf8_lossy(bytes).chars().take(30).collect(),
+        };
+        Path::from(&text).unwrap_or_default()
+    }
+}
+
+/// A request of a client.
+#[derive(Arbitrary, Clone, Debug)]
+pub enum Ask {
+    Read(Node),
+    Write(Node, Bytes),
+    Remove(Node),
+    List(Node),
+    Watch(Node, u8),
+    Unwatch(Node, u8),
+    Begin,
+    Commit,
+    Abort,
+}
+
+impl Ask {
+    fn action(&self) -> Action {
+        match self {
+            Ask::Read(node) => Action::Read(node.path()),
+            Ask::Write(node, Bytes(bytes)) => Action::Write(node.path(), bytes.iter().copied().take(120).collect()),
+            Ask::Remove(node) => Action::Remove(node.path()),
+            Ask::List(node) => Action::List(node.path()),
+            Ask::Watch(node, token) => Action::Watch(node.path(), (*token).into()),
+            Ask::Unwatch(node, token) => Action::Unwatch(node.path(), (*token).into()),
+            Ask::Begin => Action::Begin,
+            Ask::Commit => Action::Commit,
+            Ask::Abort => Action::Abort,
+        }
+    }
+}
+
+/// A request with a number.
+#[derive(Arbitrary, Clone, Debug)]
+pub struct Numbered(u8, Ask);
+
+impl Say<Request> for Numbered {
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; Request::SIZE];
+        Request { id: self.0.into(), action: self.1.action() }.to_bytes(&mut bytes);
+        bytes
+    }
+}
+
+/// Queue depth, and where the ring's indices stand.
+#[derive(Arbitrary, Debug)]
+pub struct Setup {
+    depth: u8,
+    start: u16,
+}
+
+/// The service, its two clients, and the daemon.
+struct Bench {
+    host: Host,
+    ring: SharedMemory,
+    daemon: Xenstored,
+    service: Box<dyn Service>,
+    clients: [Peer<Request, Reply>; 2],
+    next: u16,
+}
+
+impl Bench {
+    /// With `hostile_daemon`, the ring page changes while it is read; else the first client's queue does.
+    fn new(setup: &Setup, trace: &Trace, hostile_daemon: bool) -> Self {
+        let host = Host::new(trace, MOST);
+        let ring = SharedMemory::new(4096);
+        // Just before the wrap, if it is large.
+        let start = u32::from(setup.start).wrapping_sub(0x4000);
+        [REQ_CONS, 2052, RSP_CONS, RSP_PROD].into_iter().for_each(|index| ring.store(index, start));
+        let mut daemon = Xenstored::new(ring.clone(), OWN);
+        daemon.offer_reconnection(true);
+        daemon.set(&daemon.own("device/vif/0/state"), "1");
+        daemon.set(&format!("{BACKEND}/state"), "2");
+        let depth = 2 << (setup.depth % 5);
+        let wires = [Wires::new::<Store>(depth), Wires::new::<Store>(depth)];
+        let first = if hostile_daemon { host.honest_server(&wires[0], 2) } else { host.server(&wires[0], 2) };
+        let service = service(Caps {
+            console: Console::new(host.system.clone(), Slot(0)),
+            clock: Clock::new(host.system.clone(), Slot(1)),
+            xenstore_ring: if hostile_daemon { host.theirs(ring.clone()) } else { Tampered::own(ring.clone()) },
+            xenstore_events: Port::new(host.system.clone(), Slot(9), 20),
+            store_clients: [first, host.honest_server(&wires[1], 3)].into_iter().collect(),
+            rules: rules(),
+        });
+        let clients = [Peer::client(&wires[0]), Peer::client(&wires[1])];
+        Bench { host, ring, daemon, service: Box::new(service), clients, next: 1000 }
+    }
+
+    fn rest(&mut self) -> Vec<(usize, Reply)> {
+        let mut heard = Vec::new();
+        let (daemon, clients) = (&mut self.daemon, &mut self.clients);
+        self.host.rest(self.service.as_mut(), 2000, || {
+            let before = heard.len();
+            for (number, client) in clients.iter_mut().enumerate() {
+                heard.extend(client.hear().into_iter().map(|reply| (number, reply)));
+            }
+            daemon.run() | (heard.len() > before)
+        });
+        heard
+    }
+
+    /// The answer to a request, when nothing is in its way.
+    fn ask(&mut self, client: usize, action: Action) -> Result<Value, Failure> {
+        self.next += 1;
+        assert!(self.clients[client].send(&Request { id: self.next, action: action.clone() }), "no room");
+        let heard = self.rest();
+        let answers: Vec<_> = heard
+            .into_iter()
+            .filter_map(|(of, reply)| match reply {
+                Reply::Answer { id, result } if (of, id) == (client, self.next) => Some(result),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(answers.len(), 1, "{action:?}");
+        answers.into_iter().next().expect("one")
+    }
+
+    /// Both clients are served, and only as their rules say.
+    fn serves(&mut self) {
+        let path = |text: &str| Path::from(text).expect("short");
+        let value = |text: &[u8]| Value::try_from(text).expect("short");
+        let _ = self.ask(0, Action::Abort);
+        assert_eq!(self.ask(0, Action::Write(path("control/end"), value(b"x"))), Ok(Value::new()));
+        assert_eq!(self.ask(0, Action::Read(path("/local/domain/7/control/end"))), Ok(value(b"x")));
+        assert_eq!(self.ask(0, Action::Read(path("device/vif/0/state"))), Err(Failure::Policy));
+        let _ = self.ask(1, Action::Abort);
+        assert_eq!(self.ask(1, Action::Begin), Ok(Value::new()));
+        assert_eq!(self.ask(1, Action::Write(path("device/vif/0/state"), value(b"4"))), Ok(Value::new()));
+        assert_eq!(self.ask(1, Action::Commit), Ok(Value::new()));
+        assert_eq!(self.ask(1, Action::Read(path(&format!("{BACKEND}/state")))), Ok(value(b"2")));
+        assert_eq!(self.daemon.text("/local/domain/7/device/vif/0/state").as_deref(), Some("4"));
+        assert_eq!(self.daemon.open_transactions(), 0, "a transaction was left open");
+    }
+}
+
+/// What the hostile client, the honest one and the daemon do.
+#[derive(Arbitrary, Debug)]
+pub enum ClientStep {
+    /// The hostile client.
+    Hostile(Act<Numbered>),
+    /// The honest client reads its device.
+    Honest,
+    /// The daemon serves.
+    Serve,
+    /// A commit fails.
+    Conflict,
+    /// An error is the answer to a request.
+    Error(u8),
+    /// The guest may have only so many nodes, watches and transactions.
+    Quota(u8),
+    /// Time passes.
+    Pass(Pause),
+}
+
+/// The service against a hostile client.
+pub struct Clients(Bench);
+
+impl Clients {
+    /// What reached the daemon is what some rule gives.
+    fn check(&mut self) {
+        const WITHOUT_PATH: [u32; 3] = [6, 7, 21];
+        let honest = ["domid", "device/vif/0/state"];
+        for (kind, first) in self.0.daemon.requests.drain(..).filter(|(kind, _)| !WITHOUT_PATH.contains(kind)) {
+            let below = first.strip_prefix("/local/domain/7/").unwrap_or(&first);
+            let own = below == "control" || below.starts_with("control/");
+            assert!(own || honest.contains(&first.as_str()), "request {kind} for {first} reached the daemon");
+        }
+        assert!(self.0.daemon.watch_count() <= 4, "more watches than a client may hold");
+        assert!(self.0.daemon.open_transactions() <= 1, "more transactions than a client may have");
+    }
+}
+
+impl World for Clients {
+    type Setup = Setup;
+    type Step = ClientStep;
+
+    fn new(setup: Setup, trace: &Trace) -> Self {
+        Clients(Bench::new(&setup, trace, false))
+    }
+
+    fn step(&mut self, step: ClientStep) {
+        const ERRORS: [&str; 8] = ["ENOENT", "EACCES", "EAGAIN", "ENOSPC", "EBUSY", "EINVAL", "EIO", ""];
+        let bench = &mut self.0;
+        match step {
+            ClientStep::Hostile(act) => drop(bench.clients[0].act(act, &bench.host)),
+            ClientStep::Honest => {
+                let path = Path::from("device/vif/0/state").expect("short");
+                bench.clients[1].send(&Request { id: 1, action: Action::Read(path) });
+            }
+            ClientStep::Serve => drop(bench.daemon.run()),
+            ClientStep::Conflict => bench.daemon.conflicts += 1,
+            ClientStep::Error(which) => bench.daemon.errors.push_back(ERRORS[usize::from(which) % ERRORS.len()]),
+            ClientStep::Quota(least) => {
+                let least = usize::from(least);
+                let quota = &mut bench.daemon.quota;
+                (quota.nodes, quota.node_size, quota.watches, quota.transactions) =
+                    (least, least, least % 4, least % 2);
+            }
+            ClientStep::Pass(pause) => bench.host.pass(pause.nanoseconds()),
+        }
+        bench.host.call(bench.service.as_mut());
+        bench.clients[1].hear();
+        self.check();
+    }
+
+    fn honest(mut self) {
+        let bench = &mut self.0;
+        bench.host.script.lie(&[]);
+        bench.clients[0].restart();
+        (bench.daemon.quota, bench.daemon.conflicts) = (Default::default(), 0);
+        bench.daemon.errors.clear();
+        bench.daemon.set("/local/domain/7/control/shutdown", "");
+        bench.rest();
+        // Requests that were left wait no longer than the daemon's time, or a transaction's.
+        bench.host.pass(20_000_000_000);
+        bench.rest();
+        bench.serves();
+        self.0.daemon.requests.clear();
+    }
+}
+
+/// What the daemon does, and what the clients ask meanwhile.
+#[derive(Arbitrary, Debug)]
+pub enum WireStep {
+    /// It serves what is in the ring as it should.
+    Serve,
+    /// It answers with this type, number, transaction and payload.
+    Answer {
+        kind: u8,
+        number: Number,
+        transaction: u8,
+        payload: Bytes,
+    },
+    /// It claims a length that is not that of the payload.
+    Header {
+        kind: u8,
+        number: Number,
+        length: Claim,
+    },
+    /// An error by its name.
+    Error(Number, u8),
+    /// A watch event.
+    Event(u8, Bytes),
+    /// Bytes in the answers' stream.
+    Raw(Bytes),
+    /// Another index: of the answers that it has put in, of the requests that it has taken.
+    RspProd(Claim),
+    ReqCons(Claim),
+    /// It writes over the guest's own indices.
+    Own(u32, u32),
+    /// The words of the connection's state.
+    Offer(bool),
+    Connection(u8),
+    /// Words change while they are read.
+    Lie(Bytes),
+    /// A client asks; not what the other's rules give.
+    Ask(bool, Ask),
+    /// Time passes.
+    Pass(Pause),
+}
+
+/// The number of the request that the daemon says it answers.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub enum Number {
+    /// That of the request sent last.
+    Last,
+    /// Another.
+    Other(u32),
+}
+
+/// The service against a hostile daemon.
+pub struct Daemon {
+    bench: Bench,
+    /// The answers' stream is at this index, for all that the daemon knows.
+    at: u32,
+    /// It has lied about the requests, and no longer knows where one begins.
+    lost: bool,
+}
+
+impl Daemon {
+    fn put(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.bench.ring.write(RING as usize + (self.at % RING) as usize, &[*byte]);
+            self.at = self.at.wrapping_add(1);
+        }
+        self.bench.ring.store(RSP_PROD, self.at);
+    }
+
+    /// The number of the last request in the ring: the header's second word.
+    fn last(&self) -> u32 {
+        let end = self.bench.ring.load(2052);
+        // Requests of ours are shorter than this; the last header stands somewhere in it. The first of plausible type
+        // whose length leads to the end is it.
+        let byte = |back: u32| self.bench.ring.bytes((end.wrapping_sub(back) % RING) as usize, 1)[0];
+        let word = |back: u32| u32::from_le_bytes([byte(back), byte(back - 1), byte(back - 2), byte(back - 3)]);
+        (16..290).find(|back| word(*back) < 22 && word(back - 12) == back - 16).map_or(0, |back| word(back - 4))
+    }
+
+    fn message(&mut self, kind: u32, number: Number, transaction: u32, length: u32, payload: &[u8]) {
+        let number = match number {
+            Number::Last => self.last(),
+            Number::Other(other) => other,
+        };
+        let mut bytes = Vec::new();
+        for field in [kind, number, transaction, length] {
+            bytes.extend(field.to_le_bytes());
+        }
+        bytes.extend(payload);
+        self.put(&bytes);
+    }
+
+    fn act(&mut self, step: WireStep) {
+        const NAMES: [&str; 6] = ["ENOENT\0", "EAGAIN\0", "EACCES", "ENOSPC\0", "E\0E\0", "\u{fffd}"];
+        let ring = self.bench.ring.clone();
+        match step {
+            WireStep::Serve if self.lost => {}
+            WireStep::Serve => {
+                self.bench.daemon.resume();
+                self.bench.daemon.run();
+                self.at = ring.load(RSP_PROD);
+            }
+            WireStep::Answer { kind, number, transaction, payload: Bytes(payload) } => {
+                self.message(u32::from(kind % 24), number, transaction.into(), payload.len() as u32, &payload);
+            }
+            WireStep::Header { kind, number, length } => {
+                self.message(u32::from(kind % 24), number, 0, length.of(16), &[]);
+            }
+            WireStep::Error(number, which) => {
+                let name = NAMES[usize::from(which) % NAMES.len()];
+                self.message(16, number, 0, name.len() as u32, name.as_bytes());
+            }
+            WireStep::Event(token, Bytes(path)) => {
+                let payload = [&path[..], b"\0", token.to_string().as_bytes(), b"\0"].concat();
+                self.message(15, Number::Other(0), 0, payload.len() as u32, &payload);
+            }
+            WireStep::Raw(Bytes(bytes)) => self.put(&bytes),
+            WireStep::RspProd(claim) => ring.store(RSP_PROD, claim.of(self.at)),
+            WireStep::ReqCons(claim) => {
+                self.lost = true;
+                ring.store(REQ_CONS, claim.of(ring.load(2052)));
+            }
+            WireStep::Own(req_prod, rsp_cons) => {
+                self.lost = true;
+                ring.store(2052, req_prod);
+                ring.store(RSP_CONS, rsp_cons);
+            }
+            WireStep::Offer(offered) => self.bench.daemon.offer_reconnection(offered),
+            WireStep::Connection(word) => ring.store(2068, u32::from(word % 4)),
+            WireStep::Lie(Bytes(bytes)) => self.bench.host.script.lie(&bytes),
+            WireStep::Ask(second, ask) => {
+                self.bench.next += 1;
+                let (id, action) = (self.bench.next, ask.action());
+                self.bench.clients[usize::from(second)].send(&Request { id, action });
+            }
+            WireStep::Pass(pause) => self.bench.host.pass(pause.nanoseconds()),
+        }
+    }
+}
+
+impl World for Daemon {
+    type Setup = Setup;
+    type Step = WireStep;
+
+    fn new(setup: Setup, trace: &Trace) -> Self {
+        let bench = Bench::new(&setup, trace, true);
+        let at = bench.ring.load(RSP_PROD);
+        Daemon { bench, at, lost: false }
+    }
+
+    fn step(&mut self, step: WireStep) {
+        self.act(step);
+        self.bench.host.call(self.bench.service.as_mut());
+        for client in &mut self.bench.clients {
+            client.hear();
+        }
+    }
+
+    fn honest(mut self) {
+        let bench = &mut self.bench;
+        bench.host.script.lie(&[]);
+        // A daemon that is started anew makes the connection anew, whatever is in the page.
+        bench.daemon.offer_reconnection(true);
+        bench.ring.store(2068, 1);
+        bench.host.call(bench.service.as_mut());
+        bench.daemon.run();
+        for _ in 0..4 {
+            bench.host.pass(6_000_000_000);
+            bench.rest();
+        }
+        if bench.host.recorder.console().contains("the connection is dead") {
+            // It broke the protocol while it offered no new connection: clients are told so at once.
+            let path = Path::from("control/end").expect("short");
+            assert_eq!(bench.ask(0, Action::Read(path)), Err(Failure::Timeout));
+        } else {
+            bench.serves();
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Every corpus and every past crash, and a brief run of each target on seeded bytes: the same every time.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use cloister_fuzz::{TARGETS, Target, Trace};
+
+/// Scripts of seeded bytes, and mutations of scripts of the corpus, that are run of each target.
+const RANDOM: usize = 100;
+const MUTATED: usize = 300;
+
+fn folder(kind: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(kind)
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+}
+
+/// The scripts of a target in `corpus` or `crashes`, each with its path.
+fn scripts(kind: &str, target: &Target) -> Vec<(PathBuf, Vec<u8>)> {
+    let read = |path: PathBuf| {
+        let bytes = std::fs::read(&path).unwrap();
+        (path, bytes)
+    };
+    entries(&folder(kind).join(target.name)).into_iter().map(read).collect()
+}
+
+/// Runs a script; if it fails, says which and keeps it.
+fn run(target: &Target, name: &str, script: &[u8]) -> (u64, u64) {
+    let trace = Trace::quiet();
+    if catch_unwind(AssertUnwindSafe(|| target.run(script, &trace))).is_err() {
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{name}", target.name));
+        std::fs::write(&kept, script).unwrap();
+        panic!("{name}: `cargo run -p cloister-fuzz -- replay {} {}` shows it", target.name, kept.display());
+    }
+    (trace.events(), trace.digest())
+}
+
+/// SplitMix64 (Steele, Lea and Flood).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((mixed ^ (mixed >> 31)) % bound.max(1) as u64) as usize
+    }
+
+    fn bytes(&mut self, most: usize) -> Vec<u8> {
+        (0..self.below(most)).map(|_| self.below(256) as u8).collect()
+    }
+
+    /// A script with a few changes, or the beginning of one with the end of another.
+    fn mutated(&mut self, scripts: &[(PathBuf, Vec<u8>)]) -> Vec<u8> {
+        let mut script = scripts[self.below(scripts.len())].1.clone();
+        for _ in 0..1 + self.below(4) {
+            let at = self.below(script.len() + 1);
+            match self.below(4) {
+                0 => drop(script.splice(at..at, self.bytes(12))),
+                1 => drop(script.drain(at..(at + self.below(12)).min(script.len()))),
+                2 => {
+                    let other = &scripts[self.below(scripts.len())].1;
+                    script.splice(at.., other[self.below(other.len() + 1)..].iter().copied());
+                }
+                _ => {
+                    let value = self.below(256) as u8;
+                    script.get_mut(at).into_iter().for_each(|byte| *byte = value);
+                }
+            }
+        }
+        script.truncate(4096);
+        script
+    }
+}
+
+/// One test a target, so that they share the processors and each is named when it fails.
+macro_rules! targets {
+    ($($test:ident: $name:literal;)*) => {
+        $(#[test] fn $test() { replay_and_try($name); })*
+
+        #[test]
+        fn every_target_is_replayed() {
+            let replayed = BTreeSet::from([$($name),*]);
+            assert_eq!(replayed, TARGETS.iter().map(|target| target.name).collect());
+        }
+    };
+}
+
+targets! {
+    control_store: "control-store";
+    control_control: "control-control";
+    xenstore_wire: "xenstore-wire";
+    xenstore_store: "xenstore-store";
+    grant_manager_grants: "grant-manager-grants";
+}
+
+fn replay_and_try(name: &str) {
+    let target = cloister_fuzz::target(name).expect("a target");
+    let corpus = scripts("corpus", target);
+    assert!(!corpus.is_empty(), "{name} has no corpus");
+    for (path, script) in corpus.iter().chain(&scripts("crashes", target)) {
+        let file = path.file_name().unwrap().to_str().unwrap();
+        assert_eq!(run(target, file, script), run(target, file, script), "{file} is not the same run twice");
+    }
+    let mut random = Random(1);
+    for number in 0..RANDOM {
+        run(target, &format!("random-{number}"), &random.bytes(600));
+    }
+    for number in 0..MUTATED {
+        run(target, &format!("mutated-{number}"), &random.mutated(&corpus));
+    }
+}
+
+/// A corpus of at most so many files and bytes, so that the repository stays small.
+#[test]
+fn corpora_are_small_and_of_a_target_each() {
+    let names: BTreeSet<&str> = TARGETS.iter().map(|target| target.name).collect();
+    for kind in ["corpus", "crashes"] {
+        for path in entries(&folder(kind)) {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert!(names.contains(name), "{} belongs to no target", path.display());
+        }
+    }
+    for target in TARGETS {
+        let corpus = scripts("corpus", target);
+        let bytes: usize = corpus.iter().map(|(_, script)| script.len()).sum();
+        assert!(corpus.len() <= 100 && bytes <= 200_000, "{}: {} files, {bytes} bytes", target.name, corpus.len());
+    }
+}
+
+/// The programs of cargo-fuzz are those of the table.
+#[test]
+fn every_target_has_a_program() {
+    let manifest = std::fs::read_to_string(folder("fuzz").join("Cargo.toml")).unwrap();
+    for target in TARGETS {
+        let entry = format!("[[bin]]\nname = \"{0}\"\npath = \"targets/{0}.rs\"\n", target.name);
+        assert!(manifest.contains(&entry), "{} is not in fuzz/Cargo.toml", target.name);
+        assert!(folder("fuzz/targets").join(format!("{}.rs", target.name)).is_file(), "{}", target.name);
+    }
+    assert_eq!(manifest.matches("[[bin]]").count(), TARGETS.len());
+    assert_eq!(entries(&folder("fuzz/targets")).len(), TARGETS.len());
+}
