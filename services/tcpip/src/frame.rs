@@ -1,4 +1,6 @@
-//! What tcpip must know of a frame before the stack parses it.
+//! What tcpip must know of a frame before the stack parses it, and do to one that the stack made.
+
+use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Packet, TcpPacket, UdpPacket, checksum};
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET_HEADER: usize = 14;
@@ -22,6 +24,41 @@ pub fn oversized_fragment(frame: &[u8]) -> bool {
     let (Some(total), Some(fragment)) = (field(2), field(6)) else { return false };
     let offset = usize::from(u16::from_be_bytes(fragment) & 0x1fff) * 8;
     offset > 0 && offset + usize::from(u16::from_be_bytes(total)) > LARGEST_REASSEMBLED
+}
+
+/// Whether the TCP or UDP checksum of `frame` is right, if it has one. A fragment of a TCP or UDP packet is not: nobody
+/// whose packets we want makes such, and its checksum is known only when it is whole.
+pub fn is_intact(frame: &[u8]) -> bool {
+    let Some(packet) = ipv4(frame).and_then(|packet| Ipv4Packet::new_checked(packet).ok()) else { return true };
+    let (from, to) = (IpAddress::Ipv4(packet.src_addr()), IpAddress::Ipv4(packet.dst_addr()));
+    let fragment = packet.more_frags() || packet.frag_offset() > 0;
+    let payload = packet.payload();
+    match packet.next_header() {
+        IpProtocol::Tcp | IpProtocol::Udp if fragment => false,
+        IpProtocol::Tcp => TcpPacket::new_checked(payload).is_ok_and(|segment| segment.verify_checksum(&from, &to)),
+        IpProtocol::Udp => UdpPacket::new_checked(payload).is_ok_and(|datagram| datagram.verify_checksum(&from, &to)),
+        _ => true,
+    }
+}
+
+/// Puts the sum of the pseudo-header into the checksum field of a TCP segment that the stack made without: the link does
+/// the rest. Answers whether `frame` is one.
+pub fn prepare_checksum(frame: &mut [u8]) -> bool {
+    const CHECKSUM: core::ops::Range<usize> = 16..18;
+    if frame.get(12..ETHERNET_HEADER) != Some(&[0x08, 0x00]) {
+        return false;
+    }
+    let Some(mut packet) = frame.get_mut(ETHERNET_HEADER..).map(Ipv4Packet::new_unchecked) else { return false };
+    if packet.check_len().is_err() || packet.next_header() != IpProtocol::Tcp {
+        return false;
+    }
+    let length = u32::from(packet.total_len()) - u32::from(packet.header_len());
+    let sum = checksum::pseudo_header_v4(&packet.src_addr(), &packet.dst_addr(), IpProtocol::Tcp, length);
+    let field = packet.payload_mut().get_mut(CHECKSUM);
+    field.is_some_and(|field| {
+        field.copy_from_slice(&sum.to_be_bytes());
+        true
+    })
 }
 
 fn ipv4(frame: &[u8]) -> Option<&[u8]> {
@@ -94,11 +131,56 @@ mod tests {
         assert_eq!((operation, source_protocol_addr), (ArpOperation::Request, target_protocol_addr));
     }
 
+    /// A whole TCP segment with a right checksum.
+    fn segment() -> Vec<u8> {
+        let mut frame = tcp(0x10, 5);
+        frame.extend(*b"payload");
+        let length = (frame.len() - ETHERNET_HEADER) as u16;
+        let mut packet = Ipv4Packet::new_unchecked(&mut frame[ETHERNET_HEADER..]);
+        packet.set_total_len(length);
+        packet.set_src_addr([10, 0, 0, 1].into());
+        packet.set_dst_addr([10, 0, 0, 2].into());
+        let mut segment = TcpPacket::new_unchecked(packet.payload_mut());
+        segment.set_header_len(20);
+        segment.fill_checksum(&IpAddress::v4(10, 0, 0, 1), &IpAddress::v4(10, 0, 0, 2));
+        frame
+    }
+
+    #[test]
+    fn a_segment_is_intact_until_a_bit_of_it_changes() {
+        let good = segment();
+        assert!(is_intact(&good));
+        for at in [26, 30, ETHERNET_HEADER + 20, good.len() - 1] {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            assert!(!is_intact(&bad), "{at}");
+        }
+        let mut fragment = good.clone();
+        fragment[20] = 0x20;
+        assert!(!is_intact(&fragment));
+        fragment[23] = 1;
+        assert!(is_intact(&fragment), "a fragment of a ping");
+    }
+
+    #[test]
+    fn what_the_link_adds_to_a_prepared_checksum_makes_it_right() {
+        let good = segment();
+        let mut frame = good.clone();
+        frame[50..52].fill(0);
+        assert!(prepare_checksum(&mut frame));
+        let sum = !checksum::data(&frame[ETHERNET_HEADER + 20..]);
+        frame[50..52].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(frame, good);
+        frame[23] = 17;
+        assert!(!prepare_checksum(&mut frame));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_looked_at_without_a_panic(mut frame in prop::collection::vec(any::<u8>(), 0..100)) {
             if frame.len() > 13 { frame[12] = 8; frame[13] = 0; }
-            let _ = (starts_connection(&frame), oversized_fragment(&frame));
+            let _ = (starts_connection(&frame), oversized_fragment(&frame), is_intact(&frame));
+            prepare_checksum(&mut frame);
         }
     }
 }

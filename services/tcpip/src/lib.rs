@@ -18,6 +18,7 @@ pub mod frame;
 pub mod pool;
 mod quiesce;
 mod refusals;
+pub mod runs;
 mod slot;
 mod stack;
 mod transport;

@@ -16,7 +16,7 @@ pub enum Kind {
     LinkMessage,
     /// netfront: a page that it does not hold.
     LinkPage,
-    /// netfront: a frame that leaves its page.
+    /// netfront: a part of a frame without bytes, or beyond its page.
     LinkLength,
     /// netfront: an address or MTU that cannot be.
     LinkParameters,
@@ -41,7 +41,7 @@ impl Kind {
         match self {
             Kind::LinkMessage => "the link's message does not decode",
             Kind::LinkPage => "the link names a page that it does not hold",
-            Kind::LinkLength => "the link's frame leaves its page",
+            Kind::LinkLength => "the link's part of a frame is empty or starts beyond its page",
             Kind::LinkParameters => "the link's address or MTU is impossible",
             Kind::Lease => "the DHCP server offers an impossible address",
             Kind::Message => "an application's message does not decode",

@@ -66,11 +66,11 @@ pub struct Stack<S, M: Memory> {
 }
 
 /// Bytes that sockets may take of the heap. The policy gives tcpip five bytes of heap for four of the stream-out
-/// region, and no less than 192 KiB; 64 KiB of it are for what does not grow with the connections: frames, reassembly,
-/// the interface.
+/// region, and no less than 256 KiB; 128 KiB of it are for what does not grow with the connections: the frame that is
+/// parsed, reassembly, the interface.
 fn socket_budget(stream_out: usize) -> usize {
-    let heap = (stream_out / 4 * 5).max(192 * 1024);
-    (heap - 64 * 1024).min(stream_out.max(128 * 1024))
+    let heap = (stream_out / 4 * 5).max(256 * 1024);
+    (heap - 128 * 1024).min(stream_out.max(128 * 1024))
 }
 
 fn stack_time(now: Instant) -> StackInstant {
@@ -369,7 +369,6 @@ impl<S: System, M: Memory> Service for Stack<S, M> {
         // Looking at an empty queue costs one read, so every pass looks at all: no notification can be missed.
         let now = self.clock.now();
         let mut more = self.drain_link(now);
-        self.wire.give_back_all();
         more |= self.drain_clients(now);
         if !self.quiesce.drain() {
             self.refusals.record(&self.console, Kind::Control);
@@ -404,8 +403,8 @@ mod tests {
     #[test]
     fn sockets_leave_room_in_the_smallest_heap_and_in_larger_ones() {
         for stream_out in (64 * 1024..1 << 26).step_by(4096) {
-            let heap = (stream_out / 4 * 5).max(192 * 1024);
-            assert!(socket_budget(stream_out) + 64 * 1024 <= heap, "{stream_out}");
+            let heap = (stream_out / 4 * 5).max(256 * 1024);
+            assert!(socket_budget(stream_out) + 128 * 1024 <= heap, "{stream_out}");
             assert!(socket_budget(stream_out) >= 128 * 1024);
         }
     }

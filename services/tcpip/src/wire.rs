@@ -1,22 +1,24 @@
 //! The link as smoltcp's device: frames in pages of two pools, descriptors over the `net` queue.
 //!
-//! The pools are shared with another domain. A received frame is copied out before anything looks at it, and its
-//! page goes back at once; a frame to send is built here and copied in when it is complete.
+//! The rx-pool is shared with another domain, which may write it at any moment: a received frame is copied out, whole and
+//! once, before anything looks at it, and its pages go back. A frame to send is built in the tx-pool, which others may only
+//! read.
 
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use cloister_caps::PAGE_SIZE;
-use cloister_interfaces::net::{Net, Reply, Request, Work};
+use cloister_interfaces::net::{LONGEST_FRAME, Net, Offloads, Reply, Request, Work};
 use cloister_interfaces::{Client, Memory, Own, System};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium};
+use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
-use crate::frame::{ETHERNET_HEADER, oversized_fragment, starts_connection};
+use crate::frame::{ETHERNET_HEADER, is_intact, oversized_fragment, prepare_checksum, starts_connection};
+use crate::runs::{MAX_PAGES, Runs};
 
-/// The most pages of a pool that are used.
-const MAX_PAGES: usize = 1024;
+/// The longest frame that is received: the largest IPv4 packet behind an Ethernet header with one VLAN tag.
+const LONGEST_RECEIVED: usize = 0xFFFF + ETHERNET_HEADER + 4;
 
 /// What the link did, that the stack must know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,25 +43,36 @@ pub enum Refused {
     Message,
     /// A page that it does not hold, or that is outside the pool.
     Page,
-    /// A frame that leaves its page.
+    /// A part of a frame that has no bytes, or does not start in its page.
     Length,
     /// An address that is not one station's, or an MTU that IPv4 cannot use.
     Parameters,
 }
 
-struct Received {
+/// A part of a received frame.
+#[derive(Clone, Copy)]
+struct Part {
     page: u16,
     offset: u16,
     length: u16,
+    more: bool,
+    checked: bool,
+}
+
+impl Part {
+    fn pages(&self) -> u16 {
+        (usize::from(self.offset) + usize::from(self.length)).div_ceil(PAGE_SIZE) as u16
+    }
 }
 
 /// The sending half.
 struct Outbound<S, M: Memory> {
     net: Client<Net, S, M>,
     pool: M::Own,
-    free: Vec<u16>,
-    sent: Vec<bool>,
-    frame: Vec<u8>,
+    free: Runs,
+    /// For the first page of each frame that netfront has, how many pages that frame has.
+    sent: Vec<u8>,
+    offloads: Offloads,
 }
 
 /// The link.
@@ -68,9 +81,14 @@ pub struct Wire<S, M: Memory> {
     pool: M,
     /// Pages of the rx-pool that are ours: received, and not given back yet.
     held: Vec<bool>,
-    received: VecDeque<Received>,
-    /// Pages that could not be given back yet, the queue being full.
-    returns: VecDeque<u16>,
+    /// Parts of frames, all in pages that are ours.
+    received: VecDeque<Part>,
+    /// Frames in `received` whose parts have all come.
+    whole: usize,
+    /// A part of the frame that comes was refused: those up to its end are thrown away.
+    skipping: bool,
+    /// Runs of pages to be given back: the first, and how many.
+    returns: VecDeque<(u16, u16)>,
     frame: Vec<u8>,
     mtu: u16,
     up: bool,
@@ -84,21 +102,17 @@ pub struct Wire<S, M: Memory> {
 impl<S: System, M: Memory> Wire<S, M> {
     /// The link over these capabilities; down.
     pub fn new(net: Client<Net, S, M>, rx_pool: M, tx_pool: M::Own) -> Self {
-        let pages = |bytes: usize| (bytes / PAGE_SIZE).min(MAX_PAGES);
-        let (rx, tx) = (pages(rx_pool.len()), pages(tx_pool.size()));
+        let rx = (rx_pool.len() / PAGE_SIZE).min(usize::from(u16::MAX));
+        let tx = (tx_pool.size() / PAGE_SIZE).min(MAX_PAGES);
         Wire {
-            out: Outbound {
-                net,
-                pool: tx_pool,
-                free: (0..tx as u16).collect(),
-                sent: vec![false; tx],
-                frame: vec![0; PAGE_SIZE],
-            },
+            out: Outbound { net, pool: tx_pool, free: Runs::new(tx), sent: vec![0; tx], offloads: Offloads::empty() },
             pool: rx_pool,
             held: vec![false; rx],
             received: VecDeque::with_capacity(rx),
+            whole: 0,
+            skipping: false,
             returns: VecDeque::with_capacity(rx),
-            frame: vec![0; PAGE_SIZE],
+            frame: vec![0; LONGEST_RECEIVED],
             mtu: 1500,
             up: false,
             listening: false,
@@ -113,7 +127,7 @@ impl<S: System, M: Memory> Wire<S, M> {
 
     /// Whether a frame could be sent now. If not, a notification says when.
     pub fn can_send(&self) -> bool {
-        self.up && !self.out.free.is_empty() && self.out.net.requests.room() > 0
+        self.up && self.out.can_send()
     }
 
     /// Whether the queue to netfront is full. Only a failed push asks to be woken, so this is to be looked at again.
@@ -123,7 +137,7 @@ impl<S: System, M: Memory> Wire<S, M> {
 
     /// Whether frames wait to be parsed.
     pub fn has_frames(&self) -> bool {
-        !self.received.is_empty()
+        self.whole > 0
     }
 
     /// Takes up to `budget` messages; answers the first event among them, `None` if there is nothing more.
@@ -131,13 +145,15 @@ impl<S: System, M: Memory> Wire<S, M> {
         while *budget > 0 {
             *budget -= 1;
             let event = match self.out.net.replies.pop()? {
-                Ok(Reply::Up { mac, mtu, .. }) => Some(self.raised(mac, mtu)),
+                Ok(Reply::Up { mac, mtu, offloads }) => Some(self.raised(mac, mtu, offloads)),
                 Ok(Reply::Down) => {
                     self.reset();
                     Some(Event::Down)
                 }
-                Ok(Reply::Received { page, offset, length, .. }) => self.came(page, offset, length).err(),
-                Ok(Reply::Transmitted { page }) => self.left(page).err(),
+                Ok(Reply::Received { page, offset, length, more, checked }) => {
+                    self.came(Part { page, offset, length, more, checked }).err().map(Event::Refused)
+                }
+                Ok(Reply::Transmitted { page }) => self.out.left(page).err().map(Event::Refused),
                 Err(_) => Some(Event::Refused(Refused::Message)),
             };
             if event.is_some() {
@@ -147,7 +163,7 @@ impl<S: System, M: Memory> Wire<S, M> {
         None
     }
 
-    fn raised(&mut self, mac: [u8; 6], mtu: u16) -> Event {
+    fn raised(&mut self, mac: [u8; 6], mtu: u16, offloads: Offloads) -> Event {
         // 68: the least that every IPv4 link carries (RFC 791); less would leave no room for TCP.
         let fits = usize::from(mtu) >= 128 && usize::from(mtu) + ETHERNET_HEADER <= PAGE_SIZE;
         if mac[0] & 1 != 0 || mac == [0; 6] || !fits {
@@ -156,6 +172,7 @@ impl<S: System, M: Memory> Wire<S, M> {
         self.reset();
         self.up = true;
         self.mtu = mtu;
+        self.out.offloads = offloads;
         Event::Up { mac, mtu }
     }
 
@@ -164,56 +181,69 @@ impl<S: System, M: Memory> Wire<S, M> {
         self.up = false;
         self.held.fill(false);
         self.received.clear();
+        (self.whole, self.skipping) = (0, false);
         self.returns.clear();
-        self.out.sent.fill(false);
-        self.out.free.clear();
-        self.out.free.extend(0..self.out.sent.len() as u16);
+        self.out.free = Runs::new(self.out.sent.len());
+        self.out.sent.fill(0);
     }
 
-    fn came(&mut self, page: u16, offset: u16, length: u16) -> Result<(), Event> {
-        let held = self.held.get_mut(usize::from(page)).ok_or(Event::Refused(Refused::Page))?;
-        if *held || !self.up {
-            return Err(Event::Refused(Refused::Page));
+    fn came(&mut self, part: Part) -> Result<(), Refused> {
+        let taken = self.take(part);
+        if taken.is_ok() && !self.skipping {
+            self.received.push_back(part);
+            self.whole += usize::from(!part.more);
+            return Ok(());
         }
-        *held = true;
-        if usize::from(offset) + usize::from(length) > PAGE_SIZE {
-            self.give_back(page);
-            return Err(Event::Refused(Refused::Length));
+        // What has come of the frame, and what still comes, is of no use without the part that is missing.
+        while let Some(part) = self.received.pop_back_if(|part| part.more) {
+            self.give_back(part);
         }
-        self.received.push_back(Received { page, offset, length });
+        if taken.is_ok() {
+            self.give_back(part);
+        }
+        self.skipping = part.more;
+        taken
+    }
+
+    /// Takes over the pages of a part.
+    fn take(&mut self, part: Part) -> Result<(), Refused> {
+        if usize::from(part.offset) >= PAGE_SIZE || part.length == 0 {
+            return Err(Refused::Length);
+        }
+        let first = usize::from(part.page);
+        let pages = self.held.get_mut(first..first + usize::from(part.pages())).ok_or(Refused::Page)?;
+        if !self.up || pages.contains(&true) {
+            return Err(Refused::Page);
+        }
+        pages.fill(true);
         Ok(())
     }
 
-    fn left(&mut self, page: u16) -> Result<(), Event> {
-        match self.out.sent.get_mut(usize::from(page)) {
-            Some(sent) if *sent => *sent = false,
-            _ => return Err(Event::Refused(Refused::Page)),
+    /// The pages of a part are needed no more.
+    fn give_back(&mut self, part: Part) {
+        let (page, count) = (part.page, part.pages());
+        match self.returns.back_mut() {
+            Some((first, length)) if *first + *length == page => *length += count,
+            _ => self.returns.push_back((page, count)),
         }
-        self.out.free.push(page);
-        Ok(())
     }
 
-    fn give_back(&mut self, page: u16) {
-        self.returns.push_back(page);
-        self.give_back_all();
-    }
-
-    /// Gives back the pages for which the queue had no room.
-    pub fn give_back_all(&mut self) {
-        while let Some(page) = self.returns.front().copied() {
-            if self.out.net.requests.push(&Request::Receive { page, count: 1 }).is_err() {
+    /// Gives netfront the pages that are needed no more, as far as the queue has room.
+    fn give_back_all(&mut self) {
+        while let Some((page, count)) = self.returns.front().copied() {
+            if self.out.net.requests.push(&Request::Receive { page, count }).is_err() {
                 return;
             }
             self.returns.pop_front();
-            if let Some(held) = self.held.get_mut(usize::from(page)) {
-                *held = false;
+            if let Some(pages) = self.held.get_mut(usize::from(page)..usize::from(page) + usize::from(count)) {
+                pages.fill(false);
             }
         }
     }
 
     /// Sends a frame that the stack did not make.
     pub fn send(&mut self, frame: &[u8]) {
-        if self.up {
+        if self.can_send() {
             self.out.send(frame.len(), |space| space.copy_from_slice(frame));
         }
     }
@@ -225,21 +255,19 @@ impl<S: System, M: Memory> Wire<S, M> {
 
     /// Publishes what was asked.
     pub fn flush(&mut self) {
+        self.give_back_all();
         self.out.net.requests.flush();
         self.out.net.replies.release();
     }
 
     /// The next frame worth parsing, in `self.frame`.
     fn next_frame(&mut self) -> Option<usize> {
-        while let Some(Received { page, offset, length }) = self.received.pop_front() {
-            let length = usize::from(length);
-            if let Some(frame) = self.frame.get_mut(..length) {
-                self.pool.read(usize::from(page) * PAGE_SIZE + usize::from(offset), frame);
-            }
-            self.give_back(page);
+        while self.whole > 0 {
+            self.whole -= 1;
+            let Some((length, checked)) = self.assemble() else { continue };
             let frame = self.frame.get(..length)?;
             let attempt = starts_connection(frame);
-            if oversized_fragment(frame) || attempt && !self.listening {
+            if oversized_fragment(frame) || attempt && !self.listening || !checked && !is_intact(frame) {
                 continue;
             }
             self.attempt |= attempt;
@@ -247,25 +275,70 @@ impl<S: System, M: Memory> Wire<S, M> {
         }
         None
     }
+
+    /// Copies the parts of the next frame to `self.frame`. Answers its length, and whether it was checked; nothing if it is
+    /// too long.
+    fn assemble(&mut self) -> Option<(usize, bool)> {
+        let (mut length, mut checked, mut fits) = (0, true, true);
+        while let Some(part) = self.received.pop_front() {
+            let end = length + usize::from(part.length);
+            match self.frame.get_mut(length..end) {
+                Some(space) => self.pool.read(usize::from(part.page) * PAGE_SIZE + usize::from(part.offset), space),
+                None => fits = false,
+            }
+            length = end;
+            checked &= part.checked;
+            self.give_back(part);
+            if !part.more {
+                break;
+            }
+        }
+        fits.then_some((length, checked))
+    }
 }
 
 impl<S: System, M: Memory> Outbound<S, M> {
-    fn send<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        // A frame longer than a page cannot be: the stack keeps to the MTU. It would be cut short.
-        let length = length.min(self.frame.len());
-        let frame = &mut self.frame[..length];
-        let result = fill(frame);
-        // Without a page the frame is lost, as on any link; its sender looked first with `can_send`.
-        if let Some(page) = self.free.pop() {
-            self.pool.edit(usize::from(page) * PAGE_SIZE, length, |space| space.copy_from_slice(frame));
-            let request = Request::Transmit { page, length: length as u16, work: Work::Nothing };
-            let pushed = self.net.requests.push(&request).is_ok();
-            match self.sent.get_mut(usize::from(page)) {
-                Some(sent) if pushed => *sent = true,
-                _ => self.free.push(page),
-            }
+    fn can_send(&self) -> bool {
+        self.free.has(1) && self.net.requests.room() > 0
+    }
+
+    fn left(&mut self, page: u16) -> Result<(), Refused> {
+        let count = self.sent.get_mut(usize::from(page)).map_or(0, core::mem::take);
+        if count == 0 {
+            return Err(Refused::Page);
         }
-        result
+        self.free.put(page, usize::from(count));
+        Ok(())
+    }
+
+    /// Has `fill` build a frame of `length` bytes in the pool, and sends it. Without room it is lost, as on any link; its sender
+    /// looked first.
+    fn send<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let count = length.div_ceil(PAGE_SIZE);
+        let page = if length <= LONGEST_FRAME { self.free.take(count) } else { None };
+        let offset = page.map_or(usize::MAX, |page| usize::from(page) * PAGE_SIZE);
+        let offloads = self.offloads;
+        let mut fill = Some(fill);
+        let placed = self.pool.edit(offset, length, |space| {
+            let result = fill.take().map(|fill| fill(space));
+            let checksum = offloads.contains(Offloads::CHECKSUM) && prepare_checksum(space);
+            (result, if checksum { Work::Checksum } else { Work::Nothing })
+        });
+        if let (Some(page), Some((_, work))) = (page, &placed) {
+            self.submit(page, count, &Request::Transmit { page, length: length as u16, work: *work });
+        }
+        match (placed, fill) {
+            (Some((Some(result), _)), _) => result,
+            (_, Some(fill)) => fill(&mut vec![0; length]),
+            _ => unreachable!("what was filled has a result"),
+        }
+    }
+
+    fn submit(&mut self, page: u16, count: usize, request: &Request) {
+        match self.sent.get_mut(usize::from(page)) {
+            Some(sent) if self.net.requests.push(request).is_ok() => *sent = count as u8,
+            _ => self.free.put(page, count),
+        }
     }
 }
 
@@ -314,6 +387,10 @@ impl<S: System, M: Memory> Device for Wire<S, M> {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
         capabilities.max_transmission_unit = usize::from(self.mtu) + ETHERNET_HEADER;
+        // What comes is verified before the stack sees it, if it has to be.
+        capabilities.checksum.udp = Checksum::Tx;
+        let linked = self.out.offloads.contains(Offloads::CHECKSUM);
+        capabilities.checksum.tcp = if linked { Checksum::None } else { Checksum::Tx };
         capabilities
     }
 }

@@ -14,7 +14,7 @@ use cloister_tcpip::{Caps, service};
 use proptest::prelude::*;
 use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Address, Ipv4Packet, TcpPacket, TcpSeqNumber};
 
-const PAGES: u16 = 8;
+const PAGES: u16 = 20;
 
 struct Bench {
     system: Recorder,
@@ -140,8 +140,93 @@ fn impossible_link_messages_are_refused_and_logged_once() {
     bench.run();
     let refusals = bench.refusals();
     assert_eq!(refusals.len(), 3, "{refusals:?}");
-    for text in ["address or MTU", "page that it does not hold", "frame leaves its page"] {
+    for text in ["address or MTU", "page that it does not hold", "empty or starts beyond its page"] {
         assert!(refusals.iter().any(|line| line.contains(text)), "{text}");
+    }
+}
+
+/// A ping from the peer, and what of it comes back.
+fn ping() -> Vec<u8> {
+    let mut message = [&[8u8, 0, 0, 0, 0, 7, 0, 1][..], &[0xab; 60]].concat();
+    let sum = !smoltcp::wire::checksum::data(&message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    packet(1, 0, &message)
+}
+
+impl Bench {
+    /// A bench whose service knows the peer.
+    fn acquainted() -> Self {
+        let mut bench = Bench::new("ip=10.0.0.2/24");
+        bench.link(&UP);
+        bench.run();
+        bench.frame(0, &arp_request());
+        bench.run();
+        bench
+    }
+
+    /// How many frames were sent since the last pages were given back.
+    fn answers(&mut self) -> usize {
+        self.run();
+        let pages = core::mem::take(&mut self.sent);
+        pages.iter().for_each(|page| drop(self.link.replies.send(&LinkReply::Transmitted { page: *page })));
+        pages.len()
+    }
+}
+
+#[test]
+fn a_frame_is_put_together_from_its_parts_and_broken_ones_are_dropped() {
+    let mut bench = Bench::acquainted();
+    let _ = bench.answers();
+    let part = |page: u16, offset: usize, length: usize, more| LinkReply::Received {
+        page,
+        offset: offset as u16,
+        length: length as u16,
+        more,
+        checked: false,
+    };
+    let ping = ping();
+    let (first, rest) = ping.split_at(31);
+    // The second part goes on into a second page.
+    bench.rx_pool.write(100, first);
+    bench.rx_pool.write(3 * PAGE_SIZE - 5, rest);
+    bench.link(&part(0, 100, first.len(), true));
+    assert_eq!(bench.answers(), 0, "half a frame");
+    bench.link(&part(2, PAGE_SIZE - 5, rest.len(), false));
+    assert_eq!(bench.answers(), 1);
+    // The pages are back, and can be filled again. A frame with an impossible part is dropped to its end, and no further.
+    bench.link(&part(0, 100, first.len(), true));
+    bench.link(&part(PAGES, 0, 10, true));
+    bench.link(&part(2, PAGE_SIZE - 5, rest.len(), false));
+    assert_eq!(bench.answers(), 0);
+    assert_eq!(bench.refusals().len(), 1);
+    bench.link(&part(0, 100, first.len(), true));
+    bench.link(&part(2, PAGE_SIZE - 5, rest.len(), false));
+    assert_eq!(bench.answers(), 1);
+    // One that is longer than any packet is dropped too.
+    for _ in 0..3 {
+        for page in (0..18).step_by(2) {
+            bench.link(&part(page, 0, 2 * PAGE_SIZE, page < 16));
+        }
+        assert_eq!(bench.answers(), 0);
+    }
+    bench.link(&part(0, 100, first.len(), true));
+    bench.link(&part(2, PAGE_SIZE - 5, rest.len(), false));
+    assert_eq!(bench.answers(), 1);
+}
+
+#[test]
+fn a_checksum_is_verified_unless_the_link_vouches_for_it() {
+    for (checked, expected) in [(false, 0), (true, 1)] {
+        let mut bench = Bench::acquainted();
+        let _ = bench.answers();
+        let segment = Segment { port: 5000, sequence: 0, acknowledged: 0, flags: 0x10, window: 1, data: vec![1; 9] };
+        let mut frame = segment.frame(None);
+        bench.frame(0, &frame);
+        assert_eq!(bench.answers(), 1, "a reset: nobody listens");
+        *frame.last_mut().unwrap() ^= 1;
+        bench.rx_pool.write(0, &frame);
+        bench.link(&LinkReply::Received { page: 0, offset: 0, length: frame.len() as u16, more: false, checked });
+        assert_eq!(bench.answers(), expected);
     }
 }
 
@@ -204,11 +289,15 @@ fn quiescing_without_a_link_is_quick_and_with_a_dumb_one_ends() {
 fn link_reply() -> impl Strategy<Value = LinkReply> {
     let page = prop_oneof![9 => 0..PAGES, 1 => any::<u16>()];
     prop_oneof![
-        1 => Just(UP),
+        1 => any::<u8>().prop_map(|offloads| LinkReply::Up {
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+            offloads: Offloads::from_bits_truncate(offloads),
+        }),
         1 => (any::<[u8; 6]>(), any::<u16>()).prop_map(|(mac, mtu)| LinkReply::Up { mac, mtu, offloads: Offloads::empty() }),
         1 => Just(LinkReply::Down),
-        20 => (page.clone(), 0u16..4200, 0u16..1600)
-            .prop_map(|(page, offset, length)| received(page, offset, length)),
+        20 => (page.clone(), 0u16..4200, prop_oneof![9 => 0u16..1600, 1 => any::<u16>()], any::<bool>(), any::<bool>())
+            .prop_map(|(page, offset, length, more, checked)| LinkReply::Received { page, offset, length, more, checked }),
         6 => page.prop_map(|page| LinkReply::Transmitted { page }),
     ]
 }
