@@ -147,15 +147,18 @@ operations! {
     PowerReboot = 6: Kind::Power, REBOOT, "reboot";
     /// Queue end: wake the service at the other end.
     QueueNotify = 7: Kind::Sender | Kind::Receiver, NOTIFY, "notify";
-    /// Port: allocate an unbound event channel for domain `a0`; answers the port number.
+    /// Port: open an event channel with domain `a0`; answers the port number. If `a1` is 0 the channel is allocated for the
+    /// peer to bind; otherwise the peer has allocated it, as its port `a1`, which only a back end's kernel binds.
     PortOpen = 8: Kind::Port, OPEN, "open";
     /// Port: send an event.
     PortSend = 9: Kind::Port, SEND, "send";
     /// Port: close.
     PortClose = 10: Kind::Port, CLOSE, "close";
-    /// Grant: let domain `a1` use page `a0` of the rule's region; answers the grant reference.
+    /// Grant: share page `a0` of the rule's region with domain `a1`. If `a2` is 0 the page is ours: the peer may use it, and
+    /// the answer is the grant reference. Otherwise the page is the peer's, granted by it under the reference `a2`, and
+    /// takes the place of ours, which only a back end's kernel arranges; the answer is 0.
     GrantIssue = 11: Kind::Grant, ISSUE, "issue";
-    /// Grant: end the grant of page `a0`; `InUse` while the peer still maps it.
+    /// Grant: share page `a0` no more; `InUse` while the peer still maps it.
     GrantEnd = 12: Kind::Grant, END, "end";
     /// Info: answers the two words of item `a0` (see [`info`]).
     InfoRead = 13: Kind::Info, READ, "read";

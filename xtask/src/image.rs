@@ -60,7 +60,7 @@ pub fn build(policy_file: &Path, stages: &mut Stages) -> Result<Image> {
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let cargo = Cargo { folder: &folder };
     stages.begin("building the kernel");
-    let kernel = cargo.kernel()?;
+    let kernel = cargo.kernel(&features(&policy, &metadata)?)?;
     let mut programs = Vec::new();
     for service in policy.services() {
         stages.begin(&format!("building {}", service.name()));
@@ -83,6 +83,15 @@ pub fn build(policy_file: &Path, stages: &mut Stages) -> Result<Image> {
 fn packages(policy: &Checked, metadata: &Metadata) -> Result<BTreeSet<String>> {
     let programs = policy.services().map(|service| Ok(workspace::program(metadata, service.program())?.0));
     programs.chain([Ok(KERNEL.to_owned())]).collect()
+}
+
+/// What the programs need of the kernel beside what ships: nothing, but for a back end.
+fn features(policy: &Checked, metadata: &Metadata) -> Result<BTreeSet<String>> {
+    let mut features = BTreeSet::from(["image".to_owned()]);
+    for service in policy.services() {
+        features.extend(workspace::kernel_features(metadata, service.program())?);
+    }
+    Ok(features)
 }
 
 /// The folder of a policy's image: `target/image/<name of the policy file>`.
@@ -108,9 +117,10 @@ struct Cargo<'a> {
 }
 
 impl Cargo<'_> {
-    fn kernel(&self) -> Result<Vec<u8>> {
+    fn kernel(&self, features: &BTreeSet<String>) -> Result<Vec<u8>> {
         let script = workspace::root().join("kernel/image/link.ld");
-        let elf = self.rustc(KERNEL, KERNEL, &script, None, None)?;
+        let features = features.iter().map(String::as_str).collect::<Vec<_>>().join(",");
+        let elf = self.rustc((KERNEL, KERNEL), &features, &script, None, None)?;
         self.keep("kernel", &elf)
     }
 
@@ -126,21 +136,21 @@ impl Cargo<'_> {
         let bindings = self.folder.join(format!("{name}.rs"));
         write_if_changed(&bindings, source.as_bytes())?;
         let script = workspace::root().join("services/runtime/link.ld");
-        let elf = self.rustc(&package, &bin, &script, Some(service.image_base()), Some(&bindings))?;
+        let elf = self.rustc((&package, &bin), "image", &script, Some(service.image_base()), Some(&bindings))?;
         self.keep(name, &elf)
     }
 
     fn rustc(
         &self,
-        package: &str,
-        bin: &str,
+        (package, bin): (&str, &str),
+        features: &str,
         script: &Path,
         base: Option<u64>,
         bindings: Option<&Path>,
     ) -> Result<PathBuf> {
         let target_dir = self.folder.join("cargo");
         let mut command = workspace::cargo();
-        command.args(["rustc", "--quiet", "--locked", "--package", package, "--bin", bin, "--features", "image"]);
+        command.args(["rustc", "--quiet", "--locked", "--package", package, "--bin", bin, "--features", features]);
         command.args(["--target", TARGET, "--profile", "image", "--target-dir"]).arg(&target_dir);
         command.args(["--", "-C", "relocation-model=static", "-C", &format!("link-arg=-T{}", script.display())]);
         if let Some(base) = base {
@@ -195,6 +205,19 @@ mod tests {
     fn each_policy_has_its_own_folder() {
         let folder = folder(Path::new("policy/prober.toml")).expect("folder");
         assert!(folder.ends_with("image/prober"));
+    }
+
+    #[test]
+    fn only_a_back_end_has_a_kernel_that_maps_foreign_memory() {
+        let metadata = workspace::metadata().expect("metadata");
+        for (name, expected) in
+            [("default", &["image"][..]), ("prober", &["image"]), ("selftest", &["image"]), ("back-end", &["back-end", "image"])]
+        {
+            let file = workspace::root().join("policy").join(name).with_extension("toml");
+            let policy = cloister_policy::load(&file).unwrap_or_else(|report| panic!("{}", report.render(false)));
+            let found = features(&policy, &metadata).expect("features");
+            assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{name}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use cargo_metadata::{Metadata, MetadataCommand};
+use cargo_metadata::{Metadata, MetadataCommand, Package};
 
 /// The target the image is compiled for.
 pub const TARGET: &str = "x86_64-unknown-none";
@@ -28,8 +28,8 @@ pub fn metadata() -> Result<Metadata> {
     MetadataCommand::new().manifest_path(manifest).no_deps().exec().context("cargo metadata failed")
 }
 
-/// The package and the binary of a policy's `program`.
-pub fn program(metadata: &Metadata, program: &str) -> Result<(String, String)> {
+/// The package of a policy's `program`.
+fn package<'a>(metadata: &'a Metadata, program: &str) -> Result<&'a Package> {
     let prefixed = format!("cloister-{program}");
     let package = metadata.packages.iter().find(|package| *package.name == program || *package.name == prefixed);
     let Some(package) = package else {
@@ -37,6 +37,19 @@ pub fn program(metadata: &Metadata, program: &str) -> Result<(String, String)> {
             "the policy names the program \"{program}\", but no crate of the workspace is called {program} or {prefixed}"
         );
     };
+    Ok(package)
+}
+
+/// The features of the kernel that a program needs: `kernel` in its crate's `[package.metadata.cloister]`.
+pub fn kernel_features(metadata: &Metadata, program: &str) -> Result<Vec<String>> {
+    let package = package(metadata, program)?;
+    let words = package.metadata["cloister"]["kernel"].as_array();
+    Ok(words.into_iter().flatten().filter_map(|word| Some(word.as_str()?.to_owned())).collect())
+}
+
+/// The package and the binary of a policy's `program`.
+pub fn program(metadata: &Metadata, program: &str) -> Result<(String, String)> {
+    let package = package(metadata, program)?;
     let is_program = |target: &&cargo_metadata::Target| target.is_bin() && target.required_features == ["image"];
     let mut programs = package.targets.iter().filter(is_program);
     match (programs.next(), programs.next()) {

@@ -64,6 +64,8 @@ pub struct Kernel<'t> {
     restarts: [u16; MAX_SERVICES],
     channels: [Channel; MAX_PORT_RULES],
     granted: [u64; MAX_GRANT_REFS as usize / 64],
+    /// Of the pages that are shared, those that are the peer's.
+    mapped: [u64; MAX_GRANT_REFS as usize / 64],
     /// Who decides which service runs.
     pub scheduler: Scheduler,
     usage: Usage,
@@ -98,6 +100,7 @@ impl<'t> Kernel<'t> {
             restarts: [0; MAX_SERVICES],
             channels: [Channel::default(); MAX_PORT_RULES],
             granted: [0; MAX_GRANT_REFS as usize / 64],
+            mapped: [0; MAX_GRANT_REFS as usize / 64],
             usage: Usage::new(),
             refusals: 0,
             started: now,
@@ -304,12 +307,12 @@ impl<'t> Kernel<'t> {
             Operation::QueueNotify => self.queue_notify(capability.kind, object),
             Operation::PortOpen | Operation::PortSend | Operation::PortClose => {
                 let rule = self.tables.ports().get(object).ok_or(Status::WrongOperation)?;
-                self.port(platform, object, &rule, operation, arguments[0])
+                self.port(platform, object, &rule, operation, arguments)
             }
             Operation::GrantIssue | Operation::GrantEnd => {
                 let rule = self.tables.grants().get(object).ok_or(Status::WrongOperation)?;
                 if operation == Operation::GrantIssue {
-                    self.issue(platform, &rule, arguments[0], arguments[1])
+                    self.issue(platform, &rule, arguments)
                 } else {
                     self.end(platform, &rule, arguments[0])
                 }
@@ -335,13 +338,17 @@ impl<'t> Kernel<'t> {
         index: usize,
         rule: &PortRule,
         operation: Operation,
-        peer: u64,
+        [peer, theirs, ..]: [u64; 4],
     ) -> Result<Answer, Status> {
         let channel = self.channels.get_mut(index).ok_or(Status::WrongOperation)?;
         match (operation, channel.port) {
             (Operation::PortOpen, None) if rule.kind == PortKind::Peer => {
                 let peer = allowed_peer(peer, rule.peer_first, rule.peer_last)?;
-                let port = platform.open_port(peer).ok_or(Status::Unavailable)?;
+                let port = match u32::try_from(theirs).map_err(|_| Status::Unavailable)? {
+                    0 => platform.open_port(peer),
+                    theirs => platform.bind_port(peer, EvtchnPort(theirs)),
+                };
+                let port = port.ok_or(Status::Unavailable)?;
                 *channel = Channel { port: Some(port), delivered: false };
                 platform.unmask(port);
                 Ok(answer(u64::from(port.0), 0))
@@ -359,17 +366,17 @@ impl<'t> Kernel<'t> {
         }
     }
 
-    fn grant_state(&mut self, reference: u32) -> Option<(&mut u64, u64)> {
-        let word = self.granted.get_mut(reference as usize / 64)?;
-        Some((word, 1 << (reference % 64)))
+    /// The words of `granted` and `mapped` that a reference has a bit in, and the bit.
+    fn grant_state(&mut self, reference: u32) -> Option<(&mut u64, &mut u64, u64)> {
+        let index = reference as usize / 64;
+        Some((self.granted.get_mut(index)?, self.mapped.get_mut(index)?, 1 << (reference % 64)))
     }
 
     fn issue(
         &mut self,
         platform: &mut impl Platform,
         rule: &GrantRule,
-        page: u64,
-        peer: u64,
+        [page, peer, theirs, _]: [u64; 4],
     ) -> Result<Answer, Status> {
         let page = u32::try_from(page).ok().filter(|page| *page < rule.count).ok_or(Status::NotPermitted)?;
         let peer = allowed_peer(peer, rule.peer_first, rule.peer_last)?;
@@ -378,27 +385,47 @@ impl<'t> Kernel<'t> {
             return Err(Status::BadArgument);
         }
         let reference = rule.first_ref + page;
-        let (word, bit) = self.grant_state(reference).ok_or(Status::BadArgument)?;
-        if *word & bit != 0 {
+        let frame = Gfn(place.frame.0 + u64::from(page));
+        let writable = rule.access == Access::ReadWrite;
+        let tables = self.tables;
+        let (granted, mapped, bit) = self.grant_state(reference).ok_or(Status::BadArgument)?;
+        if *granted & bit != 0 {
             return Err(Status::WrongState);
         }
-        *word |= bit;
-        let frame = Gfn(place.frame.0 + u64::from(page));
-        platform.grant(GrantRef(reference), frame, peer, rule.access == Access::ReadWrite);
-        Ok(answer(u64::from(reference), 0))
+        if theirs == 0 {
+            *granted |= bit;
+            platform.grant(GrantRef(reference), frame, peer, writable);
+            return Ok(answer(u64::from(reference), 0));
+        }
+        // A page that is only to be read must not be one that a service takes for its own, or writes: that would fault.
+        let writes = |mapping: Mapping| mapping.region == rule.region && mapping.access == Access::ReadWrite;
+        if !writable && tables.mappings().iter().any(writes) {
+            return Err(Status::NotPermitted);
+        }
+        let theirs = u32::try_from(theirs).map(GrantRef).map_err(|_| Status::Unavailable)?;
+        if !platform.map_grant(GrantRef(reference), frame, peer, theirs, writable) {
+            return Err(Status::Unavailable);
+        }
+        *granted |= bit;
+        *mapped |= bit;
+        Ok(DONE)
     }
 
     fn end(&mut self, platform: &mut impl Platform, rule: &GrantRule, page: u64) -> Result<Answer, Status> {
         let page = u32::try_from(page).ok().filter(|page| *page < rule.count).ok_or(Status::NotPermitted)?;
         let reference = rule.first_ref + page;
-        let (word, bit) = self.grant_state(reference).ok_or(Status::BadArgument)?;
-        if *word & bit == 0 {
+        let place = self.places.get(usize::from(rule.region)).copied().unwrap_or_default();
+        let (granted, mapped, bit) = self.grant_state(reference).ok_or(Status::BadArgument)?;
+        if *granted & bit == 0 {
             return Err(Status::WrongState);
         }
-        if !platform.end_grant(GrantRef(reference)) {
+        if *mapped & bit != 0 {
+            platform.unmap_grant(GrantRef(reference), Gfn(place.frame.0 + u64::from(page)));
+        } else if !platform.end_grant(GrantRef(reference)) {
             return Err(Status::InUse);
         }
-        *word &= !bit;
+        *granted &= !bit;
+        *mapped &= !bit;
         Ok(DONE)
     }
 

@@ -50,4 +50,34 @@ pub trait Platform {
     );
     /// Ends a grant if the peer does not use it at this moment; whether it did.
     fn end_grant(&mut self, reference: cloister_caps::GrantRef) -> bool;
+
+    // What only a back end needs. The machine of the kernel that ships has none of it
+    // (docs/decisions/0006-a-back-end-is-another-kernel.md).
+
+    /// Binds the event channel that `peer` has allocated as its port `theirs` (`EVTCHNOP_bind_interdomain`).
+    fn bind_port(
+        &mut self,
+        peer: cloister_caps::DomId,
+        theirs: cloister_caps::EvtchnPort,
+    ) -> Option<cloister_caps::EvtchnPort> {
+        let _ = (peer, theirs);
+        None
+    }
+    /// Puts the page that `peer` grants under `theirs` in the place of `frame` (`GNTTABOP_map_grant_ref`); whether it is
+    /// there. `own` is the reference under which `frame` would be granted, which names the mapping.
+    fn map_grant(
+        &mut self,
+        own: cloister_caps::GrantRef,
+        frame: cloister_caps::Gfn,
+        peer: cloister_caps::DomId,
+        theirs: cloister_caps::GrantRef,
+        writable: bool,
+    ) -> bool {
+        let _ = (own, frame, peer, theirs, writable);
+        false
+    }
+    /// Takes the peer's page out again (`GNTTABOP_unmap_grant_ref`).
+    fn unmap_grant(&mut self, own: cloister_caps::GrantRef, frame: cloister_caps::Gfn) {
+        let _ = (own, frame);
+    }
 }

@@ -34,15 +34,15 @@ pub fn choose_instruction(intel: bool) {
 
 const MEMORY_OP: u64 = 12;
 const XEN_VERSION: u64 = 17;
-const GRANT_TABLE_OP: u64 = 20;
+pub(crate) const GRANT_TABLE_OP: u64 = 20;
 const VCPU_OP: u64 = 24;
 const SCHED_OP: u64 = 29;
-const EVENT_CHANNEL_OP: u64 = 32;
+pub(crate) const EVENT_CHANNEL_OP: u64 = 32;
 const HVM_OP: u64 = 34;
 
 /// # Safety
 /// The arguments are those of a hypercall that writes no memory but what they point to, for as long as it runs.
-unsafe fn raw(number: u64, first: u64, second: u64, third: u64) -> i64 {
+pub(crate) unsafe fn raw(number: u64, first: u64, second: u64, third: u64) -> i64 {
     let result;
     // SAFETY: by the caller's promise; the convention clobbers RAX and the argument registers (XEN-REFERENCE 0.3).
     unsafe {
@@ -58,7 +58,7 @@ unsafe fn raw(number: u64, first: u64, second: u64, third: u64) -> i64 {
 }
 
 /// A hypercall of the form (operation, structure).
-fn operate<T>(number: u64, operation: u64, argument: &mut T, what: &'static str) -> Result<i64, Refused> {
+pub(crate) fn operate<T>(number: u64, operation: u64, argument: &mut T, what: &'static str) -> Result<i64, Refused> {
     // SAFETY: every caller in this file passes the structure that the operation takes, exclusively borrowed.
     let code = unsafe { raw(number, operation, core::ptr::from_mut(argument) as u64, 0) };
     if code < 0 { Err(Refused { what, code }) } else { Ok(code) }

@@ -6,6 +6,8 @@ use cloister_kernel_core::Platform;
 use cloister_kernel_core::console::Line;
 use cloister_kernel_core::entropy::Generator;
 
+#[cfg(feature = "back-end")]
+use crate::back_end;
 use crate::grants::GrantTable;
 use crate::{console, hypercall, processor, xen};
 
@@ -16,6 +18,8 @@ pub struct Machine {
     lines: [Line; MAX_SERVICES],
     refusals: Line,
     timer: u64,
+    #[cfg(feature = "back-end")]
+    mappings: back_end::Mappings,
 }
 
 impl Machine {
@@ -30,6 +34,8 @@ impl Machine {
             lines: [Line::new(); MAX_SERVICES],
             refusals: Line::new(),
             timer: u64::MAX,
+            #[cfg(feature = "back-end")]
+            mappings: back_end::Mappings::new(),
         }
     }
 
@@ -114,5 +120,20 @@ impl Platform for Machine {
 
     fn end_grant(&mut self, reference: GrantRef) -> bool {
         self.grants.revoke(reference)
+    }
+
+    #[cfg(feature = "back-end")]
+    fn bind_port(&mut self, peer: DomId, theirs: EvtchnPort) -> Option<EvtchnPort> {
+        back_end::bind_interdomain(peer, theirs)
+    }
+
+    #[cfg(feature = "back-end")]
+    fn map_grant(&mut self, own: GrantRef, frame: Gfn, peer: DomId, theirs: GrantRef, writable: bool) -> bool {
+        self.mappings.map(own, frame, peer, theirs, writable)
+    }
+
+    #[cfg(feature = "back-end")]
+    fn unmap_grant(&mut self, own: GrantRef, frame: Gfn) {
+        self.mappings.unmap(own, frame);
     }
 }

@@ -6,6 +6,8 @@
 #![no_std]
 #![no_main]
 
+#[cfg(feature = "back-end")]
+mod back_end;
 mod boot;
 mod console;
 mod context;

@@ -145,10 +145,14 @@ fn xenstore_ports(policy: &Policy, log: &mut Log) {
     }
 }
 
-/// The holder of a grant rule acts on requests, so the client needs a queue to it.
+/// The holder of a grant rule acts on requests, so the client needs a queue to it; unless it holds the rule itself, and
+/// serves nobody's requests.
 fn grant_has_a_way(policy: &Policy, queues: &Queues<'_>, grant: &Named<Grant>, log: &mut Log) {
     let (holder, client) = (&grant.body.held_by.value, &grant.body.on_behalf_of.value);
     if !policy.services.defines(holder) || !policy.services.defines(client) {
+        return;
+    }
+    if holder == client && !queues.served.contains_key(&(holder.as_str(), "grants")) {
         return;
     }
     if queues.used.get(&(client.as_str(), "grants")).is_none_or(|queue| queue.to.value != *holder) {

@@ -171,6 +171,14 @@ impl<S: System> Port<S> {
         let [port, _] = self.system.invoke(self.slot, Operation::PortOpen, [u64::from(peer.0), 0, 0, 0])?;
         Ok(EvtchnPort(port as u32))
     }
+    /// Binds the channel that `peer` has allocated as its port `theirs`. Only a back end's kernel does.
+    ///
+    /// # Errors
+    /// As for [`Port::open`].
+    pub fn bind(&self, peer: DomId, theirs: EvtchnPort) -> Result<(), Fault> {
+        let arguments = [u64::from(peer.0), u64::from(theirs.0), 0, 0];
+        self.system.invoke(self.slot, Operation::PortOpen, arguments).map(|_| ())
+    }
     /// Sends an event. A port whose peer is gone drops it.
     pub fn send(&self) {
         let _ = self.system.invoke(self.slot, Operation::PortSend, [0; 4]);
@@ -199,7 +207,15 @@ impl<S: System> GrantRule<S> {
         let [reference, _] = self.system.invoke(self.slot, Operation::GrantIssue, arguments)?;
         Ok(GrantRef(reference as u32))
     }
-    /// Ends the grant of a page.
+    /// Puts the page that `peer` grants under `theirs` in the place of page `page`. Only a back end's kernel does.
+    ///
+    /// # Errors
+    /// As for [`GrantRule::issue`], or the peer grants no such page.
+    pub fn map(&self, page: u32, peer: DomId, theirs: GrantRef) -> Result<(), Fault> {
+        let arguments = [u64::from(page), u64::from(peer.0), u64::from(theirs.0), 0];
+        self.system.invoke(self.slot, Operation::GrantIssue, arguments).map(|_| ())
+    }
+    /// Ends the grant of a page, or takes the peer's page out again.
     ///
     /// # Errors
     /// `InUse` while the peer still maps it; the grant then stands.

@@ -1,14 +1,14 @@
 //! Every invocation that there is: each service, each slot, each operation, and arguments of every kind.
 
 use cloister_caps::abi::region::{CONSTANT, OWN};
-use cloister_caps::tables::{Capability, PortKind, Tables};
+use cloister_caps::tables::{Access, Capability, Mapping, PortKind, Tables};
 use cloister_caps::{Kind, Operation, Status};
 use cloister_kernel_core::Outcome;
 
 use crate::machine::{Bench, narrow, shipped, tables};
 
 /// Arguments inside and outside of what any rule allows.
-const ARGUMENTS: [[u64; 4]; 14] = [
+const ARGUMENTS: [[u64; 4]; 17] = [
     [0; 4],
     [1, 0, 0, 0],
     [1, 3, 0, 0],
@@ -22,6 +22,9 @@ const ARGUMENTS: [[u64; 4]; 14] = [
     [0x7FF0, 0x7FF0, 0, 0],
     [1 << 32, 1 << 16 | 3, 0, 0],
     [0, 1 << 32, 1, 1],
+    [1, 3, 8, 0],
+    [3, 9, 9, 0],
+    [3, 3, 1 << 32, 0],
     [u64::MAX; 4],
 ];
 
@@ -30,7 +33,7 @@ fn expected(
     tables: &Tables<'_>,
     capability: Option<Capability>,
     number: u64,
-    [first, second, ..]: [u64; 4],
+    [first, second, third, _]: [u64; 4],
 ) -> Result<Outcome, Status> {
     let capability = capability.ok_or(Status::NoCapability)?;
     let operation = Operation::ALL.iter().find(|operation| **operation as u64 == number);
@@ -43,6 +46,8 @@ fn expected(
     let peer = |peer: u64, first: u16, last: u16| {
         if (u64::from(first)..=u64::from(last)).contains(&peer) { Ok(()) } else { Err(Status::NotPermitted) }
     };
+    // Whatever is the peer's, the kernel that ships neither binds nor maps.
+    let theirs = |number: u64| if number == 0 { Ok(()) } else { Err(Status::Unavailable) };
     match operation {
         Operation::PowerOff => return Ok(Outcome::PowerOff),
         Operation::PowerReboot => return Ok(Outcome::Reboot),
@@ -50,6 +55,7 @@ fn expected(
         Operation::PortOpen => {
             let rule = tables.ports().get(object).unwrap();
             peer(first, rule.peer_first, rule.peer_last)?;
+            theirs(second)?;
         }
         Operation::PortSend if tables.ports().get(object).unwrap().kind == PortKind::XenStore => {}
         Operation::PortSend | Operation::PortClose => return Err(Status::WrongState),
@@ -62,6 +68,11 @@ fn expected(
                 return Err(Status::WrongState);
             }
             peer(second, rule.peer_first, rule.peer_last)?;
+            let written = |mapping: Mapping| mapping.region == rule.region && mapping.access == Access::ReadWrite;
+            if third != 0 && rule.access == Access::Read && tables.mappings().iter().any(written) {
+                return Err(Status::NotPermitted);
+            }
+            theirs(third)?;
         }
         _ => {}
     }

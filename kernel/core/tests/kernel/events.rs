@@ -183,3 +183,19 @@ fn one_that_calls_without_end_leaves_time_to_every_other() {
         assert!(runs.iter().all(|runs| *runs >= PERIODS), "{service}: {runs:?}");
     }
 }
+
+#[test]
+fn a_back_end_binds_what_the_peer_has_allocated() {
+    let mut bench = Bench::new(&narrow());
+    let bind = |bench: &mut Bench, peer, theirs| {
+        bench.status("netfront", "tx-events", Operation::PortOpen, [peer, theirs, 0, 0])
+    };
+    assert_eq!(bind(&mut bench, 3, 7), Status::Unavailable, "this is no back end's kernel");
+    bench.machine.back_end = true;
+    assert_eq!(bind(&mut bench, 10, 7), Status::NotPermitted);
+    assert_eq!(bind(&mut bench, 3, 1 << 32), Status::Unavailable);
+    assert_eq!(bind(&mut bench, 3, 7), Status::Done);
+    assert_eq!(bind(&mut bench, 3, 7), Status::WrongState, "it is open");
+    assert_eq!(bench.status("netfront", "tx-events", Operation::PortSend, [0; 4]), Status::Done);
+    assert_eq!(bench.status("netfront", "tx-events", Operation::PortClose, [0; 4]), Status::Done);
+}

@@ -100,3 +100,52 @@ fn a_restart_forgets_no_grant() {
     assert_eq!(issue(&mut bench, "rx-pages", 0, 0), Status::WrongState);
     assert_eq!(end(&mut bench, "rx-pages", 0), Status::Done);
 }
+
+#[test]
+fn a_back_end_maps_what_its_rule_allows_in_the_place_of_its_own_page() {
+    let mut bench = Bench::new(&narrow());
+    let map = |bench: &mut Bench, rule: &str, page, peer, theirs| {
+        bench.status("grant-manager", rule, Operation::GrantIssue, [page, peer, theirs, 0])
+    };
+    assert_eq!(map(&mut bench, "rx-pages", 5, 3, 77), Status::Unavailable, "this is no back end's kernel");
+    assert_eq!(end(&mut bench, "rx-pages", 5), Status::WrongState);
+    bench.machine.back_end = true;
+    for (page, peer, theirs, expected) in [
+        (128, 3, 77, Status::NotPermitted),
+        (5, 10, 77, Status::NotPermitted),
+        (5, 3, 1 << 32, Status::Unavailable),
+        (5, 3, 1 << 32 | 77, Status::Unavailable),
+    ] {
+        assert_eq!(map(&mut bench, "rx-pages", page, peer, theirs), expected);
+    }
+    bench.machine.in_use.insert(78);
+    assert_eq!(map(&mut bench, "rx-pages", 5, 3, 78), Status::Unavailable, "the peer grants no such page");
+    for _ in 0..2 {
+        assert_eq!(map(&mut bench, "rx-pages", 5, 3, 77), Status::Done);
+        let own = map(&mut bench, "tx-pages", 0, 3, 77);
+        assert_eq!(own, Status::NotPermitted, "tcpip writes that region, and the rule is for reading");
+        let (_, peer, theirs, writable) = bench.machine.mapped[&15];
+        assert_eq!((peer, theirs, writable), (3, 77, true));
+        for theirs in [0, 77, 79] {
+            assert_eq!(map(&mut bench, "rx-pages", 5, 3, theirs), Status::WrongState, "the page is shared already");
+        }
+        assert_eq!(end(&mut bench, "rx-pages", 5), Status::Done);
+        assert!(bench.machine.mapped.is_empty() && bench.machine.granted.is_empty());
+        assert_eq!(end(&mut bench, "rx-pages", 5), Status::WrongState);
+    }
+    assert_eq!(issue(&mut bench, "rx-pages", 5, 3), Status::Done, "ours again");
+}
+
+#[test]
+fn a_page_mapped_for_reading_cannot_be_written() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../policy/back-end.toml");
+    let mut bench = Bench::new(&std::fs::read_to_string(path).unwrap());
+    bench.machine.back_end = true;
+    for (rule, writable) in [("peer-read-pages", false), ("peer-written-pages", true)] {
+        assert_eq!(bench.status("back-end", rule, Operation::GrantIssue, [9, 1, 77, 0]), Status::Done);
+        let (reference, mapped) = bench.machine.mapped.pop_first().unwrap();
+        assert_eq!((mapped.1, mapped.2, mapped.3), (1, 77, writable), "{reference}");
+        bench.machine.mapped.insert(reference, mapped);
+        assert_eq!(bench.status("back-end", rule, Operation::GrantEnd, [9, 0, 0, 0]), Status::Done);
+    }
+}

@@ -51,6 +51,10 @@ pub struct Machine {
     pub open: BTreeSet<u32>,
     pub unmasked: Vec<u32>,
     pub sent: Vec<u32>,
+    /// Whether this is a back end's kernel.
+    pub back_end: bool,
+    /// The peer's pages by our references: the frame, the peer, its reference, whether it may be written.
+    pub mapped: BTreeMap<u32, (u64, u16, u32, bool)>,
     next_port: u32,
 }
 
@@ -112,6 +116,24 @@ impl Platform for Machine {
         assert!(self.granted.contains_key(&reference.0), "{reference} is not granted");
         !self.in_use.contains(&reference.0) && self.granted.remove(&reference.0).is_some()
     }
+    fn bind_port(&mut self, peer: DomId, theirs: EvtchnPort) -> Option<EvtchnPort> {
+        assert_ne!(theirs.0, 0);
+        if self.back_end { self.open_port(peer) } else { None }
+    }
+    fn map_grant(&mut self, own: GrantRef, frame: Gfn, peer: DomId, theirs: GrantRef, writable: bool) -> bool {
+        if !self.back_end || self.in_use.contains(&theirs.0) {
+            return false;
+        }
+        // What is asked for here is checked as a grant of that page is.
+        self.grant(own, frame, peer, writable);
+        self.granted.remove(&own.0);
+        let old = self.mapped.insert(own.0, (frame.0, peer.0, theirs.0, writable));
+        assert_eq!(old, None, "{own} was mapped anew while it stands");
+        true
+    }
+    fn unmap_grant(&mut self, own: GrantRef, frame: Gfn) {
+        assert_eq!(self.mapped.remove(&own.0).map(|(mapped, ..)| mapped), Some(frame.0));
+    }
 }
 
 /// A kernel and the machine under it.
@@ -163,6 +185,8 @@ impl Bench {
             open: BTreeSet::from([XENSTORE.0]),
             unmasked: Vec::new(),
             sent: Vec::new(),
+            back_end: false,
+            mapped: BTreeMap::new(),
             next_port: 2,
         };
         let mut kernel = Kernel::new(tables, places, 1_000, 32 << 20);

@@ -1,0 +1,100 @@
+//! What only a back end's kernel does: map pages that another domain grants, bind channels that it has allocated.
+//!
+//! The kernel that ships is built without this file (docs/decisions/0006-a-back-end-is-another-kernel.md).
+
+use cloister_caps::tables::MAX_GRANT_REFS;
+use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, PAGE_SIZE};
+use static_assertions::const_assert_eq;
+
+use crate::hypercall::{self, EVENT_CHANNEL_OP, GRANT_TABLE_OP};
+
+/// `GNTMAP_host_map` and `GNTMAP_readonly` (`grant_table.h`).
+const HOST_MAP: u32 = 2;
+const READONLY: u32 = 4;
+/// No handle: Xen's are indices into a table far smaller.
+const NONE: u32 = u32::MAX;
+
+/// `struct gnttab_map_grant_ref` (`grant_table.h`).
+#[repr(C)]
+struct Map {
+    host_addr: u64,
+    flags: u32,
+    reference: u32,
+    dom: u16,
+    status: i16,
+    handle: u32,
+    dev_bus_addr: u64,
+}
+const_assert_eq!(size_of::<Map>(), 32);
+
+/// `struct gnttab_unmap_grant_ref` (`grant_table.h`).
+#[repr(C)]
+struct Unmap {
+    host_addr: u64,
+    dev_bus_addr: u64,
+    handle: u32,
+    status: i16,
+    pad: u16,
+}
+const_assert_eq!(size_of::<Unmap>(), 24);
+
+/// `struct evtchn_bind_interdomain` (`event_channel.h`).
+#[repr(C)]
+struct BindInterdomain {
+    remote_dom: u16,
+    pad: u16,
+    remote_port: u32,
+    local_port: u32,
+}
+const_assert_eq!(size_of::<BindInterdomain>(), 12);
+
+/// The peers' pages that are mapped: Xen's handle of each, by the reference that names the mapping.
+pub struct Mappings {
+    handles: [u32; MAX_GRANT_REFS as usize],
+}
+
+impl Mappings {
+    /// None.
+    pub const fn new() -> Mappings {
+        Mappings { handles: [NONE; MAX_GRANT_REFS as usize] }
+    }
+
+    /// `GNTTABOP_map_grant_ref` at `frame`, which must be a page of a region that the policy shares: what was there is gone
+    /// for good, and after the unmapping there is nothing. Page tables stay as they are.
+    pub fn map(&mut self, own: GrantRef, frame: Gfn, peer: DomId, theirs: GrantRef, writable: bool) -> bool {
+        let Some(place) = self.handles.get_mut(own.0 as usize).filter(|handle| **handle == NONE) else { return false };
+        let mut argument = Map {
+            host_addr: frame.0 * PAGE_SIZE as u64,
+            flags: HOST_MAP | if writable { 0 } else { READONLY },
+            reference: theirs.0,
+            dom: peer.0,
+            status: -1,
+            handle: NONE,
+            dev_bus_addr: 0,
+        };
+        // SAFETY: one structure of the operation's type, exclusively borrowed. The frame that is replaced belongs to a region
+        // that services see through `Window`s alone.
+        let code = unsafe { hypercall::raw(GRANT_TABLE_OP, 0, core::ptr::from_mut(&mut argument) as u64, 1) };
+        let mapped = code == 0 && argument.status == 0;
+        if mapped {
+            *place = argument.handle;
+        }
+        mapped
+    }
+
+    /// `GNTTABOP_unmap_grant_ref`.
+    pub fn unmap(&mut self, own: GrantRef, frame: Gfn) {
+        let Some(place) = self.handles.get_mut(own.0 as usize) else { return };
+        let handle = core::mem::replace(place, NONE);
+        let mut argument = Unmap { host_addr: frame.0 * PAGE_SIZE as u64, dev_bus_addr: 0, handle, status: 0, pad: 0 };
+        // SAFETY: one structure of the operation's type, exclusively borrowed. A handle that is none is refused.
+        unsafe { hypercall::raw(GRANT_TABLE_OP, 1, core::ptr::from_mut(&mut argument) as u64, 1) };
+    }
+}
+
+/// `EVTCHNOP_bind_interdomain`.
+pub fn bind_interdomain(peer: DomId, theirs: EvtchnPort) -> Option<EvtchnPort> {
+    let mut argument = BindInterdomain { remote_dom: peer.0, pad: 0, remote_port: theirs.0, local_port: 0 };
+    hypercall::operate(EVENT_CHANNEL_OP, 0, &mut argument, "EVTCHNOP_bind_interdomain").ok()?;
+    Some(EvtchnPort(argument.local_port))
+}

@@ -1,0 +1,306 @@
+//! A connection with a front end: rings, event channels, and the frames that an honest back end moves.
+
+use arrayvec::ArrayVec;
+use cloister_caps::{DomId, EvtchnPort, GrantRef, PAGE_SIZE};
+use cloister_interfaces::capability::{GrantRule, Port};
+use cloister_interfaces::{Memory, System};
+
+use crate::leak;
+use crate::pages::Pages;
+use crate::ring::Back;
+use crate::wire::{self, Heard, LONGEST};
+
+/// Pages of the writable region that are the rings.
+const RINGS: usize = 2;
+/// `NETTXF_extra_info`, and `XEN_NETIF_EXTRA_FLAG_MORE`.
+const EXTRA: u16 = 8;
+const MORE: u8 = 1;
+/// `XEN_NETIF_RSP_NULL`: the answer to an extra-info slot.
+const NULL: i16 = 1;
+/// Bytes of a request to send (`struct netif_tx_request`) and to receive.
+const TX_SLOT: usize = 12;
+const RX_SLOT: usize = 8;
+/// Bytes of a frame that are looked at.
+const HEAD: usize = 64;
+
+/// What the front end publishes.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Keys {
+    /// `tx-ring-ref`.
+    pub tx_ring: u32,
+    /// `rx-ring-ref`.
+    pub rx_ring: u32,
+    /// `event-channel-tx`, or `event-channel`.
+    pub tx_port: u32,
+    /// `event-channel-rx`; 0 if there is one channel.
+    pub rx_port: u32,
+}
+
+/// Which frames of the front end are answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answers {
+    /// Each.
+    All,
+    /// Every other.
+    Half,
+    /// None: they stay on the ring.
+    None,
+}
+
+/// A request to send, as far as it matters.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// The page.
+    pub reference: GrantRef,
+    /// Where in it the frame starts.
+    pub offset: u16,
+    /// `NETTXF_*`.
+    pub flags: u16,
+    /// What the response repeats.
+    pub id: u16,
+    /// Bytes.
+    pub size: u16,
+}
+
+/// The capabilities for a connection: see [`crate::Caps`].
+pub struct Ends<S, M> {
+    pub peer_written: M,
+    pub peer_read: M,
+    pub grant_rules: ArrayVec<GrantRule<S>, 2>,
+    pub tx_events: Port<S>,
+    pub rx_events: Port<S>,
+    pub spare_events: Port<S>,
+}
+
+/// The connection.
+pub struct Link<S, M> {
+    /// The ring of frames from the front end.
+    pub tx: Back<M>,
+    /// The ring of frames to it.
+    pub rx: Back<M>,
+    /// Pages that we may write: rings and receive buffers.
+    pub written: Pages<S, M>,
+    /// Pages that we may read: frames.
+    pub read: Pages<S, M>,
+    tx_events: Port<S>,
+    rx_events: Port<S>,
+    spare_events: Port<S>,
+    split: bool,
+    /// The front end's domain.
+    pub peer: DomId,
+    /// Its hardware address, when it has told.
+    pub mac: Option<[u8; 6]>,
+    /// Answers to echo requests.
+    pub echoes: u32,
+    /// Frames of the front end.
+    pub frames: u32,
+    odd: bool,
+    /// The references of the two rings.
+    pub rings: [GrantRef; 2],
+    /// Whether pages of frames are searched for what is beside the frame.
+    pub search: bool,
+    /// Bytes other than 0 that were found there.
+    pub beyond: u32,
+}
+
+impl<S: System, M: Memory> Link<S, M> {
+    /// No connection yet; `None` if a rule is missing.
+    pub fn new(ends: Ends<S, M>) -> Option<Self> {
+        let Ends { mut grant_rules, peer_written: written, peer_read, tx_events, rx_events, spare_events } = ends;
+        // In the order of the rules' names.
+        let written_rule = grant_rules.pop()?;
+        let read_rule = grant_rules.pop()?;
+        Some(Link {
+            tx: Back::new(written.clone(), 0, TX_SLOT),
+            rx: Back::new(written.clone(), PAGE_SIZE, RX_SLOT),
+            written: Pages::new(written_rule, written, RINGS),
+            read: Pages::new(read_rule, peer_read, 0),
+            tx_events,
+            rx_events,
+            spare_events,
+            split: false,
+            peer: DomId(0),
+            mac: None,
+            echoes: 0,
+            frames: 0,
+            odd: false,
+            rings: [GrantRef(0); 2],
+            search: false,
+            beyond: 0,
+        })
+    }
+
+    /// Maps the rings and binds the channels.
+    ///
+    /// # Errors
+    /// What could not be had.
+    pub fn connect(&mut self, peer: DomId, keys: Keys) -> Result<(), &'static str> {
+        self.disconnect();
+        self.peer = peer;
+        self.split = keys.rx_port != 0;
+        (self.mac, self.echoes, self.frames, self.beyond) = (None, 0, 0, 0);
+        self.rings = [GrantRef(keys.tx_ring), GrantRef(keys.rx_ring)];
+        self.tx.reset();
+        self.rx.reset();
+        for (page, reference) in self.rings.into_iter().enumerate() {
+            if !self.written.map(page, peer, reference) {
+                return Err("a ring cannot be mapped");
+            }
+        }
+        let bound = self.tx_events.bind(peer, EvtchnPort(keys.tx_port)).is_ok()
+            && (!self.split || self.rx_events.bind(peer, EvtchnPort(keys.rx_port)).is_ok());
+        // A channel that is never bound; it may be there from an earlier connection.
+        let _ = self.spare_events.open(peer);
+        if bound { Ok(()) } else { Err("an event channel cannot be bound") }
+    }
+
+    /// Closes the channels.
+    pub fn hang_up(&mut self) {
+        let _ = (self.tx_events.close(), self.rx_events.close(), self.spare_events.close());
+    }
+
+    /// Lets go of everything.
+    pub fn disconnect(&mut self) {
+        self.hang_up();
+        self.written.unmap();
+        self.read.unmap();
+    }
+
+    /// Sends events on both channels.
+    pub fn kick(&self) {
+        self.tx_events.send();
+        if self.split {
+            self.rx_events.send();
+        }
+    }
+
+    /// Sends an event to nobody.
+    pub fn kick_nobody(&self) {
+        self.spare_events.send();
+    }
+
+    /// Takes the next request of the front end to send; the slots with extra information behind it are answered.
+    pub fn take_sent(&mut self) -> Option<Sent> {
+        let mut slot = [0; TX_SLOT];
+        if !self.tx.take(&mut slot) {
+            return None;
+        }
+        let [g0, g1, g2, g3, o0, o1, f0, f1, i0, i1, s0, s1] = slot;
+        let sent = Sent {
+            reference: GrantRef(u32::from_le_bytes([g0, g1, g2, g3])),
+            offset: u16::from_le_bytes([o0, o1]),
+            flags: u16::from_le_bytes([f0, f1]),
+            id: u16::from_le_bytes([i0, i1]),
+            size: u16::from_le_bytes([s0, s1]),
+        };
+        Some(sent)
+    }
+
+    /// Takes the slots with extra information that follow a request; answers how many there were.
+    pub fn take_extras(&mut self, sent: &Sent) -> u32 {
+        let mut extras = 0;
+        let mut more = sent.flags & EXTRA != 0;
+        let mut slot = [0; TX_SLOT];
+        while more && self.tx.take(&mut slot) {
+            extras += 1;
+            more = slot[1] & MORE != 0;
+        }
+        extras
+    }
+
+    /// Answers a request to send.
+    pub fn answer_sent(&mut self, id: u16, status: i16) {
+        let ([i0, i1], [s0, s1]) = (id.to_le_bytes(), status.to_le_bytes());
+        self.tx.answer(&[i0, i1, s0, s1]);
+    }
+
+    /// Looks at a frame of the front end.
+    pub fn look(&mut self, sent: &Sent) {
+        self.frames = self.frames.wrapping_add(1);
+        let mut head = [0; HEAD];
+        let length = usize::from(sent.size).min(HEAD).min(PAGE_SIZE.saturating_sub(usize::from(sent.offset)));
+        let Some(page) = self.read.at(self.peer, sent.reference) else { return };
+        self.read.memory().read(page + usize::from(sent.offset), &mut head[..length]);
+        if self.search {
+            let mut bytes = [0; PAGE_SIZE];
+            self.read.memory().read(page, &mut bytes);
+            let start = usize::from(sent.offset).min(PAGE_SIZE);
+            let end = (start + usize::from(sent.size)).min(PAGE_SIZE);
+            self.beyond += leak::full(&bytes[..start]) + leak::full(&bytes[end..]);
+        }
+        match wire::hear(&head[..length]) {
+            Heard::Address(mac) => self.mac = Some(mac),
+            Heard::Echo => self.echoes = self.echoes.wrapping_add(1),
+            Heard::Question(mac) => {
+                let mut frame = [0; LONGEST];
+                let length = wire::arp(&mut frame, Some(mac));
+                self.deliver(&frame[..length]);
+            }
+            Heard::Other => {}
+        }
+    }
+
+    /// Takes what the front end sent.
+    pub fn serve(&mut self, answers: Answers) {
+        if answers == Answers::None {
+            return;
+        }
+        while let Some(sent) = self.take_sent() {
+            self.look(&sent);
+            let extras = self.take_extras(&sent);
+            self.odd = !self.odd;
+            if answers == Answers::All || self.odd {
+                self.answer_sent(sent.id, 0);
+                (0..extras).for_each(|_| self.answer_sent(0, NULL));
+            }
+        }
+        if self.tx.publish() {
+            self.tx_events.send();
+        }
+    }
+
+    /// Takes the next receive buffer: its id, and the offset of its page in the writable region.
+    pub fn take_buffer(&mut self) -> Option<(u16, usize)> {
+        let mut slot = [0; RX_SLOT];
+        if !self.rx.take(&mut slot) {
+            return None;
+        }
+        let [i0, i1, _, _, g0, g1, g2, g3] = slot;
+        let reference = GrantRef(u32::from_le_bytes([g0, g1, g2, g3]));
+        Some((u16::from_le_bytes([i0, i1]), self.written.at(self.peer, reference)?))
+    }
+
+    /// Answers a receive buffer.
+    pub fn answer_buffer(&mut self, id: u16, offset: u16, flags: u16, status: i16) {
+        let fields = [id.to_le_bytes(), offset.to_le_bytes(), flags.to_le_bytes(), status.to_le_bytes()];
+        let mut slot = [0; RX_SLOT];
+        slot.iter_mut().zip(fields.as_flattened()).for_each(|(place, byte)| *place = *byte);
+        self.rx.answer(&slot);
+    }
+
+    /// Publishes receive buffers that were answered.
+    pub fn publish_buffers(&mut self) {
+        if self.rx.publish() {
+            if self.split { self.rx_events.send() } else { self.tx_events.send() }
+        }
+    }
+
+    /// Gives the front end a frame; whether there was a buffer for it.
+    pub fn deliver(&mut self, frame: &[u8]) -> bool {
+        let Some((id, page)) = self.take_buffer() else { return false };
+        self.written.memory().write(page, frame);
+        self.answer_buffer(id, 0, 0, frame.len() as i16);
+        self.publish_buffers();
+        true
+    }
+
+    /// Sends an ARP question, or an echo request if the front end's address is known; whether there was a buffer for it.
+    pub fn ask(&mut self, data: usize) -> bool {
+        let mut frame = [0; LONGEST];
+        let length = match self.mac {
+            Some(mac) => wire::echo(&mut frame, mac, data, 0x5a),
+            None => wire::arp(&mut frame, None),
+        };
+        self.deliver(&frame[..length])
+    }
+}

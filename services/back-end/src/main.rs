@@ -1,0 +1,6 @@
+//! The back end's program.
+#![no_std]
+#![no_main]
+#![forbid(unsafe_code)]
+
+cloister_runtime::service!(cloister_back_end);

@@ -1,0 +1,365 @@
+//! The scripts: what the back end does, and what the front end's image has to say of it.
+
+/// One script.
+#[derive(Debug)]
+pub struct Script {
+    /// By which it is chosen.
+    pub name: &'static str,
+    /// What it does.
+    pub about: &'static str,
+    /// What the console of the front end's image must say, one of them; nothing if the list is empty.
+    pub says: &'static [&'static str],
+    /// Nodes that are written in place of an honest back end's, before the connection is offered.
+    pub nodes: &'static [(&'static str, &'static str)],
+    /// What is done when the connection stands.
+    pub attack: Attack,
+}
+
+/// A ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ring {
+    /// Frames from the front end.
+    Tx,
+    /// Frames to it.
+    Rx,
+}
+
+/// Whose id a response has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Id {
+    /// The request's.
+    Right,
+    /// That of a request answered just before.
+    Again,
+    /// The request's and so many more.
+    Plus(u16),
+    /// This one.
+    Exact(u16),
+}
+
+/// Where a producer index goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Move {
+    /// So far past the requests that were made.
+    Beyond(u32),
+    /// So far back behind what was published.
+    Back(u32),
+}
+
+/// What of a ring is rewritten without end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Words {
+    /// The producer index.
+    Producer,
+    /// The words by which each side says when it wants an event.
+    Events,
+    /// The slots.
+    Slots,
+    /// The responses, between two legal ones of which a mixture is not.
+    Responses,
+    /// The whole page.
+    Page,
+}
+
+/// What is done when the connection stands. Times are in ms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Attack {
+    /// Nothing.
+    Nothing,
+    /// Two responses to requests to send.
+    Tx(Id, i16),
+    /// Responses to receive buffers, so many or as long as there are buffers.
+    Rx {
+        /// The id.
+        id: Id,
+        /// Where the frame is said to start.
+        offset: u16,
+        /// The flags.
+        flags: u16,
+        /// The frame's length, or an error.
+        status: i16,
+        /// How many.
+        times: u32,
+    },
+    /// A response that asks for extra information behind it, and so many slots of that: type, flags, and the rest.
+    Extra(u8, u8, [u8; 6], u32),
+    /// A producer index is set.
+    Producer(Ring, Move),
+    /// The front end's frames are left on the ring for so long.
+    Silent(u64),
+    /// Every other frame is never answered, for so long.
+    Half(u64),
+    /// Words of a ring are rewritten all the time.
+    Flip(Ring, Words, u64),
+    /// The pages of frames are rewritten while they are in use.
+    Payload(u64),
+    /// Frames of no sense as fast as there are buffers.
+    Flood(u64),
+    /// Events on both channels as fast as possible.
+    Storm(u64),
+    /// Nodes of the back end's directory are written, or removed where there is no value, one after the other.
+    Nodes(&'static [(&'static str, Option<&'static str>)]),
+    /// The event channels are closed.
+    HangUp,
+    /// Everything stays mapped for so long after the front end has gone.
+    Keep(u64),
+    /// Every page that can be had is mapped and searched for what is no frame.
+    Dump,
+    /// Echo requests of 1,400 bytes for so long, and what came back; with a storm of events to nobody or to the front end.
+    Measure(Storm, u64),
+    /// The test does something: the back end is honest for so long.
+    Wait(u64),
+}
+
+/// Whom a storm of events goes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Storm {
+    /// There is none.
+    None,
+    /// A channel without another end: it costs the sender the same.
+    Nobody,
+    /// The front end.
+    Peer,
+}
+
+/// `NETRXF_more_data`, `NETRXF_extra_info`.
+const MORE: u16 = 4;
+const EXTRA: u16 = 8;
+/// `XEN_NETIF_EXTRA_TYPE_GSO`.
+const GSO: u8 = 1;
+/// As many as there are.
+const ALL: u32 = u32::MAX;
+
+const fn script(name: &'static str, about: &'static str, says: &'static [&'static str], attack: Attack) -> Script {
+    Script { name, about, says, nodes: &[], attack }
+}
+
+const fn offer(
+    name: &'static str,
+    about: &'static str,
+    says: &'static [&'static str],
+    nodes: &'static [(&'static str, &'static str)],
+) -> Script {
+    Script { name, about, says, nodes, attack: Attack::Wait(700) }
+}
+
+const fn rx(id: Id, offset: u16, flags: u16, status: i16, times: u32) -> Attack {
+    Attack::Rx { id, offset, flags, status, times }
+}
+
+const ID: &[&str] = &["a response to a request that was not made"];
+const PRODUCER: &[&str] = &["more responses than requests"];
+const BOUNDS: &[&str] = &["a frame outside of its page"];
+const FLAGS: &[&str] = &["a feature that was not agreed on"];
+const NO_COPY: &[&str] = &["the back end does not copy received frames"];
+const NONE: &[&str] = &[];
+
+/// The scripts, in the order in which they are run.
+pub static SCRIPTS: &[Script] = &[
+    script("honest", "answers and is answered", NONE, Attack::Nothing),
+    script("dump", "maps every page that it can and searches it for what is no frame", NONE, Attack::Dump),
+    // Frames from the front end.
+    script("tx-id-twice", "two responses to one request", ID, Attack::Tx(Id::Again, 0)),
+    script("tx-id-never", "a response to a request that was never made", ID, Attack::Tx(Id::Plus(40), 0)),
+    script("tx-id-past-pool", "an id past the pool", ID, Attack::Tx(Id::Exact(300), 0)),
+    script("tx-id-huge", "the largest id", ID, Attack::Tx(Id::Exact(u16::MAX), 0)),
+    script("tx-status-error", "each frame fails", NONE, Attack::Tx(Id::Right, -1)),
+    script("tx-status-absurd", "a status that does not exist", NONE, Attack::Tx(Id::Right, i16::MIN)),
+    script("tx-status-null", "answers as to an extra-info slot", NONE, Attack::Tx(Id::Right, 1)),
+    script("tx-producer-one", "one response too many", PRODUCER, Attack::Producer(Ring::Tx, Move::Beyond(1))),
+    script("tx-producer-jump", "the producer is a ring ahead", PRODUCER, Attack::Producer(Ring::Tx, Move::Beyond(256))),
+    script(
+        "tx-producer-far",
+        "the producer is half the numbers ahead",
+        PRODUCER,
+        Attack::Producer(Ring::Tx, Move::Beyond(1 << 31)),
+    ),
+    script("tx-producer-back", "the producer goes back by one", PRODUCER, Attack::Producer(Ring::Tx, Move::Back(1))),
+    script("tx-silent", "leaves frames on the ring for 3 s", NONE, Attack::Silent(3_000)),
+    script("tx-half", "never answers every other frame", NONE, Attack::Half(1_500)),
+    // Frames to the front end.
+    script("rx-id-plus", "the id of the next buffer", ID, rx(Id::Plus(1), 0, 0, 60, 1)),
+    script("rx-id-again", "the id of the buffer before", ID, rx(Id::Again, 0, 0, 60, 1)),
+    script("rx-id-huge", "the largest id", ID, rx(Id::Exact(u16::MAX), 0, 0, 60, 1)),
+    script("rx-length", "a length past the page", BOUNDS, rx(Id::Right, 0, 0, 4097, 1)),
+    script("rx-length-huge", "the largest length", BOUNDS, rx(Id::Right, 0, 0, i16::MAX, 1)),
+    script("rx-offset", "a frame that starts at the end of its page", BOUNDS, rx(Id::Right, 4096, 0, 60, 1)),
+    script("rx-offset-wrap", "offset and length that wrap in 16 bits", BOUNDS, rx(Id::Right, 0xFFF0, 0, 60, 1)),
+    script("rx-status-zero", "empty frames in every buffer", NONE, rx(Id::Right, 0, 0, 0, ALL)),
+    script("rx-status-error", "an error in every buffer", NONE, rx(Id::Right, 0, 0, -1, ALL)),
+    script(
+        "rx-status-absurd",
+        "a status that does not exist, in every buffer",
+        NONE,
+        rx(Id::Right, 0, 0, i16::MIN, ALL),
+    ),
+    script("rx-runt", "frames shorter than a header, in every buffer", NONE, rx(Id::Right, 0, 0, 13, ALL)),
+    script("rx-more-data", "one frame in two slots, not agreed on", FLAGS, rx(Id::Right, 0, MORE, 60, 2)),
+    script("rx-more-data-endless", "a chain of slots without end", FLAGS, rx(Id::Right, 0, MORE, 60, ALL)),
+    script("rx-more-data-errors", "a chain of errors without end", FLAGS, rx(Id::Right, 0, MORE, -1, ALL)),
+    script("rx-flag-gso-prefix", "a flag of a feature that is gone", FLAGS, rx(Id::Right, 0, 16, 60, 1)),
+    script("rx-flags-all", "every flag", FLAGS, rx(Id::Right, 0, u16::MAX, 60, 1)),
+    script("rx-extra-gso-zero", "segments of no bytes", FLAGS, Attack::Extra(GSO, 0, [0, 0, 1, 0, 0, 0], 1)),
+    script(
+        "rx-extra-gso-type",
+        "segments of an unknown protocol",
+        FLAGS,
+        Attack::Extra(GSO, 0, [0xb4, 5, 9, 0, 0, 0], 1),
+    ),
+    script("rx-extra-unknown", "extra information of an unknown type", FLAGS, Attack::Extra(0xEE, 0, [0xff; 6], 1)),
+    script(
+        "rx-extra-endless",
+        "extra information without end",
+        FLAGS,
+        Attack::Extra(GSO, 1, [0xb4, 5, 1, 0, 0, 0], ALL),
+    ),
+    script("rx-extra-missing", "extra information announced and not given", FLAGS, rx(Id::Right, 0, EXTRA, 60, 1)),
+    script("rx-producer-one", "one response too many", PRODUCER, Attack::Producer(Ring::Rx, Move::Beyond(1))),
+    script(
+        "rx-producer-far",
+        "the producer is half the numbers ahead",
+        PRODUCER,
+        Attack::Producer(Ring::Rx, Move::Beyond(1 << 31)),
+    ),
+    script("rx-producer-back", "the producer goes back by one", PRODUCER, Attack::Producer(Ring::Rx, Move::Back(1))),
+    script("rx-flood", "frames of no sense as fast as there are buffers", NONE, Attack::Flood(1_500)),
+    script(
+        "rx-wrong-ring",
+        "the answer to a frame from the front end, on the other ring",
+        ID,
+        rx(Id::Exact(0x0100), 0, 0, 0, 1),
+    ),
+    // Memory that changes under the reader.
+    script(
+        "flip-tx-producer",
+        "rewrites the producer of the ring to send",
+        NONE,
+        Attack::Flip(Ring::Tx, Words::Producer, 1_500),
+    ),
+    script(
+        "flip-rx-producer",
+        "rewrites the producer of the ring to receive",
+        NONE,
+        Attack::Flip(Ring::Rx, Words::Producer, 1_500),
+    ),
+    script(
+        "flip-tx-events",
+        "rewrites the event words of the ring to send",
+        NONE,
+        Attack::Flip(Ring::Tx, Words::Events, 1_500),
+    ),
+    script(
+        "flip-rx-events",
+        "rewrites the event words of the ring to receive",
+        NONE,
+        Attack::Flip(Ring::Rx, Words::Events, 1_500),
+    ),
+    script(
+        "flip-tx-slots",
+        "rewrites the slots of the ring to send",
+        NONE,
+        Attack::Flip(Ring::Tx, Words::Slots, 1_500),
+    ),
+    script(
+        "flip-rx-slots",
+        "rewrites the slots of the ring to receive",
+        NONE,
+        Attack::Flip(Ring::Rx, Words::Slots, 1_500),
+    ),
+    script(
+        "flip-rx-responses",
+        "rewrites responses between two legal ones (double fetch)",
+        NONE,
+        Attack::Flip(Ring::Rx, Words::Responses, 2_000),
+    ),
+    script("flip-pages", "rewrites both ring pages whole", NONE, Attack::Flip(Ring::Tx, Words::Page, 1_500)),
+    script("flip-payload", "rewrites frames while they are in use", NONE, Attack::Payload(2_000)),
+    // Event channels.
+    script("storm", "events on both channels as fast as possible for 30 s", NONE, Attack::Storm(30_000)),
+    script("hang-up", "closes the event channels", NONE, Attack::HangUp),
+    // XenStore.
+    script("state-garbage", "its state is no number", NONE, Attack::Nodes(&[("state", Some("garbage"))])),
+    script("state-negative", "its state is below all states", NONE, Attack::Nodes(&[("state", Some("-1"))])),
+    script("state-large", "its state is past all states", NONE, Attack::Nodes(&[("state", Some("9"))])),
+    script("state-empty", "its state is empty", NONE, Attack::Nodes(&[("state", Some(""))])),
+    script("state-vanishes", "its state is removed", NONE, Attack::Nodes(&[("state", None)])),
+    script("state-back", "goes back to offering", NONE, Attack::Nodes(&[("state", Some("2"))])),
+    script("state-closed", "is closed without closing", NONE, Attack::Nodes(&[("state", Some("6"))])),
+    script(
+        "state-flips",
+        "goes through all states, back and forth",
+        NONE,
+        Attack::Nodes(&[
+            ("state", Some("3")),
+            ("state", Some("8")),
+            ("state", Some("4")),
+            ("state", Some("7")),
+            ("state", Some("1")),
+            ("state", Some("5")),
+            ("state", Some("2")),
+            ("state", Some("6")),
+            ("state", Some("4")),
+            ("state", Some("0")),
+        ]),
+    ),
+    offer("copy-absent", "does not say that it copies", NO_COPY, &[("feature-rx-copy", "")]),
+    offer("copy-two", "a feature that is 2", NO_COPY, &[("feature-rx-copy", "2")]),
+    offer(
+        "copy-text",
+        "a feature that is a text",
+        NO_COPY,
+        &[("feature-rx-copy", "yes please, with a value of some length, 1")],
+    ),
+    offer("copy-negative", "a feature that is negative", NO_COPY, &[("feature-rx-copy", "-1")]),
+    offer("copy-spaced", "a feature with a blank", NO_COPY, &[("feature-rx-copy", " 1")]),
+    Script {
+        name: "features-garbage",
+        about: "every other feature is of no type at all",
+        says: NONE,
+        nodes: &[
+            ("feature-split-event-channels", "maybe"),
+            ("feature-sg", "99999999999999999999"),
+            ("feature-gso-tcpv4", "-0"),
+            ("feature-gso-tcpv6", "0x1"),
+            ("feature-ipv6-csum-offload", "\u{7f}"),
+            ("multi-queue-max-queues", "4294967296"),
+            ("feature-ctrl-ring", "true"),
+        ],
+        attack: Attack::Nothing,
+    },
+    // The end.
+    script("keep-mapped", "keeps all pages mapped for 3 s after the end", NONE, Attack::Keep(3_000)),
+    // What the test measures, or does itself (`tests/bed/tests/hostile.rs`).
+    script("measure-calm", "echo requests of 1,400 bytes", NONE, Attack::Measure(Storm::None, 5_000)),
+    script("measure-nobody", "the same, with a storm of events to nobody", NONE, Attack::Measure(Storm::Nobody, 5_000)),
+    script("measure-storm", "the same, with the storm to the front end", NONE, Attack::Measure(Storm::Peer, 5_000)),
+    script("nodes-huge", "its state is of 2,000 bytes (written by the test)", NONE, Attack::Wait(2_000)),
+    script("toolstack-nonsense", "mac, mtu and back-end id change (written by the test)", NONE, Attack::Wait(2_000)),
+    script(
+        "destroyed",
+        "the back end's domain is destroyed while it has all mapped (by the test)",
+        NONE,
+        Attack::Wait(600_000),
+    ),
+];
+
+/// The script of this name.
+#[must_use]
+pub fn find(name: &[u8]) -> Option<&'static Script> {
+    SCRIPTS.iter().find(|script| script.name.as_bytes() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_least_forty_attacks_each_with_a_name_of_its_own() {
+        assert!(SCRIPTS.len() >= 40);
+        for (index, script) in SCRIPTS.iter().enumerate() {
+            assert!(SCRIPTS[..index].iter().all(|other| other.name != script.name), "{}", script.name);
+            assert!(std::ptr::eq(find(script.name.as_bytes()).expect("found"), script));
+        }
+        assert!(find(b"").is_none());
+    }
+}
