@@ -50,9 +50,12 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, Default)]
 struct Channel {
     port: Option<EvtchnPort>,
-    /// An event was delivered, and the channel is masked until its service waits.
-    delivered: bool,
+    /// The service that its events go to, and the notification bit.
+    service: u8,
+    bit: u8,
 }
+
+static_assertions::const_assert!(MAX_PORT_RULES <= 32 && MAX_SERVICES <= 32);
 
 /// The kernel.
 pub struct Kernel<'t> {
@@ -63,6 +66,10 @@ pub struct Kernel<'t> {
     pending: [u64; MAX_SERVICES],
     restarts: [u16; MAX_SERVICES],
     channels: [Channel; MAX_PORT_RULES],
+    /// The channels of each service that were delivered to it, and are masked until it waits: a bit for each.
+    delivered: [u32; MAX_SERVICES],
+    /// Services that may read the clock: a bit for each.
+    clocks: u32,
     granted: [u64; MAX_GRANT_REFS as usize / 64],
     /// Of the pages that are shared, those that are the peer's.
     mapped: [u64; MAX_GRANT_REFS as usize / 64],
@@ -85,11 +92,19 @@ impl<'t> Kernel<'t> {
     #[must_use]
     pub fn new(tables: Tables<'t>, places: Places, now: u64, memory: u64) -> Self {
         let mut cspace = [[0; MAX_SLOTS]; MAX_SERVICES];
+        let mut clocks = 0;
         for (index, capability) in tables.capabilities().iter().enumerate() {
             let slots = cspace.get_mut(usize::from(capability.service));
             if let Some(place) = slots.and_then(|slots| slots.get_mut(usize::from(capability.slot))) {
                 *place = index as u16 + 1;
             }
+            if capability.kind == Kind::Clock && capability.rights.contains(Rights::NOW) {
+                clocks |= 1 << capability.service;
+            }
+        }
+        let mut channels = [Channel::default(); MAX_PORT_RULES];
+        for (channel, rule) in channels.iter_mut().zip(tables.ports().iter()) {
+            *channel = Channel { port: None, service: rule.service, bit: rule.bit };
         }
         Kernel {
             scheduler: Scheduler::new(&tables),
@@ -98,7 +113,9 @@ impl<'t> Kernel<'t> {
             cspace,
             pending: [0; MAX_SERVICES],
             restarts: [0; MAX_SERVICES],
-            channels: [Channel::default(); MAX_PORT_RULES],
+            channels,
+            delivered: [0; MAX_SERVICES],
+            clocks,
             granted: [0; MAX_GRANT_REFS as usize / 64],
             mapped: [0; MAX_GRANT_REFS as usize / 64],
             usage: Usage::new(),
@@ -153,10 +170,11 @@ impl<'t> Kernel<'t> {
         let Some(index) = self.channels.iter().position(|channel| channel.port == Some(port)) else {
             return false;
         };
-        self.channels[index].delivered = true;
-        if let Some(rule) = self.tables.ports().get(index) {
-            self.notify(rule.service, rule.bit);
+        let Channel { service, bit, .. } = self.channels[index];
+        if let Some(delivered) = self.delivered.get_mut(usize::from(service)) {
+            *delivered |= 1 << index;
         }
+        self.notify(service, bit);
         true
     }
 
@@ -179,13 +197,11 @@ impl<'t> Kernel<'t> {
     }
 
     fn wait(&mut self, platform: &mut impl Platform, service: u8, deadline: u64) -> Outcome {
-        for index in 0..self.tables.ports().len() {
-            let owned = self.tables.ports().get(index).is_some_and(|rule| rule.service == service);
-            let channel = &mut self.channels[index];
-            if owned
-                && core::mem::take(&mut channel.delivered)
-                && let Some(port) = channel.port
-            {
+        let mut delivered = self.delivered.get_mut(usize::from(service)).map_or(0, core::mem::take);
+        while delivered != 0 {
+            let channel = self.channels.get(delivered.trailing_zeros() as usize);
+            delivered &= delivered - 1;
+            if let Some(port) = channel.and_then(|channel| channel.port) {
                 platform.unmask(port);
             }
         }
@@ -200,9 +216,7 @@ impl<'t> Kernel<'t> {
     /// time if the service may read the clock.
     pub fn awake(&mut self, service: u8, now: u64) -> Answer {
         let bits = self.pending.get_mut(usize::from(service)).map_or(0, core::mem::take);
-        let clock = self.tables.capabilities().iter().any(|capability| {
-            capability.service == service && capability.kind == Kind::Clock && capability.rights.contains(Rights::NOW)
-        });
+        let clock = 1_u32.checked_shl(u32::from(service)).is_some_and(|bit| self.clocks & bit != 0);
         answer(bits, if clock { now } else { 0 })
     }
 
@@ -349,7 +363,7 @@ impl<'t> Kernel<'t> {
                     theirs => platform.bind_port(peer, EvtchnPort(theirs)),
                 };
                 let port = port.ok_or(Status::Unavailable)?;
-                *channel = Channel { port: Some(port), delivered: false };
+                channel.port = Some(port);
                 platform.unmask(port);
                 Ok(answer(u64::from(port.0), 0))
             }
@@ -358,7 +372,10 @@ impl<'t> Kernel<'t> {
                 Ok(DONE)
             }
             (Operation::PortClose, Some(port)) if rule.kind == PortKind::Peer => {
-                *channel = Channel::default();
+                channel.port = None;
+                if let Some(delivered) = self.delivered.get_mut(usize::from(rule.service)) {
+                    *delivered &= !(1 << index);
+                }
                 platform.close_port(port);
                 Ok(DONE)
             }

@@ -5,6 +5,9 @@
 
 use cloister_caps::tables::{MAX_SERVICES, Tables};
 
+/// The most that a service owes, in budgets. What is beyond it, the machine stood still, and the service did not run.
+const MOST_OWED: u64 = 4;
+
 /// What a service is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
@@ -22,9 +25,15 @@ struct Entry {
     priority: u8,
     budget: u64,
     period: u64,
-    window: u64,
+    /// When the present window ends.
+    end: u64,
     used: u64,
     total: u64,
+}
+
+impl Entry {
+    /// What no service is.
+    const NONE: Entry = Entry { state: State::Stopped, priority: 0, budget: 1, period: 1, end: 0, used: 0, total: 0 };
 }
 
 /// What to do next.
@@ -49,8 +58,7 @@ impl Scheduler {
     /// A scheduler of the services in the tables, all ready.
     #[must_use]
     pub fn new(tables: &Tables<'_>) -> Scheduler {
-        let idle = Entry { state: State::Stopped, priority: 0, budget: 1, period: 1, window: 0, used: 0, total: 0 };
-        let mut scheduler = Scheduler { entries: [idle; MAX_SERVICES], order: [0; MAX_SERVICES], count: 0 };
+        let mut scheduler = Scheduler { entries: [Entry::NONE; MAX_SERVICES], order: [0; MAX_SERVICES], count: 0 };
         for (entry, service) in scheduler.entries.iter_mut().zip(tables.services().iter()) {
             entry.state = State::Ready;
             entry.priority = service.priority;
@@ -115,7 +123,7 @@ impl Scheduler {
             match entry.state {
                 State::Waiting(deadline) => next.timer = next.timer.min(deadline),
                 State::Stopped => {}
-                State::Ready if entry.used >= entry.budget => next.timer = next.timer.min(entry.window_end()),
+                State::Ready if entry.used >= entry.budget => next.timer = next.timer.min(entry.end),
                 State::Ready if next.service.is_none() => {
                     next.service = Some(index);
                     next.timer = next.timer.min(now + (entry.budget - entry.used));
@@ -131,16 +139,12 @@ impl Entry {
     /// Begins a new window if `now` lies in one. What was used beyond the budget, because a timer came late, is owed:
     /// so the share holds over time whatever the machine's timers do.
     fn renew(&mut self, now: u64) {
-        let window = now / self.period;
-        if window != self.window {
-            let passed = window.saturating_sub(self.window).max(1);
-            self.used = self.used.saturating_sub(self.budget.saturating_mul(passed));
-            self.window = window;
+        if now < self.end {
+            return;
         }
-    }
-
-    fn window_end(&self) -> u64 {
-        (self.window + 1).saturating_mul(self.period)
+        let passed = (now - self.end) / self.period + 1;
+        self.used = self.used.saturating_sub(self.budget.saturating_mul(passed)).min(self.budget * MOST_OWED);
+        self.end = (now / self.period + 1).saturating_mul(self.period);
     }
 }
 
@@ -150,7 +154,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn scheduler(services: &[(u8, u64, u64)]) -> Scheduler {
-        let idle = Entry { state: State::Stopped, priority: 0, budget: 1, period: 1, window: 0, used: 0, total: 0 };
+        let idle = Entry { end: 100, ..Entry::NONE };
         let mut scheduler =
             Scheduler { entries: [idle; MAX_SERVICES], order: [0; MAX_SERVICES], count: services.len() };
         for (index, (priority, budget, period)) in services.iter().enumerate() {
@@ -195,6 +199,14 @@ mod tests {
         assert_eq!(scheduler.next(100), Next { service: None, timer: 200 });
         assert_eq!(scheduler.next(200), Next { service: Some(0), timer: 215 });
         assert_eq!(scheduler.next(1000), Next { service: Some(0), timer: 1030 });
+    }
+
+    #[test]
+    fn a_stall_of_the_machine_does_not_starve_who_ran() {
+        let mut scheduler = scheduler(&[(9, 30, 100)]);
+        scheduler.charge(0, 1_000_000, 50);
+        assert_eq!(scheduler.next(100), Next { service: None, timer: 200 });
+        assert_eq!(scheduler.next(100 + 100 * MOST_OWED).service, Some(0));
     }
 
     #[test]

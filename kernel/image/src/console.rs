@@ -26,8 +26,8 @@ const BACKLOG: usize = 16 * 1024;
 const LAST_OFFERS: usize = 20_000;
 
 struct Ring {
-    /// The daemon's port; none as long as there is no ring.
-    port: Option<EvtchnPort>,
+    /// The daemon's port.
+    port: EvtchnPort,
     produced: u32,
     backlog: [u8; BACKLOG],
     head: usize,
@@ -35,8 +35,7 @@ struct Ring {
     dropped: u32,
 }
 
-static RING: Global<Ring> =
-    Global::with_value(Ring { port: None, produced: 0, backlog: [0; BACKLOG], head: 0, length: 0, dropped: 0 });
+static RING: Global<Ring> = Global::new();
 
 fn index(offset: usize) -> &'static AtomicU32 {
     // SAFETY: the console page is mapped at `CONSOLE` before the ring is set, the offset is that of an aligned index in it,
@@ -47,10 +46,7 @@ fn index(offset: usize) -> &'static AtomicU32 {
 /// From here on text goes to the ring, whose page is mapped.
 pub fn use_ring(port: EvtchnPort) {
     let produced = index(field::OUT_PROD).load(Ordering::Relaxed);
-    RING.with(|ring| {
-        ring.port = Some(port);
-        ring.produced = produced;
-    });
+    RING.set(Ring { port, produced, backlog: [0; BACKLOG], head: 0, length: 0, dropped: 0 });
 }
 
 impl Ring {
@@ -65,7 +61,6 @@ impl Ring {
 
     /// Moves as much of the backlog to the ring as fits.
     fn pump(&mut self) {
-        let Some(port) = self.port else { return };
         let room = room(self.produced, index(field::OUT_CONS).load(Ordering::Acquire)) as usize;
         let count = room.min(self.length);
         for _ in 0..count {
@@ -79,7 +74,7 @@ impl Ring {
         if count > 0 {
             index(field::OUT_PROD).store(self.produced, Ordering::SeqCst);
             // A console without a listener is no reason to stop.
-            let _ = hypercall::send(port);
+            let _ = hypercall::send(self.port);
         }
         if self.length == 0 && self.dropped > 0 {
             let dropped = core::mem::take(&mut self.dropped);
@@ -100,21 +95,19 @@ impl<F: FnMut(u8)> Write for Bytes<F> {
 /// Prints a line.
 pub fn line(text: fmt::Arguments<'_>) {
     let to_ring = RING.with(|ring| {
-        ring.port?;
         let _ = Bytes(|byte| ring.push(byte)).write_fmt(text);
         ring.push(b'\r');
         ring.push(b'\n');
         ring.pump();
-        Some(())
     });
-    if to_ring.flatten().is_none() {
+    if to_ring.is_none() {
         debug_line(text);
     }
 }
 
 /// Whether lines go to Xen's ring.
 pub fn has_ring() -> bool {
-    RING.with(|ring| ring.port.is_some()) == Some(true)
+    RING.with(|_| ()).is_some()
 }
 
 /// Prints a line on the debug port; without Xen on the serial port too.
@@ -133,9 +126,6 @@ pub fn debug_line(text: fmt::Arguments<'_>) {
 /// The daemon has taken output or sent input. Input is for nobody: it is taken off the ring and forgotten.
 pub fn event() {
     RING.with(|ring| {
-        if ring.port.is_none() {
-            return;
-        }
         let produced = index(field::IN_PROD).load(Ordering::Acquire);
         index(field::IN_CONS).store(produced, Ordering::Release);
         ring.pump();
@@ -147,7 +137,7 @@ pub fn drain() {
     for _ in 0..LAST_OFFERS {
         let left = RING.with(|ring| {
             ring.pump();
-            ring.port.is_some() && (ring.length > 0 || index(field::OUT_CONS).load(Ordering::Acquire) != ring.produced)
+            ring.length > 0 || index(field::OUT_CONS).load(Ordering::Acquire) != ring.produced
         });
         if left != Some(true) {
             return;

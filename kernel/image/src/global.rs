@@ -1,31 +1,26 @@
 //! State that outlives an entry of the kernel.
 
-use spin::Mutex;
+use spin::{Mutex, Once};
 
 /// A value that is set once at boot and then used by one entry of the kernel at a time.
 ///
 /// The lock is never contended: there is one processor and the kernel is not preemptible. It is there so that a defect
 /// (a fault inside the kernel) ends in a message instead of in two exclusive references.
-pub struct Global<T>(Mutex<Option<T>>);
+pub struct Global<T>(Once<Mutex<T>>);
 
 impl<T> Global<T> {
     /// Not yet set.
     pub const fn new() -> Self {
-        Global(Mutex::new(None))
+        Global(Once::new())
     }
 
-    /// Set from the start.
-    pub const fn with_value(value: T) -> Self {
-        Global(Mutex::new(Some(value)))
-    }
-
-    /// Sets the value.
+    /// Sets the value, once.
     pub fn set(&self, value: T) {
-        *self.0.lock() = Some(value);
+        self.0.call_once(|| Mutex::new(value));
     }
 
     /// Uses the value; nothing happens and `None` is answered if it is not set, or in use by an entry that faulted.
     pub fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> Option<R> {
-        self.0.try_lock().and_then(|mut value| value.as_mut().map(work))
+        self.0.get()?.try_lock().map(|mut value| work(&mut value))
     }
 }

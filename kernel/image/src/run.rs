@@ -54,10 +54,7 @@ pub fn start(run: Run) -> ! {
 /// one it answers.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_entered() -> *const Frame {
-    let next = RUN.with(|run| {
-        run.entered();
-        run.resume()
-    });
+    let next = RUN.with(|run| run.entered().or_else(|| run.resume()));
     match next.flatten() {
         Some(frame) => frame,
         None => fatal(format_args!("the kernel was entered while it ran")),
@@ -78,14 +75,19 @@ extern "C" fn kernel_faulted(frame: &Frame) -> ! {
 }
 
 impl Run {
-    fn entered(&mut self) {
-        let now = xen::now();
+    /// Serves an entry. Answers the frame of the service that ran if it goes on at once: an answered invocation wakes
+    /// others, but they run when it waits, or when an event or its budget's end brings the kernel to choose again.
+    fn entered(&mut self) -> Option<*const Frame> {
         let Some((service, frame)) = self.current.and_then(|service| Some((service, context::frame(service)?))) else {
             fatal(format_args!("an entry from ring 3, where no service runs"))
         };
+        if frame.vector == SYSTEM_CALL && self.system_call(service, frame) {
+            return Some(&raw const *frame);
+        }
+        let now = xen::now();
         self.kernel.scheduler.charge(service, now.saturating_sub(self.resumed), now);
         match frame.vector {
-            SYSTEM_CALL => self.system_call(service, frame),
+            SYSTEM_CALL => {}
             vector if vector == u64::from(UPCALL_VECTOR) => {}
             8 => fatal(format_args!("double fault rip={:#x} rsp={:#x}", frame.rip, frame.rsp)),
             18 => fatal(format_args!("machine check rip={:#x}", frame.rip)),
@@ -95,13 +97,21 @@ impl Run {
             }
         }
         self.take_events();
+        None
     }
 
-    fn system_call(&mut self, service: u8, frame: &mut Frame) {
+    /// Answers whether the service has its answer.
+    fn system_call(&mut self, service: u8, frame: &mut Frame) -> bool {
         let arguments = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9];
         match self.kernel.system_call(&mut self.machine, service, frame.rax, arguments) {
-            Outcome::Answer(answer) => frame.answer(answer.status as u64, answer.words),
-            Outcome::Wait => self.waiting[usize::from(service)] = true,
+            Outcome::Answer(answer) => {
+                frame.answer(answer.status as u64, answer.words);
+                true
+            }
+            Outcome::Wait => {
+                self.waiting[usize::from(service)] = true;
+                false
+            }
             Outcome::PowerOff => self.end(service, Shutdown::PowerOff, Operation::PowerOff),
             Outcome::Reboot => self.end(service, Shutdown::Reboot, Operation::PowerReboot),
         }
