@@ -210,9 +210,12 @@ mod tests {
     #[test]
     fn only_a_back_end_has_a_kernel_that_maps_foreign_memory() {
         let metadata = workspace::metadata().expect("metadata");
-        for (name, expected) in
-            [("default", &["image"][..]), ("prober", &["image"]), ("selftest", &["image"]), ("back-end", &["back-end", "image"])]
-        {
+        for (name, expected) in [
+            ("default", &["image"][..]),
+            ("prober", &["image"]),
+            ("selftest", &["image"]),
+            ("back-end", &["back-end", "image"]),
+        ] {
             let file = workspace::root().join("policy").join(name).with_extension("toml");
             let policy = cloister_policy::load(&file).unwrap_or_else(|report| panic!("{}", report.render(false)));
             let found = features(&policy, &metadata).expect("features");

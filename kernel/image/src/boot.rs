@@ -182,7 +182,7 @@ fn finish(parts: Parts, kernel_root: &mut Root, mut free: FreeMemory) -> Result<
     }
     console::line(format_args!("cloister: {} KiB free", free.total() * 4));
     let (waiting, resumed) = ([false; _], xen::now());
-    Ok(Run { kernel, machine, services, timer_port, console_port, waiting, current: None, resumed })
+    Ok(Run { kernel, machine, services, timer_port, console_port, waiting, current: None, resumed, idle: 0 })
 }
 
 /// The memory map: the start info's, or Xen's own where that is of version 0.

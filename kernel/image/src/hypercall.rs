@@ -9,6 +9,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use cloister_caps::{DomId, EvtchnPort, Gfn};
 use static_assertions::const_assert_eq;
 
+use crate::count::{Count, count};
+
 /// A refused hypercall: Xen's error number, negative.
 #[derive(Clone, Copy, Debug)]
 pub struct Refused {
@@ -43,6 +45,7 @@ const HVM_OP: u64 = 34;
 /// # Safety
 /// The arguments are those of a hypercall that writes no memory but what they point to, for as long as it runs.
 pub(crate) unsafe fn raw(number: u64, first: u64, second: u64, third: u64) -> i64 {
+    count(Count::Hypercall);
     let result;
     // SAFETY: by the caller's promise; the convention clobbers RAX and the argument registers (XEN-REFERENCE 0.3).
     unsafe {
@@ -209,6 +212,7 @@ struct SingleShot {
 /// `VCPUOP_set_singleshot_timer` on vCPU 0, at an absolute system time in ns. A failure is a defect of Xen; the next
 /// event sets the timer again.
 pub fn set_timer(at: u64) {
+    count(Count::Timer);
     let mut argument = SingleShot { timeout_abs_ns: at, flags: 0, pad: 0 };
     // SAFETY: the operation takes the vCPU and one structure, exclusively borrowed.
     unsafe { raw(VCPU_OP, 8, 0, core::ptr::from_mut(&mut argument) as u64) };
@@ -279,10 +283,12 @@ pub fn close(port: EvtchnPort) -> Result<(), Refused> {
 
 /// `EVTCHNOP_send`.
 pub fn send(port: EvtchnPort) -> Result<(), Refused> {
+    count(Count::Send);
     port_operation(4, port, "EVTCHNOP_send")
 }
 
 /// `EVTCHNOP_unmask`.
 pub fn unmask(port: EvtchnPort) -> Result<(), Refused> {
+    count(Count::Unmask);
     port_operation(9, port, "EVTCHNOP_unmask")
 }

@@ -8,6 +8,7 @@ use cloister_kernel_core::entropy::Generator;
 
 #[cfg(feature = "back-end")]
 use crate::back_end;
+use crate::count::{Count, count};
 use crate::grants::GrantTable;
 use crate::{console, hypercall, processor, xen};
 
@@ -115,10 +116,12 @@ impl Platform for Machine {
     }
 
     fn grant(&mut self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {
+        count(Count::Grant);
         self.grants.permit(reference, frame, peer, writable);
     }
 
     fn end_grant(&mut self, reference: GrantRef) -> bool {
+        count(Count::Grant);
         self.grants.revoke(reference)
     }
 

@@ -11,6 +11,7 @@ mod back_end;
 mod boot;
 mod console;
 mod context;
+mod count;
 mod fatal;
 mod global;
 mod grants;

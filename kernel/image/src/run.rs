@@ -5,6 +5,7 @@ use cloister_caps::{EvtchnPort, Operation, Status};
 use cloister_kernel_core::{Kernel, Outcome, Platform, Verdict};
 
 use crate::context::{self, Frame, SYSTEM_CALL};
+use crate::count::{Count, count, counts};
 use crate::fatal::fatal;
 use crate::global::Global;
 use crate::hypercall::{self, Shutdown};
@@ -31,6 +32,8 @@ pub struct Run {
     pub current: Option<u8>,
     /// When it was let run.
     pub resumed: u64,
+    /// How long nothing was to be done, in ns.
+    pub idle: u64,
 }
 
 static RUN: Global<Run> = Global::new();
@@ -81,6 +84,7 @@ impl Run {
         let Some((service, frame)) = self.current.and_then(|service| Some((service, context::frame(service)?))) else {
             fatal(format_args!("an entry from ring 3, where no service runs"))
         };
+        count(if frame.vector == SYSTEM_CALL { Count::SystemCall } else { Count::Interrupt });
         if frame.vector == SYSTEM_CALL && self.system_call(service, frame) {
             return Some(&raw const *frame);
         }
@@ -109,6 +113,7 @@ impl Run {
                 true
             }
             Outcome::Wait => {
+                count(Count::Wait);
                 self.waiting[usize::from(service)] = true;
                 false
             }
@@ -162,6 +167,7 @@ impl Run {
     fn take_events(&mut self) {
         let Run { kernel, machine, timer_port, console_port, .. } = self;
         xen::take_events(|port| {
+            count(Count::Event);
             if port == *timer_port {
                 machine.timer_fired();
                 machine.unmask(port);
@@ -187,6 +193,8 @@ impl Run {
             let state = self.kernel.scheduler.state(index as u8);
             console::line(format_args!("cloister: {} {used} us {state:?}", self.kernel.tables().name(service.name)));
         }
+        console::line(format_args!("cloister: idle {} us", self.idle / 1_000));
+        counts().for_each(|(name, count)| console::line(format_args!("cloister: count {name} {count}")));
         self.kernel.uses().for_each(|used| console::line(format_args!("{used}")));
     }
 
@@ -199,7 +207,9 @@ impl Run {
                 self.machine.arm(next.timer, now);
             }
             let Some(service) = next.service else {
+                count(Count::Sleep);
                 processor::sleep();
+                self.idle += xen::now().saturating_sub(now);
                 self.take_events();
                 continue;
             };
@@ -209,6 +219,7 @@ impl Run {
                 frame.answer(Status::Done as u64, answer.words);
             }
             if self.current != Some(service) {
+                count(Count::Switch);
                 paging::switch(self.services.root(service)?);
                 context::select(frame);
                 self.current = Some(service);
