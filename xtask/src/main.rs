@@ -1,6 +1,7 @@
 //! The project's commands: build the image, boot it on real Xen, test it, package it.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod boot;
 mod dist;
 mod image;
@@ -32,6 +33,8 @@ enum Command {
     Build(image::Arguments),
     /// Build the image and boot it on real Xen (in QEMU, with a Linux dom0); prints the URL it serves
     Boot(boot::Arguments),
+    /// Measure the image beside a Linux guest, and write tables and plots
+    Bench(bench::Arguments),
     /// Run the tests: on the host, and on real Xen
     Test(test::Arguments),
     /// Make a folder with all that a real Xen host needs to run the image
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Build(arguments) => image::run(&arguments),
         Command::Boot(arguments) => boot::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
         Command::Symbolize(arguments) => symbolize::run(&arguments),

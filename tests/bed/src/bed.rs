@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use crate::agent::{Agent, Listener, Output};
 use crate::error::AtPath;
 use crate::guest::{GUEST_ADDRESS, Guest, State};
+use crate::initramfs::{self, Dom0};
 use crate::log::{Follower, TAIL_LINES, tail};
 use crate::qemu::{Qemu, escape};
-use crate::{BedError, Progress, bed_dir, boot_files, http, initramfs, packages, port};
+use crate::{BedError, Progress, bed_dir, boot_files, http, packages, port};
 
 /// Limits of the stages; each about ten times what was measured on two cores.
 mod limit {
@@ -28,6 +29,16 @@ const LOOK: Duration = Duration::from_millis(20);
 const DOM0_MIB: u64 = 512;
 const XEN_MIB: u64 = 256;
 
+/// What time is in a bed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// That of this machine.
+    Wall,
+    /// One nanosecond for each instruction executed, whatever else this machine is doing; while no processor has work,
+    /// it jumps to the next timer.
+    Instructions,
+}
+
 /// How a bed is to be.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -41,6 +52,10 @@ pub struct Config {
     pub files_bytes: u64,
     /// Port of a stub for gdb (on 127.0.0.1).
     pub gdb: Option<u16>,
+    /// What time is.
+    pub clock: Clock,
+    /// What dom0 can do.
+    pub dom0: Dom0,
     /// When it becomes true, every wait ends with [`BedError::Stopped`].
     pub stop: Arc<AtomicBool>,
 }
@@ -54,6 +69,8 @@ impl Config {
             guests_mib: 512,
             files_bytes: 0,
             gdb: None,
+            clock: Clock::Wall,
+            dom0: Dom0::Plain,
             stop: Arc::new(AtomicBool::new(false)),
         }
     }
@@ -95,7 +112,7 @@ impl Bed {
         let cache = bed_dir().join("cache");
         std::fs::create_dir_all(&cache).at(&cache)?;
         let xen = boot_files::hypervisor(&installed, &cache)?;
-        let initramfs = initramfs::ensure(&installed, &cache, progress)?;
+        let initramfs = initramfs::ensure(&installed, config.dom0, &cache, progress)?;
         let folder = fresh_folder(&config.name)?;
         let listener = Listener::new()?;
         progress("starting Xen");
@@ -124,10 +141,16 @@ impl Bed {
 
     /// Creates a guest.
     pub fn create(&self, guest: &Guest, progress: &mut Progress<'_>) -> Result<(), BedError> {
+        progress("creating the guest");
+        let config = self.stage(guest)?;
+        self.checked(&format!("xl create {config}"), limit::CREATE, &self.folder.join("xen.log")).map(drop)
+    }
+
+    /// Puts a guest's files into dom0's memory; returns the path of its configuration there, for `xl create`.
+    pub fn stage(&self, guest: &Guest) -> Result<String, BedError> {
         if let Some(problem) = guest.problem() {
             return Err(BedError::Distribution(problem));
         }
-        progress("creating the guest");
         let here = self.folder.join("guests").join(&guest.name);
         std::fs::create_dir_all(&here).at(&here)?;
         let there = format!("/tmp/guests/{}", guest.name);
@@ -142,15 +165,13 @@ impl Bed {
         std::fs::write(here.join("guest.cfg"), config).at(here.join("guest.cfg"))?;
         // Large blocks: each read is a round trip to QEMU.
         let command = format!(
-            "mkdir -p {there} && for f in /host/guests/{name}/*; do dd if=$f of={there}/${{f##*/}} bs=1M 2> /dev/null || exit; done; \
-             xl create {there}/guest.cfg",
+            "mkdir -p {there} && for f in /host/guests/{name}/*; do dd if=$f of={there}/${{f##*/}} bs=1M 2> /dev/null || exit; done",
             name = guest.name
         );
-        let log = self.folder.join("xen.log");
-        self.checked(&command, limit::CREATE, &log)?;
+        self.checked(&command, limit::CREATE, &self.folder.join("dom0.log"))?;
         // The host's copies have served; the image and the site may be large.
         let _ = std::fs::remove_file(here.join("ramdisk"));
-        Ok(())
+        Ok(format!("{there}/guest.cfg"))
     }
 
     /// Waits for the first text on the guest's console.
@@ -420,10 +441,19 @@ fn arguments(config: &Config, xen: &Path, boot: String, folder: &Path, port: u16
     let shared = escape(&folder.to_string_lossy());
     let mut list: Vec<String> = Vec::new();
     let mut add = |option: &str, value: String| list.extend([option.to_owned(), value]);
-    add("-accel", "tcg,thread=multi,tb-size=1024".to_owned());
+    let (threads, processors) = match config.clock {
+        Clock::Wall => ("multi", "2"),
+        Clock::Instructions => ("single", "1"),
+    };
+    add("-accel", format!("tcg,thread={threads},tb-size=1024"));
     // RDTSCP exits are reported as RDTSC by QEMU 7.2, so guests must not see it.
-    add("-cpu", "EPYC,+svm,-rdtscp,+pku,+umip".to_owned());
-    add("-smp", "2".to_owned());
+    let mut cpu = "EPYC,+svm,-rdtscp,+pku,+umip".to_owned();
+    if config.clock == Clock::Instructions {
+        // QEMU 7.2 counts each round of a REP instruction as one instruction: nobody is to copy bytes that way.
+        cpu += ",-erms,-fsrm";
+    }
+    add("-cpu", cpu);
+    add("-smp", processors.to_owned());
     add("-m", memory.to_string());
     add("-display", "none".to_owned());
     add("-serial", format!("file:{shared}/xen.log"));
@@ -440,6 +470,10 @@ fn arguments(config: &Config, xen: &Path, boot: String, folder: &Path, port: u16
     add("-device", "virtserialport,chardev=agent,name=cloister.agent,nr=1".to_owned());
     add("-fsdev", format!("local,id=host,path={shared},security_model=none"));
     add("-device", "virtio-9p-pci,fsdev=host,mount_tag=host".to_owned());
+    if config.clock == Clock::Instructions {
+        add("-icount", "shift=0,sleep=off".to_owned());
+        add("-rtc", "clock=vm".to_owned());
+    }
     if let Some(gdb) = config.gdb {
         add("-gdb", format!("tcp:127.0.0.1:{gdb}"));
     }

@@ -38,25 +38,40 @@ pub fn hypervisor(installed: &Installed, cache: &Path) -> Result<PathBuf, BedErr
 
 /// The compressed hypervisor out of its package, of the same version as the tools.
 fn download(xen: &str, version: &str, cache: &Path) -> Result<Vec<u8>, BedError> {
-    let work = cache.join(format!("unpack-{}", std::process::id()));
-    std::fs::create_dir_all(&work).at(&work)?;
-    let result = download_into(&work, xen, version);
+    let work = scratch(cache)?;
+    let file = work.join(format!("boot/xen-{xen}-amd64.gz"));
+    let result = unpack_into(&work, &format!("xen-hypervisor-{xen}-amd64={version}"))
+        .and_then(|()| std::fs::read(&file).at(&file));
     // The folder is only scratch; what it held has been read.
     let _ = std::fs::remove_dir_all(&work);
     result
 }
 
-fn download_into(work: &Path, xen: &str, version: &str) -> Result<Vec<u8>, BedError> {
-    let package = format!("xen-hypervisor-{xen}-amd64");
-    run(Command::new("apt-get").args(["download", "-q", &format!("{package}={version}")]).current_dir(work))?;
+/// The folder in `cache` with a package's files, which are not installed on this machine.
+pub(crate) fn unpacked(package: &str, cache: &Path) -> Result<PathBuf, BedError> {
+    let folder = cache.join(format!("unpacked-{package}"));
+    if !folder.is_dir() {
+        let work = scratch(cache)?;
+        unpack_into(&work, package)?;
+        std::fs::rename(&work, &folder).at(&folder)?;
+    }
+    Ok(folder)
+}
+
+fn scratch(cache: &Path) -> Result<PathBuf, BedError> {
+    let work = cache.join(format!("unpack-{}", std::process::id()));
+    std::fs::create_dir_all(&work).at(&work)?;
+    Ok(work)
+}
+
+fn unpack_into(work: &Path, package: &str) -> Result<(), BedError> {
+    run(Command::new("apt-get").args(["download", "-q", package]).current_dir(work))?;
     let entries = std::fs::read_dir(work).at(work)?.filter_map(Result::ok).map(|entry| entry.path());
     let archive = entries
         .into_iter()
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .ok_or_else(|| BedError::Distribution(format!("apt-get downloaded no file for {package}")))?;
-    run(Command::new("dpkg").arg("-x").arg(&archive).arg(work))?;
-    let file = work.join(format!("boot/xen-{xen}-amd64.gz"));
-    std::fs::read(&file).at(&file)
+    run(Command::new("dpkg").arg("-x").arg(&archive).arg(work))
 }
 
 fn run(command: &mut Command) -> Result<(), BedError> {

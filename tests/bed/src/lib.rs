@@ -18,17 +18,20 @@ pub mod http;
 mod image;
 pub mod initramfs;
 pub mod kmod;
+pub mod linux;
 pub mod log;
 pub mod packages;
 mod paths;
 pub mod port;
 mod qemu;
+pub mod tree;
 
 pub use agent::Output;
-pub use bed::{Bed, Config};
+pub use bed::{Bed, Clock, Config};
 pub use error::BedError;
 pub use guest::Guest;
 pub use image::image;
+pub use initramfs::Dom0;
 /// Is told what is being done now; each call ends the stage before.
 pub type Progress<'a> = dyn FnMut(&str) + 'a;
 pub use paths::{bed_dir, target_dir};

@@ -1,0 +1,329 @@
+"""Measures in dom0: `measure COMMAND ARGUMENT...`, one JSON object on standard output.
+
+Times are those of dom0's clock, processor times Xen's own accounts of each domain. Nothing is written to the shared
+folder while something is measured: waiting for the host lets an instruction clock jump.
+"""
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+import xc as bindings
+
+HYPERVISOR = bindings.xc()
+BUFFER = bytearray(1 << 18)
+
+
+def account():
+    """Nanoseconds of processor time of each domain."""
+    return {str(domain["domid"]): domain["cpu_time"] for domain in HYPERVISOR.domain_getinfo(0, 64)}
+
+
+def measured(action):
+    """What `action` gives, with the time and the processor time that it took."""
+    before, start = account(), time.monotonic_ns()
+    result = action()
+    end, after = time.monotonic_ns(), account()
+    result["ns"] = end - start
+    result["cpu"] = {domain: after[domain] - before.get(domain, 0) for domain in after}
+    return result
+
+
+def command(words):
+    """Runs a command; its output is kept in memory. With `--for SECONDS` before it, it is interrupted then."""
+    seconds = None
+    if words[0] == "--for":
+        seconds, words = float(words[1]), words[2:]
+
+    def action():
+        child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if seconds is not None:
+            time.sleep(seconds)
+            child.send_signal(signal.SIGINT)
+        output, _ = child.communicate()
+        return {"status": child.returncode, "output": output.decode("utf-8", "replace")}
+    return measured(action)
+
+
+class Download:
+    """One user: a connection, a request, and counting what comes."""
+
+    def __init__(self, address, path, expected):
+        self.received, self.expected, self.head, self.error = 0, expected, b"", None
+        self.start = time.monotonic_ns()
+        self.socket = socket.create_connection(address, 5)
+        self.socket.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
+        self.socket.setblocking(False)
+
+    def step(self):
+        """Reads what is there; whether the download has ended."""
+        try:
+            count = self.socket.recv_into(BUFFER)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            return self.end(str(error))
+        if count == 0:
+            return self.end(f"closed after {self.received} of {self.expected} bytes")
+        if self.received == 0 and b"\r\n\r\n" not in self.head:
+            self.head += bytes(BUFFER[:count])
+            head, mark, body = self.head.partition(b"\r\n\r\n")
+            if not mark:
+                return False
+            if not head.startswith(b"HTTP/1.1 200 "):
+                return self.end(head.split(b"\r\n")[0].decode("latin-1"))
+            count = len(body)
+        self.received += count
+        return self.end(None) if self.received >= self.expected else False
+
+    def end(self, error):
+        self.error = error
+        if error is None and self.received != self.expected:
+            self.error = f"{self.received} of {self.expected} bytes"
+        self.ns = time.monotonic_ns() - self.start
+        self.socket.close()
+        return True
+
+
+def fetch(address, port, path, expected, users, limit):
+    """Each of `users` fetches a file of `expected` bytes, all at once."""
+    def action():
+        until = time.monotonic() + float(limit)
+        running, poll, errors, times, received = {}, select.epoll(), [], [], 0
+        for _ in range(int(users)):
+            try:
+                download = Download((address, int(port)), path, int(expected))
+            except OSError as error:
+                errors.append(str(error))
+                continue
+            running[download.socket.fileno()] = download
+            poll.register(download.socket.fileno(), select.EPOLLIN)
+        while running and time.monotonic() < until:
+            for number, _ in poll.poll(1.0):
+                download = running[number]
+                if download.step():
+                    del running[number]
+                    received += download.received
+                    (errors if download.error else times).append(download.error or download.ns)
+        errors += ["not ended in time"] * len(running)
+        received += sum(download.received for download in running.values())
+        return {"errors": errors, "times": times, "bytes": received}
+    return measured(action)
+
+
+class Upload:
+    """One user: a connection, a request with a body, and waiting for the answer."""
+
+    def __init__(self, address, path, size):
+        self.left, self.answer, self.error = size, b"", None
+        self.start = time.monotonic_ns()
+        self.socket = socket.create_connection(address, 5)
+        self.socket.sendall(f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {size}\r\n\r\n".encode())
+        self.socket.setblocking(False)
+
+    def events(self):
+        return select.EPOLLIN | (select.EPOLLOUT if self.left else 0)
+
+    def step(self, events):
+        """Writes and reads what is possible; whether the upload has ended."""
+        try:
+            if events & select.EPOLLOUT and self.left:
+                self.left -= self.socket.send(memoryview(BUFFER)[:min(self.left, len(BUFFER))])
+            if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
+                part = self.socket.recv(65536)
+                self.answer += part
+                status = self.answer.split(b"\r\n")[0]
+                if not part or (b"\r\n\r\n" in self.answer and not status.startswith(b"HTTP/1.1 2")):
+                    return self.end(f"answered {status.decode('latin-1')!r} with {self.left} bytes to send")
+            if not self.left and b"\r\n\r\n" in self.answer:
+                return self.end(None)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            return self.end(str(error))
+        return False
+
+    def end(self, error):
+        self.error, self.ns = error, time.monotonic_ns() - self.start
+        self.socket.close()
+        return True
+
+
+def send(address, port, path, size, users, limit):
+    """Each of `users` sends a body of `size` bytes, all at once."""
+    def action():
+        until = time.monotonic() + float(limit)
+        running, poll, errors, times = {}, select.epoll(), [], []
+        for _ in range(int(users)):
+            try:
+                upload = Upload((address, int(port)), path, int(size))
+            except OSError as error:
+                errors.append(str(error))
+                continue
+            running[upload.socket.fileno()] = upload
+            poll.register(upload.socket.fileno(), upload.events())
+        while running and time.monotonic() < until:
+            for number, events in poll.poll(1.0):
+                upload = running[number]
+                if upload.step(events):
+                    del running[number]
+                    (errors if upload.error else times).append(upload.error or upload.ns)
+                elif not upload.left:
+                    poll.modify(number, upload.events())
+        errors += ["not ended in time"] * len(running)
+        return {"errors": errors, "times": times}
+    return measured(action)
+
+
+def answered(ready, closing):
+    """Whether a connection attempt, or a request on it, was answered."""
+    poll = select.poll()
+    poll.register(ready, select.POLLIN)
+    return bool(poll.poll(closing))
+
+
+def checksum(data):
+    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    total = (total >> 16) + (total & 0xFFFF)
+    return ~(total + (total >> 16)) & 0xFFFF
+
+
+def echo(number):
+    """An ICMP echo request."""
+    def packet(check):
+        return struct.pack(">BBHHH", 8, 0, check, 0x4242, number) + bytes(56)
+    return packet(checksum(packet(0)))
+
+
+def boot(config, address, limit):
+    """Creates a guest, and says when it first answered a ping and sent the first byte of an HTTP answer.
+
+    Both are tried afresh every millisecond: TCP's own repetitions come seconds apart.
+    """
+    def action():
+        start = time.monotonic()
+        until = start + float(limit)
+        result = {"errors": []}
+        create = subprocess.Popen(["xl", "create", config], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        ping = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        ping.setblocking(False)
+        poll, tries, number = select.epoll(), {}, 0
+        poll.register(ping, select.EPOLLIN)
+        while time.monotonic() < until and "http" not in result:
+            if "create" not in result and create.poll() is not None:
+                result["create"] = time.monotonic() - start
+                if create.returncode:
+                    result["errors"].append(create.stdout.read().decode("utf-8", "replace"))
+                    break
+            number = number + 1 & 0xFFFF
+            if "ping" not in result:
+                try:
+                    ping.sendto(echo(number), (address, 0))
+                except OSError:
+                    pass
+            attempt(poll, tries, address)
+            for ready, events in poll.poll(0.001):
+                if ready == ping.fileno():
+                    packet = ping.recv(2048)
+                    if packet[20] == 0 and packet[12:16] == socket.inet_aton(address):
+                        result.setdefault("ping", time.monotonic() - start)
+                elif progress(poll, tries, ready, events):
+                    result["http"] = time.monotonic() - start
+        for connection in tries.values():
+            connection.close()
+        create.wait()
+        result.setdefault("create", time.monotonic() - start)
+        if "http" not in result:
+            result["errors"].append("no answer in time")
+        return result
+    return measured(action)
+
+
+def attempt(poll, tries, address):
+    """Begins one more connection; the oldest goes when there are many."""
+    if len(tries) >= 64:
+        oldest = next(iter(tries))
+        tries.pop(oldest).close()
+    connection = socket.socket()
+    connection.setblocking(False)
+    # A reset instead of TIME_WAIT: the guest is to be spared what this way of asking brings.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if connection.connect_ex((address, 80)) != errno.EINPROGRESS:
+        connection.close()
+        return
+    tries[connection.fileno()] = connection
+    poll.register(connection.fileno(), select.EPOLLOUT)
+
+
+def progress(poll, tries, number, events):
+    """Moves one attempt on; whether the first byte of an answer came."""
+    connection = tries.get(number)
+    if connection is None:
+        return False
+    try:
+        if events & select.EPOLLIN:
+            if connection.recv(1):
+                return True
+        elif events == select.EPOLLOUT:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n")
+            poll.modify(number, select.EPOLLIN)
+            return False
+    except OSError:
+        pass
+    tries.pop(number).close()
+    return False
+
+
+def hold(address, port, path, count, words):
+    """Holds `count` connections that have asked once and then say nothing, while a command runs."""
+    request = f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
+    held, errors = [], []
+    for _ in range(int(count)):
+        connection = socket.socket()
+        connection.settimeout(5)
+        try:
+            connection.connect((address, int(port)))
+            connection.sendall(request)
+            if not connection.recv(65536).startswith(b"HTTP/1.1 200 "):
+                raise OSError("no 200")
+        except OSError as error:
+            errors.append(str(error))
+            connection.close()
+            if len(errors) >= 5:
+                break
+            continue
+        held.append(connection)
+    result = command(words)
+    for connection in held:
+        connection.setblocking(False)
+    alive = 0
+    for connection in held:
+        try:
+            alive += bool(connection.recv(1))
+        except BlockingIOError:
+            alive += 1
+        except OSError:
+            pass
+        connection.close()
+    result.update(held=len(held), alive=alive, errors=errors[:5])
+    return result
+
+
+def main(words):
+    actions = {
+        "run": lambda *rest: command(rest),
+        "fetch": fetch,
+        "send": send,
+        "boot": boot,
+        "hold": lambda address, port, path, count, *rest: hold(address, port, path, count, rest),
+    }
+    print(json.dumps(actions[words[0]](*words[1:])))
+
+
+main(sys.argv[1:])

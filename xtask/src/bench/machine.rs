@@ -1,0 +1,250 @@
+//! The bed that is measured in: our guest and a Linux guest on one bridge, and dom0 that makes the load.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use cloister_bed::{Bed, Clock, Config, Dom0, Guest, Progress, linux};
+use serde_json::Value;
+
+/// Memory of each guest, in MiB: what the Linux guest needs to serve a file of 100 MB from memory.
+pub const MEMORY: u32 = 384;
+/// What a command may take in dom0's time, in seconds.
+pub const LIMIT: u64 = 600;
+/// A page of 612 bytes: the size of nginx's own, which others measure with.
+pub const PAGE_BYTES: usize = 612;
+
+/// A server that is measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct System {
+    /// What tables call it.
+    pub name: &'static str,
+    /// The guest's name.
+    pub guest: &'static str,
+    /// The guest's address.
+    pub address: &'static str,
+    /// Its address with the prefix's length, and its MAC address.
+    pub network: (&'static str, &'static str),
+    /// The server's port.
+    pub port: u16,
+}
+
+/// Ours.
+pub const CLOISTER: System = System {
+    name: "cloister",
+    guest: "cloister",
+    address: "10.0.2.15",
+    network: ("10.0.2.15/24", "00:16:3e:11:22:33"),
+    port: 80,
+};
+/// The one that ratios are to.
+pub const LINUX: System = System {
+    name: "linux-nginx",
+    guest: "linux",
+    address: "10.0.2.16",
+    network: ("10.0.2.16/24", "00:16:3e:11:22:34"),
+    port: 80,
+};
+/// The other server of the same guest.
+pub const BUSYBOX: System = System { name: "linux-busybox", port: 8080, ..LINUX };
+
+/// What is to be compared.
+pub struct Setup<'a> {
+    /// Our image.
+    pub image: &'a Path,
+    /// The archive with the page and the files.
+    pub site: &'a Path,
+    /// The page.
+    pub page: &'a [u8],
+    /// What time is.
+    pub clock: Clock,
+    /// Whether guests and back end use checksum and segmentation offload.
+    pub offload: bool,
+}
+
+/// A running bed with both guests.
+pub struct Machine<'a> {
+    bed: Bed,
+    setup: Setup<'a>,
+    domains: Vec<(&'static str, String)>,
+}
+
+impl<'a> Machine<'a> {
+    /// Boots the bed and both guests, up to the first answers.
+    pub fn start(setup: Setup<'a>, name: &str, config: Config, progress: &mut Progress<'_>) -> Result<Self> {
+        let size = std::fs::metadata(setup.site).context("the site's archive")?.len();
+        let config = Config {
+            name: name.to_owned(),
+            clock: setup.clock,
+            dom0: Dom0::Load,
+            guests_mib: 3 * u64::from(MEMORY) + 64,
+            files_bytes: size + (32 << 20),
+            ..config
+        };
+        let bed = Bed::start(&config, progress)?;
+        let mut machine = Self { bed, setup, domains: Vec::new() };
+        // QEMU's user network answers for addresses that nobody has.
+        machine.shell("brctl delif xenbr0 eth0")?;
+        for system in [LINUX, CLOISTER] {
+            let guest = machine.guest(&system, true, progress)?;
+            machine.bed.create(&guest, progress)?;
+            machine.introduce(&system)?;
+        }
+        machine.wait(progress)?;
+        Ok(machine)
+    }
+
+    /// The guest of a system, with the files or with the page alone.
+    pub fn guest(&self, system: &System, files: bool, progress: &mut Progress<'_>) -> Result<Guest> {
+        let (address, mac) = system.network;
+        let mut guest = if system.guest == CLOISTER.guest {
+            Guest {
+                ramdisk: files.then(|| self.setup.site.to_owned()),
+                cmdline: format!("ip={address} gw=10.0.2.2"),
+                ..Guest::new(self.setup.image)
+            }
+        } else {
+            linux::guest(system.guest, address, self.setup.page, files.then_some(100), progress)?
+        };
+        if !self.setup.offload {
+            guest.cmdline += " offload=off";
+        }
+        Ok(Guest { memory: MEMORY, mac: Some(mac.to_owned()), on_crash: "preserve".to_owned(), ..guest })
+    }
+
+    /// Learns the domain of a guest, and tells dom0 its MAC address: no measure is to depend on ARP's time-outs.
+    pub fn introduce(&mut self, system: &System) -> Result<()> {
+        let domain = self.shell(&format!("xl domid {}", system.guest))?.trim().to_owned();
+        ensure!(domain.parse::<u32>().is_ok(), "{} has no domain: {domain}", system.guest);
+        self.domains.retain(|(guest, _)| *guest != system.guest);
+        self.domains.push((system.guest, domain.clone()));
+        let (_, mac) = system.network;
+        self.shell(&format!("arp -s {} {mac}", system.address))?;
+        if !self.setup.offload {
+            self.shell(&format!("ethtool -K vif{domain}.0 tx off sg off tso off gso off gro off"))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until all servers answer. The Linux guest makes its files before the one that is asked for.
+    fn wait(&self, progress: &mut Progress<'_>) -> Result<()> {
+        progress("waiting for the guests' servers");
+        for (system, path, bytes) in [(LINUX, "ready", 6), (BUSYBOX, "ready", 6), (CLOISTER, "page", PAGE_BYTES)] {
+            let words = format!("fetch {} {} /{path} {bytes} 1 5", system.address, system.port);
+            let mut tries = 0;
+            while let Err(error) = self.measure(&words).and_then(|measured| measured.whole()) {
+                tries += 1;
+                if tries == 40 {
+                    let console = self.shell("tail -n 20 /run/console/*; xl list")?;
+                    return Err(error.context(format!("{} does not answer\n{console}", system.name)));
+                }
+                self.shell("usleep 250000")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of a system's domain.
+    pub fn domain(&self, system: &System) -> Result<&str> {
+        let found = self.domains.iter().find(|(guest, _)| *guest == system.guest);
+        found.map(|(_, domain)| domain.as_str()).with_context(|| format!("{} was not created", system.guest))
+    }
+
+    /// Whether guests and back end use offloads.
+    pub fn offload(&self) -> bool {
+        self.setup.offload
+    }
+
+    /// What time is.
+    pub fn clock(&self) -> Clock {
+        self.setup.clock
+    }
+
+    /// The bed.
+    pub fn bed(&self) -> &Bed {
+        &self.bed
+    }
+
+    /// Runs a command in dom0 that has to succeed.
+    pub fn shell(&self, command: &str) -> Result<String> {
+        let output = self.bed.dom0(command, Duration::from_secs(LIMIT))?;
+        ensure!(output.success(), "`{command}` in dom0 failed ({}): {}", output.status, output.stdout.trim());
+        Ok(output.stdout)
+    }
+
+    /// Runs `measure` in dom0.
+    pub fn measure(&self, words: &str) -> Result<Measured> {
+        let text = self.shell(&format!("measure {words}"))?;
+        let line =
+            text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("`measure` said {text}"))?;
+        let measured = Measured { value: serde_json::from_str(line)? };
+        match measured.value.get("status").and_then(Value::as_i64) {
+            Some(status) if status != 0 => bail!("`{words}` ended with {status}: {}", measured.output().trim()),
+            _ => Ok(measured),
+        }
+    }
+
+    /// Takes a guest away and creates it anew, without its files: `create`, `ping` and `http` are the seconds until
+    /// `xl create` returned, a ping was answered, and the first byte of an HTTP answer came.
+    pub fn boot_again(&mut self, system: &System) -> Result<Measured> {
+        let guest = self.guest(system, false, &mut |_| {})?;
+        self.shell(&format!("xl destroy {0}; while xl domid {0} > /dev/null 2>&1; do usleep 10000; done", guest.name))?;
+        let config = self.bed.stage(&guest)?;
+        let measured = self.measure(&format!("boot {config} {} 120", system.address));
+        self.introduce(system)?;
+        let measured = measured?;
+        measured.whole()?;
+        Ok(measured)
+    }
+
+    /// Ends the bed, with the guests' consoles in its folder.
+    pub fn finish(self) {
+        // What is lost is a log.
+        let _ = self.shell("cp /run/console/* /host/console/");
+        self.bed.stop();
+    }
+}
+
+/// What `measure` found.
+pub struct Measured {
+    value: Value,
+}
+
+impl Measured {
+    /// What the command printed.
+    pub fn output(&self) -> &str {
+        self.value.get("output").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// How long it took, in seconds.
+    pub fn seconds(&self) -> Result<f64> {
+        Ok(self.number("ns")? / 1e9)
+    }
+
+    /// The processor time of a domain, in microseconds.
+    pub fn cpu_us(&self, domain: &str) -> Result<f64> {
+        let nanoseconds = self.value.get("cpu").and_then(|cpu| cpu.get(domain)).and_then(Value::as_f64);
+        Ok(nanoseconds.with_context(|| format!("there is no domain {domain}"))? / 1e3)
+    }
+
+    /// A number by its name.
+    pub fn number(&self, name: &str) -> Result<f64> {
+        self.value.get(name).and_then(Value::as_f64).with_context(|| format!("`measure` names no {name}"))
+    }
+
+    /// Numbers by their name.
+    pub fn numbers(&self, name: &str) -> Vec<f64> {
+        self.list(name).iter().filter_map(Value::as_f64).collect()
+    }
+
+    /// Fails when single transfers failed.
+    pub fn whole(&self) -> Result<()> {
+        let errors = self.list("errors");
+        let Some(first) = errors.first() else { return Ok(()) };
+        bail!("{} failed, such as: {}", errors.len(), first.as_str().unwrap_or_default())
+    }
+
+    fn list(&self, name: &str) -> &[Value] {
+        self.value.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    }
+}

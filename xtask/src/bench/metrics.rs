@@ -1,0 +1,124 @@
+//! What is measured, in which unit, and which ratio to the Linux guest is aimed at.
+
+use serde::Serialize;
+
+/// Something that is measured.
+#[derive(Debug, Serialize, PartialEq)]
+pub struct Metric {
+    /// Its name in the raw numbers.
+    pub id: &'static str,
+    /// Its name for people.
+    pub title: &'static str,
+    /// Its unit.
+    pub unit: &'static str,
+    /// Whether more of it is better.
+    pub more_is_better: bool,
+    /// The ratio to the Linux guest (nginx) that is aimed at: at least, if more is better, else at most.
+    pub target: Option<f64>,
+    /// The load at which the target holds, if it is not for all.
+    pub at: Option<f64>,
+    /// The absolute value that is aimed at, at most.
+    pub limit: Option<f64>,
+}
+
+const fn less(id: &'static str, title: &'static str, unit: &'static str) -> Metric {
+    Metric { id, title, unit, more_is_better: false, target: None, at: None, limit: None }
+}
+
+const fn more(id: &'static str, title: &'static str, unit: &'static str) -> Metric {
+    Metric { more_is_better: true, ..less(id, title, unit) }
+}
+
+impl Metric {
+    const fn to(self, target: f64) -> Self {
+        Self { target: Some(target), ..self }
+    }
+
+    const fn at(self, load: f64) -> Self {
+        Self { at: Some(load), ..self }
+    }
+
+    const fn limit(self, limit: f64) -> Self {
+        Self { limit: Some(limit), ..self }
+    }
+
+    /// Whether the ratio to Linux reaches the target; `None` where there is none.
+    pub fn reached(&self, load: Option<f64>, ratio: f64) -> Option<bool> {
+        let target = self.target?;
+        if self.at.is_some() && self.at != load {
+            return None;
+        }
+        Some(if self.more_is_better { ratio >= target } else { ratio <= target })
+    }
+
+    /// Whether a value reaches the absolute limit; `None` where there is none.
+    pub fn within(&self, value: f64) -> Option<bool> {
+        self.limit.map(|limit| value <= limit)
+    }
+}
+
+pub const RTT_MEDIAN: Metric = less("rtt-median", "ping RTT, median (load: bytes)", "µs").to(0.6).at(56.0);
+pub const RTT_99: Metric = less("rtt-p99", "ping RTT, 99th percentile (load: bytes)", "µs");
+pub const RTT_MAX: Metric = less("rtt-max", "ping RTT, maximum (load: bytes)", "µs");
+pub const FLOOD_GUEST: Metric = less("flood-guest", "guest CPU per flood ping", "µs").to(0.3);
+pub const FLOOD_DOM0: Metric = less("flood-dom0", "dom0 CPU per flood ping", "µs");
+pub const REQUESTS: Metric =
+    more("requests", "small requests, keep-alive, wrk (load: connections)", "1/s").to(1.9).at(30.0);
+pub const REQUEST_GUEST: Metric =
+    less("request-guest", "guest CPU per small request (load: connections)", "µs").to(0.2).at(30.0);
+pub const REQUEST_GUEST_1: Metric = Metric { target: Some(0.3), at: Some(1.0), ..REQUEST_GUEST };
+pub const REQUEST_DOM0: Metric =
+    less("request-dom0", "dom0 CPU per small request (load: connections)", "µs").to(0.85).at(30.0);
+pub const REQUEST_LATENCY: Metric = less("request-latency", "median time of a small request (load: connections)", "µs");
+pub const CLOSING: Metric = more("closing", "small requests, a connection each, ab (load: connections)", "1/s");
+pub const CLOSING_GUEST: Metric =
+    less("closing-guest", "guest CPU per request with a connection each (load: connections)", "µs");
+pub const HTTPERF: Metric = more("httperf", "small requests, httperf, 10 a connection (load: connections)", "1/s");
+pub const SIEGE: Metric = more("siege", "small requests, siege (load: users)", "1/s");
+pub const DOWNLOAD: Metric = more("download", "download, one user (load: bytes)", "MB/s").to(1.15).at(1e8);
+pub const DOWNLOAD_GUEST: Metric =
+    less("download-guest", "guest CPU per MB downloaded (load: bytes)", "µs").to(0.5).at(1e8);
+pub const DOWNLOAD_DOM0: Metric =
+    less("download-dom0", "dom0 CPU per MB downloaded (load: bytes)", "µs").to(1.0).at(1e8);
+pub const USERS: Metric = more("users", "1 MB downloads at once (load: users)", "MB/s");
+pub const USERS_SLOWEST: Metric = less("users-slowest", "the slowest of 1 MB downloads at once (load: users)", "ms");
+pub const UPLOAD: Metric = more("upload", "upload, one user (load: bytes)", "MB/s");
+pub const UPLOAD_GUEST: Metric = less("upload-guest", "guest CPU per MB uploaded (load: bytes)", "µs").to(0.7);
+pub const UPLOAD_DOM0: Metric = less("upload-dom0", "dom0 CPU per MB uploaded (load: bytes)", "µs").to(1.0);
+pub const IDLE_GUEST: Metric = less("idle-guest", "guest CPU per 5 s idle", "µs").limit(200.0);
+pub const BOOT_CREATE: Metric = less("boot-create", "`xl create` until it returns", "ms");
+pub const BOOT_PING: Metric = less("boot-ping", "`xl create` to the first ping", "ms");
+pub const BOOT_HTTP: Metric = less("boot-http", "`xl create` to the first HTTP byte", "ms").limit(150.0);
+pub const BOOT_GUEST: Metric = less("boot-guest", "guest CPU until the first HTTP byte", "ms");
+pub const HELD: Metric =
+    more("idle-requests", "small requests, 100 active, beside idle connections (load: idle)", "1/s");
+pub const HELD_GUEST: Metric =
+    less("idle-request-guest", "guest CPU per request beside idle connections (load: idle)", "µs");
+pub const LOSS_DOWNLOAD: Metric = more("loss", "10 MB download with packets to dom0 lost (load: %)", "MB/s").to(0.9);
+pub const LOSS_UPLOAD: Metric =
+    more("loss-acks", "10 MB download with acknowledgements lost (load: %)", "MB/s").to(0.9);
+pub const MEMORY_LEAST: Metric = less("memory", "least memory that serves HTTP", "MiB").limit(3.0);
+pub const IMAGE_SIZE: Metric = less("image", "image, with the RAM disk where there is one", "KiB").limit(512.0);
+pub const BURST: Metric = less("burst", "lost of a burst of 300 pings", "%").limit(0.0);
+pub const PING_4000: Metric = less("ping-4000", "lost of 100 pings of 4,000 bytes", "%").limit(0.0);
+pub const CLOSED: Metric = less("closed", "requests lost after 5,000 closed connections", "%").limit(0.0);
+pub const REATTACH: Metric = less("reattach", "network detached and attached: until HTTP answers", "ms");
+pub const HYPERCALLS: Metric = less("hypercalls", "hypercalls per 64 KB downloaded", "").limit(1.0);
+pub const NOTIFICATIONS: Metric = less("notifications", "notifications sent per 64 KB downloaded", "").limit(1.0);
+pub const SWITCHES: Metric = less("switches", "service switches per small request", "");
+pub const INSTRUCTIONS: Metric = less("instructions", "instructions of pure code", "");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_holds_in_its_direction_and_at_its_load() {
+        assert_eq!(REQUESTS.reached(Some(30.0), 2.0), Some(true));
+        assert_eq!(REQUESTS.reached(Some(30.0), 1.8), Some(false));
+        assert_eq!(REQUESTS.reached(Some(1.0), 1.8), None);
+        assert_eq!(FLOOD_GUEST.reached(None, 0.31), Some(false));
+        assert_eq!(RTT_99.reached(Some(56.0), 0.1), None);
+        assert_eq!(IDLE_GUEST.within(200.1), Some(false));
+    }
+}

@@ -1,0 +1,181 @@
+//! `bench`: our image and a Linux guest side by side, in numbers.
+
+mod machine;
+mod metrics;
+mod plot;
+mod record;
+mod stats;
+mod table;
+mod tools;
+mod work;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use cloister_bed::{Clock, Config};
+
+use crate::image::{self, DEFAULT_POLICY};
+use crate::stages::Stages;
+use crate::{site, workspace};
+use machine::{Machine, PAGE_BYTES, Setup};
+use record::{Reading, Run};
+use work::{Job, Scale};
+
+#[derive(Args)]
+pub struct Arguments {
+    /// The measures with targets only, once each
+    #[arg(long)]
+    quick: bool,
+    /// What time is
+    #[arg(long, value_enum, default_value = "icount")]
+    regime: Choice,
+    /// Only jobs whose names begin so
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// The policy to build
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_POLICY)]
+    policy: PathBuf,
+    /// How often each job is done; by default 1, 3 with the instruction clock and 11 with the wall clock
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeat: Option<u32>,
+}
+
+/// What time is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Choice {
+    /// The number of instructions executed: the same at every run
+    Icount,
+    /// This machine's clock: many repetitions, in turns
+    Wall,
+    /// All of them
+    All,
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let began = Instant::now();
+    let mut stages = Stages::new();
+    let image = image::build(&arguments.policy, &mut stages)?;
+    let folder = cloister_bed::target_dir().join("bench");
+    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    stages.begin("making the site");
+    let page = page();
+    let files = tempfile::tempdir_in(&folder)?;
+    write_site(files.path(), &page)?;
+    let site = site::pack(files.path())?;
+    drop(files);
+    let mut run = Run {
+        command: command_line(),
+        commit: commit(),
+        policy: image.hash.clone(),
+        versions: cloister_bed::packages::ensure(&mut |text| stages.begin(text))?.fingerprint(),
+        seconds: 0,
+        readings: Vec::new(),
+    };
+    let clocks: &[Clock] = match arguments.regime {
+        Choice::Icount => &[Clock::Instructions],
+        Choice::Wall => &[Clock::Wall],
+        Choice::All => &[Clock::Instructions, Clock::Wall],
+    };
+    for &clock in clocks {
+        let setup = Setup { image: &image.elf, site: site.path(), page: &page, clock, offload: true };
+        measure(arguments, setup, &mut run, &mut stages)?;
+    }
+    stages.done();
+    run.seconds = began.elapsed().as_secs();
+    run.write(&folder.join("results.json"))?;
+    let report = table::markdown(&run);
+    plot::draw(&run, &folder.join("plots"))?;
+    std::fs::write(folder.join("results.md"), &report).with_context(|| folder.display().to_string())?;
+    println!("{report}");
+    let failed = run.readings.iter().filter(|reading| reading.error.is_some()).count();
+    println!("{} readings, {failed} errors, {} s; {}", run.readings.len(), run.seconds, folder.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs all jobs in one bed.
+fn measure(arguments: &Arguments, setup: Setup<'_>, run: &mut Run, stages: &mut Stages) -> Result<()> {
+    let (scale, clock, offload) =
+        (if arguments.quick { Scale::Quick } else { Scale::Full }, setup.clock, setup.offload);
+    let name = format!("bench-{}", regime(clock));
+    let mut machine = Machine::start(setup, &name, Config::new(&name), &mut |text| stages.begin(text))?;
+    let repeats = arguments.repeat.unwrap_or(match (scale, clock) {
+        (Scale::Quick, _) => 1,
+        (Scale::Full, Clock::Instructions) => 3,
+        (Scale::Full, Clock::Wall) => 11,
+    });
+    let wanted = |job: &Job| arguments.only.as_ref().is_none_or(|only| job.name.starts_with(only.as_str()));
+    for job in work::jobs(scale).iter().filter(|job| wanted(job)) {
+        for repeat in 0..if job.once { 1 } else { repeats } {
+            let load = job.load.map(|load| format!(" {}", table::number(load))).unwrap_or_default();
+            stages.begin(&format!("{}{load}, round {}", job.name, repeat + 1));
+            // A B B A: what drifts with time does not favour one.
+            let mut order: Vec<_> = job.systems.iter().collect();
+            if repeat % 2 == 1 {
+                order.reverse();
+            }
+            for system in order {
+                let result = (job.action)(&mut machine, system);
+                // A dead bed gives no more numbers; anything else is this job's own failure.
+                machine.bed().alive("measuring")?;
+                for (index, metric) in job.metrics.iter().enumerate() {
+                    run.readings.push(Reading {
+                        metric,
+                        regime: regime(clock),
+                        offload,
+                        system: system.name,
+                        load: job.load,
+                        repeat,
+                        value: result.as_ref().ok().and_then(|values| values.get(index).copied()),
+                        error: result.as_ref().err().map(|error| format!("{error:#}")),
+                    });
+                }
+            }
+        }
+    }
+    stages.done();
+    machine.finish();
+    Ok(())
+}
+
+fn regime(clock: Clock) -> &'static str {
+    match clock {
+        Clock::Instructions => "icount",
+        Clock::Wall => "wall",
+    }
+}
+
+/// An HTML page of [`PAGE_BYTES`] bytes.
+fn page() -> Vec<u8> {
+    let mut page = b"<!DOCTYPE html><title>bench</title><p>".to_vec();
+    page.resize(PAGE_BYTES, b'x');
+    page
+}
+
+/// The page, and files of zeros: the content is nobody's business here.
+fn write_site(folder: &Path, page: &[u8]) -> Result<()> {
+    std::fs::write(folder.join("page"), page)?;
+    std::fs::write(folder.join("index.html"), page)?;
+    for (name, size) in [("100k", 100_000), ("1m", 1_000_000), ("10m", 10_000_000), ("100m", 100_000_000)] {
+        std::fs::File::create(folder.join(name))?.set_len(size)?;
+    }
+    Ok(())
+}
+
+fn command_line() -> String {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    format!("cargo xtask {}", words.join(" "))
+}
+
+/// The commit that is measured, with `+` when files differ from it.
+fn commit() -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).current_dir(workspace::root()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".to_owned() };
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|list| !list.is_empty());
+    if changed { commit + "+" } else { commit }
+}

@@ -1,0 +1,158 @@
+//! A run as Markdown.
+
+use std::fmt::Write;
+
+use super::machine::{BUSYBOX, CLOISTER, LINUX};
+use super::record::{Cell, Row, Run};
+
+/// The whole report.
+pub fn markdown(run: &Run) -> String {
+    let mut text = String::new();
+    let mut errors = Vec::new();
+    let mut last = None;
+    for row in run.rows() {
+        let part = (row.regime, row.offload);
+        if last != Some(part) {
+            last = Some(part);
+            text += &heading(part);
+        }
+        text += &line(run, &row, &mut errors);
+    }
+    if !errors.is_empty() {
+        text += "\n### Errors\n\n";
+        for (number, error) in errors.iter().enumerate() {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{}. {error}", number + 1);
+        }
+    }
+    text
+}
+
+fn heading((regime, offload): (&str, bool)) -> String {
+    let clock = match regime {
+        "icount" => "Instruction clock",
+        "wall" => "Wall clock",
+        _ => "Pure code on the host",
+    };
+    let offload = if offload { "" } else { ", offloads off" };
+    format!(
+        "\n### {clock}{offload}\n\n| measure | unit | load | {} | {} | {} | ratio to {1} | 95 % interval | target |\n\
+         |---|---|--:|--:|--:|--:|--:|--:|---|\n",
+        CLOISTER.name, LINUX.name, BUSYBOX.name
+    )
+}
+
+fn line(run: &Run, row: &Row, errors: &mut Vec<String>) -> String {
+    let cells = [CLOISTER.name, LINUX.name, BUSYBOX.name].map(|system| match run.cell(row, system) {
+        Cell::Nothing => String::new(),
+        Cell::Values(values) => number(super::stats::median(&values)),
+        Cell::Failed(error) => {
+            let error = format!("{system}, {}{}: {}", row.metric.title, at(row), error.replace('\n', " "));
+            let place = errors.iter().position(|known| *known == error).unwrap_or(errors.len());
+            if place == errors.len() {
+                errors.push(error);
+            }
+            format!("error {}", place + 1)
+        }
+    });
+    let (ratio, interval) = match run.ratio(row, CLOISTER.name, LINUX.name) {
+        Some(ratio) => (format!("{:.3}", ratio.value), format!("{:.3} – {:.3}", ratio.low, ratio.high)),
+        None => (String::new(), String::new()),
+    };
+    format!(
+        "| {} | {} | {} | {} | {} | {} | {ratio} | {interval} | {} |\n",
+        row.metric.title,
+        row.metric.unit,
+        row.load.map(number).unwrap_or_default(),
+        cells[0],
+        cells[1],
+        cells[2],
+        target(run, row)
+    )
+}
+
+fn at(row: &Row) -> String {
+    row.load.map(|load| format!(" at {}", number(load))).unwrap_or_default()
+}
+
+/// The target and whether it is reached.
+fn target(run: &Run, row: &Row) -> String {
+    let mark = |reached: bool| if reached { "reached" } else { "**missed**" };
+    let metric = row.metric;
+    if let Some(limit) = metric.limit {
+        let value = run.cell(row, CLOISTER.name).median();
+        let reached = value.is_some_and(|value| metric.within(value) == Some(true));
+        return format!("≤ {} {} {}", number(limit), metric.unit, mark(reached));
+    }
+    let ratio = run.ratio(row, CLOISTER.name, LINUX.name).map_or(f64::NAN, |ratio| ratio.value);
+    let (Some(target), Some(reached)) = (metric.target, metric.reached(row.load, ratio)) else { return String::new() };
+    format!("{} {target} {}", if metric.more_is_better { '≥' } else { '≤' }, mark(reached))
+}
+
+/// A number with four figures, or whole, with separated thousands.
+pub fn number(value: f64) -> String {
+    let digits = match value.abs() {
+        size if size >= 1000.0 || value.fract() == 0.0 => 0,
+        size if size >= 100.0 => 1,
+        size if size >= 10.0 => 2,
+        _ => 3,
+    };
+    let text = format!("{value:.digits$}");
+    let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(whole, rest)| (whole, Some(rest)));
+    let mut grouped = String::new();
+    for (index, digit) in whole.chars().enumerate() {
+        let left = whole.len() - index;
+        if index > 0 && left.is_multiple_of(3) && !(index == 1 && whole.starts_with('-')) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    fraction.map_or(grouped.clone(), |fraction| format!("{grouped}.{fraction}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::metrics::{BOOT_HTTP, REQUESTS};
+    use super::super::record::Reading;
+    use super::*;
+
+    #[test]
+    fn numbers_are_short_and_grouped() {
+        let shown = [0.5, 12.345, 123.45, 9107.12, 1e8, -1234.0, 56.0].map(number);
+        assert_eq!(shown, ["0.500", "12.35", "123.5", "9,107", "100,000,000", "-1,234", "56"]);
+    }
+
+    fn reading(
+        metric: &'static super::super::metrics::Metric,
+        system: &'static str,
+        value: Result<f64, &str>,
+    ) -> Reading {
+        Reading {
+            metric,
+            regime: "icount",
+            offload: true,
+            system,
+            load: metric.at,
+            repeat: 0,
+            value: value.ok(),
+            error: value.err().map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn targets_errors_and_ratios_are_shown() {
+        let readings = vec![
+            reading(&REQUESTS, "cloister", Ok(20_000.0)),
+            reading(&REQUESTS, "linux-nginx", Ok(10_000.0)),
+            reading(&REQUESTS, "linux-busybox", Err("wrk: Socket errors")),
+            reading(&BOOT_HTTP, "cloister", Ok(151.0)),
+        ];
+        let run = Run { readings, ..Run::default() };
+        let text = markdown(&run);
+        for part in
+            ["| 20,000 | 10,000 | error 1 | 2.000 |", "≥ 1.9 reached", "≤ 150 ms **missed**", "1. linux-busybox"]
+        {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+}
