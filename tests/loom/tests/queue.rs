@@ -1,0 +1,147 @@
+//! The queue of `cloister_interfaces::queue` in every ordering: no message is lost, none comes twice or out of order, and
+//! nobody sleeps for ever.
+#![forbid(unsafe_code)]
+
+use cloister_caps::Slot;
+use cloister_interfaces::message::{Reader, Writer};
+use cloister_interfaces::queue::End;
+use cloister_interfaces::{Malformed, Message, Receiver, Sender};
+use cloister_loom::{Bell, Region, Weakness, every_ordering};
+
+/// The number of a message, from 1: an empty slot holds none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Number(u8);
+
+impl Message for Number {
+    const SIZE: usize = 1;
+    fn encode(&self, writer: &mut Writer<'_>) {
+        writer.u8(self.0);
+    }
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        reader.u8().map(Number)
+    }
+}
+
+/// What is sent, over what.
+#[derive(Clone, Copy)]
+struct Case {
+    depth: u32,
+    /// Both indices at first.
+    start: u32,
+    /// Messages that are announced together.
+    batches: &'static [u8],
+    weakness: Weakness,
+    /// Whether the receiver's wake-ups of the sender arrive.
+    heard: bool,
+    preemptions: Option<usize>,
+}
+
+const CASE: Case =
+    Case { depth: 2, start: 0, batches: &[], weakness: Weakness::None, heard: true, preemptions: Some(4) };
+
+/// The offset of either index.
+const INDEX: usize = 0;
+
+impl Case {
+    fn run(self) -> u64 {
+        let total: u8 = self.batches.iter().sum();
+        every_ordering(self.preemptions, move || {
+            let header = [self.start, self.start, 0, 0];
+            let producer = Region::new(header, self.depth as usize, self.weakness);
+            let consumer = Region::new(header, 0, self.weakness);
+            let end = || {
+                let producer = producer.clone();
+                End { slot: Slot(0), bit: 0, depth: self.depth, consumer: consumer.beside(&producer), producer }
+            };
+            let (message, space) = (Bell::new(), Bell::new());
+            let sender = Sender::new(message.clone(), end());
+            let rung = if self.heard { space.clone() } else { space.broken() };
+            let receiver = Receiver::new(rung, end());
+            let thread = loom::thread::spawn(move || send(sender, &space, self.batches));
+            receive(receiver, &message, total);
+            thread.join().expect("the sender's thread ends");
+        })
+    }
+}
+
+fn send(mut sender: Sender<Number, Bell, Region>, space: &Bell, batches: &[u8]) {
+    let mut next = 0;
+    for batch in batches {
+        for _ in 0..*batch {
+            next += 1;
+            while sender.push(&Number(next)).is_err() {
+                sender.flush();
+                space.wait();
+            }
+        }
+        sender.flush();
+    }
+}
+
+fn receive(mut receiver: Receiver<Number, Bell, Region>, message: &Bell, total: u8) {
+    for expected in 1..=total {
+        let got = loop {
+            match receiver.pop() {
+                Some(got) => break got,
+                None => message.wait(),
+            }
+        };
+        assert_eq!(got, Ok(Number(expected)), "lost, repeated or out of order");
+    }
+    receiver.release();
+    assert_eq!(receiver.pop(), None, "one more than was sent");
+}
+
+#[test]
+fn one_message_without_bound() {
+    let orderings = Case { batches: &[1], preemptions: None, ..CASE }.run();
+    assert!(orderings > 100, "{orderings}");
+}
+
+#[test]
+fn one_slot() {
+    let orderings = Case { depth: 1, start: u32::MAX, batches: &[1, 1], ..CASE }.run();
+    assert!(orderings > 10_000, "{orderings}");
+}
+
+#[test]
+fn one_at_a_time_across_the_wrap() {
+    let orderings = Case { start: u32::MAX, batches: &[1, 1, 1], preemptions: Some(3), ..CASE }.run();
+    assert!(orderings > 20_000, "{orderings}");
+}
+
+#[test]
+fn batches() {
+    let orderings = Case { batches: &[2, 1], ..CASE }.run();
+    assert!(orderings > 30_000, "{orderings}");
+}
+
+#[test]
+fn a_batch_longer_than_the_queue() {
+    let orderings = Case { batches: &[3], ..CASE }.run();
+    assert!(orderings > 20_000, "{orderings}");
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn without_the_barrier_somebody_sleeps_for_ever() {
+    Case { batches: &[1, 1], weakness: Weakness::Barrier, ..CASE }.run();
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn without_the_second_look_somebody_sleeps_for_ever() {
+    Case { batches: &[1, 1], weakness: Weakness::SecondLook(INDEX), ..CASE }.run();
+}
+
+#[test]
+#[should_panic(expected = "lost, repeated or out of order")]
+fn without_acquire_and_release_a_slot_is_read_before_it_is_written() {
+    Case { batches: &[1], weakness: Weakness::Ordering, ..CASE }.run();
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn without_the_wake_up_for_room_the_sender_sleeps_for_ever() {
+    Case { depth: 1, batches: &[1, 1], heard: false, ..CASE }.run();
+}
