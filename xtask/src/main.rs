@@ -4,6 +4,7 @@
 mod bench;
 mod boot;
 mod dist;
+mod fuzz;
 mod image;
 mod inventory;
 mod kernel;
@@ -37,6 +38,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Run the tests: on the host, and on real Xen
     Test(test::Arguments),
+    /// Attack every interface of the image with libFuzzer: executions, coverage and crashes of each target
+    Fuzz(fuzz::Arguments),
     /// Make a folder with all that a real Xen host needs to run the image
     Dist(dist::Arguments),
     /// Add function, file and line to the fault reports in a log
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Boot(arguments) => boot::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
         Command::Symbolize(arguments) => symbolize::run(&arguments),
         Command::Kernel(arguments) => kernel::run(&arguments),

@@ -207,9 +207,7 @@ impl World for HostileStore {
     }
 
     fn honest(mut self) {
-        self.bench.host.script.lie(&[]);
-        self.store.restart();
-        self.store.hear();
+        self.store.behave(&self.bench.host);
         let mut store = self.bench.store_service();
         self.bench.obeys(&mut store);
     }
@@ -279,7 +277,7 @@ impl World for HostileTcpip {
     }
 
     fn honest(mut self) {
-        self.bench.host.script.lie(&[]);
+        self.bench.tcpip.behave(&self.bench.host);
         self.store.conflicts = 0;
         self.bench.obeys(&mut self.store);
     }

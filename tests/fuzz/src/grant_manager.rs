@@ -204,8 +204,7 @@ impl World for Clients {
     fn honest(mut self) {
         let granted = std::mem::take(&mut self.kernel.borrow_mut().granted);
         *self.kernel.borrow_mut() = Kernel { granted, ..Kernel::default() };
-        self.host.script.lie(&[]);
-        self.hostile.restart();
+        self.hostile.behave(&self.host);
         // Longer than the longest pause between two attempts, twice: the first may be of now.
         for _ in 0..2 {
             self.host.pass(60_000_000_000);

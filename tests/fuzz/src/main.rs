@@ -1,6 +1,8 @@
-//! `cloister-fuzz list`, and `cloister-fuzz replay TARGET FILE`: a script, step by step, and what followed from each.
+//! `cloister-fuzz list`; `cloister-fuzz replay TARGET FILE`: a script, step by step, and what followed from each;
+//! `cloister-fuzz corpora FOLDER`: every script of every target, without a word.
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use cloister_fuzz::{TARGETS, Trace, target};
@@ -15,8 +17,9 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         ["replay", name, file] => replay(name, file),
+        ["corpora", folder] => corpora(Path::new(folder)),
         _ => {
-            eprintln!("cloister-fuzz list\ncloister-fuzz replay TARGET FILE");
+            eprintln!("cloister-fuzz list\ncloister-fuzz replay TARGET FILE\ncloister-fuzz corpora FOLDER");
             ExitCode::from(2)
         }
     }
@@ -38,5 +41,21 @@ fn replay(name: &str, file: &str) -> ExitCode {
     let trace = Trace::loud();
     target.run(&script, &trace);
     println!("{} events, trace {:016x}", trace.events(), trace.digest());
+    ExitCode::SUCCESS
+}
+
+fn corpora(folder: &Path) -> ExitCode {
+    for target in TARGETS {
+        let entries = std::fs::read_dir(folder.join(target.name)).into_iter().flatten();
+        for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
+            match std::fs::read(&path) {
+                Ok(script) => target.run(&script, &Trace::quiet()),
+                Err(error) => {
+                    eprintln!("{}: {error}", path.display());
+                    return ExitCode::FAILURE;
+                }
+            }
+        }
+    }
     ExitCode::SUCCESS
 }

@@ -101,7 +101,7 @@ pub struct Peer<O, I> {
     inn: Wire,
     head: u32,
     tail: u32,
-    /// It has claimed a wrong number of messages taken since it last took some.
+    /// It has claimed a wrong number of messages taken, so that there is no telling what the queue holds.
     lied: bool,
     message: PhantomData<fn(O) -> I>,
 }
@@ -149,29 +149,36 @@ impl<O: Message, I: Message + Debug> Peer<O, I> {
         self.send_bytes(&bytes)
     }
 
+    /// From now on it behaves: it starts anew, and does not know what was sent to it before.
+    pub fn behave(&mut self, host: &Host) {
+        host.script.lie(&[]);
+        self.restart();
+        self.hear();
+        self.lied = false;
+    }
+
     /// Takes everything that was sent to it.
     ///
     /// # Panics
-    /// The service under attack sent what is no message, or more than the queue holds.
+    /// The service under attack sent what is no message, or more than the queue holds, to a peer that has not lied.
     pub fn hear(&mut self) -> Vec<I> {
         let mut heard = Vec::new();
-        let waiting = self.inn.producer.load(HEAD).wrapping_sub(self.tail);
-        if self.lied {
-            // It cannot tell what is in the queue.
-            self.tail = self.inn.producer.load(HEAD);
-        } else {
-            assert!(waiting <= self.inn.depth, "{waiting} messages in a queue of {}", self.inn.depth);
+        let head = self.inn.producer.load(HEAD);
+        let waiting = head.wrapping_sub(self.tail);
+        assert!(self.lied || waiting <= self.inn.depth, "{waiting} messages in a queue of {}", self.inn.depth);
+        if waiting > self.inn.depth {
+            self.tail = head.wrapping_sub(self.inn.depth);
         }
-        while self.tail != self.inn.producer.load(HEAD) {
+        while self.tail != head {
             let at = SLOTS + (self.tail & (self.inn.depth - 1)) as usize * I::SIZE;
-            heard.push(
-                I::from_bytes(&self.inn.producer.bytes(at, I::SIZE)).expect("a service's messages are well-formed"),
-            );
+            match I::from_bytes(&self.inn.producer.bytes(at, I::SIZE)) {
+                Ok(message) => heard.push(message),
+                Err(_) => assert!(self.lied, "a service's messages are well-formed"),
+            }
             self.tail = self.tail.wrapping_add(1);
         }
         self.inn.consumer.store(TAIL, self.tail);
         self.inn.consumer.store(MESSAGE_EVENT, self.tail.wrapping_add(1));
-        self.lied = false;
         heard
     }
 
@@ -195,7 +202,10 @@ impl<O: Message, I: Message + Debug> Peer<O, I> {
                 self.inn.consumer.store(MESSAGE_EVENT, message.of(self.tail));
                 self.out.producer.store(SPACE_EVENT, space.of(self.head));
             }
-            Act::Lie(Bytes(bytes)) => host.script.lie(&bytes),
+            Act::Lie(Bytes(bytes)) => {
+                host.script.lie(&bytes);
+                self.lied = true;
+            }
             Act::Restart => self.restart(),
         }
         Vec::new()
