@@ -8,6 +8,7 @@
 
 pub mod handshake;
 pub mod keys;
+pub mod pages;
 pub mod ring;
 pub mod rx;
 mod service;
@@ -20,6 +21,9 @@ use cloister_interfaces::net::Net;
 use cloister_interfaces::rules::Granted;
 use cloister_interfaces::store::Store;
 use cloister_interfaces::{Client, Memory, Server, Service, System};
+
+/// Whether the back end may leave frames for us uncut, and their checksums out.
+const RECEIVE_OFFLOADS: bool = true;
 
 /// What the policy gives the service.
 pub struct Caps<S, M> {

@@ -2,7 +2,7 @@
 //! which a response takes the place of a request.
 //!
 //! Both own indices are private; the page gets copies of them. Of what the back end writes, each word is read
-//! once and checked; a slot is copied out whole, once.
+//! once and checked; what is used of a slot is read whole, by one access.
 
 use core::sync::atomic::{Ordering, fence};
 
@@ -26,8 +26,10 @@ pub enum Violation {
     Id,
     /// Bytes outside the page.
     Bounds,
-    /// A flag that was not negotiated.
-    Flags,
+    /// A flag or an extra info that was not negotiated.
+    Features,
+    /// A frame of more slots than a frame can have (`XEN_NETIF_NR_SLOTS_MIN`).
+    Slots,
 }
 
 impl Violation {
@@ -38,25 +40,27 @@ impl Violation {
             Violation::Producer => "ring index: more responses than requests",
             Violation::Id => "response to a request that is not outstanding",
             Violation::Bounds => "response outside its page",
-            Violation::Flags => "response with a flag that was not negotiated",
+            Violation::Features => "response with something that was not negotiated",
+            Violation::Slots => "frame of too many slots",
         }
     }
 }
 
-/// One ring.
-pub struct Front<M> {
+/// One ring, whose slots have `SLOT` bytes.
+pub struct Front<M, const SLOT: usize> {
     memory: M,
     base: usize,
-    slot_size: usize,
     req_prod: u32,
     published: u32,
     rsp_cons: u32,
+    /// Responses that are known to be there.
+    batch: u32,
 }
 
-impl<M: Memory> Front<M> {
-    /// The ring in the page at `base` of `memory`, with slots of `slot_size` bytes.
-    pub fn new(memory: M, base: usize, slot_size: usize) -> Self {
-        Front { memory, base, slot_size, req_prod: 0, published: 0, rsp_cons: 0 }
+impl<M: Memory, const SLOT: usize> Front<M, SLOT> {
+    /// The ring in the page at `base` of `memory`.
+    pub fn new(memory: M, base: usize) -> Self {
+        Front { memory, base, req_prod: 0, published: 0, rsp_cons: 0, batch: 0 }
     }
 
     /// Makes the ring empty, and its page that of an empty ring. Only while no one else maps it.
@@ -66,7 +70,7 @@ impl<M: Memory> Front<M> {
         }
         self.memory.store(self.base + REQ_EVENT, 1);
         self.memory.store(self.base + RSP_EVENT, 1);
-        (self.req_prod, self.published, self.rsp_cons) = (0, 0, 0);
+        (self.req_prod, self.published, self.rsp_cons, self.batch) = (0, 0, 0, 0);
     }
 
     /// The index that the next request will have.
@@ -79,14 +83,18 @@ impl<M: Memory> Front<M> {
         self.req_prod.wrapping_sub(self.rsp_cons)
     }
 
-    /// Writes a request; `false` if the ring is full. The back end sees it at [`Self::publish`].
-    pub fn push(&mut self, request: &[u8]) -> bool {
-        if self.outstanding() >= SLOTS {
-            return false;
+    /// How many requests can be pushed now.
+    pub fn room(&self) -> u32 {
+        SLOTS.saturating_sub(self.outstanding())
+    }
+
+    /// Writes the first words of a request, for which there is room. The back end sees it at [`Self::publish`].
+    pub fn push<const WORDS: usize>(&mut self, words: [u32; WORDS]) {
+        let slot = self.slot(self.req_prod);
+        for (index, word) in words.into_iter().enumerate() {
+            self.memory.store(slot + index * 4, word);
         }
-        self.memory.write(self.slot(self.req_prod), request);
         self.req_prod = self.req_prod.wrapping_add(1);
-        true
     }
 
     /// Shows the back end what was pushed; whether it is to be notified
@@ -112,12 +120,31 @@ impl<M: Memory> Front<M> {
         if ready <= possible { Ok(ready) } else { Err(Violation::Producer) }
     }
 
-    /// Copies the next response out, of which [`Self::ready`] said that there is one; answers its index.
-    pub fn pop(&mut self, into: &mut [u8]) -> u32 {
+    /// The index and the place of the next response, if there is one.
+    fn next(&mut self) -> Result<Option<(u32, usize)>, Violation> {
+        if self.batch == 0 {
+            self.batch = self.ready()?;
+        }
+        let Some(rest) = self.batch.checked_sub(1) else { return Ok(None) };
         let index = self.rsp_cons;
-        self.memory.read(self.slot(index), into);
-        self.rsp_cons = index.wrapping_add(1);
-        index
+        (self.batch, self.rsp_cons) = (rest, index.wrapping_add(1));
+        Ok(Some((index, self.slot(index))))
+    }
+
+    /// The first four bytes of the next response, if there is one.
+    ///
+    /// # Errors
+    /// There are more responses than requests were published.
+    pub fn pop(&mut self) -> Result<Option<u32>, Violation> {
+        Ok(self.next()?.map(|(_, slot)| self.memory.load(slot)))
+    }
+
+    /// The index of the next response and its first eight bytes, if there is one.
+    ///
+    /// # Errors
+    /// There are more responses than requests were published.
+    pub fn pop_pair(&mut self) -> Result<Option<(u32, u64)>, Violation> {
+        Ok(self.next()?.map(|(index, slot)| (index, self.memory.load64(slot))))
     }
 
     /// Asks for an event at the `ahead`th response from now, and looks once more (`RING_FINAL_CHECK_FOR_RESPONSES`).
@@ -131,31 +158,7 @@ impl<M: Memory> Front<M> {
     }
 
     fn slot(&self, index: u32) -> usize {
-        self.base + FIRST_SLOT + (index % SLOTS) as usize * self.slot_size
-    }
-}
-
-/// A set of page indices below 256.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct PageSet {
-    words: [u64; 4],
-}
-
-impl PageSet {
-    /// Whether the page is in the set.
-    pub fn has(&self, page: u16) -> bool {
-        self.words.get(usize::from(page / 64)).is_some_and(|word| word >> (page % 64) & 1 == 1)
-    }
-    /// Puts the page in or takes it out.
-    pub fn set(&mut self, page: u16, member: bool) {
-        if let Some(word) = self.words.get_mut(usize::from(page / 64)) {
-            let bit = 1 << (page % 64);
-            if member { *word |= bit } else { *word &= !bit }
-        }
-    }
-    /// How many pages are in the set.
-    pub fn count(&self) -> u32 {
-        self.words.iter().map(|word| word.count_ones()).sum()
+        self.base + FIRST_SLOT + (index % SLOTS) as usize * SLOT
     }
 }
 
@@ -168,6 +171,8 @@ pub enum Refusal {
     Owner,
     /// No frame has this length.
     Length,
+    /// The link has not offered this.
+    Work,
 }
 
 #[cfg(test)]
@@ -176,10 +181,10 @@ mod tests {
     use cloister_sim::SharedMemory;
     use proptest::prelude::*;
 
-    fn ring() -> (SharedMemory, Front<SharedMemory>) {
+    fn ring() -> (SharedMemory, Front<SharedMemory, 12>) {
         let memory = SharedMemory::new(2 * PAGE_SIZE);
         memory.write(0, &[0xFF; 2 * PAGE_SIZE]);
-        let mut ring = Front::new(memory.clone(), PAGE_SIZE, 12);
+        let mut ring = Front::new(memory.clone(), PAGE_SIZE);
         ring.reset();
         (memory, ring)
     }
@@ -197,34 +202,38 @@ mod tests {
     fn notifications_as_the_macro_says() {
         let (memory, mut ring) = ring();
         assert!(!ring.publish());
-        ring.push(&[1; 12]);
+        ring.push([1; 3]);
         assert!(ring.publish(), "req_event is 1 at first");
-        ring.push(&[1; 12]);
+        ring.push([1; 3]);
         assert!(!ring.publish(), "the back end is awake");
         memory.store(PAGE_SIZE + REQ_EVENT, 4);
-        ring.push(&[1; 12]);
+        ring.push([1; 3]);
         assert!(!ring.publish());
-        ring.push(&[1; 12]);
+        ring.push([1; 3]);
         assert!(ring.publish());
     }
 
     #[test]
-    fn a_full_ring_takes_no_more() {
-        let (_, mut ring) = ring();
-        for _ in 0..SLOTS {
-            assert!(ring.push(&[0; 12]));
+    fn room_is_what_has_no_request_without_a_response() {
+        let (memory, mut ring) = ring();
+        for taken in 0..SLOTS {
+            assert_eq!((ring.room(), ring.outstanding()), (SLOTS - taken, taken));
+            ring.push([7; 3]);
         }
-        assert!(!ring.push(&[0; 12]));
-        assert_eq!(ring.outstanding(), SLOTS);
+        assert_eq!(ring.room(), 0);
+        ring.publish();
+        memory.store(PAGE_SIZE + RSP_PROD, 2);
+        assert_eq!((ring.room(), ring.pop(), ring.pop(), ring.pop()), (0, Ok(Some(7)), Ok(Some(7)), Ok(None)));
+        assert_eq!(ring.room(), 2);
     }
 
     proptest! {
         #[test]
         fn a_producer_is_believed_up_to_what_was_published(pushed in 0u32..=SLOTS, hidden in 0u32..4, claim: u32) {
             let (memory, mut ring) = ring();
-            for _ in 0..pushed { ring.push(&[0; 12]); }
+            for _ in 0..pushed { ring.push([0; 3]); }
             ring.publish();
-            for _ in 0..hidden { ring.push(&[0; 12]); }
+            for _ in 0..hidden { ring.push([0; 3]); }
             memory.store(PAGE_SIZE + RSP_PROD, claim);
             let expected = if claim <= pushed { Ok(claim) } else { Err(Violation::Producer) };
             prop_assert_eq!(ring.ready(), expected);

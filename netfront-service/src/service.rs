@@ -2,24 +2,25 @@
 
 use core::time::Duration;
 
+use arrayvec::ArrayVec;
 use cloister_caps::{DomId, EvtchnPort, Status};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::Grants;
-use cloister_interfaces::net::{Net, Offloads, Reply, Request};
+use cloister_interfaces::net::{Net, Reply, Request};
 use cloister_interfaces::store::{self, Store};
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Server, Service, System};
 
-use crate::Caps;
 use crate::handshake::{Command, Handshake};
 use crate::ring::{Refusal, Violation};
-use crate::rx::Receive;
+use crate::rx::{Frame, MOST_SLOTS, Receive};
 use crate::tx::Transmit;
+use crate::{Caps, RECEIVE_OFFLOADS};
 
 /// Requests taken, and frames moved, in one call.
-const REQUESTS: usize = 256;
+const REQUESTS: usize = 512;
 const FRAMES: usize = 512;
-/// How long the back end may leave frames on the ring without giving back any. One that has disabled the device
-/// (`xenvif_fatal_tx_err` of Linux's netback) says nothing of it.
+/// How often it is looked whether the back end has left frames on the ring without giving back any. One that has disabled
+/// the device (`xenvif_fatal_tx_err` of Linux's netback) says nothing of it.
 const STALL_TIME: Duration = Duration::from_secs(60);
 /// Steps of the handshake in one call.
 const STEPS: usize = 64;
@@ -59,14 +60,16 @@ pub struct Netfront<S, M> {
     told: bool,
     /// tcpip is yet to learn that the last one ended.
     owe_down: bool,
-    /// A message that found the queue full. Nothing more is taken from the rings until it is gone, so no page is
-    /// ever between the two.
-    unsent: Option<Reply>,
+    /// Messages about one frame that found the queue full. Nothing more is taken from the rings until they are gone, so no
+    /// other page is ever between the two.
+    unsent: ArrayVec<Reply, MOST_SLOTS>,
     /// A refusal was logged since the connection stands.
     complained: bool,
     close: Close,
-    /// When the back end last gave a page back, or had none of tcpip's.
-    progress: Instant,
+    /// When it is looked next whether the back end has fallen silent.
+    look: Option<Instant>,
+    /// The back end gave a frame back, or had none, since the last look.
+    progress: bool,
     left_over: bool,
 }
 
@@ -86,18 +89,19 @@ impl<S: System, M: Memory> Netfront<S, M> {
             rx_events: caps.rx_events,
             tx_open: false,
             rx_open: false,
-            handshake: Handshake::new(rules),
+            handshake: Handshake::new(rules, RECEIVE_OFFLOADS),
             transmit: Transmit::new(caps.rings.clone(), caps.tx_pages.pages),
-            receive: Receive::new(caps.rings, caps.rx_pages.pages),
+            receive: Receive::new(caps.rings, caps.rx_pages.pages, RECEIVE_OFFLOADS),
             asked: None,
             next_id: 0,
             up: false,
             told: false,
             owe_down: false,
-            unsent: None,
+            unsent: ArrayVec::new(),
             complained: false,
             close: Close::Open,
-            progress: Instant::START,
+            look: None,
+            progress: false,
             left_over: false,
         }
     }
@@ -157,8 +161,8 @@ impl<S: System, M: Memory> Netfront<S, M> {
                     self.receive.reset();
                     true
                 }
-                Command::Start { rx, tx } => {
-                    self.transmit.start(tx);
+                Command::Start { rx, tx, offloads } => {
+                    self.transmit.start(tx, offloads);
                     self.receive.start(rx);
                     // The back end is not connected yet, and looks at the ring when it is.
                     self.receive.publish();
@@ -189,7 +193,8 @@ impl<S: System, M: Memory> Netfront<S, M> {
 
     fn stop(&mut self) {
         self.up = false;
-        self.unsent = None;
+        self.unsent.clear();
+        self.look = None;
         // Who asked for the end is told when it is reached.
         let told = core::mem::take(&mut self.told);
         self.owe_down |= told && self.close != Close::Closing;
@@ -201,9 +206,8 @@ impl<S: System, M: Memory> Netfront<S, M> {
         }
     }
 
-    fn started(&mut self, now: Instant) {
+    fn started(&mut self) {
         self.up = true;
-        self.progress = now;
         self.complained = false;
         let ([a, b, c, d, e, f], mtu) = self.handshake.identity();
         let split = if self.handshake.is_split() { "split" } else { "one" };
@@ -225,23 +229,26 @@ impl<S: System, M: Memory> Netfront<S, M> {
             self.owe_down = false;
         }
         if self.up && !self.told && !self.owe_down {
-            let (mac, mtu) = self.handshake.identity();
-            self.told = net.replies.push(&Reply::Up { mac, mtu, offloads: Offloads::empty() }).is_ok();
+            let ((mac, mtu), offloads) = (self.handshake.identity(), self.handshake.offloads());
+            self.told = net.replies.push(&Reply::Up { mac, mtu, offloads }).is_ok();
         }
     }
 
     /// Takes tcpip's requests. Those sent before it learnt that the link went are void.
-    fn requests(&mut self, now: Instant) {
+    fn requests(&mut self) {
         for _ in 0..REQUESTS {
             let Some(request) = self.net.as_mut().and_then(|net| net.requests.pop()) else { return };
             let refusal = match request {
                 Ok(Request::Close) => {
-                    self.begin_close(now);
+                    self.begin_close();
                     continue;
                 }
                 _ if !self.told => continue,
-                Ok(Request::Transmit { page, length, .. }) => self.transmit.submit(page, length).err(),
-                Ok(Request::Receive { page, .. }) => self.receive.post(page).err(),
+                Ok(Request::Transmit { page, length, work }) => {
+                    self.progress |= self.transmit.in_flight() == 0;
+                    self.transmit.submit(page, length, work).err()
+                }
+                Ok(Request::Receive { page, count }) => self.receive.post(page, count).err(),
                 Err(_) => {
                     self.complain("a malformed message");
                     continue;
@@ -252,6 +259,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
                 Some(Refusal::Page) => self.complain("a page that is not in the pool"),
                 Some(Refusal::Owner) => self.complain("a page that is not its own"),
                 Some(Refusal::Length) => self.complain("a frame of impossible length"),
+                Some(Refusal::Work) => self.complain("work that the link has not offered"),
             }
         }
         self.left_over = true;
@@ -263,18 +271,18 @@ impl<S: System, M: Memory> Netfront<S, M> {
         }
     }
 
-    fn begin_close(&mut self, now: Instant) {
+    fn begin_close(&mut self) {
         match self.close {
-            Close::Open => self.close = Close::Draining(now + DRAIN_TIME),
+            Close::Open => self.close = Close::Draining(self.clock.now() + DRAIN_TIME),
             Close::Closed => self.owe_down = true,
             Close::Draining(_) | Close::Closing => {}
         }
     }
 
-    fn advance_close(&mut self, now: Instant) {
-        if let Close::Draining(until) = self.close
-            && (!self.up || self.transmit.in_flight() == 0 || now >= until)
-        {
+    fn advance_close(&mut self, now: Option<Instant>) {
+        let Close::Draining(until) = self.close else { return };
+        let now = now.unwrap_or_else(|| self.clock.now());
+        if !self.up || self.transmit.in_flight() == 0 || now >= until {
             self.close = Close::Closing;
             self.handshake.close(now);
             self.drive(now);
@@ -283,47 +291,68 @@ impl<S: System, M: Memory> Netfront<S, M> {
 
     fn deliver(&mut self) -> bool {
         let Some(net) = self.net.as_mut() else { return false };
-        if self.unsent.as_ref().is_some_and(|reply| net.replies.push(reply).is_ok()) {
-            self.unsent = None;
-        }
-        self.unsent.is_none()
+        let sent = self.unsent.iter().take_while(|reply| net.replies.push(reply).is_ok()).count();
+        self.unsent.drain(..sent);
+        self.unsent.is_empty()
     }
 
     /// Moves what the back end gave to tcpip.
-    fn frames(&mut self, now: Instant) -> Result<(), Violation> {
+    fn frames(&mut self) -> Result<(), Violation> {
         let eager = self.close != Close::Open;
         for _ in 0..FRAMES {
             if !self.deliver() {
                 return Ok(());
             }
-            self.unsent = if let Some(page) = self.transmit.reap()? {
-                self.progress = now;
-                Some(Reply::Transmitted { page })
-            } else if let Some(frame) = self.receive.take()? {
-                Some(Reply::Received {
-                    page: frame.page,
-                    offset: frame.offset,
-                    length: frame.length,
-                    more: false,
-                    checked: false,
-                })
-            } else if self.transmit.rest(eager)? | self.receive.rest()? {
-                None
-            } else {
+            if let Some(page) = self.transmit.reap()? {
+                self.progress = true;
+                self.unsent.push(Reply::Transmitted { page });
+            } else if let Some(Frame { runs, checked }) = self.receive.take()? {
+                let last = runs.len().saturating_sub(1);
+                self.unsent.extend(runs.iter().enumerate().map(|(index, run)| Reply::Received {
+                    page: run.page,
+                    offset: run.offset,
+                    length: run.length,
+                    more: index < last,
+                    checked: *checked,
+                }));
+            } else if !(self.transmit.rest(eager)? | self.receive.rest()?) {
                 return Ok(());
-            };
+            }
         }
         self.left_over = true;
         Ok(())
     }
 
-    fn watch_for_stall(&mut self, now: Instant) {
-        if self.transmit.in_flight() == 0 || self.unsent.is_some() {
-            self.progress = now;
-        } else if now.since(self.progress) >= STALL_TIME {
-            self.handshake.stalled(now);
-            self.drive(now);
+    /// Looks from time to time whether the back end takes part; the clock is read no more often for it.
+    fn watch_for_stall(&mut self, now: Option<Instant>) {
+        let waits = self.transmit.in_flight() > 0;
+        if let (Some(look), Some(now)) = (self.look, now)
+            && now >= look
+        {
+            self.look = None;
+            if waits && !self.progress && self.unsent.is_empty() {
+                self.handshake.stalled(now);
+                return self.drive(now);
+            }
         }
+        if waits && self.look.is_none() {
+            self.look = Some(now.unwrap_or_else(|| self.clock.now()) + STALL_TIME);
+            self.progress = false;
+        }
+    }
+
+    fn violated(&mut self, violation: Violation) {
+        let now = self.clock.now();
+        self.handshake.violated(violation.text(), now);
+        self.drive(now);
+    }
+
+    /// Whether all that there is to do is to move frames: then the time does not matter, and is not asked for.
+    fn only_moves_frames(&self, notifications: Notifications) -> bool {
+        let steady = self.up && self.told && !self.owe_down && self.close == Close::Open;
+        // None: a deadline has come.
+        let due = notifications == Notifications::default();
+        steady && !due && !self.store.notified(notifications) && !self.grants.notified(notifications)
     }
 
     fn publish(&mut self) {
@@ -350,26 +379,25 @@ fn open<S: System>(port: &Port<S>, peer: DomId) -> Option<EvtchnPort> {
 }
 
 impl<S: System, M: Memory> Service for Netfront<S, M> {
-    fn notified(&mut self, _: Notifications) {
-        let now = self.clock.now();
+    fn notified(&mut self, notifications: Notifications) {
         self.left_over = false;
-        self.hear(now);
-        self.drive(now);
-        if self.handshake.is_up() && !self.up {
-            self.started(now);
+        let now = if self.only_moves_frames(notifications) { None } else { Some(self.clock.now()) };
+        if let Some(now) = now {
+            self.hear(now);
+            self.drive(now);
+            if self.handshake.is_up() && !self.up {
+                self.started();
+            }
         }
-        self.requests(now);
+        self.requests();
         self.tell();
         if self.up && self.told {
-            match self.frames(now) {
+            match self.frames() {
                 Ok(()) => {
                     self.publish();
                     self.watch_for_stall(now);
                 }
-                Err(violation) => {
-                    self.handshake.violated(violation.text(), now);
-                    self.drive(now);
-                }
+                Err(violation) => self.violated(violation),
             }
         }
         self.advance_close(now);
@@ -387,7 +415,6 @@ impl<S: System, M: Memory> Service for Netfront<S, M> {
             Close::Draining(until) => Some(until),
             _ => None,
         };
-        let stall = (self.up && self.transmit.in_flight() > 0).then(|| self.progress + STALL_TIME);
-        self.handshake.deadline().into_iter().chain(drain).chain(stall).min()
+        self.handshake.deadline().into_iter().chain(drain).chain(self.look).min()
     }
 }

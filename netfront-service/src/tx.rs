@@ -1,25 +1,77 @@
-//! Transmission: pages of the tx-pool, one frame each, granted to the back end for reading.
+//! Transmission: frames in pages of the tx-pool, which are granted to the back end for reading.
+//!
+//! A frame takes a slot for each of its pages, and one more for an extra info if the back end is to cut it. The id of a
+//! page's slot is the page; what frame it belongs to, and what of that frame has no response yet, stands in private
+//! tables.
 
 use cloister_caps::{GrantRef, PAGE_SIZE};
 use cloister_interfaces::Memory;
+use cloister_interfaces::net::{Offloads, Work};
 
-use crate::ring::{Front, PageSet, Refusal, SLOTS, Violation};
+use crate::pages::{PAGES, PageQueue, PageSet};
+use crate::ring::{Front, Refusal, Violation};
 
 /// Bytes of a request (`struct netif_tx_request`) and so of a slot.
-const REQUEST: usize = 12;
-/// Bytes of a response (`struct netif_tx_response`).
-const RESPONSE: usize = 4;
+const SLOT: usize = 12;
 /// The shortest frame: a header (`ETH_HLEN`).
 pub const SHORTEST: u16 = 14;
 
+/// Flags of a request (`NETTXF_*`).
+mod flag {
+    /// The checksum field holds the sum of the pseudo-header, and what is sent is to be trusted to be so.
+    pub const CHECKSUM: u32 = 1 | 2;
+    /// The frame goes on in the next slot.
+    pub const MORE_DATA: u32 = 4;
+    /// An extra info follows in the next slot.
+    pub const EXTRA_INFO: u32 = 8;
+}
+
+/// `XEN_NETIF_EXTRA_TYPE_GSO`.
+pub const EXTRA_GSO: u8 = 1;
+/// `XEN_NETIF_GSO_TYPE_TCPV4`.
+pub const GSO_TCPV4: u8 = 1;
+/// `NETIF_RSP_NULL`: the response to an extra info. Its id is whatever the slot held.
+const STATUS_NULL: i16 = 1;
+
+/// A frame that the link has.
+#[derive(Clone, Copy, Default)]
+struct Frame {
+    length: u16,
+    work: Work,
+    /// Pages whose slots have no response yet; those that are not on the ring yet among them.
+    unanswered: u8,
+}
+
+impl Frame {
+    fn pages(self) -> u16 {
+        self.length.div_ceil(PAGE_SIZE as u16)
+    }
+
+    fn slots(self) -> u32 {
+        u32::from(self.pages()) + u32::from(matches!(self.work, Work::Segments(_)))
+    }
+}
+
 /// The transmit side.
 pub struct Transmit<M> {
-    ring: Front<M>,
+    ring: Front<M, SLOT>,
     reference: GrantRef,
+    offloads: Offloads,
     pages: u16,
-    in_flight: PageSet,
-    batch: u32,
-    /// Frames that the back end did not send (`NETIF_RSP_ERROR`, `NETIF_RSP_DROPPED`).
+    /// Pages that are not tcpip's, and how many.
+    held: PageSet,
+    in_flight: u32,
+    /// Pages whose slots are on the ring without a response.
+    asked: PageSet,
+    /// The first page of the frame that a held page belongs to.
+    first: [u8; PAGES],
+    /// The frames, at their first pages.
+    frames: [Frame; PAGES],
+    /// Frames for which the ring had no room, by their first pages.
+    waiting: PageQueue,
+    /// Extra infos without a response.
+    extras: u32,
+    /// Slots that the back end did not send (`NETIF_RSP_ERROR`, `NETIF_RSP_DROPPED`).
     pub dropped: u64,
 }
 
@@ -27,11 +79,17 @@ impl<M: Memory> Transmit<M> {
     /// The ring in page 0 of `rings`, for a pool of `pages`.
     pub fn new(rings: M, pages: u16) -> Self {
         Transmit {
-            ring: Front::new(rings, 0, REQUEST),
+            ring: Front::new(rings, 0),
             reference: GrantRef(0),
-            pages: pages.min(SLOTS as u16),
-            in_flight: PageSet::default(),
-            batch: 0,
+            offloads: Offloads::empty(),
+            pages: pages.min(PAGES as u16),
+            held: PageSet::default(),
+            in_flight: 0,
+            asked: PageSet::default(),
+            first: [0; PAGES],
+            frames: [Frame::default(); PAGES],
+            waiting: PageQueue::default(),
+            extras: 0,
             dropped: 0,
         }
     }
@@ -39,215 +97,159 @@ impl<M: Memory> Transmit<M> {
     /// Makes the ring empty. Only while no one else maps it.
     pub fn reset(&mut self) {
         self.ring.reset();
-        self.in_flight = PageSet::default();
-        self.batch = 0;
+        (self.held, self.asked) = (PageSet::default(), PageSet::default());
+        self.waiting = PageQueue::default();
+        (self.in_flight, self.extras) = (0, 0);
     }
 
-    /// Tells under which references the pages are granted.
-    pub fn start(&mut self, reference: GrantRef) {
-        self.reference = reference;
+    /// Tells under which references the pages are granted, and what the back end does for frames.
+    pub fn start(&mut self, reference: GrantRef, offloads: Offloads) {
+        (self.reference, self.offloads) = (reference, offloads);
     }
 
-    /// How many pages the back end has.
+    /// How many pages are not tcpip's.
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.count()
+        self.in_flight
     }
 
-    /// Puts a frame on the ring.
+    /// Takes a frame to send. It goes on the ring at once, or when there is room.
     ///
     /// # Errors
     /// It is no frame of tcpip's to send.
-    pub fn submit(&mut self, page: u16, length: u16) -> Result<(), Refusal> {
-        if page >= self.pages {
-            return Err(Refusal::Page);
+    pub fn submit(&mut self, page: u16, length: u16, work: Work) -> Result<(), Refusal> {
+        let offered = match work {
+            Work::Nothing => true,
+            Work::Checksum => self.offloads.contains(Offloads::CHECKSUM),
+            Work::Segments(size) => self.offloads.contains(Offloads::SEGMENTS) && size > 0,
+        };
+        if !offered {
+            return Err(Refusal::Work);
         }
-        if self.in_flight.has(page) {
-            return Err(Refusal::Owner);
-        }
-        if length < SHORTEST || usize::from(length) > PAGE_SIZE {
+        // What is longer than a page is longer than any packet of this link, but for those that are cut.
+        if length < SHORTEST || !matches!(work, Work::Segments(_)) && usize::from(length) > PAGE_SIZE {
             return Err(Refusal::Length);
         }
-        let reference = self.reference.0.wrapping_add(u32::from(page)).to_le_bytes();
-        let ([r0, r1, r2, r3], [i0, i1], [s0, s1]) = (reference, page.to_le_bytes(), length.to_le_bytes());
-        // No more pages than slots: there is room for every page.
-        if !self.ring.push(&[r0, r1, r2, r3, 0, 0, 0, 0, i0, i1, s0, s1]) {
+        let frame = Frame { length, work, unanswered: 0 };
+        let (pages, first) = (frame.pages(), u8::try_from(page).map_err(|_| Refusal::Page)?);
+        if page + pages > self.pages {
             return Err(Refusal::Page);
         }
-        self.in_flight.set(page, true);
+        if self.held.has_any(page, pages) {
+            return Err(Refusal::Owner);
+        }
+        self.held.set_all(page, pages, true);
+        self.in_flight += u32::from(pages);
+        if let Some(firsts) = self.first.get_mut(usize::from(page)..usize::from(page + pages)) {
+            firsts.fill(first);
+        }
+        if let Some(place) = self.frames.get_mut(usize::from(first)) {
+            *place = Frame { unanswered: pages as u8, ..frame };
+        }
+        if self.waiting.is_empty() && self.ring.room() >= frame.slots() {
+            self.place(first, frame);
+        } else {
+            self.waiting.push(first);
+        }
         Ok(())
     }
 
-    /// Shows the back end what was submitted; whether it is to be notified.
+    /// Puts a frame on the ring, which has room for it.
+    fn place(&mut self, first: u8, frame: Frame) {
+        let pages = u32::from(frame.pages());
+        let mut flags = match frame.work {
+            Work::Nothing => 0,
+            Work::Checksum => flag::CHECKSUM,
+            Work::Segments(_) => flag::CHECKSUM | flag::EXTRA_INFO,
+        };
+        // The first slot tells the length of the whole frame, the others their own.
+        let (mut size, mut left) = (u32::from(frame.length), u32::from(frame.length));
+        for (done, id) in (0..pages).zip(u32::from(first)..) {
+            if done + 1 < pages {
+                flags |= flag::MORE_DATA;
+            }
+            // Reference; offset and flags; id and size.
+            self.ring.push([self.reference.0.wrapping_add(id), flags << 16, id | size << 16]);
+            if let (0, Work::Segments(segment)) = (done, frame.work) {
+                // Type, no flags, size; type of segmentation, padding, no features.
+                self.ring.push([u32::from(EXTRA_GSO) | u32::from(segment) << 16, u32::from(GSO_TCPV4)]);
+                self.extras += 1;
+            }
+            left = left.saturating_sub(PAGE_SIZE as u32);
+            (flags, size) = (0, left.min(PAGE_SIZE as u32));
+        }
+        self.asked.set_all(u16::from(first), frame.pages(), true);
+    }
+
+    /// Puts the frames that wait on the ring, as far as there is room.
+    fn place_waiting(&mut self) {
+        while let Some(first) = self.waiting.peek() {
+            let frame = self.frames.get(usize::from(first)).copied().unwrap_or_default();
+            if self.ring.room() < frame.slots() {
+                return;
+            }
+            self.waiting.drop_first();
+            self.place(first, frame);
+        }
+    }
+
+    /// Shows the back end what there is to send; whether it is to be notified.
     pub fn publish(&mut self) -> bool {
+        self.place_waiting();
         self.ring.publish()
     }
 
-    /// The next page that the back end has given back.
+    /// The first page of the next frame that the back end has given back.
     ///
     /// # Errors
     /// The back end broke the protocol.
     pub fn reap(&mut self) -> Result<Option<u16>, Violation> {
-        if self.batch == 0 {
-            self.batch = self.ring.ready()?;
+        while let Some(word) = self.ring.pop()? {
+            let (page, status) = (word as u16, (word >> 16) as i16);
+            if status == STATUS_NULL {
+                self.extras = self.extras.checked_sub(1).ok_or(Violation::Id)?;
+                continue;
+            }
+            if !self.asked.has(page) {
+                return Err(Violation::Id);
+            }
+            self.asked.set(page, false);
+            if status < 0 {
+                self.dropped = self.dropped.saturating_add(1);
+            }
+            // A page that was asked for has a frame.
+            let Some(first) = self.first.get(usize::from(page)).copied() else { return Err(Violation::Id) };
+            let Some(frame) = self.frames.get_mut(usize::from(first)) else { return Err(Violation::Id) };
+            frame.unanswered = frame.unanswered.saturating_sub(1);
+            if frame.unanswered == 0 {
+                let pages = frame.pages();
+                self.held.set_all(u16::from(first), pages, false);
+                self.in_flight -= u32::from(pages);
+                return Ok(Some(u16::from(first)));
+            }
         }
-        let Some(rest) = self.batch.checked_sub(1) else { return Ok(None) };
-        self.batch = rest;
-        let mut response = [0; RESPONSE];
-        self.ring.pop(&mut response);
-        let [i0, i1, s0, s1] = response;
-        let (page, status) = (u16::from_le_bytes([i0, i1]), i16::from_le_bytes([s0, s1]));
-        if !self.in_flight.has(page) {
-            return Err(Violation::Id);
-        }
-        self.in_flight.set(page, false);
-        if status < 0 {
-            self.dropped = self.dropped.saturating_add(1);
-        }
-        Ok(Some(page))
+        Ok(None)
     }
 
     /// Arranges for the next event; whether responses have come meanwhile.
     ///
-    /// A response only matters when tcpip runs short of pages. So an event is wanted for every quarter of the pool;
-    /// for each response, when less than a quarter is left to tcpip, or when `eager`. Fewer than a quarter in
-    /// flight may stay unannounced until something else happens: tcpip then has more than three quarters.
+    /// A response only matters when tcpip runs short of pages. So an event is wanted for every quarter of the pool, or, with
+    /// less than a quarter left to tcpip, when so many responses are there or all that are missing; and for each if
+    /// `eager`. Fewer than a quarter in flight may stay unannounced until something else happens: tcpip then has more
+    /// than three quarters.
     ///
     /// # Errors
     /// The back end broke the protocol.
     pub fn rest(&mut self, eager: bool) -> Result<bool, Violation> {
-        let (quarter, in_flight) = (u32::from(self.pages / 4), self.in_flight());
-        let short = u32::from(self.pages).saturating_sub(in_flight) < quarter;
-        let ahead = if eager || short { 1 } else { quarter.max(1) };
+        let quarter = u32::from(self.pages / 4).max(1);
+        let short = u32::from(self.pages).saturating_sub(self.in_flight) < quarter;
+        let ahead = match (eager, short) {
+            (true, _) => 1,
+            (_, true) => quarter.min(self.ring.outstanding()).max(1),
+            (_, false) => quarter,
+        };
         Ok(self.ring.wait_for(ahead)? >= ahead)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use cloister_sim::{Fickle, SharedMemory};
-    use proptest::prelude::*;
-
-    fn transmit(pages: u16) -> (SharedMemory, Transmit<SharedMemory>) {
-        let memory = SharedMemory::new(2 * PAGE_SIZE);
-        let mut transmit = Transmit::new(memory.clone(), pages);
-        transmit.reset();
-        transmit.start(GrantRef(500));
-        (memory, transmit)
-    }
-
-    fn respond(memory: &SharedMemory, id: u16, status: i16) {
-        let index = memory.load(8);
-        let at = 64 + (index % SLOTS) as usize * REQUEST;
-        memory.write(at, &[id.to_le_bytes(), status.to_le_bytes()].concat());
-        memory.store(8, index.wrapping_add(1));
-    }
-
-    #[test]
-    fn a_request_is_laid_out_as_netif_says() {
-        let (memory, mut transmit) = transmit(128);
-        assert_eq!(transmit.submit(5, 1514), Ok(()));
-        assert!(transmit.publish());
-        assert_eq!(memory.bytes(64, 12), [0xF9, 1, 0, 0, 0, 0, 0, 0, 5, 0, 0xEA, 5]);
-        assert_eq!(memory.load(0), 1);
-    }
-
-    #[test]
-    fn what_tcpip_may_not_send() {
-        let (_, mut transmit) = transmit(128);
-        assert_eq!(transmit.submit(128, 60), Err(Refusal::Page));
-        assert_eq!(transmit.submit(u16::MAX, 60), Err(Refusal::Page));
-        assert_eq!(transmit.submit(0, 13), Err(Refusal::Length));
-        assert_eq!(transmit.submit(0, 4097), Err(Refusal::Length));
-        assert_eq!(transmit.submit(0, 4096), Ok(()));
-        assert_eq!(transmit.submit(0, 60), Err(Refusal::Owner));
-    }
-
-    #[test]
-    fn completions_in_any_order_and_each_once() {
-        let (memory, mut transmit) = transmit(128);
-        for page in 0..3 {
-            transmit.submit(page, 60).expect("a frame");
-        }
-        transmit.publish();
-        respond(&memory, 2, 0);
-        respond(&memory, 0, -1);
-        assert_eq!(transmit.reap(), Ok(Some(2)));
-        assert_eq!(transmit.reap(), Ok(Some(0)));
-        assert_eq!((transmit.reap(), transmit.dropped), (Ok(None), 1));
-        respond(&memory, 2, 0);
-        assert_eq!(transmit.reap(), Err(Violation::Id));
-    }
-
-    #[test]
-    fn an_unknown_id_and_a_jump_are_violations() {
-        for id in [1, 127, 128, 255, 256, u16::MAX] {
-            let (memory, mut transmit) = transmit(128);
-            transmit.submit(0, 60).expect("a frame");
-            transmit.publish();
-            respond(&memory, id, 0);
-            assert_eq!(transmit.reap(), Err(Violation::Id));
-        }
-        let (memory, mut transmit) = transmit(128);
-        memory.store(8, 1);
-        assert_eq!(transmit.reap(), Err(Violation::Producer));
-    }
-
-    #[test]
-    fn events_are_rare_but_never_missing_when_pages_are() {
-        let (memory, mut transmit) = transmit(128);
-        for page in 0..10 {
-            transmit.submit(page, 60).expect("a frame");
-        }
-        transmit.publish();
-        assert_eq!(transmit.rest(false), Ok(false));
-        assert_eq!(memory.load(12), 32);
-        assert_eq!(transmit.rest(true), Ok(false));
-        assert_eq!(memory.load(12), 1);
-        for page in 10..128 {
-            transmit.submit(page, 60).expect("a frame");
-        }
-        transmit.publish();
-        assert_eq!(transmit.rest(false), Ok(false));
-        assert_eq!(memory.load(12), 1);
-        respond(&memory, 9, 0);
-        assert_eq!(transmit.rest(false), Ok(true));
-    }
-
-    proptest! {
-        #[test]
-        fn no_page_is_ever_given_back_twice(responses in prop::collection::vec((0u16..40, any::<i16>()), 0..80), jump: Option<u32>) {
-            let (memory, mut transmit) = transmit(32);
-            for page in 0..32 { transmit.submit(page, 60).expect("a frame"); }
-            transmit.publish();
-            for (id, status) in responses { respond(&memory, id, status); }
-            if let Some(jump) = jump { memory.store(8, jump); }
-            let mut back = PageSet::default();
-            while let Ok(Some(page)) = transmit.reap() {
-                prop_assert!(page < 32 && !back.has(page));
-                back.set(page, true);
-            }
-            prop_assert_eq!(back.count() + transmit.in_flight(), 32);
-        }
-
-        #[test]
-        fn memory_that_changes_under_the_reader_gives_no_page_twice(seed: u64, one_in in 1u64..40) {
-            let memory = SharedMemory::new(2 * PAGE_SIZE);
-            let mut transmit = Transmit::new(Fickle::new(memory.clone(), seed, one_in), 32);
-            transmit.reset();
-            let mut free: Vec<u16> = (0..32).collect();
-            for round in 0..200u16 {
-                if let Some(page) = free.pop() { prop_assert_eq!(transmit.submit(page, 60), Ok(())); }
-                transmit.publish();
-                respond(&memory, round % 32, 0);
-                while let Ok(page) = transmit.reap() {
-                    let Some(page) = page else { break };
-                    prop_assert!(page < 32 && !free.contains(&page));
-                    free.push(page);
-                }
-                if transmit.rest(false).is_err() { break; }
-            }
-            prop_assert_eq!(free.len() as u32 + transmit.in_flight(), 32);
-        }
-    }
-}
+mod tests;

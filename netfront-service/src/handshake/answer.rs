@@ -38,8 +38,13 @@ impl Handshake {
             Step::RxCopy if result.as_deref().ok().and_then(keys::flag) != Some(true) => {
                 self.fail("the back end does not copy received frames", now);
             }
-            Step::Split => {
-                self.split = result.as_deref().ok().and_then(keys::flag) == Some(true);
+            Step::Split | Step::ScatterGather | Step::Segmentation => {
+                let offered = result.as_deref().ok().and_then(keys::flag) == Some(true);
+                match self.step {
+                    Step::Split => self.split = offered,
+                    Step::ScatterGather => self.scatter_gather = offered,
+                    _ => self.segmentation = offered,
+                }
                 self.advance(now);
             }
             Step::Commit if result == Err(Failure::Again) && self.attempts < ATTEMPTS => {

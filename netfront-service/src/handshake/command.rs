@@ -85,6 +85,8 @@ impl Handshake {
             Step::Online => node(&self.backend, "online"),
             Step::RxCopy => node(&self.backend, "feature-rx-copy"),
             Step::Split => node(&self.backend, "feature-split-event-channels"),
+            Step::ScatterGather => node(&self.backend, "feature-sg"),
+            Step::Segmentation => node(&self.backend, "feature-gso-tcpv4"),
             Step::AwaitInit | Step::AwaitConnected | Step::Running | Step::AwaitClosing => node(&self.backend, "state"),
             _ => return None,
         };
@@ -153,7 +155,7 @@ impl Handshake {
                 self.attempts = 0;
                 self.go(Step::Begin, now);
                 let [_, rx, tx] = self.references;
-                Command::Start { rx, tx }
+                Command::Start { rx, tx, offloads: self.offloads() }
             }
             _ => {
                 self.go(Step::Abort, now);
@@ -190,10 +192,15 @@ impl Handshake {
         } else {
             keys.push(("event-channel", tx));
         }
-        // Frames are copied, buffers announced, checksums whole, and a frame is in one slot.
-        for (name, on) in
-            [("request-rx-copy", 1), ("feature-rx-notify", 1), ("feature-no-csum-offload", 1), ("feature-sg", 0)]
-        {
+        // Frames are copied and buffers announced. What is not wanted is said too: another may have written here before.
+        let offloads = u32::from(self.receive_offloads);
+        for (name, on) in [
+            ("request-rx-copy", 1),
+            ("feature-rx-notify", 1),
+            ("feature-no-csum-offload", 1 - offloads),
+            ("feature-sg", offloads),
+            ("feature-gso-tcpv4", offloads),
+        ] {
             keys.push((name, number(on)));
         }
         keys

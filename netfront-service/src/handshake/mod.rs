@@ -10,6 +10,7 @@ use core::time::Duration;
 
 use arrayvec::ArrayVec;
 use cloister_caps::{DomId, EvtchnPort, GrantRef};
+use cloister_interfaces::net::Offloads;
 use cloister_interfaces::rules::Granted;
 use cloister_interfaces::store::{Action, Path, Value};
 use cloister_interfaces::{Instant, grants};
@@ -29,7 +30,7 @@ pub const RX: usize = 1;
 /// The pages that the back end sends.
 pub const TX: usize = 2;
 
-/// The largest IP packet: without `feature-sg` the back end uses no larger one.
+/// The largest IP packet that is sent; it fits one page. Larger ones only come from the network as uncut TCP segments.
 const MTU: u16 = 1500;
 /// How long another service may take over a request.
 const ANSWER_TIME: Duration = Duration::from_secs(15);
@@ -46,7 +47,7 @@ const STABLE_TIME: Duration = Duration::from_secs(60);
 /// How often the keys are published anew after a conflict.
 const ATTEMPTS: u8 = 16;
 /// Keys that the front end publishes at most.
-const KEYS: usize = 8;
+const KEYS: usize = 9;
 
 /// What is to be done.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,6 +72,8 @@ pub enum Command {
         rx: GrantRef,
         /// Reference of page 0 of the tx-pool.
         tx: GrantRef,
+        /// What the back end does for frames that are sent.
+        offloads: Offloads,
     },
     /// The connection ends: look at the rings no more, close the ports.
     Stop,
@@ -92,6 +95,8 @@ enum Step {
     AwaitInit,
     RxCopy,
     Split,
+    ScatterGather,
+    Segmentation,
     EndOld(usize),
     AwaitFree,
     ResetRings,
@@ -141,6 +146,12 @@ pub struct Handshake {
     mac: [u8; 6],
     mtu: u16,
     split: bool,
+    /// The back end takes frames of several slots.
+    scatter_gather: bool,
+    /// It cuts TCP segments.
+    segmentation: bool,
+    /// Frames to be received may be of several slots, uncut, and without their checksums.
+    receive_offloads: bool,
     ports: (EvtchnPort, EvtchnPort),
     references: [GrantRef; 3],
     /// Rules under which pages may be granted; all, for all that a new service knows.
@@ -178,8 +189,9 @@ fn value(text: &str) -> Value {
 }
 
 impl Handshake {
-    /// Before the first look at the device. `rules` are those of the ring pages, the rx-pool and the tx-pool.
-    pub fn new(rules: [Granted; 3]) -> Self {
+    /// Before the first look at the device. `rules` are those of the ring pages, the rx-pool and the tx-pool;
+    /// `receive_offloads` is whether the back end may leave received frames uncut and without checksums.
+    pub fn new(rules: [Granted; 3], receive_offloads: bool) -> Self {
         Handshake {
             rules,
             step: Step::WatchOwn,
@@ -194,6 +206,9 @@ impl Handshake {
             mac: [0; 6],
             mtu: MTU,
             split: false,
+            scatter_gather: false,
+            segmentation: false,
+            receive_offloads,
             ports: Default::default(),
             references: [GrantRef(0); 3],
             granted: [true; 3],
@@ -358,7 +373,9 @@ impl Handshake {
             Step::Initialise => Step::AwaitInit,
             Step::AwaitInit => Step::RxCopy,
             Step::RxCopy => Step::Split,
-            Step::Split => Step::EndOld(0),
+            Step::Split => Step::ScatterGather,
+            Step::ScatterGather => Step::Segmentation,
+            Step::Segmentation => Step::EndOld(0),
             Step::EndOld(index) => Step::EndOld(index + 1),
             Step::Issue(index) if index < TX => Step::Issue(index + 1),
             Step::Issue(_) => Step::Ports,
@@ -401,6 +418,12 @@ impl Handshake {
     /// Whether the ring of received frames has a port of its own.
     pub fn is_split(&self) -> bool {
         self.split
+    }
+
+    /// What the back end does for frames that are sent. Checksums of IPv4 frames every one completes: there is no key for it.
+    pub fn offloads(&self) -> Offloads {
+        let long = self.scatter_gather && self.segmentation;
+        if long { Offloads::CHECKSUM | Offloads::SEGMENTS } else { Offloads::CHECKSUM }
     }
 }
 

@@ -34,6 +34,16 @@ pub trait Memory: Clone {
     fn load(&self, offset: usize) -> u32;
     /// Writes a `u32` at a multiple of 4, with release ordering.
     fn store(&self, offset: usize, value: u32);
+    /// Reads a `u64` at a multiple of 8, with acquire ordering.
+    fn load64(&self, offset: usize) -> u64 {
+        let mut bytes = [0; 8];
+        self.read(offset, &mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+    /// Writes a `u64` at a multiple of 8, with release ordering.
+    fn store64(&self, offset: usize, value: u64) {
+        self.write(offset, &value.to_le_bytes());
+    }
     /// Copies out.
     fn read(&self, offset: usize, into: &mut [u8]);
     /// Copies in.

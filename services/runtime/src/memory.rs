@@ -61,6 +61,12 @@ impl Window {
         // the kernel charges to this service.
         Some(unsafe { AtomicU32::from_ptr(address as *mut u32) })
     }
+
+    fn double_word(&self, offset: usize) -> Option<&AtomicU64> {
+        let address = self.address(offset, 8).filter(|address| address.is_multiple_of(8))?;
+        // SAFETY: as for `word`.
+        Some(unsafe { AtomicU64::from_ptr(address as *mut u64) })
+    }
 }
 
 impl Memory for Window {
@@ -76,6 +82,16 @@ impl Memory for Window {
 
     fn store(&self, offset: usize, value: u32) {
         if let Some(word) = self.word(offset) {
+            word.store(value, Ordering::Release);
+        }
+    }
+
+    fn load64(&self, offset: usize) -> u64 {
+        self.double_word(offset).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    fn store64(&self, offset: usize, value: u64) {
+        if let Some(word) = self.double_word(offset) {
             word.store(value, Ordering::Release);
         }
     }

@@ -17,6 +17,7 @@ pub struct Recorder {
     calls: Rc<RefCell<Vec<Call>>>,
     text: Rc<RefCell<String>>,
     now: Rc<Cell<u64>>,
+    reads: Rc<Cell<u64>>,
     draws: Rc<Cell<u64>>,
     handler: Rc<RefCell<Option<Box<Handler>>>>,
 }
@@ -27,6 +28,7 @@ impl Default for Recorder {
             calls: Rc::default(),
             text: Rc::default(),
             now: Rc::new(Cell::new(1_000_000_000)),
+            reads: Rc::default(),
             draws: Rc::default(),
             handler: Rc::default(),
         }
@@ -48,6 +50,12 @@ impl Recorder {
     /// Sets the monotonic clock, in ns.
     pub fn set_now(&self, nanoseconds: u64) {
         self.now.set(nanoseconds);
+    }
+
+    /// How often a clock was read so far.
+    #[must_use]
+    pub fn clock_reads(&self) -> u64 {
+        self.reads.get()
     }
 
     /// The invocations so far, but for console, clock and entropy; and forgets them.
@@ -72,7 +80,10 @@ impl System for Recorder {
                 self.text.borrow_mut().push_str(&String::from_utf8_lossy(&bytes));
                 Ok([0; 2])
             }
-            Operation::ClockNow | Operation::ClockWall => Ok([self.now.get(), 0]),
+            Operation::ClockNow | Operation::ClockWall => {
+                self.reads.set(self.reads.get() + 1);
+                Ok([self.now.get(), 0])
+            }
             Operation::EntropyDraw => {
                 self.draws.set(self.draws.get() + 1);
                 Ok([self.draws.get(), self.draws.get().wrapping_mul(0x9E37_79B9_7F4A_7C15)])

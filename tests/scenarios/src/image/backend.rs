@@ -2,6 +2,7 @@
 //! the grant table.
 
 use cloister_caps::EvtchnPort;
+use cloister_sim::netback::Frame;
 use cloister_sim::{Machine, Netback, Xenstored};
 
 use super::GUEST;
@@ -37,7 +38,7 @@ impl Backend {
     pub fn run(&mut self, machine: &Machine, store: &mut Xenstored, wire: &mut Wire) -> bool {
         let domain = self.domain;
         let mut told = !wire.to_server.is_empty();
-        self.netback.waiting.extend(wire.to_server.drain(..));
+        self.netback.waiting.extend(wire.to_server.drain(..).map(Frame::from));
         for port in &self.bound {
             told |= machine.xen().events.take_remote(domain, *port);
         }
@@ -49,7 +50,7 @@ impl Backend {
         for port in self.netback.events.drain(..) {
             machine.xen().events.notify(domain, EvtchnPort(port));
         }
-        for frame in self.netback.sent.drain(..) {
+        for frame in self.netback.sent.drain(..).flat_map(Frame::packets) {
             machine.xen().record(&frame);
             if wire.keeps() {
                 wire.to_client.push_back(frame);

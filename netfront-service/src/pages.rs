@@ -1,0 +1,138 @@
+//! Sets and queues of pages of a pool, which has at most 256.
+
+/// The most pages of a pool.
+pub const PAGES: usize = 256;
+
+/// A set of page indices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PageSet {
+    words: [u64; PAGES / 64],
+}
+
+/// The words that the `count` pages from `first` have bits in, and the bits; at most 63 pages.
+fn masks(first: u16, count: u16) -> [(usize, u64); 2] {
+    let (word, bit) = (usize::from(first / 64), u32::from(first % 64));
+    let bits = 1u64.checked_shl(u32::from(count)).unwrap_or_default().wrapping_sub(1);
+    [(word, bits << bit), (word + 1, bits.checked_shr(64 - bit).unwrap_or_default())]
+}
+
+impl PageSet {
+    /// The first `count` pages.
+    pub fn first(count: u16) -> Self {
+        let mut set = PageSet::default();
+        for page in 0..count {
+            set.set(page, true);
+        }
+        set
+    }
+
+    /// Whether the page is in the set.
+    pub fn has(&self, page: u16) -> bool {
+        self.words.get(usize::from(page / 64)).is_some_and(|word| word >> (page % 64) & 1 == 1)
+    }
+
+    /// Whether one of the `count` pages from `first` is in the set; at most 63.
+    pub fn has_any(&self, first: u16, count: u16) -> bool {
+        masks(first, count).iter().any(|(word, mask)| self.words.get(*word).is_some_and(|word| word & mask != 0))
+    }
+
+    /// Puts the page in or takes it out.
+    pub fn set(&mut self, page: u16, member: bool) {
+        if let Some(word) = self.words.get_mut(usize::from(page / 64)) {
+            let bit = 1 << (page % 64);
+            if member { *word |= bit } else { *word &= !bit }
+        }
+    }
+
+    /// Puts the `count` pages from `first` in or takes them out; at most 63.
+    pub fn set_all(&mut self, first: u16, count: u16, member: bool) {
+        for (word, mask) in masks(first, count) {
+            if let Some(word) = self.words.get_mut(word) {
+                if member { *word |= mask } else { *word &= !mask }
+            }
+        }
+    }
+}
+
+/// Pages in the order in which they came; no page is in it twice.
+pub struct PageQueue {
+    pages: [u8; PAGES],
+    first: usize,
+    count: usize,
+}
+
+impl Default for PageQueue {
+    fn default() -> Self {
+        PageQueue { pages: [0; PAGES], first: 0, count: 0 }
+    }
+}
+
+impl PageQueue {
+    /// The page that came first.
+    pub fn peek(&self) -> Option<u8> {
+        if self.count == 0 { None } else { self.pages.get(self.first).copied() }
+    }
+
+    /// Takes the page that came first out.
+    pub fn drop_first(&mut self) {
+        self.first = (self.first + 1) % PAGES;
+        self.count = self.count.saturating_sub(1);
+    }
+
+    /// Puts a page at the end. There is room for every page.
+    pub fn push(&mut self, page: u8) {
+        if let Some(place) = self.pages.get_mut((self.first + self.count) % PAGES) {
+            *place = page;
+            self.count += 1;
+        }
+    }
+
+    /// Whether there is no page.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeSet, VecDeque};
+
+    proptest! {
+        #[test]
+        fn a_set_is_a_set(changes in prop::collection::vec((0u16..256, 1u16..19, any::<bool>()), 0..50)) {
+            let (mut set, mut model) = (PageSet::default(), BTreeSet::new());
+            for (first, count, member) in changes {
+                let pages = first..(first + count).min(256);
+                prop_assert_eq!(set.has_any(first, count), pages.clone().any(|page| model.contains(&page)));
+                set.set_all(first, count, member);
+                for page in pages {
+                    if member { model.insert(page); } else { model.remove(&page); }
+                }
+                prop_assert!((0..300).all(|page| set.has(page) == model.contains(&page)));
+            }
+        }
+
+        #[test]
+        fn a_queue_is_a_queue(steps in prop::collection::vec(any::<Option<u8>>(), 0..600)) {
+            let (mut queue, mut model) = (PageQueue::default(), VecDeque::new());
+            for step in steps {
+                match step {
+                    Some(page) if model.len() < PAGES => { queue.push(page); model.push_back(page); }
+                    _ if !model.is_empty() => { queue.drop_first(); model.pop_front(); }
+                    _ => {}
+                }
+                prop_assert_eq!((queue.peek(), queue.is_empty()), (model.front().copied(), model.is_empty()));
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_pages() {
+        for count in [0, 1, 64, 65, 255, 256] {
+            let set = PageSet::first(count);
+            assert!((0..300).all(|page| set.has(page) == (page < count)));
+        }
+    }
+}

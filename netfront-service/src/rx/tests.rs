@@ -1,0 +1,368 @@
+use cloister_sim::{Fickle, SharedMemory};
+use proptest::prelude::*;
+
+use super::*;
+
+const RX: usize = PAGE_SIZE;
+const MORE: u16 = flag::MORE_DATA;
+const EXTRA: u16 = flag::EXTRA_INFO;
+const GSO: [u8; 8] = [1, 0, 0xA8, 5, 1, 0, 0, 0];
+
+fn receive_over<M: Memory>(memory: M, pages: u16, offloads: bool) -> Receive<M> {
+    let mut receive = Receive::new(memory, pages, offloads);
+    receive.reset();
+    receive.start(GrantRef(300));
+    receive.publish();
+    receive
+}
+
+fn receive(pages: u16) -> (SharedMemory, Receive<SharedMemory>) {
+    let memory = SharedMemory::new(2 * PAGE_SIZE);
+    (memory.clone(), receive_over(memory, pages, true))
+}
+
+fn put(memory: &SharedMemory, slot: [u8; 8]) {
+    let index = memory.load(RX + 8);
+    memory.write(RX + 64 + (index % SLOTS) as usize * SLOT, &slot);
+    memory.store(RX + 8, index.wrapping_add(1));
+}
+
+fn respond(memory: &SharedMemory, id: u16, offset: u16, flags: u16, status: i16) {
+    let fields = [id.to_le_bytes(), offset.to_le_bytes(), flags.to_le_bytes(), status.to_le_bytes()];
+    put(memory, fields.concat().try_into().expect("four halves"));
+}
+
+/// Responds with the right id.
+fn answer(memory: &SharedMemory, flags: u16, status: i16) {
+    respond(memory, (memory.load(RX + 8) % SLOTS) as u16, 0, flags, status);
+}
+
+/// The page that was posted at an index.
+fn posted(memory: &SharedMemory, index: u32) -> u32 {
+    memory.load(RX + 64 + (index % SLOTS) as usize * SLOT + 4) - 300
+}
+
+fn run(page: u16, offset: u16, length: u16) -> Run {
+    Run { page, offset, length }
+}
+
+/// The next frame: its runs, and whether it is checked.
+fn take<M: Memory>(receive: &mut Receive<M>) -> Result<Option<(Vec<Run>, bool)>, Violation> {
+    Ok(receive.take()?.map(|frame| (frame.runs.to_vec(), frame.checked)))
+}
+
+#[test]
+fn all_pages_are_posted_at_the_start() {
+    let (memory, _) = receive(128);
+    assert_eq!(memory.load(RX), 128);
+    assert_eq!(memory.bytes(RX + 64 + 5 * 8, 8), [5, 0, 0, 0, 0x31, 1, 0, 0]);
+}
+
+#[test]
+fn a_page_goes_to_tcpip_and_back_on_the_ring_round_and_round() {
+    let (memory, mut receive) = receive(3);
+    for round in 0u32..1000 {
+        answer(&memory, 0, 60);
+        let page = (round % 3) as u16;
+        assert_eq!(take(&mut receive), Ok(Some((vec![run(page, 0, 60)], false))));
+        assert_eq!(take(&mut receive), Ok(None));
+        assert_eq!(receive.post(page, 1), Ok(()));
+        receive.publish();
+        assert_eq!(memory.load(RX), round + 4);
+    }
+}
+
+#[test]
+fn tcpip_gives_back_only_what_it_has_and_once() {
+    let (memory, mut receive) = receive(4);
+    assert_eq!(receive.post(0, 1), Err(Refusal::Owner));
+    for (page, count) in [(4, 1), (0, 0), (0, 5), (3, 2), (u16::MAX, 1), (1, u16::MAX)] {
+        assert_eq!(receive.post(page, count), Err(Refusal::Page), "{page} {count}");
+    }
+    answer(&memory, MORE, 4096);
+    answer(&memory, 0, 14);
+    assert_eq!(take(&mut receive), Ok(Some((vec![run(0, 0, 4110)], false))));
+    assert_eq!(receive.post(1, 2), Err(Refusal::Owner), "the second is not its own");
+    assert_eq!(receive.post(1, 1), Err(Refusal::Owner), "the first is given back");
+    assert_eq!(receive.post(0, 1), Ok(()));
+    assert_eq!(receive.post(0, 1), Err(Refusal::Owner));
+}
+
+#[test]
+fn responses_without_a_frame_are_posted_again() {
+    let (memory, mut receive) = receive(4);
+    for (id, status) in [(0, -1), (1, 0), (2, 13), (3, i16::MIN)] {
+        respond(&memory, id, 0, 0, status);
+    }
+    assert_eq!((take(&mut receive), receive.dropped), (Ok(None), 4));
+    receive.publish();
+    assert_eq!(memory.load(RX), 8);
+    respond(&memory, 4, 100, 0, 3996);
+    assert_eq!(take(&mut receive), Ok(Some((vec![run(0, 100, 3996)], false))));
+}
+
+#[test]
+fn a_long_frame_is_one_run_but_for_its_first_page_and_the_extra_infos_page_is_posted_again() {
+    let (memory, mut receive) = receive(64);
+    for round in 0u32..50 {
+        let start = (round * 17 % 64) as u16;
+        let page = |step: u16| (start + step) % 64;
+        answer(&memory, MORE | EXTRA | 2, 4096);
+        put(&memory, GSO);
+        for _ in 0..14 {
+            answer(&memory, MORE, 4096);
+        }
+        answer(&memory, 0, 100);
+        let (runs, checked) = take(&mut receive).expect("honest").expect("a frame");
+        assert!(checked);
+        assert_eq!(runs.iter().map(|run| u32::from(run.length)).sum::<u32>(), 15 * 4096 + 100);
+        let wraps = usize::from(page(2) > page(16));
+        assert!(runs.len() <= 2 + wraps, "{runs:?}");
+        assert_eq!(runs[0], run(page(0), 0, 4096));
+        assert_eq!(runs[1].page, page(2));
+        // All but the one that the extra info took.
+        for step in (0..17).filter(|step| *step != 1) {
+            assert_eq!(receive.post(page(step), 1), Ok(()));
+        }
+        receive.publish();
+        assert_eq!(memory.load(RX), 64 + 17 * (round + 1));
+        assert_eq!(posted(&memory, memory.load(RX) - 16), u32::from(page(1)));
+    }
+}
+
+#[test]
+fn a_run_is_no_longer_than_its_length_can_tell() {
+    let (memory, mut receive) = receive(64);
+    for _ in 0..16 {
+        answer(&memory, MORE, 4096);
+    }
+    answer(&memory, 0, 17);
+    let expected = vec![run(0, 0, 61440), run(15, 0, 4096 + 17)];
+    assert_eq!(take(&mut receive), Ok(Some((expected, false))), "the longest frame that there is");
+    for _ in 0..16 {
+        answer(&memory, MORE, 4096);
+    }
+    answer(&memory, 0, 18);
+    assert_eq!((take(&mut receive), receive.dropped), (Ok(None), 1), "a byte longer");
+}
+
+#[test]
+fn a_frame_with_holes_has_a_run_for_each_part() {
+    let (memory, mut receive) = receive(8);
+    respond(&memory, 0, 96, MORE, 4000);
+    respond(&memory, 1, 0, MORE, 100);
+    respond(&memory, 2, 8, MORE, 100);
+    respond(&memory, 3, 0, 0, 1);
+    let runs = vec![run(0, 96, 4100), run(2, 8, 100), run(3, 0, 1)];
+    assert_eq!(take(&mut receive), Ok(Some((runs, false))));
+}
+
+#[test]
+fn a_frame_waits_for_all_its_slots() {
+    let (memory, mut receive) = receive(8);
+    answer(&memory, MORE | EXTRA | 1, 4096);
+    assert_eq!(take(&mut receive), Ok(None));
+    put(&memory, GSO);
+    assert_eq!(take(&mut receive), Ok(None));
+    answer(&memory, MORE, 4096);
+    assert_eq!(take(&mut receive), Ok(None));
+    assert_eq!(receive.post(0, 1), Err(Refusal::Owner), "a page of a frame that tcpip was not told of");
+    answer(&memory, 0, 7);
+    assert_eq!(take(&mut receive), Ok(Some((vec![run(0, 0, 4096), run(2, 0, 4103)], true))));
+}
+
+#[test]
+fn a_frame_with_one_bad_slot_is_dropped_whole() {
+    for bad in 0..4 {
+        for status in [-1, 0, i16::MIN] {
+            let (memory, mut receive) = receive(8);
+            for slot in 0..4 {
+                let more = if slot < 3 { MORE } else { 0 };
+                answer(&memory, more, if slot == bad { status } else { 1000 });
+            }
+            assert_eq!((take(&mut receive), receive.dropped), (Ok(None), 1));
+            receive.publish();
+            assert_eq!(memory.load(RX), 12, "its pages are posted again");
+            answer(&memory, 0, 60);
+            assert_eq!(take(&mut receive), Ok(Some((vec![run(4, 0, 60)], false))));
+        }
+    }
+}
+
+#[test]
+fn checksums_are_vouched_for_by_the_first_slot_and_only_if_that_was_negotiated() {
+    for flags in 0..4 {
+        for offloads in [false, true] {
+            let memory = SharedMemory::new(2 * PAGE_SIZE);
+            let mut receive = receive_over(memory.clone(), 4, offloads);
+            answer(&memory, flags, 60);
+            assert_eq!(take(&mut receive), Ok(Some((vec![run(0, 0, 60)], offloads && flags != 0))));
+        }
+    }
+    let (memory, mut receive) = receive(4);
+    answer(&memory, MORE, 60);
+    answer(&memory, 3, 60);
+    assert!(!receive.take().expect("honest").expect("a frame").checked);
+}
+
+/// Pages that come back in any order are posted in the order of the pool, so that long frames stay in one piece.
+#[test]
+fn the_order_of_the_pool_is_kept_while_half_of_it_is_posted() {
+    let (memory, mut receive) = receive(16);
+    for _ in 0..10 {
+        answer(&memory, 0, 60);
+        take(&mut receive).expect("honest").expect("a frame");
+    }
+    for page in [4, 1, 2] {
+        receive.post(page, 1).expect("its own");
+    }
+    receive.publish();
+    assert_eq!(memory.load(RX), 18, "six were posted, which is less than half: 0 is not waited for, but 3 is");
+    assert_eq!([posted(&memory, 16), posted(&memory, 17)], [1, 2]);
+    for page in [9, 5, 3] {
+        receive.post(page, 1).expect("its own");
+    }
+    receive.publish();
+    assert_eq!(memory.load(RX), 21);
+    assert_eq!([18, 19, 20].map(|index| posted(&memory, index)), [3, 4, 5]);
+}
+
+#[test]
+fn violations() {
+    let cases = [
+        (1, 0, 0, 60, Violation::Id),
+        (u16::MAX, 0, 0, 60, Violation::Id),
+        (0, 101, 0, 3996, Violation::Bounds),
+        (0, u16::MAX, 0, i16::MAX, Violation::Bounds),
+        (0, 0, 0, 4097, Violation::Bounds),
+        (0, 0, 16, 60, Violation::Features),
+        (0, 0, 0x8000, 60, Violation::Features),
+    ];
+    for (id, offset, flags, status, violation) in cases {
+        let (memory, mut receive) = receive(4);
+        respond(&memory, id, offset, flags, status);
+        assert_eq!(take(&mut receive), Err(violation));
+    }
+    let (memory, mut receive) = receive(4);
+    memory.store(RX + 8, 5);
+    assert_eq!(take(&mut receive), Err(Violation::Producer));
+}
+
+#[test]
+fn what_was_not_negotiated_is_a_violation() {
+    for flags in [MORE, EXTRA, MORE | EXTRA] {
+        let memory = SharedMemory::new(2 * PAGE_SIZE);
+        let mut receive = receive_over(memory.clone(), 4, false);
+        answer(&memory, flags, 60);
+        assert_eq!(take(&mut receive), Err(Violation::Features));
+    }
+    let (memory, mut receive) = receive(8);
+    answer(&memory, MORE, 60);
+    answer(&memory, EXTRA, 60);
+    assert_eq!(take(&mut receive), Err(Violation::Features), "an extra info in the middle of a frame");
+    let extras = [
+        [0, 0, 0xA8, 5, 1, 0, 0, 0],
+        [2, 0, 0xA8, 5, 1, 0, 0, 0],
+        [5, 0, 0xA8, 5, 1, 0, 0, 0],
+        [1, 1, 0xA8, 5, 1, 0, 0, 0],
+        [1, 0, 0, 0, 1, 0, 0, 0],
+        [1, 0, 0xA8, 5, 0, 0, 0, 0],
+        [1, 0, 0xA8, 5, 2, 0, 0, 0],
+        [1, 0, 0xA8, 5, 1, 0, 1, 0],
+    ];
+    for extra in extras {
+        let (memory, mut receive) = self::receive(8);
+        answer(&memory, EXTRA, 60);
+        put(&memory, extra);
+        assert_eq!(take(&mut receive), Err(Violation::Features), "{extra:?}");
+    }
+}
+
+#[test]
+fn a_frame_without_an_end_is_a_violation() {
+    let (memory, mut receive) = receive(64);
+    for _ in 0..MOST_SLOTS {
+        answer(&memory, MORE, 60);
+    }
+    assert_eq!(take(&mut receive), Ok(None));
+    answer(&memory, MORE, 60);
+    assert_eq!(take(&mut receive), Err(Violation::Slots));
+}
+
+/// Where every page is: on the ring, to be posted, with tcpip, or in the frame that is coming.
+fn places<M: Memory>(receive: &Receive<M>) -> [usize; 4] {
+    let count = |set: &PageSet| (0..PAGES as u16).filter(|page| set.has(*page)).count();
+    assert_eq!(count(&receive.free), receive.idle as usize);
+    [receive.ring.outstanding() as usize, count(&receive.free), count(&receive.away), receive.taken.len()]
+}
+
+/// Takes what there is, as tcpip does; answers whether the connection stands.
+fn take_all<M: Memory>(receive: &mut Receive<M>, away: &mut Vec<u16>) -> bool {
+    loop {
+        let runs = match receive.take() {
+            Ok(Some(frame)) => frame.runs.clone(),
+            Ok(None) => return true,
+            Err(_) => return false,
+        };
+        assert!(!runs.is_empty());
+        for run in runs {
+            let end = usize::from(run.offset) + usize::from(run.length);
+            assert!(run.length > 0 && usize::from(run.offset) < PAGE_SIZE);
+            for page in run.page..run.page + end.div_ceil(PAGE_SIZE) as u16 {
+                assert!(page < receive.pages && !away.contains(&page), "page {page} is had twice");
+                away.push(page);
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn pages_are_conserved_whatever_comes(
+        steps in prop::collection::vec((0u8..8, any::<prop::sample::Index>(), 0u16..200, 0u16..16, -20i16..4200), 1..300)
+    ) {
+        let (memory, mut receive) = receive(24);
+        let mut away = Vec::new();
+        for (kind, index, offset, flags, status) in steps {
+            match kind {
+                0..2 if !away.is_empty() => {
+                    let page = away.swap_remove(index.index(away.len()));
+                    prop_assert_eq!(receive.post(page, 1), Ok(()));
+                }
+                2 => put(&memory, GSO),
+                3 => respond(&memory, (memory.load(RX + 8) % SLOTS) as u16, offset, flags, status),
+                4 => answer(&memory, MORE | EXTRA, 4096),
+                5 => answer(&memory, MORE, 4096),
+                _ => answer(&memory, 0, 60),
+            }
+            if !take_all(&mut receive, &mut away) { return Ok(()); }
+            prop_assert_eq!(places(&receive).iter().sum::<usize>(), 24);
+            receive.publish();
+            prop_assert_eq!(places(&receive).iter().sum::<usize>(), 24);
+            prop_assert_eq!(places(&receive)[2], away.len());
+            let [posted, idle, ..] = places(&receive);
+            prop_assert!(idle == 0 || posted >= 12, "{} idle, {} posted", idle, posted);
+        }
+    }
+
+    #[test]
+    fn memory_that_changes_under_the_reader_gives_no_page_twice_nor_bytes_outside(seed: u64, one_in in 1u64..40) {
+        let memory = SharedMemory::new(2 * PAGE_SIZE);
+        let mut receive = receive_over(Fickle::new(memory.clone(), seed, one_in), 24, true);
+        let mut away = Vec::new();
+        for round in 0..300 {
+            if memory.load(RX + 8) != memory.load(RX) {
+                match round % 5 {
+                    0 => answer(&memory, MORE | EXTRA, 4096),
+                    1 => put(&memory, GSO),
+                    2 => answer(&memory, MORE, 4096),
+                    _ => answer(&memory, 0, 60),
+                }
+            }
+            if !take_all(&mut receive, &mut away) { break; }
+            while away.len() > 5 { prop_assert_eq!(receive.post(away.remove(0), 1), Ok(())); }
+            receive.publish();
+            prop_assert_eq!(places(&receive).iter().sum::<usize>(), 24);
+        }
+    }
+}

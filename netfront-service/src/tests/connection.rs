@@ -1,0 +1,328 @@
+//! The way to a connection and back.
+
+use cloister_interfaces::store::{Action, Failure};
+
+use super::*;
+
+#[test]
+fn a_device_that_comes_later_is_found() {
+    let mut world = World::bare(64);
+    world.settle();
+    assert_eq!(world.replies(), []);
+    assert!(world.system.console().contains("no network device"));
+    world.back.create(&mut world.daemon);
+    world.settle();
+    assert_eq!(world.replies(), [UP]);
+}
+
+#[test]
+fn a_back_end_that_is_slow_to_connect_is_waited_for() {
+    let mut world = World::bare(64);
+    world.back.deaf = true;
+    world.back.create(&mut world.daemon);
+    for _ in 0..50 {
+        world.pass(1_000);
+    }
+    assert_eq!((world.replies(), world.front("state").as_deref()), (vec![], Some("4")));
+    world.back.deaf = false;
+    world.settle();
+    assert_eq!(world.replies(), [UP]);
+}
+
+#[test]
+fn what_tcpip_sent_before_it_knew_of_the_connection_is_void() {
+    let mut world = World::bare(64);
+    world.back.deaf = true;
+    world.back.create(&mut world.daemon);
+    world.settle();
+    world.transmit(0, &[1; 60]);
+    world.ask(Request::Receive { page: 0, count: 1 });
+    world.settle();
+    world.back.deaf = false;
+    world.settle();
+    assert_eq!((world.replies(), world.sent().len()), (vec![UP], 0));
+    world.transmit(0, &[2; 60]);
+    world.settle();
+    assert_eq!(world.sent(), [[2; 60]]);
+    assert!(!world.system.console().contains("refused"));
+}
+
+#[test]
+fn one_that_never_connects_is_given_up_and_tried_again() {
+    let mut world = World::bare(64);
+    world.back.deaf = true;
+    world.back.create(&mut world.daemon);
+    world.settle();
+    world.pass(61_000);
+    assert_eq!(world.front("state").as_deref(), Some("5"));
+    world.pass(6_000);
+    assert_eq!(world.front("state").as_deref(), Some("6"));
+    assert!(world.grants.granted.is_empty());
+    world.back.deaf = false;
+    world.settle();
+    world.pass(2_000);
+    assert_eq!(world.replies(), [UP]);
+}
+
+#[test]
+fn one_without_rx_copy_is_not_used() {
+    let mut world = World::bare(64);
+    world.back.features.retain(|(name, _)| name != "feature-rx-copy");
+    world.back.create(&mut world.daemon);
+    world.settle();
+    assert_eq!((world.replies(), world.front("tx-ring-ref")), (vec![], None));
+    assert!(world.system.console().contains("does not copy"));
+    assert!(world.service.deadline().is_some());
+}
+
+#[test]
+fn conflicts_of_the_transaction_are_tried_again() {
+    let mut world = World::bare(64);
+    world.store.conflicts = 5;
+    world.back.create(&mut world.daemon);
+    world.settle();
+    assert_eq!(world.replies(), [UP]);
+}
+
+#[test]
+fn a_closing_back_end_is_followed_and_connected_to_again() {
+    for state in ["5", "6"] {
+        let mut world = World::connected();
+        world.transmit(0, &[1; 60]);
+        world.settle();
+        world.replies();
+        world.back.connection = None;
+        world.back.set_state(&mut world.daemon, state);
+        world.settle_with(false);
+        assert_eq!((world.replies().pop(), world.front("state").as_deref()), (Some(Reply::Down), Some("6")));
+        assert!(world.grants.granted.is_empty());
+        world.pass(1_100);
+        assert_eq!(world.replies(), [UP]);
+        world.transmit(0, &[2; 60]);
+        world.settle();
+        assert_eq!(world.sent().pop(), Some(vec![2; 60]));
+    }
+}
+
+#[test]
+fn a_device_that_vanishes_is_not_written_to_and_found_again() {
+    let mut world = World::connected();
+    world.back.destroy(&mut world.daemon);
+    world.settle();
+    assert_eq!(world.replies(), [Reply::Down]);
+    world.pass(5_000);
+    assert_eq!(world.front("state"), None, "no node of the device comes to life again");
+    world.back.create(&mut world.daemon);
+    world.settle();
+    assert_eq!(world.replies(), [UP]);
+}
+
+#[test]
+fn a_device_on_its_way_out_is_left_alone() {
+    let mut world = World::connected();
+    world.daemon.set(&format!("{}/online", world.back.directory()), "0");
+    world.back.connection = None;
+    world.back.set_state(&mut world.daemon, "5");
+    world.settle();
+    world.pass(10_000);
+    assert_eq!((world.replies(), world.front("state").as_deref()), (vec![Reply::Down], Some("6")));
+}
+
+#[test]
+fn pages_that_a_former_back_end_holds_are_waited_for() {
+    let mut world = World::connected();
+    world.grants.held = vec![0];
+    world.back.connection = None;
+    world.back.set_state(&mut world.daemon, "6");
+    world.rings.write(100, b"still mapped");
+    world.settle();
+    world.pass(2_000);
+    world.pass(60_000);
+    assert_eq!(world.replies(), [Reply::Down]);
+    assert!(world.system.console().contains("still holds pages"));
+    assert_eq!(world.rings.bytes(100, 12), b"still mapped");
+    world.grants.release(0);
+    world.settle();
+    assert_eq!(world.replies(), [UP]);
+    assert_eq!(world.rings.bytes(100, 12), [0; 12]);
+}
+
+#[test]
+fn a_refused_grant_is_undone_and_tried_again() {
+    let mut world = World::bare(64);
+    world.grants.refused = vec![2];
+    world.back.create(&mut world.daemon);
+    world.settle();
+    assert_eq!((world.replies(), world.grants.granted.len()), (vec![], 0));
+    world.grants.refused.clear();
+    world.pass(1_100);
+    assert_eq!(world.replies(), [UP]);
+}
+
+#[test]
+fn failures_make_the_pauses_longer() {
+    let mut world = World::bare(64);
+    world.store.refuse =
+        Some(|action| matches!(action, Action::Read(path) if path.ends_with("mac")).then_some(Failure::Timeout));
+    world.back.create(&mut world.daemon);
+    world.settle();
+    let mut pauses = Vec::new();
+    for _ in 0..7 {
+        let next = world.service.deadline().expect("another attempt").0;
+        pauses.push((next - world.now) / 1_000_000_000);
+        world.pass((next - world.now) / 1_000_000);
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+}
+
+#[test]
+fn close_lets_frames_out_closes_in_order_and_says_so() {
+    let mut world = World::connected();
+    world.back.hold_tx = true;
+    world.transmit(0, &[1; 60]);
+    world.ask(Request::Close);
+    world.settle();
+    assert_eq!((world.replies(), world.front("state").as_deref()), (vec![], Some("4")));
+    world.back.hold_tx = false;
+    world.settle();
+    assert_eq!(world.replies(), [Reply::Transmitted { page: 0 }, Reply::Down]);
+    assert_eq!((world.sent().len(), world.front("state").as_deref()), (1, Some("6")));
+    assert!(world.grants.granted.is_empty());
+    assert_eq!(world.service.deadline(), None);
+}
+
+#[test]
+fn close_does_not_wait_for_ever() {
+    let mut world = World::connected();
+    (world.back.hold_tx, world.back.deaf) = (true, true);
+    world.transmit(0, &[1; 60]);
+    world.ask(Request::Close);
+    world.settle();
+    world.pass(500);
+    assert_eq!((world.replies(), world.front("state").as_deref()), (vec![], Some("5")));
+    world.pass(5_000);
+    assert_eq!((world.replies(), world.front("state").as_deref()), (vec![Reply::Down], Some("6")));
+}
+
+#[test]
+fn close_without_a_device_is_answered_too() {
+    let mut world = World::bare(64);
+    world.settle();
+    world.ask(Request::Close);
+    world.settle();
+    assert_eq!(world.replies(), [Reply::Down]);
+}
+
+#[test]
+fn nodes_out_of_form_are_refused() {
+    for (name, bad) in [
+        ("backend-id", "32752"),
+        ("backend", "/local/domain/1/backend/vif/7/0"),
+        ("backend", "/local/domain/0/backend/vif/7/0/../../../../3"),
+        ("mac", "ff:ff:ff:ff:ff:ff"),
+        ("mtu", "9 000"),
+    ] {
+        let mut world = World::bare(64);
+        world.back.create(&mut world.daemon);
+        world.daemon.set(&format!("{}/{name}", world.back.front()), bad);
+        world.settle();
+        assert_eq!(world.replies(), [], "{name}");
+        assert!(world.system.console().contains("not in form"), "{name}");
+    }
+}
+
+#[test]
+fn a_restarted_service_closes_what_its_former_self_left_open() {
+    let mut world = World::connected();
+    let mut next = World::bare(64);
+    std::mem::swap(&mut world.daemon, &mut next.daemon);
+    next.back.connection = world.back.connection.take();
+    next.settle();
+    assert_eq!(next.front("state").as_deref(), Some("6"));
+    next.pass(1_100);
+    assert_eq!(next.replies(), [UP]);
+}
+
+#[test]
+fn it_connects_with_split_channels_and_takes_all_that_it_can_make_use_of() {
+    let world = World::connected();
+    let expected = [
+        ("state", "4"),
+        ("tx-ring-ref", "100"),
+        ("rx-ring-ref", "101"),
+        ("event-channel-tx", "10"),
+        ("event-channel-rx", "11"),
+        ("request-rx-copy", "1"),
+        ("feature-rx-notify", "1"),
+        ("feature-no-csum-offload", "0"),
+        ("feature-sg", "1"),
+        ("feature-gso-tcpv4", "1"),
+    ];
+    for (name, value) in expected {
+        assert_eq!(world.front(name).as_deref(), Some(value), "{name}");
+    }
+    let opened: Vec<_> = world.system.take_calls().into_iter().filter(|call| call.1 == Operation::PortOpen).collect();
+    assert_eq!(opened, [(TX_PORT, Operation::PortOpen, [0; 4]), (RX_PORT, Operation::PortOpen, [0; 4])]);
+}
+
+#[test]
+fn without_split_channels_one_port_serves_both_ways() {
+    let mut world = World::bare(64);
+    world.back.features.retain(|(name, _)| name != "feature-split-event-channels");
+    world.back.create(&mut world.daemon);
+    world.settle();
+    assert_eq!(world.replies(), [UP]);
+    assert_eq!(world.front("event-channel").as_deref(), Some("10"));
+    assert_eq!(world.front("event-channel-rx"), None);
+    world.transmit(0, &[7; 60]);
+    world.settle();
+    assert_eq!(world.sent(), [[7; 60]]);
+    assert!(world.system.take_calls().iter().all(|call| call.0 != RX_PORT));
+}
+
+/// What Mini-OS and Unikraft do not come back from.
+#[test]
+fn a_device_that_is_detached_and_attached_again_under_load_serves_again() {
+    let mut world = World::connected();
+    for round in 0..5u8 {
+        for page in 0..20 {
+            world.transmit(page, &[round; 60]);
+        }
+        world.back.keep_pages = true;
+        world.back.waiting.extend((0..10).map(|_| vec![round; 60].into()));
+        world.settle();
+        world.back.destroy(&mut world.daemon);
+        world.back.waiting.clear();
+        world.settle();
+        assert_eq!(world.replies().last(), Some(&Reply::Down));
+        world.back.keep_pages = false;
+        world.back.sent.clear();
+        world.pass(3_000);
+        world.back.create(&mut world.daemon);
+        world.settle();
+        assert_eq!(world.replies(), [UP], "round {round}");
+        world.transmit(0, &[round; 61]);
+        world.back.waiting.push_back(vec![round; 62].into());
+        world.settle();
+        assert_eq!((world.sent(), world.received()), (vec![vec![round; 61]], vec![(vec![round; 62], false)]));
+        world.settle();
+    }
+}
+
+#[test]
+fn what_the_back_end_does_not_offer_tcpip_is_not_offered() {
+    for (missing, offloads) in [
+        ("feature-sg", Offloads::CHECKSUM),
+        ("feature-gso-tcpv4", Offloads::CHECKSUM),
+        ("feature-split-event-channels", Offloads::all()),
+    ] {
+        for value in [None, Some("0"), Some("2"), Some("yes")] {
+            let mut world = World::bare(64);
+            world.back.features.retain(|(name, _)| name != missing);
+            world.back.features.extend(value.map(|value| (missing.to_string(), value.to_string())));
+            world.back.create(&mut world.daemon);
+            world.settle();
+            assert_eq!(world.replies(), [Reply::Up { mac: MAC, mtu: 1500, offloads }], "{missing} {value:?}");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Frames, both ways.
+
+use cloister_sim::netback::Frame;
+
+use super::*;
+
+#[test]
+fn it_is_small() {
+    let size = size_of::<Netfront<Recorder, SharedMemory>>();
+    assert!(size < 5120, "{size} bytes");
+}
+
+#[test]
+fn frames_go_both_ways_over_many_rounds_of_the_rings() {
+    let mut world = World::connected();
+    let mut free: Vec<u16> = (0..PAGES).collect();
+    for round in 0u32..700 {
+        let frame = |way: u8| [&[way; 14], &round.to_le_bytes()[..]].concat();
+        world.back.waiting.push_back(frame(1).into());
+        let page = free.pop().expect("a free page: completions are told in time");
+        world.transmit(page, &frame(2));
+        world.settle();
+        assert_eq!(world.sent(), [frame(2)]);
+        for reply in world.replies() {
+            match reply {
+                Reply::Received { page, offset, length, .. } => {
+                    let at = usize::from(page) * PAGE_SIZE + usize::from(offset);
+                    assert_eq!(world.rx_pool.bytes(at, usize::from(length)), frame(1));
+                    world.ask(Request::Receive { page, count: 1 });
+                }
+                Reply::Transmitted { page } => free.push(page),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(world.back.waiting.is_empty());
+}
+
+/// Bytes of a TCP frame of `length` bytes, each told from its neighbours, with a checksum that is right.
+fn tcp_frame(length: usize, seed: u8) -> Vec<u8> {
+    let mut frame: Vec<u8> = (0..length).map(|index| (index % 251) as u8 ^ seed).collect();
+    frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+    frame[16..18].copy_from_slice(&((length - 14) as u16).to_be_bytes());
+    (frame[23], frame[46]) = (6, 0x50);
+    let unfinished = Frame::unfinished(frame, None);
+    unfinished.packets().remove(0)
+}
+
+#[test]
+fn a_long_frame_is_sent_uncut_and_comes_back_once() {
+    let mut world = World::connected();
+    for (round, length) in [60, 4096, 4097, 8192, 40_000, 65_535].into_iter().cycle().take(60).enumerate() {
+        world.back.backwards = round % 2 == 1;
+        let frame = Frame::unfinished(tcp_frame(length, round as u8), Some(1448));
+        let page = (round * 5) as u16 % (PAGES - 16);
+        world.transmit_with(page, &frame.bytes, Work::Segments(1448));
+        world.settle();
+        assert_eq!(std::mem::take(&mut world.back.sent), [frame]);
+        // A receive event makes the service look at what was not announced.
+        world.storm();
+        world.settle();
+        assert_eq!(world.replies(), [Reply::Transmitted { page }]);
+    }
+}
+
+#[test]
+fn a_frame_whose_checksum_was_left_out_is_sent_as_such() {
+    let mut world = World::connected();
+    let whole = tcp_frame(1514, 0);
+    let frame = Frame::unfinished(whole.clone(), None);
+    world.transmit_with(0, &frame.bytes, Work::Checksum);
+    world.settle();
+    assert_eq!(world.back.sent.remove(0).packets(), [whole]);
+}
+
+#[test]
+fn a_long_frame_is_received_uncut() {
+    let mut world = World::connected();
+    for (round, length) in [60, 4096, 4097, 8192, 40_000, 65_535].into_iter().cycle().take(120).enumerate() {
+        let segment = Some(1448).filter(|_| round % 3 == 0);
+        let frame = Frame::unfinished(tcp_frame(length, round as u8), segment);
+        world.back.waiting.push_back(frame.clone());
+        world.settle();
+        let replies = world.net.replies.pop().map(|reply| vec![reply.expect("well-formed")]).unwrap_or_default();
+        let parts = [replies, world.replies()].concat();
+        // The first page stands alone if its neighbour's slot was the extra info's; the pool has one end.
+        assert!(parts.len() <= 3, "{parts:?}");
+        let mut bytes = Vec::new();
+        for (index, part) in parts.iter().enumerate() {
+            let Reply::Received { page, offset: 0, length, more, checked: true } = *part else { panic!("{part:?}") };
+            assert_eq!(more, index + 1 < parts.len());
+            bytes.extend(world.rx_pool.bytes(usize::from(page) * PAGE_SIZE, usize::from(length)));
+            world.ask(Request::Receive { page, count: length.div_ceil(4096) });
+        }
+        assert_eq!(bytes, frame.bytes, "round {round}");
+        world.settle();
+    }
+    assert!(!world.system.console().contains("refused"), "{}", world.system.console());
+}
+
+#[test]
+fn a_whole_frame_is_not_said_to_be_checked() {
+    let mut world = World::connected();
+    world.back.waiting.push_back(tcp_frame(1514, 1).into());
+    world.settle();
+    assert_eq!(world.received(), [(tcp_frame(1514, 1), false)]);
+}
+
+/// A burst of which Unikraft loses a part.
+#[test]
+fn a_burst_of_300_frames_is_answered_to_the_last() {
+    let mut world = World::connected();
+    world.back.waiting.extend((0..300u16).map(|number| number.to_le_bytes().repeat(49).into()));
+    let (mut answered, mut free): (Vec<Vec<u8>>, Vec<u16>) = (Vec::new(), (0..PAGES).collect());
+    while answered.len() < 300 {
+        world.settle();
+        for reply in world.replies() {
+            match reply {
+                Reply::Received { page, length, .. } => {
+                    let bytes = world.rx_pool.bytes(usize::from(page) * PAGE_SIZE, usize::from(length));
+                    world.ask(Request::Receive { page, count: 1 });
+                    world.transmit(free.pop().expect("pages come back when they run short"), &bytes);
+                }
+                Reply::Transmitted { page } => free.push(page),
+                other => panic!("{other:?}"),
+            }
+        }
+        world.settle();
+        answered.extend(world.sent());
+    }
+    assert_eq!(answered, (0..300u16).map(|number| number.to_le_bytes().repeat(49)).collect::<Vec<_>>());
+}
+
+#[test]
+fn in_bulk_there_is_less_than_one_notification_and_one_wake_for_64_kb() {
+    const FRAMES: u32 = 100;
+    let mut world = World::connected();
+    let mut free = vec![0, 16, 32];
+    let _ = world.system.take_calls();
+    world.wakes = 0;
+    let mut sent = 0;
+    while sent < FRAMES || free.len() < 3 {
+        while let Some(page) = free.pop().filter(|_| sent < FRAMES) {
+            let frame = Frame::unfinished(tcp_frame(65_535, 0), Some(1448));
+            world.transmit_with(page, &frame.bytes, Work::Segments(1448));
+            sent += 1;
+        }
+        world.settle();
+        free.extend(world.replies().into_iter().map(|reply| match reply {
+            Reply::Transmitted { page } => page,
+            other => panic!("{other:?}"),
+        }));
+        if sent == FRAMES {
+            break;
+        }
+        assert!(!free.is_empty(), "tcpip has no room for a frame, and is not told of those that are sent");
+    }
+    assert!(world.events_sent() <= FRAMES as usize, "{} events sent", world.events_sent());
+    assert!(world.wakes <= FRAMES, "{} wakes", world.wakes);
+}
+
+#[test]
+fn the_clock_is_not_read_for_frames() {
+    let mut world = World::connected();
+    world.transmit(0, &[1; 60]);
+    world.settle();
+    let reads = world.system.clock_reads();
+    for round in 1..50 {
+        world.transmit(round % PAGES, &[1; 60]);
+        world.back.waiting.push_back(vec![2; 60].into());
+        world.settle();
+        for reply in world.replies() {
+            if let Reply::Received { page, .. } = reply {
+                world.ask(Request::Receive { page, count: 1 });
+            }
+        }
+    }
+    assert_eq!(world.system.clock_reads(), reads);
+}
+
+#[test]
+fn a_batch_costs_one_event_each_way() {
+    let mut world = World::connected();
+    world.back.waiting.extend((0..8).map(|_| vec![1; 60].into()));
+    for page in 0..8 {
+        world.transmit(page, &[1; 60]);
+    }
+    let _ = world.system.take_calls();
+    world.wake();
+    assert_eq!(world.events_sent(), 1);
+    world.wakes = 0;
+    world.settle();
+    assert_eq!(world.wakes, 1);
+}
+
+#[test]
+fn a_full_queue_to_tcpip_loses_no_page() {
+    let mut world = World::bare(4);
+    world.back.create(&mut world.daemon);
+    world.settle();
+    assert_eq!(world.replies(), [UP]);
+    world.back.waiting.extend((0..40u8).map(|number| vec![number; 60].into()));
+    let mut got = Vec::new();
+    for _ in 0..60 {
+        world.settle();
+        got.extend(world.received().into_iter().map(|(frame, _)| frame[0]));
+    }
+    assert_eq!(got, (0..40).collect::<Vec<u8>>());
+}
+
+/// The parts of a frame do not all fit, and nothing comes between them.
+#[test]
+fn the_parts_of_a_frame_follow_each_other_through_a_full_queue() {
+    let mut world = World::bare(2);
+    world.back.create(&mut world.daemon);
+    world.settle();
+    assert_eq!(world.replies(), [UP]);
+    let frames: Vec<_> = (0..20).map(|seed| Frame::unfinished(tcp_frame(20_000, seed), Some(1448))).collect();
+    world.back.waiting.extend(frames.clone());
+    let (mut got, mut bytes) = (Vec::new(), Vec::new());
+    for _ in 0..200 {
+        world.settle();
+        for reply in world.replies() {
+            let Reply::Received { page, length, more, .. } = reply else { panic!("{reply:?}") };
+            bytes.extend(world.rx_pool.bytes(usize::from(page) * PAGE_SIZE, usize::from(length)));
+            world.ask(Request::Receive { page, count: length.div_ceil(4096) });
+            world.settle();
+            if !more {
+                got.push(std::mem::take(&mut bytes));
+            }
+        }
+    }
+    assert_eq!(got, frames.into_iter().map(|frame| frame.bytes).collect::<Vec<_>>());
+}

@@ -1,0 +1,218 @@
+//! What a back end, or tcpip, may not do.
+
+use cloister_sim::netback::{Frame, Mischief};
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn what_tcpip_may_not_do_is_refused_told_once_and_harms_nothing() {
+    let mut world = World::connected();
+    world.back.hold_tx = true;
+    world.transmit(3, &[1; 60]);
+    for request in [
+        Request::Transmit { page: 3, length: 60, work: Work::Nothing },
+        Request::Transmit { page: PAGES, length: 60, work: Work::Nothing },
+        Request::Transmit { page: 4, length: 13, work: Work::Nothing },
+        Request::Transmit { page: 4, length: 4097, work: Work::Nothing },
+        Request::Receive { page: 0, count: 1 },
+        Request::Receive { page: u16::MAX, count: 1 },
+        Request::Transmit { page: 4, length: 60, work: Work::Segments(0) },
+        Request::Transmit { page: 4, length: 5000, work: Work::Checksum },
+        Request::Transmit { page: PAGES - 1, length: 5000, work: Work::Segments(1448) },
+        Request::Transmit { page: 2, length: 5000, work: Work::Segments(1448) },
+    ] {
+        world.ask(request);
+    }
+    world.settle();
+    world.back.hold_tx = false;
+    world.settle();
+    assert_eq!(world.sent(), [[1; 60]]);
+    assert_eq!(world.system.console().matches("refused tcpip").count(), 1);
+    world.back.waiting.push_back(vec![9; 60].into());
+    world.settle();
+    assert!(world.replies().iter().any(|reply| matches!(reply, Reply::Received { .. })));
+}
+
+fn expect_end(world: &mut World, text: &str) {
+    world.settle();
+    assert_eq!(world.replies().last(), Some(&Reply::Down), "{text}");
+    assert!(world.system.console().contains(text), "{}", world.system.console());
+    assert!(world.daemon.text("/local/domain/7/error/device/vif/0/error").is_some_and(|error| error.contains(text)));
+    world.pass(1_100);
+    assert_eq!(world.replies(), [UP], "{text}");
+}
+
+#[test]
+fn a_violation_ends_the_connection_at_once_and_a_new_one_is_made() {
+    for at in [8, 4096 + 8] {
+        let mut world = World::connected();
+        world.rings.store(at, 500);
+        world.storm();
+        expect_end(&mut world, "more responses than requests");
+    }
+    for (mischief, text) in [
+        (Mischief::SentTwice, "not outstanding"),
+        (Mischief::SentUnknown, "not outstanding"),
+        (Mischief::SentExtra, "not outstanding"),
+        (Mischief::ReceivedElsewhere, "not outstanding"),
+        (Mischief::ReceivedBeyond, "outside its page"),
+        (Mischief::ReceivedEndless, "too many slots"),
+        (Mischief::ReceivedFlag, "not negotiated"),
+        (Mischief::ReceivedExtra, "not negotiated"),
+        (Mischief::ReceivedSegments, "not negotiated"),
+        (Mischief::ReceivedExtraLate, "not negotiated"),
+    ] {
+        let mut world = World::connected();
+        world.back.mischief = Some(mischief);
+        for page in 0..3 {
+            world.transmit(page, &[1; 60]);
+        }
+        world.settle();
+        world.back.waiting.push_back(vec![3; 5000].into());
+        expect_end(&mut world, text);
+    }
+}
+
+#[test]
+fn a_received_frame_with_a_page_that_could_not_be_filled_is_lost_and_no_more() {
+    let mut world = World::connected();
+    // The second page of the next frame.
+    let lost = world.grants.granted.remove(&201).expect("the second page of the rule");
+    world.back.waiting.extend([vec![1; 9000], vec![2; 9000]].map(Frame::from));
+    world.settle();
+    world.grants.granted.insert(201, lost);
+    assert_eq!(world.received(), [(vec![2; 9000], false)]);
+    world.back.waiting.extend((0..100u8).map(|number| vec![number; 5000].into()));
+    let mut got = 0;
+    for _ in 0..100 {
+        world.settle();
+        got += world.received().len();
+    }
+    assert_eq!(got, 100, "its pages are in use again");
+}
+
+#[test]
+fn a_back_end_that_falls_silent_is_left_and_connected_to_again() {
+    let mut world = World::connected();
+    world.transmit(0, &[1; 60]);
+    world.settle();
+    world.pass(120_000);
+    assert_eq!(world.replies(), [Reply::Transmitted { page: 0 }], "what was not announced is found, and no stall");
+    assert_eq!(world.service.deadline(), None, "no look at a back end that has nothing");
+    world.back.hold_tx = true;
+    world.transmit(0, &[1; 60]);
+    world.settle();
+    let deadline = world.service.deadline().expect("a look at the stall").0;
+    assert_eq!(deadline, world.now + 60_000_000_000);
+    world.pass(59_000);
+    assert_eq!(world.replies(), []);
+    world.pass(1_000);
+    assert_eq!(world.replies(), [Reply::Down]);
+    world.back.hold_tx = false;
+    world.pass(1_100);
+    assert_eq!(world.replies(), [UP]);
+}
+
+/// A frame that was put on the ring just before a look is not held against the back end.
+#[test]
+fn silence_is_from_look_to_look() {
+    let mut world = World::connected();
+    world.transmit(0, &[1; 60]);
+    world.settle();
+    world.storm();
+    world.settle();
+    assert_eq!(world.replies(), [Reply::Transmitted { page: 0 }]);
+    world.pass(59_000);
+    world.back.hold_tx = true;
+    world.transmit(1, &[1; 60]);
+    world.settle();
+    world.pass(1_500);
+    assert_eq!(world.replies(), []);
+    world.pass(60_000);
+    assert_eq!(world.replies(), [Reply::Down]);
+}
+
+#[test]
+fn a_storm_of_events_costs_a_wake_each_and_nothing_else() {
+    let mut world = World::connected();
+    let _ = world.system.take_calls();
+    for _ in 0..100 {
+        world.storm();
+        world.settle();
+    }
+    assert_eq!((world.system.take_calls(), world.replies()), (vec![], vec![]));
+}
+
+/// Who has which page, as far as tcpip can tell.
+struct Ledger {
+    rx_away: Vec<bool>,
+    tx_sent: Vec<u16>,
+}
+
+impl Ledger {
+    fn new() -> Self {
+        Ledger { rx_away: vec![false; usize::from(PAGES)], tx_sent: vec![0; usize::from(PAGES)] }
+    }
+
+    fn is_free(&self, page: u16, pages: u16) -> bool {
+        let covered = |(first, count): (usize, &u16)| {
+            (page..page + pages).any(|page| (first..first + usize::from(*count)).contains(&usize::from(page)))
+        };
+        page + pages <= PAGES && !self.tx_sent.iter().enumerate().any(covered)
+    }
+
+    fn hear(&mut self, reply: Reply) {
+        match reply {
+            Reply::Up { .. } | Reply::Down => *self = Ledger::new(),
+            Reply::Received { page, offset, length, .. } => {
+                assert!(length > 0 && usize::from(offset) < PAGE_SIZE);
+                let pages = (usize::from(offset) + usize::from(length)).div_ceil(PAGE_SIZE);
+                for away in &mut self.rx_away[usize::from(page)..][..pages] {
+                    assert!(!std::mem::replace(away, true));
+                }
+            }
+            Reply::Transmitted { page } => assert_ne!(std::mem::take(&mut self.tx_sent[usize::from(page)]), 0),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn whatever_a_back_end_writes_pages_are_conserved(
+        steps in prop::collection::vec((0u8..11, any::<u32>(), any::<u16>(), any::<u16>(), any::<i16>()), 1..60)
+    ) {
+        let mut world = World::connected();
+        let mut ledger = Ledger::new();
+        for (kind, word, id, offset, status) in steps {
+            let index = world.rings.load(4096 + 8);
+            let slot = 4096 + 64 + (index % 256) as usize * 8;
+            let respond = |fields: [u16; 4]| {
+                world.rings.write(slot, &fields.map(u16::to_le_bytes).concat());
+                world.rings.store(4096 + 8, index.wrapping_add(1));
+            };
+            match kind {
+                0 => world.rings.store(4096 + 8, word % 40),
+                1 => world.rings.store(8, word % 40),
+                2 => world.rings.write((word % 8192) as usize, &id.to_le_bytes()),
+                3 => respond([(index % 256) as u16, offset % 5000, id % 16, status as u16]),
+                4 => respond([(index % 256) as u16, 0, [4, 8, 12][usize::from(id % 3)], 4096]),
+                5 => respond([1, 1448, 1, 0]),
+                6 => world.back.set_state(&mut world.daemon, &(word % 10).to_string()),
+                7 => { world.now += u64::from(word); world.system.set_now(world.now); }
+                _ => {
+                    let (page, length) = (id % PAGES, 14 + offset % 20_000);
+                    if ledger.is_free(page, length.div_ceil(4096)) && world.net.requests.room() > 0 {
+                        ledger.tx_sent[usize::from(page)] = length.div_ceil(4096);
+                        world.ask(Request::Transmit { page, length, work: Work::Segments(1448) });
+                    }
+                }
+            }
+            world.storm();
+            world.settle_with(false);
+            for reply in world.replies() { ledger.hear(reply); }
+        }
+    }
+}

@@ -1,0 +1,327 @@
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use cloister_sim::{Fickle, SharedMemory};
+use proptest::prelude::*;
+
+use super::*;
+use crate::ring::SLOTS;
+
+const NULL: i16 = 1;
+
+fn transmit_over<M: Memory>(memory: M, pages: u16) -> Transmit<M> {
+    let mut transmit = Transmit::new(memory, pages);
+    transmit.reset();
+    transmit.start(GrantRef(500), Offloads::all());
+    transmit
+}
+
+fn transmit(pages: u16) -> (SharedMemory, Transmit<SharedMemory>) {
+    let memory = SharedMemory::new(2 * PAGE_SIZE);
+    (memory.clone(), transmit_over(memory, pages))
+}
+
+fn respond(memory: &SharedMemory, id: u16, status: i16) {
+    let index = memory.load(8);
+    let at = 64 + (index % SLOTS) as usize * SLOT;
+    memory.write(at, &[id.to_le_bytes(), status.to_le_bytes()].concat());
+    memory.store(8, index.wrapping_add(1));
+}
+
+/// A request: reference, offset, flags, id, size.
+fn request(memory: &SharedMemory, index: u32) -> (u32, u16, u16, u16, u16) {
+    let at = 64 + (index % SLOTS) as usize * SLOT;
+    let half = |at| u16::from_le_bytes(memory.bytes(at, 2).try_into().expect("two bytes"));
+    (memory.load(at), half(at + 4), half(at + 6), half(at + 8), half(at + 10))
+}
+
+#[test]
+fn a_request_is_laid_out_as_netif_says() {
+    let (memory, mut transmit) = transmit(128);
+    assert_eq!(transmit.submit(5, 1514, Work::Nothing), Ok(()));
+    assert!(transmit.publish());
+    assert_eq!(memory.bytes(64, 12), [0xF9, 1, 0, 0, 0, 0, 0, 0, 5, 0, 0xEA, 5]);
+    assert_eq!(memory.load(0), 1);
+    assert_eq!(transmit.submit(6, 60, Work::Checksum), Ok(()));
+    assert_eq!(request(&memory, 1), (506, 0, 3, 6, 60));
+}
+
+#[test]
+fn a_frame_to_be_cut_takes_a_slot_for_each_page_and_one_for_how() {
+    let (memory, mut transmit) = transmit(128);
+    assert_eq!(transmit.submit(10, 8193, Work::Segments(1448)), Ok(()));
+    transmit.publish();
+    assert_eq!(memory.load(0), 4);
+    // The first slot tells the whole length; csum_blank, data_validated, more_data, extra_info.
+    assert_eq!(request(&memory, 0), (510, 0, 15, 10, 8193));
+    assert_eq!(memory.bytes(64 + 12, 8), [1, 0, 0xA8, 5, 1, 0, 0, 0]);
+    assert_eq!(request(&memory, 2), (511, 0, 4, 11, 4096));
+    assert_eq!(request(&memory, 3), (512, 0, 0, 12, 1));
+}
+
+#[test]
+fn the_longest_frame_keeps_to_the_limits_of_netback() {
+    let (memory, mut transmit) = transmit(128);
+    assert_eq!(transmit.submit(0, u16::MAX, Work::Segments(1448)), Ok(()));
+    transmit.publish();
+    assert_eq!(memory.load(0), 17);
+    let sizes: Vec<u16> = (2..17).map(|index| request(&memory, index).4).collect();
+    assert!(sizes.iter().all(|size| (1..=4096).contains(size)));
+    assert_eq!(u16::MAX - sizes.iter().sum::<u16>(), 4096, "what is left for the first slot");
+}
+
+#[test]
+fn whole_pages_have_no_empty_slot_after_them() {
+    let (memory, mut transmit) = transmit(128);
+    assert_eq!(transmit.submit(0, 8192, Work::Segments(1448)), Ok(()));
+    transmit.publish();
+    assert_eq!((memory.load(0), request(&memory, 2)), (3, (501, 0, 0, 1, 4096)));
+}
+
+#[test]
+fn what_tcpip_may_not_send() {
+    let (_, mut transmit) = transmit(128);
+    let long = Work::Segments(1448);
+    for (page, length, work, refusal) in [
+        (128, 60, Work::Nothing, Refusal::Page),
+        (u16::MAX, 60, Work::Nothing, Refusal::Page),
+        (0, 13, Work::Nothing, Refusal::Length),
+        (0, 0, long, Refusal::Length),
+        (0, 4097, Work::Nothing, Refusal::Length),
+        (0, 4097, Work::Checksum, Refusal::Length),
+        (127, 4097, long, Refusal::Page),
+        (113, u16::MAX, long, Refusal::Page),
+        (0, 60, Work::Segments(0), Refusal::Work),
+    ] {
+        assert_eq!(transmit.submit(page, length, work), Err(refusal), "{page} {length} {work:?}");
+    }
+    assert_eq!(transmit.in_flight(), 0);
+    assert_eq!(transmit.submit(2, 4096, Work::Nothing), Ok(()));
+    assert_eq!(transmit.submit(2, 60, Work::Nothing), Err(Refusal::Owner));
+    assert_eq!(transmit.submit(0, 8193, long), Err(Refusal::Owner), "its last page is taken");
+    assert_eq!(transmit.submit(0, 8192, long), Ok(()));
+    assert_eq!(transmit.submit(1, 60, Work::Nothing), Err(Refusal::Owner));
+}
+
+#[test]
+fn work_that_was_not_offered_is_refused() {
+    for (offers, checksum, segments) in [
+        (Offloads::empty(), Err(Refusal::Work), Err(Refusal::Work)),
+        (Offloads::CHECKSUM, Ok(()), Err(Refusal::Work)),
+        (Offloads::all(), Ok(()), Ok(())),
+    ] {
+        let (_, mut transmit) = transmit(128);
+        transmit.start(GrantRef(500), offers);
+        assert_eq!(transmit.submit(0, 60, Work::Checksum), checksum);
+        assert_eq!(transmit.submit(1, 9000, Work::Segments(1448)), segments);
+    }
+}
+
+#[test]
+fn completions_in_any_order_and_each_once() {
+    let (memory, mut transmit) = transmit(128);
+    for page in 0..3 {
+        transmit.submit(page, 60, Work::Nothing).expect("a frame");
+    }
+    transmit.publish();
+    respond(&memory, 2, 0);
+    respond(&memory, 0, -1);
+    assert_eq!(transmit.reap(), Ok(Some(2)));
+    assert_eq!(transmit.reap(), Ok(Some(0)));
+    assert_eq!((transmit.reap(), transmit.dropped), (Ok(None), 1));
+    respond(&memory, 2, 0);
+    assert_eq!(transmit.reap(), Err(Violation::Id));
+}
+
+#[test]
+fn a_frame_is_given_back_once_when_all_its_slots_have_a_response() {
+    let (memory, mut transmit) = transmit(128);
+    transmit.submit(10, 8193, Work::Segments(1448)).expect("a frame");
+    transmit.publish();
+    respond(&memory, 12, 0);
+    respond(&memory, 10, 0);
+    // The id in the response to the extra info is what the slot held before.
+    respond(&memory, 11, NULL);
+    assert_eq!((transmit.reap(), transmit.in_flight()), (Ok(None), 3));
+    assert_eq!(transmit.submit(10, 60, Work::Nothing), Err(Refusal::Owner), "a page of a frame that is not done");
+    respond(&memory, 11, 0);
+    assert_eq!((transmit.reap(), transmit.reap(), transmit.in_flight()), (Ok(Some(10)), Ok(None), 0));
+    assert_eq!(transmit.submit(12, 60, Work::Nothing), Ok(()));
+}
+
+#[test]
+fn a_response_to_no_extra_info_is_a_violation() {
+    let (memory, mut transmit) = transmit(128);
+    transmit.submit(0, 60, Work::Nothing).expect("a frame");
+    transmit.submit(1, 60, Work::Segments(100)).expect("a frame");
+    transmit.publish();
+    respond(&memory, 0, NULL);
+    assert_eq!(transmit.reap(), Ok(None), "it is one response for one extra info, whatever its id");
+    respond(&memory, 0, NULL);
+    assert_eq!(transmit.reap(), Err(Violation::Id));
+}
+
+#[test]
+fn an_unknown_id_and_a_jump_are_violations() {
+    for id in [1, 127, 128, 255, 256, u16::MAX] {
+        let (memory, mut transmit) = transmit(128);
+        transmit.submit(0, 60, Work::Nothing).expect("a frame");
+        transmit.publish();
+        respond(&memory, id, 0);
+        assert_eq!(transmit.reap(), Err(Violation::Id));
+    }
+    let (memory, mut transmit) = transmit(128);
+    memory.store(8, 1);
+    assert_eq!(transmit.reap(), Err(Violation::Producer));
+}
+
+/// The ring is full while the back end leaves extra infos unanswered: Mini-OS and Unikraft spin there.
+#[test]
+fn a_full_ring_is_not_waited_for_and_what_does_not_fit_goes_out_in_order() {
+    let (memory, mut transmit) = transmit(256);
+    for page in 0..200 {
+        assert_eq!(transmit.submit(page, 60, Work::Segments(100)), Ok(()));
+    }
+    transmit.publish();
+    assert_eq!((memory.load(0), transmit.in_flight()), (256, 200), "128 frames of two slots each");
+    assert_eq!(transmit.submit(200, 60, Work::Nothing), Ok(()));
+    transmit.publish();
+    assert_eq!(memory.load(0), 256);
+    for page in 0..5 {
+        respond(&memory, page, 0);
+        respond(&memory, 0, NULL);
+        assert_eq!((transmit.reap(), transmit.reap()), (Ok(Some(page)), Ok(None)));
+        transmit.publish();
+        let next = u32::from(page) * 2 + 256;
+        assert_eq!((memory.load(0), request(&memory, next).3), (next + 2, page + 128));
+    }
+}
+
+#[test]
+fn events_are_rare_but_never_missing_when_pages_are() {
+    let (memory, mut transmit) = transmit(128);
+    for page in 0..10 {
+        transmit.submit(page, 60, Work::Nothing).expect("a frame");
+    }
+    transmit.publish();
+    assert_eq!(transmit.rest(false), Ok(false));
+    assert_eq!(memory.load(12), 32);
+    assert_eq!(transmit.rest(true), Ok(false));
+    assert_eq!(memory.load(12), 1);
+    for page in 10..128 {
+        transmit.submit(page, 60, Work::Nothing).expect("a frame");
+    }
+    transmit.publish();
+    assert_eq!(transmit.rest(false), Ok(false));
+    assert_eq!(memory.load(12), 32);
+    for page in 0..32 {
+        respond(&memory, page, 0);
+    }
+    assert_eq!(transmit.rest(false), Ok(true));
+}
+
+/// An event a page would be sixteen for 64 KB.
+#[test]
+fn in_bulk_there_is_one_event_for_two_of_the_longest_frames() {
+    let (memory, mut transmit) = transmit(128);
+    let mut slots = VecDeque::new();
+    let submit = |transmit: &mut Transmit<SharedMemory>, page: u16, slots: &mut VecDeque<u16>| {
+        transmit.submit(page, u16::MAX, Work::Segments(1448)).expect("a frame");
+        slots.extend(page..page + 16);
+    };
+    for frame in 0..8 {
+        submit(&mut transmit, frame * 16, &mut slots);
+    }
+    let (mut events, mut frames) = (0, 0);
+    for _ in 0..100 {
+        transmit.publish();
+        assert_eq!(transmit.rest(false), Ok(false));
+        let event = memory.load(12);
+        while memory.load(8) < event {
+            let page = slots.pop_front().expect("enough is in flight for the event to come");
+            respond(&memory, page, 0);
+            if page % 16 == 0 {
+                respond(&memory, page, NULL);
+            }
+        }
+        events += 1;
+        while let Some(page) = transmit.reap().expect("honest") {
+            frames += 1;
+            submit(&mut transmit, page, &mut slots);
+        }
+    }
+    assert!(frames >= events * 3 / 2, "{events} events for {frames} frames");
+}
+
+/// The frames of a random run: what tcpip has, and what it has sent.
+#[derive(Default)]
+struct Model {
+    taken: BTreeSet<u16>,
+    frames: BTreeMap<u16, u16>,
+}
+
+impl Model {
+    fn submit<M: Memory>(&mut self, transmit: &mut Transmit<M>, page: u16, length: u16, work: Work) {
+        let pages = page..page.saturating_add(length.div_ceil(4096));
+        let free = pages.clone().all(|page| page < 32 && !self.taken.contains(&page));
+        let submitted = transmit.submit(page, length, work).is_ok();
+        assert!(!submitted || free, "{page} {length}");
+        if submitted {
+            self.frames.insert(page, pages.end - page);
+            self.taken.extend(pages);
+        }
+    }
+
+    fn gave_back(&mut self, page: u16) {
+        let pages = self.frames.remove(&page).expect("a frame is given back once");
+        for page in page..page + pages {
+            assert!(self.taken.remove(&page));
+        }
+    }
+}
+
+fn work() -> impl Strategy<Value = Work> {
+    prop_oneof![Just(Work::Nothing), Just(Work::Checksum), any::<u16>().prop_map(Work::Segments)]
+}
+
+proptest! {
+    #[test]
+    fn no_page_is_ever_had_twice(
+        steps in prop::collection::vec((0u16..40, 0u16..20000, work(), prop::option::of((0u16..40, -2i16..3))), 0..200),
+        jump: Option<u32>,
+    ) {
+        let (memory, mut transmit) = transmit(32);
+        let mut model = Model::default();
+        for (page, length, work, response) in steps {
+            model.submit(&mut transmit, page, length, work);
+            transmit.publish();
+            if let Some((id, status)) = response { respond(&memory, id, status); }
+            match transmit.reap() {
+                Ok(Some(page)) => model.gave_back(page),
+                Ok(None) => {}
+                Err(_) => return Ok(()),
+            }
+            prop_assert_eq!(transmit.in_flight() as usize, model.taken.len());
+        }
+        if let Some(jump) = jump { memory.store(8, jump); }
+        while let Ok(Some(page)) = transmit.reap() { model.gave_back(page); }
+        prop_assert_eq!(transmit.in_flight() as usize, model.taken.len());
+    }
+
+    #[test]
+    fn memory_that_changes_under_the_reader_gives_no_page_twice(seed: u64, one_in in 1u64..40, work in work()) {
+        let memory = SharedMemory::new(2 * PAGE_SIZE);
+        let mut transmit = transmit_over(Fickle::new(memory.clone(), seed, one_in), 32);
+        let mut model = Model::default();
+        for round in 0..200u16 {
+            model.submit(&mut transmit, round * 7 % 32, 60 + round * 40, work);
+            transmit.publish();
+            respond(&memory, round % 32, i16::from(round % 3 == 0));
+            while let Ok(page) = transmit.reap() {
+                let Some(page) = page else { break };
+                model.gave_back(page);
+            }
+            if transmit.rest(false).is_err() { break; }
+        }
+        prop_assert_eq!(transmit.in_flight() as usize, model.taken.len());
+    }
+}

@@ -1,0 +1,181 @@
+//! Frames with work left to do, and the work: what Linux does behind its netback with segmentation and checksums.
+
+/// A frame, and what is yet to be done to it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Frame {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Its TCP or UDP checksum field holds the sum of the pseudo-header only.
+    pub blank: bool,
+    /// It is to be cut into TCP segments of so many bytes of payload.
+    pub segment: Option<u16>,
+}
+
+impl From<Vec<u8>> for Frame {
+    fn from(bytes: Vec<u8>) -> Self {
+        Frame { bytes, blank: false, segment: None }
+    }
+}
+
+const ETHERNET: usize = 14;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+fn half(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn set_half(bytes: &mut [u8], at: usize, value: u16) {
+    bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
+}
+
+/// The ones' complement sum of `bytes` (RFC 1071), added to `sum`.
+fn add(sum: u16, bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|pair| u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])));
+    let mut sum = u64::from(sum) + words.sum::<u64>();
+    while sum > 0xFFFF {
+        sum = (sum & 0xFFFF) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// Where the transport header of an IPv4 frame is, where its checksum is, and the sum of its pseudo-header.
+fn transport(frame: &[u8]) -> (usize, usize, u16) {
+    assert_eq!(half(frame, 12), 0x0800, "only IPv4 frames are worked on");
+    let header = ETHERNET + usize::from(frame[ETHERNET] & 15) * 4;
+    let length = usize::from(half(frame, ETHERNET + 2)) + ETHERNET - header;
+    let protocol = frame[ETHERNET + 9];
+    let field = match protocol {
+        TCP => 16,
+        UDP => 6,
+        other => panic!("a checksum of protocol {other} is left out"),
+    };
+    let pseudo = add(u16::from(protocol), &(length as u16).to_be_bytes());
+    (header, header + field, add(pseudo, &frame[ETHERNET + 12..ETHERNET + 20]))
+}
+
+/// Completes the checksum of a frame.
+fn complete(frame: &mut [u8]) {
+    let (header, field, pseudo) = transport(frame);
+    let end = ETHERNET + usize::from(half(frame, ETHERNET + 2));
+    set_half(frame, field, 0);
+    let sum = !add(pseudo, &frame[header..end]);
+    set_half(frame, field, if sum == 0 { 0xFFFF } else { sum });
+}
+
+/// Puts the sum of the pseudo-header in the place of the checksum of a frame.
+fn blank(frame: &mut [u8]) {
+    let (_, field, pseudo) = transport(frame);
+    set_half(frame, field, pseudo);
+}
+
+impl Frame {
+    /// A whole TCP or UDP frame with its checksum left out, to be cut if `segment` says so.
+    #[must_use]
+    pub fn unfinished(mut bytes: Vec<u8>, segment: Option<u16>) -> Self {
+        blank(&mut bytes);
+        Frame { bytes, blank: true, segment }
+    }
+
+    /// The frames that it becomes: cut, with their checksums.
+    ///
+    /// # Panics
+    /// What was left out is not as it must be.
+    #[must_use]
+    pub fn packets(self) -> Vec<Vec<u8>> {
+        let mut bytes = self.bytes;
+        if self.blank {
+            let (_, field, pseudo) = transport(&bytes);
+            assert_eq!(half(&bytes, field), pseudo, "a checksum is left out, but its field is not the pseudo-header's");
+        }
+        match self.segment {
+            Some(size) => cut(&bytes, usize::from(size)),
+            None if self.blank => {
+                complete(&mut bytes);
+                vec![bytes]
+            }
+            None => vec![bytes],
+        }
+    }
+}
+
+/// Cuts a TCP frame into segments of `size` bytes of payload.
+fn cut(frame: &[u8], size: usize) -> Vec<Vec<u8>> {
+    const FIN_PSH: u8 = 0x09;
+    assert_eq!(frame[ETHERNET + 9], TCP, "only TCP is cut");
+    let (tcp, ..) = transport(frame);
+    let headers = tcp + usize::from(frame[tcp + 12] >> 4) * 4;
+    let end = ETHERNET + usize::from(half(frame, ETHERNET + 2));
+    assert_eq!(end, frame.len(), "a frame to be cut has no padding");
+    let payloads: Vec<&[u8]> = frame[headers..end].chunks(size).collect();
+    assert!(!payloads.is_empty(), "a frame to be cut has payload");
+    let sequence = u32::from_be_bytes(frame[tcp + 4..tcp + 8].try_into().expect("four bytes"));
+    let make = |(index, payload): (usize, &&[u8])| {
+        let mut packet = [&frame[..headers], payload].concat();
+        let length = packet.len() - ETHERNET;
+        set_half(&mut packet, ETHERNET + 2, length as u16);
+        let id = half(frame, ETHERNET + 4).wrapping_add(index as u16);
+        set_half(&mut packet, ETHERNET + 4, id);
+        set_half(&mut packet, ETHERNET + 10, 0);
+        let sum = !add(0, &packet[ETHERNET..tcp]);
+        set_half(&mut packet, ETHERNET + 10, sum);
+        let sequence = sequence.wrapping_add((index * size) as u32);
+        packet[tcp + 4..tcp + 8].copy_from_slice(&sequence.to_be_bytes());
+        if index + 1 < payloads.len() {
+            packet[tcp + 13] &= !FIN_PSH;
+        }
+        complete(&mut packet);
+        packet
+    };
+    payloads.iter().enumerate().map(make).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A TCP frame with `length` bytes of payload and a right checksum.
+    fn tcp_frame(length: usize) -> Vec<u8> {
+        let mut frame = vec![0; 54 + length];
+        frame[12..14].copy_from_slice(&[8, 0]);
+        frame[14] = 0x45;
+        set_half(&mut frame, 16, (40 + length) as u16);
+        (frame[23], frame[26], frame[30]) = (TCP, 10, 11);
+        (frame[46], frame[47]) = (0x50, 0x19);
+        for (index, byte) in frame[54..].iter_mut().enumerate() {
+            *byte = (index % 251) as u8;
+        }
+        complete(&mut frame);
+        frame
+    }
+
+    fn is_right(frame: &[u8]) -> bool {
+        let (tcp, _, pseudo) = transport(frame);
+        add(pseudo, &frame[tcp..]) == 0xFFFF
+    }
+
+    #[test]
+    fn a_checksum_that_was_left_out_is_completed() {
+        let whole = tcp_frame(101);
+        let frame = Frame::unfinished(whole.clone(), None);
+        assert_ne!(frame.bytes, whole);
+        assert_eq!(frame.packets(), [whole]);
+    }
+
+    #[test]
+    fn segments_are_packets_of_their_own() {
+        let whole = tcp_frame(2500);
+        let packets = Frame::unfinished(whole.clone(), Some(1000)).packets();
+        assert_eq!(packets.iter().map(Vec::len).collect::<Vec<_>>(), [1054, 1054, 554]);
+        assert!(packets.iter().all(|packet| is_right(packet) && add(0, &packet[14..34]) == 0xFFFF));
+        assert_eq!(packets.iter().flat_map(|packet| &packet[54..]).copied().collect::<Vec<_>>(), &whole[54..]);
+        assert_eq!(packets.iter().map(|packet| packet[47]).collect::<Vec<_>>(), [0x10, 0x10, 0x19]);
+        assert_eq!(packets.iter().map(|packet| half(packet, 40)).collect::<Vec<_>>(), [0, 1000, 2000]);
+    }
+
+    #[test]
+    #[should_panic(expected = "not the pseudo-header's")]
+    fn a_whole_checksum_is_not_one_that_was_left_out() {
+        let _ = Frame { bytes: tcp_frame(10), blank: true, segment: None }.packets();
+    }
+}

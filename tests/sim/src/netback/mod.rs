@@ -1,0 +1,410 @@
+//! A simulated network back end: the other side of netif (Xen `io/netif.h`) and of its handshake, honest and, like
+//! Linux's, strict about what the front end sends: where that one gives up the device, this one fails the test.
+
+mod frame;
+mod ring;
+
+use std::collections::VecDeque;
+
+use cloister_caps::PAGE_SIZE;
+use cloister_interfaces::Memory;
+
+use crate::memory::SharedMemory;
+use crate::xenstored::Xenstored;
+
+pub use frame::Frame;
+pub use ring::BackRing;
+
+const TX_SLOT: usize = 12;
+const RX_SLOT: usize = 8;
+/// The most slots with bytes of a frame (`XEN_NETBK_LEGACY_SLOTS_MAX`).
+const MOST_SLOTS: u32 = 18;
+/// `XEN_NETIF_EXTRA_TYPE_GSO` and `XEN_NETIF_GSO_TYPE_TCPV4`.
+const EXTRA_GSO: u8 = 1;
+const GSO_TCPV4: u8 = 1;
+const MORE_DATA: u16 = 4;
+const EXTRA_INFO: u16 = 8;
+
+/// Finds the memory that a grant reference names: a region and the offset of the page in it.
+pub type PageOf<'a> = &'a dyn Fn(u32) -> Option<(SharedMemory, usize)>;
+
+/// An established connection.
+pub struct Connection {
+    /// The ring of frames from the guest.
+    pub tx: BackRing,
+    /// The ring of frames to the guest.
+    pub rx: BackRing,
+    /// The guest's event channels: of the first ring, and of the second.
+    pub ports: (u32, u32),
+    /// What the guest takes: frames of several slots, uncut ones, such without checksums.
+    takes: [bool; 3],
+    /// Responses to requests to send that are yet to be written: the id, and whether an extra info follows.
+    owed: Vec<(u16, bool)>,
+}
+
+/// What a hostile back end does with the next frame, in place of what it should.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mischief {
+    /// Answers a request to send twice.
+    SentTwice,
+    /// Answers a request to send that was never made.
+    SentUnknown,
+    /// Answers an extra info that was never sent.
+    SentExtra,
+    /// A received frame is said to be in another buffer.
+    ReceivedElsewhere,
+    /// Its bytes leave their page.
+    ReceivedBeyond,
+    /// It never ends.
+    ReceivedEndless,
+    /// It has a flag that no feature stands for.
+    ReceivedFlag,
+    /// It has an extra info of another type than was negotiated.
+    ReceivedExtra,
+    /// It is to be cut into segments of no bytes.
+    ReceivedSegments,
+    /// An extra info comes in its middle.
+    ReceivedExtraLate,
+}
+
+/// The back end.
+pub struct Netback {
+    domain: u16,
+    guest: u16,
+    /// What it offers, by node.
+    pub features: Vec<(String, String)>,
+    /// The connection, while there is one.
+    pub connection: Option<Connection>,
+    /// Frames that the guest sent.
+    pub sent: Vec<Frame>,
+    /// Frames for the guest that wait for a buffer.
+    pub waiting: VecDeque<Frame>,
+    /// Ports of the guest that events were sent to.
+    pub events: Vec<u32>,
+    /// While set, requests to send are left on the ring.
+    pub hold_tx: bool,
+    /// While set, the guest's frames are sent, but their pages are not given back.
+    pub keep_pages: bool,
+    /// Pages are given back in the reverse of their order.
+    pub backwards: bool,
+    /// What it does with the next frame.
+    pub mischief: Option<Mischief>,
+    /// While set, the guest's states are not looked at.
+    pub deaf: bool,
+}
+
+impl Netback {
+    /// Back end `domain` for the first interface of `guest`, with all that Linux's offers and the front end may use.
+    #[must_use]
+    pub fn new(domain: u16, guest: u16) -> Self {
+        let offer = |name: &str| (name.to_string(), "1".to_string());
+        Netback {
+            domain,
+            guest,
+            features: ["feature-rx-copy", "feature-split-event-channels", "feature-sg", "feature-gso-tcpv4"]
+                .map(offer)
+                .into(),
+            connection: None,
+            sent: Vec::new(),
+            waiting: VecDeque::new(),
+            events: Vec::new(),
+            hold_tx: false,
+            keep_pages: false,
+            backwards: false,
+            mischief: None,
+            deaf: false,
+        }
+    }
+
+    /// The back end's directory.
+    #[must_use]
+    pub fn directory(&self) -> String {
+        format!("/local/domain/{}/backend/vif/{}/0", self.domain, self.guest)
+    }
+
+    /// The front end's directory.
+    #[must_use]
+    pub fn front(&self) -> String {
+        format!("/local/domain/{}/device/vif/0", self.guest)
+    }
+
+    /// Creates the device as the toolstack does, and offers a connection.
+    pub fn create(&self, store: &mut Xenstored) {
+        let (back, front) = (self.directory(), self.front());
+        for (name, value) in [("online", "1"), ("frontend", front.as_str()), ("hotplug-status", "connected")] {
+            store.set(&format!("{back}/{name}"), value);
+        }
+        for (name, value) in &self.features {
+            store.set(&format!("{back}/{name}"), value);
+        }
+        let id = self.domain.to_string();
+        for (name, value) in [
+            ("backend-id", id.as_str()),
+            ("state", "1"),
+            ("mac", "00:16:3e:11:22:33"),
+            ("mtu", "1500"),
+            ("handle", "0"),
+        ] {
+            store.set(&format!("{front}/{name}"), value);
+        }
+        store.set(&format!("{back}/state"), "2");
+        store.set(&format!("{front}/backend"), back);
+    }
+
+    /// Removes the device as the toolstack does.
+    pub fn destroy(&mut self, store: &mut Xenstored) {
+        self.connection = None;
+        store.delete(&self.directory());
+        store.delete(&self.front());
+    }
+
+    /// Sets the back end's state.
+    pub fn set_state(&self, store: &mut Xenstored, state: &str) {
+        store.set(&format!("{}/state", self.directory()), state);
+    }
+
+    /// Follows the guest's states and moves frames; whether anything moved.
+    pub fn run(&mut self, store: &mut Xenstored, page_of: PageOf<'_>) -> bool {
+        let followed = !self.deaf && self.follow(store, page_of);
+        followed | self.receive_from_guest(page_of) | self.send_to_guest(page_of)
+    }
+
+    fn follow(&mut self, store: &mut Xenstored, page_of: PageOf<'_>) -> bool {
+        let front = store.text(&format!("{}/state", self.front()));
+        let own = store.text(&format!("{}/state", self.directory()));
+        let (Some(front), Some(own)) = (front, own) else { return false };
+        let next = match (front.as_str(), own.as_str()) {
+            // As `set_backend_state` of Linux's netback: by way of Closing and Closed to InitWait.
+            ("1", "4" | "5" | "6") => "2",
+            ("4", "2") => "4",
+            ("5", "2" | "4") => "5",
+            ("6", "2" | "4" | "5") => "6",
+            _ => return false,
+        };
+        self.connection = match next {
+            "4" => Some(self.connect(store, page_of)),
+            _ => None,
+        };
+        self.set_state(store, next);
+        true
+    }
+
+    fn offers(&self, feature: &str) -> bool {
+        self.features.iter().any(|(name, value)| name == feature && value == "1")
+    }
+
+    fn connect(&self, store: &Xenstored, page_of: PageOf<'_>) -> Connection {
+        let key = |name: &str| store.text(&format!("{}/{name}", self.front()));
+        let number = |name: &str| key(name).and_then(|text| text.parse::<u32>().ok());
+        assert_eq!(key("request-rx-copy").as_deref(), Some("1"), "a front end must have frames copied");
+        let ring = |name: &str, slot| {
+            let page = number(name).and_then(page_of).unwrap_or_else(|| panic!("{name} names no granted page"));
+            BackRing::new(page, slot)
+        };
+        let split = self.offers("feature-split-event-channels");
+        let ports = match (split, number("event-channel-tx"), number("event-channel-rx"), number("event-channel")) {
+            (true, Some(tx), Some(rx), _) => (tx, rx),
+            (_, _, _, Some(both)) => (both, both),
+            _ => panic!("no event channel"),
+        };
+        let takes = |name: &str| number(name) == Some(1);
+        let takes = [takes("feature-sg"), takes("feature-gso-tcpv4"), !takes("feature-no-csum-offload")];
+        assert!(takes[0] || !takes[1], "uncut frames take several slots");
+        let (tx, rx) = (ring("tx-ring-ref", TX_SLOT), ring("rx-ring-ref", RX_SLOT));
+        Connection { tx, rx, ports, takes, owed: Vec::new() }
+    }
+
+    fn receive_from_guest(&mut self, page_of: PageOf<'_>) -> bool {
+        let features = (self.offers("feature-sg"), self.offers("feature-gso-tcpv4"));
+        let Some(connection) = self.connection.as_mut().filter(|_| !self.hold_tx) else { return false };
+        while connection.tx.waiting(1) > 0 {
+            self.sent.extend(connection.frame_from_guest(features, page_of));
+        }
+        let mut moved = false;
+        if !self.keep_pages {
+            if self.backwards {
+                connection.owed.reverse();
+            }
+            let mut owed = std::mem::take(&mut connection.owed).into_iter();
+            while let Some((id, extra)) = owed.next() {
+                let mischief = self.mischief.take_if(|mischief| mischief.is_about_sent());
+                connection.give_back(id, extra, mischief);
+                moved = true;
+                if mischief.is_some() {
+                    // With the others outstanding, the number of responses is a possible one.
+                    (connection.owed, self.keep_pages) = (owed.collect(), true);
+                    break;
+                }
+            }
+        }
+        if moved && connection.tx.publish() {
+            self.events.push(connection.ports.0);
+        }
+        moved
+    }
+
+    fn send_to_guest(&mut self, page_of: PageOf<'_>) -> bool {
+        let Some(connection) = self.connection.as_mut() else { return false };
+        let mut moved = false;
+        while let Some(frame) = self.waiting.pop_front() {
+            let [several, uncut, blank] = connection.takes;
+            if frame.segment.is_some() && !(several && uncut) || frame.blank && !blank {
+                frame.packets().into_iter().rev().for_each(|packet| self.waiting.push_front(packet.into()));
+                continue;
+            }
+            let slots = frame.bytes.len().div_ceil(PAGE_SIZE) as u32 + u32::from(frame.segment.is_some());
+            let endless = if self.mischief == Some(Mischief::ReceivedEndless) { MOST_SLOTS + 1 } else { 0 };
+            if connection.rx.waiting(slots.max(endless)) < slots.max(endless) {
+                self.waiting.push_front(frame);
+                break;
+            }
+            let mischief = self.mischief.take_if(|mischief| !mischief.is_about_sent());
+            connection.frame_to_guest(&frame, mischief, page_of);
+            moved = true;
+        }
+        if moved && connection.rx.publish() {
+            self.events.push(connection.ports.1);
+        }
+        moved
+    }
+}
+
+impl Mischief {
+    fn is_about_sent(self) -> bool {
+        matches!(self, Mischief::SentTwice | Mischief::SentUnknown | Mischief::SentExtra)
+    }
+}
+
+/// A request to send.
+struct Request {
+    reference: u32,
+    offset: usize,
+    flags: u16,
+    id: u16,
+    size: usize,
+}
+
+impl Request {
+    fn parse(bytes: &[u8]) -> Self {
+        let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        let reference = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        Request { reference, offset: usize::from(half(4)), flags: half(6), id: half(8), size: usize::from(half(10)) }
+    }
+
+    fn bytes(&self, page_of: PageOf<'_>) -> Option<Vec<u8>> {
+        assert!(self.size > 0, "a slot without bytes crashes some back ends (XSA-448)");
+        assert!(self.offset + self.size <= PAGE_SIZE, "fatal: a slot that crosses its page");
+        page_of(self.reference).map(|(memory, at)| memory.bytes(at + self.offset, self.size))
+    }
+}
+
+impl Connection {
+    /// Takes the slots of a frame, as `xenvif_tx_build_gops` and `xenvif_count_requests` of Linux do; `None` if a page of it
+    /// is not granted.
+    fn frame_from_guest(&mut self, (several, uncut): (bool, bool), page_of: PageOf<'_>) -> Option<Frame> {
+        let mut first = Request::parse(&self.tx.request());
+        let mut frame = Frame { bytes: Vec::new(), blank: first.flags & 1 != 0, segment: None };
+        assert_eq!(first.flags & !(3 | MORE_DATA | EXTRA_INFO), 0, "a flag that there is not");
+        assert!(first.flags & 3 == 0 || first.flags & 3 == 3, "who leaves a checksum out vouches for the data");
+        if first.flags & EXTRA_INFO != 0 {
+            assert!(self.tx.waiting(1) == 1, "fatal: the extra info is missing");
+            let extra = self.tx.request();
+            assert_eq!(extra[..2], [EXTRA_GSO, 0], "fatal: an extra info of another type, or more than one");
+            assert_eq!(extra[4..8], [GSO_TCPV4, 0, 0, 0], "fatal: another kind of segments");
+            assert!(uncut && frame.blank, "uncut frames are not negotiated, or have a checksum");
+            frame.segment = Some(u16::from_le_bytes([extra[2], extra[3]])).filter(|size| *size > 0);
+            assert!(frame.segment.is_some(), "fatal: segments of no bytes");
+        }
+        self.owed.push((first.id, frame.segment.is_some()));
+        let (mut rest, mut more) = (Vec::new(), first.flags & MORE_DATA != 0);
+        while more {
+            assert!(several, "frames of several slots are not negotiated");
+            assert!(self.tx.waiting(1) == 1, "fatal: a slot of the frame is missing");
+            assert!((rest.len() as u32) < MOST_SLOTS - 1, "a frame of too many slots");
+            let next = Request::parse(&self.tx.request());
+            assert_eq!(next.flags & !MORE_DATA, 0, "a flag in a slot that is not the first");
+            assert!(next.size < first.size, "fatal: a slot longer than what is left of the frame");
+            first.size -= next.size;
+            more = next.flags & MORE_DATA != 0;
+            self.owed.push((next.id, false));
+            rest.push(next);
+        }
+        for slot in std::iter::once(&first).chain(&rest) {
+            frame.bytes.extend(slot.bytes(page_of)?);
+        }
+        assert!(frame.bytes.len() >= 14, "a frame shorter than its header");
+        Some(frame)
+    }
+
+    /// Gives a slot back, as `make_tx_response` of Linux does: of the response to an extra info it writes the status only.
+    fn give_back(&mut self, id: u16, extra: bool, mischief: Option<Mischief>) {
+        let response = |id: u16| [id.to_le_bytes(), 0i16.to_le_bytes()].concat();
+        let null = 1i16.to_le_bytes();
+        self.tx.respond(0, &response(id));
+        if extra {
+            self.tx.respond(2, &null);
+        }
+        match mischief {
+            Some(Mischief::SentTwice) => self.tx.respond(0, &response(id)),
+            Some(Mischief::SentUnknown) => self.tx.respond(0, &response(id ^ 0x40)),
+            Some(Mischief::SentExtra) => self.tx.respond(2, &null),
+            _ => {}
+        }
+    }
+
+    /// Copies a frame into the guest's buffers, for which there is room.
+    fn frame_to_guest(&mut self, frame: &Frame, mischief: Option<Mischief>, page_of: PageOf<'_>) {
+        let mut chunks: Vec<&[u8]> = frame.bytes.chunks(PAGE_SIZE).collect();
+        if mischief == Some(Mischief::ReceivedEndless) {
+            chunks = vec![chunks[0]; MOST_SLOTS as usize + 1];
+        }
+        let last = chunks.len() - 1;
+        for (index, chunk) in chunks.into_iter().enumerate() {
+            let mut flags = if frame.blank && index == 0 { 3 } else { 0 };
+            if index < last || mischief == Some(Mischief::ReceivedEndless) {
+                flags |= MORE_DATA;
+            }
+            let extra = match (index, mischief) {
+                (0, Some(Mischief::ReceivedExtra)) => Some([EXTRA_GSO + 1, 0, 1, 0, 1, 0, 0, 0]),
+                (0, Some(Mischief::ReceivedSegments)) => Some([EXTRA_GSO, 0, 0, 0, 1, 0, 0, 0]),
+                (1, Some(Mischief::ReceivedExtraLate)) => Some([EXTRA_GSO, 0, 1, 0, 1, 0, 0, 0]),
+                (0, _) => frame.segment.map(|size| {
+                    let [low, high] = size.to_le_bytes();
+                    [EXTRA_GSO, 0, low, high, GSO_TCPV4, 0, 0, 0]
+                }),
+                _ => None,
+            };
+            if extra.is_some() {
+                flags |= EXTRA_INFO;
+            }
+            self.slot_to_guest(chunk, flags, mischief.filter(|_| index == 0), page_of);
+            if let Some(extra) = extra {
+                let _ = self.rx.request();
+                self.rx.respond(0, &extra);
+            }
+        }
+    }
+
+    fn slot_to_guest(&mut self, chunk: &[u8], mut flags: u16, mischief: Option<Mischief>, page_of: PageOf<'_>) {
+        let request = self.rx.request();
+        let mut id = u16::from_le_bytes([request[0], request[1]]);
+        assert_eq!(u32::from(id), self.rx.index() % 256, "response i answers request i");
+        let reference = u32::from_le_bytes([request[4], request[5], request[6], request[7]]);
+        let mut offset = 0u16;
+        match mischief {
+            Some(Mischief::ReceivedElsewhere) => id ^= 1,
+            Some(Mischief::ReceivedBeyond) => offset = PAGE_SIZE as u16 - 1,
+            Some(Mischief::ReceivedFlag) => flags |= 16,
+            _ => {}
+        }
+        let status = match page_of(reference) {
+            Some((memory, at)) => {
+                memory.write(at, chunk);
+                chunk.len() as i16
+            }
+            None => -1,
+        };
+        let fields = [id.to_le_bytes(), offset.to_le_bytes(), flags.to_le_bytes(), status.to_le_bytes()];
+        self.rx.respond(0, &fields.concat());
+    }
+}

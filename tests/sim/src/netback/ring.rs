@@ -1,0 +1,71 @@
+//! The back end's side of a shared ring.
+
+use cloister_interfaces::Memory;
+
+use crate::memory::SharedMemory;
+
+const SLOTS: u32 = 256;
+
+/// The back end's side of a ring.
+pub struct BackRing {
+    /// The region that the ring's page is in.
+    pub memory: SharedMemory,
+    /// Where in the region the page starts.
+    pub base: usize,
+    slot: usize,
+    req_cons: u32,
+    rsp_prod: u32,
+    published: u32,
+}
+
+impl BackRing {
+    pub(super) fn new((memory, base): (SharedMemory, usize), slot: usize) -> Self {
+        BackRing { memory, base, slot, req_cons: 0, rsp_prod: 0, published: 0 }
+    }
+
+    fn at(&self, index: u32) -> usize {
+        self.base + 64 + (index % SLOTS) as usize * self.slot
+    }
+
+    /// How many requests wait, up to `wanted`; with fewer, an event is asked for at the next one.
+    pub(super) fn waiting(&self, wanted: u32) -> u32 {
+        loop {
+            let produced = self.memory.load(self.base);
+            let waiting = produced.wrapping_sub(self.req_cons);
+            assert!(waiting <= SLOTS, "fatal: the front end's producer is impossible");
+            if waiting >= wanted {
+                return wanted;
+            }
+            self.memory.store(self.base + 4, produced.wrapping_add(1));
+            if self.memory.load(self.base) == produced {
+                return waiting;
+            }
+        }
+    }
+
+    /// The next request, of which [`Self::waiting`] said that there is one.
+    pub(super) fn request(&mut self) -> Vec<u8> {
+        let request = self.memory.bytes(self.at(self.req_cons), self.slot);
+        self.req_cons = self.req_cons.wrapping_add(1);
+        request
+    }
+
+    /// The index that the next response has.
+    pub(super) fn index(&self) -> u32 {
+        self.rsp_prod
+    }
+
+    /// Writes `bytes` at `offset` of the next response, and leaves the rest of its slot as it is.
+    pub(super) fn respond(&mut self, offset: usize, bytes: &[u8]) {
+        self.memory.write(self.at(self.rsp_prod) + offset, bytes);
+        self.rsp_prod = self.rsp_prod.wrapping_add(1);
+    }
+
+    /// Shows the front end the responses; whether it is to be notified.
+    pub(super) fn publish(&mut self) -> bool {
+        let old = std::mem::replace(&mut self.published, self.rsp_prod);
+        self.memory.store(self.base + 8, self.rsp_prod);
+        let event = self.memory.load(self.base + 12);
+        self.rsp_prod.wrapping_sub(event) < self.rsp_prod.wrapping_sub(old)
+    }
+}
