@@ -131,6 +131,13 @@ fn bindings_give_each_capability_by_its_name() {
 }
 
 #[test]
+fn the_bindings_that_must_not_compile_are_ours() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/compile-fail/cases");
+    let bindings = load(&cases.join("clerk.toml")).unwrap().bindings("clerk").unwrap();
+    assert_eq!(bindings, std::fs::read_to_string(cases.join("clerk.bindings")).unwrap());
+}
+
+#[test]
 fn bindings_depend_on_what_the_policy_says_and_on_nothing_else() {
     let policy = load(&folder().join("default.toml")).unwrap();
     let again = checked(policy.canonical());

@@ -1,0 +1,12 @@
+//! The number of a port is not that of a domain.
+#![forbid(unsafe_code)]
+
+use cloister_caps::EvtchnPort;
+use cloister_interfaces::System;
+use cloister_interfaces::capability::GrantRule;
+
+fn attempt<S: System>(rule: &GrantRule<S>) {
+    let _ = rule.issue(0, EvtchnPort(0));
+}
+
+fn main() {}

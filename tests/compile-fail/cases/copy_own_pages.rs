@@ -1,0 +1,10 @@
+//! Memory that a service may build in place is held once, or two could build there.
+#![forbid(unsafe_code)]
+
+use cloister_interfaces::system::Own;
+
+fn attempt<O: Own>(pages: &O) -> O {
+    pages.clone()
+}
+
+fn main() {}

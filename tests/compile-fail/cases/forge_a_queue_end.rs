@@ -1,0 +1,11 @@
+//! The place of a queue end stays within it: no second end is made of it.
+#![forbid(unsafe_code)]
+
+use cloister_interfaces::store::Store;
+use cloister_interfaces::{Client, Memory, Sender, System, store};
+
+fn attempt<S: System, M: Memory>(client: Client<Store, S, M>, system: S) -> Sender<store::Request, S, M> {
+    Sender::new(system, client.requests.end)
+}
+
+fn main() {}

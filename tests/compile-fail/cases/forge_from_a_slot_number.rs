@@ -1,0 +1,12 @@
+//! A slot number is no capability: to make one takes a `System`, and a service has none to give.
+#![forbid(unsafe_code)]
+
+use cloister_caps::Slot;
+use cloister_interfaces::System;
+use cloister_interfaces::capability::{Console, Power};
+
+fn attempt<S: System>(console: Console<S>) -> Power<S> {
+    Power::new(console.system, Slot(3))
+}
+
+fn main() {}

@@ -1,0 +1,11 @@
+//! A capability is not turned into one of another kind.
+#![forbid(unsafe_code)]
+
+use cloister_interfaces::System;
+use cloister_interfaces::capability::{Console, Power};
+
+fn attempt<S: System>(console: Console<S>) -> Power<S> {
+    Power { ..console }
+}
+
+fn main() {}

@@ -1,0 +1,12 @@
+//! The kernel is made by the runtime alone.
+#![forbid(unsafe_code)]
+
+use cloister_caps::Slot;
+use cloister_interfaces::capability::GrantRule;
+use cloister_runtime::Kernel;
+
+fn attempt() -> GrantRule<Kernel> {
+    GrantRule::new(Kernel(()), Slot(3))
+}
+
+fn main() {}

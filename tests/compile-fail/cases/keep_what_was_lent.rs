@@ -1,0 +1,15 @@
+//! What was lent for a call is not kept after it.
+#![forbid(unsafe_code)]
+
+use cloister_interfaces::System;
+use cloister_interfaces::capability::Console;
+
+struct Keeper<S: 'static> {
+    console: Option<&'static Console<S>>,
+}
+
+fn attempt<S: System>(keeper: &mut Keeper<S>, lent: &Console<S>) {
+    keeper.console = Some(lent);
+}
+
+fn main() {}
