@@ -171,6 +171,8 @@ impl Connection {
         if !matches!(self.state, State::Ending(_) | State::Ended) {
             self.end(Ending::Close);
         }
+        // If it was asked for, the number is free at once: the next message may be of a new connection with it.
+        self.free();
     }
 
     /// Ends it when what was written is sent.

@@ -104,6 +104,26 @@ fn a_network_that_goes_down_takes_all_connections_with_it() {
 }
 
 #[test]
+fn a_new_connection_may_follow_at_once_with_the_number_of_one_that_ended() {
+    let mut bench = Bench::new(16);
+    bench.say(accepted(CONNECTION));
+    bench.run();
+    bench.nanoseconds += 3_600_000_000_000;
+    bench.run();
+    bench.hear();
+    assert_eq!(bench.asked.last(), Some(&Request::Close { connection: CONNECTION }));
+    bench.say(Reply::Closed { connection: CONNECTION });
+    bench.say(accepted(CONNECTION));
+    let text = b"GET / HTTP/1.0\r\n\r\n";
+    bench.stream_in.write(RING_IN, text);
+    bench.say(Reply::Received { connection: CONNECTION, length: text.len() as u32 });
+    bench.run();
+    bench.hear();
+    assert!(bench.asked.iter().any(|asked| matches!(asked, Request::Send { .. })), "{:?}", bench.asked);
+    assert!(!bench.system.console().contains("refused"), "{}", bench.system.console());
+}
+
+#[test]
 fn what_cannot_be_is_refused_once_and_ends_the_connection() {
     let mut bench = Bench::new(16);
     bench.say(accepted(CONNECTION));
