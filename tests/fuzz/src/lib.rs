@@ -6,9 +6,11 @@
 //! add one.
 #![forbid(unsafe_code)]
 
+mod archive;
 mod control;
 mod grant_manager;
 mod host;
+mod http;
 mod peer;
 pub mod script;
 mod xenstore;
@@ -43,6 +45,15 @@ pub const TARGETS: &[Target] = &[
     row("grant-manager-grants", "grants",
         "a driver that says anything, and a domain that keeps pages, against the grant manager and its other client",
         run::<grant_manager::Clients>),
+    row("http-archive", "boot module",
+        "an archive that is damaged, or none, against http's reader",
+        run::<archive::Archive>),
+    row("http-request", "HTTP",
+        "peers that send anything, in any pieces, against http",
+        run::<http::HostilePeers>),
+    row("http-socket", "socket",
+        "a tcpip that says anything against http",
+        run::<http::HostileTcpip>),
     row("xenstore-store", "store",
         "a client that asks for anything against the XenStore service and its other client",
         run::<xenstore::Clients>),

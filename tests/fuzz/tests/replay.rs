@@ -95,6 +95,9 @@ macro_rules! targets {
 }
 
 targets! {
+    http_socket: "http-socket";
+    http_request: "http-request";
+    http_archive: "http-archive";
     control_store: "control-store";
     control_control: "control-control";
     xenstore_wire: "xenstore-wire";

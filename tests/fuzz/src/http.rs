@@ -1,0 +1,354 @@
+//! http: under a tcpip that says anything, and under peers that send anything.
+
+use arbitrary::Arbitrary;
+use cloister_caps::{Operation, Slot};
+use cloister_http::{Caps, service};
+use cloister_interfaces::capability::{Clock, Console, Info};
+use cloister_interfaces::socket::{Connection, Reply, Request, Socket};
+use cloister_interfaces::{Memory, Service};
+use cloister_sim::{SharedMemory, Tampered, Wires};
+
+use crate::archive::sample;
+use crate::host::{Host, Pause, Work};
+use crate::peer::{Act, Any, Peer};
+use crate::script::{Bytes, Trace, World};
+
+const CONNECTIONS: usize = 4;
+const RING_IN: usize = 2048;
+const RING_OUT: usize = 4096;
+/// What a call may do follows from the number of its messages and of its connections.
+const MOST: Work = Work { invocations: 300, reads: 1500 };
+const ADDRESS: [u8; 4] = [10, 0, 0, 1];
+
+/// Queue depth, and whether there is an archive.
+#[derive(Arbitrary, Debug)]
+pub struct Setup {
+    depth: u8,
+    archive: bool,
+}
+
+struct Bench {
+    host: Host,
+    service: Box<dyn Service>,
+    tcpip: Peer<Reply, Request>,
+    stream_in: SharedMemory,
+    stream_out: SharedMemory,
+}
+
+fn site() -> &'static [u8] {
+    thread_local! {
+        static SITE: &'static [u8] = sample().leak();
+    }
+    SITE.with(|site| *site)
+}
+
+impl Bench {
+    fn new(setup: &Setup, trace: &Trace) -> Self {
+        let host = Host::new(trace, MOST);
+        host.only(&[Operation::QueueNotify, Operation::InfoRead]);
+        let wires = Wires::new::<Socket>(4 << (setup.depth % 4));
+        let stream_in = SharedMemory::new(CONNECTIONS * RING_IN);
+        let stream_out = SharedMemory::new(CONNECTIONS * RING_OUT);
+        let service = service(Caps {
+            console: Console::new(host.system.clone(), Slot(0)),
+            clock: Clock::new(host.system.clone(), Slot(1)),
+            info: Info::new(host.system.clone(), Slot(2)),
+            socket: host.client(&wires, 3),
+            stream_in: host.theirs(stream_in.clone()),
+            stream_out: Tampered::own(stream_out.clone()),
+            site: if setup.archive { site() } else { b"" },
+        });
+        Bench { host, service: Box::new(service), tcpip: Peer::server(&wires), stream_in, stream_out }
+    }
+
+    fn call(&mut self) {
+        self.host.call(self.service.as_mut());
+    }
+}
+
+/// What tcpip does.
+#[derive(Arbitrary, Debug)]
+pub enum SocketStep {
+    Tcpip(Act<Any<Reply>>),
+    Accept(u8),
+    Stream(u8, Text),
+    Received(u8, u16),
+    Sent(u8, u16),
+    Down,
+    Pass(Pause),
+}
+
+/// http against a hostile tcpip.
+pub struct HostileTcpip(Bench);
+
+fn accepted(connection: Connection) -> Reply {
+    Reply::Accepted { connection, address: ADDRESS, port: 5000, local_port: 80 }
+}
+
+fn check(requests: &[Request]) {
+    for request in requests {
+        if let Request::Send { length, .. } = request {
+            assert!(*length as usize <= RING_OUT, "{request:?}: more than a ring holds");
+        }
+    }
+}
+
+impl World for HostileTcpip {
+    type Setup = Setup;
+    type Step = SocketStep;
+
+    fn new(setup: Setup, trace: &Trace) -> Self {
+        HostileTcpip(Bench::new(&setup, trace))
+    }
+
+    fn step(&mut self, step: SocketStep) {
+        let bench = &mut self.0;
+        let connection = |index: u8| Connection(u16::from(index) % 5);
+        match step {
+            SocketStep::Tcpip(act) => check(&bench.tcpip.act(act, &bench.host)),
+            SocketStep::Accept(index) => drop(bench.tcpip.send(&accepted(connection(index)))),
+            SocketStep::Stream(index, text) => {
+                bench.stream_in.write(usize::from(index) % CONNECTIONS * RING_IN, &text.bytes());
+            }
+            SocketStep::Received(index, length) => {
+                let length = u32::from(length) % (RING_IN as u32 + 20);
+                bench.tcpip.send(&Reply::Received { connection: connection(index), length });
+            }
+            SocketStep::Sent(index, length) => {
+                let length = u32::from(length) % (RING_OUT as u32 + 20);
+                bench.tcpip.send(&Reply::Sent { connection: connection(index), length });
+            }
+            SocketStep::Down => drop(bench.tcpip.send(&Reply::Network { address: [0; 4] })),
+            SocketStep::Pass(pause) => bench.host.pass(pause.nanoseconds()),
+        }
+        bench.call();
+    }
+
+    fn honest(self) {
+        let mut bench = self.0;
+        bench.tcpip.behave(&bench.host);
+        bench.call();
+        bench.tcpip.hear();
+        // As tcpip says when it starts: all that was is void.
+        assert!(bench.tcpip.send(&Reply::Network { address: [0; 4] }));
+        let mut wire = Honest::new(bench);
+        wire.settle();
+        wire.serves();
+    }
+}
+
+/// Text that peers send.
+#[derive(Arbitrary, Debug)]
+pub enum Text {
+    Get(u8),
+    Line(u8),
+    Field(u8, Bytes),
+    End,
+    Any(Bytes),
+    Many(u8, u8),
+}
+
+impl Text {
+    fn bytes(&self) -> Vec<u8> {
+        const TARGETS: [&str; 8] =
+            ["/", "/index.html", "/a.txt", "/dir", "/dir/", "/%2e%2e/x", "/nothing", "http://a/a.txt"];
+        const LINES: [&str; 14] = [
+            "Host: a\r\n",
+            "HEAD /a.txt HTTP/1.0\r\n",
+            "Connection: close\r\n",
+            "Connection: keep-alive\r\n",
+            "Range: bytes=0-3\r\n",
+            "Range: bytes=-2,5-9,1-\r\n",
+            "Content-Length: 5\r\n",
+            "Content-Length: 18446744073709551615\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "Expect: 100-continue\r\n",
+            "If-None-Match: *\r\n",
+            "If-Range: \"0\"\r\n",
+            "POST / HTTP/1.1\r\n",
+            "GET / HTTP/2.0\r\n",
+        ];
+        const NAMES: [&str; 6] = ["Host", "Range", "Content-Length", "If-None-Match", "Connection", "X"];
+        match self {
+            Text::Get(which) => format!("GET {} HTTP/1.1\r\n", TARGETS[usize::from(*which) % TARGETS.len()]).into(),
+            Text::Line(which) => LINES[usize::from(*which) % LINES.len()].into(),
+            Text::Field(which, Bytes(value)) => {
+                [NAMES[usize::from(*which) % NAMES.len()].as_bytes(), b": ", value, b"\r\n"].concat()
+            }
+            Text::End => b"\r\n".to_vec(),
+            Text::Any(Bytes(bytes)) => bytes.clone(),
+            Text::Many(byte, times) => vec![*byte; usize::from(*times) * 8],
+        }
+    }
+}
+
+/// A connection as an honest tcpip knows it.
+#[derive(Clone, Default)]
+struct Stream {
+    open: bool,
+    /// tcpip has said that it is over.
+    over: bool,
+    /// Bytes put into the in ring, and those of them that were read.
+    written: usize,
+    consumed: usize,
+    /// Bytes that the application sent, all of them taken at once.
+    sent: Vec<u8>,
+}
+
+/// An honest tcpip.
+struct Honest {
+    bench: Bench,
+    streams: Vec<Stream>,
+}
+
+impl Honest {
+    fn new(bench: Bench) -> Self {
+        Honest { bench, streams: vec![Stream::default(); CONNECTIONS] }
+    }
+
+    fn hear(&mut self) -> bool {
+        let heard = self.bench.tcpip.hear();
+        check(&heard);
+        let any = !heard.is_empty();
+        for request in heard {
+            let reply = match request {
+                Request::Listen { .. } => Some(Reply::Network { address: [10, 0, 0, 2] }),
+                Request::Send { connection, length } => {
+                    let stream = &mut self.streams[usize::from(connection.0)];
+                    assert!(stream.open, "it sends on a connection that is none");
+                    let (start, at) = (usize::from(connection.0) * RING_OUT, stream.sent.len());
+                    for index in at..at + length as usize {
+                        stream.sent.extend(self.bench.stream_out.bytes(start + index % RING_OUT, 1));
+                    }
+                    (!stream.over).then_some(Reply::Sent { connection, length })
+                }
+                Request::Consumed { connection, length } => {
+                    let stream = &mut self.streams[usize::from(connection.0)];
+                    stream.consumed += length as usize;
+                    assert!(stream.open && stream.consumed <= stream.written, "it consumed what was not there");
+                    None
+                }
+                Request::Close { connection } | Request::Abort { connection } => {
+                    let stream = &mut self.streams[usize::from(connection.0)];
+                    assert!(stream.open, "it closes a connection that is none");
+                    let started = stream.sent.is_empty() || stream.sent.starts_with(b"HTTP/1.1 ");
+                    assert!(started, "{:?}", stream.sent.escape_ascii().to_string());
+                    let over = stream.over;
+                    *stream = Stream::default();
+                    (!over).then_some(Reply::Closed { connection })
+                }
+            };
+            // Its queue is as deep as the other; the application waits for room, and so does tcpip.
+            for _ in 0..100 {
+                if reply.is_none_or(|reply| self.bench.tcpip.send(&reply)) {
+                    break;
+                }
+                self.bench.call();
+            }
+        }
+        any
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..2000 {
+            self.bench.call();
+            if !self.hear() && !self.bench.host.is_due(self.bench.service.as_ref()) {
+                return;
+            }
+        }
+        panic!("it does not come to rest");
+    }
+
+    fn put(&mut self, index: usize, bytes: &[u8]) {
+        let stream = &mut self.streams[index];
+        let room = RING_IN - (stream.written - stream.consumed);
+        let bytes = &bytes[..bytes.len().min(room)];
+        if !stream.open || stream.over || bytes.is_empty() {
+            return;
+        }
+        let connection = Connection(index as u16);
+        for (at, byte) in (stream.written..).zip(bytes) {
+            self.bench.stream_in.write(index * RING_IN + at % RING_IN, &[*byte]);
+        }
+        if self.bench.tcpip.send(&Reply::Received { connection, length: bytes.len() as u32 }) {
+            stream.written += bytes.len();
+        }
+    }
+
+    fn open(&mut self, index: usize) {
+        if !self.streams[index].open && self.bench.tcpip.send(&accepted(Connection(index as u16))) {
+            self.streams[index].open = true;
+        }
+    }
+
+    /// The peer of a connection is gone.
+    fn reset(&mut self, index: usize) {
+        let stream = &mut self.streams[index];
+        if stream.open && !stream.over {
+            stream.over = self.bench.tcpip.send(&Reply::Closed { connection: Connection(index as u16) });
+        }
+    }
+
+    /// A new connection is served.
+    fn serves(&mut self) {
+        self.open(0);
+        self.put(0, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        self.settle();
+        let sent = self.streams[0].sent.escape_ascii().to_string();
+        assert!(sent.starts_with("HTTP/1.1 200 OK"), "{sent}, {}", self.bench.host.recorder.console());
+    }
+}
+
+/// What peers do.
+#[derive(Arbitrary, Debug)]
+pub enum StreamStep {
+    Open(u8),
+    Put(u8, Text),
+    /// It sends no more.
+    Half(u8),
+    /// It is gone.
+    Reset(u8),
+    Run,
+    Pressure(u8),
+    Pass(Pause),
+}
+
+/// http against hostile peers.
+pub struct HostilePeers(Honest);
+
+impl World for HostilePeers {
+    type Setup = Setup;
+    type Step = StreamStep;
+
+    fn new(setup: Setup, trace: &Trace) -> Self {
+        HostilePeers(Honest::new(Bench::new(&setup, trace)))
+    }
+
+    fn step(&mut self, step: StreamStep) {
+        let wire = &mut self.0;
+        let at = |index: u8| usize::from(index) % CONNECTIONS;
+        match step {
+            StreamStep::Open(index) => wire.open(at(index)),
+            StreamStep::Put(index, text) => wire.put(at(index), &text.bytes()),
+            StreamStep::Half(index) if wire.streams[at(index)].open => {
+                wire.bench.tcpip.send(&Reply::PeerClosed { connection: Connection(at(index) as u16) });
+            }
+            StreamStep::Half(_) => {}
+            StreamStep::Reset(index) => wire.reset(at(index)),
+            StreamStep::Run => wire.settle(),
+            StreamStep::Pressure(free) => drop(wire.bench.tcpip.send(&Reply::Pressure { free: free.into() })),
+            StreamStep::Pass(pause) => wire.bench.host.pass(pause.nanoseconds()),
+        }
+        wire.bench.call();
+        wire.hear();
+    }
+
+    fn honest(self) {
+        let mut wire = self.0;
+        wire.settle();
+        (0..CONNECTIONS).for_each(|index| wire.reset(index));
+        wire.settle();
+        assert!(wire.streams.iter().all(|stream| !stream.open), "a connection of a peer that is gone stays");
+        wire.serves();
+    }
+}
