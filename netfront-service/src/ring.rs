@@ -4,8 +4,6 @@
 //! Both own indices are private; the page gets copies of them. Of what the back end writes, each word is read
 //! once and checked; what is used of a slot is read whole, by one access.
 
-use core::sync::atomic::{Ordering, fence};
-
 use cloister_caps::PAGE_SIZE;
 use cloister_interfaces::Memory;
 
@@ -105,7 +103,7 @@ impl<M: Memory, const SLOT: usize> Front<M, SLOT> {
         }
         let old = core::mem::replace(&mut self.published, self.req_prod);
         self.memory.store(self.base + REQ_PROD, self.req_prod);
-        fence(Ordering::SeqCst);
+        self.memory.barrier();
         let event = self.memory.load(self.base + REQ_EVENT);
         self.req_prod.wrapping_sub(event) < self.req_prod.wrapping_sub(old)
     }
@@ -153,7 +151,7 @@ impl<M: Memory, const SLOT: usize> Front<M, SLOT> {
     /// There are more responses than requests were published.
     pub fn wait_for(&mut self, ahead: u32) -> Result<u32, Violation> {
         self.memory.store(self.base + RSP_EVENT, self.rsp_cons.wrapping_add(ahead));
-        fence(Ordering::SeqCst);
+        self.memory.barrier();
         self.ready()
     }
 

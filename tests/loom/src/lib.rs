@@ -66,6 +66,12 @@ impl Region {
         Region { seen: other.seen.clone(), ..self.clone() }
     }
 
+    /// The same region, for a party that sees it as it is.
+    #[must_use]
+    pub fn sound(&self) -> Self {
+        Region { weakness: Weakness::None, ..self.clone() }
+    }
+
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().expect("nobody panics while it is locked")
     }
@@ -95,7 +101,8 @@ impl Memory for Region {
 
     fn load(&self, offset: usize) -> u32 {
         let watched = self.weakness == Weakness::SecondLook(offset);
-        if watched && std::mem::take(&mut self.seen().again) {
+        let second = std::mem::take(&mut self.seen().again);
+        if watched && second {
             return self.seen().value;
         }
         let order = if self.weakness == Weakness::Ordering { Relaxed } else { Acquire };
