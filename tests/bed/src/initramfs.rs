@@ -29,7 +29,7 @@ const MODULES: [&str; 12] = [
     "9p",
 ];
 /// What it needs beside them to lose packets on purpose (`tc … netem`).
-const LOAD_MODULES: [&str; 1] = ["sch_netem"];
+const LOAD_MODULES: [&str; 5] = ["sch_netem", "sch_ingress", "cls_matchall", "act_mirred", "ifb"];
 /// Programs of the Xen tools' own folder.
 const XEN_PROGRAMS: [&str; 7] =
     ["xl", "xenstored", "xenconsoled", "xenconsole", "xen-init-dom0", "xenctx", "libxl-save-helper"];

@@ -42,6 +42,13 @@ pub fn guest(
     })
 }
 
+/// The files that a toolstack loads for it: the kernel and the RAM disk.
+pub fn files(page: &[u8], progress: &mut Progress<'_>) -> Result<Vec<PathBuf>, BedError> {
+    let installed = packages::ensure(progress)?;
+    let cache = bed_dir().join("cache");
+    Ok(vec![boot_files::kernel(&installed), initramfs(&installed, page, &cache, progress)?])
+}
+
 fn initramfs(
     installed: &packages::Installed,
     page: &[u8],
@@ -60,6 +67,7 @@ fn initramfs(
         return Ok(path);
     }
     packages::ensure_also(&["ethtool"], progress)?;
+    std::fs::create_dir_all(cache).at(cache)?;
     progress("making the Linux guest's initramfs");
     let nginx = boot_files::unpacked(NGINX, cache)?.join("usr/sbin/nginx");
     let mut tree = Tree::new()?;

@@ -52,7 +52,10 @@ impl Metric {
     }
 
     /// Whether a value reaches the absolute limit; `None` where there is none.
-    pub fn within(&self, value: f64) -> Option<bool> {
+    pub fn within(&self, load: Option<f64>, value: f64) -> Option<bool> {
+        if self.at.is_some() && self.at != load {
+            return None;
+        }
         self.limit.map(|limit| value <= limit)
     }
 }
@@ -86,17 +89,17 @@ pub const UPLOAD: Metric = more("upload", "upload, one user (load: bytes)", "MB/
 pub const UPLOAD_GUEST: Metric = less("upload-guest", "guest CPU per MB uploaded (load: bytes)", "µs").to(0.7);
 pub const UPLOAD_DOM0: Metric = less("upload-dom0", "dom0 CPU per MB uploaded (load: bytes)", "µs").to(1.0);
 pub const IDLE_GUEST: Metric = less("idle-guest", "guest CPU per 5 s idle", "µs").limit(200.0);
-pub const BOOT_CREATE: Metric = less("boot-create", "`xl create` until it returns", "ms");
-pub const BOOT_PING: Metric = less("boot-ping", "`xl create` to the first ping", "ms");
-pub const BOOT_HTTP: Metric = less("boot-http", "`xl create` to the first HTTP byte", "ms").limit(150.0);
-pub const BOOT_GUEST: Metric = less("boot-guest", "guest CPU until the first HTTP byte", "ms");
+pub const BOOT_CREATE: Metric = less("boot-create", "`xl create` until it returns (load: MiB)", "ms");
+pub const BOOT_PING: Metric = less("boot-ping", "`xl create` to the first ping (load: MiB)", "ms");
+pub const BOOT_HTTP: Metric =
+    less("boot-http", "`xl create` to the first HTTP byte (load: MiB)", "ms").limit(150.0).at(16.0);
+pub const BOOT_GUEST: Metric = less("boot-guest", "guest CPU until the first HTTP byte (load: MiB)", "ms");
 pub const HELD: Metric =
     more("idle-requests", "small requests, 100 active, beside idle connections (load: idle)", "1/s");
 pub const HELD_GUEST: Metric =
     less("idle-request-guest", "guest CPU per request beside idle connections (load: idle)", "µs");
-pub const LOSS_DOWNLOAD: Metric = more("loss", "10 MB download with packets to dom0 lost (load: %)", "MB/s").to(0.9);
-pub const LOSS_UPLOAD: Metric =
-    more("loss-acks", "10 MB download with acknowledgements lost (load: %)", "MB/s").to(0.9);
+pub const LOSS_DATA: Metric = more("loss", "10 MB download, packets of the guest lost (load: %)", "MB/s").to(0.9);
+pub const LOSS_ACKS: Metric = more("loss-acks", "10 MB download, packets to the guest lost (load: %)", "MB/s").to(0.9);
 pub const MEMORY_LEAST: Metric = less("memory", "least memory that serves HTTP", "MiB").limit(3.0);
 pub const IMAGE_SIZE: Metric = less("image", "image, with the RAM disk where there is one", "KiB").limit(512.0);
 pub const BURST: Metric = less("burst", "lost of a burst of 300 pings", "%").limit(0.0);
@@ -105,8 +108,15 @@ pub const CLOSED: Metric = less("closed", "requests lost after 5,000 closed conn
 pub const REATTACH: Metric = less("reattach", "network detached and attached: until HTTP answers", "ms");
 pub const HYPERCALLS: Metric = less("hypercalls", "hypercalls per 64 KB downloaded", "").limit(1.0);
 pub const NOTIFICATIONS: Metric = less("notifications", "notifications sent per 64 KB downloaded", "").limit(1.0);
-pub const SWITCHES: Metric = less("switches", "service switches per small request", "");
-pub const INSTRUCTIONS: Metric = less("instructions", "instructions of pure code", "");
+pub const GRANTS: Metric = less("grants", "grants made or ended per 64 KB downloaded", "").limit(0.0);
+pub const BULK_SWITCHES: Metric = less("switches", "service switches per 64 KB downloaded", "");
+pub const REQUEST_HYPERCALLS: Metric =
+    less("request-hypercalls", "hypercalls per small request (load: connections)", "");
+pub const REQUEST_NOTIFICATIONS: Metric =
+    less("request-notifications", "notifications sent per small request (load: connections)", "");
+pub const REQUEST_SWITCHES: Metric =
+    less("request-switches", "service switches per small request (load: connections)", "");
+pub const REQUEST_CALLS: Metric = less("request-calls", "system calls per small request (load: connections)", "");
 
 #[cfg(test)]
 mod tests {
@@ -119,6 +129,6 @@ mod tests {
         assert_eq!(REQUESTS.reached(Some(1.0), 1.8), None);
         assert_eq!(FLOOD_GUEST.reached(None, 0.31), Some(false));
         assert_eq!(RTT_99.reached(Some(56.0), 0.1), None);
-        assert_eq!(IDLE_GUEST.within(200.1), Some(false));
+        assert_eq!(IDLE_GUEST.within(None, 200.1), Some(false));
     }
 }

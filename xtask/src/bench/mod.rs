@@ -1,5 +1,7 @@
 //! `bench`: our image and a Linux guest side by side, in numbers.
 
+mod document;
+mod faults;
 mod machine;
 mod metrics;
 mod plot;
@@ -32,12 +34,15 @@ pub struct Arguments {
     /// What time is
     #[arg(long, value_enum, default_value = "icount")]
     regime: Choice,
-    /// Only jobs whose names begin so
+    /// Only jobs of this name; can be given more than once
     #[arg(long, value_name = "NAME")]
-    only: Option<String>,
+    only: Vec<String>,
     /// The policy to build
     #[arg(long, value_name = "FILE", default_value = DEFAULT_POLICY)]
     policy: PathBuf,
+    /// Write docs/benchmarks.md, too
+    #[arg(long)]
+    document: bool,
     /// How often each job is done; by default 1, 3 with the instruction clock and 11 with the wall clock
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: Option<u32>,
@@ -74,14 +79,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         seconds: 0,
         readings: Vec::new(),
     };
-    let clocks: &[Clock] = match arguments.regime {
-        Choice::Icount => &[Clock::Instructions],
-        Choice::Wall => &[Clock::Wall],
-        Choice::All => &[Clock::Instructions, Clock::Wall],
-    };
-    for &clock in clocks {
-        let setup = Setup { image: &image.elf, site: site.path(), page: &page, clock, offload: true };
-        measure(arguments, setup, &mut run, &mut stages)?;
+    size(&image.elf, &mut run)?;
+    for part in parts(arguments) {
+        let setup =
+            Setup { image: &image.elf, site: site.path(), page: &page, clock: part.clock, offload: part.offload };
+        measure(arguments, &part, setup, &mut run, &mut stages)?;
     }
     stages.done();
     run.seconds = began.elapsed().as_secs();
@@ -90,25 +92,70 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     plot::draw(&run, &folder.join("plots"))?;
     std::fs::write(folder.join("results.md"), &report).with_context(|| folder.display().to_string())?;
     println!("{report}");
+    if arguments.document {
+        println!("{}", document::write(&run, &workspace::root().join("docs"))?.display());
+    }
     let failed = run.readings.iter().filter(|reading| reading.error.is_some()).count();
     println!("{} readings, {failed} errors, {} s; {}", run.readings.len(), run.seconds, folder.display());
     Ok(ExitCode::SUCCESS)
 }
 
+/// A part of a run: one bed.
+struct Part {
+    clock: Clock,
+    offload: bool,
+    scale: Scale,
+    repeats: u32,
+}
+
+/// The parts of a run. Everything is measured by the instruction clock; by the wall clock, and without offloads, what has targets.
+fn parts(arguments: &Arguments) -> Vec<Part> {
+    let scale = if arguments.quick { Scale::Quick } else { Scale::Full };
+    let part = |clock, offload, scale, repeats| Part {
+        clock,
+        offload,
+        scale,
+        repeats: arguments.repeat.unwrap_or(if arguments.quick { 1 } else { repeats }),
+    };
+    let mut parts = Vec::new();
+    if arguments.regime != Choice::Wall {
+        parts.push(part(Clock::Instructions, true, scale, 2));
+        if !arguments.quick {
+            parts.push(part(Clock::Instructions, false, Scale::Quick, 1));
+        }
+    }
+    if arguments.regime != Choice::Icount {
+        parts.push(part(Clock::Wall, true, Scale::Quick, 11));
+    }
+    parts
+}
+
+/// Sizes of what a toolstack has to load.
+fn size(image: &Path, run: &mut Run) -> Result<()> {
+    let linux = cloister_bed::linux::files(&page(), &mut |_| {})?;
+    for (system, files) in [(machine::CLOISTER, vec![image.to_owned()]), (machine::LINUX, linux)] {
+        let bytes = files.iter().map(|file| std::fs::metadata(file).map(|file| file.len())).sum::<Result<u64, _>>()?;
+        run.readings.push(Reading {
+            metric: &metrics::IMAGE_SIZE,
+            regime: "icount",
+            offload: true,
+            system: system.name,
+            load: None,
+            repeat: 0,
+            value: Some(bytes as f64 / 1024.0),
+            error: None,
+        });
+    }
+    Ok(())
+}
+
 /// Runs all jobs in one bed.
-fn measure(arguments: &Arguments, setup: Setup<'_>, run: &mut Run, stages: &mut Stages) -> Result<()> {
-    let (scale, clock, offload) =
-        (if arguments.quick { Scale::Quick } else { Scale::Full }, setup.clock, setup.offload);
-    let name = format!("bench-{}", regime(clock));
+fn measure(arguments: &Arguments, part: &Part, setup: Setup<'_>, run: &mut Run, stages: &mut Stages) -> Result<()> {
+    let name = format!("bench-{}{}", regime(part.clock), if part.offload { "" } else { "-plain" });
     let mut machine = Machine::start(setup, &name, Config::new(&name), &mut |text| stages.begin(text))?;
-    let repeats = arguments.repeat.unwrap_or(match (scale, clock) {
-        (Scale::Quick, _) => 1,
-        (Scale::Full, Clock::Instructions) => 3,
-        (Scale::Full, Clock::Wall) => 11,
-    });
-    let wanted = |job: &Job| arguments.only.as_ref().is_none_or(|only| job.name.starts_with(only.as_str()));
-    for job in work::jobs(scale).iter().filter(|job| wanted(job)) {
-        for repeat in 0..if job.once { 1 } else { repeats } {
+    let wanted = |job: &Job| arguments.only.is_empty() || arguments.only.iter().any(|only| only == job.name);
+    for job in work::jobs(part.scale).iter().filter(|job| wanted(job)) {
+        for repeat in 0..if job.once { 1 } else { part.repeats } {
             let load = job.load.map(|load| format!(" {}", table::number(load))).unwrap_or_default();
             stages.begin(&format!("{}{load}, round {}", job.name, repeat + 1));
             // A B B A: what drifts with time does not favour one.
@@ -123,8 +170,8 @@ fn measure(arguments: &Arguments, setup: Setup<'_>, run: &mut Run, stages: &mut 
                 for (index, metric) in job.metrics.iter().enumerate() {
                     run.readings.push(Reading {
                         metric,
-                        regime: regime(clock),
-                        offload,
+                        regime: regime(part.clock),
+                        offload: part.offload,
                         system: system.name,
                         load: job.load,
                         repeat,
@@ -150,7 +197,7 @@ fn regime(clock: Clock) -> &'static str {
 /// An HTML page of [`PAGE_BYTES`] bytes.
 fn page() -> Vec<u8> {
     let mut page = b"<!DOCTYPE html><title>bench</title><p>".to_vec();
-    page.resize(PAGE_BYTES, b'x');
+    page.resize(PAGE_BYTES as usize, b'x');
     page
 }
 

@@ -79,9 +79,8 @@ fn at(row: &Row) -> String {
 fn target(run: &Run, row: &Row) -> String {
     let mark = |reached: bool| if reached { "reached" } else { "**missed**" };
     let metric = row.metric;
-    if let Some(limit) = metric.limit {
-        let value = run.cell(row, CLOISTER.name).median();
-        let reached = value.is_some_and(|value| metric.within(value) == Some(true));
+    let value = run.cell(row, CLOISTER.name).median().unwrap_or(f64::NAN);
+    if let (Some(limit), Some(reached)) = (metric.limit, metric.within(row.load, value)) {
         return format!("≤ {} {} {}", number(limit), metric.unit, mark(reached));
     }
     let ratio = run.ratio(row, CLOISTER.name, LINUX.name).map_or(f64::NAN, |ratio| ratio.value);

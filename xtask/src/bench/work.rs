@@ -1,8 +1,9 @@
 //! The work: each job is one kind of load, and gives one value for each of its metrics.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
-use super::machine::{BUSYBOX, CLOISTER, LINUX, Machine, System};
+use super::faults;
+use super::machine::{BUSYBOX, CLOISTER, LINUX, MEMORY, Machine, Measured, PAGE_BYTES, System};
 use super::metrics::{self as m, Metric};
 use super::stats;
 use super::tools::{self, Load};
@@ -27,7 +28,9 @@ pub struct Job {
 pub type Action = dyn Fn(&mut Machine<'_>, &System) -> Result<Vec<f64>>;
 
 const ALL: &[System] = &[CLOISTER, LINUX, BUSYBOX];
-const SERVERS: &[System] = &[CLOISTER, LINUX];
+pub const SERVERS: &[System] = &[CLOISTER, LINUX];
+/// How long wrk makes load, in seconds: thousands of requests.
+const SECONDS: f64 = 0.3;
 
 /// How much work there is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +50,8 @@ impl Scale {
     }
 }
 
-fn job(
+/// A job that the guests survive.
+pub fn job(
     name: &'static str,
     load: Option<f64>,
     systems: &'static [System],
@@ -62,15 +66,21 @@ pub fn jobs(scale: Scale) -> Vec<Job> {
     let mut jobs = pings(scale);
     jobs.extend(small_requests(scale));
     jobs.extend(downloads(scale));
-    let rounds = scale.pick(1, 4);
-    jobs.push(job("idle", None, SERVERS, &[&m::IDLE_GUEST], move |machine, system| {
-        let measured = machine.measure(&format!("run sleep {}", 5 * rounds))?;
-        Ok(vec![measured.cpu_us(machine.domain(system)?)? / f64::from(rounds)])
-    }));
-    jobs.push(Job {
-        once: true,
-        ..job("boot", None, SERVERS, &[&m::BOOT_CREATE, &m::BOOT_PING, &m::BOOT_HTTP, &m::BOOT_GUEST], boot)
-    });
+    jobs.extend(uploads(scale));
+    jobs.push(idle(scale));
+    jobs.extend(counts());
+    if scale == Scale::Full {
+        jobs.extend(closing());
+        jobs.extend(users());
+        jobs.extend(faults::losses());
+        jobs.extend(held());
+        jobs.extend(faults::peers());
+    }
+    jobs.extend(boots());
+    if scale == Scale::Full {
+        jobs.push(faults::reattach());
+        jobs.push(memory());
+    }
     jobs
 }
 
@@ -93,18 +103,15 @@ fn pings(scale: Scale) -> Vec<Job> {
 }
 
 fn small_requests(scale: Scale) -> Vec<Job> {
-    let seconds = scale.pick(0.3, 1.0);
-    let systems = scale.pick(SERVERS, ALL);
-    let connections: &[u32] = scale.pick(&[1, 30], &[1, 2, 5, 10, 20, 30, 50, 100, 200, 500, 1000]);
+    let connections: &[u32] = scale.pick(&[1, 30], &[1, 2, 5, 10, 30, 100, 300, 1000]);
     let wrk = |count: u32| {
         let mut metrics = vec![&m::REQUESTS, &m::REQUEST_GUEST, &m::REQUEST_DOM0, &m::REQUEST_LATENCY];
         if count == 1 {
             metrics[1] = &m::REQUEST_GUEST_1;
         }
+        let systems = if scale == Scale::Full && matches!(count, 1 | 30) { ALL } else { SERVERS };
         job("requests", Some(f64::from(count)), systems, &metrics, move |machine, system| {
-            let url = format!("http://{}:{}/page", system.address, system.port);
-            let words = format!("run --for {seconds} wrk -t 1 -c {count} -d 60s --latency {url}");
-            let measured = machine.measure(&words)?;
+            let measured = machine.measure(&format!("run {}", wrk(system, count)))?;
             let Load { requests, per_second, latency_us } = tools::wrk(measured.output())?;
             let guest = measured.cpu_us(machine.domain(system)?)? / requests;
             Ok(vec![per_second, guest, measured.cpu_us("0")? / requests, latency_us.context("wrk names no times")?])
@@ -113,19 +120,50 @@ fn small_requests(scale: Scale) -> Vec<Job> {
     connections.iter().copied().map(wrk).collect()
 }
 
+/// wrk with keep-alive connections for the small page. It makes at least a second's load by itself.
+fn wrk(system: &System, connections: u32) -> String {
+    let url = format!("http://{}:{}/page", system.address, system.port);
+    format!("--for {SECONDS} wrk -t 1 -c {connections} -d 60s --latency {url}")
+}
+
+/// The tools that open connections all the time, and the other two of the original study.
+fn closing() -> Vec<Job> {
+    let ab = |count: u32| {
+        let metrics = [&m::CLOSING, &m::CLOSING_GUEST];
+        job("closing", Some(f64::from(count)), ALL, &metrics, move |machine, system| {
+            let url = format!("http://{}:{}/page", system.address, system.port);
+            let measured = machine.measure(&format!("run ab -q -n 1000 -c {count} {url}"))?;
+            let load = tools::ab(measured.output())?;
+            Ok(vec![load.per_second, measured.cpu_us(machine.domain(system)?)? / load.requests])
+        })
+    };
+    let httperf = job("httperf", Some(1.0), ALL, &[&m::HTTPERF], |machine, system| {
+        let words = format!(
+            "run httperf --hog --server {} --port {} --uri /page --num-conns 100 --num-calls 10",
+            system.address, system.port
+        );
+        Ok(vec![tools::httperf(machine.measure(&words)?.output())?.per_second])
+    });
+    let siege = |users: u32| {
+        job("siege", Some(f64::from(users)), ALL, &[&m::SIEGE], move |machine, system| {
+            let url = format!("http://{}:{}/page", system.address, system.port);
+            let words = format!("run env HOME=/tmp siege -b -q -c {users} -r {} {url}", 400 / users);
+            Ok(vec![tools::siege(machine.measure(&words)?.output())?.per_second])
+        })
+    };
+    vec![ab(1), ab(30), httperf, siege(1), siege(10), siege(20), siege(40)]
+}
+
 fn downloads(scale: Scale) -> Vec<Job> {
     let files: &[(&str, u32)] = scale.pick(
         &[("10m", 10_000_000), ("100m", 100_000_000)],
-        &[("100k", 100_000), ("1m", 1_000_000), ("10m", 10_000_000), ("100m", 100_000_000)],
+        &[("page", PAGE_BYTES), ("100k", 100_000), ("1m", 1_000_000), ("10m", 10_000_000), ("100m", 100_000_000)],
     );
     let systems = scale.pick(SERVERS, ALL);
     let one = |&(file, bytes): &(&'static str, u32)| {
         let metrics = [&m::DOWNLOAD, &m::DOWNLOAD_GUEST, &m::DOWNLOAD_DOM0];
         job("download", Some(f64::from(bytes)), systems, &metrics, move |machine, system| {
-            let words = format!("fetch {} {} /{file} {bytes} 1 120", system.address, system.port);
-            let measured = machine.measure(&words)?;
-            measured.whole()?;
-            ensure!(measured.number("bytes")? == f64::from(bytes), "a download was short");
+            let measured = fetch(machine, system, file, bytes, 1)?;
             let megabytes = f64::from(bytes) / 1e6;
             let guest = measured.cpu_us(machine.domain(system)?)? / megabytes;
             Ok(vec![megabytes / measured.seconds()?, guest, measured.cpu_us("0")? / megabytes])
@@ -134,9 +172,122 @@ fn downloads(scale: Scale) -> Vec<Job> {
     files.iter().map(one).collect()
 }
 
-fn boot(machine: &mut Machine<'_>, system: &System) -> Result<Vec<f64>> {
-    let measured = machine.boot_again(system)?;
-    let milliseconds = |name: &str| measured.number(name).map(|seconds| seconds * 1e3);
-    let guest = measured.cpu_us(machine.domain(system)?)? / 1e3;
-    Ok(vec![milliseconds("create")?, milliseconds("ping")?, milliseconds("http")?, guest])
+/// Users that fetch a file at once, each with a connection, all of it.
+pub fn fetch(machine: &Machine<'_>, system: &System, file: &str, bytes: u32, users: u32) -> Result<Measured> {
+    let words = format!("fetch {} {} /{file} {bytes} {users} 120", system.address, system.port);
+    let measured = machine.measure(&words)?;
+    measured.whole()?;
+    let (expected, came) = (f64::from(bytes) * f64::from(users), measured.number("bytes")?);
+    ensure!(came == expected, "{came} of {expected} bytes came");
+    Ok(measured)
+}
+
+fn users() -> Vec<Job> {
+    let at_once = |users: u32| {
+        let metrics = [&m::USERS, &m::USERS_SLOWEST];
+        job("users", Some(f64::from(users)), SERVERS, &metrics, move |machine, system| {
+            let measured = fetch(machine, system, "1m", 1_000_000, users)?;
+            let slowest = stats::quantile(&measured.numbers("times"), 1.0) / 1e6;
+            Ok(vec![f64::from(users) / measured.seconds()?, slowest])
+        })
+    };
+    [1, 10, 20, 40, 100, 200].map(at_once).into()
+}
+
+fn uploads(scale: Scale) -> Vec<Job> {
+    let sizes: &[u32] = scale.pick(&[10_000_000], &[100_000, 1_000_000, 10_000_000, 100_000_000]);
+    let one = |bytes: u32| {
+        let metrics = [&m::UPLOAD, &m::UPLOAD_GUEST, &m::UPLOAD_DOM0];
+        job("upload", Some(f64::from(bytes)), SERVERS, &metrics, move |machine, system| {
+            let measured = machine.measure(&format!("send {} {} /sink {bytes} 1 120", system.address, system.port))?;
+            measured.whole()?;
+            let megabytes = f64::from(bytes) / 1e6;
+            let guest = measured.cpu_us(machine.domain(system)?)? / megabytes;
+            Ok(vec![megabytes / measured.seconds()?, guest, measured.cpu_us("0")? / megabytes])
+        })
+    };
+    sizes.iter().copied().map(one).collect()
+}
+
+fn idle(scale: Scale) -> Job {
+    let rounds = scale.pick(1, 4);
+    job("idle", None, SERVERS, &[&m::IDLE_GUEST], move |machine, system| {
+        let measured = machine.measure(&format!("run sleep {}", 5 * rounds))?;
+        Ok(vec![measured.cpu_us(machine.domain(system)?)? / f64::from(rounds)])
+    })
+}
+
+/// What our kernel counts, for each 64 KB of a download and for each small request.
+fn counts() -> Vec<Job> {
+    const BYTES: u32 = 10_000_000;
+    let bulk = [&m::HYPERCALLS, &m::NOTIFICATIONS, &m::GRANTS, &m::BULK_SWITCHES];
+    let bulk = job("counts", None, &[CLOISTER], &bulk, |machine, system| {
+        let before = machine.counts()?;
+        fetch(machine, system, "10m", BYTES, 1)?;
+        let after = machine.counts()?;
+        let each = f64::from(BYTES) / 65536.0;
+        ["hypercalls", "events-sent", "grants", "switches"]
+            .map(|name| after.since(&before, name, each))
+            .into_iter()
+            .collect()
+    });
+    let small = [&m::REQUEST_HYPERCALLS, &m::REQUEST_NOTIFICATIONS, &m::REQUEST_SWITCHES, &m::REQUEST_CALLS];
+    let small = job("counts", Some(30.0), &[CLOISTER], &small, |machine, system| {
+        let before = machine.counts()?;
+        let requests = tools::wrk(machine.measure(&format!("run {}", wrk(system, 30)))?.output())?.requests;
+        let after = machine.counts()?;
+        let names = ["hypercalls", "events-sent", "switches", "system-calls"];
+        names.map(|name| after.since(&before, name, requests)).into_iter().collect()
+    });
+    vec![bulk, small]
+}
+
+/// Requests beside connections that say nothing.
+fn held() -> Vec<Job> {
+    let beside = |count: u32| {
+        let metrics = [&m::HELD, &m::HELD_GUEST];
+        job("held", Some(f64::from(count)), SERVERS, &metrics, move |machine, system| {
+            let words = format!("hold {} {} /page {count} {}", system.address, system.port, wrk(system, 100));
+            let measured = machine.measure(&words)?;
+            measured.whole()?;
+            for name in ["held", "alive"] {
+                let number = measured.number(name)?;
+                ensure!(number == f64::from(count), "{number} of {count} connections were {name}");
+            }
+            let load = tools::wrk(measured.output())?;
+            Ok(vec![load.per_second, measured.cpu_us(machine.domain(system)?)? / load.requests])
+        })
+    };
+    [0, 10, 100, 1_000, 10_000].map(beside).into()
+}
+
+/// With the memory of all other measures, and with what our image needs.
+fn boots() -> Vec<Job> {
+    let with = |memory: u32, systems| {
+        let metrics = [&m::BOOT_CREATE, &m::BOOT_PING, &m::BOOT_HTTP, &m::BOOT_GUEST];
+        let boot = job("boot", Some(f64::from(memory)), systems, &metrics, move |machine, system| {
+            let measured = machine.boot_again(system, memory)?;
+            let milliseconds = |name: &str| measured.number(name).map(|seconds| seconds * 1e3);
+            let guest = measured.cpu_us(machine.domain(system)?)? / 1e3;
+            Ok(vec![milliseconds("create")?, milliseconds("ping")?, milliseconds("http")?, guest])
+        });
+        Job { once: true, ..boot }
+    };
+    vec![with(MEMORY, SERVERS), with(16, &[CLOISTER])]
+}
+
+/// The least memory, from much to little: the first that does not serve ends it.
+fn memory() -> Job {
+    let memory = job("memory", None, SERVERS, &[&m::MEMORY_LEAST], |machine, system| {
+        let tries: &[u32] = if *system == CLOISTER { &[16, 8, 6, 5, 4, 3, 2] } else { &[192, 128, 112, 96, 80, 64] };
+        let mut least = Err(anyhow!("it does not serve with {} MiB", tries[0]));
+        for memory in tries {
+            match machine.boot_again(system, *memory) {
+                Ok(_) => least = Ok(vec![f64::from(*memory)]),
+                Err(_) => break,
+            }
+        }
+        least
+    });
+    Job { once: true, ..memory }
 }

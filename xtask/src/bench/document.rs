@@ -1,0 +1,68 @@
+//! `docs/benchmarks.md`: the last full run, for readers.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::machine::MEMORY;
+use super::record::Run;
+use super::{plot, table};
+
+const INTRODUCTION: &str = include_str!("introduction.md");
+
+/// Writes the document and its plots, which go in a folder beside it.
+pub fn write(run: &Run, docs: &Path) -> Result<PathBuf> {
+    let path = docs.join("benchmarks.md");
+    let folder = docs.join("benchmarks");
+    // Plots of an older run that this one does not make would be taken for its own.
+    if folder.is_dir() {
+        std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    }
+    let plots = plot::draw(run, &folder)?;
+    std::fs::write(&path, text(run, &plots)).with_context(|| path.display().to_string())?;
+    run.write(&folder.join("results.json"))?;
+    Ok(path)
+}
+
+fn text(run: &Run, plots: &[(String, PathBuf)]) -> String {
+    let mut text = INTRODUCTION.replace("@MEMORY@", &MEMORY.to_string());
+    let minutes = run.seconds.div_ceil(60);
+    // Writing to a String cannot fail.
+    let _ = write!(
+        text,
+        "\n## The last full run\n\n    {}\n\nIt took {minutes} minutes and made {} readings. Image: commit `{}`, policy `{}`. Raw numbers: \
+         [`benchmarks/results.json`](benchmarks/results.json). Made with:\n\n",
+        run.command,
+        run.readings.len(),
+        run.commit,
+        run.policy
+    );
+    for version in run.versions.lines() {
+        let _ = writeln!(text, "- {version}");
+    }
+    text += &table::markdown(run);
+    if !plots.is_empty() {
+        text += "\n## Growth\n\nA cross on the axis is a load at which a system failed; the errors above say how.\n";
+    }
+    for (title, file) in plots {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let _ = write!(text, "\n![{title}](benchmarks/{name})\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_names_command_commit_and_plots() {
+        let run = Run { command: "cargo xtask bench".to_owned(), commit: "abc+".to_owned(), ..Run::default() };
+        let text = text(&run, &[("Requests".to_owned(), "/x/requests-icount.svg".into())]);
+        for part in ["    cargo xtask bench\n", "`abc+`", "![Requests](benchmarks/requests-icount.svg)", "384 MiB"] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        assert!(!text.contains("@MEMORY@"));
+    }
+}

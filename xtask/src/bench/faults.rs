@@ -1,0 +1,75 @@
+//! What goes wrong outside a guest: lost packets, bursts, peers that leave, a network that is taken away.
+
+use anyhow::Result;
+
+use super::machine::{CLOISTER, Machine, PAGE_BYTES, System};
+use super::metrics as m;
+use super::tools;
+use super::work::{Job, SERVERS, fetch, job};
+
+/// Downloads with packets lost, those of the guest and those to it.
+pub fn losses() -> Vec<Job> {
+    const BYTES: u32 = 10_000_000;
+    let lossy = |name, metric, percent: f64, script: fn(&str, f64) -> (String, String)| {
+        job(name, Some(percent), SERVERS, &[metric], move |machine, system| {
+            let (begin, end) = script(&format!("vif{}.0", machine.domain(system)?), percent);
+            machine.shell(&begin)?;
+            let measured = fetch(machine, system, "10m", BYTES, 1);
+            machine.shell(&end)?;
+            Ok(vec![f64::from(BYTES) / 1e6 / measured?.seconds()?])
+        })
+    };
+    let both =
+        |percent| [lossy("loss", &m::LOSS_DATA, percent, from_guest), lossy("loss", &m::LOSS_ACKS, percent, to_guest)];
+    [0.0, 0.1, 1.0, 5.0].into_iter().flat_map(both).collect()
+}
+
+/// Losing what goes to the guest: the commands that begin and end it.
+fn to_guest(vif: &str, percent: f64) -> (String, String) {
+    (format!("tc qdisc add dev {vif} root netem loss {percent}%"), format!("tc qdisc del dev {vif} root"))
+}
+
+/// Losing what comes from the guest. netem works on what is sent: the packets take the way through another device.
+fn from_guest(vif: &str, percent: f64) -> (String, String) {
+    let begin = format!(
+        "ip link set ifb0 up && tc qdisc add dev ifb0 root netem loss {percent}% && tc qdisc add dev {vif} ingress && \
+         tc filter add dev {vif} parent ffff: protocol all matchall action mirred egress redirect dev ifb0"
+    );
+    (begin, format!("tc qdisc del dev {vif} ingress; tc qdisc del dev ifb0 root"))
+}
+
+/// Peers that ask too much at once, or leave.
+pub fn peers() -> Vec<Job> {
+    let lost = |text: &str| tools::transmitted(text).map(|(sent, received)| vec![100.0 * (sent - received) / sent]);
+    let ping = move |name, metric, options: &'static str| {
+        job(name, None, SERVERS, &[metric], move |machine, system| {
+            // ping's status is 1 when answers are missing, which is what is asked here.
+            let words = format!("run sh -c '/usr/bin/ping -n -q {options} {} || true'", system.address);
+            lost(machine.measure(&words)?.output())
+        })
+    };
+    vec![
+        ping("burst", &m::BURST, "-f -l 300 -c 300"),
+        ping("ping-4000", &m::PING_4000, "-A -s 4000 -c 100"),
+        job("closed", None, SERVERS, &[&m::CLOSED], closed),
+    ]
+}
+
+/// Thousands of connections that the client closes, and then a request on a new one.
+fn closed(machine: &mut Machine<'_>, system: &System) -> Result<Vec<f64>> {
+    const COUNT: u32 = 5000;
+    let url = format!("http://{}:{}/page", system.address, system.port);
+    let load = tools::ab(machine.measure(&format!("run ab -q -n {COUNT} -c 100 {url}"))?.output())?;
+    fetch(machine, system, "page", PAGE_BYTES, 1)?;
+    Ok(vec![100.0 * (1.0 - load.requests / f64::from(COUNT))])
+}
+
+/// The network taken away and given back: until a request is answered. Of Linux another program would have to give the
+/// new interface its address.
+pub fn reattach() -> Job {
+    let reattach = job("reattach", None, &[CLOISTER], &[&m::REATTACH], |machine, system| {
+        let measured = machine.reattach(system)?;
+        Ok(vec![measured.number("http")? * 1e3])
+    });
+    Job { once: true, ..reattach }
+}
