@@ -242,7 +242,80 @@ mod tests {
     fn version_0_has_no_map() {
         let mut ram = sample();
         ram.put(0x104, &0_u32.to_le_bytes());
-        assert!(StartInfo::read(&ram, 0x100).unwrap().map.is_empty());
+        let info = StartInfo::read(&ram, 0x100).unwrap();
+        assert!(info.map.is_empty());
+        assert_eq!(info.own[0], MapEntry { address: 0x100, length: 40, ram: true });
+    }
+
+    #[test]
+    fn what_the_start_info_takes_is_kept() {
+        let info = StartInfo::read(&sample(), 0x100).unwrap();
+        let taken: Vec<_> = info.own.iter().map(|entry| (entry.address, entry.length)).collect();
+        assert_eq!(taken, [(0x100, 56), (0x200, 32), (0x400, 48), (0x300, 4096)]);
+        assert!(info.own.iter().all(|entry| entry.ram));
+    }
+
+    #[test]
+    fn without_a_module_none_is_looked_for() {
+        let mut ram = sample();
+        ram.put(0x10C, &0_u32.to_le_bytes());
+        ram.put(0x110, &u64::MAX.to_le_bytes());
+        assert_eq!(StartInfo::read(&ram, 0x100).unwrap().module, None);
+        let mut ram = sample();
+        ram.put(0x208, &0_u64.to_le_bytes());
+        assert_eq!(StartInfo::read(&ram, 0x100).unwrap().module, None, "an empty one is none");
+    }
+
+    #[test]
+    fn a_module_may_end_where_the_reach_does() {
+        let mut ram = sample();
+        ram.put(0x208, &(REACH - 0x5000).to_le_bytes());
+        assert_eq!(
+            StartInfo::read(&ram, 0x100).unwrap().module,
+            Some(Module { address: 0x5000, length: REACH - 0x5000 })
+        );
+        ram.put(0x208, &(REACH - 0x4FFF).to_le_bytes());
+        assert_eq!(StartInfo::read(&ram, 0x100).unwrap_err(), BootError::Unreadable("the boot module"));
+    }
+
+    #[test]
+    fn only_the_flag_of_the_hardware_domain_says_so() {
+        for (flags, initial) in [(0_u32, false), (2, true), (1, false), (!2, false), (!0, true)] {
+            let mut ram = sample();
+            ram.put(0x108, &flags.to_le_bytes());
+            assert_eq!(StartInfo::read(&ram, 0x100).unwrap().initial_domain, initial, "{flags:#x}");
+        }
+    }
+
+    #[test]
+    fn wide_fields_have_both_halves() {
+        let mut ram = sample();
+        ram.put(0x408, &0x0000_0001_8000_0001_u64.to_le_bytes());
+        ram.put(0x118, &0x1234_5678_9ABC_DEF0_u64.to_le_bytes());
+        let info = StartInfo::read(&ram, 0x100).unwrap();
+        assert_eq!(info.command_line, Some(0x1234_5678_9ABC_DEF0));
+        assert_eq!(info.map[0], MapEntry { address: 0, length: REACH, ram: true }, "clipped, not cut to 32 bits");
+    }
+
+    #[test]
+    fn a_command_line_ends_where_the_reach_does() {
+        /// Memory that has an `x` everywhere.
+        struct Endless;
+        impl PhysicalMemory for Endless {
+            fn read(&self, _: u64, into: &mut [u8]) -> bool {
+                into.fill(b'x');
+                true
+            }
+        }
+        assert_eq!(command_line(&Endless, REACH - 5, &mut [0; 16]), 5);
+    }
+
+    #[test]
+    fn errors_say_what_they_are() {
+        let texts =
+            [BootError::Unreadable("the list"), BootError::NotPvh(7), BootError::NoMemory].map(|e| e.to_string());
+        let marks = ["the list lies outside", "0x00000007", "no RAM"];
+        assert!(texts.iter().zip(marks).all(|(text, mark)| text.contains(mark)), "{texts:?}");
     }
 
     #[test]

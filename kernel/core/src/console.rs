@@ -101,6 +101,27 @@ mod tests {
     }
 
     #[test]
+    fn a_full_line_comes_with_its_last_byte() {
+        let mut line = Line::new();
+        for _ in 1..Line::LENGTH {
+            assert_eq!(line.push(b'x', 0), None);
+        }
+        assert_eq!(line.push(b'y', 0).map(|(text, _)| text.len()), Some(Line::LENGTH));
+        assert_eq!(line.push(b'\n', 0), Some(("", 0)));
+    }
+
+    #[test]
+    fn lines_are_earned_one_at_a_time_and_no_fraction_is_lost() {
+        let mut line = Line::new();
+        let printed = |line: &mut Line, now| (0..1000).filter(|_| line.push(b'\n', now).is_some()).count();
+        assert_eq!(printed(&mut line, 0), Line::BURST as usize);
+        assert_eq!(printed(&mut line, Line::REFILL - 1), 0);
+        assert_eq!(printed(&mut line, Line::REFILL), 1, "looking too early does not start the time anew");
+        assert_eq!(printed(&mut line, Line::REFILL * 4), 3);
+        assert_eq!(printed(&mut line, Line::REFILL * 10_000), Line::BURST as usize, "no more than the burst is saved");
+    }
+
+    #[test]
     fn a_flood_is_cut_and_counted() {
         let mut line = Line::new();
         let printed = (0..1000).filter(|_| line.push(b'\n', 0).is_some()).count();

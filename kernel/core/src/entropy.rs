@@ -80,6 +80,31 @@ mod tests {
     }
 
     #[test]
+    fn a_draw_is_of_one_half_of_the_block_and_the_key_of_the_other() {
+        let mut generator = Generator::new([0x0302_0100_0706_0504, 2, 3, 4]);
+        assert_eq!(generator.key[..2], [0x0706_0504, 0x0302_0100]);
+        let block = block(&generator.key, 0, [0; 3]);
+        let words = generator.draw();
+        assert_eq!(
+            words.map(|word| (word as u32, (word >> 32) as u32)),
+            [(block[8], block[9]), (block[10], block[11])]
+        );
+        assert_eq!(generator.key, block[..8]);
+    }
+
+    #[test]
+    fn all_fresh_bits_are_mixed_in_and_none_of_the_old_is_lost() {
+        for fresh in [0, 1, 1 << 31, 1 << 32, 1 << 63, u64::MAX, 0x0123_4567_89AB_CDEF] {
+            let mut generator = Generator::new([0xFFFF_0000_FF00_F0F0, 2, 3, 4]);
+            let old = generator.key;
+            generator.stir(fresh);
+            let mixed = [generator.key[0] ^ old[0], generator.key[1] ^ old[1]];
+            assert_eq!(u64::from(mixed[0]) | u64::from(mixed[1]) << 32, fresh);
+            assert_eq!(generator.key[2..], old[2..]);
+        }
+    }
+
+    #[test]
     fn draws_differ_and_depend_on_the_seed() {
         let mut one = Generator::new([1, 2, 3, 4]);
         let mut two = Generator::new([1, 2, 3, 5]);
