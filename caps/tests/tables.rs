@@ -1,0 +1,551 @@
+//! What tables are refused, field by field, on both sides of each limit.
+#![forbid(unsafe_code)]
+
+use cloister_caps::tables::{
+    Access, AfterLimit, Capability, FIRST_GRANT_REF, GrantRule, HEADER_SIZE, MAGIC, MAX_GRANT_REFS, MAX_GRANT_RULES,
+    MAX_NOTIFICATION_BIT, MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS, Mapping, Name, PortKind,
+    PortRule, Queue, Record, Region, RegionKind, SECTIONS, Segment, Service, TableError, Tables, VERSION,
+};
+use cloister_caps::{Kind, Rights};
+
+/// The end of a service's addresses.
+const END: u64 = 1 << 46;
+/// The names `alpha` and `beta`.
+const NAMES: &str = "alphabeta";
+const ALPHA: Name = Name { offset: 0, length: 5 };
+const BETA: Name = Name { offset: 5, length: 4 };
+
+/// Tables before they are laid out.
+#[derive(Clone)]
+struct Draft {
+    services: Vec<Service>,
+    segments: Vec<Segment>,
+    regions: Vec<Region>,
+    mappings: Vec<Mapping>,
+    capabilities: Vec<Capability>,
+    queues: Vec<Queue>,
+    grants: Vec<GrantRule>,
+    ports: Vec<PortRule>,
+    names: Vec<u8>,
+    policy: Vec<u8>,
+}
+
+fn encoded<R: Record>(records: &[R]) -> (Vec<u8>, usize) {
+    let mut bytes = vec![0; records.len() * R::SIZE];
+    for (place, record) in bytes.chunks_exact_mut(R::SIZE).zip(records) {
+        record.encode(place);
+    }
+    (bytes, records.len())
+}
+
+fn put(bytes: &mut [u8], at: usize, word: usize) {
+    bytes[at..at + 4].copy_from_slice(&(word as u32).to_le_bytes());
+}
+
+impl Draft {
+    /// Two services, of which the first sends to the second, grants a region and has a port.
+    fn good() -> Draft {
+        let service = Service {
+            name: ALPHA,
+            entry: 0x1000,
+            stack_top: 0x9000,
+            budget_us: 10,
+            period_us: 10,
+            restart_limit: 1,
+            priority: 3,
+            after_limit: AfterLimit::StopImage,
+        };
+        let segment =
+            Segment { service: 1, flags: 5, address: 0x1000, image: 0x2000, file_size: 0x800, memory_size: 0x800 };
+        let region = Region {
+            name: BETA,
+            image: 0,
+            image_length: 0,
+            amount: 4,
+            minimum: 0,
+            maximum: 0,
+            kind: RegionKind::Fixed,
+            reset: 0,
+        };
+        let mapping = Mapping { service: 0, access: Access::ReadWrite, region: 0, address: 0x4000 };
+        let capability = |service, kind, slot, object| Capability {
+            service,
+            kind,
+            slot,
+            rights: Rights::NOTIFY,
+            object,
+            line: 7,
+            name: ALPHA,
+        };
+        let grant = GrantRule {
+            name: ALPHA,
+            region: 0,
+            access: Access::Read,
+            first_ref: FIRST_GRANT_REF,
+            count: 4,
+            peer_first: 3,
+            peer_last: 3,
+        };
+        Draft {
+            services: vec![service, Service { name: BETA, ..service }],
+            segments: vec![segment],
+            regions: vec![region, region],
+            mappings: vec![mapping, Mapping { service: 1, access: Access::Read, ..mapping }],
+            capabilities: vec![
+                capability(0, Kind::Sender, 0, 0),
+                capability(1, Kind::Receiver, 0, 0),
+                capability(0, Kind::Port, 1, 0),
+                capability(0, Kind::Grant, 2, 0),
+                capability(1, Kind::Region, 1, 1),
+                capability(1, Kind::Console, MAX_SLOTS as u16 - 1, 0),
+            ],
+            queues: vec![Queue {
+                name: BETA,
+                sender: 0,
+                receiver: 1,
+                sender_bit: 0,
+                receiver_bit: MAX_NOTIFICATION_BIT,
+                message_size: 1,
+                depth: 4,
+                producer_region: 0,
+                consumer_region: 1,
+            }],
+            grants: vec![grant, GrantRule { first_ref: MAX_GRANT_REFS - 1, count: 1, ..grant }],
+            ports: vec![PortRule {
+                name: BETA,
+                service: 0,
+                bit: MAX_NOTIFICATION_BIT,
+                kind: PortKind::Peer,
+                peer_first: 1,
+                peer_last: 1,
+            }],
+            names: NAMES.into(),
+            policy: "a = 1".into(),
+        }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let sections = [
+            encoded(&self.services),
+            encoded(&self.segments),
+            encoded(&self.regions),
+            encoded(&self.mappings),
+            encoded(&self.capabilities),
+            encoded(&self.queues),
+            encoded(&self.grants),
+            encoded(&self.ports),
+            (self.names.clone(), self.names.len()),
+            (self.policy.clone(), self.policy.len()),
+        ];
+        let mut bytes = vec![0; HEADER_SIZE];
+        bytes[..8].copy_from_slice(&MAGIC);
+        put(&mut bytes, 8, VERSION as usize);
+        for index in 0..32 {
+            bytes[16 + index] = index as u8 + 1;
+        }
+        for (index, (section, count)) in sections.iter().enumerate() {
+            let start = bytes.len();
+            put(&mut bytes, 48 + index * 8, start);
+            put(&mut bytes, 52 + index * 8, *count);
+            bytes.extend(section);
+        }
+        let length = bytes.len();
+        put(&mut bytes, 12, length);
+        bytes
+    }
+
+    fn refused(&self) -> Option<TableError> {
+        Tables::parse(&self.bytes()).err()
+    }
+}
+
+/// Whether tables hold after a change of a good draft.
+type Case = (bool, fn(&mut Draft));
+
+/// Which changes of a good draft keep it good, and which are refused for record `index` of `what`.
+fn changes(what: &'static str, index: u32, cases: &[Case]) {
+    assert_eq!(Draft::good().refused(), None);
+    for (number, (holds, change)) in cases.iter().enumerate() {
+        let mut draft = Draft::good();
+        change(&mut draft);
+        let expected = (!holds).then_some(TableError::Record(what, index));
+        assert_eq!(draft.refused(), expected, "{what}, case {number}");
+    }
+}
+
+#[test]
+fn what_was_written_is_read() {
+    let draft = Draft::good();
+    let bytes = draft.bytes();
+    let tables = Tables::parse(&bytes).unwrap();
+    assert_eq!(tables.services().iter().collect::<Vec<_>>(), draft.services);
+    assert_eq!(tables.segments().iter().collect::<Vec<_>>(), draft.segments);
+    assert_eq!(tables.regions().iter().collect::<Vec<_>>(), draft.regions);
+    assert_eq!(tables.mappings().iter().collect::<Vec<_>>(), draft.mappings);
+    assert_eq!(tables.capabilities().iter().collect::<Vec<_>>(), draft.capabilities);
+    assert_eq!(tables.queues().iter().collect::<Vec<_>>(), draft.queues);
+    assert_eq!(tables.grants().iter().collect::<Vec<_>>(), draft.grants);
+    assert_eq!(tables.ports().iter().collect::<Vec<_>>(), draft.ports);
+    assert_eq!((tables.services().len(), tables.services().is_empty()), (2, false));
+    assert_eq!((tables.services().get(1), tables.services().get(2)), (Some(draft.services[1]), None));
+    assert_eq!(tables.services().get(usize::MAX), None);
+    assert_eq!(tables.policy_text(), "a = 1");
+    assert_eq!(tables.policy_hash(), std::array::from_fn(|index| index as u8 + 1));
+    assert_eq!((tables.service_name(0), tables.service_name(1), tables.service_name(2)), ("alpha", "beta", "?"));
+    assert_eq!(tables.name(Name { offset: 2, length: 3 }), "pha");
+    assert_eq!(tables.name(Name { offset: 2, length: 8 }), "?");
+    assert_eq!(tables.name(Name { offset: u32::MAX, length: u32::MAX }), "?");
+    assert!(Tables::parse(&Draft { ports: vec![], ..draft.clone() }.bytes()).is_err(), "the capability to it stands");
+    let without = Draft { segments: vec![], ..draft };
+    assert!(Tables::parse(&without.bytes()).unwrap().segments().is_empty());
+}
+
+#[test]
+fn the_header_is_checked() {
+    let good = Draft::good().bytes();
+    let with = |at: usize, word: usize| {
+        let mut bytes = good.clone();
+        put(&mut bytes, at, word);
+        Tables::parse(&bytes).err()
+    };
+    assert_eq!(with(0, 0), Some(TableError::NotTables));
+    assert_eq!(with(4, 0), Some(TableError::NotTables));
+    assert_eq!(with(8, 2), Some(TableError::Version(2)));
+    assert_eq!(with(12, good.len()), None);
+    assert_eq!(with(12, good.len() + 1), Some(TableError::Truncated));
+    assert_eq!(with(12, good.len() - 1), Some(TableError::Section(SECTIONS[9])), "the policy text is the last");
+    assert_eq!(Tables::parse(&good[..HEADER_SIZE - 1]).err(), Some(TableError::Truncated));
+    assert_eq!(Tables::parse(&good[..good.len() - 1]).err(), Some(TableError::Truncated));
+    let longer = [&good[..], &[0; 9]].concat();
+    assert!(Tables::parse(&longer).is_ok(), "what follows the stated length is no part of them");
+    for (index, name) in SECTIONS.into_iter().enumerate() {
+        let refused = Some(TableError::Section(name));
+        assert_eq!(with(48 + index * 8, HEADER_SIZE - 1), refused, "{name} in the header");
+        assert_eq!(with(48 + index * 8, u32::MAX as usize), refused, "{name} past the end");
+        assert_eq!(with(52 + index * 8, u32::MAX as usize), refused, "{name} too long");
+    }
+    for index in [8, 9] {
+        let mut draft = Draft::good();
+        [&mut draft.names, &mut draft.policy][index - 8][0] = 0xFF;
+        assert_eq!(draft.refused(), Some(TableError::Section(SECTIONS[8])), "{} is no UTF-8", SECTIONS[index]);
+    }
+}
+
+#[test]
+fn a_section_holds_as_many_as_the_kernel_has_room_for() {
+    let error = |name| Some(TableError::Section(name));
+    let refused = |change: &dyn Fn(&mut Draft)| {
+        let mut draft = Draft::good();
+        change(&mut draft);
+        draft.refused()
+    };
+    let fill = |count: usize| {
+        move |draft: &mut Draft| {
+            draft.grants.truncate(1);
+            let grant = GrantRule { count: 1, ..draft.grants[0] };
+            draft.grants = (0..count as u32).map(|n| GrantRule { first_ref: FIRST_GRANT_REF + n, ..grant }).collect();
+        }
+    };
+    assert_eq!(refused(&|draft| draft.services.resize(MAX_SERVICES, draft.services[0])), None);
+    assert_eq!(refused(&|draft| draft.services.resize(MAX_SERVICES + 1, draft.services[0])), error("services"));
+    assert_eq!(refused(&|draft| draft.regions.resize(MAX_REGIONS, draft.regions[0])), None);
+    assert_eq!(refused(&|draft| draft.regions.resize(MAX_REGIONS + 1, draft.regions[0])), error("regions"));
+    assert_eq!(refused(&|draft| draft.queues.resize(MAX_QUEUES, draft.queues[0])), None);
+    assert_eq!(refused(&|draft| draft.queues.resize(MAX_QUEUES + 1, draft.queues[0])), error("queues"));
+    assert_eq!(refused(&fill(MAX_GRANT_RULES)), None);
+    assert_eq!(refused(&fill(MAX_GRANT_RULES + 1)), error("grants"));
+    assert_eq!(refused(&|draft| draft.ports.resize(MAX_PORT_RULES, draft.ports[0])), None);
+    assert_eq!(refused(&|draft| draft.ports.resize(MAX_PORT_RULES + 1, draft.ports[0])), error("ports"));
+}
+
+#[test]
+fn services() {
+    changes(
+        "service",
+        1,
+        &[
+            (false, |draft| draft.services[1].name.length = 5),
+            (false, |draft| draft.services[1].name.offset = u32::MAX),
+            (true, |draft| draft.services[1].entry = END - 1),
+            (false, |draft| draft.services[1].entry = END),
+            (true, |draft| draft.services[1].stack_top = END - 16),
+            (false, |draft| draft.services[1].stack_top = END),
+            (false, |draft| draft.services[1].stack_top = 0x9008),
+            (false, |draft| draft.services[1].period_us = 0),
+            (false, |draft| draft.services[1].budget_us = 0),
+            (false, |draft| (draft.services[1].budget_us, draft.services[1].period_us) = (0, 0)),
+            (true, |draft| draft.services[1].budget_us = 1),
+            (false, |draft| draft.services[1].budget_us = 11),
+        ],
+    );
+}
+
+#[test]
+fn segments() {
+    changes(
+        "segment",
+        0,
+        &[
+            (false, |draft| draft.segments[0].service = 2),
+            (false, |draft| draft.segments[0].flags = 8),
+            (false, |draft| draft.segments[0].flags = 6),
+            (false, |draft| draft.segments[0].flags = 7),
+            (true, |draft| draft.segments[0].flags = 3),
+            (true, |draft| draft.segments[0].flags = 4),
+            (true, |draft| draft.segments[0].flags = 0),
+            (false, |draft| draft.segments[0].address = 0x1800),
+            (false, |draft| draft.segments[0].image = 0x2800),
+            (false, |draft| draft.segments[0].image = u64::MAX - 0x3FF),
+            (false, |draft| draft.segments[0].address = 0),
+            (true, |draft| draft.segments[0].memory_size = 0x801),
+            (false, |draft| draft.segments[0].memory_size = 0x7FF),
+            (true, |draft| draft.segments[0].memory_size = END - 0x1001),
+            (false, |draft| draft.segments[0].memory_size = END - 0x1000),
+            (false, |draft| draft.segments[0].memory_size = u64::MAX),
+        ],
+    );
+}
+
+#[test]
+fn regions() {
+    changes(
+        "region",
+        1,
+        &[
+            (false, |draft| draft.regions[1].name.length = 5),
+            (false, |draft| draft.regions[1].amount = 0),
+            (true, |draft| draft.regions[1].amount = 1 << 20),
+            (false, |draft| draft.regions[1].amount = (1 << 20) + 1),
+            (true, |draft| draft.regions[1].reset = 1),
+            (false, |draft| draft.regions[1].reset = 2),
+            (false, |draft| (draft.regions[1].image, draft.regions[1].image_length) = (u64::MAX, 1)),
+            (true, |draft| draft.regions[1].kind = RegionKind::Share),
+            (false, |draft| (draft.regions[1].kind, draft.regions[1].amount) = (RegionKind::Share, 0)),
+            (true, |draft| (draft.regions[1].kind, draft.regions[1].maximum) = (RegionKind::Share, 1 << 20)),
+            (false, |draft| (draft.regions[1].kind, draft.regions[1].maximum) = (RegionKind::Share, (1 << 20) + 1)),
+            (false, |draft| (draft.regions[1].kind, draft.regions[1].minimum) = (RegionKind::Share, 1)),
+            (true, |draft| (draft.regions[1].kind, draft.regions[1].image_length) = (RegionKind::ImageData, 1)),
+            (false, |draft| draft.regions[1].kind = RegionKind::ImageData),
+            (false, |draft| {
+                let region = &mut draft.regions[1];
+                (region.kind, region.image, region.image_length) = (RegionKind::ImageData, 0x1800, 1);
+            }),
+            (true, |draft| (draft.regions[1].kind, draft.regions[1].amount) = (RegionKind::Module, 0)),
+            (true, |draft| (draft.regions[1].kind, draft.regions[1].amount) = (RegionKind::CommandLine, 0)),
+            (true, |draft| (draft.regions[1].kind, draft.regions[1].amount) = (RegionKind::XenStoreRing, 0)),
+        ],
+    );
+}
+
+#[test]
+fn mappings() {
+    changes(
+        "mapping",
+        1,
+        &[
+            (false, |draft| draft.mappings[1].region = 2),
+            (false, |draft| draft.mappings[1].address = 0x4800),
+            (false, |draft| draft.mappings[1].address = 0),
+            (true, |draft| draft.mappings[1].address = END - 0x1000),
+            (false, |draft| draft.mappings[1].address = END),
+            (true, |draft| (draft.mappings[1].region, draft.mappings[1].access) = (1, Access::ReadWrite)),
+            (true, |draft| draft.regions[1].kind = RegionKind::Module),
+        ],
+    );
+    // The service of a mapping is that of the capability to it, which is looked at later.
+    changes("mapping", 1, &[(false, |draft| draft.mappings[1].service = 2)]);
+    // Two who write the same: the first of them is named.
+    changes("mapping", 0, &[(false, |draft| draft.mappings[1].access = Access::ReadWrite)]);
+    for (kind, writable) in [
+        (RegionKind::Fixed, true),
+        (RegionKind::Share, true),
+        (RegionKind::XenStoreRing, true),
+        (RegionKind::Module, false),
+        (RegionKind::CommandLine, false),
+        (RegionKind::ImageData, false),
+    ] {
+        let mut draft = Draft::good();
+        draft.grants.clear();
+        draft.capabilities.retain(|capability| capability.kind != Kind::Grant);
+        (draft.regions[0].kind, draft.regions[0].image_length) = (kind, 1);
+        let expected = (!writable).then_some(TableError::Record("mapping", 0));
+        assert_eq!(draft.refused(), expected, "{kind:?} written");
+        draft.mappings[0].access = Access::Read;
+        assert_eq!(draft.refused(), None, "{kind:?} read");
+    }
+}
+
+#[test]
+fn capabilities() {
+    /// The capabilities of a good draft, by kind.
+    const SENDER: usize = 0;
+    const RECEIVER: usize = 1;
+    const PORT: usize = 2;
+    const GRANT: usize = 3;
+    const REGION: usize = 4;
+    const CONSOLE: usize = 5;
+    changes(
+        "capability",
+        SENDER as u32,
+        &[
+            (false, |draft| draft.capabilities[SENDER].object = 1),
+            (false, |draft| draft.capabilities[SENDER].service = 1),
+            (false, |draft| draft.capabilities[SENDER].kind = Kind::Receiver),
+            (false, |draft| draft.capabilities[SENDER].slot = 1),
+        ],
+    );
+    changes(
+        "capability",
+        RECEIVER as u32,
+        &[
+            (false, |draft| draft.capabilities[RECEIVER].object = 1),
+            (false, |draft| (draft.capabilities[RECEIVER].service, draft.capabilities[RECEIVER].slot) = (0, 9)),
+        ],
+    );
+    changes(
+        "capability",
+        PORT as u32,
+        &[
+            (false, |draft| draft.capabilities[PORT].object = 1),
+            (false, |draft| (draft.capabilities[PORT].service, draft.capabilities[PORT].slot) = (1, 9)),
+        ],
+    );
+    changes(
+        "capability",
+        GRANT as u32,
+        &[(true, |draft| draft.capabilities[GRANT].object = 1), (false, |draft| draft.capabilities[GRANT].object = 2)],
+    );
+    changes(
+        "capability",
+        REGION as u32,
+        &[
+            (false, |draft| draft.capabilities[REGION].object = 2),
+            (false, |draft| draft.capabilities[REGION].object = 0),
+        ],
+    );
+    changes(
+        "capability",
+        CONSOLE as u32,
+        &[
+            (false, |draft| draft.capabilities[CONSOLE].object = 1),
+            (false, |draft| draft.capabilities[CONSOLE].slot = MAX_SLOTS as u16),
+            (false, |draft| draft.capabilities[CONSOLE].service = 2),
+            (false, |draft| draft.capabilities[CONSOLE].name.length = 10),
+            (true, |draft| draft.capabilities[CONSOLE].slot = 2),
+            (true, |draft| draft.capabilities[CONSOLE].kind = Kind::Clock),
+            (true, |draft| draft.capabilities[CONSOLE].kind = Kind::Entropy),
+            (true, |draft| draft.capabilities[CONSOLE].kind = Kind::Power),
+            (true, |draft| draft.capabilities[CONSOLE].kind = Kind::Info),
+        ],
+    );
+}
+
+#[test]
+fn queues() {
+    // A queue that is looked at, but that no capability is to.
+    let queue = |change: fn(&mut Queue)| {
+        let mut draft = Draft::good();
+        draft.queues.push(draft.queues[0]);
+        change(&mut draft.queues[1]);
+        draft.refused()
+    };
+    let refused = Some(TableError::Record("queue", 1));
+    assert_eq!(queue(|queue| queue.name.length = 5), refused);
+    assert_eq!(queue(|queue| queue.sender = 2), refused);
+    assert_eq!(queue(|queue| queue.receiver = 2), refused);
+    assert_eq!(queue(|queue| queue.sender_bit = MAX_NOTIFICATION_BIT), None);
+    assert_eq!(queue(|queue| queue.sender_bit = MAX_NOTIFICATION_BIT + 1), refused);
+    assert_eq!(queue(|queue| queue.receiver_bit = MAX_NOTIFICATION_BIT + 1), refused);
+    assert_eq!(queue(|queue| queue.message_size = 0), refused);
+    assert_eq!(queue(|queue| queue.depth = 1), None);
+    assert_eq!(queue(|queue| queue.depth = 0), refused);
+    assert_eq!(queue(|queue| queue.depth = 3), refused);
+    assert_eq!(queue(|queue| queue.producer_region = 1), None);
+    assert_eq!(queue(|queue| queue.producer_region = 2), refused);
+    assert_eq!(queue(|queue| queue.consumer_region = 2), refused);
+}
+
+#[test]
+fn grants() {
+    changes(
+        "grant",
+        0,
+        &[
+            (false, |draft| draft.grants[0].name.offset = 9),
+            (false, |draft| draft.grants[0].region = 2),
+            (false, |draft| draft.grants[0].count = 0),
+            (true, |draft| draft.grants[0].count = 1),
+            (false, |draft| draft.grants[0].count = 5),
+            (false, |draft| draft.grants[0].first_ref = FIRST_GRANT_REF - 1),
+            (true, |draft| draft.grants[0].first_ref = MAX_GRANT_REFS - 5),
+            (false, |draft| draft.grants[0].first_ref = MAX_GRANT_REFS - 4),
+            (false, |draft| draft.grants[0].first_ref = u32::MAX),
+            (true, |draft| draft.grants[0].peer_first = 2),
+            (false, |draft| draft.grants[0].peer_first = 4),
+            (false, |draft| (draft.regions[0].kind, draft.regions[0].maximum) = (RegionKind::Share, 9)),
+            // Those of the second follow it without a gap, and are one too early.
+            (true, |draft| draft.grants[1].first_ref = FIRST_GRANT_REF + 4),
+            (false, |draft| draft.grants[1].first_ref = FIRST_GRANT_REF + 3),
+        ],
+    );
+    changes("grant", 1, &[(false, |draft| draft.grants[1].first_ref = MAX_GRANT_REFS)]);
+}
+
+#[test]
+fn ports() {
+    let port = |change: fn(&mut PortRule)| {
+        let mut draft = Draft::good();
+        draft.ports.push(draft.ports[0]);
+        change(&mut draft.ports[1]);
+        draft.refused()
+    };
+    let refused = Some(TableError::Record("port", 1));
+    assert_eq!(port(|port| port.service = 2), refused);
+    assert_eq!(port(|port| port.bit = 0), None);
+    assert_eq!(port(|port| port.bit = MAX_NOTIFICATION_BIT + 1), refused);
+    assert_eq!(port(|port| port.peer_first = 0), None);
+    assert_eq!(port(|port| port.peer_first = 2), refused);
+    assert_eq!(port(|port| port.name.length = 5), refused);
+}
+
+#[test]
+fn a_record_with_a_value_of_no_meaning_is_refused() {
+    let good = Draft::good().bytes();
+    let start = |section: usize| u32::from_le_bytes(good[48 + section * 8..][..4].try_into().unwrap()) as usize;
+    // The byte of an enumeration in the first record of each section that has one.
+    let places = [
+        (0, Service::SIZE - 1, "service"),
+        (2, Region::SIZE - 2, "region"),
+        (3, 1, "mapping"),
+        (4, 1, "capability"),
+        (6, 10, "grant"),
+    ];
+    for (section, at, name) in places {
+        let mut bytes = good.clone();
+        bytes[start(section) + at] = 0xEE;
+        assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record(name, 0)));
+    }
+    let mut draft = Draft::good();
+    draft.capabilities.remove(2);
+    let mut bytes = draft.bytes();
+    let at = bytes.len() - draft.policy.len() - draft.names.len() - PortRule::SIZE;
+    bytes[at + 10] = 0xEE;
+    assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record("port", 0)));
+    let mut bytes = good.clone();
+    bytes[start(4) + 7] = 0x80;
+    assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record("capability", 0)), "a right that there is not");
+}
+
+#[test]
+fn errors_say_what_they_are() {
+    let texts = [
+        TableError::Truncated,
+        TableError::NotTables,
+        TableError::Version(9),
+        TableError::Section("ports"),
+        TableError::Record("queue", 3),
+    ]
+    .map(|error| error.to_string());
+    let marks = ["cut short", "not capability tables", "version 9", "section of ports", "queue record 3"];
+    assert!(texts.iter().zip(marks).all(|(text, mark)| text.contains(mark)), "{texts:?}");
+}

@@ -1,0 +1,55 @@
+//! Numbers and words of the vocabulary.
+#![forbid(unsafe_code)]
+
+use cloister_caps::{DomId, EvtchnPort, GrantRef, Kind, Operation, ServiceId, Slot, Status};
+
+#[test]
+fn numbers_are_read_back_and_others_are_refused() {
+    for (index, status) in Status::ALL.into_iter().enumerate() {
+        assert_eq!(status as usize, index);
+        assert_eq!(Status::from_number(index as u64), status);
+        assert_eq!(status.into_result().err().map(|fault| fault.status()), (status != Status::Done).then_some(status));
+    }
+    assert_eq!(Status::from_number(Status::ALL.len() as u64), Status::Unavailable);
+    assert_eq!(Status::from_number(u64::MAX), Status::Unavailable);
+    for operation in Operation::ALL {
+        assert_eq!(Operation::from_number(*operation as u32 as u64), Some(*operation));
+    }
+    assert_eq!(Operation::from_number(u64::from(u32::MAX)), None);
+    assert_eq!(Operation::from_number(1 << 32 | Operation::ALL[0] as u32 as u64), None);
+    for number in 0..=u8::MAX {
+        let found = Kind::ALL.into_iter().find(|kind| *kind as u8 == number);
+        assert_eq!(Kind::from_number(number), found);
+    }
+}
+
+#[test]
+fn each_operation_is_of_some_kind_and_each_has_its_word() {
+    for operation in Operation::ALL {
+        let kinds = Kind::ALL.into_iter().filter(|kind| operation.applies_to(*kind)).count();
+        let expected = if *operation == Operation::QueueNotify { 2 } else { 1 };
+        assert_eq!(kinds, expected, "{operation:?}");
+        assert_eq!(operation.right().bits().count_ones(), 1);
+        assert!(!operation.name().is_empty());
+    }
+    let mut words: Vec<&str> = Operation::ALL.iter().map(|operation| operation.name()).collect();
+    words.extend(Kind::ALL.map(Kind::name));
+    let count = words.len();
+    words.sort_unstable();
+    words.dedup();
+    assert_eq!(words.len(), count, "{words:?}");
+    assert!(words.iter().all(|word| word.len() > 2));
+}
+
+#[test]
+fn reserved_domains_are_no_real_ones() {
+    assert!(DomId(0).is_real() && DomId(0x7FEF).is_real());
+    assert!(!DomId::FIRST_RESERVED.is_real() && !DomId::SELF.is_real() && !DomId(u16::MAX).is_real());
+}
+
+#[test]
+fn identifiers_say_what_they_are() {
+    let texts = [DomId(3).to_string(), GrantRef(8).to_string(), EvtchnPort(2).to_string(), ServiceId(1).to_string()];
+    assert_eq!(texts, ["dom3", "gref 8", "port 2", "service 1"]);
+    assert_eq!(Slot(7).to_string(), "slot 7");
+}
