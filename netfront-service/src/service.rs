@@ -12,7 +12,7 @@ use cloister_interfaces::{Client, Instant, Memory, Notifications, Server, Servic
 
 use crate::handshake::{Command, Handshake};
 use crate::ring::{Refusal, Violation};
-use crate::rx::{Frame, MOST_SLOTS, Receive};
+use crate::rx::{Frame, MOST_SLOTS, Receive, Run};
 use crate::tx::Transmit;
 use crate::{Caps, RECEIVE_OFFLOADS};
 
@@ -289,32 +289,30 @@ impl<S: System, M: Memory> Netfront<S, M> {
         }
     }
 
-    fn deliver(&mut self) -> bool {
-        let Some(net) = self.net.as_mut() else { return false };
-        let sent = self.unsent.iter().take_while(|reply| net.replies.push(reply).is_ok()).count();
-        self.unsent.drain(..sent);
-        self.unsent.is_empty()
-    }
-
     /// Moves what the back end gave to tcpip.
     fn frames(&mut self) -> Result<(), Violation> {
+        let Some(net) = self.net.as_mut() else { return Ok(()) };
         let eager = self.close != Close::Open;
+        let sent = self.unsent.iter().take_while(|reply| net.replies.push(reply).is_ok()).count();
+        self.unsent.drain(..sent);
         for _ in 0..FRAMES {
-            if !self.deliver() {
+            if !self.unsent.is_empty() {
                 return Ok(());
             }
+            let mut tell = |reply| {
+                if !self.unsent.is_empty() || net.replies.push(&reply).is_err() {
+                    self.unsent.push(reply);
+                }
+            };
             if let Some(page) = self.transmit.reap()? {
                 self.progress = true;
-                self.unsent.push(Reply::Transmitted { page });
+                tell(Reply::Transmitted { page });
             } else if let Some(Frame { runs, checked }) = self.receive.take()? {
-                let last = runs.len().saturating_sub(1);
-                self.unsent.extend(runs.iter().enumerate().map(|(index, run)| Reply::Received {
-                    page: run.page,
-                    offset: run.offset,
-                    length: run.length,
-                    more: index < last,
-                    checked: *checked,
-                }));
+                let mut left = runs.len();
+                for Run { page, offset, length } in runs.iter().copied() {
+                    left -= 1;
+                    tell(Reply::Received { page, offset, length, more: left > 0, checked: *checked });
+                }
             } else if !(self.transmit.rest(eager)? | self.receive.rest()?) {
                 return Ok(());
             }

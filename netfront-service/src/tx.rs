@@ -1,8 +1,7 @@
 //! Transmission: frames in pages of the tx-pool, which are granted to the back end for reading.
 //!
-//! A frame takes a slot for each of its pages, and one more for an extra info if the back end is to cut it. The id of a
-//! page's slot is the page; what frame it belongs to, and what of that frame has no response yet, stands in private
-//! tables.
+//! A frame takes a slot for each of its pages, and one more for an extra info if the back end is to cut it. The id of each
+//! slot is the frame's first page; how many of a frame's slots have no response yet stands in a private table.
 
 use cloister_caps::{GrantRef, PAGE_SIZE};
 use cloister_interfaces::Memory;
@@ -38,7 +37,7 @@ const STATUS_NULL: i16 = 1;
 struct Frame {
     length: u16,
     work: Work,
-    /// Pages whose slots have no response yet; those that are not on the ring yet among them.
+    /// Slots on the ring that have no response yet, the extra info's not among them.
     unanswered: u8,
 }
 
@@ -61,10 +60,6 @@ pub struct Transmit<M> {
     /// Pages that are not tcpip's, and how many.
     held: PageSet,
     in_flight: u32,
-    /// Pages whose slots are on the ring without a response.
-    asked: PageSet,
-    /// The first page of the frame that a held page belongs to.
-    first: [u8; PAGES],
     /// The frames, at their first pages.
     frames: [Frame; PAGES],
     /// Frames for which the ring had no room, by their first pages.
@@ -85,8 +80,6 @@ impl<M: Memory> Transmit<M> {
             pages: pages.min(PAGES as u16),
             held: PageSet::default(),
             in_flight: 0,
-            asked: PageSet::default(),
-            first: [0; PAGES],
             frames: [Frame::default(); PAGES],
             waiting: PageQueue::default(),
             extras: 0,
@@ -97,9 +90,9 @@ impl<M: Memory> Transmit<M> {
     /// Makes the ring empty. Only while no one else maps it.
     pub fn reset(&mut self) {
         self.ring.reset();
-        (self.held, self.asked) = (PageSet::default(), PageSet::default());
-        self.waiting = PageQueue::default();
-        (self.in_flight, self.extras) = (0, 0);
+        (self.held, self.in_flight) = (PageSet::default(), 0);
+        self.frames = [Frame::default(); PAGES];
+        (self.waiting, self.extras) = (PageQueue::default(), 0);
     }
 
     /// Tells under which references the pages are granted, and what the back end does for frames.
@@ -139,11 +132,8 @@ impl<M: Memory> Transmit<M> {
         }
         self.held.set_all(page, pages, true);
         self.in_flight += u32::from(pages);
-        if let Some(firsts) = self.first.get_mut(usize::from(page)..usize::from(page + pages)) {
-            firsts.fill(first);
-        }
         if let Some(place) = self.frames.get_mut(usize::from(first)) {
-            *place = Frame { unanswered: pages as u8, ..frame };
+            *place = frame;
         }
         if self.waiting.is_empty() && self.ring.room() >= frame.slots() {
             self.place(first, frame);
@@ -155,7 +145,7 @@ impl<M: Memory> Transmit<M> {
 
     /// Puts a frame on the ring, which has room for it.
     fn place(&mut self, first: u8, frame: Frame) {
-        let pages = u32::from(frame.pages());
+        let (id, pages) = (u32::from(first), frame.pages());
         let mut flags = match frame.work {
             Work::Nothing => 0,
             Work::Checksum => flag::CHECKSUM,
@@ -163,21 +153,23 @@ impl<M: Memory> Transmit<M> {
         };
         // The first slot tells the length of the whole frame, the others their own.
         let (mut size, mut left) = (u32::from(frame.length), u32::from(frame.length));
-        for (done, id) in (0..pages).zip(u32::from(first)..) {
-            if done + 1 < pages {
+        for done in 0..u32::from(pages) {
+            left = left.saturating_sub(PAGE_SIZE as u32);
+            if left > 0 {
                 flags |= flag::MORE_DATA;
             }
             // Reference; offset and flags; id and size.
-            self.ring.push([self.reference.0.wrapping_add(id), flags << 16, id | size << 16]);
+            self.ring.push([self.reference.0.wrapping_add(id + done), flags << 16, id | size << 16]);
             if let (0, Work::Segments(segment)) = (done, frame.work) {
                 // Type, no flags, size; type of segmentation, padding, no features.
                 self.ring.push([u32::from(EXTRA_GSO) | u32::from(segment) << 16, u32::from(GSO_TCPV4)]);
                 self.extras += 1;
             }
-            left = left.saturating_sub(PAGE_SIZE as u32);
             (flags, size) = (0, left.min(PAGE_SIZE as u32));
         }
-        self.asked.set_all(u16::from(first), frame.pages(), true);
+        if let Some(place) = self.frames.get_mut(usize::from(first)) {
+            place.unanswered = pages as u8;
+        }
     }
 
     /// Puts the frames that wait on the ring, as far as there is room.
@@ -209,22 +201,16 @@ impl<M: Memory> Transmit<M> {
                 self.extras = self.extras.checked_sub(1).ok_or(Violation::Id)?;
                 continue;
             }
-            if !self.asked.has(page) {
-                return Err(Violation::Id);
-            }
-            self.asked.set(page, false);
+            let frame = self.frames.get_mut(usize::from(page)).ok_or(Violation::Id)?;
+            frame.unanswered = frame.unanswered.checked_sub(1).ok_or(Violation::Id)?;
             if status < 0 {
                 self.dropped = self.dropped.saturating_add(1);
             }
-            // A page that was asked for has a frame.
-            let Some(first) = self.first.get(usize::from(page)).copied() else { return Err(Violation::Id) };
-            let Some(frame) = self.frames.get_mut(usize::from(first)) else { return Err(Violation::Id) };
-            frame.unanswered = frame.unanswered.saturating_sub(1);
             if frame.unanswered == 0 {
                 let pages = frame.pages();
-                self.held.set_all(u16::from(first), pages, false);
+                self.held.set_all(page, pages, false);
                 self.in_flight -= u32::from(pages);
-                return Ok(Some(u16::from(first)));
+                return Ok(Some(page));
             }
         }
         Ok(None)

@@ -54,8 +54,8 @@ fn a_frame_to_be_cut_takes_a_slot_for_each_page_and_one_for_how() {
     // The first slot tells the whole length; csum_blank, data_validated, more_data, extra_info.
     assert_eq!(request(&memory, 0), (510, 0, 15, 10, 8193));
     assert_eq!(memory.bytes(64 + 12, 8), [1, 0, 0xA8, 5, 1, 0, 0, 0]);
-    assert_eq!(request(&memory, 2), (511, 0, 4, 11, 4096));
-    assert_eq!(request(&memory, 3), (512, 0, 0, 12, 1));
+    assert_eq!(request(&memory, 2), (511, 0, 4, 10, 4096));
+    assert_eq!(request(&memory, 3), (512, 0, 0, 10, 1));
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn whole_pages_have_no_empty_slot_after_them() {
     let (memory, mut transmit) = transmit(128);
     assert_eq!(transmit.submit(0, 8192, Work::Segments(1448)), Ok(()));
     transmit.publish();
-    assert_eq!((memory.load(0), request(&memory, 2)), (3, (501, 0, 0, 1, 4096)));
+    assert_eq!((memory.load(0), request(&memory, 2)), (3, (501, 0, 0, 0, 4096)));
 }
 
 #[test]
@@ -137,15 +137,31 @@ fn a_frame_is_given_back_once_when_all_its_slots_have_a_response() {
     let (memory, mut transmit) = transmit(128);
     transmit.submit(10, 8193, Work::Segments(1448)).expect("a frame");
     transmit.publish();
-    respond(&memory, 12, 0);
+    respond(&memory, 10, 0);
     respond(&memory, 10, 0);
     // The id in the response to the extra info is what the slot held before.
     respond(&memory, 11, NULL);
     assert_eq!((transmit.reap(), transmit.in_flight()), (Ok(None), 3));
     assert_eq!(transmit.submit(10, 60, Work::Nothing), Err(Refusal::Owner), "a page of a frame that is not done");
-    respond(&memory, 11, 0);
+    respond(&memory, 10, 0);
     assert_eq!((transmit.reap(), transmit.reap(), transmit.in_flight()), (Ok(Some(10)), Ok(None), 0));
     assert_eq!(transmit.submit(12, 60, Work::Nothing), Ok(()));
+}
+
+#[test]
+fn a_page_inside_a_frame_and_a_frame_that_waits_have_no_response() {
+    let (memory, mut transmit) = transmit(128);
+    transmit.submit(10, 8193, Work::Segments(1448)).expect("a frame");
+    transmit.publish();
+    respond(&memory, 11, 0);
+    assert_eq!(transmit.reap(), Err(Violation::Id));
+    let (memory, mut transmit) = self::transmit(256);
+    for page in 0..129 {
+        transmit.submit(page, 60, Work::Segments(100)).expect("a frame");
+    }
+    transmit.publish();
+    respond(&memory, 128, 0);
+    assert_eq!(transmit.reap(), Err(Violation::Id));
 }
 
 #[test]
@@ -238,7 +254,7 @@ fn in_bulk_there_is_one_event_for_two_of_the_longest_frames() {
         let event = memory.load(12);
         while memory.load(8) < event {
             let page = slots.pop_front().expect("enough is in flight for the event to come");
-            respond(&memory, page, 0);
+            respond(&memory, page / 16 * 16, 0);
             if page % 16 == 0 {
                 respond(&memory, page, NULL);
             }
