@@ -141,6 +141,8 @@ impl Handshake {
             _ => return self.at_once(now),
         };
         self.waiting = true;
+        // The first step of all has none yet.
+        self.limit.get_or_insert(now + ANSWER_TIME);
         command
     }
 

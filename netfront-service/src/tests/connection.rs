@@ -48,6 +48,17 @@ fn what_tcpip_sent_before_it_knew_of_the_connection_is_void() {
 }
 
 #[test]
+fn the_very_first_request_is_not_waited_for_for_ever() {
+    let mut world = World::bare(64);
+    world.service.notified(Notifications::ALL);
+    let limit = world.service.deadline().expect("the answer has a limit");
+    assert!(limit > Instant(world.now));
+    world.system.set_now(limit.0);
+    world.service.notified(Notifications::ALL);
+    assert!(world.system.console().contains("no answer from a service"));
+}
+
+#[test]
 fn one_that_never_connects_is_given_up_and_tried_again() {
     let mut world = World::bare(64);
     world.back.deaf = true;
