@@ -213,7 +213,7 @@ impl Honest {
         for request in heard {
             let reply = match request {
                 Request::Listen { .. } => Some(Reply::Network { address: [10, 0, 0, 2] }),
-                Request::Send { connection, length } => {
+                Request::Send { connection, length, .. } => {
                     let stream = &mut self.streams[usize::from(connection.0)];
                     assert!(stream.open, "it sends on a connection that is none");
                     let (start, at) = (usize::from(connection.0) * RING_OUT, stream.sent.len());

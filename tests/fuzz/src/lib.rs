@@ -11,6 +11,7 @@ mod control;
 mod grant_manager;
 mod host;
 mod http;
+mod netfront;
 mod peer;
 pub mod script;
 mod xenstore;
@@ -54,6 +55,21 @@ pub const TARGETS: &[Target] = &[
     row("http-socket", "socket",
         "a tcpip that says anything against http",
         run::<http::HostileTcpip>),
+    row("netfront-grants", "grants",
+        "a grant manager that says anything against netfront",
+        run::<netfront::services::HostileGrants>),
+    row("netfront-handshake", "XenBus nodes",
+        "a toolstack and a back end whose nodes flip, vanish or hold anything, and pages kept, against netfront",
+        run::<netfront::back_end::Nodes>),
+    row("netfront-net", "net",
+        "a tcpip that says anything against netfront",
+        run::<netfront::services::HostileTcpip>),
+    row("netfront-rings", "shared rings",
+        "a back end that writes the rings while they are read against netfront",
+        run::<netfront::back_end::Rings>),
+    row("netfront-store", "store",
+        "a XenStore service that says anything against netfront",
+        run::<netfront::services::HostileStore>),
     row("xenstore-store", "store",
         "a client that asks for anything against the XenStore service and its other client",
         run::<xenstore::Clients>),

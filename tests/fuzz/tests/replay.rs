@@ -95,6 +95,11 @@ macro_rules! targets {
 }
 
 targets! {
+    netfront_store: "netfront-store";
+    netfront_rings: "netfront-rings";
+    netfront_net: "netfront-net";
+    netfront_handshake: "netfront-handshake";
+    netfront_grants: "netfront-grants";
     http_socket: "http-socket";
     http_request: "http-request";
     http_archive: "http-archive";

@@ -85,7 +85,7 @@ pub struct Tampered {
     /// `None` for memory that the peer cannot write.
     script: Option<Script>,
     /// Bytes that may be read only once after each write: within `once`, those that were read.
-    once: Range<usize>,
+    once: Vec<Range<usize>>,
     seen: Rc<RefCell<BTreeSet<usize>>>,
 }
 
@@ -93,24 +93,28 @@ impl Tampered {
     /// Memory that a peer with this script writes.
     #[must_use]
     pub fn new(memory: SharedMemory, script: &Script) -> Self {
-        Tampered { memory, script: Some(script.clone()), once: 0..0, seen: Rc::default() }
+        Tampered { memory, script: Some(script.clone()), once: Vec::new(), seen: Rc::default() }
     }
 
     /// Memory that no peer writes.
     #[must_use]
     pub fn own(memory: SharedMemory) -> Self {
-        Tampered { memory, script: None, once: 0..0, seen: Rc::default() }
+        Tampered { memory, script: None, once: Vec::new(), seen: Rc::default() }
     }
 
     /// A second read of a byte in `range`, with no write through this view in between, fails the test: XSA-155.
     #[must_use]
-    pub fn once(self, range: Range<usize>) -> Self {
-        Tampered { once: range, ..self }
+    pub fn once(mut self, range: Range<usize>) -> Self {
+        self.once.push(range);
+        self
     }
 
     fn note_read(&self, offset: usize, length: usize) {
+        if self.once.is_empty() {
+            return;
+        }
         let mut seen = self.seen.borrow_mut();
-        for at in (offset..offset + length).filter(|at| self.once.contains(at)) {
+        for at in (offset..offset + length).filter(|at| self.once.iter().any(|range| range.contains(at))) {
             assert!(seen.insert(at), "double fetch of the byte at {at}");
         }
     }

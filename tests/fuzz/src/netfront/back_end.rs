@@ -1,0 +1,315 @@
+//! netfront against a hostile back end: on the rings, and in the nodes of the handshake.
+
+use arbitrary::Arbitrary;
+use cloister_caps::PAGE_SIZE;
+use cloister_interfaces::Memory;
+use cloister_sim::netback::Frame;
+
+use super::{Bench, Hostile};
+use crate::host::Pause;
+use crate::script::{Bytes, Claim, Trace, World};
+
+/// Words of a ring's page (Xen `io/ring.h`).
+const REQ_EVENT: usize = 4;
+const RSP_PROD: usize = 8;
+const FIRST_SLOT: usize = 64;
+
+/// Queue depth, and whether the back end offers what.
+#[derive(Arbitrary, Debug)]
+pub struct Setup {
+    depth: u8,
+    split: bool,
+    up: bool,
+}
+
+fn bench(hostile: Hostile, setup: &Setup, trace: &Trace) -> Bench {
+    let mut bench = Bench::new(hostile, setup.depth, trace);
+    if !setup.split {
+        let split = format!("{}/feature-split-event-channels", bench.back.directory());
+        bench.back.features.retain(|(name, _)| name != "feature-split-event-channels");
+        bench.daemon.delete(&split);
+    }
+    if setup.up {
+        bench.settle();
+    }
+    bench
+}
+
+/// A number in a response.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub enum Number {
+    /// The right one.
+    Right,
+    /// Another.
+    Other(u16),
+}
+
+/// What is done on the rings.
+#[derive(Arbitrary, Debug)]
+pub enum RingStep {
+    /// Responses to frames that were sent; that many.
+    Sent(Number, i8, u8),
+    /// A response with a frame.
+    Frame {
+        id: Number,
+        offset: u16,
+        flags: u16,
+        status: i16,
+    },
+    /// A frame as it should be.
+    Honest(u8),
+    /// The producer's index of a ring.
+    Produced(bool, Claim),
+    /// The index at which the front end is to send an event.
+    Event(bool, Claim),
+    /// Any bytes in a ring's page.
+    Page(u16, Bytes),
+    /// Bytes in the pages that frames are received into.
+    Data(u8, Bytes),
+    /// Words change while they are read.
+    Lie(Bytes),
+    /// tcpip sends a frame and gives a page back.
+    Traffic(u8, u8),
+    /// An event storm: the front end runs that often for nothing.
+    Storm(u8),
+    /// Everybody runs.
+    Settle,
+    /// The back end's state.
+    State(u8),
+    Pass(Pause),
+}
+
+/// netfront against a back end that is hostile on the rings.
+pub struct Rings(Bench);
+
+impl Rings {
+    /// Writes a response into the next slot of a ring, and publishes it.
+    fn respond(&mut self, base: usize, slot: usize, response: &[u8]) {
+        let rings = &self.0.rings;
+        let index = rings.load(base + RSP_PROD);
+        rings.write(base + FIRST_SLOT + (index % 256) as usize * slot, response);
+        rings.store(base + RSP_PROD, index.wrapping_add(1));
+    }
+
+    fn act(&mut self, step: RingStep) {
+        let rings = self.0.rings.clone();
+        let base = |rx: bool| if rx { PAGE_SIZE } else { 0 };
+        match step {
+            RingStep::Sent(id, status, count) => {
+                for _ in 0..count % 32 {
+                    let at = FIRST_SLOT + (rings.load(RSP_PROD) % 256) as usize * 12 + 8;
+                    let right = u16::from_le_bytes([rings.bytes(at, 1)[0], rings.bytes(at + 1, 1)[0]]);
+                    let id = match id {
+                        Number::Right => right,
+                        Number::Other(id) => id,
+                    };
+                    self.respond(0, 12, &[id.to_le_bytes(), i16::from(status).to_le_bytes()].concat());
+                }
+            }
+            RingStep::Frame { id, offset, flags, status } => {
+                let id = match id {
+                    Number::Right => (rings.load(PAGE_SIZE + RSP_PROD) % 256) as u16,
+                    Number::Other(id) => id,
+                };
+                let fields = [id.to_le_bytes(), offset.to_le_bytes(), flags.to_le_bytes(), status.to_le_bytes()];
+                self.respond(PAGE_SIZE, 8, &fields.concat());
+            }
+            RingStep::Honest(length) => {
+                let id = (rings.load(PAGE_SIZE + RSP_PROD) % 256) as u16;
+                let fields = [id.to_le_bytes(), [0; 2], [0; 2], (60 + u16::from(length)).to_le_bytes()];
+                self.respond(PAGE_SIZE, 8, &fields.concat());
+            }
+            RingStep::Produced(rx, claim) => {
+                let honest = rings.load(base(rx) + RSP_PROD);
+                rings.store(base(rx) + RSP_PROD, claim.of(honest));
+            }
+            RingStep::Event(rx, claim) => {
+                let honest = rings.load(base(rx));
+                rings.store(base(rx) + REQ_EVENT, claim.of(honest));
+            }
+            RingStep::Page(at, Bytes(bytes)) => rings.write(usize::from(at) % (2 * PAGE_SIZE), &bytes),
+            RingStep::Data(page, Bytes(bytes)) => {
+                self.0.rx_pool.write(usize::from(page) % usize::from(super::PAGES) * PAGE_SIZE, &bytes);
+            }
+            RingStep::Lie(Bytes(bytes)) => self.0.host.script.lie(&bytes),
+            RingStep::Traffic(page, length) => self.0.traffic(page.into(), length.into()),
+            RingStep::Storm(times) => (0..times).for_each(|_| self.0.host.call(self.0.service.as_mut())),
+            RingStep::Settle => self.0.turns(40),
+            RingStep::State(state) => self.0.back.set_state(&mut self.0.daemon, &(state % 9).to_string()),
+            RingStep::Pass(pause) => self.0.host.pass(pause.nanoseconds()),
+        }
+    }
+}
+
+impl World for Rings {
+    type Setup = Setup;
+    type Step = RingStep;
+
+    fn new(setup: Setup, trace: &Trace) -> Self {
+        Rings(bench(Hostile::Rings, &setup, trace))
+    }
+
+    fn step(&mut self, step: RingStep) {
+        self.act(step);
+        self.0.turn();
+        self.0.tcpip.received.clear();
+    }
+
+    fn honest(mut self) {
+        self.0.works();
+    }
+}
+
+/// A node of the handshake.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub enum Node {
+    Front(u8),
+    Back(u8),
+}
+
+/// What is done in the store, and by a back end that is honest on the rings.
+#[derive(Arbitrary, Debug)]
+pub enum NodeStep {
+    /// A node is written, or removed.
+    Set(Node, Value),
+    Remove(Node),
+    /// The device goes, and comes again.
+    Destroy,
+    Create,
+    /// The back end does not look at the front end's state.
+    Deaf(bool),
+    Hold(bool),
+    /// Commits fail; the store refuses.
+    Conflicts(u8),
+    /// Pages of a rule are held, or its grants are refused; or no longer.
+    Held(u8, bool),
+    Refused(u8, bool),
+    Traffic(u8, u8),
+    Frames(u8),
+    /// One turn more, or many.
+    Settle,
+    Pass(Pause),
+}
+
+/// A node's value.
+#[derive(Arbitrary, Clone, Debug)]
+pub enum Value {
+    Number(u8),
+    Word(u8),
+    Bytes(Bytes),
+}
+
+impl Node {
+    fn path(self, bench: &Bench) -> String {
+        const FRONT: [&str; 8] =
+            ["backend", "backend-id", "mac", "mtu", "state", "handle", "tx-ring-ref", "event-channel-tx"];
+        const BACK: [&str; 10] = [
+            "state",
+            "online",
+            "feature-rx-copy",
+            "feature-split-event-channels",
+            "feature-sg",
+            "feature-gso-tcpv4",
+            "feature-no-csum-offload",
+            "frontend",
+            "hotplug-status",
+            "multi-queue-max-queues",
+        ];
+        match self {
+            Node::Front(which) => format!("{}/{}", bench.back.front(), FRONT[usize::from(which) % FRONT.len()]),
+            Node::Back(which) => format!("{}/{}", bench.back.directory(), BACK[usize::from(which) % BACK.len()]),
+        }
+    }
+}
+
+impl Value {
+    fn bytes(self) -> Vec<u8> {
+        const WORDS: [&str; 8] = [
+            "/local/domain/0/backend/vif/7/0",
+            "/local/domain/9/backend/vif/7/0",
+            "00:16:3e:11:22:33",
+            "ff:ff:ff:ff:ff:ff",
+            "32752",
+            "4294967297",
+            " 4",
+            "4\0",
+        ];
+        match self {
+            Value::Number(number) => (number % 10).to_string().into_bytes(),
+            Value::Word(which) => WORDS[usize::from(which) % WORDS.len()].into(),
+            Value::Bytes(Bytes(bytes)) => bytes,
+        }
+    }
+}
+
+/// netfront against hostile nodes.
+pub struct Nodes(Bench);
+
+impl World for Nodes {
+    type Setup = Setup;
+    type Step = NodeStep;
+
+    fn new(setup: Setup, trace: &Trace) -> Self {
+        Nodes(bench(Hostile::Nodes, &setup, trace))
+    }
+
+    fn step(&mut self, step: NodeStep) {
+        let bench = &mut self.0;
+        if matches!(step, NodeStep::Set(..) | NodeStep::Remove(_) | NodeStep::Create) {
+            // The honest back end does not see who wrote, and must not look at rings that are no longer its.
+            bench.back.connection = None;
+        }
+        match step {
+            // What the front end is to write, a toolstack that writes it would make the honest back end fail.
+            NodeStep::Set(node, value) if !node.path(bench).contains("tx") => {
+                let path = node.path(bench);
+                bench.daemon.set(&path, value.bytes());
+            }
+            NodeStep::Set(..) => {}
+            NodeStep::Remove(node) if !node.path(bench).contains("tx") => {
+                let path = node.path(bench);
+                bench.daemon.delete(&path);
+            }
+            NodeStep::Remove(_) => {}
+            NodeStep::Destroy => bench.back.destroy(&mut bench.daemon),
+            NodeStep::Create => bench.back.create(&mut bench.daemon),
+            NodeStep::Deaf(deaf) => bench.back.deaf = deaf,
+            NodeStep::Hold(hold) => bench.back.hold_tx = hold,
+            NodeStep::Conflicts(more) => {
+                bench.store.as_mut().into_iter().for_each(|store| store.conflicts += u32::from(more % 16));
+            }
+            NodeStep::Held(rule, held) => {
+                if let Some(grants) = bench.grants.as_mut() {
+                    let rule = rule % 3;
+                    match (held, grants.held.contains(&rule)) {
+                        (true, false) => grants.held.push(rule),
+                        (false, true) => grants.release(rule),
+                        _ => {}
+                    }
+                }
+            }
+            NodeStep::Refused(rule, refused) => {
+                if let Some(grants) = bench.grants.as_mut() {
+                    grants.refused.retain(|of| *of != rule % 3);
+                    grants.refused.extend(refused.then_some(rule % 3));
+                }
+            }
+            NodeStep::Traffic(page, length) => bench.traffic(page.into(), length.into()),
+            NodeStep::Frames(count) => {
+                bench.back.waiting.extend(std::iter::repeat_n(Frame::from(vec![9; 60]), usize::from(count) % 40));
+            }
+            NodeStep::Settle => bench.turns(60),
+            NodeStep::Pass(pause) => bench.host.pass(pause.nanoseconds()),
+        }
+        bench.turn();
+        bench.back.waiting.truncate(100);
+        bench.back.sent.clear();
+        bench.tcpip.received.clear();
+        let actions = bench.store.as_mut().map(|store| std::mem::take(&mut store.actions)).unwrap_or_default();
+        actions.iter().for_each(|action| bench.check(action));
+    }
+
+    fn honest(mut self) {
+        self.0.works();
+    }
+}

@@ -1,0 +1,330 @@
+//! netfront and everybody round it: tcpip, the XenStore service, the grant manager, and the back end, of which each may be
+//! the hostile one.
+
+pub mod back_end;
+pub mod services;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloister_caps::{Fault, Operation, PAGE_SIZE, Slot, Status};
+use cloister_interfaces::capability::{Clock, Console, Port};
+use cloister_interfaces::grants::{self, Grants};
+use cloister_interfaces::net::{Net, Reply, Request};
+use cloister_interfaces::rules::Granted;
+use cloister_interfaces::store::{self, Store};
+use cloister_interfaces::{Memory, Service};
+use cloister_netfront::{Caps, service};
+use cloister_sim::stand_ins::{GrantService, StoreService};
+use cloister_sim::{Netback, Recorder, SharedMemory, Tampered, Wires, Xenstored};
+
+use crate::host::{Host, Work};
+use crate::peer::Peer;
+use crate::script::Trace;
+
+/// Pages of each pool.
+pub const PAGES: u16 = 16;
+/// 256 requests and 512 frames, each a few words read; what is sent and said of them is little.
+const MOST: Work = Work { invocations: 400, reads: 6000 };
+/// The slots of the two rings (Xen `io/ring.h`): after 64 bytes of a page, 256 of 12 and of 8 bytes.
+const TX_SLOTS: std::ops::Range<usize> = 64..64 + 256 * 12;
+const RX_SLOTS: std::ops::Range<usize> = PAGE_SIZE + 64..PAGE_SIZE + 64 + 256 * 8;
+
+/// Who is hostile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hostile {
+    Tcpip,
+    Store,
+    Grants,
+    /// On the rings.
+    Rings,
+    /// In the nodes of the handshake.
+    Nodes,
+}
+
+/// netfront in its world.
+pub struct Bench {
+    pub host: Host,
+    pub service: Box<dyn Service>,
+    pub hostile: Hostile,
+    pub net: Peer<Request, Reply>,
+    pub tcpip: Tcpip,
+    pub back: Netback,
+    pub daemon: Xenstored,
+    pub store_wires: Wires,
+    pub grant_wires: Wires,
+    /// `None` while it is hostile.
+    pub store: Option<StoreService<Recorder>>,
+    pub grants: Option<GrantService<Recorder>>,
+    pub rings: SharedMemory,
+    pub rx_pool: SharedMemory,
+    pub tx_pool: SharedMemory,
+}
+
+/// tcpip, honest: what it has, as netfront's messages say.
+#[derive(Default)]
+pub struct Tcpip {
+    pub up: bool,
+    /// Pages of the tx-pool that are netfront's, by the first of each frame.
+    sent: BTreeMap<u16, u16>,
+    /// Pages of the rx-pool that are tcpip's.
+    held: BTreeSet<u16>,
+    /// Frames that came whole in one message.
+    pub received: Vec<Vec<u8>>,
+    pub downs: u32,
+}
+
+/// A request to send `length` bytes from page `page`; whatever else the interface says of frames is 0, which is nothing.
+fn transmit(page: u16, length: u16) -> Vec<u8> {
+    [[1, 0], page.to_le_bytes(), length.to_le_bytes(), [0, 0]].concat()
+}
+
+fn pages(offset: u16, length: u16) -> u16 {
+    (usize::from(offset) + usize::from(length)).div_ceil(PAGE_SIZE).max(1) as u16
+}
+
+impl Tcpip {
+    /// What netfront said, checked against what it may say.
+    fn heard(&mut self, reply: Reply, rx_pool: &SharedMemory) {
+        match reply {
+            Reply::Up { .. } | Reply::Down => {
+                self.up = matches!(reply, Reply::Up { .. });
+                self.downs += u32::from(!self.up);
+                self.sent.clear();
+                self.held.clear();
+            }
+            Reply::Transmitted { page } => {
+                assert!(self.sent.remove(&page).is_some(), "page {page} came back and was not sent");
+            }
+            Reply::Received { page, offset, length, .. } => {
+                assert!(self.up, "a frame while the link is down");
+                assert!(usize::from(offset) < PAGE_SIZE && length > 0, "{reply:?}");
+                for touched in page..page + pages(offset, length) {
+                    assert!(touched < PAGES, "{reply:?} leaves the pool");
+                    assert!(self.held.insert(touched), "page {touched} was given twice");
+                }
+                let at = usize::from(page) * PAGE_SIZE + usize::from(offset);
+                self.received.push(rx_pool.bytes(at, length.into()));
+            }
+        }
+    }
+}
+
+/// The kernel: ports are opened and closed one after the other, and nothing else is held.
+fn kernel(slot: Slot, operation: Operation, open: &mut BTreeMap<u16, bool>) -> Result<[u64; 2], Fault> {
+    let state = open.entry(slot.0).or_default();
+    match operation {
+        Operation::PortOpen | Operation::PortClose if *state == (operation == Operation::PortOpen) => {
+            Status::WrongState.into_result().map(|()| [0; 2])
+        }
+        Operation::PortOpen | Operation::PortClose => {
+            assert!(matches!(slot.0, 20 | 21), "{operation:?} on {slot}");
+            *state = operation == Operation::PortOpen;
+            Ok([u64::from(slot.0) - 10, 0])
+        }
+        Operation::PortSend | Operation::QueueNotify => Ok([0; 2]),
+        other => panic!("{other:?} on {slot}, which it does not hold"),
+    }
+}
+
+impl Bench {
+    /// A netfront whose queues are `depth` deep, and a device for it.
+    pub fn new(hostile: Hostile, depth: u8, trace: &Trace) -> Self {
+        let host = Host::new(trace, MOST);
+        let mut open = BTreeMap::new();
+        host.recorder.answer(move |slot, operation, _| kernel(slot, operation, &mut open));
+        let (net, store, grant) =
+            (Wires::new::<Net>(4 << (depth % 5)), Wires::new::<Store>(8), Wires::new::<Grants>(8));
+        let pool = || SharedMemory::new(usize::from(PAGES) * PAGE_SIZE);
+        let (rings, rx_pool, tx_pool) = (SharedMemory::new(2 * PAGE_SIZE), pool(), pool());
+        let ring_view = match hostile {
+            Hostile::Rings => host.theirs(rings.clone()),
+            _ => Tampered::own(rings.clone()),
+        };
+        let net_server = if hostile == Hostile::Tcpip { host.server(&net, 2) } else { host.honest_server(&net, 2) };
+        let service = service(Caps {
+            console: Console::new(host.system.clone(), Slot(0)),
+            clock: Clock::new(host.system.clone(), Slot(1)),
+            net_clients: [net_server].into_iter().collect(),
+            store: if hostile == Hostile::Store { host.client(&store, 3) } else { host.honest_client(&store, 3) },
+            grants: if hostile == Hostile::Grants { host.client(&grant, 4) } else { host.honest_client(&grant, 4) },
+            rings: ring_view.once(TX_SLOTS).once(RX_SLOTS),
+            tx_events: Port::new(host.system.clone(), Slot(20), 6),
+            rx_events: Port::new(host.system.clone(), Slot(21), 7),
+            ring_pages: Granted { rule: 0, pages: 2 },
+            rx_pages: Granted { rule: 1, pages: PAGES },
+            tx_pages: Granted { rule: 2, pages: PAGES },
+        });
+        let mut bench = Bench {
+            host,
+            service: Box::new(service),
+            hostile,
+            net: Peer::client(&net),
+            tcpip: Tcpip::default(),
+            back: Netback::new(0, 7),
+            daemon: Xenstored::new(SharedMemory::new(4096), 7),
+            store_wires: store,
+            grant_wires: grant,
+            store: None,
+            grants: None,
+            rings,
+            rx_pool,
+            tx_pool,
+        };
+        if hostile != Hostile::Store {
+            bench.honest_store();
+        }
+        if hostile != Hostile::Grants {
+            bench.honest_grants();
+        }
+        bench.back.create(&mut bench.daemon);
+        bench
+    }
+
+    /// From now on the XenStore service is honest.
+    pub fn honest_store(&mut self) {
+        let same = |memory: SharedMemory| memory;
+        self.store = Some(StoreService::new(self.store_wires.server(&Recorder::new(), 5, same, same)));
+    }
+
+    /// From now on the grant manager is honest.
+    pub fn honest_grants(&mut self) {
+        let same = |memory: SharedMemory| memory;
+        let regions = vec![self.rings.clone(), self.rx_pool.clone(), self.tx_pool.clone()];
+        self.grants = Some(GrantService::new(self.grant_wires.server(&Recorder::new(), 6, same, same), regions));
+    }
+
+    /// The service runs once, and then everybody honest; whether anybody did anything.
+    pub fn turn(&mut self) -> bool {
+        self.host.call(self.service.as_mut());
+        let mut moved = false;
+        if self.hostile != Hostile::Tcpip {
+            for reply in self.net.hear() {
+                self.tcpip.heard(reply, &self.rx_pool);
+                moved = true;
+            }
+        }
+        moved |= self.back_end();
+        moved |= self.grants.as_mut().is_some_and(GrantService::run);
+        moved | self.store.as_mut().is_some_and(|store| store.run(&mut self.daemon))
+    }
+
+    /// Everybody runs so often.
+    pub fn turns(&mut self, times: usize) {
+        for _ in 0..times {
+            self.turn();
+        }
+    }
+
+    fn back_end(&mut self) -> bool {
+        // With nobody honest to say what is granted, or what the nodes say, it cannot go on.
+        let (Some(grants), true) = (&self.grants, self.hostile != Hostile::Store || self.store.is_some()) else {
+            return false;
+        };
+        let granted = &grants.granted;
+        let moved = self.back.run(&mut self.daemon, &|reference| granted.get(&reference).cloned());
+        if self.hostile == Hostile::Rings {
+            // What is on the rings is the script's.
+            self.back.connection = None;
+        }
+        moved
+    }
+
+    /// Everybody runs until nobody moves.
+    pub fn settle(&mut self) {
+        for _ in 0..3000 {
+            if !self.turn() && !self.host.is_due(self.service.as_ref()) {
+                return;
+            }
+        }
+        panic!("it does not come to rest: {}", self.host.recorder.console());
+    }
+
+    /// tcpip sends a frame, and gives back what it has received.
+    pub fn traffic(&mut self, page: u16, length: u16) {
+        let (page, length) = (page % PAGES, 14 + length % 1500);
+        if self.tcpip.up && !self.tcpip.sent.contains_key(&page) && self.net.send_bytes(&transmit(page, length)) {
+            self.tcpip.sent.insert(page, 1);
+        }
+        if let Some(held) = self.tcpip.held.first().copied()
+            && self.net.send_bytes(&[[2, 0], held.to_le_bytes(), [1, 0], [0, 0]].concat())
+        {
+            self.tcpip.held.remove(&held);
+        }
+    }
+
+    /// Everybody behaves: the link comes up, carries frames both ways, and is closed without a grant left.
+    pub fn works(&mut self) {
+        self.host.script.lie(&[]);
+        self.net.behave(&self.host);
+        self.hostile = Hostile::Nodes;
+        self.daemon.conflicts = 0;
+        let before = self.tcpip.downs;
+        self.tcpip = Tcpip { downs: before, ..Tcpip::default() };
+        self.back = Netback::new(0, 7);
+        self.back.destroy(&mut self.daemon);
+        self.settle();
+        self.back.create(&mut self.daemon);
+        if let Some(store) = &mut self.store {
+            (store.conflicts, store.refuse) = (0, None);
+        }
+        if let Some(grants) = &mut self.grants {
+            grants.refused.clear();
+            std::mem::take(&mut grants.held).into_iter().for_each(|rule| grants.release(rule));
+        }
+        for _ in 0..60 {
+            // As for watches that the service believes it has.
+            self.store.iter_mut().for_each(|store| [1, 2].into_iter().for_each(|token| store.tell(token)));
+            self.settle();
+            if self.tcpip.up {
+                break;
+            }
+            self.host.pass(10_000_000_000);
+        }
+        assert!(self.tcpip.up, "the link does not come up: {}", self.host.recorder.console());
+        let frame: Vec<u8> = (0..100).collect();
+        self.tx_pool.write(3 * PAGE_SIZE, &frame);
+        assert!(self.net.send_bytes(&transmit(3, 100)));
+        self.tcpip.sent.insert(3, 1);
+        self.back.waiting.push_back(frame.clone().into());
+        self.settle();
+        assert_eq!(self.back.sent.last().map(|sent| &sent.bytes), Some(&frame));
+        assert_eq!(self.tcpip.received.last(), Some(&frame));
+        assert!(self.net.send(&Request::Close));
+        let downs = self.tcpip.downs;
+        for _ in 0..4 {
+            self.settle();
+            self.host.pass(1_000_000_000);
+        }
+        assert!(self.tcpip.downs > downs, "it does not close: {}", self.host.recorder.console());
+        let granted = self.grants.as_ref().map_or(0, |grants| grants.granted.len());
+        assert_eq!(granted, 0, "grants stand after the link was closed");
+    }
+
+    /// What the XenStore service is asked for is what the policy gives netfront.
+    pub fn check(&self, action: &store::Action) {
+        use store::Action::{Abort, Begin, Commit, List, Read, Remove, Unwatch, Watch, Write};
+        match action {
+            Read(path) | Watch(path, _) | Unwatch(path, _) => {
+                let own = path.starts_with("device/vif/0");
+                let backend = path.starts_with("/local/domain/") && path.contains("/backend/vif/");
+                assert!(own || backend, "{action:?}");
+            }
+            Write(path, _) => {
+                assert!(path.starts_with("device/vif/0/") || path.starts_with("error/device/vif/0/"), "{action:?}");
+            }
+            Begin | Commit | Abort => {}
+            List(_) | Remove(_) => panic!("{action:?}"),
+        }
+    }
+
+    /// What the grant manager is asked for is what the policy gives netfront.
+    pub fn check_grant(&self, request: grants::Request) {
+        match request {
+            grants::Request::Issue { rule, first, count, peer } => {
+                let pages = if rule == 0 { 2 } else { PAGES };
+                assert!(rule < 3 && first == 0 && count == pages && peer.is_real(), "{request:?}");
+            }
+            grants::Request::End { rule } => assert!(rule < 3, "{request:?}"),
+        }
+    }
+}
