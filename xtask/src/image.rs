@@ -50,17 +50,28 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Builds the image of a policy.
 pub fn build(policy_file: &Path, stages: &mut Stages) -> Result<Image> {
+    build_for(policy_file, None, stages)
+}
+
+/// Builds the image of a policy with a kernel that has a feature of its own, for measurements: not what ships, and in
+/// another folder.
+pub fn build_for(policy_file: &Path, feature: Option<&str>, stages: &mut Stages) -> Result<Image> {
     stages.begin("checking the policy");
     let policy_file = find(policy_file)?;
     let policy = cloister_policy::load(&policy_file)
         .map_err(|report| anyhow!("the policy does not hold\n{}", report.render(console::colors_enabled_stderr())))?;
     workspace::ensure_target(&mut |text| stages.begin(text))?;
     let metadata = workspace::metadata()?;
-    let folder = folder(&policy_file)?;
+    let mut folder = folder(&policy_file)?;
+    if let Some(feature) = feature {
+        folder.as_mut_os_string().push(format!("-{feature}"));
+    }
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let cargo = Cargo { folder: &folder };
     stages.begin("building the kernel");
-    let kernel = cargo.kernel(&features(&policy, &metadata)?)?;
+    let mut features = features(&policy, &metadata)?;
+    features.extend(feature.map(str::to_owned));
+    let kernel = cargo.kernel(&features)?;
     let mut programs = Vec::new();
     for service in policy.services() {
         stages.begin(&format!("building {}", service.name()));

@@ -36,6 +36,8 @@ enum Command {
     Boot(boot::Arguments),
     /// Measure the image beside a Linux guest, and write tables and plots
     Bench(bench::Arguments),
+    /// Draw where the services spend their time under a load of `bench`: a flame graph
+    Profile(bench::profile::Arguments),
     /// Run the tests: on the host, and on real Xen
     Test(test::Arguments),
     /// Attack every interface of the image with libFuzzer: executions, coverage and crashes of each target
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Build(arguments) => image::run(&arguments),
         Command::Boot(arguments) => boot::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Profile(arguments) => bench::profile::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),

@@ -34,7 +34,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Some(path) => Box::new(BufReader::new(std::fs::File::open(path).with_context(|| path.display().to_string())?)),
         None => Box::new(std::io::stdin().lock()),
     };
-    let mut symbols = Symbols { folder, loaded: HashMap::new() };
+    let mut symbols = Symbols::new(folder);
     let mut output = std::io::stdout().lock();
     let mut subject = None;
     for line in input.split(b'\n') {
@@ -74,12 +74,23 @@ fn hexadecimal(text: &str) -> Option<u64> {
 }
 
 /// The programs' symbols, read when first needed.
-struct Symbols {
+pub struct Symbols {
     folder: PathBuf,
     loaded: HashMap<String, Option<Loader>>,
 }
 
 impl Symbols {
+    /// The symbols of the programs in an image's folder.
+    pub fn new(folder: PathBuf) -> Symbols {
+        Symbols { folder, loaded: HashMap::new() }
+    }
+
+    /// The function at an address of a program and those that it is inlined in, the innermost first.
+    pub fn functions(&mut self, program: &str, address: u64) -> Result<Vec<String>> {
+        let place = |line: String| line.rsplit_once(" (").map_or(line.clone(), |(name, _)| name.to_owned());
+        Ok(self.describe(program, address)?.into_iter().map(place).collect())
+    }
+
     /// A line for the function at an address, and one for each function it is inlined in.
     fn describe(&mut self, program: &str, address: u64) -> Result<Vec<String>> {
         let Some(loader) = self.loader(program)? else { return Ok(vec![format!("(no symbols of {program})")]) };

@@ -19,6 +19,8 @@ mod hypercall;
 mod machine;
 mod paging;
 mod processor;
+#[cfg(feature = "profile")]
+mod profile;
 mod run;
 mod service;
 mod xen;

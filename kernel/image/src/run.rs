@@ -92,7 +92,10 @@ impl Run {
         self.kernel.scheduler.charge(service, now.saturating_sub(self.resumed), now);
         match frame.vector {
             SYSTEM_CALL => {}
-            vector if vector == u64::from(UPCALL_VECTOR) => {}
+            vector if vector == u64::from(UPCALL_VECTOR) => {
+                #[cfg(feature = "profile")]
+                crate::profile::sample(service, frame.rip);
+            }
             8 => fatal(format_args!("double fault rip={:#x} rsp={:#x}", frame.rip, frame.rsp)),
             18 => fatal(format_args!("machine check rip={:#x}", frame.rip)),
             _ => {
@@ -196,6 +199,8 @@ impl Run {
         console::line(format_args!("cloister: idle {} us", self.idle / 1_000));
         counts().for_each(|(name, count)| console::line(format_args!("cloister: count {name} {count}")));
         self.kernel.uses().for_each(|used| console::line(format_args!("{used}")));
+        #[cfg(feature = "profile")]
+        crate::profile::print(|service| self.kernel.tables().service_name(service));
     }
 
     /// Chooses a service and makes everything ready for it; sleeps while there is none. Answers its frame.
@@ -203,6 +208,10 @@ impl Run {
         loop {
             let now = xen::now();
             let next = self.kernel.next(now);
+            #[cfg(feature = "profile")]
+            if next.service.is_some() {
+                self.machine.arm(now + crate::profile::INTERVAL, now);
+            }
             if next.timer != u64::MAX {
                 self.machine.arm(next.timer, now);
             }

@@ -210,6 +210,16 @@ impl<'a> Machine<'a> {
         Counts::parse(&text).context("the image printed no counts")
     }
 
+    /// The samples that a profiling kernel took since the last report: what its console said of them.
+    pub fn samples(&self) -> Result<String> {
+        let log = format!("/run/console/guest-{}.log", CLOISTER.guest);
+        self.shell(&format!(
+            "from=$(wc -l < {log}); xl trigger {} nmi; for i in $(seq 1 100); do usleep 100000; \\
+             tail -n +$((from + 1)) {log} | grep -q 'profile: lost' && break; done; tail -n +$((from + 1)) {log}",
+            CLOISTER.guest
+        ))
+    }
+
     /// Ends the bed, with the guests' consoles in its folder.
     pub fn finish(self) {
         // What is lost is a log.

@@ -5,6 +5,7 @@ mod faults;
 mod machine;
 mod metrics;
 mod plot;
+pub mod profile;
 mod record;
 mod stats;
 mod table;
@@ -67,10 +68,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     stages.begin("making the site");
     let page = page();
-    let files = tempfile::tempdir_in(&folder)?;
-    write_site(files.path(), &page)?;
-    let site = site::pack(files.path())?;
-    drop(files);
+    let site = site_of(&folder, &page)?;
     let mut run = Run {
         command: command_line(),
         commit: commit(),
@@ -199,6 +197,13 @@ fn page() -> Vec<u8> {
     let mut page = b"<!DOCTYPE html><title>bench</title><p>".to_vec();
     page.resize(PAGE_BYTES as usize, b'x');
     page
+}
+
+/// The archive of the site, by way of a folder in `folder`.
+fn site_of(folder: &Path, page: &[u8]) -> Result<tempfile::NamedTempFile> {
+    let files = tempfile::tempdir_in(folder)?;
+    write_site(files.path(), page)?;
+    site::pack(files.path())
 }
 
 /// The page, and files of zeros: the content is nobody's business here.
