@@ -1,7 +1,7 @@
 //! What came of it.
 
 use cloister_caps::EvtchnPort;
-use cloister_interfaces::store::{Failure, Value};
+use cloister_interfaces::store::{Failure, Path, Value};
 use cloister_interfaces::{Instant, grants};
 
 use super::{ATTEMPTS, Handshake, MTU, POLL, Seen, Step, node};
@@ -63,6 +63,14 @@ impl Handshake {
         }
     }
 
+    /// The back end is known. What another one did is not held against it.
+    fn found(&mut self, path: Path) {
+        if path != self.backend {
+            self.failures = 0;
+        }
+        self.backend = path;
+    }
+
     /// A node of the device was read.
     fn device(&mut self, result: Result<Value, Failure>, now: Instant) {
         let missing = result == Err(Failure::NotFound);
@@ -75,7 +83,7 @@ impl Handshake {
         };
         let valid = match self.step {
             Step::BackendId => keys::domain(bytes).map(|peer| self.peer = peer).is_some(),
-            Step::Backend => keys::backend(bytes, self.peer).map(|path| self.backend = path).is_some(),
+            Step::Backend => keys::backend(bytes, self.peer).map(|path| self.found(path)).is_some(),
             Step::Mac => keys::mac(bytes).map(|mac| self.mac = mac).is_some(),
             Step::Mtu => {
                 self.mtu = keys::mtu(bytes).unwrap_or(MTU).min(MTU);

@@ -168,6 +168,8 @@ pub struct Handshake {
     gone: bool,
     /// The device is not there.
     absent: bool,
+    /// The device was changed while a connection was taken down.
+    renewed: bool,
     stopping: bool,
     failures: u32,
     up_since: Option<Instant>,
@@ -219,6 +221,7 @@ impl Handshake {
             published: false,
             gone: false,
             absent: false,
+            renewed: false,
             stopping: false,
             failures: 0,
             up_since: None,
@@ -270,6 +273,7 @@ impl Handshake {
             return self.go(Step::Stopped, now);
         }
         self.go(Step::Rest, now);
+        let pause = if core::mem::take(&mut self.renewed) { Duration::ZERO } else { pause };
         self.limit = Some(now + pause);
     }
 
@@ -324,8 +328,11 @@ impl Handshake {
 
     /// A watch fired.
     pub fn changed(&mut self, token: u16, now: Instant) {
-        if token == OWN && self.step == Step::Rest && self.absent {
+        // The node is the toolstack's to write: no back end can have this one ask without pause.
+        if token == OWN && self.step == Step::Rest {
             self.go(Step::WatchOwn, now);
+        } else if token == OWN && self.step.is_ending() {
+            self.renewed = true;
         }
         self.stale = true;
     }

@@ -187,6 +187,31 @@ fn failures_make_the_pauses_longer() {
 }
 
 #[test]
+fn another_back_end_is_connected_to_at_once_whatever_the_last_one_did() {
+    let mut world = World::bare(64);
+    world.back.create(&mut world.daemon);
+    for _ in 0..6 {
+        world.settle();
+        world.rings.store(8, 500);
+        world.storm();
+        world.settle();
+        // It is given up, at last with a pause of many seconds.
+        let next = world.service.deadline().map_or(0, |next| next.0.saturating_sub(world.now));
+        if next > 10_000_000_000 {
+            break;
+        }
+        world.pass(next / 1_000_000 + 1);
+    }
+    assert!(world.service.deadline().expect("a pause").0 > world.now + 10_000_000_000);
+    let _ = world.replies();
+    world.back.destroy(&mut world.daemon);
+    world.settle();
+    world.back.create(&mut world.daemon);
+    world.settle();
+    assert_eq!(world.replies(), [UP]);
+}
+
+#[test]
 fn close_lets_frames_out_closes_in_order_and_says_so() {
     let mut world = World::connected();
     world.back.hold_tx = true;
