@@ -221,6 +221,7 @@ impl Platform for Silent {
     fn close_port(&mut self, _: EvtchnPort) {}
     fn unmask(&mut self, _: EvtchnPort) {}
     fn grant(&mut self, _: GrantRef, _: Gfn, _: DomId, _: bool) {}
+    fn clear(&mut self, _: Gfn) {}
     fn end_grant(&mut self, _: GrantRef) -> bool {
         true
     }

@@ -436,10 +436,14 @@ impl<'t> Kernel<'t> {
         if *granted & bit == 0 {
             return Err(Status::WrongState);
         }
+        let frame = Gfn(place.frame.0 + u64::from(page));
         if *mapped & bit != 0 {
-            platform.unmap_grant(GrantRef(reference), Gfn(place.frame.0 + u64::from(page)));
+            platform.unmap_grant(GrantRef(reference), frame);
         } else if !platform.end_grant(GrantRef(reference)) {
             return Err(Status::InUse);
+        } else if rule.access == Access::ReadWrite {
+            // What one peer wrote, the next must not see. A page that the peer only read is its owner's to empty.
+            platform.clear(frame);
         }
         *granted &= !bit;
         *mapped &= !bit;

@@ -51,6 +51,9 @@ pub trait Platform {
     /// Ends a grant if the peer does not use it at this moment; whether it did.
     fn end_grant(&mut self, reference: cloister_caps::GrantRef) -> bool;
 
+    /// Fills a frame with zeros.
+    fn clear(&mut self, frame: cloister_caps::Gfn);
+
     // What only a back end needs. The machine of the kernel that ships has none of it
     // (docs/decisions/0006-a-back-end-is-another-kernel.md).
 

@@ -2,6 +2,8 @@
 //!
 //! The kernel that ships is built without this file (docs/decisions/0006-a-back-end-is-another-kernel.md).
 
+use core::sync::atomic::{AtomicU32, Ordering};
+
 use cloister_caps::tables::MAX_GRANT_REFS;
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, PAGE_SIZE};
 use static_assertions::const_assert_eq;
@@ -48,48 +50,42 @@ struct BindInterdomain {
 }
 const_assert_eq!(size_of::<BindInterdomain>(), 12);
 
-/// The peers' pages that are mapped: Xen's handle of each, by the reference that names the mapping.
-pub struct Mappings {
-    handles: [u32; MAX_GRANT_REFS as usize],
+/// The peers' pages that are mapped: Xen's handle of each, by the reference that names the mapping. Static, because it is large
+/// for a stack.
+static HANDLES: [AtomicU32; MAX_GRANT_REFS as usize] = [const { AtomicU32::new(NONE) }; MAX_GRANT_REFS as usize];
+
+/// `GNTTABOP_map_grant_ref` at `frame`, which must be a page of a region that the policy shares: what was there is gone for
+/// good, and after the unmapping there is nothing. Page tables stay as they are.
+pub fn map(own: GrantRef, frame: Gfn, peer: DomId, theirs: GrantRef, writable: bool) -> bool {
+    let Some(place) = HANDLES.get(own.0 as usize).filter(|handle| handle.load(Ordering::Relaxed) == NONE) else {
+        return false;
+    };
+    let mut argument = Map {
+        host_addr: frame.0 * PAGE_SIZE as u64,
+        flags: HOST_MAP | if writable { 0 } else { READONLY },
+        reference: theirs.0,
+        dom: peer.0,
+        status: -1,
+        handle: NONE,
+        dev_bus_addr: 0,
+    };
+    // SAFETY: one structure of the operation's type, exclusively borrowed. The frame that is replaced belongs to a region
+    // that services see through `Window`s alone.
+    let code = unsafe { hypercall::raw(GRANT_TABLE_OP, 0, core::ptr::from_mut(&mut argument) as u64, 1) };
+    let mapped = code == 0 && argument.status == 0;
+    if mapped {
+        place.store(argument.handle, Ordering::Relaxed);
+    }
+    mapped
 }
 
-impl Mappings {
-    /// None.
-    pub const fn new() -> Mappings {
-        Mappings { handles: [NONE; MAX_GRANT_REFS as usize] }
-    }
-
-    /// `GNTTABOP_map_grant_ref` at `frame`, which must be a page of a region that the policy shares: what was there is gone
-    /// for good, and after the unmapping there is nothing. Page tables stay as they are.
-    pub fn map(&mut self, own: GrantRef, frame: Gfn, peer: DomId, theirs: GrantRef, writable: bool) -> bool {
-        let Some(place) = self.handles.get_mut(own.0 as usize).filter(|handle| **handle == NONE) else { return false };
-        let mut argument = Map {
-            host_addr: frame.0 * PAGE_SIZE as u64,
-            flags: HOST_MAP | if writable { 0 } else { READONLY },
-            reference: theirs.0,
-            dom: peer.0,
-            status: -1,
-            handle: NONE,
-            dev_bus_addr: 0,
-        };
-        // SAFETY: one structure of the operation's type, exclusively borrowed. The frame that is replaced belongs to a region
-        // that services see through `Window`s alone.
-        let code = unsafe { hypercall::raw(GRANT_TABLE_OP, 0, core::ptr::from_mut(&mut argument) as u64, 1) };
-        let mapped = code == 0 && argument.status == 0;
-        if mapped {
-            *place = argument.handle;
-        }
-        mapped
-    }
-
-    /// `GNTTABOP_unmap_grant_ref`.
-    pub fn unmap(&mut self, own: GrantRef, frame: Gfn) {
-        let Some(place) = self.handles.get_mut(own.0 as usize) else { return };
-        let handle = core::mem::replace(place, NONE);
-        let mut argument = Unmap { host_addr: frame.0 * PAGE_SIZE as u64, dev_bus_addr: 0, handle, status: 0, pad: 0 };
-        // SAFETY: one structure of the operation's type, exclusively borrowed. A handle that is none is refused.
-        unsafe { hypercall::raw(GRANT_TABLE_OP, 1, core::ptr::from_mut(&mut argument) as u64, 1) };
-    }
+/// `GNTTABOP_unmap_grant_ref`.
+pub fn unmap(own: GrantRef, frame: Gfn) {
+    let Some(place) = HANDLES.get(own.0 as usize) else { return };
+    let handle = place.swap(NONE, Ordering::Relaxed);
+    let mut argument = Unmap { host_addr: frame.0 * PAGE_SIZE as u64, dev_bus_addr: 0, handle, status: 0, pad: 0 };
+    // SAFETY: one structure of the operation's type, exclusively borrowed. A handle that is none is refused.
+    unsafe { hypercall::raw(GRANT_TABLE_OP, 1, core::ptr::from_mut(&mut argument) as u64, 1) };
 }
 
 /// `EVTCHNOP_bind_interdomain`.

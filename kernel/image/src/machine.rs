@@ -10,7 +10,7 @@ use cloister_kernel_core::entropy::Generator;
 use crate::back_end;
 use crate::count::{Count, count};
 use crate::grants::GrantTable;
-use crate::{console, hypercall, processor, xen};
+use crate::{console, hypercall, paging, processor, xen};
 
 /// What carries out the kernel's decisions.
 pub struct Machine {
@@ -19,8 +19,6 @@ pub struct Machine {
     lines: [Line; MAX_SERVICES],
     refusals: Line,
     timer: u64,
-    #[cfg(feature = "back-end")]
-    mappings: back_end::Mappings,
 }
 
 impl Machine {
@@ -35,8 +33,6 @@ impl Machine {
             lines: [Line::new(); MAX_SERVICES],
             refusals: Line::new(),
             timer: u64::MAX,
-            #[cfg(feature = "back-end")]
-            mappings: back_end::Mappings::new(),
         }
     }
 
@@ -125,6 +121,10 @@ impl Platform for Machine {
         self.grants.revoke(reference)
     }
 
+    fn clear(&mut self, frame: Gfn) {
+        paging::fill(frame, 0, 0);
+    }
+
     #[cfg(feature = "back-end")]
     fn bind_port(&mut self, peer: DomId, theirs: EvtchnPort) -> Option<EvtchnPort> {
         back_end::bind_interdomain(peer, theirs)
@@ -132,11 +132,11 @@ impl Platform for Machine {
 
     #[cfg(feature = "back-end")]
     fn map_grant(&mut self, own: GrantRef, frame: Gfn, peer: DomId, theirs: GrantRef, writable: bool) -> bool {
-        self.mappings.map(own, frame, peer, theirs, writable)
+        back_end::map(own, frame, peer, theirs, writable)
     }
 
     #[cfg(feature = "back-end")]
     fn unmap_grant(&mut self, own: GrantRef, frame: Gfn) {
-        self.mappings.unmap(own, frame);
+        back_end::unmap(own, frame);
     }
 }

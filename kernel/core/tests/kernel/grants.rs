@@ -149,3 +149,18 @@ fn a_page_mapped_for_reading_cannot_be_written() {
         assert_eq!(bench.status("back-end", rule, Operation::GrantEnd, [9, 0, 0, 0]), Status::Done);
     }
 }
+
+#[test]
+fn what_a_peer_wrote_is_gone_when_its_grant_has_ended() {
+    let mut bench = Bench::new(&shipped());
+    for (rule, cleared) in [("rx-pages", 1), ("ring-pages", 1), ("tx-pages", 0)] {
+        assert_eq!(issue(&mut bench, rule, 1, 3), Status::Done);
+        let (reference, (frame, ..)) = bench.machine.granted.first_key_value().map(|(a, b)| (*a, *b)).unwrap();
+        bench.machine.in_use.insert(reference);
+        assert_eq!(end(&mut bench, rule, 1), Status::InUse);
+        assert!(bench.machine.cleared.is_empty(), "the peer still uses it");
+        bench.machine.in_use.clear();
+        assert_eq!(end(&mut bench, rule, 1), Status::Done);
+        assert_eq!(std::mem::take(&mut bench.machine.cleared), vec![frame; cleared], "{rule}");
+    }
+}

@@ -51,6 +51,8 @@ pub struct Machine {
     pub open: BTreeSet<u32>,
     pub unmasked: Vec<u32>,
     pub sent: Vec<u32>,
+    /// Frames that were filled with zeros.
+    pub cleared: Vec<u64>,
     /// Whether this is a back end's kernel.
     pub back_end: bool,
     /// The peer's pages by our references: the frame, the peer, its reference, whether it may be written.
@@ -115,6 +117,11 @@ impl Platform for Machine {
     fn end_grant(&mut self, reference: GrantRef) -> bool {
         assert!(self.granted.contains_key(&reference.0), "{reference} is not granted");
         !self.in_use.contains(&reference.0) && self.granted.remove(&reference.0).is_some()
+    }
+    fn clear(&mut self, frame: Gfn) {
+        let granted = self.granted.values().any(|(granted, ..)| *granted == frame.0);
+        assert!(!granted, "{frame} is the peer's to use");
+        self.cleared.push(frame.0);
     }
     fn bind_port(&mut self, peer: DomId, theirs: EvtchnPort) -> Option<EvtchnPort> {
         assert_ne!(theirs.0, 0);
@@ -185,6 +192,7 @@ impl Bench {
             open: BTreeSet::from([XENSTORE.0]),
             unmasked: Vec::new(),
             sent: Vec::new(),
+            cleared: Vec::new(),
             back_end: false,
             mapped: BTreeMap::new(),
             next_port: 2,

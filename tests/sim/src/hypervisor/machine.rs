@@ -235,6 +235,9 @@ impl Machine {
             _ => (0, [0; 2]),
         };
         xen.record((service, number, arguments, answer));
+        for (memory, offset) in xen.cleared.drain(..).filter_map(|frame| self.regions.page(frame)) {
+            memory.write(offset, &[0; PAGE_SIZE]);
+        }
         outcome
     }
 

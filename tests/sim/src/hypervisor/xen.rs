@@ -22,6 +22,8 @@ pub struct Xen {
     pub grants: GrantTable,
     /// Whether the machine has a random source.
     pub has_random: bool,
+    /// Frames to be filled with zeros: the machine has the memory.
+    pub cleared: Vec<Gfn>,
     lines: Vec<String>,
     unfinished: Vec<String>,
     trace: DefaultHasher,
@@ -39,6 +41,7 @@ impl Xen {
             events: EventChannels::new(),
             grants: GrantTable::new(),
             has_random: true,
+            cleared: Vec::new(),
             lines: Vec::new(),
             unfinished: Vec::new(),
             trace: DefaultHasher::new(),
@@ -139,5 +142,9 @@ impl Platform for Xen {
 
     fn end_grant(&mut self, reference: GrantRef) -> bool {
         self.grants.end(reference)
+    }
+
+    fn clear(&mut self, frame: Gfn) {
+        self.cleared.push(frame);
     }
 }
