@@ -1,5 +1,6 @@
 //! The two system calls.
 
+#[cfg(not(test))]
 use core::arch::asm;
 
 use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
@@ -13,12 +14,14 @@ pub struct Kernel(pub(crate) ());
 
 /// The one `syscall` instruction of a program. `cloister-policy verify` knows it by its bytes, and refuses an image with
 /// another in its code.
+#[cfg(not(test))]
 #[unsafe(naked)]
 extern "C" fn stub() {
     core::arch::naked_asm!("syscall", "ret")
 }
 
 /// A system call of any number and with any arguments: what the kernel answers is a status and two words.
+#[cfg(not(test))]
 fn call(number: u64, arguments: [u64; 6]) -> (u64, [u64; 2]) {
     let (status, first, second);
     // SAFETY: the kernel changes no memory of ours but through regions that only `Window` touches, and no registers but
@@ -40,6 +43,9 @@ fn call(number: u64, arguments: [u64; 6]) -> (u64, [u64; 2]) {
     }
     (status, [first, second])
 }
+
+#[cfg(test)]
+use crate::tests::call;
 
 /// A system call as it is, for the prober.
 #[cfg(feature = "probe")]

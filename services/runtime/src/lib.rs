@@ -2,9 +2,11 @@
 //!
 //! Together with `kernel/image` this is all the `unsafe` there is. A service's own crates forbid it; they reach the
 //! kernel only through [`Kernel`] and shared memory only through [`Window`].
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 
 mod call;
+#[cfg(any(feature = "image", test))]
+mod heap;
 mod memory;
 #[cfg(feature = "probe")]
 pub mod probe;
@@ -30,3 +32,6 @@ macro_rules! service {
         }
     };
 }
+
+#[cfg(test)]
+mod tests;

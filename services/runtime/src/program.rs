@@ -1,17 +1,14 @@
 //! The life of a program: its entry, its heap, its loop, and its end by panic.
 
-use core::alloc::{GlobalAlloc, Layout};
-use core::cell::UnsafeCell;
 use core::panic::PanicInfo;
-use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use cloister_caps::{Operation, Slot};
 use cloister_interfaces::capability::Console;
 use cloister_interfaces::{Notifications, Service, System};
-use linked_list_allocator::Heap;
 
 use crate::call::{Kernel, wait};
+use crate::heap::Allocator;
 
 const NONE: u16 = u16::MAX;
 static HEAP_SLOT: AtomicU16 = AtomicU16::new(NONE);
@@ -28,30 +25,8 @@ pub(crate) fn is_heap(slot: Slot) -> bool {
     HEAP_SLOT.load(Ordering::Relaxed) == slot.0
 }
 
-struct Allocator(UnsafeCell<Heap>);
-
-// SAFETY: a service is one thread, which nothing interrupts to run other code of the service.
-unsafe impl Sync for Allocator {}
-
-// SAFETY: `Heap` hands out disjoint blocks of the region given to `init`; no block is used before `init`, for the heap is
-// empty then and every allocation fails.
-unsafe impl GlobalAlloc for Allocator {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: one thread, and `Heap` calls nothing of ours: this is the only reference.
-        let heap = unsafe { &mut *self.0.get() };
-        heap.allocate_first_fit(layout).map_or(core::ptr::null_mut(), NonNull::as_ptr)
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        if let Some(block) = NonNull::new(block) {
-            // SAFETY: as above; the block and its layout are those of an earlier `alloc`, by the caller's promise.
-            unsafe { (*self.0.get()).deallocate(block, layout) }
-        }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Allocator = Allocator(UnsafeCell::new(Heap::empty()));
+static ALLOCATOR: Allocator = Allocator::empty();
 
 /// Runs a service for ever. `heap` is the slot of the region for its allocator; `make` is given the kernel, which nobody
 /// else gets.
@@ -66,7 +41,7 @@ pub fn run<T: Service>(heap: Option<Slot>, make: impl FnOnce(Kernel) -> T) -> ! 
     {
         HEAP_SLOT.store(slot.0, Ordering::Relaxed);
         // SAFETY: the kernel maps these bytes writable for this service alone, and no `Window` is made of them.
-        unsafe { (*ALLOCATOR.0.get()).init(base as *mut u8, size as usize) }
+        unsafe { ALLOCATOR.init(base as *mut u8, size as usize) }
     }
     let mut service = make(kernel);
     let mut notifications = Notifications::ALL;

@@ -1,0 +1,173 @@
+//! The memory of a program on the host, under Miri too: the kernel's answers are made up, all else is what runs in the image.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use cloister_caps::abi::{SYSTEM_CALL_INVOKE, region};
+use cloister_caps::{Operation, Slot, Status};
+use cloister_interfaces::system::Own;
+use cloister_interfaces::{Memory, System};
+use proptest::prelude::*;
+
+use crate::call::Kernel;
+use crate::heap::Allocator;
+use crate::{Pages, Window, bytes};
+
+const KERNEL: Kernel = Kernel(());
+
+thread_local! {
+    /// The regions by slot: base, and length with flags.
+    static REGIONS: RefCell<BTreeMap<u64, [u64; 2]>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// What the kernel of these tests answers.
+pub(crate) fn call(number: u64, [slot, operation, ..]: [u64; 6]) -> (u64, [u64; 2]) {
+    assert_eq!((number, operation), (SYSTEM_CALL_INVOKE, u64::from(Operation::RegionFind as u32)));
+    match REGIONS.with_borrow(|regions| regions.get(&slot).copied()) {
+        Some(answer) => (Status::Done as u64, answer),
+        None => (Status::NoCapability as u64, [0; 2]),
+    }
+}
+
+/// Maps a region of so many 8-byte words of `fill` for ever, as the kernel does.
+fn map(slot: u16, words: usize, fill: u8, flags: u64) -> Slot {
+    let memory = vec![u64::from_ne_bytes([fill; 8]); words].leak();
+    map_at(slot, memory.as_mut_ptr().expose_provenance(), memory.len() * 8, flags)
+}
+
+fn map_at(slot: u16, base: usize, length: usize, flags: u64) -> Slot {
+    REGIONS.with_borrow_mut(|regions| regions.insert(u64::from(slot), [base as u64, length as u64 | flags]));
+    Slot(slot)
+}
+
+#[test]
+fn words_are_stored_and_loaded_where_they_are_and_nowhere_else() {
+    let window = Window::new(KERNEL, map(1, 4, 0, 0));
+    assert_eq!(window.len(), 32);
+    for offset in (0..32).step_by(4) {
+        window.store(offset, 0x0102_0300 + offset as u32);
+    }
+    for offset in 0..40 {
+        let expected = if offset % 4 == 0 && offset < 32 { 0x0102_0300 + offset as u32 } else { 0 };
+        assert_eq!(window.load(offset), expected, "{offset}");
+    }
+    for offset in [29, 30, 31, 32, 33, usize::MAX - 3, usize::MAX] {
+        window.store(offset, u32::MAX);
+        assert_eq!(window.load(offset), 0, "{offset}");
+    }
+    assert_eq!(window.load(28), 0x0102_031C);
+}
+
+#[test]
+fn a_slot_without_a_region_has_no_bytes() {
+    let window = Window::new(KERNEL, Slot(60));
+    assert!(window.is_empty());
+    window.store(0, 1);
+    window.write(0, &[1]);
+    let mut into = [7; 3];
+    window.read(0, &mut into);
+    assert_eq!((window.load(0), into), (0, [0; 3]));
+    window.read(0, &mut []);
+    assert_eq!(Pages::new(KERNEL, Slot(60)).size(), 0);
+    assert!(bytes(KERNEL, Slot(60)).is_empty());
+}
+
+#[test]
+fn a_region_is_a_window_or_pages_or_bytes_as_its_flags_say() {
+    let shared = map(2, 2, 1, 0);
+    let own = map(3, 2, 2, region::OWN);
+    let constant = map(4, 2, 3, region::CONSTANT);
+    let sizes = |slot| {
+        let (window, pages) = (Window::new(KERNEL, slot), Pages::new(KERNEL, slot));
+        (window.len(), pages.size(), bytes(KERNEL, slot).len())
+    };
+    assert_eq!(sizes(shared), (16, 0, 0));
+    assert_eq!(sizes(own), (0, 16, 0));
+    assert_eq!(sizes(constant), (16, 0, 16));
+    assert_eq!(bytes(KERNEL, constant), [3; 16]);
+}
+
+#[test]
+fn own_pages_are_given_once() {
+    let slot = map(5, 2, 0, region::OWN);
+    let (mut first, mut second) = (Pages::new(KERNEL, slot), Pages::new(KERNEL, slot));
+    assert_eq!((first.size(), second.size()), (16, 0));
+    assert_eq!(first.edit(0, 16, |bytes| bytes.fill(9)), Some(()));
+    assert_eq!(second.edit(0, 1, |bytes| bytes.fill(9)), None);
+    assert_eq!(first.edit(15, 1, |bytes| bytes[0]), Some(9));
+    for (offset, length) in [(16, 1), (0, 17), (17, 0), (usize::MAX, 1), (1, usize::MAX)] {
+        assert_eq!(first.edit(offset, length, |bytes| bytes.len()), None, "{offset} {length}");
+    }
+    assert_eq!(first.edit(16, 0, |bytes| bytes.len()), Some(0));
+    let far = map(64, 2, 0, region::OWN);
+    assert_eq!(Pages::new(KERNEL, far).size(), 0, "a slot that there is not");
+}
+
+#[test]
+fn the_stack_is_no_region() {
+    let here = 0_u8;
+    let base = (&raw const here).addr() & !0xFFF;
+    let slot = map_at(6, base - 0x10_0000, 0x20_0000, 0);
+    assert!(Window::new(KERNEL, slot).is_empty());
+    assert!(bytes(KERNEL, slot).is_empty());
+}
+
+#[test]
+fn what_the_kernel_refuses_is_a_fault() {
+    let fault = KERNEL.invoke(Slot(61), Operation::RegionFind, [0; 4]).unwrap_err();
+    assert_eq!(fault.status(), Status::NoCapability);
+}
+
+proptest! {
+    #[test]
+    fn a_window_is_an_array(accesses in prop::collection::vec((0_usize..80, 0_usize..40, any::<bool>(), any::<u8>()), 0..40)) {
+        let window = Window::new(KERNEL, map(7, 8, 0, 0));
+        let mut model = vec![0; 64];
+        for (offset, count, write, fill) in accesses {
+            let place = model.get_mut(offset..offset + count);
+            if write {
+                let from: Vec<u8> = (0..count).map(|index| fill.wrapping_add(index as u8)).collect();
+                window.write(offset, &from);
+                if let Some(place) = place {
+                    place.copy_from_slice(&from);
+                }
+            } else {
+                let mut into = vec![fill; count];
+                window.read(offset, &mut into);
+                prop_assert_eq!(into, place.map_or(vec![0; count], |place| place.to_vec()));
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_of_the_heap_are_disjoint(sizes in prop::collection::vec((1_usize..200, 0_u32..5, any::<bool>()), 1..40)) {
+        use core::alloc::{GlobalAlloc, Layout};
+        let heap = Allocator::empty();
+        let memory = vec![0_u64; 512].leak();
+        let mut blocks: Vec<(*mut u8, Layout, u8)> = Vec::new();
+        for (number, (size, align, free)) in sizes.into_iter().enumerate() {
+            let layout = Layout::from_size_align(size, 1 << align).unwrap();
+            if number == 1 {
+                // SAFETY: leaked, and used by nothing else.
+                unsafe { heap.init(memory.as_mut_ptr().cast(), 4096) }
+            }
+            // SAFETY: the layout is not empty.
+            let block = unsafe { heap.alloc(layout) };
+            prop_assert!(number > 0 || block.is_null(), "there is no region yet");
+            if !block.is_null() {
+                prop_assert!(block.addr().is_multiple_of(layout.align()));
+                // SAFETY: the block has so many bytes, and is ours.
+                unsafe { block.write_bytes(number as u8, size) }
+                blocks.push((block, layout, number as u8));
+            }
+            if free && !blocks.is_empty() {
+                let (block, layout, fill) = blocks.remove(0);
+                // SAFETY: all of it was written.
+                let found = unsafe { core::slice::from_raw_parts(block, layout.size()) };
+                prop_assert!(found.iter().all(|byte| *byte == fill), "another block overlaps it");
+                // SAFETY: it is a block of the heap, freed once.
+                unsafe { heap.dealloc(block, layout) }
+            }
+        }
+    }
+}
