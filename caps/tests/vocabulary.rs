@@ -1,6 +1,8 @@
 //! Numbers and words of the vocabulary.
 #![forbid(unsafe_code)]
 
+use cloister_caps::abi::region;
+use cloister_caps::tables::{FIRST_GRANT_REF, MAX_GRANT_REFS};
 use cloister_caps::{DomId, EvtchnPort, GrantRef, Kind, Operation, ServiceId, Slot, Status};
 
 #[test]
@@ -52,4 +54,12 @@ fn identifiers_say_what_they_are() {
     let texts = [DomId(3).to_string(), GrantRef(8).to_string(), EvtchnPort(2).to_string(), ServiceId(1).to_string()];
     assert_eq!(texts, ["dom3", "gref 8", "port 2", "service 1"]);
     assert_eq!(Slot(7).to_string(), "slot 7");
+}
+
+#[test]
+fn limits_are_those_of_the_interfaces_they_come_from() {
+    // Two flags above a size, and nothing between them.
+    assert_eq!([region::CONSTANT, region::OWN, region::SIZE], [1 << 63, 1 << 62, (1 << 62) - 1]);
+    // Xen keeps the first 8; a version-1 entry has 8 bytes, and there are 8 frames of them.
+    assert_eq!((FIRST_GRANT_REF, MAX_GRANT_REFS), (8, 8 * 4096 / 8));
 }

@@ -8,6 +8,8 @@ mod fuzz;
 mod image;
 mod inventory;
 mod kernel;
+mod miri;
+mod mutants;
 mod net;
 mod proof;
 mod site;
@@ -42,6 +44,10 @@ enum Command {
     Test(test::Arguments),
     /// Attack every interface of the image with libFuzzer: executions, coverage and crashes of each target
     Fuzz(fuzz::Arguments),
+    /// Run the tests of the crates that run on the host under Miri, which finds undefined behaviour
+    Miri(miri::Arguments),
+    /// Change the code in all the small ways that cargo-mutants knows, and list what no test notices
+    Mutants(mutants::Arguments),
     /// Make a folder with all that a real Xen host needs to run the image
     Dist(dist::Arguments),
     /// Add function, file and line to the fault reports in a log
@@ -58,6 +64,8 @@ fn main() -> ExitCode {
         Command::Profile(arguments) => bench::profile::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
+        Command::Miri(arguments) => miri::run(&arguments),
+        Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
         Command::Symbolize(arguments) => symbolize::run(&arguments),
         Command::Kernel(arguments) => kernel::run(&arguments),

@@ -160,11 +160,12 @@ pub(crate) mod tests {
             padded[T::SIZE] = 1;
             assert_eq!(T::from_bytes(&padded[..=T::SIZE]), Err(Malformed), "{message:?} with something after it");
             // Cut short it is another message or none, and no panic.
-            for cut in 0..T::SIZE {
+            for cut in (0..T::SIZE).step_by(if cfg!(miri) { 13 } else { 1 }) {
                 let _ = T::from_bytes(&bytes[..cut]);
             }
             // Every bit counts: a changed one gives another message or none.
-            for bit in 0..T::SIZE * 8 {
+            // Miri, for which each is a thousand times dearer, is shown some.
+            for bit in (0..T::SIZE * 8).step_by(if cfg!(miri) { 67 } else { 1 }) {
                 bytes[bit / 8] ^= 1 << (bit % 8);
                 assert_ne!(T::from_bytes(bytes).as_ref(), Ok(message), "bit {bit}");
                 bytes[bit / 8] ^= 1 << (bit % 8);

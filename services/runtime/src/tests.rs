@@ -122,7 +122,7 @@ proptest! {
     #[test]
     fn a_window_is_an_array(accesses in prop::collection::vec((0_usize..80, 0_usize..40, any::<bool>(), any::<u8>()), 0..40)) {
         let window = Window::new(KERNEL, map(7, 8, 0, 0));
-        let mut model = vec![0; 64];
+        let mut model = [0; 64];
         for (offset, count, write, fill) in accesses {
             let place = model.get_mut(offset..offset + count);
             if write {

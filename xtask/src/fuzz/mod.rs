@@ -4,7 +4,7 @@ mod corpus;
 mod coverage;
 mod process;
 mod status;
-mod tools;
+pub mod tools;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -14,8 +14,8 @@ const CARGO_FUZZ: &str = "0.13.2";
 /// The toolchain: libFuzzer's instrumentation is a feature of nightly compilers.
 pub const NIGHTLY: &str = "nightly";
 
-/// Where cargo-fuzz is installed, and where the programs are built.
-fn target_folder() -> PathBuf {
+/// Where tools are installed, and where the programs are built.
+pub fn target_folder() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace::root().join("target"), PathBuf::from)
 }
 
@@ -35,7 +35,8 @@ pub fn nightly(program: &str) -> Command {
     command
 }
 
-fn succeeds(command: &mut Command) -> bool {
+/// Whether a command succeeds.
+pub fn succeeds(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
@@ -58,16 +59,26 @@ pub fn ensure_nightly(stages: &mut Stages) -> Result<()> {
 /// Makes sure of cargo-fuzz and a nightly compiler.
 pub fn ensure(stages: &mut Stages) -> Result<()> {
     ensure_nightly(stages)?;
+    ensure_tool(("cargo-fuzz", CARGO_FUZZ), stages).map(drop)
+}
+
+/// Makes sure of this version of a tool of cargo's; answers where it is.
+pub fn ensure_tool((name, version): (&str, &str), stages: &mut Stages) -> Result<PathBuf> {
     let tools = target_folder().join("tools");
-    let installed = Command::new(tools.join("bin/cargo-fuzz")).arg("--version").output();
-    if installed.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(CARGO_FUZZ)) {
-        return Ok(());
+    let program = tools.join("bin").join(name);
+    // cargo hands the tool's own name to it.
+    let command = name.trim_start_matches("cargo-");
+    let outputs =
+        [&["--version"][..], &[command, "--version"]].map(|arguments| Command::new(&program).args(arguments).output());
+    let found = |output: &std::process::Output| String::from_utf8_lossy(&output.stdout).contains(version);
+    if outputs.iter().flatten().any(found) {
+        return Ok(program);
     }
-    stages.begin("installing cargo-fuzz");
-    let version = format!("={CARGO_FUZZ}");
+    stages.begin(&format!("installing {name}"));
     let mut install = workspace::cargo();
-    install.args(["install", "cargo-fuzz", "--version", &version, "--locked", "--root"]).arg(&tools);
-    quiet(&mut install)
+    install.args(["install", name, "--version", &format!("={version}"), "--locked", "--root"]).arg(&tools);
+    quiet(&mut install)?;
+    Ok(program)
 }
 
 /// The names of all targets: those of the programs.

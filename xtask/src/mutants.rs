@@ -1,0 +1,114 @@
+//! `mutants`: whether the tests would notice if the code were wrong, by cargo-mutants.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::fuzz::tools::{ensure_tool, target_folder};
+use crate::stages::Stages;
+use crate::workspace;
+
+/// The tool and its version.
+const TOOL: (&str, &str) = ("cargo-mutants", "27.1.0");
+
+/// What is changed: package, the files of it (all for none), and the packages whose tests have to notice.
+const PACKAGES: [(&str, &[&str], &[&str]); 4] = [
+    ("caps", &[], &["caps"]),
+    ("kernel-core", &[], &["kernel-core"]),
+    ("grant-manager", &[], &["grant-manager"]),
+    ("netfront", &["ring.rs", "tx.rs", "rx.rs", "handshake/*.rs"], &["netfront"]),
+];
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Only this package, by its name with or without `cloister-`
+    #[arg(long, value_name = "NAME")]
+    package: Option<String>,
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let chosen = arguments.package.as_deref().map(|name| name.trim_start_matches("cloister-"));
+    let packages: Vec<_> = PACKAGES.iter().filter(|(name, ..)| chosen.is_none_or(|chosen| chosen == *name)).collect();
+    if packages.is_empty() {
+        bail!(
+            "{} is none of those that are changed: {}",
+            chosen.unwrap_or_default(),
+            PACKAGES.map(|(name, ..)| name).join(", ")
+        );
+    }
+    let mut stages = Stages::new();
+    let tool = ensure_tool(TOOL, &mut stages)?;
+    stages.done();
+    let mut summary = Vec::new();
+    for (name, files, tests) in packages {
+        let output = target_folder().join("mutants").join(name);
+        std::fs::create_dir_all(&output).with_context(|| output.display().to_string())?;
+        let mut command = Command::new(&tool);
+        command.current_dir(workspace::root()).arg("mutants").arg("--output").arg(&output);
+        command.args(["--package", &format!("cloister-{name}")]);
+        for file in *files {
+            command.args(["--file", &format!("**/netfront-service/src/{file}")]);
+        }
+        for package in *tests {
+            command.args(["--test-package", &format!("cloister-{package}")]);
+        }
+        // Fewer cases than usual: each property is tried on every change, and what twenty cases do not notice counts as
+        // unnoticed.
+        command.env("PROPTEST_CASES", "20").env("CARGO_PROFILE_DEV_DEBUG", "0");
+        command.status().context("cargo-mutants cannot be run")?;
+        summary.push(format!("{name}: {}", Count::read(&output.join("mutants.out"))?));
+    }
+    println!("\n{}", summary.join("\n"));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How the changes of a package ended.
+#[derive(Debug, PartialEq, Eq)]
+struct Count {
+    noticed: usize,
+    missed: usize,
+}
+
+impl Count {
+    /// The counts in a folder that cargo-mutants has written.
+    fn read(folder: &std::path::Path) -> Result<Count> {
+        let lines = |name: &str| {
+            let path = folder.join(name);
+            let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            anyhow::Ok(text.lines().count())
+        };
+        // One that never ends is noticed: no test run passes.
+        Ok(Count { noticed: lines("caught.txt")? + lines("timeout.txt")?, missed: lines("missed.txt")? })
+    }
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let all = self.noticed + self.missed;
+        let per_mille = (self.missed * 1000).checked_div(all).unwrap_or(0);
+        write!(f, "{} of {all} changes missed ({}.{} %)", self.missed, per_mille / 10, per_mille % 10)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_package_is_refused() {
+        assert!(run(&Arguments { package: Some("nonsense".into()) }).is_err());
+    }
+
+    #[test]
+    fn results_are_counted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, text) in [("caught.txt", "a\nb\nc\n"), ("timeout.txt", "d\n"), ("missed.txt", "e\n")] {
+            std::fs::write(folder.path().join(name), text).expect("a file");
+        }
+        let count = Count::read(folder.path()).expect("counts");
+        assert_eq!(count, Count { noticed: 4, missed: 1 });
+        assert_eq!(count.to_string(), "1 of 5 changes missed (20.0 %)");
+        assert!(Count::read(&folder.path().join("none")).is_err());
+    }
+}
