@@ -46,6 +46,7 @@ pub struct Writer<'a> {
 
 impl Writer<'_> {
     /// Appends bytes.
+    #[inline]
     pub fn bytes(&mut self, bytes: &[u8]) {
         if let Some(place) = self.out.get_mut(self.at..self.at + bytes.len()) {
             place.copy_from_slice(bytes);

@@ -104,6 +104,7 @@ pub enum Reply {
 
 impl Message for Request {
     const SIZE: usize = 8;
+    #[inline]
     fn encode(&self, writer: &mut Writer<'_>) {
         match *self {
             Request::Transmit { page, length, work } => {
@@ -151,6 +152,7 @@ const CHECKED: u8 = 2;
 
 impl Message for Reply {
     const SIZE: usize = 16;
+    #[inline]
     fn encode(&self, writer: &mut Writer<'_>) {
         match *self {
             Reply::Up { mac, mtu, offloads } => {

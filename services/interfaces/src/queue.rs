@@ -73,6 +73,8 @@ pub struct Sender<T, S, M> {
     end: End<M>,
     head: u32,
     announced: u32,
+    /// Slots that are known to be free: there may be more.
+    free: u32,
     message: PhantomData<fn(T)>,
 }
 
@@ -80,7 +82,7 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
     /// The producing end at `end`.
     pub fn new(system: S, end: End<M>) -> Self {
         let head = end.producer.load(HEAD);
-        Sender { system, end, head, announced: head, message: PhantomData }
+        Sender { system, end, head, announced: head, free: 0, message: PhantomData }
     }
 
     /// The notification bit by which this end learns of space.
@@ -109,19 +111,24 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
     /// # Errors
     /// The queue is full; this end will be notified when there is room.
     pub fn push(&mut self, message: &T) -> Result<(), Full> {
-        if self.room() == 0 {
-            self.end.producer.store(SPACE_EVENT, self.head.wrapping_sub(self.end.depth).wrapping_add(1));
-            self.end.producer.barrier();
-            if self.room() == 0 {
-                return Err(Full);
-            }
+        if self.free == 0 {
+            self.look_for_room();
         }
-        let mut bytes = [0; MAX_MESSAGE];
-        message.to_bytes(&mut bytes[..T::SIZE]);
+        self.free = self.free.checked_sub(1).ok_or(Full)?;
         let slot = (self.head & (self.end.depth - 1)) as usize;
-        self.end.producer.write(SLOTS + slot * T::SIZE, &bytes[..T::SIZE]);
+        put(message, &self.end.producer, SLOTS + slot * T::SIZE);
         self.head = self.head.wrapping_add(1);
         Ok(())
+    }
+
+    #[cold]
+    fn look_for_room(&mut self) {
+        self.free = self.room();
+        if self.free == 0 {
+            self.end.producer.store(SPACE_EVENT, self.head.wrapping_sub(self.end.depth).wrapping_add(1));
+            self.end.producer.barrier();
+            self.free = self.room();
+        }
     }
 
     /// Publishes what was pushed, and wakes the receiver if it waits for it. Call once for a batch.
@@ -155,6 +162,8 @@ pub struct Receiver<T, S, M> {
     end: End<M>,
     tail: u32,
     released: u32,
+    /// Messages that are known to be there: there may be more.
+    batch: u32,
     message: PhantomData<fn() -> T>,
 }
 
@@ -162,7 +171,7 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
     /// The consuming end at `end`.
     pub fn new(system: S, end: End<M>) -> Self {
         let tail = end.consumer.load(TAIL);
-        Receiver { system, end, tail, released: tail, message: PhantomData }
+        Receiver { system, end, tail, released: tail, batch: 0, message: PhantomData }
     }
 
     /// The notification bit by which this end learns of messages.
@@ -177,31 +186,35 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
     /// Takes the next message, if there is one; `Some(Err)` is one that does not decode, and is gone.
     /// After `None` this end is notified of the next.
     pub fn pop(&mut self) -> Option<Result<T, Malformed>> {
-        let mut waiting = self.waiting();
-        if waiting == 0 {
-            self.release();
-            self.end.consumer.store(MESSAGE_EVENT, self.tail.wrapping_add(1));
-            self.end.consumer.barrier();
-            waiting = self.waiting();
-            if waiting == 0 {
-                return None;
+        if self.batch == 0 {
+            self.look_for_messages();
+            if self.batch > self.end.depth {
+                // More than the queue holds. Nothing in it means anything, and to follow the claim would be up to 2^32
+                // messages of work: go on where the producer says that it is.
+                self.tail = self.tail.wrapping_add(core::mem::take(&mut self.batch));
+                self.release();
+                return Some(Err(Malformed));
             }
         }
-        if waiting > self.end.depth {
-            // More than the queue holds. Nothing in it means anything, and to follow the claim would be up to 2^32
-            // messages of work: go on where the producer says that it is.
-            self.tail = self.tail.wrapping_add(waiting);
-            self.release();
-            return Some(Err(Malformed));
-        }
+        self.batch = self.batch.checked_sub(1)?;
         let slot = (self.tail & (self.end.depth - 1)) as usize;
-        let mut bytes = [0; MAX_MESSAGE];
-        self.end.producer.read(SLOTS + slot * T::SIZE, &mut bytes[..T::SIZE]);
+        let message = get(&self.end.producer, SLOTS + slot * T::SIZE);
         self.tail = self.tail.wrapping_add(1);
         if self.tail.wrapping_sub(self.released) >= self.end.depth / 2 {
             self.release();
         }
-        Some(T::from_bytes(&bytes[..T::SIZE]))
+        Some(message)
+    }
+
+    #[cold]
+    fn look_for_messages(&mut self) {
+        self.batch = self.waiting();
+        if self.batch == 0 {
+            self.release();
+            self.end.consumer.store(MESSAGE_EVENT, self.tail.wrapping_add(1));
+            self.end.consumer.barrier();
+            self.batch = self.waiting();
+        }
     }
 
     /// Gives the slots of the messages taken so far back to the sender, and wakes it if it waits for room.
@@ -216,6 +229,43 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
         if passed(old, self.tail, self.end.producer.load(SPACE_EVENT)) {
             let _ = self.system.invoke(self.end.slot, Operation::QueueNotify, [0; 4]);
         }
+    }
+}
+
+/// The largest message that is moved by words, in bytes: those on the path of every packet are no larger.
+const WORDS: usize = 32;
+
+const fn is_moved_by_words(size: usize) -> bool {
+    size <= WORDS && size.is_multiple_of(8)
+}
+
+/// Writes a message at a multiple of 8.
+fn put<T: Message, M: Memory>(message: &T, memory: &M, at: usize) {
+    if is_moved_by_words(T::SIZE) {
+        let mut bytes = [0; WORDS];
+        message.to_bytes(&mut bytes[..T::SIZE]);
+        for (index, word) in bytes[..T::SIZE].as_chunks().0.iter().enumerate() {
+            memory.store64(at + index * 8, u64::from_le_bytes(*word));
+        }
+    } else {
+        let mut bytes = [0; MAX_MESSAGE];
+        message.to_bytes(&mut bytes[..T::SIZE]);
+        memory.write(at, &bytes[..T::SIZE]);
+    }
+}
+
+/// Reads a message; each byte once.
+fn get<T: Message, M: Memory>(memory: &M, at: usize) -> Result<T, Malformed> {
+    if is_moved_by_words(T::SIZE) {
+        let mut bytes = [0; WORDS];
+        for (index, word) in bytes[..T::SIZE].as_chunks_mut().0.iter_mut().enumerate() {
+            *word = memory.load64(at + index * 8).to_le_bytes();
+        }
+        T::from_bytes(&bytes[..T::SIZE])
+    } else {
+        let mut bytes = [0; MAX_MESSAGE];
+        memory.read(at, &mut bytes[..T::SIZE]);
+        T::from_bytes(&bytes[..T::SIZE])
     }
 }
 
