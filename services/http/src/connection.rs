@@ -5,12 +5,12 @@
 
 use core::time::Duration;
 
-use cloister_interfaces::socket::{Connection as Index, Layout, Request as Ask};
+use cloister_interfaces::socket::{Connection as Index, Constant, Layout, Request as Ask, Ring};
 use cloister_interfaces::{Instant, Memory};
 
 use crate::page;
 use crate::request;
-use crate::response::{Content, Context, Head, LARGEST_HEAD, Response, refuse, respond};
+use crate::response::{Answer, CONTINUE, Content, Context, Head, LARGEST_HEAD, Response, Sink, refuse, respond, sunk};
 
 /// How long a new connection may take to send its first request, and any connection to finish one.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -67,12 +67,16 @@ pub struct World<'a, M> {
     pub now: Instant,
     /// What responses depend on.
     pub context: Context<'a>,
+    /// The archive, if tcpip sends from it by itself; else nothing.
+    pub constant: &'static [u8],
 }
 
 /// A connection.
 #[derive(Default)]
 pub struct Connection {
     state: State,
+    /// It is among those of which there is something new.
+    noted: bool,
     /// tcpip has said that it is over.
     over: bool,
     /// The peer sends no more.
@@ -91,8 +95,15 @@ pub struct Connection {
     write: u32,
     unsent: u32,
     written: u32,
+    /// Bytes of the archive that tcpip is to send after those and has not taken; where they start, until it was told.
+    constant: u32,
+    announce: Option<u32>,
+    /// tcpip was told that it need not wake us for what it takes.
+    quiet: bool,
     /// Bytes of a request's body, to be thrown away.
-    discard: u32,
+    discard: u64,
+    /// The request whose body that is, if it is answered then.
+    sink: Option<Sink>,
     /// The rest of the response, and how much of a rendered page was sent.
     content: Rest,
     /// When it last got on.
@@ -108,9 +119,24 @@ enum Rest {
 }
 
 impl Connection {
-    /// A connection that was just accepted.
-    pub fn accepted(now: Instant) -> Self {
-        Connection { state: State::Open, since: now, ..Connection::default() }
+    /// It was just accepted.
+    pub fn accept(&mut self, now: Instant) {
+        *self = Connection { state: State::Open, since: now, noted: self.noted, ..Connection::default() };
+    }
+
+    /// It is no more.
+    pub fn forget(&mut self) {
+        *self = Connection { noted: self.noted, ..Connection::default() };
+    }
+
+    /// There is something new of it. Answers whether that was not known.
+    pub fn note(&mut self) -> bool {
+        !core::mem::replace(&mut self.noted, true)
+    }
+
+    /// It was attended to.
+    pub fn noted(&mut self) {
+        self.noted = false;
     }
 
     /// Whether the index is in use.
@@ -125,17 +151,22 @@ impl Connection {
 
     /// Since when it has waited for a request, if it does nothing else.
     pub fn idle_since(&self) -> Option<Instant> {
-        let idle = self.state == State::Open && self.unsent == 0 && self.content == Rest::Nothing && self.discard == 0;
+        let idle = self.state == State::Open && self.is_sent() && self.content == Rest::Nothing && self.discard == 0;
         idle.then_some(self.since)
+    }
+
+    /// Whether tcpip has taken all that it was given.
+    fn is_sent(&self) -> bool {
+        self.unsent == 0 && self.constant == 0
     }
 
     /// `length` bytes came.
     ///
     /// # Errors
     /// More than the ring holds.
-    pub fn received(&mut self, length: u32, layout: Layout, now: Instant) -> Result<(), Breach> {
+    pub fn received(&mut self, length: u32, ring: Ring, now: Instant) -> Result<(), Breach> {
         let standing = u64::from(self.available) + u64::from(self.consumed) + u64::from(length);
-        if standing > layout.ring_in as u64 {
+        if standing > ring.size as u64 {
             return Err(Breach);
         }
         // A request has its time from its first byte, however slowly the others come.
@@ -146,17 +177,21 @@ impl Connection {
         Ok(())
     }
 
-    /// tcpip took `length` bytes.
+    /// tcpip took `length` bytes of the ring, and `constant` of the archive.
     ///
     /// # Errors
     /// More than there were.
-    pub fn sent(&mut self, length: u32, now: Instant) -> Result<(), Breach> {
-        let announced = self.unsent.saturating_sub(self.written);
-        if length > announced {
+    pub fn sent(&mut self, length: u32, constant: u32, now: Instant) -> Result<(), Breach> {
+        let announced = if self.announce.is_some() { 0 } else { self.constant };
+        if length > self.unsent.saturating_sub(self.written) || constant > announced {
             return Err(Breach);
         }
         self.unsent -= length;
-        self.since = now;
+        self.constant -= constant;
+        // What was done quietly was done long before we hear of it.
+        if !core::mem::take(&mut self.quiet) {
+            self.since = now;
+        }
         Ok(())
     }
 
@@ -195,7 +230,8 @@ impl Connection {
     pub fn deadline(&self) -> Option<Instant> {
         let patience = match self.state {
             State::Free | State::Ending(_) | State::Ended => return None,
-            State::Lingering if self.unsent == 0 => LINGER,
+            State::Lingering if self.is_sent() => LINGER,
+            State::Open if self.quiet => KEEP_ALIVE,
             _ if self.idle_since().is_none() && self.discard == 0 => STALLED,
             _ if self.available > 0 || self.discard > 0 || !self.served => REQUEST,
             _ => KEEP_ALIVE,
@@ -212,8 +248,9 @@ impl Connection {
                     self.abort();
                 }
             }
-            State::Open if self.unsent == 0 && self.content == Rest::Nothing => self.close(),
-            State::Lingering if self.unsent == 0 => self.close(),
+            State::Open if self.quiet => self.quiet = false,
+            State::Open if self.is_sent() && self.content == Rest::Nothing => self.close(),
+            State::Lingering if self.is_sent() => self.close(),
             _ => self.abort(),
         }
     }
@@ -222,7 +259,7 @@ impl Connection {
     pub fn pump<M: Memory>(&mut self, index: usize, world: &mut World<'_, M>) -> bool {
         for _ in 0..REQUESTS {
             if self.state == State::Lingering {
-                self.throw_away(u32::MAX);
+                self.throw_away(u64::MAX);
                 if self.peer_closed {
                     self.close();
                 }
@@ -231,7 +268,7 @@ impl Connection {
                 return false;
             }
             self.send_content(index, world);
-            if self.content != Rest::Nothing {
+            if self.content != Rest::Nothing || self.constant > 0 && !self.close {
                 return false;
             }
             if self.close {
@@ -239,8 +276,13 @@ impl Connection {
                 continue;
             }
             self.discard -= self.throw_away(self.discard);
-            if self.discard > 0 || !self.serve(index, world) {
-                if self.peer_closed && self.state == State::Open && self.unsent == 0 {
+            let got_on = match self.sink {
+                _ if self.discard > 0 => false,
+                Some(sink) => self.answer_sink(index, sink, world),
+                None => self.serve(index, world),
+            };
+            if !got_on {
+                if self.peer_closed && self.state == State::Open && self.is_sent() {
                     self.close();
                 }
                 return false;
@@ -259,12 +301,22 @@ impl Connection {
         }
     }
 
-    fn throw_away(&mut self, most: u32) -> u32 {
-        let count = most.min(self.available);
+    fn throw_away(&mut self, most: u64) -> u64 {
+        let count = u64::from(self.available).min(most) as u32;
         self.available -= count;
         self.consumed += count;
         self.read = self.read.wrapping_add(count);
-        count
+        u64::from(count)
+    }
+
+    /// Answers the request whose body has come. Answers whether there was room.
+    fn answer_sink<M: Memory>(&mut self, index: usize, sink: Sink, world: &mut World<'_, M>) -> bool {
+        let response = sunk(sink, world.context.date, world.head);
+        let begun = self.begin(index, response, world);
+        if begun {
+            self.sink = None;
+        }
+        begun
     }
 
     /// Answers the next request, if it is whole and there is room. Answers whether it did.
@@ -275,41 +327,57 @@ impl Connection {
         let count = self.copy_in(index, world);
         let scratch = core::mem::take(&mut world.scratch);
         let bytes = scratch.get(..count).unwrap_or_default();
-        let full = count >= world.layout.ring_in;
-        let (response, length) = match request::parse(bytes) {
-            Ok(Some((request, length))) => (Some(respond(&request, &world.context, world.head)), length as u32),
-            Ok(None) if full => {
+        let now = |response, length| Some((Answer::Now(response), length));
+        let answer = match request::parse(bytes) {
+            Ok(Some((request, length))) => Some((respond(&request, &world.context, world.head), length as u64)),
+            Ok(None) if count == scratch.len() => {
                 let line_ended = bytes.contains(&b'\n');
                 let status = if line_ended { 431 } else { 414 };
-                (Some(refuse(status, world.context.date, world.head)), 0)
+                now(refuse(status, world.context.date, world.head), 0)
             }
-            Ok(None) => (None, 0),
-            Err(status) => (Some(refuse(status, world.context.date, world.head)), 0),
+            Ok(None) => None,
+            Err(status) => now(refuse(status, world.context.date, world.head), 0),
         };
         world.scratch = scratch;
-        let Some(response) = response else { return false };
-        if !self.begin(index, response, world) {
-            return false;
+        let (begun, length) = match answer {
+            None => return false,
+            Some((Answer::Now(response), length)) => (self.begin(index, response, world), length),
+            Some((Answer::Sink(sink), length)) => (self.begin_sink(index, sink, world), length),
+        };
+        if begun {
+            self.throw_away(length);
         }
-        self.throw_away(length);
+        begun
+    }
+
+    /// Begins to take in a request's body. Answers whether there was room to ask for it.
+    fn begin_sink<M: Memory>(&mut self, index: usize, sink: Sink, world: &World<'_, M>) -> bool {
+        if sink.expects {
+            if self.room(world.layout, index) < CONTINUE.len() {
+                return false;
+            }
+            self.put(index, CONTINUE, world);
+        }
+        self.discard = sink.length;
+        self.sink = Some(sink);
+        self.since = world.now;
         true
     }
 
     /// Copies what stands in the in ring to the scratch buffer; answers how much.
     fn copy_in<M: Memory>(&self, index: usize, world: &mut World<'_, M>) -> usize {
-        let ring = world.layout.ring_in;
+        let ring = world.layout.ring_in(Index(index as u16));
         let count = (self.available as usize).min(world.scratch.len());
-        let offset = self.read as usize & (ring - 1);
-        let (first, second) = world.scratch.split_at_mut(count.min(ring - offset));
-        let rest = count - first.len();
-        world.stream_in.read(index * ring + offset, first);
-        world.stream_in.read(index * ring, second.get_mut(..rest).unwrap_or_default());
+        let (offset, before) = ring.span(self.read, count);
+        let (first, second) = world.scratch.split_at_mut(before);
+        world.stream_in.read(offset, first);
+        world.stream_in.read(ring.base, second.get_mut(..count - before).unwrap_or_default());
         count
     }
 
     /// Begins a response. Answers whether there was room for its head.
     fn begin<M: Memory>(&mut self, index: usize, response: Response, world: &mut World<'_, M>) -> bool {
-        if self.room(world.layout) < world.head.len() {
+        if self.room(world.layout, index) < world.head.len() {
             return false;
         }
         self.put(index, world.head.as_bytes(), world);
@@ -325,30 +393,47 @@ impl Connection {
         true
     }
 
-    fn room(&self, layout: Layout) -> usize {
-        layout.ring_out.saturating_sub(self.unsent as usize)
+    fn room(&self, layout: Layout, index: usize) -> usize {
+        layout.ring_out(Index(index as u16)).size.saturating_sub(self.unsent as usize)
     }
 
-    /// Puts as much of `bytes` into the out ring as it has room for; answers how much.
+    /// Puts as much of `bytes` into the out ring as it has room for; answers how much. Nothing goes before what tcpip sends
+    /// of the archive.
     fn put<M: Memory>(&mut self, index: usize, bytes: &[u8], world: &World<'_, M>) -> usize {
-        let ring = world.layout.ring_out;
-        let bytes = bytes.get(..self.room(world.layout)).unwrap_or(bytes);
-        let offset = self.write as usize & (ring - 1);
-        let (first, second) = bytes.split_at_checked(ring - offset).unwrap_or((bytes, &[]));
-        world.stream_out.write(index * ring + offset, first);
-        world.stream_out.write(index * ring, second);
+        let ring = world.layout.ring_out(Index(index as u16));
+        let bytes = bytes.get(..self.room(world.layout, index)).unwrap_or(bytes);
+        let (offset, before) = ring.span(self.write, bytes.len());
+        let (first, second) = bytes.split_at_checked(before).unwrap_or((bytes, &[]));
+        world.stream_out.write(offset, first);
+        world.stream_out.write(ring.base, second);
         let count = bytes.len() as u32;
         self.write = self.write.wrapping_add(count);
         self.unsent += count;
         self.written += count;
+        self.quiet = false;
         bytes.len()
+    }
+
+    /// Has tcpip send of the archive, if it can: as much of `bytes` as one message says. Answers how much.
+    fn refer(&mut self, bytes: &[u8], constant: &[u8]) -> usize {
+        let offset = bytes.as_ptr().addr().wrapping_sub(constant.as_ptr().addr());
+        let (Some(rest), Ok(start)) = (constant.len().checked_sub(offset), u32::try_from(offset)) else { return 0 };
+        if bytes.is_empty() || bytes.len() > rest {
+            return 0;
+        }
+        self.constant = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        self.announce = Some(start);
+        self.quiet = false;
+        self.constant as usize
     }
 
     fn send_content<M: Memory>(&mut self, index: usize, world: &World<'_, M>) {
         match self.content {
             Rest::Nothing => {}
+            Rest::Bytes(_) if self.constant > 0 => {}
             Rest::Bytes(bytes) => {
-                let count = self.put(index, bytes, world);
+                let referred = self.refer(bytes, world.constant);
+                let count = if referred > 0 { referred } else { self.put(index, bytes, world) };
                 let rest = bytes.get(count..).unwrap_or_default();
                 self.content = if rest.is_empty() { Rest::Nothing } else { Rest::Bytes(rest) };
             }
@@ -362,30 +447,41 @@ impl Connection {
         }
     }
 
-    /// Tells tcpip what it has not been told, by `push`, which answers whether there was room.
-    pub fn tell(&mut self, index: u16, mut push: impl FnMut(Ask) -> bool) {
+    /// Tells tcpip what it has not been told, by `push`, which answers whether there was room. Answers whether all was told.
+    pub fn tell(&mut self, index: u16, mut push: impl FnMut(Ask) -> bool) -> bool {
         let connection = Index(index);
-        if self.written > 0 && !self.over && push(Ask::Send { connection, length: self.written }) {
-            self.written = 0;
+        if (self.written > 0 || self.announce.is_some()) && !self.over {
+            let constant = self.announce.map(|offset| Constant { offset, length: self.constant });
+            let idle = self.state == State::Open && self.content == Rest::Nothing && self.available == 0;
+            let quiet = idle && !self.close && self.discard == 0;
+            if push(Ask::Send { connection, length: self.written, constant, quiet }) {
+                (self.written, self.announce, self.quiet) = (0, None, quiet);
+            }
         }
         if self.consumed > 0 && !self.over && push(Ask::Consumed { connection, length: self.consumed }) {
             self.consumed = 0;
         }
-        let behind = self.written > 0 && !self.over;
+        let behind = (self.written > 0 || self.announce.is_some()) && !self.over;
         let ask = match self.state {
             State::Ending(Ending::Close) if !behind => Ask::Close { connection },
             State::Ending(Ending::Abort) => Ask::Abort { connection },
-            _ => return self.free(),
+            State::Ending(_) => return false,
+            _ => {
+                self.free();
+                return !behind && (self.consumed == 0 || self.over);
+            }
         };
-        if push(ask) {
+        let told = push(ask);
+        if told {
             self.state = State::Ended;
         }
         self.free();
+        told
     }
 
     fn free(&mut self) {
         if self.state == State::Ended && self.over {
-            *self = Connection::default();
+            self.forget();
         }
     }
 }

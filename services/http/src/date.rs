@@ -1,10 +1,43 @@
 //! Dates as HTTP writes them (RFC 9110, 5.6.7).
 
-use core::fmt;
+use core::fmt::{self, Write};
+
+use arrayvec::ArrayString;
 
 /// Seconds since 1970, UTC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HttpDate(pub u64);
+
+/// A date as text, made once for the second that it stands for.
+#[derive(Clone, Debug)]
+pub struct Stamp {
+    seconds: u64,
+    text: ArrayString<40>,
+}
+
+impl Stamp {
+    /// The date at `seconds` since 1970, UTC.
+    #[must_use]
+    pub fn new(seconds: u64) -> Self {
+        let mut text = ArrayString::new();
+        // A year of twenty digits fits too.
+        let _ = write!(text, "{}", HttpDate(seconds));
+        Stamp { seconds, text }
+    }
+
+    /// Makes it the date at `seconds`.
+    pub fn set(&mut self, seconds: u64) {
+        if self.seconds != seconds {
+            *self = Stamp::new(seconds);
+        }
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
 
 const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -44,6 +77,15 @@ mod tests {
             (4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT"),
         ] {
             assert_eq!(HttpDate(seconds).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_stamp_is_the_date_of_its_second() {
+        let mut stamp = Stamp::new(0);
+        for seconds in [784_111_777, 784_111_777, u64::MAX, 1] {
+            stamp.set(seconds);
+            assert_eq!(stamp.as_str(), HttpDate(seconds).to_string());
         }
     }
 

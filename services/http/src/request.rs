@@ -12,6 +12,8 @@ pub enum Method {
     Get,
     /// The file's header fields.
     Head,
+    /// Something to be taken in.
+    Post,
     /// A method that HTTP knows and this server does not offer.
     NotAllowed,
     /// A method that HTTP does not know.
@@ -87,7 +89,8 @@ fn method_of(method: &str) -> Method {
     match method {
         "GET" => Method::Get,
         "HEAD" => Method::Head,
-        "POST" | "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH" => Method::NotAllowed,
+        "POST" => Method::Post,
+        "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH" => Method::NotAllowed,
         _ => Method::Unknown,
     }
 }
@@ -224,7 +227,7 @@ mod tests {
     #[test]
     fn bodies_and_methods() {
         let request = whole("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\nExpect: 100-continue\r\n\r\n");
-        assert_eq!((request.method, request.body, request.expects), (Method::NotAllowed, Body::Length(7), true));
+        assert_eq!((request.method, request.body, request.expects), (Method::Post, Body::Length(7), true));
         let request = whole("BREW / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n");
         assert_eq!((request.method, request.body), (Method::Unknown, Body::Chunked));
         assert_eq!(whole("get / HTTP/1.1\r\nHost: a\r\n\r\n").method, Method::Unknown);

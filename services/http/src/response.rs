@@ -6,7 +6,6 @@ use core::time::Duration;
 use arrayvec::ArrayString;
 
 use crate::archive::File;
-use crate::date::HttpDate;
 use crate::mime;
 use crate::page;
 use crate::path::Path;
@@ -38,8 +37,8 @@ pub struct Context<'a> {
     pub policy: [u8; 32],
     /// For the built-in page.
     pub uptime: Duration,
-    /// The date, in seconds since 1970, if it is known.
-    pub date: Option<u64>,
+    /// The date, if it is known.
+    pub date: Option<&'a str>,
 }
 
 /// The head of a response, and the body if it is a short text.
@@ -55,8 +54,35 @@ pub struct Response {
     /// The peer may still be sending: it is heard out for a while, for a reset would reach it before the response.
     pub linger: bool,
     /// Bytes of the request's body, to be thrown away.
-    pub discard: u32,
+    pub discard: u64,
 }
+
+/// What a request is answered with.
+#[derive(Clone, Copy, Debug)]
+pub enum Answer {
+    /// At once.
+    Now(Response),
+    /// When its body has come, by [`sunk`].
+    Sink(Sink),
+}
+
+/// A request whose body is taken in, counted and thrown away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sink {
+    /// Bytes of the body.
+    pub length: u64,
+    /// The connection ends with the response.
+    pub close: bool,
+    /// The peer waits for leave to send the body.
+    pub expects: bool,
+    /// The peer speaks HTTP/1.0.
+    old: bool,
+}
+
+/// The path to which anything may be sent.
+const SINK: &[u8] = b"sink";
+/// Leave to send a body (RFC 9110, 10.1.1).
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// The fields of a head that depend on what was found.
 struct Plan<'a> {
@@ -111,33 +137,51 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The response to a whole request; writes its head to `head`.
 #[must_use]
-pub fn respond(request: &Request<'_>, context: &Context<'_>, head: &mut Head) -> Response {
+pub fn respond(request: &Request<'_>, context: &Context<'_>, head: &mut Head) -> Answer {
+    let Request { keep_alive, expects, modern, .. } = *request;
+    if request.method == Method::Post && Path::parse(request.target).is_ok_and(|path| path.as_bytes() == SINK) {
+        return match request.body {
+            Body::Length(length) => Answer::Sink(Sink { length, close: !keep_alive, expects, old: !modern }),
+            Body::Chunked => Answer::Now(refuse(411, context.date, head)),
+        };
+    }
     let (discard, readable) = match request.body {
-        Body::Length(length) if length <= LARGEST_BODY => (length as u32, true),
+        Body::Length(length) if length <= LARGEST_BODY => (length, true),
         Body::Length(_) | Body::Chunked => (0, false),
     };
     let too_large = matches!(request.body, Body::Length(length) if length > LARGEST_BODY);
     // A peer that waits for leave gets its answer instead; whether it then sends the body cannot be known.
-    let close = !request.keep_alive || !readable || request.expects;
+    let close = !keep_alive || !readable || expects;
     let plan = match request.method {
         Method::Unknown => Plan::status(501),
-        Method::NotAllowed => Plan::status(405),
+        Method::Post | Method::NotAllowed => Plan::status(405),
         Method::Get | Method::Head if too_large => Plan::status(413),
         Method::Get | Method::Head => plan(request, context),
     };
     let bare = request.method == Method::Head;
-    write_or_refuse(head, &plan, Form { bare, close, old: !request.modern, date: context.date });
-    Response {
+    write_or_refuse(head, &plan, Form { bare, close, old: !modern, date: context.date });
+    Answer::Now(Response {
         content: if bare { Content::Nothing } else { plan.content },
         close,
         linger: request.body != Body::Length(0),
         discard: if close { 0 } else { discard },
-    }
+    })
+}
+
+/// The response to a request whose body has come: how long it was. Writes it to `head`.
+#[must_use]
+pub fn sunk(sink: Sink, date: Option<&str>, head: &mut Head) -> Response {
+    let count = Decimal::of(sink.length);
+    let plan = Plan { length: Some(count.as_str().len() as u64 + 1), ..Plan::status(200) };
+    write_or_refuse(head, &plan, Form { bare: false, close: sink.close, old: sink.old, date });
+    // A count fits behind such a head.
+    let _ = head.write_str(count.as_str()).and_then(|()| head.write_str("\n"));
+    Response { content: Content::Nothing, close: sink.close, linger: false, discard: 0 }
 }
 
 /// The response to what could not be read as a request; writes its head to `head`.
 #[must_use]
-pub fn refuse(status: u16, date: Option<u64>, head: &mut Head) -> Response {
+pub fn refuse(status: u16, date: Option<&str>, head: &mut Head) -> Response {
     write_or_refuse(head, &Plan::status(status), Form { bare: false, close: true, old: false, date });
     Response { content: Content::Nothing, close: true, linger: true, discard: 0 }
 }
@@ -190,17 +234,17 @@ fn plan_file<'a>(request: &Request<'a>, file: &File<'static>, kind: &'static str
 
 /// How a head is written, whatever it says.
 #[derive(Clone, Copy)]
-struct Form {
+struct Form<'a> {
     /// No body follows.
     bare: bool,
     /// The connection ends.
     close: bool,
     /// The peer speaks HTTP/1.0.
     old: bool,
-    date: Option<u64>,
+    date: Option<&'a str>,
 }
 
-fn write_or_refuse(head: &mut Head, plan: &Plan<'_>, form: Form) {
+fn write_or_refuse(head: &mut Head, plan: &Plan<'_>, form: Form<'_>) {
     head.clear();
     if write_head(head, plan, form).is_err() {
         // Only a `Location` can be too long; requests are not.
@@ -209,25 +253,30 @@ fn write_or_refuse(head: &mut Head, plan: &Plan<'_>, form: Form) {
     }
 }
 
-fn write_head(head: &mut impl Write, plan: &Plan<'_>, form: Form) -> fmt::Result {
+fn write_head<W: Write>(head: &mut W, plan: &Plan<'_>, form: Form<'_>) -> fmt::Result {
     let Form { bare, close, old, date } = form;
     let reason = reason(plan.status);
-    write!(head, "HTTP/1.1 {} {reason}\r\nServer: Cloister\r\n", plan.status)?;
-    if let Some(date) = date {
-        write!(head, "Date: {}\r\n", HttpDate(date))?;
-    }
     let text = 3 + 1 + reason.len() as u64 + 1;
+    // Number by number and piece by piece: `write!` would be most of what a small response costs.
+    let put = |head: &mut W, pieces: &[&str]| pieces.iter().try_for_each(|piece| head.write_str(piece));
+    let status = Decimal::of(u64::from(plan.status));
+    put(head, &["HTTP/1.1 ", status.as_str(), " ", reason, "\r\nServer: Cloister\r\n"])?;
+    if let Some(date) = date {
+        put(head, &["Date: ", date, "\r\n"])?;
+    }
     if plan.status != 304 {
-        write!(head, "Content-Length: {}\r\nContent-Type: {}\r\n", plan.length.unwrap_or(text), plan.kind)?;
-        head.write_str("X-Content-Type-Options: nosniff\r\n")?;
+        let length = Decimal::of(plan.length.unwrap_or(text));
+        put(head, &["Content-Length: ", length.as_str(), "\r\nContent-Type: ", plan.kind])?;
+        head.write_str("\r\nX-Content-Type-Options: nosniff\r\n")?;
     }
     match plan.content {
         Content::Bytes(_) => head.write_str("Accept-Ranges: bytes\r\n")?,
         Content::Page(_) => head.write_str("Cache-Control: no-store\r\n")?,
         Content::Nothing => {}
     }
-    if let Some(etag) = plan.etag {
-        write!(head, "ETag: {etag}\r\n")?;
+    if let Some(Etag { modified, length }) = plan.etag {
+        let (modified, length) = (Decimal::in_base(modified, 16), Decimal::in_base(length as u64, 16));
+        put(head, &["ETag: \"", modified.as_str(), "-", length.as_str(), "\"\r\n"])?;
     }
     match plan.range {
         Some((Some((first, last)), length)) => write!(head, "Content-Range: bytes {first}-{last}/{length}\r\n")?,
@@ -247,9 +296,39 @@ fn write_head(head: &mut impl Write, plan: &Plan<'_>, form: Form) -> fmt::Result
     }
     head.write_str("\r\n")?;
     if plan.length.is_none() && plan.status != 304 && !bare {
-        writeln!(head, "{} {reason}", plan.status)?;
+        put(head, &[status.as_str(), " ", reason, "\n"])?;
     }
     Ok(())
+}
+
+/// A number as text.
+struct Decimal {
+    digits: [u8; 20],
+    start: usize,
+}
+
+impl Decimal {
+    fn of(number: u64) -> Self {
+        Self::in_base(number, 10)
+    }
+
+    /// The digits in a base from 10, in which every number has at most twenty, to 16.
+    fn in_base(mut number: u64, base: u64) -> Self {
+        let mut text = Decimal { digits: [b'0'; 20], start: 20 };
+        for (place, digit) in text.digits.iter_mut().enumerate().rev() {
+            *digit = b"0123456789abcdef".get((number % base) as usize).copied().unwrap_or(b'0');
+            text.start = place;
+            number /= base;
+            if number == 0 {
+                break;
+            }
+        }
+        text
+    }
+
+    fn as_str(&self) -> &str {
+        self.digits.get(self.start..).and_then(|digits| str::from_utf8(digits).ok()).unwrap_or_default()
+    }
 }
 
 /// The directory that was meant by `target`, on this server: its components, a slash before each and one after.
@@ -282,6 +361,7 @@ fn reason(status: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
+        411 => "Length Required",
         413 => "Content Too Large",
         414 => "URI Too Long",
         416 => "Range Not Satisfiable",
@@ -300,39 +380,47 @@ mod tests {
     use crate::request::parse;
     use crate::site::tests::site;
 
-    struct Answer {
+    struct Written {
         head: Head,
         response: Response,
     }
 
-    impl core::ops::Deref for Answer {
+    impl core::ops::Deref for Written {
         type Target = Response;
         fn deref(&self) -> &Response {
             &self.response
         }
     }
 
-    fn answer(site: &Site, text: &str) -> Answer {
-        let context = Context { site, policy: [1; 32], uptime: Duration::from_secs(5), date: Some(784_111_777) };
+    fn answer(site: &Site, text: &str) -> Written {
+        let context = Context {
+            site,
+            policy: [1; 32],
+            uptime: Duration::from_secs(5),
+            date: Some("Sun, 06 Nov 1994 08:49:37 GMT"),
+        };
         let mut head = Head::new();
         let response = match parse(text.as_bytes()) {
-            Ok(Some((request, _))) => respond(&request, &context, &mut head),
+            Ok(Some((request, _))) => match respond(&request, &context, &mut head) {
+                Answer::Now(response) => response,
+                Answer::Sink(sink) => sunk(sink, context.date, &mut head),
+            },
             Ok(None) => panic!("partial"),
             Err(status) => refuse(status, context.date, &mut head),
         };
-        Answer { head, response }
+        Written { head, response }
     }
 
-    fn get(site: &Site, target: &str, more: &str) -> Answer {
+    fn get(site: &Site, target: &str, more: &str) -> Written {
         answer(site, &format!("GET {target} HTTP/1.1\r\nHost: a\r\n{more}\r\n"))
     }
 
-    fn field<'a>(response: &'a Answer, name: &str) -> Option<&'a str> {
+    fn field<'a>(response: &'a Written, name: &str) -> Option<&'a str> {
         let head = response.head.split("\r\n\r\n").next()?;
         head.split("\r\n").find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
-    fn status(response: &Answer) -> &str {
+    fn status(response: &Written) -> &str {
         &response.head[9..12]
     }
 
@@ -403,6 +491,26 @@ mod tests {
         let refusal = refuse(431, None, &mut Head::new());
         assert!(refusal.close && refusal.linger);
         assert!(!answer(&site, "GET / HTTP/1.0\r\n\r\n").linger);
+    }
+
+    #[test]
+    fn what_is_sent_to_the_sink_is_counted() {
+        let site = files();
+        let post = |more: &str| answer(&site, &format!("POST /sink HTTP/1.1\r\nHost: a\r\n{more}\r\n"));
+        let response = post("Content-Length: 123456789012\r\n");
+        assert_eq!((status(&response), response.close), ("200", false));
+        assert!(response.head.contains("Content-Length: 13\r\n") && response.head.ends_with("\r\n\r\n123456789012\n"));
+        assert!(post("Content-Length: 1\r\nConnection: close\r\n").close);
+        assert_eq!(status(&post("Transfer-Encoding: chunked\r\n")), "411");
+        assert_eq!(status(&get(&site, "/sink", "")), "404");
+    }
+
+    #[test]
+    fn numbers_are_written_as_by_the_library() {
+        for number in [0, 9, 10, 200, u64::from(u32::MAX), u64::MAX] {
+            assert_eq!(Decimal::of(number).as_str(), number.to_string());
+            assert_eq!(Decimal::in_base(number, 16).as_str(), format!("{number:x}"));
+        }
     }
 
     #[test]

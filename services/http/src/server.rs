@@ -6,11 +6,14 @@ use core::time::Duration;
 
 use cloister_caps::abi::info;
 use cloister_interfaces::capability::{Clock, Console};
-use cloister_interfaces::socket::{Layout, Reply, Request, Socket};
+use cloister_interfaces::lists::Lists;
+use cloister_interfaces::socket::{Connection as Index, Layout, Reply, Request, Socket};
+use cloister_interfaces::timers::Timers;
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service, System};
 
 use crate::Caps;
 use crate::connection::{Breach, Connection, World};
+use crate::date::Stamp;
 use crate::response::{Context, Head};
 use crate::site::Site;
 
@@ -20,6 +23,10 @@ const PORT: u16 = 80;
 const SPARE: usize = 8;
 /// How long a connection may be idle although others wait to connect.
 const GRACE: Duration = Duration::from_millis(50);
+/// The only list: connections that are idle, the longest first.
+const IDLE: usize = 0;
+/// How often the clock is asked for the date.
+const SECOND: Duration = Duration::from_secs(1);
 /// Messages taken in a pass.
 const MESSAGES: u32 = 256;
 
@@ -34,13 +41,23 @@ pub struct Http<S, M> {
     site: Site,
     policy: [u8; 32],
     boot: Instant,
+    site_bytes: &'static [u8],
+    /// tcpip sends from the archive by itself.
+    referring: bool,
     connections: Vec<Connection>,
+    /// Connections of which there is something new.
+    news: Vec<u16>,
+    idle: Lists<1>,
+    timers: Timers,
+    /// Connections that are about to be free.
+    ending: usize,
     scratch: Vec<u8>,
     head: Box<Head>,
     /// Connections that are to end because others wait to connect.
     owed: usize,
-    /// The clock tells the date.
-    dated: bool,
+    /// The date; none once the clock has refused to tell it, since every refusal is logged. And when to ask next.
+    date: Option<Stamp>,
+    date_due: Instant,
     /// A `Listen` is due.
     listen: bool,
     /// tcpip was found to say what cannot be, and this was logged.
@@ -54,11 +71,16 @@ impl<S: System, M: Memory> Http<S, M> {
         let layout = Layout::of(caps.stream_in.len(), caps.stream_out.len());
         let mut connections = Vec::new();
         let mut scratch = Vec::new();
+        let mut news = Vec::new();
+        let (idle, timers) = (Lists::new(layout.connections), Timers::new(layout.connections));
         let room = connections.try_reserve_exact(layout.connections).is_ok()
-            && scratch.try_reserve_exact(layout.ring_in).is_ok();
+            && news.try_reserve_exact(layout.connections).is_ok()
+            && scratch.try_reserve_exact(Layout::SMALL_IN).is_ok()
+            && idle.is_some()
+            && timers.is_some();
         if room {
             connections.resize_with(layout.connections, Connection::default);
-            scratch.resize(layout.ring_in, 0);
+            scratch.resize(Layout::SMALL_IN, 0);
         } else {
             caps.console.line(format_args!("the heap is too small for {} connections", layout.connections));
         }
@@ -86,11 +108,18 @@ impl<S: System, M: Memory> Http<S, M> {
             stream_out: caps.stream_out,
             layout,
             site,
+            site_bytes: caps.site,
+            referring: false,
             connections,
+            news,
+            idle: idle.unwrap_or_default(),
+            timers: timers.unwrap_or_default(),
+            ending: 0,
             scratch,
             head,
             owed: 0,
-            dated: true,
+            date: Some(Stamp::new(0)),
+            date_due: Instant::START,
             listen: room,
             refused: false,
             deadline: Some(Instant::START),
@@ -99,34 +128,41 @@ impl<S: System, M: Memory> Http<S, M> {
 
     fn hear(&mut self, reply: Reply, now: Instant) {
         match reply {
-            Reply::Network { address: [0, 0, 0, 0] } => {
+            Reply::Network { address: [0, 0, 0, 0], constant } => {
                 // tcpip has forgotten every connection, and so do we.
-                self.connections.iter_mut().for_each(|connection| *connection = Connection::default());
+                for index in 0..self.connections.len() as u16 {
+                    self.change(index, Connection::forget);
+                    self.idle.leave(index);
+                }
                 self.listen = !self.connections.is_empty();
+                self.referring = constant > 0 && constant == self.site_bytes.len() as u64;
             }
-            Reply::Network { address: [a, b, c, d] } => {
+            Reply::Network { address: [a, b, c, d], .. } => {
                 self.console.line(format_args!("listening on port {PORT}: http://{a}.{b}.{c}.{d}/"));
             }
-            Reply::Pressure { free } => self.owe(free),
+            Reply::Pressure { free } => self.owed = SPARE.saturating_sub(usize::from(free) + self.ending).max(1),
             Reply::Accepted { connection, .. } => {
-                let taken = self.connections.get_mut(usize::from(connection.0)).filter(|taken| !taken.in_use());
-                match taken {
-                    Some(place) => *place = Connection::accepted(now),
-                    None => self.refuse(),
+                let unused = self.connections.get(usize::from(connection.0)).is_some_and(|place| !place.in_use());
+                if unused {
+                    self.change(connection.0, |place| place.accept(now));
+                } else {
+                    self.refuse();
                 }
             }
             Reply::Received { connection, length } => {
-                let layout = self.layout;
-                self.with(connection.0, |connection| connection.received(length, layout, now));
+                let ring = self.layout.ring_in(connection);
+                self.with(connection, |connection| connection.received(length, ring, now));
             }
-            Reply::Sent { connection, length } => self.with(connection.0, |connection| connection.sent(length, now)),
-            Reply::PeerClosed { connection } => self.with(connection.0, |connection| {
+            Reply::Sent { connection, length, constant } => {
+                self.with(connection, |connection| connection.sent(length, constant, now));
+            }
+            Reply::PeerClosed { connection } => self.with(connection, |connection| {
                 connection.peer_closed();
                 Ok(())
             }),
             Reply::Closed { connection } => {
                 self.owed = self.owed.saturating_sub(1);
-                self.with(connection.0, |connection| {
+                self.with(connection, |connection| {
                     connection.over();
                     Ok(())
                 });
@@ -134,11 +170,26 @@ impl<S: System, M: Memory> Http<S, M> {
         }
     }
 
-    fn with(&mut self, index: u16, act: impl FnOnce(&mut Connection) -> Result<(), Breach>) {
-        let connection = self.connections.get_mut(usize::from(index)).filter(|connection| connection.in_use());
-        let Some(connection) = connection else { return self.refuse() };
-        if act(connection).is_err() {
-            connection.abort();
+    /// Changes a connection, which is then to be attended to.
+    fn change<R>(&mut self, index: u16, act: impl FnOnce(&mut Connection) -> R) -> Option<R> {
+        let connection = self.connections.get_mut(usize::from(index))?;
+        let was = connection.is_ending();
+        let result = act(connection);
+        self.ending = self.ending + usize::from(connection.is_ending()) - usize::from(was);
+        if connection.note() {
+            self.news.push(index);
+        }
+        Some(result)
+    }
+
+    fn with(&mut self, Index(index): Index, act: impl FnOnce(&mut Connection) -> Result<(), Breach>) {
+        let done = self.change(index, |connection| {
+            if !connection.in_use() {
+                return Err(Breach);
+            }
+            act(connection).inspect_err(|Breach| connection.abort())
+        });
+        if done != Some(Ok(())) {
             self.refuse();
         }
     }
@@ -154,31 +205,42 @@ impl<S: System, M: Memory> Http<S, M> {
     /// about to ask, and is spared; answers until when.
     fn relieve(&mut self, now: Instant) -> Option<Instant> {
         while self.owed > 0 {
-            let idle =
-                self.connections.iter_mut().filter_map(|connection| Some((connection.idle_since()?, connection)));
-            let Some((since, connection)) = idle.min_by_key(|(since, _)| *since) else { break };
-            if now < since + GRACE {
+            let Some(index) = self.idle.first(IDLE) else { break };
+            let since = self.connections.get(usize::from(index)).and_then(Connection::idle_since);
+            if let Some(since) = since.filter(|since| now < *since + GRACE) {
                 return Some(since + GRACE);
             }
-            connection.close();
+            self.idle.leave(index);
+            // It was attended to since it last changed, so the list is right.
+            self.change(index, Connection::close);
             self.owed -= 1;
         }
         self.owed = 0;
         None
     }
 
-    /// Few connections are left: so many must end.
-    fn owe(&mut self, free: u16) {
-        let ending = self.connections.iter().filter(|connection| connection.is_ending()).count();
-        self.owed = SPARE.saturating_sub(usize::from(free) + ending).max(1);
+    /// Asks the clock for the date, if it may have changed.
+    fn look_at_the_date(&mut self, now: Instant) {
+        let Some(date) = self.date.as_mut().filter(|_| now >= self.date_due) else { return };
+        match self.clock.wall() {
+            Some(nanoseconds) => {
+                date.set(nanoseconds / 1_000_000_000);
+                // At the start of the next second.
+                self.date_due = now + (SECOND - Duration::from_nanos(nanoseconds % 1_000_000_000));
+            }
+            None => self.date = None,
+        }
     }
 
-    /// Lets every connection go on. Answers whether there is more to do at once.
-    fn pump(&mut self, now: Instant) -> bool {
-        // A clock that does not tell the date is asked once: every refusal is logged.
-        let date = if self.dated { self.clock.wall() } else { None };
-        self.dated = date.is_some();
-        let date = date.map(|nanoseconds| nanoseconds / 1_000_000_000);
+    /// Lets the connections go on of which there is something new. Answers whether there is more to do at once.
+    fn attend(&mut self, now: Instant) -> bool {
+        while let Some(index) = self.timers.expired(now) {
+            self.change(index, |_| ());
+        }
+        if self.news.is_empty() {
+            return false;
+        }
+        self.look_at_the_date(now);
         let mut world = World {
             layout: self.layout,
             stream_in: &self.stream_in,
@@ -186,23 +248,46 @@ impl<S: System, M: Memory> Http<S, M> {
             scratch: &mut self.scratch,
             head: &mut self.head,
             now,
-            context: Context { site: &self.site, policy: self.policy, uptime: now.since(self.boot), date },
+            context: Context {
+                site: &self.site,
+                policy: self.policy,
+                uptime: now.since(self.boot),
+                date: self.date.as_ref().map(Stamp::as_str),
+            },
+            constant: if self.referring { self.site_bytes } else { &[] },
         };
-        let (mut more, mut deadline) = (false, None);
-        let requests = &mut self.socket.requests;
-        for (index, connection) in self.connections.iter_mut().enumerate() {
-            if !connection.in_use() {
-                continue;
-            }
-            more |= connection.pump(index, &mut world);
+        let (mut more, mut kept) = (false, 0);
+        for at in 0..self.news.len() {
+            let Some(index) = self.news.get(at).copied() else { break };
+            let Some(connection) = self.connections.get_mut(usize::from(index)) else { continue };
+            let was = connection.is_ending();
+            let mut again = connection.pump(usize::from(index), &mut world);
             if connection.deadline().is_some_and(|deadline| deadline <= now) {
-                connection.expire(index, &mut world);
-                more |= connection.pump(index, &mut world);
+                connection.expire(usize::from(index), &mut world);
+                again |= connection.pump(usize::from(index), &mut world);
             }
-            connection.tell(index as u16, |ask| requests.push(&ask).is_ok());
-            deadline = [deadline, connection.deadline()].into_iter().flatten().min();
+            let requests = &mut self.socket.requests;
+            let told = connection.tell(index, |ask| requests.push(&ask).is_ok());
+            self.ending = self.ending + usize::from(connection.is_ending()) - usize::from(was);
+            match connection.idle_since() {
+                Some(_) => self.idle.join(index, IDLE),
+                None => self.idle.leave(index),
+            }
+            if let Some(deadline) = connection.deadline() {
+                self.timers.set(index, deadline);
+            }
+            more |= again;
+            if again || !told {
+                // It stays among the news.
+                if let Some(place) = self.news.get_mut(kept) {
+                    *place = index;
+                }
+                kept += 1;
+            } else {
+                connection.noted();
+            }
         }
-        self.deadline = deadline;
+        self.news.truncate(kept);
         more
     }
 }
@@ -222,9 +307,11 @@ impl<S: System, M: Memory> Service for Http<S, M> {
         if self.listen && self.socket.requests.push(&Request::Listen { port: PORT }).is_ok() {
             self.listen = false;
         }
+        // What is idle is known when all were attended to; what is then to end has to be told.
+        let mut more = self.attend(now);
         let spared = self.relieve(now);
-        let more = self.pump(now);
-        self.deadline = self.deadline.into_iter().chain(spared).min();
+        more |= self.attend(now);
+        self.deadline = self.timers.next().into_iter().chain(spared).min();
         if more || budget == 0 {
             self.deadline = Some(now);
         }

@@ -12,6 +12,23 @@ use proptest::prelude::*;
 const CONNECTIONS: usize = 4;
 const RING_IN: usize = 2048;
 const RING_OUT: usize = 4096;
+/// A tar archive of one file, `f`, of 600 bytes.
+static ARCHIVE: &[u8] = &{
+    let mut archive = [0; 512 + 1024 + 1024];
+    archive[0] = b'f';
+    let (size, magic, mut at) = (*b"00000001130", *b"ustar\x0000", 0);
+    while at < size.len() {
+        archive[124 + at] = size[at];
+        at += 1;
+    }
+    at = 0;
+    while at < magic.len() {
+        archive[257 + at] = magic[at];
+        at += 1;
+    }
+    archive[156] = b'0';
+    archive
+};
 
 struct Bench {
     system: Recorder,
@@ -25,6 +42,10 @@ struct Bench {
 
 impl Bench {
     fn new(depth: u32) -> Self {
+        Self::with_site(depth, b"")
+    }
+
+    fn with_site(depth: u32, site: &'static [u8]) -> Self {
         let system = Recorder::new();
         let (socket, tcpip) = channel::<Socket, _>(&system, 3, &system, 4, depth);
         let stream_in = SharedMemory::new(CONNECTIONS * RING_IN);
@@ -36,7 +57,7 @@ impl Bench {
             socket,
             stream_in: stream_in.clone(),
             stream_out: stream_out.clone(),
-            site: b"",
+            site,
         });
         let service = Box::new(service);
         Bench { system, service, tcpip, stream_in, stream_out, nanoseconds: 1 << 30, asked: Vec::new() }
@@ -94,7 +115,7 @@ fn a_network_that_goes_down_takes_all_connections_with_it() {
     let mut bench = Bench::new(16);
     bench.say(accepted(CONNECTION));
     bench.run();
-    bench.say(Reply::Network { address: [0; 4] });
+    bench.say(Reply::Network { address: [0; 4], constant: 0 });
     bench.run();
     bench.say(accepted(CONNECTION));
     bench.run();
@@ -128,7 +149,7 @@ fn what_cannot_be_is_refused_once_and_ends_the_connection() {
     let mut bench = Bench::new(16);
     bench.say(accepted(CONNECTION));
     bench.say(Reply::Received { connection: CONNECTION, length: RING_IN as u32 + 1 });
-    bench.say(Reply::Sent { connection: Connection(3), length: 1 });
+    bench.say(Reply::Sent { connection: Connection(3), length: 1, constant: 0 });
     bench.say(accepted(Connection(500)));
     bench.run();
     bench.hear();
@@ -150,11 +171,14 @@ fn act() -> impl Strategy<Value = Act> {
     let say = prop_oneof![
         3 => connection().prop_map(accepted),
         6 => (connection(), length()).prop_map(|(connection, length)| Reply::Received { connection, length }),
-        6 => (connection(), length()).prop_map(|(connection, length)| Reply::Sent { connection, length }),
+        6 => (connection(), length(), prop_oneof![3 => Just(0), 1 => length()])
+            .prop_map(|(connection, length, constant)| Reply::Sent { connection, length, constant }),
         1 => connection().prop_map(|connection| Reply::PeerClosed { connection }),
         1 => connection().prop_map(|connection| Reply::Closed { connection }),
         1 => any::<u16>().prop_map(|free| Reply::Pressure { free }),
-        1 => any::<[u8; 4]>().prop_map(|address| Reply::Network { address }),
+        1 => (any::<[u8; 4]>(), prop_oneof![Just(0), Just(ARCHIVE.len() as u64)])
+            .prop_map(|(address, constant)| Reply::Network { address, constant }),
+        1 => Just(Reply::Network { address: [0; 4], constant: ARCHIVE.len() as u64 }),
     ];
     let text = prop_oneof![
         Just(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(20)),

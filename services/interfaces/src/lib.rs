@@ -2,13 +2,17 @@
 //!
 //! [`system`] is that world: capabilities to invoke and memory to reach. The image's runtime and the
 //! host's simulator both provide it, so a service's logic runs unchanged in either. [`capability`] and
-//! [`queue`] are typed capabilities over it. Each other module is one message interface.
+//! [`queue`] are typed capabilities over it; [`lists`] and [`timers`] are what services keep many connections in. Each other
+//! module is one message interface.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
 
 pub mod capability;
 pub mod control;
 pub mod grants;
+pub mod lists;
 pub mod message;
 pub mod net;
 pub mod queue;
@@ -17,6 +21,7 @@ pub mod service;
 pub mod socket;
 pub mod store;
 pub mod system;
+pub mod timers;
 
 pub use message::{Malformed, Message};
 pub use queue::{Client, Interface, Receiver, Sender, Server};

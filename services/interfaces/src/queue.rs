@@ -145,6 +145,16 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
         }
     }
 
+    /// Publishes what was pushed, without waking the receiver: it finds it when it next looks, which the next
+    /// [`Self::flush`] sees to, or a queue that is full.
+    pub fn publish(&mut self) {
+        if self.room() == 0 {
+            self.flush();
+        } else {
+            self.end.producer.store(HEAD, self.head);
+        }
+    }
+
     /// [`Self::push`] and [`Self::flush`].
     ///
     /// # Errors
@@ -477,6 +487,31 @@ mod tests {
         assert!(pair.receiver.pop().is_some());
         pair.receiver.release();
         assert_eq!(pair.freed.0.get(), 1);
+    }
+
+    #[test]
+    fn what_is_published_quietly_wakes_nobody_until_something_else_does() {
+        let mut pair = pair(4, 0);
+        assert!(pair.receiver.pop().is_none());
+        pair.sender.push(&message(1)).unwrap();
+        pair.sender.publish();
+        assert_eq!(pair.woken.0.get(), 0);
+        pair.sender.push(&message(2)).unwrap();
+        pair.sender.flush();
+        assert_eq!(pair.woken.0.get(), 1);
+        assert_eq!([(); 3].map(|()| pair.receiver.pop()), [Some(Ok(message(1))), Some(Ok(message(2))), None]);
+        // The receiver looked by itself: there is nothing left to wake it for.
+        pair.sender.push(&message(3)).unwrap();
+        pair.sender.publish();
+        assert_eq!([pair.receiver.pop(), pair.receiver.pop()], [Some(Ok(message(3))), None]);
+        pair.sender.flush();
+        assert_eq!(pair.woken.0.get(), 1);
+        // Whoever finds the queue full may rely on its being drained.
+        for number in 0..4 {
+            pair.sender.push(&message(number)).unwrap();
+        }
+        pair.sender.publish();
+        assert_eq!(pair.woken.0.get(), 2);
     }
 
     #[test]

@@ -18,32 +18,90 @@ impl Interface for Socket {
 pub struct Connection(pub u16);
 
 /// The most connections that an image serves at once.
-pub const MAX_CONNECTIONS: usize = 512;
+pub const MAX_CONNECTIONS: usize = 16_384;
 
-/// How the two stream regions are divided: into rings of equal size, one a connection. Both sides compute it
-/// from the sizes of the regions alone.
+/// One connection's ring in a stream region.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ring {
+    /// Where in the region it starts.
+    pub base: usize,
+    /// Its bytes; a power of two.
+    pub size: usize,
+}
+
+impl Ring {
+    /// Where in the region the byte at `position` is, positions counting on for ever, and how many of `count` bytes
+    /// from there lie before the ring's end.
+    #[must_use]
+    pub fn span(self, position: u32, count: usize) -> (usize, usize) {
+        let offset = position as usize & (self.size - 1);
+        (self.base + offset, count.min(self.size - offset))
+    }
+}
+
+/// How the two stream regions are divided into rings, one of each for a connection: a few connections have large ones,
+/// through which bulk flows, and the others small ones. Both sides compute it from the sizes of the regions alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Layout {
     /// Connections.
     pub connections: usize,
-    /// Bytes of a ring from tcpip to the application; a power of two. Ring `n` starts at `n` times this.
-    pub ring_in: usize,
-    /// Bytes of a ring from the application to tcpip; a power of two.
-    pub ring_out: usize,
+    /// How many of them, the first, have large rings.
+    pub large: usize,
+    /// Bytes of a small ring from the application to tcpip.
+    small_out: usize,
 }
 
 impl Layout {
+    /// Bytes of a small ring from tcpip to the application: what a request may take.
+    pub const SMALL_IN: usize = 2048;
+    /// Bytes of a large ring from tcpip to the application.
+    pub const LARGE_IN: usize = 128 * 1024;
+    /// Bytes of a large ring from the application to tcpip.
+    pub const LARGE_OUT: usize = 128 * 1024;
+    /// The least bytes of a ring from the application to tcpip.
+    pub const SMALLEST_OUT: usize = 4096;
+    /// The most connections that have large rings.
+    const MOST_LARGE: usize = 64;
+
     /// The division of regions of these sizes in bytes.
     #[must_use]
     pub fn of(stream_in: usize, stream_out: usize) -> Layout {
-        const RING_IN: usize = 2048;
-        const SMALLEST_OUT: usize = 4096;
-        const LARGEST_OUT: usize = 128 * 1024;
-        let connections = (stream_in / RING_IN).min(stream_out / SMALLEST_OUT).clamp(1, MAX_CONNECTIONS);
-        let share = (stream_out / connections).clamp(1, LARGEST_OUT);
-        let ring_out = if share.is_power_of_two() { share } else { share.next_power_of_two() / 2 };
-        Layout { connections, ring_in: RING_IN, ring_out }
+        // Half of each region is for the small ones.
+        let large = (stream_in / 2 / Self::LARGE_IN).min(stream_out / 2 / Self::LARGE_OUT).min(Self::MOST_LARGE);
+        let (left_in, left_out) = (stream_in - large * Self::LARGE_IN, stream_out - large * Self::LARGE_OUT);
+        let small = (left_in / Self::SMALL_IN).min(left_out / Self::SMALLEST_OUT).clamp(1, MAX_CONNECTIONS - large);
+        let share = (left_out / small).clamp(1, Self::LARGE_OUT);
+        let small_out = if share.is_power_of_two() { share } else { share.next_power_of_two() / 2 };
+        Layout { connections: large + small, large, small_out }
     }
+
+    /// The ring from tcpip to the application, which is in the stream-in region.
+    #[must_use]
+    pub fn ring_in(&self, Connection(index): Connection) -> Ring {
+        self.ring(usize::from(index), Self::LARGE_IN, Self::SMALL_IN)
+    }
+
+    /// The ring from the application to tcpip, which is in the stream-out region.
+    #[must_use]
+    pub fn ring_out(&self, Connection(index): Connection) -> Ring {
+        self.ring(usize::from(index), Self::LARGE_OUT, self.small_out)
+    }
+
+    fn ring(&self, index: usize, large: usize, small: usize) -> Ring {
+        match index.checked_sub(self.large) {
+            None => Ring { base: index * large, size: large },
+            Some(beyond) => Ring { base: self.large * large + beyond * small, size: small },
+        }
+    }
+}
+
+/// Bytes of the region that is constant and that both sides map, if there is one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Constant {
+    /// Where they start.
+    pub offset: u32,
+    /// How many; not 0.
+    pub length: u32,
 }
 
 /// What the application asks.
@@ -56,12 +114,18 @@ pub enum Request {
         /// The port.
         port: u16,
     },
-    /// `length` more bytes stand in the connection's out ring.
+    /// `length` more bytes stand in the connection's out ring, and after them `constant` is to be sent. Nothing more may be
+    /// sent until that was taken ([`Reply::Sent`]).
     Send {
         /// The connection.
         connection: Connection,
-        /// How many.
+        /// How many; 0 only if something constant follows.
         length: u32,
+        /// What follows.
+        constant: Option<Constant>,
+        /// The application waits for nothing but the peer: it need not be woken when all was taken, but learns of it when
+        /// it next looks.
+        quiet: bool,
     },
     /// `length` bytes of the connection's in ring were read and may be overwritten.
     Consumed {
@@ -103,12 +167,15 @@ pub enum Reply {
         /// How many.
         length: u32,
     },
-    /// `length` bytes of the connection's out ring were taken and may be overwritten.
+    /// `length` bytes of the connection's out ring were taken and may be overwritten, and so were `constant` of the constant
+    /// bytes. Of these it is told now and then, and when the last was taken.
     Sent {
         /// The connection.
         connection: Connection,
-        /// How many.
+        /// How many bytes of the ring.
         length: u32,
+        /// How many constant ones.
+        constant: u32,
     },
     /// The peer will send no more. It may still read.
     PeerClosed {
@@ -131,8 +198,13 @@ pub enum Reply {
     Network {
         /// The IPv4 address; all zero is down.
         address: [u8; 4],
+        /// The size of the region of which constant bytes can be sent; 0 if there is none.
+        constant: u64,
     },
 }
+
+/// In the tag of [`Request::Send`].
+const QUIET: u16 = 0x100;
 
 fn about(writer: &mut Writer<'_>, tag: u16, connection: Connection, length: u32) {
     writer.u16(tag);
@@ -146,14 +218,18 @@ fn connection(reader: &mut Reader<'_>) -> Result<Connection, Malformed> {
 }
 
 impl Message for Request {
-    const SIZE: usize = 8;
+    const SIZE: usize = 16;
     fn encode(&self, writer: &mut Writer<'_>) {
         match *self {
             Request::Listen { port } => {
                 writer.u16(1);
                 writer.u16(port);
             }
-            Request::Send { connection, length } => about(writer, 2, connection, length),
+            Request::Send { connection, length, constant, quiet } => {
+                about(writer, if quiet { 2 | QUIET } else { 2 }, connection, length);
+                writer.u32(constant.map_or(0, |constant| constant.offset));
+                writer.u32(constant.map_or(0, |constant| constant.length));
+            }
             Request::Consumed { connection, length } => about(writer, 3, connection, length),
             Request::Close { connection } => about(writer, 4, connection, 0),
             Request::Abort { connection } => about(writer, 5, connection, 0),
@@ -162,7 +238,15 @@ impl Message for Request {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         match reader.u16()? {
             1 => Ok(Request::Listen { port: reader.u16()? }),
-            2 => Ok(Request::Send { connection: connection(reader)?, length: reader.u32()? }),
+            tag if tag & !QUIET == 2 => {
+                let (connection, length) = (connection(reader)?, reader.u32()?);
+                let constant = match (reader.u32()?, reader.u32()?) {
+                    (0, 0) => None,
+                    (_, 0) => return Err(Malformed),
+                    (offset, length) => Some(Constant { offset, length }),
+                };
+                Ok(Request::Send { connection, length, constant, quiet: tag & QUIET != 0 })
+            }
             3 => Ok(Request::Consumed { connection: connection(reader)?, length: reader.u32()? }),
             4 => Ok(Request::Close { connection: connection(reader)? }),
             5 => Ok(Request::Abort { connection: connection(reader)? }),
@@ -183,16 +267,20 @@ impl Message for Reply {
                 writer.u16(local_port);
             }
             Reply::Received { connection, length } => about(writer, 2, connection, length),
-            Reply::Sent { connection, length } => about(writer, 3, connection, length),
+            Reply::Sent { connection, length, constant } => {
+                about(writer, 3, connection, length);
+                writer.u32(constant);
+            }
             Reply::PeerClosed { connection } => about(writer, 4, connection, 0),
             Reply::Closed { connection } => about(writer, 5, connection, 0),
             Reply::Pressure { free } => {
                 writer.u16(6);
                 writer.u16(free);
             }
-            Reply::Network { address } => {
+            Reply::Network { address, constant } => {
                 writer.u16(7);
                 writer.bytes(&address);
+                writer.u64(constant);
             }
         }
     }
@@ -205,11 +293,14 @@ impl Message for Reply {
                 local_port: reader.u16()?,
             }),
             2 => Ok(Reply::Received { connection: connection(reader)?, length: reader.u32()? }),
-            3 => Ok(Reply::Sent { connection: connection(reader)?, length: reader.u32()? }),
+            3 => Ok(Reply::Sent { connection: connection(reader)?, length: reader.u32()?, constant: reader.u32()? }),
             4 => Ok(Reply::PeerClosed { connection: connection(reader)? }),
             5 => Ok(Reply::Closed { connection: connection(reader)? }),
             6 => Ok(Reply::Pressure { free: reader.u16()? }),
-            7 => Ok(Reply::Network { address: reader.bytes(4)?.try_into().map_err(|_| Malformed)? }),
+            7 => Ok(Reply::Network {
+                address: reader.bytes(4)?.try_into().map_err(|_| Malformed)?,
+                constant: reader.u64()?,
+            }),
             _ => Err(Malformed),
         }
     }
@@ -224,9 +315,12 @@ mod tests {
     fn messages_are_read_back() {
         let connection = Connection(511);
         let length = u32::MAX;
+        let constant = Some(Constant { offset: u32::MAX, length: 1 });
         round_trips(&[
             Request::Listen { port: 80 },
-            Request::Send { connection, length },
+            Request::Send { connection, length, constant: None, quiet: false },
+            Request::Send { connection, length: 0, constant, quiet: true },
+            Request::Send { connection, length, constant: Some(Constant { offset: 0, length }), quiet: false },
             Request::Consumed { connection, length: 1 },
             Request::Close { connection },
             Request::Abort { connection: Connection(0) },
@@ -234,30 +328,46 @@ mod tests {
         round_trips(&[
             Reply::Accepted { connection, address: [10, 0, 0, 1], port: 1, local_port: 2 },
             Reply::Received { connection, length },
-            Reply::Sent { connection, length },
+            Reply::Sent { connection, length, constant: 7 },
             Reply::PeerClosed { connection },
             Reply::Closed { connection },
             Reply::Pressure { free: 3 },
-            Reply::Network { address: [1, 2, 3, 4] },
-            Reply::Network { address: [0; 4] },
+            Reply::Network { address: [1, 2, 3, 4], constant: u64::MAX },
+            Reply::Network { address: [0; 4], constant: 0 },
         ]);
-        malformed::<Request>(&[&[], &[6], &[2, 0, 0, 2], &[4, 0, 0, 0, 1], &[1, 0, 80, 0, 1]]);
-        malformed::<Reply>(&[&[], &[8], &[1, 0, 0, 2], &[5, 0, 0, 0, 1], &[2, 0, 0xff, 0xff]]);
+        malformed::<Request>(&[
+            &[],
+            &[6],
+            &[3, 1],
+            &[2, 0, 0, 0x40],
+            &[2, 0, 0, 0, 1, 0, 0, 0, 1],
+            &[4, 0, 0, 0, 1],
+            &[1, 0, 80, 0, 1],
+        ]);
+        malformed::<Reply>(&[&[], &[8], &[1, 0, 0, 0x40], &[5, 0, 0, 0, 1], &[2, 0, 0xff, 0xff]]);
     }
 
     #[test]
     fn rings_fit_their_regions_whatever_their_sizes() {
         let sizes = [0, 1, 2047, 2048, 4096, 65_536, 100_000, 1 << 20, 3 << 20, 1 << 25, 1 << 31];
         for (stream_in, stream_out) in sizes.into_iter().flat_map(|size| sizes.map(|other| (size, other))) {
-            let Layout { connections, ring_in, ring_out } = Layout::of(stream_in, stream_out);
-            assert!((1..=MAX_CONNECTIONS).contains(&connections));
-            assert!(ring_in.is_power_of_two() && ring_out.is_power_of_two());
-            assert!(connections * ring_out <= stream_out.max(1), "{stream_out}");
-            if connections > 1 {
-                assert!(connections * ring_in <= stream_in && ring_out >= 4096, "{stream_in} {stream_out}");
+            let layout = Layout::of(stream_in, stream_out);
+            assert!((1..=MAX_CONNECTIONS).contains(&layout.connections));
+            let (mut end_in, mut end_out) = (0, 0);
+            for index in 0..layout.connections {
+                let (inner, outer) =
+                    (layout.ring_in(Connection(index as u16)), layout.ring_out(Connection(index as u16)));
+                assert!(inner.size.is_power_of_two() && outer.size.is_power_of_two());
+                assert_eq!((inner.base, outer.base), (end_in, end_out), "one after the other");
+                (end_in, end_out) = (inner.base + inner.size, outer.base + outer.size);
             }
+            // The one connection that there always is may have no room, and is then of no use.
+            assert!(layout.connections == 1 || end_in <= stream_in && end_out <= stream_out, "{layout:?}");
         }
-        assert_eq!(Layout::of(32 << 10, 64 << 10), Layout { connections: 16, ring_in: 2048, ring_out: 4096 });
-        assert_eq!(Layout::of(1 << 20, 32 << 20), Layout { connections: 512, ring_in: 2048, ring_out: 65_536 });
+        let smallest = Layout::of(32 << 10, 64 << 10);
+        assert_eq!((smallest.connections, smallest.large), (16, 0));
+        assert_eq!(smallest.ring_out(Connection(15)), Ring { base: 15 * 4096, size: 4096 });
+        let large = Layout::of(36 << 20, 64 << 20);
+        assert!((large.connections, large.large) == (14_336 + 64, 64), "{large:?}");
     }
 }

@@ -25,6 +25,8 @@ pub struct Config {
     pub addressing: Addressing,
     /// `udp-echo=`: a UDP port that answers what it is sent.
     pub udp_echo: Option<u16>,
+    /// `offload=off` is the opposite: the link is given complete frames, however much of the work it offers to do.
+    pub offload: bool,
 }
 
 /// A word of the command line that was not followed.
@@ -49,7 +51,7 @@ impl fmt::Display for Refused<'_> {
 /// Reads `line`; words that are not tcpip's are left to others. A bad address is reported to `refused`, and DHCP
 /// is used instead.
 pub fn parse<'a>(line: &'a [u8], mut refused: impl FnMut(Refused<'a>)) -> Config {
-    let mut config = Config { addressing: Addressing::Dhcp, udp_echo: None };
+    let mut config = Config { addressing: Addressing::Dhcp, udp_echo: None, offload: true };
     let (mut address, mut gateway, mut good) = (None, None, true);
     for word in line.split(|byte| byte.is_ascii_whitespace() || *byte == 0) {
         let Ok(word) = core::str::from_utf8(word) else { continue };
@@ -73,6 +75,11 @@ pub fn parse<'a>(line: &'a [u8], mut refused: impl FnMut(Refused<'a>)) -> Config
             "udp-echo" => match value.parse() {
                 Ok(port) if port != 0 => config.udp_echo = Some(port),
                 _ => refused(Refused { key: "udp-echo", value, wanted: "a port" }),
+            },
+            "offload" => match value {
+                "on" => config.offload = true,
+                "off" => config.offload = false,
+                _ => refused(Refused { key: "offload", value, wanted: "on or off" }),
             },
             _ => {}
         }
@@ -132,7 +139,15 @@ mod tests {
     #[test]
     fn dhcp_is_the_default_and_can_be_asked_for() {
         assert_eq!(read("").0.addressing, Addressing::Dhcp);
-        assert_eq!(read("ip=dhcp"), (Config { addressing: Addressing::Dhcp, udp_echo: None }, vec![]));
+        assert_eq!(read("ip=dhcp"), (Config { addressing: Addressing::Dhcp, udp_echo: None, offload: true }, vec![]));
+    }
+
+    #[test]
+    fn the_link_s_help_can_be_declined() {
+        assert!(read("").0.offload && read("offload=on").0.offload);
+        assert!(!read("ip=dhcp offload=off").0.offload);
+        let (config, complaints) = read("offload=maybe");
+        assert!(config.offload && complaints.len() == 1);
     }
 
     #[test]

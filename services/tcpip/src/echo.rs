@@ -21,22 +21,27 @@ impl Echo {
     }
 
     /// Answers what came, as far as there is room. What is longer than its buffer, or comes from a well-known port, is not
-    /// answered.
-    pub fn pump(&self, sockets: &mut SocketSet<'static>) {
+    /// answered. Answers whether anything was sent.
+    pub fn pump(&self, sockets: &mut SocketSet<'static>) -> bool {
         let socket = sockets.get_mut::<udp::Socket<'_>>(self.0);
+        let mut sent = false;
+        if !socket.can_recv() {
+            return sent;
+        }
         let mut packet = [0; 2048];
         for _ in 0..PACKETS {
             if !socket.can_send() {
-                return;
+                return sent;
             }
             match socket.recv_slice(&mut packet) {
                 // Two echo ports that hear of each other would talk for ever: never answer a well-known port.
                 Ok((length, from)) if from.endpoint.port >= 1024 => {
-                    let _ = socket.send_slice(packet.get(..length).unwrap_or_default(), from.endpoint);
+                    sent |= socket.send_slice(packet.get(..length).unwrap_or_default(), from.endpoint).is_ok();
                 }
                 Ok(_) | Err(udp::RecvError::Truncated) => {}
-                Err(udp::RecvError::Exhausted) => return,
+                Err(udp::RecvError::Exhausted) => return sent,
             }
         }
+        sent
     }
 }

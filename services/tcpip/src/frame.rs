@@ -2,28 +2,70 @@
 
 use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Packet, TcpPacket, UdpPacket, checksum};
 
+use crate::table::Key;
+
 /// Bytes of an Ethernet header.
 pub const ETHERNET_HEADER: usize = 14;
 /// The largest IPv4 packet that is put together from fragments. The stack would take 64 KiB of heap for each packet
 /// it reassembles if a single fragment said so.
 pub const LARGEST_REASSEMBLED: usize = 8192;
 
-/// Whether `frame` starts a TCP connection: a SYN without an ACK.
-pub fn starts_connection(frame: &[u8]) -> bool {
+/// What a frame is to us.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A TCP segment to our address.
+    Segment {
+        /// Its connection.
+        key: Key,
+        /// The port that it is to.
+        port: u16,
+        /// It starts a connection: a SYN without an ACK.
+        start: bool,
+        /// Bytes of data.
+        data: usize,
+    },
+    /// Something else that the stack may know what to do with.
+    Other,
+    /// Nothing that we want.
+    Unwanted,
+}
+
+/// What `frame` is to a host with the address `own`. The stack still checks all of it.
+pub fn classify(frame: &[u8], own: Option<[u8; 4]>) -> Kind {
     const TCP: u8 = 6;
     const SYN: u8 = 0x02;
     const ACK: u8 = 0x10;
-    let Some(packet) = ipv4(frame) else { return false };
-    let header = usize::from(packet.first().map_or(0, |byte| byte & 0x0f)) * 4;
-    packet.get(9) == Some(&TCP) && packet.get(header + 13).is_some_and(|flags| flags & (SYN | ACK) == SYN)
-}
-
-/// Whether `frame` is a fragment of a packet beyond [`LARGEST_REASSEMBLED`].
-pub fn oversized_fragment(frame: &[u8]) -> bool {
-    let field = |at: usize| ipv4(frame).and_then(|packet| Some([*packet.get(at)?, *packet.get(at + 1)?]));
-    let (Some(total), Some(fragment)) = (field(2), field(6)) else { return false };
-    let offset = usize::from(u16::from_be_bytes(fragment) & 0x1fff) * 8;
-    offset > 0 && offset + usize::from(u16::from_be_bytes(total)) > LARGEST_REASSEMBLED
+    match frame.get(12..ETHERNET_HEADER) {
+        Some([0x08, 0x06]) => return Kind::Other,
+        Some([0x08, 0x00]) => {}
+        _ => return Kind::Unwanted,
+    }
+    let packet = frame.get(ETHERNET_HEADER..).unwrap_or_default();
+    let Some([version, _, l0, l1, _, _, f0, f1, _, protocol, _, _, s0, s1, s2, s3, to @ ..]) =
+        packet.first_chunk::<20>()
+    else {
+        return Kind::Unwanted;
+    };
+    let total = usize::from(u16::from_be_bytes([*l0, *l1]));
+    let fragment = u16::from_be_bytes([*f0, *f1]) & 0x3fff;
+    if *protocol != TCP {
+        let offset = usize::from(fragment & 0x1fff) * 8;
+        let oversized = offset > 0 && offset + total > LARGEST_REASSEMBLED;
+        return if oversized { Kind::Unwanted } else { Kind::Other };
+    }
+    let header = usize::from(version & 0x0f) * 4;
+    let segment = packet.get(header..).and_then(<[u8]>::first_chunk::<20>);
+    let (Some([p0, p1, d0, d1, .., length, flags, _, _, _, _, _, _]), 0, true) = (segment, fragment, own == Some(*to))
+    else {
+        return Kind::Unwanted;
+    };
+    let port = u16::from_be_bytes([*d0, *d1]);
+    Kind::Segment {
+        key: Key::new([*s0, *s1, *s2, *s3], u16::from_be_bytes([*p0, *p1]), port),
+        port,
+        start: flags & (SYN | ACK) == SYN,
+        data: total.saturating_sub(header + usize::from(length >> 4) * 4),
+    }
 }
 
 /// Whether the TCP or UDP checksum of `frame` is right, if it has one. A fragment of a TCP or UDP packet is not: nobody
@@ -92,24 +134,50 @@ mod tests {
         frame
     }
 
+    const OWN: [u8; 4] = [10, 0, 0, 2];
+
+    fn starts(flags: u8, words: u8) -> Option<bool> {
+        match classify(&tcp(flags, words), Some([0; 4])) {
+            Kind::Segment { start, .. } => Some(start),
+            _ => None,
+        }
+    }
+
     #[test]
     fn a_syn_is_known_by_its_flags_behind_any_options() {
-        assert!(starts_connection(&tcp(0x02, 5)));
-        assert!(starts_connection(&tcp(0xc2, 15)));
-        assert!(!starts_connection(&tcp(0x12, 5)));
-        assert!(!starts_connection(&tcp(0x10, 5)));
+        assert_eq!(starts(0x02, 5), Some(true));
+        assert_eq!(starts(0xc2, 15), Some(true));
+        assert_eq!(starts(0x12, 5), Some(false));
+        assert_eq!(starts(0x10, 5), Some(false));
         let mut udp = tcp(0x02, 5);
         udp[ETHERNET_HEADER + 9] = 17;
-        assert!(!starts_connection(&udp));
+        assert_eq!(classify(&udp, Some([0; 4])), Kind::Other);
+    }
+
+    #[test]
+    fn a_segment_is_known_by_its_addresses_and_ports() {
+        let mut frame = segment();
+        let tcp = ETHERNET_HEADER + 20;
+        frame[tcp..tcp + 4].copy_from_slice(&[0x12, 0x34, 0, 80]);
+        let key = Key::new([10, 0, 0, 1], 0x1234, 80);
+        assert_eq!(classify(&frame, Some(OWN)), Kind::Segment { key, port: 80, start: false, data: 7 });
+        for own in [None, Some([10, 0, 0, 3])] {
+            assert_eq!(classify(&frame, own), Kind::Unwanted);
+        }
+        frame[20] = 0x20;
+        assert_eq!(classify(&frame, Some(OWN)), Kind::Unwanted, "a fragment");
+        frame[12] = 0x86;
+        assert_eq!(classify(&frame, Some(OWN)), Kind::Unwanted, "no IPv4");
     }
 
     #[test]
     fn only_fragments_that_reach_too_far_are_oversized() {
         let fragment = |units: u16, total: u16| {
             let mut frame = tcp(0, 5);
+            frame[ETHERNET_HEADER + 9] = 1;
             frame[ETHERNET_HEADER + 2..ETHERNET_HEADER + 4].copy_from_slice(&total.to_be_bytes());
             frame[ETHERNET_HEADER + 6..ETHERNET_HEADER + 8].copy_from_slice(&(0x2000 | units).to_be_bytes());
-            oversized_fragment(&frame)
+            classify(&frame, None) == Kind::Unwanted
         };
         assert!(!fragment(0, 1500));
         assert!(!fragment(370, 1500));
@@ -179,7 +247,7 @@ mod tests {
         #[test]
         fn any_bytes_are_looked_at_without_a_panic(mut frame in prop::collection::vec(any::<u8>(), 0..100)) {
             if frame.len() > 13 { frame[12] = 8; frame[13] = 0; }
-            let _ = (starts_connection(&frame), oversized_fragment(&frame), is_intact(&frame));
+            let _ = (classify(&frame, Some([0; 4])), is_intact(&frame));
             prepare_checksum(&mut frame);
         }
     }

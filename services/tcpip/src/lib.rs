@@ -5,23 +5,24 @@
 //! that cannot be is refused and logged, once for each kind.
 //!
 //! All memory is bounded: tables are made at the start, sockets within a budget that follows from the size of
-//! the stream-out region ([`pool`]).
+//! the stream-out region ([`buffers`]).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
 pub mod address;
+pub mod buffers;
 pub mod config;
 mod echo;
+mod flows;
 pub mod frame;
-pub mod pool;
 mod quiesce;
 mod refusals;
 pub mod runs;
 mod slot;
 mod stack;
-mod transport;
+pub mod table;
 pub mod wire;
 
 use arrayvec::ArrayVec;
@@ -53,6 +54,8 @@ pub struct Caps<S, M: Memory> {
     pub stream_in: M,
     /// Streams from the applications.
     pub stream_out: M,
+    /// What applications may have sent without copying it: bytes that nobody can change.
+    pub site: &'static [u8],
     /// The guest's command line.
     pub command_line: &'static [u8],
 }

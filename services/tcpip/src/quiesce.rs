@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use cloister_interfaces::control::{Control, Reply, Request};
 use cloister_interfaces::{Instant, Memory, Server, System};
 
-use crate::transport::Transport;
+use crate::flows::Flows;
 use crate::wire::Wire;
 
 /// How long connections have to end by themselves.
@@ -71,16 +71,16 @@ impl<S: System, M: Memory> Quiesce<S, M> {
     }
 
     /// Goes on as far as time and events allow.
-    pub fn advance(&mut self, now: Instant, transport: &mut Transport, wire: &mut Wire<S, M>) {
+    pub fn advance(&mut self, now: Instant, flows: &mut Flows, wire: &mut Wire<S, M>) {
         let before = self.phase;
         self.phase = match self.phase {
             Phase::Running => Phase::Running,
             Phase::Asked => {
-                transport.close_ports(now);
+                flows.close_ports(now);
                 Phase::Closing(now + CONNECTIONS)
             }
-            Phase::Closing(until) if transport.is_silent() || now >= until || !wire.is_up() => {
-                transport.abort_all(now);
+            Phase::Closing(until) if flows.is_silent() || now >= until || !wire.is_up() => {
+                flows.abort_all(now);
                 Phase::Leaving(now + FRAMES)
             }
             Phase::Leaving(until) if now >= until || !wire.is_up() => {
@@ -98,7 +98,7 @@ impl<S: System, M: Memory> Quiesce<S, M> {
             waiting => waiting,
         };
         if self.phase != before {
-            self.advance(now, transport, wire);
+            self.advance(now, flows, wire);
         }
     }
 

@@ -28,6 +28,8 @@ pub enum Kind {
     Connection,
     /// Application: more bytes to send than its ring holds.
     Send,
+    /// Application: constant bytes that there are not.
+    Constant,
     /// Application: more bytes consumed than were received.
     Consumed,
     /// Application: a port that cannot be listened to.
@@ -47,6 +49,7 @@ impl Kind {
             Kind::Message => "an application's message does not decode",
             Kind::Connection => "an application names a connection that it does not have",
             Kind::Send => "an application sends more than its ring holds",
+            Kind::Constant => "an application sends constant bytes that there are not",
             Kind::Consumed => "an application consumed more than it received",
             Kind::Listen => "an application asks for a port that is 0, taken, or one too many",
             Kind::Control => "a control message does not decode",

@@ -1,9 +1,13 @@
 //! One connection as the application knows it: positions in its two rings, and what it has yet to be told.
 
-use cloister_interfaces::socket::{Connection, Reply, Request, Socket};
-use cloister_interfaces::{Memory, Server, System};
-use smoltcp::iface::SocketHandle;
+use core::time::Duration;
+
+use cloister_interfaces::socket::{Connection, Constant, Reply, Request, Ring, Socket};
+use cloister_interfaces::{Instant, Memory, Server, System};
 use smoltcp::socket::tcp;
+
+/// How often the application is told of constant bytes that were taken, until all were.
+const PROGRESS: Duration = Duration::from_secs(1);
 
 /// Something that the application is told once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -17,10 +21,12 @@ enum Notice {
 /// Why a request was not followed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Breach {
-    /// More bytes were announced than the out ring has room for.
+    /// More bytes were announced than the out ring has room for, or before constant ones were taken.
     Send,
     /// More bytes were consumed than had been received.
     Consumed,
+    /// Constant bytes that there are not.
+    Constant,
 }
 
 /// The peer of a new connection.
@@ -34,37 +40,38 @@ pub struct Peer {
     pub local_port: u16,
 }
 
-/// A position in a ring of a power of two bytes, which runs freely and wraps.
-#[derive(Clone, Copy, Default)]
-struct Cursor(u32);
-
-impl Cursor {
-    /// The offset in the ring, and how many of `count` bytes lie before the ring's end.
-    fn span(self, ring: usize, count: usize) -> (usize, usize) {
-        let offset = self.0 as usize & (ring - 1);
-        (offset, count.min(ring - offset))
-    }
-
-    fn advance(&mut self, count: usize) {
-        self.0 = self.0.wrapping_add(count as u32);
-    }
+/// Where a connection's bytes come from and go to.
+pub struct Streams<'a, M> {
+    /// The region of the rings to the application, and this connection's.
+    pub stream_in: (&'a M, Ring),
+    /// The region of the rings from the application, and this connection's.
+    pub stream_out: (&'a M, Ring),
+    /// The region that is constant.
+    pub constant: &'static [u8],
 }
 
 /// A connection in use.
 pub struct Slot {
     /// The application that has it: the index of its queue.
     pub client: u8,
-    /// Its socket; none once it is over.
-    pub handle: Option<SocketHandle>,
     accepted: Option<Peer>,
     /// Where the next received byte goes; bytes not told of; bytes told of and not consumed.
-    write: Cursor,
+    write: u32,
     received: u32,
     unconsumed: u32,
     /// Where the next byte to send is; bytes announced and not taken; bytes taken and not told of.
-    read: Cursor,
+    read: u32,
     unsent: u32,
     sent: u32,
+    /// What is sent after those: where it starts in the constant region, how much is left, how much was taken and not told
+    /// of. It was checked to lie in the region.
+    constant: u32,
+    constant_left: u32,
+    constant_sent: u32,
+    /// When the application was told last, or asked.
+    told: Instant,
+    /// The application need not be woken when all was taken.
+    quiet: bool,
     peer_closed: Notice,
     closed: Notice,
     /// The application has asked for the end.
@@ -73,21 +80,30 @@ pub struct Slot {
 
 impl Slot {
     /// A connection that was just accepted.
-    pub fn new(client: u8, handle: SocketHandle, peer: Peer) -> Self {
+    pub fn new(client: u8, peer: Peer) -> Self {
         Slot {
             client,
-            handle: Some(handle),
             accepted: Some(peer),
-            write: Cursor::default(),
+            write: 0,
             received: 0,
             unconsumed: 0,
-            read: Cursor::default(),
+            read: 0,
             unsent: 0,
             sent: 0,
+            constant: 0,
+            constant_left: 0,
+            constant_sent: 0,
+            told: Instant::START,
+            quiet: false,
             peer_closed: Notice::No,
             closed: Notice::No,
             closing: false,
         }
+    }
+
+    /// Whether the socket is no longer the application's.
+    pub fn is_over(&self) -> bool {
+        self.closed != Notice::No
     }
 
     /// Whether both sides are done with the index.
@@ -97,30 +113,40 @@ impl Slot {
 
     /// Whether all that the application announced was taken.
     pub fn is_drained(&self) -> bool {
-        self.unsent == 0
+        self.unsent == 0 && self.constant_left == 0
     }
 
     /// Parts from the socket; the application will be told that the connection is over.
-    pub fn part(&mut self) -> Option<SocketHandle> {
-        self.closed = Notice::Due;
+    pub fn part(&mut self) {
+        if self.closed == Notice::No {
+            self.closed = Notice::Due;
+        }
         (self.unsent, self.received, self.sent) = (0, 0, 0);
-        self.handle.take()
+        (self.constant_left, self.constant_sent) = (0, 0);
     }
 
-    /// Takes note of a request of the application about this connection.
+    /// Takes note of a request of the application about this connection. `ring_out` is the size of its ring, `region` that
+    /// of the constant region.
     ///
     /// # Errors
     /// A length is impossible.
-    pub fn asked(&mut self, request: Request, ring_out: usize) -> Result<(), Breach> {
+    pub fn asked(&mut self, request: Request, ring_out: usize, region: usize, now: Instant) -> Result<(), Breach> {
         match request {
-            Request::Send { length, .. } if self.handle.is_some() && !self.closing => {
+            Request::Send { length, constant, quiet, .. } if !self.is_over() && !self.closing => {
                 let total = u64::from(self.unsent) + u64::from(self.sent) + u64::from(length);
-                if total > ring_out as u64 {
+                if total > ring_out as u64 || self.constant_left > 0 {
                     return Err(Breach::Send);
                 }
+                if let Some(Constant { offset, length }) = constant {
+                    if u64::from(offset) + u64::from(length) > region as u64 {
+                        return Err(Breach::Constant);
+                    }
+                    (self.constant, self.constant_left) = (offset, length);
+                }
                 self.unsent += length;
+                (self.quiet, self.told) = (quiet, now);
             }
-            Request::Consumed { length, .. } if self.handle.is_some() => {
+            Request::Consumed { length, .. } if !self.is_over() => {
                 self.unconsumed = self.unconsumed.checked_sub(length).ok_or(Breach::Consumed)?;
             }
             Request::Close { .. } | Request::Abort { .. } => self.closing = true,
@@ -130,32 +156,35 @@ impl Slot {
         Ok(())
     }
 
-    /// Moves bytes between the socket and the rings as far as both have room. `base` is where the ring starts.
-    pub fn pump<M: Memory>(&mut self, socket: &mut tcp::Socket<'_>, stream_in: &Ring<'_, M>, stream_out: &Ring<'_, M>) {
+    /// Moves bytes between the socket and the rings as far as both have room.
+    pub fn pump<M: Memory>(&mut self, socket: &mut tcp::Socket<'_>, streams: &Streams<'_, M>) {
         if self.closing {
             discard(socket);
         } else {
-            self.fill(socket, stream_in);
+            self.fill(socket, streams);
             let over = socket.state() == tcp::State::Closed;
             if self.peer_closed == Notice::No && !over && !socket.may_recv() && socket.recv_queue() == 0 {
                 self.peer_closed = Notice::Due;
             }
         }
-        self.drain(socket, stream_out);
+        if !self.is_drained() {
+            self.drain(socket, streams);
+        }
     }
 
-    fn fill<M: Memory>(&mut self, socket: &mut tcp::Socket<'_>, ring: &Ring<'_, M>) {
+    fn fill<M: Memory>(&mut self, socket: &mut tcp::Socket<'_>, streams: &Streams<'_, M>) {
+        let (memory, ring) = streams.stream_in;
         while socket.can_recv() {
             let room = ring.size.saturating_sub((self.unconsumed + self.received) as usize);
-            let (offset, room) = self.write.span(ring.size, room);
+            let (offset, room) = ring.span(self.write, room);
             let moved = socket.recv(|bytes| {
                 let count = bytes.len().min(room);
-                ring.memory.write(ring.base + offset, bytes.get(..count).unwrap_or_default());
+                memory.write(offset, bytes.get(..count).unwrap_or_default());
                 (count, count)
             });
             match moved {
                 Ok(count) if count > 0 => {
-                    self.write.advance(count);
+                    self.write = self.write.wrapping_add(count as u32);
                     self.received += count as u32;
                 }
                 _ => return,
@@ -163,62 +192,113 @@ impl Slot {
         }
     }
 
-    fn drain<M: Memory>(&mut self, socket: &mut tcp::Socket<'_>, ring: &Ring<'_, M>) {
+    fn drain<M: Memory>(&mut self, socket: &mut tcp::Socket<'_>, streams: &Streams<'_, M>) {
+        let (memory, ring) = streams.stream_out;
         while self.unsent > 0 && socket.can_send() {
-            let (offset, available) = self.read.span(ring.size, self.unsent as usize);
+            let (offset, available) = ring.span(self.read, self.unsent as usize);
             let moved = socket.send(|space| {
                 let count = space.len().min(available);
-                ring.memory.read(ring.base + offset, space.get_mut(..count).unwrap_or_default());
+                memory.read(offset, space.get_mut(..count).unwrap_or_default());
                 (count, count)
             });
             match moved {
                 Ok(count) if count > 0 => {
-                    self.read.advance(count);
+                    self.read = self.read.wrapping_add(count as u32);
                     self.unsent -= count as u32;
                     self.sent += count as u32;
                 }
                 _ => return,
             }
         }
+        while self.unsent == 0 && self.constant_left > 0 && socket.can_send() {
+            let from = streams.constant.get(self.constant as usize..).unwrap_or_default();
+            let from = from.get(..self.constant_left as usize).unwrap_or(from);
+            let moved = socket.send(|space| {
+                let count = space.len().min(from.len());
+                if let (Some(space), Some(from)) = (space.get_mut(..count), from.get(..count)) {
+                    space.copy_from_slice(from);
+                }
+                (count, count)
+            });
+            match moved {
+                Ok(count) if count > 0 => {
+                    self.constant += count as u32;
+                    self.constant_left -= count as u32;
+                    self.constant_sent += count as u32;
+                }
+                _ => return,
+            }
+        }
     }
 
-    /// Tells the application what it has not been told, as far as the queue has room.
-    pub fn tell<S: System, M: Memory>(&mut self, index: u16, server: &mut Server<Socket, S, M>) {
+    /// Tells the application what it has not been told, as far as the queue has room. Answers whether it is to be woken for
+    /// it.
+    pub fn tell<S: System, M: Memory>(&mut self, index: u16, server: &mut Server<Socket, S, M>, now: Instant) -> bool {
         let connection = Connection(index);
         let replies = &mut server.replies;
+        let mut wake = false;
         if let Some(Peer { address, port, local_port }) = self.accepted {
             if replies.push(&Reply::Accepted { connection, address, port, local_port }).is_err() {
-                return;
+                return true;
             }
             self.accepted = None;
+            wake = true;
         }
-        if self.received > 0 && replies.push(&Reply::Received { connection, length: self.received }).is_ok() {
-            self.unconsumed += core::mem::take(&mut self.received);
+        wake |= self.tell_sent(connection, server, now);
+        let replies = &mut server.replies;
+        if self.received > 0 {
+            if replies.push(&Reply::Received { connection, length: self.received }).is_ok() {
+                self.unconsumed += core::mem::take(&mut self.received);
+            }
+            wake = true;
         }
-        if self.sent > 0 && replies.push(&Reply::Sent { connection, length: self.sent }).is_ok() {
-            self.sent = 0;
+        if self.peer_closed == Notice::Due {
+            if !self.is_behind() && replies.push(&Reply::PeerClosed { connection }).is_ok() {
+                self.peer_closed = Notice::Told;
+            }
+            wake = true;
         }
-        let behind = self.received > 0 || self.sent > 0;
-        if self.peer_closed == Notice::Due && !behind && replies.push(&Reply::PeerClosed { connection }).is_ok() {
-            self.peer_closed = Notice::Told;
+        if self.closed == Notice::Due {
+            if replies.push(&Reply::Closed { connection }).is_ok() {
+                self.closed = Notice::Told;
+            }
+            wake = true;
         }
-        if self.closed == Notice::Due && replies.push(&Reply::Closed { connection }).is_ok() {
-            self.closed = Notice::Told;
+        wake
+    }
+
+    fn tell_sent<S: System, M: Memory>(
+        &mut self,
+        connection: Connection,
+        server: &mut Server<Socket, S, M>,
+        now: Instant,
+    ) -> bool {
+        let drained = self.is_drained();
+        let some = self.sent > 0 || self.constant_sent > 0;
+        if !some || self.constant_left > 0 && now < self.told + PROGRESS {
+            return false;
         }
+        let reply = Reply::Sent { connection, length: self.sent, constant: self.constant_sent };
+        if server.replies.push(&reply).is_err() {
+            return true;
+        }
+        (self.sent, self.constant_sent, self.told) = (0, 0, now);
+        !(self.quiet && drained) || self.unconsumed > 0
+    }
+
+    /// Whether something could not be told for want of room in the queue.
+    pub fn is_behind(&self) -> bool {
+        let sent = self.is_drained() && (self.sent > 0 || self.constant_sent > 0);
+        self.accepted.is_some() || self.received > 0 || sent
+    }
+
+    /// Whether the end, of the peer's stream or of the connection, could not be told for want of room in the queue.
+    pub fn owes(&self) -> bool {
+        self.is_behind() || self.peer_closed == Notice::Due || self.closed == Notice::Due
     }
 }
 
 /// Throws away what was received: the application reads no more.
 pub fn discard(socket: &mut tcp::Socket<'_>) {
     while socket.can_recv() && socket.recv(|bytes| (bytes.len(), ())).is_ok() {}
-}
-
-/// One connection's ring in a stream region.
-pub struct Ring<'a, M> {
-    /// The region.
-    pub memory: &'a M,
-    /// Where in it the ring starts.
-    pub base: usize,
-    /// Its bytes; a power of two.
-    pub size: usize,
 }

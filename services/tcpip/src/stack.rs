@@ -1,36 +1,45 @@
 //! The service: one pass over the link, the stack and the applications for every notification or deadline.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use arrayvec::ArrayVec;
 use cloister_interfaces::capability::{Clock, Console, Entropy};
-use cloister_interfaces::socket::{Layout, Reply, Request, Socket};
+use cloister_interfaces::socket::{Connection, Layout, Reply, Request, Socket};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
-use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult};
-use smoltcp::socket::tcp;
-use smoltcp::time::Instant as StackInstant;
+use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
+use smoltcp::time::{Duration as StackDuration, Instant as StackInstant};
 use smoltcp::wire::{EthernetAddress, HardwareAddress};
 
 use crate::Caps;
 use crate::address::{Address, Change};
 use crate::config;
 use crate::echo::Echo;
+use crate::flows::{Flows, Stage};
 use crate::frame;
 use crate::quiesce::Quiesce;
 use crate::refusals::{Kind, Refusals};
-use crate::slot::{Breach, Ring};
-use crate::transport::Transport;
+use crate::slot::{Breach, Streams};
+use crate::table::Key;
 use crate::wire::{Event, Refused, Wire};
 
 /// Messages taken from one queue in a pass.
 const MESSAGES: u32 = 256;
 /// Frames parsed in a pass.
-const FRAMES: u32 = 64;
-/// Rounds of sending in a pass; each sends at most one frame for each socket.
-const ROUNDS: u32 = 64;
+const FRAMES: u32 = 128;
+/// Connections attended to in a pass.
+const ATTENTION: usize = 256;
+/// Frames that a connection sends before another's turn.
+const TURN: u32 = 8;
+/// Frames of what is no connection's that are sent at once: the fragments of a packet, and a few more.
+const OTHERS: u32 = 16;
+/// How long the acknowledgement of a short segment waits for data to go with.
+const ACK_DELAY: StackDuration = StackDuration::from_millis(10);
 /// How long to wait for room in the queue to netfront.
 const BLOCKED: Duration = Duration::from_millis(1);
+/// How long to wait with a connection that has something to send, and does not.
+const STUCK: StackDuration = StackDuration::from_millis(1);
 /// The most applications.
 const CLIENTS: usize = 4;
 
@@ -43,6 +52,19 @@ struct News {
     up: bool,
     /// The number of free connections that it was last told of.
     pressure: Option<u16>,
+    /// It is to be woken for what it was told.
+    wake: bool,
+}
+
+/// What became of a connection that was attended to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Attended {
+    /// It has nothing more to do.
+    Done,
+    /// It has more to do at once.
+    Again,
+    /// It has more to do when the link or its application can take more.
+    Blocked,
 }
 
 /// The service's state.
@@ -53,54 +75,66 @@ pub struct Stack<S, M: Memory> {
     refusals: Refusals,
     wire: Wire<S, M>,
     interface: Option<Box<Interface>>,
-    transport: Transport,
+    flows: Flows,
+    /// The sockets that are no connection's.
+    others: SocketSet<'static>,
+    /// When they want to be polled, if not before.
+    others_at: Option<Instant>,
     address: Address,
     echo: Option<Echo>,
     clients: ArrayVec<Server<Socket, S, M>, CLIENTS>,
     news: [News; CLIENTS],
     quiesce: Quiesce<S, M>,
-    layout: Layout,
     stream_in: M,
     stream_out: M,
+    site: &'static [u8],
     deadline: Option<Instant>,
 }
 
-/// Bytes that sockets may take of the heap. The policy gives tcpip five bytes of heap for four of the stream-out
+/// Bytes that connections may take of the heap. The policy gives tcpip five bytes of heap for two of the stream-out
 /// region, and no less than 256 KiB; 128 KiB of it are for what does not grow with the connections: the frame that is
 /// parsed, reassembly, the interface.
 fn socket_budget(stream_out: usize) -> usize {
-    let heap = (stream_out / 4 * 5).max(256 * 1024);
-    (heap - 128 * 1024).min(stream_out.max(128 * 1024))
+    (stream_out / 2 * 5).max(256 * 1024) - 128 * 1024
 }
 
 fn stack_time(now: Instant) -> StackInstant {
     StackInstant::from_micros(i64::try_from(now.0 / 1000).unwrap_or(i64::MAX))
 }
 
+fn own_time(at: StackInstant) -> Instant {
+    Instant(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000))
+}
+
 impl<S: System, M: Memory> Stack<S, M> {
     /// The service over its capabilities.
     pub fn new(caps: Caps<S, M>) -> Self {
         let layout = Layout::of(caps.stream_in.len(), caps.stream_out.len());
-        let mut transport = Transport::new(layout, socket_budget(caps.stream_out.len()));
+        // Without randomness a peer can make one chain of all connections, and guess numbers; the kernel has logged it.
+        let random = caps.entropy.draw().map_or(0, |[random, _]| random);
+        let flows = Flows::new(layout, socket_budget(caps.stream_out.len()), random);
         let config = config::parse(caps.command_line, |refused| caps.console.line(format_args!("{refused}")));
-        let address = Address::new(config.addressing, &mut transport.sockets);
-        let echo = config.udp_echo.and_then(|port| Echo::new(port, &mut transport.sockets));
+        let mut others = SocketSet::new(Vec::new());
+        let address = Address::new(config.addressing, &mut others);
+        let echo = config.udp_echo.and_then(|port| Echo::new(port, &mut others));
         Stack {
             refusals: Refusals::default(),
             console: caps.console,
             clock: caps.clock,
             entropy: caps.entropy,
-            wire: Wire::new(caps.net, caps.rx_pool, caps.tx_pool),
+            wire: Wire::new(caps.net, caps.rx_pool, caps.tx_pool, config.offload),
             interface: None,
-            transport,
+            flows,
+            others,
+            others_at: Some(Instant::START),
             address,
             echo,
             clients: caps.socket_clients,
             news: [News { down: true, ..News::default() }; CLIENTS],
             quiesce: Quiesce::new(caps.control_clients),
-            layout,
             stream_in: caps.stream_in,
             stream_out: caps.stream_out,
+            site: caps.site,
             deadline: Some(Instant::START),
         }
     }
@@ -110,7 +144,10 @@ impl<S: System, M: Memory> Stack<S, M> {
         let mut budget = MESSAGES;
         while let Some(event) = self.wire.next_event(&mut budget) {
             match event {
-                Event::Up { mac, mtu } => self.link_up(mac, mtu, now),
+                Event::Up { mac, mtu } => {
+                    self.link_up(mac, mtu, now);
+                    self.flows.mark_all();
+                }
                 Event::Down => self.console.line(format_args!("link down")),
                 Event::Refused(refused) => self.refusals.record(
                     &self.console,
@@ -135,7 +172,8 @@ impl<S: System, M: Memory> Stack<S, M> {
         // Without randomness sequence numbers can be guessed; the network still works, and the kernel has logged it.
         settings.random_seed = self.entropy.draw().map_or(now.0, |[seed, _]| seed);
         let mut interface = Box::new(Interface::new(settings, &mut self.wire, stack_time(now)));
-        let change = self.address.raised(&mut self.transport.sockets);
+        let change = self.address.raised(&mut self.others);
+        self.others_at = Some(now);
         self.address.apply(&mut interface);
         self.interface = Some(interface);
         match change {
@@ -156,7 +194,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         let up = matches!(change, Change::Gained(_));
         for client in 0..self.clients.len() {
             // With another address, connections cannot go on.
-            if self.transport.has_connections(client as u8) || !up {
+            if self.flows.has_connections(client as u8) || !up {
                 self.void(client, now);
             }
             if let Some(news) = self.news.get_mut(client) {
@@ -178,39 +216,169 @@ impl<S: System, M: Memory> Stack<S, M> {
 
     /// Makes all that a client has void; it will listen again when it is told.
     fn void(&mut self, client: usize, now: Instant) {
-        self.transport.forget(client as u8, now);
+        self.flows.forget(client as u8, now);
         if let Some(news) = self.news.get_mut(client) {
-            *news = News { down: true, up: false, pressure: None };
+            *news = News { down: true, ..News::default() };
         }
     }
 
-    /// Parses received frames. Answers whether some are left.
+    /// Parses received frames. Answers whether some are left that could be.
     fn ingress(&mut self, now: Instant) -> bool {
-        let Some(interface) = &mut self.interface else { return false };
-        self.wire.listening = self.transport.is_listening();
+        let own = self.address.current.map(|lease| lease.address.address().octets());
         for _ in 0..FRAMES {
-            let result = interface.poll_ingress_single(stack_time(now), &mut self.wire, &mut self.transport.sockets);
-            if result == PollIngressSingleResult::None {
+            // Without room for the answer a frame waits: an echo request is not lost to a busy link.
+            if !self.wire.can_send() {
                 return false;
             }
-            if core::mem::take(&mut self.wire.attempt) {
-                self.transport.accept(now);
-                self.wire.listening = self.transport.is_listening();
+            match self.wire.next_frame(own) {
+                None => return false,
+                Some(frame::Kind::Segment { key, port, start, data }) => self.segment(key, port, start, data, now),
+                Some(_) => {
+                    self.parse(now);
+                    self.poll_others(now);
+                }
             }
         }
-        self.wire.has_frames() && self.wire.can_send()
+        self.wire.has_frames()
     }
 
-    /// Sends what the sockets have. Answers whether more is left.
-    fn egress(&mut self, now: Instant) -> bool {
-        let Some(interface) = &mut self.interface else { return false };
-        for _ in 0..ROUNDS {
-            let result = interface.poll_egress(stack_time(now), &mut self.wire, &mut self.transport.sockets);
-            if result == PollResult::None || !self.wire.can_send() {
-                return false;
+    /// Has the stack parse a frame that is no connection's.
+    fn parse(&mut self, now: Instant) {
+        if let Some(interface) = &mut self.interface {
+            interface.poll_ingress_single(stack_time(now), &mut self.wire, &mut self.others);
+        }
+    }
+
+    /// Has the stack parse a segment, for its connection.
+    fn segment(&mut self, key: Key, port: u16, start: bool, data: usize, now: Instant) {
+        let known = self.flows.find(key).filter(|index| !(start && self.flows.renew(*index)));
+        let index = match known {
+            Some(index) => index,
+            // The stack refuses what is for nobody.
+            None if !start || self.flows.owner(port).is_none() => return self.parse(now),
+            None => match self.flows.open(key, port, now) {
+                Some(index) => index,
+                // Without room it is dropped, so that the peer tries again.
+                None => return,
+            },
+        };
+        let whole = self.wire.largest_segment();
+        let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return };
+        if let Some(socket) = flow.socket() {
+            // More than a segment at once is acknowledged in this pass, once for all that came; less with the answer.
+            socket.set_ack_delay(Some(if data > whole { StackDuration::ZERO } else { ACK_DELAY }));
+        }
+        if let Some(set) = &mut flow.set {
+            interface.poll_ingress_single(stack_time(now), &mut self.wire, set);
+        }
+        self.flows.mark(index);
+    }
+
+    /// Lets the sockets that are no connection's send, and fragments leave.
+    fn poll_others(&mut self, now: Instant) {
+        let Some(interface) = &mut self.interface else { return };
+        let time = stack_time(now);
+        for _ in 0..OTHERS {
+            let at = interface.poll_at(time, &self.others);
+            self.others_at = at.map(own_time);
+            if at.is_none_or(|at| at > time) || !self.wire.can_send() {
+                return;
+            }
+            if interface.poll_egress(time, &mut self.wire, &mut self.others) == PollResult::None {
+                // It cannot now, whatever it waits for.
+                self.others_at = interface.poll_at(time, &self.others).map(|at| own_time(at).max(now + BLOCKED));
+                return;
             }
         }
-        true
+    }
+
+    /// Attends to the connections of which there is something new. Answers whether some are left that could go on.
+    fn attend_all(&mut self, now: Instant) -> bool {
+        self.flows.expire(now);
+        let mut blocked = 0;
+        for _ in 0..self.flows.waiting().min(ATTENTION) {
+            let Some(index) = self.flows.next_ready() else { break };
+            match self.attend(index, now) {
+                Attended::Done => {}
+                Attended::Again => self.flows.mark(index),
+                Attended::Blocked => {
+                    blocked += 1;
+                    self.flows.mark(index);
+                }
+            }
+        }
+        self.flows.waiting() > blocked
+    }
+
+    fn attend(&mut self, index: u16, now: Instant) -> Attended {
+        self.flows.settle(index, now);
+        self.pump(index, now);
+        let sent = self.egress(index, now);
+        self.flows.settle(index, now);
+        let told = self.tell_about(index, now);
+        if sent == Attended::Done && !told { Attended::Blocked } else { sent }
+    }
+
+    /// Moves bytes between a connection's socket and its rings.
+    fn pump(&mut self, index: u16, now: Instant) {
+        let (layout, connection) = (*self.flows.layout(), Connection(index));
+        let Some(flow) = self.flows.get(index).filter(|flow| flow.stage == Stage::Open) else { return };
+        let Some((slot, socket)) = flow.parts() else { return };
+        let streams = Streams {
+            stream_in: (&self.stream_in, layout.ring_in(connection)),
+            stream_out: (&self.stream_out, layout.ring_out(connection)),
+            constant: self.site,
+        };
+        slot.pump(socket, &streams);
+        let idle = self.quiesce.is_asked() && socket.send_queue() == 0 && socket.recv_queue() == 0;
+        if slot.is_drained() && (slot.closing || idle) {
+            socket.close();
+            slot.part();
+            self.flows.linger(index, now);
+        }
+    }
+
+    /// Sends what a connection has to send.
+    fn egress(&mut self, index: u16, now: Instant) -> Attended {
+        let time = stack_time(now);
+        let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return Attended::Done };
+        let until = flow.limit();
+        let Some(queued) = flow.socket().map(|socket| socket.send_queue()) else { return Attended::Done };
+        let Some(set) = flow.set.as_mut().filter(|_| flow.stage != Stage::Unused) else { return Attended::Done };
+        let (mut result, mut at) = (Attended::Again, None);
+        for _ in 0..TURN {
+            at = interface.poll_at(time, set);
+            if at.is_none_or(|at| at > time) {
+                result = Attended::Done;
+                break;
+            }
+            if !self.wire.can_send_segment(queued) {
+                (result, at) = (Attended::Blocked, None);
+                break;
+            }
+            if interface.poll_egress(time, &mut self.wire, set) == PollResult::None {
+                // It cannot now, whatever it waits for: a neighbour's address, mostly.
+                at = interface.poll_at(time, set).map(|at| at.max(time + STUCK));
+                result = Attended::Done;
+                break;
+            }
+        }
+        let wake = at.filter(|_| result != Attended::Again).map(own_time).into_iter().chain(until).min();
+        if let Some(at) = wake {
+            self.flows.wake(index, at);
+        }
+        result
+    }
+
+    /// Tells a connection's application what it has not been told. Answers whether there was room for all of it.
+    fn tell_about(&mut self, index: u16, now: Instant) -> bool {
+        let Some(slot) = self.flows.get(index).and_then(|flow| flow.slot.as_mut()) else { return true };
+        let client = usize::from(slot.client);
+        let (Some(server), Some(news)) = (self.clients.get_mut(client), self.news.get_mut(client)) else { return true };
+        news.wake |= slot.tell(index, server, now);
+        let all = !slot.owes();
+        self.flows.free_slot(index);
+        all
     }
 
     /// Takes what the applications ask. Answers whether more may be waiting.
@@ -239,25 +407,29 @@ impl<S: System, M: Memory> Stack<S, M> {
             Request::Send { connection, .. }
             | Request::Consumed { connection, .. }
             | Request::Close { connection }
-            | Request::Abort { connection } => usize::from(connection.0),
+            | Request::Abort { connection } => connection,
         };
-        let slot = self.transport.slots.get_mut(connection).and_then(Option::as_mut);
+        let ring_out = self.flows.layout().ring_out(connection).size;
+        let index = connection.0;
+        let slot = self.flows.get(index).and_then(|flow| flow.slot.as_mut());
         let Some(slot) = slot.filter(|slot| usize::from(slot.client) == client) else {
             // What was on its way when everything became void is no breach.
-            if !self.news.get(client).is_some_and(|news| news.down) && self.transport.listens(client as u8) {
+            if !self.news.get(client).is_some_and(|news| news.down) && self.flows.listens(client as u8) {
                 self.refusals.record(&self.console, Kind::Connection);
             }
             return;
         };
-        let outcome = slot.asked(request, self.layout.ring_out);
-        let end = outcome.is_err() || matches!(request, Request::Abort { .. });
-        if let Some(handle) = if end { slot.part() } else { None } {
-            self.transport.abort(handle, now);
+        let outcome = slot.asked(request, ring_out, self.site.len(), now);
+        if (outcome.is_err() || matches!(request, Request::Abort { .. })) && !slot.is_over() {
+            slot.part();
+            self.flows.abort(index, now);
         }
+        self.flows.mark(index);
         match outcome {
             Ok(()) => {}
             Err(Breach::Send) => self.refusals.record(&self.console, Kind::Send),
             Err(Breach::Consumed) => self.refusals.record(&self.console, Kind::Consumed),
+            Err(Breach::Constant) => self.refusals.record(&self.console, Kind::Constant),
         }
     }
 
@@ -265,10 +437,10 @@ impl<S: System, M: Memory> Stack<S, M> {
         if self.quiesce.is_asked() {
             return;
         }
-        if self.transport.owner(port) == Some(client as u8) {
+        if self.flows.owner(port) == Some(client as u8) {
             // The application was started anew: what it had is void.
             self.void(client, now);
-        } else if self.transport.listen(client as u8, port) {
+        } else if self.flows.listen(client as u8, port) {
             if let Some(news) = self.news.get_mut(client) {
                 news.up = self.address.current.is_some();
             }
@@ -277,52 +449,25 @@ impl<S: System, M: Memory> Stack<S, M> {
         }
     }
 
-    /// Moves bytes between sockets and rings, and tells the applications.
-    fn pump(&mut self, now: Instant) {
-        let Layout { ring_in, ring_out, .. } = self.layout;
-        for index in 0..self.transport.slots.len() {
-            let Some(slot) = self.transport.slots.get_mut(index).and_then(Option::as_mut) else { continue };
-            let mut gone = None;
-            if let Some(handle) = slot.handle {
-                let socket = self.transport.sockets.get_mut::<tcp::Socket<'_>>(handle);
-                let stream_in = Ring { memory: &self.stream_in, base: index * ring_in, size: ring_in };
-                let stream_out = Ring { memory: &self.stream_out, base: index * ring_out, size: ring_out };
-                slot.pump(socket, &stream_in, &stream_out);
-                let idle = self.quiesce.is_asked() && socket.send_queue() == 0 && socket.recv_queue() == 0;
-                if slot.is_drained() && (slot.closing || idle) {
-                    socket.close();
-                    gone = slot.part();
-                } else if socket.state() == tcp::State::Closed {
-                    gone = slot.part();
-                }
-            }
-            if let Some(server) = self.clients.get_mut(usize::from(slot.client)) {
-                slot.tell(index as u16, server);
-            }
-            if let Some(handle) = gone {
-                self.transport.linger(handle, now);
-            }
-            self.transport.free_slot(index);
-        }
-    }
-
     /// Tells the applications about the network and about pressure.
     fn tell(&mut self) {
-        let free = self.transport.free();
-        let scarce = free < self.transport.scarce();
+        let free = self.flows.free();
+        let scarce = free < self.flows.scarce();
+        let constant = self.site.len() as u64;
         for ((client, server), news) in self.clients.iter_mut().enumerate().zip(&mut self.news) {
-            if news.down && server.replies.push(&Reply::Network { address: [0; 4] }).is_ok() {
-                news.down = false;
+            if news.down {
+                news.wake = true;
+                news.down = server.replies.push(&Reply::Network { address: [0; 4], constant }).is_err();
             }
             let address = self.address.current.map(|lease| lease.address.address().octets());
-            let listens = self.transport.listens(client as u8);
-            if let (true, false, Some(address)) = (news.up && listens, news.down, address)
-                && server.replies.push(&Reply::Network { address }).is_ok()
-            {
-                news.up = false;
+            let listens = self.flows.listens(client as u8);
+            if let (true, false, Some(address)) = (news.up && listens, news.down, address) {
+                news.wake = true;
+                news.up = server.replies.push(&Reply::Network { address, constant }).is_err();
             }
             let told = scarce.then_some(free as u16);
             if told.is_some() && told != news.pressure && listens {
+                news.wake = true;
                 if server.replies.push(&Reply::Pressure { free: free as u16 }).is_ok() {
                     news.pressure = told;
                 }
@@ -334,31 +479,29 @@ impl<S: System, M: Memory> Stack<S, M> {
 
     fn flush(&mut self) {
         self.wire.flush();
-        for server in &mut self.clients {
+        for (server, news) in self.clients.iter_mut().zip(&mut self.news) {
             server.requests.release();
-            server.replies.flush();
+            if core::mem::take(&mut news.wake) {
+                server.replies.flush();
+            } else {
+                server.replies.publish();
+            }
         }
         self.quiesce.flush();
     }
 
-    fn next_deadline(&mut self, now: Instant, more: bool) -> Option<Instant> {
+    fn next_deadline(&self, now: Instant, more: bool) -> Option<Instant> {
         if more {
             return Some(now);
         }
         let blocked = self.wire.is_blocked().then_some(now + BLOCKED);
-        let own = self.transport.deadline().into_iter().chain(self.quiesce.deadline()).chain(blocked).min();
-        // A stack that cannot send has nothing to do until a notification says that it can.
-        let stack = match &mut self.interface {
-            Some(interface) if self.wire.can_send() => interface
-                .poll_at(stack_time(now), &self.transport.sockets)
-                .map(|at| Instant(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000))),
-            _ => None,
-        };
-        own.into_iter().chain(stack).min()
+        // Who cannot send has nothing to do until a notification says that it can.
+        let others = self.others_at.filter(|_| self.wire.can_send());
+        [self.flows.deadline(), self.quiesce.deadline(), blocked, others].into_iter().flatten().min()
     }
 
     fn poll_address(&mut self, now: Instant) {
-        while let Some(change) = self.address.poll(&mut self.transport.sockets) {
+        while let Some(change) = self.address.poll(&mut self.others) {
             self.address_changed(change, now);
         }
     }
@@ -370,22 +513,27 @@ impl<S: System, M: Memory> Service for Stack<S, M> {
         let now = self.clock.now();
         let mut more = self.drain_link(now);
         more |= self.drain_clients(now);
+        let asked = self.quiesce.is_asked();
         if !self.quiesce.drain() {
             self.refusals.record(&self.console, Kind::Control);
         }
-        self.transport.accept(now);
+        if asked != self.quiesce.is_asked() {
+            // What is idle ends.
+            self.flows.mark_all();
+        }
         more |= self.ingress(now);
         self.poll_address(now);
-        self.transport.accept(now);
-        if let Some(echo) = &self.echo {
-            echo.pump(&mut self.transport.sockets);
+        if let Some(echo) = &self.echo
+            && echo.pump(&mut self.others)
+        {
+            self.others_at = Some(now);
         }
-        self.pump(now);
-        more |= self.egress(now);
-        // What was sent made room, and may have ended connections.
-        self.pump(now);
-        self.transport.tend(now);
-        self.quiesce.advance(now, &mut self.transport, &mut self.wire);
+        if self.others_at.is_some_and(|at| at <= now) {
+            self.poll_others(now);
+            self.poll_address(now);
+        }
+        more |= self.attend_all(now);
+        self.quiesce.advance(now, &mut self.flows, &mut self.wire);
         self.tell();
         self.flush();
         self.deadline = self.next_deadline(now, more);
@@ -403,7 +551,7 @@ mod tests {
     #[test]
     fn sockets_leave_room_in_the_smallest_heap_and_in_larger_ones() {
         for stream_out in (64 * 1024..1 << 26).step_by(4096) {
-            let heap = (stream_out / 4 * 5).max(256 * 1024);
+            let heap = (stream_out / 2 * 5).max(256 * 1024);
             assert!(socket_budget(stream_out) + 128 * 1024 <= heap, "{stream_out}");
             assert!(socket_budget(stream_out) >= 128 * 1024);
         }

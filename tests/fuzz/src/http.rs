@@ -116,9 +116,9 @@ impl World for HostileTcpip {
             }
             SocketStep::Sent(index, length) => {
                 let length = u32::from(length) % (RING_OUT as u32 + 20);
-                bench.tcpip.send(&Reply::Sent { connection: connection(index), length });
+                bench.tcpip.send(&Reply::Sent { connection: connection(index), length, constant: 0 });
             }
-            SocketStep::Down => drop(bench.tcpip.send(&Reply::Network { address: [0; 4] })),
+            SocketStep::Down => drop(bench.tcpip.send(&Reply::Network { address: [0; 4], constant: 0 })),
             SocketStep::Pass(pause) => bench.host.pass(pause.nanoseconds()),
         }
         bench.call();
@@ -130,7 +130,7 @@ impl World for HostileTcpip {
         bench.call();
         bench.tcpip.hear();
         // As tcpip says when it starts: all that was is void.
-        assert!(bench.tcpip.send(&Reply::Network { address: [0; 4] }));
+        assert!(bench.tcpip.send(&Reply::Network { address: [0; 4], constant: 0 }));
         let mut wire = Honest::new(bench);
         wire.settle();
         wire.serves();
@@ -212,7 +212,7 @@ impl Honest {
         let any = !heard.is_empty();
         for request in heard {
             let reply = match request {
-                Request::Listen { .. } => Some(Reply::Network { address: [10, 0, 0, 2] }),
+                Request::Listen { .. } => Some(Reply::Network { address: [10, 0, 0, 2], constant: 0 }),
                 Request::Send { connection, length, .. } => {
                     let stream = &mut self.streams[usize::from(connection.0)];
                     assert!(stream.open, "it sends on a connection that is none");
@@ -220,7 +220,7 @@ impl Honest {
                     for index in at..at + length as usize {
                         stream.sent.extend(self.bench.stream_out.bytes(start + index % RING_OUT, 1));
                     }
-                    (!stream.over).then_some(Reply::Sent { connection, length })
+                    (!stream.over).then_some(Reply::Sent { connection, length, constant: 0 })
                 }
                 Request::Consumed { connection, length } => {
                     let stream = &mut self.streams[usize::from(connection.0)];

@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 
+use cloister_interfaces::net::Work;
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
+use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Packet, TcpPacket, checksum};
 
 /// The wire between the image and the client.
 #[derive(Default)]
@@ -23,6 +25,47 @@ impl Wire {
         self.sent += 1;
         self.lose_every.is_none_or(|every| !self.sent.is_multiple_of(every))
     }
+}
+
+/// Does what is left to the link of a frame of IPv4 and TCP, as Linux does for one from a front end: cuts it, and completes
+/// checksums.
+///
+/// # Panics
+/// The frame is not one that can be left to the link.
+#[must_use]
+pub fn finish(frame: Vec<u8>, work: Work) -> Vec<Vec<u8>> {
+    const ETHERNET: usize = 14;
+    let size = match work {
+        Work::Nothing => return vec![frame],
+        Work::Checksum => usize::MAX,
+        Work::Segments(size) => usize::from(size),
+    };
+    let packet = Ipv4Packet::new_checked(&frame[ETHERNET..]).expect("a packet");
+    let (from, to) = (IpAddress::Ipv4(packet.src_addr()), IpAddress::Ipv4(packet.dst_addr()));
+    let segment = TcpPacket::new_checked(packet.payload()).expect("a segment");
+    let start = ETHERNET + usize::from(packet.header_len()) + usize::from(segment.header_len());
+    let length = packet.total_len() - u16::from(packet.header_len());
+    let sum = checksum::pseudo_header_v4(&packet.src_addr(), &packet.dst_addr(), IpProtocol::Tcp, u32::from(length));
+    assert_eq!(segment.checksum(), sum, "the checksum field holds the sum of the pseudo-header");
+    let (headers, data) = frame.split_at(start);
+    assert!(size == usize::MAX || data.len() > size, "one segment is not to be cut");
+    let parts: Vec<&[u8]> = if data.is_empty() { vec![data] } else { data.chunks(size).collect() };
+    let last = parts.len() - 1;
+    let cut = |(at, part): (usize, &&[u8])| {
+        let mut frame = [headers, part].concat();
+        let mut packet = Ipv4Packet::new_unchecked(&mut frame[ETHERNET..]);
+        packet.set_total_len((headers.len() - ETHERNET + part.len()) as u16);
+        packet.fill_checksum();
+        let mut segment = TcpPacket::new_unchecked(packet.payload_mut());
+        let sequence = segment.seq_number();
+        segment.set_seq_number(sequence + at * size.min(data.len()));
+        let (push, end) = (segment.psh() && at == last, segment.fin() && at == last);
+        segment.set_psh(push);
+        segment.set_fin(end);
+        segment.fill_checksum(&from, &to);
+        frame
+    };
+    parts.iter().enumerate().map(cut).collect()
 }
 
 /// A frame that the client received.

@@ -29,7 +29,7 @@ fn ask(rig: &mut Rig, request: Request) {
 fn accepted() -> (Rig, SocketHandle, Connection) {
     let mut rig = Rig::bare(&Setup::default());
     ask(&mut rig, Request::Listen { port: 80 });
-    assert_eq!(hear(&mut rig, 10).last(), Some(&Reply::Network { address: [10, 0, 0, 2] }));
+    assert_eq!(hear(&mut rig, 10).last(), Some(&Reply::Network { address: [10, 0, 0, 2], constant: 0 }));
     let handle = rig.connect();
     let heard = hear(&mut rig, 20);
     let [Reply::Accepted { connection, address: [10, 0, 0, 1], local_port: 80, .. }] = heard[..] else {
@@ -68,7 +68,7 @@ fn bytes_go_both_ways_round_their_rings_and_no_further() {
             rig.stream_out.write(ring_out + at % RING_OUT, &text[at..=at]);
         }
         if count > 0 {
-            ask(&mut rig, Request::Send { connection, length: count as u32 });
+            ask(&mut rig, Request::Send { connection, length: count as u32, constant: None, quiet: false });
         }
         (written, free) = (written + count, free - count);
         for reply in hear(&mut rig, 20) {
@@ -87,7 +87,7 @@ fn an_end_is_told_once_and_an_index_is_free_after_both_ends() {
     rig.socket(handle).close();
     assert_eq!(hear(&mut rig, 30), [Reply::PeerClosed { connection }]);
     rig.stream_out.write(usize::from(connection.0) * RING_OUT, b"bye");
-    ask(&mut rig, Request::Send { connection, length: 3 });
+    ask(&mut rig, Request::Send { connection, length: 3, constant: None, quiet: false });
     ask(&mut rig, Request::Close { connection });
     let heard = hear(&mut rig, 30);
     assert_eq!(heard.iter().filter(|reply| **reply == Reply::Closed { connection }).count(), 1, "{heard:?}");
@@ -117,8 +117,8 @@ fn an_end_is_told_once_and_an_index_is_free_after_both_ends() {
 #[test]
 fn lengths_beyond_the_rings_end_the_connection() {
     for request in [
-        |connection| Request::Send { connection, length: RING_OUT as u32 + 1 },
-        |connection| Request::Send { connection, length: u32::MAX },
+        |connection| Request::Send { connection, length: RING_OUT as u32 + 1, constant: None, quiet: false },
+        |connection| Request::Send { connection, length: u32::MAX, constant: None, quiet: false },
         |connection| Request::Consumed { connection, length: 1 },
     ] {
         let (mut rig, handle, connection) = accepted();
@@ -127,7 +127,7 @@ fn lengths_beyond_the_rings_end_the_connection() {
         assert_eq!(rig.socket(handle).state(), tcp::State::Closed);
         assert_eq!(rig.system.console().matches("refused").count(), 1);
         // What was on its way is no second breach.
-        ask(&mut rig, Request::Send { connection, length: 1 });
+        ask(&mut rig, Request::Send { connection, length: 1, constant: None, quiet: false });
         ask(&mut rig, Request::Close { connection });
         assert_eq!(hear(&mut rig, 10), []);
         assert_eq!(rig.system.console().matches("refused").count(), 1);

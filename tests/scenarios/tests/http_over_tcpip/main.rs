@@ -5,12 +5,16 @@ mod application;
 mod dhcp;
 mod rig;
 
+use cloister_interfaces::net::Offloads;
 use cloister_scenarios::Network;
 use cloister_scenarios::archive::cpio;
 use cloister_scenarios::client::SERVER;
 use rig::{Rig, Setup};
+use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::{icmp, tcp, udp};
-use smoltcp::wire::IpEndpoint;
+use smoltcp::wire::{
+    IpEndpoint, IpProtocol, Ipv4Address, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
+};
 
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at * 31 + at / 251) as u8).collect()
@@ -44,6 +48,130 @@ fn files_arrive_whole_and_so_do_their_parts() {
     let (head, body) = rig.response(handle, false);
     assert!(head.starts_with("HTTP/1.1 206 "), "{head}");
     assert!(body == pattern(3_000_000)[1_000_000..2_000_000]);
+}
+
+/// Downloads the large file over a link that does this much; answers the length of the longest frame.
+fn longest_of_a_download(setup: Setup) -> usize {
+    let mut rig = Rig::new(Setup { site: site(), ..setup });
+    assert!(rig.get("/large").1 == pattern(3_000_000));
+    assert_eq!(rig.get("/one").1, b"1");
+    rig.longest_frame()
+}
+
+#[test]
+fn the_link_is_given_long_segments_if_it_cuts_them_and_if_it_may() {
+    let of = |offloads, command_line| {
+        longest_of_a_download(Setup { offloads, command_line, ring_out: 128 * 1024, ..Setup::default() })
+    };
+    let (all, address) = (Offloads::all(), "ip=10.0.0.2/24");
+    assert!(of(all, address) > 30_000);
+    for (offloads, command_line) in [
+        (Offloads::empty(), address),
+        (Offloads::CHECKSUM, address),
+        (Offloads::SEGMENTS, address),
+        (all, "ip=10.0.0.2/24 offload=off"),
+    ] {
+        assert_eq!(of(offloads, command_line), 1514, "{offloads:?} {command_line}");
+    }
+}
+
+#[test]
+fn without_a_share_in_the_site_files_arrive_as_well() {
+    let setup = || Setup { shared: false, ..Setup::default() };
+    longest_of_a_download(setup());
+    let mut rig = Rig::new(Setup { site: site(), ..setup() });
+    let handle = rig.connect();
+    rig.send(handle, "GET /one HTTP/1.1\r\nHost: a\r\n\r\n".repeat(40).as_bytes());
+    for _ in 0..40 {
+        assert_eq!(rig.response(handle, false).1, b"1");
+    }
+}
+
+#[test]
+fn what_is_sent_to_the_sink_is_taken_and_counted() {
+    let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+    let handle = rig.connect();
+    for length in [0usize, 1, 300_000] {
+        let head = format!("POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        rig.send(handle, head.as_bytes());
+        rig.send(handle, &pattern(length));
+        let (head, body) = rig.response(handle, false);
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert_eq!(body, format!("{length}\n").as_bytes());
+    }
+    rig.send(handle, b"POST /sink HTTP/1.0\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
+    assert!(rig.response(handle, false).0.starts_with("HTTP/1.1 100 "));
+    rig.send(handle, b"abc");
+    assert_eq!(rig.response(handle, false).1, b"3\n");
+    rig.run(50);
+    assert_eq!(rig.socket(handle).state(), tcp::State::CloseWait);
+}
+
+/// SYNs from many addresses that never go on.
+fn flood(rig: &mut Rig, count: u32) {
+    for number in 0..count {
+        let from = Ipv4Address::from(0x0a00_0100 | number & 0xff);
+        let repr = TcpRepr {
+            src_port: (number >> 8) as u16 | 1024,
+            dst_port: 80,
+            control: TcpControl::Syn,
+            seq_number: TcpSeqNumber(number as i32),
+            ack_number: None,
+            window_len: 1024,
+            window_scale: None,
+            max_seg_size: Some(1460),
+            sack_permitted: false,
+            sack_ranges: [None; 3],
+            timestamp: None,
+            payload: &[],
+        };
+        let ip = Ipv4Repr {
+            src_addr: from,
+            dst_addr: Ipv4Address::new(10, 0, 0, 2),
+            next_header: IpProtocol::Tcp,
+            payload_len: repr.buffer_len(),
+            hop_limit: 64,
+        };
+        let mut frame = [&rig::MAC[..], &[2, 0, 0, 0, 0, 9, 8, 0]].concat();
+        frame.resize(34 + repr.buffer_len(), 0);
+        ip.emit(&mut Ipv4Packet::new_unchecked(&mut frame[14..]), &ChecksumCapabilities::default());
+        let segment = &mut TcpPacket::new_unchecked(&mut frame[34..]);
+        repr.emit(segment, &from.into(), &SERVER, &ChecksumCapabilities::default());
+        rig.client.wire.to_server.push_back(frame);
+    }
+}
+
+#[test]
+fn a_flood_of_syns_does_not_lock_others_out() {
+    for connections in [16, 64] {
+        let mut rig = Rig::new(Setup { connections, ring_out: 4096, site: site(), ..Setup::default() });
+        let kept = rig.connect();
+        rig.send(kept, b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
+        rig.response(kept, false);
+        for round in 0..50 {
+            flood(&mut rig, 100);
+            rig.run(10);
+            // As many as fit while a client's handshake is under way.
+            flood(&mut rig, connections as u32 / 4);
+            let started = rig.nanoseconds;
+            assert_eq!(rig.get("/one").1, b"1", "round {round}");
+            assert!(rig.nanoseconds - started < 1_000_000_000, "it had to try again");
+        }
+        // Who was there is not thrown out.
+        rig.send(kept, b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(rig.response(kept, false).1, b"1");
+    }
+}
+
+#[test]
+fn an_upload_over_a_lossy_wire_is_whole() {
+    let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+    rig.client.wire.lose_every = Some(23);
+    rig.pace = 5_000_000;
+    let handle = rig.connect();
+    rig.send(handle, b"POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: 500000\r\n\r\n");
+    rig.send(handle, &pattern(500_000));
+    assert_eq!(rig.response(handle, false).1, b"500000\n");
 }
 
 #[test]

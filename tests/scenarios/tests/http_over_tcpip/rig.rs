@@ -9,7 +9,7 @@ use cloister_interfaces::control::{Control, Reply as ControlReply, Request as Co
 use cloister_interfaces::net::{Net, Offloads, Reply, Request};
 use cloister_interfaces::socket::Socket as SocketInterface;
 use cloister_interfaces::{Client, Memory, Notifications, Server, Service};
-use cloister_scenarios::{Client as Peer, Network, Wire};
+use cloister_scenarios::{Client as Peer, Network, Wire, finish};
 use cloister_sim::{Recorder, SharedMemory, channel};
 use cloister_tcpip as tcpip;
 
@@ -22,29 +22,37 @@ struct Link {
     rx_pool: SharedMemory,
     tx_pool: SharedMemory,
     rx_free: VecDeque<u16>,
+    offloads: Offloads,
+    /// Bytes of the longest frame that was sent.
+    longest: usize,
     closed: bool,
 }
 
 impl Link {
     fn up(&mut self) {
         self.rx_free = (0..PAGES as u16).collect();
-        self.server.replies.send(&Reply::Up { mac: MAC, mtu: 1500, offloads: Offloads::empty() }).unwrap();
+        self.server.replies.send(&Reply::Up { mac: MAC, mtu: 1500, offloads: self.offloads }).unwrap();
     }
 
     /// Carries frames both ways. A page tcpip gives back twice, or sends twice, fails the test.
     fn carry(&mut self, wire: &mut Wire) {
         while let Some(request) = self.server.requests.pop() {
             match request.unwrap() {
-                Request::Transmit { page, length, .. } => {
+                Request::Transmit { page, length, work } => {
                     let frame = self.tx_pool.bytes(usize::from(page) * PAGE_SIZE, length.into());
-                    if wire.keeps() {
-                        wire.to_client.push_back(frame);
+                    self.longest = self.longest.max(frame.len());
+                    for frame in finish(frame, work) {
+                        if wire.keeps() {
+                            wire.to_client.push_back(frame);
+                        }
                     }
                     self.server.replies.push(&Reply::Transmitted { page }).unwrap();
                 }
-                Request::Receive { page, .. } => {
-                    assert!(!self.rx_free.contains(&page), "page {page} was given back twice");
-                    self.rx_free.push_back(page);
+                Request::Receive { page, count } => {
+                    for page in page..page + count {
+                        assert!(!self.rx_free.contains(&page), "page {page} was given back twice");
+                        self.rx_free.push_back(page);
+                    }
                 }
                 Request::Close => {
                     self.closed = true;
@@ -81,11 +89,22 @@ pub struct Setup {
     pub ring_out: usize,
     pub command_line: &'static str,
     pub site: &'static [u8],
+    /// tcpip sends from the site by itself.
+    pub shared: bool,
+    /// What the link does.
+    pub offloads: Offloads,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Setup { connections: 64, ring_out: 16 * 1024, command_line: "ip=10.0.0.2/24 gw=10.0.0.1", site: b"" }
+        Setup {
+            connections: 64,
+            ring_out: 16 * 1024,
+            command_line: "ip=10.0.0.2/24 gw=10.0.0.1",
+            site: b"",
+            shared: true,
+            offloads: Offloads::empty(),
+        }
     }
 }
 
@@ -146,13 +165,22 @@ impl Rig {
             tx_pool: tx_pool.clone(),
             stream_in: stream_in.clone(),
             stream_out: stream_out.clone(),
+            site: if setup.shared { setup.site } else { b"" },
             command_line: setup.command_line.as_bytes(),
         });
         let mut rig = Rig {
             system,
             tcpip: Box::new(tcpip),
             http: None,
-            link: Link { server: netfront, rx_pool, tx_pool, rx_free: VecDeque::new(), closed: false },
+            link: Link {
+                server: netfront,
+                rx_pool,
+                tx_pool,
+                rx_free: VecDeque::new(),
+                offloads: setup.offloads,
+                longest: 0,
+                closed: false,
+            },
             control,
             client: Peer::new(),
             nanoseconds: 1_000_000_000,
@@ -183,6 +211,11 @@ impl Rig {
         let http = self.http.as_ref().and_then(|http| http.deadline());
         let deadline = self.tcpip.deadline().into_iter().chain(http).min()?;
         Some(deadline.since(cloister_interfaces::Instant(self.nanoseconds)))
+    }
+
+    /// Bytes of the longest frame that the image sent.
+    pub fn longest_frame(&self) -> usize {
+        self.link.longest
     }
 
     /// The backend goes, and comes again.

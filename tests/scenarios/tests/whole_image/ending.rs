@@ -19,7 +19,7 @@ fn ends(command: &str) -> Image {
     assert!(image.until(1, |image| image.store().text(SHUTDOWN).as_deref() == Some("")));
     assert_eq!((image.ended(), image.front_state().as_deref()), (None, Some("4")));
     assert!(image.until(1, |image| image.console().contains("closing connections")));
-    image.run(100);
+    image.run(10);
     let late = image.connect();
     assert!(image.until(1, |image| image.socket(late).state() == tcp::State::Closed), "nothing new is accepted");
     let (_, body) = image.response(busy, false);

@@ -1,0 +1,158 @@
+//! Deadlines of many things that have a number, such as connections: the earliest is known at once, and to put one off costs
+//! nothing.
+
+use alloc::vec::Vec;
+
+use crate::system::Instant;
+
+const NOWHERE: u16 = u16::MAX;
+
+/// A deadline for each number below a bound: a binary heap that knows where each number is.
+#[derive(Default)]
+pub struct Timers {
+    heap: Vec<(Instant, u16)>,
+    /// Where in the heap each number is.
+    place: Vec<u16>,
+}
+
+impl Timers {
+    /// Timers for the numbers below `count`, at most 65,535; none if the heap has no room for them. None is set.
+    #[must_use]
+    pub fn new(count: usize) -> Option<Timers> {
+        let (mut heap, mut place) = (Vec::new(), Vec::new());
+        heap.try_reserve_exact(count).ok()?;
+        place.try_reserve_exact(count).ok()?;
+        place.resize(count.min(usize::from(NOWHERE)), NOWHERE);
+        Some(Timers { heap, place })
+    }
+
+    /// Sees to it that `number` is answered by [`Self::expired`] at `at`, or earlier: a timer that is set to an earlier time is
+    /// left as it is, for most are put off again and again. Who is answered too early sets it again.
+    pub fn set(&mut self, number: u16, at: Instant) {
+        match self.place.get(usize::from(number)).copied() {
+            None => {}
+            Some(NOWHERE) => {
+                self.heap.push((at, number));
+                self.rise(self.heap.len() - 1, (at, number));
+            }
+            Some(place) => {
+                let place = usize::from(place);
+                if self.heap.get(place).is_some_and(|(set, _)| at < *set) {
+                    self.rise(place, (at, number));
+                }
+            }
+        }
+    }
+
+    /// The earliest time that is set.
+    #[must_use]
+    pub fn next(&self) -> Option<Instant> {
+        self.heap.first().map(|(at, _)| *at)
+    }
+
+    /// Takes a number whose time has come.
+    pub fn expired(&mut self, now: Instant) -> Option<u16> {
+        let (at, number) = *self.heap.first()?;
+        if at > now {
+            return None;
+        }
+        self.put(usize::MAX, (at, number));
+        let last = self.heap.pop()?;
+        if !self.heap.is_empty() {
+            self.sink(last);
+        }
+        Some(number)
+    }
+
+    /// Takes every number; none is set any more.
+    pub fn clear(&mut self) {
+        self.heap.clear();
+        self.place.fill(NOWHERE);
+    }
+
+    /// Writes an entry, which may be nowhere.
+    fn put(&mut self, place: usize, entry: (Instant, u16)) {
+        if let Some(at) = self.heap.get_mut(place) {
+            *at = entry;
+        }
+        if let Some(at) = self.place.get_mut(usize::from(entry.1)) {
+            *at = place as u16;
+        }
+    }
+
+    /// Puts `entry` at `place` or nearer to the top, where it belongs.
+    fn rise(&mut self, mut place: usize, entry: (Instant, u16)) {
+        while place > 0 {
+            let parent = (place - 1) / 2;
+            match self.heap.get(parent).copied() {
+                Some(above) if above.0 > entry.0 => self.put(place, above),
+                _ => break,
+            }
+            place = parent;
+        }
+        self.put(place, entry);
+    }
+
+    /// Puts `entry` at the top or further down, where it belongs.
+    fn sink(&mut self, entry: (Instant, u16)) {
+        let mut place = 0;
+        loop {
+            let child = 2 * place + 1;
+            let Some(left) = self.heap.get(child).copied() else { break };
+            let (child, below) = match self.heap.get(child + 1).copied() {
+                Some(right) if right.0 < left.0 => (child + 1, right),
+                _ => (child, left),
+            };
+            if below.0 >= entry.0 {
+                break;
+            }
+            self.put(place, below);
+            place = child;
+        }
+        self.put(place, entry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earliest_comes_first_and_later_times_do_not_move_it() {
+        let mut timers = Timers::new(4).unwrap();
+        timers.set(0, Instant(30));
+        timers.set(1, Instant(20));
+        timers.set(1, Instant(40));
+        timers.set(0, Instant(10));
+        timers.set(4, Instant(1));
+        assert_eq!(timers.next(), Some(Instant(10)));
+        assert_eq!(timers.expired(Instant(9)), None);
+        assert_eq!((timers.expired(Instant(25)), timers.expired(Instant(25))), (Some(0), Some(1)));
+        assert_eq!((timers.expired(Instant(25)), timers.next()), (None, None));
+    }
+
+    /// Against a table that is searched.
+    #[test]
+    fn any_order_of_setting_and_expiring() {
+        const COUNT: u16 = 50;
+        let (mut random, mut now) = (1u64, 0);
+        let mut timers = Timers::new(usize::from(COUNT)).unwrap();
+        let mut table = [None::<u64>; COUNT as usize];
+        for _ in 0..20_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let number = (random >> 33) as u16 % COUNT;
+            let at = now + (random >> 50) % 100;
+            timers.set(number, Instant(at));
+            let set = &mut table[usize::from(number)];
+            *set = Some(set.map_or(at, |old| old.min(at)));
+            assert_eq!(timers.next().map(|next| next.0), table.iter().flatten().min().copied());
+            now += random >> 62;
+            while let Some(number) = timers.expired(Instant(now)) {
+                assert!(table[usize::from(number)].take().is_some_and(|at| at <= now));
+            }
+            assert!(table.iter().flatten().all(|at| *at > now));
+        }
+        timers.clear();
+        assert_eq!(timers.next(), None);
+    }
+}

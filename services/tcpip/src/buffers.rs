@@ -1,0 +1,97 @@
+//! How much memory sockets get: a few connections much, for bulk, and the others little.
+
+use alloc::vec::Vec;
+
+use cloister_interfaces::socket::Layout;
+use smoltcp::socket::tcp;
+
+use crate::flows::OVERHEAD;
+
+/// The least that a socket is of use with: a full segment either way.
+const LEAST: usize = 2048;
+/// The most that a socket of a connection with small rings gets, either way.
+const SMALL_MOST: usize = 64 * 1024;
+/// The most that one with large rings gets: four of the longest frames.
+const LARGE_MOST: usize = 256 * 1024;
+
+/// The sizes of sockets' buffers, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Buffers {
+    /// Connections that there is memory for.
+    pub connections: usize,
+    large: Sizes,
+    small: Sizes,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Sizes {
+    receive: usize,
+    send: usize,
+}
+
+impl Sizes {
+    /// The division of `bytes`, what a socket costs by itself included.
+    fn of(bytes: usize, most: usize) -> Self {
+        let bytes = bytes.saturating_sub(OVERHEAD);
+        // Servers send more than they receive.
+        Sizes { receive: (bytes / 3).clamp(LEAST, most), send: (bytes - bytes / 3).clamp(LEAST, most) }
+    }
+
+    fn cost(self) -> usize {
+        self.receive + self.send + OVERHEAD
+    }
+}
+
+impl Buffers {
+    /// For the connections of `layout`; all sockets together take at most `budget` bytes, as long as that is enough for one.
+    pub fn new(layout: Layout, budget: usize) -> Self {
+        let large = Sizes::of((budget / 2).checked_div(layout.large).unwrap_or(0), LARGE_MOST);
+        let many = (budget / large.cost()).min(layout.large);
+        let rest = budget - many * large.cost();
+        let wanted = if many < layout.large { 0 } else { layout.connections - many };
+        let small = Sizes::of(rest / wanted.max(1), SMALL_MOST);
+        let affordable = (rest / small.cost()).min(wanted);
+        Buffers { connections: (many + affordable).max(1), large, small }
+    }
+
+    /// A new socket, if the heap has room for one.
+    pub fn socket(&self, large: bool) -> Option<tcp::Socket<'static>> {
+        let sizes = if large { self.large } else { self.small };
+        Some(tcp::Socket::new(buffer(sizes.receive)?, buffer(sizes.send)?))
+    }
+}
+
+fn buffer(length: usize) -> Option<tcp::SocketBuffer<'static>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(length).ok()?;
+    bytes.resize(length, 0);
+    Some(tcp::SocketBuffer::new(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn sockets_never_exceed_the_budget(stream_in in 0usize..1 << 26, stream_out in 0usize..1 << 28, budget in 8192usize..1 << 28) {
+            let layout = Layout::of(stream_in, stream_out);
+            let Buffers { connections, large, small } = Buffers::new(layout, budget);
+            prop_assert!((1..=layout.connections).contains(&connections));
+            let many = connections.min(layout.large);
+            let cost = many * large.cost() + (connections - many) * small.cost();
+            prop_assert!(cost <= budget, "{cost} of {budget}");
+        }
+    }
+
+    #[test]
+    fn the_smallest_image_serves_sixteen_and_a_large_one_thousands() {
+        let smallest = Buffers::new(Layout::of(32 << 10, 64 << 10), 128 << 10);
+        assert_eq!(smallest.connections, 16, "{smallest:?}");
+        let large = Buffers::new(Layout::of(36 << 20, 64 << 20), 150 << 20);
+        assert!(large.connections > 12_000, "{large:?}");
+        assert_eq!((large.large.send, large.large.receive), (LARGE_MOST, LARGE_MOST));
+    }
+}

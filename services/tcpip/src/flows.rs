@@ -1,0 +1,428 @@
+//! The TCP connections: which there are, what each is at, and who waits for what.
+//!
+//! A connection's index is the application's name for it, the number of its rings, and of a socket that is made once and used
+//! again and again. Every socket stands in a set of its own, so that the stack looks at the one that a segment is for; what
+//! is to be done is in queues, and nothing is ever looked for among all connections.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use arrayvec::ArrayVec;
+use cloister_interfaces::Instant;
+use cloister_interfaces::lists::Lists;
+use cloister_interfaces::socket::Layout;
+use cloister_interfaces::timers::Timers;
+use smoltcp::iface::{SocketHandle, SocketSet, SocketStorage};
+use smoltcp::socket::tcp::{self, Socket, State};
+use smoltcp::wire::IpAddress;
+
+use crate::buffers::Buffers;
+use crate::slot::{Peer, Slot, discard};
+use crate::table::{Key, Table};
+
+/// Ports that can be listened to.
+const MAX_PORTS: usize = 8;
+/// How long a peer may take to answer our SYN.
+const HALF_OPEN: Duration = Duration::from_secs(5);
+/// How long a closed connection may take to deliver what was sent.
+const LINGER: Duration = Duration::from_secs(60);
+/// How long a peer that closed nothing itself is waited for, once all was delivered.
+const FIN_WAIT: Duration = Duration::from_secs(10);
+/// How long a reset may take to leave.
+const RESET: Duration = Duration::from_secs(1);
+/// A peer that acknowledges nothing for this long is gone.
+const TIMEOUT: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(60);
+/// How often a silent peer is asked whether it is there.
+const KEEP_ALIVE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(15);
+
+/// What a connection's socket is at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// Nothing: no peer has it.
+    Unused,
+    /// A peer's SYN came, and is answered.
+    HalfOpen,
+    /// The application has it.
+    Open,
+    /// The application has given it up; data, a FIN or a reset is still on its way.
+    Lingering,
+    /// As before, but all was delivered: it waits so that what is old on the wire meets no new connection, unless its place
+    /// is needed.
+    Delivered,
+}
+
+/// Lists of connections, the oldest first.
+const HALF_OPENS: usize = 0;
+const DELIVERED: usize = 1;
+
+/// One connection.
+pub struct Flow {
+    /// Its socket, alone in a set; none until it is first needed.
+    pub set: Option<SocketSet<'static>>,
+    handle: SocketHandle,
+    /// What its socket is at.
+    pub stage: Stage,
+    /// Whose port it is.
+    client: u8,
+    /// It is in the queue of those that are to be attended to.
+    ready: bool,
+    /// How long the stage may last, if it is not [`Stage::Open`].
+    pub until: Instant,
+    /// The connection as the application knows it.
+    pub slot: Option<Slot>,
+}
+
+impl Flow {
+    /// The connection as the application knows it, and its socket.
+    pub fn parts(&mut self) -> Option<(&mut Slot, &mut Socket<'static>)> {
+        let handle = self.handle;
+        Some((self.slot.as_mut()?, self.set.as_mut()?.get_mut(handle)))
+    }
+
+    /// When the present stage ends at the latest.
+    pub fn limit(&self) -> Option<Instant> {
+        (!matches!(self.stage, Stage::Unused | Stage::Open)).then_some(self.until)
+    }
+
+    /// Its socket.
+    pub fn socket(&mut self) -> Option<&mut Socket<'static>> {
+        let handle = self.handle;
+        self.set.as_mut().map(|set| set.get_mut(handle))
+    }
+}
+
+/// Bytes of the heap that a connection takes beside its buffers: the socket in its set, and an entry in each table.
+pub const OVERHEAD: usize = size_of::<SocketStorage<'static>>() + size_of::<Flow>() + 64;
+const _: () = assert!(OVERHEAD <= 1024, "an idle connection is cheap");
+
+/// The connections.
+pub struct Flows {
+    flows: Vec<Flow>,
+    table: Table,
+    /// Those that nobody has, with large buffers and with small ones; the last used is used next.
+    idle: [Vec<u16>; 2],
+    lists: Lists<2>,
+    timers: Timers,
+    ready: VecDeque<u16>,
+    ports: ArrayVec<(u8, u16), MAX_PORTS>,
+    layout: Layout,
+    buffers: Buffers,
+    /// Connections that are neither unused nor delivered.
+    busy: usize,
+}
+
+impl Flows {
+    /// No connections yet; sockets for `layout` within `budget` bytes. `random` is a secret.
+    pub fn new(layout: Layout, budget: usize, random: u64) -> Self {
+        let buffers = Buffers::new(layout, budget);
+        let count = buffers.connections;
+        let none = || Flow {
+            set: None,
+            handle: SocketHandle::default(),
+            stage: Stage::Unused,
+            client: 0,
+            ready: false,
+            until: Instant::START,
+            slot: None,
+        };
+        let (large, small) = (0..count.min(layout.large) as u16, layout.large as u16..count as u16);
+        Flows {
+            flows: (0..count).map(|_| none()).collect(),
+            table: Table::new(count, random),
+            idle: [large.rev().collect(), small.rev().collect()],
+            lists: Lists::new(count).unwrap_or_default(),
+            timers: Timers::new(count).unwrap_or_default(),
+            ready: VecDeque::with_capacity(count),
+            ports: ArrayVec::new(),
+            layout,
+            buffers,
+            busy: 0,
+        }
+    }
+
+    /// A connection.
+    pub fn get(&mut self, index: u16) -> Option<&mut Flow> {
+        self.flows.get_mut(usize::from(index))
+    }
+
+    /// All connections.
+    pub fn indices(&self) -> core::ops::Range<u16> {
+        0..self.flows.len() as u16
+    }
+
+    /// Whether `client` has a connection.
+    pub fn has_connections(&self, client: u8) -> bool {
+        self.flows.iter().filter_map(|flow| flow.slot.as_ref()).any(|slot| slot.client == client)
+    }
+
+    /// Whether no connection is open or has anything left to deliver.
+    pub fn is_silent(&self) -> bool {
+        self.busy == 0
+    }
+
+    /// How many connections can still be opened: what peers have only begun counts, for it makes room.
+    pub fn free(&self) -> usize {
+        self.idle.iter().map(Vec::len).sum::<usize>() + self.lists.len(DELIVERED) + self.lists.len(HALF_OPENS)
+    }
+
+    /// Below this many free connections the applications are told of pressure.
+    pub fn scarce(&self) -> usize {
+        (self.flows.len() / 4).max(1)
+    }
+
+    /// Ports that `client` listens to.
+    pub fn listens(&self, client: u8) -> bool {
+        self.ports.iter().any(|(owner, _)| *owner == client)
+    }
+
+    /// Who listens to `port`.
+    pub fn owner(&self, port: u16) -> Option<u8> {
+        self.ports.iter().find(|(_, listened)| *listened == port).map(|(owner, _)| *owner)
+    }
+
+    /// Listens to `port` for `client`. Answers whether that was possible.
+    pub fn listen(&mut self, client: u8, port: u16) -> bool {
+        port != 0 && self.owner(port).is_none() && self.ports.try_push((client, port)).is_ok()
+    }
+
+    /// Forgets `client`: its ports, and its connections, which are reset. They need no `Close`.
+    pub fn forget(&mut self, client: u8, now: Instant) {
+        self.ports.retain(|(owner, _)| *owner != client);
+        for index in self.indices() {
+            let Some(flow) = self.get(index).filter(|flow| flow.client == client) else { continue };
+            let had = flow.slot.take().is_some();
+            match self.get(index).map_or(Stage::Unused, |flow| flow.stage) {
+                Stage::HalfOpen | Stage::Open => self.abort(index, now),
+                Stage::Unused if had => self.release(index),
+                _ => {}
+            }
+        }
+    }
+
+    /// Accepts nothing more.
+    pub fn close_ports(&mut self, now: Instant) {
+        self.ports.clear();
+        while let Some(index) = self.lists.first(HALF_OPENS) {
+            self.abort(index, now);
+        }
+    }
+
+    /// Resets every connection that has anything left to deliver, and tells its application.
+    pub fn abort_all(&mut self, now: Instant) {
+        for index in self.indices() {
+            let Some(flow) = self.get(index) else { continue };
+            if let Some(slot) = &mut flow.slot {
+                slot.part();
+            }
+            if matches!(flow.stage, Stage::HalfOpen | Stage::Open | Stage::Lingering) {
+                self.abort(index, now);
+            }
+        }
+    }
+
+    /// The connection of this key.
+    pub fn find(&mut self, key: Key) -> Option<u16> {
+        self.table.find(key)
+    }
+
+    /// Makes a socket listen for the peer of `key`, whose first segment has come to `port`. None if there is no room, or
+    /// nobody listens.
+    pub fn open(&mut self, key: Key, port: u16, now: Instant) -> Option<u16> {
+        let client = self.owner(port)?;
+        let index = self.take()?;
+        let flow = self.get(index)?;
+        flow.socket()?.listen(port).ok()?;
+        flow.client = client;
+        self.table.insert(index, key);
+        self.enter(index, Stage::HalfOpen, now + HALF_OPEN);
+        Some(index)
+    }
+
+    /// A connection that nobody has, with a closed socket. If all are in use, one that has only to wait makes room; and of
+    /// those that are half open the oldest, so that a flood of SYNs delays others, but does not lock them out.
+    fn take(&mut self) -> Option<u16> {
+        loop {
+            let [large, small] = &mut self.idle;
+            let Some(index) = large.pop().or_else(|| small.pop()) else {
+                self.release(self.lists.first(DELIVERED).or(self.lists.first(HALF_OPENS))?);
+                continue;
+            };
+            let large = usize::from(index) < self.layout.large;
+            if self.flows.get(usize::from(index)).is_some_and(|flow| flow.set.is_some()) {
+                return Some(index);
+            }
+            // If the heap is smaller than the policy's proportion promised, we live with what there is: the index is in no
+            // list any more.
+            let Some(mut socket) = self.buffers.socket(large) else { continue };
+            socket.set_nagle_enabled(false);
+            socket.set_timeout(Some(TIMEOUT));
+            socket.set_keep_alive(Some(KEEP_ALIVE));
+            let mut set = SocketSet::new(Vec::with_capacity(1));
+            let handle = set.add(socket);
+            let flow = self.get(index)?;
+            (flow.set, flow.handle) = (Some(set), handle);
+            return Some(index);
+        }
+    }
+
+    /// Changes a connection's stage, which lasts until then at most.
+    fn enter(&mut self, index: u16, stage: Stage, until: Instant) {
+        let Some(flow) = self.get(index) else { return };
+        flow.until = until;
+        let old = core::mem::replace(&mut flow.stage, stage);
+        let busy = |stage| matches!(stage, Stage::HalfOpen | Stage::Open | Stage::Lingering);
+        self.busy = self.busy + usize::from(busy(stage)) - usize::from(busy(old));
+        match stage {
+            Stage::HalfOpen => self.lists.join(index, HALF_OPENS),
+            Stage::Delivered => self.lists.join(index, DELIVERED),
+            Stage::Unused | Stage::Open | Stage::Lingering => self.lists.leave(index),
+        }
+        if !matches!(stage, Stage::Unused | Stage::Open) {
+            self.timers.set(index, until);
+        }
+    }
+
+    /// Takes a connection away from its peer, without a word; what the application has of it stays.
+    fn release(&mut self, index: u16) {
+        self.table.remove(index);
+        self.enter(index, Stage::Unused, Instant::START);
+        let large = usize::from(index) < self.layout.large;
+        let Some(flow) = self.get(index) else { return };
+        if let Some(socket) = flow.socket() {
+            socket.abort();
+        }
+        if flow.slot.is_none() {
+            let [first, second] = &mut self.idle;
+            if large { first.push(index) } else { second.push(index) }
+        }
+    }
+
+    /// Resets a connection; it lingers until the reset is sent.
+    pub fn abort(&mut self, index: u16, now: Instant) {
+        let Some(socket) = self.get(index).and_then(Flow::socket) else { return };
+        socket.abort();
+        self.enter(index, Stage::Lingering, now + RESET);
+        self.mark(index);
+    }
+
+    /// Sees a connection that the application has given up to its end.
+    pub fn linger(&mut self, index: u16, now: Instant) {
+        self.enter(index, Stage::Lingering, now + LINGER);
+    }
+
+    /// Frees the index of a connection that both sides are done with.
+    pub fn free_slot(&mut self, index: u16) {
+        let Some(flow) = self.get(index) else { return };
+        if flow.slot.take_if(|slot| slot.is_free()).is_some() {
+            let unused = flow.stage == Stage::Unused;
+            if unused {
+                self.release(index);
+            }
+        }
+    }
+
+    /// Follows what became of a connection's socket: after this, it is at what [`Flow::stage`] says.
+    pub fn settle(&mut self, index: u16, now: Instant) {
+        let Some(flow) = self.get(index) else { return };
+        let (stage, until, client) = (flow.stage, flow.until, flow.client);
+        let Some(socket) = flow.socket() else { return };
+        let (state, gone) = (socket.state(), socket.remote_endpoint().is_none());
+        match (stage, state) {
+            (Stage::HalfOpen, State::Established | State::CloseWait) => {
+                let Some(peer) = peer(socket) else { return self.release(index) };
+                flow.slot = Some(Slot::new(client, peer));
+                self.enter(index, Stage::Open, Instant::START);
+            }
+            // The peer has taken it back, or the frame was no SYN after all.
+            (Stage::HalfOpen, State::Listen | State::Closed) => self.release(index),
+            (Stage::HalfOpen, _) if now >= until => self.abort(index, now),
+            (Stage::Open, State::Closed) => {
+                if let Some(slot) = &mut flow.slot {
+                    slot.part();
+                }
+                self.linger(index, now);
+                self.settle(index, now);
+            }
+            (Stage::Lingering, State::Closed) if gone || now >= until => self.release(index),
+            (Stage::Lingering, State::FinWait2 | State::TimeWait) => {
+                self.enter(index, Stage::Delivered, now + FIN_WAIT);
+            }
+            (Stage::Lingering, _) => {
+                discard(socket);
+                if now >= until {
+                    self.abort(index, now);
+                }
+            }
+            (Stage::Delivered, State::Closed) => self.release(index),
+            (Stage::Delivered, _) if now >= until => self.release(index),
+            (Stage::Delivered, _) => discard(socket),
+            _ => {}
+        }
+    }
+
+    /// A new connection attempt of a peer whose last connection has only to wait: it waits no longer.
+    pub fn renew(&mut self, index: u16) -> bool {
+        let delivered = self.get(index).is_some_and(|flow| flow.stage == Stage::Delivered);
+        if delivered {
+            self.release(index);
+        }
+        delivered
+    }
+
+    /// Something happened to a connection: it is to be attended to.
+    pub fn mark(&mut self, index: u16) {
+        if let Some(flow) = self.flows.get_mut(usize::from(index))
+            && !core::mem::replace(&mut flow.ready, true)
+        {
+            self.ready.push_back(index);
+        }
+    }
+
+    /// Something happened to all connections.
+    pub fn mark_all(&mut self) {
+        self.indices().for_each(|index| self.mark(index));
+    }
+
+    /// The next connection to be attended to.
+    pub fn next_ready(&mut self) -> Option<u16> {
+        let index = self.ready.pop_front()?;
+        if let Some(flow) = self.get(index) {
+            flow.ready = false;
+        }
+        Some(index)
+    }
+
+    /// How many connections are to be attended to.
+    pub fn waiting(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Marks the connections whose time has come.
+    pub fn expire(&mut self, now: Instant) {
+        while let Some(index) = self.timers.expired(now) {
+            self.mark(index);
+        }
+    }
+
+    /// Attends to a connection at `at` at the latest.
+    pub fn wake(&mut self, index: u16, at: Instant) {
+        self.timers.set(index, at);
+    }
+
+    /// When a connection wants to be attended to next.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// How the rings are laid out.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+}
+
+fn peer(socket: &tcp::Socket<'_>) -> Option<Peer> {
+    let (remote, local) = (socket.remote_endpoint()?, socket.local_endpoint()?);
+    let IpAddress::Ipv4(address) = remote.addr else { return None };
+    Some(Peer { address: address.octets(), port: remote.port, local_port: local.port })
+}

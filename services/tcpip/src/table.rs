@@ -1,0 +1,128 @@
+//! Which connection a segment belongs to, found by its addresses and ports.
+
+use alloc::vec::Vec;
+
+const END: u16 = u16::MAX;
+
+/// The peer's address and port, and ours: what tells a connection from every other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Key(u64);
+
+impl Key {
+    /// The connection of the peer at `address` and `port` to our port `local`.
+    pub fn new(address: [u8; 4], port: u16, local: u16) -> Self {
+        Key(u64::from(u32::from_be_bytes(address)) << 32 | u64::from(port) << 16 | u64::from(local))
+    }
+}
+
+/// The connections by their keys: a hash table of chains, whose function is secret, so that no peer can choose addresses and
+/// ports that fall into one chain.
+pub struct Table {
+    /// The first connection of each chain.
+    chains: Vec<u16>,
+    /// The next connection of the same chain, and the key.
+    entries: Vec<(u16, Key)>,
+    factor: u64,
+}
+
+impl Table {
+    /// An empty table for connections below `count`, with a random number.
+    pub fn new(count: usize, random: u64) -> Self {
+        let chains = count.next_power_of_two();
+        // Multiplying by a random odd number and keeping the highest bits is a universal hash function
+        // (Dietzfelbinger and others, 1997).
+        let mut table = Table { chains: Vec::new(), entries: Vec::new(), factor: random | 1 };
+        table.chains.resize(chains, END);
+        table.entries.resize(count, (END, Key(0)));
+        table
+    }
+
+    fn chain(&mut self, key: Key) -> Option<&mut u16> {
+        let hash = key.0.wrapping_mul(self.factor) >> 32;
+        let chain = (hash as usize * self.chains.len()) >> 32;
+        self.chains.get_mut(chain)
+    }
+
+    /// The connection of this key.
+    pub fn find(&mut self, key: Key) -> Option<u16> {
+        let mut index = *self.chain(key)?;
+        loop {
+            let (next, other) = self.entries.get(usize::from(index))?;
+            if *other == key {
+                return Some(index);
+            }
+            index = *next;
+        }
+    }
+
+    /// Enters a connection that is not in the table.
+    pub fn insert(&mut self, index: u16, key: Key) {
+        let Some(first) = self.chain(key) else { return };
+        let next = core::mem::replace(first, index);
+        if let Some(entry) = self.entries.get_mut(usize::from(index)) {
+            *entry = (next, key);
+        }
+    }
+
+    /// Removes a connection, if it is in the table.
+    pub fn remove(&mut self, index: u16) {
+        let Some((after, key)) = self.entries.get(usize::from(index)).copied() else { return };
+        let Some(first) = self.chain(key) else { return };
+        if *first == index {
+            *first = after;
+            return;
+        }
+        let mut at = *first;
+        while let Some((next, _)) = self.entries.get_mut(usize::from(at)) {
+            if *next == index {
+                *next = after;
+                return;
+            }
+            at = *next;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_part_of_a_key_tells() {
+        let keys = [([10, 0, 0, 1], 1, 80), ([10, 0, 0, 2], 1, 80), ([10, 0, 0, 1], 2, 80), ([10, 0, 0, 1], 1, 81)];
+        let mut table = Table::new(4, 0);
+        for (index, (address, port, local)) in keys.into_iter().enumerate() {
+            assert_eq!(table.find(Key::new(address, port, local)), None);
+            table.insert(index as u16, Key::new(address, port, local));
+        }
+        for (index, (address, port, local)) in keys.into_iter().enumerate() {
+            assert_eq!(table.find(Key::new(address, port, local)), Some(index as u16));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_map(random: u64, count in 1usize..40, acts in prop::collection::vec((0u16..40, 0u16..60, any::<bool>()), 0..300)) {
+            let mut table = Table::new(count, random);
+            let mut map = HashMap::new();
+            for (index, port, add) in acts {
+                let index = index % count as u16;
+                let key = Key::new([10, 0, 0, 1], port, 80);
+                prop_assert_eq!(table.find(key), map.get(&port).copied());
+                let taken = map.values().any(|other| *other == index);
+                if add && !taken && !map.contains_key(&port) {
+                    table.insert(index, key);
+                    map.insert(port, index);
+                } else if !add {
+                    // Whether it is there or not.
+                    table.remove(index);
+                    map.retain(|_, other| *other != index);
+                }
+            }
+        }
+    }
+}
