@@ -7,7 +7,7 @@ use spin::Mutex;
 use crate::console;
 
 /// Time from a sample to the next at least, in ns. Not a round number, or what recurs would be met always or never.
-pub const INTERVAL: u64 = 49_999;
+const INTERVAL: u64 = 49_999;
 /// Samples that are kept; later ones are counted.
 const MOST: usize = 16_384;
 /// A sample is an instruction's address, below 2^56 for every service, and the service in the bits above.
@@ -20,6 +20,12 @@ struct Samples {
 }
 
 static SAMPLES: Mutex<Samples> = Mutex::new(Samples { taken: [0; MOST], count: 0, lost: 0 });
+
+/// When the next sample is due. Counted from the clock's start and not from when a service began to run, or what it does
+/// first would never be met.
+pub fn next(now: u64) -> u64 {
+    (now / INTERVAL + 1) * INTERVAL
+}
 
 /// Notes that `service` was interrupted at `rip`.
 pub fn sample(service: u8, rip: u64) {

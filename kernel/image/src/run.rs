@@ -210,7 +210,7 @@ impl Run {
             let next = self.kernel.next(now);
             #[cfg(feature = "profile")]
             if next.service.is_some() {
-                self.machine.arm(now + crate::profile::INTERVAL, now);
+                self.machine.arm(crate::profile::next(now), now);
             }
             if next.timer != u64::MAX {
                 self.machine.arm(next.timer, now);
