@@ -7,18 +7,24 @@
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::num::{NonZeroU16, NonZeroUsize};
 
 use cloister_caps::PAGE_SIZE;
 use cloister_interfaces::net::{LONGEST_FRAME, Net, Offloads, Reply, Request, Work};
 use cloister_interfaces::{Client, Memory, Own, System};
-use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium};
+use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::time::Instant;
 
-use crate::frame::{ETHERNET_HEADER, is_intact, oversized_fragment, prepare_checksum, starts_connection};
+use crate::frame::{ETHERNET_HEADER, Kind, classify, is_intact, prepare_checksum};
 use crate::runs::{MAX_PAGES, Runs};
 
 /// The longest frame that is received: the largest IPv4 packet behind an Ethernet header with one VLAN tag.
 const LONGEST_RECEIVED: usize = 0xFFFF + ETHERNET_HEADER + 4;
+
+/// Bytes of the IPv4 and TCP headers of a segment without options.
+const SEGMENT_HEADERS: usize = 20 + 20;
+/// Bytes of all headers of a segment at most.
+const LONGEST_HEADERS: usize = ETHERNET_HEADER + SEGMENT_HEADERS + 40;
 
 /// What the link did, that the stack must know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,18 +96,18 @@ pub struct Wire<S, M: Memory> {
     /// Runs of pages to be given back: the first, and how many.
     returns: VecDeque<(u16, u16)>,
     frame: Vec<u8>,
+    /// How much of `frame` the stack is to parse next; 0 is nothing.
+    loaded: usize,
     mtu: u16,
     up: bool,
-    /// Whether a listener is free; without one, a connection attempt is dropped, so that the peer tries again
-    /// rather than be refused.
-    pub listening: bool,
-    /// A connection attempt was handed to the stack since this was last cleared.
-    pub attempt: bool,
+    /// What the link offers is made use of.
+    offloading: bool,
 }
 
 impl<S: System, M: Memory> Wire<S, M> {
-    /// The link over these capabilities; down.
-    pub fn new(net: Client<Net, S, M>, rx_pool: M, tx_pool: M::Own) -> Self {
+    /// The link over these capabilities; down. Without `offloading` every frame is sent complete, whatever the link
+    /// offers.
+    pub fn new(net: Client<Net, S, M>, rx_pool: M, tx_pool: M::Own, offloading: bool) -> Self {
         let rx = (rx_pool.len() / PAGE_SIZE).min(usize::from(u16::MAX));
         let tx = (tx_pool.size() / PAGE_SIZE).min(MAX_PAGES);
         Wire {
@@ -113,10 +119,10 @@ impl<S: System, M: Memory> Wire<S, M> {
             skipping: false,
             returns: VecDeque::with_capacity(rx),
             frame: vec![0; LONGEST_RECEIVED],
+            loaded: 0,
             mtu: 1500,
             up: false,
-            listening: false,
-            attempt: false,
+            offloading,
         }
     }
 
@@ -128,6 +134,27 @@ impl<S: System, M: Memory> Wire<S, M> {
     /// Whether a frame could be sent now. If not, a notification says when.
     pub fn can_send(&self) -> bool {
         self.up && self.out.can_send()
+    }
+
+    /// Whether a TCP segment with up to `data` bytes could be sent now, and be as long as the link allows.
+    pub fn can_send_segment(&self, data: usize) -> bool {
+        let longest = self.longest_segment().unwrap_or(1);
+        self.can_send() && self.out.free.has((LONGEST_HEADERS + data).min(longest).div_ceil(PAGE_SIZE))
+    }
+
+    /// The longest frame with a segment that the link is to cut; none if it does not.
+    fn longest_segment(&self) -> Option<usize> {
+        let offloads = self.out.offloads;
+        let most = (self.out.free.longest() * PAGE_SIZE).min(LONGEST_FRAME);
+        let segment = self.largest_segment();
+        // Whole segments, as long as the peer takes such long ones: no short one in the middle of a stream.
+        let whole = most.saturating_sub(ETHERNET_HEADER + SEGMENT_HEADERS) / segment * segment;
+        (offloads.contains(Offloads::all()) && whole > segment).then_some(ETHERNET_HEADER + SEGMENT_HEADERS + whole)
+    }
+
+    /// Bytes of data in a segment as long as the link carries.
+    pub fn largest_segment(&self) -> usize {
+        usize::from(self.mtu) - SEGMENT_HEADERS
     }
 
     /// Whether the queue to netfront is full. Only a failed push asks to be woken, so this is to be looked at again.
@@ -172,7 +199,7 @@ impl<S: System, M: Memory> Wire<S, M> {
         self.reset();
         self.up = true;
         self.mtu = mtu;
-        self.out.offloads = offloads;
+        self.out.offloads = if self.offloading { offloads } else { Offloads::empty() };
         Event::Up { mac, mtu }
     }
 
@@ -181,7 +208,7 @@ impl<S: System, M: Memory> Wire<S, M> {
         self.up = false;
         self.held.fill(false);
         self.received.clear();
-        (self.whole, self.skipping) = (0, false);
+        (self.whole, self.skipping, self.loaded) = (0, false, 0);
         self.returns.clear();
         self.out.free = Runs::new(self.out.sent.len());
         self.out.sent.fill(0);
@@ -247,7 +274,7 @@ impl<S: System, M: Memory> Wire<S, M> {
     /// Sends a frame that the stack did not make.
     pub fn send(&mut self, frame: &[u8]) {
         if self.can_send() {
-            self.out.send(frame.len(), |space| space.copy_from_slice(frame));
+            self.out.send(frame.len(), None, |space| space.copy_from_slice(frame));
         }
     }
 
@@ -263,18 +290,18 @@ impl<S: System, M: Memory> Wire<S, M> {
         self.out.net.replies.release();
     }
 
-    /// The next frame worth parsing, in `self.frame`.
-    fn next_frame(&mut self) -> Option<usize> {
+    /// Readies the next frame for the stack, which takes it by [`Device::receive`]; answers what it is to a host with the
+    /// address `own`.
+    pub fn next_frame(&mut self, own: Option<[u8; 4]>) -> Option<Kind> {
         while self.whole > 0 {
             self.whole -= 1;
             let Some((length, checked)) = self.assemble() else { continue };
             let frame = self.frame.get(..length)?;
-            let attempt = starts_connection(frame);
-            if oversized_fragment(frame) || attempt && !self.listening || !checked && !is_intact(frame) {
-                continue;
+            let kind = classify(frame, own);
+            if kind != Kind::Unwanted && (checked || is_intact(frame)) {
+                self.loaded = length;
+                return Some(kind);
             }
-            self.attempt |= attempt;
-            return Some(length);
         }
         None
     }
@@ -316,7 +343,7 @@ impl<S: System, M: Memory> Outbound<S, M> {
 
     /// Has `fill` build a frame of `length` bytes in the pool, and sends it. Without room it is lost, as on any link; its sender
     /// looked first.
-    fn send<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+    fn send<R>(&mut self, length: usize, segment: Option<NonZeroU16>, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         let count = length.div_ceil(PAGE_SIZE);
         let page = if length <= LONGEST_FRAME { self.free.take(count) } else { None };
         let offset = page.map_or(usize::MAX, |page| usize::from(page) * PAGE_SIZE);
@@ -324,8 +351,12 @@ impl<S: System, M: Memory> Outbound<S, M> {
         let mut fill = Some(fill);
         let placed = self.pool.edit(offset, length, |space| {
             let result = fill.take().map(|fill| fill(space));
-            let checksum = offloads.contains(Offloads::CHECKSUM) && prepare_checksum(space);
-            (result, if checksum { Work::Checksum } else { Work::Nothing })
+            let work = match segment {
+                _ if !offloads.contains(Offloads::CHECKSUM) || !prepare_checksum(space) => Work::Nothing,
+                Some(size) => Work::Segments(size.get()),
+                None => Work::Checksum,
+            };
+            (result, work)
         });
         if let (Some(page), Some((_, work))) = (page, &placed) {
             self.submit(page, count, &Request::Transmit { page, length: length as u16, work: *work });
@@ -355,11 +386,19 @@ impl smoltcp::phy::RxToken for RxToken<'_> {
 }
 
 /// Leave to send one frame.
-pub struct TxToken<'a, S, M: Memory>(&'a mut Outbound<S, M>);
+pub struct TxToken<'a, S, M: Memory> {
+    out: &'a mut Outbound<S, M>,
+    /// The data of the segments that the link is to cut it into.
+    segment: Option<NonZeroU16>,
+}
 
 impl<S: System, M: Memory> smoltcp::phy::TxToken for TxToken<'_, S, M> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
-        self.0.send(length, f)
+        self.out.send(length, self.segment, f)
+    }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.segment = meta.segmentation_offload_size;
     }
 }
 
@@ -374,16 +413,13 @@ impl<S: System, M: Memory> Device for Wire<S, M> {
         Self: 'a;
 
     fn receive(&mut self, _timestamp: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
-        // Without room for the answer the frame waits: an echo request is not lost to a busy link.
-        if !self.can_send() {
-            return None;
-        }
-        let length = self.next_frame()?;
-        Some((RxToken(self.frame.get(..length)?), TxToken(&mut self.out)))
+        let length = core::mem::take(&mut self.loaded);
+        let frame = self.frame.get(..length).filter(|frame| !frame.is_empty())?;
+        Some((RxToken(frame), TxToken { out: &mut self.out, segment: None }))
     }
 
     fn transmit(&mut self, _timestamp: Instant) -> Option<Self::TxToken<'_>> {
-        self.can_send().then_some(TxToken(&mut self.out))
+        self.can_send().then_some(TxToken { out: &mut self.out, segment: None })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -394,6 +430,7 @@ impl<S: System, M: Memory> Device for Wire<S, M> {
         capabilities.checksum.udp = Checksum::Tx;
         let linked = self.out.offloads.contains(Offloads::CHECKSUM);
         capabilities.checksum.tcp = if linked { Checksum::None } else { Checksum::Tx };
+        capabilities.segmentation.tcpv4 = self.longest_segment().and_then(NonZeroUsize::new);
         capabilities
     }
 }

@@ -1,13 +1,13 @@
 //! tcpip between a netfront and an application that say anything at all.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use cloister_caps::{PAGE_SIZE, Slot};
 use cloister_interfaces::capability::{Clock, Console, Entropy};
 use cloister_interfaces::control::{Control, Reply as ControlReply, Request as ControlRequest};
 use cloister_interfaces::net::{Net, Offloads, Reply as LinkReply, Request as LinkRequest};
-use cloister_interfaces::socket::{Connection, Reply, Request, Socket};
+use cloister_interfaces::socket::{Connection, Constant, Reply, Request, Socket};
 use cloister_interfaces::{Client, Memory, Notifications, Server, Service};
 use cloister_sim::{Recorder, SharedMemory, channel};
 use cloister_tcpip::{Caps, service};
@@ -26,8 +26,8 @@ struct Bench {
     tx_pool: SharedMemory,
     /// For each port of the peer, the numbers after the last segment to it, and those that it acknowledged.
     last: BTreeMap<u16, (u32, u32)>,
-    /// Pages sent and not given back yet.
-    sent: BTreeSet<u16>,
+    /// The first pages of frames sent and not given back yet, and how many each has.
+    sent: BTreeMap<u16, u16>,
     nanoseconds: u64,
 }
 
@@ -50,6 +50,7 @@ impl Bench {
             tx_pool: tx_pool.clone(),
             stream_in: SharedMemory::new(4 * 2048),
             stream_out: SharedMemory::new(4 * 4096),
+            site: &[0x5a; 5000],
             command_line: command_line.as_bytes(),
         });
         let service = Box::new(service);
@@ -62,7 +63,7 @@ impl Bench {
             rx_pool,
             tx_pool,
             last: BTreeMap::new(),
-            sent: BTreeSet::new(),
+            sent: BTreeMap::new(),
             nanoseconds: 1 << 30,
         }
     }
@@ -74,8 +75,10 @@ impl Bench {
         self.service.notified(Notifications::ALL);
         while let Some(request) = self.link.requests.pop() {
             if let LinkRequest::Transmit { page, length, .. } = request.expect("tcpip's messages decode") {
-                assert!(page < PAGES && usize::from(length) <= PAGE_SIZE);
-                assert!(self.sent.insert(page), "page {page} is netfront's already");
+                let count = length.div_ceil(PAGE_SIZE as u16);
+                assert!(length > 0 && page + count <= PAGES);
+                assert!(self.sent.iter().all(|(first, pages)| first + pages <= page || page + count <= *first));
+                self.sent.insert(page, count);
                 self.note(&self.tx_pool.bytes(usize::from(page) * PAGE_SIZE, usize::from(length)));
             }
         }
@@ -168,7 +171,7 @@ impl Bench {
     fn answers(&mut self) -> usize {
         self.run();
         let pages = core::mem::take(&mut self.sent);
-        pages.iter().for_each(|page| drop(self.link.replies.send(&LinkReply::Transmitted { page: *page })));
+        pages.keys().for_each(|page| drop(self.link.replies.send(&LinkReply::Transmitted { page: *page })));
         pages.len()
     }
 }
@@ -251,7 +254,7 @@ fn requests_about_connections_that_are_not_there_are_refused() {
     bench.run();
     let connection = Connection(3);
     for request in [
-        Request::Send { connection, length: u32::MAX },
+        Request::Send { connection, length: u32::MAX, constant: None, quiet: false },
         Request::Consumed { connection: Connection(511), length: 1 },
         Request::Close { connection },
         Request::Listen { port: 0 },
@@ -271,12 +274,12 @@ fn a_second_listen_is_a_new_start() {
         bench.run();
         core::iter::from_fn(|| bench.application.replies.pop()).map(Result::unwrap).collect::<Vec<_>>()
     };
-    assert_eq!(hear(&mut bench), [Reply::Network { address: [0; 4] }]);
+    assert_eq!(hear(&mut bench), [Reply::Network { address: [0; 4], constant: 5000 }]);
     for _ in 0..2 {
         bench.application.requests.send(&Request::Listen { port: 80 }).unwrap();
-        assert_eq!(hear(&mut bench), [Reply::Network { address: [10, 0, 0, 2] }]);
+        assert_eq!(hear(&mut bench), [Reply::Network { address: [10, 0, 0, 2], constant: 5000 }]);
         bench.application.requests.send(&Request::Listen { port: 80 }).unwrap();
-        assert_eq!(hear(&mut bench), [Reply::Network { address: [0; 4] }]);
+        assert_eq!(hear(&mut bench), [Reply::Network { address: [0; 4], constant: 5000 }]);
     }
 }
 
@@ -317,9 +320,14 @@ fn link_reply() -> impl Strategy<Value = LinkReply> {
 fn request() -> impl Strategy<Value = Request> {
     let connection = prop_oneof![9 => 0u16..4, 1 => 0u16..512].prop_map(Connection);
     let length = prop_oneof![0u32..5000, any::<u32>()];
+    let constant = prop::option::of(
+        (0u32..5000, prop_oneof![1u32..5000, any::<u32>()])
+            .prop_map(|(offset, length)| Constant { offset, length: length.max(1) }),
+    );
     prop_oneof![
         prop_oneof![Just(80u16), any::<u16>()].prop_map(|port| Request::Listen { port }),
-        (connection.clone(), length.clone()).prop_map(|(connection, length)| Request::Send { connection, length }),
+        (connection.clone(), length.clone(), constant, any::<bool>())
+            .prop_map(|(connection, length, constant, quiet)| Request::Send { connection, length, constant, quiet }),
         (connection.clone(), length).prop_map(|(connection, length)| Request::Consumed { connection, length }),
         connection.clone().prop_map(|connection| Request::Close { connection }),
         connection.prop_map(|connection| Request::Abort { connection }),
@@ -466,7 +474,7 @@ proptest! {
             bench.run();
         }
         for _ in 0..300 {
-            for page in bench.sent.clone() {
+            for page in bench.sent.keys().copied().collect::<Vec<_>>() {
                 bench.link(&LinkReply::Transmitted { page });
             }
             while bench.application.replies.pop().is_some() {}
