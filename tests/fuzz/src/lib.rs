@@ -14,6 +14,7 @@ mod http;
 mod netfront;
 mod peer;
 pub mod script;
+mod tcpip;
 mod xenstore;
 
 pub use script::Trace;
@@ -70,6 +71,18 @@ pub const TARGETS: &[Target] = &[
     row("netfront-store", "store",
         "a XenStore service that says anything against netfront",
         run::<netfront::services::HostileStore>),
+    row("tcpip-control", "control",
+        "a control service that says anything against tcpip",
+        run::<tcpip::parties::HostileControl>),
+    row("tcpip-frames", "the wire",
+        "frames of which any field is wrong, and which change while they are read, against tcpip",
+        run::<tcpip::parties::HostileWire>),
+    row("tcpip-net", "net",
+        "a netfront that says anything against tcpip",
+        run::<tcpip::parties::HostileLink>),
+    row("tcpip-socket", "socket",
+        "an application that asks for anything against tcpip",
+        run::<tcpip::parties::HostileApplication>),
     row("xenstore-store", "store",
         "a client that asks for anything against the XenStore service and its other client",
         run::<xenstore::Clients>),

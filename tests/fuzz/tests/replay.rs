@@ -95,6 +95,10 @@ macro_rules! targets {
 }
 
 targets! {
+    tcpip_socket: "tcpip-socket";
+    tcpip_net: "tcpip-net";
+    tcpip_frames: "tcpip-frames";
+    tcpip_control: "tcpip-control";
     netfront_store: "netfront-store";
     netfront_rings: "netfront-rings";
     netfront_net: "netfront-net";
