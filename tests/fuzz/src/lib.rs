@@ -7,12 +7,17 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod boot;
 mod control;
+#[path = "../../../policy/tests/common/mod.rs"]
+mod elf;
 mod grant_manager;
 mod host;
 mod http;
+mod kernel;
 mod netfront;
 mod peer;
+mod policy;
 pub mod script;
 mod tcpip;
 mod xenstore;
@@ -38,6 +43,9 @@ const fn row(name: &'static str, interface: &'static str, attack: &'static str, 
 /// Every target.
 #[rustfmt::skip]
 pub const TARGETS: &[Target] = &[
+    row("boot", "start info",
+        "start info, memory map, modules and a command line of any content against the kernel's boot code",
+        run::<boot::Boot>),
     row("control-control", "control",
         "a tcpip that says anything against the control service, which may end the domain",
         run::<control::HostileTcpip>),
@@ -56,6 +64,12 @@ pub const TARGETS: &[Target] = &[
     row("http-socket", "socket",
         "a tcpip that says anything against http",
         run::<http::HostileTcpip>),
+    row("kernel-calls", "system calls",
+        "services that call the kernel with anything, under each policy of this repository",
+        run::<kernel::Calls>),
+    row("kernel-tables", "capability tables",
+        "capability tables that somebody changed, and calls under those that the kernel takes",
+        run::<kernel::Changed>),
     row("netfront-grants", "grants",
         "a grant manager that says anything against netfront",
         run::<netfront::services::HostileGrants>),
@@ -71,6 +85,12 @@ pub const TARGETS: &[Target] = &[
     row("netfront-store", "store",
         "a XenStore service that says anything against netfront",
         run::<netfront::services::HostileStore>),
+    row("policy-text", "policy files",
+        "policy files that anybody wrote against the compiler, its formatter and its canonical form",
+        run::<policy::Text>),
+    row("policy-verify", "images",
+        "image files that somebody changed against the proof of an image",
+        run::<policy::Image>),
     row("tcpip-control", "control",
         "a control service that says anything against tcpip",
         run::<tcpip::parties::HostileControl>),

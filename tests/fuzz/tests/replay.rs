@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use cloister_fuzz::{TARGETS, Target, Trace};
 
 /// Scripts of seeded bytes, and mutations of scripts of the corpus, that are run of each target.
-const RANDOM: usize = 100;
-const MUTATED: usize = 300;
+const RANDOM: usize = 50;
+const MUTATED: usize = 150;
 
 fn folder(kind: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(kind)
@@ -95,6 +95,11 @@ macro_rules! targets {
 }
 
 targets! {
+    policy_verify: "policy-verify";
+    policy_text: "policy-text";
+    kernel_tables: "kernel-tables";
+    kernel_calls: "kernel-calls";
+    boot: "boot";
     tcpip_socket: "tcpip-socket";
     tcpip_net: "tcpip-net";
     tcpip_frames: "tcpip-frames";

@@ -1,0 +1,397 @@
+//! The kernel's two system calls, whoever calls them with whatever: under the policies of this repository, and under tables
+//! that somebody changed and that the kernel still takes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use arbitrary::Arbitrary;
+use cloister_caps::tables::{Access, Tables};
+use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, PAGE_SIZE, Status};
+use cloister_kernel_core::memory::{Frames, FreeMemory};
+use cloister_kernel_core::place::{Given, Places, place};
+use cloister_kernel_core::{Kernel, Outcome, Platform};
+
+use crate::script::{Bytes, Claim, Trace, Word, World};
+
+/// The channel that the toolstack made.
+const XENSTORE: EvtchnPort = EvtchnPort(1);
+/// The guest's memory, in pages.
+const MEMORY: u64 = (64 << 20) / PAGE_SIZE as u64;
+
+const POLICIES: [&str; 4] = [
+    include_str!("../../../policy/default.toml"),
+    include_str!("../../../policy/prober.toml"),
+    include_str!("../../../policy/selftest.toml"),
+    include_str!("../../../policy/back-end.toml"),
+];
+
+/// The tables of a policy of this repository.
+fn tables(policy: u8) -> &'static [u8] {
+    thread_local! {
+        static ALL: Vec<&'static [u8]> = POLICIES
+            .iter()
+            .map(|text| {
+                let policy = cloister_policy::parse("the policy", text).unwrap_or_else(|report| panic!("{report}"));
+                &*policy.tables().expect("tables").leak()
+            })
+            .collect();
+    }
+    ALL.with(|all| all[usize::from(policy) % all.len()])
+}
+
+/// What stands under the kernel: it fails on everything that no rule of the tables allows.
+struct Machine<'t> {
+    tables: Tables<'t>,
+    places: Places,
+    time: u64,
+    /// Refuses ports, and has no random bits.
+    moody: bool,
+    refusals: u64,
+    granted: BTreeMap<u32, (u64, u16, bool)>,
+    mapped: BTreeSet<u32>,
+    in_use: BTreeSet<u32>,
+    open: BTreeSet<u32>,
+    next_port: u32,
+}
+
+impl<'t> Machine<'t> {
+    /// A page that a rule of the tables covers, for a peer that it allows.
+    fn check(&self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {
+        let covers = |rule: &cloister_caps::tables::GrantRule| {
+            (rule.first_ref..rule.first_ref + rule.count).contains(&reference.0)
+        };
+        let rule = self.tables.grants().iter().find(covers).expect("a reference of some rule");
+        let place = self.places[usize::from(rule.region)];
+        assert_eq!(frame.0, place.frame.0 + u64::from(reference.0 - rule.first_ref), "the page of that number");
+        assert!(frame.0 < place.frame.0 + place.pages, "a page of the region");
+        assert!((rule.peer_first..=rule.peer_last).contains(&peer.0) && peer.is_real(), "a peer of the rule");
+        assert_eq!(writable, rule.access == Access::ReadWrite);
+    }
+}
+
+impl Platform for Machine<'_> {
+    fn now(&mut self) -> u64 {
+        self.time
+    }
+    fn wall(&mut self) -> Option<u64> {
+        (!self.moody).then_some(self.time)
+    }
+    fn random(&mut self) -> Option<[u64; 2]> {
+        (!self.moody).then_some([3, 4])
+    }
+    fn service_text(&mut self, service: &str, index: u8, text: &[u8]) {
+        assert_eq!(service, self.tables.service_name(index));
+        assert!(text.len() <= 32);
+    }
+    fn log(&mut self, line: core::fmt::Arguments<'_>) {
+        assert!(line.to_string().len() < 1000);
+        self.refusals += 1;
+    }
+    fn open_port(&mut self, peer: DomId) -> Option<EvtchnPort> {
+        let allowed = |port: cloister_caps::tables::PortRule| (port.peer_first..=port.peer_last).contains(&peer.0);
+        assert!(self.tables.ports().iter().any(allowed) && peer.is_real(), "no rule allows a port for {peer}");
+        if self.moody {
+            return None;
+        }
+        self.next_port += 1;
+        self.open.insert(self.next_port);
+        Some(EvtchnPort(self.next_port))
+    }
+    fn send(&mut self, port: EvtchnPort) {
+        assert!(self.open.contains(&port.0), "an event on {port}, which is not open");
+    }
+    fn close_port(&mut self, port: EvtchnPort) {
+        assert_ne!(port, XENSTORE);
+        assert!(self.open.remove(&port.0), "{port} is not open");
+    }
+    fn unmask(&mut self, port: EvtchnPort) {
+        assert!(self.open.contains(&port.0), "{port} is not open");
+    }
+    fn grant(&mut self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {
+        self.check(reference, frame, peer, writable);
+        let old = self.granted.insert(reference.0, (frame.0, peer.0, writable));
+        assert_eq!(old, None, "{reference} was granted anew while it stands");
+    }
+    fn end_grant(&mut self, reference: GrantRef) -> bool {
+        assert!(self.granted.contains_key(&reference.0), "{reference} is not granted");
+        !self.in_use.contains(&reference.0) && self.granted.remove(&reference.0).is_some()
+    }
+    fn bind_port(&mut self, peer: DomId, _: EvtchnPort) -> Option<EvtchnPort> {
+        self.open_port(peer)
+    }
+    fn map_grant(&mut self, own: GrantRef, frame: Gfn, peer: DomId, _: GrantRef, writable: bool) -> bool {
+        self.check(own, frame, peer, writable);
+        assert!(!self.granted.contains_key(&own.0));
+        !self.moody && self.mapped.insert(own.0)
+    }
+    fn unmap_grant(&mut self, own: GrantRef, _: Gfn) {
+        assert!(self.mapped.remove(&own.0), "{own} is not mapped");
+    }
+}
+
+/// What services, peers and faults do.
+#[derive(Arbitrary, Debug)]
+pub enum Act {
+    /// Any system call with any arguments.
+    Call(u8, u64, [u64; 6]),
+    /// An operation on a slot, with arguments that may be right.
+    Invoke(u8, u8, u8, [Word; 3]),
+    /// An operation that the capability in the slot has.
+    Likely(u8, u8, u8, [Word; 3]),
+    Wait(u8, u32),
+    Awake(u8),
+    Event(u8),
+    Fault(u8),
+    Use(u8),
+    LetGo,
+    Run(u32),
+    Moody(bool),
+}
+
+/// A kernel and the machine under it.
+struct Bench<'t> {
+    kernel: Kernel<'t>,
+    machine: Machine<'t>,
+    /// Each capability with each of its kind's operations.
+    likely: Vec<(u8, u64, u64)>,
+}
+
+impl<'t> Bench<'t> {
+    /// The kernel that enforces `tables`; `None` if its regions do not fit.
+    fn new(tables: Tables<'t>) -> Option<Bench<'t>> {
+        let mut free = FreeMemory::new();
+        free.add(Frames { start: 0x400, end: MEMORY });
+        let before = free.total();
+        let given = Given { module: Some((1 << 31, 5000)), command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
+        let places = place(&tables, &mut free, &given, 16).ok()?;
+        disjoint(&tables, &places);
+        assert!(free.total() <= before);
+        let mut kernel = Kernel::new(tables, places.clone(), 1_000, MEMORY * PAGE_SIZE as u64);
+        kernel.set_xenstore_port(XENSTORE);
+        let mut likely = Vec::new();
+        for capability in tables.capabilities().iter() {
+            for operation in Operation::ALL.iter().filter(|operation| operation.applies_to(capability.kind)) {
+                likely.push((capability.service, u64::from(capability.slot), *operation as u64));
+            }
+        }
+        let machine = Machine {
+            tables,
+            places,
+            time: 5_000,
+            moody: false,
+            refusals: 0,
+            granted: BTreeMap::new(),
+            mapped: BTreeSet::new(),
+            in_use: BTreeSet::new(),
+            open: BTreeSet::from([XENSTORE.0]),
+            next_port: 2,
+        };
+        Some(Bench { kernel, machine, likely })
+    }
+
+    fn act(&mut self, act: &Act) {
+        match *act {
+            Act::Call(service, number, arguments) => self.call(service % 17, number % 4, arguments),
+            Act::Invoke(service, slot, number, [a, b, c]) => {
+                let arguments = [slot.into(), u64::from(number % 17), a.0.into(), b.0.into(), c.0.into(), 0];
+                self.call(service % 17, 1, arguments);
+            }
+            Act::Likely(high, low, peer, [a, b, c]) => {
+                let pick = usize::from(u16::from_le_bytes([low, high]));
+                let Some(&(service, slot, number)) = self.likely.get(pick % self.likely.len().max(1)) else { return };
+                let peer = if peer < 128 { u64::from(peer % 4) } else { b.0.into() };
+                self.call(service, 1, [slot, number, a.0.into(), peer, c.0.into(), 0]);
+            }
+            Act::Wait(service, deadline) => self.call(service % 17, 0, [deadline.into(), 0, 0, 0, 0, 0]),
+            Act::Awake(service) => {
+                self.kernel.awake(service % 17, self.machine.time);
+            }
+            Act::Event(port) => {
+                let port = EvtchnPort(u32::from(port % 16));
+                let known = self.kernel.event(port);
+                assert!(!known || self.machine.open.contains(&port.0));
+            }
+            Act::Fault(service) => {
+                self.kernel.fault(service % 17);
+            }
+            Act::Use(at) => {
+                let used = self.machine.granted.keys().nth(usize::from(at)).copied();
+                self.machine.in_use.extend(used);
+            }
+            Act::LetGo => self.machine.in_use.clear(),
+            Act::Run(took) => self.run(took.into()),
+            Act::Moody(moody) => self.machine.moody = moody,
+        }
+    }
+
+    /// The scheduler's choice runs.
+    fn run(&mut self, took: u64) {
+        let now = self.machine.time;
+        let next = self.kernel.next(now);
+        assert!(next.timer > now, "the timer does not go on");
+        self.machine.time = next.timer.min(now + took + 1);
+        if let Some(service) = next.service {
+            assert!(usize::from(service) < self.machine.tables.services().len());
+            self.kernel.scheduler.charge(service, self.machine.time - now, self.machine.time);
+        }
+    }
+
+    /// A system call; what succeeds is what a capability of the caller's gives.
+    fn call(&mut self, service: u8, number: u64, arguments: [u64; 6]) {
+        let before = (self.machine.refusals, self.kernel.refusals());
+        let tables = self.machine.tables;
+        let outcome = self.kernel.system_call(&mut self.machine, service, number, arguments);
+        let told = (self.machine.refusals - before.0, self.kernel.refusals() - before.1);
+        let status = match outcome {
+            Outcome::Answer(answer) => {
+                assert!(answer.status == Status::Done || answer.words == [0; 2], "a refusal tells nothing");
+                answer.status
+            }
+            Outcome::Wait => {
+                assert_eq!(number, 0);
+                return;
+            }
+            Outcome::PowerOff | Outcome::Reboot => Status::Done,
+        };
+        let refused = !matches!(status, Status::Done | Status::InUse);
+        assert_eq!(told, (u64::from(refused), u64::from(refused)), "each refusal is logged once");
+        let held = tables
+            .capabilities()
+            .iter()
+            .find(|capability| capability.service == service && u64::from(capability.slot) == arguments[0]);
+        let gives = held.zip(Operation::from_number(arguments[1])).is_some_and(|(capability, operation)| {
+            operation.applies_to(capability.kind) && capability.rights.contains(operation.right())
+        });
+        assert!(refused || (number == 1 && gives), "service {service} gained {arguments:?}");
+    }
+
+    /// Everybody behaves: every grant ends, and every port opens and closes.
+    fn honest(&mut self) {
+        self.machine.moody = false;
+        self.machine.in_use.clear();
+        let tables = self.machine.tables;
+        for capability in tables.capabilities().iter() {
+            let slot = u64::from(capability.slot);
+            match capability.kind {
+                Kind::Grant => {
+                    let rule = tables.grants().get(capability.object as usize).expect("a rule");
+                    for page in 0..rule.count.min(1024) {
+                        let arguments = [slot, Operation::GrantEnd as u64, page.into(), 0, 0, 0];
+                        self.call(capability.service, 1, arguments);
+                    }
+                }
+                Kind::Port => {
+                    let arguments = [slot, Operation::PortClose as u64, 0, 0, 0, 0];
+                    self.call(capability.service, 1, arguments);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// No region that the kernel places lies over another.
+fn disjoint(tables: &Tables<'_>, places: &Places) {
+    use cloister_caps::tables::RegionKind::{Fixed, Share};
+    let regions = tables.regions();
+    let own = regions.iter().zip(places).filter(|(region, _)| matches!(region.kind, Fixed | Share));
+    let mut ranges: Vec<(u64, u64)> = own.map(|(_, place)| (place.frame.0, place.frame.0 + place.pages)).collect();
+    ranges.sort_unstable();
+    assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "regions overlap");
+    assert!(ranges.iter().all(|(start, end)| *start >= 0x400 && *end <= MEMORY && start < end), "outside of memory");
+}
+
+/// Which policy.
+#[derive(Arbitrary, Debug)]
+pub struct Setup {
+    policy: u8,
+}
+
+/// The kernel under a policy of this repository.
+pub struct Calls(Bench<'static>);
+
+impl World for Calls {
+    type Setup = Setup;
+    type Step = Act;
+
+    fn new(setup: Setup, _: &Trace) -> Self {
+        let tables = Tables::parse(tables(setup.policy)).expect("tables that the compiler made");
+        Calls(Bench::new(tables).expect("a policy that fits"))
+    }
+
+    fn step(&mut self, act: Act) {
+        self.0.act(&act);
+    }
+
+    fn honest(mut self) {
+        self.0.honest();
+        assert!(self.0.machine.granted.is_empty() && self.0.machine.mapped.is_empty(), "a grant cannot be ended");
+        assert_eq!(self.0.machine.open.len(), 1, "a port cannot be closed");
+    }
+}
+
+/// A change of the tables, or an act under them.
+#[derive(Arbitrary, Debug)]
+pub enum Patch {
+    /// A byte, or a word of 16 or 32 bits, at a place.
+    Byte(u16, u8),
+    Word(u16, Word),
+    Claim(u16, Claim),
+    Bytes(u16, Bytes),
+    Cut(u16),
+    Act(Act),
+}
+
+/// The kernel under tables that somebody changed.
+pub struct Changed {
+    bytes: Vec<u8>,
+    acts: Vec<Act>,
+}
+
+impl Changed {
+    fn put(&mut self, at: u16, bytes: &[u8]) {
+        let length = self.bytes.len().max(1);
+        for (place, byte) in self.bytes.iter_mut().skip(usize::from(at) % length).zip(bytes) {
+            *place = *byte;
+        }
+    }
+}
+
+impl World for Changed {
+    type Setup = Setup;
+    type Step = Patch;
+
+    fn new(setup: Setup, _: &Trace) -> Self {
+        Changed { bytes: tables(setup.policy).to_vec(), acts: Vec::new() }
+    }
+
+    fn step(&mut self, patch: Patch) {
+        match patch {
+            Patch::Byte(at, value) => self.put(at, &[value]),
+            Patch::Word(at, Word(value)) => self.put(at, &value.to_le_bytes()),
+            Patch::Claim(at, claim) => {
+                let at = at & !3;
+                let honest = self.bytes.get(usize::from(at)..usize::from(at) + 4);
+                let honest = honest.and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes);
+                self.put(at, &claim.of(honest).to_le_bytes());
+            }
+            Patch::Bytes(at, Bytes(bytes)) => self.put(at, &bytes),
+            Patch::Cut(at) => self.bytes.truncate(usize::from(at)),
+            Patch::Act(act) => self.acts.push(act),
+        }
+    }
+
+    /// Tables are checked once, as a whole; what is accepted then never fails the kernel.
+    fn honest(self) {
+        let tables = match Tables::parse(&self.bytes) {
+            Ok(tables) => tables,
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                return;
+            }
+        };
+        if let Some(mut bench) = Bench::new(tables) {
+            self.acts.iter().for_each(|act| bench.act(act));
+            bench.honest();
+        }
+    }
+}

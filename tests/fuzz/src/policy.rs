@@ -1,0 +1,217 @@
+//! The policy compiler under files that anybody wrote, and the auditor's proof under images that somebody changed.
+
+use arbitrary::Arbitrary;
+use cloister_caps::tables::Tables;
+use cloister_policy::verify::{Against, verify};
+use cloister_policy::{analyse_text, format, parse};
+
+use crate::script::{Bytes, Claim, Trace, World};
+
+const TEXTS: [&str; 5] = [
+    include_str!("../../../policy/tests/good.toml"),
+    include_str!("../../../policy/default.toml"),
+    include_str!("../../../policy/selftest.toml"),
+    include_str!("../../../policy/back-end.toml"),
+    "",
+];
+
+/// Which file is changed.
+#[derive(Arbitrary, Debug)]
+pub struct Setup {
+    file: u8,
+}
+
+/// A change of a file.
+#[derive(Arbitrary, Debug)]
+pub enum Edit {
+    /// Lines are left out, repeated, or in each other's place.
+    Remove(u8),
+    Repeat(u8, u8),
+    Swap(u8, u8),
+    /// What is after the equals sign is this word, or that of another line.
+    Value(u8, u8),
+    Borrow(u8, u8),
+    /// A number becomes another.
+    Number(u8, i64),
+    /// Bytes stand in a line.
+    Insert(u8, u8, Bytes),
+}
+
+/// A file that somebody writes.
+pub struct Text(Vec<String>);
+
+impl Text {
+    fn at(&self, line: u8) -> usize {
+        // Most lines of the longest file are in reach: it has some 600.
+        (usize::from(line) * 5) % self.0.len().max(1)
+    }
+
+    fn value(&mut self, line: u8, value: &str) {
+        let at = self.at(line);
+        if let Some((key, _)) = self.0.get(at).and_then(|line| line.split_once('=')) {
+            self.0[at] = format!("{key}= {value}");
+        }
+    }
+}
+
+impl World for Text {
+    type Setup = Setup;
+    type Step = Edit;
+
+    fn new(setup: Setup, _: &Trace) -> Self {
+        Text(TEXTS[usize::from(setup.file) % TEXTS.len()].lines().map(str::to_string).collect())
+    }
+
+    fn step(&mut self, edit: Edit) {
+        const WORDS: [&str; 16] = [
+            "true",
+            "\"\"",
+            "[]",
+            "{}",
+            "-1",
+            "0",
+            "9223372036854775807",
+            "\"http\"",
+            "[\"http\", \"tcpip\"]",
+            "1.5",
+            "1979-05-27",
+            "\"a-b\"",
+            "\"../x\"",
+            "[[[[]]]]",
+            "{ pages = 4 }",
+            "\"0-32751\"",
+        ];
+        match edit {
+            Edit::Remove(line) if !self.0.is_empty() => drop(self.0.remove(self.at(line))),
+            Edit::Remove(_) => {}
+            Edit::Repeat(line, times) => {
+                let at = self.at(line);
+                if let Some(text) = self.0.get(at).cloned().filter(|_| self.0.len() < 3000) {
+                    self.0.splice(at..at, std::iter::repeat_n(text, usize::from(times % 40)));
+                }
+            }
+            Edit::Swap(one, other) if !self.0.is_empty() => {
+                let (one, other) = (self.at(one), self.at(other));
+                self.0.swap(one, other);
+            }
+            Edit::Swap(..) => {}
+            Edit::Value(line, word) => self.value(line, WORDS[usize::from(word) % WORDS.len()]),
+            Edit::Borrow(line, from) => {
+                let other = self.0.get(self.at(from)).and_then(|line| line.split_once('='));
+                if let Some(value) = other.map(|(_, value)| value.trim().to_string()) {
+                    self.value(line, &value);
+                }
+            }
+            Edit::Number(line, number) => self.value(line, &number.to_string()),
+            Edit::Insert(line, column, Bytes(bytes)) => {
+                let at = self.at(line);
+                let Some(text) = self.0.get_mut(at) else { return self.0.push(String::from_utf8_lossy(&bytes).into()) };
+                let column = text.char_indices().map(|(at, _)| at).nth(column.into()).unwrap_or(text.len());
+                text.insert_str(column, &String::from_utf8_lossy(&bytes));
+            }
+        }
+    }
+
+    /// The file as it stands is compiled, or refused with reasons; what is compiled is the same in its canonical form.
+    fn honest(self) {
+        let text = self.0.join("\n");
+        if let Ok(sound) = analyse_text("the policy", &text) {
+            let again = analyse_text("the policy", sound.canonical()).expect("the canonical form is a policy");
+            assert_eq!(again.hash(), sound.hash(), "the canonical form says something else");
+        }
+        if let Ok(shown) = format("the policy", &text) {
+            let twice = format("the policy", &shown).expect("what was formatted is a policy");
+            assert_eq!(twice, shown, "formatting does not come to rest");
+        }
+        match parse("the policy", &text) {
+            Ok(policy) => {
+                let bytes = policy.tables().expect("a policy that holds has tables");
+                let tables = Tables::parse(&bytes).expect("the kernel takes the compiler's tables");
+                assert_eq!(tables.policy_hash(), policy.hash());
+            }
+            Err(report) => assert!(!report.to_string().is_empty()),
+        }
+    }
+}
+
+/// Small and whole: the image of `good.toml`.
+fn image() -> Vec<u8> {
+    thread_local! {
+        static IMAGE: Vec<u8> = crate::elf::image::image();
+    }
+    IMAGE.with(Clone::clone)
+}
+
+/// A change of an image.
+#[derive(Arbitrary, Debug)]
+pub enum Change {
+    /// In the headers, at the start.
+    Header(u16, Claim),
+    Byte(u32, u8),
+    Bytes(u32, Bytes),
+    Cut(u32),
+    Append(Bytes),
+    /// A part of the file stands in another place, too.
+    Copy(u32, u32, u16),
+}
+
+/// An image that somebody changed.
+pub struct Image(Vec<u8>);
+
+impl Image {
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        let length = self.0.len().max(1);
+        for (place, byte) in self.0.iter_mut().skip(at % length).zip(bytes) {
+            *place = *byte;
+        }
+    }
+}
+
+impl World for Image {
+    type Setup = ();
+    type Step = Change;
+
+    fn new((): (), _: &Trace) -> Self {
+        Image(image())
+    }
+
+    fn step(&mut self, change: Change) {
+        match change {
+            Change::Header(at, claim) => {
+                let at = usize::from(at % 1024) & !3;
+                let honest =
+                    self.0.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes);
+                self.put(at, &claim.of(honest).to_le_bytes());
+            }
+            Change::Byte(at, value) => self.put(at as usize, &[value]),
+            Change::Bytes(at, Bytes(bytes)) => self.put(at as usize, &bytes),
+            Change::Cut(at) => self.0.truncate(at as usize % (self.0.len() + 1)),
+            Change::Append(Bytes(bytes)) if self.0.len() < 1 << 20 => self.0.extend(bytes),
+            Change::Append(_) => {}
+            Change::Copy(from, to, length) => {
+                let start = from as usize % (self.0.len() + 1);
+                let end = (start + usize::from(length)).min(self.0.len());
+                let part = self.0[start..end].to_vec();
+                self.put(to as usize, &part);
+            }
+        }
+    }
+
+    /// The proof ends, with a verdict or without; and the image that nobody changed holds.
+    fn honest(self) {
+        let check = |file: &[u8]| {
+            if let Ok(verdict) = verify(file, &Against::default()) {
+                assert!(!verdict.text().is_empty() && verdict.json().is_object());
+            }
+        };
+        check(&self.0);
+        // Sealed again, if the seal is where it was: what lies behind the seal is looked at, too.
+        let (whole, mut file) = (image(), self.0);
+        let sections = u64::from_le_bytes(whole[40..48].try_into().expect("8 bytes")) as usize;
+        let places = [40..48, sections + 64..sections + 128];
+        if file.len() == whole.len() && places.into_iter().all(|place| file[place.clone()] == whole[place]) {
+            crate::elf::seal(&mut file);
+            check(&file);
+        }
+    }
+}
