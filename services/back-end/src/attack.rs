@@ -162,8 +162,10 @@ impl Run {
             Attack::Silent(ms) | Attack::Half(ms) | Attack::Flip(_, _, ms) | Attack::Payload(ms) => ms,
             Attack::Flood(ms) | Attack::Storm(ms) | Attack::Measure(_, ms) | Attack::Wait(ms) => ms,
             Attack::Nodes(nodes) => (nodes.len() as u64 + 1) * NODE_PACE.as_millis() as u64,
+            // Until the front end has looked; an honest publication would set it right.
+            Attack::Producer(..) => 1_500,
             // Two requests must be there to be answered.
-            Attack::Tx(..) => 150,
+            Attack::Tx(..) => 4_000,
             _ => 0,
         };
         self.stage = Stage::Act;
@@ -224,11 +226,12 @@ impl Run {
         None
     }
 
-    /// Lets two requests to send come, and answers them at the end of the stage.
+    /// Lets two requests to send come, and answers them.
     fn lie_of_sent<S: System, M: Memory>(&mut self, link: &mut Link<S, M>, id: Id, status: i16, now: Instant) {
-        if now < self.until {
+        if now < self.until && link.tx.waiting() < 2 {
             return self.ask(link, now);
         }
+        self.until = now;
         let mut before = None;
         while let Some(sent) = link.take_sent() {
             link.look(&sent);
@@ -438,12 +441,12 @@ fn producer<S: System, M: Memory>(link: &Link<S, M>, ring: Ring, to: Move) {
 
 impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(found) = &self.found {
+            return found.fmt(f);
+        }
         let [before, during, after] = self.echoes;
         let answers = if after > 0 { "answers" } else { "is gone" };
         write!(f, "{} acts, {before} and {during} echoes, {answers}", self.acts)?;
-        if let Some(found) = &self.found {
-            write!(f, "; {found}")?;
-        }
         if let Attack::Measure(..) = self.script.attack {
             let (ms, echoes) = (self.took.as_millis().max(1) as u64, u64::from(during.wrapping_sub(before)));
             write!(f, "; {} echoes/s, {} events/s", echoes * 1_000 / ms, self.acts * 1_000 / ms)?;

@@ -41,15 +41,15 @@ impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "mapped {} pages for writing and {} for reading; bytes of nobody's frame: {} received, {} sent, {} beside frames, {} in rings; {} marks, {} pointers",
+            "mapped {} rw, {} ro; stale: {} received, {} sent, {} in rings; {} marks, {} pointers; {} beside frames",
             self.written,
             self.read,
             self.stale_received,
             self.stale_sent,
-            self.beyond,
             self.stale_ring,
             self.marks,
-            self.pointers
+            self.pointers,
+            self.beyond
         )
     }
 }
@@ -75,9 +75,11 @@ pub fn search<S: System, M: Memory>(link: &mut Link<S, M>) -> Found {
         let mut bytes = [0; PAGE_SIZE];
         memory.read(page, &mut bytes);
         let is_ring = reference == link.rings[0] || reference == link.rings[1];
-        if !ours && !is_ring {
-            *stale += full(&bytes);
+        // What was sent to us is ours to see.
+        if ours || is_ring {
+            continue;
         }
+        *stale += full(&bytes);
         found.marks +=
             MARKS.iter().map(|mark| bytes.windows(mark.len()).filter(|part| part == mark).count() as u32).sum::<u32>();
         found.pointers += bytes.chunks_exact(8).filter(|word| word[4..] == POINTER).count() as u32;

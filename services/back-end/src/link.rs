@@ -86,6 +86,8 @@ pub struct Link<S, M> {
     rx_events: Port<S>,
     spare_events: Port<S>,
     split: bool,
+    /// The channels may be open.
+    bound: bool,
     /// The front end's domain.
     pub peer: DomId,
     /// Its hardware address, when it has told.
@@ -119,6 +121,7 @@ impl<S: System, M: Memory> Link<S, M> {
             rx_events,
             spare_events,
             split: false,
+            bound: false,
             peer: DomId(0),
             mac: None,
             echoes: 0,
@@ -147,16 +150,19 @@ impl<S: System, M: Memory> Link<S, M> {
                 return Err("a ring cannot be mapped");
             }
         }
+        self.bound = true;
         let bound = self.tx_events.bind(peer, EvtchnPort(keys.tx_port)).is_ok()
             && (!self.split || self.rx_events.bind(peer, EvtchnPort(keys.rx_port)).is_ok());
-        // A channel that is never bound; it may be there from an earlier connection.
+        // What it is for can be told without it, too.
         let _ = self.spare_events.open(peer);
         if bound { Ok(()) } else { Err("an event channel cannot be bound") }
     }
 
     /// Closes the channels.
     pub fn hang_up(&mut self) {
-        let _ = (self.tx_events.close(), self.rx_events.close(), self.spare_events.close());
+        if core::mem::take(&mut self.bound) {
+            let _ = (self.tx_events.close(), self.rx_events.close(), self.spare_events.close());
+        }
     }
 
     /// Lets go of everything.

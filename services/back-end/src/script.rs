@@ -15,6 +15,14 @@ pub struct Script {
     pub attack: Attack,
 }
 
+impl Script {
+    /// Whether the test does a part of it.
+    #[must_use]
+    pub fn by_test(&self) -> bool {
+        matches!(self.attack, Attack::Wait(_)) && self.nodes.is_empty()
+    }
+}
+
 /// A ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ring {
@@ -147,10 +155,13 @@ const fn rx(id: Id, offset: u16, flags: u16, status: i16, times: u32) -> Attack 
     Attack::Rx { id, offset, flags, status, times }
 }
 
-const ID: &[&str] = &["a response to a request that was not made"];
-const PRODUCER: &[&str] = &["more responses than requests"];
-const BOUNDS: &[&str] = &["a frame outside of its page"];
-const FLAGS: &[&str] = &["a feature that was not agreed on"];
+/// What netfront calls violations of the protocol of the rings.
+const ID: &[&str] = &["response to a request that is not outstanding"];
+const PRODUCER: &[&str] = &["ring index: more responses than requests"];
+const BOUNDS: &[&str] = &["response outside its page"];
+const FEATURE: &[&str] = &["response with something that was not negotiated"];
+/// A chain that has no end is too long, or not agreed on.
+const CHAIN: &[&str] = &["response with something that was not negotiated", "frame of too many slots"];
 const NO_COPY: &[&str] = &["the back end does not copy received frames"];
 const NONE: &[&str] = &[];
 
@@ -165,7 +176,7 @@ pub static SCRIPTS: &[Script] = &[
     script("tx-id-huge", "the largest id", ID, Attack::Tx(Id::Exact(u16::MAX), 0)),
     script("tx-status-error", "each frame fails", NONE, Attack::Tx(Id::Right, -1)),
     script("tx-status-absurd", "a status that does not exist", NONE, Attack::Tx(Id::Right, i16::MIN)),
-    script("tx-status-null", "answers as to an extra-info slot", NONE, Attack::Tx(Id::Right, 1)),
+    script("tx-status-null", "answers as to an extra-info slot", ID, Attack::Tx(Id::Right, 1)),
     script("tx-producer-one", "one response too many", PRODUCER, Attack::Producer(Ring::Tx, Move::Beyond(1))),
     script("tx-producer-jump", "the producer is a ring ahead", PRODUCER, Attack::Producer(Ring::Tx, Move::Beyond(256))),
     script(
@@ -194,26 +205,26 @@ pub static SCRIPTS: &[Script] = &[
         rx(Id::Right, 0, 0, i16::MIN, ALL),
     ),
     script("rx-runt", "frames shorter than a header, in every buffer", NONE, rx(Id::Right, 0, 0, 13, ALL)),
-    script("rx-more-data", "one frame in two slots, not agreed on", FLAGS, rx(Id::Right, 0, MORE, 60, 2)),
-    script("rx-more-data-endless", "a chain of slots without end", FLAGS, rx(Id::Right, 0, MORE, 60, ALL)),
-    script("rx-more-data-errors", "a chain of errors without end", FLAGS, rx(Id::Right, 0, MORE, -1, ALL)),
-    script("rx-flag-gso-prefix", "a flag of a feature that is gone", FLAGS, rx(Id::Right, 0, 16, 60, 1)),
-    script("rx-flags-all", "every flag", FLAGS, rx(Id::Right, 0, u16::MAX, 60, 1)),
-    script("rx-extra-gso-zero", "segments of no bytes", FLAGS, Attack::Extra(GSO, 0, [0, 0, 1, 0, 0, 0], 1)),
+    script("rx-more-data", "one frame in two slots, not agreed on", FEATURE, rx(Id::Right, 0, MORE, 60, 2)),
+    script("rx-more-data-endless", "a chain of slots without end", CHAIN, rx(Id::Right, 0, MORE, 60, ALL)),
+    script("rx-more-data-errors", "a chain of errors without end", CHAIN, rx(Id::Right, 0, MORE, -1, ALL)),
+    script("rx-flag-gso-prefix", "a flag of a feature that is gone", FEATURE, rx(Id::Right, 0, 16, 60, 1)),
+    script("rx-flags-all", "every flag", FEATURE, rx(Id::Right, 0, u16::MAX, 60, 1)),
+    script("rx-extra-gso-zero", "segments of no bytes", FEATURE, Attack::Extra(GSO, 0, [0, 0, 1, 0, 0, 0], 1)),
     script(
         "rx-extra-gso-type",
         "segments of an unknown protocol",
-        FLAGS,
+        FEATURE,
         Attack::Extra(GSO, 0, [0xb4, 5, 9, 0, 0, 0], 1),
     ),
-    script("rx-extra-unknown", "extra information of an unknown type", FLAGS, Attack::Extra(0xEE, 0, [0xff; 6], 1)),
+    script("rx-extra-unknown", "extra information of an unknown type", FEATURE, Attack::Extra(0xEE, 0, [0xff; 6], 1)),
     script(
         "rx-extra-endless",
         "extra information without end",
-        FLAGS,
+        CHAIN,
         Attack::Extra(GSO, 1, [0xb4, 5, 1, 0, 0, 0], ALL),
     ),
-    script("rx-extra-missing", "extra information announced and not given", FLAGS, rx(Id::Right, 0, EXTRA, 60, 1)),
+    script("rx-extra-missing", "extra information announced and not given", FEATURE, rx(Id::Right, 0, EXTRA, 60, 1)),
     script("rx-producer-one", "one response too many", PRODUCER, Attack::Producer(Ring::Rx, Move::Beyond(1))),
     script(
         "rx-producer-far",

@@ -23,6 +23,8 @@ const SEEK: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_millis(40);
 /// How long the front end may take to connect before the script is taken to be over.
 const CONNECT_TIME: Duration = Duration::from_secs(20);
+/// How long the toolstack is given to see that the back end has closed.
+const REMOVE_TIME: Duration = Duration::from_millis(300);
 /// How long it is given to refuse an offer.
 const REFUSE_TIME: Duration = Duration::from_secs(2);
 
@@ -46,6 +48,9 @@ enum Step {
     /// It does not any more.
     Keep,
     Close,
+    /// The toolstack takes the device away when its directory has gone, which is for the back end to remove.
+    AwaitOffline,
+    Remove,
     Gone,
 }
 
@@ -130,7 +135,7 @@ impl<S: System, M: Memory> BackEnd<S, M> {
             },
             Step::InitWait => Action::Write(self.own("state"), value("2")),
             Step::AwaitFront | Step::Front => Action::Read(self.theirs("state")),
-            Step::AwaitOnline | Step::Online | Step::Keep => Action::Read(self.own("online")),
+            Step::AwaitOnline | Step::Online | Step::Keep | Step::AwaitOffline => Action::Read(self.own("online")),
             Step::Key(index) => Action::Read(self.theirs(KEYS.get(index).copied().unwrap_or_default())),
             Step::Connected => Action::Write(self.own("state"), value("4")),
             Step::Node => match self.node {
@@ -139,6 +144,7 @@ impl<S: System, M: Memory> BackEnd<S, M> {
                 None => Action::Read(self.own("online")),
             },
             Step::Close => Action::Write(self.own("state"), value("6")),
+            Step::Remove => Action::Remove(self.path(format_args!("backend/vif/{}/0", self.front))),
         }
     }
 
@@ -206,7 +212,10 @@ impl<S: System, M: Memory> BackEnd<S, M> {
                 self.link.iter_mut().for_each(Link::disconnect);
                 self.go(Step::Close, now);
             }
-            Step::Close => self.go(Step::Gone, now + LOOK),
+            Step::Close => self.go(Step::AwaitOffline, now + LOOK),
+            Step::AwaitOffline if bytes == b"1" => self.go(Step::AwaitOffline, now + LOOK),
+            Step::AwaitOffline => self.go(Step::Remove, now + REMOVE_TIME),
+            Step::Remove => self.go(Step::Gone, now),
             Step::Gone if names(bytes).any(|name| name == b"0") => self.go(Step::Gone, now + LOOK),
             Step::Gone => self.go(Step::Domains, now),
         }

@@ -1,0 +1,190 @@
+//! A hostile back end on real Xen: another guest, made of our own kernel, takes netback's place and runs its scripts
+//! (`services/back-end`). After each the image lives, says what it refused, and serves HTTP over an honest back end.
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use cloister_back_end::script::{Attack, SCRIPTS, Script};
+use cloister_bed::cpio::Archive;
+use cloister_bed::{Bed, Config, Guest};
+use support::guest;
+
+/// How long one step of a script may take, the 30 s of the storm included.
+const STEP: Duration = Duration::from_secs(180);
+/// The device, as `xl` is told of it.
+const VIF: &str = "mac=00:16:3e:11:22:33";
+/// The guest of the front end, and that of the back end.
+const FRONT: &str = "cloister";
+const BACK: &str = "back-end";
+/// What the image serves over the honest back end; the hostile one looks for it in memory.
+const CANARY: &str = "CANARY: what one back end carried, no other may see";
+
+struct Arena {
+    bed: Bed,
+    front: Guest,
+    back: Guest,
+}
+
+/// What came of a script.
+struct Row {
+    name: &'static str,
+    took: Duration,
+    /// What should have been otherwise.
+    wrong: Vec<String>,
+}
+
+impl Arena {
+    fn new() -> Arena {
+        let mut archive = Archive::new(Vec::new());
+        archive.file("index.html", 0o644, CANARY.repeat(20).as_bytes()).expect("in memory");
+        let site = tempfile::NamedTempFile::new().expect("file");
+        std::fs::write(site.path(), archive.finish().expect("in memory")).expect("write");
+        // On a processor each, so that one writes while the other reads.
+        let extra = "cpus = \"0\"\n".to_owned();
+        let front = Guest { mac: None, extra, ramdisk: Some(site.path().to_owned()), ..guest("default") };
+        let extra = "cpus = \"1\"\ndriver_domain = 1\nmax_maptrack_frames = 4\n".to_owned();
+        let back = Guest { name: BACK.to_owned(), mac: None, extra, cmdline: String::new(), ..guest("back-end") };
+        let mut progress = |text: &str| println!("hostile: {text}");
+        let config = Config { guests_mib: 256, ..Config::new("hostile") };
+        let bed = Bed::start(&config, &mut progress).unwrap_or_else(|error| panic!("{error}"));
+        for guest in [&front, &back] {
+            bed.create(guest, &mut progress).unwrap_or_else(|error| panic!("{error}"));
+        }
+        let arena = Arena { bed, front, back };
+        arena.dom0("xl vcpu-pin Domain-0 all 0");
+        arena
+    }
+
+    fn console(&self, guest: &Guest) -> String {
+        std::fs::read_to_string(self.bed.guest_log(&guest.name)).unwrap_or_default()
+    }
+
+    /// Runs commands in dom0, which must succeed.
+    fn dom0(&self, commands: &str) {
+        let output = self.bed.dom0(commands, STEP).unwrap_or_else(|error| panic!("{error}"));
+        assert!(output.success(), "{commands}\n{}\n{}", output.stdout, self.console(&self.front));
+    }
+
+    /// Takes the device away, if there is one, and attaches another, with `more` about it.
+    fn attach(&self, before: &str, more: &str) {
+        self.dom0(&format!(
+            "xl network-detach {FRONT} 0 2> /dev/null\n{before}\nxl network-attach {FRONT} {VIF} {more}"
+        ));
+    }
+
+    /// What the back end tells of a script when it is over; its domain may be gone by then.
+    fn outcome(&self, script: &Script) -> String {
+        let mark = format!("done {}: ", script.name);
+        let told = || {
+            let console = self.console(&self.back);
+            let whole = console.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            whole.lines().rev().find_map(|line| Some(line.split_once(&mark)?.1.trim_end().to_owned()))
+        };
+        let heard = || told().is_some();
+        self.bed.wait_for_guest(&self.back, script.name, STEP, &heard).unwrap_or_else(|error| panic!("{error}"));
+        told().unwrap_or_default()
+    }
+
+    /// What the front end's image has said since its console had so many bytes.
+    fn said(&self, since: usize) -> Vec<String> {
+        let console = self.console(&self.front);
+        console.get(since..).unwrap_or_default().lines().map(|line| line.trim_end().to_owned()).collect()
+    }
+
+    /// What the test does itself while a script runs.
+    fn meanwhile(&self, script: &Script) {
+        let node = |path: &str| format!("/local/domain/$(xl domid {BACK})/backend/vif/$(xl domid {FRONT})/0/{path}");
+        let device = format!("/local/domain/$(xl domid {FRONT})/device/vif/0");
+        match script.name {
+            "nodes-huge" => {
+                let long = "4".repeat(2_000);
+                self.dom0(&format!("xenstore-write {} {long} {} {long}", node("state"), node("feature-rx-copy")));
+            }
+            "toolstack-nonsense" => self.dom0(&format!(
+                "xenstore-write {device}/mac ff:ff:ff:ff:ff:ff {device}/mtu 99999999999 {device}/backend-id 32752 {device}/backend /"
+            )),
+            "measure-calm" | "measure-nobody" | "measure-storm" => self.shares(),
+            "destroyed" => self.bed.destroy_guest(BACK).unwrap_or_else(|error| panic!("{error}")),
+            _ => {}
+        }
+    }
+
+    fn run(&self, script: &'static Script) -> Row {
+        let (began, length) = (Instant::now(), self.console(&self.front).len());
+        let choose = format!("xenstore-write /local/domain/$(xl domid {BACK})/data/script {}", script.name);
+        self.attach(&choose, &format!("backend={BACK}"));
+        let measures = matches!(script.attack, Attack::Measure(..));
+        let back = if script.by_test() || measures { self.stands(length) } else { String::new() };
+        self.meanwhile(script);
+        let back = if script.name == "destroyed" { back } else { self.outcome(script) };
+        self.attach("", "bridge=xenbr0");
+        self.bed.wait_for_http(&self.front, STEP, &mut |_| ()).unwrap_or_else(|error| panic!("{error}"));
+        let (took, front) = (began.elapsed(), self.said(length));
+        println!("{:5.1} s  {:22} {back}", took.as_secs_f32(), script.name);
+        let report = |line: &&String| measures && !line.contains("netfront:");
+        front.iter().filter(|line| !report(line)).for_each(|line| println!("{:32}| {line}", ""));
+        let says = |wanted: &&str| front.iter().any(|line| line.contains(wanted));
+        let mut wrong = Vec::new();
+        if !script.says.is_empty() && !script.says.iter().any(says) {
+            wrong.push(format!("the image does not say {:?}", script.says));
+        }
+        if ["fault:", "fatal:", "panicked", "restart:"].iter().any(says) {
+            wrong.push("a service or the kernel failed".to_owned());
+        }
+        if script.name == "dump" && !back.contains("stale: 0 received, 0 sent, 0 in rings; 0 marks, 0 pointers") {
+            wrong.push(format!("granted pages show more than frames: {back}"));
+        }
+        wrong.iter().for_each(|wrong| println!("{:32}! {wrong}", ""));
+        Row { name: script.name, took, wrong }
+    }
+
+    /// Prints what the services of the front end's image use of the processor in the midst of a measurement.
+    fn shares(&self) {
+        let mut reports: Vec<Vec<(String, u64)>> = Vec::new();
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_secs(1));
+            let before = self.console(&self.front).len();
+            self.dom0(&format!("xl trigger {FRONT} nmi"));
+            let whole = || self.said(before).iter().any(|line| line.starts_with("cloister: idle "));
+            self.bed.wait_for_guest(&self.front, "a report", STEP, &whole).unwrap_or_else(|error| panic!("{error}"));
+            reports.push(self.said(before).iter().filter_map(|line| figure(line)).collect());
+        }
+        let [first, second] = &reports[..] else { return };
+        let passed = |name: &str| {
+            let of = |report: &[(String, u64)]| {
+                report.iter().find(|(other, _)| other == name).map_or(0, |(_, value)| *value)
+            };
+            of(second).saturating_sub(of(first))
+        };
+        let time = passed("at").max(1) * 1_000;
+        let shares = second.iter().filter(|(name, _)| name != "at");
+        let shares = shares.map(|(name, _)| format!("{name} {:.1} %", 100.0 * passed(name) as f64 / time as f64));
+        println!("{:32}= {}", "", shares.collect::<Vec<_>>().join(", "));
+    }
+
+    /// Waits until the front end says that it is connected.
+    fn stands(&self, length: usize) -> String {
+        let stands = || self.said(length).iter().any(|line| line.contains("netfront: connected"));
+        self.bed.wait_for_guest(&self.front, "the connection", STEP, &stands).unwrap_or_else(|error| panic!("{error}"));
+        "the connection stands".to_owned()
+    }
+}
+
+/// A name and a number of the kernel's report: of a service, the µs that it has used; of `at`, ms.
+fn figure(line: &str) -> Option<(String, u64)> {
+    let (name, rest) = line.strip_prefix("cloister: ")?.split_once(' ')?;
+    Some((name.to_owned(), rest.split(' ').next()?.parse().ok()?))
+}
+
+#[test]
+fn the_image_outlives_every_script_and_serves_again() {
+    let arena = Arena::new();
+    let rows: Vec<Row> = SCRIPTS.iter().map(|script| arena.run(script)).collect();
+    let time: Duration = rows.iter().map(|row| row.took).sum();
+    println!("{} scripts in {:.0} s", rows.len(), time.as_secs_f32());
+    arena.bed.finish(&[FRONT]);
+    let wrong: Vec<_> = rows.iter().flat_map(|row| row.wrong.iter().map(move |wrong| (row.name, wrong))).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
