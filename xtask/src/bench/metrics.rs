@@ -118,6 +118,20 @@ pub const REQUEST_SWITCHES: Metric =
     less("request-switches", "service switches per small request (load: connections)", "");
 pub const REQUEST_CALLS: Metric = less("request-calls", "system calls per small request (load: connections)", "");
 
+/// Instructions of the pure code, by the names that `cloister-costs` gives its pieces.
+pub const PIECES: &[Metric] = &[
+    less("check", "one capability check in the kernel", "instructions"),
+    less("hop", "queue hop of a 16-byte descriptor, receiver asleep, with check", "instructions").limit(40.0),
+    less("hop-32", "the same in a batch of 32, each", "instructions").limit(15.0),
+    less("ring", "a transmit request into the ring, published", "instructions"),
+    less("ring-32", "the same in a batch of 32, each", "instructions"),
+    less("parse-35", "parsing an HTTP request of 35 bytes", "instructions"),
+    less("parse-177", "parsing an HTTP request of 177 bytes", "instructions"),
+    less("checksum-64", "verifying a TCP segment in a frame of 78 bytes", "instructions"),
+    less("checksum-1500", "verifying a TCP segment in a frame of 1,514 bytes", "instructions"),
+    less("lookup", "finding one of 10,000 connections", "instructions"),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,7 @@
 
 mod document;
 mod faults;
+mod host;
 mod machine;
 mod metrics;
 mod plot;
@@ -56,6 +57,8 @@ enum Choice {
     Icount,
     /// This machine's clock: many repetitions, in turns
     Wall,
+    /// No machine: the instructions of the pure code
+    Host,
     /// All of them
     All,
 }
@@ -82,6 +85,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         let setup =
             Setup { image: &image.elf, site: site.path(), page: &page, clock: part.clock, offload: part.offload };
         measure(arguments, &part, setup, &mut run, &mut stages)?;
+    }
+    if matches!(arguments.regime, Choice::Host | Choice::All) {
+        host::measure(&mut run, &mut stages)?;
     }
     stages.done();
     run.seconds = began.elapsed().as_secs();
@@ -116,13 +122,13 @@ fn parts(arguments: &Arguments) -> Vec<Part> {
         repeats: arguments.repeat.unwrap_or(if arguments.quick { 1 } else { repeats }),
     };
     let mut parts = Vec::new();
-    if arguments.regime != Choice::Wall {
+    if matches!(arguments.regime, Choice::Icount | Choice::All) {
         parts.push(part(Clock::Instructions, true, scale, 2));
         if !arguments.quick {
             parts.push(part(Clock::Instructions, false, Scale::Quick, 1));
         }
     }
-    if arguments.regime != Choice::Icount {
+    if matches!(arguments.regime, Choice::Wall | Choice::All) {
         parts.push(part(Clock::Wall, true, Scale::Quick, 11));
     }
     parts
@@ -152,7 +158,7 @@ fn measure(arguments: &Arguments, part: &Part, setup: Setup<'_>, run: &mut Run, 
     let name = format!("bench-{}{}", regime(part.clock), if part.offload { "" } else { "-plain" });
     let mut machine = Machine::start(setup, &name, Config::new(&name), &mut |text| stages.begin(text))?;
     let wanted = |job: &Job| arguments.only.is_empty() || arguments.only.iter().any(|only| only == job.name);
-    for job in work::jobs(part.scale).iter().filter(|job| wanted(job)) {
+    for job in work::jobs(part.scale, part.clock).iter().filter(|job| wanted(job)) {
         for repeat in 0..if job.once { 1 } else { part.repeats } {
             let load = job.load.map(|load| format!(" {}", table::number(load))).unwrap_or_default();
             stages.begin(&format!("{}{load}, round {}", job.name, repeat + 1));

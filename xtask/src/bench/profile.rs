@@ -32,7 +32,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let jobs = work::jobs(Scale::Quick);
+    let jobs = work::jobs(Scale::Quick, Clock::Instructions);
     let fits = |job: &&work::Job| job.name == arguments.job && job.load.is_none_or(|load| load == arguments.load);
     let Some(job) = jobs.iter().find(fits) else {
         let known = jobs
