@@ -1,0 +1,81 @@
+//! The kernel of the image that ships, over a machine that does nothing: the price of a capability check.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use cloister_caps::tables::Tables;
+use cloister_caps::{DomId, EvtchnPort, Fault, Gfn, GrantRef, Kind, Operation, PAGE_SIZE, Slot};
+use cloister_interfaces::System;
+use cloister_kernel_core::memory::{Frames, FreeMemory};
+use cloister_kernel_core::place::{Given, place};
+use cloister_kernel_core::{Kernel, Outcome, Platform};
+
+/// The policy that ships.
+const POLICY: &str = include_str!("../../../policy/default.toml");
+
+struct Nothing;
+
+impl Platform for Nothing {
+    fn now(&mut self) -> u64 {
+        0
+    }
+    fn wall(&mut self) -> Option<u64> {
+        None
+    }
+    fn random(&mut self) -> Option<[u64; 2]> {
+        None
+    }
+    fn service_text(&mut self, _: &str, _: u8, _: &[u8]) {}
+    fn log(&mut self, _: core::fmt::Arguments<'_>) {}
+    fn open_port(&mut self, _: DomId) -> Option<EvtchnPort> {
+        None
+    }
+    fn send(&mut self, _: EvtchnPort) {}
+    fn close_port(&mut self, _: EvtchnPort) {}
+    fn unmask(&mut self, _: EvtchnPort) {}
+    fn grant(&mut self, _: GrantRef, _: Gfn, _: DomId, _: bool) {}
+    fn end_grant(&mut self, _: GrantRef) -> bool {
+        true
+    }
+    fn clear(&mut self, _: Gfn) {}
+}
+
+/// A service's way into the kernel, in which it holds one end of a queue.
+#[derive(Clone)]
+pub struct Caller {
+    kernel: Rc<RefCell<Kernel<'static>>>,
+    service: u8,
+    /// The slot of that end.
+    pub slot: Slot,
+}
+
+impl Caller {
+    /// The first holder of a sending end in the policy.
+    ///
+    /// # Errors
+    /// What is wrong with the policy.
+    pub fn new() -> Result<Self, String> {
+        let policy = cloister_policy::parse("the policy", POLICY).map_err(|report| report.to_string())?;
+        let bytes = policy.tables().ok_or("the policy has no tables")?.leak();
+        let tables = Tables::parse(bytes).map_err(|error| format!("{error:?}"))?;
+        let end = tables.capabilities().iter().find(|capability| capability.kind == Kind::Sender);
+        let end = end.ok_or("the policy has no queue")?;
+        let mut free = FreeMemory::new();
+        free.add(Frames { start: 0x400, end: (32 << 20) / PAGE_SIZE as u64 });
+        let given = Given { module: None, command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
+        let places = place(&tables, &mut free, &given, 0).map_err(|_| "the regions have no place")?;
+        let kernel = Rc::new(RefCell::new(Kernel::new(tables, places, 0, 32 << 20)));
+        Ok(Caller { kernel, service: end.service, slot: Slot(end.slot) })
+    }
+}
+
+impl System for Caller {
+    fn invoke(&self, slot: Slot, operation: Operation, [a, b, c, d]: [u64; 4]) -> Result<[u64; 2], Fault> {
+        let arguments = [u64::from(slot.0), operation as u64, a, b, c, d];
+        let call = cloister_caps::abi::SYSTEM_CALL_INVOKE;
+        match self.kernel.borrow_mut().system_call(&mut Nothing, self.service, call, arguments) {
+            Outcome::Answer(answer) => Ok(answer.words),
+            _ => Ok([0; 2]),
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! `cloister-costs NAME COUNT` does one piece of the image's pure code COUNT times. `cargo xtask bench --regime host` runs it
+//! under valgrind with two counts; the difference is what one time costs. Without arguments it lists the names,
+//! and of how many units each is.
+#![forbid(unsafe_code)]
+
+mod kernel;
+mod memory;
+
+use std::hint::black_box;
+use std::process::ExitCode;
+
+use cloister_caps::{Operation, PAGE_SIZE};
+use cloister_http::request;
+use cloister_interfaces::message::{Malformed, Message, Reader, Writer};
+use cloister_interfaces::queue::{End, Receiver, Sender, producer_pages};
+use cloister_interfaces::system::System;
+use cloister_netfront::ring::Front;
+use cloister_tcpip::frame;
+use cloister_tcpip::table::{Key, Table};
+
+use crate::kernel::Caller;
+use crate::memory::Words;
+
+/// Prepares a piece; what comes back does it once.
+type Piece = fn() -> Result<Box<dyn FnMut()>, String>;
+
+/// The pieces: name, how many units one time is, how to prepare it.
+const PIECES: [(&str, u32, Piece); 10] = [
+    ("check", 1, check),
+    ("hop", 1, || hop(1)),
+    ("hop-32", 32, || hop(32)),
+    ("ring", 1, || ring(1)),
+    ("ring-32", 32, || ring(32)),
+    ("parse-35", 1, || parse("GET / HTTP/1.1\r\nHost: 10.0.2.15\r\n\r\n")),
+    ("parse-177", 1, || parse(BROWSER)),
+    ("checksum-64", 1, || checksum(24)),
+    ("checksum-1500", 1, || checksum(1460)),
+    ("lookup", 1, lookup),
+];
+
+/// A request of 177 bytes.
+const BROWSER: &str = "GET / HTTP/1.1\r\nHost: www.example.org\r\nUser-Agent: Mozilla/5.0 (X11; Linux)\r\n\
+    Accept: text/html,application/xhtml+xml\r\nAccept-Language: en-GB,en;q=0.5\r\nConnection: keep-alive\r\n\r\n";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [name, count] = arguments.as_slice() else {
+        PIECES.iter().for_each(|(name, units, _)| println!("{name} {units}"));
+        return ExitCode::SUCCESS;
+    };
+    match run(name, count) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(name: &str, count: &str) -> Result<(), String> {
+    let count: u32 = count.parse().map_err(|_| "COUNT is a number")?;
+    let (.., piece) = PIECES.iter().find(|(known, ..)| *known == name).ok_or("there is no such piece")?;
+    let mut piece = piece()?;
+    (0..count).for_each(|_| piece());
+    Ok(())
+}
+
+/// One invocation of a capability: finding it, its rights, the operation, and noting it.
+fn check() -> Result<Box<dyn FnMut()>, String> {
+    let caller = Caller::new()?;
+    Ok(Box::new(move || {
+        let _ = black_box(caller.invoke(caller.slot, Operation::QueueNotify, [0; 4]));
+    }))
+}
+
+/// A descriptor of 16 bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Descriptor([u32; 4]);
+
+impl Message for Descriptor {
+    const SIZE: usize = 16;
+    fn encode(&self, writer: &mut Writer<'_>) {
+        self.0.iter().for_each(|word| writer.u32(*word));
+    }
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Descriptor([reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?]))
+    }
+}
+
+/// A batch of descriptors through a queue to a receiver that sleeps: written, announced with one capability check, taken, and
+/// the receiver asleep again.
+fn hop(batch: u32) -> Result<Box<dyn FnMut()>, String> {
+    const DEPTH: u32 = 64;
+    let caller = Caller::new()?;
+    let producer = Words::new(producer_pages(Descriptor::SIZE, DEPTH as usize) * PAGE_SIZE);
+    let end = End { slot: caller.slot, bit: 0, depth: DEPTH, producer, consumer: Words::new(PAGE_SIZE) };
+    let mut sender = Sender::<Descriptor, _, _>::new(caller.clone(), end.clone());
+    let mut receiver = Receiver::<Descriptor, _, _>::new(caller, end);
+    Ok(Box::new(move || {
+        for number in 0..batch {
+            assert!(sender.push(black_box(&Descriptor([number, 1, 2, 3]))).is_ok());
+        }
+        sender.flush();
+        let mut taken = 0;
+        while let Some(message) = receiver.pop() {
+            let _ = black_box(message);
+            taken += 1;
+        }
+        assert_eq!(taken, batch);
+    }))
+}
+
+/// A batch of transmit requests into the ring shared with the back end, and announcing it.
+fn ring(batch: u32) -> Result<Box<dyn FnMut()>, String> {
+    let memory = Words::new(PAGE_SIZE);
+    Ok(Box::new(move || {
+        let mut front = Front::<_, 12>::new(memory.clone(), 0);
+        for number in 0..batch {
+            front.push(black_box([number, 0, 1514 << 16]));
+        }
+        black_box(front.publish());
+    }))
+}
+
+fn parse(text: &'static str) -> Result<Box<dyn FnMut()>, String> {
+    if !matches!(request::parse(text.as_bytes()), Ok(Some((_, length))) if length == text.len()) {
+        return Err("the request is not whole".to_owned());
+    }
+    Ok(Box::new(move || {
+        let _ = black_box(request::parse(black_box(text.as_bytes())));
+    }))
+}
+
+/// A TCP segment's checksum.
+fn checksum(payload: usize) -> Result<Box<dyn FnMut()>, String> {
+    let mut frame = vec![0; 14 + 20 + 20 + payload];
+    frame[12..14].copy_from_slice(&[0x08, 0x00]);
+    let length = u16::try_from(frame.len() - 14).map_err(|_| "too long")?;
+    frame[14] = 0x45;
+    frame[16..18].copy_from_slice(&length.to_be_bytes());
+    frame[23] = 6;
+    frame[46] = 0x50;
+    Ok(Box::new(move || {
+        black_box(frame::is_intact(black_box(&frame)));
+    }))
+}
+
+/// Finding a connection by its addresses and ports among 10,000.
+fn lookup() -> Result<Box<dyn FnMut()>, String> {
+    const COUNT: u16 = 10_000;
+    let mut table = Table::new(usize::from(COUNT), 0x9E37_79B9_7F4A_7C15);
+    let key = |index: u16| Key::new([10, 0, 2, 20], 20_000 + index, 80);
+    (0..COUNT).for_each(|index| table.insert(index, key(index)));
+    let mut index = 0;
+    Ok(Box::new(move || {
+        index = (index + 1) % COUNT;
+        assert_eq!(table.find(black_box(key(index))), Some(index));
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_piece_can_be_done() {
+        for (name, ..) in PIECES {
+            run(name, "3").unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        assert!(run("nonsense", "1").is_err());
+        assert!(run("check", "many").is_err());
+    }
+}
