@@ -16,6 +16,9 @@ pub mod script;
 mod service;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 use arrayvec::ArrayVec;
 use cloister_interfaces::capability::{Clock, Console, GrantRule, Port};
 use cloister_interfaces::rules::Granted;

@@ -205,7 +205,7 @@ pub static SCRIPTS: &[Script] = &[
         rx(Id::Right, 0, 0, i16::MIN, ALL),
     ),
     script("rx-runt", "frames shorter than a header, in every buffer", NONE, rx(Id::Right, 0, 0, 13, ALL)),
-    script("rx-more-data", "one frame in two slots, not agreed on", FEATURE, rx(Id::Right, 0, MORE, 60, 2)),
+    script("rx-more-data", "one frame in two slots", NONE, rx(Id::Right, 0, MORE, 60, 2)),
     script("rx-more-data-endless", "a chain of slots without end", CHAIN, rx(Id::Right, 0, MORE, 60, ALL)),
     script("rx-more-data-errors", "a chain of errors without end", CHAIN, rx(Id::Right, 0, MORE, -1, ALL)),
     script("rx-flag-gso-prefix", "a flag of a feature that is gone", FEATURE, rx(Id::Right, 0, 16, 60, 1)),
