@@ -184,7 +184,9 @@ fn the_image_outlives_every_script_and_serves_again() {
     let rows: Vec<Row> = SCRIPTS.iter().map(|script| arena.run(script)).collect();
     let time: Duration = rows.iter().map(|row| row.took).sum();
     println!("{} scripts in {:.0} s", rows.len(), time.as_secs_f32());
-    arena.bed.finish(&[FRONT]);
+    // Its control service has lived through it all, too.
+    arena.bed.shutdown_guest(FRONT).unwrap_or_else(|error| panic!("{error}"));
+    arena.bed.stop();
     let wrong: Vec<_> = rows.iter().flat_map(|row| row.wrong.iter().map(move |wrong| (row.name, wrong))).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
