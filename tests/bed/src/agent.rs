@@ -128,11 +128,13 @@ impl Agent {
         }
     }
 
-    /// Runs a command with `sh` in dom0. `None` when no answer came in time. `alive` is asked from time to time.
+    /// Runs a command with `sh` in dom0, for at most `limit` of dom0's time and `patience` of this machine's. `None` when
+    /// no answer came in time. `alive` is asked from time to time.
     pub fn run(
         &self,
         command: &str,
         limit: Duration,
+        patience: Duration,
         alive: &dyn Fn() -> Result<(), BedError>,
     ) -> Result<Option<Output>, BedError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -144,7 +146,7 @@ impl Agent {
             alive()?;
             return Ok(None);
         }
-        let Some(status) = self.status(number, limit + GRACE, alive)? else { return Ok(None) };
+        let Some(status) = self.status(number, patience + GRACE, alive)? else { return Ok(None) };
         let path = self.folder.join(format!("{number}.out"));
         let output = std::fs::read(&path).at(&path)?;
         Ok(Some(Output { status, stdout: printable(&output) }))
@@ -212,7 +214,10 @@ mod tests {
             std::fs::write(commands.join("1.out"), "hi\r\n").expect("output");
             (&theirs).write_all(b"1 3\n").expect("answer");
         });
-        let output = agent.run("echo hi", Duration::from_secs(5), &|| Ok(())).expect("alive").expect("in time");
+        let output = agent
+            .run("echo hi", Duration::from_secs(5), Duration::from_secs(5), &|| Ok(()))
+            .expect("alive")
+            .expect("in time");
         assert_eq!(output, Output { status: 3, stdout: "hi\n".to_owned() });
         dom0.join().expect("dom0");
     }
@@ -223,6 +228,6 @@ mod tests {
         let (ours, _theirs) = UnixStream::pair().expect("pair");
         let agent = Agent::new(ours, folder.path()).expect("agent");
         let dead = || Err(BedError::Stopped("testing".to_owned()));
-        assert!(agent.run("true", Duration::from_secs(60), &dead).is_err());
+        assert!(agent.run("true", Duration::from_secs(60), Duration::from_secs(60), &dead).is_err());
     }
 }

@@ -25,6 +25,8 @@ mod limit {
 }
 /// How often waiting loops look.
 const LOOK: Duration = Duration::from_millis(20);
+/// How much longer everything may take where one thread does all the work of the machine.
+const ONE_THREAD: u32 = 10;
 /// dom0's memory without the guests' files, and what Xen and QEMU's firmware take beside the domains, in MiB.
 const DOM0_MIB: u64 = 512;
 const XEN_MIB: u64 = 256;
@@ -58,6 +60,16 @@ pub struct Config {
     pub dom0: Dom0,
     /// When it becomes true, every wait ends with [`BedError::Stopped`].
     pub stop: Arc<AtomicBool>,
+}
+
+impl Clock {
+    /// How long to wait on this machine for what should take at most `limit` in the bed.
+    fn patience(self, limit: Duration) -> Duration {
+        match self {
+            Self::Wall => limit,
+            Self::Instructions => limit * ONE_THREAD,
+        }
+    }
 }
 
 impl Config {
@@ -96,6 +108,7 @@ pub struct Bed {
     port: u16,
     watch: Mutex<Watch>,
     stop: Arc<AtomicBool>,
+    clock: Clock,
 }
 
 /// Watches the serial log for the end of Xen or dom0.
@@ -127,6 +140,7 @@ impl Bed {
             watch: Mutex::new(Watch { follower: Follower::new(folder.join("xen.log")), died: None }),
             folder,
             stop: Arc::clone(&config.stop),
+            clock: config.clock,
         };
         starting.finish(&listener, port, progress)
     }
@@ -243,7 +257,7 @@ impl Bed {
     pub fn dom0(&self, command: &str, limit: Duration) -> Result<Output, BedError> {
         let alive = || self.alive("a command ran in dom0");
         let log = self.folder.join("dom0.log");
-        self.agent.run(command, limit, &alive)?.ok_or_else(|| BedError::Timeout {
+        self.agent.run(command, limit, self.clock.patience(limit), &alive)?.ok_or_else(|| BedError::Timeout {
             during: format!("`{command}` in dom0"),
             limit,
             tail: tail(&log, TAIL_LINES),
@@ -347,6 +361,7 @@ struct Starting {
     watch: Mutex<Watch>,
     folder: PathBuf,
     stop: Arc<AtomicBool>,
+    clock: Clock,
 }
 
 impl Starting {
@@ -362,7 +377,8 @@ impl Starting {
             Ok(ready) => Ok(ready.then_some(())),
             Err(reason) => Err(BedError::Dom0 { reason, tail: tail(&dom0_log, TAIL_LINES), log: dom0_log.clone() }),
         })?;
-        Ok(Bed { qemu: self.qemu, agent, folder: self.folder, port, watch: self.watch, stop: self.stop })
+        let Self { qemu, watch, folder, stop, clock } = self;
+        Ok(Bed { qemu, agent, folder, port, watch, stop, clock })
     }
 
     fn wait<T>(
@@ -371,6 +387,7 @@ impl Starting {
         limit: Duration,
         poll: &dyn Fn() -> Result<Option<T>, BedError>,
     ) -> Result<T, BedError> {
+        let limit = self.clock.patience(limit);
         let until = Instant::now() + limit;
         loop {
             if let Some(value) = poll()? {
@@ -491,6 +508,12 @@ mod tests {
         assert_eq!(death("[    1.0] Kernel panic - not syncing: VFS"), Some("dom0"));
         assert_eq!(death("(XEN) [ 9.1] (d1) Panic on CPU 0: I am a guest"), None);
         assert_eq!(death("(XEN) Dom0 has maximum 1 VCPUs"), None);
+    }
+
+    #[test]
+    fn a_machine_of_one_thread_has_more_time() {
+        assert_eq!(Clock::Wall.patience(limit::DOM0), limit::DOM0);
+        assert!(Clock::Instructions.patience(limit::DOM0) > 5 * limit::DOM0);
     }
 
     #[test]
