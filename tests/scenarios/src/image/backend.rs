@@ -38,7 +38,7 @@ impl Backend {
     pub fn run(&mut self, machine: &Machine, store: &mut Xenstored, wire: &mut Wire) -> bool {
         let domain = self.domain;
         let mut told = !wire.to_server.is_empty();
-        self.netback.waiting.extend(wire.to_server.drain(..).map(Frame::from));
+        self.netback.waiting.extend(Frame::merged(wire.to_server.drain(..)));
         for port in &self.bound {
             told |= machine.xen().events.take_remote(domain, *port);
         }

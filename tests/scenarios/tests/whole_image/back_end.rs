@@ -95,3 +95,37 @@ fn one_that_keeps_the_rings_is_waited_for() {
     assert_eq!(image.get("/one").1, b"1");
     assert_no_refusals(&image);
 }
+
+/// Sends so many requests at once that they make segments of full size, and takes their answers.
+fn burst(image: &mut Image) {
+    const REQUESTS: usize = 240;
+    let connection = image.connect();
+    image.send(connection, &b"HEAD /one HTTP/1.1\r\nHost: a\r\n\r\n".repeat(REQUESTS));
+    let mut answers = Vec::new();
+    let answered = |image: &mut Image| {
+        answers.extend(image.take(connection));
+        String::from_utf8_lossy(&answers).matches("HTTP/1.1 200 OK\r\n").count() == REQUESTS
+    };
+    assert!(image.until(60, answered), "{}", image.console());
+}
+
+#[test]
+fn frames_that_it_leaves_uncut_arrive() {
+    let mut image = serving(Options { site: site(), ..Options::default() });
+    burst(&mut image);
+    assert!(image.netback().longest > 4096, "{}", image.netback().longest);
+    assert_no_refusals(&image);
+}
+
+#[test]
+fn one_that_cuts_no_segments_and_takes_no_long_frames_serves_as_well() {
+    for missing in ["feature-sg", "feature-gso-tcpv4"] {
+        let mut image = Image::without_device(Options { site: site(), ..Options::default() });
+        image.netback().features.retain(|(name, _)| name != missing);
+        image.create_device();
+        image.listens(1);
+        burst(&mut image);
+        assert_eq!(image.get("/large").1.len(), 1_000_000);
+        assert_no_refusals(&image);
+    }
+}

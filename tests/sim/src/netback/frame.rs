@@ -19,6 +19,8 @@ impl From<Vec<u8>> for Frame {
 
 const ETHERNET: usize = 14;
 const TCP: u8 = 6;
+const FIN: u8 = 0x01;
+const PUSH: u8 = 0x08;
 const UDP: u8 = 17;
 
 fn half(bytes: &[u8], at: usize) -> u16 {
@@ -77,6 +79,47 @@ impl Frame {
         Frame { bytes, blank: true, segment }
     }
 
+    /// The frames, with TCP segments that go on from each other put together, as Linux does on receipt.
+    #[must_use]
+    pub fn merged(frames: impl IntoIterator<Item = Vec<u8>>) -> Vec<Self> {
+        let mut merged: Vec<Frame> = Vec::new();
+        for frame in frames {
+            if !merged.last_mut().is_some_and(|last| last.append(&frame)) {
+                merged.push(frame.into());
+            }
+        }
+        merged
+    }
+
+    /// Adds the payload of a TCP segment that goes on from this one; whether it does, and there is room.
+    fn append(&mut self, next: &[u8]) -> bool {
+        let (Some((headers, payload)), Some((next_headers, more))) = (tcp_headers(&self.bytes), tcp_headers(next))
+        else {
+            return false;
+        };
+        let size = self.segment.map_or(payload.len(), usize::from);
+        let sequence = |frame: &[u8]| u32::from_be_bytes([frame[38], frame[39], frame[40], frame[41]]);
+        // Addresses and ports; what is acknowledged, flags but for a push, the window, options.
+        let alike = |frame: &[u8], headers: usize| {
+            let flags = frame[47] & !PUSH;
+            [&frame[..14], &frame[26..38], &frame[42..47], &[flags], &frame[48..50], &frame[52..headers]].concat()
+        };
+        let fits = self.bytes.len() + more.len() <= 0xFFFF && more.len() <= size && payload.len().is_multiple_of(size);
+        let follows = sequence(next) == sequence(&self.bytes).wrapping_add(payload.len() as u32);
+        if !fits || !follows || alike(&self.bytes, headers) != alike(next, next_headers) {
+            return false;
+        }
+        let mut bytes = [&self.bytes[..], more].concat();
+        let length = bytes.len() - ETHERNET;
+        set_half(&mut bytes, ETHERNET + 2, length as u16);
+        set_half(&mut bytes, ETHERNET + 10, 0);
+        let sum = !add(0, &bytes[ETHERNET..34]);
+        set_half(&mut bytes, ETHERNET + 10, sum);
+        bytes[47] |= next[47] & PUSH;
+        *self = Frame::unfinished(bytes, Some(size as u16));
+        true
+    }
+
     /// The frames that it becomes: cut, with their checksums.
     ///
     /// # Panics
@@ -99,9 +142,18 @@ impl Frame {
     }
 }
 
+/// The length of the headers and the payload of a TCP segment that can be put together with another: with payload, with an
+/// IPv4 header of 20 bytes, and with no flags but that it acknowledges and pushes.
+fn tcp_headers(frame: &[u8]) -> Option<(usize, &[u8])> {
+    const ACK: u8 = 0x10;
+    let plain = frame.len() > 54 && frame[12..15] == [8, 0, 0x45] && frame[23] == TCP && frame[47] & !PUSH == ACK;
+    let headers = 34 + usize::from(frame.get(46).filter(|_| plain)? >> 4) * 4;
+    let end = ETHERNET + usize::from(half(frame, 16));
+    (end == frame.len() && headers < end).then(|| (headers, &frame[headers..]))
+}
+
 /// Cuts a TCP frame into segments of `size` bytes of payload.
 fn cut(frame: &[u8], size: usize) -> Vec<Vec<u8>> {
-    const FIN_PSH: u8 = 0x09;
     assert_eq!(frame[ETHERNET + 9], TCP, "only TCP is cut");
     let (tcp, ..) = transport(frame);
     let headers = tcp + usize::from(frame[tcp + 12] >> 4) * 4;
@@ -122,7 +174,7 @@ fn cut(frame: &[u8], size: usize) -> Vec<Vec<u8>> {
         let sequence = sequence.wrapping_add((index * size) as u32);
         packet[tcp + 4..tcp + 8].copy_from_slice(&sequence.to_be_bytes());
         if index + 1 < payloads.len() {
-            packet[tcp + 13] &= !FIN_PSH;
+            packet[tcp + 13] &= !(FIN | PUSH);
         }
         complete(&mut packet);
         packet
@@ -171,6 +223,19 @@ mod tests {
         assert_eq!(packets.iter().flat_map(|packet| &packet[54..]).copied().collect::<Vec<_>>(), &whole[54..]);
         assert_eq!(packets.iter().map(|packet| packet[47]).collect::<Vec<_>>(), [0x10, 0x10, 0x19]);
         assert_eq!(packets.iter().map(|packet| half(packet, 40)).collect::<Vec<_>>(), [0, 1000, 2000]);
+    }
+
+    #[test]
+    fn what_was_cut_is_put_together() {
+        let mut whole = tcp_frame(2500);
+        whole[47] = 0x18;
+        complete(&mut whole);
+        let sum = !add(0, &whole[14..34]);
+        set_half(&mut whole, 24, sum);
+        let packets = Frame::unfinished(whole.clone(), Some(1000)).packets();
+        assert_eq!(Frame::merged(packets.clone()), [Frame::unfinished(whole, Some(1000))]);
+        let gap = [packets[0].clone(), packets[2].clone()];
+        assert_eq!(Frame::merged(gap.clone()), gap.map(Frame::from));
     }
 
     #[test]

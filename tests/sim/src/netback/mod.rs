@@ -81,6 +81,8 @@ pub struct Netback {
     pub waiting: VecDeque<Frame>,
     /// Ports of the guest that events were sent to.
     pub events: Vec<u32>,
+    /// The length of the longest frame that was copied to the guest, in bytes.
+    pub longest: usize,
     /// While set, requests to send are left on the ring.
     pub hold_tx: bool,
     /// While set, the guest's frames are sent, but their pages are not given back.
@@ -108,6 +110,7 @@ impl Netback {
             sent: Vec::new(),
             waiting: VecDeque::new(),
             events: Vec::new(),
+            longest: 0,
             hold_tx: false,
             keep_pages: false,
             backwards: false,
@@ -259,6 +262,7 @@ impl Netback {
                 break;
             }
             let mischief = self.mischief.take_if(|mischief| !mischief.is_about_sent());
+            self.longest = self.longest.max(frame.bytes.len());
             connection.frame_to_guest(&frame, mischief, page_of);
             moved = true;
         }
