@@ -1,0 +1,158 @@
+//! tcpip alone, with an application of a few lines above it and a peer of bare segments below.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use cloister_caps::{PAGE_SIZE, Slot};
+use cloister_interfaces::capability::{Clock, Console, Entropy};
+use cloister_interfaces::net::{Net, Offloads, Reply as Link, Request as Sent};
+use cloister_interfaces::socket::{Connection, Reply, Request, Socket};
+use cloister_interfaces::{Client, Memory, Notifications, Server, Service};
+use cloister_sim::{Recorder, SharedMemory, channel};
+use cloister_tcpip::{Caps, service};
+
+use crate::packet::{Answer, MAC, PEER_MAC, Packet, answer};
+
+const PAGES: u16 = 8;
+/// Frames that may come of one that went in.
+const MOST_ANSWERS: usize = 4;
+pub const PORT: u16 = 80;
+
+/// What came of something: the segments to the peer, and what the application was told.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Outcome {
+    pub answers: Vec<Answer>,
+    /// Frames that are no segments.
+    pub others: usize,
+    pub told: Vec<Reply>,
+}
+
+pub struct Rig {
+    system: Recorder,
+    service: Box<dyn Service>,
+    link: Server<Net, Recorder, SharedMemory>,
+    application: Client<Socket, Recorder, SharedMemory>,
+    rx_pool: SharedMemory,
+    tx_pool: SharedMemory,
+    free: VecDeque<u16>,
+    nanoseconds: u64,
+    /// The application's connections, by the peer's port.
+    pub connections: BTreeMap<u16, Connection>,
+}
+
+impl Rig {
+    pub fn new() -> Self {
+        let system = Recorder::new();
+        let pool = || SharedMemory::new(usize::from(PAGES) * PAGE_SIZE);
+        let (rx_pool, tx_pool) = (pool(), pool());
+        let (net, link) = channel::<Net, _>(&system, 1, &system, 2, 32);
+        let (application, server) = channel::<Socket, _>(&system, 3, &system, 4, 8);
+        let service = service(Caps {
+            console: Console::new(system.clone(), Slot(0)),
+            clock: Clock::new(system.clone(), Slot(1)),
+            entropy: Entropy::new(system.clone(), Slot(2)),
+            net,
+            socket_clients: [server].into_iter().collect(),
+            control_clients: [].into_iter().collect(),
+            rx_pool: rx_pool.clone(),
+            tx_pool: tx_pool.clone(),
+            stream_in: SharedMemory::new(3 * 2048),
+            stream_out: SharedMemory::new(3 * 4096),
+            command_line: b"ip=10.0.0.2/24",
+        });
+        let mut rig = Rig {
+            system,
+            service: Box::new(service),
+            link,
+            application,
+            rx_pool,
+            tx_pool,
+            free: (0..PAGES).collect(),
+            nanoseconds: 1 << 30,
+            connections: BTreeMap::new(),
+        };
+        let up = Link::Up { mac: MAC, mtu: 1500, offloads: Offloads::empty() };
+        rig.link.replies.send(&up).expect("room");
+        rig.ask(Request::Listen { port: PORT });
+        rig.step();
+        // The image learns where the peer is.
+        let arp = [
+            &[0xFF; 6][..],
+            &PEER_MAC,
+            &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
+            &PEER_MAC,
+            &[10, 0, 0, 1],
+            &[0; 6],
+            &[10, 0, 0, 2],
+        ];
+        let outcome = rig.receive(&arp.concat());
+        assert_eq!((outcome.answers.len(), outcome.others), (0, 1), "the image answers");
+        rig
+    }
+
+    pub fn ask(&mut self, request: Request) {
+        self.application.requests.send(&request).expect("room");
+    }
+
+    /// A frame comes; what comes of it.
+    pub fn receive(&mut self, frame: &[u8]) -> Outcome {
+        let page = self.free.pop_front().expect("tcpip keeps no page");
+        self.rx_pool.write(usize::from(page) * PAGE_SIZE, frame);
+        let length = frame.len() as u16;
+        self.link.replies.send(&Link::Received { page, offset: 0, length, more: false, checked: false }).expect("room");
+        self.step()
+    }
+
+    pub fn send(&mut self, packet: &Packet) -> Outcome {
+        self.receive(&packet.frame())
+    }
+
+    /// The service runs until it rests; what it sends is checked.
+    pub fn step(&mut self) -> Outcome {
+        let mut outcome = Outcome::default();
+        for _ in 0..8 {
+            self.nanoseconds += 1000;
+            self.system.set_now(self.nanoseconds);
+            self.service.notified(Notifications::ALL);
+            let before = (outcome.answers.len() + outcome.others, outcome.told.len());
+            self.carry(&mut outcome);
+            if before == (outcome.answers.len() + outcome.others, outcome.told.len()) {
+                break;
+            }
+        }
+        let _ = self.system.take_calls();
+        assert!(outcome.answers.len() + outcome.others <= MOST_ANSWERS, "{outcome:?}");
+        assert_eq!(self.free.len(), usize::from(PAGES), "a page was not given back");
+        outcome
+    }
+
+    fn carry(&mut self, outcome: &mut Outcome) {
+        while let Some(request) = self.link.requests.pop() {
+            match request.expect("tcpip's messages decode") {
+                Sent::Transmit { page, length, .. } => {
+                    assert!(page < PAGES);
+                    match answer(&self.tx_pool.bytes(usize::from(page) * PAGE_SIZE, length.into())) {
+                        Some(segment) => outcome.answers.push(segment),
+                        None => outcome.others += 1,
+                    }
+                    self.link.replies.send(&Link::Transmitted { page }).expect("room");
+                }
+                Sent::Receive { page, count } => {
+                    for page in page..page + count {
+                        assert!(page < PAGES && !self.free.contains(&page), "page {page} was given back twice");
+                        self.free.push_back(page);
+                    }
+                }
+                Sent::Close => panic!("nobody asked for an end"),
+            }
+        }
+        while let Some(reply) = self.application.replies.pop() {
+            let reply = reply.expect("tcpip's messages decode");
+            outcome.told.push(reply);
+            match reply {
+                Reply::Accepted { connection, port, .. } => drop(self.connections.insert(port, connection)),
+                Reply::Received { connection, length } => self.ask(Request::Consumed { connection, length }),
+                _ => {}
+            }
+        }
+    }
+}
