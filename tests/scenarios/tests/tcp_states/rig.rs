@@ -58,6 +58,7 @@ impl Rig {
             stream_in: SharedMemory::new(3 * 2048),
             stream_out: SharedMemory::new(3 * 4096),
             command_line: b"ip=10.0.0.2/24",
+            site: b"",
         });
         let mut rig = Rig {
             system,
