@@ -111,6 +111,17 @@ impl Arena {
         }
     }
 
+    /// Waits for an answer to a request for a page; without one, tells what is known of the device and of the services.
+    fn serves(&self) {
+        let Err(error) = self.bed.wait_for_http(&self.front, STEP, &mut |_| ()) else { return };
+        let device = format!("/local/domain/$(xl domid {FRONT})/device/vif");
+        let tell = format!(
+            "xenstore-ls -p {device}\nxenstore-ls -p /local/domain/0/backend/vif\nxl trigger {FRONT} nmi\nsleep 2"
+        );
+        let store = self.bed.dom0(&tell, STEP).map_or_else(|error| error.to_string(), |output| output.stdout);
+        panic!("{error}\n{store}\n{}", self.console(&self.front));
+    }
+
     fn run(&self, script: &'static Script) -> Row {
         let (began, length) = (Instant::now(), self.console(&self.front).len());
         let choose = format!("xenstore-write /local/domain/$(xl domid {BACK})/data/script {}", script.name);
@@ -120,7 +131,7 @@ impl Arena {
         self.meanwhile(script);
         let back = if script.name == "destroyed" { back } else { self.outcome(script) };
         self.attach("", "bridge=xenbr0");
-        self.bed.wait_for_http(&self.front, STEP, &mut |_| ()).unwrap_or_else(|error| panic!("{error}"));
+        self.serves();
         let (took, front) = (began.elapsed(), self.said(length));
         println!("{:5.1} s  {:22} {back}", took.as_secs_f32(), script.name);
         let report = |line: &&String| measures && !line.contains("netfront:");
