@@ -185,7 +185,7 @@ pub static SCRIPTS: &[Script] = &[
         PRODUCER,
         Attack::Producer(Ring::Tx, Move::Beyond(1 << 31)),
     ),
-    script("tx-producer-back", "the producer goes back by one", PRODUCER, Attack::Producer(Ring::Tx, Move::Back(1))),
+    script("tx-producer-back", "the producer goes back by 64", PRODUCER, Attack::Producer(Ring::Tx, Move::Back(64))),
     script("tx-silent", "leaves frames on the ring for 3 s", NONE, Attack::Silent(3_000)),
     script("tx-half", "never answers every other frame", NONE, Attack::Half(1_500)),
     // Frames to the front end.
@@ -232,7 +232,7 @@ pub static SCRIPTS: &[Script] = &[
         PRODUCER,
         Attack::Producer(Ring::Rx, Move::Beyond(1 << 31)),
     ),
-    script("rx-producer-back", "the producer goes back by one", PRODUCER, Attack::Producer(Ring::Rx, Move::Back(1))),
+    script("rx-producer-back", "the producer goes back by 64", PRODUCER, Attack::Producer(Ring::Rx, Move::Back(64))),
     script("rx-flood", "frames of no sense as fast as there are buffers", NONE, Attack::Flood(1_500)),
     script(
         "rx-wrong-ring",
