@@ -128,6 +128,33 @@ fn a_device_that_vanishes_is_not_written_to_and_found_again() {
     assert_eq!(world.replies(), [UP]);
 }
 
+/// XSA-465: whatever has been made of a connection when the device goes, nothing of it is looked at again, and the next
+/// device is connected to.
+#[test]
+fn a_device_may_vanish_at_any_moment() {
+    for moment in 0..120 {
+        let mut world = World::bare(64);
+        world.back.create(&mut world.daemon);
+        for _ in 0..moment {
+            world.service.notified(Notifications::ALL);
+            let granted = &world.grants.granted;
+            world.back.run(&mut world.daemon, &|reference| granted.get(&reference).cloned());
+            world.grants.run();
+            world.store.run(&mut world.daemon);
+        }
+        world.back.destroy(&mut world.daemon);
+        world.settle();
+        assert!(world.grants.granted.is_empty(), "moment {moment}");
+        world.replies();
+        world.back.create(&mut world.daemon);
+        let up = (0..30).any(|_| {
+            world.pass(5_000);
+            !world.replies().is_empty()
+        });
+        assert!(up, "moment {moment}: {}", world.system.console());
+    }
+}
+
 #[test]
 fn a_device_on_its_way_out_is_left_alone() {
     let mut world = World::connected();

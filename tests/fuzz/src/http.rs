@@ -33,6 +33,8 @@ struct Bench {
     tcpip: Peer<Reply, Request>,
     stream_in: SharedMemory,
     stream_out: SharedMemory,
+    /// The archive, which tcpip maps too.
+    site: &'static [u8],
 }
 
 fn site() -> &'static [u8] {
@@ -49,6 +51,7 @@ impl Bench {
         let wires = Wires::new::<Socket>(4 << (setup.depth % 4));
         let stream_in = SharedMemory::new(CONNECTIONS * RING_IN);
         let stream_out = SharedMemory::new(CONNECTIONS * RING_OUT);
+        let site = if setup.archive { site() } else { b"" };
         let service = service(Caps {
             console: Console::new(host.system.clone(), Slot(0)),
             clock: Clock::new(host.system.clone(), Slot(1)),
@@ -56,9 +59,9 @@ impl Bench {
             socket: host.client(&wires, 3),
             stream_in: host.theirs(stream_in.clone()),
             stream_out: Tampered::own(stream_out.clone()),
-            site: if setup.archive { site() } else { b"" },
+            site,
         });
-        Bench { host, service: Box::new(service), tcpip: Peer::server(&wires), stream_in, stream_out }
+        Bench { host, service: Box::new(service), tcpip: Peer::server(&wires), stream_in, stream_out, site }
     }
 
     fn call(&mut self) {
@@ -191,7 +194,9 @@ struct Stream {
     /// Bytes put into the in ring, and those of them that were read.
     written: usize,
     consumed: usize,
-    /// Bytes that the application sent, all of them taken at once.
+    /// Bytes that the application put into the out ring.
+    written_out: usize,
+    /// All that it sent, taken at once.
     sent: Vec<u8>,
 }
 
@@ -213,14 +218,19 @@ impl Honest {
         for request in heard {
             let reply = match request {
                 Request::Listen { .. } => Some(Reply::Network { address: [10, 0, 0, 2], constant: 0 }),
-                Request::Send { connection, length, .. } => {
+                Request::Send { connection, length, constant, .. } => {
                     let stream = &mut self.streams[usize::from(connection.0)];
                     assert!(stream.open, "it sends on a connection that is none");
-                    let (start, at) = (usize::from(connection.0) * RING_OUT, stream.sent.len());
+                    let (start, at) = (usize::from(connection.0) * RING_OUT, stream.written_out);
                     for index in at..at + length as usize {
                         stream.sent.extend(self.bench.stream_out.bytes(start + index % RING_OUT, 1));
                     }
-                    (!stream.over).then_some(Reply::Sent { connection, length, constant: 0 })
+                    stream.written_out += length as usize;
+                    let part = constant.map_or(0..0, |part| part.offset as usize..(part.offset + part.length) as usize);
+                    let part = self.bench.site.get(part).expect("a part of the region that both map");
+                    stream.sent.extend(part);
+                    let constant = part.len() as u32;
+                    (!stream.over).then_some(Reply::Sent { connection, length, constant })
                 }
                 Request::Consumed { connection, length } => {
                     let stream = &mut self.streams[usize::from(connection.0)];

@@ -115,6 +115,9 @@ impl Platform for Machine<'_> {
         assert!(self.granted.contains_key(&reference.0), "{reference} is not granted");
         !self.in_use.contains(&reference.0) && self.granted.remove(&reference.0).is_some()
     }
+    fn clear(&mut self, frame: Gfn) {
+        assert!(!self.granted.values().any(|(granted, ..)| *granted == frame.0), "{frame} is the peer's to use");
+    }
     fn bind_port(&mut self, peer: DomId, _: EvtchnPort) -> Option<EvtchnPort> {
         self.open_port(peer)
     }

@@ -27,6 +27,8 @@ const MOST: Work = Work { invocations: 600, reads: 4000 };
 /// The link's address, as `netfront` says; no offloads.
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const MTU: u16 = 1500;
+/// What applications may have sent as it is.
+static SITE: [u8; 6000] = [b's'; 6000];
 /// How long tcpip may keep what is left of a connection, in ns.
 const LONGEST: u64 = 400_000_000_000;
 
@@ -92,6 +94,7 @@ impl Bench {
             tx_pool: tx_pool.clone(),
             stream_in: Tampered::own(stream_in),
             stream_out: host.theirs(stream_out),
+            site: &SITE,
             command_line: if fixed { b"ip=10.0.0.2/24 gw=10.0.0.1 udp-echo=7" } else { b"ip=dhcp" },
         });
         let mut bench = Bench {
@@ -218,7 +221,7 @@ impl Bench {
                     }
                     socket::Request::Close { connection }
                 }
-                socket::Reply::Network { address } => {
+                socket::Reply::Network { address, .. } => {
                     if address == [0; 4] {
                         self.open.clear();
                         socket::Request::Listen { port: 80 }
