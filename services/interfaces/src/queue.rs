@@ -23,11 +23,16 @@ use crate::message::{Malformed, Message};
 use crate::service::Notifications;
 use crate::system::{Memory, System};
 
-const HEAD: usize = 0;
-const SPACE_EVENT: usize = 4;
-const SLOTS: usize = 64;
-const TAIL: usize = 0;
-const MESSAGE_EVENT: usize = 4;
+/// Where `head` is.
+pub const HEAD: usize = 0;
+/// Where `space_event` is.
+pub const SPACE_EVENT: usize = 4;
+/// Where the slots start.
+pub const SLOTS: usize = 64;
+/// Where `tail` is.
+pub const TAIL: usize = 0;
+/// Where `message_event` is.
+pub const MESSAGE_EVENT: usize = 4;
 
 /// The largest message of any interface, in bytes.
 pub const MAX_MESSAGE: usize = 256;
@@ -90,9 +95,9 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
         self.end.bit
     }
 
-    /// The slot of the capability that wakes the receiver.
-    pub fn slot(&self) -> Slot {
-        self.end.slot
+    /// Where this end is.
+    pub fn end(&self) -> &End<M> {
+        &self.end
     }
 
     fn used(&self) -> u32 {
@@ -187,6 +192,11 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
     /// The notification bit by which this end learns of messages.
     pub fn bit(&self) -> u8 {
         self.end.bit
+    }
+
+    /// Where this end is.
+    pub fn end(&self) -> &End<M> {
+        &self.end
     }
 
     fn waiting(&self) -> u32 {

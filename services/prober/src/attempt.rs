@@ -1,8 +1,11 @@
 //! The attempts, in order. Each is one thing that a service must not be able to do.
 
 use core::fmt;
+use core::sync::atomic::AtomicU32;
 
 use cloister_runtime::probe;
+
+use crate::line::Trick;
 
 /// The first attempt at an address that is not a program's.
 const OWN_PROGRAM_BITS: u32 = 24;
@@ -106,10 +109,31 @@ pub enum Attempt {
     Arguments(u64),
     /// Look at the registers that a system call leaves; they must be clear.
     Leftovers,
-    /// Wake the peer as fast as possible.
-    NotifyStorm,
-    /// Use all the processor time there is.
+    /// Reach beyond the region in a slot; it must fault.
+    Region(u64, Side),
+    /// Wait for what has passed, again and again.
+    Hurry,
+    /// Write more lines than the console takes.
+    Flood,
+    /// Do to a queue of the place what its other end must bear.
+    Trick(usize, Trick),
+    /// Try what only this place can, beside messages.
+    Deed(usize),
+    /// Send what only this place can.
+    Letter(usize),
+    /// Use all the processor time there is, for ever.
     Spin,
+}
+
+/// Where a region is left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// Before its first byte.
+    Below,
+    /// After its last page.
+    Above,
+    /// Into it, as code.
+    Inside,
 }
 
 impl fmt::Display for Attempt {
@@ -124,35 +148,67 @@ impl fmt::Display for Attempt {
             Attempt::Slot(slot) => write!(f, "every operation on slot {slot:#x}"),
             Attempt::Arguments(slot) => write!(f, "every argument on slot {slot:#x}"),
             Attempt::Leftovers => write!(f, "registers after a system call"),
-            Attempt::NotifyStorm => write!(f, "a storm of wake-ups"),
+            Attempt::Region(slot, Side::Below) => write!(f, "read below the region in slot {slot}"),
+            Attempt::Region(slot, Side::Above) => write!(f, "read above the region in slot {slot}"),
+            Attempt::Region(slot, Side::Inside) => write!(f, "execute the region in slot {slot}"),
+            Attempt::Hurry => write!(f, "waits whose deadlines have passed"),
+            Attempt::Flood => write!(f, "a flood of lines"),
+            Attempt::Trick(line, trick) => write!(f, "line {line}: {trick}"),
+            Attempt::Deed(number) => write!(f, "deed {number}"),
+            Attempt::Letter(number) => write!(f, "letter {number}"),
             Attempt::Spin => write!(f, "spin"),
         }
     }
 }
 
-/// The attempts of this image, whose own program holds `own_text` and `own_data`.
-pub struct Attempts {
-    own_text: u64,
-    own_data: u64,
-    own_constant: u64,
+/// What there is to try of a place's own.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Extent {
+    /// A bit for each slot that holds a region. They are known when every slot was tried, and tried after that.
+    pub regions: u64,
+    /// How many lines to peers there are.
+    pub lines: usize,
+    /// How many deeds.
+    pub deeds: usize,
+    /// How many letters.
+    pub letters: usize,
 }
+
+/// The attempts of a program.
+pub struct Attempts {
+    text: u64,
+    data: u64,
+    constant: u64,
+    extent: Extent,
+}
+
+/// Lies in writable data: its address is one that must not be executable.
+static MARK: AtomicU32 = AtomicU32::new(0);
 
 impl Attempts {
     /// The attempts of a program whose text, writable data and constants lie at these addresses.
     #[must_use]
-    pub const fn new(own_text: u64, own_data: u64, own_constant: u64) -> Attempts {
-        Attempts { own_text, own_data, own_constant }
+    pub const fn new([text, data, constant]: [u64; 3], extent: Extent) -> Attempts {
+        Attempts { text, data, constant, extent }
+    }
+
+    /// The attempts of the program that runs.
+    #[must_use]
+    pub fn of_this_program(extent: Extent) -> Attempts {
+        let text = operations as fn() -> &'static [u64] as usize as u64;
+        Attempts::new([text, MARK.as_ptr() as u64, operations().as_ptr() as u64], extent)
     }
 
     /// All attempts, in order.
     pub fn all(&self) -> impl Iterator<Item = Attempt> + '_ {
-        let own = self.own_text >> OWN_PROGRAM_BITS;
+        let Extent { regions, lines, deeds, letters } = self.extent;
+        let own = self.text >> OWN_PROGRAM_BITS;
         let programs = (1..=PROGRAMS).filter(move |index| *index != own).map(|index| index << OWN_PROGRAM_BITS);
         let own_pages = [
-            Attempt::Write("own text", self.own_text),
-            Attempt::Write("own constants", self.own_constant),
-            Attempt::Execute("own data", self.own_data),
-            Attempt::Execute("own constants", self.own_constant),
+            Attempt::Write("own text", self.text),
+            Attempt::Write("own constants", self.constant),
+            Attempt::Execute("own data", self.data),
+            Attempt::Execute("own constants", self.constant),
         ];
         let addresses = ADDRESSES.into_iter().flat_map(|(name, address)| {
             [Attempt::Read(name, address), Attempt::Write(name, address), Attempt::Execute(name, address)]
@@ -171,7 +227,16 @@ impl Attempts {
             .chain(CALLS.into_iter().map(Attempt::Call))
             .chain((0..CSPACE).chain(SLOTS).map(Attempt::Slot))
             .chain((0..CSPACE).map(Attempt::Arguments))
-            .chain([Attempt::NotifyStorm, Attempt::Spin])
+            .chain(
+                (0..CSPACE)
+                    .filter(move |slot| regions >> slot & 1 == 1)
+                    .flat_map(|slot| [Side::Below, Side::Above, Side::Inside].map(|side| Attempt::Region(slot, side))),
+            )
+            .chain((0..lines).flat_map(|line| Trick::ALL.map(|trick| Attempt::Trick(line, trick))))
+            .chain((0..deeds).map(Attempt::Deed))
+            .chain([Attempt::Hurry, Attempt::Flood])
+            .chain((0..letters).map(Attempt::Letter))
+            .chain([Attempt::Spin])
     }
 }
 
@@ -193,11 +258,18 @@ mod tests {
 
     #[test]
     fn every_class_is_tried() {
-        let attempts: std::vec::Vec<_> = Attempts::new(0x0400_1000, 0x0400_5000, 0x0400_0000).all().collect();
+        let extent = Extent { regions: 0b101 << 40, lines: 2, deeds: 3, letters: 4 };
+        let attempts: std::vec::Vec<_> = Attempts::new([0x0400_1000, 0x0400_5000, 0x0400_0000], extent).all().collect();
         let count = |wanted: fn(&Attempt) -> bool| attempts.iter().filter(|attempt| wanted(attempt)).count();
         assert_eq!(count(|attempt| matches!(attempt, Attempt::Instruction(..))), INSTRUCTIONS.len());
         assert_eq!(count(|attempt| matches!(attempt, Attempt::Slot(_))), CSPACE as usize + SLOTS.len());
         assert_eq!(count(|attempt| matches!(attempt, Attempt::Read("another program", _))), PROGRAMS as usize - 1);
         assert!(!attempts.iter().any(|attempt| matches!(attempt, Attempt::Read(_, 0x0400_0000))));
+        assert_eq!(count(|attempt| matches!(attempt, Attempt::Region(40 | 42, _))), 2 * 3);
+        assert_eq!(count(|attempt| matches!(attempt, Attempt::Region(..))), 2 * 3);
+        assert_eq!(count(|attempt| matches!(attempt, Attempt::Trick(..))), 2 * Trick::ALL.len());
+        assert_eq!(count(|attempt| matches!(attempt, Attempt::Deed(_))), 3);
+        assert_eq!(count(|attempt| matches!(attempt, Attempt::Letter(_))), 4);
+        assert!(matches!(attempts.last(), Some(Attempt::Spin)));
     }
 }
