@@ -63,6 +63,14 @@ impl Handshake {
         }
     }
 
+    /// The back end's state is none: that is waited out, and told once a connection.
+    fn odd_state(&mut self) -> Seen {
+        if !core::mem::replace(&mut self.told_odd, true) {
+            self.note("the back end's state is not in form");
+        }
+        Seen::Nothing
+    }
+
     /// The back end is known. What another one did is not held against it.
     fn found(&mut self, path: Path) {
         if path != self.backend {
@@ -102,8 +110,7 @@ impl Handshake {
 
     /// Own state before the handshake: what a former self of this service left is closed first.
     fn own_state(&mut self, state: Option<State>, now: Instant) {
-        self.absent = false;
-        self.gone = false;
+        (self.absent, self.gone, self.told_odd) = (false, false, false);
         match state {
             Some(State::Initialising | State::Unknown | State::Closed) | None => self.advance(now),
             Some(_) => {
@@ -116,7 +123,7 @@ impl Handshake {
     /// The back end's state was read.
     fn seen(&mut self, result: Result<Value, Failure>, now: Instant) {
         let seen = match result {
-            Ok(bytes) => keys::state(&bytes).map_or(Seen::Nothing, Seen::State),
+            Ok(bytes) => keys::state(&bytes).map_or_else(|| self.odd_state(), Seen::State),
             Err(Failure::NotFound | Failure::Access) => Seen::Gone,
             Err(_) => Seen::Nothing,
         };

@@ -168,6 +168,8 @@ pub struct Handshake {
     gone: bool,
     /// The device is not there.
     absent: bool,
+    /// It was told of that the back end's state is none.
+    told_odd: bool,
     /// The device was changed while a connection was taken down.
     renewed: bool,
     stopping: bool,
@@ -221,6 +223,7 @@ impl Handshake {
             published: false,
             gone: false,
             absent: false,
+            told_odd: false,
             renewed: false,
             stopping: false,
             failures: 0,

@@ -214,6 +214,23 @@ fn failures_make_the_pauses_longer() {
 }
 
 #[test]
+fn a_state_that_is_none_is_waited_out_and_told_once() {
+    let mut world = World::connected();
+    for state in ["garbage", "-1", "9", "", "04"] {
+        world.back.set_state(&mut world.daemon, state);
+        world.settle();
+        world.pass(6_000);
+    }
+    assert_eq!(world.replies(), []);
+    assert_eq!(world.system.console().matches("state is not in form").count(), 1);
+    world.back.set_state(&mut world.daemon, "4");
+    world.settle();
+    world.transmit(0, &[7; 60]);
+    world.settle();
+    assert_eq!(world.sent(), [vec![7; 60]]);
+}
+
+#[test]
 fn another_back_end_is_connected_to_at_once_whatever_the_last_one_did() {
     let mut world = World::bare(64);
     world.back.create(&mut world.daemon);
