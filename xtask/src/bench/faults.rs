@@ -24,18 +24,21 @@ pub fn losses() -> Vec<Job> {
     [0.0, 0.1, 1.0, 5.0].into_iter().flat_map(both).collect()
 }
 
+/// By its path: busybox has a smaller one of its own, which its shell prefers.
+const TC: &str = "/usr/sbin/tc";
+
 /// Losing what goes to the guest: the commands that begin and end it.
 fn to_guest(vif: &str, percent: f64) -> (String, String) {
-    (format!("tc qdisc add dev {vif} root netem loss {percent}%"), format!("tc qdisc del dev {vif} root"))
+    (format!("{TC} qdisc add dev {vif} root netem loss {percent}%"), format!("{TC} qdisc del dev {vif} root"))
 }
 
 /// Losing what comes from the guest. netem works on what is sent: the packets take the way through another device.
 fn from_guest(vif: &str, percent: f64) -> (String, String) {
     let begin = format!(
-        "ip link set ifb0 up && tc qdisc add dev ifb0 root netem loss {percent}% && tc qdisc add dev {vif} ingress && \
-         tc filter add dev {vif} parent ffff: protocol all matchall action mirred egress redirect dev ifb0"
+        "ip link set ifb0 up && {TC} qdisc add dev ifb0 root netem loss {percent}% && {TC} qdisc add dev {vif} ingress && \
+         {TC} filter add dev {vif} parent ffff: protocol all matchall action mirred egress redirect dev ifb0"
     );
-    (begin, format!("tc qdisc del dev {vif} ingress; tc qdisc del dev ifb0 root"))
+    (begin, format!("{TC} qdisc del dev {vif} ingress; {TC} qdisc del dev ifb0 root"))
 }
 
 /// Peers that ask too much at once, or leave.

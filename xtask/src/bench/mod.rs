@@ -42,6 +42,9 @@ pub struct Arguments {
     /// The policy to build
     #[arg(long, value_name = "FILE", default_value = DEFAULT_POLICY)]
     policy: PathBuf,
+    /// Begin no more jobs after so long, but for those that come last and create guests
+    #[arg(long, value_name = "N")]
+    minutes: Option<u64>,
     /// Write docs/benchmarks.md, too
     #[arg(long)]
     document: bool,
@@ -77,14 +80,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         commit: commit(),
         policy: image.hash.clone(),
         versions: cloister_bed::packages::ensure(&mut |text| stages.begin(text))?.fingerprint(),
-        seconds: 0,
-        readings: Vec::new(),
+        ..Run::default()
     };
     size(&image.elf, &mut run)?;
     for part in parts(arguments) {
         let setup =
             Setup { image: &image.elf, site: site.path(), page: &page, clock: part.clock, offload: part.offload };
-        measure(arguments, &part, setup, &mut run, &mut stages)?;
+        if let Err(error) = measure(arguments, &part, setup, (&mut run, began), &mut stages) {
+            stages.done();
+            // What was measured before counts.
+            run.omissions.push(format!("{}: ended early: {error:#}", part.name()));
+        }
+        run.write(&folder.join("results.json"))?;
     }
     if matches!(arguments.regime, Choice::Host | Choice::All) {
         host::measure(&mut run, &mut stages)?;
@@ -101,7 +108,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let failed = run.readings.iter().filter(|reading| reading.error.is_some()).count();
     println!("{} readings, {failed} errors, {} s; {}", run.readings.len(), run.seconds, folder.display());
-    Ok(ExitCode::SUCCESS)
+    let ended_early = run.omissions.iter().any(|omission| omission.contains("ended early"));
+    Ok(if ended_early { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// A part of a run: one bed.
@@ -110,6 +118,12 @@ struct Part {
     offload: bool,
     scale: Scale,
     repeats: u32,
+}
+
+impl Part {
+    fn name(&self) -> String {
+        format!("bench-{}{}", regime(self.clock), if self.offload { "" } else { "-plain" })
+    }
 }
 
 /// The parts of a run. Everything is measured by the instruction clock; by the wall clock, and without offloads, what has targets.
@@ -154,13 +168,24 @@ fn size(image: &Path, run: &mut Run) -> Result<()> {
 }
 
 /// Runs all jobs in one bed.
-fn measure(arguments: &Arguments, part: &Part, setup: Setup<'_>, run: &mut Run, stages: &mut Stages) -> Result<()> {
-    let name = format!("bench-{}{}", regime(part.clock), if part.offload { "" } else { "-plain" });
+fn measure(
+    arguments: &Arguments,
+    part: &Part,
+    setup: Setup<'_>,
+    (run, began): (&mut Run, Instant),
+    stages: &mut Stages,
+) -> Result<()> {
+    let name = part.name();
+    let late = || arguments.minutes.is_some_and(|minutes| began.elapsed().as_secs() >= 60 * minutes);
     let mut machine = Machine::start(setup, &name, Config::new(&name), &mut |text| stages.begin(text))?;
     let wanted = |job: &Job| arguments.only.is_empty() || arguments.only.iter().any(|only| only == job.name);
     for job in work::jobs(part.scale, part.clock).iter().filter(|job| wanted(job)) {
         for repeat in 0..if job.once { 1 } else { part.repeats } {
             let load = job.load.map(|load| format!(" {}", table::number(load))).unwrap_or_default();
+            if late() && !job.once {
+                run.omissions.push(format!("{name}: no time for {}{load}, round {}", job.name, repeat + 1));
+                continue;
+            }
             stages.begin(&format!("{}{load}, round {}", job.name, repeat + 1));
             // A B B A: what drifts with time does not favour one.
             let mut order: Vec<_> = job.systems.iter().collect();

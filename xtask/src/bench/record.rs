@@ -21,6 +21,8 @@ pub struct Run {
     pub versions: String,
     /// How long it took, in seconds.
     pub seconds: u64,
+    /// What was to be measured and was not, and why.
+    pub omissions: Vec<String>,
     /// Every reading, in order.
     pub readings: Vec<Reading>,
 }

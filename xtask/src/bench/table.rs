@@ -18,11 +18,13 @@ pub fn markdown(run: &Run) -> String {
         }
         text += &line(run, &row, &mut errors);
     }
-    if !errors.is_empty() {
-        text += "\n### Errors\n\n";
-        for (number, error) in errors.iter().enumerate() {
+    for (title, list) in [("Errors", &errors), ("Not measured", &run.omissions)] {
+        if !list.is_empty() {
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{}. {error}", number + 1);
+            let _ = writeln!(text, "\n### {title}\n");
+        }
+        for (number, line) in list.iter().enumerate() {
+            let _ = writeln!(text, "{}. {}", number + 1, line.replace('\n', " "));
         }
     }
     text

@@ -288,7 +288,7 @@ fn boots() -> Vec<Job> {
 /// The least memory, from much to little: the first that does not serve ends it.
 fn memory() -> Job {
     let memory = job("memory", None, SERVERS, &[&m::MEMORY_LEAST], |machine, system| {
-        let tries: &[u32] = if *system == CLOISTER { &[16, 8, 6, 5, 4, 3, 2] } else { &[192, 128, 112, 96, 80, 64] };
+        let tries: &[u32] = if *system == CLOISTER { &[16, 8, 6, 5, 4, 3, 2] } else { &[128, 96, 80, 64] };
         let mut least = Err(anyhow!("it does not serve with {} MiB", tries[0]));
         for memory in tries {
             match machine.boot_again(system, *memory) {
