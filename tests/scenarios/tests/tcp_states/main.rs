@@ -184,7 +184,8 @@ fn attempt(state: State, changes: &[Change<'_>], honest: &Outcome) {
         assert_eq!(outcome.told, [], "{}", case());
         assert_eq!(comparable(rig.send(&right)), comparable(honest.clone()), "{}: the honest segment after it", case());
     }
-    let outcome = rig.send(&witness.packet(PSH | ACK, b"abc"));
+    let mut outcome = rig.send(&witness.packet(PSH | ACK, b"abc"));
+    outcome.answers.extend(rig.wait().answers);
     let connection = rig.connections[&WITNESS];
     assert!(outcome.told.contains(&Reply::Received { connection, length: 3 }), "{}: {outcome:?}", case());
     let taken = Answer { to_port: WITNESS, flags: ACK, seq: witness.ack, ack: witness.seq.wrapping_add(3), length: 0 };

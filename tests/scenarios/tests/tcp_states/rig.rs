@@ -126,6 +126,12 @@ impl Rig {
         outcome
     }
 
+    /// Lets as much time go by as an acknowledgement may be held back (RFC 9293, 3.8.6.3).
+    pub fn wait(&mut self) -> Outcome {
+        self.nanoseconds += 500_000_000;
+        self.step()
+    }
+
     fn carry(&mut self, outcome: &mut Outcome) {
         while let Some(request) = self.link.requests.pop() {
             match request.expect("tcpip's messages decode") {
