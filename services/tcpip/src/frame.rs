@@ -83,6 +83,16 @@ pub fn is_intact(frame: &[u8]) -> bool {
     }
 }
 
+/// Whether the segment in `frame` is for the host `mac` on the link, and its IPv4 header and lengths are right. The stack
+/// looks at that too, but by then its connection has been looked for, and an attempt at a new one has ended an old one.
+pub fn is_sound(frame: &[u8], mac: [u8; 6]) -> bool {
+    let packet = ipv4(frame).and_then(|packet| Ipv4Packet::new_checked(packet).ok());
+    frame.starts_with(&mac)
+        && packet.is_some_and(|packet| {
+            packet.version() == 4 && packet.verify_checksum() && TcpPacket::new_checked(packet.payload()).is_ok()
+        })
+}
+
 /// Puts the sum of the pseudo-header into the checksum field of a TCP segment that the stack made without: the link does
 /// the rest. Answers whether `frame` is one.
 pub fn prepare_checksum(frame: &mut [u8]) -> bool {

@@ -224,13 +224,17 @@ impl<S: System, M: Memory> Stack<S, M> {
 
     /// Parses received frames. Answers whether some are left that could be.
     fn ingress(&mut self, now: Instant) -> bool {
+        let mac = self.interface.as_ref().map_or([0; 6], |interface| {
+            let HardwareAddress::Ethernet(mac) = interface.hardware_addr();
+            mac.0
+        });
         let own = self.address.current.map(|lease| lease.address.address().octets());
         for _ in 0..FRAMES {
             // Without room for the answer a frame waits: an echo request is not lost to a busy link.
             if !self.wire.can_send() {
                 return false;
             }
-            match self.wire.next_frame(own) {
+            match self.wire.next_frame(mac, own) {
                 None => return false,
                 Some(frame::Kind::Segment { key, port, start, data }) => self.segment(key, port, start, data, now),
                 Some(_) => {

@@ -15,7 +15,7 @@ use cloister_interfaces::{Client, Memory, Own, System};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::time::Instant;
 
-use crate::frame::{ETHERNET_HEADER, Kind, classify, is_intact, prepare_checksum};
+use crate::frame::{ETHERNET_HEADER, Kind, classify, is_intact, is_sound, prepare_checksum};
 use crate::runs::{MAX_PAGES, Runs};
 
 /// The longest frame that is received: the largest IPv4 packet behind an Ethernet header with one VLAN tag.
@@ -291,14 +291,19 @@ impl<S: System, M: Memory> Wire<S, M> {
     }
 
     /// Readies the next frame for the stack, which takes it by [`Device::receive`]; answers what it is to a host with the
-    /// address `own`.
-    pub fn next_frame(&mut self, own: Option<[u8; 4]>) -> Option<Kind> {
+    /// addresses `mac` and `own`.
+    pub fn next_frame(&mut self, mac: [u8; 6], own: Option<[u8; 4]>) -> Option<Kind> {
         while self.whole > 0 {
             self.whole -= 1;
             let Some((length, checked)) = self.assemble() else { continue };
             let frame = self.frame.get(..length)?;
             let kind = classify(frame, own);
-            if kind != Kind::Unwanted && (checked || is_intact(frame)) {
+            let wanted = match kind {
+                Kind::Segment { .. } => is_sound(frame, mac),
+                Kind::Other => true,
+                Kind::Unwanted => false,
+            };
+            if wanted && (checked || is_intact(frame)) {
                 self.loaded = length;
                 return Some(kind);
             }
