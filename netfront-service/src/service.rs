@@ -7,6 +7,7 @@ use cloister_caps::{DomId, EvtchnPort, Status};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::Grants;
 use cloister_interfaces::net::{Net, Reply, Request};
+use cloister_interfaces::queue::Sender;
 use cloister_interfaces::store::{self, Store};
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Server, Service, System};
 
@@ -68,7 +69,7 @@ pub struct Netfront<S, M> {
     close: Close,
     /// When it is looked next whether the back end has fallen silent.
     look: Option<Instant>,
-    /// The back end gave a frame back, or had none, since the last look.
+    /// The back end gave a frame back since the last look.
     progress: bool,
     left_over: bool,
 }
@@ -244,10 +245,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
                     continue;
                 }
                 _ if !self.told => continue,
-                Ok(Request::Transmit { page, length, work }) => {
-                    self.progress |= self.transmit.in_flight() == 0;
-                    self.transmit.submit(page, length, work).err()
-                }
+                Ok(Request::Transmit { page, length, work }) => self.transmit.submit(page, length, work).err(),
                 Ok(Request::Receive { page, count }) => self.receive.post(page, count).err(),
                 Err(_) => {
                     self.complain("a malformed message");
@@ -293,25 +291,22 @@ impl<S: System, M: Memory> Netfront<S, M> {
     fn frames(&mut self) -> Result<(), Violation> {
         let Some(net) = self.net.as_mut() else { return Ok(()) };
         let eager = self.close != Close::Open;
-        let sent = self.unsent.iter().take_while(|reply| net.replies.push(reply).is_ok()).count();
-        self.unsent.drain(..sent);
+        let (replies, unsent) = (&mut net.replies, &mut self.unsent);
+        let sent = unsent.iter().take_while(|reply| replies.push(reply).is_ok()).count();
+        unsent.drain(..sent);
         for _ in 0..FRAMES {
-            if !self.unsent.is_empty() {
+            if !unsent.is_empty() {
                 return Ok(());
             }
-            let mut tell = |reply| {
-                if !self.unsent.is_empty() || net.replies.push(&reply).is_err() {
-                    self.unsent.push(reply);
-                }
-            };
             if let Some(page) = self.transmit.reap()? {
                 self.progress = true;
-                tell(Reply::Transmitted { page });
+                tell(replies, unsent, Reply::Transmitted { page });
             } else if let Some(Frame { runs, checked }) = self.receive.take()? {
                 let mut left = runs.len();
                 for Run { page, offset, length } in runs.iter().copied() {
                     left -= 1;
-                    tell(Reply::Received { page, offset, length, more: left > 0, checked: *checked });
+                    let (more, checked) = (left > 0, *checked);
+                    tell(replies, unsent, Reply::Received { page, offset, length, more, checked });
                 }
             } else if !(self.transmit.rest(eager)? | self.receive.rest()?) {
                 return Ok(());
@@ -362,6 +357,18 @@ impl<S: System, M: Memory> Netfront<S, M> {
         if rx && split {
             self.rx_events.send();
         }
+    }
+}
+
+/// Puts a reply in the queue, or behind those that did not fit.
+pub fn tell<S: System, M: Memory>(
+    replies: &mut Sender<Reply, S, M>,
+    unsent: &mut ArrayVec<Reply, MOST_SLOTS>,
+    reply: Reply,
+) {
+    if !unsent.is_empty() || replies.push(&reply).is_err() {
+        // Nothing is taken from the rings while a reply has not been sent: these are the parts of one frame.
+        let _ = unsent.try_push(reply);
     }
 }
 

@@ -155,6 +155,9 @@ fn a_frame_with_holes_has_a_run_for_each_part() {
     respond(&memory, 3, 0, 0, 1);
     let runs = vec![run(0, 96, 4100), run(2, 8, 100), run(3, 0, 1)];
     assert_eq!(take(&mut receive), Ok(Some((runs, false))));
+    respond(&memory, 4, 0, MORE, 4096);
+    respond(&memory, 5, 8, 0, 100);
+    assert_eq!(take(&mut receive), Ok(Some((vec![run(4, 0, 4096), run(5, 8, 100)], false))));
 }
 
 #[test]

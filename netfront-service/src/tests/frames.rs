@@ -232,3 +232,20 @@ fn the_parts_of_a_frame_follow_each_other_through_a_full_queue() {
     }
     assert_eq!(got, frames.into_iter().map(|frame| frame.bytes).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_reply_does_not_overtake_one_that_found_the_queue_full() {
+    let (mut client, mut server) = channel::<Net, _>(&Recorder::new(), 0, &Recorder::new(), 1, 2);
+    let mut unsent = arrayvec::ArrayVec::new();
+    let mut tell = |page| {
+        crate::service::tell(&mut server.replies, &mut unsent, Reply::Transmitted { page });
+        server.replies.flush();
+        unsent.len()
+    };
+    assert_eq!([tell(0), tell(1), tell(2)], [0, 0, 1]);
+    for page in 0..2 {
+        assert_eq!(client.replies.pop(), Some(Ok(Reply::Transmitted { page })));
+    }
+    client.replies.release();
+    assert_eq!(tell(3), 2, "there is room, but not for this one");
+}

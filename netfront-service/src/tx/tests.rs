@@ -213,6 +213,23 @@ fn a_full_ring_is_not_waited_for_and_what_does_not_fit_goes_out_in_order() {
 }
 
 #[test]
+fn a_short_frame_does_not_overtake_a_long_one_that_waits() {
+    let (memory, mut transmit) = transmit(256);
+    for page in 0..126 {
+        transmit.submit(page, 60, Work::Segments(100)).expect("a frame");
+    }
+    transmit.submit(126, 5 * 4096, Work::Segments(1448)).expect("a frame of six slots, where four are left");
+    transmit.submit(131, 60, Work::Nothing).expect("a frame of one");
+    transmit.publish();
+    assert_eq!(memory.load(0), 252);
+    respond(&memory, 0, 0);
+    respond(&memory, 0, NULL);
+    assert_eq!((transmit.reap(), transmit.reap()), (Ok(Some(0)), Ok(None)));
+    transmit.publish();
+    assert_eq!((memory.load(0), request(&memory, 252).3), (258, 126));
+}
+
+#[test]
 fn events_are_rare_but_never_missing_when_pages_are() {
     let (memory, mut transmit) = transmit(128);
     for page in 0..10 {
