@@ -153,6 +153,12 @@ fn add_measure(tree: &mut Tree, xen: &Path, libraries: &[PathBuf]) -> Result<(),
     let shared: Vec<PathBuf> = parts.into_iter().filter(|path| path.extension().is_some_and(|e| e == "so")).collect();
     tree.libraries(&shared, &[], libraries)?;
     tree.file("usr/lib/measure.py", 0o644, MEASURE);
+    // siege wants one to exist; its defaults are what is wanted, but for asking after each page for what the page names.
+    tree.file(
+        "etc/siege/siegerc",
+        0o644,
+        "parser = false\njson_output = true\nconnection = close\nprotocol = HTTP/1.1\n",
+    );
     // Each connection held is an open file.
     let start = format!(
         "#!/bin/sh\nulimit -n 65536\nPYTHONPATH={} exec /usr/bin/python3 -S -s /usr/lib/measure.py \"$@\"\n",
