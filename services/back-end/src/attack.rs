@@ -20,10 +20,12 @@ const PACE: Duration = Duration::from_millis(50);
 /// Echo requests under way when throughput is measured, and their bytes.
 const WINDOW: u32 = 48;
 const MEASURED: usize = 1_400;
+/// How long all echo requests may be without an answer before they are taken to be lost.
+const LOSS_TIME: Duration = Duration::from_millis(200);
 /// Rounds of an attack in one call.
 const ROUNDS: u32 = 256;
 /// Events that a storm sends in one round.
-const BURST: u32 = 16;
+const BURST: u32 = 8;
 /// Between two nodes that are written.
 const NODE_PACE: Duration = Duration::from_millis(150);
 
@@ -58,6 +60,8 @@ pub struct Run {
     /// Nodes written.
     nodes: usize,
     asked: u32,
+    /// How often all that was asked was lost.
+    lost: u32,
     random: u64,
     found: Option<Found>,
     began: Instant,
@@ -77,6 +81,7 @@ impl Run {
             acts: 0,
             nodes: 0,
             asked: 0,
+            lost: 0,
             random: now.0 | 1,
             found: None,
             began: now,
@@ -211,7 +216,7 @@ impl Run {
                 self.ask(link, now);
                 self.storm(link, Storm::Peer, 4 * ROUNDS);
             }
-            Attack::Measure(storm, _) => self.measure(link, storm),
+            Attack::Measure(storm, _) => self.measure(link, storm, now),
             Attack::Nodes(nodes) => {
                 link.serve(Answers::All);
                 if now >= self.next {
@@ -406,9 +411,17 @@ impl Run {
         }
     }
 
-    fn measure<S: System, M: Memory>(&mut self, link: &mut Link<S, M>, storm: Storm) {
+    fn measure<S: System, M: Memory>(&mut self, link: &mut Link<S, M>, storm: Storm, now: Instant) {
+        let before = link.echoes;
         link.serve(Answers::All);
         let answered = link.echoes.wrapping_sub(self.echoes[0]);
+        if link.echoes != before {
+            self.next = now + LOSS_TIME;
+        } else if now >= self.next {
+            // What has no answer by now is lost.
+            (self.asked, self.next) = (answered, now + LOSS_TIME);
+            self.lost += 1;
+        }
         while self.asked.wrapping_sub(answered) < WINDOW && link.ask(MEASURED) {
             self.asked = self.asked.wrapping_add(1);
         }
@@ -449,7 +462,8 @@ impl fmt::Display for Run {
         write!(f, "{} acts, {before} and {during} echoes, {answers}", self.acts)?;
         if let Attack::Measure(..) = self.script.attack {
             let (ms, echoes) = (self.took.as_millis().max(1) as u64, u64::from(during.wrapping_sub(before)));
-            write!(f, "; {} echoes/s, {} events/s", echoes * 1_000 / ms, self.acts * 1_000 / ms)?;
+            let (echoes, events) = (echoes * 1_000 / ms, self.acts * 1_000 / ms);
+            write!(f, "; {echoes} echoes/s, {events} events/s, {} losses", self.lost)?;
         }
         Ok(())
     }
