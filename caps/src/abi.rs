@@ -179,7 +179,8 @@ impl Operation {
 pub mod region {
     /// Nobody can write the region while the image runs.
     pub const CONSTANT: u64 = 1 << 63;
-    /// The service that asks maps it for writing, no other service maps it at all, and other domains can at most read it.
+    /// Other domains are granted it for reading only, the service that asks maps it for writing, and no other service maps
+    /// it: what leaves the image is written there, and nobody writes it but its owner.
     pub const OWN: u64 = 1 << 62;
     /// The bits of the size.
     pub const SIZE: u64 = OWN - 1;

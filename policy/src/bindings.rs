@@ -133,11 +133,12 @@ impl Binder<'_> {
         Some(fields)
     }
 
-    /// Whether nobody but this service can write the region, or map it: as the kernel finds it too.
+    /// Whether the region leaves the image and nobody but this service writes it: `OWN` in the ABI, as the kernel finds it too.
     fn owns(&self, region: &Named<Region>) -> bool {
         let alone = matches!(region.body.map.as_slice(), [entry] if entry.how.value == How::ReadWrite);
-        let mut grants = self.policy.grants.items.iter().filter(|grant| grant.body.region.value == region.name.value);
-        alone && grants.all(|grant| grant.body.access.value == Access::Read)
+        let grants = self.policy.grants.items.iter().filter(|grant| grant.body.region.value == region.name.value);
+        let mut grants = grants.peekable();
+        alone && grants.peek().is_some() && grants.all(|grant| grant.body.access.value == Access::Read)
     }
 
     /// The slot of the heap, if there is one; `None` outside is a defect of the plan.

@@ -479,13 +479,15 @@ impl<'t> Kernel<'t> {
         Ok(answer(mapping.address, place.length | flags))
     }
 
-    /// Whether nobody but this mapping's service can write the region, or map it.
+    /// Whether the mapping is of [`region::OWN`].
     fn owns(&self, mapping: &Mapping) -> bool {
         let shared = |other: &Mapping| other.region == mapping.region && other.service != mapping.service;
-        let granted = |rule: &GrantRule| rule.region == mapping.region && rule.access == Access::ReadWrite;
+        let grants = self.tables.grants();
+        let mut granted = grants.iter().filter(|rule| rule.region == mapping.region).peekable();
         mapping.access == Access::ReadWrite
             && !self.tables.mappings().iter().any(|other| shared(&other))
-            && !self.tables.grants().iter().any(|rule| granted(&rule))
+            && granted.peek().is_some()
+            && granted.all(|rule| rule.access == Access::Read)
     }
 
     /// A service faulted: what becomes of it by its restart rule.

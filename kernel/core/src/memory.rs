@@ -89,9 +89,17 @@ impl FreeMemory {
 
     /// Takes `pages` adjacent frames: from the smallest range that has them, so that large ranges stay whole.
     pub fn take(&mut self, pages: u64) -> Option<Gfn> {
-        let range =
-            self.ranges.iter().filter(|range| range.count() >= pages && pages > 0).min_by_key(|range| range.count())?;
-        let start = range.start;
+        self.take_aligned(pages, 1)
+    }
+
+    /// Takes `pages` adjacent frames, the first a multiple of `align`.
+    pub fn take_aligned(&mut self, pages: u64, align: u64) -> Option<Gfn> {
+        let start_in = |range: &Frames| {
+            let start = range.start.checked_next_multiple_of(align)?;
+            (pages > 0 && start.checked_add(pages)? <= range.end).then_some(start)
+        };
+        let fitting = self.ranges.iter().filter_map(|range| Some((range.count(), start_in(range)?)));
+        let (_, start) = fitting.min_by_key(|(count, _)| *count)?;
         self.remove(Frames { start, end: start + pages });
         Some(Gfn(start))
     }
@@ -119,6 +127,17 @@ mod tests {
         assert_eq!(Frames::within(1, 8192), Frames { start: 1, end: 2 });
         assert_eq!(Frames::touching(1, 8192), Frames { start: 0, end: 3 });
         assert_eq!(Frames::within(u64::MAX - 1, u64::MAX).count(), 0);
+    }
+
+    #[test]
+    fn aligned_frames_leave_what_is_before_them() {
+        let mut free = FreeMemory::new();
+        free.add(Frames { start: 5, end: 2000 });
+        assert_eq!(free.take_aligned(600, 512), Some(Gfn(512)));
+        assert_eq!(free.take_aligned(1500, 512), None);
+        assert_eq!(free.take(507), Some(Gfn(5)));
+        assert_eq!((free.total(), free.largest()), (888, 888));
+        assert_eq!(free.take_aligned(1, u64::MAX), None);
     }
 
     #[test]

@@ -82,9 +82,14 @@ pub fn place(tables: &Tables<'_>, free: &mut FreeMemory, given: &Given, reserve:
     Ok(places)
 }
 
+/// Pages that one entry of a page directory maps, if they are aligned to as many.
+pub const LARGE: u64 = 512;
+
 fn fixed(region: usize, pages: u64, free: &mut FreeMemory) -> Result<Place, PlaceError> {
     let largest = free.largest();
-    let frame = free.take(pages).ok_or(PlaceError::TooLittleMemory { region, needs: pages, free: largest })?;
+    // What is large is best mapped by few entries, and otherwise by many.
+    let aligned = if pages >= LARGE { free.take_aligned(pages, LARGE) } else { None };
+    let frame = aligned.or_else(|| free.take(pages)).ok_or(PlaceError::TooLittleMemory { region, needs: pages, free: largest })?;
     Ok(Place { frame, pages, length: pages * PAGE_SIZE as u64 })
 }
 

@@ -5,11 +5,12 @@ use core::fmt;
 
 use cloister_caps::{Gfn, PAGE_SIZE};
 use cloister_kernel_core::memory::FreeMemory;
+use cloister_kernel_core::place::LARGE;
 use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::mapper::MapToError;
 use x86_64::structures::paging::page_table::PageTable;
 use x86_64::structures::paging::{
-    FrameAllocator, Mapper, OffsetPageTable, Page, PageTableFlags as Flags, PhysFrame, Size4KiB,
+    FrameAllocator, Mapper, OffsetPageTable, Page, PageSize, PageTableFlags as Flags, PhysFrame, Size2MiB, Size4KiB,
 };
 use x86_64::{PhysAddr, VirtAddr};
 
@@ -128,18 +129,17 @@ impl Root {
         let parents = Flags::PRESENT | Flags::WRITABLE | (flags & Flags::USER_ACCESSIBLE);
         // SAFETY: physical memory is mapped at offset 0 as long as a `Root` is used.
         let mut mapper = unsafe { OffsetPageTable::new(self.table(), VirtAddr::zero()) };
-        for index in 0..pages {
-            let offset = index * PAGE_SIZE as u64;
-            let page = Page::<Size4KiB>::containing_address(VirtAddr::new_truncate(address + offset));
-            let frame = PhysFrame::containing_address(PhysAddr::new_truncate(frame.0 * PAGE_SIZE as u64 + offset));
-            // SAFETY: the address space is not in force for the addresses mapped here, so no live reference is affected; who maps
-            // which frame is what the capability tables say.
-            let mapped = unsafe { mapper.map_to_with_table_flags(page, frame, flags, parents, &mut Tables(free)) };
-            match mapped {
-                Ok(flush) => flush.ignore(),
-                Err(MapToError::FrameAllocationFailed) => return Err(PagingError::NoMemory),
-                Err(_) => return Err(PagingError::Overlap(address + offset)),
-            }
+        let mut done = 0;
+        while done < pages {
+            let (to, from) = (address + done * PAGE_SIZE as u64, (frame.0 + done) * PAGE_SIZE as u64);
+            let large = (to | from).is_multiple_of(Size2MiB::SIZE) && pages - done >= LARGE;
+            done += if large {
+                map_page::<Size2MiB>(&mut mapper, free, (to, from), flags, parents)?;
+                LARGE
+            } else {
+                map_page::<Size4KiB>(&mut mapper, free, (to, from), flags, parents)?;
+                1
+            };
         }
         Ok(())
     }
@@ -180,6 +180,29 @@ impl Root {
     pub fn address(&self) -> u64 {
         self.0.start_address().as_u64()
     }
+}
+
+/// Maps one page, large or small, to the frame at a physical address.
+fn map_page<'m, S: PageSize>(
+    mapper: &mut OffsetPageTable<'m>,
+    free: &mut FreeMemory,
+    (to, from): (u64, u64),
+    flags: Flags,
+    parents: Flags,
+) -> Result<(), PagingError>
+where
+    OffsetPageTable<'m>: Mapper<S>,
+{
+    let page = Page::<S>::containing_address(VirtAddr::new_truncate(to));
+    let frame = PhysFrame::containing_address(PhysAddr::new_truncate(from));
+    // SAFETY: the address space is not in force for the addresses mapped here, so no live reference is affected; who maps
+    // which frame is what the capability tables say.
+    match unsafe { mapper.map_to_with_table_flags(page, frame, flags, parents, &mut Tables(free)) } {
+        Ok(flush) => flush.ignore(),
+        Err(MapToError::FrameAllocationFailed) => return Err(PagingError::NoMemory),
+        Err(_) => return Err(PagingError::Overlap(to)),
+    }
+    Ok(())
 }
 
 /// How ring 3 may use pages.

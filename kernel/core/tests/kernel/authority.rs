@@ -209,9 +209,9 @@ fn each_service_finds_its_own_mappings_where_they_are() {
         let constant = ["command-line", "site", "grant-manager.rules", "xenstore.rules"];
         let constant = constant.contains(&tables.name(capability.name));
         assert_eq!(mapping.service, capability.service);
-        // Of the shipped policy's regions the pool of frames to send is one service's own, as heaps and stacks are.
+        // Of the shipped policy's regions only the pool of frames to send is one that leaves the image and has one owner.
         let name = tables.name(capability.name);
-        let own = ["tx-pool", "tcpip-heap", "http-heap"].contains(&name) || name.ends_with(".stack");
+        let own = name == "tx-pool";
         let flags = if constant { CONSTANT } else { 0 } | if own { OWN } else { 0 };
         assert_eq!(answer.words, [mapping.address, place.length | flags], "{name}");
         found += 1;
