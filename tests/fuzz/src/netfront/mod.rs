@@ -255,11 +255,8 @@ impl Bench {
     /// Everybody behaves: the link comes up, carries frames both ways, and is closed without a grant left.
     pub fn works(&mut self) {
         self.host.script.lie(&[]);
-        self.net.behave(&self.host);
         self.hostile = Hostile::Nodes;
         self.daemon.conflicts = 0;
-        let before = self.tcpip.downs;
-        self.tcpip = Tcpip { downs: before, ..Tcpip::default() };
         self.back = Netback::new(0, 7);
         self.back.destroy(&mut self.daemon);
         self.settle();
