@@ -256,11 +256,10 @@ fn write_or_refuse(head: &mut Head, plan: &Plan<'_>, form: Form<'_>) {
 fn write_head<W: Write>(head: &mut W, plan: &Plan<'_>, form: Form<'_>) -> fmt::Result {
     let Form { bare, close, old, date } = form;
     let reason = reason(plan.status);
-    let text = 3 + 1 + reason.len() as u64 + 1;
+    let text = reason.len() as u64 + 1;
     // Number by number and piece by piece: `write!` would be most of what a small response costs.
     let put = |head: &mut W, pieces: &[&str]| pieces.iter().try_for_each(|piece| head.write_str(piece));
-    let status = Decimal::of(u64::from(plan.status));
-    put(head, &["HTTP/1.1 ", status.as_str(), " ", reason, "\r\nServer: Cloister\r\n"])?;
+    put(head, &["HTTP/1.1 ", reason, "\r\nServer: Cloister\r\n"])?;
     if let Some(date) = date {
         put(head, &["Date: ", date, "\r\n"])?;
     }
@@ -296,7 +295,7 @@ fn write_head<W: Write>(head: &mut W, plan: &Plan<'_>, form: Form<'_>) -> fmt::R
     }
     head.write_str("\r\n")?;
     if plan.length.is_none() && plan.status != 304 && !bare {
-        put(head, &[status.as_str(), " ", reason, "\n"])?;
+        put(head, &[reason, "\n"])?;
     }
     Ok(())
 }
@@ -351,24 +350,25 @@ fn write_location(head: &mut impl Write, target: &str) -> fmt::Result {
     head.write_str("\r\n")
 }
 
+/// A status as the status line has it.
 fn reason(status: u16) -> &'static str {
     match status {
-        200 => "OK",
-        206 => "Partial Content",
-        301 => "Moved Permanently",
-        304 => "Not Modified",
-        400 => "Bad Request",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        411 => "Length Required",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        416 => "Range Not Satisfiable",
-        431 => "Request Header Fields Too Large",
-        501 => "Not Implemented",
-        505 => "HTTP Version Not Supported",
-        _ => "Internal Server Error",
+        200 => "200 OK",
+        206 => "206 Partial Content",
+        301 => "301 Moved Permanently",
+        304 => "304 Not Modified",
+        400 => "400 Bad Request",
+        404 => "404 Not Found",
+        405 => "405 Method Not Allowed",
+        408 => "408 Request Timeout",
+        411 => "411 Length Required",
+        413 => "413 Content Too Large",
+        414 => "414 URI Too Long",
+        416 => "416 Range Not Satisfiable",
+        431 => "431 Request Header Fields Too Large",
+        501 => "501 Not Implemented",
+        505 => "505 HTTP Version Not Supported",
+        _ => "500 Internal Server Error",
     }
 }
 

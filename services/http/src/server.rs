@@ -131,8 +131,10 @@ impl<S: System, M: Memory> Http<S, M> {
             Reply::Network { address: [0, 0, 0, 0], constant } => {
                 // tcpip has forgotten every connection, and so do we.
                 for index in 0..self.connections.len() as u16 {
-                    self.change(index, Connection::forget);
-                    self.idle.leave(index);
+                    if self.connections.get(usize::from(index)).is_some_and(Connection::in_use) {
+                        self.change(index, Connection::forget);
+                        self.idle.leave(index);
+                    }
                 }
                 self.listen = !self.connections.is_empty();
                 self.referring = constant > 0 && constant == self.site_bytes.len() as u64;

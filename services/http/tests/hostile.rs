@@ -1,10 +1,12 @@
 //! http over a tcpip that says anything at all.
 #![forbid(unsafe_code)]
 
+use std::sync::OnceLock;
+
 use cloister_caps::Slot;
 use cloister_http::{Caps, service};
 use cloister_interfaces::capability::{Clock, Console, Info};
-use cloister_interfaces::socket::{Connection, Reply, Request, Socket};
+use cloister_interfaces::socket::{Connection, Constant, Reply, Request, Socket};
 use cloister_interfaces::{Memory, Notifications, Server, Service};
 use cloister_sim::{Recorder, SharedMemory, channel};
 use proptest::prelude::*;
@@ -12,23 +14,24 @@ use proptest::prelude::*;
 const CONNECTIONS: usize = 4;
 const RING_IN: usize = 2048;
 const RING_OUT: usize = 4096;
-/// A tar archive of one file, `f`, of 600 bytes.
-static ARCHIVE: &[u8] = &{
-    let mut archive = [0; 512 + 1024 + 1024];
-    archive[0] = b'f';
-    let (size, magic, mut at) = (*b"00000001130", *b"ustar\x0000", 0);
-    while at < size.len() {
-        archive[124 + at] = size[at];
-        at += 1;
-    }
-    at = 0;
-    while at < magic.len() {
-        archive[257 + at] = magic[at];
-        at += 1;
-    }
-    archive[156] = b'0';
-    archive
-};
+/// A cpio archive of one file, `index.html`.
+fn archive() -> &'static [u8] {
+    static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
+    ARCHIVE.get_or_init(|| {
+        let mut archive = Vec::new();
+        for (name, data) in [("index.html", FILE), ("TRAILER!!!", "")] {
+            let fields = [1, 0o100_644, 0, 0, 1, 1_700_000_000, data.len(), 0, 0, 0, 0, name.len() + 1, 0];
+            let header: String = fields.iter().map(|field| format!("{field:08x}")).collect();
+            archive.extend(format!("070701{header}{name}\0").bytes());
+            archive.resize(archive.len().next_multiple_of(4), 0);
+            archive.extend(data.bytes());
+            archive.resize(archive.len().next_multiple_of(4), 0);
+        }
+        archive
+    })
+}
+
+const FILE: &str = "<p>the file";
 
 struct Bench {
     system: Recorder,
@@ -110,6 +113,36 @@ fn a_request_in_the_ring_is_answered_in_the_ring() {
     assert!(response.starts_with("HTTP/1.1 200 OK\r\n") && response.ends_with("</html>\n"), "{response}");
 }
 
+/// Whether this part of the archive is the end of the file, or all of it.
+fn is_the_file(offset: u32, length: u32) -> bool {
+    let part = archive().get(offset as usize..offset as usize + length as usize);
+    length > 0 && part.is_some_and(|part| FILE.as_bytes().ends_with(part))
+}
+
+#[test]
+fn a_file_is_named_to_a_tcpip_that_has_the_archive_and_copied_for_another() {
+    for (constant, named) in [(archive().len() as u64, true), (archive().len() as u64 + 1, false), (0, false)] {
+        let mut bench = Bench::with_site(16, archive());
+        bench.say(Reply::Network { address: [0; 4], constant });
+        bench.run();
+        let text = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        bench.stream_in.write(RING_IN, text);
+        bench.say(accepted(CONNECTION));
+        bench.say(Reply::Received { connection: CONNECTION, length: text.len() as u32 });
+        bench.run();
+        bench.hear();
+        let sent = bench.asked.iter().find_map(|request| match request {
+            Request::Send { length, constant, quiet, .. } => Some((*length, *constant, *quiet)),
+            _ => None,
+        });
+        let (length, constant, quiet) = sent.expect("an answer");
+        assert!(quiet, "it waits for nothing but the peer");
+        let ring = bench.stream_out.bytes(RING_OUT, length as usize);
+        assert_eq!(ring.ends_with(FILE.as_bytes()), !named);
+        assert_eq!(constant.map(|Constant { offset, length }| is_the_file(offset, length)), named.then_some(true));
+    }
+}
+
 #[test]
 fn a_network_that_goes_down_takes_all_connections_with_it() {
     let mut bench = Bench::new(16);
@@ -176,9 +209,9 @@ fn act() -> impl Strategy<Value = Act> {
         1 => connection().prop_map(|connection| Reply::PeerClosed { connection }),
         1 => connection().prop_map(|connection| Reply::Closed { connection }),
         1 => any::<u16>().prop_map(|free| Reply::Pressure { free }),
-        1 => (any::<[u8; 4]>(), prop_oneof![Just(0), Just(ARCHIVE.len() as u64)])
+        1 => (any::<[u8; 4]>(), prop_oneof![Just(0), Just(archive().len() as u64)])
             .prop_map(|(address, constant)| Reply::Network { address, constant }),
-        1 => Just(Reply::Network { address: [0; 4], constant: ARCHIVE.len() as u64 }),
+        1 => Just(Reply::Network { address: [0; 4], constant: archive().len() as u64 }),
     ];
     let text = prop_oneof![
         Just(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(20)),
@@ -199,7 +232,7 @@ proptest! {
     /// No panic, no announcement of more than the ring holds, and no busy waiting.
     #[test]
     fn whatever_tcpip_says(acts in prop::collection::vec(act(), 0..200), deep: bool) {
-        let mut bench = Bench::new(if deep { 64 } else { 2 });
+        let mut bench = Bench::with_site(if deep { 64 } else { 2 }, archive());
         for act in acts {
             match act {
                 Act::Say(reply) => bench.say(reply),
@@ -210,8 +243,10 @@ proptest! {
             bench.run();
         }
         for request in &bench.asked {
-            if let Request::Send { length, .. } = request {
+            if let Request::Send { length, constant, .. } = request {
                 prop_assert!(*length as usize <= RING_OUT);
+                let named = constant.is_none_or(|part| is_the_file(part.offset, part.length));
+                prop_assert!(named, "{:?}", request);
             }
         }
         for _ in 0..40 {

@@ -23,6 +23,8 @@ use crate::table::{Key, Table};
 
 /// Ports that can be listened to.
 const MAX_PORTS: usize = 8;
+/// The most free connections that are few.
+const SCARCE: usize = 32;
 /// How long a peer may take to answer our SYN.
 const HALF_OPEN: Duration = Duration::from_secs(5);
 /// How long a closed connection may take to deliver what was sent.
@@ -168,7 +170,7 @@ impl Flows {
 
     /// Below this many free connections the applications are told of pressure.
     pub fn scarce(&self) -> usize {
-        (self.flows.len() / 4).max(1)
+        (self.flows.len() / 4).clamp(1, SCARCE)
     }
 
     /// Ports that `client` listens to.
@@ -379,9 +381,13 @@ impl Flows {
         }
     }
 
-    /// Something happened to all connections.
+    /// Something happened to all connections that peers have.
     pub fn mark_all(&mut self) {
-        self.indices().for_each(|index| self.mark(index));
+        for index in self.indices() {
+            if self.get(index).is_some_and(|flow| flow.stage != Stage::Unused) {
+                self.mark(index);
+            }
+        }
     }
 
     /// The next connection to be attended to.

@@ -1,7 +1,7 @@
 //! The test itself as tcpip's application: what it is told, and what it may not do.
 
 use cloister_interfaces::Memory;
-use cloister_interfaces::socket::{Connection, Reply, Request};
+use cloister_interfaces::socket::{Connection, Constant, Reply, Request};
 use cloister_scenarios::Network;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
@@ -27,9 +27,9 @@ fn ask(rig: &mut Rig, request: Request) {
 
 /// An image whose application has accepted one connection.
 fn accepted() -> (Rig, SocketHandle, Connection) {
-    let mut rig = Rig::bare(&Setup::default());
+    let mut rig = Rig::bare(&Setup { site: b"sites", ..Setup::default() });
     ask(&mut rig, Request::Listen { port: 80 });
-    assert_eq!(hear(&mut rig, 10).last(), Some(&Reply::Network { address: [10, 0, 0, 2], constant: 0 }));
+    assert_eq!(hear(&mut rig, 10).last(), Some(&Reply::Network { address: [10, 0, 0, 2], constant: 5 }));
     let handle = rig.connect();
     let heard = hear(&mut rig, 20);
     let [Reply::Accepted { connection, address: [10, 0, 0, 1], local_port: 80, .. }] = heard[..] else {
@@ -114,12 +114,36 @@ fn an_end_is_told_once_and_an_index_is_free_after_both_ends() {
     assert!(!rig.system.console().contains("refused"), "{}", rig.system.console());
 }
 
+fn constant(connection: Connection, offset: u32, length: u32) -> Request {
+    Request::Send { connection, length: 0, constant: Some(Constant { offset, length }), quiet: false }
+}
+
+#[test]
+fn constant_bytes_come_after_those_of_the_ring_and_before_any_others() {
+    let (mut rig, handle, connection) = accepted();
+    let ring = usize::from(connection.0) * RING_OUT;
+    rig.stream_out.write(ring, b"head ");
+    let constant = Some(Constant { offset: 1, length: 3 });
+    ask(&mut rig, Request::Send { connection, length: 5, constant, quiet: false });
+    assert_eq!(hear(&mut rig, 20), [Reply::Sent { connection, length: 5, constant: 3 }]);
+    assert_eq!(rig.take(handle), b"head ite");
+    // Nothing more before they are taken.
+    for _ in 0..2 {
+        ask(&mut rig, Request::Send { connection, length: 0, constant, quiet: false });
+    }
+    assert_eq!(hear(&mut rig, 20), [Reply::Closed { connection }]);
+    assert!(rig.system.console().contains("refused"));
+}
+
 #[test]
 fn lengths_beyond_the_rings_end_the_connection() {
     for request in [
         |connection| Request::Send { connection, length: RING_OUT as u32 + 1, constant: None, quiet: false },
         |connection| Request::Send { connection, length: u32::MAX, constant: None, quiet: false },
         |connection| Request::Consumed { connection, length: 1 },
+        |connection| constant(connection, 5, 1),
+        |connection| constant(connection, 0, 6),
+        |connection| constant(connection, u32::MAX, u32::MAX),
     ] {
         let (mut rig, handle, connection) = accepted();
         ask(&mut rig, request(connection));
