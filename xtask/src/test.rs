@@ -10,6 +10,7 @@ use clap::Args;
 use crate::image;
 use crate::proof;
 use crate::stages::Stages;
+use crate::taken;
 use crate::workspace;
 
 #[derive(Args)]
@@ -68,7 +69,7 @@ fn xen() -> Result<Count> {
         return Ok(Count::one(false));
     }
     let mut count = Count::default();
-    for policy in policies()? {
+    for policy in policies()?.into_iter().chain(taken::policies()?) {
         count.add(proved(&policy));
     }
     // One machine at a time: each test has its bed, and the time limits are for an otherwise idle machine.
@@ -96,7 +97,7 @@ fn prepare() -> Result<()> {
     let mut stages = Stages::new();
     cloister_bed::packages::ensure(&mut |text| stages.begin(text))?;
     cloister_bed::packages::ensure_also(&CLIENTS, &mut |text| stages.begin(text))?;
-    for policy in policies()? {
+    for policy in policies()?.into_iter().chain(taken::policies()?) {
         image::build(&policy, &mut stages).with_context(|| policy.display().to_string())?;
     }
     stages.done();

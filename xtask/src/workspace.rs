@@ -28,13 +28,25 @@ pub fn metadata() -> Result<Metadata> {
     MetadataCommand::new().manifest_path(manifest).no_deps().exec().context("cargo metadata failed")
 }
 
-/// The package of a policy's `program`.
+/// The name that a policy's `program` goes by inside the workspace.
+fn short(program: &str) -> &str {
+    program.strip_prefix("cloister-").unwrap_or(program)
+}
+
+/// The programs of a package.
+fn programs(package: &Package) -> impl Iterator<Item = &str> {
+    let programs = package.targets.iter().filter(|target| target.is_bin() && target.required_features == ["image"]);
+    programs.map(|target| target.name.as_str())
+}
+
+/// The package of a policy's `program`: the one of that name, or one that has a program of that name.
 fn package<'a>(metadata: &'a Metadata, program: &str) -> Result<&'a Package> {
     let prefixed = format!("cloister-{program}");
-    let package = metadata.packages.iter().find(|package| *package.name == program || *package.name == prefixed);
-    let Some(package) = package else {
+    let named = metadata.packages.iter().find(|package| *package.name == program || *package.name == prefixed);
+    let having = || metadata.packages.iter().find(|package| programs(package).any(|name| name == short(program)));
+    let Some(package) = named.or_else(having) else {
         bail!(
-            "the policy names the program \"{program}\", but no crate of the workspace is called {program} or {prefixed}"
+            "the policy names the program \"{program}\", but no crate of the workspace is called {program} or {prefixed}, or has a program of that name"
         );
     };
     Ok(package)
@@ -50,11 +62,16 @@ pub fn kernel_features(metadata: &Metadata, program: &str) -> Result<Vec<String>
 /// The package and the binary of a policy's `program`.
 pub fn program(metadata: &Metadata, program: &str) -> Result<(String, String)> {
     let package = package(metadata, program)?;
-    let is_program = |target: &&cargo_metadata::Target| target.is_bin() && target.required_features == ["image"];
-    let mut programs = package.targets.iter().filter(is_program);
-    match (programs.next(), programs.next()) {
-        (Some(target), None) => Ok((package.name.to_string(), target.name.clone())),
-        _ => bail!("the crate {} needs exactly one binary with required-features = [\"image\"]", package.name),
+    let found: Vec<&str> = programs(package).collect();
+    // One of several goes by its own name.
+    let of_the_name = found.iter().find(|name| **name == short(program));
+    match (&found[..], of_the_name) {
+        ([name], _) | (_, Some(name)) => Ok((package.name.to_string(), (*name).to_owned())),
+        _ => bail!(
+            "the crate {} needs one binary with required-features = [\"image\"], or one of the name {}",
+            package.name,
+            short(program)
+        ),
     }
 }
 
@@ -85,6 +102,9 @@ mod tests {
         let expected = ("cloister-http".to_owned(), "http".to_owned());
         assert_eq!(program(&metadata, "http").expect("short"), expected);
         assert_eq!(program(&metadata, "cloister-http").expect("long"), expected);
+        let of_several = ("cloister-prober".to_owned(), "prober-tcpip".to_owned());
+        assert_eq!(program(&metadata, "cloister-prober-tcpip").expect("one of several"), of_several);
+        assert_eq!(program(&metadata, "cloister-prober").expect("its own").1, "prober");
         assert!(program(&metadata, "nonsense").expect_err("none").to_string().contains("nonsense"));
         assert!(program(&metadata, "cloister-caps").is_err(), "a library is no program");
     }

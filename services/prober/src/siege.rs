@@ -21,8 +21,10 @@ const UPPER_HALF: u64 = 0xFFFF_8000_0000_0000;
 /// The last domain number that a peer can have (`DOMID_FIRST_RESERVED` - 1).
 const LAST_DOMAIN: u64 = 0x7FEF;
 
-/// Time between two attempts, so that the console keeps up with the kernel's refusals.
+/// Time between two attempts.
 const PACE: Duration = Duration::from_millis(40);
+/// Time after one that is refused many times over, so that the console keeps up with the kernel's refusals.
+const SLOW_PACE: Duration = Duration::from_millis(100);
 /// How often a peer is looked at before it counts as one that does not listen: 2 s.
 const LOOKS: u32 = 50;
 /// Returns at once of a `wait` whose deadline has passed.
@@ -241,7 +243,8 @@ impl<P: Place> Siege<P> {
             Made::Over(outcome) => self.report(number, outcome),
             Made::Sent => self.sent = Some((number, attempt, LOOKS)),
         }
-        self.due = self.place.clock().now() + PACE;
+        let pace = if matches!(attempt, Attempt::Slot(_) | Attempt::Arguments(_)) { SLOW_PACE } else { PACE };
+        self.due = self.place.clock().now() + pace;
     }
 
     /// Looks what the peers say to what was sent.

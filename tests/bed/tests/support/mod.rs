@@ -80,3 +80,38 @@ pub fn ping(bed: &Bed, count: u32, interval: &str) -> (u32, u32) {
     let number = |at: usize| line.split(", ").nth(at).and_then(|part| part.split(' ').next()?.parse().ok());
     (number(0).unwrap_or_default(), number(1).unwrap_or_default())
 }
+
+/// The part of the processor that a service uses now, by the kernel's own account: read twice from the report that an NMI
+/// makes the kernel print.
+pub fn processor_share(bed: &Bed, guest: &str, service: &str) -> f64 {
+    let console = || std::fs::read_to_string(bed.guest_log(guest)).unwrap_or_default();
+    let report = || {
+        let (began, before) = (Instant::now(), reports(&console(), service).len());
+        bed.dom0(&format!("xl trigger {guest} nmi"), READY).expect("dom0 answers");
+        while reports(&console(), service).len() == before {
+            assert!(began.elapsed() < READY, "no report after an NMI\n{}", console());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        reports(&console(), service).last().copied().unwrap_or_default()
+    };
+    let (from, used_from) = report();
+    std::thread::sleep(Duration::from_secs(2));
+    let (to, used_to) = report();
+    (used_to - used_from) as f64 / (to - from) as f64 / 1000.0
+}
+
+/// The kernel's reports: the time in ms, and a service's processor time in µs.
+fn reports(console: &str, service: &str) -> Vec<(u64, u64)> {
+    let number = |line: &str, prefix: &str| line.strip_prefix(prefix)?.split(' ').next()?.parse().ok();
+    let own = format!("cloister: {service} ");
+    let mut reports = Vec::new();
+    let mut at = None;
+    for line in console.lines() {
+        at = number(line, "cloister: at ").or(at);
+        if let (Some(time), Some(used)) = (at, number(line, &own)) {
+            reports.push((time, used));
+            at = None;
+        }
+    }
+    reports
+}
