@@ -15,6 +15,7 @@ mod proof;
 mod site;
 mod stages;
 mod symbolize;
+mod taken;
 mod test;
 mod unsafety;
 mod workspace;
