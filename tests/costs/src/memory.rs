@@ -44,6 +44,12 @@ impl Memory for Words {
         self.word(offset).map_or(0, |word| word.load(Ordering::Acquire))
     }
 
+    fn store64(&self, offset: usize, value: u64) {
+        if let Some(word) = self.word(offset) {
+            word.store(value, Ordering::Release);
+        }
+    }
+
     fn read(&self, offset: usize, into: &mut [u8]) {
         for (index, part) in into.chunks_mut(8).enumerate() {
             let word = self.word(offset + index * 8).map_or(0, |word| word.load(Ordering::Relaxed));
