@@ -226,7 +226,6 @@ impl<'a> Tables<'a> {
             && service.entry < LOWER_HALF_END
             && service.stack_top < LOWER_HALF_END
             && service.stack_top.is_multiple_of(16)
-            && service.period_us > 0
             && service.budget_us > 0
             && service.budget_us <= service.period_us
     }

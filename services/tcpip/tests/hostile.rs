@@ -171,7 +171,9 @@ impl Bench {
     fn answers(&mut self) -> usize {
         self.run();
         let pages = core::mem::take(&mut self.sent);
-        pages.keys().for_each(|page| drop(self.link.replies.send(&LinkReply::Transmitted { page: *page })));
+        for page in pages.keys() {
+            let _ = self.link.replies.send(&LinkReply::Transmitted { page: *page });
+        }
         pages.len()
     }
 }
