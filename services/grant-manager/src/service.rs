@@ -284,7 +284,8 @@ impl<S: System, M: Memory> GrantManager<S, M> {
 
 /// Whether the policy's rule allows the grant now.
 fn check<S>(entry: &GrantRuleFor, rule: &Rule<S>, first: u16, count: u16, peer: DomId) -> Result<(), &'static str> {
-    let end = first.checked_add(count).filter(|end| *end <= PAGES).ok_or("the pages are out of range")?;
+    let end =
+        first.checked_add(count).filter(|end| *end <= PAGES.min(entry.count)).ok_or("the pages are out of range")?;
     if count == 0 {
         return Err("it asks for no page");
     }

@@ -143,6 +143,9 @@ fn what_the_policy_does_not_give_is_refused_and_the_kernel_not_asked() {
     let cases = [
         (0, issue(0, 0, 3)),
         (0, issue(0, 0, 0)),
+        (0, issue(0, 2, 1)),
+        (0, issue(0, 1, 2)),
+        (0, issue(1, 127, 2)),
         (0, issue(1, 1000, 100)),
         (0, issue(1, u16::MAX, 2)),
         (0, issue(2, 0, 1)),

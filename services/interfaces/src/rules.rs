@@ -51,7 +51,7 @@ pub struct GrantRuleFor {
     pub client: u8,
     /// The index of the rule's capability among the grant manager's grant capabilities.
     pub rule: u8,
-    /// The most pages that may be granted at once.
+    /// The pages that may be granted, from the region's first.
     pub count: u16,
     /// The lowest domain id allowed as peer.
     pub peer_first: u16,

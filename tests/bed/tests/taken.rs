@@ -91,18 +91,18 @@ impl Arena {
         self.attributed(&console);
     }
 
-    /// Each fault, restart and refusal names the place; nobody else faulted.
+    /// Each fault, restart and refusal names the place; nobody else's does.
     fn attributed(&self, console: &str) {
-        let named = |prefix: &str, mark: &str| {
+        let named = |mark: &str| {
             let own = format!("{mark}{} ", self.place);
             let (own, others): (Vec<&str>, Vec<&str>) =
-                console.lines().filter(|line| line.starts_with(prefix)).partition(|line| line.contains(&own));
-            assert!(!own.is_empty(), "no {prefix} of {}", self.place);
+                console.lines().filter(|line| line.starts_with(mark)).partition(|line| line.starts_with(&own));
+            assert!(!own.is_empty(), "no {mark}{}", self.place);
             assert!(others.is_empty(), "{others:#?}");
             own.len()
         };
-        let (faults, restarts) = (named("fault: ", "fault: "), named("restart: ", "restart: "));
-        let refusals = named("refused: ", "service=");
+        let (faults, restarts) = (named("fault: "), named("restart: "));
+        let refusals = named("refused: service=");
         println!("{}: {faults} faults, {restarts} restarts, {refusals} refusals shown", self.place);
         for mark in ["cloister: fatal", "stopped: ", "panicked"] {
             assert!(!console.contains(mark), "{mark}\n{console}");
