@@ -107,7 +107,6 @@ impl Arena {
         for mark in ["cloister: fatal", "stopped: ", "panicked"] {
             assert!(!console.contains(mark), "{mark}\n{console}");
         }
-        assert!(console.contains("lines dropped]"), "the flood of lines was let through");
     }
 }
 
