@@ -292,11 +292,16 @@ impl World for HostileGrants {
 
     fn honest(mut self) {
         self.grants.behave(&self.bench.host);
-        self.bench.honest_grants();
         // Of what it said before nothing is granted, and a peer that was said to hold pages holds them no more.
         for rule in 0..3 {
-            self.grants.send(&grants::Reply::Ended { rule, held: 0 });
+            let told = (0..100).any(|_| {
+                self.bench.turn();
+                self.grants.send(&grants::Reply::Ended { rule, held: 0 })
+            });
+            assert!(told, "it takes no answers");
         }
+        self.bench.turns(2);
+        self.grants.hear();
         self.bench.honest_grants();
         self.bench.works();
     }
