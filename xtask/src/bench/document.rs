@@ -1,4 +1,4 @@
-//! `docs/benchmarks.md`: the last full run, for readers.
+//! `docs/benchmarks.md`: the last run, for readers.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ fn text(run: &Run, plots: &[(String, PathBuf)]) -> String {
     // Writing to a String cannot fail.
     let _ = write!(
         text,
-        "\n## The last full run\n\n    {}\n\nIt took {minutes} minutes and made {} readings. Image: commit `{}`, policy `{}`. Raw numbers: \
+        "\n## The last run\n\n    {}\n\nIt took {minutes} minutes and made {} readings. Image: commit `{}`, policy `{}`. Raw numbers: \
          [`benchmarks/results.json`](benchmarks/results.json). Made with:\n\n",
         run.command,
         run.readings.len(),
