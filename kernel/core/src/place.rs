@@ -89,7 +89,11 @@ fn fixed(region: usize, pages: u64, free: &mut FreeMemory) -> Result<Place, Plac
     let largest = free.largest();
     // What is large is best mapped by few entries, and otherwise by many.
     let aligned = if pages >= LARGE { free.take_aligned(pages, LARGE) } else { None };
-    let frame = aligned.or_else(|| free.take(pages)).ok_or(PlaceError::TooLittleMemory { region, needs: pages, free: largest })?;
+    let frame = aligned.or_else(|| free.take(pages)).ok_or(PlaceError::TooLittleMemory {
+        region,
+        needs: pages,
+        free: largest,
+    })?;
     Ok(Place { frame, pages, length: pages * PAGE_SIZE as u64 })
 }
 

@@ -55,7 +55,7 @@ mod clerk {
 
     pub struct Caps<S, M: Memory> {
         pub console: Console<S>,
-        pub notes: M::Own,
+        pub notes: M,
     }
 }
 

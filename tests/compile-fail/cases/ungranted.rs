@@ -8,7 +8,7 @@ mod clerk {
     pub struct Caps<S, M: Memory> {
         pub console: Console<S>,
         pub power: Power<S>,
-        pub notes: M::Own,
+        pub notes: M,
     }
 }
 

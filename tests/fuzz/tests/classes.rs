@@ -31,7 +31,7 @@ fn every_name_in_the_table_exists() {
         sources(&root().join(folder), &mut text);
     }
     let document = std::fs::read_to_string(root().join("docs/fuzzing.md")).unwrap();
-    let table = document.split("## Known classes, by name").nth(1).expect("the section");
+    let table = document.split("## Known classes, by name").nth(1).expect("the section").split("\n## ").next().unwrap();
     let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
     assert!(rows.len() > 20, "{} rows", rows.len());
     for row in rows {
