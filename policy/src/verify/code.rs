@@ -9,13 +9,14 @@
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
-use super::image::{Load, UPPER_HALF};
+use super::image::Load;
 use super::{Finding, Hit};
 
 /// An instruction of more bytes does not exist.
 const LONGEST: usize = 15;
-/// Words from here up are small negative numbers, not addresses.
-const SMALL_NEGATIVE: u64 = 0xFFFF_FFFF_FFFF_F000;
+/// Where the kernel maps what it has: its program, and the table of special pages from `SPECIAL` (`kernel/image/src/paging.rs`).
+/// Other words that look like upper addresses are numbers and tables of bytes.
+const KERNEL_HALF: std::ops::Range<u64> = 0xFFFF_FFFF_8000_0000..0xFFFF_FFFF_C020_0000;
 /// `xor ebp, ebp`, `call`; then, behind the call's four bytes, `ud2`: the runtime's `_start`.
 const START: [u8; 3] = [0x31, 0xED, 0xE8];
 const START_END: [u8; 2] = [0x0F, 0x0B];
@@ -137,7 +138,7 @@ impl Program<'_> {
         let words = load.bytes.windows(8).filter_map(|word| Some(u64::from_le_bytes(word.try_into().ok()?)));
         let wrong = words.enumerate().find(|(at, word)| {
             let aligned = at.is_multiple_of(8) && !load.execute;
-            self.kernel.contains(word) || (aligned && (UPPER_HALF..SMALL_NEGATIVE).contains(word))
+            self.kernel.contains(word) || (aligned && KERNEL_HALF.contains(word))
         });
         if let Some((at, word)) = wrong {
             let address = load.address + at as u64;

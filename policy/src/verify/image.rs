@@ -11,7 +11,7 @@ type Header = elf::FileHeader64<LittleEndian>;
 /// Bytes of a page.
 pub(super) const PAGE: u64 = 4096;
 /// The kernel's half of the addresses.
-pub(super) const UPPER_HALF: u64 = 0xFFFF_8000_0000_0000;
+const UPPER_HALF: u64 = 0xFFFF_8000_0000_0000;
 /// What the kernel is linked above its physical address (`KERNEL_OFFSET` of `kernel/image/link.ld`).
 const KERNEL_OFFSET: u64 = 0xFFFF_FFFF_8000_0000;
 /// Where an image ends at the latest.

@@ -74,8 +74,8 @@ impl Holder<'_> {
             let name =
                 |text: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("").to_owned();
             let krate = name(path);
-            // `cloister_main` is where the runtime goes on, no crate.
-            if !path.get(krate.len()..).unwrap_or_default().starts_with("::") {
+            // `cloister_main`, and a closure in it, is where the runtime goes on, no crate.
+            if krate == "main" || !path.get(krate.len()..).unwrap_or_default().starts_with("::") {
                 continue;
             }
             if !COMMON.contains(&krate.as_str()) && krate != own && !self.is_program(&krate) {
