@@ -1,14 +1,15 @@
 //! The invocation ABI: the two system calls, and every operation that `invoke` knows.
 //!
-//! `wait(deadline)` and `invoke(slot, operation, a0, a1, a2, a3)` are all there is. The number of the
+//! `wait(deadline, hold)` and `invoke(slot, operation, a0, a1, a2, a3)` are all there is. The number of the
 //! call is in RAX and the arguments in RDI, RSI, RDX, R10, R8, R9; the answer is a [`Status`] in RAX
 //! and two words in RDI and RSI. The kernel never follows a pointer that a service gives it.
 
 use crate::rights::{Kind, Rights};
 
-/// System call number of `wait(deadline)`: block until a notification or until the monotonic
-/// clock (ns) reaches `deadline`; `u64::MAX` is no deadline. Answers with the notification bits, and
-/// with the time if the service holds a clock.
+/// System call number of `wait(deadline, hold)`: block until a notification or until the monotonic
+/// clock (ns) reaches `deadline`; `u64::MAX` is no deadline. The service's event channels whose events it was told of
+/// let the next ones in, but for those whose notification bits are in `hold`: they stay shut until a `wait` without.
+/// Answers with the notification bits, and with the time if the service holds a clock.
 pub const SYSTEM_CALL_WAIT: u64 = 0;
 /// System call number of `invoke(slot, operation, a0..a3)`.
 pub const SYSTEM_CALL_INVOKE: u64 = 1;

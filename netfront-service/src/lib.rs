@@ -8,6 +8,7 @@
 
 pub mod handshake;
 pub mod keys;
+mod pace;
 pub mod pages;
 pub mod ring;
 pub mod rx;

@@ -12,6 +12,7 @@ use cloister_interfaces::store::{self, Store};
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Server, Service, System};
 
 use crate::handshake::{Command, Handshake};
+use crate::pace::Pace;
 use crate::ring::{Refusal, Violation};
 use crate::rx::{Frame, MOST_SLOTS, Receive, Run};
 use crate::tx::Transmit;
@@ -67,6 +68,10 @@ pub struct Netfront<S, M> {
     /// A refusal was logged since the connection stands.
     complained: bool,
     close: Close,
+    /// How the back end's events are taken.
+    pace: Pace,
+    /// It was told since the connection stands that they are not.
+    paced: bool,
     /// When it is looked next whether the back end has fallen silent.
     look: Option<Instant>,
     /// The back end gave a frame back since the last look.
@@ -101,6 +106,8 @@ impl<S: System, M: Memory> Netfront<S, M> {
             unsent: ArrayVec::new(),
             complained: false,
             close: Close::Open,
+            pace: Pace::default(),
+            paced: false,
             look: None,
             progress: false,
             left_over: false,
@@ -196,6 +203,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
         self.up = false;
         self.unsent.clear();
         self.look = None;
+        self.pace = Pace::default();
         // Who asked for the end is told when it is reached.
         let told = core::mem::take(&mut self.told);
         self.owe_down |= told && self.close != Close::Closing;
@@ -209,7 +217,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
 
     fn started(&mut self) {
         self.up = true;
-        self.complained = false;
+        (self.complained, self.paced) = (false, false);
         let ([a, b, c, d, e, f], mtu) = self.handshake.identity();
         let split = if self.handshake.is_split() { "split" } else { "one" };
         self.console.line(format_args!(
@@ -287,16 +295,17 @@ impl<S: System, M: Memory> Netfront<S, M> {
         }
     }
 
-    /// Moves what the back end gave to tcpip.
-    fn frames(&mut self) -> Result<(), Violation> {
-        let Some(net) = self.net.as_mut() else { return Ok(()) };
+    /// Moves what the back end gave to tcpip. Answers whether there was anything, as far as it was looked.
+    fn frames(&mut self) -> Result<bool, Violation> {
+        let Some(net) = self.net.as_mut() else { return Ok(false) };
         let eager = self.close != Close::Open;
         let (replies, unsent) = (&mut net.replies, &mut self.unsent);
         let sent = unsent.iter().take_while(|reply| replies.push(reply).is_ok()).count();
         unsent.drain(..sent);
+        let mut found = !unsent.is_empty();
         for _ in 0..FRAMES {
             if !unsent.is_empty() {
-                return Ok(());
+                return Ok(found);
             }
             if let Some(page) = self.transmit.reap()? {
                 self.progress = true;
@@ -309,11 +318,25 @@ impl<S: System, M: Memory> Netfront<S, M> {
                     tell(replies, unsent, Reply::Received { page, offset, length, more, checked });
                 }
             } else if !(self.transmit.rest(eager)? | self.receive.rest()?) {
-                return Ok(());
+                return Ok(found);
+            } else {
+                continue;
             }
+            found = true;
         }
         self.left_over = true;
-        Ok(())
+        Ok(found)
+    }
+
+    /// Notes what an event was good for.
+    fn pace(&mut self, notifications: Notifications, found: bool, now: Option<Instant>) {
+        let event = self.tx_events.notified(notifications) || self.rx_events.notified(notifications);
+        let begins = self.pace.looked(event, found, now, || self.clock.now());
+        if begins && !core::mem::replace(&mut self.paced, true) {
+            self.console.line(format_args!(
+                "the back end sends events for nothing: its rings are looked at by the clock (told once a connection)"
+            ));
+        }
     }
 
     /// Looks from time to time whether the back end takes part; the clock is read no more often for it.
@@ -398,8 +421,9 @@ impl<S: System, M: Memory> Service for Netfront<S, M> {
         self.tell();
         if self.up && self.told {
             match self.frames() {
-                Ok(()) => {
+                Ok(found) => {
                     self.publish();
+                    self.pace(notifications, found, now);
                     self.watch_for_stall(now);
                 }
                 Err(violation) => self.violated(violation),
@@ -420,6 +444,13 @@ impl<S: System, M: Memory> Service for Netfront<S, M> {
             Close::Draining(until) => Some(until),
             _ => None,
         };
-        self.handshake.deadline().into_iter().chain(drain).chain(self.look).min()
+        self.handshake.deadline().into_iter().chain(drain).chain(self.look).chain(self.pace.deadline()).min()
+    }
+
+    fn held(&self) -> Notifications {
+        if !self.pace.holds() {
+            return Notifications::default();
+        }
+        self.tx_events.notification() | self.rx_events.notification()
     }
 }

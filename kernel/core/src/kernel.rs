@@ -66,7 +66,7 @@ pub struct Kernel<'t> {
     pending: [u64; MAX_SERVICES],
     restarts: [u16; MAX_SERVICES],
     channels: [Channel; MAX_PORT_RULES],
-    /// The channels of each service that were delivered to it, and are masked until it waits: a bit for each.
+    /// The channels of each service that were delivered to it, and are masked until it waits without holding them: a bit for each.
     delivered: [u32; MAX_SERVICES],
     /// Services that may read the clock: a bit for each.
     clocks: u32,
@@ -187,7 +187,7 @@ impl<'t> Kernel<'t> {
         [first, second, rest @ ..]: [u64; 6],
     ) -> Outcome {
         match call {
-            SYSTEM_CALL_WAIT => self.wait(platform, service, first),
+            SYSTEM_CALL_WAIT => self.wait(platform, service, first, second),
             SYSTEM_CALL_INVOKE => self.invoke(platform, service, first, second, rest),
             other => {
                 let status = Status::BadSystemCall;
@@ -196,14 +196,20 @@ impl<'t> Kernel<'t> {
         }
     }
 
-    fn wait(&mut self, platform: &mut impl Platform, service: u8, deadline: u64) -> Outcome {
-        let mut delivered = self.delivered.get_mut(usize::from(service)).map_or(0, core::mem::take);
+    fn wait(&mut self, platform: &mut impl Platform, service: u8, deadline: u64, hold: u64) -> Outcome {
+        let (mut delivered, mut held) = (self.delivered.get_mut(usize::from(service)).map_or(0, core::mem::take), 0);
         while delivered != 0 {
-            let channel = self.channels.get(delivered.trailing_zeros() as usize);
+            let index = delivered.trailing_zeros();
             delivered &= delivered - 1;
-            if let Some(port) = channel.and_then(|channel| channel.port) {
-                platform.unmask(port);
+            let Some(Channel { port: Some(port), bit, .. }) = self.channels.get(index as usize) else { continue };
+            if hold >> (bit & 63) & 1 == 1 {
+                held |= 1 << index;
+            } else {
+                platform.unmask(*port);
             }
+        }
+        if let Some(delivered) = self.delivered.get_mut(usize::from(service)) {
+            *delivered = held;
         }
         let pending = self.pending.get(usize::from(service)).is_some_and(|bits| *bits != 0);
         if !pending {

@@ -134,14 +134,36 @@ fn silence_is_from_look_to_look() {
 }
 
 #[test]
-fn a_storm_of_events_costs_a_wake_each_and_nothing_else() {
+fn a_storm_of_events_is_held_back_and_frames_come_through_it() {
     let mut world = World::connected();
     let _ = world.system.take_calls();
-    for _ in 0..100 {
-        world.storm();
-        world.settle();
+    let storm = |world: &mut World, times: u32| {
+        let before = world.wakes;
+        for _ in 0..times {
+            world.storm();
+            world.settle();
+        }
+        world.wakes - before
+    };
+    assert_eq!(storm(&mut world, 31), 31);
+    assert_eq!((world.system.take_calls(), world.replies()), (vec![], vec![]), "each costs a wake, and nothing else");
+    assert_eq!(storm(&mut world, 1_000), 1, "then they are not let in");
+    assert!(world.system.console().contains("the back end sends events for nothing"), "{}", world.system.console());
+    for round in 0..300_u32 {
+        let frame = round.to_le_bytes().repeat(50);
+        world.back.waiting.push_back(frame.clone().into());
+        assert!(storm(&mut world, 100) <= 5, "round {round}");
+        (0..8).for_each(|_| world.pass(1));
+        assert_eq!(world.received(), [(frame, false)], "round {round}");
     }
-    assert_eq!((world.system.take_calls(), world.replies()), (vec![], vec![]));
+    assert_eq!(world.system.console().matches("for nothing").count(), 1, "told once");
+    // When it is over, a frame's event is let in again.
+    world.pass(2_000);
+    world.bells.set(0);
+    let frame = vec![7; 200];
+    world.back.waiting.push_back(frame.clone().into());
+    world.settle();
+    assert_eq!(world.received(), [(frame, false)]);
 }
 
 /// Who has which page, as far as tcpip can tell.

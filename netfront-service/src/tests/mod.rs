@@ -131,7 +131,10 @@ impl World {
             self.bells.set(self.bells.get() | bit);
         }
         let due = self.service.deadline().is_some_and(|deadline| deadline <= Instant(self.now));
-        let bits = self.bells.take();
+        // What the service holds back stays where it is.
+        let held = self.service.held().0;
+        let bits = self.bells.get() & !held;
+        self.bells.set(self.bells.get() & held);
         if bits == 0 && !due {
             return false;
         }

@@ -163,6 +163,10 @@ impl<S: System> Port<S> {
     pub fn notified(&self, notifications: Notifications) -> bool {
         notifications.has(self.bit)
     }
+    /// What its events come as.
+    pub fn notification(&self) -> Notifications {
+        Notifications(1 << (self.bit & 63))
+    }
     /// Allocates the channel for `peer` to bind; answers the number that the peer is to be told.
     ///
     /// # Errors

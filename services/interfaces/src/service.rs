@@ -1,5 +1,7 @@
 //! What every service is.
 
+use core::ops::BitOr;
+
 use crate::system::Instant;
 
 /// Notification bits, as `wait` answers them.
@@ -17,6 +19,13 @@ impl Notifications {
     }
 }
 
+impl BitOr for Notifications {
+    type Output = Notifications;
+    fn bitor(self, other: Notifications) -> Notifications {
+        Notifications(self.0 | other.0)
+    }
+}
+
 /// A state machine that never blocks.
 ///
 /// Its constructor takes its capabilities: a structure with one field for each, which the policy
@@ -28,4 +37,10 @@ pub trait Service {
 
     /// The next time at which it wants to run without being notified.
     fn deadline(&self) -> Option<Instant>;
+
+    /// The events that it does not want to be told of while it waits: those of a peer that sends too many. The channels
+    /// that it was told of already stay shut, which costs nothing whatever the peer sends.
+    fn held(&self) -> Notifications {
+        Notifications::default()
+    }
 }

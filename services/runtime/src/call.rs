@@ -53,11 +53,11 @@ pub(crate) fn raw(number: u64, arguments: [u64; 6]) -> (u64, [u64; 2]) {
     call(number, arguments)
 }
 
-/// Sleeps until a notification comes or the clock reaches `deadline`.
+/// Sleeps until a notification comes or the clock reaches `deadline`; events of `held` do not come.
 #[must_use]
-pub fn wait(deadline: Option<Instant>) -> Notifications {
+pub fn wait(deadline: Option<Instant>, held: Notifications) -> Notifications {
     let deadline = deadline.map_or(NO_DEADLINE, |deadline| deadline.0);
-    let (_, [bits, _]) = call(SYSTEM_CALL_WAIT, [deadline, 0, 0, 0, 0, 0]);
+    let (_, [bits, _]) = call(SYSTEM_CALL_WAIT, [deadline, held.0, 0, 0, 0, 0]);
     Notifications(bits)
 }
 

@@ -5,6 +5,8 @@
 #![cfg_attr(not(test), no_std)]
 
 mod call;
+#[cfg(feature = "fused")]
+mod fused;
 #[cfg(any(feature = "image", test))]
 mod heap;
 mod memory;
@@ -14,6 +16,8 @@ pub mod probe;
 mod program;
 
 pub use call::{Kernel, wait};
+#[cfg(feature = "fused")]
+pub use fused::rung;
 pub use memory::{Pages, Window, bytes};
 #[cfg(feature = "image")]
 pub use program::run;
@@ -29,6 +33,28 @@ macro_rules! service {
         #[unsafe(no_mangle)]
         extern "Rust" fn cloister_main() -> ! {
             $crate::run(HEAP, |kernel| $service::service(capabilities(kernel)))
+        }
+    };
+}
+
+/// The same for the program that has all services in it.
+#[cfg(feature = "fused")]
+#[macro_export]
+macro_rules! fused {
+    ($program:ident) => {
+        include!(env!("CLOISTER_CAPABILITIES"));
+
+        /// Where the runtime's entry goes on.
+        #[unsafe(no_mangle)]
+        extern "Rust" fn cloister_main() -> ! {
+            $crate::run(HEAP, |kernel| {
+                $program::service($program::Inside {
+                    system: kernel,
+                    caps: move || capabilities(kernel),
+                    part: $crate::Window::part,
+                    rung: $crate::rung,
+                })
+            })
         }
     };
 }

@@ -50,6 +50,14 @@ impl Window {
         Window { base, length: if flags & region::OWN == 0 { length } else { 0 } }
     }
 
+    /// The part of the region that starts at `offset` and has `length` bytes; without bytes if it has none such.
+    #[cfg(feature = "fused")]
+    #[must_use]
+    pub fn part(&self, offset: usize, length: usize) -> Window {
+        let base = self.address(offset, length);
+        Window { base: base.unwrap_or_default(), length: base.map_or(0, |_| length) }
+    }
+
     fn address(&self, offset: usize, count: usize) -> Option<usize> {
         let end = offset.checked_add(count)?;
         (end <= self.length).then(|| self.base + offset)

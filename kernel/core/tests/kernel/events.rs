@@ -56,6 +56,28 @@ fn an_event_is_delivered_once_a_wait() {
 }
 
 #[test]
+fn an_event_that_is_held_stays_masked_until_a_wait_that_does_not_hold_it() {
+    let mut bench = Bench::new(&narrow());
+    let ports = ["tx-events", "rx-events"]
+        .map(|name| bench.invoke("netfront", name, Operation::PortOpen, [3, 0, 0, 0]).words[0] as u32);
+    bench.machine.unmasked.clear();
+    let mut bits = [0; 2];
+    for (port, bits) in ports.into_iter().zip(&mut bits) {
+        assert!(bench.kernel.event(EvtchnPort(port)));
+        *bits = bench.bits("netfront");
+    }
+    bench.hold("netfront", u64::MAX, bits[0]);
+    assert_eq!(bench.machine.unmasked, [ports[1]], "the other lets events in");
+    bench.hold("netfront", u64::MAX, u64::MAX);
+    bench.hold("netfront", u64::MAX, bits[0] | bits[1]);
+    assert_eq!(bench.machine.unmasked, [ports[1]], "what is held stays masked, wait after wait");
+    bench.hold("netfront", u64::MAX, bits[1]);
+    assert_eq!(bench.machine.unmasked, [ports[1], ports[0]]);
+    bench.wait("netfront", u64::MAX);
+    assert_eq!(bench.machine.unmasked, [ports[1], ports[0]], "once");
+}
+
+#[test]
 fn a_port_is_opened_used_and_closed_by_its_service() {
     let mut bench = Bench::new(&narrow());
     for operation in [Operation::PortSend, Operation::PortClose] {

@@ -234,8 +234,13 @@ impl Bench {
 
     /// `wait`, from which nobody has woken the service yet.
     pub fn wait(&mut self, service: &str, deadline: u64) {
+        self.hold(service, deadline, 0);
+    }
+
+    /// `wait` that lets no events in that come as these notifications.
+    pub fn hold(&mut self, service: &str, deadline: u64, held: u64) {
         let index = self.service(service);
-        assert_eq!(self.call(index, 0, [deadline, 0, 0, 0, 0, 0]), Outcome::Wait);
+        assert_eq!(self.call(index, 0, [deadline, held, 0, 0, 0, 0]), Outcome::Wait);
     }
 
     /// The notifications with which a service runs on.

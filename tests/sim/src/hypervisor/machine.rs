@@ -205,15 +205,15 @@ impl Machine {
             false => Notifications::ALL.0,
         };
         self.xen().record(("run", service, bits));
-        let deadline = program::enter(self, service, || {
+        let (deadline, held) = program::enter(self, service, || {
             let running = program.running.get_or_insert_with(program.make);
             running.notified(Notifications(bits));
-            running.deadline()
+            (running.deadline(), running.held())
         });
         self.spend(RUN_TIME);
         if self.end.get().is_none() {
             let deadline = deadline.map_or(NO_DEADLINE, |deadline| deadline.0);
-            program.waiting = self.call(service, SYSTEM_CALL_WAIT, [deadline, 0, 0, 0, 0, 0]) == Outcome::Wait;
+            program.waiting = self.call(service, SYSTEM_CALL_WAIT, [deadline, held.0, 0, 0, 0, 0]) == Outcome::Wait;
         }
         let later = self.now();
         self.kernel().scheduler.charge(service, later - now, later);
