@@ -8,6 +8,7 @@ use core::time::Duration;
 use cloister_interfaces::socket::{Connection as Index, Constant, Layout, Request as Ask, Ring};
 use cloister_interfaces::{Instant, Memory};
 
+use crate::memo::Memo;
 use crate::page;
 use crate::request;
 use crate::response::{Answer, CONTINUE, Content, Context, Head, LARGEST_HEAD, Response, Sink, refuse, respond, sunk};
@@ -63,6 +64,10 @@ pub struct World<'a, M> {
     pub scratch: &'a mut [u8],
     /// The head of a response, to be written.
     pub head: &'a mut Head,
+    /// Answers given before.
+    pub memo: &'a mut Memo,
+    /// The second since 1970, if it is known: that of the date.
+    pub second: Option<u64>,
     /// The time.
     pub now: Instant,
     /// What responses depend on.
@@ -244,7 +249,7 @@ impl Connection {
         match self.state {
             State::Open if self.idle_since().is_some() && self.available > 0 => {
                 let response = refuse(408, world.context.date, world.head);
-                if !self.begin(index, response, world) {
+                if !self.begin(index, world.head.as_bytes(), response, world) {
                     self.abort();
                 }
             }
@@ -312,7 +317,7 @@ impl Connection {
     /// Answers the request whose body has come. Answers whether there was room.
     fn answer_sink<M: Memory>(&mut self, index: usize, sink: Sink, world: &mut World<'_, M>) -> bool {
         let response = sunk(sink, world.context.date, world.head);
-        let begun = self.begin(index, response, world);
+        let begun = self.begin(index, world.head.as_bytes(), response, world);
         if begun {
             self.sink = None;
         }
@@ -327,6 +332,14 @@ impl Connection {
         let count = self.copy_in(index, world);
         let scratch = core::mem::take(&mut world.scratch);
         let bytes = scratch.get(..count).unwrap_or_default();
+        if let Some((head, response)) = world.memo.find(bytes, world.second) {
+            let begun = self.begin(index, head, response, world);
+            if begun {
+                self.throw_away(count as u64);
+            }
+            world.scratch = scratch;
+            return begun;
+        }
         let now = |response, length| Some((Answer::Now(response), length));
         let answer = match request::parse(bytes) {
             Ok(Some((request, length))) => Some((respond(&request, &world.context, world.head), length as u64)),
@@ -338,10 +351,17 @@ impl Connection {
             Ok(None) => None,
             Err(status) => now(refuse(status, world.context.date, world.head), 0),
         };
+        if let Some((Answer::Now(response), length)) = answer
+            && length == count as u64
+        {
+            world.memo.keep(bytes, world.second, world.head, response);
+        }
         world.scratch = scratch;
         let (begun, length) = match answer {
             None => return false,
-            Some((Answer::Now(response), length)) => (self.begin(index, response, world), length),
+            Some((Answer::Now(response), length)) => {
+                (self.begin(index, world.head.as_bytes(), response, world), length)
+            }
             Some((Answer::Sink(sink), length)) => (self.begin_sink(index, sink, world), length),
         };
         if begun {
@@ -375,12 +395,12 @@ impl Connection {
         count
     }
 
-    /// Begins a response. Answers whether there was room for its head.
-    fn begin<M: Memory>(&mut self, index: usize, response: Response, world: &mut World<'_, M>) -> bool {
-        if self.room(world.layout, index) < world.head.len() {
+    /// Begins a response with this head. Answers whether there was room for it.
+    fn begin<M: Memory>(&mut self, index: usize, head: &[u8], response: Response, world: &World<'_, M>) -> bool {
+        if self.room(world.layout, index) < head.len() {
             return false;
         }
-        self.put(index, world.head.as_bytes(), world);
+        self.put(index, head, world);
         self.content = match response.content {
             Content::Nothing => Rest::Nothing,
             Content::Bytes(bytes) => Rest::Bytes(bytes),

@@ -32,6 +32,12 @@ impl Stamp {
         }
     }
 
+    /// Seconds since 1970, UTC.
+    #[must_use]
+    pub fn seconds(&self) -> u64 {
+        self.seconds
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -11,6 +11,7 @@ extern crate alloc;
 pub mod archive;
 pub mod connection;
 pub mod date;
+pub mod memo;
 pub mod mime;
 pub mod page;
 pub mod path;

@@ -45,7 +45,7 @@ pub struct Context<'a> {
 pub type Head = ArrayString<LARGEST_HEAD>;
 
 /// A response whose head was written.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Response {
     /// What follows the head.
     pub content: Content,

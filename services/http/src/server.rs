@@ -14,6 +14,7 @@ use cloister_interfaces::{Client, Instant, Memory, Notifications, Service, Syste
 use crate::Caps;
 use crate::connection::{Breach, Connection, World};
 use crate::date::Stamp;
+use crate::memo::Memo;
 use crate::response::{Context, Head};
 use crate::site::Site;
 
@@ -53,6 +54,7 @@ pub struct Http<S, M> {
     ending: usize,
     scratch: Vec<u8>,
     head: Box<Head>,
+    memo: Memo,
     /// Connections that are to end because others wait to connect.
     owed: usize,
     /// The date; none once the clock has refused to tell it, since every refusal is logged. And when to ask next.
@@ -84,7 +86,7 @@ impl<S: System, M: Memory> Http<S, M> {
         } else {
             caps.console.line(format_args!("the heap is too small for {} connections", layout.connections));
         }
-        let head = Box::new(Head::new());
+        let (head, memo) = (Box::new(Head::new()), Memo::new());
         // Last, for its index takes what room there is and does without if that is too little.
         let (site, strange) = Site::new(caps.site);
         if strange {
@@ -117,6 +119,7 @@ impl<S: System, M: Memory> Http<S, M> {
             ending: 0,
             scratch,
             head,
+            memo,
             owed: 0,
             date: Some(Stamp::new(0)),
             date_due: Instant::START,
@@ -249,6 +252,8 @@ impl<S: System, M: Memory> Http<S, M> {
             stream_out: &self.stream_out,
             scratch: &mut self.scratch,
             head: &mut self.head,
+            memo: &mut self.memo,
+            second: self.date.as_ref().map(Stamp::seconds),
             now,
             context: Context {
                 site: &self.site,
