@@ -2,8 +2,8 @@
 
 use cloister_caps::abi::{SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT, info, region};
 use cloister_caps::tables::{
-    Access, AfterLimit, Capability, GrantRule, MAX_GRANT_REFS, MAX_PORT_RULES, MAX_SERVICES, MAX_SLOTS, Mapping,
-    PortKind, PortRule, RegionKind, Tables,
+    Access, AfterLimit, Capability, GrantRule, MAX_GRANT_REFS, MAX_PORT_RULES, MAX_QUEUES, MAX_SERVICES, MAX_SLOTS,
+    Mapping, PortKind, PortRule, RegionKind, Tables,
 };
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, Rights, Status};
 
@@ -55,14 +55,23 @@ struct Channel {
     bit: u8,
 }
 
+/// A service to wake, and its notification bit.
+#[derive(Clone, Copy, Default)]
+struct Bell {
+    service: u8,
+    bit: u8,
+}
+
 static_assertions::const_assert!(MAX_PORT_RULES <= 32 && MAX_SERVICES <= 32);
 
 /// The kernel.
 pub struct Kernel<'t> {
     tables: Tables<'t>,
     places: Places,
-    /// Capability index + 1 of each slot; 0 is an empty slot.
-    cspace: [[u16; MAX_SLOTS]; MAX_SERVICES],
+    /// What is in each slot.
+    cspace: [[Option<Capability>; MAX_SLOTS]; MAX_SERVICES],
+    /// Of each queue, whom its sender wakes and whom its receiver.
+    bells: [[Bell; 2]; MAX_QUEUES],
     pending: [u64; MAX_SERVICES],
     restarts: [u16; MAX_SERVICES],
     channels: [Channel; MAX_PORT_RULES],
@@ -91,16 +100,21 @@ impl<'t> Kernel<'t> {
     /// A kernel that enforces `tables`, with regions at `places`, started at `now` in a guest of `memory` bytes.
     #[must_use]
     pub fn new(tables: Tables<'t>, places: Places, now: u64, memory: u64) -> Self {
-        let mut cspace = [[0; MAX_SLOTS]; MAX_SERVICES];
+        let mut cspace = [[None; MAX_SLOTS]; MAX_SERVICES];
         let mut clocks = 0;
-        for (index, capability) in tables.capabilities().iter().enumerate() {
+        for capability in tables.capabilities().iter() {
             let slots = cspace.get_mut(usize::from(capability.service));
             if let Some(place) = slots.and_then(|slots| slots.get_mut(usize::from(capability.slot))) {
-                *place = index as u16 + 1;
+                *place = Some(capability);
             }
             if capability.kind == Kind::Clock && capability.rights.contains(Rights::NOW) {
                 clocks |= 1 << capability.service;
             }
+        }
+        let mut bells = [[Bell::default(); 2]; MAX_QUEUES];
+        for (bells, queue) in bells.iter_mut().zip(tables.queues().iter()) {
+            let sender = Bell { service: queue.sender, bit: queue.sender_bit };
+            *bells = [Bell { service: queue.receiver, bit: queue.receiver_bit }, sender];
         }
         let mut channels = [Channel::default(); MAX_PORT_RULES];
         for (channel, rule) in channels.iter_mut().zip(tables.ports().iter()) {
@@ -111,6 +125,7 @@ impl<'t> Kernel<'t> {
             tables,
             places,
             cspace,
+            bells,
             pending: [0; MAX_SERVICES],
             restarts: [0; MAX_SERVICES],
             channels,
@@ -227,9 +242,7 @@ impl<'t> Kernel<'t> {
     }
 
     fn capability(&self, service: u8, slot: u64) -> Option<Capability> {
-        let slots = self.cspace.get(usize::from(service))?;
-        let index = slots.get(usize::try_from(slot).ok()?)?.checked_sub(1)?;
-        self.tables.capabilities().get(usize::from(index))
+        *self.cspace.get(usize::from(service))?.get(usize::try_from(slot).ok()?)?
     }
 
     fn invoke(
@@ -344,11 +357,9 @@ impl<'t> Kernel<'t> {
     }
 
     fn queue_notify(&mut self, kind: Kind, object: usize) -> Result<Answer, Status> {
-        let queue = self.tables.queues().get(object).ok_or(Status::WrongOperation)?;
-        match kind {
-            Kind::Sender => self.notify(queue.receiver, queue.receiver_bit),
-            _ => self.notify(queue.sender, queue.sender_bit),
-        }
+        let [receiver, sender] = *self.bells.get(object).ok_or(Status::WrongOperation)?;
+        let Bell { service, bit } = if kind == Kind::Sender { receiver } else { sender };
+        self.notify(service, bit);
         Ok(DONE)
     }
 
