@@ -10,19 +10,19 @@ use cloister_interfaces::{Notifications, Service, System};
 use crate::call::{Kernel, wait};
 use crate::heap::Allocator;
 
-const NONE: u16 = u16::MAX;
-static HEAP_SLOT: AtomicU16 = AtomicU16::new(NONE);
-static CONSOLE_SLOT: AtomicU16 = AtomicU16::new(NONE);
+/// Slots plus one; none is zero, so that the program has no page of initial data.
+static HEAP_SLOT: AtomicU16 = AtomicU16::new(0);
+static CONSOLE_SLOT: AtomicU16 = AtomicU16::new(0);
 static RUNS: AtomicBool = AtomicBool::new(false);
 
 /// Remembers where the console is, for the panic message.
 pub(crate) fn remember_console(slot: Slot) {
-    CONSOLE_SLOT.store(slot.0, Ordering::Relaxed);
+    CONSOLE_SLOT.store(slot.0 + 1, Ordering::Relaxed);
 }
 
 /// Whether `slot` is the heap, which only the allocator may touch.
 pub(crate) fn is_heap(slot: Slot) -> bool {
-    HEAP_SLOT.load(Ordering::Relaxed) == slot.0
+    HEAP_SLOT.load(Ordering::Relaxed) == slot.0 + 1
 }
 
 #[global_allocator]
@@ -39,7 +39,7 @@ pub fn run<T: Service>(heap: Option<Slot>, make: impl FnOnce(Kernel) -> T) -> ! 
     if let Some(slot) = heap
         && let Ok([base, size]) = kernel.invoke(slot, Operation::RegionFind, [0; 4])
     {
-        HEAP_SLOT.store(slot.0, Ordering::Relaxed);
+        HEAP_SLOT.store(slot.0 + 1, Ordering::Relaxed);
         // SAFETY: the kernel maps these bytes writable for this service alone, and no `Window` is made of them.
         unsafe { ALLOCATOR.init(base as *mut u8, size as usize) }
     }
@@ -70,8 +70,7 @@ extern "C" fn enter() -> ! {
 /// Says why, and faults: the kernel restarts the service or stops the image, as the policy says.
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    let slot = CONSOLE_SLOT.load(Ordering::Relaxed);
-    if slot != NONE {
+    if let Some(slot) = CONSOLE_SLOT.load(Ordering::Relaxed).checked_sub(1) {
         Console::new(Kernel(()), Slot(slot)).line(format_args!("{info}"));
     }
     // SAFETY: the instruction does nothing but fault.
