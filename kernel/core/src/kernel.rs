@@ -55,6 +55,14 @@ struct Channel {
     bit: u8,
 }
 
+/// Of a capability, what every invocation looks at.
+#[derive(Clone, Copy)]
+struct Held {
+    rights: Rights,
+    object: u16,
+    kind: Kind,
+}
+
 /// A service to wake, and its notification bit.
 #[derive(Clone, Copy, Default)]
 struct Bell {
@@ -69,7 +77,7 @@ pub struct Kernel<'t> {
     tables: Tables<'t>,
     places: Places,
     /// What is in each slot.
-    cspace: [[Option<Capability>; MAX_SLOTS]; MAX_SERVICES],
+    cspace: [[Option<Held>; MAX_SLOTS]; MAX_SERVICES],
     /// Of each queue, whom its sender wakes and whom its receiver.
     bells: [[Bell; 2]; MAX_QUEUES],
     pending: [u64; MAX_SERVICES],
@@ -105,7 +113,9 @@ impl<'t> Kernel<'t> {
         for capability in tables.capabilities().iter() {
             let slots = cspace.get_mut(usize::from(capability.service));
             if let Some(place) = slots.and_then(|slots| slots.get_mut(usize::from(capability.slot))) {
-                *place = Some(capability);
+                // A section has fewer objects: `Tables::parse` has counted them.
+                let object = u16::try_from(capability.object).unwrap_or(u16::MAX);
+                *place = Some(Held { rights: capability.rights, object, kind: capability.kind });
             }
             if capability.kind == Kind::Clock && capability.rights.contains(Rights::NOW) {
                 clocks |= 1 << capability.service;
@@ -241,7 +251,7 @@ impl<'t> Kernel<'t> {
         answer(bits, if clock { now } else { 0 })
     }
 
-    fn capability(&self, service: u8, slot: u64) -> Option<Capability> {
+    fn held(&self, service: u8, slot: u64) -> Option<Held> {
         *self.cspace.get(usize::from(service))?.get(usize::try_from(slot).ok()?)?
     }
 
@@ -253,18 +263,20 @@ impl<'t> Kernel<'t> {
         number: u64,
         arguments: [u64; 4],
     ) -> Outcome {
-        let capability = self.capability(service, slot);
-        let result = self.checked(platform, service, capability, number, arguments);
+        let held = self.held(service, slot);
+        let result = self.checked(platform, service, held, number, arguments);
         if matches!(result, Ok(_) | Err(Status::InUse))
-            && let (Some(capability), Some(operation)) = (&capability, Operation::from_number(number))
+            && let Some(operation) = Operation::from_number(number)
         {
-            self.usage.record(capability, operation.right());
+            self.usage.record(service, slot, operation.right());
         }
         match result {
             Ok(outcome) => outcome,
             // An expected answer, not an attempt at something the policy forbids.
             Err(Status::InUse) => Outcome::Answer(Answer { status: Status::InUse, words: [0; 2] }),
             Err(status) => {
+                let of = |capability: &Capability| capability.service == service && u64::from(capability.slot) == slot;
+                let capability = self.tables.capabilities().iter().find(of);
                 self.refuse(platform, service, SYSTEM_CALL_INVOKE, [slot, number], arguments, capability, status)
             }
         }
@@ -292,22 +304,24 @@ impl<'t> Kernel<'t> {
         &mut self,
         platform: &mut impl Platform,
         service: u8,
-        capability: Option<Capability>,
+        held: Option<Held>,
         number: u64,
         arguments: [u64; 4],
     ) -> Result<Outcome, Status> {
-        let capability = capability.ok_or(Status::NoCapability)?;
+        let Held { rights, object, kind } = held.ok_or(Status::NoCapability)?;
         let operation = Operation::from_number(number).ok_or(Status::WrongOperation)?;
-        if !operation.applies_to(capability.kind) {
+        if !operation.applies_to(kind) {
             return Err(Status::WrongOperation);
         }
-        if !capability.rights.contains(operation.right()) {
+        if !rights.contains(operation.right()) {
             return Err(Status::MissingRight);
         }
         match operation {
             Operation::PowerOff => Ok(Outcome::PowerOff),
             Operation::PowerReboot => Ok(Outcome::Reboot),
-            _ => self.perform(platform, service, &capability, operation, arguments).map(Outcome::Answer),
+            _ => {
+                self.perform(platform, service, (kind, usize::from(object)), operation, arguments).map(Outcome::Answer)
+            }
         }
     }
 
@@ -316,11 +330,10 @@ impl<'t> Kernel<'t> {
         &mut self,
         platform: &mut impl Platform,
         service: u8,
-        capability: &Capability,
+        (kind, object): (Kind, usize),
         operation: Operation,
         arguments: [u64; 4],
     ) -> Result<Answer, Status> {
-        let object = capability.object as usize;
         match operation {
             Operation::ConsoleWrite => {
                 let mut text = [0; 32];
@@ -337,7 +350,7 @@ impl<'t> Kernel<'t> {
                 let [first, second] = platform.random().ok_or(Status::Unavailable)?;
                 Ok(answer(first, second))
             }
-            Operation::QueueNotify => self.queue_notify(capability.kind, object),
+            Operation::QueueNotify => self.queue_notify(kind, object),
             Operation::PortOpen | Operation::PortSend | Operation::PortClose => {
                 let rule = self.tables.ports().get(object).ok_or(Status::WrongOperation)?;
                 self.port(platform, object, &rule, operation, arguments)

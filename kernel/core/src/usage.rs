@@ -21,9 +21,11 @@ impl Usage {
         Usage([[Rights::empty(); MAX_SLOTS]; MAX_SERVICES])
     }
 
-    pub(crate) fn record(&mut self, capability: &Capability, rights: Rights) {
-        let slots = self.0.get_mut(usize::from(capability.service));
-        if let Some(used) = slots.and_then(|slots| slots.get_mut(usize::from(capability.slot))) {
+    pub(crate) fn record(&mut self, service: u8, slot: u64, rights: Rights) {
+        let slots = self.0.get_mut(usize::from(service));
+        if let (Some(slots), Ok(slot)) = (slots, usize::try_from(slot))
+            && let Some(used) = slots.get_mut(slot)
+        {
             *used |= rights;
         }
     }
