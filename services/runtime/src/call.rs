@@ -57,8 +57,10 @@ pub(crate) fn raw(number: u64, arguments: [u64; 6]) -> (u64, [u64; 2]) {
 #[must_use]
 pub fn wait(deadline: Option<Instant>, held: Notifications) -> Notifications {
     let deadline = deadline.map_or(NO_DEADLINE, |deadline| deadline.0);
-    let (_, [bits, _]) = call(SYSTEM_CALL_WAIT, [deadline, held.0, 0, 0, 0, 0]);
-    Notifications(bits)
+    let (_, answer) = call(SYSTEM_CALL_WAIT, [deadline, held.0, 0, 0, 0, 0]);
+    #[cfg(feature = "fused")]
+    crate::fused::woken(answer[1]);
+    Notifications(answer[0])
 }
 
 impl System for Kernel {
@@ -66,6 +68,10 @@ impl System for Kernel {
         if operation == Operation::ConsoleWrite {
             #[cfg(feature = "image")]
             crate::program::remember_console(slot);
+        }
+        #[cfg(feature = "fused")]
+        if let Some(words) = crate::fused::answer(slot, operation) {
+            return Ok(words);
         }
         let (status, words) =
             call(SYSTEM_CALL_INVOKE, [u64::from(slot.0), u64::from(operation as u32), a0, a1, a2, a3]);
