@@ -105,12 +105,12 @@ impl PhysicalMemory for Identity {
 extern "C" fn kernel_main(start_info: u32) -> ! {
     processor::load_tables();
     match prepare(u64::from(start_info)) {
-        Ok(run) => run::start(run),
+        Ok(()) => run::start(),
         Err(failure) => fatal(format_args!("{failure}")),
     }
 }
 
-fn prepare(start_info: u64) -> Result<Run, Failure> {
+fn prepare(start_info: u64) -> Result<(), Failure> {
     let features = Features::detect();
     features.xen_leaf.ok_or(Failure::NotXen)?;
     ON_XEN.store(true, core::sync::atomic::Ordering::SeqCst);
@@ -149,8 +149,9 @@ struct Parts {
     console_port: Option<EvtchnPort>,
 }
 
-/// Places the regions, builds and fills the address spaces, drops the identity map.
-fn finish(parts: Parts, kernel_root: &mut Root, mut free: FreeMemory) -> Result<Run, Failure> {
+/// Places the regions, builds and fills the address spaces, drops the identity map. What the kernel keeps is large: it goes
+/// straight where it stays, for each copy on the way would be on the stack.
+fn finish(parts: Parts, kernel_root: &mut Root, mut free: FreeMemory) -> Result<(), Failure> {
     let Parts { tables, info, memory, features, grants, console_port } = parts;
     let given = Given {
         module: info.module.map(|module| (module.address, module.length)),
@@ -182,7 +183,8 @@ fn finish(parts: Parts, kernel_root: &mut Root, mut free: FreeMemory) -> Result<
     }
     console::line(format_args!("cloister: {} KiB free", free.total() * 4));
     let (waiting, resumed) = ([false; _], xen::now());
-    Ok(Run { kernel, machine, services, timer_port, console_port, waiting, current: None, resumed, idle: 0 })
+    run::keep(Run { kernel, machine, services, timer_port, console_port, waiting, current: None, resumed, idle: 0 });
+    Ok(())
 }
 
 /// The memory map: the start info's, or Xen's own where that is of version 0.

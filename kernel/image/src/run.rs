@@ -42,9 +42,13 @@ unsafe extern "C" {
     fn leave_kernel(frame: *const Frame) -> !;
 }
 
-/// Starts the services. Does not come back.
-pub fn start(run: Run) -> ! {
+/// Keeps what the kernel is to work with.
+pub fn keep(run: Run) {
     RUN.set(run);
+}
+
+/// Starts the services, on what is kept. Does not come back.
+pub fn start() -> ! {
     let frame = RUN.with(Run::resume).flatten();
     match frame {
         // SAFETY: the frame is a service's, made by `Frame::start` and selected; its address space is in force.
