@@ -12,8 +12,8 @@ use cloister_interfaces::{Client, Instant, Message, Notifications, Service};
 use cloister_sim::{Recorder, SharedMemory, channel};
 use proptest::prelude::*;
 
-use crate::Caps;
 use crate::service::GrantManager;
+use crate::{Caps, RULES};
 
 const FIRST_REF: [u32; 3] = [8, 16, 200];
 const PEER: DomId = DomId(3);
@@ -48,6 +48,12 @@ fn blob(entries: &[GrantRuleFor]) -> &'static [u8] {
 
 impl World {
     fn new(depth: u32) -> World {
+        let entry = |client, rule, count| GrantRuleFor { client, rule, count, peer_first: 0, peer_last: 3 };
+        World::with(depth, &[entry(0, 0, 2), entry(1, 1, 8), entry(0, 2, 128)])
+    }
+
+    /// With these rules for the clients.
+    fn with(depth: u32, entries: &[GrantRuleFor]) -> World {
         let (system, kernel) = (Recorder::new(), Rc::new(RefCell::new(Kernel::default())));
         let shared = kernel.clone();
         system.answer(move |slot, operation, arguments| {
@@ -74,13 +80,12 @@ impl World {
             clients.push(client);
             servers.push(server);
         }
-        let entry = |client, rule, count| GrantRuleFor { client, rule, count, peer_first: 0, peer_last: 3 };
         let service = GrantManager::new(Caps {
             console: Console::new(system.clone(), Slot(0)),
             clock: Clock::new(system.clone(), Slot(1)),
             grant_rules: (10..13).map(|slot| GrantRule::new(system.clone(), Slot(slot))).collect(),
             grants_clients: servers.into_iter().collect(),
-            rules: blob(&[entry(0, 0, 2), entry(1, 1, 8), entry(0, 2, 128)]),
+            rules: blob(entries),
         });
         World { system, kernel, service, clients }
     }
@@ -134,6 +139,7 @@ fn pages_are_granted_and_ended_as_a_whole() {
     assert_eq!(world.granted(12), 0);
     assert_eq!(world.kernel.borrow().most_in_a_call, 64, "the work of a call is bounded");
     assert_eq!(world.ask(0, Request::End { rule: 1 }), [Reply::Ended { rule: 1, held: 0 }]);
+    assert_eq!(world.system.console(), "", "nothing is worth a line");
 }
 
 #[test]
@@ -160,6 +166,65 @@ fn what_the_policy_does_not_give_is_refused_and_the_kernel_not_asked() {
     }
     assert_eq!(world.kernel.borrow().granted.len(), 0);
     assert_eq!(world.system.console().lines().count(), cases.len());
+}
+
+#[test]
+fn peers_on_both_sides_of_the_rules_limits() {
+    let mut world = World::with(8, &[GrantRuleFor { client: 0, rule: 0, count: 2, peer_first: 2, peer_last: 4 }]);
+    for (peer, granted) in [(0, false), (1, false), (2, true), (3, true), (4, true), (5, false), (u16::MAX, false)] {
+        let reply = world.ask(0, Request::Issue { rule: 0, first: 0, count: 1, peer: DomId(peer) });
+        assert_eq!(matches!(reply[..], [Reply::Issued { .. }]), granted, "{peer}");
+        world.ask(0, Request::End { rule: 0 });
+    }
+    // A range that reaches into the numbers that stand for no domain.
+    let whole = GrantRuleFor { client: 0, rule: 0, count: 2, peer_first: 0, peer_last: u16::MAX };
+    let reply = World::with(8, &[whole]).ask(0, Request::Issue { rule: 0, first: 0, count: 1, peer: DomId::SELF });
+    assert_eq!(reply, [Reply::Refused { rule: 0 }]);
+}
+
+#[test]
+fn a_rule_that_the_service_does_not_hold_is_refused() {
+    // It holds three.
+    let beyond = GrantRuleFor { client: 0, rule: 3, count: 2, peer_first: 0, peer_last: 3 };
+    assert_eq!(World::with(8, &[beyond]).ask(0, issue(0, 0, 1)), [Reply::Refused { rule: 0 }]);
+}
+
+#[test]
+fn while_one_client_uses_a_rule_another_does_not() {
+    let shared = |client| GrantRuleFor { client, rule: 2, count: 128, peer_first: 0, peer_last: 3 };
+    let mut world = World::with(8, &[shared(0), shared(1)]);
+    assert!(matches!(world.ask(0, issue(0, 0, 4))[..], [Reply::Issued { .. }]));
+    assert!(matches!(world.ask(1, issue(0, 4, 4))[..], [Reply::Issued { .. }]), "nothing is under way");
+    world.kernel.borrow_mut().in_use.insert((12, 2));
+    assert_eq!(world.ask(0, Request::End { rule: 0 }), [Reply::Ended { rule: 0, held: 1 }]);
+    assert_eq!(
+        world.ask(1, Request::End { rule: 0 }),
+        [Reply::Refused { rule: 0 }],
+        "the first one's pages are ending"
+    );
+    assert!(world.system.console().ends_with("refused client 1, rule 0: another client uses the rule\n"));
+    assert_eq!(world.ask(0, Request::End { rule: 0 }), [Reply::Ended { rule: 0, held: 1 }]);
+}
+
+#[test]
+fn a_call_takes_as_many_requests_of_a_client_as_there_are_rules_and_forgets_no_other() {
+    let rule = |client, rule, count| GrantRuleFor { client, rule, count, peer_first: 0, peer_last: 3 };
+    for others in [false, true] {
+        let mut world = World::with(16, &[rule(0, 0, 2), rule(1, 2, 128)]);
+        if others {
+            // It takes two calls; the second answers while the first client's queue is not empty yet.
+            world.clients[1].requests.send(&issue(0, 0, 128)).expect("room");
+            world.service.notified(Notifications::ALL);
+        }
+        for _ in 0..=RULES {
+            world.clients[0].requests.send(&Request::End { rule: 0 }).expect("room");
+        }
+        world.service.notified(Notifications::ALL);
+        assert_eq!((world.replies(0).len(), world.replies(1).len()), (RULES, usize::from(others)));
+        assert_eq!(world.service.deadline(), Some(Instant::START), "one is left");
+        world.run();
+        assert_eq!((world.replies(0).len(), world.service.deadline()), (1, None));
+    }
 }
 
 #[test]
@@ -207,6 +272,7 @@ fn held_pages_are_tried_again_ever_more_rarely_and_the_client_is_told_when_none_
     world.kernel.borrow_mut().in_use.extend([(12, 2), (12, 5)]);
     assert_eq!(world.ask(0, Request::End { rule: 1 }), [Reply::Ended { rule: 1, held: 2 }]);
     assert_eq!(world.granted(12), 2);
+    assert_eq!(world.system.console(), "the peer holds 2 pages of rule 2\n");
     assert_eq!(world.ask(0, issue(1, 0, 1)), [Reply::Refused { rule: 1 }]);
     let mut pauses = Vec::new();
     let mut now = 1_000_000_000;
