@@ -57,5 +57,8 @@ pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> im
     service::Netfront::new(caps)
 }
 
+// The tests' world is also that of `tests/scenarios`, where the crate has this name.
+#[cfg(test)]
+extern crate self as cloister_netfront;
 #[cfg(test)]
 mod tests;

@@ -44,6 +44,36 @@ impl Violation {
     }
 }
 
+/// What a back end does that costs a frame, and not the connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Oddity {
+    /// A frame was not sent (`NETIF_RSP_ERROR`, `NETIF_RSP_DROPPED`).
+    NotSent = 1,
+    /// A status that a request to send cannot have. The frame counts as sent.
+    Status = 2,
+    /// A slot of a received frame has an error, or no bytes.
+    Empty = 4,
+    /// A received frame is shorter than its header, or longer than any.
+    Length = 8,
+}
+
+impl Oddity {
+    /// All there are.
+    pub const ALL: [Oddity; 4] = [Oddity::NotSent, Oddity::Status, Oddity::Empty, Oddity::Length];
+
+    /// What it is, for the log.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Oddity::NotSent => "the back end did not send a frame",
+            Oddity::Status => "the back end gave a sent frame a status that there is not",
+            Oddity::Empty => "dropped a received frame: an error or no bytes in a slot of it",
+            Oddity::Length => "dropped a received frame: shorter than its header, or longer than any",
+        }
+    }
+}
+
 /// One ring, whose slots have `SLOT` bytes.
 pub struct Front<M, const SLOT: usize> {
     memory: M,
@@ -160,6 +190,20 @@ impl<M: Memory, const SLOT: usize> Front<M, SLOT> {
     }
 }
 
+#[cfg(test)]
+impl<M: Memory, const SLOT: usize> Front<M, SLOT> {
+    /// As after so many more rounds of the ring, all of them answered.
+    pub fn age(&mut self, rounds: u32) {
+        let more = rounds.wrapping_mul(SLOTS);
+        for index in [&mut self.req_prod, &mut self.published, &mut self.rsp_cons] {
+            *index = index.wrapping_add(more);
+        }
+        for word in [REQ_PROD, REQ_EVENT, RSP_PROD, RSP_EVENT] {
+            self.memory.store(self.base + word, self.memory.load(self.base + word).wrapping_add(more));
+        }
+    }
+}
+
 /// Why a request of tcpip's is not carried out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
@@ -223,6 +267,30 @@ mod tests {
         memory.store(PAGE_SIZE + RSP_PROD, 2);
         assert_eq!((ring.room(), ring.pop(), ring.pop(), ring.pop()), (0, Ok(Some(7)), Ok(Some(7)), Ok(None)));
         assert_eq!(ring.room(), 2);
+    }
+
+    /// Every number of requests without a response, at every place round the wrap of the indices, and every claim that is
+    /// near one of them or at a boundary of 32 bits.
+    #[test]
+    fn claims_round_the_wrap_of_the_indices() {
+        let (mut possible, mut impossible) = (0, 0);
+        for first in (0..600).map(|back: u32| 300u32.wrapping_sub(back)) {
+            for outstanding in [0, 1, 2, 128, 255, 256] {
+                let (memory, mut ring) = ring();
+                (ring.rsp_cons, ring.published) = (first, first.wrapping_add(outstanding));
+                ring.req_prod = ring.published;
+                let near = [0, 1, 2, 127, 128, 254, 255, 256, 257, u32::MAX, u32::MAX - 255, 1 << 31, (1 << 31) - 1];
+                for claim in near.map(|by: u32| first.wrapping_add(by)).into_iter().chain([0, 1, u32::MAX, 1 << 31]) {
+                    memory.store(PAGE_SIZE + RSP_PROD, claim);
+                    let ahead = i64::from(claim) - i64::from(first);
+                    let ahead = if ahead < 0 { ahead + (1 << 32) } else { ahead };
+                    let right = ahead <= i64::from(outstanding);
+                    assert_eq!(ring.ready(), if right { Ok(ahead as u32) } else { Err(Violation::Producer) });
+                    *(if right { &mut possible } else { &mut impossible }) += 1;
+                }
+            }
+        }
+        assert_eq!((possible, impossible), (17_544, 43_656));
     }
 
     proptest! {

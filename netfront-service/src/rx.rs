@@ -11,7 +11,7 @@ use cloister_caps::{GrantRef, PAGE_SIZE};
 use cloister_interfaces::Memory;
 
 use crate::pages::{PAGES, PageSet};
-use crate::ring::{Front, Refusal, SLOTS, Violation};
+use crate::ring::{Front, Oddity, Refusal, SLOTS, Violation};
 use crate::tx::{EXTRA_GSO, GSO_TCPV4, SHORTEST};
 
 /// Bytes of a request (`struct netif_rx_request`), of a response and of a slot.
@@ -87,6 +87,8 @@ pub struct Receive<M> {
     expect: Expect,
     /// Frames of no use.
     pub dropped: u64,
+    /// The oddities of this connection, a bit each.
+    pub odd: u8,
 }
 
 impl<M: Memory> Receive<M> {
@@ -108,6 +110,7 @@ impl<M: Memory> Receive<M> {
             spoilt: false,
             expect: Expect::Start,
             dropped: 0,
+            odd: 0,
         }
     }
 
@@ -116,6 +119,7 @@ impl<M: Memory> Receive<M> {
         self.ring.reset();
         self.away = PageSet::default();
         (self.free, self.idle, self.cursor) = (PageSet::first(self.pages), u32::from(self.pages), 0);
+        (self.dropped, self.odd) = (0, 0);
         self.begin();
     }
 
@@ -275,6 +279,8 @@ impl<M: Memory> Receive<M> {
             }
         }
         if !good {
+            let oddity = if self.spoilt { Oddity::Empty } else { Oddity::Length };
+            self.odd |= oddity as u8;
             self.dropped = self.dropped.saturating_add(1);
         }
         good

@@ -13,7 +13,7 @@ use cloister_interfaces::{Client, Instant, Memory, Notifications, Server, Servic
 
 use crate::handshake::{Command, Handshake};
 use crate::pace::Pace;
-use crate::ring::{Refusal, Violation};
+use crate::ring::{Oddity, Refusal, Violation};
 use crate::rx::{Frame, MOST_SLOTS, Receive, Run};
 use crate::tx::Transmit;
 use crate::{Caps, RECEIVE_OFFLOADS};
@@ -67,6 +67,8 @@ pub struct Netfront<S, M> {
     unsent: ArrayVec<Reply, MOST_SLOTS>,
     /// A refusal was logged since the connection stands.
     complained: bool,
+    /// The oddities that were logged since then, a bit each.
+    odd: u8,
     close: Close,
     /// How the back end's events are taken.
     pace: Pace,
@@ -105,6 +107,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
             owe_down: false,
             unsent: ArrayVec::new(),
             complained: false,
+            odd: 0,
             close: Close::Open,
             pace: Pace::default(),
             paced: false,
@@ -200,13 +203,16 @@ impl<S: System, M: Memory> Netfront<S, M> {
     }
 
     fn stop(&mut self) {
-        self.up = false;
+        let (sent, received) = (self.transmit.dropped, self.receive.dropped);
+        if core::mem::take(&mut self.up) && (sent, received) != (0, 0) {
+            self.console.line(format_args!("lost by this back end: {sent} slots to send, {received} received frames"));
+        }
         self.unsent.clear();
         self.look = None;
         self.pace = Pace::default();
         // Who asked for the end is told when it is reached.
         let told = core::mem::take(&mut self.told);
-        self.owe_down |= told && self.close != Close::Closing;
+        self.owe_down |= told && self.close == Close::Open;
         for (port, open) in [(&self.tx_events, &mut self.tx_open), (&self.rx_events, &mut self.rx_open)] {
             if core::mem::take(open) {
                 // A port that cannot be closed is closed when it is opened anew.
@@ -217,7 +223,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
 
     fn started(&mut self) {
         self.up = true;
-        (self.complained, self.paced) = (false, false);
+        (self.complained, self.paced, self.odd) = (false, false, 0);
         let ([a, b, c, d, e, f], mtu) = self.handshake.identity();
         let split = if self.handshake.is_split() { "split" } else { "one" };
         self.console.line(format_args!(
@@ -275,6 +281,15 @@ impl<S: System, M: Memory> Netfront<S, M> {
         if !core::mem::replace(&mut self.complained, true) {
             self.console.line(format_args!("refused tcpip: {what} (told once a connection)"));
         }
+    }
+
+    /// Tells what the back end does that costs frames.
+    fn tell_oddities(&mut self) {
+        let new = (self.transmit.odd | self.receive.odd) & !self.odd;
+        for oddity in Oddity::ALL.into_iter().filter(|oddity| new & *oddity as u8 != 0) {
+            self.console.line(format_args!("{} (told once a connection)", oddity.text()));
+        }
+        self.odd |= new;
     }
 
     fn begin_close(&mut self) {
@@ -424,6 +439,7 @@ impl<S: System, M: Memory> Service for Netfront<S, M> {
                 Ok(found) => {
                     self.publish();
                     self.pace(notifications, found, now);
+                    self.tell_oddities();
                     self.watch_for_stall(now);
                 }
                 Err(violation) => self.violated(violation),

@@ -8,7 +8,7 @@ use cloister_interfaces::Memory;
 use cloister_interfaces::net::{Offloads, Work};
 
 use crate::pages::{PAGES, PageQueue, PageSet};
-use crate::ring::{Front, Refusal, Violation};
+use crate::ring::{Front, Oddity, Refusal, Violation};
 
 /// Bytes of a request (`struct netif_tx_request`) and so of a slot.
 const SLOT: usize = 12;
@@ -66,8 +66,10 @@ pub struct Transmit<M> {
     waiting: PageQueue,
     /// Extra infos without a response.
     extras: u32,
-    /// Slots that the back end did not send (`NETIF_RSP_ERROR`, `NETIF_RSP_DROPPED`).
+    /// Slots that the back end did not send.
     pub dropped: u64,
+    /// The oddities of this connection, a bit each.
+    pub odd: u8,
 }
 
 impl<M: Memory> Transmit<M> {
@@ -84,6 +86,7 @@ impl<M: Memory> Transmit<M> {
             waiting: PageQueue::default(),
             extras: 0,
             dropped: 0,
+            odd: 0,
         }
     }
 
@@ -93,6 +96,7 @@ impl<M: Memory> Transmit<M> {
         (self.held, self.in_flight) = (PageSet::default(), 0);
         self.frames = [Frame::default(); PAGES];
         (self.waiting, self.extras) = (PageQueue::default(), 0);
+        (self.dropped, self.odd) = (0, 0);
     }
 
     /// Tells under which references the pages are granted, and what the back end does for frames.
@@ -203,8 +207,10 @@ impl<M: Memory> Transmit<M> {
             }
             let frame = self.frames.get_mut(usize::from(page)).ok_or(Violation::Id)?;
             frame.unanswered = frame.unanswered.checked_sub(1).ok_or(Violation::Id)?;
-            if status < 0 {
-                self.dropped = self.dropped.saturating_add(1);
+            if status != 0 {
+                let oddity = if status < 0 { Oddity::NotSent } else { Oddity::Status };
+                self.odd |= oddity as u8;
+                self.dropped = self.dropped.saturating_add(u64::from(status < 0));
             }
             if frame.unanswered == 0 {
                 let pages = frame.pages();

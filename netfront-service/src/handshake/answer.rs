@@ -18,11 +18,17 @@ impl Handshake {
             Step::BackendId | Step::Backend | Step::Mac | Step::Mtu | Step::Online | Step::OwnState => {
                 self.device(result, now);
             }
+            _ if core::mem::take(&mut self.verifying) => self.verified(result, now),
             Step::AwaitInit | Step::AwaitConnected | Step::Running | Step::AwaitClosing => self.seen(result, now),
             Step::WatchOwn => {
                 // `Other` is a watch that a former self of this service has left.
                 self.own_watched = matches!(result, Ok(_) | Err(Failure::Other));
-                if self.own_watched { self.advance(now) } else { self.retry(now) }
+                if self.own_watched {
+                    self.advance(now);
+                } else {
+                    self.note("the network device cannot be watched");
+                    self.retry(now);
+                }
             }
             Step::Unwatch => {
                 self.watched = None;
@@ -39,7 +45,7 @@ impl Handshake {
                 self.fail("the back end does not copy received frames", now);
             }
             Step::Split | Step::ScatterGather | Step::Segmentation => {
-                let offered = result.as_deref().ok().and_then(keys::flag) == Some(true);
+                let offered = self.offered(result);
                 match self.step {
                     Step::Split => self.split = offered,
                     Step::ScatterGather => self.scatter_gather = offered,
@@ -63,12 +69,55 @@ impl Handshake {
         }
     }
 
-    /// The back end's state is none: that is waited out, and told once a connection.
+    /// Tells something of the node that was read.
+    fn note_node(&mut self, text: &'static str) {
+        let name = self.reads().map_or("", |(_, name)| name);
+        self.note_of(name, text);
+    }
+
+    /// The back end's state is none: that is waited out.
     fn odd_state(&mut self) -> Seen {
-        if !core::mem::replace(&mut self.told_odd, true) {
-            self.note("the back end's state is not in form");
-        }
+        self.note("the back end's state is not in form");
         Seen::Nothing
+    }
+
+    /// Whether the back end offers the feature whose node was read.
+    fn offered(&mut self, result: Result<Value, Failure>) -> bool {
+        let flag = match result {
+            Ok(bytes) => keys::flag(&bytes),
+            Err(Failure::NotFound) => Some(false),
+            Err(failure) => {
+                self.note_node(unreadable(failure));
+                return false;
+            }
+        };
+        if flag.is_none() {
+            self.note_node("not in form; taken as not offered");
+        }
+        flag == Some(true)
+    }
+
+    /// The device's `backend` node was read while there is a connection, or one is being made.
+    fn verified(&mut self, result: Result<Value, Failure>, now: Instant) {
+        if self.step == Step::Running {
+            self.limit = None;
+        }
+        match result {
+            Ok(bytes) if *bytes == *self.backend.as_bytes() => {}
+            Ok(_) => {
+                // What would be written of this connection would be read by the other.
+                (self.gone, self.renewed) = (true, true);
+                self.fail("the device has another back end", now);
+            }
+            Err(Failure::NotFound | Failure::Access) => {
+                self.gone = true;
+                self.fail("the network device is gone", now);
+            }
+            Err(failure) => {
+                self.note_of("backend", unreadable(failure));
+                (self.moved, self.stale, self.poll) = (true, false, Some(now + POLL));
+            }
+        }
     }
 
     /// The back end is known. What another one did is not held against it.
@@ -87,8 +136,20 @@ impl Handshake {
             Ok(bytes) => bytes.as_slice(),
             Err(Failure::NotFound) if optional => &[],
             Err(Failure::NotFound) => return self.missing(now),
-            Err(_) => return self.retry(now),
+            Err(Failure::Again) => {
+                // A former self of this service has left it, and XenStore carries out nothing outside of it.
+                self.transaction = true;
+                return self.fail("a transaction was left open", now);
+            }
+            Err(failure) => {
+                self.note_node(unreadable(*failure));
+                return self.retry(now);
+            }
         };
+        if self.step == Step::BackendId {
+            // All that is read from now on is what it has changed to.
+            self.moved = false;
+        }
         let valid = match self.step {
             Step::BackendId => keys::domain(bytes).map(|peer| self.peer = peer).is_some(),
             Step::Backend => keys::backend(bytes, self.peer).map(|path| self.found(path)).is_some(),
@@ -98,19 +159,34 @@ impl Handshake {
                 missing || keys::mtu(bytes).is_some()
             }
             Step::Online if keys::flag(bytes) == Some(false) => return self.missing(now),
-            Step::Online => true,
-            _ => return self.own_state(keys::state(bytes), now),
+            Step::Online => {
+                if !missing && keys::flag(bytes).is_none() {
+                    self.note_node("not in form; taken as 1");
+                }
+                true
+            }
+            _ => {
+                let state = keys::state(bytes);
+                if !missing && state.is_none() {
+                    self.note_node("not in form; taken as closed");
+                }
+                return self.own_state(state, now);
+            }
         };
         if valid {
             return self.advance(now);
         }
-        self.note("a node of the network device is not in form");
+        self.note_node("not in form");
         self.retry(now);
     }
 
     /// Own state before the handshake: what a former self of this service left is closed first.
     fn own_state(&mut self, state: Option<State>, now: Instant) {
-        (self.absent, self.gone, self.told_odd) = (false, false, false);
+        self.gone = false;
+        if self.moved {
+            // What was read may be of two devices.
+            return self.go(Step::BackendId, now);
+        }
         match state {
             Some(State::Initialising | State::Unknown | State::Closed) | None => self.advance(now),
             Some(_) => {
@@ -125,7 +201,10 @@ impl Handshake {
         let seen = match result {
             Ok(bytes) => keys::state(&bytes).map_or_else(|| self.odd_state(), Seen::State),
             Err(Failure::NotFound | Failure::Access) => Seen::Gone,
-            Err(_) => Seen::Nothing,
+            Err(failure) => {
+                self.note_node(unreadable(failure));
+                Seen::Nothing
+            }
         };
         let known = !matches!(seen, Seen::Nothing);
         if self.step == Step::Running {
@@ -145,6 +224,7 @@ impl Handshake {
             (Step::AwaitConnected, Seen::State(State::Connected)) => {
                 self.go(Step::Running, now);
                 self.up_since = Some(now);
+                self.told.clear();
             }
             (Step::AwaitConnected | Step::Running, Seen::State(State::Closing | State::Closed)) => {
                 self.fail("the back end closes", now);
@@ -154,6 +234,9 @@ impl Handshake {
                 Seen::State(State::Unknown | State::Initialising | State::InitWait | State::Initialised),
             ) => {
                 self.fail("the back end has started over", now);
+            }
+            (Step::Running, Seen::State(State::Reconfiguring | State::Reconfigured)) => {
+                self.note("the back end reconfigures; nothing is made of it");
             }
             _ => {}
         }
@@ -204,5 +287,17 @@ impl Handshake {
             }
             None => self.fail("the event channels could not be opened", now),
         }
+    }
+}
+
+/// Why a node could not be read.
+fn unreadable(failure: Failure) -> &'static str {
+    match failure {
+        Failure::NotFound => "there is none",
+        Failure::Access => "XenStore refuses it",
+        Failure::Policy => "the policy refuses it",
+        Failure::TooLong => "longer than any that is in form",
+        Failure::Timeout => "XenStore does not answer",
+        Failure::Again | Failure::Quota | Failure::Other => "XenStore fails to read it",
     }
 }

@@ -30,8 +30,8 @@ impl Handshake {
                     continue;
                 }
                 Step::EndOld(3) => {
-                    self.waited = self.held != [0; 3];
-                    if self.waited {
+                    self.waited |= self.held != [0; 3];
+                    if self.held != [0; 3] {
                         self.note("a former back end still holds pages; waiting for them");
                     }
                     self.go(Step::AwaitFree, now);
@@ -47,7 +47,8 @@ impl Handshake {
                 }
                 Step::AwaitFree if self.held != [0; 3] => return None,
                 Step::AwaitFree => {
-                    self.go(if self.waited { Step::BackendId } else { Step::ResetRings }, now);
+                    let waited = core::mem::take(&mut self.waited);
+                    self.go(if waited { Step::BackendId } else { Step::ResetRings }, now);
                     continue;
                 }
                 Step::AwaitInit | Step::AwaitConnected | Step::Running | Step::AwaitClosing if !self.stale => {
@@ -74,34 +75,40 @@ impl Handshake {
         }
     }
 
-    /// The node that a step reads.
-    fn read(&self) -> Option<Command> {
-        let path = match self.step {
-            Step::BackendId => node(DEVICE, "backend-id"),
-            Step::Backend => node(DEVICE, "backend"),
-            Step::Mac => node(DEVICE, "mac"),
-            Step::Mtu => node(DEVICE, "mtu"),
-            Step::OwnState => node(DEVICE, "state"),
-            Step::Online => node(&self.backend, "online"),
-            Step::RxCopy => node(&self.backend, "feature-rx-copy"),
-            Step::Split => node(&self.backend, "feature-split-event-channels"),
-            Step::ScatterGather => node(&self.backend, "feature-sg"),
-            Step::Segmentation => node(&self.backend, "feature-gso-tcpv4"),
-            Step::AwaitInit | Step::AwaitConnected | Step::Running | Step::AwaitClosing => node(&self.backend, "state"),
+    /// The node that a step reads, and in which directory.
+    pub(super) fn reads(&self) -> Option<(&str, &'static str)> {
+        let name = match self.step {
+            Step::BackendId => "backend-id",
+            Step::Backend => "backend",
+            Step::Mac => "mac",
+            Step::Mtu => "mtu",
+            Step::OwnState => "state",
+            Step::AwaitInit | Step::AwaitConnected | Step::Running if self.verifying => "backend",
+            Step::Online => return Some((&self.backend, "online")),
+            Step::RxCopy => return Some((&self.backend, "feature-rx-copy")),
+            Step::Split => return Some((&self.backend, "feature-split-event-channels")),
+            Step::ScatterGather => return Some((&self.backend, "feature-sg")),
+            Step::Segmentation => return Some((&self.backend, "feature-gso-tcpv4")),
+            Step::AwaitInit | Step::AwaitConnected | Step::Running | Step::AwaitClosing => {
+                return Some((&self.backend, "state"));
+            }
             _ => return None,
         };
-        Some(Command::Store(Action::Read(path)))
+        Some((DEVICE, name))
     }
 
     fn make(&mut self, now: Instant) -> Command {
         let state = |text: State| Command::Store(Action::Write(node(DEVICE, "state"), value(text.digit())));
-        if let Some(command) = self.read() {
+        let stands = matches!(self.step, Step::AwaitInit | Step::AwaitConnected | Step::Running);
+        self.verifying = stands && core::mem::take(&mut self.moved);
+        if let Some(path) = self.reads().map(|(directory, name)| node(directory, name)) {
             self.waiting = true;
-            self.stale = false;
+            // The back end's state is read after that, too.
+            self.stale = self.verifying;
             if self.step == Step::Running {
                 self.limit = Some(now + ANSWER_TIME);
             }
-            return command;
+            return Command::Store(Action::Read(path));
         }
         let (peer, split) = (self.peer, self.split);
         let command = match self.step {

@@ -6,6 +6,7 @@
 mod answer;
 mod command;
 
+use core::fmt;
 use core::time::Duration;
 
 use arrayvec::ArrayVec;
@@ -40,6 +41,9 @@ const POLL: Duration = Duration::from_secs(5);
 const CONNECT_TIME: Duration = Duration::from_secs(60);
 /// How long the back end may take to let go.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
+/// How often the grant manager is asked for pages that a back end holds, though it tells when they are free: it may have
+/// been restarted since.
+const FREE_TIME: Duration = Duration::from_secs(300);
 /// How long a device that is not there is not looked for, unless the watch tells of it.
 const ABSENT_TIME: Duration = Duration::from_secs(30);
 /// A connection that lasted this long makes earlier failures forgotten.
@@ -48,6 +52,8 @@ const STABLE_TIME: Duration = Duration::from_secs(60);
 const ATTEMPTS: u8 = 16;
 /// Keys that the front end publishes at most.
 const KEYS: usize = 9;
+/// Notes that are remembered, so that each is told once: more than one attempt at a connection makes.
+const NOTES: usize = 12;
 
 /// What is to be done.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -77,6 +83,22 @@ pub enum Command {
     },
     /// The connection ends: look at the rings no more, close the ports.
     Stop,
+}
+
+/// What the log should say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Note {
+    /// The node that it is about; empty if it is about none.
+    pub node: &'static str,
+    /// What it is.
+    pub text: &'static str,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let colon = if self.node.is_empty() { "" } else { ": " };
+        write!(f, "{}{colon}{}", self.node, self.text)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,6 +157,10 @@ pub struct Handshake {
     waiting: bool,
     /// The back end's state is to be read.
     stale: bool,
+    /// The device's `backend` node has changed since it was read.
+    moved: bool,
+    /// The command that is out reads it.
+    verifying: bool,
     /// When the step has taken too long.
     limit: Option<Instant>,
     /// When a state is read again without having been told to.
@@ -164,19 +190,17 @@ pub struct Handshake {
     transaction: bool,
     /// The back end may have seen a state of ours beyond `Initialising`.
     published: bool,
-    /// The back end's directory is gone.
+    /// The back end's directory is gone, or it is the device's no more.
     gone: bool,
-    /// The device is not there.
-    absent: bool,
-    /// It was told of that the back end's state is none.
-    told_odd: bool,
     /// The device was changed while a connection was taken down.
     renewed: bool,
     stopping: bool,
     failures: u32,
     up_since: Option<Instant>,
     report: Option<&'static str>,
-    notes: ArrayVec<&'static str, 8>,
+    notes: ArrayVec<Note, 8>,
+    /// What was told since the last connection, or since the device last changed.
+    told: ArrayVec<Note, NOTES>,
 }
 
 fn node(directory: &str, name: &str) -> Path {
@@ -201,6 +225,8 @@ impl Handshake {
             step: Step::WatchOwn,
             waiting: false,
             stale: false,
+            moved: false,
+            verifying: false,
             limit: None,
             poll: None,
             own_watched: false,
@@ -222,14 +248,13 @@ impl Handshake {
             transaction: false,
             published: false,
             gone: false,
-            absent: false,
-            told_odd: false,
             renewed: false,
             stopping: false,
             failures: 0,
             up_since: None,
             report: None,
             notes: ArrayVec::new(),
+            told: ArrayVec::new(),
         }
     }
 
@@ -244,7 +269,7 @@ impl Handshake {
     }
 
     /// What the log should say.
-    pub fn take_notes(&mut self) -> ArrayVec<&'static str, 8> {
+    pub fn take_notes(&mut self) -> ArrayVec<Note, 8> {
         core::mem::take(&mut self.notes)
     }
 
@@ -255,18 +280,31 @@ impl Handshake {
     }
 
     fn note(&mut self, text: &'static str) {
-        let _ = self.notes.try_push(text);
+        self.note_of("", text);
+    }
+
+    /// Tells something, if it was not told since the last connection: what goes on for ever is one line.
+    fn note_of(&mut self, node: &'static str, text: &'static str) {
+        let note = Note { node, text };
+        if self.told.contains(&note) {
+            return;
+        }
+        if self.told.is_full() {
+            self.told.remove(0);
+        }
+        let _ = (self.told.try_push(note), self.notes.try_push(note));
     }
 
     fn go(&mut self, step: Step, now: Instant) {
         self.step = step;
-        self.waiting = false;
+        (self.waiting, self.verifying) = (false, false);
         self.stale = true;
         self.poll = None;
         self.limit = match step {
             Step::AwaitInit | Step::AwaitConnected => Some(now + CONNECT_TIME),
             Step::AwaitClosing => Some(now + CLOSE_TIME),
-            Step::Running | Step::AwaitFree | Step::Stopped => None,
+            Step::AwaitFree => Some(now + FREE_TIME),
+            Step::Running | Step::Stopped => None,
             _ => Some(now + ANSWER_TIME),
         };
     }
@@ -288,9 +326,7 @@ impl Handshake {
 
     /// The device is not there, or on its way out.
     fn missing(&mut self, now: Instant) {
-        if !core::mem::replace(&mut self.absent, true) {
-            self.note("no network device; waiting for one");
-        }
+        self.note("no network device; waiting for one");
         self.failures = 0;
         self.rest(ABSENT_TIME, now);
     }
@@ -337,12 +373,17 @@ impl Handshake {
         } else if token == OWN && self.step.is_ending() {
             self.renewed = true;
         }
+        if token == OWN {
+            self.moved = true;
+            self.told.clear();
+        }
         self.stale = true;
     }
 
     /// The command last given could not be sent; it is given again.
     pub fn unsent(&mut self) {
-        self.waiting = false;
+        self.moved |= self.verifying;
+        (self.waiting, self.verifying, self.stale) = (false, false, true);
     }
 
     /// Lets time pass.
@@ -358,7 +399,14 @@ impl Handshake {
             Step::Rest => self.go(Step::WatchOwn, now),
             Step::AwaitInit => self.fail("the back end offers no connection", now),
             Step::AwaitConnected => self.fail("the back end does not connect", now),
-            Step::Running => (self.waiting, self.limit, self.poll) = (false, None, Some(now + POLL)),
+            Step::Running => {
+                self.unsent();
+                (self.stale, self.limit, self.poll) = (false, None, Some(now + POLL));
+            }
+            Step::AwaitFree => {
+                self.granted = self.held.map(|held| held > 0);
+                self.go(Step::EndOld(0), now);
+            }
             Step::AwaitClosing => {
                 self.note("the back end does not close");
                 self.after_closing(now);
@@ -409,11 +457,7 @@ impl Handshake {
 
     fn ended(&mut self, now: Instant) {
         (self.published, self.transaction, self.report) = (false, false, None);
-        match (self.stopping, self.gone) {
-            (true, _) => self.go(Step::Stopped, now),
-            (_, true) => self.rest(Duration::from_secs(1), now),
-            _ => self.retry(now),
-        }
+        self.retry(now);
     }
 
     fn after_closing(&mut self, now: Instant) {

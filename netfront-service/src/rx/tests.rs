@@ -72,6 +72,34 @@ fn a_page_goes_to_tcpip_and_back_on_the_ring_round_and_round() {
     }
 }
 
+/// The indices go from 2^32 - 1 to 0 in the midst of a frame, of an extra info, and between two frames.
+#[test]
+fn frames_come_across_the_wrap_of_the_indices() {
+    for before in 240..=256u32 {
+        let (memory, mut receive) = receive(4);
+        for _ in 0..before {
+            answer(&memory, 0, 60);
+            let (runs, _) = take(&mut receive).expect("honest").expect("a frame");
+            assert_eq!(receive.post(runs[0].page, 1), Ok(()));
+            receive.publish();
+        }
+        receive.ring.age(u32::MAX / SLOTS);
+        for _ in 0..20 {
+            answer(&memory, MORE | EXTRA, 4096);
+            put(&memory, GSO);
+            answer(&memory, 0, 100);
+            let (runs, _) = take(&mut receive).expect("honest").expect("a frame");
+            for page in runs.iter().flat_map(|run| run.page..run.page + run.length.div_ceil(4096)) {
+                assert_eq!(receive.post(page, 1), Ok(()));
+            }
+            receive.publish();
+        }
+        assert_eq!((memory.load(RX + 8), memory.load(RX)), (before + 60 - 256, before + 64 - 256));
+        memory.store(RX + 8, before + 65 - 256);
+        assert_eq!(take(&mut receive), Err(Violation::Producer));
+    }
+}
+
 #[test]
 fn tcpip_gives_back_only_what_it_has_and_once() {
     let (memory, mut receive) = receive(4);

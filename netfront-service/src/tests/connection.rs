@@ -284,6 +284,22 @@ fn close_does_not_wait_for_ever() {
     assert_eq!((world.replies(), world.front("state").as_deref()), (vec![Reply::Down], Some("6")));
 }
 
+/// Who asked for the end is told when it is reached, and not before, whatever the back end does meanwhile.
+#[test]
+fn close_is_answered_once() {
+    let mut world = World::connected();
+    (world.back.hold_tx, world.back.deaf) = (true, true);
+    world.transmit(0, &[1; 60]);
+    world.ask(Request::Close);
+    world.settle();
+    world.rings.store(8, 500);
+    world.storm();
+    world.settle();
+    assert_eq!((world.replies(), world.front("state").as_deref()), (vec![], Some("5")));
+    world.pass(5_000);
+    assert_eq!((world.replies(), world.front("state").as_deref()), (vec![Reply::Down], Some("6")));
+}
+
 #[test]
 fn close_without_a_device_is_answered_too() {
     let mut world = World::bare(64);
@@ -328,8 +344,8 @@ fn it_connects_with_split_channels_and_takes_all_that_it_can_make_use_of() {
     let world = World::connected();
     let expected = [
         ("state", "4"),
-        ("tx-ring-ref", "100"),
-        ("rx-ring-ref", "101"),
+        ("tx-ring-ref", "1000"),
+        ("rx-ring-ref", "1001"),
         ("event-channel-tx", "10"),
         ("event-channel-rx", "11"),
         ("request-rx-copy", "1"),
@@ -404,5 +420,125 @@ fn what_the_back_end_does_not_offer_tcpip_is_not_offered() {
             world.settle();
             assert_eq!(world.replies(), [Reply::Up { mac: MAC, mtu: 1500, offloads }], "{missing} {value:?}");
         }
+    }
+}
+
+/// What cannot be read is told, with the node, and once however often it is tried.
+#[test]
+fn why_a_node_of_the_device_cannot_be_read_is_told_once() {
+    fn at_mac(action: &Action, failure: Failure) -> Option<Failure> {
+        matches!(action, Action::Read(path) if path.ends_with("mac")).then_some(failure)
+    }
+    type Refuse = fn(&Action) -> Option<Failure>;
+    let cases: [(Refuse, &str); 6] = [
+        (|action| at_mac(action, Failure::Access), "mac: XenStore refuses it"),
+        (|action| at_mac(action, Failure::Policy), "mac: the policy refuses it"),
+        (|action| at_mac(action, Failure::TooLong), "mac: longer than any that is in form"),
+        (|action| at_mac(action, Failure::Timeout), "mac: XenStore does not answer"),
+        (|action| at_mac(action, Failure::Quota), "mac: XenStore fails to read it"),
+        (|action| at_mac(action, Failure::Other), "mac: XenStore fails to read it"),
+    ];
+    for (refuse, text) in cases {
+        let mut world = World::bare(64);
+        world.store.refuse = Some(refuse);
+        world.back.create(&mut world.daemon);
+        (0..60).for_each(|_| world.pass(10_000));
+        assert_eq!(world.system.console().matches(text).count(), 1, "{}", world.system.console());
+        assert_eq!(world.system.console().lines().count(), 1, "{}", world.system.console());
+        world.store.refuse = None;
+        world.pass(31_000);
+        assert_eq!(world.replies(), [UP]);
+    }
+}
+
+/// The XenStore service lets nothing be read until a transaction that it has lost is given up.
+#[test]
+fn a_transaction_that_a_former_self_has_left_is_given_up() {
+    let mut world = World::bare(64);
+    world.store.refuse = Some(|action| matches!(action, Action::Read(_)).then_some(Failure::Again));
+    world.back.create(&mut world.daemon);
+    world.settle();
+    assert!(world.store.actions.contains(&Action::Abort), "{:?}", world.store.actions);
+    assert!(world.system.console().contains("a transaction was left open"));
+    world.store.refuse = None;
+    world.pass(1_100);
+    assert_eq!(world.replies(), [UP]);
+}
+
+#[test]
+fn a_back_end_that_says_it_is_connected_is_left_when_the_device_gets_another() {
+    let mut world = World::connected();
+    // It does not look at what the front end says, and its nodes stay as they are.
+    world.back = Netback::new(3, 7);
+    world.back.create(&mut world.daemon);
+    world.settle();
+    assert_eq!(world.replies(), [Reply::Down, UP], "{}", world.system.console());
+    assert!(world.system.console().contains("another back end"));
+    world.transmit(0, &[1; 60]);
+    world.settle();
+    assert_eq!(world.sent(), [[1; 60]]);
+}
+
+#[test]
+fn a_device_that_is_gone_is_missed_whatever_its_back_end_says() {
+    for deaf in [false, true] {
+        let mut world = World::bare(64);
+        world.back.deaf = deaf;
+        world.back.create(&mut world.daemon);
+        world.settle();
+        assert_eq!(world.replies(), if deaf { vec![] } else { vec![UP] });
+        let front = world.back.front();
+        world.back.connection = None;
+        world.daemon.delete(&front);
+        world.settle();
+        world.pass(5_000);
+        assert_eq!((world.front("state"), world.grants.granted.len()), (None, 0), "{}", world.system.console());
+        assert!(world.system.console().contains("the network device is gone"));
+        world.back.deaf = false;
+        world.back.create(&mut world.daemon);
+        world.settle();
+        assert_eq!(world.replies().last(), Some(&UP));
+    }
+}
+
+/// The grant manager was started anew, and has nobody to tell.
+#[test]
+fn pages_that_are_held_are_asked_for_again() {
+    let mut world = World::connected();
+    world.grants.held = vec![0];
+    world.back.connection = None;
+    world.back.set_state(&mut world.daemon, "6");
+    world.settle();
+    world.pass(2_000);
+    assert!(world.system.console().contains("still holds pages"));
+    world.pass(290_000);
+    world.grants.held.clear();
+    assert_eq!(world.replies(), [Reply::Down]);
+    world.pass(20_000);
+    assert_eq!(world.replies(), [UP]);
+    assert_eq!(world.system.console().matches("still holds pages").count(), 1);
+}
+
+#[test]
+fn a_directory_that_comes_and_goes_is_looked_for_ever_more_rarely() {
+    let mut world = World::bare(64);
+    world.back.create(&mut world.daemon);
+    world.daemon.delete(&world.back.directory());
+    world.settle();
+    world.store.actions.clear();
+    (0..600).for_each(|_| world.pass(1_000));
+    assert!(world.store.actions.len() < 600, "{} requests in ten minutes", world.store.actions.len());
+    assert_eq!(world.system.console().lines().count(), 1, "{}", world.system.console());
+}
+
+#[test]
+fn a_feature_that_is_not_in_form_is_told() {
+    for name in ["feature-sg", "feature-gso-tcpv4", "feature-split-event-channels"] {
+        let mut world = World::bare(64);
+        world.back.create(&mut world.daemon);
+        world.daemon.set(&format!("{}/{name}", world.back.directory()), "yes");
+        world.settle();
+        let line = format!("{name}: not in form; taken as not offered");
+        assert!(world.system.console().contains(&line), "{}", world.system.console());
     }
 }

@@ -1,5 +1,7 @@
 //! Frames, both ways.
 
+use cloister_interfaces::net::Net;
+use cloister_sim::channel;
 use cloister_sim::netback::Frame;
 
 use super::*;

@@ -78,10 +78,10 @@ fn a_violation_ends_the_connection_at_once_and_a_new_one_is_made() {
 fn a_received_frame_with_a_page_that_could_not_be_filled_is_lost_and_no_more() {
     let mut world = World::connected();
     // The second page of the next frame.
-    let lost = world.grants.granted.remove(&201).expect("the second page of the rule");
+    let lost = world.grants.granted.remove(&2001).expect("the second page of the rule");
     world.back.waiting.extend([vec![1; 9000], vec![2; 9000]].map(Frame::from));
     world.settle();
-    world.grants.granted.insert(201, lost);
+    world.grants.granted.insert(2001, lost);
     assert_eq!(world.received(), [(vec![2; 9000], false)]);
     world.back.waiting.extend((0..100u8).map(|number| vec![number; 5000].into()));
     let mut got = 0;
@@ -90,6 +90,43 @@ fn a_received_frame_with_a_page_that_could_not_be_filled_is_lost_and_no_more() {
         got += world.received().len();
     }
     assert_eq!(got, 100, "its pages are in use again");
+}
+
+/// What costs frames and not the connection is told too: once a connection, and how much it was when it ends.
+#[test]
+fn what_a_back_end_may_do_and_should_not_is_told_once() {
+    let mut world = World::connected();
+    let respond = |world: &World, at: usize, size: usize, bytes: &[u8]| {
+        let index = world.rings.load(at + 8);
+        world.rings.write(at + 64 + (index % 256) as usize * size, bytes);
+        world.rings.store(at + 8, index + 1);
+    };
+    world.back.hold_tx = true;
+    (0..6).for_each(|page| world.transmit(page, &[1; 60]));
+    world.settle();
+    world.back.connection = None;
+    for (page, status) in [(0u16, -1i16), (1, -2), (2, 2), (3, i16::MAX)] {
+        respond(&world, 0, 12, &[page.to_le_bytes(), status.to_le_bytes()].concat());
+    }
+    for (id, status) in [(0u16, -1i16), (1, 0), (2, 13), (3, i16::MIN), (4, 1)] {
+        let fields = [id.to_le_bytes(), [0; 2], [0; 2], status.to_le_bytes()];
+        respond(&world, PAGE_SIZE, 8, &fields.concat());
+    }
+    world.storm();
+    world.settle();
+    for text in [
+        "the back end did not send a frame",
+        "gave a sent frame a status that there is not",
+        "an error or no bytes in a slot of it",
+        "shorter than its header, or longer than any",
+    ] {
+        assert_eq!(world.system.console().matches(text).count(), 1, "{text}: {}", world.system.console());
+    }
+    assert_eq!(world.replies().len(), 4, "the frames to send come back");
+    world.back.set_state(&mut world.daemon, "6");
+    world.settle();
+    let lost = "lost by this back end: 2 slots to send, 5 received frames";
+    assert!(world.system.console().contains(lost), "{}", world.system.console());
 }
 
 #[test]

@@ -117,6 +117,31 @@ fn work_that_was_not_offered_is_refused() {
 }
 
 #[test]
+fn frames_are_sent_across_the_wrap_of_the_indices() {
+    for before in 240..=256u32 {
+        let (memory, mut transmit) = transmit(128);
+        for round in 0..before + 40 {
+            if round == before {
+                transmit.ring.age(u32::MAX / SLOTS);
+            }
+            let (page, work) = ((round % 32) as u16 * 4, Work::Segments(1448));
+            if round < before {
+                assert_eq!(transmit.submit(page, 60, Work::Nothing), Ok(()));
+            } else {
+                assert_eq!(transmit.submit(page, 8193, work), Ok(()));
+            }
+            transmit.publish();
+            let slots = if round < before { 1 } else { 4 };
+            for slot in 0..slots {
+                respond(&memory, page, if slot == 1 { NULL } else { 0 });
+            }
+            assert_eq!((transmit.reap(), transmit.reap(), transmit.in_flight()), (Ok(Some(page)), Ok(None), 0));
+        }
+        assert_eq!((memory.load(0), memory.load(8)), (before + 160 - 256, before + 160 - 256));
+    }
+}
+
+#[test]
 fn completions_in_any_order_and_each_once() {
     let (memory, mut transmit) = transmit(128);
     for page in 0..3 {

@@ -1,6 +1,6 @@
-//! Memory that several parties hold: a vector of cells, so that no reference into it can exist.
+//! Memory that several parties hold. No reference into it leaves this module.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use cloister_interfaces::{Memory, Own};
@@ -8,14 +8,14 @@ use cloister_interfaces::{Memory, Own};
 /// A region shared by everyone who has a clone.
 #[derive(Clone)]
 pub struct SharedMemory {
-    bytes: Rc<[Cell<u8>]>,
+    bytes: Rc<RefCell<Vec<u8>>>,
 }
 
 impl SharedMemory {
     /// `length` zero bytes.
     #[must_use]
     pub fn new(length: usize) -> Self {
-        SharedMemory { bytes: (0..length).map(|_| Cell::new(0)).collect() }
+        SharedMemory { bytes: Rc::new(RefCell::new(vec![0; length])) }
     }
 
     /// A copy of `count` bytes from `offset`.
@@ -30,7 +30,7 @@ impl SharedMemory {
 impl Memory for SharedMemory {
     type Own = SharedMemory;
     fn len(&self) -> usize {
-        self.bytes.len()
+        self.bytes.borrow().len()
     }
     fn load(&self, offset: usize) -> u32 {
         let mut word = [0; 4];
@@ -41,26 +41,26 @@ impl Memory for SharedMemory {
         self.write(offset, &value.to_le_bytes());
     }
     fn read(&self, offset: usize, into: &mut [u8]) {
-        for (index, byte) in into.iter_mut().enumerate() {
-            *byte = self.bytes.get(offset + index).map_or(0, Cell::get);
-        }
+        let bytes = self.bytes.borrow();
+        let there = bytes.get(offset..).unwrap_or_default();
+        let count = there.len().min(into.len());
+        into[..count].copy_from_slice(&there[..count]);
+        into[count..].fill(0);
     }
     fn write(&self, offset: usize, from: &[u8]) {
-        for (index, byte) in from.iter().enumerate() {
-            if let Some(cell) = self.bytes.get(offset + index) {
-                cell.set(*byte);
-            }
-        }
+        let mut bytes = self.bytes.borrow_mut();
+        let there = bytes.get_mut(offset..).unwrap_or_default();
+        let count = there.len().min(from.len());
+        there[..count].copy_from_slice(&from[..count]);
     }
 }
 
 impl Own for SharedMemory {
     fn size(&self) -> usize {
-        self.bytes.len()
+        self.bytes.borrow().len()
     }
     fn edit<R>(&mut self, offset: usize, length: usize, edit: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
-        let cells = self.bytes.get(offset..offset.checked_add(length)?)?;
-        let mut copy: Vec<u8> = cells.iter().map(Cell::get).collect();
+        let mut copy = self.bytes.borrow().get(offset..offset.checked_add(length)?)?.to_vec();
         let result = edit(&mut copy);
         self.write(offset, &copy);
         Some(result)

@@ -115,7 +115,7 @@ impl<S: System> StoreService<S> {
 /// Granted pages by reference.
 pub type Granted = BTreeMap<u32, (SharedMemory, usize)>;
 
-/// In place of the grant manager: rule `n` grants pages of region `n`, as references from `100 * (n + 1)` on.
+/// In place of the grant manager: rule `n` grants pages of region `n`, as references from `1000 * (n + 1)` on.
 pub struct GrantService<S> {
     server: Server<grants::Grants, S, SharedMemory>,
     regions: Vec<SharedMemory>,
@@ -157,7 +157,7 @@ impl<S: System> GrantService<S> {
 
     fn issue(&mut self, rule: u8, first: u16, count: u16) -> grants::Reply {
         let region = &self.regions[usize::from(rule)];
-        let start = 100 * (u32::from(rule) + 1) + u32::from(first);
+        let start = 1000 * (u32::from(rule) + 1) + u32::from(first);
         for page in 0..count {
             let at = usize::from(first + page) * PAGE_SIZE;
             let old = self.granted.insert(start + u32::from(page), (region.clone(), at));
@@ -167,12 +167,12 @@ impl<S: System> GrantService<S> {
     }
 
     fn end(&mut self, rule: u8) -> grants::Reply {
-        let start = 100 * (u32::from(rule) + 1);
-        let pages = self.granted.range(start..start + 100).count() as u16;
+        let start = 1000 * (u32::from(rule) + 1);
+        let pages = self.granted.range(start..start + 1000).count() as u16;
         if self.held.contains(&rule) {
             return grants::Reply::Ended { rule, held: pages };
         }
-        self.granted.retain(|reference, _| !(start..start + 100).contains(reference));
+        self.granted.retain(|reference, _| !(start..start + 1000).contains(reference));
         grants::Reply::Ended { rule, held: 0 }
     }
 }

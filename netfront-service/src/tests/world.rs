@@ -1,0 +1,258 @@
+//! netfront, and everybody round it: a kernel that knows ports and wakes the service as the real one does, stand-ins for two
+//! services, a back end, and tcpip, which is the test.
+
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::rc::Rc;
+
+use cloister_caps::{Operation, PAGE_SIZE, Slot, Status};
+use cloister_interfaces::capability::{Clock, Console, Port};
+use cloister_interfaces::grants::Grants;
+use cloister_interfaces::net::{Net, Offloads, Reply, Request, Work};
+use cloister_interfaces::rules::Granted;
+use cloister_interfaces::store::Store;
+use cloister_interfaces::{Client, Instant, Memory, Notifications, Service};
+use cloister_netfront::{Caps, service};
+use cloister_sim::stand_ins::{GrantService, StoreService};
+use cloister_sim::{Netback, Recorder, Script, SharedMemory, Tampered, Wires, Xenstored};
+
+/// Pages of each pool, if the test says nothing else.
+pub const PAGES: u16 = 64;
+pub const TX_PORT: Slot = Slot(20);
+pub const RX_PORT: Slot = Slot(21);
+pub const TX_BIT: u8 = 6;
+pub const RX_BIT: u8 = 7;
+/// The numbers of the channels: what the kernel answers when the ports are opened.
+pub const CHANNELS: [(u32, u8); 2] = [(10, TX_BIT), (11, RX_BIT)];
+/// The bits by which the service is woken, by the slots through which its peers ring.
+pub const BELLS: [(Slot, u8); 3] = [(Slot(0), 1), (Slot(3), 2), (Slot(5), 4)];
+pub const MAC: [u8; 6] = [0, 0x16, 0x3e, 0x11, 0x22, 0x33];
+pub const UP: Reply = Reply::Up { mac: MAC, mtu: 1500, offloads: Offloads::all() };
+/// The slots of the two rings (Xen `io/ring.h`), of which each byte may be read once.
+const TX_SLOTS: Range<usize> = 64..64 + 256 * 12;
+const RX_SLOTS: Range<usize> = PAGE_SIZE + 64..PAGE_SIZE + 64 + 256 * 8;
+
+/// Words of the rings that are read in one call: 512 responses, and after each frame a look at both producers, at most.
+const MOST_READS: u64 = 4 * 512;
+
+/// The kernel, as far as it knows ports and wakes services.
+fn kernel(bells: &Rc<Cell<u64>>) -> Recorder {
+    let system = Recorder::new();
+    let mut open: BTreeMap<u16, bool> = BTreeMap::new();
+    let bells = bells.clone();
+    system.answer(move |slot, operation, _| {
+        let refused = |status: Status| Err(status.into_result().expect_err("a fault"));
+        let state = open.entry(slot.0).or_default();
+        match operation {
+            Operation::PortOpen if *state => refused(Status::WrongState),
+            Operation::PortClose if !*state => refused(Status::WrongState),
+            Operation::PortOpen | Operation::PortClose => {
+                *state = operation == Operation::PortOpen;
+                Ok([u64::from(slot.0) - 10, 0])
+            }
+            Operation::QueueNotify => {
+                let bit = BELLS.iter().find(|(bell, _)| *bell == slot).map_or(0, |(_, bit)| 1 << bit);
+                bells.set(bells.get() | bit);
+                Ok([0; 2])
+            }
+            _ => Ok([0; 2]),
+        }
+    });
+    system
+}
+
+pub struct World {
+    pub system: Recorder,
+    /// By what the service is to be woken.
+    pub bells: Rc<Cell<u64>>,
+    pub daemon: Xenstored,
+    pub store: StoreService<Recorder>,
+    pub grants: GrantService<Recorder>,
+    pub back: Netback,
+    pub net: Client<Net, Recorder, Tampered>,
+    pub service: Box<dyn Service>,
+    /// How often words that the back end writes were read.
+    pub script: Script,
+    pub rings: SharedMemory,
+    pub rx_pool: SharedMemory,
+    pub tx_pool: SharedMemory,
+    pub now: u64,
+    /// How often the service ran.
+    pub wakes: u32,
+}
+
+impl World {
+    /// No device yet; the queue between tcpip and netfront holds `depth` messages.
+    pub fn bare(depth: u32) -> World {
+        World::sized(depth, PAGES)
+    }
+
+    /// The same, with so many pages in each pool.
+    pub fn sized(depth: u32, pages: u16) -> World {
+        let bells = Rc::new(Cell::new(u64::MAX));
+        let system = kernel(&bells);
+        let (own, same) = (Tampered::own, |memory: SharedMemory| memory);
+        let (net, store, grants) = (Wires::new::<Net>(depth), Wires::new::<Store>(8), Wires::new::<Grants>(8));
+        let pool = |pages: u16| SharedMemory::new(usize::from(pages) * PAGE_SIZE);
+        let (rings, rx_pool, tx_pool) = (pool(2), pool(pages), pool(pages));
+        let script = Script::new();
+        let service = service(Caps {
+            console: Console::new(system.clone(), Slot(0)),
+            clock: Clock::new(system.clone(), Slot(1)),
+            net_clients: [net.server(&system, 1, own, own)].into_iter().collect(),
+            store: store.client(&system, 2, own, own),
+            grants: grants.client(&system, 4, own, own),
+            rings: Tampered::new(rings.clone(), &script).once(TX_SLOTS).once(RX_SLOTS),
+            tx_events: Port::new(system.clone(), TX_PORT, TX_BIT),
+            rx_events: Port::new(system.clone(), RX_PORT, RX_BIT),
+            ring_pages: Granted { rule: 0, pages: 2 },
+            rx_pages: Granted { rule: 1, pages },
+            tx_pages: Granted { rule: 2, pages },
+        });
+        World {
+            bells,
+            daemon: Xenstored::new(SharedMemory::new(4096), 7),
+            store: StoreService::new(store.server(&system, 3, same, same)),
+            grants: GrantService::new(
+                grants.server(&system, 5, same, same),
+                vec![rings.clone(), rx_pool.clone(), tx_pool.clone()],
+            ),
+            back: Netback::new(0, 7),
+            net: net.client(&system, 0, own, own),
+            service: Box::new(service),
+            script,
+            rings,
+            rx_pool,
+            tx_pool,
+            now: 1_000_000_000,
+            wakes: 0,
+            system,
+        }
+    }
+
+    pub fn connected() -> World {
+        let mut world = World::bare(64);
+        world.back.create(&mut world.daemon);
+        world.settle();
+        assert_eq!(world.replies(), [UP], "{}", world.system.console());
+        world
+    }
+
+    /// Runs the service if there is something by which the kernel wakes it.
+    pub fn wake(&mut self) -> bool {
+        for port in self.back.events.drain(..) {
+            let bit = CHANNELS.iter().find(|(channel, _)| *channel == port).map_or(0, |(_, bit)| 1 << bit);
+            self.bells.set(self.bells.get() | bit);
+        }
+        let due = self.service.deadline().is_some_and(|deadline| deadline <= Instant(self.now));
+        // What the service holds back stays where it is.
+        let held = self.service.held().0;
+        let bits = self.bells.get() & !held;
+        self.bells.set(self.bells.get() & held);
+        if bits == 0 && !due {
+            return false;
+        }
+        self.wakes += 1;
+        let before = self.script.reads();
+        self.service.notified(Notifications(bits));
+        let reads = self.script.reads() - before;
+        assert!(reads <= MOST_READS, "{reads} reads of the rings in one call");
+        true
+    }
+
+    /// Everybody runs once, the back end if `back`; whether anybody moved.
+    pub fn turn(&mut self, back: bool) -> bool {
+        let mut moved = self.wake();
+        let granted = &self.grants.granted;
+        let page_of = |reference: u32| granted.get(&reference).cloned();
+        moved |= back && self.back.run(&mut self.daemon, &page_of);
+        moved |= self.grants.run();
+        moved | self.store.run(&mut self.daemon)
+    }
+
+    /// Runs everybody until nobody moves.
+    pub fn settle_with(&mut self, back: bool) {
+        assert!((0..1000).any(|_| !self.turn(back)), "it does not come to rest: {}", self.system.console());
+    }
+
+    pub fn settle(&mut self) {
+        self.settle_with(true);
+    }
+
+    /// Rings as a back end does that sends events for no reason.
+    pub fn storm(&mut self) {
+        self.bells.set(self.bells.get() | 1 << TX_BIT | 1 << RX_BIT);
+    }
+
+    pub fn pass(&mut self, milliseconds: u64) {
+        self.pass_to(self.now + milliseconds * 1_000_000);
+    }
+
+    /// Lets time pass up to this, in ns.
+    pub fn pass_to(&mut self, now: u64) {
+        self.now = now;
+        self.system.set_now(now);
+        self.settle();
+    }
+
+    pub fn replies(&mut self) -> Vec<Reply> {
+        let mut replies = Vec::new();
+        while let Some(reply) = self.net.replies.pop() {
+            replies.push(reply.expect("a well-formed reply"));
+        }
+        replies
+    }
+
+    pub fn ask(&mut self, request: Request) {
+        while self.net.requests.send(&request).is_err() {
+            assert!(self.wake(), "the queue is full, and the service was not told of it");
+        }
+    }
+
+    pub fn transmit(&mut self, page: u16, frame: &[u8]) {
+        self.transmit_with(page, frame, Work::Nothing);
+    }
+
+    pub fn transmit_with(&mut self, page: u16, frame: &[u8], work: Work) {
+        self.tx_pool.write(usize::from(page) * PAGE_SIZE, frame);
+        self.ask(Request::Transmit { page, length: frame.len() as u16, work });
+    }
+
+    /// The bytes of the frames that the back end has sent since it was last asked.
+    pub fn sent(&mut self) -> Vec<Vec<u8>> {
+        self.back.sent.drain(..).map(|frame| frame.bytes).collect()
+    }
+
+    /// Takes the replies, answers the received frames with whether they are checked, and gives their pages back.
+    pub fn received(&mut self) -> Vec<(Vec<u8>, bool)> {
+        let (mut frames, mut bytes) = (Vec::new(), Vec::new());
+        for reply in self.replies() {
+            let (page, offset, length, more, checked) = match reply {
+                Reply::Received { page, offset, length, more, checked } => (page, offset, length, more, checked),
+                Reply::Transmitted { .. } => continue,
+                other => panic!("{other:?}"),
+            };
+            let at = usize::from(page) * PAGE_SIZE + usize::from(offset);
+            bytes.extend(self.rx_pool.bytes(at, usize::from(length)));
+            if !more {
+                frames.push((std::mem::take(&mut bytes), checked));
+            }
+            let count = (usize::from(offset) + usize::from(length)).div_ceil(PAGE_SIZE) as u16;
+            self.ask(Request::Receive { page, count });
+        }
+        assert!(bytes.is_empty(), "a frame without an end");
+        frames
+    }
+
+    pub fn front(&self, name: &str) -> Option<String> {
+        self.daemon.text(&format!("{}/{name}", self.back.front()))
+    }
+
+    /// Events sent since the calls were last taken.
+    pub fn events_sent(&self) -> usize {
+        self.system.take_calls().iter().filter(|call| call.1 == Operation::PortSend).count()
+    }
+}
