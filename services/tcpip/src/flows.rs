@@ -13,13 +13,17 @@ use cloister_interfaces::Instant;
 use cloister_interfaces::lists::Lists;
 use cloister_interfaces::socket::Layout;
 use cloister_interfaces::timers::Timers;
-use smoltcp::iface::{SocketHandle, SocketSet, SocketStorage};
+use smoltcp::iface::{Interface, SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::tcp::{self, Socket, State};
+use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::IpAddress;
 
 use crate::buffers::Buffers;
+use crate::frame::Segment;
+use crate::recovery::Recovery;
 use crate::slot::{Peer, Slot, discard};
 use crate::table::{Key, Table};
+use crate::wire::Nowhere;
 
 /// Ports that can be listened to.
 const MAX_PORTS: usize = 8;
@@ -73,9 +77,46 @@ pub struct Flow {
     pub until: Instant,
     /// The connection as the application knows it.
     pub slot: Option<Slot>,
+    /// What is on its way to the peer.
+    pub recovery: Recovery,
+    /// The sequence number after the peer's FIN, when that has come.
+    end: Option<u32>,
 }
 
+/// Later than any timer of a socket: than the longest time that it waits for an acknowledgement.
+const FAR: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(61);
+
 impl Flow {
+    /// Takes note of the end of the peer's stream, if `segment`, which the socket took, was the last of it.
+    pub fn note_end(&mut self, segment: &Segment) {
+        if self.end.is_none()
+            && let Some(State::CloseWait | State::Closing | State::TimeWait) =
+                self.socket().map(|socket| socket.state())
+        {
+            self.end = Some(segment.seq.wrapping_add(segment.data as u32).wrapping_add(1));
+        }
+    }
+
+    /// Whether `segment` has data after the end of the peer's stream. They are to be ignored (RFC 9293, 3.10.7.4); the stack
+    /// would deliver them.
+    pub fn is_beyond_end(&self, segment: &Segment) -> bool {
+        let after = |end: u32| segment.seq.wrapping_add(segment.data as u32).wrapping_sub(end) as i32;
+        segment.data > 0 && self.end.is_some_and(|end| after(end) > 0)
+    }
+
+    /// Makes the socket go back: it sends anew what was not acknowledged, from the oldest byte on. It does so when its timer for
+    /// repeats runs out, and so it is shown a clock on which that is the case, and a link that takes nothing.
+    pub fn go_back(&mut self, interface: &mut Interface, now: StackInstant) {
+        let Some(socket) = self.socket() else { return };
+        socket.set_timeout(None);
+        if let Some(set) = &mut self.set {
+            interface.poll_egress(now + FAR, &mut Nowhere, set);
+        }
+        if let Some(socket) = self.socket() {
+            socket.set_timeout(Some(TIMEOUT));
+        }
+    }
+
     /// The connection as the application knows it, and its socket.
     pub fn parts(&mut self) -> Option<(&mut Slot, &mut Socket<'static>)> {
         let handle = self.handle;
@@ -127,6 +168,8 @@ impl Flows {
             ready: false,
             until: Instant::START,
             slot: None,
+            recovery: Recovery::default(),
+            end: None,
         };
         let (large, small) = (0..count.min(layout.large) as u16, layout.large as u16..count as u16);
         Flows {
@@ -236,6 +279,7 @@ impl Flows {
         let flow = self.get(index)?;
         flow.socket()?.listen(port).ok()?;
         flow.client = client;
+        (flow.recovery, flow.end) = (Recovery::default(), None);
         self.table.insert(index, key);
         self.enter(index, Stage::HalfOpen, now + HALF_OPEN);
         Some(index)
@@ -334,6 +378,7 @@ impl Flows {
             (Stage::HalfOpen, State::Established | State::CloseWait) => {
                 let Some(peer) = peer(socket) else { return self.release(index) };
                 flow.slot = Some(Slot::new(client, peer));
+                flow.recovery.opened(until.since(now), HALF_OPEN);
                 self.enter(index, Stage::Open, Instant::START);
             }
             // The peer has taken it back, or the frame was no SYN after all.
@@ -363,13 +408,17 @@ impl Flows {
         }
     }
 
-    /// A new connection attempt of a peer whose last connection has only to wait: it waits no longer.
-    pub fn renew(&mut self, index: u16) -> bool {
-        let delivered = self.get(index).is_some_and(|flow| flow.stage == Stage::Delivered);
-        if delivered {
+    /// A new connection attempt, with the sequence number `seq`, of a peer whose last connection is in TIME-WAIT: it waits no
+    /// longer, if the number is beyond all of that connection (RFC 1122, 4.2.2.13). In every other state the attempt is
+    /// the stack's to answer: it may be forged (RFC 5961, 4).
+    pub fn renew(&mut self, index: u16, seq: u32) -> bool {
+        let Some(flow) = self.get(index).filter(|flow| flow.stage == Stage::Delivered) else { return false };
+        let waits = flow.socket().is_some_and(|socket| socket.state() == State::TimeWait);
+        let beyond = flow.end.is_some_and(|end| seq.wrapping_sub(end) as i32 >= 0);
+        if waits && beyond {
             self.release(index);
         }
-        delivered
+        waits && beyond
     }
 
     /// Something happened to a connection: it is to be attended to.

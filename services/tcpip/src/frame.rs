@@ -1,7 +1,8 @@
 //! What tcpip must know of a frame before the stack parses it, and do to one that the stack made.
 
-use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Packet, TcpPacket, UdpPacket, checksum};
+use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Address, Ipv4Cidr, Ipv4Packet, TcpPacket, UdpPacket, checksum};
 
+use crate::config::Usable;
 use crate::table::Key;
 
 /// Bytes of an Ethernet header.
@@ -10,31 +11,47 @@ pub const ETHERNET_HEADER: usize = 14;
 /// it reassembles if a single fragment said so.
 pub const LARGEST_REASSEMBLED: usize = 8192;
 
+/// A TCP segment to our address, as its headers say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Segment {
+    /// Its connection.
+    pub key: Key,
+    /// The port that it is to.
+    pub port: u16,
+    /// It starts a connection: a SYN without an ACK.
+    pub start: bool,
+    /// It has no flag but ACK, except perhaps PSH.
+    pub plain: bool,
+    /// It has options.
+    pub options: bool,
+    /// Bytes of data.
+    pub data: usize,
+    /// Its sequence number.
+    pub seq: u32,
+    /// What it acknowledges, if it is plain.
+    pub ack: u32,
+    /// The window that it announces, not scaled.
+    pub window: u16,
+}
+
 /// What a frame is to us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// A TCP segment to our address.
-    Segment {
-        /// Its connection.
-        key: Key,
-        /// The port that it is to.
-        port: u16,
-        /// It starts a connection: a SYN without an ACK.
-        start: bool,
-        /// Bytes of data.
-        data: usize,
-    },
+    Segment(Segment),
     /// Something else that the stack may know what to do with.
     Other,
     /// Nothing that we want.
     Unwanted,
 }
 
+const SYN: u8 = 0x02;
+const PSH: u8 = 0x08;
+const ACK: u8 = 0x10;
+
 /// What `frame` is to a host with the address `own`. The stack still checks all of it.
-pub fn classify(frame: &[u8], own: Option<[u8; 4]>) -> Kind {
+pub fn classify(frame: &[u8], own: Option<Ipv4Cidr>) -> Kind {
     const TCP: u8 = 6;
-    const SYN: u8 = 0x02;
-    const ACK: u8 = 0x10;
     match frame.get(12..ETHERNET_HEADER) {
         Some([0x08, 0x06]) => return Kind::Other,
         Some([0x08, 0x00]) => {}
@@ -55,17 +72,39 @@ pub fn classify(frame: &[u8], own: Option<[u8; 4]>) -> Kind {
     }
     let header = usize::from(version & 0x0f) * 4;
     let segment = packet.get(header..).and_then(<[u8]>::first_chunk::<20>);
-    let (Some([p0, p1, d0, d1, .., length, flags, _, _, _, _, _, _]), 0, true) = (segment, fragment, own == Some(*to))
-    else {
+    let (Some(segment), 0, Some(own)) = (segment, fragment, own.filter(|own| own.address().octets() == *to)) else {
         return Kind::Unwanted;
     };
-    let port = u16::from_be_bytes([*d0, *d1]);
-    Kind::Segment {
-        key: Key::new([*s0, *s1, *s2, *s3], u16::from_be_bytes([*p0, *p1]), port),
-        port,
-        start: flags & (SYN | ACK) == SYN,
-        data: total.saturating_sub(header + usize::from(length >> 4) * 4),
+    let [p0, p1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, length, flags, w0, w1, ..] = *segment;
+    let port = u16::from_be_bytes([d0, d1]);
+    let start = flags & (SYN | ACK) == SYN;
+    let from = [*s0, *s1, *s2, *s3];
+    if start && !can_connect(Ipv4Address::from(from), own) {
+        return Kind::Unwanted;
     }
+    Kind::Segment(Segment {
+        key: Key::new(from, u16::from_be_bytes([p0, p1]), port),
+        port,
+        start,
+        plain: flags & !PSH == ACK,
+        options: length >> 4 > 5,
+        data: total.saturating_sub(header + usize::from(length >> 4) * 4),
+        seq: u32::from_be_bytes([q0, q1, q2, q3]),
+        ack: u32::from_be_bytes([a0, a1, a2, a3]),
+        window: u16::from_be_bytes([w0, w1]),
+    })
+}
+
+/// Whether a connection can come from this address: one of another host's (RFC 9293, MUST-63).
+fn can_connect(from: Ipv4Address, own: Ipv4Cidr) -> bool {
+    from.is_usable() && from != own.address() && own.broadcast() != Some(from)
+}
+
+/// What the segment in `frame`, which is whole, says that its sender has: blocks of sequence numbers.
+pub fn selected(frame: &[u8]) -> [Option<(u32, u32)>; 3] {
+    let packet = ipv4(frame).and_then(|packet| Ipv4Packet::new_checked(packet).ok());
+    let segment = packet.as_ref().and_then(|packet| TcpPacket::new_checked(packet.payload()).ok());
+    segment.and_then(|segment| segment.selective_ack_ranges().ok()).unwrap_or_default()
 }
 
 /// Whether the TCP or UDP checksum of `frame` is right, if it has one. A fragment of a TCP or UDP packet is not: nobody
@@ -144,11 +183,13 @@ mod tests {
         frame
     }
 
-    const OWN: [u8; 4] = [10, 0, 0, 2];
+    const OWN: Ipv4Cidr = Ipv4Cidr::new(Ipv4Address::new(10, 0, 0, 2), 24);
 
     fn starts(flags: u8, words: u8) -> Option<bool> {
-        match classify(&tcp(flags, words), Some([0; 4])) {
-            Kind::Segment { start, .. } => Some(start),
+        let mut frame = tcp(flags, words);
+        frame[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+        match classify(&frame, Some(OWN)) {
+            Kind::Segment(segment) => Some(segment.start),
             _ => None,
         }
     }
@@ -161,23 +202,53 @@ mod tests {
         assert_eq!(starts(0x10, 5), Some(false));
         let mut udp = tcp(0x02, 5);
         udp[ETHERNET_HEADER + 9] = 17;
-        assert_eq!(classify(&udp, Some([0; 4])), Kind::Other);
+        assert_eq!(classify(&udp, Some(OWN)), Kind::Other);
     }
 
     #[test]
     fn a_segment_is_known_by_its_addresses_and_ports() {
         let mut frame = segment();
         let tcp = ETHERNET_HEADER + 20;
-        frame[tcp..tcp + 4].copy_from_slice(&[0x12, 0x34, 0, 80]);
-        let key = Key::new([10, 0, 0, 1], 0x1234, 80);
-        assert_eq!(classify(&frame, Some(OWN)), Kind::Segment { key, port: 80, start: false, data: 7 });
-        for own in [None, Some([10, 0, 0, 3])] {
+        frame[tcp..tcp + 12].copy_from_slice(&[0x12, 0x34, 0, 80, 1, 2, 3, 4, 5, 6, 7, 8]);
+        frame[tcp + 14] = 9;
+        let expected = Segment {
+            key: Key::new([10, 0, 0, 1], 0x1234, 80),
+            port: 80,
+            start: false,
+            plain: true,
+            options: false,
+            data: 7,
+            seq: 0x0102_0304,
+            ack: 0x0506_0708,
+            window: 0x0900,
+        };
+        assert_eq!(classify(&frame, Some(OWN)), Kind::Segment(expected));
+        for own in [None, Some(Ipv4Cidr::new(Ipv4Address::new(10, 0, 0, 3), 24))] {
             assert_eq!(classify(&frame, own), Kind::Unwanted);
         }
         frame[20] = 0x20;
         assert_eq!(classify(&frame, Some(OWN)), Kind::Unwanted, "a fragment");
         frame[12] = 0x86;
         assert_eq!(classify(&frame, Some(OWN)), Kind::Unwanted, "no IPv4");
+    }
+
+    #[test]
+    fn nobody_connects_from_an_address_that_is_no_other_host_s() {
+        let mut frame = tcp(0x02, 5);
+        frame[30..34].copy_from_slice(&OWN.address().octets());
+        for (from, wanted) in [
+            ([10, 0, 0, 1], true),
+            ([8, 8, 8, 8], true),
+            (OWN.address().octets(), false),
+            ([10, 0, 0, 255], false),
+            ([0, 0, 0, 0], false),
+            ([127, 0, 0, 1], false),
+            ([224, 0, 0, 1], false),
+            ([255, 255, 255, 255], false),
+        ] {
+            frame[26..30].copy_from_slice(&from);
+            assert_eq!(classify(&frame, Some(OWN)) != Kind::Unwanted, wanted, "{from:?}");
+        }
     }
 
     #[test]
@@ -257,7 +328,7 @@ mod tests {
         #[test]
         fn any_bytes_are_looked_at_without_a_panic(mut frame in prop::collection::vec(any::<u8>(), 0..100)) {
             if frame.len() > 13 { frame[12] = 8; frame[13] = 0; }
-            let _ = (classify(&frame, Some([0; 4])), is_intact(&frame));
+            let _ = (classify(&frame, Some(OWN)), is_intact(&frame), selected(&frame));
             prepare_checksum(&mut frame);
         }
     }

@@ -16,12 +16,11 @@ use crate::Caps;
 use crate::address::{Address, Change};
 use crate::config;
 use crate::echo::Echo;
-use crate::flows::{Flows, Stage};
-use crate::frame;
+use crate::flows::{Flow, Flows, Stage};
+use crate::frame::{self, Segment};
 use crate::quiesce::Quiesce;
 use crate::refusals::{Kind, Refusals};
 use crate::slot::{Breach, Streams};
-use crate::table::Key;
 use crate::wire::{Event, Refused, Wire};
 
 /// Messages taken from one queue in a pass.
@@ -228,7 +227,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             let HardwareAddress::Ethernet(mac) = interface.hardware_addr();
             mac.0
         });
-        let own = self.address.current.map(|lease| lease.address.address().octets());
+        let own = self.address.current.map(|lease| lease.address);
         for _ in 0..FRAMES {
             // Without room for the answer a frame waits: an echo request is not lost to a busy link.
             if !self.wire.can_send() {
@@ -236,7 +235,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             }
             match self.wire.next_frame(mac, own) {
                 None => return false,
-                Some(frame::Kind::Segment { key, port, start, data }) => self.segment(key, port, start, data, now),
+                Some(frame::Kind::Segment(segment)) => self.segment(&segment, now),
                 Some(_) => {
                     self.parse(now);
                     self.poll_others(now);
@@ -254,8 +253,9 @@ impl<S: System, M: Memory> Stack<S, M> {
     }
 
     /// Has the stack parse a segment, for its connection.
-    fn segment(&mut self, key: Key, port: u16, start: bool, data: usize, now: Instant) {
-        let known = self.flows.find(key).filter(|index| !(start && self.flows.renew(*index)));
+    fn segment(&mut self, segment: &Segment, now: Instant) {
+        let Segment { key, port, start, .. } = *segment;
+        let known = self.flows.find(key).filter(|index| !(start && self.flows.renew(*index, segment.seq)));
         let index = match known {
             Some(index) => index,
             // The stack refuses what is for nobody.
@@ -266,14 +266,30 @@ impl<S: System, M: Memory> Stack<S, M> {
                 None => return,
             },
         };
+        let blocks = if segment.options { self.wire.selected() } else { [None; 3] };
         let whole = self.wire.largest_segment();
         let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return };
-        if let Some(socket) = flow.socket() {
-            // More than a segment at once is acknowledged in this pass, once for all that came; less with the answer.
-            socket.set_ack_delay(Some(if data > whole { StackDuration::ZERO } else { ACK_DELAY }));
+        if flow.is_beyond_end(segment) {
+            return self.wire.pass_over();
         }
+        if flow.recovery.repeats(segment) {
+            flow.recovery.repeated(&blocks, now);
+            self.wire.pass_over();
+            return self.flows.mark(index);
+        }
+        let Some(socket) = flow.socket() else { return };
+        // More than a segment at once is acknowledged in this pass, once for all that came; less with the answer.
+        socket.set_ack_delay(Some(if segment.data > whole { StackDuration::ZERO } else { ACK_DELAY }));
+        let before = (socket.send_queue(), socket.state());
         if let Some(set) = &mut flow.set {
             interface.poll_ingress_single(stack_time(now), &mut self.wire, set);
+        }
+        let Some(socket) = flow.socket() else { return };
+        let advanced = before != (socket.send_queue(), socket.state());
+        flow.note_end(segment);
+        flow.recovery.took(segment, advanced, &blocks, whole as u32, now);
+        if let Some(made) = self.wire.made() {
+            flow.recovery.sent(made, now);
         }
         self.flows.mark(index);
     }
@@ -345,10 +361,17 @@ impl<S: System, M: Memory> Stack<S, M> {
     /// Sends what a connection has to send.
     fn egress(&mut self, index: u16, now: Instant) -> Attended {
         let time = stack_time(now);
+        let whole = self.wire.largest_segment() as u32;
         let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return Attended::Done };
         let until = flow.limit();
         let Some(queued) = flow.socket().map(|socket| socket.send_queue()) else { return Attended::Done };
-        let Some(set) = flow.set.as_mut().filter(|_| flow.stage != Stage::Unused) else { return Attended::Done };
+        if flow.stage == Stage::Unused {
+            return Attended::Done;
+        }
+        if self.wire.can_send() && flow.recovery.begins(whole, now) {
+            flow.go_back(interface, time);
+        }
+        let Flow { set: Some(set), recovery, .. } = flow else { return Attended::Done };
         let (mut result, mut at) = (Attended::Again, None);
         for _ in 0..TURN {
             at = interface.poll_at(time, set);
@@ -356,18 +379,30 @@ impl<S: System, M: Memory> Stack<S, M> {
                 result = Attended::Done;
                 break;
             }
+            if recovery.is_full() {
+                // Until an acknowledgement comes, or should have.
+                (result, at) = (Attended::Done, None);
+                break;
+            }
             if !self.wire.can_send_segment(queued) {
                 (result, at) = (Attended::Blocked, None);
                 break;
             }
-            if interface.poll_egress(time, &mut self.wire, set) == PollResult::None {
+            self.wire.want(recovery.wanted());
+            let polled = interface.poll_egress(time, &mut self.wire, set);
+            self.wire.want(None);
+            if let Some(made) = self.wire.made() {
+                recovery.sent(made, now);
+            }
+            if polled == PollResult::None {
                 // It cannot now, whatever it waits for: a neighbour's address, mostly.
                 at = interface.poll_at(time, set).map(|at| at.max(time + STUCK));
                 result = Attended::Done;
                 break;
             }
         }
-        let wake = at.filter(|_| result != Attended::Again).map(own_time).into_iter().chain(until).min();
+        let repeat = recovery.deadline(whole).filter(|_| result == Attended::Done);
+        let wake = at.filter(|_| result != Attended::Again).map(own_time).into_iter().chain(until).chain(repeat).min();
         if let Some(at) = wake {
             self.flows.wake(index, at);
         }

@@ -14,8 +14,11 @@ use cloister_interfaces::net::{LONGEST_FRAME, Net, Offloads, Reply, Request, Wor
 use cloister_interfaces::{Client, Memory, Own, System};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::time::Instant;
+use smoltcp::wire::Ipv4Cidr;
 
-use crate::frame::{ETHERNET_HEADER, Kind, classify, is_intact, is_sound, prepare_checksum};
+use crate::cut::{outgoing, parts};
+use crate::frame::{ETHERNET_HEADER, Kind, classify, is_intact, is_sound, prepare_checksum, selected};
+use crate::recovery::{Outgoing, Range, Wanted};
 use crate::runs::{MAX_PAGES, Runs};
 
 /// The longest frame that is received: the largest IPv4 packet behind an Ethernet header with one VLAN tag.
@@ -79,6 +82,8 @@ struct Outbound<S, M: Memory> {
     /// For the first page of each frame that netfront has, how many pages that frame has.
     sent: Vec<u8>,
     offloads: Offloads,
+    /// The segment that the stack made last.
+    made: Option<Outgoing>,
 }
 
 /// The link.
@@ -95,9 +100,12 @@ pub struct Wire<S, M: Memory> {
     skipping: bool,
     /// Runs of pages to be given back: the first, and how many.
     returns: VecDeque<(u16, u16)>,
+    /// The frame that is parsed; or one that the stack made and that is not sent as it is.
     frame: Vec<u8>,
     /// How much of `frame` the stack is to parse next; 0 is nothing.
     loaded: usize,
+    /// What is sent of the segments that the stack makes.
+    wanted: Option<Wanted>,
     mtu: u16,
     up: bool,
     /// What the link offers is made use of.
@@ -111,7 +119,14 @@ impl<S: System, M: Memory> Wire<S, M> {
         let rx = (rx_pool.len() / PAGE_SIZE).min(usize::from(u16::MAX));
         let tx = (tx_pool.size() / PAGE_SIZE).min(MAX_PAGES);
         Wire {
-            out: Outbound { net, pool: tx_pool, free: Runs::new(tx), sent: vec![0; tx], offloads: Offloads::empty() },
+            out: Outbound {
+                net,
+                pool: tx_pool,
+                free: Runs::new(tx),
+                sent: vec![0; tx],
+                offloads: Offloads::empty(),
+                made: None,
+            },
             pool: rx_pool,
             held: vec![false; rx],
             received: VecDeque::with_capacity(rx),
@@ -120,6 +135,7 @@ impl<S: System, M: Memory> Wire<S, M> {
             returns: VecDeque::with_capacity(rx),
             frame: vec![0; LONGEST_RECEIVED],
             loaded: 0,
+            wanted: None,
             mtu: 1500,
             up: false,
             offloading,
@@ -292,7 +308,7 @@ impl<S: System, M: Memory> Wire<S, M> {
 
     /// Readies the next frame for the stack, which takes it by [`Device::receive`]; answers what it is to a host with the
     /// addresses `mac` and `own`.
-    pub fn next_frame(&mut self, mac: [u8; 6], own: Option<[u8; 4]>) -> Option<Kind> {
+    pub fn next_frame(&mut self, mac: [u8; 6], own: Option<Ipv4Cidr>) -> Option<Kind> {
         while self.whole > 0 {
             self.whole -= 1;
             let Some((length, checked)) = self.assemble() else { continue };
@@ -309,6 +325,26 @@ impl<S: System, M: Memory> Wire<S, M> {
             }
         }
         None
+    }
+
+    /// What the segment that was readied says that its sender has.
+    pub fn selected(&self) -> [Option<Range>; 3] {
+        selected(self.frame.get(..self.loaded).unwrap_or_default())
+    }
+
+    /// The frame that was readied is not for the stack.
+    pub fn pass_over(&mut self) {
+        self.loaded = 0;
+    }
+
+    /// From now on this is sent of what the stack makes; all of it if none.
+    pub fn want(&mut self, wanted: Option<Wanted>) {
+        self.wanted = wanted;
+    }
+
+    /// The segment that the stack made last, told once.
+    pub fn made(&mut self) -> Option<Outgoing> {
+        self.out.made.take()
     }
 
     /// Copies the parts of the next frame to `self.frame`. Answers its length, and whether it was checked; nothing if it is
@@ -373,6 +409,19 @@ impl<S: System, M: Memory> Outbound<S, M> {
         }
     }
 
+    /// Sends what is wanted of the segment in `frame`.
+    fn send_wanted(&mut self, frame: &[u8], segment: Option<NonZeroU16>, wanted: &Wanted) {
+        let Some(made) = self.made else {
+            return self.send(frame.len(), None, |space| space.copy_from_slice(frame));
+        };
+        let headers = frame.len().saturating_sub(made.data as usize);
+        let summed = !self.offloads.contains(Offloads::CHECKSUM);
+        for part in parts(made, wanted) {
+            let segment = segment.filter(|size| part.data() > usize::from(size.get()));
+            self.send(headers + part.data(), segment, |space| part.write(frame, headers, space, summed));
+        }
+    }
+
     fn submit(&mut self, page: u16, count: usize, request: &Request) {
         match self.sent.get_mut(usize::from(page)) {
             Some(sent) if self.net.requests.push(request).is_ok() => *sent = count as u8,
@@ -395,11 +444,26 @@ pub struct TxToken<'a, S, M: Memory> {
     out: &'a mut Outbound<S, M>,
     /// The data of the segments that the link is to cut it into.
     segment: Option<NonZeroU16>,
+    /// Where the frame is built if only this of it is sent.
+    wanted: Option<(&'a mut [u8], &'a Wanted)>,
 }
 
 impl<S: System, M: Memory> smoltcp::phy::TxToken for TxToken<'_, S, M> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
-        self.out.send(length, self.segment, f)
+        let out = self.out;
+        let built = self.wanted.and_then(|(space, wanted)| Some((space.get_mut(..length)?, wanted)));
+        let Some((frame, wanted)) = built else {
+            let (result, made) = out.send(length, self.segment, |space| {
+                let result = f(space);
+                (result, outgoing(space))
+            });
+            out.made = made;
+            return result;
+        };
+        let result = f(frame);
+        out.made = outgoing(frame);
+        out.send_wanted(frame, self.segment, wanted);
+        result
     }
 
     fn set_meta(&mut self, meta: PacketMeta) {
@@ -420,11 +484,15 @@ impl<S: System, M: Memory> Device for Wire<S, M> {
     fn receive(&mut self, _timestamp: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         let length = core::mem::take(&mut self.loaded);
         let frame = self.frame.get(..length).filter(|frame| !frame.is_empty())?;
-        Some((RxToken(frame), TxToken { out: &mut self.out, segment: None }))
+        Some((RxToken(frame), TxToken { out: &mut self.out, segment: None, wanted: None }))
     }
 
     fn transmit(&mut self, _timestamp: Instant) -> Option<Self::TxToken<'_>> {
-        self.can_send().then_some(TxToken { out: &mut self.out, segment: None })
+        if !self.can_send() {
+            return None;
+        }
+        let wanted = self.wanted.as_ref().map(|wanted| (&mut self.frame[..], wanted));
+        Some(TxToken { out: &mut self.out, segment: None, wanted })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -437,5 +505,40 @@ impl<S: System, M: Memory> Device for Wire<S, M> {
         capabilities.checksum.tcp = if linked { Checksum::None } else { Checksum::Tx };
         capabilities.segmentation.tcpv4 = self.longest_segment().and_then(NonZeroUsize::new);
         capabilities
+    }
+}
+
+/// A link that takes nothing.
+pub struct Nowhere;
+
+/// No leave to do anything.
+pub enum NoToken {}
+
+impl smoltcp::phy::RxToken for NoToken {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, _: F) -> R {
+        match self {}
+    }
+}
+
+impl smoltcp::phy::TxToken for NoToken {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, _: usize, _: F) -> R {
+        match self {}
+    }
+}
+
+impl Device for Nowhere {
+    type RxToken<'a> = NoToken;
+    type TxToken<'a> = NoToken;
+
+    fn receive(&mut self, _timestamp: Instant) -> Option<(NoToken, NoToken)> {
+        None
+    }
+
+    fn transmit(&mut self, _timestamp: Instant) -> Option<NoToken> {
+        None
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        DeviceCapabilities::default()
     }
 }

@@ -8,14 +8,18 @@ mod memory;
 
 use std::hint::black_box;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use cloister_caps::{Operation, PAGE_SIZE};
 use cloister_http::request;
+use cloister_interfaces::Instant;
 use cloister_interfaces::message::{Malformed, Message, Reader, Writer};
 use cloister_interfaces::queue::{End, Receiver, Sender, producer_pages};
 use cloister_interfaces::system::System;
 use cloister_netfront::ring::Front;
+use cloister_tcpip::cut::outgoing;
 use cloister_tcpip::frame;
+use cloister_tcpip::recovery::Recovery;
 use cloister_tcpip::table::{Key, Table};
 
 use crate::kernel::Caller;
@@ -25,7 +29,7 @@ use crate::memory::Words;
 type Piece = fn() -> Result<Box<dyn FnMut()>, String>;
 
 /// The pieces: name, how many units one time is, how to prepare it.
-const PIECES: [(&str, u32, Piece); 10] = [
+const PIECES: [(&str, u32, Piece); 11] = [
     ("check", 1, check),
     ("hop", 1, || hop(1)),
     ("hop-32", 32, || hop(32)),
@@ -36,6 +40,7 @@ const PIECES: [(&str, u32, Piece); 10] = [
     ("checksum-64", 1, || checksum(24)),
     ("checksum-1500", 1, || checksum(1460)),
     ("lookup", 1, lookup),
+    ("follow", 1, follow),
 ];
 
 /// A request of 177 bytes.
@@ -155,6 +160,42 @@ fn lookup() -> Result<Box<dyn FnMut()>, String> {
     Ok(Box::new(move || {
         index = (index + 1) % COUNT;
         assert_eq!(table.find(black_box(key(index))), Some(index));
+    }))
+}
+
+/// Following what is on its way: a segment of 612 bytes that is sent, its acknowledgement with the next request, and the
+/// timer.
+fn follow() -> Result<Box<dyn FnMut()>, String> {
+    const LENGTH: u16 = 612;
+    let mut frame = vec![0; 14 + 20 + 20 + usize::from(LENGTH)];
+    frame[12..14].copy_from_slice(&[0x08, 0x00]);
+    frame[14] = 0x45;
+    frame[16..18].copy_from_slice(&(40 + LENGTH).to_be_bytes());
+    frame[23] = 6;
+    frame[46..48].copy_from_slice(&[0x50, 0x18]);
+    let key = Key::new([10, 0, 2, 20], 20_000, 80);
+    let mut segment = frame::Segment {
+        key,
+        port: 80,
+        start: false,
+        plain: true,
+        options: false,
+        data: 100,
+        seq: 0,
+        ack: 0,
+        window: 1,
+    };
+    let mut recovery = Recovery::default();
+    let mut now = Instant::START;
+    Ok(Box::new(move || {
+        now = now + Duration::from_micros(100);
+        frame[38..42].copy_from_slice(&segment.ack.to_be_bytes());
+        assert!(!recovery.begins(1460, now));
+        recovery.sent(outgoing(black_box(&frame)).unwrap_or_else(|| unreachable!("a segment")), now);
+        let _ = black_box((recovery.wanted(), recovery.is_full(), recovery.deadline(1460)));
+        segment.ack = segment.ack.wrapping_add(LENGTH.into());
+        assert!(!recovery.repeats(black_box(&segment)));
+        recovery.took(&segment, true, &[None; 3], 1460, now);
     }))
 }
 

@@ -3,6 +3,7 @@
 
 mod application;
 mod dhcp;
+mod loss;
 mod rig;
 
 use cloister_interfaces::net::Offloads;

@@ -16,6 +16,24 @@ use cloister_tcpip as tcpip;
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const PAGES: usize = 64;
 
+/// Of a million, so many are lost, by chance: frames as the image sends them, packets that they are cut into, and frames to
+/// the image.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Loss {
+    pub frames: u64,
+    pub packets: u64,
+    pub acks: u64,
+    pub seed: u64,
+}
+
+impl Loss {
+    fn keeps(&mut self, lost: u64) -> bool {
+        // Knuth's MMIX generator.
+        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.seed >> 33) % 1_000_000 >= lost
+    }
+}
+
 /// netfront as tcpip sees it, with the wire in place of a backend.
 struct Link {
     server: Server<Net, Recorder, SharedMemory>,
@@ -26,6 +44,7 @@ struct Link {
     /// Bytes of the longest frame that was sent.
     longest: usize,
     closed: bool,
+    loss: Loss,
 }
 
 impl Link {
@@ -41,8 +60,10 @@ impl Link {
                 Request::Transmit { page, length, work } => {
                     let frame = self.tx_pool.bytes(usize::from(page) * PAGE_SIZE, length.into());
                     self.longest = self.longest.max(frame.len());
+                    let (frames, packets) = (self.loss.frames, self.loss.packets);
+                    let whole = self.loss.keeps(frames);
                     for frame in finish(frame, work) {
-                        if wire.keeps() {
+                        if self.loss.keeps(packets) && whole && wire.keeps() {
                             wire.to_client.push_back(frame);
                         }
                     }
@@ -64,8 +85,11 @@ impl Link {
             if self.closed || self.server.replies.room() < 2 {
                 break;
             }
-            self.rx_free.pop_front();
             let frame = wire.to_server.pop_front().unwrap();
+            if !self.loss.keeps(self.loss.acks) {
+                continue;
+            }
+            self.rx_free.pop_front();
             // Not always at the start of the page, as a backend may do.
             let offset = usize::from(page) % 3 * 64;
             self.rx_pool.write(usize::from(page) * PAGE_SIZE + offset, &frame);
@@ -180,6 +204,7 @@ impl Rig {
                 offloads: setup.offloads,
                 longest: 0,
                 closed: false,
+                loss: Loss::default(),
             },
             control,
             client: Peer::new(),
@@ -211,6 +236,11 @@ impl Rig {
         let http = self.http.as_ref().and_then(|http| http.deadline());
         let deadline = self.tcpip.deadline().into_iter().chain(http).min()?;
         Some(deadline.since(cloister_interfaces::Instant(self.nanoseconds)))
+    }
+
+    /// From now on the link loses so much.
+    pub fn lose(&mut self, loss: Loss) {
+        self.link.loss = loss;
     }
 
     /// Bytes of the longest frame that the image sent.

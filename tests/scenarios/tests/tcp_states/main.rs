@@ -9,6 +9,7 @@
 mod fields;
 mod packet;
 mod rig;
+mod rules;
 
 use cloister_interfaces::socket::{Reply, Request};
 

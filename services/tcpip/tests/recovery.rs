@@ -1,0 +1,292 @@
+//! Losses repaired in virtual time, between a stack that can only go back and a peer that says what it has; and a peer that
+//! says anything.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cloister_interfaces::Instant;
+use cloister_tcpip::cut::parts;
+use cloister_tcpip::frame::Segment;
+use cloister_tcpip::recovery::{Outgoing, Range, Recovery};
+use cloister_tcpip::table::Key;
+use proptest::prelude::*;
+
+const WHOLE: u32 = 1460;
+/// Of the path, there and back.
+const TRIP: Duration = Duration::from_micros(400);
+/// Wraps on the way.
+const FIRST: u32 = u32::MAX - 100_000;
+/// What we acknowledge, and the window of the peer: they never change.
+const ANSWERED: u32 = 7;
+
+fn acknowledgement(ack: u32) -> Segment {
+    let key = Key::new([10, 0, 0, 1], 4000, 80);
+    Segment { key, port: 80, start: false, plain: true, options: true, data: 0, seq: ANSWERED, ack, window: 99 }
+}
+
+/// A random number below `below`.
+fn draw(state: &mut u64, below: u64) -> u64 {
+    // Knuth's MMIX generator.
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*state >> 33) % below
+}
+
+/// What a transfer is like.
+#[derive(Clone, Copy, Debug)]
+struct Path {
+    /// Of a million packets, so many are lost: those with data, and acknowledgements.
+    data: u64,
+    acks: u64,
+    /// Bytes of a packet that is lost as a whole, and of what the stack has on its way at most.
+    packet: u32,
+    window: u32,
+    /// Of a million packets, so many come later than the next few.
+    late: u64,
+    /// The peer tells what it has.
+    selective: bool,
+    seed: u64,
+}
+
+enum Event {
+    Data(Range),
+    Ack(u32, [Option<Range>; 3]),
+}
+
+/// A transfer under way: positions count from 0, sequence numbers from [`FIRST`].
+struct Transfer {
+    path: Path,
+    random: u64,
+    total: u32,
+    oldest: u32,
+    next: u32,
+    recovery: Recovery,
+    now: u64,
+    events: BTreeMap<(u64, u64), Event>,
+    count: u64,
+    /// What the peer has: starts and ends, apart.
+    has: BTreeMap<u32, u32>,
+    /// All that went over the link.
+    sent: u64,
+}
+
+impl Transfer {
+    fn new(path: Path, total: u32) -> Self {
+        let mut recovery = Recovery::default();
+        recovery.opened(Duration::from_secs(5) - TRIP, Duration::from_secs(5));
+        Transfer {
+            path,
+            random: path.seed,
+            total,
+            oldest: 0,
+            next: 0,
+            recovery,
+            now: 1_000_000,
+            events: BTreeMap::new(),
+            count: 0,
+            has: BTreeMap::new(),
+            sent: 0,
+        }
+    }
+
+    /// A packet leaves, and comes after half a round trip, if at all.
+    fn leave(&mut self, event: Event, lost: u64) {
+        if draw(&mut self.random, 1_000_000) < lost {
+            return;
+        }
+        let late = if draw(&mut self.random, 1_000_000) < self.path.late { 30_000 } else { 0 };
+        self.count += 1;
+        self.events.insert((self.now + TRIP.as_nanos() as u64 / 2 + late, self.count), event);
+    }
+
+    /// The stack sends what it can.
+    fn send(&mut self) {
+        let now = Instant(self.now);
+        if self.recovery.begins(WHOLE, now) {
+            self.next = self.oldest;
+        }
+        let limit = self.total.min(self.oldest + self.path.window);
+        while self.next < limit && !self.recovery.is_full() {
+            let data = self.path.packet.max(WHOLE).min(limit - self.next);
+            let made = Outgoing { seq: FIRST.wrapping_add(self.next), ack: ANSWERED, data, length: data };
+            let whole = vec![(self.next, self.next + data)];
+            let ranges = self.recovery.wanted().map_or(whole, |wanted| {
+                let of = |part: &cloister_tcpip::cut::Part| {
+                    let from = self.next + part.start() as u32;
+                    (from, from + part.data() as u32)
+                };
+                parts(made, &wanted).iter().map(of).collect()
+            });
+            self.recovery.sent(made, now);
+            self.next += data;
+            for (from, to) in ranges {
+                for start in (from..to).step_by(self.path.packet as usize) {
+                    let end = to.min(start + self.path.packet);
+                    self.sent += u64::from(end - start);
+                    // 400 MB/s.
+                    self.now += u64::from(end - start) * 5 / 2;
+                    self.leave(Event::Data((start, end)), self.path.data);
+                }
+            }
+        }
+    }
+
+    /// The peer gets bytes, and says what it has: first the block that it has just got, then the next ones.
+    fn receive(&mut self, (from, to): Range) {
+        let (mut start, mut end) = (from, to);
+        let touching: Vec<Range> =
+            self.has.iter().filter(|(left, right)| **left <= to && **right >= from).map(|(l, r)| (*l, *r)).collect();
+        for (left, right) in touching {
+            self.has.remove(&left);
+            (start, end) = (start.min(left), end.max(right));
+        }
+        self.has.insert(start, end);
+        let ack = self.has.get(&0).copied().unwrap_or(0);
+        let number = |(left, right): Range| (FIRST.wrapping_add(left), FIRST.wrapping_add(right));
+        let others = self.has.iter().map(|(left, right)| (*left, *right)).filter(|block| block.0 != start);
+        let mut blocks = [(start, end)].into_iter().chain(others).filter(|block| block.0 > ack).map(number);
+        let blocks = if self.path.selective { [blocks.next(), blocks.next(), blocks.next()] } else { [None; 3] };
+        self.leave(Event::Ack(ack, blocks), self.path.acks);
+    }
+
+    fn acknowledged(&mut self, ack: u32, blocks: [Option<Range>; 3]) {
+        let now = Instant(self.now);
+        let segment = acknowledgement(FIRST.wrapping_add(ack));
+        if self.recovery.repeats(&segment) {
+            return self.recovery.repeated(&blocks, now);
+        }
+        let advanced = ack > self.oldest;
+        if advanced {
+            self.oldest = ack;
+            self.next = self.next.max(ack);
+        }
+        self.recovery.took(&segment, advanced, &blocks, WHOLE, now);
+    }
+
+    /// Until all is acknowledged: how long that took, and how much was sent for a byte that arrived.
+    fn run(mut self) -> (Duration, f64) {
+        let began = self.now;
+        for _ in 0..3_000_000 {
+            self.send();
+            if self.oldest == self.total {
+                assert_eq!(self.recovery.deadline(WHOLE), None, "nothing is on its way");
+                return (Duration::from_nanos(self.now - began), self.sent as f64 / f64::from(self.total));
+            }
+            let timer = self.recovery.deadline(WHOLE).expect("what is on its way has a timer").0;
+            match self.events.first_key_value().map(|(at, _)| *at) {
+                Some(at) if at.0 <= timer => {
+                    self.now = self.now.max(at.0);
+                    match self.events.remove(&at) {
+                        Some(Event::Data(range)) => self.receive(range),
+                        Some(Event::Ack(ack, blocks)) => self.acknowledged(ack, blocks),
+                        None => unreachable!(),
+                    }
+                }
+                _ => self.now = self.now.max(timer),
+            }
+        }
+        panic!("{:?} is without an end: {} of {} bytes, {:?}", self.path, self.oldest, self.total, self.recovery);
+    }
+}
+
+const LAN: Path = Path { data: 0, acks: 0, packet: 44 * WHOLE, window: 256 * 1024, late: 0, selective: true, seed: 1 };
+const TOTAL: u32 = 10_000_000;
+
+/// Megabytes in a second, in the middle of nine runs, and how much was sent for a byte at most.
+fn goodput(path: Path) -> (f64, f64) {
+    let runs = (0..9).map(|seed| Transfer::new(Path { seed, ..path }, TOTAL).run());
+    let (mut speeds, mut most) = (Vec::new(), 0.0_f64);
+    for (time, effort) in runs {
+        speeds.push(f64::from(TOTAL) / 1e6 / time.as_secs_f64());
+        most = most.max(effort);
+    }
+    speeds.sort_by(f64::total_cmp);
+    (speeds[4], most)
+}
+
+#[test]
+fn a_lossy_path_carries_nearly_as_much_as_a_good_one() {
+    let (whole, _) = goodput(LAN);
+    for (packet, data, least, most) in [
+        (44 * WHOLE, 10_000, 0.85, 1.1),
+        (44 * WHOLE, 50_000, 0.5, 1.3),
+        (WHOLE, 1_000, 0.7, 1.01),
+        (WHOLE, 10_000, 0.25, 1.1),
+        (WHOLE, 50_000, 0.15, 1.2),
+    ] {
+        let (speed, effort) = goodput(Path { packet, data, ..LAN });
+        println!("{packet} {data}: {speed:.0} of {whole:.0} MB/s, {effort:.3} bytes for a byte");
+        assert!(speed >= least * whole, "{packet}, {data} of a million lost: {speed:.0} of {whole:.0} MB/s");
+        assert!(effort <= most, "{packet}, {data} of a million lost: {effort:.3} bytes for a byte");
+    }
+}
+
+#[test]
+fn lost_acknowledgements_cost_next_to_nothing() {
+    let (whole, _) = goodput(LAN);
+    let (speed, effort) = goodput(Path { acks: 50_000, ..LAN });
+    assert!(speed >= 0.85 * whole && effort < 1.02, "{speed:.0} of {whole:.0} MB/s, {effort:.3} bytes for a byte");
+}
+
+#[test]
+fn the_last_segment_is_not_waited_for_a_second() {
+    // Of two packets, the second is lost once.
+    let mut transfer = Transfer::new(Path { packet: WHOLE, ..LAN }, 2 * WHOLE);
+    transfer.send();
+    let last = *transfer.events.last_key_value().expect("two packets").0;
+    transfer.events.remove(&last);
+    let (time, _) = transfer.run();
+    assert!(time < Duration::from_millis(210), "{time:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn everything_arrives(
+        data in 0u64..300_000, acks in 0u64..300_000, late in 0u64..200_000, packet in prop::sample::select(vec![536, WHOLE, 44 * WHOLE]),
+        window in 3000u32..300_000, selective: bool, seed: u64,
+    ) {
+        let (time, effort) = Transfer::new(Path { data, acks, packet, window, late, selective, seed }, 300_000).run();
+        prop_assert!(time < Duration::from_secs(2000), "{:?}", time);
+        prop_assert!(effort < 40.0, "{effort}");
+    }
+
+    /// Whatever a peer says without acknowledging anything, it draws a window of bytes in a round trip at most.
+    #[test]
+    fn a_lying_peer_draws_no_more_than_an_honest_one(
+        claims in prop::collection::vec((0u64..300_000, prop::array::uniform3(prop::option::of((any::<i32>(), 0u32..70_000))), 0u32..4), 1..400),
+    ) {
+        let mut recovery = Recovery::default();
+        recovery.opened(Duration::from_secs(5) - TRIP, Duration::from_secs(5));
+        let mut now = Instant(1 << 30);
+        let (began, high) = (now, 200_000);
+        recovery.sent(Outgoing { seq: FIRST, ack: ANSWERED, data: high, length: high }, now);
+        let mut drawn = 0_u64;
+        for (pause, blocks, kind) in claims {
+            now = now + Duration::from_nanos(pause);
+            let number = |(from, length): (i32, u32)| {
+                let from = FIRST.wrapping_add((from % 220_000) as u32);
+                (from, from.wrapping_add(length))
+            };
+            let blocks = blocks.map(|block| block.map(number));
+            let ack = if kind == 0 { FIRST.wrapping_add(high + 5) } else { FIRST };
+            match kind {
+                1 => recovery.repeated(&blocks, now),
+                _ => recovery.took(&acknowledgement(ack), kind == 2, &blocks, WHOLE, now),
+            }
+            if recovery.begins(WHOLE, now) {
+                let wanted = recovery.wanted().expect("a round");
+                let ranges = &wanted.ranges;
+                prop_assert!(ranges.iter().all(|range| range.0 < range.1), "{ranges:?}");
+                prop_assert!(ranges.windows(2).all(|pair| pair[0].1 < pair[1].0), "{ranges:?}");
+                let length = |range: &Range| u64::from(range.1.min(high).saturating_sub(range.0));
+                drawn += ranges.iter().map(length).sum::<u64>();
+                recovery.sent(Outgoing { seq: FIRST, ack: ANSWERED, data: high, length: high }, now);
+            }
+            prop_assert!(recovery.deadline(WHOLE).is_some());
+        }
+        let windows = 1.0 + now.since(began).as_secs_f64() / TRIP.as_secs_f64();
+        prop_assert!(drawn as f64 <= windows * f64::from(high), "{drawn} bytes in {windows:.1} round trips");
+    }
+}

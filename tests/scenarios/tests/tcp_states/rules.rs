@@ -1,0 +1,85 @@
+//! Single rules of TCP that the stack does not keep by itself.
+
+use cloister_interfaces::socket::Reply;
+
+use crate::packet::{ACK, Answer, FIN, PSH, RST, SYN};
+use crate::rig::Rig;
+use crate::{Flow, ISS, VICTIM, WITNESS};
+
+/// RFC 9293, 3.10.7.4: in CLOSE-WAIT, CLOSING and LAST-ACK segment text is ignored.
+#[test]
+fn data_after_the_peer_s_fin_are_not_delivered() {
+    let mut rig = Rig::new();
+    let mut flow = Flow::establish(&mut rig, VICTIM);
+    let last = flow.packet(FIN | PSH | ACK, b"abc");
+    let outcome = rig.send(&last);
+    let connection = rig.connections[&VICTIM];
+    assert!(outcome.told.contains(&Reply::Received { connection, length: 3 }), "{outcome:?}");
+    flow.seq = flow.seq.wrapping_add(4);
+    for (back, data) in [(0, &b"more"[..]), (1, b"xmore"), (4, b"abcxmore")] {
+        let late = Flow { seq: flow.seq.wrapping_sub(back), ..flow };
+        let outcome = rig.send(&late.packet(PSH | ACK, data));
+        assert!(!outcome.told.iter().any(|reply| matches!(reply, Reply::Received { .. })), "{outcome:?}");
+    }
+    // Of a repeated last segment the acknowledgement was lost: it is answered again.
+    let outcome = rig.send(&last);
+    assert!(outcome.answers.iter().any(|answer| answer.ack == flow.seq), "{outcome:?}");
+    flow.close(&mut rig);
+}
+
+/// RFC 9293, MUST-63.
+#[test]
+fn connections_from_impossible_addresses_take_no_place() {
+    let mut rig = Rig::new();
+    let honest = Flow::open(&mut rig, WITNESS);
+    for from in [0x7F00_0001, 0xE000_0001, 0xFFFF_FFFF, 0x0A00_00FF, 0x0A00_0002, 0] {
+        for port in 0..8 {
+            let mut packet = Flow { port: VICTIM + port, seq: ISS, ack: 0 }.packet(SYN, b"");
+            packet.from = from;
+            assert_eq!(rig.send(&packet), Default::default(), "{from:x}");
+        }
+    }
+    let outcome = rig.send(&honest.packet(ACK, b""));
+    assert!(outcome.told.iter().any(|reply| matches!(reply, Reply::Accepted { .. })), "{outcome:?}");
+}
+
+/// A connection in FIN-WAIT-2.
+fn half_closed(rig: &mut Rig) -> Flow {
+    let mut flow = Flow::establish(rig, VICTIM);
+    flow.close(rig);
+    flow.ack = flow.ack.wrapping_add(1);
+    rig.send(&flow.packet(ACK, b""));
+    flow
+}
+
+fn acknowledges(answers: &[Answer], seq: u32) -> bool {
+    answers.iter().any(|answer| answer.flags == ACK && answer.ack == seq)
+}
+
+/// RFC 5961, 4: a SYN in a synchronized state may be forged.
+#[test]
+fn an_attempt_at_a_new_connection_does_not_end_one_that_the_peer_has_not_closed() {
+    for seq in [0, 1000, 1 << 30, 3 << 30] {
+        let mut rig = Rig::new();
+        let mut flow = half_closed(&mut rig);
+        let outcome = rig.send(&Flow { seq: flow.seq.wrapping_add(seq), ..flow }.packet(SYN, b""));
+        assert!(outcome.answers.iter().all(|answer| answer.flags == ACK), "{outcome:?}");
+        let outcome = rig.send(&flow.packet(FIN | ACK, b""));
+        flow.seq = flow.seq.wrapping_add(1);
+        assert!(acknowledges(&outcome.answers, flow.seq), "{seq}: {outcome:?}");
+    }
+}
+
+/// RFC 1122, 4.2.2.13.
+#[test]
+fn after_both_have_closed_a_peer_may_begin_anew_beyond_what_it_sent() {
+    for (beyond, begins) in [(0, true), (100_000, true), (u32::MAX, false), (1 << 31, false)] {
+        let mut rig = Rig::new();
+        let mut flow = half_closed(&mut rig);
+        flow.finish(&mut rig);
+        let outcome = rig.send(&Flow { seq: flow.seq.wrapping_add(beyond), ..flow }.packet(SYN, b""));
+        let answered = outcome.answers.iter().any(|answer| answer.flags == SYN | ACK);
+        assert_eq!(answered, begins, "{beyond:x}: {outcome:?}");
+        assert!(outcome.answers.iter().all(|answer| answer.flags & RST == 0), "{outcome:?}");
+    }
+}
