@@ -130,10 +130,10 @@ fn shares(tables: &Tables<'_>, free: &mut FreeMemory, reserve: u64, places: &mut
     let mut order: ArrayVec<(u64, usize), MAX_REGIONS> = ArrayVec::new();
     for (index, region) in tables.regions().iter().enumerate().filter(|(_, region)| is_share(region)) {
         let wants = u64::from(region.minimum) + spare * u64::from(region.amount) / weights.max(1);
-        order.push((wants.clamp(u64::from(region.minimum), u64::from(region.maximum)).max(1), index));
+        let share = (wants.clamp(u64::from(region.minimum), u64::from(region.maximum)).max(1), index);
+        // The largest first: the small fit in what is left between.
+        order.insert(order.partition_point(|other| *other > share), share);
     }
-    // The largest first: the small fit in what is left between.
-    order.sort_unstable_by(|a, b| b.cmp(a));
     for (wants, index) in order {
         let minimum = tables.regions().get(index).map_or(1, |region| u64::from(region.minimum)).max(1);
         places[index] = fixed(index, wants.min(free.largest()).max(minimum), free)?;

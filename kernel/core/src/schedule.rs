@@ -64,12 +64,15 @@ impl Scheduler {
             entry.priority = service.priority;
             entry.budget = u64::from(service.budget_us) * 1_000;
             entry.period = u64::from(service.period_us) * 1_000;
-            scheduler.order[scheduler.count] = scheduler.count as u8;
+        }
+        for (index, service) in tables.services().iter().enumerate().take(MAX_SERVICES) {
+            // Behind those that are as urgent.
+            let before = |other: &u8| scheduler.entries[usize::from(*other)].priority >= service.priority;
+            let place = scheduler.order[..index].partition_point(before);
+            scheduler.order[index] = index as u8;
+            scheduler.order[place..=index].rotate_right(1);
             scheduler.count += 1;
         }
-        let entries = &scheduler.entries;
-        scheduler.order[..scheduler.count]
-            .sort_unstable_by_key(|index| (u8::MAX - entries[usize::from(*index)].priority, *index));
         scheduler
     }
 
