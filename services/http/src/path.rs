@@ -66,7 +66,8 @@ impl Path {
     }
 }
 
-fn strip_authority(target: &str) -> Option<&str> {
+/// What follows the server's name, if there is one, in a request's target.
+pub fn strip_authority(target: &str) -> Option<&str> {
     if target.starts_with('/') {
         return Some(target);
     }

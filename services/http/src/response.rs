@@ -8,7 +8,7 @@ use arrayvec::ArrayString;
 use crate::archive::File;
 use crate::mime;
 use crate::page;
-use crate::path::Path;
+use crate::path::{Path, strip_authority};
 use crate::range::{self, Range};
 use crate::request::{Body, Method, Request};
 use crate::site::{Found, Site};
@@ -332,8 +332,7 @@ impl Decimal {
 
 /// The directory that was meant by `target`, on this server: its components, a slash before each and one after.
 fn write_location(head: &mut impl Write, target: &str) -> fmt::Result {
-    let path = target.split_once("://").map_or(target, |(_, rest)| rest.split_once('/').map_or("", |(_, path)| path));
-    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let path = strip_authority(target).unwrap_or_default().split(['?', '#']).next().unwrap_or_default();
     head.write_str("Location: /")?;
     for component in path.split('/').filter(|component| !matches!(*component, "" | ".")) {
         for byte in component.bytes() {
@@ -518,6 +517,7 @@ mod tests {
         let site = site(&[("a/b/c", b"x"), ("evil.example/x", b"y")]);
         for (target, location) in [
             ("/a?x=y", "/a/"),
+            ("/a?x=http://h/b", "/a/"),
             ("/a/b", "/a/b/"),
             ("//evil.example", "/evil.example/"),
             ("http://h/a/./b", "/a/b/"),

@@ -1,5 +1,6 @@
 //! What is served: the files of an archive, or the built-in page.
 
+use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 
@@ -31,12 +32,37 @@ pub enum Found {
 pub struct Archive {
     bytes: &'static [u8],
     format: Format,
-    index: Vec<File<'static>>,
+    index: Vec<Indexed>,
     /// Files in it.
     pub files: usize,
     /// Whether it ends with its end mark.
     pub whole: bool,
 }
+
+/// A file in the order of the index: by name, and of files with one name the later first, for the last stands as if the
+/// archive had been unpacked.
+struct Indexed(File<'static>);
+
+impl Ord for Indexed {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (Indexed(a), Indexed(b)) = (self, other);
+        a.name.bytes().cmp(b.name.bytes()).then(b.data.as_ptr().cmp(&a.data.as_ptr()))
+    }
+}
+
+impl PartialOrd for Indexed {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Indexed {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Indexed {}
 
 impl Site {
     /// The site in `bytes`. Answers also whether there are bytes that are no archive.
@@ -64,11 +90,9 @@ impl Archive {
         let mut archive = Archive { bytes, format, index: Vec::new(), files: count, whole: files.end == End::Marked };
         // Without room for an index every look-up walks the archive, which is slow and correct.
         if archive.index.try_reserve_exact(count).is_ok() {
-            archive.index.extend(Files::new(bytes, format));
-            archive.index.sort_unstable_by(|a, b| {
-                // Of files with one name the last stands, as if the archive had been unpacked: the later first.
-                a.name.bytes().cmp(b.name.bytes()).then(b.data.as_ptr().cmp(&a.data.as_ptr()))
-            });
+            archive.index.extend(Files::new(bytes, format).map(Indexed));
+            // In place, as by `sort_unstable`, in a tenth of its code.
+            archive.index = BinaryHeap::from(archive.index).into_sorted_vec();
         }
         archive
     }
@@ -94,8 +118,9 @@ impl Archive {
         if !self.is_indexed() {
             return Files::new(self.bytes, self.format).filter(|file| file.name.order(name) == Ordering::Equal).last();
         }
-        let at = self.index.partition_point(|file| file.name.order(name) == Ordering::Less);
-        self.index.get(at).filter(|file| file.name.order(name) == Ordering::Equal).copied()
+        let at = self.index.partition_point(|Indexed(file)| file.name.order(name) == Ordering::Less);
+        let Indexed(file) = self.index.get(at)?;
+        (file.name.order(name) == Ordering::Equal).then_some(*file)
     }
 
     /// Whether a file's name starts with `directory`, which ends with a slash.
@@ -104,8 +129,8 @@ impl Archive {
         if !self.is_indexed() {
             return Files::new(self.bytes, self.format).any(|file| below(&file));
         }
-        let at = self.index.partition_point(|file| file.name.order(directory) == Ordering::Less);
-        self.index.get(at).is_some_and(below)
+        let at = self.index.partition_point(|Indexed(file)| file.name.order(directory) == Ordering::Less);
+        self.index.get(at).is_some_and(|Indexed(file)| below(file))
     }
 }
 
