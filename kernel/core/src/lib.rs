@@ -57,30 +57,67 @@ pub trait Platform {
     // What only a back end needs. The machine of the kernel that ships has none of it
     // (docs/decisions/0006-a-back-end-is-another-kernel.md).
 
-    /// Binds the event channel that `peer` has allocated as its port `theirs` (`EVTCHNOP_bind_interdomain`).
+    /// Binds the event channel that `_peer` has allocated as its port `_theirs` (`EVTCHNOP_bind_interdomain`).
     fn bind_port(
         &mut self,
-        peer: cloister_caps::DomId,
-        theirs: cloister_caps::EvtchnPort,
+        _peer: cloister_caps::DomId,
+        _theirs: cloister_caps::EvtchnPort,
     ) -> Option<cloister_caps::EvtchnPort> {
-        let _ = (peer, theirs);
         None
     }
-    /// Puts the page that `peer` grants under `theirs` in the place of `frame` (`GNTTABOP_map_grant_ref`); whether it is
-    /// there. `own` is the reference under which `frame` would be granted, which names the mapping.
+    /// Puts the page that `_peer` grants under `_theirs` in the place of `_frame` (`GNTTABOP_map_grant_ref`); whether it is
+    /// there. `_own` is the reference under which `_frame` would be granted, which names the mapping.
     fn map_grant(
         &mut self,
-        own: cloister_caps::GrantRef,
-        frame: cloister_caps::Gfn,
-        peer: cloister_caps::DomId,
-        theirs: cloister_caps::GrantRef,
-        writable: bool,
+        _own: cloister_caps::GrantRef,
+        _frame: cloister_caps::Gfn,
+        _peer: cloister_caps::DomId,
+        _theirs: cloister_caps::GrantRef,
+        _writable: bool,
     ) -> bool {
-        let _ = (own, frame, peer, theirs, writable);
         false
     }
     /// Takes the peer's page out again (`GNTTABOP_unmap_grant_ref`).
-    fn unmap_grant(&mut self, own: cloister_caps::GrantRef, frame: cloister_caps::Gfn) {
-        let _ = (own, frame);
+    fn unmap_grant(&mut self, _own: cloister_caps::GrantRef, _frame: cloister_caps::Gfn) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef};
+
+    use super::Platform;
+
+    /// What every machine has to have, and nothing else.
+    struct Least;
+
+    impl Platform for Least {
+        fn now(&mut self) -> u64 {
+            0
+        }
+        fn wall(&mut self) -> Option<u64> {
+            None
+        }
+        fn random(&mut self) -> Option<[u64; 2]> {
+            None
+        }
+        fn service_text(&mut self, _: &str, _: u8, _: &[u8]) {}
+        fn log(&mut self, _: core::fmt::Arguments<'_>) {}
+        fn open_port(&mut self, _: DomId) -> Option<EvtchnPort> {
+            None
+        }
+        fn send(&mut self, _: EvtchnPort) {}
+        fn close_port(&mut self, _: EvtchnPort) {}
+        fn unmask(&mut self, _: EvtchnPort) {}
+        fn grant(&mut self, _: GrantRef, _: Gfn, _: DomId, _: bool) {}
+        fn end_grant(&mut self, _: GrantRef) -> bool {
+            true
+        }
+        fn clear(&mut self, _: Gfn) {}
+    }
+
+    #[test]
+    fn a_machine_that_is_no_back_ends_binds_and_maps_nothing() {
+        assert_eq!(Least.bind_port(DomId(3), EvtchnPort(7)), None);
+        assert!(!Least.map_grant(GrantRef(8), Gfn(1), DomId(3), GrantRef(9), true));
     }
 }

@@ -320,8 +320,6 @@ fn request() -> impl Strategy<Value = Request> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
-
     #[test]
     fn every_request_has_one_answer_and_the_policy_holds(
         steps in prop::collection::vec((0usize..2, request(), any::<u8>()), 1..40)

@@ -102,7 +102,7 @@ mod tests {
         let mut random = 7u64;
         let mut lists = Lists::<3>::new(usize::from(COUNT)).unwrap();
         let mut queues = [const { VecDeque::new() }; 3];
-        for _ in 0..20_000 {
+        for _ in 0..if cfg!(miri) { 200 } else { 20_000 } {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             // Now and then a number or a list that does not exist.
             let (number, list) = ((random >> 33) as u16 % (COUNT + 1), (random >> 50) as usize % 5);

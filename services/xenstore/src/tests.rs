@@ -441,8 +441,6 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
     #[test]
     fn every_request_of_any_client_is_answered_once(actions in prop::collection::vec((0usize..2, action()), 1..40)) {
         let mut world = World::new(3, 4);

@@ -105,8 +105,6 @@ fn answered(bench: &mut Bench, service: u8, number: u64, arguments: [u64; 6]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
-
     #[test]
     fn no_sequence_of_calls_reaches_past_the_rules(acts in prop::collection::vec(act(), 0..400)) {
         thread_local! {
