@@ -4,6 +4,8 @@
 //! call is in RAX and the arguments in RDI, RSI, RDX, R10, R8, R9; the answer is a [`Status`] in RAX
 //! and two words in RDI and RSI. The kernel never follows a pointer that a service gives it.
 
+use core::ops::Range;
+
 use crate::rights::{Kind, Rights};
 
 /// System call number of `wait(deadline, hold)`: block until a notification or until the monotonic
@@ -13,6 +15,13 @@ use crate::rights::{Kind, Rights};
 pub const SYSTEM_CALL_WAIT: u64 = 0;
 /// System call number of `invoke(slot, operation, a0..a3)`.
 pub const SYSTEM_CALL_INVOKE: u64 = 1;
+
+/// Where the kernel's physical addresses appear in every address space: `KERNEL_OFFSET` of `kernel/image/link.ld`.
+pub const KERNEL_OFFSET: u64 = 0xFFFF_FFFF_8000_0000;
+/// Where the 2 MiB begin in which the kernel maps pages that are no part of the image.
+pub const KERNEL_SPECIAL: u64 = 0xFFFF_FFFF_C000_0000;
+/// All that the kernel maps for itself lies in these addresses; ring 3 reaches nothing there.
+pub const KERNEL_ADDRESSES: Range<u64> = KERNEL_OFFSET..KERNEL_SPECIAL + 0x20_0000;
 
 /// The deadline of a `wait` that only a notification ends.
 pub const NO_DEADLINE: u64 = u64::MAX;

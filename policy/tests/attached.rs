@@ -30,7 +30,13 @@ mod of_symbols {
 
     #[test]
     fn code_of_its_own_is_allowed() {
-        for symbol in ["_start", "memcpy", "cloister_main", "_ZN16cloister_manager3run17h0000000000000000E"] {
+        for symbol in [
+            "_start",
+            "memcpy",
+            "cloister_main",
+            "http::cloister_main::{{closure}}",
+            "_ZN16cloister_manager3run17h0000000000000000E",
+        ] {
             assert!(with_symbol(symbol).is_empty(), "{symbol}: {:?}", with_symbol(symbol));
         }
         assert!(with_symbol("cloister_interfaces::capability::GrantRule<S>::issue").is_empty());
@@ -40,6 +46,7 @@ mod of_symbols {
     #[test]
     fn code_of_another_service() {
         is_beyond("_ZN14cloister_tcpip3run17h0000000000000000E", "it is code of cloister_tcpip");
+        is_beyond("cloister_main::run", "it is code of cloister_main");
         is_beyond(
             "<cloister_runtime::Kernel as cloister_kernel_core::Platform>::now",
             "it is code of cloister_kernel_core",

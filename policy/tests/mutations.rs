@@ -452,11 +452,24 @@ mod of_code {
         address_of_the_kernel_in_data: changed(|elf| {
             elf.parts[0].bytes[0x10..0x18].copy_from_slice(&0xFFFF_FFFF_8010_1000_u64.to_le_bytes());
         }) => "a word at 0x2000010 is an address of the kernel";
+        address_of_a_special_page_in_data: changed(|elf| {
+            elf.parts[0].bytes[0x10..0x18].copy_from_slice(&0xFFFF_FFFF_C01F_FFFF_u64.to_le_bytes());
+        }) => "a word at 0x2000010 is an address of the kernel";
         start_that_is_not_the_runtimes: changed(|elf| elf.parts[1].bytes[0] = 0x33)
             => "manager: the entry point 0x2001000 is not the runtime's";
         segments_in_another_order: changed(|elf| {
             elf.parts.push(Part::new(4, 0x0200_6000, 0x0200_6000, &[1; 8]));
         }) => "manager: its segments are not constants, text and data, in this order";
+    }
+
+    /// Tables of bytes and numbers look like upper addresses where the kernel has nothing.
+    #[test]
+    fn words_beside_the_kernels_addresses_are_not_its() {
+        for word in [0xFFFF_8000_0000_0000_u64, 0xFFFF_FFFF_7FFF_FFFF, 0xFFFF_FFFF_C020_0000, u64::MAX] {
+            let image = changed(|elf| elf.parts[0].bytes[0x10..0x18].copy_from_slice(&word.to_le_bytes()));
+            let verdict = verify(&image, &Against::default()).unwrap();
+            assert!(verdict.holds(), "{word:#x}: {}", verdict.text());
+        }
     }
 
     #[test]

@@ -3,6 +3,9 @@
 
 use core::fmt;
 
+pub use cloister_caps::abi::KERNEL_OFFSET as OFFSET;
+// Between two uses of it lies a page that is never mapped.
+use cloister_caps::abi::KERNEL_SPECIAL as SPECIAL;
 use cloister_caps::{Gfn, PAGE_SIZE};
 use cloister_kernel_core::memory::FreeMemory;
 use cloister_kernel_core::place::LARGE;
@@ -14,10 +17,6 @@ use x86_64::structures::paging::{
 };
 use x86_64::{PhysAddr, VirtAddr};
 
-/// Where the kernel's physical addresses appear: `KERNEL_OFFSET` of `link.ld`.
-pub const OFFSET: u64 = 0xFFFF_FFFF_8000_0000;
-/// The 2 MiB for pages that are no part of the image. Between two uses lies a page that is never mapped.
-const SPECIAL: u64 = 0xFFFF_FFFF_C000_0000;
 /// The shared-info page.
 pub const SHARED_INFO: u64 = SPECIAL + 0x1000;
 /// The console ring.

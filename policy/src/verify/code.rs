@@ -7,6 +7,7 @@
 //! never at where it was called from, but in the compiled code it must not be. All others fault in ring 3: they are
 //! refused where the compiled code has them, and counted where only a jump into the middle of an instruction would.
 
+use cloister_caps::abi::KERNEL_ADDRESSES;
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
 use super::image::Load;
@@ -14,9 +15,6 @@ use super::{Finding, Hit};
 
 /// An instruction of more bytes does not exist.
 const LONGEST: usize = 15;
-/// Where the kernel maps what it has: its program, and the table of special pages from `SPECIAL` (`kernel/image/src/paging.rs`).
-/// Other words that look like upper addresses are numbers and tables of bytes.
-const KERNEL_HALF: std::ops::Range<u64> = 0xFFFF_FFFF_8000_0000..0xFFFF_FFFF_C020_0000;
 /// `xor ebp, ebp`, `call`; then, behind the call's four bytes, `ud2`: the runtime's `_start`.
 const START: [u8; 3] = [0x31, 0xED, 0xE8];
 const START_END: [u8; 2] = [0x0F, 0x0B];
@@ -133,12 +131,13 @@ impl Program<'_> {
         }
     }
 
-    /// Looks for addresses of the kernel among the words of a segment.
+    /// Looks for addresses of the kernel among the words of a segment. Other words that look like upper addresses are numbers and
+    /// tables of bytes.
     fn check_words(&self, load: &Load<'_>, findings: &mut Vec<Finding>) {
         let words = load.bytes.windows(8).filter_map(|word| Some(u64::from_le_bytes(word.try_into().ok()?)));
         let wrong = words.enumerate().find(|(at, word)| {
             let aligned = at.is_multiple_of(8) && !load.execute;
-            self.kernel.contains(word) || (aligned && KERNEL_HALF.contains(word))
+            self.kernel.contains(word) || (aligned && KERNEL_ADDRESSES.contains(word))
         });
         if let Some((at, word)) = wrong {
             let address = load.address + at as u64;

@@ -1,5 +1,6 @@
 //! The image as an ELF file: what a loader would put where, and whether anything is in it that nothing accounts for.
 
+use cloister_caps::abi::KERNEL_OFFSET;
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 use object::{LittleEndian, read};
@@ -12,8 +13,6 @@ type Header = elf::FileHeader64<LittleEndian>;
 pub(super) const PAGE: u64 = 4096;
 /// The kernel's half of the addresses.
 const UPPER_HALF: u64 = 0xFFFF_8000_0000_0000;
-/// What the kernel is linked above its physical address (`KERNEL_OFFSET` of `kernel/image/link.ld`).
-const KERNEL_OFFSET: u64 = 0xFFFF_FFFF_8000_0000;
 /// Where an image ends at the latest.
 const MAX_PHYSICAL: u64 = 1 << 30;
 /// The first eight bytes of the capability tables.

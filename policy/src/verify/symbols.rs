@@ -75,7 +75,8 @@ impl Holder<'_> {
                 |text: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("").to_owned();
             let krate = name(path);
             // `cloister_main`, and a closure in it, is where the runtime goes on, no crate.
-            if krate == "main" || !path.get(krate.len()..).unwrap_or_default().starts_with("::") {
+            let rest = path.get(krate.len()..).unwrap_or_default();
+            if !rest.starts_with("::") || krate == "main" && rest.starts_with("::{{closure}}") {
                 continue;
             }
             if !COMMON.contains(&krate.as_str()) && krate != own && !self.is_program(&krate) {
