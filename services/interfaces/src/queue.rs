@@ -95,7 +95,8 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
         self.end.bit
     }
 
-    /// Where this end is.
+    /// Where this end is, for what attacks it.
+    #[cfg(feature = "probe")]
     pub fn end(&self) -> &End<M> {
         &self.end
     }
@@ -194,7 +195,8 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
         self.end.bit
     }
 
-    /// Where this end is.
+    /// Where this end is, for what attacks it.
+    #[cfg(feature = "probe")]
     pub fn end(&self) -> &End<M> {
         &self.end
     }
