@@ -23,6 +23,8 @@ use crate::runs::{MAX_PAGES, Runs};
 
 /// The longest frame that is received: the largest IPv4 packet behind an Ethernet header with one VLAN tag.
 const LONGEST_RECEIVED: usize = 0xFFFF + ETHERNET_HEADER + 4;
+/// Pages that are given back at once though nothing is asked of netfront: an eighth of a ring of 256.
+const MANY_PAGES: usize = 32;
 
 /// Bytes of the IPv4 and TCP headers of a segment without options.
 const SEGMENT_HEADERS: usize = 20 + 20;
@@ -84,6 +86,8 @@ struct Outbound<S, M: Memory> {
     offloads: Offloads,
     /// The segment that the stack made last.
     made: Option<Outgoing>,
+    /// netfront was asked for something that it does not know of yet.
+    asked: bool,
 }
 
 /// The link.
@@ -100,6 +104,8 @@ pub struct Wire<S, M: Memory> {
     skipping: bool,
     /// Runs of pages to be given back: the first, and how many.
     returns: VecDeque<(u16, u16)>,
+    /// How many pages that is.
+    owed: usize,
     /// The frame that is parsed; or one that the stack made and that is not sent as it is.
     frame: Vec<u8>,
     /// How much of `frame` the stack is to parse next; 0 is nothing.
@@ -126,6 +132,7 @@ impl<S: System, M: Memory> Wire<S, M> {
                 sent: vec![0; tx],
                 offloads: Offloads::empty(),
                 made: None,
+                asked: false,
             },
             pool: rx_pool,
             held: vec![false; rx],
@@ -133,6 +140,7 @@ impl<S: System, M: Memory> Wire<S, M> {
             whole: 0,
             skipping: false,
             returns: VecDeque::with_capacity(rx),
+            owed: 0,
             frame: vec![0; LONGEST_RECEIVED],
             loaded: 0,
             wanted: None,
@@ -226,6 +234,7 @@ impl<S: System, M: Memory> Wire<S, M> {
         self.received.clear();
         (self.whole, self.skipping, self.loaded) = (0, false, 0);
         self.returns.clear();
+        self.owed = 0;
         self.out.free = Runs::new(self.out.sent.len());
         self.out.sent.fill(0);
         // What went over one link, the back end of the next must not see.
@@ -268,6 +277,7 @@ impl<S: System, M: Memory> Wire<S, M> {
     /// The pages of a part are needed no more.
     fn give_back(&mut self, part: Part) {
         let (page, count) = (part.page, part.pages());
+        self.owed += usize::from(count);
         match self.returns.back_mut() {
             Some((first, length)) if *first + *length == page => *length += count,
             _ => self.returns.push_back((page, count)),
@@ -281,6 +291,7 @@ impl<S: System, M: Memory> Wire<S, M> {
                 return;
             }
             self.returns.pop_front();
+            self.owed -= usize::from(count);
             if let Some(pages) = self.held.get_mut(usize::from(page)..usize::from(page) + usize::from(count)) {
                 pages.fill(false);
             }
@@ -296,13 +307,17 @@ impl<S: System, M: Memory> Wire<S, M> {
 
     /// Asks netfront to disconnect. Answers whether the queue had room.
     pub fn close(&mut self) -> bool {
+        self.out.asked = true;
         self.out.net.requests.push(&Request::Close).is_ok()
     }
 
-    /// Publishes what was asked.
+    /// Publishes what was asked. A few pages to be given back are no reason to wake netfront: mostly a frame to send follows.
     pub fn flush(&mut self) {
-        self.give_back_all();
-        self.out.net.requests.flush();
+        let enough = (self.held.len() / 8).min(MANY_PAGES);
+        if core::mem::take(&mut self.out.asked) || self.owed > enough {
+            self.give_back_all();
+            self.out.net.requests.flush();
+        }
         self.out.net.replies.release();
     }
 
@@ -424,7 +439,10 @@ impl<S: System, M: Memory> Outbound<S, M> {
 
     fn submit(&mut self, page: u16, count: usize, request: &Request) {
         match self.sent.get_mut(usize::from(page)) {
-            Some(sent) if self.net.requests.push(request).is_ok() => *sent = count as u8,
+            Some(sent) if self.net.requests.push(request).is_ok() => {
+                *sent = count as u8;
+                self.asked = true;
+            }
             _ => self.free.put(page, count),
         }
     }
