@@ -1,5 +1,5 @@
-//! The built images under `cloister-policy verify`: those that ship hold, and those with the prober, whose program is
-//! made of what a program must not have, do not.
+//! The built images under `cloister-policy verify`: those that ship hold. Those with the prober, whose program is made of
+//! what a program must not have, do not; neither does that of all services in one program.
 
 use std::path::Path;
 
@@ -8,10 +8,11 @@ use cloister_policy::verify::{Against, verify};
 
 use crate::image;
 
-/// The crate of the hostile program.
-const PROBER: &str = "cloister-prober";
-/// What must be found in it, among much else.
-const IN_PROBER: [&str; 6] = ["`vmcall`", "`wrpkru`", "`wrmsr`", "`mov cr3`", "`out`", "an address of the kernel"];
+/// The crates of programs that must not hold, and what must be found in them, among much else.
+const REFUSED: [(&str, &[&str]); 2] = [
+    ("cloister-prober", &["`vmcall`", "`wrpkru`", "`wrmsr`", "`mov cr3`", "`out`", "an address of the kernel"]),
+    ("cloister-fused", &["it is code of cloister_tcpip", "it is code of cloister_http"]),
+];
 
 /// Verifies the image that was built of a policy.
 pub fn prove(policy: &Path) -> Result<()> {
@@ -21,16 +22,17 @@ pub fn prove(policy: &Path) -> Result<()> {
     let text = std::fs::read_to_string(policy).with_context(|| policy.display().to_string())?;
     let symbols = symbols(policy, &folder)?;
     let verdict = verify(&file, &Against { policy: Some(&text), symbols: &symbols, ..Against::default() })?;
-    let hostile = text.contains(PROBER);
-    if !hostile && !verdict.holds() {
+    let refused = REFUSED.iter().find(|(program, _)| text.contains(program));
+    if refused.is_none() && !verdict.holds() {
         bail!("{}\n{}", elf.display(), verdict.text());
     }
-    if !hostile && (verdict.inventory.components.is_empty() || verdict.inventory.unsafe_uses.is_empty()) {
+    if refused.is_none() && (verdict.inventory.components.is_empty() || verdict.inventory.unsafe_uses.is_empty()) {
         bail!("{} carries no inventories", elf.display());
     }
     let said = verdict.text();
-    match IN_PROBER.iter().find(|mark| hostile && !said.contains(*mark)) {
-        Some(mark) => bail!("{} is not found in the prober of {}\n{said}", mark, elf.display()),
+    let marks = refused.iter().flat_map(|(program, marks)| marks.iter().map(move |mark| (program, mark)));
+    match marks.into_iter().find(|(_, mark)| !said.contains(*mark)) {
+        Some((program, mark)) => bail!("{mark} is not found in {program} of {}\n{said}", elf.display()),
         None => Ok(()),
     }
 }

@@ -48,11 +48,34 @@ pub const LINUX: System = System {
 };
 /// The other server of the same guest.
 pub const BUSYBOX: System = System { name: "linux-busybox", port: 8080, ..LINUX };
+/// Ours without walls, for what they cost: all services in one program.
+pub const FUSED: System = System {
+    name: "fused",
+    guest: "fused",
+    address: "10.0.2.17",
+    network: ("10.0.2.17/24", "00:16:3e:11:22:35"),
+    port: 80,
+};
+
+impl System {
+    /// Whether it is an image of ours.
+    pub fn is_ours(&self) -> bool {
+        *self == CLOISTER || *self == FUSED
+    }
+
+    /// A file that its server has when it is ready, and the file's size.
+    fn ready(&self) -> (&'static str, u32) {
+        // The Linux guest makes it last.
+        if self.is_ours() { ("page", PAGE_BYTES) } else { ("ready", 6) }
+    }
+}
 
 /// What is to be compared.
 pub struct Setup<'a> {
     /// Our image.
     pub image: &'a Path,
+    /// The same services in one program; only where [`FUSED`] is measured.
+    pub fused: Option<&'a Path>,
     /// The archive with the page and the files.
     pub site: &'a Path,
     /// The page.
@@ -63,7 +86,7 @@ pub struct Setup<'a> {
     pub offload: bool,
 }
 
-/// A running bed with both guests.
+/// A running bed with the guests.
 pub struct Machine<'a> {
     bed: Bed,
     setup: Setup<'a>,
@@ -71,38 +94,53 @@ pub struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    /// Boots the bed and both guests, up to the first answers.
-    pub fn start(setup: Setup<'a>, name: &str, config: Config, progress: &mut Progress<'_>) -> Result<Self> {
-        let size = std::fs::metadata(setup.site).context("the site's archive")?.len();
+    /// Boots the bed and the guests of the systems that are to be measured, up to the first answers.
+    pub fn start(
+        setup: Setup<'a>,
+        systems: &[System],
+        name: &str,
+        config: Config,
+        progress: &mut Progress<'_>,
+    ) -> Result<Self> {
+        let mut guests: Vec<&System> = Vec::new();
+        for system in systems {
+            if guests.iter().all(|known| known.guest != system.guest) {
+                guests.push(system);
+            }
+        }
+        let site = std::fs::metadata(setup.site).context("the site's archive")?.len();
+        let sites = guests.iter().filter(|system| system.is_ours()).count() as u64;
         let config = Config {
             name: name.to_owned(),
             clock: setup.clock,
             dom0: Dom0::Load,
-            guests_mib: 3 * u64::from(MEMORY) + 64,
-            files_bytes: size + (32 << 20),
+            guests_mib: (guests.len() as u64 + 1) * u64::from(MEMORY) + 64,
+            files_bytes: sites * site + (32 << 20),
             ..config
         };
         let bed = Bed::start(&config, progress)?;
         let mut machine = Self { bed, setup, domains: Vec::new() };
         // QEMU's user network answers for addresses that nobody has.
         machine.shell("brctl delif xenbr0 eth0")?;
-        for system in [LINUX, CLOISTER] {
-            let guest = machine.guest(&system, true, progress)?;
+        for system in guests {
+            let guest = machine.guest(system, true, progress)?;
             machine.bed.create(&guest, progress)?;
-            machine.introduce(&system)?;
+            machine.introduce(system)?;
         }
-        machine.wait(progress)?;
+        machine.wait(systems, progress)?;
         Ok(machine)
     }
 
     /// The guest of a system, with the files or with the page alone.
     pub fn guest(&self, system: &System, files: bool, progress: &mut Progress<'_>) -> Result<Guest> {
         let (address, mac) = system.network;
-        let mut guest = if system.guest == CLOISTER.guest {
+        let mut guest = if system.is_ours() {
+            let image = if *system == FUSED { self.setup.fused } else { Some(self.setup.image) };
             Guest {
+                name: system.guest.to_owned(),
                 ramdisk: files.then(|| self.setup.site.to_owned()),
                 cmdline: format!("ip={address} gw=10.0.2.2"),
-                ..Guest::new(self.setup.image)
+                ..Guest::new(image.with_context(|| format!("the image of {} was not built", system.name))?)
             }
         } else {
             linux::guest(system.guest, address, self.setup.page, files.then_some(100), progress)?
@@ -127,10 +165,11 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Waits until all servers answer. The Linux guest makes its files before the one that is asked for.
-    fn wait(&self, progress: &mut Progress<'_>) -> Result<()> {
+    /// Waits until all servers answer.
+    fn wait(&self, systems: &[System], progress: &mut Progress<'_>) -> Result<()> {
         progress("waiting for the guests' servers");
-        for (system, path, bytes) in [(LINUX, "ready", 6), (BUSYBOX, "ready", 6), (CLOISTER, "page", PAGE_BYTES)] {
+        for system in systems {
+            let (path, bytes) = system.ready();
             let words = format!("fetch {} {} /{path} {bytes} 1 5", system.address, system.port);
             let mut tries = 0;
             while let Err(error) = self.measure(&words).and_then(|measured| measured.whole()) {
@@ -179,7 +218,7 @@ impl<'a> Machine<'a> {
     /// `xl create` returned, a ping was answered, and the first byte of an HTTP answer came.
     pub fn boot_again(&mut self, system: &System, memory: u32) -> Result<Measured> {
         // About three times what it takes, in seconds.
-        let limit = if *system == CLOISTER { 3 } else { 20 };
+        let limit = if system.is_ours() { 3 } else { 20 };
         let guest = Guest { memory, ..self.guest(system, false, &mut |_| {})? };
         self.shell(&format!(
             "xl destroy {0} 2> /dev/null; while xl domid {0} > /dev/null 2>&1; do usleep 10000; done",
@@ -203,10 +242,10 @@ impl<'a> Machine<'a> {
         Ok(measured)
     }
 
-    /// What our kernel has counted since it booted, as it says when it is asked for a report.
-    pub fn counts(&self) -> Result<Counts> {
-        let log = format!("/run/console/guest-{}.log", CLOISTER.guest);
-        let text = self.shell(&format!("xl trigger {} nmi; usleep 200000; tail -n 200 {log}", CLOISTER.guest))?;
+    /// What the kernel of an image of ours has counted since it booted, as it says when it is asked for a report.
+    pub fn counts(&self, system: &System) -> Result<Counts> {
+        let log = format!("/run/console/guest-{}.log", system.guest);
+        let text = self.shell(&format!("xl trigger {} nmi; usleep 200000; tail -n 200 {log}", system.guest))?;
         Counts::parse(&text).context("the image printed no counts")
     }
 

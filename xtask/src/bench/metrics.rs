@@ -1,6 +1,8 @@
-//! What is measured, in which unit, and which ratio to the Linux guest is aimed at.
+//! What is measured, in which unit, and which ratio to what is aimed at.
 
 use serde::Serialize;
+
+use super::machine::{FUSED, LINUX};
 
 /// Something that is measured.
 #[derive(Debug, Serialize, PartialEq)]
@@ -13,7 +15,9 @@ pub struct Metric {
     pub unit: &'static str,
     /// Whether more of it is better.
     pub more_is_better: bool,
-    /// The ratio to the Linux guest (nginx) that is aimed at: at least, if more is better, else at most.
+    /// The name of the system that ours is compared with.
+    pub against: &'static str,
+    /// The ratio to it that is aimed at: at least, if more is better, else at most.
     pub target: Option<f64>,
     /// The load at which the target holds, if it is not for all.
     pub at: Option<f64>,
@@ -22,7 +26,7 @@ pub struct Metric {
 }
 
 const fn less(id: &'static str, title: &'static str, unit: &'static str) -> Metric {
-    Metric { id, title, unit, more_is_better: false, target: None, at: None, limit: None }
+    Metric { id, title, unit, more_is_better: false, against: LINUX.name, target: None, at: None, limit: None }
 }
 
 const fn more(id: &'static str, title: &'static str, unit: &'static str) -> Metric {
@@ -42,7 +46,11 @@ impl Metric {
         Self { limit: Some(limit), ..self }
     }
 
-    /// Whether the ratio to Linux reaches the target; `None` where there is none.
+    const fn tax(self) -> Self {
+        Self { against: FUSED.name, ..self }
+    }
+
+    /// Whether the ratio reaches the target; `None` where there is none.
     pub fn reached(&self, load: Option<f64>, ratio: f64) -> Option<bool> {
         let target = self.target?;
         if self.at.is_some() && self.at != load {
@@ -118,6 +126,25 @@ pub const REQUEST_SWITCHES: Metric =
     less("request-switches", "service switches per small request (load: connections)", "");
 pub const REQUEST_CALLS: Metric = less("request-calls", "system calls per small request (load: connections)", "");
 
+pub const TAX_REQUESTS: Metric =
+    more("tax-requests", "small requests, keep-alive, wrk (load: connections)", "1/s").tax().to(0.9);
+pub const TAX_REQUEST_GUEST: Metric =
+    less("tax-request-guest", "guest CPU per small request (load: connections)", "µs").tax().to(1.1);
+pub const TAX_REQUEST_LATENCY: Metric =
+    less("tax-request-latency", "median time of a small request (load: connections)", "µs").tax();
+pub const TAX_DOWNLOAD: Metric = more("tax-download", "download, one user (load: bytes)", "MB/s").tax().to(0.97);
+pub const TAX_DOWNLOAD_GUEST: Metric =
+    less("tax-download-guest", "guest CPU per MB downloaded (load: bytes)", "µs").tax().to(1.03);
+pub const TAX_REQUEST_CALLS: Metric =
+    less("tax-request-calls", "system calls per small request (load: connections)", "").tax();
+pub const TAX_REQUEST_SWITCHES: Metric =
+    less("tax-request-switches", "service switches per small request (load: connections)", "").tax();
+pub const TAX_REQUEST_HYPERCALLS: Metric =
+    less("tax-request-hypercalls", "hypercalls per small request (load: connections)", "").tax();
+pub const TAX_BULK_CALLS: Metric = less("tax-calls", "system calls per 64 KB downloaded", "").tax();
+pub const TAX_BULK_SWITCHES: Metric = less("tax-switches", "service switches per 64 KB downloaded", "").tax();
+pub const TAX_BULK_HYPERCALLS: Metric = less("tax-hypercalls", "hypercalls per 64 KB downloaded", "").tax();
+
 /// Instructions of the pure code, by the names that `cloister-costs` gives its pieces.
 pub const PIECES: &[Metric] = &[
     less("check", "one capability check in the kernel", "instructions"),
@@ -130,6 +157,7 @@ pub const PIECES: &[Metric] = &[
     less("checksum-64", "verifying a TCP segment in a frame of 78 bytes", "instructions"),
     less("checksum-1500", "verifying a TCP segment in a frame of 1,514 bytes", "instructions"),
     less("lookup", "finding one of 10,000 connections", "instructions"),
+    less("follow", "following a segment sent and its acknowledgement", "instructions"),
 ];
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod profile;
 mod record;
 mod stats;
 mod table;
+mod tax;
 mod tools;
 mod work;
 
@@ -24,9 +25,12 @@ use cloister_bed::{Clock, Config};
 use crate::image::{self, DEFAULT_POLICY};
 use crate::stages::Stages;
 use crate::{site, workspace};
-use machine::{Machine, PAGE_BYTES, Setup};
+use machine::{Machine, PAGE_BYTES, Setup, System};
 use record::{Reading, Run};
 use work::{Job, Scale};
+
+/// The policy of the image in which all services are one program.
+const FUSED_POLICY: &str = "policy/fused.toml";
 
 #[derive(Args)]
 pub struct Arguments {
@@ -70,6 +74,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let began = Instant::now();
     let mut stages = Stages::new();
     let image = image::build(&arguments.policy, &mut stages)?;
+    let fused = wants(arguments, &machine::FUSED).then(|| image::build(Path::new(FUSED_POLICY), &mut stages));
+    let fused = fused.transpose()?;
     let folder = cloister_bed::target_dir().join("bench");
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     stages.begin("making the site");
@@ -84,8 +90,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     size(&image.elf, &mut run)?;
     for part in parts(arguments) {
-        let setup =
-            Setup { image: &image.elf, site: site.path(), page: &page, clock: part.clock, offload: part.offload };
+        let setup = Setup {
+            image: &image.elf,
+            fused: fused.as_ref().map(|fused| fused.elf.as_path()),
+            site: site.path(),
+            page: &page,
+            clock: part.clock,
+            offload: part.offload,
+        };
         if let Err(error) = measure(arguments, &part, setup, (&mut run, began), &mut stages) {
             stages.done();
             // What was measured before counts.
@@ -177,9 +189,10 @@ fn measure(
 ) -> Result<()> {
     let name = part.name();
     let late = || arguments.minutes.is_some_and(|minutes| began.elapsed().as_secs() >= 60 * minutes);
-    let mut machine = Machine::start(setup, &name, Config::new(&name), &mut |text| stages.begin(text))?;
-    let wanted = |job: &Job| arguments.only.is_empty() || arguments.only.iter().any(|only| only == job.name);
-    for job in work::jobs(part.scale, part.clock).iter().filter(|job| wanted(job)) {
+    let jobs = wanted(arguments, part);
+    let systems = systems(&jobs);
+    let mut machine = Machine::start(setup, &systems, &name, Config::new(&name), &mut |text| stages.begin(text))?;
+    for job in &jobs {
         for repeat in 0..if job.once { 1 } else { part.repeats } {
             let load = job.load.map(|load| format!(" {}", table::number(load))).unwrap_or_default();
             if late() && !job.once {
@@ -214,6 +227,28 @@ fn measure(
     stages.done();
     machine.finish();
     Ok(())
+}
+
+/// The jobs of a part that are to be done.
+fn wanted(arguments: &Arguments, part: &Part) -> Vec<Job> {
+    let named = |job: &Job| arguments.only.is_empty() || arguments.only.iter().any(|only| only == job.name);
+    work::jobs(part.scale, part.clock).into_iter().filter(named).collect()
+}
+
+/// The systems that jobs are for.
+fn systems(jobs: &[Job]) -> Vec<System> {
+    let mut systems: Vec<System> = Vec::new();
+    for system in jobs.iter().flat_map(|job| job.systems) {
+        if !systems.contains(system) {
+            systems.push(system.clone());
+        }
+    }
+    systems
+}
+
+/// Whether a system is measured at all.
+fn wants(arguments: &Arguments, system: &System) -> bool {
+    parts(arguments).iter().any(|part| systems(&wanted(arguments, part)).contains(system))
 }
 
 fn regime(clock: Clock) -> &'static str {

@@ -51,8 +51,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let page = page();
     let site = site_of(&folder, &page)?;
-    let setup = Setup { image: &image.elf, site: site.path(), page: &page, clock: Clock::Instructions, offload: true };
-    let mut machine = Machine::start(setup, "profile", Config::new("profile"), &mut |text| stages.begin(text))?;
+    let clock = Clock::Instructions;
+    let setup = Setup { image: &image.elf, fused: None, site: site.path(), page: &page, clock, offload: true };
+    let config = Config::new("profile");
+    let mut machine = Machine::start(setup, &[CLOISTER], "profile", config, &mut |text| stages.begin(text))?;
     stages.begin(&format!("{} {}", arguments.job, arguments.load));
     // What came before is not of interest, and forgotten when it is reported.
     machine.samples()?;

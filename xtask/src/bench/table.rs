@@ -2,21 +2,25 @@
 
 use std::fmt::Write;
 
-use super::machine::{BUSYBOX, CLOISTER, LINUX};
+use super::machine::{BUSYBOX, CLOISTER, FUSED, LINUX, System};
 use super::record::{Cell, Row, Run};
 
 /// The whole report.
 pub fn markdown(run: &Run) -> String {
     let mut text = String::new();
     let mut errors = Vec::new();
-    let mut last = None;
-    for row in run.rows() {
-        let part = (row.regime, row.offload);
-        if last != Some(part) {
-            last = Some(part);
-            text += &heading(part);
+    let part = |row: &Row| (row.regime, row.offload, row.metric.against);
+    let rows = run.rows();
+    let mut parts = Vec::new();
+    for row in &rows {
+        if !parts.contains(&part(row)) {
+            parts.push(part(row));
         }
-        text += &line(run, &row, &mut errors);
+    }
+    for one in parts {
+        text += &heading(one);
+        let lines = rows.iter().filter(|row| part(row) == one).map(|row| line(run, row, &mut errors));
+        text.extend(lines);
     }
     for (title, list) in [("Errors", &errors), ("Not measured", &run.omissions)] {
         if !list.is_empty() {
@@ -30,22 +34,32 @@ pub fn markdown(run: &Run) -> String {
     text
 }
 
-fn heading((regime, offload): (&str, bool)) -> String {
+/// The systems that are shown beside ours where it is compared with one of them: that one first.
+fn others(against: &str) -> &'static [System] {
+    if against == FUSED.name { &[FUSED] } else { &[LINUX, BUSYBOX] }
+}
+
+fn heading((regime, offload, against): (&str, bool, &str)) -> String {
     let clock = match regime {
         "icount" => "Instruction clock",
         "wall" => "Wall clock",
         _ => "Pure code on the host",
     };
+    let tax = if against == FUSED.name { ", what isolation costs" } else { "" };
     let offload = if offload { "" } else { ", offloads off" };
+    let others = others(against);
+    let names: String = others.iter().map(|system| format!(" {} |", system.name)).collect();
     format!(
-        "\n### {clock}{offload}\n\n| measure | unit | load | {} | {} | {} | ratio to {1} | 95 % interval | target |\n\
-         |---|---|--:|--:|--:|--:|--:|--:|---|\n",
-        CLOISTER.name, LINUX.name, BUSYBOX.name
+        "\n### {clock}{tax}{offload}\n\n| measure | unit | load | {} |{names} ratio to {against} | 95 % interval | target |\n\
+         |---|---|--:|--:|{}--:|--:|---|\n",
+        CLOISTER.name,
+        "--:|".repeat(others.len())
     )
 }
 
 fn line(run: &Run, row: &Row, errors: &mut Vec<String>) -> String {
-    let cells = [CLOISTER.name, LINUX.name, BUSYBOX.name].map(|system| match run.cell(row, system) {
+    let against = row.metric.against;
+    let mut cell = |system: &str| match run.cell(row, system) {
         Cell::Nothing => String::new(),
         Cell::Values(values) => number(super::stats::median(&values)),
         Cell::Failed(error) => {
@@ -56,19 +70,18 @@ fn line(run: &Run, row: &Row, errors: &mut Vec<String>) -> String {
             }
             format!("error {}", place + 1)
         }
-    });
-    let (ratio, interval) = match run.ratio(row, CLOISTER.name, LINUX.name) {
+    };
+    let ours = cell(CLOISTER.name);
+    let others: String = others(against).iter().map(|system| format!(" {} |", cell(system.name))).collect();
+    let (ratio, interval) = match run.ratio(row, CLOISTER.name, against) {
         Some(ratio) => (format!("{:.3}", ratio.value), format!("{:.3} – {:.3}", ratio.low, ratio.high)),
         None => (String::new(), String::new()),
     };
     format!(
-        "| {} | {} | {} | {} | {} | {} | {ratio} | {interval} | {} |\n",
+        "| {} | {} | {} | {ours} |{others} {ratio} | {interval} | {} |\n",
         row.metric.title,
         row.metric.unit,
         row.load.map(number).unwrap_or_default(),
-        cells[0],
-        cells[1],
-        cells[2],
         target(run, row)
     )
 }
@@ -85,7 +98,7 @@ fn target(run: &Run, row: &Row) -> String {
     if let (Some(limit), Some(reached)) = (metric.limit, metric.within(row.load, value)) {
         return format!("≤ {} {} {}", number(limit), metric.unit, mark(reached));
     }
-    let ratio = run.ratio(row, CLOISTER.name, LINUX.name).map_or(f64::NAN, |ratio| ratio.value);
+    let ratio = run.ratio(row, CLOISTER.name, metric.against).map_or(f64::NAN, |ratio| ratio.value);
     let (Some(target), Some(reached)) = (metric.target, metric.reached(row.load, ratio)) else { return String::new() };
     format!("{} {target} {}", if metric.more_is_better { '≥' } else { '≤' }, mark(reached))
 }
@@ -113,7 +126,7 @@ pub fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::metrics::{BOOT_HTTP, REQUESTS};
+    use super::super::metrics::{BOOT_HTTP, REQUESTS, TAX_REQUEST_GUEST};
     use super::super::record::Reading;
     use super::*;
 
@@ -147,12 +160,20 @@ mod tests {
             reading(&REQUESTS, "linux-nginx", Ok(10_000.0)),
             reading(&REQUESTS, "linux-busybox", Err("wrk: Socket errors")),
             reading(&BOOT_HTTP, "cloister", Ok(151.0)),
+            reading(&TAX_REQUEST_GUEST, "cloister", Ok(11.2)),
+            reading(&TAX_REQUEST_GUEST, "fused", Ok(10.0)),
         ];
         let run = Run { readings, ..Run::default() };
         let text = markdown(&run);
-        for part in
-            ["| 20,000 | 10,000 | error 1 | 2.000 |", "≥ 1.9 reached", "≤ 150 ms **missed**", "1. linux-busybox"]
-        {
+        for part in [
+            "| 20,000 | 10,000 | error 1 | 2.000 |",
+            "≥ 1.9 reached",
+            "≤ 150 ms **missed**",
+            "1. linux-busybox",
+            "what isolation costs",
+            "| cloister | fused | ratio to fused |",
+            "| 11.20 | 10 | 1.120 | 1.120 – 1.120 | ≤ 1.1 **missed** |",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }

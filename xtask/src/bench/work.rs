@@ -8,6 +8,7 @@ use super::faults;
 use super::machine::{BUSYBOX, CLOISTER, LINUX, MEMORY, Machine, Measured, PAGE_BYTES, System};
 use super::metrics::{self as m, Metric};
 use super::stats;
+use super::tax;
 use super::tools::{self, Load};
 
 /// One kind of load.
@@ -71,6 +72,7 @@ pub fn jobs(scale: Scale, clock: Clock) -> Vec<Job> {
     jobs.extend(uploads(scale));
     jobs.push(idle(scale));
     jobs.extend(counts());
+    jobs.extend(tax::jobs());
     if clock == Clock::Wall {
         // httperf never sleeps: with one processor the guest would run only when it is preempted.
         jobs.push(httperf());
@@ -117,13 +119,19 @@ fn small_requests(scale: Scale) -> Vec<Job> {
         }
         let systems = if scale == Scale::Full && matches!(count, 1 | 30) { ALL } else { SERVERS };
         job("requests", Some(f64::from(count)), systems, &metrics, move |machine, system| {
-            let measured = machine.measure(&format!("run {}", wrk(system, count)))?;
-            let Load { requests, per_second, latency_us } = tools::wrk(measured.output())?;
-            let guest = measured.cpu_us(machine.domain(system)?)? / requests;
-            Ok(vec![per_second, guest, measured.cpu_us("0")? / requests, latency_us.context("wrk names no times")?])
+            requests(machine, system, count).map(Vec::from)
         })
     };
     connections.iter().copied().map(wrk).collect()
+}
+
+/// Small requests on kept connections: how many a second, the processor time of guest and dom0 for each, and the median
+/// time that each took.
+pub fn requests(machine: &Machine<'_>, system: &System, connections: u32) -> Result<[f64; 4]> {
+    let measured = machine.measure(&format!("run {}", wrk(system, connections)))?;
+    let Load { requests, per_second, latency_us } = tools::wrk(measured.output())?;
+    let guest = measured.cpu_us(machine.domain(system)?)? / requests;
+    Ok([per_second, guest, measured.cpu_us("0")? / requests, latency_us.context("wrk names no times")?])
 }
 
 /// wrk with keep-alive connections for the small page. It makes at least a second's load by itself.
@@ -172,13 +180,18 @@ fn downloads(scale: Scale) -> Vec<Job> {
     let one = |&(file, bytes): &(&'static str, u32)| {
         let metrics = [&m::DOWNLOAD, &m::DOWNLOAD_GUEST, &m::DOWNLOAD_DOM0];
         job("download", Some(f64::from(bytes)), systems, &metrics, move |machine, system| {
-            let measured = fetch(machine, system, file, bytes, 1)?;
-            let megabytes = f64::from(bytes) / 1e6;
-            let guest = measured.cpu_us(machine.domain(system)?)? / megabytes;
-            Ok(vec![megabytes / measured.seconds()?, guest, measured.cpu_us("0")? / megabytes])
+            download(machine, system, file, bytes).map(Vec::from)
         })
     };
     files.iter().map(one).collect()
+}
+
+/// One user's download: megabytes a second, and the processor time of guest and dom0 for each.
+pub fn download(machine: &Machine<'_>, system: &System, file: &str, bytes: u32) -> Result<[f64; 3]> {
+    let measured = fetch(machine, system, file, bytes, 1)?;
+    let megabytes = f64::from(bytes) / 1e6;
+    let guest = measured.cpu_us(machine.domain(system)?)? / megabytes;
+    Ok([megabytes / measured.seconds()?, guest, measured.cpu_us("0")? / megabytes])
 }
 
 /// Users that fetch a file at once, each with a connection, all of it.
@@ -228,27 +241,32 @@ fn idle(scale: Scale) -> Job {
 
 /// What our kernel counts, for each 64 KB of a download and for each small request.
 fn counts() -> Vec<Job> {
-    const BYTES: u32 = 10_000_000;
     let bulk = [&m::HYPERCALLS, &m::NOTIFICATIONS, &m::GRANTS, &m::BULK_SWITCHES];
     let bulk = job("counts", None, &[CLOISTER], &bulk, |machine, system| {
-        let before = machine.counts()?;
-        fetch(machine, system, "10m", BYTES, 1)?;
-        let after = machine.counts()?;
-        let each = f64::from(BYTES) / 65536.0;
-        ["hypercalls", "events-sent", "grants", "switches"]
-            .map(|name| after.since(&before, name, each))
-            .into_iter()
-            .collect()
+        download_counts(machine, system, &["hypercalls", "events-sent", "grants", "switches"])
     });
     let small = [&m::REQUEST_HYPERCALLS, &m::REQUEST_NOTIFICATIONS, &m::REQUEST_SWITCHES, &m::REQUEST_CALLS];
     let small = job("counts", Some(30.0), &[CLOISTER], &small, |machine, system| {
-        let before = machine.counts()?;
-        let requests = tools::wrk(machine.measure(&format!("run {}", wrk(system, 30)))?.output())?.requests;
-        let after = machine.counts()?;
-        let names = ["hypercalls", "events-sent", "switches", "system-calls"];
-        names.map(|name| after.since(&before, name, requests)).into_iter().collect()
+        request_counts(machine, system, 30, &["hypercalls", "events-sent", "switches", "system-calls"])
     });
     vec![bulk, small]
+}
+
+/// What a kernel of ours counts under these names for each 64 KB of a download.
+pub fn download_counts(machine: &Machine<'_>, system: &System, names: &[&str]) -> Result<Vec<f64>> {
+    const BYTES: u32 = 10_000_000;
+    let before = machine.counts(system)?;
+    fetch(machine, system, "10m", BYTES, 1)?;
+    let after = machine.counts(system)?;
+    names.iter().map(|name| after.since(&before, name, f64::from(BYTES) / 65536.0)).collect()
+}
+
+/// The same for each small request.
+pub fn request_counts(machine: &Machine<'_>, system: &System, connections: u32, names: &[&str]) -> Result<Vec<f64>> {
+    let before = machine.counts(system)?;
+    let requests = tools::wrk(machine.measure(&format!("run {}", wrk(system, connections)))?.output())?.requests;
+    let after = machine.counts(system)?;
+    names.iter().map(|name| after.since(&before, name, requests)).collect()
 }
 
 /// Requests beside connections that say nothing.

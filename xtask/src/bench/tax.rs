@@ -1,0 +1,43 @@
+//! What isolation costs: the image beside the same services in one program (docs/decisions/0012-the-fused-build.md).
+
+use super::machine::{CLOISTER, FUSED, System};
+use super::metrics as m;
+use super::work::{Job, download, download_counts, job, request_counts, requests};
+
+const BOTH: &[System] = &[CLOISTER, FUSED];
+
+/// Small requests on one connection and on many, and downloads; then, how often the kernel was called meanwhile.
+pub fn jobs() -> Vec<Job> {
+    let small = |connections: u32| {
+        let metrics = [&m::TAX_REQUESTS, &m::TAX_REQUEST_GUEST, &m::TAX_REQUEST_LATENCY];
+        job("tax", Some(f64::from(connections)), BOTH, &metrics, move |machine, system| {
+            let [per_second, guest, _, latency] = requests(machine, system, connections)?;
+            Ok(vec![per_second, guest, latency])
+        })
+    };
+    let bulk = |(file, bytes): (&'static str, u32)| {
+        job("tax", Some(f64::from(bytes)), BOTH, &[&m::TAX_DOWNLOAD, &m::TAX_DOWNLOAD_GUEST], move |machine, system| {
+            let [per_second, guest, _] = download(machine, system, file, bytes)?;
+            Ok(vec![per_second, guest])
+        })
+    };
+    let small_counts = |connections: u32| {
+        let metrics = [&m::TAX_REQUEST_CALLS, &m::TAX_REQUEST_SWITCHES, &m::TAX_REQUEST_HYPERCALLS];
+        job("tax", Some(f64::from(connections)), BOTH, &metrics, move |machine, system| {
+            request_counts(machine, system, connections, &["system-calls", "switches", "hypercalls"])
+        })
+    };
+    let bulk_counts = [&m::TAX_BULK_CALLS, &m::TAX_BULK_SWITCHES, &m::TAX_BULK_HYPERCALLS];
+    let bulk_counts = job("tax", None, BOTH, &bulk_counts, |machine, system| {
+        download_counts(machine, system, &["system-calls", "switches", "hypercalls"])
+    });
+    vec![
+        small(1),
+        small(30),
+        bulk(("10m", 10_000_000)),
+        bulk(("100m", 100_000_000)),
+        small_counts(1),
+        small_counts(30),
+        bulk_counts,
+    ]
+}
