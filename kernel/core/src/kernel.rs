@@ -85,8 +85,8 @@ pub struct Kernel<'t> {
     channels: [Channel; MAX_PORT_RULES],
     /// The channels of each service that were delivered to it, and are masked until it waits without holding them: a bit for each.
     delivered: [u32; MAX_SERVICES],
-    /// Services that may read the clock: a bit for each.
-    clocks: u32,
+    /// Of each service that may read the clock, the slot of the capability.
+    clocks: [Option<u16>; MAX_SERVICES],
     granted: [u64; MAX_GRANT_REFS as usize / 64],
     /// Of the pages that are shared, those that are the peer's.
     mapped: [u64; MAX_GRANT_REFS as usize / 64],
@@ -109,7 +109,7 @@ impl<'t> Kernel<'t> {
     #[must_use]
     pub fn new(tables: Tables<'t>, places: Places, now: u64, memory: u64) -> Self {
         let mut cspace = [[None; MAX_SLOTS]; MAX_SERVICES];
-        let mut clocks = 0;
+        let mut clocks = [None; MAX_SERVICES];
         for capability in tables.capabilities().iter() {
             let slots = cspace.get_mut(usize::from(capability.service));
             if let Some(place) = slots.and_then(|slots| slots.get_mut(usize::from(capability.slot))) {
@@ -117,8 +117,9 @@ impl<'t> Kernel<'t> {
                 let object = u16::try_from(capability.object).unwrap_or(u16::MAX);
                 *place = Some(Held { rights: capability.rights, object, kind: capability.kind });
             }
-            if capability.kind == Kind::Clock && capability.rights.contains(Rights::NOW) {
-                clocks |= 1 << capability.service;
+            let told = capability.kind == Kind::Clock && capability.rights.contains(Rights::NOW);
+            if told && let Some(clock) = clocks.get_mut(usize::from(capability.service)) {
+                *clock = Some(capability.slot);
             }
         }
         let mut bells = [[Bell::default(); 2]; MAX_QUEUES];
@@ -247,8 +248,13 @@ impl<'t> Kernel<'t> {
     /// time if the service may read the clock.
     pub fn awake(&mut self, service: u8, now: u64) -> Answer {
         let bits = self.pending.get_mut(usize::from(service)).map_or(0, core::mem::take);
-        let clock = 1_u32.checked_shl(u32::from(service)).is_some_and(|bit| self.clocks & bit != 0);
-        answer(bits, if clock { now } else { 0 })
+        match self.clocks.get(usize::from(service)) {
+            Some(Some(slot)) => {
+                self.usage.record(service, u64::from(*slot), Rights::NOW);
+                answer(bits, now)
+            }
+            _ => answer(bits, 0),
+        }
     }
 
     fn held(&self, service: u8, slot: u64) -> Option<Held> {

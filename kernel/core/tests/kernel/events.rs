@@ -154,7 +154,10 @@ fn waiting_tells_the_time_only_to_who_may_know() {
     let mut bench = Bench::new(&with("clock = [\"now\", \"wall\"]", "clock = [\"wall\"]"));
     let (http, tcpip) = (bench.service("http"), bench.service("tcpip"));
     assert_eq!(bench.kernel.awake(http, 1234).words, [0, 0]);
+    let used = |bench: &Bench| bench.kernel.uses().any(|used| used.to_string() == "use: tcpip clock clock now");
+    assert!(!used(&bench));
     assert_eq!(bench.kernel.awake(tcpip, 1234).words, [0, 1234]);
+    assert!(used(&bench), "it was told, and need not ask");
 }
 
 /// Periods of 10 ms, which is every service's in the shipped policy.
