@@ -41,8 +41,8 @@ impl Line {
     /// terminal a command.
     pub fn push(&mut self, byte: u8, now: u64) -> Option<(&str, u32)> {
         let ends = byte == b'\n';
-        if !ends && self.used < Line::LENGTH {
-            self.bytes[self.used] = if matches!(byte, b' '..=b'~') { byte } else { b'?' };
+        if !ends && let Some(place) = self.bytes.get_mut(self.used) {
+            *place = if matches!(byte, b' '..=b'~') { byte } else { b'?' };
             self.used += 1;
         }
         if !ends && self.used < Line::LENGTH {
