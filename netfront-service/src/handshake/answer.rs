@@ -104,7 +104,7 @@ impl Handshake {
         }
         match result {
             Ok(bytes) if *bytes == *self.backend.as_bytes() => {}
-            Ok(_) => {
+            Ok(_) | Err(Failure::TooLong) => {
                 // What would be written of this connection would be read by the other.
                 (self.gone, self.renewed) = (true, true);
                 self.fail("the device has another back end", now);

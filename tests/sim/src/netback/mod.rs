@@ -93,6 +93,9 @@ pub struct Netback {
     pub mischief: Option<Mischief>,
     /// While set, the guest's states are not looked at.
     pub deaf: bool,
+    /// Keys that it cannot connect by have it close, as Linux's does (`xenbus_dev_fatal`); otherwise they fail the test. For
+    /// scripts in which somebody else has written them.
+    pub forgiving: bool,
 }
 
 impl Netback {
@@ -116,6 +119,7 @@ impl Netback {
             backwards: false,
             mischief: None,
             deaf: false,
+            forgiving: false,
         }
     }
 
@@ -184,11 +188,8 @@ impl Netback {
             ("6", "2" | "4" | "5") => "6",
             _ => return false,
         };
-        self.connection = match next {
-            "4" => Some(self.connect(store, page_of)),
-            _ => None,
-        };
-        self.set_state(store, next);
+        self.connection = if next == "4" { self.connect(store, page_of) } else { None };
+        self.set_state(store, if next == "4" && self.connection.is_none() { "5" } else { next });
         true
     }
 
@@ -196,25 +197,36 @@ impl Netback {
         self.features.iter().any(|(name, value)| name == feature && value == "1")
     }
 
-    fn connect(&self, store: &Xenstored, page_of: PageOf<'_>) -> Connection {
+    /// The connection that the guest's keys describe; `None` if they describe none.
+    fn connect(&self, store: &Xenstored, page_of: PageOf<'_>) -> Option<Connection> {
+        let fatal = |what: &str| assert!(self.forgiving, "fatal: {what}");
         let key = |name: &str| store.text(&format!("{}/{name}", self.front()));
         let number = |name: &str| key(name).and_then(|text| text.parse::<u32>().ok());
-        assert_eq!(key("request-rx-copy").as_deref(), Some("1"), "a front end must have frames copied");
+        if key("request-rx-copy").as_deref() != Some("1") {
+            fatal("a front end must have frames copied");
+            return None;
+        }
         let ring = |name: &str, slot| {
-            let page = number(name).and_then(page_of).unwrap_or_else(|| panic!("{name} names no granted page"));
-            BackRing::new(page, slot)
+            let page = number(name).and_then(page_of);
+            if page.is_none() {
+                fatal(&format!("{name} names no granted page"));
+            }
+            page.map(|page| BackRing::new(page, slot))
         };
         let split = self.offers("feature-split-event-channels");
         let ports = match (split, number("event-channel-tx"), number("event-channel-rx"), number("event-channel")) {
             (true, Some(tx), Some(rx), _) => (tx, rx),
             (_, _, _, Some(both)) => (both, both),
-            _ => panic!("no event channel"),
+            _ => {
+                fatal("no event channel");
+                return None;
+            }
         };
         let takes = |name: &str| number(name) == Some(1);
         let takes = [takes("feature-sg"), takes("feature-gso-tcpv4"), !takes("feature-no-csum-offload")];
         assert!(takes[0] || !takes[1], "uncut frames take several slots");
-        let (tx, rx) = (ring("tx-ring-ref", TX_SLOT), ring("rx-ring-ref", RX_SLOT));
-        Connection { tx, rx, ports, takes, owed: Vec::new() }
+        let (tx, rx) = (ring("tx-ring-ref", TX_SLOT)?, ring("rx-ring-ref", RX_SLOT)?);
+        Some(Connection { tx, rx, ports, takes, owed: Vec::new() })
     }
 
     fn receive_from_guest(&mut self, page_of: PageOf<'_>) -> bool {

@@ -1,0 +1,342 @@
+//! The handshake in every state, against nodes that hold anything.
+//!
+//! Each case has a netfront of its own, on the way to a connection, in it, or on the way out. At one moment a node is written
+//! or removed, and stays so; or it is, and is set right again, several times. Whatever it holds: no panic, nothing asked for
+//! beyond the policy, no grant left, no log without end. While the link is down for it, the log says something; and when the
+//! node is right again, the link comes up by itself, carries frames both ways and is closed in order.
+#![forbid(unsafe_code)]
+
+mod nodes;
+#[path = "../../../../netfront-service/src/tests/world.rs"]
+mod world;
+
+use std::collections::BTreeMap;
+
+use cloister_caps::PAGE_SIZE;
+use cloister_interfaces::net::{Reply, Request};
+use cloister_interfaces::store::Action;
+
+use nodes::{Node, READ, UNREAD, Value, few_values, values};
+use world::World;
+
+/// Pages of each pool.
+const PAGES: u16 = 8;
+/// How long a wrong value stands, in s.
+const STANDS: u64 = 200;
+/// Lines that the log may have meanwhile.
+const LINES: usize = 12;
+/// How long the link may take to come up when all is right again, in s.
+const RECOVERS: u64 = 100;
+
+/// Where the handshake is when a node changes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Moment {
+    /// So many turns after the device was made.
+    Opening(usize),
+    /// The back end has not offered a connection.
+    Early,
+    /// It has, and was told that we are connected, and says nothing.
+    Late,
+    /// The connection stands.
+    Up,
+    /// So many turns after the back end has said that it closes.
+    Closing(usize),
+    /// It does not let go of the rings.
+    Held,
+    /// The device is there, the last attempt has failed, and the next is to come.
+    Resting,
+}
+
+/// The moments in which nothing moves.
+const STILL: [Moment; 5] = [Moment::Early, Moment::Late, Moment::Up, Moment::Held, Moment::Resting];
+
+/// What is done to a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum How {
+    /// It holds this for some minutes.
+    Stays,
+    /// It holds this for a turn, and then what it held before, several times.
+    Flips,
+}
+
+struct Case {
+    world: World,
+    up: bool,
+    held: Vec<u16>,
+}
+
+impl Case {
+    fn new() -> Case {
+        let mut case = Case { world: World::sized(64, PAGES), up: false, held: Vec::new() };
+        case.world.back.forgiving = true;
+        case.world.back.create(&mut case.world.daemon);
+        case
+    }
+
+    fn hear(&mut self) {
+        for reply in self.world.replies() {
+            match reply {
+                Reply::Up { .. } => self.up = true,
+                Reply::Down => {
+                    self.up = false;
+                    // Its rings are gone, whether it has been told or not.
+                    self.world.back.connection = None;
+                }
+                Reply::Received { page, .. } => self.held.push(page),
+                Reply::Transmitted { .. } => {}
+            }
+        }
+        self.world.store.actions.drain(..).for_each(|action| check(&action));
+    }
+
+    fn turn(&mut self) -> bool {
+        let moved = self.world.turn(true);
+        self.hear();
+        moved
+    }
+
+    fn run(&mut self) {
+        self.world.settle();
+        self.hear();
+    }
+
+    /// Lets time pass, up to `seconds` or until `done`.
+    fn pass(&mut self, seconds: u64, done: impl Fn(&Case) -> bool) -> bool {
+        let end = self.world.now + seconds * 1_000_000_000;
+        self.run();
+        while !done(self) {
+            let next = self.world.service.deadline().map_or(end, |next| next.0);
+            assert!(next > self.world.now, "it wants to run again and again: {}", self.world.system.console());
+            if next >= end {
+                self.world.pass_to(end);
+                self.hear();
+                return done(self);
+            }
+            self.world.pass_to(next);
+            self.hear();
+        }
+        true
+    }
+
+    /// Brings it to the moment; answers whether there is such a one.
+    fn reach(moment: Moment) -> Option<Case> {
+        let mut case = Case::new();
+        let close = |case: &mut Case| {
+            case.run();
+            assert!(case.up);
+            case.world.back.connection = None;
+            case.world.back.set_state(&mut case.world.daemon, "5");
+        };
+        match moment {
+            Moment::Opening(turns) => return (0..turns).all(|_| case.turn()).then_some(case),
+            Moment::Early => case.world.back.set_state(&mut case.world.daemon, "1"),
+            Moment::Late => case.world.back.deaf = true,
+            Moment::Up => {}
+            Moment::Closing(turns) => {
+                close(&mut case);
+                return (0..turns).all(|_| case.turn()).then_some(case);
+            }
+            Moment::Held => {
+                case.world.grants.held = vec![0];
+                close(&mut case);
+                case.run();
+                case.pass(3, |_| false);
+                assert!(case.world.system.console().contains("still holds pages"));
+            }
+            Moment::Resting => close(&mut case),
+        }
+        case.run();
+        Some(case)
+    }
+
+    fn path(&self, node: Node) -> String {
+        match node {
+            Node::Front(name) => format!("{}/{name}", self.world.back.front()),
+            Node::Back(name) => format!("{}/{name}", self.world.back.directory()),
+        }
+    }
+
+    fn set(&mut self, path: &str, value: Option<&[u8]>) {
+        match value {
+            Some(value) => self.world.daemon.set(path, value),
+            None => self.world.daemon.delete(path),
+        }
+    }
+
+    /// The states that the two ends have published.
+    fn states(&self) -> (String, String) {
+        let text = |directory: String| self.world.daemon.text(&format!("{directory}/state")).unwrap_or_default();
+        (text(self.world.back.front()), text(self.world.back.directory()))
+    }
+
+    /// The link is up, carries frames both ways, and is closed.
+    fn works(&mut self, case: &dyn Fn() -> String) {
+        assert!(self.pass(RECOVERS, |case| case.up), "{}: not up: {}", case(), self.world.system.console());
+        let frame: Vec<u8> = (0..90).collect();
+        (self.world.back.sent, self.held) = (Vec::new(), Vec::new());
+        self.world.transmit(2, &frame);
+        self.world.back.waiting.push_back(frame.clone().into());
+        self.run();
+        assert_eq!(self.world.sent(), std::slice::from_ref(&frame), "{}", case());
+        let at = usize::from(*self.held.first().expect("a frame")) * PAGE_SIZE;
+        assert_eq!(self.world.rx_pool.bytes(at, 90), frame, "{}", case());
+        self.world.ask(Request::Close);
+        self.run();
+        self.pass(20, |case| !case.up);
+        assert!(!self.up && self.world.grants.granted.is_empty(), "{}: {}", case(), self.world.system.console());
+    }
+}
+
+/// What the XenStore service is asked for is what the policy gives netfront.
+fn check(action: &Action) {
+    let own = |path: &str| path.starts_with("device/vif/0/") || path.starts_with("error/device/vif/0/");
+    let right = match action {
+        Action::Read(path) | Action::Watch(path, _) | Action::Unwatch(path, _) => {
+            own(path) || path.starts_with("/local/domain/") && path.contains("/backend/vif/7/")
+        }
+        Action::Write(path, _) => own(path),
+        Action::Begin | Action::Commit | Action::Abort => true,
+        Action::List(_) | Action::Remove(_) => false,
+    };
+    assert!(right, "{action:?}");
+}
+
+/// Tries a case; answers whether the link was up in the end, while the value stood.
+fn attempt(moment: Moment, node: Node, value: Option<&[u8]>, how: How) -> bool {
+    let mut case = Case::reach(moment).expect("a moment");
+    let name = || {
+        let shown = value.map(|value| value.escape_ascii().to_string());
+        format!("{moment:?}, {node:?}, {:?}, {how:?}", shown.map(|text| text[..text.len().min(40)].to_owned()))
+    };
+    let (path, before) = (case.path(node), case.world.system.console().len());
+    let right = case.world.daemon.get(&path);
+    let deaf = case.world.back.deaf;
+    if node == Node::Back("state") {
+        // Who writes it is the back end now.
+        (case.world.back.connection, case.world.back.deaf) = (None, true);
+    }
+    match how {
+        How::Stays => {
+            case.set(&path, value);
+            case.pass(STANDS, |_| false);
+        }
+        How::Flips => {
+            for _ in 0..4 {
+                case.set(&path, value);
+                case.turn();
+                case.set(&path, right.as_deref());
+                case.turn();
+            }
+            case.run();
+        }
+    }
+    let log = case.world.system.console()[before..].to_string();
+    assert!(log.lines().count() <= LINES, "{}: {log}", name());
+    let up = case.up;
+    if how == How::Stays {
+        // That pages are held was said before.
+        let quiet = !up && log.is_empty() && moment != Moment::Held;
+        assert!(!quiet, "{}: the link is down, and nothing was said", name());
+        if moment == Moment::Opening(0) {
+            assert_eq!(up, node.connects(value), "{}: {log}", name());
+            assert!(!node.told(value) || log.contains(node.name()), "{}: {log}", name());
+        }
+    }
+    // All is right again.
+    case.world.back.deaf = deaf && moment != Moment::Late;
+    match node {
+        Node::Back("state") => case.world.back.set_state(&mut case.world.daemon, "6"),
+        _ if case.world.daemon.get(&path).as_deref() == value => case.set(&path, right.as_deref()),
+        _ => {}
+    }
+    if moment == Moment::Early && case.states().1 == "1" {
+        case.world.back.set_state(&mut case.world.daemon, "2");
+    }
+    if !case.world.grants.held.is_empty() {
+        case.world.grants.release(0);
+    }
+    if case.world.back.connection.is_none() && case.up {
+        case.world.back.set_state(&mut case.world.daemon, "6");
+    }
+    case.works(&name);
+    up
+}
+
+/// Every moment that there is.
+fn moments() -> Vec<Moment> {
+    let opening = (0..).map(Moment::Opening).take_while(|moment| Case::reach(*moment).is_some());
+    let closing = (0..).map(Moment::Closing).take_while(|moment| Case::reach(*moment).is_some());
+    opening.chain(closing).chain(STILL).collect()
+}
+
+/// Tries values of a node in moments; answers how many cases left the link down, and up.
+fn enumerate(node: Node, moments: &[Moment], values: &[Value], how: How) -> [usize; 2] {
+    let mut counts = [0; 2];
+    for moment in moments {
+        for value in values {
+            counts[usize::from(attempt(*moment, node, value.as_deref(), how))] += 1;
+        }
+    }
+    println!("{node:?} {how:?}: down {}, up {}", counts[0], counts[1]);
+    counts
+}
+
+/// A node in every moment: with every value that stays, and with some that flip.
+fn everywhere(node: Node) -> [[usize; 2]; 2] {
+    let moments = moments();
+    [enumerate(node, &moments, &values(), How::Stays), enumerate(node, &moments, &few_values(), How::Flips)]
+}
+
+#[test]
+fn the_states_of_both_ends() {
+    let mut pairs: BTreeMap<(String, String), usize> = BTreeMap::new();
+    for moment in moments() {
+        *pairs.entry(Case::reach(moment).expect("a moment").states()).or_default() += 1;
+    }
+    println!("{pairs:?}");
+    let pairs: Vec<String> = pairs.into_keys().map(|(ours, theirs)| ours + &theirs).collect();
+    assert_eq!(pairs, ["11", "12", "42", "44", "45", "55", "65", "66"]);
+}
+
+#[test]
+fn nodes_that_nobody_reads_change_nothing() {
+    let mut counts = [0; 2];
+    for node in UNREAD {
+        for how in [How::Stays, How::Flips] {
+            let of = enumerate(node, &[Moment::Opening(0), Moment::Up], &values(), how);
+            counts = [counts[0] + of[0], counts[1] + of[1]];
+        }
+    }
+    assert_eq!(counts, [0, 1536]);
+}
+
+macro_rules! nodes {
+    ($($test:ident: $node:expr, $counts:expr;)*) => {
+        $(
+            #[test]
+            fn $test() {
+                assert_eq!(everywhere($node), $counts);
+            }
+        )*
+
+        #[test]
+        fn every_node_is_tried() {
+            assert_eq!(READ, [$($node),*]);
+        }
+    };
+}
+
+// How many values that stay left the link down and up, and how many that flip.
+nodes! {
+    backend_id: Node::Front("backend-id"), [[802, 1694], [127, 289]];
+    backend: Node::Front("backend"), [[2496, 0], [120, 296]];
+    mac: Node::Front("mac"), [[880, 1616], [134, 282]];
+    mtu: Node::Front("mtu"), [[858, 1638], [141, 275]];
+    own_state: Node::Front("state"), [[166, 2330], [189, 227]];
+    online: Node::Back("online"), [[198, 2298], [126, 290]];
+    state: Node::Back("state"), [[2226, 270], [396, 20]];
+    rx_copy: Node::Back("feature-rx-copy"), [[1225, 1271], [152, 264]];
+    split: Node::Back("feature-split-event-channels"), [[144, 2352], [120, 296]];
+    scatter_gather: Node::Back("feature-sg"), [[144, 2352], [120, 296]];
+    segmentation: Node::Back("feature-gso-tcpv4"), [[144, 2352], [120, 296]];
+}
