@@ -92,7 +92,9 @@ fn everything_is_answered_by_the_tables(text: &str) -> usize {
         for (slot, number) in calls.iter().copied() {
             let own = |capability: &&Capability| capability.service == service && u64::from(capability.slot) == slot;
             let capability = capabilities.iter().find(own).copied();
-            for arguments in ARGUMENTS {
+            // An empty slot is refused before anybody looks at them.
+            let tried = if capability.is_some() { &ARGUMENTS[..] } else { &ARGUMENTS[15..] };
+            for arguments in tried.iter().copied() {
                 let before = (bench.machine.log.len(), bench.kernel.refusals());
                 let [a, b, c, d] = arguments;
                 let found = bench.call(service, 1, [slot, number, a, b, c, d]);
