@@ -22,10 +22,11 @@ pub fn outgoing(frame: &[u8]) -> Option<Outgoing> {
     let headers = IPV4_HEADER + usize::from(offset >> 4) * 4;
     let data = usize::from(u16::from_be_bytes([packet[2], packet[3]])).saturating_sub(headers) as u32;
     Some(Outgoing {
+        start: flags & SYN != 0,
         seq: u32::from_be_bytes([q0, q1, q2, q3]),
         ack: u32::from_be_bytes([a0, a1, a2, a3]),
         data,
-        length: if flags & SYN == 0 { data + u32::from(flags & FIN) } else { 0 },
+        fin: flags & FIN != 0,
     })
 }
 
@@ -42,10 +43,10 @@ pub struct Part {
 pub fn parts(segment: Outgoing, wanted: &Wanted) -> ArrayVec<Part, { Wanted::MOST }> {
     let (from, data) = (segment.seq.wrapping_sub(wanted.base), segment.data as usize);
     // What takes nothing of the sequence, or asks whether the peer is there, is sent as it is.
-    if segment.length == 0 || from > i32::MAX as u32 {
+    if segment.length() == 0 || from > i32::MAX as u32 {
         return [Part { from: 0, to: data, last: true }].into_iter().collect();
     }
-    let end = from + segment.length;
+    let end = from + segment.length();
     let cut = |range: &(u32, u32)| {
         let (first, last) = (range.0.max(from), range.1.min(end));
         (first < last).then(|| Part {
@@ -91,6 +92,97 @@ impl Part {
         }
         if summed {
             segment.fill_checksum(&from, &to);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use smoltcp::wire::TcpSeqNumber;
+
+    use super::*;
+
+    const HEADERS: usize = ETHERNET_HEADER + IPV4_HEADER + 20;
+
+    /// A segment as the stack makes it, checksums left out.
+    fn frame(seq: u32, data: &[u8], fin: bool) -> Vec<u8> {
+        let mut frame = vec![0; HEADERS];
+        frame[12..14].copy_from_slice(&[0x08, 0x00]);
+        frame.extend(data);
+        let mut packet = Ipv4Packet::new_unchecked(&mut frame[ETHERNET_HEADER..]);
+        packet.set_version(4);
+        packet.set_header_len(20);
+        packet.set_total_len((20 + 20 + data.len()) as u16);
+        packet.set_next_header(smoltcp::wire::IpProtocol::Tcp);
+        packet.set_src_addr([10, 0, 0, 2].into());
+        packet.set_dst_addr([10, 0, 0, 1].into());
+        let mut segment = TcpPacket::new_unchecked(packet.payload_mut());
+        segment.set_header_len(20);
+        segment.set_seq_number(TcpSeqNumber(seq as i32));
+        segment.set_ack_number(TcpSeqNumber(77));
+        segment.set_ack(true);
+        segment.set_psh(true);
+        segment.set_fin(fin);
+        frame
+    }
+
+    #[test]
+    fn what_a_frame_carries_is_read_from_its_headers() {
+        let mut bytes = frame(5, b"abc", true);
+        let made = outgoing(&bytes).unwrap();
+        assert_eq!(made, Outgoing { start: false, seq: 5, ack: 77, data: 3, fin: true });
+        assert_eq!(made.length(), 4);
+        bytes[47] = 0x12;
+        assert_eq!(outgoing(&bytes).map(|made| (made.start, made.length())), Some((true, 0)));
+        bytes[23] = 17;
+        assert_eq!(outgoing(&bytes), None);
+        assert_eq!(outgoing(&frame(5, b"", false)[..40]), None);
+    }
+
+    #[test]
+    fn what_takes_nothing_of_the_sequence_is_sent_as_it_is() {
+        let wanted = Wanted { base: 1000, ranges: [(500, u32::MAX)].into_iter().collect() };
+        for (seq, data) in [(1100, &b""[..]), (999, b"\0")] {
+            let made = outgoing(&frame(seq, data, false)).unwrap();
+            assert_eq!(parts(made, &wanted)[..], [Part { from: 0, to: data.len(), last: true }]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parts_are_whole_segments_with_what_is_wanted(
+            base: u32, offset in 0u32..300, data in prop::collection::vec(any::<u8>(), 0..300), fin: bool,
+            edges in prop::collection::btree_set(0u32..700, 0..16),
+        ) {
+            let edges: Vec<u32> = edges.into_iter().collect();
+            let wanted = Wanted { base, ranges: edges.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect() };
+            let bytes = frame(base.wrapping_add(offset), &data, fin);
+            let made = outgoing(&bytes).unwrap();
+            prop_assume!(made.length() > 0);
+            let mut sent = vec![None; data.len() + usize::from(fin)];
+            for part in parts(made, &wanted) {
+                let mut space = vec![0; HEADERS + part.data()];
+                part.write(&bytes, HEADERS, &mut space, true);
+                let packet = Ipv4Packet::new_checked(&space[ETHERNET_HEADER..]).unwrap();
+                prop_assert!(packet.verify_checksum());
+                let (from, to) = (IpAddress::Ipv4(packet.src_addr()), IpAddress::Ipv4(packet.dst_addr()));
+                let segment = TcpPacket::new_checked(packet.payload()).unwrap();
+                prop_assert!(segment.verify_checksum(&from, &to) && segment.ack_number() == TcpSeqNumber(77));
+                let start = (segment.seq_number().0 as u32).wrapping_sub(made.seq) as usize;
+                for (place, byte) in sent[start..].iter_mut().zip(segment.payload()) {
+                    prop_assert_eq!(place.replace(*byte), None);
+                }
+                if segment.fin() {
+                    prop_assert_eq!(start + segment.payload().len(), data.len());
+                    sent[data.len()] = Some(0);
+                }
+            }
+            for (at, (sent, byte)) in sent.iter().zip(data.iter().chain([&0])).enumerate() {
+                let at = offset + at as u32;
+                let expected = wanted.ranges.iter().any(|range| (range.0..range.1).contains(&at));
+                prop_assert_eq!(*sent, expected.then_some(*byte), "{}", at);
+            }
         }
     }
 }

@@ -39,6 +39,8 @@ const FIN_WAIT: Duration = Duration::from_secs(10);
 const RESET: Duration = Duration::from_secs(1);
 /// A peer that acknowledges nothing for this long is gone.
 const TIMEOUT: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(60);
+/// The same for one that takes nothing at present: it is asked for a window once in a minute at least, and answers.
+const SHUT: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(180);
 /// How often a silent peer is asked whether it is there.
 const KEEP_ALIVE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(15);
 
@@ -112,8 +114,14 @@ impl Flow {
         if let Some(set) = &mut self.set {
             interface.poll_egress(now + FAR, &mut Nowhere, set);
         }
+        self.limit_silence();
+    }
+
+    /// Gives the peer as much time to be silent as it may need.
+    pub fn limit_silence(&mut self) {
+        let limit = if self.recovery.is_shut() { SHUT } else { TIMEOUT };
         if let Some(socket) = self.socket() {
-            socket.set_timeout(Some(TIMEOUT));
+            socket.set_timeout(Some(limit));
         }
     }
 

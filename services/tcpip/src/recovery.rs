@@ -29,6 +29,8 @@ const PROBE: Duration = Duration::from_millis(10);
 const HELD_BACK: Duration = Duration::from_millis(200);
 /// What a round trip is taken for before one was measured, times two (RFC 6298, 2.1).
 const UNKNOWN: Duration = Duration::from_secs(1);
+/// A peer's segments begin at most so far beyond what we acknowledged: more than any window of ours.
+const NEAR: u32 = 1 << 20;
 /// The longest wait (RFC 6298, 2.5).
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -38,14 +40,23 @@ pub type Range = (u32, u32);
 /// A segment that the stack made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Outgoing {
+    /// It is a SYN: the stack's own to repeat.
+    pub start: bool,
     /// Its sequence number.
     pub seq: u32,
     /// What it acknowledges.
     pub ack: u32,
     /// Bytes of its data.
     pub data: u32,
-    /// How much it takes of the sequence: data and FIN. A SYN is the stack's own to repeat, and counts for nothing here.
-    pub length: u32,
+    /// It is the last.
+    pub fin: bool,
+}
+
+impl Outgoing {
+    /// How much it takes of the sequence after the SYN.
+    pub fn length(&self) -> u32 {
+        if self.start { 0 } else { self.data + u32::from(self.fin) }
+    }
 }
 
 /// What of the segments that the stack builds anew is to be sent: ascending ranges, by sequence number relative to `base`.
@@ -128,15 +139,15 @@ impl Recovery {
     /// Takes note of a segment that the stack sent.
     pub fn sent(&mut self, segment: Outgoing, now: Instant) {
         self.answered = segment.ack;
-        if self.high == 0 {
-            (self.base, self.next) = (segment.seq, 0);
+        if segment.start {
+            self.base = segment.seq.wrapping_add(1);
         }
-        // What asks whether the peer is there comes before the oldest byte.
         let from = segment.seq.wrapping_sub(self.base);
-        if segment.length == 0 || from > i32::MAX as u32 {
+        // What asks whether the peer is there comes before the oldest byte; what asks for a window is the stack's affair.
+        if segment.length() == 0 || from > i32::MAX as u32 || self.window == 0 {
             return;
         }
-        let to = from.saturating_add(segment.length);
+        let to = from.saturating_add(segment.length());
         if let Some(round) = self.round.as_mut().filter(|round| from < round.to) {
             round.at = now;
         }
@@ -149,10 +160,16 @@ impl Recovery {
         (self.next, self.since) = (to, now);
     }
 
+    /// Whether there is something to watch over: data on their way to a peer that takes some. What asks for a window is the stack's
+    /// to send.
+    fn follows(&self) -> bool {
+        self.high > 0 && self.window > 0
+    }
+
     /// Whether `segment` only repeats what the peer said before. The stack need not see it: it would count to three, and send
     /// one segment again.
     pub fn repeats(&self, segment: &Segment) -> bool {
-        self.high > 0
+        self.follows()
             && segment.plain
             && (segment.data, segment.ack, segment.seq, segment.window) == (0, self.base, self.answered, self.window)
     }
@@ -165,13 +182,15 @@ impl Recovery {
 
     /// Takes note of a segment that the stack took. `advanced` tells that it acknowledged something.
     pub fn took(&mut self, segment: &Segment, advanced: bool, blocks: &[Option<Range>], whole: u32, now: Instant) {
-        self.window = segment.window;
         let count = segment.ack.wrapping_sub(self.base);
+        // What an old segment says, or one whose numbers are a guess, is not believed.
+        if count <= self.high && segment.seq.wrapping_sub(self.answered) < NEAR {
+            self.window = segment.window;
+        }
         if advanced && (1..=self.high).contains(&count) {
             self.acknowledged(count, now);
             self.congestion.arrived(count, whole);
         }
-        // What an old segment says, or one whose numbers are a guess, is not believed.
         if segment.ack == self.base {
             self.selected(blocks, now);
         }
@@ -273,16 +292,21 @@ impl Recovery {
         Some(round.at + self.trip.unwrap_or(UNKNOWN) * 5 / 4)
     }
 
+    /// Whether the peer takes nothing at present.
+    pub fn is_shut(&self) -> bool {
+        self.window == 0
+    }
+
     /// When to look again, if nothing comes.
     pub fn deadline(&self, whole: u32) -> Option<Instant> {
-        (self.high > 0).then_some(())?;
+        self.follows().then_some(())?;
         let repeat = if self.round.is_some() { self.overdue() } else { self.settled() };
         [Some(self.since + self.patience(whole)), repeat].into_iter().flatten().min()
     }
 
     /// Whether a round of repeats begins: the stack is to go back.
     pub fn begins(&mut self, whole: u32, now: Instant) -> bool {
-        if self.high == 0 {
+        if !self.follows() {
             return false;
         }
         let mut probe = false;
@@ -317,7 +341,9 @@ impl Recovery {
             self.point = self.high;
         }
         self.round = Some(Round { at: now, from, to, reach: self.high, arrived: false, probe });
-        (self.next, self.repeats, self.sample, self.since) = (0, 0, None, now);
+        // What is sent twice measures nothing (Karn); what is not goes on, so that a path that has become longer is known.
+        self.sample.take_if(|(end, _)| *end > from);
+        (self.next, self.repeats, self.since) = (0, 0, now);
         true
     }
 

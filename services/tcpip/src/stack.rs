@@ -281,6 +281,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         // More than a segment at once is acknowledged in this pass, once for all that came; less with the answer.
         socket.set_ack_delay(Some(if segment.data > whole { StackDuration::ZERO } else { ACK_DELAY }));
         let before = (socket.send_queue(), socket.state());
+        self.wire.want(None);
         if let Some(set) = &mut flow.set {
             interface.poll_ingress_single(stack_time(now), &mut self.wire, set);
         }
@@ -288,6 +289,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         let advanced = before != (socket.send_queue(), socket.state());
         flow.note_end(segment);
         flow.recovery.took(segment, advanced, &blocks, whole as u32, now);
+        flow.limit_silence();
         if let Some(made) = self.wire.made() {
             flow.recovery.sent(made, now);
         }
@@ -390,7 +392,6 @@ impl<S: System, M: Memory> Stack<S, M> {
             }
             self.wire.want(recovery.wanted());
             let polled = interface.poll_egress(time, &mut self.wire, set);
-            self.wire.want(None);
             if let Some(made) = self.wire.made() {
                 recovery.sent(made, now);
             }
@@ -401,7 +402,8 @@ impl<S: System, M: Memory> Stack<S, M> {
                 break;
             }
         }
-        let repeat = recovery.deadline(whole).filter(|_| result == Attended::Done);
+        let repeat = recovery.deadline(whole).filter(|_| result == Attended::Done && self.wire.is_up());
+        let repeat = repeat.map(|at| if self.wire.can_send() { at } else { at.max(now + BLOCKED) });
         let wake = at.filter(|_| result != Attended::Again).map(own_time).into_iter().chain(until).chain(repeat).min();
         if let Some(at) = wake {
             self.flows.wake(index, at);

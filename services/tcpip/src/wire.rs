@@ -352,13 +352,14 @@ impl<S: System, M: Memory> Wire<S, M> {
         self.loaded = 0;
     }
 
-    /// From now on this is sent of what the stack makes; all of it if none.
+    /// A connection's turn begins. From now on this is sent of what the stack makes; all of it if none.
     pub fn want(&mut self, wanted: Option<Wanted>) {
-        self.wanted = wanted;
+        (self.wanted, self.out.made) = (wanted, None);
     }
 
-    /// The segment that the stack made last, told once.
+    /// A connection's turn is over; the segment that the stack made last in it.
     pub fn made(&mut self) -> Option<Outgoing> {
+        self.wanted = None;
         self.out.made.take()
     }
 

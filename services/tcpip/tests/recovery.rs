@@ -25,6 +25,19 @@ fn acknowledgement(ack: u32) -> Segment {
     Segment { key, port: 80, start: false, plain: true, options: true, data: 0, seq: ANSWERED, ack, window: 99 }
 }
 
+fn outgoing(seq: u32, data: u32) -> Outgoing {
+    Outgoing { start: false, seq, ack: ANSWERED, data, fin: false }
+}
+
+/// A connection that was just opened.
+fn opened() -> Recovery {
+    let mut recovery = Recovery::default();
+    recovery.sent(Outgoing { start: true, ..outgoing(FIRST.wrapping_sub(1), 0) }, Instant::START);
+    recovery.took(&acknowledgement(FIRST), true, &[None; 3], WHOLE, Instant::START);
+    recovery.opened(Duration::from_secs(5) - TRIP, Duration::from_secs(5));
+    recovery
+}
+
 /// A random number below `below`.
 fn draw(state: &mut u64, below: u64) -> u64 {
     // Knuth's MMIX generator.
@@ -72,8 +85,7 @@ struct Transfer {
 
 impl Transfer {
     fn new(path: Path, total: u32) -> Self {
-        let mut recovery = Recovery::default();
-        recovery.opened(Duration::from_secs(5) - TRIP, Duration::from_secs(5));
+        let recovery = opened();
         Transfer {
             path,
             random: path.seed,
@@ -108,7 +120,7 @@ impl Transfer {
         let limit = self.total.min(self.oldest + self.path.window);
         while self.next < limit && !self.recovery.is_full() {
             let data = self.path.packet.max(WHOLE).min(limit - self.next);
-            let made = Outgoing { seq: FIRST.wrapping_add(self.next), ack: ANSWERED, data, length: data };
+            let made = outgoing(FIRST.wrapping_add(self.next), data);
             let whole = vec![(self.next, self.next + data)];
             let ranges = self.recovery.wanted().map_or(whole, |wanted| {
                 let of = |part: &cloister_tcpip::cut::Part| {
@@ -239,8 +251,49 @@ fn the_last_segment_is_not_waited_for_a_second() {
     assert!(time < Duration::from_millis(210), "{time:?}");
 }
 
+#[test]
+fn what_is_no_data_is_not_waited_for() {
+    let now = Instant(1 << 30);
+    let mut recovery = opened();
+    // The stack asks whether the peer is there; and, of one without a window, whether it has one.
+    recovery.sent(outgoing(FIRST.wrapping_sub(1), 1), now);
+    assert_eq!(recovery.deadline(WHOLE), None);
+    recovery.took(&Segment { window: 0, ..acknowledgement(FIRST) }, false, &[None; 3], WHOLE, now);
+    recovery.sent(outgoing(FIRST, 1), now);
+    assert_eq!(recovery.deadline(WHOLE), None);
+    assert!(!recovery.repeats(&Segment { window: 0, ..acknowledgement(FIRST) }), "the stack is to see the answers");
+    recovery.took(&acknowledgement(FIRST), false, &[None; 3], WHOLE, now);
+    recovery.sent(outgoing(FIRST, 1), now);
+    assert!(recovery.deadline(WHOLE).is_some());
+}
+
+#[test]
+fn segments_with_wrong_numbers_change_nothing() {
+    let now = Instant(1 << 30);
+    let right = acknowledgement(FIRST);
+    let block = [Some((FIRST.wrapping_add(10 * WHOLE), FIRST.wrapping_add(20 * WHOLE))), None, None];
+    for (wrong, blocks) in [
+        (Segment { window: 0, seq: ANSWERED.wrapping_sub(1), ..right }, [None; 3]),
+        (Segment { window: 0, seq: ANSWERED.wrapping_add(1 << 20), ..right }, [None; 3]),
+        (Segment { window: 0, ack: FIRST.wrapping_sub(1), ..right }, [None; 3]),
+        (Segment { window: 0, ack: FIRST.wrapping_add(20 * WHOLE + 1), ..right }, [None; 3]),
+        (Segment { ack: FIRST.wrapping_add(1), ..right }, block),
+        (Segment { ack: FIRST.wrapping_sub(1), ..right }, block),
+        (right, [Some((FIRST, FIRST.wrapping_add(WHOLE))), None, None]),
+        (right, [Some((FIRST.wrapping_add(1), FIRST.wrapping_add(20 * WHOLE + 1))), None, None]),
+        (right, [Some((FIRST.wrapping_add(9 * WHOLE), FIRST.wrapping_add(8 * WHOLE))), None, None]),
+    ] {
+        let mut recovery = opened();
+        recovery.sent(outgoing(FIRST, 20 * WHOLE), now);
+        recovery.took(&wrong, false, &blocks, WHOLE, now);
+        assert!(recovery.repeats(&right) && !recovery.begins(WHOLE, now), "{wrong:?} {blocks:?}");
+        recovery.took(&right, false, &block, WHOLE, now);
+        assert!(recovery.begins(WHOLE, now), "{wrong:?} {blocks:?}");
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn everything_arrives(
@@ -257,11 +310,10 @@ proptest! {
     fn a_lying_peer_draws_no_more_than_an_honest_one(
         claims in prop::collection::vec((0u64..300_000, prop::array::uniform3(prop::option::of((any::<i32>(), 0u32..70_000))), 0u32..4), 1..400),
     ) {
-        let mut recovery = Recovery::default();
-        recovery.opened(Duration::from_secs(5) - TRIP, Duration::from_secs(5));
+        let mut recovery = opened();
         let mut now = Instant(1 << 30);
         let (began, high) = (now, 200_000);
-        recovery.sent(Outgoing { seq: FIRST, ack: ANSWERED, data: high, length: high }, now);
+        recovery.sent(outgoing(FIRST, high), now);
         let mut drawn = 0_u64;
         for (pause, blocks, kind) in claims {
             now = now + Duration::from_nanos(pause);
@@ -272,7 +324,7 @@ proptest! {
             let blocks = blocks.map(|block| block.map(number));
             let ack = if kind == 0 { FIRST.wrapping_add(high + 5) } else { FIRST };
             match kind {
-                1 => recovery.repeated(&blocks, now),
+                1 if ack == FIRST => recovery.repeated(&blocks, now),
                 _ => recovery.took(&acknowledgement(ack), kind == 2, &blocks, WHOLE, now),
             }
             if recovery.begins(WHOLE, now) {
@@ -282,7 +334,7 @@ proptest! {
                 prop_assert!(ranges.windows(2).all(|pair| pair[0].1 < pair[1].0), "{ranges:?}");
                 let length = |range: &Range| u64::from(range.1.min(high).saturating_sub(range.0));
                 drawn += ranges.iter().map(length).sum::<u64>();
-                recovery.sent(Outgoing { seq: FIRST, ack: ANSWERED, data: high, length: high }, now);
+                recovery.sent(outgoing(FIRST, high), now);
             }
             prop_assert!(recovery.deadline(WHOLE).is_some());
         }

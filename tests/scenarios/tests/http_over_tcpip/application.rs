@@ -6,7 +6,8 @@ use cloister_scenarios::Network;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
 
-use crate::rig::{Rig, Setup};
+use crate::pattern;
+use crate::rig::{Loss, Rig, Setup};
 
 const RING_IN: usize = 2048;
 const RING_OUT: usize = 16 * 1024;
@@ -27,9 +28,15 @@ fn ask(rig: &mut Rig, request: Request) {
 
 /// An image whose application has accepted one connection.
 fn accepted() -> (Rig, SocketHandle, Connection) {
-    let mut rig = Rig::bare(&Setup { site: b"sites", ..Setup::default() });
+    accepted_with(b"sites")
+}
+
+/// The same with this constant region.
+fn accepted_with(site: &'static [u8]) -> (Rig, SocketHandle, Connection) {
+    let mut rig = Rig::bare(&Setup { site, ..Setup::default() });
     ask(&mut rig, Request::Listen { port: 80 });
-    assert_eq!(hear(&mut rig, 10).last(), Some(&Reply::Network { address: [10, 0, 0, 2], constant: 5 }));
+    let constant = site.len() as u64;
+    assert_eq!(hear(&mut rig, 10).last(), Some(&Reply::Network { address: [10, 0, 0, 2], constant }));
     let handle = rig.connect();
     let heard = hear(&mut rig, 20);
     let [Reply::Accepted { connection, address: [10, 0, 0, 1], local_port: 80, .. }] = heard[..] else {
@@ -186,4 +193,26 @@ fn a_peer_that_is_gone_frees_its_connection() {
     assert_eq!(hear(&mut rig, 1), []);
     rig.wait(5);
     assert_eq!(hear(&mut rig, 10), [Reply::Closed { connection }]);
+}
+
+#[test]
+fn a_client_that_reads_nothing_for_minutes_gets_everything() {
+    let site = pattern(300_000).leak();
+    let (mut rig, handle, connection) = accepted_with(site);
+    let constant = Some(Constant { offset: 0, length: site.len() as u32 });
+    ask(&mut rig, Request::Send { connection, length: 0, constant, quiet: true });
+    // Of what fills its buffer much is lost, and sent again and again.
+    rig.lose(Loss { packets: 400_000, ..Loss::default() });
+    rig.wait(20);
+    rig.lose(Loss::default());
+    rig.wait(300);
+    let began = rig.nanoseconds;
+    let mut bytes = Vec::new();
+    while bytes.len() < site.len() {
+        assert!(rig.socket(handle).may_recv(), "{} bytes came", bytes.len());
+        bytes.extend(rig.take(handle));
+        hear(&mut rig, 1);
+    }
+    assert!(bytes == site);
+    assert!(rig.nanoseconds - began < 500_000_000, "all goes on as before");
 }

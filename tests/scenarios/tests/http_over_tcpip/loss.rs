@@ -70,3 +70,18 @@ fn lost_acknowledgements_hardly_slow_a_download_down() {
     let time = download(Offloads::all(), Loss { acks: 50_000, ..Loss::default() });
     assert!(time <= good + 40, "{time} ms instead of {good}");
 }
+
+#[test]
+fn nobody_is_busy_with_what_cannot_be_sent_again() {
+    let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+    let handle = rig.connect();
+    rig.send(handle, b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
+    rig.lose(Loss { frames: 1_000_000, ..Loss::default() });
+    rig.run(20);
+    rig.disconnect();
+    for _ in 0..1000 {
+        rig.advance(10_000_000);
+        rig.run(2);
+        assert_ne!(rig.sleeps(), Some(core::time::Duration::ZERO));
+    }
+}

@@ -248,10 +248,15 @@ impl Rig {
         self.link.longest
     }
 
-    /// The backend goes, and comes again.
-    pub fn reconnect(&mut self) {
+    /// The backend goes.
+    pub fn disconnect(&mut self) {
         self.link.server.replies.send(&Reply::Down).unwrap();
         self.step();
+    }
+
+    /// The backend goes, and comes again.
+    pub fn reconnect(&mut self) {
+        self.disconnect();
         self.link.up();
     }
 
