@@ -3,7 +3,8 @@
 //! Each case has a netfront of its own, on the way to a connection, in it, or on the way out. At one moment a node is written
 //! or removed, and stays so; or it is, and is set right again, several times. Whatever it holds: no panic, nothing asked for
 //! beyond the policy, no grant left, no log without end. While the link is down for it, the log says something; and when the
-//! node is right again, the link comes up by itself, carries frames both ways and is closed in order.
+//! node is right again, the link comes up by itself, carries frames both ways and is closed in order. The same for answers of
+//! XenStore: each failure of each kind of request, from each moment on.
 #![forbid(unsafe_code)]
 
 mod nodes;
@@ -14,7 +15,7 @@ use std::collections::BTreeMap;
 
 use cloister_caps::PAGE_SIZE;
 use cloister_interfaces::net::{Reply, Request};
-use cloister_interfaces::store::Action;
+use cloister_interfaces::store::{Action, Failure};
 
 use nodes::{Node, READ, UNREAD, Value, few_values, values};
 use world::World;
@@ -169,6 +170,20 @@ impl Case {
         (text(self.world.back.front()), text(self.world.back.directory()))
     }
 
+    /// From now on everybody behaves.
+    fn behave(&mut self, moment: Moment) {
+        self.world.back.deaf = false;
+        if moment == Moment::Early && self.states().1 == "1" {
+            self.world.back.set_state(&mut self.world.daemon, "2");
+        }
+        if !self.world.grants.held.is_empty() {
+            self.world.grants.release(0);
+        }
+        if self.world.back.connection.is_none() && self.up {
+            self.world.back.set_state(&mut self.world.daemon, "6");
+        }
+    }
+
     /// The link is up, carries frames both ways, and is closed.
     fn works(&mut self, case: &dyn Fn() -> String) {
         assert!(self.pass(RECOVERS, |case| case.up), "{}: not up: {}", case(), self.world.system.console());
@@ -184,6 +199,7 @@ impl Case {
         self.run();
         self.pass(20, |case| !case.up);
         assert!(!self.up && self.world.grants.granted.is_empty(), "{}: {}", case(), self.world.system.console());
+        assert!(!self.world.store.in_transaction(), "{}", case());
     }
 }
 
@@ -210,7 +226,6 @@ fn attempt(moment: Moment, node: Node, value: Option<&[u8]>, how: How) -> bool {
     };
     let (path, before) = (case.path(node), case.world.system.console().len());
     let right = case.world.daemon.get(&path);
-    let deaf = case.world.back.deaf;
     if node == Node::Back("state") {
         // Who writes it is the back end now.
         (case.world.back.connection, case.world.back.deaf) = (None, true);
@@ -242,24 +257,81 @@ fn attempt(moment: Moment, node: Node, value: Option<&[u8]>, how: How) -> bool {
             assert!(!node.told(value) || log.contains(node.name()), "{}: {log}", name());
         }
     }
-    // All is right again.
-    case.world.back.deaf = deaf && moment != Moment::Late;
     match node {
         Node::Back("state") => case.world.back.set_state(&mut case.world.daemon, "6"),
         _ if case.world.daemon.get(&path).as_deref() == value => case.set(&path, right.as_deref()),
         _ => {}
     }
-    if moment == Moment::Early && case.states().1 == "1" {
-        case.world.back.set_state(&mut case.world.daemon, "2");
-    }
-    if !case.world.grants.held.is_empty() {
-        case.world.grants.release(0);
-    }
-    if case.world.back.connection.is_none() && case.up {
-        case.world.back.set_state(&mut case.world.daemon, "6");
-    }
+    case.behave(moment);
     case.works(&name);
     up
+}
+
+/// Failures of XenStore, and the kinds of requests that fail.
+const FAILURES: [Failure; 8] = [
+    Failure::NotFound,
+    Failure::Access,
+    Failure::Policy,
+    Failure::Again,
+    Failure::TooLong,
+    Failure::Quota,
+    Failure::Timeout,
+    Failure::Other,
+];
+const KINDS: usize = 6;
+
+fn refuse<const KIND: usize, const FAILURE: usize>(action: &Action) -> Option<Failure> {
+    let kind = match action {
+        Action::Read(_) | Action::List(_) => 0,
+        Action::Write(..) | Action::Remove(_) => 1,
+        Action::Watch(..) => 2,
+        Action::Unwatch(..) => 3,
+        Action::Begin => 4,
+        Action::Commit => 5,
+        // A transaction that cannot be given up is the XenStore service's to end.
+        Action::Abort => KINDS,
+    };
+    (kind == KIND).then_some(FAILURES[FAILURE])
+}
+
+type Refuse = fn(&Action) -> Option<Failure>;
+
+macro_rules! refuse_each {
+    ($($kind:literal)*) => {
+        [$([
+            refuse::<$kind, 0>, refuse::<$kind, 1>, refuse::<$kind, 2>, refuse::<$kind, 3>,
+            refuse::<$kind, 4>, refuse::<$kind, 5>, refuse::<$kind, 6>, refuse::<$kind, 7>,
+        ]),*]
+    };
+}
+const REFUSE: [[Refuse; 8]; KINDS] = refuse_each!(0 1 2 3 4 5);
+
+/// XenStore fails so from a moment on, for some minutes; answers whether the link was up then.
+fn fails(moment: Moment, kind: usize, failure: usize) -> bool {
+    let mut case = Case::reach(moment).expect("a moment");
+    let name = || format!("{moment:?}, requests of kind {kind}: {:?}", FAILURES[failure]);
+    let before = case.world.system.console().len();
+    case.world.store.refuse = Some(REFUSE[kind][failure]);
+    case.pass(STANDS, |_| false);
+    let (up, log) = (case.up, case.world.system.console()[before..].to_string());
+    assert!(log.lines().count() <= LINES, "{}: {log}", name());
+    assert!(up || !log.is_empty() || moment == Moment::Held, "{}: nothing was said", name());
+    case.world.store.refuse = None;
+    case.behave(moment);
+    case.works(&name);
+    up
+}
+
+#[test]
+fn answers_of_xenstore() {
+    let mut counts = [[0; 2]; KINDS];
+    for moment in moments() {
+        for (kind, counts) in counts.iter_mut().enumerate() {
+            (0..FAILURES.len()).for_each(|failure| counts[usize::from(fails(moment, kind, failure))] += 1);
+        }
+    }
+    println!("reads, writes, watches, their ends, begins, commits: down and up {counts:?}");
+    assert_eq!(counts, [[374, 42], [376, 40], [80, 336], [24, 392], [288, 128], [368, 48]]);
 }
 
 /// Every moment that there is.
