@@ -10,6 +10,7 @@ use crate::host::Pause;
 use crate::script::{Bytes, Claim, Trace, World};
 
 /// Words of a ring's page (Xen `io/ring.h`).
+const REQ_PROD: usize = 0;
 const REQ_EVENT: usize = 4;
 const RSP_PROD: usize = 8;
 const FIRST_SLOT: usize = 64;
@@ -49,6 +50,24 @@ pub enum Number {
 pub enum RingStep {
     /// Responses to frames that were sent; that many.
     Sent(Number, i8, u8),
+    /// Responses as they should be to that many slots, extra infos among them.
+    Answered(u8),
+    /// A frame of so many slots as it should be, to be cut or not, of which only the first are written.
+    Long {
+        slots: u8,
+        segment: Option<u16>,
+        checked: bool,
+        last: u8,
+        written: u8,
+    },
+    /// An extra info in the next slot.
+    Extra {
+        kind: u8,
+        flags: u8,
+        size: u16,
+        segments: u8,
+        rest: [u8; 3],
+    },
     /// A response with a frame.
     Frame {
         id: Number,
@@ -70,6 +89,12 @@ pub enum RingStep {
     Lie(Bytes),
     /// tcpip sends a frame and gives a page back.
     Traffic(u8, u8),
+    /// tcpip sends a frame that is to be cut.
+    Cut {
+        page: u8,
+        length: u16,
+        segment: u16,
+    },
     /// An event storm: the front end runs that often for nothing.
     Storm(u8),
     /// Everybody runs.
@@ -89,6 +114,45 @@ impl Rings {
         let index = rings.load(base + RSP_PROD);
         rings.write(base + FIRST_SLOT + (index % 256) as usize * slot, response);
         rings.store(base + RSP_PROD, index.wrapping_add(1));
+    }
+
+    /// Responds to so many slots that were sent.
+    fn answer(&mut self, count: u8) {
+        let rings = self.0.rings.clone();
+        let mut extra = false;
+        for _ in 0..count {
+            let index = rings.load(RSP_PROD);
+            if index == rings.load(REQ_PROD) {
+                return;
+            }
+            let at = FIRST_SLOT + (index % 256) as usize * 12;
+            let (flags, id) = (rings.bytes(at + 6, 1)[0], rings.bytes(at + 8, 2));
+            let status: i16 = if extra { 1 } else { 0 };
+            self.respond(0, 12, &[&id[..], &status.to_le_bytes()].concat());
+            extra = !extra && flags & 8 != 0;
+        }
+    }
+
+    /// Writes the first `written` slots of a frame of `slots`.
+    fn long(&mut self, slots: u16, segment: Option<u16>, checked: bool, last: u8, written: usize) {
+        let rings = self.0.rings.clone();
+        let mut wire: Vec<Option<[u16; 3]>> = Vec::new();
+        for slot in 0..slots {
+            let more = if slot + 1 < slots { 4 } else { 0 };
+            let first = if slot > 0 { 0 } else { u16::from(checked) * 3 + u16::from(segment.is_some()) * 8 };
+            wire.push(Some([0, first | more, if more > 0 { 4096 } else { 60 + u16::from(last) }]));
+            if slot == 0 && segment.is_some() {
+                wire.push(None);
+            }
+        }
+        for slot in wire.into_iter().take(written) {
+            let id = (rings.load(PAGE_SIZE + RSP_PROD) % 256) as u16;
+            let bytes = match slot {
+                Some([offset, flags, length]) => [id, offset, flags, length].map(u16::to_le_bytes).concat(),
+                None => [[1, 0], segment.unwrap_or_default().to_le_bytes(), [1, 0], [0, 0]].concat(),
+            };
+            self.respond(PAGE_SIZE, 8, &bytes);
+        }
     }
 
     fn act(&mut self, step: RingStep) {
@@ -132,6 +196,19 @@ impl Rings {
                 self.0.rx_pool.write(usize::from(page) % usize::from(super::PAGES) * PAGE_SIZE, &bytes);
             }
             RingStep::Lie(Bytes(bytes)) => self.0.host.script.lie(&bytes),
+            RingStep::Answered(count) => self.answer(count % 64),
+            RingStep::Long { slots, segment, checked, last, written } => {
+                let slots = 1 + u16::from(slots % 20);
+                let whole = usize::from(slots) + 1;
+                // Mostly all of them.
+                let written = if written < 192 { whole } else { usize::from(written) % whole };
+                self.long(slots, segment, checked, last, written);
+            }
+            RingStep::Extra { kind, flags, size, segments, rest } => {
+                let ([s0, s1], [r0, r1, r2]) = (size.to_le_bytes(), rest);
+                self.respond(PAGE_SIZE, 8, &[kind, flags, s0, s1, segments, r0, r1, r2]);
+            }
+            RingStep::Cut { page, length, segment } => self.0.long(page.into(), length, segment),
             RingStep::Traffic(page, length) => self.0.traffic(page.into(), length.into()),
             RingStep::Storm(times) => (0..times).for_each(|_| self.0.host.call(self.0.service.as_mut())),
             RingStep::Settle => self.0.turns(40),

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloister_caps::{Fault, Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::{self, Grants};
-use cloister_interfaces::net::{Net, Reply, Request};
+use cloister_interfaces::net::{Net, Offloads, Reply, Request, Work as Sending};
 use cloister_interfaces::rules::Granted;
 use cloister_interfaces::store::{self, Store};
 use cloister_interfaces::{Memory, Service};
@@ -64,6 +64,8 @@ pub struct Bench {
 #[derive(Default)]
 pub struct Tcpip {
     pub up: bool,
+    /// The link cuts long segments.
+    cuts: bool,
     /// Pages of the tx-pool that are netfront's, by the first of each frame.
     sent: BTreeMap<u16, u16>,
     /// Pages of the rx-pool that are tcpip's.
@@ -71,11 +73,6 @@ pub struct Tcpip {
     /// Frames that came whole in one message.
     pub received: Vec<Vec<u8>>,
     pub downs: u32,
-}
-
-/// A request to send `length` bytes from page `page`; whatever else the interface says of frames is 0, which is nothing.
-fn transmit(page: u16, length: u16) -> Vec<u8> {
-    [[1, 0], page.to_le_bytes(), length.to_le_bytes(), [0, 0]].concat()
 }
 
 fn pages(offset: u16, length: u16) -> u16 {
@@ -88,6 +85,7 @@ impl Tcpip {
         match reply {
             Reply::Up { .. } | Reply::Down => {
                 self.up = matches!(reply, Reply::Up { .. });
+                self.cuts = matches!(reply, Reply::Up { offloads, .. } if offloads.contains(Offloads::SEGMENTS));
                 self.downs += u32::from(!self.up);
                 self.sent.clear();
                 self.held.clear();
@@ -239,12 +237,25 @@ impl Bench {
         panic!("it does not come to rest: {}", self.host.recorder.console());
     }
 
+    /// tcpip sends a frame, if those of its pages that the frame takes are free and the link does the work.
+    fn transmit(&mut self, page: u16, length: u16, work: Sending) {
+        let count = length.div_ceil(PAGE_SIZE as u16);
+        let free = self.tcpip.sent.iter().all(|(first, pages)| page + count <= *first || first + pages <= page);
+        let done = self.tcpip.cuts || !matches!(work, Sending::Segments(_));
+        let request = Request::Transmit { page, length, work };
+        if self.tcpip.up && free && done && page + count <= PAGES && self.net.send(&request) {
+            self.tcpip.sent.insert(page, count);
+        }
+    }
+
+    /// tcpip sends a long frame that is to be cut.
+    pub fn long(&mut self, page: u16, length: u16, segment: u16) {
+        self.transmit(page % PAGES, length.max(14), Sending::Segments(segment.max(1)));
+    }
+
     /// tcpip sends a frame, and gives back what it has received.
     pub fn traffic(&mut self, page: u16, length: u16) {
-        let (page, length) = (page % PAGES, 14 + length % 1500);
-        if self.tcpip.up && !self.tcpip.sent.contains_key(&page) && self.net.send_bytes(&transmit(page, length)) {
-            self.tcpip.sent.insert(page, 1);
-        }
+        self.transmit(page % PAGES, 14 + length % 1500, Sending::Nothing);
         if let Some(held) = self.tcpip.held.first().copied()
             && self.net.send_bytes(&[[2, 0], held.to_le_bytes(), [1, 0], [0, 0]].concat())
         {
@@ -280,8 +291,7 @@ impl Bench {
         assert!(self.tcpip.up, "the link does not come up: {}", self.host.recorder.console());
         let frame: Vec<u8> = (0..100).collect();
         self.tx_pool.write(3 * PAGE_SIZE, &frame);
-        assert!(self.net.send_bytes(&transmit(3, 100)));
-        self.tcpip.sent.insert(3, 1);
+        self.transmit(3, 100, Sending::Nothing);
         self.back.waiting.push_back(frame.clone().into());
         self.settle();
         assert_eq!(self.back.sent.last().map(|sent| &sent.bytes), Some(&frame));
