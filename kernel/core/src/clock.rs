@@ -3,7 +3,7 @@
 /// A consistent copy of `struct vcpu_time_info` (`xen.h`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TimeInfo {
-    /// The counter when the record was made.
+    /// The counter when the record was made; before zero, which is a number near 2^64, if that was before the counter began.
     pub tsc_timestamp: u64,
     /// Nanoseconds of system time at that moment.
     pub system_time: u64,
@@ -18,7 +18,7 @@ impl TimeInfo {
     /// processor's can be by a few ticks, reads as the record's own time.
     #[must_use]
     pub fn nanoseconds(&self, tsc: u64) -> u64 {
-        let ticks = u128::from(tsc.saturating_sub(self.tsc_timestamp));
+        let ticks = u128::from(tsc.wrapping_sub(self.tsc_timestamp).cast_signed().max(0).cast_unsigned());
         let shift = u32::from(self.shift.unsigned_abs()).min(63);
         let scaled = if self.shift >= 0 { ticks << shift } else { ticks >> shift };
         let elapsed = scaled.saturating_mul(u128::from(self.multiplier)) >> 32;
@@ -56,6 +56,13 @@ mod tests {
         assert_eq!(time.nanoseconds(1_000), 50);
         assert_eq!(time.nanoseconds(2_000), 1_050);
         assert_eq!(time.nanoseconds(10), 50);
+    }
+
+    /// Xen makes the records once a second, and a domain's counter begins with the domain.
+    #[test]
+    fn a_record_from_before_the_counter_began_counts_from_there() {
+        let time = TimeInfo { tsc_timestamp: 500_u64.wrapping_neg(), system_time: 50, multiplier: 1 << 31, shift: 1 };
+        assert_eq!((time.nanoseconds(0), time.nanoseconds(1_000)), (550, 1_550));
     }
 
     #[test]
