@@ -164,6 +164,7 @@ const FEATURE: &[&str] = &["response with something that was not negotiated"];
 const CHAIN: &[&str] = &["response with something that was not negotiated", "frame of too many slots"];
 const NO_COPY: &[&str] = &["the back end does not copy received frames"];
 const NONE: &[&str] = &[];
+const STORM: &[&str] = &["the back end sends events for nothing"];
 
 /// The scripts, in the order in which they are run.
 pub static SCRIPTS: &[Script] = &[
@@ -286,7 +287,7 @@ pub static SCRIPTS: &[Script] = &[
     script("flip-pages", "rewrites both ring pages whole", NONE, Attack::Flip(Ring::Tx, Words::Page, 1_500)),
     script("flip-payload", "rewrites frames while they are in use", NONE, Attack::Payload(2_000)),
     // Event channels.
-    script("storm", "events on both channels as fast as possible for 30 s", NONE, Attack::Storm(30_000)),
+    script("storm", "events on both channels as fast as possible for 30 s", STORM, Attack::Storm(30_000)),
     script("hang-up", "closes the event channels", NONE, Attack::HangUp),
     // XenStore.
     script("state-garbage", "its state is no number", NONE, Attack::Nodes(&[("state", Some("garbage"))])),
