@@ -3,7 +3,7 @@
 mod common;
 
 use cloister_policy::verify::{Against, verify};
-use common::image::{image, kernel, program};
+use common::image::{image, kernel, pack_all, program};
 use common::{Elf, headers, seal};
 
 /// The symbols of a program.
@@ -41,6 +41,24 @@ mod of_symbols {
         }
         assert!(with_symbol("cloister_interfaces::capability::GrantRule<S>::issue").is_empty());
         assert!(with_symbol("<cloister_interfaces::capability::Console as Write>::write_str").is_empty());
+    }
+
+    #[test]
+    fn data_that_has_no_bytes_is_compared_by_its_length() {
+        let own = || Elf { symbol: Some(("_start".to_owned(), 0x0200_1000)), ..program(1) };
+        let mut empty = own();
+        empty.parts[2].bytes.clear();
+        let file = pack_all(&kernel(), &[program(0), empty.clone(), program(2)]);
+        let errors = |elf: &Elf| {
+            let symbols = [("manager".to_owned(), elf.build())];
+            let verdict = verify(&file, &Against { symbols: &symbols, ..Against::default() }).unwrap();
+            verdict.findings.iter().filter(|finding| finding.is_error()).map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(errors(&empty), Vec::<String>::new());
+        empty.parts[2].memory_size += 1;
+        for other in [&empty, &own()] {
+            assert!(errors(other)[0].contains("they differ at 0x2003000"), "{:?}", errors(other));
+        }
     }
 
     #[test]

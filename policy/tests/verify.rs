@@ -3,7 +3,7 @@
 mod common;
 
 use cloister_policy::verify::{Against, Unusable, verify};
-use common::image::{image, kernel, policy};
+use common::image::{image, kernel, policy, program};
 use common::{Elf, Part};
 use proptest::prelude::*;
 
@@ -30,6 +30,23 @@ fn an_image_that_was_packed_holds() {
     let names: Vec<&str> = verdict.parts.iter().map(|part| part.name.as_str()).collect();
     assert_eq!(names, ["kernel", "driver", "manager", "store"]);
     assert!(verdict.text().ends_with("verified: the image is the policy that it carries\n"));
+}
+
+/// Data that begins as zeros has an address and no bytes in the image.
+#[test]
+fn a_program_refers_to_data_that_has_no_bytes_in_the_image_and_not_beyond() {
+    let errors_with = |target: u32| {
+        let mut empty = program(1);
+        empty.parts[2].bytes.clear();
+        // `mov eax, [rip + …]`, six bytes.
+        empty.parts[1].bytes[0x20..0x22].copy_from_slice(&[0x8B, 0x05]);
+        empty.parts[1].bytes[0x22..0x26].copy_from_slice(&(target - 0x1026).to_le_bytes());
+        errors(&common::image::pack_all(&kernel(), &[program(0), empty, program(2)]))
+    };
+    assert_eq!(errors_with(0x3000), Vec::<String>::new());
+    assert_eq!(errors_with(0x3000 + 0x1057), Vec::<String>::new());
+    let beyond = errors_with(0x3000 + 0x1058);
+    assert!(beyond.len() == 1 && beyond[0].contains("refers to 0x2004058, outside the program"), "{beyond:?}");
 }
 
 #[test]

@@ -77,8 +77,8 @@ pub(super) struct Program<'a> {
     pub service: &'a str,
     pub entry: u64,
     pub loads: Vec<&'a Load<'a>>,
-    /// Where each segment ends in memory, beyond its bytes in the image.
-    pub ends: Vec<u64>,
+    /// Where all its segments are in memory: beyond their bytes in the image, and also those that have none there.
+    pub memory: Vec<std::ops::Range<u64>>,
     pub kernel: std::ops::Range<u64>,
 }
 
@@ -190,8 +190,7 @@ impl Program<'_> {
     /// Addresses in compiled code lead to the program itself, and never to the kernel.
     fn check_references(&self, instruction: &Instruction, findings: &mut Vec<Finding>) {
         let at = instruction.ip();
-        let inside =
-            |address: u64| self.loads.iter().zip(&self.ends).any(|(load, end)| (load.address..*end).contains(&address));
+        let inside = |address: u64| self.memory.iter().any(|segment| segment.contains(&address));
         if matches!(instruction.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64) {
             let target = instruction.near_branch_target();
             let text = self

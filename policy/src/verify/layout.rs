@@ -98,7 +98,7 @@ pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict
         let base = ROOM * (index as u64 + 1);
         let own: Vec<Segment> =
             tables.segments().iter().filter(|segment| usize::from(segment.service) == index).collect();
-        let mut found = Vec::new();
+        let mut loads = Vec::new();
         let mut part = Part { name: name.to_owned(), hash: [0; 32], bytes: 0, text: 0 };
         let mut hash = Sha256::new();
         for segment in &own {
@@ -125,14 +125,15 @@ pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict
             hash.update(load.bytes);
             part.bytes += load.memory;
             part.text += if load.execute { load.memory } else { 0 };
-            found.push((load, segment.address.saturating_add(segment.memory_size)));
+            loads.push(load);
         }
         check_pages(name, &own, &mut verdict.findings);
         check_order(name, &own, &mut verdict.findings);
         part.hash = hash.finalize().into();
         verdict.parts.push(part);
-        let (loads, ends) = found.into_iter().unzip();
-        programs.push(Program { service: name, entry: service.entry, loads, ends, kernel: image.kernel_range() });
+        let memory = |segment: &Segment| segment.address..segment.address.saturating_add(segment.memory_size);
+        let memory = own.iter().map(memory).collect();
+        programs.push(Program { service: name, entry: service.entry, loads, memory, kernel: image.kernel_range() });
     }
     for region in tables.regions().iter().filter(|region| region.kind == RegionKind::ImageData) {
         if let Some(at) = image.rest().iter().position(|load| load.physical == region.image) {
