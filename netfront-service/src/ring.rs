@@ -273,10 +273,10 @@ mod tests {
     /// near one of them or at a boundary of 32 bits.
     #[test]
     fn claims_round_the_wrap_of_the_indices() {
+        let (memory, mut ring) = ring();
         let (mut possible, mut impossible) = (0, 0);
         for first in (0..600).map(|back: u32| 300u32.wrapping_sub(back)) {
             for outstanding in [0, 1, 2, 128, 255, 256] {
-                let (memory, mut ring) = ring();
                 (ring.rsp_cons, ring.published) = (first, first.wrapping_add(outstanding));
                 ring.req_prod = ring.published;
                 let near = [0, 1, 2, 127, 128, 254, 255, 256, 257, u32::MAX, u32::MAX - 255, 1 << 31, (1 << 31) - 1];

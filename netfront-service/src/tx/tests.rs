@@ -118,7 +118,7 @@ fn work_that_was_not_offered_is_refused() {
 
 #[test]
 fn frames_are_sent_across_the_wrap_of_the_indices() {
-    for before in 240..=256u32 {
+    for before in (240..=256u32).step_by(if cfg!(miri) { 8 } else { 1 }) {
         let (memory, mut transmit) = transmit(128);
         for round in 0..before + 40 {
             if round == before {
