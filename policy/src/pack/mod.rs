@@ -11,6 +11,7 @@ use cloister_caps::tables::{Segment, TableError, Tables};
 use crate::Checked;
 use crate::emit::{self, Placement};
 use crate::plan::{self, PROGRAM_ROOM};
+use crate::verify::deflated;
 use elf::Load;
 use write::Piece;
 
@@ -209,7 +210,9 @@ pub fn pack_with(
     pieces.insert(0, Piece::data(tables_address, blob));
     patched.extend(pieces);
     patched.sort_by_key(|piece| piece.physical_address);
-    write::write(kernel.entry, &patched, note, extras)
+    let [sbom, unsafe_uses] = [extras.sbom, extras.unsafe_uses].map(|json| json.map(deflated));
+    let extras = Extras { sbom: sbom.as_deref(), unsafe_uses: unsafe_uses.as_deref() };
+    write::write(kernel.entry, &patched, note, &extras)
 }
 
 fn tables(policy: &Checked, placement: &Placement) -> Result<Vec<u8>, PackError> {

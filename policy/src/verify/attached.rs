@@ -1,6 +1,10 @@
 //! What the packer attaches to an image in sections that no segment loads: the seal, the SBOM and the inventory of
 //! `unsafe`. They cost the guest no memory, and the kernel does not know of them.
 
+use std::io::Read;
+
+use flate2::Compression;
+use flate2::read::{ZlibDecoder, ZlibEncoder};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -9,9 +13,9 @@ use super::{Finding, Verdict};
 
 /// SHA-256 of the file, with its own bytes taken as zeros.
 pub(crate) const SEAL: &str = ".cloister.seal";
-/// The bill of materials: CycloneDX, JSON.
+/// The bill of materials: CycloneDX, JSON, compressed.
 pub(crate) const SBOM: &str = ".cloister.sbom";
-/// Where `unsafe` is written: JSON, see `docs/verify.md`.
+/// Where `unsafe` is written: JSON, compressed; see `docs/verify.md`.
 pub(crate) const UNSAFE: &str = ".cloister.unsafe";
 
 /// What an image carries about its own making.
@@ -45,7 +49,7 @@ pub(crate) const COUNTS: [&str; 4] = ["blocks", "functions", "traits", "implemen
 pub(super) fn check(image: &Image<'_>, verdict: &mut Verdict) {
     check_seal(image.file, &mut verdict.findings);
     match section(image.file, SBOM) {
-        Some((_, bytes)) => match read_sbom(bytes) {
+        Some((_, bytes)) => match inflated(bytes).as_deref().and_then(read_sbom) {
             Some((text, components)) => {
                 verdict.inventory.sbom = Some(text);
                 verdict.inventory.components = components;
@@ -55,7 +59,7 @@ pub(super) fn check(image: &Image<'_>, verdict: &mut Verdict) {
         None => verdict.findings.push(Finding::notice("attached", "the image carries no SBOM")),
     }
     match section(image.file, UNSAFE) {
-        Some((_, bytes)) => match read_unsafe(bytes) {
+        Some((_, bytes)) => match inflated(bytes).as_deref().and_then(read_unsafe) {
             Some(uses) => verdict.inventory.unsafe_uses = uses,
             None => {
                 verdict.findings.push(Finding::error("attached", "the inventory of `unsafe` cannot be read"));
@@ -86,6 +90,24 @@ pub(crate) fn sealed(file: &[u8], seal: usize) -> Option<[u8; 32]> {
     hash.update([0; 32]);
     hash.update(file.get(seal.checked_add(32)?..)?);
     Some(hash.finalize().into())
+}
+
+/// The largest inventory that is read, in bytes.
+const LARGEST: u64 = 16 << 20;
+
+/// An inventory as it is attached: a zlib stream (RFC 1950), as `cargo-auditable` attaches its own.
+pub(crate) fn deflated(json: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(json, Compression::best());
+    let mut out = Vec::new();
+    // Neither the slice nor the vector can fail.
+    let _ = encoder.read_to_end(&mut out);
+    out
+}
+
+fn inflated(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    ZlibDecoder::new(bytes).take(LARGEST).read_to_end(&mut out).ok()?;
+    Some(out)
 }
 
 fn read_sbom(bytes: &[u8]) -> Option<(String, Vec<String>)> {
@@ -137,4 +159,20 @@ fn read_unsafe(bytes: &[u8]) -> Option<Vec<UnsafeUse>> {
         })
     };
     value.get("crates")?.as_array()?.iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inventory_comes_back_as_it_was_and_nothing_else_is_one() {
+        let json = br#"{"format":"cloister-unsafe","version":1,"crates":[]}"#.repeat(40);
+        let small = deflated(&json);
+        assert!(small.len() * 4 < json.len());
+        assert_eq!(inflated(&small), Some(json.clone()));
+        assert_eq!((inflated(&json), inflated(&small[..small.len() - 5])), (None, None));
+        let bomb = deflated(&vec![b' '; LARGEST as usize + 1]);
+        assert_eq!(inflated(&bomb).map(|bytes| bytes.len() as u64), Some(LARGEST));
+    }
 }

@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use image::Image;
 
 pub use attached::{Inventory, UnsafeUse};
-pub(crate) use attached::{SBOM, SEAL, UNSAFE, sealed};
+pub(crate) use attached::{SBOM, SEAL, UNSAFE, deflated, sealed};
 
 /// The largest image that is read.
 pub const MAX_IMAGE: u64 = 256 << 20;
