@@ -155,6 +155,17 @@ mod tests {
         assert_eq!(free.take(8), Some(Gfn(0)));
     }
 
+    #[test]
+    fn what_is_taken_from_the_edge_of_a_range_costs_no_place_in_the_list() {
+        let mut free = FreeMemory::new();
+        let taken = 3 * MAX_RANGES as u64;
+        free.add(Frames { start: 0, end: taken + 5 });
+        for frame in 0..taken {
+            assert_eq!(free.take(1), Some(Gfn(frame)));
+        }
+        assert_eq!((free.total(), free.ranges.len()), (5, 1));
+    }
+
     proptest! {
         #[test]
         fn no_frame_is_given_twice(

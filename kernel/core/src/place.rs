@@ -140,3 +140,17 @@ fn shares(tables: &Tables<'_>, free: &mut FreeMemory, reserve: u64, places: &mut
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It is the last line of a machine that cannot start.
+    #[test]
+    fn an_error_says_what_is_missing_and_how_much() {
+        let memory = PlaceError::TooLittleMemory { region: 7, needs: 300, free: 20 }.to_string();
+        assert!(["region 7 ", "300 adjacent", "20 are free"].iter().all(|part| memory.contains(part)), "{memory}");
+        assert!(PlaceError::ModuleUnaligned.to_string().contains("page boundary"));
+        assert!(PlaceError::NoXenStore.to_string().contains("XenStore"));
+    }
+}

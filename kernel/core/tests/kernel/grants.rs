@@ -134,6 +134,24 @@ fn a_back_end_maps_what_its_rule_allows_in_the_place_of_its_own_page() {
         assert_eq!(end(&mut bench, "rx-pages", 5), Status::WrongState);
     }
     assert_eq!(issue(&mut bench, "rx-pages", 5, 3), Status::Done, "ours again");
+    assert_eq!(end(&mut bench, "rx-pages", 5), Status::Done, "as what it is now: granted, not mapped");
+    assert!(bench.machine.granted.is_empty());
+}
+
+#[test]
+fn of_two_pages_that_are_mapped_each_is_ended_by_itself() {
+    let mut bench = Bench::new(&narrow());
+    bench.machine.back_end = true;
+    for (page, theirs) in [(5, 77), (6, 78)] {
+        assert_eq!(
+            bench.status("grant-manager", "rx-pages", Operation::GrantIssue, [page, 3, theirs, 0]),
+            Status::Done
+        );
+    }
+    for (page, left) in [(5, 1), (6, 0)] {
+        assert_eq!(end(&mut bench, "rx-pages", page), Status::Done);
+        assert_eq!(bench.machine.mapped.len(), left);
+    }
 }
 
 #[test]
