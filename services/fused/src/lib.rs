@@ -116,6 +116,7 @@ where
     let Inside { system, caps, part, rung } = inside;
     // A region that only its owner writes is given once: the first time.
     let own = caps();
+    own.console.line(format_args!("all services in one program: for measurements"));
     let mut wiring = Wiring::new(system, own.queues, part);
     let (control_store, store_of_control) = wiring.queue::<Store>(service::CONTROL, service::XENSTORE, 8);
     let (netfront_store, store_of_netfront) = wiring.queue::<Store>(service::NETFRONT, service::XENSTORE, 8);
