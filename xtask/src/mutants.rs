@@ -17,7 +17,7 @@ const PACKAGES: [(&str, &[&str], &[&str]); 4] = [
     ("caps", &[], &["caps"]),
     ("kernel-core", &[], &["kernel-core"]),
     ("grant-manager", &[], &["grant-manager"]),
-    ("netfront", &["ring.rs", "tx.rs", "rx.rs", "handshake/*.rs"], &["netfront"]),
+    ("netfront", &["ring.rs", "pages.rs", "pace.rs", "tx.rs", "rx.rs", "handshake/*.rs"], &["netfront"]),
 ];
 
 #[derive(Args)]
@@ -56,6 +56,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         // Fewer cases than usual: each property is tried on every change, and what twenty cases do not notice counts as
         // unnoticed.
         command.env("PROPTEST_CASES", "20").env("CARGO_PROFILE_DEV_DEBUG", "0");
+        // What one change made fail must not help to notice the next.
+        command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1");
+        // What the tests stand on is built once, not again in the copy of the tree that each run makes.
+        command.env("CARGO_TARGET_DIR", target_folder().join("mutants/target"));
         command.status().context("cargo-mutants cannot be run")?;
         summary.push(format!("{name}: {}", Count::read(&output.join("mutants.out"))?));
     }
