@@ -6,6 +6,7 @@ mod events;
 mod faults;
 mod grants;
 mod machine;
+mod places;
 mod random;
 mod refusals;
 mod usage;

@@ -1,0 +1,77 @@
+//! Where the regions of the shipped policy come to be.
+
+use cloister_caps::tables::{Region, RegionKind};
+use cloister_caps::{Gfn, PAGE_SIZE};
+use cloister_kernel_core::memory::{Frames, FreeMemory};
+use cloister_kernel_core::place::{Given, LARGE, PlaceError, Places, place};
+
+use crate::machine::{shipped, tables};
+
+/// The frames of a guest with so many MiB.
+fn ram(mib: u64) -> Frames {
+    Frames { start: 0x400, end: (mib << 20) / PAGE_SIZE as u64 }
+}
+
+/// Each region beside its place, in so much memory, with the module at this address.
+fn placed(ram: Frames, module: u64) -> Result<Vec<(Region, Places, usize)>, PlaceError> {
+    let tables = tables(&shipped());
+    let mut free = FreeMemory::new();
+    free.add(ram);
+    let given =
+        Given { module: Some((module, 5_000)), command_line: Some((Gfn(7), 40)), xenstore: Some(Gfn(0xF_EFFC)) };
+    let places = place(&tables, &mut free, &given, 100)?;
+    Ok(tables.regions().iter().enumerate().map(|(index, region)| (region, places.clone(), index)).collect())
+}
+
+#[test]
+fn each_region_is_where_its_kind_says_and_as_long() {
+    // So much that what is large finds room at a multiple of its size.
+    let (ram, mut taken, mut large) = (ram(1024), 0, 0);
+    for (region, places, index) in placed(ram, 0x20_0000).unwrap() {
+        let place = places[index];
+        let is = (place.frame.0, place.pages, place.length);
+        match region.kind {
+            RegionKind::Fixed | RegionKind::Share => {
+                let amount = if region.kind == RegionKind::Fixed { u64::from(region.amount) } else { place.pages };
+                assert_eq!((place.pages, place.length), (amount, amount * PAGE_SIZE as u64));
+                assert!(place.frame.0 >= ram.start && place.frame.0 + place.pages <= ram.end);
+                let aligned = place.frame.0.is_multiple_of(LARGE);
+                assert!(aligned || place.pages < LARGE, "{is:?}");
+                large += usize::from(place.pages >= LARGE);
+                taken += place.pages;
+            }
+            RegionKind::Module => assert_eq!(is, (0x200, 2, 5_000)),
+            RegionKind::CommandLine => assert_eq!(is, (7, 1, 40)),
+            RegionKind::XenStoreRing => assert_eq!(is, (0xF_EFFC, 1, PAGE_SIZE as u64)),
+            RegionKind::ImageData => assert_eq!(is.2, region.image_length),
+        }
+    }
+    assert!(large > 0 && taken <= ram.count() - 100, "{large} {taken}");
+}
+
+#[test]
+fn shares_are_by_weight_and_within_their_limits() {
+    let ram = ram(64);
+    let all = placed(ram, 0x20_0000).unwrap();
+    let shares: Vec<_> = all.iter().filter(|(region, ..)| region.kind == RegionKind::Share).collect();
+    let fixed = all.iter().filter(|(region, ..)| region.kind == RegionKind::Fixed);
+    let used: u64 = fixed.map(|(region, ..)| u64::from(region.amount)).sum();
+    let minima: u64 = shares.iter().map(|(region, ..)| u64::from(region.minimum)).sum();
+    let weights: u64 = shares.iter().map(|(region, ..)| u64::from(region.amount)).sum();
+    let spare = ram.count() - used - 100 - minima;
+    let mut largest = (0, 0);
+    for (region, places, index) in shares {
+        let (least, most) = (u64::from(region.minimum), u64::from(region.maximum));
+        let wants = least + spare * u64::from(region.amount) / weights;
+        let (wants, got) = (wants.clamp(least, most), places[*index].pages);
+        // One that comes late finds what lies between the others.
+        assert!((least..=wants).contains(&got), "{got} of {wants}");
+        largest = largest.max((wants, got));
+    }
+    assert!(largest.0 > 0 && largest.0 == largest.1, "the first has what it is to have: {largest:?}");
+}
+
+#[test]
+fn a_module_that_begins_within_a_page_is_refused() {
+    assert_eq!(placed(ram(64), 0x20_0010).unwrap_err(), PlaceError::ModuleUnaligned);
+}
