@@ -20,12 +20,27 @@ fn a_back_end_that_is_slow_to_connect_is_waited_for() {
     let mut world = World::bare(64);
     world.back.deaf = true;
     world.back.create(&mut world.daemon);
-    for _ in 0..50 {
+    for second in 0..50 {
         world.pass(1_000);
+        assert_eq!(world.front("state").as_deref(), Some("4"), "{second}");
     }
-    assert_eq!((world.replies(), world.front("state").as_deref()), (vec![], Some("4")));
+    assert_eq!(world.replies(), []);
     world.back.deaf = false;
     world.settle();
+    assert_eq!(world.replies(), [UP]);
+}
+
+#[test]
+fn a_state_that_no_watch_tells_of_is_found_by_looking() {
+    let mut world = World::bare(64);
+    world.back.deaf = true;
+    world.back.create(&mut world.daemon);
+    world.settle();
+    world.store.lose_watches();
+    world.back.deaf = false;
+    world.settle();
+    assert_eq!((world.replies(), world.back.connection.is_some()), (vec![], true));
+    world.pass(5_000);
     assert_eq!(world.replies(), [UP]);
 }
 
@@ -511,10 +526,11 @@ fn pages_that_are_held_are_asked_for_again() {
     world.settle();
     world.pass(2_000);
     assert!(world.system.console().contains("still holds pages"));
-    world.pass(290_000);
+    world.pass(30_000);
     world.grants.held.clear();
-    assert_eq!(world.replies(), [Reply::Down]);
     world.pass(20_000);
+    assert_eq!(world.replies(), [Reply::Down], "not again and again");
+    world.pass(280_000);
     assert_eq!(world.replies(), [UP]);
     assert_eq!(world.system.console().matches("still holds pages").count(), 1);
 }

@@ -237,8 +237,6 @@ impl Ledger {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
     #[test]
     fn whatever_a_back_end_writes_pages_are_conserved(
         steps in prop::collection::vec((0u8..11, any::<u32>(), any::<u16>(), any::<u16>(), any::<i16>()), 1..60)

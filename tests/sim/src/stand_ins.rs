@@ -33,6 +33,11 @@ impl<S: System> StoreService<S> {
         self.transaction.is_some()
     }
 
+    /// Forgets the watches, and says nothing of it.
+    pub fn lose_watches(&mut self) {
+        self.watches.clear();
+    }
+
     /// Tells of a change, as for a watch that was made before this store took over.
     pub fn tell(&mut self, token: u16) {
         // With no room the client has enough to look at.
