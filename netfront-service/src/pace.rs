@@ -129,6 +129,16 @@ mod tests {
     }
 
     #[test]
+    fn a_look_between_puts_the_next_one_off_for_nobody() {
+        let mut pace = Pace::default();
+        while !pace.looked(true, false, Some(at(0)), || unreachable!()) {}
+        let next = pace.deadline();
+        pace.looked(false, true, Some(at(500)), || unreachable!());
+        pace.looked(true, true, Some(at(999)), || unreachable!());
+        assert_eq!((next, pace.deadline()), (Some(at(1_000)), next));
+    }
+
+    #[test]
     fn after_a_storm_events_are_let_in_again() {
         let mut pace = Pace::default();
         second(&mut pace, 1, u64::MAX);
