@@ -349,8 +349,11 @@ mod tests {
 
     #[test]
     fn rings_fit_their_regions_whatever_their_sizes() {
+        // Miri, for which each connection is a thousand times dearer, is shown the small ones.
+        let largest = if cfg!(miri) { 65_536 } else { 1 << 31 };
         let sizes = [0, 1, 2047, 2048, 4096, 65_536, 100_000, 1 << 20, 3 << 20, 1 << 25, 1 << 31];
-        for (stream_in, stream_out) in sizes.into_iter().flat_map(|size| sizes.map(|other| (size, other))) {
+        let pairs = sizes.into_iter().flat_map(|size| sizes.map(|other| (size, other)));
+        for (stream_in, stream_out) in pairs.filter(|pair| pair.0.max(pair.1) <= largest) {
             let layout = Layout::of(stream_in, stream_out);
             assert!((1..=MAX_CONNECTIONS).contains(&layout.connections));
             let (mut end_in, mut end_out) = (0, 0);
