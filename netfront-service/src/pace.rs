@@ -105,6 +105,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a second in steps of a microsecond, of arithmetic alone")]
     fn a_storm_costs_a_few_looks_and_is_tried_again() {
         let mut pace = Pace::default();
         let runs = second(&mut pace, 1, u64::MAX);
@@ -112,6 +113,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a second in steps of a microsecond, of arithmetic alone")]
     fn a_storm_beside_traffic_is_looked_at_every_millisecond() {
         let mut pace = Pace::default();
         let runs = second(&mut pace, 1, 3);
@@ -119,6 +121,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a second in steps of a microsecond, of arithmetic alone")]
     fn events_that_say_something_are_all_let_in() {
         let mut pace = Pace::default();
         assert_eq!(second(&mut pace, 1, 1), 100_000);
@@ -139,6 +142,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a second in steps of a microsecond, of arithmetic alone")]
     fn after_a_storm_events_are_let_in_again() {
         let mut pace = Pace::default();
         second(&mut pace, 1, u64::MAX);

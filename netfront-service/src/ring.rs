@@ -272,6 +272,7 @@ mod tests {
     /// Every number of requests without a response, at every place round the wrap of the indices, and every claim that is
     /// near one of them or at a boundary of 32 bits.
     #[test]
+    #[cfg_attr(miri, ignore = "61,200 claims, of arithmetic alone")]
     fn claims_round_the_wrap_of_the_indices() {
         let (memory, mut ring) = ring();
         let (mut possible, mut impossible) = (0, 0);

@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn days_follow_each_other() {
         let day = |days: u64| HttpDate(days * 86_400).to_string()[5..7].parse::<u64>().unwrap();
-        for days in 0..40_000 {
+        for days in (0..40_000).step_by(if cfg!(miri) { 997 } else { 1 }) {
             assert!(day(days + 1) == day(days) + 1 || (day(days) >= 28 && day(days + 1) == 1));
         }
         assert!(HttpDate(u64::MAX).to_string().ends_with("GMT"));
