@@ -114,7 +114,9 @@ fn a_burst_of_300_frames_is_answered_to_the_last() {
     let mut world = World::connected();
     world.back.waiting.extend((0..300u16).map(|number| number.to_le_bytes().repeat(49).into()));
     let (mut answered, mut free): (Vec<Vec<u8>>, Vec<u16>) = (Vec::new(), (0..PAGES).collect());
+    let mut rounds = 0..300;
     while answered.len() < 300 {
+        assert!(rounds.next().is_some(), "only {} came back", answered.len());
         world.settle();
         for reply in world.replies() {
             match reply {

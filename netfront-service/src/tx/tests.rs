@@ -96,6 +96,7 @@ fn what_tcpip_may_not_send() {
     }
     assert_eq!(transmit.in_flight(), 0);
     assert_eq!(transmit.submit(2, 4096, Work::Nothing), Ok(()));
+    assert_eq!(transmit.submit(3, 14, Work::Nothing), Ok(()), "a header alone");
     assert_eq!(transmit.submit(2, 60, Work::Nothing), Err(Refusal::Owner));
     assert_eq!(transmit.submit(0, 8193, long), Err(Refusal::Owner), "its last page is taken");
     assert_eq!(transmit.submit(0, 8192, long), Ok(()));
