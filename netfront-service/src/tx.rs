@@ -207,10 +207,13 @@ impl<M: Memory> Transmit<M> {
             }
             let frame = self.frames.get_mut(usize::from(page)).ok_or(Violation::Id)?;
             frame.unanswered = frame.unanswered.checked_sub(1).ok_or(Violation::Id)?;
-            if status != 0 {
-                let oddity = if status < 0 { Oddity::NotSent } else { Oddity::Status };
-                self.odd |= oddity as u8;
-                self.dropped = self.dropped.saturating_add(u64::from(status < 0));
+            match status {
+                0 => {}
+                ..0 => {
+                    self.odd |= Oddity::NotSent as u8;
+                    self.dropped = self.dropped.saturating_add(1);
+                }
+                _ => self.odd |= Oddity::Status as u8,
             }
             if frame.unanswered == 0 {
                 let pages = frame.pages();

@@ -175,6 +175,24 @@ fn a_frame_is_given_back_once_when_all_its_slots_have_a_response() {
 }
 
 #[test]
+fn what_a_response_says_of_a_frame() {
+    for (status, odd, dropped) in [
+        (0, 0, 0),
+        (-1, Oddity::NotSent as u8, 1),
+        (i16::MIN, Oddity::NotSent as u8, 1),
+        (2, Oddity::Status as u8, 0),
+        (i16::MAX, Oddity::Status as u8, 0),
+    ] {
+        let (memory, mut transmit) = transmit(128);
+        transmit.submit(0, 60, Work::Nothing).expect("a frame");
+        transmit.publish();
+        respond(&memory, 0, status);
+        assert_eq!(transmit.reap(), Ok(Some(0)));
+        assert_eq!((transmit.odd, transmit.dropped), (odd, dropped), "{status}");
+    }
+}
+
+#[test]
 fn a_page_inside_a_frame_and_a_frame_that_waits_have_no_response() {
     let (memory, mut transmit) = transmit(128);
     transmit.submit(10, 8193, Work::Segments(1448)).expect("a frame");
@@ -276,6 +294,25 @@ fn events_are_rare_but_never_missing_when_pages_are() {
         respond(&memory, page, 0);
     }
     assert_eq!(transmit.rest(false), Ok(true));
+}
+
+/// Of each frame one slot has no response: waiting for a quarter of the pool would be waiting for what cannot come.
+#[test]
+fn an_event_is_for_no_more_than_is_missing_when_pages_are() {
+    for (frames, ahead) in [(6, 32), (7, 7), (8, 8)] {
+        let (memory, mut transmit) = transmit(128);
+        for frame in 0..frames {
+            transmit.submit(frame * 16, u16::MAX, Work::Segments(1448)).expect("a frame");
+        }
+        transmit.publish();
+        for frame in 0..frames {
+            respond(&memory, frame * 16, NULL);
+            (0..15).for_each(|_| respond(&memory, frame * 16, 0));
+        }
+        assert_eq!(transmit.reap(), Ok(None));
+        assert_eq!(transmit.rest(false), Ok(false));
+        assert_eq!(memory.load(12) - memory.load(8), ahead, "{frames} frames of 16 pages");
+    }
 }
 
 /// An event a page would be sixteen for 64 KB.
