@@ -272,11 +272,10 @@ mod tests {
     /// Every number of requests without a response, at every place round the wrap of the indices, and every claim that is
     /// near one of them or at a boundary of 32 bits.
     #[test]
-    #[cfg_attr(miri, ignore = "61,200 claims, of arithmetic alone")]
     fn claims_round_the_wrap_of_the_indices() {
         let (memory, mut ring) = ring();
         let (mut possible, mut impossible) = (0, 0);
-        for first in (0..600).map(|back: u32| 300u32.wrapping_sub(back)) {
+        for first in (0..600).step_by(if cfg!(miri) { 97 } else { 1 }).map(|back: u32| 300u32.wrapping_sub(back)) {
             for outstanding in [0, 1, 2, 128, 255, 256] {
                 (ring.rsp_cons, ring.published) = (first, first.wrapping_add(outstanding));
                 ring.req_prod = ring.published;
@@ -291,7 +290,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!((possible, impossible), (17_544, 43_656));
+        assert_eq!((possible, impossible), if cfg!(miri) { (197, 517) } else { (17_544, 43_656) });
     }
 
     proptest! {

@@ -147,7 +147,7 @@ fn a_device_that_vanishes_is_not_written_to_and_found_again() {
 /// device is connected to.
 #[test]
 fn a_device_may_vanish_at_any_moment() {
-    for moment in 0..120 {
+    for moment in (0..120).step_by(if cfg!(miri) { 29 } else { 1 }) {
         let mut world = World::bare(64);
         world.back.create(&mut world.daemon);
         for _ in 0..moment {
@@ -457,7 +457,7 @@ fn why_a_node_of_the_device_cannot_be_read_is_told_once() {
         let mut world = World::bare(64);
         world.store.refuse = Some(refuse);
         world.back.create(&mut world.daemon);
-        (0..60).for_each(|_| world.pass(10_000));
+        (0..if cfg!(miri) { 6 } else { 60 }).for_each(|_| world.pass(10_000));
         assert_eq!(world.system.console().matches(text).count(), 1, "{}", world.system.console());
         assert_eq!(world.system.console().lines().count(), 1, "{}", world.system.console());
         world.store.refuse = None;

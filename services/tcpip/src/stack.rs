@@ -591,7 +591,7 @@ mod tests {
 
     #[test]
     fn sockets_leave_room_in_the_smallest_heap_and_in_larger_ones() {
-        for stream_out in (64 * 1024..1 << 26).step_by(4096) {
+        for stream_out in (64 * 1024..1 << 26).step_by(if cfg!(miri) { 997 * 4096 } else { 4096 }) {
             let heap = (stream_out / 2 * 5).max(256 * 1024);
             assert!(socket_budget(stream_out) + 128 * 1024 <= heap, "{stream_out}");
             assert!(socket_budget(stream_out) >= 128 * 1024);

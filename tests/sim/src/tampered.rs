@@ -121,7 +121,7 @@ impl Tampered {
 
     fn note_write(&self, offset: usize, length: usize) {
         let mut seen = self.seen.borrow_mut();
-        for at in offset..offset + length {
+        while let Some(at) = seen.range(offset..offset + length).next().copied() {
             seen.remove(&at);
         }
     }
