@@ -1,10 +1,7 @@
 //! What is read from XenStore, parsed strictly: nothing is stripped, and what is not exactly in form is refused.
 
 use cloister_caps::DomId;
-use cloister_interfaces::store::{MAX_PATH, Path};
-
-/// The longest back-end path; the names of its nodes must still fit behind it.
-const LONGEST_BACKEND: usize = MAX_PATH - 40;
+use cloister_interfaces::store::Path;
 
 /// `enum xenbus_state` (Xen `io/xenbus.h`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,7 +59,7 @@ impl State {
 /// A decimal number without sign, blanks or leading zeros, at most `most`.
 #[must_use]
 pub fn number(text: &[u8], most: u32) -> Option<u32> {
-    if text.is_empty() || text.len() > 10 || (text.len() > 1 && text.starts_with(b"0")) {
+    if text.is_empty() || (text.len() > 1 && text.starts_with(b"0")) {
         return None;
     }
     let value = text.iter().try_fold(0u32, |value, byte| match byte {
@@ -120,10 +117,11 @@ pub fn mac(text: &[u8]) -> Option<[u8; 6]> {
     (unicast && mac != [0; 6]).then_some(mac)
 }
 
-/// The back end's directory: `/local/domain/<peer>/backend/vif/<domain>/<handle>`.
+/// The back end's directory: `/local/domain/<peer>/backend/vif/<domain>/<handle>`. What is in form leaves room for the
+/// names of its nodes.
 #[must_use]
 pub fn backend(text: &[u8], peer: DomId) -> Option<Path> {
-    let text = core::str::from_utf8(text).ok().filter(|text| text.len() <= LONGEST_BACKEND)?;
+    let text = core::str::from_utf8(text).ok()?;
     let mut parts = text.strip_prefix("/local/domain/")?.split('/');
     let id = domain(parts.next()?.as_bytes())?;
     let in_form = id == peer
@@ -191,8 +189,24 @@ mod tests {
         }
     }
 
+    /// With its longest node, `feature-split-event-channels`.
+    #[test]
+    fn the_longest_path_of_the_back_end_has_room_behind_it() {
+        let longest = "/local/domain/32751/backend/vif/32751/255";
+        let path = backend(longest.as_bytes(), DomId(32751)).expect("in form");
+        assert!(path.remaining_capacity() > "/feature-split-event-channels".len());
+        for longer in [format!("{longest}0"), longest.replace("255", "256"), longest.replace("vif/32751", "vif/32752")]
+        {
+            assert_eq!(backend(longer.as_bytes(), DomId(32751)), None, "{longer}");
+        }
+    }
+
     #[test]
     fn limits_of_numbers() {
+        assert_eq!(number(b"4294967295", u32::MAX), Some(u32::MAX));
+        for more in ["4294967296", "42949672950", "18446744073709551616"] {
+            assert_eq!(number(more.as_bytes(), u32::MAX), None, "{more}");
+        }
         assert_eq!(domain(b"32751"), Some(DomId(0x7FEF)));
         assert_eq!(domain(b"32752"), None);
         assert_eq!((mtu(b"67"), mtu(b"68"), mtu(b"65535"), mtu(b"65536")), (None, Some(68), Some(65535), None));

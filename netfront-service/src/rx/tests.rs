@@ -72,6 +72,18 @@ fn a_page_goes_to_tcpip_and_back_on_the_ring_round_and_round() {
     }
 }
 
+#[test]
+fn a_response_that_came_while_the_event_was_asked_for_is_not_slept_over() {
+    let (memory, mut receive) = receive(3);
+    answer(&memory, 0, 60);
+    assert_eq!(take(&mut receive), Ok(Some((vec![run(0, 0, 60)], false))));
+    assert_eq!((take(&mut receive), receive.rest(), memory.load(RX + 12)), (Ok(None), Ok(false), 2));
+    answer(&memory, 0, 60);
+    assert_eq!(receive.rest(), Ok(true));
+    memory.store(RX + 8, 4);
+    assert_eq!(receive.rest(), Err(Violation::Producer));
+}
+
 /// The indices go from 2^32 - 1 to 0 in the midst of a frame, of an extra info, and between two frames.
 #[test]
 fn frames_come_across_the_wrap_of_the_indices() {

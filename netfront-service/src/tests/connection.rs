@@ -122,6 +122,7 @@ fn a_closing_back_end_is_followed_and_connected_to_again() {
         world.settle_with(false);
         assert_eq!((world.replies().pop(), world.front("state").as_deref()), (Some(Reply::Down), Some("6")));
         assert!(world.grants.granted.is_empty());
+        assert!(!world.system.console().contains("lost by"), "{}", world.system.console());
         world.pass(1_100);
         assert_eq!(world.replies(), [UP]);
         world.transmit(0, &[2; 60]);

@@ -3,6 +3,7 @@
 mod connection;
 mod frames;
 mod hostile;
+mod services;
 mod world;
 
 use cloister_caps::{Operation, PAGE_SIZE};
