@@ -58,7 +58,7 @@ pub struct Netfront<S, M> {
     next_id: u16,
     /// The rings are in use.
     up: bool,
-    /// tcpip knows of this connection.
+    /// tcpip knows of this connection: it is up, and of no former one tcpip is yet to learn the end.
     told: bool,
     /// tcpip is yet to learn that the last one ended.
     owe_down: bool,
@@ -380,7 +380,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
 
     /// Whether all that there is to do is to move frames: then the time does not matter, and is not asked for.
     fn only_moves_frames(&self, notifications: Notifications) -> bool {
-        let steady = self.up && self.told && !self.owe_down && self.close == Close::Open;
+        let steady = self.told && self.close == Close::Open;
         // None: a deadline has come.
         let due = notifications == Notifications::default();
         steady && !due && !self.store.notified(notifications) && !self.grants.notified(notifications)
@@ -434,7 +434,7 @@ impl<S: System, M: Memory> Service for Netfront<S, M> {
         }
         self.requests();
         self.tell();
-        if self.up && self.told {
+        if self.told {
             match self.frames() {
                 Ok(found) => {
                     self.publish();

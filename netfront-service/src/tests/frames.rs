@@ -115,6 +115,50 @@ fn a_whole_frame_is_not_said_to_be_checked() {
     assert_eq!(world.received(), [(tcp_frame(1514, 1), false)]);
 }
 
+/// Buffers are announced on the channel of their ring, or on the one there is.
+#[test]
+fn each_ring_is_announced_on_its_channel_alone() {
+    for (split, of_rx) in [(true, RX_PORT), (false, TX_PORT)] {
+        let mut world = World::bare(64);
+        world.back.features.retain(|(name, _)| split || name != "feature-split-event-channels");
+        world.back.create(&mut world.daemon);
+        world.settle();
+        assert_eq!(world.replies(), [UP]);
+        let sends = |world: &World| -> Vec<_> {
+            let calls = world.system.take_calls().into_iter();
+            calls.filter(|call| call.1 == Operation::PortSend).map(|call| call.0).collect()
+        };
+        sends(&world);
+        world.transmit(0, &[1; 60]);
+        world.settle();
+        assert_eq!(sends(&world), [TX_PORT], "split: {split}");
+        world.back.waiting.push_back(vec![2; 60].into());
+        world.settle();
+        assert_eq!(world.received().len(), 1);
+        // It wants to be told of the next buffer (`req_event`).
+        world.rings.store(PAGE_SIZE + 4, world.rings.load(PAGE_SIZE) + 1);
+        world.settle();
+        assert_eq!(sends(&world), [of_rx], "split: {split}");
+    }
+}
+
+/// The back end writes them between the look at the rings and the rest: that look finds none, and no event will tell.
+#[test]
+fn responses_that_come_just_before_the_rest_are_taken_at_once() {
+    for (frames, received) in [(0, 1), (16, 0), (16, 1)] {
+        let mut world = World::connected();
+        (0..frames).for_each(|page| world.transmit(page, &[1; 60]));
+        world.wake();
+        world.back.waiting.extend((0..received).map(|_| vec![2; 60].into()));
+        let granted = &world.grants.granted;
+        world.back.run(&mut world.daemon, &|reference| granted.get(&reference).cloned());
+        world.script.lie(&[129, frames as u8, 129, received]);
+        world.storm();
+        world.wake();
+        assert_eq!(world.replies().len(), usize::from(frames) + usize::from(received));
+    }
+}
+
 /// A burst of which Unikraft loses a part.
 #[test]
 fn a_burst_of_300_frames_is_answered_to_the_last() {

@@ -105,13 +105,17 @@ fn what_a_back_end_may_do_and_should_not_is_told_once() {
     (0..6).for_each(|page| world.transmit(page, &[1; 60]));
     world.settle();
     world.back.connection = None;
-    for (page, status) in [(0u16, -1i16), (1, -2), (2, 2), (3, i16::MAX)] {
-        respond(&world, 0, 12, &[page.to_le_bytes(), status.to_le_bytes()].concat());
-    }
+    let sent = |world: &World, page: u16, status: i16| {
+        respond(world, 0, 12, &[page.to_le_bytes(), status.to_le_bytes()].concat());
+    };
+    [(0, -1), (1, -2), (2, 2), (3, i16::MAX)].map(|(page, status)| sent(&world, page, status));
     for (id, status) in [(0u16, -1i16), (1, 0), (2, 13), (3, i16::MIN), (4, 1)] {
         let fields = [id.to_le_bytes(), [0; 2], [0; 2], status.to_le_bytes()];
         respond(&world, PAGE_SIZE, 8, &fields.concat());
     }
+    world.storm();
+    world.settle();
+    [(4, -1), (5, 2)].map(|(page, status)| sent(&world, page, status));
     world.storm();
     world.settle();
     for text in [
@@ -122,10 +126,10 @@ fn what_a_back_end_may_do_and_should_not_is_told_once() {
     ] {
         assert_eq!(world.system.console().matches(text).count(), 1, "{text}: {}", world.system.console());
     }
-    assert_eq!(world.replies().len(), 4, "the frames to send come back");
+    assert_eq!(world.replies().len(), 6, "the frames to send come back");
     world.back.set_state(&mut world.daemon, "6");
     world.settle();
-    let lost = "lost by this back end: 2 slots to send, 5 received frames";
+    let lost = "lost by this back end: 3 slots to send, 5 received frames";
     assert!(world.system.console().contains(lost), "{}", world.system.console());
 }
 
@@ -201,6 +205,38 @@ fn a_storm_of_events_is_held_back_and_frames_come_through_it() {
     world.back.waiting.push_back(frame.clone().into());
     world.settle();
     assert_eq!(world.received(), [(frame, false)]);
+}
+
+/// On one channel as on both.
+#[test]
+fn a_storm_on_one_channel_is_held_back_too() {
+    for bit in [TX_BIT, RX_BIT] {
+        let mut world = World::connected();
+        let before = world.wakes;
+        for _ in 0..1_000 {
+            world.bells.set(1 << bit);
+            world.settle();
+        }
+        assert_eq!(world.wakes - before, 32, "channel {bit}");
+    }
+}
+
+/// Frames are not moved yet, so that nothing holds the events back, and the service is never woken by the time alone.
+#[test]
+fn a_storm_before_the_connection_stands_hides_no_time_out() {
+    let mut world = World::bare(64);
+    world.back.deaf = true;
+    world.back.create(&mut world.daemon);
+    world.settle();
+    for _ in 0..70 {
+        world.now += 1_000_000_000;
+        world.system.set_now(world.now);
+        for _ in 0..4 {
+            world.storm();
+            world.turn(false);
+        }
+    }
+    assert!(world.system.console().contains("the back end does not connect"), "{}", world.system.console());
 }
 
 /// Who has which page, as far as tcpip can tell.

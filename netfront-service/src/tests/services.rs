@@ -1,4 +1,7 @@
-//! What the XenStore service and the grant manager say, late or otherwise than expected.
+//! What the XenStore service, the grant manager and the kernel say, late or otherwise than expected.
+
+use cloister_caps::{DomId, Status};
+use cloister_interfaces::capability::Port;
 
 use super::*;
 
@@ -31,4 +34,39 @@ fn an_answer_that_comes_too_late_is_none_to_a_later_question() {
             );
         }
     }
+}
+
+/// What was asked of the ports.
+fn port_calls(world: &World) -> Vec<(cloister_caps::Slot, Operation)> {
+    let calls = world.system.take_calls().into_iter().map(|(slot, operation, _)| (slot, operation));
+    calls.filter(|call| matches!(call.1, Operation::PortOpen | Operation::PortClose)).collect()
+}
+
+#[test]
+fn ports_that_a_former_self_left_open_are_closed_and_opened() {
+    let mut world = World::bare(64);
+    for (slot, bit) in [(TX_PORT, TX_BIT), (RX_PORT, RX_BIT)] {
+        Port::new(world.system.clone(), slot, bit).open(DomId(0)).expect("a port");
+    }
+    world.back.create(&mut world.daemon);
+    port_calls(&world);
+    world.settle();
+    assert_eq!(world.replies(), [UP]);
+    let anew = |slot| [(slot, Operation::PortOpen), (slot, Operation::PortClose), (slot, Operation::PortOpen)];
+    assert_eq!(port_calls(&world), [anew(TX_PORT), anew(RX_PORT)].concat());
+}
+
+#[test]
+fn ports_that_cannot_be_opened_end_the_attempt() {
+    let mut world = World::bare(64);
+    world.back.create(&mut world.daemon);
+    let fault = Status::NotPermitted.into_result().expect_err("a fault");
+    world.system.answer(move |_, operation, _| if operation == Operation::PortOpen { Err(fault) } else { Ok([0; 2]) });
+    for _ in 0..100 {
+        world.bells.set(u64::MAX);
+        world.turn(true);
+    }
+    assert!(world.system.console().contains("the event channels could not be opened"), "{}", world.system.console());
+    assert_eq!((world.replies(), port_calls(&world)), (vec![], vec![(TX_PORT, Operation::PortOpen)]));
+    assert!(world.grants.granted.is_empty());
 }
