@@ -108,14 +108,17 @@ fn what_a_back_end_may_do_and_should_not_is_told_once() {
     let sent = |world: &World, page: u16, status: i16| {
         respond(world, 0, 12, &[page.to_le_bytes(), status.to_le_bytes()].concat());
     };
-    [(0, -1), (1, -2), (2, 2), (3, i16::MAX)].map(|(page, status)| sent(&world, page, status));
+    for (page, status) in [(0, -1), (1, -2), (2, 2), (3, i16::MAX)] {
+        sent(&world, page, status);
+    }
     for (id, status) in [(0u16, -1i16), (1, 0), (2, 13), (3, i16::MIN), (4, 1)] {
         let fields = [id.to_le_bytes(), [0; 2], [0; 2], status.to_le_bytes()];
         respond(&world, PAGE_SIZE, 8, &fields.concat());
     }
     world.storm();
     world.settle();
-    [(4, -1), (5, 2)].map(|(page, status)| sent(&world, page, status));
+    sent(&world, 4, -1);
+    sent(&world, 5, 2);
     world.storm();
     world.settle();
     for text in [

@@ -16,7 +16,9 @@ fn an_answer_that_comes_too_late_is_none_to_a_later_question() {
     for moment in 1..20 {
         let mut world = World::bare(64);
         world.back.create(&mut world.daemon);
-        (0..moment).for_each(|_| drop((world.wake(), world.grants.run(), world.store.run(&mut world.daemon))));
+        for _ in 0..moment {
+            world.turn(false);
+        }
         settle_without_store(&mut world);
         for _ in 0..20 {
             world.now += 1_000_000_000;
