@@ -497,3 +497,6 @@ impl Step {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

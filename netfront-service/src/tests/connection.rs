@@ -323,6 +323,7 @@ fn close_without_a_device_is_answered_too() {
     world.ask(Request::Close);
     world.settle();
     assert_eq!(world.replies(), [Reply::Down]);
+    assert!(!world.system.console().contains("closing"), "there is nothing to close");
 }
 
 #[test]

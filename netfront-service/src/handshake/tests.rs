@@ -1,0 +1,328 @@
+//! The state machine alone: each command in its place, and what comes of every answer to it.
+
+use cloister_interfaces::store::Failure;
+
+use super::*;
+
+const BACKEND_PATH: &str = "/local/domain/0/backend/vif/7/0";
+
+/// A machine, whose commands are carried out as they are on a machine where all is well, but for what a test says.
+struct Walk {
+    handshake: Handshake,
+    now: Instant,
+    backend: &'static str,
+    /// Answers to the commands that this names, instead of carrying them out.
+    refuse: fn(&Command) -> Option<Failure>,
+    /// The pages that a former back end holds, by rule.
+    held: [u16; 3],
+    /// Every command that was carried out.
+    done: Vec<Command>,
+}
+
+impl Walk {
+    fn new() -> Walk {
+        let rules = [0, 1, 2].map(|rule| Granted { rule, pages: 4 });
+        Walk {
+            handshake: Handshake::new(rules, true),
+            now: Instant(1_000_000_000),
+            backend: BACKEND_PATH,
+            refuse: |_| None,
+            held: [0; 3],
+            done: Vec::new(),
+        }
+    }
+
+    fn up() -> Walk {
+        let mut walk = Walk::new();
+        walk.run();
+        assert!(walk.handshake.is_up(), "{:?}", walk.done);
+        walk.done.clear();
+        walk
+    }
+
+    fn command(&mut self) -> Option<Command> {
+        self.handshake.command(self.now)
+    }
+
+    /// The next command, after those that the test does not want, which are carried out.
+    fn until(&mut self, wanted: impl Fn(&Command) -> bool) -> Command {
+        for _ in 0..400 {
+            let command = self.command().expect("a command");
+            if wanted(&command) {
+                return command;
+            }
+            self.carry_out(command);
+        }
+        panic!("no such command: {:?}", self.done);
+    }
+
+    /// Carries out what is to be done now.
+    fn run(&mut self) {
+        for _ in 0..400 {
+            let Some(command) = self.command() else { return };
+            self.carry_out(command);
+        }
+        panic!("there is no end of commands");
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        let Walk { handshake, now, .. } = self;
+        match &command {
+            Command::Store(action) => {
+                let result = (self.refuse)(&command).map_or_else(|| Ok(self.carried_out(action)), Err);
+                self.handshake.answered(result, self.now);
+            }
+            Command::Grants(grants::Request::Issue { rule, count, .. }) => {
+                let reference = GrantRef(1000 * (1 + u32::from(*rule)));
+                handshake.granted(grants::Reply::Issued { rule: *rule, reference, count: *count }, *now);
+            }
+            Command::Grants(grants::Request::End { rule }) => {
+                handshake.granted(grants::Reply::Ended { rule: *rule, held: self.held[usize::from(*rule)] }, *now);
+            }
+            Command::Ports { .. } => handshake.ports(Some((EvtchnPort(10), EvtchnPort(11))), *now),
+            Command::ResetRings | Command::Start { .. } | Command::Stop => {}
+        }
+        self.done.push(command);
+    }
+
+    /// What is read where all is well.
+    fn carried_out(&self, action: &Action) -> Value {
+        let Action::Read(path) = action else { return Value::new() };
+        let text = match path.rsplit_once('/').expect("a path").1 {
+            "backend-id" => "0",
+            "backend" => self.backend,
+            "mac" => "00:16:3e:11:22:33",
+            "mtu" => "1500",
+            "state" if path.starts_with(DEVICE) => "1",
+            "state" => match self.handshake.step {
+                Step::AwaitInit => "2",
+                Step::AwaitClosing => "6",
+                _ => "4",
+            },
+            _ => "1",
+        };
+        value(text)
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.handshake.tick(self.now);
+    }
+
+    fn told(&mut self) -> Vec<&'static str> {
+        self.handshake.take_notes().iter().map(|note| note.text).collect()
+    }
+}
+
+fn is_read(command: &Command, name: &str) -> bool {
+    matches!(command, Command::Store(Action::Read(path)) if path.ends_with(name))
+}
+
+fn is_state_of_backend(command: &Command) -> bool {
+    is_read(command, "/state") && !is_read(command, &format!("{DEVICE}/state"))
+}
+
+/// The node and the text of a command that writes.
+fn written(command: &Command) -> Option<(&str, String)> {
+    let Command::Store(Action::Write(path, value)) = command else { return None };
+    Some((path, String::from_utf8(value.to_vec()).expect("text")))
+}
+
+fn has_answer(command: &Command) -> bool {
+    matches!(command, Command::Store(_) | Command::Grants(_))
+}
+
+#[test]
+fn what_could_not_be_sent_is_given_again() {
+    let mut walk = Walk::new();
+    while !walk.handshake.is_up() {
+        let command = walk.command().expect("a command");
+        if has_answer(&command) {
+            walk.handshake.unsent();
+            assert_eq!(walk.command().as_ref(), Some(&command));
+        }
+        walk.carry_out(command);
+    }
+    // A look at the device, and then at the back end.
+    walk.handshake.changed(OWN, walk.now);
+    for name in ["device/vif/0/backend", "vif/7/0/state"] {
+        let command = walk.command().expect("a command");
+        assert!(is_read(&command, name), "{command:?}");
+        walk.handshake.unsent();
+        assert_eq!(walk.command().as_ref(), Some(&command));
+        walk.carry_out(command);
+    }
+    assert_eq!(walk.command(), None);
+}
+
+#[test]
+fn the_keys_are_published_in_one_transaction_and_nothing_else() {
+    let mut walk = Walk::new();
+    walk.until(|command| *command == Command::Store(Action::Begin));
+    walk.handshake.unsent();
+    walk.done.clear();
+    walk.until(|command| *command == Command::Store(Action::Commit));
+    let keys: Vec<_> = walk.done.iter().filter_map(written).collect();
+    let expected = [
+        ("tx-ring-ref", "1000"),
+        ("rx-ring-ref", "1001"),
+        ("event-channel-tx", "10"),
+        ("event-channel-rx", "11"),
+        ("request-rx-copy", "1"),
+        ("feature-rx-notify", "1"),
+        ("feature-no-csum-offload", "0"),
+        ("feature-sg", "1"),
+        ("feature-gso-tcpv4", "1"),
+    ];
+    let expected = expected.map(|(name, text)| (format!("{DEVICE}/{name}"), text.to_string()));
+    assert_eq!(keys.iter().map(|(path, text)| (path.to_string(), text.clone())).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn what_is_waited_for_in_vain_is_told_for_what_it_is() {
+    for (state, why) in [("1", "the back end offers no connection"), ("2", "the back end does not connect")] {
+        let mut walk = Walk::new();
+        for _ in 0..100 {
+            let Some(command) = walk.command() else { break };
+            if is_state_of_backend(&command) {
+                walk.handshake.answered(Ok(value(state)), walk.now);
+            } else {
+                walk.carry_out(command);
+            }
+        }
+        walk.pass(CONNECT_TIME - Duration::from_nanos(1));
+        assert_eq!(walk.told(), [""; 0]);
+        walk.pass(Duration::from_nanos(1));
+        assert_eq!((walk.told(), walk.command()), (vec![why], Some(Command::Stop)));
+    }
+}
+
+/// The XenStore service may be started anew under a connection.
+#[test]
+fn a_connection_outlives_a_question_that_has_no_answer() {
+    let mut walk = Walk::up();
+    walk.handshake.changed(BACKEND, walk.now);
+    let question = walk.command().expect("a question");
+    assert!(is_state_of_backend(&question));
+    walk.pass(ANSWER_TIME);
+    assert_eq!((walk.handshake.is_up(), walk.command(), walk.told()), (true, None, vec![]));
+    assert_eq!(walk.handshake.deadline(), Some(walk.now + POLL));
+    walk.pass(POLL);
+    assert_eq!(walk.command(), Some(question));
+}
+
+#[test]
+fn a_connection_is_taken_down_though_nobody_answers() {
+    let mut walk = Walk::up();
+    walk.handshake.violated("a violation", walk.now);
+    let mut asked = Vec::new();
+    while walk.handshake.step != Step::Rest {
+        if let Some(command) = walk.command() {
+            asked.push(command);
+        }
+        let before = walk.handshake.deadline().expect("a limit");
+        walk.pass(before.since(walk.now));
+        assert!(asked.len() < 20, "{asked:?}");
+    }
+    let texts: Vec<_> = asked.iter().filter_map(written).map(|(_, text)| text).collect();
+    assert_eq!(texts, ["a violation", "5", "6"]);
+    let ends: Vec<_> = asked.iter().filter(|command| matches!(command, Command::Grants(_))).collect();
+    assert_eq!(ends.len(), 3, "{asked:?}");
+}
+
+#[test]
+fn only_what_is_held_is_asked_for_again() {
+    let mut walk = Walk::new();
+    walk.held = [0, 2, 0];
+    walk.run();
+    assert_eq!(walk.told(), ["a former back end still holds pages; waiting for them"]);
+    walk.done.clear();
+    walk.pass(FREE_TIME);
+    walk.run();
+    assert_eq!(walk.done, [Command::Grants(grants::Request::End { rule: 1 })]);
+    walk.held = [0; 3];
+    walk.pass(FREE_TIME);
+    walk.run();
+    assert!(walk.handshake.is_up());
+}
+
+#[test]
+fn one_back_end_is_watched_at_a_time_and_once() {
+    let watch = |path: &str| Command::Store(Action::Watch(Path::from(path).expect("a path"), BACKEND));
+    let unwatch = |path: &str| Command::Store(Action::Unwatch(Path::from(path).expect("a path"), BACKEND));
+    let is_watch = |command: &&Command| matches!(command, Command::Store(Action::Watch(..) | Action::Unwatch(..)));
+    let (first, second) = ("/local/domain/0/backend/vif/7/0/state", "/local/domain/0/backend/vif/8/0/state");
+    let again = |walk: &mut Walk| {
+        walk.done.clear();
+        walk.handshake.violated("a violation", walk.now);
+        walk.run();
+        walk.pass(Duration::from_secs(60));
+        walk.run();
+        assert!(walk.handshake.is_up());
+        walk.done.iter().filter(is_watch).cloned().collect::<Vec<_>>()
+    };
+    let mut walk = Walk::new();
+    walk.run();
+    assert_eq!(walk.done.iter().filter(is_watch).nth(1), Some(&watch(first)));
+    assert_eq!(again(&mut walk), []);
+    walk.backend = "/local/domain/0/backend/vif/8/0";
+    assert_eq!(again(&mut walk), [unwatch(first), watch(second)]);
+    assert_eq!(again(&mut walk), []);
+}
+
+#[test]
+fn no_transaction_is_given_up_that_was_committed() {
+    let mut walk = Walk::up();
+    walk.handshake.violated("a violation", walk.now);
+    walk.run();
+    assert!(!walk.done.contains(&Command::Store(Action::Abort)), "{:?}", walk.done);
+}
+
+#[test]
+fn conflicts_are_tried_again_sixteen_times_and_other_failures_never() {
+    let conflict: fn(&Command) -> Option<Failure> =
+        |command| (*command == Command::Store(Action::Commit)).then_some(Failure::Again);
+    let quota: fn(&Command) -> Option<Failure> =
+        |command| (*command == Command::Store(Action::Commit)).then_some(Failure::Quota);
+    for (refuse, begun) in [(conflict, 17), (quota, 1)] {
+        let mut walk = Walk::new();
+        walk.refuse = refuse;
+        walk.run();
+        let begins = walk.done.iter().filter(|command| **command == Command::Store(Action::Begin)).count();
+        assert_eq!((begins, walk.told()), (begun, vec!["XenStore refused a step of the connection"]));
+    }
+}
+
+/// Whatever XenStore refuses to change, there is no connection without it.
+#[test]
+fn no_step_is_passed_over_that_was_refused() {
+    type Refuse = fn(&Command) -> Option<Failure>;
+    let refused = "XenStore refused a step of the connection";
+    let cases: [(Refuse, &str); 6] = [
+        (|command| written(command).filter(|written| written.1 == "1").map(|_| Failure::Access), refused),
+        (|command| (*command == Command::Store(Action::Begin)).then_some(Failure::Other), refused),
+        (
+            |command| written(command).filter(|written| written.0.ends_with("feature-sg")).map(|_| Failure::Quota),
+            refused,
+        ),
+        (|command| written(command).filter(|written| written.1 == "4").map(|_| Failure::Access), refused),
+        (
+            |command| matches!(command, Command::Store(Action::Watch(_, BACKEND))).then_some(Failure::Quota),
+            "the back end cannot be watched",
+        ),
+        (
+            |command| matches!(command, Command::Store(Action::Watch(_, OWN))).then_some(Failure::Quota),
+            "the network device cannot be watched",
+        ),
+    ];
+    for (case, (refuse, why)) in cases.into_iter().enumerate() {
+        let mut walk = Walk::new();
+        walk.refuse = refuse;
+        walk.run();
+        assert_eq!((walk.told(), walk.handshake.step), (vec![why], Step::Rest), "case {case}");
+        walk.refuse = |_| None;
+        walk.pass(Duration::from_secs(1));
+        walk.run();
+        assert!(walk.handshake.is_up(), "case {case}");
+    }
+}
