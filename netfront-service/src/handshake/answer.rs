@@ -218,7 +218,6 @@ impl Handshake {
         }
         match (self.step, seen) {
             (Step::AwaitClosing, Seen::Gone | Seen::State(State::Closing | State::Closed)) => self.after_closing(now),
-            (Step::AwaitClosing, _) => {}
             (_, Seen::Gone) => self.fail("the back end is gone", now),
             (Step::AwaitInit, Seen::State(State::InitWait)) => self.advance(now),
             (Step::AwaitConnected, Seen::State(State::Connected)) => {

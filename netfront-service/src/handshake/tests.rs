@@ -13,6 +13,8 @@ struct Walk {
     backend: &'static str,
     /// Answers to the commands that this names, instead of carrying them out.
     refuse: fn(&Command) -> Option<Failure>,
+    /// What stands in nodes, by the ends of their paths, in place of what does where all is well.
+    nodes: Vec<(&'static str, Result<&'static str, Failure>)>,
     /// The pages that a former back end holds, by rule.
     held: [u16; 3],
     /// Every command that was carried out.
@@ -27,6 +29,7 @@ impl Walk {
             now: Instant(1_000_000_000),
             backend: BACKEND_PATH,
             refuse: |_| None,
+            nodes: Vec::new(),
             held: [0; 3],
             done: Vec::new(),
         }
@@ -69,7 +72,7 @@ impl Walk {
         let Walk { handshake, now, .. } = self;
         match &command {
             Command::Store(action) => {
-                let result = (self.refuse)(&command).map_or_else(|| Ok(self.carried_out(action)), Err);
+                let result = (self.refuse)(&command).map_or_else(|| self.carried_out(action), Err);
                 self.handshake.answered(result, self.now);
             }
             Command::Grants(grants::Request::Issue { rule, count, .. }) => {
@@ -85,9 +88,11 @@ impl Walk {
         self.done.push(command);
     }
 
-    /// What is read where all is well.
-    fn carried_out(&self, action: &Action) -> Value {
-        let Action::Read(path) = action else { return Value::new() };
+    fn carried_out(&self, action: &Action) -> Result<Value, Failure> {
+        let Action::Read(path) = action else { return Ok(Value::new()) };
+        if let Some((_, found)) = self.nodes.iter().find(|(name, _)| path.ends_with(name)) {
+            return found.map(value);
+        }
         let text = match path.rsplit_once('/').expect("a path").1 {
             "backend-id" => "0",
             "backend" => self.backend,
@@ -101,7 +106,7 @@ impl Walk {
             },
             _ => "1",
         };
-        value(text)
+        Ok(value(text))
     }
 
     fn pass(&mut self, time: Duration) {
@@ -182,14 +187,11 @@ fn the_keys_are_published_in_one_transaction_and_nothing_else() {
 fn what_is_waited_for_in_vain_is_told_for_what_it_is() {
     for (state, why) in [("1", "the back end offers no connection"), ("2", "the back end does not connect")] {
         let mut walk = Walk::new();
-        for _ in 0..100 {
-            let Some(command) = walk.command() else { break };
-            if is_state_of_backend(&command) {
-                walk.handshake.answered(Ok(value(state)), walk.now);
-            } else {
-                walk.carry_out(command);
-            }
-        }
+        walk.nodes.push(("vif/7/0/state", Ok(state)));
+        walk.run();
+        // To look after the device is not to wait longer.
+        walk.handshake.changed(OWN, walk.now);
+        walk.run();
         walk.pass(CONNECT_TIME - Duration::from_nanos(1));
         assert_eq!(walk.told(), [""; 0]);
         walk.pass(Duration::from_nanos(1));
@@ -216,13 +218,14 @@ fn a_connection_is_taken_down_though_nobody_answers() {
     let mut walk = Walk::up();
     walk.handshake.violated("a violation", walk.now);
     let mut asked = Vec::new();
+    let mut turns = 0..40;
     while walk.handshake.step != Step::Rest {
+        assert!(turns.next().is_some(), "{asked:?}");
         if let Some(command) = walk.command() {
             asked.push(command);
         }
         let before = walk.handshake.deadline().expect("a limit");
         walk.pass(before.since(walk.now));
-        assert!(asked.len() < 20, "{asked:?}");
     }
     let texts: Vec<_> = asked.iter().filter_map(written).map(|(_, text)| text).collect();
     assert_eq!(texts, ["a violation", "5", "6"]);
@@ -325,4 +328,135 @@ fn no_step_is_passed_over_that_was_refused() {
         walk.run();
         assert!(walk.handshake.is_up(), "case {case}");
     }
+}
+
+#[test]
+fn what_a_node_of_the_device_says() {
+    let up: (Step, Vec<&str>) = (Step::Running, vec![]);
+    let rest = |text| (Step::Rest, vec![text]);
+    for (name, found, (step, told)) in [
+        ("/mtu", Err(Failure::NotFound), up.clone()),
+        ("/mtu", Ok("garbage"), rest("not in form")),
+        ("/online", Err(Failure::NotFound), up.clone()),
+        ("/online", Ok("0"), rest("no network device; waiting for one")),
+        ("/online", Ok("garbage"), (Step::Running, vec!["not in form; taken as 1"])),
+        ("device/vif/0/state", Err(Failure::NotFound), up.clone()),
+        ("device/vif/0/state", Ok("6"), up),
+        ("device/vif/0/state", Ok("4"), rest("closing a connection left open")),
+        ("device/vif/0/state", Ok("garbage"), (Step::Running, vec!["not in form; taken as closed"])),
+        ("/mac", Err(Failure::NotFound), rest("no network device; waiting for one")),
+        ("/backend-id", Err(Failure::Policy), rest("the policy refuses it")),
+    ] {
+        let mut walk = Walk::new();
+        walk.nodes.push((name, found));
+        walk.run();
+        assert_eq!((walk.handshake.step, walk.told()), (step, told), "{name} {found:?}");
+    }
+}
+
+#[test]
+fn an_mtu_is_bounded_by_what_is_sent() {
+    for (found, mtu) in [(Err(Failure::NotFound), 1500), (Ok("68"), 68), (Ok("1400"), 1400), (Ok("9000"), 1500)] {
+        let mut walk = Walk::new();
+        walk.nodes.push(("/mtu", found));
+        walk.run();
+        assert_eq!(walk.handshake.identity(), ([0, 0x16, 0x3e, 0x11, 0x22, 0x33], mtu));
+    }
+}
+
+/// What was read may be of two devices.
+#[test]
+fn a_device_that_changes_while_it_is_read_is_read_anew() {
+    for (name, times) in [("/backend-id", 1), ("/backend", 2), ("/mac", 2), ("/device/vif/0/state", 2)] {
+        let mut walk = Walk::new();
+        walk.until(|command| is_read(command, name.trim_start_matches("/device/")));
+        walk.handshake.changed(OWN, walk.now);
+        walk.handshake.unsent();
+        walk.run();
+        assert!(walk.handshake.is_up());
+        let reads = walk.done.iter().filter(|command| is_read(command, "/backend-id")).count();
+        assert_eq!(reads, times, "{name}");
+    }
+}
+
+#[test]
+fn what_the_state_of_the_back_end_says() {
+    let gone = (Err(Failure::NotFound), "the back end is gone");
+    let closes = [(Ok("5"), "the back end closes"), (Ok("6"), "the back end closes")];
+    let over = ["0", "1", "2", "3"].map(|state| (Ok(state), "the back end has started over"));
+    let running = closes.into_iter().chain(over).chain([gone]);
+    let cases = running.map(|case| ("4", case)).chain(closes.map(|case| ("2", case))).chain([("2", gone), ("1", gone)]);
+    for (before, (found, why)) in cases {
+        let mut walk = Walk::new();
+        walk.nodes.push(("vif/7/0/state", Ok(if before == "1" { "1" } else { "2" })));
+        walk.run();
+        walk.nodes[0].1 = Ok(before);
+        walk.handshake.changed(BACKEND, walk.now);
+        walk.run();
+        walk.nodes[0].1 = found;
+        walk.handshake.changed(BACKEND, walk.now);
+        assert_eq!(walk.until(|command| !is_state_of_backend(command)), Command::Stop, "{before} {found:?}");
+        assert_eq!(walk.told(), [why], "{before}");
+        walk.done.clear();
+        walk.run();
+        let left = walk.done.iter().any(|command| written(command).is_some());
+        assert_eq!(left, before != "1" && found != gone.0, "{before} {found:?}: who is gone is told nothing");
+    }
+}
+
+#[test]
+fn a_back_end_that_reconfigures_is_left_to_it() {
+    for state in ["7", "8"] {
+        let mut walk = Walk::up();
+        walk.nodes.push(("vif/7/0/state", Ok(state)));
+        walk.handshake.changed(BACKEND, walk.now);
+        walk.run();
+        assert_eq!(walk.told(), ["the back end reconfigures; nothing is made of it"]);
+        assert!(walk.handshake.is_up());
+    }
+}
+
+#[test]
+fn what_the_grant_manager_says_of_something_else_is_no_answer() {
+    let mut walk = Walk::new();
+    for at in 0..3 {
+        let issue = |command: &Command| matches!(command, Command::Grants(grants::Request::Issue { .. }));
+        let command = walk.until(issue);
+        assert_eq!(walk.handshake.step, Step::Issue(at));
+        for rule in (0..4).filter(|rule| usize::from(*rule) != at) {
+            walk.handshake.granted(grants::Reply::Issued { rule, reference: GrantRef(7), count: 4 }, walk.now);
+            walk.handshake.granted(grants::Reply::Refused { rule }, walk.now);
+            walk.handshake.granted(grants::Reply::Ended { rule, held: 0 }, walk.now);
+        }
+        let rule = at as u8;
+        walk.handshake.granted(grants::Reply::Ended { rule, held: 0 }, walk.now);
+        assert_eq!((walk.handshake.step, walk.told()), (Step::Issue(at), vec![]));
+        // It was not asked yet.
+        walk.handshake.unsent();
+        walk.handshake.granted(grants::Reply::Issued { rule, reference: GrantRef(7), count: 4 }, walk.now);
+        walk.handshake.granted(grants::Reply::Refused { rule }, walk.now);
+        assert_eq!((walk.handshake.step, walk.told()), (Step::Issue(at), vec![]));
+        assert_eq!(walk.command().as_ref(), Some(&command));
+        walk.carry_out(command);
+    }
+    walk.run();
+    assert!(walk.handshake.is_up());
+    assert!(walk.done.contains(&Command::Start {
+        rx: GrantRef(2000),
+        tx: GrantRef(3000),
+        offloads: Offloads::CHECKSUM | Offloads::SEGMENTS
+    }));
+}
+
+#[test]
+fn ports_that_were_not_asked_for_change_nothing() {
+    let mut walk = Walk::new();
+    walk.handshake.ports(None, walk.now);
+    walk.until(|command| matches!(command, Command::Ports { .. }));
+    walk.handshake.unsent();
+    walk.handshake.ports(None, walk.now);
+    assert_eq!(walk.told(), [""; 0]);
+    walk.run();
+    walk.handshake.ports(None, walk.now);
+    assert!(walk.handshake.is_up());
 }
