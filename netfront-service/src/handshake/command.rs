@@ -37,7 +37,7 @@ impl Handshake {
                     self.go(Step::AwaitFree, now);
                     continue;
                 }
-                Step::EndOld(index) | Step::EndAll(index) if index < 3 && !self.is_granted(index) => {
+                Step::EndOld(index) | Step::EndAll(index) if !self.is_granted(index) => {
                     self.advance(now);
                     continue;
                 }

@@ -243,10 +243,37 @@ fn only_what_is_held_is_asked_for_again() {
     walk.pass(FREE_TIME);
     walk.run();
     assert_eq!(walk.done, [Command::Grants(grants::Request::End { rule: 1 })]);
-    walk.held = [0; 3];
+    (walk.held, walk.done) = ([0; 3], Vec::new());
     walk.pass(FREE_TIME);
     walk.run();
     assert!(walk.handshake.is_up());
+    // By now the device may be another.
+    let places = ["/backend-id", "/mac"].map(|name| walk.done.iter().position(|command| is_read(command, name)));
+    let reset = walk.done.iter().position(|command| *command == Command::ResetRings);
+    assert!(places.iter().all(|place| place.is_some() && *place < reset), "{:?}", walk.done);
+}
+
+#[test]
+fn what_was_granted_is_ended_once() {
+    let ends = |walk: &mut Walk| {
+        let done = std::mem::take(&mut walk.done).into_iter();
+        done.filter_map(|command| match command {
+            Command::Grants(grants::Request::End { rule }) => Some(rule),
+            _ => None,
+        })
+        .collect::<Vec<_>>()
+    };
+    let mut walk = Walk::new();
+    walk.run();
+    assert_eq!(ends(&mut walk), [0, 1, 2], "a new service does not know what its former self was granted");
+    for _ in 0..3 {
+        walk.handshake.violated("a violation", walk.now);
+        walk.run();
+        assert_eq!(ends(&mut walk), [0, 1, 2]);
+        walk.pass(Duration::from_secs(60));
+        walk.run();
+        assert_eq!((walk.handshake.is_up(), ends(&mut walk)), (true, vec![]));
+    }
 }
 
 #[test]
@@ -399,6 +426,8 @@ fn what_the_state_of_the_back_end_says() {
         assert_eq!(walk.told(), [why], "{before}");
         walk.done.clear();
         walk.run();
+        let accused = walk.done.iter().filter_map(written).any(|(path, _)| path.starts_with("error"));
+        assert!(!accused, "{before} {found:?}: no violation");
         let left = walk.done.iter().any(|command| written(command).is_some());
         assert_eq!(left, before != "1" && found != gone.0, "{before} {found:?}: who is gone is told nothing");
     }
@@ -459,4 +488,21 @@ fn ports_that_were_not_asked_for_change_nothing() {
     walk.run();
     walk.handshake.ports(None, walk.now);
     assert!(walk.handshake.is_up());
+}
+
+#[test]
+fn a_violation_is_written_where_the_toolstack_looks_unless_the_device_is_gone() {
+    for gone in [false, true] {
+        let mut walk = Walk::up();
+        if gone {
+            walk.handshake.gone = true;
+        }
+        walk.handshake.violated("a violation", walk.now);
+        walk.run();
+        let expected =
+            [("error/device/vif/0/error", "a violation"), ("device/vif/0/state", "5"), ("device/vif/0/state", "6")];
+        let found: Vec<_> = walk.done.iter().filter_map(written).collect();
+        let found: Vec<_> = found.iter().map(|(path, text)| (*path, text.as_str())).collect();
+        assert_eq!(found, if gone { vec![] } else { expected.to_vec() });
+    }
 }
