@@ -172,7 +172,10 @@ impl<M: Memory, const SLOT: usize> Front<M, SLOT> {
     /// # Errors
     /// There are more responses than requests were published.
     pub fn pop_pair(&mut self) -> Result<Option<(u32, u64)>, Violation> {
-        Ok(self.next()?.map(|(index, slot)| (index, self.memory.load64(slot))))
+        let Some((index, slot)) = self.next()? else { return Ok(None) };
+        let mut pair = [0];
+        self.memory.load_words(slot, &mut pair);
+        Ok(Some((index, pair[0])))
     }
 
     /// Asks for an event at the `ahead`th response from now, and looks once more (`RING_FINAL_CHECK_FOR_RESPONSES`).

@@ -6,12 +6,24 @@ use arrayvec::{ArrayString, ArrayVec};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Malformed;
 
+/// The largest message of any interface, in bytes.
+pub const MAX_MESSAGE: usize = 256;
+
+/// A message as it travels, in words: only the first of them, as many as the message's size says, are used.
+pub type Words = [u64; MAX_MESSAGE / 8];
+
 /// A message of fixed size.
 pub trait Message: Sized {
-    /// Bytes of the encoded message.
+    /// Bytes of the encoded message: whole words.
     const SIZE: usize;
 
-    /// Writes the message; `writer` has room for [`Self::SIZE`] bytes and fills the rest with zeros.
+    /// Words of the encoded message.
+    const WORDS: usize = {
+        assert!(Self::SIZE.is_multiple_of(8) && Self::SIZE <= MAX_MESSAGE, "the words of the largest message hold it");
+        Self::SIZE / 8
+    };
+
+    /// Writes the message; `writer` has room for [`Self::SIZE`] bytes, all of them zero.
     fn encode(&self, writer: &mut Writer<'_>);
 
     /// Reads a message. The caller checks that only zeros follow.
@@ -20,125 +32,207 @@ pub trait Message: Sized {
     /// The bytes are no message of this type.
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed>;
 
-    /// Encodes into `out`, which must have [`Self::SIZE`] bytes.
-    fn to_bytes(&self, out: &mut [u8]) {
-        out.fill(0);
-        self.encode(&mut Writer { out, at: 0 });
+    /// Encodes into words.
+    #[inline]
+    fn to_words(&self) -> Words {
+        let mut words = Words::default();
+        self.encode(&mut Writer { words: &mut words[..Self::WORDS], at: 0 });
+        words
     }
 
-    /// Decodes the whole of `bytes`.
+    /// Decodes the first [`Self::WORDS`] words.
+    ///
+    /// # Errors
+    /// The words are no message of this type, or something other than zeros follows it.
+    #[inline]
+    fn from_words(mut words: Words) -> Result<Self, Malformed> {
+        let words = &mut words[..Self::WORDS];
+        let message = Self::decode(&mut Reader { words, at: 0 })?;
+        // What was read is gone from them.
+        if words.iter().fold(0, |rest, word| rest | word) == 0 { Ok(message) } else { Err(Malformed) }
+    }
+
+    /// Encodes into `out`: as much of it as there is room for.
+    fn to_bytes(&self, out: &mut [u8]) {
+        let words = self.to_words();
+        for (place, word) in out.chunks_mut(8).zip(&words) {
+            place.copy_from_slice(&word.to_le_bytes()[..place.len()]);
+        }
+    }
+
+    /// Decodes the first [`Self::SIZE`] of `bytes`; what is missing is zero.
     ///
     /// # Errors
     /// The bytes are no message of this type, or something other than zeros follows it.
     fn from_bytes(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut reader = Reader { bytes };
-        let message = Self::decode(&mut reader)?;
-        if reader.bytes.iter().all(|byte| *byte == 0) { Ok(message) } else { Err(Malformed) }
+        if bytes.iter().skip(Self::SIZE).any(|byte| *byte != 0) {
+            return Err(Malformed);
+        }
+        let mut words = Words::default();
+        for (word, part) in words.iter_mut().zip(bytes.chunks(8)) {
+            let mut whole = [0; 8];
+            whole[..part.len()].copy_from_slice(part);
+            *word = u64::from_le_bytes(whole);
+        }
+        Self::from_words(words)
     }
+}
+
+/// Where byte `at` is: its word, and its lowest bit.
+#[inline]
+const fn place(at: usize) -> (usize, usize) {
+    (at / 8, at % 8 * 8)
+}
+
+/// The lowest `size` bytes of a word; `size` is 1 to 8.
+#[inline]
+const fn mask(size: usize) -> u64 {
+    u64::MAX >> (64 - size * 8)
 }
 
 /// Writes the fields of a message. What does not fit is a defect of the message's `SIZE`; it is cut off,
 /// and the round-trip test of the message fails.
 pub struct Writer<'a> {
-    out: &'a mut [u8],
+    words: &'a mut [u64],
     at: usize,
 }
 
+// In line all of it is shifts by constants; called, each field would be a walk through memory.
 impl Writer<'_> {
+    /// Appends the lowest `size` bytes of a value that has no others.
+    #[inline]
+    fn put(&mut self, value: u64, size: usize) {
+        let (index, shift) = place(self.at);
+        if let Some(word) = self.words.get_mut(index) {
+            *word |= value << shift;
+        }
+        if shift + size * 8 > 64
+            && let Some(word) = self.words.get_mut(index + 1)
+        {
+            *word |= value >> (64 - shift);
+        }
+        self.at += size;
+    }
     /// Appends bytes.
     #[inline]
-    pub fn bytes(&mut self, bytes: &[u8]) {
-        if let Some(place) = self.out.get_mut(self.at..self.at + bytes.len()) {
-            place.copy_from_slice(bytes);
-        }
-        self.at += bytes.len();
+    pub fn bytes<const N: usize>(&mut self, bytes: [u8; N]) {
+        bytes.iter().for_each(|byte| self.u8(*byte));
     }
     /// Appends a byte.
+    #[inline]
     pub fn u8(&mut self, value: u8) {
-        self.bytes(&[value]);
+        self.put(value.into(), 1);
     }
     /// Appends a little-endian `u16`.
+    #[inline]
     pub fn u16(&mut self, value: u16) {
-        self.bytes(&value.to_le_bytes());
+        self.put(value.into(), 2);
     }
     /// Appends a little-endian `u32`.
+    #[inline]
     pub fn u32(&mut self, value: u32) {
-        self.bytes(&value.to_le_bytes());
+        self.put(value.into(), 4);
     }
     /// Appends a little-endian `u64`.
+    #[inline]
     pub fn u64(&mut self, value: u64) {
-        self.bytes(&value.to_le_bytes());
+        self.put(value, 8);
     }
     /// Appends a length and that many bytes.
+    #[inline(never)]
     pub fn counted(&mut self, bytes: &[u8]) {
         self.u16(bytes.len() as u16);
-        self.bytes(bytes);
+        bytes.iter().for_each(|byte| self.u8(*byte));
     }
 }
 
-/// Reads the fields of a message.
+/// Reads the fields of a message, and takes what was read out of its words.
 pub struct Reader<'a> {
-    bytes: &'a [u8],
+    words: &'a mut [u64],
+    at: usize,
 }
 
-impl<'a> Reader<'a> {
-    /// Reads `count` bytes.
+impl Reader<'_> {
+    /// Takes `size` bytes, 1 to 8.
+    #[inline]
+    fn take(&mut self, size: usize) -> Result<u64, Malformed> {
+        let (index, shift) = place(self.at);
+        let word = self.words.get_mut(index).ok_or(Malformed)?;
+        let mut value = *word >> shift & mask(size);
+        *word &= !(mask(size) << shift);
+        if shift + size * 8 > 64 {
+            let word = self.words.get_mut(index + 1).ok_or(Malformed)?;
+            let beyond = mask(size) >> (64 - shift);
+            value |= (*word & beyond) << (64 - shift);
+            *word &= !beyond;
+        }
+        self.at += size;
+        Ok(value)
+    }
+    /// Reads `N` bytes.
     ///
     /// # Errors
-    /// There are fewer.
-    pub fn bytes(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
-        let (head, rest) = self.bytes.split_at_checked(count).ok_or(Malformed)?;
-        self.bytes = rest;
-        Ok(head)
+    /// There are too few.
+    #[inline]
+    pub fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let mut bytes = [0; N];
+        for byte in &mut bytes {
+            *byte = self.u8()?;
+        }
+        Ok(bytes)
     }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        self.bytes(N)?.try_into().map_err(|_| Malformed)
-    }
-
     /// Reads a byte.
     ///
     /// # Errors
     /// There is none.
+    #[inline]
     pub fn u8(&mut self) -> Result<u8, Malformed> {
-        Ok(self.array::<1>()?[0])
+        self.take(1).map(|value| value as u8)
     }
     /// Reads a little-endian `u16`.
     ///
     /// # Errors
     /// There are too few bytes.
+    #[inline]
     pub fn u16(&mut self) -> Result<u16, Malformed> {
-        self.array().map(u16::from_le_bytes)
+        self.take(2).map(|value| value as u16)
     }
     /// Reads a little-endian `u32`.
     ///
     /// # Errors
     /// There are too few bytes.
+    #[inline]
     pub fn u32(&mut self) -> Result<u32, Malformed> {
-        self.array().map(u32::from_le_bytes)
+        self.take(4).map(|value| value as u32)
     }
     /// Reads a little-endian `u64`.
     ///
     /// # Errors
     /// There are too few bytes.
+    #[inline]
     pub fn u64(&mut self) -> Result<u64, Malformed> {
-        self.array().map(u64::from_le_bytes)
+        self.take(8)
     }
     /// Reads a length and that many bytes, at most `N`.
     ///
     /// # Errors
     /// The length is over `N`, or there are too few bytes.
+    #[inline(never)]
     pub fn counted<const N: usize>(&mut self) -> Result<ArrayVec<u8, N>, Malformed> {
         let count = usize::from(self.u16()?);
-        ArrayVec::try_from(self.bytes(count)?).map_err(|_| Malformed)
+        let mut bytes = ArrayVec::new();
+        for _ in 0..count {
+            bytes.try_push(self.u8()?).map_err(|_| Malformed)?;
+        }
+        Ok(bytes)
     }
     /// Reads a length and that many bytes of UTF-8, at most `N`.
     ///
     /// # Errors
     /// The length is over `N`, there are too few bytes, or they are not UTF-8.
     pub fn text<const N: usize>(&mut self) -> Result<ArrayString<N>, Malformed> {
-        let count = usize::from(self.u16()?);
-        let text = core::str::from_utf8(self.bytes(count)?).map_err(|_| Malformed)?;
+        let bytes = self.counted::<N>()?;
+        let text = core::str::from_utf8(&bytes).map_err(|_| Malformed)?;
         ArrayString::from(text).map_err(|_| Malformed)
     }
 }
@@ -185,22 +279,42 @@ pub(crate) mod tests {
 
     #[test]
     fn counted_fields_are_bounded() {
-        let field = |length: u16, bytes: &'static [u8]| [&length.to_le_bytes()[..], bytes].concat();
-        let read = |bytes: &[u8]| Reader { bytes }.counted::<4>().map(|field| field.len());
-        assert_eq!(read(&field(4, b"abcd")), Ok(4));
-        assert_eq!(read(&field(5, b"abcde")), Err(Malformed));
-        assert_eq!(read(&field(3, b"ab")), Err(Malformed));
-        assert_eq!(read(b"\x01"), Err(Malformed));
-        assert_eq!(Reader { bytes: &field(2, b"\xff\xfe") }.text::<4>(), Err(Malformed));
+        let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
+        let read = |mut words: [u64; 2]| Reader { words: &mut words, at: 0 }.counted::<8>().map(|bytes| bytes.to_vec());
+        assert_eq!(read([word(b"\x04\0abcdef"), 0]), Ok(b"abcd".to_vec()));
+        assert_eq!(read([word(b"\x08\0abcdef"), word(b"ghijklmn")]), Ok(b"abcdefgh".to_vec()));
+        assert_eq!(read([word(b"\x09\0abcdef"), word(b"ghijklmn")]), Err(Malformed), "more than the field may have");
+        let short = |bytes| Reader { words: &mut [word(bytes)], at: 0 }.counted::<8>().map(|bytes| bytes.to_vec());
+        assert_eq!(short(b"\x06\0abcdef"), Ok(b"abcdef".to_vec()));
+        assert_eq!(short(b"\x07\0abcdef"), Err(Malformed), "more than there are");
+        assert_eq!(Reader { words: &mut [], at: 0 }.counted::<8>(), Err(Malformed));
+        assert_eq!(Reader { words: &mut [word(b"\x02\0\xff\xfe\0\0\0\0")], at: 0 }.text::<4>(), Err(Malformed));
+    }
+
+    #[test]
+    fn a_field_may_lie_across_words() {
+        let mut words = [0; 3];
+        let mut writer = Writer { words: &mut words, at: 0 };
+        writer.u8(1);
+        writer.u64(0x0908_0706_0504_0302);
+        writer.bytes([10, 11, 12, 13, 14, 15]);
+        writer.u16(0x1110);
+        let mut reader = Reader { words: &mut words, at: 0 };
+        assert_eq!(reader.bytes(), Ok([1]));
+        assert_eq!(reader.u64(), Ok(0x0908_0706_0504_0302));
+        assert_eq!(reader.bytes(), Ok([10, 11, 12, 13, 14, 15]));
+        assert_eq!(reader.u16(), Ok(0x1110));
+        assert_eq!(words, [0; 3], "what was read is gone");
     }
 
     #[test]
     fn a_writer_cuts_off_what_does_not_fit() {
-        let mut out = [0; 3];
-        let mut writer = Writer { out: &mut out, at: 0 };
-        writer.u16(0x0201);
-        writer.u16(0x0403);
-        writer.u8(5);
-        assert_eq!(out, [1, 2, 0]);
+        let mut words = [0; 1];
+        let mut writer = Writer { words: &mut words, at: 0 };
+        writer.u32(0x0403_0201);
+        writer.u16(0x0605);
+        writer.u32(0x0A09_0807);
+        writer.u8(11);
+        assert_eq!(words, [0x0807_0605_0403_0201]);
     }
 }

@@ -127,6 +127,7 @@ impl Message for Request {
             Request::Close => writer.u16(3),
         }
     }
+    #[inline]
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         match (reader.u8()?, reader.u8()?) {
             (1, work) => {
@@ -158,7 +159,7 @@ impl Message for Reply {
             Reply::Up { mac, mtu, offloads } => {
                 writer.u8(1);
                 writer.u8(offloads.bits());
-                writer.bytes(&mac);
+                writer.bytes(mac);
                 writer.u16(mtu);
             }
             Reply::Down => writer.u16(2),
@@ -175,11 +176,12 @@ impl Message for Reply {
             }
         }
     }
+    #[inline]
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         match (reader.u8()?, reader.u8()?) {
             (1, offloads) => Ok(Reply::Up {
                 offloads: Offloads::from_bits(offloads).ok_or(Malformed)?,
-                mac: reader.bytes(6)?.try_into().map_err(|_| Malformed)?,
+                mac: reader.bytes()?,
                 mtu: reader.u16()?,
             }),
             (2, 0) => Ok(Reply::Down),

@@ -19,7 +19,7 @@ use core::marker::PhantomData;
 
 use cloister_caps::{Operation, PAGE_SIZE, Slot};
 
-use crate::message::{Malformed, Message};
+use crate::message::{Malformed, Message, Words};
 use crate::service::Notifications;
 use crate::system::{Memory, System};
 
@@ -33,9 +33,6 @@ pub const SLOTS: usize = 64;
 pub const TAIL: usize = 0;
 /// Where `message_event` is.
 pub const MESSAGE_EVENT: usize = 4;
-
-/// The largest message of any interface, in bytes.
-pub const MAX_MESSAGE: usize = 256;
 
 /// Pages that the producer's side of a queue takes.
 #[must_use]
@@ -78,8 +75,8 @@ pub struct Sender<T, S, M> {
     end: End<M>,
     head: u32,
     announced: u32,
-    /// Slots that are known to be free: there may be more.
-    free: u32,
+    /// Up to here slots are known to be free: there may be more.
+    limit: u32,
     message: PhantomData<fn(T)>,
 }
 
@@ -87,7 +84,7 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
     /// The producing end at `end`.
     pub fn new(system: S, end: End<M>) -> Self {
         let head = end.producer.load(HEAD);
-        Sender { system, end, head, announced: head, free: 0, message: PhantomData }
+        Sender { system, end, head, announced: head, limit: head, message: PhantomData }
     }
 
     /// The notification bit by which this end learns of space.
@@ -117,27 +114,29 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
     /// # Errors
     /// The queue is full; this end will be notified when there is room.
     pub fn push(&mut self, message: &T) -> Result<(), Full> {
-        if self.free == 0 {
-            self.look_for_room();
+        if self.head == self.limit {
+            self.look_for_room()?;
         }
-        self.free = self.free.checked_sub(1).ok_or(Full)?;
         let slot = (self.head & (self.end.depth - 1)) as usize;
-        put(message, &self.end.producer, SLOTS + slot * T::SIZE);
+        self.end.producer.store_words(SLOTS + slot * T::SIZE, &message.to_words()[..T::WORDS]);
         self.head = self.head.wrapping_add(1);
         Ok(())
     }
 
     #[cold]
-    fn look_for_room(&mut self) {
-        self.free = self.room();
-        if self.free == 0 {
+    fn look_for_room(&mut self) -> Result<(), Full> {
+        let mut room = self.room();
+        if room == 0 {
             self.end.producer.store(SPACE_EVENT, self.head.wrapping_sub(self.end.depth).wrapping_add(1));
             self.end.producer.barrier();
-            self.free = self.room();
+            room = self.room();
         }
+        self.limit = self.head.wrapping_add(room);
+        if room == 0 { Err(Full) } else { Ok(()) }
     }
 
     /// Publishes what was pushed, and wakes the receiver if it waits for it. Call once for a batch.
+    #[inline(never)] // It is called in many places, and seldom: the image would be larger, and no faster.
     pub fn flush(&mut self) {
         if self.head == self.announced {
             return;
@@ -178,8 +177,8 @@ pub struct Receiver<T, S, M> {
     end: End<M>,
     tail: u32,
     released: u32,
-    /// Messages that are known to be there: there may be more.
-    batch: u32,
+    /// Up to here messages are known to be there: there may be more. No further than where slots are to be given back.
+    limit: u32,
     message: PhantomData<fn() -> T>,
 }
 
@@ -187,7 +186,7 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
     /// The consuming end at `end`.
     pub fn new(system: S, end: End<M>) -> Self {
         let tail = end.consumer.load(TAIL);
-        Receiver { system, end, tail, released: tail, batch: 0, message: PhantomData }
+        Receiver { system, end, tail, released: tail, limit: tail, message: PhantomData }
     }
 
     /// The notification bit by which this end learns of messages.
@@ -208,39 +207,56 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
     /// Takes the next message, if there is one; `Some(Err)` is one that does not decode, and is gone.
     /// After `None` this end is notified of the next.
     pub fn pop(&mut self) -> Option<Result<T, Malformed>> {
-        if self.batch == 0 {
-            self.look_for_messages();
-            if self.batch > self.end.depth {
-                // More than the queue holds. Nothing in it means anything, and to follow the claim would be up to 2^32
-                // messages of work: go on where the producer says that it is.
-                self.tail = self.tail.wrapping_add(core::mem::take(&mut self.batch));
-                self.release();
-                return Some(Err(Malformed));
-            }
+        if self.tail == self.limit
+            && let Err(malformed) = self.look_for_messages()?
+        {
+            return Some(Err(malformed));
         }
-        self.batch = self.batch.checked_sub(1)?;
         let slot = (self.tail & (self.end.depth - 1)) as usize;
-        let message = get(&self.end.producer, SLOTS + slot * T::SIZE);
+        let mut words = Words::default();
+        self.end.producer.load_words(SLOTS + slot * T::SIZE, &mut words[..T::WORDS]);
         self.tail = self.tail.wrapping_add(1);
-        if self.tail.wrapping_sub(self.released) >= self.end.depth / 2 {
-            self.release();
+        if self.tail == self.limit {
+            self.end_batch();
         }
-        Some(message)
+        Some(T::from_words(words))
     }
 
     #[cold]
-    fn look_for_messages(&mut self) {
-        self.batch = self.waiting();
-        if self.batch == 0 {
+    fn look_for_messages(&mut self) -> Option<Result<(), Malformed>> {
+        let mut waiting = self.waiting();
+        if waiting == 0 {
             self.release();
             self.end.consumer.store(MESSAGE_EVENT, self.tail.wrapping_add(1));
             self.end.consumer.barrier();
-            self.batch = self.waiting();
+            waiting = self.waiting();
+        }
+        if waiting > self.end.depth {
+            // More than the queue holds. Nothing in it means anything, and to follow the claim would be up to 2^32
+            // messages of work: go on where the producer says that it is.
+            self.tail = self.tail.wrapping_add(waiting);
+            self.limit = self.tail;
+            self.release();
+            return Some(Err(Malformed));
+        }
+        if waiting == 0 {
+            return None;
+        }
+        let held = self.tail.wrapping_sub(self.released);
+        self.limit = self.tail.wrapping_add(waiting.min((self.end.depth / 2).saturating_sub(held).max(1)));
+        Some(Ok(()))
+    }
+
+    #[cold]
+    fn end_batch(&mut self) {
+        if self.tail.wrapping_sub(self.released) >= self.end.depth / 2 {
+            self.release();
         }
     }
 
     /// Gives the slots of the messages taken so far back to the sender, and wakes it if it waits for room.
     /// [`Self::pop`] does so by itself when the queue is empty or half of it was taken.
+    #[inline(never)] // As for `flush`.
     pub fn release(&mut self) {
         if self.tail == self.released {
             return;
@@ -251,43 +267,6 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
         if passed(old, self.tail, self.end.producer.load(SPACE_EVENT)) {
             let _ = self.system.invoke(self.end.slot, Operation::QueueNotify, [0; 4]);
         }
-    }
-}
-
-/// The largest message that is moved by words, in bytes: those on the path of every packet are no larger.
-const WORDS: usize = 32;
-
-const fn is_moved_by_words(size: usize) -> bool {
-    size <= WORDS && size.is_multiple_of(8)
-}
-
-/// Writes a message at a multiple of 8.
-fn put<T: Message, M: Memory>(message: &T, memory: &M, at: usize) {
-    if is_moved_by_words(T::SIZE) {
-        let mut bytes = [0; WORDS];
-        message.to_bytes(&mut bytes[..T::SIZE]);
-        for (index, word) in bytes[..T::SIZE].as_chunks().0.iter().enumerate() {
-            memory.store64(at + index * 8, u64::from_le_bytes(*word));
-        }
-    } else {
-        let mut bytes = [0; MAX_MESSAGE];
-        message.to_bytes(&mut bytes[..T::SIZE]);
-        memory.write(at, &bytes[..T::SIZE]);
-    }
-}
-
-/// Reads a message; each byte once.
-fn get<T: Message, M: Memory>(memory: &M, at: usize) -> Result<T, Malformed> {
-    if is_moved_by_words(T::SIZE) {
-        let mut bytes = [0; WORDS];
-        for (index, word) in bytes[..T::SIZE].as_chunks_mut().0.iter_mut().enumerate() {
-            *word = memory.load64(at + index * 8).to_le_bytes();
-        }
-        T::from_bytes(&bytes[..T::SIZE])
-    } else {
-        let mut bytes = [0; MAX_MESSAGE];
-        memory.read(at, &mut bytes[..T::SIZE]);
-        T::from_bytes(&bytes[..T::SIZE])
     }
 }
 
@@ -578,10 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn every_message_fits_the_largest() {
-        for (name, request, reply) in crate::CATALOG {
-            assert!(*request <= MAX_MESSAGE && *reply <= MAX_MESSAGE, "{name}");
-        }
+    fn a_queue_takes_whole_pages() {
         assert_eq!(producer_pages(Quiet::SIZE, 4), 1);
         assert_eq!(producer_pages(256, 16), 2);
     }

@@ -206,12 +206,14 @@ pub enum Reply {
 /// In the tag of [`Request::Send`].
 const QUIET: u16 = 0x100;
 
+#[inline]
 fn about(writer: &mut Writer<'_>, tag: u16, connection: Connection, length: u32) {
     writer.u16(tag);
     writer.u16(connection.0);
     writer.u32(length);
 }
 
+#[inline]
 fn connection(reader: &mut Reader<'_>) -> Result<Connection, Malformed> {
     let index = reader.u16()?;
     if usize::from(index) < MAX_CONNECTIONS { Ok(Connection(index)) } else { Err(Malformed) }
@@ -219,6 +221,7 @@ fn connection(reader: &mut Reader<'_>) -> Result<Connection, Malformed> {
 
 impl Message for Request {
     const SIZE: usize = 16;
+    #[inline]
     fn encode(&self, writer: &mut Writer<'_>) {
         match *self {
             Request::Listen { port } => {
@@ -235,6 +238,7 @@ impl Message for Request {
             Request::Abort { connection } => about(writer, 5, connection, 0),
         }
     }
+    #[inline]
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         match reader.u16()? {
             1 => Ok(Request::Listen { port: reader.u16()? }),
@@ -257,12 +261,13 @@ impl Message for Request {
 
 impl Message for Reply {
     const SIZE: usize = 16;
+    #[inline]
     fn encode(&self, writer: &mut Writer<'_>) {
         match *self {
             Reply::Accepted { connection, address, port, local_port } => {
                 writer.u16(1);
                 writer.u16(connection.0);
-                writer.bytes(&address);
+                writer.bytes(address);
                 writer.u16(port);
                 writer.u16(local_port);
             }
@@ -279,16 +284,17 @@ impl Message for Reply {
             }
             Reply::Network { address, constant } => {
                 writer.u16(7);
-                writer.bytes(&address);
+                writer.bytes(address);
                 writer.u64(constant);
             }
         }
     }
+    #[inline]
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         match reader.u16()? {
             1 => Ok(Reply::Accepted {
                 connection: connection(reader)?,
-                address: reader.bytes(4)?.try_into().map_err(|_| Malformed)?,
+                address: reader.bytes()?,
                 port: reader.u16()?,
                 local_port: reader.u16()?,
             }),
@@ -297,10 +303,7 @@ impl Message for Reply {
             4 => Ok(Reply::PeerClosed { connection: connection(reader)? }),
             5 => Ok(Reply::Closed { connection: connection(reader)? }),
             6 => Ok(Reply::Pressure { free: reader.u16()? }),
-            7 => Ok(Reply::Network {
-                address: reader.bytes(4)?.try_into().map_err(|_| Malformed)?,
-                constant: reader.u64()?,
-            }),
+            7 => Ok(Reply::Network { address: reader.bytes()?, constant: reader.u64()? }),
             _ => Err(Malformed),
         }
     }

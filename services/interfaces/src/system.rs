@@ -34,15 +34,19 @@ pub trait Memory: Clone {
     fn load(&self, offset: usize) -> u32;
     /// Writes a `u32` at a multiple of 4, with release ordering.
     fn store(&self, offset: usize, value: u32);
-    /// Reads a `u64` at a multiple of 8, with acquire ordering.
-    fn load64(&self, offset: usize) -> u64 {
-        let mut bytes = [0; 8];
-        self.read(offset, &mut bytes);
-        u64::from_le_bytes(bytes)
+    /// Reads words from a multiple of 8, each once, with acquire ordering.
+    fn load_words(&self, offset: usize, into: &mut [u64]) {
+        for (index, word) in into.iter_mut().enumerate() {
+            let mut bytes = [0; 8];
+            self.read(offset + index * 8, &mut bytes);
+            *word = u64::from_le_bytes(bytes);
+        }
     }
-    /// Writes a `u64` at a multiple of 8, with release ordering.
-    fn store64(&self, offset: usize, value: u64) {
-        self.write(offset, &value.to_le_bytes());
+    /// Writes words from a multiple of 8, with release ordering.
+    fn store_words(&self, offset: usize, from: &[u64]) {
+        for (index, word) in from.iter().enumerate() {
+            self.write(offset + index * 8, &word.to_le_bytes());
+        }
     }
     /// Copies out.
     fn read(&self, offset: usize, into: &mut [u8]);

@@ -4,7 +4,8 @@ use core::fmt;
 
 use cloister_caps::Operation;
 use cloister_caps::abi::SYSTEM_CALL_INVOKE;
-use cloister_interfaces::queue::{End, HEAD, MAX_MESSAGE, MESSAGE_EVENT, SLOTS, SPACE_EVENT, TAIL};
+use cloister_interfaces::message::MAX_MESSAGE;
+use cloister_interfaces::queue::{End, HEAD, MESSAGE_EVENT, SLOTS, SPACE_EVENT, TAIL};
 use cloister_interfaces::{Client, Interface, Memory, Message, Server, System};
 use cloister_runtime::probe;
 

@@ -71,10 +71,12 @@ impl Window {
         Some(unsafe { AtomicU32::from_ptr(address as *mut u32) })
     }
 
-    fn double_word(&self, offset: usize) -> Option<&AtomicU64> {
-        let address = self.address(offset, 8).filter(|address| address.is_multiple_of(8))?;
-        // SAFETY: as for `word`.
-        Some(unsafe { AtomicU64::from_ptr(address as *mut u64) })
+    fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
+        match self.address(offset, count * 8).filter(|address| address.is_multiple_of(8)) {
+            // SAFETY: as for `word`: all `count` of them lie within the region.
+            Some(address) => unsafe { core::slice::from_raw_parts(address as *const AtomicU64, count) },
+            None => &[],
+        }
     }
 }
 
@@ -95,13 +97,16 @@ impl Memory for Window {
         }
     }
 
-    fn load64(&self, offset: usize) -> u64 {
-        self.double_word(offset).map_or(0, |word| word.load(Ordering::Acquire))
+    fn load_words(&self, offset: usize, into: &mut [u64]) {
+        let words = self.words(offset, into.len());
+        for (index, word) in into.iter_mut().enumerate() {
+            *word = words.get(index).map_or(0, |word| word.load(Ordering::Acquire));
+        }
     }
 
-    fn store64(&self, offset: usize, value: u64) {
-        if let Some(word) = self.double_word(offset) {
-            word.store(value, Ordering::Release);
+    fn store_words(&self, offset: usize, from: &[u64]) {
+        for (word, value) in self.words(offset, from.len()).iter().zip(from) {
+            word.store(*value, Ordering::Release);
         }
     }
 

@@ -40,13 +40,17 @@ impl Memory for Words {
         word.store(other | u64::from(value) << shift, Ordering::Release);
     }
 
-    fn load64(&self, offset: usize) -> u64 {
-        self.word(offset).map_or(0, |word| word.load(Ordering::Acquire))
+    fn load_words(&self, offset: usize, into: &mut [u64]) {
+        let words = self.0.get(offset / 8..offset / 8 + into.len()).unwrap_or_default();
+        for (index, word) in into.iter_mut().enumerate() {
+            *word = words.get(index).map_or(0, |word| word.load(Ordering::Acquire));
+        }
     }
 
-    fn store64(&self, offset: usize, value: u64) {
-        if let Some(word) = self.word(offset) {
-            word.store(value, Ordering::Release);
+    fn store_words(&self, offset: usize, from: &[u64]) {
+        let words = self.0.get(offset / 8..offset / 8 + from.len()).unwrap_or_default();
+        for (word, value) in words.iter().zip(from) {
+            word.store(*value, Ordering::Release);
         }
     }
 

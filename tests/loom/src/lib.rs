@@ -14,7 +14,7 @@ use cloister_interfaces::system::Own;
 use cloister_interfaces::{Memory, System};
 use loom::sync::Notify;
 use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use loom::sync::atomic::{AtomicU8, AtomicU32, fence};
+use loom::sync::atomic::{AtomicU32, fence};
 
 /// Where the slots of a queue, and of a ring, begin.
 const SLOTS: usize = 64;
@@ -35,7 +35,7 @@ pub enum Weakness {
 /// The header and the first slots of a shared page.
 pub struct Region {
     header: Arc<[AtomicU32]>,
-    slots: Arc<[AtomicU8]>,
+    slots: Arc<[AtomicU32]>,
     weakness: Weakness,
     seen: Arc<Mutex<Seen>>,
 }
@@ -49,12 +49,12 @@ struct Seen {
 }
 
 impl Region {
-    /// A region whose first four words are `header`, with so many bytes of slots. To be made inside a model.
+    /// A region whose first four words are `header`, with so many bytes of slots, which are whole words. To be made inside a model.
     #[must_use]
     pub fn new(header: [u32; 4], slots: usize, weakness: Weakness) -> Self {
         Region {
             header: header.into_iter().map(AtomicU32::new).collect(),
-            slots: (0..slots).map(|_| AtomicU8::new(0)).collect(),
+            slots: (0..slots / 4).map(|_| AtomicU32::new(0)).collect(),
             weakness,
             seen: Arc::default(),
         }
@@ -80,8 +80,9 @@ impl Region {
         self.header.get(offset / 4).filter(|_| offset.is_multiple_of(4)).expect("the header is four words")
     }
 
-    fn slot(&self, offset: usize) -> &AtomicU8 {
-        offset.checked_sub(SLOTS).and_then(|index| self.slots.get(index)).expect("the slots that the test uses")
+    fn slot(&self, offset: usize) -> &AtomicU32 {
+        let index = offset.checked_sub(SLOTS).filter(|_| offset.is_multiple_of(4));
+        index.and_then(|index| self.slots.get(index / 4)).expect("words of the slots that the test uses")
     }
 }
 
@@ -96,7 +97,7 @@ impl Memory for Region {
     type Own = Never;
 
     fn len(&self) -> usize {
-        SLOTS + self.slots.len()
+        SLOTS + self.slots.len() * 4
     }
 
     fn load(&self, offset: usize) -> u32 {
@@ -129,14 +130,14 @@ impl Memory for Region {
     }
 
     fn read(&self, offset: usize, into: &mut [u8]) {
-        for (index, byte) in into.iter_mut().enumerate() {
-            *byte = self.slot(offset + index).load(Relaxed);
+        for (index, word) in into.chunks_mut(4).enumerate() {
+            word.copy_from_slice(&self.slot(offset + index * 4).load(Relaxed).to_le_bytes()[..word.len()]);
         }
     }
 
     fn write(&self, offset: usize, from: &[u8]) {
-        for (index, byte) in from.iter().enumerate() {
-            self.slot(offset + index).store(*byte, Relaxed);
+        for (index, word) in from.as_chunks().0.iter().enumerate() {
+            self.slot(offset + index * 4).store(u32::from_le_bytes(*word), Relaxed);
         }
     }
 

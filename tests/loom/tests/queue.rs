@@ -13,7 +13,7 @@ use cloister_loom::{Bell, Region, Weakness, every_ordering};
 struct Number(u8);
 
 impl Message for Number {
-    const SIZE: usize = 1;
+    const SIZE: usize = 8;
     fn encode(&self, writer: &mut Writer<'_>) {
         writer.u8(self.0);
     }
@@ -47,7 +47,7 @@ impl Case {
         let total: u8 = self.batches.iter().sum();
         every_ordering(self.preemptions, move || {
             let header = [self.start, self.start, 0, 0];
-            let producer = Region::new(header, self.depth as usize, self.weakness);
+            let producer = Region::new(header, self.depth as usize * Number::SIZE, self.weakness);
             let consumer = Region::new(header, 0, self.weakness);
             let end = || {
                 let producer = producer.clone();
