@@ -193,7 +193,7 @@ fn a_storm_of_events_is_held_back_and_frames_come_through_it() {
     assert_eq!((world.system.take_calls(), world.replies()), (vec![], vec![]), "each costs a wake, and nothing else");
     assert_eq!(storm(&mut world, 1_000), 1, "then they are not let in");
     assert!(world.system.console().contains("the back end sends events for nothing"), "{}", world.system.console());
-    for round in 0..if cfg!(miri) { 10 } else { 300_u32 } {
+    for round in 0..if cfg!(miri) { 5 } else { 300_u32 } {
         let frame = round.to_le_bytes().repeat(50);
         world.back.waiting.push_back(frame.clone().into());
         assert!(storm(&mut world, 100) <= 5, "round {round}");
