@@ -140,7 +140,9 @@ fn has_answer(command: &Command) -> bool {
 #[test]
 fn what_could_not_be_sent_is_given_again() {
     let mut walk = Walk::new();
+    let mut turns = 0..100;
     while !walk.handshake.is_up() {
+        assert!(turns.next().is_some(), "{:?}", walk.done);
         let command = walk.command().expect("a command");
         if has_answer(&command) {
             walk.handshake.unsent();
