@@ -7,6 +7,8 @@ use core::time::Duration;
 
 use cloister_caps::{Fault, Operation, Slot};
 
+use crate::message::MAX_MESSAGE;
+
 /// The kernel, as a service reaches it.
 pub trait System: Clone {
     /// Invokes `operation` on the capability in `slot`; answers two words.
@@ -34,12 +36,13 @@ pub trait Memory: Clone {
     fn load(&self, offset: usize) -> u32;
     /// Writes a `u32` at a multiple of 4, with release ordering.
     fn store(&self, offset: usize, value: u32);
-    /// Reads words from a multiple of 8, each once, with acquire ordering.
+    /// Reads words from a multiple of 8, no more than a message has, each once, with acquire ordering.
     fn load_words(&self, offset: usize, into: &mut [u64]) {
-        for (index, word) in into.iter_mut().enumerate() {
-            let mut bytes = [0; 8];
-            self.read(offset + index * 8, &mut bytes);
-            *word = u64::from_le_bytes(bytes);
+        let mut bytes = [[0; 8]; MAX_MESSAGE / 8];
+        let bytes = &mut bytes[..into.len().min(MAX_MESSAGE / 8)];
+        self.read(offset, bytes.as_flattened_mut());
+        for (word, bytes) in into.iter_mut().zip(bytes) {
+            *word = u64::from_le_bytes(*bytes);
         }
     }
     /// Writes words from a multiple of 8, with release ordering.

@@ -23,12 +23,15 @@ use crate::frame::Segment;
 use crate::recovery::Recovery;
 use crate::slot::{Peer, Slot, discard};
 use crate::table::{Key, Table};
+use crate::time_wait::{self, End, TimeWait};
 use crate::wire::Nowhere;
 
 /// Ports that can be listened to.
 const MAX_PORTS: usize = 8;
 /// The most free connections that are few.
 const SCARCE: usize = 32;
+/// One connection for so many may be in TIME-WAIT without a socket.
+const WAITING: usize = 2;
 /// How long a peer may take to answer our SYN.
 const HALF_OPEN: Duration = Duration::from_secs(5);
 /// How long a closed connection may take to deliver what was sent.
@@ -83,20 +86,28 @@ pub struct Flow {
     pub recovery: Recovery,
     /// The sequence number after the peer's FIN, when that has come.
     end: Option<u32>,
+    /// The sequence number after our FIN, when both have been acknowledged.
+    sent: Option<u32>,
 }
 
 /// Later than any timer of a socket: than the longest time that it waits for an acknowledgement.
 const FAR: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(61);
 
 impl Flow {
-    /// Takes note of the end of the peer's stream, if `segment`, which the socket took, was the last of it.
+    /// Takes note of the ends of the streams, if `segment`, which the socket took, was the last of one.
     pub fn note_end(&mut self, segment: &Segment) {
-        if self.end.is_none()
-            && let Some(State::CloseWait | State::Closing | State::TimeWait) =
-                self.socket().map(|socket| socket.state())
-        {
+        let state = self.socket().map(|socket| socket.state());
+        if self.end.is_none() && matches!(state, Some(State::CloseWait | State::Closing | State::TimeWait)) {
             self.end = Some(segment.seq.wrapping_add(segment.data as u32).wrapping_add(1));
         }
+        if self.sent.is_none() && state == Some(State::TimeWait) {
+            self.sent = Some(segment.ack);
+        }
+    }
+
+    /// Where both streams ended, in TIME-WAIT.
+    fn end(&self) -> Option<End> {
+        Some(End { sent: self.sent?, taken: self.end? })
     }
 
     /// Whether `segment` has data after the end of the peer's stream. They are to be ignored (RFC 9293, 3.10.7.4); the stack
@@ -144,13 +155,15 @@ impl Flow {
 }
 
 /// Bytes of the heap that a connection takes beside its buffers: the socket in its set, and an entry in each table.
-pub const OVERHEAD: usize = size_of::<SocketStorage<'static>>() + size_of::<Flow>() + 64;
+pub const OVERHEAD: usize = size_of::<SocketStorage<'static>>() + size_of::<Flow>() + 64 + time_wait::BYTES / WAITING;
 const _: () = assert!(OVERHEAD <= 1024, "an idle connection is cheap");
 
 /// The connections.
 pub struct Flows {
     flows: Vec<Flow>,
     table: Table,
+    /// Those that have nothing of ours any more.
+    pub time_wait: TimeWait,
     /// Those that nobody has, with large buffers and with small ones; the last used is used next.
     idle: [Vec<u16>; 2],
     lists: Lists<2>,
@@ -178,11 +191,13 @@ impl Flows {
             slot: None,
             recovery: Recovery::default(),
             end: None,
+            sent: None,
         };
         let (large, small) = (0..count.min(layout.large) as u16, layout.large as u16..count as u16);
         Flows {
             flows: (0..count).map(|_| none()).collect(),
             table: Table::new(count, random),
+            time_wait: TimeWait::new(count / WAITING, random),
             idle: [large.rev().collect(), small.rev().collect()],
             lists: Lists::new(count).unwrap_or_default(),
             timers: Timers::new(count).unwrap_or_default(),
@@ -287,7 +302,8 @@ impl Flows {
         let flow = self.get(index)?;
         flow.socket()?.listen(port).ok()?;
         flow.client = client;
-        (flow.recovery, flow.end) = (Recovery::default(), None);
+        flow.recovery = Recovery::default();
+        (flow.end, flow.sent) = (None, None);
         self.table.insert(index, key);
         self.enter(index, Stage::HalfOpen, now + HALF_OPEN);
         Some(index)
@@ -416,17 +432,15 @@ impl Flows {
         }
     }
 
-    /// A new connection attempt, with the sequence number `seq`, of a peer whose last connection is in TIME-WAIT: it waits no
-    /// longer, if the number is beyond all of that connection (RFC 1122, 4.2.2.13). In every other state the attempt is
-    /// the stack's to answer: it may be forged (RFC 5961, 4).
-    pub fn renew(&mut self, index: u16, seq: u32) -> bool {
-        let Some(flow) = self.get(index).filter(|flow| flow.stage == Stage::Delivered) else { return false };
-        let waits = flow.socket().is_some_and(|socket| socket.state() == State::TimeWait);
-        let beyond = flow.end.is_some_and(|end| seq.wrapping_sub(end) as i32 >= 0);
-        if waits && beyond {
+    /// Takes socket and buffers from a connection that only waits in TIME-WAIT, and has nothing to send.
+    pub fn retire(&mut self, index: u16, now: Instant) {
+        let Some(flow) = self.get(index) else { return };
+        if let (Stage::Delivered, None, Some(end)) = (flow.stage, &flow.slot, flow.end())
+            && let Some(key) = self.table.key(index)
+        {
             self.release(index);
+            self.time_wait.insert(key, end, now);
         }
-        waits && beyond
     }
 
     /// Something happened to a connection: it is to be attended to.

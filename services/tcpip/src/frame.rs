@@ -1,6 +1,10 @@
 //! What tcpip must know of a frame before the stack parses it, and do to one that the stack made.
 
-use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Address, Ipv4Cidr, Ipv4Packet, TcpPacket, UdpPacket, checksum};
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{
+    IpAddress, IpProtocol, Ipv4Address, Ipv4Cidr, Ipv4Packet, Ipv4Repr, TcpPacket, TcpRepr, TcpSeqNumber, UdpPacket,
+    checksum,
+};
 
 use crate::config::Usable;
 use crate::table::Key;
@@ -20,6 +24,8 @@ pub struct Segment {
     pub port: u16,
     /// It starts a connection: a SYN without an ACK.
     pub start: bool,
+    /// It is a reset.
+    pub reset: bool,
     /// It has no flag but ACK, except perhaps PSH.
     pub plain: bool,
     /// It has options.
@@ -46,6 +52,7 @@ pub enum Kind {
 }
 
 const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
 
@@ -86,6 +93,7 @@ pub fn classify(frame: &[u8], own: Option<Ipv4Cidr>) -> Kind {
         key: Key::new(from, u16::from_be_bytes([p0, p1]), port),
         port,
         start,
+        reset: flags & RST != 0,
         plain: flags & !PSH == ACK,
         options: length >> 4 > 5,
         data: total.saturating_sub(header + usize::from(length >> 4) * 4),
@@ -156,6 +164,35 @@ fn ipv4(frame: &[u8]) -> Option<&[u8]> {
     (frame.get(12..ETHERNET_HEADER)? == [0x08, 0x00]).then(|| frame.get(ETHERNET_HEADER..))?
 }
 
+/// Bytes of a segment that only acknowledges, with its headers.
+pub const ACKNOWLEDGEMENT: usize = ETHERNET_HEADER + 40;
+
+/// An acknowledgement of `taken`, after all up to `sent` was, that answers the segment in `frame`; none if it is no segment
+/// that the stack would take.
+pub fn acknowledgement(frame: &[u8], sent: u32, taken: u32) -> Option<[u8; ACKNOWLEDGEMENT]> {
+    let asked = Ipv4Packet::new_checked(ipv4(frame)?).ok()?;
+    let segment = TcpPacket::new_checked(asked.payload()).ok()?;
+    let (from, to) = (asked.dst_addr(), asked.src_addr());
+    TcpRepr::parse(&segment, &to.into(), &from.into(), &ChecksumCapabilities::ignored()).ok()?;
+    let mut answer = [0; ACKNOWLEDGEMENT];
+    answer[..6].copy_from_slice(frame.get(6..12)?);
+    answer[6..12].copy_from_slice(frame.get(..6)?);
+    answer[12..ETHERNET_HEADER].copy_from_slice(&[0x08, 0x00]);
+    let mut packet = Ipv4Packet::new_unchecked(&mut answer[ETHERNET_HEADER..]);
+    Ipv4Repr { src_addr: from, dst_addr: to, next_header: IpProtocol::Tcp, payload_len: 20, hop_limit: 64 }
+        .emit(&mut packet, &ChecksumCapabilities::default());
+    let mut made = TcpPacket::new_unchecked(packet.payload_mut());
+    made.set_src_port(segment.dst_port());
+    made.set_dst_port(segment.src_port());
+    made.set_seq_number(TcpSeqNumber(sent as i32));
+    made.set_ack_number(TcpSeqNumber(taken as i32));
+    made.clear_flags();
+    made.set_ack(true);
+    made.set_header_len(20);
+    made.fill_checksum(&from.into(), &to.into());
+    Some(answer)
+}
+
 /// A request for our own address, from us: tells the neighbours (and switches) where it now is (RFC 5227, 3).
 pub fn announcement(mac: [u8; 6], address: [u8; 4]) -> [u8; 42] {
     let mut frame = [0; 42];
@@ -206,6 +243,27 @@ mod tests {
     }
 
     #[test]
+    fn an_acknowledgement_goes_back_where_the_segment_came_from() {
+        let mut frame = segment();
+        frame[..12].copy_from_slice(&[1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2]);
+        let tcp = ETHERNET_HEADER + 20;
+        frame[tcp..tcp + 4].copy_from_slice(&[0x12, 0x34, 0, 80]);
+        let answer = acknowledgement(&frame, 7, u32::MAX).expect("a segment");
+        assert_eq!(answer[..12], [2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1]);
+        assert!(is_intact(&answer) && is_sound(&answer, [2; 6]));
+        let Kind::Segment(said) = classify(&answer, Some(Ipv4Cidr::new(Ipv4Address::new(10, 0, 0, 1), 24))) else {
+            panic!("{answer:?}")
+        };
+        let key = Key::new([10, 0, 0, 2], 80, 0x1234);
+        assert_eq!((said.key, said.seq, said.ack, said.plain, said.data), (key, 7, u32::MAX, true, 0));
+        frame[tcp + 12] = 0x40;
+        assert_eq!(acknowledgement(&frame, 7, 9), None, "shorter than a header");
+        assert_eq!(acknowledgement(&frame[..30], 7, 9), None);
+        frame[12] = 0x86;
+        assert_eq!(acknowledgement(&frame, 7, 9), None);
+    }
+
+    #[test]
     fn a_segment_is_known_by_its_addresses_and_ports() {
         let mut frame = segment();
         let tcp = ETHERNET_HEADER + 20;
@@ -215,6 +273,7 @@ mod tests {
             key: Key::new([10, 0, 0, 1], 0x1234, 80),
             port: 80,
             start: false,
+            reset: false,
             plain: true,
             options: false,
             data: 7,

@@ -26,6 +26,7 @@ pub mod runs;
 mod slot;
 mod stack;
 pub mod table;
+mod time_wait;
 pub mod wire;
 
 use arrayvec::ArrayVec;

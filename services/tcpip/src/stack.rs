@@ -21,6 +21,7 @@ use crate::frame::{self, Segment};
 use crate::quiesce::Quiesce;
 use crate::refusals::{Kind, Refusals};
 use crate::slot::{Breach, Streams};
+use crate::time_wait::Answer;
 use crate::wire::{Event, Refused, Wire};
 
 /// Messages taken from one queue in a pass.
@@ -181,6 +182,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         }
     }
 
+    #[cold]
     fn address_changed(&mut self, change: Change, now: Instant) {
         match change {
             Change::Refused => return self.refusals.record(&self.console, Kind::Lease),
@@ -190,6 +192,7 @@ impl<S: System, M: Memory> Stack<S, M> {
                 None => self.console.line(format_args!("address {}, no gateway", lease.address)),
             },
         }
+        self.flows.time_wait.clear();
         let up = matches!(change, Change::Gained(_));
         for client in 0..self.clients.len() {
             // With another address, connections cannot go on.
@@ -207,6 +210,7 @@ impl<S: System, M: Memory> Stack<S, M> {
     }
 
     /// Tells the neighbours which station has our address.
+    #[cold]
     fn announce(&mut self) {
         let (Some(interface), Some(lease)) = (&self.interface, self.address.current) else { return };
         let HardwareAddress::Ethernet(mac) = interface.hardware_addr();
@@ -255,9 +259,9 @@ impl<S: System, M: Memory> Stack<S, M> {
     /// Has the stack parse a segment, for its connection.
     fn segment(&mut self, segment: &Segment, now: Instant) {
         let Segment { key, port, start, .. } = *segment;
-        let known = self.flows.find(key).filter(|index| !(start && self.flows.renew(*index, segment.seq)));
-        let index = match known {
+        let index = match self.flows.find(key) {
             Some(index) => index,
+            None if self.waits(segment, now) => return self.wire.pass_over(),
             // The stack refuses what is for nobody.
             None if !start || self.flows.owner(port).is_none() => return self.parse(now),
             None => match self.flows.open(key, port, now) {
@@ -294,6 +298,19 @@ impl<S: System, M: Memory> Stack<S, M> {
             flow.recovery.sent(made, now);
         }
         self.flows.mark(index);
+    }
+
+    /// Whether a segment is for a connection in TIME-WAIT, which answers it.
+    #[inline(never)] // Only segments without a connection come here.
+    fn waits(&mut self, segment: &Segment, now: Instant) -> bool {
+        match self.flows.time_wait.meet(segment, now) {
+            None | Some(Answer::Renew) => false,
+            Some(Answer::Silence) => true,
+            Some(Answer::Acknowledge(end)) => {
+                self.wire.acknowledge(end);
+                true
+            }
+        }
     }
 
     /// Lets the sockets that are no connection's send, and fragments leave.
@@ -407,6 +424,9 @@ impl<S: System, M: Memory> Stack<S, M> {
         let wake = at.filter(|_| result != Attended::Again).map(own_time).into_iter().chain(until).chain(repeat).min();
         if let Some(at) = wake {
             self.flows.wake(index, at);
+        }
+        if result == Attended::Done && at.is_none_or(|at| at > time + ACK_DELAY) {
+            self.flows.retire(index, now);
         }
         result
     }

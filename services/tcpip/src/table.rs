@@ -55,6 +55,11 @@ impl Table {
         }
     }
 
+    /// The key of a connection that is in the table.
+    pub fn key(&self, index: u16) -> Option<Key> {
+        self.entries.get(usize::from(index)).map(|(_, key)| *key)
+    }
+
     /// Enters a connection that is not in the table.
     pub fn insert(&mut self, index: u16, key: Key) {
         let Some(first) = self.chain(key) else { return };

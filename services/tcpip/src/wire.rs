@@ -17,9 +17,10 @@ use smoltcp::time::Instant;
 use smoltcp::wire::Ipv4Cidr;
 
 use crate::cut::{outgoing, parts};
-use crate::frame::{ETHERNET_HEADER, Kind, classify, is_intact, is_sound, prepare_checksum, selected};
+use crate::frame::{self, ETHERNET_HEADER, Kind, classify, is_intact, is_sound, prepare_checksum, selected};
 use crate::recovery::{Outgoing, Range, Wanted};
 use crate::runs::{MAX_PAGES, Runs};
+use crate::time_wait::End;
 
 /// The longest frame that is received: the largest IPv4 packet behind an Ethernet header with one VLAN tag.
 const LONGEST_RECEIVED: usize = 0xFFFF + ETHERNET_HEADER + 4;
@@ -345,6 +346,14 @@ impl<S: System, M: Memory> Wire<S, M> {
     /// What the segment that was readied says that its sender has.
     pub fn selected(&self) -> [Option<Range>; 3] {
         selected(self.frame.get(..self.loaded).unwrap_or_default())
+    }
+
+    /// Acknowledges the segment that was readied, of a connection that has this end.
+    pub fn acknowledge(&mut self, end: End) {
+        let frame = self.frame.get(..self.loaded).unwrap_or_default();
+        if let Some(answer) = frame::acknowledgement(frame, end.sent, end.taken) {
+            self.send(&answer);
+        }
     }
 
     /// The frame that was readied is not for the stack.

@@ -22,7 +22,18 @@ const ANSWERED: u32 = 7;
 
 fn acknowledgement(ack: u32) -> Segment {
     let key = Key::new([10, 0, 0, 1], 4000, 80);
-    Segment { key, port: 80, start: false, plain: true, options: true, data: 0, seq: ANSWERED, ack, window: 99 }
+    Segment {
+        key,
+        port: 80,
+        start: false,
+        reset: false,
+        plain: true,
+        options: true,
+        data: 0,
+        seq: ANSWERED,
+        ack,
+        window: 99,
+    }
 }
 
 fn outgoing(seq: u32, data: u32) -> Outgoing {

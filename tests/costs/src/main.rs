@@ -178,6 +178,7 @@ fn follow() -> Result<Box<dyn FnMut()>, String> {
         key,
         port: 80,
         start: false,
+        reset: false,
         plain: true,
         options: false,
         data: 100,

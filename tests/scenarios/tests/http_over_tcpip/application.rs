@@ -121,6 +121,22 @@ fn an_end_is_told_once_and_an_index_is_free_after_both_ends() {
     assert!(!rig.system.console().contains("refused"), "{}", rig.system.console());
 }
 
+#[test]
+fn a_connection_in_time_wait_holds_no_index() {
+    let (mut rig, mut handle, first) = accepted();
+    for _ in 0..3 {
+        ask(&mut rig, Request::Close { connection: first });
+        assert_eq!(hear(&mut rig, 30), [Reply::Closed { connection: first }]);
+        // The side that closes first is the one that waits.
+        rig.socket(handle).close();
+        assert_eq!(hear(&mut rig, 30), []);
+        assert_eq!(rig.socket(handle).state(), tcp::State::Closed);
+        handle = rig.connect();
+        let heard = hear(&mut rig, 20);
+        assert!(matches!(heard[..], [Reply::Accepted { connection, .. }] if connection == first), "{heard:?}");
+    }
+}
+
 fn constant(connection: Connection, offset: u32, length: u32) -> Request {
     Request::Send { connection, length: 0, constant: Some(Constant { offset, length }), quiet: false }
 }
