@@ -1,4 +1,4 @@
-//! `docs/benchmarks.md`: the last run, for readers.
+//! `docs/benchmarks.md`, and `docs/benchmarks-wall.md` and `-host.md` for runs in one regime alone: the last run, for readers.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -9,30 +9,36 @@ use super::machine::MEMORY;
 use super::record::Run;
 use super::{plot, table};
 
+/// The document of runs by the instruction clock.
+pub const MAIN: &str = "benchmarks";
 const INTRODUCTION: &str = include_str!("introduction.md");
 
-/// Writes the document and its plots, which go in a folder beside it.
-pub fn write(run: &Run, docs: &Path) -> Result<PathBuf> {
-    let path = docs.join("benchmarks.md");
-    let folder = docs.join("benchmarks");
+/// Writes the document `name` and its plots, which go in a folder beside it.
+pub fn write(run: &Run, docs: &Path, name: &str) -> Result<PathBuf> {
+    let path = docs.join(format!("{name}.md"));
+    let folder = docs.join(name);
     // Plots of an older run that this one does not make would be taken for its own.
     if folder.is_dir() {
         std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
     }
     let plots = plot::draw(run, &folder)?;
-    std::fs::write(&path, text(run, &plots)).with_context(|| path.display().to_string())?;
+    std::fs::write(&path, text(run, &plots, name)).with_context(|| path.display().to_string())?;
     run.write(&folder.join("results.json"))?;
     Ok(path)
 }
 
-fn text(run: &Run, plots: &[(String, PathBuf)]) -> String {
-    let mut text = INTRODUCTION.replace("@MEMORY@", &MEMORY.to_string());
+fn text(run: &Run, plots: &[(String, PathBuf)], name: &str) -> String {
+    let mut text = if name == MAIN {
+        INTRODUCTION.replace("@MEMORY@", &MEMORY.to_string())
+    } else {
+        format!("# Benchmarks: one regime\n\nWhat is compared, and how, [`{MAIN}.md`]({MAIN}.md) says.\n")
+    };
     let minutes = run.seconds.div_ceil(60);
     // Writing to a String cannot fail.
     let _ = write!(
         text,
         "\n## The last run\n\n    {}\n\nIt took {minutes} minutes and made {} readings. Image: commit `{}`, policy `{}`. Raw numbers: \
-         [`benchmarks/results.json`](benchmarks/results.json). Made with:\n\n",
+         [`{name}/results.json`]({name}/results.json). Made with:\n\n",
         run.command,
         run.readings.len(),
         run.commit,
@@ -46,8 +52,8 @@ fn text(run: &Run, plots: &[(String, PathBuf)]) -> String {
         text += "\n## Growth\n\nA cross on the axis is a load at which a system failed; the errors above say how.\n";
     }
     for (title, file) in plots {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let _ = write!(text, "\n![{title}](benchmarks/{name})\n");
+        let plot = file.file_name().unwrap_or_default().to_string_lossy();
+        let _ = write!(text, "\n![{title}]({name}/{plot})\n");
     }
     text
 }
@@ -59,7 +65,7 @@ mod tests {
     #[test]
     fn the_document_names_command_commit_and_plots() {
         let run = Run { command: "cargo xtask bench".to_owned(), commit: "abc+".to_owned(), ..Run::default() };
-        let text = text(&run, &[("Requests".to_owned(), "/x/requests-icount.svg".into())]);
+        let text = text(&run, &[("Requests".to_owned(), "/x/requests-icount.svg".into())], MAIN);
         for part in ["    cargo xtask bench\n", "`abc+`", "![Requests](benchmarks/requests-icount.svg)", "384 MiB"] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

@@ -46,10 +46,10 @@ pub struct Arguments {
     /// The policy to build
     #[arg(long, value_name = "FILE", default_value = DEFAULT_POLICY)]
     policy: PathBuf,
-    /// Begin no more jobs after so long, but for those that come last and create guests
+    /// Begin no more jobs of a regime after so long, but for those that come last and create guests
     #[arg(long, value_name = "N")]
     minutes: Option<u64>,
-    /// Write docs/benchmarks.md, too
+    /// Write docs/benchmarks.md, too; docs/benchmarks-wall.md or -host.md for one of these regimes alone
     #[arg(long)]
     document: bool,
     /// How often each job is done; by default 1, 3 with the instruction clock and 11 with the wall clock
@@ -68,6 +68,17 @@ enum Choice {
     Host,
     /// All of them
     All,
+}
+
+impl Choice {
+    /// The document that a run in it makes.
+    fn document(self) -> &'static str {
+        match self {
+            Choice::Icount | Choice::All => document::MAIN,
+            Choice::Wall => "benchmarks-wall",
+            Choice::Host => "benchmarks-host",
+        }
+    }
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -98,7 +109,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             clock: part.clock,
             offload: part.offload,
         };
-        if let Err(error) = measure(arguments, &part, setup, (&mut run, began), &mut stages) {
+        if let Err(error) = measure(arguments, &part, setup, &mut run, &mut stages) {
             stages.done();
             // What was measured before counts.
             run.omissions.push(format!("{}: ended early: {error:#}", part.name()));
@@ -116,7 +127,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     std::fs::write(folder.join("results.md"), &report).with_context(|| folder.display().to_string())?;
     println!("{report}");
     if arguments.document {
-        println!("{}", document::write(&run, &workspace::root().join("docs"))?.display());
+        println!("{}", document::write(&run, &workspace::root().join("docs"), arguments.regime.document())?.display());
     }
     let failed = run.readings.iter().filter(|reading| reading.error.is_some()).count();
     println!("{} readings, {failed} errors, {} s; {}", run.readings.len(), run.seconds, folder.display());
@@ -180,47 +191,41 @@ fn size(image: &Path, run: &mut Run) -> Result<()> {
 }
 
 /// Runs all jobs in one bed.
-fn measure(
-    arguments: &Arguments,
-    part: &Part,
-    setup: Setup<'_>,
-    (run, began): (&mut Run, Instant),
-    stages: &mut Stages,
-) -> Result<()> {
-    let name = part.name();
+fn measure(arguments: &Arguments, part: &Part, setup: Setup<'_>, run: &mut Run, stages: &mut Stages) -> Result<()> {
+    let (name, began) = (part.name(), Instant::now());
     let late = || arguments.minutes.is_some_and(|minutes| began.elapsed().as_secs() >= 60 * minutes);
     let jobs = wanted(arguments, part);
     let systems = systems(&jobs);
     let mut machine = Machine::start(setup, &systems, &name, Config::new(&name), &mut |text| stages.begin(text))?;
-    for job in &jobs {
-        for repeat in 0..if job.once { 1 } else { part.repeats } {
-            let load = job.load.map(|load| format!(" {}", table::number(load))).unwrap_or_default();
-            if late() && !job.once {
-                run.omissions.push(format!("{name}: no time for {}{load}, round {}", job.name, repeat + 1));
-                continue;
-            }
-            stages.begin(&format!("{}{load}, round {}", job.name, repeat + 1));
-            // A B B A: what drifts with time does not favour one.
-            let mut order: Vec<_> = job.systems.iter().collect();
-            if repeat % 2 == 1 {
-                order.reverse();
-            }
-            for system in order {
-                let result = (job.action)(&mut machine, system);
-                // A dead bed gives no more numbers; anything else is this job's own failure.
-                machine.bed().alive("measuring")?;
-                for (index, metric) in job.metrics.iter().enumerate() {
-                    run.readings.push(Reading {
-                        metric,
-                        regime: regime(part.clock),
-                        offload: part.offload,
-                        system: system.name,
-                        load: job.load,
-                        repeat,
-                        value: result.as_ref().ok().and_then(|values| values.get(index).copied()),
-                        error: result.as_ref().err().map(|error| format!("{error:#}")),
-                    });
-                }
+    // Every job once before any twice: who runs out of time has something of all. What ends guests comes last.
+    let rounds = (0..part.repeats).flat_map(|repeat| jobs.iter().filter(|job| !job.once).map(move |job| (job, repeat)));
+    for (job, repeat) in rounds.chain(jobs.iter().filter(|job| job.once).map(|job| (job, 0))) {
+        let load = job.load.map(|load| format!(" {}", table::number(load))).unwrap_or_default();
+        if late() && !job.once {
+            run.omissions.push(format!("{name}: no time for {}{load}, round {}", job.name, repeat + 1));
+            continue;
+        }
+        stages.begin(&format!("{}{load}, round {}", job.name, repeat + 1));
+        // A B B A: what drifts with time does not favour one.
+        let mut order: Vec<_> = job.systems.iter().collect();
+        if repeat % 2 == 1 {
+            order.reverse();
+        }
+        for system in order {
+            let result = (job.action)(&mut machine, system);
+            // A dead bed gives no more numbers; anything else is this job's own failure.
+            machine.bed().alive("measuring")?;
+            for (index, metric) in job.metrics.iter().enumerate() {
+                run.readings.push(Reading {
+                    metric,
+                    regime: regime(part.clock),
+                    offload: part.offload,
+                    system: system.name,
+                    load: job.load,
+                    repeat,
+                    value: result.as_ref().ok().and_then(|values| values.get(index).copied()),
+                    error: result.as_ref().err().map(|error| format!("{error:#}")),
+                });
             }
         }
     }
