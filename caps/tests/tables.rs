@@ -474,6 +474,10 @@ fn grants() {
             (false, |draft| draft.grants[0].name.offset = 9),
             (false, |draft| draft.grants[0].region = 2),
             (false, |draft| draft.grants[0].count = 0),
+            // One without pages meets itself nowhere, and another's references only from within them.
+            (false, |draft| {
+                (draft.grants[0].count, draft.grants[1].first_ref, draft.grants[1].count) = (0, FIRST_GRANT_REF - 1, 4)
+            }),
             (true, |draft| draft.grants[0].count = 1),
             (false, |draft| draft.grants[0].count = 5),
             (false, |draft| draft.grants[0].first_ref = FIRST_GRANT_REF - 1),

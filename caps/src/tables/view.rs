@@ -315,8 +315,7 @@ impl<'a> Tables<'a> {
         let fits = self
             .regions()
             .get(usize::from(grant.region))
-            .is_some_and(|region| region.kind == RegionKind::Fixed && grant.count <= region.amount);
-        // It meets itself and no other; one without pages does not meet itself either.
+            .is_some_and(|region| region.kind == RegionKind::Fixed && grant.count > 0 && grant.count <= region.amount);
         let disjoint = self
             .grants()
             .iter()
