@@ -280,8 +280,9 @@ impl<S: System, M: Memory> Http<S, M> {
                 Some(_) => self.idle.join(index, IDLE),
                 None => self.idle.leave(index),
             }
-            if let Some(deadline) = connection.deadline() {
-                self.timers.set(index, deadline);
+            match connection.deadline() {
+                Some(deadline) => self.timers.set(index, deadline),
+                None => self.timers.remove(index),
             }
             more |= again;
             if again || !told {

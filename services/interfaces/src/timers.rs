@@ -56,12 +56,21 @@ impl Timers {
         if at > now {
             return None;
         }
-        self.put(usize::MAX, (at, number));
-        let last = self.heap.pop()?;
-        if !self.heap.is_empty() {
-            self.sink(last);
-        }
+        self.remove(number);
         Some(number)
+    }
+
+    /// Sets no time for `number` any more.
+    pub fn remove(&mut self, number: u16) {
+        let place = self.place.get(usize::from(number)).map_or(usize::MAX, |place| usize::from(*place));
+        let (Some(removed), Some(last)) = (self.heap.get(place).copied(), self.heap.last().copied()) else { return };
+        self.heap.pop();
+        self.put(usize::MAX, removed);
+        if place == self.heap.len() {
+            return;
+        }
+        // The last one fills the gap, from where it may belong further up or further down.
+        if last.0 < removed.0 { self.rise(place, last) } else { self.sink(place, last) }
     }
 
     /// Takes every number; none is set any more.
@@ -93,9 +102,8 @@ impl Timers {
         self.put(place, entry);
     }
 
-    /// Puts `entry` at the top or further down, where it belongs.
-    fn sink(&mut self, entry: (Instant, u16)) {
-        let mut place = 0;
+    /// Puts `entry` at `place` or further down, where it belongs.
+    fn sink(&mut self, mut place: usize, entry: (Instant, u16)) {
         loop {
             let child = 2 * place + 1;
             let Some(left) = self.heap.get(child).copied() else { break };
@@ -133,7 +141,7 @@ mod tests {
 
     /// Against a table that is searched.
     #[test]
-    fn any_order_of_setting_and_expiring() {
+    fn any_order_of_setting_removing_and_expiring() {
         const COUNT: u16 = 50;
         let (mut random, mut now) = (1u64, 0);
         let mut timers = Timers::new(usize::from(COUNT)).unwrap();
@@ -145,6 +153,10 @@ mod tests {
             timers.set(number, Instant(at));
             let set = &mut table[usize::from(number)];
             *set = Some(set.map_or(at, |old| old.min(at)));
+            assert_eq!(timers.next().map(|next| next.0), table.iter().flatten().min().copied());
+            let number = (random >> 20) as u16 % (2 * COUNT);
+            timers.remove(number);
+            table.get_mut(usize::from(number)).into_iter().for_each(|set| *set = None);
             assert_eq!(timers.next().map(|next| next.0), table.iter().flatten().min().copied());
             now += random >> 62;
             while let Some(number) = timers.expired(Instant(now)) {

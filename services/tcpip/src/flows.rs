@@ -356,6 +356,7 @@ impl Flows {
     /// Takes a connection away from its peer, without a word; what the application has of it stays.
     fn release(&mut self, index: u16) {
         self.table.remove(index);
+        self.timers.remove(index);
         self.enter(index, Stage::Unused, Instant::START);
         let large = usize::from(index) < self.layout.large;
         let Some(flow) = self.get(index) else { return };
