@@ -9,7 +9,7 @@ use crate::fuzz::tools::{NIGHTLY, ensure_nightly, nightly, quiet, succeeds};
 use crate::stages::Stages;
 
 /// What is interpreted: package, and which of its tests. `docs/miri.md` says what is left out and why.
-const PACKAGES: [(&str, &[&str]); 11] = [
+const PACKAGES: [(&str, &[&str]); 14] = [
     ("runtime", &["--lib"]),
     ("caps", &["--lib", "--tests"]),
     ("interfaces", &["--lib"]),
@@ -17,9 +17,12 @@ const PACKAGES: [(&str, &[&str]); 11] = [
     ("grant-manager", &["--lib"]),
     ("xenstore", &["--lib"]),
     ("netfront", &["--lib"]),
-    ("tcpip", &["--lib"]),
+    ("tcpip", &["--lib", "--test", "hostile"]),
     ("http", &["--lib"]),
     ("control", &["--lib"]),
+    ("fused", &["--lib"]),
+    ("back-end", &["--lib"]),
+    ("prober", &["--lib"]),
     ("sim", &["--lib"]),
 ];
 
