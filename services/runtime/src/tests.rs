@@ -59,6 +59,25 @@ fn words_are_stored_and_loaded_where_they_are_and_nowhere_else() {
 }
 
 #[test]
+fn a_message_is_moved_whole_or_not_at_all() {
+    let window = Window::new(KERNEL, map(7, 4, 0, 0));
+    window.store_words(8, &[1, 2, 3]);
+    let load = |offset| {
+        let mut words = [7; 3];
+        window.load_words(offset, &mut words);
+        words
+    };
+    assert_eq!((load(0), load(8)), ([0, 1, 2], [1, 2, 3]));
+    // Beyond the end, at no multiple of 8, and far away.
+    for offset in [16, 9, 32, usize::MAX - 7, usize::MAX] {
+        window.store_words(offset, &[4, 5, 6]);
+        assert_eq!((load(offset), load(0), load(8)), ([0; 3], [0, 1, 2], [1, 2, 3]), "{offset}");
+    }
+    window.store_words(32, &[]);
+    window.load_words(usize::MAX, &mut []);
+}
+
+#[test]
 fn a_slot_without_a_region_has_no_bytes() {
     let window = Window::new(KERNEL, Slot(60));
     assert!(window.is_empty());
