@@ -24,7 +24,7 @@ const RANGES: usize = 16;
 /// So many repeats of an acknowledgement say that a segment is lost (RFC 5681, 3.2).
 const REPEATS: u8 = 3;
 /// How long to wait, beyond two round trips, for an acknowledgement of several segments, before the last is sent again.
-const PROBE: Duration = Duration::from_millis(5);
+const PROBE: Duration = Duration::from_millis(2);
 /// And of less than two: the peer may hold its acknowledgement back for so long.
 const HELD_BACK: Duration = Duration::from_millis(200);
 /// What a round trip is taken for before one was measured, times two (RFC 6298, 2.1).
