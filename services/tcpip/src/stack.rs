@@ -1,12 +1,14 @@
 //! The service: one pass over the link, the stack and the applications for every notification or deadline.
 
+mod applications;
+
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use arrayvec::ArrayVec;
 use cloister_interfaces::capability::{Clock, Console, Entropy};
-use cloister_interfaces::socket::{Connection, Layout, Reply, Request, Socket};
+use cloister_interfaces::socket::{Connection, Layout, Socket};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
 use smoltcp::time::{Duration as StackDuration, Instant as StackInstant};
@@ -20,9 +22,10 @@ use crate::flows::{Flow, Flows, Stage};
 use crate::frame::{self, Segment};
 use crate::quiesce::Quiesce;
 use crate::refusals::{Kind, Refusals};
-use crate::slot::{Breach, Streams};
+use crate::slot::Streams;
 use crate::time_wait::Answer;
 use crate::wire::{Event, Refused, Wire};
+use applications::News;
 
 /// Messages taken from one queue in a pass.
 const MESSAGES: u32 = 256;
@@ -42,19 +45,6 @@ const BLOCKED: Duration = Duration::from_millis(1);
 const STUCK: StackDuration = StackDuration::from_millis(1);
 /// The most applications.
 const CLIENTS: usize = 4;
-
-/// What an application has yet to be told about the network.
-#[derive(Clone, Copy, Default)]
-struct News {
-    /// Everything that it has is void: it is to listen again.
-    down: bool,
-    /// The address.
-    up: bool,
-    /// The number of free connections that it was last told of.
-    pressure: Option<u16>,
-    /// It is to be woken for what it was told.
-    wake: bool,
-}
 
 /// What became of a connection that was attended to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -215,14 +205,6 @@ impl<S: System, M: Memory> Stack<S, M> {
         let (Some(interface), Some(lease)) = (&self.interface, self.address.current) else { return };
         let HardwareAddress::Ethernet(mac) = interface.hardware_addr();
         self.wire.send(&frame::announcement(mac.0, lease.address.address().octets()));
-    }
-
-    /// Makes all that a client has void; it will listen again when it is told.
-    fn void(&mut self, client: usize, now: Instant) {
-        self.flows.forget(client as u8, now);
-        if let Some(news) = self.news.get_mut(client) {
-            *news = News { down: true, ..News::default() };
-        }
     }
 
     /// Parses received frames. Answers whether some are left that could be.
@@ -429,113 +411,6 @@ impl<S: System, M: Memory> Stack<S, M> {
             self.flows.retire(index, now);
         }
         result
-    }
-
-    /// Tells a connection's application what it has not been told. Answers whether there was room for all of it.
-    fn tell_about(&mut self, index: u16, now: Instant) -> bool {
-        let Some(slot) = self.flows.get(index).and_then(|flow| flow.slot.as_mut()) else { return true };
-        let client = usize::from(slot.client);
-        let (Some(server), Some(news)) = (self.clients.get_mut(client), self.news.get_mut(client)) else { return true };
-        news.wake |= slot.tell(index, server, now);
-        let all = !slot.owes();
-        self.flows.free_slot(index);
-        all
-    }
-
-    /// Takes what the applications ask. Answers whether more may be waiting.
-    fn drain_clients(&mut self, now: Instant) -> bool {
-        let mut more = false;
-        for client in 0..self.clients.len() {
-            let mut budget = MESSAGES;
-            while budget > 0 {
-                let Some(request) = self.clients.get_mut(client).and_then(|server| server.requests.pop()) else {
-                    break;
-                };
-                match request {
-                    Ok(request) => self.asked(client, request, now),
-                    Err(_) => self.refusals.record(&self.console, Kind::Message),
-                }
-                budget -= 1;
-            }
-            more |= budget == 0;
-        }
-        more
-    }
-
-    fn asked(&mut self, client: usize, request: Request, now: Instant) {
-        let connection = match request {
-            Request::Listen { port } => return self.listen(client, port, now),
-            Request::Send { connection, .. }
-            | Request::Consumed { connection, .. }
-            | Request::Close { connection }
-            | Request::Abort { connection } => connection,
-        };
-        let ring_out = self.flows.layout().ring_out(connection).size;
-        let index = connection.0;
-        let slot = self.flows.get(index).and_then(|flow| flow.slot.as_mut());
-        let Some(slot) = slot.filter(|slot| usize::from(slot.client) == client) else {
-            // What was on its way when everything became void is no breach.
-            if !self.news.get(client).is_some_and(|news| news.down) && self.flows.listens(client as u8) {
-                self.refusals.record(&self.console, Kind::Connection);
-            }
-            return;
-        };
-        let outcome = slot.asked(request, ring_out, self.site.len(), now);
-        if (outcome.is_err() || matches!(request, Request::Abort { .. })) && !slot.is_over() {
-            slot.part();
-            self.flows.abort(index, now);
-        }
-        self.flows.mark(index);
-        match outcome {
-            Ok(()) => {}
-            Err(Breach::Send) => self.refusals.record(&self.console, Kind::Send),
-            Err(Breach::Consumed) => self.refusals.record(&self.console, Kind::Consumed),
-            Err(Breach::Constant) => self.refusals.record(&self.console, Kind::Constant),
-        }
-    }
-
-    fn listen(&mut self, client: usize, port: u16, now: Instant) {
-        if self.quiesce.is_asked() {
-            return;
-        }
-        if self.flows.owner(port) == Some(client as u8) {
-            // The application was started anew: what it had is void.
-            self.void(client, now);
-        } else if self.flows.listen(client as u8, port) {
-            if let Some(news) = self.news.get_mut(client) {
-                news.up = self.address.current.is_some();
-            }
-        } else {
-            self.refusals.record(&self.console, Kind::Listen);
-        }
-    }
-
-    /// Tells the applications about the network and about pressure.
-    fn tell(&mut self) {
-        let free = self.flows.free();
-        let scarce = free < self.flows.scarce();
-        let constant = self.site.len() as u64;
-        for ((client, server), news) in self.clients.iter_mut().enumerate().zip(&mut self.news) {
-            if news.down {
-                news.wake = true;
-                news.down = server.replies.push(&Reply::Network { address: [0; 4], constant }).is_err();
-            }
-            let address = self.address.current.map(|lease| lease.address.address().octets());
-            let listens = self.flows.listens(client as u8);
-            if let (true, false, Some(address)) = (news.up && listens, news.down, address) {
-                news.wake = true;
-                news.up = server.replies.push(&Reply::Network { address, constant }).is_err();
-            }
-            let told = scarce.then_some(free as u16);
-            if told.is_some() && told != news.pressure && listens {
-                news.wake = true;
-                if server.replies.push(&Reply::Pressure { free: free as u16 }).is_ok() {
-                    news.pressure = told;
-                }
-            } else {
-                news.pressure = told;
-            }
-        }
     }
 
     fn flush(&mut self) {
