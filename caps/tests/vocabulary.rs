@@ -62,7 +62,9 @@ fn limits_are_those_of_the_interfaces_they_come_from() {
     assert_eq!([region::CONSTANT, region::OWN, region::SIZE], [1 << 63, 1 << 62, (1 << 62) - 1]);
     // Xen keeps the first 8; a version-1 entry has 8 bytes, and there are 8 frames of them.
     assert_eq!((FIRST_GRANT_REF, MAX_GRANT_REFS), (8, 8 * 4096 / 8));
-    assert_eq!(KERNEL_ADDRESSES, 0xFFFF_FFFF_8000_0000..0xFFFF_FFFF_C020_0000);
+    let [calls, others] = KERNEL_ADDRESSES;
+    assert_eq!(calls, 0xFFFF_FFFF_4000_0000..0xFFFF_FFFF_4000_1000);
+    assert_eq!(others, 0xFFFF_FFFF_8000_0000..0xFFFF_FFFF_C020_0000);
     // Magic, version, length, hash, and ten sections.
     assert_eq!(HEADER_SIZE, 128);
 }

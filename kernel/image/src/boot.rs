@@ -10,6 +10,7 @@ use cloister_kernel_core::boot::{self, BootError, MAX_MAP, MapEntry, PhysicalMem
 use cloister_kernel_core::memory::{Frames, FreeMemory};
 use cloister_kernel_core::place::{Given, PlaceError, Places, place};
 
+use crate::calls;
 use crate::fatal::{ON_XEN, fatal};
 use crate::grants::{GrantTable, PER_FRAME};
 use crate::hypercall::{self, MapRecord, Param, Refused, Space};
@@ -132,6 +133,9 @@ fn prepare(start_info: u64) -> Result<(), Failure> {
     let mut free = free_memory(&info, &map, &tables, tables_at)?;
     let mut kernel_root = paging::build_kernel(&mut free, tables_at)?;
     processor::protect(&features);
+    if features.gigabyte {
+        calls::move_out(&mut kernel_root, &mut free)?;
+    }
     let memory = map.iter().filter(|entry| entry.ram).map(|entry| entry.length).sum();
     let console_port = map_console();
     greet(memory)?;

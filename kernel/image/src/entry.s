@@ -102,18 +102,32 @@ trapped_in_kernel:
     call kernel_faulted
     ud2
 
+# The instructions that leave for Xen, and the numbers of ports, each as EVTCHNOP_send takes it. All of it is used in the place
+# that `calls.rs` says, which knows these offsets; none of it depends on where it is. It lies in one page.
+.balign 256
+.global calls
+calls:
+    vmmcall
+    ret
+.org calls + 4
+    vmcall
+    ret
 # Sleeps until an event. Interrupts are on from `sti` to `cli` alone, and not before `hlt` has begun.
-.balign 16
-.global idle
-idle:
+.set IDLE_HALT, 1               # from the start of this to `hlt`
+.set IDLE_OVER, 2               # and behind it
+.org calls + 8
     sti
-idle_halt:
     hlt
-idle_over:
     cli
     ret
+.org calls + 16
+.set n, 0
+.rept 32
+    .long n
+.set n, n + 1
+.endr
 
-# The event upcall. In ring 0 it comes to `idle`, whose caller then looks for events itself: go back with interrupts off,
+# The event upcall. In ring 0 it comes while it sleeps; who sleeps then looks for events itself: go back with interrupts off,
 # and behind `hlt`, for a virtual machine may lose the shadow of `sti` at an exit, and would then halt with interrupts off
 # for good. Anywhere else in ring 0 interrupts are off, and still one comes now and then: an emulated processor delivers
 # an event twice when it leaves the virtual machine just after the first. It finds the first instruction here, on the stack
@@ -127,13 +141,15 @@ upcall_entry:
     push 0xF3
     jmp save
 1:  push rax
-    lea rax, [rip + idle_halt]
-    cmp [rsp + 8], rax
-    lea rax, [rip + idle_over]
+    mov rax, [rsp + 8]
+    sub rax, [rip + IDLE]       # how far in `idle`
+    cmp rax, IDLE_HALT
     je 2f
-    cmp [rsp + 8], rax
+    cmp rax, IDLE_OVER
     jne 3f
-2:  mov [rsp + 8], rax
+2:  mov rax, [rip + IDLE]
+    add rax, IDLE_OVER
+    mov [rsp + 8], rax
     and qword ptr [rsp + 24], ~0x200
 3:  pop rax
     iretq

@@ -4,11 +4,11 @@
 //! which is mapped whatever the address space.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 use cloister_caps::{DomId, EvtchnPort, Gfn};
 use static_assertions::const_assert_eq;
 
+use crate::calls::{self, HYPERCALL};
 use crate::count::{Count, count};
 
 /// A refused hypercall: Xen's error number, negative.
@@ -26,18 +26,10 @@ impl core::fmt::Display for Refused {
     }
 }
 
-/// The processor's vendor is Intel, Centaur or Zhaoxin: `vmcall`, else `vmmcall`.
-static USE_VMCALL: AtomicBool = AtomicBool::new(false);
-
-/// Chooses the instruction.
-pub fn choose_instruction(intel: bool) {
-    USE_VMCALL.store(intel, Ordering::Relaxed);
-}
-
 const MEMORY_OP: u64 = 12;
+const SET_TIMER_OP: u64 = 15;
 const XEN_VERSION: u64 = 17;
 pub(crate) const GRANT_TABLE_OP: u64 = 20;
-const VCPU_OP: u64 = 24;
 const SCHED_OP: u64 = 29;
 pub(crate) const EVENT_CHANNEL_OP: u64 = 32;
 const HVM_OP: u64 = 34;
@@ -47,15 +39,11 @@ const HVM_OP: u64 = 34;
 pub(crate) unsafe fn raw(number: u64, first: u64, second: u64, third: u64) -> i64 {
     count(Count::Hypercall);
     let result;
-    // SAFETY: by the caller's promise; the convention clobbers RAX and the argument registers (XEN-REFERENCE 0.3).
+    // SAFETY: by the caller's promise; the convention clobbers RAX and the argument registers (XEN-REFERENCE 0.3). What is
+    // called is the instruction and `ret`.
     unsafe {
-        if USE_VMCALL.load(Ordering::Relaxed) {
-            asm!("vmcall", inlateout("rax") number => result, inlateout("rdi") first => _, inlateout("rsi") second => _,
-                inlateout("rdx") third => _, lateout("r10") _, lateout("r8") _, options(nostack));
-        } else {
-            asm!("vmmcall", inlateout("rax") number => result, inlateout("rdi") first => _, inlateout("rsi") second => _,
-                inlateout("rdx") third => _, lateout("r10") _, lateout("r8") _, options(nostack));
-        }
+        asm!("call [rip + {at}]", at = sym HYPERCALL, inlateout("rax") number => result, inlateout("rdi") first => _,
+            inlateout("rsi") second => _, inlateout("rdx") third => _, lateout("r10") _, lateout("r8") _);
     }
     result
 }
@@ -144,6 +132,8 @@ pub enum Space {
     SharedInfo = 0,
     /// `XENMAPSPACE_grant_table`.
     GrantTable = 1,
+    /// `XENMAPSPACE_gmfn`: a frame of the domain, which moves.
+    Frame = 2,
 }
 
 /// `XENMEM_add_to_physmap`.
@@ -201,21 +191,13 @@ pub fn grant_frames() -> Result<u32, Refused> {
     if code < 0 { Err(Refused { what: "GNTTABOP_query_size", code }) } else { Ok(argument.max_frames) }
 }
 
-/// `struct vcpu_set_singleshot_timer` (`vcpu.h`).
-#[repr(C)]
-struct SingleShot {
-    timeout_abs_ns: u64,
-    flags: u32,
-    pad: u32,
-}
-
-/// `VCPUOP_set_singleshot_timer` on vCPU 0, at an absolute system time in ns. A failure is a defect of Xen; the next
-/// event sets the timer again.
+/// `set_timer_op`, at an absolute system time in ns. It points to nothing, which makes it cheaper than
+/// `VCPUOP_set_singleshot_timer`. A failure is a defect of Xen; the next event sets the timer again.
 pub fn set_timer(at: u64) {
     count(Count::Timer);
-    let mut argument = SingleShot { timeout_abs_ns: at, flags: 0, pad: 0 };
-    // SAFETY: the operation takes the vCPU and one structure, exclusively borrowed.
-    unsafe { raw(VCPU_OP, 8, 0, core::ptr::from_mut(&mut argument) as u64) };
+    // 0 would cancel it.
+    // SAFETY: the operation takes a number.
+    unsafe { raw(SET_TIMER_OP, at.max(1), 0, 0) };
 }
 
 /// Reasons of `SCHEDOP_shutdown` (`sched.h`).
@@ -271,9 +253,12 @@ pub fn bind_timer() -> Result<EvtchnPort, Refused> {
     Ok(EvtchnPort(argument.port))
 }
 
+/// An operation whose structure is a port's number, and is only read.
 fn port_operation(operation: u64, port: EvtchnPort, what: &'static str) -> Result<(), Refused> {
-    let mut argument = port.0;
-    operate(EVENT_CHANNEL_OP, operation, &mut argument, what).map(|_| ())
+    let argument = calls::number(port).unwrap_or(&raw const port.0 as u64);
+    // SAFETY: every caller in this file passes an operation that reads one number and writes nothing.
+    let code = unsafe { raw(EVENT_CHANNEL_OP, operation, argument, 0) };
+    if code < 0 { Err(Refused { what, code }) } else { Ok(()) }
 }
 
 /// `EVTCHNOP_close`.

@@ -9,6 +9,7 @@
 #[cfg(feature = "back-end")]
 mod back_end;
 mod boot;
+mod calls;
 mod console;
 mod context;
 mod count;

@@ -5,6 +5,7 @@ use core::fmt;
 
 pub use cloister_caps::abi::KERNEL_OFFSET as OFFSET;
 // Between two uses of it lies a page that is never mapped.
+use cloister_caps::abi::KERNEL_CALLS;
 use cloister_caps::abi::KERNEL_SPECIAL as SPECIAL;
 use cloister_caps::{Gfn, PAGE_SIZE};
 use cloister_kernel_core::memory::FreeMemory;
@@ -13,7 +14,8 @@ use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::mapper::MapToError;
 use x86_64::structures::paging::page_table::PageTable;
 use x86_64::structures::paging::{
-    FrameAllocator, Mapper, OffsetPageTable, Page, PageSize, PageTableFlags as Flags, PhysFrame, Size2MiB, Size4KiB,
+    FrameAllocator, Mapper, OffsetPageTable, Page, PageSize, PageTableFlags as Flags, PhysFrame, Size1GiB, Size2MiB,
+    Size4KiB,
 };
 use x86_64::{PhysAddr, VirtAddr};
 
@@ -173,6 +175,18 @@ impl Root {
         let mut root = Root::empty(free)?;
         root.table()[511] = self.table()[511].clone();
         Ok(root)
+    }
+
+    /// Maps the GiB of [`KERNEL_CALLS`] for the kernel to execute, by one entry. The frames from `frame` on are one page of text
+    /// and holes.
+    ///
+    /// # Errors
+    /// As for pages: see [`PagingError`].
+    pub fn map_calls(&mut self, free: &mut FreeMemory, frame: Gfn) -> Result<(), PagingError> {
+        // SAFETY: physical memory is mapped at offset 0 as long as a `Root` is used.
+        let mut mapper = unsafe { OffsetPageTable::new(self.table(), VirtAddr::zero()) };
+        let places = (KERNEL_CALLS, frame.0 * PAGE_SIZE as u64);
+        map_page::<Size1GiB>(&mut mapper, free, places, KERNEL_FLAGS, Flags::PRESENT | Flags::WRITABLE)
     }
 
     /// The value for CR3.

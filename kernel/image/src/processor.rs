@@ -12,7 +12,7 @@ use x86_64::structures::gdt::SegmentSelector;
 use x86_64::structures::tss::TaskStateSegment;
 use x86_64::{PrivilegeLevel, VirtAddr};
 
-use crate::hypercall;
+use crate::calls;
 
 /// The vector at which Xen injects event upcalls: Linux's `HYPERVISOR_CALLBACK_VECTOR`.
 pub const UPCALL_VECTOR: u8 = 0xF3;
@@ -30,6 +30,8 @@ pub struct Features {
     pub umip: bool,
     /// Global pages.
     pub global: bool,
+    /// Pages of 1 GiB.
+    pub gigabyte: bool,
     /// The RDRAND instruction.
     pub rdrand: bool,
     /// The first of Xen's CPUID leaves, if Xen is there.
@@ -41,7 +43,7 @@ impl Features {
     pub fn detect() -> Features {
         let vendor = __cpuid(0);
         // "Genu", "Cent" and "  Sh": Intel, Centaur and Zhaoxin.
-        hypercall::choose_instruction(matches!(vendor.ebx, 0x756E_6547 | 0x746E_6543 | 0x6853_2020));
+        calls::choose(matches!(vendor.ebx, 0x756E_6547 | 0x746E_6543 | 0x6853_2020));
         let basic = __cpuid(1);
         let extended = __cpuid(0x8000_0001);
         let leaf7 = __cpuid_count(7, 0);
@@ -52,6 +54,7 @@ impl Features {
             smep: structured(leaf7.ebx, 7),
             smap: structured(leaf7.ebx, 20),
             umip: structured(leaf7.ecx, 2),
+            gigabyte: extended.edx >> 26 & 1 == 1,
             global: basic.edx >> 13 & 1 == 1,
             rdrand: basic.ecx >> 30 & 1 == 1,
             xen_leaf: (0x4000_0000..0x4001_0000).step_by(0x100).find(|leaf| {
@@ -72,7 +75,6 @@ unsafe extern "C" {
     static trap_stubs: [[u8; 16]; 32];
     static upcall_entry: u8;
     static nmi_entry: u8;
-    fn idle();
     static system_call_entry: u8;
     static double_fault_stack_top: u8;
     static machine_check_stack_top: u8;
@@ -229,7 +231,7 @@ pub fn random() -> Option<u64> {
 /// Sleeps until an interrupt, which the entry stub leaves for the caller to look at. Interrupts are off again afterwards.
 pub fn sleep() {
     // SAFETY: the code of `entry.s` keeps to the calling convention, and nothing but the upcall can come meanwhile.
-    unsafe { idle() }
+    unsafe { core::arch::asm!("call [rip + {idle}]", idle = sym calls::IDLE) }
 }
 
 /// Writes a byte to Xen's and QEMU's debug port.

@@ -137,7 +137,7 @@ impl Program<'_> {
         let words = load.bytes.windows(8).filter_map(|word| Some(u64::from_le_bytes(word.try_into().ok()?)));
         let wrong = words.enumerate().find(|(at, word)| {
             let aligned = at.is_multiple_of(8) && !load.execute;
-            self.kernel.contains(word) || (aligned && KERNEL_ADDRESSES.contains(word))
+            self.kernel.contains(word) || (aligned && KERNEL_ADDRESSES.iter().any(|range| range.contains(word)))
         });
         if let Some((at, word)) = wrong {
             let address = load.address + at as u64;

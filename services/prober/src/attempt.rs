@@ -27,10 +27,11 @@ const KERNEL_TEXT: u64 = 0xFFFF_FFFF_8010_1000;
 
 /// Addresses that hold the kernel, what Xen shares with it, physical memory if it were mapped, other services' stacks,
 /// queues and regions by their usual places, and nothing.
-const ADDRESSES: [(&str, u64); 12] = [
+const ADDRESSES: [(&str, u64); 13] = [
     ("kernel text", KERNEL_TEXT),
     ("kernel data", 0xFFFF_FFFF_8011_4000),
     ("capability tables", 0xFFFF_FFFF_8014_0000),
+    ("hypercall instructions", 0xFFFF_FFFF_4000_0000),
     ("shared info", 0xFFFF_FFFF_C000_1000),
     ("console ring", 0xFFFF_FFFF_C000_3000),
     ("grant table", 0xFFFF_FFFF_C000_5000),
