@@ -106,7 +106,7 @@ impl Flow {
     }
 
     /// Where both streams ended, in TIME-WAIT.
-    fn end(&self) -> Option<End> {
+    pub fn end(&self) -> Option<End> {
         Some(End { sent: self.sent?, taken: self.end? })
     }
 
@@ -354,7 +354,7 @@ impl Flows {
     }
 
     /// Takes a connection away from its peer, without a word; what the application has of it stays.
-    fn release(&mut self, index: u16) {
+    pub fn release(&mut self, index: u16) {
         self.table.remove(index);
         self.timers.remove(index);
         self.enter(index, Stage::Unused, Instant::START);

@@ -23,7 +23,7 @@ use crate::frame::{self, Segment};
 use crate::quiesce::Quiesce;
 use crate::refusals::{Kind, Refusals};
 use crate::slot::Streams;
-use crate::time_wait::Answer;
+use crate::time_wait::{Answer, End};
 use crate::wire::{Event, Refused, Wire};
 use applications::News;
 
@@ -241,9 +241,11 @@ impl<S: System, M: Memory> Stack<S, M> {
     /// Has the stack parse a segment, for its connection.
     fn segment(&mut self, segment: &Segment, now: Instant) {
         let Segment { key, port, start, .. } = *segment;
-        let index = match self.flows.find(key) {
+        let found = self.flows.find(key);
+        let ended = found.and_then(|index| Some((index, self.flows.get(index)?.end()?)));
+        let index = match found.filter(|_| ended.is_none()) {
             Some(index) => index,
-            None if self.waits(segment, now) => return self.wire.pass_over(),
+            None if self.waits(ended, segment, now) => return self.wire.pass_over(),
             // The stack refuses what is for nobody.
             None if !start || self.flows.owner(port).is_none() => return self.parse(now),
             None => match self.flows.open(key, port, now) {
@@ -282,10 +284,18 @@ impl<S: System, M: Memory> Stack<S, M> {
         self.flows.mark(index);
     }
 
-    /// Whether a segment is for a connection in TIME-WAIT, which answers it.
-    #[inline(never)] // Only segments without a connection come here.
-    fn waits(&mut self, segment: &Segment, now: Instant) -> bool {
-        match self.flows.time_wait.meet(segment, now) {
+    /// Whether a segment is for a connection in TIME-WAIT, which answers it: `ended`, which has its socket still, or one of which
+    /// only the numbers are left.
+    #[inline(never)] // Only segments without a connection in use come here.
+    fn waits(&mut self, ended: Option<(u16, End)>, segment: &Segment, now: Instant) -> bool {
+        let answer = match ended {
+            Some((_, end)) => Some(end.answer(segment)),
+            None => self.flows.time_wait.meet(segment, now),
+        };
+        if let (Some(Answer::Renew), Some((index, _))) = (answer, ended) {
+            self.flows.release(index);
+        }
+        match answer {
             None | Some(Answer::Renew) => false,
             Some(Answer::Silence) => true,
             Some(Answer::Acknowledge(end)) => {
@@ -365,14 +375,19 @@ impl<S: System, M: Memory> Stack<S, M> {
         let whole = self.wire.largest_segment() as u32;
         let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return Attended::Done };
         let until = flow.limit();
-        let Some(queued) = flow.socket().map(|socket| socket.send_queue()) else { return Attended::Done };
+        let Some((queued, most)) = flow.socket().map(|socket| (socket.send_queue(), socket.send_capacity())) else {
+            return Attended::Done;
+        };
         if flow.stage == Stage::Unused {
             return Attended::Done;
         }
         if self.wire.can_send() && flow.recovery.begins(whole, now) {
             flow.go_back(interface, time);
         }
-        let Flow { set: Some(set), recovery, .. } = flow else { return Attended::Done };
+        let Flow { set: Some(set), recovery, slot, .. } = flow else { return Attended::Done };
+        // The buffer is full, and more is to follow: each frame is to be as long as it can be, for all pay by the frame.
+        let more = slot.as_ref().is_some_and(|slot| !slot.is_drained());
+        let enough = if more { self.wire.longest_data().min(most / 4) } else { 0 };
         let (mut result, mut at) = (Attended::Again, None);
         for _ in 0..TURN {
             at = interface.poll_at(time, set);
@@ -380,7 +395,7 @@ impl<S: System, M: Memory> Stack<S, M> {
                 result = Attended::Done;
                 break;
             }
-            if recovery.is_full() {
+            if recovery.is_full() || recovery.defers(queued as u32, enough as u32) {
                 // Until an acknowledgement comes, or should have.
                 (result, at) = (Attended::Done, None);
                 break;

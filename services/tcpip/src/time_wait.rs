@@ -22,6 +22,19 @@ pub struct End {
     pub taken: u32,
 }
 
+impl End {
+    /// What `segment` for this connection comes to.
+    pub fn answer(self, segment: &Segment) -> Answer {
+        // A new attempt, beyond all of the old connection, waits no longer (RFC 1122, 4.2.2.13).
+        if segment.start && segment.seq.wrapping_sub(self.taken) as i32 >= 0 {
+            return Answer::Renew;
+        }
+        // A reset does not end the wait (RFC 1337), and an acknowledgement that is due is not answered.
+        let due = segment.plain && segment.data == 0 && segment.seq == self.taken;
+        if segment.reset || due { Answer::Silence } else { Answer::Acknowledge(self) }
+    }
+}
+
 /// What a segment for a connection in TIME-WAIT comes to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answer {
@@ -72,14 +85,11 @@ impl TimeWait {
     pub fn meet(&mut self, segment: &Segment, now: Instant) -> Option<Answer> {
         let index = self.table.find(segment.key)?;
         let Entry { until, end } = *self.entries.get(usize::from(index))?;
-        // A new attempt, beyond all of the old connection, waits no longer (RFC 1122, 4.2.2.13).
-        if now >= until || segment.start && segment.seq.wrapping_sub(end.taken) as i32 >= 0 {
+        let answer = (now < until).then(|| end.answer(segment));
+        if matches!(answer, None | Some(Answer::Renew)) {
             self.forget(index);
-            return (now < until).then_some(Answer::Renew);
         }
-        // A reset does not end the wait (RFC 1337), and an acknowledgement that is due is not answered.
-        let due = segment.plain && segment.data == 0 && segment.seq == end.taken;
-        Some(if segment.reset || due { Answer::Silence } else { Answer::Acknowledge(end) })
+        answer
     }
 
     fn forget(&mut self, index: u16) {

@@ -177,6 +177,11 @@ impl<S: System, M: Memory> Wire<S, M> {
         (offloads.contains(Offloads::all()) && whole > segment).then_some(ETHERNET_HEADER + SEGMENT_HEADERS + whole)
     }
 
+    /// Bytes of data in the longest frame, which the link may have to cut.
+    pub fn longest_data(&self) -> usize {
+        self.longest_segment().map_or(self.largest_segment(), |length| length - ETHERNET_HEADER - SEGMENT_HEADERS)
+    }
+
     /// Bytes of data in a segment as long as the link carries.
     pub fn largest_segment(&self) -> usize {
         usize::from(self.mtu) - SEGMENT_HEADERS

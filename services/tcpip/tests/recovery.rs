@@ -262,6 +262,60 @@ fn the_last_segment_is_not_waited_for_a_second() {
     assert!(time < Duration::from_millis(210), "{time:?}");
 }
 
+/// Sends four segments from `seq` on; answers how long their acknowledgement is waited for.
+fn wait_for_four(recovery: &mut Recovery, seq: u32, now: Instant) -> Duration {
+    (0..4).for_each(|segment| recovery.sent(outgoing(seq.wrapping_add(segment * WHOLE), WHOLE), now));
+    recovery.deadline(WHOLE).expect("data on their way").since(now)
+}
+
+#[test]
+fn a_calm_path_is_probed_late_and_one_that_lost_something_early() {
+    let (early, late) = (2 * TRIP + Duration::from_millis(2), 2 * TRIP + Duration::from_millis(20));
+    let (mut recovery, mut seq, mut now) = (opened(), FIRST, Instant(1_000_000_000));
+    let mut begin = seq;
+    for lost in 0..3 {
+        for round in 0..1000 {
+            let wait = wait_for_four(&mut recovery, seq, now);
+            let calm = seq.wrapping_sub(begin) >= 4 << 20;
+            assert_eq!(wait, if calm { late } else { early }, "{lost} lost, round {round}");
+            seq = seq.wrapping_add(4 * WHOLE);
+            now = now + TRIP;
+            recovery.took(&acknowledgement(seq), true, &[None; 3], WHOLE, now);
+        }
+        wait_for_four(&mut recovery, seq, now);
+        now = now + TRIP;
+        recovery.took(&acknowledgement(seq.wrapping_add(2 * WHOLE)), true, &[None; 3], WHOLE, now);
+        now = now + late;
+        begin = seq.wrapping_add(2 * WHOLE);
+        assert!(recovery.begins(WHOLE, now), "the last of them is sent again");
+        seq = seq.wrapping_add(4 * WHOLE);
+        recovery.sent(outgoing(seq.wrapping_sub(WHOLE), WHOLE), now);
+        now = now + TRIP;
+        recovery.took(&acknowledgement(seq), true, &[None; 3], WHOLE, now);
+    }
+}
+
+#[test]
+fn what_is_too_little_for_a_frame_waits_for_an_acknowledgement_that_is_to_come() {
+    let (mut recovery, now) = (opened(), Instant(1_000_000_000));
+    let enough = 2 * WHOLE;
+    assert!(!recovery.defers(100, enough), "no acknowledgement is to come");
+    wait_for_four(&mut recovery, FIRST, now);
+    assert!(recovery.defers(4 * WHOLE + 1, enough) && recovery.defers(6 * WHOLE - 1, enough));
+    assert!(!recovery.defers(6 * WHOLE, enough), "it is a whole frame");
+    assert!(!recovery.defers(4 * WHOLE, enough), "there is nothing, so that an acknowledgement of ours may go");
+    assert!(!recovery.defers(4 * WHOLE + 1, 0), "nothing follows it");
+    // What is lost is sent again in any case.
+    let mut silent = now + recovery.deadline(WHOLE).expect("data on their way").since(now);
+    assert!(recovery.begins(WHOLE, silent) && !recovery.defers(4 * WHOLE + 1, enough));
+    recovery.sent(outgoing(FIRST.wrapping_add(3 * WHOLE), WHOLE), silent);
+    silent = silent + TRIP;
+    // A peer that takes nothing sends no acknowledgement until it is asked.
+    let shut = Segment { window: 0, ..acknowledgement(FIRST.wrapping_add(WHOLE)) };
+    recovery.took(&shut, true, &[None; 3], WHOLE, silent);
+    assert!(!recovery.defers(3 * WHOLE + 1, enough));
+}
+
 #[test]
 fn what_is_no_data_is_not_waited_for() {
     let now = Instant(1 << 30);
