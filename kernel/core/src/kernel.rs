@@ -2,8 +2,8 @@
 
 use cloister_caps::abi::{SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT, info, region};
 use cloister_caps::tables::{
-    Access, AfterLimit, Capability, GrantRule, MAX_GRANT_REFS, MAX_PORT_RULES, MAX_QUEUES, MAX_SERVICES, MAX_SLOTS,
-    Mapping, PortKind, PortRule, RegionKind, Tables,
+    Access, AfterLimit, Capability, GrantRule, MAX_GRANT_REFS, MAX_PORT_RULES, MAX_SERVICES, MAX_SLOTS, Mapping,
+    PortKind, PortRule, RegionKind, Tables,
 };
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, Rights, Status};
 
@@ -11,7 +11,7 @@ use crate::Platform;
 use crate::place::Places;
 use crate::refusal::Refusal;
 use crate::schedule::{Next, Scheduler, State};
-use crate::usage::{Usage, Use};
+use crate::usage::{Use, uses};
 
 /// The answer to a system call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,19 +55,33 @@ struct Channel {
     bit: u8,
 }
 
-/// Of a capability, what every invocation looks at.
+/// What is in a slot, as every invocation looks at it.
 #[derive(Clone, Copy)]
 struct Held {
+    /// None but those that the object's kind has; none at all of an empty slot.
     rights: Rights,
+    /// Those that were exercised.
+    used: Rights,
     object: u16,
-    kind: Kind,
+    /// Whom the end of a queue wakes, and the notification bit.
+    bell: (u8, u8),
 }
 
-/// A service to wake, and its notification bit.
-#[derive(Clone, Copy, Default)]
-struct Bell {
-    service: u8,
-    bit: u8,
+impl Held {
+    const NOTHING: Held = Held { rights: Rights::empty(), used: Rights::empty(), object: 0, bell: (u8::MAX, 0) };
+
+    fn new(tables: &Tables<'_>, capability: &Capability) -> Held {
+        let operations = Operation::ALL.iter().filter(|operation| operation.applies_to(capability.kind));
+        let rights = operations.fold(Rights::empty(), |rights, operation| rights | operation.right());
+        let bell = match (capability.kind, tables.queues().get(capability.object as usize)) {
+            (Kind::Sender, Some(queue)) => (queue.receiver, queue.receiver_bit),
+            (Kind::Receiver, Some(queue)) => (queue.sender, queue.sender_bit),
+            _ => Held::NOTHING.bell,
+        };
+        // A section has fewer objects: `Tables::parse` has counted them.
+        let object = u16::try_from(capability.object).unwrap_or(u16::MAX);
+        Held { rights: capability.rights & rights, object, bell, ..Held::NOTHING }
+    }
 }
 
 static_assertions::const_assert!(MAX_PORT_RULES <= 32 && MAX_SERVICES <= 32);
@@ -76,10 +90,7 @@ static_assertions::const_assert!(MAX_PORT_RULES <= 32 && MAX_SERVICES <= 32);
 pub struct Kernel<'t> {
     tables: Tables<'t>,
     places: Places,
-    /// What is in each slot.
-    cspace: [[Option<Held>; MAX_SLOTS]; MAX_SERVICES],
-    /// Of each queue, whom its sender wakes and whom its receiver.
-    bells: [[Bell; 2]; MAX_QUEUES],
+    cspace: [[Held; MAX_SLOTS]; MAX_SERVICES],
     pending: [u64; MAX_SERVICES],
     restarts: [u16; MAX_SERVICES],
     channels: [Channel; MAX_PORT_RULES],
@@ -92,7 +103,6 @@ pub struct Kernel<'t> {
     mapped: [u64; MAX_GRANT_REFS as usize / 64],
     /// Who decides which service runs.
     pub scheduler: Scheduler,
-    usage: Usage,
     refusals: u64,
     started: u64,
     memory: u64,
@@ -108,24 +118,17 @@ impl<'t> Kernel<'t> {
     /// A kernel that enforces `tables`, with regions at `places`, started at `now` in a guest of `memory` bytes.
     #[must_use]
     pub fn new(tables: Tables<'t>, places: Places, now: u64, memory: u64) -> Self {
-        let mut cspace = [[None; MAX_SLOTS]; MAX_SERVICES];
+        let mut cspace = [[Held::NOTHING; MAX_SLOTS]; MAX_SERVICES];
         let mut clocks = [None; MAX_SERVICES];
         for capability in tables.capabilities().iter() {
             let slots = cspace.get_mut(usize::from(capability.service));
             if let Some(place) = slots.and_then(|slots| slots.get_mut(usize::from(capability.slot))) {
-                // A section has fewer objects: `Tables::parse` has counted them.
-                let object = u16::try_from(capability.object).unwrap_or(u16::MAX);
-                *place = Some(Held { rights: capability.rights, object, kind: capability.kind });
+                *place = Held::new(&tables, &capability);
             }
             let told = capability.kind == Kind::Clock && capability.rights.contains(Rights::NOW);
             if told && let Some(clock) = clocks.get_mut(usize::from(capability.service)) {
                 *clock = Some(capability.slot);
             }
-        }
-        let mut bells = [[Bell::default(); 2]; MAX_QUEUES];
-        for (bells, queue) in bells.iter_mut().zip(tables.queues().iter()) {
-            let sender = Bell { service: queue.sender, bit: queue.sender_bit };
-            *bells = [Bell { service: queue.receiver, bit: queue.receiver_bit }, sender];
         }
         let mut channels = [Channel::default(); MAX_PORT_RULES];
         for (channel, rule) in channels.iter_mut().zip(tables.ports().iter()) {
@@ -136,7 +139,6 @@ impl<'t> Kernel<'t> {
             tables,
             places,
             cspace,
-            bells,
             pending: [0; MAX_SERVICES],
             restarts: [0; MAX_SERVICES],
             channels,
@@ -144,7 +146,6 @@ impl<'t> Kernel<'t> {
             clocks,
             granted: [0; MAX_GRANT_REFS as usize / 64],
             mapped: [0; MAX_GRANT_REFS as usize / 64],
-            usage: Usage::new(),
             refusals: 0,
             started: now,
             memory,
@@ -171,7 +172,11 @@ impl<'t> Kernel<'t> {
 
     /// What each capability was used for so far.
     pub fn uses(&self) -> impl Iterator<Item = Use<'t>> {
-        self.usage.uses(self.tables)
+        let used = |capability: &Capability| {
+            let slots = self.cspace.get(usize::from(capability.service))?;
+            slots.get(usize::from(capability.slot)).map(|held| held.used)
+        };
+        uses(self.tables, used)
     }
 
     /// The XenStore channel that the toolstack made.
@@ -210,18 +215,16 @@ impl<'t> Kernel<'t> {
         platform: &mut impl Platform,
         service: u8,
         call: u64,
-        [first, second, rest @ ..]: [u64; 6],
+        arguments: [u64; 6],
     ) -> Outcome {
         match call {
-            SYSTEM_CALL_WAIT => self.wait(platform, service, first, second),
-            SYSTEM_CALL_INVOKE => self.invoke(platform, service, first, second, rest),
-            other => {
-                let status = Status::BadSystemCall;
-                self.refuse(platform, service, other, [first, second], rest, None, status)
-            }
+            SYSTEM_CALL_INVOKE => self.invoke(platform, service, &arguments),
+            SYSTEM_CALL_WAIT => self.wait(platform, service, arguments[0], arguments[1]),
+            other => self.refuse(platform, service, other, &arguments, None, Status::BadSystemCall),
         }
     }
 
+    #[inline(never)] // As `carry_out`.
     fn wait(&mut self, platform: &mut impl Platform, service: u8, deadline: u64, hold: u64) -> Outcome {
         let (mut delivered, mut held) = (self.delivered.get_mut(usize::from(service)).map_or(0, core::mem::take), 0);
         while delivered != 0 {
@@ -248,87 +251,96 @@ impl<'t> Kernel<'t> {
     /// time if the service may read the clock.
     pub fn awake(&mut self, service: u8, now: u64) -> Answer {
         let bits = self.pending.get_mut(usize::from(service)).map_or(0, core::mem::take);
-        match self.clocks.get(usize::from(service)) {
-            Some(Some(slot)) => {
-                self.usage.record(service, u64::from(*slot), Rights::NOW);
+        let clock = self.clocks.get(usize::from(service)).copied().flatten();
+        match clock.and_then(|slot| self.held(service, u64::from(slot))) {
+            Some(held) => {
+                held.used |= Rights::NOW;
                 answer(bits, now)
             }
-            _ => answer(bits, 0),
+            None => answer(bits, 0),
         }
     }
 
-    fn held(&self, service: u8, slot: u64) -> Option<Held> {
-        *self.cspace.get(usize::from(service))?.get(usize::try_from(slot).ok()?)?
+    fn held(&mut self, service: u8, slot: u64) -> Option<&mut Held> {
+        self.cspace.get_mut(usize::from(service))?.get_mut(usize::try_from(slot).ok()?)
     }
 
-    fn invoke(
-        &mut self,
-        platform: &mut impl Platform,
-        service: u8,
-        slot: u64,
-        number: u64,
-        arguments: [u64; 4],
-    ) -> Outcome {
-        let held = self.held(service, slot);
-        let result = self.checked(platform, service, held, number, arguments);
+    fn invoke(&mut self, platform: &mut impl Platform, service: u8, arguments: &[u64; 6]) -> Outcome {
+        let [slot, number, ..] = *arguments;
+        let Some(held) = self.held(service, slot) else {
+            return self.refuse_invocation(platform, service, arguments, None);
+        };
+        if number == Operation::QueueNotify as u64 && held.rights.contains(Rights::NOTIFY) {
+            // On the path of every packet, and nothing of it is left to check.
+            held.used |= Rights::NOTIFY;
+            let (service, bit) = held.bell;
+            self.notify(service, bit);
+            return Outcome::Answer(DONE);
+        }
+        let held = *held;
+        self.carry_out(platform, service, held, arguments)
+    }
+
+    /// Any other invocation of what is held.
+    #[inline(never)] // It would only slow down what is done more often.
+    fn carry_out(&mut self, platform: &mut impl Platform, service: u8, held: Held, arguments: &[u64; 6]) -> Outcome {
+        let [slot, number, rest @ ..] = *arguments;
+        let operation = Operation::from_number(number).filter(|operation| held.rights.contains(operation.right()));
+        let Some(operation) = operation else {
+            return self.refuse_invocation(platform, service, arguments, None);
+        };
+        let result = match operation {
+            Operation::PowerOff => Ok(Outcome::PowerOff),
+            Operation::PowerReboot => Ok(Outcome::Reboot),
+            _ => self.perform(platform, service, usize::from(held.object), operation, rest).map(Outcome::Answer),
+        };
         if matches!(result, Ok(_) | Err(Status::InUse))
-            && let Some(operation) = Operation::from_number(number)
+            && let Some(held) = self.held(service, slot)
         {
-            self.usage.record(service, slot, operation.right());
+            held.used |= operation.right();
         }
         match result {
             Ok(outcome) => outcome,
             // An expected answer, not an attempt at something the policy forbids.
             Err(Status::InUse) => Outcome::Answer(Answer { status: Status::InUse, words: [0; 2] }),
-            Err(status) => {
-                let of = |capability: &Capability| capability.service == service && u64::from(capability.slot) == slot;
-                let capability = self.tables.capabilities().iter().find(of);
-                self.refuse(platform, service, SYSTEM_CALL_INVOKE, [slot, number], arguments, capability, status)
-            }
+            Err(status) => self.refuse_invocation(platform, service, arguments, Some(status)),
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a refusal is all that is known of the call")]
+    /// Refuses an invocation: for `status`, or because the capability does not allow it.
+    #[cold]
+    fn refuse_invocation(
+        &mut self,
+        platform: &mut impl Platform,
+        service: u8,
+        arguments: &[u64; 6],
+        status: Option<Status>,
+    ) -> Outcome {
+        let [slot, number, ..] = *arguments;
+        let of = |capability: &Capability| capability.service == service && u64::from(capability.slot) == slot;
+        let capability = self.tables.capabilities().iter().find(of);
+        let status = status.unwrap_or_else(|| match (&capability, Operation::from_number(number)) {
+            (None, _) => Status::NoCapability,
+            (Some(held), Some(operation)) if operation.applies_to(held.kind) => Status::MissingRight,
+            _ => Status::WrongOperation,
+        });
+        self.refuse(platform, service, SYSTEM_CALL_INVOKE, arguments, capability, status)
+    }
+
     fn refuse(
         &mut self,
         platform: &mut impl Platform,
         service: u8,
         call: u64,
-        [slot, operation]: [u64; 2],
-        arguments: [u64; 4],
+        &[slot, operation, ref arguments @ ..]: &[u64; 6],
         capability: Option<Capability>,
         status: Status,
     ) -> Outcome {
+        let (tables, arguments) = (self.tables, *arguments);
         self.refusals += 1;
-        let tables = self.tables;
         platform
             .log(format_args!("{}", Refusal { tables, service, call, slot, operation, arguments, capability, status }));
         Outcome::Answer(Answer { status, words: [0; 2] })
-    }
-
-    fn checked(
-        &mut self,
-        platform: &mut impl Platform,
-        service: u8,
-        held: Option<Held>,
-        number: u64,
-        arguments: [u64; 4],
-    ) -> Result<Outcome, Status> {
-        let Held { rights, object, kind } = held.ok_or(Status::NoCapability)?;
-        let operation = Operation::from_number(number).ok_or(Status::WrongOperation)?;
-        if !operation.applies_to(kind) {
-            return Err(Status::WrongOperation);
-        }
-        if !rights.contains(operation.right()) {
-            return Err(Status::MissingRight);
-        }
-        match operation {
-            Operation::PowerOff => Ok(Outcome::PowerOff),
-            Operation::PowerReboot => Ok(Outcome::Reboot),
-            _ => {
-                self.perform(platform, service, (kind, usize::from(object)), operation, arguments).map(Outcome::Answer)
-            }
-        }
     }
 
     /// Carries an operation out that the capability allows; what is left to check is the arguments.
@@ -336,7 +348,7 @@ impl<'t> Kernel<'t> {
         &mut self,
         platform: &mut impl Platform,
         service: u8,
-        (kind, object): (Kind, usize),
+        object: usize,
         operation: Operation,
         arguments: [u64; 4],
     ) -> Result<Answer, Status> {
@@ -356,7 +368,6 @@ impl<'t> Kernel<'t> {
                 let [first, second] = platform.random().ok_or(Status::Unavailable)?;
                 Ok(answer(first, second))
             }
-            Operation::QueueNotify => self.queue_notify(kind, object),
             Operation::PortOpen | Operation::PortSend | Operation::PortClose => {
                 let rule = self.tables.ports().get(object).ok_or(Status::WrongOperation)?;
                 self.port(platform, object, &rule, operation, arguments)
@@ -371,15 +382,9 @@ impl<'t> Kernel<'t> {
             }
             Operation::InfoRead => self.info(service, arguments[0]),
             Operation::RegionFind => self.find(object),
-            Operation::PowerOff | Operation::PowerReboot => Ok(DONE),
+            // They need nothing but the capability.
+            Operation::QueueNotify | Operation::PowerOff | Operation::PowerReboot => Ok(DONE),
         }
-    }
-
-    fn queue_notify(&mut self, kind: Kind, object: usize) -> Result<Answer, Status> {
-        let [receiver, sender] = *self.bells.get(object).ok_or(Status::WrongOperation)?;
-        let Bell { service, bit } = if kind == Kind::Sender { receiver } else { sender };
-        self.notify(service, bit);
-        Ok(DONE)
     }
 
     fn port(

@@ -93,8 +93,10 @@ impl Scheduler {
 
     /// Something came for a service: if it waits, it is ready.
     pub fn wake(&mut self, service: u8) {
-        if matches!(self.state(service), State::Waiting(_)) {
-            self.set_state(service, State::Ready);
+        if let Some(entry) = self.entries.get_mut(usize::from(service))
+            && matches!(entry.state, State::Waiting(_))
+        {
+            entry.state = State::Ready;
         }
     }
 

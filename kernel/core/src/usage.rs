@@ -2,11 +2,8 @@
 
 use core::fmt;
 
-use cloister_caps::tables::{Capability, MAX_SERVICES, MAX_SLOTS, Tables};
+use cloister_caps::tables::{Capability, Tables};
 use cloister_caps::{Kind, Operation, Rights};
-
-/// The rights exercised, by service and slot.
-pub struct Usage([[Rights; MAX_SLOTS]; MAX_SERVICES]);
 
 /// What a capability was used for. Written as `use: SERVICE NAME KIND WORD…`, in which a kind of two words has a hyphen
 /// and no word at all is `-`. `cloister-policy unused` reads these lines.
@@ -16,28 +13,16 @@ pub struct Use<'t> {
     rights: Rights,
 }
 
-impl Usage {
-    pub(crate) const fn new() -> Usage {
-        Usage([[Rights::empty(); MAX_SLOTS]; MAX_SERVICES])
-    }
-
-    pub(crate) fn record(&mut self, service: u8, slot: u64, rights: Rights) {
-        let slots = self.0.get_mut(usize::from(service));
-        if let (Some(slots), Ok(slot)) = (slots, usize::try_from(slot))
-            && let Some(used) = slots.get_mut(slot)
-        {
-            *used |= rights;
-        }
-    }
-
-    /// What each capability was used for, but those to regions: nothing but finding them can be done with these.
-    pub(crate) fn uses<'t>(&self, tables: Tables<'t>) -> impl Iterator<Item = Use<'t>> {
-        (0..tables.capabilities().len()).filter_map(move |index| {
-            let capability = tables.capabilities().get(index).filter(|capability| capability.kind != Kind::Region)?;
-            let rights = *self.0.get(usize::from(capability.service))?.get(usize::from(capability.slot))?;
-            Some(Use { tables, capability, rights })
-        })
-    }
+/// What each capability was used for, but those to regions: nothing but finding them can be done with these.
+pub(crate) fn uses<'t>(
+    tables: Tables<'t>,
+    used: impl Fn(&Capability) -> Option<Rights>,
+) -> impl Iterator<Item = Use<'t>> {
+    (0..tables.capabilities().len()).filter_map(move |index| {
+        let capability = tables.capabilities().get(index).filter(|capability| capability.kind != Kind::Region)?;
+        let rights = used(&capability)?;
+        Some(Use { tables, capability, rights })
+    })
 }
 
 impl fmt::Display for Use<'_> {

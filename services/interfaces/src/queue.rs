@@ -123,6 +123,20 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
         Ok(())
     }
 
+    /// [`Self::push`] of each, as far as there is room; answers how many that were.
+    pub fn push_all(&mut self, messages: &[T]) -> usize {
+        let mut rest = messages;
+        while !rest.is_empty() && (self.head != self.limit || self.look_for_room().is_ok()) {
+            let slot = self.head & (self.end.depth - 1);
+            let free = self.limit.wrapping_sub(self.head).min(self.end.depth - slot);
+            let (run, beyond) = rest.split_at(rest.len().min(free as usize));
+            self.end.producer.store_each(SLOTS + slot as usize * T::SIZE, T::WORDS, run, T::to_words);
+            self.head = self.head.wrapping_add(run.len() as u32);
+            rest = beyond;
+        }
+        messages.len() - rest.len()
+    }
+
     #[cold]
     fn look_for_room(&mut self) -> Result<(), Full> {
         let mut room = self.room();
@@ -177,8 +191,10 @@ pub struct Receiver<T, S, M> {
     end: End<M>,
     tail: u32,
     released: u32,
-    /// Up to here messages are known to be there: there may be more. No further than where slots are to be given back.
+    /// Up to here messages are known to be there, at most `half`: there may be more.
     limit: u32,
+    /// Half of what the queue holds, but one at least.
+    half: u32,
     message: PhantomData<fn() -> T>,
 }
 
@@ -186,7 +202,8 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
     /// The consuming end at `end`.
     pub fn new(system: S, end: End<M>) -> Self {
         let tail = end.consumer.load(TAIL);
-        Receiver { system, end, tail, released: tail, limit: tail, message: PhantomData }
+        let half = (end.depth / 2).max(1);
+        Receiver { system, end, tail, released: tail, limit: tail, half, message: PhantomData }
     }
 
     /// The notification bit by which this end learns of messages.
@@ -216,57 +233,83 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
         let mut words = Words::default();
         self.end.producer.load_words(SLOTS + slot * T::SIZE, &mut words[..T::WORDS]);
         self.tail = self.tail.wrapping_add(1);
-        if self.tail == self.limit {
-            self.end_batch();
-        }
         Some(T::from_words(words))
+    }
+
+    /// [`Self::pop`] of up to `most` messages, each handed to `take`; answers how many there were. After fewer than `most`
+    /// this end is notified of the next.
+    pub fn pop_each(&mut self, most: u32, mut take: impl FnMut(Result<T, Malformed>)) -> u32 {
+        let mut left = most;
+        while left > 0 {
+            if self.tail == self.limit {
+                match self.look_for_messages() {
+                    Some(Ok(())) => {}
+                    Some(Err(malformed)) => {
+                        take(Err(malformed));
+                        left -= 1;
+                        continue;
+                    }
+                    None => break,
+                }
+            }
+            let slot = self.tail & (self.end.depth - 1);
+            let run = self.limit.wrapping_sub(self.tail).min(self.end.depth - slot).min(left);
+            let offset = SLOTS + slot as usize * T::SIZE;
+            self.end.producer.load_each(offset, T::WORDS, run as usize, |words| take(T::from_words(words)));
+            self.tail = self.tail.wrapping_add(run);
+            left -= run;
+        }
+        most - left
     }
 
     #[cold]
     fn look_for_messages(&mut self) -> Option<Result<(), Malformed>> {
         let mut waiting = self.waiting();
         if waiting == 0 {
-            self.release();
-            self.end.consumer.store(MESSAGE_EVENT, self.tail.wrapping_add(1));
-            self.end.consumer.barrier();
-            waiting = self.waiting();
+            waiting = self.give_back(true);
+            if waiting == 0 {
+                return None;
+            }
         }
         if waiting > self.end.depth {
             // More than the queue holds. Nothing in it means anything, and to follow the claim would be up to 2^32
             // messages of work: go on where the producer says that it is.
             self.tail = self.tail.wrapping_add(waiting);
             self.limit = self.tail;
-            self.release();
+            self.give_back(false);
             return Some(Err(Malformed));
         }
-        if waiting == 0 {
-            return None;
+        self.limit = self.tail.wrapping_add(waiting.min(self.half));
+        if self.tail.wrapping_sub(self.released) >= self.half {
+            self.give_back(false);
         }
-        let held = self.tail.wrapping_sub(self.released);
-        self.limit = self.tail.wrapping_add(waiting.min((self.end.depth / 2).saturating_sub(held).max(1)));
         Some(Ok(()))
     }
 
-    #[cold]
-    fn end_batch(&mut self) {
-        if self.tail.wrapping_sub(self.released) >= self.end.depth / 2 {
-            self.release();
+    /// Gives the slots of the messages taken so far back to the sender, and wakes it if it waits for room.
+    /// [`Self::pop`] does so by itself when it finds the queue empty, or that half of it was taken.
+    pub fn release(&mut self) {
+        if self.tail != self.released {
+            self.give_back(false);
         }
     }
 
-    /// Gives the slots of the messages taken so far back to the sender, and wakes it if it waits for room.
-    /// [`Self::pop`] does so by itself when the queue is empty or half of it was taken.
+    /// Tells the sender how far this end is, and, if it is to rest, that the next message is to wake it; answers how many
+    /// wait after that.
     #[inline(never)] // As for `flush`.
-    pub fn release(&mut self) {
-        if self.tail == self.released {
-            return;
+    fn give_back(&mut self, rest: bool) -> u32 {
+        let (old, new) = (self.released, self.tail);
+        self.released = new;
+        self.end.consumer.store(TAIL, new);
+        if rest {
+            self.end.consumer.store(MESSAGE_EVENT, new.wrapping_add(1));
         }
-        let old = core::mem::replace(&mut self.released, self.tail);
-        self.end.consumer.store(TAIL, self.tail);
         self.end.consumer.barrier();
-        if passed(old, self.tail, self.end.producer.load(SPACE_EVENT)) {
+        let waiting = self.waiting();
+        if passed(old, new, self.end.producer.load(SPACE_EVENT)) {
             let _ = self.system.invoke(self.end.slot, Operation::QueueNotify, [0; 4]);
         }
+        waiting
     }
 }
 
@@ -317,248 +360,4 @@ impl<I: Interface, S: System, M: Memory> Server<I, S, M> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::{Cell, RefCell};
-    use std::rc::Rc;
-
-    use cloister_caps::Fault;
-
-    use super::*;
-    use crate::control::Reply as Quiet;
-    use crate::net::{Request, Work};
-    use crate::system::Own;
-
-    /// Memory with one word a test can watch.
-    #[derive(Clone)]
-    struct Page(Rc<RefCell<Vec<u8>>>);
-
-    impl Page {
-        fn new(pages: usize) -> Self {
-            Page(Rc::new(RefCell::new(vec![0; pages * PAGE_SIZE])))
-        }
-    }
-
-    impl Own for Page {
-        fn size(&self) -> usize {
-            self.0.borrow().len()
-        }
-        fn edit<R>(&mut self, offset: usize, length: usize, edit: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
-            self.0.borrow_mut().get_mut(offset..offset.checked_add(length)?).map(edit)
-        }
-    }
-
-    impl Memory for Page {
-        type Own = Page;
-        fn len(&self) -> usize {
-            self.0.borrow().len()
-        }
-        fn load(&self, offset: usize) -> u32 {
-            let mut word = [0; 4];
-            self.read(offset, &mut word);
-            u32::from_le_bytes(word)
-        }
-        fn store(&self, offset: usize, value: u32) {
-            self.write(offset, &value.to_le_bytes());
-        }
-        fn read(&self, offset: usize, into: &mut [u8]) {
-            into.copy_from_slice(&self.0.borrow()[offset..offset + into.len()]);
-        }
-        fn write(&self, offset: usize, from: &[u8]) {
-            self.0.borrow_mut()[offset..offset + from.len()].copy_from_slice(from);
-        }
-    }
-
-    /// Counts wake-ups.
-    #[derive(Clone, Default)]
-    struct Bell(Rc<Cell<u32>>);
-
-    impl System for Bell {
-        fn invoke(&self, _: Slot, operation: Operation, _: [u64; 4]) -> Result<[u64; 2], Fault> {
-            assert_eq!(operation, Operation::QueueNotify);
-            self.0.set(self.0.get() + 1);
-            Ok([0; 2])
-        }
-    }
-
-    struct Pair {
-        sender: Sender<Request, Bell, Page>,
-        receiver: Receiver<Request, Bell, Page>,
-        producer: Page,
-        consumer: Page,
-        woken: Bell,
-        freed: Bell,
-    }
-
-    /// A queue of `depth` whose indices start at `start`.
-    fn pair(depth: u32, start: u32) -> Pair {
-        let producer = Page::new(producer_pages(Request::SIZE, depth as usize));
-        let consumer = Page::new(1);
-        for (page, index, event) in [(&producer, HEAD, SPACE_EVENT), (&consumer, TAIL, MESSAGE_EVENT)] {
-            page.store(index, start);
-            page.store(event, start);
-        }
-        let end = || End { slot: Slot(0), bit: 0, depth, producer: producer.clone(), consumer: consumer.clone() };
-        let (woken, freed) = (Bell::default(), Bell::default());
-        let sender = Sender::new(woken.clone(), end());
-        let receiver = Receiver::new(freed.clone(), end());
-        Pair { sender, receiver, producer, consumer, woken, freed }
-    }
-
-    fn message(number: u32) -> Request {
-        Request::Transmit { page: number as u16, length: (number >> 16) as u16, work: Work::Nothing }
-    }
-
-    #[test]
-    fn messages_keep_their_order_across_the_wrap_of_the_index() {
-        for start in [0, u32::MAX - 5, u32::MAX, 7] {
-            let mut pair = pair(8, start);
-            let (mut sent, mut received) = (0, 0);
-            for round in 0..200 {
-                for _ in 0..round % 9 {
-                    if pair.sender.push(&message(sent)).is_ok() {
-                        sent += 1;
-                    }
-                }
-                pair.sender.flush();
-                for _ in 0..round % 5 {
-                    match pair.receiver.pop() {
-                        Some(got) => {
-                            assert_eq!(got, Ok(message(received)));
-                            received += 1;
-                        }
-                        None => assert_eq!(sent, received),
-                    }
-                }
-            }
-            assert!(received > 100);
-        }
-    }
-
-    #[test]
-    fn what_was_not_flushed_is_not_seen_and_a_full_queue_says_so() {
-        let mut pair = pair(4, u32::MAX - 1);
-        for number in 0..4 {
-            assert_eq!(pair.sender.push(&message(number)), Ok(()));
-        }
-        assert_eq!(pair.sender.push(&message(4)), Err(Full));
-        assert_eq!(pair.receiver.pop(), None);
-        pair.sender.flush();
-        assert_eq!(pair.receiver.pop(), Some(Ok(message(0))));
-        assert_eq!(pair.sender.room(), 0, "a slot is given back in batches");
-        pair.receiver.release();
-        assert_eq!(pair.sender.room(), 1);
-        assert_eq!(pair.sender.send(&message(4)), Ok(()));
-        for number in 1..5 {
-            assert_eq!(pair.receiver.pop(), Some(Ok(message(number))));
-        }
-    }
-
-    #[test]
-    fn only_who_waits_is_woken_and_once() {
-        let mut pair = pair(4, u32::MAX - 2);
-        assert_eq!(pair.receiver.pop(), None);
-        pair.sender.send(&message(0)).unwrap();
-        pair.sender.send(&message(1)).unwrap();
-        assert_eq!(pair.woken.0.get(), 1, "the receiver has not waited again");
-        for _ in 0..2 {
-            assert!(pair.receiver.pop().is_some());
-        }
-        assert_eq!(pair.receiver.pop(), None);
-        pair.sender.send(&message(2)).unwrap();
-        assert_eq!(pair.woken.0.get(), 2);
-        for number in 3..6 {
-            pair.sender.push(&message(number)).unwrap();
-        }
-        assert_eq!(pair.freed.0.get(), 0, "nobody waits for room");
-        assert_eq!(pair.sender.push(&message(6)), Err(Full));
-        pair.sender.flush();
-        assert!(pair.receiver.pop().is_some());
-        pair.receiver.release();
-        assert_eq!(pair.freed.0.get(), 1);
-        assert!(pair.receiver.pop().is_some());
-        pair.receiver.release();
-        assert_eq!(pair.freed.0.get(), 1);
-    }
-
-    #[test]
-    fn what_is_published_quietly_wakes_nobody_until_something_else_does() {
-        let mut pair = pair(4, 0);
-        assert!(pair.receiver.pop().is_none());
-        pair.sender.push(&message(1)).unwrap();
-        pair.sender.publish();
-        assert_eq!(pair.woken.0.get(), 0);
-        pair.sender.push(&message(2)).unwrap();
-        pair.sender.flush();
-        assert_eq!(pair.woken.0.get(), 1);
-        assert_eq!([(); 3].map(|()| pair.receiver.pop()), [Some(Ok(message(1))), Some(Ok(message(2))), None]);
-        // The receiver looked by itself: there is nothing left to wake it for.
-        pair.sender.push(&message(3)).unwrap();
-        pair.sender.publish();
-        assert_eq!([pair.receiver.pop(), pair.receiver.pop()], [Some(Ok(message(3))), None]);
-        pair.sender.flush();
-        assert_eq!(pair.woken.0.get(), 1);
-        // Whoever finds the queue full may rely on its being drained.
-        for number in 0..4 {
-            pair.sender.push(&message(number)).unwrap();
-        }
-        pair.sender.publish();
-        assert_eq!(pair.woken.0.get(), 2);
-    }
-
-    #[test]
-    fn a_lying_peer_gains_no_more_than_a_full_or_a_busy_queue() {
-        for lie in [1, 4, 5, 1000, 0x8000_0000, 0xffff_fff0] {
-            let mut pair = pair(4, 0);
-            pair.consumer.store(TAIL, lie);
-            // A tail outside what was sent makes the queue full.
-            assert_eq!(pair.sender.room(), 0, "{lie}");
-            assert_eq!(pair.sender.push(&message(0)), Err(Full), "{lie}");
-            // A head is followed over what the queue holds, or else at once.
-            pair.producer.store(HEAD, lie);
-            pair.consumer.store(TAIL, 0);
-            let seen = (0..100).take_while(|_| pair.receiver.pop().is_some()).count();
-            assert_eq!(seen, if lie <= 4 { lie as usize } else { 1 });
-            // Whoever takes the liar's place goes on from there.
-            let mut sender = Sender::<Request, _, _>::new(Bell::default(), pair.receiver.end.clone());
-            assert_eq!(sender.send(&message(7)), Ok(()));
-            assert_eq!(pair.receiver.pop(), Some(Ok(message(7))));
-            assert_eq!(pair.receiver.pop(), None);
-        }
-        let mut pair = pair(4, 0);
-        pair.sender.send(&message(1)).unwrap();
-        pair.producer.write(SLOTS, &[0xee; 8]);
-        assert_eq!(pair.receiver.pop(), Some(Err(Malformed)));
-        assert_eq!(pair.receiver.pop(), None);
-    }
-
-    #[test]
-    fn a_restarted_end_goes_on_where_the_queue_stands() {
-        let mut pair = pair(4, 0);
-        for number in 0..3 {
-            pair.sender.send(&message(number)).unwrap();
-        }
-        assert!(pair.receiver.pop().is_some());
-        pair.receiver.release();
-        let end = || End {
-            slot: Slot(0),
-            bit: 0,
-            depth: 4,
-            producer: pair.producer.clone(),
-            consumer: pair.consumer.clone(),
-        };
-        let mut sender = Sender::<Request, _, _>::new(Bell::default(), end());
-        let mut receiver = Receiver::<Request, _, _>::new(Bell::default(), end());
-        assert_eq!(sender.room(), 2);
-        sender.send(&message(3)).unwrap();
-        for number in 1..4 {
-            assert_eq!(receiver.pop(), Some(Ok(message(number))));
-        }
-        assert_eq!(receiver.pop(), None);
-    }
-
-    #[test]
-    fn a_queue_takes_whole_pages() {
-        assert_eq!(producer_pages(Quiet::SIZE, 4), 1);
-        assert_eq!(producer_pages(256, 16), 2);
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use cloister_caps::{Fault, Operation, Slot};
 
-use crate::message::MAX_MESSAGE;
+use crate::message::{MAX_MESSAGE, Words};
 
 /// The kernel, as a service reaches it.
 pub trait System: Clone {
@@ -49,6 +49,22 @@ pub trait Memory: Clone {
     fn store_words(&self, offset: usize, from: &[u64]) {
         for (index, word) in from.iter().enumerate() {
             self.write(offset + index * 8, &word.to_le_bytes());
+        }
+    }
+    /// Reads `count` runs of `size` words that follow each other from a multiple of 8, as [`Memory::load_words`] does, and
+    /// hands each to `take`.
+    fn load_each(&self, offset: usize, size: usize, count: usize, mut take: impl FnMut(Words)) {
+        for index in 0..count {
+            let mut words = Words::default();
+            self.load_words(offset + index * size * 8, &mut words[..size]);
+            take(words);
+        }
+    }
+    /// Writes the first `size` words of what each item is as words, one after the other from a multiple of 8, as
+    /// [`Memory::store_words`] does.
+    fn store_each<T>(&self, offset: usize, size: usize, items: &[T], words: impl Fn(&T) -> Words) {
+        for (index, item) in items.iter().enumerate() {
+            self.store_words(offset + index * size * 8, &words(item)[..size]);
         }
     }
     /// Copies out.

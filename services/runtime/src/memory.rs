@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use cloister_caps::abi::region;
 use cloister_caps::tables::MAX_SLOTS;
 use cloister_caps::{Operation, Slot};
+use cloister_interfaces::message::Words;
 use cloister_interfaces::{Memory, Own, System};
 
 use crate::call::Kernel;
@@ -20,6 +21,7 @@ use crate::call::Kernel;
 /// A mapped region.
 #[derive(Clone, Copy)]
 pub struct Window {
+    /// A multiple of 8.
     base: usize,
     length: usize,
 }
@@ -47,14 +49,15 @@ impl Window {
     #[must_use]
     pub fn new(kernel: Kernel, slot: Slot) -> Window {
         let (base, length, flags) = find(kernel, slot);
-        Window { base, length: if flags & region::OWN == 0 { length } else { 0 } }
+        Window { base, length: if flags & region::OWN == 0 && base.is_multiple_of(8) { length } else { 0 } }
     }
 
-    /// The part of the region that starts at `offset` and has `length` bytes; without bytes if it has none such.
+    /// The part of the region that starts at `offset`, a multiple of 8, and has `length` bytes; without bytes if it has none
+    /// such.
     #[cfg(feature = "fused")]
     #[must_use]
     pub fn part(&self, offset: usize, length: usize) -> Window {
-        let base = self.address(offset, length);
+        let base = self.address(offset, length).filter(|base| base.is_multiple_of(8));
         Window { base: base.unwrap_or_default(), length: base.map_or(0, |_| length) }
     }
 
@@ -63,16 +66,17 @@ impl Window {
         (end <= self.length).then(|| self.base + offset)
     }
 
-    fn word(&self, offset: usize) -> Option<&AtomicU32> {
-        let address = self.address(offset, 4).filter(|address| address.is_multiple_of(4))?;
+    /// What `access` makes of the word at `offset`; nothing if there is none.
+    fn word<R>(&self, offset: usize, access: impl FnOnce(&AtomicU32) -> R) -> Option<R> {
+        let address = self.address(offset, 4).filter(|_| offset.is_multiple_of(4))?;
         // SAFETY: the kernel maps `length` bytes at `base` for the life of the service, the word lies within them and is
-        // aligned. An atomic may be written by others at any time. If the region is read-only a store faults, which
-        // the kernel charges to this service.
-        Some(unsafe { AtomicU32::from_ptr(address as *mut u32) })
+        // aligned, as the base is. An atomic may be written by others at any time. If the region is read-only a store faults,
+        // which the kernel charges to this service.
+        Some(access(unsafe { AtomicU32::from_ptr(address as *mut u32) }))
     }
 
     fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
-        match self.address(offset, count * 8).filter(|address| address.is_multiple_of(8)) {
+        match self.address(offset, count * 8).filter(|_| offset.is_multiple_of(8)) {
             // SAFETY: as for `word`: all `count` of them lie within the region.
             Some(address) => unsafe { core::slice::from_raw_parts(address as *const AtomicU64, count) },
             None => &[],
@@ -88,13 +92,11 @@ impl Memory for Window {
     }
 
     fn load(&self, offset: usize) -> u32 {
-        self.word(offset).map_or(0, |word| word.load(Ordering::Acquire))
+        self.word(offset, |word| word.load(Ordering::Acquire)).unwrap_or(0)
     }
 
     fn store(&self, offset: usize, value: u32) {
-        if let Some(word) = self.word(offset) {
-            word.store(value, Ordering::Release);
-        }
+        self.word(offset, |word| word.store(value, Ordering::Release));
     }
 
     fn load_words(&self, offset: usize, into: &mut [u64]) {
@@ -107,6 +109,27 @@ impl Memory for Window {
     fn store_words(&self, offset: usize, from: &[u64]) {
         for (word, value) in self.words(offset, from.len()).iter().zip(from) {
             word.store(*value, Ordering::Release);
+        }
+    }
+
+    fn load_each(&self, offset: usize, size: usize, count: usize, mut take: impl FnMut(Words)) {
+        let all = self.words(offset, size * count);
+        for index in 0..count {
+            let mut words = Words::default();
+            if let Some(from) = all.get(index * size..(index + 1) * size) {
+                for (word, from) in words.iter_mut().zip(from) {
+                    *word = from.load(Ordering::Acquire);
+                }
+            }
+            take(words);
+        }
+    }
+
+    fn store_each<T>(&self, offset: usize, size: usize, items: &[T], words: impl Fn(&T) -> Words) {
+        for (place, item) in self.words(offset, size * items.len()).chunks_exact(size).zip(items) {
+            for (word, value) in place.iter().zip(words(item)) {
+                word.store(value, Ordering::Release);
+            }
         }
     }
 

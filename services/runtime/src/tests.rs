@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use cloister_caps::abi::{SYSTEM_CALL_INVOKE, region};
 use cloister_caps::{Operation, Slot, Status};
+use cloister_interfaces::message::MAX_MESSAGE;
 use cloister_interfaces::system::Own;
 use cloister_interfaces::{Memory, System};
 use proptest::prelude::*;
@@ -73,8 +74,30 @@ fn a_message_is_moved_whole_or_not_at_all() {
         window.store_words(offset, &[4, 5, 6]);
         assert_eq!((load(offset), load(0), load(8)), ([0; 3], [0, 1, 2], [1, 2, 3]), "{offset}");
     }
+    // And so are many of them.
+    let each = |offset, size, count| {
+        let mut all = Vec::new();
+        window.load_each(offset, size, count, |words| all.extend_from_slice(&words[..size + 1]));
+        all
+    };
+    let encode = |value: &u64| [*value; MAX_MESSAGE / 8];
+    window.store_each(0, 2, &[5, 6], encode);
+    assert_eq!(each(0, 2, 2), [5, 5, 0, 6, 6, 0]);
+    assert_eq!(each(8, 1, 3), [5, 0, 6, 0, 6, 0]);
+    for (offset, size) in [(0, 3), (16, 2), (4, 1), (usize::MAX - 7, 1), (usize::MAX, 1)] {
+        window.store_each(offset, size, &[7, 8], encode);
+        assert_eq!(each(offset, size, 2), vec![0; 2 * (size + 1)], "{offset}");
+    }
+    assert_eq!(each(0, 1, 4), [5, 0, 5, 0, 6, 0, 6, 0]);
     window.store_words(32, &[]);
     window.load_words(usize::MAX, &mut []);
+}
+
+#[test]
+fn a_region_at_no_multiple_of_a_word_has_no_bytes() {
+    let aligned = vec![0_u64; 4].leak().as_mut_ptr().expose_provenance();
+    assert_eq!(Window::new(KERNEL, map_at(8, aligned + 4, 16, 0)).len(), 0);
+    assert_eq!(Window::new(KERNEL, map_at(8, aligned + 8, 16, 0)).len(), 16);
 }
 
 #[test]

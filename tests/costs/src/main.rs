@@ -25,14 +25,17 @@ use cloister_tcpip::table::{Key, Table};
 use crate::kernel::Caller;
 use crate::memory::Words;
 
-/// Prepares a piece; what comes back does it once.
-type Piece = fn() -> Result<Box<dyn FnMut()>, String>;
+/// A piece that is prepared: does it so many times.
+type Ready = Box<dyn FnMut(u32)>;
+
+/// Prepares a piece.
+type Piece = fn() -> Result<Ready, String>;
 
 /// The pieces: name, how many units one time is, how to prepare it.
 const PIECES: [(&str, u32, Piece); 11] = [
     ("check", 1, check),
-    ("hop", 1, || hop(1)),
-    ("hop-32", 32, || hop(32)),
+    ("hop", 1, hop),
+    ("hop-32", 32, hop_32),
     ("ring", 1, || ring(1)),
     ("ring-32", 32, || ring(32)),
     ("parse-35", 1, || parse("GET / HTTP/1.1\r\nHost: 10.0.2.15\r\n\r\n")),
@@ -66,16 +69,21 @@ fn run(name: &str, count: &str) -> Result<(), String> {
     let count: u32 = count.parse().map_err(|_| "COUNT is a number")?;
     let (.., piece) = PIECES.iter().find(|(known, ..)| *known == name).ok_or("there is no such piece")?;
     let mut piece = piece()?;
-    (0..count).for_each(|_| piece());
+    piece(count);
     Ok(())
 }
 
+/// What does `once` many times, with nothing in between that would be counted.
+fn repeated(mut once: impl FnMut() + 'static) -> Result<Ready, String> {
+    Ok(Box::new(move |count| (0..count).for_each(|_| once())))
+}
+
 /// One invocation of a capability: finding it, its rights, the operation, and noting it.
-fn check() -> Result<Box<dyn FnMut()>, String> {
+fn check() -> Result<Ready, String> {
     let caller = Caller::new()?;
-    Ok(Box::new(move || {
-        let _ = black_box(caller.invoke(caller.slot, Operation::QueueNotify, [0; 4]));
-    }))
+    repeated(move || {
+        let _ = caller.invoke(caller.slot, Operation::QueueNotify, [0; 4]);
+    })
 }
 
 /// A descriptor of 16 bytes.
@@ -92,52 +100,76 @@ impl Message for Descriptor {
     }
 }
 
-/// A batch of descriptors through a queue to a receiver that sleeps: written, announced with one capability check, taken, and
-/// the receiver asleep again.
-fn hop(batch: u32) -> Result<Box<dyn FnMut()>, String> {
+/// Both ends of a queue of descriptors.
+type Ends = (Sender<Descriptor, Caller, Words>, Receiver<Descriptor, Caller, Words>);
+
+/// A queue to a receiver that sleeps.
+fn queue() -> Result<Ends, String> {
     const DEPTH: u32 = 64;
     let caller = Caller::new()?;
     let producer = Words::new(producer_pages(Descriptor::SIZE, DEPTH as usize) * PAGE_SIZE);
     let end = End { slot: caller.slot, bit: 0, depth: DEPTH, producer, consumer: Words::new(PAGE_SIZE) };
-    let mut sender = Sender::<Descriptor, _, _>::new(caller.clone(), end.clone());
-    let mut receiver = Receiver::<Descriptor, _, _>::new(caller, end);
-    Ok(Box::new(move || {
-        for number in 0..batch {
-            assert!(sender.push(black_box(&Descriptor([number, 1, 2, 3]))).is_ok());
-        }
+    let mut receiver = Receiver::new(caller.clone(), end.clone());
+    if receiver.pop().is_some() {
+        return Err("the queue is not empty".to_owned());
+    }
+    Ok((Sender::new(caller, end), receiver))
+}
+
+/// A descriptor through a queue to a receiver that sleeps: written, announced with one capability check, taken, and the
+/// receiver asleep again.
+fn hop() -> Result<Ready, String> {
+    let (mut sender, mut receiver) = queue()?;
+    repeated(move || {
+        let (sender, receiver) = (black_box(&mut sender), black_box(&mut receiver));
+        let _ = sender.push(black_box(&Descriptor([0, 1, 2, 3])));
         sender.flush();
-        let mut taken = 0;
         while let Some(message) = receiver.pop() {
             let _ = black_box(message);
-            taken += 1;
         }
-        assert_eq!(taken, batch);
-    }))
+    })
+}
+
+/// The same of a batch of descriptors: from an array of the sender's into one of the receiver's.
+fn hop_32() -> Result<Ready, String> {
+    let (mut sender, mut receiver) = queue()?;
+    let (from, mut to) = ([Descriptor([0, 1, 2, 3]); 32], [Descriptor([0; 4]); 32]);
+    repeated(move || {
+        let (sender, receiver) = (black_box(&mut sender), black_box(&mut receiver));
+        sender.push_all(black_box(&from));
+        sender.flush();
+        let mut places = black_box(&mut to).iter_mut();
+        receiver.pop_each(u32::MAX, |message| {
+            if let (Some(place), Ok(message)) = (places.next(), message) {
+                *place = message;
+            }
+        });
+    })
 }
 
 /// A batch of transmit requests into the ring shared with the back end, and announcing it.
-fn ring(batch: u32) -> Result<Box<dyn FnMut()>, String> {
+fn ring(batch: u32) -> Result<Ready, String> {
     let memory = Words::new(PAGE_SIZE);
-    Ok(Box::new(move || {
+    repeated(move || {
         let mut front = Front::<_, 12>::new(memory.clone(), 0);
         for number in 0..batch {
             front.push(black_box([number, 0, 1514 << 16]));
         }
         black_box(front.publish());
-    }))
+    })
 }
 
-fn parse(text: &'static str) -> Result<Box<dyn FnMut()>, String> {
+fn parse(text: &'static str) -> Result<Ready, String> {
     if !matches!(request::parse(text.as_bytes()), Ok(Some((_, length))) if length == text.len()) {
         return Err("the request is not whole".to_owned());
     }
-    Ok(Box::new(move || {
+    repeated(move || {
         let _ = black_box(request::parse(black_box(text.as_bytes())));
-    }))
+    })
 }
 
 /// A TCP segment's checksum.
-fn checksum(payload: usize) -> Result<Box<dyn FnMut()>, String> {
+fn checksum(payload: usize) -> Result<Ready, String> {
     let mut frame = vec![0; 14 + 20 + 20 + payload];
     frame[12..14].copy_from_slice(&[0x08, 0x00]);
     let length = u16::try_from(frame.len() - 14).map_err(|_| "too long")?;
@@ -145,27 +177,27 @@ fn checksum(payload: usize) -> Result<Box<dyn FnMut()>, String> {
     frame[16..18].copy_from_slice(&length.to_be_bytes());
     frame[23] = 6;
     frame[46] = 0x50;
-    Ok(Box::new(move || {
+    repeated(move || {
         black_box(frame::is_intact(black_box(&frame)));
-    }))
+    })
 }
 
 /// Finding a connection by its addresses and ports among 10,000.
-fn lookup() -> Result<Box<dyn FnMut()>, String> {
+fn lookup() -> Result<Ready, String> {
     const COUNT: u16 = 10_000;
     let mut table = Table::new(usize::from(COUNT), 0x9E37_79B9_7F4A_7C15);
     let key = |index: u16| Key::new([10, 0, 2, 20], 20_000 + index, 80);
     (0..COUNT).for_each(|index| table.insert(index, key(index)));
     let mut index = 0;
-    Ok(Box::new(move || {
+    repeated(move || {
         index = (index + 1) % COUNT;
         assert_eq!(table.find(black_box(key(index))), Some(index));
-    }))
+    })
 }
 
 /// Following what is on its way: a segment of 612 bytes that is sent, its acknowledgement with the next request, and the
 /// timer.
-fn follow() -> Result<Box<dyn FnMut()>, String> {
+fn follow() -> Result<Ready, String> {
     const LENGTH: u16 = 612;
     let mut frame = vec![0; 14 + 20 + 20 + usize::from(LENGTH)];
     frame[12..14].copy_from_slice(&[0x08, 0x00]);
@@ -188,7 +220,7 @@ fn follow() -> Result<Box<dyn FnMut()>, String> {
     };
     let mut recovery = Recovery::default();
     let mut now = Instant::START;
-    Ok(Box::new(move || {
+    repeated(move || {
         now = now + Duration::from_micros(100);
         frame[38..42].copy_from_slice(&segment.ack.to_be_bytes());
         assert!(!recovery.begins(1460, now));
@@ -197,7 +229,7 @@ fn follow() -> Result<Box<dyn FnMut()>, String> {
         segment.ack = segment.ack.wrapping_add(LENGTH.into());
         assert!(!recovery.repeats(black_box(&segment)));
         recovery.took(&segment, true, &[None; 3], 1460, now);
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -211,5 +243,19 @@ mod tests {
         }
         assert!(run("nonsense", "1").is_err());
         assert!(run("check", "many").is_err());
+    }
+
+    #[test]
+    fn what_is_counted_as_a_hop_is_one() {
+        let (mut sender, mut receiver) = queue().unwrap();
+        let batch: Vec<_> = (0..32).map(|number| Descriptor([number, 1, 2, 3])).collect();
+        for _ in 0..5 {
+            assert_eq!(sender.push_all(&batch), 32);
+            assert!(receiver.pop().is_none(), "not announced");
+            sender.flush();
+            let mut taken = Vec::new();
+            assert_eq!(receiver.pop_each(u32::MAX, |message| taken.push(message.unwrap())), 32);
+            assert!(taken == batch);
+        }
     }
 }

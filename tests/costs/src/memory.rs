@@ -1,22 +1,31 @@
-//! Shared memory at the price that it has in the image: each word one access, nothing in between.
+//! Shared memory at the price that it has in the image: its bounds checked and each word one access, nothing in between.
 
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use cloister_interfaces::{Memory, Own};
+use cloister_interfaces::queue::SLOTS;
+use cloister_interfaces::{Memory, Own, message};
 
-/// A region of whole words.
+/// A page with indices and events before [`SLOTS`], which are halves of words, and whole words after.
 #[derive(Clone)]
-pub struct Words(Rc<[AtomicU64]>);
+pub struct Words {
+    header: Rc<[AtomicU32]>,
+    slots: Rc<[AtomicU64]>,
+}
 
 impl Words {
     /// `length` zero bytes.
     pub fn new(length: usize) -> Self {
-        Words((0..length.div_ceil(8)).map(|_| AtomicU64::new(0)).collect())
+        Words {
+            header: (0..SLOTS / 4).map(|_| AtomicU32::new(0)).collect(),
+            slots: (SLOTS / 8..length.div_ceil(8)).map(|_| AtomicU64::new(0)).collect(),
+        }
     }
 
-    fn word(&self, offset: usize) -> Option<&AtomicU64> {
-        self.0.get(offset / 8)
+    /// The words of the slots from `offset`; none if not all `count` of them are there.
+    fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
+        let index = offset.wrapping_sub(SLOTS) / 8;
+        self.slots.get(index..index.wrapping_add(count)).unwrap_or_default()
     }
 }
 
@@ -24,39 +33,53 @@ impl Memory for Words {
     type Own = Words;
 
     fn len(&self) -> usize {
-        self.0.len() * 8
+        SLOTS + self.slots.len() * 8
     }
 
     fn load(&self, offset: usize) -> u32 {
-        let word = self.word(offset).map_or(0, |word| word.load(Ordering::Acquire));
-        (word >> (offset % 8 * 8)) as u32
+        self.header.get(offset / 4).map_or(0, |word| word.load(Ordering::Acquire))
     }
 
     fn store(&self, offset: usize, value: u32) {
-        // One writer for each word, as in the queues: no need of an atomic change of its half.
-        let Some(word) = self.word(offset) else { return };
-        let shift = offset % 8 * 8;
-        let other = word.load(Ordering::Relaxed) & !(u64::from(u32::MAX) << shift);
-        word.store(other | u64::from(value) << shift, Ordering::Release);
+        if let Some(word) = self.header.get(offset / 4) {
+            word.store(value, Ordering::Release);
+        }
     }
 
     fn load_words(&self, offset: usize, into: &mut [u64]) {
-        let words = self.0.get(offset / 8..offset / 8 + into.len()).unwrap_or_default();
+        let words = self.words(offset, into.len());
         for (index, word) in into.iter_mut().enumerate() {
             *word = words.get(index).map_or(0, |word| word.load(Ordering::Acquire));
         }
     }
 
     fn store_words(&self, offset: usize, from: &[u64]) {
-        let words = self.0.get(offset / 8..offset / 8 + from.len()).unwrap_or_default();
-        for (word, value) in words.iter().zip(from) {
+        for (word, value) in self.words(offset, from.len()).iter().zip(from) {
             word.store(*value, Ordering::Release);
+        }
+    }
+
+    fn load_each(&self, offset: usize, size: usize, count: usize, mut take: impl FnMut(message::Words)) {
+        for from in self.words(offset, size * count).chunks_exact(size) {
+            let mut words = message::Words::default();
+            for (word, from) in words.iter_mut().zip(from) {
+                *word = from.load(Ordering::Acquire);
+            }
+            take(words);
+        }
+    }
+
+    fn store_each<T>(&self, offset: usize, size: usize, items: &[T], words: impl Fn(&T) -> message::Words) {
+        for (place, item) in self.words(offset, size * items.len()).chunks_exact(size).zip(items) {
+            for (word, value) in place.iter().zip(words(item)) {
+                word.store(value, Ordering::Release);
+            }
         }
     }
 
     fn read(&self, offset: usize, into: &mut [u8]) {
         for (index, part) in into.chunks_mut(8).enumerate() {
-            let word = self.word(offset + index * 8).map_or(0, |word| word.load(Ordering::Relaxed));
+            let word = self.words(offset + index * 8, 1).first().map_or(0, |word| word.load(Ordering::Relaxed));
             part.copy_from_slice(&word.to_le_bytes()[..part.len()]);
         }
     }
@@ -65,7 +88,7 @@ impl Memory for Words {
         for (index, part) in from.chunks(8).enumerate() {
             let mut bytes = [0; 8];
             bytes[..part.len()].copy_from_slice(part);
-            if let Some(word) = self.word(offset + index * 8) {
+            if let Some(word) = self.words(offset + index * 8, 1).first() {
                 word.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
             }
         }
@@ -74,7 +97,7 @@ impl Memory for Words {
 
 impl Own for Words {
     fn size(&self) -> usize {
-        self.0.len() * 8
+        self.len()
     }
 
     fn edit<R>(&mut self, offset: usize, length: usize, edit: impl FnOnce(&mut [u8]) -> R) -> Option<R> {

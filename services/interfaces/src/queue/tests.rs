@@ -1,0 +1,273 @@
+//! The queue on one thread: order, batches, wake-ups, and peers that lie. Every ordering of two threads is in `tests/loom`.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use cloister_caps::Fault;
+
+use super::*;
+use crate::control::Reply as Quiet;
+use crate::net::{Request, Work};
+use crate::system::Own;
+
+/// Memory with one word a test can watch.
+#[derive(Clone)]
+struct Page(Rc<RefCell<Vec<u8>>>);
+
+impl Page {
+    fn new(pages: usize) -> Self {
+        Page(Rc::new(RefCell::new(vec![0; pages * PAGE_SIZE])))
+    }
+}
+
+impl Own for Page {
+    fn size(&self) -> usize {
+        self.0.borrow().len()
+    }
+    fn edit<R>(&mut self, offset: usize, length: usize, edit: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
+        self.0.borrow_mut().get_mut(offset..offset.checked_add(length)?).map(edit)
+    }
+}
+
+impl Memory for Page {
+    type Own = Page;
+    fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+    fn load(&self, offset: usize) -> u32 {
+        let mut word = [0; 4];
+        self.read(offset, &mut word);
+        u32::from_le_bytes(word)
+    }
+    fn store(&self, offset: usize, value: u32) {
+        self.write(offset, &value.to_le_bytes());
+    }
+    fn read(&self, offset: usize, into: &mut [u8]) {
+        into.copy_from_slice(&self.0.borrow()[offset..offset + into.len()]);
+    }
+    fn write(&self, offset: usize, from: &[u8]) {
+        self.0.borrow_mut()[offset..offset + from.len()].copy_from_slice(from);
+    }
+}
+
+/// Counts wake-ups.
+#[derive(Clone, Default)]
+struct Bell(Rc<Cell<u32>>);
+
+impl System for Bell {
+    fn invoke(&self, _: Slot, operation: Operation, _: [u64; 4]) -> Result<[u64; 2], Fault> {
+        assert_eq!(operation, Operation::QueueNotify);
+        self.0.set(self.0.get() + 1);
+        Ok([0; 2])
+    }
+}
+
+struct Pair {
+    sender: Sender<Request, Bell, Page>,
+    receiver: Receiver<Request, Bell, Page>,
+    producer: Page,
+    consumer: Page,
+    woken: Bell,
+    freed: Bell,
+}
+
+/// A queue of `depth` whose indices start at `start`.
+fn pair(depth: u32, start: u32) -> Pair {
+    let producer = Page::new(producer_pages(Request::SIZE, depth as usize));
+    let consumer = Page::new(1);
+    for (page, index, event) in [(&producer, HEAD, SPACE_EVENT), (&consumer, TAIL, MESSAGE_EVENT)] {
+        page.store(index, start);
+        page.store(event, start);
+    }
+    let end = || End { slot: Slot(0), bit: 0, depth, producer: producer.clone(), consumer: consumer.clone() };
+    let (woken, freed) = (Bell::default(), Bell::default());
+    let sender = Sender::new(woken.clone(), end());
+    let receiver = Receiver::new(freed.clone(), end());
+    Pair { sender, receiver, producer, consumer, woken, freed }
+}
+
+fn message(number: u32) -> Request {
+    Request::Transmit { page: number as u16, length: (number >> 16) as u16, work: Work::Nothing }
+}
+
+#[test]
+fn messages_keep_their_order_across_the_wrap_of_the_index() {
+    for start in [0, u32::MAX - 5, u32::MAX, 7] {
+        let mut pair = pair(8, start);
+        let (mut sent, mut received) = (0, 0);
+        for round in 0..200 {
+            for _ in 0..round % 9 {
+                if pair.sender.push(&message(sent)).is_ok() {
+                    sent += 1;
+                }
+            }
+            pair.sender.flush();
+            for _ in 0..round % 5 {
+                match pair.receiver.pop() {
+                    Some(got) => {
+                        assert_eq!(got, Ok(message(received)));
+                        received += 1;
+                    }
+                    None => assert_eq!(sent, received),
+                }
+            }
+        }
+        assert!(received > 100);
+    }
+}
+
+#[test]
+fn a_batch_goes_as_one_message_after_the_other() {
+    for start in [0, u32::MAX - 5, 7] {
+        let mut pair = pair(8, start);
+        let batch: Vec<_> = (0..20).map(message).collect();
+        let (mut sent, mut received) = (0, Vec::new());
+        for round in 0..40 {
+            let count = pair.sender.push_all(&batch[sent..(sent + round % 10).min(20)]);
+            assert!(count <= 8);
+            sent += count;
+            pair.sender.flush();
+            let most = round as u32 % 7;
+            let (before, there) = (received.len(), 20.min(sent) - received.len());
+            let taken = pair.receiver.pop_each(most, |got| received.push(got.unwrap()));
+            assert_eq!((taken as usize, received.len() - before), (there.min(most as usize), taken as usize));
+        }
+        assert_eq!((sent, received), (20, batch));
+    }
+    // Who could not send all is woken when there is room, and who took less than it wanted when there is more.
+    let mut pair = pair(4, 0);
+    assert_eq!(pair.receiver.pop_each(1, |_| ()), 0);
+    assert_eq!(pair.sender.push_all(&[message(1); 5]), 4);
+    pair.sender.flush();
+    assert_eq!((pair.woken.0.get(), pair.freed.0.get()), (1, 0));
+    assert_eq!(pair.receiver.pop_each(5, |_| ()), 4);
+    assert_eq!((pair.woken.0.get(), pair.freed.0.get()), (1, 1));
+    pair.sender.send(&message(2)).unwrap();
+    assert_eq!(pair.woken.0.get(), 2);
+}
+
+#[test]
+fn what_was_not_flushed_is_not_seen_and_a_full_queue_says_so() {
+    let mut pair = pair(4, u32::MAX - 1);
+    for number in 0..4 {
+        assert_eq!(pair.sender.push(&message(number)), Ok(()));
+    }
+    assert_eq!(pair.sender.push(&message(4)), Err(Full));
+    assert_eq!(pair.receiver.pop(), None);
+    pair.sender.flush();
+    assert_eq!(pair.receiver.pop(), Some(Ok(message(0))));
+    assert_eq!(pair.sender.room(), 0, "a slot is given back in batches");
+    pair.receiver.release();
+    assert_eq!(pair.sender.room(), 1);
+    assert_eq!(pair.sender.send(&message(4)), Ok(()));
+    for number in 1..5 {
+        assert_eq!(pair.receiver.pop(), Some(Ok(message(number))));
+    }
+}
+
+#[test]
+fn only_who_waits_is_woken_and_once() {
+    let mut pair = pair(4, u32::MAX - 2);
+    assert_eq!(pair.receiver.pop(), None);
+    pair.sender.send(&message(0)).unwrap();
+    pair.sender.send(&message(1)).unwrap();
+    assert_eq!(pair.woken.0.get(), 1, "the receiver has not waited again");
+    for _ in 0..2 {
+        assert!(pair.receiver.pop().is_some());
+    }
+    assert_eq!(pair.receiver.pop(), None);
+    pair.sender.send(&message(2)).unwrap();
+    assert_eq!(pair.woken.0.get(), 2);
+    for number in 3..6 {
+        pair.sender.push(&message(number)).unwrap();
+    }
+    assert_eq!(pair.freed.0.get(), 0, "nobody waits for room");
+    assert_eq!(pair.sender.push(&message(6)), Err(Full));
+    pair.sender.flush();
+    assert!(pair.receiver.pop().is_some());
+    pair.receiver.release();
+    assert_eq!(pair.freed.0.get(), 1);
+    assert!(pair.receiver.pop().is_some());
+    pair.receiver.release();
+    assert_eq!(pair.freed.0.get(), 1);
+}
+
+#[test]
+fn what_is_published_quietly_wakes_nobody_until_something_else_does() {
+    let mut pair = pair(4, 0);
+    assert!(pair.receiver.pop().is_none());
+    pair.sender.push(&message(1)).unwrap();
+    pair.sender.publish();
+    assert_eq!(pair.woken.0.get(), 0);
+    pair.sender.push(&message(2)).unwrap();
+    pair.sender.flush();
+    assert_eq!(pair.woken.0.get(), 1);
+    assert_eq!([(); 3].map(|()| pair.receiver.pop()), [Some(Ok(message(1))), Some(Ok(message(2))), None]);
+    // The receiver looked by itself: there is nothing left to wake it for.
+    pair.sender.push(&message(3)).unwrap();
+    pair.sender.publish();
+    assert_eq!([pair.receiver.pop(), pair.receiver.pop()], [Some(Ok(message(3))), None]);
+    pair.sender.flush();
+    assert_eq!(pair.woken.0.get(), 1);
+    // Whoever finds the queue full may rely on its being drained.
+    for number in 0..4 {
+        pair.sender.push(&message(number)).unwrap();
+    }
+    pair.sender.publish();
+    assert_eq!(pair.woken.0.get(), 2);
+}
+
+#[test]
+fn a_lying_peer_gains_no_more_than_a_full_or_a_busy_queue() {
+    for lie in [1, 4, 5, 1000, 0x8000_0000, 0xffff_fff0] {
+        let mut pair = pair(4, 0);
+        pair.consumer.store(TAIL, lie);
+        // A tail outside what was sent makes the queue full.
+        assert_eq!(pair.sender.room(), 0, "{lie}");
+        assert_eq!(pair.sender.push(&message(0)), Err(Full), "{lie}");
+        // A head is followed over what the queue holds, or else at once.
+        pair.producer.store(HEAD, lie);
+        pair.consumer.store(TAIL, 0);
+        let seen = (0..100).take_while(|_| pair.receiver.pop().is_some()).count();
+        assert_eq!(seen, if lie <= 4 { lie as usize } else { 1 });
+        let mut pair = self::pair(4, 0);
+        pair.producer.store(HEAD, lie);
+        assert_eq!(pair.receiver.pop_each(100, |_| ()), if lie <= 4 { lie } else { 1 });
+        // Whoever takes the liar's place goes on from there.
+        let mut sender = Sender::<Request, _, _>::new(Bell::default(), pair.receiver.end.clone());
+        assert_eq!(sender.send(&message(7)), Ok(()));
+        assert_eq!(pair.receiver.pop(), Some(Ok(message(7))));
+        assert_eq!(pair.receiver.pop(), None);
+    }
+    let mut pair = pair(4, 0);
+    pair.sender.send(&message(1)).unwrap();
+    pair.producer.write(SLOTS, &[0xee; 8]);
+    assert_eq!(pair.receiver.pop(), Some(Err(Malformed)));
+    assert_eq!(pair.receiver.pop(), None);
+}
+
+#[test]
+fn a_restarted_end_goes_on_where_the_queue_stands() {
+    let mut pair = pair(4, 0);
+    for number in 0..3 {
+        pair.sender.send(&message(number)).unwrap();
+    }
+    assert!(pair.receiver.pop().is_some());
+    pair.receiver.release();
+    let end =
+        || End { slot: Slot(0), bit: 0, depth: 4, producer: pair.producer.clone(), consumer: pair.consumer.clone() };
+    let mut sender = Sender::<Request, _, _>::new(Bell::default(), end());
+    let mut receiver = Receiver::<Request, _, _>::new(Bell::default(), end());
+    assert_eq!(sender.room(), 2);
+    sender.send(&message(3)).unwrap();
+    for number in 1..4 {
+        assert_eq!(receiver.pop(), Some(Ok(message(number))));
+    }
+    assert_eq!(receiver.pop(), None);
+}
+
+#[test]
+fn a_queue_takes_whole_pages() {
+    assert_eq!(producer_pages(Quiet::SIZE, 4), 1);
+    assert_eq!(producer_pages(256, 16), 2);
+}
