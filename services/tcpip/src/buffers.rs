@@ -9,10 +9,12 @@ use crate::flows::OVERHEAD;
 
 /// The least that a socket is of use with: a full segment either way.
 const LEAST: usize = 2048;
-/// The most that a socket of a connection with small rings gets, either way.
-const SMALL_MOST: usize = 64 * 1024;
-/// The most that one with large rings gets: four of the longest frames.
-const LARGE_MOST: usize = 256 * 1024;
+/// Bytes of data in the longest frame: 44 segments of 1460.
+const FRAME: usize = 44 * 1460;
+/// The most that a socket of a connection with small rings gets.
+const SMALL_MOST: Sizes = Sizes { receive: 64 * 1024, send: 64 * 1024 };
+/// The most that one with large rings gets.
+pub const LARGE_MOST: Sizes = Sizes { receive: 256 * 1024, send: 8 * FRAME };
 
 /// The sizes of sockets' buffers, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,18 +25,23 @@ pub struct Buffers {
     small: Sizes,
 }
 
+/// The sizes of a socket's two buffers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Sizes {
+pub struct Sizes {
     receive: usize,
-    send: usize,
+    /// What is sent.
+    pub send: usize,
 }
 
 impl Sizes {
     /// The division of `bytes`, what a socket costs by itself included.
-    fn of(bytes: usize, most: usize) -> Self {
+    fn of(bytes: usize, most: Sizes) -> Self {
         let bytes = bytes.saturating_sub(OVERHEAD);
         // Servers send more than they receive.
-        Sizes { receive: (bytes / 3).clamp(LEAST, most), send: (bytes - bytes / 3).clamp(LEAST, most) }
+        let send = (bytes - bytes / 3).clamp(LEAST, most.send);
+        // No part of a frame beside whole ones: the stack ends a frame where the buffer ends.
+        let send = if send < FRAME { send } else { send - send % FRAME };
+        Sizes { receive: (bytes / 3).clamp(LEAST, most.receive), send }
     }
 
     fn cost(self) -> usize {
@@ -83,6 +90,7 @@ mod tests {
             let many = connections.min(layout.large);
             let cost = many * large.cost() + (connections - many) * small.cost();
             prop_assert!(cost <= budget, "{cost} of {budget}");
+            prop_assert!(large.send < FRAME || large.send % FRAME == 0, "{large:?}");
         }
     }
 
@@ -92,6 +100,6 @@ mod tests {
         assert_eq!(smallest.connections, 16, "{smallest:?}");
         let large = Buffers::new(Layout::of(36 << 20, 64 << 20), 150 << 20);
         assert!(large.connections > 12_000, "{large:?}");
-        assert_eq!((large.large.send, large.large.receive), (LARGE_MOST, LARGE_MOST));
+        assert_eq!(large.large, LARGE_MOST);
     }
 }
