@@ -19,7 +19,7 @@ use crate::tx::Transmit;
 use crate::{Caps, RECEIVE_OFFLOADS};
 
 /// Requests taken, and frames moved, in one call.
-const REQUESTS: usize = 512;
+const REQUESTS: u32 = 512;
 const FRAMES: usize = 512;
 /// How often it is looked whether the back end has left frames on the ring without giving back any. One that has disabled
 /// the device (`xenvif_fatal_tx_err` of Linux's netback) says nothing of it.
@@ -251,30 +251,38 @@ impl<S: System, M: Memory> Netfront<S, M> {
 
     /// Takes tcpip's requests. Those sent before it learnt that the link went are void.
     fn requests(&mut self) {
-        for _ in 0..REQUESTS {
-            let Some(request) = self.net.as_mut().and_then(|net| net.requests.pop()) else { return };
+        let Some(net) = self.net.as_mut() else { return };
+        let (transmit, receive, told) = (&mut self.transmit, &mut self.receive, self.told);
+        let (mut close, mut complaint) = (false, None);
+        let taken = net.requests.pop_each(REQUESTS, |request| {
             let refusal = match request {
                 Ok(Request::Close) => {
-                    self.begin_close();
-                    continue;
+                    close = true;
+                    return;
                 }
-                _ if !self.told => continue,
-                Ok(Request::Transmit { page, length, work }) => self.transmit.submit(page, length, work).err(),
-                Ok(Request::Receive { page, count }) => self.receive.post(page, count).err(),
+                _ if !told => return,
+                Ok(Request::Transmit { page, length, work }) => transmit.submit(page, length, work).err(),
+                Ok(Request::Receive { page, count }) => receive.post(page, count).err(),
                 Err(_) => {
-                    self.complain("a malformed message");
-                    continue;
+                    complaint = complaint.or(Some("a malformed message"));
+                    return;
                 }
             };
-            match refusal {
-                None => {}
-                Some(Refusal::Page) => self.complain("a page that is not in the pool"),
-                Some(Refusal::Owner) => self.complain("a page that is not its own"),
-                Some(Refusal::Length) => self.complain("a frame of impossible length"),
-                Some(Refusal::Work) => self.complain("work that the link has not offered"),
-            }
+            let what = refusal.map(|refusal| match refusal {
+                Refusal::Page => "a page that is not in the pool",
+                Refusal::Owner => "a page that is not its own",
+                Refusal::Length => "a frame of impossible length",
+                Refusal::Work => "work that the link has not offered",
+            });
+            complaint = complaint.or(what);
+        });
+        self.left_over |= taken == REQUESTS;
+        if close {
+            self.begin_close();
         }
-        self.left_over = true;
+        if let Some(what) = complaint {
+            self.complain(what);
+        }
     }
 
     fn complain(&mut self, what: &str) {
