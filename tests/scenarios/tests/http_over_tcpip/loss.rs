@@ -22,6 +22,18 @@ fn connect(rig: &mut Rig) -> SocketHandle {
     handle
 }
 
+#[test]
+fn frames_of_bulk_are_as_long_as_may_be() {
+    let setup = Setup { site: site(), ring_out: 128 * 1024, offloads: Offloads::all(), ..Setup::default() };
+    let mut rig = Rig::new(setup);
+    let handle = connect(&mut rig);
+    let before = rig.frames();
+    rig.send(handle, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(rig.response(handle, false).1 == pattern(3_000_000));
+    let (frames, least) = (rig.frames() - before, 3_000_000usize.div_ceil(44 * 1460));
+    assert!(frames <= least + 4, "{frames} frames, where {least} hold all");
+}
+
 /// Milliseconds of a download of 3 MB, in the middle of five.
 fn download(offloads: Offloads, loss: Loss) -> u64 {
     let whole = pattern(3_000_000);

@@ -43,6 +43,8 @@ struct Link {
     offloads: Offloads,
     /// Bytes of the longest frame that was sent.
     longest: usize,
+    /// Frames that were sent.
+    frames: usize,
     closed: bool,
     loss: Loss,
 }
@@ -60,6 +62,7 @@ impl Link {
                 Request::Transmit { page, length, work } => {
                     let frame = self.tx_pool.bytes(usize::from(page) * PAGE_SIZE, length.into());
                     self.longest = self.longest.max(frame.len());
+                    self.frames += 1;
                     let (frames, packets) = (self.loss.frames, self.loss.packets);
                     let whole = self.loss.keeps(frames);
                     for frame in finish(frame, work) {
@@ -203,6 +206,7 @@ impl Rig {
                 rx_free: VecDeque::new(),
                 offloads: setup.offloads,
                 longest: 0,
+                frames: 0,
                 closed: false,
                 loss: Loss::default(),
             },
@@ -241,6 +245,11 @@ impl Rig {
     /// From now on the link loses so much.
     pub fn lose(&mut self, loss: Loss) {
         self.link.loss = loss;
+    }
+
+    /// How many frames the image sent.
+    pub fn frames(&self) -> usize {
+        self.link.frames
     }
 
     /// Bytes of the longest frame that the image sent.
