@@ -2,8 +2,9 @@
 
 use cloister_caps::abi::region::{CONSTANT, OWN};
 use cloister_caps::tables::{Access, Capability, Mapping, PortKind, Tables};
-use cloister_caps::{Kind, Operation, Status};
+use cloister_caps::{Kind, Operation, Rights, Status};
 use cloister_kernel_core::Outcome;
+use cloister_kernel_core::kernel::Answer;
 
 use crate::machine::{Bench, narrow, shipped, tables};
 
@@ -267,4 +268,22 @@ fn what_is_answered_is_the_machines() {
     assert_eq!(bench.status("http", "console", Operation::ConsoleWrite, [u64::MAX; 4]), Status::Done);
     let http = bench.service("http");
     assert_eq!(bench.machine.text, [(http, b"hello\n".to_vec()), (http, vec![0xFF; 32])]);
+}
+
+#[test]
+fn a_right_to_what_objects_of_the_kind_cannot_do_is_none() {
+    let policy = cloister_policy::parse("the policy", &shipped()).unwrap_or_else(|report| panic!("{report}"));
+    let mut bytes = policy.tables().unwrap();
+    let capabilities = Tables::parse(&bytes).unwrap().capabilities();
+    let console = capabilities.iter().find(|capability| capability.kind == Kind::Console).unwrap();
+    let [low, high] = console.slot.to_le_bytes();
+    let mut record = vec![console.service, console.kind as u8, low, high];
+    record.extend(console.rights.bits().to_le_bytes());
+    let at = bytes.windows(record.len()).position(|bytes| bytes == record).unwrap();
+    bytes[at + 4..at + 8].copy_from_slice(&Rights::all().bits().to_le_bytes());
+    let mut bench = Bench::of(Tables::parse(bytes.leak()).unwrap());
+    for operation in Operation::ALL.iter().filter(|operation| !operation.applies_to(Kind::Console)) {
+        let outcome = bench.call(console.service, 1, [u64::from(console.slot), *operation as u64, 0, 0, 0, 0]);
+        assert_eq!(outcome, Outcome::Answer(Answer { status: Status::WrongOperation, words: [0; 2] }), "{operation:?}");
+    }
 }

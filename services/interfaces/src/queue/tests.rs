@@ -127,7 +127,7 @@ fn a_batch_goes_as_one_message_after_the_other() {
             assert!(count <= 8);
             sent += count;
             pair.sender.flush();
-            let most = round as u32 % 7;
+            let most = round as u32 % 4;
             let (before, there) = (received.len(), 20.min(sent) - received.len());
             let taken = pair.receiver.pop_each(most, |got| received.push(got.unwrap()));
             assert_eq!((taken as usize, received.len() - before), (there.min(most as usize), taken as usize));
@@ -144,6 +144,21 @@ fn a_batch_goes_as_one_message_after_the_other() {
     assert_eq!((pair.woken.0.get(), pair.freed.0.get()), (1, 1));
     pair.sender.send(&message(2)).unwrap();
     assert_eq!(pair.woken.0.get(), 2);
+}
+
+#[test]
+fn half_of_a_queue_is_given_back_while_the_rest_is_taken() {
+    for at_once in [true, false] {
+        let mut pair = pair(8, 0);
+        assert_eq!(pair.sender.push_all(&[message(1); 8]), 8);
+        pair.sender.flush();
+        if at_once {
+            assert_eq!(pair.receiver.pop_each(5, |_| ()), 5);
+        } else {
+            (0..5).for_each(|_| assert!(pair.receiver.pop().is_some()));
+        }
+        assert_eq!(pair.sender.room(), 4);
+    }
 }
 
 #[test]
