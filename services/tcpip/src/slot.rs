@@ -74,6 +74,8 @@ pub struct Slot {
     quiet: bool,
     peer_closed: Notice,
     closed: Notice,
+    /// What there is to acknowledge was left for the application's answer.
+    awaited: bool,
     /// The application has asked for the end.
     pub closing: bool,
 }
@@ -97,6 +99,7 @@ impl Slot {
             quiet: false,
             peer_closed: Notice::No,
             closed: Notice::No,
+            awaited: false,
             closing: false,
         }
     }
@@ -231,6 +234,13 @@ impl Slot {
         }
     }
 
+    /// Whether the application is to be told of something that it mostly answers at once. Never twice in a row: who sends on and on
+    /// is acknowledged all the same.
+    pub fn awaits_answer(&mut self) -> bool {
+        self.awaited = !self.awaited && (self.received > 0 || self.peer_closed == Notice::Due);
+        self.awaited
+    }
+
     /// Tells the application what it has not been told, as far as the queue has room. Answers whether it is to be woken for
     /// it.
     pub fn tell<S: System, M: Memory>(&mut self, index: u16, server: &mut Server<Socket, S, M>, now: Instant) -> bool {
@@ -301,4 +311,21 @@ impl Slot {
 /// Throws away what was received: the application reads no more.
 pub fn discard(socket: &mut tcp::Socket<'_>) {
     while socket.can_recv() && socket.recv(|bytes| (bytes.len(), ())).is_ok() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_awaited_for_what_is_new_and_never_twice_in_a_row() {
+        let mut slot = Slot::new(0, Peer { address: [10, 0, 0, 1], port: 5000, local_port: 80 });
+        assert!(!slot.awaits_answer(), "nothing came");
+        slot.received = 1;
+        assert_eq!([(); 4].map(|()| slot.awaits_answer()), [true, false, true, false]);
+        (slot.received, slot.peer_closed) = (0, Notice::Due);
+        assert_eq!([(); 2].map(|()| slot.awaits_answer()), [true, false]);
+        slot.peer_closed = Notice::Told;
+        assert!(!slot.awaits_answer(), "it was told");
+    }
 }

@@ -37,6 +37,8 @@ const ATTENTION: usize = 256;
 const TURN: u32 = 8;
 /// Frames of what is no connection's that are sent at once: the fragments of a packet, and a few more.
 const OTHERS: u32 = 16;
+/// How long an acknowledgement waits for the application to look at what came: mostly it answers at once.
+const ANSWER: Duration = Duration::from_millis(10);
 /// How long the acknowledgement of a short segment waits for data to go with.
 const ACK_DELAY: StackDuration = StackDuration::from_millis(10);
 /// How long to wait for room in the queue to netfront.
@@ -344,7 +346,7 @@ impl<S: System, M: Memory> Stack<S, M> {
     fn attend(&mut self, index: u16, now: Instant) -> Attended {
         self.flows.settle(index, now);
         self.pump(index, now);
-        let sent = self.egress(index, now);
+        let sent = if self.awaits_answer(index, now) { Attended::Done } else { self.egress(index, now) };
         self.flows.settle(index, now);
         let told = self.tell_about(index, now);
         if sent == Attended::Done && !told { Attended::Blocked } else { sent }
@@ -367,6 +369,17 @@ impl<S: System, M: Memory> Stack<S, M> {
             slot.part();
             self.flows.linger(index, now);
         }
+    }
+
+    /// Whether all that a connection could send is an acknowledgement that may go with its application's answer: one frame
+    /// instead of two.
+    fn awaits_answer(&mut self, index: u16, now: Instant) -> bool {
+        let Some(flow) = self.flows.get(index).filter(|flow| flow.stage == Stage::Open) else { return false };
+        let awaits = flow.parts().is_some_and(|(slot, socket)| slot.awaits_answer() && socket.send_queue() == 0);
+        if awaits {
+            self.flows.wake(index, now + ANSWER);
+        }
+        awaits
     }
 
     /// Sends what a connection has to send.

@@ -200,6 +200,16 @@ fn an_application_that_does_not_listen_to_replies_loses_none() {
 }
 
 #[test]
+fn an_application_that_says_nothing_holds_an_acknowledgement_up_for_ten_milliseconds() {
+    let (mut rig, handle, connection) = accepted();
+    rig.socket(handle).close();
+    let told = hear(&mut rig, 50);
+    assert_eq!((told, rig.socket(handle).state()), (vec![Reply::PeerClosed { connection }], tcp::State::FinWait1));
+    hear(&mut rig, 70);
+    assert_eq!(rig.socket(handle).state(), tcp::State::FinWait2);
+}
+
+#[test]
 fn a_peer_that_is_gone_frees_its_connection() {
     let (mut rig, handle, connection) = accepted();
     rig.client.sockets.remove(handle);

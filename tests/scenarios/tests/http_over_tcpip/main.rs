@@ -89,6 +89,25 @@ fn without_a_share_in_the_site_files_arrive_as_well() {
 }
 
 #[test]
+fn the_end_of_a_body_is_acknowledged_by_the_answer_and_a_fin_by_ours() {
+    let mut rig = Rig::new(Setup::default());
+    let handle = rig.connect();
+    rig.socket(handle).set_nagle_enabled(false);
+    // A body of two segments: with the second there is as much to acknowledge as is not put off by a clock.
+    rig.send(handle, b"POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n");
+    rig.run(200);
+    let before = rig.frames();
+    rig.send(handle, &pattern(2000));
+    assert_eq!(rig.response(handle, false).1, b"2000\n");
+    assert_eq!(rig.frames() - before, 1);
+    rig.run(200);
+    let before = rig.frames();
+    rig.socket(handle).close();
+    rig.run(20);
+    assert_eq!((rig.frames() - before, rig.socket(handle).state()), (1, tcp::State::TimeWait));
+}
+
+#[test]
 fn what_is_sent_to_the_sink_is_taken_and_counted() {
     let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
     let handle = rig.connect();
