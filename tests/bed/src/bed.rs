@@ -20,6 +20,9 @@ mod limit {
     pub const XEN: Duration = Duration::from_secs(30);
     pub const DOM0: Duration = Duration::from_secs(120);
     pub const CREATE: Duration = Duration::from_secs(60);
+    /// In dom0's time, for what waits for this machine: by the instruction clock dom0's time jumps on meanwhile, and a minute
+    /// has passed in a few seconds.
+    pub const OF_HOST: Duration = Duration::from_secs(3600);
     pub const SHUTDOWN: Duration = Duration::from_secs(30);
     pub const FINISH: Duration = Duration::from_secs(10);
 }
@@ -182,7 +185,8 @@ impl Bed {
             "mkdir -p {there} && for f in /host/guests/{name}/*; do dd if=$f of={there}/${{f##*/}} bs=1M 2> /dev/null || exit; done",
             name = guest.name
         );
-        self.checked(&command, limit::CREATE, &self.folder.join("dom0.log"))?;
+        let copied = self.run(&command, limit::OF_HOST, self.clock.patience(limit::CREATE))?;
+        self.succeeded(&command, copied, &self.folder.join("dom0.log"))?;
         // The host's copies have served; the image and the site may be large.
         let _ = std::fs::remove_file(here.join("ramdisk"));
         Ok(format!("{there}/guest.cfg"))
@@ -255,9 +259,14 @@ impl Bed {
 
     /// Runs a command with `sh` in dom0; a status other than 0 is no error.
     pub fn dom0(&self, command: &str, limit: Duration) -> Result<Output, BedError> {
+        self.run(command, limit, self.clock.patience(limit))
+    }
+
+    /// The same, for at most `limit` of dom0's time and `patience` of this machine's.
+    fn run(&self, command: &str, limit: Duration, patience: Duration) -> Result<Output, BedError> {
         let alive = || self.alive("a command ran in dom0");
         let log = self.folder.join("dom0.log");
-        self.agent.run(command, limit, self.clock.patience(limit), &alive)?.ok_or_else(|| BedError::Timeout {
+        self.agent.run(command, limit, patience, &alive)?.ok_or_else(|| BedError::Timeout {
             during: format!("`{command}` in dom0"),
             limit,
             tail: tail(&log, TAIL_LINES),
@@ -268,6 +277,11 @@ impl Bed {
     /// Runs a command in dom0 that has to succeed; `log` is what an error shows the end of.
     fn checked(&self, command: &str, limit: Duration, log: &Path) -> Result<Output, BedError> {
         let output = self.dom0(command, limit)?;
+        self.succeeded(command, output, log)
+    }
+
+    /// What a command answered, if it succeeded.
+    fn succeeded(&self, command: &str, output: Output, log: &Path) -> Result<Output, BedError> {
         if output.success() {
             return Ok(output);
         }
