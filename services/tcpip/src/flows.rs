@@ -94,13 +94,12 @@ pub struct Flow {
 const FAR: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(61);
 
 impl Flow {
-    /// Takes note of the ends of the streams, if `segment`, which the socket took, was the last of one.
-    pub fn note_end(&mut self, segment: &Segment) {
-        let state = self.socket().map(|socket| socket.state());
-        if self.end.is_none() && matches!(state, Some(State::CloseWait | State::Closing | State::TimeWait)) {
+    /// Takes note of the ends of the streams, if `segment`, which brought the socket to `state`, was the last of one.
+    pub fn note_end(&mut self, segment: &Segment, state: State) {
+        if self.end.is_none() && matches!(state, State::CloseWait | State::Closing | State::TimeWait) {
             self.end = Some(segment.seq.wrapping_add(segment.data as u32).wrapping_add(1));
         }
-        if self.sent.is_none() && state == Some(State::TimeWait) {
+        if self.sent.is_none() && state == State::TimeWait {
             self.sent = Some(segment.ack);
         }
     }
@@ -303,6 +302,7 @@ impl Flows {
         flow.socket()?.listen(port).ok()?;
         flow.client = client;
         flow.recovery = Recovery::default();
+        flow.limit_silence();
         (flow.end, flow.sent) = (None, None);
         self.table.insert(index, key);
         self.enter(index, Stage::HalfOpen, now + HALF_OPEN);
@@ -385,20 +385,30 @@ impl Flows {
     /// Frees the index of a connection that both sides are done with.
     pub fn free_slot(&mut self, index: u16) {
         let Some(flow) = self.get(index) else { return };
-        if flow.slot.take_if(|slot| slot.is_free()).is_some() {
-            let unused = flow.stage == Stage::Unused;
-            if unused {
-                self.release(index);
-            }
+        flow.slot = None;
+        if flow.stage == Stage::Unused {
+            self.release(index);
         }
     }
 
     /// Follows what became of a connection's socket: after this, it is at what [`Flow::stage`] says.
     pub fn settle(&mut self, index: u16, now: Instant) {
         let Some(flow) = self.get(index) else { return };
-        let (stage, until, client) = (flow.stage, flow.until, flow.client);
+        let stage = flow.stage;
         let Some(socket) = flow.socket() else { return };
-        let (state, gone) = (socket.state(), socket.remote_endpoint().is_none());
+        let state = socket.state();
+        // Mostly nothing became of it.
+        if stage != Stage::Open || state == State::Closed {
+            self.follow(index, stage, state, now);
+        }
+    }
+
+    #[inline(never)] // Seldom, and long.
+    fn follow(&mut self, index: u16, stage: Stage, state: State, now: Instant) {
+        let Some(flow) = self.get(index) else { return };
+        let (until, client) = (flow.until, flow.client);
+        let Some(socket) = flow.socket() else { return };
+        let gone = socket.remote_endpoint().is_none();
         match (stage, state) {
             (Stage::HalfOpen, State::Established | State::CloseWait) => {
                 let Some(peer) = peer(socket) else { return self.release(index) };

@@ -130,8 +130,13 @@ pub fn is_intact(frame: &[u8]) -> bool {
     }
 }
 
+/// Whether the IPv4 header of `frame`, if it has one, is right. The stack does not look at its checksum again.
+pub fn has_sound_header(frame: &[u8]) -> bool {
+    ipv4(frame).is_none_or(|packet| Ipv4Packet::new_checked(packet).is_ok_and(|packet| packet.verify_checksum()))
+}
+
 /// Whether the segment in `frame` is for the host `mac` on the link, and its IPv4 header and lengths are right. The stack
-/// looks at that too, but by then its connection has been looked for, and an attempt at a new one has ended an old one.
+/// looks at most of that too, but by then its connection has been looked for, and an attempt at a new one has ended an old one.
 pub fn is_sound(frame: &[u8], mac: [u8; 6]) -> bool {
     let packet = ipv4(frame).and_then(|packet| Ipv4Packet::new_checked(packet).ok());
     frame.starts_with(&mac)

@@ -371,11 +371,21 @@ impl Recovery {
         !self.congestion.admits(self.high.saturating_sub(held).saturating_sub(due))
     }
 
+    /// Whether some of `queued` bytes were never sent.
+    pub fn has_unsent(&self, queued: u32) -> bool {
+        queued > self.high
+    }
+
+    /// Whether all that was ever sent is on its way, nothing is sent again, and what is lost of it will be found.
+    pub fn is_ahead(&self) -> bool {
+        self.follows() && self.next >= self.high
+    }
+
     /// Whether the last of `queued` bytes wait for those that follow, since they are fewer than `enough`: an acknowledgement is
     /// on its way, which makes room for these.
     pub fn defers(&self, queued: u32, enough: u32) -> bool {
         let left = queued.saturating_sub(self.high);
-        self.follows() && self.next >= self.high && 0 < left && left < enough
+        self.is_ahead() && 0 < left && left < enough
     }
 
     /// What is to be sent of what the stack builds next; all of it if none.

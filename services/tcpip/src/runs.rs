@@ -61,11 +61,11 @@ impl Runs {
 
     /// Takes `count` pages that follow each other; answers the first.
     pub fn take(&mut self, count: usize) -> Option<u16> {
-        if !self.has(count) {
+        let count = u32::try_from(count).ok().filter(|count| (1..=MAX_PAGES as u32).contains(count))?;
+        let starts = self.starts(count);
+        if starts == 0 {
             return None;
         }
-        let count = count as u32;
-        let starts = self.starts(count);
         let first = if count == 1 { starts.trailing_zeros() } else { 127 - starts.leading_zeros() };
         self.free &= !(lowest(count) << first);
         Some(first as u16)

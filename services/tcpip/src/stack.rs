@@ -256,14 +256,15 @@ impl<S: System, M: Memory> Stack<S, M> {
                 None => return,
             },
         };
-        let blocks = if segment.options { self.wire.selected() } else { [None; 3] };
+        let selected = segment.options.then(|| self.wire.selected());
+        let blocks = selected.as_ref().map_or(&[][..], |blocks| blocks);
         let whole = self.wire.largest_segment();
         let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return };
         if flow.is_beyond_end(segment) {
             return self.wire.pass_over();
         }
         if flow.recovery.repeats(segment) {
-            flow.recovery.repeated(&blocks, now);
+            flow.recovery.repeated(blocks, now);
             self.wire.pass_over();
             return self.flows.mark(index);
         }
@@ -276,10 +277,13 @@ impl<S: System, M: Memory> Stack<S, M> {
             interface.poll_ingress_single(stack_time(now), &mut self.wire, set);
         }
         let Some(socket) = flow.socket() else { return };
-        let advanced = before != (socket.send_queue(), socket.state());
-        flow.note_end(segment);
-        flow.recovery.took(segment, advanced, &blocks, whole as u32, now);
-        flow.limit_silence();
+        let (advanced, state) = (before != (socket.send_queue(), socket.state()), socket.state());
+        flow.note_end(segment, state);
+        let shut = flow.recovery.is_shut();
+        flow.recovery.took(segment, advanced, blocks, whole as u32, now);
+        if flow.recovery.is_shut() != shut {
+            flow.limit_silence();
+        }
         if let Some(made) = self.wire.made() {
             flow.recovery.sent(made, now);
         }
@@ -345,37 +349,32 @@ impl<S: System, M: Memory> Stack<S, M> {
 
     fn attend(&mut self, index: u16, now: Instant) -> Attended {
         self.flows.settle(index, now);
-        self.pump(index, now);
-        let sent = if self.awaits_answer(index, now) { Attended::Done } else { self.egress(index, now) };
+        let sent = if self.pump(index, now) { Attended::Done } else { self.egress(index, now) };
         self.flows.settle(index, now);
         let told = self.tell_about(index, now);
         if sent == Attended::Done && !told { Attended::Blocked } else { sent }
     }
 
-    /// Moves bytes between a connection's socket and its rings.
-    fn pump(&mut self, index: u16, now: Instant) {
+    /// Moves bytes between a connection's socket and its rings. Answers whether all that it could send is an acknowledgement that
+    /// may go with its application's answer: one frame instead of two.
+    fn pump(&mut self, index: u16, now: Instant) -> bool {
         let (layout, connection) = (*self.flows.layout(), Connection(index));
-        let Some(flow) = self.flows.get(index).filter(|flow| flow.stage == Stage::Open) else { return };
-        let Some((slot, socket)) = flow.parts() else { return };
+        let Some(flow) = self.flows.get(index).filter(|flow| flow.stage == Stage::Open) else { return false };
+        let Some((slot, socket)) = flow.parts() else { return false };
         let streams = Streams {
             stream_in: (&self.stream_in, layout.ring_in(connection)),
             stream_out: (&self.stream_out, layout.ring_out(connection)),
             constant: self.site,
         };
         slot.pump(socket, &streams);
-        let idle = self.quiesce.is_asked() && socket.send_queue() == 0 && socket.recv_queue() == 0;
-        if slot.is_drained() && (slot.closing || idle) {
+        let queued = socket.send_queue();
+        if slot.is_drained() && (slot.closing || self.quiesce.is_asked() && queued == 0 && socket.recv_queue() == 0) {
             socket.close();
             slot.part();
             self.flows.linger(index, now);
+            return false;
         }
-    }
-
-    /// Whether all that a connection could send is an acknowledgement that may go with its application's answer: one frame
-    /// instead of two.
-    fn awaits_answer(&mut self, index: u16, now: Instant) -> bool {
-        let Some(flow) = self.flows.get(index).filter(|flow| flow.stage == Stage::Open) else { return false };
-        let awaits = flow.parts().is_some_and(|(slot, socket)| slot.awaits_answer() && socket.send_queue() == 0);
+        let awaits = slot.awaits_answer() && queued == 0;
         if awaits {
             self.flows.wake(index, now + ANSWER);
         }
@@ -387,11 +386,11 @@ impl<S: System, M: Memory> Stack<S, M> {
         let time = stack_time(now);
         let whole = self.wire.largest_segment() as u32;
         let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return Attended::Done };
-        let until = flow.limit();
+        let (until, stage) = (flow.limit(), flow.stage);
         let Some((queued, most)) = flow.socket().map(|socket| (socket.send_queue(), socket.send_capacity())) else {
             return Attended::Done;
         };
-        if flow.stage == Stage::Unused {
+        if stage == Stage::Unused {
             return Attended::Done;
         }
         if self.wire.can_send() && flow.recovery.begins(whole, now) {
@@ -402,11 +401,18 @@ impl<S: System, M: Memory> Stack<S, M> {
         let more = slot.as_ref().is_some_and(|slot| !slot.is_drained());
         let enough = if more { self.wire.longest_data().min(most / 4) } else { 0 };
         let (mut result, mut at) = (Attended::Again, None);
-        for _ in 0..TURN {
-            at = interface.poll_at(time, set);
-            if at.is_none_or(|at| at > time) {
-                result = Attended::Done;
-                break;
+        for turn in 0..TURN {
+            if !recovery.has_unsent(queued as u32) {
+                // What is on its way is looked after; an end that is to be sent, or anything else, the stack knows of.
+                at = if turn > 0 && stage == Stage::Open && recovery.is_ahead() {
+                    None
+                } else {
+                    interface.poll_at(time, set)
+                };
+                if at.is_none_or(|at| at > time) {
+                    result = Attended::Done;
+                    break;
+                }
             }
             if recovery.is_full() || recovery.defers(queued as u32, enough as u32) {
                 // Until an acknowledgement comes, or should have.
@@ -423,7 +429,7 @@ impl<S: System, M: Memory> Stack<S, M> {
                 recovery.sent(made, now);
             }
             if polled == PollResult::None {
-                // It cannot now, whatever it waits for: a neighbour's address, mostly.
+                // It cannot now, whatever it waits for: a neighbour's address, or a window, mostly.
                 at = interface.poll_at(time, set).map(|at| at.max(time + STUCK));
                 result = Attended::Done;
                 break;
@@ -435,7 +441,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         if let Some(at) = wake {
             self.flows.wake(index, at);
         }
-        if result == Attended::Done && at.is_none_or(|at| at > time + ACK_DELAY) {
+        if stage == Stage::Delivered && result == Attended::Done && at.is_none_or(|at| at > time + ACK_DELAY) {
             self.flows.retire(index, now);
         }
         result

@@ -17,7 +17,9 @@ use smoltcp::time::Instant;
 use smoltcp::wire::Ipv4Cidr;
 
 use crate::cut::{outgoing, parts};
-use crate::frame::{self, ETHERNET_HEADER, Kind, classify, is_intact, is_sound, prepare_checksum, selected};
+use crate::frame::{
+    self, ETHERNET_HEADER, Kind, classify, has_sound_header, is_intact, is_sound, prepare_checksum, selected,
+};
 use crate::recovery::{Outgoing, Range, Wanted};
 use crate::runs::{MAX_PAGES, Runs};
 use crate::time_wait::End;
@@ -114,6 +116,8 @@ pub struct Wire<S, M: Memory> {
     /// What is sent of the segments that the stack makes.
     wanted: Option<Wanted>,
     mtu: u16,
+    /// The longest frame with a segment that the link is to cut; none if it does not.
+    longest: Option<usize>,
     up: bool,
     /// What the link offers is made use of.
     offloading: bool,
@@ -146,6 +150,7 @@ impl<S: System, M: Memory> Wire<S, M> {
             loaded: 0,
             wanted: None,
             mtu: 1500,
+            longest: None,
             up: false,
             offloading,
         }
@@ -163,11 +168,11 @@ impl<S: System, M: Memory> Wire<S, M> {
 
     /// Whether a TCP segment with up to `data` bytes could be sent now, and be as long as the link allows.
     pub fn can_send_segment(&self, data: usize) -> bool {
-        let longest = self.longest_segment().unwrap_or(1);
+        let longest = self.longest.unwrap_or(1);
         self.can_send() && self.out.free.has((LONGEST_HEADERS + data).min(longest).div_ceil(PAGE_SIZE))
     }
 
-    /// The longest frame with a segment that the link is to cut; none if it does not.
+    /// What [`Self::longest`] is for this link.
     fn longest_segment(&self) -> Option<usize> {
         let offloads = self.out.offloads;
         let most = (self.out.free.longest() * PAGE_SIZE).min(LONGEST_FRAME);
@@ -179,7 +184,7 @@ impl<S: System, M: Memory> Wire<S, M> {
 
     /// Bytes of data in the longest frame, which the link may have to cut.
     pub fn longest_data(&self) -> usize {
-        self.longest_segment().map_or(self.largest_segment(), |length| length - ETHERNET_HEADER - SEGMENT_HEADERS)
+        self.longest.map_or(self.largest_segment(), |length| length - ETHERNET_HEADER - SEGMENT_HEADERS)
     }
 
     /// Bytes of data in a segment as long as the link carries.
@@ -230,6 +235,7 @@ impl<S: System, M: Memory> Wire<S, M> {
         self.up = true;
         self.mtu = mtu;
         self.out.offloads = if self.offloading { offloads } else { Offloads::empty() };
+        self.longest = self.longest_segment();
         Event::Up { mac, mtu }
     }
 
@@ -337,7 +343,7 @@ impl<S: System, M: Memory> Wire<S, M> {
             let kind = classify(frame, own);
             let wanted = match kind {
                 Kind::Segment { .. } => is_sound(frame, mac),
-                Kind::Other => true,
+                Kind::Other => has_sound_header(frame),
                 Kind::Unwanted => false,
             };
             if wanted && (checked || is_intact(frame)) {
@@ -533,10 +539,11 @@ impl<S: System, M: Memory> Device for Wire<S, M> {
         capabilities.medium = Medium::Ethernet;
         capabilities.max_transmission_unit = usize::from(self.mtu) + ETHERNET_HEADER;
         // What comes is verified before the stack sees it, if it has to be.
+        capabilities.checksum.ipv4 = Checksum::Tx;
         capabilities.checksum.udp = Checksum::Tx;
         let linked = self.out.offloads.contains(Offloads::CHECKSUM);
         capabilities.checksum.tcp = if linked { Checksum::None } else { Checksum::Tx };
-        capabilities.segmentation.tcpv4 = self.longest_segment().and_then(NonZeroUsize::new);
+        capabilities.segmentation.tcpv4 = self.longest.and_then(NonZeroUsize::new);
         capabilities
     }
 }

@@ -36,7 +36,9 @@ impl<S: System, M: Memory> Stack<S, M> {
         let (Some(server), Some(news)) = (self.clients.get_mut(client), self.news.get_mut(client)) else { return true };
         news.wake |= slot.tell(index, server, now);
         let all = !slot.owes();
-        self.flows.free_slot(index);
+        if slot.is_free() {
+            self.flows.free_slot(index);
+        }
         all
     }
 
