@@ -103,7 +103,7 @@ pub struct Connection {
     /// Bytes of the archive that tcpip is to send after those and has not taken; where they start, until it was told.
     constant: u32,
     announce: Option<u32>,
-    /// tcpip was told that it need not wake us for what it takes.
+    /// We wait for nothing but the peer: tcpip was told that it need not tell what it takes.
     quiet: bool,
     /// Bytes of a request's body, to be thrown away.
     discard: u64,
@@ -156,8 +156,13 @@ impl Connection {
 
     /// Since when it has waited for a request, if it does nothing else.
     pub fn idle_since(&self) -> Option<Instant> {
-        let idle = self.state == State::Open && self.is_sent() && self.content == Rest::Nothing && self.discard == 0;
+        let idle = self.state == State::Open && self.is_quiet() && self.discard == 0;
         idle.then_some(self.since)
+    }
+
+    /// Whether there is nothing of a response that is ours to see to.
+    fn is_quiet(&self) -> bool {
+        self.content == Rest::Nothing && (self.quiet || self.is_sent())
     }
 
     /// Whether tcpip has taken all that it was given.
@@ -236,7 +241,6 @@ impl Connection {
         let patience = match self.state {
             State::Free | State::Ending(_) | State::Ended => return None,
             State::Lingering if self.is_sent() => LINGER,
-            State::Open if self.quiet => KEEP_ALIVE,
             _ if self.idle_since().is_none() && self.discard == 0 => STALLED,
             _ if self.available > 0 || self.discard > 0 || !self.served => REQUEST,
             _ => KEEP_ALIVE,
@@ -253,8 +257,7 @@ impl Connection {
                     self.abort();
                 }
             }
-            State::Open if self.quiet => self.quiet = false,
-            State::Open if self.is_sent() && self.content == Rest::Nothing => self.close(),
+            State::Open if self.is_quiet() => self.close(),
             State::Lingering if self.is_sent() => self.close(),
             _ => self.abort(),
         }
@@ -473,9 +476,10 @@ impl Connection {
         if (self.written > 0 || self.announce.is_some()) && !self.over {
             let constant = self.announce.map(|offset| Constant { offset, length: self.constant });
             let idle = self.state == State::Open && self.content == Rest::Nothing && self.available == 0;
-            let quiet = idle && !self.close && self.discard == 0;
-            if push(Ask::Send { connection, length: self.written, constant, quiet }) {
-                (self.written, self.announce, self.quiet) = (0, None, quiet);
+            let quiet = idle && !self.close && self.discard == 0 && !self.peer_closed;
+            let (consumed, length) = (self.consumed, self.written);
+            if push(Ask::Send { connection, consumed, length, constant, quiet }) {
+                (self.consumed, self.written, self.announce, self.quiet) = (0, 0, None, quiet);
             }
         }
         if self.consumed > 0 && !self.over && push(Ask::Consumed { connection, length: self.consumed }) {

@@ -154,9 +154,14 @@ impl<S: System, M: Memory> Http<S, M> {
                     self.refuse();
                 }
             }
-            Reply::Received { connection, length } => {
+            Reply::Received { connection, length, sent, constant } => {
                 let ring = self.layout.ring_in(connection);
-                self.with(connection, |connection| connection.received(length, ring, now));
+                self.with(connection, |connection| {
+                    if sent > 0 || constant > 0 {
+                        connection.sent(sent, constant, now)?;
+                    }
+                    connection.received(length, ring, now)
+                });
             }
             Reply::Sent { connection, length, constant } => {
                 self.with(connection, |connection| connection.sent(length, constant, now));

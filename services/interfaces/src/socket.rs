@@ -119,12 +119,14 @@ pub enum Request {
     Send {
         /// The connection.
         connection: Connection,
+        /// What [`Request::Consumed`] says, at the same time.
+        consumed: u32,
         /// How many; 0 only if something constant follows.
         length: u32,
         /// What follows.
         constant: Option<Constant>,
-        /// The application waits for nothing but the peer: it need not be woken when all was taken, but learns of it when
-        /// it next looks.
+        /// The application waits for nothing but the peer: when all was taken, it is told with what there is to tell next
+        /// of the connection.
         quiet: bool,
     },
     /// `length` bytes of the connection's in ring were read and may be overwritten.
@@ -160,12 +162,16 @@ pub enum Reply {
         /// The port that it connected to.
         local_port: u16,
     },
-    /// `length` more bytes stand in the connection's in ring.
+    /// `length` more bytes stand in the connection's in ring; and what [`Reply::Sent`] says, at the same time.
     Received {
         /// The connection.
         connection: Connection,
         /// How many.
         length: u32,
+        /// How many bytes of the out ring were taken.
+        sent: u32,
+        /// How many constant ones.
+        constant: u32,
     },
     /// `length` bytes of the connection's out ring were taken and may be overwritten, and so were `constant` of the constant
     /// bytes. Of these it is told now and then, and when the last was taken.
@@ -220,7 +226,7 @@ fn connection(reader: &mut Reader<'_>) -> Result<Connection, Malformed> {
 }
 
 impl Message for Request {
-    const SIZE: usize = 16;
+    const SIZE: usize = 24;
     #[inline]
     fn encode(&self, writer: &mut Writer<'_>) {
         match *self {
@@ -228,10 +234,11 @@ impl Message for Request {
                 writer.u16(1);
                 writer.u16(port);
             }
-            Request::Send { connection, length, constant, quiet } => {
+            Request::Send { connection, consumed, length, constant, quiet } => {
                 about(writer, if quiet { 2 | QUIET } else { 2 }, connection, length);
                 writer.u32(constant.map_or(0, |constant| constant.offset));
                 writer.u32(constant.map_or(0, |constant| constant.length));
+                writer.u32(consumed);
             }
             Request::Consumed { connection, length } => about(writer, 3, connection, length),
             Request::Close { connection } => about(writer, 4, connection, 0),
@@ -249,7 +256,8 @@ impl Message for Request {
                     (_, 0) => return Err(Malformed),
                     (offset, length) => Some(Constant { offset, length }),
                 };
-                Ok(Request::Send { connection, length, constant, quiet: tag & QUIET != 0 })
+                let (consumed, quiet) = (reader.u32()?, tag & QUIET != 0);
+                Ok(Request::Send { connection, consumed, length, constant, quiet })
             }
             3 => Ok(Request::Consumed { connection: connection(reader)?, length: reader.u32()? }),
             4 => Ok(Request::Close { connection: connection(reader)? }),
@@ -271,7 +279,11 @@ impl Message for Reply {
                 writer.u16(port);
                 writer.u16(local_port);
             }
-            Reply::Received { connection, length } => about(writer, 2, connection, length),
+            Reply::Received { connection, length, sent, constant } => {
+                about(writer, 2, connection, length);
+                writer.u32(sent);
+                writer.u32(constant);
+            }
             Reply::Sent { connection, length, constant } => {
                 about(writer, 3, connection, length);
                 writer.u32(constant);
@@ -298,7 +310,12 @@ impl Message for Reply {
                 port: reader.u16()?,
                 local_port: reader.u16()?,
             }),
-            2 => Ok(Reply::Received { connection: connection(reader)?, length: reader.u32()? }),
+            2 => Ok(Reply::Received {
+                connection: connection(reader)?,
+                length: reader.u32()?,
+                sent: reader.u32()?,
+                constant: reader.u32()?,
+            }),
             3 => Ok(Reply::Sent { connection: connection(reader)?, length: reader.u32()?, constant: reader.u32()? }),
             4 => Ok(Reply::PeerClosed { connection: connection(reader)? }),
             5 => Ok(Reply::Closed { connection: connection(reader)? }),
@@ -321,16 +338,22 @@ mod tests {
         let constant = Some(Constant { offset: u32::MAX, length: 1 });
         round_trips(&[
             Request::Listen { port: 80 },
-            Request::Send { connection, length, constant: None, quiet: false },
-            Request::Send { connection, length: 0, constant, quiet: true },
-            Request::Send { connection, length, constant: Some(Constant { offset: 0, length }), quiet: false },
+            Request::Send { connection, consumed: 1, length, constant: None, quiet: false },
+            Request::Send { connection, consumed: length, length: 0, constant, quiet: true },
+            Request::Send {
+                connection,
+                consumed: 0,
+                length,
+                constant: Some(Constant { offset: 0, length }),
+                quiet: false,
+            },
             Request::Consumed { connection, length: 1 },
             Request::Close { connection },
             Request::Abort { connection: Connection(0) },
         ]);
         round_trips(&[
             Reply::Accepted { connection, address: [10, 0, 0, 1], port: 1, local_port: 2 },
-            Reply::Received { connection, length },
+            Reply::Received { connection, length, sent: 3, constant: u32::MAX },
             Reply::Sent { connection, length, constant: 7 },
             Reply::PeerClosed { connection },
             Reply::Closed { connection },

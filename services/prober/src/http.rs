@@ -41,7 +41,7 @@ const LAST: Connection = Connection(MAX_CONNECTIONS as u16 - 1);
 const NONE: Connection = Connection(u16::MAX);
 
 const fn send(connection: Connection, length: u32, constant: Option<Constant>) -> Request {
-    Request::Send { connection, length, constant, quiet: false }
+    Request::Send { connection, consumed: 0, length, constant, quiet: false }
 }
 
 const fn constant(offset: u32, length: u32) -> Option<Constant> {
@@ -49,7 +49,7 @@ const fn constant(offset: u32, length: u32) -> Option<Constant> {
 }
 
 /// Nobody has connected: every connection is another's, or nobody's.
-const LETTERS: [(&str, Request); 24] = [
+const LETTERS: [(&str, Request); 25] = [
     ("listen to port 0", Request::Listen { port: 0 }),
     ("listen to the last port", Request::Listen { port: u16::MAX }),
     ("listen twice", Request::Listen { port: u16::MAX }),
@@ -62,6 +62,10 @@ const LETTERS: [(&str, Request); 24] = [
     ("send all memory after the site", send(FIRST, 0, constant(0, u32::MAX))),
     ("send where the ends meet", send(FIRST, 1, constant(u32::MAX, u32::MAX))),
     ("send constant bytes of no length", send(FIRST, 1, constant(1, 0))),
+    (
+        "send and take what did not come",
+        Request::Send { connection: FIRST, consumed: u32::MAX, length: 1, constant: None, quiet: true },
+    ),
     ("take what did not come", Request::Consumed { connection: FIRST, length: 1 }),
     ("take more than a ring holds", Request::Consumed { connection: FIRST, length: u32::MAX }),
     ("take nothing", Request::Consumed { connection: SECOND, length: 0 }),

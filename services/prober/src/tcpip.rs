@@ -93,13 +93,17 @@ const fn accepted(connection: Connection) -> Reply {
     Reply::Accepted { connection, address: [10, 0, 0, 1], port: 1, local_port: 80 }
 }
 
+const fn received(connection: Connection, length: u32, sent: u32) -> Reply {
+    Reply::Received { connection, length, sent, constant: sent }
+}
+
 const fn network(address: [u8; 4], constant: u64) -> Reply {
     Reply::Network { address, constant }
 }
 
 /// What http must refuse or take without harm.
-const TO_HTTP: [(&str, Reply); 23] = [
-    ("bytes of a connection that was not accepted", Reply::Received { connection: FIRST, length: 1 }),
+const TO_HTTP: [(&str, Reply); 24] = [
+    ("bytes of a connection that was not accepted", received(FIRST, 1, 0)),
     ("bytes taken of a connection that was not accepted", Reply::Sent { connection: FIRST, length: 1, constant: 1 }),
     ("the end of a connection that was not accepted", Reply::Closed { connection: FIRST }),
     ("half of a connection that was not accepted", Reply::PeerClosed { connection: FIRST }),
@@ -108,14 +112,15 @@ const TO_HTTP: [(&str, Reply); 23] = [
     ("the same connection again", accepted(FIRST)),
     ("the last connection", accepted(LAST)),
     ("a connection that there is not", accepted(NONE)),
-    ("no bytes", Reply::Received { connection: FIRST, length: 0 }),
-    ("more bytes than a ring holds", Reply::Received { connection: FIRST, length: u32::MAX }),
+    ("no bytes", received(FIRST, 0, 0)),
+    ("more bytes than a ring holds", received(FIRST, u32::MAX, 0)),
     ("bytes taken that were not sent", Reply::Sent { connection: FIRST, length: u32::MAX, constant: 0 }),
     ("constant bytes taken that were not sent", Reply::Sent { connection: LAST, length: 0, constant: u32::MAX }),
-    ("bytes of the last connection", Reply::Received { connection: LAST, length: 4096 }),
+    ("bytes, and taken that were not sent", received(FIRST, 1, u32::MAX)),
+    ("bytes of the last connection", received(LAST, 4096, 0)),
     ("the end of a connection", Reply::Closed { connection: FIRST }),
     ("the end of it again", Reply::Closed { connection: FIRST }),
-    ("bytes after the end", Reply::Received { connection: FIRST, length: 1 }),
+    ("bytes after the end", received(FIRST, 1, 0)),
     ("the end of a connection that there is not", Reply::Closed { connection: NONE }),
     ("no connections left", Reply::Pressure { free: 0 }),
     ("the most connections left", Reply::Pressure { free: u16::MAX }),

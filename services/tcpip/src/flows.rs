@@ -34,8 +34,8 @@ const SCARCE: usize = 32;
 const WAITING: usize = 2;
 /// How long a peer may take to answer our SYN.
 const HALF_OPEN: Duration = Duration::from_secs(5);
-/// How long a closed connection may take to deliver what was sent.
-const LINGER: Duration = Duration::from_secs(60);
+/// How long a closed connection may take to deliver what was sent; and until then, how long its peer may take nothing.
+pub const LINGER: Duration = Duration::from_secs(60);
 /// How long a peer that closed nothing itself is waited for, once all was delivered.
 const FIN_WAIT: Duration = Duration::from_secs(10);
 /// How long a reset may take to leave.

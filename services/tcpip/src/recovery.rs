@@ -169,7 +169,7 @@ impl Recovery {
 
     /// Whether there is something to watch over: data on their way to a peer that takes some. What asks for a window is the stack's
     /// to send.
-    fn follows(&self) -> bool {
+    pub fn follows(&self) -> bool {
         self.high > 0 && self.window > 0
     }
 
@@ -198,7 +198,7 @@ impl Recovery {
             self.acknowledged(count, now);
             self.congestion.arrived(count, whole);
         }
-        if segment.ack == self.base {
+        if segment.ack == self.base && !blocks.is_empty() {
             self.selected(blocks, now);
         }
     }

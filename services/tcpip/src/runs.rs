@@ -66,7 +66,12 @@ impl Runs {
         if starts == 0 {
             return None;
         }
-        let first = if count == 1 { starts.trailing_zeros() } else { 127 - starts.leading_zeros() };
+        if count == 1 {
+            // The lowest bit.
+            self.free &= !(starts & starts.wrapping_neg());
+            return Some(starts.trailing_zeros() as u16);
+        }
+        let first = 127 - starts.leading_zeros();
         self.free &= !(lowest(count) << first);
         Some(first as u16)
     }

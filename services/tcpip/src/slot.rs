@@ -6,6 +6,8 @@ use cloister_interfaces::socket::{Connection, Constant, Reply, Request, Ring, So
 use cloister_interfaces::{Instant, Memory, Server, System};
 use smoltcp::socket::tcp;
 
+use crate::flows::LINGER;
+
 /// How often the application is told of constant bytes that were taken, until all were.
 const PROGRESS: Duration = Duration::from_secs(1);
 
@@ -70,7 +72,7 @@ pub struct Slot {
     constant_sent: u32,
     /// When the application was told last, or asked.
     told: Instant,
-    /// The application need not be woken when all was taken.
+    /// The application, which was told of nothing since it asked, need not be told that all was taken.
     quiet: bool,
     peer_closed: Notice,
     closed: Notice,
@@ -119,6 +121,12 @@ impl Slot {
         self.unsent == 0 && self.constant_left == 0
     }
 
+    /// When the connection is given up, because the application has closed it and the peer takes nothing of what was sent
+    /// before.
+    pub fn patience(&self) -> Option<Instant> {
+        (self.closing && !self.is_drained()).then_some(self.told + LINGER)
+    }
+
     /// Parts from the socket; the application will be told that the connection is over.
     pub fn part(&mut self) {
         if self.closed == Notice::No {
@@ -135,7 +143,8 @@ impl Slot {
     /// A length is impossible.
     pub fn asked(&mut self, request: Request, ring_out: usize, region: usize, now: Instant) -> Result<(), Breach> {
         match request {
-            Request::Send { length, constant, quiet, .. } if !self.is_over() && !self.closing => {
+            Request::Send { consumed, length, constant, quiet, .. } if !self.is_over() && !self.closing => {
+                self.consumed(consumed)?;
                 let total = u64::from(self.unsent) + u64::from(self.sent) + u64::from(length);
                 if total > ring_out as u64 || self.constant_left > 0 {
                     return Err(Breach::Send);
@@ -150,12 +159,17 @@ impl Slot {
                 (self.quiet, self.told) = (quiet, now);
             }
             Request::Consumed { length, .. } if !self.is_over() => {
-                self.unconsumed = self.unconsumed.checked_sub(length).ok_or(Breach::Consumed)?;
+                self.consumed(length)?;
             }
             Request::Close { .. } | Request::Abort { .. } => self.closing = true,
             // What crossed with our `Closed`.
             _ => {}
         }
+        Ok(())
+    }
+
+    fn consumed(&mut self, length: u32) -> Result<(), Breach> {
+        self.unconsumed = self.unconsumed.checked_sub(length).ok_or(Breach::Consumed)?;
         Ok(())
     }
 
@@ -254,14 +268,16 @@ impl Slot {
             self.accepted = None;
             wake = true;
         }
-        wake |= self.tell_sent(connection, server, now);
-        let replies = &mut server.replies;
         if self.received > 0 {
-            if replies.push(&Reply::Received { connection, length: self.received }).is_ok() {
+            let (length, sent, constant) = (self.received, self.sent, self.constant_sent);
+            if replies.push(&Reply::Received { connection, length, sent, constant }).is_ok() {
                 self.unconsumed += core::mem::take(&mut self.received);
+                self.was_told(now);
             }
             wake = true;
         }
+        wake |= self.tell_sent(connection, server, now);
+        let replies = &mut server.replies;
         if self.peer_closed == Notice::Due {
             if !self.is_behind() && replies.push(&Reply::PeerClosed { connection }).is_ok() {
                 self.peer_closed = Notice::Told;
@@ -283,22 +299,35 @@ impl Slot {
         server: &mut Server<Socket, S, M>,
         now: Instant,
     ) -> bool {
-        let drained = self.is_drained();
-        let some = self.sent > 0 || self.constant_sent > 0;
-        if !some || self.constant_left > 0 && now < self.told + PROGRESS {
+        let early = self.constant_left > 0 && now < self.told + PROGRESS;
+        if !self.has_sent() || self.is_patient() || early {
             return false;
         }
         let reply = Reply::Sent { connection, length: self.sent, constant: self.constant_sent };
-        if server.replies.push(&reply).is_err() {
-            return true;
+        if server.replies.push(&reply).is_ok() {
+            self.was_told(now);
         }
-        (self.sent, self.constant_sent, self.told) = (0, 0, now);
-        !(self.quiet && drained) || self.unconsumed > 0
+        true
+    }
+
+    /// The application was told what was taken.
+    fn was_told(&mut self, now: Instant) {
+        (self.sent, self.constant_sent, self.quiet, self.told) = (0, 0, false, now);
+    }
+
+    /// Whether there is something that was taken and not told of.
+    fn has_sent(&self) -> bool {
+        self.sent > 0 || self.constant_sent > 0
+    }
+
+    /// Whether the application has seen to all that it was told, and waits for nothing but the peer.
+    fn is_patient(&self) -> bool {
+        self.quiet && self.is_drained() && self.unconsumed == 0 && self.peer_closed == Notice::No
     }
 
     /// Whether something could not be told for want of room in the queue.
     pub fn is_behind(&self) -> bool {
-        let sent = self.is_drained() && (self.sent > 0 || self.constant_sent > 0);
+        let sent = self.has_sent() && self.is_drained() && !self.is_patient();
         self.accepted.is_some() || self.received > 0 || sent
     }
 

@@ -272,7 +272,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         // More than a segment at once is acknowledged in this pass, once for all that came; less with the answer.
         socket.set_ack_delay(Some(if segment.data > whole { StackDuration::ZERO } else { ACK_DELAY }));
         let before = (socket.send_queue(), socket.state());
-        self.wire.want(None);
+        self.wire.begin();
         if let Some(set) = &mut flow.set {
             interface.poll_ingress_single(stack_time(now), &mut self.wire, set);
         }
@@ -374,9 +374,12 @@ impl<S: System, M: Memory> Stack<S, M> {
             self.flows.linger(index, now);
             return false;
         }
-        let awaits = slot.awaits_answer() && queued == 0;
-        if awaits {
-            self.flows.wake(index, now + ANSWER);
+        let (awaits, patience) = (slot.awaits_answer() && queued == 0, slot.patience());
+        if patience.is_some_and(|end| end <= now) {
+            slot.part();
+            self.flows.abort(index, now);
+        } else if let Some(at) = awaits.then_some(now + ANSWER).into_iter().chain(patience).min() {
+            self.flows.wake(index, at);
         }
         awaits
     }
@@ -393,7 +396,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         if stage == Stage::Unused {
             return Attended::Done;
         }
-        if self.wire.can_send() && flow.recovery.begins(whole, now) {
+        if flow.recovery.follows() && self.wire.can_send() && flow.recovery.begins(whole, now) {
             flow.go_back(interface, time);
         }
         let Flow { set: Some(set), recovery, slot, .. } = flow else { return Attended::Done };
@@ -423,7 +426,10 @@ impl<S: System, M: Memory> Stack<S, M> {
                 (result, at) = (Attended::Blocked, None);
                 break;
             }
-            self.wire.want(recovery.wanted());
+            self.wire.begin();
+            if let Some(wanted) = recovery.wanted() {
+                self.wire.want(wanted);
+            }
             let polled = interface.poll_egress(time, &mut self.wire, set);
             if let Some(made) = self.wire.made() {
                 recovery.sent(made, now);
@@ -436,7 +442,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             }
         }
         let repeat = recovery.deadline(whole).filter(|_| result == Attended::Done && self.wire.is_up());
-        let repeat = repeat.map(|at| if self.wire.can_send() { at } else { at.max(now + BLOCKED) });
+        let repeat = repeat.map(|at| if at > now + BLOCKED || self.wire.can_send() { at } else { now + BLOCKED });
         let wake = at.filter(|_| result != Attended::Again).map(own_time).into_iter().chain(until).chain(repeat).min();
         if let Some(at) = wake {
             self.flows.wake(index, at);

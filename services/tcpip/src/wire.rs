@@ -168,8 +168,8 @@ impl<S: System, M: Memory> Wire<S, M> {
 
     /// Whether a TCP segment with up to `data` bytes could be sent now, and be as long as the link allows.
     pub fn can_send_segment(&self, data: usize) -> bool {
-        let longest = self.longest.unwrap_or(1);
-        self.can_send() && self.out.free.has((LONGEST_HEADERS + data).min(longest).div_ceil(PAGE_SIZE))
+        let pages = (LONGEST_HEADERS + data).min(self.longest.unwrap_or(1)).div_ceil(PAGE_SIZE);
+        self.can_send() && (pages == 1 || self.out.free.has(pages))
     }
 
     /// What [`Self::longest`] is for this link.
@@ -282,7 +282,11 @@ impl<S: System, M: Memory> Wire<S, M> {
         if !self.up || pages.contains(&true) {
             return Err(Refused::Page);
         }
-        pages.fill(true);
+        // Mostly it is one, and cheaper without a call.
+        match pages {
+            [page] => *page = true,
+            pages => pages.fill(true),
+        }
         Ok(())
     }
 
@@ -372,9 +376,14 @@ impl<S: System, M: Memory> Wire<S, M> {
         self.loaded = 0;
     }
 
-    /// A connection's turn begins. From now on this is sent of what the stack makes; all of it if none.
-    pub fn want(&mut self, wanted: Option<Wanted>) {
-        (self.wanted, self.out.made) = (wanted, None);
+    /// A connection's turn begins. All is sent of what the stack makes.
+    pub fn begin(&mut self) {
+        (self.wanted, self.out.made) = (None, None);
+    }
+
+    /// Only this is sent of what the stack makes in this turn.
+    pub fn want(&mut self, wanted: Wanted) {
+        self.wanted = Some(wanted);
     }
 
     /// A connection's turn is over; the segment that the stack made last in it.

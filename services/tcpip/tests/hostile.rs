@@ -248,6 +248,22 @@ fn a_checksum_is_verified_unless_the_link_vouches_for_it() {
 }
 
 #[test]
+fn a_header_is_verified_whatever_the_link_says() {
+    let segment = Segment { port: 5000, sequence: 0, acknowledged: 0, flags: 0x10, window: 1, data: vec![1; 9] };
+    for mut frame in [ping(), segment.frame(None)] {
+        let mut bench = Bench::acquainted();
+        let _ = bench.answers();
+        bench.frame(0, &frame);
+        assert_eq!(bench.answers(), 1);
+        // The time to live.
+        frame[22] ^= 1;
+        bench.rx_pool.write(0, &frame);
+        bench.link(&LinkReply::Received { page: 0, offset: 0, length: frame.len() as u16, more: false, checked: true });
+        assert_eq!(bench.answers(), 0);
+    }
+}
+
+#[test]
 fn requests_about_connections_that_are_not_there_are_refused() {
     let mut bench = Bench::new("ip=10.0.0.2/24");
     bench.link(&UP);
@@ -256,7 +272,7 @@ fn requests_about_connections_that_are_not_there_are_refused() {
     bench.run();
     let connection = Connection(3);
     for request in [
-        Request::Send { connection, length: u32::MAX, constant: None, quiet: false },
+        Request::Send { connection, consumed: 0, length: u32::MAX, constant: None, quiet: false },
         Request::Consumed { connection: Connection(511), length: 1 },
         Request::Close { connection },
         Request::Listen { port: 0 },
@@ -328,8 +344,10 @@ fn request() -> impl Strategy<Value = Request> {
     );
     prop_oneof![
         prop_oneof![Just(80u16), any::<u16>()].prop_map(|port| Request::Listen { port }),
-        (connection.clone(), length.clone(), constant, any::<bool>())
-            .prop_map(|(connection, length, constant, quiet)| Request::Send { connection, length, constant, quiet }),
+        (connection.clone(), prop_oneof![3 => Just(0), 1 => length.clone()], length.clone(), constant, any::<bool>())
+            .prop_map(|(connection, consumed, length, constant, quiet)| {
+                Request::Send { connection, consumed, length, constant, quiet }
+            }),
         (connection.clone(), length).prop_map(|(connection, length)| Request::Consumed { connection, length }),
         connection.clone().prop_map(|connection| Request::Close { connection }),
         connection.prop_map(|connection| Request::Abort { connection }),

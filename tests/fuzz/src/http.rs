@@ -115,7 +115,7 @@ impl World for HostileTcpip {
             }
             SocketStep::Received(index, length) => {
                 let length = u32::from(length) % (RING_IN as u32 + 20);
-                bench.tcpip.send(&Reply::Received { connection: connection(index), length });
+                bench.tcpip.send(&Reply::Received { connection: connection(index), length, sent: 0, constant: 0 });
             }
             SocketStep::Sent(index, length) => {
                 let length = u32::from(length) % (RING_OUT as u32 + 20);
@@ -198,6 +198,15 @@ struct Stream {
     written_out: usize,
     /// All that it sent, taken at once.
     sent: Vec<u8>,
+    /// How much of that, of the ring and constant, it has not been told of.
+    kept: (u32, u32),
+}
+
+impl Stream {
+    fn consume(&mut self, length: u32) {
+        self.consumed += length as usize;
+        assert!(self.consumed <= self.written, "it consumed what was not there");
+    }
 }
 
 /// An honest tcpip.
@@ -218,9 +227,10 @@ impl Honest {
         for request in heard {
             let reply = match request {
                 Request::Listen { .. } => Some(Reply::Network { address: [10, 0, 0, 2], constant: 0 }),
-                Request::Send { connection, length, constant, .. } => {
+                Request::Send { connection, consumed, length, constant, quiet } => {
                     let stream = &mut self.streams[usize::from(connection.0)];
                     assert!(stream.open, "it sends on a connection that is none");
+                    stream.consume(consumed);
                     let (start, at) = (usize::from(connection.0) * RING_OUT, stream.written_out);
                     for index in at..at + length as usize {
                         stream.sent.extend(self.bench.stream_out.bytes(start + index % RING_OUT, 1));
@@ -230,12 +240,16 @@ impl Honest {
                     let part = self.bench.site.get(part).expect("a part of the region that both map");
                     stream.sent.extend(part);
                     let constant = part.len() as u32;
-                    (!stream.over).then_some(Reply::Sent { connection, length, constant })
+                    stream.kept = (stream.kept.0 + length, stream.kept.1 + constant);
+                    (!stream.over && !quiet).then(|| {
+                        let (length, constant) = core::mem::take(&mut stream.kept);
+                        Reply::Sent { connection, length, constant }
+                    })
                 }
                 Request::Consumed { connection, length } => {
                     let stream = &mut self.streams[usize::from(connection.0)];
-                    stream.consumed += length as usize;
-                    assert!(stream.open && stream.consumed <= stream.written, "it consumed what was not there");
+                    assert!(stream.open, "it reads on a connection that is none");
+                    stream.consume(length);
                     None
                 }
                 Request::Close { connection } | Request::Abort { connection } => {
@@ -280,8 +294,10 @@ impl Honest {
         for (at, byte) in (stream.written..).zip(bytes) {
             self.bench.stream_in.write(index * RING_IN + at % RING_IN, &[*byte]);
         }
-        if self.bench.tcpip.send(&Reply::Received { connection, length: bytes.len() as u32 }) {
+        let (sent, constant) = stream.kept;
+        if self.bench.tcpip.send(&Reply::Received { connection, length: bytes.len() as u32, sent, constant }) {
             stream.written += bytes.len();
+            stream.kept = (0, 0);
         }
     }
 

@@ -208,7 +208,7 @@ impl Bench {
                     assert!(self.open.insert(connection.0), "{connection:?} was accepted twice");
                     continue;
                 }
-                socket::Reply::Received { connection, length } => {
+                socket::Reply::Received { connection, length, .. } => {
                     assert!(self.open.contains(&connection.0) && length <= 128 << 10, "{reply:?}");
                     self.received += u64::from(length);
                     socket::Request::Consumed { connection, length }

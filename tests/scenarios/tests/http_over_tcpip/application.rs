@@ -75,7 +75,10 @@ fn bytes_go_both_ways_round_their_rings_and_no_further() {
             rig.stream_out.write(ring_out + at % RING_OUT, &text[at..=at]);
         }
         if count > 0 {
-            ask(&mut rig, Request::Send { connection, length: count as u32, constant: None, quiet: false });
+            ask(
+                &mut rig,
+                Request::Send { connection, consumed: 0, length: count as u32, constant: None, quiet: false },
+            );
         }
         (written, free) = (written + count, free - count);
         for reply in hear(&mut rig, 20) {
@@ -94,7 +97,7 @@ fn an_end_is_told_once_and_an_index_is_free_after_both_ends() {
     rig.socket(handle).close();
     assert_eq!(hear(&mut rig, 30), [Reply::PeerClosed { connection }]);
     rig.stream_out.write(usize::from(connection.0) * RING_OUT, b"bye");
-    ask(&mut rig, Request::Send { connection, length: 3, constant: None, quiet: false });
+    ask(&mut rig, Request::Send { connection, consumed: 0, length: 3, constant: None, quiet: false });
     ask(&mut rig, Request::Close { connection });
     let heard = hear(&mut rig, 30);
     assert_eq!(heard.iter().filter(|reply| **reply == Reply::Closed { connection }).count(), 1, "{heard:?}");
@@ -138,7 +141,8 @@ fn a_connection_in_time_wait_holds_no_index() {
 }
 
 fn constant(connection: Connection, offset: u32, length: u32) -> Request {
-    Request::Send { connection, length: 0, constant: Some(Constant { offset, length }), quiet: false }
+    let constant = Some(Constant { offset, length });
+    Request::Send { connection, consumed: 0, length: 0, constant, quiet: false }
 }
 
 #[test]
@@ -147,22 +151,90 @@ fn constant_bytes_come_after_those_of_the_ring_and_before_any_others() {
     let ring = usize::from(connection.0) * RING_OUT;
     rig.stream_out.write(ring, b"head ");
     let constant = Some(Constant { offset: 1, length: 3 });
-    ask(&mut rig, Request::Send { connection, length: 5, constant, quiet: false });
+    ask(&mut rig, Request::Send { connection, consumed: 0, length: 5, constant, quiet: false });
     assert_eq!(hear(&mut rig, 20), [Reply::Sent { connection, length: 5, constant: 3 }]);
     assert_eq!(rig.take(handle), b"head ite");
     // Nothing more before they are taken.
     for _ in 0..2 {
-        ask(&mut rig, Request::Send { connection, length: 0, constant, quiet: false });
+        ask(&mut rig, Request::Send { connection, consumed: 0, length: 0, constant, quiet: false });
     }
     assert_eq!(hear(&mut rig, 20), [Reply::Closed { connection }]);
     assert!(rig.system.console().contains("refused"));
 }
 
+fn quietly(connection: Connection, consumed: u32, length: u32) -> Request {
+    Request::Send { connection, consumed, length, constant: None, quiet: true }
+}
+
+#[test]
+fn what_was_sent_quietly_is_told_with_what_the_peer_says_next() {
+    let (mut rig, handle, connection) = accepted();
+    ask(&mut rig, quietly(connection, 0, 5));
+    assert_eq!((hear(&mut rig, 20), rig.take(handle).len()), (vec![], 5));
+    rig.send(handle, b"hello");
+    assert_eq!(hear(&mut rig, 20), [Reply::Received { connection, length: 5, sent: 5, constant: 0 }]);
+    ask(&mut rig, quietly(connection, 5, 3));
+    assert_eq!(hear(&mut rig, 20), []);
+    rig.socket(handle).close();
+    let sent = Reply::Sent { connection, length: 3, constant: 0 };
+    assert_eq!(hear(&mut rig, 50), [sent, Reply::PeerClosed { connection }]);
+    // The peer has said its last word.
+    ask(&mut rig, quietly(connection, 0, 3));
+    assert_eq!(hear(&mut rig, 20), [sent]);
+}
+
+#[test]
+fn what_was_sent_quietly_before_the_application_looked_is_told_at_once() {
+    let (mut rig, handle, connection) = accepted();
+    rig.send(handle, b"hello");
+    assert_eq!(hear(&mut rig, 20), [Reply::Received { connection, length: 5, sent: 0, constant: 0 }]);
+    ask(&mut rig, quietly(connection, 4, 3));
+    assert_eq!(hear(&mut rig, 20), [Reply::Sent { connection, length: 3, constant: 0 }]);
+    // One that takes long is told of, to its end.
+    let (mut rig, handle, connection) = accepted_with(pattern(300_000).leak());
+    let constant = Some(Constant { offset: 0, length: 300_000 });
+    ask(&mut rig, Request::Send { connection, consumed: 0, length: 0, constant, quiet: true });
+    rig.wait(5);
+    let heard = hear(&mut rig, 20);
+    let [Reply::Sent { length: 0, constant: mut told @ 1..300_000, .. }] = heard[..] else { panic!("{heard:?}") };
+    while told < 300_000 {
+        rig.take(handle);
+        rig.wait(1);
+        for reply in hear(&mut rig, 20) {
+            let Reply::Sent { length: 0, constant, .. } = reply else { panic!("{reply:?}") };
+            told += constant;
+        }
+        assert!(rig.nanoseconds < 60_000_000_000, "{told}");
+    }
+}
+
+#[test]
+fn a_closed_connection_whose_peer_takes_nothing_for_a_minute_is_given_up() {
+    let (mut rig, handle, connection) = accepted_with(pattern(300_000).leak());
+    ask(&mut rig, constant(connection, 0, 300_000));
+    ask(&mut rig, Request::Close { connection });
+    rig.wait(50);
+    let closed = |heard: &[Reply]| heard.contains(&Reply::Closed { connection });
+    assert!(!closed(&hear(&mut rig, 20)) && rig.socket(handle).may_recv());
+    rig.take(handle);
+    rig.wait(50);
+    assert!(!closed(&hear(&mut rig, 20)) && rig.socket(handle).may_recv(), "it took something");
+    rig.wait(15);
+    assert!(closed(&hear(&mut rig, 20)));
+    assert_eq!(rig.socket(handle).state(), tcp::State::Closed);
+}
+
 #[test]
 fn lengths_beyond_the_rings_end_the_connection() {
     for request in [
-        |connection| Request::Send { connection, length: RING_OUT as u32 + 1, constant: None, quiet: false },
-        |connection| Request::Send { connection, length: u32::MAX, constant: None, quiet: false },
+        |connection| Request::Send {
+            connection,
+            length: RING_OUT as u32 + 1,
+            constant: None,
+            quiet: false,
+            consumed: 0,
+        },
+        |connection| Request::Send { connection, consumed: 0, length: u32::MAX, constant: None, quiet: false },
         |connection| Request::Consumed { connection, length: 1 },
         |connection| constant(connection, 5, 1),
         |connection| constant(connection, 0, 6),
@@ -174,7 +246,7 @@ fn lengths_beyond_the_rings_end_the_connection() {
         assert_eq!(rig.socket(handle).state(), tcp::State::Closed);
         assert_eq!(rig.system.console().matches("refused").count(), 1);
         // What was on its way is no second breach.
-        ask(&mut rig, Request::Send { connection, length: 1, constant: None, quiet: false });
+        ask(&mut rig, Request::Send { connection, consumed: 0, length: 1, constant: None, quiet: false });
         ask(&mut rig, Request::Close { connection });
         assert_eq!(hear(&mut rig, 10), []);
         assert_eq!(rig.system.console().matches("refused").count(), 1);
@@ -226,7 +298,7 @@ fn a_client_that_reads_nothing_for_minutes_gets_everything() {
     let site = pattern(300_000).leak();
     let (mut rig, handle, connection) = accepted_with(site);
     let constant = Some(Constant { offset: 0, length: site.len() as u32 });
-    ask(&mut rig, Request::Send { connection, length: 0, constant, quiet: true });
+    ask(&mut rig, Request::Send { connection, consumed: 0, length: 0, constant, quiet: true });
     // Of what fills its buffer much is lost, and sent again and again.
     rig.lose(Loss { packets: 400_000, ..Loss::default() });
     rig.wait(20);

@@ -160,7 +160,7 @@ impl Rig {
             outcome.told.push(reply);
             match reply {
                 Reply::Accepted { connection, port, .. } => drop(self.connections.insert(port, connection)),
-                Reply::Received { connection, length } => self.ask(Request::Consumed { connection, length }),
+                Reply::Received { connection, length, .. } => self.ask(Request::Consumed { connection, length }),
                 _ => {}
             }
         }
