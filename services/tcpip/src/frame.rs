@@ -149,6 +149,7 @@ pub fn is_sound(frame: &[u8], mac: [u8; 6]) -> bool {
 /// the rest. Answers whether `frame` is one.
 pub fn prepare_checksum(frame: &mut [u8]) -> bool {
     const CHECKSUM: core::ops::Range<usize> = 16..18;
+    const TCP: u32 = 6;
     if frame.get(12..ETHERNET_HEADER) != Some(&[0x08, 0x00]) {
         return false;
     }
@@ -156,8 +157,15 @@ pub fn prepare_checksum(frame: &mut [u8]) -> bool {
     if packet.check_len().is_err() || packet.next_header() != IpProtocol::Tcp {
         return false;
     }
-    let length = u32::from(packet.total_len()) - u32::from(packet.header_len());
-    let sum = checksum::pseudo_header_v4(&packet.src_addr(), &packet.dst_addr(), IpProtocol::Tcp, length);
+    let length = packet.total_len() - u16::from(packet.header_len());
+    // The words of the pseudo-header (RFC 9293, 3.1): the addresses, the protocol, the length.
+    let words = |address: Ipv4Address| {
+        let bits = address.to_bits();
+        (bits >> 16) + (bits & 0xffff)
+    };
+    let sum = words(packet.src_addr()) + words(packet.dst_addr()) + TCP + u32::from(length);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = ((sum >> 16) + sum) as u16;
     let field = packet.payload_mut().get_mut(CHECKSUM);
     field.is_some_and(|field| {
         field.copy_from_slice(&sum.to_be_bytes());

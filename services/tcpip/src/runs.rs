@@ -78,7 +78,8 @@ impl Runs {
 
     /// Gives back `count` pages from `first`, which were taken.
     pub fn put(&mut self, first: u16, count: usize) {
-        self.free |= lowest(count as u32) << (u32::from(first) & 127);
+        let pages = if count == 1 { 1 } else { lowest(count as u32) };
+        self.free |= pages << (u32::from(first) & 127);
     }
 }
 

@@ -349,8 +349,11 @@ impl<S: System, M: Memory> Stack<S, M> {
 
     fn attend(&mut self, index: u16, now: Instant) -> Attended {
         self.flows.settle(index, now);
-        let sent = if self.pump(index, now) { Attended::Done } else { self.egress(index, now) };
-        self.flows.settle(index, now);
+        let mut sent = Attended::Done;
+        if !self.pump(index, now) {
+            sent = self.egress(index, now);
+            self.flows.settle(index, now);
+        }
         let told = self.tell_about(index, now);
         if sent == Attended::Done && !told { Attended::Blocked } else { sent }
     }
@@ -378,7 +381,9 @@ impl<S: System, M: Memory> Stack<S, M> {
         if patience.is_some_and(|end| end <= now) {
             slot.part();
             self.flows.abort(index, now);
-        } else if let Some(at) = awaits.then_some(now + ANSWER).into_iter().chain(patience).min() {
+            return false;
+        }
+        if let Some(at) = awaits.then_some(now + ANSWER).into_iter().chain(patience).min() {
             self.flows.wake(index, at);
         }
         awaits
