@@ -55,7 +55,7 @@ impl Layout {
     /// Bytes of a small ring from tcpip to the application: what a request may take.
     pub const SMALL_IN: usize = 2048;
     /// Bytes of a large ring from tcpip to the application.
-    pub const LARGE_IN: usize = 128 * 1024;
+    pub const LARGE_IN: usize = 256 * 1024;
     /// Bytes of a large ring from the application to tcpip.
     pub const LARGE_OUT: usize = 128 * 1024;
     /// The least bytes of a ring from the application to tcpip.
@@ -396,7 +396,7 @@ mod tests {
         let smallest = Layout::of(32 << 10, 64 << 10);
         assert_eq!((smallest.connections, smallest.large), (16, 0));
         assert_eq!(smallest.ring_out(Connection(15)), Ring { base: 15 * 4096, size: 4096 });
-        let large = Layout::of(36 << 20, 64 << 20);
+        let large = Layout::of(44 << 20, 64 << 20);
         assert!((large.connections, large.large) == (14_336 + 64, 64), "{large:?}");
     }
 }

@@ -71,6 +71,15 @@ pub trait Memory: Clone {
     fn read(&self, offset: usize, into: &mut [u8]);
     /// Copies in.
     fn write(&self, offset: usize, from: &[u8]);
+    /// Copies `count` bytes at `offset` to `to`, from `at` on: each read once and written once.
+    fn copy(&self, offset: usize, count: usize, to: &Self, at: usize) {
+        let mut bytes = [0; 256];
+        for done in (0..count).step_by(bytes.len()) {
+            let bytes = &mut bytes[..(count - done).min(256)];
+            self.read(offset + done, bytes);
+            to.write(at + done, bytes);
+        }
+    }
     /// Makes every store before it visible before any load after it is made (Xen's `xen_mb`): for who tells a peer
     /// something and then looks whether it has gone to sleep.
     fn barrier(&self) {

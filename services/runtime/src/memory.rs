@@ -148,6 +148,15 @@ impl Memory for Window {
             unsafe { copy(from.as_ptr(), address as *mut u8, from.len()) }
         }
     }
+
+    fn copy(&self, offset: usize, count: usize, to: &Window, at: usize) {
+        if let (Some(from), Some(to)) = (self.address(offset, count), to.address(at, count))
+            && from.abs_diff(to) >= count
+        {
+            // SAFETY: both are mapped (see `word`), and apart; if the destination is read-only, the store faults.
+            unsafe { copy(from as *const u8, to as *mut u8, count) }
+        }
+    }
 }
 
 /// A region that nobody but this service can write or map.

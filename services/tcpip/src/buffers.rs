@@ -98,7 +98,7 @@ mod tests {
     fn the_smallest_image_serves_sixteen_and_a_large_one_thousands() {
         let smallest = Buffers::new(Layout::of(32 << 10, 64 << 10), 128 << 10);
         assert_eq!(smallest.connections, 16, "{smallest:?}");
-        let large = Buffers::new(Layout::of(36 << 20, 64 << 20), 150 << 20);
+        let large = Buffers::new(Layout::of(44 << 20, 64 << 20), 150 << 20);
         assert!(large.connections > 12_000, "{large:?}");
         assert_eq!(large.large, LARGE_MOST);
     }

@@ -11,7 +11,7 @@ use core::time::Duration;
 use arrayvec::ArrayVec;
 use cloister_interfaces::Instant;
 use cloister_interfaces::lists::Lists;
-use cloister_interfaces::socket::Layout;
+use cloister_interfaces::socket::{Layout, Ring};
 use cloister_interfaces::timers::Timers;
 use smoltcp::iface::{Interface, SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::tcp::{self, Socket, State};
@@ -84,6 +84,8 @@ pub struct Flow {
     pub slot: Option<Slot>,
     /// What is on its way to the peer.
     pub recovery: Recovery,
+    /// The sequence number of the first byte of the peer's stream.
+    pub start: u32,
     /// The sequence number after the peer's FIN, when that has come.
     end: Option<u32>,
     /// The sequence number after our FIN, when both have been acknowledged.
@@ -141,6 +143,13 @@ impl Flow {
         Some((self.slot.as_mut()?, self.set.as_mut()?.get_mut(handle)))
     }
 
+    /// Where in the in ring the bytes of `segment` belong, if the socket will take them next: then they need not pass through it.
+    pub fn place(&mut self, segment: &Segment, ring: Ring) -> Option<u32> {
+        let position = segment.seq.wrapping_sub(self.start);
+        let (slot, socket) = self.parts().filter(|_| segment.plain)?;
+        slot.place(socket, position, segment.data, ring)
+    }
+
     /// When the present stage ends at the latest.
     pub fn limit(&self) -> Option<Instant> {
         (!matches!(self.stage, Stage::Unused | Stage::Open)).then_some(self.until)
@@ -189,6 +198,7 @@ impl Flows {
             until: Instant::START,
             slot: None,
             recovery: Recovery::default(),
+            start: 0,
             end: None,
             sent: None,
         };
@@ -293,18 +303,18 @@ impl Flows {
         self.table.find(key)
     }
 
-    /// Makes a socket listen for the peer of `key`, whose first segment has come to `port`. None if there is no room, or
+    /// Makes a socket listen for the peer whose first segment this is. None if there is no room, or
     /// nobody listens.
-    pub fn open(&mut self, key: Key, port: u16, now: Instant) -> Option<u16> {
-        let client = self.owner(port)?;
+    pub fn open(&mut self, segment: &Segment, now: Instant) -> Option<u16> {
+        let client = self.owner(segment.port)?;
         let index = self.take()?;
         let flow = self.get(index)?;
-        flow.socket()?.listen(port).ok()?;
+        flow.socket()?.listen(segment.port).ok()?;
         flow.client = client;
         flow.recovery = Recovery::default();
         flow.limit_silence();
-        (flow.end, flow.sent) = (None, None);
-        self.table.insert(index, key);
+        (flow.start, flow.end, flow.sent) = (segment.seq.wrapping_add(1), None, None);
+        self.table.insert(index, segment.key);
         self.enter(index, Stage::HalfOpen, now + HALF_OPEN);
         Some(index)
     }

@@ -3,7 +3,6 @@
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     IpAddress, IpProtocol, Ipv4Address, Ipv4Cidr, Ipv4Packet, Ipv4Repr, TcpPacket, TcpRepr, TcpSeqNumber, UdpPacket,
-    checksum,
 };
 
 use crate::config::Usable;
@@ -32,6 +31,8 @@ pub struct Segment {
     pub options: bool,
     /// Bytes of data.
     pub data: usize,
+    /// The offset of the data in the frame.
+    pub offset: usize,
     /// Its sequence number.
     pub seq: u32,
     /// What it acknowledges, if it is plain.
@@ -84,6 +85,7 @@ pub fn classify(frame: &[u8], own: Option<Ipv4Cidr>) -> Kind {
     };
     let [p0, p1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, length, flags, w0, w1, ..] = *segment;
     let port = u16::from_be_bytes([d0, d1]);
+    let headers = header + usize::from(length >> 4) * 4;
     let start = flags & (SYN | ACK) == SYN;
     let from = [*s0, *s1, *s2, *s3];
     if start && !can_connect(Ipv4Address::from(from), own) {
@@ -96,7 +98,8 @@ pub fn classify(frame: &[u8], own: Option<Ipv4Cidr>) -> Kind {
         reset: flags & RST != 0,
         plain: flags & !PSH == ACK,
         options: length >> 4 > 5,
-        data: total.saturating_sub(header + usize::from(length >> 4) * 4),
+        data: total.saturating_sub(headers),
+        offset: ETHERNET_HEADER + headers,
         seq: u32::from_be_bytes([q0, q1, q2, q3]),
         ack: u32::from_be_bytes([a0, a1, a2, a3]),
         window: u16::from_be_bytes([w0, w1]),
@@ -290,6 +293,7 @@ mod tests {
             plain: true,
             options: false,
             data: 7,
+            offset: 54,
             seq: 0x0102_0304,
             ack: 0x0506_0708,
             window: 0x0900,
@@ -389,7 +393,7 @@ mod tests {
         let mut frame = good.clone();
         frame[50..52].fill(0);
         assert!(prepare_checksum(&mut frame));
-        let sum = !checksum::data(&frame[ETHERNET_HEADER + 20..]);
+        let sum = !smoltcp::wire::checksum::data(&frame[ETHERNET_HEADER + 20..]);
         frame[50..52].copy_from_slice(&sum.to_be_bytes());
         assert_eq!(frame, good);
         frame[23] = 17;

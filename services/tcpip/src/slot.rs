@@ -189,6 +189,28 @@ impl Slot {
         }
     }
 
+    /// Where in the in ring `count` bytes from `position` in the peer's stream belong, if `socket` has none before them and they are
+    /// those that come next.
+    pub fn place(&self, socket: &tcp::Socket<'_>, position: u32, count: usize, ring: Ring) -> Option<u32> {
+        let room = ring.size.saturating_sub((self.unconsumed + self.received) as usize);
+        let next = socket.state() == tcp::State::Established && socket.recv_queue() == 0 && self.write == position;
+        (next && count <= room && !self.closing && !self.is_over()).then_some(self.write)
+    }
+
+    /// The socket took a segment whose `count` bytes were put where they belong: those that it took are received.
+    pub fn placed(&mut self, socket: &mut tcp::Socket<'_>, count: usize) {
+        let mut left = count;
+        while left > 0 {
+            let taken = socket.recv(|bytes| (bytes.len().min(left), bytes.len().min(left))).unwrap_or(0);
+            if taken == 0 {
+                return;
+            }
+            left -= taken;
+            self.write = self.write.wrapping_add(taken as u32);
+            self.received += taken as u32;
+        }
+    }
+
     fn fill<M: Memory>(&mut self, socket: &mut tcp::Socket<'_>, streams: &Streams<'_, M>) {
         let (memory, ring) = streams.stream_in;
         while socket.can_recv() {

@@ -250,15 +250,16 @@ impl<S: System, M: Memory> Stack<S, M> {
             None if self.waits(ended, segment, now) => return self.wire.pass_over(),
             // The stack refuses what is for nobody.
             None if !start || self.flows.owner(port).is_none() => return self.parse(now),
-            None => match self.flows.open(key, port, now) {
+            None => match self.flows.open(segment, now) {
                 Some(index) => index,
                 // Without room it is dropped, so that the peer tries again.
-                None => return,
+                None => return self.wire.pass_over(),
             },
         };
         let selected = segment.options.then(|| self.wire.selected());
         let blocks = selected.as_ref().map_or(&[][..], |blocks| blocks);
         let whole = self.wire.largest_segment();
+        let ring = self.flows.layout().ring_in(Connection(index));
         let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return };
         if flow.is_beyond_end(segment) {
             return self.wire.pass_over();
@@ -273,8 +274,15 @@ impl<S: System, M: Memory> Stack<S, M> {
         socket.set_ack_delay(Some(if segment.data > whole { StackDuration::ZERO } else { ACK_DELAY }));
         let before = (socket.send_queue(), socket.state());
         self.wire.begin();
+        let placed = if self.wire.is_pending() { flow.place(segment, ring) } else { None };
+        if let Some(position) = placed {
+            self.wire.deliver(segment.offset, segment.data, &self.stream_in, ring, position);
+        }
         if let Some(set) = &mut flow.set {
             interface.poll_ingress_single(stack_time(now), &mut self.wire, set);
+        }
+        if let (Some(_), Some((slot, socket))) = (placed, flow.parts()) {
+            slot.placed(socket, segment.data);
         }
         let Some(socket) = flow.socket() else { return };
         let (advanced, state) = (before != (socket.send_queue(), socket.state()), socket.state());

@@ -130,6 +130,7 @@ mod tests {
             plain: false,
             options: false,
             data: 0,
+            offset: 54,
             seq: END.taken.wrapping_sub(1),
             ack: END.sent,
             window: 100,

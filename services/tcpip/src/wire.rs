@@ -4,6 +4,8 @@
 //! once, before anything looks at it, and its pages go back. A frame to send is built in the tx-pool, which others may only
 //! read.
 
+mod received;
+
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -14,15 +16,12 @@ use cloister_interfaces::net::{LONGEST_FRAME, Net, Offloads, Reply, Request, Wor
 use cloister_interfaces::{Client, Memory, Own, System};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::time::Instant;
-use smoltcp::wire::Ipv4Cidr;
 
 use crate::cut::{outgoing, parts};
-use crate::frame::{
-    self, ETHERNET_HEADER, Kind, classify, has_sound_header, is_intact, is_sound, prepare_checksum, selected,
-};
-use crate::recovery::{Outgoing, Range, Wanted};
+use crate::frame::{ETHERNET_HEADER, prepare_checksum};
+use crate::recovery::{Outgoing, Wanted};
 use crate::runs::{MAX_PAGES, Runs};
-use crate::time_wait::End;
+use received::Part;
 
 /// The longest frame that is received: the largest IPv4 packet behind an Ethernet header with one VLAN tag.
 const LONGEST_RECEIVED: usize = 0xFFFF + ETHERNET_HEADER + 4;
@@ -63,22 +62,6 @@ pub enum Refused {
     Parameters,
 }
 
-/// A part of a received frame.
-#[derive(Clone, Copy)]
-struct Part {
-    page: u16,
-    offset: u16,
-    length: u16,
-    more: bool,
-    checked: bool,
-}
-
-impl Part {
-    fn pages(&self) -> u16 {
-        (usize::from(self.offset) + usize::from(self.length)).div_ceil(PAGE_SIZE) as u16
-    }
-}
-
 /// The sending half.
 struct Outbound<S, M: Memory> {
     net: Client<Net, S, M>,
@@ -113,6 +96,8 @@ pub struct Wire<S, M: Memory> {
     frame: Vec<u8>,
     /// How much of `frame` the stack is to parse next; 0 is nothing.
     loaded: usize,
+    /// Parts of that frame at the head of `received`, of which all but the first bytes have yet to be copied.
+    pending: usize,
     /// What is sent of the segments that the stack makes.
     wanted: Option<Wanted>,
     mtu: u16,
@@ -148,6 +133,7 @@ impl<S: System, M: Memory> Wire<S, M> {
             owed: 0,
             frame: vec![0; LONGEST_RECEIVED],
             loaded: 0,
+            pending: 0,
             wanted: None,
             mtu: 1500,
             longest: None,
@@ -244,7 +230,7 @@ impl<S: System, M: Memory> Wire<S, M> {
         self.up = false;
         self.held.fill(false);
         self.received.clear();
-        (self.whole, self.skipping, self.loaded) = (0, false, 0);
+        (self.whole, self.skipping, self.loaded, self.pending) = (0, false, 0, 0);
         self.returns.clear();
         self.owed = 0;
         self.out.free = Runs::new(self.out.sent.len());
@@ -252,66 +238,6 @@ impl<S: System, M: Memory> Wire<S, M> {
         // What went over one link, the back end of the next must not see.
         let size = self.out.pool.size();
         self.out.pool.edit(0, size, |pages| pages.fill(0));
-    }
-
-    fn came(&mut self, part: Part) -> Result<(), Refused> {
-        let taken = self.take(part);
-        if taken.is_ok() && !self.skipping {
-            self.received.push_back(part);
-            self.whole += usize::from(!part.more);
-            return Ok(());
-        }
-        // What has come of the frame, and what still comes, is of no use without the part that is missing.
-        while let Some(part) = self.received.pop_back_if(|part| part.more) {
-            self.give_back(part);
-        }
-        if taken.is_ok() {
-            self.give_back(part);
-        }
-        self.skipping = part.more;
-        taken
-    }
-
-    /// Takes over the pages of a part.
-    fn take(&mut self, part: Part) -> Result<(), Refused> {
-        if usize::from(part.offset) >= PAGE_SIZE || part.length == 0 {
-            return Err(Refused::Length);
-        }
-        let first = usize::from(part.page);
-        let pages = self.held.get_mut(first..first + usize::from(part.pages())).ok_or(Refused::Page)?;
-        if !self.up || pages.contains(&true) {
-            return Err(Refused::Page);
-        }
-        // Mostly it is one, and cheaper without a call.
-        match pages {
-            [page] => *page = true,
-            pages => pages.fill(true),
-        }
-        Ok(())
-    }
-
-    /// The pages of a part are needed no more.
-    fn give_back(&mut self, part: Part) {
-        let (page, count) = (part.page, part.pages());
-        self.owed += usize::from(count);
-        match self.returns.back_mut() {
-            Some((first, length)) if *first + *length == page => *length += count,
-            _ => self.returns.push_back((page, count)),
-        }
-    }
-
-    /// Gives netfront the pages that are needed no more, as far as the queue has room.
-    fn give_back_all(&mut self) {
-        while let Some((page, count)) = self.returns.front().copied() {
-            if self.out.net.requests.push(&Request::Receive { page, count }).is_err() {
-                return;
-            }
-            self.returns.pop_front();
-            self.owed -= usize::from(count);
-            if let Some(pages) = self.held.get_mut(usize::from(page)..usize::from(page) + usize::from(count)) {
-                pages.fill(false);
-            }
-        }
     }
 
     /// Sends a frame that the stack did not make.
@@ -337,45 +263,6 @@ impl<S: System, M: Memory> Wire<S, M> {
         self.out.net.replies.release();
     }
 
-    /// Readies the next frame for the stack, which takes it by [`Device::receive`]; answers what it is to a host with the
-    /// addresses `mac` and `own`.
-    pub fn next_frame(&mut self, mac: [u8; 6], own: Option<Ipv4Cidr>) -> Option<Kind> {
-        while self.whole > 0 {
-            self.whole -= 1;
-            let Some((length, checked)) = self.assemble() else { continue };
-            let frame = self.frame.get(..length)?;
-            let kind = classify(frame, own);
-            let wanted = match kind {
-                Kind::Segment { .. } => is_sound(frame, mac),
-                Kind::Other => has_sound_header(frame),
-                Kind::Unwanted => false,
-            };
-            if wanted && (checked || is_intact(frame)) {
-                self.loaded = length;
-                return Some(kind);
-            }
-        }
-        None
-    }
-
-    /// What the segment that was readied says that its sender has.
-    pub fn selected(&self) -> [Option<Range>; 3] {
-        selected(self.frame.get(..self.loaded).unwrap_or_default())
-    }
-
-    /// Acknowledges the segment that was readied, of a connection that has this end.
-    pub fn acknowledge(&mut self, end: End) {
-        let frame = self.frame.get(..self.loaded).unwrap_or_default();
-        if let Some(answer) = frame::acknowledgement(frame, end.sent, end.taken) {
-            self.send(&answer);
-        }
-    }
-
-    /// The frame that was readied is not for the stack.
-    pub fn pass_over(&mut self) {
-        self.loaded = 0;
-    }
-
     /// A connection's turn begins. All is sent of what the stack makes.
     pub fn begin(&mut self) {
         (self.wanted, self.out.made) = (None, None);
@@ -390,26 +277,6 @@ impl<S: System, M: Memory> Wire<S, M> {
     pub fn made(&mut self) -> Option<Outgoing> {
         self.wanted = None;
         self.out.made.take()
-    }
-
-    /// Copies the parts of the next frame to `self.frame`. Answers its length, and whether it was checked; nothing if it is
-    /// too long.
-    fn assemble(&mut self) -> Option<(usize, bool)> {
-        let (mut length, mut checked, mut fits) = (0, true, true);
-        while let Some(part) = self.received.pop_front() {
-            let end = length + usize::from(part.length);
-            match self.frame.get_mut(length..end) {
-                Some(space) => self.pool.read(usize::from(part.page) * PAGE_SIZE + usize::from(part.offset), space),
-                None => fits = false,
-            }
-            length = end;
-            checked &= part.checked;
-            self.give_back(part);
-            if !part.more {
-                break;
-            }
-        }
-        fits.then_some((length, checked))
     }
 }
 
@@ -531,6 +398,9 @@ impl<S: System, M: Memory> Device for Wire<S, M> {
 
     fn receive(&mut self, _timestamp: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         let length = core::mem::take(&mut self.loaded);
+        if self.is_pending() {
+            self.copy_rest();
+        }
         let frame = self.frame.get(..length).filter(|frame| !frame.is_empty())?;
         Some((RxToken(frame), TxToken { out: &mut self.out, segment: None, wanted: None }))
     }

@@ -30,6 +30,7 @@ fn acknowledgement(ack: u32) -> Segment {
         plain: true,
         options: true,
         data: 0,
+        offset: 54,
         seq: ANSWERED,
         ack,
         window: 99,

@@ -140,6 +140,41 @@ fn a_connection_in_time_wait_holds_no_index() {
     }
 }
 
+#[test]
+fn bytes_reach_their_places_in_the_ring_whatever_gets_lost() {
+    let text = pattern(60_000);
+    for lose_every in [None, Some(5), Some(7)] {
+        let (mut rig, handle, connection) = accepted();
+        rig.client.wire.lose_every = lose_every;
+        rig.pace = 5_000_000;
+        let ring_in = usize::from(connection.0) * RING_IN;
+        let (mut sent, mut received) = (0, Vec::new());
+        while received.len() < text.len() {
+            // Few enough at once that the ring has room for all: segments of many lengths, some of them before others.
+            for length in [300, 431, 300] {
+                if sent < text.len() && sent < received.len() + 800 {
+                    let end = text.len().min(sent + length);
+                    sent += rig.socket(handle).send_slice(&text[sent..end]).unwrap();
+                    rig.step();
+                }
+            }
+            let mut standing = 0;
+            for reply in hear(&mut rig, 4) {
+                let Reply::Received { length, .. } = reply else { panic!("{reply:?}") };
+                standing += length as usize;
+            }
+            for _ in 0..standing {
+                received.extend(rig.stream_in.bytes(ring_in + received.len() % RING_IN, 1));
+            }
+            if standing > 0 {
+                ask(&mut rig, Request::Consumed { connection, length: standing as u32 });
+            }
+            assert!(rig.nanoseconds < 3_600_000_000_000, "{} bytes came", received.len());
+        }
+        assert!(received == text);
+    }
+}
+
 fn constant(connection: Connection, offset: u32, length: u32) -> Request {
     let constant = Some(Constant { offset, length });
     Request::Send { connection, consumed: 0, length: 0, constant, quiet: false }

@@ -85,25 +85,23 @@ impl Link {
             }
         }
         while let (Some(page), false) = (self.rx_free.front().copied(), wire.to_server.is_empty()) {
-            if self.closed || self.server.replies.room() < 2 {
+            if self.closed || self.server.replies.room() < 3 || self.rx_free.len() < 2 {
                 break;
             }
             let frame = wire.to_server.pop_front().unwrap();
             if !self.loss.keeps(self.loss.acks) {
                 continue;
             }
-            self.rx_free.pop_front();
-            // Not always at the start of the page, as a backend may do.
-            let offset = usize::from(page) % 3 * 64;
-            self.rx_pool.write(usize::from(page) * PAGE_SIZE + offset, &frame);
-            let reply = Reply::Received {
-                page,
-                offset: offset as u16,
-                length: frame.len() as u16,
-                more: false,
-                checked: false,
-            };
-            self.server.replies.push(&reply).unwrap();
+            // Not always vouched for, at the start of a page, or in one part: as a back end may do.
+            let (checked, cut) = (page % 2 == 0, if page % 5 == 0 { 700 } else { usize::MAX });
+            let mut parts = frame.chunks(cut.max(frame.len().div_ceil(2))).peekable();
+            while let Some(part) = parts.next() {
+                let page = self.rx_free.pop_front().unwrap();
+                let offset = usize::from(page) % 3 * 64;
+                self.rx_pool.write(usize::from(page) * PAGE_SIZE + offset, part);
+                let (offset, length, more) = (offset as u16, part.len() as u16, parts.peek().is_some());
+                self.server.replies.push(&Reply::Received { page, offset, length, more, checked }).unwrap();
+            }
         }
         self.server.replies.flush();
         self.server.requests.release();

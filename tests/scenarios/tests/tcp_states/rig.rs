@@ -34,6 +34,10 @@ pub struct Rig {
     rx_pool: SharedMemory,
     tx_pool: SharedMemory,
     free: VecDeque<u16>,
+    /// The in rings.
+    pub stream_in: SharedMemory,
+    /// The link vouches for what comes.
+    pub checked: bool,
     nanoseconds: u64,
     /// The application's connections, by the peer's port.
     pub connections: BTreeMap<u16, Connection>,
@@ -43,7 +47,7 @@ impl Rig {
     pub fn new() -> Self {
         let system = Recorder::new();
         let pool = || SharedMemory::new(usize::from(PAGES) * PAGE_SIZE);
-        let (rx_pool, tx_pool) = (pool(), pool());
+        let (rx_pool, tx_pool, stream_in) = (pool(), pool(), SharedMemory::new(3 * 2048));
         let (net, link) = channel::<Net, _>(&system, 1, &system, 2, 32);
         let (application, server) = channel::<Socket, _>(&system, 3, &system, 4, 8);
         let service = service(Caps {
@@ -55,7 +59,7 @@ impl Rig {
             control_clients: [].into_iter().collect(),
             rx_pool: rx_pool.clone(),
             tx_pool: tx_pool.clone(),
-            stream_in: SharedMemory::new(3 * 2048),
+            stream_in: stream_in.clone(),
             stream_out: SharedMemory::new(3 * 4096),
             command_line: b"ip=10.0.0.2/24",
             site: b"",
@@ -68,6 +72,8 @@ impl Rig {
             rx_pool,
             tx_pool,
             free: (0..PAGES).collect(),
+            stream_in,
+            checked: false,
             nanoseconds: 1 << 30,
             connections: BTreeMap::new(),
         };
@@ -99,7 +105,8 @@ impl Rig {
         let page = self.free.pop_front().expect("tcpip keeps no page");
         self.rx_pool.write(usize::from(page) * PAGE_SIZE, frame);
         let length = frame.len() as u16;
-        self.link.replies.send(&Link::Received { page, offset: 0, length, more: false, checked: false }).expect("room");
+        let checked = self.checked;
+        self.link.replies.send(&Link::Received { page, offset: 0, length, more: false, checked }).expect("room");
         self.step()
     }
 

@@ -27,6 +27,33 @@ fn data_after_the_peer_s_fin_are_not_delivered() {
     flow.close(&mut rig);
 }
 
+/// What goes to the ring without passing through the stack is what the stack takes, in its place.
+#[test]
+fn data_that_the_link_vouches_for_are_placed_in_order() {
+    let mut rig = Rig::new();
+    rig.checked = true;
+    let flow = Flow::establish(&mut rig, VICTIM);
+    let stream: Vec<u8> = (0..2000).map(|at: u32| (at % 251) as u8).collect();
+    let part = |from: usize, to: usize| {
+        Flow { seq: flow.seq.wrapping_add(from as u32), ..flow }.packet(PSH | ACK, &stream[from..to])
+    };
+    let lengths = |outcome: &crate::rig::Outcome| -> Vec<u32> {
+        let length = |reply: &Reply| if let Reply::Received { length, .. } = reply { Some(*length) } else { None };
+        outcome.told.iter().filter_map(length).collect()
+    };
+    // The second before the first; one that begins before what is wanted.
+    for (from, to, expected) in [(400, 800, 0), (0, 400, 800), (700, 1300, 500)] {
+        let outcome = rig.send(&part(from, to));
+        assert_eq!(lengths(&outcome).iter().sum::<u32>(), expected, "{from}");
+    }
+    // One that acknowledges what was never sent is not taken.
+    let wrong = Flow { seq: flow.seq.wrapping_add(1300), ack: flow.ack.wrapping_add(5), ..flow };
+    assert_eq!(lengths(&rig.send(&wrong.packet(PSH | ACK, &[0xee; 700]))), []);
+    assert_eq!(lengths(&rig.send(&part(1300, 2000))), [700]);
+    let ring = usize::from(rig.connections[&VICTIM].0) * 2048;
+    assert!(rig.stream_in.bytes(ring, 2000) == stream);
+}
+
 /// RFC 9293, MUST-63.
 #[test]
 fn connections_from_impossible_addresses_take_no_place() {
