@@ -113,8 +113,7 @@ impl Run {
 
     /// Answers whether the service has its answer.
     fn system_call(&mut self, service: u8, frame: &mut Frame) -> bool {
-        let arguments = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9];
-        match self.kernel.system_call(&mut self.machine, service, frame.rax, arguments) {
+        match self.kernel.system_call(&mut self.machine, service, frame.rax, &frame.arguments) {
             Outcome::Answer(answer) => {
                 frame.answer(answer.status as u64, answer.words);
                 true

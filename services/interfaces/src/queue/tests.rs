@@ -208,6 +208,29 @@ fn only_who_waits_is_woken_and_once() {
 }
 
 #[test]
+fn who_finds_nothing_again_says_nothing_again() {
+    let mut pair = pair(4, 0);
+    assert!(pair.receiver.pop().is_none());
+    assert_eq!(pair.consumer.load(MESSAGE_EVENT), 1);
+    // A mark, to see whether it is written over.
+    pair.consumer.store(MESSAGE_EVENT, 77);
+    assert!(pair.receiver.pop().is_none());
+    assert_eq!(pair.consumer.load(MESSAGE_EVENT), 77);
+    pair.sender.send(&message(1)).unwrap();
+    assert!(pair.receiver.pop().is_some());
+    assert!(pair.receiver.pop().is_none());
+    assert_eq!((pair.consumer.load(MESSAGE_EVENT), pair.consumer.load(TAIL)), (2, 1));
+    // At the same place again by way of a producer that jumps: what was taken since is given back all the same.
+    pair.producer.store(HEAD, u32::MAX);
+    assert_eq!(pair.receiver.pop(), Some(Err(Malformed)));
+    pair.producer.store(HEAD, 1);
+    assert_eq!(pair.receiver.pop_each(2, |_| ()), 2);
+    assert_eq!((pair.receiver.tail, pair.consumer.load(TAIL)), (1, u32::MAX));
+    assert!(pair.receiver.pop().is_none());
+    assert_eq!((pair.consumer.load(TAIL), pair.consumer.load(MESSAGE_EVENT)), (1, 2));
+}
+
+#[test]
 fn what_is_published_quietly_wakes_nobody_until_something_else_does() {
     let mut pair = pair(4, 0);
     assert!(pair.receiver.pop().is_none());
