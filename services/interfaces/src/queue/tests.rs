@@ -7,7 +7,7 @@ use cloister_caps::Fault;
 
 use super::*;
 use crate::control::Reply as Quiet;
-use crate::net::{Request, Work};
+use crate::net::{Net, Request, Work};
 use crate::system::Own;
 
 /// Memory with one word a test can watch.
@@ -79,10 +79,10 @@ fn pair(depth: u32, start: u32) -> Pair {
         page.store(index, start);
         page.store(event, start);
     }
-    let end = || End { slot: Slot(0), bit: 0, depth, producer: producer.clone(), consumer: consumer.clone() };
+    let end = |bit| End { slot: Slot(0), bit, depth, producer: producer.clone(), consumer: consumer.clone() };
     let (woken, freed) = (Bell::default(), Bell::default());
-    let sender = Sender::new(woken.clone(), end());
-    let receiver = Receiver::new(freed.clone(), end());
+    let sender = Sender::new(woken.clone(), end(5));
+    let receiver = Receiver::new(freed.clone(), end(6));
     Pair { sender, receiver, producer, consumer, woken, freed }
 }
 
@@ -302,6 +302,18 @@ fn a_restarted_end_goes_on_where_the_queue_stands() {
         assert_eq!(receiver.pop(), Some(Ok(message(number))));
     }
     assert_eq!(receiver.pop(), None);
+}
+
+#[test]
+fn a_notification_is_about_an_interface_if_it_is_about_one_of_its_queues() {
+    let end = |bit| End { slot: Slot(0), bit, depth: 4, producer: Page::new(1), consumer: Page::new(1) };
+    let client = Client::<Net, _, _>::new(Bell::default(), end(5), end(6));
+    let server = Server::<Net, _, _>::new(Bell::default(), end(5), end(6));
+    for bit in 0..64 {
+        let (bits, about) = (Notifications(1 << bit), bit == 5 || bit == 6);
+        assert_eq!((client.notified(bits), server.notified(bits)), (about, about), "{bit}");
+    }
+    assert!(!client.notified(Notifications::default()) && server.notified(Notifications::ALL));
 }
 
 #[test]
