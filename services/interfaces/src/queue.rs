@@ -279,17 +279,19 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
         if waiting == 0 {
             return self.rest();
         }
-        let possible = waiting <= self.end.depth;
-        if !possible {
+        if waiting > self.end.depth {
             // More than the queue holds. Nothing in it means anything, and to follow the claim would be up to 2^32
             // messages of work: go on where the producer says that it is.
             self.tail = self.tail.wrapping_add(waiting);
+            self.limit = self.tail;
+            self.give_back();
+            return Some(Err(Malformed));
         }
-        self.limit = if possible { self.tail.wrapping_add(waiting.min(self.half)) } else { self.tail };
-        if !possible || self.tail.wrapping_sub(self.released) >= self.half {
+        self.limit = self.tail.wrapping_add(waiting.min(self.half));
+        if self.tail.wrapping_sub(self.released) >= self.half {
             self.give_back();
         }
-        Some(if possible { Ok(()) } else { Err(Malformed) })
+        Some(Ok(()))
     }
 
     /// Says that the next message is to wake this end, and looks once more.

@@ -223,6 +223,7 @@ fn who_finds_nothing_again_says_nothing_again() {
     // At the same place again by way of a producer that jumps: what was taken since is given back all the same.
     pair.producer.store(HEAD, u32::MAX);
     assert_eq!(pair.receiver.pop(), Some(Err(Malformed)));
+    assert_eq!(pair.consumer.load(TAIL), u32::MAX, "given back at once");
     pair.producer.store(HEAD, 1);
     assert_eq!(pair.receiver.pop_each(2, |_| ()), 2);
     assert_eq!((pair.receiver.tail, pair.consumer.load(TAIL)), (1, u32::MAX));
@@ -277,6 +278,13 @@ fn a_lying_peer_gains_no_more_than_a_full_or_a_busy_queue() {
         assert_eq!(pair.receiver.pop(), Some(Ok(message(7))));
         assert_eq!(pair.receiver.pop(), None);
     }
+    // As many as the queue holds are believed, even of a sender that was told of no room for them.
+    let mut filled = pair(4, 0);
+    assert_eq!(filled.sender.push_all(&[message(1); 4]), 4);
+    filled.producer.store(HEAD, 2);
+    (0..2).for_each(|_| assert_eq!(filled.receiver.pop(), Some(Ok(message(1)))));
+    filled.producer.store(HEAD, 6);
+    (0..4).for_each(|_| assert_eq!(filled.receiver.pop(), Some(Ok(message(1)))));
     let mut pair = pair(4, 0);
     pair.sender.send(&message(1)).unwrap();
     pair.producer.write(SLOTS, &[0xee; 8]);
