@@ -165,7 +165,7 @@ proptest! {
             for slot in 0..64 {
                 for operation in Operation::ALL {
                     let call = [slot, *operation as u64, 0, 0, 0, 0];
-                    let outcome = kernel.system_call(&mut Silent, index as u8, 1, call);
+                    let outcome = kernel.system_call(&mut Silent, index as u8, 1, &call);
                     let refused = matches!(&outcome, Outcome::Answer(answer) if matches!(
                         answer.status,
                         Status::NoCapability | Status::WrongOperation | Status::MissingRight

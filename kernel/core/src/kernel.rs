@@ -215,12 +215,12 @@ impl<'t> Kernel<'t> {
         platform: &mut impl Platform,
         service: u8,
         call: u64,
-        arguments: [u64; 6],
+        arguments: &[u64; 6],
     ) -> Outcome {
         match call {
-            SYSTEM_CALL_INVOKE => self.invoke(platform, service, &arguments),
+            SYSTEM_CALL_INVOKE => self.invoke(platform, service, arguments),
             SYSTEM_CALL_WAIT => self.wait(platform, service, arguments[0], arguments[1]),
-            other => self.refuse(platform, service, other, &arguments, None, Status::BadSystemCall),
+            other => self.refuse(platform, service, other, arguments, None, Status::BadSystemCall),
         }
     }
 

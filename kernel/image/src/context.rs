@@ -10,24 +10,14 @@ pub struct Frame {
     r14: u64,
     r13: u64,
     r12: u64,
-    /// R11; a system call leaves RFLAGS there.
-    pub r11: u64,
-    /// R10: the fourth argument.
-    pub r10: u64,
-    /// R9: the sixth argument.
-    pub r9: u64,
-    /// R8: the fifth argument.
-    pub r8: u64,
     rbp: u64,
-    /// RDI: the first argument, and the first answer.
-    pub rdi: u64,
-    /// RSI: the second argument, and the second answer.
-    pub rsi: u64,
-    /// RDX: the third argument.
-    pub rdx: u64,
-    /// RCX; a system call leaves RIP there.
-    pub rcx: u64,
     rbx: u64,
+    /// R11; a system call leaves RFLAGS there.
+    r11: u64,
+    /// RCX; a system call leaves RIP there.
+    rcx: u64,
+    /// RDI, RSI, RDX, R10, R8, R9: the arguments of a system call, and in the first two its answer.
+    pub arguments: [u64; 6],
     /// RAX: the number of the system call, and the status.
     pub rax: u64,
     /// What brought the service into the kernel.
@@ -78,16 +68,11 @@ impl Frame {
         r14: 0,
         r13: 0,
         r12: 0,
-        r11: 0,
-        r10: 0,
-        r9: 0,
-        r8: 0,
         rbp: 0,
-        rdi: 0,
-        rsi: 0,
-        rdx: 0,
-        rcx: 0,
         rbx: 0,
+        r11: 0,
+        rcx: 0,
+        arguments: [0; 6],
         rax: 0,
         vector: 0,
         error: 0,
@@ -106,8 +91,8 @@ impl Frame {
     /// Gives a system call's answer, and clears every register that a call may change and that is no part of the answer.
     pub fn answer(&mut self, status: u64, words: [u64; 2]) {
         self.rax = status;
-        [self.rdi, self.rsi] = words;
-        [self.rdx, self.rcx, self.r8, self.r9, self.r10, self.r11] = [0; 6];
+        self.arguments = [words[0], words[1], 0, 0, 0, 0];
+        [self.rcx, self.r11] = [0; 2];
     }
 }
 

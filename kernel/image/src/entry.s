@@ -1,21 +1,21 @@
 # Every way into the kernel and the one way out of it.
 #
 # While a service runs, FRAME_TOP and the TSS's RSP0 point past its saved frame, so that the processor and these stubs push
-# straight into it. The frame, from its lowest address: r15 r14 r13 r12 r11 r10 r9 r8 rbp rdi rsi rdx rcx rbx rax, vector,
-# error code, then what the processor pushes: rip cs rflags rsp ss.
+# straight into it. The frame, from its lowest address: r15 r14 r13 r12 rbp rbx r11 rcx, a system call's arguments rdi rsi rdx
+# r10 r8 r9, rax, vector, error code, then what the processor pushes: rip cs rflags rsp ss.
 
 .macro push_registers
     push rax
-    push rbx
-    push rcx
+    push r9
+    push r8
+    push r10
     push rdx
     push rsi
     push rdi
-    push rbp
-    push r8
-    push r9
-    push r10
+    push rcx
     push r11
+    push rbx
+    push rbp
     push r12
     push r13
     push r14
@@ -34,7 +34,9 @@ system_call_entry:
     push rcx                    # RIP
     push 0
     push 0x100                  # the vector that stands for a system call
-    jmp save
+    push_registers
+    lea rsp, [rip + stack_top]
+    jmp saved                   # IA32_FMASK has cleared DF and AC
 
 .macro trap number, has_error
 .balign 16
@@ -70,6 +72,7 @@ save:
     pushfq
     and qword ptr [rsp], ~0x40000
     popfq
+saved:
     xor ebp, ebp
     call kernel_entered
     mov rdi, rax
@@ -80,16 +83,16 @@ leave_kernel:                   # rdi: the frame to go on with
     pop r14
     pop r13
     pop r12
-    pop r11
-    pop r10
-    pop r9
-    pop r8
     pop rbp
+    pop rbx
+    pop r11
+    pop rcx
     pop rdi
     pop rsi
     pop rdx
-    pop rcx
-    pop rbx
+    pop r10
+    pop r8
+    pop r9
     pop rax
     add rsp, 16
     iretq

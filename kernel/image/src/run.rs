@@ -49,7 +49,7 @@ pub fn keep(run: Run) {
 
 /// Starts the services, on what is kept. Does not come back.
 pub fn start() -> ! {
-    let frame = RUN.with(Run::resume).flatten();
+    let frame = RUN.with(|run| run.resume(xen::now())).flatten();
     match frame {
         // SAFETY: the frame is a service's, made by `Frame::start` and selected; its address space is in force.
         Some(frame) => unsafe { leave_kernel(frame) },
@@ -61,8 +61,7 @@ pub fn start() -> ! {
 /// one it answers.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_entered() -> *const Frame {
-    let next = RUN.with(|run| run.entered().or_else(|| run.resume()));
-    match next.flatten() {
+    match RUN.with(Run::entered).flatten() {
         Some(frame) => frame,
         None => fatal(format_args!("the kernel was entered while it ran")),
     }
@@ -82,8 +81,9 @@ extern "C" fn kernel_faulted(frame: &Frame) -> ! {
 }
 
 impl Run {
-    /// Serves an entry. Answers the frame of the service that ran if it goes on at once: an answered invocation wakes
-    /// others, but they run when it waits, or when an event or its budget's end brings the kernel to choose again.
+    /// Serves an entry, and answers the frame of the service to go on with. The one that ran goes on at once when it has its
+    /// answer: an invocation wakes others, but they run when it waits, or when an event or its budget's end brings the kernel
+    /// to choose again.
     fn entered(&mut self) -> Option<*const Frame> {
         let Some((service, frame)) = self.current.and_then(|service| Some((service, context::frame(service)?))) else {
             fatal(format_args!("an entry from ring 3, where no service runs"))
@@ -108,13 +108,12 @@ impl Run {
             }
         }
         self.take_events();
-        None
+        self.resume(now)
     }
 
     /// Answers whether the service has its answer.
     fn system_call(&mut self, service: u8, frame: &mut Frame) -> bool {
-        let arguments = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9];
-        match self.kernel.system_call(&mut self.machine, service, frame.rax, arguments) {
+        match self.kernel.system_call(&mut self.machine, service, frame.rax, &frame.arguments) {
             Outcome::Answer(answer) => {
                 frame.answer(answer.status as u64, answer.words);
                 true
@@ -207,10 +206,9 @@ impl Run {
         crate::profile::print(|service| self.kernel.tables().service_name(service));
     }
 
-    /// Chooses a service and makes everything ready for it; sleeps while there is none. Answers its frame.
-    fn resume(&mut self) -> Option<*const Frame> {
+    /// Chooses a service at `now` and makes everything ready for it; sleeps while there is none. Answers its frame.
+    fn resume(&mut self, mut now: u64) -> Option<*const Frame> {
         loop {
-            let now = xen::now();
             let next = self.kernel.next(now);
             #[cfg(feature = "profile")]
             if next.service.is_some() {
@@ -222,7 +220,8 @@ impl Run {
             let Some(service) = next.service else {
                 count(Count::Sleep);
                 processor::sleep();
-                self.idle += xen::now().saturating_sub(now);
+                let asleep = core::mem::replace(&mut now, xen::now());
+                self.idle += now.saturating_sub(asleep);
                 self.take_events();
                 continue;
             };

@@ -159,8 +159,7 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
         self.end.producer.store(HEAD, self.head);
         self.end.producer.barrier();
         if passed(old, self.head, self.end.consumer.load(MESSAGE_EVENT)) {
-            // A refusal is logged by the kernel; the receiver then finds the message when it next looks.
-            let _ = self.system.invoke(self.end.slot, Operation::QueueNotify, [0; 4]);
+            wake(&self.system, self.end.slot);
         }
     }
 
@@ -195,6 +194,8 @@ pub struct Receiver<T, S, M> {
     limit: u32,
     /// Half of what the queue holds, but one at least.
     half: u32,
+    /// What this end last wrote as `message_event`; at first what means nothing.
+    asked: u32,
     message: PhantomData<fn() -> T>,
 }
 
@@ -203,7 +204,7 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
     pub fn new(system: S, end: End<M>) -> Self {
         let tail = end.consumer.load(TAIL);
         let half = (end.depth / 2).max(1);
-        Receiver { system, end, tail, released: tail, limit: tail, half, message: PhantomData }
+        Receiver { system, end, tail, released: tail, limit: tail, half, asked: tail, message: PhantomData }
     }
 
     /// The notification bit by which this end learns of messages.
@@ -262,55 +263,84 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
         most - left
     }
 
-    #[cold]
+    #[inline]
     fn look_for_messages(&mut self) -> Option<Result<(), Malformed>> {
-        let mut waiting = self.waiting();
+        let waiting = self.waiting();
+        if waiting.wrapping_sub(1) < self.end.depth && self.tail.wrapping_sub(self.released) < self.half {
+            self.limit = self.tail.wrapping_add(waiting.min(self.half));
+            return Some(Ok(()));
+        }
+        self.look_closer(waiting)
+    }
+
+    /// What is left to do when none seem to wait, or more than there can be, or when half of the queue was taken.
+    #[inline(never)] // As for `flush`.
+    fn look_closer(&mut self, waiting: u32) -> Option<Result<(), Malformed>> {
         if waiting == 0 {
-            waiting = self.give_back(true);
-            if waiting == 0 {
-                return None;
-            }
+            return self.rest();
         }
         if waiting > self.end.depth {
             // More than the queue holds. Nothing in it means anything, and to follow the claim would be up to 2^32
             // messages of work: go on where the producer says that it is.
             self.tail = self.tail.wrapping_add(waiting);
             self.limit = self.tail;
-            self.give_back(false);
+            self.give_back();
             return Some(Err(Malformed));
         }
         self.limit = self.tail.wrapping_add(waiting.min(self.half));
         if self.tail.wrapping_sub(self.released) >= self.half {
-            self.give_back(false);
+            self.give_back();
         }
         Some(Ok(()))
+    }
+
+    /// Says that the next message is to wake this end, and looks once more.
+    #[inline(never)] // Else who finds messages pays for it, too.
+    fn rest(&mut self) -> Option<Result<(), Malformed>> {
+        let (tail, next) = (self.tail, self.tail.wrapping_add(1));
+        if self.asked == next && self.released == tail {
+            // The sender was told before, and the look that brought us here came after that.
+            return None;
+        }
+        self.asked = next;
+        self.end.consumer.store(MESSAGE_EVENT, next);
+        self.tell();
+        match self.end.producer.load(HEAD).wrapping_sub(tail) {
+            0 => None,
+            waiting => self.look_closer(waiting),
+        }
     }
 
     /// Gives the slots of the messages taken so far back to the sender, and wakes it if it waits for room.
     /// [`Self::pop`] does so by itself when it finds the queue empty, or that half of it was taken.
     pub fn release(&mut self) {
         if self.tail != self.released {
-            self.give_back(false);
+            self.give_back();
         }
     }
 
-    /// Tells the sender how far this end is, and, if it is to rest, that the next message is to wake it; answers how many
-    /// wait after that.
     #[inline(never)] // As for `flush`.
-    fn give_back(&mut self, rest: bool) -> u32 {
+    fn give_back(&mut self) {
+        self.tell();
+    }
+
+    /// Tells the sender how far this end is, and wakes it if it waits for that; what is looked at afterwards is no older.
+    #[inline(always)]
+    fn tell(&mut self) {
         let (old, new) = (self.released, self.tail);
         self.released = new;
         self.end.consumer.store(TAIL, new);
-        if rest {
-            self.end.consumer.store(MESSAGE_EVENT, new.wrapping_add(1));
-        }
         self.end.consumer.barrier();
-        let waiting = self.waiting();
         if passed(old, new, self.end.producer.load(SPACE_EVENT)) {
-            let _ = self.system.invoke(self.end.slot, Operation::QueueNotify, [0; 4]);
+            wake(&self.system, self.end.slot);
         }
-        waiting
     }
+}
+
+/// Wakes the other end. A refusal is logged by the kernel; that end then finds what there is when it next looks.
+#[inline(never)] // What decides that nobody is to be woken, which is often, needs no stack so.
+fn wake(system: &impl System, slot: Slot) {
+    let _ = system.invoke(slot, Operation::QueueNotify, [0; 4]);
 }
 
 /// Whether an index that moved from `old` to `new` has reached `event`: `RING_PUSH_REQUESTS_AND_CHECK_NOTIFY`

@@ -52,9 +52,10 @@ pub trait Memory: Clone {
         }
     }
     /// Reads `count` runs of `size` words that follow each other from a multiple of 8, as [`Memory::load_words`] does, and
-    /// hands each to `take`.
+    /// hands each to `take`; none if not all of them are there.
     fn load_each(&self, offset: usize, size: usize, count: usize, mut take: impl FnMut(Words)) {
-        for index in 0..count {
+        let there = offset.checked_add(size * 8 * count).is_some_and(|end| end <= self.len());
+        for index in 0..if there { count } else { 0 } {
             let mut words = Words::default();
             self.load_words(offset + index * size * 8, &mut words[..size]);
             take(words);

@@ -113,13 +113,10 @@ impl Memory for Window {
     }
 
     fn load_each(&self, offset: usize, size: usize, count: usize, mut take: impl FnMut(Words)) {
-        let all = self.words(offset, size * count);
-        for index in 0..count {
+        for from in self.words(offset, size * count).chunks_exact(size) {
             let mut words = Words::default();
-            if let Some(from) = all.get(index * size..(index + 1) * size) {
-                for (word, from) in words.iter_mut().zip(from) {
-                    *word = from.load(Ordering::Acquire);
-                }
+            for (word, from) in words.iter_mut().zip(from) {
+                *word = from.load(Ordering::Acquire);
             }
             take(words);
         }

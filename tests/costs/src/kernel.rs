@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::hint::black_box;
 use std::rc::Rc;
 
-use cloister_caps::abi::SYSTEM_CALL_INVOKE;
+use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::Tables;
 use cloister_caps::{DomId, EvtchnPort, Fault, Gfn, GrantRef, Kind, Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::System;
@@ -48,9 +48,11 @@ pub struct Caller {
     kernel: Rc<RefCell<Kernel<'static>>>,
     service: u8,
     /// The way in: of what is called there, and with what, the compiler knows nothing.
-    enter: fn(&RefCell<Kernel<'static>>, u8, u64, [u64; 6]) -> Status,
+    enter: fn(&RefCell<Kernel<'static>>, u8, u64, &[u64; 6]) -> Status,
     /// The slot of that end.
     pub slot: Slot,
+    /// The service that has the other end.
+    receiver: u8,
 }
 
 impl Caller {
@@ -69,12 +71,41 @@ impl Caller {
         let given = Given { module: None, command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
         let places = place(&tables, &mut free, &given, 0).map_err(|_| "the regions have no place")?;
         let kernel = Rc::new(RefCell::new(Kernel::new(tables, places, 0, 32 << 20)));
-        Ok(Caller { kernel, service: end.service, enter: black_box(enter), slot: Slot(end.slot) })
+        let queue = tables.queues().get(end.object as usize).ok_or("the policy has no such queue")?;
+        let caller = Caller {
+            kernel,
+            service: end.service,
+            enter: black_box(enter),
+            slot: Slot(end.slot),
+            receiver: queue.receiver,
+        };
+        (0..tables.services().len() as u8).for_each(|service| caller.wait(service));
+        Ok(caller)
+    }
+
+    fn wait(&self, service: u8) {
+        (self.enter)(&self.kernel, service, SYSTEM_CALL_WAIT, &[NO_DEADLINE, 0, 0, 0, 0, 0]);
+    }
+
+    /// This service waits; answers what the receiver is told, if it is the one to run.
+    #[inline]
+    pub fn hand_over(&self) -> Option<u64> {
+        self.wait(self.service);
+        let mut kernel = self.kernel.borrow_mut();
+        let next = kernel.next(0).service.filter(|service| *service == self.receiver)?;
+        Some(kernel.awake(next, 0).words[0])
+    }
+
+    /// The receiver waits; answers whether nobody is to run then.
+    #[inline]
+    pub fn rest(&self) -> bool {
+        self.wait(self.receiver);
+        self.kernel.borrow_mut().next(0).service.is_none()
     }
 }
 
 /// The other side.
-fn enter(kernel: &RefCell<Kernel<'static>>, service: u8, call: u64, arguments: [u64; 6]) -> Status {
+fn enter(kernel: &RefCell<Kernel<'static>>, service: u8, call: u64, arguments: &[u64; 6]) -> Status {
     match kernel.borrow_mut().system_call(&mut Nothing, service, call, arguments) {
         Outcome::Answer(answer) => answer.status,
         _ => Status::Done,
@@ -86,6 +117,6 @@ impl System for Caller {
     fn invoke(&self, slot: Slot, operation: Operation, [a, b, c, d]: [u64; 4]) -> Result<[u64; 2], Fault> {
         let arguments = [u64::from(slot.0), operation as u64, a, b, c, d];
         // A notification answers nothing.
-        (self.enter)(&self.kernel, self.service, SYSTEM_CALL_INVOKE, arguments).into_result().map(|()| [0; 2])
+        (self.enter)(&self.kernel, self.service, SYSTEM_CALL_INVOKE, &arguments).into_result().map(|()| [0; 2])
     }
 }

@@ -242,7 +242,7 @@ impl<'t> Bench<'t> {
     fn call(&mut self, service: u8, number: u64, arguments: [u64; 6]) {
         let before = (self.machine.refusals, self.kernel.refusals());
         let tables = self.machine.tables;
-        let outcome = self.kernel.system_call(&mut self.machine, service, number, arguments);
+        let outcome = self.kernel.system_call(&mut self.machine, service, number, &arguments);
         let told = (self.machine.refusals - before.0, self.kernel.refusals() - before.1);
         let status = match outcome {
             Outcome::Answer(answer) => {

@@ -102,8 +102,7 @@ impl Memory for Region {
 
     fn load(&self, offset: usize) -> u32 {
         let watched = self.weakness == Weakness::SecondLook(offset);
-        let second = std::mem::take(&mut self.seen().again);
-        if watched && second {
+        if watched && std::mem::take(&mut self.seen().again) {
             return self.seen().value;
         }
         let order = if self.weakness == Weakness::Ordering { Relaxed } else { Acquire };

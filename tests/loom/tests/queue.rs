@@ -33,11 +33,13 @@ struct Case {
     weakness: Weakness,
     /// Whether the receiver's wake-ups of the sender arrive.
     heard: bool,
+    /// How often the receiver looks in vain before it sleeps.
+    looks: u8,
     preemptions: Option<usize>,
 }
 
 const CASE: Case =
-    Case { depth: 2, start: 0, batches: &[], weakness: Weakness::None, heard: true, preemptions: Some(4) };
+    Case { depth: 2, start: 0, batches: &[], weakness: Weakness::None, heard: true, looks: 1, preemptions: Some(4) };
 
 /// The offset of either index.
 const INDEX: usize = 0;
@@ -58,7 +60,7 @@ impl Case {
             let rung = if self.heard { space.clone() } else { space.broken() };
             let receiver = Receiver::new(rung, end());
             let thread = loom::thread::spawn(move || send(sender, &space, self.batches));
-            receive(receiver, &message, total);
+            receive(receiver, &message, total, self.looks);
             thread.join().expect("the sender's thread ends");
         })
     }
@@ -78,10 +80,10 @@ fn send(mut sender: Sender<Number, Bell, Region>, space: &Bell, batches: &[u8]) 
     }
 }
 
-fn receive(mut receiver: Receiver<Number, Bell, Region>, message: &Bell, total: u8) {
+fn receive(mut receiver: Receiver<Number, Bell, Region>, message: &Bell, total: u8, looks: u8) {
     for expected in 1..=total {
         let got = loop {
-            match receiver.pop() {
+            match (0..looks).find_map(|_| receiver.pop()) {
                 Some(got) => break got,
                 None => message.wait(),
             }
@@ -114,6 +116,12 @@ fn one_at_a_time_across_the_wrap() {
 fn batches() {
     let orderings = Case { batches: &[2, 1], ..CASE }.run();
     assert!(orderings > 30_000, "{orderings}");
+}
+
+#[test]
+fn who_looks_again_before_it_sleeps_is_woken_all_the_same() {
+    let orderings = Case { batches: &[1, 1], looks: 2, preemptions: Some(3), ..CASE }.run();
+    assert!(orderings > 1_000, "{orderings}");
 }
 
 #[test]

@@ -148,8 +148,10 @@ pub const TAX_BULK_HYPERCALLS: Metric = less("tax-hypercalls", "hypercalls per 6
 /// Instructions of the pure code, by the names that `cloister-costs` gives its pieces.
 pub const PIECES: &[Metric] = &[
     less("check", "one capability check in the kernel", "instructions"),
+    less("hop-awake", "queue hop of a 16-byte descriptor, receiver awake: no call, no check", "instructions"),
     less("hop", "queue hop of a 16-byte descriptor, receiver asleep, with check", "instructions").limit(40.0),
     less("hop-32", "the same in a batch of 32, each", "instructions").limit(15.0),
+    less("hop-switch", "the hop of one with the kernel's part of the switch to the receiver", "instructions"),
     less("ring", "a transmit request into the ring, published", "instructions"),
     less("ring-32", "the same in a batch of 32, each", "instructions"),
     less("parse-35", "parsing an HTTP request of 35 bytes", "instructions"),

@@ -217,7 +217,7 @@ impl Bench {
     }
 
     pub fn call(&mut self, service: u8, number: u64, arguments: [u64; 6]) -> Outcome {
-        self.kernel.system_call(&mut self.machine, service, number, arguments)
+        self.kernel.system_call(&mut self.machine, service, number, &arguments)
     }
 
     pub fn invoke(&mut self, service: &str, name: &str, operation: Operation, [a, b, c, d]: [u64; 4]) -> Answer {

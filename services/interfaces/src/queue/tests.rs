@@ -7,7 +7,7 @@ use cloister_caps::Fault;
 
 use super::*;
 use crate::control::Reply as Quiet;
-use crate::net::{Request, Work};
+use crate::net::{Net, Request, Work};
 use crate::system::Own;
 
 /// Memory with one word a test can watch.
@@ -79,10 +79,10 @@ fn pair(depth: u32, start: u32) -> Pair {
         page.store(index, start);
         page.store(event, start);
     }
-    let end = || End { slot: Slot(0), bit: 0, depth, producer: producer.clone(), consumer: consumer.clone() };
+    let end = |bit| End { slot: Slot(0), bit, depth, producer: producer.clone(), consumer: consumer.clone() };
     let (woken, freed) = (Bell::default(), Bell::default());
-    let sender = Sender::new(woken.clone(), end());
-    let receiver = Receiver::new(freed.clone(), end());
+    let sender = Sender::new(woken.clone(), end(5));
+    let receiver = Receiver::new(freed.clone(), end(6));
     Pair { sender, receiver, producer, consumer, woken, freed }
 }
 
@@ -208,6 +208,30 @@ fn only_who_waits_is_woken_and_once() {
 }
 
 #[test]
+fn who_finds_nothing_again_says_nothing_again() {
+    let mut pair = pair(4, 0);
+    assert!(pair.receiver.pop().is_none());
+    assert_eq!(pair.consumer.load(MESSAGE_EVENT), 1);
+    // A mark, to see whether it is written over.
+    pair.consumer.store(MESSAGE_EVENT, 77);
+    assert!(pair.receiver.pop().is_none());
+    assert_eq!(pair.consumer.load(MESSAGE_EVENT), 77);
+    pair.sender.send(&message(1)).unwrap();
+    assert!(pair.receiver.pop().is_some());
+    assert!(pair.receiver.pop().is_none());
+    assert_eq!((pair.consumer.load(MESSAGE_EVENT), pair.consumer.load(TAIL)), (2, 1));
+    // At the same place again by way of a producer that jumps: what was taken since is given back all the same.
+    pair.producer.store(HEAD, u32::MAX);
+    assert_eq!(pair.receiver.pop(), Some(Err(Malformed)));
+    assert_eq!(pair.consumer.load(TAIL), u32::MAX, "given back at once");
+    pair.producer.store(HEAD, 1);
+    assert_eq!(pair.receiver.pop_each(2, |_| ()), 2);
+    assert_eq!((pair.receiver.tail, pair.consumer.load(TAIL)), (1, u32::MAX));
+    assert!(pair.receiver.pop().is_none());
+    assert_eq!((pair.consumer.load(TAIL), pair.consumer.load(MESSAGE_EVENT)), (1, 2));
+}
+
+#[test]
 fn what_is_published_quietly_wakes_nobody_until_something_else_does() {
     let mut pair = pair(4, 0);
     assert!(pair.receiver.pop().is_none());
@@ -254,6 +278,13 @@ fn a_lying_peer_gains_no_more_than_a_full_or_a_busy_queue() {
         assert_eq!(pair.receiver.pop(), Some(Ok(message(7))));
         assert_eq!(pair.receiver.pop(), None);
     }
+    // As many as the queue holds are believed, even of a sender that was told of no room for them.
+    let mut filled = pair(4, 0);
+    assert_eq!(filled.sender.push_all(&[message(1); 4]), 4);
+    filled.producer.store(HEAD, 2);
+    (0..2).for_each(|_| assert_eq!(filled.receiver.pop(), Some(Ok(message(1)))));
+    filled.producer.store(HEAD, 6);
+    (0..4).for_each(|_| assert_eq!(filled.receiver.pop(), Some(Ok(message(1)))));
     let mut pair = pair(4, 0);
     pair.sender.send(&message(1)).unwrap();
     pair.producer.write(SLOTS, &[0xee; 8]);
@@ -279,6 +310,18 @@ fn a_restarted_end_goes_on_where_the_queue_stands() {
         assert_eq!(receiver.pop(), Some(Ok(message(number))));
     }
     assert_eq!(receiver.pop(), None);
+}
+
+#[test]
+fn a_notification_is_about_an_interface_if_it_is_about_one_of_its_queues() {
+    let end = |bit| End { slot: Slot(0), bit, depth: 4, producer: Page::new(1), consumer: Page::new(1) };
+    let client = Client::<Net, _, _>::new(Bell::default(), end(5), end(6));
+    let server = Server::<Net, _, _>::new(Bell::default(), end(5), end(6));
+    for bit in 0..64 {
+        let (bits, about) = (Notifications(1 << bit), bit == 5 || bit == 6);
+        assert_eq!((client.notified(bits), server.notified(bits)), (about, about), "{bit}");
+    }
+    assert!(!client.notified(Notifications::default()) && server.notified(Notifications::ALL));
 }
 
 #[test]

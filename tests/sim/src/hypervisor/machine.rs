@@ -229,7 +229,7 @@ impl Machine {
     fn call(&self, service: u8, number: u64, arguments: [u64; 6]) -> Outcome {
         self.spend(CALL_TIME);
         let mut xen = self.xen();
-        let outcome = self.kernel().system_call(&mut *xen, service, number, arguments);
+        let outcome = self.kernel().system_call(&mut *xen, service, number, &arguments);
         let answer = match outcome {
             Outcome::Answer(answer) => (answer.status as u64, answer.words),
             _ => (0, [0; 2]),
