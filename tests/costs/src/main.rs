@@ -247,6 +247,7 @@ fn follow() -> Result<Ready, String> {
         plain: true,
         options: false,
         data: 100,
+        offset: frame::ETHERNET_HEADER + 40,
         seq: 0,
         ack: 0,
         window: 1,
