@@ -1,5 +1,6 @@
 //! The world that a service sees: capabilities that it may invoke, and memory that it shares.
 
+use alloc::vec::Vec;
 use core::fmt;
 use core::ops::{Add, Sub};
 use core::sync::atomic::{Ordering, fence};
@@ -80,6 +81,15 @@ pub trait Memory: Clone {
             self.read(offset + done, bytes);
             to.write(at + done, bytes);
         }
+    }
+    /// A buffer of `length` bytes from the heap, for who writes before it reads: what it holds at first is not said, so that
+    /// nobody has to empty what is large. None if the heap has no room for it.
+    #[must_use]
+    fn buffer(length: usize) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(length).ok()?;
+        bytes.resize(length, 0);
+        Some(bytes)
     }
     /// Makes every store before it visible before any load after it is made (Xen's `xen_mb`): for who tells a peer
     /// something and then looks whether it has gone to sleep.

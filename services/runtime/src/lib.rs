@@ -4,6 +4,9 @@
 //! kernel only through [`Kernel`] and shared memory only through [`Window`].
 #![cfg_attr(not(test), no_std)]
 
+#[cfg(not(miri))]
+extern crate alloc;
+
 mod call;
 #[cfg(feature = "fused")]
 mod fused;

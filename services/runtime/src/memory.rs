@@ -7,6 +7,8 @@
 //! - The kernel says where a region is and how long; both are made from its answer alone, and check every access.
 
 #[cfg(not(miri))]
+use alloc::vec::Vec;
+#[cfg(not(miri))]
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -128,6 +130,19 @@ impl Memory for Window {
                 word.store(value, Ordering::Release);
             }
         }
+    }
+
+    #[cfg(not(miri))]
+    fn buffer(length: usize) -> Option<Vec<u8>> {
+        let mut bytes = Vec::<u8>::new();
+        bytes.try_reserve_exact(length).ok()?;
+        // SAFETY: the capacity is there, and of the heap: memory that is mapped and holds some bytes. The compiler has to take them for
+        // what the assembly left, so that they are not undefined to it.
+        unsafe {
+            asm!("/* {} */", in(reg) bytes.as_mut_ptr(), options(nostack, preserves_flags));
+            bytes.set_len(length);
+        }
+        Some(bytes)
     }
 
     fn read(&self, offset: usize, into: &mut [u8]) {

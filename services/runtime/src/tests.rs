@@ -160,6 +160,17 @@ fn what_the_kernel_refuses_is_a_fault() {
     assert_eq!(fault.status(), Status::NoCapability);
 }
 
+#[test]
+fn a_buffer_is_as_long_as_it_was_asked_for_or_not_there() {
+    for length in [0, 1, 4096, 1 << 20] {
+        let mut buffer = Window::buffer(length).expect("there is room");
+        assert_eq!(buffer.len(), length);
+        buffer.fill(7);
+        assert!(buffer.iter().all(|byte| *byte == 7));
+    }
+    assert_eq!(Window::buffer(isize::MAX as usize), None);
+}
+
 proptest! {
     #[test]
     fn a_window_is_an_array(accesses in prop::collection::vec((0_usize..80, 0_usize..40, any::<bool>(), any::<u8>()), 0..40)) {

@@ -61,19 +61,18 @@ impl Buffers {
         Buffers { connections: (many + affordable).max(1), large, small }
     }
 
-    /// A new socket, if the heap has room for one.
-    pub fn socket(&self, large: bool) -> Option<tcp::Socket<'static>> {
+    /// A new socket with buffers that `make` makes ([`Memory::buffer`]), if it can.
+    pub fn socket(&self, large: bool, make: Make) -> Option<tcp::Socket<'static>> {
         let sizes = if large { self.large } else { self.small };
+        let buffer = |length| Some(tcp::SocketBuffer::new(make(length)?));
         Some(tcp::Socket::new(buffer(sizes.receive)?, buffer(sizes.send)?))
     }
 }
 
-fn buffer(length: usize) -> Option<tcp::SocketBuffer<'static>> {
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(length).ok()?;
-    bytes.resize(length, 0);
-    Some(tcp::SocketBuffer::new(bytes))
-}
+/// Makes a buffer of so many bytes, if there is room for it.
+///
+/// [`Memory::buffer`]: cloister_interfaces::Memory::buffer
+pub type Make = fn(usize) -> Option<Vec<u8>>;
 
 #[cfg(test)]
 mod tests {

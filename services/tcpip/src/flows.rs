@@ -18,7 +18,7 @@ use smoltcp::socket::tcp::{self, Socket, State};
 use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::IpAddress;
 
-use crate::buffers::Buffers;
+use crate::buffers::{Buffers, Make};
 use crate::frame::Segment;
 use crate::recovery::Recovery;
 use crate::slot::{Peer, Slot, discard};
@@ -180,13 +180,14 @@ pub struct Flows {
     ports: ArrayVec<(u8, u16), MAX_PORTS>,
     layout: Layout,
     buffers: Buffers,
+    make: Make,
     /// Connections that are neither unused nor delivered.
     busy: usize,
 }
 
 impl Flows {
-    /// No connections yet; sockets for `layout` within `budget` bytes. `random` is a secret.
-    pub fn new(layout: Layout, budget: usize, random: u64) -> Self {
+    /// No connections yet; sockets for `layout` within `budget` bytes that `make` makes. `random` is a secret.
+    pub fn new(layout: Layout, budget: usize, make: Make, random: u64) -> Self {
         let buffers = Buffers::new(layout, budget);
         let count = buffers.connections;
         let none = || Flow {
@@ -214,6 +215,7 @@ impl Flows {
             ports: ArrayVec::new(),
             layout,
             buffers,
+            make,
             busy: 0,
         }
     }
@@ -334,7 +336,7 @@ impl Flows {
             }
             // If the heap is smaller than the policy's proportion promised, we live with what there is: the index is in no
             // list any more.
-            let Some(mut socket) = self.buffers.socket(large) else { continue };
+            let Some(mut socket) = self.buffers.socket(large, self.make) else { continue };
             socket.set_nagle_enabled(false);
             socket.set_timeout(Some(TIMEOUT));
             socket.set_keep_alive(Some(KEEP_ALIVE));

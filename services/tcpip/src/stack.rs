@@ -104,7 +104,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         let layout = Layout::of(caps.stream_in.len(), caps.stream_out.len());
         // Without randomness a peer can make one chain of all connections, and guess numbers; the kernel has logged it.
         let random = caps.entropy.draw().map_or(0, |[random, _]| random);
-        let flows = Flows::new(layout, socket_budget(caps.stream_out.len()), random);
+        let flows = Flows::new(layout, socket_budget(caps.stream_out.len()), M::buffer, random);
         let config = config::parse(caps.command_line, |refused| caps.console.line(format_args!("{refused}")));
         let mut others = SocketSet::new(Vec::new());
         let address = Address::new(config.addressing, &mut others);
