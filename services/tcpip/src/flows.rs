@@ -6,6 +6,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::num::NonZeroU16;
 use core::time::Duration;
 
 use arrayvec::ArrayVec;
@@ -84,6 +85,8 @@ pub struct Flow {
     pub slot: Option<Slot>,
     /// What is on its way to the peer.
     pub recovery: Recovery,
+    /// Bytes of data in the longest segments that the peer takes.
+    pub largest: NonZeroU16,
     /// The sequence number of the first byte of the peer's stream.
     pub start: u32,
     /// The sequence number after the peer's FIN, when that has come.
@@ -199,6 +202,7 @@ impl Flows {
             until: Instant::START,
             slot: None,
             recovery: Recovery::default(),
+            largest: NonZeroU16::MIN,
             start: 0,
             end: None,
             sent: None,
@@ -305,14 +309,14 @@ impl Flows {
         self.table.find(key)
     }
 
-    /// Makes a socket listen for the peer whose first segment this is. None if there is no room, or
-    /// nobody listens.
-    pub fn open(&mut self, segment: &Segment, now: Instant) -> Option<u16> {
+    /// Makes a socket listen for the peer whose first segment this is, and which takes segments with up to `largest` bytes. None if
+    /// there is no room, or nobody listens.
+    pub fn open(&mut self, segment: &Segment, largest: NonZeroU16, now: Instant) -> Option<u16> {
         let client = self.owner(segment.port)?;
         let index = self.take()?;
         let flow = self.get(index)?;
         flow.socket()?.listen(segment.port).ok()?;
-        flow.client = client;
+        (flow.client, flow.largest) = (client, largest);
         flow.recovery = Recovery::default();
         flow.limit_silence();
         (flow.start, flow.end, flow.sent) = (segment.seq.wrapping_add(1), None, None);
@@ -523,6 +527,6 @@ impl Flows {
 
 fn peer(socket: &tcp::Socket<'_>) -> Option<Peer> {
     let (remote, local) = (socket.remote_endpoint()?, socket.local_endpoint()?);
-    let IpAddress::Ipv4(address) = remote.addr else { return None };
+    let IpAddress::Ipv4(address) = remote.addr;
     Some(Peer { address: address.octets(), port: remote.port, local_port: local.port })
 }

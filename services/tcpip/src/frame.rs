@@ -118,6 +118,26 @@ pub fn selected(frame: &[u8]) -> [Option<(u32, u32)>; 3] {
     segment.and_then(|segment| segment.selective_ack_ranges().ok()).unwrap_or_default()
 }
 
+/// Where the segment in `frame` says how long segments its sender takes: only a SYN does (RFC 9293, 3.7.1).
+pub fn largest_segment(frame: &mut [u8]) -> Option<&mut [u8; 2]> {
+    const END: u8 = 0;
+    const NOTHING: u8 = 1;
+    const LARGEST: u8 = 2;
+    let segment = ETHERNET_HEADER + usize::from(frame.get(ETHERNET_HEADER)? & 0x0f) * 4;
+    let end = segment + usize::from(frame.get(segment + 12)? >> 4) * 4;
+    let mut at = segment + 20;
+    while at < end {
+        match (*frame.get(at)?, frame.get(at + 1).copied()) {
+            (END, _) => return None,
+            (NOTHING, _) => at += 1,
+            (LARGEST, Some(4)) if at + 4 <= end => return frame.get_mut(at + 2..)?.first_chunk_mut(),
+            (_, Some(length @ 2..)) => at += usize::from(length),
+            _ => return None,
+        }
+    }
+    None
+}
+
 /// Whether the TCP or UDP checksum of `frame` is right, if it has one. A fragment of a TCP or UDP packet is not: nobody
 /// whose packets we want makes such, and its checksum is known only when it is whole.
 pub fn is_intact(frame: &[u8]) -> bool {
@@ -372,6 +392,32 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_segment_is_found_among_options_and_nowhere_else() {
+        let with = |options: &[u8]| {
+            let mut frame = tcp(0x02, 5);
+            frame.truncate(ETHERNET_HEADER + 40);
+            frame[ETHERNET_HEADER + 32] = (5 + options.len() as u8 / 4) << 4;
+            frame.extend(options);
+            largest_segment(&mut frame).map(|largest| u16::from_be_bytes(*largest))
+        };
+        assert_eq!(with(&[2, 4, 5, 0xb4]), Some(1460));
+        assert_eq!(with(&[1, 3, 3, 7, 2, 4, 1, 0]), Some(256));
+        assert_eq!(with(&[4, 2, 1, 1, 2, 4, 1, 0, 2, 4, 2, 0]), Some(256), "the first");
+        for none in [
+            &[][..],
+            &[1; 4],
+            &[0, 2, 4, 9],
+            &[3, 0, 2, 4],
+            &[2, 3, 1, 1],
+            &[1, 1, 2, 4],
+            &[1, 1, 1, 2],
+            &[8, 40, 2, 4],
+        ] {
+            assert_eq!(with(none), None, "{none:?}");
+        }
+    }
+
+    #[test]
     fn a_segment_is_intact_until_a_bit_of_it_changes() {
         let good = segment();
         assert!(is_intact(&good));
@@ -404,7 +450,7 @@ mod tests {
         #[test]
         fn any_bytes_are_looked_at_without_a_panic(mut frame in prop::collection::vec(any::<u8>(), 0..100)) {
             if frame.len() > 13 { frame[12] = 8; frame[13] = 0; }
-            let _ = (classify(&frame, Some(OWN)), is_intact(&frame), selected(&frame));
+            let _ = (classify(&frame, Some(OWN)), is_intact(&frame), selected(&frame), largest_segment(&mut frame));
             prepare_checksum(&mut frame);
         }
     }

@@ -18,6 +18,7 @@ mod congestion;
 pub mod cut;
 mod echo;
 mod flows;
+mod fragments;
 pub mod frame;
 mod quiesce;
 pub mod recovery;

@@ -54,6 +54,11 @@ impl Runs {
         starts
     }
 
+    /// How many pages can be taken one by one.
+    pub fn count(&self) -> usize {
+        (self.free & self.short).count_ones() as usize
+    }
+
     /// Whether [`Self::take`] would find `count` pages.
     pub fn has(&self, count: usize) -> bool {
         (1..=MAX_PAGES).contains(&count) && self.starts(count as u32) != 0

@@ -235,6 +235,7 @@ impl<S: System, M: Memory> Stack<S, M> {
 
     /// Has the stack parse a frame that is no connection's.
     fn parse(&mut self, now: Instant) {
+        self.wire.begin(None);
         if let Some(interface) = &mut self.interface {
             interface.poll_ingress_single(stack_time(now), &mut self.wire, &mut self.others);
         }
@@ -250,7 +251,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             None if self.waits(ended, segment, now) => return self.wire.pass_over(),
             // The stack refuses what is for nobody.
             None if !start || self.flows.owner(port).is_none() => return self.parse(now),
-            None => match self.flows.open(segment, now) {
+            None => match self.flows.open(segment, self.wire.announced(), now) {
                 Some(index) => index,
                 // Without room it is dropped, so that the peer tries again.
                 None => return self.wire.pass_over(),
@@ -269,11 +270,12 @@ impl<S: System, M: Memory> Stack<S, M> {
             self.wire.pass_over();
             return self.flows.mark(index);
         }
+        // More than a segment is acknowledged in this pass, once for all that came; less with the answer.
+        let (largest, much) = (flow.largest, flow.recovery.unanswered(segment) > u32::from(flow.largest.get()));
         let Some(socket) = flow.socket() else { return };
-        // More than a segment at once is acknowledged in this pass, once for all that came; less with the answer.
-        socket.set_ack_delay(Some(if segment.data > whole { StackDuration::ZERO } else { ACK_DELAY }));
+        socket.set_ack_delay(Some(if much { StackDuration::ZERO } else { ACK_DELAY }));
         let before = (socket.send_queue(), socket.state());
-        self.wire.begin();
+        self.wire.begin(Some(largest));
         let placed = if self.wire.is_pending() { flow.place(segment, ring) } else { None };
         if let Some(position) = placed {
             self.wire.deliver(segment.offset, segment.data, &self.stream_in, ring, position);
@@ -329,6 +331,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             if at.is_none_or(|at| at > time) || !self.wire.can_send() {
                 return;
             }
+            self.wire.begin(None);
             if interface.poll_egress(time, &mut self.wire, &mut self.others) == PollResult::None {
                 // It cannot now, whatever it waits for.
                 self.others_at = interface.poll_at(time, &self.others).map(|at| own_time(at).max(now + BLOCKED));
@@ -402,7 +405,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         let time = stack_time(now);
         let whole = self.wire.largest_segment() as u32;
         let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return Attended::Done };
-        let (until, stage) = (flow.limit(), flow.stage);
+        let (until, stage, largest) = (flow.limit(), flow.stage, flow.largest);
         let Some((queued, most)) = flow.socket().map(|socket| (socket.send_queue(), socket.send_capacity())) else {
             return Attended::Done;
         };
@@ -439,7 +442,7 @@ impl<S: System, M: Memory> Stack<S, M> {
                 (result, at) = (Attended::Blocked, None);
                 break;
             }
-            self.wire.begin();
+            self.wire.begin(Some(largest));
             if let Some(wanted) = recovery.wanted() {
                 self.wire.want(wanted);
             }

@@ -3,22 +3,27 @@
 //! The rx-pool is shared with another domain, which may write it at any moment: a received frame is copied out, whole and
 //! once, before anything looks at it, and its pages go back. A frame to send is built in the tx-pool, which others may only
 //! read.
+//!
+//! Where the link cuts long segments, the stack is told of a link that carries them whole: what a peer says of the segments that
+//! it takes is raised before the stack sees it, what the stack says of ours is lowered, and the link is told how long to make
+//! them. What is no segment is cut here.
 
 mod received;
 
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::num::{NonZeroU16, NonZeroUsize};
+use core::num::NonZeroU16;
 
 use cloister_caps::PAGE_SIZE;
 use cloister_interfaces::net::{LONGEST_FRAME, Net, Offloads, Reply, Request, Work};
 use cloister_interfaces::{Client, Memory, Own, System};
-use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta};
+use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
 use crate::cut::{outgoing, parts};
-use crate::frame::{ETHERNET_HEADER, prepare_checksum};
+use crate::fragments::fragments;
+use crate::frame::{ETHERNET_HEADER, LARGEST_REASSEMBLED, largest_segment, prepare_checksum};
 use crate::recovery::{Outgoing, Wanted};
 use crate::runs::{MAX_PAGES, Runs};
 use received::Part;
@@ -32,6 +37,10 @@ const MANY_PAGES: usize = 32;
 const SEGMENT_HEADERS: usize = 20 + 20;
 /// Bytes of all headers of a segment at most.
 const LONGEST_HEADERS: usize = ETHERNET_HEADER + SEGMENT_HEADERS + 40;
+
+/// What a peer takes that does not say how long segments may be (RFC 9293, MUST-15); and the least that is believed.
+const UNANNOUNCED: u16 = 536;
+const LEAST_SEGMENT: u16 = 48;
 
 /// What the link did, that the stack must know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,8 +79,15 @@ struct Outbound<S, M: Memory> {
     /// For the first page of each frame that netfront has, how many pages that frame has.
     sent: Vec<u8>,
     offloads: Offloads,
+    /// The longest frame that the link carries uncut.
+    whole: usize,
+    /// The data of the segments that the link is to cut those of this turn's connection into; none in another's turn.
+    segment: Option<NonZeroU16>,
     /// The segment that the stack made last.
     made: Option<Outgoing>,
+    /// Where a packet that is longer is built, and the number of the last one.
+    packet: Vec<u8>,
+    number: u16,
     /// netfront was asked for something that it does not know of yet.
     asked: bool,
 }
@@ -100,6 +116,8 @@ pub struct Wire<S, M: Memory> {
     pending: usize,
     /// What is sent of the segments that the stack makes.
     wanted: Option<Wanted>,
+    /// The longest segments that the sender of the last SYN takes, as it says.
+    announced: u16,
     mtu: u16,
     /// The longest frame with a segment that the link is to cut; none if it does not.
     longest: Option<usize>,
@@ -121,7 +139,11 @@ impl<S: System, M: Memory> Wire<S, M> {
                 free: Runs::new(tx),
                 sent: vec![0; tx],
                 offloads: Offloads::empty(),
+                whole: 1500 + ETHERNET_HEADER,
+                segment: None,
                 made: None,
+                packet: vec![0; LONGEST_HEADERS + LARGEST_REASSEMBLED],
+                number: 0,
                 asked: false,
             },
             pool: rx_pool,
@@ -135,6 +157,7 @@ impl<S: System, M: Memory> Wire<S, M> {
             loaded: 0,
             pending: 0,
             wanted: None,
+            announced: UNANNOUNCED,
             mtu: 1500,
             longest: None,
             up: false,
@@ -171,6 +194,11 @@ impl<S: System, M: Memory> Wire<S, M> {
     /// Bytes of data in the longest frame, which the link may have to cut.
     pub fn longest_data(&self) -> usize {
         self.longest.map_or(self.largest_segment(), |length| length - ETHERNET_HEADER - SEGMENT_HEADERS)
+    }
+
+    /// Bytes of data in the longest segments that the sender of the SYN that was readied takes.
+    pub fn announced(&self) -> NonZeroU16 {
+        NonZeroU16::new(self.announced.clamp(LEAST_SEGMENT, self.largest_segment() as u16)).unwrap_or(NonZeroU16::MIN)
     }
 
     /// Bytes of data in a segment as long as the link carries.
@@ -220,6 +248,7 @@ impl<S: System, M: Memory> Wire<S, M> {
         self.reset();
         self.up = true;
         self.mtu = mtu;
+        self.out.whole = usize::from(mtu) + ETHERNET_HEADER;
         self.out.offloads = if self.offloading { offloads } else { Offloads::empty() };
         self.longest = self.longest_segment();
         Event::Up { mac, mtu }
@@ -243,7 +272,7 @@ impl<S: System, M: Memory> Wire<S, M> {
     /// Sends a frame that the stack did not make.
     pub fn send(&mut self, frame: &[u8]) {
         if self.can_send() {
-            self.out.send(frame.len(), None, |space| space.copy_from_slice(frame));
+            self.out.send(frame.len(), |space| space.copy_from_slice(frame));
         }
     }
 
@@ -263,9 +292,10 @@ impl<S: System, M: Memory> Wire<S, M> {
         self.out.net.replies.release();
     }
 
-    /// A connection's turn begins. All is sent of what the stack makes.
-    pub fn begin(&mut self) {
-        (self.wanted, self.out.made) = (None, None);
+    /// The turn of a connection begins, whose peer takes segments with so many bytes; or of what is none. All is sent of what the
+    /// stack makes.
+    pub fn begin(&mut self, segment: Option<NonZeroU16>) {
+        (self.wanted, self.out.made, self.out.segment) = (None, None, segment);
     }
 
     /// Only this is sent of what the stack makes in this turn.
@@ -296,42 +326,72 @@ impl<S: System, M: Memory> Outbound<S, M> {
 
     /// Has `fill` build a frame of `length` bytes in the pool, and sends it. Without room it is lost, as on any link; its sender
     /// looked first.
-    fn send<R>(&mut self, length: usize, segment: Option<NonZeroU16>, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+    fn send<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         let count = length.div_ceil(PAGE_SIZE);
         let page = if length <= LONGEST_FRAME { self.free.take(count) } else { None };
         let offset = page.map_or(usize::MAX, |page| usize::from(page) * PAGE_SIZE);
-        let offloads = self.offloads;
+        let (offloads, segment, whole) = (self.offloads, self.segment, self.whole);
         let mut fill = Some(fill);
         let placed = self.pool.edit(offset, length, |space| {
             let result = fill.take().map(|fill| fill(space));
+            let made = outgoing(space);
+            if made.is_some_and(|made| made.start)
+                && let Some(largest) = largest_segment(space)
+            {
+                *largest = ((whole - ETHERNET_HEADER - SEGMENT_HEADERS) as u16).to_be_bytes();
+            }
+            let data = made.map_or(0, |made| made.data);
             let work = match segment {
-                _ if !offloads.contains(Offloads::CHECKSUM) || !prepare_checksum(space) => Work::Nothing,
-                Some(size) => Work::Segments(size.get()),
-                None => Work::Checksum,
+                _ if made.is_none() || !offloads.contains(Offloads::CHECKSUM) || !prepare_checksum(space) => {
+                    Work::Nothing
+                }
+                Some(size) if data > u32::from(size.get()) => Work::Segments(size.get()),
+                _ => Work::Checksum,
             };
-            (result, work)
+            (result, work, made)
         });
-        if let (Some(page), Some((_, work))) = (page, &placed) {
+        if let (Some(page), Some((_, work, made))) = (page, &placed) {
+            self.made = *made;
             self.submit(page, count, &Request::Transmit { page, length: length as u16, work: *work });
         }
         match (placed, fill) {
-            (Some((Some(result), _)), _) => result,
+            (Some((Some(result), ..)), _) => result,
             (_, Some(fill)) => fill(&mut vec![0; length]),
             _ => unreachable!("what was filled has a result"),
         }
     }
 
     /// Sends what is wanted of the segment in `frame`.
-    fn send_wanted(&mut self, frame: &[u8], segment: Option<NonZeroU16>, wanted: &Wanted) {
-        let Some(made) = self.made else {
-            return self.send(frame.len(), None, |space| space.copy_from_slice(frame));
+    fn send_wanted(&mut self, frame: &[u8], wanted: &Wanted) {
+        let Some(made) = outgoing(frame) else {
+            return self.send(frame.len(), |space| space.copy_from_slice(frame));
         };
         let headers = frame.len().saturating_sub(made.data as usize);
         let summed = !self.offloads.contains(Offloads::CHECKSUM);
         for part in parts(made, wanted) {
-            let segment = segment.filter(|size| part.data() > usize::from(size.get()));
-            self.send(headers + part.data(), segment, |space| part.write(frame, headers, space, summed));
+            self.send(headers + part.data(), |space| part.write(frame, headers, space, summed));
         }
+        self.made = Some(made);
+    }
+
+    /// Has `fill` build a packet that is longer than the link carries, and sends it in fragments; none of them without room for all.
+    fn send_long<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let mut packet = core::mem::take(&mut self.packet);
+        let Some(frame) = packet.get_mut(..length) else {
+            self.packet = packet;
+            return fill(&mut vec![0; length]);
+        };
+        let result = fill(frame);
+        let number = self.number.wrapping_add(1);
+        self.number = number;
+        let count = fragments(length, self.whole).count();
+        if self.free.count() >= count && self.net.requests.room() as usize >= count {
+            for fragment in fragments(length, self.whole) {
+                self.send(fragment.length(), |space| fragment.write(frame, number, space));
+            }
+        }
+        self.packet = packet;
+        result
     }
 
     fn submit(&mut self, page: u16, count: usize, request: &Request) {
@@ -357,32 +417,23 @@ impl smoltcp::phy::RxToken for RxToken<'_> {
 /// Leave to send one frame.
 pub struct TxToken<'a, S, M: Memory> {
     out: &'a mut Outbound<S, M>,
-    /// The data of the segments that the link is to cut it into.
-    segment: Option<NonZeroU16>,
     /// Where the frame is built if only this of it is sent.
     wanted: Option<(&'a mut [u8], &'a Wanted)>,
 }
 
 impl<S: System, M: Memory> smoltcp::phy::TxToken for TxToken<'_, S, M> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
-        let out = self.out;
-        let built = self.wanted.and_then(|(space, wanted)| Some((space.get_mut(..length)?, wanted)));
-        let Some((frame, wanted)) = built else {
-            let (result, made) = out.send(length, self.segment, |space| {
-                let result = f(space);
-                (result, outgoing(space))
-            });
-            out.made = made;
+        if let Some((space, wanted)) = self.wanted
+            && let Some(frame) = space.get_mut(..length)
+        {
+            let result = f(frame);
+            self.out.send_wanted(frame, wanted);
             return result;
-        };
-        let result = f(frame);
-        out.made = outgoing(frame);
-        out.send_wanted(frame, self.segment, wanted);
-        result
-    }
-
-    fn set_meta(&mut self, meta: PacketMeta) {
-        self.segment = meta.segmentation_offload_size;
+        }
+        if length > self.out.whole && self.out.segment.is_none() {
+            return self.out.send_long(length, f);
+        }
+        self.out.send(length, f)
     }
 }
 
@@ -402,7 +453,7 @@ impl<S: System, M: Memory> Device for Wire<S, M> {
             self.copy_rest();
         }
         let frame = self.frame.get(..length).filter(|frame| !frame.is_empty())?;
-        Some((RxToken(frame), TxToken { out: &mut self.out, segment: None, wanted: None }))
+        Some((RxToken(frame), TxToken { out: &mut self.out, wanted: None }))
     }
 
     fn transmit(&mut self, _timestamp: Instant) -> Option<Self::TxToken<'_>> {
@@ -410,19 +461,18 @@ impl<S: System, M: Memory> Device for Wire<S, M> {
             return None;
         }
         let wanted = self.wanted.as_ref().map(|wanted| (&mut self.frame[..], wanted));
-        Some(TxToken { out: &mut self.out, segment: None, wanted })
+        Some(TxToken { out: &mut self.out, wanted })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = usize::from(self.mtu) + ETHERNET_HEADER;
+        capabilities.max_transmission_unit = self.longest.unwrap_or(self.out.whole);
         // What comes is verified before the stack sees it, if it has to be.
         capabilities.checksum.ipv4 = Checksum::Tx;
         capabilities.checksum.udp = Checksum::Tx;
         let linked = self.out.offloads.contains(Offloads::CHECKSUM);
         capabilities.checksum.tcp = if linked { Checksum::None } else { Checksum::Tx };
-        capabilities.segmentation.tcpv4 = self.longest.and_then(NonZeroUsize::new);
         capabilities
     }
 }

@@ -30,7 +30,15 @@ impl Client {
     /// Never: the interface has room for one address.
     #[must_use]
     pub fn new() -> Self {
-        let mut wire = Wire::default();
+        Self::of(Wire::default())
+    }
+
+    /// The same on this wire.
+    ///
+    /// # Panics
+    /// As above.
+    #[must_use]
+    pub fn of(mut wire: Wire) -> Self {
         let config = Config::new(HardwareAddress::Ethernet(EthernetAddress([2, 0, 0, 0, 0, 9])));
         let mut interface = Interface::new(config, &mut wire, Instant::from_micros(1_000_000));
         interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(CLIENT, 24)).unwrap());

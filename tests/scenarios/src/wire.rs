@@ -8,8 +8,9 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Packet, TcpPacket, checksum};
 
 /// The wire between the image and the client.
-#[derive(Default)]
 pub struct Wire {
+    /// Bytes of the largest packet of the client's.
+    mtu: usize,
     /// Frames to the client.
     pub to_client: VecDeque<Vec<u8>>,
     /// Frames to the image.
@@ -19,7 +20,19 @@ pub struct Wire {
     sent: u64,
 }
 
+impl Default for Wire {
+    fn default() -> Self {
+        Self::of(1500)
+    }
+}
+
 impl Wire {
+    /// A wire to a client with this MTU.
+    #[must_use]
+    pub fn of(mtu: usize) -> Self {
+        Wire { mtu, to_client: VecDeque::new(), to_server: VecDeque::new(), lose_every: None, sent: 0 }
+    }
+
     /// Whether the next frame arrives.
     pub fn keeps(&mut self) -> bool {
         self.sent += 1;
@@ -104,7 +117,7 @@ impl Device for Wire {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = 1514;
+        capabilities.max_transmission_unit = self.mtu + 14;
         capabilities
     }
 }

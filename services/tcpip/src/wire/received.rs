@@ -6,8 +6,8 @@ use cloister_interfaces::socket::Ring;
 use cloister_interfaces::{Memory, System};
 use smoltcp::wire::Ipv4Cidr;
 
-use super::{LONGEST_HEADERS, Refused, Wire};
-use crate::frame::{self, Kind, classify, has_sound_header, is_intact, is_sound, selected};
+use super::{LONGEST_HEADERS, Refused, UNANNOUNCED, Wire};
+use crate::frame::{self, Kind, Segment, classify, has_sound_header, is_intact, is_sound, largest_segment, selected};
 use crate::recovery::Range;
 use crate::time_wait::End;
 
@@ -116,11 +116,25 @@ impl<S: System, M: Memory> Wire<S, M> {
             };
             if wanted && (checked || is_intact(frame)) {
                 self.loaded = length;
+                if let Kind::Segment(Segment { start: true, .. }) = kind {
+                    self.note_announced();
+                }
                 return Some(kind);
             }
             self.pass_over();
         }
         None
+    }
+
+    /// Takes note of how long segments may be for the sender of the SYN that was readied. The stack is to make them as long as it
+    /// can, if the link cuts them.
+    #[cold]
+    fn note_announced(&mut self) {
+        let largest = self.frame.get_mut(..self.loaded).and_then(largest_segment);
+        self.announced = largest.as_ref().map_or(UNANNOUNCED, |largest| u16::from_be_bytes(**largest));
+        if let (Some(largest), Some(_)) = (largest, self.longest) {
+            *largest = u16::MAX.to_be_bytes();
+        }
     }
 
     /// What the segment that was readied says that its sender has.

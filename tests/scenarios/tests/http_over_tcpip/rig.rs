@@ -43,6 +43,8 @@ struct Link {
     offloads: Offloads,
     /// Bytes of the longest frame that was sent.
     longest: usize,
+    /// Bytes of the longest that came out of the link.
+    longest_carried: usize,
     /// Frames that were sent.
     frames: usize,
     closed: bool,
@@ -66,6 +68,7 @@ impl Link {
                     let (frames, packets) = (self.loss.frames, self.loss.packets);
                     let whole = self.loss.keeps(frames);
                     for frame in finish(frame, work) {
+                        self.longest_carried = self.longest_carried.max(frame.len());
                         if self.loss.keeps(packets) && whole && wire.keeps() {
                             wire.to_client.push_back(frame);
                         }
@@ -118,6 +121,8 @@ pub struct Setup {
     pub shared: bool,
     /// What the link does.
     pub offloads: Offloads,
+    /// Bytes of the largest packet of the client's.
+    pub mtu: usize,
 }
 
 impl Default for Setup {
@@ -129,6 +134,7 @@ impl Default for Setup {
             site: b"",
             shared: true,
             offloads: Offloads::empty(),
+            mtu: 1500,
         }
     }
 }
@@ -204,12 +210,13 @@ impl Rig {
                 rx_free: VecDeque::new(),
                 offloads: setup.offloads,
                 longest: 0,
+                longest_carried: 0,
                 frames: 0,
                 closed: false,
                 loss: Loss::default(),
             },
             control,
-            client: Peer::new(),
+            client: Peer::of(Wire::of(setup.mtu)),
             nanoseconds: 1_000_000_000,
             pace: 100_000,
             application: Some(application),
@@ -253,6 +260,11 @@ impl Rig {
     /// Bytes of the longest frame that the image sent.
     pub fn longest_frame(&self) -> usize {
         self.link.longest
+    }
+
+    /// Bytes of the longest that came out of the link, which cuts what the image sends.
+    pub fn longest_carried(&self) -> usize {
+        self.link.longest_carried
     }
 
     /// The backend goes.

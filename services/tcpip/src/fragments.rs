@@ -1,0 +1,83 @@
+//! Fragments of a packet that is longer than the link carries (RFC 791, 3.2). Only what is no segment is ever so long: an echo,
+//! mostly.
+
+use smoltcp::wire::Ipv4Packet;
+
+use crate::frame::ETHERNET_HEADER;
+
+/// Bytes of an IPv4 header as the stack makes it: without options.
+const HEADER: usize = 20;
+/// Bytes before the data of a frame.
+const BEFORE: usize = ETHERNET_HEADER + HEADER;
+
+/// Which bytes of a packet's data go in a fragment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fragment {
+    from: usize,
+    to: usize,
+    last: bool,
+}
+
+/// The fragments of a frame of `length` bytes for a link that carries `whole`, of which there is room for more than headers.
+pub fn fragments(length: usize, whole: usize) -> impl Iterator<Item = Fragment> {
+    let data = length.saturating_sub(BEFORE);
+    // Where each begins is told in units of 8.
+    let step = (whole.saturating_sub(BEFORE) / 8 * 8).max(8);
+    (0..data).step_by(step).map(move |from| {
+        let to = (from + step).min(data);
+        Fragment { from, to, last: to == data }
+    })
+}
+
+impl Fragment {
+    /// Bytes of its frame.
+    pub fn length(&self) -> usize {
+        BEFORE + self.to - self.from
+    }
+
+    /// Writes it to `space`, as a frame of its own: with the headers of `frame`, of which it is a part, the number that all
+    /// fragments of that have, and its data.
+    pub fn write(&self, frame: &[u8], number: u16, space: &mut [u8]) {
+        let bytes = frame.get(..BEFORE).zip(frame.get(BEFORE + self.from..BEFORE + self.to));
+        let (Some((headers, data)), Some((head, tail))) = (bytes, space.split_at_mut_checked(BEFORE)) else { return };
+        if tail.len() != data.len() {
+            return;
+        }
+        head.copy_from_slice(headers);
+        tail.copy_from_slice(data);
+        let Some(mut packet) = space.get_mut(ETHERNET_HEADER..).map(Ipv4Packet::new_unchecked) else { return };
+        packet.set_total_len((HEADER + data.len()) as u16);
+        packet.set_ident(number);
+        packet.set_dont_frag(false);
+        packet.set_more_frags(!self.last);
+        packet.set_frag_offset(self.from as u16);
+        packet.fill_checksum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn fragments_make_the_packet_again(length in BEFORE + 1..9000_usize, whole in BEFORE + 8..1600_usize) {
+            let frame: Vec<u8> = (0..length).map(|index| if index == ETHERNET_HEADER { 0x45 } else { index as u8 }).collect();
+            let (mut data, mut more) = (Vec::<u8>::new(), true);
+            for fragment in fragments(length, whole) {
+                let mut space = vec![0; fragment.length()];
+                prop_assert!(space.len() <= whole && more);
+                fragment.write(&frame, 77, &mut space);
+                let packet = Ipv4Packet::new_checked(&space[ETHERNET_HEADER..]).unwrap();
+                prop_assert!(packet.verify_checksum() && !packet.dont_frag());
+                prop_assert_eq!((packet.ident(), usize::from(packet.frag_offset())), (77, data.len()));
+                data.extend(packet.payload());
+                more = packet.more_frags();
+            }
+            prop_assert!(!more);
+            prop_assert_eq!(&data, &frame[BEFORE..]);
+        }
+    }
+}
