@@ -356,7 +356,13 @@ impl<S: System, M: Memory> Outbound<S, M> {
         }
         match (placed, fill) {
             (Some((Some(result), ..)), _) => result,
-            (_, Some(fill)) => fill(&mut vec![0; length]),
+            (_, Some(fill)) => {
+                // As if it had been lost on its way.
+                let mut frame = vec![0; length];
+                let result = fill(&mut frame);
+                self.made = outgoing(&frame);
+                result
+            }
             _ => unreachable!("what was filled has a result"),
         }
     }
