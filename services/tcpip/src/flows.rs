@@ -342,6 +342,8 @@ impl Flows {
             // list any more.
             let Some(mut socket) = self.buffers.socket(large, self.make) else { continue };
             socket.set_nagle_enabled(false);
+            // What may wait for the application's answer waits for our next turn ([`Slot::awaits_answer`]), and no longer.
+            socket.set_ack_delay(None);
             socket.set_timeout(Some(TIMEOUT));
             socket.set_keep_alive(Some(KEEP_ALIVE));
             let mut set = SocketSet::new(Vec::with_capacity(1));

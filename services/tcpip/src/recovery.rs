@@ -167,12 +167,6 @@ impl Recovery {
         (self.next, self.since) = (to, now);
     }
 
-    /// How many bytes of the peer's will not have been acknowledged when `segment` was taken.
-    pub fn unanswered(&self, segment: &Segment) -> u32 {
-        let count = segment.seq.wrapping_add(segment.data as u32).wrapping_sub(self.answered);
-        if count < NEAR { count } else { 0 }
-    }
-
     /// Whether there is something to watch over: data on their way to a peer that takes some. What asks for a window is the stack's
     /// to send.
     pub fn follows(&self) -> bool {

@@ -270,10 +270,8 @@ impl<S: System, M: Memory> Stack<S, M> {
             self.wire.pass_over();
             return self.flows.mark(index);
         }
-        // More than a segment is acknowledged in this pass, once for all that came; less with the answer.
-        let (largest, much) = (flow.largest, flow.recovery.unanswered(segment) > u32::from(flow.largest.get()));
+        let largest = flow.largest;
         let Some(socket) = flow.socket() else { return };
-        socket.set_ack_delay(Some(if much { StackDuration::ZERO } else { ACK_DELAY }));
         let before = (socket.send_queue(), socket.state());
         self.wire.begin(Some(largest));
         let placed = if self.wire.is_pending() { flow.place(segment, ring) } else { None };
