@@ -354,8 +354,8 @@ fn mappings() {
     );
     // The service of a mapping is that of the capability to it, which is looked at later.
     changes("mapping", 1, &[(false, |draft| draft.mappings[1].service = 2)]);
-    // Two who write the same: the first of them is named.
-    changes("mapping", 0, &[(false, |draft| draft.mappings[1].access = Access::ReadWrite)]);
+    // Two who write the same: the second of them is named.
+    changes("mapping", 1, &[(false, |draft| draft.mappings[1].access = Access::ReadWrite)]);
     for (kind, writable) in [
         (RegionKind::Fixed, true),
         (RegionKind::Share, true),
@@ -391,9 +391,10 @@ fn capabilities() {
             (false, |draft| draft.capabilities[SENDER].object = 1),
             (false, |draft| draft.capabilities[SENDER].service = 1),
             (false, |draft| draft.capabilities[SENDER].kind = Kind::Receiver),
-            (false, |draft| draft.capabilities[SENDER].slot = 1),
         ],
     );
+    // Two in one slot: the second of them is named.
+    changes("capability", PORT as u32, &[(false, |draft| draft.capabilities[SENDER].slot = 1)]);
     changes(
         "capability",
         RECEIVER as u32,

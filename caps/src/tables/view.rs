@@ -2,6 +2,8 @@
 
 use core::marker::PhantomData;
 
+use static_assertions::const_assert;
+
 use super::{
     Access, Capability, GrantRule, HEADER_SIZE, MAGIC, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_NOTIFICATION_BIT,
     MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS, Mapping, Name, PortRule, Queue, Record, Region,
@@ -13,6 +15,9 @@ use crate::rights::Kind;
 /// Service addresses end below this: well inside the lower half, so that no instruction of a service ends at the
 /// first non-canonical address, to which `iretq` would fault in the kernel.
 const LOWER_HALF_END: u64 = 1 << 46;
+
+// A service's slots are the bits of a word.
+const_assert!(MAX_SLOTS == 64);
 
 /// Capability tables that were checked: every index in them names a record, every address is in a
 /// service's half and every name is UTF-8.
@@ -200,8 +205,10 @@ impl<'a> Tables<'a> {
         check_each("service", &self.services(), |service| self.service_holds(service))?;
         check_each("segment", &self.segments(), |segment| self.segment_holds(segment))?;
         check_each("region", &self.regions(), |region| self.region_holds(region))?;
-        check_each("mapping", &self.mappings(), |mapping| self.mapping_holds(mapping))?;
-        check_each("capability", &self.capabilities(), |capability| self.capability_holds(capability))?;
+        let mut written = [false; MAX_REGIONS];
+        check_each("mapping", &self.mappings(), |mapping| self.mapping_holds(mapping, &mut written))?;
+        let mut slots = [0; MAX_SERVICES];
+        check_each("capability", &self.capabilities(), |capability| self.capability_holds(capability, &mut slots))?;
         check_each("queue", &self.queues(), |queue| self.queue_holds(queue))?;
         check_each("grant", &self.grants(), |grant| self.grant_holds(grant))?;
         check_each("port", &self.ports(), |port| {
@@ -253,19 +260,15 @@ impl<'a> Tables<'a> {
         sized && region.image.checked_add(region.image_length).is_some() && self.named(region.name) && region.reset < 2
     }
 
-    fn mapping_holds(&self, mapping: &Mapping) -> bool {
+    /// `written` are the regions that a service of another mapping writes.
+    fn mapping_holds(&self, mapping: &Mapping, written: &mut [bool; MAX_REGIONS]) -> bool {
         let region = self.regions().get(usize::from(mapping.region));
         let writable = mapping.access == Access::ReadWrite;
         let allowed = region.is_some_and(|region| {
             matches!(region.kind, RegionKind::Fixed | RegionKind::Share | RegionKind::XenStoreRing) || !writable
         });
-        let exclusive = !writable
-            || self
-                .mappings()
-                .iter()
-                .filter(|other| other.region == mapping.region && other.access == Access::ReadWrite)
-                .count()
-                == 1;
+        let mut taken = || written.get_mut(usize::from(mapping.region)).is_none_or(|one| core::mem::replace(one, true));
+        let exclusive = !writable || !taken();
         self.is_service(mapping.service)
             && allowed
             && exclusive
@@ -274,7 +277,8 @@ impl<'a> Tables<'a> {
             && mapping.address < LOWER_HALF_END
     }
 
-    fn capability_holds(&self, capability: &Capability) -> bool {
+    /// `slots` are those of each service that other capabilities have.
+    fn capability_holds(&self, capability: &Capability, slots: &mut [u64; MAX_SERVICES]) -> bool {
         let object = capability.object as usize;
         let exists = match capability.kind {
             Kind::Sender => self.queues().get(object).is_some_and(|queue| queue.sender == capability.service),
@@ -284,17 +288,13 @@ impl<'a> Tables<'a> {
             Kind::Region => self.mappings().get(object).is_some_and(|mapping| mapping.service == capability.service),
             Kind::Console | Kind::Clock | Kind::Entropy | Kind::Power | Kind::Info => object == 0,
         };
-        let alone = self
-            .capabilities()
-            .iter()
-            .filter(|other| other.service == capability.service && other.slot == capability.slot)
-            .count()
-            == 1;
-        exists
-            && alone
-            && usize::from(capability.slot) < MAX_SLOTS
-            && self.is_service(capability.service)
-            && self.named(capability.name)
+        let slot = 1u64.checked_shl(u32::from(capability.slot)).unwrap_or_default();
+        let alone = slots.get_mut(usize::from(capability.service)).is_some_and(|slots| {
+            let alone = *slots & slot == 0;
+            *slots |= slot;
+            alone && slot != 0
+        });
+        exists && alone && self.is_service(capability.service) && self.named(capability.name)
     }
 
     fn queue_holds(&self, queue: &Queue) -> bool {
@@ -336,7 +336,7 @@ impl<'a> Tables<'a> {
 fn check_each<R: Record>(
     what: &'static str,
     records: &Records<'_, R>,
-    holds: impl Fn(&R) -> bool,
+    mut holds: impl FnMut(&R) -> bool,
 ) -> Result<(), TableError> {
     for index in 0..records.len() {
         if !records.get(index).is_some_and(|record| holds(&record)) {

@@ -19,7 +19,7 @@ use crate::paging::{self, OFFSET, PagingError, Root};
 use crate::processor::{self, Features, UPCALL_VECTOR};
 use crate::run::{self, Run};
 use crate::service;
-use crate::{console, xen};
+use crate::{console, count, xen};
 
 /// Where the packer put the capability tables: their physical address and length.
 #[unsafe(link_section = ".tables")]
@@ -104,6 +104,7 @@ impl PhysicalMemory for Identity {
 /// Where `boot.s` goes on, with the address of the start info.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_main(start_info: u32) -> ! {
+    count::begin();
     processor::load_tables();
     match prepare(u64::from(start_info)) {
         Ok(()) => run::start(),

@@ -2,6 +2,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use crate::{processor, xen};
+
 macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident: $text:literal,)*) => {
         /// What is counted.
@@ -48,7 +50,27 @@ pub fn count(what: Count) {
     place.store(place.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
-/// Every name and how often.
-pub fn counts() -> impl Iterator<Item = (&'static str, u64)> {
-    NAMES.into_iter().zip(&COUNTS).map(|(name, count)| (name, count.load(Ordering::Relaxed)))
+/// Ticks of the processor's counter that hypercalls took.
+static AWAY: AtomicU64 = AtomicU64::new(0);
+
+/// Where the processor's counter was when the kernel began.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+
+/// The kernel begins.
+pub fn begin() {
+    BEGUN.store(processor::counter(), Ordering::Relaxed);
+}
+
+/// Adds the ticks that a hypercall took.
+pub fn away(ticks: u64) {
+    AWAY.store(AWAY.load(Ordering::Relaxed).wrapping_add(ticks), Ordering::Relaxed);
+}
+
+/// Every name and how often; then the nanoseconds in which the image neither slept, `idle` in all, nor was in a hypercall. Other
+/// domains that ran instead of it are among them.
+pub fn counts(idle: u64) -> impl Iterator<Item = (&'static str, u64)> {
+    let since = processor::counter().wrapping_sub(BEGUN.load(Ordering::Relaxed));
+    let own = xen::nanoseconds(since.wrapping_sub(AWAY.load(Ordering::Relaxed))).saturating_sub(idle);
+    let counts = NAMES.into_iter().zip(&COUNTS).map(|(name, count)| (name, count.load(Ordering::Relaxed)));
+    counts.chain([("own-ns", own)])
 }

@@ -9,7 +9,8 @@ use cloister_caps::{DomId, EvtchnPort, Gfn};
 use static_assertions::const_assert_eq;
 
 use crate::calls::{self, HYPERCALL};
-use crate::count::{Count, count};
+use crate::count::{self, Count, count};
+use crate::processor;
 
 /// A refused hypercall: Xen's error number, negative.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +39,7 @@ const HVM_OP: u64 = 34;
 /// The arguments are those of a hypercall that writes no memory but what they point to, for as long as it runs.
 pub(crate) unsafe fn raw(number: u64, first: u64, second: u64, third: u64) -> i64 {
     count(Count::Hypercall);
+    let called = processor::counter();
     let result;
     // SAFETY: by the caller's promise; the convention clobbers RAX and the argument registers (XEN-REFERENCE 0.3). What is
     // called is the instruction and `ret`.
@@ -45,6 +47,7 @@ pub(crate) unsafe fn raw(number: u64, first: u64, second: u64, third: u64) -> i6
         asm!("call [rip + {at}]", at = sym HYPERCALL, inlateout("rax") number => result, inlateout("rdi") first => _,
             inlateout("rsi") second => _, inlateout("rdx") third => _, lateout("r10") _, lateout("r8") _);
     }
+    count::away(processor::counter().wrapping_sub(called));
     result
 }
 

@@ -12,7 +12,7 @@ use cloister_kernel_core::memory::FreeMemory;
 use cloister_kernel_core::place::LARGE;
 use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::mapper::MapToError;
-use x86_64::structures::paging::page_table::PageTable;
+use x86_64::structures::paging::page_table::{PageTable, PageTableEntry};
 use x86_64::structures::paging::{
     FrameAllocator, Mapper, OffsetPageTable, Page, PageSize, PageTableFlags as Flags, PhysFrame, Size1GiB, Size2MiB,
     Size4KiB,
@@ -128,21 +128,54 @@ impl Root {
         flags: Flags,
     ) -> Result<(), PagingError> {
         let parents = Flags::PRESENT | Flags::WRITABLE | (flags & Flags::USER_ACCESSIBLE);
-        // SAFETY: physical memory is mapped at offset 0 as long as a `Root` is used.
-        let mut mapper = unsafe { OffsetPageTable::new(self.table(), VirtAddr::zero()) };
         let mut done = 0;
         while done < pages {
             let (to, from) = (address + done * PAGE_SIZE as u64, (frame.0 + done) * PAGE_SIZE as u64);
             let large = (to | from).is_multiple_of(Size2MiB::SIZE) && pages - done >= LARGE;
+            // SAFETY: physical memory is mapped at offset 0 as long as a `Root` is used.
+            let mut mapper = unsafe { OffsetPageTable::new(self.table(), VirtAddr::zero()) };
             done += if large {
                 map_page::<Size2MiB>(&mut mapper, free, (to, from), flags, parents)?;
                 LARGE
             } else {
+                // The first has made the table, into which the others go without a look at those above it.
                 map_page::<Size4KiB>(&mut mapper, free, (to, from), flags, parents)?;
-                1
+                1 + self.go_on((to, from), pages - done - 1, flags)?
             };
         }
         Ok(())
+    }
+
+    /// Maps the pages behind the one that was just mapped to the frames behind its frame, at most `pages` and as far as its page
+    /// table goes. Answers how many.
+    ///
+    /// # Errors
+    /// A page is mapped already.
+    fn go_on(&mut self, (to, from): (u64, u64), pages: u64, flags: Flags) -> Result<u64, PagingError> {
+        let first = VirtAddr::new_truncate(to);
+        let table = self.directory_entry(first).addr().as_u64() as *mut PageTable;
+        // SAFETY: the page table of a page that is mapped, identity-mapped itself, and referred to by nothing else.
+        let entries = unsafe { &mut *table }.iter_mut().skip(usize::from(first.p1_index()) + 1);
+        let mut done = 0;
+        for entry in entries.take(usize::try_from(pages).unwrap_or(usize::MAX)) {
+            done += 1;
+            if !entry.is_unused() {
+                return Err(PagingError::Overlap(to + done * PAGE_SIZE as u64));
+            }
+            entry.set_addr(PhysAddr::new_truncate(from + done * PAGE_SIZE as u64), flags);
+        }
+        Ok(done)
+    }
+
+    /// The entry for the page table of an address at which a page of 4 KiB is mapped.
+    fn directory_entry(&mut self, address: VirtAddr) -> &mut PageTableEntry {
+        let mut entry = &mut self.table()[address.p4_index()];
+        for index in [address.p3_index(), address.p2_index()] {
+            let table = entry.addr().as_u64() as *mut PageTable;
+            // SAFETY: a table that mapping the page has made, identity-mapped, and referred to by nothing else.
+            entry = unsafe { &mut (&mut *table)[index] };
+        }
+        entry
     }
 
     /// Maps pages for ring 3.
@@ -256,23 +289,13 @@ pub fn build_kernel(free: &mut FreeMemory, tables: (u64, u64)) -> Result<Root, P
     root.map(free, address + OFFSET, Gfn(address / PAGE_SIZE as u64), pages, read_only)?;
     // The special pages' table is a static of ours; a first mapping makes its parents.
     root.map(free, SPECIAL, Gfn(0), 1, WRITABLE)?;
-    hang_special_table(&mut root);
+    let special = PhysAddr::new(physical(&raw const SPECIAL_TABLE));
+    root.directory_entry(VirtAddr::new_truncate(SPECIAL)).set_addr(special, Flags::PRESENT | Flags::WRITABLE);
     // The boot code's PDPT maps the first 4 GiB in its first four entries.
     let identity = physical(&raw const boot_tables) + PAGE_SIZE as u64;
     root.table()[0].set_addr(PhysAddr::new(identity), Flags::PRESENT | Flags::WRITABLE);
     switch(root.address());
     Ok(root)
-}
-
-/// Puts [`SPECIAL_TABLE`] in the place of the table that maps [`SPECIAL`].
-fn hang_special_table(root: &mut Root) {
-    let mut entry = &mut root.table()[511];
-    for index in [511, 0] {
-        let table = entry.addr().as_u64() as *mut PageTable;
-        // SAFETY: a table that `Root::map` has just made, identity-mapped, and referred to by nothing else.
-        entry = unsafe { &mut (&mut *table)[index] };
-    }
-    entry.set_addr(PhysAddr::new(physical(&raw const SPECIAL_TABLE)), Flags::PRESENT | Flags::WRITABLE);
 }
 
 /// Takes the identity map out of the kernel's own address space, the only one that has it.

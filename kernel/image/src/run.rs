@@ -200,7 +200,7 @@ impl Run {
             console::line(format_args!("cloister: {} {used} us {state:?}", self.kernel.tables().name(service.name)));
         }
         console::line(format_args!("cloister: idle {} us", self.idle / 1_000));
-        counts().for_each(|(name, count)| console::line(format_args!("cloister: count {name} {count}")));
+        counts(self.idle).for_each(|(name, count)| console::line(format_args!("cloister: count {name} {count}")));
         self.kernel.uses().for_each(|used| console::line(format_args!("{used}")));
         #[cfg(feature = "profile")]
         crate::profile::print(|service| self.kernel.tables().service_name(service));

@@ -99,17 +99,24 @@ fn consistent<T>(version: usize, read: impl Fn() -> T) -> T {
     read()
 }
 
+fn time_info() -> TimeInfo {
+    TimeInfo {
+        tsc_timestamp: long(field::TSC_TIMESTAMP).load(Ordering::Relaxed),
+        system_time: long(field::SYSTEM_TIME).load(Ordering::Relaxed),
+        multiplier: word(field::TSC_MULTIPLIER).load(Ordering::Relaxed),
+        shift: byte(field::TSC_SHIFT).load(Ordering::Relaxed) as i8,
+    }
+}
+
 /// Xen's system time in ns.
 pub fn now() -> u64 {
-    consistent(field::TIME_VERSION, || {
-        let time = TimeInfo {
-            tsc_timestamp: long(field::TSC_TIMESTAMP).load(Ordering::Relaxed),
-            system_time: long(field::SYSTEM_TIME).load(Ordering::Relaxed),
-            multiplier: word(field::TSC_MULTIPLIER).load(Ordering::Relaxed),
-            shift: byte(field::TSC_SHIFT).load(Ordering::Relaxed) as i8,
-        };
-        time.nanoseconds(processor::counter())
-    })
+    consistent(field::TIME_VERSION, || time_info().nanoseconds(processor::counter()))
+}
+
+/// How long so many ticks of the processor's counter are, in ns.
+pub fn nanoseconds(ticks: u64) -> u64 {
+    let rate = consistent(field::TIME_VERSION, time_info);
+    TimeInfo { tsc_timestamp: 0, system_time: 0, ..rate }.nanoseconds(ticks)
 }
 
 /// UTC in ns since 1970, if Xen has said.

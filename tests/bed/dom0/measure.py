@@ -18,6 +18,7 @@ import xc as bindings
 
 HYPERVISOR = bindings.xc()
 BUFFER = bytearray(1 << 18)
+ETH_P_ARP = 0x0806
 
 
 def account():
@@ -201,10 +202,11 @@ def echo(number):
     return packet(checksum(packet(0)))
 
 
-def first(address, limit, words):
-    """Runs a command, and says when a guest first answered a ping and sent the first byte of an HTTP answer.
+def first(address, mac, limit, words):
+    """Runs a command, and says when a guest sent its first frame of ARP, answered a ping, and sent the first byte of an HTTP
+    answer, and what processor time each domain had been given when the frame came.
 
-    Both are tried afresh, since TCP's own repetitions come seconds apart: every millisecond, but for at most a tenth of
+    All are tried afresh, since TCP's own repetitions come seconds apart: every millisecond, but for at most a tenth of
     the time. The bridge floods what is for a guest that is not there to all others, and the toolstack shares dom0's processor.
     """
     def action():
@@ -214,8 +216,11 @@ def first(address, limit, words):
         create = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         ping = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
         ping.setblocking(False)
+        frames = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ARP))
+        frames.setblocking(False)
         poll, tries, number, due = select.epoll(), {}, 0, start
         poll.register(ping, select.EPOLLIN)
+        poll.register(frames, select.EPOLLIN)
         while time.monotonic() < until and not {"ping", "http"} <= result.keys():
             if "create" not in result and create.poll() is not None:
                 result["create"] = time.monotonic() - start
@@ -234,7 +239,10 @@ def first(address, limit, words):
                     attempt(poll, tries, address)
                 due = now + max(0.001, 10 * (time.monotonic() - now))
             for ready, events in poll.poll(max(0, due - time.monotonic())):
-                if ready == ping.fileno():
+                if ready == frames.fileno():
+                    if frames.recv(64)[6:12] == bytes.fromhex(mac.replace(":", "")) and "frame" not in result:
+                        result.update(frame=time.monotonic() - start, frame_cpu=account())
+                elif ready == ping.fileno():
                     packet = ping.recv(2048)
                     if packet[20] == 0 and packet[12:16] == socket.inet_aton(address):
                         result.setdefault("ping", time.monotonic() - start)
@@ -326,7 +334,7 @@ def main(words):
         "run": lambda *rest: command(rest),
         "fetch": fetch,
         "send": send,
-        "first": lambda address, limit, *rest: first(address, limit, rest),
+        "first": lambda address, mac, limit, *rest: first(address, mac, limit, rest),
         "hold": lambda address, port, path, count, *rest: hold(address, port, path, count, rest),
     }
     print(json.dumps(actions[words[0]](*words[1:])))

@@ -224,8 +224,8 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Takes a guest away and creates it anew, without its files: `create`, `ping` and `http` are the seconds until
-    /// `xl create` returned, a ping was answered, and the first byte of an HTTP answer came.
+    /// Takes a guest away and creates it anew, without its files: `create`, `frame`, `ping` and `http` are the
+    /// seconds until `xl create` returned, a frame of ARP came, a ping was answered, and the first byte of an HTTP answer came.
     pub fn boot_again(&mut self, system: &System, memory: u32) -> Result<Measured> {
         let limit = system.boot_limit(self.setup.clock);
         let guest = Guest { memory, ..self.guest(system, false, &mut |_| {})? };
@@ -234,7 +234,8 @@ impl<'a> Machine<'a> {
             guest.name
         ))?;
         let config = self.bed.stage(&guest)?;
-        let measured = self.measure(&format!("first {} {limit} xl create {config}", system.address))?;
+        let measured =
+            self.measure(&format!("first {} {} {limit} xl create {config}", system.address, system.network.1))?;
         // A guest that was refused has no domain, and said why.
         measured.whole()?;
         self.introduce(system)?;
@@ -245,7 +246,7 @@ impl<'a> Machine<'a> {
     pub fn reattach(&mut self, system: &System) -> Result<Measured> {
         let (guest, mac) = (system.guest, system.network.1);
         self.shell(&format!("xl network-detach {guest} 0; sleep 1"))?;
-        let words = format!("first {} 10 xl network-attach {guest} mac={mac} bridge=xenbr0", system.address);
+        let words = format!("first {} {mac} 10 xl network-attach {guest} mac={mac} bridge=xenbr0", system.address);
         let measured = self.measure(&words)?;
         measured.whole()?;
         Ok(measured)
@@ -290,12 +291,14 @@ impl Counts {
         (!counts.is_empty()).then_some(Self(counts))
     }
 
+    /// A count.
+    pub fn number(&self, name: &str) -> Result<f64> {
+        self.0.get(name).copied().with_context(|| format!("the image does not count {name}"))
+    }
+
     /// How much a count grew, for each of `each`.
     pub fn since(&self, before: &Self, name: &str, each: f64) -> Result<f64> {
-        match (self.0.get(name), before.0.get(name)) {
-            (Some(after), Some(before)) => Ok((after - before) / each),
-            _ => bail!("the image does not count {name}"),
-        }
+        Ok((self.number(name)? - before.number(name)?) / each)
     }
 }
 
@@ -317,7 +320,16 @@ impl Measured {
 
     /// The processor time of a domain, in microseconds.
     pub fn cpu_us(&self, domain: &str) -> Result<f64> {
-        let nanoseconds = self.value.get("cpu").and_then(|cpu| cpu.get(domain)).and_then(Value::as_f64);
+        self.time_us("cpu", domain)
+    }
+
+    /// The processor time of a new domain until its first frame of ARP, in microseconds.
+    pub fn frame_cpu_us(&self, domain: &str) -> Result<f64> {
+        self.time_us("frame_cpu", domain)
+    }
+
+    fn time_us(&self, account: &str, domain: &str) -> Result<f64> {
+        let nanoseconds = self.value.get(account).and_then(|cpu| cpu.get(domain)).and_then(Value::as_f64);
         Ok(nanoseconds.with_context(|| format!("there is no domain {domain}"))? / 1e3)
     }
 

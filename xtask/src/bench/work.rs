@@ -291,16 +291,21 @@ fn held() -> Vec<Job> {
 /// With the memory of all other measures, and with what our image needs.
 fn boots() -> Vec<Job> {
     let with = |memory: u32, systems| {
-        let metrics = [&m::BOOT_CREATE, &m::BOOT_PING, &m::BOOT_HTTP, &m::BOOT_GUEST];
+        let metrics = [&m::BOOT_CREATE, &m::BOOT_PING, &m::BOOT_HTTP, &m::BOOT_GUEST, &m::BOOT_FRAME];
         let boot = job("boot", Some(f64::from(memory)), systems, &metrics, move |machine, system| {
             let measured = machine.boot_again(system, memory)?;
             let milliseconds = |name: &str| measured.number(name).map(|seconds| seconds * 1e3);
-            let guest = measured.cpu_us(machine.domain(system)?)? / 1e3;
-            Ok(vec![milliseconds("create")?, milliseconds("ping")?, milliseconds("http")?, guest])
+            let domain = machine.domain(system)?;
+            let (guest, frame) = (measured.cpu_us(domain)? / 1e3, measured.frame_cpu_us(domain)? / 1e3);
+            Ok(vec![milliseconds("create")?, milliseconds("ping")?, milliseconds("http")?, guest, frame])
         });
         Job { once: true, ..boot }
     };
-    vec![with(MEMORY, SERVERS), with(16, &[CLOISTER])]
+    let own = job("boot", Some(16.0), &[CLOISTER], &[&m::BOOT_OWN], |machine, system| {
+        machine.boot_again(system, 16)?;
+        Ok(vec![machine.counts(system)?.number("own-ns")? / 1e6])
+    });
+    vec![with(MEMORY, SERVERS), with(16, &[CLOISTER]), Job { once: true, ..own }]
 }
 
 /// The least memory, from much to little: the first that does not serve ends it.
