@@ -18,11 +18,16 @@ impl TimeInfo {
     /// processor's can be by a few ticks, reads as the record's own time.
     #[must_use]
     pub fn nanoseconds(&self, tsc: u64) -> u64 {
-        let ticks = u128::from(tsc.wrapping_sub(self.tsc_timestamp).cast_signed().max(0).cast_unsigned());
+        let ticks = tsc.wrapping_sub(self.tsc_timestamp).cast_signed().max(0).cast_unsigned();
         let shift = u32::from(self.shift.unsigned_abs()).min(63);
-        let scaled = if self.shift >= 0 { ticks << shift } else { ticks >> shift };
-        let elapsed = scaled.saturating_mul(u128::from(self.multiplier)) >> 32;
-        self.system_time.saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX))
+        let scaled = match self.shift {
+            ..0 => ticks >> shift,
+            _ if shift <= ticks.leading_zeros() => ticks << shift,
+            _ => u64::MAX,
+        };
+        // Less than 2^96 before the shift.
+        let elapsed = (u128::from(scaled) * u128::from(self.multiplier)) >> 32;
+        self.system_time.saturating_add(elapsed as u64)
     }
 }
 

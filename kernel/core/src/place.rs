@@ -73,7 +73,7 @@ pub fn place(tables: &Tables<'_>, free: &mut FreeMemory, given: &Given, reserve:
     let mut places: Places = tables.regions().iter().map(|_| Place::default()).collect();
     for (index, region) in tables.regions().iter().enumerate() {
         if region.kind == RegionKind::Fixed {
-            places[index] = fixed(index, u64::from(region.amount), free)?;
+            places[index] = take(index, u64::from(region.amount), POOL, free)?;
         } else if region.kind != RegionKind::Share {
             places[index] = not_ours(&region, given)?;
         }
@@ -84,11 +84,15 @@ pub fn place(tables: &Tables<'_>, free: &mut FreeMemory, given: &Given, reserve:
 
 /// Pages that one entry of a page directory maps, if they are aligned to as many.
 pub const LARGE: u64 = 512;
+/// A fixed region of so many pages, as a pool has, begins where an entry of Xen's own directory does, of which nothing was taken:
+/// Xen looks a page up at each use that a back end makes of it, and finds it a table sooner.
+pub const POOL: u64 = LARGE / 4;
 
-fn fixed(region: usize, pages: u64, free: &mut FreeMemory) -> Result<Place, PlaceError> {
+/// Takes adjacent pages; so many as `aligned` or more at a multiple of [`LARGE`], if that is to be had: what is large is best mapped
+/// by few entries, and otherwise by many.
+fn take(region: usize, pages: u64, aligned: u64, free: &mut FreeMemory) -> Result<Place, PlaceError> {
     let largest = free.largest();
-    // What is large is best mapped by few entries, and otherwise by many.
-    let aligned = if pages >= LARGE { free.take_aligned(pages, LARGE) } else { None };
+    let aligned = if pages >= aligned { free.take_aligned(pages, LARGE) } else { None };
     let frame = aligned.or_else(|| free.take(pages)).ok_or(PlaceError::TooLittleMemory {
         region,
         needs: pages,
@@ -136,7 +140,7 @@ fn shares(tables: &Tables<'_>, free: &mut FreeMemory, reserve: u64, places: &mut
     }
     for (wants, index) in order {
         let minimum = tables.regions().get(index).map_or(1, |region| u64::from(region.minimum)).max(1);
-        places[index] = fixed(index, wants.min(free.largest()).max(minimum), free)?;
+        places[index] = take(index, wants.min(free.largest()).max(minimum), LARGE, free)?;
     }
     Ok(())
 }

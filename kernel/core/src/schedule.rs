@@ -4,6 +4,7 @@
 //! in windows of the service's period; past its budget a service waits for the next window, whatever its priority, and pays back what it used beyond it.
 
 use cloister_caps::tables::{MAX_SERVICES, Tables};
+use static_assertions::const_assert;
 
 /// The most that a service owes, in budgets. What is beyond it, the machine stood still, and the service did not run.
 const MOST_OWED: u64 = 4;
@@ -22,7 +23,8 @@ pub enum State {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     state: State,
-    priority: u8,
+    /// How many services are more urgent: its bit among those that are ready.
+    place: u8,
     budget: u64,
     period: u64,
     /// When the present window ends.
@@ -33,7 +35,7 @@ struct Entry {
 
 impl Entry {
     /// What no service is.
-    const NONE: Entry = Entry { state: State::Stopped, priority: 0, budget: 1, period: 1, end: 0, used: 0, total: 0 };
+    const NONE: Entry = Entry { state: State::Stopped, place: 0, budget: 1, period: 1, end: 0, used: 0, total: 0 };
 }
 
 /// What to do next.
@@ -51,27 +53,42 @@ pub struct Scheduler {
     entries: [Entry; MAX_SERVICES],
     /// Services by falling priority.
     order: [u8; MAX_SERVICES],
-    count: usize,
+    /// The places of those that are ready.
+    ready: u16,
+    /// No service waits for a time before this one.
+    deadline: u64,
+    /// Perhaps none waits for this one any more, either.
+    stale: bool,
 }
+
+const_assert!(MAX_SERVICES <= u16::BITS as usize);
 
 impl Scheduler {
     /// A scheduler of the services in the tables, all ready.
     #[must_use]
     pub fn new(tables: &Tables<'_>) -> Scheduler {
-        let mut scheduler = Scheduler { entries: [Entry::NONE; MAX_SERVICES], order: [0; MAX_SERVICES], count: 0 };
-        for (entry, service) in scheduler.entries.iter_mut().zip(tables.services().iter()) {
-            entry.state = State::Ready;
-            entry.priority = service.priority;
-            entry.budget = u64::from(service.budget_us) * 1_000;
-            entry.period = u64::from(service.period_us) * 1_000;
-        }
-        for (index, service) in tables.services().iter().enumerate().take(MAX_SERVICES) {
+        let in_ns = |us: u32| u64::from(us) * 1_000;
+        let services = tables.services();
+        Self::of(services.iter().map(|one| (one.priority, in_ns(one.budget_us), in_ns(one.period_us))))
+    }
+
+    /// A scheduler of services with these priorities, budgets and periods.
+    fn of(services: impl Iterator<Item = (u8, u64, u64)>) -> Scheduler {
+        let (entries, order) = ([Entry::NONE; MAX_SERVICES], [0; MAX_SERVICES]);
+        let mut scheduler = Scheduler { entries, order, ready: 0, deadline: u64::MAX, stale: false };
+        let mut priorities = [0; MAX_SERVICES];
+        for (index, (priority, budget, period)) in services.enumerate().take(MAX_SERVICES) {
+            priorities[index] = priority;
+            scheduler.entries[index] = Entry { state: State::Ready, budget, period, ..Entry::NONE };
+            scheduler.ready |= 1 << index;
             // Behind those that are as urgent.
-            let before = |other: &u8| scheduler.entries[usize::from(*other)].priority >= service.priority;
+            let before = |other: &u8| priorities[usize::from(*other)] >= priority;
             let place = scheduler.order[..index].partition_point(before);
             scheduler.order[index] = index as u8;
             scheduler.order[place..=index].rotate_right(1);
-            scheduler.count += 1;
+        }
+        for (place, index) in scheduler.order.into_iter().enumerate().take(scheduler.ready.count_ones() as usize) {
+            scheduler.entries[usize::from(index)].place = place as u8;
         }
         scheduler
     }
@@ -84,19 +101,23 @@ impl Scheduler {
 
     /// Changes what a service is doing. A stopped one stays stopped.
     pub fn set_state(&mut self, service: u8, state: State) {
-        if let Some(entry) = self.entries.get_mut(usize::from(service))
-            && entry.state != State::Stopped
-        {
-            entry.state = state;
+        let Some(entry) = self.entries.get_mut(usize::from(service)) else { return };
+        if entry.state == State::Stopped {
+            return;
+        }
+        self.stale |= matches!(entry.state, State::Waiting(deadline) if deadline == self.deadline);
+        entry.state = state;
+        let bit = 1 << (entry.place & 15);
+        self.ready = if state == State::Ready { self.ready | bit } else { self.ready & !bit };
+        if let State::Waiting(deadline) = state {
+            self.deadline = self.deadline.min(deadline);
         }
     }
 
     /// Something came for a service: if it waits, it is ready.
     pub fn wake(&mut self, service: u8) {
-        if let Some(entry) = self.entries.get_mut(usize::from(service))
-            && matches!(entry.state, State::Waiting(_))
-        {
-            entry.state = State::Ready;
+        if matches!(self.state(service), State::Waiting(_)) {
+            self.set_state(service, State::Ready);
         }
     }
 
@@ -104,7 +125,7 @@ impl Scheduler {
     pub fn charge(&mut self, service: u8, elapsed: u64, now: u64) {
         if let Some(entry) = self.entries.get_mut(usize::from(service)) {
             entry.renew(now);
-            entry.used = entry.used.saturating_add(elapsed);
+            entry.used = entry.used.saturating_add(elapsed).min(entry.budget.saturating_mul(MOST_OWED + 1));
             entry.total = entry.total.saturating_add(elapsed);
         }
     }
@@ -117,26 +138,39 @@ impl Scheduler {
 
     /// Chooses who runs at `now`, and when to choose again.
     pub fn next(&mut self, now: u64) -> Next {
-        let mut next = Next { service: None, timer: u64::MAX };
-        for position in 0..self.count {
-            let index = self.order[position];
-            let entry = &mut self.entries[usize::from(index)];
+        if self.stale || self.deadline <= now {
+            self.look_at_deadlines(now);
+        }
+        let mut next = Next { service: None, timer: self.deadline };
+        let mut ready = self.ready;
+        while ready != 0 {
+            let index = self.order[ready.trailing_zeros() as usize & 15];
+            let entry = &mut self.entries[usize::from(index & 15)];
             entry.renew(now);
-            if matches!(entry.state, State::Waiting(deadline) if deadline <= now) {
-                entry.state = State::Ready;
+            if let left @ 1.. = entry.budget.saturating_sub(entry.used) {
+                next.service = Some(index);
+                next.timer = next.timer.min(now + left);
+                break;
             }
-            match entry.state {
-                State::Waiting(deadline) => next.timer = next.timer.min(deadline),
-                State::Stopped => {}
-                State::Ready if entry.used >= entry.budget => next.timer = next.timer.min(entry.end),
-                State::Ready if next.service.is_none() => {
-                    next.service = Some(index);
-                    next.timer = next.timer.min(now + (entry.budget - entry.used));
-                }
-                State::Ready => {}
-            }
+            next.timer = next.timer.min(entry.end);
+            ready &= ready - 1;
         }
         next
+    }
+
+    /// Makes those ready whose time has come, and finds the earliest time that others wait for.
+    fn look_at_deadlines(&mut self, now: u64) {
+        (self.deadline, self.stale) = (u64::MAX, false);
+        for entry in &mut self.entries {
+            match entry.state {
+                State::Waiting(deadline) if deadline <= now => {
+                    entry.state = State::Ready;
+                    self.ready |= 1 << (entry.place & 15);
+                }
+                State::Waiting(deadline) => self.deadline = self.deadline.min(deadline),
+                State::Ready | State::Stopped => {}
+            }
+        }
     }
 }
 
@@ -148,7 +182,7 @@ impl Entry {
             return;
         }
         let passed = (now - self.end) / self.period + 1;
-        self.used = self.used.saturating_sub(self.budget.saturating_mul(passed)).min(self.budget * MOST_OWED);
+        self.used = self.used.saturating_sub(self.budget.saturating_mul(passed));
         self.end = (now / self.period + 1).saturating_mul(self.period);
     }
 }
@@ -159,17 +193,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn scheduler(services: &[(u8, u64, u64)]) -> Scheduler {
-        let idle = Entry { end: 100, ..Entry::NONE };
-        let mut scheduler =
-            Scheduler { entries: [idle; MAX_SERVICES], order: [0; MAX_SERVICES], count: services.len() };
-        for (index, (priority, budget, period)) in services.iter().enumerate() {
-            scheduler.entries[index] =
-                Entry { state: State::Ready, priority: *priority, budget: *budget, period: *period, ..idle };
-            scheduler.order[index] = index as u8;
-        }
-        let entries = &scheduler.entries;
-        scheduler.order[..services.len()].sort_by_key(|index| u8::MAX - entries[usize::from(*index)].priority);
-        scheduler
+        Scheduler::of(services.iter().copied())
     }
 
     #[test]
@@ -224,7 +248,50 @@ mod tests {
         assert_eq!(scheduler.state(200), State::Stopped);
     }
 
+    /// What a look at every service, one after the other, says.
+    fn plainly(mut scheduler: Scheduler, count: usize, now: u64) -> Next {
+        let mut next = Next { service: None, timer: u64::MAX };
+        for index in scheduler.order.into_iter().take(count) {
+            let entry = &mut scheduler.entries[usize::from(index)];
+            entry.renew(now);
+            let more =
+                matches!(entry.state, State::Waiting(deadline) if deadline <= now) || entry.state == State::Ready;
+            let left = entry.budget.saturating_sub(entry.used);
+            match entry.state {
+                State::Waiting(deadline) if deadline > now => next.timer = next.timer.min(deadline),
+                _ if more && next.service.is_none() && left > 0 => {
+                    next = Next { service: Some(index), timer: next.timer.min(now + left) };
+                }
+                _ if more && next.service.is_none() => next.timer = next.timer.min(entry.end),
+                _ => {}
+            }
+        }
+        next
+    }
+
     proptest! {
+        /// What is kept from one choice to the next changes none.
+        #[test]
+        fn the_choice_is_that_of_a_plain_look(
+            services in prop::collection::vec((1_u8..5, 1_u64..50), 1..6),
+            steps in prop::collection::vec((0_u8..6, 0_u64..120, 0_u8..9, 0_u64..40), 0..200),
+        ) {
+            let services: Vec<_> = services.into_iter().map(|(priority, budget)| (priority, budget, 100)).collect();
+            let (mut scheduler, mut now) = (scheduler(&services), 0);
+            for (service, ahead, what, passes) in steps {
+                match what {
+                    0..3 => scheduler.set_state(service, State::Waiting(now + ahead)),
+                    3 => scheduler.set_state(service, State::Waiting(u64::MAX)),
+                    4 if ahead == 0 => scheduler.set_state(service, State::Stopped),
+                    4..7 => scheduler.wake(service),
+                    _ => scheduler.charge(service, ahead, now),
+                }
+                now += passes;
+                let expected = plainly(scheduler.clone(), services.len(), now);
+                prop_assert_eq!(scheduler.next(now), expected);
+            }
+        }
+
         /// Every service that always wants to run gets no more than its budget and one timer's overshoot in each window,
         /// and time passes.
         #[test]

@@ -3,7 +3,7 @@
 use cloister_caps::tables::{Region, RegionKind};
 use cloister_caps::{Gfn, PAGE_SIZE};
 use cloister_kernel_core::memory::{Frames, FreeMemory};
-use cloister_kernel_core::place::{Given, LARGE, PlaceError, Places, place};
+use cloister_kernel_core::place::{Given, LARGE, POOL, PlaceError, Places, place};
 
 use crate::machine::{shipped, tables};
 
@@ -26,7 +26,7 @@ fn placed(ram: Frames, module: u64) -> Result<Vec<(Region, Places, usize)>, Plac
 #[test]
 fn each_region_is_where_its_kind_says_and_as_long() {
     // So much that what is large finds room at a multiple of its size.
-    let (ram, mut taken, mut large) = (ram(1024), 0, 0);
+    let (ram, mut taken, mut large, mut pools) = (ram(1024), 0, 0, 0);
     for (region, places, index) in placed(ram, 0x20_0000).unwrap() {
         let place = places[index];
         let is = (place.frame.0, place.pages, place.length);
@@ -36,7 +36,9 @@ fn each_region_is_where_its_kind_says_and_as_long() {
                 assert_eq!((place.pages, place.length), (amount, amount * PAGE_SIZE as u64));
                 assert!(place.frame.0 >= ram.start && place.frame.0 + place.pages <= ram.end);
                 let aligned = place.frame.0.is_multiple_of(LARGE);
-                assert!(aligned || place.pages < LARGE, "{is:?}");
+                let least = if region.kind == RegionKind::Fixed { POOL } else { LARGE };
+                assert!(aligned || place.pages < least, "{is:?}");
+                pools += usize::from(region.kind == RegionKind::Fixed && place.pages == POOL);
                 large += usize::from(place.pages >= LARGE);
                 taken += place.pages;
             }
@@ -46,7 +48,7 @@ fn each_region_is_where_its_kind_says_and_as_long() {
             RegionKind::ImageData => assert_eq!(is.2, region.image_length),
         }
     }
-    assert!(large > 0 && taken <= ram.count() - 100, "{large} {taken}");
+    assert!(large > 0 && pools == 2 && taken <= ram.count() - 100, "{large} {pools} {taken}");
 }
 
 #[test]
