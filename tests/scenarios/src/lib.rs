@@ -9,4 +9,4 @@ pub mod wire;
 
 pub use client::{Client, Network};
 pub use image::{Image, Options};
-pub use wire::{Wire, finish};
+pub use wire::{Wire, finish, join};

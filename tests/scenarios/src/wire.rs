@@ -81,6 +81,50 @@ pub fn finish(frame: Vec<u8>, work: Work) -> Vec<Vec<u8>> {
     parts.iter().enumerate().map(cut).collect()
 }
 
+/// Takes the next frame to the image, joined with those behind it whose data goes on from its own, as those of a sender are that
+/// leaves the cutting to its link: at most four full segments together.
+///
+/// # Panics
+/// Never: what is no whole segment stays alone.
+#[must_use]
+pub fn join(frames: &mut VecDeque<Vec<u8>>) -> Option<Vec<u8>> {
+    const ETHERNET: usize = 14;
+    const MOST: usize = 4 * 1460;
+    let mut frame = frames.pop_front()?;
+    while let (Some((start, _, next)), Some(other)) = (data(&frame), frames.front()) {
+        let follows = data(other).is_some_and(|(from, first, end)| from == start && first == next && end != next);
+        // Addresses and ports, and all of the header but the sequence number that comes before the window.
+        let same = frame[26..38] == other[26..38] && frame[42..47] == other[42..47];
+        if !follows || !same || frame.len() + other.len() - 2 * start > MOST {
+            break;
+        }
+        let other = frames.pop_front().unwrap_or_default();
+        frame.extend_from_slice(&other[start..]);
+        let length = frame.len() - ETHERNET;
+        let mut packet = Ipv4Packet::new_unchecked(&mut frame[ETHERNET..]);
+        packet.set_total_len(length as u16);
+        packet.fill_checksum();
+        let (from, to) = (packet.src_addr().into(), packet.dst_addr().into());
+        let mut segment = TcpPacket::new_unchecked(packet.payload_mut());
+        segment.set_psh(true);
+        segment.fill_checksum(&from, &to);
+    }
+    Some(frame)
+}
+
+/// Where a segment's data begins in its frame, and the sequence numbers from which to which it goes; only of one that is plain.
+fn data(frame: &[u8]) -> Option<(usize, i32, i32)> {
+    let packet = Ipv4Packet::new_checked(frame.get(14..)?).ok()?;
+    if frame[12..14] != [8, 0] || packet.next_header() != IpProtocol::Tcp {
+        return None;
+    }
+    let segment = TcpPacket::new_checked(packet.payload()).ok()?;
+    let plain = segment.ack() && !segment.syn() && !segment.fin() && !segment.rst();
+    let start = 14 + usize::from(packet.header_len()) + usize::from(segment.header_len());
+    let first = segment.seq_number().0;
+    plain.then(|| (start, first, first.wrapping_add(segment.payload().len() as i32)))
+}
+
 /// A frame that the client received.
 pub struct Received(Vec<u8>);
 

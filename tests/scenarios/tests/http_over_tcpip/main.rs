@@ -138,6 +138,27 @@ fn what_is_sent_to_the_sink_is_taken_and_counted() {
     assert_eq!(rig.socket(handle).state(), tcp::State::CloseWait);
 }
 
+/// Linux begins an upload with a short segment, and sends long ones after it.
+#[test]
+fn an_upload_in_long_segments_is_acknowledged_at_once() {
+    let mut rig = Rig::new(Setup { site: site(), offloads: Offloads::all(), ..Setup::default() });
+    let handle = rig.connect();
+    rig.send(handle, b"POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n");
+    rig.run(1);
+    let mut steps = 0;
+    for part in pattern(300_000).chunks(5_000) {
+        rig.send(handle, part);
+        while rig.socket(handle).send_queue() > 0 {
+            rig.step();
+            steps += 1;
+        }
+    }
+    assert!(rig.longest_received() > 4_000);
+    assert!(rig.response(handle, false).0.starts_with("HTTP/1.1 200 "));
+    // Each is 100 µs: a delayed acknowledgement of each of the 60 parts would be 6,000 of them.
+    assert!(steps < 600, "{steps} steps");
+}
+
 /// SYNs from many addresses that never go on.
 fn flood(rig: &mut Rig, count: u32) {
     for number in 0..count {

@@ -9,7 +9,7 @@ use cloister_interfaces::control::{Control, Reply as ControlReply, Request as Co
 use cloister_interfaces::net::{Net, Offloads, Reply, Request};
 use cloister_interfaces::socket::Socket as SocketInterface;
 use cloister_interfaces::{Client, Memory, Notifications, Server, Service};
-use cloister_scenarios::{Client as Peer, Network, Wire, finish};
+use cloister_scenarios::{Client as Peer, Network, Wire, finish, join};
 use cloister_sim::{Recorder, SharedMemory, channel};
 use cloister_tcpip as tcpip;
 
@@ -45,6 +45,8 @@ struct Link {
     longest: usize,
     /// Bytes of the longest that came out of the link.
     longest_carried: usize,
+    /// Bytes of the longest that tcpip was given.
+    longest_received: usize,
     /// Frames that were sent.
     frames: usize,
     closed: bool,
@@ -91,12 +93,15 @@ impl Link {
             if self.closed || self.server.replies.room() < 3 || self.rx_free.len() < 2 {
                 break;
             }
-            let frame = wire.to_server.pop_front().unwrap();
+            // What a link cuts for others it leaves uncut for us.
+            let uncut = self.offloads.contains(Offloads::SEGMENTS);
+            let frame = if uncut { join(&mut wire.to_server) } else { wire.to_server.pop_front() }.unwrap();
+            self.longest_received = self.longest_received.max(frame.len());
             if !self.loss.keeps(self.loss.acks) {
                 continue;
             }
             // Not always vouched for, at the start of a page, or in one part: as a back end may do.
-            let (checked, cut) = (page % 2 == 0, if page % 5 == 0 { 700 } else { usize::MAX });
+            let (checked, cut) = (page % 2 == 0, if page % 5 == 0 { 700 } else { PAGE_SIZE - 128 });
             let mut parts = frame.chunks(cut.max(frame.len().div_ceil(2))).peekable();
             while let Some(part) = parts.next() {
                 let page = self.rx_free.pop_front().unwrap();
@@ -211,6 +216,7 @@ impl Rig {
                 offloads: setup.offloads,
                 longest: 0,
                 longest_carried: 0,
+                longest_received: 0,
                 frames: 0,
                 closed: false,
                 loss: Loss::default(),
@@ -265,6 +271,11 @@ impl Rig {
     /// Bytes of the longest that came out of the link, which cuts what the image sends.
     pub fn longest_carried(&self) -> usize {
         self.link.longest_carried
+    }
+
+    /// Bytes of the longest frame that the image was given.
+    pub fn longest_received(&self) -> usize {
+        self.link.longest_received
     }
 
     /// The backend goes.
