@@ -36,6 +36,18 @@ impl PageSet {
         masks(first, count).iter().any(|(word, mask)| self.words.get(*word).is_some_and(|word| word & mask != 0))
     }
 
+    /// Whether all of the `count` pages from `first` are in the set; at most 63.
+    pub fn has_all(&self, first: u16, count: u16) -> bool {
+        let of = |word: &usize| self.words.get(*word).copied().unwrap_or_default();
+        masks(first, count).iter().all(|(word, mask)| of(word) & mask == *mask)
+    }
+
+    /// How many pages from `first` on are in the set, as far as it is quickly told: at most 63.
+    pub fn run(&self, first: u16) -> u16 {
+        let word = self.words.get(usize::from(first / 64)).map_or(0, |word| word >> (first % 64));
+        word.trailing_ones().min(63) as u16
+    }
+
     /// Puts the page in or takes it out.
     pub fn set(&mut self, page: u16, member: bool) {
         if let Some(word) = self.words.get_mut(usize::from(page / 64)) {
@@ -106,6 +118,12 @@ mod tests {
             for (first, count, member) in changes {
                 let pages = first..(first + count).min(256);
                 prop_assert_eq!(set.has_any(first, count), pages.clone().any(|page| model.contains(&page)));
+                let all = first + count <= 256 && pages.clone().all(|page| model.contains(&page));
+                prop_assert_eq!(set.has_all(first, count), all);
+                let run = set.run(first);
+                prop_assert!((first..first + run).all(|page| model.contains(&page)));
+                let end = first + run;
+                prop_assert!(run == 63 || end % 64 == 0 && run > 0 || !model.contains(&end));
                 set.set_all(first, count, member);
                 for page in pages {
                     if member { model.insert(page); } else { model.remove(&page); }

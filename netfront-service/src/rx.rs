@@ -42,6 +42,13 @@ pub struct Run {
     pub length: u16,
 }
 
+impl Run {
+    /// How many pages it touches.
+    fn pages(self) -> u16 {
+        (usize::from(self.offset) + usize::from(self.length)).div_ceil(PAGE_SIZE) as u16
+    }
+}
+
 /// A frame, or what has come of it so far.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Frame {
@@ -131,15 +138,17 @@ impl<M: Memory> Receive<M> {
     /// Takes back `count` pages that tcpip has had.
     ///
     /// # Errors
-    /// They are not tcpip's; it keeps those from the first that is not.
+    /// They are not all tcpip's. Some of those before the first that is not may have been taken.
     pub fn post(&mut self, page: u16, count: u16) -> Result<(), Refusal> {
         let end = page.checked_add(count).filter(|end| *end <= self.pages && count > 0).ok_or(Refusal::Page)?;
-        for page in page..end {
-            if !self.away.has(page) {
+        for page in (page..end).step_by(63) {
+            let count = (end - page).min(63);
+            if !self.away.has_all(page, count) {
                 return Err(Refusal::Owner);
             }
-            self.away.set(page, false);
-            self.release(page);
+            self.away.set_all(page, count, false);
+            self.free.set_all(page, count, true);
+            self.idle += u32::from(count);
         }
         Ok(())
     }
@@ -154,29 +163,31 @@ impl<M: Memory> Receive<M> {
     /// A page that tcpip still has is waited for, so that the order is kept, while at least half of the pool is posted.
     pub fn publish(&mut self) -> bool {
         while self.idle > 0 {
-            if !self.free.has(self.cursor) {
+            let mut run = self.free.run(self.cursor);
+            if run == 0 {
                 if self.ring.outstanding() >= u32::from(self.pages / 2) {
                     break;
                 }
                 let after = (self.cursor..self.pages).chain(0..self.cursor);
                 let Some(next) = after.into_iter().find(|page| self.free.has(*page)) else { break };
-                self.cursor = next;
+                (self.cursor, run) = (next, self.free.run(next));
             }
-            self.put(self.cursor);
-            self.cursor = if self.cursor + 1 < self.pages { self.cursor + 1 } else { 0 };
+            let end = self.cursor + run;
+            (self.cursor..end).for_each(|page| self.put(page));
+            self.free.set_all(self.cursor, run, false);
+            self.idle -= u32::from(run);
+            self.cursor = if end < self.pages { end } else { 0 };
         }
         self.ring.publish()
     }
 
-    /// Posts a page. There are no more pages than slots.
+    /// Puts a page on the ring. There are no more pages than slots.
     fn put(&mut self, page: u16) {
         let index = self.ring.next_index() % SLOTS;
         if let Some(place) = self.shadow.get_mut(index as usize) {
             *place = page as u8;
         }
         self.ring.push([index, self.reference.0.wrapping_add(u32::from(page))]);
-        self.free.set(page, false);
-        self.idle -= 1;
     }
 
     fn begin(&mut self) {
@@ -271,14 +282,15 @@ impl<M: Memory> Receive<M> {
     /// The last slot has come: gives the pages to tcpip, if the frame is of use.
     fn complete(&mut self) -> bool {
         let good = !self.spoilt && (u32::from(SHORTEST)..=LONGEST).contains(&self.length);
-        for page in core::mem::take(&mut self.taken) {
-            if good {
-                self.away.set(u16::from(page), true);
-            } else {
+        if good {
+            // Each slot had bytes, and so its page is in a run.
+            for run in &self.frame.runs {
+                self.away.set_all(run.page, run.pages(), true);
+            }
+        } else {
+            for page in core::mem::take(&mut self.taken) {
                 self.release(u16::from(page));
             }
-        }
-        if !good {
             let oddity = if self.spoilt { Oddity::Empty } else { Oddity::Length };
             self.odd |= oddity as u8;
             self.dropped = self.dropped.saturating_add(1);
