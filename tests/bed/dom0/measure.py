@@ -47,7 +47,13 @@ def command(words):
         if seconds is not None:
             time.sleep(seconds)
             child.send_signal(signal.SIGINT)
-        output, _ = child.communicate()
+        while True:
+            try:
+                output, _ = child.communicate(timeout=None if seconds is None else 0.5)
+                break
+            except subprocess.TimeoutExpired:
+                # wrk sleeps on for its whole minute when it was interrupted just before it began to.
+                child.send_signal(signal.SIGINT)
         return {"status": child.returncode, "output": output.decode("utf-8", "replace")}
     return measured(action)
 
