@@ -39,8 +39,8 @@ const TURN: u32 = 8;
 const OTHERS: u32 = 16;
 /// How long an acknowledgement waits for the application to look at what came: mostly it answers at once.
 const ANSWER: Duration = Duration::from_millis(10);
-/// How long the acknowledgement of a short segment waits for data to go with.
-const ACK_DELAY: StackDuration = StackDuration::from_millis(10);
+/// A connection is put to rest only if the stack wants nothing of it for so long.
+const SOON: StackDuration = StackDuration::from_millis(10);
 /// How long to wait for room in the queue to netfront.
 const BLOCKED: Duration = Duration::from_millis(1);
 /// How long to wait with a connection that has something to send, and does not.
@@ -461,7 +461,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         if let Some(at) = wake {
             self.flows.wake(index, at);
         }
-        if stage == Stage::Delivered && result == Attended::Done && at.is_none_or(|at| at > time + ACK_DELAY) {
+        if stage == Stage::Delivered && result == Attended::Done && at.is_none_or(|at| at > time + SOON) {
             self.flows.retire(index, now);
         }
         result
