@@ -18,6 +18,7 @@ mod symbolize;
 mod taken;
 mod test;
 mod unsafety;
+mod workers;
 mod workspace;
 
 use std::process::ExitCode;

@@ -10,17 +10,27 @@ pub struct Stages {
     current: Option<(String, Instant)>,
     bar: ProgressBar,
     terminal: bool,
+    /// What each line begins with.
+    label: String,
 }
 
 impl Stages {
     /// No stage yet.
     pub fn new() -> Self {
-        let terminal = console::user_attended_stderr();
+        Self::shown(console::user_attended_stderr(), String::new())
+    }
+
+    /// No stage yet, of a work beside which there is other work: lines alone, each with a name.
+    pub fn beside(name: &str) -> Self {
+        Self::shown(false, format!("{name}: "))
+    }
+
+    fn shown(terminal: bool, label: String) -> Self {
         let bar = if terminal { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
             bar.set_style(style);
         }
-        Self { current: None, bar, terminal }
+        Self { current: None, bar, terminal, label }
     }
 
     /// Ends the stage before and begins one.
@@ -39,7 +49,7 @@ impl Stages {
         let Some((name, since)) = self.current.take() else { return };
         self.bar.disable_steady_tick();
         self.bar.set_message("");
-        self.say(&line(&name, since.elapsed()));
+        self.say(&line(&format!("{}{name}", self.label), since.elapsed()));
     }
 
     /// Prints a line beside the stages.

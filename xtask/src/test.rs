@@ -4,14 +4,21 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use cargo_metadata::Message;
 use clap::Args;
 
 use crate::image;
 use crate::proof;
 use crate::stages::Stages;
 use crate::taken;
+use crate::workers;
 use crate::workspace;
+
+/// The package of the tests on real Xen.
+const BED: &str = "cloister-bed";
+/// The one of them that takes as long as all others.
+const LONGEST: &str = "hostile";
 
 #[derive(Args)]
 pub struct Arguments {
@@ -58,24 +65,76 @@ fn host() -> Result<Count> {
     count.add(check("formatting", &["fmt", "--all", "--check"])?);
     count.add(check("lints", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])?);
     heading("tests on the host");
-    count.add(tests(&["test", "--workspace", "--no-fail-fast"])?);
+    let mut command = workspace::cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]);
+    count.add(tests("", command)?);
     Ok(count)
 }
 
 fn xen() -> Result<Count> {
     heading("tests on real Xen");
-    if let Err(error) = prepare() {
-        eprintln!("{error:#}");
-        return Ok(Count::one(false));
-    }
+    let programs = match prepare() {
+        Ok(programs) => programs,
+        Err(error) => {
+            eprintln!("{error:#}");
+            return Ok(Count::one(false));
+        }
+    };
     let mut count = Count::default();
     for policy in policies()?.into_iter().chain(taken::policies()?) {
         count.add(proved(&policy));
     }
-    // One machine at a time: each test has its bed, and the time limits are for an otherwise idle machine.
-    let arguments = ["test", "--package", "cloister-bed", "--features", "xen", "--test", "*", "--no-fail-fast", "--"];
-    count.add(tests(&[&arguments[..], &["--test-threads=1"]].concat())?);
+    // Each test has a machine to itself, which keeps no more than a processor of this one busy: so many programs run beside
+    // each other, and the tests of each one after the other.
+    let run = |program: Program| {
+        let mut command = Command::new(&program.executable);
+        command.arg("--test-threads=1").current_dir(&program.folder);
+        tests(&format!("{}: ", program.name), command)
+    };
+    for result in workers::each(programs, run) {
+        count.add(result?);
+    }
     Ok(count)
+}
+
+/// A built program of tests.
+struct Program {
+    name: String,
+    executable: PathBuf,
+    /// The package's folder, in which its tests run.
+    folder: PathBuf,
+}
+
+/// Builds the programs of the tests on real Xen. As the tests on the host are built but for the feature, so that what they
+/// are made of serves here too. The one that takes longest comes first.
+fn programs() -> Result<Vec<Program>> {
+    let metadata = workspace::metadata()?;
+    let package =
+        metadata.packages.iter().find(|package| *package.name == BED).context("there is no package of the bed")?;
+    let folder = package.manifest_path.parent().context("the bed has no folder")?;
+    let mut command = workspace::cargo();
+    command.args(["test", "--workspace", "--features", "cloister-bed/xen", "--no-run"]);
+    command.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
+    let names = package.targets.iter().filter(|target| target.is_test()).map(|target| &target.name);
+    command.args(names.flat_map(|name| ["--test", name]));
+    let mut child = command.spawn().context("cargo cannot be run")?;
+    let output = child.stdout.take().context("cargo has no output")?;
+    let mut programs = Vec::new();
+    for message in Message::parse_stream(BufReader::new(output)) {
+        let Message::CompilerArtifact(artifact) = message? else { continue };
+        // Other packages may have tests of the same name.
+        if artifact.target.is_test()
+            && artifact.package_id == package.id
+            && let Some(executable) = artifact.executable
+        {
+            programs.push(Program { name: artifact.target.name, executable: executable.into(), folder: folder.into() });
+        }
+    }
+    if !child.wait()?.success() || programs.is_empty() {
+        bail!("the tests on real Xen cannot be built");
+    }
+    programs.sort_by_key(|program| (program.name != LONGEST, program.name.clone()));
+    Ok(programs)
 }
 
 /// What `cloister-policy verify` must say of a built image, it says.
@@ -92,16 +151,27 @@ fn proved(policy: &Path) -> Count {
 /// Packages of the clients that tests use.
 const CLIENTS: [&str; 1] = ["curl"];
 
-/// What the tests on Xen need: the packages and the images of all policies.
-fn prepare() -> Result<()> {
+/// What the tests on Xen need: the packages, the images of all policies, and the tests themselves.
+fn prepare() -> Result<Vec<Program>> {
     let mut stages = Stages::new();
     cloister_bed::packages::ensure(&mut |text| stages.begin(text))?;
     cloister_bed::packages::ensure_also(&CLIENTS, &mut |text| stages.begin(text))?;
-    for policy in policies()?.into_iter().chain(taken::policies()?) {
-        image::build(&policy, &mut stages).with_context(|| policy.display().to_string())?;
-    }
+    workspace::ensure_target(&mut |text| stages.begin(text))?;
     stages.done();
-    Ok(())
+    images(policies()?.into_iter().chain(taken::policies()?).collect())?;
+    programs()
+}
+
+/// Builds the images of policies: each has a target folder of its own, and most of the work on one is that of a single
+/// thread.
+fn images(policies: Vec<PathBuf>) -> Result<()> {
+    let build = |policy: PathBuf| {
+        let mut stages = Stages::beside(&policy.file_stem().unwrap_or_default().to_string_lossy());
+        image::build(&policy, &mut stages).with_context(|| policy.display().to_string())?;
+        stages.done();
+        Ok(())
+    };
+    workers::each(policies, build).into_iter().collect()
 }
 
 fn policies() -> Result<Vec<PathBuf>> {
@@ -123,17 +193,16 @@ fn check(name: &str, arguments: &[&str]) -> Result<Count> {
     Ok(Count::one(status.success()))
 }
 
-/// Runs `cargo test`, passes its output on and adds up its results.
-fn tests(arguments: &[&str]) -> Result<Count> {
-    let mut command: Command = workspace::cargo();
+/// Runs tests, passes their output on, each line behind `label`, and adds up their results.
+fn tests(label: &str, mut command: Command) -> Result<Count> {
     // The tests of `boot` run this very program.
     command.env("CLOISTER_XTASK", std::env::current_exe().context("this program's path")?);
-    let mut child = command.args(arguments).stdout(Stdio::piped()).spawn().context("cargo cannot be run")?;
-    let output = child.stdout.take().context("cargo has no output")?;
+    let mut child = command.stdout(Stdio::piped()).spawn().context("the tests cannot be run")?;
+    let output = child.stdout.take().context("the tests have no output")?;
     let mut count = Count::default();
     for line in BufReader::new(output).lines() {
         let line = line?;
-        println!("{line}");
+        println!("{label}{line}");
         count.add(result(&line).unwrap_or_default());
     }
     // A test program that does not build, or that dies, reports no result of its own.

@@ -142,7 +142,11 @@ impl Writer<'_> {
     #[inline(never)]
     pub fn counted(&mut self, bytes: &[u8]) {
         self.u16(bytes.len() as u16);
-        bytes.iter().for_each(|byte| self.u8(*byte));
+        for part in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..part.len()].copy_from_slice(part);
+            self.put(u64::from_le_bytes(word), part.len());
+        }
     }
 }
 
@@ -221,8 +225,10 @@ impl Reader<'_> {
     pub fn counted<const N: usize>(&mut self) -> Result<ArrayVec<u8, N>, Malformed> {
         let count = usize::from(self.u16()?);
         let mut bytes = ArrayVec::new();
-        for _ in 0..count {
-            bytes.try_push(self.u8()?).map_err(|_| Malformed)?;
+        for at in (0..count).step_by(8) {
+            let size = (count - at).min(8);
+            let part = self.take(size)?.to_le_bytes();
+            bytes.try_extend_from_slice(&part[..size]).map_err(|_| Malformed)?;
         }
         Ok(bytes)
     }
