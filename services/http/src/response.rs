@@ -259,7 +259,8 @@ fn write_head<W: Write>(head: &mut W, plan: &Plan<'_>, form: Form<'_>) -> fmt::R
     let text = reason.len() as u64 + 1;
     // Number by number and piece by piece: `write!` would be most of what a small response costs.
     let put = |head: &mut W, pieces: &[&str]| pieces.iter().try_for_each(|piece| head.write_str(piece));
-    put(head, &["HTTP/1.1 ", reason, "\r\nServer: Cloister\r\n"])?;
+    // No `Server` (RFC 9110, 10.2.4: it may be left out): a stranger need not know, and each peer would read it again and again.
+    put(head, &["HTTP/1.1 ", reason, "\r\n"])?;
     if let Some(date) = date {
         put(head, &["Date: ", date, "\r\n"])?;
     }
@@ -439,6 +440,7 @@ mod tests {
         assert_eq!(field(&response, "Date"), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
         assert!(response.head.ends_with("\r\n\r\n"));
         assert_eq!(field(&get(&files(), "/", ""), "Content-Type"), Some("text/html; charset=utf-8"));
+        assert_eq!(field(&response, "Server"), None, "what serves is nobody's business");
         assert_eq!(field(&get(&files(), "/empty", ""), "Content-Length"), Some("0"));
     }
 

@@ -212,6 +212,11 @@ impl<'a> Machine<'a> {
         Ok(output.stdout)
     }
 
+    /// By which clock the machine runs.
+    pub fn clock(&self) -> Clock {
+        self.setup.clock
+    }
+
     /// Runs `measure` in dom0.
     pub fn measure(&self, words: &str) -> Result<Measured> {
         let text = self.shell(&format!("measure {words}"))?;

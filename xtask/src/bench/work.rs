@@ -32,8 +32,6 @@ pub type Action = dyn Fn(&mut Machine<'_>, &System) -> Result<Vec<f64>>;
 
 const ALL: &[System] = &[CLOISTER, LINUX, BUSYBOX];
 pub const SERVERS: &[System] = &[CLOISTER, LINUX];
-/// How long wrk makes load, in seconds: thousands of requests.
-const SECONDS: f64 = 0.3;
 
 /// How much work there is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,16 +126,21 @@ fn small_requests(scale: Scale) -> Vec<Job> {
 /// Small requests on kept connections: how many a second, the processor time of guest and dom0 for each, and the median
 /// time that each took.
 pub fn requests(machine: &Machine<'_>, system: &System, connections: u32) -> Result<[f64; 4]> {
-    let measured = machine.measure(&format!("run {}", wrk(system, connections)))?;
+    let measured = machine.measure(&format!("run {}", wrk(machine, system, connections)))?;
     let Load { requests, per_second, latency_us } = tools::wrk(measured.output())?;
     let guest = measured.cpu_us(machine.domain(system)?)? / requests;
     Ok([per_second, guest, measured.cpu_us("0")? / requests, latency_us.context("wrk names no times")?])
 }
 
 /// wrk with keep-alive connections for the small page. It makes at least a second's load by itself.
-fn wrk(system: &System, connections: u32) -> String {
+fn wrk(machine: &Machine<'_>, system: &System, connections: u32) -> String {
+    // Thousands of requests by the instruction clock, hundreds by the wall clock, which a machine without KVM is slow by.
+    let seconds = match machine.clock() {
+        Clock::Instructions => 0.3,
+        Clock::Wall => 3.0,
+    };
     let url = format!("http://{}:{}/page", system.address, system.port);
-    format!("--for {SECONDS} wrk -t 1 -c {connections} -d 60s --latency {url}")
+    format!("--for {seconds} wrk -t 1 -c {connections} -d 60s --latency {url}")
 }
 
 /// Connections all the time, and siege, which the original study used.
@@ -264,7 +267,8 @@ pub fn download_counts(machine: &Machine<'_>, system: &System, names: &[&str]) -
 /// The same for each small request.
 pub fn request_counts(machine: &Machine<'_>, system: &System, connections: u32, names: &[&str]) -> Result<Vec<f64>> {
     let before = machine.counts(system)?;
-    let requests = tools::wrk(machine.measure(&format!("run {}", wrk(system, connections)))?.output())?.requests;
+    let requests =
+        tools::wrk(machine.measure(&format!("run {}", wrk(machine, system, connections)))?.output())?.requests;
     let after = machine.counts(system)?;
     names.iter().map(|name| after.since(&before, name, requests)).collect()
 }
@@ -274,7 +278,7 @@ fn held() -> Vec<Job> {
     let beside = |count: u32| {
         let metrics = [&m::HELD, &m::HELD_GUEST];
         job("held", Some(f64::from(count)), SERVERS, &metrics, move |machine, system| {
-            let words = format!("hold {} {} /page {count} {}", system.address, system.port, wrk(system, 100));
+            let words = format!("hold {} {} /page {count} {}", system.address, system.port, wrk(machine, system, 100));
             let measured = machine.measure(&words)?;
             measured.whole()?;
             for name in ["held", "alive"] {
