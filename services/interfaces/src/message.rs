@@ -298,6 +298,27 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn all_that_follows_a_message_is_zero() {
+        struct Short;
+        impl Message for Short {
+            const SIZE: usize = 24;
+            fn encode(&self, writer: &mut Writer<'_>) {
+                writer.u8(7);
+            }
+            fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+                reader.u8().map(|_| Short)
+            }
+        }
+        let with = |rest: [u64; 2]| {
+            let mut words = Short.to_words();
+            words[1..3].copy_from_slice(&rest);
+            Short::from_words(words).is_ok()
+        };
+        assert!(with([0, 0]));
+        assert!(!with([0, 1]) && !with([5, 0]) && !with([5, 5]), "words that are equal do not cancel each other");
+    }
+
+    #[test]
     fn a_field_may_lie_across_words() {
         let mut words = [0; 3];
         let mut writer = Writer { words: &mut words, at: 0 };
