@@ -84,7 +84,7 @@ fn xen() -> Result<Count> {
     for policy in policies()?.into_iter().chain(taken::policies()?) {
         count.add(proved(&policy));
     }
-    // Each test has a machine to itself, which keeps no more than a processor of this one busy: so many programs run beside
+    // Each test has a machine to itself, which keeps about one processor of this one busy: so many programs run beside
     // each other, and the tests of each one after the other.
     let run = |program: Program| {
         let mut command = Command::new(&program.executable);
