@@ -299,9 +299,12 @@ impl Bed {
         Ok(State::parse(&self.dom0("xl list", limit::CREATE)?.stdout, name))
     }
 
-    /// Asks a guest to shut down and waits until it has.
+    /// Asks a guest to shut down and waits until it has and is gone: `-w` waits for the first alone, and the daemon of
+    /// `xl` removes the guest after it.
     pub fn shutdown_guest(&self, name: &str) -> Result<(), BedError> {
-        self.checked(&format!("xl shutdown -w {name}"), limit::SHUTDOWN, &self.guest_log(name)).map(drop)
+        let gone = format!("while xl domid {name} > /dev/null 2>&1; do usleep 100000; done");
+        let command = format!("xl shutdown -w {name} && {gone}");
+        self.checked(&command, limit::SHUTDOWN, &self.guest_log(name)).map(drop)
     }
 
     /// Asks a guest to restart; returns as soon as it has been asked.
