@@ -30,6 +30,9 @@ const WINDOW_FROM: u64 = SPECIAL + 0xF000;
 /// A frame to copy to.
 const WINDOW_TO: u64 = SPECIAL + 0x11000;
 
+/// Entries of a page table.
+const ENTRIES: usize = PAGE_SIZE / size_of::<PageTableEntry>();
+
 const KERNEL_FLAGS: Flags = Flags::PRESENT.union(Flags::GLOBAL);
 /// What may be written may not be executed.
 const WRITABLE: Flags = Flags::PRESENT.union(Flags::WRITABLE).union(Flags::NO_EXECUTE);
@@ -153,11 +156,12 @@ impl Root {
     /// A page is mapped already.
     fn go_on(&mut self, (to, from): (u64, u64), pages: u64, flags: Flags) -> Result<u64, PagingError> {
         let first = VirtAddr::new_truncate(to);
-        let table = self.directory_entry(first).addr().as_u64() as *mut PageTable;
-        // SAFETY: the page table of a page that is mapped, identity-mapped itself, and referred to by nothing else.
-        let entries = unsafe { &mut *table }.iter_mut().skip(usize::from(first.p1_index()) + 1);
+        let table = self.directory_entry(first).addr().as_u64() as *mut [PageTableEntry; ENTRIES];
+        // SAFETY: the page table of a page that is mapped, identity-mapped itself, and referred to by nothing else; it is made of
+        // its entries alone.
+        let behind = unsafe { &mut (&mut *table)[usize::from(first.p1_index()) + 1..] };
         let mut done = 0;
-        for entry in entries.take(usize::try_from(pages).unwrap_or(usize::MAX)) {
+        for entry in behind.iter_mut().take(usize::try_from(pages).unwrap_or(usize::MAX)) {
             done += 1;
             if !entry.is_unused() {
                 return Err(PagingError::Overlap(to + done * PAGE_SIZE as u64));
