@@ -525,10 +525,11 @@ impl<'t> Kernel<'t> {
         let shared = |other: &Mapping| other.region == mapping.region && other.service != mapping.service;
         let grants = self.tables.grants();
         let mut granted = grants.iter().filter(|rule| rule.region == mapping.region).peekable();
+        // Few regions are granted: most are answered by that.
         mapping.access == Access::ReadWrite
-            && !self.tables.mappings().iter().any(|other| shared(&other))
             && granted.peek().is_some()
             && granted.all(|rule| rule.access == Access::Read)
+            && !self.tables.mappings().iter().any(|other| shared(&other))
     }
 
     /// A service faulted: what becomes of it by its restart rule.

@@ -130,7 +130,10 @@ impl Handshake {
                 Command::Store(Action::Begin)
             }
             Step::Key(index) => {
-                let (name, text) = self.keys().into_iter().nth(index).unwrap_or_default();
+                let (name, number) = self.keys().into_iter().nth(index).unwrap_or_default();
+                let mut text = ArrayString::<10>::new();
+                // Ten digits hold every `u32`.
+                let _ = write!(text, "{number}");
                 Command::Store(Action::Write(node(DEVICE, name), value(&text)))
             }
             Step::Commit => Command::Store(Action::Commit),
@@ -183,18 +186,12 @@ impl Handshake {
         }
     }
 
-    pub(super) fn keys(&self) -> ArrayVec<(&'static str, ArrayString<10>), KEYS> {
-        let number = |number: u32| {
-            let mut text = ArrayString::new();
-            // Ten digits hold every `u32`.
-            let _ = write!(text, "{number}");
-            text
-        };
+    pub(super) fn keys(&self) -> ArrayVec<(&'static str, u32), KEYS> {
         let [rings, ..] = self.references;
-        let (tx, rx) = (number(self.ports.0.0), number(self.ports.1.0));
+        let (tx, rx) = (self.ports.0.0, self.ports.1.0);
         let mut keys = ArrayVec::new();
-        keys.push(("tx-ring-ref", number(rings.0)));
-        keys.push(("rx-ring-ref", number(rings.0.wrapping_add(1))));
+        keys.push(("tx-ring-ref", rings.0));
+        keys.push(("rx-ring-ref", rings.0.wrapping_add(1)));
         if self.split {
             keys.push(("event-channel-tx", tx));
             keys.push(("event-channel-rx", rx));
@@ -210,7 +207,7 @@ impl Handshake {
             ("feature-sg", offloads),
             ("feature-gso-tcpv4", offloads),
         ] {
-            keys.push((name, number(on)));
+            keys.push((name, on));
         }
         keys
     }

@@ -31,13 +31,15 @@ pub struct Ring<M> {
     memory: M,
     req_prod: u32,
     rsp_cons: u32,
+    /// The daemon is to be told: there is a request, or room that it may be waiting for.
+    owed: bool,
 }
 
 impl<M: Memory> Ring<M> {
     /// Takes the ring over as it stands: neither fresh nor empty is assumed.
     pub fn new(memory: M) -> Self {
         let (req_prod, rsp_cons) = (memory.load(REQ_PROD), memory.load(RSP_CONS));
-        Ring { memory, req_prod, rsp_cons }
+        Ring { memory, req_prod, rsp_cons, owed: false }
     }
 
     /// Whether the connection is being made; the rest of the page means nothing until then.
@@ -71,6 +73,7 @@ impl<M: Memory> Ring<M> {
         self.memory.write(REQUESTS, rest);
         self.req_prod = self.req_prod.wrapping_add(length);
         self.memory.store(REQ_PROD, self.req_prod);
+        self.owed = true;
         Ok(true)
     }
 
@@ -92,10 +95,20 @@ impl<M: Memory> Ring<M> {
             self.memory.read(RESPONSES, rest);
         }
         if count > 0 {
+            let before = self.rsp_cons;
             self.rsp_cons = self.rsp_cons.wrapping_add(count as u32);
             self.memory.store(RSP_CONS, self.rsp_cons);
+            // The daemon waits only for room in a stream that it found full. It may have filled it meanwhile, and not have seen the
+            // new index: so its own is looked at behind that.
+            self.memory.barrier();
+            self.owed |= self.memory.load(RSP_PROD).wrapping_sub(before) >= SIZE;
         }
         Ok(count)
+    }
+
+    /// Whether the daemon is to be sent an event; it is then taken to have been.
+    pub fn take_owed(&mut self) -> bool {
+        core::mem::take(&mut self.owed)
     }
 }
 
@@ -147,6 +160,23 @@ mod tests {
         memory.store(RSP_PROD, 3);
         assert_eq!(ring.receive(&mut [0; 8]), Ok(3));
         assert_eq!(memory.load(RSP_CONS), 3);
+    }
+
+    #[test]
+    fn the_daemon_is_told_of_requests_and_of_room_that_it_waits_for() {
+        let (memory, mut ring) = at(40);
+        assert!(!ring.take_owed());
+        assert_eq!(ring.send(&[1; 30]), Ok(true));
+        assert_eq!((ring.take_owed(), ring.take_owed()), (true, false));
+        memory.store(REQ_CONS, 70u32.wrapping_sub(1000));
+        assert_eq!((ring.send(&[1; 30]), ring.take_owed()), (Ok(false), false), "nothing was sent");
+        // A byte of room was left: the daemon has put all that it had.
+        memory.store(RSP_PROD, 40 + SIZE - 1);
+        assert_eq!((ring.receive(&mut [0; 8]), ring.take_owed()), (Ok(8), false));
+        memory.store(RSP_PROD, 48 + SIZE);
+        assert_eq!((ring.receive(&mut [0; 8]), ring.take_owed()), (Ok(8), true));
+        assert_eq!((ring.receive(&mut [0; 8]), ring.take_owed()), (Ok(8), false), "there is room already");
+        assert_eq!((ring.receive(&mut []), ring.take_owed()), (Ok(0), false));
     }
 
     #[test]

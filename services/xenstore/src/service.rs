@@ -554,19 +554,16 @@ impl<S: System, M: Memory> Service for XenStore<S, M> {
         let now = self.clock.now();
         self.expire(now);
         self.peers.iter_mut().for_each(Peer::deliver);
-        let mut moved = false;
         self.left_over = true;
         for _ in 0..STEPS {
-            let progress = self.receive(now) | self.ask(now);
-            moved |= progress;
-            if !progress {
+            if !(self.receive(now) | self.ask(now)) {
                 self.left_over = false;
                 break;
             }
         }
         self.tell_changes();
         self.peers.iter_mut().for_each(|peer| peer.server.replies.flush());
-        if moved && self.link != Link::Dead {
+        if self.ring.take_owed() && self.link != Link::Dead {
             self.port.send();
         }
     }

@@ -24,12 +24,14 @@ pub struct Watch {
 /// The table.
 pub struct Watches {
     slots: [Option<Watch>; WATCHES],
+    /// Slots from here on were never taken: few are, and all are looked at often.
+    taken: usize,
 }
 
 impl Watches {
     /// No watches.
     pub const fn new() -> Self {
-        Watches { slots: [const { None }; WATCHES] }
+        Watches { slots: [const { None }; WATCHES], taken: 0 }
     }
 
     /// Takes a slot for a watch that is yet to be registered; `None` if the client has its share.
@@ -38,6 +40,7 @@ impl Watches {
             return None;
         }
         let free = self.slots.iter().position(Option::is_none)?;
+        self.taken = self.taken.max(free + 1);
         let watch = Watch { client, token, path, registered: false, pending: false };
         self.slots.get_mut(free)?.replace(watch);
         Some(free)
@@ -67,12 +70,12 @@ impl Watches {
         let found = |(slot, watch): (usize, &'_ Option<Watch>)| {
             watch.as_ref().is_some_and(|watch| !watch.registered).then_some(slot)
         };
-        let slot = self.slots.iter().enumerate().find_map(found)?;
+        let slot = self.slots.iter().take(self.taken).enumerate().find_map(found)?;
         Some((slot, &self.slots.get(slot)?.as_ref()?.path))
     }
 
     /// Every watch.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Watch> {
-        self.slots.iter_mut().flatten()
+        self.slots.iter_mut().take(self.taken).flatten()
     }
 }
