@@ -194,8 +194,11 @@ pub mod region {
     /// Other domains are granted it for reading only, the service that asks maps it for writing, and no other service maps
     /// it: what leaves the image is written there, and nobody writes it but its owner.
     pub const OWN: u64 = 1 << 62;
+    /// No former run of the service has written a region of its own: the kernel has emptied it at boot, and nobody has had it
+    /// since.
+    pub const FRESH: u64 = 1 << 61;
     /// The bits of the size.
-    pub const SIZE: u64 = OWN - 1;
+    pub const SIZE: u64 = FRESH - 1;
 }
 
 /// Items of [`Operation::InfoRead`].

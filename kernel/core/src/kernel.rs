@@ -514,7 +514,10 @@ impl<'t> Kernel<'t> {
         let place = self.places.get(usize::from(mapping.region)).ok_or(Status::WrongOperation)?;
         let flags = match record.kind {
             RegionKind::Module | RegionKind::CommandLine | RegionKind::ImageData => region::CONSTANT,
-            RegionKind::Fixed | RegionKind::Share if self.owns(&mapping) => region::OWN,
+            RegionKind::Fixed | RegionKind::Share if self.owns(&mapping) => {
+                let former = self.restarts.get(usize::from(mapping.service)).is_none_or(|restarts| *restarts > 0);
+                region::OWN | if former { 0 } else { region::FRESH }
+            }
             _ => 0,
         };
         Ok(answer(mapping.address, place.length | flags))

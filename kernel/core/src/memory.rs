@@ -74,18 +74,31 @@ impl FreeMemory {
 
     /// Takes frames out, whether or not they are free: they are in use.
     pub fn remove(&mut self, frames: Frames) {
-        let mut left: ArrayVec<Frames, MAX_RANGES> = ArrayVec::new();
-        for range in &self.ranges {
+        let mut index = 0;
+        while frames.count() > 0
+            && let Some(range) = self.ranges.get_mut(index)
+        {
             let before = Frames { start: range.start, end: range.end.min(frames.start) };
             let after = Frames { start: range.start.max(frames.end), end: range.end };
-            for part in [before, after] {
-                if part.start < part.end && !left.contains(&part) {
-                    // A part that does not fit is given up: less memory, never memory twice.
-                    let _ = left.try_push(part);
+            index += 1;
+            match (before.start < before.end, after.start < after.end) {
+                (true, false) => *range = before,
+                (false, true) => *range = after,
+                (false, false) => {
+                    index -= 1;
+                    self.ranges.remove(index);
+                }
+                (true, true) => {
+                    // A part that has no place is given up: less memory, never memory twice.
+                    *range = before;
+                    match self.ranges.try_insert(index, after) {
+                        Ok(()) => index += 1,
+                        Err(_) if after.count() > before.count() => self.ranges[index - 1] = after,
+                        Err(_) => {}
+                    }
                 }
             }
         }
-        self.ranges = left;
     }
 
     /// Takes `pages` adjacent frames: from the smallest range that has them, so that large ranges stay whole.
@@ -153,6 +166,19 @@ mod tests {
         assert_eq!(free.take(9), None);
         assert_eq!(free.take(0), None);
         assert_eq!(free.take(8), Some(Gfn(0)));
+    }
+
+    #[test]
+    fn a_split_that_finds_no_place_gives_its_smaller_part_up() {
+        for (hole, left) in [(3, Frames { start: 4, end: 10 }), (7, Frames { start: 0, end: 7 })] {
+            let mut free = FreeMemory::new();
+            (0..MAX_RANGES as u64).for_each(|range| free.add(Frames { start: range * 20, end: range * 20 + 10 }));
+            free.remove(Frames { start: hole, end: hole + 1 });
+            assert_eq!((free.ranges.len(), free.ranges.first()), (MAX_RANGES, Some(&left)));
+            free.remove(Frames { start: 0, end: 15 });
+            free.remove(Frames { start: 23, end: 24 });
+            assert_eq!((free.ranges.len(), free.total()), (MAX_RANGES, 10 * (MAX_RANGES as u64 - 1) - 1));
+        }
     }
 
     #[test]

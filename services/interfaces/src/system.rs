@@ -104,6 +104,10 @@ pub trait Memory: Clone {
 pub trait Own {
     /// The region's size in bytes.
     fn size(&self) -> usize;
+    /// Whether it holds zeros but for what was written through `self`: no former run of the service has had it.
+    fn is_fresh(&self) -> bool {
+        false
+    }
     /// Lets `edit` change `length` bytes from `offset`; answers its result, or `None` if they leave the region.
     fn edit<R>(&mut self, offset: usize, length: usize, edit: impl FnOnce(&mut [u8]) -> R) -> Option<R>;
 }

@@ -175,6 +175,7 @@ impl Memory for Window {
 pub struct Pages {
     base: usize,
     length: usize,
+    fresh: bool,
 }
 
 impl Pages {
@@ -189,13 +190,17 @@ impl Pages {
         let first = TAKEN.load(Ordering::Relaxed) & bit == 0;
         TAKEN.store(TAKEN.load(Ordering::Relaxed) | bit, Ordering::Relaxed);
         let own = bit != 0 && first && flags & region::OWN != 0;
-        Pages { base, length: if own { length } else { 0 } }
+        Pages { base, length: if own { length } else { 0 }, fresh: flags & region::FRESH != 0 }
     }
 }
 
 impl Own for Pages {
     fn size(&self) -> usize {
         self.length
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.fresh
     }
 
     fn edit<R>(&mut self, offset: usize, length: usize, edit: impl FnOnce(&mut [u8]) -> R) -> Option<R> {

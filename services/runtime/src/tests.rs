@@ -127,6 +127,10 @@ fn a_region_is_a_window_or_pages_or_bytes_as_its_flags_say() {
     assert_eq!(sizes(own), (0, 16, 0));
     assert_eq!(sizes(constant), (16, 0, 16));
     assert_eq!(bytes(KERNEL, constant), [3; 16]);
+    let fresh = map(6, 2, 0, region::OWN | region::FRESH);
+    let fresh = Pages::new(KERNEL, fresh);
+    assert_eq!((fresh.size(), fresh.is_fresh()), (16, true));
+    assert!(!Pages::new(KERNEL, map(7, 2, 0, region::OWN)).is_fresh());
 }
 
 #[test]

@@ -75,6 +75,8 @@ pub enum Refused {
 struct Outbound<S, M: Memory> {
     net: Client<Net, S, M>,
     pool: M::Own,
+    /// Something may have been written to the pool, by a former run of the service if by nobody else.
+    written: bool,
     free: Runs,
     /// For the first page of each frame that netfront has, how many pages that frame has.
     sent: Vec<u8>,
@@ -135,6 +137,7 @@ impl<S: System, M: Memory> Wire<S, M> {
         Wire {
             out: Outbound {
                 net,
+                written: !tx_pool.is_fresh(),
                 pool: tx_pool,
                 free: Runs::new(tx),
                 sent: vec![0; tx],
@@ -265,8 +268,10 @@ impl<S: System, M: Memory> Wire<S, M> {
         self.out.free = Runs::new(self.out.sent.len());
         self.out.sent.fill(0);
         // What went over one link, the back end of the next must not see.
-        let size = self.out.pool.size();
-        self.out.pool.edit(0, size, |pages| pages.fill(0));
+        if core::mem::replace(&mut self.out.written, true) {
+            let size = self.out.pool.size();
+            self.out.pool.edit(0, size, |pages| pages.fill(0));
+        }
     }
 
     /// Sends a frame that the stack did not make.

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use cloister_caps::abi::region::{CONSTANT, OWN, SIZE};
+use cloister_caps::abi::region::{CONSTANT, FRESH, OWN, SIZE};
 use cloister_caps::{Fault, Operation, Slot};
 use cloister_interfaces::{Memory, Own, Service, System};
 
@@ -114,26 +114,31 @@ impl Memory for Window {
 }
 
 /// A region that nobody but the service that runs can write or map.
-pub struct Pages(SharedMemory);
+pub struct Pages {
+    memory: SharedMemory,
+    fresh: bool,
+}
 
 impl Pages {
     /// The region that the capability in `slot` names; without bytes if others can write or map it.
     #[must_use]
     pub fn new(_: Kernel, slot: Slot) -> Pages {
         let own = find(slot).filter(|(_, _, size, _)| size & OWN != 0);
-        Pages(
-            own.and_then(|(machine, region, ..)| machine.regions().shared(region))
-                .unwrap_or_else(|| SharedMemory::new(0)),
-        )
+        let fresh = own.as_ref().is_some_and(|(_, _, size, _)| size & FRESH != 0);
+        let memory = own.and_then(|(machine, region, ..)| machine.regions().shared(region));
+        Pages { memory: memory.unwrap_or_else(|| SharedMemory::new(0)), fresh }
     }
 }
 
 impl Own for Pages {
     fn size(&self) -> usize {
-        self.0.size()
+        self.memory.size()
+    }
+    fn is_fresh(&self) -> bool {
+        self.fresh
     }
     fn edit<R>(&mut self, offset: usize, length: usize, edit: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
-        self.0.edit(offset, length, edit)
+        self.memory.edit(offset, length, edit)
     }
 }
 

@@ -1,12 +1,12 @@
 //! Every invocation that there is: each service, each slot, each operation, and arguments of every kind.
 
-use cloister_caps::abi::region::{CONSTANT, OWN};
+use cloister_caps::abi::region::{CONSTANT, FRESH, OWN, SIZE};
 use cloister_caps::tables::{Access, Capability, Mapping, PortKind, Tables};
 use cloister_caps::{Kind, Operation, Rights, Status};
 use cloister_kernel_core::Outcome;
 use cloister_kernel_core::kernel::Answer;
 
-use crate::machine::{Bench, narrow, shipped, tables};
+use crate::machine::{Bench, narrow, shipped, tables, with};
 
 /// Arguments inside and outside of what any rule allows.
 const ARGUMENTS: [[u64; 4]; 17] = [
@@ -215,11 +215,25 @@ fn each_service_finds_its_own_mappings_where_they_are() {
         // Of the shipped policy's regions only the pool of frames to send is one that leaves the image and has one owner.
         let name = tables.name(capability.name);
         let own = name == "tx-pool";
-        let flags = if constant { CONSTANT } else { 0 } | if own { OWN } else { 0 };
+        let flags = if constant { CONSTANT } else { 0 } | if own { OWN | FRESH } else { 0 };
         assert_eq!(answer.words, [mapping.address, place.length | flags], "{name}");
         found += 1;
     }
     assert_eq!(found, tables.mappings().len());
+}
+
+#[test]
+fn after_a_restart_a_region_of_its_own_is_not_fresh() {
+    let restarts = with("restart = { limit = 0,", "restart = { limit = 1,");
+    let mut bench = Bench::new(&restarts);
+    let tcpip = bench.service("tcpip");
+    let mut flags = || {
+        let answer = bench.invoke("tcpip", "tx-pool", Operation::RegionFind, [0; 4]);
+        let flags = answer.words[1] & !SIZE;
+        bench.kernel.fault(tcpip);
+        flags
+    };
+    assert_eq!([flags(), flags()], [OWN | FRESH, OWN]);
 }
 
 #[test]

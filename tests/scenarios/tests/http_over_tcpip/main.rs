@@ -10,7 +10,7 @@ use cloister_interfaces::net::Offloads;
 use cloister_scenarios::Network;
 use cloister_scenarios::archive::cpio;
 use cloister_scenarios::client::SERVER;
-use rig::{Rig, Setup};
+use rig::{FORMER, Rig, Setup};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::{icmp, tcp, udp};
 use smoltcp::wire::{
@@ -382,6 +382,16 @@ fn a_backend_that_comes_back_finds_its_connections() {
     assert!(rig.response(handle, false).1 == pattern(3_000_000));
     rig.send(handle, b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(rig.response(handle, false).1, b"1");
+}
+
+#[test]
+fn what_went_over_one_link_the_backend_of_the_next_does_not_see() {
+    let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+    assert!(!rig.shows(FORMER), "of a former run of the service");
+    assert_eq!(rig.get("/one").1, b"1");
+    assert!(rig.shows(b"HTTP/1.1 200 OK"));
+    rig.disconnect();
+    assert!(!rig.shows(b"HTTP/1.1"));
 }
 
 #[test]

@@ -15,6 +15,8 @@ use cloister_tcpip as tcpip;
 
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const PAGES: usize = 64;
+/// What a former run of tcpip has left where frames are sent from.
+pub const FORMER: &[u8] = b"of a former run";
 
 /// Of a million, so many are lost, by chance: frames as the image sends them, packets that they are cut into, and frames to
 /// the image.
@@ -185,6 +187,8 @@ impl Rig {
         let system = Recorder::new();
         let pool = || SharedMemory::new(PAGES * PAGE_SIZE);
         let (rx_pool, tx_pool) = (pool(), pool());
+        // A former run of tcpip may have sent something.
+        tx_pool.write((PAGES - 1) * PAGE_SIZE, FORMER);
         let (net, netfront) = channel::<Net, _>(&system, 10, &system, 11, 64);
         let (application, server) = channel::<SocketInterface, _>(&system, 12, &system, 13, 64);
         let (control, ending) = channel::<Control, _>(&system, 14, &system, 15, 4);
@@ -276,6 +280,11 @@ impl Rig {
     /// Bytes of the longest frame that the image was given.
     pub fn longest_received(&self) -> usize {
         self.link.longest_received
+    }
+
+    /// Whether the backend would find these bytes among what is shared with it for frames.
+    pub fn shows(&self, bytes: &[u8]) -> bool {
+        self.link.tx_pool.bytes(0, PAGES * PAGE_SIZE).windows(bytes.len()).any(|window| window == bytes)
     }
 
     /// The backend goes.
