@@ -142,10 +142,11 @@ impl Writer<'_> {
     #[inline(never)]
     pub fn counted(&mut self, bytes: &[u8]) {
         self.u16(bytes.len() as u16);
-        for part in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..part.len()].copy_from_slice(part);
-            self.put(u64::from_le_bytes(word), part.len());
+        // Whole words by themselves: a copy of a length that is not known is a call.
+        let (words, rest) = bytes.as_chunks();
+        words.iter().for_each(|word| self.put(u64::from_le_bytes(*word), 8));
+        if !rest.is_empty() {
+            self.put(rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)), rest.len());
         }
     }
 }
@@ -225,10 +226,14 @@ impl Reader<'_> {
     pub fn counted<const N: usize>(&mut self) -> Result<ArrayVec<u8, N>, Malformed> {
         let count = usize::from(self.u16()?);
         let mut bytes = ArrayVec::new();
-        for at in (0..count).step_by(8) {
-            let size = (count - at).min(8);
-            let part = self.take(size)?.to_le_bytes();
-            bytes.try_extend_from_slice(&part[..size]).map_err(|_| Malformed)?;
+        // Whole words by themselves: a copy of a length that is not known is a call.
+        for _ in 0..count / 8 {
+            bytes.try_extend_from_slice(&self.take(8)?.to_le_bytes()).map_err(|_| Malformed)?;
+        }
+        if let size @ 1.. = count % 8 {
+            for byte in self.take(size)?.to_le_bytes().into_iter().take(size) {
+                bytes.try_push(byte).map_err(|_| Malformed)?;
+            }
         }
         Ok(bytes)
     }
