@@ -168,7 +168,9 @@ operations! {
     PortClose = 10: Kind::Port, CLOSE, "close";
     /// Grant: share page `a0` of the rule's region with domain `a1`. If `a2` is 0 the page is ours: the peer may use it, and
     /// the answer is the grant reference. Otherwise the page is the peer's, granted by it under the reference `a2`, and
-    /// takes the place of ours, which only a back end's kernel arranges; the answer is 0.
+    /// takes the place of ours, which only a back end's kernel arranges; the answer is 0. `a3` is how many further pages
+    /// behind page `a0` are shared as well, with the references that follow: all of them, or none if one may not be. Of the
+    /// peer's pages there is one a call, and `a3` is 0.
     GrantIssue = 11: Kind::Grant, ISSUE, "issue";
     /// Grant: share page `a0` no more; `InUse` while the peer still maps it.
     GrantEnd = 12: Kind::Grant, END, "end";

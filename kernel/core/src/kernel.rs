@@ -434,34 +434,58 @@ impl<'t> Kernel<'t> {
         &mut self,
         platform: &mut impl Platform,
         rule: &GrantRule,
-        [page, peer, theirs, _]: [u64; 4],
+        [page, peer, theirs, further]: [u64; 4],
     ) -> Result<Answer, Status> {
-        let page = u32::try_from(page).ok().filter(|page| *page < rule.count).ok_or(Status::NotPermitted)?;
+        let allowed =
+            |page: u64| u32::try_from(page).ok().filter(|page| *page < rule.count).ok_or(Status::NotPermitted);
+        // No page of the range is past the last one.
+        let last = allowed(page.saturating_add(further))?;
+        let page = allowed(page)?;
         let peer = allowed_peer(peer, rule.peer_first, rule.peer_last)?;
         let place = self.places.get(usize::from(rule.region)).copied().unwrap_or_default();
-        if u64::from(page) >= place.pages {
+        if u64::from(last) >= place.pages || theirs != 0 && further != 0 {
             return Err(Status::BadArgument);
         }
-        let reference = rule.first_ref + page;
-        let frame = Gfn(place.frame.0 + u64::from(page));
-        let writable = rule.access == Access::ReadWrite;
-        let tables = self.tables;
-        let (granted, mapped, bit) = self.grant_state(reference).ok_or(Status::BadArgument)?;
-        if *granted & bit != 0 {
-            return Err(Status::WrongState);
+        let first = rule.first_ref + page;
+        let references = first..=rule.first_ref + last;
+        // All are looked at before the first is granted, so that a refusal leaves nothing behind.
+        for reference in references.clone() {
+            let (granted, _, bit) = self.grant_state(reference).ok_or(Status::BadArgument)?;
+            if *granted & bit != 0 {
+                return Err(Status::WrongState);
+            }
         }
-        if theirs == 0 {
+        let frame = place.frame.0 + u64::from(page);
+        if theirs != 0 {
+            return self.map(platform, rule, GrantRef(first), Gfn(frame), peer, theirs);
+        }
+        for (reference, frame) in references.zip(frame..) {
+            let (granted, _, bit) = self.grant_state(reference).ok_or(Status::BadArgument)?;
             *granted |= bit;
-            platform.grant(GrantRef(reference), frame, peer, writable);
-            return Ok(answer(u64::from(reference), 0));
+            platform.grant(GrantRef(reference), Gfn(frame), peer, rule.access == Access::ReadWrite);
         }
+        Ok(answer(u64::from(first), 0))
+    }
+
+    /// Puts the page that `peer` grants under `theirs` in the place of ours.
+    fn map(
+        &mut self,
+        platform: &mut impl Platform,
+        rule: &GrantRule,
+        reference: GrantRef,
+        frame: Gfn,
+        peer: DomId,
+        theirs: u64,
+    ) -> Result<Answer, Status> {
+        let writable = rule.access == Access::ReadWrite;
         // A page that is only to be read must not be one that a service takes for its own, or writes: that would fault.
         let writes = |mapping: Mapping| mapping.region == rule.region && mapping.access == Access::ReadWrite;
-        if !writable && tables.mappings().iter().any(writes) {
+        if !writable && self.tables.mappings().iter().any(writes) {
             return Err(Status::NotPermitted);
         }
         let theirs = u32::try_from(theirs).map(GrantRef).map_err(|_| Status::Unavailable)?;
-        if !platform.map_grant(GrantRef(reference), frame, peer, theirs, writable) {
+        let (granted, mapped, bit) = self.grant_state(reference.0).ok_or(Status::BadArgument)?;
+        if !platform.map_grant(reference, frame, peer, theirs, writable) {
             return Err(Status::Unavailable);
         }
         *granted |= bit;

@@ -76,14 +76,19 @@ impl Refusal<'_> {
         let Some(capability) = self.capability else {
             return write!(f, "no rule gives {service} a capability in this slot");
         };
-        let [first, second, ..] = self.arguments;
+        let [first, second, _, further] = self.arguments;
         match (self.status, capability.kind) {
             (Status::WrongOperation, _) => write!(f, "a {} has no such operation", capability.kind.name()),
             (Status::MissingRight, _) => write!(f, "'{operation}' is not among the rights of line {}", capability.line),
             (Status::NotPermitted, Kind::Grant) => {
-                write!(f, "line {} does not allow page {first}", capability.line)?;
-                // Only the issue of a grant names a peer.
-                if self.operation == Operation::GrantIssue as u64 { write!(f, " for peer {second}") } else { Ok(()) }
+                let issue = self.operation == Operation::GrantIssue as u64;
+                write!(f, "line {} does not allow ", capability.line)?;
+                // Only the issue of a grant names a peer, and further pages.
+                match further {
+                    1.. if issue => write!(f, "pages {first} to {}", first.saturating_add(further))?,
+                    _ => write!(f, "page {first}")?,
+                }
+                if issue { write!(f, " for peer {second}") } else { Ok(()) }
             }
             (Status::NotPermitted, _) => write!(f, "line {} does not allow peer {first}", capability.line),
             (Status::BadArgument, _) => write!(f, "argument {first:#x} is out of range for line {}", capability.line),

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use arrayvec::ArrayVec;
-use cloister_caps::{DomId, GrantRef, Status};
+use cloister_caps::{DomId, Fault, GrantRef, Status};
 use cloister_interfaces::capability::{Clock, Console, GrantRule};
 use cloister_interfaces::grants::{Grants, Reply, Request};
 use cloister_interfaces::rules::{GrantRuleFor, rules};
@@ -12,7 +12,7 @@ use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, Syste
 use crate::pages::{PAGES, Pages};
 use crate::{CLIENTS, Caps, RULES};
 
-/// Pages issued or ended in one call; with the rest the service is called again at once.
+/// Pages ended in one call; with the rest the service is called again at once.
 const PAGES_PER_CALL: u32 = 64;
 /// The first and the longest pause between two attempts to end what a peer holds.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -22,15 +22,6 @@ const RETRY_LAST: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Work {
     Idle,
-    /// Granting pages `first .. first + count`, of which those before `next` are granted, as references from
-    /// `reference` on.
-    Issuing {
-        first: u16,
-        count: u16,
-        next: u16,
-        peer: DomId,
-        reference: Option<GrantRef>,
-    },
     /// Ending what is to end, from page `next` on.
     Ending {
         next: u16,
@@ -49,7 +40,7 @@ enum Work {
 enum Why {
     /// The client asked: answer, and say so again when a page that was held is free.
     Asked,
-    /// An attempt to issue was refused half-way: the client is told so, and nothing later.
+    /// The service's former self granted them: the client was refused them, and is told nothing later.
     Undo,
     /// A new attempt at pages that were held; it says so only when none is left.
     Retry { pause: Duration, silent: bool },
@@ -154,23 +145,25 @@ impl<S: System, M: Memory> GrantManager<S, M> {
         if rule.work != Work::Idle && rule.owner.is_some_and(|(owner, _)| owner != client) {
             return self.refuse(client, number, "another client uses the rule");
         }
-        let work = match request {
-            Request::End { .. } => {
-                rule.ending = rule.granted.clone();
-                Work::Ending { next: 0, why: Why::Asked }
-            }
-            Request::Issue { first, count, peer, .. } => {
-                if let Err(why) = check(&entry, rule, first, count, peer) {
-                    return self.refuse(client, number, why);
-                }
-                Work::Issuing { first, count, next: first, peer, reference: None }
-            }
-        };
-        rule.work = work;
+        if let Request::Issue { first, count, peer, .. } = request
+            && let Err(why) = check(&entry, rule, first, count, peer)
+        {
+            return self.refuse(client, number, why);
+        }
         rule.released = false;
         rule.owner = Some((client, number));
-        if let Some(peer) = self.peers.get_mut(client) {
-            peer.busy = Some(index);
+        match request {
+            Request::Issue { first, count, peer, .. } => match rule.issue(first, count, peer) {
+                Ok(reference) => self.answer(client, Reply::Issued { rule: number, reference, count }),
+                Err(_) => self.refuse(client, number, "the kernel refused"),
+            },
+            Request::End { .. } => {
+                rule.ending = rule.granted.clone();
+                rule.work = Work::Ending { next: 0, why: Why::Asked };
+                if let Some(peer) = self.peers.get_mut(client) {
+                    peer.busy = Some(index);
+                }
+            }
         }
     }
 
@@ -184,50 +177,8 @@ impl<S: System, M: Memory> GrantManager<S, M> {
             let silent = matches!(why, Why::Undo | Why::Retry { silent: true, .. });
             rule.work = Work::Ending { next: 0, why: Why::Retry { pause: (pause * 2).min(RETRY_LAST), silent } };
         }
-        match rule.work {
-            Work::Idle | Work::Held { .. } => {}
-            Work::Issuing { .. } => self.issue(index, budget),
-            Work::Ending { next, why } => self.end(index, next, why, now, budget),
-        }
-    }
-
-    fn issue(&mut self, index: usize, budget: &mut u32) {
-        let Some(rule) = self.rules.get_mut(index) else { return };
-        let Some((client, number)) = rule.owner else { return };
-        while let Work::Issuing { first, count, next, peer, reference } = rule.work {
-            if next - first == count {
-                rule.work = Work::Idle;
-                let reference = reference.unwrap_or_default();
-                return self.answer(client, Reply::Issued { rule: number, reference, count });
-            }
-            if *budget == 0 {
-                return;
-            }
-            *budget -= 1;
-            let problem = match rule.capability.issue(u32::from(next), peer) {
-                Ok(given) => {
-                    rule.granted.set(next, true);
-                    let start = reference.unwrap_or(given);
-                    rule.work = Work::Issuing { first, count, next: next + 1, peer, reference: Some(start) };
-                    let expected = start.0.checked_add(u32::from(next - first));
-                    (expected != Some(given.0)).then_some("the kernel's references do not follow each other")
-                }
-                Err(fault) => {
-                    if fault.status() == Status::WrongState {
-                        // Granted, but not by this run of the service: its former self did. All of the range
-                        // may be, so all of it is ended, and the client's next attempt finds it free.
-                        (first..first + count).for_each(|page| rule.granted.set(page, true));
-                    }
-                    Some("the kernel refused")
-                }
-            };
-            if let Some(why) = problem {
-                (first..first + count)
-                    .filter(|page| rule.granted.has(*page))
-                    .for_each(|page| rule.ending.set(page, true));
-                rule.work = Work::Ending { next: first, why: Why::Undo };
-                return self.refuse(client, number, why);
-            }
+        if let Work::Ending { next, why } = rule.work {
+            self.end(index, next, why, now, budget);
         }
     }
 
@@ -282,6 +233,26 @@ impl<S: System, M: Memory> GrantManager<S, M> {
     }
 }
 
+impl<S: System> Rule<S> {
+    /// Grants the pages, all or none of them; answers the first one's reference.
+    fn issue(&mut self, first: u16, count: u16, peer: DomId) -> Result<GrantRef, Fault> {
+        let issued = self.capability.issue(u32::from(first), u32::from(count), peer);
+        // Granted, but not by this run of the service: its former self did. All of the range may be, so all of it is
+        // ended, and the client's next attempt finds it free.
+        let undo = issued.is_err_and(|fault| fault.status() == Status::WrongState);
+        if issued.is_ok() || undo {
+            for page in first..first + count {
+                self.granted.set(page, true);
+                self.ending.set(page, undo);
+            }
+        }
+        if undo {
+            self.work = Work::Ending { next: first, why: Why::Undo };
+        }
+        issued
+    }
+}
+
 /// Whether the policy's rule allows the grant now.
 fn check<S>(entry: &GrantRuleFor, rule: &Rule<S>, first: u16, count: u16, peer: DomId) -> Result<(), &'static str> {
     let end =
@@ -298,7 +269,7 @@ fn check<S>(entry: &GrantRuleFor, rule: &Rule<S>, first: u16, count: u16, peer: 
     if (first..end).any(|page| rule.granted.has(page)) {
         return Err("a page of these is granted already");
     }
-    if matches!(rule.work, Work::Issuing { .. } | Work::Ending { .. } | Work::Held { .. }) {
+    if rule.work != Work::Idle {
         return Err("grants of the rule are still ending");
     }
     Ok(())
@@ -341,9 +312,7 @@ impl<S: System, M: Memory> Service for GrantManager<S, M> {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        if self.left_over
-            || self.rules.iter().any(|rule| matches!(rule.work, Work::Issuing { .. } | Work::Ending { .. }))
-        {
+        if self.left_over || self.rules.iter().any(|rule| matches!(rule.work, Work::Ending { .. })) {
             return Some(Instant::START);
         }
         let held = |rule: &Rule<S>| match rule.work {

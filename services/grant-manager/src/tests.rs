@@ -24,7 +24,6 @@ struct Kernel {
     granted: BTreeMap<(u16, u64), u64>,
     in_use: BTreeSet<(u16, u64)>,
     refuse_page: Option<u64>,
-    skip: u32,
     most_in_a_call: usize,
     calls: usize,
 }
@@ -62,12 +61,17 @@ impl World {
             let refused = |status: Status| Err(status.into_result().expect_err("a fault"));
             kernel.calls += matches!(operation, Operation::GrantIssue | Operation::GrantEnd) as usize;
             match operation {
-                Operation::GrantIssue if kernel.refuse_page == Some(key.1) => refused(Status::NotPermitted),
-                Operation::GrantIssue if kernel.granted.contains_key(&key) => refused(Status::WrongState),
                 Operation::GrantIssue => {
-                    kernel.granted.insert(key, arguments[1]);
-                    let reference = FIRST_REF[usize::from(slot.0 - 10)] + key.1 as u32;
-                    Ok([u64::from(reference + if key.1 > 2 { kernel.skip } else { 0 }), 0])
+                    let [first, peer, _, further] = arguments;
+                    let pages = first..=first + further;
+                    if kernel.refuse_page.is_some_and(|page| pages.contains(&page)) {
+                        return refused(Status::NotPermitted);
+                    }
+                    if pages.clone().any(|page| kernel.granted.contains_key(&(slot.0, page))) {
+                        return refused(Status::WrongState);
+                    }
+                    kernel.granted.extend(pages.map(|page| ((slot.0, page), peer)));
+                    Ok([u64::from(FIRST_REF[usize::from(slot.0 - 10)]) + first, 0])
                 }
                 Operation::GrantEnd if kernel.in_use.contains(&key) => refused(Status::InUse),
                 Operation::GrantEnd if kernel.granted.remove(&key).is_none() => refused(Status::WrongState),
@@ -135,6 +139,7 @@ fn pages_are_granted_and_ended_as_a_whole() {
     let reply = Reply::Issued { rule: 1, reference: GrantRef(200), count: 128 };
     assert_eq!(world.ask(0, issue(1, 0, 128)), [reply]);
     assert_eq!((world.granted(12), world.granted(10)), (128, 0));
+    assert_eq!(world.kernel.borrow().most_in_a_call, 1, "they are granted by one system call");
     assert_eq!(world.ask(0, Request::End { rule: 1 }), [Reply::Ended { rule: 1, held: 0 }]);
     assert_eq!(world.granted(12), 0);
     assert_eq!(world.kernel.borrow().most_in_a_call, 64, "the work of a call is bounded");
@@ -213,7 +218,8 @@ fn a_call_takes_as_many_requests_of_a_client_as_there_are_rules_and_forgets_no_o
         let mut world = World::with(16, &[rule(0, 0, 2), rule(1, 2, 128)]);
         if others {
             // It takes two calls; the second answers while the first client's queue is not empty yet.
-            world.clients[1].requests.send(&issue(0, 0, 128)).expect("room");
+            world.ask(1, issue(0, 0, 128));
+            world.clients[1].requests.send(&Request::End { rule: 0 }).expect("room");
             world.service.notified(Notifications::ALL);
         }
         for _ in 0..=RULES {
@@ -238,12 +244,13 @@ fn a_grant_already_made_is_not_made_again() {
 }
 
 #[test]
-fn a_refusal_half_way_undoes_that_request_only() {
+fn of_what_the_kernel_refuses_nothing_stays_and_the_rest_does() {
     let mut world = World::new(8);
     world.ask(0, issue(1, 0, 4));
     world.kernel.borrow_mut().refuse_page = Some(100);
     assert_eq!(world.ask(0, issue(1, 4, 120)), [Reply::Refused { rule: 1 }]);
-    assert_eq!(world.granted(12), 4);
+    assert_eq!((world.granted(12), world.service.deadline()), (4, None));
+    assert_eq!(world.system.console(), "refused client 0, rule 1: the kernel refused\n");
     world.kernel.borrow_mut().refuse_page = None;
     assert!(matches!(world.ask(0, issue(1, 4, 120))[..], [Reply::Issued { .. }]));
 }
@@ -258,11 +265,26 @@ fn a_restarted_service_ends_what_its_former_self_granted() {
 }
 
 #[test]
-fn references_that_do_not_follow_each_other_are_refused() {
+fn what_a_former_self_granted_is_ended_in_that_range_only_and_the_client_not_told_again() {
     let mut world = World::new(8);
-    world.kernel.borrow_mut().skip = 1;
-    assert_eq!(world.ask(0, issue(1, 0, 8)), [Reply::Refused { rule: 1 }]);
-    assert_eq!(world.granted(12), 0);
+    world.ask(0, issue(1, 0, 4));
+    world.kernel.borrow_mut().granted.insert((12, 90), 3);
+    world.kernel.borrow_mut().in_use.insert((12, 90));
+    assert_eq!(world.ask(0, issue(1, 4, 120)), [Reply::Refused { rule: 1 }]);
+    assert_eq!(world.granted(12), 5, "the peer holds one");
+    assert_eq!(world.ask(0, issue(1, 124, 1)), [Reply::Refused { rule: 1 }]);
+    world.kernel.borrow_mut().in_use.clear();
+    world.system.set_now(60_000_000_000);
+    world.run();
+    assert_eq!((world.replies(0), world.granted(12)), (Vec::new(), 4));
+    assert!(matches!(world.ask(0, issue(1, 4, 120))[..], [Reply::Issued { .. }]));
+}
+
+#[test]
+fn the_kernel_is_not_asked_for_no_page() {
+    let system = Recorder::new();
+    let fault = GrantRule::new(system.clone(), Slot(10)).issue(0, 0, PEER).expect_err("there is no page");
+    assert_eq!((fault.status(), system.take_calls().len()), (Status::BadArgument, 0));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use core::fmt::{self, Write};
 
 use cloister_caps::abi::CONSOLE_CHUNK;
-use cloister_caps::{DomId, EvtchnPort, Fault, GrantRef, Operation, Slot};
+use cloister_caps::{DomId, EvtchnPort, Fault, GrantRef, Operation, Slot, Status};
 
 use crate::service::Notifications;
 use crate::system::{Instant, System};
@@ -201,20 +201,23 @@ capability! {
     GrantRule
 }
 impl<S: System> GrantRule<S> {
-    /// Lets `peer` use page `page` of the rule's region. Answers the reference; the same page has
-    /// the same reference always.
+    /// Lets `peer` use the `count` pages of the rule's region from page `first` on: all of them or none. Answers the
+    /// reference of the first, which those of the others follow; the same page has the same reference always.
     ///
     /// # Errors
-    /// The rule does not cover the page or the peer, or the page is granted already.
-    pub fn issue(&self, page: u32, peer: DomId) -> Result<GrantRef, Fault> {
-        let arguments = [u64::from(page), u64::from(peer.0), 0, 0];
+    /// There is no page among them, the rule does not cover one of them or the peer, or one is granted already.
+    pub fn issue(&self, first: u32, count: u32, peer: DomId) -> Result<GrantRef, Fault> {
+        let Some(further) = count.checked_sub(1) else {
+            return Status::BadArgument.into_result().map(|()| GrantRef::default());
+        };
+        let arguments = [u64::from(first), u64::from(peer.0), 0, u64::from(further)];
         let [reference, _] = self.system.invoke(self.slot, Operation::GrantIssue, arguments)?;
         Ok(GrantRef(reference as u32))
     }
     /// Puts the page that `peer` grants under `theirs` in the place of page `page`. Only a back end's kernel does.
     ///
     /// # Errors
-    /// As for [`GrantRule::issue`], or the peer grants no such page.
+    /// As for [`GrantRule::issue`] of one page, or the peer grants no such page.
     pub fn map(&self, page: u32, peer: DomId, theirs: GrantRef) -> Result<(), Fault> {
         let arguments = [u64::from(page), u64::from(peer.0), u64::from(theirs.0), 0];
         self.system.invoke(self.slot, Operation::GrantIssue, arguments).map(|_| ())

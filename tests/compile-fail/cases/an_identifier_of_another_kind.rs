@@ -6,7 +6,7 @@ use cloister_interfaces::System;
 use cloister_interfaces::capability::GrantRule;
 
 fn attempt<S: System>(rule: &GrantRule<S>) {
-    let _ = rule.issue(0, EvtchnPort(0));
+    let _ = rule.issue(0, 1, EvtchnPort(0));
 }
 
 fn main() {}

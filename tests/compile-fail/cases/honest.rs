@@ -32,7 +32,7 @@ fn say<S: System>(console: &Console<S>, now: Instant) {
 impl<S: System, M: Memory> Service for Clerk<S, M> {
     fn notified(&mut self, _: Notifications) {
         say(&self.caps.console, self.caps.clock.now());
-        let _: Result<GrantRef, _> = self.caps.rule.issue(0, DomId(0));
+        let _: Result<GrantRef, _> = self.caps.rule.issue(0, 1, DomId(0));
         let _: Result<EvtchnPort, _> = self.caps.port.open(DomId(0));
         let _ = self.caps.store.requests.send(&store::Request { id: 0, action: store::Action::Begin });
         let _ = self.caps.store.replies.pop();

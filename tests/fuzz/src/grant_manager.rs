@@ -43,22 +43,29 @@ struct Kernel {
 }
 
 impl Kernel {
-    fn answer(&mut self, slot: Slot, operation: Operation, [page, peer, ..]: [u64; 4]) -> Result<[u64; 2], Fault> {
+    fn answer(&mut self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], Fault> {
         let fault = |status: Status| status.into_result().map(|()| [0; 2]);
+        let [page, peer, theirs, further] = arguments;
         let key = (slot.0, page);
         match operation {
             Operation::GrantIssue => {
                 let rule = POLICY.iter().find(|rule| u16::from(rule.rule) + RULES == slot.0).expect("a rule's slot");
                 let granted = self.granted.range((slot.0, 0)..=(slot.0, u64::MAX)).count();
                 assert!((u64::from(rule.peer_first)..=rule.peer_last.into()).contains(&peer), "granted to {peer}");
-                if self.refused == Some(page) {
+                assert_eq!(theirs, 0, "a page of the peer's");
+                let last = page.checked_add(further).filter(|last| *last < rule.count.into());
+                let pages = page..=last.expect("pages of the rule");
+                if self.refused.is_some_and(|refused| pages.contains(&refused)) {
                     return fault(Status::NotPermitted);
                 }
-                if self.granted.contains_key(&key) {
+                if pages.clone().any(|page| self.granted.contains_key(&(slot.0, page))) {
                     return fault(Status::WrongState);
                 }
-                assert!(granted < usize::from(rule.count), "more pages granted than the rule allows");
-                self.granted.insert(key, peer);
+                assert!(
+                    granted + pages.clone().count() <= rule.count.into(),
+                    "more pages granted than the rule allows"
+                );
+                self.granted.extend(pages.map(|page| ((slot.0, page), peer)));
                 Ok([1000 * u64::from(slot.0) + page, 0])
             }
             Operation::GrantEnd if self.in_use.contains(&key) => fault(Status::InUse),

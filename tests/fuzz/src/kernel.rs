@@ -201,8 +201,12 @@ impl<'t> Bench<'t> {
             Act::Likely(high, low, peer, [a, b, c]) => {
                 let pick = usize::from(u16::from_le_bytes([low, high]));
                 let Some(&(service, slot, number)) = self.likely.get(pick % self.likely.len().max(1)) else { return };
-                let peer = if peer < 128 { u64::from(peer % 4) } else { b.0.into() };
-                self.call(service, 1, [slot, number, a.0.into(), peer, c.0.into(), 0]);
+                let (peer, further) = match peer {
+                    0..64 => (u64::from(peer % 4), b.0.into()),
+                    64..128 => (u64::from(peer % 4), 0),
+                    128.. => (b.0.into(), 0),
+                };
+                self.call(service, 1, [slot, number, a.0.into(), peer, c.0.into(), further]);
             }
             Act::Wait(service, deadline) => self.call(service % 17, 0, [deadline.into(), 0, 0, 0, 0, 0]),
             Act::Awake(service) => {

@@ -9,7 +9,7 @@ use cloister_kernel_core::kernel::Answer;
 use crate::machine::{Bench, narrow, shipped, tables, with};
 
 /// Arguments inside and outside of what any rule allows.
-const ARGUMENTS: [[u64; 4]; 17] = [
+const ARGUMENTS: [[u64; 4]; 26] = [
     [0; 4],
     [1, 0, 0, 0],
     [1, 3, 0, 0],
@@ -25,6 +25,15 @@ const ARGUMENTS: [[u64; 4]; 17] = [
     [0, 1 << 32, 1, 1],
     [1, 3, 8, 0],
     [3, 9, 9, 0],
+    [0, 3, 0, 1],
+    [1, 3, 0, 126],
+    [1, 3, 0, 127],
+    [0, 9, 0, 127],
+    [126, 2, 0, 1],
+    [127, 3, 0, 1],
+    [5, 3, 0, u64::MAX],
+    [1, 3, 0, 1 << 32],
+    [1, 3, 8, 1],
     [3, 3, 1 << 32, 0],
     [u64::MAX; 4],
 ];
@@ -34,7 +43,7 @@ fn expected(
     tables: &Tables<'_>,
     capability: Option<Capability>,
     number: u64,
-    [first, second, third, _]: [u64; 4],
+    [first, second, third, fourth]: [u64; 4],
 ) -> Result<Outcome, Status> {
     let capability = capability.ok_or(Status::NoCapability)?;
     let operation = Operation::ALL.iter().find(|operation| **operation as u64 == number);
@@ -62,13 +71,17 @@ fn expected(
         Operation::PortSend | Operation::PortClose => return Err(Status::WrongState),
         Operation::GrantIssue | Operation::GrantEnd => {
             let rule = tables.grants().get(object).unwrap();
-            if first >= u64::from(rule.count) {
+            let further = if operation == &Operation::GrantIssue { fourth } else { 0 };
+            if first.checked_add(further).is_none_or(|last| last >= u64::from(rule.count)) {
                 return Err(Status::NotPermitted);
             }
             if operation == &Operation::GrantEnd {
                 return Err(Status::WrongState);
             }
             peer(second, rule.peer_first, rule.peer_last)?;
+            if third != 0 && further != 0 {
+                return Err(Status::BadArgument);
+            }
             let written = |mapping: Mapping| mapping.region == rule.region && mapping.access == Access::ReadWrite;
             if third != 0 && rule.access == Access::Read && tables.mappings().iter().any(written) {
                 return Err(Status::NotPermitted);
@@ -94,7 +107,7 @@ fn everything_is_answered_by_the_tables(text: &str) -> usize {
             let own = |capability: &&Capability| capability.service == service && u64::from(capability.slot) == slot;
             let capability = capabilities.iter().find(own).copied();
             // An empty slot is refused before anybody looks at them.
-            let tried = if capability.is_some() { &ARGUMENTS[..] } else { &ARGUMENTS[15..] };
+            let tried = if capability.is_some() { &ARGUMENTS[..] } else { &ARGUMENTS[ARGUMENTS.len() - 2..] };
             for arguments in tried.iter().copied() {
                 let before = (bench.machine.log.len(), bench.kernel.refusals());
                 let [a, b, c, d] = arguments;

@@ -8,6 +8,11 @@ fn issue(bench: &mut Bench, rule: &str, page: u64, peer: u64) -> Status {
     bench.status("grant-manager", rule, Operation::GrantIssue, [page, peer, 0, 0])
 }
 
+/// Page, peer, the peer's reference, and how many further pages.
+fn issue_range(bench: &mut Bench, rule: &str, arguments: [u64; 4]) -> Status {
+    bench.status("grant-manager", rule, Operation::GrantIssue, arguments)
+}
+
 fn end(bench: &mut Bench, rule: &str, page: u64) -> Status {
     bench.status("grant-manager", rule, Operation::GrantEnd, [page, 0, 0, 0])
 }
@@ -88,6 +93,99 @@ fn a_region_that_came_out_smaller_than_its_rule_gives_only_what_it_has() {
     assert_eq!(issue(&mut bench, "rx-pages", 2, 0), Status::Done);
     assert_eq!(issue(&mut bench, "rx-pages", 3, 0), Status::BadArgument);
     assert_eq!(bench.machine.granted.len(), 1);
+    for (first, further) in [(0, 3), (1, 2), (1, 126), (2, 1), (3, 1)] {
+        assert_eq!(issue_range(&mut bench, "rx-pages", [first, 0, 0, further]), Status::BadArgument);
+    }
+    assert_eq!(bench.machine.granted.len(), 1);
+    assert_eq!(issue_range(&mut bench, "rx-pages", [0, 0, 0, 1]), Status::Done);
+    assert_eq!(bench.machine.granted.len(), 3);
+}
+
+#[test]
+fn a_range_is_granted_by_one_call_and_each_page_ended_by_itself() {
+    let mut bench = Bench::new(&narrow());
+    for (rule, first, further, reference) in
+        [("rx-pages", 5, 9, 15), ("rx-pages", 0, 127, 10), ("ring-pages", 0, 1, 8), ("tx-pages", 60, 67, 198)]
+    {
+        let answer = bench.invoke("grant-manager", rule, Operation::GrantIssue, [first, 3, 0, further]);
+        assert_eq!((answer.status, answer.words), (Status::Done, [u64::from(reference), 0]));
+        // The machine knows which frame goes with which reference.
+        let granted: Vec<u32> = bench.machine.granted.keys().copied().collect();
+        assert_eq!(granted, (reference..=reference + further as u32).collect::<Vec<_>>(), "{rule}");
+        for page in first..=first + further {
+            assert_eq!(issue(&mut bench, rule, page, 3), Status::WrongState);
+            assert_eq!(end(&mut bench, rule, page), Status::Done);
+        }
+        assert!(bench.machine.granted.is_empty());
+    }
+}
+
+#[test]
+fn a_range_of_which_one_page_is_shared_already_is_refused_as_a_whole() {
+    let mut bench = Bench::new(&narrow());
+    bench.machine.back_end = true;
+    for (taken, theirs) in [(10, 0), (14, 0), (19, 0), (10, 77), (14, 77), (19, 77)] {
+        assert_eq!(issue_range(&mut bench, "rx-pages", [taken, 3, theirs, 0]), Status::Done);
+        let before = (bench.machine.granted.clone(), bench.machine.mapped.clone());
+        assert_eq!(issue_range(&mut bench, "rx-pages", [10, 3, 0, 9]), Status::WrongState, "{taken}");
+        assert_eq!((&bench.machine.granted, &bench.machine.mapped), (&before.0, &before.1), "{taken}");
+        for page in (10..20).filter(|page| *page != taken) {
+            assert_eq!(end(&mut bench, "rx-pages", page), Status::WrongState, "{taken} {page}");
+        }
+        assert_eq!(end(&mut bench, "rx-pages", taken), Status::Done);
+        assert_eq!(issue_range(&mut bench, "rx-pages", [10, 3, 0, 9]), Status::Done);
+        assert!((10..20).all(|page| end(&mut bench, "rx-pages", page) == Status::Done));
+    }
+}
+
+#[test]
+fn a_range_that_the_rule_does_not_cover_is_refused_as_a_whole() {
+    let mut bench = Bench::new(&narrow());
+    const WIDE: u64 = 1 << 32;
+    for (first, further) in [
+        (0, 128),
+        (1, 127),
+        (127, 1),
+        (128, 1),
+        (0, WIDE),
+        (5, WIDE),
+        (5, WIDE - 5),
+        (WIDE, 1),
+        (WIDE - 1, 1),
+        (0, u64::MAX),
+        // Their sums, where they wrap, are pages of the rule.
+        (5, u64::MAX),
+        (5, u64::MAX - 4),
+        (u64::MAX, 1),
+        (u64::MAX, u64::MAX),
+        (1 << 63, 1 << 63),
+    ] {
+        for theirs in [0, 77] {
+            let arguments = [first, 3, theirs, further];
+            assert_eq!(issue_range(&mut bench, "rx-pages", arguments), Status::NotPermitted, "{arguments:?}");
+        }
+    }
+    assert_eq!(issue_range(&mut bench, "ring-pages", [0, 3, 0, 2]), Status::NotPermitted, "the next rule's reference");
+    for peer in [0, 2, 10, 1 << 16 | 3, u64::MAX] {
+        assert_eq!(issue_range(&mut bench, "rx-pages", [0, peer, 0, 9]), Status::NotPermitted);
+    }
+    assert!(bench.machine.granted.is_empty());
+    assert_eq!(issue_range(&mut bench, "rx-pages", [0, 3, 0, 127]), Status::Done);
+}
+
+#[test]
+fn of_the_peers_pages_there_is_one_a_call() {
+    for back_end in [false, true] {
+        let mut bench = Bench::new(&narrow());
+        bench.machine.back_end = back_end;
+        for (rule, theirs, further) in
+            [("rx-pages", 77, 1), ("rx-pages", 1 << 32, 1), ("rx-pages", 77, 122), ("tx-pages", 77, 1)]
+        {
+            assert_eq!(issue_range(&mut bench, rule, [5, 3, theirs, further]), Status::BadArgument);
+        }
+        assert!(bench.machine.mapped.is_empty() && bench.machine.granted.is_empty());
+        assert_eq!(end(&mut bench, "rx-pages", 5), Status::WrongState);
+    }
 }
 
 #[test]

@@ -91,6 +91,22 @@ fn a_page_and_a_peer_that_the_rule_does_not_allow() {
 }
 
 #[test]
+fn a_range_of_pages_goes_by_its_first_and_its_last() {
+    let mut bench = Bench::new(&narrow());
+    let line = line(&narrow(), "[grants.rx-pages]", "[grants");
+    for (operation, arguments, missing) in [
+        (Operation::GrantIssue, [126, 3, 0, 3], "pages 126 to 129 for peer 3"),
+        (Operation::GrantIssue, [0, 2, 0, 1], "pages 0 to 1 for peer 2"),
+        (Operation::GrantIssue, [5, 3, 0, u64::MAX], "pages 5 to 18446744073709551615 for peer 3"),
+        (Operation::GrantEnd, [500, 77, 0, 3], "page 500"),
+    ] {
+        assert_eq!(bench.status("grant-manager", "rx-pages", operation, arguments), Status::NotPermitted);
+        let said = bench.machine.log.last().unwrap();
+        assert!(said.ends_with(&format!("missing=\"line {line} does not allow {missing}\"")), "{said}");
+    }
+}
+
+#[test]
 fn a_peer_that_a_port_is_not_for() {
     let (status, said) = refusal(&mut Bench::new(&narrow()), "netfront", "tx-events", Operation::PortOpen, [10, 0]);
     assert_eq!(status, Status::NotPermitted);
