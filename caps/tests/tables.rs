@@ -232,6 +232,20 @@ fn the_header_is_checked() {
 }
 
 #[test]
+fn a_name_cuts_no_character() {
+    let mut draft = Draft::good();
+    let names = format!("{NAMES}aé€");
+    draft.names = names.clone().into_bytes();
+    for (offset, length) in (0..=draft.names.len()).flat_map(|offset| (0..8).map(move |length| (offset, length))) {
+        draft.services[0].name = Name { offset: offset as u32, length: length as u32 };
+        let whole = names.get(offset..offset + length).is_some();
+        assert_eq!(draft.refused().is_none(), whole, "{length} bytes from {offset}");
+    }
+    draft.services[0].name = Name { offset: u32::MAX, length: u32::MAX };
+    assert!(draft.refused().is_some());
+}
+
+#[test]
 fn a_section_holds_as_many_as_the_kernel_has_room_for() {
     let error = |name| Some(TableError::Section(name));
     let refused = |change: &dyn Fn(&mut Draft)| {

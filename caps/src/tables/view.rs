@@ -224,8 +224,11 @@ impl<'a> Tables<'a> {
     }
 
     fn named(&self, name: Name) -> bool {
-        let end = (name.offset as usize).saturating_add(name.length as usize);
-        self.section(8).get(name.offset as usize..end).is_some_and(|bytes| core::str::from_utf8(bytes).is_ok())
+        let (names, start) = (self.section(8), name.offset as usize);
+        let end = start.saturating_add(name.length as usize);
+        // The section is UTF-8 as a whole, as was looked at first: a part of it is, if neither end cuts a character.
+        let between = |at: usize| names.get(at).is_none_or(|byte| byte & 0b1100_0000 != 0b1000_0000);
+        end <= names.len() && between(start) && between(end)
     }
 
     fn service_holds(&self, service: &Service) -> bool {

@@ -1,8 +1,20 @@
 //! Which pages of a rule are granted.
 
+use core::ops::Range;
+
 /// The most pages of one rule.
 pub const PAGES: u16 = 1024;
 const WORDS: usize = PAGES as usize / 64;
+
+/// The bits of `pages` in each word of a set.
+fn masks(pages: Range<u16>) -> impl Iterator<Item = u64> {
+    // The lowest bits of a word, up to a page.
+    let below = |page: u16, word: usize| match usize::from(page).saturating_sub(word * 64) {
+        bits @ 0..64 => (1 << bits) - 1,
+        _ => u64::MAX,
+    };
+    (0..WORDS).map(move |word| below(pages.end, word) & !below(pages.start, word))
+}
 
 /// A set of page indices below [`PAGES`].
 #[derive(Clone)]
@@ -29,6 +41,18 @@ impl Pages {
         }
     }
 
+    /// Puts all of `pages` in, or takes them out.
+    pub fn set_all(&mut self, pages: Range<u16>, member: bool) {
+        for (word, bits) in self.words.iter_mut().zip(masks(pages)) {
+            if member { *word |= bits } else { *word &= !bits }
+        }
+    }
+
+    /// Whether one of `pages` is in the set.
+    pub fn has_any(&self, pages: Range<u16>) -> bool {
+        self.words.iter().zip(masks(pages)).any(|(word, bits)| word & bits != 0)
+    }
+
     /// How many pages are in the set.
     pub fn count(&self) -> u16 {
         // At most `PAGES`.
@@ -37,7 +61,11 @@ impl Pages {
 
     /// The first page of the set from `from` on.
     pub fn next(&self, from: u16) -> Option<u16> {
-        (from..PAGES).find(|page| self.has(*page))
+        let words = (0..).step_by(64).zip(self.words.iter().zip(masks(from..PAGES)));
+        words.map(|(first, (word, bits))| (first, word & bits)).find_map(|(first, left)| {
+            // Below 64, as not all of its bits are zeros.
+            (left != 0).then(|| first + left.trailing_zeros() as u16)
+        })
     }
 }
 
@@ -48,6 +76,21 @@ mod tests {
     use std::collections::BTreeSet;
 
     proptest! {
+        #[test]
+        fn a_range_is_each_of_its_pages(
+            members in prop::collection::vec(0..PAGES, 0..20),
+            (start, end) in (0..PAGES + 70, 0..PAGES + 70),
+            member: bool,
+        ) {
+            let mut one = Pages::new();
+            members.into_iter().for_each(|page| one.set(page, true));
+            prop_assert_eq!(one.has_any(start..end), (start..end).any(|page| one.has(page)));
+            let mut all = one.clone();
+            all.set_all(start..end, member);
+            (start..end).for_each(|page| one.set(page, member));
+            prop_assert_eq!(all.words, one.words);
+        }
+
         #[test]
         fn it_is_a_set(changes in prop::collection::vec((any::<u16>(), any::<bool>()), 0..200), from: u16) {
             let (mut pages, mut model) = (Pages::new(), BTreeSet::new());

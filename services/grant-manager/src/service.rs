@@ -241,10 +241,8 @@ impl<S: System> Rule<S> {
         // ended, and the client's next attempt finds it free.
         let undo = issued.is_err_and(|fault| fault.status() == Status::WrongState);
         if issued.is_ok() || undo {
-            for page in first..first + count {
-                self.granted.set(page, true);
-                self.ending.set(page, undo);
-            }
+            self.granted.set_all(first..first + count, true);
+            self.ending.set_all(first..first + count, undo);
         }
         if undo {
             self.work = Work::Ending { next: first, why: Why::Undo };
@@ -266,7 +264,7 @@ fn check<S>(entry: &GrantRuleFor, rule: &Rule<S>, first: u16, count: u16, peer: 
     if u32::from(rule.granted.count()) + u32::from(count) > u32::from(entry.count) {
         return Err("it would be more pages than the rule allows at once");
     }
-    if (first..end).any(|page| rule.granted.has(page)) {
+    if rule.granted.has_any(first..end) {
         return Err("a page of these is granted already");
     }
     if rule.work != Work::Idle {
