@@ -143,6 +143,7 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ("too-many-clients", 106, 6, "service `store` has 5 clients of interface `store`"),
     ("too-many-grant-pages", 88, 9, "the grants cover 5004 pages; an image can grant at most 4088"),
     ("too-many-grants-held", 106, 11, "service `manager` holds 9 grants"),
+    ("too-many-paths", 86, 1, "service `store` enforces 34 paths"),
     ("too-many-ports", 138, 8, "the policy has 17 ports; an image has at most 16"),
     ("too-many-regions", 0, 0, "the policy takes 97 regions; an image has at most 96"),
     ("too-many-services", 25, 11, "the policy has 17 services; an image has at most 16"),

@@ -4,6 +4,8 @@ use cloister_caps::tables::{
     FIRST_GRANT_REF, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS,
 };
 
+use cloister_interfaces::rules::MAX_PATH_RULES;
+
 use super::served;
 use crate::diagnostic::{Diagnostic, Log, Spanned};
 use crate::model::{Policy, Section, Source};
@@ -26,6 +28,7 @@ pub(super) fn check(policy: &Policy, log: &mut Log) {
     for service in &policy.services.names {
         clients(policy, service, log);
         held_grants(policy, service, log);
+        path_rules(policy, service, log);
         slots(policy, service, log);
         address_space(policy, service, log);
     }
@@ -98,6 +101,21 @@ fn held_grants(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
         log.push(
             Diagnostic::at(&over.body.held_by.span, format!("service `{}` holds {count} grants", service.value))
                 .label(format!("it has room for {MAX_HELD_GRANTS}")),
+        );
+    }
+}
+
+/// The paths of all clients of a XenStore server, which it keeps as it reads them.
+fn path_rules(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
+    let clients = served(policy, &service.value, "store").filter_map(|queue| policy.queues.get(queue));
+    let paths = clients.filter_map(|queue| policy.xenstore.get(&queue.body.from.value)).flat_map(|paths| &paths.body);
+    let mut beyond = paths.skip(MAX_PATH_RULES);
+    if let Some(over) = beyond.next() {
+        let count = MAX_PATH_RULES + 1 + beyond.count();
+        log.push(
+            Diagnostic::at(&over.path.span, format!("service `{}` enforces {count} paths", service.value))
+                .label(format!("it has room for {MAX_PATH_RULES}"))
+                .help("a right to a node is one to everything below it: name directories"),
         );
     }
 }

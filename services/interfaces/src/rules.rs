@@ -6,6 +6,9 @@ use arrayvec::ArrayString;
 
 use crate::message::{Malformed, Message, Reader, Writer};
 
+/// The most path rules that the XenStore service has room for, those of all clients together.
+pub const MAX_PATH_RULES: usize = 32;
+
 /// What a client of the XenStore service may do below a path.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PathRule {

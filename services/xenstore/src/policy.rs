@@ -5,7 +5,8 @@
 
 use core::fmt;
 
-use cloister_interfaces::rules::{PathRule, rules};
+use arrayvec::ArrayVec;
+use cloister_interfaces::rules::{MAX_PATH_RULES, PathRule, rules};
 
 /// What a request does to a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,18 +75,29 @@ fn covers(rule: &str, path: &str, own: OwnId<'_>) -> bool {
     components(rule, own).all(|rule| below.next().is_some_and(|component| matches(rule, component, own)))
 }
 
-/// Whether a rule in `blob` gives `client` the right to `path`.
-#[must_use]
-pub fn allowed(blob: &[u8], client: u8, right: Right, path: &str, own: OwnId<'_>) -> bool {
-    well_formed(path)
-        && rules::<PathRule>(blob).any(|rule| {
-            let has = match right {
-                Right::Read => rule.read,
-                Right::Write => rule.write,
-                Right::Watch => rule.watch,
-            };
-            rule.client == client && has && covers(&rule.path, path, own)
-        })
+/// The rules of all clients.
+pub struct Rules(ArrayVec<PathRule, MAX_PATH_RULES>);
+
+impl Rules {
+    /// Those of a blob that decode, as far as there is room: what is left out gives no right.
+    #[must_use]
+    pub fn parse(blob: &[u8]) -> Self {
+        Rules(rules(blob).take(MAX_PATH_RULES).collect())
+    }
+
+    /// Whether a rule gives `client` the right to `path`.
+    #[must_use]
+    pub fn allow(&self, client: u8, right: Right, path: &str, own: OwnId<'_>) -> bool {
+        well_formed(path)
+            && self.0.iter().any(|rule| {
+                let has = match right {
+                    Right::Read => rule.read,
+                    Right::Write => rule.write,
+                    Right::Watch => rule.watch,
+                };
+                rule.client == client && has && covers(&rule.path, path, own)
+            })
+    }
 }
 
 #[cfg(test)]
@@ -111,6 +123,19 @@ pub(crate) mod tests {
             bytes.extend(message);
         }
         bytes.leak()
+    }
+
+    fn allowed(blob: &[u8], client: u8, right: Right, path: &str, own: OwnId<'_>) -> bool {
+        Rules::parse(blob).allow(client, right, path, own)
+    }
+
+    #[test]
+    fn as_many_rules_as_there_is_room_for() {
+        let paths: Vec<String> = (0..=MAX_PATH_RULES).map(|number| format!("a{number}")).collect();
+        let rules = blob(&paths.iter().map(|path| (0, "r", path.as_str())).collect::<Vec<_>>());
+        for (number, path) in paths.iter().enumerate() {
+            assert_eq!(allowed(rules, 0, Right::Read, path, "7"), number < MAX_PATH_RULES, "{path}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use cloister_interfaces::store::{Action, Failure, Path, Reply, Request, Store, V
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 
 use crate::inbound::{Inbound, Progress};
-use crate::policy::{self, Right};
+use crate::policy::{Right, Rules};
 use crate::ring::Ring;
 use crate::watches::Watches;
 use crate::wire::{self, Header, Kind, Packet};
@@ -101,7 +101,7 @@ pub struct XenStore<S, M> {
     ring: Ring<M>,
     memory: M,
     port: Port<S>,
-    rules: &'static [u8],
+    rules: Rules,
     peers: ArrayVec<Peer<S, M>, CLIENTS>,
     /// The client whose turn is next.
     turn: usize,
@@ -130,7 +130,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
             ring: Ring::new(caps.xenstore_ring.clone()),
             memory: caps.xenstore_ring,
             port: caps.xenstore_events,
-            rules: caps.rules,
+            rules: Rules::parse(caps.rules),
             peers: caps.store_clients.into_iter().map(peer).collect(),
             turn: 0,
             watches: Watches::new(),
@@ -426,7 +426,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
 
     fn permit(&self, client: usize, right: Right, path: &Path) -> Result<(), Failure> {
         let number = u8::try_from(client).map_err(|_| Failure::Policy)?;
-        if policy::allowed(self.rules, number, right, path, &self.own) {
+        if self.rules.allow(number, right, path, &self.own) {
             return Ok(());
         }
         let shown = path.escape_debug();

@@ -232,6 +232,15 @@ impl<'a> Machine<'a> {
     /// Takes a guest away and creates it anew, without its files: `create`, `frame`, `ping` and `http` are the
     /// seconds until `xl create` returned, a frame of ARP came, a ping was answered, and the first byte of an HTTP answer came.
     pub fn boot_again(&mut self, system: &System, memory: u32) -> Result<Measured> {
+        self.boot(system, memory, "first")
+    }
+
+    /// The same up to the first frame: nothing is asked of the guest.
+    pub fn boot_to_frame(&mut self, system: &System, memory: u32) -> Result<Measured> {
+        self.boot(system, memory, "frame")
+    }
+
+    fn boot(&mut self, system: &System, memory: u32, until: &str) -> Result<Measured> {
         let limit = system.boot_limit(self.setup.clock);
         let guest = Guest { memory, ..self.guest(system, false, &mut |_| {})? };
         self.shell(&format!(
@@ -240,7 +249,7 @@ impl<'a> Machine<'a> {
         ))?;
         let config = self.bed.stage(&guest)?;
         let measured =
-            self.measure(&format!("first {} {} {limit} xl create {config}", system.address, system.network.1))?;
+            self.measure(&format!("{until} {} {} {limit} xl create {config}", system.address, system.network.1))?;
         // A guest that was refused has no domain, and said why.
         measured.whole()?;
         self.introduce(system)?;
