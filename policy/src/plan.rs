@@ -4,16 +4,15 @@
 
 use std::collections::BTreeMap;
 
-use arrayvec::ArrayString;
 use cloister_caps::PAGE_SIZE;
 use cloister_caps::rights::{Kind, Rights};
 use cloister_caps::tables::{
     Access, Capability, FIRST_GRANT_REF, GrantRule, Mapping, Name, PortKind, PortRule, Queue, Region, RegionKind,
     Service,
 };
+use cloister_interfaces::CATALOG;
 use cloister_interfaces::queue::producer_pages;
-use cloister_interfaces::rules::{GrantRuleFor, PathRule};
-use cloister_interfaces::{CATALOG, Message};
+use cloister_interfaces::rules::{GrantRuleFor, PathRule, blob};
 
 use crate::check::served;
 use crate::diagnostic::{Lines, Span};
@@ -499,7 +498,7 @@ fn path_rules(policy: &Policy, service: &str) -> Option<Vec<u8>> {
                 read: right.read,
                 write: right.write,
                 watch: right.watch,
-                path: ArrayString::from(&right.path.value).ok()?,
+                path: &right.path.value,
             });
         }
     }
@@ -523,15 +522,4 @@ fn grant_rules(policy: &Policy, service: &str) -> Option<Vec<u8>> {
         });
     }
     blob(&rules)
-}
-
-/// Rules as [`cloister_interfaces::rules::rules`] reads them.
-fn blob<R: Message>(rules: &[R]) -> Option<Vec<u8>> {
-    let mut bytes = u16::try_from(rules.len()).ok()?.to_le_bytes().to_vec();
-    for rule in rules {
-        let start = bytes.len();
-        bytes.resize(start + R::SIZE, 0);
-        rule.to_bytes(bytes.get_mut(start..)?);
-    }
-    Some(bytes)
 }

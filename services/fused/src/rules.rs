@@ -1,11 +1,8 @@
 //! What two of the services enforce for the others: as the policy compiler makes it of `policy/default.toml`.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
-use arrayvec::ArrayString;
-use cloister_interfaces::Message;
-use cloister_interfaces::rules::{GrantRuleFor, Granted, PathRule};
+use cloister_interfaces::rules::{self, GrantRuleFor, Granted, PathRule, Rule};
 
 /// Clients of the XenStore service.
 const CONTROL: u8 = 0;
@@ -23,10 +20,7 @@ const BACK_END: (u16, u16) = (0, 32_751);
 
 /// The paths of the XenStore service's clients.
 pub(crate) fn paths() -> &'static [u8] {
-    let rules = PATHS.into_iter().filter_map(|(client, path, [read, write, watch])| {
-        Some(PathRule { client, read, write, watch, path: ArrayString::from(path).ok()? })
-    });
-    blob(&rules.collect::<Vec<_>>())
+    blob(&PATHS.map(|(client, path, [read, write, watch])| PathRule { client, read, write, watch, path }))
 }
 
 /// What the grant manager's client may ask for.
@@ -37,13 +31,7 @@ pub(crate) fn grants(granted: &[Granted]) -> &'static [u8] {
     blob(&granted.iter().map(rule).collect::<Vec<_>>())
 }
 
-/// Rules as [`cloister_interfaces::rules::rules`] reads them, for ever.
-fn blob<R: Message>(rules: &[R]) -> &'static [u8] {
-    let mut bytes = (rules.len() as u16).to_le_bytes().to_vec();
-    for rule in rules {
-        let mut encoded = vec![0; R::SIZE];
-        rule.to_bytes(&mut encoded);
-        bytes.append(&mut encoded);
-    }
-    bytes.leak()
+/// A blob of rules, for ever; without rules if they are no blob.
+fn blob<R: Rule<'static>>(rules: &[R]) -> &'static [u8] {
+    rules::blob(rules).unwrap_or_default().leak()
 }

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use cloister_caps::{DomId, GrantRef, Operation, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, GrantRule};
 use cloister_interfaces::grants::{Grants, Reply, Request};
-use cloister_interfaces::rules::GrantRuleFor;
-use cloister_interfaces::{Client, Instant, Message, Notifications, Service};
+use cloister_interfaces::rules::{self, GrantRuleFor};
+use cloister_interfaces::{Client, Instant, Notifications, Service};
 use cloister_sim::{Recorder, SharedMemory, channel};
 use proptest::prelude::*;
 
@@ -36,13 +36,7 @@ struct World {
 }
 
 fn blob(entries: &[GrantRuleFor]) -> &'static [u8] {
-    let mut bytes = (entries.len() as u16).to_le_bytes().to_vec();
-    for entry in entries {
-        let mut message = [0; GrantRuleFor::SIZE];
-        entry.to_bytes(&mut message);
-        bytes.extend(message);
-    }
-    bytes.leak()
+    rules::blob(entries).expect("few rules").leak()
 }
 
 impl World {

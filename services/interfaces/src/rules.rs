@@ -2,16 +2,31 @@
 //!
 //! A blob is a `u16` count, then that many messages of a fixed size.
 
-use arrayvec::ArrayString;
+use alloc::vec::Vec;
 
 use crate::message::{Malformed, Message, Reader, Writer};
 
 /// The most path rules that the XenStore service has room for, those of all clients together.
 pub const MAX_PATH_RULES: usize = 32;
 
+/// A rule of a blob.
+pub trait Rule<'a>: Sized {
+    /// Bytes of each.
+    const SIZE: usize;
+
+    /// Writes it into `out`, which has [`Self::SIZE`] bytes, all of them zero; `None` if it is larger.
+    fn write(&self, out: &mut [u8]) -> Option<()>;
+
+    /// Reads one of [`Self::SIZE`] bytes.
+    ///
+    /// # Errors
+    /// The bytes are no such rule.
+    fn read(bytes: &'a [u8]) -> Result<Self, Malformed>;
+}
+
 /// What a client of the XenStore service may do below a path.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PathRule {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PathRule<'a> {
     /// The client: the index of the XenStore service's queue, in the order of its capabilities structure.
     pub client: u8,
     /// Read and list.
@@ -20,30 +35,38 @@ pub struct PathRule {
     pub write: bool,
     /// Watch.
     pub watch: bool,
-    /// The path, and with it everything below. A component `*` stands for one decimal number; the text `{self}`
-    /// for the domain's own id.
-    pub path: ArrayString<96>,
+    /// The path, of at most [`MAX_PATH`](Self::MAX_PATH) bytes, and with it everything below. A component `*` stands for one
+    /// decimal number; the text `{self}` for the domain's own id.
+    pub path: &'a str,
 }
 
-impl Message for PathRule {
-    const SIZE: usize = 104;
-    fn encode(&self, writer: &mut Writer<'_>) {
-        writer.u8(self.client);
-        writer.u8(u8::from(self.read) | u8::from(self.write) << 1 | u8::from(self.watch) << 2);
-        writer.counted(self.path.as_bytes());
+impl PathRule<'_> {
+    /// Bytes of the longest path.
+    pub const MAX_PATH: usize = 96;
+}
+
+/// The client, the rights, and the length of the path, of two bytes, which zeros follow up to the end.
+impl<'a> Rule<'a> for PathRule<'a> {
+    const SIZE: usize = 8 + Self::MAX_PATH;
+
+    fn write(&self, out: &mut [u8]) -> Option<()> {
+        let length = Some(self.path.len()).filter(|length| *length <= Self::MAX_PATH)?;
+        let [low, high] = u16::try_from(length).ok()?.to_le_bytes();
+        let rights = u8::from(self.read) | u8::from(self.write) << 1 | u8::from(self.watch) << 2;
+        out.get_mut(..4)?.copy_from_slice(&[self.client, rights, low, high]);
+        out.get_mut(4..4 + length)?.copy_from_slice(self.path.as_bytes());
+        Some(())
     }
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let (client, rights) = (reader.u8()?, reader.u8()?);
-        if rights > 7 {
+
+    fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let Some((&[client, rights, low, high], text)) = bytes.split_first_chunk() else { return Err(Malformed) };
+        let length = usize::from(u16::from_le_bytes([low, high]));
+        let (path, rest) = text.split_at_checked(length).ok_or(Malformed)?;
+        if bytes.len() != Self::SIZE || rights > 7 || length > Self::MAX_PATH || rest.iter().any(|byte| *byte != 0) {
             return Err(Malformed);
         }
-        Ok(PathRule {
-            client,
-            read: rights & 1 != 0,
-            write: rights & 2 != 0,
-            watch: rights & 4 != 0,
-            path: reader.text()?,
-        })
+        let path = core::str::from_utf8(path).map_err(|_| Malformed)?;
+        Ok(PathRule { client, read: rights & 1 != 0, write: rights & 2 != 0, watch: rights & 4 != 0, path })
     }
 }
 
@@ -82,10 +105,35 @@ impl Message for GrantRuleFor {
     }
 }
 
-/// The rules of a blob, in order; those that do not decode are left out, which gives no right.
-pub fn rules<R: Message>(blob: &[u8]) -> impl Iterator<Item = R> + '_ {
+impl Rule<'_> for GrantRuleFor {
+    const SIZE: usize = <Self as Message>::SIZE;
+
+    fn write(&self, out: &mut [u8]) -> Option<()> {
+        self.to_bytes(out);
+        Some(())
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self, Malformed> {
+        Self::from_bytes(bytes)
+    }
+}
+
+/// A blob of rules; `None` if there are too many, or one is too large.
+#[must_use]
+pub fn blob<'a, R: Rule<'a>>(rules: &[R]) -> Option<Vec<u8>> {
+    let mut bytes = u16::try_from(rules.len()).ok()?.to_le_bytes().to_vec();
+    for rule in rules {
+        let start = bytes.len();
+        bytes.resize(start + R::SIZE, 0);
+        rule.write(bytes.get_mut(start..)?)?;
+    }
+    Some(bytes)
+}
+
+/// The rules of a blob, in order; those that cannot be read are left out, which gives no right.
+pub fn rules<'a, R: Rule<'a>>(blob: &'a [u8]) -> impl Iterator<Item = R> + 'a {
     let count = blob.get(..2).map_or(0, |bytes| usize::from(u16::from_le_bytes([bytes[0], bytes[1]])));
-    blob.get(2..).unwrap_or_default().chunks_exact(R::SIZE).take(count).filter_map(|bytes| R::from_bytes(bytes).ok())
+    blob.get(2..).unwrap_or_default().chunks_exact(R::SIZE).take(count).filter_map(|bytes| R::read(bytes).ok())
 }
 
 /// A grant rule as its client knows it.
@@ -100,33 +148,52 @@ pub struct Granted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::tests::{malformed, round_trips};
+    use crate::message::tests::round_trips;
 
-    fn path_rule(path: &str) -> PathRule {
-        PathRule { client: 1, read: true, write: false, watch: true, path: ArrayString::from(path).unwrap() }
+    fn path_rule(path: &str) -> PathRule<'_> {
+        PathRule { client: 1, read: true, write: false, watch: true, path }
     }
 
     #[test]
     fn rules_are_read_back() {
-        let all = PathRule { client: 255, read: true, write: true, watch: true, path: ArrayString::new() };
-        round_trips(&[path_rule("device/vif/0"), path_rule(&"x".repeat(96)), all]);
+        let long = "x".repeat(PathRule::MAX_PATH);
+        let all = PathRule { client: 255, read: true, write: true, watch: true, path: "" };
+        let none = PathRule { client: 0, read: false, write: false, watch: false, path: "" };
+        let paths = [path_rule("device/vif/0"), path_rule(&long), all, none];
+        assert_eq!(rules::<PathRule<'_>>(&blob(&paths).unwrap()).collect::<Vec<_>>(), paths);
+        assert_eq!(blob(&[path_rule(&"x".repeat(PathRule::MAX_PATH + 1))]), None);
         round_trips(&[GrantRuleFor { client: 1, rule: 2, count: 3, peer_first: 4, peer_last: u16::MAX }]);
-        malformed::<PathRule>(&[&[0, 8], &[0, 0, 97], &[0, 0, 1, 0, 0xff]]);
+    }
+
+    #[test]
+    fn no_other_bytes_are_a_rule() {
+        let mut bytes = [0; <PathRule<'_> as Rule<'_>>::SIZE];
+        path_rule("a/b").write(&mut bytes).unwrap();
+        assert_eq!(PathRule::read(&bytes), Ok(path_rule("a/b")));
+        let with = |at: usize, byte: u8| {
+            let mut other = bytes;
+            other[at] = byte;
+            PathRule::read(&other).is_ok()
+        };
+        assert!(with(0, 255) && with(1, 7) && with(4, b'z'));
+        assert!(!with(1, 8), "a right that there is not");
+        assert!(!with(2, 2), "something behind the path");
+        assert!(!with(2, 97) && !with(2, 255) && !with(3, 1), "longer than there is room for");
+        assert!(!with(4, 0xff), "no text");
+        assert!(!with(7, 1) && !with(bytes.len() - 1, 1), "something behind the path");
+        assert!((0..bytes.len()).all(|length| PathRule::read(&bytes[..length]).is_err()), "cut short");
+        assert!(PathRule::read(&[bytes.as_slice(), &[0]].concat()).is_err());
     }
 
     #[test]
     fn a_blob_gives_the_rules_that_decode_and_no_more_than_it_counts() {
-        let mut blob = vec![2, 0];
-        for rule in [path_rule("a"), path_rule("b"), path_rule("c")] {
-            let mut bytes = [0; PathRule::SIZE];
-            rule.to_bytes(&mut bytes);
-            blob.extend(bytes);
-        }
-        let names = |blob: &[u8]| rules::<PathRule>(blob).map(|rule| rule.path.to_string()).collect::<Vec<_>>();
-        assert_eq!(names(&blob), ["a", "b"]);
-        assert_eq!(names(&blob[..2 + PathRule::SIZE * 2 - 1]), ["a"]);
-        blob[3] = 0xff;
-        assert_eq!(names(&blob), ["b"]);
+        let mut bytes = blob(&["a", "b", "c"].map(path_rule)).unwrap();
+        bytes[0] = 2;
+        let names = |blob: &[u8]| rules::<PathRule<'_>>(blob).map(|rule| rule.path.to_owned()).collect::<Vec<_>>();
+        assert_eq!(names(&bytes), ["a", "b"]);
+        assert_eq!(names(&bytes[..2 + <PathRule<'_> as Rule<'_>>::SIZE * 2 - 1]), ["a"]);
+        bytes[3] = 0xff;
+        assert_eq!(names(&bytes), ["b"]);
         assert_eq!((names(&[]).len(), names(&[9]).len(), names(&[9, 0]).len()), (0, 0, 0));
     }
 }

@@ -76,12 +76,12 @@ fn covers(rule: &str, path: &str, own: OwnId<'_>) -> bool {
 }
 
 /// The rules of all clients.
-pub struct Rules(ArrayVec<PathRule, MAX_PATH_RULES>);
+pub struct Rules(ArrayVec<PathRule<'static>, MAX_PATH_RULES>);
 
 impl Rules {
     /// Those of a blob that decode, as far as there is room: what is left out gives no right.
     #[must_use]
-    pub fn parse(blob: &[u8]) -> Self {
+    pub fn parse(blob: &'static [u8]) -> Self {
         Rules(rules(blob).take(MAX_PATH_RULES).collect())
     }
 
@@ -95,7 +95,7 @@ impl Rules {
                     Right::Write => rule.write,
                     Right::Watch => rule.watch,
                 };
-                rule.client == client && has && covers(&rule.path, path, own)
+                rule.client == client && has && covers(rule.path, path, own)
             })
     }
 }
@@ -103,29 +103,22 @@ impl Rules {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use arrayvec::ArrayString;
-    use cloister_interfaces::Message;
+    use cloister_interfaces::rules;
     use proptest::prelude::*;
 
     /// A blob of rules, each `(client, rights, path)` with rights among the letters `rwn` (n: notify, a watch).
     pub(crate) fn blob(entries: &[(u8, &str, &str)]) -> &'static [u8] {
-        let mut bytes = (entries.len() as u16).to_le_bytes().to_vec();
-        for (client, rights, path) in entries {
-            let rule = PathRule {
-                client: *client,
-                read: rights.contains('r'),
-                write: rights.contains('w'),
-                watch: rights.contains('n'),
-                path: ArrayString::from(path).expect("a short path"),
-            };
-            let mut message = [0; PathRule::SIZE];
-            rule.to_bytes(&mut message);
-            bytes.extend(message);
-        }
-        bytes.leak()
+        let rule = |&(client, rights, path)| PathRule {
+            client,
+            read: str::contains(rights, 'r'),
+            write: rights.contains('w'),
+            watch: rights.contains('n'),
+            path,
+        };
+        rules::blob(&entries.iter().map(rule).collect::<Vec<_>>()).expect("short paths").leak()
     }
 
-    fn allowed(blob: &[u8], client: u8, right: Right, path: &str, own: OwnId<'_>) -> bool {
+    fn allowed(blob: &'static [u8], client: u8, right: Right, path: &str, own: OwnId<'_>) -> bool {
         Rules::parse(blob).allow(client, right, path, own)
     }
 
@@ -224,7 +217,7 @@ pub(crate) mod tests {
 
         #[test]
         fn any_blob_and_path_are_looked_at_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..400), path: String) {
-            let _ = allowed(&bytes, 0, Right::Read, &path, "7");
+            let _ = allowed(bytes.leak(), 0, Right::Read, &path, "7");
         }
     }
 }

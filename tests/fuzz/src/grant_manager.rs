@@ -7,10 +7,10 @@ use std::rc::Rc;
 use arbitrary::Arbitrary;
 use cloister_caps::{DomId, Fault, Operation, Slot, Status};
 use cloister_grant_manager::{Caps, service};
+use cloister_interfaces::Service;
 use cloister_interfaces::capability::{Clock, Console, GrantRule};
 use cloister_interfaces::grants::{Grants, Reply, Request};
-use cloister_interfaces::rules::GrantRuleFor;
-use cloister_interfaces::{Message, Service};
+use cloister_interfaces::rules::{self, GrantRuleFor};
 use cloister_sim::Wires;
 
 use crate::host::{Host, Pause, Work};
@@ -112,13 +112,7 @@ pub struct Clients {
 fn rules() -> &'static [u8] {
     thread_local! {
         static RULES: &'static [u8] = {
-            let mut blob = (POLICY.len() as u16).to_le_bytes().to_vec();
-            for entry in POLICY {
-                let mut bytes = [0; GrantRuleFor::SIZE];
-                entry.to_bytes(&mut bytes);
-                blob.extend(bytes);
-            }
-            blob.leak()
+            rules::blob(&POLICY).expect("few rules").leak()
         };
     }
     RULES.with(|rules| *rules)

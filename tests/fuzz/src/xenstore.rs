@@ -1,10 +1,9 @@
 //! The XenStore service: between clients that ask for anything and a daemon that answers anything.
 
 use arbitrary::Arbitrary;
-use arrayvec::ArrayString;
 use cloister_caps::Slot;
 use cloister_interfaces::capability::{Clock, Console, Port};
-use cloister_interfaces::rules::PathRule;
+use cloister_interfaces::rules::{self, PathRule};
 use cloister_interfaces::store::{Action, Failure, Path, Reply, Request, Store, Value};
 use cloister_interfaces::{Memory, Message, Service};
 use cloister_sim::{SharedMemory, Tampered, Wires, Xenstored};
@@ -36,14 +35,8 @@ const RING: u32 = 1024;
 fn rules() -> &'static [u8] {
     thread_local! {
         static BLOB: &'static [u8] = {
-            let mut blob = (RULES.len() as u16).to_le_bytes().to_vec();
-            for (client, path, [read, write, watch]) in RULES {
-                let mut bytes = [0; PathRule::SIZE];
-                let path = ArrayString::from(path).expect("a short path");
-                PathRule { client, read, write, watch, path }.to_bytes(&mut bytes);
-                blob.extend(bytes);
-            }
-            blob.leak()
+            let rules = RULES.map(|(client, path, [read, write, watch])| PathRule { client, read, write, watch, path });
+            rules::blob(&rules).expect("short paths").leak()
         };
     }
     BLOB.with(|blob| *blob)
