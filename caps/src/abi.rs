@@ -125,6 +125,16 @@ macro_rules! operations {
                 }
             }
 
+            /// The rights to all operations that objects of `kind` have.
+            #[must_use]
+            pub const fn rights_of(kind: Kind) -> Rights {
+                let mut rights = Rights::empty();
+                $(if matches!(kind, $kinds) {
+                    rights = rights.union(Operation::$name.right());
+                })*
+                rights
+            }
+
             /// The right that the operation needs.
             #[must_use]
             pub const fn right(self) -> Rights {

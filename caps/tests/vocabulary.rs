@@ -3,7 +3,7 @@
 
 use cloister_caps::abi::{KERNEL_ADDRESSES, region};
 use cloister_caps::tables::{FIRST_GRANT_REF, HEADER_SIZE, MAX_GRANT_REFS};
-use cloister_caps::{DomId, EvtchnPort, GrantRef, Kind, Operation, ServiceId, Slot, Status};
+use cloister_caps::{DomId, EvtchnPort, GrantRef, Kind, Operation, Rights, ServiceId, Slot, Status};
 
 #[test]
 fn numbers_are_read_back_and_others_are_refused() {
@@ -33,6 +33,11 @@ fn each_operation_is_of_some_kind_and_each_has_its_word() {
         assert_eq!(kinds, expected, "{operation:?}");
         assert_eq!(operation.right().bits().count_ones(), 1);
         assert!(!operation.name().is_empty());
+    }
+    for kind in Kind::ALL {
+        let operations = Operation::ALL.iter().filter(|operation| operation.applies_to(kind));
+        let rights = operations.fold(Rights::empty(), |rights, operation| rights | operation.right());
+        assert_eq!(Operation::rights_of(kind), rights, "{kind:?}");
     }
     let mut words: Vec<&str> = Operation::ALL.iter().map(|operation| operation.name()).collect();
     words.extend(Kind::ALL.map(Kind::name));

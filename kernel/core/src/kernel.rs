@@ -1,5 +1,7 @@
 //! The kernel's state and its answers to the two system calls.
 
+use core::ops::RangeInclusive;
+
 use cloister_caps::abi::{SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT, info, region};
 use cloister_caps::tables::{
     Access, AfterLimit, Capability, GrantRule, MAX_GRANT_REFS, MAX_PORT_RULES, MAX_SERVICES, MAX_SLOTS, Mapping,
@@ -71,8 +73,6 @@ impl Held {
     const NOTHING: Held = Held { rights: Rights::empty(), used: Rights::empty(), object: 0, bell: (u8::MAX, 0) };
 
     fn new(tables: &Tables<'_>, capability: &Capability) -> Held {
-        let operations = Operation::ALL.iter().filter(|operation| operation.applies_to(capability.kind));
-        let rights = operations.fold(Rights::empty(), |rights, operation| rights | operation.right());
         let bell = match (capability.kind, tables.queues().get(capability.object as usize)) {
             (Kind::Sender, Some(queue)) => (queue.receiver, queue.receiver_bit),
             (Kind::Receiver, Some(queue)) => (queue.sender, queue.sender_bit),
@@ -80,7 +80,7 @@ impl Held {
         };
         // A section has fewer objects: `Tables::parse` has counted them.
         let object = u16::try_from(capability.object).unwrap_or(u16::MAX);
-        Held { rights: capability.rights & rights, object, bell, ..Held::NOTHING }
+        Held { rights: capability.rights & Operation::rights_of(capability.kind), object, bell, ..Held::NOTHING }
     }
 }
 
@@ -449,9 +449,8 @@ impl<'t> Kernel<'t> {
         let first = rule.first_ref + page;
         let references = first..=rule.first_ref + last;
         // All are looked at before the first is granted, so that a refusal leaves nothing behind.
-        for reference in references.clone() {
-            let (granted, _, bit) = self.grant_state(reference).ok_or(Status::BadArgument)?;
-            if *granted & bit != 0 {
+        for (word, bits) in bits_of(&references) {
+            if self.granted.get(word).ok_or(Status::BadArgument)? & bits != 0 {
                 return Err(Status::WrongState);
             }
         }
@@ -459,9 +458,8 @@ impl<'t> Kernel<'t> {
         if theirs != 0 {
             return self.map(platform, rule, GrantRef(first), Gfn(frame), peer, theirs);
         }
+        bits_of(&references).for_each(|(word, bits)| self.granted[word] |= bits);
         for (reference, frame) in references.zip(frame..) {
-            let (granted, _, bit) = self.grant_state(reference).ok_or(Status::BadArgument)?;
-            *granted |= bit;
             platform.grant(GrantRef(reference), Gfn(frame), peer, rule.access == Access::ReadWrite);
         }
         Ok(answer(u64::from(first), 0))
@@ -586,6 +584,15 @@ impl<'t> Kernel<'t> {
     pub fn next(&mut self, now: u64) -> Next {
         self.scheduler.next(now)
     }
+}
+
+/// The words that references have bits in, and those bits.
+fn bits_of(references: &RangeInclusive<u32>) -> impl Iterator<Item = (usize, u64)> + use<> {
+    let (first, last) = (*references.start(), *references.end());
+    (first / 64..=last / 64).map(move |word| {
+        let (low, high) = (first.saturating_sub(word * 64), (last - word * 64).min(63));
+        (word as usize, u64::MAX << low & u64::MAX >> (63 - high))
+    })
 }
 
 fn allowed_peer(peer: u64, first: u16, last: u16) -> Result<DomId, Status> {

@@ -75,30 +75,33 @@ impl FreeMemory {
     /// Takes frames out, whether or not they are free: they are in use.
     pub fn remove(&mut self, frames: Frames) {
         let mut index = 0;
-        while frames.count() > 0
-            && let Some(range) = self.ranges.get_mut(index)
-        {
-            let before = Frames { start: range.start, end: range.end.min(frames.start) };
-            let after = Frames { start: range.start.max(frames.end), end: range.end };
-            index += 1;
-            match (before.start < before.end, after.start < after.end) {
-                (true, false) => *range = before,
-                (false, true) => *range = after,
-                (false, false) => {
-                    index -= 1;
-                    self.ranges.remove(index);
-                }
-                (true, true) => {
-                    // A part that has no place is given up: less memory, never memory twice.
-                    *range = before;
-                    match self.ranges.try_insert(index, after) {
-                        Ok(()) => index += 1,
-                        Err(_) if after.count() > before.count() => self.ranges[index - 1] = after,
-                        Err(_) => {}
-                    }
-                }
+        while frames.count() > 0 && index < self.ranges.len() {
+            index += self.cut(index, frames);
+        }
+    }
+
+    /// Takes frames out of one range; answers how many ranges are left in its place.
+    fn cut(&mut self, index: usize, frames: Frames) -> usize {
+        let full = self.ranges.is_full();
+        let Some(range) = self.ranges.get_mut(index) else { return 0 };
+        let before = Frames { start: range.start, end: range.end.min(frames.start) };
+        let after = Frames { start: range.start.max(frames.end), end: range.end };
+        match (before.start < before.end, after.start < after.end) {
+            (false, false) => {
+                self.ranges.remove(index);
+                return 0;
+            }
+            (true, false) => *range = before,
+            (false, true) => *range = after,
+            // A part that has no place is given up: less memory, never memory twice.
+            (true, true) if full => *range = if after.count() > before.count() { after } else { before },
+            (true, true) => {
+                *range = before;
+                self.ranges.insert(index + 1, after);
+                return 2;
             }
         }
+        1
     }
 
     /// Takes `pages` adjacent frames: from the smallest range that has them, so that large ranges stay whole.
@@ -112,9 +115,10 @@ impl FreeMemory {
             let start = range.start.checked_next_multiple_of(align)?;
             (pages > 0 && start.checked_add(pages)? <= range.end).then_some(start)
         };
-        let fitting = self.ranges.iter().filter_map(|range| Some((range.count(), start_in(range)?)));
-        let (_, start) = fitting.min_by_key(|(count, _)| *count)?;
-        self.remove(Frames { start, end: start + pages });
+        let ranges = self.ranges.iter().enumerate();
+        let fitting = ranges.filter_map(|(index, range)| Some((range.count(), index, start_in(range)?)));
+        let (_, index, start) = fitting.min_by_key(|(count, ..)| *count)?;
+        self.cut(index, Frames { start, end: start + pages });
         Some(Gfn(start))
     }
 

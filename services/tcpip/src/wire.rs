@@ -156,7 +156,8 @@ impl<S: System, M: Memory> Wire<S, M> {
             skipping: false,
             returns: VecDeque::with_capacity(rx),
             owed: 0,
-            frame: vec![0; LONGEST_RECEIVED],
+            // What is read of it was written before.
+            frame: M::buffer(LONGEST_RECEIVED).unwrap_or_default(),
             loaded: 0,
             pending: 0,
             wanted: None,

@@ -553,7 +553,7 @@ impl<S: System, M: Memory> Service for XenStore<S, M> {
     fn notified(&mut self, _: Notifications) {
         let now = self.clock.now();
         self.expire(now);
-        self.peers.iter_mut().for_each(Peer::deliver);
+        self.peers.iter_mut().filter(|peer| peer.answer.is_some()).for_each(Peer::deliver);
         self.left_over = true;
         for _ in 0..STEPS {
             if !(self.receive(now) | self.ask(now)) {
