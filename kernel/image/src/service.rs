@@ -102,8 +102,9 @@ impl Services {
     }
 
     /// Empties at boot what begins empty, as queues do, and what a peer is granted: it is to read nothing there that was in
-    /// the memory before. Its owner is told so ([`region::FRESH`](cloister_caps::abi::region::FRESH)). A share that stays in the image is as Xen gave it, scrubbed of what other domains left: to empty
-    /// hundreds of megabytes would be most of the time that a boot takes.
+    /// the memory before, and its owner is told so ([`region::FRESH`](cloister_caps::abi::region::FRESH)). A share that stays
+    /// in the image is as Xen gave it, scrubbed of what other domains left: to empty hundreds of megabytes would be most of the
+    /// time that a boot takes.
     pub fn clear(&self, places: &Places) {
         let grants = self.tables.grants();
         for (index, (region, place)) in self.tables.regions().iter().zip(places).enumerate() {

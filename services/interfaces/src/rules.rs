@@ -162,7 +162,11 @@ mod tests {
         let paths = [path_rule("device/vif/0"), path_rule(&long), all, none];
         assert_eq!(rules::<PathRule<'_>>(&blob(&paths).unwrap()).collect::<Vec<_>>(), paths);
         assert_eq!(blob(&[path_rule(&"x".repeat(PathRule::MAX_PATH + 1))]), None);
-        round_trips(&[GrantRuleFor { client: 1, rule: 2, count: 3, peer_first: 4, peer_last: u16::MAX }]);
+        let grants = [GrantRuleFor { client: 1, rule: 2, count: 3, peer_first: 4, peer_last: u16::MAX }];
+        round_trips(&grants);
+        assert_eq!(rules::<GrantRuleFor>(&blob(&grants).unwrap()).collect::<Vec<_>>(), grants);
+        // As images have them.
+        assert_eq!((blob(&paths).unwrap().len(), blob(&grants).unwrap().len()), (2 + 4 * 104, 2 + 8));
     }
 
     #[test]
