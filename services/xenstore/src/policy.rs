@@ -38,7 +38,7 @@ pub type OwnId<'a> = &'a str;
 pub fn well_formed(path: &str) -> bool {
     let below = path.strip_prefix('/').unwrap_or(path);
     let mut before = b'/';
-    // Each byte is looked at once: most of what a request costs is this.
+    // Each byte is looked at once, and with the one before it.
     let legal = |byte: u8| match (core::mem::replace(&mut before, byte), byte) {
         (before, b'/') => before != b'/',
         (_, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'@') => true,
@@ -47,8 +47,8 @@ pub fn well_formed(path: &str) -> bool {
     !path.starts_with('@') && below.bytes().all(legal) && before != b'/'
 }
 
-/// The components of a path without a leading slash. By bytes, of which none but a slash is one: as characters they would cost
-/// more than all else.
+/// The components of a path without a leading slash. By bytes, of which none but a slash is one: as characters they would be
+/// most of what a request costs.
 fn split(path: &str) -> impl Iterator<Item = &[u8]> {
     path.as_bytes().split(|byte| *byte == b'/')
 }
