@@ -165,6 +165,8 @@ mod tests {
         free.add(Frames { start: 0, end: 10 });
         free.add(Frames { start: 5, end: 15 });
         assert_eq!((free.total(), free.largest()), (20, 20));
+        free.remove(Frames { start: 7, end: 7 });
+        assert_eq!(free.ranges.len(), 1, "nothing was taken out");
         free.remove(Frames { start: 8, end: 12 });
         assert_eq!((free.total(), free.largest()), (16, 8));
         assert_eq!(free.take(9), None);
