@@ -135,8 +135,15 @@ impl Scheduler {
     /// Charges a service for `elapsed` ns that end at `now`.
     pub fn charge(&mut self, service: u8, elapsed: u64, now: u64) {
         if let Some(entry) = self.entries.get_mut(usize::from(service)) {
-            entry.renew(now);
-            entry.used = entry.used.saturating_add(elapsed).min(entry.budget.saturating_mul(MOST_OWED + 1));
+            if now >= entry.end {
+                // What was before the window that begins is no use of it.
+                let before = elapsed.saturating_sub(now % entry.period);
+                entry.take(before);
+                entry.renew(now);
+                entry.take(elapsed - before);
+            } else {
+                entry.take(elapsed);
+            }
             entry.total = entry.total.saturating_add(elapsed);
         }
     }
@@ -196,6 +203,11 @@ impl Next {
 }
 
 impl Entry {
+    /// Takes `elapsed` ns from the budget of the present window.
+    fn take(&mut self, elapsed: u64) {
+        self.used = self.used.saturating_add(elapsed).min(self.budget.saturating_mul(MOST_OWED + 1));
+    }
+
     /// Begins a new window if `now` lies in one. What was used beyond the budget, because a timer came late, is owed:
     /// so the share holds over time whatever the machine's timers do.
     fn renew(&mut self, now: u64) {
@@ -261,6 +273,17 @@ mod tests {
         scheduler.charge(0, 1_000_000, 50);
         assert_eq!(choice(scheduler.next(100)), (None, 200));
         assert_eq!(scheduler.next(100 + 100 * MOST_OWED).service, Some(0));
+    }
+
+    #[test]
+    fn a_run_across_the_end_of_a_window_uses_of_each_what_was_in_it() {
+        let mut scheduler = scheduler(&[(9, 80, 100)]);
+        assert_eq!(choice(scheduler.next(30)), (Some(0), 110));
+        scheduler.charge(0, 80, 110);
+        assert_eq!(choice(scheduler.next(110)), (Some(0), 180));
+        // What was beyond the budget of the first window is owed.
+        scheduler.charge(0, 95, 205);
+        assert_eq!(choice(scheduler.next(205)), (Some(0), 205 + 80 - 5 - 20));
     }
 
     #[test]
