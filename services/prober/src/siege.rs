@@ -352,11 +352,12 @@ impl<P: Place> Siege<P> {
             }
             Attempt::Spin => {
                 self.finish(self.get(Count::Next));
-                STORMS.into_iter().cycle().for_each(|ahead| {
-                    spin(self.place.clock());
-                    storm(self.place.clock().now(), Duration::from_micros(ahead));
-                });
-                Made::Over(Outcome::Harmless)
+                loop {
+                    for ahead in STORMS {
+                        spin(self.place.clock());
+                        storm(self.place.clock().now(), Duration::from_micros(ahead));
+                    }
+                }
             }
         }
     }
