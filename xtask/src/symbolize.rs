@@ -154,7 +154,7 @@ mod tests {
         let line = "(d1) cloister: fatal: kernel fault: page fault rip=0xffffffff80001234, cr2=0x0";
         assert_eq!(address_in(line, &mut subject), Some(("kernel".to_owned(), 0xffff_ffff_8000_1234)));
         assert_eq!(subject.as_deref(), Some("kernel"));
-        let line = "cloister: fatal: double fault rip=0x10 rsp=0x0";
+        let line = "cloister: fatal: kernel fault: double fault vector=8 error=0x0 cs=0x8 rip=0x10 rsp=0x0";
         assert_eq!(address_in(line, &mut subject), Some(("kernel".to_owned(), 0x10)));
     }
 
