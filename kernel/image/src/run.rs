@@ -220,7 +220,9 @@ impl Run {
             }
             let next = self.kernel.next(now);
             #[cfg(feature = "profile")]
-            self.arm(&Next { timer: crate::profile::next(now), owner: next.service, ..next }, now);
+            if next.service.is_some() {
+                self.arm(&Next { timer: crate::profile::next(now), owner: next.service, ..next }, now);
+            }
             self.arm(&next, now);
             let Some(service) = next.service else {
                 count(Count::Sleep);
