@@ -6,6 +6,7 @@
 
 use core::ops::Range;
 
+use crate::clamped::Clamped;
 use crate::rights::{Kind, Rights};
 
 /// System call number of `wait(deadline, hold)`: block until a notification or until the monotonic
@@ -194,8 +195,17 @@ impl Operation {
     /// The operation with this number, if there is one.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Operation> {
-        // They are numbered from 1 in their order.
-        Operation::ALL.get(usize::try_from(number).ok()?.checked_sub(1)?).copied()
+        const BY_NUMBER: Clamped<Option<Operation>, { Operation::ALL.len() + 2 }> = {
+            // They are numbered from 1 in their order.
+            let mut operations = [None; _];
+            let mut index = 0;
+            while index < Operation::ALL.len() {
+                operations[index + 1] = Some(Operation::ALL[index]);
+                index += 1;
+            }
+            Clamped::new(operations)
+        };
+        *BY_NUMBER.get(number)
     }
 }
 
@@ -221,7 +231,7 @@ pub mod info {
     pub const POLICY_HASH_HIGH: u64 = 1;
     /// Monotonic time in ns at which the kernel started, and the guest's memory in bytes.
     pub const BOOT: u64 = 2;
-    /// How often this service was started before, and the number of refused invocations so far.
+    /// How often this service was started before, and how many of its own system calls were refused so far.
     pub const HISTORY: u64 = 3;
 }
 
@@ -235,7 +245,9 @@ mod tests {
             assert_eq!(Operation::from_number(index as u64 + 1), Some(*operation));
             assert!(Kind::ALL.iter().any(|kind| operation.applies_to(*kind)));
         }
-        assert_eq!(Operation::from_number(0), None);
+        for number in [0, Operation::ALL.len() as u64 + 1, 255, 1 << 32 | 1, 1 << 63] {
+            assert_eq!(Operation::from_number(number), None);
+        }
         assert_eq!(Operation::from_number(u64::MAX), None);
     }
 

@@ -7,11 +7,13 @@
 #![forbid(unsafe_code)]
 
 pub mod abi;
+mod clamped;
 pub mod ids;
 pub mod rights;
 pub mod tables;
 
 pub use abi::{Fault, Operation, Status};
+pub use clamped::Clamped;
 pub use ids::{DomId, EvtchnPort, Gfn, GrantRef, ServiceId, Slot};
 pub use rights::{Kind, Rights};
 

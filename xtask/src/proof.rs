@@ -9,7 +9,8 @@ use cloister_policy::verify::{Against, verify};
 use crate::image;
 
 /// The crates of programs that must not hold, and what must be found in them, among much else.
-const REFUSED: [(&str, &[&str]); 2] = [
+const REFUSED: [(&str, &[&str]); 3] = [
+    ("cloister-prober-storm", &["`mov ds`", "`mov es`", "`mov fs`", "`mov gs`"]),
     ("cloister-prober", &["`vmcall`", "`wrpkru`", "`wrmsr`", "`mov cr3`", "`out`", "an address of the kernel"]),
     ("cloister-fused", &["it is code of cloister_tcpip", "it is code of cloister_http"]),
 ];

@@ -48,12 +48,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The program and the address a log line speaks of. A report begins with `fault: <service> … rip=0x…`,
-/// `kernel fault: … rip=0x…`, `double fault rip=0x…` or `machine check rip=0x…`; the lines ` at 0x…` after it are its callers. `subject` is the program of the report
-/// being read.
+/// The program and the address a log line speaks of. A report begins with `fault: <service> … rip=0x…` or
+/// `kernel fault: … rip=0x…`; the lines ` at 0x…` after it are its callers. `subject` is the program of the report being read.
 fn address_in(line: &str, subject: &mut Option<String>) -> Option<(String, u64)> {
-    let of_kernel = ["kernel fault: ", "double fault rip=", "machine check rip="];
-    let (program, rest) = if let Some(at) = of_kernel.iter().find_map(|mark| line.find(mark)) {
+    let (program, rest) = if let Some(at) = line.find("kernel fault: ") {
         ("kernel", &line[at..])
     } else if let Some(at) = line.find("fault: ") {
         let rest = &line[at + "fault: ".len()..];
@@ -156,7 +154,7 @@ mod tests {
         let line = "(d1) cloister: fatal: kernel fault: page fault rip=0xffffffff80001234, cr2=0x0";
         assert_eq!(address_in(line, &mut subject), Some(("kernel".to_owned(), 0xffff_ffff_8000_1234)));
         assert_eq!(subject.as_deref(), Some("kernel"));
-        let line = "cloister: fatal: double fault rip=0x10 rsp=0x0";
+        let line = "cloister: fatal: kernel fault: double fault vector=8 error=0x0 cs=0x8 rip=0x10 rsp=0x0";
         assert_eq!(address_in(line, &mut subject), Some(("kernel".to_owned(), 0x10)));
     }
 

@@ -7,7 +7,7 @@ use cloister_caps::tables::{
     Access, AfterLimit, Capability, GrantRule, MAX_GRANT_REFS, MAX_PORT_RULES, MAX_SERVICES, MAX_SLOTS, Mapping,
     PortKind, PortRule, RegionKind, Tables,
 };
-use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, Rights, Status};
+use cloister_caps::{Clamped, DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, Rights, Status};
 
 use crate::Platform;
 use crate::place::Places;
@@ -86,11 +86,17 @@ impl Held {
 
 static_assertions::const_assert!(MAX_PORT_RULES <= 32 && MAX_SERVICES <= 32);
 
+/// What a service holds, and behind it the empty slot that every larger number names.
+type Slots = Clamped<Held, { MAX_SLOTS + 1 }>;
+/// A bit for each grant reference, and behind them a word without references that every larger number names.
+type References = Clamped<u64, { GRANT_WORDS + 1 }>;
+const GRANT_WORDS: usize = MAX_GRANT_REFS as usize / 64;
+
 /// The kernel.
 pub struct Kernel<'t> {
     tables: Tables<'t>,
     places: Places,
-    cspace: [[Held; MAX_SLOTS]; MAX_SERVICES],
+    cspace: [Slots; MAX_SERVICES],
     pending: [u64; MAX_SERVICES],
     restarts: [u16; MAX_SERVICES],
     channels: [Channel; MAX_PORT_RULES],
@@ -98,12 +104,15 @@ pub struct Kernel<'t> {
     delivered: [u32; MAX_SERVICES],
     /// Of each service that may read the clock, the slot of the capability.
     clocks: [Option<u16>; MAX_SERVICES],
-    granted: [u64; MAX_GRANT_REFS as usize / 64],
+    granted: References,
     /// Of the pages that are shared, those that are the peer's.
-    mapped: [u64; MAX_GRANT_REFS as usize / 64],
+    mapped: References,
     /// Who decides which service runs.
     pub scheduler: Scheduler,
+    /// Of all services.
     refusals: u64,
+    /// Of each: what one is refused is nothing that another may learn.
+    refusals_of: [u64; MAX_SERVICES],
     started: u64,
     memory: u64,
 }
@@ -118,12 +127,13 @@ impl<'t> Kernel<'t> {
     /// A kernel that enforces `tables`, with regions at `places`, started at `now` in a guest of `memory` bytes.
     #[must_use]
     pub fn new(tables: Tables<'t>, places: Places, now: u64, memory: u64) -> Self {
-        let mut cspace = [[Held::NOTHING; MAX_SLOTS]; MAX_SERVICES];
+        let mut cspace = [Slots::new([Held::NOTHING; _]); MAX_SERVICES];
         let mut clocks = [None; MAX_SERVICES];
         for capability in tables.capabilities().iter() {
-            let slots = cspace.get_mut(usize::from(capability.service));
-            if let Some(place) = slots.and_then(|slots| slots.get_mut(usize::from(capability.slot))) {
-                *place = Held::new(&tables, &capability);
+            if let Some(slots) = cspace.get_mut(usize::from(capability.service))
+                && usize::from(capability.slot) < MAX_SLOTS
+            {
+                *slots.get_mut(capability.slot.into()) = Held::new(&tables, &capability);
             }
             let told = capability.kind == Kind::Clock && capability.rights.contains(Rights::NOW);
             if told && let Some(clock) = clocks.get_mut(usize::from(capability.service)) {
@@ -144,9 +154,10 @@ impl<'t> Kernel<'t> {
             channels,
             delivered: [0; MAX_SERVICES],
             clocks,
-            granted: [0; MAX_GRANT_REFS as usize / 64],
-            mapped: [0; MAX_GRANT_REFS as usize / 64],
+            granted: References::new([0; _]),
+            mapped: References::new([0; _]),
             refusals: 0,
+            refusals_of: [0; MAX_SERVICES],
             started: now,
             memory,
         }
@@ -174,7 +185,7 @@ impl<'t> Kernel<'t> {
     pub fn uses(&self) -> impl Iterator<Item = Use<'t>> {
         let used = |capability: &Capability| {
             let slots = self.cspace.get(usize::from(capability.service))?;
-            slots.get(usize::from(capability.slot)).map(|held| held.used)
+            Some(slots.get(capability.slot.into()).used)
         };
         uses(self.tables, used)
     }
@@ -196,17 +207,15 @@ impl<'t> Kernel<'t> {
         }
     }
 
-    /// An event came on `port`, which is masked now. Whether it belongs to a service.
-    pub fn event(&mut self, port: EvtchnPort) -> bool {
-        let Some(index) = self.channels.iter().position(|channel| channel.port == Some(port)) else {
-            return false;
-        };
+    /// Takes an event on `port`, which is masked now. Returns the service that it belongs to.
+    pub fn event(&mut self, port: EvtchnPort) -> Option<u8> {
+        let index = self.channels.iter().position(|channel| channel.port == Some(port))?;
         let Channel { service, bit, .. } = self.channels[index];
         if let Some(delivered) = self.delivered.get_mut(usize::from(service)) {
             *delivered |= 1 << index;
         }
         self.notify(service, bit);
-        true
+        Some(service)
     }
 
     /// A system call of `service`: its number, and its arguments in the order of the registers.
@@ -262,7 +271,7 @@ impl<'t> Kernel<'t> {
     }
 
     fn held(&mut self, service: u8, slot: u64) -> Option<&mut Held> {
-        self.cspace.get_mut(usize::from(service))?.get_mut(usize::try_from(slot).ok()?)
+        self.cspace.get_mut(usize::from(service)).map(|slots| slots.get_mut(slot))
     }
 
     fn invoke(&mut self, platform: &mut impl Platform, service: u8, arguments: &[u64; 6]) -> Outcome {
@@ -338,6 +347,9 @@ impl<'t> Kernel<'t> {
     ) -> Outcome {
         let (tables, arguments) = (self.tables, *arguments);
         self.refusals += 1;
+        if let Some(refusals) = self.refusals_of.get_mut(usize::from(service)) {
+            *refusals += 1;
+        }
         platform
             .log(format_args!("{}", Refusal { tables, service, call, slot, operation, arguments, capability, status }));
         Outcome::Answer(Answer { status, words: [0; 2] })
@@ -425,9 +437,9 @@ impl<'t> Kernel<'t> {
     }
 
     /// The words of `granted` and `mapped` that a reference has a bit in, and the bit.
-    fn grant_state(&mut self, reference: u32) -> Option<(&mut u64, &mut u64, u64)> {
-        let index = reference as usize / 64;
-        Some((self.granted.get_mut(index)?, self.mapped.get_mut(index)?, 1 << (reference % 64)))
+    fn grant_state(&mut self, reference: u32) -> (&mut u64, &mut u64, u64) {
+        let word = u64::from(reference) / 64;
+        (self.granted.get_mut(word), self.mapped.get_mut(word), 1 << (reference % 64))
     }
 
     fn issue(
@@ -450,7 +462,7 @@ impl<'t> Kernel<'t> {
         let references = first..=rule.first_ref + last;
         // All are looked at before the first is granted, so that a refusal leaves nothing behind.
         for (word, bits) in bits_of(&references) {
-            if self.granted.get(word).ok_or(Status::BadArgument)? & bits != 0 {
+            if self.granted.get(word) & bits != 0 {
                 return Err(Status::WrongState);
             }
         }
@@ -458,7 +470,7 @@ impl<'t> Kernel<'t> {
         if theirs != 0 {
             return self.map(platform, rule, GrantRef(first), Gfn(frame), peer, theirs);
         }
-        bits_of(&references).for_each(|(word, bits)| self.granted[word] |= bits);
+        bits_of(&references).for_each(|(word, bits)| *self.granted.get_mut(word) |= bits);
         for (reference, frame) in references.zip(frame..) {
             platform.grant(GrantRef(reference), Gfn(frame), peer, rule.access == Access::ReadWrite);
         }
@@ -482,7 +494,7 @@ impl<'t> Kernel<'t> {
             return Err(Status::NotPermitted);
         }
         let theirs = u32::try_from(theirs).map(GrantRef).map_err(|_| Status::Unavailable)?;
-        let (granted, mapped, bit) = self.grant_state(reference.0).ok_or(Status::BadArgument)?;
+        let (granted, mapped, bit) = self.grant_state(reference.0);
         if !platform.map_grant(reference, frame, peer, theirs, writable) {
             return Err(Status::Unavailable);
         }
@@ -495,7 +507,7 @@ impl<'t> Kernel<'t> {
         let page = u32::try_from(page).ok().filter(|page| *page < rule.count).ok_or(Status::NotPermitted)?;
         let reference = rule.first_ref + page;
         let place = self.places.get(usize::from(rule.region)).copied().unwrap_or_default();
-        let (granted, mapped, bit) = self.grant_state(reference).ok_or(Status::BadArgument)?;
+        let (granted, mapped, bit) = self.grant_state(reference);
         if *granted & bit == 0 {
             return Err(Status::WrongState);
         }
@@ -518,13 +530,15 @@ impl<'t> Kernel<'t> {
         let word = |index: usize| {
             hash.get(index * 8..index * 8 + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
         };
-        match item {
+        // The compiler may make a table of jumps of this; see `Clamped`.
+        match item.min(info::HISTORY + 1) {
             info::POLICY_HASH_LOW => Ok(answer(word(0), word(1))),
             info::POLICY_HASH_HIGH => Ok(answer(word(2), word(3))),
             info::BOOT => Ok(answer(self.started, self.memory)),
             info::HISTORY => {
                 let restarts = self.restarts.get(usize::from(service)).copied().unwrap_or(0);
-                Ok(answer(u64::from(restarts), self.refusals))
+                let refusals = self.refusals_of.get(usize::from(service)).copied().unwrap_or(0);
+                Ok(answer(u64::from(restarts), refusals))
             }
             _ => Err(Status::BadArgument),
         }
@@ -587,11 +601,11 @@ impl<'t> Kernel<'t> {
 }
 
 /// The words that references have bits in, and those bits.
-fn bits_of(references: &RangeInclusive<u32>) -> impl Iterator<Item = (usize, u64)> + use<> {
+fn bits_of(references: &RangeInclusive<u32>) -> impl Iterator<Item = (u64, u64)> + use<> {
     let (first, last) = (*references.start(), *references.end());
     (first / 64..=last / 64).map(move |word| {
         let (low, high) = (first.saturating_sub(word * 64), (last - word * 64).min(63));
-        (word as usize, u64::MAX << low & u64::MAX >> (63 - high))
+        (u64::from(word), u64::MAX << low & u64::MAX >> (63 - high))
     })
 }
 

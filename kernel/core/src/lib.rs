@@ -6,6 +6,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod accounting;
 pub mod boot;
 pub mod clock;
 pub mod console;
@@ -17,6 +18,7 @@ pub mod refusal;
 pub mod schedule;
 pub mod usage;
 
+pub use accounting::{Accounting, Costs};
 pub use kernel::{Answer, Kernel, Outcome, Verdict};
 
 /// What the kernel asks of the machine under it: Xen in the image, the simulated hypervisor on the host.

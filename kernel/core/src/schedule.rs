@@ -45,6 +45,8 @@ pub struct Next {
     pub service: Option<u8>,
     /// When to look again at the latest, in ns; `u64::MAX` is never.
     pub timer: u64,
+    /// The service whose deadline or budget that time is.
+    pub owner: Option<u8>,
 }
 
 /// The scheduler.
@@ -57,6 +59,8 @@ pub struct Scheduler {
     ready: u16,
     /// No service waits for a time before this one.
     deadline: u64,
+    /// The service that waits for it, or did.
+    deadline_owner: Option<u8>,
     /// Perhaps none waits for this one any more, either.
     stale: bool,
 }
@@ -73,9 +77,10 @@ impl Scheduler {
     }
 
     /// A scheduler of services with these priorities, budgets and periods.
-    fn of(services: impl Iterator<Item = (u8, u64, u64)>) -> Scheduler {
+    pub(crate) fn of(services: impl Iterator<Item = (u8, u64, u64)>) -> Scheduler {
         let (entries, order) = ([Entry::NONE; MAX_SERVICES], [0; MAX_SERVICES]);
-        let mut scheduler = Scheduler { entries, order, ready: 0, deadline: u64::MAX, stale: false };
+        let mut scheduler =
+            Scheduler { entries, order, ready: 0, deadline: u64::MAX, deadline_owner: None, stale: false };
         let mut priorities = [0; MAX_SERVICES];
         for (index, (priority, budget, period)) in services.enumerate().take(MAX_SERVICES) {
             priorities[index] = priority;
@@ -110,7 +115,13 @@ impl Scheduler {
         let bit = 1 << (entry.place & 15);
         self.ready = if state == State::Ready { self.ready | bit } else { self.ready & !bit };
         if let State::Waiting(deadline) = state {
-            self.deadline = self.deadline.min(deadline);
+            self.waits_until(service, deadline);
+        }
+    }
+
+    fn waits_until(&mut self, service: u8, deadline: u64) {
+        if deadline < self.deadline {
+            (self.deadline, self.deadline_owner) = (deadline, Some(service));
         }
     }
 
@@ -124,8 +135,15 @@ impl Scheduler {
     /// Charges a service for `elapsed` ns that end at `now`.
     pub fn charge(&mut self, service: u8, elapsed: u64, now: u64) {
         if let Some(entry) = self.entries.get_mut(usize::from(service)) {
-            entry.renew(now);
-            entry.used = entry.used.saturating_add(elapsed).min(entry.budget.saturating_mul(MOST_OWED + 1));
+            if now >= entry.end {
+                // What was before the window that begins is no use of it.
+                let before = elapsed.saturating_sub(now % entry.period);
+                entry.take(before);
+                entry.renew(now);
+                entry.take(elapsed - before);
+            } else {
+                entry.take(elapsed);
+            }
             entry.total = entry.total.saturating_add(elapsed);
         }
     }
@@ -141,7 +159,7 @@ impl Scheduler {
         if self.stale || self.deadline <= now {
             self.look_at_deadlines(now);
         }
-        let mut next = Next { service: None, timer: self.deadline };
+        let mut next = Next { service: None, timer: self.deadline, owner: self.deadline_owner };
         let mut ready = self.ready;
         while ready != 0 {
             let index = self.order[ready.trailing_zeros() as usize & 15];
@@ -149,10 +167,10 @@ impl Scheduler {
             entry.renew(now);
             if let left @ 1.. = entry.budget.saturating_sub(entry.used) {
                 next.service = Some(index);
-                next.timer = next.timer.min(now + left);
+                next.look_at(now + left, index);
                 break;
             }
-            next.timer = next.timer.min(entry.end);
+            next.look_at(entry.end, index);
             ready &= ready - 1;
         }
         next
@@ -160,21 +178,36 @@ impl Scheduler {
 
     /// Makes those ready whose time has come, and finds the earliest time that others wait for.
     fn look_at_deadlines(&mut self, now: u64) {
-        (self.deadline, self.stale) = (u64::MAX, false);
-        for entry in &mut self.entries {
+        (self.deadline, self.deadline_owner, self.stale) = (u64::MAX, None, false);
+        for service in 0..MAX_SERVICES as u8 {
+            let entry = &mut self.entries[usize::from(service)];
             match entry.state {
                 State::Waiting(deadline) if deadline <= now => {
                     entry.state = State::Ready;
                     self.ready |= 1 << (entry.place & 15);
                 }
-                State::Waiting(deadline) => self.deadline = self.deadline.min(deadline),
+                State::Waiting(deadline) => self.waits_until(service, deadline),
                 State::Ready | State::Stopped => {}
             }
         }
     }
 }
 
+impl Next {
+    /// Makes sure that the choice is looked at again at `time`, for `service`.
+    fn look_at(&mut self, time: u64, service: u8) {
+        if time < self.timer {
+            (self.timer, self.owner) = (time, Some(service));
+        }
+    }
+}
+
 impl Entry {
+    /// Takes `elapsed` ns from the budget of the present window.
+    fn take(&mut self, elapsed: u64) {
+        self.used = self.used.saturating_add(elapsed).min(self.budget.saturating_mul(MOST_OWED + 1));
+    }
+
     /// Begins a new window if `now` lies in one. What was used beyond the budget, because a timer came late, is owed:
     /// so the share holds over time whatever the machine's timers do.
     fn renew(&mut self, now: u64) {
@@ -196,12 +229,16 @@ mod tests {
         Scheduler::of(services.iter().copied())
     }
 
+    fn choice(next: Next) -> (Option<u8>, u64) {
+        (next.service, next.timer)
+    }
+
     #[test]
     fn the_highest_priority_that_is_ready_runs() {
         let mut scheduler = scheduler(&[(1, 50, 100), (9, 50, 100)]);
         assert_eq!(scheduler.next(0).service, Some(1));
         scheduler.set_state(1, State::Waiting(70));
-        assert_eq!(scheduler.next(0), Next { service: Some(0), timer: 50 });
+        assert_eq!(choice(scheduler.next(0)), (Some(0), 50));
         assert_eq!(scheduler.next(70).service, Some(1));
         scheduler.set_state(1, State::Waiting(u64::MAX));
         scheduler.wake(1);
@@ -211,9 +248,9 @@ mod tests {
     #[test]
     fn a_spinning_service_is_held_to_its_budget() {
         let mut scheduler = scheduler(&[(1, 100, 100), (9, 30, 100)]);
-        assert_eq!(scheduler.next(0), Next { service: Some(1), timer: 30 });
+        assert_eq!(choice(scheduler.next(0)), (Some(1), 30));
         scheduler.charge(1, 30, 30);
-        assert_eq!(scheduler.next(30), Next { service: Some(0), timer: 100 });
+        assert_eq!(choice(scheduler.next(30)), (Some(0), 100));
         scheduler.charge(0, 70, 100);
         assert_eq!(scheduler.next(100).service, Some(1));
         assert_eq!(scheduler.total(1), 30);
@@ -224,18 +261,29 @@ mod tests {
         let mut scheduler = scheduler(&[(9, 30, 100)]);
         assert_eq!(scheduler.next(0).timer, 30);
         scheduler.charge(0, 75, 75);
-        assert_eq!(scheduler.next(75), Next { service: None, timer: 100 });
-        assert_eq!(scheduler.next(100), Next { service: None, timer: 200 });
-        assert_eq!(scheduler.next(200), Next { service: Some(0), timer: 215 });
-        assert_eq!(scheduler.next(1000), Next { service: Some(0), timer: 1030 });
+        assert_eq!(choice(scheduler.next(75)), (None, 100));
+        assert_eq!(choice(scheduler.next(100)), (None, 200));
+        assert_eq!(choice(scheduler.next(200)), (Some(0), 215));
+        assert_eq!(choice(scheduler.next(1000)), (Some(0), 1030));
     }
 
     #[test]
     fn a_stall_of_the_machine_does_not_starve_who_ran() {
         let mut scheduler = scheduler(&[(9, 30, 100)]);
         scheduler.charge(0, 1_000_000, 50);
-        assert_eq!(scheduler.next(100), Next { service: None, timer: 200 });
+        assert_eq!(choice(scheduler.next(100)), (None, 200));
         assert_eq!(scheduler.next(100 + 100 * MOST_OWED).service, Some(0));
+    }
+
+    #[test]
+    fn a_run_across_the_end_of_a_window_uses_of_each_what_was_in_it() {
+        let mut scheduler = scheduler(&[(9, 80, 100)]);
+        assert_eq!(choice(scheduler.next(30)), (Some(0), 110));
+        scheduler.charge(0, 80, 110);
+        assert_eq!(choice(scheduler.next(110)), (Some(0), 180));
+        // What was beyond the budget of the first window is owed.
+        scheduler.charge(0, 95, 205);
+        assert_eq!(choice(scheduler.next(205)), (Some(0), 205 + 80 - 5 - 20));
     }
 
     #[test]
@@ -244,13 +292,13 @@ mod tests {
         scheduler.set_state(0, State::Stopped);
         scheduler.wake(0);
         scheduler.set_state(0, State::Ready);
-        assert_eq!(scheduler.next(5), Next { service: None, timer: u64::MAX });
+        assert_eq!(choice(scheduler.next(5)), (None, u64::MAX));
         assert_eq!(scheduler.state(200), State::Stopped);
     }
 
     /// What a look at every service, one after the other, says.
-    fn plainly(mut scheduler: Scheduler, count: usize, now: u64) -> Next {
-        let mut next = Next { service: None, timer: u64::MAX };
+    fn plainly(mut scheduler: Scheduler, count: usize, now: u64) -> (Option<u8>, u64) {
+        let (mut chosen, mut timer) = (None, u64::MAX);
         for index in scheduler.order.into_iter().take(count) {
             let entry = &mut scheduler.entries[usize::from(index)];
             entry.renew(now);
@@ -258,15 +306,23 @@ mod tests {
                 matches!(entry.state, State::Waiting(deadline) if deadline <= now) || entry.state == State::Ready;
             let left = entry.budget.saturating_sub(entry.used);
             match entry.state {
-                State::Waiting(deadline) if deadline > now => next.timer = next.timer.min(deadline),
-                _ if more && next.service.is_none() && left > 0 => {
-                    next = Next { service: Some(index), timer: next.timer.min(now + left) };
-                }
-                _ if more && next.service.is_none() => next.timer = next.timer.min(entry.end),
+                State::Waiting(deadline) if deadline > now => timer = timer.min(deadline),
+                _ if more && chosen.is_none() && left > 0 => (chosen, timer) = (Some(index), timer.min(now + left)),
+                _ if more && chosen.is_none() => timer = timer.min(entry.end),
                 _ => {}
             }
         }
-        next
+        (chosen, timer)
+    }
+
+    /// Whether it is for this service that the choice is to be looked at again at `next.timer`.
+    fn is_for(next: Next, entry: &Entry, now: u64) -> bool {
+        match entry.state {
+            State::Waiting(deadline) => next.timer == deadline,
+            State::Ready if entry.used < entry.budget => next.timer == now + entry.budget - entry.used,
+            State::Ready => next.timer == entry.end,
+            State::Stopped => false,
+        }
     }
 
     proptest! {
@@ -288,7 +344,10 @@ mod tests {
                 }
                 now += passes;
                 let expected = plainly(scheduler.clone(), services.len(), now);
-                prop_assert_eq!(scheduler.next(now), expected);
+                let next = scheduler.next(now);
+                prop_assert_eq!(choice(next), expected);
+                let owner = next.owner.map(|owner| &scheduler.entries[usize::from(owner)]);
+                prop_assert!(owner.map_or(next.timer == u64::MAX, |owner| is_for(next, owner, now)), "{next:?}");
             }
         }
 

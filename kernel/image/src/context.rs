@@ -104,8 +104,10 @@ pub fn frame(service: u8) -> Option<&'static mut Frame> {
     frames.get_mut(usize::from(service)).map(|place| &mut place.frame)
 }
 
-/// Makes `frame` the one into which the next entry is saved.
+/// Makes `frame` the one into which the next entry is saved, and leaves the service nothing of the one that ran before in
+/// the registers that no frame holds.
 pub fn select(frame: &Frame) {
+    crate::processor::clear_segments();
     let top = (&raw const *frame).wrapping_add(1) as u64;
     // SAFETY: `entry.s` reads it at the next entry from ring 3, which is not now.
     unsafe { (&raw mut FRAME_TOP).write(top) };

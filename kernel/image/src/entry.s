@@ -44,7 +44,12 @@ system_call_entry:
     push 0
 .endif
     push \number
+# A double fault and a machine check have stacks of their own (`vectors.rs`): there is no frame of a service, and no way back.
+.if (\number == 8) || (\number == 18)
+    jmp trapped_in_kernel
+.else
     jmp trapped
+.endif
 .endm
 
 # Sixteen bytes a stub: trap_stubs + 16 * vector.
@@ -64,6 +69,7 @@ trap_stubs:
 trapped:
     test byte ptr [rsp + 24], 3 # the RPL of CS: whence?
     jz trapped_in_kernel
+.global save
 save:
     push_registers
     cld

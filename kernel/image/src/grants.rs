@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
+use cloister_caps::tables::MAX_GRANT_REFS;
 use cloister_caps::{DomId, Gfn, GrantRef, PAGE_SIZE};
 
 use crate::paging;
@@ -16,6 +17,8 @@ const IN_USE: u16 = 8 | 16;
 const ENTRY: usize = 8;
 /// Entries of a frame.
 pub const PER_FRAME: u32 = (PAGE_SIZE / ENTRY) as u32;
+
+static_assertions::const_assert!(MAX_GRANT_REFS.is_power_of_two());
 
 /// The mapped part of the table.
 pub struct GrantTable {
@@ -32,7 +35,9 @@ impl GrantTable {
         if reference.0 >= self.entries {
             return None;
         }
-        let address = paging::GRANT_TABLE as usize + reference.0 as usize * ENTRY;
+        // The mask is for a processor that mispredicts the check: a service chose the page that the reference is of.
+        let index = reference.0 & (MAX_GRANT_REFS - 1);
+        let address = paging::GRANT_TABLE as usize + index as usize * ENTRY;
         // SAFETY: the entry lies in a frame that was mapped at boot; its fields are aligned, and Xen changes them atomically.
         unsafe {
             Some((

@@ -18,7 +18,6 @@ pub struct Machine {
     random: Option<Generator>,
     lines: [Line; MAX_SERVICES],
     refusals: Line,
-    timer: u64,
 }
 
 impl Machine {
@@ -32,26 +31,12 @@ impl Machine {
             random: seed.filter(|seed| seed.iter().any(|value| *value != seed[0])).map(Generator::new),
             lines: [Line::new(); MAX_SERVICES],
             refusals: Line::new(),
-            timer: u64::MAX,
         }
     }
 
     /// Whether there is a random source.
     pub fn has_random(&self) -> bool {
         self.random.is_some()
-    }
-
-    /// Makes sure that the timer fires at `at` at the latest. A timer that fires early costs one look.
-    pub fn arm(&mut self, at: u64, now: u64) {
-        if at < self.timer || (self.timer <= now && at != u64::MAX) {
-            self.timer = at;
-            hypercall::set_timer(at);
-        }
-    }
-
-    /// The timer fired.
-    pub fn timer_fired(&mut self) {
-        self.timer = u64::MAX;
     }
 }
 

@@ -24,6 +24,7 @@ mod processor;
 mod profile;
 mod run;
 mod service;
+mod vectors;
 mod xen;
 
 core::arch::global_asm!(include_str!("boot.s"));

@@ -13,6 +13,7 @@ use x86_64::structures::tss::TaskStateSegment;
 use x86_64::{PrivilegeLevel, VirtAddr};
 
 use crate::calls;
+use crate::vectors::{self, IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI, NMI};
 
 /// The vector at which Xen injects event upcalls: Linux's `HYPERVISOR_CALLBACK_VECTOR`.
 pub const UPCALL_VECTOR: u8 = 0xF3;
@@ -65,11 +66,6 @@ impl Features {
         }
     }
 }
-
-/// A double fault, a machine check and an NMI each have a stack of their own.
-const IST_DOUBLE_FAULT: u16 = 0;
-const IST_MACHINE_CHECK: u16 = 1;
-const IST_NMI: u16 = 2;
 
 unsafe extern "C" {
     static trap_stubs: [[u8; 16]; 32];
@@ -146,19 +142,27 @@ pub fn load_tables() {
         gdt[6] = base >> 32;
         let idt = &mut (*(&raw mut IDT)).0;
         for (vector, gate) in idt.iter_mut().enumerate().take(32) {
-            let ist = match vector {
-                8 => Some(IST_DOUBLE_FAULT),
-                18 => Some(IST_MACHINE_CHECK),
-                _ => None,
-            };
-            *gate = Gate::to(address(&raw const trap_stubs) + 16 * vector as u64, ist);
+            let stub = address(&raw const trap_stubs) + 16 * vector as u64;
+            let entry = if vector == NMI { address(&raw const nmi_entry) } else { stub };
+            *gate = Gate::to(entry, vectors::ist(vector));
         }
-        idt[2] = Gate::to(address(&raw const nmi_entry), Some(IST_NMI));
         idt[usize::from(UPCALL_VECTOR)] = Gate::to(address(&raw const upcall_entry), None);
         lgdt(&DescriptorTablePointer { limit: size_of_val(gdt) as u16 - 1, base: VirtAddr::from_ptr(gdt) });
         CS::set_reg(SegmentSelector::new(1, PrivilegeLevel::Ring0));
         load_tss(TSS_SELECTOR);
+        // There is no local descriptor table; what the register holds at the start is the toolstack's choice.
+        core::arch::asm!("lldt {null:x}", null = in(reg) 0_u32, options(nomem, nostack, preserves_flags));
         lidt(&DescriptorTablePointer { limit: size_of_val(idt) as u16 - 1, base: VirtAddr::from_ptr(idt) });
+    }
+}
+
+/// Loads null into the data segment registers. Ring 3 can load a few selectors into each, and no frame holds them: a service
+/// would read what the one before it left. None of them has a base, before or after.
+pub fn clear_segments() {
+    // SAFETY: the kernel uses none of these segments; in 64-bit mode a null selector is as good as any other.
+    unsafe {
+        core::arch::asm!("mov ds, {null:x}", "mov es, {null:x}", "mov fs, {null:x}", "mov gs, {null:x}",
+            null = in(reg) 0_u32, options(nomem, nostack, preserves_flags));
     }
 }
 

@@ -2,7 +2,8 @@
 
 use cloister_caps::tables::MAX_SERVICES;
 use cloister_caps::{EvtchnPort, Operation, Status};
-use cloister_kernel_core::{Kernel, Outcome, Platform, Verdict};
+use cloister_kernel_core::schedule::Next;
+use cloister_kernel_core::{Accounting, Kernel, Outcome, Platform, Verdict};
 
 use crate::context::{self, Frame, SYSTEM_CALL};
 use crate::count::{Count, count, counts};
@@ -30,8 +31,8 @@ pub struct Run {
     pub waiting: [bool; MAX_SERVICES],
     /// The service that ran last.
     pub current: Option<u8>,
-    /// When it was let run.
-    pub resumed: u64,
+    /// Who pays for the processor's time.
+    pub accounting: Accounting,
     /// How long nothing was to be done, in ns.
     pub idle: u64,
 }
@@ -67,7 +68,7 @@ extern "C" fn kernel_entered() -> *const Frame {
     }
 }
 
-/// A fault in ring 0: a defect of the kernel, or of the machine.
+/// A fault in ring 0, or one that has a stack of its own wherever it comes: a defect of the kernel, or of the machine.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_faulted(frame: &Frame) -> ! {
     let address = x86_64::registers::control::Cr2::read_raw();
@@ -75,8 +76,13 @@ extern "C" fn kernel_faulted(frame: &Frame) -> ! {
         console::debug_line(format_args!("cloister: kernel fault: called from rip={caller:#x}"));
     }
     fatal(format_args!(
-        "kernel fault: vector {} error={:#x} rip={:#x} rsp={:#x} address={address:#x}",
-        frame.vector, frame.error, frame.rip, frame.rsp
+        "kernel fault: {} vector={} error={:#x} cs={:#x} rip={:#x} rsp={:#x} address={address:#x}",
+        vector_name(frame.vector),
+        frame.vector,
+        frame.error,
+        frame.cs,
+        frame.rip,
+        frame.rsp
     ))
 }
 
@@ -93,21 +99,16 @@ impl Run {
             return Some(&raw const *frame);
         }
         let now = xen::now();
-        self.kernel.scheduler.charge(service, now.saturating_sub(self.resumed), now);
-        match frame.vector {
-            SYSTEM_CALL => {}
-            vector if vector == u64::from(UPCALL_VECTOR) => {
-                #[cfg(feature = "profile")]
-                crate::profile::sample(service, frame.rip);
-            }
-            8 => fatal(format_args!("double fault rip={:#x} rsp={:#x}", frame.rip, frame.rsp)),
-            18 => fatal(format_args!("machine check rip={:#x}", frame.rip)),
-            _ => {
-                let frame = *frame;
-                self.fault(service, &frame);
-            }
+        let interrupted = frame.vector == u64::from(UPCALL_VECTOR);
+        if interrupted {
+            #[cfg(feature = "profile")]
+            crate::profile::sample(service, frame.rip);
+        } else if frame.vector != SYSTEM_CALL {
+            let frame = *frame;
+            self.fault(service, &frame);
         }
-        self.take_events();
+        let cause = self.take_events().filter(|_| interrupted);
+        self.accounting.entered(&mut self.kernel.scheduler, service, cause.unwrap_or(service), now);
         self.resume(now)
     }
 
@@ -162,6 +163,8 @@ impl Run {
                 self.services.clear_own(service, self.kernel.places());
                 self.services.load(service);
                 self.waiting[usize::from(service)] = false;
+                // What a change of services clears, a restart clears too.
+                self.current = None;
             }
             Verdict::StopService => console::line(format_args!("stopped: {name}: its restart rule allows no more")),
             Verdict::StopImage => {
@@ -170,24 +173,27 @@ impl Run {
         }
     }
 
-    fn take_events(&mut self) {
-        let Run { kernel, machine, timer_port, console_port, .. } = self;
+    /// Takes the events that are pending. Returns the service that the first of them is for: one interrupt brings them all,
+    /// and it would have come for that service alone.
+    fn take_events(&mut self) -> Option<u8> {
+        let Run { kernel, machine, accounting, timer_port, console_port, .. } = self;
+        let mut cause = None;
         xen::take_events(|port| {
             count(Count::Event);
-            if port == *timer_port {
-                machine.timer_fired();
+            let owner = if port == *timer_port {
                 machine.unmask(port);
+                accounting.timer_fired()
             } else if Some(port) == *console_port {
                 console::event();
                 machine.unmask(port);
+                None
             } else {
                 // A port of nobody stays masked.
-                kernel.event(port);
-            }
+                kernel.event(port)
+            };
+            cause = cause.or(owner);
         });
-        if context::take_nmi() {
-            self.report();
-        }
+        cause
     }
 
     /// Says what each service has used, of the processor and of its rights, on the console.
@@ -209,19 +215,21 @@ impl Run {
     /// Chooses a service at `now` and makes everything ready for it; sleeps while there is none. Answers its frame.
     fn resume(&mut self, mut now: u64) -> Option<*const Frame> {
         loop {
+            if context::take_nmi() {
+                self.report();
+            }
             let next = self.kernel.next(now);
             #[cfg(feature = "profile")]
             if next.service.is_some() {
-                self.machine.arm(crate::profile::next(now), now);
+                self.arm(&Next { timer: crate::profile::next(now), owner: next.service, ..next }, now);
             }
-            if next.timer != u64::MAX {
-                self.machine.arm(next.timer, now);
-            }
+            self.arm(&next, now);
             let Some(service) = next.service else {
                 count(Count::Sleep);
                 processor::sleep();
                 let asleep = core::mem::replace(&mut now, xen::now());
                 self.idle += now.saturating_sub(asleep);
+                self.accounting.slept(now);
                 self.take_events();
                 continue;
             };
@@ -236,8 +244,14 @@ impl Run {
                 context::select(frame);
                 self.current = Some(service);
             }
-            self.resumed = now;
+            self.accounting.resumed(&mut self.kernel.scheduler, service, xen::now);
             return Some(&raw const *frame);
+        }
+    }
+
+    fn arm(&mut self, next: &Next, now: u64) {
+        if let Some(at) = self.accounting.arm(next, now) {
+            hypercall::set_timer(at);
         }
     }
 }
@@ -251,6 +265,7 @@ fn vector_name(vector: u64) -> &'static str {
         5 => "bound range",
         6 => "invalid instruction",
         7 => "FPU use",
+        8 => "double fault",
         10 => "invalid TSS",
         11 => "segment not present",
         12 => "stack fault",
@@ -258,6 +273,7 @@ fn vector_name(vector: u64) -> &'static str {
         14 => "page fault",
         16 => "x87 fault",
         17 => "alignment check",
+        18 => "machine check",
         19 => "SIMD fault",
         _ => "unknown trap",
     }

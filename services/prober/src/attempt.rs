@@ -44,7 +44,7 @@ const ADDRESSES: [(&str, u64); 13] = [
 ];
 
 /// Instructions that ring 3 must not execute, or that the image has no use for.
-const INSTRUCTIONS: [(&str, fn()); 36] = [
+const INSTRUCTIONS: [(&str, fn()); 37] = [
     ("out 0xe9", probe::out_e9),
     ("in 0x60", probe::in_60),
     ("cli", probe::cli),
@@ -81,7 +81,12 @@ const INSTRUCTIONS: [(&str, fn()); 36] = [
     ("wrpkru", probe::wrpkru),
     ("stac", probe::stac),
     ("monitor", probe::monitor),
+    ("selectors left at a fault", probe::leave_segments),
 ];
+
+/// The times to the deadline of a storm's waits, in µs: around those that a timer and a change of services take, on a processor
+/// as in emulation.
+pub const STORMS: [u64; 10] = [1, 2, 5, 10, 20, 35, 50, 70, 100, 200];
 
 /// An instruction by its name.
 type Named<F> = (&'static str, F);
@@ -108,12 +113,14 @@ pub enum Attempt {
     Slot(u64),
     /// Invoke a held capability with arguments out of range; whatever the answer, nothing may break.
     Arguments(u64),
-    /// Look at the registers that a system call leaves; they must be clear.
+    /// Look at the registers that a system call and a restart leave; they must be clear.
     Leftovers,
     /// Reach beyond the region in a slot; it must fault.
     Region(u64, Side),
     /// Wait for what has passed, again and again.
     Hurry,
+    /// Wait for a time that comes at once, so many µs ahead, again and again: the others have their share all the same.
+    Storm(u64),
     /// Write more lines than the console takes.
     Flood,
     /// Do to a queue of the place what its other end must bear.
@@ -122,7 +129,7 @@ pub enum Attempt {
     Deed(usize),
     /// Send what only this place can.
     Letter(usize),
-    /// Use all the processor time there is, for ever.
+    /// Use all the processor time there is, by spins and storms, for ever.
     Spin,
 }
 
@@ -153,6 +160,7 @@ impl fmt::Display for Attempt {
             Attempt::Region(slot, Side::Above) => write!(f, "read above the region in slot {slot}"),
             Attempt::Region(slot, Side::Inside) => write!(f, "execute the region in slot {slot}"),
             Attempt::Hurry => write!(f, "waits whose deadlines have passed"),
+            Attempt::Storm(ahead) => write!(f, "waits for {ahead} us"),
             Attempt::Flood => write!(f, "a flood of lines"),
             Attempt::Trick(line, trick) => write!(f, "line {line}: {trick}"),
             Attempt::Deed(number) => write!(f, "deed {number}"),
@@ -235,7 +243,9 @@ impl Attempts {
             )
             .chain((0..lines).flat_map(|line| Trick::ALL.map(|trick| Attempt::Trick(line, trick))))
             .chain((0..deeds).map(Attempt::Deed))
-            .chain([Attempt::Hurry, Attempt::Flood])
+            .chain([Attempt::Hurry])
+            .chain(STORMS.into_iter().map(Attempt::Storm))
+            .chain([Attempt::Flood])
             .chain((0..letters).map(Attempt::Letter))
             .chain([Attempt::Spin])
     }

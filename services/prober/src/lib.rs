@@ -5,6 +5,8 @@
 //! somebody can do who has taken one of them over. Each attempt is numbered and named on the console before it is made, and its outcome after
 //! it. One that faults ends the service; the kernel says so and starts it again, and it goes on with the next, whose number it keeps
 //! where restarts leave it. One that succeeds is a `BREACH`. The last attempt is to spin for ever.
+//!
+//! [`storm`] and [`witness`] are two services of `policy/storm.toml`: the one does all it can to keep the processor from the other.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -13,7 +15,9 @@ pub mod http;
 mod line;
 pub mod netfront;
 mod siege;
+pub mod storm;
 pub mod tcpip;
+pub mod witness;
 
 use arrayvec::ArrayVec;
 use cloister_caps::Operation;

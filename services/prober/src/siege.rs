@@ -11,7 +11,7 @@ use cloister_interfaces::queue::SLOTS;
 use cloister_interfaces::{Instant, Memory, Notifications, Service, System};
 use cloister_runtime::probe;
 
-use crate::attempt::{Attempt, Attempts, Extent, Side, arguments, operations};
+use crate::attempt::{Attempt, Attempts, Extent, STORMS, Side, arguments, operations};
 use crate::line::{Bytes, Line};
 
 /// `-EPERM`: Xen's answer to a hypercall from ring 3.
@@ -29,6 +29,8 @@ const SLOW_PACE: Duration = Duration::from_millis(100);
 const LOOKS: u32 = 50;
 /// Returns at once of a `wait` whose deadline has passed.
 const HURRY: u32 = 20_000;
+/// How long a storm of waits lasts, and each turn of the last attempt.
+pub(crate) const STORM: Duration = Duration::from_millis(100);
 /// Lines of a flood: more than the kernel lets through at once.
 const LINES: u32 = 400;
 
@@ -315,6 +317,9 @@ impl<P: Place> Siege<P> {
             },
             Attempt::Leftovers => {
                 let left = probe::leftovers(SYSTEM_CALL_INVOKE, 0, 0);
+                if probe::segments() != [0; 4] {
+                    return breach("a restart left something in a segment register");
+                }
                 (left != [0; 6]).then_some("a system call left something in a register").into()
             }
             Attempt::Region(slot, side) => beyond(slot, side),
@@ -322,6 +327,10 @@ impl<P: Place> Siege<P> {
                 for _ in 0..HURRY {
                     let _ = probe::system_call(SYSTEM_CALL_WAIT, [0; 6]);
                 }
+                Made::Over(Outcome::Harmless)
+            }
+            Attempt::Storm(ahead) => {
+                storm(self.place.clock().now(), Duration::from_micros(ahead));
                 Made::Over(Outcome::Harmless)
             }
             Attempt::Flood => {
@@ -344,7 +353,10 @@ impl<P: Place> Siege<P> {
             Attempt::Spin => {
                 self.finish(self.get(Count::Next));
                 loop {
-                    core::hint::spin_loop();
+                    for ahead in STORMS {
+                        spin(self.place.clock());
+                        storm(self.place.clock().now(), Duration::from_micros(ahead));
+                    }
                 }
             }
         }
@@ -372,6 +384,27 @@ impl<P: Place> Siege<P> {
         }
         breach
     }
+}
+
+/// Spins for [`STORM`], and never waits.
+pub(crate) fn spin(clock: &Clock<impl System>) {
+    let end = clock.now() + STORM;
+    while clock.now() < end {
+        (0..1_000).for_each(|_| core::hint::spin_loop());
+    }
+}
+
+/// For [`STORM`], waits until `ahead` from now as soon as it runs. Returns how often.
+pub(crate) fn storm(mut now: Instant, ahead: Duration) -> u64 {
+    let end = now + STORM;
+    let mut waits = 0;
+    while now < end {
+        probe::load_segments();
+        let (_, [_, time]) = probe::system_call(SYSTEM_CALL_WAIT, [(now + ahead).0, 0, 0, 0, 0, 0]);
+        now = Instant(time);
+        waits += 1;
+    }
+    waits
 }
 
 impl<P: Place> Service for Siege<P> {

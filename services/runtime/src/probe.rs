@@ -33,6 +33,33 @@ pub fn leftovers(number: u64, slot: u64, operation: u64) -> [u64; 6] {
     out
 }
 
+/// Reads the selectors in DS, ES, FS and GS, which ring 3 may.
+#[must_use]
+pub fn segments() -> [u16; 4] {
+    let (ds, es, fs, gs);
+    // SAFETY: the instructions read registers, and nothing else.
+    unsafe {
+        asm!("mov {0:x}, ds", "mov {1:x}, es", "mov {2:x}, fs", "mov {3:x}, gs",
+            out(reg) ds, out(reg) es, out(reg) fs, out(reg) gs, options(nomem, nostack, preserves_flags));
+    }
+    [ds, es, fs, gs]
+}
+
+/// Loads every data segment register with a selector that ring 3 may load: those of its segments, and what is no segment.
+pub fn load_segments() {
+    // SAFETY: no code uses a data segment in 64-bit mode but by FS and GS, of which the program has nothing.
+    unsafe {
+        asm!("mov {0:e}, 0x1B", "mov ds, {0:x}", "mov {0:e}, 0x23", "mov es, {0:x}", "mov {0:e}, 3", "mov fs, {0:x}",
+            "mov {0:e}, 0x18", "mov gs, {0:x}", out(reg) _, options(nomem, nostack, preserves_flags));
+    }
+}
+
+/// Leaves selectors behind at a fault.
+pub fn leave_segments() {
+    load_segments();
+    ud2();
+}
+
 /// Reads a byte.
 #[must_use]
 pub fn read(address: u64) -> u8 {

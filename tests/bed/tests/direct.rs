@@ -19,6 +19,21 @@ fn the_self_test_passes_straight_under_xen() {
     assert!(!lines.contains("fatal:"), "{lines}");
 }
 
+/// A service that waits for times that come at once leaves to the one below it what a spin of the same budget leaves, and nothing
+/// in its registers. Both are counted by the image itself, in rounds of work and by the guest's clock.
+#[test]
+fn a_storm_of_waits_takes_no_more_than_a_budget() {
+    let image = image("storm").unwrap_or_else(|error| panic!("{error}"));
+    let over =
+        |log: &str| direct::lines(log).iter().any(|line| line.contains("storm: done:") || line.contains("fatal:"));
+    let run =
+        direct::run(&image, "", Duration::from_secs(600), &over, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
+    let lines = run.lines().join("\n");
+    println!("{lines}");
+    assert!(lines.contains(", 0 breaches"), "{lines}");
+    assert!(!lines.contains("fatal:"), "{lines}");
+}
+
 #[test]
 fn without_xen_the_image_says_so_and_stops() {
     let image = image("default").unwrap_or_else(|error| panic!("{error}"));

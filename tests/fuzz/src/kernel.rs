@@ -214,7 +214,7 @@ impl<'t> Bench<'t> {
             }
             Act::Event(port) => {
                 let port = EvtchnPort(u32::from(port % 16));
-                let known = self.kernel.event(port);
+                let known = self.kernel.event(port).is_some();
                 assert!(!known || self.machine.open.contains(&port.0));
             }
             Act::Fault(service) => {

@@ -52,7 +52,7 @@ fn carry_out(bench: &mut Bench, act: Act) {
     let machine = &mut bench.machine;
     match act {
         Act::Event(port) => {
-            let known = bench.kernel.event(EvtchnPort(port));
+            let known = bench.kernel.event(EvtchnPort(port)).is_some();
             assert!(!known || machine.open.contains(&port));
         }
         Act::Awake(service) => drop(bench.kernel.awake(service, machine.time)),

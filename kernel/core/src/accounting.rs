@@ -1,0 +1,176 @@
+//! Charges the time of the processor: its own code to each service, and what an entry into the kernel costs to the service
+//! that caused it. docs/scheduling.md says what follows from that.
+
+use crate::schedule::{Next, Scheduler};
+
+/// The least and the most that an interrupt is taken to cost, in ns: a measurement beyond these went wrong.
+const INTERRUPT: (u64, u64) = (1_000, 100_000);
+/// The least and the most time to the next timer interrupt while a service runs, in ns.
+const GRAIN: (u64, u64) = (50_000, 500_000);
+/// The time to the next timer interrupt, in costs of one.
+const GRAIN_IN_INTERRUPTS: u64 = 16;
+
+/// What the machine under the kernel costs, in ns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Costs {
+    /// What an interrupt takes from the service that it interrupts, before the kernel reads the clock.
+    pub interrupt: u64,
+    /// No timer is set to a time sooner than this from now while a service runs.
+    pub grain: u64,
+}
+
+impl Costs {
+    /// Derives the costs from the measured time between setting a timer that is due and taking its interrupt.
+    #[must_use]
+    pub fn new(measured: u64) -> Costs {
+        let interrupt = measured.clamp(INTERRUPT.0, INTERRUPT.1);
+        Costs { interrupt, grain: (interrupt * GRAIN_IN_INTERRUPTS).clamp(GRAIN.0, GRAIN.1) }
+    }
+}
+
+/// Knows up to when time is charged, who pays for what the kernel does, and when the timer fires.
+#[derive(Clone, Debug)]
+pub struct Accounting {
+    costs: Costs,
+    /// All time before this is charged, or was idle.
+    charged: u64,
+    /// The service that caused the present entry; none if the processor was idle.
+    payer: Option<u8>,
+    /// When the timer fires, and for whom; `u64::MAX` if it is not set.
+    timer: u64,
+    timer_owner: Option<u8>,
+}
+
+impl Accounting {
+    /// Creates an account that begins at `now`.
+    #[must_use]
+    pub fn new(costs: Costs, now: u64) -> Accounting {
+        Accounting { costs, charged: now, payer: None, timer: u64::MAX, timer_owner: None }
+    }
+
+    /// Charges the time until `now`, when `service` entered the kernel because of `payer`: of itself by a system call or a
+    /// fault, or by an interrupt that was its own or another's. What the interrupt has cost until `now` is the payer's.
+    pub fn entered(&mut self, scheduler: &mut Scheduler, service: u8, payer: u8, now: u64) {
+        let elapsed = now.saturating_sub(self.charged);
+        let interrupt = if payer == service { 0 } else { elapsed.min(self.costs.interrupt) };
+        scheduler.charge(service, elapsed - interrupt, now);
+        if interrupt > 0 {
+            scheduler.charge(payer, interrupt, now);
+        }
+        (self.charged, self.payer) = (now, Some(payer));
+    }
+
+    /// Notes that the processor was idle until `now`: nobody pays for that.
+    pub fn slept(&mut self, now: u64) {
+        (self.charged, self.payer) = (now, None);
+    }
+
+    /// Charges the kernel's work since the entry to the service that caused it, as `service` is about to run. If that is the
+    /// same one, its next entry charges both, and the clock is not read.
+    pub fn resumed(&mut self, scheduler: &mut Scheduler, service: u8, clock: impl FnOnce() -> u64) {
+        if let Some(payer) = self.payer.take().filter(|payer| *payer != service) {
+            let now = clock();
+            scheduler.charge(payer, now.saturating_sub(self.charged), now);
+            self.charged = now;
+        }
+    }
+
+    /// Returns the time to set the timer to, if it does not fire early enough. One that fires early costs one look.
+    pub fn arm(&mut self, next: &Next, now: u64) -> Option<u64> {
+        if next.timer == u64::MAX {
+            return None;
+        }
+        let at = if next.service.is_some() { next.timer.max(now.saturating_add(self.costs.grain)) } else { next.timer };
+        let late = at < self.timer || self.timer <= now;
+        late.then(|| {
+            (self.timer, self.timer_owner) = (at, next.owner);
+            at
+        })
+    }
+
+    /// Notes that the timer fired. Returns the service that it was set for.
+    pub fn timer_fired(&mut self) -> Option<u8> {
+        self.timer = u64::MAX;
+        self.timer_owner.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COSTS: Costs = Costs { interrupt: 30, grain: 500 };
+
+    fn pair() -> (Accounting, Scheduler) {
+        (Accounting::new(COSTS, 100), Scheduler::of([(9, 1_000, 10_000), (1, 9_000, 10_000)].into_iter()))
+    }
+
+    fn totals(scheduler: &Scheduler) -> [u64; 2] {
+        [scheduler.total(0), scheduler.total(1)]
+    }
+
+    #[test]
+    fn an_interrupt_is_paid_by_the_service_that_it_is_for() {
+        let (mut accounting, mut scheduler) = pair();
+        accounting.entered(&mut scheduler, 1, 0, 300);
+        assert_eq!(totals(&scheduler), [30, 170]);
+        // What follows is its own too, and charged at its next entry.
+        accounting.resumed(&mut scheduler, 0, || panic!("it goes on itself"));
+        accounting.entered(&mut scheduler, 0, 0, 350);
+        assert_eq!(totals(&scheduler), [80, 170]);
+        // The switch back is paid by who waits.
+        accounting.resumed(&mut scheduler, 1, || 370);
+        assert_eq!(totals(&scheduler), [100, 170]);
+        // It has run for less than an interrupt costs.
+        accounting.entered(&mut scheduler, 1, 0, 380);
+        assert_eq!(totals(&scheduler), [110, 170]);
+    }
+
+    #[test]
+    fn no_time_is_charged_twice_or_to_nobody() {
+        let (mut accounting, mut scheduler) = pair();
+        let mut now = 100;
+        for (service, payer, next) in [(0, 0, 1), (1, 0, 1), (1, 1, 1), (1, 0, 0), (0, 1, 1)] {
+            now += 70;
+            accounting.entered(&mut scheduler, service, payer, now);
+            now += 11;
+            accounting.resumed(&mut scheduler, next, || now);
+        }
+        accounting.entered(&mut scheduler, 1, 1, now);
+        assert_eq!(totals(&scheduler).iter().sum::<u64>(), now - 100);
+    }
+
+    #[test]
+    fn idle_time_is_nobodys() {
+        let (mut accounting, mut scheduler) = pair();
+        accounting.entered(&mut scheduler, 0, 0, 110);
+        accounting.slept(5_000);
+        accounting.resumed(&mut scheduler, 1, || panic!("nobody to pay"));
+        accounting.entered(&mut scheduler, 1, 1, 5_007);
+        assert_eq!(totals(&scheduler), [10, 7]);
+    }
+
+    #[test]
+    fn while_a_service_runs_the_timer_is_no_sooner_than_the_grain() {
+        let (mut accounting, _) = pair();
+        let next = |service, timer| Next { service, timer, owner: Some(0) };
+        assert_eq!(accounting.arm(&next(Some(1), 1_010), 1_000), Some(1_500));
+        // It is not put off by another look.
+        assert_eq!(accounting.arm(&next(Some(1), 1_010), 1_009), None);
+        assert_eq!(accounting.timer_fired(), Some(0));
+        assert_eq!(accounting.timer_fired(), None, "it is set for nobody");
+        // Nobody is disturbed in an idle machine.
+        assert_eq!(accounting.arm(&next(None, 1_610), 1_600), Some(1_610));
+        assert_eq!(accounting.arm(&next(Some(1), u64::MAX), 1_600), None);
+        // One that should have fired is set again.
+        assert_eq!(accounting.arm(&next(None, 1_700), 1_610), Some(1_700));
+        assert_eq!(accounting.arm(&next(Some(1), 9_999), 1_600), None, "it fires before that");
+    }
+
+    #[test]
+    fn the_grain_follows_what_an_interrupt_costs_within_bounds() {
+        assert_eq!(Costs::new(0), Costs { interrupt: 1_000, grain: 50_000 });
+        assert_eq!(Costs::new(5_000), Costs { interrupt: 5_000, grain: 80_000 });
+        assert_eq!(Costs::new(u64::MAX), Costs { interrupt: 100_000, grain: 500_000 });
+    }
+}

@@ -1,0 +1,128 @@
+//! What a service does is nothing that another can observe which shares no queue with it: two runs that differ only in what the
+//! one does give the other the same answers.
+//!
+//! Time is no part of this: how long something takes, and when a service runs, depends on the others. Nor are the numbers of
+//! ports, which Xen chooses.
+
+use cloister_caps::Kind;
+use cloister_caps::tables::Tables;
+use cloister_kernel_core::{Outcome, Verdict};
+use proptest::prelude::*;
+
+use crate::machine::{Bench, tables, with};
+
+/// What a service does.
+#[derive(Clone, Debug)]
+enum Act {
+    Call(u64, [u64; 6]),
+    /// An operation that one of its capabilities may well have.
+    Likely(usize, [u64; 3]),
+    /// It waits, and is told what it was woken with when it runs again.
+    Wait(u64, u64),
+    Fault,
+}
+
+/// An act of the observer, or of the one whose acts it must not observe.
+#[derive(Clone, Debug)]
+enum Turn {
+    Observer(Act),
+    Other(Act),
+}
+
+fn word() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => 0_u64..12, 2 => 0_u64..140, 1 => any::<u64>()]
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let number = prop_oneof![9 => Just(1), 1 => any::<u64>()];
+    prop_oneof![
+        4 => (number, prop::array::uniform6(word())).prop_map(|(number, arguments)| Act::Call(number, arguments)),
+        8 => (any::<usize>(), prop::array::uniform3(word())).prop_map(|(pick, arguments)| Act::Likely(pick, arguments)),
+        2 => (word(), word()).prop_map(|(deadline, hold)| Act::Wait(deadline, hold)),
+        1 => Just(Act::Fault),
+    ]
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![act().prop_map(Turn::Observer), act().prop_map(Turn::Other)]
+}
+
+/// What a service sees of what it does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Seen {
+    Outcome(Outcome),
+    Notifications(u64),
+    Restarted(Verdict),
+}
+
+fn does(bench: &mut Bench, service: u8, act: &Act) -> Seen {
+    match *act {
+        Act::Call(number, arguments) => Seen::Outcome(bench.call(service, number, arguments)),
+        Act::Likely(pick, [first, second, third]) => {
+            let own = &bench.operations[usize::from(service)];
+            let (slot, number) = own[pick % own.len()];
+            Seen::Outcome(bench.call(service, 1, [slot, number, first, second, third, 0]))
+        }
+        Act::Wait(deadline, hold) => {
+            bench.call(service, 0, [deadline, hold, 0, 0, 0, 0]);
+            Seen::Notifications(bench.kernel.awake(service, bench.machine.time).words[0])
+        }
+        Act::Fault => Seen::Restarted(bench.kernel.fault(service)),
+    }
+}
+
+/// All that the observer sees in a run in which the other does what it does, or nothing.
+fn seen(tables: Tables<'static>, (observer, other): (u8, u8), turns: &[Turn], both: bool) -> Vec<Seen> {
+    let mut bench = Bench::of(tables);
+    let mut seen = Vec::new();
+    for turn in turns {
+        match turn {
+            Turn::Observer(act) => seen.push(does(&mut bench, observer, act)),
+            Turn::Other(act) if both => drop(does(&mut bench, other, act)),
+            Turn::Other(_) => {}
+        }
+    }
+    seen
+}
+
+/// Whether two services have a queue in common, by the tables.
+fn share(tables: &Tables<'_>, one: u8, other: u8) -> bool {
+    let ends = |queue: cloister_caps::tables::Queue| [queue.sender, queue.receiver];
+    tables.queues().iter().map(ends).any(|ends| ends.contains(&one) && ends.contains(&other))
+}
+
+fn restarting() -> Tables<'static> {
+    tables(&with("restart = { limit = 0,", "restart = { limit = 400,"))
+}
+
+/// The pairs of services that share nothing.
+fn strangers(tables: &Tables<'_>) -> Vec<(u8, u8)> {
+    let services = 0..tables.services().len() as u8;
+    let pairs = services.clone().flat_map(|one| services.clone().map(move |other| (one, other)));
+    pairs.filter(|(one, other)| one != other && !share(tables, *one, *other)).collect()
+}
+
+#[test]
+fn there_are_strangers_and_one_of_them_may_ask_for_facts() {
+    let tables = restarting();
+    let pairs = strangers(&tables);
+    assert!(pairs.len() >= 10, "{pairs:?}");
+    let asks =
+        |service: u8| tables.capabilities().iter().any(|held| held.service == service && held.kind == Kind::Info);
+    assert!(pairs.iter().any(|(observer, _)| asks(*observer)));
+}
+
+proptest! {
+    #[test]
+    fn what_a_stranger_does_is_not_observed(
+        pick in any::<prop::sample::Index>(),
+        turns in prop::collection::vec(turn(), 0..120),
+    ) {
+        thread_local! {
+            static TABLES: Tables<'static> = restarting();
+        }
+        let tables = TABLES.with(|tables| *tables);
+        let pair = *pick.get(&strangers(&tables));
+        prop_assert_eq!(seen(tables, pair, &turns, true), seen(tables, pair, &turns, false));
+    }
+}

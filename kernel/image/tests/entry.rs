@@ -1,0 +1,112 @@
+//! Where the interrupts with a stack of their own lead: the code of `entry.s`, as this program holds it, is followed from each
+//! of them along every branch.
+//!
+//! On such a stack `save` would push a frame that the kernel never reads: it would carry out the service's last entry again.
+
+use std::arch::global_asm;
+use std::collections::BTreeSet;
+
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
+
+#[path = "../src/vectors.rs"]
+mod vectors;
+
+global_asm!(include_str!("../src/entry.s"));
+
+/// More bytes than `entry.s` has.
+const LENGTH: u64 = 4096;
+
+unsafe extern "C" {
+    static trap_stubs: [[u8; 16]; 32];
+    static nmi_entry: u8;
+    static upcall_entry: u8;
+    static system_call_entry: u8;
+    static save: u8;
+}
+
+// What `entry.s` refers to. None of it is used: the code is read, and never run.
+#[unsafe(no_mangle)]
+static FRAME_TOP: u64 = 0;
+#[unsafe(no_mangle)]
+static SCRATCH: u64 = 0;
+#[unsafe(no_mangle)]
+static NMI_SEEN: u8 = 0;
+#[unsafe(no_mangle)]
+static IDLE: u64 = 0;
+#[unsafe(no_mangle)]
+static stack_top: u64 = 0;
+#[unsafe(no_mangle)]
+extern "C" fn kernel_entered() {}
+#[unsafe(no_mangle)]
+extern "C" fn kernel_faulted() {}
+
+/// An instruction and where it is.
+fn instruction(at: u64) -> Instruction {
+    // SAFETY: every address that is asked for is one of `entry.s`: an entry, or where one of its branches leads. Behind it lies
+    // more of this program's text than an instruction is long.
+    let bytes = unsafe { std::slice::from_raw_parts(at as *const u8, 15) };
+    let instruction = Decoder::with_ip(64, bytes, at, DecoderOptions::NONE).decode();
+    assert!(!instruction.is_invalid(), "{at:#x} is no instruction");
+    instruction
+}
+
+/// Every instruction that can follow from `start`; and the functions that are called on the way.
+fn reached(start: u64) -> (BTreeSet<u64>, BTreeSet<u64>) {
+    let (mut seen, mut called, mut open) = (BTreeSet::new(), BTreeSet::new(), vec![start]);
+    while let Some(at) = open.pop() {
+        assert!(at.abs_diff(start) < LENGTH, "{at:#x} lies outside of the file");
+        if !seen.insert(at) {
+            continue;
+        }
+        let instruction = instruction(at);
+        match instruction.flow_control() {
+            FlowControl::Next => open.push(instruction.next_ip()),
+            FlowControl::UnconditionalBranch => open.push(instruction.near_branch_target()),
+            FlowControl::ConditionalBranch => open.extend([instruction.next_ip(), instruction.near_branch_target()]),
+            FlowControl::Call => {
+                called.insert(instruction.near_branch_target());
+                open.push(instruction.next_ip());
+            }
+            // `iretq` and `ud2`.
+            FlowControl::Return | FlowControl::Exception => {}
+            other => panic!("{other:?} at {at:#x}"),
+        }
+    }
+    (seen, called)
+}
+
+fn entry(vector: usize) -> u64 {
+    let stub = &raw const trap_stubs as u64 + 16 * vector as u64;
+    if vector == vectors::NMI { &raw const nmi_entry as u64 } else { stub }
+}
+
+#[test]
+fn nothing_with_a_stack_of_its_own_leads_to_a_services_frame() {
+    let (into_frame, entered) = (&raw const save as u64, kernel_entered as *const () as u64);
+    let mut own = Vec::new();
+    for vector in 0..32 {
+        let (seen, called) = reached(entry(vector));
+        let frame = seen.contains(&into_frame) || called.contains(&entered);
+        assert_eq!(frame, vectors::ist(vector).is_none(), "vector {vector}");
+        own.extend(vectors::ist(vector));
+    }
+    assert_eq!(own.iter().collect::<BTreeSet<_>>().len(), own.len(), "each has a stack of its own");
+    assert_eq!(own.len(), 3);
+}
+
+#[test]
+fn a_double_fault_and_a_machine_check_are_fatal_and_an_nmi_calls_nothing() {
+    let faulted = kernel_faulted as *const () as u64;
+    for vector in [vectors::DOUBLE_FAULT, vectors::MACHINE_CHECK] {
+        assert_eq!(reached(entry(vector)).1, BTreeSet::from([faulted]), "vector {vector}");
+    }
+    assert_eq!(reached(entry(vectors::NMI)).1, BTreeSet::new());
+}
+
+#[test]
+fn what_interrupts_a_service_leads_to_its_frame() {
+    let entered = kernel_entered as *const () as u64;
+    for entry in [&raw const upcall_entry, &raw const system_call_entry] {
+        assert!(reached(entry as u64).1.contains(&entered));
+    }
+}
