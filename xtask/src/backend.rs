@@ -9,7 +9,7 @@ use toml_edit::{DocumentMut, value};
 use crate::image::{DEFAULT_POLICY, find};
 
 /// The policy of a command that builds an image.
-#[derive(Args)]
+#[derive(Args, Debug)]
 pub struct Choice {
     /// The policy to build
     #[arg(long, value_name = "FILE", default_value = DEFAULT_POLICY)]
@@ -49,7 +49,7 @@ fn with_ids(policy: &str, ids: &str) -> Result<String> {
     let domains = policy.get_mut("domains").and_then(|domains| domains.as_table_like_mut());
     let domains = domains.context("the policy has no [domains]: it deals with no back end")?;
     ensure!(domains.len() == 1, "the policy has several [domains]: write the back end's number into it");
-    for (name, mut domain) in domains.iter_mut() {
+    for (name, domain) in domains.iter_mut() {
         let entry = domain.as_table_like_mut().with_context(|| format!("[domains.{name}] is no table"))?;
         entry.insert("ids", value(ids));
     }
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn only_domain_ids_are_taken_and_a_file_is_written_for_them() {
-        #[derive(Parser)]
+        #[derive(Parser, Debug)]
         struct Line {
             #[command(flatten)]
             choice: Choice,
@@ -92,11 +92,11 @@ mod tests {
         for no in ["", "../x", "dom0", "1 2"] {
             assert!(Line::try_parse_from(["x", "--backend", no]).is_err(), "{no}");
         }
-        let choice = Line::try_parse_from(["x", "--backend", "31"]).ok().expect("ids").choice;
+        let choice = Line::try_parse_from(["x", "--backend", "31"]).expect("ids").choice;
         let file = choice.file().expect("a policy");
         assert!(file.ends_with("backend/default-backend-31.toml"), "{}", file.display());
         assert!(std::fs::read_to_string(file).expect("written").contains("ids = \"31\""));
-        let choice = Line::try_parse_from(["x"]).ok().expect("nothing").choice;
+        let choice = Line::try_parse_from(["x"]).expect("nothing").choice;
         assert_eq!(choice.file().expect("a policy"), Path::new(DEFAULT_POLICY));
     }
 }
