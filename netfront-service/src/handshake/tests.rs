@@ -432,11 +432,11 @@ fn one_that_the_policy_allows_is_taken_when_the_device_is_given_it() {
         walk.pass(Duration::from_secs(1));
         walk.run();
         assert!(walk.handshake.is_up(), "{first} to {last}: {:?}", walk.done);
-        let peers = walk.done.iter().filter_map(|command| match command {
+        let mut peers = walk.done.iter().filter_map(|command| match command {
             Command::Grants(grants::Request::Issue { peer, .. }) => Some(peer.0),
             _ => None,
         });
-        assert_eq!(peers.last(), Some(3));
+        assert_eq!(peers.next_back(), Some(3));
     }
 }
 
