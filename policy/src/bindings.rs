@@ -166,8 +166,11 @@ impl Binder<'_> {
         let mut fields = Vec::new();
         let own = self.policy.grants.items.iter().filter(|grant| grant.body.on_behalf_of.value == self.name);
         for (rule, grant) in own.enumerate() {
-            let pages = grant.body.pages.value;
-            let value = format!("cloister_interfaces::rules::Granted {{ rule: {rule}, pages: {pages} }}");
+            let peer = &self.policy.domains.get(&grant.body.peer.value)?.body;
+            let value = format!(
+                "cloister_interfaces::rules::Granted {{ rule: {rule}, pages: {}, peer_first: {}, peer_last: {} }}",
+                grant.body.pages.value, peer.first, peer.last
+            );
             fields.push((field(&grant.name.value), value));
         }
         let mut held = Vec::new();

@@ -306,15 +306,15 @@ mod tests {
         let paths: Vec<(u8, String, [bool; 3])> = rules::<PathRule>(&blob)
             .map(|rule| (rule.client, rule.path.to_string(), [rule.read, rule.write, rule.watch]))
             .collect();
-        assert_eq!(paths.len(), 4);
-        assert_eq!(paths[0], (0, "control".into(), [true; 3]));
-        assert_eq!(paths[1], (1, "/local/domain/*/backend/vif/{self}/0".into(), [true, false, true]));
-        assert_eq!(paths[3], (1, "error/device/vif/0".into(), [false, true, false]));
+        assert_eq!(paths.len(), 18);
+        assert_eq!(paths[3], (0, "control/shutdown".into(), [true; 3]));
+        assert_eq!(paths[4], (1, "/local/domain/*/backend/vif/{self}/0".into(), [true, false, true]));
+        assert_eq!(paths[17], (1, "error/device/vif/0/error".into(), [false, true, false]));
         let blob = data(&policy, "grant-manager.rules");
         let grants: Vec<GrantRuleFor> = rules(&blob).collect();
         let expected = [(0, 2), (1, 128), (2, 128)];
         let expected =
-            expected.map(|(rule, count)| GrantRuleFor { client: 0, rule, count, peer_first: 0, peer_last: 32751 });
+            expected.map(|(rule, count)| GrantRuleFor { client: 0, rule, count, peer_first: 0, peer_last: 0 });
         assert_eq!(grants, expected);
     }
 }

@@ -29,6 +29,36 @@ fn the_shipped_policies_hold() {
     }
 }
 
+/// Whoever gives netfront back a part of what it had is told which assertion speaks against it.
+#[test]
+fn the_shipped_policy_lets_nobody_but_the_toolstack_say_who_the_back_end_is() {
+    let text = std::fs::read_to_string(folder().join("default.toml")).unwrap();
+    let rule = "\"device/vif/0\" = [\"read\", \"watch\"]\n";
+    assert!(text.contains(rule));
+    for (wider, broken) in [
+        (
+            "\"device/vif/0\" = [\"read\", \"write\", \"watch\"]",
+            &["back-end-by", "back-end-domain-by", "address-by"][..],
+        ),
+        ("\"device\" = [\"write\"]", &["back-end-by", "back-end-domain-by", "address-by"]),
+        ("\"/local/domain/*\" = [\"write\"]", &["back-end-by", "back-end-domain-by", "address-by"]),
+        ("\"device/vif/0/backend\" = [\"write\"]", &["back-end-by"]),
+        ("\"device/vif/0/backend-id\" = [\"write\"]", &["back-end-domain-by"]),
+        ("\"/local/domain/{self}/device/vif/0/mac\" = [\"write\"]", &["address-by"]),
+        ("\"device/vif/1\" = [\"write\"]", &[]),
+    ] {
+        let wide = text.replacen(rule, &format!("{wider}\n"), 1);
+        let found = parse("wide.toml", &wide).err().map(|report| report.to_string()).unwrap_or_default();
+        for name in ["back-end-by", "back-end-domain-by", "address-by"] {
+            assert_eq!(
+                found.contains(&format!("{name}-toolstack")),
+                broken.contains(&name),
+                "{wider}: {name}\n{found}"
+            );
+        }
+    }
+}
+
 #[test]
 fn programs_are_16_mib_apart_in_the_order_of_the_names() {
     let policy = load(&folder().join("default.toml")).unwrap();
@@ -124,7 +154,7 @@ fn bindings_give_each_capability_by_its_name() {
         "        clock: cloister_interfaces::capability::Clock::new(kernel, cloister_caps::Slot(2)),",
         "        events: cloister_interfaces::capability::Port::new(kernel, cloister_caps::Slot(7), 4),",
         "        pool: cloister_runtime::Window::new(kernel, cloister_caps::Slot(17)),",
-        "        pool_pages: cloister_interfaces::rules::Granted { rule: 0, pages: 4 },",
+        "        pool_pages: cloister_interfaces::rules::Granted { rule: 0, pages: 4, peer_first: 0, peer_last: 0 },",
     ] {
         assert!(bindings.lines().any(|found| found == line), "{line}\n{bindings}");
     }

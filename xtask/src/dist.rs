@@ -8,7 +8,8 @@ use clap::Args;
 use cloister_bed::Guest;
 use sha2::{Digest, Sha256};
 
-use crate::image::{self, DEFAULT_POLICY, Image};
+use crate::backend::Choice;
+use crate::image::{self, Image};
 use crate::stages::Stages;
 
 #[derive(Args)]
@@ -16,9 +17,8 @@ pub struct Arguments {
     /// The folder to make; by default target/dist
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// The policy to build
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_POLICY)]
-    policy: PathBuf,
+    #[command(flatten)]
+    policy: Choice,
 }
 
 /// Where INSTALL.md puts the image.
@@ -27,7 +27,7 @@ const INSTALL: &str = include_str!("INSTALL.md");
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut stages = Stages::new();
-    let image = image::build(&arguments.policy, &mut stages)?;
+    let image = image::build(&arguments.policy.file()?, &mut stages)?;
     stages.begin("writing the folder");
     let folder = arguments.out.clone().unwrap_or_else(|| cloister_bed::target_dir().join("dist"));
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;

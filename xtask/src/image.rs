@@ -10,6 +10,7 @@ use cargo_metadata::Metadata;
 use clap::Args;
 use cloister_policy::{Checked, Extras, Program};
 
+use crate::backend::Choice;
 use crate::inventory;
 use crate::stages::Stages;
 use crate::workspace::{self, TARGET};
@@ -21,9 +22,8 @@ pub const DEFAULT_POLICY: &str = "policy/default.toml";
 
 #[derive(Args)]
 pub struct Arguments {
-    /// The policy to build
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_POLICY)]
-    policy: PathBuf,
+    #[command(flatten)]
+    policy: Choice,
 }
 
 /// A built image.
@@ -42,7 +42,7 @@ pub struct Image {
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut stages = Stages::new();
-    let image = build(&arguments.policy, &mut stages)?;
+    let image = build(&arguments.policy.file()?, &mut stages)?;
     stages.done();
     print!("{}", summary(&image)?);
     Ok(ExitCode::SUCCESS)
@@ -112,7 +112,7 @@ pub fn folder(policy_file: &Path) -> Result<PathBuf> {
 }
 
 /// A policy file as given, or in the workspace: commands also work from another folder.
-fn find(file: &Path) -> Result<PathBuf> {
+pub fn find(file: &Path) -> Result<PathBuf> {
     let in_workspace = workspace::root().join(file);
     match (file.is_file(), in_workspace.is_file()) {
         (true, _) => Ok(file.to_owned()),

@@ -1,6 +1,7 @@
 //! The project's commands: build the image, boot it on real Xen, test it, package it.
 #![forbid(unsafe_code)]
 
+mod backend;
 mod bench;
 mod boot;
 mod dist;

@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail};
 use cargo_metadata::Message;
 use clap::Args;
 
-use crate::image;
+use crate::backend;
+use crate::image::{self, DEFAULT_POLICY};
 use crate::proof;
 use crate::stages::Stages;
 use crate::taken;
@@ -19,6 +20,9 @@ use crate::workspace;
 const BED: &str = "cloister-bed";
 /// The one of them that takes as long as all others.
 const LONGEST: &str = "hostile";
+
+/// The domains that may be the back end in `hostile`: the honest one is in 0, the hostile one in 2, behind the image's own.
+const HOSTILE_BACK_END: &str = "0-2";
 
 #[derive(Args)]
 pub struct Arguments {
@@ -81,7 +85,7 @@ fn xen() -> Result<Count> {
         }
     };
     let mut count = Count::default();
-    for policy in policies()?.into_iter().chain(taken::policies()?) {
+    for policy in all_policies()? {
         count.add(proved(&policy));
     }
     // Each test has a machine to itself, which keeps about one processor of this one busy: so many programs run beside
@@ -158,7 +162,7 @@ fn prepare() -> Result<Vec<Program>> {
     cloister_bed::packages::ensure_also(&CLIENTS, &mut |text| stages.begin(text))?;
     workspace::ensure_target(&mut |text| stages.begin(text))?;
     stages.done();
-    images(policies()?.into_iter().chain(taken::policies()?).collect())?;
+    images(all_policies()?)?;
     programs()
 }
 
@@ -172,6 +176,14 @@ fn images(policies: Vec<PathBuf>) -> Result<()> {
         Ok(())
     };
     workers::each(policies, build).into_iter().collect()
+}
+
+/// The policies of the repository, and those that are made of the one that ships for a test.
+fn all_policies() -> Result<Vec<PathBuf>> {
+    let mut all = policies()?;
+    all.extend(taken::policies()?);
+    all.push(backend::policy(Path::new(DEFAULT_POLICY), HOSTILE_BACK_END)?);
+    Ok(all)
 }
 
 fn policies() -> Result<Vec<PathBuf>> {

@@ -1,10 +1,10 @@
 //! What came of it.
 
-use cloister_caps::EvtchnPort;
+use cloister_caps::{DomId, EvtchnPort};
 use cloister_interfaces::store::{Failure, Path, Value};
 use cloister_interfaces::{Instant, grants};
 
-use super::{ATTEMPTS, Handshake, MTU, POLL, Seen, Step, node};
+use super::{ABSENT_TIME, ATTEMPTS, Handshake, MTU, Note, POLL, Seen, Step, node};
 use crate::keys::{self, State};
 
 impl Handshake {
@@ -151,7 +151,10 @@ impl Handshake {
             self.moved = false;
         }
         let valid = match self.step {
-            Step::BackendId => keys::domain(bytes).map(|peer| self.peer = peer).is_some(),
+            Step::BackendId => match keys::domain(bytes) {
+                Some(peer) if !self.rules.iter().all(|rule| rule.allows(peer)) => return self.not_allowed(peer, now),
+                peer => peer.map(|peer| self.peer = peer).is_some(),
+            },
             Step::Backend => keys::backend(bytes, self.peer).map(|path| self.found(path)).is_some(),
             Step::Mac => keys::mac(bytes).map(|mac| self.mac = mac).is_some(),
             Step::Mtu => {
@@ -178,6 +181,14 @@ impl Handshake {
         }
         self.note_node("not in form");
         self.retry(now);
+    }
+
+    /// The device's back end is in a domain that the policy grants nothing to. It is as if there were no device, until the
+    /// toolstack makes another.
+    fn not_allowed(&mut self, peer: DomId, now: Instant) {
+        self.tell(Note::NotAllowed(peer));
+        self.failures = 0;
+        self.rest(ABSENT_TIME, now);
     }
 
     /// Own state before the handshake: what a former self of this service left is closed first.

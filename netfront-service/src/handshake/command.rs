@@ -120,7 +120,7 @@ impl Handshake {
                 Command::Grants(grants::Request::End { rule: self.rule(index).rule })
             }
             Step::Issue(index) => {
-                let Granted { rule, pages } = self.rule(index);
+                let Granted { rule, pages, .. } = self.rule(index);
                 self.set_granted(index, true);
                 Command::Grants(grants::Request::Issue { rule, first: 0, count: pages, peer })
             }
@@ -177,7 +177,8 @@ impl Handshake {
     }
 
     pub(super) fn rule(&self, index: usize) -> Granted {
-        self.rules.get(index).copied().unwrap_or(Granted { rule: u8::MAX, pages: 0 })
+        let none = Granted { rule: u8::MAX, pages: 0, peer_first: 1, peer_last: 0 };
+        self.rules.get(index).copied().unwrap_or(none)
     }
 
     pub(super) fn set_granted(&mut self, index: usize, granted: bool) {

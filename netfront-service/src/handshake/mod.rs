@@ -87,17 +87,25 @@ pub enum Command {
 
 /// What the log should say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Note {
-    /// The node that it is about; empty if it is about none.
-    pub node: &'static str,
-    /// What it is.
-    pub text: &'static str,
+pub enum Note {
+    /// Something of a node, or of none if its name is empty.
+    About(&'static str, &'static str),
+    /// The device has a back end in a domain that the policy does not allow.
+    NotAllowed(DomId),
 }
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let colon = if self.node.is_empty() { "" } else { ": " };
-        write!(f, "{}{colon}{}", self.node, self.text)
+        match self {
+            Note::About("", text) => f.write_str(text),
+            Note::About(node, text) => write!(f, "{node}: {text}"),
+            Note::NotAllowed(domain) => write!(
+                f,
+                "backend-id: domain {} is not a back end that the policy allows; use one that its [domains] names, or \
+                 build the image with this number there",
+                domain.0
+            ),
+        }
     }
 }
 
@@ -283,9 +291,12 @@ impl Handshake {
         self.note_of("", text);
     }
 
-    /// Tells something, if it was not told since the last connection: what goes on for ever is one line.
     fn note_of(&mut self, node: &'static str, text: &'static str) {
-        let note = Note { node, text };
+        self.tell(Note::About(node, text));
+    }
+
+    /// Tells something, if it was not told since the last connection: what goes on for ever is one line.
+    fn tell(&mut self, note: Note) {
         if self.told.contains(&note) {
             return;
         }

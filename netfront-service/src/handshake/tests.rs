@@ -23,7 +23,12 @@ struct Walk {
 
 impl Walk {
     fn new() -> Walk {
-        let rules = [0, 1, 2].map(|rule| Granted { rule, pages: 4 });
+        Walk::allowing(0, 3)
+    }
+
+    /// One with a policy that allows these domains as back end.
+    fn allowing(peer_first: u16, peer_last: u16) -> Walk {
+        let rules = [0, 1, 2].map(|rule| Granted { rule, pages: 4, peer_first, peer_last });
         Walk {
             handshake: Handshake::new(rules, true),
             now: Instant(1_000_000_000),
@@ -115,7 +120,11 @@ impl Walk {
     }
 
     fn told(&mut self) -> Vec<&'static str> {
-        self.handshake.take_notes().iter().map(|note| note.text).collect()
+        let text = |note: &Note| match note {
+            Note::About(_, text) => *text,
+            Note::NotAllowed(_) => "not a back end that the policy allows",
+        };
+        self.handshake.take_notes().iter().map(text).collect()
     }
 }
 
@@ -380,6 +389,54 @@ fn what_a_node_of_the_device_says() {
         walk.nodes.push((name, found));
         walk.run();
         assert_eq!((walk.handshake.step, walk.told()), (step, told), "{name} {found:?}");
+    }
+}
+
+/// Nothing is granted to it, no channel is opened with it, and none of its nodes is read.
+#[test]
+fn a_back_end_that_the_policy_does_not_allow_is_named_and_left_alone() {
+    for (first, last) in [(0, 0), (1, 3), (5, 6), (5, 3)] {
+        let mut walk = Walk::allowing(first, last);
+        walk.nodes.push(("/backend-id", Ok("4")));
+        walk.run();
+        let notes: Vec<String> = walk.handshake.take_notes().iter().map(ToString::to_string).collect();
+        assert!(
+            matches!(&notes[..], [note] if note.starts_with("backend-id: domain 4 is not a back end")),
+            "{notes:?}"
+        );
+        // It is told once, however long that goes on.
+        for _ in 0..100 {
+            walk.pass(ABSENT_TIME);
+            walk.run();
+        }
+        assert_eq!(walk.told(), [""; 0]);
+        let watches = |command: &Command| matches!(command, Command::Store(Action::Watch(_, OWN)));
+        let others: Vec<_> =
+            walk.done.iter().filter(|command| !watches(command) && !is_read(command, "/backend-id")).collect();
+        assert!(others.is_empty() && walk.done.len() > 100, "{first} to {last}: {others:?}");
+    }
+}
+
+#[test]
+fn one_that_the_policy_allows_is_taken_when_the_device_is_given_it() {
+    for (first, last) in [(3, 3), (0, 3), (3, 32_751)] {
+        let mut walk = Walk::allowing(first, last);
+        walk.nodes.push(("/backend-id", Ok("2")));
+        walk.backend = "/local/domain/2/backend/vif/7/0";
+        walk.run();
+        assert_eq!(walk.handshake.is_up(), first == 0, "{first} to {last}");
+        walk.nodes[0].1 = Ok("3");
+        walk.backend = "/local/domain/3/backend/vif/7/0";
+        walk.handshake.changed(OWN, walk.now);
+        walk.run();
+        walk.pass(Duration::from_secs(1));
+        walk.run();
+        assert!(walk.handshake.is_up(), "{first} to {last}: {:?}", walk.done);
+        let mut peers = walk.done.iter().filter_map(|command| match command {
+            Command::Grants(grants::Request::Issue { peer, .. }) => Some(peer.0),
+            _ => None,
+        });
+        assert_eq!(peers.next_back(), Some(3));
     }
 }
 

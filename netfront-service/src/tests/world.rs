@@ -64,6 +64,11 @@ fn kernel(bells: &Rc<Cell<u64>>) -> Recorder {
     system
 }
 
+/// A rule whose pages domains 0 to 3 may be granted.
+fn granted(rule: u8, pages: u16) -> Granted {
+    Granted { rule, pages, peer_first: 0, peer_last: 3 }
+}
+
 pub struct World {
     pub system: Recorder,
     /// By what the service is to be woken.
@@ -108,9 +113,9 @@ impl World {
             rings: Tampered::new(rings.clone(), &script).once(TX_SLOTS).once(RX_SLOTS),
             tx_events: Port::new(system.clone(), TX_PORT, TX_BIT),
             rx_events: Port::new(system.clone(), RX_PORT, RX_BIT),
-            ring_pages: Granted { rule: 0, pages: 2 },
-            rx_pages: Granted { rule: 1, pages },
-            tx_pages: Granted { rule: 2, pages },
+            ring_pages: granted(0, 2),
+            rx_pages: granted(1, pages),
+            tx_pages: granted(2, pages),
         });
         World {
             bells,

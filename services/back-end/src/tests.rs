@@ -32,7 +32,7 @@ impl World {
         let (store, server) = channel::<Store, _>(&system, 1, &system, 2, 8);
         let pages = |count: usize| SharedMemory::new(count * PAGE_SIZE);
         let (rings, read) = (pages(258), pages(256));
-        let granted = Granted { rule: 0, pages: 1 };
+        let granted = Granted { rule: 0, pages: 1, peer_first: 1, peer_last: 32_751 };
         let port = |slot| Port::new(system.clone(), Slot(slot), 8);
         let service = service(Caps {
             console: Console::new(system.clone(), Slot(3)),

@@ -9,14 +9,28 @@ const CONTROL: u8 = 0;
 const NETFRONT: u8 = 1;
 
 /// Client, path, and whether it may read, write and watch it.
-const PATHS: [(u8, &str, [bool; 3]); 4] = [
-    (CONTROL, "control", [true, true, true]),
+const PATHS: [(u8, &str, [bool; 3]); 18] = [
+    (CONTROL, "control/feature-poweroff", WRITE),
+    (CONTROL, "control/feature-reboot", WRITE),
+    (CONTROL, "control/feature-suspend", WRITE),
+    (CONTROL, "control/shutdown", [true, true, true]),
     (NETFRONT, "/local/domain/*/backend/vif/{self}/0", [true, false, true]),
-    (NETFRONT, "device/vif/0", [true, true, true]),
-    (NETFRONT, "error/device/vif/0", [false, true, false]),
+    (NETFRONT, "device/vif/0", [true, false, true]),
+    (NETFRONT, "device/vif/0/event-channel", WRITE),
+    (NETFRONT, "device/vif/0/event-channel-rx", WRITE),
+    (NETFRONT, "device/vif/0/event-channel-tx", WRITE),
+    (NETFRONT, "device/vif/0/feature-gso-tcpv4", WRITE),
+    (NETFRONT, "device/vif/0/feature-no-csum-offload", WRITE),
+    (NETFRONT, "device/vif/0/feature-rx-notify", WRITE),
+    (NETFRONT, "device/vif/0/feature-sg", WRITE),
+    (NETFRONT, "device/vif/0/request-rx-copy", WRITE),
+    (NETFRONT, "device/vif/0/rx-ring-ref", WRITE),
+    (NETFRONT, "device/vif/0/state", WRITE),
+    (NETFRONT, "device/vif/0/tx-ring-ref", WRITE),
+    (NETFRONT, "error/device/vif/0/error", WRITE),
 ];
-/// The domains that may be the back end's.
-const BACK_END: (u16, u16) = (0, 32_751);
+/// To write, and nothing else.
+const WRITE: [bool; 3] = [false, true, false];
 
 /// The paths of the XenStore service's clients.
 pub(crate) fn paths() -> &'static [u8] {
@@ -25,9 +39,10 @@ pub(crate) fn paths() -> &'static [u8] {
 
 /// What the grant manager's client may ask for.
 pub(crate) fn grants(granted: &[Granted]) -> &'static [u8] {
-    let (peer_first, peer_last) = BACK_END;
-    let rule =
-        |granted: &Granted| GrantRuleFor { client: 0, rule: granted.rule, count: granted.pages, peer_first, peer_last };
+    let rule = |granted: &Granted| {
+        let Granted { rule, pages: count, peer_first, peer_last } = *granted;
+        GrantRuleFor { client: 0, rule, count, peer_first, peer_last }
+    };
     blob(&granted.iter().map(rule).collect::<Vec<_>>())
 }
 

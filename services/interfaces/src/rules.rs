@@ -4,6 +4,8 @@
 
 use alloc::vec::Vec;
 
+use cloister_caps::DomId;
+
 use crate::message::{Malformed, Message, Reader, Writer};
 
 /// The most path rules that the XenStore service has room for, those of all clients together.
@@ -143,6 +145,18 @@ pub struct Granted {
     pub rule: u8,
     /// Pages that the rule covers.
     pub pages: u16,
+    /// The lowest domain id allowed as peer.
+    pub peer_first: u16,
+    /// The highest domain id allowed as peer.
+    pub peer_last: u16,
+}
+
+impl Granted {
+    /// Returns `true` if the rule allows this peer. It is for the client to know beforehand what would be refused.
+    #[must_use]
+    pub fn allows(&self, peer: DomId) -> bool {
+        (self.peer_first..=self.peer_last).contains(&peer.0)
+    }
 }
 
 #[cfg(test)]
@@ -167,6 +181,15 @@ mod tests {
         assert_eq!(rules::<GrantRuleFor>(&blob(&grants).unwrap()).collect::<Vec<_>>(), grants);
         // As images have them.
         assert_eq!((blob(&paths).unwrap().len(), blob(&grants).unwrap().len()), (2 + 4 * 104, 2 + 8));
+    }
+
+    #[test]
+    fn a_client_knows_the_peers_of_a_rule() {
+        let allowed = |peer_first, peer_last| {
+            let granted = Granted { rule: 0, pages: 1, peer_first, peer_last };
+            (0..8).filter(|id| granted.allows(DomId(*id))).collect::<Vec<_>>()
+        };
+        assert_eq!((allowed(0, 0), allowed(2, 4), allowed(4, 2)), (vec![0], vec![2, 3, 4], vec![]));
     }
 
     #[test]

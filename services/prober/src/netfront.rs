@@ -99,7 +99,7 @@ enum Verb {
 }
 
 /// Paths that the policy gives netfront no such right to.
-const TO_STORE: [(&str, Verb, &str); 30] = [
+const TO_STORE: [(&str, Verb, &str); 40] = [
     ("read everything", Verb::Read, "/"),
     ("read nothing", Verb::Read, ""),
     ("read its name", Verb::Read, "name"),
@@ -123,6 +123,16 @@ const TO_STORE: [(&str, Verb, &str); 30] = [
     ("write the toolstack's command", Verb::Write, "control/shutdown"),
     ("write its memory", Verb::Write, "memory/target"),
     ("write another device", Verb::Write, "device/vif/1/state"),
+    ("name another back end", Verb::Write, "device/vif/0/backend"),
+    ("put its back end in another domain", Verb::Write, "device/vif/0/backend-id"),
+    ("take another address", Verb::Write, "device/vif/0/mac"),
+    ("write its number", Verb::Write, "device/vif/0/handle"),
+    ("write its directory", Verb::Write, "device/vif/0"),
+    ("ask for queues", Verb::Write, "device/vif/0/multi-queue-num-queues"),
+    ("write what begins as a node of its own", Verb::Write, "device/vif/0/state-"),
+    ("remove its device", Verb::Remove, "device/vif/0"),
+    ("remove the name of its back end", Verb::Remove, "device/vif/0/backend"),
+    ("write beside its errors", Verb::Write, "error/device/vif/0"),
     ("write its back end", Verb::Write, "/local/domain/0/backend/vif/1/0/state"),
     ("write into another domain", Verb::Write, "/local/domain/0/data/x"),
     ("remove its devices", Verb::Remove, "device"),

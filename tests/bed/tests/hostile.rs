@@ -19,6 +19,10 @@ const VIF: &str = "mac=00:16:3e:11:22:33";
 /// The guest of the front end, and that of the back end.
 const FRONT: &str = "cloister";
 const BACK: &str = "back-end";
+/// The image of the policy that ships, built with `--backend 0-2`: that its back end is in domain 0 or 2, not in 0 alone.
+const FRONT_IMAGE: &str = "default-backend-0-2";
+/// The number of the hostile back end's domain: Xen counts them, and it is the second guest.
+const BACK_DOMAIN: &str = "2";
 /// What the image serves over the honest back end; the hostile one looks for it in memory.
 const CANARY: &str = "CANARY: what one back end carried, no other may see";
 
@@ -49,7 +53,7 @@ impl Arena {
         std::fs::write(site.path(), archive.finish().expect("in memory")).expect("write");
         // On a processor each, so that one writes while the other reads.
         let extra = "cpus = \"0\"\n".to_owned();
-        let front = Guest { mac: None, extra, ramdisk: Some(site.path().to_owned()), ..guest("default") };
+        let front = Guest { mac: None, extra, ramdisk: Some(site.path().to_owned()), ..guest(FRONT_IMAGE) };
         let extra = "cpus = \"1\"\ndriver_domain = 1\nmax_maptrack_frames = 4\n".to_owned();
         let back = Guest { name: BACK.to_owned(), mac: None, extra, cmdline: String::new(), ..guest("back-end") };
         let mut progress = |text: &str| println!("hostile: {text}");
@@ -59,6 +63,7 @@ impl Arena {
             bed.create(guest, &mut progress).unwrap_or_else(|error| panic!("{error}"));
         }
         let arena = Arena { bed, front, back, began: Cell::new(0) };
+        arena.dom0(&format!("test \"$(xl domid {BACK})\" = {BACK_DOMAIN}"));
         arena.dom0("xl vcpu-pin Domain-0 all 0");
         arena
     }

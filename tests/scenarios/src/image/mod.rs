@@ -60,6 +60,21 @@ pub fn shipped_policy() -> String {
     std::fs::read_to_string(path).expect("policy/default.toml")
 }
 
+/// The number of the driver domain of [`driver_domain_policy`].
+pub const DRIVER_DOMAIN: u16 = 12;
+
+/// The text of the policy that ships, but that the back end is in a driver domain.
+///
+/// # Panics
+/// The policy that ships does not have its back end in domain 0.
+#[must_use]
+pub fn driver_domain_policy() -> String {
+    let text = shipped_policy();
+    let changed = text.replace("ids = \"0\"", &format!("ids = \"{DRIVER_DOMAIN}\""));
+    assert!(changed != text, "the back end of the policy that ships is not in domain 0");
+    changed
+}
+
 /// The image and everything round it.
 pub struct Image {
     /// The machine that it runs on.
@@ -103,6 +118,9 @@ impl Image {
         })
         .unwrap_or_else(|error| panic!("{error}"));
         programs::install(&machine);
+        if options.policy == driver_domain_policy() {
+            machine.install("netfront", programs::driver_domain_netfront::make);
+        }
         let store = Xenstored::new(machine.region("xenstore-ring"), GUEST);
         let backend = Backend::new(options.backend);
         Image { machine, policy, client: Client::new(), backend, store, store_used: true }

@@ -3,19 +3,24 @@
 
 use cloister_sim::Machine;
 
+macro_rules! program {
+    ($module:ident: $name:literal, $library:ident) => {
+        pub mod $module {
+            use cloister_sim::program as cloister_runtime;
+
+            include!(concat!(env!("OUT_DIR"), "/", $name, ".rs"));
+
+            /// Starts the program.
+            pub fn make() -> Box<dyn cloister_interfaces::Service> {
+                cloister_runtime::start(HEAP, |kernel| $library::service(capabilities(kernel)))
+            }
+        }
+    };
+}
+
 macro_rules! programs {
     ($($module:ident: $name:literal, $library:ident;)*) => {
-        $(
-            mod $module {
-                use cloister_sim::program as cloister_runtime;
-
-                include!(concat!(env!("OUT_DIR"), "/", $name, ".rs"));
-
-                pub fn make() -> Box<dyn cloister_interfaces::Service> {
-                    cloister_runtime::start(HEAP, |kernel| $library::service(capabilities(kernel)))
-                }
-            }
-        )*
+        $(program!($module: $name, $library);)*
 
         /// Gives every service of the shipped policy its program.
         pub fn install(machine: &Machine) {
@@ -32,3 +37,6 @@ programs! {
     tcpip: "tcpip", cloister_tcpip;
     xenstore: "xenstore", cloister_xenstore;
 }
+
+// The one program that knows who may be the back end, with the bindings of `super::driver_domain_policy`.
+program!(driver_domain_netfront: "driver-domain-netfront", cloister_netfront);

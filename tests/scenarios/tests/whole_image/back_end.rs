@@ -1,5 +1,6 @@
 //! Back ends that go, come again, and keep what is not theirs.
 
+use cloister_scenarios::image::{DRIVER_DOMAIN, driver_domain_policy, shipped_policy};
 use cloister_scenarios::{Image, Network, Options};
 
 use crate::{assert_no_refusals, serving, site};
@@ -51,11 +52,55 @@ fn a_device_that_comes_late_is_used() {
 
 #[test]
 fn a_driver_domain_is_a_peer_like_another() {
-    let mut image = serving(Options { backend: 12, site: site(), ..Options::default() });
+    let policy = driver_domain_policy();
+    let mut image = serving(Options { policy, backend: DRIVER_DOMAIN, site: site(), ..Options::default() });
     assert_eq!(image.get("/one").1, b"1");
     let peers: Vec<u16> = image.machine.xen().grants.standing().map(|(_, _, peer, _)| peer.0).collect();
-    assert_eq!((peers.len(), peers.iter().all(|peer| *peer == 12)), (258, true));
+    assert_eq!((peers.len(), peers.iter().all(|peer| *peer == DRIVER_DOMAIN)), (258, true));
     assert_no_refusals(&image);
+}
+
+/// Under the policy that ships only domain 0 is, and under that of a driver domain only this one.
+#[test]
+fn a_back_end_in_a_domain_that_the_policy_does_not_name_is_given_nothing_and_named_in_the_log() {
+    for (policy, backend) in [(shipped_policy(), DRIVER_DOMAIN), (shipped_policy(), 1), (driver_domain_policy(), 0)] {
+        let mut image = Image::new(Options { policy, backend, ..Options::default() });
+        image.until(300, |_| false);
+        let said = format!("netfront: backend-id: domain {backend} is not a back end that the policy allows");
+        assert_eq!(image.console().matches(&said).count(), 1, "{}", image.console());
+        let xen = image.machine.xen();
+        assert_eq!((xen.grants.standing().count(), xen.events.allocated()), (0, 0), "domain {backend}");
+        drop(xen);
+        // It did not come to what the grant manager and the kernel would refuse.
+        assert_no_refusals(&image);
+        image.store().set("/local/domain/5/control/shutdown", "poweroff");
+        assert!(image.until(30, |image| image.ended().is_some()), "{}", image.console());
+    }
+}
+
+/// With one event channel and with two, every node that is published is one that the policy lets be written.
+#[test]
+fn the_nodes_that_it_reads_are_published_under_the_policy_that_ships() {
+    for split in [true, false] {
+        let mut image = Image::without_device(Options::default());
+        if !split {
+            image.netback().features.retain(|(name, _)| name != "feature-split-event-channels");
+        }
+        image.create_device();
+        image.listens(1);
+        let channels: &[&str] = if split { &["event-channel-tx", "event-channel-rx"] } else { &["event-channel"] };
+        let others = ["tx-ring-ref", "rx-ring-ref", "feature-rx-notify", "feature-no-csum-offload", "feature-sg"];
+        for name in channels.iter().chain(&others).chain(&["request-rx-copy", "feature-gso-tcpv4"]) {
+            let text = image.store().text(&format!("/local/domain/5/device/vif/0/{name}"));
+            assert!(text.is_some_and(|text| text.parse::<u32>().is_ok()), "{name}");
+        }
+        for (name, can) in [("poweroff", "1"), ("reboot", "1"), ("suspend", "0")] {
+            let text = image.store().text(&format!("/local/domain/5/control/feature-{name}"));
+            assert_eq!(text.as_deref(), Some(can), "{name}");
+        }
+        assert!(!image.console().contains("refused"), "{}", image.console());
+        assert_no_refusals(&image);
+    }
 }
 
 #[test]

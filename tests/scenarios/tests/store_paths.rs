@@ -1,0 +1,205 @@
+//! What a service that was taken over can do to the nodes of its device: the real XenStore service, with the rules of the
+//! policy that ships, between it and the daemon.
+#![forbid(unsafe_code)]
+
+use cloister_caps::Slot;
+use cloister_interfaces::capability::{Clock, Console, Port};
+use cloister_interfaces::store::{Action, Failure, Path, Reply, Request, Store, Value};
+use cloister_interfaces::{Client, Instant, Notifications, Service};
+use cloister_scenarios::image::shipped_policy;
+use cloister_sim::{Recorder, SharedMemory, Xenstored, channel};
+use cloister_xenstore::Caps;
+
+const OWN: u16 = 7;
+/// Clients by the names of their queues.
+const CONTROL: usize = 0;
+const NETFRONT: usize = 1;
+/// Types of messages that change the store (Xen `io/xs_wire.h`): `XS_WRITE`, `XS_MKDIR`, `XS_RM`, `XS_SET_PERMS`.
+const CHANGES: [u32; 4] = [11, 12, 13, 14];
+
+const DEVICE: &str = "device/vif/0";
+/// What a front end with one queue publishes (Xen `io/netif.h`, `io/xenbus.h`), as far as this one has a use for it.
+const PUBLISHED: [&str; 11] = [
+    "state",
+    "tx-ring-ref",
+    "rx-ring-ref",
+    "event-channel",
+    "event-channel-tx",
+    "event-channel-rx",
+    "request-rx-copy",
+    "feature-rx-notify",
+    "feature-no-csum-offload",
+    "feature-sg",
+    "feature-gso-tcpv4",
+];
+/// What the toolstack wrote into the device's directory, and what else a front end may publish there.
+const OTHERS: [&str; 21] = [
+    "backend",
+    "backend-id",
+    "backend-uuid",
+    "mac",
+    "mtu",
+    "handle",
+    "bridge",
+    "online",
+    "protocol",
+    "trusted",
+    "max-mtu",
+    "feature-rx-copy",
+    "feature-rx-flip",
+    "feature-gso-tcpv6",
+    "feature-gso-tcpv4-prefix",
+    "feature-ipv6-csum-offload",
+    "feature-multicast-control",
+    "feature-split-event-channels",
+    "multi-queue-num-queues",
+    "queue-0",
+    "queue-0/tx-ring-ref",
+];
+
+struct World {
+    daemon: Xenstored,
+    service: Box<dyn Service>,
+    clients: Vec<Client<Store, Recorder, SharedMemory>>,
+    next: u16,
+}
+
+impl World {
+    fn new() -> World {
+        let policy =
+            cloister_policy::parse("the policy", &shipped_policy()).unwrap_or_else(|report| panic!("{report}"));
+        let rules = policy.data().find(|(name, _)| *name == "xenstore.rules").expect("rules").1.to_vec().leak();
+        let (system, ring) = (Recorder::new(), SharedMemory::new(4096));
+        let (mut clients, mut servers) = (Vec::new(), Vec::new());
+        for bit in 0..2 {
+            let (client, server) = channel::<Store, _>(&system, bit, &system, bit + 8, 8);
+            clients.push(client);
+            servers.push(server);
+        }
+        let mut daemon = Xenstored::new(ring.clone(), OWN);
+        for name in PUBLISHED.iter().chain(&OTHERS) {
+            daemon.set(&daemon.own(&format!("{DEVICE}/{name}")), "the toolstack's");
+        }
+        let service = cloister_xenstore::service(Caps {
+            console: Console::new(system.clone(), Slot(0)),
+            clock: Clock::new(system.clone(), Slot(1)),
+            xenstore_ring: ring,
+            xenstore_events: Port::new(system.clone(), Slot(2), 20),
+            store_clients: servers.into_iter().collect(),
+            rules,
+        });
+        World { daemon, service: Box::new(service), clients, next: 0 }
+    }
+
+    /// What comes of a request.
+    fn ask(&mut self, client: usize, action: Action) -> Result<Value, Failure> {
+        self.next += 1;
+        let id = self.next;
+        self.clients[client].requests.send(&Request { id, action }).expect("room");
+        for _ in 0..200 {
+            self.service.notified(Notifications::ALL);
+            self.daemon.run();
+            if let Some(reply) = self.clients[client].replies.pop() {
+                let Ok(Reply::Answer { id: of, result }) = reply else { panic!("{reply:?}") };
+                assert_eq!(of, id);
+                return result;
+            }
+        }
+        panic!("no answer by {:?}", self.service.deadline().unwrap_or(Instant::START));
+    }
+
+    /// Fails unless the client can neither write nor remove the node, in both spellings, in a transaction and outside.
+    fn keeps(&mut self, client: usize, node: &str) {
+        let before = self.daemon.requests.len();
+        let absolute = self.daemon.own(node);
+        for inside in [false, true] {
+            if inside {
+                self.ask(client, Action::Begin).expect("a transaction");
+            }
+            for spelling in [node, &absolute] {
+                let path = Path::from(spelling).expect("a short path");
+                for action in [Action::Write(path, value("9")), Action::Remove(path)] {
+                    assert_eq!(self.ask(client, action.clone()), Err(Failure::Policy), "{action:?}");
+                }
+            }
+            if inside {
+                self.ask(client, Action::Commit).expect("an empty transaction");
+            }
+        }
+        let changes = |(kind, _): &&(u32, String)| CHANGES.contains(kind);
+        let asked: Vec<_> = self.daemon.requests[before..].iter().filter(changes).collect();
+        assert!(asked.is_empty(), "the daemon was asked: {asked:?}");
+    }
+
+    /// Fails unless the client can write the node.
+    fn writes(&mut self, client: usize, node: &str) {
+        let path = Path::from(node).expect("a short path");
+        assert_eq!(self.ask(client, Action::Write(path, value("9"))), Ok(Value::new()), "{node}");
+        assert_eq!(self.daemon.text(&self.daemon.own(node)).as_deref(), Some("9"), "{node}");
+    }
+}
+
+fn value(text: &str) -> Value {
+    text.bytes().collect()
+}
+
+/// What is like these names without being one of them: cut short, and with something more.
+fn like<'a>(names: &'a [&'a str]) -> impl Iterator<Item = String> + 'a {
+    let cut = names.iter().flat_map(|name| (1..name.len()).map(|end| name[..end].trim_end_matches('/').to_owned()));
+    let longer = names.iter().flat_map(|name| ["x", "-", "0", "-id"].map(|more| format!("{name}{more}")));
+    cut.chain(longer).filter(move |name| !names.contains(&name.as_str()))
+}
+
+#[test]
+fn of_its_device_netfront_writes_what_it_publishes_and_nothing_else() {
+    let mut world = World::new();
+    for name in OTHERS {
+        world.keeps(NETFRONT, &format!("{DEVICE}/{name}"));
+    }
+    for name in like(&PUBLISHED) {
+        world.keeps(NETFRONT, &format!("{DEVICE}/{name}"));
+    }
+    for node in
+        [DEVICE, "device/vif", "device", "device/vif/1/state", "error", "error/device/vif/0", "control/shutdown"]
+    {
+        world.keeps(NETFRONT, node);
+    }
+    for name in OTHERS {
+        let text = world.daemon.text(&world.daemon.own(&format!("{DEVICE}/{name}")));
+        assert_eq!(text.as_deref(), Some("the toolstack's"), "{name}");
+    }
+    // What it does not write it reads.
+    for name in PUBLISHED.into_iter().chain(OTHERS) {
+        let path = Path::from(&format!("{DEVICE}/{name}")).expect("a short path");
+        assert_eq!(world.ask(NETFRONT, Action::Read(path)), Ok(value("the toolstack's")), "{name}");
+    }
+    for name in PUBLISHED {
+        world.writes(NETFRONT, &format!("{DEVICE}/{name}"));
+    }
+    world.writes(NETFRONT, "error/device/vif/0/error");
+}
+
+#[test]
+fn of_the_toolstacks_directory_control_acknowledges_commands_and_says_what_it_can() {
+    const FEATURES: [&str; 3] = ["control/feature-poweroff", "control/feature-reboot", "control/feature-suspend"];
+    const OTHERS: [&str; 9] = [
+        "control",
+        "control/sysrq",
+        "control/platform-feature-multiprocessor-suspend",
+        "control/platform-feature-xs_reset_watches",
+        "control/feature-s3",
+        "control/feature-s4",
+        "control/laptop-slate-mode",
+        "control/balloon",
+        "device/vif/0/state",
+    ];
+    let mut world = World::new();
+    let written = [&FEATURES[..], &["control/shutdown"]].concat();
+    let near: Vec<String> = like(&written).filter(|name| name.starts_with("control/")).collect();
+    for node in OTHERS.into_iter().chain(near.iter().map(String::as_str)) {
+        world.keeps(CONTROL, node);
+    }
+    for node in written {
+        world.writes(CONTROL, node);
+    }
+}
