@@ -12,17 +12,19 @@ use cloister_interfaces::socket::{Connection, Layout, Socket};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
 use smoltcp::time::{Duration as StackDuration, Instant as StackInstant};
-use smoltcp::wire::{EthernetAddress, HardwareAddress};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address};
 
 use crate::Caps;
 use crate::address::{Address, Change};
 use crate::config;
 use crate::echo::Echo;
-use crate::flows::{Flow, Flows, Stage};
-use crate::frame::{self, Segment};
+use crate::flows::{Flow, Flows, Stage, Verdict};
+use crate::frame::{self, Arp, Segment, Station};
+use crate::isn::{self, Numbers};
 use crate::quiesce::Quiesce;
 use crate::refusals::{Kind, Refusals};
 use crate::slot::Streams;
+use crate::table::Key;
 use crate::time_wait::{Answer, End};
 use crate::wire::{Event, Refused, Wire};
 use applications::News;
@@ -45,6 +47,8 @@ const SOON: StackDuration = StackDuration::from_millis(10);
 const BLOCKED: Duration = Duration::from_millis(1);
 /// How long to wait with a connection that has something to send, and does not.
 const STUCK: StackDuration = StackDuration::from_millis(1);
+/// Later than the stack will ever be shown again.
+const NEVER: StackInstant = StackInstant::from_micros_const(i64::MAX / 2);
 /// The most applications.
 const CLIENTS: usize = 4;
 
@@ -68,6 +72,7 @@ pub struct Stack<S, M: Memory> {
     wire: Wire<S, M>,
     interface: Option<Box<Interface>>,
     flows: Flows,
+    numbers: Numbers,
     /// The sockets that are no connection's.
     others: SocketSet<'static>,
     /// When they want to be polled, if not before.
@@ -98,6 +103,35 @@ fn own_time(at: StackInstant) -> Instant {
     Instant(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000))
 }
 
+/// Makes an interface of the stack, with this seed of its generator.
+fn interface<S: System, M: Memory>(wire: &mut Wire<S, M>, mac: [u8; 6], seed: u64, now: Instant) -> Interface {
+    let mut settings = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
+    settings.random_seed = seed;
+    Interface::new(settings, wire, stack_time(now))
+}
+
+/// How a connection begins.
+#[derive(Clone, Copy)]
+struct Opening {
+    own: Ipv4Address,
+    mac: [u8; 6],
+    /// Its initial sequence number.
+    number: u32,
+}
+
+impl Opening {
+    /// Has the stack parse the SYN that was readied, for a socket that listens.
+    #[inline(never)] // It takes much of the stack.
+    fn parse<S: System, M: Memory>(self, wire: &mut Wire<S, M>, set: &mut SocketSet<'static>, now: Instant) {
+        let mut interface = interface(wire, self.mac, isn::seed(self.number), now);
+        // The list holds at least one.
+        interface.update_ip_addrs(|addresses| {
+            let _ = addresses.push(IpCidr::new(self.own.into(), 32));
+        });
+        interface.poll_ingress_single(stack_time(now), wire, set);
+    }
+}
+
 impl<S: System, M: Memory> Stack<S, M> {
     /// The service over its capabilities.
     pub fn new(caps: Caps<S, M>) -> Self {
@@ -105,6 +139,10 @@ impl<S: System, M: Memory> Stack<S, M> {
         // Without randomness a peer can make one chain of all connections, and guess numbers; the kernel has logged it.
         let random = caps.entropy.draw().map_or(0, |[random, _]| random);
         let flows = Flows::new(layout, socket_budget(caps.stream_out.len()), M::buffer, random);
+        let secret = caps.entropy.draw().unwrap_or_else(|_| {
+            caps.console.line(format_args!("no entropy: sequence numbers can be guessed"));
+            [caps.clock.now().0, 0]
+        });
         let config = config::parse(caps.command_line, |refused| caps.console.line(format_args!("{refused}")));
         let mut others = SocketSet::new(Vec::new());
         let address = Address::new(config.addressing, &mut others);
@@ -114,9 +152,10 @@ impl<S: System, M: Memory> Stack<S, M> {
             console: caps.console,
             clock: caps.clock,
             entropy: caps.entropy,
-            wire: Wire::new(caps.net, caps.rx_pool, caps.tx_pool, config.offload),
+            wire: Wire::new(caps.net, caps.rx_pool, caps.tx_pool, config.offload, random),
             interface: None,
             flows,
+            numbers: Numbers::new(secret),
             others,
             others_at: Some(Instant::START),
             address,
@@ -158,20 +197,41 @@ impl<S: System, M: Memory> Stack<S, M> {
     /// The link has come up, for the first time or again. Connections outlive it; what was learnt of neighbours
     /// does not.
     fn link_up(&mut self, mac: [u8; 6], mtu: u16, now: Instant) {
-        let address = EthernetAddress(mac);
-        self.console.line(format_args!("link up: {address}, MTU {mtu}"));
-        let mut settings = Config::new(HardwareAddress::Ethernet(address));
-        // Without randomness sequence numbers can be guessed; the network still works, and the kernel has logged it.
-        settings.random_seed = self.entropy.draw().map_or(now.0, |[seed, _]| seed);
-        let mut interface = Box::new(Interface::new(settings, &mut self.wire, stack_time(now)));
+        self.console.line(format_args!("link up: {}, MTU {mtu}", EthernetAddress(mac)));
         let change = self.address.raised(&mut self.others);
         self.others_at = Some(now);
-        self.address.apply(&mut interface);
-        self.interface = Some(interface);
+        self.remake(mac, now);
+        self.wire.join(self.address.current);
         match change {
             Some(change) => self.address_changed(change, now),
             None => self.announce(),
         }
+    }
+
+    /// Makes the stack's interface, whose generator nobody has seen a number of.
+    #[cold]
+    fn remake(&mut self, mac: [u8; 6], now: Instant) {
+        // Without randomness the numbers of DHCP's transactions can be guessed; the network still
+        // works.
+        let seed = self.entropy.draw().map_or(now.0, |[seed, _]| seed);
+        // The old one goes first, so that the heap never holds two.
+        self.interface = None;
+        self.interface = Some(Box::new(interface(&mut self.wire, mac, seed, now)));
+        self.apply_address();
+    }
+
+    /// Gives the interface the address in use. All packets go through one next hop, of which the
+    /// stack knows a link address that is none: [`Wire`] finds the true one. The stack learns it as
+    /// from a message of ARP, of a time such that it never ages.
+    fn apply_address(&mut self) {
+        let Some(interface) = &mut self.interface else { return };
+        self.address.apply(interface);
+        let Some(lease) = self.address.current else { return };
+        let HardwareAddress::Ethernet(EthernetAddress(mac)) = interface.hardware_addr();
+        let address = lease.address.address().octets();
+        let hop = Arp { asks: false, from: Station { mac: frame::UNRESOLVED, address }, to: Station { mac, address } };
+        self.wire.ready(&hop.frame(mac));
+        interface.poll_ingress_single(NEVER, &mut self.wire, &mut SocketSet::new(Vec::new()));
     }
 
     #[cold]
@@ -195,9 +255,8 @@ impl<S: System, M: Memory> Stack<S, M> {
                 news.up = up;
             }
         }
-        if let Some(interface) = &mut self.interface {
-            self.address.apply(interface);
-        }
+        self.apply_address();
+        self.wire.join(self.address.current);
         self.announce();
     }
 
@@ -224,6 +283,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             match self.wire.next_frame(mac, own) {
                 None => return false,
                 Some(frame::Kind::Segment(segment)) => self.segment(&segment, now),
+                Some(frame::Kind::Arp) => self.wire.hear(own.map(|own| own.address().octets())),
                 Some(_) => {
                     self.parse(now);
                     self.poll_others(now);
@@ -246,16 +306,20 @@ impl<S: System, M: Memory> Stack<S, M> {
         let Segment { key, port, start, .. } = *segment;
         let found = self.flows.find(key);
         let ended = found.and_then(|index| Some((index, self.flows.get(index)?.end()?)));
-        let index = match found.filter(|_| ended.is_none()) {
-            Some(index) => index,
-            None if self.waits(ended, segment, now) => return self.wire.pass_over(),
-            // The stack refuses what is for nobody.
-            None if !start || self.flows.owner(port).is_none() => return self.parse(now),
-            None => match self.flows.open(segment, self.wire.announced(), now) {
-                Some(index) => index,
+        let (index, opens) = match found.filter(|_| ended.is_none()) {
+            Some(index) => (index, None),
+            None => {
+                let Some(last) = self.waits(ended, segment, now) else { return self.wire.pass_over() };
+                // The stack refuses what is for nobody.
+                if !start || self.flows.owner(port).is_none() {
+                    return self.parse(now);
+                }
                 // Without room it is dropped, so that the peer tries again.
-                None => return self.wire.pass_over(),
-            },
+                let Some(index) = self.flows.open(segment, self.wire.announced(), now) else {
+                    return self.wire.pass_over();
+                };
+                (index, Some(self.opening(key, last, now)))
+            }
         };
         let selected = segment.options.then(|| self.wire.selected());
         let blocks = selected.as_ref().map_or(&[][..], |blocks| blocks);
@@ -264,6 +328,13 @@ impl<S: System, M: Memory> Stack<S, M> {
         let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return };
         if flow.is_beyond_end(segment) {
             return self.wire.pass_over();
+        }
+        if !segment.plain && opens.is_none() {
+            match flow.doubt(segment) {
+                Verdict::Take => {}
+                Verdict::Drop => return self.wire.pass_over(),
+                Verdict::Challenge { seq, ack } => return self.challenge(index, seq, ack, now),
+            }
         }
         if flow.recovery.repeats(segment) {
             flow.recovery.repeated(blocks, now);
@@ -278,8 +349,10 @@ impl<S: System, M: Memory> Stack<S, M> {
         if let Some(position) = placed {
             self.wire.deliver(segment.offset, segment.data, &self.stream_in, ring, position);
         }
-        if let Some(set) = &mut flow.set {
-            interface.poll_ingress_single(stack_time(now), &mut self.wire, set);
+        match (&mut flow.set, opens) {
+            (Some(set), None) => drop(interface.poll_ingress_single(stack_time(now), &mut self.wire, set)),
+            (Some(set), Some(opening)) => opening.parse(&mut self.wire, set, now),
+            _ => {}
         }
         if let (Some(_), Some((slot, socket))) = (placed, flow.parts()) {
             slot.placed(socket, segment.data);
@@ -298,25 +371,50 @@ impl<S: System, M: Memory> Stack<S, M> {
         self.flows.mark(index);
     }
 
-    /// Whether a segment is for a connection in TIME-WAIT, which answers it: `ended`, which has its socket still, or one of which
-    /// only the numbers are left.
+    /// Has the stack parse an acknowledgement with these numbers in the place of the segment that
+    /// was readied, so that it answers what it expects of the peer.
+    #[cold]
+    fn challenge(&mut self, index: u16, seq: u32, ack: u32, now: Instant) {
+        let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return };
+        let Flow { set: Some(set), recovery, largest, .. } = flow else { return };
+        self.wire.reduce(seq, ack);
+        self.wire.begin(Some(*largest));
+        interface.poll_ingress_single(stack_time(now), &mut self.wire, set);
+        if let Some(made) = self.wire.made() {
+            recovery.sent(made, now);
+        }
+    }
+
+    /// Answers a segment for a connection in TIME-WAIT: `ended`, which has its socket still, or one
+    /// of which only the numbers are left. For any other it returns where the connection before it
+    /// ended, if that has just made room for it.
     #[inline(never)] // Only segments without a connection in use come here.
-    fn waits(&mut self, ended: Option<(u16, End)>, segment: &Segment, now: Instant) -> bool {
+    fn waits(&mut self, ended: Option<(u16, End)>, segment: &Segment, now: Instant) -> Option<Option<u32>> {
         let answer = match ended {
             Some((_, end)) => Some(end.answer(segment)),
             None => self.flows.time_wait.meet(segment, now),
         };
-        if let (Some(Answer::Renew), Some((index, _))) = (answer, ended) {
-            self.flows.release(index);
-        }
         match answer {
-            None | Some(Answer::Renew) => false,
-            Some(Answer::Silence) => true,
+            None => Some(None),
+            Some(Answer::Renew(end)) => {
+                if let Some((index, _)) = ended {
+                    self.flows.release(index);
+                }
+                Some(Some(end.sent))
+            }
+            Some(Answer::Silence) => None,
             Some(Answer::Acknowledge(end)) => {
                 self.wire.acknowledge(end);
-                true
+                None
             }
         }
+    }
+
+    /// Returns how a connection begins that follows one whose numbers ended at `last`, if any.
+    fn opening(&self, key: Key, last: Option<u32>, now: Instant) -> Opening {
+        let own = self.address.current.map(|lease| lease.address.address()).unwrap_or(Ipv4Address::UNSPECIFIED);
+        let number = self.numbers.initial(own.octets(), key, last, now);
+        Opening { own, mac: self.wire.mac(), number }
     }
 
     /// Lets the sockets that are no connection's send, and fragments leave.
@@ -330,7 +428,14 @@ impl<S: System, M: Memory> Stack<S, M> {
                 return;
             }
             self.wire.begin(None);
-            if interface.poll_egress(time, &mut self.wire, &mut self.others) == PollResult::None {
+            let polled = interface.poll_egress(time, &mut self.wire, &mut self.others);
+            if self.wire.has_leased() {
+                // The number of the next transaction is not to follow from this one's, which all
+                // hosts on the link see.
+                self.others_at = interface.poll_at(time, &self.others).map(own_time);
+                return self.remake(self.wire.mac(), now);
+            }
+            if polled == PollResult::None {
                 // It cannot now, whatever it waits for.
                 self.others_at = interface.poll_at(time, &self.others).map(|at| own_time(at).max(now + BLOCKED));
                 return;
@@ -501,6 +606,7 @@ impl<S: System, M: Memory> Service for Stack<S, M> {
     fn notified(&mut self, _notifications: Notifications) {
         // Looking at an empty queue costs one read, so every pass looks at all: no notification can be missed.
         let now = self.clock.now();
+        self.wire.turn(now);
         let mut more = self.drain_link(now);
         more |= self.drain_clients(now);
         let asked = self.quiesce.is_asked();
