@@ -272,6 +272,13 @@ pub struct Station {
     pub address: [u8; 4],
 }
 
+impl Station {
+    /// Returns `true` if its link address can be that of one host.
+    pub fn is_possible(&self) -> bool {
+        self.mac[0] & 1 == 0 && self.mac != UNRESOLVED
+    }
+}
+
 /// A message of ARP about IPv4 over Ethernet (RFC 826).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Arp {

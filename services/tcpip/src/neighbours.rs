@@ -14,7 +14,7 @@ use smoltcp::wire::Ipv4Address;
 
 use crate::address::Lease;
 use crate::config::Usable;
-use crate::frame::{EVERYONE, Station, UNRESOLVED};
+use crate::frame::{EVERYONE, Station};
 use crate::table::{Key, Table};
 
 /// The most neighbours.
@@ -175,9 +175,8 @@ impl Neighbours {
 
     /// Takes note of what a host says of itself; `asks` tells that it asks for us.
     pub fn hear(&mut self, from: Station, asks: bool) {
-        let usable = from.mac[0] & 1 == 0 && from.mac != UNRESOLVED;
         let other = self.lease.is_some_and(|lease| lease.address.address().octets() != from.address);
-        if !usable || !other {
+        if !from.is_possible() || !other {
             return;
         }
         let known = self.index(from.address);
