@@ -66,7 +66,7 @@ pub enum Frame {
 
 fn sum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])));
-    let total = words.fold(0u32, |total, word| total + word);
+    let total = words.sum::<u32>();
     let total = (total & 0xffff) + (total >> 16);
     !((total & 0xffff) + (total >> 16)) as u16
 }
