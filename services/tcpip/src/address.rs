@@ -1,7 +1,5 @@
 //! The interface's address: fixed, or leased by DHCP.
 
-use alloc::boxed::Box;
-
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::dhcpv4;
 use smoltcp::wire::{IpCidr, Ipv4Address, Ipv4Cidr};
@@ -76,19 +74,20 @@ impl Address {
         }
     }
 
-    /// Gives `interface` the address in use.
-    pub fn apply(&self, interface: &mut Box<Interface>) {
+    /// Gives `interface` the address in use, which is also the next hop of all its packets.
+    pub fn apply(&self, interface: &mut Interface) {
+        let address = self.current.map(|lease| lease.address.address());
         interface.update_ip_addrs(|addresses| {
             addresses.clear();
-            if let Some(lease) = self.current {
+            if let Some(address) = address {
                 // The list holds at least one.
-                let _ = addresses.push(IpCidr::Ipv4(lease.address));
+                let _ = addresses.push(IpCidr::new(address.into(), 32));
             }
         });
         interface.routes_mut().remove_default_ipv4_route();
-        if let Some(gateway) = self.current.and_then(|lease| lease.gateway) {
+        if let Some(address) = address {
             // The table is empty but for this route.
-            let _ = interface.routes_mut().add_default_ipv4_route(gateway);
+            let _ = interface.routes_mut().add_default_ipv4_route(address);
         }
     }
 }

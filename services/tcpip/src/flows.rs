@@ -95,6 +95,22 @@ pub struct Flow {
     sent: Option<u32>,
 }
 
+/// What becomes of a segment that may be forged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The stack gets it.
+    Take,
+    /// Nobody gets it.
+    Drop,
+    /// The stack gets one with these numbers instead, to which it answers what it expects.
+    Challenge {
+        /// The sequence number.
+        seq: u32,
+        /// What is acknowledged.
+        ack: u32,
+    },
+}
+
 /// Later than any timer of a socket: than the longest time that it waits for an acknowledgement.
 const FAR: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(61);
 
@@ -106,6 +122,46 @@ impl Flow {
         }
         if self.sent.is_none() && state == State::TimeWait {
             self.sent = Some(segment.ack);
+        }
+    }
+
+    /// Returns the number that the peer's next byte has.
+    fn next(&mut self) -> u32 {
+        let (answered, start, end) = (self.recovery.answered(), self.start, self.end);
+        let taken = self.slot.as_ref().map_or(Some(0), Slot::taken);
+        let queued = self.socket().map_or(0, |socket| socket.recv_queue() as u32);
+        match (end, self.stage, taken) {
+            (Some(end), ..) => end,
+            (None, Stage::HalfOpen | Stage::Open, Some(taken)) => start.wrapping_add(taken).wrapping_add(queued),
+            // What is thrown away is not counted, but acknowledged at once.
+            _ => answered,
+        }
+    }
+
+    /// Decides what becomes of a segment that may be forged, so that the peer must have seen our
+    /// numbers to end the connection: a reset, or a SYN (RFC 5961, 3.2 and 4.2).
+    #[inline(never)] // Seldom.
+    pub fn doubt(&mut self, segment: &Segment) -> Verdict {
+        /// Beyond anything that was ever sent.
+        const FAR: u32 = 1 << 30;
+        let next = self.next();
+        let (oldest, answered) = (self.recovery.oldest(), self.recovery.answered());
+        let Some(socket) = self.socket().filter(|_| segment.reset || segment.syn) else { return Verdict::Take };
+        let room = (socket.recv_capacity() - socket.recv_queue()) as u32;
+        let ack = match socket.state() {
+            State::Closed | State::Listen | State::SynSent => return Verdict::Take,
+            // The stack answers nothing but an acknowledgement of its SYN, once that was sent.
+            State::SynReceived if !segment.reset => return Verdict::Take,
+            State::SynReceived if answered == next => Some(oldest),
+            State::SynReceived => None,
+            _ => Some(oldest.wrapping_add(FAR)),
+        };
+        let distance = segment.seq.wrapping_sub(next);
+        match ack {
+            _ if segment.reset && distance == 0 => Verdict::Take,
+            // The stack limits how often it answers, for each connection by itself.
+            Some(ack) if !segment.reset || distance < room => Verdict::Challenge { seq: next.wrapping_sub(1), ack },
+            _ => Verdict::Drop,
         }
     }
 

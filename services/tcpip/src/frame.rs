@@ -23,6 +23,8 @@ pub struct Segment {
     pub port: u16,
     /// It starts a connection: a SYN without an ACK.
     pub start: bool,
+    /// It has a SYN, whatever else.
+    pub syn: bool,
     /// It is a reset.
     pub reset: bool,
     /// It has no flag but ACK, except perhaps PSH.
@@ -46,6 +48,8 @@ pub struct Segment {
 pub enum Kind {
     /// A TCP segment to our address.
     Segment(Segment),
+    /// A message of ARP.
+    Arp,
     /// Something else that the stack may know what to do with.
     Other,
     /// Nothing that we want.
@@ -61,7 +65,7 @@ const ACK: u8 = 0x10;
 pub fn classify(frame: &[u8], own: Option<Ipv4Cidr>) -> Kind {
     const TCP: u8 = 6;
     match frame.get(12..ETHERNET_HEADER) {
-        Some([0x08, 0x06]) => return Kind::Other,
+        Some([0x08, 0x06]) => return Kind::Arp,
         Some([0x08, 0x00]) => {}
         _ => return Kind::Unwanted,
     }
@@ -76,7 +80,8 @@ pub fn classify(frame: &[u8], own: Option<Ipv4Cidr>) -> Kind {
     if *protocol != TCP {
         let offset = usize::from(fragment & 0x1fff) * 8;
         let oversized = offset > 0 && offset + total > LARGEST_REASSEMBLED;
-        return if oversized { Kind::Unwanted } else { Kind::Other };
+        let ours = own.is_some_and(|own| own.address().octets() == *to) || is_to_dhcp_client(packet);
+        return if ours && !oversized { Kind::Other } else { Kind::Unwanted };
     }
     let header = usize::from(version & 0x0f) * 4;
     let segment = packet.get(header..).and_then(<[u8]>::first_chunk::<20>);
@@ -95,6 +100,7 @@ pub fn classify(frame: &[u8], own: Option<Ipv4Cidr>) -> Kind {
         key: Key::new(from, u16::from_be_bytes([p0, p1]), port),
         port,
         start,
+        syn: flags & SYN != 0,
         reset: flags & RST != 0,
         plain: flags & !PSH == ACK,
         options: length >> 4 > 5,
@@ -104,6 +110,15 @@ pub fn classify(frame: &[u8], own: Option<Ipv4Cidr>) -> Kind {
         ack: u32::from_be_bytes([a0, a1, a2, a3]),
         window: u16::from_be_bytes([w0, w1]),
     })
+}
+
+/// Returns `true` if the IPv4 packet `packet` is to the DHCP client: of all that goes to every host
+/// of a network, only that is wanted (RFC 1122, 3.2.2.6 and 3.3.6).
+#[inline(never)] // Seldom.
+fn is_to_dhcp_client(packet: &[u8]) -> bool {
+    const UDP: u8 = 17;
+    let datagram = packet.first().and_then(|first| packet.get(usize::from(first & 0x0f) * 4..)).unwrap_or_default();
+    packet.get(9) == Some(&UDP) && datagram.get(2..4) == Some(&[0, 68])
 }
 
 /// Whether a connection can come from this address: one of another host's (RFC 9293, MUST-63).
@@ -229,15 +244,102 @@ pub fn acknowledgement(frame: &[u8], sent: u32, taken: u32) -> Option<[u8; ACKNO
     Some(answer)
 }
 
+/// The destination of a frame that the stack made, before that of its next hop is written there.
+pub const UNRESOLVED: [u8; 6] = [0; 6];
+/// The destination of a frame to all hosts on the link.
+pub const EVERYONE: [u8; 6] = [0xff; 6];
+
+/// Returns the IPv4 destination of a frame that the stack made for its next hop, and of no other.
+pub fn unresolved(frame: &[u8]) -> Option<[u8; 4]> {
+    let to = frame.get(30..34).filter(|_| frame.starts_with(&UNRESOLVED))?;
+    to.first_chunk().copied()
+}
+
+/// Returns `true` if the stack made `frame` for its DHCP client.
+pub fn is_from_dhcp_client(frame: &[u8]) -> bool {
+    const UDP: u8 = 17;
+    frame.get(12..ETHERNET_HEADER) == Some(&[0x08, 0x00])
+        && frame.get(23) == Some(&UDP)
+        && frame.get(34..36) == Some(&[0, 68])
+}
+
+/// A host on the link, as ARP names it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Station {
+    /// Its link address.
+    pub mac: [u8; 6],
+    /// Its IPv4 address.
+    pub address: [u8; 4],
+}
+
+impl Station {
+    /// Returns `true` if its link address can be that of one host.
+    pub fn is_possible(&self) -> bool {
+        self.mac[0] & 1 == 0 && self.mac != UNRESOLVED
+    }
+}
+
+/// A message of ARP about IPv4 over Ethernet (RFC 826).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Arp {
+    /// It asks; otherwise it answers.
+    pub asks: bool,
+    /// The host that sent it.
+    pub from: Station,
+    /// The host that it is to, or whose link address it asks for.
+    pub to: Station,
+}
+
+impl Arp {
+    /// Returns the message in `frame`.
+    pub fn parse(frame: &[u8]) -> Option<Self> {
+        let [0x08, 0x06, 0, 1, 0x08, 0x00, 6, 4, 0, operation @ (1 | 2), body @ ..] = frame.get(12..42)? else {
+            return None;
+        };
+        let station = |at: usize| {
+            let (mac, address) = body.get(at..at + 10)?.split_first_chunk()?;
+            Some(Station { mac: *mac, address: *address.first_chunk()? })
+        };
+        Some(Arp { asks: *operation == 1, from: station(0)?, to: station(10)? })
+    }
+
+    /// Returns the frame that carries the message to the station `mac`.
+    pub fn frame(&self, mac: [u8; 6]) -> [u8; 42] {
+        let mut frame = [0; 42];
+        let operation = if self.asks { 1 } else { 2 };
+        let fields: [&[u8]; 7] = [
+            &mac,
+            &self.from.mac,
+            &[0x08, 0x06, 0, 1, 0x08, 0x00, 6, 4, 0, operation],
+            &self.from.mac,
+            &self.from.address,
+            &self.to.mac,
+            &self.to.address,
+        ];
+        for (place, byte) in frame.iter_mut().zip(fields.into_iter().flatten()) {
+            *place = *byte;
+        }
+        frame
+    }
+}
+
 /// A request for our own address, from us: tells the neighbours (and switches) where it now is (RFC 5227, 3).
 pub fn announcement(mac: [u8; 6], address: [u8; 4]) -> [u8; 42] {
-    let mut frame = [0; 42];
-    let fields: [&[u8]; 7] =
-        [&[0xff; 6], &mac, &[0x08, 0x06, 0, 1, 0x08, 0x00, 6, 4, 0, 1], &mac, &address, &[0; 6], &address];
-    for (place, byte) in frame.iter_mut().zip(fields.into_iter().flatten()) {
-        *place = *byte;
-    }
-    frame
+    let to = Station { mac: UNRESOLVED, address };
+    Arp { asks: true, from: Station { mac, address }, to }.frame(EVERYONE)
+}
+
+/// Makes of the segment in `frame`, of whose bytes `length` are its own, an acknowledgement of
+/// `ack` with the number `seq` and nothing else. Returns its length.
+pub fn reduce(frame: &mut [u8], length: usize, seq: u32, ack: u32) -> Option<usize> {
+    let packet = frame.get_mut(ETHERNET_HEADER..length)?;
+    let header = usize::from(*packet.first()? & 0x0f) * 4;
+    packet.get_mut(2..4)?.copy_from_slice(&(header as u16 + 20).to_be_bytes());
+    let segment = packet.get_mut(header..header + 20)?;
+    segment.get_mut(4..8)?.copy_from_slice(&seq.to_be_bytes());
+    segment.get_mut(8..12)?.copy_from_slice(&ack.to_be_bytes());
+    segment.get_mut(12..14)?.copy_from_slice(&[0x50, ACK]);
+    Some(ETHERNET_HEADER + header + 20)
 }
 
 #[cfg(test)]
@@ -275,6 +377,7 @@ mod tests {
         assert_eq!(starts(0x10, 5), Some(false));
         let mut udp = tcp(0x02, 5);
         udp[ETHERNET_HEADER + 9] = 17;
+        udp[30..34].copy_from_slice(&OWN.address().octets());
         assert_eq!(classify(&udp, Some(OWN)), Kind::Other);
     }
 
@@ -309,6 +412,7 @@ mod tests {
             key: Key::new([10, 0, 0, 1], 0x1234, 80),
             port: 80,
             start: false,
+            syn: false,
             reset: false,
             plain: true,
             options: false,
@@ -352,9 +456,10 @@ mod tests {
         let fragment = |units: u16, total: u16| {
             let mut frame = tcp(0, 5);
             frame[ETHERNET_HEADER + 9] = 1;
+            frame[30..34].copy_from_slice(&OWN.address().octets());
             frame[ETHERNET_HEADER + 2..ETHERNET_HEADER + 4].copy_from_slice(&total.to_be_bytes());
             frame[ETHERNET_HEADER + 6..ETHERNET_HEADER + 8].copy_from_slice(&(0x2000 | units).to_be_bytes());
-            classify(&frame, None) == Kind::Unwanted
+            classify(&frame, Some(OWN)) == Kind::Unwanted
         };
         assert!(!fragment(0, 1500));
         assert!(!fragment(370, 1500));
@@ -452,6 +557,25 @@ mod tests {
             if frame.len() > 13 { frame[12] = 8; frame[13] = 0; }
             let _ = (classify(&frame, Some(OWN)), is_intact(&frame), selected(&frame), largest_segment(&mut frame));
             prepare_checksum(&mut frame);
+        }
+    }
+
+    /// A segment with any options becomes one that says only what it is told.
+    #[test]
+    fn a_reduced_segment_has_nothing_of_the_old_one_but_its_connection() {
+        for words in [5, 7, 15] {
+            let mut frame = tcp(0x16, words);
+            let tcp = ETHERNET_HEADER + usize::from(words) * 4;
+            frame[30..34].copy_from_slice(&OWN.address().octets());
+            frame[tcp..tcp + 4].copy_from_slice(&[0x12, 0x34, 0, 80]);
+            frame[tcp + 12] = 0x60;
+            frame.extend([9; 60]);
+            let whole = frame.len();
+            let length = reduce(&mut frame, whole, 7, 9).expect("a segment");
+            let Kind::Segment(made) = classify(&frame[..length], Some(OWN)) else { panic!("{frame:?}") };
+            assert_eq!((made.key, made.seq, made.ack), (Key::new([0; 4], 0x1234, 80), 7, 9));
+            assert!(made.plain && !made.options && made.data == 0);
+            assert_eq!(reduce(&mut frame, tcp + 19, 7, 9), None, "it is cut off");
         }
     }
 }

@@ -20,6 +20,8 @@ mod echo;
 mod flows;
 mod fragments;
 pub mod frame;
+mod isn;
+mod neighbours;
 mod quiesce;
 pub mod recovery;
 mod refusals;

@@ -167,6 +167,16 @@ impl Recovery {
         (self.next, self.since) = (to, now);
     }
 
+    /// Returns the sequence number of the oldest byte that was not acknowledged.
+    pub fn oldest(&self) -> u32 {
+        self.base
+    }
+
+    /// Returns what was acknowledged last.
+    pub fn answered(&self) -> u32 {
+        self.answered
+    }
+
     /// Whether there is something to watch over: data on their way to a peer that takes some. What asks for a window is the stack's
     /// to send.
     pub fn follows(&self) -> bool {

@@ -111,6 +111,12 @@ impl Slot {
         self.closed != Notice::No
     }
 
+    /// Returns how many bytes of the peer's stream were taken from the socket; nothing once they
+    /// are thrown away.
+    pub fn taken(&self) -> Option<u32> {
+        (!self.closing && !self.is_over()).then_some(self.write)
+    }
+
     /// Whether both sides are done with the index.
     pub fn is_free(&self) -> bool {
         self.closing && self.closed == Notice::Told

@@ -1,6 +1,7 @@
 //! The service: one pass over the link, the stack and the applications for every notification or deadline.
 
 mod applications;
+mod interfaces;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -10,7 +11,7 @@ use arrayvec::ArrayVec;
 use cloister_interfaces::capability::{Clock, Console, Entropy};
 use cloister_interfaces::socket::{Connection, Layout, Socket};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
-use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
+use smoltcp::iface::{Interface, PollResult, SocketSet};
 use smoltcp::time::{Duration as StackDuration, Instant as StackInstant};
 use smoltcp::wire::{EthernetAddress, HardwareAddress};
 
@@ -18,12 +19,12 @@ use crate::Caps;
 use crate::address::{Address, Change};
 use crate::config;
 use crate::echo::Echo;
-use crate::flows::{Flow, Flows, Stage};
+use crate::flows::{Flow, Flows, Stage, Verdict};
 use crate::frame::{self, Segment};
+use crate::isn::Numbers;
 use crate::quiesce::Quiesce;
 use crate::refusals::{Kind, Refusals};
 use crate::slot::Streams;
-use crate::time_wait::{Answer, End};
 use crate::wire::{Event, Refused, Wire};
 use applications::News;
 
@@ -68,6 +69,7 @@ pub struct Stack<S, M: Memory> {
     wire: Wire<S, M>,
     interface: Option<Box<Interface>>,
     flows: Flows,
+    numbers: Numbers,
     /// The sockets that are no connection's.
     others: SocketSet<'static>,
     /// When they want to be polled, if not before.
@@ -105,6 +107,10 @@ impl<S: System, M: Memory> Stack<S, M> {
         // Without randomness a peer can make one chain of all connections, and guess numbers; the kernel has logged it.
         let random = caps.entropy.draw().map_or(0, |[random, _]| random);
         let flows = Flows::new(layout, socket_budget(caps.stream_out.len()), M::buffer, random);
+        let secret = caps.entropy.draw().unwrap_or_else(|_| {
+            caps.console.line(format_args!("no entropy: sequence numbers can be guessed"));
+            [caps.clock.now().0, 0]
+        });
         let config = config::parse(caps.command_line, |refused| caps.console.line(format_args!("{refused}")));
         let mut others = SocketSet::new(Vec::new());
         let address = Address::new(config.addressing, &mut others);
@@ -114,9 +120,10 @@ impl<S: System, M: Memory> Stack<S, M> {
             console: caps.console,
             clock: caps.clock,
             entropy: caps.entropy,
-            wire: Wire::new(caps.net, caps.rx_pool, caps.tx_pool, config.offload),
+            wire: Wire::new(caps.net, caps.rx_pool, caps.tx_pool, config.offload, random),
             interface: None,
             flows,
+            numbers: Numbers::new(secret),
             others,
             others_at: Some(Instant::START),
             address,
@@ -158,16 +165,11 @@ impl<S: System, M: Memory> Stack<S, M> {
     /// The link has come up, for the first time or again. Connections outlive it; what was learnt of neighbours
     /// does not.
     fn link_up(&mut self, mac: [u8; 6], mtu: u16, now: Instant) {
-        let address = EthernetAddress(mac);
-        self.console.line(format_args!("link up: {address}, MTU {mtu}"));
-        let mut settings = Config::new(HardwareAddress::Ethernet(address));
-        // Without randomness sequence numbers can be guessed; the network still works, and the kernel has logged it.
-        settings.random_seed = self.entropy.draw().map_or(now.0, |[seed, _]| seed);
-        let mut interface = Box::new(Interface::new(settings, &mut self.wire, stack_time(now)));
+        self.console.line(format_args!("link up: {}, MTU {mtu}", EthernetAddress(mac)));
         let change = self.address.raised(&mut self.others);
         self.others_at = Some(now);
-        self.address.apply(&mut interface);
-        self.interface = Some(interface);
+        self.remake(mac, now);
+        self.wire.join(self.address.current);
         match change {
             Some(change) => self.address_changed(change, now),
             None => self.announce(),
@@ -195,9 +197,8 @@ impl<S: System, M: Memory> Stack<S, M> {
                 news.up = up;
             }
         }
-        if let Some(interface) = &mut self.interface {
-            self.address.apply(interface);
-        }
+        self.apply_address();
+        self.wire.join(self.address.current);
         self.announce();
     }
 
@@ -224,6 +225,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             match self.wire.next_frame(mac, own) {
                 None => return false,
                 Some(frame::Kind::Segment(segment)) => self.segment(&segment, now),
+                Some(frame::Kind::Arp) => self.wire.hear(own.map(|own| own.address().octets())),
                 Some(_) => {
                     self.parse(now);
                     self.poll_others(now);
@@ -246,16 +248,20 @@ impl<S: System, M: Memory> Stack<S, M> {
         let Segment { key, port, start, .. } = *segment;
         let found = self.flows.find(key);
         let ended = found.and_then(|index| Some((index, self.flows.get(index)?.end()?)));
-        let index = match found.filter(|_| ended.is_none()) {
-            Some(index) => index,
-            None if self.waits(ended, segment, now) => return self.wire.pass_over(),
-            // The stack refuses what is for nobody.
-            None if !start || self.flows.owner(port).is_none() => return self.parse(now),
-            None => match self.flows.open(segment, self.wire.announced(), now) {
-                Some(index) => index,
+        let (index, opens) = match found.filter(|_| ended.is_none()) {
+            Some(index) => (index, None),
+            None => {
+                let Some(last) = self.waits(ended, segment, now) else { return self.wire.pass_over() };
+                // The stack refuses what is for nobody.
+                if !start || self.flows.owner(port).is_none() {
+                    return self.parse(now);
+                }
                 // Without room it is dropped, so that the peer tries again.
-                None => return self.wire.pass_over(),
-            },
+                let Some(index) = self.flows.open(segment, self.wire.announced(), now) else {
+                    return self.wire.pass_over();
+                };
+                (index, Some(self.opening(key, last, now)))
+            }
         };
         let selected = segment.options.then(|| self.wire.selected());
         let blocks = selected.as_ref().map_or(&[][..], |blocks| blocks);
@@ -264,6 +270,13 @@ impl<S: System, M: Memory> Stack<S, M> {
         let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return };
         if flow.is_beyond_end(segment) {
             return self.wire.pass_over();
+        }
+        if !segment.plain && opens.is_none() {
+            match flow.doubt(segment) {
+                Verdict::Take => {}
+                Verdict::Drop => return self.wire.pass_over(),
+                Verdict::Challenge { seq, ack } => return self.challenge(index, seq, ack, now),
+            }
         }
         if flow.recovery.repeats(segment) {
             flow.recovery.repeated(blocks, now);
@@ -278,8 +291,10 @@ impl<S: System, M: Memory> Stack<S, M> {
         if let Some(position) = placed {
             self.wire.deliver(segment.offset, segment.data, &self.stream_in, ring, position);
         }
-        if let Some(set) = &mut flow.set {
-            interface.poll_ingress_single(stack_time(now), &mut self.wire, set);
+        match (&mut flow.set, opens) {
+            (Some(set), None) => drop(interface.poll_ingress_single(stack_time(now), &mut self.wire, set)),
+            (Some(set), Some(opening)) => opening.parse(&mut self.wire, set, now),
+            _ => {}
         }
         if let (Some(_), Some((slot, socket))) = (placed, flow.parts()) {
             slot.placed(socket, segment.data);
@@ -298,27 +313,6 @@ impl<S: System, M: Memory> Stack<S, M> {
         self.flows.mark(index);
     }
 
-    /// Whether a segment is for a connection in TIME-WAIT, which answers it: `ended`, which has its socket still, or one of which
-    /// only the numbers are left.
-    #[inline(never)] // Only segments without a connection in use come here.
-    fn waits(&mut self, ended: Option<(u16, End)>, segment: &Segment, now: Instant) -> bool {
-        let answer = match ended {
-            Some((_, end)) => Some(end.answer(segment)),
-            None => self.flows.time_wait.meet(segment, now),
-        };
-        if let (Some(Answer::Renew), Some((index, _))) = (answer, ended) {
-            self.flows.release(index);
-        }
-        match answer {
-            None | Some(Answer::Renew) => false,
-            Some(Answer::Silence) => true,
-            Some(Answer::Acknowledge(end)) => {
-                self.wire.acknowledge(end);
-                true
-            }
-        }
-    }
-
     /// Lets the sockets that are no connection's send, and fragments leave.
     fn poll_others(&mut self, now: Instant) {
         let Some(interface) = &mut self.interface else { return };
@@ -330,7 +324,14 @@ impl<S: System, M: Memory> Stack<S, M> {
                 return;
             }
             self.wire.begin(None);
-            if interface.poll_egress(time, &mut self.wire, &mut self.others) == PollResult::None {
+            let polled = interface.poll_egress(time, &mut self.wire, &mut self.others);
+            if self.wire.has_leased() {
+                // The number of the next transaction is not to follow from this one's, which all
+                // hosts on the link see.
+                self.others_at = interface.poll_at(time, &self.others).map(own_time);
+                return self.remake(self.wire.mac(), now);
+            }
+            if polled == PollResult::None {
                 // It cannot now, whatever it waits for.
                 self.others_at = interface.poll_at(time, &self.others).map(|at| own_time(at).max(now + BLOCKED));
                 return;
@@ -501,6 +502,7 @@ impl<S: System, M: Memory> Service for Stack<S, M> {
     fn notified(&mut self, _notifications: Notifications) {
         // Looking at an empty queue costs one read, so every pass looks at all: no notification can be missed.
         let now = self.clock.now();
+        self.wire.turn(now);
         let mut more = self.drain_link(now);
         more |= self.drain_clients(now);
         let asked = self.quiesce.is_asked();

@@ -13,6 +13,11 @@ impl Key {
     pub fn new(address: [u8; 4], port: u16, local: u16) -> Self {
         Key(u64::from(u32::from_be_bytes(address)) << 32 | u64::from(port) << 16 | u64::from(local))
     }
+
+    /// Returns the peer's address and port, and ours, in network byte order.
+    pub fn bytes(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
 }
 
 /// The connections by their keys: a hash table of chains, whose function is secret, so that no peer can choose addresses and

@@ -27,7 +27,7 @@ impl End {
     pub fn answer(self, segment: &Segment) -> Answer {
         // A new attempt, beyond all of the old connection, waits no longer (RFC 1122, 4.2.2.13).
         if segment.start && segment.seq.wrapping_sub(self.taken) as i32 >= 0 {
-            return Answer::Renew;
+            return Answer::Renew(self);
         }
         // A reset does not end the wait (RFC 1337), and an acknowledgement that is due is not answered.
         let due = segment.plain && segment.data == 0 && segment.seq == self.taken;
@@ -42,8 +42,8 @@ pub enum Answer {
     Silence,
     /// That end is acknowledged once more.
     Acknowledge(End),
-    /// A new connection: the old one is gone.
-    Renew,
+    /// A new connection: the old one, which ended there, is gone.
+    Renew(End),
 }
 
 #[derive(Clone, Copy)]
@@ -86,7 +86,7 @@ impl TimeWait {
         let index = self.table.find(segment.key)?;
         let Entry { until, end } = *self.entries.get(usize::from(index))?;
         let answer = (now < until).then(|| end.answer(segment));
-        if matches!(answer, None | Some(Answer::Renew)) {
+        if matches!(answer, None | Some(Answer::Renew(_))) {
             self.forget(index);
         }
         answer
@@ -126,6 +126,7 @@ mod tests {
             key: key(port),
             port: 80,
             start: false,
+            syn: false,
             reset: false,
             plain: false,
             options: false,
@@ -160,7 +161,7 @@ mod tests {
         waits.insert(key(1), END, NOW);
         let start = |seq: u32| Segment { start: true, seq, ..fin(1) };
         assert_eq!(waits.meet(&start(END.taken.wrapping_sub(1)), NOW), Some(Answer::Acknowledge(END)));
-        assert_eq!(waits.meet(&start(END.taken), NOW), Some(Answer::Renew));
+        assert_eq!(waits.meet(&start(END.taken), NOW), Some(Answer::Renew(END)));
         assert_eq!(waits.meet(&fin(1), NOW), None);
     }
 

@@ -8,6 +8,7 @@
 //! it takes is raised before the stack sees it, what the stack says of ours is lowered, and the link is told how long to make
 //! them. What is no segment is cut here.
 
+mod link;
 mod received;
 
 use alloc::collections::VecDeque;
@@ -15,6 +16,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
 
+use arrayvec::ArrayVec;
 use cloister_caps::PAGE_SIZE;
 use cloister_interfaces::net::{LONGEST_FRAME, Net, Offloads, Reply, Request, Work};
 use cloister_interfaces::{Client, Memory, Own, System};
@@ -23,9 +25,11 @@ use smoltcp::time::Instant;
 
 use crate::cut::{outgoing, parts};
 use crate::fragments::fragments;
-use crate::frame::{ETHERNET_HEADER, LARGEST_REASSEMBLED, largest_segment, prepare_checksum};
+use crate::frame::{self, ETHERNET_HEADER, LARGEST_REASSEMBLED, largest_segment, prepare_checksum};
+use crate::neighbours::Neighbours;
 use crate::recovery::{Outgoing, Wanted};
 use crate::runs::{MAX_PAGES, Runs};
+use link::{PARKED, Parked, Way};
 use received::Part;
 
 /// The longest frame that is received: the largest IPv4 packet behind an Ethernet header with one VLAN tag.
@@ -92,6 +96,13 @@ struct Outbound<S, M: Memory> {
     number: u16,
     /// netfront was asked for something that it does not know of yet.
     asked: bool,
+    /// Our address on the link.
+    mac: [u8; 6],
+    neighbours: Neighbours,
+    /// Frames that wait for the link address of their next hop: the last for each.
+    parked: ArrayVec<([u8; 4], Parked), PARKED>,
+    /// The DHCP client has sent something.
+    leased: bool,
 }
 
 /// The link.
@@ -130,8 +141,8 @@ pub struct Wire<S, M: Memory> {
 
 impl<S: System, M: Memory> Wire<S, M> {
     /// The link over these capabilities; down. Without `offloading` every frame is sent complete, whatever the link
-    /// offers.
-    pub fn new(net: Client<Net, S, M>, rx_pool: M, tx_pool: M::Own, offloading: bool) -> Self {
+    /// offers. `random` is a secret.
+    pub fn new(net: Client<Net, S, M>, rx_pool: M, tx_pool: M::Own, offloading: bool, random: u64) -> Self {
         let rx = (rx_pool.len() / PAGE_SIZE).min(usize::from(u16::MAX));
         let tx = (tx_pool.size() / PAGE_SIZE).min(MAX_PAGES);
         Wire {
@@ -148,6 +159,10 @@ impl<S: System, M: Memory> Wire<S, M> {
                 packet: vec![0; LONGEST_HEADERS + LARGEST_REASSEMBLED],
                 number: 0,
                 asked: false,
+                mac: [0; 6],
+                neighbours: Neighbours::new(random),
+                parked: ArrayVec::new(),
+                leased: false,
             },
             pool: rx_pool,
             held: vec![false; rx],
@@ -167,6 +182,11 @@ impl<S: System, M: Memory> Wire<S, M> {
             up: false,
             offloading,
         }
+    }
+
+    /// Returns our address on the link.
+    pub fn mac(&self) -> [u8; 6] {
+        self.out.mac
     }
 
     /// Whether the backend is connected.
@@ -252,6 +272,7 @@ impl<S: System, M: Memory> Wire<S, M> {
         self.reset();
         self.up = true;
         self.mtu = mtu;
+        self.out.mac = mac;
         self.out.whole = usize::from(mtu) + ETHERNET_HEADER;
         self.out.offloads = if self.offloading { offloads } else { Offloads::empty() };
         self.longest = self.longest_segment();
@@ -268,6 +289,7 @@ impl<S: System, M: Memory> Wire<S, M> {
         self.owed = 0;
         self.out.free = Runs::new(self.out.sent.len());
         self.out.sent.fill(0);
+        self.out.parked.clear();
         // What went over one link, the back end of the next must not see.
         if core::mem::replace(&mut self.out.written, true) {
             let size = self.out.pool.size();
@@ -337,10 +359,13 @@ impl<S: System, M: Memory> Outbound<S, M> {
         let page = if length <= LONGEST_FRAME { self.free.take(count) } else { None };
         let offset = page.map_or(usize::MAX, |page| usize::from(page) * PAGE_SIZE);
         let (offloads, segment, whole) = (self.offloads, self.segment, self.whole);
+        let (neighbours, leased) = (&mut self.neighbours, &mut self.leased);
         let mut fill = Some(fill);
         let placed = self.pool.edit(offset, length, |space| {
             let result = fill.take().map(|fill| fill(space));
             let made = outgoing(space);
+            let way = link::direct(space, neighbours);
+            *leased |= made.is_none() && frame::is_from_dhcp_client(space);
             if made.is_some_and(|made| made.start)
                 && let Some(largest) = largest_segment(space)
             {
@@ -354,11 +379,15 @@ impl<S: System, M: Memory> Outbound<S, M> {
                 Some(size) if data > u32::from(size.get()) => Work::Segments(size.get()),
                 _ => Work::Checksum,
             };
-            (result, work, made)
+            (result, work, made, way)
         });
-        if let (Some(page), Some((_, work, made))) = (page, &placed) {
+        if let (Some(page), Some((_, work, made, way))) = (page, &placed) {
             self.made = *made;
-            self.submit(page, count, &Request::Transmit { page, length: length as u16, work: *work });
+            let request = Request::Transmit { page, length: length as u16, work: *work };
+            match way {
+                Way::Direct => self.submit(page, count, &request),
+                way => self.detour(*way, page, count, &request),
+            }
         }
         match (placed, fill) {
             (Some((Some(result), ..)), _) => result,

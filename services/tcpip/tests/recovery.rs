@@ -26,6 +26,7 @@ fn acknowledgement(ack: u32) -> Segment {
         key,
         port: 80,
         start: false,
+        syn: false,
         reset: false,
         plain: true,
         options: true,

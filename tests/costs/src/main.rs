@@ -243,6 +243,7 @@ fn follow() -> Result<Ready, String> {
         key,
         port: 80,
         start: false,
+        syn: false,
         reset: false,
         plain: true,
         options: false,

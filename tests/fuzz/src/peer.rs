@@ -149,6 +149,12 @@ impl<O: Message, I: Message + Debug> Peer<O, I> {
         self.send_bytes(&bytes)
     }
 
+    /// Its words were changed while they were read: what it seems to have taken is not what it
+    /// took.
+    pub fn note_lie(&mut self) {
+        self.lied = true;
+    }
+
     /// From now on it behaves: it starts anew, and does not know what was sent to it before.
     pub fn behave(&mut self, host: &Host) {
         host.script.lie(&[]);

@@ -111,6 +111,7 @@ impl<S: System, M: Memory> Wire<S, M> {
             let kind = classify(frame, own);
             let wanted = match kind {
                 Kind::Segment { .. } => is_sound(frame, mac),
+                Kind::Arp => true,
                 Kind::Other => has_sound_header(frame),
                 Kind::Unwanted => false,
             };
@@ -147,6 +148,23 @@ impl<S: System, M: Memory> Wire<S, M> {
         let frame = self.frame.get(..self.loaded).unwrap_or_default();
         if let Some(answer) = frame::acknowledgement(frame, end.sent, end.taken) {
             self.send(&answer);
+        }
+    }
+
+    /// Makes of the segment that was readied an acknowledgement of `ack` with the number `seq` and
+    /// without data: the stack is to say what it expects instead.
+    pub fn reduce(&mut self, seq: u32, ack: u32) {
+        let reduced = frame::reduce(&mut self.frame, self.loaded, seq, ack);
+        self.pass_over();
+        self.loaded = reduced.unwrap_or(0);
+    }
+
+    /// Readies a frame that did not come over the link.
+    pub fn ready(&mut self, frame: &[u8]) {
+        self.pass_over();
+        if let Some(space) = self.frame.get_mut(..frame.len()) {
+            space.copy_from_slice(frame);
+            self.loaded = frame.len();
         }
     }
 

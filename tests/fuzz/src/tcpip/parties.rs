@@ -37,7 +37,15 @@ impl Bench {
                 self.frame(&bytes);
             }
             Common::Run(times) => self.turns(usize::from(times % 32)),
-            Common::Lie(Bytes(bytes)) => self.host.script.lie(bytes),
+            Common::Lie(Bytes(bytes)) => {
+                self.host.script.lie(bytes);
+                match self.hostile {
+                    Hostile::Link => self.link.note_lie(),
+                    Hostile::Application => self.application.note_lie(),
+                    Hostile::Control => self.control.note_lie(),
+                    Hostile::Wire => {}
+                }
+            }
             Common::Pass(pause) => self.host.pass(pause.nanoseconds()),
         }
     }

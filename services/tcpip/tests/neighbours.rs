@@ -1,0 +1,246 @@
+//! Neighbours that are many, forged, silent or moved (RFC 826, RFC 1122, RFC 5227).
+#![forbid(unsafe_code)]
+
+mod bench;
+
+use bench::{ACK, Bench, EVERYONE, Frame, GATEWAY, Host, OUR_MAC, OURS, PORT, SYN, Segment, arp, host, ping};
+
+const LINE: &str = "ip=10.0.0.2/16 gw=10.0.0.1";
+/// A host beyond the gateway.
+const FAR: Host = Host { address: [192, 0, 2, 7], mac: GATEWAY.mac };
+
+/// A service that knows the gateway.
+fn acquainted() -> Bench {
+    let mut bench = Bench::new(LINE);
+    bench.frame(&arp(1, GATEWAY, OURS));
+    bench
+}
+
+/// The stations that answers to pings went to, and the hosts that were asked for.
+fn sent(frames: Vec<Frame>) -> (Vec<Host>, Vec<[u8; 4]>) {
+    let (mut echoes, mut asked) = (Vec::new(), Vec::new());
+    for frame in frames {
+        match frame {
+            Frame::Echo(host) => echoes.push(host),
+            Frame::Request(address, _) => asked.push(address),
+            _ => {}
+        }
+    }
+    (echoes, asked)
+}
+
+fn pinged(bench: &mut Bench, from: Host) -> (Vec<Host>, Vec<[u8; 4]>) {
+    sent(bench.frame(&ping(from.mac, from.address, OURS)))
+}
+
+#[test]
+fn all_of_a_hundred_hosts_that_ask_and_ping_are_answered() {
+    let mut bench = acquainted();
+    for _ in 0..2 {
+        for low in 0..100 {
+            let from = host(1, low);
+            let frames = bench.frame(&arp(1, from, OURS));
+            assert!(matches!(frames[..], [Frame::Reply(to)] if to == from), "{frames:?}");
+            assert_eq!(pinged(&mut bench, from), (vec![from], vec![]));
+        }
+        assert_eq!(pinged(&mut bench, FAR), (vec![FAR], vec![]));
+    }
+}
+
+#[test]
+fn a_hundred_hosts_that_ask_for_nothing_are_each_asked_for_at_once() {
+    let mut bench = acquainted();
+    for low in 0..100 {
+        assert_eq!(pinged(&mut bench, host(1, low)), (vec![], vec![host(1, low).address]));
+    }
+    for low in 0..100 {
+        bench.frame(&arp(2, host(1, low), OURS));
+        assert_eq!(pinged(&mut bench, host(1, low)), (vec![host(1, low)], vec![]));
+    }
+}
+
+/// Nobody that a host on the link can invent takes the place of one in use.
+#[test]
+fn forged_neighbours_evict_none_in_use() {
+    let mut bench = acquainted();
+    let friends: Vec<Host> = (1..=20).map(|low| host(200, low)).collect();
+    for friend in &friends {
+        bench.frame(&arp(1, *friend, OURS));
+        assert_eq!(pinged(&mut bench, *friend).0, [*friend]);
+    }
+    for round in 0..8 {
+        for low in 0..250 {
+            // One that asks for us, and one that never answers.
+            bench.frame(&arp(1, host(100 + round, low), OURS));
+            let syn = Segment { from: 7, to: PORT, seq: 1, flags: SYN, ..Segment::default() };
+            let stranger = host(50 + round, low);
+            bench.frame(&syn.frame(stranger.mac, stranger.address));
+        }
+        let all = friends.iter().chain([&FAR]);
+        all.for_each(|friend| assert_eq!(pinged(&mut bench, *friend), (vec![*friend], vec![]), "round {round}"));
+    }
+}
+
+#[test]
+fn a_host_is_asked_for_once_a_second_and_others_meanwhile() {
+    let mut bench = acquainted();
+    let (silent, other) = (host(1, 1), host(1, 2));
+    assert_eq!(pinged(&mut bench, silent).1, [silent.address]);
+    for _ in 0..10 {
+        assert_eq!(pinged(&mut bench, silent).1, [[0; 4]; 0]);
+    }
+    assert_eq!(pinged(&mut bench, other).1, [other.address], "the limit is for each by itself");
+    bench.pass(1000);
+    assert_eq!(pinged(&mut bench, silent).1, [silent.address]);
+}
+
+#[test]
+fn what_was_to_be_sent_first_is_sent_when_the_host_is_known() {
+    let mut bench = acquainted();
+    let from = host(1, 1);
+    assert_eq!(pinged(&mut bench, from).0, []);
+    let (echoes, _) = sent(bench.frame(&arp(2, from, OURS)));
+    assert_eq!(echoes, [from]);
+    let (echoes, _) = sent(bench.frame(&arp(2, from, OURS)));
+    assert_eq!(echoes, [], "it is sent once");
+    // What is late is not.
+    let from = host(1, 2);
+    assert_eq!(pinged(&mut bench, from).0, []);
+    bench.pass(60_000);
+    assert_eq!(sent(bench.frame(&arp(2, from, OURS))).0, []);
+    assert_eq!(pinged(&mut bench, from).0, [from]);
+}
+
+/// Frames that wait for nobody leave room for all others.
+#[test]
+fn a_thousand_hosts_that_do_not_answer_hold_up_nobody() {
+    let mut bench = acquainted();
+    for high in 1..5 {
+        for low in 0..250 {
+            pinged(&mut bench, host(high, low));
+        }
+    }
+    for port in 0..10 {
+        assert!(bench.open(GATEWAY, 4000 + port, 5).is_some());
+    }
+    assert_eq!(pinged(&mut bench, FAR).0, [FAR]);
+}
+
+#[test]
+fn a_gateway_that_moved_is_found_at_once() {
+    let mut bench = acquainted();
+    assert_eq!(pinged(&mut bench, FAR).0, [FAR]);
+    let moved = Host { mac: [2, 9, 9, 9, 9, 9], ..GATEWAY };
+    // It announces itself.
+    bench.frame(&arp(1, moved, moved.address));
+    assert_eq!(pinged(&mut bench, FAR).0, [Host { mac: moved.mac, ..FAR }]);
+}
+
+#[test]
+fn a_host_is_asked_again_after_a_minute_and_nothing_is_lost_meanwhile() {
+    let mut bench = acquainted();
+    for second in 0..300 {
+        let frames = bench.frame(&ping(FAR.mac, FAR.address, OURS));
+        for frame in &frames {
+            if let Frame::Request(address, mac) = frame {
+                assert_eq!((*address, *mac), (GATEWAY.address, GATEWAY.mac), "who was known is asked alone");
+                bench.frame(&arp(2, GATEWAY, OURS));
+            }
+        }
+        assert_eq!(sent(frames).0, [FAR], "{second}");
+        bench.pass(1000);
+    }
+}
+
+#[test]
+fn a_host_that_is_gone_is_asked_for_three_times_and_then_sought() {
+    let mut bench = acquainted();
+    bench.pass(60_000);
+    let mut asked = Vec::new();
+    for _ in 0..6 {
+        for frame in bench.frame(&ping(FAR.mac, FAR.address, OURS)) {
+            if let Frame::Request(address, mac) = frame {
+                assert_eq!(address, GATEWAY.address);
+                asked.push(mac);
+            }
+        }
+        bench.pass(1000);
+    }
+    assert_eq!(asked, [GATEWAY.mac, GATEWAY.mac, GATEWAY.mac, EVERYONE, EVERYONE, EVERYONE]);
+}
+
+#[test]
+fn a_gateway_outside_of_our_network_is_served() {
+    let mut bench = Bench::new("ip=10.0.0.2/32 gw=10.0.0.1");
+    let frames = bench.frame(&arp(1, GATEWAY, OURS));
+    assert!(matches!(frames[..], [Frame::Reply(to)] if to == GATEWAY), "{frames:?}");
+    assert_eq!(pinged(&mut bench, FAR), (vec![FAR], vec![]));
+    assert_eq!(pinged(&mut bench, GATEWAY), (vec![GATEWAY], vec![]));
+}
+
+#[test]
+fn a_probe_for_our_address_is_answered_and_teaches_nothing() {
+    let mut bench = Bench::new("ip=10.0.0.2/24");
+    for address in [[0; 4], OURS] {
+        let prober = Host { address, mac: [2, 7, 7, 7, 7, 7] };
+        let frames = bench.frame(&arp(1, prober, OURS));
+        assert!(matches!(frames[..], [Frame::Reply(to)] if to == prober), "{frames:?}");
+    }
+    assert_eq!(bench.frame(&arp(1, host(0, 9), [10, 0, 0, 3])).len(), 0, "it asks for another");
+}
+
+#[test]
+fn what_is_sent_to_all_is_not_answered() {
+    let mut bench = acquainted();
+    let from = host(0, 9);
+    bench.frame(&arp(1, from, OURS));
+    for to in [[10, 0, 255, 255], [255; 4], [224, 0, 0, 1], [10, 0, 0, 3]] {
+        assert_eq!(bench.frame(&ping(from.mac, from.address, to)).len(), 0, "{to:?}");
+    }
+    for from in [[10, 0, 255, 255], [255; 4], [224, 0, 0, 1], [127, 0, 0, 1], OURS] {
+        let (echoes, asked) = sent(bench.frame(&ping([2, 1, 1, 1, 1, 1], from, OURS)));
+        assert!(echoes.is_empty() && asked.is_empty(), "{from:?}: {echoes:?} {asked:?}");
+    }
+    assert_eq!(pinged(&mut bench, from).0, [from]);
+}
+
+#[test]
+fn a_station_that_none_can_be_is_not_learnt() {
+    let mut bench = acquainted();
+    for mac in [EVERYONE, [1, 2, 3, 4, 5, 6], [0; 6]] {
+        assert_eq!(bench.frame(&arp(1, Host { mac, ..GATEWAY }, OURS)).len(), 0, "{mac:?}");
+    }
+    assert_eq!(pinged(&mut bench, FAR).0, [FAR]);
+}
+
+#[test]
+fn without_a_way_nothing_is_sent() {
+    let mut bench = Bench::new("ip=10.0.0.2/24");
+    let (echoes, asked) = pinged(&mut bench, FAR);
+    assert!(echoes.is_empty() && asked.is_empty());
+    assert_eq!(OUR_MAC[0] & 1, 0);
+}
+
+/// A download goes on while others ask and strangers come: each segment leaves at once, to the
+/// gateway.
+#[test]
+fn a_connection_s_segments_go_to_the_gateway_whatever_others_say() {
+    let mut bench = acquainted();
+    let number = bench.open(FAR, 4000, 5).expect("an answer");
+    for low in 0..200 {
+        bench.frame(&arp(1, host(9, low), OURS));
+        bench.frame(&arp(2, host(8, low), OURS));
+        let data = Segment {
+            from: 4000,
+            to: PORT,
+            seq: 6 + u32::from(low),
+            ack: number.wrapping_add(1),
+            flags: ACK,
+            window: 1000,
+            data: vec![1],
+        };
+        let mut frames = bench.frame(&data.frame(FAR.mac, FAR.address));
+        frames.extend(bench.pass(20));
+        assert!(frames.iter().any(|frame| matches!(frame, Frame::Segment(to, _) if *to == FAR)), "{frames:?}");
+    }
+}

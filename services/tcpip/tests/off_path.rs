@@ -1,0 +1,213 @@
+//! What one who does not see a connection's segments can do to it (RFC 5961).
+#![forbid(unsafe_code)]
+
+mod bench;
+
+use bench::{ACK, Bench, FIN, GATEWAY, OURS, PORT, RST, SYN, Segment, arp};
+use cloister_interfaces::socket::Request;
+
+const FIRST: u32 = u32::MAX - 5;
+/// What the peer sends next.
+const NEXT: u32 = FIRST.wrapping_add(1);
+
+/// A connection from port 4000, and our initial sequence number.
+fn opened() -> (Bench, u32) {
+    let mut bench = Bench::new("ip=10.0.0.2/24 gw=10.0.0.1");
+    bench.frame(&arp(1, GATEWAY, OURS));
+    let number = bench.open(GATEWAY, 4000, FIRST).expect("an answer");
+    assert_eq!(bench.accepted().len(), 1);
+    (bench, number)
+}
+
+fn segment(seq: u32, ack: u32, flags: u8) -> Segment {
+    Segment { from: 4000, to: PORT, seq, ack, flags, window: 1000, data: Vec::new() }
+}
+
+/// Whether the connection is open: data of the peer are taken and acknowledged.
+fn works(bench: &mut Bench, next: u32, number: u32) -> bool {
+    let data = Segment { data: vec![7; 3], ..segment(next, number.wrapping_add(1), ACK) };
+    let mut answers = bench.segment(GATEWAY, &data);
+    answers.extend(bench::segments(bench.pass(20)));
+    answers.iter().any(|answer| answer.flags & RST == 0 && answer.ack == next.wrapping_add(3))
+}
+
+/// The window that was announced last.
+fn window(bench: &mut Bench, number: u32) -> u32 {
+    let ask = segment(NEXT.wrapping_sub(1), number.wrapping_add(1), ACK);
+    let answer = bench.segment(GATEWAY, &ask).pop().expect("whoever asks whether we are there is answered");
+    u32::from(answer.window)
+}
+
+#[test]
+fn a_reset_ends_a_connection_only_with_the_very_number_that_is_expected() {
+    let (mut bench, number) = opened();
+    let window = window(&mut bench, number);
+    assert!(window > 500, "{window}");
+    let near = (0..200).chain([window / 2, window - 1, window, window + 1, 1 << 20, 1 << 30, 1 << 31]);
+    let offsets: Vec<u32> = near.clone().chain(near.map(u32::wrapping_neg)).filter(|offset| *offset != 0).collect();
+    for flags in [RST, RST | ACK] {
+        for offset in &offsets {
+            bench.pass(1100);
+            // The peer and the gateway are there, so that the connection does not run out.
+            bench.frame(&arp(2, GATEWAY, OURS));
+            bench.segment(GATEWAY, &segment(NEXT, number.wrapping_add(1), ACK));
+            let answers = bench.segment(GATEWAY, &segment(NEXT.wrapping_add(*offset), number.wrapping_add(1), flags));
+            assert_eq!(bench.closed(), 0, "{offset}");
+            if *offset < window {
+                let [answer] = &answers[..] else { panic!("{offset}: {answers:?}") };
+                // The challenge: whoever has really lost the connection answers it with the number
+                // that is expected.
+                assert_eq!((answer.flags, answer.seq, answer.ack), (ACK, number.wrapping_add(1), NEXT), "{offset}");
+                assert_eq!(u32::from(answer.window), window);
+            } else {
+                assert_eq!(answers.len(), 0, "{offset}: outside of the window it is dropped");
+            }
+        }
+    }
+    assert!(works(&mut bench, NEXT, number));
+    let next = NEXT.wrapping_add(3);
+    assert_eq!(bench.segment(GATEWAY, &segment(next, 0, RST)).len(), 0);
+    assert_eq!(bench.closed(), 1);
+}
+
+/// As a peer that answers: whatever is on its way or was not read, the number that is expected ends
+/// the connection, and its neighbours do not.
+#[test]
+fn the_number_that_is_expected_is_known_in_every_state() {
+    type Prepare = fn(&mut Bench, u32) -> u32;
+    let prepared: [Prepare; 5] = [
+        // Data that the application has not read, and of which nothing was acknowledged yet.
+        |bench, number| {
+            let data = Segment { data: vec![7; 50], ..segment(NEXT, number.wrapping_add(1), ACK) };
+            bench.segment(GATEWAY, &data);
+            50
+        },
+        // Data after a gap are not expected next.
+        |bench, number| {
+            let data = Segment { data: vec![7; 50], ..segment(NEXT.wrapping_add(10), number.wrapping_add(1), ACK) };
+            bench.segment(GATEWAY, &data);
+            0
+        },
+        // The peer has sent its end.
+        |bench, number| {
+            bench.segment(GATEWAY, &segment(NEXT, number.wrapping_add(1), FIN | ACK));
+            1
+        },
+        // We have sent ours.
+        |bench, _| {
+            let connection = bench.accepted()[0];
+            bench.application.requests.send(&Request::Close { connection }).expect("room");
+            bench.run();
+            0
+        },
+        // And data came that nobody reads any more.
+        |bench, number| {
+            let connection = bench.accepted()[0];
+            bench.application.requests.send(&Request::Close { connection }).expect("room");
+            bench.run();
+            let data = Segment { data: vec![7; 50], ..segment(NEXT, number.wrapping_add(1), ACK) };
+            bench.segment(GATEWAY, &data);
+            50
+        },
+    ];
+    for (index, prepare) in prepared.into_iter().enumerate() {
+        let (mut bench, number) = opened();
+        let next = NEXT.wrapping_add(prepare(&mut bench, number));
+        for offset in [1, 2, 100, u32::MAX, u32::MAX - 1] {
+            bench.pass(1100);
+            bench.segment(GATEWAY, &segment(next.wrapping_add(offset), 0, RST));
+        }
+        // It is there: a SYN for it is challenged.
+        bench.pass(1100);
+        let challenge = bench.segment(GATEWAY, &segment(1, 0, SYN)).pop().expect("it is there");
+        assert_eq!((challenge.flags & (ACK | SYN), challenge.ack), (ACK, next), "{index}");
+        bench.segment(GATEWAY, &segment(next, 0, RST));
+        let answer = bench.segment(GATEWAY, &segment(1, 0, SYN)).pop().expect("an answer");
+        assert_eq!((answer.flags, answer.ack), (SYN | ACK, 2), "{index}: the old connection is gone");
+    }
+}
+
+#[test]
+fn a_syn_for_an_open_connection_is_challenged_whatever_its_numbers() {
+    let (mut bench, number) = opened();
+    for flags in [SYN, SYN | ACK] {
+        for seq in [NEXT, FIRST, NEXT.wrapping_add(10), NEXT.wrapping_add(1 << 31), 0] {
+            for ack in [number.wrapping_add(1), 0] {
+                bench.pass(1100);
+                let answers = bench.segment(GATEWAY, &segment(seq, ack, flags));
+                let [answer] = &answers[..] else { panic!("{seq}: {answers:?}") };
+                assert_eq!((answer.flags, answer.seq, answer.ack), (ACK, number.wrapping_add(1), NEXT));
+            }
+        }
+    }
+    assert!(works(&mut bench, NEXT, number));
+}
+
+#[test]
+fn a_peer_that_has_started_anew_gets_a_new_connection_by_way_of_the_challenge() {
+    let (mut bench, number) = opened();
+    let challenge = bench.segment(GATEWAY, &segment(5_000_000, 0, SYN)).pop().expect("a challenge");
+    assert_eq!((challenge.flags, challenge.seq), (ACK, number.wrapping_add(1)));
+    // It knows of no connection (RFC 9293, 3.10.7.1).
+    bench.segment(GATEWAY, &segment(challenge.ack, 0, RST));
+    assert_eq!(bench.closed(), 1);
+    let answer = bench.segment(GATEWAY, &segment(5_000_000, 0, SYN)).pop().expect("an answer");
+    assert_eq!((answer.flags, answer.ack), (SYN | ACK, 5_000_001));
+}
+
+/// The limit is each connection's own: how many challenges one got tells nothing of another
+/// (CVE-2016-5696).
+#[test]
+fn challenges_are_limited_for_each_connection_by_itself() {
+    let (mut bench, _) = opened();
+    let other = bench.open(GATEWAY, 4001, 100).expect("an answer");
+    let mut challenges = 0;
+    for offset in 1..200 {
+        challenges += bench.segment(GATEWAY, &segment(NEXT.wrapping_add(offset), 0, RST)).len();
+    }
+    assert_eq!(challenges, 1);
+    let reset = Segment { from: 4001, ..segment(110, 0, RST) };
+    let answer = bench.segment(GATEWAY, &reset).pop().expect("the other one's challenge");
+    assert_eq!((answer.to, answer.seq, answer.ack), (4001, other.wrapping_add(1), 101));
+    bench.pass(1100);
+    assert_eq!(bench.segment(GATEWAY, &segment(NEXT.wrapping_add(1), 0, RST)).len(), 1);
+}
+
+/// A challenged segment changes nothing else: not the window that the peer announced, nor what it
+/// acknowledged.
+#[test]
+fn what_else_a_challenged_segment_says_is_not_believed() {
+    let (mut bench, number) = opened();
+    let connection = bench.accepted()[0];
+    for (flags, seq) in [(RST | ACK, NEXT.wrapping_add(5)), (SYN | ACK, NEXT), (SYN, NEXT)] {
+        let forged = Segment { window: 0, data: vec![9; 40], ..segment(seq, number.wrapping_add(1), flags) };
+        bench.segment(GATEWAY, &forged);
+        bench.pass(1100);
+    }
+    let send = Request::Send { connection, consumed: 0, length: 100, constant: None, quiet: false };
+    bench.application.requests.send(&send).expect("room");
+    let sent = bench::segments(bench.run());
+    assert!(sent.iter().any(|segment| segment.data.len() == 100), "{sent:?}");
+    assert!(works(&mut bench, NEXT, number));
+}
+
+#[test]
+fn a_reset_before_the_connection_is_open_needs_the_number_too() {
+    let mut bench = Bench::new("ip=10.0.0.2/24 gw=10.0.0.1");
+    bench.frame(&arp(1, GATEWAY, OURS));
+    let syn = segment(FIRST, 0, SYN);
+    let answer = bench.segment(GATEWAY, &syn).pop().expect("an answer");
+    for offset in [1, 2, 100, u32::MAX, 1 << 31] {
+        let answers = bench.segment(GATEWAY, &segment(NEXT.wrapping_add(offset), 0, RST));
+        assert!(answers.iter().all(|challenge| challenge.flags == ACK && challenge.ack == NEXT), "{answers:?}");
+        bench.pass(10);
+    }
+    bench.segment(GATEWAY, &segment(NEXT, answer.seq.wrapping_add(1), ACK));
+    assert_eq!(bench.accepted().len(), 1, "the connection was not there any more");
+    let mut bench = Bench::new("ip=10.0.0.2/24 gw=10.0.0.1");
+    bench.frame(&arp(1, GATEWAY, OURS));
+    let answer = bench.segment(GATEWAY, &syn).pop().expect("an answer");
+    bench.segment(GATEWAY, &segment(NEXT, 0, RST));
+    bench.segment(GATEWAY, &segment(NEXT, answer.seq.wrapping_add(1), ACK));
+    assert_eq!(bench.accepted().len(), 0, "the peer took it back");
+}
