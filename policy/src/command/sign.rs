@@ -36,7 +36,7 @@ impl Arguments {
         let verdict = verify(&image, &against).map_err(|error| format!("{}: {error}", self.image.display()))?;
         if !verdict.holds() {
             let problems = format!("{}error: what does not verify is not signed\n", verdict.text());
-            return Ok(Outcome { output: String::new(), problems, status: Status::Refused });
+            return Ok(Outcome { problems, status: Status::Refused, ..Outcome::holds("") });
         }
         let subject = Subject { policy: verdict.policy_hash, image: verdict.image_hash };
         let key = file::read_text(&self.key, sign::MAX_FILE)?;

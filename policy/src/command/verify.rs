@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use cloister_policy::printable;
 use cloister_policy::sign::{self, SignError, Subject};
 use cloister_policy::verify::{Against, MAX_IMAGE, Verdict, verify};
 
@@ -60,7 +61,7 @@ impl Arguments {
         let mut problems = String::new();
         let mut value = verdict.json();
         if let Some(reason) = &unsigned {
-            problems = format!("error: signature: {reason}\n");
+            problems = format!("error: signature: {}\n", printable(reason));
         }
         if self.key.is_some() {
             value["signed"] = unsigned.is_none().into();
@@ -71,7 +72,7 @@ impl Arguments {
             Format::Json => json("verify", &value),
         };
         let status = if verdict.holds() && unsigned.is_none() { Status::Holds } else { Status::Refused };
-        Ok(Outcome { output, problems, status })
+        Ok(Outcome { problems, status, ..Outcome::holds(output) })
     }
 
     /// The ELF file of each service of the image, if they are to be looked at.
