@@ -1,6 +1,6 @@
 //! Packing: the kernel, the programs, the tables and the data of the policy as one ELF file that a
-//! PVH loader takes. The kernel's segments stay as they are, but for the sixteen bytes that tell it where the
-//! tables are; everything else follows them in guest-physical memory, page by page.
+//! PVH loader takes. The kernel's segments stay as they are, filled up to whole pages, but for the sixteen bytes that
+//! tell it where the tables are; everything else follows them in guest-physical memory, page by page.
 
 mod elf;
 pub(crate) mod write;
@@ -100,6 +100,18 @@ pub enum PackError {
     Overlap {
         /// The service, or the kernel.
         program: String,
+        /// The segment's virtual address.
+        address: u64,
+    },
+    /// There are pages between two segments of the kernel.
+    #[error("kernel: the segment at {address:#x} does not begin with the page behind the one before it")]
+    Apart {
+        /// The segment's virtual address.
+        address: u64,
+    },
+    /// A segment of the kernel has memory that the file has no bytes for, and is not data up to the end of a page.
+    #[error("kernel: the segment at {address:#x} is longer in memory, and is not data that ends with a page")]
+    NotWhole {
         /// The segment's virtual address.
         address: u64,
     },
@@ -317,8 +329,19 @@ fn check_kernel(kernel: &elf::Program<'_>) -> Result<u64, PackError> {
     loads.sort_by_key(|load| load.physical_address);
     let mut free = 0;
     for load in loads {
+        let (program, address) = (kernel.name.to_owned(), load.virtual_address);
         if load.physical_address < free {
-            return Err(PackError::Overlap { program: kernel.name.to_owned(), address: load.virtual_address });
+            return Err(PackError::Overlap { program, address });
+        }
+        if load.physical_address >= MAX_PHYSICAL {
+            return Err(PackError::TooLarge(load.physical_address));
+        }
+        if free > 0 && load.physical_address != round_up(free) {
+            return Err(PackError::Apart { address });
+        }
+        let whole = load.bytes.len() as u64 == load.memory_size;
+        if !whole && !(load.flags & Load::WRITE != 0 && load.memory_size.is_multiple_of(PAGE)) {
+            return Err(PackError::NotWhole { address });
         }
         free = load.physical_address + load.memory_size;
         if free >= MAX_PHYSICAL {
@@ -368,18 +391,20 @@ fn program_piece<'a>(load: &Load<'_>, segment: &Segment) -> Piece<'a> {
     }
 }
 
+/// The kernel's bytes in the image, filled up to whole pages: its segments have these to themselves.
 fn kernel_pieces<'a>(kernel: &elf::Program<'a>) -> Vec<Piece<'a>> {
-    kernel
-        .loads
-        .iter()
-        .map(|load| Piece {
+    let piece = |load: &Load<'a>| {
+        let mut bytes = load.bytes.to_vec();
+        bytes.resize(bytes.len().next_multiple_of(PAGE as usize), 0);
+        Piece {
             flags: load.flags & 7,
             virtual_address: load.virtual_address,
             physical_address: load.physical_address,
-            memory_size: load.memory_size,
-            bytes: Cow::Borrowed(load.bytes),
-        })
-        .collect()
+            memory_size: round_up(load.memory_size),
+            bytes: Cow::Owned(bytes),
+        }
+    };
+    kernel.loads.iter().map(piece).collect()
 }
 
 /// Tells the kernel where the tables are.

@@ -101,6 +101,8 @@ struct Scan {
     /// Bytes that are no instruction: number, and the first one.
     undecodable: (u64, u64),
     refused: usize,
+    /// Hits that the verdict has room for.
+    room: usize,
 }
 
 impl Scan {
@@ -113,7 +115,7 @@ impl Scan {
 impl Program<'_> {
     /// Checks all of it.
     pub(super) fn check(&self, verdict: &mut Verdict) {
-        let mut scan = Scan::default();
+        let mut scan = Scan { room: MAX_HITS.saturating_sub(verdict.hits.len()), ..Scan::default() };
         self.check_entry(&mut scan.findings);
         for load in &self.loads {
             self.check_words(load, &mut scan.findings);
@@ -225,7 +227,7 @@ impl Program<'_> {
         } else {
             scan.unaligned.entry((mnemonic, special)).or_insert((0, address)).0 += 1;
         }
-        if refused || scan.hits.len() < MAX_HITS {
+        if refused || scan.hits.len() < scan.room {
             let mnemonic = name(mnemonic, special);
             scan.hits.push(Hit { service: self.service.to_owned(), address, mnemonic, compiled, refused });
         }

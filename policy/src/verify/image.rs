@@ -148,22 +148,28 @@ impl<'a> Image<'a> {
             if load.physical.saturating_add(load.memory) > MAX_PHYSICAL {
                 error(format!("{at} reaches beyond 1 GiB"));
             }
-            if load.memory == 0 {
-                error(format!("{at} takes no memory"));
+            let sizes = [load.bytes.len() as u64, load.memory];
+            if sizes.iter().any(|size| *size == 0 || !size.is_multiple_of(PAGE)) {
+                error(format!("{at} is not whole pages of the file and of memory"));
             }
         }
-        for pair in self.loads.windows(2) {
-            if let [one, other] = pair
-                && pages(one).end > pages(other).start
-            {
-                error(format!(
-                    "the segments at physical {:#x} and {:#x} overlap, or are not in order",
-                    one.physical, other.physical
-                ));
-            }
-        }
+        self.check_order(&mut error);
         self.check_kernel(&mut error);
         self.check_rest(&mut error);
+    }
+
+    /// Each segment begins with the page behind the one before: no page is of two, and none is between them.
+    fn check_order(&self, error: &mut impl FnMut(String)) {
+        for pair in self.loads.windows(2) {
+            let [one, other] = pair else { continue };
+            let at = format!("the segments at physical {:#x} and {:#x}", one.physical, other.physical);
+            let (end, start) = (pages(one).end, pages(other).start);
+            if end > start {
+                error(format!("{at} overlap, or are not in order"));
+            } else if end < start {
+                error(format!("there is room between {at}"));
+            }
+        }
     }
 
     fn check_kernel(&self, error: &mut impl FnMut(String)) {
@@ -175,6 +181,14 @@ impl<'a> Image<'a> {
             if identical && load.write {
                 error(format!("the boot code at {:#x} is writable", load.address));
             }
+            // Memory behind the bytes is for the kernel's data alone.
+            if load.memory != load.bytes.len() as u64 && !load.write {
+                error(format!("the kernel's segment at {:#x} has memory without bytes of the file", load.address));
+            }
+        }
+        let modes: Vec<String> = self.kernel().iter().map(Load::mode).collect();
+        if modes != ["RX", "RX", "R", "RW"] {
+            error(format!("the kernel's segments are {}: not boot code, text, constants and data", modes.join(", ")));
         }
         let is_text = |address: u64| {
             self.kernel().iter().any(|load| {
@@ -204,13 +218,17 @@ impl<'a> Image<'a> {
         if self.tables().is_some_and(|tables| tables.bytes.len() as u64 > MAX_TABLES + PAGE) {
             error(format!("the tables have more than {MAX_TABLES} bytes"));
         }
+        if let Some(tables) = self.tables().filter(|tables| tables.address != tables.physical || tables.mode() != "R") {
+            let (address, physical, mode) = (tables.address, tables.physical, tables.mode());
+            error(format!("the tables are linked at {address:#x}, and loaded at {physical:#x}, {mode}"));
+        }
         for load in self.loads.get(self.tables..).unwrap_or_default() {
             let at = format!("the segment at physical {:#x}", load.physical);
             if load.write {
                 error(format!("{at} is writable in the image"));
             }
-            if load.memory != load.bytes.len() as u64 || !load.memory.is_multiple_of(PAGE) {
-                error(format!("{at} is not whole pages of the file"));
+            if load.memory != load.bytes.len() as u64 {
+                error(format!("{at} has memory without bytes of the file"));
             }
             if load.in_kernel_half() {
                 error(format!("{at} is linked at {:#x}, in the kernel's half", load.address));

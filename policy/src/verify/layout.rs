@@ -291,8 +291,11 @@ pub(super) fn data(
         } else if load.bytes.get(bytes.len()..).is_some_and(|rest| rest.iter().any(|byte| *byte != 0)) {
             error("there is something behind its rules");
         }
-        if Some(load.bytes.len()) != bytes.len().checked_next_multiple_of(PAGE as usize) || load.execute {
-            error("its segment is too large, or executable");
+        if Some(load.bytes.len()) != bytes.len().checked_next_multiple_of(PAGE as usize)
+            || load.execute
+            || load.address != load.physical
+        {
+            error("its segment is too large, executable, or linked elsewhere");
         }
     }
 }

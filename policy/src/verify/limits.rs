@@ -21,5 +21,5 @@ pub(crate) const MAX_ENTRIES: usize = 65_536;
 pub(crate) const MAX_WORD: usize = 128;
 /// Errors of one program after which its code is not read on.
 pub(crate) const MAX_ERRORS: usize = 1000;
-/// Instructions of one program that are listed each by itself; the rest is counted.
-pub(crate) const MAX_HITS: usize = 4096;
+/// Instructions of an image that are listed each by itself though they are not refused; the others are counted.
+pub(crate) const MAX_HITS: usize = 32_768;

@@ -394,3 +394,6 @@ impl Verdict {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod form_tests;
