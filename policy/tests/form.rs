@@ -256,6 +256,19 @@ fn segments_over_the_same_bytes() {
     is_refused(&sealed(file, seal), "overlap");
 }
 
+/// Sums of what headers say.
+#[test]
+fn memory_that_is_more_than_there_is() {
+    let file = changed(|file| {
+        for index in [6, 7, 8] {
+            put(file, 64 + index * 56 + 40, &(1u64 << 63).to_le_bytes());
+        }
+    });
+    is_refused(&file, "reaches beyond 1 GiB");
+    let file = changed(|file| put(file, 64 + 6 * 56 + 24, &(u64::MAX - 0xFFF).to_le_bytes()));
+    assert!(!refused(&file).is_empty());
+}
+
 #[test]
 fn segments_in_another_order() {
     let file = changed(|file| {

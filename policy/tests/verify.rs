@@ -75,6 +75,21 @@ fn an_image_of_another_policy_is_refused() {
     assert!(found.iter().any(|error| error.contains("the given policy does not hold")), "{found:?}");
 }
 
+/// Sizes of a policy that no address space has.
+#[test]
+fn a_given_policy_with_numbers_beyond_all_measure_is_refused() {
+    for (from, to) in [
+        ("stack = \"16K\"", "stack = \"18014398509481983K\""),
+        ("maximum = \"1M\"", "maximum = \"18014398509481983K\""),
+        ("pages = 4", "pages = 9223372036854775807"),
+        ("depth = 8", "depth = 9223372036854775807"),
+    ] {
+        assert!(GOOD.contains(from), "{from}");
+        let found = errors_against(&image(), &Against { policy: Some(&GOOD.replace(from, to)), ..Against::default() });
+        assert!(found.iter().any(|error| error.contains("the given policy does not hold")), "{to}: {found:?}");
+    }
+}
+
 #[test]
 fn the_json_form_says_the_same() {
     let verdict = verify(&image(), &Against::default()).unwrap();

@@ -139,6 +139,11 @@ impl Outcome {
     }
 }
 
+/// Returns the name of a file as it is printed: in one line.
+pub fn shown(path: &Path) -> String {
+    printable(&path.display().to_string()).into_owned()
+}
+
 /// Bytes in hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
