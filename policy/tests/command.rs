@@ -251,7 +251,10 @@ fn the_name_of_a_file_cannot_steer_the_terminal() {
         let output = run(&arguments);
         assert!(output.status.code().is_some_and(|code| code <= 2), "{arguments:?}");
         for text in [stdout(&output), stderr(&output)] {
-            assert!(text.chars().all(|c| cloister_policy::is_plain(c) || matches!(c, '\n' | '\t')), "{arguments:?}: {text:?}");
+            assert!(
+                text.chars().all(|c| cloister_policy::is_plain(c) || matches!(c, '\n' | '\t')),
+                "{arguments:?}: {text:?}"
+            );
         }
         assert!(!stdout(&output).lines().any(|line| line.starts_with(".toml")), "a line of its own: {arguments:?}");
         if arguments.contains(&"json") {

@@ -30,7 +30,9 @@ fn an_image_that_was_packed_holds() {
     let names: Vec<&str> = verdict.parts.iter().map(|part| part.name.as_str()).collect();
     assert_eq!(names, ["kernel", "driver", "manager", "store"]);
     assert!(verdict.text().contains("\nverified: the form of the file"), "{}", verdict.text());
-    assert!(verdict.text().contains("\nnot shown: that the code of the kernel and of the services is the code that was"));
+    assert!(
+        verdict.text().contains("\nnot shown: that the code of the kernel and of the services is the code that was")
+    );
 }
 
 /// Data that begins as zeros has an address and no bytes in the image.

@@ -22,10 +22,9 @@ impl Arguments {
             let one = match format_file(file) {
                 Err(report) => Outcome { status: Status::Unusable, ..Outcome::refused(&report) },
                 Ok((text, formatted)) if text == formatted => continue,
-                Ok(_) if self.check => Outcome {
-                    status: Status::Refused,
-                    ..Outcome::holds(format!("{}: not formatted\n", shown(file)))
-                },
+                Ok(_) if self.check => {
+                    Outcome { status: Status::Refused, ..Outcome::holds(format!("{}: not formatted\n", shown(file))) }
+                }
                 Ok((_, formatted)) => match std::fs::write(file, formatted) {
                     Ok(()) => Outcome::holds(format!("{}: formatted\n", shown(file))),
                     Err(error) => Outcome::unusable(format_args!("cannot write {}: {error}", file.display())),

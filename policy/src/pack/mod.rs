@@ -247,12 +247,7 @@ pub fn pack_with(
 }
 
 /// Writes the file and seals it.
-fn finish(
-    entry: u64,
-    pieces: &[Piece<'_>],
-    note: (usize, u64),
-    extras: &Extras<'_>,
-) -> Result<Vec<u8>, PackError> {
+fn finish(entry: u64, pieces: &[Piece<'_>], note: (usize, u64), extras: &Extras<'_>) -> Result<Vec<u8>, PackError> {
     for json in [extras.sbom, extras.unsafe_uses].into_iter().flatten() {
         at_most("bytes in an inventory", json.len() as u64, MAX_INVENTORY)?;
     }
@@ -340,7 +335,7 @@ fn check_kernel(kernel: &elf::Program<'_>) -> Result<u64, PackError> {
             return Err(PackError::Apart { address });
         }
         let whole = load.bytes.len() as u64 == load.memory_size;
-        if !whole && !(load.flags & Load::WRITE != 0 && load.memory_size.is_multiple_of(PAGE)) {
+        if !(whole || load.flags & Load::WRITE != 0 && load.memory_size.is_multiple_of(PAGE)) {
             return Err(PackError::NotWhole { address });
         }
         free = load.physical_address + load.memory_size;

@@ -331,7 +331,8 @@ mod tests {
         }
         let twice = r#"{"bomFormat":"CycloneDX","specVersion":"1.6","components":[],"components":[]}"#;
         assert!(read_sbom(twice.as_bytes()).err().unwrap().contains("duplicate"));
-        let deep = format!(r#"{{"bomFormat":"CycloneDX","specVersion":"1.6","components":[],"a":{}"#, "[".repeat(100_000));
+        let deep =
+            format!(r#"{{"bomFormat":"CycloneDX","specVersion":"1.6","components":[],"a":{}"#, "[".repeat(100_000));
         assert!(read_sbom(deep.as_bytes()).is_err());
     }
 }

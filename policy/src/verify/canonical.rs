@@ -105,7 +105,9 @@ fn describe(Difference { at, found, wanted }: Difference, headers: u64) -> Strin
         Some(_) => "outside the headers' and the segments' own bytes, or in a section's header".to_owned(),
     };
     let found = found.map_or("missing".to_owned(), |byte| format!("{byte:#04x}"));
-    format!("the file is not in the form that the packer writes: the byte at {at:#x}, {place}, is {found}, not {wanted:#04x}")
+    format!(
+        "the file is not in the form that the packer writes: the byte at {at:#x}, {place}, is {found}, not {wanted:#04x}"
+    )
 }
 
 impl super::image::Load<'_> {

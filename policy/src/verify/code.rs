@@ -128,8 +128,9 @@ impl Program<'_> {
         }
         let (count, first) = scan.undecodable;
         if count > 0 {
-            scan.findings
-                .push(self.notice(format!("bytes in the text that are no instruction: {count}, the first at {first:#x}")));
+            scan.findings.push(
+                self.notice(format!("bytes in the text that are no instruction: {count}, the first at {first:#x}")),
+            );
         }
         let (count, second) = scan.stubs;
         if count > 1 {

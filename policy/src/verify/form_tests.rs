@@ -3,15 +3,11 @@
 
 use std::borrow::Cow;
 
-use common::image::image;
-use common::xen::{self, Guest, Memory};
-
+use super::common::image::image;
+use super::common::xen::{self, Guest, Memory};
 use super::image::Image;
 use super::{Finding, canonical};
 use crate::pack::write::{Content, Piece, write};
-
-#[path = "../../tests/common/mod.rs"]
-mod common;
 
 /// Reads a file, if its form holds.
 fn accepted(file: &[u8]) -> Option<Image<'_>> {
@@ -128,7 +124,13 @@ fn varied(original: &[u8], random: &mut Random) -> Vec<u8> {
         let identical = load.address == load.physical || load.in_kernel_half();
         let virtual_address = if identical { next.wrapping_add(distance) } else { load.address };
         let flags = u32::from(load.read) * 4 + u32::from(load.write) * 2 + u32::from(load.execute);
-        pieces.push(Piece { flags, virtual_address, physical_address: next, memory_size: memory, bytes: Cow::Owned(bytes) });
+        pieces.push(Piece {
+            flags,
+            virtual_address,
+            physical_address: next,
+            memory_size: memory,
+            bytes: Cow::Owned(bytes),
+        });
         next = (next + memory).next_multiple_of(4096);
     }
     let note = image.note.unwrap();

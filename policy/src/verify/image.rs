@@ -197,7 +197,8 @@ impl<'a> Image<'a> {
         };
         let Some(Note { entry, .. }) = self.note else {
             return error(
-                "there is no PVH entry note in the bytes of a segment, without which Xen does not start the image".into(),
+                "there is no PVH entry note in the bytes of a segment, without which Xen does not start the image"
+                    .into(),
             );
         };
         if !is_text(entry) {

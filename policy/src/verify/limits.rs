@@ -12,7 +12,7 @@ pub(crate) const MAX_POLICY: u64 = 256 << 10;
 /// Bytes of a name in the tables. The longest is that of a queue's region.
 pub(crate) const MAX_NAME: usize = 96;
 /// Bytes of executable segments: each byte of a service's is decoded.
-pub(crate) const MAX_TEXT: u64 = 64 << 20;
+pub(crate) const MAX_TEXT: u64 = 32 << 20;
 /// Bytes of an inventory, not compressed.
 pub(crate) const MAX_INVENTORY: u64 = 4 << 20;
 /// Entries of an inventory.
@@ -20,6 +20,6 @@ pub(crate) const MAX_ENTRIES: usize = 65_536;
 /// Bytes of a name or version in an inventory.
 pub(crate) const MAX_WORD: usize = 128;
 /// Errors of one program after which its code is not read on.
-pub(crate) const MAX_ERRORS: usize = 1000;
+pub(crate) const MAX_ERRORS: usize = 200;
 /// Instructions of an image that are listed each by itself though they are not refused; the others are counted.
-pub(crate) const MAX_HITS: usize = 32_768;
+pub(crate) const MAX_HITS: usize = 16_384;

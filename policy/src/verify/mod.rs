@@ -393,7 +393,9 @@ impl Verdict {
 }
 
 #[cfg(test)]
-mod tests;
-
+#[path = "../../tests/common/mod.rs"]
+mod common;
 #[cfg(test)]
 mod form_tests;
+#[cfg(test)]
+mod tests;

@@ -58,7 +58,12 @@ fn write_text(verdict: &Verdict, out: &mut String) -> std::fmt::Result {
     writeln!(out, "policy    sha256 {}", hex(&verdict.policy_hash))?;
     for part in &verdict.parts {
         let (bytes, text) = (part.bytes / 1024, part.text / 1024);
-        writeln!(out, "program   {:<16} sha256 {}  {bytes} KiB, {text} KiB text", printable(&part.name), hex(&part.hash))?;
+        writeln!(
+            out,
+            "program   {:<16} sha256 {}  {bytes} KiB, {text} KiB text",
+            printable(&part.name),
+            hex(&part.hash)
+        )?;
     }
     writeln!(out, "tables    {} facts compared with the policy, both ways", verdict.facts)?;
     if verdict.inventory.sbom.is_some() {

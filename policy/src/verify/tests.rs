@@ -2,15 +2,12 @@
 //! of the code, which finds a moved entry point.
 
 use cloister_caps::tables::Tables;
-use common::image::image;
 use sha2::{Digest, Sha256};
 
+use super::common::image::image;
 use super::derive::{Derived, derive};
 use super::image::Image;
 use super::{Verdict, facts, layout, text};
-
-#[path = "../../tests/common/mod.rs"]
-mod common;
 
 /// Whether the comparison finds that these are not the tables of the image.
 fn found(bytes: &[u8], image: &Image<'_>, derived: &Derived) -> bool {

@@ -211,7 +211,9 @@ impl World for Image {
         let check = |file: &[u8]| {
             if let Ok(verdict) = verify(file, &Against::default()) {
                 let text = verdict.text();
-                assert!(!text.is_empty() && text.chars().all(|c| is_plain(c) || c == '\n') && verdict.json().is_object());
+                assert!(
+                    !text.is_empty() && text.chars().all(|c| is_plain(c) || c == '\n') && verdict.json().is_object()
+                );
                 if verdict.holds() {
                     same_place(file, &whole);
                 }
