@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
+use crate::printable::{escaped, is_plain, printable};
+
 /// A place in the policy's text, in bytes.
 pub(crate) type Span = Range<usize>;
 
@@ -45,33 +47,27 @@ impl Diagnostic {
 
     /// A mistake of the whole file.
     pub(crate) fn of_file(message: impl Into<String>) -> Self {
-        let message = printable(&message.into());
+        let message = printable(&message.into()).into_owned();
         Diagnostic { message, span: None, label: String::new(), related: Vec::new(), help: None }
     }
 
     /// What stands at the place.
     pub(crate) fn label(mut self, label: impl Into<String>) -> Self {
-        self.label = printable(&label.into());
+        self.label = printable(&label.into()).into_owned();
         self
     }
 
     /// Another place that has to do with it.
     pub(crate) fn related(mut self, span: &Span, label: impl Into<String>) -> Self {
-        self.related.push((span.clone(), printable(&label.into())));
+        self.related.push((span.clone(), printable(&label.into()).into_owned()));
         self
     }
 
     /// What to write instead.
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(printable(&help.into()));
+        self.help = Some(printable(&help.into()).into_owned());
         self
     }
-}
-
-/// The text with control characters escaped: names come from the file, and must not steer a terminal.
-fn printable(text: &str) -> String {
-    let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
-    text.chars().map(escape).collect()
 }
 
 /// The mistakes found so far.
@@ -131,12 +127,12 @@ pub struct Report {
 impl Report {
     /// The file is a policy, and the policy does not hold.
     pub(crate) fn refused(file: &str, text: &str, log: Log) -> Self {
-        Report { file: file.into(), text: text.into(), diagnostics: log.into_sorted(), readable: true }
+        Report { file: printable(file).into_owned(), text: text.into(), diagnostics: log.into_sorted(), readable: true }
     }
 
     /// The file is no policy at all.
     pub(crate) fn unusable(file: &str, text: &str, diagnostic: Diagnostic) -> Self {
-        Report { file: file.into(), text: text.into(), diagnostics: vec![diagnostic], readable: false }
+        Report { file: printable(file).into_owned(), text: text.into(), diagnostics: vec![diagnostic], readable: false }
     }
 
     /// Whether the file could be read as TOML; if not, there is no policy to speak of.
@@ -173,7 +169,9 @@ impl Report {
         let count = self.diagnostics.len();
         let errors = if count == 1 { "1 error".to_owned() } else { format!("{count} errors") };
         out.push_str(&format!("{}: {errors}", self.file));
-        out
+        // Of the lines of the file the renderer replaces most of these characters, the escape that starts its own
+        // colours among them; the rest are escaped here.
+        escaped(&out, |c| is_plain(c) || c == '\n' || styled && c == '\u{1b}').into_owned()
     }
 
     fn group<'a>(&'a self, diagnostic: &'a Diagnostic, lines: &Lines) -> Group<'a> {

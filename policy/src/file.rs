@@ -11,11 +11,16 @@ const MAX_POLICY: u64 = 256 << 10;
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     let name = path.display();
     let file = File::open(path).map_err(|error| format!("cannot open {name}: {error}"))?;
-    let mut bytes = Vec::new();
-    // One byte more than allowed shows that the file is too large, whatever its size.
+    let too_large = || format!("{name} has more than {limit} bytes, which no file of its kind has");
+    let length = file.metadata().map_or(0, |about| about.len());
+    if length > limit {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0).saturating_add(1));
+    // A file may grow, or not say its size: one byte more than allowed shows that it is too large.
     file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot read {name}: {error}"))?;
     if bytes.len() as u64 > limit {
-        return Err(format!("{name} has more than {limit} bytes, which no file of its kind has"));
+        return Err(too_large());
     }
     Ok(bytes)
 }

@@ -16,6 +16,7 @@ mod graph;
 mod model;
 mod pack;
 mod plan;
+mod printable;
 mod prove;
 mod read;
 mod schema;
@@ -40,6 +41,7 @@ pub use explain::{Answer, Explanation, Unclear};
 pub use format::{format, format_file};
 pub use graph::Graph;
 pub use pack::{Extras, PackError, Program, pack, pack_with};
+pub use printable::{is_plain, printable, printable_json, printable_lines};
 pub use prove::Verdict;
 pub use schema::schema;
 pub use show::{Page, ShowFormat};
@@ -272,5 +274,5 @@ fn sound(name: &str, text: &str, policy: model::Policy) -> Sound {
     let hash: [u8; 32] = Sha256::digest(canonical.as_bytes()).into();
     let index = authority::Index::new(&policy);
     let lines = diagnostic::Lines::new(text);
-    Sound { file: name.to_owned(), text: text.to_owned(), policy, index, lines, canonical, hash }
+    Sound { file: printable(name).into_owned(), text: text.to_owned(), policy, index, lines, canonical, hash }
 }

@@ -283,3 +283,36 @@ fn a_broken_assertion_names_the_path() {
         }
     }
 }
+
+/// Characters that steer a terminal, or that turn the text round them: as they are, and as TOML can write them.
+#[test]
+fn a_character_that_is_not_shown_is_refused_wherever_it_is_and_never_printed() {
+    let good = std::fs::read_to_string(folder().with_file_name("good.toml")).unwrap();
+    let hidden = ['\u{1b}', '\u{7f}', '\u{9b}', '\u{202e}', '\u{2066}', '\u{200f}', '\u{200b}', '\u{feff}'];
+    for c in hidden {
+        let written = format!("\\u{:04x}", u32::from(c));
+        let assertion = |why: &str| {
+            format!("\n[[assert]]\nname = \"a\"\nwhy = \"{why}\"\nkind = \"at-most\"\nwhat = \"grants\"\nlimit = 3\n")
+        };
+        for text in [
+            format!("# {c}\n{good}"),
+            good.clone() + &assertion(&format!("x{c}x")),
+            good.clone() + &assertion(&format!("x{written}x")),
+            good.replace("\"test\"", &format!("\"te{written}st\"")),
+            good.replace("[services.driver]", &format!("[services.\"driver{written}\"]")),
+            good.replace("\"device/vif/0\"", &format!("\"device/{written}/0\"")),
+            good.replace("[\"now\"]", &format!("[\"now\", \"x{written}\"]")),
+            format!("{good}\n[assert{written}]\n"),
+        ] {
+            let report = cloister_policy::parse(&format!("file{c}.toml"), &text).err().expect("refused");
+            let shown = report.to_string();
+            // A control character in the text is no TOML, which the parser says.
+            assert!(shown.contains("that changes how text is shown") || shown.contains("not TOML"), "{shown}");
+            assert!(shown.chars().all(|c| cloister_policy::is_plain(c) || c == '\n'), "{shown:?}");
+            assert!(report.findings().all(|found| found.message.chars().all(cloister_policy::is_plain)));
+        }
+    }
+    let plain = good.replace("\"test\"", "\"test\" # größer, 中文\t");
+    cloister_policy::parse("x", &plain).unwrap();
+    cloister_policy::parse("x", &good.replace('\n', "\r\n")).unwrap();
+}

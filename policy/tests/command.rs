@@ -220,3 +220,45 @@ fn a_policy_too_large_for_an_image_can_be_analysed() {
     let output = run(&["check", "--analysis-only", "tests/bad/assertion-only.toml"]);
     assert_eq!(output.status.code(), Some(1));
 }
+
+/// Names of files are somebody's too.
+#[cfg(unix)]
+#[test]
+fn the_name_of_a_file_cannot_steer_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a\u{1b}[2J\u{202e}\n.toml");
+    let absent = folder.path().join("\u{1b}[2J\u{202e}");
+    let (path, absent) = (path.to_str().unwrap(), absent.to_str().unwrap());
+    std::fs::copy(self::folder().join("default.toml"), path).unwrap();
+    for arguments in [
+        vec!["check", path],
+        vec!["check", path, "--format", "json"],
+        vec!["check", absent, "--format", "json"],
+        vec!["show", path],
+        vec!["show", path, "--format", "html"],
+        vec!["show", path, "--format", "json"],
+        vec!["graph", path, "--format", "svg"],
+        vec!["fmt", path],
+        vec!["verify", path],
+        vec!["verify", absent],
+        vec!["sign", path, "--key", absent],
+        vec!["unused", path, "--trace", absent],
+        vec!["unused", path, "--trace", path],
+        vec!["explain", path, "\u{1b}[2J"],
+        vec!["bindings", path, "\u{1b}[2J"],
+        vec!["diff", path, absent],
+    ] {
+        let output = run(&arguments);
+        assert!(output.status.code().is_some_and(|code| code <= 2), "{arguments:?}");
+        for text in [stdout(&output), stderr(&output)] {
+            assert!(
+                text.chars().all(|c| cloister_policy::is_plain(c) || matches!(c, '\n' | '\t')),
+                "{arguments:?}: {text:?}"
+            );
+        }
+        assert!(!stdout(&output).lines().any(|line| line.starts_with(".toml")), "a line of its own: {arguments:?}");
+        if arguments.contains(&"json") {
+            serde_json::from_str::<serde_json::Value>(&stdout(&output)).unwrap();
+        }
+    }
+}

@@ -329,7 +329,7 @@ mod of_tables {
         policy_text_not_canonical: tables(|blob| blob.rewrite("priority = 50", "priority= 50 "))
             => "the embedded text is not in canonical form";
         policy_text_broken: tables(|blob| blob.rewrite("[services.driver]", "[services.driver "))
-            => "the embedded policy makes no image: it is not TOML";
+            => "the embedded policy does not hold: not TOML";
         something_behind_the_tables: tables(|blob| {
             let at = blob.start + blob.word(12);
             blob.file[at + 3] = 1;

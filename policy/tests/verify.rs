@@ -29,7 +29,10 @@ fn an_image_that_was_packed_holds() {
     assert!(verdict.facts > 200);
     let names: Vec<&str> = verdict.parts.iter().map(|part| part.name.as_str()).collect();
     assert_eq!(names, ["kernel", "driver", "manager", "store"]);
-    assert!(verdict.text().ends_with("verified: the image is the policy that it carries\n"));
+    assert!(verdict.text().contains("\nverified: the form of the file"), "{}", verdict.text());
+    assert!(
+        verdict.text().contains("\nnot shown: that the code of the kernel and of the services is the code that was")
+    );
 }
 
 /// Data that begins as zeros has an address and no bytes in the image.
@@ -72,6 +75,21 @@ fn an_image_of_another_policy_is_refused() {
     assert!(!found.is_empty() && found.iter().all(|error| error.contains("the line of the policy is")), "{found:?}");
     let found = errors_against(&image(), &Against { policy: Some("format = 1"), ..Against::default() });
     assert!(found.iter().any(|error| error.contains("the given policy does not hold")), "{found:?}");
+}
+
+/// Sizes of a policy that no address space has.
+#[test]
+fn a_given_policy_with_numbers_beyond_all_measure_is_refused() {
+    for (from, to) in [
+        ("stack = \"16K\"", "stack = \"18014398509481983K\""),
+        ("maximum = \"1M\"", "maximum = \"18014398509481983K\""),
+        ("pages = 4", "pages = 9223372036854775807"),
+        ("depth = 8", "depth = 9223372036854775807"),
+    ] {
+        assert!(GOOD.contains(from), "{from}");
+        let found = errors_against(&image(), &Against { policy: Some(&GOOD.replace(from, to)), ..Against::default() });
+        assert!(found.iter().any(|error| error.contains("the given policy does not hold")), "{to}: {found:?}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use cloister_policy::{Finding, Report, Sound, analyse, load};
 use serde::Serialize;
 
-use super::{Format, Outcome, Output, Status, hex, json};
+use super::{Format, Outcome, Output, Status, hex, json, shown};
 
 /// Check policies, and say what is wrong with them
 #[derive(clap::Args)]
@@ -77,5 +77,5 @@ fn entry(file: &Path, result: Result<(usize, String), Report>, status: Status) -
 
 fn summary(file: &Path, count: usize, hash: &str) -> String {
     let services = if count == 1 { "1 service".to_owned() } else { format!("{count} services") };
-    format!("{}: holds; {services}, hash {hash}\n", file.display())
+    format!("{}: holds; {services}, hash {hash}\n", shown(file))
 }

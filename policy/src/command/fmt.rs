@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use cloister_policy::format_file;
 
-use super::{Outcome, Status};
+use super::{Outcome, Status, shown};
 
 /// Format policies in place; comments stay
 #[derive(clap::Args)]
@@ -22,12 +22,11 @@ impl Arguments {
             let one = match format_file(file) {
                 Err(report) => Outcome { status: Status::Unusable, ..Outcome::refused(&report) },
                 Ok((text, formatted)) if text == formatted => continue,
-                Ok(_) if self.check => Outcome {
-                    status: Status::Refused,
-                    ..Outcome::holds(format!("{}: not formatted\n", file.display()))
-                },
+                Ok(_) if self.check => {
+                    Outcome { status: Status::Refused, ..Outcome::holds(format!("{}: not formatted\n", shown(file))) }
+                }
                 Ok((_, formatted)) => match std::fs::write(file, formatted) {
-                    Ok(()) => Outcome::holds(format!("{}: formatted\n", file.display())),
+                    Ok(()) => Outcome::holds(format!("{}: formatted\n", shown(file))),
                     Err(error) => Outcome::unusable(format_args!("cannot write {}: {error}", file.display())),
                 },
             };

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use super::Outcome;
+use super::{Outcome, shown};
 
 /// Write a commented policy to start from; to standard output, or to a file that does not exist yet
 #[derive(clap::Args)]
@@ -16,7 +16,7 @@ impl Arguments {
         let written = created
             .and_then(|mut open| std::io::Write::write_all(&mut open, cloister_policy::STARTING_POLICY.as_bytes()));
         match written {
-            Ok(()) => Outcome::holds(format!("{}: written\n", file.display())),
+            Ok(()) => Outcome::holds(format!("{}: written\n", shown(&file))),
             Err(error) => Outcome::unusable(format_args!("cannot write {}: {error}", file.display())),
         }
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use cloister_policy::sign;
 
-use super::Outcome;
+use super::{Outcome, shown};
 
 /// Make a new pair of keys for signing images (Ed25519)
 #[derive(clap::Args)]
@@ -32,7 +32,7 @@ impl Arguments {
         }
         write_new(&self.key, &secret, true)?;
         write_new(&public_path, &public, false)?;
-        Ok(format!("secret key {}\npublic key {}\n", self.key.display(), public_path.display()))
+        Ok(format!("secret key {}\npublic key {}\n", shown(&self.key), shown(&public_path)))
     }
 }
 

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
-use cloister_policy::{Checked, Report, load};
+use cloister_policy::{Checked, Report, load, printable, printable_json, printable_lines};
 
 /// What the command is asked to do.
 #[derive(Subcommand)]
@@ -65,7 +65,7 @@ impl Command {
         };
         // A reader that closed the pipe has seen what it wanted.
         let _ = std::io::stderr().write_all(outcome.problems.as_bytes());
-        let _ = std::io::stdout().write_all(outcome.output.as_bytes());
+        let _ = std::io::stdout().write_all(printable_lines(&outcome.output).as_bytes());
         ExitCode::from(outcome.status as u8)
     }
 }
@@ -104,7 +104,7 @@ pub enum Status {
 pub struct Outcome {
     /// For standard output.
     pub output: String,
-    /// For standard error.
+    /// For standard error. A report may be in colours: what it quotes from files is escaped where it is quoted.
     pub problems: String,
     /// How it went.
     pub status: Status,
@@ -118,14 +118,16 @@ impl Outcome {
 
     /// The input cannot be used.
     pub fn unusable(problem: impl std::fmt::Display) -> Self {
-        Outcome { output: String::new(), problems: format!("error: {problem}\n"), status: Status::Unusable }
+        let problem = problem.to_string();
+        let problems = format!("error: {}\n", printable(&problem));
+        Outcome { problems, status: Status::Unusable, ..Outcome::holds("") }
     }
 
     /// A policy that does not hold, or is none.
     pub fn refused(report: &Report) -> Self {
         let status = if report.is_readable() { Status::Refused } else { Status::Unusable };
         let styled = std::io::stderr().is_terminal();
-        Outcome { output: String::new(), problems: report.render(styled) + "\n", status }
+        Outcome { problems: report.render(styled) + "\n", status, ..Outcome::holds("") }
     }
 
     /// Loads a policy and does something with it.
@@ -135,6 +137,11 @@ impl Outcome {
             Err(report) => Outcome::refused(&report),
         }
     }
+}
+
+/// Returns the name of a file as it is printed: in one line.
+pub fn shown(path: &Path) -> String {
+    printable(&path.display().to_string()).into_owned()
 }
 
 /// Bytes in hexadecimal.
@@ -155,5 +162,6 @@ pub fn json(what: &'static str, outcome: &impl serde::Serialize) -> String {
     }
     let envelope = Envelope { version: JSON_VERSION, kind: what, result: outcome };
     // Only a map with keys that are no strings, or a value that refuses, cannot be written; there is neither.
-    serde_json::to_string_pretty(&envelope).unwrap_or_default() + "\n"
+    let text = serde_json::to_string_pretty(&envelope).unwrap_or_default() + "\n";
+    printable_json(&text).into_owned()
 }

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use cloister_policy::sign::{self, Subject};
 use cloister_policy::verify::{Against, MAX_IMAGE, verify};
 
-use super::{Outcome, Status};
+use super::{Outcome, Status, shown};
 use crate::file;
 
 /// Sign an image that verifies: its policy's hash and its own
@@ -36,14 +36,14 @@ impl Arguments {
         let verdict = verify(&image, &against).map_err(|error| format!("{}: {error}", self.image.display()))?;
         if !verdict.holds() {
             let problems = format!("{}error: what does not verify is not signed\n", verdict.text());
-            return Ok(Outcome { output: String::new(), problems, status: Status::Refused });
+            return Ok(Outcome { problems, status: Status::Refused, ..Outcome::holds("") });
         }
         let subject = Subject { policy: verdict.policy_hash, image: verdict.image_hash };
         let key = file::read_text(&self.key, sign::MAX_FILE)?;
         let signature = sign::sign(&subject, &key).map_err(|error| format!("{}: {error}", self.key.display()))?;
         let path = self.out.clone().unwrap_or_else(|| beside(&self.image));
         std::fs::write(&path, &signature).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-        Ok(Outcome::holds(format!("signature {}\n{signature}", path.display())))
+        Ok(Outcome::holds(format!("signature {}\n{signature}", shown(&path))))
     }
 }
 

@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use cloister_policy::printable;
 use cloister_policy::sign::{self, SignError, Subject};
 use cloister_policy::verify::{Against, MAX_IMAGE, Verdict, verify};
 
@@ -58,20 +59,22 @@ impl Arguments {
             std::fs::write(path, sbom).map_err(|error| format!("{}: {error}", path.display()))?;
         }
         let mut problems = String::new();
-        let mut value = verdict.json();
         if let Some(reason) = &unsigned {
-            problems = format!("error: signature: {reason}\n");
+            problems = format!("error: signature: {}\n", printable(reason));
         }
-        if self.key.is_some() {
-            value["signed"] = unsigned.is_none().into();
-        }
-        let signed = if self.key.is_some() && unsigned.is_none() { "signed: by the given key\n" } else { "" };
+        let signed = self.key.is_some() && unsigned.is_none();
         let output = match self.output.format {
-            Format::Text => verdict.text() + signed,
-            Format::Json => json("verify", &value),
+            Format::Text => verdict.text() + if signed { "signed: by the given key\n" } else { "" },
+            Format::Json => {
+                let mut value = verdict.json();
+                if self.key.is_some() {
+                    value["signed"] = signed.into();
+                }
+                json("verify", &value)
+            }
         };
         let status = if verdict.holds() && unsigned.is_none() { Status::Holds } else { Status::Refused };
-        Ok(Outcome { output, problems, status })
+        Ok(Outcome { problems, status, ..Outcome::holds(output) })
     }
 
     /// The ELF file of each service of the image, if they are to be looked at.

@@ -5,6 +5,7 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, Object, ObjectSymbol};
 
 use super::PackError;
+use super::write::NOTE_SIZE;
 
 type Header = elf::FileHeader64<LittleEndian>;
 
@@ -19,7 +20,6 @@ pub(super) struct Load<'a> {
     pub virtual_address: u64,
     pub physical_address: u64,
     pub memory_size: u64,
-    pub align: u64,
     /// Where its bytes are in the file it was read from.
     pub offset: u64,
     pub bytes: &'a [u8],
@@ -80,22 +80,32 @@ impl<'a> Program<'a> {
         }
     }
 
-    /// The offset in the file and the bytes of the note segment with the PVH entry point.
-    pub(super) fn pvh_note(&self) -> Result<(u64, &'a [u8], u64), PackError> {
+    /// Returns the segment that holds the PVH note, by its index, and the note's position in it. The note must be
+    /// all that the note segment has: whatever else stands there, a loader may act on.
+    pub(super) fn pvh_note(&self) -> Result<(usize, u64), PackError> {
         let unreadable =
             |error: object::read::Error| PackError::NotElf { program: self.name.to_owned(), reason: error.to_string() };
         let header = Header::parse(self.file).map_err(unreadable)?;
         let endian = LittleEndian;
-        for segment in header.program_headers(endian, self.file).map_err(unreadable)? {
+        let headers = header.program_headers(endian, self.file).map_err(unreadable)?;
+        let mut found = None;
+        for segment in headers.iter().filter(|segment| segment.p_type(endian) == elf::PT_NOTE) {
             let Some(mut notes) = segment.notes(endian, self.file).map_err(unreadable)? else { continue };
             while let Some(note) = notes.next().map_err(unreadable)? {
-                if note.name() == PVH_NOTE.0 && note.n_type(endian).0 == PVH_NOTE.1 {
-                    let bytes = segment.data(endian, self.file).unwrap_or_default();
-                    return Ok((segment.p_offset(endian), bytes, segment.p_align(endian)));
+                let pvh = note.name() == PVH_NOTE.0 && note.n_type(endian).0 == PVH_NOTE.1;
+                if found.is_some() || (pvh && segment.p_filesz(endian) != NOTE_SIZE) {
+                    return Err(PackError::Note);
                 }
+                found = pvh.then(|| segment.p_offset(endian));
             }
         }
-        Err(PackError::NoPvhNote)
+        let offset = found.ok_or(PackError::NoPvhNote)?;
+        let position = |load: &Load<'_>| {
+            let position = offset.checked_sub(load.offset)?;
+            (position.checked_add(NOTE_SIZE)? <= load.bytes.len() as u64).then_some(position)
+        };
+        let place = self.loads.iter().enumerate().find_map(|(index, load)| Some((index, position(load)?)));
+        place.ok_or(PackError::Note)
     }
 
     /// Where in its segments the symbol's `size` bytes are: the segment's index and the position within its bytes.
@@ -129,7 +139,6 @@ fn read_load<'a>(
         virtual_address: address,
         physical_address: segment.p_paddr(endian),
         memory_size: segment.p_memsz(endian),
-        align: segment.p_align(endian),
         offset: segment.p_offset(endian),
         bytes: segment.data(endian, file).map_err(|()| broken())?,
     };

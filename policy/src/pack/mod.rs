@@ -1,9 +1,9 @@
 //! Packing: the kernel, the programs, the tables and the data of the policy as one ELF file that a
-//! PVH loader takes. The kernel's segments stay as they are, but for the sixteen bytes that tell it where the
-//! tables are; everything else follows them in guest-physical memory, page by page.
+//! PVH loader takes. The kernel's segments stay as they are, filled up to whole pages, but for the sixteen bytes that
+//! tell it where the tables are; everything else follows them in guest-physical memory, page by page.
 
 mod elf;
-mod write;
+pub(crate) mod write;
 
 use cloister_caps::PAGE_SIZE;
 use cloister_caps::tables::{Segment, TableError, Tables};
@@ -11,9 +11,12 @@ use cloister_caps::tables::{Segment, TableError, Tables};
 use crate::Checked;
 use crate::emit::{self, Placement};
 use crate::plan::{self, PROGRAM_ROOM};
-use crate::verify::deflated;
+use crate::verify::limits::{MAX_INVENTORY, MAX_LOADS, MAX_POLICY, MAX_TABLES, MAX_TEXT};
+use crate::verify::{MAX_IMAGE, deflated, sealed};
 use elf::Load;
-use write::Piece;
+use write::{Content, Piece};
+
+use std::borrow::Cow;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 /// The symbol of the kernel that is told where the tables are: their address and length, each a `u64`.
@@ -100,6 +103,18 @@ pub enum PackError {
         /// The segment's virtual address.
         address: u64,
     },
+    /// There are pages between two segments of the kernel.
+    #[error("kernel: the segment at {address:#x} does not begin with the page behind the one before it")]
+    Apart {
+        /// The segment's virtual address.
+        address: u64,
+    },
+    /// A segment of the kernel has memory that the file has no bytes for, and is not data up to the end of a page.
+    #[error("kernel: the segment at {address:#x} is longer in memory, and is not data that ends with a page")]
+    NotWhole {
+        /// The segment's virtual address.
+        address: u64,
+    },
     /// A segment lies outside the addresses that the service's program has.
     #[error(
         "{program}: the segment at {address:#x} is outside {first:#x} to {last:#x}; link it with --defsym=IMAGE_BASE={first:#x}"
@@ -129,6 +144,19 @@ pub enum PackError {
     /// The kernel lacks the note that makes Xen start it.
     #[error("kernel: has no PVH entry note (owner Xen, type 18)")]
     NoPvhNote,
+    /// The kernel's note segment has more than the PVH note, or no segment loads it.
+    #[error("kernel: its note segment must be the PVH entry note alone, in the bytes of a loadable segment")]
+    Note,
+    /// The image would be larger than any that is verified.
+    #[error("the image has {found} {what}; at most {most} are verified")]
+    OverLimit {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much there is.
+        found: u64,
+        /// How much there may be.
+        most: u64,
+    },
     /// The kernel lacks the place for the tables' address.
     #[error("kernel: has no symbol {TABLES_SYMBOL}; is it stripped?")]
     NoTablesSymbol,
@@ -204,15 +232,44 @@ pub fn pack_with(
     }
     let blob = tables(policy, &placement)?;
     Tables::parse(&blob).map_err(PackError::Tables)?;
+    at_most("bytes of tables", blob.len() as u64, MAX_TABLES)?;
+    at_most("bytes of policy", policy.canonical.len() as u64, MAX_POLICY)?;
 
     let mut patched = kernel_pieces(&kernel);
     patch(&kernel, &mut patched, (tables_load, tables_position), tables_address, blob.len() as u64)?;
+    let (note_load, note_position) = note;
+    let note_address = kernel.loads.get(note_load).ok_or(PackError::Note)?.physical_address;
     pieces.insert(0, Piece::data(tables_address, blob));
     patched.extend(pieces);
     patched.sort_by_key(|piece| piece.physical_address);
+    let note_piece = patched.iter().position(|piece| piece.physical_address == note_address);
+    finish(kernel.entry, &patched, (note_piece.ok_or(PackError::Note)?, note_position), extras)
+}
+
+/// Writes the file and seals it.
+fn finish(entry: u64, pieces: &[Piece<'_>], note: (usize, u64), extras: &Extras<'_>) -> Result<Vec<u8>, PackError> {
+    for json in [extras.sbom, extras.unsafe_uses].into_iter().flatten() {
+        at_most("bytes in an inventory", json.len() as u64, MAX_INVENTORY)?;
+    }
+    let text = pieces.iter().filter(|piece| piece.flags & Load::EXECUTE != 0).map(|piece| piece.memory_size).sum();
+    at_most("segments", pieces.len() as u64, MAX_LOADS as u64)?;
+    at_most("bytes of text", text, MAX_TEXT)?;
+    at_most("bytes", pieces.iter().map(|piece| piece.bytes.len() as u64).sum(), MAX_IMAGE)?;
     let [sbom, unsafe_uses] = [extras.sbom, extras.unsafe_uses].map(|json| json.map(deflated));
-    let extras = Extras { sbom: sbom.as_deref(), unsafe_uses: unsafe_uses.as_deref() };
-    write::write(kernel.entry, &patched, note, &extras)
+    let content =
+        Content { entry, pieces, note, seal: [0; 32], sbom: sbom.as_deref(), unsafe_uses: unsafe_uses.as_deref() };
+    let mut out = Vec::new();
+    let seal = write::write(&content, &mut out)?;
+    at_most("bytes", out.len() as u64, MAX_IMAGE)?;
+    let unsealed = || PackError::Write("the seal has no place".into());
+    let seal = usize::try_from(seal).map_err(|_| unsealed())?;
+    let (hash, _) = sealed(&out, seal).ok_or_else(unsealed)?;
+    out.get_mut(seal..seal + hash.len()).ok_or_else(unsealed)?.copy_from_slice(&hash);
+    Ok(out)
+}
+
+fn at_most(what: &'static str, found: u64, most: u64) -> Result<(), PackError> {
+    if found > most { Err(PackError::OverLimit { what, found, most }) } else { Ok(()) }
 }
 
 fn tables(policy: &Checked, placement: &Placement) -> Result<Vec<u8>, PackError> {
@@ -267,8 +324,19 @@ fn check_kernel(kernel: &elf::Program<'_>) -> Result<u64, PackError> {
     loads.sort_by_key(|load| load.physical_address);
     let mut free = 0;
     for load in loads {
+        let (program, address) = (kernel.name.to_owned(), load.virtual_address);
         if load.physical_address < free {
-            return Err(PackError::Overlap { program: kernel.name.to_owned(), address: load.virtual_address });
+            return Err(PackError::Overlap { program, address });
+        }
+        if load.physical_address >= MAX_PHYSICAL {
+            return Err(PackError::TooLarge(load.physical_address));
+        }
+        if free > 0 && load.physical_address != round_up(free) {
+            return Err(PackError::Apart { address });
+        }
+        let whole = load.bytes.len() as u64 == load.memory_size;
+        if !(whole || load.flags & Load::WRITE != 0 && load.memory_size.is_multiple_of(PAGE)) {
+            return Err(PackError::NotWhole { address });
         }
         free = load.physical_address + load.memory_size;
         if free >= MAX_PHYSICAL {
@@ -308,36 +376,36 @@ fn table_flags(flags: u32) -> u8 {
 }
 
 /// A program's bytes in the image: never writable there, since the kernel copies what a service may write.
-fn program_piece(load: &Load<'_>, segment: &Segment) -> Piece {
+fn program_piece<'a>(load: &Load<'_>, segment: &Segment) -> Piece<'a> {
     let mut bytes = load.bytes.to_vec();
     bytes.resize(segment.file_size as usize, 0);
     Piece {
-        flags: load.flags & !Load::WRITE,
+        flags: load.flags & 7 & !Load::WRITE,
         virtual_address: load.virtual_address,
         ..Piece::data(segment.image, bytes)
     }
 }
 
-fn kernel_pieces(kernel: &elf::Program<'_>) -> Vec<Piece> {
-    kernel
-        .loads
-        .iter()
-        .map(|load| Piece {
-            flags: load.flags,
+/// The kernel's bytes in the image, filled up to whole pages: its segments have these to themselves.
+fn kernel_pieces<'a>(kernel: &elf::Program<'a>) -> Vec<Piece<'a>> {
+    let piece = |load: &Load<'a>| {
+        let mut bytes = load.bytes.to_vec();
+        bytes.resize(bytes.len().next_multiple_of(PAGE as usize), 0);
+        Piece {
+            flags: load.flags & 7,
             virtual_address: load.virtual_address,
             physical_address: load.physical_address,
-            memory_size: load.memory_size,
-            align: load.align,
-            source: Some(load.offset),
-            bytes: load.bytes.to_vec(),
-        })
-        .collect()
+            memory_size: round_up(load.memory_size),
+            bytes: Cow::Owned(bytes),
+        }
+    };
+    kernel.loads.iter().map(piece).collect()
 }
 
 /// Tells the kernel where the tables are.
 fn patch(
     kernel: &elf::Program<'_>,
-    pieces: &mut [Piece],
+    pieces: &mut [Piece<'_>],
     (load, position): (usize, usize),
     address: u64,
     length: u64,
@@ -345,7 +413,7 @@ fn patch(
     let writable = kernel.loads.get(load).is_none_or(|load| load.flags & Load::WRITE != 0);
     let place = pieces
         .get_mut(load)
-        .and_then(|piece| piece.bytes.get_mut(position..position + 16))
+        .and_then(|piece| piece.bytes.to_mut().get_mut(position..position + 16))
         .filter(|place| !writable && place.iter().all(|byte| *byte == 0))
         .ok_or(PackError::TablesSymbolPlace)?;
     let (low, high) = place.split_at_mut(8);

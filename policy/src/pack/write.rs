@@ -1,26 +1,35 @@
-//! Writing the packed ELF file: headers, each piece at an offset that agrees with its address modulo a page, and behind
-//! them sections that no segment loads, the seal among them.
+//! The one form of an image's file, from what is in it: headers, each piece at an offset that agrees with its address
+//! modulo a page, zeros between them, and behind them sections that no segment loads, the seal among them.
+//!
+//! The packer writes it, and `verify` writes it again from what it understood of a file, and compares: so there is no
+//! byte of a verified file that another reader could understand otherwise.
+
+use std::borrow::Cow;
 
 use object::write::StringId;
+use object::write::WritableBuffer;
 use object::write::elf::{FileHeader, ProgramHeader, SectionHeader, Writer};
 use object::{Endianness, elf};
 
-use super::{Extras, PAGE, PackError};
-use crate::verify::{SBOM, SEAL, UNSAFE, sealed};
+use super::{PAGE, PackError};
+use crate::verify::{SBOM, SEAL, UNSAFE};
+
+/// Bytes of the note by which Xen finds the PVH entry point.
+pub(crate) const NOTE_SIZE: u64 = 20;
+/// Xen walks notes by four bytes (`elf_note_next`), whatever the program header says.
+const NOTE_ALIGN: u64 = 4;
 
 /// One loadable segment of the image.
-pub(super) struct Piece {
+pub(crate) struct Piece<'a> {
+    /// `p_flags`: bit 0 executable, bit 1 writable, bit 2 readable.
     pub flags: u32,
     pub virtual_address: u64,
     pub physical_address: u64,
     pub memory_size: u64,
-    pub align: u64,
-    /// Its offset in the kernel's file, if it is from there.
-    pub source: Option<u64>,
-    pub bytes: Vec<u8>,
+    pub bytes: Cow<'a, [u8]>,
 }
 
-impl Piece {
+impl Piece<'_> {
     /// Read-only bytes at an address, filled up to whole pages with zeros, so that every byte of every page
     /// that is mapped is in the file.
     pub(super) fn data(address: u64, mut bytes: Vec<u8>) -> Self {
@@ -30,15 +39,26 @@ impl Piece {
             virtual_address: address,
             physical_address: address,
             memory_size: bytes.len() as u64,
-            align: PAGE,
-            source: None,
-            bytes,
+            bytes: Cow::Owned(bytes),
         }
     }
 }
 
+/// What is in an image: all that its file says.
+pub(crate) struct Content<'a> {
+    pub entry: u64,
+    /// In the order of their physical addresses.
+    pub pieces: &'a [Piece<'a>],
+    /// The piece with the PVH note, and the note's position in it.
+    pub note: (usize, u64),
+    pub seal: [u8; 32],
+    /// Zlib streams of JSON.
+    pub sbom: Option<&'a [u8]>,
+    pub unsafe_uses: Option<&'a [u8]>,
+}
+
 /// The file offset of each piece. Loaders take `p_offset` and `p_vaddr` to be equal modulo a page.
-fn offsets(pieces: &[Piece], headers_end: u64) -> Vec<u64> {
+fn offsets(pieces: &[Piece<'_>], headers_end: u64) -> Vec<u64> {
     let mut next = headers_end;
     pieces
         .iter()
@@ -57,15 +77,13 @@ struct Attached<'a> {
     bytes: &'a [u8],
 }
 
-/// Writes the image. The note is the kernel's: offset in its file, bytes, alignment.
-pub(super) fn write(
-    entry: u64,
-    pieces: &[Piece],
-    (note_source, note, note_align): (u64, &[u8], u64),
-    extras: &Extras<'_>,
-) -> Result<Vec<u8>, PackError> {
-    let mut out = Vec::new();
-    let mut writer = Writer::new(Endianness::Little, true, &mut out);
+/// Writes the file to `out`. Returns the offset of the seal.
+///
+/// # Errors
+/// The ELF writer refuses the content.
+pub(crate) fn write(content: &Content<'_>, out: &mut dyn WritableBuffer) -> Result<u64, PackError> {
+    let pieces = content.pieces;
+    let mut writer = Writer::new(Endianness::Little, true, out);
     writer.reserve_file_header();
     writer.reserve_program_headers(pieces.len() as u32 + 1);
     let offsets = offsets(pieces, writer.reserved_len());
@@ -73,14 +91,7 @@ pub(super) fn write(
         writer.reserve_until(*offset);
         writer.reserve(piece.bytes.len() as u64, 1);
     }
-    // A note is usually part of a segment, and then stays part of it.
-    let within = pieces.iter().zip(&offsets).find_map(|(piece, offset)| {
-        let position = note_source.checked_sub(piece.source?)?;
-        let fits = position + note.len() as u64 <= piece.bytes.len() as u64;
-        fits.then_some((offset + position, piece.virtual_address + position, piece.physical_address + position))
-    });
-    let place = within.unwrap_or_else(|| (writer.reserve(note.len() as u64, note_align.clamp(1, 8)), 0, 0));
-    let (attached, seal) = attach(&mut writer, extras)?;
+    let attached = attach(&mut writer, content)?;
 
     writer
         .write_file_header(&FileHeader {
@@ -88,48 +99,38 @@ pub(super) fn write(
             abi_version: 0,
             e_type: elf::ET_EXEC,
             e_machine: elf::EM_X86_64,
-            e_entry: entry,
+            e_entry: content.entry,
             e_flags: elf::FileFlags(0),
         })
         .map_err(refused)?;
-    write_program_headers(&mut writer, pieces, &offsets, place, (note, note_align));
+    write_program_headers(&mut writer, content, &offsets)?;
     for (piece, offset) in pieces.iter().zip(&offsets) {
         writer.pad_until(*offset);
         writer.write(&piece.bytes);
     }
-    if within.is_none() {
-        writer.write_align(note_align.clamp(1, 8));
-        writer.write(note);
-    }
     write_attached(&mut writer, &attached);
-    let unsealed = || PackError::Write("the seal has no place".into());
-    let seal = usize::try_from(seal).map_err(|_| unsealed())?;
-    let hash = sealed(&out, seal).ok_or_else(unsealed)?;
-    out.get_mut(seal..seal + hash.len()).ok_or_else(unsealed)?.copy_from_slice(&hash);
-    Ok(out)
+    Ok(attached.first().map_or(0, |seal| seal.offset))
 }
 
 fn refused(error: object::write::Error) -> PackError {
     PackError::Write(error.to_string())
 }
 
-/// Reserves what is attached; answers it and the offset of the seal.
-fn attach<'a>(writer: &mut Writer<'a>, extras: &Extras<'a>) -> Result<(Vec<Attached<'a>>, u64), PackError> {
-    const NO_SEAL_YET: &[u8] = &[0; 32];
+/// Reserves what is attached, the seal first.
+fn attach<'a>(writer: &mut Writer<'a>, content: &'a Content<'a>) -> Result<Vec<Attached<'a>>, PackError> {
     let mut attached = Vec::new();
     writer.reserve_null_section_index();
-    let all = [(SEAL, Some(NO_SEAL_YET)), (SBOM, extras.sbom), (UNSAFE, extras.unsafe_uses)];
+    let all = [(SEAL, Some(&content.seal[..])), (SBOM, content.sbom), (UNSAFE, content.unsafe_uses)];
     for (name, bytes) in all.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))) {
         let name = writer.add_section_name(name.as_bytes());
         writer.reserve_section_index();
         let offset = writer.reserve(bytes.len() as u64, 8);
         attached.push(Attached { name, offset, bytes });
     }
-    let seal = attached.first().map_or(0, |seal| seal.offset);
     writer.reserve_shstrtab_section_index();
     writer.reserve_shstrtab().map_err(refused)?;
     writer.reserve_section_headers();
-    Ok((attached, seal))
+    Ok(attached)
 }
 
 fn write_attached(writer: &mut Writer<'_>, attached: &[Attached<'_>]) {
@@ -157,25 +158,23 @@ fn write_attached(writer: &mut Writer<'_>, attached: &[Attached<'_>]) {
     writer.write_shstrtab_section_header();
 }
 
-fn write_program_headers(
-    writer: &mut Writer<'_>,
-    pieces: &[Piece],
-    offsets: &[u64],
-    (note_offset, note_virtual, note_physical): (u64, u64, u64),
-    (note, note_align): (&[u8], u64),
-) {
+fn write_program_headers(writer: &mut Writer<'_>, content: &Content<'_>, offsets: &[u64]) -> Result<(), PackError> {
+    let (index, position) = content.note;
+    let note = content.pieces.get(index).zip(offsets.get(index)).ok_or(PackError::NoPvhNote)?;
+    let (piece, offset) = note;
+    let at = |start: u64| start.wrapping_add(position);
     writer.write_align_program_headers();
     writer.write_program_header(&ProgramHeader {
         p_type: elf::PT_NOTE,
         p_flags: elf::PF_R,
-        p_offset: note_offset,
-        p_vaddr: note_virtual,
-        p_paddr: note_physical,
-        p_filesz: note.len() as u64,
-        p_memsz: note.len() as u64,
-        p_align: note_align,
+        p_offset: at(*offset),
+        p_vaddr: at(piece.virtual_address),
+        p_paddr: at(piece.physical_address),
+        p_filesz: NOTE_SIZE,
+        p_memsz: NOTE_SIZE,
+        p_align: NOTE_ALIGN,
     });
-    for (piece, offset) in pieces.iter().zip(offsets) {
+    for (piece, offset) in content.pieces.iter().zip(offsets) {
         writer.write_program_header(&ProgramHeader {
             p_type: elf::PT_LOAD,
             p_flags: elf::ProgramFlags(piece.flags),
@@ -184,7 +183,8 @@ fn write_program_headers(
             p_paddr: piece.physical_address,
             p_filesz: piece.bytes.len() as u64,
             p_memsz: piece.memory_size,
-            p_align: piece.align,
+            p_align: PAGE,
         });
     }
+    Ok(())
 }

@@ -5,10 +5,11 @@ mod assertions;
 mod entries;
 mod value;
 
-use toml_edit::Document;
+use toml_edit::{Document, Item, TableLike, Value};
 
 use crate::diagnostic::{Diagnostic, Log, Report, Span, Spanned};
 use crate::model::{Named, Policy, Section};
+use crate::printable::{first_hidden, is_plain};
 use value::{Field, Key, Table};
 
 pub(crate) use value::{list, render_size};
@@ -46,6 +47,7 @@ pub(crate) fn read(file: &str, text: &str, log: &mut Log) -> Result<Policy, Repo
         let span = error.span().unwrap_or(0..0);
         Report::unusable(file, text, Diagnostic::at(&span, format!("not TOML: {}", error.message())))
     })?;
+    hidden_in_table(document.as_table(), &(0..0), log);
     let root = Table::root(document.as_table());
     root.only(&SECTIONS, log);
     let [format, image, domains, services, regions, queues, ports, grants, xenstore, assert] = SECTIONS;
@@ -67,7 +69,45 @@ pub(crate) fn read(file: &str, text: &str, log: &mut Log) -> Result<Policy, Repo
     })
 }
 
-/// Whether a text is one that a policy could be: not too long, and not empty.
+/// Logs each key and string that says a character that is not shown, as `"\u202e"` does: what is printed of the policy
+/// must be what it says.
+fn hidden_in_table(table: &dyn TableLike, span: &Span, log: &mut Log) {
+    for (name, item) in table.iter() {
+        let key = table.key(name).and_then(toml_edit::Key::span).unwrap_or(span.clone());
+        hidden(name, &key, log);
+        match item {
+            Item::Value(value) => hidden_in_value(value, &key, log),
+            Item::Table(table) => hidden_in_table(table, &key, log),
+            Item::ArrayOfTables(tables) => tables.iter().for_each(|table| hidden_in_table(table, &key, log)),
+            Item::None => {}
+        }
+    }
+}
+
+fn hidden_in_value(value: &Value, span: &Span, log: &mut Log) {
+    let span = value.span().unwrap_or(span.clone());
+    match value {
+        Value::String(text) => hidden(text.value(), &span, log),
+        Value::Array(array) => array.iter().for_each(|value| hidden_in_value(value, &span, log)),
+        Value::InlineTable(table) => hidden_in_table(table, &span, log),
+        _ => {}
+    }
+}
+
+fn hidden(text: &str, span: &Span, log: &mut Log) {
+    if let Some(c) = text.chars().find(|c| !is_plain(*c)) {
+        log.push(hidden_character(c, span));
+    }
+}
+
+fn hidden_character(c: char, span: &Span) -> Diagnostic {
+    let name = c.escape_unicode();
+    Diagnostic::at(span, format!("`{name}` is a control character, or one that changes how text is shown"))
+        .label("not shown as it is")
+        .help("leave it out: who reads the policy must see what it says")
+}
+
+/// Whether a text is one that a policy could be: not too long, not empty, and all of it visible.
 pub(crate) fn readable(file: &str, text: &str) -> Result<(), Report> {
     if text.len() > MAX_FILE {
         let problem = format!("the file has {} bytes; a policy has at most {MAX_FILE}", text.len());
@@ -76,6 +116,9 @@ pub(crate) fn readable(file: &str, text: &str) -> Result<(), Report> {
     if text.trim().is_empty() {
         let problem = Diagnostic::of_file("the file is empty").help("a policy starts with `format = 1`");
         return Err(Report::unusable(file, "", problem));
+    }
+    if let Some((at, c)) = first_hidden(text) {
+        return Err(Report::unusable(file, text, hidden_character(c, &(at..at + c.len_utf8()))));
     }
     Ok(())
 }

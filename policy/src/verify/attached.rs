@@ -1,15 +1,21 @@
 //! What the packer attaches to an image in sections that no segment loads: the seal, the SBOM and the inventory of
 //! `unsafe`. They cost the guest no memory, and the kernel does not know of them.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::io::Read;
 
 use flate2::Compression;
-use flate2::read::{ZlibDecoder, ZlibEncoder};
-use serde_json::Value;
+use flate2::bufread::ZlibDecoder;
+use flate2::read::ZlibEncoder;
+use serde::de::{self, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
 
 use super::image::{Image, section};
+use super::limits::{MAX_ENTRIES, MAX_ERRORS, MAX_INVENTORY, MAX_WORD};
 use super::{Finding, Verdict};
+use crate::printable::is_plain;
 
 /// SHA-256 of the file, with its own bytes taken as zeros.
 pub(crate) const SEAL: &str = ".cloister.seal";
@@ -47,53 +53,57 @@ pub(crate) const COUNTS: [&str; 4] = ["blocks", "functions", "traits", "implemen
 
 /// Checks the seal and reads the inventories.
 pub(super) fn check(image: &Image<'_>, verdict: &mut Verdict) {
-    check_seal(image.file, &mut verdict.findings);
+    check_seal(image.file, verdict);
     match section(image.file, SBOM) {
-        Some((_, bytes)) => match inflated(bytes).as_deref().and_then(read_sbom) {
-            Some((text, components)) => {
+        Some((_, bytes)) => match inflated(bytes).and_then(|json| read_sbom(&json)) {
+            Ok((text, components)) => {
                 verdict.inventory.sbom = Some(text);
                 verdict.inventory.components = components;
             }
-            None => verdict.findings.push(Finding::error("attached", "the SBOM is not CycloneDX in JSON")),
+            Err(reason) => verdict.error("attached", format!("the SBOM is not CycloneDX in JSON: {reason}")),
         },
         None => verdict.findings.push(Finding::notice("attached", "the image carries no SBOM")),
     }
     match section(image.file, UNSAFE) {
-        Some((_, bytes)) => match inflated(bytes).as_deref().and_then(read_unsafe) {
-            Some(uses) => verdict.inventory.unsafe_uses = uses,
-            None => {
-                verdict.findings.push(Finding::error("attached", "the inventory of `unsafe` cannot be read"));
+        Some((_, bytes)) => match inflated(bytes).and_then(|json| read_unsafe(&json)) {
+            Ok(uses) => verdict.inventory.unsafe_uses = uses,
+            Err(reason) => {
+                verdict.error("attached", format!("the inventory of `unsafe` cannot be read: {reason}"));
             }
         },
         None => verdict.findings.push(Finding::notice("attached", "the image carries no inventory of `unsafe`")),
     }
 }
 
-fn check_seal(file: &[u8], findings: &mut Vec<Finding>) {
+/// Checks the seal, and takes the hash of the file on the way: all of it is read once for both.
+fn check_seal(file: &[u8], verdict: &mut Verdict) {
     let place = section(file, SEAL).and_then(|(offset, bytes)| {
         let start = usize::try_from(offset).ok()?;
-        Some((start, <[u8; 32]>::try_from(bytes).ok()?))
+        Some((sealed(file, start)?, bytes))
     });
-    match place {
-        Some((start, seal)) if sealed(file, start) == Some(seal) => {}
-        Some(_) => {
-            findings.push(Finding::error("seal", "the file is not as it was packed: its bytes do not match its seal"));
-        }
-        None => findings.push(Finding::error("seal", "the file has no seal: the packer gives every image one")),
+    let Some(((hash, whole), seal)) = place else {
+        verdict.error("seal", "the file has no seal: the packer gives every image one");
+        return;
+    };
+    verdict.image_hash = whole;
+    if seal != hash {
+        verdict.error("seal", "the file is not as it was packed: its bytes do not match its seal");
     }
 }
 
-/// The hash of a file in which the seal's bytes are zeros.
-pub(crate) fn sealed(file: &[u8], seal: usize) -> Option<[u8; 32]> {
-    let mut hash = Sha256::new();
-    hash.update(file.get(..seal)?);
-    hash.update([0; 32]);
-    hash.update(file.get(seal.checked_add(32)?..)?);
-    Some(hash.finalize().into())
+/// Returns the hash of a file in which the seal's bytes are zeros, and that of the file as it is.
+pub(crate) fn sealed(file: &[u8], seal: usize) -> Option<([u8; 32], [u8; 32])> {
+    let (before, rest) = file.split_at_checked(seal)?;
+    let (own, behind) = rest.split_at_checked(32)?;
+    let mut whole = Sha256::new();
+    whole.update(before);
+    let mut emptied = whole.clone();
+    for (hash, middle) in [(&mut whole, own), (&mut emptied, &[0; 32][..])] {
+        hash.update(middle);
+        hash.update(behind);
+    }
+    Some((emptied.finalize().into(), whole.finalize().into()))
 }
-
-/// The largest inventory that is read, in bytes.
-const LARGEST: u64 = 16 << 20;
 
 /// An inventory as it is attached: a zlib stream (RFC 1950), as `cargo-auditable` attaches its own.
 pub(crate) fn deflated(json: &[u8]) -> Vec<u8> {
@@ -104,20 +114,125 @@ pub(crate) fn deflated(json: &[u8]) -> Vec<u8> {
     out
 }
 
-fn inflated(bytes: &[u8]) -> Option<Vec<u8>> {
+/// Reads a stream that is all there is, and of no more than the largest inventory.
+fn inflated(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
-    ZlibDecoder::new(bytes).take(LARGEST).read_to_end(&mut out).ok()?;
-    Some(out)
+    let mut decoder = ZlibDecoder::new(bytes);
+    decoder
+        .by_ref()
+        .take(MAX_INVENTORY + 1)
+        .read_to_end(&mut out)
+        .map_err(|error| format!("it is no zlib stream: {error}"))?;
+    if out.len() as u64 > MAX_INVENTORY {
+        return Err(format!("it has more than {MAX_INVENTORY} bytes"));
+    }
+    if decoder.total_in() != bytes.len() as u64 {
+        return Err("there is something behind its end".into());
+    }
+    Ok(out)
 }
 
-fn read_sbom(bytes: &[u8]) -> Option<(String, Vec<String>)> {
-    let value: Value = serde_json::from_slice(bytes).ok()?;
-    let format = value.get("bomFormat")?.as_str()? == "CycloneDX" && value.get("specVersion")?.is_string();
-    let components = value.get("components")?.as_array()?;
-    let name = |component: &Value| Some(component.get("name")?.as_str()?.to_owned());
-    let names = components.iter().map(name).collect::<Option<Vec<String>>>()?;
-    let text = std::str::from_utf8(bytes).ok()?;
-    format.then(|| (text.to_owned(), names))
+/// Any JSON, of whose strings and keys each character is shown as it is.
+struct Shown;
+
+impl<'de> Deserialize<'de> for Shown {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Shown)
+    }
+}
+
+impl<'de> Visitor<'de> for Shown {
+    type Value = Shown;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Shown, E> {
+        match text.chars().find(|c| !is_plain(*c) && !matches!(c, '\n' | '\t')) {
+            Some(c) => Err(E::custom(format_args!("it has the character {}, which is not shown", c.escape_unicode()))),
+            None => Ok(Shown),
+        }
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Shown, E> {
+        Ok(Shown)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Shown, E> {
+        Ok(Shown)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Shown, E> {
+        Ok(Shown)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Shown, E> {
+        Ok(Shown)
+    }
+
+    fn visit_unit<E>(self) -> Result<Shown, E> {
+        Ok(Shown)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Shown, A::Error> {
+        while items.next_element::<Shown>()?.is_some() {}
+        Ok(Shown)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Shown, A::Error> {
+        while entries.next_entry::<Shown, Shown>()?.is_some() {}
+        Ok(Shown)
+    }
+}
+
+/// A name or a version: what is printed in a line.
+struct Word(String);
+
+impl<'de> Deserialize<'de> for Word {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text.len() > MAX_WORD || !text.chars().all(is_plain) {
+            let reason = format_args!("a name or version is longer than {MAX_WORD} bytes, or not one line");
+            return Err(de::Error::custom(reason));
+        }
+        Ok(Word(text))
+    }
+}
+
+/// Reads JSON: all of it as text that is shown, and then what is looked for.
+fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
+    serde_json::from_slice::<Shown>(bytes).map_err(|error| error.to_string())?;
+    serde_json::from_slice(bytes).map_err(|error| error.to_string())
+}
+
+fn few<T>(items: &[T]) -> Result<(), String> {
+    if items.len() > MAX_ENTRIES { Err(format!("it has more than {MAX_ENTRIES} entries")) } else { Ok(()) }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Sbom {
+    bom_format: Word,
+    #[serde(rename = "specVersion")]
+    _spec_version: Word,
+    components: Vec<Component>,
+}
+
+#[derive(Deserialize)]
+struct Component {
+    name: Word,
+}
+
+fn read_sbom(bytes: &[u8]) -> Result<(String, Vec<String>), String> {
+    let sbom: Sbom = read_json(bytes)?;
+    if sbom.bom_format.0 != "CycloneDX" {
+        return Err("its format is another".into());
+    }
+    few(&sbom.components)?;
+    let names = sbom.components.into_iter().map(|component| component.name.0).collect();
+    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    Ok((text.to_owned(), names))
 }
 
 impl Inventory {
@@ -127,38 +242,55 @@ impl Inventory {
         if self.sbom.is_none() {
             return found;
         }
-        for program in programs.iter().filter(|program| !self.components.contains(program)) {
+        let components: BTreeSet<&str> = self.components.iter().map(String::as_str).collect();
+        for program in programs.iter().filter(|program| !components.contains(program.as_str())) {
             found.push(Finding::error("attached", format!("the SBOM does not list the program {program}")));
         }
-        let counted: Vec<&String> = self.unsafe_uses.iter().map(|item| &item.name).collect();
-        for name in self.components.iter().filter(|name| !counted.is_empty() && !counted.contains(name)) {
+        let counted: BTreeSet<&str> = self.unsafe_uses.iter().map(|item| item.name.as_str()).collect();
+        let missing = self.components.iter().filter(|name| !counted.is_empty() && !counted.contains(name.as_str()));
+        let said = self.unsafe_uses.iter().filter(|item| item.forbids && item.counts != [0; 4]);
+        for name in missing.take(MAX_ERRORS) {
             found.push(Finding::error("attached", format!("the inventory of `unsafe` does not count {name}")));
         }
-        for item in self.unsafe_uses.iter().filter(|item| item.forbids && item.counts != [0; 4]) {
+        for item in said.take(MAX_ERRORS) {
             found.push(Finding::error("attached", format!("{} forbids `unsafe` and is said to have it", item.name)));
         }
         found
     }
 }
 
-fn read_unsafe(bytes: &[u8]) -> Option<Vec<UnsafeUse>> {
-    let value: Value = serde_json::from_slice(bytes).ok()?;
-    if value.get("format")? != "cloister-unsafe" || value.get("version")? != 1 {
-        return None;
+#[derive(Deserialize)]
+struct UnsafeUses {
+    format: Word,
+    version: u64,
+    crates: Vec<CrateUses>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct CrateUses {
+    name: Word,
+    crate_version: Word,
+    forbids: bool,
+    blocks: u64,
+    functions: u64,
+    traits: u64,
+    implementations: u64,
+}
+
+fn read_unsafe(bytes: &[u8]) -> Result<Vec<UnsafeUse>, String> {
+    let uses: UnsafeUses = read_json(bytes)?;
+    if uses.format.0 != "cloister-unsafe" || uses.version != 1 {
+        return Err("its format is another".into());
     }
-    let read = |item: &Value| {
-        let mut counts = [0; 4];
-        for (count, name) in counts.iter_mut().zip(COUNTS) {
-            *count = item.get(name)?.as_u64()?;
-        }
-        Some(UnsafeUse {
-            name: item.get("name")?.as_str()?.to_owned(),
-            version: item.get("crate-version")?.as_str()?.to_owned(),
-            forbids: item.get("forbids")?.as_bool()?,
-            counts,
-        })
+    few(&uses.crates)?;
+    let read = |item: CrateUses| UnsafeUse {
+        name: item.name.0,
+        version: item.crate_version.0,
+        forbids: item.forbids,
+        counts: [item.blocks, item.functions, item.traits, item.implementations],
     };
-    value.get("crates")?.as_array()?.iter().map(read).collect()
+    Ok(uses.crates.into_iter().map(read).collect())
 }
 
 #[cfg(test)]
@@ -170,9 +302,37 @@ mod tests {
         let json = br#"{"format":"cloister-unsafe","version":1,"crates":[]}"#.repeat(40);
         let small = deflated(&json);
         assert!(small.len() * 4 < json.len());
-        assert_eq!(inflated(&small), Some(json.clone()));
-        assert_eq!((inflated(&json), inflated(&small[..small.len() - 5])), (None, None));
-        let bomb = deflated(&vec![b' '; LARGEST as usize + 1]);
-        assert_eq!(inflated(&bomb).map(|bytes| bytes.len() as u64), Some(LARGEST));
+        assert_eq!(inflated(&small), Ok(json.clone()));
+        assert!(inflated(&json).is_err() && inflated(&small[..small.len() - 5]).is_err());
+        let behind = [&small[..], &[0]].concat();
+        assert_eq!(inflated(&behind), Err("there is something behind its end".into()));
+        let largest = deflated(&vec![b' '; MAX_INVENTORY as usize]);
+        assert_eq!(inflated(&largest).map(|bytes| bytes.len() as u64), Ok(MAX_INVENTORY));
+        let bomb = deflated(&vec![b' '; MAX_INVENTORY as usize + 1]);
+        assert_eq!(inflated(&bomb), Err(format!("it has more than {MAX_INVENTORY} bytes")));
+    }
+
+    #[test]
+    fn an_inventory_has_no_character_that_is_not_shown_in_whatever_string() {
+        let uses = |version: &str| {
+            format!(
+                r#"{{"format":"cloister-unsafe","version":1,"crates":[{{"name":"a","crate-version":"{version}","forbids":true,
+                "blocks":0,"functions":0,"traits":0,"implementations":0}}]}}"#
+            )
+        };
+        assert_eq!(read_unsafe(uses("1.0.0").as_bytes()).map(|uses| uses.len()), Ok(1));
+        for odd in [r"\u001b[2J", r"\u202e", "\u{202e}", r"\u009b", r"\n", "\u{200b}"] {
+            assert!(read_unsafe(uses(odd).as_bytes()).is_err(), "{odd}");
+            let elsewhere = format!(
+                r#"{{"bomFormat":"CycloneDX","specVersion":"1.6","components":[],"a":[{{"b{odd}":1}}],"c":"{odd}"}}"#
+            );
+            // A line may end in a text that is only given out.
+            assert_eq!(read_sbom(elsewhere.as_bytes()).is_ok(), odd == r"\n", "{odd}");
+        }
+        let twice = r#"{"bomFormat":"CycloneDX","specVersion":"1.6","components":[],"components":[]}"#;
+        assert!(read_sbom(twice.as_bytes()).err().unwrap().contains("duplicate"));
+        let deep =
+            format!(r#"{{"bomFormat":"CycloneDX","specVersion":"1.6","components":[],"a":{}"#, "[".repeat(100_000));
+        assert!(read_sbom(deep.as_bytes()).is_err());
     }
 }

@@ -7,11 +7,14 @@
 //! never at where it was called from, but in the compiled code it must not be. All others fault in ring 3: they are
 //! refused where the compiled code has them, and counted where only a jump into the middle of an instruction would.
 
+use std::collections::HashMap;
+
 use cloister_caps::abi::KERNEL_ADDRESSES;
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
 use super::image::Load;
-use super::{Finding, Hit};
+use super::limits::{MAX_ERRORS, MAX_HITS};
+use super::{Finding, Hit, Unaligned, Verdict};
 
 /// An instruction of more bytes does not exist.
 const LONGEST: usize = 15;
@@ -56,13 +59,17 @@ fn loads_segment(instruction: &Instruction) -> bool {
     to_segment && matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop)
 }
 
-/// The mnemonic, and which special register it moves.
-fn name(instruction: &Instruction) -> String {
-    let special = (0..instruction.op_count())
+/// The special register that an instruction moves.
+fn special_register(instruction: &Instruction) -> Option<Register> {
+    (0..instruction.op_count())
         .map(|operand| instruction.op_register(operand))
-        .find(|register| register.is_cr() || register.is_dr() || register.is_segment_register());
+        .find(|register| register.is_cr() || register.is_dr() || register.is_segment_register())
+}
+
+/// The mnemonic, and which special register it moves.
+fn name(mnemonic: Mnemonic, special: Option<Register>) -> String {
     let register = special.map_or_else(String::new, |register| format!(" {register:?}"));
-    format!("{:?}{register}", instruction.mnemonic()).to_lowercase()
+    format!("{mnemonic:?}{register}").to_lowercase()
 }
 
 fn is_far(instruction: &Instruction) -> bool {
@@ -82,31 +89,62 @@ pub(super) struct Program<'a> {
     pub kernel: std::ops::Range<u64>,
 }
 
+/// What a scan found, so far.
+#[derive(Default)]
+struct Scan {
+    findings: Vec<Finding>,
+    hits: Vec<Hit>,
+    /// Of the instructions that are not refused: number and first address, by mnemonic and special register.
+    unaligned: HashMap<(Mnemonic, Option<Register>), (u64, u64)>,
+    /// Places of the stub: number, and the second one.
+    stubs: (usize, u64),
+    /// Bytes that are no instruction: number, and the first one.
+    undecodable: (u64, u64),
+    refused: usize,
+    /// Hits that the verdict has room for.
+    room: usize,
+}
+
+impl Scan {
+    /// Returns `true` if more was found than anybody reads.
+    fn is_over(&self) -> bool {
+        self.findings.len() + self.refused >= MAX_ERRORS
+    }
+}
+
 impl Program<'_> {
     /// Checks all of it.
-    pub(super) fn check(&self, findings: &mut Vec<Finding>, hits: &mut Vec<Hit>) {
-        self.check_entry(findings);
-        let mut stubs = Vec::new();
-        let mut undecodable = Vec::new();
+    pub(super) fn check(&self, verdict: &mut Verdict) {
+        let mut scan = Scan { room: MAX_HITS.saturating_sub(verdict.hits.len()), ..Scan::default() };
+        self.check_entry(&mut scan.findings);
         for load in &self.loads {
-            self.check_words(load, findings);
+            self.check_words(load, &mut scan.findings);
             if load.execute {
-                self.scan(load, &mut stubs, &mut undecodable, findings, hits);
+                self.scan(load, &mut scan);
             }
         }
-        if let [first, ..] = undecodable[..] {
-            findings.push(self.notice(format!(
-                "bytes in the text that are no instruction: {}, the first at {first:#x}",
-                undecodable.len()
+        if scan.is_over() {
+            scan.findings.push(self.error(format!("more than {MAX_ERRORS} errors; the rest of it was not looked at")));
+        }
+        let (count, first) = scan.undecodable;
+        if count > 0 {
+            scan.findings.push(
+                self.notice(format!("bytes in the text that are no instruction: {count}, the first at {first:#x}")),
+            );
+        }
+        let (count, second) = scan.stubs;
+        if count > 1 {
+            scan.findings.push(self.error(format!(
+                "the text holds `syscall` in {count} places, the second at {second:#x}; the runtime's stub is one place"
             )));
         }
-        if stubs.len() > 1 {
-            findings.push(self.error(format!(
-                "the text holds `syscall` in {} places, the second at {:#x}; the runtime's stub is one place",
-                stubs.len(),
-                stubs[1]
-            )));
-        }
+        verdict.findings.append(&mut scan.findings);
+        verdict.hits.append(&mut scan.hits);
+        let unaligned = scan.unaligned.into_iter().map(|((mnemonic, register), (count, first))| {
+            let mnemonic = name(mnemonic, register);
+            Unaligned { service: self.service.to_owned(), mnemonic, count, first }
+        });
+        verdict.unaligned.extend(unaligned);
     }
 
     fn error(&self, message: String) -> Finding {
@@ -140,50 +178,59 @@ impl Program<'_> {
             self.kernel.contains(word) || (aligned && KERNEL_ADDRESSES.iter().any(|range| range.contains(word)))
         });
         if let Some((at, word)) = wrong {
-            let address = load.address + at as u64;
+            let address = load.address.wrapping_add(at as u64);
             findings.push(self.error(format!("a word at {address:#x} is an address of the kernel, {word:#x}")));
         }
     }
 
-    fn scan(
-        &self,
-        load: &Load<'_>,
-        stubs: &mut Vec<u64>,
-        undecodable: &mut Vec<u64>,
-        findings: &mut Vec<Finding>,
-        hits: &mut Vec<Hit>,
-    ) {
+    fn scan(&self, load: &Load<'_>, scan: &mut Scan) {
+        // The zeros that fill the last page may end in half an instruction.
+        let end = load.bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         let mut boundary = 0;
         for offset in 0..load.bytes.len() {
-            let address = load.address + offset as u64;
+            if scan.is_over() {
+                return;
+            }
+            let address = load.address.wrapping_add(offset as u64);
             let Some(rest) = load.bytes.get(offset..) else { break };
             let window = rest.get(..LONGEST).unwrap_or(rest);
             let instruction = Decoder::with_ip(64, window, address, DecoderOptions::NONE).decode();
-            let aligned = offset == boundary;
-            if aligned {
-                boundary += instruction.len().max(1);
-                if instruction.code() == Code::INVALID {
-                    boundary = offset + 1;
-                    // The zeros that fill the last page may end in half an instruction.
-                    if rest.iter().any(|byte| *byte != 0) {
-                        undecodable.push(address);
-                    }
-                } else {
-                    self.check_references(&instruction, findings);
+            let compiled = offset == boundary;
+            if compiled && instruction.code() == Code::INVALID {
+                boundary = offset + 1;
+                if offset < end {
+                    let (count, first) = scan.undecodable;
+                    scan.undecodable = (count + 1, if count == 0 { address } else { first });
                 }
+            } else if compiled {
+                boundary += instruction.len().max(1);
+                self.check_references(&instruction, &mut scan.findings);
             }
             if instruction.code() == Code::INVALID {
                 continue;
             }
             let Some(class) = class(&instruction) else { continue };
-            let is_stub = class == Class::Call && aligned && rest.starts_with(&STUB);
-            if is_stub {
-                stubs.push(address);
+            if class == Class::Call && compiled && rest.starts_with(&STUB) {
+                let (count, second) = scan.stubs;
+                scan.stubs = (count + 1, if count == 1 { address } else { second });
                 continue;
             }
-            let mnemonic = name(&instruction);
-            let refused = aligned || class == Class::Escape;
-            hits.push(Hit { service: self.service.to_owned(), address, mnemonic, compiled: aligned, refused });
+            self.found(&instruction, compiled, class, scan);
+        }
+    }
+
+    /// Keeps what was found: each instruction that is refused, the first of the others, and the number of all.
+    fn found(&self, instruction: &Instruction, compiled: bool, class: Class, scan: &mut Scan) {
+        let (mnemonic, special) = (instruction.mnemonic(), special_register(instruction));
+        let (address, refused) = (instruction.ip(), compiled || class == Class::Escape);
+        if refused {
+            scan.refused += 1;
+        } else {
+            scan.unaligned.entry((mnemonic, special)).or_insert((0, address)).0 += 1;
+        }
+        if refused || scan.hits.len() < scan.room {
+            let mnemonic = name(mnemonic, special);
+            scan.hits.push(Hit { service: self.service.to_owned(), address, mnemonic, compiled, refused });
         }
     }
 

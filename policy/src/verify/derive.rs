@@ -300,10 +300,12 @@ impl Deriver<'_> {
             for mapping in stack.into_iter().chain(small).chain(large) {
                 let region = self.regions.get(&mapping.region).ok_or("a mapping of no region")?;
                 let next = if region.large { &mut high } else { &mut low };
-                let place = if region.large { next.next_multiple_of(1 << 30) } else { *next };
-                *next = place.saturating_add(region.room).saturating_add(PAGE);
+                let place = if region.large { next.checked_next_multiple_of(1 << 30) } else { Some(*next) };
+                let ends = place.and_then(|place| Some((place, place.checked_add(region.room)?)));
+                let (place, end) = ends.ok_or_else(|| format!("the regions of {service} fit no address space"))?;
+                *next = end.saturating_add(PAGE);
                 if mapping.region.ends_with(".stack") {
-                    stacks.push(place + region.room);
+                    stacks.push(end);
                 }
                 let access = if mapping.writable { "read-write" } else { "read" };
                 let fields = [("access", access.into()), ("address", address(place))];

@@ -5,6 +5,7 @@ use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 use object::{LittleEndian, read};
 
+use super::limits::{MAX_LOADS, MAX_TABLES, MAX_TEXT};
 use super::{Finding, Unusable};
 
 type Header = elf::FileHeader64<LittleEndian>;
@@ -17,8 +18,9 @@ const UPPER_HALF: u64 = 0xFFFF_8000_0000_0000;
 const MAX_PHYSICAL: u64 = 1 << 30;
 /// The first eight bytes of the capability tables.
 const MAGIC: &[u8; 8] = b"CLOISTER";
-/// Owner and type of the note by which Xen finds the PVH entry point (`XEN_ELFNOTE_PHYS32_ENTRY`, `elfnote.h`).
-const PVH_NOTE: (&[u8], u32) = (b"Xen", 18);
+/// The note by which Xen finds the PVH entry point, but for the entry point (`XEN_ELFNOTE_PHYS32_ENTRY`, `elfnote.h`):
+/// bytes of the name, bytes of the content, type 18, name.
+const PVH_NOTE: &[u8; 16] = b"\x04\0\0\0\x04\0\0\0\x12\0\0\0Xen\0";
 
 /// A segment that a loader puts into memory.
 #[derive(Clone, Copy)]
@@ -47,16 +49,26 @@ impl Load<'_> {
     }
 }
 
+/// The PVH note.
+#[derive(Clone, Copy)]
+pub(super) struct Note {
+    /// The segment whose bytes it is in, and its position there.
+    pub load: usize,
+    pub position: u64,
+    /// The entry point that it names.
+    pub entry: u64,
+}
+
 /// An image.
 pub(super) struct Image<'a> {
     pub file: &'a [u8],
     pub entry: u64,
-    /// In the order of their physical addresses.
+    /// In the order of the program headers, which must be that of the physical addresses.
     pub loads: Vec<Load<'a>>,
     /// The index of the load that holds the tables.
     pub tables: usize,
-    /// Entry points of PVH notes.
-    pub pvh: Vec<u64>,
+    /// The note, if there is one in the bytes of a segment.
+    pub note: Option<Note>,
 }
 
 impl<'a> Image<'a> {
@@ -74,54 +86,26 @@ impl<'a> Image<'a> {
         if header.e_type(endian) != elf::ET_EXEC {
             return Err(Unusable::OtherProgram("is not linked at fixed addresses".into()));
         }
-        let mut image = Image { file, entry: header.e_entry(endian), loads: Vec::new(), tables: 0, pvh: Vec::new() };
+        // The number as it is in the header: Xen does not know that 0xffff may stand for a number that is elsewhere.
+        let count = header.e_phnum(endian);
+        if usize::from(count) > MAX_LOADS + 1 {
+            return Err(Unusable::OtherProgram(format!("has {count} program headers, and an image has few")));
+        }
+        let (mut loads, mut note) = (Vec::new(), None);
         for segment in header.program_headers(endian, file).map_err(broken)? {
             match segment.p_type(endian) {
-                elf::PT_LOAD => image.loads.push(load(segment, file)?),
-                elf::PT_NOTE => image.notes(segment, findings),
+                elf::PT_LOAD => loads.push(load(segment, file)?),
+                elf::PT_NOTE if note.is_none() => note = Some(segment.p_offset(endian)),
+                elf::PT_NOTE => findings.push(Finding::error("elf", "more than one note segment")),
                 other => findings.push(Finding::error(
                     "elf",
                     format!("a program header of type {:#x}, which no image has", other.0),
                 )),
             }
         }
-        image.loads.sort_by_key(|load| load.physical);
-        let found: Vec<usize> = image
-            .loads
-            .iter()
-            .enumerate()
-            .filter_map(|(index, load)| load.bytes.starts_with(MAGIC).then_some(index))
-            .collect();
-        match found[..] {
-            [index] => image.tables = index,
-            [] => return Err(Unusable::OtherProgram("holds no capability tables".into())),
-            _ => return Err(Unusable::OtherProgram("holds capability tables more than once".into())),
-        }
-        Ok(image)
-    }
-
-    fn notes(&mut self, segment: &elf::ProgramHeader64<LittleEndian>, findings: &mut Vec<Finding>) {
-        let endian = LittleEndian;
-        let mut broken = || findings.push(Finding::error("elf", "a note that cannot be read"));
-        let Ok(Some(mut notes)) = segment.notes(endian, self.file) else { return broken() };
-        loop {
-            match notes.next() {
-                Ok(Some(note)) if note.name() == PVH_NOTE.0 && note.n_type(endian).0 == PVH_NOTE.1 => {
-                    match note.desc() {
-                        [a, b, c, d] => self.pvh.push(u64::from(u32::from_le_bytes([*a, *b, *c, *d]))),
-                        _ => return broken(),
-                    }
-                }
-                Ok(Some(note)) => {
-                    let kind = note.n_type(endian).0;
-                    let message = format!("a note of type {kind}, which Xen may act on and the kernel does not have");
-                    findings.push(Finding::error("elf", message));
-                    return;
-                }
-                Ok(None) => return,
-                Err(_) => return broken(),
-            }
-        }
+        let note = note.and_then(|offset| find_note(&loads, offset));
+        let tables = find_tables(&loads)?;
+        Ok(Image { file, entry: header.e_entry(endian), loads, tables, note })
     }
 
     /// The kernel's segments: those below the tables.
@@ -164,16 +148,28 @@ impl<'a> Image<'a> {
             if load.physical.saturating_add(load.memory) > MAX_PHYSICAL {
                 error(format!("{at} reaches beyond 1 GiB"));
             }
-        }
-        for pair in self.loads.windows(2) {
-            if let [one, other] = pair
-                && pages(one).end > pages(other).start
-            {
-                error(format!("the segments at physical {:#x} and {:#x} overlap", one.physical, other.physical));
+            let sizes = [load.bytes.len() as u64, load.memory];
+            if sizes.iter().any(|size| *size == 0 || !size.is_multiple_of(PAGE)) {
+                error(format!("{at} is not whole pages of the file and of memory"));
             }
         }
+        self.check_order(&mut error);
         self.check_kernel(&mut error);
         self.check_rest(&mut error);
+    }
+
+    /// Each segment begins with the page behind the one before: no page is of two, and none is between them.
+    fn check_order(&self, error: &mut impl FnMut(String)) {
+        for pair in self.loads.windows(2) {
+            let [one, other] = pair else { continue };
+            let at = format!("the segments at physical {:#x} and {:#x}", one.physical, other.physical);
+            let (end, start) = (pages(one).end, pages(other).start);
+            if end > start {
+                error(format!("{at} overlap, or are not in order"));
+            } else if end < start {
+                error(format!("there is room between {at}"));
+            }
+        }
     }
 
     fn check_kernel(&self, error: &mut impl FnMut(String)) {
@@ -185,35 +181,55 @@ impl<'a> Image<'a> {
             if identical && load.write {
                 error(format!("the boot code at {:#x} is writable", load.address));
             }
+            // Memory behind the bytes is for the kernel's data alone.
+            if load.memory != load.bytes.len() as u64 && !load.write {
+                error(format!("the kernel's segment at {:#x} has memory without bytes of the file", load.address));
+            }
+        }
+        let modes: Vec<String> = self.kernel().iter().map(Load::mode).collect();
+        if modes != ["RX", "RX", "R", "RW"] {
+            error(format!("the kernel's segments are {}: not boot code, text, constants and data", modes.join(", ")));
         }
         let is_text = |address: u64| {
             self.kernel().iter().any(|load| {
                 load.execute && load.address == load.physical && address.wrapping_sub(load.address) < load.memory
             })
         };
-        match self.pvh[..] {
-            [entry] => {
-                if !is_text(entry) {
-                    error(format!("the PVH entry point {entry:#x} is not in the kernel's boot code"));
-                }
-                if entry != self.entry {
-                    error(format!("the PVH entry point is {entry:#x}, that of the ELF header {:#x}", self.entry));
-                }
-            }
-            [] => error("there is no PVH entry note, without which Xen does not start the image".into()),
-            _ => error("there is more than one PVH entry note".into()),
+        let Some(Note { entry, .. }) = self.note else {
+            return error(
+                "there is no PVH entry note in the bytes of a segment, without which Xen does not start the image"
+                    .into(),
+            );
+        };
+        if !is_text(entry) {
+            error(format!("the PVH entry point {entry:#x} is not in the kernel's boot code"));
+        }
+        if entry != self.entry {
+            error(format!("the PVH entry point is {entry:#x}, that of the ELF header {:#x}", self.entry));
         }
     }
 
     /// Nothing but the kernel's own data is loaded writable: the kernel copies what services may write.
     fn check_rest(&self, error: &mut impl FnMut(String)) {
+        let text = self.loads.iter().filter(|load| load.execute);
+        let text = text.fold(0_u64, |sum, load| sum.saturating_add(load.memory));
+        if text > MAX_TEXT {
+            error(format!("the segments have {text} bytes of text; at most {MAX_TEXT} are read"));
+        }
+        if self.tables().is_some_and(|tables| tables.bytes.len() as u64 > MAX_TABLES + PAGE) {
+            error(format!("the tables have more than {MAX_TABLES} bytes"));
+        }
+        if let Some(tables) = self.tables().filter(|tables| tables.address != tables.physical || tables.mode() != "R") {
+            let (address, physical, mode) = (tables.address, tables.physical, tables.mode());
+            error(format!("the tables are linked at {address:#x}, and loaded at {physical:#x}, {mode}"));
+        }
         for load in self.loads.get(self.tables..).unwrap_or_default() {
             let at = format!("the segment at physical {:#x}", load.physical);
             if load.write {
                 error(format!("{at} is writable in the image"));
             }
-            if load.memory != load.bytes.len() as u64 || !load.memory.is_multiple_of(PAGE) {
-                error(format!("{at} is not whole pages of the file"));
+            if load.memory != load.bytes.len() as u64 {
+                error(format!("{at} has memory without bytes of the file"));
             }
             if load.in_kernel_half() {
                 error(format!("{at} is linked at {:#x}, in the kernel's half", load.address));
@@ -241,6 +257,26 @@ impl<'a> Image<'a> {
             ));
         }
     }
+}
+
+/// The place of the tables: the one segment that starts as they do.
+fn find_tables(loads: &[Load<'_>]) -> Result<usize, Unusable> {
+    let mut found = loads.iter().enumerate().filter(|(_, load)| load.bytes.starts_with(MAGIC)).map(|(index, _)| index);
+    match (found.next(), found.next()) {
+        (Some(index), None) => Ok(index),
+        (None, _) => Err(Unusable::OtherProgram("holds no capability tables".into())),
+        _ => Err(Unusable::OtherProgram("holds capability tables more than once".into())),
+    }
+}
+
+/// The PVH note at an offset of the file, if it is in the bytes of a segment.
+fn find_note(loads: &[Load<'_>], offset: u64) -> Option<Note> {
+    loads.iter().enumerate().find_map(|(load, segment)| {
+        let position = offset.checked_sub(segment.offset)?;
+        let bytes = segment.bytes.get(usize::try_from(position).ok()?..)?;
+        let entry = bytes.strip_prefix(PVH_NOTE)?.get(..4)?.try_into().ok()?;
+        Some(Note { load, position, entry: u32::from_le_bytes(entry).into() })
+    })
 }
 
 /// The pages that a segment takes.

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::code::Program;
 use super::image::{Image, Load, PAGE};
+use super::limits::{MAX_LOADS, MAX_NAME};
 use super::{Finding, Part, Verdict};
 
 /// Addresses between the programs of two services.
@@ -58,7 +59,7 @@ pub(super) fn blob(bytes: &[u8], tables: &Tables<'_>, findings: &mut Vec<Finding
     length as u64
 }
 
-/// The names tile their section, each used for one text.
+/// The names tile their section, each used for one text; and each is short, and of the characters of names.
 fn names(tables: &Tables<'_>, length: usize, error: &mut impl FnMut(String)) {
     let all = tables
         .services()
@@ -70,6 +71,13 @@ fn names(tables: &Tables<'_>, length: usize, error: &mut impl FnMut(String)) {
         .chain(tables.grants().iter().map(|grant| grant.name))
         .chain(tables.ports().iter().map(|port| port.name))
         .collect::<Vec<Name>>();
+    let odd = |name: &&Name| {
+        let text = tables.name(**name);
+        text.is_empty() || text.len() > MAX_NAME || !text.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    if let Some(name) = all.iter().find(odd) {
+        error(format!("the name at byte {} of its section is not one that an entry of a policy makes", name.offset));
+    }
     let mut places: Vec<(usize, usize)> = all
         .iter()
         .map(|name| (name.offset as usize, (name.offset as usize).saturating_add(name.length as usize)))
@@ -92,10 +100,14 @@ fn names(tables: &Tables<'_>, length: usize, error: &mut impl FnMut(String)) {
 pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict: &mut Verdict) -> Vec<Program<'a>> {
     let mut programs = Vec::new();
     verdict.parts.push(kernel_part(image));
+    if tables.segments().len() > MAX_LOADS {
+        verdict.error("layout", format!("there are {} segments of programs", tables.segments().len()));
+        return programs;
+    }
     let mut accounted = vec![false; image.rest().len()];
     for (index, service) in tables.services().iter().enumerate() {
         let name = tables.name(service.name);
-        let base = ROOM * (index as u64 + 1);
+        let base = ROOM.saturating_mul(index as u64 + 1);
         let own: Vec<Segment> =
             tables.segments().iter().filter(|segment| usize::from(segment.service) == index).collect();
         let mut loads = Vec::new();
@@ -123,8 +135,7 @@ pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict
             accounted[at] = true;
             check_load(name, segment, load, &mut verdict.findings);
             hash.update(load.bytes);
-            part.bytes += load.memory;
-            part.text += if load.execute { load.memory } else { 0 };
+            part.add(load);
             loads.push(load);
         }
         check_pages(name, &own, &mut verdict.findings);
@@ -159,11 +170,17 @@ fn kernel_part(image: &Image<'_>) -> Part {
         hash.update([u8::from(load.read), u8::from(load.write), u8::from(load.execute)]);
         let skipped = if constants.take_if(|constants| *constants == index).is_some() { 16 } else { 0 };
         hash.update(load.bytes.get(skipped..).unwrap_or_default());
-        part.bytes += load.memory;
-        part.text += if load.execute { load.memory } else { 0 };
+        part.add(load);
     }
     part.hash = hash.finalize().into();
     part
+}
+
+impl Part {
+    fn add(&mut self, load: &Load<'_>) {
+        self.bytes = self.bytes.saturating_add(load.memory);
+        self.text = self.text.saturating_add(if load.execute { load.memory } else { 0 });
+    }
 }
 
 fn hash_segment(hash: &mut Sha256, segment: &Segment) {
@@ -176,9 +193,9 @@ fn hash_segment(hash: &mut Sha256, segment: &Segment) {
 fn check_segment(name: &str, segment: &Segment, base: u64, findings: &mut Vec<Finding>) {
     let mut error = |message: String| findings.push(Finding::error("layout", format!("{name}: {message}")));
     let address = segment.address;
-    let end = address.saturating_add(segment.memory_size);
-    if address < base || end > base + ROOM {
-        error(format!("the segment at {address:#x} is outside {base:#x} to {:#x}", base + ROOM - 1));
+    let (end, last) = (address.saturating_add(segment.memory_size), base.saturating_add(ROOM - 1));
+    if address < base || end > last.saturating_add(1) {
+        error(format!("the segment at {address:#x} is outside {base:#x} to {last:#x}"));
     }
     if segment.flags & READ == 0 || segment.memory_size == 0 {
         error(format!("the segment at {address:#x} is of no use: it cannot be read, or has no bytes"));
@@ -205,7 +222,7 @@ fn check_load(name: &str, segment: &Segment, load: &Load<'_>, findings: &mut Vec
     if load.address != address {
         error(format!("the segment at {address:#x} is linked at {:#x}", load.address));
     }
-    if load.memory != segment.file_size.saturating_add(PAGE - 1) / PAGE * PAGE {
+    if Some(load.memory) != segment.file_size.checked_next_multiple_of(PAGE) {
         error(format!("the segment at {address:#x} has {} bytes; the image holds {}", segment.file_size, load.memory));
     }
     if (segment.flags & EXECUTE != 0) != load.execute {
@@ -274,8 +291,11 @@ pub(super) fn data(
         } else if load.bytes.get(bytes.len()..).is_some_and(|rest| rest.iter().any(|byte| *byte != 0)) {
             error("there is something behind its rules");
         }
-        if load.bytes.len() as u64 != (bytes.len() as u64).div_ceil(PAGE) * PAGE || load.execute {
-            error("its segment is too large, or executable");
+        if Some(load.bytes.len()) != bytes.len().checked_next_multiple_of(PAGE as usize)
+            || load.execute
+            || load.address != load.physical
+        {
+            error("its segment is too large, executable, or linked elsewhere");
         }
     }
 }

@@ -4,11 +4,13 @@
 //! policy text by a second path (`text`, `derive`), and compared fact by fact in both directions.
 
 mod attached;
+mod canonical;
 mod code;
 mod derive;
 mod facts;
 mod image;
 mod layout;
+pub(crate) mod limits;
 mod render;
 mod symbols;
 mod text;
@@ -19,6 +21,9 @@ use cloister_caps::tables::{TableError, Tables};
 use sha2::{Digest, Sha256};
 
 use image::Image;
+use limits::{MAX_ERRORS, MAX_POLICY};
+
+use crate::printable::printable;
 
 pub use attached::{Inventory, UnsafeUse};
 pub(crate) use attached::{SBOM, SEAL, UNSAFE, deflated, sealed};
@@ -64,7 +69,7 @@ pub enum Severity {
 pub struct Finding {
     /// How serious it is.
     pub severity: Severity,
-    /// What it is about: `elf`, `tables`, `policy`, `layout`, `data`, `code`, `attached` or `seal`.
+    /// What it is about: `elf`, `tables`, `policy`, `layout`, `data`, `code`, `attached`, `seal`, `symbols` or `verify`.
     pub about: &'static str,
     /// What it is.
     pub message: String,
@@ -77,12 +82,13 @@ impl Finding {
         self.severity == Severity::Error
     }
 
-    fn error(about: &'static str, message: impl Into<String>) -> Self {
-        Finding { severity: Severity::Error, about, message: message.into() }
+    // A message may quote what is in the file.
+    fn error(about: &'static str, message: impl AsRef<str>) -> Self {
+        Finding { severity: Severity::Error, about, message: printable(message.as_ref()).into_owned() }
     }
 
-    fn notice(about: &'static str, message: impl Into<String>) -> Self {
-        Finding { severity: Severity::Notice, about, message: message.into() }
+    fn notice(about: &'static str, message: impl AsRef<str>) -> Self {
+        Finding { severity: Severity::Notice, about, message: printable(message.as_ref()).into_owned() }
     }
 }
 
@@ -109,6 +115,19 @@ pub struct Hit {
     pub compiled: bool,
     /// Whether it is an error.
     pub refused: bool,
+}
+
+/// Instructions that appear only when executed from the middle of another, and are of no use to a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unaligned {
+    /// The service.
+    pub service: String,
+    /// Their mnemonic.
+    pub mnemonic: String,
+    /// Their number.
+    pub count: u64,
+    /// The address of the first.
+    pub first: u64,
 }
 
 /// A program in the image.
@@ -139,8 +158,10 @@ pub struct Against<'a> {
 pub struct Verdict {
     /// Errors first.
     pub findings: Vec<Finding>,
-    /// Instructions that a service does not need.
+    /// Instructions that a service does not need: those that are refused, and the first of the others.
     pub hits: Vec<Hit>,
+    /// How many instructions of no use there are in the middle of others, by service and mnemonic.
+    pub unaligned: Vec<Unaligned>,
     /// The kernel, then the services.
     pub parts: Vec<Part>,
     /// The hash that the tables carry, and the kernel prints.
@@ -177,76 +198,119 @@ impl Verdict {
 
 /// Verifies an image.
 ///
+/// What is wrong with the form of the file, of the tables or of the layout ends the work: what is behind it was not
+/// looked at, and the verdict says so.
+///
 /// # Errors
 /// The file is no image, or not one that this verifier knows.
 pub fn verify(file: &[u8], against: &Against<'_>) -> Result<Verdict, Unusable> {
-    let mut findings = Vec::new();
-    let image = Image::read(file, &mut findings)?;
-    let mut verdict = Verdict {
-        findings,
-        hits: Vec::new(),
-        parts: Vec::new(),
-        policy_hash: [0; 32],
-        image_hash: Sha256::digest(file).into(),
-        facts: 0,
-        inventory: Inventory::default(),
-        policy: String::new(),
-    };
+    let mut verdict = Verdict::empty();
+    let image = Image::read(file, &mut verdict.findings)?;
     image.check(&mut verdict.findings);
-    attached::check(&image, &mut verdict);
-    let bytes = image.tables().map(|load| load.bytes).unwrap_or_default();
-    match Tables::parse(bytes) {
-        Ok(tables) => verdict.tables(&image, bytes, &tables, against),
-        Err(error @ (TableError::Version(_) | TableError::NotTables)) => return Err(Unusable::OtherVersion(error)),
-        Err(error) => verdict.findings.push(Finding::error("tables", format!("the kernel would refuse them: {error}"))),
+    if verdict.holds() {
+        canonical::check(&image, &mut verdict.findings);
     }
-    verdict.judge_hits(against)?;
+    let complete = verdict.holds() && {
+        attached::check(&image, &mut verdict);
+        verdict.tables(&image, against)?
+    };
+    if complete {
+        verdict.judge_hits(against)?;
+    } else {
+        verdict.image_hash = Sha256::digest(file).into();
+        verdict.findings.push(Finding::notice("verify", "the rest of the image was not looked at"));
+    }
     verdict.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Ok(verdict)
 }
 
 impl Verdict {
-    fn tables(&mut self, image: &Image<'_>, bytes: &[u8], tables: &Tables<'_>, against: &Against<'_>) {
-        self.policy_hash = tables.policy_hash();
-        self.policy = tables.policy_text().to_owned();
-        let length = layout::blob(bytes, tables, &mut self.findings);
-        image.check_pointer(length, &mut self.findings);
-        for program in layout::programs(image, tables, self) {
-            program.check(&mut self.findings, &mut self.hits);
-        }
-        let services: Vec<&str> = tables.services().iter().map(|service| tables.name(service.name)).collect();
-        for (service, _) in against.symbols.iter().filter(|(service, _)| !services.contains(&service.as_str())) {
-            self.findings
-                .push(Finding::error("symbols", format!("symbols are given for `{service}`, which is no service")));
-        }
-        // A text that is not the one that was hashed proves nothing.
-        if self.check_hash() {
-            self.check_facts(image, tables, against);
+    fn empty() -> Self {
+        Verdict {
+            findings: Vec::new(),
+            hits: Vec::new(),
+            unaligned: Vec::new(),
+            parts: Vec::new(),
+            policy_hash: [0; 32],
+            image_hash: [0; 32],
+            facts: 0,
+            inventory: Inventory::default(),
+            policy: String::new(),
         }
     }
 
-    fn check_hash(&mut self) -> bool {
-        let hash: [u8; 32] = Sha256::digest(self.policy.as_bytes()).into();
+    fn error(&mut self, about: &'static str, message: impl AsRef<str>) {
+        self.findings.push(Finding::error(about, message));
+    }
+
+    fn errors(&self) -> usize {
+        self.findings.iter().filter(|finding| finding.is_error()).count()
+    }
+
+    /// Checks the tables, and what they describe. Returns `false` if something is so wrong that the rest was not
+    /// looked at.
+    fn tables(&mut self, image: &Image<'_>, against: &Against<'_>) -> Result<bool, Unusable> {
+        let bytes = image.tables().map(|load| load.bytes).unwrap_or_default();
+        let tables = match Tables::parse(bytes) {
+            Ok(tables) => tables,
+            Err(error @ (TableError::Version(_) | TableError::NotTables)) => return Err(Unusable::OtherVersion(error)),
+            Err(error) => {
+                self.error("tables", format!("the kernel would refuse them: {error}"));
+                return Ok(false);
+            }
+        };
+        let before = self.errors();
+        self.policy_hash = tables.policy_hash();
+        let length = layout::blob(bytes, &tables, &mut self.findings);
+        image.check_pointer(length, &mut self.findings);
+        if self.errors() > before {
+            return Ok(false);
+        }
+        let programs = layout::programs(image, &tables, self);
+        // A text that is not the one that was hashed proves nothing.
+        if self.errors() > before || !self.check_policy(tables.policy_text()) {
+            return Ok(false);
+        }
+        for program in programs {
+            program.check(self);
+        }
+        let services: Vec<&str> = tables.services().iter().map(|service| tables.name(service.name)).collect();
+        for (service, _) in against.symbols.iter().filter(|(service, _)| !services.contains(&service.as_str())) {
+            self.error("symbols", format!("symbols are given for `{service}`, which is no service"));
+        }
+        self.check_facts(image, &tables, against);
+        Ok(true)
+    }
+
+    /// Checks the embedded policy by itself. Returns `false` if nothing can be compared with it.
+    fn check_policy(&mut self, text: &str) -> bool {
+        if text.len() as u64 > MAX_POLICY {
+            self.error("policy", format!("the embedded text has more than {MAX_POLICY} bytes"));
+            return false;
+        }
+        text.clone_into(&mut self.policy);
+        let hash: [u8; 32] = Sha256::digest(text.as_bytes()).into();
         if hash != self.policy_hash {
-            self.findings.push(Finding::error(
+            self.error(
                 "policy",
                 format!("the text's hash is {}, the tables say {}", render::hex(&hash), render::hex(&self.policy_hash)),
-            ));
+            );
             return false;
         }
         // Beside the second path: the compiler's own checks, assertions among them.
-        match crate::parse("embedded policy", &self.policy) {
-            Ok(checked) if checked.canonical() != self.policy => {
-                self.findings.push(Finding::error("policy", "the embedded text is not in canonical form"));
+        match crate::parse("embedded policy", text) {
+            Ok(checked) if checked.canonical() != text => {
+                self.error("policy", "the embedded text is not in canonical form");
             }
             Ok(_) => {}
             Err(report) => {
-                self.findings.extend(report.findings().map(|finding| {
+                self.findings.extend(report.findings().take(MAX_ERRORS).map(|finding| {
                     // For an assertion, the rules that break it, which is the path.
                     let rules = finding.related.iter().map(|rule| format!("; line {}: {}", rule.line, rule.says));
                     let path: String = rules.collect();
                     Finding::error("policy", format!("the embedded policy does not hold: {}{path}", finding.message))
                 }));
+                return false;
             }
         }
         true
@@ -323,10 +387,15 @@ impl Verdict {
             let message = format!("{}: {how} `{}` at {:#x}", hit.service, hit.mnemonic, hit.address);
             self.findings.push(Finding::error("code", message));
         }
-        self.findings.extend(render::unaligned(&self.hits));
+        self.findings.extend(render::unaligned(&self.unaligned));
         Ok(())
     }
 }
 
+#[cfg(test)]
+#[path = "../../tests/common/mod.rs"]
+mod common;
+#[cfg(test)]
+mod form_tests;
 #[cfg(test)]
 mod tests;

@@ -6,18 +6,18 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::attached::COUNTS;
-use super::{Finding, Hit, Severity, Verdict};
+use super::{Finding, Severity, Unaligned, Verdict};
+use crate::printable::printable;
 
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A notice for each service and instruction that only unaligned execution would reach.
-pub(super) fn unaligned(hits: &[Hit]) -> Vec<Finding> {
-    let mut counts: BTreeMap<&str, BTreeMap<&str, (usize, u64)>> = BTreeMap::new();
-    for hit in hits.iter().filter(|hit| !hit.refused && !hit.compiled) {
-        let of_service = counts.entry(&hit.service).or_default();
-        of_service.entry(&hit.mnemonic).or_insert((0, hit.address)).0 += 1;
+/// A notice for each service of the instructions that only unaligned execution would reach.
+pub(super) fn unaligned(found: &[Unaligned]) -> Vec<Finding> {
+    let mut counts: BTreeMap<&str, BTreeMap<&str, (u64, u64)>> = BTreeMap::new();
+    for item in found {
+        counts.entry(&item.service).or_default().insert(&item.mnemonic, (item.count, item.first));
     }
     counts
         .into_iter()
@@ -37,6 +37,15 @@ pub(super) fn unaligned(hits: &[Hit]) -> Vec<Finding> {
         .collect()
 }
 
+/// What a verdict without errors says, and what it does not say.
+const HOLDS: &str = "verified: the form of the file, its tables, its rules and the bounds of its programs are those of the policy \
+    that it carries";
+const NOT_SHOWN: &str = "not shown: that the code of the kernel and of the services is the code that was reviewed; compare the \
+    hashes of the programs with those of the release";
+
+/// The same for programs.
+const NOT_SHOWN_JSON: [&str; 2] = ["code of the kernel", "code of the services"];
+
 pub(super) fn text(verdict: &Verdict) -> String {
     let mut out = String::new();
     // Writing to a `String` never fails.
@@ -49,7 +58,12 @@ fn write_text(verdict: &Verdict, out: &mut String) -> std::fmt::Result {
     writeln!(out, "policy    sha256 {}", hex(&verdict.policy_hash))?;
     for part in &verdict.parts {
         let (bytes, text) = (part.bytes / 1024, part.text / 1024);
-        writeln!(out, "program   {:<16} sha256 {}  {bytes} KiB, {text} KiB text", part.name, hex(&part.hash))?;
+        writeln!(
+            out,
+            "program   {:<16} sha256 {}  {bytes} KiB, {text} KiB text",
+            printable(&part.name),
+            hex(&part.hash)
+        )?;
     }
     writeln!(out, "tables    {} facts compared with the policy, both ways", verdict.facts)?;
     if verdict.inventory.sbom.is_some() {
@@ -57,9 +71,9 @@ fn write_text(verdict: &Verdict, out: &mut String) -> std::fmt::Result {
     }
     for item in &verdict.inventory.unsafe_uses {
         let [blocks, functions, traits, implementations] = item.counts;
-        let what = match (item.forbids, item.counts.iter().sum::<u64>()) {
-            (true, 0) => "forbidden".to_owned(),
-            (false, 0) => "none".to_owned(),
+        let what = match (item.forbids, item.counts) {
+            (true, [0, 0, 0, 0]) => "forbidden".to_owned(),
+            (false, [0, 0, 0, 0]) => "none".to_owned(),
             _ => format!("{blocks} blocks, {functions} functions, {traits} traits, {implementations} implementations"),
         };
         writeln!(out, "unsafe    {:<28} {what}", format!("{} {}", item.name, item.version))?;
@@ -69,7 +83,7 @@ fn write_text(verdict: &Verdict, out: &mut String) -> std::fmt::Result {
     }
     let errors = verdict.findings.iter().filter(|finding| finding.severity == Severity::Error).count();
     match errors {
-        0 => writeln!(out, "verified: the image is the policy that it carries"),
+        0 => writeln!(out, "{HOLDS}\n{NOT_SHOWN}"),
         1 => writeln!(out, "refused: 1 error"),
         _ => writeln!(out, "refused: {errors} errors"),
     }
@@ -113,6 +127,7 @@ pub(super) fn json(verdict: &Verdict) -> Value {
         .collect();
     json!({
         "holds": verdict.holds(),
+        "not-shown": NOT_SHOWN_JSON,
         "image-sha256": hex(&verdict.image_hash),
         "policy-sha256": hex(&verdict.policy_hash),
         "facts": verdict.facts,

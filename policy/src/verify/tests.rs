@@ -2,15 +2,12 @@
 //! of the code, which finds a moved entry point.
 
 use cloister_caps::tables::Tables;
-use common::image::image;
 use sha2::{Digest, Sha256};
 
+use super::common::image::image;
 use super::derive::{Derived, derive};
 use super::image::Image;
-use super::{Inventory, Verdict, facts, layout, text};
-
-#[path = "../../tests/common/mod.rs"]
-mod common;
+use super::{Verdict, facts, layout, text};
 
 /// Whether the comparison finds that these are not the tables of the image.
 fn found(bytes: &[u8], image: &Image<'_>, derived: &Derived) -> bool {
@@ -18,16 +15,7 @@ fn found(bytes: &[u8], image: &Image<'_>, derived: &Derived) -> bool {
     if tables.policy_hash()[..] != Sha256::digest(tables.policy_text())[..] {
         return true;
     }
-    let mut verdict = Verdict {
-        findings: Vec::new(),
-        hits: Vec::new(),
-        parts: Vec::new(),
-        policy_hash: [0; 32],
-        image_hash: [0; 32],
-        facts: 0,
-        inventory: Inventory::default(),
-        policy: String::new(),
-    };
+    let mut verdict = Verdict::empty();
     let length = layout::blob(bytes, &tables, &mut verdict.findings);
     image.check_pointer(length, &mut verdict.findings);
     if !verdict.holds() {

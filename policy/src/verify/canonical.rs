@@ -1,0 +1,121 @@
+//! The file of an image has one form: what `verify` understood of it is laid out by the packer's own writer, and the
+//! result compared with the file, byte for byte. What a reader of another kind would understand, in the place of, or
+//! beside it, therefore has no byte to be in.
+
+use std::borrow::Cow;
+
+use object::elf;
+use object::write::WritableBuffer;
+
+use super::Finding;
+use super::attached::{SBOM, SEAL, UNSAFE};
+use super::image::{Image, section};
+use crate::pack::write::{Content, Piece, write};
+
+/// Bytes of an ELF header, of a program header and of a section header (ELF64).
+const HEADER: u64 = 64;
+const PROGRAM_HEADER: u64 = 56;
+
+/// A file that is written for comparison only: nothing is kept but the first difference.
+struct Compared<'a> {
+    rest: &'a [u8],
+    at: u64,
+    difference: Option<Difference>,
+}
+
+#[derive(Clone, Copy)]
+struct Difference {
+    at: u64,
+    /// The byte of the file, if it has one there, and the byte of its one form.
+    found: Option<u8>,
+    wanted: u8,
+}
+
+impl WritableBuffer for Compared<'_> {
+    fn reserve(&mut self, _: u64) -> Result<(), ()> {
+        Ok(())
+    }
+
+    fn write_bytes(&mut self, bytes: &[u8]) {
+        if self.difference.is_some() {
+            return;
+        }
+        match self.rest.split_at_checked(bytes.len()) {
+            Some((same, rest)) if same == bytes => {
+                self.rest = rest;
+                self.at += bytes.len() as u64;
+            }
+            _ => {
+                let equal = self.rest.iter().zip(bytes).take_while(|(one, other)| one == other).count();
+                let wanted = bytes.get(equal).copied().unwrap_or_default();
+                self.difference =
+                    Some(Difference { at: self.at + equal as u64, found: self.rest.get(equal).copied(), wanted });
+            }
+        }
+    }
+}
+
+/// Checks that the file is in the one form of what was read of it.
+pub(super) fn check(image: &Image<'_>, findings: &mut Vec<Finding>) {
+    let mut error = |message: String| findings.push(Finding::error("elf", message));
+    let Some(note) = image.note else { return };
+    let attached = |name| section(image.file, name).map(|(_, bytes)| bytes);
+    let Some(seal) = attached(SEAL).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) else {
+        findings.push(Finding::error("seal", "the file has no seal: the packer gives every image one"));
+        return;
+    };
+    let pieces: Vec<Piece<'_>> = image
+        .loads
+        .iter()
+        .map(|load| Piece {
+            flags: load.flags(),
+            virtual_address: load.address,
+            physical_address: load.physical,
+            memory_size: load.memory,
+            bytes: Cow::Borrowed(load.bytes),
+        })
+        .collect();
+    let content = Content {
+        entry: image.entry,
+        pieces: &pieces,
+        note: (note.load, note.position),
+        seal,
+        sbom: attached(SBOM),
+        unsafe_uses: attached(UNSAFE),
+    };
+    let mut compared = Compared { rest: image.file, at: 0, difference: None };
+    match write(&content, &mut compared) {
+        Err(reason) => error(reason.to_string()),
+        Ok(_) => {
+            if let Some(difference) = compared.difference {
+                error(describe(difference, pieces.len() as u64 + 1));
+            } else if !compared.rest.is_empty() {
+                let (bytes, at) = (compared.rest.len(), compared.at);
+                error(format!("there are {bytes} bytes behind the end of the image, from {at:#x} on"));
+            }
+        }
+    }
+}
+
+fn describe(Difference { at, found, wanted }: Difference, headers: u64) -> String {
+    let in_header = at.checked_sub(HEADER);
+    let place = match in_header.map(|at| at / PROGRAM_HEADER) {
+        None => "in the ELF header".to_owned(),
+        Some(number) if number < headers => format!("in program header {number}"),
+        Some(_) => "outside the headers' and the segments' own bytes, or in a section's header".to_owned(),
+    };
+    let found = found.map_or("missing".to_owned(), |byte| format!("{byte:#04x}"));
+    format!(
+        "the file is not in the form that the packer writes: the byte at {at:#x}, {place}, is {found}, not {wanted:#04x}"
+    )
+}
+
+impl super::image::Load<'_> {
+    /// `p_flags` as the packer writes them.
+    fn flags(&self) -> u32 {
+        [(self.read, elf::PF_R), (self.write, elf::PF_W), (self.execute, elf::PF_X)]
+            .into_iter()
+            .filter_map(|(held, bit)| held.then_some(bit.0))
+            .sum()
+    }
+}

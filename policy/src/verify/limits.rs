@@ -1,0 +1,25 @@
+//! Bounds on an image, so that the time and the memory of a verdict are bounded whatever the file is. Each is many times
+//! what a real image needs; the packer makes none beyond them.
+
+use cloister_caps::tables::{MAX_REGIONS, MAX_SERVICES};
+
+/// Segments of an image: some of the kernel, the tables, three of each service, data for regions.
+pub(crate) const MAX_LOADS: usize = 8 + 1 + 3 * MAX_SERVICES + MAX_REGIONS;
+/// Bytes of the capability tables.
+pub(crate) const MAX_TABLES: u64 = 1 << 20;
+/// Bytes of the embedded policy. A parsed policy takes more than a hundred times its size.
+pub(crate) const MAX_POLICY: u64 = 256 << 10;
+/// Bytes of a name in the tables. The longest is that of a queue's region.
+pub(crate) const MAX_NAME: usize = 96;
+/// Bytes of executable segments: each byte of a service's is decoded.
+pub(crate) const MAX_TEXT: u64 = 32 << 20;
+/// Bytes of an inventory, not compressed.
+pub(crate) const MAX_INVENTORY: u64 = 4 << 20;
+/// Entries of an inventory.
+pub(crate) const MAX_ENTRIES: usize = 65_536;
+/// Bytes of a name or version in an inventory.
+pub(crate) const MAX_WORD: usize = 128;
+/// Errors of one program after which its code is not read on.
+pub(crate) const MAX_ERRORS: usize = 200;
+/// Instructions of an image that are listed each by itself though they are not refused; the others are counted.
+pub(crate) const MAX_HITS: usize = 16_384;

@@ -1,0 +1,489 @@
+//! Files that say the same as an image's to one reader and something else to another: `verify` refuses each, and Xen's
+//! rules (`common::xen`) show what some of them would run. Each is sealed again where its seal was.
+#![forbid(unsafe_code)]
+
+mod common;
+
+use cloister_policy::Extras;
+use cloister_policy::verify::{Against, verify};
+use common::image::{image, kernel, pack_all, pack_extras, program};
+use common::{Part, headers, offset_of, xen};
+use sha2::{Digest, Sha256};
+
+fn word(file: &[u8], at: usize) -> usize {
+    u64::from_le_bytes(file[at..at + 8].try_into().unwrap()) as usize
+}
+
+/// Where the seal of an image is: its first section but one.
+fn seal_of(file: &[u8]) -> usize {
+    word(file, word(file, 40) + 64 + 24)
+}
+
+/// Seals a file whose seal is at a known place, whatever its headers say by now.
+fn sealed(mut file: Vec<u8>, seal: usize) -> Vec<u8> {
+    if file.len() >= seal + 32 {
+        file[seal..seal + 32].fill(0);
+        let hash = Sha256::digest(&file);
+        file[seal..seal + 32].copy_from_slice(&hash);
+    }
+    file
+}
+
+/// Why a file is refused: its errors, or why it is no image.
+fn refused(file: &[u8]) -> Vec<String> {
+    match verify(file, &Against::default()) {
+        Ok(verdict) => verdict.findings.iter().filter(|finding| finding.is_error()).map(ToString::to_string).collect(),
+        Err(unusable) => vec![unusable.to_string()],
+    }
+}
+
+/// The image after a change of its bytes, sealed again.
+fn changed(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut file = image();
+    let seal = seal_of(&file);
+    change(&mut file);
+    sealed(file, seal)
+}
+
+#[track_caller]
+fn is_refused(file: &[u8], expected: &str) {
+    let reasons = refused(file);
+    assert!(reasons.iter().any(|reason| reason.contains(expected)), "{expected}: {reasons:#?}");
+}
+
+fn put(file: &mut [u8], at: usize, bytes: &[u8]) {
+    file[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+const FORM: &str = "the file is not in the form that the packer writes";
+
+/// A field of the ELF header.
+macro_rules! wrong_fields {
+    ($($name:ident: $at:expr, $bytes:expr => $expected:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            is_refused(&changed(|file| { let at = $at(&*file); put(file, at, &$bytes); }), $expected);
+        }
+    )*};
+}
+
+fn fixed(at: usize) -> impl Fn(&[u8]) -> usize {
+    move |_| at
+}
+
+/// A field of program header `index`.
+fn of_segment(index: usize, field: usize) -> impl Fn(&[u8]) -> usize {
+    move |_| 64 + index * 56 + field
+}
+
+/// A field of section header `index`.
+fn of_section(index: usize, field: usize) -> impl Fn(&[u8]) -> usize {
+    move |file| word(file, 40) + index * 64 + field
+}
+
+mod of_the_header {
+    use super::*;
+
+    wrong_fields! {
+        class: fixed(4), [1] => "not an ELF file that can be read";
+        byte_order: fixed(5), [2] => "";
+        version_of_the_identification: fixed(6), [2] => "";
+        system: fixed(7), [3] => FORM;
+        version_of_the_system: fixed(8), [1] => FORM;
+        padding: fixed(12), [1] => FORM;
+        kind: fixed(16), [3] => "not linked at fixed addresses";
+        machine: fixed(18), [3] => "not for x86-64";
+        version: fixed(20), [2] => FORM;
+        upper_half_of_the_entry: fixed(28), [1] => "the PVH entry point is 0x100020, that of the ELF header 0x100100020";
+        program_headers_elsewhere: fixed(32), [8] => "";
+        flags: fixed(48), [1] => FORM;
+        size_of_the_header: fixed(52), [56] => FORM;
+        size_of_a_program_header: fixed(54), [55] => "not an ELF file that can be read";
+        fewer_program_headers: fixed(56), [10] => "";
+        more_program_headers: fixed(56), [18] => "a program header of type 0x0";
+        very_many_program_headers: fixed(56), [0xFE, 0xFF] => "has 65534 program headers";
+        size_of_a_section_header: fixed(58), [40] => "";
+        fewer_sections: fixed(60), [2] => "";
+        names_in_another_section: fixed(62), [1] => "";
+        sections_elsewhere: fixed(40), [0] => "";
+    }
+}
+
+mod of_segments {
+    use super::*;
+
+    wrong_fields! {
+        kind_with_upper_bits: of_segment(3, 3), [0x80] => "a program header of type 0x80000001";
+        a_note_more: of_segment(3, 0), [4] => "more than one note segment";
+        flags_that_mean_nothing: of_segment(3, 5), [1] => FORM;
+        flags_of_a_system: of_segment(3, 7), [0x80] => FORM;
+        offset: of_segment(2, 9), [0x30] => "";
+        virtual_address_of_the_tables: of_segment(5, 17), [0x90] => "the tables are linked at";
+        virtual_address_of_data: of_segment(15, 18), [0x50] => "linked elsewhere";
+        virtual_address_of_the_kernel: of_segment(2, 18), [0x20] => "is not loaded where it is linked";
+        physical_address: of_segment(2, 25), [0x40] => "overlap, or are not in order";
+        physical_address_in_a_gap: of_segment(15, 26), [0x20] => "there is room between";
+        bytes_in_the_file: of_segment(2, 33), [0x08] => "is not whole pages of the file";
+        more_bytes_than_memory: of_segment(2, 34), [0x01] => "does not fit the file";
+        no_memory: of_segment(2, 33), [0, 0, 0, 0, 0, 0, 0, 0] => "is not whole pages of the file";
+        more_memory_of_text: of_segment(2, 41), [0x20] => "has memory without bytes";
+        more_memory_of_data: of_segment(4, 41), [0x60] => "overlap";
+        less_memory_of_data: of_segment(4, 41), [0x40] => "there is room between";
+        alignment: of_segment(2, 48), [8] => FORM;
+        no_alignment: of_segment(2, 48), [0, 0] => FORM;
+        text_that_is_not_executable: of_segment(2, 4), [4] => "the kernel's segments are RX, R, R, RW";
+        a_segment_that_xen_does_not_load: of_segment(2, 4), [0] => "is not readable";
+        note_offset: of_segment(0, 8), [4] => "there is no PVH entry note";
+        note_without_an_offset: of_segment(0, 9), [0] => "there is no PVH entry note";
+        note_flags: of_segment(0, 4), [6] => FORM;
+        note_address: of_segment(0, 17), [0x10] => FORM;
+        note_physical_address: of_segment(0, 25), [0x10] => FORM;
+        note_size: of_segment(0, 32), [24] => FORM;
+        note_memory: of_segment(0, 40), [0] => FORM;
+        note_alignment: of_segment(0, 48), [8] => FORM;
+    }
+}
+
+mod of_sections {
+    use super::*;
+
+    wrong_fields! {
+        null_section: of_section(0, 8), [1] => FORM;
+        // Where the true number of program headers is, if `e_phnum` says 0xffff.
+        information_of_the_null_section: of_section(0, 44), [20] => FORM;
+        name: of_section(1, 0), [2] => "the file has no seal";
+        kind: of_section(1, 4), [7] => FORM;
+        flags: of_section(1, 8), [2] => FORM;
+        address: of_section(1, 16), [1] => FORM;
+        link: of_section(1, 40), [1] => FORM;
+        information: of_section(1, 44), [1] => FORM;
+        alignment: of_section(1, 48), [4] => FORM;
+        size_of_an_entry: of_section(1, 56), [1] => FORM;
+        names_kind: of_section(2, 4), [2] => "";
+        names_size: of_section(2, 32), [1] => "";
+    }
+}
+
+/// `e_phnum` 0xffff: a reader of the ELF specification finds the number in the null section, and Xen takes it as it is.
+#[test]
+fn a_number_of_program_headers_that_is_elsewhere() {
+    let mut file = image();
+    let seal = seal_of(&file);
+    let end = 64 + usize::from(u16::from_le_bytes([file[56], file[57]])) * 56;
+    // Two more behind the honest ones, over the kernel's text, in the bytes before the first page.
+    let (text, bytes) = (headers(&file).1[2].physical_address, [0xEB, 0xFE]);
+    put(&mut file, 0xF80, &bytes);
+    for index in 0..2 {
+        let mut header = Vec::new();
+        header.extend(1u32.to_le_bytes());
+        header.extend(5u32.to_le_bytes());
+        for field in [0xF80, 0xFFFF_FFFF_8010_1000, text, 2, 2, 1] {
+            header.extend(u64::to_le_bytes(field));
+        }
+        put(&mut file, end + index * 56, &header);
+    }
+    let honest = xen::load(&image()).unwrap();
+    for count in [u16::from_le_bytes([file[56], file[57]]) + 2, 0xFFFF] {
+        put(&mut file, 56, &count.to_le_bytes());
+        let sections = word(&file, 40);
+        put(&mut file, sections + 44, &(u32::try_from((end - 64) / 56).unwrap()).to_le_bytes());
+        file = sealed(file, seal);
+        let loaded = xen::load(&file);
+        assert!(loaded.is_none_or(|loaded| loaded.memory != honest.memory), "the case is none");
+        assert!(!refused(&file).is_empty());
+    }
+    is_refused(&file, "has 65535 program headers");
+}
+
+/// A note segment of which a reader that walks by eight bytes sees one note, and Xen, which walks by four, two.
+#[test]
+fn a_second_note_that_only_xen_sees() {
+    let entry = 0x10_0100_u32;
+    let mut elf = kernel();
+    // What follows the first note is boot code to another reader.
+    elf.parts[0].bytes[20..40].copy_from_slice(&common::pvh_note(entry));
+    let mut file = pack_all(&elf, &[program(0), program(1), program(2)]);
+    let seal = seal_of(&file);
+    put(&mut file, 64 + 32, &40u64.to_le_bytes());
+    put(&mut file, 64 + 40, &40u64.to_le_bytes());
+    put(&mut file, 64 + 48, &8u64.to_le_bytes());
+    let file = sealed(file, seal);
+    assert_eq!(xen::load(&file).unwrap().entry, Some(entry.into()), "the case is none");
+    is_refused(&file, FORM);
+}
+
+#[test]
+fn a_note_in_a_section_where_the_segment_has_none() {
+    let file = changed(|file| {
+        // The note segment has no offset: Xen then looks for a section with notes, and takes the seal's for one.
+        put(file, 64 + 8, &[0; 8]);
+        let sections = word(file, 40);
+        put(file, sections + 64 + 4, &7u32.to_le_bytes());
+    });
+    is_refused(&file, "there is no PVH entry note");
+}
+
+#[test]
+fn something_between_headers_and_segments() {
+    let end = 64 + headers(&image()).1.len() * 56;
+    for (at, length) in [(end, 1), (0xFFF, 1), (end, 4096 - end)] {
+        is_refused(&changed(|file| file[at..at + length].fill(0x90)), FORM);
+    }
+}
+
+#[test]
+fn something_behind_the_end() {
+    for tail in [&[0][..], b"more", &[0; 4096]] {
+        is_refused(&changed(|file| file.extend(tail)), "bytes behind the end of the image");
+    }
+    let short = changed(|file| file.truncate(file.len() - 1));
+    assert!(!refused(&short).is_empty());
+}
+
+#[test]
+fn segments_over_the_same_bytes() {
+    let mut file = image();
+    let seal = seal_of(&file);
+    let count = usize::from(u16::from_le_bytes([file[56], file[57]]));
+    let last = file[64 + (count - 1) * 56..64 + count * 56].to_vec();
+    // As many as fit before the first page.
+    for index in count..72 {
+        put(&mut file, 64 + index * 56, &last);
+    }
+    file[56] = 72;
+    is_refused(&sealed(file, seal), "overlap");
+}
+
+/// Sums of what headers say.
+#[test]
+fn memory_that_is_more_than_there_is() {
+    let file = changed(|file| {
+        for index in [6, 7, 8] {
+            put(file, 64 + index * 56 + 40, &(1u64 << 63).to_le_bytes());
+        }
+    });
+    is_refused(&file, "reaches beyond 1 GiB");
+    let file = changed(|file| put(file, 64 + 6 * 56 + 24, &(u64::MAX - 0xFFF).to_le_bytes()));
+    assert!(!refused(&file).is_empty());
+}
+
+#[test]
+fn segments_in_another_order() {
+    let file = changed(|file| {
+        let (one, two) = (64 + 6 * 56, 64 + 7 * 56);
+        let first = file[one..one + 56].to_vec();
+        file.copy_within(two..two + 56, one);
+        put(file, two, &first);
+    });
+    is_refused(&file, "overlap, or are not in order");
+}
+
+#[test]
+fn two_sections_of_one_name() {
+    let uses = br#"{"format":"cloister-unsafe","version":1,"crates":[]}"#;
+    let extras = Extras { sbom: Some(b"{}"), unsafe_uses: Some(uses) };
+    let mut file = pack_extras(&kernel(), &[program(0), program(1), program(2)], &extras);
+    let (seal, sections) = (seal_of(&file), word(&file, 40));
+    let name = file[sections + 2 * 64..sections + 2 * 64 + 4].to_vec();
+    put(&mut file, sections + 3 * 64, &name);
+    is_refused(&sealed(file, seal), FORM);
+}
+
+/// Every byte that no segment, section or seal has for its own, in a file that is sealed again: headers, names of
+/// sections, gaps.
+#[test]
+fn no_byte_of_the_structure_can_be_another() {
+    let original = image();
+    let (seal, sections) = (seal_of(&original), word(&original, 40));
+    let structure = (0..4096 + 20).chain(seal + 32..original.len());
+    assert!(sections > seal && sections < original.len());
+    for at in structure {
+        for flip in [1, 0x10, 0x80, 0xFF] {
+            let mut file = original.clone();
+            file[at] ^= flip;
+            let reasons = refused(&sealed(file, seal));
+            assert!(!reasons.is_empty(), "{flip:#x} at {at:#x}");
+            assert!(reasons.iter().all(|reason| !reason.starts_with("error: seal: the file is not as")), "{at:#x}");
+        }
+    }
+}
+
+/// What an image carries beside its segments.
+mod of_inventories {
+    use super::*;
+
+    const USES: &str = r#"{"format":"cloister-unsafe","version":1,"crates":[]}"#;
+
+    fn bill(rest: &str) -> String {
+        format!(
+            r#"{{"bomFormat":"CycloneDX","specVersion":"1.6","components":[{{"name":"cloister-driver"}},
+            {{"name":"cloister-manager"}},{{"name":"cloister-store"}}{rest}]}}"#
+        )
+    }
+
+    fn with(sbom: &str, uses: &str) -> Vec<u8> {
+        let extras = Extras { sbom: Some(sbom.as_bytes()), unsafe_uses: Some(uses.as_bytes()) };
+        pack_extras(&kernel(), &[program(0), program(1), program(2)], &extras)
+    }
+
+    /// Nothing of what is printed has a character that steers a terminal or turns text round.
+    fn printed(file: &[u8]) -> String {
+        let verdict = verify(file, &Against::default()).unwrap();
+        let text = verdict.text();
+        assert!(text.chars().all(|c| cloister_policy::is_plain(c) || c == '\n'), "{text:?}");
+        text
+    }
+
+    #[test]
+    fn characters_that_are_not_shown() {
+        assert!(refused(&with(&bill(""), USES)).is_empty());
+        for odd in [
+            r"\u001b]0;owned\u0007",
+            r"\u001b[2J",
+            r"1.0\nverified: all of it",
+            r"\u202eevil",
+            "\u{2066}x",
+            r"\u009b1m",
+        ] {
+            let uses = USES.replace(
+                "[]",
+                &format!(
+                    r#"[{{"name":"cloister-driver","crate-version":"{odd}","forbids":false,"blocks":0,"functions":0,"traits":0,
+                    "implementations":0}}]"#
+                ),
+            );
+            let file = with(&bill(""), &uses);
+            is_refused(&file, "the inventory of `unsafe` cannot be read");
+            assert!(!printed(&file).contains("evil"));
+            let file = with(&bill(&format!(r#",{{"name":"{odd}"}}"#)), USES);
+            is_refused(&file, "the SBOM is not CycloneDX in JSON");
+            printed(&file);
+        }
+        let elsewhere = bill("").replace("\"bomFormat\"", "\"note\":\"\\u001b[2J\",\"bomFormat\"");
+        is_refused(&with(&elsewhere, USES), "the SBOM is not CycloneDX in JSON");
+    }
+
+    #[test]
+    fn something_behind_a_stream() {
+        let file = with(&bill(""), USES);
+        let (seal, sections) = (seal_of(&file), word(&file, 40));
+        // The stream of the last inventory ends sooner than its section.
+        let (at, size) = (word(&file, sections + 3 * 64 + 24), word(&file, sections + 3 * 64 + 32));
+        let mut shorter = file.clone();
+        let stream = with(&bill(""), USES);
+        assert_eq!(stream[at..at + size], file[at..at + size]);
+        let small = {
+            let other = with(&bill(""), "{}");
+            let sections = word(&other, 40);
+            let (at, size) = (word(&other, sections + 3 * 64 + 24), word(&other, sections + 3 * 64 + 32));
+            other[at..at + size].to_vec()
+        };
+        assert!(small.len() < size);
+        put(&mut shorter, at, &small);
+        is_refused(&sealed(shorter, seal), "there is something behind its end");
+    }
+
+    #[test]
+    fn more_than_anybody_has() {
+        let many: String = (0..60_000).map(|index| format!(",{{\"name\":\"crate-{index}\"}}")).collect();
+        let one = |index| {
+            format!(
+                r#"{{"name":"other-{index}","crate-version":"1","forbids":true,"blocks":18446744073709551615,
+                "functions":18446744073709551615,"traits":1,"implementations":1}}"#
+            )
+        };
+        let uses: Vec<String> = (0..20_000).map(one).collect();
+        let file = with(&bill(&many), &USES.replace("[]", &format!("[{}]", uses.join(","))));
+        let verdict = verify(&file, &Against::default()).unwrap();
+        assert!(!verdict.holds() && verdict.findings.len() < 1000, "{}", verdict.findings.len());
+        assert!(verdict.text().contains("does not count crate-0"));
+    }
+
+    #[test]
+    fn very_many_entries() {
+        let many: String = (0..70_000).map(|index| format!(",{{\"name\":\"crate-{index}\"}}")).collect();
+        is_refused(&with(&bill(&many), USES), "has more than 65536 entries");
+    }
+}
+
+/// Programs that are found out by what they hold, and not by how long a list of it is.
+mod of_programs {
+    use super::*;
+
+    fn with_text(byte: impl Fn(usize) -> u8, length: usize) -> Vec<u8> {
+        let mut elf = program(1);
+        let text = &mut elf.parts[1].bytes;
+        text.extend((0..length).map(byte));
+        elf.parts[1].memory_size = elf.parts[1].bytes.len() as u64;
+        let mut data = Part::new(6, 0x02F0_0000, 0x02F0_0000, &[1; 8]);
+        data.memory_size = 0x1000;
+        elf.parts[2] = data;
+        pack_all(&kernel(), &[program(0), elf, program(2)])
+    }
+
+    #[test]
+    fn eight_mebibytes_of_an_instruction_that_faults() {
+        let verdict = verify(&with_text(|_| 0xF4, 8 << 20), &Against::default()).unwrap();
+        assert!(verdict.findings.len() < 300 && verdict.hits.len() < 300, "{}", verdict.hits.len());
+        assert!(verdict.text().contains("the rest of it was not looked at"));
+    }
+
+    #[test]
+    fn very_many_jumps_out_of_the_program() {
+        let jump = [0xE9, 0, 0, 0, 0x70];
+        let verdict = verify(&with_text(|at| jump[at % 5], 1 << 20), &Against::default()).unwrap();
+        assert!(!verdict.holds() && verdict.findings.len() < 300, "{}", verdict.findings.len());
+    }
+
+    #[test]
+    fn very_many_instructions_within_others_are_counted() {
+        let text = [0xB8, 0xFA, 0xFA, 0xFA, 0xFA];
+        let verdict = verify(&with_text(|at| text[at % 5], 50_000 * 5), &Against::default()).unwrap();
+        assert!(verdict.holds(), "{}", verdict.text());
+        assert!(verdict.hits.len() < 20_000);
+        assert!(verdict.text().contains("cli 200000"), "{}", verdict.text());
+    }
+}
+
+/// The tables may name things only as a policy does: what is printed of them is what stands in it.
+#[test]
+fn names_in_the_tables_that_no_policy_makes() {
+    for odd in [b"\x1b[2Jxx", b"dri\xE2\x80\xAE", b"dri\ner"] {
+        let file = changed(|file| {
+            let start = offset_of(file, b"CLOISTER");
+            let names = start + u32::from_le_bytes(file[start + 112..start + 116].try_into().unwrap()) as usize;
+            let at = names + file[names..].windows(6).position(|window| window == b"driver").unwrap();
+            put(file, at, odd);
+        });
+        let verdict = verify(&file, &Against::default()).unwrap();
+        assert!(!verdict.holds());
+        assert!(verdict.text().chars().all(|c| cloister_policy::is_plain(c) || c == '\n'), "{:?}", verdict.text());
+        is_refused(&file, "is not one that an entry of a policy makes");
+    }
+}
+
+/// What a verdict does not cover, and says so: an image whose code is other code than that which was reviewed.
+#[test]
+fn other_code_within_its_bounds_is_named_as_not_shown() {
+    // A bit of the kernel's text, and a program that does nothing but start.
+    let kernel_bit = changed(|file| {
+        let text = headers(file).1[2].offset as usize;
+        file[text + 0x100] ^= 1;
+    });
+    let mut idle = program(1);
+    let text = &mut idle.parts[1].bytes;
+    text.fill(0xCC);
+    text[..11].copy_from_slice(&[0x31, 0xED, 0xE8, 2, 0, 0, 0, 0x0F, 0x0B, 0xEB, 0xFE]);
+    let honest = verify(&image(), &Against::default()).unwrap();
+    for (file, part) in [(kernel_bit, 0), (pack_all(&kernel(), &[program(0), idle, program(2)]), 2)] {
+        let verdict = verify(&file, &Against::default()).unwrap();
+        assert!(verdict.holds(), "{}", verdict.text());
+        let last = verdict.text().lines().last().unwrap().to_owned();
+        assert!(
+            last.starts_with(
+                "not shown: that the code of the kernel and of the services is the code that was reviewed"
+            )
+        );
+        assert_ne!(verdict.parts[part].hash, honest.parts[part].hash, "the hash to compare with");
+    }
+}
