@@ -17,6 +17,8 @@ use crate::workspace::{self, TARGET};
 
 /// The kernel's package and its binary.
 const KERNEL: &str = "cloister-kernel";
+/// The feature by which http takes uploads of any length, to be measured.
+pub const SINK: &str = "sink";
 /// The policy that ships.
 pub const DEFAULT_POLICY: &str = "policy/default.toml";
 
@@ -50,12 +52,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Builds the image of a policy.
 pub fn build(policy_file: &Path, stages: &mut Stages) -> Result<Image> {
-    build_for(policy_file, None, stages)
+    build_with(policy_file, &[], stages)
 }
 
-/// Builds the image of a policy with a kernel that has a feature of its own, for measurements: not what ships, and in
-/// another folder.
-pub fn build_for(policy_file: &Path, feature: Option<&str>, stages: &mut Stages) -> Result<Image> {
+/// Builds the image of a policy with features that what ships has not, for measurements: each is one of the kernel's or of a
+/// program's. It is in another folder.
+pub fn build_with(policy_file: &Path, extra: &[&str], stages: &mut Stages) -> Result<Image> {
     stages.begin("checking the policy");
     let policy_file = find(policy_file)?;
     let policy = cloister_policy::load(&policy_file)
@@ -63,14 +65,14 @@ pub fn build_for(policy_file: &Path, feature: Option<&str>, stages: &mut Stages)
     workspace::ensure_target(&mut |text| stages.begin(text))?;
     let metadata = workspace::metadata()?;
     let mut folder = folder(&policy_file)?;
-    if let Some(feature) = feature {
+    for feature in extra {
         folder.as_mut_os_string().push(format!("-{feature}"));
     }
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let cargo = Cargo { folder: &folder };
+    let cargo = Cargo { folder: &folder, extra };
     stages.begin("building the kernel");
     let mut features = features(&policy, &metadata)?;
-    features.extend(feature.map(str::to_owned));
+    features.extend(chosen(extra, KERNEL, &metadata));
     let kernel = cargo.kernel(&features)?;
     let mut programs = Vec::new();
     for service in policy.services() {
@@ -105,6 +107,13 @@ fn features(policy: &Checked, metadata: &Metadata) -> Result<BTreeSet<String>> {
     Ok(features)
 }
 
+/// Returns those of `extra` that `package` has.
+fn chosen(extra: &[&str], package: &str, metadata: &Metadata) -> Vec<String> {
+    let package = metadata.packages.iter().find(|known| *known.name == package);
+    let has = |feature: &&&str| package.is_some_and(|package| package.features.contains_key(**feature));
+    extra.iter().filter(has).map(|feature| (*feature).to_owned()).collect()
+}
+
 /// The folder of a policy's image: `target/image/<name of the policy file>`.
 pub fn folder(policy_file: &Path) -> Result<PathBuf> {
     let name = policy_file.file_stem().with_context(|| format!("{} names no file", policy_file.display()))?;
@@ -125,6 +134,8 @@ pub fn find(file: &Path) -> Result<PathBuf> {
 /// and capabilities differ: so building one policy never undoes the other's work.
 struct Cargo<'a> {
     folder: &'a Path,
+    /// Features that what ships has not.
+    extra: &'a [&'a str],
 }
 
 impl Cargo<'_> {
@@ -147,7 +158,8 @@ impl Cargo<'_> {
         let bindings = self.folder.join(format!("{name}.rs"));
         write_if_changed(&bindings, source.as_bytes())?;
         let script = workspace::root().join("services/runtime/link.ld");
-        let elf = self.rustc((&package, &bin), "image", &script, Some(service.image_base()), Some(&bindings))?;
+        let features = [vec!["image".to_owned()], chosen(self.extra, &package, metadata)].concat().join(",");
+        let elf = self.rustc((&package, &bin), &features, &script, Some(service.image_base()), Some(&bindings))?;
         self.keep(name, &elf)
     }
 
@@ -231,6 +243,22 @@ mod tests {
             let policy = cloister_policy::load(&file).unwrap_or_else(|report| panic!("{}", report.render(false)));
             let found = features(&policy, &metadata).expect("features");
             assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_the_benchmarks_image_has_a_sink() {
+        let metadata = workspace::metadata().expect("metadata");
+        for package in ["cloister-http", "cloister-fused"] {
+            assert_eq!(chosen(&[SINK], package, &metadata), [SINK], "{package}");
+            assert!(chosen(&[], package, &metadata).is_empty(), "{package}");
+            let known = metadata.packages.iter().find(|known| *known.name == package).expect("a package");
+            let implied =
+                |name: &str| known.features.get(name).is_some_and(|names| names.iter().any(|name| name == SINK));
+            assert!(!implied("default") && !implied("image"), "{package}");
+        }
+        for package in ["cloister-tcpip", KERNEL] {
+            assert!(chosen(&[SINK], package, &metadata).is_empty(), "{package}");
         }
     }
 

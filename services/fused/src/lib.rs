@@ -18,6 +18,10 @@ use alloc::boxed::Box;
 
 use arrayvec::ArrayVec;
 use cloister_caps::Slot;
+#[cfg(not(feature = "sink"))]
+use cloister_http as http;
+#[cfg(feature = "sink")]
+use cloister_http::with_sink as http;
 use cloister_interfaces::capability::{Clock, Console, Entropy, GrantRule, Info, Port, Power};
 use cloister_interfaces::control::Control;
 use cloister_interfaces::grants::Grants;
@@ -179,7 +183,7 @@ where
         store: control_store,
         control: shutdown,
     });
-    let http = cloister_http::service(cloister_http::Caps {
+    let http = http::service(cloister_http::Caps {
         console: own.console,
         clock: caps().clock,
         info: own.info,

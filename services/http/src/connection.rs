@@ -17,8 +17,18 @@ use crate::response::{Answer, CONTINUE, Content, Context, Head, LARGEST_HEAD, Re
 const REQUEST: Duration = Duration::from_secs(10);
 /// How long a connection may be idle between requests.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How long a peer may take nothing of a response.
-const STALLED: Duration = Duration::from_secs(30);
+/// How far a transfer, of a request's body or of a response, may be behind the least rate.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How far behind it is spared although others wait to connect: tcpip tells of what it sends of the
+/// archive once a second.
+const SPARED: Duration = Duration::from_secs(2);
+/// Nanoseconds that a byte of a transfer takes at the least rate, 500 bytes a second.
+const BYTE: u64 = 2_000_000;
+/// The same while others wait to connect: 16,000 bytes a second.
+const BYTE_PRESSED: u64 = 62_500;
+/// A response up to this size is left to tcpip, which need not report its end. A larger one is watched,
+/// for its peer may be slow.
+const SMALL: usize = 256 * 1024;
 /// How long what a peer still sends is thrown away, so that it can read why it was refused.
 const LINGER: Duration = Duration::from_secs(3);
 /// Requests answered on one connection in one pass.
@@ -105,6 +115,8 @@ pub struct Connection {
     announce: Option<u32>,
     /// We wait for nothing but the peer: tcpip was told that it need not tell what it takes.
     quiet: bool,
+    /// The response is so large that tcpip is to report its end.
+    watched: bool,
     /// Bytes of a request's body, to be thrown away.
     discard: u64,
     /// The request whose body that is, if it is answered then.
@@ -113,6 +125,9 @@ pub struct Connection {
     content: Rest,
     /// When it last got on.
     since: Instant,
+    /// When a transfer has exhausted its patience: each byte puts this off by the time that it takes at
+    /// the least rate, to [`PATIENCE`] from now at the latest.
+    until: Instant,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -154,10 +169,37 @@ impl Connection {
         matches!(self.state, State::Ending(_) | State::Ended)
     }
 
-    /// Since when it has waited for a request, if it does nothing else.
-    pub fn idle_since(&self) -> Option<Instant> {
-        let idle = self.state == State::Open && self.is_quiet() && self.discard == 0;
-        idle.then_some(self.since)
+    /// Returns since when it has waited for a request, if it does nothing else.
+    fn idle_since(&self) -> Option<Instant> {
+        (self.state == State::Open && !self.is_busy()).then_some(self.since)
+    }
+
+    /// Returns since when there has been nothing to be lost with it.
+    pub fn dispensable_since(&self) -> Option<Instant> {
+        let refused = self.state == State::Lingering && self.is_sent();
+        self.idle_since().or(refused.then_some(self.since))
+    }
+
+    /// Returns `true` while a body is received or a response sent.
+    fn is_busy(&self) -> bool {
+        !self.is_quiet() || self.discard > 0
+    }
+
+    /// The transfer got on by `bytes`, while others wait to connect (`pressed`) or not.
+    fn got_on(&mut self, bytes: u32, pressed: bool, now: Instant) {
+        let bought = Duration::from_nanos(u64::from(bytes) * if pressed { BYTE_PRESSED } else { BYTE });
+        self.until = (self.until + bought).min(now + PATIENCE);
+    }
+
+    /// Returns from when on a transfer may be ended for others that wait to connect.
+    pub fn spared_until(&self) -> Instant {
+        Instant(self.until.0.saturating_sub((PATIENCE - SPARED).as_nanos() as u64))
+    }
+
+    /// Ends it for others that wait to connect.
+    pub fn yield_place(&mut self) {
+        // A closed connection keeps its place until its peer has answered; a peer that was refused may not.
+        self.end(if self.state == State::Open && !self.is_busy() { Ending::Close } else { Ending::Abort });
     }
 
     /// Whether there is nothing of a response that is ours to see to.
@@ -170,28 +212,32 @@ impl Connection {
         self.unsent == 0 && self.constant == 0
     }
 
-    /// `length` bytes came.
+    /// Takes note of `length` bytes that came, while others wait to connect (`pressed`) or not.
     ///
     /// # Errors
     /// More than the ring holds.
-    pub fn received(&mut self, length: u32, ring: Ring, now: Instant) -> Result<(), Breach> {
+    pub fn received(&mut self, length: u32, ring: Ring, pressed: bool, now: Instant) -> Result<(), Breach> {
         let standing = u64::from(self.available) + u64::from(self.consumed) + u64::from(length);
         if standing > ring.size as u64 {
             return Err(Breach);
         }
-        // A request has its time from its first byte, however slowly the others come.
-        if self.available == 0 && self.idle_since().is_some() || self.discard > 0 {
+        if self.discard > 0 {
+            self.since = now;
+            self.got_on(length, pressed, now);
+        } else if self.available == 0 && self.idle_since().is_some() {
+            // A request has its time from its first byte, however slowly the others come.
             self.since = now;
         }
         self.available += length;
         Ok(())
     }
 
-    /// tcpip took `length` bytes of the ring, and `constant` of the archive.
+    /// Takes note that tcpip took `length` bytes of the ring, and `constant` of the archive, while others
+    /// wait to connect (`pressed`) or not.
     ///
     /// # Errors
     /// More than there were.
-    pub fn sent(&mut self, length: u32, constant: u32, now: Instant) -> Result<(), Breach> {
+    pub fn sent(&mut self, length: u32, constant: u32, pressed: bool, now: Instant) -> Result<(), Breach> {
         let announced = if self.announce.is_some() { 0 } else { self.constant };
         if length > self.unsent.saturating_sub(self.written) || constant > announced {
             return Err(Breach);
@@ -201,6 +247,7 @@ impl Connection {
         // What was done quietly was done long before we hear of it.
         if !core::mem::take(&mut self.quiet) {
             self.since = now;
+            self.got_on(length.saturating_add(constant), pressed, now);
         }
         Ok(())
     }
@@ -236,13 +283,13 @@ impl Connection {
         }
     }
 
-    /// When its patience ends.
+    /// Returns when its patience ends.
     pub fn deadline(&self) -> Option<Instant> {
         let patience = match self.state {
             State::Free | State::Ending(_) | State::Ended => return None,
             State::Lingering if self.is_sent() => LINGER,
-            _ if self.idle_since().is_none() && self.discard == 0 => STALLED,
-            _ if self.available > 0 || self.discard > 0 || !self.served => REQUEST,
+            _ if self.is_busy() => return Some(self.until),
+            _ if self.available > 0 || !self.served => REQUEST,
             _ => KEEP_ALIVE,
         };
         Some(self.since + patience)
@@ -276,7 +323,8 @@ impl Connection {
                 return false;
             }
             self.send_content(index, world);
-            if self.content != Rest::Nothing || self.constant > 0 && !self.close {
+            let more = if self.close { self.watched && !self.is_sent() } else { self.constant > 0 };
+            if self.content != Rest::Nothing || more {
                 return false;
             }
             if self.close {
@@ -383,7 +431,7 @@ impl Connection {
         }
         self.discard = sink.length;
         self.sink = Some(sink);
-        self.since = world.now;
+        (self.since, self.until) = (world.now, world.now + PATIENCE);
         true
     }
 
@@ -409,10 +457,11 @@ impl Connection {
             Content::Bytes(bytes) => Rest::Bytes(bytes),
             Content::Page(uptime) => Rest::Page(uptime, 0),
         };
+        self.watched = matches!(response.content, Content::Bytes(bytes) if bytes.len() > SMALL);
         (self.close, self.linger) = (response.close, response.linger);
         self.discard = response.discard;
         self.served = true;
-        self.since = world.now;
+        (self.since, self.until) = (world.now, world.now + PATIENCE);
         true
     }
 
@@ -476,7 +525,7 @@ impl Connection {
         if (self.written > 0 || self.announce.is_some()) && !self.over {
             let constant = self.announce.map(|offset| Constant { offset, length: self.constant });
             let idle = self.state == State::Open && self.content == Rest::Nothing && self.available == 0;
-            let quiet = idle && !self.close && self.discard == 0 && !self.peer_closed;
+            let quiet = idle && !self.close && self.discard == 0 && !self.peer_closed && !self.watched;
             let (consumed, length) = (self.consumed, self.written);
             if push(Ask::Send { connection, consumed, length, constant, quiet }) {
                 (self.consumed, self.written, self.announce, self.quiet) = (0, 0, None, quiet);

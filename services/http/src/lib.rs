@@ -45,5 +45,15 @@ pub struct Caps<S, M> {
 
 /// The service.
 pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
-    server::Http::new(caps)
+    server::Http::new(caps, false)
+}
+
+/// The service that benchmarks measure: it also takes whatever is sent to `/sink`, to the end. It ships nowhere.
+pub mod with_sink {
+    use super::{Caps, Memory, Service, System, server};
+
+    /// The service.
+    pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
+        server::Http::new(caps, true)
+    }
 }

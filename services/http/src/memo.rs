@@ -123,7 +123,7 @@ mod tests {
                 let text = format!("GET {} HTTP/1.1\r\nHost: a\r\n{}\r\n", targets[which], more[which]);
                 let date = format!("second {second}");
                 let context =
-                    Context { site: &site, policy: [1; 32], uptime: Duration::ZERO, date: Some(&date) };
+                    Context { site: &site, sink: false, policy: [1; 32], uptime: Duration::ZERO, date: Some(&date) };
                 let Ok(Some((request, _))) = request::parse(text.as_bytes()) else { unreachable!() };
                 let mut head = Head::new();
                 let Answer::Now(response) = respond(&request, &context, &mut head) else { unreachable!() };

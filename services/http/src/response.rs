@@ -33,6 +33,8 @@ pub enum Content {
 pub struct Context<'a> {
     /// The site.
     pub site: &'a Site,
+    /// Anything may be sent to `/sink`.
+    pub sink: bool,
     /// For the built-in page.
     pub policy: [u8; 32],
     /// For the built-in page.
@@ -79,7 +81,7 @@ pub struct Sink {
     old: bool,
 }
 
-/// The path to which anything may be sent.
+/// The path to which anything may be sent, if there is one.
 const SINK: &[u8] = b"sink";
 /// Leave to send a body (RFC 9110, 10.1.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -139,7 +141,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 #[must_use]
 pub fn respond(request: &Request<'_>, context: &Context<'_>, head: &mut Head) -> Answer {
     let Request { keep_alive, expects, modern, .. } = *request;
-    if request.method == Method::Post && Path::parse(request.target).is_ok_and(|path| path.as_bytes() == SINK) {
+    if context.sink && request.method == Method::Post && is_sink(request.target) {
         return match request.body {
             Body::Length(length) => Answer::Sink(Sink { length, close: !keep_alive, expects, old: !modern }),
             Body::Chunked => Answer::Now(refuse(411, context.date, head)),
@@ -166,6 +168,10 @@ pub fn respond(request: &Request<'_>, context: &Context<'_>, head: &mut Head) ->
         linger: request.body != Body::Length(0),
         discard: if close { 0 } else { discard },
     })
+}
+
+fn is_sink(target: &str) -> bool {
+    Path::parse(target).is_ok_and(|path| path.as_bytes() == SINK)
 }
 
 /// The response to a request whose body has come: how long it was. Writes it to `head`.
@@ -393,8 +399,13 @@ mod tests {
     }
 
     fn answer(site: &Site, text: &str) -> Written {
+        answer_with(site, false, text)
+    }
+
+    fn answer_with(site: &Site, sink: bool, text: &str) -> Written {
         let context = Context {
             site,
+            sink,
             policy: [1; 32],
             uptime: Duration::from_secs(5),
             date: Some("Sun, 06 Nov 1994 08:49:37 GMT"),
@@ -497,13 +508,23 @@ mod tests {
     #[test]
     fn what_is_sent_to_the_sink_is_counted() {
         let site = files();
-        let post = |more: &str| answer(&site, &format!("POST /sink HTTP/1.1\r\nHost: a\r\n{more}\r\n"));
+        let post = |more: &str| answer_with(&site, true, &format!("POST /sink HTTP/1.1\r\nHost: a\r\n{more}\r\n"));
         let response = post("Content-Length: 123456789012\r\n");
         assert_eq!((status(&response), response.close), ("200", false));
         assert!(response.head.contains("Content-Length: 13\r\n") && response.head.ends_with("\r\n\r\n123456789012\n"));
         assert!(post("Content-Length: 1\r\nConnection: close\r\n").close);
         assert_eq!(status(&post("Transfer-Encoding: chunked\r\n")), "411");
         assert_eq!(status(&get(&site, "/sink", "")), "404");
+    }
+
+    #[test]
+    fn what_ships_has_no_sink() {
+        for (length, discard, close) in [(5, 5, false), (65_536, 65_536, false), (65_537, 0, true)] {
+            let text = format!("POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+            let response = answer(&files(), &text);
+            assert_eq!((status(&response), field(&response, "Allow")), ("405", Some("GET, HEAD")));
+            assert_eq!((response.discard, response.close), (discard, close), "{length}");
+        }
     }
 
     #[test]
@@ -558,7 +579,7 @@ mod tests {
             let site = site(&[("a/b", b"x")]);
             let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
             if let Ok(Some((request, _))) = parse(text.as_bytes()) {
-                let context = Context { site: &site, policy: [0; 32], uptime: Duration::ZERO, date: None };
+                let context = Context { site: &site, sink: false, policy: [0; 32], uptime: Duration::ZERO, date: None };
                 let mut text = Head::new();
                 let _ = respond(&request, &context, &mut text);
                 let head = text.split("\r\n\r\n").next().unwrap();

@@ -24,6 +24,8 @@ const PORT: u16 = 80;
 const SPARE: usize = 8;
 /// How long a connection may be idle although others wait to connect.
 const GRACE: Duration = Duration::from_millis(50);
+/// How long after a transfer was ended for others the next one is.
+const PAUSE: Duration = Duration::from_millis(25);
 /// The only list: connections that are idle, the longest first.
 const IDLE: usize = 0;
 /// How often the clock is asked for the date.
@@ -45,6 +47,8 @@ pub struct Http<S, M> {
     site_bytes: &'static [u8],
     /// tcpip sends from the archive by itself.
     referring: bool,
+    /// Peers may send to `/sink`.
+    sink: bool,
     connections: Vec<Connection>,
     /// Connections of which there is something new.
     news: Vec<u16>,
@@ -55,8 +59,11 @@ pub struct Http<S, M> {
     scratch: Vec<u8>,
     head: Box<Head>,
     memo: Memo,
-    /// Connections that are to end because others wait to connect.
+    /// Idle connections that are to end because others wait to connect.
     owed: usize,
+    /// Connections that are to end for them even if they are not idle, and from when on the next may.
+    needed: usize,
+    pause: Instant,
     /// The date; none once the clock has refused to tell it, since every refusal is logged. And when to ask next.
     date: Option<Stamp>,
     date_due: Instant,
@@ -68,8 +75,8 @@ pub struct Http<S, M> {
 }
 
 impl<S: System, M: Memory> Http<S, M> {
-    /// The service over its capabilities.
-    pub fn new(caps: Caps<S, M>) -> Self {
+    /// The service over its capabilities; `sink` says that it takes what is sent to `/sink`.
+    pub fn new(caps: Caps<S, M>, sink: bool) -> Self {
         let layout = Layout::of(caps.stream_in.len(), caps.stream_out.len());
         let mut connections = Vec::new();
         let mut scratch = Vec::new();
@@ -112,6 +119,7 @@ impl<S: System, M: Memory> Http<S, M> {
             site,
             site_bytes: caps.site,
             referring: false,
+            sink,
             connections,
             news,
             idle: idle.unwrap_or_default(),
@@ -121,6 +129,8 @@ impl<S: System, M: Memory> Http<S, M> {
             head,
             memo,
             owed: 0,
+            needed: 0,
+            pause: Instant::START,
             date: Some(Stamp::new(0)),
             date_due: Instant::START,
             listen: room,
@@ -130,9 +140,11 @@ impl<S: System, M: Memory> Http<S, M> {
     }
 
     fn hear(&mut self, reply: Reply, now: Instant) {
+        let pressed = self.needed > 0;
         match reply {
             Reply::Network { address: [0, 0, 0, 0], constant } => {
                 // tcpip has forgotten every connection, and so do we.
+                (self.owed, self.needed) = (0, 0);
                 for index in 0..self.connections.len() as u16 {
                     if self.connections.get(usize::from(index)).is_some_and(Connection::in_use) {
                         self.change(index, Connection::forget);
@@ -145,7 +157,10 @@ impl<S: System, M: Memory> Http<S, M> {
             Reply::Network { address: [a, b, c, d], .. } => {
                 self.console.line(format_args!("listening on port {PORT}: http://{a}.{b}.{c}.{d}/"));
             }
-            Reply::Pressure { free } => self.owed = SPARE.saturating_sub(usize::from(free) + self.ending).max(1),
+            Reply::Pressure { free } => {
+                self.needed = SPARE.saturating_sub(usize::from(free) + self.ending);
+                self.owed = self.needed.max(1);
+            }
             Reply::Accepted { connection, .. } => {
                 let unused = self.connections.get(usize::from(connection.0)).is_some_and(|place| !place.in_use());
                 if unused {
@@ -158,13 +173,13 @@ impl<S: System, M: Memory> Http<S, M> {
                 let ring = self.layout.ring_in(connection);
                 self.with(connection, |connection| {
                     if sent > 0 || constant > 0 {
-                        connection.sent(sent, constant, now)?;
+                        connection.sent(sent, constant, pressed, now)?;
                     }
-                    connection.received(length, ring, now)
+                    connection.received(length, ring, pressed, now)
                 });
             }
             Reply::Sent { connection, length, constant } => {
-                self.with(connection, |connection| connection.sent(length, constant, now));
+                self.with(connection, |connection| connection.sent(length, constant, pressed, now));
             }
             Reply::PeerClosed { connection } => self.with(connection, |connection| {
                 connection.peer_closed();
@@ -172,6 +187,7 @@ impl<S: System, M: Memory> Http<S, M> {
             }),
             Reply::Closed { connection } => {
                 self.owed = self.owed.saturating_sub(1);
+                self.needed = self.needed.saturating_sub(1);
                 self.with(connection, |connection| {
                     connection.over();
                     Ok(())
@@ -212,21 +228,52 @@ impl<S: System, M: Memory> Http<S, M> {
     }
 
     /// Ends the connections that have been idle for longest, as many as are owed. One that was idle for a moment only may be
-    /// about to ask, and is spared; answers until when.
+    /// about to ask, and is spared. When none is idle, ends the transfer that is furthest behind if a place is needed, one at
+    /// a time: peers that come back at once would take all places of many. Returns when to look again.
     fn relieve(&mut self, now: Instant) -> Option<Instant> {
         while self.owed > 0 {
             let Some(index) = self.idle.first(IDLE) else { break };
-            let since = self.connections.get(usize::from(index)).and_then(Connection::idle_since);
+            let since = self.connections.get(usize::from(index)).and_then(Connection::dispensable_since);
             if let Some(since) = since.filter(|since| now < *since + GRACE) {
                 return Some(since + GRACE);
             }
             self.idle.leave(index);
             // It was attended to since it last changed, so the list is right.
-            self.change(index, Connection::close);
+            self.change(index, Connection::yield_place);
             self.owed -= 1;
+            self.needed = self.needed.saturating_sub(1);
         }
         self.owed = 0;
-        None
+        if self.needed == 0 {
+            return None;
+        }
+        let Some((index, spared)) = self.slowest() else {
+            self.needed = 0;
+            return None;
+        };
+        let due = spared.max(self.pause);
+        if now < due {
+            return Some(due);
+        }
+        self.change(index, Connection::yield_place);
+        self.needed -= 1;
+        self.pause = now + PAUSE;
+        (self.needed > 0).then_some(self.pause)
+    }
+
+    /// Returns the connection whose patience ends first and until when it is spared, if none is idle.
+    fn slowest(&mut self) -> Option<(u16, Instant)> {
+        loop {
+            // A timer that was put off is found at its old time.
+            let first = self.timers.next()?;
+            let index = self.timers.expired(first)?;
+            let connection = self.connections.get(usize::from(index))?;
+            let Some(deadline) = connection.deadline() else { continue };
+            self.timers.set(index, deadline);
+            if deadline <= first {
+                return Some((index, connection.spared_until()));
+            }
+        }
     }
 
     /// Asks the clock for the date, if it may have changed.
@@ -262,6 +309,7 @@ impl<S: System, M: Memory> Http<S, M> {
             now,
             context: Context {
                 site: &self.site,
+                sink: self.sink,
                 policy: self.policy,
                 uptime: now.since(self.boot),
                 date: self.date.as_ref().map(Stamp::as_str),
@@ -281,7 +329,7 @@ impl<S: System, M: Memory> Http<S, M> {
             let requests = &mut self.socket.requests;
             let told = connection.tell(index, |ask| requests.push(&ask).is_ok());
             self.ending = self.ending + usize::from(connection.is_ending()) - usize::from(was);
-            match connection.idle_since() {
+            match connection.dispensable_since() {
                 Some(_) => self.idle.join(index, IDLE),
                 None => self.idle.leave(index),
             }

@@ -37,6 +37,10 @@ const WAITING: usize = 2;
 const HALF_OPEN: Duration = Duration::from_secs(5);
 /// How long a closed connection may take to deliver what was sent; and until then, how long its peer may take nothing.
 pub const LINGER: Duration = Duration::from_secs(60);
+/// How long of that it is spared although its place is needed.
+const SPARED: Duration = Duration::from_secs(3);
+/// Connections that were given up, that are looked at when a place is needed.
+const LOOKED_AT: usize = 4;
 /// How long a peer that closed nothing itself is waited for, once all was delivered.
 const FIN_WAIT: Duration = Duration::from_secs(10);
 /// How long a reset may take to leave.
@@ -67,6 +71,7 @@ pub enum Stage {
 /// Lists of connections, the oldest first.
 const HALF_OPENS: usize = 0;
 const DELIVERED: usize = 1;
+const GIVEN_UP: usize = 2;
 
 /// One connection.
 pub struct Flow {
@@ -233,7 +238,7 @@ pub struct Flows {
     pub time_wait: TimeWait,
     /// Those that nobody has, with large buffers and with small ones; the last used is used next.
     idle: [Vec<u16>; 2],
-    lists: Lists<2>,
+    lists: Lists<3>,
     timers: Timers,
     ready: VecDeque<u16>,
     ports: ArrayVec<(u8, u16), MAX_PORTS>,
@@ -369,7 +374,7 @@ impl Flows {
     /// there is no room, or nobody listens.
     pub fn open(&mut self, segment: &Segment, largest: NonZeroU16, now: Instant) -> Option<u16> {
         let client = self.owner(segment.port)?;
-        let index = self.take()?;
+        let index = self.take(now)?;
         let flow = self.get(index)?;
         flow.socket()?.listen(segment.port).ok()?;
         (flow.client, flow.largest) = (client, largest);
@@ -381,13 +386,15 @@ impl Flows {
         Some(index)
     }
 
-    /// A connection that nobody has, with a closed socket. If all are in use, one that has only to wait makes room; and of
-    /// those that are half open the oldest, so that a flood of SYNs delays others, but does not lock them out.
-    fn take(&mut self) -> Option<u16> {
+    /// A connection that nobody has, with a closed socket. If all are in use, one that has only to wait makes room, or one whose
+    /// peer does not take what is left; and of those that are half open the oldest, so that a flood of SYNs delays others,
+    /// but does not lock them out.
+    fn take(&mut self, now: Instant) -> Option<u16> {
         loop {
             let [large, small] = &mut self.idle;
             let Some(index) = large.pop().or_else(|| small.pop()) else {
-                self.release(self.lists.first(DELIVERED).or(self.lists.first(HALF_OPENS))?);
+                let spare = self.lists.first(DELIVERED).or_else(|| self.overdue(now));
+                self.release(spare.or(self.lists.first(HALF_OPENS))?);
                 continue;
             };
             let large = usize::from(index) < self.layout.large;
@@ -410,6 +417,34 @@ impl Flows {
         }
     }
 
+    /// A place is needed and there is none: returns a connection that was given up and of which the peer has taken too little
+    /// for long. Those whose end their applications have not heard are reset, a few at a time, and make room for the next.
+    #[inline(never)] // Seldom.
+    fn overdue(&mut self, now: Instant) -> Option<u16> {
+        for _ in 0..self.lists.len(GIVEN_UP).min(LOOKED_AT) {
+            let index = self.lists.first(GIVEN_UP)?;
+            let flow = self.get(index)?;
+            let until = flow.slot.as_ref().and_then(Slot::patience).unwrap_or(flow.until);
+            let reset = flow.socket().is_none_or(|socket| socket.state() == State::Closed);
+            if reset || until > now + (LINGER - SPARED) {
+                self.lists.join(index, GIVEN_UP);
+                continue;
+            }
+            let Some(slot) = &mut flow.slot else { return Some(index) };
+            slot.part();
+            self.abort(index, now);
+        }
+        None
+    }
+
+    /// The application has given a connection up of which not all was sent yet.
+    pub fn give_up(&mut self, index: u16, now: Instant) {
+        if let Some(flow) = self.get(index).filter(|flow| flow.until == Instant::START) {
+            flow.until = now + LINGER;
+            self.lists.join(index, GIVEN_UP);
+        }
+    }
+
     /// Changes a connection's stage, which lasts until then at most.
     fn enter(&mut self, index: u16, stage: Stage, until: Instant) {
         let Some(flow) = self.get(index) else { return };
@@ -420,7 +455,8 @@ impl Flows {
         match stage {
             Stage::HalfOpen => self.lists.join(index, HALF_OPENS),
             Stage::Delivered => self.lists.join(index, DELIVERED),
-            Stage::Unused | Stage::Open | Stage::Lingering => self.lists.leave(index),
+            Stage::Lingering => self.lists.join(index, GIVEN_UP),
+            Stage::Unused | Stage::Open => self.lists.leave(index),
         }
         if !matches!(stage, Stage::Unused | Stage::Open) {
             self.timers.set(index, until);

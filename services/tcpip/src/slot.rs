@@ -11,6 +11,9 @@ use crate::flows::LINGER;
 /// How often the application is told of constant bytes that were taken, until all were.
 const PROGRESS: Duration = Duration::from_secs(1);
 
+/// Nanoseconds that a byte takes at the least rate of a connection that its application has closed: 3,000 bytes a second.
+const BYTE: u64 = 333_333;
+
 /// Something that the application is told once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Notice {
@@ -340,7 +343,10 @@ impl Slot {
 
     /// The application was told what was taken.
     fn was_told(&mut self, now: Instant) {
-        (self.sent, self.constant_sent, self.quiet, self.told) = (0, 0, false, now);
+        let taken = u64::from(self.sent) + u64::from(self.constant_sent);
+        // Who has closed waits for the peer to take the rest: what it takes buys time.
+        let told = if self.closing { now.min(self.told + Duration::from_nanos(taken * BYTE)) } else { now };
+        (self.sent, self.constant_sent, self.quiet, self.told) = (0, 0, false, told);
     }
 
     /// Whether there is something that was taken and not told of.

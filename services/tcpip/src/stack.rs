@@ -388,10 +388,13 @@ impl<S: System, M: Memory> Stack<S, M> {
             return false;
         }
         let (awaits, patience) = (slot.awaits_answer() && queued == 0, slot.patience());
-        if patience.is_some_and(|end| end <= now) {
-            slot.part();
-            self.flows.abort(index, now);
-            return false;
+        if let Some(end) = patience {
+            if end <= now {
+                slot.part();
+                self.flows.abort(index, now);
+                return false;
+            }
+            self.flows.give_up(index, now);
         }
         if let Some(at) = awaits.then_some(now + ANSWER).into_iter().chain(patience).min() {
             self.flows.wake(index, at);

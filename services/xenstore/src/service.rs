@@ -153,11 +153,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
     fn connect(&mut self, now: Instant) {
         self.outstanding = None;
         self.unsent.clear();
-        for peer in &mut self.peers {
-            if peer.transaction != Transaction::None {
-                peer.transaction = Transaction::Lost;
-            }
-        }
+        self.lose_transactions();
         for watch in self.watches.iter_mut() {
             watch.registered = false;
         }
@@ -166,6 +162,15 @@ impl<S: System, M: Memory> XenStore<S, M> {
             self.poll = now + CONNECT_POLL;
         } else {
             self.link = Link::Greeting;
+        }
+    }
+
+    /// The daemon knows of no transaction any more; the clients learn it when they go on with theirs.
+    fn lose_transactions(&mut self) {
+        for peer in &mut self.peers {
+            if peer.transaction != Transaction::None {
+                peer.transaction = Transaction::Lost;
+            }
         }
     }
 
@@ -179,6 +184,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
             self.port.send();
         } else {
             self.console.line(format_args!("{what}; the connection is dead"));
+            // None is ended by us any more, when its time is over.
+            self.lose_transactions();
             self.link = Link::Dead;
         }
     }
@@ -254,7 +261,12 @@ impl<S: System, M: Memory> XenStore<S, M> {
         };
         match outstanding.job {
             Job::Greet => self.greeted(result),
-            Job::Reset => self.link = Link::Up,
+            Job::Reset => {
+                if result.is_err() {
+                    self.console.line(format_args!("the daemon does not reset: what was open before may stay open"));
+                }
+                self.link = Link::Up;
+            }
             Job::Identify => drop(self.identified(result)),
             Job::Drop => {}
             Job::Rewatch(slot) => self.rewatched(slot, result.err()),

@@ -327,6 +327,39 @@ fn impossible_indices_end_the_connection_and_clients_are_told() {
     assert_eq!(world.service.deadline(), None);
 }
 
+/// Whatever was under way when the connection died: nothing is waited for, and above all nothing in the past.
+#[test]
+fn a_dead_connection_leaves_nothing_to_wait_for() {
+    for begun in [
+        &[][..],
+        &[Action::Begin],
+        &[Action::Begin, write("device/vif/0/x", "1")],
+        &[Action::Watch(path("device/vif/0"), 1), Action::Begin],
+    ] {
+        for waiting in [false, true] {
+            let mut world = World::new(0, 8);
+            world.settle();
+            for action in begun {
+                world.ask(1, action.clone()).expect("carried out");
+            }
+            world.daemon.silent = true;
+            if waiting {
+                world.send(1, read("device/vif/0/mac"));
+                world.service.notified(Notifications::ALL);
+            }
+            world.ring.store(2060, world.ring.load(2056).wrapping_add(5_000));
+            world.settle();
+            assert!(world.system.console().contains("is dead"));
+            for seconds in [0, 4, 7, 100] {
+                world.pass(seconds);
+                world.settle();
+                assert_eq!(world.service.deadline(), None, "{begun:?} {waiting} {seconds}");
+            }
+            assert_eq!(world.ask(1, Action::Commit), Err(Failure::Timeout));
+        }
+    }
+}
+
 #[test]
 fn a_daemon_that_offers_it_is_reconnected_to() {
     let mut world = World::new(0, 8);

@@ -55,6 +55,8 @@ const LOAD_PROGRAMS: [&str; 7] = [
 ];
 /// Their packages (Python comes with the Xen tools).
 const LOAD_PACKAGES: [&str; 6] = ["wrk", "apache2-utils", "httperf", "siege", "ethtool", "iproute2"];
+/// The program that makes slow clients, of the package of its name.
+const SLOW_CLIENTS: &str = "slowhttptest";
 /// Libraries that are opened by name at run time: `pthread_cancel` in libxl wants libgcc.
 const OPENED_LATER: [&str; 1] = ["libgcc_s.so.1"];
 const FOLDERS: [&str; 5] = ["etc/xen/scripts", "host", "var/lib/xen/dump", "var/lib/xenstored", "var/log/xen"];
@@ -72,6 +74,8 @@ pub enum Dom0 {
     Plain,
     /// Make load and measure it, too.
     Load,
+    /// Be many slow clients, too.
+    SlowClients,
 }
 
 /// The initramfs in `cache`, made when it is not there yet.
@@ -81,8 +85,10 @@ pub fn ensure(
     cache: &Path,
     progress: &mut dyn FnMut(&str),
 ) -> Result<PathBuf, BedError> {
-    if kind == Dom0::Load {
-        packages::ensure_also(&LOAD_PACKAGES, progress)?;
+    match kind {
+        Dom0::Plain => {}
+        Dom0::Load => packages::ensure_also(&LOAD_PACKAGES, progress)?,
+        Dom0::SlowClients => packages::ensure_also(&[SLOW_CLIENTS], progress)?,
     }
     let path = cache.join(format!("dom0-{}.cpio.gz", key(installed, kind)));
     if !path.is_file() {
@@ -113,6 +119,9 @@ fn build(installed: &Installed, kind: Dom0) -> Result<Vec<u8>, BedError> {
     }
     let mut programs: Vec<PathBuf> = XEN_PROGRAMS.iter().map(|name| xen.join("bin").join(name)).collect();
     programs.extend(PROGRAMS.iter().map(PathBuf::from));
+    if kind == Dom0::SlowClients {
+        programs.push(Path::new("/usr/bin").join(SLOW_CLIENTS));
+    }
     let mut modules = MODULES.to_vec();
     // A console log on the host costs dom0 a wait for QEMU, during which an instruction clock jumps.
     let mut console = "/host/console";

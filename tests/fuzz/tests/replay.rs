@@ -1,15 +1,20 @@
-//! Every corpus and every past crash, and a brief run of each target on seeded bytes: the same every time.
+//! Every corpus and every past crash, and a run of each target on seeded bytes: others with each commit.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
 
 use cloister_fuzz::{TARGETS, Target, Trace};
 
-/// Scripts of seeded bytes, and mutations of scripts of the corpus, that are run of each target.
-const RANDOM: usize = 50;
-const MUTATED: usize = 150;
+/// Scripts that are run of each target: one in four of seeded bytes, the others mutations of scripts of the corpus.
+const SCRIPTS: usize = 3000;
+/// The variable that gives the seed, to see a run again.
+const SEED: &str = "CLOISTER_FUZZ_SEED";
 
 fn folder(kind: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(kind)
@@ -37,9 +42,34 @@ fn run(target: &Target, name: &str, script: &[u8]) -> (u64, u64) {
     if catch_unwind(AssertUnwindSafe(|| target.run(script, &trace))).is_err() {
         let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{name}", target.name));
         std::fs::write(&kept, script).unwrap();
-        panic!("{name}: `cargo run -p cloister-fuzz -- replay {} {}` shows it", target.name, kept.display());
+        let seed = seed();
+        panic!(
+            "{name} of {SEED}={seed:016x}: `cargo run -p cloister-fuzz -- replay {} {}` shows it",
+            target.name,
+            kept.display()
+        );
     }
     (trace.events(), trace.digest())
+}
+
+/// Returns the seed of this run: the one given, or what the commit is called; outside of a repository it is always the same.
+fn seed() -> u64 {
+    static KNOWN: OnceLock<u64> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let hexadecimal = |text: &str| u64::from_str_radix(text, 16).ok();
+        let given = std::env::var(SEED).ok().map(|text| {
+            hexadecimal(text.trim_start_matches("0x"))
+                .unwrap_or_else(|| panic!("{SEED}={text} is no hexadecimal number"))
+        });
+        let commit = || {
+            let head = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(folder("")).output().ok()?;
+            hexadecimal(String::from_utf8(head.stdout).ok()?.get(..16)?)
+        };
+        let seed = given.or_else(commit).unwrap_or(1);
+        // Past the harness, which keeps what tests print until one fails.
+        let _ = writeln!(std::io::stderr(), "seeded by {SEED}={seed:016x}");
+        seed
+    })
 }
 
 /// SplitMix64 (Steele, Lea and Flood).
@@ -127,13 +157,25 @@ fn replay_and_try(name: &str) {
         let file = path.file_name().unwrap().to_str().unwrap();
         assert_eq!(run(target, file, script), run(target, file, script), "{file} is not the same run twice");
     }
-    let mut random = Random(1);
-    for number in 0..RANDOM {
-        run(target, &format!("random-{number}"), &random.bytes(600));
+    let mut hasher = DefaultHasher::new();
+    (seed(), name).hash(&mut hasher);
+    let mut random = Random(hasher.finish());
+    for number in 0..SCRIPTS {
+        match number % 4 {
+            0 => run(target, &format!("random-{number}"), &random.bytes(600)),
+            _ => run(target, &format!("mutated-{number}"), &random.mutated(&corpus)),
+        };
     }
-    for number in 0..MUTATED {
-        run(target, &format!("mutated-{number}"), &random.mutated(&corpus));
-    }
+}
+
+/// cargo-fuzz would change the lock file of the programs if it were not what their manifests ask for.
+#[test]
+fn the_lock_file_of_the_programs_is_up_to_date() {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["metadata", "--locked", "--format-version", "1", "--manifest-path"]);
+    let output = command.arg(folder("fuzz").join("Cargo.toml")).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "`cargo metadata --manifest-path tests/fuzz/fuzz/Cargo.toml` mends it: {told}");
 }
 
 /// A corpus of at most so many files and bytes, so that the repository stays small.

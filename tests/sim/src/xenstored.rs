@@ -91,7 +91,8 @@ pub struct Xenstored {
     pub conflicts: u32,
     /// What the guest may use.
     pub quota: Quota,
-    /// Errors with which the next requests are answered, instead of being carried out.
+    /// Errors with which the next requests are answered, instead of being carried out. As with the real daemon a transaction's
+    /// end is one whatever is wrong with it (`do_transaction_end`), and to reset watches and transactions never fails.
     pub errors: VecDeque<&'static str>,
     /// Every request so far: its type and the first string of its payload.
     pub requests: Vec<(u32, String)>,
@@ -290,7 +291,12 @@ impl Xenstored {
     }
 
     fn carry_out(&mut self, kind: u32, transaction: u32, first: &str, rest: &[u8]) -> Result<Vec<u8>, &'static str> {
-        if let Some(error) = self.errors.pop_front() {
+        if kind != RESET_WATCHES
+            && let Some(error) = self.errors.pop_front()
+        {
+            if kind == TRANSACTION_END {
+                self.transactions.remove(&transaction);
+            }
             return Err(error);
         }
         if transaction != 0 && !self.transactions.contains_key(&transaction) {
@@ -492,6 +498,22 @@ mod tests {
         daemon.errors.push_back("EBUSY");
         assert_eq!(ask(&mut daemon, READ, 0, "a\0"), error("EBUSY"));
         assert_eq!(ask(&mut daemon, READ, 0, "a\0"), (READ, "1".to_string()));
+    }
+
+    #[test]
+    fn no_error_leaves_a_transaction_open_that_was_to_end() {
+        let mut daemon = Xenstored::new(SharedMemory::new(4096), 7);
+        for end in ["T\0", "F\0"] {
+            let (_, id) = ask(&mut daemon, TRANSACTION_START, 0, "\0");
+            daemon.errors.push_back("EIO");
+            let answer = ask(&mut daemon, TRANSACTION_END, id.trim_end_matches('\0').parse().unwrap(), end);
+            assert_eq!((answer, daemon.open_transactions()), ((ERROR, "EIO\0".to_string()), 0));
+        }
+        ask(&mut daemon, TRANSACTION_START, 0, "\0");
+        ask(&mut daemon, WATCH, 0, "a\x001\0");
+        daemon.errors.push_back("EIO");
+        assert_eq!(ask(&mut daemon, RESET_WATCHES, 0, "\0"), (RESET_WATCHES, "OK\0".to_string()));
+        assert_eq!((daemon.open_transactions(), daemon.watch_count(), daemon.errors.len()), (0, 0, 1));
     }
 
     #[test]

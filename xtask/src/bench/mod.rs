@@ -22,7 +22,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use cloister_bed::{Clock, Config};
 
-use crate::image::{self, DEFAULT_POLICY};
+use crate::image::{self, DEFAULT_POLICY, SINK};
 use crate::stages::Stages;
 use crate::{site, workspace};
 use machine::{Machine, PAGE_BYTES, Setup, System};
@@ -84,8 +84,9 @@ impl Choice {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let began = Instant::now();
     let mut stages = Stages::new();
-    let image = image::build(&arguments.policy, &mut stages)?;
-    let fused = wants(arguments, &machine::FUSED).then(|| image::build(Path::new(FUSED_POLICY), &mut stages));
+    let mut build = |policy: &Path| image::build_with(policy, &[SINK], &mut stages);
+    let image = build(&arguments.policy)?;
+    let fused = wants(arguments, &machine::FUSED).then(|| build(Path::new(FUSED_POLICY)));
     let fused = fused.transpose()?;
     let folder = cloister_bed::target_dir().join("bench");
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;

@@ -11,7 +11,7 @@ use cloister_bed::{Clock, Config};
 use super::machine::{CLOISTER, Machine, Setup};
 use super::work::{self, Scale};
 use super::{page, site_of};
-use crate::image::{self, DEFAULT_POLICY};
+use crate::image::{self, DEFAULT_POLICY, SINK};
 use crate::stages::Stages;
 use crate::symbolize::Symbols;
 
@@ -46,7 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         );
     };
     let mut stages = Stages::new();
-    let image = image::build_for(&arguments.policy, Some(FEATURE), &mut stages)?;
+    let image = image::build_with(&arguments.policy, &[FEATURE, SINK], &mut stages)?;
     let folder = cloister_bed::target_dir().join("profile");
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let page = page();

@@ -91,7 +91,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         std::thread::sleep(Duration::from_millis(100));
         for index in (0..running.len()).rev() {
-            if let Some(end) = running[index].poll()? {
+            if let Some(end) = running[index].poll(stop.load(Ordering::Relaxed))? {
                 running.swap_remove(index);
                 screen.ended(&end);
                 ended.push(end);
@@ -134,15 +134,15 @@ fn report(ended: &[Ended]) -> ExitCode {
     for end in ended {
         println!("{}", status::row(end));
     }
-    let crashes: Vec<_> = ended.iter().filter(|end| !end.crashes.is_empty()).collect();
-    for end in &crashes {
+    let failed: Vec<_> = ended.iter().filter(|end| end.why.is_some()).collect();
+    for end in &failed {
+        println!("{}: {}", end.target, end.why.as_deref().unwrap_or_default());
         for crash in &end.crashes {
             let shown = crash.strip_prefix(workspace::root()).unwrap_or(crash).display();
-            println!("{}: {}", end.target, end.why.as_deref().unwrap_or("crashed"));
             println!("  replay: cargo xtask fuzz --target {} --replay {shown}", end.target);
         }
     }
     let executions: u64 = ended.iter().map(|end| end.status.executions).sum();
-    println!("{} targets, {executions} executions, {} crashes", ended.len(), crashes.len());
-    if crashes.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("{} targets, {executions} executions, {} failed", ended.len(), failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

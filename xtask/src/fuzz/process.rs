@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -33,9 +33,25 @@ pub struct Ended {
     pub target: String,
     pub status: Status,
     pub time: Duration,
-    /// What it has found, and why that is a crash.
+    /// What it has found.
     pub crashes: Vec<PathBuf>,
+    /// Why the run failed, if it did.
     pub why: Option<String>,
+}
+
+/// The status with which libFuzzer ends when it is interrupted (`-interrupted_exitcode`).
+const INTERRUPTED: i32 = 72;
+
+/// Returns why a run failed, if it did: it found something (`crashes`), for which it gave a reason or not, or it did not run
+/// to its end. An interruption is an end only if it was `asked` for.
+fn failure(ended: ExitStatus, executions: u64, crashes: usize, reason: Option<String>, asked: bool) -> Option<String> {
+    match ended.code() {
+        Some(INTERRUPTED) if asked && crashes == 0 => None,
+        Some(0) if crashes > 0 => Some(reason.unwrap_or_else(|| "crashed".to_owned())),
+        Some(0) if executions == 0 && !asked => Some("it ran no script".to_owned()),
+        Some(0) => None,
+        _ => Some(reason.unwrap_or_else(|| ended.to_string())),
+    }
 }
 
 fn files(folder: &Path) -> BTreeSet<PathBuf> {
@@ -87,8 +103,8 @@ impl Fuzzer {
         self.started.elapsed()
     }
 
-    /// Hears what it says; answers how it ended, if it has.
-    pub fn poll(&mut self) -> Result<Option<Ended>> {
+    /// Takes in what it says; returns how it ended, if it has. `asked`: it may have been interrupted.
+    pub fn poll(&mut self, asked: bool) -> Result<Option<Ended>> {
         let ended = self.child.try_wait()?;
         // Its last lines may come a moment after its end.
         let patience = Duration::from_millis(if ended.is_some() { 300 } else { 0 });
@@ -102,16 +118,8 @@ impl Fuzzer {
         let new: Vec<PathBuf> = files(&crashes).difference(&self.before).cloned().collect();
         // Empty unless something was found.
         let _ = std::fs::remove_dir(&crashes);
-        if !status.success() && self.why.is_none() {
-            self.why = Some(status.to_string());
-        }
-        Ok(Some(Ended {
-            target: self.target.clone(),
-            status: self.status,
-            time: self.time(),
-            crashes: new,
-            why: self.why.take(),
-        }))
+        let why = failure(status, self.status.executions, new.len(), self.why.take(), asked);
+        Ok(Some(Ended { target: self.target.clone(), status: self.status, time: self.time(), crashes: new, why }))
     }
 }
 
@@ -120,5 +128,39 @@ impl Drop for Fuzzer {
         // If this program fails, it leaves none behind; one that has ended is not there to be killed.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How a shell that runs `script` ends.
+    fn ending(script: &str) -> ExitStatus {
+        Command::new("sh").args(["-c", script]).status().expect("a shell")
+    }
+
+    #[test]
+    fn only_a_run_to_the_end_without_a_find_has_not_failed() {
+        assert_eq!(failure(ending("exit 0"), 1000, 0, None, false), None);
+        let killed = failure(ending("kill -9 $$"), 1000, 0, None, false).expect("it was killed");
+        assert!(killed.contains("signal: 9"), "{killed}");
+        // libFuzzer: 77 after a crash, 70 after a time-out, 71 for want of memory; 1 if it does not start.
+        for code in [1, 70, 71, 77, 126, 127] {
+            let status = ending(&format!("exit {code}"));
+            assert!(failure(status, 1000, 0, None, false).is_some(), "{code}");
+            assert!(failure(status, 1000, 0, None, true).is_some(), "{code}");
+            assert_eq!(failure(status, 1000, 1, Some("x.rs:1".to_owned()), false).as_deref(), Some("x.rs:1"));
+        }
+        assert!(failure(ending("exit 0"), 0, 0, None, false).is_some(), "it did nothing");
+        assert!(failure(ending("exit 0"), 1000, 1, None, false).is_some(), "it found something");
+    }
+
+    #[test]
+    fn an_interruption_is_an_end_if_it_was_asked_for() {
+        let interrupted = ending("exit 72");
+        assert_eq!(failure(interrupted, 1000, 0, None, true), None);
+        assert!(failure(interrupted, 1000, 1, None, true).is_some());
+        assert!(failure(interrupted, 1000, 0, None, false).is_some(), "somebody else ended it");
     }
 }

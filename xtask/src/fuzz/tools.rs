@@ -91,8 +91,17 @@ pub fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Builds the programs of these targets; answers where they are.
+/// Makes sure that the programs can be built as their lock file says: cargo-fuzz has no `--locked`, and would change the file.
+fn ensure_locked() -> Result<()> {
+    let mut command = nightly("cargo");
+    command.args(["metadata", "--locked", "--format-version", "1", "--manifest-path"]);
+    quiet(command.arg(folder("fuzz/Cargo.toml")))
+        .context("tests/fuzz/fuzz/Cargo.lock is not what the manifests ask for")
+}
+
+/// Builds the programs of these targets; returns where they are.
 pub fn build(targets: &[String], asan: bool) -> Result<Vec<PathBuf>> {
+    ensure_locked()?;
     let (kind, sanitizer) = if asan { ("asan", "address") } else { ("plain", "none") };
     let target_dir = scratch(kind);
     let build = |target: Option<&str>| -> Result<()> {

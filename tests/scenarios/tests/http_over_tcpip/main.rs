@@ -5,6 +5,7 @@ mod application;
 mod dhcp;
 mod loss;
 mod rig;
+mod slow;
 
 use cloister_interfaces::net::Offloads;
 use cloister_scenarios::Network;
@@ -22,8 +23,16 @@ fn pattern(length: usize) -> Vec<u8> {
 }
 
 fn site() -> &'static [u8] {
-    cpio(&[("index.html", b"<p>hello"), ("one", b"1"), ("large", &pattern(3_000_000)), ("d/index.html", b"in d")])
-        .leak()
+    let (little, middle, large) = (pattern(10_000), pattern(200_000), pattern(3_000_000));
+    cpio(&[
+        ("index.html", b"<p>hello"),
+        ("one", b"1"),
+        ("little", &little),
+        ("middle", &middle),
+        ("large", &large),
+        ("d/index.html", b"in d"),
+    ])
+    .leak()
 }
 
 #[test]
@@ -101,7 +110,7 @@ fn without_a_share_in_the_site_files_arrive_as_well() {
 
 #[test]
 fn the_end_of_a_body_is_acknowledged_by_the_answer_and_a_fin_by_ours() {
-    let mut rig = Rig::new(Setup::default());
+    let mut rig = Rig::new(Setup { sink: true, ..Setup::default() });
     let handle = rig.connect();
     rig.socket(handle).set_nagle_enabled(false);
     // A body of two segments: with the second there is as much to acknowledge as is not put off by a clock.
@@ -120,7 +129,7 @@ fn the_end_of_a_body_is_acknowledged_by_the_answer_and_a_fin_by_ours() {
 
 #[test]
 fn what_is_sent_to_the_sink_is_taken_and_counted() {
-    let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+    let mut rig = Rig::new(Setup { site: site(), sink: true, ..Setup::default() });
     let handle = rig.connect();
     for length in [0usize, 1, 300_000] {
         let head = format!("POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
@@ -141,7 +150,7 @@ fn what_is_sent_to_the_sink_is_taken_and_counted() {
 /// Linux begins an upload with a short segment, and sends long ones after it.
 #[test]
 fn an_upload_in_long_segments_is_acknowledged_at_once() {
-    let mut rig = Rig::new(Setup { site: site(), offloads: Offloads::all(), ..Setup::default() });
+    let mut rig = Rig::new(Setup { site: site(), sink: true, offloads: Offloads::all(), ..Setup::default() });
     let handle = rig.connect();
     rig.send(handle, b"POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n");
     rig.run(1);
@@ -217,7 +226,7 @@ fn a_flood_of_syns_does_not_lock_others_out() {
 
 #[test]
 fn an_upload_over_a_lossy_wire_is_whole() {
-    let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+    let mut rig = Rig::new(Setup { site: site(), sink: true, ..Setup::default() });
     rig.client.wire.lose_every = Some(23);
     rig.pace = 5_000_000;
     let handle = rig.connect();

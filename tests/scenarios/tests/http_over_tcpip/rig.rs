@@ -126,6 +126,8 @@ pub struct Setup {
     pub site: &'static [u8],
     /// tcpip sends from the site by itself.
     pub shared: bool,
+    /// http is the one of the benchmarks, which takes what is sent to `/sink`.
+    pub sink: bool,
     /// What the link does.
     pub offloads: Offloads,
     /// Bytes of the largest packet of the client's.
@@ -140,6 +142,7 @@ impl Default for Setup {
             command_line: "ip=10.0.0.2/24 gw=10.0.0.1",
             site: b"",
             shared: true,
+            sink: false,
             offloads: Offloads::empty(),
             mtu: 1500,
         }
@@ -168,7 +171,7 @@ impl Rig {
         let mut rig = Rig::bare(&setup);
         let system = rig.system.clone();
         rig.http = rig.application.take().map(|socket| -> Box<dyn Service> {
-            Box::new(http::service(http::Caps {
+            let caps = http::Caps {
                 console: Console::new(system.clone(), Slot(0)),
                 clock: Clock::new(system.clone(), Slot(1)),
                 info: Info::new(system.clone(), Slot(2)),
@@ -176,7 +179,8 @@ impl Rig {
                 stream_in: rig.stream_in.clone(),
                 stream_out: rig.stream_out.clone(),
                 site: setup.site,
-            }))
+            };
+            if setup.sink { Box::new(http::with_sink::service(caps)) } else { Box::new(http::service(caps)) }
         });
         rig.run(50);
         rig

@@ -1,0 +1,84 @@
+//! Slow clients on real Xen: `slowhttptest` in dom0, in each of its modes, with more connections than the image has. A client on
+//! the host is served all the while.
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use cloister_bed::cpio::Archive;
+use cloister_bed::{Bed, Config, Dom0, Guest};
+use support::{READY, client, guest};
+
+/// What each mode is given beside what all are.
+const MODES: [(&str, &str); 5] = [
+    ("headers", "-H -i 3"),
+    ("body", "-B -i 3 -x 8 -s 65536"),
+    ("read", "-X -w 256 -y 512 -n 5 -z 32"),
+    ("read of what was pipelined", "-X -w 256 -y 512 -n 5 -z 32 -k 5"),
+    ("range", "-R -a 1 -b 3000 -t GET"),
+];
+/// How many connections, how many of them a second, and for how many seconds.
+const COMMON: &str = "-c 2000 -r 200 -l 40 -p 20 -u http://10.0.2.15/large";
+/// How long the client of a browser's user may wait, on an emulated machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn bed() -> Bed {
+    let mut archive = Archive::new(Vec::new());
+    archive.file("index.html", 0o644, b"<h1>site</h1>").expect("in memory");
+    archive.file("large", 0o644, &[b'x'; 1_000_000]).expect("in memory");
+    let file = tempfile::NamedTempFile::new().expect("file");
+    std::fs::write(file.path(), archive.finish().expect("in memory")).expect("write");
+    let guest = Guest { memory: 8, ramdisk: Some(file.path().to_owned()), ..guest("default") };
+    let mut progress = |text: &str| println!("slow: {text}");
+    let config = Config { dom0: Dom0::SlowClients, ..Config::for_guest("slow", &guest) };
+    let started = Bed::start(&config, &mut progress).and_then(|bed| {
+        bed.create(&guest, &mut progress)?;
+        bed.wait_for_http(&guest, READY, &mut progress)?;
+        Ok(bed)
+    });
+    started.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Asks for the page, again if the connection is reset; returns how long that took.
+fn served(bed: &Bed, mode: &str) -> Duration {
+    let began = Instant::now();
+    loop {
+        let answer = client().get(bed.url()).call();
+        if let Ok(body) = answer.and_then(|mut answer| answer.body_mut().read_to_string()) {
+            assert_eq!(body, "<h1>site</h1>");
+            return began.elapsed();
+        }
+        assert!(began.elapsed() < PATIENCE, "{mode}: not served in {PATIENCE:?}");
+    }
+}
+
+/// The numbers of a kind in the reports of `slowhttptest`, which it colours.
+fn numbers<'a>(report: &'a str, kind: &'a str) -> impl Iterator<Item = u32> + 'a {
+    report
+        .lines()
+        .filter(move |line| line.contains(kind))
+        .filter_map(|line| line.split_whitespace().last()?.parse().ok())
+}
+
+#[test]
+fn an_honest_client_is_served_beside_slow_ones_of_every_kind() {
+    let bed = bed();
+    for (mode, options) in MODES {
+        let command = format!("ulimit -n 8192 && slowhttptest {options} {COMMON}");
+        let (mut times, mut report) = (Vec::new(), String::new());
+        std::thread::scope(|scope| {
+            let attack = scope.spawn(|| bed.dom0(&command, Duration::from_secs(300)).expect("dom0 answers"));
+            while !attack.is_finished() {
+                times.push(served(&bed, mode));
+            }
+            report = attack.join().expect("it ends").stdout;
+        });
+        let held = numbers(&report, "connected:").max().unwrap_or(0);
+        assert!(held >= 40, "{mode}: no attack, only {held} connections at a time\n{report}");
+        times.sort();
+        println!("{mode}: {} answers, {:?} at most\n{report}", times.len(), times.last());
+        assert!(times.len() > 10, "{mode}: only {} answers", times.len());
+    }
+    bed.finish(&["cloister"]);
+}

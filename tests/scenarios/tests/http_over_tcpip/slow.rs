@@ -1,0 +1,296 @@
+//! Peers that send or take next to nothing, as many as the table of connections has, who come back when they are ended: an
+//! honest client is served beside them. And slow peers that are honest, who are not cut off.
+
+use cloister_scenarios::Network;
+use cloister_scenarios::client::SERVER;
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp;
+
+use crate::rig::{Rig, Setup};
+use crate::{pattern, site};
+
+const SECOND: u64 = 1_000_000_000;
+/// The time of a step.
+const PACE: u64 = 5_000_000;
+
+/// What each of the peers does.
+#[derive(Clone, Copy)]
+struct Attack {
+    /// What it sends when it is connected.
+    first: &'static [u8],
+    /// What it sends again and again, as soon as it can.
+    more: &'static [u8],
+    /// How much it reads at a time, of how many bytes of buffer.
+    takes: usize,
+    window: usize,
+    /// How often it does that, in seconds.
+    every: u64,
+}
+
+/// It reads nothing of what it is sent, which has room.
+const SENDS: Attack = Attack { first: b"", more: b"", takes: 0, window: 64 * 1024, every: 8 };
+const READS: Attack = Attack { takes: 3000, every: 25, ..SENDS };
+
+const ATTACKS: [(&str, Attack); 17] = [
+    ("silence", SENDS),
+    ("half a head", Attack { first: b"GET /one HT", ..SENDS }),
+    ("a head by bytes", Attack { first: b"GET /one HTTP/1.1\r\nX: ", more: b"x", ..SENDS }),
+    (
+        "an endless body to the sink of old",
+        Attack {
+            first: b"POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551615\r\n\r\n",
+            more: b"x",
+            ..SENDS
+        },
+    ),
+    (
+        "a body of 64 KiB to any path",
+        Attack { first: b"POST /one HTTP/1.1\r\nHost: a\r\nContent-Length: 65536\r\n\r\n", more: b"x", ..SENDS },
+    ),
+    (
+        "a body of 64 KiB with a GET",
+        Attack { first: b"GET /one HTTP/1.1\r\nHost: a\r\nContent-Length: 65536\r\n\r\n", more: b"x", ..SENDS },
+    ),
+    (
+        "a body of 64 KiB with a GET of what is not read",
+        Attack {
+            first: b"GET /large HTTP/1.1\r\nHost: a\r\nContent-Length: 65536\r\n\r\n",
+            more: b"x",
+            every: 1,
+            ..SENDS
+        },
+    ),
+    ("a slow reader", Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", ..READS }),
+    ("a slow reader, once", Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", ..READS }),
+    (
+        "a slow reader of a part",
+        Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\nRange: bytes=5-\r\n\r\n", ..READS },
+    ),
+    ("one who reads nothing", Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", ..SENDS }),
+    (
+        "one who reads nothing, once",
+        Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", ..SENDS },
+    ),
+    (
+        "one who reads nothing of little",
+        Attack { first: b"GET /little HTTP/1.1\r\nHost: a\r\n\r\n", window: 256, ..SENDS },
+    ),
+    (
+        "one who reads nothing of little, once",
+        Attack { first: b"GET /little HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", window: 256, ..SENDS },
+    ),
+    (
+        "a little faster, of less",
+        Attack { first: b"GET /middle HTTP/1.1\r\nHost: a\r\n\r\n", takes: 1200, window: 4096, every: 2, ..SENDS },
+    ),
+    (
+        "a little faster, of less, once",
+        Attack {
+            first: b"GET /middle HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+            takes: 1200,
+            window: 4096,
+            every: 2,
+            ..SENDS
+        },
+    ),
+    (
+        "a little faster",
+        Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", takes: 1200, window: 4096, every: 2, ..SENDS },
+    ),
+];
+
+/// A peer with a small window, connected to the image's web server.
+fn connect(rig: &mut Rig, window: usize, port: u16) -> SocketHandle {
+    let buffer = |length| tcp::SocketBuffer::new(vec![0; length]);
+    let mut socket = tcp::Socket::new(buffer(window), buffer(2048));
+    socket.connect(rig.client.interface.context(), (SERVER, 80), port).unwrap();
+    rig.client.sockets.add(socket)
+}
+
+/// A peer: its connection, if it has one, whether it has asked, and when it does something next.
+#[derive(Clone, Copy, Default)]
+struct Slow {
+    connection: Option<SocketHandle>,
+    asked: bool,
+    due: u64,
+}
+
+/// The peers of an attack.
+struct Crowd {
+    attack: Attack,
+    peers: Vec<Slow>,
+    port: u16,
+}
+
+impl Crowd {
+    fn new(attack: Attack, count: usize) -> Crowd {
+        Crowd { attack, peers: vec![Slow::default(); count], port: 10_000 }
+    }
+
+    /// Each does its part.
+    fn act(&mut self, rig: &mut Rig) {
+        let now = rig.nanoseconds;
+        for peer in &mut self.peers {
+            let Some(handle) = peer.connection else {
+                if now >= peer.due {
+                    self.port = if self.port > 40_000 { 10_000 } else { self.port + 1 };
+                    let connection = Some(connect(rig, self.attack.window, self.port));
+                    *peer = Slow { connection, ..Slow::default() };
+                }
+                continue;
+            };
+            let socket = rig.socket(handle);
+            if !socket.is_open() || socket.state() == tcp::State::CloseWait && peer.asked {
+                // It comes back after a second.
+                rig.client.sockets.remove(handle);
+                *peer = Slow { due: now + SECOND, ..Slow::default() };
+                continue;
+            }
+            if !socket.may_send() || now < peer.due {
+                continue;
+            }
+            let _ = socket.send_slice(if peer.asked { self.attack.more } else { self.attack.first });
+            if peer.asked {
+                let _ = socket.recv(|bytes| (bytes.len().min(self.attack.takes), ()));
+            }
+            (peer.asked, peer.due) = (true, now + self.attack.every * SECOND);
+        }
+    }
+}
+
+/// Returns how long an honest client waits for an answer, in ms, with what is done meanwhile. As a browser does it tries again
+/// when it is reset.
+fn waits(rig: &mut Rig, mut meanwhile: impl FnMut(&mut Rig)) -> u64 {
+    let began = rig.nanoseconds;
+    let mut handle = rig.connect();
+    let (mut asked, mut answer) = (false, Vec::new());
+    while !answer.ends_with(b"\r\n\r\n1") {
+        assert!(rig.nanoseconds - began < 100 * SECOND, "it is not served in 100 s: {}", rig.socket(handle).state());
+        meanwhile(rig);
+        rig.step();
+        if !rig.socket(handle).is_open() {
+            rig.client.sockets.remove(handle);
+            (handle, asked) = (rig.connect(), false);
+        }
+        if !asked && rig.socket(handle).may_send() {
+            rig.socket(handle).send_slice(b"GET /one HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+            asked = true;
+        }
+        answer.extend(rig.take(handle));
+    }
+    rig.socket(handle).close();
+    rig.run(20);
+    rig.client.sockets.remove(handle);
+    (rig.nanoseconds - began) / 1_000_000
+}
+
+/// Returns the longest time that an honest client waits, in ms, of one every ten seconds beside so many peers.
+fn longest_wait(attack: Attack, connections: usize, peers: usize) -> u64 {
+    let ring_out = if connections < 64 { 4096 } else { 16 * 1024 };
+    let mut rig = Rig::new(Setup { connections, ring_out, site: site(), ..Setup::default() });
+    rig.pace = PACE;
+    let mut crowd = Crowd::new(attack, peers);
+    let mut longest = 0;
+    for _ in 0..12 {
+        let until = rig.nanoseconds + 10 * SECOND;
+        while rig.nanoseconds < until {
+            crowd.act(&mut rig);
+            rig.step();
+        }
+        longest = longest.max(waits(&mut rig, |rig| crowd.act(rig)));
+    }
+    longest
+}
+
+#[test]
+fn as_many_slow_peers_as_there_are_connections_keep_nobody_out() {
+    for (name, attack) in ATTACKS {
+        let longest = longest_wait(attack, 64, 64);
+        println!("{name}: {longest} ms");
+        // A SYN may be dropped, and tried again after one second and three.
+        assert!(longest < 10_000, "{name}: {longest} ms");
+    }
+}
+
+/// With twice as many, each place that is made is fought for. Those who take 600 bytes a second of what tcpip was left with
+/// win: one in many of a kind is found only by the peers' addresses.
+#[test]
+fn twice_as_many_slow_peers_keep_nobody_out() {
+    for (name, attack) in ATTACKS.into_iter().filter(|(name, _)| !name.contains("of less")) {
+        let longest = longest_wait(attack, 64, 128);
+        println!("{name}: {longest} ms");
+        assert!(longest < 60_000, "{name}: {longest} ms");
+    }
+}
+
+/// Reads `wanted` bytes at `rate` bytes a second, four times a second; returns how many came before the end.
+fn reads_at(rig: &mut Rig, handle: SocketHandle, rate: usize, wanted: usize) -> usize {
+    let mut came = 0;
+    while came < wanted && rig.socket(handle).may_recv() {
+        let until = rig.nanoseconds + SECOND / 4;
+        while rig.nanoseconds < until {
+            rig.step();
+        }
+        came += rig.socket(handle).recv(|bytes| (bytes.len().min(rate / 4), bytes.len().min(rate / 4))).unwrap_or(0);
+    }
+    came
+}
+
+#[test]
+fn a_slow_client_that_goes_on_is_not_cut_off() {
+    // The window is what a phone's stack has before it knows the link.
+    let cases =
+        [(2000, "keep-alive", 300_000), (2000, "close", 300_000), (800, "close", 300_000), (2000, "close", 200_000)];
+    for (rate, connection, length) in cases {
+        let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+        rig.pace = PACE;
+        let handle = connect(&mut rig, 4096, 20_000);
+        let request = format!(
+            "GET /large HTTP/1.1\r\nHost: a\r\nRange: bytes=0-{}\r\nConnection: {connection}\r\n\r\n",
+            length - 1
+        );
+        rig.send(handle, request.as_bytes());
+        let came = reads_at(&mut rig, handle, rate, length);
+        assert!(came >= length, "{came} at {rate} bytes a second");
+    }
+}
+
+#[test]
+fn a_slow_body_that_goes_on_is_taken_and_one_that_does_not_is_ended() {
+    let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+    rig.pace = PACE;
+    let [honest, slow] = [1, 2].map(|port| connect(&mut rig, 4096, 20_000 + port));
+    for handle in [honest, slow] {
+        rig.send(handle, b"POST /one HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n");
+        assert!(rig.response(handle, false).0.starts_with("HTTP/1.1 405 "));
+    }
+    for _ in 0..60 {
+        rig.send(honest, &pattern(1000));
+        let _ = rig.socket(slow).send_slice(&pattern(50));
+        rig.wait(1);
+    }
+    assert!(!rig.socket(slow).may_send() || !rig.socket(slow).may_recv(), "{}", rig.socket(slow).state());
+    rig.wait(10);
+    rig.send(honest, b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(rig.response(honest, false).1, b"1");
+}
+
+#[test]
+fn a_fast_download_is_not_ended_for_others() {
+    let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+    let handle = rig.connect();
+    rig.send(handle, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+    rig.pace = PACE;
+    let attack = Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", ..READS };
+    let mut crowd = Crowd::new(attack, 80);
+    let mut came = 0;
+    // 40,000 bytes a second, for more than a minute.
+    while came < 2_900_000 {
+        for _ in 0..20 {
+            crowd.act(&mut rig);
+            rig.step();
+        }
+        let part = rig.socket(handle).recv(|bytes| (bytes.len().min(4000), bytes.len().min(4000)));
+        came += part.expect("it goes on");
+    }
+}
