@@ -210,7 +210,9 @@ fn a_program_that_is_not_as_it_must_be_is_refused() {
 
 #[test]
 fn a_kernel_that_is_not_as_it_must_be_is_refused() {
-    let cases: [(&str, Change); 12] = [
+    let cases: [(&str, Change); 14] = [
+        ("does not begin with the page behind", |elf| elf.parts[3].physical_address = 0x10_4000),
+        ("is longer in memory", |elf| elf.parts[3].memory_size = 0x5001),
         ("has no PVH entry note", |elf| elf.note = None),
         ("must be the PVH entry note alone", |elf| {
             elf.note = None;
@@ -219,7 +221,7 @@ fn a_kernel_that_is_not_as_it_must_be_is_refused() {
         ("must be the PVH entry note alone", |elf| elf.loose_note = Some(common::pvh_note(0x10_0020))),
         // A second one behind it, in the same segment.
         ("must be the PVH entry note alone", |elf| {
-            elf.parts[0].bytes.splice(20..20, common::pvh_note(0x10_0040));
+            elf.parts[0].bytes[20..40].copy_from_slice(&common::pvh_note(0x10_0040));
             elf.note = Some((0, 40));
         }),
         ("has no PVH entry note", |elf| elf.parts[0].bytes[8] = 17),

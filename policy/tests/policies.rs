@@ -193,7 +193,7 @@ fn input_that_is_no_policy_is_refused_with_a_reason() {
         (file("empty", b""), "the file is empty"),
         (file("blank", b" \n\t\n"), "the file is empty"),
         (file("binary", &[0x7F, b'E', b'L', b'F', 2, 1, 0xFF, 0xFE]), "not text: byte 6 is not UTF-8"),
-        (file("nul", b"format = 1\0"), "not TOML"),
+        (file("nul", b"format = 1\0"), "is a control character"),
         (file("huge", &vec![b'#'; 100 << 20]), "more than 8388608 bytes"),
         (file("nested", nested.as_bytes()), "not TOML"),
         (file("dotted", dotted.as_bytes()), "not TOML"),

@@ -8,7 +8,7 @@ use super::sign::beside;
 use super::{Format, Outcome, Output, Status, json};
 use crate::file;
 
-/// Prove from the ELF file alone that an image is the policy that it carries
+/// Prove from the ELF file alone that an image's form, tables, rules and bounds are those of the policy that it carries
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The image

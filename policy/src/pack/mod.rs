@@ -5,6 +5,8 @@
 mod elf;
 pub(crate) mod write;
 
+use std::borrow::Cow;
+
 use cloister_caps::PAGE_SIZE;
 use cloister_caps::tables::{Segment, TableError, Tables};
 
@@ -15,8 +17,6 @@ use crate::verify::limits::{MAX_INVENTORY, MAX_LOADS, MAX_POLICY, MAX_TABLES, MA
 use crate::verify::{MAX_IMAGE, deflated, sealed};
 use elf::Load;
 use write::{Content, Piece};
-
-use std::borrow::Cow;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 /// The symbol of the kernel that is told where the tables are: their address and length, each a `u64`.

@@ -1,4 +1,7 @@
-//! Verifying an image: from the ELF file alone, is it the policy that it carries, and nothing more?
+//! Verifying an image: from the ELF file alone, are its form, its tables, its rules and the bounds of its programs those
+//! of the policy that it carries? Not whether its code is the code that was reviewed: the verdict says so.
+//!
+//! The file has one form (`canonical`), so that Xen reads what was read here.
 //!
 //! The tables are read as the kernel reads them, by `Tables::parse`. What they must say is derived from the embedded
 //! policy text by a second path (`text`, `derive`), and compared fact by fact in both directions.
@@ -20,10 +23,9 @@ use std::fmt;
 use cloister_caps::tables::{TableError, Tables};
 use sha2::{Digest, Sha256};
 
+use crate::printable::printable;
 use image::Image;
 use limits::{MAX_ERRORS, MAX_POLICY};
-
-use crate::printable::printable;
 
 pub use attached::{Inventory, UnsafeUse};
 pub(crate) use attached::{SBOM, SEAL, UNSAFE, deflated, sealed};
