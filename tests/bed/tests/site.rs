@@ -102,6 +102,18 @@ fn a_bad_request_is_refused_and_the_next_client_served() {
     }
 }
 
+/// What benchmarks upload to is in no image that ships.
+#[test]
+fn nothing_can_be_sent_anywhere() {
+    for path in ["sink", "", "1"] {
+        let request = format!("POST /{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 18446744073709551615\r\n\r\n");
+        let answer = raw(&BED, request.as_bytes(), LIMIT);
+        assert_eq!(status(&answer), Some(405), "{path}: {}", String::from_utf8_lossy(&answer));
+        assert!(String::from_utf8_lossy(&answer).contains("\r\nAllow: GET, HEAD\r\n"));
+    }
+    assert_serves(&BED);
+}
+
 #[test]
 fn a_header_of_a_mebibyte_is_refused_and_the_next_client_served() {
     let request = [b"GET / HTTP/1.1\r\nHost: x\r\nA: ", vec![b'a'; 1 << 20].as_slice(), b"\r\n\r\n"].concat();
