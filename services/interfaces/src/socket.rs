@@ -109,7 +109,8 @@ pub struct Constant {
 pub enum Request {
     /// Accept connections to this TCP port. Answered by `Network` once there is an address. From an application that
     /// listens to the port already it means that it was started anew: all that it had is void, and the answer is a
-    /// `Network` that is down, after which it listens again.
+    /// `Network` that is down, after which it listens again. An application listens to eight ports; of one more, its
+    /// oldest is given up.
     Listen {
         /// The port.
         port: u16,

@@ -27,7 +27,9 @@ use crate::table::{Key, Table};
 use crate::time_wait::{self, End, TimeWait};
 use crate::wire::Nowhere;
 
-/// Ports that can be listened to.
+/// The most applications.
+pub const CLIENTS: usize = 4;
+/// The most ports that an application listens to.
 const MAX_PORTS: usize = 8;
 /// The most free connections that are few.
 const SCARCE: usize = 32;
@@ -241,7 +243,8 @@ pub struct Flows {
     lists: Lists<3>,
     timers: Timers,
     ready: VecDeque<u16>,
-    ports: ArrayVec<(u8, u16), MAX_PORTS>,
+    /// Of each application those that it listens to, the oldest first.
+    ports: [ArrayVec<u16, MAX_PORTS>; CLIENTS],
     layout: Layout,
     buffers: Buffers,
     make: Make,
@@ -277,7 +280,7 @@ impl Flows {
             lists: Lists::new(count).unwrap_or_default(),
             timers: Timers::new(count).unwrap_or_default(),
             ready: VecDeque::with_capacity(count),
-            ports: ArrayVec::new(),
+            ports: Default::default(),
             layout,
             buffers,
             make,
@@ -315,24 +318,38 @@ impl Flows {
         (self.flows.len() / 4).clamp(1, SCARCE)
     }
 
-    /// Ports that `client` listens to.
+    /// Whether `client` listens to any port.
     pub fn listens(&self, client: u8) -> bool {
-        self.ports.iter().any(|(owner, _)| *owner == client)
+        self.ports.get(usize::from(client)).is_some_and(|ports| !ports.is_empty())
+    }
+
+    /// Whether `client` listens to as many ports as it may.
+    pub fn has_all_ports(&self, client: u8) -> bool {
+        self.ports.get(usize::from(client)).is_some_and(ArrayVec::is_full)
     }
 
     /// Who listens to `port`.
     pub fn owner(&self, port: u16) -> Option<u8> {
-        self.ports.iter().find(|(_, listened)| *listened == port).map(|(owner, _)| *owner)
+        self.ports.iter().position(|ports| ports.contains(&port)).map(|client| client as u8)
     }
 
-    /// Listens to `port` for `client`. Answers whether that was possible.
+    /// Listens to `port` for `client`. If that is one too many, its oldest port is given up: an
+    /// application that was started anew does not know what it listened to before. Answers
+    /// whether that was possible.
     pub fn listen(&mut self, client: u8, port: u16) -> bool {
-        port != 0 && self.owner(port).is_none() && self.ports.try_push((client, port)).is_ok()
+        if port == 0 || self.owner(port).is_some() {
+            return false;
+        }
+        let Some(ports) = self.ports.get_mut(usize::from(client)) else { return false };
+        if ports.is_full() {
+            ports.remove(0);
+        }
+        ports.try_push(port).is_ok()
     }
 
     /// Forgets `client`: its ports, and its connections, which are reset. They need no `Close`.
     pub fn forget(&mut self, client: u8, now: Instant) {
-        self.ports.retain(|(owner, _)| *owner != client);
+        self.ports.get_mut(usize::from(client)).into_iter().for_each(ArrayVec::clear);
         for index in self.indices() {
             let Some(flow) = self.get(index).filter(|flow| flow.client == client) else { continue };
             let had = flow.slot.take().is_some();
@@ -346,7 +363,7 @@ impl Flows {
 
     /// Accepts nothing more.
     pub fn close_ports(&mut self, now: Instant) {
-        self.ports.clear();
+        self.ports.iter_mut().for_each(ArrayVec::clear);
         while let Some(index) = self.lists.first(HALF_OPENS) {
             self.abort(index, now);
         }

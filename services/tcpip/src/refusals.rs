@@ -34,6 +34,8 @@ pub enum Kind {
     Consumed,
     /// Application: a port that cannot be listened to.
     Listen,
+    /// Application: more ports than it may listen to.
+    Ports,
     /// Control: a message that does not decode.
     Control,
 }
@@ -51,7 +53,8 @@ impl Kind {
             Kind::Send => "an application sends more than its ring holds",
             Kind::Constant => "an application sends constant bytes that there are not",
             Kind::Consumed => "an application consumed more than it received",
-            Kind::Listen => "an application asks for a port that is 0, taken, or one too many",
+            Kind::Listen => "an application asks for a port that is 0 or taken",
+            Kind::Ports => "an application asks for one port too many: its oldest is given up",
             Kind::Control => "a control message does not decode",
         }
     }

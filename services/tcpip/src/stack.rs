@@ -19,7 +19,7 @@ use crate::Caps;
 use crate::address::{Address, Change};
 use crate::config;
 use crate::echo::Echo;
-use crate::flows::{Flow, Flows, Stage, Verdict};
+use crate::flows::{CLIENTS, Flow, Flows, Stage, Verdict};
 use crate::frame::{self, Segment};
 use crate::isn::Numbers;
 use crate::quiesce::Quiesce;
@@ -46,8 +46,6 @@ const SOON: StackDuration = StackDuration::from_millis(10);
 const BLOCKED: Duration = Duration::from_millis(1);
 /// How long to wait with a connection that has something to send, and does not.
 const STUCK: StackDuration = StackDuration::from_millis(1);
-/// The most applications.
-const CLIENTS: usize = 4;
 
 /// What became of a connection that was attended to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

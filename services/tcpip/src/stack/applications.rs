@@ -98,12 +98,16 @@ impl<S: System, M: Memory> Stack<S, M> {
         if self.quiesce.is_asked() {
             return;
         }
+        let surplus = self.flows.has_all_ports(client as u8);
         if self.flows.owner(port) == Some(client as u8) {
             // The application was started anew: what it had is void.
             self.void(client, now);
         } else if self.flows.listen(client as u8, port) {
             if let Some(news) = self.news.get_mut(client) {
                 news.up = self.address.current.is_some();
+            }
+            if surplus {
+                self.refusals.record(&self.console, Kind::Ports);
             }
         } else {
             self.refusals.record(&self.console, Kind::Listen);

@@ -143,6 +143,8 @@ pub struct Bench {
     service: Box<dyn Service>,
     link: Server<Net, Recorder, SharedMemory>,
     pub application: Client<Socket, Recorder, SharedMemory>,
+    /// An application that listens to nothing yet.
+    pub second: Client<Socket, Recorder, SharedMemory>,
     _control: Client<Control, Recorder, SharedMemory>,
     rx_pool: SharedMemory,
     tx_pool: SharedMemory,
@@ -167,13 +169,14 @@ impl Bench {
         let (rx_pool, tx_pool) = (pool(), pool());
         let (net, link) = channel::<Net, _>(&system, 1, &system, 2, 128);
         let (application, server) = channel::<Socket, _>(&system, 3, &system, 4, 64);
+        let (second, its_server) = channel::<Socket, _>(&system, 7, &system, 8, 64);
         let (control, ending) = channel::<Control, _>(&system, 5, &system, 6, 2);
         let service = service(Caps {
             console: Console::new(system.clone(), Slot(0)),
             clock: Clock::new(system.clone(), Slot(1)),
             entropy: Entropy::new(system.clone(), Slot(2)),
             net,
-            socket_clients: [server].into_iter().collect(),
+            socket_clients: [server, its_server].into_iter().collect(),
             control_clients: [ending].into_iter().collect(),
             rx_pool: rx_pool.clone(),
             tx_pool: tx_pool.clone(),
@@ -189,6 +192,7 @@ impl Bench {
             service,
             link,
             application,
+            second,
             _control: control,
             rx_pool,
             tx_pool,
