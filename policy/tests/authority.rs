@@ -302,7 +302,7 @@ fn the_largest_hardening_and_its_undoing_are_classed() {
         ("depth = 1024", "depth = 512", Class::Narrowing),
         ("limit = 0", "limit = 1", Class::Widening),
         ("then = \"stop-image\"", "then = \"stop-service\"", Class::Narrowing),
-        ("budget_us = 7000, period_us = 10000", "budget_us = 6000, period_us = 8000", Class::Incomparable),
+        ("budget_us = 7000, period_us = 10000", "budget_us = 8000, period_us = 20000", Class::Incomparable),
         ("program = \"cloister-http\"", "program = \"cloister-http2\"", Class::Incomparable),
         ("name = \"cloister\"", "name = \"other\"", Class::Equivalent),
     ];

@@ -94,6 +94,8 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ("name-not-lower-case", 32, 10, "`Pool` cannot be the name of a region"),
     ("name-reserved", 9, 11, "`kernel` cannot be the name of a service"),
     ("no-service", 0, 0, "the policy has no service"),
+    ("period-no-multiple", 12, 39, "the period of service `driver` is no multiple of that of `manager`"),
+    ("period-no-multiple-of-an-equal", 28, 39, "the period of service `store` is no multiple of that of `manager`"),
     ("port-no-peer", 58, 8, "port `events` must have one of `peer` and `kind`"),
     ("port-two-peers", 58, 8, "port `events` must have one of `peer` and `kind`"),
     ("port-unknown-domain", 60, 8, "there is no domain `front`"),

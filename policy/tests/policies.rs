@@ -112,7 +112,7 @@ fn everything_that_is_said_changes_the_hash() {
         ("\"cloister-driver\"", "\"cloister-driver2\""),
         ("priority = 50", "priority = 51"),
         ("budget_us = 2000", "budget_us = 2001"),
-        ("period_us = 10000", "period_us = 10001"),
+        ("period_us = 10000", "period_us = 20000"),
         ("\"16K\"", "\"20K\""),
         ("limit = 0", "limit = 1"),
         ("\"stop-image\"", "\"stop-service\""),

@@ -1,13 +1,13 @@
 //! Charges the time of the processor: its own code to each service, and what an entry into the kernel costs to the service
 //! that caused it. docs/scheduling.md says what follows from that.
 
-use crate::schedule::{Next, Scheduler};
+use crate::schedule::{Alarm, Next, Scheduler};
 
 /// The least and the most that an interrupt is taken to cost, in ns: a measurement beyond these went wrong.
 const INTERRUPT: (u64, u64) = (1_000, 100_000);
-/// The least and the most time to the next timer interrupt while a service runs, in ns.
+/// The least and the most time to the next deadline while a service runs, in ns.
 const GRAIN: (u64, u64) = (50_000, 500_000);
-/// The time to the next timer interrupt, in costs of one.
+/// The time to the next deadline, in costs of an interrupt.
 const GRAIN_IN_INTERRUPTS: u64 = 16;
 
 /// What the machine under the kernel costs, in ns.
@@ -15,7 +15,7 @@ const GRAIN_IN_INTERRUPTS: u64 = 16;
 pub struct Costs {
     /// What an interrupt takes from the service that it interrupts, before the kernel reads the clock.
     pub interrupt: u64,
-    /// No timer is set to a time sooner than this from now while a service runs.
+    /// No deadline is met sooner than this from now while a service runs.
     pub grain: u64,
 }
 
@@ -36,16 +36,15 @@ pub struct Accounting {
     charged: u64,
     /// The service that caused the present entry; none if the processor was idle.
     payer: Option<u8>,
-    /// When the timer fires, and for whom; `u64::MAX` if it is not set.
-    timer: u64,
-    timer_owner: Option<u8>,
+    /// When the timer fires, and which service pays for that; none is the one that runs then.
+    timer: Alarm,
 }
 
 impl Accounting {
     /// Creates an account that begins at `now`.
     #[must_use]
     pub fn new(costs: Costs, now: u64) -> Accounting {
-        Accounting { costs, charged: now, payer: None, timer: u64::MAX, timer_owner: None }
+        Accounting { costs, charged: now, payer: None, timer: Alarm::NEVER }
     }
 
     /// Charges the time until `now`, when `service` entered the kernel because of `payer`: of itself by a system call or a
@@ -58,6 +57,12 @@ impl Accounting {
             scheduler.charge(payer, interrupt, now);
         }
         (self.charged, self.payer) = (now, Some(payer));
+    }
+
+    /// Charges the time since the entry, until `now`, in full to the service that entered: the kernel started it afresh.
+    pub fn restarted(&mut self, scheduler: &mut Scheduler, service: u8, now: u64) {
+        scheduler.charge_work(service, now.saturating_sub(self.charged), now);
+        self.charged = now;
     }
 
     /// Notes that the processor was idle until `now`: nobody pays for that.
@@ -76,22 +81,29 @@ impl Accounting {
     }
 
     /// Returns the time to set the timer to, if it does not fire early enough. One that fires early costs one look.
+    ///
+    /// While a service runs, a deadline waits for the grain: a service has as many as it wants. The end of a budget and its
+    /// renewal are met to the moment: a service has one of each in a period.
     pub fn arm(&mut self, next: &Next, now: u64) -> Option<u64> {
-        if next.timer == u64::MAX {
-            return None;
+        let mut deadline = next.deadline;
+        if next.service.is_some() {
+            deadline.at = deadline.at.max(now.saturating_add(self.costs.grain));
         }
-        let at = if next.service.is_some() { next.timer.max(now.saturating_add(self.costs.grain)) } else { next.timer };
-        let late = at < self.timer || self.timer <= now;
+        let alarm = deadline.or_sooner(next.budget);
+        let late = alarm.at < self.timer.at || (self.timer.at <= now && alarm.at != u64::MAX);
+        if !late && self.payer != next.service {
+            // If it is set for the end of a budget, that now comes later, because of the payer.
+            self.timer.owner = self.timer.owner.or(self.payer);
+        }
         late.then(|| {
-            (self.timer, self.timer_owner) = (at, next.owner);
-            at
+            self.timer = alarm;
+            alarm.at
         })
     }
 
-    /// Notes that the timer fired. Returns the service that it was set for.
+    /// Notes that the timer fired. Returns the service that pays; none is the one that ran.
     pub fn timer_fired(&mut self) -> Option<u8> {
-        self.timer = u64::MAX;
-        self.timer_owner.take()
+        core::mem::replace(&mut self.timer, Alarm::NEVER).owner
     }
 }
 
@@ -150,10 +162,14 @@ mod tests {
         assert_eq!(totals(&scheduler), [10, 7]);
     }
 
+    fn alarm(at: u64) -> Alarm {
+        Alarm { at, owner: Some(0) }
+    }
+
     #[test]
-    fn while_a_service_runs_the_timer_is_no_sooner_than_the_grain() {
+    fn while_a_service_runs_a_deadline_is_no_sooner_than_the_grain() {
         let (mut accounting, _) = pair();
-        let next = |service, timer| Next { service, timer, owner: Some(0) };
+        let next = |service, at| Next { service, budget: Alarm::NEVER, deadline: alarm(at) };
         assert_eq!(accounting.arm(&next(Some(1), 1_010), 1_000), Some(1_500));
         // It is not put off by another look.
         assert_eq!(accounting.arm(&next(Some(1), 1_010), 1_009), None);
@@ -162,9 +178,46 @@ mod tests {
         // Nobody is disturbed in an idle machine.
         assert_eq!(accounting.arm(&next(None, 1_610), 1_600), Some(1_610));
         assert_eq!(accounting.arm(&next(Some(1), u64::MAX), 1_600), None);
+        assert_eq!(accounting.arm(&next(Some(1), u64::MAX), 1_700), None, "there is no time to set it to");
         // One that should have fired is set again.
         assert_eq!(accounting.arm(&next(None, 1_700), 1_610), Some(1_700));
         assert_eq!(accounting.arm(&next(Some(1), 9_999), 1_600), None, "it fires before that");
+    }
+
+    #[test]
+    fn a_budget_ends_and_begins_to_the_moment() {
+        let (mut accounting, _) = pair();
+        let deadline = Alarm { at: 1_005, owner: Some(1) };
+        assert_eq!(accounting.arm(&Next { service: Some(1), budget: alarm(1_010), deadline }, 1_000), Some(1_010));
+        assert_eq!(accounting.timer_fired(), Some(0));
+        // The deadline comes first when its grain is over.
+        assert_eq!(accounting.arm(&Next { service: Some(1), budget: alarm(1_900), deadline }, 1_010), Some(1_510));
+        assert_eq!(accounting.timer_fired(), Some(1));
+    }
+
+    #[test]
+    fn a_timer_that_comes_too_early_is_paid_by_the_service_that_ran_in_between() {
+        let end = |at| Next { service: Some(1), budget: Alarm { at, owner: None }, deadline: Alarm::NEVER };
+        let (mut accounting, mut scheduler) = pair();
+        accounting.arm(&end(2_000), 100);
+        // It is the running service's own.
+        assert_eq!(accounting.timer_fired(), None);
+        accounting.arm(&end(2_000), 100);
+        accounting.entered(&mut scheduler, 1, 0, 300);
+        accounting.resumed(&mut scheduler, 0, || panic!("it goes on itself"));
+        accounting.entered(&mut scheduler, 0, 0, 350);
+        assert_eq!(accounting.arm(&end(2_100), 350), None);
+        accounting.resumed(&mut scheduler, 1, || 370);
+        assert_eq!(accounting.timer_fired(), Some(0));
+    }
+
+    #[test]
+    fn a_restart_is_paid_by_the_service_that_faulted() {
+        let (mut accounting, mut scheduler) = pair();
+        accounting.entered(&mut scheduler, 0, 0, 110);
+        accounting.restarted(&mut scheduler, 0, 7_000_110);
+        accounting.resumed(&mut scheduler, 1, || 7_000_115);
+        assert_eq!(totals(&scheduler), [7_000_015, 0]);
     }
 
     #[test]

@@ -6,8 +6,10 @@
 use cloister_caps::tables::{MAX_SERVICES, Tables};
 use static_assertions::const_assert;
 
-/// The most that a service owes, in budgets. What is beyond it, the machine stood still, and the service did not run.
-const MOST_OWED: u64 = 4;
+/// The most that a service owes: this many budgets, or this many ns if that is more. What is beyond it, the machine stood
+/// still, and the service did not run. The time is above all that a service can use beyond its budget by running, so that a
+/// small budget gains nothing by it.
+const MOST_OWED: (u64, u64) = (4, 1_000_000);
 
 /// What a service is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,10 +45,30 @@ impl Entry {
 pub struct Next {
     /// The service to run; none is idleness.
     pub service: Option<u8>,
-    /// When to look again at the latest, in ns; `u64::MAX` is never.
-    pub timer: u64,
-    /// The service whose deadline or budget that time is.
+    /// When the budget of the service ends, or a more urgent one that is ready has budget again.
+    pub budget: Alarm,
+    /// When the time comes that one waits for.
+    pub deadline: Alarm,
+}
+
+/// A time to choose again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Alarm {
+    /// The time, in ns; `u64::MAX` is never.
+    pub at: u64,
+    /// The service that it is for; none is the one that runs.
     pub owner: Option<u8>,
+}
+
+impl Alarm {
+    /// What never comes.
+    pub const NEVER: Alarm = Alarm { at: u64::MAX, owner: None };
+
+    /// Returns the earlier one, of equal ones this one.
+    #[must_use]
+    pub fn or_sooner(self, other: Alarm) -> Alarm {
+        if other.at < self.at { other } else { self }
+    }
 }
 
 /// The scheduler.
@@ -57,10 +79,8 @@ pub struct Scheduler {
     order: [u8; MAX_SERVICES],
     /// The places of those that are ready.
     ready: u16,
-    /// No service waits for a time before this one.
-    deadline: u64,
-    /// The service that waits for it, or did.
-    deadline_owner: Option<u8>,
+    /// No service waits for a time before this one. Its owner waits for it, or did.
+    deadline: Alarm,
     /// Perhaps none waits for this one any more, either.
     stale: bool,
 }
@@ -79,8 +99,7 @@ impl Scheduler {
     /// A scheduler of services with these priorities, budgets and periods.
     pub(crate) fn of(services: impl Iterator<Item = (u8, u64, u64)>) -> Scheduler {
         let (entries, order) = ([Entry::NONE; MAX_SERVICES], [0; MAX_SERVICES]);
-        let mut scheduler =
-            Scheduler { entries, order, ready: 0, deadline: u64::MAX, deadline_owner: None, stale: false };
+        let mut scheduler = Scheduler { entries, order, ready: 0, deadline: Alarm::NEVER, stale: false };
         let mut priorities = [0; MAX_SERVICES];
         for (index, (priority, budget, period)) in services.enumerate().take(MAX_SERVICES) {
             priorities[index] = priority;
@@ -110,7 +129,7 @@ impl Scheduler {
         if entry.state == State::Stopped {
             return;
         }
-        self.stale |= matches!(entry.state, State::Waiting(deadline) if deadline == self.deadline);
+        self.stale |= matches!(entry.state, State::Waiting(deadline) if deadline == self.deadline.at);
         entry.state = state;
         let bit = 1 << (entry.place & 15);
         self.ready = if state == State::Ready { self.ready | bit } else { self.ready & !bit };
@@ -120,9 +139,7 @@ impl Scheduler {
     }
 
     fn waits_until(&mut self, service: u8, deadline: u64) {
-        if deadline < self.deadline {
-            (self.deadline, self.deadline_owner) = (deadline, Some(service));
-        }
+        self.deadline = self.deadline.or_sooner(Alarm { at: deadline, owner: Some(service) });
     }
 
     /// Something came for a service: if it waits, it is ready.
@@ -132,19 +149,18 @@ impl Scheduler {
         }
     }
 
-    /// Charges a service for `elapsed` ns that end at `now`.
+    /// Charges a service for `elapsed` ns that end at `now`. What it then owes beyond a limit is forgiven.
     pub fn charge(&mut self, service: u8, elapsed: u64, now: u64) {
         if let Some(entry) = self.entries.get_mut(usize::from(service)) {
-            if now >= entry.end {
-                // What was before the window that begins is no use of it.
-                let before = elapsed.saturating_sub(now % entry.period);
-                entry.take(before);
-                entry.renew(now);
-                entry.take(elapsed - before);
-            } else {
-                entry.take(elapsed);
-            }
-            entry.total = entry.total.saturating_add(elapsed);
+            let most = entry.budget.saturating_add(entry.budget.saturating_mul(MOST_OWED.0).max(MOST_OWED.1));
+            entry.charge(elapsed, now, most);
+        }
+    }
+
+    /// Charges a service for `elapsed` ns of the kernel's work that end at `now`. It owes all of it.
+    pub fn charge_work(&mut self, service: u8, elapsed: u64, now: u64) {
+        if let Some(entry) = self.entries.get_mut(usize::from(service)) {
+            entry.charge(elapsed, now, u64::MAX);
         }
     }
 
@@ -156,10 +172,10 @@ impl Scheduler {
 
     /// Chooses who runs at `now`, and when to choose again.
     pub fn next(&mut self, now: u64) -> Next {
-        if self.stale || self.deadline <= now {
+        if self.stale || self.deadline.at <= now {
             self.look_at_deadlines(now);
         }
-        let mut next = Next { service: None, timer: self.deadline, owner: self.deadline_owner };
+        let mut next = Next { service: None, budget: Alarm::NEVER, deadline: self.deadline };
         let mut ready = self.ready;
         while ready != 0 {
             let index = self.order[ready.trailing_zeros() as usize & 15];
@@ -167,10 +183,10 @@ impl Scheduler {
             entry.renew(now);
             if let left @ 1.. = entry.budget.saturating_sub(entry.used) {
                 next.service = Some(index);
-                next.look_at(now + left, index);
+                next.look_at(now + left, None);
                 break;
             }
-            next.look_at(entry.end, index);
+            next.look_at(entry.has_budget_at(), Some(index));
             ready &= ready - 1;
         }
         next
@@ -178,7 +194,7 @@ impl Scheduler {
 
     /// Makes those ready whose time has come, and finds the earliest time that others wait for.
     fn look_at_deadlines(&mut self, now: u64) {
-        (self.deadline, self.deadline_owner, self.stale) = (u64::MAX, None, false);
+        (self.deadline, self.stale) = (Alarm::NEVER, false);
         for service in 0..MAX_SERVICES as u8 {
             let entry = &mut self.entries[usize::from(service)];
             match entry.state {
@@ -194,18 +210,43 @@ impl Scheduler {
 }
 
 impl Next {
-    /// Makes sure that the choice is looked at again at `time`, for `service`.
-    fn look_at(&mut self, time: u64, service: u8) {
-        if time < self.timer {
-            (self.timer, self.owner) = (time, Some(service));
-        }
+    /// Returns when to choose again at the latest, in ns; `u64::MAX` is never.
+    #[must_use]
+    pub fn time(&self) -> u64 {
+        self.budget.at.min(self.deadline.at)
+    }
+
+    /// Makes sure that the choice is looked at again at `time`, for `owner`.
+    fn look_at(&mut self, time: u64, owner: Option<u8>) {
+        self.budget = self.budget.or_sooner(Alarm { at: time, owner });
     }
 }
 
 impl Entry {
-    /// Takes `elapsed` ns from the budget of the present window.
-    fn take(&mut self, elapsed: u64) {
-        self.used = self.used.saturating_add(elapsed).min(self.budget.saturating_mul(MOST_OWED + 1));
+    /// Charges for `elapsed` ns that end at `now`, up to `most` in the window of each.
+    fn charge(&mut self, elapsed: u64, now: u64, most: u64) {
+        if now >= self.end {
+            // What was before the window that begins is no use of it.
+            let before = elapsed.saturating_sub(now % self.period);
+            self.take(before, most);
+            self.renew(now);
+            self.take(elapsed - before, most);
+        } else {
+            self.take(elapsed, most);
+        }
+        self.total = self.total.saturating_add(elapsed);
+    }
+
+    /// Takes `elapsed` ns from the budget of the present window. What was owed before stays owed, whatever `most` is.
+    fn take(&mut self, elapsed: u64, most: u64) {
+        self.used = self.used.saturating_add(elapsed).min(most.max(self.used));
+    }
+
+    /// Returns when the window begins in which it has budget again, now that it has none. No sooner look is of use.
+    fn has_budget_at(&self) -> u64 {
+        // Mostly the next one is it, and nothing is divided.
+        let more = if self.used / 2 < self.budget { 0 } else { self.used / self.budget - 1 };
+        self.end.saturating_add(self.period.saturating_mul(more))
     }
 
     /// Begins a new window if `now` lies in one. What was used beyond the budget, because a timer came late, is owed:
@@ -230,7 +271,7 @@ mod tests {
     }
 
     fn choice(next: Next) -> (Option<u8>, u64) {
-        (next.service, next.timer)
+        (next.service, next.time())
     }
 
     #[test]
@@ -259,9 +300,9 @@ mod tests {
     #[test]
     fn what_a_late_timer_gave_is_paid_back() {
         let mut scheduler = scheduler(&[(9, 30, 100)]);
-        assert_eq!(scheduler.next(0).timer, 30);
+        assert_eq!(choice(scheduler.next(0)).1, 30);
         scheduler.charge(0, 75, 75);
-        assert_eq!(choice(scheduler.next(75)), (None, 100));
+        assert_eq!(choice(scheduler.next(75)), (None, 200));
         assert_eq!(choice(scheduler.next(100)), (None, 200));
         assert_eq!(choice(scheduler.next(200)), (Some(0), 215));
         assert_eq!(choice(scheduler.next(1000)), (Some(0), 1030));
@@ -270,9 +311,38 @@ mod tests {
     #[test]
     fn a_stall_of_the_machine_does_not_starve_who_ran() {
         let mut scheduler = scheduler(&[(9, 30, 100)]);
-        scheduler.charge(0, 1_000_000, 50);
-        assert_eq!(choice(scheduler.next(100)), (None, 200));
-        assert_eq!(scheduler.next(100 + 100 * MOST_OWED).service, Some(0));
+        scheduler.next(0);
+        scheduler.charge(0, u64::MAX / 2, 50);
+        let paid = 100 * (MOST_OWED.1 / 30 + 1);
+        assert_eq!(choice(scheduler.next(100)), (None, paid));
+        assert_eq!(scheduler.next(paid).service, Some(0));
+        // A large budget is owed some times over.
+        let mut scheduler = self::scheduler(&[(9, 3_000_000, 10_000_000)]);
+        scheduler.next(0);
+        scheduler.charge(0, u64::MAX / 2, 50);
+        assert_eq!(choice(scheduler.next(10_000_000)), (None, 10_000_000 * (MOST_OWED.0 + 1)));
+    }
+
+    #[test]
+    fn what_a_small_budget_overshot_is_owed_in_full() {
+        for (budget, used) in [(1, 500), (1, 999_999), (30, 999_999), (1_000, 60_000)] {
+            let mut scheduler = scheduler(&[(9, budget, 1_000)]);
+            scheduler.next(0);
+            scheduler.charge(0, used, 0);
+            assert_eq!(choice(scheduler.next(0)), (None, used / budget * 1_000), "{budget} {used}");
+        }
+    }
+
+    #[test]
+    fn the_work_of_a_restart_is_owed_in_full() {
+        let mut scheduler = scheduler(&[(9, 3_000_000, 10_000_000)]);
+        scheduler.next(0);
+        scheduler.charge_work(0, 600_000_000, 600_000_000);
+        assert_eq!(choice(scheduler.next(600_000_000)), (None, 2_000_000_000));
+        // What comes after that forgives nothing of it.
+        scheduler.charge(0, 10, 600_000_100);
+        assert_eq!(choice(scheduler.next(600_000_100)), (None, 2_000_000_000));
+        assert_eq!(choice(scheduler.next(2_000_000_000)), (Some(0), 2_003_000_000));
     }
 
     #[test]
@@ -296,6 +366,14 @@ mod tests {
         assert_eq!(scheduler.state(200), State::Stopped);
     }
 
+    /// When the window begins in which it has budget, by going from one to the next.
+    fn first_with_budget(mut entry: Entry) -> u64 {
+        while entry.used >= entry.budget {
+            entry.renew(entry.end);
+        }
+        entry.end - entry.period
+    }
+
     /// What a look at every service, one after the other, says.
     fn plainly(mut scheduler: Scheduler, count: usize, now: u64) -> (Option<u8>, u64) {
         let (mut chosen, mut timer) = (None, u64::MAX);
@@ -308,19 +386,19 @@ mod tests {
             match entry.state {
                 State::Waiting(deadline) if deadline > now => timer = timer.min(deadline),
                 _ if more && chosen.is_none() && left > 0 => (chosen, timer) = (Some(index), timer.min(now + left)),
-                _ if more && chosen.is_none() => timer = timer.min(entry.end),
+                _ if more && chosen.is_none() => timer = timer.min(first_with_budget(*entry)),
                 _ => {}
             }
         }
         (chosen, timer)
     }
 
-    /// Whether it is for this service that the choice is to be looked at again at `next.timer`.
-    fn is_for(next: Next, entry: &Entry, now: u64) -> bool {
+    /// Whether it is this service that an alarm is for.
+    fn is_for(alarm: Alarm, entry: &Entry, now: u64) -> bool {
         match entry.state {
-            State::Waiting(deadline) => next.timer == deadline,
-            State::Ready if entry.used < entry.budget => next.timer == now + entry.budget - entry.used,
-            State::Ready => next.timer == entry.end,
+            State::Waiting(deadline) => alarm.at == deadline,
+            State::Ready if entry.used < entry.budget => alarm.at == now + entry.budget - entry.used,
+            State::Ready => alarm.at == first_with_budget(*entry),
             State::Stopped => false,
         }
     }
@@ -346,8 +424,10 @@ mod tests {
                 let expected = plainly(scheduler.clone(), services.len(), now);
                 let next = scheduler.next(now);
                 prop_assert_eq!(choice(next), expected);
-                let owner = next.owner.map(|owner| &scheduler.entries[usize::from(owner)]);
-                prop_assert!(owner.map_or(next.timer == u64::MAX, |owner| is_for(next, owner, now)), "{next:?}");
+                for (alarm, owner) in [(next.budget, next.budget.owner.or(next.service)), (next.deadline, next.deadline.owner)] {
+                    let owner = owner.map(|owner| &scheduler.entries[usize::from(owner)]);
+                    prop_assert!(owner.map_or(alarm.at == u64::MAX, |owner| is_for(alarm, owner, now)), "{next:?}");
+                }
             }
         }
 
@@ -360,8 +440,9 @@ mod tests {
             let (mut now, mut used) = (0, vec![0; services.len()]);
             while now < 100 {
                 let next = scheduler.next(now);
-                prop_assert!(next.timer > now);
-                let until = next.timer.min(100);
+                let timer = next.time();
+                prop_assert!(timer > now);
+                let until = timer.min(100);
                 if let Some(service) = next.service {
                     used[usize::from(service)] += until - now;
                     scheduler.charge(service, until - now, until);

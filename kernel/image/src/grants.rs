@@ -2,7 +2,6 @@
 
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
-use cloister_caps::tables::MAX_GRANT_REFS;
 use cloister_caps::{DomId, Gfn, GrantRef, PAGE_SIZE};
 
 use crate::paging;
@@ -18,7 +17,12 @@ const ENTRY: usize = 8;
 /// Entries of a frame.
 pub const PER_FRAME: u32 = (PAGE_SIZE / ENTRY) as u32;
 
-static_assertions::const_assert!(MAX_GRANT_REFS.is_power_of_two());
+/// Returns the number, of which the compiler then knows nothing.
+fn unknown(mut number: u32) -> u32 {
+    // SAFETY: there is no instruction.
+    unsafe { core::arch::asm!("/* {number:e} */", number = inout(reg) number, options(pure, nomem, nostack, preserves_flags)) };
+    number
+}
 
 /// The mapped part of the table.
 pub struct GrantTable {
@@ -35,8 +39,9 @@ impl GrantTable {
         if reference.0 >= self.entries {
             return None;
         }
-        // The mask is for a processor that mispredicts the check: a service chose the page that the reference is of.
-        let index = reference.0 & (MAX_GRANT_REFS - 1);
+        // For a processor that mispredicts the check: a service chose the page that the reference is of. The compiler must not
+        // see that the minimum changes nothing.
+        let index = unknown(reference.0).min(self.entries.saturating_sub(1));
         let address = paging::GRANT_TABLE as usize + index as usize * ENTRY;
         // SAFETY: the entry lies in a frame that was mapped at boot; its fields are aligned, and Xen changes them atomically.
         unsafe {

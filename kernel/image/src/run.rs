@@ -2,7 +2,7 @@
 
 use cloister_caps::tables::MAX_SERVICES;
 use cloister_caps::{EvtchnPort, Operation, Status};
-use cloister_kernel_core::schedule::Next;
+use cloister_kernel_core::schedule::{Alarm, Next};
 use cloister_kernel_core::{Accounting, Kernel, Outcome, Platform, Verdict};
 
 use crate::context::{self, Frame, SYSTEM_CALL};
@@ -98,17 +98,22 @@ impl Run {
         if frame.vector == SYSTEM_CALL && self.system_call(service, frame) {
             return Some(&raw const *frame);
         }
-        let now = xen::now();
+        let mut now = xen::now();
         let interrupted = frame.vector == u64::from(UPCALL_VECTOR);
+        let faulted = !interrupted && frame.vector != SYSTEM_CALL;
         if interrupted {
             #[cfg(feature = "profile")]
             crate::profile::sample(service, frame.rip);
-        } else if frame.vector != SYSTEM_CALL {
+        } else if faulted {
             let frame = *frame;
             self.fault(service, &frame);
         }
         let cause = self.take_events().filter(|_| interrupted);
         self.accounting.entered(&mut self.kernel.scheduler, service, cause.unwrap_or(service), now);
+        if faulted {
+            now = xen::now();
+            self.accounting.restarted(&mut self.kernel.scheduler, service, now);
+        }
         self.resume(now)
     }
 
@@ -221,7 +226,7 @@ impl Run {
             let next = self.kernel.next(now);
             #[cfg(feature = "profile")]
             if next.service.is_some() {
-                self.arm(&Next { timer: crate::profile::next(now), owner: next.service, ..next }, now);
+                self.arm(&Next { budget: Alarm { at: crate::profile::next(now), owner: next.service }, ..next }, now);
             }
             self.arm(&next, now);
             let Some(service) = next.service else {

@@ -1,6 +1,7 @@
 //! What must hold of a policy as a whole. Each check says what it found, where, and what to write instead.
 
 mod assertions;
+mod cpu;
 mod fields;
 mod limits;
 mod memory;
@@ -15,6 +16,7 @@ use crate::model::Policy;
 /// Runs every check but that of the limits.
 pub(crate) fn check(policy: &Policy, log: &mut Log) {
     names::check(policy, log);
+    cpu::check(policy, log);
     memory::check(policy, log);
     wiring::check(policy, log);
     fields::check(policy, log);

@@ -137,7 +137,7 @@ fn who_waits_sleeps_until_told_or_until_its_time() {
         bench.wait(service, if service == "http" { 900 } else { u64::MAX });
     }
     let next = bench.kernel.next(100);
-    assert_eq!((next.service, next.timer), (None, 900));
+    assert_eq!((next.service, next.time()), (None, 900));
     assert_eq!(bench.kernel.next(900).service, Some(http));
     assert_eq!(bench.kernel.awake(http, 900).words, [0, 900]);
     // A notification that came while it ran is not slept over.
@@ -174,7 +174,7 @@ fn hogged_by(hog: &str) -> (u64, Vec<u64>) {
     while now < PERIODS * 10_000_000 {
         let next = bench.kernel.next(now);
         let Some(service) = next.service else {
-            now = next.timer;
+            now = next.time();
             continue;
         };
         runs[usize::from(service)] += 1;
@@ -183,7 +183,7 @@ fn hogged_by(hog: &str) -> (u64, Vec<u64>) {
             for slot in 0..8 {
                 bench.call(service, 1, [slot, Operation::QueueNotify as u64, 0, 0, 0, 0]);
             }
-            (next.timer - now).min(50_000)
+            (next.time() - now).min(50_000)
         } else {
             bench.kernel.awake(service, now);
             assert_eq!(bench.call(service, 0, [now + 1_000_000, 0, 0, 0, 0, 0]), Outcome::Wait);

@@ -71,8 +71,8 @@ fn carry_out(bench: &mut Bench, act: Act) {
         Act::Run(took) => {
             let now = machine.time;
             let next = bench.kernel.next(now);
-            assert!(next.timer > now);
-            machine.time = next.timer.min(now + took);
+            assert!(next.time() > now);
+            machine.time = next.time().min(now + took);
             if let Some(service) = next.service {
                 bench.kernel.scheduler.charge(service, machine.time - now, machine.time);
             }
