@@ -205,7 +205,8 @@ impl Next {
 impl Entry {
     /// Takes `elapsed` ns from the budget of the present window.
     fn take(&mut self, elapsed: u64) {
-        self.used = self.used.saturating_add(elapsed).min(self.budget.saturating_mul(MOST_OWED + 1));
+        // A budget is 2^32 microseconds at most.
+        self.used = self.used.saturating_add(elapsed).min(self.budget * (MOST_OWED + 1));
     }
 
     /// Begins a new window if `now` lies in one. What was used beyond the budget, because a timer came late, is owed:

@@ -48,7 +48,7 @@ struct Entry {
     used: bool,
 }
 
-/// A free place.
+/// A place that nobody has.
 const NOBODY: Entry =
     Entry { mac: None, told: Instant::START, quiet: Instant::START, polls: 0, stranger: false, used: false };
 
@@ -76,9 +76,9 @@ struct Last {
 /// The neighbours.
 pub struct Neighbours {
     table: Table,
+    /// Those that have had a place since the last lease; a place is not given up, but taken over.
     entries: Vec<Entry>,
     lists: Lists<3>,
-    free: Vec<u16>,
     lease: Option<Lease>,
     /// The entry of the gateway, which is in no list.
     gateway: Option<u16>,
@@ -90,28 +90,24 @@ pub struct Neighbours {
 impl Neighbours {
     /// No neighbours yet, with a random number.
     pub fn new(random: u64) -> Self {
-        let mut neighbours = Neighbours {
+        Neighbours {
             table: Table::new(MOST, random),
-            entries: alloc::vec![NOBODY; MOST],
+            entries: Vec::with_capacity(MOST),
             lists: Lists::new(MOST).unwrap_or_default(),
-            free: Vec::with_capacity(MOST),
             lease: None,
             gateway: None,
             last: None,
             now: Instant::START,
-        };
-        neighbours.join(None);
-        neighbours
+        }
     }
 
     /// Forgets all neighbours: the host is on another link, or has another address.
     pub fn join(&mut self, lease: Option<Lease>) {
-        for index in 0..MOST as u16 {
+        for index in 0..self.entries.len() as u16 {
             self.table.remove(index);
             self.lists.leave(index);
         }
-        self.free.clear();
-        self.free.extend((0..MOST as u16).rev());
+        self.entries.clear();
         (self.lease, self.gateway, self.last) = (lease, None, None);
         self.gateway = lease.and_then(|lease| lease.gateway).and_then(|gateway| {
             let index = self.insert(gateway.octets(), None)?;
@@ -223,8 +219,9 @@ impl Neighbours {
     /// Returns a place that nobody has any more. A stranger gets a stranger's; who is asked for
     /// gets also that of one who does not answer, or of the one in use that was used longest ago.
     fn place(&mut self, stranger: bool) -> Option<u16> {
-        if let Some(index) = self.free.pop() {
-            return Some(index);
+        if self.entries.len() < MOST {
+            self.entries.push(NOBODY);
+            return Some((self.entries.len() - 1) as u16);
         }
         let mut found = self.lists.first(STRANGERS);
         if !stranger {
