@@ -257,22 +257,62 @@ fn reads_at(rig: &mut Rig, handle: SocketHandle, rate: usize, wanted: usize) -> 
     came
 }
 
+/// A client with this window, that has asked for so much of the large file.
+fn asks_for(rig: &mut Rig, window: usize, connection: &str, length: usize) -> SocketHandle {
+    let handle = connect(rig, window, 9_000);
+    let last = length - 1;
+    let request =
+        format!("GET /large HTTP/1.1\r\nHost: a\r\nRange: bytes=0-{last}\r\nConnection: {connection}\r\n\r\n");
+    rig.send(handle, request.as_bytes());
+    handle
+}
+
 #[test]
 fn a_slow_client_that_goes_on_is_not_cut_off() {
-    // The window is what a phone's stack has before it knows the link.
-    let cases =
-        [(2000, "keep-alive", 300_000), (2000, "close", 300_000), (800, "close", 300_000), (2000, "close", 200_000)];
-    for (rate, connection, length) in cases {
+    // Of the smallest image, of one with large rings, and of one with as much to send from as there
+    // is.
+    let setups = [(64, 4096), (64, 16 * 1024), (64, 256 * 1024), (2048, 32 * 1024)];
+    for (connections, ring_out) in setups {
+        for (rate, connection, length) in [
+            (2000, "keep-alive", 300_000),
+            (2000, "close", 300_000),
+            (800, "close", 300_000),
+            (2000, "close", 200_000),
+            (2000, "keep-alive", 250_000),
+            (700, "keep-alive", 100_000),
+            (700, "close", 100_000),
+            (1000, "close", 250_000),
+            (1500, "close", 250_000),
+            (2000, "close", 400_000),
+            (5000, "close", 600_000),
+            (8000, "close", 600_000),
+            (5000, "keep-alive", 600_000),
+        ] {
+            let mut rig = Rig::new(Setup { site: site(), connections, ring_out, ..Setup::default() });
+            rig.pace = PACE;
+            // The window is what a phone's stack has before it knows the link.
+            let handle = asks_for(&mut rig, 4096, connection, length);
+            let came = reads_at(&mut rig, handle, rate, length);
+            assert!(came >= length, "{came} of {length} at {rate} bytes a second, {connection}, {ring_out}");
+        }
+    }
+}
+
+/// It has a minute and what it takes buys.
+#[test]
+fn a_client_that_takes_next_to_nothing_is_ended_with_nobody_waiting() {
+    for (connection, rate) in [("close", 0), ("close", 100)] {
         let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
         rig.pace = PACE;
-        let handle = connect(&mut rig, 4096, 20_000);
-        let request = format!(
-            "GET /large HTTP/1.1\r\nHost: a\r\nRange: bytes=0-{}\r\nConnection: {connection}\r\n\r\n",
-            length - 1
-        );
-        rig.send(handle, request.as_bytes());
-        let came = reads_at(&mut rig, handle, rate, length);
-        assert!(came >= length, "{came} at {rate} bytes a second");
+        let handle = asks_for(&mut rig, 4096, connection, 200_000);
+        let (began, mut seconds) = (rig.nanoseconds, 0);
+        while rig.socket(handle).is_open() {
+            let _ = rig.socket(handle).recv(|bytes| (bytes.len().min(rate), ()));
+            rig.wait(1);
+            seconds = (rig.nanoseconds - began) / SECOND;
+            assert!(seconds < 150, "it goes on at {rate}, {connection}");
+        }
+        assert!(seconds > 55, "{seconds} s at {rate}, {connection}");
     }
 }
 
@@ -420,6 +460,40 @@ fn a_client_just_above_the_rate_of_pressure_is_not_ended_for_others() {
             }
             let part = rig.socket(handle).recv(|bytes| (bytes.len().min(1700), bytes.len().min(1700)));
             came += part.unwrap_or_else(|_| panic!("{came} bytes came"));
+        }
+    }
+}
+
+/// Whoever takes more than 16,000 bytes a second, while others wait: beside slow peers, and beside
+/// fast ones that have all places.
+#[test]
+fn a_client_above_the_pressed_rate_is_not_ended_to_the_last_byte() {
+    const LARGE: &[u8] = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n";
+    let busy = Attack { first: LARGE, takes: 40_000, window: 40_000, every: 1, ..SENDS };
+    let silent = Attack { every: 1, ..SENDS };
+    let once = Attack { first: b"GET /middle HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", ..READS };
+    for (attack, peers) in [(once, 128), (silent, 200), (Attack { first: LARGE, ..READS }, 128), (busy, 70)] {
+        for (rate, connection, length, ring_out) in [
+            (16_500, "close", 300_000, 256 * 1024),
+            (17_000, "close", 600_000, 256 * 1024),
+            (18_000, "close", 400_000, 256 * 1024),
+            (18_000, "close", 400_000, 16 * 1024),
+            (20_000, "keep-alive", 600_000, 16 * 1024),
+        ] {
+            let mut rig = Rig::new(Setup { site: site(), ring_out, ..Setup::default() });
+            let handle = asks_for(&mut rig, 16 * 1024, connection, length);
+            rig.pace = PACE;
+            let mut crowd = Crowd::new(attack, peers);
+            let mut came = 0;
+            while came < length && rig.socket(handle).may_recv() {
+                for _ in 0..20 {
+                    crowd.act(&mut rig);
+                    rig.step();
+                }
+                let most = rate / 10;
+                came += rig.socket(handle).recv(|bytes| (bytes.len().min(most), bytes.len().min(most))).unwrap_or(0);
+            }
+            assert!(came >= length, "{came} of {length} at {rate} bytes a second, {connection}, {ring_out}");
         }
     }
 }
