@@ -7,6 +7,9 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use crate::printable::{escaped, is_plain, printable};
 
+/// Mistakes of a file that are shown; the others are counted.
+const MAX_SHOWN: usize = 200;
+
 /// A place in the policy's text, in bytes.
 pub(crate) type Span = Range<usize>;
 
@@ -83,10 +86,12 @@ impl Log {
         self.0.is_empty()
     }
 
-    /// The mistakes, in the order of the file.
-    pub(crate) fn into_sorted(mut self) -> Vec<Diagnostic> {
+    /// The first mistakes, in the order of the file, and the number of the others.
+    fn into_sorted(mut self) -> (Vec<Diagnostic>, usize) {
         self.0.sort_by_key(|diagnostic| diagnostic.span.as_ref().map_or(0, |span| span.start));
-        self.0
+        let more = self.0.len().saturating_sub(MAX_SHOWN);
+        self.0.truncate(MAX_SHOWN);
+        (self.0, more)
     }
 }
 
@@ -116,23 +121,26 @@ pub struct Related {
     pub says: String,
 }
 
-/// Why a policy was refused: every mistake that was found.
+/// Why a policy was refused: the first 200 mistakes that were found, and the number of the others.
 pub struct Report {
     file: String,
     text: String,
     diagnostics: Vec<Diagnostic>,
+    more: usize,
     readable: bool,
 }
 
 impl Report {
     /// The file is a policy, and the policy does not hold.
     pub(crate) fn refused(file: &str, text: &str, log: Log) -> Self {
-        Report { file: printable(file).into_owned(), text: text.into(), diagnostics: log.into_sorted(), readable: true }
+        let (diagnostics, more) = log.into_sorted();
+        Report { file: printable(file).into_owned(), text: text.into(), diagnostics, more, readable: true }
     }
 
     /// The file is no policy at all.
     pub(crate) fn unusable(file: &str, text: &str, diagnostic: Diagnostic) -> Self {
-        Report { file: printable(file).into_owned(), text: text.into(), diagnostics: vec![diagnostic], readable: false }
+        let (file, diagnostics) = (printable(file).into_owned(), vec![diagnostic]);
+        Report { file, text: text.into(), diagnostics, more: 0, readable: false }
     }
 
     /// Whether the file could be read as TOML; if not, there is no policy to speak of.
@@ -141,10 +149,21 @@ impl Report {
         self.readable
     }
 
-    /// The mistakes, in the order of the file.
+    /// What is said of the mistakes that are not shown, if there are any.
+    fn others(&self) -> Option<Diagnostic> {
+        let others = match self.more {
+            0 => return None,
+            1 => "1 more error is".to_owned(),
+            more => format!("{more} more errors are"),
+        };
+        Some(Diagnostic::of_file(format!("{others} not shown")))
+    }
+
+    /// The mistakes, in the order of the file: the first 200, and one of the whole file that says how many more there are.
     pub fn findings(&self) -> impl Iterator<Item = Finding> + '_ {
         let lines = Lines::new(&self.text);
-        self.diagnostics.iter().map(move |diagnostic| {
+        let all = self.diagnostics.iter().cloned().chain(self.others());
+        all.map(move |diagnostic| {
             let position = |span: &Span| lines.position(&self.text, span.start);
             let (line, column) = diagnostic.span.as_ref().map_or((0, 0), position);
             let related = diagnostic.related.iter().map(|(span, says)| {
@@ -152,7 +171,7 @@ impl Report {
                 Related { line, column, says: says.clone() }
             });
             let related = related.collect();
-            Finding { line, column, message: diagnostic.message.clone(), help: diagnostic.help.clone(), related }
+            Finding { line, column, message: diagnostic.message, help: diagnostic.help, related }
         })
     }
 
@@ -162,11 +181,12 @@ impl Report {
         let renderer = if styled { Renderer::styled() } else { Renderer::plain() };
         let mut out = String::new();
         let lines = Lines::new(&self.text);
-        for diagnostic in &self.diagnostics {
+        let others = self.others();
+        for diagnostic in self.diagnostics.iter().chain(&others) {
             out.push_str(&renderer.render(&[self.group(diagnostic, &lines)]));
             out.push_str("\n\n");
         }
-        let count = self.diagnostics.len();
+        let count = self.diagnostics.len() + self.more;
         let errors = if count == 1 { "1 error".to_owned() } else { format!("{count} errors") };
         out.push_str(&format!("{}: {errors}", self.file));
         // Of the lines of the file the renderer replaces most of these characters, the escape that starts its own
