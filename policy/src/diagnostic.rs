@@ -3,12 +3,16 @@
 use std::fmt;
 use std::ops::Range;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, Title};
 
 use crate::printable::{escaped, is_plain, printable};
+use crate::verify::limits::MAX_POLICY;
 
 /// Mistakes of a file that are shown; the others are counted.
 const MAX_SHOWN: usize = 200;
+
+/// The most bytes of lines that a mistake is shown in: as many as a policy of an image has.
+const MAX_SNIPPET: usize = MAX_POLICY as usize;
 
 /// A place in the policy's text, in bytes.
 pub(crate) type Span = Range<usize>;
@@ -197,7 +201,7 @@ impl Report {
     fn group<'a>(&'a self, diagnostic: &'a Diagnostic, lines: &Lines) -> Group<'a> {
         let title = Level::ERROR.primary_title(diagnostic.message.as_str());
         let Some(span) = &diagnostic.span else {
-            let group = Group::with_title(title).element(annotate_snippets::Origin::path(self.file.as_str()));
+            let group = Group::with_title(title).element(Origin::path(self.file.as_str()));
             return match &diagnostic.help {
                 Some(help) => group.element(Level::HELP.message(help.as_str())),
                 None => group,
@@ -211,6 +215,9 @@ impl Report {
         let start = lines.start(lines.line(first));
         let end =
             self.text.get(last..).and_then(|rest| rest.find('\n')).map_or(self.text.len(), |length| last + length);
+        if end - start > MAX_SNIPPET {
+            return self.places(diagnostic, span, title, lines);
+        }
         let within = |span: &Span| {
             let span = clamp(&self.text, span);
             span.start - start..span.end - start
@@ -225,6 +232,21 @@ impl Report {
             .annotation(AnnotationKind::Primary.span(within(span)).label(diagnostic.label.as_str()))
             .annotations(related);
         let group = title.element(snippet);
+        match &diagnostic.help {
+            Some(help) => group.element(Level::HELP.message(help.as_str())),
+            None => group,
+        }
+    }
+
+    /// A mistake by its place and those that have to do with it, without the lines that they are in.
+    fn places<'a>(&'a self, diagnostic: &'a Diagnostic, span: &Span, title: Title<'a>, lines: &Lines) -> Group<'a> {
+        let (line, column) = lines.position(&self.text, span.start);
+        let origin = Origin::path(self.file.as_str()).line(line).char_column(column);
+        let mut group = Group::with_title(title).element(origin);
+        for (span, label) in &diagnostic.related {
+            let (line, column) = lines.position(&self.text, span.start);
+            group = group.element(Level::NOTE.message(format!("{line}:{column}: {label}")));
+        }
         match &diagnostic.help {
             Some(help) => group.element(Level::HELP.message(help.as_str())),
             None => group,
@@ -308,6 +330,16 @@ mod tests {
         let report = crate::parse("x", "\"\\u001b[31m\\n\" = 1\nformat = 1\n").err().unwrap();
         assert!(!report.to_string().contains('\u{1b}'));
         assert!(report.findings().any(|found| found.message == "a policy has no key `\\u{1b}[31m\\n`"));
+    }
+
+    #[test]
+    fn places_too_far_apart_to_be_shown_are_named() {
+        let text = format!("first\n{}\n  second\n", "x".repeat(MAX_SNIPPET));
+        let second = MAX_SNIPPET + 9;
+        let mistake = Diagnostic::at(&(second..second + 6), "twice").related(&(0..5), "here").help("once");
+        let shown = Report::unusable("file", &text, mistake).to_string();
+        let all = ["error: twice", "file:3:3", "1:1: here", "once"];
+        assert!(all.iter().all(|part| shown.contains(part)) && shown.len() < 200, "{shown}");
     }
 
     #[test]

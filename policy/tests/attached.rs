@@ -77,6 +77,46 @@ mod of_symbols {
         is_beyond("cloister_interfaces::capability::Port<S>::send", "for a Port, and the policy gives no port");
     }
 
+    /// The program of `manager` with so many symbols, of each of which the name is the same text, with an end or without.
+    fn many_symbols(count: usize, text: &str, end: bool) -> Vec<u8> {
+        let mut elf = Elf { symbol: Some(("_start".to_owned(), 0x0200_1000)), ..program(1) }.build();
+        let sections = u64::from_le_bytes(elf[40..48].try_into().unwrap()) as usize;
+        let mut table = |section: usize, bytes: &[u8]| {
+            elf.resize(elf.len().next_multiple_of(8), 0);
+            let [offset, size] = [elf.len() as u64, bytes.len() as u64].map(u64::to_le_bytes);
+            elf.extend_from_slice(bytes);
+            let at = sections + section * 64;
+            elf[at + 24..at + 40].copy_from_slice(&[offset, size].concat());
+        };
+        let mut symbol = [0; 24];
+        symbol[..8].copy_from_slice(&[1, 0, 0, 0, 0x11, 0, 1, 0]);
+        table(1, &symbol.repeat(count));
+        table(2, &[&[0][..], text.as_bytes(), if end { &[0][..] } else { &[] }].concat());
+        elf
+    }
+
+    /// The work that they make would be their number times the length of the name: with these numbers, for minutes.
+    #[test]
+    fn very_many_symbols_with_one_name() {
+        let long = "a".repeat(4 << 20);
+        let of = |count, text: &str, end| findings(&many_symbols(count, text, end));
+        assert_eq!(of(200_000, "main", true), [""; 0]);
+        assert_eq!(of(7, &long, true), [""; 0]);
+        let errors = of(200_000, &long, true);
+        assert!(
+            errors.len() == 1 && errors[0].contains("the names of its symbols have more than 67108864 bytes"),
+            "{errors:?}"
+        );
+        let errors = of(200_000, &long, false);
+        assert!(errors.len() == 1 && errors[0].contains("a symbol has no name that can be read"), "{errors:?}");
+        let errors = of(200_000, "cloister_tcpip::run", true);
+        assert!(
+            errors.len() == 201 && errors[200].contains("its other symbols were not looked at"),
+            "{}",
+            errors.len()
+        );
+    }
+
     #[test]
     fn the_file_of_another_program() {
         assert!(findings(&program(2).build())[0].contains("is not that of the image"));

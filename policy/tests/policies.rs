@@ -275,3 +275,20 @@ fn a_file_is_refused_by_its_size_at_once_and_of_many_mistakes_the_first_are_show
         assert!(said.is_none_or(|said| text.contains(&said)));
     }
 }
+
+/// Nothing is looked for among all that was read before it: with these numbers, that would take minutes.
+#[test]
+fn very_many_words_and_assertions_are_read_one_by_one() {
+    let good = std::fs::read_to_string(folder().join("tests/good.toml")).unwrap();
+    let analysed = |text: &str| cloister_policy::analyse_text("x", text).err().map(|report| report.to_string());
+    let words: Vec<String> = (0..400_000).map(|number| format!("\"w{number}\"")).collect();
+    let report = analysed(&good.replace("[\"now\"]", &format!("[{}]", words.join(",")))).unwrap();
+    assert!(report.ends_with("x: 400000 errors"), "{}", &report[report.len() - 100..]);
+    let assertion = |name: &str| {
+        format!("[[assert]]\nname = \"{name}\"\nwhy = \"x\"\nkind = \"at-most\"\nwhat = \"grants\"\nlimit = 3\n")
+    };
+    let all: String = (0..90_000).map(|number| assertion(&format!("a{number}"))).collect();
+    assert_eq!(analysed(&format!("{good}\n{all}")), None);
+    let report = analysed(&format!("{good}\n{all}{}", assertion("a89999").repeat(2))).unwrap();
+    assert!(report.contains("two assertions have the name `a89999`") && report.ends_with("x: 2 errors"), "{report}");
+}
