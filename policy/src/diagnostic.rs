@@ -3,9 +3,16 @@
 use std::fmt;
 use std::ops::Range;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, Title};
 
 use crate::printable::{escaped, is_plain, printable};
+use crate::verify::limits::MAX_POLICY;
+
+/// Mistakes of a file that are shown; the others are counted.
+const MAX_SHOWN: usize = 200;
+
+/// The most bytes of lines that a mistake is shown in: as many as a policy of an image has.
+const MAX_SNIPPET: usize = MAX_POLICY as usize;
 
 /// A place in the policy's text, in bytes.
 pub(crate) type Span = Range<usize>;
@@ -83,10 +90,12 @@ impl Log {
         self.0.is_empty()
     }
 
-    /// The mistakes, in the order of the file.
-    pub(crate) fn into_sorted(mut self) -> Vec<Diagnostic> {
+    /// The first mistakes, in the order of the file, and the number of the others.
+    fn into_sorted(mut self) -> (Vec<Diagnostic>, usize) {
         self.0.sort_by_key(|diagnostic| diagnostic.span.as_ref().map_or(0, |span| span.start));
-        self.0
+        let more = self.0.len().saturating_sub(MAX_SHOWN);
+        self.0.truncate(MAX_SHOWN);
+        (self.0, more)
     }
 }
 
@@ -116,23 +125,26 @@ pub struct Related {
     pub says: String,
 }
 
-/// Why a policy was refused: every mistake that was found.
+/// Why a policy was refused: the first 200 mistakes that were found, and the number of the others.
 pub struct Report {
     file: String,
     text: String,
     diagnostics: Vec<Diagnostic>,
+    more: usize,
     readable: bool,
 }
 
 impl Report {
     /// The file is a policy, and the policy does not hold.
     pub(crate) fn refused(file: &str, text: &str, log: Log) -> Self {
-        Report { file: printable(file).into_owned(), text: text.into(), diagnostics: log.into_sorted(), readable: true }
+        let (diagnostics, more) = log.into_sorted();
+        Report { file: printable(file).into_owned(), text: text.into(), diagnostics, more, readable: true }
     }
 
     /// The file is no policy at all.
     pub(crate) fn unusable(file: &str, text: &str, diagnostic: Diagnostic) -> Self {
-        Report { file: printable(file).into_owned(), text: text.into(), diagnostics: vec![diagnostic], readable: false }
+        let (file, diagnostics) = (printable(file).into_owned(), vec![diagnostic]);
+        Report { file, text: text.into(), diagnostics, more: 0, readable: false }
     }
 
     /// Whether the file could be read as TOML; if not, there is no policy to speak of.
@@ -141,10 +153,21 @@ impl Report {
         self.readable
     }
 
-    /// The mistakes, in the order of the file.
+    /// What is said of the mistakes that are not shown, if there are any.
+    fn others(&self) -> Option<Diagnostic> {
+        let others = match self.more {
+            0 => return None,
+            1 => "1 more error is".to_owned(),
+            more => format!("{more} more errors are"),
+        };
+        Some(Diagnostic::of_file(format!("{others} not shown")))
+    }
+
+    /// The mistakes, in the order of the file: the first 200, and one of the whole file that says how many more there are.
     pub fn findings(&self) -> impl Iterator<Item = Finding> + '_ {
         let lines = Lines::new(&self.text);
-        self.diagnostics.iter().map(move |diagnostic| {
+        let all = self.diagnostics.iter().cloned().chain(self.others());
+        all.map(move |diagnostic| {
             let position = |span: &Span| lines.position(&self.text, span.start);
             let (line, column) = diagnostic.span.as_ref().map_or((0, 0), position);
             let related = diagnostic.related.iter().map(|(span, says)| {
@@ -152,7 +175,7 @@ impl Report {
                 Related { line, column, says: says.clone() }
             });
             let related = related.collect();
-            Finding { line, column, message: diagnostic.message.clone(), help: diagnostic.help.clone(), related }
+            Finding { line, column, message: diagnostic.message, help: diagnostic.help, related }
         })
     }
 
@@ -162,11 +185,12 @@ impl Report {
         let renderer = if styled { Renderer::styled() } else { Renderer::plain() };
         let mut out = String::new();
         let lines = Lines::new(&self.text);
-        for diagnostic in &self.diagnostics {
+        let others = self.others();
+        for diagnostic in self.diagnostics.iter().chain(&others) {
             out.push_str(&renderer.render(&[self.group(diagnostic, &lines)]));
             out.push_str("\n\n");
         }
-        let count = self.diagnostics.len();
+        let count = self.diagnostics.len() + self.more;
         let errors = if count == 1 { "1 error".to_owned() } else { format!("{count} errors") };
         out.push_str(&format!("{}: {errors}", self.file));
         // Of the lines of the file the renderer replaces most of these characters, the escape that starts its own
@@ -177,7 +201,7 @@ impl Report {
     fn group<'a>(&'a self, diagnostic: &'a Diagnostic, lines: &Lines) -> Group<'a> {
         let title = Level::ERROR.primary_title(diagnostic.message.as_str());
         let Some(span) = &diagnostic.span else {
-            let group = Group::with_title(title).element(annotate_snippets::Origin::path(self.file.as_str()));
+            let group = Group::with_title(title).element(Origin::path(self.file.as_str()));
             return match &diagnostic.help {
                 Some(help) => group.element(Level::HELP.message(help.as_str())),
                 None => group,
@@ -191,6 +215,9 @@ impl Report {
         let start = lines.start(lines.line(first));
         let end =
             self.text.get(last..).and_then(|rest| rest.find('\n')).map_or(self.text.len(), |length| last + length);
+        if end - start > MAX_SNIPPET {
+            return self.places(diagnostic, span, title, lines);
+        }
         let within = |span: &Span| {
             let span = clamp(&self.text, span);
             span.start - start..span.end - start
@@ -205,6 +232,21 @@ impl Report {
             .annotation(AnnotationKind::Primary.span(within(span)).label(diagnostic.label.as_str()))
             .annotations(related);
         let group = title.element(snippet);
+        match &diagnostic.help {
+            Some(help) => group.element(Level::HELP.message(help.as_str())),
+            None => group,
+        }
+    }
+
+    /// A mistake by its place and those that have to do with it, without the lines that they are in.
+    fn places<'a>(&'a self, diagnostic: &'a Diagnostic, span: &Span, title: Title<'a>, lines: &Lines) -> Group<'a> {
+        let (line, column) = lines.position(&self.text, span.start);
+        let origin = Origin::path(self.file.as_str()).line(line).char_column(column);
+        let mut group = Group::with_title(title).element(origin);
+        for (span, label) in &diagnostic.related {
+            let (line, column) = lines.position(&self.text, span.start);
+            group = group.element(Level::NOTE.message(format!("{line}:{column}: {label}")));
+        }
         match &diagnostic.help {
             Some(help) => group.element(Level::HELP.message(help.as_str())),
             None => group,
@@ -288,6 +330,16 @@ mod tests {
         let report = crate::parse("x", "\"\\u001b[31m\\n\" = 1\nformat = 1\n").err().unwrap();
         assert!(!report.to_string().contains('\u{1b}'));
         assert!(report.findings().any(|found| found.message == "a policy has no key `\\u{1b}[31m\\n`"));
+    }
+
+    #[test]
+    fn places_too_far_apart_to_be_shown_are_named() {
+        let text = format!("first\n{}\n  second\n", "x".repeat(MAX_SNIPPET));
+        let second = MAX_SNIPPET + 9;
+        let mistake = Diagnostic::at(&(second..second + 6), "twice").related(&(0..5), "here").help("once");
+        let shown = Report::unusable("file", &text, mistake).to_string();
+        let all = ["error: twice", "file:3:3", "1:1: here", "once"];
+        assert!(all.iter().all(|part| shown.contains(part)) && shown.len() < 200, "{shown}");
     }
 
     #[test]

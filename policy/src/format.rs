@@ -152,7 +152,7 @@ pub fn format_file(path: &std::path::Path) -> Result<(String, String), Report> {
     let text = crate::text_of(path)?;
     let name = path.display().to_string();
     // The limits of the reader hold here too, before the text is parsed.
-    read::readable(&name, &text)?;
+    read::readable(&name, &text, read::Size::Analysis)?;
     let formatted = format(&name, &text)?;
     Ok((text, formatted))
 }

@@ -194,7 +194,7 @@ impl Checked {
 /// # Errors
 /// The file cannot be read, or the policy does not hold; the report says where and why.
 pub fn load(path: &Path) -> Result<Checked, Report> {
-    parse(&path.display().to_string(), &text_of(path)?)
+    parse(&path.display().to_string(), &text_within(path, read::Size::Image)?)
 }
 
 /// Reads the policy file at `path` for analysis: see [`analyse_text`].
@@ -210,16 +210,20 @@ pub fn analyse(path: &Path) -> Result<Sound, Report> {
 /// # Errors
 /// It cannot be read, is too large, or is no text.
 pub fn text_of(path: &Path) -> Result<String, Report> {
+    text_within(path, read::Size::Analysis)
+}
+
+fn text_within(path: &Path, size: read::Size) -> Result<String, Report> {
     let name = path.display().to_string();
     let unusable = |problem: String| Report::unusable(&name, "", Diagnostic::of_file(problem));
     let file = std::fs::File::open(path).map_err(|error| unusable(format!("cannot open the file: {error}")))?;
     let mut bytes = Vec::new();
     // One byte more than allowed shows that the file is too large, whatever its size.
-    file.take(read::MAX_FILE as u64 + 1)
+    file.take(size.bytes() as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| unusable(format!("cannot read the file: {error}")))?;
-    if bytes.len() > read::MAX_FILE {
-        return Err(unusable(format!("the file has more than {} bytes, which no policy has", read::MAX_FILE)));
+    if bytes.len() > size.bytes() {
+        return Err(unusable(size.exceeded()));
     }
     String::from_utf8(bytes).map_err(|error| {
         unusable(format!("the file is not text: byte {} is not UTF-8", error.utf8_error().valid_up_to()))
@@ -232,7 +236,7 @@ pub fn text_of(path: &Path) -> Result<String, Report> {
 /// The policy does not hold; the report says where and why.
 pub fn parse(name: &str, text: &str) -> Result<Checked, Report> {
     let mut log = Log::default();
-    let policy = read::read(name, text, &mut log)?;
+    let policy = read::read(name, text, read::Size::Image, &mut log)?;
     check::check(&policy, &mut log);
     check::limits(&policy, &mut log);
     if !log.is_empty() {
@@ -261,7 +265,7 @@ pub fn parse(name: &str, text: &str) -> Result<Checked, Report> {
 /// The policy is not sound; the report says where and why.
 pub fn analyse_text(name: &str, text: &str) -> Result<Sound, Report> {
     let mut log = Log::default();
-    let policy = read::read(name, text, &mut log)?;
+    let policy = read::read(name, text, read::Size::Analysis, &mut log)?;
     check::check(&policy, &mut log);
     if !log.is_empty() {
         return Err(Report::refused(name, text, log));

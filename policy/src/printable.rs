@@ -1,19 +1,27 @@
-//! Characters that change how the text round them is shown: no file of ours may have them, and none reaches a terminal,
-//! a page or a picture.
+//! Characters that a policy may have, and that reach a terminal, a page or a picture as they are: those that everybody sees,
+//! and that leave the text round them alone.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
 /// Returns `true` if `c` is shown as itself and leaves the text round it alone.
 ///
-/// It is not if it is a control character (C0, DEL, C1), a format character for the direction of text (UAX 9), one
-/// without width, a separator of lines, or one of the tag characters that nothing shows.
+/// It is if it is a character of ASCII that is no control character, or one of the named ranges: letters of Latin, Greek
+/// and Cyrillic, Han, kana and Hangul, their punctuation, arrows and mathematical signs. So no character of a policy is
+/// without a picture, stands on another, or turns text round (the scripts that are written from right to left do).
 #[must_use]
 pub fn is_plain(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c,
-            '\u{00AD}' | '\u{061C}' | '\u{180E}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}'
-            | '\u{2060}'..='\u{206F}' | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}')
+    matches!(c, ' '..='~'
+        // Latin: Latin-1 without its space and its soft hyphen, Extended-A, Extended-B, Extended Additional.
+        | '\u{A1}'..='\u{AC}' | '\u{AE}'..='\u{24F}' | '\u{1E00}'..='\u{1EFF}'
+        // Greek and Cyrillic, without what is not assigned and what stands on another letter.
+        | '\u{370}'..='\u{377}' | '\u{37A}'..='\u{37F}' | '\u{384}'..='\u{38A}' | '\u{38C}'
+        | '\u{38E}'..='\u{3A1}' | '\u{3A3}'..='\u{482}' | '\u{48A}'..='\u{52F}'
+        // Dashes, quotation marks and their like; the euro; arrows and mathematical signs.
+        | '\u{2010}'..='\u{2027}' | '\u{2030}'..='\u{203A}' | '\u{20AC}' | '\u{2190}'..='\u{22FF}'
+        // Han, kana and Hangul, and their punctuation without its space.
+        | '\u{3001}'..='\u{3020}' | '\u{3041}'..='\u{3096}' | '\u{309B}'..='\u{30FF}' | '\u{3400}'..='\u{4DBF}'
+        | '\u{4E00}'..='\u{9FFF}' | '\u{AC00}'..='\u{D7A3}' | '\u{FF01}'..='\u{FF5E}')
 }
 
 /// Returns the first character of `text` that is not plain, with its position in bytes. Spaces and ends of lines
@@ -78,23 +86,54 @@ pub fn printable_json(json: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use regex::Regex;
+    use unicode_bidi::BidiClass;
+
     use super::*;
 
+    fn all() -> impl Iterator<Item = char> {
+        '\0'..=char::MAX
+    }
+
+    /// By the tables of two others: what is plain is assigned, is a letter, a number, a sign of punctuation or a symbol, is
+    /// not among what is left out where it cannot be drawn, is not drawn as nothing, and is not of a direction of its own.
     #[test]
-    fn what_steers_a_terminal_or_turns_text_round_is_escaped_and_nothing_else() {
-        let hidden = ['\0', '\u{7}', '\u{1b}', '\r', '\u{7f}', '\u{9b}', '\u{61c}', '\u{200b}', '\u{200f}', '\u{2028}'];
-        let directions = ['\u{202a}', '\u{202e}', '\u{2066}', '\u{2069}', '\u{feff}', '\u{e0041}'];
-        for c in hidden.into_iter().chain(directions) {
+    fn what_is_plain_is_seen_and_leaves_the_text_round_it_alone() {
+        let seen =
+            Regex::new(r"^[\p{L}\p{N}\p{P}\p{S}&&\P{Default_Ignorable_Code_Point}&&\P{Grapheme_Extend}]$").unwrap();
+        let directions = [BidiClass::R, BidiClass::AL, BidiClass::AN, BidiClass::NSM, BidiClass::BN, BidiClass::B];
+        // Without a picture though they are letters or symbols: fillers, blanks, a note without a head.
+        let blank = "\u{115F}\u{1160}\u{2800}\u{3164}\u{FFA0}\u{FFFC}\u{13441}\u{13442}\u{1D159}";
+        for c in all().filter(|c| is_plain(*c) && *c != ' ') {
+            assert!(seen.is_match(c.encode_utf8(&mut [0; 4])), "{c:?}");
+            assert!(!directions.contains(&unicode_bidi::bidi_class(c)), "{c:?}");
+            assert!(!blank.contains(c), "{c:?}");
+        }
+    }
+
+    /// Nothing is refused without need: people write down in their language why.
+    #[test]
+    fn what_ascii_and_the_letters_of_the_named_scripts_are_is_plain() {
+        assert!(all().filter(char::is_ascii).all(|c| is_plain(c) != c.is_ascii_control()));
+        for text in ["", "plain", "größer – 中文，のカ 한국어, µs → „Ÿ“ Цена €", "a \"quote\" and a \\"]
+        {
+            assert_eq!((printable(text), first_hidden(text)), (Cow::Borrowed(text), None));
+        }
+    }
+
+    #[test]
+    fn what_is_not_plain_is_escaped_wherever_it_stands() {
+        let others = all().filter(|c| !is_plain(*c) && !matches!(c, '\n' | '\t'));
+        for c in
+            others.step_by(97).chain("\0\u{7}\u{1b}\r\u{7f}\u{9b}\u{a0}\u{ad}\u{301}\u{202e}\u{fe0f}\u{e0041}א".chars())
+        {
             let text = format!("a{c}b");
-            assert_eq!(printable(&text), format!("a{}b", c.escape_default()));
+            assert_eq!(printable(&text), format!("a{}b", c.escape_unicode()).replace(r"\u{d}", r"\r"));
             assert_eq!(first_hidden(&text), Some((1, c)));
             assert!(printable_lines(&text).chars().all(is_plain));
             let json = serde_json::to_string(&text).unwrap();
             assert!(printable_json(&json).chars().all(is_plain), "{json}");
             assert_eq!(serde_json::from_str::<String>(&printable_json(&json)).unwrap(), text);
-        }
-        for text in ["", "plain", "größer – 中文, 🦀", "a \"quote\" and a \\"] {
-            assert_eq!((printable(text), first_hidden(text)), (Cow::Borrowed(text), None));
         }
         assert_eq!(first_hidden("a\r\n\tb\n"), None);
         assert_eq!(printable_lines("a\n\tb\r\n"), "a\n\tb\r\n");

@@ -77,6 +77,46 @@ mod of_symbols {
         is_beyond("cloister_interfaces::capability::Port<S>::send", "for a Port, and the policy gives no port");
     }
 
+    /// The program of `manager` with so many symbols, of each of which the name is the same text, with an end or without.
+    fn many_symbols(count: usize, text: &str, end: bool) -> Vec<u8> {
+        let mut elf = Elf { symbol: Some(("_start".to_owned(), 0x0200_1000)), ..program(1) }.build();
+        let sections = u64::from_le_bytes(elf[40..48].try_into().unwrap()) as usize;
+        let mut table = |section: usize, bytes: &[u8]| {
+            elf.resize(elf.len().next_multiple_of(8), 0);
+            let [offset, size] = [elf.len() as u64, bytes.len() as u64].map(u64::to_le_bytes);
+            elf.extend_from_slice(bytes);
+            let at = sections + section * 64;
+            elf[at + 24..at + 40].copy_from_slice(&[offset, size].concat());
+        };
+        let mut symbol = [0; 24];
+        symbol[..8].copy_from_slice(&[1, 0, 0, 0, 0x11, 0, 1, 0]);
+        table(1, &symbol.repeat(count));
+        table(2, &[&[0][..], text.as_bytes(), if end { &[0][..] } else { &[] }].concat());
+        elf
+    }
+
+    /// The work that they make would be their number times the length of the name: with these numbers, for minutes.
+    #[test]
+    fn very_many_symbols_with_one_name() {
+        let long = "a".repeat(4 << 20);
+        let of = |count, text: &str, end| findings(&many_symbols(count, text, end));
+        assert_eq!(of(200_000, "main", true), [""; 0]);
+        assert_eq!(of(7, &long, true), [""; 0]);
+        let errors = of(200_000, &long, true);
+        assert!(
+            errors.len() == 1 && errors[0].contains("the names of its symbols have more than 67108864 bytes"),
+            "{errors:?}"
+        );
+        let errors = of(200_000, &long, false);
+        assert!(errors.len() == 1 && errors[0].contains("a symbol has no name that can be read"), "{errors:?}");
+        let errors = of(200_000, "cloister_tcpip::run", true);
+        assert!(
+            errors.len() == 201 && errors[200].contains("its other symbols were not looked at"),
+            "{}",
+            errors.len()
+        );
+    }
+
     #[test]
     fn the_file_of_another_program() {
         assert!(findings(&program(2).build())[0].contains("is not that of the image"));
@@ -98,7 +138,8 @@ mod of_inventories {
     const CRATES: [&str; 3] = ["cloister-driver", "cloister-manager", "cloister-store"];
 
     fn sbom(crates: &[&str]) -> String {
-        let list: Vec<String> = crates.iter().map(|name| format!("{{\"name\":\"{name}\"}}")).collect();
+        let list: Vec<String> =
+            crates.iter().map(|name| format!("{{\"name\":\"{name}\",\"version\":\"1.0.0\"}}")).collect();
         format!("{{\"bomFormat\":\"CycloneDX\",\"specVersion\":\"1.6\",\"components\":[{}]}}", list.join(","))
     }
 
@@ -124,7 +165,7 @@ mod of_inventories {
         let verdict = verify(&with(&bill, &unsafe_uses(&CRATES, 0)), &Against::default()).unwrap();
         assert!(verdict.holds(), "{}", verdict.text());
         assert_eq!(verdict.inventory.sbom, Some(bill));
-        assert_eq!(verdict.inventory.components, CRATES);
+        assert!(verdict.inventory.components.iter().map(|item| item.name.as_str()).eq(CRATES));
         assert!(verdict.text().contains("unsafe    cloister-manager 1.0.0       forbidden\n"), "{}", verdict.text());
     }
 
@@ -136,6 +177,61 @@ mod of_inventories {
         let end =
             |headers: &[common::Header]| headers.iter().map(|load| load.physical_address + load.memory_size).max();
         assert_eq!(end(&one), end(&two));
+    }
+
+    /// Why an image with these inventories is refused.
+    fn refusals(sbom: Option<&str>, unsafe_uses: Option<&str>) -> Vec<String> {
+        let extras = Extras { sbom: sbom.map(str::as_bytes), unsafe_uses: unsafe_uses.map(str::as_bytes) };
+        let file = pack_extras(&kernel(), &[program(0), program(1), program(2)], &extras);
+        let verdict = verify(&file, &Against::default()).unwrap();
+        let errors = verdict.findings.iter().filter(|finding| finding.is_error());
+        errors.map(|finding| finding.message.clone()).collect()
+    }
+
+    /// The two have the same crates, name and version, each once; and each that is there has every program.
+    #[test]
+    fn an_inventory_lists_every_program_once_and_both_list_the_same() {
+        let [driver, manager, store] = CRATES;
+        let bill = sbom(&CRATES);
+        let uses = unsafe_uses(&CRATES, 0);
+        assert_eq!(refusals(Some(&bill), None), [""; 0]);
+        assert_eq!(refusals(None, Some(&uses)), [""; 0]);
+        let uncounted = CRATES.map(|name| format!("the inventory of `unsafe` does not count the program {name}"));
+        assert_eq!(refusals(None, Some(&unsafe_uses(&[], 0))), uncounted);
+        assert_eq!(refusals(None, Some(&unsafe_uses(&[store, driver], 0))), uncounted[1..2]);
+        assert_eq!(refusals(Some(&bill), Some(&unsafe_uses(&[], 0))).len(), 6);
+        let more = [driver, manager, store, "stranger"];
+        assert_eq!(refusals(Some(&bill), Some(&unsafe_uses(&more, 0))), ["the SBOM does not list stranger 1.0.0"]);
+        let other = ["the inventory of `unsafe` does not count stranger 1.0.0"];
+        assert_eq!(refusals(Some(&sbom(&more)), Some(&uses)), other);
+        let twice = [driver, manager, driver, store];
+        let repeated = ["an inventory has cloister-driver 1.0.0 more than once"];
+        assert_eq!(refusals(Some(&sbom(&twice)), Some(&uses)), repeated);
+        assert_eq!(refusals(Some(&bill), Some(&unsafe_uses(&twice, 0))), repeated);
+        let newer = uses.replacen("1.0.0", "9.9.9", 1);
+        let both = [
+            "the inventory of `unsafe` does not count cloister-driver 1.0.0",
+            "the SBOM does not list cloister-driver 9.9.9",
+        ];
+        assert_eq!(refusals(Some(&bill), Some(&newer)), both);
+        // Of two versions of a crate each is one.
+        let versions = |inventory: &str| inventory.replacen("1.0.0", "9.9.9", 1);
+        assert_eq!(refusals(Some(&versions(&sbom(&twice))), Some(&versions(&unsafe_uses(&twice, 0)))), [""; 0]);
+    }
+
+    #[test]
+    fn a_name_and_a_version_are_of_characters_that_everybody_sees() {
+        for odd in ["\\u3164", "\u{3164}", "\\ufe0f", "\u{2800}", "\\u202e", "é", "\\t", " "] {
+            let bill = sbom(&[CRATES[0], CRATES[1], CRATES[2], &format!("serde{odd}")]);
+            let found = refusals(Some(&bill), None);
+            assert!(found.len() == 1 && found[0].starts_with("the SBOM is not CycloneDX in JSON"), "{odd}: {found:?}");
+            let uses = unsafe_uses(&CRATES, 0).replacen("1.0.0", &format!("1.0.0{odd}"), 1);
+            let found = refusals(None, Some(&uses));
+            assert!(
+                found.len() == 1 && found[0].starts_with("the inventory of `unsafe` cannot be read"),
+                "{odd}: {found:?}"
+            );
+        }
     }
 
     #[test]

@@ -312,13 +312,27 @@ fn no_byte_of_the_structure_can_be_another() {
 mod of_inventories {
     use super::*;
 
-    const USES: &str = r#"{"format":"cloister-unsafe","version":1,"crates":[]}"#;
+    const CRATES: [&str; 3] = ["cloister-driver", "cloister-manager", "cloister-store"];
+
+    fn listed(name: &str) -> String {
+        format!(r#"{{"name":"{name}","version":"1"}}"#)
+    }
+
+    fn counted(name: &str, version: &str) -> String {
+        format!(
+            r#"{{"name":"{name}","crate-version":"{version}","forbids":false,"blocks":0,"functions":0,"traits":0,
+            "implementations":0}}"#
+        )
+    }
 
     fn bill(rest: &str) -> String {
-        format!(
-            r#"{{"bomFormat":"CycloneDX","specVersion":"1.6","components":[{{"name":"cloister-driver"}},
-            {{"name":"cloister-manager"}},{{"name":"cloister-store"}}{rest}]}}"#
-        )
+        let list = CRATES.map(listed).join(",");
+        format!(r#"{{"bomFormat":"CycloneDX","specVersion":"1.6","components":[{list}{rest}]}}"#)
+    }
+
+    fn uses(rest: &str) -> String {
+        let list = CRATES.map(|name| counted(name, "1")).join(",");
+        format!(r#"{{"format":"cloister-unsafe","version":1,"crates":[{list}{rest}]}}"#)
     }
 
     fn with(sbom: &str, uses: &str) -> Vec<u8> {
@@ -336,7 +350,7 @@ mod of_inventories {
 
     #[test]
     fn characters_that_are_not_shown() {
-        assert!(refused(&with(&bill(""), USES)).is_empty());
+        assert!(refused(&with(&bill(""), &uses(""))).is_empty());
         for odd in [
             r"\u001b]0;owned\u0007",
             r"\u001b[2J",
@@ -345,32 +359,25 @@ mod of_inventories {
             "\u{2066}x",
             r"\u009b1m",
         ] {
-            let uses = USES.replace(
-                "[]",
-                &format!(
-                    r#"[{{"name":"cloister-driver","crate-version":"{odd}","forbids":false,"blocks":0,"functions":0,"traits":0,
-                    "implementations":0}}]"#
-                ),
-            );
-            let file = with(&bill(""), &uses);
+            let file = with(&bill(""), &uses(&format!(",{}", counted("other", odd))));
             is_refused(&file, "the inventory of `unsafe` cannot be read");
             assert!(!printed(&file).contains("evil"));
-            let file = with(&bill(&format!(r#",{{"name":"{odd}"}}"#)), USES);
+            let file = with(&bill(&format!(",{}", listed(odd))), &uses(""));
             is_refused(&file, "the SBOM is not CycloneDX in JSON");
             printed(&file);
         }
         let elsewhere = bill("").replace("\"bomFormat\"", "\"note\":\"\\u001b[2J\",\"bomFormat\"");
-        is_refused(&with(&elsewhere, USES), "the SBOM is not CycloneDX in JSON");
+        is_refused(&with(&elsewhere, &uses("")), "the SBOM is not CycloneDX in JSON");
     }
 
     #[test]
     fn something_behind_a_stream() {
-        let file = with(&bill(""), USES);
+        let file = with(&bill(""), &uses(""));
         let (seal, sections) = (seal_of(&file), word(&file, 40));
         // The stream of the last inventory ends sooner than its section.
         let (at, size) = (word(&file, sections + 3 * 64 + 24), word(&file, sections + 3 * 64 + 32));
         let mut shorter = file.clone();
-        let stream = with(&bill(""), USES);
+        let stream = with(&bill(""), &uses(""));
         assert_eq!(stream[at..at + size], file[at..at + size]);
         let small = {
             let other = with(&bill(""), "{}");
@@ -385,15 +392,15 @@ mod of_inventories {
 
     #[test]
     fn more_than_anybody_has() {
-        let many: String = (0..60_000).map(|index| format!(",{{\"name\":\"crate-{index}\"}}")).collect();
+        let many: String = (0..60_000).map(|index| format!(",{}", listed(&format!("crate-{index}")))).collect();
         let one = |index| {
             format!(
-                r#"{{"name":"other-{index}","crate-version":"1","forbids":true,"blocks":18446744073709551615,
+                r#",{{"name":"other-{index}","crate-version":"1","forbids":true,"blocks":18446744073709551615,
                 "functions":18446744073709551615,"traits":1,"implementations":1}}"#
             )
         };
-        let uses: Vec<String> = (0..20_000).map(one).collect();
-        let file = with(&bill(&many), &USES.replace("[]", &format!("[{}]", uses.join(","))));
+        let others: String = (0..20_000).map(one).collect();
+        let file = with(&bill(&many), &uses(&others));
         let verdict = verify(&file, &Against::default()).unwrap();
         assert!(!verdict.holds() && verdict.findings.len() < 1000, "{}", verdict.findings.len());
         assert!(verdict.text().contains("does not count crate-0"));
@@ -401,8 +408,8 @@ mod of_inventories {
 
     #[test]
     fn very_many_entries() {
-        let many: String = (0..70_000).map(|index| format!(",{{\"name\":\"crate-{index}\"}}")).collect();
-        is_refused(&with(&bill(&many), USES), "has more than 65536 entries");
+        let many: String = (0..70_000).map(|index| format!(",{}", listed(&format!("crate-{index}")))).collect();
+        is_refused(&with(&bill(&many), &uses("")), "has more than 65536 entries");
     }
 }
 
@@ -485,5 +492,48 @@ fn other_code_within_its_bounds_is_named_as_not_shown() {
             )
         );
         assert_ne!(verdict.parts[part].hash, honest.parts[part].hash, "the hash to compare with");
+    }
+}
+
+/// An image whose section headers are so many, the names of which are one text of `length` bytes without an end, or with.
+/// The numbers of the sections and of the names' section are in the header, or where ELF has them if they are large.
+fn many_sections(count: u64, length: usize, end: bool, in_header: bool) -> Vec<u8> {
+    let mut file = image();
+    let names = file.len() as u64;
+    file.resize(file.len() + length, b'A');
+    if end && let Some(last) = file.last_mut() {
+        *last = 0;
+    }
+    file.resize(file.len().next_multiple_of(64), 0);
+    let start = file.len() as u64;
+    let mut section = |kind: u32, link: u32, offset: u64, size: u64| {
+        let mut bytes = vec![0; 64];
+        put(&mut bytes, 4, &kind.to_le_bytes());
+        put(&mut bytes, 24, &offset.to_le_bytes());
+        put(&mut bytes, 32, &size.to_le_bytes());
+        put(&mut bytes, 40, &link.to_le_bytes());
+        file.extend(bytes);
+    };
+    section(0, 1, 0, if in_header { 0 } else { count });
+    section(3, 0, names, length as u64);
+    (2..count).for_each(|_| section(1, 0, 0, 0));
+    let [number, index] = if in_header { [count as u16, 1] } else { [0, 0xFFFF] };
+    put(&mut file, 40, &start.to_le_bytes());
+    put(&mut file, 60, &number.to_le_bytes());
+    put(&mut file, 62, &index.to_le_bytes());
+    file
+}
+
+/// The work that they make would be their number times the length of the names: with these numbers, for minutes.
+#[test]
+fn sections_and_their_names_are_few_or_the_file_is_refused_before_they_are_read() {
+    for end in [false, true] {
+        is_refused(&many_sections(16_000, 8 << 20, end, false), "has 0 section headers");
+        is_refused(&many_sections(16_000, 8 << 20, end, true), "has 16000 section headers");
+        is_refused(&many_sections(6, 64, end, true), "has 6 section headers");
+        is_refused(&many_sections(5, 32 << 20, end, true), "has 33554432 bytes of names of sections");
+        is_refused(&many_sections(5, 65, end, true), "has 65 bytes of names of sections");
+        is_refused(&many_sections(5, 64, end, true), "the file has no seal");
+        is_refused(&many_sections(5, 64, end, false), "has 0 section headers");
     }
 }

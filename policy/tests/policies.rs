@@ -193,8 +193,11 @@ fn input_that_is_no_policy_is_refused_with_a_reason() {
         (file("empty", b""), "the file is empty"),
         (file("blank", b" \n\t\n"), "the file is empty"),
         (file("binary", &[0x7F, b'E', b'L', b'F', 2, 1, 0xFF, 0xFE]), "not text: byte 6 is not UTF-8"),
-        (file("nul", b"format = 1\0"), "is a control character"),
-        (file("huge", &vec![b'#'; 100 << 20]), "more than 8388608 bytes"),
+        (file("nul", b"format = 1\0"), "is not a character that a policy has"),
+        (
+            file("huge", &vec![b'#'; 100 << 20]),
+            "more than 262144 bytes, which is the largest policy that an image has room for",
+        ),
         (file("nested", nested.as_bytes()), "not TOML"),
         (file("dotted", dotted.as_bytes()), "not TOML"),
         (file("prose", b"Let http talk to tcpip."), "not TOML"),
@@ -242,4 +245,50 @@ proptest! {
             prop_assert!(!report.to_string().is_empty());
         }
     }
+}
+
+#[test]
+fn a_file_is_refused_by_its_size_at_once_and_of_many_mistakes_the_first_are_shown() {
+    let good = std::fs::read_to_string(folder().join("tests/good.toml")).unwrap();
+    let most = 256 << 10;
+    let filled = |size: usize| format!("{good}#{}\n", "x".repeat(size - good.len() - 2));
+    assert!(parse("x", &filled(most)).is_ok());
+    let report = parse("x", &filled(most + 1)).err().unwrap();
+    assert!(!report.is_readable() && report.to_string().contains("more than 262144 bytes"), "{report}");
+    assert!(cloister_policy::analyse_text("x", &filled(most + 1)).is_ok());
+    assert!(cloister_policy::analyse_text("x", &filled((8 << 20) + 1)).is_err());
+
+    for (mistakes, more) in
+        [(199, None), (200, None), (201, Some("1 more error is")), (300_000, Some("299800 more errors are"))]
+    {
+        let mut text = String::from("format = 1\n");
+        (0..mistakes).for_each(|number| text += &format!("unknown-{number:07} = 1\n"));
+        let report =
+            cloister_policy::analyse_text("x", &(text + good.trim_start_matches("format = 1\n"))).err().unwrap();
+        let findings: Vec<_> = report.findings().collect();
+        let shown = findings.iter().filter(|finding| finding.message.contains("unknown-")).count();
+        assert_eq!((shown, findings.len()), (mistakes.min(200), mistakes.min(200) + usize::from(more.is_some())));
+        let text = report.to_string();
+        assert!(text.len() < 100_000 && text.ends_with(&format!("x: {mistakes} errors")), "{}", text.len());
+        let said = more.map(|more| format!("{more} not shown"));
+        assert_eq!(findings.last().filter(|_| more.is_some()).map(|finding| finding.message.clone()), said);
+        assert!(said.is_none_or(|said| text.contains(&said)));
+    }
+}
+
+/// Nothing is looked for among all that was read before it: with these numbers, that would take minutes.
+#[test]
+fn very_many_words_and_assertions_are_read_one_by_one() {
+    let good = std::fs::read_to_string(folder().join("tests/good.toml")).unwrap();
+    let analysed = |text: &str| cloister_policy::analyse_text("x", text).err().map(|report| report.to_string());
+    let words: Vec<String> = (0..400_000).map(|number| format!("\"w{number}\"")).collect();
+    let report = analysed(&good.replace("[\"now\"]", &format!("[{}]", words.join(",")))).unwrap();
+    assert!(report.ends_with("x: 400000 errors"), "{}", &report[report.len() - 100..]);
+    let assertion = |name: &str| {
+        format!("[[assert]]\nname = \"{name}\"\nwhy = \"x\"\nkind = \"at-most\"\nwhat = \"grants\"\nlimit = 3\n")
+    };
+    let all: String = (0..90_000).map(|number| assertion(&format!("a{number}"))).collect();
+    assert_eq!(analysed(&format!("{good}\n{all}")), None);
+    let report = analysed(&format!("{good}\n{all}{}", assertion("a89999").repeat(2))).unwrap();
+    assert!(report.contains("two assertions have the name `a89999`") && report.ends_with("x: 2 errors"), "{report}");
 }

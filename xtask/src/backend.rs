@@ -20,6 +20,11 @@ pub struct Choice {
 }
 
 impl Choice {
+    /// The domain of the network back end, if one was asked for and no range.
+    pub fn domain(&self) -> Option<&str> {
+        self.backend.as_deref().filter(|ids| !ids.contains('-'))
+    }
+
     /// The policy file to build.
     pub fn file(&self) -> Result<PathBuf> {
         self.backend.as_ref().map_or_else(|| Ok(self.policy.clone()), |ids| policy(&self.policy, ids))

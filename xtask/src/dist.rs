@@ -12,7 +12,7 @@ use crate::backend::Choice;
 use crate::image::{self, Image};
 use crate::stages::Stages;
 
-#[derive(Args)]
+#[derive(Args, Debug)]
 pub struct Arguments {
     /// The folder to make; by default target/dist
     #[arg(long, value_name = "DIR")]
@@ -33,7 +33,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let files = [
         ("cloister.elf", read(&image.elf)?),
-        ("cloister.cfg", config().into_bytes()),
+        ("cloister.cfg", config(arguments.policy.domain()).into_bytes()),
         ("policy.toml", read(&image.policy)?),
         ("INSTALL.md", install(&image).into_bytes()),
     ];
@@ -65,13 +65,17 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The guest as it is tested, with addresses by DHCP and restarted when it crashes.
-fn config() -> String {
+/// The guest as it is tested, with addresses by DHCP and restarted when it crashes, and the network back end in `backend` if it is
+/// not in the control domain.
+fn config(backend: Option<&str>) -> String {
     let guest = Guest { cmdline: "ip=dhcp".to_owned(), on_crash: "restart".to_owned(), mac: None, ..Guest::new("") };
-    let extra = "# A site to serve: a cpio (newc) or tar archive. Give the guest memory for it.\n\
+    let backend = backend.map_or_else(String::new, |domain| format!(",backend={domain}"));
+    let extra = format!(
+        "# A site to serve: a cpio (newc) or tar archive. Give the guest memory for it.\n\
                  #ramdisk = \"/srv/cloister/site.cpio\"\n\
                  # mac=… keeps the address the same; bridge= names this host's bridge.\n\
-                 vif = [ \"bridge=xenbr0\" ]\n";
+                 vif = [ \"bridge=xenbr0{backend}\" ]\n"
+    );
     let text = guest.config(&format!("{PLACE}/cloister.elf"), None);
     format!("{}\n{extra}", text.trim_end())
 }
@@ -86,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_configuration_is_for_a_host_with_a_bridge() {
-        let text = config();
+        let text = config(None);
         for line in [
             "kernel = \"/srv/cloister/cloister.elf\"",
             "vif = [ \"bridge=xenbr0\" ]",
@@ -94,6 +98,28 @@ mod tests {
             "vcpus = 1",
         ] {
             assert_eq!(text.lines().filter(|l| *l == line).count(), 1, "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_configuration_names_the_back_end_that_the_policy_is_built_for() {
+        #[derive(clap::Parser, Debug)]
+        struct Line {
+            #[command(flatten)]
+            arguments: Arguments,
+        }
+        // Of a range the operator knows which it is.
+        for (backend, vif) in [
+            (None, "bridge=xenbr0"),
+            (Some("7"), "bridge=xenbr0,backend=7"),
+            (Some("0"), "bridge=xenbr0,backend=0"),
+            (Some("1-3"), "bridge=xenbr0"),
+        ] {
+            let words = ["dist"].into_iter().chain(backend.into_iter().flat_map(|ids| ["--backend", ids]));
+            let line = <Line as clap::Parser>::try_parse_from(words).expect("a command line");
+            let text = config(line.arguments.policy.domain());
+            let lines: Vec<_> = text.lines().filter(|line| line.starts_with("vif")).collect();
+            assert_eq!(lines, [format!("vif = [ \"{vif}\" ]")], "{text}");
         }
     }
 

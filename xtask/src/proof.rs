@@ -27,7 +27,7 @@ pub fn prove(policy: &Path) -> Result<()> {
     if refused.is_none() && !verdict.holds() {
         bail!("{}\n{}", elf.display(), verdict.text());
     }
-    if refused.is_none() && (verdict.inventory.components.is_empty() || verdict.inventory.unsafe_uses.is_empty()) {
+    if refused.is_none() && (verdict.inventory.sbom.is_none() || verdict.inventory.unsafe_uses.is_none()) {
         bail!("{} carries no inventories", elf.display());
     }
     if policy.file_name().is_some_and(|name| name == "default.toml") {

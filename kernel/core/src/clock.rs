@@ -19,11 +19,10 @@ impl TimeInfo {
     #[must_use]
     pub fn nanoseconds(&self, tsc: u64) -> u64 {
         let ticks = tsc.wrapping_sub(self.tsc_timestamp).cast_signed().max(0).cast_unsigned();
-        let shift = u32::from(self.shift.unsigned_abs()).min(63);
-        let scaled = match self.shift {
-            ..0 => ticks >> shift,
-            _ if shift <= ticks.leading_zeros() => ticks << shift,
-            _ => u64::MAX,
+        // Xen's shifts are far below 64; the mask is what the processor's own shift does.
+        let scaled = match u32::try_from(self.shift) {
+            Ok(left) => ticks.saturating_mul(1 << (left & 63)),
+            Err(_) => ticks >> (self.shift.unsigned_abs() & 63),
         };
         // Less than 2^96 before the shift.
         let elapsed = (u128::from(scaled) * u128::from(self.multiplier)) >> 32;

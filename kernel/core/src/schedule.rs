@@ -6,9 +6,9 @@
 use cloister_caps::tables::{MAX_SERVICES, Tables};
 use static_assertions::const_assert;
 
-/// The most that a service owes: this many budgets, or this many ns if that is more. What is beyond it, the machine stood
-/// still, and the service did not run. The time is above all that a service can use beyond its budget by running, so that a
-/// small budget gains nothing by it.
+/// The most that a service owes: this many budgets, or this many ns if that is more. Only a stall of the machine makes a
+/// larger debt, and the rest of it is forgiven. A service that runs on until the timer fires always owes less, so a small
+/// budget gains nothing by the limit.
 const MOST_OWED: (u64, u64) = (4, 1_000_000);
 
 /// What a service is doing.
@@ -32,12 +32,15 @@ struct Entry {
     /// When the present window ends.
     end: u64,
     used: u64,
+    /// What `used` is at most: the rest of a debt is forgiven.
+    limit: u64,
     total: u64,
 }
 
 impl Entry {
     /// What no service is.
-    const NONE: Entry = Entry { state: State::Stopped, place: 0, budget: 1, period: 1, end: 0, used: 0, total: 0 };
+    const NONE: Entry =
+        Entry { state: State::Stopped, place: 0, budget: 1, period: 1, end: 0, used: 0, limit: u64::MAX, total: 0 };
 }
 
 /// What to do next.
@@ -103,7 +106,8 @@ impl Scheduler {
         let mut priorities = [0; MAX_SERVICES];
         for (index, (priority, budget, period)) in services.enumerate().take(MAX_SERVICES) {
             priorities[index] = priority;
-            scheduler.entries[index] = Entry { state: State::Ready, budget, period, ..Entry::NONE };
+            let limit = budget.saturating_add(budget.saturating_mul(MOST_OWED.0).max(MOST_OWED.1));
+            scheduler.entries[index] = Entry { state: State::Ready, budget, period, limit, ..Entry::NONE };
             scheduler.ready |= 1 << index;
             // Behind those that are as urgent.
             let before = |other: &u8| priorities[usize::from(*other)] >= priority;
@@ -152,8 +156,7 @@ impl Scheduler {
     /// Charges a service for `elapsed` ns that end at `now`. What it then owes beyond a limit is forgiven.
     pub fn charge(&mut self, service: u8, elapsed: u64, now: u64) {
         if let Some(entry) = self.entries.get_mut(usize::from(service)) {
-            let most = entry.budget.saturating_add(entry.budget.saturating_mul(MOST_OWED.0).max(MOST_OWED.1));
-            entry.charge(elapsed, now, most);
+            entry.charge(elapsed, now, entry.limit);
         }
     }
 

@@ -20,7 +20,9 @@ pub const PER_FRAME: u32 = (PAGE_SIZE / ENTRY) as u32;
 /// Returns the number, of which the compiler then knows nothing.
 fn unknown(mut number: u32) -> u32 {
     // SAFETY: there is no instruction.
-    unsafe { core::arch::asm!("/* {number:e} */", number = inout(reg) number, options(pure, nomem, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("/* {number:e} */", number = inout(reg) number, options(pure, nomem, nostack, preserves_flags))
+    };
     number
 }
 

@@ -88,15 +88,16 @@ pub fn take_events(mut handle: impl FnMut(EvtchnPort)) {
 
 /// Reads a record that Xen changes under a version that is odd meanwhile.
 fn consistent<T>(version: usize, read: impl Fn() -> T) -> T {
-    for _ in 0..RETRIES {
+    let mut retries = RETRIES;
+    loop {
         let before = word(version).load(Ordering::Acquire);
         let value = read();
         fence(Ordering::Acquire);
-        if before & 1 == 0 && word(version).load(Ordering::Relaxed) == before {
+        if before & 1 == 0 && word(version).load(Ordering::Relaxed) == before || retries == 0 {
             return value;
         }
+        retries -= 1;
     }
-    read()
 }
 
 fn time_info() -> TimeInfo {

@@ -248,7 +248,7 @@ mod tests {
         ) {
             let text = text(services, regions, queues, ports, grants, pages);
             let mut log = Log::default();
-            let policy = read::read("full", &text, &mut log).unwrap();
+            let policy = read::read("full", &text, read::Size::Image, &mut log).unwrap();
             check::check(&policy, &mut log);
             prop_assume!(log.is_empty());
             super::check(&policy, &mut log);

@@ -1,5 +1,7 @@
 //! Assertions: the shape of each, and its words. Whether it holds is the prover's.
 
+use std::collections::BTreeMap;
+
 use super::value::{Field, Key, Table};
 use super::{checked_name, list};
 use crate::authority::Hypercall;
@@ -42,19 +44,21 @@ const KINDS: [(&str, Kind); 5] = [
 /// Reads every `[[assert]]`.
 pub(super) fn read(field: Option<Field<'_>>, log: &mut Log) -> Section<Assertion> {
     let (mut names, mut items): (Vec<Spanned<String>>, Vec<Named<Assertion>>) = (Vec::new(), Vec::new());
+    let mut first_of = BTreeMap::new();
     for mut table in field.map(|field| field.tables("an assertion", log)).unwrap_or_default() {
         let name = table.require(NAME, log).and_then(|field| field.text(log));
         let Some(name) = name.filter(|name| checked_name(name, "assertion", log)) else { continue };
         table.what = format!("assertion `{}`", name.value);
-        if let Some(first) = names.iter().find(|known| known.value == name.value) {
+        if let Some(first) = first_of.get(&name.value) {
             log.push(
                 Diagnostic::at(&name.span, format!("two assertions have the name `{}`", name.value))
                     .label("the second")
-                    .related(&first.span, "the first")
+                    .related(first, "the first")
                     .help("give one of them another name"),
             );
             continue;
         }
+        first_of.insert(name.value.clone(), name.span.clone());
         names.push(name.clone());
         if let Some(body) = assertion(&table, log) {
             items.push(Named { name, body });

@@ -10,6 +10,7 @@ use toml_edit::{Document, Item, TableLike, Value};
 use crate::diagnostic::{Diagnostic, Log, Report, Span, Spanned};
 use crate::model::{Named, Policy, Section};
 use crate::printable::{first_hidden, is_plain};
+use crate::verify::limits::MAX_POLICY;
 use value::{Field, Key, Table};
 
 pub(crate) use value::{list, render_size};
@@ -17,9 +18,33 @@ pub(crate) use value::{list, render_size};
 /// The format of the policy language that this compiler reads.
 const FORMAT: u32 = 1;
 
-/// The largest policy file in bytes. The shipped ones have about ten thousand; one with 100,000 rules has five million.
+/// How large a policy file may be. The shipped ones have about ten thousand bytes; one with 100,000 rules has five million.
 /// Parsing can take more than a hundred times the file's size in memory.
-pub(crate) const MAX_FILE: usize = 8 << 20;
+#[derive(Clone, Copy)]
+pub(crate) enum Size {
+    /// As large as an image has room for.
+    Image,
+    /// As large as can be analysed.
+    Analysis,
+}
+
+impl Size {
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Size::Image => MAX_POLICY as usize,
+            Size::Analysis => 8 << 20,
+        }
+    }
+
+    /// What is said of a file that is larger.
+    pub(crate) fn exceeded(self) -> String {
+        let what = match self {
+            Size::Image => "an image has room for",
+            Size::Analysis => "can be analysed",
+        };
+        format!("the file has more than {} bytes, which is the largest policy that {what}", self.bytes())
+    }
+}
 
 /// The longest name. The kernel prefixes the service's to each of its lines on the console.
 const MAX_NAME: usize = 32;
@@ -41,8 +66,8 @@ const SECTIONS: [Key; 10] = [
 ];
 
 /// Reads the text of a policy file. Mistakes go to `log`; what they are in is left out of the answer.
-pub(crate) fn read(file: &str, text: &str, log: &mut Log) -> Result<Policy, Report> {
-    readable(file, text)?;
+pub(crate) fn read(file: &str, text: &str, size: Size, log: &mut Log) -> Result<Policy, Report> {
+    readable(file, text, size)?;
     let document = Document::parse(text).map_err(|error| {
         let span = error.span().unwrap_or(0..0);
         Report::unusable(file, text, Diagnostic::at(&span, format!("not TOML: {}", error.message())))
@@ -69,7 +94,7 @@ pub(crate) fn read(file: &str, text: &str, log: &mut Log) -> Result<Policy, Repo
     })
 }
 
-/// Logs each key and string that says a character that is not shown, as `"\u202e"` does: what is printed of the policy
+/// Logs each key and string that says a character that is not plain, as `"\u202e"` does: what is printed of the policy
 /// must be what it says.
 fn hidden_in_table(table: &dyn TableLike, span: &Span, log: &mut Log) {
     for (name, item) in table.iter() {
@@ -102,16 +127,15 @@ fn hidden(text: &str, span: &Span, log: &mut Log) {
 
 fn hidden_character(c: char, span: &Span) -> Diagnostic {
     let name = c.escape_unicode();
-    Diagnostic::at(span, format!("`{name}` is a control character, or one that changes how text is shown"))
-        .label("not shown as it is")
-        .help("leave it out: who reads the policy must see what it says")
+    Diagnostic::at(span, format!("`{name}` is not a character that a policy has"))
+        .label("not ASCII, nor a letter or sign of Latin, Greek, Cyrillic, Han, kana or Hangul")
+        .help("leave it out: who reads the policy must see what it says, on any terminal")
 }
 
 /// Whether a text is one that a policy could be: not too long, not empty, and all of it visible.
-pub(crate) fn readable(file: &str, text: &str) -> Result<(), Report> {
-    if text.len() > MAX_FILE {
-        let problem = format!("the file has {} bytes; a policy has at most {MAX_FILE}", text.len());
-        return Err(Report::unusable(file, "", Diagnostic::of_file(problem)));
+pub(crate) fn readable(file: &str, text: &str, size: Size) -> Result<(), Report> {
+    if text.len() > size.bytes() {
+        return Err(Report::unusable(file, "", Diagnostic::of_file(size.exceeded())));
     }
     if text.trim().is_empty() {
         let problem = Diagnostic::of_file("the file is empty").help("a policy starts with `format = 1`");

@@ -1,5 +1,6 @@
 //! Typed access to the parsed TOML. Every function here either answers a value or logs why there is none.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use cloister_caps::PAGE_SIZE;
@@ -212,11 +213,12 @@ impl<'a> Field<'a> {
             return None;
         };
         let mut words: Vec<Spanned<String>> = Vec::new();
+        let mut known = BTreeSet::new();
         let mut whole = true;
         for value in array {
             let span = value.span().unwrap_or(self.span.clone());
             match value.as_str() {
-                Some(word) if words.iter().any(|known| known.value == word) => {
+                Some(word) if !known.insert(word) => {
                     log.push(
                         Diagnostic::at(&span, format!("`{}` says \"{word}\" twice", self.name.value))
                             .label("said before")

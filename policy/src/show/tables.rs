@@ -70,7 +70,7 @@ fn sharing(sound: &Sound) -> Table {
     Table {
         key: "sharing",
         title: "Memory shared with other domains",
-        note: "Beside the ring of the console, which is the kernel's, nothing else of this image's memory can be reached by another domain.",
+        note: "Beside the ring of the console, which is the kernel's, nothing else of this image's memory is shared or granted. The control domain can map any guest's memory, and is trusted not to.",
         columns: &["with", "region", "pages", "access of the other", "how long", "by whom", "line"],
         rows,
     }

@@ -12,10 +12,9 @@ use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
 
-use super::image::{Image, section};
+use super::image::Image;
 use super::limits::{MAX_ENTRIES, MAX_ERRORS, MAX_INVENTORY, MAX_WORD};
 use super::{Finding, Verdict};
-use crate::printable::is_plain;
 
 /// SHA-256 of the file, with its own bytes taken as zeros.
 pub(crate) const SEAL: &str = ".cloister.seal";
@@ -29,10 +28,19 @@ pub(crate) const UNSAFE: &str = ".cloister.unsafe";
 pub struct Inventory {
     /// The bill of materials, as it is in the image.
     pub sbom: Option<String>,
-    /// The names of the components that it lists.
-    pub components: Vec<String>,
-    /// `unsafe` in each crate of the image.
-    pub unsafe_uses: Vec<UnsafeUse>,
+    /// The components that it lists.
+    pub components: Vec<Component>,
+    /// `unsafe` in each crate of the image, if the image has the inventory.
+    pub unsafe_uses: Option<Vec<UnsafeUse>>,
+}
+
+/// A component of the bill of materials: a crate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Component {
+    /// The crate.
+    pub name: String,
+    /// Its version.
+    pub version: String,
 }
 
 /// `unsafe` in the sources of a crate.
@@ -53,9 +61,9 @@ pub(crate) const COUNTS: [&str; 4] = ["blocks", "functions", "traits", "implemen
 
 /// Checks the seal and reads the inventories.
 pub(super) fn check(image: &Image<'_>, verdict: &mut Verdict) {
-    check_seal(image.file, verdict);
-    match section(image.file, SBOM) {
-        Some((_, bytes)) => match inflated(bytes).and_then(|json| read_sbom(&json)) {
+    check_seal(image, verdict);
+    match image.sbom {
+        Some(section) => match inflated(section.bytes).and_then(|json| read_sbom(&json)) {
             Ok((text, components)) => {
                 verdict.inventory.sbom = Some(text);
                 verdict.inventory.components = components;
@@ -64,9 +72,9 @@ pub(super) fn check(image: &Image<'_>, verdict: &mut Verdict) {
         },
         None => verdict.findings.push(Finding::notice("attached", "the image carries no SBOM")),
     }
-    match section(image.file, UNSAFE) {
-        Some((_, bytes)) => match inflated(bytes).and_then(|json| read_unsafe(&json)) {
-            Ok(uses) => verdict.inventory.unsafe_uses = uses,
+    match image.unsafe_uses {
+        Some(section) => match inflated(section.bytes).and_then(|json| read_unsafe(&json)) {
+            Ok(uses) => verdict.inventory.unsafe_uses = Some(uses),
             Err(reason) => {
                 verdict.error("attached", format!("the inventory of `unsafe` cannot be read: {reason}"));
             }
@@ -76,10 +84,10 @@ pub(super) fn check(image: &Image<'_>, verdict: &mut Verdict) {
 }
 
 /// Checks the seal, and takes the hash of the file on the way: all of it is read once for both.
-fn check_seal(file: &[u8], verdict: &mut Verdict) {
-    let place = section(file, SEAL).and_then(|(offset, bytes)| {
-        let start = usize::try_from(offset).ok()?;
-        Some((sealed(file, start)?, bytes))
+fn check_seal(image: &Image<'_>, verdict: &mut Verdict) {
+    let place = image.seal.and_then(|seal| {
+        let start = usize::try_from(seal.offset).ok()?;
+        Some((sealed(image.file, start)?, seal.bytes))
     });
     let Some(((hash, whole), seal)) = place else {
         verdict.error("seal", "the file has no seal: the packer gives every image one");
@@ -132,6 +140,12 @@ fn inflated(bytes: &[u8]) -> Result<Vec<u8>, String> {
     Ok(out)
 }
 
+/// Returns `true` for what an inventory is made of: the characters of ASCII that are shown, and spaces, tabs and ends of
+/// lines between them.
+fn is_shown(c: char) -> bool {
+    c.is_ascii_graphic() || matches!(c, ' ' | '\t' | '\n')
+}
+
 /// Any JSON, of whose strings and keys each character is shown as it is.
 struct Shown;
 
@@ -149,8 +163,8 @@ impl<'de> Visitor<'de> for Shown {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Shown, E> {
-        match text.chars().find(|c| !is_plain(*c) && !matches!(c, '\n' | '\t')) {
-            Some(c) => Err(E::custom(format_args!("it has the character {}, which is not shown", c.escape_unicode()))),
+        match text.chars().find(|c| !is_shown(*c)) {
+            Some(c) => Err(E::custom(hidden(c))),
             None => Ok(Shown),
         }
     }
@@ -192,16 +206,24 @@ struct Word(String);
 impl<'de> Deserialize<'de> for Word {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        if text.len() > MAX_WORD || !text.chars().all(is_plain) {
-            let reason = format_args!("a name or version is longer than {MAX_WORD} bytes, or not one line");
+        if text.is_empty() || text.len() > MAX_WORD || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let reason = format_args!("a name or version is not 1 to {MAX_WORD} characters of ASCII that are shown");
             return Err(de::Error::custom(reason));
         }
         Ok(Word(text))
     }
 }
 
-/// Reads JSON: all of it as text that is shown, and then what is looked for.
+fn hidden(c: char) -> String {
+    format!("it has the character {}, which is not one of ASCII that is shown", c.escape_unicode())
+}
+
+/// Reads JSON: all of it as text that is shown, as it is written and as it is meant, and then what is looked for.
 fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    if let Some(c) = text.chars().find(|c| !is_shown(*c)) {
+        return Err(hidden(c));
+    }
     serde_json::from_slice::<Shown>(bytes).map_err(|error| error.to_string())?;
     serde_json::from_slice(bytes).map_err(|error| error.to_string())
 }
@@ -216,47 +238,73 @@ struct Sbom {
     bom_format: Word,
     #[serde(rename = "specVersion")]
     _spec_version: Word,
-    components: Vec<Component>,
+    components: Vec<Listed>,
 }
 
 #[derive(Deserialize)]
-struct Component {
+struct Listed {
     name: Word,
+    version: Word,
 }
 
-fn read_sbom(bytes: &[u8]) -> Result<(String, Vec<String>), String> {
+fn read_sbom(bytes: &[u8]) -> Result<(String, Vec<Component>), String> {
     let sbom: Sbom = read_json(bytes)?;
     if sbom.bom_format.0 != "CycloneDX" {
         return Err("its format is another".into());
     }
     few(&sbom.components)?;
-    let names = sbom.components.into_iter().map(|component| component.name.0).collect();
+    let read = |listed: Listed| Component { name: listed.name.0, version: listed.version.0 };
     let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
-    Ok((text.to_owned(), names))
+    Ok((text.to_owned(), sbom.components.into_iter().map(read).collect()))
 }
 
 impl Inventory {
-    /// What of the inventories does not agree with the programs of the policy, or with each other.
+    /// What of the inventories does not agree with the programs of the policy, or with each other: each has every program,
+    /// and every crate once, of one version or of several; and if both are there, they have the same crates.
     pub(super) fn contradictions(&self, programs: &[String]) -> Vec<Finding> {
+        const OF_SBOM: &str = "the SBOM does not list";
+        const OF_UNSAFE: &str = "the inventory of `unsafe` does not count";
+        let listed = self.sbom.is_some().then(|| self.components.iter().map(|item| (&*item.name, &*item.version)));
+        let counted = self.unsafe_uses.as_ref().map(|uses| uses.iter().map(|item| (&*item.name, &*item.version)));
         let mut found = Vec::new();
-        if self.sbom.is_none() {
-            return found;
+        let listed = listed.map(|crates| set(crates.collect(), OF_SBOM, programs, &mut found));
+        let counted = counted.map(|crates| set(crates.collect(), OF_UNSAFE, programs, &mut found));
+        if let Some((listed, counted)) = listed.zip(counted) {
+            for (one, other, lacks) in [(&listed, &counted, OF_UNSAFE), (&counted, &listed, OF_SBOM)] {
+                for (name, version) in one.difference(other).take(MAX_ERRORS) {
+                    found.push(Finding::error("attached", format!("{lacks} {name} {version}")));
+                }
+            }
         }
-        let components: BTreeSet<&str> = self.components.iter().map(String::as_str).collect();
-        for program in programs.iter().filter(|program| !components.contains(program.as_str())) {
-            found.push(Finding::error("attached", format!("the SBOM does not list the program {program}")));
-        }
-        let counted: BTreeSet<&str> = self.unsafe_uses.iter().map(|item| item.name.as_str()).collect();
-        let missing = self.components.iter().filter(|name| !counted.is_empty() && !counted.contains(name.as_str()));
-        let said = self.unsafe_uses.iter().filter(|item| item.forbids && item.counts != [0; 4]);
-        for name in missing.take(MAX_ERRORS) {
-            found.push(Finding::error("attached", format!("the inventory of `unsafe` does not count {name}")));
-        }
+        let said = self.unsafe_uses.iter().flatten().filter(|item| item.forbids && item.counts != [0; 4]);
         for item in said.take(MAX_ERRORS) {
             found.push(Finding::error("attached", format!("{} forbids `unsafe` and is said to have it", item.name)));
         }
         found
     }
+}
+
+/// A crate of an inventory: its name and its version.
+type Crate<'a> = (&'a str, &'a str);
+
+/// Returns the crates of an inventory, each of which it must have once, and every program among them.
+fn set<'a>(
+    mut crates: Vec<Crate<'a>>,
+    lacks: &str,
+    programs: &[String],
+    found: &mut Vec<Finding>,
+) -> BTreeSet<Crate<'a>> {
+    crates.sort_unstable();
+    let twice = crates.windows(2).filter_map(|pair| (pair.first() == pair.last()).then_some(pair.first()?));
+    for (name, version) in twice.take(MAX_ERRORS) {
+        found.push(Finding::error("attached", format!("an inventory has {name} {version} more than once")));
+    }
+    let names: BTreeSet<&str> = crates.iter().map(|(name, _)| *name).collect();
+    let missing: BTreeSet<&str> = programs.iter().map(String::as_str).filter(|name| !names.contains(name)).collect();
+    for program in missing {
+        found.push(Finding::error("attached", format!("{lacks} the program {program}")));
+    }
+    crates.into_iter().collect()
 }
 
 #[derive(Deserialize)]
@@ -321,7 +369,9 @@ mod tests {
             )
         };
         assert_eq!(read_unsafe(uses("1.0.0").as_bytes()).map(|uses| uses.len()), Ok(1));
-        for odd in [r"\u001b[2J", r"\u202e", "\u{202e}", r"\u009b", r"\n", "\u{200b}"] {
+        let odd =
+            [r"\u001b[2J", r"\u202e", "\u{202e}", r"\u009b", r"\n", "\u{200b}", r"\u3164", "\u{2800}", "\u{fe0f}", "é"];
+        for odd in odd {
             assert!(read_unsafe(uses(odd).as_bytes()).is_err(), "{odd}");
             let elsewhere = format!(
                 r#"{{"bomFormat":"CycloneDX","specVersion":"1.6","components":[],"a":[{{"b{odd}":1}}],"c":"{odd}"}}"#
@@ -329,6 +379,9 @@ mod tests {
             // A line may end in a text that is only given out.
             assert_eq!(read_sbom(elsewhere.as_bytes()).is_ok(), odd == r"\n", "{odd}");
         }
+        // What is written between the strings is shown, too.
+        let steered = "{\"bomFormat\":\"CycloneDX\",\r\"specVersion\":\"1.6\",\"components\":[]}";
+        assert!(read_sbom(steered.as_bytes()).is_err() && read_sbom(steered.replace('\r', "\n").as_bytes()).is_ok());
         let twice = r#"{"bomFormat":"CycloneDX","specVersion":"1.6","components":[],"components":[]}"#;
         assert!(read_sbom(twice.as_bytes()).err().unwrap().contains("duplicate"));
         let deep =

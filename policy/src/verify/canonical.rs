@@ -8,8 +8,7 @@ use object::elf;
 use object::write::WritableBuffer;
 
 use super::Finding;
-use super::attached::{SBOM, SEAL, UNSAFE};
-use super::image::{Image, section};
+use super::image::Image;
 use crate::pack::write::{Content, Piece, write};
 
 /// Bytes of an ELF header, of a program header and of a section header (ELF64).
@@ -59,8 +58,7 @@ impl WritableBuffer for Compared<'_> {
 pub(super) fn check(image: &Image<'_>, findings: &mut Vec<Finding>) {
     let mut error = |message: String| findings.push(Finding::error("elf", message));
     let Some(note) = image.note else { return };
-    let attached = |name| section(image.file, name).map(|(_, bytes)| bytes);
-    let Some(seal) = attached(SEAL).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) else {
+    let Some(seal) = image.seal.and_then(|seal| <[u8; 32]>::try_from(seal.bytes).ok()) else {
         findings.push(Finding::error("seal", "the file has no seal: the packer gives every image one"));
         return;
     };
@@ -80,8 +78,8 @@ pub(super) fn check(image: &Image<'_>, findings: &mut Vec<Finding>) {
         pieces: &pieces,
         note: (note.load, note.position),
         seal,
-        sbom: attached(SBOM),
-        unsafe_uses: attached(UNSAFE),
+        sbom: image.sbom.map(|section| section.bytes),
+        unsafe_uses: image.unsafe_uses.map(|section| section.bytes),
     };
     let mut compared = Compared { rest: image.file, at: 0, difference: None };
     match write(&content, &mut compared) {

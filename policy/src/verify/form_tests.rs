@@ -59,10 +59,8 @@ fn structure(file: &[u8]) -> Vec<usize> {
     for load in &image.loads {
         own[load.offset as usize..load.offset as usize + load.bytes.len()].fill(true);
     }
-    for name in [super::SEAL, super::SBOM, super::UNSAFE] {
-        if let Some((offset, bytes)) = super::image::section(file, name) {
-            own[offset as usize..offset as usize + bytes.len()].fill(true);
-        }
+    for section in [image.seal, image.sbom, image.unsafe_uses].into_iter().flatten() {
+        own[section.offset as usize..section.offset as usize + section.bytes.len()].fill(true);
     }
     let note = image.note.unwrap();
     let note = (image.loads[note.load].offset + note.position) as usize;

@@ -5,7 +5,8 @@ use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 use object::{LittleEndian, read};
 
-use super::limits::{MAX_LOADS, MAX_TABLES, MAX_TEXT};
+use super::attached::{SBOM, SEAL, UNSAFE};
+use super::limits::{MAX_LOADS, MAX_SECTION_NAMES, MAX_SECTIONS, MAX_TABLES, MAX_TEXT};
 use super::{Finding, Unusable};
 
 type Header = elf::FileHeader64<LittleEndian>;
@@ -69,6 +70,17 @@ pub(super) struct Image<'a> {
     pub tables: usize,
     /// The note, if there is one in the bytes of a segment.
     pub note: Option<Note>,
+    /// The sections that no segment loads.
+    pub seal: Option<Section<'a>>,
+    pub sbom: Option<Section<'a>>,
+    pub unsafe_uses: Option<Section<'a>>,
+}
+
+/// A section that no segment loads.
+#[derive(Clone, Copy)]
+pub(super) struct Section<'a> {
+    pub offset: u64,
+    pub bytes: &'a [u8],
 }
 
 impl<'a> Image<'a> {
@@ -105,7 +117,8 @@ impl<'a> Image<'a> {
         }
         let note = note.and_then(|offset| find_note(&loads, offset));
         let tables = find_tables(&loads)?;
-        Ok(Image { file, entry: header.e_entry(endian), loads, tables, note })
+        let [seal, sbom, unsafe_uses] = attached(header, file)?;
+        Ok(Image { file, entry: header.e_entry(endian), loads, tables, note, seal, sbom, unsafe_uses })
     }
 
     /// The kernel's segments: those below the tables.
@@ -306,11 +319,28 @@ fn load<'a>(segment: &elf::ProgramHeader64<LittleEndian>, file: &'a [u8]) -> Res
     if whole { Ok(load) } else { Err(cut()) }
 }
 
-/// The bytes of a section that no segment loads, by its name.
-pub(super) fn section<'a>(file: &'a [u8], name: &str) -> Option<(u64, &'a [u8])> {
-    let header = Header::parse(file).ok()?;
-    let endian = header.endian().ok()?;
-    let sections = header.sections(endian, file).ok()?;
-    let (_, section) = sections.section_by_name(endian, name.as_bytes())?;
-    Some((section.sh_offset(endian), section.data(endian, file).ok()?))
+/// Returns the seal, the SBOM and the inventory of `unsafe`, as far as they are there. The numbers of sections and of the
+/// names' section are taken as they are in the header, where both are small: so neither the sections nor the names that
+/// are read can be many.
+fn attached<'a>(header: &Header, file: &'a [u8]) -> Result<[Option<Section<'a>>; 3], Unusable> {
+    let endian = LittleEndian;
+    let (count, names) = (usize::from(header.e_shnum(endian)), usize::from(header.e_shstrndx(endian).0));
+    if count == 0 || count > MAX_SECTIONS {
+        return Err(Unusable::OtherProgram(format!("has {count} section headers, and an image has few")));
+    }
+    let broken = |error: read::Error| Unusable::NotElf(error.to_string());
+    let sections = header.section_headers(endian, file).map_err(broken)?;
+    let names = sections.get(names).and_then(|names| names.data(endian, file).ok()).unwrap_or_default();
+    if names.len() > MAX_SECTION_NAMES {
+        let length = names.len();
+        return Err(Unusable::OtherProgram(format!("has {length} bytes of names of sections, and an image has few")));
+    }
+    let named = |section: &elf::SectionHeader64<LittleEndian>, name: &str| {
+        let rest = names.get(section.sh_name(endian) as usize..).unwrap_or_default();
+        rest.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+    };
+    Ok([SEAL, SBOM, UNSAFE].map(|name| {
+        let section = sections.iter().find(|section| named(section, name))?;
+        Some(Section { offset: section.sh_offset(endian), bytes: section.data(endian, file).ok()? })
+    }))
 }

@@ -27,7 +27,7 @@ use crate::printable::printable;
 use image::Image;
 use limits::{MAX_ERRORS, MAX_POLICY};
 
-pub use attached::{Inventory, UnsafeUse};
+pub use attached::{Component, Inventory, UnsafeUse};
 pub(crate) use attached::{SBOM, SEAL, UNSAFE, deflated, sealed};
 
 /// The largest image that is read.

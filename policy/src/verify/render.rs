@@ -69,7 +69,7 @@ fn write_text(verdict: &Verdict, out: &mut String) -> std::fmt::Result {
     if verdict.inventory.sbom.is_some() {
         writeln!(out, "sbom      {} components; --sbom FILE writes it", verdict.inventory.components.len())?;
     }
-    for item in &verdict.inventory.unsafe_uses {
+    for item in verdict.inventory.unsafe_uses.iter().flatten() {
         let [blocks, functions, traits, implementations] = item.counts;
         let what = match (item.forbids, item.counts) {
             (true, [0, 0, 0, 0]) => "forbidden".to_owned(),
@@ -117,6 +117,7 @@ pub(super) fn json(verdict: &Verdict) -> Value {
         .inventory
         .unsafe_uses
         .iter()
+        .flatten()
         .map(|item| {
             let mut value = json!({ "name": item.name, "crate-version": item.version, "forbids": item.forbids });
             for (name, count) in COUNTS.iter().zip(item.counts) {
@@ -125,6 +126,7 @@ pub(super) fn json(verdict: &Verdict) -> Value {
             value
         })
         .collect();
+    let components: Vec<&str> = verdict.inventory.components.iter().map(|item| item.name.as_str()).collect();
     json!({
         "holds": verdict.holds(),
         "not-shown": NOT_SHOWN_JSON,
@@ -135,6 +137,6 @@ pub(super) fn json(verdict: &Verdict) -> Value {
         "findings": findings,
         "instructions": hits,
         "unsafe": unsafe_uses,
-        "sbom-components": verdict.inventory.components,
+        "sbom-components": components,
     })
 }

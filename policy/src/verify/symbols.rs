@@ -8,6 +8,7 @@ use object::{LittleEndian, Object, ObjectSegment, ObjectSymbol};
 
 use super::Finding;
 use super::image::Image;
+use super::limits::{MAX_ERRORS, MAX_SYMBOL_NAMES};
 
 /// Crates of ours that every program may contain.
 const COMMON: [&str; 3] = ["caps", "interfaces", "runtime"];
@@ -44,14 +45,23 @@ pub(super) fn check(image: &Image<'_>, tables: &Tables<'_>, service: &str, elf: 
             return error(format!("its ELF file is not that of the image: they differ at {:#x}", segment.address()));
         }
     }
-    let holder = Holder { tables, number };
-    let mut seen = 0;
+    let holder = Holder { tables, number, program: program(tables, number) };
+    let (mut seen, mut refused, mut length) = (0, 0, 0_usize);
     for symbol in file.symbols() {
-        let Ok(name) = symbol.name() else { continue };
-        let name = format!("{:#}", rustc_demangle::demangle(name));
+        // The names may be parts of one another, or without an end: each costs its length.
+        let Ok(written) = symbol.name() else { return error("a symbol has no name that can be read".into()) };
+        let name = format!("{:#}", rustc_demangle::demangle(written));
+        length = length.saturating_add(written.len()).saturating_add(name.len());
+        if length > MAX_SYMBOL_NAMES {
+            return error(format!("the names of its symbols have more than {MAX_SYMBOL_NAMES} bytes"));
+        }
         seen += usize::from(!name.is_empty());
         if let Some(reason) = holder.beyond(&name, service) {
             error(format!("the symbol `{}` is beyond what it holds: {reason}", name.escape_default()));
+            refused += 1;
+            if refused == MAX_ERRORS {
+                return error("its other symbols were not looked at".into());
+            }
         }
     }
     if seen == 0 {
@@ -62,6 +72,14 @@ pub(super) fn check(image: &Image<'_>, tables: &Tables<'_>, service: &str, elf: 
 struct Holder<'a> {
     tables: &'a Tables<'a>,
     number: usize,
+    /// The crate of its program, as symbols write it.
+    program: Option<String>,
+}
+
+/// The crate of the program that the embedded policy names for a service, as symbols write it.
+fn program(tables: &Tables<'_>, number: usize) -> Option<String> {
+    let text = super::text::read(tables.policy_text()).ok()?;
+    Some(text.services.into_values().nth(number)?.value.program.replace('-', "_"))
 }
 
 impl Holder<'_> {
@@ -83,7 +101,7 @@ impl Holder<'_> {
             if !rest.starts_with("::") || krate == "main" && rest.starts_with("::{{closure}}") {
                 continue;
             }
-            if !COMMON.contains(&krate.as_str()) && krate != own && !self.is_program(&krate) {
+            if !COMMON.contains(&krate.as_str()) && krate != own && self.program != Some(format!("cloister_{krate}")) {
                 return Some(format!("it is code of cloister_{krate}"));
             }
             if let Some(used) = path.strip_prefix("interfaces::capability::").map(name)
@@ -93,12 +111,5 @@ impl Holder<'_> {
             }
         }
         None
-    }
-
-    /// Whether a crate is the program that the embedded policy names for the service.
-    fn is_program(&self, krate: &str) -> bool {
-        let text = super::text::read(self.tables.policy_text()).ok();
-        let program = text.and_then(|text| text.services.into_values().nth(self.number));
-        program.is_some_and(|service| service.value.program.replace('-', "_") == format!("cloister_{krate}"))
     }
 }

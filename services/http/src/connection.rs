@@ -17,12 +17,13 @@ use crate::response::{Answer, CONTINUE, Content, Context, Head, LARGEST_HEAD, Re
 const REQUEST: Duration = Duration::from_secs(10);
 /// How long a connection may be idle between requests.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How far a transfer, of a request's body or of a response, may be behind the least rate.
+/// How far a connection may be behind the least rate, which it is measured by while a request's body is due
+/// or a response is not taken.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How far behind it is spared although others wait to connect: tcpip tells of what it sends of the
 /// archive once a second.
 const SPARED: Duration = Duration::from_secs(2);
-/// Nanoseconds that a byte of a transfer takes at the least rate, 500 bytes a second.
+/// Nanoseconds that a byte takes at the least rate, 500 bytes a second.
 const BYTE: u64 = 2_000_000;
 /// The same while others wait to connect: 16,000 bytes a second.
 const BYTE_PRESSED: u64 = 62_500;
@@ -35,6 +36,11 @@ const LINGER: Duration = Duration::from_secs(3);
 const REQUESTS: u32 = 16;
 
 const _: () = assert!(LARGEST_HEAD <= 4096 && page::LARGEST <= 4096, "the smallest out ring holds them");
+
+/// The list of connections that have been answered and ask for nothing.
+pub const IDLE: usize = 0;
+/// The list of those that have not asked yet, or not to the end.
+pub const ASKING: usize = 1;
 
 /// What the connection is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -125,9 +131,13 @@ pub struct Connection {
     content: Rest,
     /// When it last got on.
     since: Instant,
-    /// When a transfer has exhausted its patience: each byte puts this off by the time that it takes at
-    /// the least rate, to [`PATIENCE`] from now at the latest.
+    /// When its patience ends. Each byte puts this off by the time that it takes at the least rate, to
+    /// [`PATIENCE`] from now at the latest; a new request or response does not.
     until: Instant,
+    /// Since when its patience has stood still, for nothing is due from the peer.
+    resting: Option<Instant>,
+    /// The list that it is in, and since when.
+    pub listed: Option<(usize, Instant)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -141,7 +151,8 @@ enum Rest {
 impl Connection {
     /// It was just accepted.
     pub fn accept(&mut self, now: Instant) {
-        *self = Connection { state: State::Open, since: now, noted: self.noted, ..Connection::default() };
+        let (since, until, resting) = (now, now + PATIENCE, Some(now));
+        *self = Connection { state: State::Open, since, until, resting, noted: self.noted, ..Connection::default() };
     }
 
     /// It is no more.
@@ -174,10 +185,13 @@ impl Connection {
         (self.state == State::Open && !self.is_busy()).then_some(self.since)
     }
 
-    /// Returns since when there has been nothing to be lost with it.
-    pub fn dispensable_since(&self) -> Option<Instant> {
+    /// Returns the list of those that it is to be among, if it may be ended for others that wait to connect
+    /// without the loss of a transfer, and since when.
+    pub fn dispensable(&self) -> Option<(usize, Instant)> {
         let refused = self.state == State::Lingering && self.is_sent();
-        self.idle_since().or(refused.then_some(self.since))
+        let asking = !refused && (!self.served || self.available > 0);
+        let since = self.idle_since().or(refused.then_some(self.since))?;
+        Some((if asking { ASKING } else { IDLE }, since))
     }
 
     /// Returns `true` while a body is received or a response sent.
@@ -185,15 +199,30 @@ impl Connection {
         !self.is_quiet() || self.discard > 0
     }
 
-    /// The transfer got on by `bytes`, while others wait to connect (`pressed`) or not.
+    /// The peer sent or took `bytes`, while others wait to connect (`pressed`) or not.
     fn got_on(&mut self, bytes: u32, pressed: bool, now: Instant) {
         let bought = Duration::from_nanos(u64::from(bytes) * if pressed { BYTE_PRESSED } else { BYTE });
-        self.until = (self.until + bought).min(now + PATIENCE);
+        let rested = self.resting.as_mut().map_or(Duration::ZERO, |since| now - core::mem::replace(since, now));
+        self.until = (self.until + rested + bought).min(now + PATIENCE);
     }
 
-    /// Returns from when on a transfer may be ended for others that wait to connect.
-    pub fn spared_until(&self) -> Instant {
-        Instant(self.until.0.saturating_sub((PATIENCE - SPARED).as_nanos() as u64))
+    /// From now on something is due from the peer.
+    fn resume(&mut self, now: Instant) {
+        self.got_on(0, false, now);
+        self.resting = None;
+    }
+
+    /// Lets its patience stand still if nothing is due from the peer.
+    pub fn rest(&mut self, now: Instant) {
+        if self.resting.is_none() && !self.is_busy() {
+            self.resting = Some(now);
+        }
+    }
+
+    /// Returns from when on the transfer that it is busy with, if any, may be ended for others that wait to connect.
+    pub fn spared_until(&self) -> Option<Instant> {
+        let busy = matches!(self.state, State::Open | State::Lingering) && self.is_busy();
+        busy.then(|| Instant(self.until.0.saturating_sub((PATIENCE - SPARED).as_nanos() as u64)))
     }
 
     /// Ends it for others that wait to connect.
@@ -221,9 +250,9 @@ impl Connection {
         if standing > ring.size as u64 {
             return Err(Breach);
         }
+        self.got_on(length, pressed, now);
         if self.discard > 0 {
             self.since = now;
-            self.got_on(length, pressed, now);
         } else if self.available == 0 && self.idle_since().is_some() {
             // A request has its time from its first byte, however slowly the others come.
             self.since = now;
@@ -244,10 +273,10 @@ impl Connection {
         }
         self.unsent -= length;
         self.constant -= constant;
+        self.got_on(length.saturating_add(constant), pressed, now);
         // What was done quietly was done long before we hear of it.
         if !core::mem::take(&mut self.quiet) {
             self.since = now;
-            self.got_on(length.saturating_add(constant), pressed, now);
         }
         Ok(())
     }
@@ -429,9 +458,10 @@ impl Connection {
             }
             self.put(index, CONTINUE, world);
         }
+        self.resume(world.now);
         self.discard = sink.length;
         self.sink = Some(sink);
-        (self.since, self.until) = (world.now, world.now + PATIENCE);
+        self.since = world.now;
         true
     }
 
@@ -451,6 +481,7 @@ impl Connection {
         if self.room(world.layout, index) < head.len() {
             return false;
         }
+        self.resume(world.now);
         self.put(index, head, world);
         self.content = match response.content {
             Content::Nothing => Rest::Nothing,
@@ -461,7 +492,7 @@ impl Connection {
         (self.close, self.linger) = (response.close, response.linger);
         self.discard = response.discard;
         self.served = true;
-        (self.since, self.until) = (world.now, world.now + PATIENCE);
+        self.since = world.now;
         true
     }
 

@@ -12,7 +12,7 @@ use cloister_interfaces::timers::Timers;
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service, System};
 
 use crate::Caps;
-use crate::connection::{Breach, Connection, World};
+use crate::connection::{ASKING, Breach, Connection, IDLE, World};
 use crate::date::Stamp;
 use crate::memo::Memo;
 use crate::response::{Context, Head};
@@ -24,10 +24,11 @@ const PORT: u16 = 80;
 const SPARE: usize = 8;
 /// How long a connection may be idle although others wait to connect.
 const GRACE: Duration = Duration::from_millis(50);
-/// How long after a transfer was ended for others the next one is.
+/// How long it may take to ask, or to ask to the end, although others wait; only [`GRACE`] while fewer than
+/// half of [`SPARE`] are free.
+const ASK: Duration = Duration::from_secs(3);
+/// How long after a transfer was looked for that may be ended for others the next one is.
 const PAUSE: Duration = Duration::from_millis(25);
-/// The only list: connections that are idle, the longest first.
-const IDLE: usize = 0;
 /// How often the clock is asked for the date.
 const SECOND: Duration = Duration::from_secs(1);
 /// Messages taken in a pass.
@@ -52,7 +53,8 @@ pub struct Http<S, M> {
     connections: Vec<Connection>,
     /// Connections of which there is something new.
     news: Vec<u16>,
-    idle: Lists<1>,
+    /// Connections that are idle or have not asked to the end, the longest first.
+    dispensable: Lists<2>,
     timers: Timers,
     /// Connections that are about to be free.
     ending: usize,
@@ -81,11 +83,11 @@ impl<S: System, M: Memory> Http<S, M> {
         let mut connections = Vec::new();
         let mut scratch = Vec::new();
         let mut news = Vec::new();
-        let (idle, timers) = (Lists::new(layout.connections), Timers::new(layout.connections));
+        let (dispensable, timers) = (Lists::new(layout.connections), Timers::new(layout.connections));
         let room = connections.try_reserve_exact(layout.connections).is_ok()
             && news.try_reserve_exact(layout.connections).is_ok()
             && scratch.try_reserve_exact(Layout::SMALL_IN).is_ok()
-            && idle.is_some()
+            && dispensable.is_some()
             && timers.is_some();
         if room {
             connections.resize_with(layout.connections, Connection::default);
@@ -122,7 +124,7 @@ impl<S: System, M: Memory> Http<S, M> {
             sink,
             connections,
             news,
-            idle: idle.unwrap_or_default(),
+            dispensable: dispensable.unwrap_or_default(),
             timers: timers.unwrap_or_default(),
             ending: 0,
             scratch,
@@ -148,7 +150,7 @@ impl<S: System, M: Memory> Http<S, M> {
                 for index in 0..self.connections.len() as u16 {
                     if self.connections.get(usize::from(index)).is_some_and(Connection::in_use) {
                         self.change(index, Connection::forget);
-                        self.idle.leave(index);
+                        self.dispensable.leave(index);
                     }
                 }
                 self.listen = !self.connections.is_empty();
@@ -227,53 +229,68 @@ impl<S: System, M: Memory> Http<S, M> {
         }
     }
 
-    /// Ends the connections that have been idle for longest, as many as are owed. One that was idle for a moment only may be
-    /// about to ask, and is spared. When none is idle, ends the transfer that is furthest behind if a place is needed, one at
-    /// a time: peers that come back at once would take all places of many. Returns when to look again.
+    /// Ends the connections that have been idle for longest, as many as are owed; one that was idle for a moment only may be
+    /// about to ask, and is spared. If places are needed beyond that, ends those that have not asked for long; then the transfer
+    /// that is furthest behind, one at a time: peers that come back at once would take all places of many. Returns when to look
+    /// again.
     fn relieve(&mut self, now: Instant) -> Option<Instant> {
         while self.owed > 0 {
-            let Some(index) = self.idle.first(IDLE) else { break };
-            let since = self.connections.get(usize::from(index)).and_then(Connection::dispensable_since);
-            if let Some(since) = since.filter(|since| now < *since + GRACE) {
-                return Some(since + GRACE);
+            match self.due(IDLE, GRACE) {
+                Some((_, due)) if now < due => return Some(due),
+                Some((index, _)) => self.end_for_others(index),
+                None => break,
             }
-            self.idle.leave(index);
-            // It was attended to since it last changed, so the list is right.
-            self.change(index, Connection::yield_place);
             self.owed -= 1;
-            self.needed = self.needed.saturating_sub(1);
         }
         self.owed = 0;
+        let mut next = None;
+        while self.needed > 0 {
+            let grace = if self.needed > SPARE / 2 { GRACE } else { ASK };
+            match self.due(ASKING, grace) {
+                Some((index, due)) if now >= due => self.end_for_others(index),
+                waits => {
+                    next = waits.map(|(_, due)| due);
+                    break;
+                }
+            }
+        }
         if self.needed == 0 {
             return None;
         }
-        let Some((index, spared)) = self.slowest() else {
-            self.needed = 0;
-            return None;
-        };
-        let due = spared.max(self.pause);
-        if now < due {
-            return Some(due);
-        }
-        self.change(index, Connection::yield_place);
-        self.needed -= 1;
-        self.pause = now + PAUSE;
-        (self.needed > 0).then_some(self.pause)
-    }
-
-    /// Returns the connection whose patience ends first and until when it is spared, if none is idle.
-    fn slowest(&mut self) -> Option<(u16, Instant)> {
-        loop {
-            // A timer that was put off is found at its old time.
-            let first = self.timers.next()?;
-            let index = self.timers.expired(first)?;
-            let connection = self.connections.get(usize::from(index))?;
-            let Some(deadline) = connection.deadline() else { continue };
-            self.timers.set(index, deadline);
-            if deadline <= first {
-                return Some((index, connection.spared_until()));
+        if now >= self.pause {
+            let slowest = self.slowest();
+            if slowest.is_none() && next.is_none() {
+                self.needed = 0;
+                return None;
+            }
+            self.pause = now + PAUSE;
+            match slowest {
+                Some((due, index)) if now >= due => self.end_for_others(index),
+                Some((due, _)) => self.pause = self.pause.max(due),
+                None => {}
             }
         }
+        (self.needed > 0).then(|| next.map_or(self.pause, |next| next.min(self.pause)))
+    }
+
+    /// Returns the connection that has been in `list` for longest, and when its grace ends.
+    fn due(&self, list: usize, grace: Duration) -> Option<(u16, Instant)> {
+        let index = self.dispensable.first(list)?;
+        // It was attended to since it last changed, so the list is right.
+        let (_, since) = self.connections.get(usize::from(index))?.dispensable()?;
+        Some((index, since + grace))
+    }
+
+    fn end_for_others(&mut self, index: u16) {
+        self.dispensable.leave(index);
+        self.change(index, Connection::yield_place);
+        self.needed = self.needed.saturating_sub(1);
+    }
+
+    /// Returns the transfer that is furthest behind, and until when it is spared.
+    fn slowest(&self) -> Option<(Instant, u16)> {
+        let transfers = self.connections.iter().zip(0..);
+        transfers.filter_map(|(connection, index)| Some((connection.spared_until()?, index))).min()
     }
 
     /// Asks the clock for the date, if it may have changed.
@@ -329,10 +346,14 @@ impl<S: System, M: Memory> Http<S, M> {
             let requests = &mut self.socket.requests;
             let told = connection.tell(index, |ask| requests.push(&ask).is_ok());
             self.ending = self.ending + usize::from(connection.is_ending()) - usize::from(was);
-            match connection.dispensable_since() {
-                Some(_) => self.idle.join(index, IDLE),
-                None => self.idle.leave(index),
+            connection.rest(now);
+            let listed = connection.dispensable();
+            match listed {
+                Some((list, _)) if listed != connection.listed => self.dispensable.join(index, list),
+                Some(_) => {}
+                None => self.dispensable.leave(index),
             }
+            connection.listed = listed;
             match connection.deadline() {
                 Some(deadline) => self.timers.set(index, deadline),
                 None => self.timers.remove(index),

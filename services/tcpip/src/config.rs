@@ -1,6 +1,6 @@
 //! The network's configuration, from the guest's command line.
 
-use core::fmt;
+use core::fmt::{self, Write};
 
 use smoltcp::wire::{Ipv4Address, Ipv4Cidr};
 
@@ -42,9 +42,11 @@ pub struct Refused<'a> {
 
 impl fmt::Display for Refused<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The line is as long as its author likes; the console's is not.
-        let shown = self.value.char_indices().nth(40).map_or(self.value, |(end, _)| &self.value[..end]);
-        write!(f, "command line: {}={} is not {}", self.key, shown.escape_debug(), self.wanted)
+        write!(f, "command line: {}=", self.key)?;
+        // The line is as long as its author likes; the console's is not. What is not ASCII is shown by
+        // its number: the tables of what else can be printed are larger than the rest of this file.
+        self.value.chars().take(40).flat_map(char::escape_default).try_for_each(|shown| f.write_char(shown))?;
+        write!(f, " is not {}", self.wanted)
     }
 }
 

@@ -20,6 +20,7 @@ use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::IpAddress;
 
 use crate::buffers::{Buffers, Make};
+use crate::closing::Closing;
 use crate::frame::Segment;
 use crate::recovery::Recovery;
 use crate::slot::{Peer, Slot, discard};
@@ -37,10 +38,6 @@ const SCARCE: usize = 32;
 const WAITING: usize = 2;
 /// How long a peer may take to answer our SYN.
 const HALF_OPEN: Duration = Duration::from_secs(5);
-/// How long a closed connection may take to deliver what was sent; and until then, how long its peer may take nothing.
-pub const LINGER: Duration = Duration::from_secs(60);
-/// How long of that it is spared although its place is needed.
-const SPARED: Duration = Duration::from_secs(3);
 /// Connections that were given up, that are looked at when a place is needed.
 const LOOKED_AT: usize = 4;
 /// How long a peer that closed nothing itself is waited for, once all was delivered.
@@ -88,6 +85,8 @@ pub struct Flow {
     ready: bool,
     /// How long the stage may last, if it is not [`Stage::Open`].
     pub until: Instant,
+    /// How long it may go on, once its application has closed it.
+    closing: Option<Closing>,
     /// The connection as the application knows it.
     pub slot: Option<Slot>,
     /// What is on its way to the peer.
@@ -157,7 +156,9 @@ impl Flow {
         let room = (socket.recv_capacity() - socket.recv_queue()) as u32;
         let ack = match socket.state() {
             State::Closed | State::Listen | State::SynSent => return Verdict::Take,
-            // The stack answers nothing but an acknowledgement of its SYN, once that was sent.
+            // The stack answers nothing but an acknowledgement of its SYN, once that was sent; and
+            // it would reset one that nobody sends who connects.
+            State::SynReceived if !segment.reset && !segment.start => return Verdict::Drop,
             State::SynReceived if !segment.reset => return Verdict::Take,
             State::SynReceived if answered == next => Some(oldest),
             State::SynReceived => None,
@@ -218,7 +219,20 @@ impl Flow {
 
     /// When the present stage ends at the latest.
     pub fn limit(&self) -> Option<Instant> {
-        (!matches!(self.stage, Stage::Unused | Stage::Open)).then_some(self.until)
+        match self.stage {
+            Stage::Unused => None,
+            Stage::Open => self.closing.map(|closing| closing.until),
+            Stage::HalfOpen | Stage::Lingering | Stage::Delivered => Some(self.until),
+        }
+    }
+
+    /// How long it may go on, now that its application has closed it, by what its peer has taken.
+    fn closing(&mut self, now: Instant) -> Closing {
+        let queued = self.socket().map_or(0, |socket| socket.send_queue() as u64);
+        let left = queued + self.slot.as_ref().map_or(0, Slot::left);
+        let closing = self.closing.get_or_insert(Closing::new(left, now));
+        closing.note(left, now);
+        *closing
     }
 
     /// Its socket.
@@ -264,6 +278,7 @@ impl Flows {
             client: 0,
             ready: false,
             until: Instant::START,
+            closing: None,
             slot: None,
             recovery: Recovery::default(),
             largest: NonZeroU16::MIN,
@@ -441,9 +456,8 @@ impl Flows {
         for _ in 0..self.lists.len(GIVEN_UP).min(LOOKED_AT) {
             let index = self.lists.first(GIVEN_UP)?;
             let flow = self.get(index)?;
-            let until = flow.slot.as_ref().and_then(Slot::patience).unwrap_or(flow.until);
             let reset = flow.socket().is_none_or(|socket| socket.state() == State::Closed);
-            if reset || until > now + (LINGER - SPARED) {
+            if reset || flow.closing(now).spared > now {
                 self.lists.join(index, GIVEN_UP);
                 continue;
             }
@@ -454,18 +468,25 @@ impl Flows {
         None
     }
 
-    /// The application has given a connection up of which not all was sent yet.
-    pub fn give_up(&mut self, index: u16, now: Instant) {
-        if let Some(flow) = self.get(index).filter(|flow| flow.until == Instant::START) {
-            flow.until = now + LINGER;
+    /// The application has given a connection up of which not all was sent yet. Returns how long it
+    /// may go on.
+    pub fn give_up(&mut self, index: u16, now: Instant) -> Option<Instant> {
+        let flow = self.get(index)?;
+        let first = flow.closing.is_none();
+        let until = flow.closing(now).until;
+        if first {
             self.lists.join(index, GIVEN_UP);
         }
+        Some(until)
     }
 
     /// Changes a connection's stage, which lasts until then at most.
     fn enter(&mut self, index: u16, stage: Stage, until: Instant) {
         let Some(flow) = self.get(index) else { return };
         flow.until = until;
+        if matches!(stage, Stage::Unused | Stage::HalfOpen | Stage::Open) {
+            flow.closing = None;
+        }
         let old = core::mem::replace(&mut flow.stage, stage);
         let busy = |stage| matches!(stage, Stage::HalfOpen | Stage::Open | Stage::Lingering);
         self.busy = self.busy + usize::from(busy(stage)) - usize::from(busy(old));
@@ -506,7 +527,8 @@ impl Flows {
 
     /// Sees a connection that the application has given up to its end.
     pub fn linger(&mut self, index: u16, now: Instant) {
-        self.enter(index, Stage::Lingering, now + LINGER);
+        let Some(until) = self.get(index).map(|flow| flow.closing(now).until) else { return };
+        self.enter(index, Stage::Lingering, until);
     }
 
     /// Frees the index of a connection that both sides are done with.
@@ -559,7 +581,8 @@ impl Flows {
             }
             (Stage::Lingering, _) => {
                 discard(socket);
-                if now >= until {
+                flow.until = flow.closing(now).until;
+                if now >= flow.until {
                     self.abort(index, now);
                 }
             }

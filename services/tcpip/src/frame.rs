@@ -10,9 +10,10 @@ use crate::table::Key;
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET_HEADER: usize = 14;
-/// The largest IPv4 packet that is put together from fragments. The stack would take 64 KiB of heap for each packet
-/// it reassembles if a single fragment said so.
-pub const LARGEST_REASSEMBLED: usize = 8192;
+/// The largest IPv4 packet that is taken, if it is no segment, whole or in fragments. Without a
+/// limit the stack would take 64 KiB of heap for each packet that it reassembles if a single
+/// fragment said so.
+pub const LARGEST_REASSEMBLED: usize = 4096;
 
 /// A TCP segment to our address, as its headers say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,9 +80,9 @@ pub fn classify(frame: &[u8], own: Option<Ipv4Cidr>) -> Kind {
     let fragment = u16::from_be_bytes([*f0, *f1]) & 0x3fff;
     if *protocol != TCP {
         let offset = usize::from(fragment & 0x1fff) * 8;
-        let oversized = offset > 0 && offset + total > LARGEST_REASSEMBLED;
+        let fits = offset + total <= LARGEST_REASSEMBLED;
         let ours = own.is_some_and(|own| own.address().octets() == *to) || is_to_dhcp_client(packet);
-        return if ours && !oversized { Kind::Other } else { Kind::Unwanted };
+        return if ours && fits { Kind::Other } else { Kind::Unwanted };
     }
     let header = usize::from(version & 0x0f) * 4;
     let segment = packet.get(header..).and_then(<[u8]>::first_chunk::<20>);
@@ -323,6 +324,23 @@ impl Arp {
     }
 }
 
+/// The frame of a fragment, to the station `mac`, that reaches as far as any that is taken, of
+/// packet `number`.
+pub fn furthest_fragment(mac: [u8; 6], number: u16) -> [u8; ETHERNET_HEADER + 28] {
+    let mut frame = [0; ETHERNET_HEADER + 28];
+    frame[..6].copy_from_slice(&mac);
+    frame[12] = 0x08;
+    let mut packet = Ipv4Packet::new_unchecked(&mut frame[ETHERNET_HEADER..]);
+    packet.set_version(4);
+    packet.set_header_len(20);
+    packet.set_total_len(28);
+    packet.set_ident(number);
+    packet.set_more_frags(true);
+    packet.set_frag_offset((LARGEST_REASSEMBLED - 8) as u16);
+    packet.set_next_header(IpProtocol::Icmp);
+    frame
+}
+
 /// A request for our own address, from us: tells the neighbours (and switches) where it now is (RFC 5227, 3).
 pub fn announcement(mac: [u8; 6], address: [u8; 4]) -> [u8; 42] {
     let to = Station { mac: UNRESOLVED, address };
@@ -462,9 +480,16 @@ mod tests {
             classify(&frame, Some(OWN)) == Kind::Unwanted
         };
         assert!(!fragment(0, 1500));
-        assert!(!fragment(370, 1500));
+        assert!(!fragment(320, 1500));
         assert!(fragment(0x1fff, 28));
         assert!(fragment(1000, 1500));
+        // Those of a ping of 4,000 bytes are not, nor is any that ends there.
+        assert!(!fragment(0x2000, 1500) && !fragment(370, 1068) && !fragment(0x2000 | 510, 16));
+        // The first of many, and what is no fragment, are as long as the others may be.
+        for word in [0x2000, 0, 0x4000] {
+            assert!(!fragment(word, 4096));
+            assert!(fragment(word, 4097) && fragment(word, 65_500));
+        }
     }
 
     #[test]

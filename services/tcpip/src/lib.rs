@@ -13,6 +13,7 @@ extern crate alloc;
 
 pub mod address;
 pub mod buffers;
+mod closing;
 pub mod config;
 mod congestion;
 pub mod cut;

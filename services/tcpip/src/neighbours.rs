@@ -2,8 +2,11 @@
 //!
 //! smoltcp's own table evicts whatever is nearest to its end, and asks for one neighbour a second.
 //! So the stack knows one next hop only, and this table has the others. What anybody can send does
-//! not evict what is in use: a host that only asked for us takes the place of others of its kind, a
-//! host that does not answer that of others that do not, and the gateway's place is nobody's.
+//! not evict what is in use: a host that only asked for us takes the place of others of its kind,
+//! or of one that does not answer; a host that does not answer that of others that do not; and the
+//! gateway's place is nobody's. Whoever was asked for keeps its place for a second against others
+//! that are to be: so each is asked for once a second at most, and all together as often as there
+//! are places.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -27,7 +30,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const POLLS: u8 = 3;
 
 /// Lists of neighbours, the oldest first: those that only asked for us, those that have not
-/// answered, and those in use.
+/// answered, by when they were asked for, and those in use.
 const STRANGERS: usize = 0;
 const SILENT: usize = 1;
 const USED: usize = 2;
@@ -48,7 +51,7 @@ struct Entry {
     used: bool,
 }
 
-/// A free place.
+/// A place that nobody has.
 const NOBODY: Entry =
     Entry { mac: None, told: Instant::START, quiet: Instant::START, polls: 0, stranger: false, used: false };
 
@@ -76,9 +79,9 @@ struct Last {
 /// The neighbours.
 pub struct Neighbours {
     table: Table,
+    /// Those that have had a place since the last lease; a place is not given up, but taken over.
     entries: Vec<Entry>,
     lists: Lists<3>,
-    free: Vec<u16>,
     lease: Option<Lease>,
     /// The entry of the gateway, which is in no list.
     gateway: Option<u16>,
@@ -90,28 +93,24 @@ pub struct Neighbours {
 impl Neighbours {
     /// No neighbours yet, with a random number.
     pub fn new(random: u64) -> Self {
-        let mut neighbours = Neighbours {
+        Neighbours {
             table: Table::new(MOST, random),
-            entries: alloc::vec![NOBODY; MOST],
+            entries: Vec::with_capacity(MOST),
             lists: Lists::new(MOST).unwrap_or_default(),
-            free: Vec::with_capacity(MOST),
             lease: None,
             gateway: None,
             last: None,
             now: Instant::START,
-        };
-        neighbours.join(None);
-        neighbours
+        }
     }
 
     /// Forgets all neighbours: the host is on another link, or has another address.
     pub fn join(&mut self, lease: Option<Lease>) {
-        for index in 0..MOST as u16 {
+        for index in 0..self.entries.len() as u16 {
             self.table.remove(index);
             self.lists.leave(index);
         }
-        self.free.clear();
-        self.free.extend((0..MOST as u16).rev());
+        self.entries.clear();
         (self.lease, self.gateway, self.last) = (lease, None, None);
         self.gateway = lease.and_then(|lease| lease.gateway).and_then(|gateway| {
             let index = self.insert(gateway.octets(), None)?;
@@ -166,11 +165,18 @@ impl Neighbours {
         }
         let (mac, until) = (entry.mac, entry.told + FRESH);
         let moved = core::mem::take(&mut entry.stranger) || known != mac.is_some();
-        if moved && !pinned {
+        let asked = ask.is_some() && mac.is_none();
+        if (moved || asked) && !pinned {
             self.lists.join(index, if mac.is_some() { USED } else { SILENT });
         }
         self.last = mac.map(|mac| Last { to, mac, index, until });
         Some(Route { hop, mac, ask })
+    }
+
+    /// Returns the link address of a next hop, if it is known.
+    pub fn known(&mut self, hop: [u8; 4]) -> Option<[u8; 6]> {
+        let index = self.index(hop)?;
+        self.entries.get(usize::from(index))?.mac
     }
 
     /// Takes note of what a host says of itself; `asks` tells that it asks for us.
@@ -188,7 +194,7 @@ impl Neighbours {
         let (now, pinned) = (self.now, self.gateway == Some(index));
         let Some(entry) = self.entries.get_mut(usize::from(index)) else { return };
         let silent = entry.mac.is_none();
-        (entry.mac, entry.told, entry.quiet, entry.polls) = (Some(from.mac), now, now, 0);
+        (entry.mac, entry.told, entry.polls) = (Some(from.mac), now, 0);
         if silent && !pinned {
             self.lists.join(index, USED);
         }
@@ -220,18 +226,28 @@ impl Neighbours {
         Some(index)
     }
 
-    /// Returns a place that nobody has any more. A stranger gets a stranger's; who is asked for
-    /// gets also that of one who does not answer, or of the one in use that was used longest ago.
+    /// Returns a place that nobody has any more. A stranger gets a stranger's, or that of one who
+    /// does not answer; who is asked for gets also that of the one in use that was used longest
+    /// ago, and none of one who was asked for within the last second.
     fn place(&mut self, stranger: bool) -> Option<u16> {
-        if let Some(index) = self.free.pop() {
-            return Some(index);
+        if self.entries.len() < MOST {
+            self.entries.push(NOBODY);
+            return Some((self.entries.len() - 1) as u16);
         }
         let mut found = self.lists.first(STRANGERS);
-        if !stranger {
-            found = found.or(self.lists.first(SILENT)).or_else(|| self.idle());
+        if found.is_none() {
+            found = self.lists.first(SILENT);
+            if !stranger {
+                found = found.or_else(|| self.idle()).filter(|index| self.is_due(*index));
+            }
         }
         self.table.remove(found?);
         found
+    }
+
+    /// Returns `true` if a neighbour may be asked for.
+    fn is_due(&self, index: u16) -> bool {
+        self.entries.get(usize::from(index)).is_some_and(|entry| self.now >= entry.quiet)
     }
 
     /// Returns the neighbour in use to which nothing was sent for longest.
@@ -346,6 +362,7 @@ mod tests {
         let mut neighbours = neighbours();
         for low in 0..=255 {
             let station = station(1, low, 0);
+            neighbours.turn(neighbours.now() + Duration::from_millis(10));
             assert_eq!(mac(&mut neighbours, station.address), None);
             neighbours.hear(station, false);
             assert_eq!(mac(&mut neighbours, station.address), Some(station.mac));

@@ -6,13 +6,8 @@ use cloister_interfaces::socket::{Connection, Constant, Reply, Request, Ring, So
 use cloister_interfaces::{Instant, Memory, Server, System};
 use smoltcp::socket::tcp;
 
-use crate::flows::LINGER;
-
 /// How often the application is told of constant bytes that were taken, until all were.
 const PROGRESS: Duration = Duration::from_secs(1);
-
-/// Nanoseconds that a byte takes at the least rate of a connection that its application has closed: 3,000 bytes a second.
-const BYTE: u64 = 333_333;
 
 /// Something that the application is told once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -130,10 +125,9 @@ impl Slot {
         self.unsent == 0 && self.constant_left == 0
     }
 
-    /// When the connection is given up, because the application has closed it and the peer takes nothing of what was sent
-    /// before.
-    pub fn patience(&self) -> Option<Instant> {
-        (self.closing && !self.is_drained()).then_some(self.told + LINGER)
+    /// How many bytes the application announced that were not taken yet.
+    pub fn left(&self) -> u64 {
+        u64::from(self.unsent) + u64::from(self.constant_left)
     }
 
     /// Parts from the socket; the application will be told that the connection is over.
@@ -343,10 +337,7 @@ impl Slot {
 
     /// The application was told what was taken.
     fn was_told(&mut self, now: Instant) {
-        let taken = u64::from(self.sent) + u64::from(self.constant_sent);
-        // Who has closed waits for the peer to take the rest: what it takes buys time.
-        let told = if self.closing { now.min(self.told + Duration::from_nanos(taken * BYTE)) } else { now };
-        (self.sent, self.constant_sent, self.quiet, self.told) = (0, 0, false, told);
+        (self.sent, self.constant_sent, self.quiet, self.told) = (0, 0, false, now);
     }
 
     /// Whether there is something that was taken and not told of.

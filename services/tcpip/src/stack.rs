@@ -85,7 +85,7 @@ pub struct Stack<S, M: Memory> {
 
 /// Bytes that connections may take of the heap. The policy gives tcpip five bytes of heap for two of the stream-out
 /// region, and no less than 256 KiB; 128 KiB of it are for what does not grow with the connections: the frame that is
-/// parsed, reassembly, the interface.
+/// parsed, reassembly, the interface. `tests/heap.rs` measures that they are enough.
 fn socket_budget(stream_out: usize) -> usize {
     (stream_out / 2 * 5).max(256 * 1024) - 128 * 1024
 }
@@ -385,16 +385,16 @@ impl<S: System, M: Memory> Stack<S, M> {
             self.flows.linger(index, now);
             return false;
         }
-        let (awaits, patience) = (slot.awaits_answer() && queued == 0, slot.patience());
-        if let Some(end) = patience {
-            if end <= now {
+        let (awaits, closing) = (slot.awaits_answer() && queued == 0, slot.closing);
+        let end = if closing { self.flows.give_up(index, now) } else { None };
+        if end.is_some_and(|end| end <= now) {
+            if let Some(slot) = self.flows.get(index).and_then(|flow| flow.slot.as_mut()) {
                 slot.part();
-                self.flows.abort(index, now);
-                return false;
             }
-            self.flows.give_up(index, now);
+            self.flows.abort(index, now);
+            return false;
         }
-        if let Some(at) = awaits.then_some(now + ANSWER).into_iter().chain(patience).min() {
+        if let Some(at) = awaits.then_some(now + ANSWER).into_iter().chain(end).min() {
             self.flows.wake(index, at);
         }
         awaits

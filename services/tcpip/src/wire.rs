@@ -391,15 +391,21 @@ impl<S: System, M: Memory> Outbound<S, M> {
         }
         match (placed, fill) {
             (Some((Some(result), ..)), _) => result,
-            (_, Some(fill)) => {
-                // As if it had been lost on its way.
-                let mut frame = vec![0; length];
-                let result = fill(&mut frame);
-                self.made = outgoing(&frame);
-                result
-            }
+            (_, Some(fill)) => self.lose(length, fill),
             _ => unreachable!("what was filled has a result"),
         }
+    }
+
+    /// Has `fill` build a frame for which there is no room, as if it had been lost on its way.
+    #[cold]
+    fn lose<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let mut packet = core::mem::take(&mut self.packet);
+        let mut longer = vec![0; if length > packet.len() { length } else { 0 }];
+        let frame = packet.get_mut(..length).unwrap_or(&mut longer);
+        let result = fill(frame);
+        self.made = outgoing(frame);
+        self.packet = packet;
+        result
     }
 
     /// Sends what is wanted of the segment in `frame`.
@@ -410,7 +416,10 @@ impl<S: System, M: Memory> Outbound<S, M> {
         let headers = frame.len().saturating_sub(made.data as usize);
         let summed = !self.offloads.contains(Offloads::CHECKSUM);
         for part in parts(made, wanted) {
-            self.send(headers + part.data(), |space| part.write(frame, headers, space, summed));
+            let length = headers + part.data();
+            if self.free.has(length.div_ceil(PAGE_SIZE)) {
+                self.send(length, |space| part.write(frame, headers, space, summed));
+            }
         }
         self.made = Some(made);
     }

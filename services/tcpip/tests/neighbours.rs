@@ -94,6 +94,56 @@ fn a_host_is_asked_for_once_a_second_and_others_meanwhile() {
     assert_eq!(pinged(&mut bench, silent).1, [silent.address]);
 }
 
+/// A stranger beyond the gateway invents senders in our network: so many, for three seconds.
+/// Returns when each of them was asked for; `now_and_then` is done twenty times a second.
+fn invents(bench: &mut Bench, count: usize, mut now_and_then: impl FnMut(&mut Bench)) -> Vec<(u64, [u8; 4])> {
+    let (until, mut asked) = (bench.nanoseconds + 3_000_000_000, Vec::new());
+    while bench.nanoseconds < until {
+        for number in 0..count {
+            let invented = host(1 + (number / 250) as u8, (number % 250) as u8);
+            for address in pinged(bench, Host { mac: GATEWAY.mac, ..invented }).1 {
+                asked.push((bench.nanoseconds, address));
+            }
+        }
+        now_and_then(bench);
+        bench.pass(50);
+    }
+    asked
+}
+
+#[test]
+fn invented_hosts_are_each_asked_for_once_a_second_and_all_as_often_as_there_are_places() {
+    const PLACES: usize = 128;
+    let mut bench = acquainted();
+    for count in [PLACES / 2, PLACES, PLACES + 2, 250, 2000] {
+        bench.pass(2000);
+        let asked = invents(&mut bench, count, |bench| assert_eq!(pinged(bench, FAR).0, [FAR]));
+        let mut last = std::collections::BTreeMap::new();
+        for (at, address) in &asked {
+            let before = last.insert(address, at);
+            assert!(before.is_none_or(|before| at - before > 990_000_000), "{address:?}");
+            let within = asked.iter().filter(|(other, _)| (at - 990_000_000..=*at).contains(other)).count();
+            assert!(within <= PLACES, "{within} in a second");
+        }
+        assert!(asked.len() >= count.min(PLACES - 1), "{} of {count}", asked.len());
+    }
+}
+
+#[test]
+fn beside_invented_hosts_whoever_asks_for_us_is_known() {
+    let mut bench = acquainted();
+    for count in [64, 126, 127, 128, 250, 2000] {
+        let mut low = 0;
+        invents(&mut bench, count, |bench| {
+            low = (low + 1) % 40;
+            let newcomer = host(50, low);
+            bench.frame(&arp(1, newcomer, OURS));
+            assert_eq!(pinged(bench, newcomer).0, [newcomer], "beside {count}");
+            assert_eq!(pinged(bench, FAR).0, [FAR]);
+        });
+    }
+}
+
 #[test]
 fn what_was_to_be_sent_first_is_sent_when_the_host_is_known() {
     let mut bench = acquainted();

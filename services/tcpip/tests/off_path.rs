@@ -211,3 +211,25 @@ fn a_reset_before_the_connection_is_open_needs_the_number_too() {
     bench.segment(GATEWAY, &segment(NEXT, answer.seq.wrapping_add(1), ACK));
     assert_eq!(bench.accepted().len(), 0, "the peer took it back");
 }
+
+/// The peer that has sent a SYN sends no SYN|ACK: whoever does has not seen ours.
+#[test]
+fn a_half_open_connection_answers_no_forged_segment_without_limit() {
+    let mut bench = Bench::new("ip=10.0.0.2/24 gw=10.0.0.1");
+    bench.frame(&arp(1, GATEWAY, OURS));
+    let first = bench.segment(GATEWAY, &segment(FIRST, 0, SYN)).pop().expect("an answer");
+    let mut answers = Vec::new();
+    for ack in 0..200 {
+        for flags in [SYN | ACK, SYN | ACK | FIN, SYN | RST, RST, RST | ACK] {
+            // A reset with the very number ends it.
+            let offset = if flags & RST == 0 { ack % 3 } else { ack + 1 };
+            answers.extend(bench.segment(GATEWAY, &segment(NEXT.wrapping_add(offset), first.seq ^ ack, flags)));
+        }
+    }
+    assert!(answers.len() <= 1 && answers.iter().all(|answer| answer.flags & RST == 0), "{answers:?}");
+    // What is lost is answered again, and the connection opens.
+    bench.segment(GATEWAY, &segment(FIRST, 0, SYN));
+    bench.segment(GATEWAY, &segment(NEXT, first.seq.wrapping_add(1), ACK));
+    assert_eq!(bench.accepted().len(), 1);
+    assert!(works(&mut bench, NEXT, first.seq));
+}

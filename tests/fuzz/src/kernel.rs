@@ -234,8 +234,8 @@ impl<'t> Bench<'t> {
     fn run(&mut self, took: u64) {
         let now = self.machine.time;
         let next = self.kernel.next(now);
-        assert!(next.timer > now, "the timer does not go on");
-        self.machine.time = next.timer.min(now + took + 1);
+        assert!(next.time() > now, "the timer does not go on");
+        self.machine.time = next.time().min(now + took + 1);
         if let Some(service) = next.service {
             assert!(usize::from(service) < self.machine.tables.services().len());
             self.kernel.scheduler.charge(service, self.machine.time - now, self.machine.time);

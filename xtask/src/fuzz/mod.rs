@@ -25,8 +25,8 @@ pub struct Arguments {
     /// Only this target (may be given several times); `--list` names them
     #[arg(long = "target", value_name = "TARGET")]
     targets: Vec<String>,
-    /// How long each target runs
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    /// How long each target runs, at least 1
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = seconds)]
     seconds: u64,
     /// How many targets run at a time
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -46,6 +46,16 @@ pub struct Arguments {
     /// Measure what the committed corpora reach, by crate: lines and branches
     #[arg(long)]
     coverage: bool,
+}
+
+/// Takes a time that is one: 0 is no limit to libFuzzer, which would run for ever.
+fn seconds(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        // libFuzzer keeps it as an `int`.
+        Ok(seconds) if (1..=u64::from(i32::MAX.unsigned_abs())).contains(&seconds) => Ok(seconds),
+        Ok(_) => Err(format!("from 1 to {} seconds are possible", i32::MAX)),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// A folder of `tests/fuzz`.
@@ -107,7 +117,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             println!("{target}: {files} scripts, {bytes} bytes kept ({:.0} s)", since.elapsed().as_secs_f64());
         }
     }
-    Ok(report(&ended))
+    let left: Vec<&str> = waiting.map(|(target, _)| target.as_str()).collect();
+    Ok(report(&ended, &left))
 }
 
 /// The targets asked for, or all.
@@ -128,8 +139,22 @@ fn program(arguments: &[&str]) -> Result<ExitCode> {
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The closing table.
-fn report(ended: &[Ended]) -> ExitCode {
+/// The status of a run that was interrupted, as a shell has it for SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// Returns the status of a run: 1 if a target failed, else [`INTERRUPTED`] if one was interrupted or `left` out.
+fn verdict(ended: &[Ended], left: &[&str]) -> u8 {
+    if ended.iter().any(|end| end.why.is_some()) {
+        1
+    } else if ended.iter().any(|end| end.interrupted) || !left.is_empty() {
+        INTERRUPTED
+    } else {
+        0
+    }
+}
+
+/// The closing table, and the targets that were not run.
+fn report(ended: &[Ended], left: &[&str]) -> ExitCode {
     println!("{}", status::header());
     for end in ended {
         println!("{}", status::row(end));
@@ -144,5 +169,52 @@ fn report(ended: &[Ended]) -> ExitCode {
     }
     let executions: u64 = ended.iter().map(|end| end.status.executions).sum();
     println!("{} targets, {executions} executions, {} failed", ended.len(), failed.len());
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let cut: Vec<&str> = ended.iter().filter(|end| end.interrupted).map(|end| end.target.as_str()).collect();
+    for (what, targets) in [("interrupted", cut.as_slice()), ("not run", left)] {
+        if !targets.is_empty() {
+            println!("{what}: {}", targets.join(", "));
+        }
+    }
+    ExitCode::from(verdict(ended, left))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use status::Status;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn no_time_is_refused_for_it_is_no_limit() {
+        for (text, taken) in
+            [("0", false), ("-1", false), ("x", false), ("1", true), ("3600", true), ("2147483648", false)]
+        {
+            let line = Line::try_parse_from(["fuzz".to_owned(), format!("--seconds={text}")]);
+            assert_eq!(line.map(|line| line.arguments.seconds.to_string()).ok(), taken.then(|| text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn the_status_is_0_only_if_every_target_ran_to_its_end() {
+        let end = |why: Option<&str>, interrupted| Ended {
+            target: "a".to_owned(),
+            status: Status::default(),
+            time: Duration::ZERO,
+            crashes: Vec::new(),
+            why: why.map(str::to_owned),
+            interrupted,
+        };
+        assert_eq!(verdict(&[end(None, false), end(None, false)], &[]), 0);
+        assert_eq!(verdict(&[end(None, false), end(None, true)], &[]), 130);
+        assert_eq!(verdict(&[end(None, false)], &["b"]), 130);
+        assert_eq!(verdict(&[], &["a", "b"]), 130);
+        assert_eq!(verdict(&[end(Some("crashed"), false), end(None, true)], &["b"]), 1);
+    }
 }

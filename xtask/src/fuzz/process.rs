@@ -21,6 +21,7 @@ pub struct Fuzzer {
     pub target: String,
     /// What it said last.
     pub status: Status,
+    limit: Duration,
     child: Child,
     lines: Receiver<String>,
     started: Instant,
@@ -37,6 +38,8 @@ pub struct Ended {
     pub crashes: Vec<PathBuf>,
     /// Why the run failed, if it did.
     pub why: Option<String>,
+    /// It did not run to its end, since that was asked for.
+    pub interrupted: bool,
 }
 
 /// The status with which libFuzzer ends when it is interrupted (`-interrupted_exitcode`).
@@ -90,6 +93,7 @@ impl Fuzzer {
         Ok(Fuzzer {
             target: target.to_owned(),
             status: Status::default(),
+            limit,
             child,
             lines,
             started: Instant::now(),
@@ -119,7 +123,9 @@ impl Fuzzer {
         // Empty unless something was found.
         let _ = std::fs::remove_dir(&crashes);
         let why = failure(status, self.status.executions, new.len(), self.why.take(), asked);
-        Ok(Some(Ended { target: self.target.clone(), status: self.status, time: self.time(), crashes: new, why }))
+        let time = self.time();
+        let interrupted = asked && (status.code() == Some(INTERRUPTED) || time < self.limit);
+        Ok(Some(Ended { target: self.target.clone(), status: self.status, time, crashes: new, why, interrupted }))
     }
 }
 

@@ -344,7 +344,13 @@ fn check(machine: Machine, policy: &[Cpu], roles: &[Role], periods: u64) -> Resu
 }
 
 /// As `check`, but that this is lost in each period besides.
-fn check_beside(machine: Machine, policy: &[Cpu], roles: &[Role], periods: u64, more: u64) -> Result<(), TestCaseError> {
+fn check_beside(
+    machine: Machine,
+    policy: &[Cpu],
+    roles: &[Role],
+    periods: u64,
+    more: u64,
+) -> Result<(), TestCaseError> {
     let ran = fair(machine, policy, roles, periods);
     for (index, ran) in ran.into_iter().enumerate().filter(|(index, _)| matches!(roles[*index], Role::Busy)) {
         let (promised, lost) = promise(machine, policy, roles, index);

@@ -19,6 +19,10 @@ use crate::wire::Wire;
 
 /// Later than the stack will ever be shown again.
 const NEVER: StackInstant = StackInstant::from_micros_const(i64::MAX / 2);
+/// So long ago that what the stack was shown then has no time left.
+const LONG_AGO: StackInstant = StackInstant::from_micros_const(i64::MIN / 2);
+/// Packets that the stack reassembles at once.
+const REASSEMBLED: u16 = smoltcp::config::REASSEMBLY_BUFFER_COUNT as u16;
 
 /// Makes an interface of the stack, with this seed of its generator.
 fn interface<S: System, M: Memory>(wire: &mut Wire<S, M>, mac: [u8; 6], seed: u64, now: Instant) -> Interface {
@@ -59,7 +63,19 @@ impl<S: System, M: Memory> Stack<S, M> {
         // The old one goes first, so that the heap never holds two.
         self.interface = None;
         self.interface = Some(Box::new(interface(&mut self.wire, mac, seed, now)));
+        self.reserve_reassembly(mac);
         self.apply_address();
+    }
+
+    /// Has the stack take all the memory now that reassembly will ever need, so that nothing that
+    /// comes makes it take more: it keeps the buffer of each packet, and is shown of each the
+    /// fragment that reaches furthest.
+    fn reserve_reassembly(&mut self, mac: [u8; 6]) {
+        let Some(interface) = &mut self.interface else { return };
+        for number in 0..REASSEMBLED {
+            self.wire.ready(&frame::furthest_fragment(mac, number));
+            interface.poll_ingress_single(LONG_AGO, &mut self.wire, &mut SocketSet::new(Vec::new()));
+        }
     }
 
     /// Gives the interface the address in use. All packets go through one next hop, of which the

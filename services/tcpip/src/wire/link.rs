@@ -155,8 +155,7 @@ impl<S: System, M: Memory> Outbound<S, M> {
             return;
         };
         let late = self.neighbours.now() >= since + PATIENCE;
-        let route = self.neighbours.route(hop).filter(|_| !late);
-        let Some(mac) = route.and_then(|route| route.mac) else { return self.free.put(page, 1) };
+        let Some(mac) = self.neighbours.known(hop).filter(|_| !late) else { return self.free.put(page, 1) };
         self.pool.edit(usize::from(page) * PAGE_SIZE, mac.len(), |space| space.copy_from_slice(&mac));
         self.submit(page, 1, &Request::Transmit { page, length, work });
     }

@@ -13,7 +13,7 @@ use cloister_interfaces::{Client, Memory, Notifications, Server, Service};
 use cloister_sim::{Recorder, SharedMemory, channel};
 use cloister_tcpip::{Caps, service};
 
-const PAGES: u16 = 64;
+const PAGES: u16 = 128;
 pub const PORT: u16 = 80;
 pub const OURS: [u8; 4] = [10, 0, 0, 2];
 pub const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -64,7 +64,8 @@ pub enum Frame {
     Datagram(Vec<u8>),
 }
 
-fn sum(bytes: &[u8]) -> u16 {
+/// The checksum of IPv4 over `bytes`.
+pub fn sum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])));
     let total = words.sum::<u32>();
     let total = (total & 0xffff) + (total >> 16);
@@ -81,9 +82,24 @@ pub fn packet(mac: [u8; 6], from: [u8; 4], to: [u8; 4], protocol: u8, payload: &
     [&OUR_MAC[..], &mac, &[8, 0], &header, payload].concat()
 }
 
+/// Makes a frame with a packet the fragment at `offset` of packet `number`, with more to follow.
+pub fn fragment(mut frame: Vec<u8>, number: u16, offset: usize) -> Vec<u8> {
+    frame[18..20].copy_from_slice(&number.to_be_bytes());
+    frame[20..22].copy_from_slice(&(0x2000 | (offset / 8) as u16).to_be_bytes());
+    frame[24..26].fill(0);
+    let check = sum(&frame[14..34]);
+    frame[24..26].copy_from_slice(&check.to_be_bytes());
+    frame
+}
+
 /// A ping to `to`.
 pub fn ping(mac: [u8; 6], from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
-    let mut message = [8, 0, 0, 0, 0, 7, 0, 1, 1, 2, 3, 4];
+    long_ping(mac, from, to, 4)
+}
+
+/// A ping with so many bytes of data.
+pub fn long_ping(mac: [u8; 6], from: [u8; 4], to: [u8; 4], length: usize) -> Vec<u8> {
+    let mut message = [&[8, 0, 0, 0, 0, 7, 0, 1][..], &vec![3; length]].concat();
     let check = sum(&message);
     message[2..4].copy_from_slice(&check.to_be_bytes());
     packet(mac, from, to, 1, &message)
@@ -161,6 +177,17 @@ impl Bench {
 
     /// A service whose random numbers are those that come after the first `draws`.
     pub fn after(command_line: &'static str, draws: usize) -> Self {
+        Self::made(command_line, draws, 64 * 2048, 64 * 4096, || ())
+    }
+
+    /// The same with streams of so many bytes; `before` is called before the service is made.
+    pub fn made(
+        command_line: &'static str,
+        draws: usize,
+        stream_in: usize,
+        stream_out: usize,
+        before: impl FnOnce(),
+    ) -> Self {
         let system = Recorder::new();
         for _ in 0..draws {
             let _ = Entropy::new(system.clone(), Slot(2)).draw();
@@ -171,7 +198,7 @@ impl Bench {
         let (application, server) = channel::<Socket, _>(&system, 3, &system, 4, 64);
         let (second, its_server) = channel::<Socket, _>(&system, 7, &system, 8, 64);
         let (control, ending) = channel::<Control, _>(&system, 5, &system, 6, 2);
-        let service = service(Caps {
+        let caps = Caps {
             console: Console::new(system.clone(), Slot(0)),
             clock: Clock::new(system.clone(), Slot(1)),
             entropy: Entropy::new(system.clone(), Slot(2)),
@@ -180,12 +207,13 @@ impl Bench {
             control_clients: [ending].into_iter().collect(),
             rx_pool: rx_pool.clone(),
             tx_pool: tx_pool.clone(),
-            stream_in: SharedMemory::new(64 * 2048),
-            stream_out: SharedMemory::new(64 * 4096),
+            stream_in: SharedMemory::new(stream_in),
+            stream_out: SharedMemory::new(stream_out),
             site: &[],
             command_line: command_line.as_bytes(),
-        });
-        let service = Box::new(service);
+        };
+        before();
+        let service = Box::new(service(caps));
         let (free, nanoseconds) = ((0..PAGES).collect(), 1 << 30);
         let mut bench = Bench {
             system,
@@ -245,12 +273,15 @@ impl Bench {
         frames
     }
 
-    /// A frame comes; what the service sent then.
+    /// A frame comes, in as many pages as it takes; what the service sent then.
     pub fn frame(&mut self, frame: &[u8]) -> Vec<Frame> {
-        let page = self.free.pop_front().expect("tcpip keeps no page");
-        self.rx_pool.write(usize::from(page) * PAGE_SIZE, frame);
-        let length = frame.len() as u16;
-        self.link.replies.send(&Link::Received { page, offset: 0, length, more: false, checked: false }).expect("room");
+        let pages = frame.chunks(PAGE_SIZE).count();
+        for (at, part) in frame.chunks(PAGE_SIZE).enumerate() {
+            let page = self.free.pop_front().expect("tcpip keeps no page");
+            self.rx_pool.write(usize::from(page) * PAGE_SIZE, part);
+            let (length, more) = (part.len() as u16, at + 1 < pages);
+            self.link.replies.send(&Link::Received { page, offset: 0, length, more, checked: false }).expect("room");
+        }
         self.run()
     }
 

@@ -251,12 +251,29 @@ fn a_closed_connection_whose_peer_takes_nothing_for_a_minute_is_given_up() {
     rig.wait(50);
     let closed = |heard: &[Reply]| heard.contains(&Reply::Closed { connection });
     assert!(!closed(&hear(&mut rig, 20)) && rig.socket(handle).may_recv());
-    // The 64 KiB that it takes buy 22 s.
+    // The 64 KiB that it takes buy what they take at 500 bytes a second: a minute from now at most.
     rig.take(handle);
-    rig.wait(20);
+    rig.wait(55);
     assert!(!closed(&hear(&mut rig, 20)) && rig.socket(handle).may_recv(), "it took something");
-    rig.wait(15);
+    rig.wait(10);
     assert!(closed(&hear(&mut rig, 20)));
+    assert_eq!(rig.socket(handle).state(), tcp::State::Closed);
+}
+
+/// What was sent before is all in the socket: there the rule is the same.
+#[test]
+fn a_closed_connection_has_a_minute_for_the_last_of_it_and_what_its_peer_takes_buys() {
+    let (mut rig, handle, connection) = accepted_with(pattern(80_000).leak());
+    ask(&mut rig, constant(connection, 0, 80_000));
+    ask(&mut rig, Request::Close { connection });
+    assert!(hear(&mut rig, 200).contains(&Reply::Closed { connection }), "all of it was taken");
+    rig.wait(50);
+    // 5,000 bytes buy 10 s.
+    let taken = rig.socket(handle).recv(|bytes| (bytes.len().min(5_000), bytes.len().min(5_000)));
+    assert_eq!(taken, Ok(5_000));
+    rig.wait(16);
+    assert_eq!(rig.socket(handle).state(), tcp::State::Established);
+    rig.wait(10);
     assert_eq!(rig.socket(handle).state(), tcp::State::Closed);
 }
 

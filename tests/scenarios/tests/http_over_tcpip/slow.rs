@@ -31,10 +31,31 @@ struct Attack {
 const SENDS: Attack = Attack { first: b"", more: b"", takes: 0, window: 64 * 1024, every: 8 };
 const READS: Attack = Attack { takes: 3000, every: 25, ..SENDS };
 
-const ATTACKS: [(&str, Attack); 17] = [
+/// As much as the first connections' in ring has room for.
+const HEADS: &[[u8; 31]] = &[*b"HEAD /one HTTP/1.1\r\nHost: a\r\n\r\n"; 60];
+
+const ATTACKS: [(&str, Attack); 20] = [
     ("silence", SENDS),
     ("half a head", Attack { first: b"GET /one HT", ..SENDS }),
     ("a head by bytes", Attack { first: b"GET /one HTTP/1.1\r\nX: ", more: b"x", ..SENDS }),
+    (
+        "half a second head",
+        Attack { first: b"GET /one HTTP/1.1\r\nHost: a\r\n\r\nGET /one HT", takes: 4096, every: 1, ..SENDS },
+    ),
+    (
+        "a body of a byte, again and again",
+        Attack {
+            first: b"GET /one HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n",
+            more: b"xGET /one HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n",
+            takes: 64 * 1024,
+            every: 1,
+            ..SENDS
+        },
+    ),
+    (
+        "many answers without a body, read slowly",
+        Attack { first: HEADS.as_flattened(), more: HEADS.as_flattened(), takes: 600, window: 1024, every: 1 },
+    ),
     (
         "an endless body to the sink of old",
         Attack {
@@ -236,22 +257,62 @@ fn reads_at(rig: &mut Rig, handle: SocketHandle, rate: usize, wanted: usize) -> 
     came
 }
 
+/// A client with this window, that has asked for so much of the large file.
+fn asks_for(rig: &mut Rig, window: usize, connection: &str, length: usize) -> SocketHandle {
+    let handle = connect(rig, window, 9_000);
+    let last = length - 1;
+    let request =
+        format!("GET /large HTTP/1.1\r\nHost: a\r\nRange: bytes=0-{last}\r\nConnection: {connection}\r\n\r\n");
+    rig.send(handle, request.as_bytes());
+    handle
+}
+
 #[test]
 fn a_slow_client_that_goes_on_is_not_cut_off() {
-    // The window is what a phone's stack has before it knows the link.
-    let cases =
-        [(2000, "keep-alive", 300_000), (2000, "close", 300_000), (800, "close", 300_000), (2000, "close", 200_000)];
-    for (rate, connection, length) in cases {
+    // Of the smallest image, of one with large rings, and of one with as much to send from as there
+    // is.
+    let setups = [(64, 4096), (64, 16 * 1024), (64, 256 * 1024), (2048, 32 * 1024)];
+    for (connections, ring_out) in setups {
+        for (rate, connection, length) in [
+            (2000, "keep-alive", 300_000),
+            (2000, "close", 300_000),
+            (800, "close", 300_000),
+            (2000, "close", 200_000),
+            (2000, "keep-alive", 250_000),
+            (700, "keep-alive", 100_000),
+            (700, "close", 100_000),
+            (1000, "close", 250_000),
+            (1500, "close", 250_000),
+            (2000, "close", 400_000),
+            (5000, "close", 600_000),
+            (8000, "close", 600_000),
+            (5000, "keep-alive", 600_000),
+        ] {
+            let mut rig = Rig::new(Setup { site: site(), connections, ring_out, ..Setup::default() });
+            rig.pace = PACE;
+            // The window is what a phone's stack has before it knows the link.
+            let handle = asks_for(&mut rig, 4096, connection, length);
+            let came = reads_at(&mut rig, handle, rate, length);
+            assert!(came >= length, "{came} of {length} at {rate} bytes a second, {connection}, {ring_out}");
+        }
+    }
+}
+
+/// It has a minute and what it takes buys.
+#[test]
+fn a_client_that_takes_next_to_nothing_is_ended_with_nobody_waiting() {
+    for (connection, rate) in [("close", 0), ("close", 100)] {
         let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
         rig.pace = PACE;
-        let handle = connect(&mut rig, 4096, 20_000);
-        let request = format!(
-            "GET /large HTTP/1.1\r\nHost: a\r\nRange: bytes=0-{}\r\nConnection: {connection}\r\n\r\n",
-            length - 1
-        );
-        rig.send(handle, request.as_bytes());
-        let came = reads_at(&mut rig, handle, rate, length);
-        assert!(came >= length, "{came} at {rate} bytes a second");
+        let handle = asks_for(&mut rig, 4096, connection, 200_000);
+        let (began, mut seconds) = (rig.nanoseconds, 0);
+        while rig.socket(handle).is_open() {
+            let _ = rig.socket(handle).recv(|bytes| (bytes.len().min(rate), ()));
+            rig.wait(1);
+            seconds = (rig.nanoseconds - began) / SECOND;
+            assert!(seconds < 150, "it goes on at {rate}, {connection}");
+        }
+        assert!(seconds > 55, "{seconds} s at {rate}, {connection}");
     }
 }
 
@@ -292,5 +353,147 @@ fn a_fast_download_is_not_ended_for_others() {
         }
         let part = rig.socket(handle).recv(|bytes| (bytes.len().min(4000), bytes.len().min(4000)));
         came += part.expect("it goes on");
+    }
+}
+
+/// Each of its requests has a body that is late, and the answers are short: 150 bytes a second in all.
+#[test]
+fn requests_buy_no_patience_but_by_their_bytes() {
+    let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+    rig.pace = PACE;
+    let handle = connect(&mut rig, 4096, 20_000);
+    rig.send(handle, b"GET /one HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
+    let began = rig.nanoseconds;
+    while rig.socket(handle).may_send() && rig.socket(handle).may_recv() {
+        rig.wait(2);
+        rig.take(handle);
+        let _ = rig.socket(handle).send_slice(b"xGET /one HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
+        assert!(rig.nanoseconds - began < 60 * SECOND, "it goes on");
+    }
+}
+
+/// For some minutes: a request at a time and many at once, some with a body that comes a moment later, all with pauses.
+#[test]
+fn a_connection_that_is_used_now_and_then_is_kept() {
+    let get: &[u8] = b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n";
+    let post: &[u8] = b"POST /one HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n";
+    for (request, body, count, pause) in
+        [(get, 0, 1, 3000), (get, 0, 1, 14_000), (get, 0, 16, 2000), (get, 0, 1, 50), (post, 100, 1, 3000)]
+    {
+        let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+        rig.pace = PACE;
+        let handle = rig.connect();
+        let began = rig.nanoseconds;
+        while rig.nanoseconds - began < 180 * SECOND {
+            rig.send(handle, &request.repeat(count));
+            if body > 0 {
+                // A round trip over a satellite.
+                rig.run(120);
+                rig.send(handle, &pattern(body));
+            }
+            rig.run(20);
+            let answers = rig.take(handle);
+            let answers = String::from_utf8_lossy(&answers);
+            assert_eq!(answers.matches("HTTP/1.1 ").count(), count, "{answers}");
+            rig.run(pause / 5);
+        }
+        assert!(rig.socket(handle).may_send() && rig.socket(handle).may_recv(), "{}", rig.socket(handle).state());
+    }
+}
+
+/// Its request comes 150 ms after its connection, in one piece or two, while another client connects; the others take 1,500
+/// bytes a second.
+#[test]
+fn a_client_that_is_far_away_is_served_while_places_are_free() {
+    for (readers, first) in [(10, ""), (50, ""), (50, "GET /one HT"), (56, ""), (56, "GET /one HT")] {
+        let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
+        rig.pace = PACE;
+        let first_of_all = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mut crowd =
+            Crowd::new(Attack { first: first_of_all, takes: 3000, window: 8192, every: 2, ..SENDS }, readers);
+        let mut go = |rig: &mut Rig, steps: usize| {
+            for _ in 0..steps {
+                crowd.act(rig);
+                rig.step();
+            }
+        };
+        go(&mut rig, 2000);
+        for round in 0..10 {
+            let far = rig.connect();
+            go(&mut rig, 4);
+            rig.socket(far).send_slice(first.as_bytes()).unwrap();
+            go(&mut rig, 16);
+            let near = rig.connect();
+            go(&mut rig, 10);
+            let rest = &"GET /one HTTP/1.1\r\nHost: a\r\n\r\n"[first.len()..];
+            rig.socket(far).send_slice(rest.as_bytes()).unwrap_or_else(|_| panic!("round {round} beside {readers}"));
+            go(&mut rig, 40);
+            let answer = rig.take(far);
+            assert!(answer.ends_with(b"\r\n\r\n1"), "round {round} beside {readers}, {first:?} first: {answer:?}");
+            for handle in [far, near] {
+                rig.socket(handle).abort();
+            }
+            go(&mut rig, 20);
+            for handle in [far, near] {
+                rig.client.sockets.remove(handle);
+            }
+        }
+    }
+}
+
+/// All the others are faster, and they want more places than there are.
+#[test]
+fn a_client_just_above_the_rate_of_pressure_is_not_ended_for_others() {
+    for ring_out in [16 * 1024, 256 * 1024] {
+        let mut rig = Rig::new(Setup { site: site(), ring_out, ..Setup::default() });
+        // A window of 4096 bytes would let no more than 13,700 bytes a second through to one who reads ten times a second.
+        let handle = connect(&mut rig, 16 * 1024, 9_000);
+        rig.send(handle, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+        rig.pace = PACE;
+        let first = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mut crowd = Crowd::new(Attack { first, takes: 40_000, window: 40_000, every: 1, ..SENDS }, 70);
+        let mut came = 0;
+        while came < 600_000 {
+            for _ in 0..20 {
+                crowd.act(&mut rig);
+                rig.step();
+            }
+            let part = rig.socket(handle).recv(|bytes| (bytes.len().min(1700), bytes.len().min(1700)));
+            came += part.unwrap_or_else(|_| panic!("{came} bytes came"));
+        }
+    }
+}
+
+/// Whoever takes more than 16,000 bytes a second, while others wait: beside slow peers, and beside
+/// fast ones that have all places.
+#[test]
+fn a_client_above_the_pressed_rate_is_not_ended_to_the_last_byte() {
+    const LARGE: &[u8] = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n";
+    let busy = Attack { first: LARGE, takes: 40_000, window: 40_000, every: 1, ..SENDS };
+    let silent = Attack { every: 1, ..SENDS };
+    let once = Attack { first: b"GET /middle HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", ..READS };
+    for (attack, peers) in [(once, 128), (silent, 200), (Attack { first: LARGE, ..READS }, 128), (busy, 70)] {
+        for (rate, connection, length, ring_out) in [
+            (16_500, "close", 300_000, 256 * 1024),
+            (17_000, "close", 600_000, 256 * 1024),
+            (18_000, "close", 400_000, 256 * 1024),
+            (18_000, "close", 400_000, 16 * 1024),
+            (20_000, "keep-alive", 600_000, 16 * 1024),
+        ] {
+            let mut rig = Rig::new(Setup { site: site(), ring_out, ..Setup::default() });
+            let handle = asks_for(&mut rig, 16 * 1024, connection, length);
+            rig.pace = PACE;
+            let mut crowd = Crowd::new(attack, peers);
+            let mut came = 0;
+            while came < length && rig.socket(handle).may_recv() {
+                for _ in 0..20 {
+                    crowd.act(&mut rig);
+                    rig.step();
+                }
+                let most = rate / 10;
+                came += rig.socket(handle).recv(|bytes| (bytes.len().min(most), bytes.len().min(most))).unwrap_or(0);
+            }
+            assert!(came >= length, "{came} of {length} at {rate} bytes a second, {connection}, {ring_out}");
+        }
     }
 }

@@ -184,7 +184,7 @@ impl Machine {
         let now = self.now();
         let next = self.kernel().next(now);
         let Some(service) = next.service else {
-            let later = next.timer.min(until).max(now + 1);
+            let later = next.time().min(until).max(now + 1);
             self.xen().advance(later - now);
             return Step::Idle;
         };
