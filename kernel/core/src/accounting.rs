@@ -49,6 +49,7 @@ impl Accounting {
 
     /// Charges the time until `now`, when `service` entered the kernel because of `payer`: of itself by a system call or a
     /// fault, or by an interrupt that was its own or another's. What the interrupt has cost until `now` is the payer's.
+    #[inline]
     pub fn entered(&mut self, scheduler: &mut Scheduler, service: u8, payer: u8, now: u64) {
         let elapsed = now.saturating_sub(self.charged);
         let interrupt = if payer == service { 0 } else { elapsed.min(self.costs.interrupt) };
@@ -89,16 +90,16 @@ impl Accounting {
         if next.service.is_some() {
             deadline.at = deadline.at.max(now.saturating_add(self.costs.grain));
         }
-        let alarm = deadline.or_sooner(next.budget);
-        let late = alarm.at < self.timer.at || (self.timer.at <= now && alarm.at != u64::MAX);
-        if !late && self.payer != next.service {
-            // If it is set for the end of a budget, that now comes later, because of the payer.
-            self.timer.owner = self.timer.owner.or(self.payer);
+        let at = deadline.at.min(next.budget.at);
+        if at >= self.timer.at && self.timer.at > now || at == u64::MAX {
+            if self.timer.owner.is_none() && self.payer != next.service {
+                // It is set for the end of a budget, which now comes later because of the payer.
+                self.timer.owner = self.payer;
+            }
+            return None;
         }
-        late.then(|| {
-            self.timer = alarm;
-            alarm.at
-        })
+        self.timer = deadline.or_sooner(next.budget);
+        Some(at)
     }
 
     /// Notes that the timer fired. Returns the service that pays; none is the one that ran.

@@ -82,6 +82,8 @@ pub struct Scheduler {
     order: [u8; MAX_SERVICES],
     /// The places of those that are ready.
     ready: u16,
+    /// The services that wait for a time, a bit each.
+    timed: u16,
     /// No service waits for a time before this one. Its owner waits for it, or did.
     deadline: Alarm,
     /// Perhaps none waits for this one any more, either.
@@ -102,7 +104,7 @@ impl Scheduler {
     /// A scheduler of services with these priorities, budgets and periods.
     pub(crate) fn of(services: impl Iterator<Item = (u8, u64, u64)>) -> Scheduler {
         let (entries, order) = ([Entry::NONE; MAX_SERVICES], [0; MAX_SERVICES]);
-        let mut scheduler = Scheduler { entries, order, ready: 0, deadline: Alarm::NEVER, stale: false };
+        let mut scheduler = Scheduler { entries, order, ready: 0, timed: 0, deadline: Alarm::NEVER, stale: false };
         let mut priorities = [0; MAX_SERVICES];
         for (index, (priority, budget, period)) in services.enumerate().take(MAX_SERVICES) {
             priorities[index] = priority;
@@ -133,11 +135,15 @@ impl Scheduler {
         if entry.state == State::Stopped {
             return;
         }
-        self.stale |= matches!(entry.state, State::Waiting(deadline) if deadline == self.deadline.at);
+        self.stale |= self.deadline.owner == Some(service);
         entry.state = state;
-        let bit = 1 << (entry.place & 15);
-        self.ready = if state == State::Ready { self.ready | bit } else { self.ready & !bit };
-        if let State::Waiting(deadline) = state {
+        let (place, bit) = (1 << (entry.place & 15), 1 << (service & 15));
+        self.ready = if state == State::Ready { self.ready | place } else { self.ready & !place };
+        self.timed &= !bit;
+        if let State::Waiting(deadline) = state
+            && deadline != u64::MAX
+        {
+            self.timed |= bit;
             self.waits_until(service, deadline);
         }
     }
@@ -154,6 +160,7 @@ impl Scheduler {
     }
 
     /// Charges a service for `elapsed` ns that end at `now`. What it then owes beyond a limit is forgiven.
+    #[inline]
     pub fn charge(&mut self, service: u8, elapsed: u64, now: u64) {
         if let Some(entry) = self.entries.get_mut(usize::from(service)) {
             entry.charge(elapsed, now, entry.limit);
@@ -198,15 +205,18 @@ impl Scheduler {
     /// Makes those ready whose time has come, and finds the earliest time that others wait for.
     fn look_at_deadlines(&mut self, now: u64) {
         (self.deadline, self.stale) = (Alarm::NEVER, false);
-        for service in 0..MAX_SERVICES as u8 {
+        let mut timed = self.timed;
+        while timed != 0 {
+            let service = timed.trailing_zeros() as u8 & 15;
+            timed &= timed - 1;
             let entry = &mut self.entries[usize::from(service)];
             match entry.state {
-                State::Waiting(deadline) if deadline <= now => {
+                State::Waiting(deadline) if deadline > now => self.waits_until(service, deadline),
+                _ => {
                     entry.state = State::Ready;
                     self.ready |= 1 << (entry.place & 15);
+                    self.timed &= !(1 << service);
                 }
-                State::Waiting(deadline) => self.waits_until(service, deadline),
-                State::Ready | State::Stopped => {}
             }
         }
     }
@@ -227,22 +237,29 @@ impl Next {
 
 impl Entry {
     /// Charges for `elapsed` ns that end at `now`, up to `most` in the window of each.
+    #[inline]
     fn charge(&mut self, elapsed: u64, now: u64, most: u64) {
-        if now >= self.end {
-            // What was before the window that begins is no use of it.
-            let before = elapsed.saturating_sub(now % self.period);
-            self.take(before, most);
-            self.renew(now);
-            self.take(elapsed - before, most);
-        } else {
+        if now < self.end {
             self.take(elapsed, most);
+        } else {
+            self.charge_across(elapsed, now, most);
         }
         self.total = self.total.saturating_add(elapsed);
     }
 
+    /// Charges for `elapsed` ns of which some lie before the window that begins: they are no use of it.
+    #[cold]
+    fn charge_across(&mut self, elapsed: u64, now: u64, most: u64) {
+        let before = elapsed.saturating_sub(now % self.period);
+        self.take(before, most);
+        self.renew(now);
+        self.take(elapsed - before, most);
+    }
+
     /// Takes `elapsed` ns from the budget of the present window. What was owed before stays owed, whatever `most` is.
     fn take(&mut self, elapsed: u64, most: u64) {
-        self.used = self.used.saturating_add(elapsed).min(most.max(self.used));
+        let used = self.used.saturating_add(elapsed);
+        self.used = if used <= most { used } else { most.max(self.used) };
     }
 
     /// Returns when the window begins in which it has budget again, now that it has none. No sooner look is of use.
@@ -254,10 +271,15 @@ impl Entry {
 
     /// Begins a new window if `now` lies in one. What was used beyond the budget, because a timer came late, is owed:
     /// so the share holds over time whatever the machine's timers do.
+    #[inline]
     fn renew(&mut self, now: u64) {
-        if now < self.end {
-            return;
+        if now >= self.end {
+            self.begin(now);
         }
+    }
+
+    #[cold]
+    fn begin(&mut self, now: u64) {
         let passed = (now - self.end) / self.period + 1;
         self.used = self.used.saturating_sub(self.budget.saturating_mul(passed));
         self.end = (now / self.period + 1).saturating_mul(self.period);

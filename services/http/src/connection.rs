@@ -18,11 +18,11 @@ const REQUEST: Duration = Duration::from_secs(10);
 /// How long a connection may be idle between requests.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How far a connection may be behind the least rate, which it is measured by while a request's body is due
-/// or a response is not taken.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// or a response is not taken, in ns.
+const PATIENCE: u64 = 30_000_000_000;
 /// How far behind it is spared although others wait to connect: tcpip tells of what it sends of the
-/// archive once a second.
-const SPARED: Duration = Duration::from_secs(2);
+/// archive once a second. In ns.
+const SPARED: u64 = 2_000_000_000;
 /// Nanoseconds that a byte takes at the least rate, 500 bytes a second.
 const BYTE: u64 = 2_000_000;
 /// The same while others wait to connect: 16,000 bytes a second.
@@ -131,13 +131,33 @@ pub struct Connection {
     content: Rest,
     /// When it last got on.
     since: Instant,
-    /// When its patience ends. Each byte puts this off by the time that it takes at the least rate, to
-    /// [`PATIENCE`] from now at the latest; a new request or response does not.
-    until: Instant,
-    /// Since when its patience has stood still, for nothing is due from the peer.
-    resting: Option<Instant>,
+    /// How long its peer may be behind the least rate. Each byte adds the time that it takes at that rate, up to
+    /// [`PATIENCE`]; a new request or response does not.
+    patience: Patience,
+    /// The timer of its deadline has fired since it was last attended to.
+    fired: bool,
     /// The list that it is in, and since when.
     pub listed: Option<(usize, Instant)>,
+}
+
+/// How much longer a peer may be slow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Patience {
+    /// Nothing is due from the peer. This is left for later, in ns.
+    Left(u64),
+    /// Something is due. The connection is ended at this time.
+    Until(Instant),
+}
+
+/// Returns the time `nanoseconds` after `start`.
+fn after(start: Instant, nanoseconds: u64) -> Instant {
+    Instant(start.0.saturating_add(nanoseconds))
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience::Left(PATIENCE)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -151,8 +171,7 @@ enum Rest {
 impl Connection {
     /// It was just accepted.
     pub fn accept(&mut self, now: Instant) {
-        let (since, until, resting) = (now, now + PATIENCE, Some(now));
-        *self = Connection { state: State::Open, since, until, resting, noted: self.noted, ..Connection::default() };
+        *self = Connection { state: State::Open, since: now, noted: self.noted, ..Connection::default() };
     }
 
     /// It is no more.
@@ -172,7 +191,7 @@ impl Connection {
 
     /// Whether the index is in use.
     pub fn in_use(&self) -> bool {
-        self.state != State::Free
+        !matches!(self.state, State::Free)
     }
 
     /// Whether it is about to be free.
@@ -182,13 +201,13 @@ impl Connection {
 
     /// Returns since when it has waited for a request, if it does nothing else.
     fn idle_since(&self) -> Option<Instant> {
-        (self.state == State::Open && !self.is_busy()).then_some(self.since)
+        (matches!(self.state, State::Open) && !self.is_busy()).then_some(self.since)
     }
 
     /// Returns the list of those that it is to be among, if it may be ended for others that wait to connect
     /// without the loss of a transfer, and since when.
     pub fn dispensable(&self) -> Option<(usize, Instant)> {
-        let refused = self.state == State::Lingering && self.is_sent();
+        let refused = matches!(self.state, State::Lingering) && self.is_sent();
         let asking = !refused && (!self.served || self.available > 0);
         let since = self.idle_since().or(refused.then_some(self.since))?;
         Some((if asking { ASKING } else { IDLE }, since))
@@ -199,36 +218,42 @@ impl Connection {
         !self.is_quiet() || self.discard > 0
     }
 
-    /// The peer sent or took `bytes`, while others wait to connect (`pressed`) or not.
-    fn got_on(&mut self, bytes: u32, pressed: bool, now: Instant) {
-        let bought = Duration::from_nanos(u64::from(bytes) * if pressed { BYTE_PRESSED } else { BYTE });
-        let rested = self.resting.as_mut().map_or(Duration::ZERO, |since| now - core::mem::replace(since, now));
-        self.until = (self.until + rested + bought).min(now + PATIENCE);
+    /// Takes note that the peer sent or took `bytes`, while others wait to connect (`pressed`) or not.
+    pub fn got_on(&mut self, bytes: u32, pressed: bool, now: Instant) {
+        let gained = u64::from(bytes) * if pressed { BYTE_PRESSED } else { BYTE };
+        self.patience = match self.patience {
+            Patience::Left(left) => Patience::Left((left + gained).min(PATIENCE)),
+            Patience::Until(end) => Patience::Until(after(end, gained).min(after(now, PATIENCE))),
+        };
     }
 
-    /// From now on something is due from the peer.
-    fn resume(&mut self, now: Instant) {
-        self.got_on(0, false, now);
-        self.resting = None;
+    /// Lets its patience run out while something is due from the peer, and keeps it otherwise.
+    pub fn update_patience(&mut self, now: Instant) {
+        match self.patience {
+            Patience::Left(left) if self.is_busy() => self.patience = Patience::Until(after(now, left)),
+            Patience::Until(end) if !self.is_busy() => self.patience = Patience::Left(end.0.saturating_sub(now.0)),
+            Patience::Left(_) | Patience::Until(_) => {}
+        }
     }
 
-    /// Lets its patience stand still if nothing is due from the peer.
-    pub fn rest(&mut self, now: Instant) {
-        if self.resting.is_none() && !self.is_busy() {
-            self.resting = Some(now);
+    /// Returns when the peer has been behind for too long.
+    fn patience_ends(&self) -> Instant {
+        match self.patience {
+            Patience::Left(left) => after(self.since, left),
+            Patience::Until(end) => end,
         }
     }
 
     /// Returns from when on the transfer that it is busy with, if any, may be ended for others that wait to connect.
     pub fn spared_until(&self) -> Option<Instant> {
         let busy = matches!(self.state, State::Open | State::Lingering) && self.is_busy();
-        busy.then(|| Instant(self.until.0.saturating_sub((PATIENCE - SPARED).as_nanos() as u64)))
+        busy.then(|| Instant(self.patience_ends().0.saturating_sub(PATIENCE - SPARED)))
     }
 
     /// Ends it for others that wait to connect.
     pub fn yield_place(&mut self) {
         // A closed connection keeps its place until its peer has answered; a peer that was refused may not.
-        self.end(if self.state == State::Open && !self.is_busy() { Ending::Close } else { Ending::Abort });
+        self.end(if matches!(self.state, State::Open) && !self.is_busy() { Ending::Close } else { Ending::Abort });
     }
 
     /// Whether there is nothing of a response that is ours to see to.
@@ -241,16 +266,15 @@ impl Connection {
         self.unsent == 0 && self.constant == 0
     }
 
-    /// Takes note of `length` bytes that came, while others wait to connect (`pressed`) or not.
+    /// Takes note of `length` bytes that came.
     ///
     /// # Errors
     /// More than the ring holds.
-    pub fn received(&mut self, length: u32, ring: Ring, pressed: bool, now: Instant) -> Result<(), Breach> {
+    pub fn received(&mut self, length: u32, ring: Ring, now: Instant) -> Result<(), Breach> {
         let standing = u64::from(self.available) + u64::from(self.consumed) + u64::from(length);
         if standing > ring.size as u64 {
             return Err(Breach);
         }
-        self.got_on(length, pressed, now);
         if self.discard > 0 {
             self.since = now;
         } else if self.available == 0 && self.idle_since().is_some() {
@@ -261,19 +285,17 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes note that tcpip took `length` bytes of the ring, and `constant` of the archive, while others
-    /// wait to connect (`pressed`) or not.
+    /// Takes note that tcpip took `length` bytes of the ring, and `constant` of the archive.
     ///
     /// # Errors
     /// More than there were.
-    pub fn sent(&mut self, length: u32, constant: u32, pressed: bool, now: Instant) -> Result<(), Breach> {
+    pub fn sent(&mut self, length: u32, constant: u32, now: Instant) -> Result<(), Breach> {
         let announced = if self.announce.is_some() { 0 } else { self.constant };
         if length > self.unsent.saturating_sub(self.written) || constant > announced {
             return Err(Breach);
         }
         self.unsent -= length;
         self.constant -= constant;
-        self.got_on(length.saturating_add(constant), pressed, now);
         // What was done quietly was done long before we hear of it.
         if !core::mem::take(&mut self.quiet) {
             self.since = now;
@@ -314,14 +336,23 @@ impl Connection {
 
     /// Returns when its patience ends.
     pub fn deadline(&self) -> Option<Instant> {
-        let patience = match self.state {
+        Some(match self.state {
             State::Free | State::Ending(_) | State::Ended => return None,
-            State::Lingering if self.is_sent() => LINGER,
-            _ if self.is_busy() => return Some(self.until),
-            _ if self.available > 0 || !self.served => REQUEST,
-            _ => KEEP_ALIVE,
-        };
-        Some(self.since + patience)
+            State::Lingering if self.is_sent() => self.since + LINGER,
+            _ if self.is_busy() => self.patience_ends(),
+            _ if self.available > 0 || !self.served => self.since + REQUEST,
+            _ => self.since + KEEP_ALIVE,
+        })
+    }
+
+    /// Its timer has fired.
+    pub fn timer_fired(&mut self) {
+        self.fired = true;
+    }
+
+    /// Returns `true` once after its timer has fired, if its deadline has not moved since.
+    pub fn is_expired(&mut self, now: Instant) -> bool {
+        core::mem::take(&mut self.fired) && self.deadline().is_some_and(|deadline| deadline <= now)
     }
 
     /// Its patience has ended.
@@ -342,13 +373,13 @@ impl Connection {
     /// Goes on as far as the rings allow. Answers whether there is more to do at once.
     pub fn pump<M: Memory>(&mut self, index: usize, world: &mut World<'_, M>) -> bool {
         for _ in 0..REQUESTS {
-            if self.state == State::Lingering {
+            if matches!(self.state, State::Lingering) {
                 self.throw_away(u64::MAX);
                 if self.peer_closed {
                     self.close();
                 }
             }
-            if self.state != State::Open {
+            if !matches!(self.state, State::Open) {
                 return false;
             }
             self.send_content(index, world);
@@ -367,7 +398,7 @@ impl Connection {
                 None => self.serve(index, world),
             };
             if !got_on {
-                if self.peer_closed && self.state == State::Open && self.is_sent() {
+                if self.peer_closed && matches!(self.state, State::Open) && self.is_sent() {
                     self.close();
                 }
                 return false;
@@ -458,7 +489,6 @@ impl Connection {
             }
             self.put(index, CONTINUE, world);
         }
-        self.resume(world.now);
         self.discard = sink.length;
         self.sink = Some(sink);
         self.since = world.now;
@@ -481,7 +511,6 @@ impl Connection {
         if self.room(world.layout, index) < head.len() {
             return false;
         }
-        self.resume(world.now);
         self.put(index, head, world);
         self.content = match response.content {
             Content::Nothing => Rest::Nothing,
@@ -555,7 +584,7 @@ impl Connection {
         let connection = Index(index);
         if (self.written > 0 || self.announce.is_some()) && !self.over {
             let constant = self.announce.map(|offset| Constant { offset, length: self.constant });
-            let idle = self.state == State::Open && self.content == Rest::Nothing && self.available == 0;
+            let idle = matches!(self.state, State::Open) && self.content == Rest::Nothing && self.available == 0;
             let quiet = idle && !self.close && self.discard == 0 && !self.peer_closed && !self.watched;
             let (consumed, length) = (self.consumed, self.written);
             if push(Ask::Send { connection, consumed, length, constant, quiet }) {
@@ -584,7 +613,7 @@ impl Connection {
     }
 
     fn free(&mut self) {
-        if self.state == State::Ended && self.over {
+        if matches!(self.state, State::Ended) && self.over {
             self.forget();
         }
     }

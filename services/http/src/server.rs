@@ -175,13 +175,19 @@ impl<S: System, M: Memory> Http<S, M> {
                 let ring = self.layout.ring_in(connection);
                 self.with(connection, |connection| {
                     if sent > 0 || constant > 0 {
-                        connection.sent(sent, constant, pressed, now)?;
+                        connection.sent(sent, constant, now)?;
                     }
-                    connection.received(length, ring, pressed, now)
+                    connection.received(length, ring, now)?;
+                    connection.got_on(length.saturating_add(sent).saturating_add(constant), pressed, now);
+                    Ok(())
                 });
             }
             Reply::Sent { connection, length, constant } => {
-                self.with(connection, |connection| connection.sent(length, constant, pressed, now));
+                self.with(connection, |connection| {
+                    connection.sent(length, constant, now)?;
+                    connection.got_on(length.saturating_add(constant), pressed, now);
+                    Ok(())
+                });
             }
             Reply::PeerClosed { connection } => self.with(connection, |connection| {
                 connection.peer_closed();
@@ -309,7 +315,7 @@ impl<S: System, M: Memory> Http<S, M> {
     /// Lets the connections go on of which there is something new. Answers whether there is more to do at once.
     fn attend(&mut self, now: Instant) -> bool {
         while let Some(index) = self.timers.expired(now) {
-            self.change(index, |_| ());
+            self.change(index, Connection::timer_fired);
         }
         if self.news.is_empty() {
             return false;
@@ -339,14 +345,14 @@ impl<S: System, M: Memory> Http<S, M> {
             let Some(connection) = self.connections.get_mut(usize::from(index)) else { continue };
             let was = connection.is_ending();
             let mut again = connection.pump(usize::from(index), &mut world);
-            if connection.deadline().is_some_and(|deadline| deadline <= now) {
+            if connection.is_expired(now) {
                 connection.expire(usize::from(index), &mut world);
                 again |= connection.pump(usize::from(index), &mut world);
             }
             let requests = &mut self.socket.requests;
             let told = connection.tell(index, |ask| requests.push(&ask).is_ok());
             self.ending = self.ending + usize::from(connection.is_ending()) - usize::from(was);
-            connection.rest(now);
+            connection.update_patience(now);
             let listed = connection.dispensable();
             match listed {
                 Some((list, _)) if listed != connection.listed => self.dispensable.join(index, list),

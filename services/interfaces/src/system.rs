@@ -130,8 +130,8 @@ impl Instant {
 impl Add<Duration> for Instant {
     type Output = Instant;
     fn add(self, duration: Duration) -> Instant {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        Instant(self.0.saturating_add(nanos))
+        let seconds = duration.as_secs().saturating_mul(1_000_000_000);
+        Instant(self.0.saturating_add(seconds).saturating_add(u64::from(duration.subsec_nanos())))
     }
 }
 
