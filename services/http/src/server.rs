@@ -50,7 +50,9 @@ pub struct Http<S, M> {
     referring: bool,
     /// Peers may send to `/sink`.
     sink: bool,
+    /// Those whose index was in use once; there is room for `most` of them.
     connections: Vec<Connection>,
+    most: usize,
     /// Connections of which there is something new.
     news: Vec<u16>,
     /// Connections that are idle or have not asked to the end, the longest first.
@@ -90,7 +92,6 @@ impl<S: System, M: Memory> Http<S, M> {
             && dispensable.is_some()
             && timers.is_some();
         if room {
-            connections.resize_with(layout.connections, Connection::default);
             scratch.resize(Layout::SMALL_IN, 0);
         } else {
             caps.console.line(format_args!("the heap is too small for {} connections", layout.connections));
@@ -123,6 +124,7 @@ impl<S: System, M: Memory> Http<S, M> {
             referring: false,
             sink,
             connections,
+            most: if room { layout.connections } else { 0 },
             news,
             dispensable: dispensable.unwrap_or_default(),
             timers: timers.unwrap_or_default(),
@@ -153,7 +155,7 @@ impl<S: System, M: Memory> Http<S, M> {
                         self.dispensable.leave(index);
                     }
                 }
-                self.listen = !self.connections.is_empty();
+                self.listen = self.most > 0;
                 self.referring = constant > 0 && constant == self.site_bytes.len() as u64;
             }
             Reply::Network { address: [a, b, c, d], .. } => {
@@ -164,7 +166,11 @@ impl<S: System, M: Memory> Http<S, M> {
                 self.owed = self.needed.max(1);
             }
             Reply::Accepted { connection, .. } => {
-                let unused = self.connections.get(usize::from(connection.0)).is_some_and(|place| !place.in_use());
+                let index = usize::from(connection.0);
+                if index >= self.connections.len() && index < self.most {
+                    self.connections.resize_with(index + 1, Connection::default);
+                }
+                let unused = self.connections.get(index).is_some_and(|place| !place.in_use());
                 if unused {
                     self.change(connection.0, |place| place.accept(now));
                 } else {
