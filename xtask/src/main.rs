@@ -4,6 +4,7 @@
 mod backend;
 mod bench;
 mod boot;
+mod clamps;
 mod dist;
 mod fuzz;
 mod image;

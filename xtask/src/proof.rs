@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use cloister_policy::verify::{Against, verify};
 
-use crate::image;
+use crate::{clamps, image};
 
 /// The crates of programs that must not hold, and what must be found in them, among much else.
 const REFUSED: [(&str, &[&str]); 3] = [
@@ -21,6 +21,7 @@ pub fn prove(policy: &Path) -> Result<()> {
     let elf = folder.join("cloister.elf");
     let file = std::fs::read(&elf).with_context(|| elf.display().to_string())?;
     let text = std::fs::read_to_string(policy).with_context(|| policy.display().to_string())?;
+    clamps::check(&folder.join("kernel.elf"))?;
     let symbols = symbols(policy, &folder)?;
     let verdict = verify(&file, &Against { policy: Some(&text), symbols: &symbols, ..Against::default() })?;
     let refused = REFUSED.iter().find(|(program, _)| text.contains(program));

@@ -7,6 +7,9 @@ use crate::schedule::{Alarm, Next, Scheduler};
 const INTERRUPT: (u64, u64) = (1_000, 100_000);
 /// The least and the most time to the next deadline while a service runs, in ns.
 const GRAIN: (u64, u64) = (50_000, 500_000);
+/// The most time that the timer is set for, in ns: Xen takes more than 2^50 for a mistake and fires much sooner
+/// (`do_set_timer_op` in xen/common/sched/core.c).
+const FARTHEST: u64 = 1 << 49;
 /// The time to the next deadline, in costs of an interrupt.
 const GRAIN_IN_INTERRUPTS: u64 = 16;
 
@@ -99,7 +102,8 @@ impl Accounting {
             return None;
         }
         self.timer = deadline.or_sooner(next.budget);
-        Some(at)
+        self.timer.at = at.min(now.saturating_add(FARTHEST));
+        Some(self.timer.at)
     }
 
     /// Notes that the timer fired. Returns the service that pays; none is the one that ran.

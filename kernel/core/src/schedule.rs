@@ -50,7 +50,7 @@ pub struct Next {
     pub service: Option<u8>,
     /// When the budget of the service ends, or a more urgent one that is ready has budget again.
     pub budget: Alarm,
-    /// When the time comes that one waits for.
+    /// When the time comes that a more urgent one waits for.
     pub deadline: Alarm,
 }
 
@@ -80,14 +80,8 @@ pub struct Scheduler {
     entries: [Entry; MAX_SERVICES],
     /// Services by falling priority.
     order: [u8; MAX_SERVICES],
-    /// The places of those that are ready.
-    ready: u16,
-    /// The services that wait for a time, a bit each.
-    timed: u16,
-    /// No service waits for a time before this one. Its owner waits for it, or did.
-    deadline: Alarm,
-    /// Perhaps none waits for this one any more, either.
-    stale: bool,
+    /// The places of those that are ready, or wait for a time.
+    active: u16,
 }
 
 const_assert!(MAX_SERVICES <= u16::BITS as usize);
@@ -104,20 +98,20 @@ impl Scheduler {
     /// A scheduler of services with these priorities, budgets and periods.
     pub(crate) fn of(services: impl Iterator<Item = (u8, u64, u64)>) -> Scheduler {
         let (entries, order) = ([Entry::NONE; MAX_SERVICES], [0; MAX_SERVICES]);
-        let mut scheduler = Scheduler { entries, order, ready: 0, timed: 0, deadline: Alarm::NEVER, stale: false };
+        let mut scheduler = Scheduler { entries, order, active: 0 };
         let mut priorities = [0; MAX_SERVICES];
         for (index, (priority, budget, period)) in services.enumerate().take(MAX_SERVICES) {
             priorities[index] = priority;
             let limit = budget.saturating_add(budget.saturating_mul(MOST_OWED.0).max(MOST_OWED.1));
             scheduler.entries[index] = Entry { state: State::Ready, budget, period, limit, ..Entry::NONE };
-            scheduler.ready |= 1 << index;
+            scheduler.active |= 1 << index;
             // Behind those that are as urgent.
             let before = |other: &u8| priorities[usize::from(*other)] >= priority;
             let place = scheduler.order[..index].partition_point(before);
             scheduler.order[index] = index as u8;
             scheduler.order[place..=index].rotate_right(1);
         }
-        for (place, index) in scheduler.order.into_iter().enumerate().take(scheduler.ready.count_ones() as usize) {
+        for (place, index) in scheduler.order.into_iter().enumerate().take(scheduler.active.count_ones() as usize) {
             scheduler.entries[usize::from(index)].place = place as u8;
         }
         scheduler
@@ -135,21 +129,10 @@ impl Scheduler {
         if entry.state == State::Stopped {
             return;
         }
-        self.stale |= self.deadline.owner == Some(service);
         entry.state = state;
-        let (place, bit) = (1 << (entry.place & 15), 1 << (service & 15));
-        self.ready = if state == State::Ready { self.ready | place } else { self.ready & !place };
-        self.timed &= !bit;
-        if let State::Waiting(deadline) = state
-            && deadline != u64::MAX
-        {
-            self.timed |= bit;
-            self.waits_until(service, deadline);
-        }
-    }
-
-    fn waits_until(&mut self, service: u8, deadline: u64) {
-        self.deadline = self.deadline.or_sooner(Alarm { at: deadline, owner: Some(service) });
+        let bit = 1 << (entry.place & 15);
+        let active = !matches!(state, State::Stopped | State::Waiting(u64::MAX));
+        self.active = if active { self.active | bit } else { self.active & !bit };
     }
 
     /// Something came for a service: if it waits, it is ready.
@@ -181,15 +164,23 @@ impl Scheduler {
     }
 
     /// Chooses who runs at `now`, and when to choose again.
+    ///
+    /// The time that a less urgent service waits for changes nothing while the chosen one runs, so it is no time to choose again:
+    /// its interrupt would take time of a service that may have none to spare.
     pub fn next(&mut self, now: u64) -> Next {
-        if self.stale || self.deadline.at <= now {
-            self.look_at_deadlines(now);
-        }
-        let mut next = Next { service: None, budget: Alarm::NEVER, deadline: self.deadline };
-        let mut ready = self.ready;
-        while ready != 0 {
-            let index = self.order[ready.trailing_zeros() as usize & 15];
+        let mut next = Next { service: None, budget: Alarm::NEVER, deadline: Alarm::NEVER };
+        let mut active = self.active;
+        while active != 0 {
+            let index = self.order[active.trailing_zeros() as usize & 15];
+            active &= active - 1;
             let entry = &mut self.entries[usize::from(index & 15)];
+            if let State::Waiting(deadline) = entry.state {
+                if deadline > now {
+                    next.deadline = next.deadline.or_sooner(Alarm { at: deadline, owner: Some(index) });
+                    continue;
+                }
+                entry.state = State::Ready;
+            }
             entry.renew(now);
             if let left @ 1.. = entry.budget.saturating_sub(entry.used) {
                 next.service = Some(index);
@@ -197,28 +188,8 @@ impl Scheduler {
                 break;
             }
             next.look_at(entry.has_budget_at(), Some(index));
-            ready &= ready - 1;
         }
         next
-    }
-
-    /// Makes those ready whose time has come, and finds the earliest time that others wait for.
-    fn look_at_deadlines(&mut self, now: u64) {
-        (self.deadline, self.stale) = (Alarm::NEVER, false);
-        let mut timed = self.timed;
-        while timed != 0 {
-            let service = timed.trailing_zeros() as u8 & 15;
-            timed &= timed - 1;
-            let entry = &mut self.entries[usize::from(service)];
-            match entry.state {
-                State::Waiting(deadline) if deadline > now => self.waits_until(service, deadline),
-                _ => {
-                    entry.state = State::Ready;
-                    self.ready |= 1 << (entry.place & 15);
-                    self.timed &= !(1 << service);
-                }
-            }
-        }
     }
 }
 
@@ -409,7 +380,8 @@ mod tests {
                 matches!(entry.state, State::Waiting(deadline) if deadline <= now) || entry.state == State::Ready;
             let left = entry.budget.saturating_sub(entry.used);
             match entry.state {
-                State::Waiting(deadline) if deadline > now => timer = timer.min(deadline),
+                State::Waiting(deadline) if deadline > now && chosen.is_none() => timer = timer.min(deadline),
+                State::Waiting(deadline) if deadline > now => {}
                 _ if more && chosen.is_none() && left > 0 => (chosen, timer) = (Some(index), timer.min(now + left)),
                 _ if more && chosen.is_none() => timer = timer.min(first_with_budget(*entry)),
                 _ => {}

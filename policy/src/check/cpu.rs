@@ -1,32 +1,34 @@
 //! The time of the processor: periods, of which the promise of docs/scheduling.md speaks.
 
+use std::cmp::Reverse;
+
 use crate::diagnostic::{Diagnostic, Log};
 use crate::model::{Named, Policy, Service};
 
-/// A service's period is a multiple of the period of each that goes before it. Else one that goes before could take several of
-/// its periods whole.
+/// Checks that a service's period is a multiple of the period of each that goes before it. Otherwise one that goes before
+/// could take several of its periods whole.
 pub(super) fn check(policy: &Policy, log: &mut Log) {
-    let services = &policy.services.items;
+    let mut services: Vec<&Named<Service>> = policy.services.items.iter().collect();
+    services.sort_by_key(|service| (Reverse(service.body.priority), &service.name.value));
+    // One of each length, each a multiple of those before it: there are few.
+    let mut lengths: Vec<&Named<Service>> = Vec::new();
     for service in services {
         let period = &service.body.period_us;
-        let Some(before) = services
-            .iter()
-            .find(|other| goes_before(other, service) && !period.value.is_multiple_of(other.body.period_us.value))
-        else {
-            continue;
-        };
-        let (name, other, length) = (&service.name.value, &before.name.value, before.body.period_us.value);
-        log.push(
-            Diagnostic::at(&period.span, format!("the period of service `{name}` is no multiple of that of `{other}`"))
-                .label(format!("{} µs", period.value))
-                .related(&before.body.period_us.span, format!("{length} µs, and `{other}` goes before `{name}`"))
-                .help(format!("give them the same period, or `{name}` a multiple of {length}")),
-        );
+        match lengths.iter().find(|before| !period.value.is_multiple_of(before.body.period_us.value)) {
+            Some(before) => report(service, before, log),
+            None if lengths.last().is_some_and(|last| last.body.period_us.value == period.value) => {}
+            None => lengths.push(service),
+        }
     }
 }
 
-/// Whether `one` runs first if both can: by its priority, or of equal ones by its name.
-fn goes_before(one: &Named<Service>, other: &Named<Service>) -> bool {
-    let (own, its) = (one.body.priority, other.body.priority);
-    own > its || own == its && one.name.value < other.name.value
+fn report(service: &Named<Service>, before: &Named<Service>, log: &mut Log) {
+    let (period, length) = (&service.body.period_us, &before.body.period_us);
+    let (name, other) = (&service.name.value, &before.name.value);
+    log.push(
+        Diagnostic::at(&period.span, format!("the period of service `{name}` is no multiple of that of `{other}`"))
+            .label(format!("{} µs", period.value))
+            .related(&length.span, format!("{} µs, and `{other}` goes before `{name}`", length.value))
+            .help(format!("give them the same period, or `{name}` a multiple of {}", length.value)),
+    );
 }

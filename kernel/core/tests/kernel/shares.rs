@@ -493,6 +493,37 @@ fn machine() -> impl Strategy<Value = Machine> {
 }
 
 /// Times around those that things take.
+/// Services after the busy one run in the periods that the one before it leaves free, and wait for times in those that it does
+/// not. They would pay for the interrupts, but the busy one would have no time left to make good what it lost.
+#[test]
+fn services_after_it_take_nothing() {
+    for (machine, period, own) in [
+        (HARDWARE, 1_000, 160),
+        (HARDWARE, 1_000, 300),
+        (SLOW, 10_000, 1_300),
+        (SLOW, 10_000, 3_000),
+        (HARDWARE, 10_000, 4_000),
+    ] {
+        for count in [1, 4, 9, 14] {
+            for shift in [70, 80, 90] {
+                let ns = in_ns(period);
+                let mut policy = vec![(90, period - own, period), (50, own, period)];
+                policy.extend(vec![(10, period / 2, period); count]);
+                // In every second period it uses its budget.
+                let spins = in_ns(period - own);
+                let before = Role::Adversary(vec![Step { spins, gives: Gives::Event }], 2 * ns);
+                let mut roles = vec![before, Role::Busy];
+                roles.extend((0..count as u64).map(|index| {
+                    let waits = ns * shift / 100 + index * (ns / (count as u64 + 1));
+                    Role::Adversary(vec![Step { spins: 100, gives: Gives::Until(waits) }], u64::MAX)
+                }));
+                check(machine, &policy, &roles, 200)
+                    .unwrap_or_else(|error| panic!("{machine:?} {own} of {period}, {count} {shift}: {error}"));
+            }
+        }
+    }
+}
+
 fn short() -> impl Strategy<Value = u64> {
     prop_oneof![Just(0), 1_u64..3_000, 1_000_u64..60_000, 10_000_u64..2_000_000]
 }
