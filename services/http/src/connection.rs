@@ -206,6 +206,7 @@ impl Connection {
 
     /// Returns the list of those that it is to be among, if it may be ended for others that wait to connect
     /// without the loss of a transfer, and since when.
+    #[inline]
     pub fn dispensable(&self) -> Option<(usize, Instant)> {
         let refused = matches!(self.state, State::Lingering) && self.is_sent();
         let asking = !refused && (!self.served || self.available > 0);
@@ -335,6 +336,7 @@ impl Connection {
     }
 
     /// Returns when its patience ends.
+    #[inline(always)] // Half of it is also what the list is decided by.
     pub fn deadline(&self) -> Option<Instant> {
         Some(match self.state {
             State::Free | State::Ending(_) | State::Ended => return None,
@@ -352,7 +354,12 @@ impl Connection {
 
     /// Returns `true` once after its timer has fired, if its deadline has not moved since.
     pub fn is_expired(&mut self, now: Instant) -> bool {
-        core::mem::take(&mut self.fired) && self.deadline().is_some_and(|deadline| deadline <= now)
+        core::mem::take(&mut self.fired) && self.is_late(now)
+    }
+
+    #[cold]
+    fn is_late(&self, now: Instant) -> bool {
+        self.deadline().is_some_and(|deadline| deadline <= now)
     }
 
     /// Its patience has ended.

@@ -359,14 +359,14 @@ impl<S: System, M: Memory> Http<S, M> {
             let told = connection.tell(index, |ask| requests.push(&ask).is_ok());
             self.ending = self.ending + usize::from(connection.is_ending()) - usize::from(was);
             connection.update_patience(now);
-            let listed = connection.dispensable();
+            let (deadline, listed) = (connection.deadline(), connection.dispensable());
             match listed {
                 Some((list, _)) if listed != connection.listed => self.dispensable.join(index, list),
                 Some(_) => {}
                 None => self.dispensable.leave(index),
             }
             connection.listed = listed;
-            match connection.deadline() {
+            match deadline {
                 Some(deadline) => self.timers.set(index, deadline),
                 None => self.timers.remove(index),
             }
