@@ -57,7 +57,7 @@ pub trait Platform {
     fn clear(&mut self, frame: cloister_caps::Gfn);
 
     // What only a back end needs. The machine of the kernel that ships has none of it
-    // (docs/decisions/0006-a-back-end-is-another-kernel.md).
+    // (docs/decisions/0006-separate-kernel-for-back-ends.md).
 
     /// Binds the event channel that `_peer` has allocated as its port `_theirs` (`EVTCHNOP_bind_interdomain`).
     fn bind_port(

@@ -1,6 +1,6 @@
 //! What only a back end's kernel does: map pages that another domain grants, bind channels that it has allocated.
 //!
-//! The kernel that ships is built without this file (docs/decisions/0006-a-back-end-is-another-kernel.md).
+//! The kernel that ships is built without this file (docs/decisions/0006-separate-kernel-for-back-ends.md).
 
 use core::sync::atomic::{AtomicU32, Ordering};
 

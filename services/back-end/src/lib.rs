@@ -3,7 +3,7 @@
 //!
 //! The test writes the name of a script to `data/script` in this domain's directory and attaches a device to it. The back
 //! end connects, exchanges pings with the front end, does what the script says, and tells on the console what came of it.
-//! Its kernel is one that maps what other domains grant (docs/decisions/0006-a-back-end-is-another-kernel.md).
+//! Its kernel is one that maps what other domains grant (docs/decisions/0006-separate-kernel-for-back-ends.md).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,5 @@
 //! All services of the image in one program and one address space: what isolation costs is measured against it
-//! (docs/decisions/0012-the-fused-build.md). It has none, and is no part of what ships.
+//! (docs/decisions/0012-isolation-measured-against-a-fused-build.md). It has none, and is no part of what ships.
 //!
 //! The services are those of `policy/default.toml`, unchanged. They are run by calls, the first of those that have
 //! something to do before the others, as the kernel would by their priorities; what one tells another rings a bell in

@@ -6,7 +6,7 @@
 //! be undone. So a SYN that opens a connection is parsed through an interface that is made for it,
 //! with the seed after which the generator's next number is the one that we want.
 //!
-//! Decision 21 (`docs/decisions/0021-our-own-sequence-numbers.md`) names the other ways.
+//! Decision 21 (`docs/decisions/0021-sequence-numbers-resets-neighbours-before-smoltcp.md`) names the other ways.
 
 use cloister_interfaces::Instant;
 use siphasher::sip::SipHasher24;

@@ -1,4 +1,5 @@
-//! What isolation costs: the image beside the same services in one program (docs/decisions/0012-the-fused-build.md).
+//! What isolation costs: the image beside the same services in one program
+//! (docs/decisions/0012-isolation-measured-against-a-fused-build.md).
 
 use super::machine::{CLOISTER, FUSED, System};
 use super::metrics as m;
