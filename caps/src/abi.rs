@@ -61,9 +61,9 @@ pub enum Status {
 
 /// Why an invocation did not succeed: every [`Status`] but `Done`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub struct Fault(Status);
+pub struct InvokeError(Status);
 
-impl Fault {
+impl InvokeError {
     /// The status that was answered.
     #[must_use]
     pub const fn status(self) -> Status {
@@ -97,10 +97,10 @@ impl Status {
     ///
     /// # Errors
     /// Every status but [`Status::Done`].
-    pub const fn into_result(self) -> Result<(), Fault> {
+    pub const fn into_result(self) -> Result<(), InvokeError> {
         match self {
             Status::Done => Ok(()),
-            other => Err(Fault(other)),
+            other => Err(InvokeError(other)),
         }
     }
 }

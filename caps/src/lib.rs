@@ -12,7 +12,7 @@ pub mod ids;
 pub mod rights;
 pub mod tables;
 
-pub use abi::{Fault, Operation, Status};
+pub use abi::{InvokeError, Operation, Status};
 pub use clamped::Clamped;
 pub use ids::{DomId, EvtchnPort, Gfn, GrantRef, ServiceId, Slot};
 pub use rights::{Kind, Rights};

@@ -10,7 +10,7 @@ fn numbers_are_read_back_and_others_are_refused() {
     for (index, status) in Status::ALL.into_iter().enumerate() {
         assert_eq!(status as usize, index);
         assert_eq!(Status::from_number(index as u64), status);
-        assert_eq!(status.into_result().err().map(|fault| fault.status()), (status != Status::Done).then_some(status));
+        assert_eq!(status.into_result().err().map(|error| error.status()), (status != Status::Done).then_some(status));
     }
     assert_eq!(Status::from_number(Status::ALL.len() as u64), Status::Unavailable);
     assert_eq!(Status::from_number(u64::MAX), Status::Unavailable);

@@ -80,7 +80,7 @@ mod tests {
     use std::cell::{Cell, RefCell};
     use std::rc::Rc;
 
-    use cloister_caps::{Fault, Operation, Slot};
+    use cloister_caps::{InvokeError, Operation, Slot};
 
     use super::*;
 
@@ -101,7 +101,7 @@ mod tests {
     struct Still;
 
     impl System for Still {
-        fn invoke(&self, _: Slot, _: Operation, _: [u64; 4]) -> Result<[u64; 2], Fault> {
+        fn invoke(&self, _: Slot, _: Operation, _: [u64; 4]) -> Result<[u64; 2], InvokeError> {
             Ok([100, 0])
         }
     }

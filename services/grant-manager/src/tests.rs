@@ -52,7 +52,7 @@ impl World {
         system.answer(move |slot, operation, arguments| {
             let mut kernel = shared.borrow_mut();
             let key = (slot.0, arguments[0]);
-            let refused = |status: Status| Err(status.into_result().expect_err("a fault"));
+            let refused = |status: Status| Err(status.into_result().expect_err("a refusal"));
             kernel.calls += matches!(operation, Operation::GrantIssue | Operation::GrantEnd) as usize;
             match operation {
                 Operation::GrantIssue => {
@@ -277,8 +277,8 @@ fn what_a_former_self_granted_is_ended_in_that_range_only_and_the_client_not_tol
 #[test]
 fn the_kernel_is_not_asked_for_no_page() {
     let system = Recorder::new();
-    let fault = GrantRule::new(system.clone(), Slot(10)).issue(0, 0, PEER).expect_err("there is no page");
-    assert_eq!((fault.status(), system.take_calls().len()), (Status::BadArgument, 0));
+    let error = GrantRule::new(system.clone(), Slot(10)).issue(0, 0, PEER).expect_err("there is no page");
+    assert_eq!((error.status(), system.take_calls().len()), (Status::BadArgument, 0));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use core::fmt::{self, Write};
 
 use cloister_caps::abi::CONSOLE_CHUNK;
-use cloister_caps::{DomId, EvtchnPort, Fault, GrantRef, Operation, Slot, Status};
+use cloister_caps::{DomId, EvtchnPort, GrantRef, InvokeError, Operation, Slot, Status};
 
 use crate::service::Notifications;
 use crate::system::{Instant, System};
@@ -98,7 +98,7 @@ impl<S: System> Entropy<S> {
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn draw(&self) -> Result<[u64; 2], Fault> {
+    pub fn draw(&self) -> Result<[u64; 2], InvokeError> {
         self.system.invoke(self.slot, Operation::EntropyDraw, [0; 4])
     }
 }
@@ -127,7 +127,7 @@ impl<S: System> Info<S> {
     ///
     /// # Errors
     /// There is no such item.
-    pub fn read(&self, item: u64) -> Result<[u64; 2], Fault> {
+    pub fn read(&self, item: u64) -> Result<[u64; 2], InvokeError> {
         self.system.invoke(self.slot, Operation::InfoRead, [item, 0, 0, 0])
     }
 
@@ -171,7 +171,7 @@ impl<S: System> Port<S> {
     ///
     /// # Errors
     /// The policy allows no such peer, the port is open already, or Xen refused.
-    pub fn open(&self, peer: DomId) -> Result<EvtchnPort, Fault> {
+    pub fn open(&self, peer: DomId) -> Result<EvtchnPort, InvokeError> {
         let [port, _] = self.system.invoke(self.slot, Operation::PortOpen, [u64::from(peer.0), 0, 0, 0])?;
         Ok(EvtchnPort(port as u32))
     }
@@ -179,7 +179,7 @@ impl<S: System> Port<S> {
     ///
     /// # Errors
     /// As for [`Port::open`].
-    pub fn bind(&self, peer: DomId, theirs: EvtchnPort) -> Result<(), Fault> {
+    pub fn bind(&self, peer: DomId, theirs: EvtchnPort) -> Result<(), InvokeError> {
         let arguments = [u64::from(peer.0), u64::from(theirs.0), 0, 0];
         self.system.invoke(self.slot, Operation::PortOpen, arguments).map(|_| ())
     }
@@ -191,7 +191,7 @@ impl<S: System> Port<S> {
     ///
     /// # Errors
     /// The port is not open.
-    pub fn close(&self) -> Result<(), Fault> {
+    pub fn close(&self) -> Result<(), InvokeError> {
         self.system.invoke(self.slot, Operation::PortClose, [0; 4]).map(|_| ())
     }
 }
@@ -206,7 +206,7 @@ impl<S: System> GrantRule<S> {
     ///
     /// # Errors
     /// There is no page among them, the rule does not cover one of them or the peer, or one is granted already.
-    pub fn issue(&self, first: u32, count: u32, peer: DomId) -> Result<GrantRef, Fault> {
+    pub fn issue(&self, first: u32, count: u32, peer: DomId) -> Result<GrantRef, InvokeError> {
         let Some(further) = count.checked_sub(1) else {
             return Status::BadArgument.into_result().map(|()| GrantRef::default());
         };
@@ -218,7 +218,7 @@ impl<S: System> GrantRule<S> {
     ///
     /// # Errors
     /// As for [`GrantRule::issue`] of one page, or the peer grants no such page.
-    pub fn map(&self, page: u32, peer: DomId, theirs: GrantRef) -> Result<(), Fault> {
+    pub fn map(&self, page: u32, peer: DomId, theirs: GrantRef) -> Result<(), InvokeError> {
         let arguments = [u64::from(page), u64::from(peer.0), u64::from(theirs.0), 0];
         self.system.invoke(self.slot, Operation::GrantIssue, arguments).map(|_| ())
     }
@@ -226,7 +226,7 @@ impl<S: System> GrantRule<S> {
     ///
     /// # Errors
     /// `InUse` while the peer still maps it; the grant then stands.
-    pub fn end(&self, page: u32) -> Result<(), Fault> {
+    pub fn end(&self, page: u32) -> Result<(), InvokeError> {
         self.system.invoke(self.slot, Operation::GrantEnd, [u64::from(page), 0, 0, 0]).map(|_| ())
     }
 }

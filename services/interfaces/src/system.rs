@@ -6,7 +6,7 @@ use core::ops::{Add, Sub};
 use core::sync::atomic::{Ordering, fence};
 use core::time::Duration;
 
-use cloister_caps::{Fault, Operation, Slot};
+use cloister_caps::{InvokeError, Operation, Slot};
 
 use crate::message::{MAX_MESSAGE, Words};
 
@@ -16,7 +16,7 @@ pub trait System: Clone {
     ///
     /// # Errors
     /// The kernel refused; it has logged why.
-    fn invoke(&self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], Fault>;
+    fn invoke(&self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], InvokeError>;
 }
 
 /// A region of memory that someone else may read or write at any moment.

@@ -6,7 +6,7 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
-use cloister_caps::{Fault, Operation, Slot, Status};
+use cloister_caps::{InvokeError, Operation, Slot, Status};
 use cloister_interfaces::{Instant, Notifications, System};
 
 /// The kernel under this service. Only the runtime makes one, and hands it to the bindings alone: the logic of a service
@@ -71,7 +71,7 @@ pub fn wait(deadline: Option<Instant>, held: Notifications) -> Notifications {
 }
 
 impl System for Kernel {
-    fn invoke(&self, slot: Slot, operation: Operation, [a0, a1, a2, a3]: [u64; 4]) -> Result<[u64; 2], Fault> {
+    fn invoke(&self, slot: Slot, operation: Operation, [a0, a1, a2, a3]: [u64; 4]) -> Result<[u64; 2], InvokeError> {
         if operation == Operation::ConsoleWrite {
             #[cfg(feature = "image")]
             crate::program::remember_console(slot);

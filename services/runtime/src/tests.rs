@@ -160,8 +160,8 @@ fn the_stack_is_no_region() {
 
 #[test]
 fn what_the_kernel_refuses_is_a_fault() {
-    let fault = KERNEL.invoke(Slot(61), Operation::RegionFind, [0; 4]).unwrap_err();
-    assert_eq!(fault.status(), Status::NoCapability);
+    let error = KERNEL.invoke(Slot(61), Operation::RegionFind, [0; 4]).unwrap_err();
+    assert_eq!(error.status(), Status::NoCapability);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use arbitrary::Arbitrary;
-use cloister_caps::{DomId, Fault, Operation, Slot, Status};
+use cloister_caps::{DomId, InvokeError, Operation, Slot, Status};
 use cloister_grant_manager::{Caps, service};
 use cloister_interfaces::Service;
 use cloister_interfaces::capability::{Clock, Console, GrantRule};
@@ -43,7 +43,7 @@ struct Kernel {
 }
 
 impl Kernel {
-    fn answer(&mut self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], Fault> {
+    fn answer(&mut self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], InvokeError> {
         let fault = |status: Status| status.into_result().map(|()| [0; 2]);
         let [page, peer, theirs, further] = arguments;
         let key = (slot.0, page);

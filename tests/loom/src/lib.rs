@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed as Uncontrolled};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use cloister_caps::{Fault, Operation, Slot};
+use cloister_caps::{InvokeError, Operation, Slot};
 use cloister_interfaces::system::Own;
 use cloister_interfaces::{Memory, System};
 use loom::sync::Notify;
@@ -200,7 +200,7 @@ impl Default for Bell {
 }
 
 impl System for Bell {
-    fn invoke(&self, _: Slot, operation: Operation, _: [u64; 4]) -> Result<[u64; 2], Fault> {
+    fn invoke(&self, _: Slot, operation: Operation, _: [u64; 4]) -> Result<[u64; 2], InvokeError> {
         assert_eq!(operation, Operation::QueueNotify);
         self.ring();
         Ok([0; 2])

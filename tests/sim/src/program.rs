@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use cloister_caps::abi::region::{CONSTANT, FRESH, OWN, SIZE};
-use cloister_caps::{Fault, Operation, Slot};
+use cloister_caps::{InvokeError, Operation, Slot};
 use cloister_interfaces::{Memory, Own, Service, System};
 
 use crate::hypervisor::Machine;
@@ -40,7 +40,7 @@ fn running() -> (Rc<Machine>, u8) {
 pub struct Kernel;
 
 impl System for Kernel {
-    fn invoke(&self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], Fault> {
+    fn invoke(&self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], InvokeError> {
         let (machine, service) = running();
         machine.invoke(service, slot, operation, arguments)
     }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use cloister_caps::Fault;
+use cloister_caps::InvokeError;
 
 use super::*;
 use crate::control::Reply as Quiet;
@@ -55,7 +55,7 @@ impl Memory for Page {
 struct Bell(Rc<Cell<u32>>);
 
 impl System for Bell {
-    fn invoke(&self, _: Slot, operation: Operation, _: [u64; 4]) -> Result<[u64; 2], Fault> {
+    fn invoke(&self, _: Slot, operation: Operation, _: [u64; 4]) -> Result<[u64; 2], InvokeError> {
         assert_eq!(operation, Operation::QueueNotify);
         self.0.set(self.0.get() + 1);
         Ok([0; 2])

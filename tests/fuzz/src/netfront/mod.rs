@@ -6,7 +6,7 @@ pub mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloister_caps::{Fault, Operation, PAGE_SIZE, Slot, Status};
+use cloister_caps::{InvokeError, Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::{self, Grants};
 use cloister_interfaces::net::{Net, Offloads, Reply, Request, Work as Sending};
@@ -131,7 +131,7 @@ fn granted(rule: u8, pages: u16) -> Granted {
 }
 
 /// The kernel: ports are opened and closed one after the other, and nothing else is held.
-fn kernel(slot: Slot, operation: Operation, open: &mut BTreeMap<u16, bool>) -> Result<[u64; 2], Fault> {
+fn kernel(slot: Slot, operation: Operation, open: &mut BTreeMap<u16, bool>) -> Result<[u64; 2], InvokeError> {
     let state = open.entry(slot.0).or_default();
     match operation {
         Operation::PortOpen | Operation::PortClose if *state == (operation == Operation::PortOpen) => {
