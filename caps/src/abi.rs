@@ -215,7 +215,7 @@ pub mod region {
     pub const CONSTANT: u64 = 1 << 63;
     /// Other domains are granted it for reading only, the service that asks maps it for writing, and no other service maps
     /// it: what leaves the image is written there, and nobody writes it but its owner.
-    pub const OWN: u64 = 1 << 62;
+    pub const EXCLUSIVE: u64 = 1 << 62;
     /// No former run of the service has written a region of its own: the kernel has emptied it at boot, and nobody has had it
     /// since.
     pub const FRESH: u64 = 1 << 61;

@@ -64,7 +64,7 @@ fn identifiers_say_what_they_are() {
 #[test]
 fn limits_are_those_of_the_interfaces_they_come_from() {
     // Two flags above a size, and nothing between them.
-    let flags = [region::CONSTANT, region::OWN, region::FRESH, region::SIZE];
+    let flags = [region::CONSTANT, region::EXCLUSIVE, region::FRESH, region::SIZE];
     assert_eq!(flags, [1 << 63, 1 << 62, 1 << 61, (1 << 61) - 1]);
     // Xen keeps the first 8; a version-1 entry has 8 bytes, and there are 8 frames of them.
     assert_eq!((FIRST_GRANT_REF, MAX_GRANT_REFS), (8, 8 * 4096 / 8));

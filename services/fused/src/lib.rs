@@ -79,7 +79,7 @@ pub struct Caps<S, M: Memory> {
     /// For tcpip.
     pub rx_pool: M,
     /// For tcpip.
-    pub tx_pool: M::Own,
+    pub tx_pool: M::Exclusive,
     /// For tcpip and http.
     pub stream_in: M,
     /// For tcpip and http.

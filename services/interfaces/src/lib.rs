@@ -26,7 +26,7 @@ pub mod timers;
 pub use message::{Malformed, Message};
 pub use queue::{Client, Interface, Receiver, Sender, Server};
 pub use service::{Notifications, Service};
-pub use system::{Instant, Memory, Own, System};
+pub use system::{ExclusiveMemory, Instant, Memory, System};
 
 /// What the policy compiler must know of an interface: its name, the bytes of a request and of a reply.
 pub const CATALOG: &[(&str, usize, usize)] = &[

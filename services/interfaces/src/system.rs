@@ -26,7 +26,7 @@ pub trait System: Clone {
 /// can reach nothing.
 pub trait Memory: Clone {
     /// What a region is to the one service that can write it.
-    type Own: Own;
+    type Exclusive: ExclusiveMemory;
     /// The region's size in bytes.
     fn len(&self) -> usize;
     /// Whether the region has no bytes.
@@ -101,7 +101,7 @@ pub trait Memory: Clone {
 /// A region that its holder alone can write: no other service maps it, and what other domains may do with it is to read.
 ///
 /// It can be built in place; others may see the bytes while that goes on.
-pub trait Own {
+pub trait ExclusiveMemory {
     /// The region's size in bytes.
     fn size(&self) -> usize;
     /// Whether it holds zeros but for what was written through `self`: no former run of the service has had it.

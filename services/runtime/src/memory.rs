@@ -2,7 +2,7 @@
 //!
 //! - No reference into a region that somebody else may write. Everything is copied, by volatile accesses or by
 //!   instructions that the compiler cannot see into, exactly once per call.
-//! - A region that nobody else can write or map ([`region::OWN`]) is not a [`Window`] but [`Pages`], once: there, and there
+//! - A region that nobody else can write or map ([`region::EXCLUSIVE`]) is not a [`Window`] but [`Pages`], once: there, and there
 //!   only, references are lent.
 //! - The kernel says where a region is and how long; both are made from its answer alone, and check every access.
 
@@ -16,7 +16,7 @@ use cloister_caps::abi::region;
 use cloister_caps::tables::MAX_SLOTS;
 use cloister_caps::{Operation, Slot};
 use cloister_interfaces::message::Words;
-use cloister_interfaces::{Memory, Own, System};
+use cloister_interfaces::{ExclusiveMemory, Memory, System};
 
 use crate::call::Kernel;
 
@@ -51,7 +51,7 @@ impl Window {
     #[must_use]
     pub fn new(kernel: Kernel, slot: Slot) -> Window {
         let (base, length, flags) = find(kernel, slot);
-        Window { base, length: if flags & region::OWN == 0 && base.is_multiple_of(8) { length } else { 0 } }
+        Window { base, length: if flags & region::EXCLUSIVE == 0 && base.is_multiple_of(8) { length } else { 0 } }
     }
 
     /// The part of the region that starts at `offset`, a multiple of 8, and has `length` bytes; without bytes if it has none
@@ -87,7 +87,7 @@ impl Window {
 }
 
 impl Memory for Window {
-    type Own = Pages;
+    type Exclusive = Pages;
 
     fn len(&self) -> usize {
         self.length
@@ -189,12 +189,12 @@ impl Pages {
         let bit = 1_u64.checked_shl(u32::from(slot.0)).unwrap_or(0);
         let first = TAKEN.load(Ordering::Relaxed) & bit == 0;
         TAKEN.store(TAKEN.load(Ordering::Relaxed) | bit, Ordering::Relaxed);
-        let own = bit != 0 && first && flags & region::OWN != 0;
+        let own = bit != 0 && first && flags & region::EXCLUSIVE != 0;
         Pages { base, length: if own { length } else { 0 }, fresh: flags & region::FRESH != 0 }
     }
 }
 
-impl Own for Pages {
+impl ExclusiveMemory for Pages {
     fn size(&self) -> usize {
         self.length
     }

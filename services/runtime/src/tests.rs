@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use cloister_caps::abi::{SYSTEM_CALL_INVOKE, region};
 use cloister_caps::{Operation, Slot, Status};
 use cloister_interfaces::message::MAX_MESSAGE;
-use cloister_interfaces::system::Own;
+use cloister_interfaces::system::ExclusiveMemory;
 use cloister_interfaces::{Memory, System};
 use proptest::prelude::*;
 
@@ -117,7 +117,7 @@ fn a_slot_without_a_region_has_no_bytes() {
 #[test]
 fn a_region_is_a_window_or_pages_or_bytes_as_its_flags_say() {
     let shared = map(2, 2, 1, 0);
-    let own = map(3, 2, 2, region::OWN);
+    let own = map(3, 2, 2, region::EXCLUSIVE);
     let constant = map(4, 2, 3, region::CONSTANT);
     let sizes = |slot| {
         let (window, pages) = (Window::new(KERNEL, slot), Pages::new(KERNEL, slot));
@@ -127,15 +127,15 @@ fn a_region_is_a_window_or_pages_or_bytes_as_its_flags_say() {
     assert_eq!(sizes(own), (0, 16, 0));
     assert_eq!(sizes(constant), (16, 0, 16));
     assert_eq!(bytes(KERNEL, constant), [3; 16]);
-    let fresh = map(6, 2, 0, region::OWN | region::FRESH);
+    let fresh = map(6, 2, 0, region::EXCLUSIVE | region::FRESH);
     let fresh = Pages::new(KERNEL, fresh);
     assert_eq!((fresh.size(), fresh.is_fresh()), (16, true));
-    assert!(!Pages::new(KERNEL, map(7, 2, 0, region::OWN)).is_fresh());
+    assert!(!Pages::new(KERNEL, map(7, 2, 0, region::EXCLUSIVE)).is_fresh());
 }
 
 #[test]
 fn own_pages_are_given_once() {
-    let slot = map(5, 2, 0, region::OWN);
+    let slot = map(5, 2, 0, region::EXCLUSIVE);
     let (mut first, mut second) = (Pages::new(KERNEL, slot), Pages::new(KERNEL, slot));
     assert_eq!((first.size(), second.size()), (16, 0));
     assert_eq!(first.edit(0, 16, |bytes| bytes.fill(9)), Some(()));
@@ -145,7 +145,7 @@ fn own_pages_are_given_once() {
         assert_eq!(first.edit(offset, length, |bytes| bytes.len()), None, "{offset} {length}");
     }
     assert_eq!(first.edit(16, 0, |bytes| bytes.len()), Some(0));
-    let far = map(64, 2, 0, region::OWN);
+    let far = map(64, 2, 0, region::EXCLUSIVE);
     assert_eq!(Pages::new(KERNEL, far).size(), 0, "a slot that there is not");
 }
 

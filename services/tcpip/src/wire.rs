@@ -19,7 +19,7 @@ use core::num::NonZeroU16;
 use arrayvec::ArrayVec;
 use cloister_caps::PAGE_SIZE;
 use cloister_interfaces::net::{LONGEST_FRAME, Net, Offloads, Reply, Request, Work};
-use cloister_interfaces::{Client, Memory, Own, System};
+use cloister_interfaces::{Client, ExclusiveMemory, Memory, System};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
@@ -78,7 +78,7 @@ pub enum Refused {
 /// The sending half.
 struct Outbound<S, M: Memory> {
     net: Client<Net, S, M>,
-    pool: M::Own,
+    pool: M::Exclusive,
     /// Something may have been written to the pool, by a former run of the service if by nobody else.
     written: bool,
     free: Runs,
@@ -142,7 +142,7 @@ pub struct Wire<S, M: Memory> {
 impl<S: System, M: Memory> Wire<S, M> {
     /// The link over these capabilities; down. Without `offloading` every frame is sent complete, whatever the link
     /// offers. `random` is a secret.
-    pub fn new(net: Client<Net, S, M>, rx_pool: M, tx_pool: M::Own, offloading: bool, random: u64) -> Self {
+    pub fn new(net: Client<Net, S, M>, rx_pool: M, tx_pool: M::Exclusive, offloading: bool, random: u64) -> Self {
         let rx = (rx_pool.len() / PAGE_SIZE).min(usize::from(u16::MAX));
         let tx = (tx_pool.size() / PAGE_SIZE).min(MAX_PAGES);
         Wire {

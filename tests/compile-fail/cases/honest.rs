@@ -4,7 +4,7 @@
 use cloister_caps::{DomId, EvtchnPort, GrantRef};
 use cloister_interfaces::capability::{Clock, Console, GrantRule, Port};
 use cloister_interfaces::store::Store;
-use cloister_interfaces::system::Own;
+use cloister_interfaces::system::ExclusiveMemory;
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Server, Service, System, net, store};
 
 struct Caps<S, M> {
@@ -45,7 +45,7 @@ impl<S: System, M: Memory> Service for Clerk<S, M> {
     }
 }
 
-fn first<O: Own>(own: &mut O) -> Option<u8> {
+fn first<O: ExclusiveMemory>(own: &mut O) -> Option<u8> {
     own.edit(0, 1, |bytes| bytes[0])
 }
 

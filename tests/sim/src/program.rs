@@ -6,9 +6,9 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use cloister_caps::abi::region::{CONSTANT, FRESH, OWN, SIZE};
+use cloister_caps::abi::region::{CONSTANT, EXCLUSIVE, FRESH, SIZE};
 use cloister_caps::{InvokeError, Operation, Slot};
-use cloister_interfaces::{Memory, Own, Service, System};
+use cloister_interfaces::{ExclusiveMemory, Memory, Service, System};
 
 use crate::hypervisor::Machine;
 use crate::memory::SharedMemory;
@@ -78,7 +78,7 @@ impl Window {
     /// The region that the capability in `slot` names; without bytes if there is none.
     #[must_use]
     pub fn new(_: Kernel, slot: Slot) -> Window {
-        let Some((machine, region, size, writable)) = find(slot).filter(|(_, _, size, _)| size & OWN == 0) else {
+        let Some((machine, region, size, writable)) = find(slot).filter(|(_, _, size, _)| size & EXCLUSIVE == 0) else {
             return Window { memory: SharedMemory::new(0), read_only: None };
         };
         let memory = machine.regions().shared(region).expect("a window is made of a region that somebody writes");
@@ -93,7 +93,7 @@ impl Window {
 }
 
 impl Memory for Window {
-    type Own = Pages;
+    type Exclusive = Pages;
     fn len(&self) -> usize {
         self.memory.len()
     }
@@ -123,14 +123,14 @@ impl Pages {
     /// The region that the capability in `slot` names; without bytes if others can write or map it.
     #[must_use]
     pub fn new(_: Kernel, slot: Slot) -> Pages {
-        let own = find(slot).filter(|(_, _, size, _)| size & OWN != 0);
+        let own = find(slot).filter(|(_, _, size, _)| size & EXCLUSIVE != 0);
         let fresh = own.as_ref().is_some_and(|(_, _, size, _)| size & FRESH != 0);
         let memory = own.and_then(|(machine, region, ..)| machine.regions().shared(region));
         Pages { memory: memory.unwrap_or_else(|| SharedMemory::new(0)), fresh }
     }
 }
 
-impl Own for Pages {
+impl ExclusiveMemory for Pages {
     fn size(&self) -> usize {
         self.memory.size()
     }

@@ -8,7 +8,7 @@ use cloister_caps::InvokeError;
 use super::*;
 use crate::control::Reply as Quiet;
 use crate::net::{Net, Request, Work};
-use crate::system::Own;
+use crate::system::ExclusiveMemory;
 
 /// Memory with one word a test can watch.
 #[derive(Clone)]
@@ -20,7 +20,7 @@ impl Page {
     }
 }
 
-impl Own for Page {
+impl ExclusiveMemory for Page {
     fn size(&self) -> usize {
         self.0.borrow().len()
     }
@@ -30,7 +30,7 @@ impl Own for Page {
 }
 
 impl Memory for Page {
-    type Own = Page;
+    type Exclusive = Page;
     fn len(&self) -> usize {
         self.0.borrow().len()
     }

@@ -3,7 +3,7 @@
 
 use cloister_caps::PAGE_SIZE;
 use cloister_interfaces::net::{Request, Work};
-use cloister_interfaces::{Instant, Memory, Own, System};
+use cloister_interfaces::{ExclusiveMemory, Instant, Memory, System};
 
 use super::{Outbound, Wire};
 use crate::address::Lease;
