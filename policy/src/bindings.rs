@@ -34,7 +34,7 @@ pub(crate) fn bindings(policy: &Policy, plan: &Plan, index: usize) -> Option<Str
     out.push_str("/// The slot of the region that is this program's heap.\n");
     out.push_str(&format!("const HEAP: Option<cloister_caps::Slot> = {heap};\n\n"));
     out.push_str("/// The capabilities, each by the name that the policy gives it.\n");
-    let made = format!("{krate}::Caps<cloister_runtime::Kernel, cloister_runtime::Window>");
+    let made = format!("{krate}::Caps<cloister_runtime::Kernel, cloister_runtime::SharedRegion>");
     out.push_str(&format!("fn capabilities({KERNEL}: cloister_runtime::Kernel) -> {made} {{\n"));
     out.push_str(&format!("    {krate}::Caps {{\n"));
     for (name, value) in fields {
@@ -96,7 +96,7 @@ impl Binder<'_> {
             }
         }
         if let Some(slot) = self.plan.region_slot(self.index, &rules_region(self.name)) {
-            fields.push(("rules".into(), bytes(slot)));
+            fields.push(("rules".into(), constant_bytes(slot)));
         }
         Some(fields)
     }
@@ -107,8 +107,8 @@ impl Binder<'_> {
         let queue = &self.plan.queues.get(object)?.record;
         let bit = if kind == Kind::Sender { queue.sender_bit } else { queue.receiver_bit };
         let slot = slot_text(self.plan.slot(self.index, kind, object)?);
-        let producer = window(self.plan.region_slot(self.index, &producer_region(one_way))?);
-        let consumer = window(self.plan.region_slot(self.index, &consumer_region(one_way))?);
+        let producer = shared_region(self.plan.region_slot(self.index, &producer_region(one_way))?);
+        let consumer = shared_region(self.plan.region_slot(self.index, &consumer_region(one_way))?);
         Some(format!(
             "cloister_interfaces::queue::End {{ slot: {slot}, bit: {bit}, depth: {}, producer: {producer}, consumer: {consumer} }}",
             queue.depth
@@ -124,9 +124,9 @@ impl Binder<'_> {
             }
             let slot = self.plan.region_slot(self.index, &region.name.value)?;
             let value = match region.body.source.value {
-                Source::Fixed { .. } | Source::Share { .. } if self.owns(region) => pages(slot),
-                Source::Fixed { .. } | Source::Share { .. } | Source::XenStoreRing => window(slot),
-                Source::Module | Source::CommandLine => bytes(slot),
+                Source::Fixed { .. } | Source::Share { .. } if self.owns(region) => owned_region(slot),
+                Source::Fixed { .. } | Source::Share { .. } | Source::XenStoreRing => shared_region(slot),
+                Source::Module | Source::CommandLine => constant_bytes(slot),
             };
             fields.push((field(&region.name.value), value));
         }
@@ -191,16 +191,16 @@ fn slot_text(slot: u16) -> String {
     format!("cloister_caps::Slot({slot})")
 }
 
-fn window(slot: u16) -> String {
-    format!("cloister_runtime::Window::new({KERNEL}, {})", slot_text(slot))
+fn shared_region(slot: u16) -> String {
+    format!("cloister_runtime::SharedRegion::new({KERNEL}, {})", slot_text(slot))
 }
 
-fn pages(slot: u16) -> String {
-    format!("cloister_runtime::Pages::new({KERNEL}, {})", slot_text(slot))
+fn owned_region(slot: u16) -> String {
+    format!("cloister_runtime::OwnedRegion::new({KERNEL}, {})", slot_text(slot))
 }
 
-fn bytes(slot: u16) -> String {
-    format!("cloister_runtime::bytes({KERNEL}, {})", slot_text(slot))
+fn constant_bytes(slot: u16) -> String {
+    format!("cloister_runtime::constant_bytes({KERNEL}, {})", slot_text(slot))
 }
 
 fn array(items: &[String]) -> String {

@@ -26,7 +26,7 @@ extern "C" fn stub() {
 #[cfg(not(test))]
 fn call(number: u64, arguments: [u64; 6]) -> (u64, [u64; 2]) {
     let (status, first, second);
-    // SAFETY: the kernel changes no memory of ours but through regions that only `Window` touches, and no registers but
+    // SAFETY: the kernel changes no memory of ours but through regions that only `SharedRegion` touches, and no registers but
     // those named here: it restores the callee-saved ones and clears the rest.
     unsafe {
         asm!(

@@ -1,7 +1,7 @@
 //! What stands between a service's logic and the machine: the system calls, mapped memory, the heap, the entry.
 //!
 //! Together with `kernel/image` this is all the `unsafe` there is. A service's own crates forbid it; they reach the
-//! kernel only through [`Kernel`] and shared memory only through [`Window`].
+//! kernel only through [`Kernel`] and shared memory only through [`SharedRegion`].
 #![cfg_attr(not(test), no_std)]
 
 #[cfg(not(miri))]
@@ -21,7 +21,7 @@ mod program;
 pub use call::{Kernel, wait};
 #[cfg(feature = "fused")]
 pub use fused::rung;
-pub use memory::{Pages, Window, bytes};
+pub use memory::{OwnedRegion, SharedRegion, constant_bytes};
 #[cfg(feature = "image")]
 pub use program::run;
 
@@ -54,7 +54,7 @@ macro_rules! fused {
                 $program::service($program::Inside {
                     system: kernel,
                     caps: move || capabilities(kernel),
-                    part: $crate::Window::part,
+                    part: $crate::SharedRegion::part,
                     rung: $crate::rung,
                 })
             })

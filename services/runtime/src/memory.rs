@@ -2,7 +2,7 @@
 //!
 //! - No reference into a region that somebody else may write. Everything is copied, by volatile accesses or by
 //!   instructions that the compiler cannot see into, exactly once per call.
-//! - A region that nobody else can write or map ([`region::EXCLUSIVE`]) is not a [`Window`] but [`Pages`], once: there, and there
+//! - A region that nobody else can write or map ([`region::EXCLUSIVE`]) is not a [`SharedRegion`] but [`OwnedRegion`], once: there, and there
 //!   only, references are lent.
 //! - The kernel says where a region is and how long; both are made from its answer alone, and check every access.
 
@@ -22,7 +22,7 @@ use crate::call::Kernel;
 
 /// A mapped region.
 #[derive(Clone, Copy)]
-pub struct Window {
+pub struct SharedRegion {
     /// A multiple of 8.
     base: usize,
     length: usize,
@@ -45,22 +45,22 @@ fn find(kernel: Kernel, slot: Slot) -> (usize, usize, u64) {
     }
 }
 
-impl Window {
+impl SharedRegion {
     /// The region that the capability in `slot` names; without bytes if there is none, or if it is the heap, the stack,
-    /// or such a one as [`Pages`] are.
+    /// or such a one as [`OwnedRegion`] are.
     #[must_use]
-    pub fn new(kernel: Kernel, slot: Slot) -> Window {
+    pub fn new(kernel: Kernel, slot: Slot) -> SharedRegion {
         let (base, length, flags) = find(kernel, slot);
-        Window { base, length: if flags & region::EXCLUSIVE == 0 && base.is_multiple_of(8) { length } else { 0 } }
+        SharedRegion { base, length: if flags & region::EXCLUSIVE == 0 && base.is_multiple_of(8) { length } else { 0 } }
     }
 
     /// The part of the region that starts at `offset`, a multiple of 8, and has `length` bytes; without bytes if it has none
     /// such.
     #[cfg(feature = "fused")]
     #[must_use]
-    pub fn part(&self, offset: usize, length: usize) -> Window {
+    pub fn part(&self, offset: usize, length: usize) -> SharedRegion {
         let base = self.address(offset, length).filter(|base| base.is_multiple_of(8));
-        Window { base: base.unwrap_or_default(), length: base.map_or(0, |_| length) }
+        SharedRegion { base: base.unwrap_or_default(), length: base.map_or(0, |_| length) }
     }
 
     fn address(&self, offset: usize, count: usize) -> Option<usize> {
@@ -86,8 +86,8 @@ impl Window {
     }
 }
 
-impl Memory for Window {
-    type Exclusive = Pages;
+impl Memory for SharedRegion {
+    type Exclusive = OwnedRegion;
 
     fn len(&self) -> usize {
         self.length
@@ -161,7 +161,7 @@ impl Memory for Window {
         }
     }
 
-    fn copy(&self, offset: usize, count: usize, to: &Window, at: usize) {
+    fn copy(&self, offset: usize, count: usize, to: &SharedRegion, at: usize) {
         if let (Some(from), Some(to)) = (self.address(offset, count), to.address(at, count))
             && from.abs_diff(to) >= count
         {
@@ -172,17 +172,17 @@ impl Memory for Window {
 }
 
 /// A region that nobody but this service can write or map.
-pub struct Pages {
+pub struct OwnedRegion {
     base: usize,
     length: usize,
     fresh: bool,
 }
 
-impl Pages {
+impl OwnedRegion {
     /// The region that the capability in `slot` names; without bytes if there is none, if it is the heap or the stack, if others can
     /// write or map it, or if this was called for it before.
     #[must_use]
-    pub fn new(kernel: Kernel, slot: Slot) -> Pages {
+    pub fn new(kernel: Kernel, slot: Slot) -> OwnedRegion {
         static TAKEN: AtomicU64 = AtomicU64::new(0);
         const _: () = assert!(MAX_SLOTS <= 64, "a bit for every slot");
         let (base, length, flags) = find(kernel, slot);
@@ -190,11 +190,11 @@ impl Pages {
         let first = TAKEN.load(Ordering::Relaxed) & bit == 0;
         TAKEN.store(TAKEN.load(Ordering::Relaxed) | bit, Ordering::Relaxed);
         let own = bit != 0 && first && flags & region::EXCLUSIVE != 0;
-        Pages { base, length: if own { length } else { 0 }, fresh: flags & region::FRESH != 0 }
+        OwnedRegion { base, length: if own { length } else { 0 }, fresh: flags & region::FRESH != 0 }
     }
 }
 
-impl ExclusiveMemory for Pages {
+impl ExclusiveMemory for OwnedRegion {
     fn size(&self) -> usize {
         self.length
     }
@@ -209,8 +209,8 @@ impl ExclusiveMemory for Pages {
             return None;
         }
         // SAFETY: the kernel maps `self.length` bytes at `base`, writable, for the life of the service, and vouches that no
-        // other service maps them and no other domain can write them. No `Window` is made of such a region, no Rust object
-        // lives there, and these `Pages` are the only ones of it: while they are lent, nothing else refers to the bytes.
+        // other service maps them and no other domain can write them. No `SharedRegion` is made of such a region, no Rust object
+        // lives there, and these `OwnedRegion` are the only ones of it: while they are lent, nothing else refers to the bytes.
         Some(edit(unsafe { core::slice::from_raw_parts_mut((self.base + offset) as *mut u8, length) }))
     }
 }
@@ -250,7 +250,7 @@ unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
 
 /// The bytes of a region that nobody can write while the image runs; none if the region in `slot` is not such a one.
 #[must_use]
-pub fn bytes(kernel: Kernel, slot: Slot) -> &'static [u8] {
+pub fn constant_bytes(kernel: Kernel, slot: Slot) -> &'static [u8] {
     match find(kernel, slot) {
         // SAFETY: the kernel maps the region for the life of the service, read-only in every service, and nothing outside
         // the image has a grant of it: the bytes are constant.

@@ -40,7 +40,7 @@ pub fn run<T: Service>(heap: Option<Slot>, make: impl FnOnce(Kernel) -> T) -> ! 
         && let Ok([base, size]) = kernel.invoke(slot, Operation::RegionFind, [0; 4])
     {
         HEAP_SLOT.store(slot.0 + 1, Ordering::Relaxed);
-        // SAFETY: the kernel maps these bytes writable for this service alone, and no `Window` is made of them.
+        // SAFETY: the kernel maps these bytes writable for this service alone, and no `SharedRegion` is made of them.
         unsafe { ALLOCATOR.init(base as *mut u8, size as usize) }
     }
     let mut service = make(kernel);

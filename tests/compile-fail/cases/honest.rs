@@ -62,8 +62,8 @@ mod clerk {
 include!("clerk.bindings");
 
 fn main() {
-    let _ = (service::<cloister_runtime::Kernel, cloister_runtime::Window>, capabilities, HEAP);
-    let _ = first::<cloister_runtime::Pages>;
-    let notes = |caps: clerk::Caps<cloister_runtime::Kernel, cloister_runtime::Window>| (caps.console, caps.notes);
+    let _ = (service::<cloister_runtime::Kernel, cloister_runtime::SharedRegion>, capabilities, HEAP);
+    let _ = first::<cloister_runtime::OwnedRegion>;
+    let notes = |caps: clerk::Caps<cloister_runtime::Kernel, cloister_runtime::SharedRegion>| (caps.console, caps.notes);
     let _ = notes;
 }
