@@ -22,10 +22,10 @@ pub const KERNEL_OFFSET: u64 = 0xFFFF_FFFF_8000_0000;
 /// Where the 2 MiB begin in which the kernel maps pages that are no part of the image.
 pub const KERNEL_SPECIAL: u64 = 0xFFFF_FFFF_C000_0000;
 /// Where the GiB begins whose first page holds the instructions that leave for Xen.
-pub const KERNEL_CALLS: u64 = 0xFFFF_FFFF_4000_0000;
+pub const KERNEL_HYPERCALL_PAGE: u64 = 0xFFFF_FFFF_4000_0000;
 /// All that the kernel maps for itself lies in these addresses; ring 3 reaches nothing there.
 pub const KERNEL_ADDRESSES: [Range<u64>; 2] =
-    [KERNEL_CALLS..KERNEL_CALLS + 0x1000, KERNEL_OFFSET..KERNEL_SPECIAL + 0x20_0000];
+    [KERNEL_HYPERCALL_PAGE..KERNEL_HYPERCALL_PAGE + 0x1000, KERNEL_OFFSET..KERNEL_SPECIAL + 0x20_0000];
 
 /// The deadline of a `wait` that only a notification ends.
 pub const NO_DEADLINE: u64 = u64::MAX;

@@ -8,7 +8,7 @@ use crate::message::{Malformed, Message, Reader, Writer};
 
 /// The longest frame that is sent, in bytes: what the 16-bit size of a transmit request holds (Xen `io/netif.h`,
 /// `XEN_NETIF_MAX_TX_SIZE`).
-pub const LONGEST_FRAME: usize = 0xFFFF;
+pub const MAX_FRAME: usize = 0xFFFF;
 use crate::queue::Interface;
 
 /// The interface.

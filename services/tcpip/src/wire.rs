@@ -18,7 +18,7 @@ use core::num::NonZeroU16;
 
 use arrayvec::ArrayVec;
 use cloister_caps::PAGE_SIZE;
-use cloister_interfaces::net::{LONGEST_FRAME, Net, Offloads, Reply, Request, Work};
+use cloister_interfaces::net::{MAX_FRAME, Net, Offloads, Reply, Request, Work};
 use cloister_interfaces::{Client, ExclusiveMemory, Memory, System};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
@@ -208,7 +208,7 @@ impl<S: System, M: Memory> Wire<S, M> {
     /// What [`Self::longest`] is for this link.
     fn longest_segment(&self) -> Option<usize> {
         let offloads = self.out.offloads;
-        let most = (self.out.free.longest() * PAGE_SIZE).min(LONGEST_FRAME);
+        let most = (self.out.free.longest() * PAGE_SIZE).min(MAX_FRAME);
         let segment = self.largest_segment();
         // Whole segments, as long as the peer takes such long ones: no short one in the middle of a stream.
         let whole = most.saturating_sub(ETHERNET_HEADER + SEGMENT_HEADERS) / segment * segment;
@@ -356,7 +356,7 @@ impl<S: System, M: Memory> Outbound<S, M> {
     /// looked first.
     fn send<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         let count = length.div_ceil(PAGE_SIZE);
-        let page = if length <= LONGEST_FRAME { self.free.take(count) } else { None };
+        let page = if length <= MAX_FRAME { self.free.take(count) } else { None };
         let offset = page.map_or(usize::MAX, |page| usize::from(page) * PAGE_SIZE);
         let (offloads, segment, whole) = (self.offloads, self.segment, self.whole);
         let (neighbours, leased) = (&mut self.neighbours, &mut self.leased);
