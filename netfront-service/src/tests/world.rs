@@ -11,7 +11,7 @@ use std::rc::Rc;
 use cloister_caps::{Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::Grants;
-use cloister_interfaces::net::{Net, Offloads, Reply, Request, Work};
+use cloister_interfaces::net::{Net, Offload, Offloads, Reply, Request};
 use cloister_interfaces::rules::Granted;
 use cloister_interfaces::store::Store;
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service};
@@ -218,12 +218,12 @@ impl World {
     }
 
     pub fn transmit(&mut self, page: u16, frame: &[u8]) {
-        self.transmit_with(page, frame, Work::Nothing);
+        self.transmit_with(page, frame, Offload::None);
     }
 
-    pub fn transmit_with(&mut self, page: u16, frame: &[u8], work: Work) {
+    pub fn transmit_with(&mut self, page: u16, frame: &[u8], offload: Offload) {
         self.tx_pool.write(usize::from(page) * PAGE_SIZE, frame);
-        self.ask(Request::Transmit { page, length: frame.len() as u16, work });
+        self.ask(Request::Transmit { page, length: frame.len() as u16, offload });
     }
 
     /// The bytes of the frames that the back end has sent since it was last asked.

@@ -32,10 +32,10 @@ bitflags! {
 
 /// What is left to the link of a frame to send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Work {
+pub enum Offload {
     /// The frame is complete.
     #[default]
-    Nothing,
+    None,
     /// The TCP or UDP checksum field holds the sum of the pseudo-header only.
     Checksum,
     /// The same, and the TCP segment is to be cut into segments of so many bytes of payload, which is not 0.
@@ -53,7 +53,7 @@ pub enum Request {
         /// Length of the frame in bytes.
         length: u16,
         /// What the link has offered to do ([`Reply::Up`]) and is to do.
-        work: Work,
+        offload: Offload,
     },
     /// `count` pages of the rx-pool from `page` may be filled again.
     Receive {
@@ -107,14 +107,14 @@ impl Message for Request {
     #[inline]
     fn encode(&self, writer: &mut Writer<'_>) {
         match *self {
-            Request::Transmit { page, length, work } => {
-                let (work, segment) = match work {
-                    Work::Nothing => (0, 0),
-                    Work::Checksum => (1, 0),
-                    Work::Segments(size) => (2, size),
+            Request::Transmit { page, length, offload } => {
+                let (kind, segment) = match offload {
+                    Offload::None => (0, 0),
+                    Offload::Checksum => (1, 0),
+                    Offload::Segments(size) => (2, size),
                 };
                 writer.u8(1);
-                writer.u8(work);
+                writer.u8(kind);
                 writer.u16(page);
                 writer.u16(length);
                 writer.u16(segment);
@@ -130,15 +130,15 @@ impl Message for Request {
     #[inline]
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         match (reader.u8()?, reader.u8()?) {
-            (1, work) => {
+            (1, kind) => {
                 let (page, length, segment) = (reader.u16()?, reader.u16()?, reader.u16()?);
-                let work = match (work, segment) {
-                    (0, 0) => Work::Nothing,
-                    (1, 0) => Work::Checksum,
-                    (2, 1..) => Work::Segments(segment),
+                let offload = match (kind, segment) {
+                    (0, 0) => Offload::None,
+                    (1, 0) => Offload::Checksum,
+                    (2, 1..) => Offload::Segments(segment),
                     _ => return Err(Malformed),
                 };
-                Ok(Request::Transmit { page, length, work })
+                Ok(Request::Transmit { page, length, offload })
             }
             (2, 0) => Ok(Request::Receive { page: reader.u16()?, count: reader.u16()? }),
             (3, 0) => Ok(Request::Close),
@@ -206,9 +206,9 @@ mod tests {
     #[test]
     fn messages_are_read_back() {
         round_trips(&[
-            Request::Transmit { page: 1, length: 2, work: Work::Nothing },
-            Request::Transmit { page: u16::MAX, length: u16::MAX, work: Work::Segments(u16::MAX) },
-            Request::Transmit { page: 0, length: 60, work: Work::Checksum },
+            Request::Transmit { page: 1, length: 2, offload: Offload::None },
+            Request::Transmit { page: u16::MAX, length: u16::MAX, offload: Offload::Segments(u16::MAX) },
+            Request::Transmit { page: 0, length: 60, offload: Offload::Checksum },
             Request::Receive { page: 300, count: 17 },
             Request::Close,
         ]);

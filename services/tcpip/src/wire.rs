@@ -18,7 +18,7 @@ use core::num::NonZeroU16;
 
 use arrayvec::ArrayVec;
 use cloister_caps::PAGE_SIZE;
-use cloister_interfaces::net::{MAX_FRAME, Net, Offloads, Reply, Request, Work};
+use cloister_interfaces::net::{MAX_FRAME, Net, Offload, Offloads, Reply, Request};
 use cloister_interfaces::{Client, ExclusiveMemory, Memory, System};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
@@ -372,18 +372,18 @@ impl<S: System, M: Memory> Outbound<S, M> {
                 *largest = ((whole - ETHERNET_HEADER - SEGMENT_HEADERS) as u16).to_be_bytes();
             }
             let data = made.map_or(0, |made| made.data);
-            let work = match segment {
+            let offload = match segment {
                 _ if made.is_none() || !offloads.contains(Offloads::CHECKSUM) || !prepare_checksum(space) => {
-                    Work::Nothing
+                    Offload::None
                 }
-                Some(size) if data > u32::from(size.get()) => Work::Segments(size.get()),
-                _ => Work::Checksum,
+                Some(size) if data > u32::from(size.get()) => Offload::Segments(size.get()),
+                _ => Offload::Checksum,
             };
-            (result, work, made, way)
+            (result, offload, made, way)
         });
-        if let (Some(page), Some((_, work, made, way))) = (page, &placed) {
+        if let (Some(page), Some((_, offload, made, way))) = (page, &placed) {
             self.made = *made;
-            let request = Request::Transmit { page, length: length as u16, work: *work };
+            let request = Request::Transmit { page, length: length as u16, offload: *offload };
             match way {
                 Way::Direct => self.submit(page, count, &request),
                 way => self.detour(*way, page, count, &request),

@@ -7,7 +7,7 @@ use cloister_caps::InvokeError;
 
 use super::*;
 use crate::control::Reply as Quiet;
-use crate::net::{Net, Request, Work};
+use crate::net::{Net, Offload, Request};
 use crate::system::ExclusiveMemory;
 
 /// Memory with one word a test can watch.
@@ -87,7 +87,7 @@ fn pair(depth: u32, start: u32) -> Pair {
 }
 
 fn message(number: u32) -> Request {
-    Request::Transmit { page: number as u16, length: (number >> 16) as u16, work: Work::Nothing }
+    Request::Transmit { page: number as u16, length: (number >> 16) as u16, offload: Offload::None }
 }
 
 #[test]
