@@ -471,7 +471,7 @@ impl<S: System, M: Memory> Service for Netfront<S, M> {
         self.handshake.deadline().into_iter().chain(drain).chain(self.look).chain(self.pace.deadline()).min()
     }
 
-    fn held(&self) -> Notifications {
+    fn events_to_hold(&self) -> Notifications {
         if !self.pace.holds() {
             return Notifications::default();
         }

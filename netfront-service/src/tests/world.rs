@@ -12,7 +12,7 @@ use cloister_caps::{Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::Grants;
 use cloister_interfaces::net::{Net, Offload, Offloads, Reply, Request};
-use cloister_interfaces::rules::Granted;
+use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::Store;
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service};
 use cloister_netfront::{Caps, service};
@@ -65,8 +65,8 @@ fn kernel(bells: &Rc<Cell<u64>>) -> Recorder {
 }
 
 /// A rule whose pages domains 0 to 3 may be granted.
-fn granted(rule: u8, pages: u16) -> Granted {
-    Granted { rule, pages, peer_first: 0, peer_last: 3 }
+fn granted(rule: u8, pages: u16) -> GrantAllowance {
+    GrantAllowance { rule, pages, peer_first: 0, peer_last: 3 }
 }
 
 pub struct World {
@@ -154,7 +154,7 @@ impl World {
         }
         let due = self.service.deadline().is_some_and(|deadline| deadline <= Instant(self.now));
         // What the service holds back stays where it is.
-        let held = self.service.held().0;
+        let held = self.service.events_to_hold().0;
         let bits = self.bells.get() & !held;
         self.bells.set(self.bells.get() & held);
         if bits == 0 && !due {

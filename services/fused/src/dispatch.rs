@@ -70,8 +70,8 @@ impl<S: System> Service for Fused<S> {
         self.parts.iter().filter_map(|part| part.deadline).min()
     }
 
-    fn held(&self) -> Notifications {
-        self.parts.iter().fold(Notifications::default(), |all, part| all | part.service.held())
+    fn events_to_hold(&self) -> Notifications {
+        self.parts.iter().fold(Notifications::default(), |all, part| all | part.service.events_to_hold())
     }
 }
 
@@ -125,7 +125,7 @@ mod tests {
         fn deadline(&self) -> Option<Instant> {
             self.deadline
         }
-        fn held(&self) -> Notifications {
+        fn events_to_hold(&self) -> Notifications {
             Notifications(1 << self.number)
         }
     }
@@ -152,7 +152,7 @@ mod tests {
         fused.notified(Notifications::ALL);
         let all = u64::MAX;
         assert_eq!(*log.borrow(), [(0, all), (1, all), (2, all), (3, all), (1, 1 << 9), (4, all), (5, all)]);
-        assert_eq!((fused.deadline(), fused.held()), (None, Notifications(0b11_1111)));
+        assert_eq!((fused.deadline(), fused.events_to_hold()), (None, Notifications(0b11_1111)));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use cloister_interfaces::capability::{Clock, Console, Entropy, GrantRule, Info, 
 use cloister_interfaces::control::Control;
 use cloister_interfaces::grants::Grants;
 use cloister_interfaces::net::Net;
-use cloister_interfaces::rules::Granted;
+use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::socket::Socket;
 use cloister_interfaces::store::Store;
 use cloister_interfaces::{Memory, Notifications, Service, System};
@@ -67,11 +67,11 @@ pub struct Caps<S, M: Memory> {
     /// For netfront.
     pub rx_events: Port<S>,
     /// For netfront.
-    pub ring_pages: Granted,
+    pub ring_pages: GrantAllowance,
     /// For netfront.
-    pub rx_pages: Granted,
+    pub rx_pages: GrantAllowance,
     /// For netfront.
-    pub tx_pages: Granted,
+    pub tx_pages: GrantAllowance,
     /// For xenstore.
     pub xenstore_ring: M,
     /// For netfront.

@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use cloister_caps::{DomId, GrantRef, InvokeError, Status};
 use cloister_interfaces::capability::{Clock, Console, GrantRule};
 use cloister_interfaces::grants::{Grants, Reply, Request};
-use cloister_interfaces::rules::{GrantRuleFor, rules};
+use cloister_interfaces::rules::{ClientGrantRule, decode_rules};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 
 use crate::pages::{PAGES, Pages};
@@ -102,8 +102,8 @@ impl<S: System, M: Memory> GrantManager<S, M> {
     }
 
     /// The rule that a client means by `number`.
-    fn find(&self, client: usize, number: u8) -> Option<GrantRuleFor> {
-        let mut own = rules::<GrantRuleFor>(self.blob).filter(|rule| usize::from(rule.client) == client);
+    fn find(&self, client: usize, number: u8) -> Option<ClientGrantRule> {
+        let mut own = decode_rules::<ClientGrantRule>(self.blob).filter(|rule| usize::from(rule.client) == client);
         own.nth(usize::from(number)).filter(|rule| usize::from(rule.rule) < self.rules.len())
     }
 
@@ -252,7 +252,7 @@ impl<S: System> Rule<S> {
 }
 
 /// Whether the policy's rule allows the grant now.
-fn check<S>(entry: &GrantRuleFor, rule: &Rule<S>, first: u16, count: u16, peer: DomId) -> Result<(), &'static str> {
+fn check<S>(entry: &ClientGrantRule, rule: &Rule<S>, first: u16, count: u16, peer: DomId) -> Result<(), &'static str> {
     let end =
         first.checked_add(count).filter(|end| *end <= PAGES.min(entry.count)).ok_or("the pages are out of range")?;
     if count == 0 {

@@ -74,7 +74,7 @@ impl<'a> Rule<'a> for PathRule<'a> {
 
 /// A grant rule that the grant manager applies on behalf of a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct GrantRuleFor {
+pub struct ClientGrantRule {
     /// The client: the index of the grant manager's queue.
     pub client: u8,
     /// The index of the rule's capability among the grant manager's grant capabilities.
@@ -87,7 +87,7 @@ pub struct GrantRuleFor {
     pub peer_last: u16,
 }
 
-impl Message for GrantRuleFor {
+impl Message for ClientGrantRule {
     const SIZE: usize = 8;
     fn encode(&self, writer: &mut Writer<'_>) {
         writer.u8(self.client);
@@ -97,7 +97,7 @@ impl Message for GrantRuleFor {
         writer.u16(self.peer_last);
     }
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        Ok(GrantRuleFor {
+        Ok(ClientGrantRule {
             client: reader.u8()?,
             rule: reader.u8()?,
             count: reader.u16()?,
@@ -107,7 +107,7 @@ impl Message for GrantRuleFor {
     }
 }
 
-impl Rule<'_> for GrantRuleFor {
+impl Rule<'_> for ClientGrantRule {
     const SIZE: usize = <Self as Message>::SIZE;
 
     fn write(&self, out: &mut [u8]) -> Option<()> {
@@ -122,7 +122,7 @@ impl Rule<'_> for GrantRuleFor {
 
 /// A blob of rules; `None` if there are too many, or one is too large.
 #[must_use]
-pub fn blob<'a, R: Rule<'a>>(rules: &[R]) -> Option<Vec<u8>> {
+pub fn encode_rules<'a, R: Rule<'a>>(rules: &[R]) -> Option<Vec<u8>> {
     let mut bytes = u16::try_from(rules.len()).ok()?.to_le_bytes().to_vec();
     for rule in rules {
         let start = bytes.len();
@@ -133,14 +133,14 @@ pub fn blob<'a, R: Rule<'a>>(rules: &[R]) -> Option<Vec<u8>> {
 }
 
 /// The rules of a blob, in order; those that cannot be read are left out, which gives no right.
-pub fn rules<'a, R: Rule<'a>>(blob: &'a [u8]) -> impl Iterator<Item = R> + 'a {
+pub fn decode_rules<'a, R: Rule<'a>>(blob: &'a [u8]) -> impl Iterator<Item = R> + 'a {
     let count = blob.get(..2).map_or(0, |bytes| usize::from(u16::from_le_bytes([bytes[0], bytes[1]])));
     blob.get(2..).unwrap_or_default().chunks_exact(R::SIZE).take(count).filter_map(|bytes| R::read(bytes).ok())
 }
 
 /// A grant rule as its client knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Granted {
+pub struct GrantAllowance {
     /// The number of the rule in a [`grants::Request`](crate::grants::Request).
     pub rule: u8,
     /// Pages that the rule covers.
@@ -151,7 +151,7 @@ pub struct Granted {
     pub peer_last: u16,
 }
 
-impl Granted {
+impl GrantAllowance {
     /// Returns `true` if the rule allows this peer. It is for the client to know beforehand what would be refused.
     #[must_use]
     pub fn allows(&self, peer: DomId) -> bool {
@@ -174,19 +174,19 @@ mod tests {
         let all = PathRule { client: 255, read: true, write: true, watch: true, path: "" };
         let none = PathRule { client: 0, read: false, write: false, watch: false, path: "" };
         let paths = [path_rule("device/vif/0"), path_rule(&long), all, none];
-        assert_eq!(rules::<PathRule<'_>>(&blob(&paths).unwrap()).collect::<Vec<_>>(), paths);
-        assert_eq!(blob(&[path_rule(&"x".repeat(PathRule::MAX_PATH + 1))]), None);
-        let grants = [GrantRuleFor { client: 1, rule: 2, count: 3, peer_first: 4, peer_last: u16::MAX }];
+        assert_eq!(decode_rules::<PathRule<'_>>(&encode_rules(&paths).unwrap()).collect::<Vec<_>>(), paths);
+        assert_eq!(encode_rules(&[path_rule(&"x".repeat(PathRule::MAX_PATH + 1))]), None);
+        let grants = [ClientGrantRule { client: 1, rule: 2, count: 3, peer_first: 4, peer_last: u16::MAX }];
         round_trips(&grants);
-        assert_eq!(rules::<GrantRuleFor>(&blob(&grants).unwrap()).collect::<Vec<_>>(), grants);
+        assert_eq!(decode_rules::<ClientGrantRule>(&encode_rules(&grants).unwrap()).collect::<Vec<_>>(), grants);
         // As images have them.
-        assert_eq!((blob(&paths).unwrap().len(), blob(&grants).unwrap().len()), (2 + 4 * 104, 2 + 8));
+        assert_eq!((encode_rules(&paths).unwrap().len(), encode_rules(&grants).unwrap().len()), (2 + 4 * 104, 2 + 8));
     }
 
     #[test]
     fn a_client_knows_the_peers_of_a_rule() {
         let allowed = |peer_first, peer_last| {
-            let granted = Granted { rule: 0, pages: 1, peer_first, peer_last };
+            let granted = GrantAllowance { rule: 0, pages: 1, peer_first, peer_last };
             (0..8).filter(|id| granted.allows(DomId(*id))).collect::<Vec<_>>()
         };
         assert_eq!((allowed(0, 0), allowed(2, 4), allowed(4, 2)), (vec![0], vec![2, 3, 4], vec![]));
@@ -214,9 +214,10 @@ mod tests {
 
     #[test]
     fn a_blob_gives_the_rules_that_decode_and_no_more_than_it_counts() {
-        let mut bytes = blob(&["a", "b", "c"].map(path_rule)).unwrap();
+        let mut bytes = encode_rules(&["a", "b", "c"].map(path_rule)).unwrap();
         bytes[0] = 2;
-        let names = |blob: &[u8]| rules::<PathRule<'_>>(blob).map(|rule| rule.path.to_owned()).collect::<Vec<_>>();
+        let names =
+            |blob: &[u8]| decode_rules::<PathRule<'_>>(blob).map(|rule| rule.path.to_owned()).collect::<Vec<_>>();
         assert_eq!(names(&bytes), ["a", "b"]);
         assert_eq!(names(&bytes[..2 + <PathRule<'_> as Rule<'_>>::SIZE * 2 - 1]), ["a"]);
         bytes[3] = 0xff;

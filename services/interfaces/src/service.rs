@@ -40,7 +40,7 @@ pub trait Service {
 
     /// The events that it does not want to be told of while it waits: those of a peer that sends too many. The channels
     /// that it was told of already stay shut, which costs nothing whatever the peer sends.
-    fn held(&self) -> Notifications {
+    fn events_to_hold(&self) -> Notifications {
         Notifications::default()
     }
 }

@@ -47,7 +47,7 @@ pub fn run<T: Service>(heap: Option<Slot>, make: impl FnOnce(Kernel) -> T) -> ! 
     let mut notifications = Notifications::ALL;
     loop {
         service.notified(notifications);
-        notifications = wait(service.deadline(), service.held());
+        notifications = wait(service.deadline(), service.events_to_hold());
     }
 }
 

@@ -10,7 +10,7 @@ use cloister_caps::{InvokeError, Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::{self, Grants};
 use cloister_interfaces::net::{Net, Offload, Offloads, Reply, Request};
-use cloister_interfaces::rules::Granted;
+use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{self, Store};
 use cloister_interfaces::{Memory, Service};
 use cloister_netfront::{Caps, service};
@@ -126,8 +126,8 @@ impl Tcpip {
 }
 
 /// A rule whose pages some domains may be granted.
-fn granted(rule: u8, pages: u16) -> Granted {
-    Granted { rule, pages, peer_first: 0, peer_last: PEER_LAST }
+fn granted(rule: u8, pages: u16) -> GrantAllowance {
+    GrantAllowance { rule, pages, peer_first: 0, peer_last: PEER_LAST }
 }
 
 /// The kernel: ports are opened and closed one after the other, and nothing else is held.

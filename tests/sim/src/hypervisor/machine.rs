@@ -208,7 +208,7 @@ impl Machine {
         let (deadline, held) = program::enter(self, service, || {
             let running = program.running.get_or_insert_with(program.make);
             running.notified(Notifications(bits));
-            (running.deadline(), running.held())
+            (running.deadline(), running.events_to_hold())
         });
         self.spend(RUN_TIME);
         if self.end.get().is_none() {
