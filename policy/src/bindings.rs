@@ -110,7 +110,7 @@ impl Binder<'_> {
         let producer = shared_region(self.plan.region_slot(self.index, &producer_region(one_way))?);
         let consumer = shared_region(self.plan.region_slot(self.index, &consumer_region(one_way))?);
         Some(format!(
-            "cloister_interfaces::queue::End {{ slot: {slot}, bit: {bit}, depth: {}, producer: {producer}, consumer: {consumer} }}",
+            "cloister_interfaces::queue::QueueEnd {{ slot: {slot}, bit: {bit}, depth: {}, producer: {producer}, consumer: {consumer} }}",
             queue.depth
         ))
     }

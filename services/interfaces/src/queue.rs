@@ -56,7 +56,7 @@ pub struct Full;
 
 /// Where a queue end is: what the policy compiler emits for it.
 #[derive(Clone, Copy, Debug)]
-pub struct End<M> {
+pub struct QueueEnd<M> {
     /// The capability to wake the other end.
     pub slot: Slot,
     /// The notification bit by which this end is woken.
@@ -72,9 +72,9 @@ pub struct End<M> {
 /// The producing end of a queue.
 pub struct Sender<T, S, M> {
     system: S,
-    end: End<M>,
+    end: QueueEnd<M>,
     head: u32,
-    announced: u32,
+    flushed: u32,
     /// Up to here slots are known to be free: there may be more.
     limit: u32,
     message: PhantomData<fn(T)>,
@@ -82,9 +82,9 @@ pub struct Sender<T, S, M> {
 
 impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
     /// The producing end at `end`.
-    pub fn new(system: S, end: End<M>) -> Self {
+    pub fn new(system: S, end: QueueEnd<M>) -> Self {
         let head = end.producer.load(HEAD);
-        Sender { system, end, head, announced: head, limit: head, message: PhantomData }
+        Sender { system, end, head, flushed: head, limit: head, message: PhantomData }
     }
 
     /// The notification bit by which this end learns of space.
@@ -94,7 +94,7 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
 
     /// Where this end is, for what attacks it.
     #[cfg(feature = "probe")]
-    pub fn end(&self) -> &End<M> {
+    pub fn end(&self) -> &QueueEnd<M> {
         &self.end
     }
 
@@ -115,7 +115,7 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
     /// The queue is full; this end will be notified when there is room.
     pub fn push(&mut self, message: &T) -> Result<(), Full> {
         if self.head == self.limit {
-            self.look_for_room()?;
+            self.find_room()?;
         }
         let slot = (self.head & (self.end.depth - 1)) as usize;
         self.end.producer.store_words(SLOTS + slot * T::SIZE, &message.to_words()[..T::WORDS]);
@@ -126,7 +126,7 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
     /// [`Self::push`] of each, as far as there is room; answers how many that were.
     pub fn push_all(&mut self, messages: &[T]) -> usize {
         let mut rest = messages;
-        while !rest.is_empty() && (self.head != self.limit || self.look_for_room().is_ok()) {
+        while !rest.is_empty() && (self.head != self.limit || self.find_room().is_ok()) {
             let slot = self.head & (self.end.depth - 1);
             let free = self.limit.wrapping_sub(self.head).min(self.end.depth - slot);
             let (run, beyond) = rest.split_at(rest.len().min(free as usize));
@@ -138,7 +138,7 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
     }
 
     #[cold]
-    fn look_for_room(&mut self) -> Result<(), Full> {
+    fn find_room(&mut self) -> Result<(), Full> {
         let mut room = self.room();
         if room == 0 {
             self.end.producer.store(SPACE_EVENT, self.head.wrapping_sub(self.end.depth).wrapping_add(1));
@@ -152,10 +152,10 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
     /// Publishes what was pushed, and wakes the receiver if it waits for it. Call once for a batch.
     #[inline(never)] // It is called in many places, and seldom: the image would be larger, and no faster.
     pub fn flush(&mut self) {
-        if self.head == self.announced {
+        if self.head == self.flushed {
             return;
         }
-        let old = core::mem::replace(&mut self.announced, self.head);
+        let old = core::mem::replace(&mut self.flushed, self.head);
         self.end.producer.store(HEAD, self.head);
         self.end.producer.barrier();
         if passed(old, self.head, self.end.consumer.load(MESSAGE_EVENT)) {
@@ -187,7 +187,7 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
 /// The consuming end of a queue.
 pub struct Receiver<T, S, M> {
     system: S,
-    end: End<M>,
+    end: QueueEnd<M>,
     tail: u32,
     released: u32,
     /// Up to here messages are known to be there, at most `half`: there may be more.
@@ -195,16 +195,16 @@ pub struct Receiver<T, S, M> {
     /// Half of what the queue holds, but one at least.
     half: u32,
     /// What this end last wrote as `message_event`; at first what means nothing.
-    asked: u32,
+    requested: u32,
     message: PhantomData<fn() -> T>,
 }
 
 impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
     /// The consuming end at `end`.
-    pub fn new(system: S, end: End<M>) -> Self {
+    pub fn new(system: S, end: QueueEnd<M>) -> Self {
         let tail = end.consumer.load(TAIL);
         let half = (end.depth / 2).max(1);
-        Receiver { system, end, tail, released: tail, limit: tail, half, asked: tail, message: PhantomData }
+        Receiver { system, end, tail, released: tail, limit: tail, half, requested: tail, message: PhantomData }
     }
 
     /// The notification bit by which this end learns of messages.
@@ -214,7 +214,7 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
 
     /// Where this end is, for what attacks it.
     #[cfg(feature = "probe")]
-    pub fn end(&self) -> &End<M> {
+    pub fn end(&self) -> &QueueEnd<M> {
         &self.end
     }
 
@@ -226,7 +226,7 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
     /// After `None` this end is notified of the next.
     pub fn pop(&mut self) -> Option<Result<T, Malformed>> {
         if self.tail == self.limit
-            && let Err(malformed) = self.look_for_messages()?
+            && let Err(malformed) = self.find_messages()?
         {
             return Some(Err(malformed));
         }
@@ -243,7 +243,7 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
         let mut left = most;
         while left > 0 {
             if self.tail == self.limit {
-                match self.look_for_messages() {
+                match self.find_messages() {
                     Some(Ok(())) => {}
                     Some(Err(malformed)) => {
                         take(Err(malformed));
@@ -264,50 +264,50 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
     }
 
     #[inline]
-    fn look_for_messages(&mut self) -> Option<Result<(), Malformed>> {
+    fn find_messages(&mut self) -> Option<Result<(), Malformed>> {
         let waiting = self.waiting();
         if waiting.wrapping_sub(1) < self.end.depth && self.tail.wrapping_sub(self.released) < self.half {
             self.limit = self.tail.wrapping_add(waiting.min(self.half));
             return Some(Ok(()));
         }
-        self.look_closer(waiting)
+        self.find_messages_slow(waiting)
     }
 
     /// What is left to do when none seem to wait, or more than there can be, or when half of the queue was taken.
     #[inline(never)] // As for `flush`.
-    fn look_closer(&mut self, waiting: u32) -> Option<Result<(), Malformed>> {
+    fn find_messages_slow(&mut self, waiting: u32) -> Option<Result<(), Malformed>> {
         if waiting == 0 {
-            return self.rest();
+            return self.request_wake();
         }
         if waiting > self.end.depth {
             // More than the queue holds. Nothing in it means anything, and to follow the claim would be up to 2^32
             // messages of work: go on where the producer says that it is.
             self.tail = self.tail.wrapping_add(waiting);
             self.limit = self.tail;
-            self.give_back();
+            self.return_slots();
             return Some(Err(Malformed));
         }
         self.limit = self.tail.wrapping_add(waiting.min(self.half));
         if self.tail.wrapping_sub(self.released) >= self.half {
-            self.give_back();
+            self.return_slots();
         }
         Some(Ok(()))
     }
 
     /// Says that the next message is to wake this end, and looks once more.
     #[inline(never)] // Else who finds messages pays for it, too.
-    fn rest(&mut self) -> Option<Result<(), Malformed>> {
+    fn request_wake(&mut self) -> Option<Result<(), Malformed>> {
         let (tail, next) = (self.tail, self.tail.wrapping_add(1));
-        if self.asked == next && self.released == tail {
+        if self.requested == next && self.released == tail {
             // The sender was told before, and the look that brought us here came after that.
             return None;
         }
-        self.asked = next;
+        self.requested = next;
         self.end.consumer.store(MESSAGE_EVENT, next);
-        self.tell();
+        self.publish_tail();
         match self.end.producer.load(HEAD).wrapping_sub(tail) {
             0 => None,
-            waiting => self.look_closer(waiting),
+            waiting => self.find_messages_slow(waiting),
         }
     }
 
@@ -315,18 +315,18 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
     /// [`Self::pop`] does so by itself when it finds the queue empty, or that half of it was taken.
     pub fn release(&mut self) {
         if self.tail != self.released {
-            self.give_back();
+            self.return_slots();
         }
     }
 
     #[inline(never)] // As for `flush`.
-    fn give_back(&mut self) {
-        self.tell();
+    fn return_slots(&mut self) {
+        self.publish_tail();
     }
 
     /// Tells the sender how far this end is, and wakes it if it waits for that; what is looked at afterwards is no older.
     #[inline(always)]
-    fn tell(&mut self) {
+    fn publish_tail(&mut self) {
         let (old, new) = (self.released, self.tail);
         self.released = new;
         self.end.consumer.store(TAIL, new);
@@ -367,7 +367,7 @@ pub struct Server<I: Interface, S, M> {
 
 impl<I: Interface, S: System, M: Memory> Client<I, S, M> {
     /// The client's ends at these places.
-    pub fn new(system: S, requests: End<M>, replies: End<M>) -> Self {
+    pub fn new(system: S, requests: QueueEnd<M>, replies: QueueEnd<M>) -> Self {
         Client { requests: Sender::new(system.clone(), requests), replies: Receiver::new(system, replies) }
     }
 
@@ -379,7 +379,7 @@ impl<I: Interface, S: System, M: Memory> Client<I, S, M> {
 
 impl<I: Interface, S: System, M: Memory> Server<I, S, M> {
     /// The server's ends at these places.
-    pub fn new(system: S, requests: End<M>, replies: End<M>) -> Self {
+    pub fn new(system: S, requests: QueueEnd<M>, replies: QueueEnd<M>) -> Self {
         Server { requests: Receiver::new(system.clone(), requests), replies: Sender::new(system, replies) }
     }
 

@@ -52,9 +52,9 @@ impl Memory for Page {
 
 /// Counts wake-ups.
 #[derive(Clone, Default)]
-struct Bell(Rc<Cell<u32>>);
+struct WakeCounter(Rc<Cell<u32>>);
 
-impl System for Bell {
+impl System for WakeCounter {
     fn invoke(&self, _: Slot, operation: Operation, _: [u64; 4]) -> Result<[u64; 2], InvokeError> {
         assert_eq!(operation, Operation::QueueNotify);
         self.0.set(self.0.get() + 1);
@@ -63,12 +63,12 @@ impl System for Bell {
 }
 
 struct Pair {
-    sender: Sender<Request, Bell, Page>,
-    receiver: Receiver<Request, Bell, Page>,
+    sender: Sender<Request, WakeCounter, Page>,
+    receiver: Receiver<Request, WakeCounter, Page>,
     producer: Page,
     consumer: Page,
-    woken: Bell,
-    freed: Bell,
+    woken: WakeCounter,
+    freed: WakeCounter,
 }
 
 /// A queue of `depth` whose indices start at `start`.
@@ -79,8 +79,8 @@ fn pair(depth: u32, start: u32) -> Pair {
         page.store(index, start);
         page.store(event, start);
     }
-    let end = |bit| End { slot: Slot(0), bit, depth, producer: producer.clone(), consumer: consumer.clone() };
-    let (woken, freed) = (Bell::default(), Bell::default());
+    let end = |bit| QueueEnd { slot: Slot(0), bit, depth, producer: producer.clone(), consumer: consumer.clone() };
+    let (woken, freed) = (WakeCounter::default(), WakeCounter::default());
     let sender = Sender::new(woken.clone(), end(5));
     let receiver = Receiver::new(freed.clone(), end(6));
     Pair { sender, receiver, producer, consumer, woken, freed }
@@ -273,7 +273,7 @@ fn a_lying_peer_gains_no_more_than_a_full_or_a_busy_queue() {
         pair.producer.store(HEAD, lie);
         assert_eq!(pair.receiver.pop_each(100, |_| ()), if lie <= 4 { lie } else { 1 });
         // Whoever takes the liar's place goes on from there.
-        let mut sender = Sender::<Request, _, _>::new(Bell::default(), pair.receiver.end.clone());
+        let mut sender = Sender::<Request, _, _>::new(WakeCounter::default(), pair.receiver.end.clone());
         assert_eq!(sender.send(&message(7)), Ok(()));
         assert_eq!(pair.receiver.pop(), Some(Ok(message(7))));
         assert_eq!(pair.receiver.pop(), None);
@@ -300,10 +300,15 @@ fn a_restarted_end_goes_on_where_the_queue_stands() {
     }
     assert!(pair.receiver.pop().is_some());
     pair.receiver.release();
-    let end =
-        || End { slot: Slot(0), bit: 0, depth: 4, producer: pair.producer.clone(), consumer: pair.consumer.clone() };
-    let mut sender = Sender::<Request, _, _>::new(Bell::default(), end());
-    let mut receiver = Receiver::<Request, _, _>::new(Bell::default(), end());
+    let end = || QueueEnd {
+        slot: Slot(0),
+        bit: 0,
+        depth: 4,
+        producer: pair.producer.clone(),
+        consumer: pair.consumer.clone(),
+    };
+    let mut sender = Sender::<Request, _, _>::new(WakeCounter::default(), end());
+    let mut receiver = Receiver::<Request, _, _>::new(WakeCounter::default(), end());
     assert_eq!(sender.room(), 2);
     sender.send(&message(3)).unwrap();
     for number in 1..4 {
@@ -314,9 +319,9 @@ fn a_restarted_end_goes_on_where_the_queue_stands() {
 
 #[test]
 fn a_notification_is_about_an_interface_if_it_is_about_one_of_its_queues() {
-    let end = |bit| End { slot: Slot(0), bit, depth: 4, producer: Page::new(1), consumer: Page::new(1) };
-    let client = Client::<Net, _, _>::new(Bell::default(), end(5), end(6));
-    let server = Server::<Net, _, _>::new(Bell::default(), end(5), end(6));
+    let end = |bit| QueueEnd { slot: Slot(0), bit, depth: 4, producer: Page::new(1), consumer: Page::new(1) };
+    let client = Client::<Net, _, _>::new(WakeCounter::default(), end(5), end(6));
+    let server = Server::<Net, _, _>::new(WakeCounter::default(), end(5), end(6));
     for bit in 0..64 {
         let (bits, about) = (Notifications(1 << bit), bit == 5 || bit == 6);
         assert_eq!((client.notified(bits), server.notified(bits)), (about, about), "{bit}");
