@@ -202,20 +202,20 @@ impl<'a> Tables<'a> {
         if core::str::from_utf8(self.section(8)).is_err() || core::str::from_utf8(self.section(9)).is_err() {
             return Err(TableError::Section(SECTIONS[8]));
         }
-        check_each("service", &self.services(), |service| self.service_holds(service))?;
-        check_each("segment", &self.segments(), |segment| self.segment_holds(segment))?;
-        check_each("region", &self.regions(), |region| self.region_holds(region))?;
+        check_each("service", &self.services(), |service| self.service_is_valid(service))?;
+        check_each("segment", &self.segments(), |segment| self.segment_is_valid(segment))?;
+        check_each("region", &self.regions(), |region| self.region_is_valid(region))?;
         let mut written = [false; MAX_REGIONS];
-        check_each("mapping", &self.mappings(), |mapping| self.mapping_holds(mapping, &mut written))?;
+        check_each("mapping", &self.mappings(), |mapping| self.mapping_is_valid(mapping, &mut written))?;
         let mut slots = [0; MAX_SERVICES];
-        check_each("capability", &self.capabilities(), |capability| self.capability_holds(capability, &mut slots))?;
-        check_each("queue", &self.queues(), |queue| self.queue_holds(queue))?;
-        check_each("grant", &self.grants(), |grant| self.grant_holds(grant))?;
+        check_each("capability", &self.capabilities(), |capability| self.capability_is_valid(capability, &mut slots))?;
+        check_each("queue", &self.queues(), |queue| self.queue_is_valid(queue))?;
+        check_each("grant", &self.grants(), |grant| self.grant_is_valid(grant))?;
         check_each("port", &self.ports(), |port| {
             self.is_service(port.service)
                 && port.bit <= MAX_NOTIFICATION_BIT
                 && port.peer_first <= port.peer_last
-                && self.named(port.name)
+                && self.is_name(port.name)
         })
     }
 
@@ -223,7 +223,7 @@ impl<'a> Tables<'a> {
         usize::from(index) < self.services().len()
     }
 
-    fn named(&self, name: Name) -> bool {
+    fn is_name(&self, name: Name) -> bool {
         let (names, start) = (self.section(8), name.offset as usize);
         let end = start.saturating_add(name.length as usize);
         // The section is UTF-8 as a whole, as was looked at first: a part of it is, if neither end cuts a character.
@@ -231,8 +231,8 @@ impl<'a> Tables<'a> {
         end <= names.len() && between(start) && between(end)
     }
 
-    fn service_holds(&self, service: &Service) -> bool {
-        self.named(service.name)
+    fn service_is_valid(&self, service: &Service) -> bool {
+        self.is_name(service.name)
             && service.entry < LOWER_HALF_END
             && service.stack_top < LOWER_HALF_END
             && service.stack_top.is_multiple_of(16)
@@ -240,7 +240,7 @@ impl<'a> Tables<'a> {
             && service.budget_us <= service.period_us
     }
 
-    fn segment_holds(&self, segment: &Segment) -> bool {
+    fn segment_is_valid(&self, segment: &Segment) -> bool {
         let end = segment.address.checked_add(segment.memory_size);
         self.is_service(segment.service)
             && segment.flags < 8
@@ -253,18 +253,21 @@ impl<'a> Tables<'a> {
             && end.is_some_and(|end| end < LOWER_HALF_END)
     }
 
-    fn region_holds(&self, region: &Region) -> bool {
+    fn region_is_valid(&self, region: &Region) -> bool {
         let sized = match region.kind {
             RegionKind::Fixed => region.amount > 0 && region.amount <= 1 << 20,
             RegionKind::Share => region.amount > 0 && region.minimum <= region.maximum && region.maximum <= 1 << 20,
             RegionKind::ImageData => region.image.is_multiple_of(PAGE_SIZE as u64) && region.image_length > 0,
             RegionKind::Module | RegionKind::CommandLine | RegionKind::XenStoreRing => true,
         };
-        sized && region.image.checked_add(region.image_length).is_some() && self.named(region.name) && region.reset < 2
+        sized
+            && region.image.checked_add(region.image_length).is_some()
+            && self.is_name(region.name)
+            && region.reset < 2
     }
 
     /// `written` are the regions that a service of another mapping writes.
-    fn mapping_holds(&self, mapping: &Mapping, written: &mut [bool; MAX_REGIONS]) -> bool {
+    fn mapping_is_valid(&self, mapping: &Mapping, written: &mut [bool; MAX_REGIONS]) -> bool {
         let region = self.regions().get(usize::from(mapping.region));
         let writable = mapping.access == Access::ReadWrite;
         let allowed = region.is_some_and(|region| {
@@ -281,7 +284,7 @@ impl<'a> Tables<'a> {
     }
 
     /// `slots` are those of each service that other capabilities have.
-    fn capability_holds(&self, capability: &Capability, slots: &mut [u64; MAX_SERVICES]) -> bool {
+    fn capability_is_valid(&self, capability: &Capability, slots: &mut [u64; MAX_SERVICES]) -> bool {
         let object = capability.object as usize;
         let exists = match capability.kind {
             Kind::Sender => self.queues().get(object).is_some_and(|queue| queue.sender == capability.service),
@@ -297,12 +300,12 @@ impl<'a> Tables<'a> {
             *slots |= slot;
             alone && slot != 0
         });
-        exists && alone && self.is_service(capability.service) && self.named(capability.name)
+        exists && alone && self.is_service(capability.service) && self.is_name(capability.name)
     }
 
-    fn queue_holds(&self, queue: &Queue) -> bool {
+    fn queue_is_valid(&self, queue: &Queue) -> bool {
         let regions = self.regions().len();
-        self.named(queue.name)
+        self.is_name(queue.name)
             && self.is_service(queue.sender)
             && self.is_service(queue.receiver)
             && queue.sender_bit <= MAX_NOTIFICATION_BIT
@@ -313,7 +316,7 @@ impl<'a> Tables<'a> {
             && usize::from(queue.consumer_region) < regions
     }
 
-    fn grant_holds(&self, grant: &GrantRule) -> bool {
+    fn grant_is_valid(&self, grant: &GrantRule) -> bool {
         let last = grant.first_ref.checked_add(grant.count);
         let fits = self
             .regions()
@@ -332,17 +335,17 @@ impl<'a> Tables<'a> {
             && grant.first_ref >= super::FIRST_GRANT_REF
             && last.is_some_and(|last| last <= MAX_GRANT_REFS)
             && grant.peer_first <= grant.peer_last
-            && self.named(grant.name)
+            && self.is_name(grant.name)
     }
 }
 
 fn check_each<R: Record>(
     what: &'static str,
     records: &Records<'_, R>,
-    mut holds: impl FnMut(&R) -> bool,
+    mut is_valid: impl FnMut(&R) -> bool,
 ) -> Result<(), TableError> {
     for index in 0..records.len() {
-        if !records.get(index).is_some_and(|record| holds(&record)) {
+        if !records.get(index).is_some_and(|record| is_valid(&record)) {
             return Err(TableError::Record(what, index as u32));
         }
     }

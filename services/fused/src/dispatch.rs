@@ -30,20 +30,24 @@ impl Part {
 pub(crate) struct Fused<S> {
     parts: [Part; SERVICES],
     clock: Clock<S>,
-    rung: fn(usize) -> Notifications,
+    take_notifications: fn(usize) -> Notifications,
     /// There was more to do than [`CALLS`].
     left_over: bool,
 }
 
 impl<S: System> Fused<S> {
-    pub(crate) fn new(parts: [Part; SERVICES], clock: Clock<S>, rung: fn(usize) -> Notifications) -> Self {
-        Fused { parts, clock, rung, left_over: false }
+    pub(crate) fn new(
+        parts: [Part; SERVICES],
+        clock: Clock<S>,
+        take_notifications: fn(usize) -> Notifications,
+    ) -> Self {
+        Fused { parts, clock, take_notifications, left_over: false }
     }
 
     /// Runs the first service that has something to do; whether there was one.
     fn run_one(&mut self, now: Instant) -> bool {
         for (index, part) in self.parts.iter_mut().enumerate() {
-            let pending = core::mem::take(&mut part.pending) | (self.rung)(index).0;
+            let pending = core::mem::take(&mut part.pending) | (self.take_notifications)(index).0;
             if pending != 0 || part.deadline.is_some_and(|deadline| deadline <= now) {
                 part.service.notified(Notifications(pending));
                 part.deadline = part.service.deadline();
@@ -92,7 +96,7 @@ mod tests {
         BELLS.with(|bells| bells[service].set(1 << 9));
     }
 
-    fn rung(service: usize) -> Notifications {
+    fn take_notifications(service: usize) -> Notifications {
         Notifications(BELLS.with(|bells| bells[service].take()))
     }
 
@@ -139,7 +143,7 @@ mod tests {
             Part::new(Box::new(told), Notifications(1 << number))
         };
         let parts = core::array::from_fn(part);
-        (Fused::new(parts, Clock::new(Still, Slot(1)), rung), log)
+        (Fused::new(parts, Clock::new(Still, Slot(1)), take_notifications), log)
     }
 
     #[test]

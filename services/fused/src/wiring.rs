@@ -4,7 +4,7 @@ use cloister_caps::PAGE_SIZE;
 use cloister_interfaces::queue::{QueueEnd, producer_pages};
 use cloister_interfaces::{Client, Interface, Memory, Message, Server, System};
 
-use crate::{SERVICES, bell};
+use crate::{SERVICES, notify_slot};
 
 /// The first bit of a bell. The bits below are those of the program's own ports.
 const FIRST: u8 = 8;
@@ -41,9 +41,14 @@ impl<S: System, M: Memory> Wiring<S, M> {
         let consumer = self.pages(1);
         let (to_sender, to_receiver) = (self.bit(sender), self.bit(receiver));
         let (own, other) = (producer.clone(), consumer.clone());
-        let sends =
-            QueueEnd { slot: bell(receiver, to_receiver), bit: to_sender, depth, producer: own, consumer: other };
-        (sends, QueueEnd { slot: bell(sender, to_sender), bit: to_receiver, depth, producer, consumer })
+        let sends = QueueEnd {
+            slot: notify_slot(receiver, to_receiver),
+            bit: to_sender,
+            depth,
+            producer: own,
+            consumer: other,
+        };
+        (sends, QueueEnd { slot: notify_slot(sender, to_sender), bit: to_receiver, depth, producer, consumer })
     }
 
     fn pages(&mut self, pages: usize) -> M {

@@ -36,7 +36,7 @@ pub trait Message: Sized {
     #[inline]
     fn to_words(&self) -> Words {
         let mut words = Words::default();
-        self.encode(&mut Writer { words: &mut words[..Self::WORDS], at: 0 });
+        self.encode(&mut Writer { words: &mut words[..Self::WORDS], position: 0 });
         words
     }
 
@@ -47,16 +47,16 @@ pub trait Message: Sized {
     #[inline]
     fn from_words(mut words: Words) -> Result<Self, Malformed> {
         let words = &mut words[..Self::WORDS];
-        let message = Self::decode(&mut Reader { words, at: 0 })?;
+        let message = Self::decode(&mut Reader { words, position: 0 })?;
         // What was read is gone from them.
-        if words.iter().fold(0, |rest, word| rest | word) == 0 { Ok(message) } else { Err(Malformed) }
+        if words.iter().fold(0, |all, word| all | word) == 0 { Ok(message) } else { Err(Malformed) }
     }
 
     /// Encodes into `out`: as much of it as there is room for.
     fn to_bytes(&self, out: &mut [u8]) {
         let words = self.to_words();
-        for (place, word) in out.chunks_mut(8).zip(&words) {
-            place.copy_from_slice(&word.to_le_bytes()[..place.len()]);
+        for (chunk, word) in out.chunks_mut(8).zip(&words) {
+            chunk.copy_from_slice(&word.to_le_bytes()[..chunk.len()]);
         }
     }
 
@@ -80,13 +80,13 @@ pub trait Message: Sized {
 
 /// Where byte `at` is: its word, and its lowest bit.
 #[inline]
-const fn place(at: usize) -> (usize, usize) {
-    (at / 8, at % 8 * 8)
+const fn locate(position: usize) -> (usize, usize) {
+    (position / 8, position % 8 * 8)
 }
 
 /// The lowest `size` bytes of a word; `size` is 1 to 8.
 #[inline]
-const fn mask(size: usize) -> u64 {
+const fn low_mask(size: usize) -> u64 {
     u64::MAX >> (64 - size * 8)
 }
 
@@ -94,7 +94,7 @@ const fn mask(size: usize) -> u64 {
 /// and the round-trip test of the message fails.
 pub struct Writer<'a> {
     words: &'a mut [u64],
-    at: usize,
+    position: usize,
 }
 
 // In line all of it is shifts by constants; called, each field would be a walk through memory.
@@ -102,7 +102,7 @@ impl Writer<'_> {
     /// Appends the lowest `size` bytes of a value that has no others.
     #[inline]
     fn put(&mut self, value: u64, size: usize) {
-        let (index, shift) = place(self.at);
+        let (index, shift) = locate(self.position);
         if let Some(word) = self.words.get_mut(index) {
             *word |= value << shift;
         }
@@ -111,7 +111,7 @@ impl Writer<'_> {
         {
             *word |= value >> (64 - shift);
         }
-        self.at += size;
+        self.position += size;
     }
     /// Appends bytes.
     #[inline]
@@ -154,24 +154,24 @@ impl Writer<'_> {
 /// Reads the fields of a message, and takes what was read out of its words.
 pub struct Reader<'a> {
     words: &'a mut [u64],
-    at: usize,
+    position: usize,
 }
 
 impl Reader<'_> {
     /// Takes `size` bytes, 1 to 8.
     #[inline]
     fn take(&mut self, size: usize) -> Result<u64, Malformed> {
-        let (index, shift) = place(self.at);
+        let (index, shift) = locate(self.position);
         let word = self.words.get_mut(index).ok_or(Malformed)?;
-        let mut value = *word >> shift & mask(size);
-        *word &= !(mask(size) << shift);
+        let mut value = *word >> shift & low_mask(size);
+        *word &= !(low_mask(size) << shift);
         if shift + size * 8 > 64 {
             let word = self.words.get_mut(index + 1).ok_or(Malformed)?;
-            let beyond = mask(size) >> (64 - shift);
-            value |= (*word & beyond) << (64 - shift);
-            *word &= !beyond;
+            let upper = low_mask(size) >> (64 - shift);
+            value |= (*word & upper) << (64 - shift);
+            *word &= !upper;
         }
-        self.at += size;
+        self.position += size;
         Ok(value)
     }
     /// Reads `N` bytes.
@@ -291,15 +291,17 @@ pub(crate) mod tests {
     #[test]
     fn counted_fields_are_bounded() {
         let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
-        let read = |mut words: [u64; 2]| Reader { words: &mut words, at: 0 }.counted::<8>().map(|bytes| bytes.to_vec());
+        let read =
+            |mut words: [u64; 2]| Reader { words: &mut words, position: 0 }.counted::<8>().map(|bytes| bytes.to_vec());
         assert_eq!(read([word(b"\x04\0abcdef"), 0]), Ok(b"abcd".to_vec()));
         assert_eq!(read([word(b"\x08\0abcdef"), word(b"ghijklmn")]), Ok(b"abcdefgh".to_vec()));
         assert_eq!(read([word(b"\x09\0abcdef"), word(b"ghijklmn")]), Err(Malformed), "more than the field may have");
-        let short = |bytes| Reader { words: &mut [word(bytes)], at: 0 }.counted::<8>().map(|bytes| bytes.to_vec());
+        let short =
+            |bytes| Reader { words: &mut [word(bytes)], position: 0 }.counted::<8>().map(|bytes| bytes.to_vec());
         assert_eq!(short(b"\x06\0abcdef"), Ok(b"abcdef".to_vec()));
         assert_eq!(short(b"\x07\0abcdef"), Err(Malformed), "more than there are");
-        assert_eq!(Reader { words: &mut [], at: 0 }.counted::<8>(), Err(Malformed));
-        assert_eq!(Reader { words: &mut [word(b"\x02\0\xff\xfe\0\0\0\0")], at: 0 }.text::<4>(), Err(Malformed));
+        assert_eq!(Reader { words: &mut [], position: 0 }.counted::<8>(), Err(Malformed));
+        assert_eq!(Reader { words: &mut [word(b"\x02\0\xff\xfe\0\0\0\0")], position: 0 }.text::<4>(), Err(Malformed));
     }
 
     #[test]
@@ -326,12 +328,12 @@ pub(crate) mod tests {
     #[test]
     fn a_field_may_lie_across_words() {
         let mut words = [0; 3];
-        let mut writer = Writer { words: &mut words, at: 0 };
+        let mut writer = Writer { words: &mut words, position: 0 };
         writer.u8(1);
         writer.u64(0x0908_0706_0504_0302);
         writer.bytes([10, 11, 12, 13, 14, 15]);
         writer.u16(0x1110);
-        let mut reader = Reader { words: &mut words, at: 0 };
+        let mut reader = Reader { words: &mut words, position: 0 };
         assert_eq!(reader.bytes(), Ok([1]));
         assert_eq!(reader.u64(), Ok(0x0908_0706_0504_0302));
         assert_eq!(reader.bytes(), Ok([10, 11, 12, 13, 14, 15]));
@@ -342,7 +344,7 @@ pub(crate) mod tests {
     #[test]
     fn a_writer_cuts_off_what_does_not_fit() {
         let mut words = [0; 1];
-        let mut writer = Writer { words: &mut words, at: 0 };
+        let mut writer = Writer { words: &mut words, position: 0 };
         writer.u32(0x0403_0201);
         writer.u16(0x0605);
         writer.u32(0x0A09_0807);

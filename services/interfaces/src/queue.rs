@@ -125,16 +125,16 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
 
     /// [`Self::push`] of each, as far as there is room; answers how many that were.
     pub fn push_all(&mut self, messages: &[T]) -> usize {
-        let mut rest = messages;
-        while !rest.is_empty() && (self.head != self.limit || self.find_room().is_ok()) {
+        let mut unsent = messages;
+        while !unsent.is_empty() && (self.head != self.limit || self.find_room().is_ok()) {
             let slot = self.head & (self.end.depth - 1);
             let free = self.limit.wrapping_sub(self.head).min(self.end.depth - slot);
-            let (run, beyond) = rest.split_at(rest.len().min(free as usize));
+            let (run, remaining) = unsent.split_at(unsent.len().min(free as usize));
             self.end.producer.store_each(SLOTS + slot as usize * T::SIZE, T::WORDS, run, T::to_words);
             self.head = self.head.wrapping_add(run.len() as u32);
-            rest = beyond;
+            unsent = remaining;
         }
-        messages.len() - rest.len()
+        messages.len() - unsent.len()
     }
 
     #[cold]
@@ -158,8 +158,8 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
         let old = core::mem::replace(&mut self.flushed, self.head);
         self.end.producer.store(HEAD, self.head);
         self.end.producer.barrier();
-        if passed(old, self.head, self.end.consumer.load(MESSAGE_EVENT)) {
-            wake(&self.system, self.end.slot);
+        if has_crossed(old, self.head, self.end.consumer.load(MESSAGE_EVENT)) {
+            notify_peer(&self.system, self.end.slot);
         }
     }
 
@@ -331,21 +331,21 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
         self.released = new;
         self.end.consumer.store(TAIL, new);
         self.end.consumer.barrier();
-        if passed(old, new, self.end.producer.load(SPACE_EVENT)) {
-            wake(&self.system, self.end.slot);
+        if has_crossed(old, new, self.end.producer.load(SPACE_EVENT)) {
+            notify_peer(&self.system, self.end.slot);
         }
     }
 }
 
 /// Wakes the other end. A refusal is logged by the kernel; that end then finds what there is when it next looks.
 #[inline(never)] // What decides that nobody is to be woken, which is often, needs no stack so.
-fn wake(system: &impl System, slot: Slot) {
+fn notify_peer(system: &impl System, slot: Slot) {
     let _ = system.invoke(slot, Operation::QueueNotify, [0; 4]);
 }
 
 /// Whether an index that moved from `old` to `new` has reached `event`: `RING_PUSH_REQUESTS_AND_CHECK_NOTIFY`
 /// of `io/ring.h`.
-fn passed(old: u32, new: u32, event: u32) -> bool {
+fn has_crossed(old: u32, new: u32, event: u32) -> bool {
     new.wrapping_sub(event) < new.wrapping_sub(old)
 }
 

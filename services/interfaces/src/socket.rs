@@ -59,17 +59,17 @@ impl Layout {
     /// Bytes of a large ring from the application to tcpip.
     pub const LARGE_OUT: usize = 128 * 1024;
     /// The least bytes of a ring from the application to tcpip.
-    pub const SMALLEST_OUT: usize = 4096;
+    pub const MIN_OUT: usize = 4096;
     /// The most connections that have large rings.
-    const MOST_LARGE: usize = 64;
+    const MAX_LARGE: usize = 64;
 
     /// The division of regions of these sizes in bytes.
     #[must_use]
     pub fn of(stream_in: usize, stream_out: usize) -> Layout {
         // Half of each region is for the small ones.
-        let large = (stream_in / 2 / Self::LARGE_IN).min(stream_out / 2 / Self::LARGE_OUT).min(Self::MOST_LARGE);
+        let large = (stream_in / 2 / Self::LARGE_IN).min(stream_out / 2 / Self::LARGE_OUT).min(Self::MAX_LARGE);
         let (left_in, left_out) = (stream_in - large * Self::LARGE_IN, stream_out - large * Self::LARGE_OUT);
-        let small = (left_in / Self::SMALL_IN).min(left_out / Self::SMALLEST_OUT).clamp(1, MAX_CONNECTIONS - large);
+        let small = (left_in / Self::SMALL_IN).min(left_out / Self::MIN_OUT).clamp(1, MAX_CONNECTIONS - large);
         let share = (left_out / small).clamp(1, Self::LARGE_OUT);
         let small_out = if share.is_power_of_two() { share } else { share.next_power_of_two() / 2 };
         Layout { connections: large + small, large, small_out }
@@ -214,14 +214,14 @@ pub enum Reply {
 const QUIET: u16 = 0x100;
 
 #[inline]
-fn about(writer: &mut Writer<'_>, tag: u16, connection: Connection, length: u32) {
+fn encode_header(writer: &mut Writer<'_>, tag: u16, connection: Connection, length: u32) {
     writer.u16(tag);
     writer.u16(connection.0);
     writer.u32(length);
 }
 
 #[inline]
-fn connection(reader: &mut Reader<'_>) -> Result<Connection, Malformed> {
+fn decode_connection(reader: &mut Reader<'_>) -> Result<Connection, Malformed> {
     let index = reader.u16()?;
     if usize::from(index) < MAX_CONNECTIONS { Ok(Connection(index)) } else { Err(Malformed) }
 }
@@ -236,14 +236,14 @@ impl Message for Request {
                 writer.u16(port);
             }
             Request::Send { connection, consumed, length, constant, quiet } => {
-                about(writer, if quiet { 2 | QUIET } else { 2 }, connection, length);
+                encode_header(writer, if quiet { 2 | QUIET } else { 2 }, connection, length);
                 writer.u32(constant.map_or(0, |constant| constant.offset));
                 writer.u32(constant.map_or(0, |constant| constant.length));
                 writer.u32(consumed);
             }
-            Request::Consumed { connection, length } => about(writer, 3, connection, length),
-            Request::Close { connection } => about(writer, 4, connection, 0),
-            Request::Abort { connection } => about(writer, 5, connection, 0),
+            Request::Consumed { connection, length } => encode_header(writer, 3, connection, length),
+            Request::Close { connection } => encode_header(writer, 4, connection, 0),
+            Request::Abort { connection } => encode_header(writer, 5, connection, 0),
         }
     }
     #[inline]
@@ -251,7 +251,7 @@ impl Message for Request {
         match reader.u16()? {
             1 => Ok(Request::Listen { port: reader.u16()? }),
             tag if tag & !QUIET == 2 => {
-                let (connection, length) = (connection(reader)?, reader.u32()?);
+                let (connection, length) = (decode_connection(reader)?, reader.u32()?);
                 let constant = match (reader.u32()?, reader.u32()?) {
                     (0, 0) => None,
                     (_, 0) => return Err(Malformed),
@@ -260,9 +260,9 @@ impl Message for Request {
                 let (consumed, quiet) = (reader.u32()?, tag & QUIET != 0);
                 Ok(Request::Send { connection, consumed, length, constant, quiet })
             }
-            3 => Ok(Request::Consumed { connection: connection(reader)?, length: reader.u32()? }),
-            4 => Ok(Request::Close { connection: connection(reader)? }),
-            5 => Ok(Request::Abort { connection: connection(reader)? }),
+            3 => Ok(Request::Consumed { connection: decode_connection(reader)?, length: reader.u32()? }),
+            4 => Ok(Request::Close { connection: decode_connection(reader)? }),
+            5 => Ok(Request::Abort { connection: decode_connection(reader)? }),
             _ => Err(Malformed),
         }
     }
@@ -281,16 +281,16 @@ impl Message for Reply {
                 writer.u16(local_port);
             }
             Reply::Received { connection, length, sent, constant } => {
-                about(writer, 2, connection, length);
+                encode_header(writer, 2, connection, length);
                 writer.u32(sent);
                 writer.u32(constant);
             }
             Reply::Sent { connection, length, constant } => {
-                about(writer, 3, connection, length);
+                encode_header(writer, 3, connection, length);
                 writer.u32(constant);
             }
-            Reply::PeerClosed { connection } => about(writer, 4, connection, 0),
-            Reply::Closed { connection } => about(writer, 5, connection, 0),
+            Reply::PeerClosed { connection } => encode_header(writer, 4, connection, 0),
+            Reply::Closed { connection } => encode_header(writer, 5, connection, 0),
             Reply::Pressure { free } => {
                 writer.u16(6);
                 writer.u16(free);
@@ -306,20 +306,24 @@ impl Message for Reply {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         match reader.u16()? {
             1 => Ok(Reply::Accepted {
-                connection: connection(reader)?,
+                connection: decode_connection(reader)?,
                 address: reader.bytes()?,
                 port: reader.u16()?,
                 local_port: reader.u16()?,
             }),
             2 => Ok(Reply::Received {
-                connection: connection(reader)?,
+                connection: decode_connection(reader)?,
                 length: reader.u32()?,
                 sent: reader.u32()?,
                 constant: reader.u32()?,
             }),
-            3 => Ok(Reply::Sent { connection: connection(reader)?, length: reader.u32()?, constant: reader.u32()? }),
-            4 => Ok(Reply::PeerClosed { connection: connection(reader)? }),
-            5 => Ok(Reply::Closed { connection: connection(reader)? }),
+            3 => Ok(Reply::Sent {
+                connection: decode_connection(reader)?,
+                length: reader.u32()?,
+                constant: reader.u32()?,
+            }),
+            4 => Ok(Reply::PeerClosed { connection: decode_connection(reader)? }),
+            5 => Ok(Reply::Closed { connection: decode_connection(reader)? }),
             6 => Ok(Reply::Pressure { free: reader.u16()? }),
             7 => Ok(Reply::Network { address: reader.bytes()?, constant: reader.u64()? }),
             _ => Err(Malformed),

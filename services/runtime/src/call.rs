@@ -57,16 +57,16 @@ pub(crate) fn raw(number: u64, arguments: [u64; 6]) -> (u64, [u64; 2]) {
 
 /// When the last `wait` ended, if that was told and not asked for yet: a service that asks first thing what time it is need
 /// not ask the kernel.
-static WOKEN: AtomicU64 = AtomicU64::new(0);
+static WAKE_TIME: AtomicU64 = AtomicU64::new(0);
 
-/// Sleeps until a notification comes or the clock reaches `deadline`; events of `held` do not come.
+/// Sleeps until a notification comes or the clock reaches `deadline`; events of `hold` do not come.
 #[must_use]
-pub fn wait(deadline: Option<Instant>, held: Notifications) -> Notifications {
+pub fn wait(deadline: Option<Instant>, hold: Notifications) -> Notifications {
     let deadline = deadline.map_or(NO_DEADLINE, |deadline| deadline.0);
-    let (_, answer) = call(SYSTEM_CALL_WAIT, [deadline, held.0, 0, 0, 0, 0]);
+    let (_, answer) = call(SYSTEM_CALL_WAIT, [deadline, hold.0, 0, 0, 0, 0]);
     #[cfg(feature = "fused")]
-    crate::fused::woken(answer[1]);
-    WOKEN.store(answer[1], Ordering::Relaxed);
+    crate::fused::record_time(answer[1]);
+    WAKE_TIME.store(answer[1], Ordering::Relaxed);
     Notifications(answer[0])
 }
 
@@ -81,9 +81,9 @@ impl System for Kernel {
             return Ok(words);
         }
         if operation == Operation::ClockNow
-            && let woken @ 1.. = WOKEN.swap(0, Ordering::Relaxed)
+            && let time @ 1.. = WAKE_TIME.swap(0, Ordering::Relaxed)
         {
-            return Ok([woken, 0]);
+            return Ok([time, 0]);
         }
         let (status, words) =
             call(SYSTEM_CALL_INVOKE, [u64::from(slot.0), u64::from(operation as u32), a0, a1, a2, a3]);

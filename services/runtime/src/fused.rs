@@ -11,34 +11,34 @@ use cloister_interfaces::Notifications;
 /// Services of the program at most.
 const SERVICES: usize = 8;
 
-static BELLS: [AtomicU64; SERVICES] = [const { AtomicU64::new(0) }; SERVICES];
-static NOW: AtomicU64 = AtomicU64::new(0);
+static PENDING: [AtomicU64; SERVICES] = [const { AtomicU64::new(0) }; SERVICES];
+static TIME: AtomicU64 = AtomicU64::new(0);
 
 /// Answers an invocation in the kernel's place, if it is one that stays in the program. A bell's slot is a service and, in its
 /// lower six bits, a notification. The time is that of the last `wait`.
 pub(crate) fn answer(slot: Slot, operation: Operation) -> Option<[u64; 2]> {
     match operation {
         Operation::QueueNotify => {
-            let bell = BELLS.get(usize::from(slot.0 >> 6))?;
+            let pending = PENDING.get(usize::from(slot.0 >> 6))?;
             // One thread: no need of an atomic addition.
-            bell.store(bell.load(Ordering::Relaxed) | 1 << (slot.0 & 63), Ordering::Relaxed);
+            pending.store(pending.load(Ordering::Relaxed) | 1 << (slot.0 & 63), Ordering::Relaxed);
             Some([0; 2])
         }
-        Operation::ClockNow => Some(NOW.load(Ordering::Relaxed)).filter(|now| *now != 0).map(|now| [now, 0]),
+        Operation::ClockNow => Some(TIME.load(Ordering::Relaxed)).filter(|now| *now != 0).map(|now| [now, 0]),
         _ => None,
     }
 }
 
 /// Remembers the time that a `wait` answered.
-pub(crate) fn woken(now: u64) {
-    NOW.store(now, Ordering::Relaxed);
+pub(crate) fn record_time(now: u64) {
+    TIME.store(now, Ordering::Relaxed);
 }
 
 /// The bells that rang for a service; they are silent then.
 #[must_use]
-pub fn rung(service: usize) -> Notifications {
-    let Some(bell) = BELLS.get(service) else { return Notifications::default() };
-    let rung = bell.load(Ordering::Relaxed);
-    bell.store(0, Ordering::Relaxed);
-    Notifications(rung)
+pub fn take_notifications(service: usize) -> Notifications {
+    let Some(pending) = PENDING.get(service) else { return Notifications::default() };
+    let bits = pending.load(Ordering::Relaxed);
+    pending.store(0, Ordering::Relaxed);
+    Notifications(bits)
 }

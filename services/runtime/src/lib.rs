@@ -20,7 +20,7 @@ mod program;
 
 pub use call::{Kernel, wait};
 #[cfg(feature = "fused")]
-pub use fused::rung;
+pub use fused::take_notifications;
 pub use memory::{OwnedRegion, SharedRegion, constant_bytes};
 #[cfg(feature = "image")]
 pub use program::run;
@@ -55,7 +55,7 @@ macro_rules! fused {
                     system: kernel,
                     caps: move || capabilities(kernel),
                     part: $crate::SharedRegion::part,
-                    rung: $crate::rung,
+                    take_notifications: $crate::take_notifications,
                 })
             })
         }

@@ -30,7 +30,7 @@ pub struct SharedRegion {
 
 /// Where the kernel says the region in `slot` is: base, length, flags. The two that Rust objects live in, heap and stack,
 /// are nowhere.
-fn find(kernel: Kernel, slot: Slot) -> (usize, usize, u64) {
+fn find_region(kernel: Kernel, slot: Slot) -> (usize, usize, u64) {
     #[cfg(feature = "image")]
     if crate::program::is_heap(slot) {
         return (0, 0, 0);
@@ -50,7 +50,7 @@ impl SharedRegion {
     /// or such a one as [`OwnedRegion`] are.
     #[must_use]
     pub fn new(kernel: Kernel, slot: Slot) -> SharedRegion {
-        let (base, length, flags) = find(kernel, slot);
+        let (base, length, flags) = find_region(kernel, slot);
         SharedRegion { base, length: if flags & region::EXCLUSIVE == 0 && base.is_multiple_of(8) { length } else { 0 } }
     }
 
@@ -125,8 +125,8 @@ impl Memory for SharedRegion {
     }
 
     fn store_each<T>(&self, offset: usize, size: usize, items: &[T], words: impl Fn(&T) -> Words) {
-        for (place, item) in self.words(offset, size * items.len()).chunks_exact(size).zip(items) {
-            for (word, value) in place.iter().zip(words(item)) {
+        for (target, item) in self.words(offset, size * items.len()).chunks_exact(size).zip(items) {
+            for (word, value) in target.iter().zip(words(item)) {
                 word.store(value, Ordering::Release);
             }
         }
@@ -183,14 +183,14 @@ impl OwnedRegion {
     /// write or map it, or if this was called for it before.
     #[must_use]
     pub fn new(kernel: Kernel, slot: Slot) -> OwnedRegion {
-        static TAKEN: AtomicU64 = AtomicU64::new(0);
+        static CLAIMED: AtomicU64 = AtomicU64::new(0);
         const _: () = assert!(MAX_SLOTS <= 64, "a bit for every slot");
-        let (base, length, flags) = find(kernel, slot);
+        let (base, length, flags) = find_region(kernel, slot);
         let bit = 1_u64.checked_shl(u32::from(slot.0)).unwrap_or(0);
-        let first = TAKEN.load(Ordering::Relaxed) & bit == 0;
-        TAKEN.store(TAKEN.load(Ordering::Relaxed) | bit, Ordering::Relaxed);
-        let own = bit != 0 && first && flags & region::EXCLUSIVE != 0;
-        OwnedRegion { base, length: if own { length } else { 0 }, fresh: flags & region::FRESH != 0 }
+        let unclaimed = CLAIMED.load(Ordering::Relaxed) & bit == 0;
+        CLAIMED.store(CLAIMED.load(Ordering::Relaxed) | bit, Ordering::Relaxed);
+        let exclusive = bit != 0 && unclaimed && flags & region::EXCLUSIVE != 0;
+        OwnedRegion { base, length: if exclusive { length } else { 0 }, fresh: flags & region::FRESH != 0 }
     }
 }
 
@@ -251,7 +251,7 @@ unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
 /// The bytes of a region that nobody can write while the image runs; none if the region in `slot` is not such a one.
 #[must_use]
 pub fn constant_bytes(kernel: Kernel, slot: Slot) -> &'static [u8] {
-    match find(kernel, slot) {
+    match find_region(kernel, slot) {
         // SAFETY: the kernel maps the region for the life of the service, read-only in every service, and nothing outside
         // the image has a grant of it: the bytes are constant.
         (base, length, flags) if length > 0 && flags & region::CONSTANT != 0 => unsafe {

@@ -12,7 +12,7 @@ pub fn system_call(number: u64, arguments: [u64; 6]) -> (u64, [u64; 2]) {
 /// Makes a system call with every other register set, and answers the registers that the kernel must clear:
 /// RCX, RDX, R8, R9, R10, R11.
 #[must_use]
-pub fn leftovers(number: u64, slot: u64, operation: u64) -> [u64; 6] {
+pub fn registers_after_call(number: u64, slot: u64, operation: u64) -> [u64; 6] {
     let mut out = [0; 6];
     // SAFETY: as for `call`.
     unsafe {

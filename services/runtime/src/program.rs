@@ -13,7 +13,7 @@ use crate::heap::Allocator;
 /// Slots plus one; none is zero, so that the program has no page of initial data.
 static HEAP_SLOT: AtomicU16 = AtomicU16::new(0);
 static CONSOLE_SLOT: AtomicU16 = AtomicU16::new(0);
-static RUNS: AtomicBool = AtomicBool::new(false);
+static STARTED: AtomicBool = AtomicBool::new(false);
 
 /// Remembers where the console is, for the panic message.
 pub(crate) fn remember_console(slot: Slot) {
@@ -34,7 +34,7 @@ static ALLOCATOR: Allocator = Allocator::empty();
 /// # Panics
 /// The service runs already: what it calls cannot get at the kernel this way.
 pub fn run<T: Service>(heap: Option<Slot>, make: impl FnOnce(Kernel) -> T) -> ! {
-    assert!(!RUNS.swap(true, Ordering::Relaxed), "the service runs already");
+    assert!(!STARTED.swap(true, Ordering::Relaxed), "the service runs already");
     let kernel = Kernel(());
     if let Some(slot) = heap
         && let Ok([base, size]) = kernel.invoke(slot, Operation::RegionFind, [0; 4])
