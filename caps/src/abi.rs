@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_operation_has_a_number_of_its_own_and_an_object() {
+    fn every_operation_has_its_own_number_and_a_kind() {
         for (index, operation) in Operation::ALL.iter().enumerate() {
             assert_eq!(Operation::from_number(index as u64 + 1), Some(*operation));
             assert!(Kind::ALL.iter().any(|kind| operation.applies_to(*kind)));

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_past_the_end_names_the_last_entry() {
+    fn every_number_past_the_end_returns_the_last_entry() {
         let mut table = Clamped::new([10, 11, 12]);
         let read = |number| *Clamped::new([10, 11, 12]).get(number);
         assert_eq!([0, 1, 2, 3, 255, 1 << 32, 1 << 63 | 1, u64::MAX].map(read), [10, 11, 12, 12, 12, 12, 12, 12]);

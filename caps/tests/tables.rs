@@ -32,8 +32,8 @@ struct Draft {
 
 fn encoded<R: Record>(records: &[R]) -> (Vec<u8>, usize) {
     let mut bytes = vec![0; records.len() * R::SIZE];
-    for (place, record) in bytes.chunks_exact_mut(R::SIZE).zip(records) {
-        record.encode(place);
+    for (chunk, record) in bytes.chunks_exact_mut(R::SIZE).zip(records) {
+        record.encode(chunk);
     }
     (bytes, records.len())
 }
@@ -163,7 +163,7 @@ impl Draft {
 type Case = (bool, fn(&mut Draft));
 
 /// Which changes of a good draft keep it good, and which are refused for record `index` of `what`.
-fn changes(what: &'static str, index: u32, cases: &[Case]) {
+fn check_changes(what: &'static str, index: u32, cases: &[Case]) {
     assert_eq!(Draft::good().refused(), None);
     for (number, (holds, change)) in cases.iter().enumerate() {
         let mut draft = Draft::good();
@@ -174,7 +174,7 @@ fn changes(what: &'static str, index: u32, cases: &[Case]) {
 }
 
 #[test]
-fn what_was_written_is_read() {
+fn tables_are_read_back() {
     let draft = Draft::good();
     let bytes = draft.bytes();
     let tables = Tables::parse(&bytes).unwrap();
@@ -232,7 +232,7 @@ fn the_header_is_checked() {
 }
 
 #[test]
-fn a_name_cuts_no_character() {
+fn a_name_never_splits_a_character() {
     let mut draft = Draft::good();
     let names = format!("{NAMES}aé€");
     draft.names = names.clone().into_bytes();
@@ -246,7 +246,7 @@ fn a_name_cuts_no_character() {
 }
 
 #[test]
-fn a_section_holds_as_many_as_the_kernel_has_room_for() {
+fn a_section_is_limited_to_what_the_kernel_has_room_for() {
     let error = |name| Some(TableError::Section(name));
     let refused = |change: &dyn Fn(&mut Draft)| {
         let mut draft = Draft::good();
@@ -274,7 +274,7 @@ fn a_section_holds_as_many_as_the_kernel_has_room_for() {
 
 #[test]
 fn services() {
-    changes(
+    check_changes(
         "service",
         1,
         &[
@@ -296,7 +296,7 @@ fn services() {
 
 #[test]
 fn segments() {
-    changes(
+    check_changes(
         "segment",
         0,
         &[
@@ -322,7 +322,7 @@ fn segments() {
 
 #[test]
 fn regions() {
-    changes(
+    check_changes(
         "region",
         1,
         &[
@@ -353,7 +353,7 @@ fn regions() {
 
 #[test]
 fn mappings() {
-    changes(
+    check_changes(
         "mapping",
         1,
         &[
@@ -367,9 +367,9 @@ fn mappings() {
         ],
     );
     // The service of a mapping is that of the capability to it, which is looked at later.
-    changes("mapping", 1, &[(false, |draft| draft.mappings[1].service = 2)]);
+    check_changes("mapping", 1, &[(false, |draft| draft.mappings[1].service = 2)]);
     // Two who write the same: the second of them is named.
-    changes("mapping", 1, &[(false, |draft| draft.mappings[1].access = Access::ReadWrite)]);
+    check_changes("mapping", 1, &[(false, |draft| draft.mappings[1].access = Access::ReadWrite)]);
     for (kind, writable) in [
         (RegionKind::Fixed, true),
         (RegionKind::Share, true),
@@ -398,7 +398,7 @@ fn capabilities() {
     const GRANT: usize = 3;
     const REGION: usize = 4;
     const CONSOLE: usize = 5;
-    changes(
+    check_changes(
         "capability",
         SENDER as u32,
         &[
@@ -408,8 +408,8 @@ fn capabilities() {
         ],
     );
     // Two in one slot: the second of them is named.
-    changes("capability", PORT as u32, &[(false, |draft| draft.capabilities[SENDER].slot = 1)]);
-    changes(
+    check_changes("capability", PORT as u32, &[(false, |draft| draft.capabilities[SENDER].slot = 1)]);
+    check_changes(
         "capability",
         RECEIVER as u32,
         &[
@@ -417,7 +417,7 @@ fn capabilities() {
             (false, |draft| (draft.capabilities[RECEIVER].service, draft.capabilities[RECEIVER].slot) = (0, 9)),
         ],
     );
-    changes(
+    check_changes(
         "capability",
         PORT as u32,
         &[
@@ -425,12 +425,12 @@ fn capabilities() {
             (false, |draft| (draft.capabilities[PORT].service, draft.capabilities[PORT].slot) = (1, 9)),
         ],
     );
-    changes(
+    check_changes(
         "capability",
         GRANT as u32,
         &[(true, |draft| draft.capabilities[GRANT].object = 1), (false, |draft| draft.capabilities[GRANT].object = 2)],
     );
-    changes(
+    check_changes(
         "capability",
         REGION as u32,
         &[
@@ -438,7 +438,7 @@ fn capabilities() {
             (false, |draft| draft.capabilities[REGION].object = 0),
         ],
     );
-    changes(
+    check_changes(
         "capability",
         CONSOLE as u32,
         &[
@@ -482,7 +482,7 @@ fn queues() {
 
 #[test]
 fn grants() {
-    changes(
+    check_changes(
         "grant",
         0,
         &[
@@ -507,7 +507,7 @@ fn grants() {
             (false, |draft| draft.grants[1].first_ref = FIRST_GRANT_REF + 3),
         ],
     );
-    changes("grant", 1, &[(false, |draft| draft.grants[1].first_ref = MAX_GRANT_REFS)]);
+    check_changes("grant", 1, &[(false, |draft| draft.grants[1].first_ref = MAX_GRANT_REFS)]);
 }
 
 #[test]
@@ -528,18 +528,18 @@ fn ports() {
 }
 
 #[test]
-fn a_record_with_a_value_of_no_meaning_is_refused() {
+fn a_record_with_an_unknown_value_is_refused() {
     let good = Draft::good().bytes();
     let start = |section: usize| u32::from_le_bytes(good[48 + section * 8..][..4].try_into().unwrap()) as usize;
     // The byte of an enumeration in the first record of each section that has one.
-    let places = [
+    let enumerations = [
         (0, Service::SIZE - 1, "service"),
         (2, Region::SIZE - 2, "region"),
         (3, 1, "mapping"),
         (4, 1, "capability"),
         (6, 10, "grant"),
     ];
-    for (section, at, name) in places {
+    for (section, at, name) in enumerations {
         let mut bytes = good.clone();
         bytes[start(section) + at] = 0xEE;
         assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record(name, 0)));
@@ -556,7 +556,7 @@ fn a_record_with_a_value_of_no_meaning_is_refused() {
 }
 
 #[test]
-fn errors_say_what_they_are() {
+fn errors_name_their_cause() {
     let texts = [
         TableError::Truncated,
         TableError::NotTables,

@@ -6,7 +6,7 @@ use cloister_caps::tables::{FIRST_GRANT_REF, HEADER_SIZE, MAX_GRANT_REFS};
 use cloister_caps::{DomId, EvtchnPort, GrantRef, Kind, Operation, Rights, ServiceId, Slot, Status};
 
 #[test]
-fn numbers_are_read_back_and_others_are_refused() {
+fn known_numbers_round_trip_and_others_are_refused() {
     for (index, status) in Status::ALL.into_iter().enumerate() {
         assert_eq!(status as usize, index);
         assert_eq!(Status::from_number(index as u64), status);
@@ -26,7 +26,7 @@ fn numbers_are_read_back_and_others_are_refused() {
 }
 
 #[test]
-fn each_operation_is_of_some_kind_and_each_has_its_word() {
+fn every_operation_has_a_kind_and_a_unique_name() {
     for operation in Operation::ALL {
         let kinds = Kind::ALL.into_iter().filter(|kind| operation.applies_to(*kind)).count();
         let expected = if *operation == Operation::QueueNotify { 2 } else { 1 };
@@ -49,20 +49,20 @@ fn each_operation_is_of_some_kind_and_each_has_its_word() {
 }
 
 #[test]
-fn reserved_domains_are_no_real_ones() {
+fn reserved_domain_ids_are_not_real() {
     assert!(DomId(0).is_real() && DomId(0x7FEF).is_real());
     assert!(!DomId::FIRST_RESERVED.is_real() && !DomId::SELF.is_real() && !DomId(u16::MAX).is_real());
 }
 
 #[test]
-fn identifiers_say_what_they_are() {
+fn identifiers_display_their_kind() {
     let texts = [DomId(3).to_string(), GrantRef(8).to_string(), EvtchnPort(2).to_string(), ServiceId(1).to_string()];
     assert_eq!(texts, ["dom3", "gref 8", "port 2", "service 1"]);
     assert_eq!(Slot(7).to_string(), "slot 7");
 }
 
 #[test]
-fn limits_are_those_of_the_interfaces_they_come_from() {
+fn limits_match_their_interfaces() {
     // Two flags above a size, and nothing between them.
     let flags = [region::CONSTANT, region::EXCLUSIVE, region::FRESH, region::SIZE];
     assert_eq!(flags, [1 << 63, 1 << 62, 1 << 61, (1 << 61) - 1]);

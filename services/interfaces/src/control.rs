@@ -48,13 +48,13 @@ impl Message for Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::tests::{malformed, round_trips};
+    use crate::message::tests::{check_malformed, check_round_trip};
 
     #[test]
-    fn messages_are_read_back() {
-        round_trips(&[Request::Quiesce]);
-        round_trips(&[Reply::Quiet]);
-        malformed::<Request>(&[&[], &[2], &[1, 0, 1]]);
-        malformed::<Reply>(&[&[], &[2], &[1, 0, 0, 0, 0, 0, 0, 1]]);
+    fn messages_round_trip() {
+        check_round_trip(&[Request::Quiesce]);
+        check_round_trip(&[Reply::Quiet]);
+        check_malformed::<Request>(&[&[], &[2], &[1, 0, 1]]);
+        check_malformed::<Reply>(&[&[], &[2], &[1, 0, 0, 0, 0, 0, 0, 1]]);
     }
 }

@@ -130,21 +130,21 @@ impl Message for Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::tests::{malformed, round_trips};
+    use crate::message::tests::{check_malformed, check_round_trip};
 
     #[test]
-    fn messages_are_read_back() {
-        round_trips(&[
+    fn messages_round_trip() {
+        check_round_trip(&[
             Request::Issue { rule: 1, first: 2, count: 3, peer: DomId(4) },
             Request::Issue { rule: u8::MAX, first: u16::MAX, count: u16::MAX, peer: DomId(u16::MAX) },
             Request::End { rule: 7 },
         ]);
-        round_trips(&[
+        check_round_trip(&[
             Reply::Issued { rule: 1, reference: GrantRef(u32::MAX), count: 3 },
             Reply::Refused { rule: 2 },
             Reply::Ended { rule: 3, held: 4 },
         ]);
-        malformed::<Request>(&[&[], &[9], &[2, 7, 1]]);
-        malformed::<Reply>(&[&[], &[9], &[2, 7, 1]]);
+        check_malformed::<Request>(&[&[], &[9], &[2, 7, 1]]);
+        check_malformed::<Reply>(&[&[], &[9], &[2, 7, 1]]);
     }
 }

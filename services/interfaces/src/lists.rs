@@ -98,7 +98,7 @@ mod tests {
 
     /// Against queues that are searched.
     #[test]
-    fn any_order_of_joining_and_leaving() {
+    fn random_operations_match_a_model_of_queues() {
         const COUNT: u16 = 20;
         let mut random = 7u64;
         let mut lists = Lists::<3>::new(usize::from(COUNT)).unwrap();

@@ -255,7 +255,7 @@ pub(crate) mod tests {
     use super::*;
 
     /// What holds of every message: it is read back as it was written, fits its size, and nothing may follow it.
-    pub(crate) fn round_trips<T: Message + PartialEq + Debug>(messages: &[T]) {
+    pub(crate) fn check_round_trip<T: Message + PartialEq + Debug>(messages: &[T]) {
         for message in messages {
             let mut bytes = [0xff; 256];
             let bytes = &mut bytes[..T::SIZE];
@@ -280,7 +280,7 @@ pub(crate) mod tests {
     }
 
     /// Bytes that are no message of the type.
-    pub(crate) fn malformed<T: Message + Debug>(cases: &[&[u8]]) {
+    pub(crate) fn check_malformed<T: Message + Debug>(cases: &[&[u8]]) {
         for case in cases {
             let mut bytes = [0; 256];
             bytes[..case.len()].copy_from_slice(case);
@@ -305,7 +305,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn all_that_follows_a_message_is_zero() {
+    fn padding_that_is_not_zero_is_malformed() {
         struct Short;
         impl Message for Short {
             const SIZE: usize = 24;
@@ -326,7 +326,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_field_may_lie_across_words() {
+    fn a_field_may_span_words() {
         let mut words = [0; 3];
         let mut writer = Writer { words: &mut words, position: 0 };
         writer.u8(1);
@@ -342,7 +342,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_writer_cuts_off_what_does_not_fit() {
+    fn a_writer_truncates_what_does_not_fit() {
         let mut words = [0; 1];
         let mut writer = Writer { words: &mut words, position: 0 };
         writer.u32(0x0403_0201);

@@ -201,11 +201,11 @@ impl Message for Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::tests::{malformed, round_trips};
+    use crate::message::tests::{check_malformed, check_round_trip};
 
     #[test]
-    fn messages_are_read_back() {
-        round_trips(&[
+    fn messages_round_trip() {
+        check_round_trip(&[
             Request::Transmit { page: 1, length: 2, offload: Offload::None },
             Request::Transmit { page: u16::MAX, length: u16::MAX, offload: Offload::Segments(u16::MAX) },
             Request::Transmit { page: 0, length: 60, offload: Offload::Checksum },
@@ -213,7 +213,7 @@ mod tests {
             Request::Close,
         ]);
         let received = |more, checked| Reply::Received { page: 1, offset: 2, length: 3, more, checked };
-        round_trips(&[
+        check_round_trip(&[
             Reply::Up { mac: [1, 2, 3, 4, 5, 6], mtu: 1500, offloads: Offloads::empty() },
             Reply::Up { mac: [1, 2, 3, 4, 5, 6], mtu: 1500, offloads: Offloads::all() },
             Reply::Down,
@@ -224,7 +224,7 @@ mod tests {
             Reply::Received { page: u16::MAX, offset: u16::MAX, length: u16::MAX, more: false, checked: false },
             Reply::Transmitted { page: 9 },
         ]);
-        malformed::<Request>(&[
+        check_malformed::<Request>(&[
             &[],
             &[4],
             &[3, 0, 1],
@@ -235,6 +235,6 @@ mod tests {
             &[1, 1, 0, 0, 60, 0, 1],
             &[1, 2, 0, 0, 60, 0, 0],
         ]);
-        malformed::<Reply>(&[&[], &[5], &[2, 0, 0, 0, 1], &[1, 4], &[3, 4], &[4, 1]]);
+        check_malformed::<Reply>(&[&[], &[5], &[2, 0, 0, 0, 1], &[1, 4], &[3, 4], &[4, 1]]);
     }
 }

@@ -162,14 +162,14 @@ impl GrantAllowance {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::tests::round_trips;
+    use crate::message::tests::check_round_trip;
 
     fn path_rule(path: &str) -> PathRule<'_> {
         PathRule { client: 1, read: true, write: false, watch: true, path }
     }
 
     #[test]
-    fn rules_are_read_back() {
+    fn rules_round_trip() {
         let long = "x".repeat(PathRule::MAX_PATH);
         let all = PathRule { client: 255, read: true, write: true, watch: true, path: "" };
         let none = PathRule { client: 0, read: false, write: false, watch: false, path: "" };
@@ -177,14 +177,14 @@ mod tests {
         assert_eq!(decode_rules::<PathRule<'_>>(&encode_rules(&paths).unwrap()).collect::<Vec<_>>(), paths);
         assert_eq!(encode_rules(&[path_rule(&"x".repeat(PathRule::MAX_PATH + 1))]), None);
         let grants = [ClientGrantRule { client: 1, rule: 2, count: 3, peer_first: 4, peer_last: u16::MAX }];
-        round_trips(&grants);
+        check_round_trip(&grants);
         assert_eq!(decode_rules::<ClientGrantRule>(&encode_rules(&grants).unwrap()).collect::<Vec<_>>(), grants);
         // As images have them.
         assert_eq!((encode_rules(&paths).unwrap().len(), encode_rules(&grants).unwrap().len()), (2 + 4 * 104, 2 + 8));
     }
 
     #[test]
-    fn a_client_knows_the_peers_of_a_rule() {
+    fn an_allowance_knows_its_peers() {
         let allowed = |peer_first, peer_last| {
             let granted = GrantAllowance { rule: 0, pages: 1, peer_first, peer_last };
             (0..8).filter(|id| granted.allows(DomId(*id))).collect::<Vec<_>>()
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn no_other_bytes_are_a_rule() {
+    fn malformed_path_rules_are_refused() {
         let mut bytes = [0; <PathRule<'_> as Rule<'_>>::SIZE];
         path_rule("a/b").write(&mut bytes).unwrap();
         assert_eq!(PathRule::read(&bytes), Ok(path_rule("a/b")));
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blob_gives_the_rules_that_decode_and_no_more_than_it_counts() {
+    fn decoding_skips_malformed_rules_and_stops_at_the_count() {
         let mut bytes = encode_rules(&["a", "b", "c"].map(path_rule)).unwrap();
         bytes[0] = 2;
         let names =

@@ -334,14 +334,14 @@ impl Message for Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::tests::{malformed, round_trips};
+    use crate::message::tests::{check_malformed, check_round_trip};
 
     #[test]
-    fn messages_are_read_back() {
+    fn messages_round_trip() {
         let connection = Connection(511);
         let length = u32::MAX;
         let constant = Some(Constant { offset: u32::MAX, length: 1 });
-        round_trips(&[
+        check_round_trip(&[
             Request::Listen { port: 80 },
             Request::Send { connection, consumed: 1, length, constant: None, quiet: false },
             Request::Send { connection, consumed: length, length: 0, constant, quiet: true },
@@ -356,7 +356,7 @@ mod tests {
             Request::Close { connection },
             Request::Abort { connection: Connection(0) },
         ]);
-        round_trips(&[
+        check_round_trip(&[
             Reply::Accepted { connection, address: [10, 0, 0, 1], port: 1, local_port: 2 },
             Reply::Received { connection, length, sent: 3, constant: u32::MAX },
             Reply::Sent { connection, length, constant: 7 },
@@ -366,7 +366,7 @@ mod tests {
             Reply::Network { address: [1, 2, 3, 4], constant: u64::MAX },
             Reply::Network { address: [0; 4], constant: 0 },
         ]);
-        malformed::<Request>(&[
+        check_malformed::<Request>(&[
             &[],
             &[6],
             &[3, 1],
@@ -375,7 +375,7 @@ mod tests {
             &[4, 0, 0, 0, 1],
             &[1, 0, 80, 0, 1],
         ]);
-        malformed::<Reply>(&[&[], &[8], &[1, 0, 0, 0x40], &[5, 0, 0, 0, 1], &[2, 0, 0xff, 0xff]]);
+        check_malformed::<Reply>(&[&[], &[8], &[1, 0, 0, 0x40], &[5, 0, 0, 0, 1], &[2, 0, 0xff, 0xff]]);
     }
 
     #[test]

@@ -206,10 +206,10 @@ impl Message for Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::tests::{malformed, round_trips};
+    use crate::message::tests::{check_malformed, check_round_trip};
 
     #[test]
-    fn messages_are_read_back() {
+    fn messages_round_trip() {
         let short = Path::from("device/vif/0").unwrap();
         let long = Path::from(&"p".repeat(MAX_PATH)).unwrap();
         let value: Value = (0..MAX_VALUE).map(|at| at as u8 + 1).collect();
@@ -225,16 +225,16 @@ mod tests {
             Action::Commit,
             Action::Abort,
         ];
-        round_trips(&actions.map(|action| Request { id: 0x1234, action }));
+        check_round_trip(&actions.map(|action| Request { id: 0x1234, action }));
         let mut replies = vec![
             Reply::Answer { id: 1, result: Ok(value) },
             Reply::Answer { id: 2, result: Ok(Value::new()) },
             Reply::Changed { token: 3 },
         ];
         replies.extend(Failure::ALL.map(|failure| Reply::Answer { id: 4, result: Err(failure) }));
-        round_trips(&replies);
+        check_round_trip(&replies);
         let too_long = [0, 0, 1, 0, MAX_PATH as u8 + 1];
-        malformed::<Request>(&[&[], &[0, 0, 10], &too_long, &[0, 0, 1, 0, 1, 0, 0xff], &[0, 0, 7, 0, 1]]);
-        malformed::<Reply>(&[&[], &[4], &[2, 0, 0, 0, 0], &[2, 0, 0, 0, 9], &[1, 0, 0, 0, MAX_VALUE as u8 + 1]]);
+        check_malformed::<Request>(&[&[], &[0, 0, 10], &too_long, &[0, 0, 1, 0, 1, 0, 0xff], &[0, 0, 7, 0, 1]]);
+        check_malformed::<Reply>(&[&[], &[4], &[2, 0, 0, 0, 0], &[2, 0, 0, 0, 9], &[1, 0, 0, 0, MAX_VALUE as u8 + 1]]);
     }
 }

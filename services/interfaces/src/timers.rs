@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_earliest_comes_first_and_later_times_do_not_move_it() {
+    fn the_earliest_expires_first_and_a_later_set_changes_nothing() {
         let mut timers = Timers::new(4).unwrap();
         timers.set(0, Instant(30));
         timers.set(1, Instant(20));
@@ -141,7 +141,7 @@ mod tests {
 
     /// Against a table that is searched.
     #[test]
-    fn any_order_of_setting_removing_and_expiring() {
+    fn random_operations_match_a_table_of_deadlines() {
         const COUNT: u16 = 50;
         let (mut random, mut now) = (1u64, 0);
         let mut timers = Timers::new(usize::from(COUNT)).unwrap();

@@ -42,7 +42,7 @@ fn map_at(slot: u16, base: usize, length: usize, flags: u64) -> Slot {
 }
 
 #[test]
-fn words_are_stored_and_loaded_where_they_are_and_nowhere_else() {
+fn words_out_of_range_load_as_zero_and_are_not_stored() {
     let region = SharedRegion::new(KERNEL, map(1, 4, 0, 0));
     assert_eq!(region.len(), 32);
     for offset in (0..32).step_by(4) {
@@ -94,7 +94,7 @@ fn a_message_is_moved_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_region_at_no_multiple_of_a_word_has_no_bytes() {
+fn an_unaligned_region_has_no_bytes() {
     let aligned = vec![0_u64; 4].leak().as_mut_ptr().expose_provenance();
     assert_eq!(SharedRegion::new(KERNEL, map_at(8, aligned + 4, 16, 0)).len(), 0);
     assert_eq!(SharedRegion::new(KERNEL, map_at(8, aligned + 8, 16, 0)).len(), 16);
@@ -150,7 +150,7 @@ fn an_owned_region_is_given_out_once() {
 }
 
 #[test]
-fn the_stack_is_no_region() {
+fn a_region_around_the_stack_has_no_bytes() {
     let here = 0_u8;
     let base = (&raw const here).addr() & !0xFFF;
     let slot = map_at(6, base - 0x10_0000, 0x20_0000, 0);
@@ -159,13 +159,13 @@ fn the_stack_is_no_region() {
 }
 
 #[test]
-fn what_the_kernel_refuses_is_a_fault() {
+fn a_refused_invocation_is_an_error() {
     let error = KERNEL.invoke(Slot(61), Operation::RegionFind, [0; 4]).unwrap_err();
     assert_eq!(error.status(), Status::NoCapability);
 }
 
 #[test]
-fn a_buffer_is_as_long_as_it_was_asked_for_or_not_there() {
+fn a_buffer_has_the_requested_length_or_is_none() {
     for length in [0, 1, 4096, 1 << 20] {
         let mut buffer = SharedRegion::buffer(length).expect("there is room");
         assert_eq!(buffer.len(), length);
@@ -181,17 +181,17 @@ proptest! {
         let region = SharedRegion::new(KERNEL, map(7, 8, 0, 0));
         let mut model = [0; 64];
         for (offset, count, write, fill) in accesses {
-            let place = model.get_mut(offset..offset + count);
+            let expected = model.get_mut(offset..offset + count);
             if write {
                 let from: Vec<u8> = (0..count).map(|index| fill.wrapping_add(index as u8)).collect();
                 region.write(offset, &from);
-                if let Some(place) = place {
-                    place.copy_from_slice(&from);
+                if let Some(expected) = expected {
+                    expected.copy_from_slice(&from);
                 }
             } else {
                 let mut into = vec![fill; count];
                 region.read(offset, &mut into);
-                prop_assert_eq!(into, place.map_or(vec![0; count], |place| place.to_vec()));
+                prop_assert_eq!(into, expected.map_or(vec![0; count], |bytes| bytes.to_vec()));
             }
         }
     }

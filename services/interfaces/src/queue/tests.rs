@@ -117,7 +117,7 @@ fn messages_keep_their_order_across_the_wrap_of_the_index() {
 }
 
 #[test]
-fn a_batch_goes_as_one_message_after_the_other() {
+fn a_batch_arrives_in_order() {
     for start in [0, u32::MAX - 5, 7] {
         let mut pair = pair(8, start);
         let batch: Vec<_> = (0..20).map(message).collect();
@@ -147,7 +147,7 @@ fn a_batch_goes_as_one_message_after_the_other() {
 }
 
 #[test]
-fn half_of_a_queue_is_given_back_while_the_rest_is_taken() {
+fn half_of_a_queue_is_returned_before_all_is_popped() {
     for at_once in [true, false] {
         let mut pair = pair(8, 0);
         assert_eq!(pair.sender.push_all(&[message(1); 8]), 8);
@@ -162,7 +162,7 @@ fn half_of_a_queue_is_given_back_while_the_rest_is_taken() {
 }
 
 #[test]
-fn what_was_not_flushed_is_not_seen_and_a_full_queue_says_so() {
+fn unflushed_messages_are_invisible_and_a_full_queue_refuses() {
     let mut pair = pair(4, u32::MAX - 1);
     for number in 0..4 {
         assert_eq!(pair.sender.push(&message(number)), Ok(()));
@@ -181,7 +181,7 @@ fn what_was_not_flushed_is_not_seen_and_a_full_queue_says_so() {
 }
 
 #[test]
-fn only_who_waits_is_woken_and_once() {
+fn only_a_waiting_end_is_notified_and_only_once() {
     let mut pair = pair(4, u32::MAX - 2);
     assert_eq!(pair.receiver.pop(), None);
     pair.sender.send(&message(0)).unwrap();
@@ -208,7 +208,7 @@ fn only_who_waits_is_woken_and_once() {
 }
 
 #[test]
-fn who_finds_nothing_again_says_nothing_again() {
+fn a_repeated_empty_pop_writes_nothing() {
     let mut pair = pair(4, 0);
     assert!(pair.receiver.pop().is_none());
     assert_eq!(pair.consumer.load(MESSAGE_EVENT), 1);
@@ -232,7 +232,7 @@ fn who_finds_nothing_again_says_nothing_again() {
 }
 
 #[test]
-fn what_is_published_quietly_wakes_nobody_until_something_else_does() {
+fn publish_notifies_nobody_until_the_next_flush() {
     let mut pair = pair(4, 0);
     assert!(pair.receiver.pop().is_none());
     pair.sender.push(&message(1)).unwrap();
@@ -257,7 +257,7 @@ fn what_is_published_quietly_wakes_nobody_until_something_else_does() {
 }
 
 #[test]
-fn a_lying_peer_gains_no_more_than_a_full_or_a_busy_queue() {
+fn a_lying_peer_causes_at_most_a_full_queue_or_bounded_work() {
     for lie in [1, 4, 5, 1000, 0x8000_0000, 0xffff_fff0] {
         let mut pair = pair(4, 0);
         pair.consumer.store(TAIL, lie);
@@ -293,7 +293,7 @@ fn a_lying_peer_gains_no_more_than_a_full_or_a_busy_queue() {
 }
 
 #[test]
-fn a_restarted_end_goes_on_where_the_queue_stands() {
+fn a_restarted_end_continues_where_the_queue_was() {
     let mut pair = pair(4, 0);
     for number in 0..3 {
         pair.sender.send(&message(number)).unwrap();
@@ -318,7 +318,7 @@ fn a_restarted_end_goes_on_where_the_queue_stands() {
 }
 
 #[test]
-fn a_notification_is_about_an_interface_if_it_is_about_one_of_its_queues() {
+fn an_interface_is_notified_through_either_of_its_queues() {
     let end = |bit| QueueEnd { slot: Slot(0), bit, depth: 4, producer: Page::new(1), consumer: Page::new(1) };
     let client = Client::<Net, _, _>::new(WakeCounter::default(), end(5), end(6));
     let server = Server::<Net, _, _>::new(WakeCounter::default(), end(5), end(6));
