@@ -1,4 +1,4 @@
-//! What tables are refused, field by field, on both sides of each limit.
+//! Checks which tables are refused, field by field, on both sides of each limit.
 #![forbid(unsafe_code)]
 
 use cloister_caps::tables::{
@@ -8,14 +8,14 @@ use cloister_caps::tables::{
 };
 use cloister_caps::{Kind, Rights};
 
-/// The end of a service's addresses.
+/// The end of the addresses of services.
 const END: u64 = 1 << 46;
 /// The names `alpha` and `beta`.
 const NAMES: &str = "alphabeta";
 const ALPHA: Name = Name { offset: 0, length: 5 };
 const BETA: Name = Name { offset: 5, length: 4 };
 
-/// Tables before they are laid out.
+/// The records of tables, before they are laid out.
 #[derive(Clone)]
 struct Draft {
     services: Vec<Service>,
@@ -43,7 +43,8 @@ fn put(bytes: &mut [u8], at: usize, word: usize) {
 }
 
 impl Draft {
-    /// Two services, of which the first sends to the second, grants a region and has a port.
+    /// Returns valid tables of two services. The first sends to the second, grants a region and has
+    /// a port.
     fn good() -> Draft {
         let service = Service {
             name: ALPHA,
@@ -154,22 +155,22 @@ impl Draft {
         bytes
     }
 
-    fn refused(&self) -> Option<TableError> {
+    fn refusal(&self) -> Option<TableError> {
         Tables::parse(&self.bytes()).err()
     }
 }
 
-/// Whether tables hold after a change of a good draft.
+/// A change to a good draft, and whether the tables are still valid after it.
 type Case = (bool, fn(&mut Draft));
 
-/// Which changes of a good draft keep it good, and which are refused for record `index` of `what`.
+/// Asserts that each change keeps a good draft valid, or is refused for record `index` of `what`.
 fn check_changes(what: &'static str, index: u32, cases: &[Case]) {
-    assert_eq!(Draft::good().refused(), None);
+    assert_eq!(Draft::good().refusal(), None);
     for (number, (holds, change)) in cases.iter().enumerate() {
         let mut draft = Draft::good();
         change(&mut draft);
         let expected = (!holds).then_some(TableError::Record(what, index));
-        assert_eq!(draft.refused(), expected, "{what}, case {number}");
+        assert_eq!(draft.refusal(), expected, "{what}, case {number}");
     }
 }
 
@@ -195,7 +196,10 @@ fn tables_are_read_back() {
     assert_eq!(tables.name(Name { offset: 2, length: 3 }), "pha");
     assert_eq!(tables.name(Name { offset: 2, length: 8 }), "?");
     assert_eq!(tables.name(Name { offset: u32::MAX, length: u32::MAX }), "?");
-    assert!(Tables::parse(&Draft { ports: vec![], ..draft.clone() }.bytes()).is_err(), "the capability to it stands");
+    assert!(
+        Tables::parse(&Draft { ports: vec![], ..draft.clone() }.bytes()).is_err(),
+        "a capability to the port is left"
+    );
     let without = Draft { segments: vec![], ..draft };
     assert!(Tables::parse(&without.bytes()).unwrap().segments().is_empty());
 }
@@ -217,7 +221,7 @@ fn the_header_is_checked() {
     assert_eq!(Tables::parse(&good[..HEADER_SIZE - 1]).err(), Some(TableError::Truncated));
     assert_eq!(Tables::parse(&good[..good.len() - 1]).err(), Some(TableError::Truncated));
     let longer = [&good[..], &[0; 9]].concat();
-    assert!(Tables::parse(&longer).is_ok(), "what follows the stated length is no part of them");
+    assert!(Tables::parse(&longer).is_ok(), "bytes after the stated length are ignored");
     for (index, name) in SECTIONS.into_iter().enumerate() {
         let refused = Some(TableError::Section(name));
         assert_eq!(with(48 + index * 8, HEADER_SIZE - 1), refused, "{name} in the header");
@@ -227,7 +231,7 @@ fn the_header_is_checked() {
     for index in [8, 9] {
         let mut draft = Draft::good();
         [&mut draft.names, &mut draft.policy][index - 8][0] = 0xFF;
-        assert_eq!(draft.refused(), Some(TableError::Section(SECTIONS[8])), "{} is no UTF-8", SECTIONS[index]);
+        assert_eq!(draft.refusal(), Some(TableError::Section(SECTIONS[8])), "{} is not UTF-8", SECTIONS[index]);
     }
 }
 
@@ -239,10 +243,10 @@ fn a_name_never_splits_a_character() {
     for (offset, length) in (0..=draft.names.len()).flat_map(|offset| (0..8).map(move |length| (offset, length))) {
         draft.services[0].name = Name { offset: offset as u32, length: length as u32 };
         let whole = names.get(offset..offset + length).is_some();
-        assert_eq!(draft.refused().is_none(), whole, "{length} bytes from {offset}");
+        assert_eq!(draft.refusal().is_none(), whole, "{length} bytes from {offset}");
     }
     draft.services[0].name = Name { offset: u32::MAX, length: u32::MAX };
-    assert!(draft.refused().is_some());
+    assert!(draft.refusal().is_some());
 }
 
 #[test]
@@ -251,7 +255,7 @@ fn a_section_is_limited_to_what_the_kernel_has_room_for() {
     let refused = |change: &dyn Fn(&mut Draft)| {
         let mut draft = Draft::good();
         change(&mut draft);
-        draft.refused()
+        draft.refusal()
     };
     let fill = |count: usize| {
         move |draft: &mut Draft| {
@@ -366,9 +370,9 @@ fn mappings() {
             (true, |draft| draft.regions[1].kind = RegionKind::Module),
         ],
     );
-    // The service of a mapping is that of the capability to it, which is looked at later.
+    // The capability to the mapping has the same service, but capabilities are checked later.
     check_changes("mapping", 1, &[(false, |draft| draft.mappings[1].service = 2)]);
-    // Two who write the same: the second of them is named.
+    // If two mappings may write one region, the error names the second.
     check_changes("mapping", 1, &[(false, |draft| draft.mappings[1].access = Access::ReadWrite)]);
     for (kind, writable) in [
         (RegionKind::Fixed, true),
@@ -383,15 +387,15 @@ fn mappings() {
         draft.capabilities.retain(|capability| capability.kind != Kind::Grant);
         (draft.regions[0].kind, draft.regions[0].image_length) = (kind, 1);
         let expected = (!writable).then_some(TableError::Record("mapping", 0));
-        assert_eq!(draft.refused(), expected, "{kind:?} written");
+        assert_eq!(draft.refusal(), expected, "{kind:?} written");
         draft.mappings[0].access = Access::Read;
-        assert_eq!(draft.refused(), None, "{kind:?} read");
+        assert_eq!(draft.refusal(), None, "{kind:?} read");
     }
 }
 
 #[test]
 fn capabilities() {
-    /// The capabilities of a good draft, by kind.
+    /// The indices of a good draft's capabilities, by kind.
     const SENDER: usize = 0;
     const RECEIVER: usize = 1;
     const PORT: usize = 2;
@@ -407,7 +411,7 @@ fn capabilities() {
             (false, |draft| draft.capabilities[SENDER].kind = Kind::Receiver),
         ],
     );
-    // Two in one slot: the second of them is named.
+    // If two capabilities are in one slot, the error names the second.
     check_changes("capability", PORT as u32, &[(false, |draft| draft.capabilities[SENDER].slot = 1)]);
     check_changes(
         "capability",
@@ -457,12 +461,12 @@ fn capabilities() {
 
 #[test]
 fn queues() {
-    // A queue that is looked at, but that no capability is to.
+    // The changed queue is one that no capability names.
     let queue = |change: fn(&mut Queue)| {
         let mut draft = Draft::good();
         draft.queues.push(draft.queues[0]);
         change(&mut draft.queues[1]);
-        draft.refused()
+        draft.refusal()
     };
     let refused = Some(TableError::Record("queue", 1));
     assert_eq!(queue(|queue| queue.name.length = 5), refused);
@@ -489,7 +493,8 @@ fn grants() {
             (false, |draft| draft.grants[0].name.offset = 9),
             (false, |draft| draft.grants[0].region = 2),
             (false, |draft| draft.grants[0].count = 0),
-            // One without pages meets itself nowhere, and another's references only from within them.
+            // A rule without pages overlaps no rule, not even itself, unless it lies within
+            // another's references.
             (false, |draft| {
                 (draft.grants[0].count, draft.grants[1].first_ref, draft.grants[1].count) = (0, FIRST_GRANT_REF - 1, 4)
             }),
@@ -502,7 +507,7 @@ fn grants() {
             (true, |draft| draft.grants[0].peer_first = 2),
             (false, |draft| draft.grants[0].peer_first = 4),
             (false, |draft| (draft.regions[0].kind, draft.regions[0].maximum) = (RegionKind::Share, 9)),
-            // Those of the second follow it without a gap, and are one too early.
+            // The second rule's references follow without a gap, or start one too early.
             (true, |draft| draft.grants[1].first_ref = FIRST_GRANT_REF + 4),
             (false, |draft| draft.grants[1].first_ref = FIRST_GRANT_REF + 3),
         ],
@@ -516,7 +521,7 @@ fn ports() {
         let mut draft = Draft::good();
         draft.ports.push(draft.ports[0]);
         change(&mut draft.ports[1]);
-        draft.refused()
+        draft.refusal()
     };
     let refused = Some(TableError::Record("port", 1));
     assert_eq!(port(|port| port.service = 2), refused);
@@ -531,7 +536,8 @@ fn ports() {
 fn a_record_with_an_unknown_value_is_refused() {
     let good = Draft::good().bytes();
     let start = |section: usize| u32::from_le_bytes(good[48 + section * 8..][..4].try_into().unwrap()) as usize;
-    // The byte of an enumeration in the first record of each section that has one.
+    // For each section with an enumeration: its index, the offset of the enumeration's byte in the
+    // first record, and the name of its records.
     let enumerations = [
         (0, Service::SIZE - 1, "service"),
         (2, Region::SIZE - 2, "region"),
@@ -552,7 +558,7 @@ fn a_record_with_an_unknown_value_is_refused() {
     assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record("port", 0)));
     let mut bytes = good.clone();
     bytes[start(4) + 7] = 0x80;
-    assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record("capability", 0)), "a right that there is not");
+    assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record("capability", 0)), "a right that does not exist");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Numbers and words of the vocabulary.
+//! Checks the numbers and names that the crate defines.
 #![forbid(unsafe_code)]
 
 use cloister_caps::abi::{KERNEL_ADDRESSES, region};
@@ -63,13 +63,14 @@ fn identifiers_display_their_kind() {
 
 #[test]
 fn limits_match_their_interfaces() {
-    // Two flags above a size, and nothing between them.
+    // Three flags above the size, with no bits between them.
     let flags = [region::CONSTANT, region::EXCLUSIVE, region::FRESH, region::SIZE];
     assert_eq!(flags, [1 << 63, 1 << 62, 1 << 61, (1 << 61) - 1]);
-    // Xen keeps the first 8; a version-1 entry has 8 bytes, and there are 8 frames of them.
+    // The first 8 entries are the toolstack's. A version-1 entry has 8 bytes, and there are 8
+    // frames of entries.
     assert_eq!((FIRST_GRANT_REF, MAX_GRANT_REFS), (8, 8 * 4096 / 8));
-    let [calls, others] = KERNEL_ADDRESSES;
-    assert_eq!(calls, 0xFFFF_FFFF_4000_0000..0xFFFF_FFFF_4000_1000);
+    let [hypercall_page, others] = KERNEL_ADDRESSES;
+    assert_eq!(hypercall_page, 0xFFFF_FFFF_4000_0000..0xFFFF_FFFF_4000_1000);
     assert_eq!(others, 0xFFFF_FFFF_8000_0000..0xFFFF_FFFF_C020_0000);
     // Magic, version, length, hash, and ten sections.
     assert_eq!(HEADER_SIZE, 128);

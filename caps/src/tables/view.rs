@@ -1,4 +1,4 @@
-//! Reading the tables: checked once as a whole, then read without failing.
+//! Reads the tables: checks them once as a whole, after which reading cannot fail.
 
 use core::marker::PhantomData;
 
@@ -12,15 +12,20 @@ use super::{
 use crate::PAGE_SIZE;
 use crate::rights::Kind;
 
-/// Service addresses end below this: well inside the lower half, so that no instruction of a service ends at the
-/// first non-canonical address, to which `iretq` would fault in the kernel.
+/// The end of the addresses of services.
+///
+/// It is well inside the lower half, so that no instruction of a service ends at the first
+/// non-canonical address: an `iretq` to it would fault in the kernel.
 const LOWER_HALF_END: u64 = 1 << 46;
 
-// A service's slots are the bits of a word.
+// `capability_is_valid` keeps the slots of a service as the bits of a word.
 const_assert!(MAX_SLOTS == 64);
 
-/// Capability tables that were checked: every index in them names a record, every address is in a
-/// service's half and every name is UTF-8.
+/// Checked capability tables.
+///
+/// # Holding one proves
+/// Every index in the tables names a record, every address is in the half of the address space that
+/// is for services, and every name is UTF-8.
 #[derive(Clone, Copy)]
 pub struct Tables<'a> {
     bytes: &'a [u8],
@@ -35,26 +40,26 @@ pub struct Records<'a, R> {
 }
 
 impl<R: Record> Records<'_, R> {
-    /// How many there are.
+    /// Returns the number of records.
     #[must_use]
     pub fn len(&self) -> usize {
         self.bytes.len() / R::SIZE
     }
 
-    /// Whether there are none.
+    /// Returns `true` if there are no records.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// The record at `index`.
+    /// Returns the record at `index`, if there is one.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<R> {
         let start = index.checked_mul(R::SIZE)?;
         R::decode(self.bytes.get(start..start.checked_add(R::SIZE)?)?)
     }
 
-    /// All of them, in order.
+    /// Returns an iterator over the records, in order.
     pub fn iter(&self) -> impl Iterator<Item = R> + '_ {
         self.bytes.chunks_exact(R::SIZE).filter_map(R::decode)
     }
@@ -64,7 +69,7 @@ impl<'a> Tables<'a> {
     /// Checks `bytes` as capability tables.
     ///
     /// # Errors
-    /// The first thing found to be out of range.
+    /// Returns the first section or record that is out of range.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, TableError> {
         let header = bytes.get(..HEADER_SIZE).ok_or(TableError::Truncated)?;
         if header[..8] != MAGIC {
@@ -111,7 +116,7 @@ impl<'a> Tables<'a> {
         Records { bytes: self.section(index), record: PhantomData }
     }
 
-    /// SHA-256 of the canonical policy.
+    /// Returns the SHA-256 of the canonical policy.
     #[must_use]
     pub fn policy_hash(&self) -> [u8; 32] {
         let mut hash = [0; 32];
@@ -119,68 +124,68 @@ impl<'a> Tables<'a> {
         hash
     }
 
-    /// The services.
+    /// Returns the services.
     #[must_use]
     pub fn services(&self) -> Records<'a, Service> {
         self.records(0)
     }
 
-    /// The loadable segments of all services.
+    /// Returns the loadable segments of all services.
     #[must_use]
     pub fn segments(&self) -> Records<'a, Segment> {
         self.records(1)
     }
 
-    /// The regions.
+    /// Returns the regions.
     #[must_use]
     pub fn regions(&self) -> Records<'a, Region> {
         self.records(2)
     }
 
-    /// The mappings of all services.
+    /// Returns the mappings of all services.
     #[must_use]
     pub fn mappings(&self) -> Records<'a, Mapping> {
         self.records(3)
     }
 
-    /// The capabilities of all services.
+    /// Returns the capabilities of all services.
     #[must_use]
     pub fn capabilities(&self) -> Records<'a, Capability> {
         self.records(4)
     }
 
-    /// The one-way queues.
+    /// Returns the one-way queues.
     #[must_use]
     pub fn queues(&self) -> Records<'a, Queue> {
         self.records(5)
     }
 
-    /// The grant rules.
+    /// Returns the grant rules.
     #[must_use]
     pub fn grants(&self) -> Records<'a, GrantRule> {
         self.records(6)
     }
 
-    /// The event-channel rules.
+    /// Returns the event-channel rules.
     #[must_use]
     pub fn ports(&self) -> Records<'a, PortRule> {
         self.records(7)
     }
 
-    /// The canonical policy text.
+    /// Returns the canonical policy text.
     #[must_use]
     pub fn policy_text(&self) -> &'a str {
         core::str::from_utf8(self.section(9)).unwrap_or("")
     }
 
-    /// The text of a name.
+    /// Returns the text of a name, or `?` if it is not a name of these tables.
     #[must_use]
     pub fn name(&self, name: Name) -> &'a str {
         let end = (name.offset as usize).saturating_add(name.length as usize);
         self.section(8).get(name.offset as usize..end).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or("?")
     }
 
-    /// The name of service `index`, or `?`.
+    /// Returns the name of service `index`, or `?` if there is no such service.
     #[must_use]
     pub fn service_name(&self, index: u8) -> &'a str {
         self.services().get(usize::from(index)).map_or("?", |service| self.name(service.name))
@@ -226,7 +231,8 @@ impl<'a> Tables<'a> {
     fn is_name(&self, name: Name) -> bool {
         let (names, start) = (self.section(8), name.offset as usize);
         let end = start.saturating_add(name.length as usize);
-        // The section is UTF-8 as a whole, as was looked at first: a part of it is, if neither end cuts a character.
+        // The whole section was checked to be UTF-8 first. A part of it is UTF-8 if neither end
+        // splits a character.
         let between = |at: usize| names.get(at).is_none_or(|byte| byte & 0b1100_0000 != 0b1000_0000);
         end <= names.len() && between(start) && between(end)
     }
@@ -254,36 +260,38 @@ impl<'a> Tables<'a> {
     }
 
     fn region_is_valid(&self, region: &Region) -> bool {
-        let sized = match region.kind {
+        let size_is_valid = match region.kind {
             RegionKind::Fixed => region.amount > 0 && region.amount <= 1 << 20,
             RegionKind::Share => region.amount > 0 && region.minimum <= region.maximum && region.maximum <= 1 << 20,
             RegionKind::ImageData => region.image.is_multiple_of(PAGE_SIZE as u64) && region.image_length > 0,
             RegionKind::Module | RegionKind::CommandLine | RegionKind::XenStoreRing => true,
         };
-        sized
+        size_is_valid
             && region.image.checked_add(region.image_length).is_some()
             && self.is_name(region.name)
             && region.reset < 2
     }
 
-    /// `written` are the regions that a service of another mapping writes.
+    /// Checks one mapping. `written` marks the regions that an earlier mapping may write.
     fn mapping_is_valid(&self, mapping: &Mapping, written: &mut [bool; MAX_REGIONS]) -> bool {
         let region = self.regions().get(usize::from(mapping.region));
         let writable = mapping.access == Access::ReadWrite;
-        let allowed = region.is_some_and(|region| {
+        let access_fits = region.is_some_and(|region| {
             matches!(region.kind, RegionKind::Fixed | RegionKind::Share | RegionKind::XenStoreRing) || !writable
         });
-        let mut taken = || written.get_mut(usize::from(mapping.region)).is_none_or(|one| core::mem::replace(one, true));
-        let exclusive = !writable || !taken();
+        let mut already_written =
+            || written.get_mut(usize::from(mapping.region)).is_none_or(|one| core::mem::replace(one, true));
+        let exclusive = !writable || !already_written();
         self.is_service(mapping.service)
-            && allowed
+            && access_fits
             && exclusive
             && mapping.address.is_multiple_of(PAGE_SIZE as u64)
             && mapping.address > 0
             && mapping.address < LOWER_HALF_END
     }
 
-    /// `slots` are those of each service that other capabilities have.
+    /// Checks one capability. `slots` holds, for each service, the slots of its earlier
+    /// capabilities.
     fn capability_is_valid(&self, capability: &Capability, slots: &mut [u64; MAX_SERVICES]) -> bool {
         let object = capability.object as usize;
         let exists = match capability.kind {
@@ -295,12 +303,12 @@ impl<'a> Tables<'a> {
             Kind::Console | Kind::Clock | Kind::Entropy | Kind::Power | Kind::Info => object == 0,
         };
         let slot = 1u64.checked_shl(u32::from(capability.slot)).unwrap_or_default();
-        let alone = slots.get_mut(usize::from(capability.service)).is_some_and(|slots| {
-            let alone = *slots & slot == 0;
+        let slot_is_free = slots.get_mut(usize::from(capability.service)).is_some_and(|slots| {
+            let free = *slots & slot == 0;
             *slots |= slot;
-            alone && slot != 0
+            free && slot != 0
         });
-        exists && alone && self.is_service(capability.service) && self.is_name(capability.name)
+        exists && slot_is_free && self.is_service(capability.service) && self.is_name(capability.name)
     }
 
     fn queue_is_valid(&self, queue: &Queue) -> bool {
