@@ -1,9 +1,12 @@
-//! Lists of numbers, such as connections, each of which is in at most one list: what is oldest of a kind is known at once, and
-//! any number leaves its list at once.
+//! Linked lists of numbers, such as connection indices. Each number is in at most one list.
+//!
+//! Finding the front of a list, and moving or removing any number, takes constant time.
 
 use alloc::vec::Vec;
 
+/// In place of a number: there is none.
 const NONE: u16 = u16::MAX;
+/// In place of a list: the number is in none.
 const UNLISTED: u8 = u8::MAX;
 
 #[derive(Clone, Copy)]
@@ -16,19 +19,20 @@ struct Node {
 /// `N` lists of the numbers below a bound.
 pub struct Lists<const N: usize> {
     nodes: Vec<Node>,
-    /// Of each list the first, the last, and how many.
+    /// The first and the last number of each list, and its length.
     ends: [(u16, u16, u16); N],
 }
 
 impl<const N: usize> Default for Lists<N> {
-    /// Lists that take no number.
+    /// Returns lists that can hold no number.
     fn default() -> Self {
         Lists { nodes: Vec::new(), ends: [(NONE, NONE, 0); N] }
     }
 }
 
 impl<const N: usize> Lists<N> {
-    /// Empty lists of the numbers below `count`, at most 65,535; none if the heap has no room for them.
+    /// Creates empty lists for the numbers below `count`, at most 65,535. Returns `None` if the
+    /// heap has no room for them.
     #[must_use]
     pub fn new(count: usize) -> Option<Self> {
         let mut nodes = Vec::new();
@@ -41,19 +45,19 @@ impl<const N: usize> Lists<N> {
         self.nodes.get_mut(usize::from(number))
     }
 
-    /// How many numbers `list` has.
+    /// Returns the number of elements of `list`.
     #[must_use]
     pub fn len(&self, list: usize) -> usize {
         self.ends.get(list).map_or(0, |(_, _, count)| usize::from(*count))
     }
 
-    /// The number that has been in `list` for longest.
+    /// Returns the first number of `list`: the one that has been in it for longest.
     #[must_use]
     pub fn front(&self, list: usize) -> Option<u16> {
         self.ends.get(list).map(|(first, _, _)| *first).filter(|first| *first != NONE)
     }
 
-    /// Moves `number` to the end of `list`, from whatever list it is in.
+    /// Moves `number` from the list that it is in, if any, to the end of `list`.
     pub fn move_to_back(&mut self, number: u16, list: usize) {
         self.remove(number);
         let Some((first, last, count)) = self.ends.get_mut(list) else { return };
@@ -68,7 +72,7 @@ impl<const N: usize> Lists<N> {
         }
     }
 
-    /// Takes `number` out of the list that it is in, if any.
+    /// Removes `number` from the list that it is in, if any.
     pub fn remove(&mut self, number: u16) {
         let Some(node) = self.node(number) else { return };
         let Node { previous, next, list } =
@@ -96,7 +100,7 @@ mod tests {
 
     use super::*;
 
-    /// Against queues that are searched.
+    /// Compares with queues that are searched for a number.
     #[test]
     fn random_operations_match_a_model_of_queues() {
         const COUNT: u16 = 20;
@@ -105,7 +109,7 @@ mod tests {
         let mut queues = [const { VecDeque::new() }; 3];
         for _ in 0..if cfg!(miri) { 200 } else { 20_000 } {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            // Now and then a number or a list that does not exist.
+            // Some of the numbers and lists do not exist.
             let (number, list) = ((random >> 33) as u16 % (COUNT + 1), (random >> 50) as usize % 5);
             if number < COUNT {
                 queues.iter_mut().for_each(|queue| queue.retain(|other| *other != number));

@@ -1,15 +1,17 @@
-//! `net`: tcpip (client) and netfront (server). Frames travel as page indices; netfront maps no payload.
+//! `net`: sending and receiving Ethernet frames. tcpip is the client, netfront the server.
 //!
-//! A frame of more than a page lies in pages that follow each other in the pool, so that one message tells of it.
+//! A message names the pages of a frame by their indices in a pool; netfront does not map the
+//! payload. A frame longer than a page lies in adjacent pages of the pool, so that one message
+//! describes it.
 
 use bitflags::bitflags;
 
 use crate::message::{Malformed, Message, Reader, Writer};
-
-/// The longest frame that is sent, in bytes: what the 16-bit size of a transmit request holds (Xen `io/netif.h`,
-/// `XEN_NETIF_MAX_TX_SIZE`).
-pub const MAX_FRAME: usize = 0xFFFF;
 use crate::queue::Interface;
+
+/// The longest frame that can be sent, in bytes: the largest value of the 16-bit size in a transmit
+/// request (`XEN_NETIF_MAX_TX_SIZE`, `io/netif.h`).
+pub const MAX_FRAME: usize = 0xFFFF;
 
 /// The interface.
 pub struct Net;
@@ -20,84 +22,89 @@ impl Interface for Net {
 }
 
 bitflags! {
-    /// What the link does for IPv4 frames that tcpip sends.
+    /// The offloads that the link offers for IPv4 frames that tcpip sends.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
     pub struct Offloads: u8 {
-        /// It completes TCP and UDP checksums.
+        /// The link completes TCP and UDP checksums.
         const CHECKSUM = 1;
-        /// It cuts long TCP segments, completing their checksums.
+        /// The link splits long TCP segments, and completes their checksums.
         const SEGMENTS = 2;
     }
 }
 
-/// What is left to the link of a frame to send.
+/// The offload that a frame to send needs from the link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Offload {
-    /// The frame is complete.
+    /// None: the frame is complete.
     #[default]
     None,
-    /// The TCP or UDP checksum field holds the sum of the pseudo-header only.
+    /// Complete the checksum: the TCP or UDP checksum field holds the sum of the pseudo-header
+    /// only.
     Checksum,
-    /// The same, and the TCP segment is to be cut into segments of so many bytes of payload, which is not 0.
+    /// Split the TCP segment into segments with at most this many bytes of payload, not 0. The
+    /// checksum is as for [`Offload::Checksum`].
     Segments(u16),
 }
 
-/// What tcpip asks.
+/// The requests of tcpip.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request {
-    /// Send the `length` bytes from the start of page `page` of the tx-pool, which go on into the pages after it. The
-    /// pages belong to netfront until [`Reply::Transmitted`].
+    /// Send the frame of `length` bytes that starts in page `page` of the tx-pool and continues in
+    /// the pages after it. The pages belong to netfront until [`Reply::Transmitted`].
     Transmit {
-        /// Index of the first page in the tx-pool.
+        /// The index of the first page in the tx-pool. The frame starts at the start of the page.
         page: u16,
-        /// Length of the frame in bytes.
+        /// The length of the frame in bytes.
         length: u16,
-        /// What the link has offered to do ([`Reply::Up`]) and is to do.
+        /// The offload that the frame needs: one that the link offered ([`Reply::Up`]).
         offload: Offload,
     },
-    /// `count` pages of the rx-pool from `page` may be filled again.
+    /// Return `count` pages of the rx-pool, from `page` on, to be filled with received frames.
     Receive {
-        /// Index of the first page in the rx-pool.
+        /// The index of the first page in the rx-pool.
         page: u16,
-        /// How many, at least one.
+        /// The number of pages, at least 1.
         count: u16,
     },
-    /// Disconnect from the backend in good order, for the domain ends; answered by [`Reply::Down`].
+    /// Disconnect from the back end in good order, because the domain is about to end. The reply is
+    /// [`Reply::Down`].
     Close,
 }
 
-/// What netfront says.
+/// The replies and events of netfront.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// The backend is connected. Every page of the rx-pool is netfront's, every one of the tx-pool tcpip's.
+    /// The back end is connected. Every page of the rx-pool is netfront's, and every page of the
+    /// tx-pool is tcpip's.
     Up {
-        /// The interface's address.
+        /// The MAC address of the interface.
         mac: [u8; 6],
-        /// The largest IP packet in bytes.
+        /// The length of the largest IP packet, in bytes.
         mtu: u16,
-        /// What the link does for frames that are sent.
+        /// The offloads that the link offers for frames to send.
         offloads: Offloads,
     },
-    /// The backend is gone, or the link was closed; all pages are as before [`Reply::Up`].
+    /// The back end is gone, or the link was closed. All pages are as they were before
+    /// [`Reply::Up`].
     Down,
-    /// A frame came, or a part of one: the bytes from `offset` in page `page`, which go on into the pages after it. All
-    /// pages that they touch are tcpip's.
+    /// A frame or a part of one was received: the bytes from `offset` in page `page` on, which
+    /// continue in the pages after it. All pages that they touch become tcpip's.
     Received {
-        /// Index of the first page in the rx-pool.
+        /// The index of the first page in the rx-pool.
         page: u16,
-        /// Where in the first page they start; less than a page.
+        /// The offset of the first byte in the first page: less than a page.
         offset: u16,
-        /// How many bytes; not 0.
+        /// The number of bytes, not 0.
         length: u16,
-        /// The frame goes on in the next message.
+        /// The frame continues in the next message.
         more: bool,
-        /// The sender vouches for the TCP or UDP checksum, or has left it out: it is not to be verified. The same in
-        /// all parts of a frame.
+        /// The TCP or UDP checksum need not be verified: the back end says that it is correct, or
+        /// that the sender left it out. The same in all parts of a frame.
         checked: bool,
     },
-    /// The pages of a frame that was sent are tcpip's again.
+    /// A frame was sent. Its pages are tcpip's again.
     Transmitted {
-        /// Index of the first of them in the tx-pool.
+        /// The index of its first page in the tx-pool.
         page: u16,
     },
 }

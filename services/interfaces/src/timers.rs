@@ -1,22 +1,25 @@
-//! Deadlines of many things that have a number, such as connections: the earliest is known at once, and to put one off costs
-//! nothing.
+//! Deadlines of many numbered things, such as connections.
+//!
+//! Finding the earliest deadline and postponing one take constant time.
 
 use alloc::vec::Vec;
 
 use crate::system::Instant;
 
+/// The position of a number whose timer is not set.
 const UNSET: u16 = u16::MAX;
 
-/// A deadline for each number below a bound: a binary heap that knows where each number is.
+/// At most one deadline for each number below a bound: a binary heap with an index of its entries.
 #[derive(Default)]
 pub struct Timers {
     heap: Vec<(Instant, u16)>,
-    /// Where in the heap each number is.
+    /// The position of each number in the heap, or `UNSET`.
     position: Vec<u16>,
 }
 
 impl Timers {
-    /// Timers for the numbers below `count`, at most 65,535; none if the heap has no room for them. None is set.
+    /// Creates timers for the numbers below `count`, at most 65,535. None is set. Returns `None` if
+    /// the heap has no room for them.
     #[must_use]
     pub fn new(count: usize) -> Option<Timers> {
         let (mut heap, mut position) = (Vec::new(), Vec::new());
@@ -26,8 +29,10 @@ impl Timers {
         Some(Timers { heap, position })
     }
 
-    /// Sees to it that `number` is answered by [`Self::pop_expired`] at `at`, or earlier: a timer that is set to an earlier time is
-    /// left as it is, for most are put off again and again. Who is answered too early sets it again.
+    /// Sets the timer of `number`, so that [`Self::pop_expired`] returns it at `at` or earlier.
+    ///
+    /// A timer that is set to an earlier time stays as it is, because most timers are postponed
+    /// again and again. A caller whose timer expires too early sets it again.
     pub fn set(&mut self, number: u16, at: Instant) {
         match self.position.get(usize::from(number)).copied() {
             None => {}
@@ -44,13 +49,13 @@ impl Timers {
         }
     }
 
-    /// The earliest time that is set.
+    /// Returns the earliest time that is set.
     #[must_use]
     pub fn next(&self) -> Option<Instant> {
         self.heap.first().map(|(at, _)| *at)
     }
 
-    /// Takes a number whose time has come.
+    /// Removes and returns a number whose time is `now` or earlier, the earliest first.
     pub fn pop_expired(&mut self, now: Instant) -> Option<u16> {
         let (at, number) = *self.heap.first()?;
         if at > now {
@@ -60,7 +65,7 @@ impl Timers {
         Some(number)
     }
 
-    /// Sets no time for `number` any more.
+    /// Unsets the timer of `number`.
     pub fn remove(&mut self, number: u16) {
         let position = self.position.get(usize::from(number)).map_or(usize::MAX, |position| usize::from(*position));
         let (Some(removed), Some(last)) = (self.heap.get(position).copied(), self.heap.last().copied()) else { return };
@@ -69,17 +74,18 @@ impl Timers {
         if position == self.heap.len() {
             return;
         }
-        // The last one fills the gap, from where it may belong further up or further down.
+        // The last entry fills the gap. It may belong further up or further down.
         if last.0 < removed.0 { self.sift_up(position, last) } else { self.sift_down(position, last) }
     }
 
-    /// Takes every number; none is set any more.
+    /// Unsets all timers.
     pub fn clear(&mut self) {
         self.heap.clear();
         self.position.fill(UNSET);
     }
 
-    /// Writes an entry, which may be nowhere.
+    /// Writes `entry` at `position` of the heap and records the position. The position `usize::MAX`
+    /// only records that the timer is unset.
     fn put(&mut self, position: usize, entry: (Instant, u16)) {
         if let Some(at) = self.heap.get_mut(position) {
             *at = entry;
@@ -89,7 +95,7 @@ impl Timers {
         }
     }
 
-    /// Puts `entry` at `place` or nearer to the top, where it belongs.
+    /// Writes `entry` at `position`, or nearer to the top where it belongs.
     fn sift_up(&mut self, mut position: usize, entry: (Instant, u16)) {
         while position > 0 {
             let parent = (position - 1) / 2;
@@ -102,7 +108,7 @@ impl Timers {
         self.put(position, entry);
     }
 
-    /// Puts `entry` at `place` or further down, where it belongs.
+    /// Writes `entry` at `position`, or further down where it belongs.
     fn sift_down(&mut self, mut position: usize, entry: (Instant, u16)) {
         loop {
             let child = 2 * position + 1;
@@ -139,7 +145,7 @@ mod tests {
         assert_eq!((timers.pop_expired(Instant(25)), timers.next()), (None, None));
     }
 
-    /// Against a table that is searched.
+    /// Compares with a table that is searched for the earliest deadline.
     #[test]
     fn random_operations_match_a_table_of_deadlines() {
         const COUNT: u16 = 50;

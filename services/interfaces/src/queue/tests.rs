@@ -1,4 +1,5 @@
-//! The queue on one thread: order, batches, wake-ups, and peers that lie. Every ordering of two threads is in `tests/loom`.
+//! Tests the queue on one thread: order, batches, notifications, and hostile peers. `tests/loom`
+//! tests every ordering of two threads.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -6,11 +7,11 @@ use std::rc::Rc;
 use cloister_caps::InvokeError;
 
 use super::*;
-use crate::control::Reply as Quiet;
+use crate::control::Reply;
 use crate::net::{Net, Offload, Request};
 use crate::system::ExclusiveMemory;
 
-/// Memory with one word a test can watch.
+/// Pages of memory that both ends and the test share.
 #[derive(Clone)]
 struct Page(Rc<RefCell<Vec<u8>>>);
 
@@ -50,7 +51,7 @@ impl Memory for Page {
     }
 }
 
-/// Counts wake-ups.
+/// Counts the notifications of the other end.
 #[derive(Clone, Default)]
 struct WakeCounter(Rc<Cell<u32>>);
 
@@ -67,11 +68,11 @@ struct Pair {
     receiver: Receiver<Request, WakeCounter, Page>,
     producer: Page,
     consumer: Page,
-    woken: WakeCounter,
-    freed: WakeCounter,
+    receiver_notified: WakeCounter,
+    sender_notified: WakeCounter,
 }
 
-/// A queue of `depth` whose indices start at `start`.
+/// Returns a queue of `depth` whose indices start at `start`.
 fn pair(depth: u32, start: u32) -> Pair {
     let producer = Page::new(producer_pages(Request::SIZE, depth as usize));
     let consumer = Page::new(1);
@@ -80,10 +81,10 @@ fn pair(depth: u32, start: u32) -> Pair {
         page.store(event, start);
     }
     let end = |bit| QueueEnd { slot: Slot(0), bit, depth, producer: producer.clone(), consumer: consumer.clone() };
-    let (woken, freed) = (WakeCounter::default(), WakeCounter::default());
-    let sender = Sender::new(woken.clone(), end(5));
-    let receiver = Receiver::new(freed.clone(), end(6));
-    Pair { sender, receiver, producer, consumer, woken, freed }
+    let (receiver_notified, sender_notified) = (WakeCounter::default(), WakeCounter::default());
+    let sender = Sender::new(receiver_notified.clone(), end(5));
+    let receiver = Receiver::new(sender_notified.clone(), end(6));
+    Pair { sender, receiver, producer, consumer, receiver_notified, sender_notified }
 }
 
 fn message(number: u32) -> Request {
@@ -104,8 +105,8 @@ fn messages_keep_their_order_across_the_wrap_of_the_index() {
             pair.sender.flush();
             for _ in 0..round % 5 {
                 match pair.receiver.pop() {
-                    Some(got) => {
-                        assert_eq!(got, Ok(message(received)));
+                    Some(popped) => {
+                        assert_eq!(popped, Ok(message(received)));
                         received += 1;
                     }
                     None => assert_eq!(sent, received),
@@ -129,21 +130,22 @@ fn a_batch_arrives_in_order() {
             pair.sender.flush();
             let most = round as u32 % 4;
             let (before, there) = (received.len(), 20.min(sent) - received.len());
-            let taken = pair.receiver.pop_each(most, |got| received.push(got.unwrap()));
+            let taken = pair.receiver.pop_each(most, |message| received.push(message.unwrap()));
             assert_eq!((taken as usize, received.len() - before), (there.min(most as usize), taken as usize));
         }
         assert_eq!((sent, received), (20, batch));
     }
-    // Who could not send all is woken when there is room, and who took less than it wanted when there is more.
+    // A sender that could not push all is notified of room. A receiver that popped fewer than it
+    // wanted is notified of more.
     let mut pair = pair(4, 0);
     assert_eq!(pair.receiver.pop_each(1, |_| ()), 0);
     assert_eq!(pair.sender.push_all(&[message(1); 5]), 4);
     pair.sender.flush();
-    assert_eq!((pair.woken.0.get(), pair.freed.0.get()), (1, 0));
+    assert_eq!((pair.receiver_notified.0.get(), pair.sender_notified.0.get()), (1, 0));
     assert_eq!(pair.receiver.pop_each(5, |_| ()), 4);
-    assert_eq!((pair.woken.0.get(), pair.freed.0.get()), (1, 1));
+    assert_eq!((pair.receiver_notified.0.get(), pair.sender_notified.0.get()), (1, 1));
     pair.sender.send(&message(2)).unwrap();
-    assert_eq!(pair.woken.0.get(), 2);
+    assert_eq!(pair.receiver_notified.0.get(), 2);
 }
 
 #[test]
@@ -171,7 +173,7 @@ fn unflushed_messages_are_invisible_and_a_full_queue_refuses() {
     assert_eq!(pair.receiver.pop(), None);
     pair.sender.flush();
     assert_eq!(pair.receiver.pop(), Some(Ok(message(0))));
-    assert_eq!(pair.sender.room(), 0, "a slot is given back in batches");
+    assert_eq!(pair.sender.room(), 0, "slots are returned in batches");
     pair.receiver.release();
     assert_eq!(pair.sender.room(), 1);
     assert_eq!(pair.sender.send(&message(4)), Ok(()));
@@ -186,25 +188,25 @@ fn only_a_waiting_end_is_notified_and_only_once() {
     assert_eq!(pair.receiver.pop(), None);
     pair.sender.send(&message(0)).unwrap();
     pair.sender.send(&message(1)).unwrap();
-    assert_eq!(pair.woken.0.get(), 1, "the receiver has not waited again");
+    assert_eq!(pair.receiver_notified.0.get(), 1, "the receiver has not waited again");
     for _ in 0..2 {
         assert!(pair.receiver.pop().is_some());
     }
     assert_eq!(pair.receiver.pop(), None);
     pair.sender.send(&message(2)).unwrap();
-    assert_eq!(pair.woken.0.get(), 2);
+    assert_eq!(pair.receiver_notified.0.get(), 2);
     for number in 3..6 {
         pair.sender.push(&message(number)).unwrap();
     }
-    assert_eq!(pair.freed.0.get(), 0, "nobody waits for room");
+    assert_eq!(pair.sender_notified.0.get(), 0, "the sender is not waiting for room");
     assert_eq!(pair.sender.push(&message(6)), Err(Full));
     pair.sender.flush();
     assert!(pair.receiver.pop().is_some());
     pair.receiver.release();
-    assert_eq!(pair.freed.0.get(), 1);
+    assert_eq!(pair.sender_notified.0.get(), 1);
     assert!(pair.receiver.pop().is_some());
     pair.receiver.release();
-    assert_eq!(pair.freed.0.get(), 1);
+    assert_eq!(pair.sender_notified.0.get(), 1);
 }
 
 #[test]
@@ -212,7 +214,7 @@ fn a_repeated_empty_pop_writes_nothing() {
     let mut pair = pair(4, 0);
     assert!(pair.receiver.pop().is_none());
     assert_eq!(pair.consumer.load(MESSAGE_EVENT), 1);
-    // A mark, to see whether it is written over.
+    // A marker that shows whether the word is written again.
     pair.consumer.store(MESSAGE_EVENT, 77);
     assert!(pair.receiver.pop().is_none());
     assert_eq!(pair.consumer.load(MESSAGE_EVENT), 77);
@@ -220,10 +222,11 @@ fn a_repeated_empty_pop_writes_nothing() {
     assert!(pair.receiver.pop().is_some());
     assert!(pair.receiver.pop().is_none());
     assert_eq!((pair.consumer.load(MESSAGE_EVENT), pair.consumer.load(TAIL)), (2, 1));
-    // At the same place again by way of a producer that jumps: what was taken since is given back all the same.
+    // The producer's head jumps away and back, so that the receiver is at the same index again. The
+    // slots popped in between are returned all the same.
     pair.producer.store(HEAD, u32::MAX);
     assert_eq!(pair.receiver.pop(), Some(Err(Malformed)));
-    assert_eq!(pair.consumer.load(TAIL), u32::MAX, "given back at once");
+    assert_eq!(pair.consumer.load(TAIL), u32::MAX, "returned at once");
     pair.producer.store(HEAD, 1);
     assert_eq!(pair.receiver.pop_each(2, |_| ()), 2);
     assert_eq!((pair.receiver.tail, pair.consumer.load(TAIL)), (1, u32::MAX));
@@ -237,23 +240,23 @@ fn publish_notifies_nobody_until_the_next_flush() {
     assert!(pair.receiver.pop().is_none());
     pair.sender.push(&message(1)).unwrap();
     pair.sender.publish();
-    assert_eq!(pair.woken.0.get(), 0);
+    assert_eq!(pair.receiver_notified.0.get(), 0);
     pair.sender.push(&message(2)).unwrap();
     pair.sender.flush();
-    assert_eq!(pair.woken.0.get(), 1);
+    assert_eq!(pair.receiver_notified.0.get(), 1);
     assert_eq!([(); 3].map(|()| pair.receiver.pop()), [Some(Ok(message(1))), Some(Ok(message(2))), None]);
-    // The receiver looked by itself: there is nothing left to wake it for.
+    // The receiver has popped everything by itself: there is nothing to notify it of.
     pair.sender.push(&message(3)).unwrap();
     pair.sender.publish();
     assert_eq!([pair.receiver.pop(), pair.receiver.pop()], [Some(Ok(message(3))), None]);
     pair.sender.flush();
-    assert_eq!(pair.woken.0.get(), 1);
-    // Whoever finds the queue full may rely on its being drained.
+    assert_eq!(pair.receiver_notified.0.get(), 1);
+    // A sender that finds the queue full can rely on the receiver to drain it.
     for number in 0..4 {
         pair.sender.push(&message(number)).unwrap();
     }
     pair.sender.publish();
-    assert_eq!(pair.woken.0.get(), 2);
+    assert_eq!(pair.receiver_notified.0.get(), 2);
 }
 
 #[test]
@@ -261,30 +264,30 @@ fn a_lying_peer_causes_at_most_a_full_queue_or_bounded_work() {
     for lie in [1, 4, 5, 1000, 0x8000_0000, 0xffff_fff0] {
         let mut pair = pair(4, 0);
         pair.consumer.store(TAIL, lie);
-        // A tail outside what was sent makes the queue full.
+        // A tail that is outside the messages sent makes the queue full.
         assert_eq!(pair.sender.room(), 0, "{lie}");
         assert_eq!(pair.sender.push(&message(0)), Err(Full), "{lie}");
-        // A head is followed over what the queue holds, or else at once.
+        // A head up to the depth is believed. Beyond that, the receiver skips to it.
         pair.producer.store(HEAD, lie);
         pair.consumer.store(TAIL, 0);
-        let seen = (0..100).take_while(|_| pair.receiver.pop().is_some()).count();
-        assert_eq!(seen, if lie <= 4 { lie as usize } else { 1 });
+        let popped = (0..100).take_while(|_| pair.receiver.pop().is_some()).count();
+        assert_eq!(popped, if lie <= 4 { lie as usize } else { 1 });
         let mut pair = self::pair(4, 0);
         pair.producer.store(HEAD, lie);
         assert_eq!(pair.receiver.pop_each(100, |_| ()), if lie <= 4 { lie } else { 1 });
-        // Whoever takes the liar's place goes on from there.
+        // A new, honest sender continues from there.
         let mut sender = Sender::<Request, _, _>::new(WakeCounter::default(), pair.receiver.end.clone());
         assert_eq!(sender.send(&message(7)), Ok(()));
         assert_eq!(pair.receiver.pop(), Some(Ok(message(7))));
         assert_eq!(pair.receiver.pop(), None);
     }
-    // As many as the queue holds are believed, even of a sender that was told of no room for them.
-    let mut filled = pair(4, 0);
-    assert_eq!(filled.sender.push_all(&[message(1); 4]), 4);
-    filled.producer.store(HEAD, 2);
-    (0..2).for_each(|_| assert_eq!(filled.receiver.pop(), Some(Ok(message(1)))));
-    filled.producer.store(HEAD, 6);
-    (0..4).for_each(|_| assert_eq!(filled.receiver.pop(), Some(Ok(message(1)))));
+    // A head up to the depth is believed, even if the sender has not got the slots back for it.
+    let mut full = pair(4, 0);
+    assert_eq!(full.sender.push_all(&[message(1); 4]), 4);
+    full.producer.store(HEAD, 2);
+    (0..2).for_each(|_| assert_eq!(full.receiver.pop(), Some(Ok(message(1)))));
+    full.producer.store(HEAD, 6);
+    (0..4).for_each(|_| assert_eq!(full.receiver.pop(), Some(Ok(message(1)))));
     let mut pair = pair(4, 0);
     pair.sender.send(&message(1)).unwrap();
     pair.producer.write(SLOTS, &[0xee; 8]);
@@ -331,6 +334,6 @@ fn an_interface_is_notified_through_either_of_its_queues() {
 
 #[test]
 fn a_queue_takes_whole_pages() {
-    assert_eq!(producer_pages(Quiet::SIZE, 4), 1);
+    assert_eq!(producer_pages(Reply::SIZE, 4), 1);
     assert_eq!(producer_pages(256, 16), 2);
 }
