@@ -1,4 +1,5 @@
-//! The memory of a program on the host, under Miri too: the kernel's answers are made up, all else is what runs in the image.
+//! Tests a program's memory on the host, also under Miri. The kernel is simulated; everything else
+//! is the code that runs in the image.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,11 +18,11 @@ use crate::{OwnedRegion, SharedRegion, constant_bytes};
 const KERNEL: Kernel = Kernel(());
 
 thread_local! {
-    /// The regions by slot: base, and length with flags.
+    /// The base of each region, and its length with flags, by slot.
     static REGIONS: RefCell<BTreeMap<u64, [u64; 2]>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// What the kernel of these tests answers.
+/// Answers a system call in place of the kernel.
 pub(crate) fn call(number: u64, [slot, operation, ..]: [u64; 6]) -> (u64, [u64; 2]) {
     assert_eq!((number, operation), (SYSTEM_CALL_INVOKE, u64::from(Operation::RegionFind as u32)));
     match REGIONS.with_borrow(|regions| regions.get(&slot).copied()) {
@@ -30,7 +31,7 @@ pub(crate) fn call(number: u64, [slot, operation, ..]: [u64; 6]) -> (u64, [u64; 
     }
 }
 
-/// Maps a region of so many 8-byte words of `fill` for ever, as the kernel does.
+/// Maps a region of `words` 8-byte words, each byte `fill`, for the rest of the run.
 fn map(slot: u16, words: usize, fill: u8, flags: u64) -> Slot {
     let memory = vec![u64::from_ne_bytes([fill; 8]); words].leak();
     map_at(slot, memory.as_mut_ptr().expose_provenance(), memory.len() * 8, flags)
@@ -69,12 +70,12 @@ fn a_message_is_moved_whole_or_not_at_all() {
         words
     };
     assert_eq!((load(0), load(8)), ([0, 1, 2], [1, 2, 3]));
-    // Beyond the end, at no multiple of 8, and far away.
+    // Past the end, at an offset that is not a multiple of 8, and far away.
     for offset in [16, 9, 32, usize::MAX - 7, usize::MAX] {
         region.store_words(offset, &[4, 5, 6]);
         assert_eq!((load(offset), load(0), load(8)), ([0; 3], [0, 1, 2], [1, 2, 3]), "{offset}");
     }
-    // And so are many of them.
+    // The same holds for several messages at once.
     let each = |offset, size, count| {
         let mut all = Vec::new();
         region.load_each(offset, size, count, |words| all.extend_from_slice(&words[..size + 1]));
@@ -146,7 +147,7 @@ fn an_owned_region_is_given_out_once() {
     }
     assert_eq!(first.edit(16, 0, |bytes| bytes.len()), Some(0));
     let far = map(64, 2, 0, region::EXCLUSIVE);
-    assert_eq!(OwnedRegion::new(KERNEL, far).size(), 0, "a slot that there is not");
+    assert_eq!(OwnedRegion::new(KERNEL, far).size(), 0, "a slot that does not exist");
 }
 
 #[test]
@@ -205,24 +206,24 @@ proptest! {
         for (number, (size, align, free)) in sizes.into_iter().enumerate() {
             let layout = Layout::from_size_align(size, 1 << align).unwrap();
             if number == 1 {
-                // SAFETY: leaked, and used by nothing else.
+                // SAFETY: the memory is leaked, and nothing else uses it.
                 unsafe { heap.init(memory.as_mut_ptr().cast(), 4096) }
             }
-            // SAFETY: the layout is not empty.
+            // SAFETY: the size of the layout is not 0.
             let block = unsafe { heap.alloc(layout) };
-            prop_assert!(number > 0 || block.is_null(), "there is no region yet");
+            prop_assert!(number > 0 || block.is_null(), "the heap has no memory yet");
             if !block.is_null() {
                 prop_assert!(block.addr().is_multiple_of(layout.align()));
-                // SAFETY: the block has so many bytes, and is ours.
+                // SAFETY: the block was just allocated and has `size` bytes.
                 unsafe { block.write_bytes(number as u8, size) }
                 blocks.push((block, layout, number as u8));
             }
             if free && !blocks.is_empty() {
                 let (block, layout, fill) = blocks.remove(0);
-                // SAFETY: all of it was written.
+                // SAFETY: the block is allocated, and all of its bytes were written.
                 let found = unsafe { core::slice::from_raw_parts(block, layout.size()) };
                 prop_assert!(found.iter().all(|byte| *byte == fill), "another block overlaps it");
-                // SAFETY: it is a block of the heap, freed once.
+                // SAFETY: the block was allocated with this layout and is freed once.
                 unsafe { heap.dealloc(block, layout) }
             }
         }
