@@ -1,70 +1,81 @@
 //! The invocation ABI: the two system calls, and every operation that `invoke` knows.
 //!
-//! `wait(deadline, hold)` and `invoke(slot, operation, a0, a1, a2, a3)` are all there is. The number of the
-//! call is in RAX and the arguments in RDI, RSI, RDX, R10, R8, R9; the answer is a [`Status`] in RAX
-//! and two words in RDI and RSI. The kernel never follows a pointer that a service gives it.
+//! The calls are `wait(deadline, hold)` and `invoke(slot, operation, a0, a1, a2, a3)`. The number
+//! of the call is in RAX, and the arguments are in RDI, RSI, RDX, R10, R8, R9. The kernel returns a
+//! [`Status`] in RAX and two words in RDI and RSI. It never follows a pointer that a service
+//! passes.
 
 use core::ops::Range;
 
 use crate::clamped::Clamped;
 use crate::rights::{Kind, Rights};
 
-/// System call number of `wait(deadline, hold)`: block until a notification or until the monotonic
-/// clock (ns) reaches `deadline`; `u64::MAX` is no deadline. The service's event channels whose events it was told of
-/// let the next ones in, but for those whose notification bits are in `hold`: they stay shut until a `wait` without.
-/// Answers with the notification bits, and with the time if the service holds a clock.
+/// System call number of `wait(deadline, hold)`.
+///
+/// Blocks until a notification is pending or the monotonic clock (ns) reaches `deadline`. The
+/// deadline [`NO_DEADLINE`] never passes. Unmasks the service's event channels whose events were
+/// delivered, except those whose notification bits are in `hold`. A channel that is held stays
+/// masked until a `wait` whose `hold` lacks its bit. Returns the pending notification bits, and the
+/// time if the service holds a clock.
 pub const SYSTEM_CALL_WAIT: u64 = 0;
 /// System call number of `invoke(slot, operation, a0..a3)`.
 pub const SYSTEM_CALL_INVOKE: u64 = 1;
 
-/// Where the kernel's physical addresses appear in every address space: `KERNEL_OFFSET` of `kernel/image/link.ld`.
+/// The kernel's virtual addresses minus its guest-physical ones, in every address space
+/// (`KERNEL_OFFSET` of `kernel/image/link.ld`).
 pub const KERNEL_OFFSET: u64 = 0xFFFF_FFFF_8000_0000;
-/// Where the 2 MiB begin in which the kernel maps pages that are no part of the image.
+/// The start of the 2 MiB in which the kernel maps pages that are not part of the image.
 pub const KERNEL_SPECIAL: u64 = 0xFFFF_FFFF_C000_0000;
-/// Where the GiB begins whose first page holds the instructions that leave for Xen.
-pub const KERNEL_CALLS: u64 = 0xFFFF_FFFF_4000_0000;
-/// All that the kernel maps for itself lies in these addresses; ring 3 reaches nothing there.
+/// The virtual address of the hypercall page: the first page of a GiB that holds nothing else the
+/// kernel uses.
+pub const KERNEL_HYPERCALL_PAGE: u64 = 0xFFFF_FFFF_4000_0000;
+/// The address ranges that hold all of the kernel's own mappings. Ring 3 can access nothing in
+/// them.
 pub const KERNEL_ADDRESSES: [Range<u64>; 2] =
-    [KERNEL_CALLS..KERNEL_CALLS + 0x1000, KERNEL_OFFSET..KERNEL_SPECIAL + 0x20_0000];
+    [KERNEL_HYPERCALL_PAGE..KERNEL_HYPERCALL_PAGE + 0x1000, KERNEL_OFFSET..KERNEL_SPECIAL + 0x20_0000];
 
-/// The deadline of a `wait` that only a notification ends.
+/// The deadline for a `wait` that only a notification ends.
 pub const NO_DEADLINE: u64 = u64::MAX;
 
-/// Bytes of text that one console write carries, in its four argument words.
+/// The number of bytes of text in one console write: its four argument words.
 pub const CONSOLE_CHUNK: usize = 32;
 
 /// How a system call ended. 0 is success.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(u64)]
 pub enum Status {
-    /// The operation was carried out.
+    /// The operation succeeded.
     Done = 0,
     /// The slot holds no capability.
     NoCapability = 1,
-    /// The capability's object has no such operation.
+    /// The capability's object does not have this operation.
     WrongOperation = 2,
-    /// The capability lacks the right to the operation.
+    /// The capability lacks the right that the operation needs.
     MissingRight = 3,
     /// An argument is out of range for the object.
     BadArgument = 4,
     /// The policy's rule for the object does not allow these arguments.
     NotPermitted = 5,
-    /// The peer still uses the page.
+    /// The peer is still using the page.
     InUse = 6,
-    /// The object is not in a state for this operation: a port not open, a page not granted.
+    /// The object's state does not allow the operation: the port is not open, or the page is not
+    /// granted.
     WrongState = 7,
-    /// The machine or the hypervisor does not offer this.
+    /// The machine or the hypervisor does not support the operation.
     Unavailable = 8,
-    /// There is no system call of this number.
+    /// No system call has this number.
     BadSystemCall = 9,
 }
 
-/// Why an invocation did not succeed: every [`Status`] but `Done`.
+/// The status of an invocation that did not succeed.
+///
+/// # Holding one proves
+/// Its [`Status`] is not [`Status::Done`]: the operation was refused or failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub struct Fault(Status);
+pub struct InvokeError(Status);
 
-impl Fault {
-    /// The status that was answered.
+impl InvokeError {
+    /// Returns the status that the kernel returned.
     #[must_use]
     pub const fn status(self) -> Status {
         self.0
@@ -72,7 +83,7 @@ impl Fault {
 }
 
 impl Status {
-    /// Every status, in the order of its number.
+    /// Every status, in the order of the numbers.
     pub const ALL: [Status; 10] = [
         Status::Done,
         Status::NoCapability,
@@ -86,21 +97,22 @@ impl Status {
         Status::BadSystemCall,
     ];
 
-    /// The status with this number; an unknown number, which only a broken kernel would answer, is
-    /// [`Status::Unavailable`].
+    /// Returns the status with this number.
+    ///
+    /// An unknown number gives [`Status::Unavailable`]; only a broken kernel would return one.
     #[must_use]
     pub fn from_number(number: u64) -> Status {
         usize::try_from(number).ok().and_then(|index| Status::ALL.get(index).copied()).unwrap_or(Status::Unavailable)
     }
 
-    /// The status as a result.
+    /// Converts the status into a result.
     ///
     /// # Errors
     /// Every status but [`Status::Done`].
-    pub const fn into_result(self) -> Result<(), Fault> {
+    pub const fn into_result(self) -> Result<(), InvokeError> {
         match self {
             Status::Done => Ok(()),
-            other => Err(Fault(other)),
+            other => Err(InvokeError(other)),
         }
     }
 }
@@ -118,7 +130,7 @@ macro_rules! operations {
             /// Every operation.
             pub const ALL: &'static [Operation] = &[$(Operation::$name,)*];
 
-            /// Whether objects of `kind` have this operation.
+            /// Returns `true` if objects of `kind` have this operation.
             #[must_use]
             pub const fn applies_to(self, kind: Kind) -> bool {
                 match self {
@@ -126,7 +138,7 @@ macro_rules! operations {
                 }
             }
 
-            /// The rights to all operations that objects of `kind` have.
+            /// Returns the rights to all operations that objects of `kind` have.
             #[must_use]
             pub const fn rights_of(kind: Kind) -> Rights {
                 let mut rights = Rights::empty();
@@ -136,14 +148,14 @@ macro_rules! operations {
                 rights
             }
 
-            /// The right that the operation needs.
+            /// Returns the right that the operation needs.
             #[must_use]
             pub const fn right(self) -> Rights {
                 $(const { assert!(Rights::$right.bits() == 1 << ($number - 1), "in the order of the operations") };)*
                 Rights::from_bits_retain(1 << (self as u32 - 1))
             }
 
-            /// The word that the policy language and the denial log use.
+            /// Returns the operation's name in the policy language and in the refusal log.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -155,39 +167,44 @@ macro_rules! operations {
 }
 
 operations! {
-    /// Console: write up to [`CONSOLE_CHUNK`] bytes of text held in `a0..a3`, little endian, ended by
-    /// the first NUL. A line feed ends the line.
+    /// Console: writes up to [`CONSOLE_CHUNK`] bytes of text, packed into `a0..a3` in little-endian
+    /// order and ended by the first NUL. A line feed ends the line.
     ConsoleWrite = 1: Kind::Console, WRITE, "write";
-    /// Clock: answers the monotonic time in ns since an arbitrary start.
+    /// Clock: returns the monotonic time in ns since an arbitrary start.
     ClockNow = 2: Kind::Clock, NOW, "now";
-    /// Clock: answers the UTC time in ns since 1970.
+    /// Clock: returns the UTC time in ns since 1970.
     ClockWall = 3: Kind::Clock, WALL, "wall";
-    /// Entropy: answers 128 random bits.
+    /// Entropy: returns 128 random bits.
     EntropyDraw = 4: Kind::Entropy, DRAW, "draw";
-    /// Power: power off. Does not return.
+    /// Power: powers the domain off. Does not return.
     PowerOff = 5: Kind::Power, OFF, "off";
-    /// Power: reboot. Does not return.
+    /// Power: reboots the domain. Does not return.
     PowerReboot = 6: Kind::Power, REBOOT, "reboot";
-    /// Queue end: wake the service at the other end.
+    /// Queue end: notifies the service at the other end.
     QueueNotify = 7: Kind::Sender | Kind::Receiver, NOTIFY, "notify";
-    /// Port: open an event channel with domain `a0`; answers the port number. If `a1` is 0 the channel is allocated for the
-    /// peer to bind; otherwise the peer has allocated it, as its port `a1`, which only a back end's kernel binds.
+    /// Port: opens an event channel with domain `a0` and returns the port number. If `a1` is 0, the
+    /// kernel allocates the channel for the peer to bind. Otherwise the kernel binds the channel
+    /// that the peer allocated as its port `a1`; only a kernel built for a back end does.
     PortOpen = 8: Kind::Port, OPEN, "open";
-    /// Port: send an event.
+    /// Port: sends an event.
     PortSend = 9: Kind::Port, SEND, "send";
-    /// Port: close.
+    /// Port: closes the event channel.
     PortClose = 10: Kind::Port, CLOSE, "close";
-    /// Grant: share page `a0` of the rule's region with domain `a1`. If `a2` is 0 the page is ours: the peer may use it, and
-    /// the answer is the grant reference. Otherwise the page is the peer's, granted by it under the reference `a2`, and
-    /// takes the place of ours, which only a back end's kernel arranges; the answer is 0. `a3` is how many further pages
-    /// behind page `a0` are shared as well, with the references that follow: all of them, or none if one may not be. Of the
-    /// peer's pages there is one a call, and `a3` is 0.
+    /// Grant: shares page `a0` of the rule's region with domain `a1`.
+    ///
+    /// If `a2` is 0, grants the peer access to our page and returns the grant reference. `a3` is
+    /// the number of further pages after `a0` to grant as well, with the references that follow.
+    /// Either all of them are granted, or none.
+    ///
+    /// Otherwise maps the page that the peer granted under reference `a2` in place of ours, and
+    /// returns 0. Only a kernel built for a back end does. It maps one page a call, so `a3` is 0.
     GrantIssue = 11: Kind::Grant, ISSUE, "issue";
-    /// Grant: share page `a0` no more; `InUse` while the peer still maps it.
+    /// Grant: ends the sharing of page `a0`. Returns `InUse` while the peer still maps the page.
     GrantEnd = 12: Kind::Grant, END, "end";
-    /// Info: answers the two words of item `a0` (see [`info`]).
+    /// Info: returns the two words of item `a0` (see [`info`]).
     InfoRead = 13: Kind::Info, READ, "read";
-    /// Region: answers the address at which the service maps it, and its size in bytes, with flags (see [`region`]).
+    /// Region: returns the address at which the service maps it, and its size in bytes with flags
+    /// (see [`region`]).
     RegionFind = 14: Kind::Region, FIND, "find";
 }
 
@@ -197,7 +214,7 @@ impl Operation {
     #[inline(never)] // `cargo xtask test` looks at its machine code, which must have no branch.
     pub fn from_number(number: u64) -> Option<Operation> {
         const BY_NUMBER: Clamped<Option<Operation>, { Operation::ALL.len() + 2 }> = {
-            // They are numbered from 1 in their order.
+            // Operations are numbered from 1, in the order of `ALL`.
             let mut operations = [None; _];
             let mut index = 0;
             while index < Operation::ALL.len() {
@@ -211,17 +228,18 @@ impl Operation {
     }
 }
 
-/// Flags in the size that [`Operation::RegionFind`] answers.
+/// Flags in the size that [`Operation::RegionFind`] returns.
 pub mod region {
-    /// Nobody can write the region while the image runs.
+    /// Nothing can write the region while the image runs.
     pub const CONSTANT: u64 = 1 << 63;
-    /// Other domains are granted it for reading only, the service that asks maps it for writing, and no other service maps
-    /// it: what leaves the image is written there, and nobody writes it but its owner.
-    pub const OWN: u64 = 1 << 62;
-    /// No former run of the service has written a region of its own: the kernel has emptied it at boot, and nobody has had it
-    /// since.
+    /// The service that asks is the only one that maps the region, and it maps it for writing.
+    /// Grant rules share the region with other domains, for reading only. So only its owner can
+    /// write the data that leaves the image.
+    pub const EXCLUSIVE: u64 = 1 << 62;
+    /// No earlier run of the service has written this exclusive region: the kernel cleared it at
+    /// boot, and the service has not restarted since.
     pub const FRESH: u64 = 1 << 61;
-    /// The bits of the size.
+    /// The mask of the size's bits.
     pub const SIZE: u64 = FRESH - 1;
 }
 
@@ -231,9 +249,11 @@ pub mod info {
     pub const POLICY_HASH_LOW: u64 = 0;
     /// Words 2 and 3 of the policy's SHA-256.
     pub const POLICY_HASH_HIGH: u64 = 1;
-    /// Monotonic time in ns at which the kernel started, and the guest's memory in bytes.
+    /// The monotonic time in ns at which the kernel started, and the size of the guest's memory in
+    /// bytes.
     pub const BOOT: u64 = 2;
-    /// How often this service was started before, and how many of its own system calls were refused so far.
+    /// The number of this service's earlier runs, and the number of its system calls refused so
+    /// far.
     pub const HISTORY: u64 = 3;
 }
 
@@ -242,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_operation_has_a_number_of_its_own_and_an_object() {
+    fn every_operation_has_its_own_number_and_a_kind() {
         for (index, operation) in Operation::ALL.iter().enumerate() {
             assert_eq!(Operation::from_number(index as u64 + 1), Some(*operation));
             assert!(Kind::ALL.iter().any(|kind| operation.applies_to(*kind)));

@@ -1,4 +1,4 @@
-//! Identifiers. Each is a type of its own, so that a port is never taken for a grant reference.
+//! Identifiers. Each is a type of its own, so that a port cannot be passed as a grant reference.
 
 use core::fmt;
 
@@ -17,7 +17,8 @@ macro_rules! identifier {
 }
 
 identifier! {
-    /// A Xen domain (`domid_t`, `xen.h`). Real domains are below [`DomId::FIRST_RESERVED`].
+    /// The id of a Xen domain (`domid_t`, `xen.h`). Ids of real domains are below
+    /// [`DomId::FIRST_RESERVED`].
     DomId(u16), "dom"
 }
 identifier! {
@@ -25,7 +26,8 @@ identifier! {
     GrantRef(u32), "gref "
 }
 identifier! {
-    /// An event-channel port (`evtchn_port_t`, `event_channel.h`), local to this domain. 0 is invalid.
+    /// An event-channel port (`evtchn_port_t`, `event_channel.h`), local to this domain. 0 is
+    /// invalid.
     EvtchnPort(u32), "port "
 }
 identifier! {
@@ -37,17 +39,20 @@ identifier! {
     ServiceId(u8), "service "
 }
 identifier! {
-    /// A slot of a service's CSpace. Holding a number proves nothing; the kernel looks the slot up.
+    /// The number of a slot in a service's CSpace.
+    ///
+    /// Holding one proves nothing: the kernel looks up the slot at every invocation.
     Slot(u16), "slot "
 }
 
 impl DomId {
-    /// `DOMID_SELF` of `xen.h`: the calling domain.
+    /// The calling domain (`DOMID_SELF`, `xen.h`).
     pub const SELF: DomId = DomId(0x7FF0);
-    /// `DOMID_FIRST_RESERVED` of `xen.h`: ids from here up name no real domain.
+    /// The first id that names no real domain (`DOMID_FIRST_RESERVED`, `xen.h`); nor do those
+    /// above.
     pub const FIRST_RESERVED: DomId = DomId(0x7FF0);
 
-    /// Whether this id can name a real domain.
+    /// Returns `true` if this id can name a real domain.
     #[must_use]
     pub const fn is_real(self) -> bool {
         self.0 < Self::FIRST_RESERVED.0

@@ -1,8 +1,8 @@
-//! The vocabulary that every part of Cloister shares: identifiers, rights, the invocation ABI
-//! and the layout of the capability tables that the policy compiler writes into the image.
+//! The definitions that every part of Cloister shares: identifiers, rights, the invocation ABI, and
+//! the layout of the capability tables that the policy compiler writes into the image.
 //!
-//! This crate has no dependencies of ours and no `unsafe`; it says what an authority *is*. The
-//! kernel (`kernel/core`) says who holds it.
+//! This crate defines what an authority *is*; the kernel (`kernel/core`) decides who holds it. It
+//! depends on no other crate of the workspace.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -12,10 +12,10 @@ pub mod ids;
 pub mod rights;
 pub mod tables;
 
-pub use abi::{Fault, Operation, Status};
+pub use abi::{InvokeError, Operation, Status};
 pub use clamped::Clamped;
 pub use ids::{DomId, EvtchnPort, Gfn, GrantRef, ServiceId, Slot};
 pub use rights::{Kind, Rights};
 
-/// Bytes in a page: the unit of mapping and of granting (Xen `XC_PAGE_SIZE`).
+/// The size of a page in bytes: the unit of mapping and of granting (`XC_PAGE_SIZE` of Xen).
 pub const PAGE_SIZE: usize = 4096;

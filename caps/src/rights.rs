@@ -1,18 +1,18 @@
-//! What a capability is to, and what it lets its holder do.
+//! The kinds of objects that capabilities name, and the rights to them.
 
 use bitflags::bitflags;
 
-/// The kind of object a capability names.
+/// The kind of object that a capability names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(u8)]
 pub enum Kind {
-    /// The guest console: lines of text, prefixed by the kernel with the service's name.
+    /// The guest console. The kernel prefixes each line with the service's name.
     Console = 1,
     /// The monotonic and the wall clock.
     Clock = 2,
-    /// Random bits from the kernel's generator.
+    /// The kernel's random number generator.
     Entropy = 3,
-    /// The domain's life: power off, reboot.
+    /// Powering off and rebooting the domain.
     Power = 4,
     /// The producing end of a one-way queue.
     Sender = 5,
@@ -20,16 +20,17 @@ pub enum Kind {
     Receiver = 6,
     /// An event channel to a peer domain.
     Port = 7,
-    /// A rule under which pages of one region may be granted to a peer domain.
+    /// A rule that allows granting pages of one region to a peer domain.
     Grant = 8,
-    /// Facts about the image: policy hash, version, counters.
+    /// Information about the image and the service's history: see
+    /// [`info`](crate::abi::info).
     Info = 9,
     /// A region that the service maps.
     Region = 10,
 }
 
 impl Kind {
-    /// Every kind, in the order of its number.
+    /// Every kind, in the order of the numbers.
     pub const ALL: [Kind; 10] = [
         Kind::Console,
         Kind::Clock,
@@ -43,13 +44,13 @@ impl Kind {
         Kind::Region,
     ];
 
-    /// The kind with this number, if there is one.
+    /// Returns the kind with this number, if there is one.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| *kind as u8 == number)
     }
 
-    /// The word that the policy language and the denial log use.
+    /// Returns the kind's name in the policy language and in the refusal log.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -68,7 +69,7 @@ impl Kind {
 }
 
 bitflags! {
-    /// What the holder of a capability may do with its object. One bit an operation.
+    /// The operations that a capability allows on its object: one bit for each operation.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
     pub struct Rights: u32 {
         /// Console: write text.
@@ -83,21 +84,21 @@ bitflags! {
         const OFF = 1 << 4;
         /// Power: reboot the domain.
         const REBOOT = 1 << 5;
-        /// Sender or receiver: wake the other end.
+        /// Sender or receiver: notify the service at the other end.
         const NOTIFY = 1 << 6;
-        /// Port: allocate the event channel for a peer.
+        /// Port: open the event channel for a peer.
         const OPEN = 1 << 7;
         /// Port: send an event.
         const SEND = 1 << 8;
         /// Port: close the event channel.
         const CLOSE = 1 << 9;
-        /// Grant: let the peer use a page.
+        /// Grant: share pages with a peer.
         const ISSUE = 1 << 10;
-        /// Grant: end the peer's use of a page.
+        /// Grant: end the sharing of a page.
         const END = 1 << 11;
-        /// Info: read.
+        /// Info: read an item.
         const READ = 1 << 12;
-        /// Region: ask where it is mapped and its size.
+        /// Region: ask for its address and size.
         const FIND = 1 << 13;
     }
 }

@@ -1,4 +1,4 @@
-//! What tables are refused, field by field, on both sides of each limit.
+//! Checks which tables are refused, field by field, on both sides of each limit.
 #![forbid(unsafe_code)]
 
 use cloister_caps::tables::{
@@ -8,14 +8,14 @@ use cloister_caps::tables::{
 };
 use cloister_caps::{Kind, Rights};
 
-/// The end of a service's addresses.
+/// The end of the addresses of services.
 const END: u64 = 1 << 46;
 /// The names `alpha` and `beta`.
 const NAMES: &str = "alphabeta";
 const ALPHA: Name = Name { offset: 0, length: 5 };
 const BETA: Name = Name { offset: 5, length: 4 };
 
-/// Tables before they are laid out.
+/// The records of tables, before they are laid out.
 #[derive(Clone)]
 struct Draft {
     services: Vec<Service>,
@@ -32,8 +32,8 @@ struct Draft {
 
 fn encoded<R: Record>(records: &[R]) -> (Vec<u8>, usize) {
     let mut bytes = vec![0; records.len() * R::SIZE];
-    for (place, record) in bytes.chunks_exact_mut(R::SIZE).zip(records) {
-        record.encode(place);
+    for (chunk, record) in bytes.chunks_exact_mut(R::SIZE).zip(records) {
+        record.encode(chunk);
     }
     (bytes, records.len())
 }
@@ -43,7 +43,8 @@ fn put(bytes: &mut [u8], at: usize, word: usize) {
 }
 
 impl Draft {
-    /// Two services, of which the first sends to the second, grants a region and has a port.
+    /// Returns valid tables of two services. The first sends to the second, grants a region and has
+    /// a port.
     fn good() -> Draft {
         let service = Service {
             name: ALPHA,
@@ -154,27 +155,27 @@ impl Draft {
         bytes
     }
 
-    fn refused(&self) -> Option<TableError> {
+    fn refusal(&self) -> Option<TableError> {
         Tables::parse(&self.bytes()).err()
     }
 }
 
-/// Whether tables hold after a change of a good draft.
+/// A change to a good draft, and whether the tables are still valid after it.
 type Case = (bool, fn(&mut Draft));
 
-/// Which changes of a good draft keep it good, and which are refused for record `index` of `what`.
-fn changes(what: &'static str, index: u32, cases: &[Case]) {
-    assert_eq!(Draft::good().refused(), None);
+/// Asserts that each change keeps a good draft valid, or is refused for record `index` of `what`.
+fn check_changes(what: &'static str, index: u32, cases: &[Case]) {
+    assert_eq!(Draft::good().refusal(), None);
     for (number, (holds, change)) in cases.iter().enumerate() {
         let mut draft = Draft::good();
         change(&mut draft);
         let expected = (!holds).then_some(TableError::Record(what, index));
-        assert_eq!(draft.refused(), expected, "{what}, case {number}");
+        assert_eq!(draft.refusal(), expected, "{what}, case {number}");
     }
 }
 
 #[test]
-fn what_was_written_is_read() {
+fn tables_are_read_back() {
     let draft = Draft::good();
     let bytes = draft.bytes();
     let tables = Tables::parse(&bytes).unwrap();
@@ -195,7 +196,10 @@ fn what_was_written_is_read() {
     assert_eq!(tables.name(Name { offset: 2, length: 3 }), "pha");
     assert_eq!(tables.name(Name { offset: 2, length: 8 }), "?");
     assert_eq!(tables.name(Name { offset: u32::MAX, length: u32::MAX }), "?");
-    assert!(Tables::parse(&Draft { ports: vec![], ..draft.clone() }.bytes()).is_err(), "the capability to it stands");
+    assert!(
+        Tables::parse(&Draft { ports: vec![], ..draft.clone() }.bytes()).is_err(),
+        "a capability to the port is left"
+    );
     let without = Draft { segments: vec![], ..draft };
     assert!(Tables::parse(&without.bytes()).unwrap().segments().is_empty());
 }
@@ -217,7 +221,7 @@ fn the_header_is_checked() {
     assert_eq!(Tables::parse(&good[..HEADER_SIZE - 1]).err(), Some(TableError::Truncated));
     assert_eq!(Tables::parse(&good[..good.len() - 1]).err(), Some(TableError::Truncated));
     let longer = [&good[..], &[0; 9]].concat();
-    assert!(Tables::parse(&longer).is_ok(), "what follows the stated length is no part of them");
+    assert!(Tables::parse(&longer).is_ok(), "bytes after the stated length are ignored");
     for (index, name) in SECTIONS.into_iter().enumerate() {
         let refused = Some(TableError::Section(name));
         assert_eq!(with(48 + index * 8, HEADER_SIZE - 1), refused, "{name} in the header");
@@ -227,31 +231,31 @@ fn the_header_is_checked() {
     for index in [8, 9] {
         let mut draft = Draft::good();
         [&mut draft.names, &mut draft.policy][index - 8][0] = 0xFF;
-        assert_eq!(draft.refused(), Some(TableError::Section(SECTIONS[8])), "{} is no UTF-8", SECTIONS[index]);
+        assert_eq!(draft.refusal(), Some(TableError::Section(SECTIONS[8])), "{} is not UTF-8", SECTIONS[index]);
     }
 }
 
 #[test]
-fn a_name_cuts_no_character() {
+fn a_name_never_splits_a_character() {
     let mut draft = Draft::good();
     let names = format!("{NAMES}aé€");
     draft.names = names.clone().into_bytes();
     for (offset, length) in (0..=draft.names.len()).flat_map(|offset| (0..8).map(move |length| (offset, length))) {
         draft.services[0].name = Name { offset: offset as u32, length: length as u32 };
         let whole = names.get(offset..offset + length).is_some();
-        assert_eq!(draft.refused().is_none(), whole, "{length} bytes from {offset}");
+        assert_eq!(draft.refusal().is_none(), whole, "{length} bytes from {offset}");
     }
     draft.services[0].name = Name { offset: u32::MAX, length: u32::MAX };
-    assert!(draft.refused().is_some());
+    assert!(draft.refusal().is_some());
 }
 
 #[test]
-fn a_section_holds_as_many_as_the_kernel_has_room_for() {
+fn a_section_is_limited_to_what_the_kernel_has_room_for() {
     let error = |name| Some(TableError::Section(name));
     let refused = |change: &dyn Fn(&mut Draft)| {
         let mut draft = Draft::good();
         change(&mut draft);
-        draft.refused()
+        draft.refusal()
     };
     let fill = |count: usize| {
         move |draft: &mut Draft| {
@@ -274,7 +278,7 @@ fn a_section_holds_as_many_as_the_kernel_has_room_for() {
 
 #[test]
 fn services() {
-    changes(
+    check_changes(
         "service",
         1,
         &[
@@ -296,7 +300,7 @@ fn services() {
 
 #[test]
 fn segments() {
-    changes(
+    check_changes(
         "segment",
         0,
         &[
@@ -322,7 +326,7 @@ fn segments() {
 
 #[test]
 fn regions() {
-    changes(
+    check_changes(
         "region",
         1,
         &[
@@ -353,7 +357,7 @@ fn regions() {
 
 #[test]
 fn mappings() {
-    changes(
+    check_changes(
         "mapping",
         1,
         &[
@@ -366,10 +370,10 @@ fn mappings() {
             (true, |draft| draft.regions[1].kind = RegionKind::Module),
         ],
     );
-    // The service of a mapping is that of the capability to it, which is looked at later.
-    changes("mapping", 1, &[(false, |draft| draft.mappings[1].service = 2)]);
-    // Two who write the same: the second of them is named.
-    changes("mapping", 1, &[(false, |draft| draft.mappings[1].access = Access::ReadWrite)]);
+    // The capability to the mapping has the same service, but capabilities are checked later.
+    check_changes("mapping", 1, &[(false, |draft| draft.mappings[1].service = 2)]);
+    // If two mappings may write one region, the error names the second.
+    check_changes("mapping", 1, &[(false, |draft| draft.mappings[1].access = Access::ReadWrite)]);
     for (kind, writable) in [
         (RegionKind::Fixed, true),
         (RegionKind::Share, true),
@@ -383,22 +387,22 @@ fn mappings() {
         draft.capabilities.retain(|capability| capability.kind != Kind::Grant);
         (draft.regions[0].kind, draft.regions[0].image_length) = (kind, 1);
         let expected = (!writable).then_some(TableError::Record("mapping", 0));
-        assert_eq!(draft.refused(), expected, "{kind:?} written");
+        assert_eq!(draft.refusal(), expected, "{kind:?} written");
         draft.mappings[0].access = Access::Read;
-        assert_eq!(draft.refused(), None, "{kind:?} read");
+        assert_eq!(draft.refusal(), None, "{kind:?} read");
     }
 }
 
 #[test]
 fn capabilities() {
-    /// The capabilities of a good draft, by kind.
+    /// The indices of a good draft's capabilities, by kind.
     const SENDER: usize = 0;
     const RECEIVER: usize = 1;
     const PORT: usize = 2;
     const GRANT: usize = 3;
     const REGION: usize = 4;
     const CONSOLE: usize = 5;
-    changes(
+    check_changes(
         "capability",
         SENDER as u32,
         &[
@@ -407,9 +411,9 @@ fn capabilities() {
             (false, |draft| draft.capabilities[SENDER].kind = Kind::Receiver),
         ],
     );
-    // Two in one slot: the second of them is named.
-    changes("capability", PORT as u32, &[(false, |draft| draft.capabilities[SENDER].slot = 1)]);
-    changes(
+    // If two capabilities are in one slot, the error names the second.
+    check_changes("capability", PORT as u32, &[(false, |draft| draft.capabilities[SENDER].slot = 1)]);
+    check_changes(
         "capability",
         RECEIVER as u32,
         &[
@@ -417,7 +421,7 @@ fn capabilities() {
             (false, |draft| (draft.capabilities[RECEIVER].service, draft.capabilities[RECEIVER].slot) = (0, 9)),
         ],
     );
-    changes(
+    check_changes(
         "capability",
         PORT as u32,
         &[
@@ -425,12 +429,12 @@ fn capabilities() {
             (false, |draft| (draft.capabilities[PORT].service, draft.capabilities[PORT].slot) = (1, 9)),
         ],
     );
-    changes(
+    check_changes(
         "capability",
         GRANT as u32,
         &[(true, |draft| draft.capabilities[GRANT].object = 1), (false, |draft| draft.capabilities[GRANT].object = 2)],
     );
-    changes(
+    check_changes(
         "capability",
         REGION as u32,
         &[
@@ -438,7 +442,7 @@ fn capabilities() {
             (false, |draft| draft.capabilities[REGION].object = 0),
         ],
     );
-    changes(
+    check_changes(
         "capability",
         CONSOLE as u32,
         &[
@@ -457,12 +461,12 @@ fn capabilities() {
 
 #[test]
 fn queues() {
-    // A queue that is looked at, but that no capability is to.
+    // The changed queue is one that no capability names.
     let queue = |change: fn(&mut Queue)| {
         let mut draft = Draft::good();
         draft.queues.push(draft.queues[0]);
         change(&mut draft.queues[1]);
-        draft.refused()
+        draft.refusal()
     };
     let refused = Some(TableError::Record("queue", 1));
     assert_eq!(queue(|queue| queue.name.length = 5), refused);
@@ -482,14 +486,15 @@ fn queues() {
 
 #[test]
 fn grants() {
-    changes(
+    check_changes(
         "grant",
         0,
         &[
             (false, |draft| draft.grants[0].name.offset = 9),
             (false, |draft| draft.grants[0].region = 2),
             (false, |draft| draft.grants[0].count = 0),
-            // One without pages meets itself nowhere, and another's references only from within them.
+            // A rule without pages overlaps no rule, not even itself, unless it lies within
+            // another's references.
             (false, |draft| {
                 (draft.grants[0].count, draft.grants[1].first_ref, draft.grants[1].count) = (0, FIRST_GRANT_REF - 1, 4)
             }),
@@ -502,12 +507,12 @@ fn grants() {
             (true, |draft| draft.grants[0].peer_first = 2),
             (false, |draft| draft.grants[0].peer_first = 4),
             (false, |draft| (draft.regions[0].kind, draft.regions[0].maximum) = (RegionKind::Share, 9)),
-            // Those of the second follow it without a gap, and are one too early.
+            // The second rule's references follow without a gap, or start one too early.
             (true, |draft| draft.grants[1].first_ref = FIRST_GRANT_REF + 4),
             (false, |draft| draft.grants[1].first_ref = FIRST_GRANT_REF + 3),
         ],
     );
-    changes("grant", 1, &[(false, |draft| draft.grants[1].first_ref = MAX_GRANT_REFS)]);
+    check_changes("grant", 1, &[(false, |draft| draft.grants[1].first_ref = MAX_GRANT_REFS)]);
 }
 
 #[test]
@@ -516,7 +521,7 @@ fn ports() {
         let mut draft = Draft::good();
         draft.ports.push(draft.ports[0]);
         change(&mut draft.ports[1]);
-        draft.refused()
+        draft.refusal()
     };
     let refused = Some(TableError::Record("port", 1));
     assert_eq!(port(|port| port.service = 2), refused);
@@ -528,18 +533,19 @@ fn ports() {
 }
 
 #[test]
-fn a_record_with_a_value_of_no_meaning_is_refused() {
+fn a_record_with_an_unknown_value_is_refused() {
     let good = Draft::good().bytes();
     let start = |section: usize| u32::from_le_bytes(good[48 + section * 8..][..4].try_into().unwrap()) as usize;
-    // The byte of an enumeration in the first record of each section that has one.
-    let places = [
+    // For each section with an enumeration: its index, the offset of the enumeration's byte in the
+    // first record, and the name of its records.
+    let enumerations = [
         (0, Service::SIZE - 1, "service"),
         (2, Region::SIZE - 2, "region"),
         (3, 1, "mapping"),
         (4, 1, "capability"),
         (6, 10, "grant"),
     ];
-    for (section, at, name) in places {
+    for (section, at, name) in enumerations {
         let mut bytes = good.clone();
         bytes[start(section) + at] = 0xEE;
         assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record(name, 0)));
@@ -552,11 +558,11 @@ fn a_record_with_a_value_of_no_meaning_is_refused() {
     assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record("port", 0)));
     let mut bytes = good.clone();
     bytes[start(4) + 7] = 0x80;
-    assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record("capability", 0)), "a right that there is not");
+    assert_eq!(Tables::parse(&bytes).err(), Some(TableError::Record("capability", 0)), "a right that does not exist");
 }
 
 #[test]
-fn errors_say_what_they_are() {
+fn errors_name_their_cause() {
     let texts = [
         TableError::Truncated,
         TableError::NotTables,

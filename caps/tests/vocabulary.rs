@@ -1,4 +1,4 @@
-//! Numbers and words of the vocabulary.
+//! Checks the numbers and names that the crate defines.
 #![forbid(unsafe_code)]
 
 use cloister_caps::abi::{KERNEL_ADDRESSES, region};
@@ -6,11 +6,11 @@ use cloister_caps::tables::{FIRST_GRANT_REF, HEADER_SIZE, MAX_GRANT_REFS};
 use cloister_caps::{DomId, EvtchnPort, GrantRef, Kind, Operation, Rights, ServiceId, Slot, Status};
 
 #[test]
-fn numbers_are_read_back_and_others_are_refused() {
+fn known_numbers_round_trip_and_others_are_refused() {
     for (index, status) in Status::ALL.into_iter().enumerate() {
         assert_eq!(status as usize, index);
         assert_eq!(Status::from_number(index as u64), status);
-        assert_eq!(status.into_result().err().map(|fault| fault.status()), (status != Status::Done).then_some(status));
+        assert_eq!(status.into_result().err().map(|error| error.status()), (status != Status::Done).then_some(status));
     }
     assert_eq!(Status::from_number(Status::ALL.len() as u64), Status::Unavailable);
     assert_eq!(Status::from_number(u64::MAX), Status::Unavailable);
@@ -26,7 +26,7 @@ fn numbers_are_read_back_and_others_are_refused() {
 }
 
 #[test]
-fn each_operation_is_of_some_kind_and_each_has_its_word() {
+fn every_operation_has_a_kind_and_a_unique_name() {
     for operation in Operation::ALL {
         let kinds = Kind::ALL.into_iter().filter(|kind| operation.applies_to(*kind)).count();
         let expected = if *operation == Operation::QueueNotify { 2 } else { 1 };
@@ -49,27 +49,28 @@ fn each_operation_is_of_some_kind_and_each_has_its_word() {
 }
 
 #[test]
-fn reserved_domains_are_no_real_ones() {
+fn reserved_domain_ids_are_not_real() {
     assert!(DomId(0).is_real() && DomId(0x7FEF).is_real());
     assert!(!DomId::FIRST_RESERVED.is_real() && !DomId::SELF.is_real() && !DomId(u16::MAX).is_real());
 }
 
 #[test]
-fn identifiers_say_what_they_are() {
+fn identifiers_display_their_kind() {
     let texts = [DomId(3).to_string(), GrantRef(8).to_string(), EvtchnPort(2).to_string(), ServiceId(1).to_string()];
     assert_eq!(texts, ["dom3", "gref 8", "port 2", "service 1"]);
     assert_eq!(Slot(7).to_string(), "slot 7");
 }
 
 #[test]
-fn limits_are_those_of_the_interfaces_they_come_from() {
-    // Two flags above a size, and nothing between them.
-    let flags = [region::CONSTANT, region::OWN, region::FRESH, region::SIZE];
+fn limits_match_their_interfaces() {
+    // Three flags above the size, with no bits between them.
+    let flags = [region::CONSTANT, region::EXCLUSIVE, region::FRESH, region::SIZE];
     assert_eq!(flags, [1 << 63, 1 << 62, 1 << 61, (1 << 61) - 1]);
-    // Xen keeps the first 8; a version-1 entry has 8 bytes, and there are 8 frames of them.
+    // The first 8 entries are the toolstack's. A version-1 entry has 8 bytes, and there are 8
+    // frames of entries.
     assert_eq!((FIRST_GRANT_REF, MAX_GRANT_REFS), (8, 8 * 4096 / 8));
-    let [calls, others] = KERNEL_ADDRESSES;
-    assert_eq!(calls, 0xFFFF_FFFF_4000_0000..0xFFFF_FFFF_4000_1000);
+    let [hypercall_page, others] = KERNEL_ADDRESSES;
+    assert_eq!(hypercall_page, 0xFFFF_FFFF_4000_0000..0xFFFF_FFFF_4000_1000);
     assert_eq!(others, 0xFFFF_FFFF_8000_0000..0xFFFF_FFFF_C020_0000);
     // Magic, version, length, hash, and ten sections.
     assert_eq!(HEADER_SIZE, 128);

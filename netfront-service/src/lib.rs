@@ -19,7 +19,7 @@ use arrayvec::ArrayVec;
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::Grants;
 use cloister_interfaces::net::Net;
-use cloister_interfaces::rules::Granted;
+use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::Store;
 use cloister_interfaces::{Client, Memory, Server, Service, System};
 
@@ -45,11 +45,11 @@ pub struct Caps<S, M> {
     /// The event channel for received frames.
     pub rx_events: Port<S>,
     /// The grant of the ring pages.
-    pub ring_pages: Granted,
+    pub ring_pages: GrantAllowance,
     /// The grant of the pages that frames are received into.
-    pub rx_pages: Granted,
+    pub rx_pages: GrantAllowance,
     /// The grant of the pages that frames are sent from, for reading only.
-    pub tx_pages: Granted,
+    pub tx_pages: GrantAllowance,
 }
 
 /// The service.

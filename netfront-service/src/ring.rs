@@ -217,7 +217,7 @@ pub enum Refusal {
     /// No frame has this length.
     Length,
     /// The link has not offered this.
-    Work,
+    Offload,
 }
 
 #[cfg(test)]

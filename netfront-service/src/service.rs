@@ -261,7 +261,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
                     return;
                 }
                 _ if !told => return,
-                Ok(Request::Transmit { page, length, work }) => transmit.submit(page, length, work).err(),
+                Ok(Request::Transmit { page, length, offload }) => transmit.submit(page, length, offload).err(),
                 Ok(Request::Receive { page, count }) => receive.post(page, count).err(),
                 Err(_) => {
                     complaint = complaint.or(Some("a malformed message"));
@@ -272,7 +272,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
                 Refusal::Page => "a page that is not in the pool",
                 Refusal::Owner => "a page that is not its own",
                 Refusal::Length => "a frame of impossible length",
-                Refusal::Work => "work that the link has not offered",
+                Refusal::Offload => "an offload that the link has not offered",
             });
             complaint = complaint.or(what);
         });
@@ -471,7 +471,7 @@ impl<S: System, M: Memory> Service for Netfront<S, M> {
         self.handshake.deadline().into_iter().chain(drain).chain(self.look).chain(self.pace.deadline()).min()
     }
 
-    fn held(&self) -> Notifications {
+    fn events_to_hold(&self) -> Notifications {
         if !self.pace.holds() {
             return Notifications::default();
         }

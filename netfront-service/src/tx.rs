@@ -5,7 +5,7 @@
 
 use cloister_caps::{GrantRef, PAGE_SIZE};
 use cloister_interfaces::Memory;
-use cloister_interfaces::net::{Offloads, Work};
+use cloister_interfaces::net::{Offload, Offloads};
 
 use crate::pages::{PAGES, PageQueue, PageSet};
 use crate::ring::{Front, Oddity, Refusal, Violation};
@@ -36,7 +36,7 @@ const STATUS_NULL: i16 = 1;
 #[derive(Clone, Copy, Default)]
 struct Frame {
     length: u16,
-    work: Work,
+    offload: Offload,
     /// Slots on the ring that have no response yet, the extra info's not among them.
     unanswered: u8,
 }
@@ -47,7 +47,7 @@ impl Frame {
     }
 
     fn slots(self) -> u32 {
-        u32::from(self.pages()) + u32::from(matches!(self.work, Work::Segments(_)))
+        u32::from(self.pages()) + u32::from(matches!(self.offload, Offload::Segments(_)))
     }
 }
 
@@ -113,20 +113,20 @@ impl<M: Memory> Transmit<M> {
     ///
     /// # Errors
     /// It is no frame of tcpip's to send.
-    pub fn submit(&mut self, page: u16, length: u16, work: Work) -> Result<(), Refusal> {
-        let offered = match work {
-            Work::Nothing => true,
-            Work::Checksum => self.offloads.contains(Offloads::CHECKSUM),
-            Work::Segments(size) => self.offloads.contains(Offloads::SEGMENTS) && size > 0,
+    pub fn submit(&mut self, page: u16, length: u16, offload: Offload) -> Result<(), Refusal> {
+        let offered = match offload {
+            Offload::None => true,
+            Offload::Checksum => self.offloads.contains(Offloads::CHECKSUM),
+            Offload::Segments(size) => self.offloads.contains(Offloads::SEGMENTS) && size > 0,
         };
         if !offered {
-            return Err(Refusal::Work);
+            return Err(Refusal::Offload);
         }
         // What is longer than a page is longer than any packet of this link, but for those that are cut.
-        if length < SHORTEST || !matches!(work, Work::Segments(_)) && usize::from(length) > PAGE_SIZE {
+        if length < SHORTEST || !matches!(offload, Offload::Segments(_)) && usize::from(length) > PAGE_SIZE {
             return Err(Refusal::Length);
         }
-        let frame = Frame { length, work, unanswered: 0 };
+        let frame = Frame { length, offload, unanswered: 0 };
         let (pages, first) = (frame.pages(), u8::try_from(page).map_err(|_| Refusal::Page)?);
         if page + pages > self.pages {
             return Err(Refusal::Page);
@@ -150,10 +150,10 @@ impl<M: Memory> Transmit<M> {
     /// Puts a frame on the ring, which has room for it.
     fn place(&mut self, first: u8, frame: Frame) {
         let (id, pages) = (u32::from(first), frame.pages());
-        let mut flags = match frame.work {
-            Work::Nothing => 0,
-            Work::Checksum => flag::CHECKSUM,
-            Work::Segments(_) => flag::CHECKSUM | flag::EXTRA_INFO,
+        let mut flags = match frame.offload {
+            Offload::None => 0,
+            Offload::Checksum => flag::CHECKSUM,
+            Offload::Segments(_) => flag::CHECKSUM | flag::EXTRA_INFO,
         };
         // The first slot tells the length of the whole frame, the others their own.
         let (mut size, mut left) = (u32::from(frame.length), u32::from(frame.length));
@@ -164,7 +164,7 @@ impl<M: Memory> Transmit<M> {
             }
             // Reference; offset and flags; id and size.
             self.ring.push([self.reference.0.wrapping_add(id + done), flags << 16, id | size << 16]);
-            if let (0, Work::Segments(segment)) = (done, frame.work) {
+            if let (0, Offload::Segments(segment)) = (done, frame.offload) {
                 // Type, no flags, size; type of segmentation, padding, no features.
                 self.ring.push([u32::from(EXTRA_GSO) | u32::from(segment) << 16, u32::from(GSO_TCPV4)]);
                 self.extras += 1;

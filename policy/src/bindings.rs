@@ -34,7 +34,7 @@ pub(crate) fn bindings(policy: &Policy, plan: &Plan, index: usize) -> Option<Str
     out.push_str("/// The slot of the region that is this program's heap.\n");
     out.push_str(&format!("const HEAP: Option<cloister_caps::Slot> = {heap};\n\n"));
     out.push_str("/// The capabilities, each by the name that the policy gives it.\n");
-    let made = format!("{krate}::Caps<cloister_runtime::Kernel, cloister_runtime::Window>");
+    let made = format!("{krate}::Caps<cloister_runtime::Kernel, cloister_runtime::SharedRegion>");
     out.push_str(&format!("fn capabilities({KERNEL}: cloister_runtime::Kernel) -> {made} {{\n"));
     out.push_str(&format!("    {krate}::Caps {{\n"));
     for (name, value) in fields {
@@ -96,7 +96,7 @@ impl Binder<'_> {
             }
         }
         if let Some(slot) = self.plan.region_slot(self.index, &rules_region(self.name)) {
-            fields.push(("rules".into(), bytes(slot)));
+            fields.push(("rules".into(), constant_bytes(slot)));
         }
         Some(fields)
     }
@@ -107,10 +107,10 @@ impl Binder<'_> {
         let queue = &self.plan.queues.get(object)?.record;
         let bit = if kind == Kind::Sender { queue.sender_bit } else { queue.receiver_bit };
         let slot = slot_text(self.plan.slot(self.index, kind, object)?);
-        let producer = window(self.plan.region_slot(self.index, &producer_region(one_way))?);
-        let consumer = window(self.plan.region_slot(self.index, &consumer_region(one_way))?);
+        let producer = shared_region(self.plan.region_slot(self.index, &producer_region(one_way))?);
+        let consumer = shared_region(self.plan.region_slot(self.index, &consumer_region(one_way))?);
         Some(format!(
-            "cloister_interfaces::queue::End {{ slot: {slot}, bit: {bit}, depth: {}, producer: {producer}, consumer: {consumer} }}",
+            "cloister_interfaces::queue::QueueEnd {{ slot: {slot}, bit: {bit}, depth: {}, producer: {producer}, consumer: {consumer} }}",
             queue.depth
         ))
     }
@@ -124,16 +124,16 @@ impl Binder<'_> {
             }
             let slot = self.plan.region_slot(self.index, &region.name.value)?;
             let value = match region.body.source.value {
-                Source::Fixed { .. } | Source::Share { .. } if self.owns(region) => pages(slot),
-                Source::Fixed { .. } | Source::Share { .. } | Source::XenStoreRing => window(slot),
-                Source::Module | Source::CommandLine => bytes(slot),
+                Source::Fixed { .. } | Source::Share { .. } if self.owns(region) => owned_region(slot),
+                Source::Fixed { .. } | Source::Share { .. } | Source::XenStoreRing => shared_region(slot),
+                Source::Module | Source::CommandLine => constant_bytes(slot),
             };
             fields.push((field(&region.name.value), value));
         }
         Some(fields)
     }
 
-    /// Whether the region leaves the image and nobody but this service writes it: `OWN` in the ABI, as the kernel finds it too.
+    /// Whether the region leaves the image and nobody but this service writes it: `EXCLUSIVE` in the ABI, as the kernel finds it too.
     fn owns(&self, region: &Named<Region>) -> bool {
         let alone = matches!(region.body.map.as_slice(), [entry] if entry.how.value == How::ReadWrite);
         let grants = self.policy.grants.items.iter().filter(|grant| grant.body.region.value == region.name.value);
@@ -168,7 +168,7 @@ impl Binder<'_> {
         for (rule, grant) in own.enumerate() {
             let peer = &self.policy.domains.get(&grant.body.peer.value)?.body;
             let value = format!(
-                "cloister_interfaces::rules::Granted {{ rule: {rule}, pages: {}, peer_first: {}, peer_last: {} }}",
+                "cloister_interfaces::rules::GrantAllowance {{ rule: {rule}, pages: {}, peer_first: {}, peer_last: {} }}",
                 grant.body.pages.value, peer.first, peer.last
             );
             fields.push((field(&grant.name.value), value));
@@ -191,16 +191,16 @@ fn slot_text(slot: u16) -> String {
     format!("cloister_caps::Slot({slot})")
 }
 
-fn window(slot: u16) -> String {
-    format!("cloister_runtime::Window::new({KERNEL}, {})", slot_text(slot))
+fn shared_region(slot: u16) -> String {
+    format!("cloister_runtime::SharedRegion::new({KERNEL}, {})", slot_text(slot))
 }
 
-fn pages(slot: u16) -> String {
-    format!("cloister_runtime::Pages::new({KERNEL}, {})", slot_text(slot))
+fn owned_region(slot: u16) -> String {
+    format!("cloister_runtime::OwnedRegion::new({KERNEL}, {})", slot_text(slot))
 }
 
-fn bytes(slot: u16) -> String {
-    format!("cloister_runtime::bytes({KERNEL}, {})", slot_text(slot))
+fn constant_bytes(slot: u16) -> String {
+    format!("cloister_runtime::constant_bytes({KERNEL}, {})", slot_text(slot))
 }
 
 fn array(items: &[String]) -> String {

@@ -117,7 +117,7 @@ mod tests {
     use cloister_caps::PAGE_SIZE;
     use cloister_caps::rights::Kind;
     use cloister_caps::tables::{Access, Records, RegionKind, Tables};
-    use cloister_interfaces::rules::{GrantRuleFor, PathRule, rules};
+    use cloister_interfaces::rules::{ClientGrantRule, PathRule, decode_rules};
 
     use super::*;
     use crate::Checked;
@@ -303,7 +303,7 @@ mod tests {
     fn services_receive_the_rules_that_they_enforce() {
         let policy = shipped("default.toml");
         let blob = data(&policy, "xenstore.rules");
-        let paths: Vec<(u8, String, [bool; 3])> = rules::<PathRule>(&blob)
+        let paths: Vec<(u8, String, [bool; 3])> = decode_rules::<PathRule>(&blob)
             .map(|rule| (rule.client, rule.path.to_string(), [rule.read, rule.write, rule.watch]))
             .collect();
         assert_eq!(paths.len(), 18);
@@ -311,10 +311,10 @@ mod tests {
         assert_eq!(paths[4], (1, "/local/domain/*/backend/vif/{self}/0".into(), [true, false, true]));
         assert_eq!(paths[17], (1, "error/device/vif/0/error".into(), [false, true, false]));
         let blob = data(&policy, "grant-manager.rules");
-        let grants: Vec<GrantRuleFor> = rules(&blob).collect();
+        let grants: Vec<ClientGrantRule> = decode_rules(&blob).collect();
         let expected = [(0, 2), (1, 128), (2, 128)];
         let expected =
-            expected.map(|(rule, count)| GrantRuleFor { client: 0, rule, count, peer_first: 0, peer_last: 0 });
+            expected.map(|(rule, count)| ClientGrantRule { client: 0, rule, count, peer_first: 0, peer_last: 0 });
         assert_eq!(grants, expected);
     }
 }

@@ -12,7 +12,7 @@ use cloister_caps::tables::{
 };
 use cloister_interfaces::CATALOG;
 use cloister_interfaces::queue::producer_pages;
-use cloister_interfaces::rules::{GrantRuleFor, PathRule, blob};
+use cloister_interfaces::rules::{ClientGrantRule, PathRule, encode_rules};
 
 use crate::check::served;
 use crate::diagnostic::{Lines, Span};
@@ -502,7 +502,7 @@ fn path_rules(policy: &Policy, service: &str) -> Option<Vec<u8>> {
             });
         }
     }
-    blob(&rules)
+    encode_rules(&rules)
 }
 
 fn grant_rules(policy: &Policy, service: &str) -> Option<Vec<u8>> {
@@ -513,7 +513,7 @@ fn grant_rules(policy: &Policy, service: &str) -> Option<Vec<u8>> {
             policy.queues.get(queue).is_some_and(|queue| queue.body.from.value == grant.body.on_behalf_of.value)
         })?;
         let domain = &policy.domains.get(&grant.body.peer.value)?.body;
-        rules.push(GrantRuleFor {
+        rules.push(ClientGrantRule {
             client: u8::try_from(client).ok()?,
             rule: u8::try_from(rule).ok()?,
             count: u16::try_from(grant.body.pages.value).ok()?,
@@ -521,5 +521,5 @@ fn grant_rules(policy: &Policy, service: &str) -> Option<Vec<u8>> {
             peer_last: domain.last,
         });
     }
-    blob(&rules)
+    encode_rules(&rules)
 }

@@ -150,11 +150,11 @@ fn bindings_give_each_capability_by_its_name() {
     let bindings = checked(&good()).bindings("driver").unwrap();
     for line in [
         "const HEAP: Option<cloister_caps::Slot> = Some(cloister_caps::Slot(18));",
-        "fn capabilities(kernel: cloister_runtime::Kernel) -> cloister_driver::Caps<cloister_runtime::Kernel, cloister_runtime::Window> {",
+        "fn capabilities(kernel: cloister_runtime::Kernel) -> cloister_driver::Caps<cloister_runtime::Kernel, cloister_runtime::SharedRegion> {",
         "        clock: cloister_interfaces::capability::Clock::new(kernel, cloister_caps::Slot(2)),",
         "        events: cloister_interfaces::capability::Port::new(kernel, cloister_caps::Slot(7), 4),",
-        "        pool: cloister_runtime::Window::new(kernel, cloister_caps::Slot(17)),",
-        "        pool_pages: cloister_interfaces::rules::Granted { rule: 0, pages: 4, peer_first: 0, peer_last: 0 },",
+        "        pool: cloister_runtime::SharedRegion::new(kernel, cloister_caps::Slot(17)),",
+        "        pool_pages: cloister_interfaces::rules::GrantAllowance { rule: 0, pages: 4, peer_first: 0, peer_last: 0 },",
     ] {
         assert!(bindings.lines().any(|found| found == line), "{line}\n{bindings}");
     }

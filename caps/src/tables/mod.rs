@@ -1,46 +1,49 @@
-//! The layout of the capability tables: what the policy compiler emits and what the kernel reads.
+//! The layout of the capability tables: what the policy compiler emits and the kernel reads.
 //!
-//! All integers are little endian. A [`Header`] is followed by sections of fixed-size records, then by
-//! the bytes of names and of the canonical policy text. Nothing in the tables is trusted to be in range:
-//! [`Tables::parse`] checks every reference once, and a value of that type proves that it did.
+//! All integers are little endian. A header of [`HEADER_SIZE`] bytes comes first. Then follow the
+//! sections of fixed-size records, the bytes of all names, and the canonical policy text. Nothing
+//! in the tables is trusted to be in range: [`Tables::parse`] checks every field once, and a value
+//! of that type proves it.
 
 use crate::rights::{Kind, Rights};
 
 /// The first eight bytes of the tables.
 pub const MAGIC: [u8; 8] = *b"CLOISTER";
-/// The version of the layout. A kernel reads exactly its own.
+/// The version of the layout. A kernel accepts only its own.
 pub const VERSION: u32 = 1;
-/// The most services an image may have.
+/// The largest number of services in an image.
 pub const MAX_SERVICES: usize = 16;
-/// The most slots of a service's CSpace.
+/// The number of slots in a service's CSpace.
 pub const MAX_SLOTS: usize = 64;
-/// The most regions an image may have.
+/// The largest number of regions in an image.
 pub const MAX_REGIONS: usize = 96;
-/// The most one-way queues an image may have.
+/// The largest number of one-way queues in an image.
 pub const MAX_QUEUES: usize = 48;
-/// The most grant rules an image may have.
+/// The largest number of grant rules in an image.
 pub const MAX_GRANT_RULES: usize = 16;
-/// The most event-channel rules an image may have.
+/// The largest number of event-channel rules in an image.
 pub const MAX_PORT_RULES: usize = 16;
-/// The first grant reference that is ours: the toolstack keeps 0 to 7 (`GNTTAB_NR_RESERVED_ENTRIES`).
+/// The first grant reference that the image uses: 0 to 7 are the toolstack's
+/// (`GNTTAB_NR_RESERVED_ENTRIES`, `grant_table.h`).
 pub const FIRST_GRANT_REF: u32 = 8;
-/// The most grant references over all rules: eight frames of 512 version-1 entries.
+/// The size of the grant table in entries: eight frames of 512 version-1 entries. Every grant
+/// reference of every rule is below it.
 pub const MAX_GRANT_REFS: u32 = 8 * 512;
-/// Notification bits that a service has; bit 63 is the kernel's own.
+/// The highest notification bit of a service. Bit 63 is the kernel's own.
 pub const MAX_NOTIFICATION_BIT: u8 = 62;
 
-/// Why the tables were refused. The kernel prints it and stops.
+/// The reason why tables were refused. The kernel prints it and stops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TableError {
-    /// Shorter than the header, or than the length that the header states.
+    /// The bytes are fewer than the header, or than the length in the header.
     Truncated,
-    /// The magic number is another one.
+    /// The bytes do not start with [`MAGIC`].
     NotTables,
-    /// The layout's version is another one.
+    /// The layout has this version, not [`VERSION`].
     Version(u32),
-    /// A section reaches past the end, or holds more than the kernel has room for.
+    /// The named section exceeds the tables, or holds more records than the kernel has room for.
     Section(&'static str),
-    /// A record of the named section has a field out of range.
+    /// A record of the named kind, at this index, has a field out of range.
     Record(&'static str, u32),
 }
 
@@ -58,10 +61,10 @@ impl core::fmt::Display for TableError {
     }
 }
 
-/// A piece of the names section.
+/// A name: a part of the names section.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Name {
-    /// Byte offset within the names.
+    /// Byte offset within the section.
     pub offset: u32,
     /// Length in bytes.
     pub length: u32,
@@ -69,11 +72,13 @@ pub struct Name {
 
 /// A fixed-size record of the tables.
 pub trait Record: Sized {
-    /// Size in bytes.
+    /// The size of the record in bytes.
     const SIZE: usize;
-    /// Writes the record into the first [`Self::SIZE`] bytes of `out`, which has at least that many.
+    /// Writes the record into the first [`Self::SIZE`] bytes of `out`, which has at least that
+    /// many.
     fn encode(&self, out: &mut [u8]);
-    /// Reads a record from the first [`Self::SIZE`] bytes; `None` if a field has no meaning.
+    /// Reads a record from the first [`Self::SIZE`] bytes of `bytes`. Returns `None` if they are
+    /// fewer, or if a field has an unknown value.
     fn decode(bytes: &[u8]) -> Option<Self>;
 }
 
@@ -151,46 +156,46 @@ macro_rules! enum_field {
 }
 
 enum_field! {
-    /// What happens when a service has used up its restarts.
+    /// What happens when a service faults and has no restarts left.
     AfterLimit {
         /// The image stops with a crash code.
         StopImage = 0,
-        /// The service stays stopped; the others go on.
+        /// The service stays stopped; the others continue.
         StopService = 1,
     }
 }
 enum_field! {
-    /// Where a region's memory comes from.
+    /// The source of a region's memory.
     RegionKind {
         /// A fixed number of zeroed pages.
         Fixed = 1,
-        /// A share of the RAM that no fixed region takes.
+        /// A share of the RAM that is left after the fixed regions.
         Share = 2,
-        /// The guest's first boot module (`ramdisk=`), read-only; empty if there is none.
+        /// The guest's first boot module (`ramdisk=`), read-only. Empty if there is none.
         Module = 3,
         /// One page with the guest's command line, NUL-terminated, read-only.
         CommandLine = 4,
         /// The XenStore ring page that Xen names in `HVM_PARAM_STORE_PFN`.
         XenStoreRing = 5,
-        /// Read-only bytes that the policy compiler put into the image.
+        /// Bytes that the policy compiler put into the image, read-only.
         ImageData = 6,
     }
 }
 enum_field! {
-    /// How a service maps a region. Never executable.
+    /// How memory may be accessed. A region is never executable.
     Access {
-        /// Read only.
+        /// Read-only.
         Read = 1,
         /// Read and write.
         ReadWrite = 3,
     }
 }
 enum_field! {
-    /// What an event-channel rule is to.
+    /// What is at the other end of an event channel.
     PortKind {
-        /// Allocated unbound, for a peer domain to bind.
+        /// A peer domain, for which the channel is allocated unbound.
         Peer = 0,
-        /// The XenStore channel that the toolstack made (`HVM_PARAM_STORE_EVTCHN`).
+        /// The XenStore daemon. The toolstack made the channel (`HVM_PARAM_STORE_EVTCHN`).
         XenStore = 1,
     }
 }
@@ -222,37 +227,39 @@ record! {
     Service {
         /// Its name in the policy.
         name: Name,
-        /// Virtual address at which it starts.
+        /// The virtual address of its first instruction.
         entry: u64,
-        /// Virtual address of the end of its stack.
+        /// The virtual address of the end of its stack, where the stack pointer starts.
         stack_top: u64,
-        /// CPU time it may use in each period, in µs.
+        /// The CPU time that it may use in each period, in µs.
         budget_us: u32,
         /// The period, in µs.
         period_us: u32,
-        /// How many times it may be restarted after a fault, in the life of the image.
+        /// The largest number of restarts after a fault while the image runs.
         restart_limit: u16,
-        /// Larger runs first.
+        /// Its priority. A service of a larger one runs first.
         priority: u8,
-        /// What happens past the limit.
+        /// What happens at a fault past the limit.
         after_limit: AfterLimit,
     }
 }
 record! {
-    /// A loadable part of a service's program. Text and read-only data are mapped where the image holds
-    /// them; a writable segment is copied to fresh pages, so that the image keeps it pristine.
+    /// A loadable part of a service's program.
+    ///
+    /// Text and read-only data are mapped from where they lie in the image. A writable segment is
+    /// copied to pages of its own, so that the image keeps the original for a restart.
     Segment {
         /// Index of the service.
         service: u8,
-        /// Bit 0 readable, bit 1 writable, bit 2 executable; never both of the last two.
+        /// Bit 0: readable. Bit 1: writable. Bit 2: executable. Never both of bits 1 and 2.
         flags: u8,
-        /// Page-aligned virtual address.
+        /// Its page-aligned virtual address.
         address: u64,
-        /// Page-aligned guest-physical address of its bytes in the image.
+        /// The page-aligned guest-physical address of its bytes in the image.
         image: u64,
-        /// Bytes in the image.
+        /// The number of its bytes in the image.
         file_size: u64,
-        /// Bytes in memory; the rest is zero.
+        /// The number of its bytes in memory. Those beyond `file_size` are zero.
         memory_size: u64,
     }
 }
@@ -261,19 +268,19 @@ record! {
     Region {
         /// Its name in the policy.
         name: Name,
-        /// Guest-physical address of image data, else 0.
+        /// The guest-physical address of image data; 0 for other kinds.
         image: u64,
-        /// Bytes of image data, else 0.
+        /// The number of bytes of image data; 0 for other kinds.
         image_length: u64,
-        /// Pages, for a fixed region; the weight, for a share.
+        /// The number of pages of a fixed region, or the weight of a share.
         amount: u32,
-        /// The fewest pages of a share.
+        /// The smallest number of pages of a share.
         minimum: u32,
-        /// The most pages of a share.
+        /// The largest number of pages of a share.
         maximum: u32,
-        /// Where its memory comes from.
+        /// The source of its memory.
         kind: RegionKind,
-        /// 1 if a restart of its one owner empties it.
+        /// 1 if a restart of the only service that maps it clears it, else 0.
         reset: u8,
     }
 }
@@ -282,11 +289,11 @@ record! {
     Mapping {
         /// Index of the service.
         service: u8,
-        /// How.
+        /// How the service may access it.
         access: Access,
         /// Index of the region.
         region: u16,
-        /// Page-aligned virtual address.
+        /// Its page-aligned virtual address.
         address: u64,
     }
 }
@@ -295,14 +302,14 @@ record! {
     Capability {
         /// Index of the service.
         service: u8,
-        /// What it is to.
+        /// The kind of its object.
         kind: Kind,
         /// Its slot.
         slot: u16,
-        /// What it allows.
+        /// The operations that it allows.
         rights: Rights,
-        /// Index of the object in the section of its kind (for a region, of the mapping); 0 where a kind has one
-        /// object only.
+        /// Index of the object in the section of its kind, or of the mapping for a region. 0 for a
+        /// kind that has only one object.
         object: u32,
         /// The line of the policy file that grants it.
         line: u32,
@@ -319,58 +326,60 @@ record! {
         sender: u8,
         /// Index of the consuming service.
         receiver: u8,
-        /// Notification bit by which the sender learns of space.
+        /// The notification bit that tells the sender of free slots.
         sender_bit: u8,
-        /// Notification bit by which the receiver learns of messages.
+        /// The notification bit that tells the receiver of messages.
         receiver_bit: u8,
-        /// Bytes of a message.
+        /// The size of a message in bytes.
         message_size: u16,
-        /// Messages it holds; a power of two.
+        /// The number of messages that it holds: a power of two.
         depth: u16,
-        /// Index of the region that the sender alone writes.
+        /// Index of the region that only the sender writes.
         producer_region: u16,
-        /// Index of the region that the receiver alone writes.
+        /// Index of the region that only the receiver writes.
         consumer_region: u16,
     }
 }
 record! {
-    /// A rule under which pages may be granted. Reference `first_ref + n` only ever names page `n` of the region.
+    /// A rule that allows granting pages of a region.
+    ///
+    /// Grant reference `first_ref + n` is used for page `n` of the region and for no other page.
     GrantRule {
         /// Its name in the policy.
         name: Name,
         /// Index of the region.
         region: u16,
-        /// Whether the peer may write.
+        /// How the peer may access the pages.
         access: Access,
         /// The first grant reference of the rule.
         first_ref: u32,
-        /// Pages it covers, from the region's first.
+        /// The number of pages that it covers, from the region's first.
         count: u32,
-        /// The lowest domain id it allows as peer.
+        /// The lowest domain id that it allows as the peer.
         peer_first: u16,
-        /// The highest domain id it allows as peer.
+        /// The highest domain id that it allows as the peer.
         peer_last: u16,
     }
 }
 record! {
-    /// An event channel that a service may have.
+    /// A rule that allows a service one event channel.
     PortRule {
         /// Its name in the policy.
         name: Name,
         /// Index of the service.
         service: u8,
-        /// Notification bit by which the service learns of events.
+        /// The notification bit that tells the service of events.
         bit: u8,
-        /// What it is to.
+        /// What is at the other end.
         kind: PortKind,
-        /// The lowest domain id it allows as peer.
+        /// The lowest domain id that it allows as the peer.
         peer_first: u16,
-        /// The highest domain id it allows as peer.
+        /// The highest domain id that it allows as the peer.
         peer_last: u16,
     }
 }
 
-/// The sections, in the order in which the header lists them.
+/// The names of the sections, in the order of the header.
 pub const SECTIONS: [&str; 10] = [
     "services",
     "segments",
@@ -383,7 +392,8 @@ pub const SECTIONS: [&str; 10] = [
     "names",
     "policy text",
 ];
-/// Bytes of the header: magic, version, length, hash, and (offset, count) of each section.
+/// The size of the header in bytes: magic, version, length, hash, and (offset, count) of each
+/// section.
 pub const HEADER_SIZE: usize = 8 + 4 + 4 + 32 + SECTIONS.len() * 8;
 
 mod view;

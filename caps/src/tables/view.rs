@@ -1,4 +1,4 @@
-//! Reading the tables: checked once as a whole, then read without failing.
+//! Reads the tables: checks them once as a whole, after which reading cannot fail.
 
 use core::marker::PhantomData;
 
@@ -12,15 +12,20 @@ use super::{
 use crate::PAGE_SIZE;
 use crate::rights::Kind;
 
-/// Service addresses end below this: well inside the lower half, so that no instruction of a service ends at the
-/// first non-canonical address, to which `iretq` would fault in the kernel.
+/// The end of the addresses of services.
+///
+/// It is well inside the lower half, so that no instruction of a service ends at the first
+/// non-canonical address: an `iretq` to it would fault in the kernel.
 const LOWER_HALF_END: u64 = 1 << 46;
 
-// A service's slots are the bits of a word.
+// `capability_is_valid` keeps the slots of a service as the bits of a word.
 const_assert!(MAX_SLOTS == 64);
 
-/// Capability tables that were checked: every index in them names a record, every address is in a
-/// service's half and every name is UTF-8.
+/// Checked capability tables.
+///
+/// # Holding one proves
+/// Every index in the tables names a record, every address is in the half of the address space that
+/// is for services, and every name is UTF-8.
 #[derive(Clone, Copy)]
 pub struct Tables<'a> {
     bytes: &'a [u8],
@@ -35,26 +40,26 @@ pub struct Records<'a, R> {
 }
 
 impl<R: Record> Records<'_, R> {
-    /// How many there are.
+    /// Returns the number of records.
     #[must_use]
     pub fn len(&self) -> usize {
         self.bytes.len() / R::SIZE
     }
 
-    /// Whether there are none.
+    /// Returns `true` if there are no records.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// The record at `index`.
+    /// Returns the record at `index`, if there is one.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<R> {
         let start = index.checked_mul(R::SIZE)?;
         R::decode(self.bytes.get(start..start.checked_add(R::SIZE)?)?)
     }
 
-    /// All of them, in order.
+    /// Returns an iterator over the records, in order.
     pub fn iter(&self) -> impl Iterator<Item = R> + '_ {
         self.bytes.chunks_exact(R::SIZE).filter_map(R::decode)
     }
@@ -64,7 +69,7 @@ impl<'a> Tables<'a> {
     /// Checks `bytes` as capability tables.
     ///
     /// # Errors
-    /// The first thing found to be out of range.
+    /// Returns the first section or record that is out of range.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, TableError> {
         let header = bytes.get(..HEADER_SIZE).ok_or(TableError::Truncated)?;
         if header[..8] != MAGIC {
@@ -111,7 +116,7 @@ impl<'a> Tables<'a> {
         Records { bytes: self.section(index), record: PhantomData }
     }
 
-    /// SHA-256 of the canonical policy.
+    /// Returns the SHA-256 of the canonical policy.
     #[must_use]
     pub fn policy_hash(&self) -> [u8; 32] {
         let mut hash = [0; 32];
@@ -119,68 +124,68 @@ impl<'a> Tables<'a> {
         hash
     }
 
-    /// The services.
+    /// Returns the services.
     #[must_use]
     pub fn services(&self) -> Records<'a, Service> {
         self.records(0)
     }
 
-    /// The loadable segments of all services.
+    /// Returns the loadable segments of all services.
     #[must_use]
     pub fn segments(&self) -> Records<'a, Segment> {
         self.records(1)
     }
 
-    /// The regions.
+    /// Returns the regions.
     #[must_use]
     pub fn regions(&self) -> Records<'a, Region> {
         self.records(2)
     }
 
-    /// The mappings of all services.
+    /// Returns the mappings of all services.
     #[must_use]
     pub fn mappings(&self) -> Records<'a, Mapping> {
         self.records(3)
     }
 
-    /// The capabilities of all services.
+    /// Returns the capabilities of all services.
     #[must_use]
     pub fn capabilities(&self) -> Records<'a, Capability> {
         self.records(4)
     }
 
-    /// The one-way queues.
+    /// Returns the one-way queues.
     #[must_use]
     pub fn queues(&self) -> Records<'a, Queue> {
         self.records(5)
     }
 
-    /// The grant rules.
+    /// Returns the grant rules.
     #[must_use]
     pub fn grants(&self) -> Records<'a, GrantRule> {
         self.records(6)
     }
 
-    /// The event-channel rules.
+    /// Returns the event-channel rules.
     #[must_use]
     pub fn ports(&self) -> Records<'a, PortRule> {
         self.records(7)
     }
 
-    /// The canonical policy text.
+    /// Returns the canonical policy text.
     #[must_use]
     pub fn policy_text(&self) -> &'a str {
         core::str::from_utf8(self.section(9)).unwrap_or("")
     }
 
-    /// The text of a name.
+    /// Returns the text of a name, or `?` if it is not a name of these tables.
     #[must_use]
     pub fn name(&self, name: Name) -> &'a str {
         let end = (name.offset as usize).saturating_add(name.length as usize);
         self.section(8).get(name.offset as usize..end).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or("?")
     }
 
-    /// The name of service `index`, or `?`.
+    /// Returns the name of service `index`, or `?` if there is no such service.
     #[must_use]
     pub fn service_name(&self, index: u8) -> &'a str {
         self.services().get(usize::from(index)).map_or("?", |service| self.name(service.name))
@@ -202,20 +207,20 @@ impl<'a> Tables<'a> {
         if core::str::from_utf8(self.section(8)).is_err() || core::str::from_utf8(self.section(9)).is_err() {
             return Err(TableError::Section(SECTIONS[8]));
         }
-        check_each("service", &self.services(), |service| self.service_holds(service))?;
-        check_each("segment", &self.segments(), |segment| self.segment_holds(segment))?;
-        check_each("region", &self.regions(), |region| self.region_holds(region))?;
+        check_each("service", &self.services(), |service| self.service_is_valid(service))?;
+        check_each("segment", &self.segments(), |segment| self.segment_is_valid(segment))?;
+        check_each("region", &self.regions(), |region| self.region_is_valid(region))?;
         let mut written = [false; MAX_REGIONS];
-        check_each("mapping", &self.mappings(), |mapping| self.mapping_holds(mapping, &mut written))?;
+        check_each("mapping", &self.mappings(), |mapping| self.mapping_is_valid(mapping, &mut written))?;
         let mut slots = [0; MAX_SERVICES];
-        check_each("capability", &self.capabilities(), |capability| self.capability_holds(capability, &mut slots))?;
-        check_each("queue", &self.queues(), |queue| self.queue_holds(queue))?;
-        check_each("grant", &self.grants(), |grant| self.grant_holds(grant))?;
+        check_each("capability", &self.capabilities(), |capability| self.capability_is_valid(capability, &mut slots))?;
+        check_each("queue", &self.queues(), |queue| self.queue_is_valid(queue))?;
+        check_each("grant", &self.grants(), |grant| self.grant_is_valid(grant))?;
         check_each("port", &self.ports(), |port| {
             self.is_service(port.service)
                 && port.bit <= MAX_NOTIFICATION_BIT
                 && port.peer_first <= port.peer_last
-                && self.named(port.name)
+                && self.is_name(port.name)
         })
     }
 
@@ -223,16 +228,17 @@ impl<'a> Tables<'a> {
         usize::from(index) < self.services().len()
     }
 
-    fn named(&self, name: Name) -> bool {
+    fn is_name(&self, name: Name) -> bool {
         let (names, start) = (self.section(8), name.offset as usize);
         let end = start.saturating_add(name.length as usize);
-        // The section is UTF-8 as a whole, as was looked at first: a part of it is, if neither end cuts a character.
+        // The whole section was checked to be UTF-8 first. A part of it is UTF-8 if neither end
+        // splits a character.
         let between = |at: usize| names.get(at).is_none_or(|byte| byte & 0b1100_0000 != 0b1000_0000);
         end <= names.len() && between(start) && between(end)
     }
 
-    fn service_holds(&self, service: &Service) -> bool {
-        self.named(service.name)
+    fn service_is_valid(&self, service: &Service) -> bool {
+        self.is_name(service.name)
             && service.entry < LOWER_HALF_END
             && service.stack_top < LOWER_HALF_END
             && service.stack_top.is_multiple_of(16)
@@ -240,7 +246,7 @@ impl<'a> Tables<'a> {
             && service.budget_us <= service.period_us
     }
 
-    fn segment_holds(&self, segment: &Segment) -> bool {
+    fn segment_is_valid(&self, segment: &Segment) -> bool {
         let end = segment.address.checked_add(segment.memory_size);
         self.is_service(segment.service)
             && segment.flags < 8
@@ -253,35 +259,40 @@ impl<'a> Tables<'a> {
             && end.is_some_and(|end| end < LOWER_HALF_END)
     }
 
-    fn region_holds(&self, region: &Region) -> bool {
-        let sized = match region.kind {
+    fn region_is_valid(&self, region: &Region) -> bool {
+        let size_is_valid = match region.kind {
             RegionKind::Fixed => region.amount > 0 && region.amount <= 1 << 20,
             RegionKind::Share => region.amount > 0 && region.minimum <= region.maximum && region.maximum <= 1 << 20,
             RegionKind::ImageData => region.image.is_multiple_of(PAGE_SIZE as u64) && region.image_length > 0,
             RegionKind::Module | RegionKind::CommandLine | RegionKind::XenStoreRing => true,
         };
-        sized && region.image.checked_add(region.image_length).is_some() && self.named(region.name) && region.reset < 2
+        size_is_valid
+            && region.image.checked_add(region.image_length).is_some()
+            && self.is_name(region.name)
+            && region.reset < 2
     }
 
-    /// `written` are the regions that a service of another mapping writes.
-    fn mapping_holds(&self, mapping: &Mapping, written: &mut [bool; MAX_REGIONS]) -> bool {
+    /// Checks one mapping. `written` marks the regions that an earlier mapping may write.
+    fn mapping_is_valid(&self, mapping: &Mapping, written: &mut [bool; MAX_REGIONS]) -> bool {
         let region = self.regions().get(usize::from(mapping.region));
         let writable = mapping.access == Access::ReadWrite;
-        let allowed = region.is_some_and(|region| {
+        let access_fits = region.is_some_and(|region| {
             matches!(region.kind, RegionKind::Fixed | RegionKind::Share | RegionKind::XenStoreRing) || !writable
         });
-        let mut taken = || written.get_mut(usize::from(mapping.region)).is_none_or(|one| core::mem::replace(one, true));
-        let exclusive = !writable || !taken();
+        let mut already_written =
+            || written.get_mut(usize::from(mapping.region)).is_none_or(|one| core::mem::replace(one, true));
+        let exclusive = !writable || !already_written();
         self.is_service(mapping.service)
-            && allowed
+            && access_fits
             && exclusive
             && mapping.address.is_multiple_of(PAGE_SIZE as u64)
             && mapping.address > 0
             && mapping.address < LOWER_HALF_END
     }
 
-    /// `slots` are those of each service that other capabilities have.
-    fn capability_holds(&self, capability: &Capability, slots: &mut [u64; MAX_SERVICES]) -> bool {
+    /// Checks one capability. `slots` holds, for each service, the slots of its earlier
+    /// capabilities.
+    fn capability_is_valid(&self, capability: &Capability, slots: &mut [u64; MAX_SERVICES]) -> bool {
         let object = capability.object as usize;
         let exists = match capability.kind {
             Kind::Sender => self.queues().get(object).is_some_and(|queue| queue.sender == capability.service),
@@ -292,17 +303,17 @@ impl<'a> Tables<'a> {
             Kind::Console | Kind::Clock | Kind::Entropy | Kind::Power | Kind::Info => object == 0,
         };
         let slot = 1u64.checked_shl(u32::from(capability.slot)).unwrap_or_default();
-        let alone = slots.get_mut(usize::from(capability.service)).is_some_and(|slots| {
-            let alone = *slots & slot == 0;
+        let slot_is_free = slots.get_mut(usize::from(capability.service)).is_some_and(|slots| {
+            let free = *slots & slot == 0;
             *slots |= slot;
-            alone && slot != 0
+            free && slot != 0
         });
-        exists && alone && self.is_service(capability.service) && self.named(capability.name)
+        exists && slot_is_free && self.is_service(capability.service) && self.is_name(capability.name)
     }
 
-    fn queue_holds(&self, queue: &Queue) -> bool {
+    fn queue_is_valid(&self, queue: &Queue) -> bool {
         let regions = self.regions().len();
-        self.named(queue.name)
+        self.is_name(queue.name)
             && self.is_service(queue.sender)
             && self.is_service(queue.receiver)
             && queue.sender_bit <= MAX_NOTIFICATION_BIT
@@ -313,7 +324,7 @@ impl<'a> Tables<'a> {
             && usize::from(queue.consumer_region) < regions
     }
 
-    fn grant_holds(&self, grant: &GrantRule) -> bool {
+    fn grant_is_valid(&self, grant: &GrantRule) -> bool {
         let last = grant.first_ref.checked_add(grant.count);
         let fits = self
             .regions()
@@ -332,17 +343,17 @@ impl<'a> Tables<'a> {
             && grant.first_ref >= super::FIRST_GRANT_REF
             && last.is_some_and(|last| last <= MAX_GRANT_REFS)
             && grant.peer_first <= grant.peer_last
-            && self.named(grant.name)
+            && self.is_name(grant.name)
     }
 }
 
 fn check_each<R: Record>(
     what: &'static str,
     records: &Records<'_, R>,
-    mut holds: impl FnMut(&R) -> bool,
+    mut is_valid: impl FnMut(&R) -> bool,
 ) -> Result<(), TableError> {
     for index in 0..records.len() {
-        if !records.get(index).is_some_and(|record| holds(&record)) {
+        if !records.get(index).is_some_and(|record| is_valid(&record)) {
             return Err(TableError::Record(what, index as u32));
         }
     }

@@ -552,14 +552,14 @@ impl<'t> Kernel<'t> {
             RegionKind::Module | RegionKind::CommandLine | RegionKind::ImageData => region::CONSTANT,
             RegionKind::Fixed | RegionKind::Share if self.owns(&mapping) => {
                 let former = self.restarts.get(usize::from(mapping.service)).is_none_or(|restarts| *restarts > 0);
-                region::OWN | if former { 0 } else { region::FRESH }
+                region::EXCLUSIVE | if former { 0 } else { region::FRESH }
             }
             _ => 0,
         };
         Ok(answer(mapping.address, place.length | flags))
     }
 
-    /// Whether the mapping is of [`region::OWN`].
+    /// Whether the mapping is of [`region::EXCLUSIVE`].
     fn owns(&self, mapping: &Mapping) -> bool {
         let shared = |other: &Mapping| other.region == mapping.region && other.service != mapping.service;
         let grants = self.tables.grants();

@@ -70,7 +70,7 @@ pub fn map(own: GrantRef, frame: Gfn, peer: DomId, theirs: GrantRef, writable: b
         dev_bus_addr: 0,
     };
     // SAFETY: one structure of the operation's type, exclusively borrowed. The frame that is replaced belongs to a region
-    // that services see through `Window`s alone.
+    // that services see through `SharedRegion`s alone.
     let code = unsafe { hypercall::raw(GRANT_TABLE_OP, 0, core::ptr::from_mut(&mut argument) as u64, 1) };
     let mapped = code == 0 && argument.status == 0;
     if mapped {

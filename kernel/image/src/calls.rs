@@ -2,12 +2,12 @@
 //!
 //! Where the processor does not say how long such an instruction is (SVM without NRIPS), Xen reads it through the guest's page
 //! tables, and so it reads what a hypercall points to: some 4,600 instructions of Xen's for each, most of them for the four
-//! levels. The few instructions of [`CODE`] and the numbers of ports therefore stand again in a page at [`KERNEL_CALLS`] that two
+//! levels. The few instructions of [`CODE`] and the numbers of ports therefore stand again in a page at [`KERNEL_HYPERCALL_PAGE`] that two
 //! levels lead to. The large page that maps it reaches frames at which nothing else is.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use cloister_caps::abi::KERNEL_CALLS;
+use cloister_caps::abi::KERNEL_HYPERCALL_PAGE;
 use cloister_caps::{EvtchnPort, Gfn};
 use cloister_kernel_core::memory::FreeMemory;
 use cloister_kernel_core::place::LARGE;
@@ -66,7 +66,7 @@ pub fn move_out(root: &mut Root, free: &mut FreeMemory) -> Result<(), PagingErro
         return Ok(());
     }
     root.map_calls(free, FRAME)?;
-    let by = KERNEL_CALLS.wrapping_sub(&raw const calls as u64);
+    let by = KERNEL_HYPERCALL_PAGE.wrapping_sub(&raw const calls as u64);
     for place in [&HYPERCALL, &IDLE, &NUMBERS] {
         place.store(place.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
     }

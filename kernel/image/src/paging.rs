@@ -5,7 +5,7 @@ use core::fmt;
 
 pub use cloister_caps::abi::KERNEL_OFFSET as OFFSET;
 // Between two uses of it lies a page that is never mapped.
-use cloister_caps::abi::KERNEL_CALLS;
+use cloister_caps::abi::KERNEL_HYPERCALL_PAGE;
 use cloister_caps::abi::KERNEL_SPECIAL as SPECIAL;
 use cloister_caps::{Gfn, PAGE_SIZE};
 use cloister_kernel_core::memory::FreeMemory;
@@ -214,7 +214,7 @@ impl Root {
         Ok(root)
     }
 
-    /// Maps the GiB of [`KERNEL_CALLS`] for the kernel to execute, by one entry. The frames from `frame` on are one page of text
+    /// Maps the GiB of [`KERNEL_HYPERCALL_PAGE`] for the kernel to execute, by one entry. The frames from `frame` on are one page of text
     /// and holes.
     ///
     /// # Errors
@@ -222,7 +222,7 @@ impl Root {
     pub fn map_calls(&mut self, free: &mut FreeMemory, frame: Gfn) -> Result<(), PagingError> {
         // SAFETY: physical memory is mapped at offset 0 as long as a `Root` is used.
         let mut mapper = unsafe { OffsetPageTable::new(self.table(), VirtAddr::zero()) };
-        let places = (KERNEL_CALLS, frame.0 * PAGE_SIZE as u64);
+        let places = (KERNEL_HYPERCALL_PAGE, frame.0 * PAGE_SIZE as u64);
         map_page::<Size1GiB>(&mut mapper, free, places, KERNEL_FLAGS, Flags::PRESENT | Flags::WRITABLE)
     }
 

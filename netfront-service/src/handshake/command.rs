@@ -3,7 +3,7 @@
 use core::fmt::Write;
 
 use arrayvec::{ArrayString, ArrayVec};
-use cloister_interfaces::rules::Granted;
+use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{Action, Path};
 use cloister_interfaces::{Instant, grants};
 
@@ -120,7 +120,7 @@ impl Handshake {
                 Command::Grants(grants::Request::End { rule: self.rule(index).rule })
             }
             Step::Issue(index) => {
-                let Granted { rule, pages, .. } = self.rule(index);
+                let GrantAllowance { rule, pages, .. } = self.rule(index);
                 self.set_granted(index, true);
                 Command::Grants(grants::Request::Issue { rule, first: 0, count: pages, peer })
             }
@@ -176,8 +176,8 @@ impl Handshake {
         }
     }
 
-    pub(super) fn rule(&self, index: usize) -> Granted {
-        let none = Granted { rule: u8::MAX, pages: 0, peer_first: 1, peer_last: 0 };
+    pub(super) fn rule(&self, index: usize) -> GrantAllowance {
+        let none = GrantAllowance { rule: u8::MAX, pages: 0, peer_first: 1, peer_last: 0 };
         self.rules.get(index).copied().unwrap_or(none)
     }
 

@@ -12,7 +12,7 @@ use core::time::Duration;
 use arrayvec::ArrayVec;
 use cloister_caps::{DomId, EvtchnPort, GrantRef};
 use cloister_interfaces::net::Offloads;
-use cloister_interfaces::rules::Granted;
+use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{Action, Path, Value};
 use cloister_interfaces::{Instant, grants};
 
@@ -159,7 +159,7 @@ enum Seen {
 
 /// The state machine.
 pub struct Handshake {
-    rules: [Granted; 3],
+    rules: [GrantAllowance; 3],
     step: Step,
     /// A command is out and has not been answered.
     waiting: bool,
@@ -227,7 +227,7 @@ fn value(text: &str) -> Value {
 impl Handshake {
     /// Before the first look at the device. `rules` are those of the ring pages, the rx-pool and the tx-pool;
     /// `receive_offloads` is whether the back end may leave received frames uncut and without checksums.
-    pub fn new(rules: [Granted; 3], receive_offloads: bool) -> Self {
+    pub fn new(rules: [GrantAllowance; 3], receive_offloads: bool) -> Self {
         Handshake {
             rules,
             step: Step::WatchOwn,

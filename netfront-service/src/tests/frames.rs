@@ -62,7 +62,7 @@ fn a_long_frame_is_sent_uncut_and_comes_back_once() {
         world.back.backwards = round % 2 == 1;
         let frame = Frame::unfinished(tcp_frame(length, round as u8), Some(1448));
         let page = (round * 5) as u16 % (PAGES - 16);
-        world.transmit_with(page, &frame.bytes, Work::Segments(1448));
+        world.transmit_with(page, &frame.bytes, Offload::Segments(1448));
         world.settle();
         assert_eq!(std::mem::take(&mut world.back.sent), [frame]);
         // A receive event makes the service look at what was not announced.
@@ -77,7 +77,7 @@ fn a_frame_whose_checksum_was_left_out_is_sent_as_such() {
     let mut world = World::connected();
     let whole = tcp_frame(1514, 0);
     let frame = Frame::unfinished(whole.clone(), None);
-    world.transmit_with(0, &frame.bytes, Work::Checksum);
+    world.transmit_with(0, &frame.bytes, Offload::Checksum);
     world.settle();
     assert_eq!(world.back.sent.remove(0).packets(), [whole]);
 }
@@ -199,7 +199,7 @@ fn in_bulk_there_is_less_than_one_notification_and_one_wake_for_64_kb() {
     let mut sent = 0;
     while sent < FRAMES || free.len() < 3 {
         while let Some(page) = free.pop().filter(|_| sent < FRAMES) {
-            world.transmit_with(page, &frame.bytes, Work::Segments(1448));
+            world.transmit_with(page, &frame.bytes, Offload::Segments(1448));
             sent += 1;
         }
         world.settle();

@@ -11,16 +11,16 @@ fn what_tcpip_may_not_do_is_refused_told_once_and_harms_nothing() {
     world.back.hold_tx = true;
     world.transmit(3, &[1; 60]);
     for request in [
-        Request::Transmit { page: 3, length: 60, work: Work::Nothing },
-        Request::Transmit { page: PAGES, length: 60, work: Work::Nothing },
-        Request::Transmit { page: 4, length: 13, work: Work::Nothing },
-        Request::Transmit { page: 4, length: 4097, work: Work::Nothing },
+        Request::Transmit { page: 3, length: 60, offload: Offload::None },
+        Request::Transmit { page: PAGES, length: 60, offload: Offload::None },
+        Request::Transmit { page: 4, length: 13, offload: Offload::None },
+        Request::Transmit { page: 4, length: 4097, offload: Offload::None },
         Request::Receive { page: 0, count: 1 },
         Request::Receive { page: u16::MAX, count: 1 },
-        Request::Transmit { page: 4, length: 60, work: Work::Segments(0) },
-        Request::Transmit { page: 4, length: 5000, work: Work::Checksum },
-        Request::Transmit { page: PAGES - 1, length: 5000, work: Work::Segments(1448) },
-        Request::Transmit { page: 2, length: 5000, work: Work::Segments(1448) },
+        Request::Transmit { page: 4, length: 60, offload: Offload::Segments(0) },
+        Request::Transmit { page: 4, length: 5000, offload: Offload::Checksum },
+        Request::Transmit { page: PAGES - 1, length: 5000, offload: Offload::Segments(1448) },
+        Request::Transmit { page: 2, length: 5000, offload: Offload::Segments(1448) },
     ] {
         world.ask(request);
     }
@@ -302,7 +302,7 @@ proptest! {
                     let (page, length) = (id % PAGES, 14 + offset % 20_000);
                     if ledger.is_free(page, length.div_ceil(4096)) && world.net.requests.room() > 0 {
                         ledger.tx_sent[usize::from(page)] = length.div_ceil(4096);
-                        world.ask(Request::Transmit { page, length, work: Work::Segments(1448) });
+                        world.ask(Request::Transmit { page, length, offload: Offload::Segments(1448) });
                     }
                 }
             }

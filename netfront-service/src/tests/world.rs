@@ -11,8 +11,8 @@ use std::rc::Rc;
 use cloister_caps::{Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::Grants;
-use cloister_interfaces::net::{Net, Offloads, Reply, Request, Work};
-use cloister_interfaces::rules::Granted;
+use cloister_interfaces::net::{Net, Offload, Offloads, Reply, Request};
+use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::Store;
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service};
 use cloister_netfront::{Caps, service};
@@ -65,8 +65,8 @@ fn kernel(bells: &Rc<Cell<u64>>) -> Recorder {
 }
 
 /// A rule whose pages domains 0 to 3 may be granted.
-fn granted(rule: u8, pages: u16) -> Granted {
-    Granted { rule, pages, peer_first: 0, peer_last: 3 }
+fn granted(rule: u8, pages: u16) -> GrantAllowance {
+    GrantAllowance { rule, pages, peer_first: 0, peer_last: 3 }
 }
 
 pub struct World {
@@ -154,7 +154,7 @@ impl World {
         }
         let due = self.service.deadline().is_some_and(|deadline| deadline <= Instant(self.now));
         // What the service holds back stays where it is.
-        let held = self.service.held().0;
+        let held = self.service.events_to_hold().0;
         let bits = self.bells.get() & !held;
         self.bells.set(self.bells.get() & held);
         if bits == 0 && !due {
@@ -218,12 +218,12 @@ impl World {
     }
 
     pub fn transmit(&mut self, page: u16, frame: &[u8]) {
-        self.transmit_with(page, frame, Work::Nothing);
+        self.transmit_with(page, frame, Offload::None);
     }
 
-    pub fn transmit_with(&mut self, page: u16, frame: &[u8], work: Work) {
+    pub fn transmit_with(&mut self, page: u16, frame: &[u8], offload: Offload) {
         self.tx_pool.write(usize::from(page) * PAGE_SIZE, frame);
-        self.ask(Request::Transmit { page, length: frame.len() as u16, work });
+        self.ask(Request::Transmit { page, length: frame.len() as u16, offload });
     }
 
     /// The bytes of the frames that the back end has sent since it was last asked.

@@ -37,18 +37,18 @@ fn request(memory: &SharedMemory, index: u32) -> (u32, u16, u16, u16, u16) {
 #[test]
 fn a_request_is_laid_out_as_netif_says() {
     let (memory, mut transmit) = transmit(128);
-    assert_eq!(transmit.submit(5, 1514, Work::Nothing), Ok(()));
+    assert_eq!(transmit.submit(5, 1514, Offload::None), Ok(()));
     assert!(transmit.publish());
     assert_eq!(memory.bytes(64, 12), [0xF9, 1, 0, 0, 0, 0, 0, 0, 5, 0, 0xEA, 5]);
     assert_eq!(memory.load(0), 1);
-    assert_eq!(transmit.submit(6, 60, Work::Checksum), Ok(()));
+    assert_eq!(transmit.submit(6, 60, Offload::Checksum), Ok(()));
     assert_eq!(request(&memory, 1), (506, 0, 3, 6, 60));
 }
 
 #[test]
 fn a_frame_to_be_cut_takes_a_slot_for_each_page_and_one_for_how() {
     let (memory, mut transmit) = transmit(128);
-    assert_eq!(transmit.submit(10, 8193, Work::Segments(1448)), Ok(()));
+    assert_eq!(transmit.submit(10, 8193, Offload::Segments(1448)), Ok(()));
     transmit.publish();
     assert_eq!(memory.load(0), 4);
     // The first slot tells the whole length; csum_blank, data_validated, more_data, extra_info.
@@ -61,7 +61,7 @@ fn a_frame_to_be_cut_takes_a_slot_for_each_page_and_one_for_how() {
 #[test]
 fn the_longest_frame_keeps_to_the_limits_of_netback() {
     let (memory, mut transmit) = transmit(128);
-    assert_eq!(transmit.submit(0, u16::MAX, Work::Segments(1448)), Ok(()));
+    assert_eq!(transmit.submit(0, u16::MAX, Offload::Segments(1448)), Ok(()));
     transmit.publish();
     assert_eq!(memory.load(0), 17);
     let sizes: Vec<u16> = (2..17).map(|index| request(&memory, index).4).collect();
@@ -72,7 +72,7 @@ fn the_longest_frame_keeps_to_the_limits_of_netback() {
 #[test]
 fn whole_pages_have_no_empty_slot_after_them() {
     let (memory, mut transmit) = transmit(128);
-    assert_eq!(transmit.submit(0, 8192, Work::Segments(1448)), Ok(()));
+    assert_eq!(transmit.submit(0, 8192, Offload::Segments(1448)), Ok(()));
     transmit.publish();
     assert_eq!((memory.load(0), request(&memory, 2)), (3, (501, 0, 0, 0, 4096)));
 }
@@ -80,40 +80,40 @@ fn whole_pages_have_no_empty_slot_after_them() {
 #[test]
 fn what_tcpip_may_not_send() {
     let (_, mut transmit) = transmit(128);
-    let long = Work::Segments(1448);
-    for (page, length, work, refusal) in [
-        (128, 60, Work::Nothing, Refusal::Page),
-        (u16::MAX, 60, Work::Nothing, Refusal::Page),
-        (0, 13, Work::Nothing, Refusal::Length),
+    let long = Offload::Segments(1448);
+    for (page, length, offload, refusal) in [
+        (128, 60, Offload::None, Refusal::Page),
+        (u16::MAX, 60, Offload::None, Refusal::Page),
+        (0, 13, Offload::None, Refusal::Length),
         (0, 0, long, Refusal::Length),
-        (0, 4097, Work::Nothing, Refusal::Length),
-        (0, 4097, Work::Checksum, Refusal::Length),
+        (0, 4097, Offload::None, Refusal::Length),
+        (0, 4097, Offload::Checksum, Refusal::Length),
         (127, 4097, long, Refusal::Page),
         (113, u16::MAX, long, Refusal::Page),
-        (0, 60, Work::Segments(0), Refusal::Work),
+        (0, 60, Offload::Segments(0), Refusal::Offload),
     ] {
-        assert_eq!(transmit.submit(page, length, work), Err(refusal), "{page} {length} {work:?}");
+        assert_eq!(transmit.submit(page, length, offload), Err(refusal), "{page} {length} {offload:?}");
     }
     assert_eq!(transmit.in_flight(), 0);
-    assert_eq!(transmit.submit(2, 4096, Work::Nothing), Ok(()));
-    assert_eq!(transmit.submit(3, 14, Work::Nothing), Ok(()), "a header alone");
-    assert_eq!(transmit.submit(2, 60, Work::Nothing), Err(Refusal::Owner));
+    assert_eq!(transmit.submit(2, 4096, Offload::None), Ok(()));
+    assert_eq!(transmit.submit(3, 14, Offload::None), Ok(()), "a header alone");
+    assert_eq!(transmit.submit(2, 60, Offload::None), Err(Refusal::Owner));
     assert_eq!(transmit.submit(0, 8193, long), Err(Refusal::Owner), "its last page is taken");
     assert_eq!(transmit.submit(0, 8192, long), Ok(()));
-    assert_eq!(transmit.submit(1, 60, Work::Nothing), Err(Refusal::Owner));
+    assert_eq!(transmit.submit(1, 60, Offload::None), Err(Refusal::Owner));
 }
 
 #[test]
 fn work_that_was_not_offered_is_refused() {
     for (offers, checksum, segments) in [
-        (Offloads::empty(), Err(Refusal::Work), Err(Refusal::Work)),
-        (Offloads::CHECKSUM, Ok(()), Err(Refusal::Work)),
+        (Offloads::empty(), Err(Refusal::Offload), Err(Refusal::Offload)),
+        (Offloads::CHECKSUM, Ok(()), Err(Refusal::Offload)),
         (Offloads::all(), Ok(()), Ok(())),
     ] {
         let (_, mut transmit) = transmit(128);
         transmit.start(GrantRef(500), offers);
-        assert_eq!(transmit.submit(0, 60, Work::Checksum), checksum);
-        assert_eq!(transmit.submit(1, 9000, Work::Segments(1448)), segments);
+        assert_eq!(transmit.submit(0, 60, Offload::Checksum), checksum);
+        assert_eq!(transmit.submit(1, 9000, Offload::Segments(1448)), segments);
     }
 }
 
@@ -125,11 +125,11 @@ fn frames_are_sent_across_the_wrap_of_the_indices() {
             if round == before {
                 transmit.ring.age(u32::MAX / SLOTS);
             }
-            let (page, work) = ((round % 32) as u16 * 4, Work::Segments(1448));
+            let (page, offload) = ((round % 32) as u16 * 4, Offload::Segments(1448));
             if round < before {
-                assert_eq!(transmit.submit(page, 60, Work::Nothing), Ok(()));
+                assert_eq!(transmit.submit(page, 60, Offload::None), Ok(()));
             } else {
-                assert_eq!(transmit.submit(page, 8193, work), Ok(()));
+                assert_eq!(transmit.submit(page, 8193, offload), Ok(()));
             }
             transmit.publish();
             let slots = if round < before { 1 } else { 4 };
@@ -146,7 +146,7 @@ fn frames_are_sent_across_the_wrap_of_the_indices() {
 fn completions_in_any_order_and_each_once() {
     let (memory, mut transmit) = transmit(128);
     for page in 0..3 {
-        transmit.submit(page, 60, Work::Nothing).expect("a frame");
+        transmit.submit(page, 60, Offload::None).expect("a frame");
     }
     transmit.publish();
     respond(&memory, 2, 0);
@@ -161,17 +161,17 @@ fn completions_in_any_order_and_each_once() {
 #[test]
 fn a_frame_is_given_back_once_when_all_its_slots_have_a_response() {
     let (memory, mut transmit) = transmit(128);
-    transmit.submit(10, 8193, Work::Segments(1448)).expect("a frame");
+    transmit.submit(10, 8193, Offload::Segments(1448)).expect("a frame");
     transmit.publish();
     respond(&memory, 10, 0);
     respond(&memory, 10, 0);
     // The id in the response to the extra info is what the slot held before.
     respond(&memory, 11, NULL);
     assert_eq!((transmit.reap(), transmit.in_flight()), (Ok(None), 3));
-    assert_eq!(transmit.submit(10, 60, Work::Nothing), Err(Refusal::Owner), "a page of a frame that is not done");
+    assert_eq!(transmit.submit(10, 60, Offload::None), Err(Refusal::Owner), "a page of a frame that is not done");
     respond(&memory, 10, 0);
     assert_eq!((transmit.reap(), transmit.reap(), transmit.in_flight()), (Ok(Some(10)), Ok(None), 0));
-    assert_eq!(transmit.submit(12, 60, Work::Nothing), Ok(()));
+    assert_eq!(transmit.submit(12, 60, Offload::None), Ok(()));
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn what_a_response_says_of_a_frame() {
         (i16::MAX, Oddity::Status as u8, 0),
     ] {
         let (memory, mut transmit) = transmit(128);
-        transmit.submit(0, 60, Work::Nothing).expect("a frame");
+        transmit.submit(0, 60, Offload::None).expect("a frame");
         transmit.publish();
         respond(&memory, 0, status);
         assert_eq!(transmit.reap(), Ok(Some(0)));
@@ -195,13 +195,13 @@ fn what_a_response_says_of_a_frame() {
 #[test]
 fn a_page_inside_a_frame_and_a_frame_that_waits_have_no_response() {
     let (memory, mut transmit) = transmit(128);
-    transmit.submit(10, 8193, Work::Segments(1448)).expect("a frame");
+    transmit.submit(10, 8193, Offload::Segments(1448)).expect("a frame");
     transmit.publish();
     respond(&memory, 11, 0);
     assert_eq!(transmit.reap(), Err(Violation::Id));
     let (memory, mut transmit) = self::transmit(256);
     for page in 0..129 {
-        transmit.submit(page, 60, Work::Segments(100)).expect("a frame");
+        transmit.submit(page, 60, Offload::Segments(100)).expect("a frame");
     }
     transmit.publish();
     respond(&memory, 128, 0);
@@ -211,8 +211,8 @@ fn a_page_inside_a_frame_and_a_frame_that_waits_have_no_response() {
 #[test]
 fn a_response_to_no_extra_info_is_a_violation() {
     let (memory, mut transmit) = transmit(128);
-    transmit.submit(0, 60, Work::Nothing).expect("a frame");
-    transmit.submit(1, 60, Work::Segments(100)).expect("a frame");
+    transmit.submit(0, 60, Offload::None).expect("a frame");
+    transmit.submit(1, 60, Offload::Segments(100)).expect("a frame");
     transmit.publish();
     respond(&memory, 0, NULL);
     assert_eq!(transmit.reap(), Ok(None), "it is one response for one extra info, whatever its id");
@@ -224,7 +224,7 @@ fn a_response_to_no_extra_info_is_a_violation() {
 fn an_unknown_id_and_a_jump_are_violations() {
     for id in [1, 127, 128, 255, 256, u16::MAX] {
         let (memory, mut transmit) = transmit(128);
-        transmit.submit(0, 60, Work::Nothing).expect("a frame");
+        transmit.submit(0, 60, Offload::None).expect("a frame");
         transmit.publish();
         respond(&memory, id, 0);
         assert_eq!(transmit.reap(), Err(Violation::Id));
@@ -239,11 +239,11 @@ fn an_unknown_id_and_a_jump_are_violations() {
 fn a_full_ring_is_not_waited_for_and_what_does_not_fit_goes_out_in_order() {
     let (memory, mut transmit) = transmit(256);
     for page in 0..200 {
-        assert_eq!(transmit.submit(page, 60, Work::Segments(100)), Ok(()));
+        assert_eq!(transmit.submit(page, 60, Offload::Segments(100)), Ok(()));
     }
     transmit.publish();
     assert_eq!((memory.load(0), transmit.in_flight()), (256, 200), "128 frames of two slots each");
-    assert_eq!(transmit.submit(200, 60, Work::Nothing), Ok(()));
+    assert_eq!(transmit.submit(200, 60, Offload::None), Ok(()));
     transmit.publish();
     assert_eq!(memory.load(0), 256);
     for page in 0..5 {
@@ -260,10 +260,10 @@ fn a_full_ring_is_not_waited_for_and_what_does_not_fit_goes_out_in_order() {
 fn a_short_frame_does_not_overtake_a_long_one_that_waits() {
     let (memory, mut transmit) = transmit(256);
     for page in 0..126 {
-        transmit.submit(page, 60, Work::Segments(100)).expect("a frame");
+        transmit.submit(page, 60, Offload::Segments(100)).expect("a frame");
     }
-    transmit.submit(126, 5 * 4096, Work::Segments(1448)).expect("a frame of six slots, where four are left");
-    transmit.submit(131, 60, Work::Nothing).expect("a frame of one");
+    transmit.submit(126, 5 * 4096, Offload::Segments(1448)).expect("a frame of six slots, where four are left");
+    transmit.submit(131, 60, Offload::None).expect("a frame of one");
     transmit.publish();
     assert_eq!(memory.load(0), 252);
     respond(&memory, 0, 0);
@@ -277,7 +277,7 @@ fn a_short_frame_does_not_overtake_a_long_one_that_waits() {
 fn events_are_rare_but_never_missing_when_pages_are() {
     let (memory, mut transmit) = transmit(128);
     for page in 0..10 {
-        transmit.submit(page, 60, Work::Nothing).expect("a frame");
+        transmit.submit(page, 60, Offload::None).expect("a frame");
     }
     transmit.publish();
     assert_eq!(transmit.rest(false), Ok(false));
@@ -285,7 +285,7 @@ fn events_are_rare_but_never_missing_when_pages_are() {
     assert_eq!(transmit.rest(true), Ok(false));
     assert_eq!(memory.load(12), 1);
     for page in 10..128 {
-        transmit.submit(page, 60, Work::Nothing).expect("a frame");
+        transmit.submit(page, 60, Offload::None).expect("a frame");
     }
     transmit.publish();
     assert_eq!(transmit.rest(false), Ok(false));
@@ -302,7 +302,7 @@ fn an_event_is_for_no_more_than_is_missing_when_pages_are() {
     for (frames, ahead) in [(6, 32), (7, 7), (8, 8)] {
         let (memory, mut transmit) = transmit(128);
         for frame in 0..frames {
-            transmit.submit(frame * 16, u16::MAX, Work::Segments(1448)).expect("a frame");
+            transmit.submit(frame * 16, u16::MAX, Offload::Segments(1448)).expect("a frame");
         }
         transmit.publish();
         for frame in 0..frames {
@@ -321,7 +321,7 @@ fn in_bulk_there_is_one_event_for_two_of_the_longest_frames() {
     let (memory, mut transmit) = transmit(128);
     let mut slots = VecDeque::new();
     let submit = |transmit: &mut Transmit<SharedMemory>, page: u16, slots: &mut VecDeque<u16>| {
-        transmit.submit(page, u16::MAX, Work::Segments(1448)).expect("a frame");
+        transmit.submit(page, u16::MAX, Offload::Segments(1448)).expect("a frame");
         slots.extend(page..page + 16);
     };
     for frame in 0..8 {
@@ -356,10 +356,10 @@ struct Model {
 }
 
 impl Model {
-    fn submit<M: Memory>(&mut self, transmit: &mut Transmit<M>, page: u16, length: u16, work: Work) {
+    fn submit<M: Memory>(&mut self, transmit: &mut Transmit<M>, page: u16, length: u16, offload: Offload) {
         let pages = page..page.saturating_add(length.div_ceil(4096));
         let free = pages.clone().all(|page| page < 32 && !self.taken.contains(&page));
-        let submitted = transmit.submit(page, length, work).is_ok();
+        let submitted = transmit.submit(page, length, offload).is_ok();
         assert!(!submitted || free, "{page} {length}");
         if submitted {
             self.frames.insert(page, pages.end - page);
@@ -375,20 +375,20 @@ impl Model {
     }
 }
 
-fn work() -> impl Strategy<Value = Work> {
-    prop_oneof![Just(Work::Nothing), Just(Work::Checksum), any::<u16>().prop_map(Work::Segments)]
+fn offload() -> impl Strategy<Value = Offload> {
+    prop_oneof![Just(Offload::None), Just(Offload::Checksum), any::<u16>().prop_map(Offload::Segments)]
 }
 
 proptest! {
     #[test]
     fn no_page_is_ever_had_twice(
-        steps in prop::collection::vec((0u16..40, 0u16..20000, work(), prop::option::of((0u16..40, -2i16..3))), 0..200),
+        steps in prop::collection::vec((0u16..40, 0u16..20000, offload(), prop::option::of((0u16..40, -2i16..3))), 0..200),
         jump: Option<u32>,
     ) {
         let (memory, mut transmit) = transmit(32);
         let mut model = Model::default();
-        for (page, length, work, response) in steps {
-            model.submit(&mut transmit, page, length, work);
+        for (page, length, offload, response) in steps {
+            model.submit(&mut transmit, page, length, offload);
             transmit.publish();
             if let Some((id, status)) = response { respond(&memory, id, status); }
             match transmit.reap() {
@@ -404,12 +404,12 @@ proptest! {
     }
 
     #[test]
-    fn memory_that_changes_under_the_reader_gives_no_page_twice(seed: u64, one_in in 1u64..40, work in work()) {
+    fn memory_that_changes_under_the_reader_gives_no_page_twice(seed: u64, one_in in 1u64..40, offload in offload()) {
         let memory = SharedMemory::new(2 * PAGE_SIZE);
         let mut transmit = transmit_over(Fickle::new(memory.clone(), seed, one_in), 32);
         let mut model = Model::default();
         for round in 0..200u16 {
-            model.submit(&mut transmit, round * 7 % 32, 60 + round * 40, work);
+            model.submit(&mut transmit, round * 7 % 32, 60 + round * 40, offload);
             transmit.publish();
             respond(&memory, round % 32, i16::from(round % 3 == 0));
             while let Ok(page) = transmit.reap() {

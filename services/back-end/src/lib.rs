@@ -21,7 +21,7 @@ mod tests;
 
 use arrayvec::ArrayVec;
 use cloister_interfaces::capability::{Clock, Console, GrantRule, Port};
-use cloister_interfaces::rules::Granted;
+use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::Store;
 use cloister_interfaces::{Client, Memory, Service, System};
 
@@ -40,9 +40,9 @@ pub struct Caps<S, M> {
     /// The rule of the one region and of the other, in the order of the rules' names: `read` before `written`.
     pub grant_rules: ArrayVec<GrantRule<S>, 2>,
     /// The size of the rule for reading.
-    pub peer_read_pages: Granted,
+    pub peer_read_pages: GrantAllowance,
     /// The size of the rule for writing.
-    pub peer_written_pages: Granted,
+    pub peer_written_pages: GrantAllowance,
     /// The channel for frames from the front end, or for both ways.
     pub tx_events: Port<S>,
     /// The channel for frames to the front end.

@@ -30,20 +30,24 @@ impl Part {
 pub(crate) struct Fused<S> {
     parts: [Part; SERVICES],
     clock: Clock<S>,
-    rung: fn(usize) -> Notifications,
+    take_notifications: fn(usize) -> Notifications,
     /// There was more to do than [`CALLS`].
     left_over: bool,
 }
 
 impl<S: System> Fused<S> {
-    pub(crate) fn new(parts: [Part; SERVICES], clock: Clock<S>, rung: fn(usize) -> Notifications) -> Self {
-        Fused { parts, clock, rung, left_over: false }
+    pub(crate) fn new(
+        parts: [Part; SERVICES],
+        clock: Clock<S>,
+        take_notifications: fn(usize) -> Notifications,
+    ) -> Self {
+        Fused { parts, clock, take_notifications, left_over: false }
     }
 
     /// Runs the first service that has something to do; whether there was one.
     fn run_one(&mut self, now: Instant) -> bool {
         for (index, part) in self.parts.iter_mut().enumerate() {
-            let pending = core::mem::take(&mut part.pending) | (self.rung)(index).0;
+            let pending = core::mem::take(&mut part.pending) | (self.take_notifications)(index).0;
             if pending != 0 || part.deadline.is_some_and(|deadline| deadline <= now) {
                 part.service.notified(Notifications(pending));
                 part.deadline = part.service.deadline();
@@ -70,8 +74,8 @@ impl<S: System> Service for Fused<S> {
         self.parts.iter().filter_map(|part| part.deadline).min()
     }
 
-    fn held(&self) -> Notifications {
-        self.parts.iter().fold(Notifications::default(), |all, part| all | part.service.held())
+    fn events_to_hold(&self) -> Notifications {
+        self.parts.iter().fold(Notifications::default(), |all, part| all | part.service.events_to_hold())
     }
 }
 
@@ -80,7 +84,7 @@ mod tests {
     use std::cell::{Cell, RefCell};
     use std::rc::Rc;
 
-    use cloister_caps::{Fault, Operation, Slot};
+    use cloister_caps::{InvokeError, Operation, Slot};
 
     use super::*;
 
@@ -92,7 +96,7 @@ mod tests {
         BELLS.with(|bells| bells[service].set(1 << 9));
     }
 
-    fn rung(service: usize) -> Notifications {
+    fn take_notifications(service: usize) -> Notifications {
         Notifications(BELLS.with(|bells| bells[service].take()))
     }
 
@@ -101,7 +105,7 @@ mod tests {
     struct Still;
 
     impl System for Still {
-        fn invoke(&self, _: Slot, _: Operation, _: [u64; 4]) -> Result<[u64; 2], Fault> {
+        fn invoke(&self, _: Slot, _: Operation, _: [u64; 4]) -> Result<[u64; 2], InvokeError> {
             Ok([100, 0])
         }
     }
@@ -125,7 +129,7 @@ mod tests {
         fn deadline(&self) -> Option<Instant> {
             self.deadline
         }
-        fn held(&self) -> Notifications {
+        fn events_to_hold(&self) -> Notifications {
             Notifications(1 << self.number)
         }
     }
@@ -139,7 +143,7 @@ mod tests {
             Part::new(Box::new(told), Notifications(1 << number))
         };
         let parts = core::array::from_fn(part);
-        (Fused::new(parts, Clock::new(Still, Slot(1)), rung), log)
+        (Fused::new(parts, Clock::new(Still, Slot(1)), take_notifications), log)
     }
 
     #[test]
@@ -152,7 +156,7 @@ mod tests {
         fused.notified(Notifications::ALL);
         let all = u64::MAX;
         assert_eq!(*log.borrow(), [(0, all), (1, all), (2, all), (3, all), (1, 1 << 9), (4, all), (5, all)]);
-        assert_eq!((fused.deadline(), fused.held()), (None, Notifications(0b11_1111)));
+        assert_eq!((fused.deadline(), fused.events_to_hold()), (None, Notifications(0b11_1111)));
     }
 
     #[test]

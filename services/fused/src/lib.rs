@@ -26,7 +26,7 @@ use cloister_interfaces::capability::{Clock, Console, Entropy, GrantRule, Info, 
 use cloister_interfaces::control::Control;
 use cloister_interfaces::grants::Grants;
 use cloister_interfaces::net::Net;
-use cloister_interfaces::rules::Granted;
+use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::socket::Socket;
 use cloister_interfaces::store::Store;
 use cloister_interfaces::{Memory, Notifications, Service, System};
@@ -67,11 +67,11 @@ pub struct Caps<S, M: Memory> {
     /// For netfront.
     pub rx_events: Port<S>,
     /// For netfront.
-    pub ring_pages: Granted,
+    pub ring_pages: GrantAllowance,
     /// For netfront.
-    pub rx_pages: Granted,
+    pub rx_pages: GrantAllowance,
     /// For netfront.
-    pub tx_pages: Granted,
+    pub tx_pages: GrantAllowance,
     /// For xenstore.
     pub xenstore_ring: M,
     /// For netfront.
@@ -79,7 +79,7 @@ pub struct Caps<S, M: Memory> {
     /// For tcpip.
     pub rx_pool: M,
     /// For tcpip.
-    pub tx_pool: M::Own,
+    pub tx_pool: M::Exclusive,
     /// For tcpip and http.
     pub stream_in: M,
     /// For tcpip and http.
@@ -94,19 +94,19 @@ pub struct Caps<S, M: Memory> {
 
 /// What the program's runtime does for it.
 pub struct Inside<S, M: Memory, C> {
-    /// The kernel, but for bells: a notification of the slot that [`bell`] answers rings one.
+    /// The kernel, but for notifications of the slots that [`notify_slot`] returns: those stay in the program.
     pub system: S,
     /// Makes the capabilities; for each service anew, since none can be copied.
     pub caps: C,
     /// The part of a region from an offset, of a length.
     pub part: fn(&M, usize, usize) -> M,
     /// The bells that rang for a service; they are silent then.
-    pub rung: fn(usize) -> Notifications,
+    pub take_notifications: fn(usize) -> Notifications,
 }
 
 /// The slot whose notification is the bit `bit` of a service of the program.
 #[must_use]
-pub fn bell(service: usize, bit: u8) -> Slot {
+pub fn notify_slot(service: usize, bit: u8) -> Slot {
     Slot((service as u16) << 6 | u16::from(bit & 63))
 }
 
@@ -117,7 +117,7 @@ where
     M: Memory + 'static,
     C: Fn() -> Caps<S, M>,
 {
-    let Inside { system, caps, part, rung } = inside;
+    let Inside { system, caps, part, take_notifications } = inside;
     // A region that only its owner writes is given once: the first time.
     let own = caps();
     own.console.line(format_args!("all services in one program: for measurements"));
@@ -200,5 +200,5 @@ where
         Part::new(Box::new(control), Notifications::default()),
         Part::new(Box::new(http), Notifications::default()),
     ];
-    Fused::new(parts, own.clock, rung)
+    Fused::new(parts, own.clock, take_notifications)
 }

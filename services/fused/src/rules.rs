@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use cloister_interfaces::rules::{self, GrantRuleFor, Granted, PathRule, Rule};
+use cloister_interfaces::rules::{self, ClientGrantRule, GrantAllowance, PathRule, Rule};
 
 /// Clients of the XenStore service.
 const CONTROL: u8 = 0;
@@ -38,15 +38,15 @@ pub(crate) fn paths() -> &'static [u8] {
 }
 
 /// What the grant manager's client may ask for.
-pub(crate) fn grants(granted: &[Granted]) -> &'static [u8] {
-    let rule = |granted: &Granted| {
-        let Granted { rule, pages: count, peer_first, peer_last } = *granted;
-        GrantRuleFor { client: 0, rule, count, peer_first, peer_last }
+pub(crate) fn grants(granted: &[GrantAllowance]) -> &'static [u8] {
+    let rule = |granted: &GrantAllowance| {
+        let GrantAllowance { rule, pages: count, peer_first, peer_last } = *granted;
+        ClientGrantRule { client: 0, rule, count, peer_first, peer_last }
     };
     blob(&granted.iter().map(rule).collect::<Vec<_>>())
 }
 
 /// A blob of rules, for ever; without rules if they are no blob.
 fn blob<R: Rule<'static>>(rules: &[R]) -> &'static [u8] {
-    rules::blob(rules).unwrap_or_default().leak()
+    rules::encode_rules(rules).unwrap_or_default().leak()
 }

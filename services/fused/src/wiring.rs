@@ -1,10 +1,10 @@
 //! The queues between the services.
 
 use cloister_caps::PAGE_SIZE;
-use cloister_interfaces::queue::{End, producer_pages};
+use cloister_interfaces::queue::{QueueEnd, producer_pages};
 use cloister_interfaces::{Client, Interface, Memory, Message, Server, System};
 
-use crate::{SERVICES, bell};
+use crate::{SERVICES, notify_slot};
 
 /// The first bit of a bell. The bits below are those of the program's own ports.
 const FIRST: u8 = 8;
@@ -36,13 +36,19 @@ impl<S: System, M: Memory> Wiring<S, M> {
     }
 
     /// The ends of a one-way queue: the sender's and the receiver's.
-    fn one_way<T: Message>(&mut self, sender: usize, receiver: usize, depth: u32) -> (End<M>, End<M>) {
+    fn one_way<T: Message>(&mut self, sender: usize, receiver: usize, depth: u32) -> (QueueEnd<M>, QueueEnd<M>) {
         let producer = self.pages(producer_pages(T::SIZE, depth as usize));
         let consumer = self.pages(1);
         let (to_sender, to_receiver) = (self.bit(sender), self.bit(receiver));
         let (own, other) = (producer.clone(), consumer.clone());
-        let sends = End { slot: bell(receiver, to_receiver), bit: to_sender, depth, producer: own, consumer: other };
-        (sends, End { slot: bell(sender, to_sender), bit: to_receiver, depth, producer, consumer })
+        let sends = QueueEnd {
+            slot: notify_slot(receiver, to_receiver),
+            bit: to_sender,
+            depth,
+            producer: own,
+            consumer: other,
+        };
+        (sends, QueueEnd { slot: notify_slot(sender, to_sender), bit: to_receiver, depth, producer, consumer })
     }
 
     fn pages(&mut self, pages: usize) -> M {

@@ -30,7 +30,7 @@ pub struct Caps<S, M> {
     pub grant_rules: ArrayVec<GrantRule<S>, RULES>,
     /// The clients, in the order in which `rules` numbers them.
     pub grants_clients: ArrayVec<Server<Grants, S, M>, CLIENTS>,
-    /// What each client may ask for: a blob of [`cloister_interfaces::rules::GrantRuleFor`].
+    /// What each client may ask for: a blob of [`cloister_interfaces::rules::ClientGrantRule`].
     pub rules: &'static [u8],
 }
 

@@ -3,10 +3,10 @@
 use core::time::Duration;
 
 use arrayvec::ArrayVec;
-use cloister_caps::{DomId, Fault, GrantRef, Status};
+use cloister_caps::{DomId, GrantRef, InvokeError, Status};
 use cloister_interfaces::capability::{Clock, Console, GrantRule};
 use cloister_interfaces::grants::{Grants, Reply, Request};
-use cloister_interfaces::rules::{GrantRuleFor, rules};
+use cloister_interfaces::rules::{ClientGrantRule, decode_rules};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 
 use crate::pages::{PAGES, Pages};
@@ -102,8 +102,8 @@ impl<S: System, M: Memory> GrantManager<S, M> {
     }
 
     /// The rule that a client means by `number`.
-    fn find(&self, client: usize, number: u8) -> Option<GrantRuleFor> {
-        let mut own = rules::<GrantRuleFor>(self.blob).filter(|rule| usize::from(rule.client) == client);
+    fn find(&self, client: usize, number: u8) -> Option<ClientGrantRule> {
+        let mut own = decode_rules::<ClientGrantRule>(self.blob).filter(|rule| usize::from(rule.client) == client);
         own.nth(usize::from(number)).filter(|rule| usize::from(rule.rule) < self.rules.len())
     }
 
@@ -191,7 +191,7 @@ impl<S: System, M: Memory> GrantManager<S, M> {
             }
             *budget -= 1;
             next = page + 1;
-            match rule.capability.end(u32::from(page)).map_err(|fault| fault.status()) {
+            match rule.capability.end(u32::from(page)).map_err(|error| error.status()) {
                 Ok(()) | Err(Status::WrongState) => {
                     rule.granted.set(page, false);
                     rule.ending.set(page, false);
@@ -235,11 +235,11 @@ impl<S: System, M: Memory> GrantManager<S, M> {
 
 impl<S: System> Rule<S> {
     /// Grants the pages, all or none of them; answers the first one's reference.
-    fn issue(&mut self, first: u16, count: u16, peer: DomId) -> Result<GrantRef, Fault> {
+    fn issue(&mut self, first: u16, count: u16, peer: DomId) -> Result<GrantRef, InvokeError> {
         let issued = self.capability.issue(u32::from(first), u32::from(count), peer);
         // Granted, but not by this run of the service: its former self did. All of the range may be, so all of it is
         // ended, and the client's next attempt finds it free.
-        let undo = issued.is_err_and(|fault| fault.status() == Status::WrongState);
+        let undo = issued.is_err_and(|error| error.status() == Status::WrongState);
         if issued.is_ok() || undo {
             self.granted.set_all(first..first + count, true);
             self.ending.set_all(first..first + count, undo);
@@ -252,7 +252,7 @@ impl<S: System> Rule<S> {
 }
 
 /// Whether the policy's rule allows the grant now.
-fn check<S>(entry: &GrantRuleFor, rule: &Rule<S>, first: u16, count: u16, peer: DomId) -> Result<(), &'static str> {
+fn check<S>(entry: &ClientGrantRule, rule: &Rule<S>, first: u16, count: u16, peer: DomId) -> Result<(), &'static str> {
     let end =
         first.checked_add(count).filter(|end| *end <= PAGES.min(entry.count)).ok_or("the pages are out of range")?;
     if count == 0 {

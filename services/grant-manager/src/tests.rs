@@ -7,7 +7,7 @@ use std::rc::Rc;
 use cloister_caps::{DomId, GrantRef, Operation, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, GrantRule};
 use cloister_interfaces::grants::{Grants, Reply, Request};
-use cloister_interfaces::rules::{self, GrantRuleFor};
+use cloister_interfaces::rules::{self, ClientGrantRule};
 use cloister_interfaces::{Client, Instant, Notifications, Service};
 use cloister_sim::{Recorder, SharedMemory, channel};
 use proptest::prelude::*;
@@ -35,24 +35,24 @@ struct World {
     clients: Vec<Client<Grants, Recorder, SharedMemory>>,
 }
 
-fn blob(entries: &[GrantRuleFor]) -> &'static [u8] {
-    rules::blob(entries).expect("few rules").leak()
+fn blob(entries: &[ClientGrantRule]) -> &'static [u8] {
+    rules::encode_rules(entries).expect("few rules").leak()
 }
 
 impl World {
     fn new(depth: u32) -> World {
-        let entry = |client, rule, count| GrantRuleFor { client, rule, count, peer_first: 0, peer_last: 3 };
+        let entry = |client, rule, count| ClientGrantRule { client, rule, count, peer_first: 0, peer_last: 3 };
         World::with(depth, &[entry(0, 0, 2), entry(1, 1, 8), entry(0, 2, 128)])
     }
 
     /// With these rules for the clients.
-    fn with(depth: u32, entries: &[GrantRuleFor]) -> World {
+    fn with(depth: u32, entries: &[ClientGrantRule]) -> World {
         let (system, kernel) = (Recorder::new(), Rc::new(RefCell::new(Kernel::default())));
         let shared = kernel.clone();
         system.answer(move |slot, operation, arguments| {
             let mut kernel = shared.borrow_mut();
             let key = (slot.0, arguments[0]);
-            let refused = |status: Status| Err(status.into_result().expect_err("a fault"));
+            let refused = |status: Status| Err(status.into_result().expect_err("a refusal"));
             kernel.calls += matches!(operation, Operation::GrantIssue | Operation::GrantEnd) as usize;
             match operation {
                 Operation::GrantIssue => {
@@ -169,14 +169,14 @@ fn what_the_policy_does_not_give_is_refused_and_the_kernel_not_asked() {
 
 #[test]
 fn peers_on_both_sides_of_the_rules_limits() {
-    let mut world = World::with(8, &[GrantRuleFor { client: 0, rule: 0, count: 2, peer_first: 2, peer_last: 4 }]);
+    let mut world = World::with(8, &[ClientGrantRule { client: 0, rule: 0, count: 2, peer_first: 2, peer_last: 4 }]);
     for (peer, granted) in [(0, false), (1, false), (2, true), (3, true), (4, true), (5, false), (u16::MAX, false)] {
         let reply = world.ask(0, Request::Issue { rule: 0, first: 0, count: 1, peer: DomId(peer) });
         assert_eq!(matches!(reply[..], [Reply::Issued { .. }]), granted, "{peer}");
         world.ask(0, Request::End { rule: 0 });
     }
     // A range that reaches into the numbers that stand for no domain.
-    let whole = GrantRuleFor { client: 0, rule: 0, count: 2, peer_first: 0, peer_last: u16::MAX };
+    let whole = ClientGrantRule { client: 0, rule: 0, count: 2, peer_first: 0, peer_last: u16::MAX };
     let reply = World::with(8, &[whole]).ask(0, Request::Issue { rule: 0, first: 0, count: 1, peer: DomId::SELF });
     assert_eq!(reply, [Reply::Refused { rule: 0 }]);
 }
@@ -184,13 +184,13 @@ fn peers_on_both_sides_of_the_rules_limits() {
 #[test]
 fn a_rule_that_the_service_does_not_hold_is_refused() {
     // It holds three.
-    let beyond = GrantRuleFor { client: 0, rule: 3, count: 2, peer_first: 0, peer_last: 3 };
+    let beyond = ClientGrantRule { client: 0, rule: 3, count: 2, peer_first: 0, peer_last: 3 };
     assert_eq!(World::with(8, &[beyond]).ask(0, issue(0, 0, 1)), [Reply::Refused { rule: 0 }]);
 }
 
 #[test]
 fn while_one_client_uses_a_rule_another_does_not() {
-    let shared = |client| GrantRuleFor { client, rule: 2, count: 128, peer_first: 0, peer_last: 3 };
+    let shared = |client| ClientGrantRule { client, rule: 2, count: 128, peer_first: 0, peer_last: 3 };
     let mut world = World::with(8, &[shared(0), shared(1)]);
     assert!(matches!(world.ask(0, issue(0, 0, 4))[..], [Reply::Issued { .. }]));
     assert!(matches!(world.ask(1, issue(0, 4, 4))[..], [Reply::Issued { .. }]), "nothing is under way");
@@ -207,7 +207,7 @@ fn while_one_client_uses_a_rule_another_does_not() {
 
 #[test]
 fn a_call_takes_as_many_requests_of_a_client_as_there_are_rules_and_forgets_no_other() {
-    let rule = |client, rule, count| GrantRuleFor { client, rule, count, peer_first: 0, peer_last: 3 };
+    let rule = |client, rule, count| ClientGrantRule { client, rule, count, peer_first: 0, peer_last: 3 };
     for others in [false, true] {
         let mut world = World::with(16, &[rule(0, 0, 2), rule(1, 2, 128)]);
         if others {
@@ -277,8 +277,8 @@ fn what_a_former_self_granted_is_ended_in_that_range_only_and_the_client_not_tol
 #[test]
 fn the_kernel_is_not_asked_for_no_page() {
     let system = Recorder::new();
-    let fault = GrantRule::new(system.clone(), Slot(10)).issue(0, 0, PEER).expect_err("there is no page");
-    assert_eq!((fault.status(), system.take_calls().len()), (Status::BadArgument, 0));
+    let error = GrantRule::new(system.clone(), Slot(10)).issue(0, 0, PEER).expect_err("there is no page");
+    assert_eq!((error.status(), system.take_calls().len()), (Status::BadArgument, 0));
 }
 
 #[test]

@@ -152,7 +152,7 @@ impl<S: System, M: Memory> Http<S, M> {
                 for index in 0..self.connections.len() as u16 {
                     if self.connections.get(usize::from(index)).is_some_and(Connection::in_use) {
                         self.change(index, Connection::forget);
-                        self.dispensable.leave(index);
+                        self.dispensable.remove(index);
                     }
                 }
                 self.listen = self.most > 0;
@@ -287,14 +287,14 @@ impl<S: System, M: Memory> Http<S, M> {
 
     /// Returns the connection that has been in `list` for longest, and when its grace ends.
     fn due(&self, list: usize, grace: Duration) -> Option<(u16, Instant)> {
-        let index = self.dispensable.first(list)?;
+        let index = self.dispensable.front(list)?;
         // It was attended to since it last changed, so the list is right.
         let (_, since) = self.connections.get(usize::from(index))?.dispensable()?;
         Some((index, since + grace))
     }
 
     fn end_for_others(&mut self, index: u16) {
-        self.dispensable.leave(index);
+        self.dispensable.remove(index);
         self.change(index, Connection::yield_place);
         self.needed = self.needed.saturating_sub(1);
     }
@@ -320,7 +320,7 @@ impl<S: System, M: Memory> Http<S, M> {
 
     /// Lets the connections go on of which there is something new. Answers whether there is more to do at once.
     fn attend(&mut self, now: Instant) -> bool {
-        while let Some(index) = self.timers.expired(now) {
+        while let Some(index) = self.timers.pop_expired(now) {
             self.change(index, Connection::timer_fired);
         }
         if self.news.is_empty() {
@@ -361,9 +361,9 @@ impl<S: System, M: Memory> Http<S, M> {
             connection.update_patience(now);
             let (deadline, listed) = (connection.deadline(), connection.dispensable());
             match listed {
-                Some((list, _)) if listed != connection.listed => self.dispensable.join(index, list),
+                Some((list, _)) if listed != connection.listed => self.dispensable.move_to_back(index, list),
                 Some(_) => {}
-                None => self.dispensable.leave(index),
+                None => self.dispensable.remove(index),
             }
             connection.listed = listed;
             match deadline {

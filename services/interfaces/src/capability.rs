@@ -1,13 +1,14 @@
-//! Typed capabilities over a [`System`]: the operations of one kind of object, as methods.
+//! Typed capabilities: the operations of each kind of object, as methods over a [`System`].
 //!
-//! A capability can be moved and lent, not copied; and to make one takes a [`System`], which a service's logic is not
-//! given: in the image the runtime hands it to the bindings alone. So what a service can do is what its `Caps` hold, to
-//! the compiler already. The wall is the kernel, which looks up every slot; this is the second one.
+//! A capability can be moved and borrowed, but not copied. Creating one takes a [`System`], which a
+//! service's logic does not get: in the image, the runtime passes it only to the bindings. So the
+//! compiler limits a service to what its `Caps` hold. This is the second barrier. The first is the
+//! kernel, which looks up every slot.
 
 use core::fmt::{self, Write};
 
 use cloister_caps::abi::CONSOLE_CHUNK;
-use cloister_caps::{DomId, EvtchnPort, Fault, GrantRef, Operation, Slot, Status};
+use cloister_caps::{DomId, EvtchnPort, GrantRef, InvokeError, Operation, Slot, Status};
 
 use crate::service::Notifications;
 use crate::system::{Instant, System};
@@ -20,7 +21,7 @@ macro_rules! capability {
             slot: Slot,
         }
         impl<S: System> $name<S> {
-            /// The capability in `slot`.
+            /// Wraps the capability in `slot`.
             pub fn new(system: S, slot: Slot) -> Self {
                 $name { system, slot }
             }
@@ -29,7 +30,8 @@ macro_rules! capability {
 }
 
 capability! {
-    /// The guest console. The kernel prefixes each line with the service's name and limits the rate.
+    /// The guest console. The kernel prefixes each line with the service's name, and limits the
+    /// rate of lines.
     Console
 }
 impl<S: System> Console<S> {
@@ -75,36 +77,36 @@ impl<S: System> Write for Chunks<'_, S> {
 }
 
 capability! {
-    /// The clocks.
+    /// The monotonic clock and the wall clock.
     Clock
 }
 impl<S: System> Clock<S> {
-    /// The monotonic time; [`Instant::START`] if the kernel refuses it.
+    /// Returns the monotonic time, or [`Instant::START`] if the kernel refuses.
     pub fn now(&self) -> Instant {
         Instant(self.system.invoke(self.slot, Operation::ClockNow, [0; 4]).map_or(0, |[now, _]| now))
     }
-    /// UTC in nanoseconds since 1970, if this capability allows it.
+    /// Returns UTC in nanoseconds since 1970, or `None` if the kernel refuses.
     pub fn wall(&self) -> Option<u64> {
         self.system.invoke(self.slot, Operation::ClockWall, [0; 4]).ok().map(|[now, _]| now)
     }
 }
 
 capability! {
-    /// Random bits.
+    /// The kernel's random number generator.
     Entropy
 }
 impl<S: System> Entropy<S> {
-    /// 128 random bits.
+    /// Returns 128 random bits.
     ///
     /// # Errors
-    /// The kernel refused.
-    pub fn draw(&self) -> Result<[u64; 2], Fault> {
+    /// The kernel refused, or the processor has no RDRAND.
+    pub fn draw(&self) -> Result<[u64; 2], InvokeError> {
         self.system.invoke(self.slot, Operation::EntropyDraw, [0; 4])
     }
 }
 
 capability! {
-    /// The domain's life.
+    /// Powering off and rebooting the domain.
     Power
 }
 impl<S: System> Power<S> {
@@ -119,19 +121,19 @@ impl<S: System> Power<S> {
 }
 
 capability! {
-    /// Facts about the image.
+    /// Information about the image and this service's history.
     Info
 }
 impl<S: System> Info<S> {
-    /// The two words of an item of [`cloister_caps::abi::info`].
+    /// Returns the two words of an item of [`cloister_caps::abi::info`].
     ///
     /// # Errors
     /// There is no such item.
-    pub fn read(&self, item: u64) -> Result<[u64; 2], Fault> {
+    pub fn read(&self, item: u64) -> Result<[u64; 2], InvokeError> {
         self.system.invoke(self.slot, Operation::InfoRead, [item, 0, 0, 0])
     }
 
-    /// SHA-256 of the policy that the kernel enforces.
+    /// Returns the SHA-256 of the policy that the kernel enforces.
     pub fn policy_hash(&self) -> [u8; 32] {
         use cloister_caps::abi::info::{POLICY_HASH_HIGH, POLICY_HASH_LOW};
         let mut hash = [0; 32];
@@ -146,8 +148,9 @@ impl<S: System> Info<S> {
     }
 }
 
-/// An event channel. Events are delivered as a notification; the kernel masks the channel from the
-/// delivery until the service's next `wait`, so a storm costs one wake-up a wait.
+/// An event channel. Events are delivered as a notification. The kernel masks the channel from the
+/// delivery until the service's next `wait`, so an event storm causes at most one notification per
+/// `wait`.
 pub struct Port<S> {
     system: S,
     slot: Slot,
@@ -155,35 +158,36 @@ pub struct Port<S> {
 }
 
 impl<S: System> Port<S> {
-    /// The capability in `slot`, whose events come as notification `bit`.
+    /// Wraps the capability in `slot`, whose events arrive as notification `bit`.
     pub fn new(system: S, slot: Slot, bit: u8) -> Self {
         Port { system, slot, bit }
     }
-    /// Whether a notification is about this port.
+    /// Returns `true` if one of the notifications is for this port.
     pub fn notified(&self, notifications: Notifications) -> bool {
         notifications.has(self.bit)
     }
-    /// What its events come as.
+    /// Returns the notification that its events arrive as.
     pub fn notification(&self) -> Notifications {
         Notifications(1 << (self.bit & 63))
     }
-    /// Allocates the channel for `peer` to bind; answers the number that the peer is to be told.
+    /// Allocates the channel for `peer` to bind, and returns the port number to send to the peer.
     ///
     /// # Errors
     /// The policy allows no such peer, the port is open already, or Xen refused.
-    pub fn open(&self, peer: DomId) -> Result<EvtchnPort, Fault> {
+    pub fn open(&self, peer: DomId) -> Result<EvtchnPort, InvokeError> {
         let [port, _] = self.system.invoke(self.slot, Operation::PortOpen, [u64::from(peer.0), 0, 0, 0])?;
         Ok(EvtchnPort(port as u32))
     }
-    /// Binds the channel that `peer` has allocated as its port `theirs`. Only a back end's kernel does.
+    /// Binds the channel that `peer` allocated as its port `theirs`. Only a kernel built for a back
+    /// end supports it.
     ///
     /// # Errors
     /// As for [`Port::open`].
-    pub fn bind(&self, peer: DomId, theirs: EvtchnPort) -> Result<(), Fault> {
+    pub fn bind(&self, peer: DomId, theirs: EvtchnPort) -> Result<(), InvokeError> {
         let arguments = [u64::from(peer.0), u64::from(theirs.0), 0, 0];
         self.system.invoke(self.slot, Operation::PortOpen, arguments).map(|_| ())
     }
-    /// Sends an event. A port whose peer is gone drops it.
+    /// Sends an event. It is dropped if the peer is gone.
     pub fn send(&self) {
         let _ = self.system.invoke(self.slot, Operation::PortSend, [0; 4]);
     }
@@ -191,22 +195,24 @@ impl<S: System> Port<S> {
     ///
     /// # Errors
     /// The port is not open.
-    pub fn close(&self) -> Result<(), Fault> {
+    pub fn close(&self) -> Result<(), InvokeError> {
         self.system.invoke(self.slot, Operation::PortClose, [0; 4]).map(|_| ())
     }
 }
 
 capability! {
-    /// A rule under which pages of one region may be granted.
+    /// A rule that allows granting pages of one region.
     GrantRule
 }
 impl<S: System> GrantRule<S> {
-    /// Lets `peer` use the `count` pages of the rule's region from page `first` on: all of them or none. Answers the
-    /// reference of the first, which those of the others follow; the same page has the same reference always.
+    /// Grants `peer` access to `count` pages of the rule's region from page `first` on: to all of
+    /// them, or to none. Returns the grant reference of the first page; those of the others follow
+    /// it. A page always has the same reference.
     ///
     /// # Errors
-    /// There is no page among them, the rule does not cover one of them or the peer, or one is granted already.
-    pub fn issue(&self, first: u32, count: u32, peer: DomId) -> Result<GrantRef, Fault> {
+    /// `count` is 0, the rule does not allow one of the pages or the peer, or one of the pages is
+    /// granted already.
+    pub fn issue(&self, first: u32, count: u32, peer: DomId) -> Result<GrantRef, InvokeError> {
         let Some(further) = count.checked_sub(1) else {
             return Status::BadArgument.into_result().map(|()| GrantRef::default());
         };
@@ -214,19 +220,20 @@ impl<S: System> GrantRule<S> {
         let [reference, _] = self.system.invoke(self.slot, Operation::GrantIssue, arguments)?;
         Ok(GrantRef(reference as u32))
     }
-    /// Puts the page that `peer` grants under `theirs` in the place of page `page`. Only a back end's kernel does.
+    /// Maps the page that `peer` granted under reference `theirs` in place of page `page`. Only a
+    /// kernel built for a back end supports it.
     ///
     /// # Errors
-    /// As for [`GrantRule::issue`] of one page, or the peer grants no such page.
-    pub fn map(&self, page: u32, peer: DomId, theirs: GrantRef) -> Result<(), Fault> {
+    /// As for [`GrantRule::issue`] of one page, or the peer has not granted such a page.
+    pub fn map(&self, page: u32, peer: DomId, theirs: GrantRef) -> Result<(), InvokeError> {
         let arguments = [u64::from(page), u64::from(peer.0), u64::from(theirs.0), 0];
         self.system.invoke(self.slot, Operation::GrantIssue, arguments).map(|_| ())
     }
-    /// Ends the grant of a page, or takes the peer's page out again.
+    /// Ends the grant of a page, or unmaps the peer's page.
     ///
     /// # Errors
-    /// `InUse` while the peer still maps it; the grant then stands.
-    pub fn end(&self, page: u32) -> Result<(), Fault> {
+    /// [`Status::InUse`] while the peer still maps the page: the grant then remains.
+    pub fn end(&self, page: u32) -> Result<(), InvokeError> {
         self.system.invoke(self.slot, Operation::GrantEnd, [u64::from(page), 0, 0, 0]).map(|_| ())
     }
 }

@@ -1,4 +1,4 @@
-//! `control`: the control service (client) and tcpip (server): ending in good order.
+//! `control`: an orderly shutdown. The control service is the client, tcpip the server.
 
 use crate::message::{Malformed, Message, Reader, Writer};
 use crate::queue::Interface;
@@ -11,14 +11,14 @@ impl Interface for Control {
     type Reply = Reply;
 }
 
-/// What control asks.
+/// The requests of the control service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request {
-    /// The domain is about to end: accept nothing more, close every connection, then the link.
+    /// Accept no more connections, close all that exist, then the link: the domain is about to end.
     Quiesce,
 }
 
-/// What tcpip answers.
+/// The replies of tcpip.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reply {
     /// Every connection is closed and the link is down.
@@ -48,13 +48,13 @@ impl Message for Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::tests::{malformed, round_trips};
+    use crate::message::tests::{check_malformed, check_round_trip};
 
     #[test]
-    fn messages_are_read_back() {
-        round_trips(&[Request::Quiesce]);
-        round_trips(&[Reply::Quiet]);
-        malformed::<Request>(&[&[], &[2], &[1, 0, 1]]);
-        malformed::<Reply>(&[&[], &[2], &[1, 0, 0, 0, 0, 0, 0, 1]]);
+    fn messages_round_trip() {
+        check_round_trip(&[Request::Quiesce]);
+        check_round_trip(&[Reply::Quiet]);
+        check_malformed::<Request>(&[&[], &[2], &[1, 0, 1]]);
+        check_malformed::<Reply>(&[&[], &[2], &[1, 0, 0, 0, 0, 0, 0, 1]]);
     }
 }

@@ -1,4 +1,4 @@
-//! `grants`: a driver (client) and the grant manager (server).
+//! `grants`: granting pages. A driver is the client, the grant manager the server.
 
 use cloister_caps::{DomId, GrantRef};
 
@@ -13,51 +13,51 @@ impl Interface for Grants {
     type Reply = Reply;
 }
 
-/// What the driver asks. `rule` is the index of a rule among those that the policy gives this client, in the
-/// order of the policy file.
+/// The requests of the driver. `rule` is the index of a rule among those that the policy gives this
+/// client, in the order of the policy file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request {
-    /// Grant pages `first .. first + count` under `rule` to `peer`.
+    /// Grant pages `first..first + count` to `peer` under `rule`.
     Issue {
-        /// Which rule.
+        /// The index of the rule.
         rule: u8,
         /// The first page.
         first: u16,
-        /// How many pages.
+        /// The number of pages.
         count: u16,
-        /// To whom.
+        /// The domain that may use the pages.
         peer: DomId,
     },
     /// End every grant of the rule.
     End {
-        /// Which rule.
+        /// The index of the rule.
         rule: u8,
     },
 }
 
-/// What the grant manager answers.
+/// The replies of the grant manager.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// The pages are granted; page `first + n` has reference `reference + n`.
+    /// The pages are granted. Page `first + n` has reference `reference + n`.
     Issued {
-        /// Which rule.
+        /// The index of the rule.
         rule: u8,
         /// The reference of the first page.
         reference: GrantRef,
-        /// How many pages.
+        /// The number of pages.
         count: u16,
     },
-    /// The policy does not allow it, or the kernel refused. Nothing is granted.
+    /// The policy does not allow the request, or the kernel refused it. Nothing is granted.
     Refused {
-        /// Which rule.
+        /// The index of the rule.
         rule: u8,
     },
-    /// The grants of the rule were ended, but for `held` pages that the peer still maps; the manager tries
-    /// those again by itself, and answers once more when none is left.
+    /// The grants of the rule were ended, except those of `held` pages, which the peer still maps.
+    /// The manager tries to end those again by itself, and replies once more when none is left.
     Ended {
-        /// Which rule.
+        /// The index of the rule.
         rule: u8,
-        /// Pages that the peer still holds.
+        /// The number of pages that the peer still maps.
         held: u16,
     },
 }
@@ -130,21 +130,21 @@ impl Message for Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::tests::{malformed, round_trips};
+    use crate::message::tests::{check_malformed, check_round_trip};
 
     #[test]
-    fn messages_are_read_back() {
-        round_trips(&[
+    fn messages_round_trip() {
+        check_round_trip(&[
             Request::Issue { rule: 1, first: 2, count: 3, peer: DomId(4) },
             Request::Issue { rule: u8::MAX, first: u16::MAX, count: u16::MAX, peer: DomId(u16::MAX) },
             Request::End { rule: 7 },
         ]);
-        round_trips(&[
+        check_round_trip(&[
             Reply::Issued { rule: 1, reference: GrantRef(u32::MAX), count: 3 },
             Reply::Refused { rule: 2 },
             Reply::Ended { rule: 3, held: 4 },
         ]);
-        malformed::<Request>(&[&[], &[9], &[2, 7, 1]]);
-        malformed::<Reply>(&[&[], &[9], &[2, 7, 1]]);
+        check_malformed::<Request>(&[&[], &[9], &[2, 7, 1]]);
+        check_malformed::<Reply>(&[&[], &[9], &[2, 7, 1]]);
     }
 }

@@ -1,9 +1,14 @@
-//! What services say to each other, and the world that a service sees.
+//! The message interfaces between services, and the system that a service runs on.
 //!
-//! [`system`] is that world: capabilities to invoke and memory to reach. The image's runtime and the
-//! host's simulator both provide it, so a service's logic runs unchanged in either. [`capability`] and
-//! [`queue`] are typed capabilities over it; [`lists`] and [`timers`] are what services keep many connections in. Each other
-//! module is one message interface.
+//! - [`system`] is all that a service can reach: capabilities to invoke and memory to access. The
+//!   image's runtime and the simulator on the host both implement it, so a service's logic runs
+//!   unchanged on either.
+//! - [`service`] is the trait that every service implements.
+//! - [`capability`] and [`queue`] are typed capabilities on top of [`system`].
+//! - [`message`] encodes and decodes messages. [`control`], [`grants`], [`net`], [`socket`] and
+//!   [`store`] are one message interface each.
+//! - [`rules`] is the format of the rules that a service enforces itself.
+//! - [`lists`] and [`timers`] are collections for services with many connections.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -26,9 +31,10 @@ pub mod timers;
 pub use message::{Malformed, Message};
 pub use queue::{Client, Interface, Receiver, Sender, Server};
 pub use service::{Notifications, Service};
-pub use system::{Instant, Memory, Own, System};
+pub use system::{ExclusiveMemory, Instant, Memory, System};
 
-/// What the policy compiler must know of an interface: its name, the bytes of a request and of a reply.
+/// Every interface, for the policy compiler: its name, and the sizes in bytes of a request and of a
+/// reply.
 pub const CATALOG: &[(&str, usize, usize)] = &[
     entry::<control::Control>(),
     entry::<grants::Grants>(),

@@ -1,90 +1,95 @@
-//! Lists of numbers, such as connections, each of which is in at most one list: what is oldest of a kind is known at once, and
-//! any number leaves its list at once.
+//! Linked lists of numbers, such as connection indices. Each number is in at most one list.
+//!
+//! Finding the front of a list, and moving or removing any number, takes constant time.
 
 use alloc::vec::Vec;
 
-const END: u16 = u16::MAX;
-const NO_LIST: u8 = u8::MAX;
+/// In place of a number: there is none.
+const NONE: u16 = u16::MAX;
+/// In place of a list: the number is in none.
+const UNLISTED: u8 = u8::MAX;
 
 #[derive(Clone, Copy)]
-struct Link {
-    before: u16,
-    after: u16,
+struct Node {
+    previous: u16,
+    next: u16,
     list: u8,
 }
 
 /// `N` lists of the numbers below a bound.
 pub struct Lists<const N: usize> {
-    links: Vec<Link>,
-    /// Of each list the first, the last, and how many.
+    nodes: Vec<Node>,
+    /// The first and the last number of each list, and its length.
     ends: [(u16, u16, u16); N],
 }
 
 impl<const N: usize> Default for Lists<N> {
-    /// Lists that take no number.
+    /// Returns lists that can hold no number.
     fn default() -> Self {
-        Lists { links: Vec::new(), ends: [(END, END, 0); N] }
+        Lists { nodes: Vec::new(), ends: [(NONE, NONE, 0); N] }
     }
 }
 
 impl<const N: usize> Lists<N> {
-    /// Empty lists of the numbers below `count`, at most 65,535; none if the heap has no room for them.
+    /// Creates empty lists for the numbers below `count`, at most 65,535. Returns `None` if the
+    /// heap has no room for them.
     #[must_use]
     pub fn new(count: usize) -> Option<Self> {
-        let mut links = Vec::new();
-        links.try_reserve_exact(count).ok()?;
-        links.resize(count.min(usize::from(END)), Link { before: END, after: END, list: NO_LIST });
-        Some(Lists { links, ends: [(END, END, 0); N] })
+        let mut nodes = Vec::new();
+        nodes.try_reserve_exact(count).ok()?;
+        nodes.resize(count.min(usize::from(NONE)), Node { previous: NONE, next: NONE, list: UNLISTED });
+        Some(Lists { nodes, ends: [(NONE, NONE, 0); N] })
     }
 
-    fn link(&mut self, number: u16) -> Option<&mut Link> {
-        self.links.get_mut(usize::from(number))
+    fn node(&mut self, number: u16) -> Option<&mut Node> {
+        self.nodes.get_mut(usize::from(number))
     }
 
-    /// How many numbers `list` has.
+    /// Returns the number of elements of `list`.
     #[must_use]
     pub fn len(&self, list: usize) -> usize {
         self.ends.get(list).map_or(0, |(_, _, count)| usize::from(*count))
     }
 
-    /// The number that has been in `list` for longest.
+    /// Returns the first number of `list`: the one that has been in it for longest.
     #[must_use]
-    pub fn first(&self, list: usize) -> Option<u16> {
-        self.ends.get(list).map(|(first, _, _)| *first).filter(|first| *first != END)
+    pub fn front(&self, list: usize) -> Option<u16> {
+        self.ends.get(list).map(|(first, _, _)| *first).filter(|first| *first != NONE)
     }
 
-    /// Moves `number` to the end of `list`, from whatever list it is in.
-    pub fn join(&mut self, number: u16, list: usize) {
-        self.leave(number);
+    /// Moves `number` from the list that it is in, if any, to the end of `list`.
+    pub fn move_to_back(&mut self, number: u16, list: usize) {
+        self.remove(number);
         let Some((first, last, count)) = self.ends.get_mut(list) else { return };
-        let Some(link) = self.links.get_mut(usize::from(number)) else { return };
-        *link = Link { before: *last, after: END, list: list as u8 };
+        let Some(node) = self.nodes.get_mut(usize::from(number)) else { return };
+        *node = Node { previous: *last, next: NONE, list: list as u8 };
         let old = core::mem::replace(last, number);
         *count += 1;
-        if old == END {
+        if old == NONE {
             *first = number;
-        } else if let Some(link) = self.link(old) {
-            link.after = number;
+        } else if let Some(node) = self.node(old) {
+            node.next = number;
         }
     }
 
-    /// Takes `number` out of the list that it is in, if any.
-    pub fn leave(&mut self, number: u16) {
-        let Some(link) = self.link(number) else { return };
-        let Link { before, after, list } = core::mem::replace(link, Link { before: END, after: END, list: NO_LIST });
+    /// Removes `number` from the list that it is in, if any.
+    pub fn remove(&mut self, number: u16) {
+        let Some(node) = self.node(number) else { return };
+        let Node { previous, next, list } =
+            core::mem::replace(node, Node { previous: NONE, next: NONE, list: UNLISTED });
         let Some((first, last, count)) = self.ends.get_mut(usize::from(list)) else { return };
         *count -= 1;
-        if before == END {
-            *first = after;
+        if previous == NONE {
+            *first = next;
         }
-        if after == END {
-            *last = before;
+        if next == NONE {
+            *last = previous;
         }
-        if let Some(link) = self.link(before) {
-            link.after = after;
+        if let Some(node) = self.node(previous) {
+            node.next = next;
         }
-        if let Some(link) = self.link(after) {
-            link.before = before;
+        if let Some(node) = self.node(next) {
+            node.previous = previous;
         }
     }
 }
@@ -95,38 +100,38 @@ mod tests {
 
     use super::*;
 
-    /// Against queues that are searched.
+    /// Compares with queues that are searched for a number.
     #[test]
-    fn any_order_of_joining_and_leaving() {
+    fn random_operations_match_a_model_of_queues() {
         const COUNT: u16 = 20;
         let mut random = 7u64;
         let mut lists = Lists::<3>::new(usize::from(COUNT)).unwrap();
         let mut queues = [const { VecDeque::new() }; 3];
         for _ in 0..if cfg!(miri) { 200 } else { 20_000 } {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            // Now and then a number or a list that does not exist.
+            // Some of the numbers and lists do not exist.
             let (number, list) = ((random >> 33) as u16 % (COUNT + 1), (random >> 50) as usize % 5);
             if number < COUNT {
                 queues.iter_mut().for_each(|queue| queue.retain(|other| *other != number));
             }
             if list < 4 {
-                lists.join(number, list);
+                lists.move_to_back(number, list);
                 if let Some(queue) = queues.get_mut(list).filter(|_| number < COUNT) {
                     queue.push_back(number);
                 }
             } else {
-                lists.leave(number);
+                lists.remove(number);
             }
             for (list, queue) in queues.iter().enumerate() {
-                assert_eq!((lists.first(list), lists.len(list)), (queue.front().copied(), queue.len()));
+                assert_eq!((lists.front(list), lists.len(list)), (queue.front().copied(), queue.len()));
             }
         }
         for (list, queue) in queues.iter_mut().enumerate() {
             while let Some(first) = queue.pop_front() {
-                assert_eq!(lists.first(list), Some(first));
-                lists.leave(first);
+                assert_eq!(lists.front(list), Some(first));
+                lists.remove(first);
             }
-            assert_eq!(lists.first(list), None);
+            assert_eq!(lists.front(list), None);
         }
     }
 }

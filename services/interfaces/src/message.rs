@@ -2,68 +2,69 @@
 
 use arrayvec::{ArrayString, ArrayVec};
 
-/// A message could not be decoded: an unknown tag, padding that is not zero, an index out of range.
+/// The error of decoding: the tag is unknown, the padding is not zero, or a field is out of range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Malformed;
 
-/// The largest message of any interface, in bytes.
+/// The size of the largest message of any interface, in bytes.
 pub const MAX_MESSAGE: usize = 256;
 
-/// A message as it travels, in words: only the first of them, as many as the message's size says, are used.
+/// An encoded message. Only the first [`Message::WORDS`] words are used.
 pub type Words = [u64; MAX_MESSAGE / 8];
 
 /// A message of fixed size.
 pub trait Message: Sized {
-    /// Bytes of the encoded message: whole words.
+    /// The size of the encoded message in bytes: a multiple of 8.
     const SIZE: usize;
 
-    /// Words of the encoded message.
+    /// The size of the encoded message in words.
     const WORDS: usize = {
         assert!(Self::SIZE.is_multiple_of(8) && Self::SIZE <= MAX_MESSAGE, "the words of the largest message hold it");
         Self::SIZE / 8
     };
 
-    /// Writes the message; `writer` has room for [`Self::SIZE`] bytes, all of them zero.
+    /// Writes the message. `writer` has room for [`Self::SIZE`] bytes, all of them zero.
     fn encode(&self, writer: &mut Writer<'_>);
 
     /// Reads a message. The caller checks that only zeros follow.
     ///
     /// # Errors
-    /// The bytes are no message of this type.
+    /// The bytes are not a message of this type.
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed>;
 
-    /// Encodes into words.
+    /// Encodes the message into words.
     #[inline]
     fn to_words(&self) -> Words {
         let mut words = Words::default();
-        self.encode(&mut Writer { words: &mut words[..Self::WORDS], at: 0 });
+        self.encode(&mut Writer { words: &mut words[..Self::WORDS], position: 0 });
         words
     }
 
-    /// Decodes the first [`Self::WORDS`] words.
+    /// Decodes a message from the first [`Self::WORDS`] words.
     ///
     /// # Errors
-    /// The words are no message of this type, or something other than zeros follows it.
+    /// The words are not a message of this type, or the padding after it is not zero.
     #[inline]
     fn from_words(mut words: Words) -> Result<Self, Malformed> {
         let words = &mut words[..Self::WORDS];
-        let message = Self::decode(&mut Reader { words, at: 0 })?;
-        // What was read is gone from them.
-        if words.iter().fold(0, |rest, word| rest | word) == 0 { Ok(message) } else { Err(Malformed) }
+        let message = Self::decode(&mut Reader { words, position: 0 })?;
+        // Reading a field clears it in `words`: what is left is the padding.
+        if words.iter().fold(0, |all, word| all | word) == 0 { Ok(message) } else { Err(Malformed) }
     }
 
-    /// Encodes into `out`: as much of it as there is room for.
+    /// Encodes the message into `out`, as far as there is room.
     fn to_bytes(&self, out: &mut [u8]) {
         let words = self.to_words();
-        for (place, word) in out.chunks_mut(8).zip(&words) {
-            place.copy_from_slice(&word.to_le_bytes()[..place.len()]);
+        for (chunk, word) in out.chunks_mut(8).zip(&words) {
+            chunk.copy_from_slice(&word.to_le_bytes()[..chunk.len()]);
         }
     }
 
-    /// Decodes the first [`Self::SIZE`] of `bytes`; what is missing is zero.
+    /// Decodes a message from `bytes`. If they are fewer than [`Self::SIZE`], the missing ones are
+    /// zero.
     ///
     /// # Errors
-    /// The bytes are no message of this type, or something other than zeros follows it.
+    /// The bytes are not a message of this type, or the bytes after it are not zero.
     fn from_bytes(bytes: &[u8]) -> Result<Self, Malformed> {
         if bytes.iter().skip(Self::SIZE).any(|byte| *byte != 0) {
             return Err(Malformed);
@@ -78,31 +79,34 @@ pub trait Message: Sized {
     }
 }
 
-/// Where byte `at` is: its word, and its lowest bit.
+/// Returns the index of the word that holds the byte at `position`, and the byte's lowest bit in
+/// it.
 #[inline]
-const fn place(at: usize) -> (usize, usize) {
-    (at / 8, at % 8 * 8)
+const fn locate(position: usize) -> (usize, usize) {
+    (position / 8, position % 8 * 8)
 }
 
-/// The lowest `size` bytes of a word; `size` is 1 to 8.
+/// Returns a mask of the lowest `size` bytes of a word. `size` is 1 to 8.
 #[inline]
-const fn mask(size: usize) -> u64 {
+const fn low_mask(size: usize) -> u64 {
     u64::MAX >> (64 - size * 8)
 }
 
-/// Writes the fields of a message. What does not fit is a defect of the message's `SIZE`; it is cut off,
-/// and the round-trip test of the message fails.
+/// Writes the fields of a message.
+///
+/// Fields that do not fit are a defect of the message's `SIZE`. They are cut off, and the
+/// round-trip test of the message fails.
 pub struct Writer<'a> {
     words: &'a mut [u64],
-    at: usize,
+    position: usize,
 }
 
-// In line all of it is shifts by constants; called, each field would be a walk through memory.
+// Inline, all of this is shifts by constants. As calls, each field would go through memory.
 impl Writer<'_> {
-    /// Appends the lowest `size` bytes of a value that has no others.
+    /// Appends a value of `size` bytes, whose higher bytes are zero.
     #[inline]
     fn put(&mut self, value: u64, size: usize) {
-        let (index, shift) = place(self.at);
+        let (index, shift) = locate(self.position);
         if let Some(word) = self.words.get_mut(index) {
             *word |= value << shift;
         }
@@ -111,7 +115,7 @@ impl Writer<'_> {
         {
             *word |= value >> (64 - shift);
         }
-        self.at += size;
+        self.position += size;
     }
     /// Appends bytes.
     #[inline]
@@ -138,11 +142,11 @@ impl Writer<'_> {
     pub fn u64(&mut self, value: u64) {
         self.put(value, 8);
     }
-    /// Appends a length and that many bytes.
+    /// Appends the number of the bytes as a `u16`, and the bytes.
     #[inline(never)]
     pub fn counted(&mut self, bytes: &[u8]) {
         self.u16(bytes.len() as u16);
-        // Whole words by themselves: a copy of a length that is not known is a call.
+        // Whole words first, one by one: a copy of unknown length is a call.
         let (words, rest) = bytes.as_chunks();
         words.iter().for_each(|word| self.put(u64::from_le_bytes(*word), 8));
         if !rest.is_empty() {
@@ -151,33 +155,33 @@ impl Writer<'_> {
     }
 }
 
-/// Reads the fields of a message, and takes what was read out of its words.
+/// Reads the fields of a message, and clears each in the message's words as it is read.
 pub struct Reader<'a> {
     words: &'a mut [u64],
-    at: usize,
+    position: usize,
 }
 
 impl Reader<'_> {
-    /// Takes `size` bytes, 1 to 8.
+    /// Reads `size` bytes, 1 to 8.
     #[inline]
     fn take(&mut self, size: usize) -> Result<u64, Malformed> {
-        let (index, shift) = place(self.at);
+        let (index, shift) = locate(self.position);
         let word = self.words.get_mut(index).ok_or(Malformed)?;
-        let mut value = *word >> shift & mask(size);
-        *word &= !(mask(size) << shift);
+        let mut value = *word >> shift & low_mask(size);
+        *word &= !(low_mask(size) << shift);
         if shift + size * 8 > 64 {
             let word = self.words.get_mut(index + 1).ok_or(Malformed)?;
-            let beyond = mask(size) >> (64 - shift);
-            value |= (*word & beyond) << (64 - shift);
-            *word &= !beyond;
+            let upper = low_mask(size) >> (64 - shift);
+            value |= (*word & upper) << (64 - shift);
+            *word &= !upper;
         }
-        self.at += size;
+        self.position += size;
         Ok(value)
     }
     /// Reads `N` bytes.
     ///
     /// # Errors
-    /// There are too few.
+    /// The message is too short.
     #[inline]
     pub fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let mut bytes = [0; N];
@@ -189,7 +193,7 @@ impl Reader<'_> {
     /// Reads a byte.
     ///
     /// # Errors
-    /// There is none.
+    /// The message is too short.
     #[inline]
     pub fn u8(&mut self) -> Result<u8, Malformed> {
         self.take(1).map(|value| value as u8)
@@ -197,7 +201,7 @@ impl Reader<'_> {
     /// Reads a little-endian `u16`.
     ///
     /// # Errors
-    /// There are too few bytes.
+    /// The message is too short.
     #[inline]
     pub fn u16(&mut self) -> Result<u16, Malformed> {
         self.take(2).map(|value| value as u16)
@@ -205,7 +209,7 @@ impl Reader<'_> {
     /// Reads a little-endian `u32`.
     ///
     /// # Errors
-    /// There are too few bytes.
+    /// The message is too short.
     #[inline]
     pub fn u32(&mut self) -> Result<u32, Malformed> {
         self.take(4).map(|value| value as u32)
@@ -213,20 +217,20 @@ impl Reader<'_> {
     /// Reads a little-endian `u64`.
     ///
     /// # Errors
-    /// There are too few bytes.
+    /// The message is too short.
     #[inline]
     pub fn u64(&mut self) -> Result<u64, Malformed> {
         self.take(8)
     }
-    /// Reads a length and that many bytes, at most `N`.
+    /// Reads a `u16` number of bytes, at most `N`, and that many bytes.
     ///
     /// # Errors
-    /// The length is over `N`, or there are too few bytes.
+    /// The number is over `N`, or the message is too short.
     #[inline(never)]
     pub fn counted<const N: usize>(&mut self) -> Result<ArrayVec<u8, N>, Malformed> {
         let count = usize::from(self.u16()?);
         let mut bytes = ArrayVec::new();
-        // Whole words by themselves: a copy of a length that is not known is a call.
+        // Whole words first, one by one: a copy of unknown length is a call.
         for _ in 0..count / 8 {
             bytes.try_extend_from_slice(&self.take(8)?.to_le_bytes()).map_err(|_| Malformed)?;
         }
@@ -237,10 +241,10 @@ impl Reader<'_> {
         }
         Ok(bytes)
     }
-    /// Reads a length and that many bytes of UTF-8, at most `N`.
+    /// Reads a `u16` number of bytes, at most `N`, and that many bytes of UTF-8.
     ///
     /// # Errors
-    /// The length is over `N`, there are too few bytes, or they are not UTF-8.
+    /// The number is over `N`, the message is too short, or the bytes are not UTF-8.
     pub fn text<const N: usize>(&mut self) -> Result<ArrayString<N>, Malformed> {
         let bytes = self.counted::<N>()?;
         let text = core::str::from_utf8(&bytes).map_err(|_| Malformed)?;
@@ -254,8 +258,9 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// What holds of every message: it is read back as it was written, fits its size, and nothing may follow it.
-    pub(crate) fn round_trips<T: Message + PartialEq + Debug>(messages: &[T]) {
+    /// Asserts what holds for every message: it decodes to what was encoded, it fits its size, and
+    /// only zeros may follow it.
+    pub(crate) fn check_round_trip<T: Message + PartialEq + Debug>(messages: &[T]) {
         for message in messages {
             let mut bytes = [0xff; 256];
             let bytes = &mut bytes[..T::SIZE];
@@ -264,13 +269,17 @@ pub(crate) mod tests {
             let mut padded = [0; 257];
             padded[..T::SIZE].copy_from_slice(bytes);
             padded[T::SIZE] = 1;
-            assert_eq!(T::from_bytes(&padded[..=T::SIZE]), Err(Malformed), "{message:?} with something after it");
-            // Cut short it is another message or none, and no panic.
+            assert_eq!(
+                T::from_bytes(&padded[..=T::SIZE]),
+                Err(Malformed),
+                "{message:?} followed by a byte that is not zero"
+            );
+            // A truncated message decodes to another message or to an error, without a panic.
             for cut in (0..T::SIZE).step_by(if cfg!(miri) { 13 } else { 1 }) {
                 let _ = T::from_bytes(&bytes[..cut]);
             }
-            // Every bit counts: a changed one gives another message or none.
-            // Miri, for which each is a thousand times dearer, is shown some.
+            // Every bit counts: changing one gives another message or an error. Under Miri, where
+            // each case is a thousand times slower, only some bits are tried.
             for bit in (0..T::SIZE * 8).step_by(if cfg!(miri) { 67 } else { 1 }) {
                 bytes[bit / 8] ^= 1 << (bit % 8);
                 assert_ne!(T::from_bytes(bytes).as_ref(), Ok(message), "bit {bit}");
@@ -279,8 +288,8 @@ pub(crate) mod tests {
         }
     }
 
-    /// Bytes that are no message of the type.
-    pub(crate) fn malformed<T: Message + Debug>(cases: &[&[u8]]) {
+    /// Asserts that none of the cases is a message of the type.
+    pub(crate) fn check_malformed<T: Message + Debug>(cases: &[&[u8]]) {
         for case in cases {
             let mut bytes = [0; 256];
             bytes[..case.len()].copy_from_slice(case);
@@ -291,19 +300,21 @@ pub(crate) mod tests {
     #[test]
     fn counted_fields_are_bounded() {
         let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
-        let read = |mut words: [u64; 2]| Reader { words: &mut words, at: 0 }.counted::<8>().map(|bytes| bytes.to_vec());
+        let read =
+            |mut words: [u64; 2]| Reader { words: &mut words, position: 0 }.counted::<8>().map(|bytes| bytes.to_vec());
         assert_eq!(read([word(b"\x04\0abcdef"), 0]), Ok(b"abcd".to_vec()));
         assert_eq!(read([word(b"\x08\0abcdef"), word(b"ghijklmn")]), Ok(b"abcdefgh".to_vec()));
         assert_eq!(read([word(b"\x09\0abcdef"), word(b"ghijklmn")]), Err(Malformed), "more than the field may have");
-        let short = |bytes| Reader { words: &mut [word(bytes)], at: 0 }.counted::<8>().map(|bytes| bytes.to_vec());
+        let short =
+            |bytes| Reader { words: &mut [word(bytes)], position: 0 }.counted::<8>().map(|bytes| bytes.to_vec());
         assert_eq!(short(b"\x06\0abcdef"), Ok(b"abcdef".to_vec()));
         assert_eq!(short(b"\x07\0abcdef"), Err(Malformed), "more than there are");
-        assert_eq!(Reader { words: &mut [], at: 0 }.counted::<8>(), Err(Malformed));
-        assert_eq!(Reader { words: &mut [word(b"\x02\0\xff\xfe\0\0\0\0")], at: 0 }.text::<4>(), Err(Malformed));
+        assert_eq!(Reader { words: &mut [], position: 0 }.counted::<8>(), Err(Malformed));
+        assert_eq!(Reader { words: &mut [word(b"\x02\0\xff\xfe\0\0\0\0")], position: 0 }.text::<4>(), Err(Malformed));
     }
 
     #[test]
-    fn all_that_follows_a_message_is_zero() {
+    fn padding_that_is_not_zero_is_malformed() {
         struct Short;
         impl Message for Short {
             const SIZE: usize = 24;
@@ -320,29 +331,29 @@ pub(crate) mod tests {
             Short::from_words(words).is_ok()
         };
         assert!(with([0, 0]));
-        assert!(!with([0, 1]) && !with([5, 0]) && !with([5, 5]), "words that are equal do not cancel each other");
+        assert!(!with([0, 1]) && !with([5, 0]) && !with([5, 5]), "equal words do not cancel each other");
     }
 
     #[test]
-    fn a_field_may_lie_across_words() {
+    fn a_field_may_span_words() {
         let mut words = [0; 3];
-        let mut writer = Writer { words: &mut words, at: 0 };
+        let mut writer = Writer { words: &mut words, position: 0 };
         writer.u8(1);
         writer.u64(0x0908_0706_0504_0302);
         writer.bytes([10, 11, 12, 13, 14, 15]);
         writer.u16(0x1110);
-        let mut reader = Reader { words: &mut words, at: 0 };
+        let mut reader = Reader { words: &mut words, position: 0 };
         assert_eq!(reader.bytes(), Ok([1]));
         assert_eq!(reader.u64(), Ok(0x0908_0706_0504_0302));
         assert_eq!(reader.bytes(), Ok([10, 11, 12, 13, 14, 15]));
         assert_eq!(reader.u16(), Ok(0x1110));
-        assert_eq!(words, [0; 3], "what was read is gone");
+        assert_eq!(words, [0; 3], "reading clears the words");
     }
 
     #[test]
-    fn a_writer_cuts_off_what_does_not_fit() {
+    fn a_writer_truncates_what_does_not_fit() {
         let mut words = [0; 1];
-        let mut writer = Writer { words: &mut words, at: 0 };
+        let mut writer = Writer { words: &mut words, position: 0 };
         writer.u32(0x0403_0201);
         writer.u16(0x0605);
         writer.u32(0x0A09_0807);

@@ -1,15 +1,17 @@
-//! `net`: tcpip (client) and netfront (server). Frames travel as page indices; netfront maps no payload.
+//! `net`: sending and receiving Ethernet frames. tcpip is the client, netfront the server.
 //!
-//! A frame of more than a page lies in pages that follow each other in the pool, so that one message tells of it.
+//! A message names the pages of a frame by their indices in a pool; netfront does not map the
+//! payload. A frame longer than a page lies in adjacent pages of the pool, so that one message
+//! describes it.
 
 use bitflags::bitflags;
 
 use crate::message::{Malformed, Message, Reader, Writer};
-
-/// The longest frame that is sent, in bytes: what the 16-bit size of a transmit request holds (Xen `io/netif.h`,
-/// `XEN_NETIF_MAX_TX_SIZE`).
-pub const LONGEST_FRAME: usize = 0xFFFF;
 use crate::queue::Interface;
+
+/// The longest frame that can be sent, in bytes: the largest value of the 16-bit size in a transmit
+/// request (`XEN_NETIF_MAX_TX_SIZE`, `io/netif.h`).
+pub const MAX_FRAME: usize = 0xFFFF;
 
 /// The interface.
 pub struct Net;
@@ -20,84 +22,89 @@ impl Interface for Net {
 }
 
 bitflags! {
-    /// What the link does for IPv4 frames that tcpip sends.
+    /// The offloads that the link offers for IPv4 frames that tcpip sends.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
     pub struct Offloads: u8 {
-        /// It completes TCP and UDP checksums.
+        /// The link completes TCP and UDP checksums.
         const CHECKSUM = 1;
-        /// It cuts long TCP segments, completing their checksums.
+        /// The link splits long TCP segments, and completes their checksums.
         const SEGMENTS = 2;
     }
 }
 
-/// What is left to the link of a frame to send.
+/// The offload that a frame to send needs from the link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Work {
-    /// The frame is complete.
+pub enum Offload {
+    /// None: the frame is complete.
     #[default]
-    Nothing,
-    /// The TCP or UDP checksum field holds the sum of the pseudo-header only.
+    None,
+    /// Complete the checksum: the TCP or UDP checksum field holds the sum of the pseudo-header
+    /// only.
     Checksum,
-    /// The same, and the TCP segment is to be cut into segments of so many bytes of payload, which is not 0.
+    /// Split the TCP segment into segments with at most this many bytes of payload, not 0. The
+    /// checksum is as for [`Offload::Checksum`].
     Segments(u16),
 }
 
-/// What tcpip asks.
+/// The requests of tcpip.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request {
-    /// Send the `length` bytes from the start of page `page` of the tx-pool, which go on into the pages after it. The
-    /// pages belong to netfront until [`Reply::Transmitted`].
+    /// Send the frame of `length` bytes that starts in page `page` of the tx-pool and continues in
+    /// the pages after it. The pages belong to netfront until [`Reply::Transmitted`].
     Transmit {
-        /// Index of the first page in the tx-pool.
+        /// The index of the first page in the tx-pool. The frame starts at the start of the page.
         page: u16,
-        /// Length of the frame in bytes.
+        /// The length of the frame in bytes.
         length: u16,
-        /// What the link has offered to do ([`Reply::Up`]) and is to do.
-        work: Work,
+        /// The offload that the frame needs: one that the link offered ([`Reply::Up`]).
+        offload: Offload,
     },
-    /// `count` pages of the rx-pool from `page` may be filled again.
+    /// Return `count` pages of the rx-pool, from `page` on, to be filled with received frames.
     Receive {
-        /// Index of the first page in the rx-pool.
+        /// The index of the first page in the rx-pool.
         page: u16,
-        /// How many, at least one.
+        /// The number of pages, at least 1.
         count: u16,
     },
-    /// Disconnect from the backend in good order, for the domain ends; answered by [`Reply::Down`].
+    /// Disconnect from the back end in good order, because the domain is about to end. The reply is
+    /// [`Reply::Down`].
     Close,
 }
 
-/// What netfront says.
+/// The replies and events of netfront.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// The backend is connected. Every page of the rx-pool is netfront's, every one of the tx-pool tcpip's.
+    /// The back end is connected. Every page of the rx-pool is netfront's, and every page of the
+    /// tx-pool is tcpip's.
     Up {
-        /// The interface's address.
+        /// The MAC address of the interface.
         mac: [u8; 6],
-        /// The largest IP packet in bytes.
+        /// The length of the largest IP packet, in bytes.
         mtu: u16,
-        /// What the link does for frames that are sent.
+        /// The offloads that the link offers for frames to send.
         offloads: Offloads,
     },
-    /// The backend is gone, or the link was closed; all pages are as before [`Reply::Up`].
+    /// The back end is gone, or the link was closed. All pages are as they were before
+    /// [`Reply::Up`].
     Down,
-    /// A frame came, or a part of one: the bytes from `offset` in page `page`, which go on into the pages after it. All
-    /// pages that they touch are tcpip's.
+    /// A frame or a part of one was received: the bytes from `offset` in page `page` on, which
+    /// continue in the pages after it. All pages that they touch become tcpip's.
     Received {
-        /// Index of the first page in the rx-pool.
+        /// The index of the first page in the rx-pool.
         page: u16,
-        /// Where in the first page they start; less than a page.
+        /// The offset of the first byte in the first page: less than a page.
         offset: u16,
-        /// How many bytes; not 0.
+        /// The number of bytes, not 0.
         length: u16,
-        /// The frame goes on in the next message.
+        /// The frame continues in the next message.
         more: bool,
-        /// The sender vouches for the TCP or UDP checksum, or has left it out: it is not to be verified. The same in
-        /// all parts of a frame.
+        /// The TCP or UDP checksum need not be verified: the back end says that it is correct, or
+        /// that the sender left it out. The same in all parts of a frame.
         checked: bool,
     },
-    /// The pages of a frame that was sent are tcpip's again.
+    /// A frame was sent. Its pages are tcpip's again.
     Transmitted {
-        /// Index of the first of them in the tx-pool.
+        /// The index of its first page in the tx-pool.
         page: u16,
     },
 }
@@ -107,14 +114,14 @@ impl Message for Request {
     #[inline]
     fn encode(&self, writer: &mut Writer<'_>) {
         match *self {
-            Request::Transmit { page, length, work } => {
-                let (work, segment) = match work {
-                    Work::Nothing => (0, 0),
-                    Work::Checksum => (1, 0),
-                    Work::Segments(size) => (2, size),
+            Request::Transmit { page, length, offload } => {
+                let (kind, segment) = match offload {
+                    Offload::None => (0, 0),
+                    Offload::Checksum => (1, 0),
+                    Offload::Segments(size) => (2, size),
                 };
                 writer.u8(1);
-                writer.u8(work);
+                writer.u8(kind);
                 writer.u16(page);
                 writer.u16(length);
                 writer.u16(segment);
@@ -130,15 +137,15 @@ impl Message for Request {
     #[inline]
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         match (reader.u8()?, reader.u8()?) {
-            (1, work) => {
+            (1, kind) => {
                 let (page, length, segment) = (reader.u16()?, reader.u16()?, reader.u16()?);
-                let work = match (work, segment) {
-                    (0, 0) => Work::Nothing,
-                    (1, 0) => Work::Checksum,
-                    (2, 1..) => Work::Segments(segment),
+                let offload = match (kind, segment) {
+                    (0, 0) => Offload::None,
+                    (1, 0) => Offload::Checksum,
+                    (2, 1..) => Offload::Segments(segment),
                     _ => return Err(Malformed),
                 };
-                Ok(Request::Transmit { page, length, work })
+                Ok(Request::Transmit { page, length, offload })
             }
             (2, 0) => Ok(Request::Receive { page: reader.u16()?, count: reader.u16()? }),
             (3, 0) => Ok(Request::Close),
@@ -201,19 +208,19 @@ impl Message for Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::tests::{malformed, round_trips};
+    use crate::message::tests::{check_malformed, check_round_trip};
 
     #[test]
-    fn messages_are_read_back() {
-        round_trips(&[
-            Request::Transmit { page: 1, length: 2, work: Work::Nothing },
-            Request::Transmit { page: u16::MAX, length: u16::MAX, work: Work::Segments(u16::MAX) },
-            Request::Transmit { page: 0, length: 60, work: Work::Checksum },
+    fn messages_round_trip() {
+        check_round_trip(&[
+            Request::Transmit { page: 1, length: 2, offload: Offload::None },
+            Request::Transmit { page: u16::MAX, length: u16::MAX, offload: Offload::Segments(u16::MAX) },
+            Request::Transmit { page: 0, length: 60, offload: Offload::Checksum },
             Request::Receive { page: 300, count: 17 },
             Request::Close,
         ]);
         let received = |more, checked| Reply::Received { page: 1, offset: 2, length: 3, more, checked };
-        round_trips(&[
+        check_round_trip(&[
             Reply::Up { mac: [1, 2, 3, 4, 5, 6], mtu: 1500, offloads: Offloads::empty() },
             Reply::Up { mac: [1, 2, 3, 4, 5, 6], mtu: 1500, offloads: Offloads::all() },
             Reply::Down,
@@ -224,7 +231,7 @@ mod tests {
             Reply::Received { page: u16::MAX, offset: u16::MAX, length: u16::MAX, more: false, checked: false },
             Reply::Transmitted { page: 9 },
         ]);
-        malformed::<Request>(&[
+        check_malformed::<Request>(&[
             &[],
             &[4],
             &[3, 0, 1],
@@ -235,6 +242,6 @@ mod tests {
             &[1, 1, 0, 0, 60, 0, 1],
             &[1, 2, 0, 0, 60, 0, 0],
         ]);
-        malformed::<Reply>(&[&[], &[5], &[2, 0, 0, 0, 1], &[1, 4], &[3, 4], &[4, 1]]);
+        check_malformed::<Reply>(&[&[], &[5], &[2, 0, 0, 0, 1], &[1, 4], &[3, 4], &[4, 1]]);
     }
 }

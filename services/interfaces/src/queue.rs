@@ -1,19 +1,21 @@
-//! One-way queues over shared pages, one writer a page, and the request/reply pairs made of two.
+//! One-way queues in shared pages, each page with one writer, and request/reply pairs made of two
+//! queues.
 //!
-//! The producer's pages hold its index and the slots; the consumer's page holds the consumer's index.
-//! Neither can write the other's. Indices run freely and wrap; the slot is the index modulo the depth.
+//! The producer's pages hold its index and the slots. The consumer's page holds its index. Neither
+//! end can write the other's pages. Indices count freely and wrap; the slot of a message is its
+//! index modulo the depth.
 //!
 //! | page | offset | field | written by |
 //! |---|---|---|---|
-//! | producer | 0 | `head`: messages ever pushed | producer |
-//! | producer | 4 | `space_event`: wake me when `tail` passes this | producer |
+//! | producer | 0 | `head`: number of messages ever pushed | producer |
+//! | producer | 4 | `space_event`: notify the producer when `tail` reaches this | producer |
 //! | producer | 64 | slots | producer |
-//! | consumer | 0 | `tail`: messages ever popped | consumer |
-//! | consumer | 4 | `message_event`: wake me when `head` passes this | consumer |
+//! | consumer | 0 | `tail`: number of messages ever popped | consumer |
+//! | consumer | 4 | `message_event`: notify the consumer when `head` reaches this | consumer |
 //!
-//! Whoever finds a queue empty (or full) publishes the index it waits for and looks once more, as Xen's
-//! rings do (`RING_FINAL_CHECK_FOR_RESPONSES`, `io/ring.h`); so a wake-up is never lost, and none is sent
-//! to someone who is awake.
+//! An end that finds the queue empty (or full) publishes the index that it waits for and then
+//! checks once more, as Xen's rings do (`RING_FINAL_CHECK_FOR_RESPONSES`, `io/ring.h`). So no
+//! notification is lost, and none is sent to an end that is not waiting.
 
 use core::marker::PhantomData;
 
@@ -23,45 +25,45 @@ use crate::message::{Malformed, Message, Words};
 use crate::service::Notifications;
 use crate::system::{Memory, System};
 
-/// Where `head` is.
+/// The offset of `head` in the producer's pages.
 pub const HEAD: usize = 0;
-/// Where `space_event` is.
+/// The offset of `space_event` in the producer's pages.
 pub const SPACE_EVENT: usize = 4;
-/// Where the slots start.
+/// The offset of the slots in the producer's pages.
 pub const SLOTS: usize = 64;
-/// Where `tail` is.
+/// The offset of `tail` in the consumer's page.
 pub const TAIL: usize = 0;
-/// Where `message_event` is.
+/// The offset of `message_event` in the consumer's page.
 pub const MESSAGE_EVENT: usize = 4;
 
-/// Pages that the producer's side of a queue takes.
+/// Returns the number of pages of the producer's side of a queue.
 #[must_use]
 pub const fn producer_pages(message_size: usize, depth: usize) -> usize {
     (SLOTS + message_size * depth).div_ceil(PAGE_SIZE)
 }
 
-/// A message interface: what its client asks and what its server answers.
+/// A message interface between a client and a server.
 pub trait Interface {
-    /// The name by which the policy calls it.
+    /// The name of the interface in the policy.
     const NAME: &'static str;
-    /// From client to server.
+    /// The messages from client to server.
     type Request: Message;
-    /// From server to client: answers and events.
+    /// The messages from server to client: replies and events.
     type Reply: Message;
 }
 
-/// A queue has no room. The message was not sent.
+/// The error of a push to a full queue. The message was not pushed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Full;
 
-/// Where a queue end is: what the policy compiler emits for it.
+/// One end of a queue, as the policy compiler emits it.
 #[derive(Clone, Copy, Debug)]
-pub struct End<M> {
-    /// The capability to wake the other end.
+pub struct QueueEnd<M> {
+    /// The slot of the capability to notify the other end.
     pub slot: Slot,
-    /// The notification bit by which this end is woken.
+    /// The notification bit of this end.
     pub bit: u8,
-    /// Messages that the queue holds; a power of two.
+    /// The number of messages that the queue holds: a power of two.
     pub depth: u32,
     /// The producer's pages.
     pub producer: M,
@@ -72,50 +74,53 @@ pub struct End<M> {
 /// The producing end of a queue.
 pub struct Sender<T, S, M> {
     system: S,
-    end: End<M>,
+    end: QueueEnd<M>,
+    /// The index of the next message.
     head: u32,
-    announced: u32,
-    /// Up to here slots are known to be free: there may be more.
+    /// `head` at the last flush.
+    flushed: u32,
+    /// The slots before this index are known to be free. More may be.
     limit: u32,
     message: PhantomData<fn(T)>,
 }
 
 impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
-    /// The producing end at `end`.
-    pub fn new(system: S, end: End<M>) -> Self {
+    /// Creates the producing end of the queue at `end`.
+    pub fn new(system: S, end: QueueEnd<M>) -> Self {
         let head = end.producer.load(HEAD);
-        Sender { system, end, head, announced: head, limit: head, message: PhantomData }
+        Sender { system, end, head, flushed: head, limit: head, message: PhantomData }
     }
 
-    /// The notification bit by which this end learns of space.
+    /// Returns the notification bit that tells this end of free slots.
     pub fn bit(&self) -> u8 {
         self.end.bit
     }
 
-    /// Where this end is, for what attacks it.
+    /// Returns the queue end, for a prober that attacks it.
     #[cfg(feature = "probe")]
-    pub fn end(&self) -> &End<M> {
+    pub fn end(&self) -> &QueueEnd<M> {
         &self.end
     }
 
     fn used(&self) -> u32 {
-        // A consumer that claims more than was sent, or to be further behind than the queue is deep, gains
-        // nothing: the queue is full for it.
+        // A tail that no honest consumer can have (ahead of the head, or more than the depth behind
+        // it) makes the queue full, which harms only that consumer.
         self.head.wrapping_sub(self.end.consumer.load(TAIL)).min(self.end.depth)
     }
 
-    /// How many messages can be pushed now.
+    /// Returns the number of messages that can be pushed now.
     pub fn room(&self) -> u32 {
         self.end.depth - self.used()
     }
 
-    /// Puts a message in the queue. The receiver learns of it at [`Self::flush`].
+    /// Puts a message in the queue. The receiver sees it after [`Self::flush`] or
+    /// [`Self::publish`].
     ///
     /// # Errors
-    /// The queue is full; this end will be notified when there is room.
+    /// The queue is full. This end will be notified when a slot is free.
     pub fn push(&mut self, message: &T) -> Result<(), Full> {
         if self.head == self.limit {
-            self.look_for_room()?;
+            self.find_room()?;
         }
         let slot = (self.head & (self.end.depth - 1)) as usize;
         self.end.producer.store_words(SLOTS + slot * T::SIZE, &message.to_words()[..T::WORDS]);
@@ -123,22 +128,22 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
         Ok(())
     }
 
-    /// [`Self::push`] of each, as far as there is room; answers how many that were.
+    /// Pushes as many of the messages as there is room for, and returns their number.
     pub fn push_all(&mut self, messages: &[T]) -> usize {
-        let mut rest = messages;
-        while !rest.is_empty() && (self.head != self.limit || self.look_for_room().is_ok()) {
+        let mut unsent = messages;
+        while !unsent.is_empty() && (self.head != self.limit || self.find_room().is_ok()) {
             let slot = self.head & (self.end.depth - 1);
             let free = self.limit.wrapping_sub(self.head).min(self.end.depth - slot);
-            let (run, beyond) = rest.split_at(rest.len().min(free as usize));
+            let (run, remaining) = unsent.split_at(unsent.len().min(free as usize));
             self.end.producer.store_each(SLOTS + slot as usize * T::SIZE, T::WORDS, run, T::to_words);
             self.head = self.head.wrapping_add(run.len() as u32);
-            rest = beyond;
+            unsent = remaining;
         }
-        messages.len() - rest.len()
+        messages.len() - unsent.len()
     }
 
     #[cold]
-    fn look_for_room(&mut self) -> Result<(), Full> {
+    fn find_room(&mut self) -> Result<(), Full> {
         let mut room = self.room();
         if room == 0 {
             self.end.producer.store(SPACE_EVENT, self.head.wrapping_sub(self.end.depth).wrapping_add(1));
@@ -149,22 +154,24 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
         if room == 0 { Err(Full) } else { Ok(()) }
     }
 
-    /// Publishes what was pushed, and wakes the receiver if it waits for it. Call once for a batch.
-    #[inline(never)] // It is called in many places, and seldom: the image would be larger, and no faster.
+    /// Publishes what was pushed, and notifies the receiver if it is waiting. Call it once for a
+    /// batch.
+    #[inline(never)] // Called often in the source but rarely at run time: inlining only adds size.
     pub fn flush(&mut self) {
-        if self.head == self.announced {
+        if self.head == self.flushed {
             return;
         }
-        let old = core::mem::replace(&mut self.announced, self.head);
+        let old = core::mem::replace(&mut self.flushed, self.head);
         self.end.producer.store(HEAD, self.head);
         self.end.producer.barrier();
-        if passed(old, self.head, self.end.consumer.load(MESSAGE_EVENT)) {
-            wake(&self.system, self.end.slot);
+        if has_crossed(old, self.head, self.end.consumer.load(MESSAGE_EVENT)) {
+            notify_peer(&self.system, self.end.slot);
         }
     }
 
-    /// Publishes what was pushed, without waking the receiver: it finds it when it next looks, which the next
-    /// [`Self::flush`] sees to, or a queue that is full.
+    /// Publishes what was pushed without notifying the receiver, unless the queue is full. The
+    /// receiver sees the messages when it next checks the queue. The next [`Self::flush`] notifies
+    /// it if it is still waiting.
     pub fn publish(&mut self) {
         if self.room() == 0 {
             self.flush();
@@ -173,7 +180,7 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
         }
     }
 
-    /// [`Self::push`] and [`Self::flush`].
+    /// Pushes one message and flushes.
     ///
     /// # Errors
     /// The queue is full.
@@ -187,34 +194,37 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
 /// The consuming end of a queue.
 pub struct Receiver<T, S, M> {
     system: S,
-    end: End<M>,
+    end: QueueEnd<M>,
+    /// The index of the next message.
     tail: u32,
+    /// The last published `tail`: the slots before it are the sender's again.
     released: u32,
-    /// Up to here messages are known to be there, at most `half`: there may be more.
+    /// The messages before this index are known to have been pushed. More may have been. It is at
+    /// most `half` ahead of where `tail` was when it was set.
     limit: u32,
-    /// Half of what the queue holds, but one at least.
+    /// Half of the depth, but at least one.
     half: u32,
-    /// What this end last wrote as `message_event`; at first what means nothing.
-    asked: u32,
+    /// The `message_event` that this end last wrote; before that, a value that requests nothing.
+    requested: u32,
     message: PhantomData<fn() -> T>,
 }
 
 impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
-    /// The consuming end at `end`.
-    pub fn new(system: S, end: End<M>) -> Self {
+    /// Creates the consuming end of the queue at `end`.
+    pub fn new(system: S, end: QueueEnd<M>) -> Self {
         let tail = end.consumer.load(TAIL);
         let half = (end.depth / 2).max(1);
-        Receiver { system, end, tail, released: tail, limit: tail, half, asked: tail, message: PhantomData }
+        Receiver { system, end, tail, released: tail, limit: tail, half, requested: tail, message: PhantomData }
     }
 
-    /// The notification bit by which this end learns of messages.
+    /// Returns the notification bit that tells this end of messages.
     pub fn bit(&self) -> u8 {
         self.end.bit
     }
 
-    /// Where this end is, for what attacks it.
+    /// Returns the queue end, for a prober that attacks it.
     #[cfg(feature = "probe")]
-    pub fn end(&self) -> &End<M> {
+    pub fn end(&self) -> &QueueEnd<M> {
         &self.end
     }
 
@@ -222,11 +232,12 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
         self.end.producer.load(HEAD).wrapping_sub(self.tail)
     }
 
-    /// Takes the next message, if there is one; `Some(Err)` is one that does not decode, and is gone.
-    /// After `None` this end is notified of the next.
+    /// Removes and returns the next message. A message that does not decode is `Some(Err)` and is
+    /// removed as well. Returns `None` if the queue is empty; this end is notified of the next
+    /// message.
     pub fn pop(&mut self) -> Option<Result<T, Malformed>> {
         if self.tail == self.limit
-            && let Err(malformed) = self.look_for_messages()?
+            && let Err(malformed) = self.find_messages()?
         {
             return Some(Err(malformed));
         }
@@ -237,13 +248,13 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
         Some(T::from_words(words))
     }
 
-    /// [`Self::pop`] of up to `most` messages, each handed to `take`; answers how many there were. After fewer than `most`
-    /// this end is notified of the next.
+    /// Pops up to `most` messages, passes each to `take`, and returns their number. If there were
+    /// fewer than `most`, this end is notified of the next message.
     pub fn pop_each(&mut self, most: u32, mut take: impl FnMut(Result<T, Malformed>)) -> u32 {
         let mut left = most;
         while left > 0 {
             if self.tail == self.limit {
-                match self.look_for_messages() {
+                match self.find_messages() {
                     Some(Ok(())) => {}
                     Some(Err(malformed)) => {
                         take(Err(malformed));
@@ -264,126 +275,130 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
     }
 
     #[inline]
-    fn look_for_messages(&mut self) -> Option<Result<(), Malformed>> {
+    fn find_messages(&mut self) -> Option<Result<(), Malformed>> {
         let waiting = self.waiting();
         if waiting.wrapping_sub(1) < self.end.depth && self.tail.wrapping_sub(self.released) < self.half {
             self.limit = self.tail.wrapping_add(waiting.min(self.half));
             return Some(Ok(()));
         }
-        self.look_closer(waiting)
+        self.find_messages_slow(waiting)
     }
 
-    /// What is left to do when none seem to wait, or more than there can be, or when half of the queue was taken.
-    #[inline(never)] // As for `flush`.
-    fn look_closer(&mut self, waiting: u32) -> Option<Result<(), Malformed>> {
+    /// Handles the cases that are not on the fast path: no message is waiting, more are claimed
+    /// than the queue holds, or half of the queue was popped.
+    #[inline(never)] // See `flush`.
+    fn find_messages_slow(&mut self, waiting: u32) -> Option<Result<(), Malformed>> {
         if waiting == 0 {
-            return self.rest();
+            return self.request_wake();
         }
         if waiting > self.end.depth {
-            // More than the queue holds. Nothing in it means anything, and to follow the claim would be up to 2^32
-            // messages of work: go on where the producer says that it is.
+            // The producer claims more messages than the queue holds, so none of them is valid. To
+            // follow the claim would be up to 2^32 messages of work: skip to the claimed head.
             self.tail = self.tail.wrapping_add(waiting);
             self.limit = self.tail;
-            self.give_back();
+            self.return_slots();
             return Some(Err(Malformed));
         }
         self.limit = self.tail.wrapping_add(waiting.min(self.half));
         if self.tail.wrapping_sub(self.released) >= self.half {
-            self.give_back();
+            self.return_slots();
         }
         Some(Ok(()))
     }
 
-    /// Says that the next message is to wake this end, and looks once more.
-    #[inline(never)] // Else who finds messages pays for it, too.
-    fn rest(&mut self) -> Option<Result<(), Malformed>> {
+    /// Requests a notification for the next message, and checks once more for messages.
+    #[inline(never)] // Inline, it costs the calls that find messages, too.
+    fn request_wake(&mut self) -> Option<Result<(), Malformed>> {
         let (tail, next) = (self.tail, self.tail.wrapping_add(1));
-        if self.asked == next && self.released == tail {
-            // The sender was told before, and the look that brought us here came after that.
+        if self.requested == next && self.released == tail {
+            // The notification was requested before, and the queue was found empty after that.
             return None;
         }
-        self.asked = next;
+        self.requested = next;
         self.end.consumer.store(MESSAGE_EVENT, next);
-        self.tell();
+        self.publish_tail();
         match self.end.producer.load(HEAD).wrapping_sub(tail) {
             0 => None,
-            waiting => self.look_closer(waiting),
+            waiting => self.find_messages_slow(waiting),
         }
     }
 
-    /// Gives the slots of the messages taken so far back to the sender, and wakes it if it waits for room.
-    /// [`Self::pop`] does so by itself when it finds the queue empty, or that half of it was taken.
+    /// Returns the slots of the messages popped so far to the sender, and notifies it if it is
+    /// waiting for room. [`Self::pop`] does so by itself when the queue is empty, or when half of
+    /// it was popped.
     pub fn release(&mut self) {
         if self.tail != self.released {
-            self.give_back();
+            self.return_slots();
         }
     }
 
-    #[inline(never)] // As for `flush`.
-    fn give_back(&mut self) {
-        self.tell();
+    #[inline(never)] // See `flush`.
+    fn return_slots(&mut self) {
+        self.publish_tail();
     }
 
-    /// Tells the sender how far this end is, and wakes it if it waits for that; what is looked at afterwards is no older.
+    /// Publishes `tail`, and notifies the sender if it is waiting for that. What is loaded
+    /// afterwards is no older than the store.
     #[inline(always)]
-    fn tell(&mut self) {
+    fn publish_tail(&mut self) {
         let (old, new) = (self.released, self.tail);
         self.released = new;
         self.end.consumer.store(TAIL, new);
         self.end.consumer.barrier();
-        if passed(old, new, self.end.producer.load(SPACE_EVENT)) {
-            wake(&self.system, self.end.slot);
+        if has_crossed(old, new, self.end.producer.load(SPACE_EVENT)) {
+            notify_peer(&self.system, self.end.slot);
         }
     }
 }
 
-/// Wakes the other end. A refusal is logged by the kernel; that end then finds what there is when it next looks.
-#[inline(never)] // What decides that nobody is to be woken, which is often, needs no stack so.
-fn wake(system: &impl System, slot: Slot) {
+/// Notifies the other end. If the kernel refuses, it logs that, and the other end sees the change
+/// when it next checks the queue.
+#[inline(never)] // Keeps the common path, on which nobody is notified, free of a stack frame.
+fn notify_peer(system: &impl System, slot: Slot) {
     let _ = system.invoke(slot, Operation::QueueNotify, [0; 4]);
 }
 
-/// Whether an index that moved from `old` to `new` has reached `event`: `RING_PUSH_REQUESTS_AND_CHECK_NOTIFY`
-/// of `io/ring.h`.
-fn passed(old: u32, new: u32, event: u32) -> bool {
+/// Returns `true` if an index that moved from `old` to `new` has reached `event`
+/// (`RING_PUSH_REQUESTS_AND_CHECK_NOTIFY`, `io/ring.h`).
+fn has_crossed(old: u32, new: u32, event: u32) -> bool {
     new.wrapping_sub(event) < new.wrapping_sub(old)
 }
 
 /// The client's ends of an interface.
 pub struct Client<I: Interface, S, M> {
-    /// What it asks.
+    /// Sends the requests.
     pub requests: Sender<I::Request, S, M>,
-    /// What it is answered.
+    /// Receives the replies.
     pub replies: Receiver<I::Reply, S, M>,
 }
 
 /// The server's ends of an interface.
 pub struct Server<I: Interface, S, M> {
-    /// What it is asked.
+    /// Receives the requests.
     pub requests: Receiver<I::Request, S, M>,
-    /// What it answers.
+    /// Sends the replies.
     pub replies: Sender<I::Reply, S, M>,
 }
 
 impl<I: Interface, S: System, M: Memory> Client<I, S, M> {
-    /// The client's ends at these places.
-    pub fn new(system: S, requests: End<M>, replies: End<M>) -> Self {
+    /// Creates the client's ends of the two queues.
+    pub fn new(system: S, requests: QueueEnd<M>, replies: QueueEnd<M>) -> Self {
         Client { requests: Sender::new(system.clone(), requests), replies: Receiver::new(system, replies) }
     }
 
-    /// Whether a notification is about this interface.
+    /// Returns `true` if one of the notifications is for one of the two queues.
     pub fn notified(&self, notifications: Notifications) -> bool {
         notifications.has(self.requests.bit()) || notifications.has(self.replies.bit())
     }
 }
 
 impl<I: Interface, S: System, M: Memory> Server<I, S, M> {
-    /// The server's ends at these places.
-    pub fn new(system: S, requests: End<M>, replies: End<M>) -> Self {
+    /// Creates the server's ends of the two queues.
+    pub fn new(system: S, requests: QueueEnd<M>, replies: QueueEnd<M>) -> Self {
         Server { requests: Receiver::new(system.clone(), requests), replies: Sender::new(system, replies) }
     }
 
-    /// Whether a notification is about this interface.
+    /// Returns `true` if one of the notifications is for one of the two queues.
     pub fn notified(&self, notifications: Notifications) -> bool {
         notifications.has(self.requests.bit()) || notifications.has(self.replies.bit())
     }

@@ -1,6 +1,7 @@
-//! Rules that a service enforces itself, as the policy compiler puts them into its read-only rules region.
+//! The rules that a service enforces itself, in the format in which the policy compiler puts them
+//! into the service's read-only rules region.
 //!
-//! A blob is a `u16` count, then that many messages of a fixed size.
+//! The format is a `u16` count, followed by that many rules of a fixed size.
 
 use alloc::vec::Vec;
 
@@ -8,46 +9,48 @@ use cloister_caps::DomId;
 
 use crate::message::{Malformed, Message, Reader, Writer};
 
-/// The most path rules that the XenStore service has room for, those of all clients together.
+/// The largest number of path rules in the XenStore service, over all clients.
 pub const MAX_PATH_RULES: usize = 32;
 
-/// A rule of a blob.
+/// A kind of rule.
 pub trait Rule<'a>: Sized {
-    /// Bytes of each.
+    /// The size of an encoded rule in bytes.
     const SIZE: usize;
 
-    /// Writes it into `out`, which has [`Self::SIZE`] bytes, all of them zero; `None` if it is larger.
+    /// Encodes the rule into `out`, which has [`Self::SIZE`] bytes, all of them zero. Returns
+    /// `None` if the rule does not fit.
     fn write(&self, out: &mut [u8]) -> Option<()>;
 
-    /// Reads one of [`Self::SIZE`] bytes.
+    /// Decodes a rule from [`Self::SIZE`] bytes.
     ///
     /// # Errors
-    /// The bytes are no such rule.
+    /// The bytes are not a rule of this kind.
     fn read(bytes: &'a [u8]) -> Result<Self, Malformed>;
 }
 
-/// What a client of the XenStore service may do below a path.
+/// The rights of a client of the XenStore service to a path and everything below it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PathRule<'a> {
-    /// The client: the index of the XenStore service's queue, in the order of its capabilities structure.
+    /// The client: the index of its queue in the XenStore service's capabilities.
     pub client: u8,
-    /// Read and list.
+    /// The client may read nodes and list their children.
     pub read: bool,
-    /// Write and remove.
+    /// The client may write and remove nodes.
     pub write: bool,
-    /// Watch.
+    /// The client may watch nodes.
     pub watch: bool,
-    /// The path, of at most [`MAX_PATH`](Self::MAX_PATH) bytes, and with it everything below. A component `*` stands for one
-    /// decimal number; the text `{self}` for the domain's own id.
+    /// The path, of at most [`MAX_PATH`](Self::MAX_PATH) bytes. A component `*` stands for any one
+    /// decimal number, and the text `{self}` for the domain's own id.
     pub path: &'a str,
 }
 
 impl PathRule<'_> {
-    /// Bytes of the longest path.
+    /// The length of the longest path in bytes.
     pub const MAX_PATH: usize = 96;
 }
 
-/// The client, the rights, and the length of the path, of two bytes, which zeros follow up to the end.
+/// Encoded as the client, the rights, the length of the path in two bytes, the path, and zeros up
+/// to the end.
 impl<'a> Rule<'a> for PathRule<'a> {
     const SIZE: usize = 8 + Self::MAX_PATH;
 
@@ -72,14 +75,14 @@ impl<'a> Rule<'a> for PathRule<'a> {
     }
 }
 
-/// A grant rule that the grant manager applies on behalf of a client.
+/// A grant rule as the grant manager applies it for one client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct GrantRuleFor {
-    /// The client: the index of the grant manager's queue.
+pub struct ClientGrantRule {
+    /// The client: the index of its queue in the grant manager's capabilities.
     pub client: u8,
     /// The index of the rule's capability among the grant manager's grant capabilities.
     pub rule: u8,
-    /// The pages that may be granted, from the region's first.
+    /// The number of pages that may be granted, from the region's first.
     pub count: u16,
     /// The lowest domain id allowed as peer.
     pub peer_first: u16,
@@ -87,7 +90,7 @@ pub struct GrantRuleFor {
     pub peer_last: u16,
 }
 
-impl Message for GrantRuleFor {
+impl Message for ClientGrantRule {
     const SIZE: usize = 8;
     fn encode(&self, writer: &mut Writer<'_>) {
         writer.u8(self.client);
@@ -97,7 +100,7 @@ impl Message for GrantRuleFor {
         writer.u16(self.peer_last);
     }
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        Ok(GrantRuleFor {
+        Ok(ClientGrantRule {
             client: reader.u8()?,
             rule: reader.u8()?,
             count: reader.u16()?,
@@ -107,7 +110,7 @@ impl Message for GrantRuleFor {
     }
 }
 
-impl Rule<'_> for GrantRuleFor {
+impl Rule<'_> for ClientGrantRule {
     const SIZE: usize = <Self as Message>::SIZE;
 
     fn write(&self, out: &mut [u8]) -> Option<()> {
@@ -120,9 +123,9 @@ impl Rule<'_> for GrantRuleFor {
     }
 }
 
-/// A blob of rules; `None` if there are too many, or one is too large.
+/// Encodes rules. Returns `None` if there are too many, or if one is too large.
 #[must_use]
-pub fn blob<'a, R: Rule<'a>>(rules: &[R]) -> Option<Vec<u8>> {
+pub fn encode_rules<'a, R: Rule<'a>>(rules: &[R]) -> Option<Vec<u8>> {
     let mut bytes = u16::try_from(rules.len()).ok()?.to_le_bytes().to_vec();
     for rule in rules {
         let start = bytes.len();
@@ -132,18 +135,19 @@ pub fn blob<'a, R: Rule<'a>>(rules: &[R]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The rules of a blob, in order; those that cannot be read are left out, which gives no right.
-pub fn rules<'a, R: Rule<'a>>(blob: &'a [u8]) -> impl Iterator<Item = R> + 'a {
+/// Returns an iterator over the encoded rules, in order. Malformed ones are skipped: they give no
+/// right.
+pub fn decode_rules<'a, R: Rule<'a>>(blob: &'a [u8]) -> impl Iterator<Item = R> + 'a {
     let count = blob.get(..2).map_or(0, |bytes| usize::from(u16::from_le_bytes([bytes[0], bytes[1]])));
     blob.get(2..).unwrap_or_default().chunks_exact(R::SIZE).take(count).filter_map(|bytes| R::read(bytes).ok())
 }
 
-/// A grant rule as its client knows it.
+/// A grant rule as its client sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Granted {
+pub struct GrantAllowance {
     /// The number of the rule in a [`grants::Request`](crate::grants::Request).
     pub rule: u8,
-    /// Pages that the rule covers.
+    /// The number of pages that the rule covers.
     pub pages: u16,
     /// The lowest domain id allowed as peer.
     pub peer_first: u16,
@@ -151,8 +155,9 @@ pub struct Granted {
     pub peer_last: u16,
 }
 
-impl Granted {
-    /// Returns `true` if the rule allows this peer. It is for the client to know beforehand what would be refused.
+impl GrantAllowance {
+    /// Returns `true` if the rule allows this peer, so that the client need not request what would
+    /// be refused.
     #[must_use]
     pub fn allows(&self, peer: DomId) -> bool {
         (self.peer_first..=self.peer_last).contains(&peer.0)
@@ -162,38 +167,38 @@ impl Granted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::tests::round_trips;
+    use crate::message::tests::check_round_trip;
 
     fn path_rule(path: &str) -> PathRule<'_> {
         PathRule { client: 1, read: true, write: false, watch: true, path }
     }
 
     #[test]
-    fn rules_are_read_back() {
+    fn rules_round_trip() {
         let long = "x".repeat(PathRule::MAX_PATH);
         let all = PathRule { client: 255, read: true, write: true, watch: true, path: "" };
         let none = PathRule { client: 0, read: false, write: false, watch: false, path: "" };
         let paths = [path_rule("device/vif/0"), path_rule(&long), all, none];
-        assert_eq!(rules::<PathRule<'_>>(&blob(&paths).unwrap()).collect::<Vec<_>>(), paths);
-        assert_eq!(blob(&[path_rule(&"x".repeat(PathRule::MAX_PATH + 1))]), None);
-        let grants = [GrantRuleFor { client: 1, rule: 2, count: 3, peer_first: 4, peer_last: u16::MAX }];
-        round_trips(&grants);
-        assert_eq!(rules::<GrantRuleFor>(&blob(&grants).unwrap()).collect::<Vec<_>>(), grants);
-        // As images have them.
-        assert_eq!((blob(&paths).unwrap().len(), blob(&grants).unwrap().len()), (2 + 4 * 104, 2 + 8));
+        assert_eq!(decode_rules::<PathRule<'_>>(&encode_rules(&paths).unwrap()).collect::<Vec<_>>(), paths);
+        assert_eq!(encode_rules(&[path_rule(&"x".repeat(PathRule::MAX_PATH + 1))]), None);
+        let grants = [ClientGrantRule { client: 1, rule: 2, count: 3, peer_first: 4, peer_last: u16::MAX }];
+        check_round_trip(&grants);
+        assert_eq!(decode_rules::<ClientGrantRule>(&encode_rules(&grants).unwrap()).collect::<Vec<_>>(), grants);
+        // The sizes that images have.
+        assert_eq!((encode_rules(&paths).unwrap().len(), encode_rules(&grants).unwrap().len()), (2 + 4 * 104, 2 + 8));
     }
 
     #[test]
-    fn a_client_knows_the_peers_of_a_rule() {
+    fn an_allowance_knows_its_peers() {
         let allowed = |peer_first, peer_last| {
-            let granted = Granted { rule: 0, pages: 1, peer_first, peer_last };
+            let granted = GrantAllowance { rule: 0, pages: 1, peer_first, peer_last };
             (0..8).filter(|id| granted.allows(DomId(*id))).collect::<Vec<_>>()
         };
         assert_eq!((allowed(0, 0), allowed(2, 4), allowed(4, 2)), (vec![0], vec![2, 3, 4], vec![]));
     }
 
     #[test]
-    fn no_other_bytes_are_a_rule() {
+    fn malformed_path_rules_are_refused() {
         let mut bytes = [0; <PathRule<'_> as Rule<'_>>::SIZE];
         path_rule("a/b").write(&mut bytes).unwrap();
         assert_eq!(PathRule::read(&bytes), Ok(path_rule("a/b")));
@@ -203,20 +208,21 @@ mod tests {
             PathRule::read(&other).is_ok()
         };
         assert!(with(0, 255) && with(1, 7) && with(4, b'z'));
-        assert!(!with(1, 8), "a right that there is not");
-        assert!(!with(2, 2), "something behind the path");
-        assert!(!with(2, 97) && !with(2, 255) && !with(3, 1), "longer than there is room for");
-        assert!(!with(4, 0xff), "no text");
-        assert!(!with(7, 1) && !with(bytes.len() - 1, 1), "something behind the path");
+        assert!(!with(1, 8), "a right that does not exist");
+        assert!(!with(2, 2), "a byte after the path that is not zero");
+        assert!(!with(2, 97) && !with(2, 255) && !with(3, 1), "a path that is too long");
+        assert!(!with(4, 0xff), "a path that is not UTF-8");
+        assert!(!with(7, 1) && !with(bytes.len() - 1, 1), "a byte after the path that is not zero");
         assert!((0..bytes.len()).all(|length| PathRule::read(&bytes[..length]).is_err()), "cut short");
         assert!(PathRule::read(&[bytes.as_slice(), &[0]].concat()).is_err());
     }
 
     #[test]
-    fn a_blob_gives_the_rules_that_decode_and_no_more_than_it_counts() {
-        let mut bytes = blob(&["a", "b", "c"].map(path_rule)).unwrap();
+    fn decoding_skips_malformed_rules_and_stops_at_the_count() {
+        let mut bytes = encode_rules(&["a", "b", "c"].map(path_rule)).unwrap();
         bytes[0] = 2;
-        let names = |blob: &[u8]| rules::<PathRule<'_>>(blob).map(|rule| rule.path.to_owned()).collect::<Vec<_>>();
+        let names =
+            |blob: &[u8]| decode_rules::<PathRule<'_>>(blob).map(|rule| rule.path.to_owned()).collect::<Vec<_>>();
         assert_eq!(names(&bytes), ["a", "b"]);
         assert_eq!(names(&bytes[..2 + <PathRule<'_> as Rule<'_>>::SIZE * 2 - 1]), ["a"]);
         bytes[3] = 0xff;

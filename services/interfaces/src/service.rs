@@ -1,18 +1,18 @@
-//! What every service is.
+//! The trait that every service implements.
 
 use core::ops::BitOr;
 
 use crate::system::Instant;
 
-/// Notification bits, as `wait` answers them.
+/// Notification bits, as `wait` returns them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Notifications(pub u64);
 
 impl Notifications {
-    /// What a service is given when it starts: look at everything once.
+    /// Every bit. A service gets it when it starts, so that it looks at everything once.
     pub const ALL: Notifications = Notifications(u64::MAX);
 
-    /// Whether the notification with this bit number came.
+    /// Returns `true` if the notification with this bit number came.
     #[must_use]
     pub const fn has(self, bit: u8) -> bool {
         self.0 >> bit & 1 == 1
@@ -28,19 +28,21 @@ impl BitOr for Notifications {
 
 /// A state machine that never blocks.
 ///
-/// Its constructor takes its capabilities: a structure with one field for each, which the policy
-/// compiler fills in; a capability that the policy does not grant is a field that it cannot fill, and
-/// does not compile.
+/// Its constructor takes a structure with one field for each of its capabilities. The policy
+/// compiler emits the code that fills it in. A field for a capability that the policy does not
+/// grant cannot be filled, so the program does not compile.
 pub trait Service {
-    /// Drains queues and events; bounded work per call. Work left over shows as a passed [`Self::deadline`].
+    /// Drains queues and handles events. Each call does a bounded amount of work. If work is left
+    /// over, [`Self::deadline`] returns a time that has passed.
     fn notified(&mut self, notifications: Notifications);
 
-    /// The next time at which it wants to run without being notified.
+    /// Returns the next time at which the service wants to run without a notification.
     fn deadline(&self) -> Option<Instant>;
 
-    /// The events that it does not want to be told of while it waits: those of a peer that sends too many. The channels
-    /// that it was told of already stay shut, which costs nothing whatever the peer sends.
-    fn held(&self) -> Notifications {
+    /// Returns the events whose channels stay masked during the next wait, because their peer sends
+    /// too many. Only channels whose events were delivered are masked. Further events on a masked
+    /// channel cost nothing.
+    fn events_to_hold(&self) -> Notifications {
         Notifications::default()
     }
 }

@@ -1,5 +1,7 @@
-//! `store`: a client and the XenStore service (server). One request of a client is carried out at a time, in
-//! order; a client has at most one transaction open.
+//! `store`: access to XenStore. The XenStore service is the server.
+//!
+//! The requests of a client are carried out one at a time, in order. A client has at most one
+//! transaction open.
 
 use arrayvec::{ArrayString, ArrayVec};
 
@@ -14,49 +16,52 @@ impl Interface for Store {
     type Reply = Reply;
 }
 
-/// The longest path in bytes. XenStore's own limit is 2,048 for a relative path; ours are short.
+/// The length of the longest path in bytes. XenStore's own limit is 2,048 for a relative path; the
+/// paths of the services are short.
 pub const MAX_PATH: usize = 120;
-/// The longest value in bytes.
+/// The length of the longest value in bytes.
 pub const MAX_VALUE: usize = 120;
 
 /// A XenStore path, absolute or relative to the domain's own directory.
 pub type Path = ArrayString<MAX_PATH>;
-/// The bytes of a node.
+/// The value of a node.
 pub type Value = ArrayVec<u8, MAX_VALUE>;
 
-/// What a client asks; `id` comes back in the answer.
+/// A request of a client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Request {
-    /// The client's number for the request.
+    /// The client's number for the request, which the reply repeats.
     pub id: u16,
-    /// What to do.
+    /// The action to carry out.
     pub action: Action,
 }
 
-/// What to do.
+/// What a client can ask for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
     /// Read a node's value.
     Read(Path),
     /// Write a node.
     Write(Path, Value),
-    /// Remove a node and those below it.
+    /// Remove a node and everything below it.
     Remove(Path),
-    /// The names below a node, NUL-terminated each; cut off at [`MAX_VALUE`] with [`Failure::TooLong`].
+    /// List the names of a node's children, each NUL-terminated. Fails with [`Failure::TooLong`] if
+    /// they are longer than [`MAX_VALUE`].
     List(Path),
-    /// Tell of every change at or below a path, by [`Reply::Changed`] with this token.
+    /// Send [`Reply::Changed`] with this token for every change at or below a path.
     Watch(Path, u16),
-    /// End a watch.
+    /// End the watch of this path and token.
     Unwatch(Path, u16),
-    /// Begin a transaction: the reads and writes that follow are in it.
+    /// Begin a transaction: the reads and writes that follow are part of it.
     Begin,
-    /// Commit it. [`Failure::Again`] if somebody else changed what it touched: do it all once more.
+    /// Commit the transaction. Fails with [`Failure::Again`] if another client changed what it
+    /// touched: the whole transaction has to be repeated.
     Commit,
-    /// Give it up.
+    /// Abort the transaction.
     Abort,
 }
 
-/// Why a request failed.
+/// The reason why a request failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Failure {
@@ -64,17 +69,17 @@ pub enum Failure {
     NotFound = 1,
     /// XenStore refuses access (`EACCES`, `EPERM`, `EROFS`).
     Access = 2,
-    /// The policy gives this client no such path. XenStore was not asked.
+    /// The policy does not give this client the path. The request did not reach XenStore.
     Policy = 3,
     /// The transaction conflicts with another (`EAGAIN`).
     Again = 4,
-    /// The answer is longer than a message holds.
+    /// The reply is longer than a message holds.
     TooLong = 5,
-    /// A quota of XenStore is used up (`ENOSPC`, `E2BIG`, `EBUSY`).
+    /// A quota of XenStore is exhausted (`ENOSPC`, `E2BIG`, `EBUSY`).
     Quota = 6,
-    /// XenStore did not answer in time, or the connection is dead.
+    /// XenStore did not reply in time, or the connection to it is broken.
     Timeout = 7,
-    /// Anything else.
+    /// Any other failure.
     Other = 8,
 }
 
@@ -91,19 +96,19 @@ impl Failure {
     ];
 }
 
-/// What the XenStore service says.
+/// The replies and events of the XenStore service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// The answer to the request `id`: a value (empty where there is none to give), or why not.
+    /// The reply to the request `id`.
     Answer {
         /// The client's number for the request.
         id: u16,
-        /// The value.
+        /// The value, empty for an action that has none, or the reason why the request failed.
         result: Result<Value, Failure>,
     },
-    /// Something at or below a watched path changed; read it again.
+    /// Something at or below a watched path changed: the client should read it again.
     Changed {
-        /// The watch's token.
+        /// The token of the watch.
         token: u16,
     },
 }
@@ -206,10 +211,10 @@ impl Message for Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::tests::{malformed, round_trips};
+    use crate::message::tests::{check_malformed, check_round_trip};
 
     #[test]
-    fn messages_are_read_back() {
+    fn messages_round_trip() {
         let short = Path::from("device/vif/0").unwrap();
         let long = Path::from(&"p".repeat(MAX_PATH)).unwrap();
         let value: Value = (0..MAX_VALUE).map(|at| at as u8 + 1).collect();
@@ -225,16 +230,16 @@ mod tests {
             Action::Commit,
             Action::Abort,
         ];
-        round_trips(&actions.map(|action| Request { id: 0x1234, action }));
+        check_round_trip(&actions.map(|action| Request { id: 0x1234, action }));
         let mut replies = vec![
             Reply::Answer { id: 1, result: Ok(value) },
             Reply::Answer { id: 2, result: Ok(Value::new()) },
             Reply::Changed { token: 3 },
         ];
         replies.extend(Failure::ALL.map(|failure| Reply::Answer { id: 4, result: Err(failure) }));
-        round_trips(&replies);
+        check_round_trip(&replies);
         let too_long = [0, 0, 1, 0, MAX_PATH as u8 + 1];
-        malformed::<Request>(&[&[], &[0, 0, 10], &too_long, &[0, 0, 1, 0, 1, 0, 0xff], &[0, 0, 7, 0, 1]]);
-        malformed::<Reply>(&[&[], &[4], &[2, 0, 0, 0, 0], &[2, 0, 0, 0, 9], &[1, 0, 0, 0, MAX_VALUE as u8 + 1]]);
+        check_malformed::<Request>(&[&[], &[0, 0, 10], &too_long, &[0, 0, 1, 0, 1, 0, 0xff], &[0, 0, 7, 0, 1]]);
+        check_malformed::<Reply>(&[&[], &[4], &[2, 0, 0, 0, 0], &[2, 0, 0, 0, 9], &[1, 0, 0, 0, MAX_VALUE as u8 + 1]]);
     }
 }

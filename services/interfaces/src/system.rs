@@ -1,4 +1,4 @@
-//! The world that a service sees: capabilities that it may invoke, and memory that it shares.
+//! All that a service can reach: capabilities that it may invoke, and memory that it shares.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -6,38 +6,38 @@ use core::ops::{Add, Sub};
 use core::sync::atomic::{Ordering, fence};
 use core::time::Duration;
 
-use cloister_caps::{Fault, Operation, Slot};
+use cloister_caps::{InvokeError, Operation, Slot};
 
 use crate::message::{MAX_MESSAGE, Words};
 
-/// The kernel, as a service reaches it.
+/// The kernel, as a service calls it.
 pub trait System: Clone {
-    /// Invokes `operation` on the capability in `slot`; answers two words.
+    /// Invokes `operation` on the capability in `slot` and returns two words.
     ///
     /// # Errors
-    /// The kernel refused; it has logged why.
-    fn invoke(&self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], Fault>;
+    /// The kernel refused the invocation and has logged why, or the operation failed.
+    fn invoke(&self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], InvokeError>;
 }
 
-/// A region of memory that someone else may read or write at any moment.
+/// A region of memory that others may read or write at any moment.
 ///
-/// There are no references into it: every access copies, once, and is never repeated by the
-/// compiler. An access outside the region reads zeros or is dropped: it is a defect of the caller, and
-/// can reach nothing.
+/// There are no references into it. Every access copies exactly once: the compiler never repeats
+/// it. An access outside the region is a defect of the caller; it reads zeros or writes nothing.
 pub trait Memory: Clone {
-    /// What a region is to the one service that can write it.
-    type Own: Own;
-    /// The region's size in bytes.
+    /// The type of a region that only this service can write.
+    type Exclusive: ExclusiveMemory;
+    /// Returns the size of the region in bytes.
     fn len(&self) -> usize;
-    /// Whether the region has no bytes.
+    /// Returns `true` if the region has no bytes.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Reads a `u32` at a multiple of 4, with acquire ordering.
+    /// Reads the `u32` at `offset`, a multiple of 4, with acquire ordering.
     fn load(&self, offset: usize) -> u32;
-    /// Writes a `u32` at a multiple of 4, with release ordering.
+    /// Writes the `u32` at `offset`, a multiple of 4, with release ordering.
     fn store(&self, offset: usize, value: u32);
-    /// Reads words from a multiple of 8, no more than a message has, each once, with acquire ordering.
+    /// Reads words from `offset`, a multiple of 8: each once, with acquire ordering, and no more
+    /// than a message has.
     fn load_words(&self, offset: usize, into: &mut [u64]) {
         let mut bytes = [[0; 8]; MAX_MESSAGE / 8];
         let bytes = &mut bytes[..into.len().min(MAX_MESSAGE / 8)];
@@ -46,14 +46,15 @@ pub trait Memory: Clone {
             *word = u64::from_le_bytes(*bytes);
         }
     }
-    /// Writes words from a multiple of 8, with release ordering.
+    /// Writes words from `offset`, a multiple of 8, with release ordering.
     fn store_words(&self, offset: usize, from: &[u64]) {
         for (index, word) in from.iter().enumerate() {
             self.write(offset + index * 8, &word.to_le_bytes());
         }
     }
-    /// Reads `count` runs of `size` words that follow each other from a multiple of 8, as [`Memory::load_words`] does, and
-    /// hands each to `take`; none if not all of them are there.
+    /// Reads `count` adjacent items of `size` words each from `offset`, a multiple of 8, as
+    /// [`Memory::load_words`] does, and passes each to `take`. Reads nothing if one of them is
+    /// outside the region.
     fn load_each(&self, offset: usize, size: usize, count: usize, mut take: impl FnMut(Words)) {
         let there = offset.checked_add(size * 8 * count).is_some_and(|end| end <= self.len());
         for index in 0..if there { count } else { 0 } {
@@ -62,18 +63,18 @@ pub trait Memory: Clone {
             take(words);
         }
     }
-    /// Writes the first `size` words of what each item is as words, one after the other from a multiple of 8, as
-    /// [`Memory::store_words`] does.
+    /// Converts each item with `words` and writes the first `size` words of it, one item after the
+    /// other from `offset`, a multiple of 8, as [`Memory::store_words`] does.
     fn store_each<T>(&self, offset: usize, size: usize, items: &[T], words: impl Fn(&T) -> Words) {
         for (index, item) in items.iter().enumerate() {
             self.store_words(offset + index * size * 8, &words(item)[..size]);
         }
     }
-    /// Copies out.
+    /// Copies bytes from `offset` out of the region.
     fn read(&self, offset: usize, into: &mut [u8]);
-    /// Copies in.
+    /// Copies bytes into the region at `offset`.
     fn write(&self, offset: usize, from: &[u8]);
-    /// Copies `count` bytes at `offset` to `to`, from `at` on: each read once and written once.
+    /// Copies `count` bytes from `offset` to `at` in `to`: each is read once and written once.
     fn copy(&self, offset: usize, count: usize, to: &Self, at: usize) {
         let mut bytes = [0; 256];
         for done in (0..count).step_by(bytes.len()) {
@@ -82,8 +83,8 @@ pub trait Memory: Clone {
             to.write(at + done, bytes);
         }
     }
-    /// A buffer of `length` bytes from the heap, for who writes before it reads: what it holds at first is not said, so that
-    /// nobody has to empty what is large. None if the heap has no room for it.
+    /// Allocates a buffer of `length` bytes with unspecified contents, so that a large one need not
+    /// be cleared. Returns `None` if the heap has no room for it.
     #[must_use]
     fn buffer(length: usize) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
@@ -91,36 +92,41 @@ pub trait Memory: Clone {
         bytes.resize(length, 0);
         Some(bytes)
     }
-    /// Makes every store before it visible before any load after it is made (Xen's `xen_mb`): for who tells a peer
-    /// something and then looks whether it has gone to sleep.
+    /// Orders every store before it ahead of every load after it (`xen_mb` of Xen). Needed between
+    /// publishing something to a peer and reading whether the peer has gone to sleep.
     fn barrier(&self) {
         fence(Ordering::SeqCst);
     }
 }
 
-/// A region that its holder alone can write: no other service maps it, and what other domains may do with it is to read.
+/// A region that only its holder can write.
 ///
-/// It can be built in place; others may see the bytes while that goes on.
-pub trait Own {
-    /// The region's size in bytes.
+/// Its contents can be edited in place. Other domains may read the bytes while they are edited.
+///
+/// # Holding one proves
+/// No other service maps the region, and other domains can at most read it.
+pub trait ExclusiveMemory {
+    /// Returns the size of the region in bytes.
     fn size(&self) -> usize;
-    /// Whether it holds zeros but for what was written through `self`: no former run of the service has had it.
+    /// Returns `true` if the region holds only zeros and what was written through `self`: no
+    /// earlier run of the service has written it.
     fn is_fresh(&self) -> bool {
         false
     }
-    /// Lets `edit` change `length` bytes from `offset`; answers its result, or `None` if they leave the region.
+    /// Lends `length` bytes from `offset` to `edit` and returns its result. Returns `None` if the
+    /// bytes are not all in the region.
     fn edit<R>(&mut self, offset: usize, length: usize, edit: impl FnOnce(&mut [u8]) -> R) -> Option<R>;
 }
 
-/// A point on the monotonic clock: nanoseconds since an arbitrary start.
+/// A point in time on the monotonic clock: nanoseconds since an arbitrary start.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Instant(pub u64);
 
 impl Instant {
-    /// The clock's start; as a deadline, it has always passed.
+    /// The start of the clock. As a deadline, it has always passed.
     pub const START: Instant = Instant(0);
 
-    /// The time since `earlier`; zero if `earlier` is later.
+    /// Returns the time since `earlier`, or zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Instant) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -1,57 +1,62 @@
-//! Deadlines of many things that have a number, such as connections: the earliest is known at once, and to put one off costs
-//! nothing.
+//! Deadlines of many numbered things, such as connections.
+//!
+//! Finding the earliest deadline and postponing one take constant time.
 
 use alloc::vec::Vec;
 
 use crate::system::Instant;
 
-const NOWHERE: u16 = u16::MAX;
+/// The position of a number whose timer is not set.
+const UNSET: u16 = u16::MAX;
 
-/// A deadline for each number below a bound: a binary heap that knows where each number is.
+/// At most one deadline for each number below a bound: a binary heap with an index of its entries.
 #[derive(Default)]
 pub struct Timers {
     heap: Vec<(Instant, u16)>,
-    /// Where in the heap each number is.
-    place: Vec<u16>,
+    /// The position of each number in the heap, or `UNSET`.
+    position: Vec<u16>,
 }
 
 impl Timers {
-    /// Timers for the numbers below `count`, at most 65,535; none if the heap has no room for them. None is set.
+    /// Creates timers for the numbers below `count`, at most 65,535. None is set. Returns `None` if
+    /// the heap has no room for them.
     #[must_use]
     pub fn new(count: usize) -> Option<Timers> {
-        let (mut heap, mut place) = (Vec::new(), Vec::new());
+        let (mut heap, mut position) = (Vec::new(), Vec::new());
         heap.try_reserve_exact(count).ok()?;
-        place.try_reserve_exact(count).ok()?;
-        place.resize(count.min(usize::from(NOWHERE)), NOWHERE);
-        Some(Timers { heap, place })
+        position.try_reserve_exact(count).ok()?;
+        position.resize(count.min(usize::from(UNSET)), UNSET);
+        Some(Timers { heap, position })
     }
 
-    /// Sees to it that `number` is answered by [`Self::expired`] at `at`, or earlier: a timer that is set to an earlier time is
-    /// left as it is, for most are put off again and again. Who is answered too early sets it again.
+    /// Sets the timer of `number`, so that [`Self::pop_expired`] returns it at `at` or earlier.
+    ///
+    /// A timer that is set to an earlier time stays as it is, because most timers are postponed
+    /// again and again. A caller whose timer expires too early sets it again.
     pub fn set(&mut self, number: u16, at: Instant) {
-        match self.place.get(usize::from(number)).copied() {
+        match self.position.get(usize::from(number)).copied() {
             None => {}
-            Some(NOWHERE) => {
+            Some(UNSET) => {
                 self.heap.push((at, number));
-                self.rise(self.heap.len() - 1, (at, number));
+                self.sift_up(self.heap.len() - 1, (at, number));
             }
-            Some(place) => {
-                let place = usize::from(place);
-                if self.heap.get(place).is_some_and(|(set, _)| at < *set) {
-                    self.rise(place, (at, number));
+            Some(position) => {
+                let position = usize::from(position);
+                if self.heap.get(position).is_some_and(|(set, _)| at < *set) {
+                    self.sift_up(position, (at, number));
                 }
             }
         }
     }
 
-    /// The earliest time that is set.
+    /// Returns the earliest time that is set.
     #[must_use]
     pub fn next(&self) -> Option<Instant> {
         self.heap.first().map(|(at, _)| *at)
     }
 
-    /// Takes a number whose time has come.
-    pub fn expired(&mut self, now: Instant) -> Option<u16> {
+    /// Removes and returns a number whose time is `now` or earlier, the earliest first.
+    pub fn pop_expired(&mut self, now: Instant) -> Option<u16> {
         let (at, number) = *self.heap.first()?;
         if at > now {
             return None;
@@ -60,52 +65,53 @@ impl Timers {
         Some(number)
     }
 
-    /// Sets no time for `number` any more.
+    /// Unsets the timer of `number`.
     pub fn remove(&mut self, number: u16) {
-        let place = self.place.get(usize::from(number)).map_or(usize::MAX, |place| usize::from(*place));
-        let (Some(removed), Some(last)) = (self.heap.get(place).copied(), self.heap.last().copied()) else { return };
+        let position = self.position.get(usize::from(number)).map_or(usize::MAX, |position| usize::from(*position));
+        let (Some(removed), Some(last)) = (self.heap.get(position).copied(), self.heap.last().copied()) else { return };
         self.heap.pop();
         self.put(usize::MAX, removed);
-        if place == self.heap.len() {
+        if position == self.heap.len() {
             return;
         }
-        // The last one fills the gap, from where it may belong further up or further down.
-        if last.0 < removed.0 { self.rise(place, last) } else { self.sink(place, last) }
+        // The last entry fills the gap. It may belong further up or further down.
+        if last.0 < removed.0 { self.sift_up(position, last) } else { self.sift_down(position, last) }
     }
 
-    /// Takes every number; none is set any more.
+    /// Unsets all timers.
     pub fn clear(&mut self) {
         self.heap.clear();
-        self.place.fill(NOWHERE);
+        self.position.fill(UNSET);
     }
 
-    /// Writes an entry, which may be nowhere.
-    fn put(&mut self, place: usize, entry: (Instant, u16)) {
-        if let Some(at) = self.heap.get_mut(place) {
+    /// Writes `entry` at `position` of the heap and records the position. The position `usize::MAX`
+    /// only records that the timer is unset.
+    fn put(&mut self, position: usize, entry: (Instant, u16)) {
+        if let Some(at) = self.heap.get_mut(position) {
             *at = entry;
         }
-        if let Some(at) = self.place.get_mut(usize::from(entry.1)) {
-            *at = place as u16;
+        if let Some(at) = self.position.get_mut(usize::from(entry.1)) {
+            *at = position as u16;
         }
     }
 
-    /// Puts `entry` at `place` or nearer to the top, where it belongs.
-    fn rise(&mut self, mut place: usize, entry: (Instant, u16)) {
-        while place > 0 {
-            let parent = (place - 1) / 2;
+    /// Writes `entry` at `position`, or nearer to the top where it belongs.
+    fn sift_up(&mut self, mut position: usize, entry: (Instant, u16)) {
+        while position > 0 {
+            let parent = (position - 1) / 2;
             match self.heap.get(parent).copied() {
-                Some(above) if above.0 > entry.0 => self.put(place, above),
+                Some(above) if above.0 > entry.0 => self.put(position, above),
                 _ => break,
             }
-            place = parent;
+            position = parent;
         }
-        self.put(place, entry);
+        self.put(position, entry);
     }
 
-    /// Puts `entry` at `place` or further down, where it belongs.
-    fn sink(&mut self, mut place: usize, entry: (Instant, u16)) {
+    /// Writes `entry` at `position`, or further down where it belongs.
+    fn sift_down(&mut self, mut position: usize, entry: (Instant, u16)) {
         loop {
-            let child = 2 * place + 1;
+            let child = 2 * position + 1;
             let Some(left) = self.heap.get(child).copied() else { break };
             let (child, below) = match self.heap.get(child + 1).copied() {
                 Some(right) if right.0 < left.0 => (child + 1, right),
@@ -114,10 +120,10 @@ impl Timers {
             if below.0 >= entry.0 {
                 break;
             }
-            self.put(place, below);
-            place = child;
+            self.put(position, below);
+            position = child;
         }
-        self.put(place, entry);
+        self.put(position, entry);
     }
 }
 
@@ -126,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_earliest_comes_first_and_later_times_do_not_move_it() {
+    fn the_earliest_expires_first_and_a_later_set_changes_nothing() {
         let mut timers = Timers::new(4).unwrap();
         timers.set(0, Instant(30));
         timers.set(1, Instant(20));
@@ -134,14 +140,14 @@ mod tests {
         timers.set(0, Instant(10));
         timers.set(4, Instant(1));
         assert_eq!(timers.next(), Some(Instant(10)));
-        assert_eq!(timers.expired(Instant(9)), None);
-        assert_eq!((timers.expired(Instant(25)), timers.expired(Instant(25))), (Some(0), Some(1)));
-        assert_eq!((timers.expired(Instant(25)), timers.next()), (None, None));
+        assert_eq!(timers.pop_expired(Instant(9)), None);
+        assert_eq!((timers.pop_expired(Instant(25)), timers.pop_expired(Instant(25))), (Some(0), Some(1)));
+        assert_eq!((timers.pop_expired(Instant(25)), timers.next()), (None, None));
     }
 
-    /// Against a table that is searched.
+    /// Compares with a table that is searched for the earliest deadline.
     #[test]
-    fn any_order_of_setting_removing_and_expiring() {
+    fn random_operations_match_a_table_of_deadlines() {
         const COUNT: u16 = 50;
         let (mut random, mut now) = (1u64, 0);
         let mut timers = Timers::new(usize::from(COUNT)).unwrap();
@@ -159,7 +165,7 @@ mod tests {
             table.get_mut(usize::from(number)).into_iter().for_each(|set| *set = None);
             assert_eq!(timers.next().map(|next| next.0), table.iter().flatten().min().copied());
             now += random >> 62;
-            while let Some(number) = timers.expired(Instant(now)) {
+            while let Some(number) = timers.pop_expired(Instant(now)) {
                 assert!(table[usize::from(number)].take().is_some_and(|at| at <= now));
             }
             assert!(table.iter().flatten().all(|at| *at > now));

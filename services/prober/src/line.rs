@@ -5,7 +5,7 @@ use core::fmt;
 use cloister_caps::Operation;
 use cloister_caps::abi::SYSTEM_CALL_INVOKE;
 use cloister_interfaces::message::MAX_MESSAGE;
-use cloister_interfaces::queue::{End, HEAD, MESSAGE_EVENT, SLOTS, SPACE_EVENT, TAIL};
+use cloister_interfaces::queue::{HEAD, MESSAGE_EVENT, QueueEnd, SLOTS, SPACE_EVENT, TAIL};
 use cloister_interfaces::{Client, Interface, Memory, Message, Server, System};
 use cloister_runtime::probe;
 
@@ -99,9 +99,9 @@ impl fmt::Display for Trick {
 pub(crate) struct Line<'a, M> {
     /// The interface's name.
     pub name: &'static str,
-    outward: &'a End<M>,
+    outward: &'a QueueEnd<M>,
     outward_size: usize,
-    inward: &'a End<M>,
+    inward: &'a QueueEnd<M>,
     inward_size: usize,
 }
 

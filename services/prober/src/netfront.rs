@@ -7,7 +7,7 @@ use cloister_caps::{DomId, EvtchnPort, Operation};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::{Grants, Reply as Granting, Request};
 use cloister_interfaces::net::{Net, Offloads, Reply};
-use cloister_interfaces::rules::Granted;
+use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{Action, Failure, Path, Reply as Stored, Request as Ask, Store, Value};
 use cloister_interfaces::{Client, Memory, Message, Server, Service, System};
 
@@ -33,11 +33,11 @@ pub struct Caps<S, M> {
     /// Another.
     pub rx_events: Port<S>,
     /// The grant of the ring pages.
-    pub ring_pages: Granted,
+    pub ring_pages: GrantAllowance,
     /// The grant of the receive pool.
-    pub rx_pages: Granted,
+    pub rx_pages: GrantAllowance,
     /// The grant of the transmit pool.
-    pub tx_pages: Granted,
+    pub tx_pages: GrantAllowance,
 }
 
 /// The service.

@@ -316,7 +316,7 @@ impl<P: Place> Siege<P> {
                 None => Made::Over(Outcome::Harmless),
             },
             Attempt::Leftovers => {
-                let left = probe::leftovers(SYSTEM_CALL_INVOKE, 0, 0);
+                let left = probe::registers_after_call(SYSTEM_CALL_INVOKE, 0, 0);
                 if probe::segments() != [0; 4] {
                     return breach("a restart left something in a segment register");
                 }

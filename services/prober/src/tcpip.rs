@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use cloister_caps::Operation;
 use cloister_interfaces::capability::{Clock, Console, Entropy};
 use cloister_interfaces::control::{Control, Reply as Quiet};
-use cloister_interfaces::net::{Net, Reply as Link, Request, Work};
+use cloister_interfaces::net::{Net, Offload, Reply as Link, Request};
 use cloister_interfaces::socket::{Connection, MAX_CONNECTIONS, Reply, Socket};
 use cloister_interfaces::{Client, Memory, Message, Server, Service, System};
 use cloister_runtime::probe;
@@ -31,7 +31,7 @@ pub struct Caps<S, M: Memory> {
     /// Pages into which the back end writes frames.
     pub rx_pool: M,
     /// Pages from which the back end reads frames.
-    pub tx_pool: M::Own,
+    pub tx_pool: M::Exclusive,
     /// Streams to the applications.
     pub stream_in: M,
     /// Streams from the applications.
@@ -56,26 +56,26 @@ const PAGES: u16 = 128;
 /// How long the link is left alone before it is closed, so that one can see from outside that it stands.
 const PAUSE: Duration = Duration::from_secs(10);
 
-const fn transmit(page: u16, length: u16, work: Work) -> Request {
-    Request::Transmit { page, length, work }
+const fn transmit(page: u16, length: u16, offload: Offload) -> Request {
+    Request::Transmit { page, length, offload }
 }
 
 /// What netfront must refuse or take without harm.
 const TO_NETFRONT: [(&str, Request); 21] = [
-    ("send the page after the pool", transmit(PAGES, 60, Work::Nothing)),
-    ("send the last page of all", transmit(u16::MAX, 60, Work::Nothing)),
-    ("send past the end of the pool", transmit(PAGES - 1, u16::MAX, Work::Nothing)),
-    ("send no bytes", transmit(0, 0, Work::Nothing)),
-    ("send less than a header", transmit(0, 1, Work::Nothing)),
-    ("send the longest frame", transmit(0, u16::MAX, Work::Nothing)),
-    ("send it again while it is on its way", transmit(0, u16::MAX, Work::Nothing)),
-    ("send a page in the midst of it", transmit(3, 60, Work::Nothing)),
-    ("have a checksum made of nothing", transmit(20, 0, Work::Checksum)),
-    ("have a checksum made that is not in the frame", transmit(20, 14, Work::Checksum)),
-    ("have a frame cut that is too short", transmit(21, 60, Work::Segments(1))),
-    ("have a frame cut into single bytes", transmit(22, u16::MAX, Work::Segments(1))),
-    ("have a frame cut into the largest segments", transmit(40, 9_000, Work::Segments(u16::MAX))),
-    ("have a frame cut into no segments", transmit(44, 9_000, Work::Segments(0))),
+    ("send the page after the pool", transmit(PAGES, 60, Offload::None)),
+    ("send the last page of all", transmit(u16::MAX, 60, Offload::None)),
+    ("send past the end of the pool", transmit(PAGES - 1, u16::MAX, Offload::None)),
+    ("send no bytes", transmit(0, 0, Offload::None)),
+    ("send less than a header", transmit(0, 1, Offload::None)),
+    ("send the longest frame", transmit(0, u16::MAX, Offload::None)),
+    ("send it again while it is on its way", transmit(0, u16::MAX, Offload::None)),
+    ("send a page in the midst of it", transmit(3, 60, Offload::None)),
+    ("have a checksum made of nothing", transmit(20, 0, Offload::Checksum)),
+    ("have a checksum made that is not in the frame", transmit(20, 14, Offload::Checksum)),
+    ("have a frame cut that is too short", transmit(21, 60, Offload::Segments(1))),
+    ("have a frame cut into single bytes", transmit(22, u16::MAX, Offload::Segments(1))),
+    ("have a frame cut into the largest segments", transmit(40, 9_000, Offload::Segments(u16::MAX))),
+    ("have a frame cut into no segments", transmit(44, 9_000, Offload::Segments(0))),
     ("give a page back that is not ours", Request::Receive { page: 0, count: 1 }),
     ("give all pages back", Request::Receive { page: 0, count: PAGES }),
     ("give a page after the pool", Request::Receive { page: PAGES, count: 1 }),
@@ -133,7 +133,7 @@ const TO_HTTP: [(&str, Reply); 24] = [
 const AT_LAST: [(&str, Request); 4] = [
     ("close the link", Request::Close),
     ("close it again", Request::Close),
-    ("send on the closed link", transmit(60, 60, Work::Nothing)),
+    ("send on the closed link", transmit(60, 60, Offload::None)),
     ("close it once more", Request::Close),
 ];
 

@@ -6,28 +6,31 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
-use cloister_caps::{Fault, Operation, Slot, Status};
+use cloister_caps::{InvokeError, Operation, Slot, Status};
 use cloister_interfaces::{Instant, Notifications, System};
 
-/// The kernel under this service. Only the runtime makes one, and hands it to the bindings alone: the logic of a service
-/// has its typed capabilities, and cannot invoke a slot by its number.
+/// Access to the kernel's `invoke`.
+///
+/// Only the runtime creates one, and passes it only to the bindings. The logic of a service has
+/// typed capabilities instead, and cannot invoke a slot by its number.
 #[derive(Clone, Copy)]
 pub struct Kernel(pub(crate) ());
 
-/// The one `syscall` instruction of a program. `cloister-policy verify` knows it by its bytes, and refuses an image with
-/// another in its code.
+/// The only `syscall` instruction of a program. `cloister-policy verify` recognises it by its
+/// bytes, and rejects an image with another one in its code.
 #[cfg(not(test))]
 #[unsafe(naked)]
 extern "C" fn stub() {
     core::arch::naked_asm!("syscall", "ret")
 }
 
-/// A system call of any number and with any arguments: what the kernel answers is a status and two words.
+/// Makes a system call. Returns the status and the two words that the kernel returned.
 #[cfg(not(test))]
 fn call(number: u64, arguments: [u64; 6]) -> (u64, [u64; 2]) {
     let (status, first, second);
-    // SAFETY: the kernel changes no memory of ours but through regions that only `Window` touches, and no registers but
-    // those named here: it restores the callee-saved ones and clears the rest.
+    // SAFETY: the only memory of the service that the kernel changes is in regions that only
+    // `SharedRegion` accesses. The only registers that it changes are named here: it restores the
+    // callee-saved ones and clears the others.
     unsafe {
         asm!(
             "call {stub}",
@@ -49,29 +52,32 @@ fn call(number: u64, arguments: [u64; 6]) -> (u64, [u64; 2]) {
 #[cfg(test)]
 use crate::tests::call;
 
-/// A system call as it is, for the prober.
+/// Makes a system call with any number and any arguments, for the prober.
 #[cfg(feature = "probe")]
 pub(crate) fn raw(number: u64, arguments: [u64; 6]) -> (u64, [u64; 2]) {
     call(number, arguments)
 }
 
-/// When the last `wait` ended, if that was told and not asked for yet: a service that asks first thing what time it is need
-/// not ask the kernel.
-static WOKEN: AtomicU64 = AtomicU64::new(0);
+/// The time at which the last `wait` ended, in ns. 0 if the kernel did not return it, or if
+/// [`Operation::ClockNow`] has consumed it.
+///
+/// Most services ask for the time first after a `wait`. This answers them without a system call.
+static WAKE_TIME: AtomicU64 = AtomicU64::new(0);
 
-/// Sleeps until a notification comes or the clock reaches `deadline`; events of `held` do not come.
+/// Waits until a notification is pending or the clock reaches `deadline`. Delivered event channels
+/// whose bits are in `hold` stay masked. Returns the pending notifications.
 #[must_use]
-pub fn wait(deadline: Option<Instant>, held: Notifications) -> Notifications {
+pub fn wait(deadline: Option<Instant>, hold: Notifications) -> Notifications {
     let deadline = deadline.map_or(NO_DEADLINE, |deadline| deadline.0);
-    let (_, answer) = call(SYSTEM_CALL_WAIT, [deadline, held.0, 0, 0, 0, 0]);
+    let (_, answer) = call(SYSTEM_CALL_WAIT, [deadline, hold.0, 0, 0, 0, 0]);
     #[cfg(feature = "fused")]
-    crate::fused::woken(answer[1]);
-    WOKEN.store(answer[1], Ordering::Relaxed);
+    crate::fused::record_time(answer[1]);
+    WAKE_TIME.store(answer[1], Ordering::Relaxed);
     Notifications(answer[0])
 }
 
 impl System for Kernel {
-    fn invoke(&self, slot: Slot, operation: Operation, [a0, a1, a2, a3]: [u64; 4]) -> Result<[u64; 2], Fault> {
+    fn invoke(&self, slot: Slot, operation: Operation, [a0, a1, a2, a3]: [u64; 4]) -> Result<[u64; 2], InvokeError> {
         if operation == Operation::ConsoleWrite {
             #[cfg(feature = "image")]
             crate::program::remember_console(slot);
@@ -81,9 +87,9 @@ impl System for Kernel {
             return Ok(words);
         }
         if operation == Operation::ClockNow
-            && let woken @ 1.. = WOKEN.swap(0, Ordering::Relaxed)
+            && let time @ 1.. = WAKE_TIME.swap(0, Ordering::Relaxed)
         {
-            return Ok([woken, 0]);
+            return Ok([time, 0]);
         }
         let (status, words) =
             call(SYSTEM_CALL_INVOKE, [u64::from(slot.0), u64::from(operation as u32), a0, a1, a2, a3]);

@@ -1,7 +1,8 @@
-//! What stands between a service's logic and the machine: the system calls, mapped memory, the heap, the entry.
+//! The layer between a service's logic and the machine: system calls, mapped memory, heap and
+//! entry.
 //!
-//! Together with `kernel/image` this is all the `unsafe` there is. A service's own crates forbid it; they reach the
-//! kernel only through [`Kernel`] and shared memory only through [`Window`].
+//! Only this crate and `kernel/image` contain `unsafe`. The crates of the services forbid it: they
+//! call the kernel only through [`Kernel`], and access shared memory only through [`SharedRegion`].
 #![cfg_attr(not(test), no_std)]
 
 #[cfg(not(miri))]
@@ -20,19 +21,21 @@ mod program;
 
 pub use call::{Kernel, wait};
 #[cfg(feature = "fused")]
-pub use fused::rung;
-pub use memory::{Pages, Window, bytes};
+pub use fused::take_notifications;
+pub use memory::{OwnedRegion, SharedRegion, constant_bytes};
 #[cfg(feature = "image")]
 pub use program::run;
 
-/// Makes a program of a service's library crate: its capabilities are the file that the policy compiler wrote and
-/// that `CLOISTER_CAPABILITIES` names when the program is built.
+/// Makes a program from a service's library crate.
+///
+/// The environment variable `CLOISTER_CAPABILITIES` names, at build time, the file with the
+/// service's capabilities that the policy compiler wrote.
 #[macro_export]
 macro_rules! service {
     ($service:ident) => {
         include!(env!("CLOISTER_CAPABILITIES"));
 
-        /// Where the runtime's entry goes on.
+        /// The service: called by the runtime's entry.
         #[unsafe(no_mangle)]
         extern "Rust" fn cloister_main() -> ! {
             $crate::run(HEAP, |kernel| $service::service(capabilities(kernel)))
@@ -40,22 +43,22 @@ macro_rules! service {
     };
 }
 
-/// The same for the program that has all services in it.
+/// Makes the program that contains all services.
 #[cfg(feature = "fused")]
 #[macro_export]
 macro_rules! fused {
     ($program:ident) => {
         include!(env!("CLOISTER_CAPABILITIES"));
 
-        /// Where the runtime's entry goes on.
+        /// The service: called by the runtime's entry.
         #[unsafe(no_mangle)]
         extern "Rust" fn cloister_main() -> ! {
             $crate::run(HEAP, |kernel| {
                 $program::service($program::Inside {
                     system: kernel,
                     caps: move || capabilities(kernel),
-                    part: $crate::Window::part,
-                    rung: $crate::rung,
+                    part: $crate::SharedRegion::part,
+                    take_notifications: $crate::take_notifications,
                 })
             })
         }

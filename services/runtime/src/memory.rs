@@ -1,10 +1,12 @@
-//! Shared memory. The rules stand here and nowhere else:
+//! Mapped memory. All rules for it are here:
 //!
-//! - No reference into a region that somebody else may write. Everything is copied, by volatile accesses or by
-//!   instructions that the compiler cannot see into, exactly once per call.
-//! - A region that nobody else can write or map ([`region::OWN`]) is not a [`Window`] but [`Pages`], once: there, and there
-//!   only, references are lent.
-//! - The kernel says where a region is and how long; both are made from its answer alone, and check every access.
+//! - There is no reference into a region that others may write, except to atomics. All other data
+//!   is copied, exactly once per call, by instructions that the compiler cannot see into.
+//! - A region that no one else can write and no other service maps ([`region::EXCLUSIVE`]) is an
+//!   [`OwnedRegion`], never a [`SharedRegion`], and there is only one value for it. Only an
+//!   [`OwnedRegion`] lends references.
+//! - The address and the length of a region come only from the kernel, and every access is checked
+//!   against them.
 
 #[cfg(not(miri))]
 use alloc::vec::Vec;
@@ -16,21 +18,25 @@ use cloister_caps::abi::region;
 use cloister_caps::tables::MAX_SLOTS;
 use cloister_caps::{Operation, Slot};
 use cloister_interfaces::message::Words;
-use cloister_interfaces::{Memory, Own, System};
+use cloister_interfaces::{ExclusiveMemory, Memory, System};
 
 use crate::call::Kernel;
 
-/// A mapped region.
+/// A mapped region that others may read or write at any moment.
+///
+/// # Holding one proves
+/// The kernel maps `length` bytes at `base` for as long as the service runs, and no Rust object
+/// lives in them.
 #[derive(Clone, Copy)]
-pub struct Window {
+pub struct SharedRegion {
     /// A multiple of 8.
     base: usize,
     length: usize,
 }
 
-/// Where the kernel says the region in `slot` is: base, length, flags. The two that Rust objects live in, heap and stack,
-/// are nowhere.
-fn find(kernel: Kernel, slot: Slot) -> (usize, usize, u64) {
+/// Asks the kernel for the base, the length and the flags of the region in `slot`. The length is 0
+/// if the kernel refuses, and for the two regions that Rust objects live in: heap and stack.
+fn find_region(kernel: Kernel, slot: Slot) -> (usize, usize, u64) {
     #[cfg(feature = "image")]
     if crate::program::is_heap(slot) {
         return (0, 0, 0);
@@ -45,49 +51,53 @@ fn find(kernel: Kernel, slot: Slot) -> (usize, usize, u64) {
     }
 }
 
-impl Window {
-    /// The region that the capability in `slot` names; without bytes if there is none, or if it is the heap, the stack,
-    /// or such a one as [`Pages`] are.
+impl SharedRegion {
+    /// Returns the region that the capability in `slot` names. It is empty if there is no such
+    /// region, or if the region is the heap, the stack, or for an [`OwnedRegion`].
     #[must_use]
-    pub fn new(kernel: Kernel, slot: Slot) -> Window {
-        let (base, length, flags) = find(kernel, slot);
-        Window { base, length: if flags & region::OWN == 0 && base.is_multiple_of(8) { length } else { 0 } }
+    pub fn new(kernel: Kernel, slot: Slot) -> SharedRegion {
+        let (base, length, flags) = find_region(kernel, slot);
+        SharedRegion { base, length: if flags & region::EXCLUSIVE == 0 && base.is_multiple_of(8) { length } else { 0 } }
     }
 
-    /// The part of the region that starts at `offset`, a multiple of 8, and has `length` bytes; without bytes if it has none
-    /// such.
+    /// Returns the part of the region of `length` bytes from `offset` on, a multiple of 8. It is
+    /// empty if the region does not contain it.
     #[cfg(feature = "fused")]
     #[must_use]
-    pub fn part(&self, offset: usize, length: usize) -> Window {
+    pub fn part(&self, offset: usize, length: usize) -> SharedRegion {
         let base = self.address(offset, length).filter(|base| base.is_multiple_of(8));
-        Window { base: base.unwrap_or_default(), length: base.map_or(0, |_| length) }
+        SharedRegion { base: base.unwrap_or_default(), length: base.map_or(0, |_| length) }
     }
 
+    /// Returns the address of `count` bytes from `offset` on, if the region contains them.
     fn address(&self, offset: usize, count: usize) -> Option<usize> {
         let end = offset.checked_add(count)?;
         (end <= self.length).then(|| self.base + offset)
     }
 
-    /// What `access` makes of the word at `offset`; nothing if there is none.
+    /// Passes the word at `offset` to `access` and returns its result, if the region contains the
+    /// word.
     fn word<R>(&self, offset: usize, access: impl FnOnce(&AtomicU32) -> R) -> Option<R> {
         let address = self.address(offset, 4).filter(|_| offset.is_multiple_of(4))?;
-        // SAFETY: the kernel maps `length` bytes at `base` for the life of the service, the word lies within them and is
-        // aligned, as the base is. An atomic may be written by others at any time. If the region is read-only a store faults,
-        // which the kernel charges to this service.
+        // SAFETY: the kernel maps `length` bytes at `base` as long as the service runs. The word
+        // lies within them, and is aligned because the base is. Others may write an atomic at any
+        // time. If the region is read-only, a store is a fault of this service.
         Some(access(unsafe { AtomicU32::from_ptr(address as *mut u32) }))
     }
 
+    /// Returns `count` words from `offset` on, a multiple of 8, or none if the region does not
+    /// contain all of them.
     fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
         match self.address(offset, count * 8).filter(|_| offset.is_multiple_of(8)) {
-            // SAFETY: as for `word`: all `count` of them lie within the region.
+            // SAFETY: as in `word`: all `count` words lie within the region.
             Some(address) => unsafe { core::slice::from_raw_parts(address as *const AtomicU64, count) },
             None => &[],
         }
     }
 }
 
-impl Memory for Window {
-    type Own = Pages;
+impl Memory for SharedRegion {
+    type Exclusive = OwnedRegion;
 
     fn len(&self) -> usize {
         self.length
@@ -125,8 +135,8 @@ impl Memory for Window {
     }
 
     fn store_each<T>(&self, offset: usize, size: usize, items: &[T], words: impl Fn(&T) -> Words) {
-        for (place, item) in self.words(offset, size * items.len()).chunks_exact(size).zip(items) {
-            for (word, value) in place.iter().zip(words(item)) {
+        for (target, item) in self.words(offset, size * items.len()).chunks_exact(size).zip(items) {
+            for (word, value) in target.iter().zip(words(item)) {
                 word.store(value, Ordering::Release);
             }
         }
@@ -136,8 +146,9 @@ impl Memory for Window {
     fn buffer(length: usize) -> Option<Vec<u8>> {
         let mut bytes = Vec::<u8>::new();
         bytes.try_reserve_exact(length).ok()?;
-        // SAFETY: the capacity is there, and of the heap: memory that is mapped and holds some bytes. The compiler has to take them for
-        // what the assembly left, so that they are not undefined to it.
+        // SAFETY: the vector has the capacity, in mapped memory of the heap, which holds some
+        // bytes. The compiler must assume that the assembly wrote them, so they are not undefined
+        // for it.
         unsafe {
             asm!("/* {} */", in(reg) bytes.as_mut_ptr(), options(nostack, preserves_flags));
             bytes.set_len(length);
@@ -147,8 +158,9 @@ impl Memory for Window {
 
     fn read(&self, offset: usize, into: &mut [u8]) {
         match self.address(offset, into.len()) {
-            // SAFETY: the source is mapped (see `word`), the destination is a live exclusive slice of the same length and
-            // cannot overlap it, since no Rust object lives in a region.
+            // SAFETY: the source is mapped (see `word`). The destination is an exclusive slice of
+            // the same length, and cannot overlap the source, since no Rust object lives in a
+            // region.
             Some(address) => unsafe { copy(address as *const u8, into.as_mut_ptr(), into.len()) },
             None => into.fill(0),
         }
@@ -156,45 +168,52 @@ impl Memory for Window {
 
     fn write(&self, offset: usize, from: &[u8]) {
         if let Some(address) = self.address(offset, from.len()) {
-            // SAFETY: as for `read`, the other way round.
+            // SAFETY: as in `read`, with source and destination exchanged.
             unsafe { copy(from.as_ptr(), address as *mut u8, from.len()) }
         }
     }
 
-    fn copy(&self, offset: usize, count: usize, to: &Window, at: usize) {
+    fn copy(&self, offset: usize, count: usize, to: &SharedRegion, at: usize) {
         if let (Some(from), Some(to)) = (self.address(offset, count), to.address(at, count))
             && from.abs_diff(to) >= count
         {
-            // SAFETY: both are mapped (see `word`), and apart; if the destination is read-only, the store faults.
+            // SAFETY: both are mapped (see `word`) and do not overlap. If the destination is
+            // read-only, the store faults.
             unsafe { copy(from as *const u8, to as *mut u8, count) }
         }
     }
 }
 
-/// A region that nobody but this service can write or map.
-pub struct Pages {
+/// A mapped region that only this service can write.
+///
+/// # Holding one proves
+/// The kernel maps `length` bytes at `base`, writable, for as long as the service runs. No other
+/// service maps them, no other domain can write them, no Rust object lives in them, and no other
+/// value refers to them.
+pub struct OwnedRegion {
     base: usize,
     length: usize,
     fresh: bool,
 }
 
-impl Pages {
-    /// The region that the capability in `slot` names; without bytes if there is none, if it is the heap or the stack, if others can
-    /// write or map it, or if this was called for it before.
+impl OwnedRegion {
+    /// Returns the region that the capability in `slot` names. It is empty if there is no such
+    /// region, if it is the heap or the stack, if others can write it or other services map it, or
+    /// if this function was called for it before.
     #[must_use]
-    pub fn new(kernel: Kernel, slot: Slot) -> Pages {
-        static TAKEN: AtomicU64 = AtomicU64::new(0);
+    pub fn new(kernel: Kernel, slot: Slot) -> OwnedRegion {
+        static CLAIMED: AtomicU64 = AtomicU64::new(0);
         const _: () = assert!(MAX_SLOTS <= 64, "a bit for every slot");
-        let (base, length, flags) = find(kernel, slot);
+        let (base, length, flags) = find_region(kernel, slot);
         let bit = 1_u64.checked_shl(u32::from(slot.0)).unwrap_or(0);
-        let first = TAKEN.load(Ordering::Relaxed) & bit == 0;
-        TAKEN.store(TAKEN.load(Ordering::Relaxed) | bit, Ordering::Relaxed);
-        let own = bit != 0 && first && flags & region::OWN != 0;
-        Pages { base, length: if own { length } else { 0 }, fresh: flags & region::FRESH != 0 }
+        let unclaimed = CLAIMED.load(Ordering::Relaxed) & bit == 0;
+        CLAIMED.store(CLAIMED.load(Ordering::Relaxed) | bit, Ordering::Relaxed);
+        let exclusive = bit != 0 && unclaimed && flags & region::EXCLUSIVE != 0;
+        OwnedRegion { base, length: if exclusive { length } else { 0 }, fresh: flags & region::FRESH != 0 }
     }
 }
 
-impl Own for Pages {
+impl ExclusiveMemory for OwnedRegion {
     fn size(&self) -> usize {
         self.length
     }
@@ -208,20 +227,21 @@ impl Own for Pages {
         if end > self.length {
             return None;
         }
-        // SAFETY: the kernel maps `self.length` bytes at `base`, writable, for the life of the service, and vouches that no
-        // other service maps them and no other domain can write them. No `Window` is made of such a region, no Rust object
-        // lives there, and these `Pages` are the only ones of it: while they are lent, nothing else refers to the bytes.
+        // SAFETY: by what an `OwnedRegion` proves, the bytes are mapped and writable, and nothing
+        // else refers to them while they are lent: `SharedRegion::new` refuses such a region, and
+        // `OwnedRegion::new` returns it once.
         Some(edit(unsafe { core::slice::from_raw_parts_mut((self.base + offset) as *mut u8, length) }))
     }
 }
 
-/// Copies `count` bytes, each read once and written once, invisibly to the compiler.
+/// Copies `count` bytes. Each is read once and written once, by instructions that the compiler
+/// cannot see into.
 ///
 /// # Safety
-/// Both ranges are mapped, the destination is writable, and they do not overlap.
+/// Both ranges are mapped and do not overlap. If the destination is read-only, the copy faults.
 #[cfg(not(miri))]
 unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
-    // SAFETY: by the caller's promise. The direction flag is clear by the ABI.
+    // SAFETY: the caller guarantees the ranges. The direction flag is clear by the ABI.
     unsafe {
         asm!(
             "rep movsq",
@@ -236,24 +256,25 @@ unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
     }
 }
 
-/// The same for Miri, which interprets no assembly: what is left to check there is where the bytes come from and go to.
+/// Copies `count` bytes under Miri, which cannot interpret assembly. Miri still checks the ranges.
 ///
 /// # Safety
-/// As above.
+/// As for the other version.
 #[cfg(miri)]
 unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
     for index in 0..count {
-        // SAFETY: by the caller's promise.
+        // SAFETY: the caller guarantees the ranges.
         unsafe { to.add(index).write_volatile(from.add(index).read_volatile()) }
     }
 }
 
-/// The bytes of a region that nobody can write while the image runs; none if the region in `slot` is not such a one.
+/// Returns the bytes of the constant region in `slot`: one that nothing can write while the image
+/// runs. Returns no bytes if there is no such region, or if it is not constant.
 #[must_use]
-pub fn bytes(kernel: Kernel, slot: Slot) -> &'static [u8] {
-    match find(kernel, slot) {
-        // SAFETY: the kernel maps the region for the life of the service, read-only in every service, and nothing outside
-        // the image has a grant of it: the bytes are constant.
+pub fn constant_bytes(kernel: Kernel, slot: Slot) -> &'static [u8] {
+    match find_region(kernel, slot) {
+        // SAFETY: the kernel maps the region as long as the service runs. Every service maps it
+        // read-only, and no other domain has a grant of it, so the bytes are constant.
         (base, length, flags) if length > 0 && flags & region::CONSTANT != 0 => unsafe {
             core::slice::from_raw_parts(base as *const u8, length)
         },

@@ -379,7 +379,7 @@ impl Flows {
     /// Accepts nothing more.
     pub fn close_ports(&mut self, now: Instant) {
         self.ports.iter_mut().for_each(ArrayVec::clear);
-        while let Some(index) = self.lists.first(HALF_OPENS) {
+        while let Some(index) = self.lists.front(HALF_OPENS) {
             self.abort(index, now);
         }
     }
@@ -425,8 +425,8 @@ impl Flows {
         loop {
             let [large, small] = &mut self.idle;
             let Some(index) = large.pop().or_else(|| small.pop()) else {
-                let spare = self.lists.first(DELIVERED).or_else(|| self.overdue(now));
-                self.release(spare.or(self.lists.first(HALF_OPENS))?);
+                let spare = self.lists.front(DELIVERED).or_else(|| self.overdue(now));
+                self.release(spare.or(self.lists.front(HALF_OPENS))?);
                 continue;
             };
             let large = usize::from(index) < self.layout.large;
@@ -454,11 +454,11 @@ impl Flows {
     #[inline(never)] // Seldom.
     fn overdue(&mut self, now: Instant) -> Option<u16> {
         for _ in 0..self.lists.len(GIVEN_UP).min(LOOKED_AT) {
-            let index = self.lists.first(GIVEN_UP)?;
+            let index = self.lists.front(GIVEN_UP)?;
             let flow = self.get(index)?;
             let reset = flow.socket().is_none_or(|socket| socket.state() == State::Closed);
             if reset || flow.closing(now).spared > now {
-                self.lists.join(index, GIVEN_UP);
+                self.lists.move_to_back(index, GIVEN_UP);
                 continue;
             }
             let Some(slot) = &mut flow.slot else { return Some(index) };
@@ -475,7 +475,7 @@ impl Flows {
         let first = flow.closing.is_none();
         let until = flow.closing(now).until;
         if first {
-            self.lists.join(index, GIVEN_UP);
+            self.lists.move_to_back(index, GIVEN_UP);
         }
         Some(until)
     }
@@ -491,10 +491,10 @@ impl Flows {
         let busy = |stage| matches!(stage, Stage::HalfOpen | Stage::Open | Stage::Lingering);
         self.busy = self.busy + usize::from(busy(stage)) - usize::from(busy(old));
         match stage {
-            Stage::HalfOpen => self.lists.join(index, HALF_OPENS),
-            Stage::Delivered => self.lists.join(index, DELIVERED),
-            Stage::Lingering => self.lists.join(index, GIVEN_UP),
-            Stage::Unused | Stage::Open => self.lists.leave(index),
+            Stage::HalfOpen => self.lists.move_to_back(index, HALF_OPENS),
+            Stage::Delivered => self.lists.move_to_back(index, DELIVERED),
+            Stage::Lingering => self.lists.move_to_back(index, GIVEN_UP),
+            Stage::Unused | Stage::Open => self.lists.remove(index),
         }
         if !matches!(stage, Stage::Unused | Stage::Open) {
             self.timers.set(index, until);
@@ -638,7 +638,7 @@ impl Flows {
 
     /// Marks the connections whose time has come.
     pub fn expire(&mut self, now: Instant) {
-        while let Some(index) = self.timers.expired(now) {
+        while let Some(index) = self.timers.pop_expired(now) {
             self.mark(index);
         }
     }

@@ -57,7 +57,7 @@ pub struct Caps<S, M: Memory> {
     /// Pages into which the backend writes frames.
     pub rx_pool: M,
     /// Pages from which the backend reads frames.
-    pub tx_pool: M::Own,
+    pub tx_pool: M::Exclusive,
     /// Streams to the applications.
     pub stream_in: M,
     /// Streams from the applications.

@@ -108,13 +108,13 @@ impl Neighbours {
     pub fn join(&mut self, lease: Option<Lease>) {
         for index in 0..self.entries.len() as u16 {
             self.table.remove(index);
-            self.lists.leave(index);
+            self.lists.remove(index);
         }
         self.entries.clear();
         (self.lease, self.gateway, self.last) = (lease, None, None);
         self.gateway = lease.and_then(|lease| lease.gateway).and_then(|gateway| {
             let index = self.insert(gateway.octets(), None)?;
-            self.lists.leave(index);
+            self.lists.remove(index);
             Some(index)
         });
     }
@@ -167,7 +167,7 @@ impl Neighbours {
         let moved = core::mem::take(&mut entry.stranger) || known != mac.is_some();
         let asked = ask.is_some() && mac.is_none();
         if (moved || asked) && !pinned {
-            self.lists.join(index, if mac.is_some() { USED } else { SILENT });
+            self.lists.move_to_back(index, if mac.is_some() { USED } else { SILENT });
         }
         self.last = mac.map(|mac| Last { to, mac, index, until });
         Some(Route { hop, mac, ask })
@@ -196,7 +196,7 @@ impl Neighbours {
         let silent = entry.mac.is_none();
         (entry.mac, entry.told, entry.polls) = (Some(from.mac), now, 0);
         if silent && !pinned {
-            self.lists.join(index, USED);
+            self.lists.move_to_back(index, USED);
         }
     }
 
@@ -222,7 +222,7 @@ impl Neighbours {
         *self.entries.get_mut(usize::from(index))? =
             Entry { mac, told: self.now, quiet: self.now, stranger: mac.is_some(), ..NOBODY };
         self.table.insert(index, Key::new(address, 0, 0));
-        self.lists.join(index, if mac.is_some() { STRANGERS } else { SILENT });
+        self.lists.move_to_back(index, if mac.is_some() { STRANGERS } else { SILENT });
         Some(index)
     }
 
@@ -234,9 +234,9 @@ impl Neighbours {
             self.entries.push(NOBODY);
             return Some((self.entries.len() - 1) as u16);
         }
-        let mut found = self.lists.first(STRANGERS);
+        let mut found = self.lists.front(STRANGERS);
         if found.is_none() {
-            found = self.lists.first(SILENT);
+            found = self.lists.front(SILENT);
             if !stranger {
                 found = found.or_else(|| self.idle()).filter(|index| self.is_due(*index));
             }
@@ -253,15 +253,15 @@ impl Neighbours {
     /// Returns the neighbour in use to which nothing was sent for longest.
     fn idle(&mut self) -> Option<u16> {
         for _ in 0..self.lists.len(USED) {
-            let index = self.lists.first(USED)?;
+            let index = self.lists.front(USED)?;
             let entry = self.entries.get_mut(usize::from(index))?;
             let last = self.last.is_some_and(|last| last.index == index);
             if !core::mem::take(&mut entry.used) && !last {
                 break;
             }
-            self.lists.join(index, USED);
+            self.lists.move_to_back(index, USED);
         }
-        self.lists.first(USED)
+        self.lists.front(USED)
     }
 }
 

@@ -18,8 +18,8 @@ use core::num::NonZeroU16;
 
 use arrayvec::ArrayVec;
 use cloister_caps::PAGE_SIZE;
-use cloister_interfaces::net::{LONGEST_FRAME, Net, Offloads, Reply, Request, Work};
-use cloister_interfaces::{Client, Memory, Own, System};
+use cloister_interfaces::net::{MAX_FRAME, Net, Offload, Offloads, Reply, Request};
+use cloister_interfaces::{Client, ExclusiveMemory, Memory, System};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
@@ -78,7 +78,7 @@ pub enum Refused {
 /// The sending half.
 struct Outbound<S, M: Memory> {
     net: Client<Net, S, M>,
-    pool: M::Own,
+    pool: M::Exclusive,
     /// Something may have been written to the pool, by a former run of the service if by nobody else.
     written: bool,
     free: Runs,
@@ -142,7 +142,7 @@ pub struct Wire<S, M: Memory> {
 impl<S: System, M: Memory> Wire<S, M> {
     /// The link over these capabilities; down. Without `offloading` every frame is sent complete, whatever the link
     /// offers. `random` is a secret.
-    pub fn new(net: Client<Net, S, M>, rx_pool: M, tx_pool: M::Own, offloading: bool, random: u64) -> Self {
+    pub fn new(net: Client<Net, S, M>, rx_pool: M, tx_pool: M::Exclusive, offloading: bool, random: u64) -> Self {
         let rx = (rx_pool.len() / PAGE_SIZE).min(usize::from(u16::MAX));
         let tx = (tx_pool.size() / PAGE_SIZE).min(MAX_PAGES);
         Wire {
@@ -208,7 +208,7 @@ impl<S: System, M: Memory> Wire<S, M> {
     /// What [`Self::longest`] is for this link.
     fn longest_segment(&self) -> Option<usize> {
         let offloads = self.out.offloads;
-        let most = (self.out.free.longest() * PAGE_SIZE).min(LONGEST_FRAME);
+        let most = (self.out.free.longest() * PAGE_SIZE).min(MAX_FRAME);
         let segment = self.largest_segment();
         // Whole segments, as long as the peer takes such long ones: no short one in the middle of a stream.
         let whole = most.saturating_sub(ETHERNET_HEADER + SEGMENT_HEADERS) / segment * segment;
@@ -356,7 +356,7 @@ impl<S: System, M: Memory> Outbound<S, M> {
     /// looked first.
     fn send<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         let count = length.div_ceil(PAGE_SIZE);
-        let page = if length <= LONGEST_FRAME { self.free.take(count) } else { None };
+        let page = if length <= MAX_FRAME { self.free.take(count) } else { None };
         let offset = page.map_or(usize::MAX, |page| usize::from(page) * PAGE_SIZE);
         let (offloads, segment, whole) = (self.offloads, self.segment, self.whole);
         let (neighbours, leased) = (&mut self.neighbours, &mut self.leased);
@@ -372,18 +372,18 @@ impl<S: System, M: Memory> Outbound<S, M> {
                 *largest = ((whole - ETHERNET_HEADER - SEGMENT_HEADERS) as u16).to_be_bytes();
             }
             let data = made.map_or(0, |made| made.data);
-            let work = match segment {
+            let offload = match segment {
                 _ if made.is_none() || !offloads.contains(Offloads::CHECKSUM) || !prepare_checksum(space) => {
-                    Work::Nothing
+                    Offload::None
                 }
-                Some(size) if data > u32::from(size.get()) => Work::Segments(size.get()),
-                _ => Work::Checksum,
+                Some(size) if data > u32::from(size.get()) => Offload::Segments(size.get()),
+                _ => Offload::Checksum,
             };
-            (result, work, made, way)
+            (result, offload, made, way)
         });
-        if let (Some(page), Some((_, work, made, way))) = (page, &placed) {
+        if let (Some(page), Some((_, offload, made, way))) = (page, &placed) {
             self.made = *made;
-            let request = Request::Transmit { page, length: length as u16, work: *work };
+            let request = Request::Transmit { page, length: length as u16, offload: *offload };
             match way {
                 Way::Direct => self.submit(page, count, &request),
                 way => self.detour(*way, page, count, &request),

@@ -6,7 +6,7 @@
 use core::fmt;
 
 use arrayvec::ArrayVec;
-use cloister_interfaces::rules::{MAX_PATH_RULES, PathRule, rules};
+use cloister_interfaces::rules::{MAX_PATH_RULES, PathRule, decode_rules};
 
 /// What a request does to a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,7 +117,7 @@ impl Rules {
     /// Those of a blob that decode, as far as there is room: what is left out gives no right.
     #[must_use]
     pub fn parse(blob: &'static [u8]) -> Self {
-        Rules(rules(blob).take(MAX_PATH_RULES).map(Entry::new).collect())
+        Rules(decode_rules(blob).take(MAX_PATH_RULES).map(Entry::new).collect())
     }
 
     /// Whether a rule gives `client` the right to `path`.
@@ -151,7 +151,7 @@ pub(crate) mod tests {
             watch: rights.contains('n'),
             path,
         };
-        rules::blob(&entries.iter().map(rule).collect::<Vec<_>>()).expect("short paths").leak()
+        rules::encode_rules(&entries.iter().map(rule).collect::<Vec<_>>()).expect("short paths").leak()
     }
 
     fn allowed(blob: &'static [u8], client: u8, right: Right, path: &str, own: OwnId<'_>) -> bool {

@@ -4,7 +4,7 @@
 use cloister_caps::{DomId, EvtchnPort, GrantRef};
 use cloister_interfaces::capability::{Clock, Console, GrantRule, Port};
 use cloister_interfaces::store::Store;
-use cloister_interfaces::system::Own;
+use cloister_interfaces::system::ExclusiveMemory;
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Server, Service, System, net, store};
 
 struct Caps<S, M> {
@@ -45,7 +45,7 @@ impl<S: System, M: Memory> Service for Clerk<S, M> {
     }
 }
 
-fn first<O: Own>(own: &mut O) -> Option<u8> {
+fn first<O: ExclusiveMemory>(own: &mut O) -> Option<u8> {
     own.edit(0, 1, |bytes| bytes[0])
 }
 
@@ -62,8 +62,8 @@ mod clerk {
 include!("clerk.bindings");
 
 fn main() {
-    let _ = (service::<cloister_runtime::Kernel, cloister_runtime::Window>, capabilities, HEAP);
-    let _ = first::<cloister_runtime::Pages>;
-    let notes = |caps: clerk::Caps<cloister_runtime::Kernel, cloister_runtime::Window>| (caps.console, caps.notes);
+    let _ = (service::<cloister_runtime::Kernel, cloister_runtime::SharedRegion>, capabilities, HEAP);
+    let _ = first::<cloister_runtime::OwnedRegion>;
+    let notes = |caps: clerk::Caps<cloister_runtime::Kernel, cloister_runtime::SharedRegion>| (caps.console, caps.notes);
     let _ = notes;
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::Tables;
-use cloister_caps::{DomId, EvtchnPort, Fault, Gfn, GrantRef, Kind, Operation, PAGE_SIZE, Slot, Status};
+use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, InvokeError, Kind, Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::System;
 use cloister_kernel_core::memory::{Frames, FreeMemory};
 use cloister_kernel_core::place::{Given, place};
@@ -114,7 +114,7 @@ fn enter(kernel: &RefCell<Kernel<'static>>, service: u8, call: u64, arguments: &
 
 impl System for Caller {
     #[inline]
-    fn invoke(&self, slot: Slot, operation: Operation, [a, b, c, d]: [u64; 4]) -> Result<[u64; 2], Fault> {
+    fn invoke(&self, slot: Slot, operation: Operation, [a, b, c, d]: [u64; 4]) -> Result<[u64; 2], InvokeError> {
         let arguments = [u64::from(slot.0), operation as u64, a, b, c, d];
         // A notification answers nothing.
         (self.enter)(&self.kernel, self.service, SYSTEM_CALL_INVOKE, &arguments).into_result().map(|()| [0; 2])

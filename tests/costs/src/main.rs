@@ -14,7 +14,7 @@ use cloister_caps::{Operation, PAGE_SIZE};
 use cloister_http::request;
 use cloister_interfaces::Instant;
 use cloister_interfaces::message::{Malformed, Message, Reader, Writer};
-use cloister_interfaces::queue::{End, Receiver, Sender, producer_pages};
+use cloister_interfaces::queue::{QueueEnd, Receiver, Sender, producer_pages};
 use cloister_interfaces::system::System;
 use cloister_netfront::ring::Front;
 use cloister_tcpip::cut::outgoing;
@@ -113,7 +113,7 @@ fn queue() -> Result<Ends, String> {
 fn between(caller: &Caller) -> Result<Ends, String> {
     const DEPTH: u32 = 64;
     let producer = Words::new(producer_pages(Descriptor::SIZE, DEPTH as usize) * PAGE_SIZE);
-    let end = End { slot: caller.slot, bit: 0, depth: DEPTH, producer, consumer: Words::new(PAGE_SIZE) };
+    let end = QueueEnd { slot: caller.slot, bit: 0, depth: DEPTH, producer, consumer: Words::new(PAGE_SIZE) };
     let mut receiver = Receiver::new(caller.clone(), end.clone());
     if receiver.pop().is_some() {
         return Err("the queue is not empty".to_owned());

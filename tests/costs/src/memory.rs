@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use cloister_interfaces::queue::SLOTS;
-use cloister_interfaces::{Memory, Own, message};
+use cloister_interfaces::{ExclusiveMemory, Memory, message};
 
 /// A page with indices and events before [`SLOTS`], which are halves of words, and whole words after.
 #[derive(Clone)]
@@ -30,7 +30,7 @@ impl Words {
 }
 
 impl Memory for Words {
-    type Own = Words;
+    type Exclusive = Words;
 
     fn len(&self) -> usize {
         SLOTS + self.slots.len() * 8
@@ -95,7 +95,7 @@ impl Memory for Words {
     }
 }
 
-impl Own for Words {
+impl ExclusiveMemory for Words {
     fn size(&self) -> usize {
         self.len()
     }

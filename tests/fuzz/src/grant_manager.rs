@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use arbitrary::Arbitrary;
-use cloister_caps::{DomId, Fault, Operation, Slot, Status};
+use cloister_caps::{DomId, InvokeError, Operation, Slot, Status};
 use cloister_grant_manager::{Caps, service};
 use cloister_interfaces::Service;
 use cloister_interfaces::capability::{Clock, Console, GrantRule};
 use cloister_interfaces::grants::{Grants, Reply, Request};
-use cloister_interfaces::rules::{self, GrantRuleFor};
+use cloister_interfaces::rules::{self, ClientGrantRule};
 use cloister_sim::Wires;
 
 use crate::host::{Host, Pause, Work};
@@ -23,11 +23,11 @@ const RULES: u16 = 10;
 const HOSTILE: u8 = 0;
 const HONEST: u8 = 1;
 /// The rules, as the policy has them: client, index, pages at once, peers.
-const POLICY: [GrantRuleFor; 4] = [
-    GrantRuleFor { client: HOSTILE, rule: 0, count: 2, peer_first: 0, peer_last: 3 },
-    GrantRuleFor { client: HONEST, rule: 1, count: 8, peer_first: 2, peer_last: 2 },
-    GrantRuleFor { client: HOSTILE, rule: 2, count: 100, peer_first: 1, peer_last: 32_751 },
-    GrantRuleFor { client: HOSTILE, rule: 3, count: 16, peer_first: 0, peer_last: 0 },
+const POLICY: [ClientGrantRule; 4] = [
+    ClientGrantRule { client: HOSTILE, rule: 0, count: 2, peer_first: 0, peer_last: 3 },
+    ClientGrantRule { client: HONEST, rule: 1, count: 8, peer_first: 2, peer_last: 2 },
+    ClientGrantRule { client: HOSTILE, rule: 2, count: 100, peer_first: 1, peer_last: 32_751 },
+    ClientGrantRule { client: HOSTILE, rule: 3, count: 16, peer_first: 0, peer_last: 0 },
 ];
 const PEER: DomId = DomId(2);
 /// Pages that are worked on in one call, with a console line for each of a few refusals, of which each is several
@@ -43,7 +43,7 @@ struct Kernel {
 }
 
 impl Kernel {
-    fn answer(&mut self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], Fault> {
+    fn answer(&mut self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], InvokeError> {
         let fault = |status: Status| status.into_result().map(|()| [0; 2]);
         let [page, peer, theirs, further] = arguments;
         let key = (slot.0, page);
@@ -112,7 +112,7 @@ pub struct Clients {
 fn rules() -> &'static [u8] {
     thread_local! {
         static RULES: &'static [u8] = {
-            rules::blob(&POLICY).expect("few rules").leak()
+            rules::encode_rules(&POLICY).expect("few rules").leak()
         };
     }
     RULES.with(|rules| *rules)

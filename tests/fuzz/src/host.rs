@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use cloister_caps::{Fault, Operation, Slot};
+use cloister_caps::{InvokeError, Operation, Slot};
 use cloister_interfaces::{Client, Instant, Interface, Notifications, Server, Service, System};
 use cloister_sim::{Recorder, Script, SharedMemory, Tampered, Wires};
 
@@ -28,7 +28,7 @@ pub struct Watch {
 }
 
 impl System for Watch {
-    fn invoke(&self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], Fault> {
+    fn invoke(&self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], InvokeError> {
         self.invocations.set(self.invocations.get() + 1);
         let answer = self.recorder.invoke(slot, operation, arguments);
         if operation == Operation::ConsoleWrite {

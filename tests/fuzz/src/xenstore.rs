@@ -36,7 +36,7 @@ fn rules() -> &'static [u8] {
     thread_local! {
         static BLOB: &'static [u8] = {
             let rules = RULES.map(|(client, path, [read, write, watch])| PathRule { client, read, write, watch, path });
-            rules::blob(&rules).expect("short paths").leak()
+            rules::encode_rules(&rules).expect("short paths").leak()
         };
     }
     BLOB.with(|blob| *blob)

@@ -9,8 +9,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed as Uncontrolled};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use cloister_caps::{Fault, Operation, Slot};
-use cloister_interfaces::system::Own;
+use cloister_caps::{InvokeError, Operation, Slot};
+use cloister_interfaces::system::ExclusiveMemory;
 use cloister_interfaces::{Memory, System};
 use loom::sync::Notify;
 use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
@@ -94,7 +94,7 @@ impl Clone for Region {
 }
 
 impl Memory for Region {
-    type Own = Never;
+    type Exclusive = Never;
 
     fn len(&self) -> usize {
         SLOTS + self.slots.len() * 4
@@ -151,7 +151,7 @@ impl Memory for Region {
 /// No region of a model is built in place.
 pub enum Never {}
 
-impl Own for Never {
+impl ExclusiveMemory for Never {
     fn size(&self) -> usize {
         match *self {}
     }
@@ -200,7 +200,7 @@ impl Default for Bell {
 }
 
 impl System for Bell {
-    fn invoke(&self, _: Slot, operation: Operation, _: [u64; 4]) -> Result<[u64; 2], Fault> {
+    fn invoke(&self, _: Slot, operation: Operation, _: [u64; 4]) -> Result<[u64; 2], InvokeError> {
         assert_eq!(operation, Operation::QueueNotify);
         self.ring();
         Ok([0; 2])

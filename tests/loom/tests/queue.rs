@@ -4,7 +4,7 @@
 
 use cloister_caps::Slot;
 use cloister_interfaces::message::{Reader, Writer};
-use cloister_interfaces::queue::End;
+use cloister_interfaces::queue::QueueEnd;
 use cloister_interfaces::{Malformed, Message, Receiver, Sender};
 use cloister_loom::{Bell, Region, Weakness, every_ordering};
 
@@ -53,7 +53,7 @@ impl Case {
             let consumer = Region::new(header, 0, self.weakness);
             let end = || {
                 let producer = producer.clone();
-                End { slot: Slot(0), bit: 0, depth: self.depth, consumer: consumer.beside(&producer), producer }
+                QueueEnd { slot: Slot(0), bit: 0, depth: self.depth, consumer: consumer.beside(&producer), producer }
             };
             let (message, space) = (Bell::new(), Bell::new());
             let sender = Sender::new(message.clone(), end());

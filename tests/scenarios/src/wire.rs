@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use cloister_interfaces::net::Work;
+use cloister_interfaces::net::Offload;
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Packet, TcpPacket, checksum};
@@ -46,12 +46,12 @@ impl Wire {
 /// # Panics
 /// The frame is not one that can be left to the link.
 #[must_use]
-pub fn finish(frame: Vec<u8>, work: Work) -> Vec<Vec<u8>> {
+pub fn finish(frame: Vec<u8>, offload: Offload) -> Vec<Vec<u8>> {
     const ETHERNET: usize = 14;
-    let size = match work {
-        Work::Nothing => return vec![frame],
-        Work::Checksum => usize::MAX,
-        Work::Segments(size) => usize::from(size),
+    let size = match offload {
+        Offload::None => return vec![frame],
+        Offload::Checksum => usize::MAX,
+        Offload::Segments(size) => usize::from(size),
     };
     let packet = Ipv4Packet::new_checked(&frame[ETHERNET..]).expect("a packet");
     let (from, to) = (IpAddress::Ipv4(packet.src_addr()), IpAddress::Ipv4(packet.dst_addr()));

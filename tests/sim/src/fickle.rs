@@ -41,7 +41,7 @@ impl Fickle {
 }
 
 impl Memory for Fickle {
-    type Own = SharedMemory;
+    type Exclusive = SharedMemory;
     fn len(&self) -> usize {
         self.memory.len()
     }

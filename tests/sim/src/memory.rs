@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use cloister_interfaces::{Memory, Own};
+use cloister_interfaces::{ExclusiveMemory, Memory};
 
 /// A region shared by everyone who has a clone.
 #[derive(Clone)]
@@ -28,7 +28,7 @@ impl SharedMemory {
 }
 
 impl Memory for SharedMemory {
-    type Own = SharedMemory;
+    type Exclusive = SharedMemory;
     fn len(&self) -> usize {
         self.bytes.borrow().len()
     }
@@ -55,7 +55,7 @@ impl Memory for SharedMemory {
     }
 }
 
-impl Own for SharedMemory {
+impl ExclusiveMemory for SharedMemory {
     fn size(&self) -> usize {
         self.bytes.borrow().len()
     }

@@ -1,7 +1,7 @@
 //! Both ends of a message interface, over shared memory.
 
 use cloister_caps::{PAGE_SIZE, Slot};
-use cloister_interfaces::queue::{End, producer_pages};
+use cloister_interfaces::queue::{QueueEnd, producer_pages};
 use cloister_interfaces::{Client, Interface, Memory, Message, Server, System};
 
 use crate::memory::SharedMemory;
@@ -32,8 +32,8 @@ impl Wire {
         bit: u8,
         producer: impl Fn(SharedMemory) -> M,
         consumer: impl Fn(SharedMemory) -> M,
-    ) -> End<M> {
-        End {
+    ) -> QueueEnd<M> {
+        QueueEnd {
             slot: Slot(u16::from(bit)),
             bit,
             depth: self.depth,

@@ -6,9 +6,9 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use cloister_caps::abi::region::{CONSTANT, FRESH, OWN, SIZE};
-use cloister_caps::{Fault, Operation, Slot};
-use cloister_interfaces::{Memory, Own, Service, System};
+use cloister_caps::abi::region::{CONSTANT, EXCLUSIVE, FRESH, SIZE};
+use cloister_caps::{InvokeError, Operation, Slot};
+use cloister_interfaces::{ExclusiveMemory, Memory, Service, System};
 
 use crate::hypervisor::Machine;
 use crate::memory::SharedMemory;
@@ -40,7 +40,7 @@ fn running() -> (Rc<Machine>, u8) {
 pub struct Kernel;
 
 impl System for Kernel {
-    fn invoke(&self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], Fault> {
+    fn invoke(&self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], InvokeError> {
         let (machine, service) = running();
         machine.invoke(service, slot, operation, arguments)
     }
@@ -60,7 +60,7 @@ pub fn start<T: Service + 'static>(heap: Option<Slot>, make: impl FnOnce(Kernel)
 
 /// A mapped region. A write to one that is mapped for reading fails the test, as it would fault in the image.
 #[derive(Clone)]
-pub struct Window {
+pub struct SharedRegion {
     memory: SharedMemory,
     /// Who would fault, if it writes.
     read_only: Option<Rc<str>>,
@@ -74,17 +74,18 @@ fn find(slot: Slot) -> Option<(Rc<Machine>, usize, u64, bool)> {
     Some((machine, region, size, writable))
 }
 
-impl Window {
+impl SharedRegion {
     /// The region that the capability in `slot` names; without bytes if there is none.
     #[must_use]
-    pub fn new(_: Kernel, slot: Slot) -> Window {
-        let Some((machine, region, size, writable)) = find(slot).filter(|(_, _, size, _)| size & OWN == 0) else {
-            return Window { memory: SharedMemory::new(0), read_only: None };
+    pub fn new(_: Kernel, slot: Slot) -> SharedRegion {
+        let Some((machine, region, size, writable)) = find(slot).filter(|(_, _, size, _)| size & EXCLUSIVE == 0) else {
+            return SharedRegion { memory: SharedMemory::new(0), read_only: None };
         };
-        let memory = machine.regions().shared(region).expect("a window is made of a region that somebody writes");
+        let memory =
+            machine.regions().shared(region).expect("a shared region is made of a region that somebody writes");
         assert_eq!(memory.len() as u64, size, "the kernel answers the size of what it maps");
         let name = machine.regions().name(region);
-        Window { memory, read_only: (!writable).then(|| format!("{name} is mapped for reading").into()) }
+        SharedRegion { memory, read_only: (!writable).then(|| format!("{name} is mapped for reading").into()) }
     }
 
     fn check(&self) {
@@ -92,8 +93,8 @@ impl Window {
     }
 }
 
-impl Memory for Window {
-    type Own = Pages;
+impl Memory for SharedRegion {
+    type Exclusive = OwnedRegion;
     fn len(&self) -> usize {
         self.memory.len()
     }
@@ -114,23 +115,23 @@ impl Memory for Window {
 }
 
 /// A region that nobody but the service that runs can write or map.
-pub struct Pages {
+pub struct OwnedRegion {
     memory: SharedMemory,
     fresh: bool,
 }
 
-impl Pages {
+impl OwnedRegion {
     /// The region that the capability in `slot` names; without bytes if others can write or map it.
     #[must_use]
-    pub fn new(_: Kernel, slot: Slot) -> Pages {
-        let own = find(slot).filter(|(_, _, size, _)| size & OWN != 0);
+    pub fn new(_: Kernel, slot: Slot) -> OwnedRegion {
+        let own = find(slot).filter(|(_, _, size, _)| size & EXCLUSIVE != 0);
         let fresh = own.as_ref().is_some_and(|(_, _, size, _)| size & FRESH != 0);
         let memory = own.and_then(|(machine, region, ..)| machine.regions().shared(region));
-        Pages { memory: memory.unwrap_or_else(|| SharedMemory::new(0)), fresh }
+        OwnedRegion { memory: memory.unwrap_or_else(|| SharedMemory::new(0)), fresh }
     }
 }
 
-impl Own for Pages {
+impl ExclusiveMemory for OwnedRegion {
     fn size(&self) -> usize {
         self.memory.size()
     }
@@ -144,7 +145,7 @@ impl Own for Pages {
 
 /// The bytes of a region that nobody can write while the image runs; none if the region in `slot` is not such a one.
 #[must_use]
-pub fn bytes(_: Kernel, slot: Slot) -> &'static [u8] {
+pub fn constant_bytes(_: Kernel, slot: Slot) -> &'static [u8] {
     match find(slot) {
         Some((machine, region, size, _)) if size & CONSTANT != 0 => {
             let bytes = machine.regions().constant(region).unwrap_or_default();

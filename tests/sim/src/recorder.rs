@@ -3,12 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use cloister_caps::{Fault, Operation, Slot};
+use cloister_caps::{InvokeError, Operation, Slot};
 use cloister_interfaces::System;
 
 /// An invocation: slot, operation, arguments.
 pub type Call = (Slot, Operation, [u64; 4]);
-type Handler = dyn FnMut(Slot, Operation, [u64; 4]) -> Result<[u64; 2], Fault>;
+type Handler = dyn FnMut(Slot, Operation, [u64; 4]) -> Result<[u64; 2], InvokeError>;
 
 /// A system whose answers a test writes. Without a handler, clock reads answer [`Recorder::set_now`]'s time, random
 /// draws a counter, and everything else zeros.
@@ -43,7 +43,7 @@ impl Recorder {
     }
 
     /// Answers everything but console, clock and entropy by `handler`.
-    pub fn answer(&self, handler: impl FnMut(Slot, Operation, [u64; 4]) -> Result<[u64; 2], Fault> + 'static) {
+    pub fn answer(&self, handler: impl FnMut(Slot, Operation, [u64; 4]) -> Result<[u64; 2], InvokeError> + 'static) {
         *self.handler.borrow_mut() = Some(Box::new(handler));
     }
 
@@ -72,7 +72,7 @@ impl Recorder {
 }
 
 impl System for Recorder {
-    fn invoke(&self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], Fault> {
+    fn invoke(&self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], InvokeError> {
         match operation {
             Operation::ConsoleWrite => {
                 let bytes: Vec<u8> =

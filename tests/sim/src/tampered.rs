@@ -128,7 +128,7 @@ impl Tampered {
 }
 
 impl Memory for Tampered {
-    type Own = SharedMemory;
+    type Exclusive = SharedMemory;
     fn len(&self) -> usize {
         self.memory.len()
     }

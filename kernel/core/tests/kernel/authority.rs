@@ -1,6 +1,6 @@
 //! Every invocation that there is: each service, each slot, each operation, and arguments of every kind.
 
-use cloister_caps::abi::region::{CONSTANT, FRESH, OWN, SIZE};
+use cloister_caps::abi::region::{CONSTANT, EXCLUSIVE, FRESH, SIZE};
 use cloister_caps::tables::{Access, Capability, Mapping, PortKind, Tables};
 use cloister_caps::{Kind, Operation, Rights, Status};
 use cloister_kernel_core::Outcome;
@@ -228,7 +228,7 @@ fn each_service_finds_its_own_mappings_where_they_are() {
         // Of the shipped policy's regions only the pool of frames to send is one that leaves the image and has one owner.
         let name = tables.name(capability.name);
         let own = name == "tx-pool";
-        let flags = if constant { CONSTANT } else { 0 } | if own { OWN | FRESH } else { 0 };
+        let flags = if constant { CONSTANT } else { 0 } | if own { EXCLUSIVE | FRESH } else { 0 };
         assert_eq!(answer.words, [mapping.address, place.length | flags], "{name}");
         found += 1;
     }
@@ -246,7 +246,7 @@ fn after_a_restart_a_region_of_its_own_is_not_fresh() {
         bench.kernel.fault(tcpip);
         flags
     };
-    assert_eq!([flags(), flags()], [OWN | FRESH, OWN]);
+    assert_eq!([flags(), flags()], [EXCLUSIVE | FRESH, EXCLUSIVE]);
 }
 
 #[test]

@@ -1,16 +1,17 @@
-//! The queue on one thread: order, batches, wake-ups, and peers that lie. Every ordering of two threads is in `tests/loom`.
+//! Tests the queue on one thread: order, batches, notifications, and hostile peers. `tests/loom`
+//! tests every ordering of two threads.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use cloister_caps::Fault;
+use cloister_caps::InvokeError;
 
 use super::*;
-use crate::control::Reply as Quiet;
-use crate::net::{Net, Request, Work};
-use crate::system::Own;
+use crate::control::Reply;
+use crate::net::{Net, Offload, Request};
+use crate::system::ExclusiveMemory;
 
-/// Memory with one word a test can watch.
+/// Pages of memory that both ends and the test share.
 #[derive(Clone)]
 struct Page(Rc<RefCell<Vec<u8>>>);
 
@@ -20,7 +21,7 @@ impl Page {
     }
 }
 
-impl Own for Page {
+impl ExclusiveMemory for Page {
     fn size(&self) -> usize {
         self.0.borrow().len()
     }
@@ -30,7 +31,7 @@ impl Own for Page {
 }
 
 impl Memory for Page {
-    type Own = Page;
+    type Exclusive = Page;
     fn len(&self) -> usize {
         self.0.borrow().len()
     }
@@ -50,12 +51,12 @@ impl Memory for Page {
     }
 }
 
-/// Counts wake-ups.
+/// Counts the notifications of the other end.
 #[derive(Clone, Default)]
-struct Bell(Rc<Cell<u32>>);
+struct WakeCounter(Rc<Cell<u32>>);
 
-impl System for Bell {
-    fn invoke(&self, _: Slot, operation: Operation, _: [u64; 4]) -> Result<[u64; 2], Fault> {
+impl System for WakeCounter {
+    fn invoke(&self, _: Slot, operation: Operation, _: [u64; 4]) -> Result<[u64; 2], InvokeError> {
         assert_eq!(operation, Operation::QueueNotify);
         self.0.set(self.0.get() + 1);
         Ok([0; 2])
@@ -63,15 +64,15 @@ impl System for Bell {
 }
 
 struct Pair {
-    sender: Sender<Request, Bell, Page>,
-    receiver: Receiver<Request, Bell, Page>,
+    sender: Sender<Request, WakeCounter, Page>,
+    receiver: Receiver<Request, WakeCounter, Page>,
     producer: Page,
     consumer: Page,
-    woken: Bell,
-    freed: Bell,
+    receiver_notified: WakeCounter,
+    sender_notified: WakeCounter,
 }
 
-/// A queue of `depth` whose indices start at `start`.
+/// Returns a queue of `depth` whose indices start at `start`.
 fn pair(depth: u32, start: u32) -> Pair {
     let producer = Page::new(producer_pages(Request::SIZE, depth as usize));
     let consumer = Page::new(1);
@@ -79,15 +80,15 @@ fn pair(depth: u32, start: u32) -> Pair {
         page.store(index, start);
         page.store(event, start);
     }
-    let end = |bit| End { slot: Slot(0), bit, depth, producer: producer.clone(), consumer: consumer.clone() };
-    let (woken, freed) = (Bell::default(), Bell::default());
-    let sender = Sender::new(woken.clone(), end(5));
-    let receiver = Receiver::new(freed.clone(), end(6));
-    Pair { sender, receiver, producer, consumer, woken, freed }
+    let end = |bit| QueueEnd { slot: Slot(0), bit, depth, producer: producer.clone(), consumer: consumer.clone() };
+    let (receiver_notified, sender_notified) = (WakeCounter::default(), WakeCounter::default());
+    let sender = Sender::new(receiver_notified.clone(), end(5));
+    let receiver = Receiver::new(sender_notified.clone(), end(6));
+    Pair { sender, receiver, producer, consumer, receiver_notified, sender_notified }
 }
 
 fn message(number: u32) -> Request {
-    Request::Transmit { page: number as u16, length: (number >> 16) as u16, work: Work::Nothing }
+    Request::Transmit { page: number as u16, length: (number >> 16) as u16, offload: Offload::None }
 }
 
 #[test]
@@ -104,8 +105,8 @@ fn messages_keep_their_order_across_the_wrap_of_the_index() {
             pair.sender.flush();
             for _ in 0..round % 5 {
                 match pair.receiver.pop() {
-                    Some(got) => {
-                        assert_eq!(got, Ok(message(received)));
+                    Some(popped) => {
+                        assert_eq!(popped, Ok(message(received)));
                         received += 1;
                     }
                     None => assert_eq!(sent, received),
@@ -117,7 +118,7 @@ fn messages_keep_their_order_across_the_wrap_of_the_index() {
 }
 
 #[test]
-fn a_batch_goes_as_one_message_after_the_other() {
+fn a_batch_arrives_in_order() {
     for start in [0, u32::MAX - 5, 7] {
         let mut pair = pair(8, start);
         let batch: Vec<_> = (0..20).map(message).collect();
@@ -129,25 +130,26 @@ fn a_batch_goes_as_one_message_after_the_other() {
             pair.sender.flush();
             let most = round as u32 % 4;
             let (before, there) = (received.len(), 20.min(sent) - received.len());
-            let taken = pair.receiver.pop_each(most, |got| received.push(got.unwrap()));
+            let taken = pair.receiver.pop_each(most, |message| received.push(message.unwrap()));
             assert_eq!((taken as usize, received.len() - before), (there.min(most as usize), taken as usize));
         }
         assert_eq!((sent, received), (20, batch));
     }
-    // Who could not send all is woken when there is room, and who took less than it wanted when there is more.
+    // A sender that could not push all is notified of room. A receiver that popped fewer than it
+    // wanted is notified of more.
     let mut pair = pair(4, 0);
     assert_eq!(pair.receiver.pop_each(1, |_| ()), 0);
     assert_eq!(pair.sender.push_all(&[message(1); 5]), 4);
     pair.sender.flush();
-    assert_eq!((pair.woken.0.get(), pair.freed.0.get()), (1, 0));
+    assert_eq!((pair.receiver_notified.0.get(), pair.sender_notified.0.get()), (1, 0));
     assert_eq!(pair.receiver.pop_each(5, |_| ()), 4);
-    assert_eq!((pair.woken.0.get(), pair.freed.0.get()), (1, 1));
+    assert_eq!((pair.receiver_notified.0.get(), pair.sender_notified.0.get()), (1, 1));
     pair.sender.send(&message(2)).unwrap();
-    assert_eq!(pair.woken.0.get(), 2);
+    assert_eq!(pair.receiver_notified.0.get(), 2);
 }
 
 #[test]
-fn half_of_a_queue_is_given_back_while_the_rest_is_taken() {
+fn half_of_a_queue_is_returned_before_all_is_popped() {
     for at_once in [true, false] {
         let mut pair = pair(8, 0);
         assert_eq!(pair.sender.push_all(&[message(1); 8]), 8);
@@ -162,7 +164,7 @@ fn half_of_a_queue_is_given_back_while_the_rest_is_taken() {
 }
 
 #[test]
-fn what_was_not_flushed_is_not_seen_and_a_full_queue_says_so() {
+fn unflushed_messages_are_invisible_and_a_full_queue_refuses() {
     let mut pair = pair(4, u32::MAX - 1);
     for number in 0..4 {
         assert_eq!(pair.sender.push(&message(number)), Ok(()));
@@ -171,7 +173,7 @@ fn what_was_not_flushed_is_not_seen_and_a_full_queue_says_so() {
     assert_eq!(pair.receiver.pop(), None);
     pair.sender.flush();
     assert_eq!(pair.receiver.pop(), Some(Ok(message(0))));
-    assert_eq!(pair.sender.room(), 0, "a slot is given back in batches");
+    assert_eq!(pair.sender.room(), 0, "slots are returned in batches");
     pair.receiver.release();
     assert_eq!(pair.sender.room(), 1);
     assert_eq!(pair.sender.send(&message(4)), Ok(()));
@@ -181,38 +183,38 @@ fn what_was_not_flushed_is_not_seen_and_a_full_queue_says_so() {
 }
 
 #[test]
-fn only_who_waits_is_woken_and_once() {
+fn only_a_waiting_end_is_notified_and_only_once() {
     let mut pair = pair(4, u32::MAX - 2);
     assert_eq!(pair.receiver.pop(), None);
     pair.sender.send(&message(0)).unwrap();
     pair.sender.send(&message(1)).unwrap();
-    assert_eq!(pair.woken.0.get(), 1, "the receiver has not waited again");
+    assert_eq!(pair.receiver_notified.0.get(), 1, "the receiver has not waited again");
     for _ in 0..2 {
         assert!(pair.receiver.pop().is_some());
     }
     assert_eq!(pair.receiver.pop(), None);
     pair.sender.send(&message(2)).unwrap();
-    assert_eq!(pair.woken.0.get(), 2);
+    assert_eq!(pair.receiver_notified.0.get(), 2);
     for number in 3..6 {
         pair.sender.push(&message(number)).unwrap();
     }
-    assert_eq!(pair.freed.0.get(), 0, "nobody waits for room");
+    assert_eq!(pair.sender_notified.0.get(), 0, "the sender is not waiting for room");
     assert_eq!(pair.sender.push(&message(6)), Err(Full));
     pair.sender.flush();
     assert!(pair.receiver.pop().is_some());
     pair.receiver.release();
-    assert_eq!(pair.freed.0.get(), 1);
+    assert_eq!(pair.sender_notified.0.get(), 1);
     assert!(pair.receiver.pop().is_some());
     pair.receiver.release();
-    assert_eq!(pair.freed.0.get(), 1);
+    assert_eq!(pair.sender_notified.0.get(), 1);
 }
 
 #[test]
-fn who_finds_nothing_again_says_nothing_again() {
+fn a_repeated_empty_pop_writes_nothing() {
     let mut pair = pair(4, 0);
     assert!(pair.receiver.pop().is_none());
     assert_eq!(pair.consumer.load(MESSAGE_EVENT), 1);
-    // A mark, to see whether it is written over.
+    // A marker that shows whether the word is written again.
     pair.consumer.store(MESSAGE_EVENT, 77);
     assert!(pair.receiver.pop().is_none());
     assert_eq!(pair.consumer.load(MESSAGE_EVENT), 77);
@@ -220,10 +222,11 @@ fn who_finds_nothing_again_says_nothing_again() {
     assert!(pair.receiver.pop().is_some());
     assert!(pair.receiver.pop().is_none());
     assert_eq!((pair.consumer.load(MESSAGE_EVENT), pair.consumer.load(TAIL)), (2, 1));
-    // At the same place again by way of a producer that jumps: what was taken since is given back all the same.
+    // The producer's head jumps away and back, so that the receiver is at the same index again. The
+    // slots popped in between are returned all the same.
     pair.producer.store(HEAD, u32::MAX);
     assert_eq!(pair.receiver.pop(), Some(Err(Malformed)));
-    assert_eq!(pair.consumer.load(TAIL), u32::MAX, "given back at once");
+    assert_eq!(pair.consumer.load(TAIL), u32::MAX, "returned at once");
     pair.producer.store(HEAD, 1);
     assert_eq!(pair.receiver.pop_each(2, |_| ()), 2);
     assert_eq!((pair.receiver.tail, pair.consumer.load(TAIL)), (1, u32::MAX));
@@ -232,59 +235,59 @@ fn who_finds_nothing_again_says_nothing_again() {
 }
 
 #[test]
-fn what_is_published_quietly_wakes_nobody_until_something_else_does() {
+fn publish_notifies_nobody_until_the_next_flush() {
     let mut pair = pair(4, 0);
     assert!(pair.receiver.pop().is_none());
     pair.sender.push(&message(1)).unwrap();
     pair.sender.publish();
-    assert_eq!(pair.woken.0.get(), 0);
+    assert_eq!(pair.receiver_notified.0.get(), 0);
     pair.sender.push(&message(2)).unwrap();
     pair.sender.flush();
-    assert_eq!(pair.woken.0.get(), 1);
+    assert_eq!(pair.receiver_notified.0.get(), 1);
     assert_eq!([(); 3].map(|()| pair.receiver.pop()), [Some(Ok(message(1))), Some(Ok(message(2))), None]);
-    // The receiver looked by itself: there is nothing left to wake it for.
+    // The receiver has popped everything by itself: there is nothing to notify it of.
     pair.sender.push(&message(3)).unwrap();
     pair.sender.publish();
     assert_eq!([pair.receiver.pop(), pair.receiver.pop()], [Some(Ok(message(3))), None]);
     pair.sender.flush();
-    assert_eq!(pair.woken.0.get(), 1);
-    // Whoever finds the queue full may rely on its being drained.
+    assert_eq!(pair.receiver_notified.0.get(), 1);
+    // A sender that finds the queue full can rely on the receiver to drain it.
     for number in 0..4 {
         pair.sender.push(&message(number)).unwrap();
     }
     pair.sender.publish();
-    assert_eq!(pair.woken.0.get(), 2);
+    assert_eq!(pair.receiver_notified.0.get(), 2);
 }
 
 #[test]
-fn a_lying_peer_gains_no_more_than_a_full_or_a_busy_queue() {
+fn a_lying_peer_causes_at_most_a_full_queue_or_bounded_work() {
     for lie in [1, 4, 5, 1000, 0x8000_0000, 0xffff_fff0] {
         let mut pair = pair(4, 0);
         pair.consumer.store(TAIL, lie);
-        // A tail outside what was sent makes the queue full.
+        // A tail that is outside the messages sent makes the queue full.
         assert_eq!(pair.sender.room(), 0, "{lie}");
         assert_eq!(pair.sender.push(&message(0)), Err(Full), "{lie}");
-        // A head is followed over what the queue holds, or else at once.
+        // A head up to the depth is believed. Beyond that, the receiver skips to it.
         pair.producer.store(HEAD, lie);
         pair.consumer.store(TAIL, 0);
-        let seen = (0..100).take_while(|_| pair.receiver.pop().is_some()).count();
-        assert_eq!(seen, if lie <= 4 { lie as usize } else { 1 });
+        let popped = (0..100).take_while(|_| pair.receiver.pop().is_some()).count();
+        assert_eq!(popped, if lie <= 4 { lie as usize } else { 1 });
         let mut pair = self::pair(4, 0);
         pair.producer.store(HEAD, lie);
         assert_eq!(pair.receiver.pop_each(100, |_| ()), if lie <= 4 { lie } else { 1 });
-        // Whoever takes the liar's place goes on from there.
-        let mut sender = Sender::<Request, _, _>::new(Bell::default(), pair.receiver.end.clone());
+        // A new, honest sender continues from there.
+        let mut sender = Sender::<Request, _, _>::new(WakeCounter::default(), pair.receiver.end.clone());
         assert_eq!(sender.send(&message(7)), Ok(()));
         assert_eq!(pair.receiver.pop(), Some(Ok(message(7))));
         assert_eq!(pair.receiver.pop(), None);
     }
-    // As many as the queue holds are believed, even of a sender that was told of no room for them.
-    let mut filled = pair(4, 0);
-    assert_eq!(filled.sender.push_all(&[message(1); 4]), 4);
-    filled.producer.store(HEAD, 2);
-    (0..2).for_each(|_| assert_eq!(filled.receiver.pop(), Some(Ok(message(1)))));
-    filled.producer.store(HEAD, 6);
-    (0..4).for_each(|_| assert_eq!(filled.receiver.pop(), Some(Ok(message(1)))));
+    // A head up to the depth is believed, even if the sender has not got the slots back for it.
+    let mut full = pair(4, 0);
+    assert_eq!(full.sender.push_all(&[message(1); 4]), 4);
+    full.producer.store(HEAD, 2);
+    (0..2).for_each(|_| assert_eq!(full.receiver.pop(), Some(Ok(message(1)))));
+    full.producer.store(HEAD, 6);
+    (0..4).for_each(|_| assert_eq!(full.receiver.pop(), Some(Ok(message(1)))));
     let mut pair = pair(4, 0);
     pair.sender.send(&message(1)).unwrap();
     pair.producer.write(SLOTS, &[0xee; 8]);
@@ -293,17 +296,22 @@ fn a_lying_peer_gains_no_more_than_a_full_or_a_busy_queue() {
 }
 
 #[test]
-fn a_restarted_end_goes_on_where_the_queue_stands() {
+fn a_restarted_end_continues_where_the_queue_was() {
     let mut pair = pair(4, 0);
     for number in 0..3 {
         pair.sender.send(&message(number)).unwrap();
     }
     assert!(pair.receiver.pop().is_some());
     pair.receiver.release();
-    let end =
-        || End { slot: Slot(0), bit: 0, depth: 4, producer: pair.producer.clone(), consumer: pair.consumer.clone() };
-    let mut sender = Sender::<Request, _, _>::new(Bell::default(), end());
-    let mut receiver = Receiver::<Request, _, _>::new(Bell::default(), end());
+    let end = || QueueEnd {
+        slot: Slot(0),
+        bit: 0,
+        depth: 4,
+        producer: pair.producer.clone(),
+        consumer: pair.consumer.clone(),
+    };
+    let mut sender = Sender::<Request, _, _>::new(WakeCounter::default(), end());
+    let mut receiver = Receiver::<Request, _, _>::new(WakeCounter::default(), end());
     assert_eq!(sender.room(), 2);
     sender.send(&message(3)).unwrap();
     for number in 1..4 {
@@ -313,10 +321,10 @@ fn a_restarted_end_goes_on_where_the_queue_stands() {
 }
 
 #[test]
-fn a_notification_is_about_an_interface_if_it_is_about_one_of_its_queues() {
-    let end = |bit| End { slot: Slot(0), bit, depth: 4, producer: Page::new(1), consumer: Page::new(1) };
-    let client = Client::<Net, _, _>::new(Bell::default(), end(5), end(6));
-    let server = Server::<Net, _, _>::new(Bell::default(), end(5), end(6));
+fn an_interface_is_notified_through_either_of_its_queues() {
+    let end = |bit| QueueEnd { slot: Slot(0), bit, depth: 4, producer: Page::new(1), consumer: Page::new(1) };
+    let client = Client::<Net, _, _>::new(WakeCounter::default(), end(5), end(6));
+    let server = Server::<Net, _, _>::new(WakeCounter::default(), end(5), end(6));
     for bit in 0..64 {
         let (bits, about) = (Notifications(1 << bit), bit == 5 || bit == 6);
         assert_eq!((client.notified(bits), server.notified(bits)), (about, about), "{bit}");
@@ -326,6 +334,6 @@ fn a_notification_is_about_an_interface_if_it_is_about_one_of_its_queues() {
 
 #[test]
 fn a_queue_takes_whole_pages() {
-    assert_eq!(producer_pages(Quiet::SIZE, 4), 1);
+    assert_eq!(producer_pages(Reply::SIZE, 4), 1);
     assert_eq!(producer_pages(256, 16), 2);
 }

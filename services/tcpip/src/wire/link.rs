@@ -2,8 +2,8 @@
 //! and told.
 
 use cloister_caps::PAGE_SIZE;
-use cloister_interfaces::net::{Request, Work};
-use cloister_interfaces::{Instant, Memory, Own, System};
+use cloister_interfaces::net::{Offload, Request};
+use cloister_interfaces::{ExclusiveMemory, Instant, Memory, System};
 
 use super::{Outbound, Wire};
 use crate::address::Lease;
@@ -22,7 +22,7 @@ const PATIENCE: core::time::Duration = core::time::Duration::from_secs(3);
 pub(super) struct Parked {
     page: u16,
     length: u16,
-    work: Work,
+    offload: Offload,
     since: Instant,
 }
 
@@ -131,8 +131,8 @@ impl<S: System, M: Memory> Outbound<S, M> {
     /// each.
     #[cold]
     fn park(&mut self, hop: [u8; 4], page: u16, count: usize, request: &Request) {
-        let (length, work) = match request {
-            Request::Transmit { length, work, .. } if count == 1 => (*length, *work),
+        let (length, offload) = match request {
+            Request::Transmit { length, offload, .. } if count == 1 => (*length, *offload),
             _ => return self.free.put(page, count),
         };
         let most = (self.sent.len() / SHARE).min(PARKED);
@@ -142,7 +142,7 @@ impl<S: System, M: Memory> Outbound<S, M> {
         {
             self.free.put(old.page, 1);
         }
-        let parked = Parked { page, length, work, since: self.neighbours.now() };
+        let parked = Parked { page, length, offload, since: self.neighbours.now() };
         if most == 0 || self.parked.try_push((hop, parked)).is_err() {
             self.free.put(page, 1);
         }
@@ -151,12 +151,12 @@ impl<S: System, M: Memory> Outbound<S, M> {
     /// Sends what waits for the link address of `hop`, if that is known now.
     fn leave_parked(&mut self, hop: [u8; 4]) {
         let Some(index) = self.parked.iter().position(|(other, _)| *other == hop) else { return };
-        let Some(Parked { page, length, work, since }) = self.parked.pop_at(index).map(|(_, parked)| parked) else {
+        let Some(Parked { page, length, offload, since }) = self.parked.pop_at(index).map(|(_, parked)| parked) else {
             return;
         };
         let late = self.neighbours.now() >= since + PATIENCE;
         let Some(mac) = self.neighbours.known(hop).filter(|_| !late) else { return self.free.put(page, 1) };
         self.pool.edit(usize::from(page) * PAGE_SIZE, mac.len(), |space| space.copy_from_slice(&mac));
-        self.submit(page, 1, &Request::Transmit { page, length, work });
+        self.submit(page, 1, &Request::Transmit { page, length, offload });
     }
 }

@@ -6,11 +6,11 @@ pub mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloister_caps::{Fault, Operation, PAGE_SIZE, Slot, Status};
+use cloister_caps::{InvokeError, Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::{self, Grants};
-use cloister_interfaces::net::{Net, Offloads, Reply, Request, Work as Sending};
-use cloister_interfaces::rules::Granted;
+use cloister_interfaces::net::{Net, Offload, Offloads, Reply, Request};
+use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{self, Store};
 use cloister_interfaces::{Memory, Service};
 use cloister_netfront::{Caps, service};
@@ -126,12 +126,12 @@ impl Tcpip {
 }
 
 /// A rule whose pages some domains may be granted.
-fn granted(rule: u8, pages: u16) -> Granted {
-    Granted { rule, pages, peer_first: 0, peer_last: PEER_LAST }
+fn granted(rule: u8, pages: u16) -> GrantAllowance {
+    GrantAllowance { rule, pages, peer_first: 0, peer_last: PEER_LAST }
 }
 
 /// The kernel: ports are opened and closed one after the other, and nothing else is held.
-fn kernel(slot: Slot, operation: Operation, open: &mut BTreeMap<u16, bool>) -> Result<[u64; 2], Fault> {
+fn kernel(slot: Slot, operation: Operation, open: &mut BTreeMap<u16, bool>) -> Result<[u64; 2], InvokeError> {
     let state = open.entry(slot.0).or_default();
     match operation {
         Operation::PortOpen | Operation::PortClose if *state == (operation == Operation::PortOpen) => {
@@ -261,11 +261,11 @@ impl Bench {
     }
 
     /// tcpip sends a frame, if those of its pages that the frame takes are free and the link does the work.
-    fn transmit(&mut self, page: u16, length: u16, work: Sending) {
+    fn transmit(&mut self, page: u16, length: u16, offload: Offload) {
         let count = length.div_ceil(PAGE_SIZE as u16);
         let free = self.tcpip.sent.iter().all(|(first, pages)| page + count <= *first || first + pages <= page);
-        let done = self.tcpip.cuts || !matches!(work, Sending::Segments(_));
-        let request = Request::Transmit { page, length, work };
+        let done = self.tcpip.cuts || !matches!(offload, Offload::Segments(_));
+        let request = Request::Transmit { page, length, offload };
         if self.tcpip.up && free && done && page + count <= PAGES && self.net.send(&request) {
             self.tcpip.sent.insert(page, count);
         }
@@ -273,12 +273,12 @@ impl Bench {
 
     /// tcpip sends a long frame that is to be cut.
     pub fn long(&mut self, page: u16, length: u16, segment: u16) {
-        self.transmit(page % PAGES, length.max(14), Sending::Segments(segment.max(1)));
+        self.transmit(page % PAGES, length.max(14), Offload::Segments(segment.max(1)));
     }
 
     /// tcpip sends a frame, and gives back what it has received.
     pub fn traffic(&mut self, page: u16, length: u16) {
-        self.transmit(page % PAGES, 14 + length % 1500, Sending::Nothing);
+        self.transmit(page % PAGES, 14 + length % 1500, Offload::None);
         if let Some(held) = self.tcpip.held.first().copied()
             && self.net.send_bytes(&[[2, 0], held.to_le_bytes(), [1, 0], [0, 0]].concat())
         {
@@ -321,7 +321,7 @@ impl Bench {
         assert!(self.connected(), "the link does not come up: {}", self.host.recorder.console());
         let frame: Vec<u8> = (0..100).collect();
         self.tx_pool.write(3 * PAGE_SIZE, &frame);
-        self.transmit(3, 100, Sending::Nothing);
+        self.transmit(3, 100, Offload::None);
         self.back.waiting.push_back(frame.clone().into());
         self.settle();
         assert_eq!(self.back.sent.last().map(|sent| &sent.bytes), Some(&frame));

@@ -65,13 +65,13 @@ impl Link {
     fn carry(&mut self, wire: &mut Wire) {
         while let Some(request) = self.server.requests.pop() {
             match request.unwrap() {
-                Request::Transmit { page, length, work } => {
+                Request::Transmit { page, length, offload } => {
                     let frame = self.tx_pool.bytes(usize::from(page) * PAGE_SIZE, length.into());
                     self.longest = self.longest.max(frame.len());
                     self.frames += 1;
                     let (frames, packets) = (self.loss.frames, self.loss.packets);
                     let whole = self.loss.keeps(frames);
-                    for frame in finish(frame, work) {
+                    for frame in finish(frame, offload) {
                         self.longest_carried = self.longest_carried.max(frame.len());
                         if self.loss.keeps(packets) && whole && wire.keeps() {
                             wire.to_client.push_back(frame);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cloister_caps::PAGE_SIZE;
 use cloister_interfaces::Memory;
-use cloister_interfaces::net::{Reply, Request, Work};
+use cloister_interfaces::net::{Offload, Reply, Request};
 
 use crate::fields::{self, Attack, Ids, Indices, RSP_PROD, Ring};
 use crate::model::{self, EXTRA, Expect, MORE, Model, PRODUCER, Verdict};
@@ -212,10 +212,10 @@ impl Stage {
 
     /// tcpip gives a frame to be sent, uncut if it is longer than a page or if `cut`.
     fn send(&mut self, page: u16, length: u16, cut: bool) {
-        let work = if cut { Work::Segments(SEGMENT) } else { Work::Nothing };
+        let offload = if cut { Offload::Segments(SEGMENT) } else { Offload::None };
         self.frames.insert(page, Frame { pages: length.div_ceil(PAGE_SIZE as u16), extra: cut });
         self.waiting.push(page);
-        self.world.ask(Request::Transmit { page, length, work });
+        self.world.ask(Request::Transmit { page, length, offload });
     }
 
     /// The frames that are on the ring by now are to be answered.
@@ -325,7 +325,7 @@ impl Stage {
 
     fn fill_queue(&mut self) {
         self.world.back.hold_tx = true;
-        self.world.ask(Request::Transmit { page: 0, length: 60, work: Work::Nothing });
+        self.world.ask(Request::Transmit { page: 0, length: 60, offload: Offload::None });
         self.frames.insert(0, Frame { pages: 1, extra: false });
         self.waiting.push(0);
         self.run();

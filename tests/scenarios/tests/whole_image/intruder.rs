@@ -5,7 +5,7 @@ use cloister_caps::{Operation, Slot};
 use cloister_interfaces::{Instant, Memory, Notifications, Service, System};
 use cloister_scenarios::image::shipped_policy;
 use cloister_scenarios::{Image, Network, Options};
-use cloister_sim::program::{Kernel, Window};
+use cloister_sim::program::{Kernel, SharedRegion};
 
 /// A program that does something whenever it runs.
 struct Intruder {
@@ -62,9 +62,9 @@ fn the_others_go_on_while_it_tries_everything() {
 }
 
 fn write_what_is_read() {
-    let window = Window::new(Kernel, slot_of("stream-in"));
-    assert_eq!(window.load(0), 0);
-    window.store(0, 1);
+    let region = SharedRegion::new(Kernel, slot_of("stream-in"));
+    assert_eq!(region.load(0), 0);
+    region.store(0, 1);
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn what_it_maps_for_reading_it_cannot_write() {
 }
 
 fn write_the_others_index() {
-    Window::new(Kernel, slot_of("socket.requests.consumer")).write(0, &[1]);
+    SharedRegion::new(Kernel, slot_of("socket.requests.consumer")).write(0, &[1]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::{Access, MAX_SERVICES, Tables};
-use cloister_caps::{Fault, Gfn, Operation, PAGE_SIZE, Slot, Status};
+use cloister_caps::{Gfn, InvokeError, Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::{Memory, Notifications, Service};
 use cloister_kernel_core::memory::{Frames, FreeMemory};
 use cloister_kernel_core::place::{Given, PlaceError, place};
@@ -208,7 +208,7 @@ impl Machine {
         let (deadline, held) = program::enter(self, service, || {
             let running = program.running.get_or_insert_with(program.make);
             running.notified(Notifications(bits));
-            (running.deadline(), running.held())
+            (running.deadline(), running.events_to_hold())
         });
         self.spend(RUN_TIME);
         if self.end.get().is_none() {
@@ -251,7 +251,7 @@ impl Machine {
         slot: Slot,
         operation: Operation,
         [a0, a1, a2, a3]: [u64; 4],
-    ) -> Result<[u64; 2], Fault> {
+    ) -> Result<[u64; 2], InvokeError> {
         let nothing = || Status::Unavailable.into_result().map(|()| [0; 2]);
         if self.end.get().is_some() {
             // In the image the one who ended the domain does not go on.

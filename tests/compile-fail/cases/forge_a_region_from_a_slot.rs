@@ -2,10 +2,10 @@
 #![forbid(unsafe_code)]
 
 use cloister_caps::Slot;
-use cloister_runtime::Window;
+use cloister_runtime::SharedRegion;
 
-fn attempt() -> Window {
-    Window::new(Slot(3))
+fn attempt() -> SharedRegion {
+    SharedRegion::new(Slot(3))
 }
 
 fn main() {}
