@@ -112,7 +112,7 @@ impl<S: System, M: Memory> Stack<S, M> {
     #[inline(never)] // Only segments without a connection in use come here.
     pub(super) fn waits(&mut self, ended: Option<(u16, End)>, segment: &Segment, now: Instant) -> Option<Option<u32>> {
         let answer = match ended {
-            Some((_, end)) => Some(end.answer(segment)),
+            Some((index, end)) => Some(end.answer(segment, &mut self.flows.get(index)?.quiet, now)),
             None => self.flows.time_wait.meet(segment, now),
         };
         match answer {
