@@ -99,6 +99,8 @@ pub struct Flow {
     end: Option<u32>,
     /// The sequence number after our FIN, when both have been acknowledged.
     sent: Option<u32>,
+    /// Until when it answers its peer alone, in TIME-WAIT.
+    pub quiet: Instant,
 }
 
 /// What becomes of a segment that may be forged.
@@ -285,6 +287,7 @@ impl Flows {
             start: 0,
             end: None,
             sent: None,
+            quiet: Instant::START,
         };
         let (large, small) = (0..count.min(layout.large) as u16, layout.large as u16..count as u16);
         Flows {
@@ -413,6 +416,7 @@ impl Flows {
         flow.recovery = Recovery::default();
         flow.limit_silence();
         (flow.start, flow.end, flow.sent) = (segment.seq.wrapping_add(1), None, None);
+        flow.quiet = Instant::START;
         self.table.insert(index, segment.key);
         self.enter(index, Stage::HalfOpen, now + HALF_OPEN);
         Some(index)
@@ -596,11 +600,12 @@ impl Flows {
     /// Takes socket and buffers from a connection that only waits in TIME-WAIT, and has nothing to send.
     pub fn retire(&mut self, index: u16, now: Instant) {
         let Some(flow) = self.get(index) else { return };
+        let quiet = flow.quiet;
         if let (Stage::Delivered, None, Some(end)) = (flow.stage, &flow.slot, flow.end())
             && let Some(key) = self.table.key(index)
         {
             self.release(index);
-            self.time_wait.insert(key, end, now);
+            self.time_wait.insert(key, end, quiet, now);
         }
     }
 

@@ -4,9 +4,11 @@
 //! So the stack knows one next hop only, and this table has the others. What anybody can send does
 //! not evict what is in use: a host that only asked for us takes the place of others of its kind,
 //! or of one that does not answer; a host that does not answer that of others that do not; and the
-//! gateway's place is nobody's. Whoever was asked for keeps its place for a second against others
-//! that are to be: so each is asked for once a second at most, and all together as often as there
-//! are places.
+//! gateway's place is nobody's.
+//!
+//! Whoever was asked for keeps its place for a second, against everybody: so under one lease each
+//! host is asked for once a second at most, and all together as often as there are places. Some
+//! places are left to hosts that ask for us, so that those who do not answer never keep them out.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -29,11 +31,18 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How often a neighbour that was known is asked before all are.
 const POLLS: u8 = 3;
 
+/// Places that are left to hosts that only ask for us: as many as may come and be used in a second
+/// while every other place has a host that does not answer.
+const RESERVE: usize = 24;
+/// Hosts that may be asked for without regard to the reserve.
+const FEW: usize = 8;
+
 /// Lists of neighbours, the oldest first: those that only asked for us, those that have not
-/// answered, by when they were asked for, and those in use.
+/// answered, by when they were asked for, those in use, and places that nobody has.
 const STRANGERS: usize = 0;
 const SILENT: usize = 1;
 const USED: usize = 2;
+const FREE: usize = 3;
 
 #[derive(Clone, Copy)]
 struct Entry {
@@ -79,9 +88,8 @@ struct Last {
 /// The neighbours.
 pub struct Neighbours {
     table: Table,
-    /// Those that have had a place since the last lease; a place is not given up, but taken over.
     entries: Vec<Entry>,
-    lists: Lists<3>,
+    lists: Lists<4>,
     lease: Option<Lease>,
     /// The entry of the gateway, which is in no list.
     gateway: Option<u16>,
@@ -95,7 +103,7 @@ impl Neighbours {
     pub fn new(random: u64) -> Self {
         Neighbours {
             table: Table::new(MOST, random),
-            entries: Vec::with_capacity(MOST),
+            entries: alloc::vec![NOBODY; MOST],
             lists: Lists::new(MOST).unwrap_or_default(),
             lease: None,
             gateway: None,
@@ -106,11 +114,7 @@ impl Neighbours {
 
     /// Forgets all neighbours: the host is on another link, or has another address.
     pub fn join(&mut self, lease: Option<Lease>) {
-        for index in 0..self.entries.len() as u16 {
-            self.table.remove(index);
-            self.lists.remove(index);
-        }
-        self.entries.clear();
+        (0..self.entries.len() as u16).for_each(|index| self.release(index));
         (self.lease, self.gateway, self.last) = (lease, None, None);
         self.gateway = lease.and_then(|lease| lease.gateway).and_then(|gateway| {
             let index = self.insert(gateway.octets(), None)?;
@@ -156,6 +160,11 @@ impl Neighbours {
         let due = aged && now >= entry.quiet;
         let mut ask = None;
         if due {
+            // It was asked for before, and its place belongs to the reserve.
+            if entry.polls > 0 && !known && !pinned && is_reserve_short(&self.lists) {
+                self.release(index);
+                return Some(Route { hop, mac: None, ask: None });
+            }
             if entry.polls >= POLLS {
                 entry.mac = None;
             }
@@ -226,23 +235,53 @@ impl Neighbours {
         Some(index)
     }
 
-    /// Returns a place that nobody has any more. A stranger gets a stranger's, or that of one who
-    /// does not answer; who is asked for gets also that of the one in use that was used longest
-    /// ago, and none of one who was asked for within the last second.
+    /// Returns a place that nobody has any more, and never that of one who was asked for within the
+    /// last second. A stranger gets a free one, a stranger's, or that of one who does not answer.
+    /// Who is asked for gets the same, except for the reserve; and if nobody is being asked for, that
+    /// of the one in use that was used longest ago.
     fn place(&mut self, stranger: bool) -> Option<u16> {
-        if self.entries.len() < MOST {
-            self.entries.push(NOBODY);
-            return Some((self.entries.len() - 1) as u16);
-        }
-        let mut found = self.lists.front(STRANGERS);
-        if found.is_none() {
-            found = self.lists.front(SILENT);
-            if !stranger {
-                found = found.or_else(|| self.idle()).filter(|index| self.is_due(*index));
+        let found = if stranger {
+            self.spare().or_else(|| self.silent())
+        } else {
+            while !self.has_beyond_reserve()
+                && let Some(index) = self.silent()
+            {
+                self.release(index);
             }
-        }
+            if self.has_beyond_reserve() {
+                self.spare()
+            } else if self.lists.len(SILENT) == 0 {
+                self.idle().filter(|index| self.is_due(*index))
+            } else {
+                None
+            }
+        };
         self.table.remove(found?);
         found
+    }
+
+    /// Takes a place from whoever has it.
+    fn release(&mut self, index: u16) {
+        self.table.remove(index);
+        self.lists.move_to_back(index, FREE);
+        if let Some(entry) = self.entries.get_mut(usize::from(index)) {
+            *entry = NOBODY;
+        }
+    }
+
+    /// Returns a free place, or the stranger that came first.
+    fn spare(&self) -> Option<u16> {
+        self.lists.front(FREE).or_else(|| self.lists.front(STRANGERS))
+    }
+
+    /// Returns the host that was asked for longest ago and has not answered, if that is a second ago.
+    fn silent(&self) -> Option<u16> {
+        self.lists.front(SILENT).filter(|index| self.is_due(*index))
+    }
+
+    /// Returns `true` if one more host that is to be asked for may have a spare place.
+    fn has_beyond_reserve(&self) -> bool {
+        spares(&self.lists) > if self.lists.len(SILENT) < FEW { 0 } else { RESERVE }
     }
 
     /// Returns `true` if a neighbour may be asked for.
@@ -265,125 +304,15 @@ impl Neighbours {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use smoltcp::wire::Ipv4Cidr;
-
-    use super::*;
-
-    const GATEWAY: [u8; 4] = [10, 0, 0, 1];
-
-    fn station(high: u8, low: u8, mac: u8) -> Station {
-        Station { mac: [2, mac, mac, mac, high, low], address: [10, 0, high, low] }
-    }
-
-    /// A table that knows the gateway.
-    fn neighbours() -> Neighbours {
-        let mut neighbours = Neighbours::new(12_345);
-        let address = Ipv4Cidr::new(Ipv4Address::new(10, 0, 0, 2), 16);
-        neighbours.join(Some(Lease { address, gateway: Some(GATEWAY.into()) }));
-        neighbours.turn(Instant(1 << 40));
-        neighbours.hear(station(0, 1, 0), true);
-        neighbours
-    }
-
-    fn mac(neighbours: &mut Neighbours, to: [u8; 4]) -> Option<[u8; 6]> {
-        neighbours.again(to).or_else(|| neighbours.route(to)?.mac)
-    }
-
-    #[derive(Clone, Debug)]
-    enum Act {
-        /// A stranger asks for us.
-        Ask(u8, u8),
-        /// Something is sent to a host that does not answer.
-        Silent(u8, u8),
-        /// A host answers that was never used, nor asked for.
-        Answer(u8, u8),
-        /// A packet goes to a friend, to which one goes now and then.
-        Send(u8),
-        /// A friend has another link address from now on.
-        Move(u8, u8),
-    }
-
-    fn act() -> impl Strategy<Value = Act> {
-        prop_oneof![
-            3 => (100u8..=120, any::<u8>()).prop_map(|(high, low)| Act::Ask(high, low)),
-            3 => (140u8..=150, any::<u8>()).prop_map(|(high, low)| Act::Silent(high, low)),
-            1 => (160u8..=170, any::<u8>()).prop_map(|(high, low)| Act::Answer(high, low)),
-            2 => any::<u8>().prop_map(Act::Send),
-            1 => (any::<u8>(), 1u8..).prop_map(|(friend, mac)| Act::Move(friend, mac)),
-        ]
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig {
-            cases: if cfg!(miri) { 2 } else { 100 },
-            failure_persistence: None,
-            ..ProptestConfig::default()
-        })]
-
-        /// Hosts in use are known at every moment, whoever else comes.
-        #[test]
-        fn what_is_in_use_stays(friends in 1u8..100, acts in prop::collection::vec(act(), 0..1000)) {
-            let mut neighbours = neighbours();
-            let mut macs = std::collections::BTreeMap::new();
-            for friend in 0..friends {
-                let station = station(1, friend, 0);
-                prop_assert_eq!(mac(&mut neighbours, station.address), None);
-                neighbours.hear(station, false);
-                macs.insert(friend, station);
-            }
-            for act in acts {
-                match act {
-                    Act::Ask(high, low) => neighbours.hear(station(high, low, 9), true),
-                    Act::Silent(high, low) => prop_assert_eq!(mac(&mut neighbours, [10, 0, high, low]), None),
-                    Act::Answer(high, low) => neighbours.hear(station(high, low, 9), false),
-                    Act::Send(friend) => {
-                        let station = macs[&(friend % friends)];
-                        prop_assert_eq!(mac(&mut neighbours, station.address), Some(station.mac));
-                    }
-                    Act::Move(friend, mac) => {
-                        let station = station(1, friend % friends, mac);
-                        neighbours.hear(station, false);
-                        macs.insert(friend % friends, station);
-                    }
-                }
-                prop_assert_eq!(mac(&mut neighbours, [192, 0, 2, 1]), Some([2, 0, 0, 0, 0, 1]));
-            }
-            for station in macs.values() {
-                prop_assert_eq!(mac(&mut neighbours, station.address), Some(station.mac));
-            }
-        }
-    }
-
-    #[test]
-    fn of_more_hosts_than_there_are_places_those_used_last_are_known() {
-        let mut neighbours = neighbours();
-        for low in 0..=255 {
-            let station = station(1, low, 0);
-            neighbours.turn(neighbours.now() + Duration::from_millis(10));
-            assert_eq!(mac(&mut neighbours, station.address), None);
-            neighbours.hear(station, false);
-            assert_eq!(mac(&mut neighbours, station.address), Some(station.mac));
-            assert!(mac(&mut neighbours, [192, 0, 2, 1]).is_some());
-        }
-        let known = (0..=255).filter(|low| mac(&mut neighbours, [10, 0, 1, *low]).is_some()).count();
-        // What is asked for takes places, too.
-        assert!(known >= MOST / 2, "{known}");
-        assert!(mac(&mut neighbours, [192, 0, 2, 1]).is_some());
-    }
-
-    #[test]
-    fn another_lease_forgets_all() {
-        let mut neighbours = neighbours();
-        let lease = neighbours.lease;
-        assert!(mac(&mut neighbours, GATEWAY).is_some());
-        neighbours.join(lease);
-        assert_eq!(neighbours.again(GATEWAY), None);
-        let route = neighbours.route([192, 0, 2, 1]).expect("a way");
-        assert_eq!(route, Route { hop: GATEWAY, mac: None, ask: Some(EVERYONE) });
-        neighbours.join(None);
-        assert_eq!(neighbours.route(GATEWAY), None);
-    }
+/// Returns the number of places that strangers have or can have.
+fn spares(lists: &Lists<4>) -> usize {
+    lists.len(FREE) + lists.len(STRANGERS)
 }
+
+/// Returns `true` if hosts that do not answer have places that belong to the reserve.
+fn is_reserve_short(lists: &Lists<4>) -> bool {
+    spares(lists) < RESERVE && lists.len(SILENT) > FEW
+}
+
+#[cfg(test)]
+mod tests;

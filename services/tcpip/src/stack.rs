@@ -167,10 +167,9 @@ impl<S: System, M: Memory> Stack<S, M> {
         let change = self.address.raised(&mut self.others);
         self.others_at = Some(now);
         self.remake(mac, now);
-        self.wire.join(self.address.current);
         match change {
             Some(change) => self.address_changed(change, now),
-            None => self.announce(),
+            None => self.use_address(),
         }
     }
 
@@ -195,6 +194,12 @@ impl<S: System, M: Memory> Stack<S, M> {
                 news.up = up;
             }
         }
+        self.use_address();
+    }
+
+    /// Gives the address to the interface and to the neighbours' table, and tells the neighbours.
+    #[cold]
+    fn use_address(&mut self) {
         self.apply_address();
         self.wire.join(self.address.current);
         self.announce();
@@ -327,7 +332,8 @@ impl<S: System, M: Memory> Stack<S, M> {
                 // The number of the next transaction is not to follow from this one's, which all
                 // hosts on the link see.
                 self.others_at = interface.poll_at(time, &self.others).map(own_time);
-                return self.remake(self.wire.mac(), now);
+                self.remake(self.wire.mac(), now);
+                return self.apply_address();
             }
             if polled == PollResult::None {
                 // It cannot now, whatever it waits for.

@@ -12,6 +12,8 @@ use crate::table::{Key, Table};
 /// How long they wait. It is the stack's own figure (`CLOSE_DELAY`), not twice the longest life of a segment, as is
 /// common: a peer that begins anew with a higher sequence number need not wait at all.
 const WAIT: Duration = Duration::from_secs(10);
+/// How often a connection answers what need not be its peer's (RFC 5961, 7).
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The end of a connection: both streams were sent to their ends and acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,15 +25,36 @@ pub struct End {
 }
 
 impl End {
-    /// What `segment` for this connection comes to.
-    pub fn answer(self, segment: &Segment) -> Answer {
+    /// Returns what `segment` for this connection comes to. `quiet` is the time until which the connection answers its peer
+    /// alone.
+    pub fn answer(self, segment: &Segment, quiet: &mut Instant, now: Instant) -> Answer {
+        // A reset does not end the wait (RFC 1337), whatever else the segment says it is.
+        if segment.reset {
+            return Answer::Silence;
+        }
         // A new attempt, beyond all of the old connection, waits no longer (RFC 1122, 4.2.2.13).
         if segment.start && segment.seq.wrapping_sub(self.taken) as i32 >= 0 {
             return Answer::Renew(self);
         }
-        // A reset does not end the wait (RFC 1337), and an acknowledgement that is due is not answered.
+        // An acknowledgement that is due is not answered.
         let due = segment.plain && segment.data == 0 && segment.seq == self.taken;
-        if segment.reset || due { Answer::Silence } else { Answer::Acknowledge(self) }
+        let own = self.is_repeated(segment);
+        if due || !own && now < *quiet {
+            return Answer::Silence;
+        }
+        if !own {
+            *quiet = now + PAUSE;
+        }
+        Answer::Acknowledge(self)
+    }
+
+    /// Returns `true` if the peer sends its last data or its FIN once more, because our acknowledgement was lost. It has
+    /// acknowledged our FIN, so only who has seen our numbers can make such a segment.
+    fn is_repeated(self, segment: &Segment) -> bool {
+        // What is neither plain nor a SYN counts as a FIN.
+        let length = segment.data as u32 + u32::from(!segment.plain);
+        let beyond = segment.seq.wrapping_add(length).wrapping_sub(self.taken) as i32;
+        !segment.syn && length > 0 && beyond <= 0 && segment.ack == self.sent
     }
 }
 
@@ -50,6 +73,8 @@ pub enum Answer {
 struct Entry {
     until: Instant,
     end: End,
+    /// Until when it answers its peer alone.
+    quiet: Instant,
 }
 
 /// Bytes that one takes of the heap, with its share of the table.
@@ -65,18 +90,18 @@ pub struct TimeWait {
 impl TimeWait {
     /// Room for `count`, with a random number.
     pub fn new(count: usize, random: u64) -> Self {
-        let none = Entry { until: Instant::START, end: End { sent: 0, taken: 0 } };
+        let none = Entry { until: Instant::START, end: End { sent: 0, taken: 0 }, quiet: Instant::START };
         TimeWait { table: Table::new(count, random), entries: alloc::vec![none; count], next: 0 }
     }
 
-    /// Lets a connection wait, of which nothing waits yet.
-    pub fn insert(&mut self, key: Key, end: End, now: Instant) {
+    /// Lets a connection wait, of which nothing waits yet. Until `quiet` it answers its peer alone.
+    pub fn insert(&mut self, key: Key, end: End, quiet: Instant, now: Instant) {
         let index = self.next;
         let Some(entry) = self.entries.get_mut(usize::from(index)) else { return };
         if entry.until > Instant::START {
             self.table.remove(index);
         }
-        *entry = Entry { until: now + WAIT, end };
+        *entry = Entry { until: now + WAIT, end, quiet };
         self.table.insert(index, key);
         self.next = if usize::from(index) + 1 < self.entries.len() { index + 1 } else { 0 };
     }
@@ -84,8 +109,8 @@ impl TimeWait {
     /// What `segment` comes to; none if its connection does not wait.
     pub fn meet(&mut self, segment: &Segment, now: Instant) -> Option<Answer> {
         let index = self.table.find(segment.key)?;
-        let Entry { until, end } = *self.entries.get(usize::from(index))?;
-        let answer = (now < until).then(|| end.answer(segment));
+        let Entry { until, end, quiet } = self.entries.get_mut(usize::from(index))?;
+        let answer = (now < *until).then(|| end.answer(segment, quiet, now));
         if matches!(answer, None | Some(Answer::Renew(_))) {
             self.forget(index);
         }
@@ -138,29 +163,67 @@ mod tests {
         }
     }
 
+    const AGAIN: Option<Answer> = Some(Answer::Acknowledge(END));
+    const SILENCE: Option<Answer> = Some(Answer::Silence);
+
     #[test]
-    fn what_is_repeated_is_acknowledged_and_nothing_else() {
+    fn what_the_peer_repeats_is_acknowledged_each_time() {
         let mut waits = TimeWait::new(4, 7);
         assert_eq!(waits.meet(&fin(1), NOW), None);
-        waits.insert(key(1), END, NOW);
-        let again = Some(Answer::Acknowledge(END));
-        assert_eq!(waits.meet(&fin(1), NOW), again);
+        // Until later than it waits, it answers its peer alone.
+        waits.insert(key(1), END, NOW + WAIT, NOW);
+        let plain = Segment { plain: true, seq: END.taken.wrapping_sub(3), ..fin(1) };
+        for _ in 0..3 {
+            assert_eq!(waits.meet(&fin(1), NOW), AGAIN);
+            for data in [1, 2, 3] {
+                assert_eq!(waits.meet(&Segment { data, ..plain }, NOW), AGAIN);
+            }
+            assert_eq!(waits.meet(&Segment { plain: false, data: 2, ..plain }, NOW), AGAIN, "data and a FIN");
+            assert_eq!(waits.meet(&Segment { reset: true, ..fin(1) }, NOW), SILENCE, "a reset ends nothing");
+        }
+        let others = [
+            Segment { ack: END.sent.wrapping_sub(1), ..fin(1) },
+            Segment { ack: END.sent.wrapping_add(1), ..fin(1) },
+            Segment { seq: END.taken, ..fin(1) },
+            Segment { syn: true, ..fin(1) },
+            Segment { data: 4, ..plain },
+            plain,
+        ];
+        others.iter().for_each(|other| assert_eq!(waits.meet(other, NOW), SILENCE, "{other:?}"));
         assert_eq!(waits.meet(&fin(2), NOW), None);
-        let plain = Segment { plain: true, seq: END.taken, ..fin(1) };
-        assert_eq!(waits.meet(&plain, NOW), Some(Answer::Silence));
-        assert_eq!(waits.meet(&Segment { seq: END.taken.wrapping_add(1), ..plain }, NOW), again);
-        assert_eq!(waits.meet(&Segment { data: 1, ..plain }, NOW), again);
-        assert_eq!(waits.meet(&Segment { reset: true, ..fin(1) }, NOW), Some(Answer::Silence));
-        assert_eq!(waits.meet(&fin(1), NOW), again, "a reset ends nothing");
         assert_eq!(waits.meet(&fin(1), NOW + WAIT), None, "it waits no longer");
+    }
+
+    #[test]
+    fn all_else_is_acknowledged_once_a_second() {
+        let mut waits = TimeWait::new(4, 7);
+        let plain = Segment { plain: true, seq: END.taken, ..fin(1) };
+        let later = plain.seq.wrapping_add(1);
+        let syn = Segment { syn: true, ..fin(1) };
+        for segment in
+            [Segment { seq: later, ..plain }, Segment { data: 1, ..plain }, syn, Segment { start: true, ..syn }]
+        {
+            waits.clear();
+            waits.insert(key(1), END, Instant::START, NOW);
+            let mut at = NOW;
+            for _ in 0..3 {
+                assert_eq!(waits.meet(&plain, at), SILENCE, "it is due");
+                assert_eq!(waits.meet(&segment, at), AGAIN);
+                assert_eq!(waits.meet(&segment, at), SILENCE);
+                assert_eq!(waits.meet(&syn, Instant(at.0 + 999_999_999)), SILENCE);
+                assert_eq!(waits.meet(&fin(1), at), AGAIN, "the peer's own is");
+                at = at + PAUSE;
+            }
+        }
     }
 
     #[test]
     fn a_new_connection_begins_beyond_the_old_one() {
         let mut waits = TimeWait::new(1, 7);
-        waits.insert(key(1), END, NOW);
+        waits.insert(key(1), END, Instant::START, NOW);
         let start = |seq: u32| Segment { start: true, seq, ..fin(1) };
         assert_eq!(waits.meet(&start(END.taken.wrapping_sub(1)), NOW), Some(Answer::Acknowledge(END)));
+        assert_eq!(waits.meet(&Segment { reset: true, ..start(END.taken) }, NOW), SILENCE, "a reset ends nothing");
         assert_eq!(waits.meet(&start(END.taken), NOW), Some(Answer::Renew(END)));
         assert_eq!(waits.meet(&fin(1), NOW), None);
     }
@@ -169,13 +232,13 @@ mod tests {
     fn the_oldest_makes_room_and_another_address_all() {
         let mut waits = TimeWait::new(3, 7);
         for port in 1..=5 {
-            waits.insert(key(port), END, NOW);
+            waits.insert(key(port), END, Instant::START, NOW);
         }
         let known =
             |waits: &mut TimeWait| (1..=5).filter(|port| waits.meet(&fin(*port), NOW).is_some()).collect::<Vec<_>>();
         assert_eq!(known(&mut waits), [3, 4, 5]);
         waits.clear();
         assert_eq!(known(&mut waits), [0; 0]);
-        TimeWait::new(0, 7).insert(key(1), END, NOW);
+        TimeWait::new(0, 7).insert(key(1), END, Instant::START, NOW);
     }
 }

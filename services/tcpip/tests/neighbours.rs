@@ -118,15 +118,41 @@ fn invented_hosts_are_each_asked_for_once_a_second_and_all_as_often_as_there_are
     for count in [PLACES / 2, PLACES, PLACES + 2, 250, 2000] {
         bench.pass(2000);
         let asked = invents(&mut bench, count, |bench| assert_eq!(pinged(bench, FAR).0, [FAR]));
-        let mut last = std::collections::BTreeMap::new();
-        for (at, address) in &asked {
-            let before = last.insert(address, at);
-            assert!(before.is_none_or(|before| at - before > 990_000_000), "{address:?}");
-            let within = asked.iter().filter(|(other, _)| (at - 990_000_000..=*at).contains(other)).count();
-            assert!(within <= PLACES, "{within} in a second");
-        }
+        are_asked_for_once_a_second(&asked, PLACES);
         assert!(asked.len() >= count.min(PLACES - 1), "{} of {count}", asked.len());
     }
+}
+
+/// In less than a second each host was asked for once at most, and all together as often as there are places.
+fn are_asked_for_once_a_second(asked: &[(u64, [u8; 4])], places: usize) {
+    let mut last = std::collections::BTreeMap::new();
+    for (at, address) in asked {
+        let before = last.insert(address, at);
+        assert!(before.is_none_or(|before| at - before > 990_000_000), "{address:?}");
+        let within = asked.iter().filter(|(other, _)| (at - 990_000_000..=*at).contains(other)).count();
+        assert!(within <= places, "{within} in a second");
+    }
+}
+
+/// Hosts that ask for us take no place from which the next packet takes it back with another request.
+#[test]
+fn between_forged_requests_each_host_is_asked_for_once_a_second() {
+    let mut bench = acquainted();
+    let (until, mut asked) = (bench.nanoseconds + 3_000_000_000, Vec::new());
+    let mut round = 0;
+    while bench.nanoseconds < until {
+        for low in 0..127 {
+            for address in pinged(&mut bench, Host { mac: GATEWAY.mac, ..host(1, low) }).1 {
+                asked.push((bench.nanoseconds, address));
+            }
+            bench.frame(&arp(1, host(100 + round, low), OURS));
+        }
+        assert_eq!(pinged(&mut bench, FAR), (vec![FAR], vec![]));
+        round = (round + 1) % 100;
+        bench.pass(50);
+    }
+    are_asked_for_once_a_second(&asked, 128);
+    assert!(asked.len() > 200, "{}", asked.len());
 }
 
 #[test]
@@ -141,6 +167,21 @@ fn beside_invented_hosts_whoever_asks_for_us_is_known() {
             assert_eq!(pinged(bench, newcomer).0, [newcomer], "beside {count}");
             assert_eq!(pinged(bench, FAR).0, [FAR]);
         });
+    }
+}
+
+/// The same where none of them has ever been known: places for them are left, and left again each second.
+#[test]
+fn beside_invented_hosts_each_newcomer_is_known() {
+    for count in [64, 120, 126, 127, 128, 250, 2000] {
+        let (mut bench, mut low) = (acquainted(), 0);
+        invents(&mut bench, count, |bench| {
+            low += 1;
+            let newcomer = host(50, low);
+            bench.frame(&arp(1, newcomer, OURS));
+            assert_eq!(pinged(bench, newcomer).0, [newcomer], "number {low} beside {count}");
+        });
+        assert!(low > 30, "{low}");
     }
 }
 

@@ -233,3 +233,122 @@ fn a_half_open_connection_answers_no_forged_segment_without_limit() {
     assert_eq!(bench.accepted().len(), 1);
     assert!(works(&mut bench, NEXT, first.seq));
 }
+
+/// A connection that we have closed, and our last number: the peer's FIN is all that is left.
+fn closed_by_us() -> (Bench, u32) {
+    let (mut bench, number) = opened();
+    let connection = bench.accepted()[0];
+    bench.application.requests.send(&Request::Close { connection }).expect("room");
+    bench.run();
+    (bench, number.wrapping_add(2))
+}
+
+/// The number after the peer's FIN.
+const END: u32 = NEXT.wrapping_add(1);
+
+/// Segments with any flags and with numbers near the right ones, of all kinds but the start of a new connection, and but
+/// those that acknowledge our last number exactly.
+fn forged(sent: u32) -> Vec<Segment> {
+    let mut forged = Vec::new();
+    for flags in 0..64u8 {
+        for offset in [0, 1, 50, 1 << 20, 1 << 31, u32::MAX, u32::MAX - 1, 1 << 31 | 1] {
+            let renews = flags & (SYN | ACK | RST) == SYN && (offset as i32) >= 0;
+            for ack in [0, sent.wrapping_sub(1), sent.wrapping_add(1)].into_iter().filter(|_| !renews) {
+                for length in [0, 1, 3] {
+                    forged.push(Segment { data: vec![9; length], ..segment(END.wrapping_add(offset), ack, flags) });
+                }
+            }
+        }
+    }
+    forged
+}
+
+/// The number of answers, each of which says what was taken and no more.
+fn answers(made: &[Segment], sent: u32) -> usize {
+    assert!(made.iter().all(|answer| (answer.flags, answer.seq, answer.ack) == (ACK, sent, END)), "{made:?}");
+    made.len()
+}
+
+#[test]
+fn a_connection_in_time_wait_answers_what_may_be_forged_once_a_second() {
+    let (mut bench, sent) = closed_by_us();
+    answers(&bench.segment(GATEWAY, &segment(NEXT, sent, FIN | ACK)), sent);
+    bench.pass(200);
+    for _ in 0..3 {
+        let start = bench.nanoseconds;
+        let count: usize = forged(sent).iter().map(|forged| answers(&bench.segment(GATEWAY, forged), sent)).sum();
+        assert_eq!(count, 1);
+        assert!(bench.nanoseconds - start < 1_000_000_000);
+        bench.pass(1000);
+    }
+    // It was there all the time.
+    assert_eq!(answers(&bench.segment(GATEWAY, &segment(NEXT, sent, FIN | ACK)), sent), 1);
+}
+
+/// What comes together with the peer's FIN finds the socket still there; what comes later only the numbers. They have one
+/// limit.
+#[test]
+fn a_connection_that_has_its_socket_still_in_time_wait_answers_once_a_second() {
+    /// Frames that the service takes in one turn.
+    const TURN: usize = 24;
+    let (_, sent) = closed_by_us();
+    for forged in forged(sent).chunks(TURN) {
+        let (mut bench, sent) = closed_by_us();
+        for segment in [&segment(NEXT, sent, FIN | ACK)].into_iter().chain(forged) {
+            bench.deliver(&segment.frame(GATEWAY.mac, GATEWAY.address));
+        }
+        let first = answers(&bench::segments(bench.run()), sent);
+        // The FIN's, and one more.
+        assert!(first <= 2, "{first}");
+        let syn = segment(NEXT, 0, SYN);
+        let later: usize = (0..10).map(|_| answers(&bench.segment(GATEWAY, &syn), sent)).sum();
+        assert!(later <= 1 && first + later <= 2, "{first} and {later}");
+        bench.pass(1000);
+        assert_eq!(answers(&bench.segment(GATEWAY, &syn), sent), 1);
+    }
+}
+
+/// The limit of one connection tells nothing of the next that has its index.
+#[test]
+fn the_next_connection_in_time_wait_has_a_limit_of_its_own() {
+    let (mut bench, mut sent) = closed_by_us();
+    for round in 0..2 {
+        for segment in [segment(NEXT, sent, FIN | ACK), segment(NEXT, 0, SYN)] {
+            let segment = Segment { from: 4000 + round, ..segment };
+            bench.deliver(&segment.frame(GATEWAY.mac, GATEWAY.address));
+        }
+        assert_eq!(answers(&bench::segments(bench.run()), sent), 2);
+        sent = bench.open(GATEWAY, 4001 + round, FIRST).expect("an answer").wrapping_add(2);
+        let connection = *bench.accepted().last().expect("it is there");
+        assert_eq!(connection, bench.accepted()[0], "the same index");
+        bench.application.requests.send(&Request::Close { connection }).expect("room");
+        bench.run();
+    }
+}
+
+/// Whatever others forge meanwhile: the peer whose acknowledgement was lost is not left waiting.
+#[test]
+fn in_time_wait_what_the_peer_repeats_is_acknowledged_each_time() {
+    let fin = |sent| segment(NEXT, sent, FIN | ACK);
+    let (mut bench, sent) = closed_by_us();
+    for _ in 0..3 {
+        bench.deliver(&fin(sent).frame(GATEWAY.mac, GATEWAY.address));
+        bench.deliver(&segment(NEXT, 0, SYN).frame(GATEWAY.mac, GATEWAY.address));
+    }
+    assert!(answers(&bench::segments(bench.run()), sent) >= 3, "with its socket");
+    for _ in 0..10 {
+        bench.segment(GATEWAY, &segment(NEXT, 0, SYN));
+        assert_eq!(answers(&bench.segment(GATEWAY, &fin(sent)), sent), 1);
+    }
+    // Data before the FIN, as the oldest that was not acknowledged.
+    let (mut bench, sent) = closed_by_us();
+    let data = Segment { data: vec![7], ..segment(NEXT, sent, ACK) };
+    bench.segment(GATEWAY, &data);
+    bench.segment(GATEWAY, &segment(NEXT.wrapping_add(1), sent, FIN | ACK));
+    bench.pass(200);
+    for _ in 0..10 {
+        bench.segment(GATEWAY, &segment(NEXT, 0, SYN));
+        let made = bench.segment(GATEWAY, &data);
+        assert!(matches!(&made[..], [answer] if answer.flags == ACK && answer.ack == END.wrapping_add(1)), "{made:?}");
+    }
+}

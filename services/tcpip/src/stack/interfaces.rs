@@ -54,7 +54,7 @@ impl Opening {
 }
 
 impl<S: System, M: Memory> Stack<S, M> {
-    /// Makes the stack's interface, whose generator nobody has seen a number of.
+    /// Makes the stack's interface, whose generator nobody has seen a number of. It has no address yet.
     #[cold]
     pub(super) fn remake(&mut self, mac: [u8; 6], now: Instant) {
         // Without randomness the numbers of DHCP's transactions can be guessed; the network still
@@ -64,7 +64,6 @@ impl<S: System, M: Memory> Stack<S, M> {
         self.interface = None;
         self.interface = Some(Box::new(interface(&mut self.wire, mac, seed, now)));
         self.reserve_reassembly(mac);
-        self.apply_address();
     }
 
     /// Has the stack take all the memory now that reassembly will ever need, so that nothing that
@@ -112,7 +111,7 @@ impl<S: System, M: Memory> Stack<S, M> {
     #[inline(never)] // Only segments without a connection in use come here.
     pub(super) fn waits(&mut self, ended: Option<(u16, End)>, segment: &Segment, now: Instant) -> Option<Option<u32>> {
         let answer = match ended {
-            Some((_, end)) => Some(end.answer(segment)),
+            Some((index, end)) => Some(end.answer(segment, &mut self.flows.get(index)?.quiet, now)),
             None => self.flows.time_wait.meet(segment, now),
         };
         match answer {

@@ -275,6 +275,12 @@ impl Bench {
 
     /// A frame comes, in as many pages as it takes; what the service sent then.
     pub fn frame(&mut self, frame: &[u8]) -> Vec<Frame> {
+        self.deliver(frame);
+        self.run()
+    }
+
+    /// A frame comes, and the service has not looked yet.
+    pub fn deliver(&mut self, frame: &[u8]) {
         let pages = frame.chunks(PAGE_SIZE).count();
         for (at, part) in frame.chunks(PAGE_SIZE).enumerate() {
             let page = self.free.pop_front().expect("tcpip keeps no page");
@@ -282,7 +288,6 @@ impl Bench {
             let (length, more) = (part.len() as u16, at + 1 < pages);
             self.link.replies.send(&Link::Received { page, offset: 0, length, more, checked: false }).expect("room");
         }
-        self.run()
     }
 
     /// A segment comes from a host; the segments to it.
