@@ -13,7 +13,7 @@ impl<T, const N: usize> Clamped<T, N> {
     /// Creates a table. Every index from `N - 1` on refers to the last entry.
     #[must_use]
     pub const fn new(entries: [T; N]) -> Self {
-        const { assert!(N > 0, "there is an entry to answer with") };
+        const { assert!(N > 0, "the table has a last entry") };
         Clamped(entries)
     }
 

@@ -56,17 +56,23 @@ impl Draft {
             priority: 3,
             after_limit: AfterLimit::StopImage,
         };
-        let segment =
-            Segment { service: 1, flags: 5, address: 0x1000, image: 0x2000, file_size: 0x800, memory_size: 0x800 };
+        let segment = Segment {
+            service: 1,
+            flags: 5,
+            address: 0x1000,
+            image_address: 0x2000,
+            file_size: 0x800,
+            memory_size: 0x800,
+        };
         let region = Region {
             name: BETA,
-            image: 0,
+            image_address: 0,
             image_length: 0,
             amount: 4,
             minimum: 0,
             maximum: 0,
             kind: RegionKind::Fixed,
-            reset: 0,
+            clear_on_restart: 0,
         };
         let mapping = Mapping { service: 0, access: Access::ReadWrite, region: 0, address: 0x4000 };
         let capability = |service, kind, slot, object| Capability {
@@ -312,8 +318,8 @@ fn segments() {
             (true, |draft| draft.segments[0].flags = 4),
             (true, |draft| draft.segments[0].flags = 0),
             (false, |draft| draft.segments[0].address = 0x1800),
-            (false, |draft| draft.segments[0].image = 0x2800),
-            (false, |draft| draft.segments[0].image = u64::MAX - 0x3FF),
+            (false, |draft| draft.segments[0].image_address = 0x2800),
+            (false, |draft| draft.segments[0].image_address = u64::MAX - 0x3FF),
             (false, |draft| draft.segments[0].address = 0),
             (true, |draft| draft.segments[0].memory_size = 0x801),
             (false, |draft| draft.segments[0].memory_size = 0x7FF),
@@ -334,9 +340,9 @@ fn regions() {
             (false, |draft| draft.regions[1].amount = 0),
             (true, |draft| draft.regions[1].amount = 1 << 20),
             (false, |draft| draft.regions[1].amount = (1 << 20) + 1),
-            (true, |draft| draft.regions[1].reset = 1),
-            (false, |draft| draft.regions[1].reset = 2),
-            (false, |draft| (draft.regions[1].image, draft.regions[1].image_length) = (u64::MAX, 1)),
+            (true, |draft| draft.regions[1].clear_on_restart = 1),
+            (false, |draft| draft.regions[1].clear_on_restart = 2),
+            (false, |draft| (draft.regions[1].image_address, draft.regions[1].image_length) = (u64::MAX, 1)),
             (true, |draft| draft.regions[1].kind = RegionKind::Share),
             (false, |draft| (draft.regions[1].kind, draft.regions[1].amount) = (RegionKind::Share, 0)),
             (true, |draft| (draft.regions[1].kind, draft.regions[1].maximum) = (RegionKind::Share, 1 << 20)),
@@ -346,7 +352,7 @@ fn regions() {
             (false, |draft| draft.regions[1].kind = RegionKind::ImageData),
             (false, |draft| {
                 let region = &mut draft.regions[1];
-                (region.kind, region.image, region.image_length) = (RegionKind::ImageData, 0x1800, 1);
+                (region.kind, region.image_address, region.image_length) = (RegionKind::ImageData, 0x1800, 1);
             }),
             (true, |draft| (draft.regions[1].kind, draft.regions[1].amount) = (RegionKind::Module, 0)),
             (true, |draft| (draft.regions[1].kind, draft.regions[1].amount) = (RegionKind::CommandLine, 0)),

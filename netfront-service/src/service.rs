@@ -353,7 +353,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
 
     /// Notes what an event was good for.
     fn pace(&mut self, notifications: Notifications, found: bool, now: Option<Instant>) {
-        let event = self.tx_events.notified(notifications) || self.rx_events.notified(notifications);
+        let event = self.tx_events.is_notified(notifications) || self.rx_events.is_notified(notifications);
         let begins = self.pace.looked(event, found, now, || self.clock.now());
         if begins && !core::mem::replace(&mut self.paced, true) {
             self.console.line(format_args!(
@@ -391,7 +391,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
         let steady = self.told && self.close == Close::Open;
         // None: a deadline has come.
         let due = notifications == Notifications::default();
-        steady && !due && !self.store.notified(notifications) && !self.grants.notified(notifications)
+        steady && !due && !self.store.is_notified(notifications) && !self.grants.is_notified(notifications)
     }
 
     fn publish(&mut self) {

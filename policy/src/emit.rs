@@ -25,7 +25,7 @@ pub(crate) fn emit(plan: &Plan, placement: &Placement, hash: [u8; 32], canonical
     let mut names = Names::default();
     let mut regions = plan.regions.iter().map(|entry| entry.record).collect::<Vec<_>>();
     for ((index, _), address) in plan.data.iter().zip(&placement.data) {
-        regions.get_mut(*index)?.image = *address;
+        regions.get_mut(*index)?.image_address = *address;
     }
     let mut services = plan.services.iter().map(|entry| entry.record).collect::<Vec<_>>();
     for (service, entry) in services.iter_mut().zip(&placement.entries) {
@@ -134,7 +134,7 @@ mod tests {
                 service: 0,
                 flags: 5,
                 address: 0x10_0000,
-                image: 0x20_0000,
+                image_address: 0x20_0000,
                 file_size: 5,
                 memory_size: 9,
             }],
@@ -168,7 +168,7 @@ mod tests {
             }
             for position in 0..policy.plan.data.len() {
                 let index = policy.plan.data[position].0;
-                policy.plan.regions[index].record.image = 0x30_0000 + position as u64 * 4096;
+                policy.plan.regions[index].record.image_address = 0x30_0000 + position as u64 * 4096;
             }
             let (tables, plan) = (Tables::parse(&blob).unwrap(), &policy.plan);
             assert_eq!(tables.policy_hash(), policy.hash);
@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn a_restart_empties_what_one_service_alone_has() {
         let resets = |policy: &Checked, name: &str| {
-            policy.plan.regions.iter().find(|region| region.name == name).map(|region| region.record.reset)
+            policy.plan.regions.iter().find(|region| region.name == name).map(|region| region.record.clear_on_restart)
         };
         let policy = shipped("default.toml");
         for (name, reset) in

@@ -142,7 +142,7 @@ impl Planner<'_> {
     }
 
     fn fixed(&mut self, name: String, pages: u32, reset: bool) {
-        let record = Region { amount: pages, reset: u8::from(reset), ..empty(RegionKind::Fixed) };
+        let record = Region { amount: pages, clear_on_restart: u8::from(reset), ..empty(RegionKind::Fixed) };
         self.regions.insert(name, Draft { record, data: None, pages: Some(u64::from(pages)) });
     }
 
@@ -154,13 +154,13 @@ impl Planner<'_> {
             let heap = region.body.map.iter().any(|entry| entry.how.value == How::Heap);
             // What one service alone has is emptied when it restarts. What a peer domain uses is not its alone.
             let private = region.body.map.len() == 1 && !granted && region.body.keep.is_none();
-            let reset = u8::from(heap || private);
+            let clear_on_restart = u8::from(heap || private);
             let (record, pages) = match region.body.source.value {
                 Source::Fixed { pages } => {
-                    (Region { amount: pages, reset, ..empty(RegionKind::Fixed) }, Some(u64::from(pages)))
+                    (Region { amount: pages, clear_on_restart, ..empty(RegionKind::Fixed) }, Some(u64::from(pages)))
                 }
                 Source::Share { weight, minimum, maximum } => {
-                    (Region { amount: weight, minimum, maximum, reset, ..empty(RegionKind::Share) }, None)
+                    (Region { amount: weight, minimum, maximum, clear_on_restart, ..empty(RegionKind::Share) }, None)
                 }
                 Source::Module => (empty(RegionKind::Module), None),
                 Source::CommandLine => (empty(RegionKind::CommandLine), Some(1)),
@@ -434,7 +434,16 @@ impl CSpace<'_> {
 }
 
 fn empty(kind: RegionKind) -> Region {
-    Region { name: Name::default(), image: 0, image_length: 0, amount: 0, minimum: 0, maximum: 0, kind, reset: 0 }
+    Region {
+        name: Name::default(),
+        image_address: 0,
+        image_length: 0,
+        amount: 0,
+        minimum: 0,
+        maximum: 0,
+        kind,
+        clear_on_restart: 0,
+    }
 }
 
 /// The next `size` bytes of addresses, from a multiple of `step`.

@@ -238,8 +238,8 @@ mod of_tables {
             });
         }) => "region pool: the amount is 5; [regions.pool] makes it 4";
         region_kept_over_a_restart: tables(|blob| blob.change::<Region>(REGIONS, |region| {
-            let reset = region.reset == 1;
-            region.reset = 0;
+            let reset = region.clear_on_restart == 1;
+            region.clear_on_restart = 0;
             reset
         })) => "the emptying at a restart is false;";
         queue_with_another_receiver_bit: tables(|blob| blob.change::<Queue>(QUEUES, |queue| {
@@ -307,15 +307,15 @@ mod of_tables {
             constants
         })) => "driver: the segment at 0x2000000 is outside 0x1000000 to 0x1ffffff";
         segment_from_another_place: tables(|blob| {
-            let other = Segment::decode(blob.record(SEGMENTS, Segment::SIZE, 4)).unwrap().image;
+            let other = Segment::decode(blob.record(SEGMENTS, Segment::SIZE, 4)).unwrap().image_address;
             blob.change::<Segment>(SEGMENTS, |segment| {
                 let text = segment.flags == 5;
-                segment.image = other;
+                segment.image_address = other;
                 text
             });
         }) => "the segment at 0x1001000 is linked at 0x2001000";
         segment_from_the_kernel: tables(|blob| blob.change::<Segment>(SEGMENTS, |segment| {
-            segment.image = 0x10_1000;
+            segment.image_address = 0x10_1000;
             true
         })) => "driver: nothing is loaded at physical 0x101000";
         hash_of_another_policy: tables(|blob| {
@@ -392,7 +392,7 @@ mod of_segments {
             let start = offset_of(&file, b"CLOISTER");
             let mut blob = Blob { file: &mut file, start };
             blob.change::<cloister_caps::tables::Segment>(SEGMENTS, |segment| {
-                (segment.file_size, segment.image) = (0, 0);
+                (segment.file_size, segment.image_address) = (0, 0);
                 true
             });
             file

@@ -123,12 +123,12 @@ fn the_kernel_finds_tables_programs_and_data() {
         assert_eq!(segment.flags, ((part.flags & 4) >> 2 | part.flags & 2 | (part.flags & 1) << 2) as u8);
         let mut expected = part.bytes.clone();
         expected.resize((segment.file_size as usize).next_multiple_of(4096), 0);
-        assert_eq!(physical(&image, segment.image, expected.len()), expected);
+        assert_eq!(physical(&image, segment.image_address, expected.len()), expected);
     }
     let data: Vec<_> = tables.regions().iter().filter(|region| region.kind == RegionKind::ImageData).collect();
     assert_eq!(data.len(), 2);
     for region in data {
-        let bytes = physical(&image, region.image, region.image_length as usize);
+        let bytes = physical(&image, region.image_address, region.image_length as usize);
         assert_eq!(bytes[..2], [1, 0], "one rule each");
     }
 }
@@ -154,7 +154,10 @@ fn a_segment_without_bytes_takes_no_place_in_the_image() {
     let image = pack_all(&kernel().build(), &files).unwrap();
     let blob = tables_of(&image);
     let found = Tables::parse(&blob).unwrap().segments().iter().find(|segment| segment.address == 0x0200_3000);
-    assert_eq!(found.map(|segment| (segment.image, segment.file_size, segment.memory_size)), Some((0, 0, 0x1058)));
+    assert_eq!(
+        found.map(|segment| (segment.image_address, segment.file_size, segment.memory_size)),
+        Some((0, 0, 0x1058))
+    );
     assert_eq!(headers(&image).1.len(), headers(&packed()).1.len() - 1);
 }
 

@@ -256,7 +256,7 @@ record! {
         /// Its page-aligned virtual address.
         address: u64,
         /// The page-aligned guest-physical address of its bytes in the image.
-        image: u64,
+        image_address: u64,
         /// The number of its bytes in the image.
         file_size: u64,
         /// The number of its bytes in memory. Those beyond `file_size` are zero.
@@ -269,7 +269,7 @@ record! {
         /// Its name in the policy.
         name: Name,
         /// The guest-physical address of image data; 0 for other kinds.
-        image: u64,
+        image_address: u64,
         /// The number of bytes of image data; 0 for other kinds.
         image_length: u64,
         /// The number of pages of a fixed region, or the weight of a share.
@@ -281,7 +281,7 @@ record! {
         /// The source of its memory.
         kind: RegionKind,
         /// 1 if a restart of the only service that maps it clears it, else 0.
-        reset: u8,
+        clear_on_restart: u8,
     }
 }
 record! {

@@ -252,8 +252,8 @@ impl<'a> Tables<'a> {
             && segment.flags < 8
             && segment.flags & 0b110 != 0b110
             && segment.address.is_multiple_of(PAGE_SIZE as u64)
-            && segment.image.is_multiple_of(PAGE_SIZE as u64)
-            && segment.image.checked_add(segment.file_size).is_some()
+            && segment.image_address.is_multiple_of(PAGE_SIZE as u64)
+            && segment.image_address.checked_add(segment.file_size).is_some()
             && segment.file_size <= segment.memory_size
             && segment.address > 0
             && end.is_some_and(|end| end < LOWER_HALF_END)
@@ -263,13 +263,13 @@ impl<'a> Tables<'a> {
         let size_is_valid = match region.kind {
             RegionKind::Fixed => region.amount > 0 && region.amount <= 1 << 20,
             RegionKind::Share => region.amount > 0 && region.minimum <= region.maximum && region.maximum <= 1 << 20,
-            RegionKind::ImageData => region.image.is_multiple_of(PAGE_SIZE as u64) && region.image_length > 0,
+            RegionKind::ImageData => region.image_address.is_multiple_of(PAGE_SIZE as u64) && region.image_length > 0,
             RegionKind::Module | RegionKind::CommandLine | RegionKind::XenStoreRing => true,
         };
         size_is_valid
-            && region.image.checked_add(region.image_length).is_some()
+            && region.image_address.checked_add(region.image_length).is_some()
             && self.is_name(region.name)
-            && region.reset < 2
+            && region.clear_on_restart < 2
     }
 
     /// Checks one mapping. `written` marks the regions that an earlier mapping may write.

@@ -116,7 +116,7 @@ fn not_ours(region: &Region, given: &Given) -> Result<Place, PlaceError> {
             Ok(Place { frame, pages: 1, length: PAGE_SIZE as u64 })
         }
         RegionKind::ImageData | RegionKind::Fixed | RegionKind::Share => {
-            Ok(bytes_at(region.image, region.image_length))
+            Ok(bytes_at(region.image_address, region.image_length))
         }
     }
 }

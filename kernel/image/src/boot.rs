@@ -258,10 +258,10 @@ fn free_memory(
     free.remove(Frames::touching(kernel, paging::kernel_end_address() - kernel));
     free.remove(Frames::touching(tables_at.0, tables_at.1));
     for segment in tables.segments().iter() {
-        free.remove(Frames::touching(segment.image, segment.file_size));
+        free.remove(Frames::touching(segment.image_address, segment.file_size));
     }
     for region in tables.regions().iter() {
-        free.remove(Frames::touching(region.image, region.image_length));
+        free.remove(Frames::touching(region.image_address, region.image_length));
     }
     for entry in &info.own {
         free.remove(Frames::touching(entry.address, entry.length));

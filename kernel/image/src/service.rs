@@ -79,7 +79,7 @@ pub fn build(
     }
     for segment in tables.segments().iter().filter(|segment| segment.flags & WRITABLE == 0) {
         let kind = if segment.flags & EXECUTABLE != 0 { UserPages::Text } else { UserPages::Constant };
-        let frame = Gfn(Frames::touching(segment.image, 1).start);
+        let frame = Gfn(Frames::touching(segment.image_address, 1).start);
         let root = &mut roots[usize::from(segment.service)];
         root.map_user(free, segment.address, frame, pages(segment.memory_size), kind)?;
     }
@@ -120,7 +120,7 @@ impl Services {
         for mapping in self.tables.mappings().iter() {
             let index = usize::from(mapping.region);
             let (Some(region), Some(place)) = (self.tables.regions().get(index), places.get(index)) else { continue };
-            if mapping.service == service && mapping.access == Access::ReadWrite && region.reset == 1 {
+            if mapping.service == service && mapping.access == Access::ReadWrite && region.clear_on_restart == 1 {
                 clear(place);
             }
         }
@@ -132,7 +132,7 @@ impl Services {
             for page in 0..pages(segment.memory_size) {
                 let done = page * PAGE_SIZE as u64;
                 let left = segment.file_size.saturating_sub(done) as usize;
-                paging::fill(Gfn(frame.0 + page), segment.image + done, left);
+                paging::fill(Gfn(frame.0 + page), segment.image_address + done, left);
             }
         }
         if let (Some(record), Some(frame)) = (self.tables.services().get(usize::from(service)), context::frame(service))

@@ -271,9 +271,9 @@ impl Handshake {
                 self.set_granted(index, false);
                 self.fail("the grant manager refused", now);
             }
-            (grants::Reply::Ended { held, .. }, step) => {
-                if let Some(place) = self.held.get_mut(index) {
-                    *place = held;
+            (grants::Reply::Ended { still_mapped, .. }, step) => {
+                if let Some(count) = self.held.get_mut(index) {
+                    *count = still_mapped;
                 }
                 if matches!(step, Step::EndOld(at) | Step::EndAll(at) if at == index && self.waiting) {
                     self.set_granted(index, false);

@@ -85,7 +85,8 @@ impl Walk {
                 handshake.granted(grants::Reply::Issued { rule: *rule, reference, count: *count }, *now);
             }
             Command::Grants(grants::Request::End { rule }) => {
-                handshake.granted(grants::Reply::Ended { rule: *rule, held: self.held[usize::from(*rule)] }, *now);
+                handshake
+                    .granted(grants::Reply::Ended { rule: *rule, still_mapped: self.held[usize::from(*rule)] }, *now);
             }
             Command::Ports { .. } => handshake.ports(Some((EvtchnPort(10), EvtchnPort(11))), *now),
             Command::ResetRings | Command::Start { .. } | Command::Stop => {}
@@ -514,10 +515,10 @@ fn what_the_grant_manager_says_of_something_else_is_no_answer() {
         for rule in (0..4).filter(|rule| usize::from(*rule) != at) {
             walk.handshake.granted(grants::Reply::Issued { rule, reference: GrantRef(7), count: 4 }, walk.now);
             walk.handshake.granted(grants::Reply::Refused { rule }, walk.now);
-            walk.handshake.granted(grants::Reply::Ended { rule, held: 0 }, walk.now);
+            walk.handshake.granted(grants::Reply::Ended { rule, still_mapped: 0 }, walk.now);
         }
         let rule = at as u8;
-        walk.handshake.granted(grants::Reply::Ended { rule, held: 0 }, walk.now);
+        walk.handshake.granted(grants::Reply::Ended { rule, still_mapped: 0 }, walk.now);
         assert_eq!((walk.handshake.step, walk.told()), (Step::Issue(at), vec![]));
         // It was not asked yet.
         walk.handshake.unsent();

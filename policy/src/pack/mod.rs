@@ -220,7 +220,7 @@ pub fn pack_with(
     let mut pieces = Vec::new();
     for (load, segment) in read.iter().flat_map(|program| &program.loads).zip(&mut placement.segments) {
         if segment.file_size > 0 {
-            segment.image = next;
+            segment.image_address = next;
             pieces.push(program_piece(load, segment));
             advance(&mut next, segment.file_size)?;
         }
@@ -364,7 +364,7 @@ fn segment(service: usize, load: &Load<'_>) -> Segment {
         service: service as u8,
         flags: table_flags(load.flags),
         address: load.virtual_address,
-        image: 0,
+        image_address: 0,
         file_size,
         memory_size: load.memory_size,
     }
@@ -382,7 +382,7 @@ fn program_piece<'a>(load: &Load<'_>, segment: &Segment) -> Piece<'a> {
     Piece {
         flags: load.flags & 7 & !Load::WRITE,
         virtual_address: load.virtual_address,
-        ..Piece::data(segment.image, bytes)
+        ..Piece::data(segment.image_address, bytes)
     }
 }
 

@@ -162,7 +162,7 @@ impl Reader<'_> {
                     ("amount", region.amount.to_string()),
                     ("minimum", region.minimum.to_string()),
                     ("maximum", region.maximum.to_string()),
-                    ("emptying at a restart", (region.reset == 1).to_string()),
+                    ("emptying at a restart", (region.clear_on_restart == 1).to_string()),
                     ("length of data", region.image_length.to_string()),
                 ],
             );

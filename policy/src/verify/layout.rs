@@ -120,9 +120,9 @@ pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict
                 check_empty(name, segment, &mut verdict.findings);
                 continue;
             }
-            let load = image.rest().iter().position(|load| load.physical == segment.image);
+            let load = image.rest().iter().position(|load| load.physical == segment.image_address);
             let Some((at, load)) = load.and_then(|at| Some((at, image.rest().get(at)?))) else {
-                let place = segment.image;
+                let place = segment.image_address;
                 verdict
                     .findings
                     .push(Finding::error("layout", format!("{name}: nothing is loaded at physical {place:#x}")));
@@ -147,7 +147,7 @@ pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict
         programs.push(Program { service: name, entry: service.entry, loads, memory, kernel: image.kernel_range() });
     }
     for region in tables.regions().iter().filter(|region| region.kind == RegionKind::ImageData) {
-        if let Some(at) = image.rest().iter().position(|load| load.physical == region.image) {
+        if let Some(at) = image.rest().iter().position(|load| load.physical == region.image_address) {
             accounted[at] = true;
         }
     }
@@ -209,7 +209,7 @@ fn check_segment(name: &str, segment: &Segment, base: u64, findings: &mut Vec<Fi
 }
 
 fn check_empty(name: &str, segment: &Segment, findings: &mut Vec<Finding>) {
-    if segment.image != 0 {
+    if segment.image_address != 0 {
         let message = format!("{name}: the segment at {:#x} has no bytes, but a place", segment.address);
         findings.push(Finding::error("layout", message));
     }
@@ -275,13 +275,13 @@ pub(super) fn data(
         let name = tables.name(region.name);
         let mut error = |message: &str| findings.push(Finding::error("data", format!("{name}: {message}")));
         if region.kind != RegionKind::ImageData {
-            if region.image != 0 {
+            if region.image_address != 0 {
                 error("is no data of the image, but has a place in it");
             }
             continue;
         }
         let Some(bytes) = expected.get(name) else { continue };
-        let load = image.rest().iter().find(|load| load.physical == region.image);
+        let load = image.rest().iter().find(|load| load.physical == region.image_address);
         let Some(load) = load else {
             error("nothing is loaded where the tables say that its bytes are");
             continue;

@@ -35,7 +35,7 @@ pub(super) fn check(image: &Image<'_>, tables: &Tables<'_>, service: &str, elf: 
         let segments = tables.segments();
         let mut places = segments.iter().filter(|place| usize::from(place.service) == number);
         let place = places.find(|place| place.address == segment.address());
-        let own = place.and_then(|place| image.rest().iter().find(|load| load.physical == place.image));
+        let own = place.and_then(|place| image.rest().iter().find(|load| load.physical == place.image_address));
         let empty = place.is_some_and(|place| place.file_size == 0 && place.memory_size == segment.size());
         let same = segment.data().is_ok_and(|bytes| match own {
             Some(load) => load.bytes.starts_with(bytes),

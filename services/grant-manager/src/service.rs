@@ -213,7 +213,7 @@ impl<S: System, M: Memory> GrantManager<S, M> {
                     let line = format_args!("the peer holds {held} pages of rule {index}");
                     self.console.line(line);
                 }
-                self.answer(client, Reply::Ended { rule: number, held });
+                self.answer(client, Reply::Ended { rule: number, still_mapped: held });
             }
             Why::Retry { silent, .. } if held == 0 => {
                 rule.released = !silent;
@@ -228,7 +228,7 @@ impl<S: System, M: Memory> GrantManager<S, M> {
         for rule in self.rules.iter_mut().filter(|rule| rule.released) {
             let Some((client, number)) = rule.owner else { continue };
             let Some(peer) = self.peers.get_mut(client).filter(|peer| peer.answer.is_none()) else { continue };
-            rule.released = peer.server.replies.push(&Reply::Ended { rule: number, held: 0 }).is_err();
+            rule.released = peer.server.replies.push(&Reply::Ended { rule: number, still_mapped: 0 }).is_err();
         }
     }
 }

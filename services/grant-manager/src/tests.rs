@@ -134,10 +134,10 @@ fn pages_are_granted_and_ended_as_a_whole() {
     assert_eq!(world.ask(0, issue(1, 0, 128)), [reply]);
     assert_eq!((world.granted(12), world.granted(10)), (128, 0));
     assert_eq!(world.kernel.borrow().most_in_a_call, 1, "they are granted by one system call");
-    assert_eq!(world.ask(0, Request::End { rule: 1 }), [Reply::Ended { rule: 1, held: 0 }]);
+    assert_eq!(world.ask(0, Request::End { rule: 1 }), [Reply::Ended { rule: 1, still_mapped: 0 }]);
     assert_eq!(world.granted(12), 0);
     assert_eq!(world.kernel.borrow().most_in_a_call, 64, "the work of a call is bounded");
-    assert_eq!(world.ask(0, Request::End { rule: 1 }), [Reply::Ended { rule: 1, held: 0 }]);
+    assert_eq!(world.ask(0, Request::End { rule: 1 }), [Reply::Ended { rule: 1, still_mapped: 0 }]);
     assert_eq!(world.system.console(), "", "nothing is worth a line");
 }
 
@@ -195,14 +195,14 @@ fn while_one_client_uses_a_rule_another_does_not() {
     assert!(matches!(world.ask(0, issue(0, 0, 4))[..], [Reply::Issued { .. }]));
     assert!(matches!(world.ask(1, issue(0, 4, 4))[..], [Reply::Issued { .. }]), "nothing is under way");
     world.kernel.borrow_mut().in_use.insert((12, 2));
-    assert_eq!(world.ask(0, Request::End { rule: 0 }), [Reply::Ended { rule: 0, held: 1 }]);
+    assert_eq!(world.ask(0, Request::End { rule: 0 }), [Reply::Ended { rule: 0, still_mapped: 1 }]);
     assert_eq!(
         world.ask(1, Request::End { rule: 0 }),
         [Reply::Refused { rule: 0 }],
         "the first one's pages are ending"
     );
     assert!(world.system.console().ends_with("refused client 1, rule 0: another client uses the rule\n"));
-    assert_eq!(world.ask(0, Request::End { rule: 0 }), [Reply::Ended { rule: 0, held: 1 }]);
+    assert_eq!(world.ask(0, Request::End { rule: 0 }), [Reply::Ended { rule: 0, still_mapped: 1 }]);
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn held_pages_are_tried_again_ever_more_rarely_and_the_client_is_told_when_none_
     let mut world = World::new(8);
     world.ask(0, issue(1, 0, 8));
     world.kernel.borrow_mut().in_use.extend([(12, 2), (12, 5)]);
-    assert_eq!(world.ask(0, Request::End { rule: 1 }), [Reply::Ended { rule: 1, held: 2 }]);
+    assert_eq!(world.ask(0, Request::End { rule: 1 }), [Reply::Ended { rule: 1, still_mapped: 2 }]);
     assert_eq!(world.granted(12), 2);
     assert_eq!(world.system.console(), "the peer holds 2 pages of rule 2\n");
     assert_eq!(world.ask(0, issue(1, 0, 1)), [Reply::Refused { rule: 1 }]);
@@ -304,7 +304,7 @@ fn held_pages_are_tried_again_ever_more_rarely_and_the_client_is_told_when_none_
     world.kernel.borrow_mut().in_use.clear();
     world.system.set_now(now + 30_000_000_000);
     world.run();
-    assert_eq!(world.replies(0), [Reply::Ended { rule: 1, held: 0 }]);
+    assert_eq!(world.replies(0), [Reply::Ended { rule: 1, still_mapped: 0 }]);
     assert_eq!((world.granted(12), world.service.deadline()), (0, None));
     assert!(matches!(world.ask(0, issue(1, 0, 8))[..], [Reply::Issued { .. }]));
 }
@@ -354,7 +354,7 @@ proptest! {
             let mut replies = world.ask(client, request);
             if replies.len() > 1 {
                 // A page that was held came free meanwhile.
-                replies.retain(|reply| !matches!(reply, Reply::Ended { held: 0, .. }) || matches!(request, Request::End { .. }));
+                replies.retain(|reply| !matches!(reply, Reply::Ended { still_mapped: 0, .. }) || matches!(request, Request::End { .. }));
             }
             prop_assert!(!replies.is_empty());
             let (bound, kernel) = (BTreeMap::from([(10, 2), (11, 8), (12, 128)]), world.kernel.borrow());

@@ -163,8 +163,8 @@ impl<S: System> Port<S> {
         Port { system, slot, bit }
     }
     /// Returns `true` if one of the notifications is for this port.
-    pub fn notified(&self, notifications: Notifications) -> bool {
-        notifications.has(self.bit)
+    pub fn is_notified(&self, notifications: Notifications) -> bool {
+        notifications.contains(self.bit)
     }
     /// Returns the notification that its events arrive as.
     pub fn notification(&self) -> Notifications {

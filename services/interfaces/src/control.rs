@@ -14,7 +14,8 @@ impl Interface for Control {
 /// The requests of the control service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request {
-    /// Accept no more connections, close all that exist, then the link: the domain is about to end.
+    /// Prepare for the end of the domain: accept no more connections, close all that exist, and
+    /// then the link.
     Quiesce,
 }
 

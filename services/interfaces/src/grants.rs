@@ -52,13 +52,13 @@ pub enum Reply {
         /// The index of the rule.
         rule: u8,
     },
-    /// The grants of the rule were ended, except those of `held` pages, which the peer still maps.
+    /// The grants of the rule were ended, except those of the pages that the peer still maps.
     /// The manager tries to end those again by itself, and replies once more when none is left.
     Ended {
         /// The index of the rule.
         rule: u8,
         /// The number of pages that the peer still maps.
-        held: u16,
+        still_mapped: u16,
     },
 }
 
@@ -107,10 +107,10 @@ impl Message for Reply {
                 writer.u8(2);
                 writer.u8(rule);
             }
-            Reply::Ended { rule, held } => {
+            Reply::Ended { rule, still_mapped } => {
                 writer.u8(3);
                 writer.u8(rule);
-                writer.u16(held);
+                writer.u16(still_mapped);
             }
         }
     }
@@ -121,7 +121,7 @@ impl Message for Reply {
                 Ok(Reply::Issued { rule, count, reference: GrantRef(reader.u32()?) })
             }
             2 => Ok(Reply::Refused { rule: reader.u8()? }),
-            3 => Ok(Reply::Ended { rule: reader.u8()?, held: reader.u16()? }),
+            3 => Ok(Reply::Ended { rule: reader.u8()?, still_mapped: reader.u16()? }),
             _ => Err(Malformed),
         }
     }
@@ -142,7 +142,7 @@ mod tests {
         check_round_trip(&[
             Reply::Issued { rule: 1, reference: GrantRef(u32::MAX), count: 3 },
             Reply::Refused { rule: 2 },
-            Reply::Ended { rule: 3, held: 4 },
+            Reply::Ended { rule: 3, still_mapped: 4 },
         ]);
         check_malformed::<Request>(&[&[], &[9], &[2, 7, 1]]);
         check_malformed::<Reply>(&[&[], &[9], &[2, 7, 1]]);

@@ -144,7 +144,7 @@ impl Writer<'_> {
     }
     /// Appends the number of the bytes as a `u16`, and the bytes.
     #[inline(never)]
-    pub fn counted(&mut self, bytes: &[u8]) {
+    pub fn length_prefixed(&mut self, bytes: &[u8]) {
         self.u16(bytes.len() as u16);
         // Whole words first, one by one: a copy of unknown length is a call.
         let (words, rest) = bytes.as_chunks();
@@ -227,7 +227,7 @@ impl Reader<'_> {
     /// # Errors
     /// The number is over `N`, or the message is too short.
     #[inline(never)]
-    pub fn counted<const N: usize>(&mut self) -> Result<ArrayVec<u8, N>, Malformed> {
+    pub fn length_prefixed<const N: usize>(&mut self) -> Result<ArrayVec<u8, N>, Malformed> {
         let count = usize::from(self.u16()?);
         let mut bytes = ArrayVec::new();
         // Whole words first, one by one: a copy of unknown length is a call.
@@ -246,7 +246,7 @@ impl Reader<'_> {
     /// # Errors
     /// The number is over `N`, the message is too short, or the bytes are not UTF-8.
     pub fn text<const N: usize>(&mut self) -> Result<ArrayString<N>, Malformed> {
-        let bytes = self.counted::<N>()?;
+        let bytes = self.length_prefixed::<N>()?;
         let text = core::str::from_utf8(&bytes).map_err(|_| Malformed)?;
         ArrayString::from(text).map_err(|_| Malformed)
     }
@@ -300,16 +300,18 @@ pub(crate) mod tests {
     #[test]
     fn counted_fields_are_bounded() {
         let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
-        let read =
-            |mut words: [u64; 2]| Reader { words: &mut words, position: 0 }.counted::<8>().map(|bytes| bytes.to_vec());
+        let read = |mut words: [u64; 2]| {
+            Reader { words: &mut words, position: 0 }.length_prefixed::<8>().map(|bytes| bytes.to_vec())
+        };
         assert_eq!(read([word(b"\x04\0abcdef"), 0]), Ok(b"abcd".to_vec()));
         assert_eq!(read([word(b"\x08\0abcdef"), word(b"ghijklmn")]), Ok(b"abcdefgh".to_vec()));
         assert_eq!(read([word(b"\x09\0abcdef"), word(b"ghijklmn")]), Err(Malformed), "more than the field may have");
-        let short =
-            |bytes| Reader { words: &mut [word(bytes)], position: 0 }.counted::<8>().map(|bytes| bytes.to_vec());
+        let short = |bytes| {
+            Reader { words: &mut [word(bytes)], position: 0 }.length_prefixed::<8>().map(|bytes| bytes.to_vec())
+        };
         assert_eq!(short(b"\x06\0abcdef"), Ok(b"abcdef".to_vec()));
         assert_eq!(short(b"\x07\0abcdef"), Err(Malformed), "more than there are");
-        assert_eq!(Reader { words: &mut [], position: 0 }.counted::<8>(), Err(Malformed));
+        assert_eq!(Reader { words: &mut [], position: 0 }.length_prefixed::<8>(), Err(Malformed));
         assert_eq!(Reader { words: &mut [word(b"\x02\0\xff\xfe\0\0\0\0")], position: 0 }.text::<4>(), Err(Malformed));
     }
 

@@ -387,8 +387,8 @@ impl<I: Interface, S: System, M: Memory> Client<I, S, M> {
     }
 
     /// Returns `true` if one of the notifications is for one of the two queues.
-    pub fn notified(&self, notifications: Notifications) -> bool {
-        notifications.has(self.requests.bit()) || notifications.has(self.replies.bit())
+    pub fn is_notified(&self, notifications: Notifications) -> bool {
+        notifications.contains(self.requests.bit()) || notifications.contains(self.replies.bit())
     }
 }
 
@@ -399,8 +399,8 @@ impl<I: Interface, S: System, M: Memory> Server<I, S, M> {
     }
 
     /// Returns `true` if one of the notifications is for one of the two queues.
-    pub fn notified(&self, notifications: Notifications) -> bool {
-        notifications.has(self.requests.bit()) || notifications.has(self.replies.bit())
+    pub fn is_notified(&self, notifications: Notifications) -> bool {
+        notifications.contains(self.requests.bit()) || notifications.contains(self.replies.bit())
     }
 }
 

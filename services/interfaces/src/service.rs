@@ -14,7 +14,7 @@ impl Notifications {
 
     /// Returns `true` if the notification with this bit number came.
     #[must_use]
-    pub const fn has(self, bit: u8) -> bool {
+    pub const fn contains(self, bit: u8) -> bool {
         self.0 >> bit & 1 == 1
     }
 }

@@ -120,30 +120,30 @@ impl Message for Request {
         match &self.action {
             Action::Read(path) => {
                 writer.u16(1);
-                writer.counted(path.as_bytes());
+                writer.length_prefixed(path.as_bytes());
             }
             Action::Write(path, value) => {
                 writer.u16(2);
-                writer.counted(path.as_bytes());
-                writer.counted(value);
+                writer.length_prefixed(path.as_bytes());
+                writer.length_prefixed(value);
             }
             Action::Remove(path) => {
                 writer.u16(3);
-                writer.counted(path.as_bytes());
+                writer.length_prefixed(path.as_bytes());
             }
             Action::List(path) => {
                 writer.u16(4);
-                writer.counted(path.as_bytes());
+                writer.length_prefixed(path.as_bytes());
             }
             Action::Watch(path, token) => {
                 writer.u16(5);
                 writer.u16(*token);
-                writer.counted(path.as_bytes());
+                writer.length_prefixed(path.as_bytes());
             }
             Action::Unwatch(path, token) => {
                 writer.u16(6);
                 writer.u16(*token);
-                writer.counted(path.as_bytes());
+                writer.length_prefixed(path.as_bytes());
             }
             Action::Begin => writer.u16(7),
             Action::Commit => writer.u16(8),
@@ -154,7 +154,7 @@ impl Message for Request {
         let id = reader.u16()?;
         let action = match reader.u16()? {
             1 => Action::Read(reader.text()?),
-            2 => Action::Write(reader.text()?, reader.counted()?),
+            2 => Action::Write(reader.text()?, reader.length_prefixed()?),
             3 => Action::Remove(reader.text()?),
             4 => Action::List(reader.text()?),
             5 => {
@@ -181,7 +181,7 @@ impl Message for Reply {
             Reply::Answer { id, result: Ok(value) } => {
                 writer.u16(1);
                 writer.u16(*id);
-                writer.counted(value);
+                writer.length_prefixed(value);
             }
             Reply::Answer { id, result: Err(failure) } => {
                 writer.u16(2);
@@ -196,7 +196,7 @@ impl Message for Reply {
     }
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         match reader.u16()? {
-            1 => Ok(Reply::Answer { id: reader.u16()?, result: Ok(reader.counted()?) }),
+            1 => Ok(Reply::Answer { id: reader.u16()?, result: Ok(reader.length_prefixed()?) }),
             2 => {
                 let (id, number) = (reader.u16()?, reader.u8()?);
                 let failure = Failure::ALL.into_iter().find(|failure| *failure as u8 == number).ok_or(Malformed)?;

@@ -217,13 +217,13 @@ impl World for Clients {
             for (entry, rule) in own(client) {
                 let slot = RULES + u16::from(entry.rule);
                 let end = Request::End { rule };
-                assert_eq!(self.ask(hostile, end), Reply::Ended { rule, held: 0 });
+                assert_eq!(self.ask(hostile, end), Reply::Ended { rule, still_mapped: 0 });
                 let (count, peer) = (entry.count, DomId(entry.peer_last));
                 let reply = self.ask(hostile, Request::Issue { rule, first: 0, count, peer });
                 assert!(matches!(reply, Reply::Issued { rule: of, .. } if of == rule), "{reply:?} of rule {rule}");
                 let granted = self.kernel.borrow().granted.keys().filter(|(of, _)| *of == slot).count();
                 assert_eq!(granted, usize::from(count));
-                assert_eq!(self.ask(hostile, end), Reply::Ended { rule, held: 0 });
+                assert_eq!(self.ask(hostile, end), Reply::Ended { rule, still_mapped: 0 });
             }
         }
         assert!(self.kernel.borrow().granted.is_empty(), "grants stand that nobody asks for");

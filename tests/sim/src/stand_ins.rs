@@ -175,9 +175,9 @@ impl<S: System> GrantService<S> {
         let start = 1000 * (u32::from(rule) + 1);
         let pages = self.granted.range(start..start + 1000).count() as u16;
         if self.held.contains(&rule) {
-            return grants::Reply::Ended { rule, held: pages };
+            return grants::Reply::Ended { rule, still_mapped: pages };
         }
         self.granted.retain(|reference, _| !(start..start + 1000).contains(reference));
-        grants::Reply::Ended { rule, held: 0 }
+        grants::Reply::Ended { rule, still_mapped: 0 }
     }
 }

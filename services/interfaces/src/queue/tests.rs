@@ -327,9 +327,9 @@ fn an_interface_is_notified_through_either_of_its_queues() {
     let server = Server::<Net, _, _>::new(WakeCounter::default(), end(5), end(6));
     for bit in 0..64 {
         let (bits, about) = (Notifications(1 << bit), bit == 5 || bit == 6);
-        assert_eq!((client.notified(bits), server.notified(bits)), (about, about), "{bit}");
+        assert_eq!((client.is_notified(bits), server.is_notified(bits)), (about, about), "{bit}");
     }
-    assert!(!client.notified(Notifications::default()) && server.notified(Notifications::ALL));
+    assert!(!client.is_notified(Notifications::default()) && server.is_notified(Notifications::ALL));
 }
 
 #[test]

@@ -281,7 +281,7 @@ impl World for HostileGrants {
                 self.grants.send(&reply);
             }
             GrantStep::Ended(rule, held) => {
-                self.grants.send(&grants::Reply::Ended { rule: rule % 4, held: held % 3 });
+                self.grants.send(&grants::Reply::Ended { rule: rule % 4, still_mapped: held % 3 });
             }
             GrantStep::Settle => {
                 bench.turns(40);
@@ -298,7 +298,7 @@ impl World for HostileGrants {
         for rule in 0..3 {
             let told = (0..100).any(|_| {
                 self.bench.turn();
-                self.grants.send(&grants::Reply::Ended { rule, held: 0 })
+                self.grants.send(&grants::Reply::Ended { rule, still_mapped: 0 })
             });
             assert!(told, "it takes no answers");
         }

@@ -63,7 +63,7 @@ impl Regions {
                 Some(bytes) => Content::Constant(bytes.to_vec().leak()),
                 None => Content::Shared(place.length as usize, OnceCell::new()),
             };
-            Region { name, first: place.frame.0, pages: place.pages, reset: record.reset != 0, content }
+            Region { name, first: place.frame.0, pages: place.pages, reset: record.clear_on_restart != 0, content }
         };
         Regions { regions: tables.regions().iter().zip(places).map(region).collect() }
     }
