@@ -47,35 +47,35 @@ impl Violation {
 /// What a back end does that costs a frame, and not the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum Oddity {
+pub enum Anomaly {
     /// A frame was not sent (`NETIF_RSP_ERROR`, `NETIF_RSP_DROPPED`).
     NotSent = 1,
     /// A status that a request to send cannot have. The frame counts as sent.
-    Status = 2,
+    UnknownStatus = 2,
     /// A slot of a received frame has an error, or no bytes.
-    Empty = 4,
+    BadSlot = 4,
     /// A received frame is shorter than its header, or longer than any.
     Length = 8,
 }
 
-impl Oddity {
+impl Anomaly {
     /// All there are.
-    pub const ALL: [Oddity; 4] = [Oddity::NotSent, Oddity::Status, Oddity::Empty, Oddity::Length];
+    pub const ALL: [Anomaly; 4] = [Anomaly::NotSent, Anomaly::UnknownStatus, Anomaly::BadSlot, Anomaly::Length];
 
     /// What it is, for the log.
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {
-            Oddity::NotSent => "the back end did not send a frame",
-            Oddity::Status => "the back end gave a sent frame a status that there is not",
-            Oddity::Empty => "dropped a received frame: an error or no bytes in a slot of it",
-            Oddity::Length => "dropped a received frame: shorter than its header, or longer than any",
+            Anomaly::NotSent => "the back end did not send a frame",
+            Anomaly::UnknownStatus => "the back end gave a sent frame a status that there is not",
+            Anomaly::BadSlot => "dropped a received frame: an error or no bytes in a slot of it",
+            Anomaly::Length => "dropped a received frame: shorter than its header, or longer than any",
         }
     }
 }
 
 /// One ring, whose slots have `SLOT` bytes.
-pub struct Front<M, const SLOT: usize> {
+pub struct FrontRing<M, const SLOT: usize> {
     memory: M,
     base: usize,
     req_prod: u32,
@@ -85,10 +85,10 @@ pub struct Front<M, const SLOT: usize> {
     batch: u32,
 }
 
-impl<M: Memory, const SLOT: usize> Front<M, SLOT> {
+impl<M: Memory, const SLOT: usize> FrontRing<M, SLOT> {
     /// The ring in the page at `base` of `memory`.
     pub fn new(memory: M, base: usize) -> Self {
-        Front { memory, base, req_prod: 0, published: 0, rsp_cons: 0, batch: 0 }
+        FrontRing { memory, base, req_prod: 0, published: 0, rsp_cons: 0, batch: 0 }
     }
 
     /// Makes the ring empty, and its page that of an empty ring. Only while no one else maps it.
@@ -112,7 +112,7 @@ impl<M: Memory, const SLOT: usize> Front<M, SLOT> {
     }
 
     /// How many requests can be pushed now.
-    pub fn room(&self) -> u32 {
+    pub fn free_slots(&self) -> u32 {
         SLOTS.saturating_sub(self.outstanding())
     }
 
@@ -149,7 +149,7 @@ impl<M: Memory, const SLOT: usize> Front<M, SLOT> {
     }
 
     /// The index and the place of the next response, if there is one.
-    fn next(&mut self) -> Result<Option<(u32, usize)>, Violation> {
+    fn next_response(&mut self) -> Result<Option<(u32, usize)>, Violation> {
         if self.batch == 0 {
             self.batch = self.ready()?;
         }
@@ -164,15 +164,15 @@ impl<M: Memory, const SLOT: usize> Front<M, SLOT> {
     /// # Errors
     /// There are more responses than requests were published.
     pub fn pop(&mut self) -> Result<Option<u32>, Violation> {
-        Ok(self.next()?.map(|(_, slot)| self.memory.load(slot)))
+        Ok(self.next_response()?.map(|(_, slot)| self.memory.load(slot)))
     }
 
     /// The index of the next response and its first eight bytes, if there is one.
     ///
     /// # Errors
     /// There are more responses than requests were published.
-    pub fn pop_pair(&mut self) -> Result<Option<(u32, u64)>, Violation> {
-        let Some((index, slot)) = self.next()? else { return Ok(None) };
+    pub fn pop_with_index(&mut self) -> Result<Option<(u32, u64)>, Violation> {
+        let Some((index, slot)) = self.next_response()? else { return Ok(None) };
         let mut pair = [0];
         self.memory.load_words(slot, &mut pair);
         Ok(Some((index, pair[0])))
@@ -182,7 +182,7 @@ impl<M: Memory, const SLOT: usize> Front<M, SLOT> {
     ///
     /// # Errors
     /// There are more responses than requests were published.
-    pub fn wait_for(&mut self, ahead: u32) -> Result<u32, Violation> {
+    pub fn final_check(&mut self, ahead: u32) -> Result<u32, Violation> {
         self.memory.store(self.base + RSP_EVENT, self.rsp_cons.wrapping_add(ahead));
         self.memory.barrier();
         self.ready()
@@ -194,9 +194,9 @@ impl<M: Memory, const SLOT: usize> Front<M, SLOT> {
 }
 
 #[cfg(test)]
-impl<M: Memory, const SLOT: usize> Front<M, SLOT> {
+impl<M: Memory, const SLOT: usize> FrontRing<M, SLOT> {
     /// As after so many more rounds of the ring, all of them answered.
-    pub fn age(&mut self, rounds: u32) {
+    pub fn advance_rounds(&mut self, rounds: u32) {
         let more = rounds.wrapping_mul(SLOTS);
         for index in [&mut self.req_prod, &mut self.published, &mut self.rsp_cons] {
             *index = index.wrapping_add(more);
@@ -226,10 +226,10 @@ mod tests {
     use cloister_sim::SharedMemory;
     use proptest::prelude::*;
 
-    fn ring() -> (SharedMemory, Front<SharedMemory, 12>) {
+    fn ring() -> (SharedMemory, FrontRing<SharedMemory, 12>) {
         let memory = SharedMemory::new(2 * PAGE_SIZE);
         memory.write(0, &[0xFF; 2 * PAGE_SIZE]);
-        let mut ring = Front::new(memory.clone(), PAGE_SIZE);
+        let mut ring = FrontRing::new(memory.clone(), PAGE_SIZE);
         ring.reset();
         (memory, ring)
     }
@@ -259,17 +259,17 @@ mod tests {
     }
 
     #[test]
-    fn room_is_what_has_no_request_without_a_response() {
+    fn a_slot_is_free_without_an_outstanding_request() {
         let (memory, mut ring) = ring();
         for taken in 0..SLOTS {
-            assert_eq!((ring.room(), ring.outstanding()), (SLOTS - taken, taken));
+            assert_eq!((ring.free_slots(), ring.outstanding()), (SLOTS - taken, taken));
             ring.push([7; 3]);
         }
-        assert_eq!(ring.room(), 0);
+        assert_eq!(ring.free_slots(), 0);
         ring.publish();
         memory.store(PAGE_SIZE + RSP_PROD, 2);
-        assert_eq!((ring.room(), ring.pop(), ring.pop(), ring.pop()), (0, Ok(Some(7)), Ok(Some(7)), Ok(None)));
-        assert_eq!(ring.room(), 2);
+        assert_eq!((ring.free_slots(), ring.pop(), ring.pop(), ring.pop()), (0, Ok(Some(7)), Ok(Some(7)), Ok(None)));
+        assert_eq!(ring.free_slots(), 2);
     }
 
     /// Every number of requests without a response, at every place round the wrap of the indices, and every claim that is

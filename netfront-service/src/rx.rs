@@ -11,7 +11,7 @@ use cloister_caps::{GrantRef, PAGE_SIZE};
 use cloister_interfaces::Memory;
 
 use crate::pages::{PAGES, PageSet};
-use crate::ring::{Front, Oddity, Refusal, SLOTS, Violation};
+use crate::ring::{Anomaly, FrontRing, Refusal, SLOTS, Violation};
 use crate::tx::{EXTRA_GSO, GSO_TCPV4, SHORTEST};
 
 /// Bytes of a request (`struct netif_rx_request`), of a response and of a slot.
@@ -72,7 +72,7 @@ enum Expect {
 
 /// The receive side.
 pub struct Receive<M> {
-    ring: Front<M, SLOT>,
+    ring: FrontRing<M, SLOT>,
     reference: GrantRef,
     pages: u16,
     /// Frames may take several slots, be uncut, and lack their checksums.
@@ -95,14 +95,14 @@ pub struct Receive<M> {
     /// Frames of no use.
     pub dropped: u64,
     /// The oddities of this connection, a bit each.
-    pub odd: u8,
+    pub anomalies: u8,
 }
 
 impl<M: Memory> Receive<M> {
     /// The ring in page 1 of `rings`, for a pool of `pages`.
     pub fn new(rings: M, pages: u16, offloads: bool) -> Self {
         Receive {
-            ring: Front::new(rings, PAGE_SIZE),
+            ring: FrontRing::new(rings, PAGE_SIZE),
             reference: GrantRef(0),
             pages: pages.min(PAGES as u16),
             offloads,
@@ -117,7 +117,7 @@ impl<M: Memory> Receive<M> {
             spoilt: false,
             expect: Expect::Start,
             dropped: 0,
-            odd: 0,
+            anomalies: 0,
         }
     }
 
@@ -126,7 +126,7 @@ impl<M: Memory> Receive<M> {
         self.ring.reset();
         self.away = PageSet::default();
         (self.free, self.idle, self.cursor) = (PageSet::first(self.pages), u32::from(self.pages), 0);
-        (self.dropped, self.odd) = (0, 0);
+        (self.dropped, self.anomalies) = (0, 0);
         self.begin();
     }
 
@@ -205,7 +205,7 @@ impl<M: Memory> Receive<M> {
         if self.expect == Expect::Start {
             self.begin();
         }
-        while let Some((index, slot)) = self.ring.pop_pair()? {
+        while let Some((index, slot)) = self.ring.pop_with_index()? {
             let index = (index % SLOTS) as u16;
             // Every index that can be answered has a page.
             let page = self.shadow.get(usize::from(index)).copied().ok_or(Violation::Id)?;
@@ -291,8 +291,8 @@ impl<M: Memory> Receive<M> {
             for page in core::mem::take(&mut self.taken) {
                 self.release(u16::from(page));
             }
-            let oddity = if self.spoilt { Oddity::Empty } else { Oddity::Length };
-            self.odd |= oddity as u8;
+            let anomaly = if self.spoilt { Anomaly::BadSlot } else { Anomaly::Length };
+            self.anomalies |= anomaly as u8;
             self.dropped = self.dropped.saturating_add(1);
         }
         good
@@ -303,7 +303,7 @@ impl<M: Memory> Receive<M> {
     /// # Errors
     /// The back end broke the protocol.
     pub fn rest(&mut self) -> Result<bool, Violation> {
-        Ok(self.ring.wait_for(1)? > 0)
+        Ok(self.ring.final_check(1)? > 0)
     }
 }
 

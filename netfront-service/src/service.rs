@@ -13,7 +13,7 @@ use cloister_interfaces::{Client, Instant, Memory, Notifications, Server, Servic
 
 use crate::handshake::{Command, Handshake};
 use crate::pace::Pace;
-use crate::ring::{Oddity, Refusal, Violation};
+use crate::ring::{Anomaly, Refusal, Violation};
 use crate::rx::{Frame, MOST_SLOTS, Receive, Run};
 use crate::tx::Transmit;
 use crate::{Caps, RECEIVE_OFFLOADS};
@@ -68,7 +68,7 @@ pub struct Netfront<S, M> {
     /// A refusal was logged since the connection stands.
     complained: bool,
     /// The oddities that were logged since then, a bit each.
-    odd: u8,
+    logged_anomalies: u8,
     close: Close,
     /// How the back end's events are taken.
     pace: Pace,
@@ -107,7 +107,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
             owe_down: false,
             unsent: ArrayVec::new(),
             complained: false,
-            odd: 0,
+            logged_anomalies: 0,
             close: Close::Open,
             pace: Pace::default(),
             paced: false,
@@ -223,7 +223,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
 
     fn started(&mut self) {
         self.up = true;
-        (self.complained, self.paced, self.odd) = (false, false, 0);
+        (self.complained, self.paced, self.logged_anomalies) = (false, false, 0);
         let ([a, b, c, d, e, f], mtu) = self.handshake.identity();
         let split = if self.handshake.is_split() { "split" } else { "one" };
         self.console.line(format_args!(
@@ -292,12 +292,12 @@ impl<S: System, M: Memory> Netfront<S, M> {
     }
 
     /// Tells what the back end does that costs frames.
-    fn tell_oddities(&mut self) {
-        let new = (self.transmit.odd | self.receive.odd) & !self.odd;
-        for oddity in Oddity::ALL.into_iter().filter(|oddity| new & *oddity as u8 != 0) {
-            self.console.line(format_args!("{} (told once a connection)", oddity.text()));
+    fn log_anomalies(&mut self) {
+        let new = (self.transmit.anomalies | self.receive.anomalies) & !self.logged_anomalies;
+        for anomaly in Anomaly::ALL.into_iter().filter(|anomaly| new & *anomaly as u8 != 0) {
+            self.console.line(format_args!("{} (told once a connection)", anomaly.text()));
         }
-        self.odd |= new;
+        self.logged_anomalies |= new;
     }
 
     fn begin_close(&mut self) {
@@ -447,7 +447,7 @@ impl<S: System, M: Memory> Service for Netfront<S, M> {
                 Ok(found) => {
                     self.publish();
                     self.pace(notifications, found, now);
-                    self.tell_oddities();
+                    self.log_anomalies();
                     self.watch_for_stall(now);
                 }
                 Err(violation) => self.violated(violation),

@@ -8,7 +8,7 @@ use cloister_interfaces::Memory;
 use cloister_interfaces::net::{Offload, Offloads};
 
 use crate::pages::{PAGES, PageQueue, PageSet};
-use crate::ring::{Front, Oddity, Refusal, Violation};
+use crate::ring::{Anomaly, FrontRing, Refusal, Violation};
 
 /// Bytes of a request (`struct netif_tx_request`) and so of a slot.
 const SLOT: usize = 12;
@@ -53,7 +53,7 @@ impl Frame {
 
 /// The transmit side.
 pub struct Transmit<M> {
-    ring: Front<M, SLOT>,
+    ring: FrontRing<M, SLOT>,
     reference: GrantRef,
     offloads: Offloads,
     pages: u16,
@@ -69,14 +69,14 @@ pub struct Transmit<M> {
     /// Slots that the back end did not send.
     pub dropped: u64,
     /// The oddities of this connection, a bit each.
-    pub odd: u8,
+    pub anomalies: u8,
 }
 
 impl<M: Memory> Transmit<M> {
     /// The ring in page 0 of `rings`, for a pool of `pages`.
     pub fn new(rings: M, pages: u16) -> Self {
         Transmit {
-            ring: Front::new(rings, 0),
+            ring: FrontRing::new(rings, 0),
             reference: GrantRef(0),
             offloads: Offloads::empty(),
             pages: pages.min(PAGES as u16),
@@ -86,7 +86,7 @@ impl<M: Memory> Transmit<M> {
             waiting: PageQueue::default(),
             extras: 0,
             dropped: 0,
-            odd: 0,
+            anomalies: 0,
         }
     }
 
@@ -96,7 +96,7 @@ impl<M: Memory> Transmit<M> {
         (self.held, self.in_flight) = (PageSet::default(), 0);
         self.frames = [Frame::default(); PAGES];
         (self.waiting, self.extras) = (PageQueue::default(), 0);
-        (self.dropped, self.odd) = (0, 0);
+        (self.dropped, self.anomalies) = (0, 0);
     }
 
     /// Tells under which references the pages are granted, and what the back end does for frames.
@@ -139,7 +139,7 @@ impl<M: Memory> Transmit<M> {
         if let Some(place) = self.frames.get_mut(usize::from(first)) {
             *place = frame;
         }
-        if self.waiting.is_empty() && self.ring.room() >= frame.slots() {
+        if self.waiting.is_empty() && self.ring.free_slots() >= frame.slots() {
             self.place(first, frame);
         } else {
             self.waiting.push(first);
@@ -180,7 +180,7 @@ impl<M: Memory> Transmit<M> {
     fn place_waiting(&mut self) {
         while let Some(first) = self.waiting.peek() {
             let frame = self.frames.get(usize::from(first)).copied().unwrap_or_default();
-            if self.ring.room() < frame.slots() {
+            if self.ring.free_slots() < frame.slots() {
                 return;
             }
             self.waiting.drop_first();
@@ -210,10 +210,10 @@ impl<M: Memory> Transmit<M> {
             match status {
                 0 => {}
                 ..0 => {
-                    self.odd |= Oddity::NotSent as u8;
+                    self.anomalies |= Anomaly::NotSent as u8;
                     self.dropped = self.dropped.saturating_add(1);
                 }
-                _ => self.odd |= Oddity::Status as u8,
+                _ => self.anomalies |= Anomaly::UnknownStatus as u8,
             }
             if frame.unanswered == 0 {
                 let pages = frame.pages();
@@ -242,7 +242,7 @@ impl<M: Memory> Transmit<M> {
             (_, true) => quarter.min(self.ring.outstanding()).max(1),
             (_, false) => quarter,
         };
-        Ok(self.ring.wait_for(ahead)? >= ahead)
+        Ok(self.ring.final_check(ahead)? >= ahead)
     }
 }
 

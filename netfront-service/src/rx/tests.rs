@@ -95,7 +95,7 @@ fn frames_come_across_the_wrap_of_the_indices() {
             assert_eq!(receive.post(runs[0].page, 1), Ok(()));
             receive.publish();
         }
-        receive.ring.age(u32::MAX / SLOTS);
+        receive.ring.advance_rounds(u32::MAX / SLOTS);
         for _ in 0..20 {
             answer(&memory, MORE | EXTRA, 4096);
             put(&memory, GSO);

@@ -123,7 +123,7 @@ fn frames_are_sent_across_the_wrap_of_the_indices() {
         let (memory, mut transmit) = transmit(128);
         for round in 0..before + 40 {
             if round == before {
-                transmit.ring.age(u32::MAX / SLOTS);
+                transmit.ring.advance_rounds(u32::MAX / SLOTS);
             }
             let (page, offload) = ((round % 32) as u16 * 4, Offload::Segments(1448));
             if round < before {
@@ -176,19 +176,19 @@ fn a_frame_is_given_back_once_when_all_its_slots_have_a_response() {
 
 #[test]
 fn what_a_response_says_of_a_frame() {
-    for (status, odd, dropped) in [
+    for (status, anomalies, dropped) in [
         (0, 0, 0),
-        (-1, Oddity::NotSent as u8, 1),
-        (i16::MIN, Oddity::NotSent as u8, 1),
-        (2, Oddity::Status as u8, 0),
-        (i16::MAX, Oddity::Status as u8, 0),
+        (-1, Anomaly::NotSent as u8, 1),
+        (i16::MIN, Anomaly::NotSent as u8, 1),
+        (2, Anomaly::UnknownStatus as u8, 0),
+        (i16::MAX, Anomaly::UnknownStatus as u8, 0),
     ] {
         let (memory, mut transmit) = transmit(128);
         transmit.submit(0, 60, Offload::None).expect("a frame");
         transmit.publish();
         respond(&memory, 0, status);
         assert_eq!(transmit.reap(), Ok(Some(0)));
-        assert_eq!((transmit.odd, transmit.dropped), (odd, dropped), "{status}");
+        assert_eq!((transmit.anomalies, transmit.dropped), (anomalies, dropped), "{status}");
     }
 }
 

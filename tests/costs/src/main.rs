@@ -16,7 +16,7 @@ use cloister_interfaces::Instant;
 use cloister_interfaces::message::{Malformed, Message, Reader, Writer};
 use cloister_interfaces::queue::{QueueEnd, Receiver, Sender, producer_pages};
 use cloister_interfaces::system::System;
-use cloister_netfront::ring::Front;
+use cloister_netfront::ring::FrontRing;
 use cloister_tcpip::cut::outgoing;
 use cloister_tcpip::frame;
 use cloister_tcpip::recovery::Recovery;
@@ -184,7 +184,7 @@ fn hop_32() -> Result<Ready, String> {
 fn ring(batch: u32) -> Result<Ready, String> {
     let memory = Words::new(PAGE_SIZE);
     repeated(move || {
-        let mut front = Front::<_, 12>::new(memory.clone(), 0);
+        let mut front = FrontRing::<_, 12>::new(memory.clone(), 0);
         for number in 0..batch {
             front.push(black_box([number, 0, 1514 << 16]));
         }

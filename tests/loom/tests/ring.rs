@@ -4,7 +4,7 @@
 
 use cloister_interfaces::Memory;
 use cloister_loom::{Bell, Region, Weakness, every_ordering};
-use cloister_netfront::ring::Front;
+use cloister_netfront::ring::FrontRing;
 
 const REQ_PROD: usize = 0;
 const REQ_EVENT: usize = 4;
@@ -76,7 +76,7 @@ impl Case {
     fn run(self) -> u64 {
         let total: u32 = self.batches.iter().sum();
         every_ordering(self.preemptions, move || {
-            // As `Front::reset` leaves it.
+            // As `FrontRing::reset` leaves it.
             let memory = Region::new([0, 1, 0, 1], total as usize * SLOT, self.weakness);
             let (requests, responses) = (Bell::new(), Bell::new());
             let back = Back { memory: memory.sound(), req_cons: 0, rsp_prod: 0, published: 0 };
@@ -84,7 +84,7 @@ impl Case {
                 let (requests, responses) = (requests.clone(), responses.clone());
                 loom::thread::spawn(move || serve(back, total, self.together, &requests, &responses))
             };
-            ask(Front::new(memory, 0), self, &requests, &responses);
+            ask(FrontRing::new(memory, 0), self, &requests, &responses);
             thread.join().expect("the back end's thread ends");
         })
     }
@@ -110,7 +110,7 @@ fn serve(mut back: Back, total: u32, together: u32, requests: &Bell, responses: 
     }
 }
 
-fn ask(mut front: Front<Region, SLOT>, case: Case, requests: &Bell, responses: &Bell) {
+fn ask(mut front: FrontRing<Region, SLOT>, case: Case, requests: &Bell, responses: &Bell) {
     let (mut asked, mut answered) = (0, 0);
     for batch in case.batches {
         for _ in 0..*batch {
@@ -127,7 +127,7 @@ fn ask(mut front: Front<Region, SLOT>, case: Case, requests: &Bell, responses: &
                     answered += 1;
                     assert_eq!(response, answered + ANSWERED, "response lost, repeated or out of order");
                 }
-                None if front.wait_for(ahead).expect("an honest back end") < ahead => responses.wait(),
+                None if front.final_check(ahead).expect("an honest back end") < ahead => responses.wait(),
                 None => {}
             }
         }
