@@ -5,7 +5,7 @@ use cloister_interfaces::store::Path;
 
 /// `enum xenbus_state` (Xen `io/xenbus.h`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum State {
+pub enum XenbusState {
     /// `XenbusStateUnknown`
     Unknown,
     /// `XenbusStateInitialising`
@@ -26,39 +26,39 @@ pub enum State {
     Reconfigured,
 }
 
-impl State {
-    const ALL: [State; 9] = [
-        State::Unknown,
-        State::Initialising,
-        State::InitWait,
-        State::Initialised,
-        State::Connected,
-        State::Closing,
-        State::Closed,
-        State::Reconfiguring,
-        State::Reconfigured,
+impl XenbusState {
+    const ALL: [XenbusState; 9] = [
+        XenbusState::Unknown,
+        XenbusState::Initialising,
+        XenbusState::InitWait,
+        XenbusState::Initialised,
+        XenbusState::Connected,
+        XenbusState::Closing,
+        XenbusState::Closed,
+        XenbusState::Reconfiguring,
+        XenbusState::Reconfigured,
     ];
 
     /// The state's digit, as it stands in a node.
     #[must_use]
     pub fn digit(self) -> &'static str {
         match self {
-            State::Unknown => "0",
-            State::Initialising => "1",
-            State::InitWait => "2",
-            State::Initialised => "3",
-            State::Connected => "4",
-            State::Closing => "5",
-            State::Closed => "6",
-            State::Reconfiguring => "7",
-            State::Reconfigured => "8",
+            XenbusState::Unknown => "0",
+            XenbusState::Initialising => "1",
+            XenbusState::InitWait => "2",
+            XenbusState::Initialised => "3",
+            XenbusState::Connected => "4",
+            XenbusState::Closing => "5",
+            XenbusState::Closed => "6",
+            XenbusState::Reconfiguring => "7",
+            XenbusState::Reconfigured => "8",
         }
     }
 }
 
-/// A decimal number without sign, blanks or leading zeros, at most `most`.
+/// A decimal number without sign, blanks or leading zeros, at most `max`.
 #[must_use]
-pub fn number(text: &[u8], most: u32) -> Option<u32> {
+pub fn number(text: &[u8], max: u32) -> Option<u32> {
     if text.is_empty() || (text.len() > 1 && text.starts_with(b"0")) {
         return None;
     }
@@ -66,18 +66,18 @@ pub fn number(text: &[u8], most: u32) -> Option<u32> {
         b'0'..=b'9' => value.checked_mul(10)?.checked_add(u32::from(byte - b'0')),
         _ => None,
     })?;
-    (value <= most).then_some(value)
+    (value <= max).then_some(value)
 }
 
 /// A `state` node.
 #[must_use]
-pub fn state(text: &[u8]) -> Option<State> {
-    State::ALL.get(number(text, 8)? as usize).copied()
+pub fn state(text: &[u8]) -> Option<XenbusState> {
+    XenbusState::ALL.get(number(text, 8)? as usize).copied()
 }
 
 /// A domain that can be a back end.
 #[must_use]
-pub fn domain(text: &[u8]) -> Option<DomId> {
+pub fn domid(text: &[u8]) -> Option<DomId> {
     let id = number(text, u32::from(DomId::FIRST_RESERVED.0) - 1)?;
     u16::try_from(id).ok().map(DomId)
 }
@@ -107,8 +107,8 @@ pub fn mac(text: &[u8]) -> Option<[u8; 6]> {
     }
     let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
     let mut mac = [0; 6];
-    for (place, group) in mac.iter_mut().zip(text.chunks(3)) {
-        *place = match group {
+    for (byte, group) in mac.iter_mut().zip(text.chunks(3)) {
+        *byte = match group {
             [high, low, b':'] | [high, low] => digit(*high)? << 4 | digit(*low)?,
             _ => return None,
         };
@@ -120,14 +120,14 @@ pub fn mac(text: &[u8]) -> Option<[u8; 6]> {
 /// The back end's directory: `/local/domain/<peer>/backend/vif/<domain>/<handle>`. What is in form leaves room for the
 /// names of its nodes.
 #[must_use]
-pub fn backend(text: &[u8], peer: DomId) -> Option<Path> {
+pub fn backend_path(text: &[u8], peer: DomId) -> Option<Path> {
     let text = core::str::from_utf8(text).ok()?;
     let mut parts = text.strip_prefix("/local/domain/")?.split('/');
-    let id = domain(parts.next()?.as_bytes())?;
+    let id = domid(parts.next()?.as_bytes())?;
     let in_form = id == peer
         && parts.next() == Some("backend")
         && parts.next() == Some("vif")
-        && domain(parts.next()?.as_bytes()).is_some()
+        && domid(parts.next()?.as_bytes()).is_some()
         && number(parts.next()?.as_bytes(), 255).is_some()
         && parts.next().is_none();
     if in_form { Path::from(text).ok() } else { None }
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn every_state_and_no_other() {
-        for (value, expected) in State::ALL.into_iter().enumerate() {
+        for (value, expected) in XenbusState::ALL.into_iter().enumerate() {
             assert_eq!(state(value.to_string().as_bytes()), Some(expected));
             assert_eq!(expected.digit(), value.to_string());
         }
@@ -172,8 +172,8 @@ mod tests {
     #[test]
     fn paths_of_the_back_end() {
         let good = "/local/domain/0/backend/vif/2/0";
-        assert_eq!(backend(good.as_bytes(), DomId(0)).as_deref(), Some(good));
-        assert_eq!(backend(good.as_bytes(), DomId(1)), None);
+        assert_eq!(backend_path(good.as_bytes(), DomId(0)).as_deref(), Some(good));
+        assert_eq!(backend_path(good.as_bytes(), DomId(1)), None);
         for bad in [
             "",
             "/local/domain/0",
@@ -185,7 +185,7 @@ mod tests {
             "/local/domain/0/backend/vif/../0",
             "local/domain/0/backend/vif/2/0",
         ] {
-            assert_eq!(backend(bad.as_bytes(), DomId(0)), None, "{bad:?}");
+            assert_eq!(backend_path(bad.as_bytes(), DomId(0)), None, "{bad:?}");
         }
     }
 
@@ -193,11 +193,11 @@ mod tests {
     #[test]
     fn the_longest_path_of_the_back_end_has_room_behind_it() {
         let longest = "/local/domain/32751/backend/vif/32751/255";
-        let path = backend(longest.as_bytes(), DomId(32751)).expect("in form");
+        let path = backend_path(longest.as_bytes(), DomId(32751)).expect("in form");
         assert!(path.remaining_capacity() > "/feature-split-event-channels".len());
         for longer in [format!("{longest}0"), longest.replace("255", "256"), longest.replace("vif/32751", "vif/32752")]
         {
-            assert_eq!(backend(longer.as_bytes(), DomId(32751)), None, "{longer}");
+            assert_eq!(backend_path(longer.as_bytes(), DomId(32751)), None, "{longer}");
         }
     }
 
@@ -207,22 +207,22 @@ mod tests {
         for more in ["4294967296", "42949672950", "18446744073709551616"] {
             assert_eq!(number(more.as_bytes(), u32::MAX), None, "{more}");
         }
-        assert_eq!(domain(b"32751"), Some(DomId(0x7FEF)));
-        assert_eq!(domain(b"32752"), None);
+        assert_eq!(domid(b"32751"), Some(DomId(0x7FEF)));
+        assert_eq!(domid(b"32752"), None);
         assert_eq!((mtu(b"67"), mtu(b"68"), mtu(b"65535"), mtu(b"65536")), (None, Some(68), Some(65535), None));
         assert_eq!((flag(b"0"), flag(b"1"), flag(b"2"), flag(b"")), (Some(false), Some(true), None, None));
     }
 
     proptest! {
         #[test]
-        fn a_number_is_its_one_spelling(text in "[0-9 +-]{0,12}", most: u32) {
-            let expected = text.parse::<u32>().ok().filter(|value| *value <= most && value.to_string() == text);
-            prop_assert_eq!(number(text.as_bytes(), most), expected);
+        fn a_number_is_its_one_spelling(text in "[0-9 +-]{0,12}", max: u32) {
+            let expected = text.parse::<u32>().ok().filter(|value| *value <= max && value.to_string() == text);
+            prop_assert_eq!(number(text.as_bytes(), max), expected);
         }
 
         #[test]
         fn any_bytes_are_looked_at_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..130)) {
-            let _ = (mac(&bytes), state(&bytes), backend(&bytes, DomId(0)), mtu(&bytes), domain(&bytes));
+            let _ = (mac(&bytes), state(&bytes), backend_path(&bytes, DomId(0)), mtu(&bytes), domid(&bytes));
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Sets and queues of pages of a pool, which has at most 256.
 
 /// The most pages of a pool.
-pub const PAGES: usize = 256;
+pub const MAX_PAGES: usize = 256;
 
 /// A set of page indices.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PageSet {
-    words: [u64; PAGES / 64],
+    words: [u64; MAX_PAGES / 64],
 }
 
 /// The words that the `count` pages from `first` have bits in, and the bits; at most 63 pages.
@@ -27,23 +27,23 @@ impl PageSet {
     }
 
     /// Whether the page is in the set.
-    pub fn has(&self, page: u16) -> bool {
+    pub fn contains(&self, page: u16) -> bool {
         self.words.get(usize::from(page / 64)).is_some_and(|word| word >> (page % 64) & 1 == 1)
     }
 
     /// Whether one of the `count` pages from `first` is in the set; at most 63.
-    pub fn has_any(&self, first: u16, count: u16) -> bool {
+    pub fn contains_any(&self, first: u16, count: u16) -> bool {
         masks(first, count).iter().any(|(word, mask)| self.words.get(*word).is_some_and(|word| word & mask != 0))
     }
 
     /// Whether all of the `count` pages from `first` are in the set; at most 63.
-    pub fn has_all(&self, first: u16, count: u16) -> bool {
+    pub fn contains_all(&self, first: u16, count: u16) -> bool {
         let of = |word: &usize| self.words.get(*word).copied().unwrap_or_default();
         masks(first, count).iter().all(|(word, mask)| of(word) & mask == *mask)
     }
 
     /// How many pages from `first` on are in the set, as far as it is quickly told: at most 63.
-    pub fn run(&self, first: u16) -> u16 {
+    pub fn run_length(&self, first: u16) -> u16 {
         let word = self.words.get(usize::from(first / 64)).map_or(0, |word| word >> (first % 64));
         word.trailing_ones().min(63) as u16
     }
@@ -68,14 +68,14 @@ impl PageSet {
 
 /// Pages in the order in which they came; no page is in it twice.
 pub struct PageQueue {
-    pages: [u8; PAGES],
+    pages: [u8; MAX_PAGES],
     first: usize,
     count: usize,
 }
 
 impl Default for PageQueue {
     fn default() -> Self {
-        PageQueue { pages: [0; PAGES], first: 0, count: 0 }
+        PageQueue { pages: [0; MAX_PAGES], first: 0, count: 0 }
     }
 }
 
@@ -86,15 +86,15 @@ impl PageQueue {
     }
 
     /// Takes the page that came first out.
-    pub fn drop_first(&mut self) {
-        self.first = (self.first + 1) % PAGES;
+    pub fn remove_first(&mut self) {
+        self.first = (self.first + 1) % MAX_PAGES;
         self.count = self.count.saturating_sub(1);
     }
 
     /// Puts a page at the end. There is room for every page.
     pub fn push(&mut self, page: u8) {
-        if let Some(place) = self.pages.get_mut((self.first + self.count) % PAGES) {
-            *place = page;
+        if let Some(entry) = self.pages.get_mut((self.first + self.count) % MAX_PAGES) {
+            *entry = page;
             self.count += 1;
         }
     }
@@ -117,10 +117,10 @@ mod tests {
             let (mut set, mut model) = (PageSet::default(), BTreeSet::new());
             for (first, count, member) in changes {
                 let pages = first..(first + count).min(256);
-                prop_assert_eq!(set.has_any(first, count), pages.clone().any(|page| model.contains(&page)));
+                prop_assert_eq!(set.contains_any(first, count), pages.clone().any(|page| model.contains(&page)));
                 let all = first + count <= 256 && pages.clone().all(|page| model.contains(&page));
-                prop_assert_eq!(set.has_all(first, count), all);
-                let run = set.run(first);
+                prop_assert_eq!(set.contains_all(first, count), all);
+                let run = set.run_length(first);
                 prop_assert!((first..first + run).all(|page| model.contains(&page)));
                 let end = first + run;
                 prop_assert!(run == 63 || end % 64 == 0 && run > 0 || !model.contains(&end));
@@ -128,7 +128,7 @@ mod tests {
                 for page in pages {
                     if member { model.insert(page); } else { model.remove(&page); }
                 }
-                prop_assert!((0..300).all(|page| set.has(page) == model.contains(&page)));
+                prop_assert!((0..300).all(|page| set.contains(page) == model.contains(&page)));
             }
         }
 
@@ -137,8 +137,8 @@ mod tests {
             let (mut queue, mut model) = (PageQueue::default(), VecDeque::new());
             for step in steps {
                 match step {
-                    Some(page) if model.len() < PAGES => { queue.push(page); model.push_back(page); }
-                    _ if !model.is_empty() => { queue.drop_first(); model.pop_front(); }
+                    Some(page) if model.len() < MAX_PAGES => { queue.push(page); model.push_back(page); }
+                    _ if !model.is_empty() => { queue.remove_first(); model.pop_front(); }
                     _ => {}
                 }
                 prop_assert_eq!((queue.peek(), queue.is_empty()), (model.front().copied(), model.is_empty()));
@@ -150,7 +150,7 @@ mod tests {
     fn the_first_pages() {
         for count in [0, 1, 64, 65, 255, 256] {
             let set = PageSet::first(count);
-            assert!((0..300).all(|page| set.has(page) == (page < count)));
+            assert!((0..300).all(|page| set.contains(page) == (page < count)));
         }
     }
 }

@@ -10,16 +10,16 @@ use arrayvec::ArrayVec;
 use cloister_caps::{GrantRef, PAGE_SIZE};
 use cloister_interfaces::Memory;
 
-use crate::pages::{PAGES, PageSet};
+use crate::pages::{MAX_PAGES, PageSet};
 use crate::ring::{Anomaly, FrontRing, Refusal, SLOTS, Violation};
-use crate::tx::{EXTRA_GSO, GSO_TCPV4, SHORTEST};
+use crate::tx::{EXTRA_GSO, GSO_TCPV4, MIN_LENGTH};
 
 /// Bytes of a request (`struct netif_rx_request`), of a response and of a slot.
 const SLOT: usize = 8;
 /// The most slots with a frame's bytes (`XEN_NETIF_NR_SLOTS_MIN`).
-pub const MOST_SLOTS: usize = 18;
+pub const MAX_SLOTS: usize = 18;
 /// The longest frame: a header with a VLAN tag, and the longest IPv4 packet.
-const LONGEST: u32 = 18 + 0xFFFF;
+const MAX_LENGTH: u32 = 18 + 0xFFFF;
 
 /// Flags of a response (`NETRXF_*`).
 mod flag {
@@ -33,7 +33,7 @@ mod flag {
 
 /// A part of a frame that lies in pages that follow each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Run {
+pub struct Part {
     /// The first page.
     pub page: u16,
     /// Where in it the bytes start.
@@ -42,9 +42,9 @@ pub struct Run {
     pub length: u16,
 }
 
-impl Run {
+impl Part {
     /// How many pages it touches.
-    fn pages(self) -> u16 {
+    fn page_count(self) -> u16 {
         (usize::from(self.offset) + usize::from(self.length)).div_ceil(PAGE_SIZE) as u16
     }
 }
@@ -53,7 +53,7 @@ impl Run {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Frame {
     /// Its parts in order; at least one.
-    pub runs: ArrayVec<Run, MOST_SLOTS>,
+    pub parts: ArrayVec<Part, MAX_SLOTS>,
     /// Its checksum is not to be verified.
     pub checked: bool,
 }
@@ -78,19 +78,19 @@ pub struct Receive<M> {
     /// Frames may take several slots, be uncut, and lack their checksums.
     offloads: bool,
     /// The page posted at each index of the ring.
-    shadow: [u8; SLOTS as usize],
+    posted_pages: [u8; SLOTS as usize],
     /// Pages that tcpip has.
-    away: PageSet,
+    lent: PageSet,
     /// Pages that are to be posted, and how many.
-    free: PageSet,
-    idle: u32,
+    unposted: PageSet,
+    unposted_count: u32,
     /// The page after the one posted last.
     cursor: u16,
     /// The frame that is coming, its length, the pages it took, and whether one of its slots is of no use.
     frame: Frame,
     length: u32,
-    taken: ArrayVec<u8, MOST_SLOTS>,
-    spoilt: bool,
+    frame_pages: ArrayVec<u8, MAX_SLOTS>,
+    bad: bool,
     expect: Expect,
     /// Frames of no use.
     pub dropped: u64,
@@ -104,17 +104,17 @@ impl<M: Memory> Receive<M> {
         Receive {
             ring: FrontRing::new(rings, PAGE_SIZE),
             reference: GrantRef(0),
-            pages: pages.min(PAGES as u16),
+            pages: pages.min(MAX_PAGES as u16),
             offloads,
-            shadow: [0; SLOTS as usize],
-            away: PageSet::default(),
-            free: PageSet::default(),
-            idle: 0,
+            posted_pages: [0; SLOTS as usize],
+            lent: PageSet::default(),
+            unposted: PageSet::default(),
+            unposted_count: 0,
             cursor: 0,
             frame: Frame::default(),
             length: 0,
-            taken: ArrayVec::new(),
-            spoilt: false,
+            frame_pages: ArrayVec::new(),
+            bad: false,
             expect: Expect::Start,
             dropped: 0,
             anomalies: 0,
@@ -124,10 +124,10 @@ impl<M: Memory> Receive<M> {
     /// Makes the ring empty, with all pages to be posted. Only while no one else maps it.
     pub fn reset(&mut self) {
         self.ring.reset();
-        self.away = PageSet::default();
-        (self.free, self.idle, self.cursor) = (PageSet::first(self.pages), u32::from(self.pages), 0);
+        self.lent = PageSet::default();
+        (self.unposted, self.unposted_count, self.cursor) = (PageSet::first(self.pages), u32::from(self.pages), 0);
         (self.dropped, self.anomalies) = (0, 0);
-        self.begin();
+        self.begin_frame();
     }
 
     /// Tells under which references the pages are granted.
@@ -139,61 +139,61 @@ impl<M: Memory> Receive<M> {
     ///
     /// # Errors
     /// They are not all tcpip's. Some of those before the first that is not may have been taken.
-    pub fn post(&mut self, page: u16, count: u16) -> Result<(), Refusal> {
+    pub fn take_back(&mut self, page: u16, count: u16) -> Result<(), Refusal> {
         let end = page.checked_add(count).filter(|end| *end <= self.pages && count > 0).ok_or(Refusal::Page)?;
         for page in (page..end).step_by(63) {
             let count = (end - page).min(63);
-            if !self.away.has_all(page, count) {
+            if !self.lent.contains_all(page, count) {
                 return Err(Refusal::Owner);
             }
-            self.away.set_all(page, count, false);
-            self.free.set_all(page, count, true);
-            self.idle += u32::from(count);
+            self.lent.set_all(page, count, false);
+            self.unposted.set_all(page, count, true);
+            self.unposted_count += u32::from(count);
         }
         Ok(())
     }
 
     fn release(&mut self, page: u16) {
-        self.free.set(page, true);
-        self.idle += 1;
+        self.unposted.set(page, true);
+        self.unposted_count += 1;
     }
 
     /// Posts the pages whose turn it is, and shows the back end what was posted; whether it is to be notified.
     ///
     /// A page that tcpip still has is waited for, so that the order is kept, while at least half of the pool is posted.
     pub fn publish(&mut self) -> bool {
-        while self.idle > 0 {
-            let mut run = self.free.run(self.cursor);
+        while self.unposted_count > 0 {
+            let mut run = self.unposted.run_length(self.cursor);
             if run == 0 {
                 if self.ring.outstanding() >= u32::from(self.pages / 2) {
                     break;
                 }
                 let after = (self.cursor..self.pages).chain(0..self.cursor);
-                let Some(next) = after.into_iter().find(|page| self.free.has(*page)) else { break };
-                (self.cursor, run) = (next, self.free.run(next));
+                let Some(next) = after.into_iter().find(|page| self.unposted.contains(*page)) else { break };
+                (self.cursor, run) = (next, self.unposted.run_length(next));
             }
             let end = self.cursor + run;
-            (self.cursor..end).for_each(|page| self.put(page));
-            self.free.set_all(self.cursor, run, false);
-            self.idle -= u32::from(run);
+            (self.cursor..end).for_each(|page| self.post(page));
+            self.unposted.set_all(self.cursor, run, false);
+            self.unposted_count -= u32::from(run);
             self.cursor = if end < self.pages { end } else { 0 };
         }
         self.ring.publish()
     }
 
     /// Puts a page on the ring. There are no more pages than slots.
-    fn put(&mut self, page: u16) {
+    fn post(&mut self, page: u16) {
         let index = self.ring.next_index() % SLOTS;
-        if let Some(place) = self.shadow.get_mut(index as usize) {
-            *place = page as u8;
+        if let Some(posted) = self.posted_pages.get_mut(index as usize) {
+            *posted = page as u8;
         }
         self.ring.push([index, self.reference.0.wrapping_add(u32::from(page))]);
     }
 
-    fn begin(&mut self) {
-        self.frame.runs.clear();
-        self.taken.clear();
-        (self.frame.checked, self.length, self.spoilt, self.expect) = (false, 0, false, Expect::Start);
+    fn begin_frame(&mut self) {
+        self.frame.parts.clear();
+        self.frame_pages.clear();
+        (self.frame.checked, self.length, self.bad, self.expect) = (false, 0, false, Expect::Start);
     }
 
     /// The next frame all of whose slots have come. Its pages are tcpip's; those of a frame that is of no use are to be
@@ -201,34 +201,34 @@ impl<M: Memory> Receive<M> {
     ///
     /// # Errors
     /// The back end broke the protocol.
-    pub fn take(&mut self) -> Result<Option<&Frame>, Violation> {
+    pub fn next_frame(&mut self) -> Result<Option<&Frame>, Violation> {
         if self.expect == Expect::Start {
-            self.begin();
+            self.begin_frame();
         }
         while let Some((index, slot)) = self.ring.pop_with_index()? {
             let index = (index % SLOTS) as u16;
             // Every index that can be answered has a page.
-            let page = self.shadow.get(usize::from(index)).copied().ok_or(Violation::Id)?;
+            let page = self.posted_pages.get(usize::from(index)).copied().ok_or(Violation::Id)?;
             self.expect = match self.expect {
                 Expect::Extra { more } => {
-                    check_extra(slot)?;
+                    check_extra_info(slot)?;
                     self.release(u16::from(page));
                     if more { Expect::More } else { Expect::Start }
                 }
-                Expect::Start | Expect::More => self.data(index, page, slot)?,
+                Expect::Start | Expect::More => self.data_slot(index, page, slot)?,
             };
             if self.expect == Expect::Start {
                 if self.complete() {
                     return Ok(Some(&self.frame));
                 }
-                self.begin();
+                self.begin_frame();
             }
         }
         Ok(None)
     }
 
     /// A slot with bytes of the frame; answers what follows it.
-    fn data(&mut self, index: u16, page: u8, slot: u64) -> Result<Expect, Violation> {
+    fn data_slot(&mut self, index: u16, page: u8, slot: u64) -> Result<Expect, Violation> {
         let (id, offset, flags, status) = (slot as u16, (slot >> 16) as u16, (slot >> 32) as u16, (slot >> 48) as i16);
         if id != index {
             return Err(Violation::Id);
@@ -242,16 +242,16 @@ impl<M: Memory> Receive<M> {
         if flags & !allowed != 0 {
             return Err(Violation::Features);
         }
-        self.taken.try_push(page).map_err(|_| Violation::Slots)?;
+        self.frame_pages.try_push(page).map_err(|_| Violation::Slots)?;
         match u16::try_from(status) {
             Ok(length @ 1..) => {
                 if usize::from(offset) + usize::from(length) > PAGE_SIZE {
                     return Err(Violation::Bounds);
                 }
                 self.length += u32::from(length);
-                self.append(Run { page: u16::from(page), offset, length });
+                self.append_part(Part { page: u16::from(page), offset, length });
             }
-            _ => self.spoilt = true,
+            _ => self.bad = true,
         }
         if first {
             self.frame.checked = self.offloads && flags & flag::CHECKED != 0;
@@ -265,33 +265,33 @@ impl<M: Memory> Receive<M> {
     }
 
     /// Adds bytes to the frame: to its last run, if they go on from it.
-    fn append(&mut self, run: Run) {
-        if let Some(last) = self.frame.runs.last_mut()
-            && let Some(length) = last.length.checked_add(run.length)
-            && run.offset == 0
+    fn append_part(&mut self, part: Part) {
+        if let Some(last) = self.frame.parts.last_mut()
+            && let Some(length) = last.length.checked_add(part.length)
+            && part.offset == 0
             && usize::from(last.page) * PAGE_SIZE + usize::from(last.offset) + usize::from(last.length)
-                == usize::from(run.page) * PAGE_SIZE
+                == usize::from(part.page) * PAGE_SIZE
         {
             last.length = length;
         } else {
             // No more runs than slots.
-            let _ = self.frame.runs.try_push(run);
+            let _ = self.frame.parts.try_push(part);
         }
     }
 
     /// The last slot has come: gives the pages to tcpip, if the frame is of use.
     fn complete(&mut self) -> bool {
-        let good = !self.spoilt && (u32::from(SHORTEST)..=LONGEST).contains(&self.length);
+        let good = !self.bad && (u32::from(MIN_LENGTH)..=MAX_LENGTH).contains(&self.length);
         if good {
             // Each slot had bytes, and so its page is in a run.
-            for run in &self.frame.runs {
-                self.away.set_all(run.page, run.pages(), true);
+            for part in &self.frame.parts {
+                self.lent.set_all(part.page, part.page_count(), true);
             }
         } else {
-            for page in core::mem::take(&mut self.taken) {
+            for page in core::mem::take(&mut self.frame_pages) {
                 self.release(u16::from(page));
             }
-            let anomaly = if self.spoilt { Anomaly::BadSlot } else { Anomaly::Length };
+            let anomaly = if self.bad { Anomaly::BadSlot } else { Anomaly::Length };
             self.anomalies |= anomaly as u8;
             self.dropped = self.dropped.saturating_add(1);
         }
@@ -302,14 +302,14 @@ impl<M: Memory> Receive<M> {
     ///
     /// # Errors
     /// The back end broke the protocol.
-    pub fn rest(&mut self) -> Result<bool, Violation> {
+    pub fn arm(&mut self) -> Result<bool, Violation> {
         Ok(self.ring.final_check(1)? > 0)
     }
 }
 
 /// Whether an extra info (`struct netif_extra_info`) is the one that was negotiated: a frame to be cut into TCP segments,
 /// with no further extra info. What it says of their size is of no interest to who takes the frame uncut.
-fn check_extra(slot: u64) -> Result<(), Violation> {
+fn check_extra_info(slot: u64) -> Result<(), Violation> {
     let [kind, flags, s0, s1, segmentation, _padding, f0, f1] = slot.to_le_bytes();
     let size = u16::from_le_bytes([s0, s1]);
     let valid = kind == EXTRA_GSO && flags == 0 && size > 0 && segmentation == GSO_TCPV4 && [f0, f1] == [0; 2];

@@ -14,7 +14,7 @@ use cloister_interfaces::{Client, Instant, Memory, Notifications, Server, Servic
 use crate::handshake::{Command, Handshake};
 use crate::pace::Pace;
 use crate::ring::{Anomaly, Refusal, Violation};
-use crate::rx::{Frame, MOST_SLOTS, Receive, Run};
+use crate::rx::{Frame, MAX_SLOTS, Part, Receive};
 use crate::tx::Transmit;
 use crate::{Caps, RECEIVE_OFFLOADS};
 
@@ -64,7 +64,7 @@ pub struct Netfront<S, M> {
     owe_down: bool,
     /// Messages about one frame that found the queue full. Nothing more is taken from the rings until they are gone, so no
     /// other page is ever between the two.
-    unsent: ArrayVec<Reply, MOST_SLOTS>,
+    unsent: ArrayVec<Reply, MAX_SLOTS>,
     /// A refusal was logged since the connection stands.
     complained: bool,
     /// The oddities that were logged since then, a bit each.
@@ -262,7 +262,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
                 }
                 _ if !told => return,
                 Ok(Request::Transmit { page, length, offload }) => transmit.submit(page, length, offload).err(),
-                Ok(Request::Receive { page, count }) => receive.post(page, count).err(),
+                Ok(Request::Receive { page, count }) => receive.take_back(page, count).err(),
                 Err(_) => {
                     complaint = complaint.or(Some("a malformed message"));
                     return;
@@ -311,7 +311,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
     fn advance_close(&mut self, now: Option<Instant>) {
         let Close::Draining(until) = self.close else { return };
         let now = now.unwrap_or_else(|| self.clock.now());
-        if !self.up || self.transmit.in_flight() == 0 || now >= until {
+        if !self.up || self.transmit.pages_in_flight() == 0 || now >= until {
             self.close = Close::Closing;
             self.handshake.close(now);
             self.drive(now);
@@ -333,14 +333,14 @@ impl<S: System, M: Memory> Netfront<S, M> {
             if let Some(page) = self.transmit.reap()? {
                 self.progress = true;
                 tell(replies, unsent, Reply::Transmitted { page });
-            } else if let Some(Frame { runs, checked }) = self.receive.take()? {
-                let mut left = runs.len();
-                for Run { page, offset, length } in runs.iter().copied() {
+            } else if let Some(Frame { parts, checked }) = self.receive.next_frame()? {
+                let mut left = parts.len();
+                for Part { page, offset, length } in parts.iter().copied() {
                     left -= 1;
                     let (more, checked) = (left > 0, *checked);
                     tell(replies, unsent, Reply::Received { page, offset, length, more, checked });
                 }
-            } else if !(self.transmit.rest(eager)? | self.receive.rest()?) {
+            } else if !(self.transmit.arm(eager)? | self.receive.arm()?) {
                 return Ok(found);
             } else {
                 continue;
@@ -354,7 +354,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
     /// Notes what an event was good for.
     fn pace(&mut self, notifications: Notifications, found: bool, now: Option<Instant>) {
         let event = self.tx_events.is_notified(notifications) || self.rx_events.is_notified(notifications);
-        let begins = self.pace.looked(event, found, now, || self.clock.now());
+        let begins = self.pace.record_pass(event, found, now, || self.clock.now());
         if begins && !core::mem::replace(&mut self.paced, true) {
             self.console.line(format_args!(
                 "the back end sends events for nothing: its rings are looked at by the clock (told once a connection)"
@@ -364,7 +364,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
 
     /// Looks from time to time whether the back end takes part; the clock is read no more often for it.
     fn watch_for_stall(&mut self, now: Option<Instant>) {
-        let waits = self.transmit.in_flight() > 0;
+        let waits = self.transmit.pages_in_flight() > 0;
         if let (Some(look), Some(now)) = (self.look, now)
             && now >= look
         {
@@ -409,7 +409,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
 /// Puts a reply in the queue, or behind those that did not fit.
 pub fn tell<S: System, M: Memory>(
     replies: &mut Sender<Reply, S, M>,
-    unsent: &mut ArrayVec<Reply, MOST_SLOTS>,
+    unsent: &mut ArrayVec<Reply, MAX_SLOTS>,
     reply: Reply,
 ) {
     if !unsent.is_empty() || replies.push(&reply).is_err() {
@@ -472,7 +472,7 @@ impl<S: System, M: Memory> Service for Netfront<S, M> {
     }
 
     fn events_to_hold(&self) -> Notifications {
-        if !self.pace.holds() {
+        if !self.pace.holds_events() {
             return Notifications::default();
         }
         self.tx_events.notification() | self.rx_events.notification()

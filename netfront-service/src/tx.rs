@@ -7,13 +7,13 @@ use cloister_caps::{GrantRef, PAGE_SIZE};
 use cloister_interfaces::Memory;
 use cloister_interfaces::net::{Offload, Offloads};
 
-use crate::pages::{PAGES, PageQueue, PageSet};
+use crate::pages::{MAX_PAGES, PageQueue, PageSet};
 use crate::ring::{Anomaly, FrontRing, Refusal, Violation};
 
 /// Bytes of a request (`struct netif_tx_request`) and so of a slot.
 const SLOT: usize = 12;
 /// The shortest frame: a header (`ETH_HLEN`).
-pub const SHORTEST: u16 = 14;
+pub const MIN_LENGTH: u16 = 14;
 
 /// Flags of a request (`NETTXF_*`).
 mod flag {
@@ -42,12 +42,12 @@ struct Frame {
 }
 
 impl Frame {
-    fn pages(self) -> u16 {
+    fn page_count(self) -> u16 {
         self.length.div_ceil(PAGE_SIZE as u16)
     }
 
-    fn slots(self) -> u32 {
-        u32::from(self.pages()) + u32::from(matches!(self.offload, Offload::Segments(_)))
+    fn slot_count(self) -> u32 {
+        u32::from(self.page_count()) + u32::from(matches!(self.offload, Offload::Segments(_)))
     }
 }
 
@@ -58,14 +58,14 @@ pub struct Transmit<M> {
     offloads: Offloads,
     pages: u16,
     /// Pages that are not tcpip's, and how many.
-    held: PageSet,
-    in_flight: u32,
+    in_flight: PageSet,
+    in_flight_count: u32,
     /// The frames, at their first pages.
-    frames: [Frame; PAGES],
+    frames: [Frame; MAX_PAGES],
     /// Frames for which the ring had no room, by their first pages.
     waiting: PageQueue,
     /// Extra infos without a response.
-    extras: u32,
+    unanswered_extras: u32,
     /// Slots that the back end did not send.
     pub dropped: u64,
     /// The oddities of this connection, a bit each.
@@ -79,12 +79,12 @@ impl<M: Memory> Transmit<M> {
             ring: FrontRing::new(rings, 0),
             reference: GrantRef(0),
             offloads: Offloads::empty(),
-            pages: pages.min(PAGES as u16),
-            held: PageSet::default(),
-            in_flight: 0,
-            frames: [Frame::default(); PAGES],
+            pages: pages.min(MAX_PAGES as u16),
+            in_flight: PageSet::default(),
+            in_flight_count: 0,
+            frames: [Frame::default(); MAX_PAGES],
             waiting: PageQueue::default(),
-            extras: 0,
+            unanswered_extras: 0,
             dropped: 0,
             anomalies: 0,
         }
@@ -93,9 +93,9 @@ impl<M: Memory> Transmit<M> {
     /// Makes the ring empty. Only while no one else maps it.
     pub fn reset(&mut self) {
         self.ring.reset();
-        (self.held, self.in_flight) = (PageSet::default(), 0);
-        self.frames = [Frame::default(); PAGES];
-        (self.waiting, self.extras) = (PageQueue::default(), 0);
+        (self.in_flight, self.in_flight_count) = (PageSet::default(), 0);
+        self.frames = [Frame::default(); MAX_PAGES];
+        (self.waiting, self.unanswered_extras) = (PageQueue::default(), 0);
         (self.dropped, self.anomalies) = (0, 0);
     }
 
@@ -105,8 +105,8 @@ impl<M: Memory> Transmit<M> {
     }
 
     /// How many pages are not tcpip's.
-    pub fn in_flight(&self) -> u32 {
-        self.in_flight
+    pub fn pages_in_flight(&self) -> u32 {
+        self.in_flight_count
     }
 
     /// Takes a frame to send. It goes on the ring at once, or when there is room.
@@ -123,24 +123,24 @@ impl<M: Memory> Transmit<M> {
             return Err(Refusal::Offload);
         }
         // What is longer than a page is longer than any packet of this link, but for those that are cut.
-        if length < SHORTEST || !matches!(offload, Offload::Segments(_)) && usize::from(length) > PAGE_SIZE {
+        if length < MIN_LENGTH || !matches!(offload, Offload::Segments(_)) && usize::from(length) > PAGE_SIZE {
             return Err(Refusal::Length);
         }
         let frame = Frame { length, offload, unanswered: 0 };
-        let (pages, first) = (frame.pages(), u8::try_from(page).map_err(|_| Refusal::Page)?);
+        let (pages, first) = (frame.page_count(), u8::try_from(page).map_err(|_| Refusal::Page)?);
         if page + pages > self.pages {
             return Err(Refusal::Page);
         }
-        if self.held.has_any(page, pages) {
+        if self.in_flight.contains_any(page, pages) {
             return Err(Refusal::Owner);
         }
-        self.held.set_all(page, pages, true);
-        self.in_flight += u32::from(pages);
-        if let Some(place) = self.frames.get_mut(usize::from(first)) {
-            *place = frame;
+        self.in_flight.set_all(page, pages, true);
+        self.in_flight_count += u32::from(pages);
+        if let Some(entry) = self.frames.get_mut(usize::from(first)) {
+            *entry = frame;
         }
-        if self.waiting.is_empty() && self.ring.free_slots() >= frame.slots() {
-            self.place(first, frame);
+        if self.waiting.is_empty() && self.ring.free_slots() >= frame.slot_count() {
+            self.push_frame(first, frame);
         } else {
             self.waiting.push(first);
         }
@@ -148,8 +148,8 @@ impl<M: Memory> Transmit<M> {
     }
 
     /// Puts a frame on the ring, which has room for it.
-    fn place(&mut self, first: u8, frame: Frame) {
-        let (id, pages) = (u32::from(first), frame.pages());
+    fn push_frame(&mut self, first: u8, frame: Frame) {
+        let (id, pages) = (u32::from(first), frame.page_count());
         let mut flags = match frame.offload {
             Offload::None => 0,
             Offload::Checksum => flag::CHECKSUM,
@@ -167,30 +167,30 @@ impl<M: Memory> Transmit<M> {
             if let (0, Offload::Segments(segment)) = (done, frame.offload) {
                 // Type, no flags, size; type of segmentation, padding, no features.
                 self.ring.push([u32::from(EXTRA_GSO) | u32::from(segment) << 16, u32::from(GSO_TCPV4)]);
-                self.extras += 1;
+                self.unanswered_extras += 1;
             }
             (flags, size) = (0, left.min(PAGE_SIZE as u32));
         }
-        if let Some(place) = self.frames.get_mut(usize::from(first)) {
-            place.unanswered = pages as u8;
+        if let Some(entry) = self.frames.get_mut(usize::from(first)) {
+            entry.unanswered = pages as u8;
         }
     }
 
     /// Puts the frames that wait on the ring, as far as there is room.
-    fn place_waiting(&mut self) {
+    fn push_waiting(&mut self) {
         while let Some(first) = self.waiting.peek() {
             let frame = self.frames.get(usize::from(first)).copied().unwrap_or_default();
-            if self.ring.free_slots() < frame.slots() {
+            if self.ring.free_slots() < frame.slot_count() {
                 return;
             }
-            self.waiting.drop_first();
-            self.place(first, frame);
+            self.waiting.remove_first();
+            self.push_frame(first, frame);
         }
     }
 
     /// Shows the back end what there is to send; whether it is to be notified.
     pub fn publish(&mut self) -> bool {
-        self.place_waiting();
+        self.push_waiting();
         self.ring.publish()
     }
 
@@ -202,7 +202,7 @@ impl<M: Memory> Transmit<M> {
         while let Some(word) = self.ring.pop()? {
             let (page, status) = (word as u16, (word >> 16) as i16);
             if status == STATUS_NULL {
-                self.extras = self.extras.checked_sub(1).ok_or(Violation::Id)?;
+                self.unanswered_extras = self.unanswered_extras.checked_sub(1).ok_or(Violation::Id)?;
                 continue;
             }
             let frame = self.frames.get_mut(usize::from(page)).ok_or(Violation::Id)?;
@@ -216,9 +216,9 @@ impl<M: Memory> Transmit<M> {
                 _ => self.anomalies |= Anomaly::UnknownStatus as u8,
             }
             if frame.unanswered == 0 {
-                let pages = frame.pages();
-                self.held.set_all(page, pages, false);
-                self.in_flight -= u32::from(pages);
+                let pages = frame.page_count();
+                self.in_flight.set_all(page, pages, false);
+                self.in_flight_count -= u32::from(pages);
                 return Ok(Some(page));
             }
         }
@@ -234,9 +234,9 @@ impl<M: Memory> Transmit<M> {
     ///
     /// # Errors
     /// The back end broke the protocol.
-    pub fn rest(&mut self, eager: bool) -> Result<bool, Violation> {
+    pub fn arm(&mut self, eager: bool) -> Result<bool, Violation> {
         let quarter = u32::from(self.pages / 4).max(1);
-        let short = u32::from(self.pages).saturating_sub(self.in_flight) < quarter;
+        let short = u32::from(self.pages).saturating_sub(self.in_flight_count) < quarter;
         let ahead = match (eager, short) {
             (true, _) => 1,
             (_, true) => quarter.min(self.ring.outstanding()).max(1),

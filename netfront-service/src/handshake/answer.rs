@@ -5,7 +5,7 @@ use cloister_interfaces::store::{Failure, Path, Value};
 use cloister_interfaces::{Instant, grants};
 
 use super::{ABSENT_TIME, ATTEMPTS, Handshake, MTU, Note, POLL, Seen, Step, node};
-use crate::keys::{self, State};
+use crate::keys::{self, XenbusState};
 
 impl Handshake {
     /// XenStore's answer.
@@ -151,11 +151,11 @@ impl Handshake {
             self.moved = false;
         }
         let valid = match self.step {
-            Step::BackendId => match keys::domain(bytes) {
+            Step::BackendId => match keys::domid(bytes) {
                 Some(peer) if !self.rules.iter().all(|rule| rule.allows(peer)) => return self.not_allowed(peer, now),
                 peer => peer.map(|peer| self.peer = peer).is_some(),
             },
-            Step::Backend => keys::backend(bytes, self.peer).map(|path| self.found(path)).is_some(),
+            Step::Backend => keys::backend_path(bytes, self.peer).map(|path| self.found(path)).is_some(),
             Step::Mac => keys::mac(bytes).map(|mac| self.mac = mac).is_some(),
             Step::Mtu => {
                 self.mtu = keys::mtu(bytes).unwrap_or(MTU).min(MTU);
@@ -192,14 +192,14 @@ impl Handshake {
     }
 
     /// Own state before the handshake: what a former self of this service left is closed first.
-    fn own_state(&mut self, state: Option<State>, now: Instant) {
+    fn own_state(&mut self, state: Option<XenbusState>, now: Instant) {
         self.gone = false;
         if self.moved {
             // What was read may be of two devices.
             return self.go(Step::BackendId, now);
         }
         match state {
-            Some(State::Initialising | State::Unknown | State::Closed) | None => self.advance(now),
+            Some(XenbusState::Initialising | XenbusState::Unknown | XenbusState::Closed) | None => self.advance(now),
             Some(_) => {
                 self.published = true;
                 self.fail("closing a connection left open", now);
@@ -228,24 +228,28 @@ impl Handshake {
             self.gone = true;
         }
         match (self.step, seen) {
-            (Step::AwaitClosing, Seen::Gone | Seen::State(State::Closing | State::Closed)) => self.after_closing(now),
+            (Step::AwaitClosing, Seen::Gone | Seen::State(XenbusState::Closing | XenbusState::Closed)) => {
+                self.after_closing(now)
+            }
             (_, Seen::Gone) => self.fail("the back end is gone", now),
-            (Step::AwaitInit, Seen::State(State::InitWait)) => self.advance(now),
-            (Step::AwaitConnected, Seen::State(State::Connected)) => {
+            (Step::AwaitInit, Seen::State(XenbusState::InitWait)) => self.advance(now),
+            (Step::AwaitConnected, Seen::State(XenbusState::Connected)) => {
                 self.go(Step::Running, now);
                 self.up_since = Some(now);
                 self.told.clear();
             }
-            (Step::AwaitConnected | Step::Running, Seen::State(State::Closing | State::Closed)) => {
+            (Step::AwaitConnected | Step::Running, Seen::State(XenbusState::Closing | XenbusState::Closed)) => {
                 self.fail("the back end closes", now);
             }
             (
                 Step::Running,
-                Seen::State(State::Unknown | State::Initialising | State::InitWait | State::Initialised),
+                Seen::State(
+                    XenbusState::Unknown | XenbusState::Initialising | XenbusState::InitWait | XenbusState::Initialised,
+                ),
             ) => {
                 self.fail("the back end has started over", now);
             }
-            (Step::Running, Seen::State(State::Reconfiguring | State::Reconfigured)) => {
+            (Step::Running, Seen::State(XenbusState::Reconfiguring | XenbusState::Reconfigured)) => {
                 self.note("the back end reconfigures; nothing is made of it");
             }
             _ => {}

@@ -8,7 +8,7 @@ use cloister_interfaces::store::{Action, Path};
 use cloister_interfaces::{Instant, grants};
 
 use super::{ANSWER_TIME, BACKEND, Command, DEVICE, Handshake, KEYS, OWN, RINGS, Step, node, value};
-use crate::keys::State;
+use crate::keys::XenbusState;
 
 impl Handshake {
     /// What is to be done now, if anything is.
@@ -98,7 +98,7 @@ impl Handshake {
     }
 
     fn make(&mut self, now: Instant) -> Command {
-        let state = |text: State| Command::Store(Action::Write(node(DEVICE, "state"), value(text.digit())));
+        let state = |text: XenbusState| Command::Store(Action::Write(node(DEVICE, "state"), value(text.digit())));
         let stands = matches!(self.step, Step::AwaitInit | Step::AwaitConnected | Step::Running);
         self.verifying = stands && core::mem::take(&mut self.moved);
         if let Some(path) = self.reads().map(|(directory, name)| node(directory, name)) {
@@ -115,7 +115,7 @@ impl Handshake {
             Step::WatchOwn => Command::Store(Action::Watch(node(DEVICE, "backend"), OWN)),
             Step::Unwatch => Command::Store(Action::Unwatch(self.watched.unwrap_or_default(), BACKEND)),
             Step::WatchBackend => Command::Store(Action::Watch(node(&self.backend, "state"), BACKEND)),
-            Step::Initialise => state(State::Initialising),
+            Step::Initialise => state(XenbusState::Initialising),
             Step::EndOld(index) | Step::EndAll(index) => {
                 Command::Grants(grants::Request::End { rule: self.rule(index).rule })
             }
@@ -139,15 +139,15 @@ impl Handshake {
             Step::Commit => Command::Store(Action::Commit),
             Step::Connect => {
                 self.published = true;
-                state(State::Connected)
+                state(XenbusState::Connected)
             }
             Step::Abort => Command::Store(Action::Abort),
             Step::Report => {
                 let path = Path::from("error/device/vif/0/error").unwrap_or_default();
                 Command::Store(Action::Write(path, value(self.report.unwrap_or_default())))
             }
-            Step::Closing => state(State::Closing),
-            Step::Closed => state(State::Closed),
+            Step::Closing => state(XenbusState::Closing),
+            Step::Closed => state(XenbusState::Closed),
             _ => return self.at_once(now),
         };
         self.waiting = true;

@@ -16,7 +16,7 @@ use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{Action, Path, Value};
 use cloister_interfaces::{Instant, grants};
 
-use crate::keys::State;
+use crate::keys::XenbusState;
 
 /// The device's directory, relative to the domain's.
 const DEVICE: &str = "device/vif/0";
@@ -152,7 +152,7 @@ enum Step {
 
 /// What reading the back end's state came to.
 enum Seen {
-    State(State),
+    State(XenbusState),
     Gone,
     Nothing,
 }
@@ -213,7 +213,7 @@ pub struct Handshake {
 
 fn node(directory: &str, name: &str) -> Path {
     let mut path = Path::new();
-    // `keys::backend` bounds the directory, so that every name fits.
+    // `keys::backend_path` bounds the directory, so that every name fits.
     let _ = path.try_push_str(directory);
     let _ = path.try_push_str("/");
     let _ = path.try_push_str(name);

@@ -42,13 +42,13 @@ fn posted(memory: &SharedMemory, index: u32) -> u32 {
     memory.load(RX + 64 + (index % SLOTS) as usize * SLOT + 4) - 300
 }
 
-fn run(page: u16, offset: u16, length: u16) -> Run {
-    Run { page, offset, length }
+fn part(page: u16, offset: u16, length: u16) -> Part {
+    Part { page, offset, length }
 }
 
 /// The next frame: its runs, and whether it is checked.
-fn take<M: Memory>(receive: &mut Receive<M>) -> Result<Option<(Vec<Run>, bool)>, Violation> {
-    Ok(receive.take()?.map(|frame| (frame.runs.to_vec(), frame.checked)))
+fn take<M: Memory>(receive: &mut Receive<M>) -> Result<Option<(Vec<Part>, bool)>, Violation> {
+    Ok(receive.next_frame()?.map(|frame| (frame.parts.to_vec(), frame.checked)))
 }
 
 #[test]
@@ -64,9 +64,9 @@ fn a_page_goes_to_tcpip_and_back_on_the_ring_round_and_round() {
     for round in 0u32..if cfg!(miri) { 50 } else { 1000 } {
         answer(&memory, 0, 60);
         let page = (round % 3) as u16;
-        assert_eq!(take(&mut receive), Ok(Some((vec![run(page, 0, 60)], false))));
+        assert_eq!(take(&mut receive), Ok(Some((vec![part(page, 0, 60)], false))));
         assert_eq!(take(&mut receive), Ok(None));
-        assert_eq!(receive.post(page, 1), Ok(()));
+        assert_eq!(receive.take_back(page, 1), Ok(()));
         receive.publish();
         assert_eq!(memory.load(RX), round + 4);
     }
@@ -76,12 +76,12 @@ fn a_page_goes_to_tcpip_and_back_on_the_ring_round_and_round() {
 fn a_response_that_came_while_the_event_was_asked_for_is_not_slept_over() {
     let (memory, mut receive) = receive(3);
     answer(&memory, 0, 60);
-    assert_eq!(take(&mut receive), Ok(Some((vec![run(0, 0, 60)], false))));
-    assert_eq!((take(&mut receive), receive.rest(), memory.load(RX + 12)), (Ok(None), Ok(false), 2));
+    assert_eq!(take(&mut receive), Ok(Some((vec![part(0, 0, 60)], false))));
+    assert_eq!((take(&mut receive), receive.arm(), memory.load(RX + 12)), (Ok(None), Ok(false), 2));
     answer(&memory, 0, 60);
-    assert_eq!(receive.rest(), Ok(true));
+    assert_eq!(receive.arm(), Ok(true));
     memory.store(RX + 8, 4);
-    assert_eq!(receive.rest(), Err(Violation::Producer));
+    assert_eq!(receive.arm(), Err(Violation::Producer));
 }
 
 /// The indices go from 2^32 - 1 to 0 in the midst of a frame, of an extra info, and between two frames.
@@ -91,8 +91,8 @@ fn frames_come_across_the_wrap_of_the_indices() {
         let (memory, mut receive) = receive(4);
         for _ in 0..before {
             answer(&memory, 0, 60);
-            let (runs, _) = take(&mut receive).expect("honest").expect("a frame");
-            assert_eq!(receive.post(runs[0].page, 1), Ok(()));
+            let (parts, _) = take(&mut receive).expect("honest").expect("a frame");
+            assert_eq!(receive.take_back(parts[0].page, 1), Ok(()));
             receive.publish();
         }
         receive.ring.advance_rounds(u32::MAX / SLOTS);
@@ -100,9 +100,9 @@ fn frames_come_across_the_wrap_of_the_indices() {
             answer(&memory, MORE | EXTRA, 4096);
             put(&memory, GSO);
             answer(&memory, 0, 100);
-            let (runs, _) = take(&mut receive).expect("honest").expect("a frame");
-            for page in runs.iter().flat_map(|run| run.page..run.page + run.length.div_ceil(4096)) {
-                assert_eq!(receive.post(page, 1), Ok(()));
+            let (parts, _) = take(&mut receive).expect("honest").expect("a frame");
+            for page in parts.iter().flat_map(|part| part.page..part.page + part.length.div_ceil(4096)) {
+                assert_eq!(receive.take_back(page, 1), Ok(()));
             }
             receive.publish();
         }
@@ -115,17 +115,17 @@ fn frames_come_across_the_wrap_of_the_indices() {
 #[test]
 fn tcpip_gives_back_only_what_it_has_and_once() {
     let (memory, mut receive) = receive(4);
-    assert_eq!(receive.post(0, 1), Err(Refusal::Owner));
+    assert_eq!(receive.take_back(0, 1), Err(Refusal::Owner));
     for (page, count) in [(4, 1), (0, 0), (0, 5), (3, 2), (u16::MAX, 1), (1, u16::MAX)] {
-        assert_eq!(receive.post(page, count), Err(Refusal::Page), "{page} {count}");
+        assert_eq!(receive.take_back(page, count), Err(Refusal::Page), "{page} {count}");
     }
     answer(&memory, MORE, 4096);
     answer(&memory, 0, 14);
-    assert_eq!(take(&mut receive), Ok(Some((vec![run(0, 0, 4110)], false))));
-    assert_eq!(receive.post(1, 2), Err(Refusal::Owner), "the second is not its own");
-    assert_eq!(receive.post(1, 1), Ok(()), "nothing was taken");
-    assert_eq!(receive.post(0, 1), Ok(()));
-    assert_eq!(receive.post(0, 1), Err(Refusal::Owner));
+    assert_eq!(take(&mut receive), Ok(Some((vec![part(0, 0, 4110)], false))));
+    assert_eq!(receive.take_back(1, 2), Err(Refusal::Owner), "the second is not its own");
+    assert_eq!(receive.take_back(1, 1), Ok(()), "nothing was taken");
+    assert_eq!(receive.take_back(0, 1), Ok(()));
+    assert_eq!(receive.take_back(0, 1), Err(Refusal::Owner));
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn responses_without_a_frame_are_posted_again() {
     receive.publish();
     assert_eq!(memory.load(RX), 8);
     respond(&memory, 4, 100, 0, 3996);
-    assert_eq!(take(&mut receive), Ok(Some((vec![run(0, 100, 3996)], false))));
+    assert_eq!(take(&mut receive), Ok(Some((vec![part(0, 100, 3996)], false))));
 }
 
 #[test]
@@ -153,16 +153,16 @@ fn a_long_frame_is_one_run_but_for_its_first_page_and_the_extra_infos_page_is_po
             answer(&memory, MORE, 4096);
         }
         answer(&memory, 0, 100);
-        let (runs, checked) = take(&mut receive).expect("honest").expect("a frame");
+        let (parts, checked) = take(&mut receive).expect("honest").expect("a frame");
         assert!(checked);
-        assert_eq!(runs.iter().map(|run| u32::from(run.length)).sum::<u32>(), 15 * 4096 + 100);
+        assert_eq!(parts.iter().map(|part| u32::from(part.length)).sum::<u32>(), 15 * 4096 + 100);
         let wraps = usize::from(page(2) > page(16));
-        assert!(runs.len() <= 2 + wraps, "{runs:?}");
-        assert_eq!(runs[0], run(page(0), 0, 4096));
-        assert_eq!(runs[1].page, page(2));
+        assert!(parts.len() <= 2 + wraps, "{parts:?}");
+        assert_eq!(parts[0], part(page(0), 0, 4096));
+        assert_eq!(parts[1].page, page(2));
         // All but the one that the extra info took.
         for step in (0..17).filter(|step| *step != 1) {
-            assert_eq!(receive.post(page(step), 1), Ok(()));
+            assert_eq!(receive.take_back(page(step), 1), Ok(()));
         }
         receive.publish();
         assert_eq!(memory.load(RX), 64 + 17 * (round + 1));
@@ -177,7 +177,7 @@ fn a_run_is_no_longer_than_its_length_can_tell() {
         answer(&memory, MORE, 4096);
     }
     answer(&memory, 0, 17);
-    let expected = vec![run(0, 0, 61440), run(15, 0, 4096 + 17)];
+    let expected = vec![part(0, 0, 61440), part(15, 0, 4096 + 17)];
     assert_eq!(take(&mut receive), Ok(Some((expected, false))), "the longest frame that there is");
     for _ in 0..16 {
         answer(&memory, MORE, 4096);
@@ -193,11 +193,11 @@ fn a_frame_with_holes_has_a_run_for_each_part() {
     respond(&memory, 1, 0, MORE, 100);
     respond(&memory, 2, 8, MORE, 100);
     respond(&memory, 3, 0, 0, 1);
-    let runs = vec![run(0, 96, 4100), run(2, 8, 100), run(3, 0, 1)];
-    assert_eq!(take(&mut receive), Ok(Some((runs, false))));
+    let parts = vec![part(0, 96, 4100), part(2, 8, 100), part(3, 0, 1)];
+    assert_eq!(take(&mut receive), Ok(Some((parts, false))));
     respond(&memory, 4, 0, MORE, 4096);
     respond(&memory, 5, 8, 0, 100);
-    assert_eq!(take(&mut receive), Ok(Some((vec![run(4, 0, 4096), run(5, 8, 100)], false))));
+    assert_eq!(take(&mut receive), Ok(Some((vec![part(4, 0, 4096), part(5, 8, 100)], false))));
 }
 
 #[test]
@@ -209,9 +209,9 @@ fn a_frame_waits_for_all_its_slots() {
     assert_eq!(take(&mut receive), Ok(None));
     answer(&memory, MORE, 4096);
     assert_eq!(take(&mut receive), Ok(None));
-    assert_eq!(receive.post(0, 1), Err(Refusal::Owner), "a page of a frame that tcpip was not told of");
+    assert_eq!(receive.take_back(0, 1), Err(Refusal::Owner), "a page of a frame that tcpip was not told of");
     answer(&memory, 0, 7);
-    assert_eq!(take(&mut receive), Ok(Some((vec![run(0, 0, 4096), run(2, 0, 4103)], true))));
+    assert_eq!(take(&mut receive), Ok(Some((vec![part(0, 0, 4096), part(2, 0, 4103)], true))));
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn a_frame_with_one_bad_slot_is_dropped_whole() {
             receive.publish();
             assert_eq!(memory.load(RX), 12, "its pages are posted again");
             answer(&memory, 0, 60);
-            assert_eq!(take(&mut receive), Ok(Some((vec![run(4, 0, 60)], false))));
+            assert_eq!(take(&mut receive), Ok(Some((vec![part(4, 0, 60)], false))));
         }
     }
 }
@@ -239,13 +239,13 @@ fn checksums_are_vouched_for_by_the_first_slot_and_only_if_that_was_negotiated()
             let memory = SharedMemory::new(2 * PAGE_SIZE);
             let mut receive = receive_over(memory.clone(), 4, offloads);
             answer(&memory, flags, 60);
-            assert_eq!(take(&mut receive), Ok(Some((vec![run(0, 0, 60)], offloads && flags != 0))));
+            assert_eq!(take(&mut receive), Ok(Some((vec![part(0, 0, 60)], offloads && flags != 0))));
         }
     }
     let (memory, mut receive) = receive(4);
     answer(&memory, MORE, 60);
     answer(&memory, 3, 60);
-    assert!(!receive.take().expect("honest").expect("a frame").checked);
+    assert!(!receive.next_frame().expect("honest").expect("a frame").checked);
 }
 
 /// Pages that come back in any order are posted in the order of the pool, so that long frames stay in one piece.
@@ -257,13 +257,13 @@ fn the_order_of_the_pool_is_kept_while_half_of_it_is_posted() {
         take(&mut receive).expect("honest").expect("a frame");
     }
     for page in [4, 1, 2] {
-        receive.post(page, 1).expect("its own");
+        receive.take_back(page, 1).expect("its own");
     }
     receive.publish();
     assert_eq!(memory.load(RX), 18, "six were posted, which is less than half: 0 is not waited for, but 3 is");
     assert_eq!([posted(&memory, 16), posted(&memory, 17)], [1, 2]);
     for page in [9, 5, 3] {
-        receive.post(page, 1).expect("its own");
+        receive.take_back(page, 1).expect("its own");
     }
     receive.publish();
     assert_eq!(memory.load(RX), 21);
@@ -324,7 +324,7 @@ fn what_was_not_negotiated_is_a_violation() {
 #[test]
 fn a_frame_without_an_end_is_a_violation() {
     let (memory, mut receive) = receive(64);
-    for _ in 0..MOST_SLOTS {
+    for _ in 0..MAX_SLOTS {
         answer(&memory, MORE, 60);
     }
     assert_eq!(take(&mut receive), Ok(None));
@@ -334,26 +334,26 @@ fn a_frame_without_an_end_is_a_violation() {
 
 /// Where every page is: on the ring, to be posted, with tcpip, or in the frame that is coming.
 fn places<M: Memory>(receive: &Receive<M>) -> [usize; 4] {
-    let count = |set: &PageSet| (0..PAGES as u16).filter(|page| set.has(*page)).count();
-    assert_eq!(count(&receive.free), receive.idle as usize);
-    [receive.ring.outstanding() as usize, count(&receive.free), count(&receive.away), receive.taken.len()]
+    let count = |set: &PageSet| (0..MAX_PAGES as u16).filter(|page| set.contains(*page)).count();
+    assert_eq!(count(&receive.unposted), receive.unposted_count as usize);
+    [receive.ring.outstanding() as usize, count(&receive.unposted), count(&receive.lent), receive.frame_pages.len()]
 }
 
 /// Takes what there is, as tcpip does; answers whether the connection stands.
-fn take_all<M: Memory>(receive: &mut Receive<M>, away: &mut Vec<u16>) -> bool {
+fn take_all<M: Memory>(receive: &mut Receive<M>, lent: &mut Vec<u16>) -> bool {
     loop {
-        let runs = match receive.take() {
-            Ok(Some(frame)) => frame.runs.clone(),
+        let parts = match receive.next_frame() {
+            Ok(Some(frame)) => frame.parts.clone(),
             Ok(None) => return true,
             Err(_) => return false,
         };
-        assert!(!runs.is_empty());
-        for run in runs {
-            let end = usize::from(run.offset) + usize::from(run.length);
-            assert!(run.length > 0 && usize::from(run.offset) < PAGE_SIZE);
-            for page in run.page..run.page + end.div_ceil(PAGE_SIZE) as u16 {
-                assert!(page < receive.pages && !away.contains(&page), "page {page} is had twice");
-                away.push(page);
+        assert!(!parts.is_empty());
+        for part in parts {
+            let end = usize::from(part.offset) + usize::from(part.length);
+            assert!(part.length > 0 && usize::from(part.offset) < PAGE_SIZE);
+            for page in part.page..part.page + end.div_ceil(PAGE_SIZE) as u16 {
+                assert!(page < receive.pages && !lent.contains(&page), "page {page} is had twice");
+                lent.push(page);
             }
         }
     }
@@ -365,12 +365,12 @@ proptest! {
         steps in prop::collection::vec((0u8..8, any::<prop::sample::Index>(), 0u16..200, 0u16..16, -20i16..4200), 1..300)
     ) {
         let (memory, mut receive) = receive(24);
-        let mut away = Vec::new();
+        let mut lent = Vec::new();
         for (kind, index, offset, flags, status) in steps {
             match kind {
-                0..2 if !away.is_empty() => {
-                    let page = away.swap_remove(index.index(away.len()));
-                    prop_assert_eq!(receive.post(page, 1), Ok(()));
+                0..2 if !lent.is_empty() => {
+                    let page = lent.swap_remove(index.index(lent.len()));
+                    prop_assert_eq!(receive.take_back(page, 1), Ok(()));
                 }
                 2 => put(&memory, GSO),
                 3 => respond(&memory, (memory.load(RX + 8) % SLOTS) as u16, offset, flags, status),
@@ -378,13 +378,13 @@ proptest! {
                 5 => answer(&memory, MORE, 4096),
                 _ => answer(&memory, 0, 60),
             }
-            if !take_all(&mut receive, &mut away) { return Ok(()); }
+            if !take_all(&mut receive, &mut lent) { return Ok(()); }
             prop_assert_eq!(places(&receive).iter().sum::<usize>(), 24);
             receive.publish();
             prop_assert_eq!(places(&receive).iter().sum::<usize>(), 24);
-            prop_assert_eq!(places(&receive)[2], away.len());
-            let [posted, idle, ..] = places(&receive);
-            prop_assert!(idle == 0 || posted >= 12, "{} idle, {} posted", idle, posted);
+            prop_assert_eq!(places(&receive)[2], lent.len());
+            let [posted, unposted_count, ..] = places(&receive);
+            prop_assert!(unposted_count == 0 || posted >= 12, "{} idle, {} posted", unposted_count, posted);
         }
     }
 
@@ -392,7 +392,7 @@ proptest! {
     fn memory_that_changes_under_the_reader_gives_no_page_twice_nor_bytes_outside(seed: u64, one_in in 1u64..40) {
         let memory = SharedMemory::new(2 * PAGE_SIZE);
         let mut receive = receive_over(Fickle::new(memory.clone(), seed, one_in), 24, true);
-        let mut away = Vec::new();
+        let mut lent = Vec::new();
         for round in 0..300 {
             if memory.load(RX + 8) != memory.load(RX) {
                 match round % 5 {
@@ -402,8 +402,8 @@ proptest! {
                     _ => answer(&memory, 0, 60),
                 }
             }
-            if !take_all(&mut receive, &mut away) { break; }
-            while away.len() > 5 { prop_assert_eq!(receive.post(away.remove(0), 1), Ok(())); }
+            if !take_all(&mut receive, &mut lent) { break; }
+            while lent.len() > 5 { prop_assert_eq!(receive.take_back(lent.remove(0), 1), Ok(())); }
             receive.publish();
             prop_assert_eq!(places(&receive).iter().sum::<usize>(), 24);
         }

@@ -94,7 +94,7 @@ fn what_tcpip_may_not_send() {
     ] {
         assert_eq!(transmit.submit(page, length, offload), Err(refusal), "{page} {length} {offload:?}");
     }
-    assert_eq!(transmit.in_flight(), 0);
+    assert_eq!(transmit.pages_in_flight(), 0);
     assert_eq!(transmit.submit(2, 4096, Offload::None), Ok(()));
     assert_eq!(transmit.submit(3, 14, Offload::None), Ok(()), "a header alone");
     assert_eq!(transmit.submit(2, 60, Offload::None), Err(Refusal::Owner));
@@ -136,7 +136,7 @@ fn frames_are_sent_across_the_wrap_of_the_indices() {
             for slot in 0..slots {
                 respond(&memory, page, if slot == 1 { NULL } else { 0 });
             }
-            assert_eq!((transmit.reap(), transmit.reap(), transmit.in_flight()), (Ok(Some(page)), Ok(None), 0));
+            assert_eq!((transmit.reap(), transmit.reap(), transmit.pages_in_flight()), (Ok(Some(page)), Ok(None), 0));
         }
         assert_eq!((memory.load(0), memory.load(8)), (before + 160 - 256, before + 160 - 256));
     }
@@ -167,10 +167,10 @@ fn a_frame_is_given_back_once_when_all_its_slots_have_a_response() {
     respond(&memory, 10, 0);
     // The id in the response to the extra info is what the slot held before.
     respond(&memory, 11, NULL);
-    assert_eq!((transmit.reap(), transmit.in_flight()), (Ok(None), 3));
+    assert_eq!((transmit.reap(), transmit.pages_in_flight()), (Ok(None), 3));
     assert_eq!(transmit.submit(10, 60, Offload::None), Err(Refusal::Owner), "a page of a frame that is not done");
     respond(&memory, 10, 0);
-    assert_eq!((transmit.reap(), transmit.reap(), transmit.in_flight()), (Ok(Some(10)), Ok(None), 0));
+    assert_eq!((transmit.reap(), transmit.reap(), transmit.pages_in_flight()), (Ok(Some(10)), Ok(None), 0));
     assert_eq!(transmit.submit(12, 60, Offload::None), Ok(()));
 }
 
@@ -242,7 +242,7 @@ fn a_full_ring_is_not_waited_for_and_what_does_not_fit_goes_out_in_order() {
         assert_eq!(transmit.submit(page, 60, Offload::Segments(100)), Ok(()));
     }
     transmit.publish();
-    assert_eq!((memory.load(0), transmit.in_flight()), (256, 200), "128 frames of two slots each");
+    assert_eq!((memory.load(0), transmit.pages_in_flight()), (256, 200), "128 frames of two slots each");
     assert_eq!(transmit.submit(200, 60, Offload::None), Ok(()));
     transmit.publish();
     assert_eq!(memory.load(0), 256);
@@ -280,20 +280,20 @@ fn events_are_rare_but_never_missing_when_pages_are() {
         transmit.submit(page, 60, Offload::None).expect("a frame");
     }
     transmit.publish();
-    assert_eq!(transmit.rest(false), Ok(false));
+    assert_eq!(transmit.arm(false), Ok(false));
     assert_eq!(memory.load(12), 32);
-    assert_eq!(transmit.rest(true), Ok(false));
+    assert_eq!(transmit.arm(true), Ok(false));
     assert_eq!(memory.load(12), 1);
     for page in 10..128 {
         transmit.submit(page, 60, Offload::None).expect("a frame");
     }
     transmit.publish();
-    assert_eq!(transmit.rest(false), Ok(false));
+    assert_eq!(transmit.arm(false), Ok(false));
     assert_eq!(memory.load(12), 32);
     for page in 0..32 {
         respond(&memory, page, 0);
     }
-    assert_eq!(transmit.rest(false), Ok(true));
+    assert_eq!(transmit.arm(false), Ok(true));
 }
 
 /// Of each frame one slot has no response: waiting for a quarter of the pool would be waiting for what cannot come.
@@ -310,7 +310,7 @@ fn an_event_is_for_no_more_than_is_missing_when_pages_are() {
             (0..15).for_each(|_| respond(&memory, frame * 16, 0));
         }
         assert_eq!(transmit.reap(), Ok(None));
-        assert_eq!(transmit.rest(false), Ok(false));
+        assert_eq!(transmit.arm(false), Ok(false));
         assert_eq!(memory.load(12) - memory.load(8), ahead, "{frames} frames of 16 pages");
     }
 }
@@ -330,7 +330,7 @@ fn in_bulk_there_is_one_event_for_two_of_the_longest_frames() {
     let (mut events, mut frames) = (0, 0);
     for _ in 0..100 {
         transmit.publish();
-        assert_eq!(transmit.rest(false), Ok(false));
+        assert_eq!(transmit.arm(false), Ok(false));
         let event = memory.load(12);
         while memory.load(8) < event {
             let page = slots.pop_front().expect("enough is in flight for the event to come");
@@ -396,11 +396,11 @@ proptest! {
                 Ok(None) => {}
                 Err(_) => return Ok(()),
             }
-            prop_assert_eq!(transmit.in_flight() as usize, model.taken.len());
+            prop_assert_eq!(transmit.pages_in_flight() as usize, model.taken.len());
         }
         if let Some(jump) = jump { memory.store(8, jump); }
         while let Ok(Some(page)) = transmit.reap() { model.gave_back(page); }
-        prop_assert_eq!(transmit.in_flight() as usize, model.taken.len());
+        prop_assert_eq!(transmit.pages_in_flight() as usize, model.taken.len());
     }
 
     #[test]
@@ -416,8 +416,8 @@ proptest! {
                 let Some(page) = page else { break };
                 model.gave_back(page);
             }
-            if transmit.rest(false).is_err() { break; }
+            if transmit.arm(false).is_err() { break; }
         }
-        prop_assert_eq!(transmit.in_flight() as usize, model.taken.len());
+        prop_assert_eq!(transmit.pages_in_flight() as usize, model.taken.len());
     }
 }
