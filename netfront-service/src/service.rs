@@ -19,19 +19,19 @@ use crate::tx::Transmit;
 use crate::{Caps, RECEIVE_OFFLOADS};
 
 /// Requests taken, and frames moved, in one call.
-const REQUESTS: u32 = 512;
-const FRAMES: usize = 512;
+const MAX_REQUESTS: u32 = 512;
+const MAX_FRAMES: usize = 512;
 /// How often it is looked whether the back end has left frames on the ring without giving back any. One that has disabled
 /// the device (`xenvif_fatal_tx_err` of Linux's netback) says nothing of it.
 const STALL_TIME: Duration = Duration::from_secs(60);
 /// Steps of the handshake in one call.
-const STEPS: usize = 64;
+const MAX_STEPS: usize = 64;
 /// How long frames may take to leave before the connection is closed on request.
 const DRAIN_TIME: Duration = Duration::from_millis(500);
 
 /// How far closing on tcpip's request is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Close {
+enum CloseState {
     Open,
     /// Frames on the ring are let out until then.
     Draining(Instant),
@@ -54,31 +54,31 @@ pub struct Netfront<S, M> {
     transmit: Transmit<M>,
     receive: Receive<M>,
     /// The number of the XenStore request that has no answer yet.
-    asked: Option<u16>,
+    pending_request: Option<u16>,
     next_id: u16,
     /// The rings are in use.
     up: bool,
     /// tcpip knows of this connection: it is up, and of no former one tcpip is yet to learn the end.
-    told: bool,
+    up_reported: bool,
     /// tcpip is yet to learn that the last one ended.
-    owe_down: bool,
+    pending_down: bool,
     /// Messages about one frame that found the queue full. Nothing more is taken from the rings until they are gone, so no
     /// other page is ever between the two.
     unsent: ArrayVec<Reply, MAX_SLOTS>,
     /// A refusal was logged since the connection stands.
-    complained: bool,
+    refusal_logged: bool,
     /// The oddities that were logged since then, a bit each.
     logged_anomalies: u8,
-    close: Close,
+    close: CloseState,
     /// How the back end's events are taken.
     pace: Pace,
     /// It was told since the connection stands that they are not.
-    paced: bool,
+    pace_logged: bool,
     /// When it is looked next whether the back end has fallen silent.
-    look: Option<Instant>,
+    next_stall_check: Option<Instant>,
     /// The back end gave a frame back since the last look.
     progress: bool,
-    left_over: bool,
+    work_left: bool,
 }
 
 impl<S: System, M: Memory> Netfront<S, M> {
@@ -100,71 +100,71 @@ impl<S: System, M: Memory> Netfront<S, M> {
             handshake: Handshake::new(rules, RECEIVE_OFFLOADS),
             transmit: Transmit::new(caps.rings.clone(), caps.tx_pages.pages),
             receive: Receive::new(caps.rings, caps.rx_pages.pages, RECEIVE_OFFLOADS),
-            asked: None,
+            pending_request: None,
             next_id: 0,
             up: false,
-            told: false,
-            owe_down: false,
+            up_reported: false,
+            pending_down: false,
             unsent: ArrayVec::new(),
-            complained: false,
+            refusal_logged: false,
             logged_anomalies: 0,
-            close: Close::Open,
+            close: CloseState::Open,
             pace: Pace::default(),
-            paced: false,
-            look: None,
+            pace_logged: false,
+            next_stall_check: None,
             progress: false,
-            left_over: false,
+            work_left: false,
         }
     }
 
     /// Takes what the XenStore service and the grant manager said.
-    fn hear(&mut self, now: Instant) {
-        for _ in 0..STEPS {
+    fn handle_replies(&mut self, now: Instant) {
+        for _ in 0..MAX_STEPS {
             let (answer, reply) = (self.store.replies.pop(), self.grants.replies.pop());
             if answer.is_none() && reply.is_none() {
                 return;
             }
             match answer {
-                Some(Ok(store::Reply::Answer { id, result })) if self.asked == Some(id) => {
-                    self.asked = None;
-                    self.handshake.answered(result, now);
+                Some(Ok(store::Reply::Answer { id, result })) if self.pending_request == Some(id) => {
+                    self.pending_request = None;
+                    self.handshake.store_answered(result, now);
                 }
-                Some(Ok(store::Reply::Changed { token })) => self.handshake.changed(token, now),
+                Some(Ok(store::Reply::Changed { token })) => self.handshake.watch_fired(token, now),
                 // An answer to a request that was given up.
                 Some(Ok(store::Reply::Answer { .. })) | None => {}
                 Some(Err(_)) => self.console.line(format_args!("malformed message from xenstore")),
             }
             match reply {
-                Some(Ok(reply)) => self.handshake.granted(reply, now),
+                Some(Ok(reply)) => self.handshake.grants_answered(reply, now),
                 Some(Err(_)) => self.console.line(format_args!("malformed message from grant-manager")),
                 None => {}
             }
         }
-        self.left_over = true;
+        self.work_left = true;
     }
 
     /// Does what the handshake asks for.
     fn drive(&mut self, now: Instant) {
         self.handshake.tick(now);
-        for _ in 0..STEPS {
+        for _ in 0..MAX_STEPS {
             let command = self.handshake.command(now);
             for note in self.handshake.take_notes() {
                 self.console.line(format_args!("{note}"));
             }
             let Some(command) = command else { break };
             // One thing is under way at a time: an answer to an earlier request comes too late.
-            self.asked = None;
+            self.pending_request = None;
             let sent = match command {
                 Command::Store(action) => {
                     self.next_id = self.next_id.wrapping_add(1);
                     let sent = self.store.requests.send(&store::Request { id: self.next_id, action }).is_ok();
-                    self.asked = sent.then_some(self.next_id);
+                    self.pending_request = sent.then_some(self.next_id);
                     sent
                 }
                 Command::Grants(request) => self.grants.requests.send(&request).is_ok(),
-                Command::Ports { peer, split } => {
+                Command::OpenPorts { peer, split } => {
                     let ports = self.open_ports(peer, split);
-                    self.handshake.ports(ports, now);
+                    self.handshake.ports_opened(ports, now);
                     true
                 }
                 Command::ResetRings => {
@@ -185,19 +185,19 @@ impl<S: System, M: Memory> Netfront<S, M> {
                 }
             };
             if !sent {
-                self.handshake.unsent();
+                self.handshake.command_unsent();
                 break;
             }
         }
     }
 
     fn open_ports(&mut self, peer: DomId, split: bool) -> Option<(EvtchnPort, EvtchnPort)> {
-        let tx = open(&self.tx_events, peer)?;
+        let tx = open_port(&self.tx_events, peer)?;
         self.tx_open = true;
         if !split {
             return Some((tx, tx));
         }
-        let rx = open(&self.rx_events, peer)?;
+        let rx = open_port(&self.rx_events, peer)?;
         self.rx_open = true;
         Some((tx, rx))
     }
@@ -208,11 +208,11 @@ impl<S: System, M: Memory> Netfront<S, M> {
             self.console.line(format_args!("lost by this back end: {sent} slots to send, {received} received frames"));
         }
         self.unsent.clear();
-        self.look = None;
+        self.next_stall_check = None;
         self.pace = Pace::default();
         // Who asked for the end is told when it is reached.
-        let told = core::mem::take(&mut self.told);
-        self.owe_down |= told && self.close == Close::Open;
+        let reported = core::mem::take(&mut self.up_reported);
+        self.pending_down |= reported && self.close == CloseState::Open;
         for (port, open) in [(&self.tx_events, &mut self.tx_open), (&self.rx_events, &mut self.rx_open)] {
             if core::mem::take(open) {
                 // A port that cannot be closed is closed when it is opened anew.
@@ -221,9 +221,9 @@ impl<S: System, M: Memory> Netfront<S, M> {
         }
     }
 
-    fn started(&mut self) {
+    fn connected(&mut self) {
         self.up = true;
-        (self.complained, self.paced, self.logged_anomalies) = (false, false, 0);
+        (self.refusal_logged, self.pace_logged, self.logged_anomalies) = (false, false, 0);
         let ([a, b, c, d, e, f], mtu) = self.handshake.identity();
         let split = if self.handshake.is_split() { "split" } else { "one" };
         self.console.line(format_args!(
@@ -234,37 +234,37 @@ impl<S: System, M: Memory> Netfront<S, M> {
     }
 
     /// Tells tcpip how the link stands.
-    fn tell(&mut self) {
+    fn report_link(&mut self) {
         let Some(net) = self.net.as_mut() else { return };
-        if self.close == Close::Closing && self.handshake.is_stopped() {
-            self.close = Close::Closed;
-            self.owe_down = true;
+        if self.close == CloseState::Closing && self.handshake.is_stopped() {
+            self.close = CloseState::Closed;
+            self.pending_down = true;
         }
-        if self.owe_down && net.replies.push(&Reply::Down).is_ok() {
-            self.owe_down = false;
+        if self.pending_down && net.replies.push(&Reply::Down).is_ok() {
+            self.pending_down = false;
         }
-        if self.up && !self.told && !self.owe_down {
+        if self.up && !self.up_reported && !self.pending_down {
             let ((mac, mtu), offloads) = (self.handshake.identity(), self.handshake.offloads());
-            self.told = net.replies.push(&Reply::Up { mac, mtu, offloads }).is_ok();
+            self.up_reported = net.replies.push(&Reply::Up { mac, mtu, offloads }).is_ok();
         }
     }
 
     /// Takes tcpip's requests. Those sent before it learnt that the link went are void.
-    fn requests(&mut self) {
+    fn handle_requests(&mut self) {
         let Some(net) = self.net.as_mut() else { return };
-        let (transmit, receive, told) = (&mut self.transmit, &mut self.receive, self.told);
-        let (mut close, mut complaint) = (false, None);
-        let taken = net.requests.pop_each(REQUESTS, |request| {
+        let (transmit, receive, up_reported) = (&mut self.transmit, &mut self.receive, self.up_reported);
+        let (mut close, mut refused) = (false, None);
+        let taken = net.requests.pop_each(MAX_REQUESTS, |request| {
             let refusal = match request {
                 Ok(Request::Close) => {
                     close = true;
                     return;
                 }
-                _ if !told => return,
+                _ if !up_reported => return,
                 Ok(Request::Transmit { page, length, offload }) => transmit.submit(page, length, offload).err(),
                 Ok(Request::Receive { page, count }) => receive.take_back(page, count).err(),
                 Err(_) => {
-                    complaint = complaint.or(Some("a malformed message"));
+                    refused = refused.or(Some("a malformed message"));
                     return;
                 }
             };
@@ -274,19 +274,19 @@ impl<S: System, M: Memory> Netfront<S, M> {
                 Refusal::Length => "a frame of impossible length",
                 Refusal::Offload => "an offload that the link has not offered",
             });
-            complaint = complaint.or(what);
+            refused = refused.or(what);
         });
-        self.left_over |= taken == REQUESTS;
+        self.work_left |= taken == MAX_REQUESTS;
         if close {
             self.begin_close();
         }
-        if let Some(what) = complaint {
-            self.complain(what);
+        if let Some(what) = refused {
+            self.log_refusal(what);
         }
     }
 
-    fn complain(&mut self, what: &str) {
-        if !core::mem::replace(&mut self.complained, true) {
+    fn log_refusal(&mut self, what: &str) {
+        if !core::mem::replace(&mut self.refusal_logged, true) {
             self.console.line(format_args!("refused tcpip: {what} (told once a connection)"));
         }
     }
@@ -302,43 +302,43 @@ impl<S: System, M: Memory> Netfront<S, M> {
 
     fn begin_close(&mut self) {
         match self.close {
-            Close::Open => self.close = Close::Draining(self.clock.now() + DRAIN_TIME),
-            Close::Closed => self.owe_down = true,
-            Close::Draining(_) | Close::Closing => {}
+            CloseState::Open => self.close = CloseState::Draining(self.clock.now() + DRAIN_TIME),
+            CloseState::Closed => self.pending_down = true,
+            CloseState::Draining(_) | CloseState::Closing => {}
         }
     }
 
     fn advance_close(&mut self, now: Option<Instant>) {
-        let Close::Draining(until) = self.close else { return };
+        let CloseState::Draining(until) = self.close else { return };
         let now = now.unwrap_or_else(|| self.clock.now());
         if !self.up || self.transmit.pages_in_flight() == 0 || now >= until {
-            self.close = Close::Closing;
+            self.close = CloseState::Closing;
             self.handshake.close(now);
             self.drive(now);
         }
     }
 
     /// Moves what the back end gave to tcpip. Answers whether there was anything, as far as it was looked.
-    fn frames(&mut self) -> Result<bool, Violation> {
+    fn move_frames(&mut self) -> Result<bool, Violation> {
         let Some(net) = self.net.as_mut() else { return Ok(false) };
-        let eager = self.close != Close::Open;
+        let eager = self.close != CloseState::Open;
         let (replies, unsent) = (&mut net.replies, &mut self.unsent);
         let sent = unsent.iter().take_while(|reply| replies.push(reply).is_ok()).count();
         unsent.drain(..sent);
         let mut found = !unsent.is_empty();
-        for _ in 0..FRAMES {
+        for _ in 0..MAX_FRAMES {
             if !unsent.is_empty() {
                 return Ok(found);
             }
             if let Some(page) = self.transmit.reap()? {
                 self.progress = true;
-                tell(replies, unsent, Reply::Transmitted { page });
+                send_or_keep(replies, unsent, Reply::Transmitted { page });
             } else if let Some(Frame { parts, checked }) = self.receive.next_frame()? {
                 let mut left = parts.len();
                 for Part { page, offset, length } in parts.iter().copied() {
                     left -= 1;
                     let (more, checked) = (left > 0, *checked);
-                    tell(replies, unsent, Reply::Received { page, offset, length, more, checked });
+                    send_or_keep(replies, unsent, Reply::Received { page, offset, length, more, checked });
                 }
             } else if !(self.transmit.arm(eager)? | self.receive.arm()?) {
                 return Ok(found);
@@ -347,15 +347,15 @@ impl<S: System, M: Memory> Netfront<S, M> {
             }
             found = true;
         }
-        self.left_over = true;
+        self.work_left = true;
         Ok(found)
     }
 
     /// Notes what an event was good for.
-    fn pace(&mut self, notifications: Notifications, found: bool, now: Option<Instant>) {
+    fn record_pace(&mut self, notifications: Notifications, found: bool, now: Option<Instant>) {
         let event = self.tx_events.is_notified(notifications) || self.rx_events.is_notified(notifications);
         let begins = self.pace.record_pass(event, found, now, || self.clock.now());
-        if begins && !core::mem::replace(&mut self.paced, true) {
+        if begins && !core::mem::replace(&mut self.pace_logged, true) {
             self.console.line(format_args!(
                 "the back end sends events for nothing: its rings are looked at by the clock (told once a connection)"
             ));
@@ -365,22 +365,22 @@ impl<S: System, M: Memory> Netfront<S, M> {
     /// Looks from time to time whether the back end takes part; the clock is read no more often for it.
     fn watch_for_stall(&mut self, now: Option<Instant>) {
         let waits = self.transmit.pages_in_flight() > 0;
-        if let (Some(look), Some(now)) = (self.look, now)
+        if let (Some(look), Some(now)) = (self.next_stall_check, now)
             && now >= look
         {
-            self.look = None;
+            self.next_stall_check = None;
             if waits && !self.progress && self.unsent.is_empty() {
                 self.handshake.stalled(now);
                 return self.drive(now);
             }
         }
-        if waits && self.look.is_none() {
-            self.look = Some(now.unwrap_or_else(|| self.clock.now()) + STALL_TIME);
+        if waits && self.next_stall_check.is_none() {
+            self.next_stall_check = Some(now.unwrap_or_else(|| self.clock.now()) + STALL_TIME);
             self.progress = false;
         }
     }
 
-    fn violated(&mut self, violation: Violation) {
+    fn handle_violation(&mut self, violation: Violation) {
         let now = self.clock.now();
         self.handshake.violated(violation.text(), now);
         self.drive(now);
@@ -388,7 +388,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
 
     /// Whether all that there is to do is to move frames: then the time does not matter, and is not asked for.
     fn only_moves_frames(&self, notifications: Notifications) -> bool {
-        let steady = self.told && self.close == Close::Open;
+        let steady = self.up_reported && self.close == CloseState::Open;
         // None: a deadline has come.
         let due = notifications == Notifications::default();
         steady && !due && !self.store.is_notified(notifications) && !self.grants.is_notified(notifications)
@@ -407,7 +407,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
 }
 
 /// Puts a reply in the queue, or behind those that did not fit.
-pub fn tell<S: System, M: Memory>(
+pub fn send_or_keep<S: System, M: Memory>(
     replies: &mut Sender<Reply, S, M>,
     unsent: &mut ArrayVec<Reply, MAX_SLOTS>,
     reply: Reply,
@@ -419,7 +419,7 @@ pub fn tell<S: System, M: Memory>(
 }
 
 /// Opens a port, which a former self of this service may have left open.
-fn open<S: System>(port: &Port<S>, peer: DomId) -> Option<EvtchnPort> {
+fn open_port<S: System>(port: &Port<S>, peer: DomId) -> Option<EvtchnPort> {
     match port.open(peer) {
         Err(fault) if fault.status() == Status::WrongState => {
             let _ = port.close();
@@ -431,44 +431,50 @@ fn open<S: System>(port: &Port<S>, peer: DomId) -> Option<EvtchnPort> {
 
 impl<S: System, M: Memory> Service for Netfront<S, M> {
     fn notified(&mut self, notifications: Notifications) {
-        self.left_over = false;
+        self.work_left = false;
         let now = if self.only_moves_frames(notifications) { None } else { Some(self.clock.now()) };
         if let Some(now) = now {
-            self.hear(now);
+            self.handle_replies(now);
             self.drive(now);
             if self.handshake.is_up() && !self.up {
-                self.started();
+                self.connected();
             }
         }
-        self.requests();
-        self.tell();
-        if self.told {
-            match self.frames() {
+        self.handle_requests();
+        self.report_link();
+        if self.up_reported {
+            match self.move_frames() {
                 Ok(found) => {
                     self.publish();
-                    self.pace(notifications, found, now);
+                    self.record_pace(notifications, found, now);
                     self.log_anomalies();
                     self.watch_for_stall(now);
                 }
-                Err(violation) => self.violated(violation),
+                Err(violation) => self.handle_violation(violation),
             }
         }
         self.advance_close(now);
-        self.tell();
+        self.report_link();
         if let Some(net) = self.net.as_mut() {
             net.replies.flush();
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        if self.left_over {
+        if self.work_left {
             return Some(Instant::START);
         }
         let drain = match self.close {
-            Close::Draining(until) => Some(until),
+            CloseState::Draining(until) => Some(until),
             _ => None,
         };
-        self.handshake.deadline().into_iter().chain(drain).chain(self.look).chain(self.pace.deadline()).min()
+        self.handshake
+            .deadline()
+            .into_iter()
+            .chain(drain)
+            .chain(self.next_stall_check)
+            .chain(self.pace.deadline())
+            .min()
     }
 
     fn events_to_hold(&self) -> Notifications {

@@ -4,26 +4,28 @@ use cloister_caps::{DomId, EvtchnPort};
 use cloister_interfaces::store::{Failure, Path, Value};
 use cloister_interfaces::{Instant, grants};
 
-use super::{ABSENT_TIME, ATTEMPTS, Handshake, MTU, Note, POLL, Seen, Step, node};
+use super::{ABSENT_TIME, Handshake, MAX_CONFLICTS, MTU, Note, POLL, StateRead, Step, node};
 use crate::keys::{self, XenbusState};
 
 impl Handshake {
     /// XenStore's answer.
-    pub fn answered(&mut self, result: Result<Value, Failure>, now: Instant) {
+    pub fn store_answered(&mut self, result: Result<Value, Failure>, now: Instant) {
         if !self.waiting {
             return;
         }
         self.waiting = false;
         match self.step {
             Step::BackendId | Step::Backend | Step::Mac | Step::Mtu | Step::Online | Step::OwnState => {
-                self.device(result, now);
+                self.device_node_read(result, now);
             }
-            _ if core::mem::take(&mut self.verifying) => self.verified(result, now),
-            Step::AwaitInit | Step::AwaitConnected | Step::Running | Step::AwaitClosing => self.seen(result, now),
-            Step::WatchOwn => {
+            _ if core::mem::take(&mut self.verifying) => self.backend_verified(result, now),
+            Step::AwaitInit | Step::AwaitConnected | Step::Running | Step::AwaitClosing => {
+                self.backend_state_read(result, now)
+            }
+            Step::WatchDevice => {
                 // `Other` is a watch that a former self of this service has left.
-                self.own_watched = matches!(result, Ok(_) | Err(Failure::Other));
-                if self.own_watched {
+                self.device_watched = matches!(result, Ok(_) | Err(Failure::Other));
+                if self.device_watched {
                     self.advance(now);
                 } else {
                     self.note("the network device cannot be watched");
@@ -31,12 +33,12 @@ impl Handshake {
                 }
             }
             Step::Unwatch => {
-                self.watched = None;
+                self.backend_watch = None;
                 self.advance(now);
             }
             Step::WatchBackend => match result {
                 Ok(_) | Err(Failure::Other) => {
-                    self.watched = Some(node(&self.backend, "state"));
+                    self.backend_watch = Some(node(&self.backend, "state"));
                     self.advance(now);
                 }
                 Err(_) => self.fail("the back end cannot be watched", now),
@@ -53,17 +55,17 @@ impl Handshake {
                 }
                 self.advance(now);
             }
-            Step::Commit if result == Err(Failure::Again) && self.attempts < ATTEMPTS => {
-                self.transaction = false;
-                self.attempts += 1;
-                self.go(Step::Begin, now);
+            Step::Commit if result == Err(Failure::Again) && self.conflicts < MAX_CONFLICTS => {
+                self.in_transaction = false;
+                self.conflicts += 1;
+                self.enter(Step::BeginTransaction, now);
             }
             Step::Commit if result.is_ok() => {
-                self.transaction = false;
+                self.in_transaction = false;
                 self.advance(now);
             }
             // Whatever comes of it, the taking down goes on.
-            step if step.is_ending() => self.advance(now),
+            step if step.is_teardown() => self.advance(now),
             _ if result.is_ok() => self.advance(now),
             _ => self.fail("XenStore refused a step of the connection", now),
         }
@@ -71,14 +73,14 @@ impl Handshake {
 
     /// Tells something of the node that was read.
     fn note_node(&mut self, text: &'static str) {
-        let name = self.reads().map_or("", |(_, name)| name);
-        self.note_of(name, text);
+        let name = self.node_to_read().map_or("", |(_, name)| name);
+        self.note_about(name, text);
     }
 
     /// The back end's state is none: that is waited out.
-    fn odd_state(&mut self) -> Seen {
+    fn malformed_state(&mut self) -> StateRead {
         self.note("the back end's state is not in form");
-        Seen::Nothing
+        StateRead::Nothing
     }
 
     /// Whether the back end offers the feature whose node was read.
@@ -98,30 +100,30 @@ impl Handshake {
     }
 
     /// The device's `backend` node was read while there is a connection, or one is being made.
-    fn verified(&mut self, result: Result<Value, Failure>, now: Instant) {
+    fn backend_verified(&mut self, result: Result<Value, Failure>, now: Instant) {
         if self.step == Step::Running {
-            self.limit = None;
+            self.step_deadline = None;
         }
         match result {
             Ok(bytes) if *bytes == *self.backend.as_bytes() => {}
             Ok(_) | Err(Failure::TooLong) => {
                 // What would be written of this connection would be read by the other.
-                (self.gone, self.renewed) = (true, true);
+                (self.backend_gone, self.changed_while_ending) = (true, true);
                 self.fail("the device has another back end", now);
             }
             Err(Failure::NotFound | Failure::Access) => {
-                self.gone = true;
+                self.backend_gone = true;
                 self.fail("the network device is gone", now);
             }
             Err(failure) => {
-                self.note_of("backend", unreadable(failure));
-                (self.moved, self.stale, self.poll) = (true, false, Some(now + POLL));
+                self.note_about("backend", unreadable(failure));
+                (self.device_changed, self.stale, self.next_poll) = (true, false, Some(now + POLL));
             }
         }
     }
 
     /// The back end is known. What another one did is not held against it.
-    fn found(&mut self, path: Path) {
+    fn set_backend(&mut self, path: Path) {
         if path != self.backend {
             self.failures = 0;
         }
@@ -129,16 +131,16 @@ impl Handshake {
     }
 
     /// A node of the device was read.
-    fn device(&mut self, result: Result<Value, Failure>, now: Instant) {
+    fn device_node_read(&mut self, result: Result<Value, Failure>, now: Instant) {
         let missing = result == Err(Failure::NotFound);
         let optional = matches!(self.step, Step::Mtu | Step::Online | Step::OwnState);
         let bytes = match &result {
             Ok(bytes) => bytes.as_slice(),
             Err(Failure::NotFound) if optional => &[],
-            Err(Failure::NotFound) => return self.missing(now),
+            Err(Failure::NotFound) => return self.no_device(now),
             Err(Failure::Again) => {
                 // A former self of this service has left it, and XenStore carries out nothing outside of it.
-                self.transaction = true;
+                self.in_transaction = true;
                 return self.fail("a transaction was left open", now);
             }
             Err(failure) => {
@@ -148,20 +150,22 @@ impl Handshake {
         };
         if self.step == Step::BackendId {
             // All that is read from now on is what it has changed to.
-            self.moved = false;
+            self.device_changed = false;
         }
         let valid = match self.step {
             Step::BackendId => match keys::domid(bytes) {
-                Some(peer) if !self.rules.iter().all(|rule| rule.allows(peer)) => return self.not_allowed(peer, now),
+                Some(peer) if !self.rules.iter().all(|rule| rule.allows(peer)) => {
+                    return self.backend_not_allowed(peer, now);
+                }
                 peer => peer.map(|peer| self.peer = peer).is_some(),
             },
-            Step::Backend => keys::backend_path(bytes, self.peer).map(|path| self.found(path)).is_some(),
+            Step::Backend => keys::backend_path(bytes, self.peer).map(|path| self.set_backend(path)).is_some(),
             Step::Mac => keys::mac(bytes).map(|mac| self.mac = mac).is_some(),
             Step::Mtu => {
                 self.mtu = keys::mtu(bytes).unwrap_or(MTU).min(MTU);
                 missing || keys::mtu(bytes).is_some()
             }
-            Step::Online if keys::flag(bytes) == Some(false) => return self.missing(now),
+            Step::Online if keys::flag(bytes) == Some(false) => return self.no_device(now),
             Step::Online => {
                 if !missing && keys::flag(bytes).is_none() {
                     self.note_node("not in form; taken as 1");
@@ -173,7 +177,7 @@ impl Handshake {
                 if !missing && state.is_none() {
                     self.note_node("not in form; taken as closed");
                 }
-                return self.own_state(state, now);
+                return self.own_state_read(state, now);
             }
         };
         if valid {
@@ -185,18 +189,18 @@ impl Handshake {
 
     /// The device's back end is in a domain that the policy grants nothing to. It is as if there were no device, until the
     /// toolstack makes another.
-    fn not_allowed(&mut self, peer: DomId, now: Instant) {
-        self.tell(Note::NotAllowed(peer));
+    fn backend_not_allowed(&mut self, peer: DomId, now: Instant) {
+        self.log(Note::NotAllowed(peer));
         self.failures = 0;
-        self.rest(ABSENT_TIME, now);
+        self.pause(ABSENT_TIME, now);
     }
 
     /// Own state before the handshake: what a former self of this service left is closed first.
-    fn own_state(&mut self, state: Option<XenbusState>, now: Instant) {
-        self.gone = false;
-        if self.moved {
+    fn own_state_read(&mut self, state: Option<XenbusState>, now: Instant) {
+        self.backend_gone = false;
+        if self.device_changed {
             // What was read may be of two devices.
-            return self.go(Step::BackendId, now);
+            return self.enter(Step::BackendId, now);
         }
         match state {
             Some(XenbusState::Initialising | XenbusState::Unknown | XenbusState::Closed) | None => self.advance(now),
@@ -208,48 +212,48 @@ impl Handshake {
     }
 
     /// The back end's state was read.
-    fn seen(&mut self, result: Result<Value, Failure>, now: Instant) {
-        let seen = match result {
-            Ok(bytes) => keys::state(&bytes).map_or_else(|| self.odd_state(), Seen::State),
-            Err(Failure::NotFound | Failure::Access) => Seen::Gone,
+    fn backend_state_read(&mut self, result: Result<Value, Failure>, now: Instant) {
+        let read = match result {
+            Ok(bytes) => keys::state(&bytes).map_or_else(|| self.malformed_state(), StateRead::State),
+            Err(Failure::NotFound | Failure::Access) => StateRead::Gone,
             Err(failure) => {
                 self.note_node(unreadable(failure));
-                Seen::Nothing
+                StateRead::Nothing
             }
         };
-        let known = !matches!(seen, Seen::Nothing);
+        let known = !matches!(read, StateRead::Nothing);
         if self.step == Step::Running {
-            self.limit = None;
+            self.step_deadline = None;
         }
         if self.step != Step::Running || !known {
-            self.poll = Some(now + POLL);
+            self.next_poll = Some(now + POLL);
         }
-        if matches!(seen, Seen::Gone) {
-            self.gone = true;
+        if matches!(read, StateRead::Gone) {
+            self.backend_gone = true;
         }
-        match (self.step, seen) {
-            (Step::AwaitClosing, Seen::Gone | Seen::State(XenbusState::Closing | XenbusState::Closed)) => {
+        match (self.step, read) {
+            (Step::AwaitClosing, StateRead::Gone | StateRead::State(XenbusState::Closing | XenbusState::Closed)) => {
                 self.after_closing(now)
             }
-            (_, Seen::Gone) => self.fail("the back end is gone", now),
-            (Step::AwaitInit, Seen::State(XenbusState::InitWait)) => self.advance(now),
-            (Step::AwaitConnected, Seen::State(XenbusState::Connected)) => {
-                self.go(Step::Running, now);
+            (_, StateRead::Gone) => self.fail("the back end is gone", now),
+            (Step::AwaitInit, StateRead::State(XenbusState::InitWait)) => self.advance(now),
+            (Step::AwaitConnected, StateRead::State(XenbusState::Connected)) => {
+                self.enter(Step::Running, now);
                 self.up_since = Some(now);
-                self.told.clear();
+                self.logged.clear();
             }
-            (Step::AwaitConnected | Step::Running, Seen::State(XenbusState::Closing | XenbusState::Closed)) => {
+            (Step::AwaitConnected | Step::Running, StateRead::State(XenbusState::Closing | XenbusState::Closed)) => {
                 self.fail("the back end closes", now);
             }
             (
                 Step::Running,
-                Seen::State(
+                StateRead::State(
                     XenbusState::Unknown | XenbusState::Initialising | XenbusState::InitWait | XenbusState::Initialised,
                 ),
             ) => {
                 self.fail("the back end has started over", now);
             }
-            (Step::Running, Seen::State(XenbusState::Reconfiguring | XenbusState::Reconfigured)) => {
+            (Step::Running, StateRead::State(XenbusState::Reconfiguring | XenbusState::Reconfigured)) => {
                 self.note("the back end reconfigures; nothing is made of it");
             }
             _ => {}
@@ -257,7 +261,7 @@ impl Handshake {
     }
 
     /// The grant manager's answer.
-    pub fn granted(&mut self, reply: grants::Reply, now: Instant) {
+    pub fn grants_answered(&mut self, reply: grants::Reply, now: Instant) {
         let (grants::Reply::Issued { rule, .. } | grants::Reply::Refused { rule } | grants::Reply::Ended { rule, .. }) =
             reply;
         let Some(index) = self.rules.iter().position(|granted| granted.rule == rule) else { return };
@@ -266,8 +270,8 @@ impl Handshake {
                 if count != self.rule(index).pages {
                     return self.fail("the grant manager granted another number of pages", now);
                 }
-                if let Some(place) = self.references.get_mut(index) {
-                    *place = reference;
+                if let Some(entry) = self.references.get_mut(index) {
+                    *entry = reference;
                 }
                 self.advance(now);
             }
@@ -276,7 +280,7 @@ impl Handshake {
                 self.fail("the grant manager refused", now);
             }
             (grants::Reply::Ended { still_mapped, .. }, step) => {
-                if let Some(count) = self.held.get_mut(index) {
+                if let Some(count) = self.still_mapped.get_mut(index) {
                     *count = still_mapped;
                 }
                 if matches!(step, Step::EndOld(at) | Step::EndAll(at) if at == index && self.waiting) {
@@ -290,7 +294,7 @@ impl Handshake {
     }
 
     /// The ports were opened, for frames to send and, if it is split, for received ones; or they were not.
-    pub fn ports(&mut self, ports: Option<(EvtchnPort, EvtchnPort)>, now: Instant) {
+    pub fn ports_opened(&mut self, ports: Option<(EvtchnPort, EvtchnPort)>, now: Instant) {
         if self.step != Step::Ports || !self.waiting {
             return;
         }

@@ -7,7 +7,7 @@ use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{Action, Path};
 use cloister_interfaces::{Instant, grants};
 
-use super::{ANSWER_TIME, BACKEND, Command, DEVICE, Handshake, KEYS, OWN, RINGS, Step, node, value};
+use super::{ANSWER_TIME, BACKEND_TOKEN, Command, DEVICE, DEVICE_TOKEN, Handshake, MAX_KEYS, RINGS, Step, node, value};
 use crate::keys::XenbusState;
 
 impl Handshake {
@@ -16,45 +16,45 @@ impl Handshake {
         // Every turn goes to another step, and none comes again without an answer.
         while !self.waiting {
             let command = match self.step {
-                Step::Rest | Step::Stopped => return None,
-                Step::WatchOwn if self.own_watched => {
-                    self.go(Step::BackendId, now);
+                Step::Pause | Step::Stopped => return None,
+                Step::WatchDevice if self.device_watched => {
+                    self.enter(Step::BackendId, now);
                     continue;
                 }
-                Step::Unwatch if self.watched.is_none_or(|path| path == node(&self.backend, "state")) => {
-                    self.go(Step::WatchBackend, now);
+                Step::Unwatch if self.backend_watch.is_none_or(|path| path == node(&self.backend, "state")) => {
+                    self.enter(Step::WatchBackend, now);
                     continue;
                 }
-                Step::WatchBackend if self.watched.is_some() => {
-                    self.go(Step::Initialise, now);
+                Step::WatchBackend if self.backend_watch.is_some() => {
+                    self.enter(Step::Initialise, now);
                     continue;
                 }
                 Step::EndOld(3) => {
-                    self.waited |= self.held != [0; 3];
-                    if self.held != [0; 3] {
+                    self.waited_for_pages |= self.still_mapped != [0; 3];
+                    if self.still_mapped != [0; 3] {
                         self.note("a former back end still holds pages; waiting for them");
                     }
-                    self.go(Step::AwaitFree, now);
+                    self.enter(Step::AwaitFree, now);
                     continue;
                 }
                 Step::EndOld(index) | Step::EndAll(index) if !self.is_granted(index) => {
                     self.advance(now);
                     continue;
                 }
-                Step::Abort | Step::Report | Step::Closing | Step::Closed if !self.due() => {
+                Step::Abort | Step::Report | Step::Closing | Step::Closed if !self.is_needed() => {
                     self.advance(now);
                     continue;
                 }
-                Step::AwaitFree if self.held != [0; 3] => return None,
+                Step::AwaitFree if self.still_mapped != [0; 3] => return None,
                 Step::AwaitFree => {
-                    let waited = core::mem::take(&mut self.waited);
-                    self.go(if waited { Step::BackendId } else { Step::ResetRings }, now);
+                    let waited = core::mem::take(&mut self.waited_for_pages);
+                    self.enter(if waited { Step::BackendId } else { Step::ResetRings }, now);
                     continue;
                 }
                 Step::AwaitInit | Step::AwaitConnected | Step::Running | Step::AwaitClosing if !self.stale => {
                     return None;
                 }
-                _ => self.make(now),
+                _ => self.make_command(now),
             };
             return Some(command);
         }
@@ -66,17 +66,17 @@ impl Handshake {
     }
 
     /// Whether a step of the taking down has something to do.
-    fn due(&self) -> bool {
+    fn is_needed(&self) -> bool {
         match self.step {
-            Step::Abort => self.transaction,
-            Step::Report => self.report.is_some() && !self.gone,
-            Step::Closing | Step::Closed => self.published && !self.gone,
+            Step::Abort => self.in_transaction,
+            Step::Report => self.report.is_some() && !self.backend_gone,
+            Step::Closing | Step::Closed => self.published && !self.backend_gone,
             _ => false,
         }
     }
 
     /// The node that a step reads, and in which directory.
-    pub(super) fn reads(&self) -> Option<(&str, &'static str)> {
+    pub(super) fn node_to_read(&self) -> Option<(&str, &'static str)> {
         let name = match self.step {
             Step::BackendId => "backend-id",
             Step::Backend => "backend",
@@ -97,24 +97,24 @@ impl Handshake {
         Some((DEVICE, name))
     }
 
-    fn make(&mut self, now: Instant) -> Command {
+    fn make_command(&mut self, now: Instant) -> Command {
         let state = |text: XenbusState| Command::Store(Action::Write(node(DEVICE, "state"), value(text.digit())));
-        let stands = matches!(self.step, Step::AwaitInit | Step::AwaitConnected | Step::Running);
-        self.verifying = stands && core::mem::take(&mut self.moved);
-        if let Some(path) = self.reads().map(|(directory, name)| node(directory, name)) {
+        let established = matches!(self.step, Step::AwaitInit | Step::AwaitConnected | Step::Running);
+        self.verifying = established && core::mem::take(&mut self.device_changed);
+        if let Some(path) = self.node_to_read().map(|(directory, name)| node(directory, name)) {
             self.waiting = true;
             // The back end's state is read after that, too.
             self.stale = self.verifying;
             if self.step == Step::Running {
-                self.limit = Some(now + ANSWER_TIME);
+                self.step_deadline = Some(now + ANSWER_TIME);
             }
             return Command::Store(Action::Read(path));
         }
         let (peer, split) = (self.peer, self.split);
         let command = match self.step {
-            Step::WatchOwn => Command::Store(Action::Watch(node(DEVICE, "backend"), OWN)),
-            Step::Unwatch => Command::Store(Action::Unwatch(self.watched.unwrap_or_default(), BACKEND)),
-            Step::WatchBackend => Command::Store(Action::Watch(node(&self.backend, "state"), BACKEND)),
+            Step::WatchDevice => Command::Store(Action::Watch(node(DEVICE, "backend"), DEVICE_TOKEN)),
+            Step::Unwatch => Command::Store(Action::Unwatch(self.backend_watch.unwrap_or_default(), BACKEND_TOKEN)),
+            Step::WatchBackend => Command::Store(Action::Watch(node(&self.backend, "state"), BACKEND_TOKEN)),
             Step::Initialise => state(XenbusState::Initialising),
             Step::EndOld(index) | Step::EndAll(index) => {
                 Command::Grants(grants::Request::End { rule: self.rule(index).rule })
@@ -124,9 +124,9 @@ impl Handshake {
                 self.set_granted(index, true);
                 Command::Grants(grants::Request::Issue { rule, first: 0, count: pages, peer })
             }
-            Step::Ports => Command::Ports { peer, split },
-            Step::Begin => {
-                self.transaction = true;
+            Step::Ports => Command::OpenPorts { peer, split },
+            Step::BeginTransaction => {
+                self.in_transaction = true;
                 Command::Store(Action::Begin)
             }
             Step::Key(index) => {
@@ -148,29 +148,29 @@ impl Handshake {
             }
             Step::Closing => state(XenbusState::Closing),
             Step::Closed => state(XenbusState::Closed),
-            _ => return self.at_once(now),
+            _ => return self.make_immediate(now),
         };
         self.waiting = true;
         // The first step of all has none yet.
-        self.limit.get_or_insert(now + ANSWER_TIME);
+        self.step_deadline.get_or_insert(now + ANSWER_TIME);
         command
     }
 
     /// The commands that have no answer.
-    fn at_once(&mut self, now: Instant) -> Command {
+    fn make_immediate(&mut self, now: Instant) -> Command {
         match self.step {
             Step::ResetRings => {
-                self.go(Step::Issue(RINGS), now);
+                self.enter(Step::Issue(RINGS), now);
                 Command::ResetRings
             }
             Step::Start => {
-                self.attempts = 0;
-                self.go(Step::Begin, now);
+                self.conflicts = 0;
+                self.enter(Step::BeginTransaction, now);
                 let [_, rx, tx] = self.references;
                 Command::Start { rx, tx, offloads: self.offloads() }
             }
             _ => {
-                self.go(Step::Abort, now);
+                self.enter(Step::Abort, now);
                 Command::Stop
             }
         }
@@ -182,12 +182,12 @@ impl Handshake {
     }
 
     pub(super) fn set_granted(&mut self, index: usize, granted: bool) {
-        if let Some(place) = self.granted.get_mut(index) {
-            *place = granted;
+        if let Some(entry) = self.granted.get_mut(index) {
+            *entry = granted;
         }
     }
 
-    pub(super) fn keys(&self) -> ArrayVec<(&'static str, u32), KEYS> {
+    pub(super) fn keys(&self) -> ArrayVec<(&'static str, u32), MAX_KEYS> {
         let [rings, ..] = self.references;
         let (tx, rx) = (self.ports.0.0, self.ports.1.0);
         let mut keys = ArrayVec::new();

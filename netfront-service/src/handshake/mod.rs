@@ -21,9 +21,9 @@ use crate::keys::XenbusState;
 /// The device's directory, relative to the domain's.
 const DEVICE: &str = "device/vif/0";
 /// Token of the watch on the device's `backend` node: the device appears or goes.
-pub const OWN: u16 = 1;
+pub const DEVICE_TOKEN: u16 = 1;
 /// Token of the watch on the back end's `state`.
-pub const BACKEND: u16 = 2;
+pub const BACKEND_TOKEN: u16 = 2;
 /// Indices of the three grants.
 pub const RINGS: usize = 0;
 /// The pages that the back end fills.
@@ -43,17 +43,17 @@ const CONNECT_TIME: Duration = Duration::from_secs(60);
 const CLOSE_TIME: Duration = Duration::from_secs(5);
 /// How often the grant manager is asked for pages that a back end holds, though it tells when they are free: it may have
 /// been restarted since.
-const FREE_TIME: Duration = Duration::from_secs(300);
+const STILL_MAPPED_POLL: Duration = Duration::from_secs(300);
 /// How long a device that is not there is not looked for, unless the watch tells of it.
 const ABSENT_TIME: Duration = Duration::from_secs(30);
 /// A connection that lasted this long makes earlier failures forgotten.
 const STABLE_TIME: Duration = Duration::from_secs(60);
 /// How often the keys are published anew after a conflict.
-const ATTEMPTS: u8 = 16;
+const MAX_CONFLICTS: u8 = 16;
 /// Keys that the front end publishes at most.
-const KEYS: usize = 9;
+const MAX_KEYS: usize = 9;
 /// Notes that are remembered, so that each is told once: more than one attempt at a connection makes.
-const NOTES: usize = 12;
+const MAX_LOGGED_NOTES: usize = 12;
 
 /// What is to be done.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,7 +64,7 @@ pub enum Command {
     /// Ask the grant manager; goes to [`Handshake::granted`].
     Grants(grants::Request),
     /// Open both ports, or one; goes to [`Handshake::ports`].
-    Ports {
+    OpenPorts {
         /// The back end.
         peer: DomId,
         /// Whether the ring of received frames has a port of its own.
@@ -111,8 +111,8 @@ impl fmt::Display for Note {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
-    Rest,
-    WatchOwn,
+    Pause,
+    WatchDevice,
     BackendId,
     Backend,
     Mac,
@@ -133,7 +133,7 @@ enum Step {
     Issue(usize),
     Ports,
     Start,
-    Begin,
+    BeginTransaction,
     Key(usize),
     Commit,
     Connect,
@@ -151,7 +151,7 @@ enum Step {
 }
 
 /// What reading the back end's state came to.
-enum Seen {
+enum StateRead {
     State(XenbusState),
     Gone,
     Nothing,
@@ -166,15 +166,15 @@ pub struct Handshake {
     /// The back end's state is to be read.
     stale: bool,
     /// The device's `backend` node has changed since it was read.
-    moved: bool,
+    device_changed: bool,
     /// The command that is out reads it.
     verifying: bool,
     /// When the step has taken too long.
-    limit: Option<Instant>,
+    step_deadline: Option<Instant>,
     /// When a state is read again without having been told to.
-    poll: Option<Instant>,
-    own_watched: bool,
-    watched: Option<Path>,
+    next_poll: Option<Instant>,
+    device_watched: bool,
+    backend_watch: Option<Path>,
     peer: DomId,
     backend: Path,
     mac: [u8; 6],
@@ -191,24 +191,24 @@ pub struct Handshake {
     /// Rules under which pages may be granted; all, for all that a new service knows.
     granted: [bool; 3],
     /// Pages that a back end does not let go.
-    held: [u16; 3],
+    still_mapped: [u16; 3],
     /// Something was held when it was to be granted anew: by the time it is free, the device may be another.
-    waited: bool,
-    attempts: u8,
-    transaction: bool,
+    waited_for_pages: bool,
+    conflicts: u8,
+    in_transaction: bool,
     /// The back end may have seen a state of ours beyond `Initialising`.
     published: bool,
     /// The back end's directory is gone, or it is the device's no more.
-    gone: bool,
+    backend_gone: bool,
     /// The device was changed while a connection was taken down.
-    renewed: bool,
+    changed_while_ending: bool,
     stopping: bool,
     failures: u32,
     up_since: Option<Instant>,
     report: Option<&'static str>,
     notes: ArrayVec<Note, 8>,
     /// What was told since the last connection, or since the device last changed.
-    told: ArrayVec<Note, NOTES>,
+    logged: ArrayVec<Note, MAX_LOGGED_NOTES>,
 }
 
 fn node(directory: &str, name: &str) -> Path {
@@ -230,15 +230,15 @@ impl Handshake {
     pub fn new(rules: [GrantAllowance; 3], receive_offloads: bool) -> Self {
         Handshake {
             rules,
-            step: Step::WatchOwn,
+            step: Step::WatchDevice,
             waiting: false,
             stale: false,
-            moved: false,
+            device_changed: false,
             verifying: false,
-            limit: None,
-            poll: None,
-            own_watched: false,
-            watched: None,
+            step_deadline: None,
+            next_poll: None,
+            device_watched: false,
+            backend_watch: None,
             peer: DomId(0),
             backend: Path::new(),
             mac: [0; 6],
@@ -250,19 +250,19 @@ impl Handshake {
             ports: Default::default(),
             references: [GrantRef(0); 3],
             granted: [true; 3],
-            held: [0; 3],
-            waited: false,
-            attempts: 0,
-            transaction: false,
+            still_mapped: [0; 3],
+            waited_for_pages: false,
+            conflicts: 0,
+            in_transaction: false,
             published: false,
-            gone: false,
-            renewed: false,
+            backend_gone: false,
+            changed_while_ending: false,
             stopping: false,
             failures: 0,
             up_since: None,
             report: None,
             notes: ArrayVec::new(),
-            told: ArrayVec::new(),
+            logged: ArrayVec::new(),
         }
     }
 
@@ -283,80 +283,80 @@ impl Handshake {
 
     /// The next time at which [`Self::tick`] has something to do.
     pub fn deadline(&self) -> Option<Instant> {
-        let poll = self.poll.filter(|_| !self.waiting);
-        self.limit.into_iter().chain(poll).min()
+        let poll = self.next_poll.filter(|_| !self.waiting);
+        self.step_deadline.into_iter().chain(poll).min()
     }
 
     fn note(&mut self, text: &'static str) {
-        self.note_of("", text);
+        self.note_about("", text);
     }
 
-    fn note_of(&mut self, node: &'static str, text: &'static str) {
-        self.tell(Note::About(node, text));
+    fn note_about(&mut self, node: &'static str, text: &'static str) {
+        self.log(Note::About(node, text));
     }
 
     /// Tells something, if it was not told since the last connection: what goes on for ever is one line.
-    fn tell(&mut self, note: Note) {
-        if self.told.contains(&note) {
+    fn log(&mut self, note: Note) {
+        if self.logged.contains(&note) {
             return;
         }
-        if self.told.is_full() {
-            self.told.remove(0);
+        if self.logged.is_full() {
+            self.logged.remove(0);
         }
-        let _ = (self.told.try_push(note), self.notes.try_push(note));
+        let _ = (self.logged.try_push(note), self.notes.try_push(note));
     }
 
-    fn go(&mut self, step: Step, now: Instant) {
+    fn enter(&mut self, step: Step, now: Instant) {
         self.step = step;
         (self.waiting, self.verifying) = (false, false);
         self.stale = true;
-        self.poll = None;
-        self.limit = match step {
+        self.next_poll = None;
+        self.step_deadline = match step {
             Step::AwaitInit | Step::AwaitConnected => Some(now + CONNECT_TIME),
             Step::AwaitClosing => Some(now + CLOSE_TIME),
-            Step::AwaitFree => Some(now + FREE_TIME),
+            Step::AwaitFree => Some(now + STILL_MAPPED_POLL),
             Step::Running | Step::Stopped => None,
             _ => Some(now + ANSWER_TIME),
         };
     }
 
-    fn rest(&mut self, pause: Duration, now: Instant) {
+    fn pause(&mut self, pause: Duration, now: Instant) {
         if self.stopping {
-            return self.go(Step::Stopped, now);
+            return self.enter(Step::Stopped, now);
         }
-        self.go(Step::Rest, now);
-        let pause = if core::mem::take(&mut self.renewed) { Duration::ZERO } else { pause };
-        self.limit = Some(now + pause);
+        self.enter(Step::Pause, now);
+        let pause = if core::mem::take(&mut self.changed_while_ending) { Duration::ZERO } else { pause };
+        self.step_deadline = Some(now + pause);
     }
 
     fn retry(&mut self, now: Instant) {
         let pause = Duration::from_secs(1 << self.failures.min(5)).min(Duration::from_secs(30));
         self.failures = self.failures.saturating_add(1);
-        self.rest(pause, now);
+        self.pause(pause, now);
     }
 
     /// The device is not there, or on its way out.
-    fn missing(&mut self, now: Instant) {
+    fn no_device(&mut self, now: Instant) {
         self.note("no network device; waiting for one");
         self.failures = 0;
-        self.rest(ABSENT_TIME, now);
+        self.pause(ABSENT_TIME, now);
     }
 
     /// Takes the connection down, or what there is of it, and then starts over.
     fn fail(&mut self, why: &'static str, now: Instant) {
-        if self.step.is_ending() {
+        if self.step.is_teardown() {
             return;
         }
         self.note(why);
         if self.up_since.take().is_some_and(|since| now.since(since) >= STABLE_TIME) {
             self.failures = 0;
         }
-        self.go(Step::Stop, now);
+        self.enter(Step::Stop, now);
     }
 
     /// The back end broke the protocol of the rings.
     pub fn violated(&mut self, what: &'static str, now: Instant) {
-        if !self.step.is_ending() {
+        if !self.step.is_teardown() {
             self.report = Some(what);
             self.fail(what, now);
         }
@@ -371,58 +371,58 @@ impl Handshake {
     pub fn close(&mut self, now: Instant) {
         self.stopping = true;
         match self.step {
-            Step::Rest => self.go(Step::Stopped, now),
+            Step::Pause => self.enter(Step::Stopped, now),
             _ => self.fail("closing, as asked", now),
         }
     }
 
     /// A watch fired.
-    pub fn changed(&mut self, token: u16, now: Instant) {
+    pub fn watch_fired(&mut self, token: u16, now: Instant) {
         // The node is the toolstack's to write: no back end can have this one ask without pause.
-        if token == OWN && self.step == Step::Rest {
-            self.go(Step::WatchOwn, now);
-        } else if token == OWN && self.step.is_ending() {
-            self.renewed = true;
+        if token == DEVICE_TOKEN && self.step == Step::Pause {
+            self.enter(Step::WatchDevice, now);
+        } else if token == DEVICE_TOKEN && self.step.is_teardown() {
+            self.changed_while_ending = true;
         }
-        if token == OWN {
-            self.moved = true;
-            self.told.clear();
+        if token == DEVICE_TOKEN {
+            self.device_changed = true;
+            self.logged.clear();
         }
         self.stale = true;
     }
 
     /// The command last given could not be sent; it is given again.
-    pub fn unsent(&mut self) {
-        self.moved |= self.verifying;
+    pub fn command_unsent(&mut self) {
+        self.device_changed |= self.verifying;
         (self.waiting, self.verifying, self.stale) = (false, false, true);
     }
 
     /// Lets time pass.
     pub fn tick(&mut self, now: Instant) {
-        if !self.waiting && self.poll.is_some_and(|poll| now >= poll) {
-            self.poll = None;
+        if !self.waiting && self.next_poll.is_some_and(|poll| now >= poll) {
+            self.next_poll = None;
             self.stale = true;
         }
-        if self.limit.is_none_or(|limit| now < limit) {
+        if self.step_deadline.is_none_or(|deadline| now < deadline) {
             return;
         }
         match self.step {
-            Step::Rest => self.go(Step::WatchOwn, now),
+            Step::Pause => self.enter(Step::WatchDevice, now),
             Step::AwaitInit => self.fail("the back end offers no connection", now),
             Step::AwaitConnected => self.fail("the back end does not connect", now),
             Step::Running => {
-                self.unsent();
-                (self.stale, self.limit, self.poll) = (false, None, Some(now + POLL));
+                self.command_unsent();
+                (self.stale, self.step_deadline, self.next_poll) = (false, None, Some(now + POLL));
             }
             Step::AwaitFree => {
-                self.granted = self.held.map(|held| held > 0);
-                self.go(Step::EndOld(0), now);
+                self.granted = self.still_mapped.map(|pages| pages > 0);
+                self.enter(Step::EndOld(0), now);
             }
             Step::AwaitClosing => {
                 self.note("the back end does not close");
                 self.after_closing(now);
             }
-            step if step.is_ending() => self.advance(now),
+            step if step.is_teardown() => self.advance(now),
             _ => self.fail("no answer from a service", now),
         }
     }
@@ -430,7 +430,7 @@ impl Handshake {
     /// Goes to the next step of the fixed order.
     fn advance(&mut self, now: Instant) {
         let next = match self.step {
-            Step::WatchOwn => Step::BackendId,
+            Step::WatchDevice => Step::BackendId,
             Step::BackendId => Step::Backend,
             Step::Backend => Step::Mac,
             Step::Mac => Step::Mtu,
@@ -450,29 +450,29 @@ impl Handshake {
             Step::Issue(_) => Step::Ports,
             Step::Ports => Step::Start,
             Step::Key(index) if index + 1 < self.keys().len() => Step::Key(index + 1),
-            Step::Begin => Step::Key(0),
+            Step::BeginTransaction => Step::Key(0),
             Step::Key(_) => Step::Commit,
             Step::Commit => Step::Connect,
             Step::Connect => Step::AwaitConnected,
             Step::Abort => Step::Report,
             Step::Report => Step::Closing,
-            Step::Closing if self.published && !self.gone => Step::AwaitClosing,
+            Step::Closing if self.published && !self.backend_gone => Step::AwaitClosing,
             Step::Closing => Step::EndAll(0),
             Step::EndAll(index) if index < TX => Step::EndAll(index + 1),
             Step::EndAll(_) => Step::Closed,
-            Step::Closed => return self.ended(now),
+            Step::Closed => return self.finish_ending(now),
             step => step,
         };
-        self.go(next, now);
+        self.enter(next, now);
     }
 
-    fn ended(&mut self, now: Instant) {
-        (self.published, self.transaction, self.report) = (false, false, None);
+    fn finish_ending(&mut self, now: Instant) {
+        (self.published, self.in_transaction, self.report) = (false, false, None);
         self.retry(now);
     }
 
     fn after_closing(&mut self, now: Instant) {
-        self.go(Step::EndAll(0), now);
+        self.enter(Step::EndAll(0), now);
     }
 
     /// The interface's address and the largest IP packet.
@@ -494,7 +494,7 @@ impl Handshake {
 
 impl Step {
     /// Whether the connection is being taken down.
-    fn is_ending(self) -> bool {
+    fn is_teardown(self) -> bool {
         matches!(
             self,
             Step::Stop

@@ -78,17 +78,19 @@ impl Walk {
         match &command {
             Command::Store(action) => {
                 let result = (self.refuse)(&command).map_or_else(|| self.carried_out(action), Err);
-                self.handshake.answered(result, self.now);
+                self.handshake.store_answered(result, self.now);
             }
             Command::Grants(grants::Request::Issue { rule, count, .. }) => {
                 let reference = GrantRef(1000 * (1 + u32::from(*rule)));
-                handshake.granted(grants::Reply::Issued { rule: *rule, reference, count: *count }, *now);
+                handshake.grants_answered(grants::Reply::Issued { rule: *rule, reference, count: *count }, *now);
             }
             Command::Grants(grants::Request::End { rule }) => {
-                handshake
-                    .granted(grants::Reply::Ended { rule: *rule, still_mapped: self.held[usize::from(*rule)] }, *now);
+                handshake.grants_answered(
+                    grants::Reply::Ended { rule: *rule, still_mapped: self.held[usize::from(*rule)] },
+                    *now,
+                );
             }
-            Command::Ports { .. } => handshake.ports(Some((EvtchnPort(10), EvtchnPort(11))), *now),
+            Command::OpenPorts { .. } => handshake.ports_opened(Some((EvtchnPort(10), EvtchnPort(11))), *now),
             Command::ResetRings | Command::Start { .. } | Command::Stop => {}
         }
         self.done.push(command);
@@ -120,7 +122,7 @@ impl Walk {
         self.handshake.tick(self.now);
     }
 
-    fn told(&mut self) -> Vec<&'static str> {
+    fn logged(&mut self) -> Vec<&'static str> {
         let text = |note: &Note| match note {
             Note::About(_, text) => *text,
             Note::NotAllowed(_) => "not a back end that the policy allows",
@@ -155,17 +157,17 @@ fn what_could_not_be_sent_is_given_again() {
         assert!(turns.next().is_some(), "{:?}", walk.done);
         let command = walk.command().expect("a command");
         if has_answer(&command) {
-            walk.handshake.unsent();
+            walk.handshake.command_unsent();
             assert_eq!(walk.command().as_ref(), Some(&command));
         }
         walk.carry_out(command);
     }
     // A look at the device, and then at the back end.
-    walk.handshake.changed(OWN, walk.now);
+    walk.handshake.watch_fired(DEVICE_TOKEN, walk.now);
     for name in ["device/vif/0/backend", "vif/7/0/state"] {
         let command = walk.command().expect("a command");
         assert!(is_read(&command, name), "{command:?}");
-        walk.handshake.unsent();
+        walk.handshake.command_unsent();
         assert_eq!(walk.command().as_ref(), Some(&command));
         walk.carry_out(command);
     }
@@ -176,7 +178,7 @@ fn what_could_not_be_sent_is_given_again() {
 fn the_keys_are_published_in_one_transaction_and_nothing_else() {
     let mut walk = Walk::new();
     walk.until(|command| *command == Command::Store(Action::Begin));
-    walk.handshake.unsent();
+    walk.handshake.command_unsent();
     walk.done.clear();
     walk.until(|command| *command == Command::Store(Action::Commit));
     let keys: Vec<_> = walk.done.iter().filter_map(written).collect();
@@ -202,12 +204,12 @@ fn what_is_waited_for_in_vain_is_told_for_what_it_is() {
         walk.nodes.push(("vif/7/0/state", Ok(state)));
         walk.run();
         // To look after the device is not to wait longer.
-        walk.handshake.changed(OWN, walk.now);
+        walk.handshake.watch_fired(DEVICE_TOKEN, walk.now);
         walk.run();
         walk.pass(CONNECT_TIME - Duration::from_nanos(1));
-        assert_eq!(walk.told(), [""; 0]);
+        assert_eq!(walk.logged(), [""; 0]);
         walk.pass(Duration::from_nanos(1));
-        assert_eq!((walk.told(), walk.command()), (vec![why], Some(Command::Stop)));
+        assert_eq!((walk.logged(), walk.command()), (vec![why], Some(Command::Stop)));
     }
 }
 
@@ -215,11 +217,11 @@ fn what_is_waited_for_in_vain_is_told_for_what_it_is() {
 #[test]
 fn a_connection_outlives_a_question_that_has_no_answer() {
     let mut walk = Walk::up();
-    walk.handshake.changed(BACKEND, walk.now);
+    walk.handshake.watch_fired(BACKEND_TOKEN, walk.now);
     let question = walk.command().expect("a question");
     assert!(is_state_of_backend(&question));
     walk.pass(ANSWER_TIME);
-    assert_eq!((walk.handshake.is_up(), walk.command(), walk.told()), (true, None, vec![]));
+    assert_eq!((walk.handshake.is_up(), walk.command(), walk.logged()), (true, None, vec![]));
     assert_eq!(walk.handshake.deadline(), Some(walk.now + POLL));
     walk.pass(POLL);
     assert_eq!(walk.command(), Some(question));
@@ -231,7 +233,7 @@ fn a_connection_is_taken_down_though_nobody_answers() {
     walk.handshake.violated("a violation", walk.now);
     let mut asked = Vec::new();
     let mut turns = 0..40;
-    while walk.handshake.step != Step::Rest {
+    while walk.handshake.step != Step::Pause {
         assert!(turns.next().is_some(), "{asked:?}");
         if let Some(command) = walk.command() {
             asked.push(command);
@@ -250,13 +252,13 @@ fn only_what_is_held_is_asked_for_again() {
     let mut walk = Walk::new();
     walk.held = [0, 2, 0];
     walk.run();
-    assert_eq!(walk.told(), ["a former back end still holds pages; waiting for them"]);
+    assert_eq!(walk.logged(), ["a former back end still holds pages; waiting for them"]);
     walk.done.clear();
-    walk.pass(FREE_TIME);
+    walk.pass(STILL_MAPPED_POLL);
     walk.run();
     assert_eq!(walk.done, [Command::Grants(grants::Request::End { rule: 1 })]);
     (walk.held, walk.done) = ([0; 3], Vec::new());
-    walk.pass(FREE_TIME);
+    walk.pass(STILL_MAPPED_POLL);
     walk.run();
     assert!(walk.handshake.is_up());
     // By now the device may be another.
@@ -290,8 +292,8 @@ fn what_was_granted_is_ended_once() {
 
 #[test]
 fn one_back_end_is_watched_at_a_time_and_once() {
-    let watch = |path: &str| Command::Store(Action::Watch(Path::from(path).expect("a path"), BACKEND));
-    let unwatch = |path: &str| Command::Store(Action::Unwatch(Path::from(path).expect("a path"), BACKEND));
+    let watch = |path: &str| Command::Store(Action::Watch(Path::from(path).expect("a path"), BACKEND_TOKEN));
+    let unwatch = |path: &str| Command::Store(Action::Unwatch(Path::from(path).expect("a path"), BACKEND_TOKEN));
     let is_watch = |command: &&Command| matches!(command, Command::Store(Action::Watch(..) | Action::Unwatch(..)));
     let (first, second) = ("/local/domain/0/backend/vif/7/0/state", "/local/domain/0/backend/vif/8/0/state");
     let again = |walk: &mut Walk| {
@@ -331,7 +333,7 @@ fn conflicts_are_tried_again_sixteen_times_and_other_failures_never() {
         walk.refuse = refuse;
         walk.run();
         let begins = walk.done.iter().filter(|command| **command == Command::Store(Action::Begin)).count();
-        assert_eq!((begins, walk.told()), (begun, vec!["XenStore refused a step of the connection"]));
+        assert_eq!((begins, walk.logged()), (begun, vec!["XenStore refused a step of the connection"]));
     }
 }
 
@@ -349,11 +351,11 @@ fn no_step_is_passed_over_that_was_refused() {
         ),
         (|command| written(command).filter(|written| written.1 == "4").map(|_| Failure::Access), refused),
         (
-            |command| matches!(command, Command::Store(Action::Watch(_, BACKEND))).then_some(Failure::Quota),
+            |command| matches!(command, Command::Store(Action::Watch(_, BACKEND_TOKEN))).then_some(Failure::Quota),
             "the back end cannot be watched",
         ),
         (
-            |command| matches!(command, Command::Store(Action::Watch(_, OWN))).then_some(Failure::Quota),
+            |command| matches!(command, Command::Store(Action::Watch(_, DEVICE_TOKEN))).then_some(Failure::Quota),
             "the network device cannot be watched",
         ),
     ];
@@ -361,7 +363,7 @@ fn no_step_is_passed_over_that_was_refused() {
         let mut walk = Walk::new();
         walk.refuse = refuse;
         walk.run();
-        assert_eq!((walk.told(), walk.handshake.step), (vec![why], Step::Rest), "case {case}");
+        assert_eq!((walk.logged(), walk.handshake.step), (vec![why], Step::Pause), "case {case}");
         walk.refuse = |_| None;
         walk.pass(Duration::from_secs(1));
         walk.run();
@@ -372,24 +374,24 @@ fn no_step_is_passed_over_that_was_refused() {
 #[test]
 fn what_a_node_of_the_device_says() {
     let up: (Step, Vec<&str>) = (Step::Running, vec![]);
-    let rest = |text| (Step::Rest, vec![text]);
-    for (name, found, (step, told)) in [
+    let paused = |text| (Step::Pause, vec![text]);
+    for (name, found, (step, logged)) in [
         ("/mtu", Err(Failure::NotFound), up.clone()),
-        ("/mtu", Ok("garbage"), rest("not in form")),
+        ("/mtu", Ok("garbage"), paused("not in form")),
         ("/online", Err(Failure::NotFound), up.clone()),
-        ("/online", Ok("0"), rest("no network device; waiting for one")),
+        ("/online", Ok("0"), paused("no network device; waiting for one")),
         ("/online", Ok("garbage"), (Step::Running, vec!["not in form; taken as 1"])),
         ("device/vif/0/state", Err(Failure::NotFound), up.clone()),
         ("device/vif/0/state", Ok("6"), up),
-        ("device/vif/0/state", Ok("4"), rest("closing a connection left open")),
+        ("device/vif/0/state", Ok("4"), paused("closing a connection left open")),
         ("device/vif/0/state", Ok("garbage"), (Step::Running, vec!["not in form; taken as closed"])),
-        ("/mac", Err(Failure::NotFound), rest("no network device; waiting for one")),
-        ("/backend-id", Err(Failure::Policy), rest("the policy refuses it")),
+        ("/mac", Err(Failure::NotFound), paused("no network device; waiting for one")),
+        ("/backend-id", Err(Failure::Policy), paused("the policy refuses it")),
     ] {
         let mut walk = Walk::new();
         walk.nodes.push((name, found));
         walk.run();
-        assert_eq!((walk.handshake.step, walk.told()), (step, told), "{name} {found:?}");
+        assert_eq!((walk.handshake.step, walk.logged()), (step, logged), "{name} {found:?}");
     }
 }
 
@@ -410,8 +412,8 @@ fn a_back_end_that_the_policy_does_not_allow_is_named_and_left_alone() {
             walk.pass(ABSENT_TIME);
             walk.run();
         }
-        assert_eq!(walk.told(), [""; 0]);
-        let watches = |command: &Command| matches!(command, Command::Store(Action::Watch(_, OWN)));
+        assert_eq!(walk.logged(), [""; 0]);
+        let watches = |command: &Command| matches!(command, Command::Store(Action::Watch(_, DEVICE_TOKEN)));
         let others: Vec<_> =
             walk.done.iter().filter(|command| !watches(command) && !is_read(command, "/backend-id")).collect();
         assert!(others.is_empty() && walk.done.len() > 100, "{first} to {last}: {others:?}");
@@ -428,7 +430,7 @@ fn one_that_the_policy_allows_is_taken_when_the_device_is_given_it() {
         assert_eq!(walk.handshake.is_up(), first == 0, "{first} to {last}");
         walk.nodes[0].1 = Ok("3");
         walk.backend = "/local/domain/3/backend/vif/7/0";
-        walk.handshake.changed(OWN, walk.now);
+        walk.handshake.watch_fired(DEVICE_TOKEN, walk.now);
         walk.run();
         walk.pass(Duration::from_secs(1));
         walk.run();
@@ -457,8 +459,8 @@ fn a_device_that_changes_while_it_is_read_is_read_anew() {
     for (name, times) in [("/backend-id", 1), ("/backend", 2), ("/mac", 2), ("/device/vif/0/state", 2)] {
         let mut walk = Walk::new();
         walk.until(|command| is_read(command, name.trim_start_matches("/device/")));
-        walk.handshake.changed(OWN, walk.now);
-        walk.handshake.unsent();
+        walk.handshake.watch_fired(DEVICE_TOKEN, walk.now);
+        walk.handshake.command_unsent();
         walk.run();
         assert!(walk.handshake.is_up());
         let reads = walk.done.iter().filter(|command| is_read(command, "/backend-id")).count();
@@ -478,12 +480,12 @@ fn what_the_state_of_the_back_end_says() {
         walk.nodes.push(("vif/7/0/state", Ok(if before == "1" { "1" } else { "2" })));
         walk.run();
         walk.nodes[0].1 = Ok(before);
-        walk.handshake.changed(BACKEND, walk.now);
+        walk.handshake.watch_fired(BACKEND_TOKEN, walk.now);
         walk.run();
         walk.nodes[0].1 = found;
-        walk.handshake.changed(BACKEND, walk.now);
+        walk.handshake.watch_fired(BACKEND_TOKEN, walk.now);
         assert_eq!(walk.until(|command| !is_state_of_backend(command)), Command::Stop, "{before} {found:?}");
-        assert_eq!(walk.told(), [why], "{before}");
+        assert_eq!(walk.logged(), [why], "{before}");
         walk.done.clear();
         walk.run();
         let accused = walk.done.iter().filter_map(written).any(|(path, _)| path.starts_with("error"));
@@ -498,9 +500,9 @@ fn a_back_end_that_reconfigures_is_left_to_it() {
     for state in ["7", "8"] {
         let mut walk = Walk::up();
         walk.nodes.push(("vif/7/0/state", Ok(state)));
-        walk.handshake.changed(BACKEND, walk.now);
+        walk.handshake.watch_fired(BACKEND_TOKEN, walk.now);
         walk.run();
-        assert_eq!(walk.told(), ["the back end reconfigures; nothing is made of it"]);
+        assert_eq!(walk.logged(), ["the back end reconfigures; nothing is made of it"]);
         assert!(walk.handshake.is_up());
     }
 }
@@ -513,18 +515,18 @@ fn what_the_grant_manager_says_of_something_else_is_no_answer() {
         let command = walk.until(issue);
         assert_eq!(walk.handshake.step, Step::Issue(at));
         for rule in (0..4).filter(|rule| usize::from(*rule) != at) {
-            walk.handshake.granted(grants::Reply::Issued { rule, reference: GrantRef(7), count: 4 }, walk.now);
-            walk.handshake.granted(grants::Reply::Refused { rule }, walk.now);
-            walk.handshake.granted(grants::Reply::Ended { rule, still_mapped: 0 }, walk.now);
+            walk.handshake.grants_answered(grants::Reply::Issued { rule, reference: GrantRef(7), count: 4 }, walk.now);
+            walk.handshake.grants_answered(grants::Reply::Refused { rule }, walk.now);
+            walk.handshake.grants_answered(grants::Reply::Ended { rule, still_mapped: 0 }, walk.now);
         }
         let rule = at as u8;
-        walk.handshake.granted(grants::Reply::Ended { rule, still_mapped: 0 }, walk.now);
-        assert_eq!((walk.handshake.step, walk.told()), (Step::Issue(at), vec![]));
+        walk.handshake.grants_answered(grants::Reply::Ended { rule, still_mapped: 0 }, walk.now);
+        assert_eq!((walk.handshake.step, walk.logged()), (Step::Issue(at), vec![]));
         // It was not asked yet.
-        walk.handshake.unsent();
-        walk.handshake.granted(grants::Reply::Issued { rule, reference: GrantRef(7), count: 4 }, walk.now);
-        walk.handshake.granted(grants::Reply::Refused { rule }, walk.now);
-        assert_eq!((walk.handshake.step, walk.told()), (Step::Issue(at), vec![]));
+        walk.handshake.command_unsent();
+        walk.handshake.grants_answered(grants::Reply::Issued { rule, reference: GrantRef(7), count: 4 }, walk.now);
+        walk.handshake.grants_answered(grants::Reply::Refused { rule }, walk.now);
+        assert_eq!((walk.handshake.step, walk.logged()), (Step::Issue(at), vec![]));
         assert_eq!(walk.command().as_ref(), Some(&command));
         walk.carry_out(command);
     }
@@ -540,13 +542,13 @@ fn what_the_grant_manager_says_of_something_else_is_no_answer() {
 #[test]
 fn ports_that_were_not_asked_for_change_nothing() {
     let mut walk = Walk::new();
-    walk.handshake.ports(None, walk.now);
-    walk.until(|command| matches!(command, Command::Ports { .. }));
-    walk.handshake.unsent();
-    walk.handshake.ports(None, walk.now);
-    assert_eq!(walk.told(), [""; 0]);
+    walk.handshake.ports_opened(None, walk.now);
+    walk.until(|command| matches!(command, Command::OpenPorts { .. }));
+    walk.handshake.command_unsent();
+    walk.handshake.ports_opened(None, walk.now);
+    assert_eq!(walk.logged(), [""; 0]);
     walk.run();
-    walk.handshake.ports(None, walk.now);
+    walk.handshake.ports_opened(None, walk.now);
     assert!(walk.handshake.is_up());
 }
 
@@ -555,7 +557,7 @@ fn a_violation_is_written_where_the_toolstack_looks_unless_the_device_is_gone() 
     for gone in [false, true] {
         let mut walk = Walk::up();
         if gone {
-            walk.handshake.gone = true;
+            walk.handshake.backend_gone = true;
         }
         walk.handshake.violated("a violation", walk.now);
         walk.run();
