@@ -3,11 +3,11 @@
 use arrayvec::ArrayVec;
 use cloister_interfaces::Memory;
 
-use crate::ring::{Broken, Ring};
+use crate::ring::{Ring, Violation};
 use crate::wire::{HEADER, Header, Kind, MAX_PAYLOAD};
 
 /// Payload bytes that are kept; what we ask for is shorter, and of what is longer only the length matters.
-const KEPT: usize = 256;
+const MAX_KEPT: usize = 256;
 
 /// What a step came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,7 +15,7 @@ pub enum Progress {
     /// There are no more bytes for now.
     Empty,
     /// Some bytes were taken.
-    Some,
+    Partial,
     /// A whole message was taken; its payload is in [`Inbound::payload`].
     Message(Header),
 }
@@ -25,8 +25,8 @@ pub struct Inbound {
     header: [u8; HEADER],
     filled: usize,
     current: Option<Header>,
-    left: usize,
-    payload: ArrayVec<u8, KEPT>,
+    remaining: usize,
+    payload: ArrayVec<u8, MAX_KEPT>,
     /// While set, everything before the answer to this read is skipped: the stream may start in the middle
     /// of an answer to whoever used the ring before.
     sought: Option<u32>,
@@ -35,38 +35,45 @@ pub struct Inbound {
 impl Inbound {
     /// Between two messages.
     pub const fn new() -> Self {
-        Inbound { header: [0; HEADER], filled: 0, current: None, left: 0, payload: ArrayVec::new_const(), sought: None }
+        Inbound {
+            header: [0; HEADER],
+            filled: 0,
+            current: None,
+            remaining: 0,
+            payload: ArrayVec::new_const(),
+            sought: None,
+        }
     }
 
     /// Skips all that comes before the answer to the read `request`.
-    pub fn seek(&mut self, request: u32) {
+    pub fn skip_to_answer(&mut self, request: u32) {
         *self = Inbound { sought: Some(request), ..Inbound::new() };
     }
 
     /// The payload of the message last taken; `None` if it was too long to be kept.
     pub fn payload(&self, header: &Header) -> Option<&[u8]> {
-        (header.length as usize <= KEPT).then_some(&self.payload)
+        (header.length as usize <= MAX_KEPT).then_some(&self.payload)
     }
 
     /// Takes the bytes of a header, of a payload, or a part of either.
     ///
     /// # Errors
     /// The daemon's index is impossible, or a message is longer than the protocol allows.
-    pub fn step<M: Memory>(&mut self, ring: &mut Ring<M>) -> Result<Progress, Broken> {
+    pub fn step<M: Memory>(&mut self, ring: &mut Ring<M>) -> Result<Progress, Violation> {
         match self.current {
             None => self.take_header(ring),
             Some(header) => self.take_payload(ring, header),
         }
     }
 
-    fn take_header<M: Memory>(&mut self, ring: &mut Ring<M>) -> Result<Progress, Broken> {
+    fn take_header<M: Memory>(&mut self, ring: &mut Ring<M>) -> Result<Progress, Violation> {
         let count = ring.receive(self.header.get_mut(self.filled..).unwrap_or_default())?;
         self.filled += count;
         if count == 0 {
             return Ok(Progress::Empty);
         }
         if self.filled < HEADER {
-            return Ok(Progress::Some);
+            return Ok(Progress::Partial);
         }
         let header = Header::decode(&self.header);
         if let Some(request) = self.sought {
@@ -74,31 +81,31 @@ impl Inbound {
             if !expected || header.request != request || header.transaction != 0 || header.length > MAX_PAYLOAD {
                 self.header.rotate_left(1);
                 self.filled = HEADER - 1;
-                return Ok(Progress::Some);
+                return Ok(Progress::Partial);
             }
             self.sought = None;
         }
         if header.length > MAX_PAYLOAD {
-            return Err(Broken);
+            return Err(Violation);
         }
         self.filled = 0;
         self.payload.clear();
-        self.left = header.length as usize;
+        self.remaining = header.length as usize;
         self.current = Some(header);
-        if self.left == 0 { Ok(self.finish(header)) } else { Ok(Progress::Some) }
+        if self.remaining == 0 { Ok(self.finish(header)) } else { Ok(Progress::Partial) }
     }
 
-    fn take_payload<M: Memory>(&mut self, ring: &mut Ring<M>, header: Header) -> Result<Progress, Broken> {
+    fn take_payload<M: Memory>(&mut self, ring: &mut Ring<M>, header: Header) -> Result<Progress, Violation> {
         let mut bytes = [0; 128];
-        let wanted = self.left.min(bytes.len());
+        let wanted = self.remaining.min(bytes.len());
         let count = ring.receive(bytes.get_mut(..wanted).unwrap_or_default())?;
         if count == 0 {
             return Ok(Progress::Empty);
         }
         let kept = count.min(self.payload.remaining_capacity());
         let _ = self.payload.try_extend_from_slice(bytes.get(..kept).unwrap_or_default());
-        self.left -= count;
-        if self.left == 0 { Ok(self.finish(header)) } else { Ok(Progress::Some) }
+        self.remaining -= count;
+        if self.remaining == 0 { Ok(self.finish(header)) } else { Ok(Progress::Partial) }
     }
 
     fn finish(&mut self, header: Header) -> Progress {

@@ -20,7 +20,7 @@ use cloister_interfaces::store::Store;
 use cloister_interfaces::{Memory, Server, Service, System};
 
 /// The most clients that the service has.
-pub const CLIENTS: usize = 4;
+pub const MAX_CLIENTS: usize = 4;
 
 /// What the policy gives the service.
 pub struct Caps<S, M> {
@@ -33,7 +33,7 @@ pub struct Caps<S, M> {
     /// The event channel to the XenStore daemon.
     pub xenstore_events: Port<S>,
     /// The clients, in the order that the path rules number them.
-    pub store_clients: ArrayVec<Server<Store, S, M>, CLIENTS>,
+    pub store_clients: ArrayVec<Server<Store, S, M>, MAX_CLIENTS>,
     /// The path rules: a blob of [`cloister_interfaces::rules::PathRule`].
     pub rules: &'static [u8],
 }

@@ -30,12 +30,12 @@ impl fmt::Display for Right {
 }
 
 /// The own id, in decimal; empty while it is not known, and then equal to no component of a path.
-pub type OwnId<'a> = &'a str;
+pub type OwnDomid<'a> = &'a str;
 
 /// Whether `path` is one that may be sent to the daemon at all: legal characters, no empty component (and so no
 /// trailing slash), none of dots only (dots are not legal), none of the special names that begin with `@`.
 #[must_use]
-pub fn well_formed(path: &str) -> bool {
+pub fn is_well_formed(path: &str) -> bool {
     let below = path.strip_prefix('/').unwrap_or(path);
     let mut before = b'/';
     // Each byte is looked at once, and with the one before it.
@@ -53,7 +53,7 @@ fn split(path: &str) -> impl Iterator<Item = &[u8]> {
     path.as_bytes().split(|byte| *byte == b'/')
 }
 
-fn components<'a>(path: &'a str, own: OwnId<'a>) -> impl Iterator<Item = &'a [u8]> {
+fn components<'a>(path: &'a str, own: OwnDomid<'a>) -> impl Iterator<Item = &'a [u8]> {
     let (directory, below) = match path.strip_prefix('/') {
         Some(below) => ([None; 3], below),
         None => ([Some("local"), Some("domain"), Some(own)], path),
@@ -62,23 +62,23 @@ fn components<'a>(path: &'a str, own: OwnId<'a>) -> impl Iterator<Item = &'a [u8
     directory.into_iter().flatten().map(str::as_bytes).chain(split(below).filter(move |_| !below.is_empty()))
 }
 
-fn matches(rule: &[u8], component: &[u8], own: OwnId<'_>) -> bool {
+fn component_matches(rule: &[u8], component: &[u8], own: OwnDomid<'_>) -> bool {
     match rule {
-        b"*" => decimal(component),
+        b"*" => is_decimal(component),
         b"{self}" => !own.is_empty() && component == own.as_bytes(),
         _ => component == rule,
     }
 }
 
 /// A decimal number in its one form: two spellings of one number would be two nodes.
-fn decimal(text: &[u8]) -> bool {
+fn is_decimal(text: &[u8]) -> bool {
     let leading_zero = text.len() > 1 && text.starts_with(b"0");
     !text.is_empty() && text.len() <= 10 && !leading_zero && text.iter().all(u8::is_ascii_digit)
 }
 
-fn covers(rule: &str, path: &str, own: OwnId<'_>) -> bool {
+fn covers(rule: &str, path: &str, own: OwnDomid<'_>) -> bool {
     let mut below = components(path, own);
-    components(rule, own).all(|rule| below.next().is_some_and(|component| matches(rule, component, own)))
+    components(rule, own).all(|rule| below.next().is_some_and(|component| component_matches(rule, component, own)))
 }
 
 /// [`covers`] for a rule in which no component stands for another, and a path of the same form, relative or absolute: a
@@ -95,12 +95,12 @@ struct Entry {
 
 impl Entry {
     fn new(rule: PathRule<'static>) -> Self {
-        let stands_for_others = |component: &[u8]| component.is_empty() || matches!(component, b"*" | b"{self}");
+        let is_pattern = |component: &[u8]| component.is_empty() || matches!(component, b"*" | b"{self}");
         let below = rule.path.strip_prefix('/').unwrap_or(rule.path);
-        Entry { rule, literal: !split(below).any(stands_for_others) }
+        Entry { rule, literal: !split(below).any(is_pattern) }
     }
 
-    fn covers(&self, path: &str, own: OwnId<'_>) -> bool {
+    fn covers(&self, path: &str, own: OwnDomid<'_>) -> bool {
         let rule = self.rule.path;
         if self.literal && rule.starts_with('/') == path.starts_with('/') {
             covers_literally(rule, path)
@@ -122,8 +122,8 @@ impl Rules {
 
     /// Whether a rule gives `client` the right to `path`.
     #[must_use]
-    pub fn allow(&self, client: u8, right: Right, path: &str, own: OwnId<'_>) -> bool {
-        well_formed(path)
+    pub fn allows(&self, client: u8, right: Right, path: &str, own: OwnDomid<'_>) -> bool {
+        is_well_formed(path)
             && self.0.iter().any(|entry| {
                 let rule = &entry.rule;
                 let has = match right {
@@ -154,8 +154,8 @@ pub(crate) mod tests {
         rules::encode_rules(&entries.iter().map(rule).collect::<Vec<_>>()).expect("short paths").leak()
     }
 
-    fn allowed(blob: &'static [u8], client: u8, right: Right, path: &str, own: OwnId<'_>) -> bool {
-        Rules::parse(blob).allow(client, right, path, own)
+    fn allowed(blob: &'static [u8], client: u8, right: Right, path: &str, own: OwnDomid<'_>) -> bool {
+        Rules::parse(blob).allows(client, right, path, own)
     }
 
     #[test]
@@ -170,7 +170,7 @@ pub(crate) mod tests {
     #[test]
     fn malformed_paths() {
         for good in ["device/vif/0", "/local/domain/0", "a", "/a", "a-b_c@d"] {
-            assert!(well_formed(good), "{good}");
+            assert!(is_well_formed(good), "{good}");
         }
         for bad in [
             "",
@@ -189,7 +189,7 @@ pub(crate) mod tests {
             "ä",
             "a*",
         ] {
-            assert!(!well_formed(bad), "{bad:?}");
+            assert!(!is_well_formed(bad), "{bad:?}");
         }
     }
 
@@ -247,7 +247,7 @@ pub(crate) mod tests {
         fn nothing_outside_the_rule_is_ever_allowed(path in "[a-z0-9/*.@{}]{0,24}") {
             let rules = blob(&[(0, "rwn", "a/b")]);
             let below = path.strip_prefix("/local/domain/7/").unwrap_or(&path);
-            let expected = well_formed(&path) && (below == "a/b" || below.starts_with("a/b/"));
+            let expected = is_well_formed(&path) && (below == "a/b" || below.starts_with("a/b/"));
             prop_assert_eq!(allowed(rules, 0, Right::Read, &path, "7"), expected);
         }
 
@@ -261,7 +261,7 @@ pub(crate) mod tests {
             // What the rule says itself, too, and what begins alike.
             let rule: &'static str = rule.leak();
             let entry = Entry::new(PathRule { client: 0, read: true, write: true, watch: true, path: rule });
-            for path in [path, rule.to_owned(), format!("{rule}{below}")].into_iter().filter(|path| well_formed(path)) {
+            for path in [path, rule.to_owned(), format!("{rule}{below}")].into_iter().filter(|path| is_well_formed(path)) {
                 for own in ["7", ""] {
                     prop_assert_eq!(entry.covers(&path, own), covers(rule, &path, own), "{} {}", rule, path);
                 }

@@ -7,7 +7,7 @@
 use cloister_interfaces::Memory;
 
 /// Bytes of each stream (`XENSTORE_RING_SIZE`).
-pub const SIZE: u32 = 1024;
+pub const STREAM_SIZE: u32 = 1024;
 const REQUESTS: usize = 0;
 const RESPONSES: usize = 1024;
 const REQ_CONS: usize = 2048;
@@ -24,7 +24,7 @@ const RECONNECT: u32 = 1;
 
 /// The daemon's indices are impossible.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Broken;
+pub struct Violation;
 
 /// This side of the ring.
 pub struct Ring<M> {
@@ -32,18 +32,18 @@ pub struct Ring<M> {
     req_prod: u32,
     rsp_cons: u32,
     /// The daemon is to be told: there is a request, or room that it may be waiting for.
-    owed: bool,
+    pending_event: bool,
 }
 
 impl<M: Memory> Ring<M> {
     /// Takes the ring over as it stands: neither fresh nor empty is assumed.
     pub fn new(memory: M) -> Self {
         let (req_prod, rsp_cons) = (memory.load(REQ_PROD), memory.load(RSP_CONS));
-        Ring { memory, req_prod, rsp_cons, owed: false }
+        Ring { memory, req_prod, rsp_cons, pending_event: false }
     }
 
     /// Whether the connection is being made; the rest of the page means nothing until then.
-    pub fn connecting(&self) -> bool {
+    pub fn is_connecting(&self) -> bool {
         self.memory.load(CONNECTION) == RECONNECT
     }
 
@@ -61,19 +61,19 @@ impl<M: Memory> Ring<M> {
     ///
     /// # Errors
     /// The daemon's index is impossible.
-    pub fn send(&mut self, bytes: &[u8]) -> Result<bool, Broken> {
+    pub fn send(&mut self, bytes: &[u8]) -> Result<bool, Violation> {
         let used = self.req_prod.wrapping_sub(self.memory.load(REQ_CONS));
-        let room = SIZE.checked_sub(used).ok_or(Broken)?;
+        let room = STREAM_SIZE.checked_sub(used).ok_or(Violation)?;
         let Some(length) = u32::try_from(bytes.len()).ok().filter(|length| *length <= room) else {
             return Ok(false);
         };
-        let at = (self.req_prod % SIZE) as usize;
-        let (first, rest) = bytes.split_at_checked(SIZE as usize - at).unwrap_or((bytes, &[]));
+        let at = (self.req_prod % STREAM_SIZE) as usize;
+        let (first, rest) = bytes.split_at_checked(STREAM_SIZE as usize - at).unwrap_or((bytes, &[]));
         self.memory.write(REQUESTS + at, first);
         self.memory.write(REQUESTS, rest);
         self.req_prod = self.req_prod.wrapping_add(length);
         self.memory.store(REQ_PROD, self.req_prod);
-        self.owed = true;
+        self.pending_event = true;
         Ok(true)
     }
 
@@ -81,14 +81,14 @@ impl<M: Memory> Ring<M> {
     ///
     /// # Errors
     /// The daemon's index is impossible.
-    pub fn receive(&mut self, into: &mut [u8]) -> Result<usize, Broken> {
+    pub fn receive(&mut self, into: &mut [u8]) -> Result<usize, Violation> {
         let waiting = self.memory.load(RSP_PROD).wrapping_sub(self.rsp_cons);
-        if waiting > SIZE {
-            return Err(Broken);
+        if waiting > STREAM_SIZE {
+            return Err(Violation);
         }
         let count = into.len().min(waiting as usize);
-        let at = (self.rsp_cons % SIZE) as usize;
-        let before_end = count.min(SIZE as usize - at);
+        let at = (self.rsp_cons % STREAM_SIZE) as usize;
+        let before_end = count.min(STREAM_SIZE as usize - at);
         let (first, rest) = into.split_at_mut(before_end);
         self.memory.read(RESPONSES + at, first);
         if let Some(rest) = rest.get_mut(..count - before_end) {
@@ -101,14 +101,14 @@ impl<M: Memory> Ring<M> {
             // The daemon waits only for room in a stream that it found full. It may have filled it meanwhile, and not have seen the
             // new index: so its own is looked at behind that.
             self.memory.barrier();
-            self.owed |= self.memory.load(RSP_PROD).wrapping_sub(before) >= SIZE;
+            self.pending_event |= self.memory.load(RSP_PROD).wrapping_sub(before) >= STREAM_SIZE;
         }
         Ok(count)
     }
 
     /// Whether the daemon is to be sent an event; it is then taken to have been.
-    pub fn take_owed(&mut self) -> bool {
-        core::mem::take(&mut self.owed)
+    pub fn take_pending_event(&mut self) -> bool {
+        core::mem::take(&mut self.pending_event)
     }
 }
 
@@ -143,11 +143,11 @@ mod tests {
     fn impossible_indices_are_refused() {
         let (memory, mut ring) = at(100);
         memory.store(REQ_CONS, 101);
-        assert_eq!(ring.send(&[1]), Err(Broken));
+        assert_eq!(ring.send(&[1]), Err(Violation));
         memory.store(RSP_PROD, 99);
-        assert_eq!(ring.receive(&mut [0; 8]), Err(Broken));
-        memory.store(RSP_PROD, 100 + SIZE + 1);
-        assert_eq!(ring.receive(&mut [0; 8]), Err(Broken));
+        assert_eq!(ring.receive(&mut [0; 8]), Err(Violation));
+        memory.store(RSP_PROD, 100 + STREAM_SIZE + 1);
+        assert_eq!(ring.receive(&mut [0; 8]), Err(Violation));
     }
 
     #[test]
@@ -165,18 +165,18 @@ mod tests {
     #[test]
     fn the_daemon_is_told_of_requests_and_of_room_that_it_waits_for() {
         let (memory, mut ring) = at(40);
-        assert!(!ring.take_owed());
+        assert!(!ring.take_pending_event());
         assert_eq!(ring.send(&[1; 30]), Ok(true));
-        assert_eq!((ring.take_owed(), ring.take_owed()), (true, false));
+        assert_eq!((ring.take_pending_event(), ring.take_pending_event()), (true, false));
         memory.store(REQ_CONS, 70u32.wrapping_sub(1000));
-        assert_eq!((ring.send(&[1; 30]), ring.take_owed()), (Ok(false), false), "nothing was sent");
+        assert_eq!((ring.send(&[1; 30]), ring.take_pending_event()), (Ok(false), false), "nothing was sent");
         // A byte of room was left: the daemon has put all that it had.
-        memory.store(RSP_PROD, 40 + SIZE - 1);
-        assert_eq!((ring.receive(&mut [0; 8]), ring.take_owed()), (Ok(8), false));
-        memory.store(RSP_PROD, 48 + SIZE);
-        assert_eq!((ring.receive(&mut [0; 8]), ring.take_owed()), (Ok(8), true));
-        assert_eq!((ring.receive(&mut [0; 8]), ring.take_owed()), (Ok(8), false), "there is room already");
-        assert_eq!((ring.receive(&mut []), ring.take_owed()), (Ok(0), false));
+        memory.store(RSP_PROD, 40 + STREAM_SIZE - 1);
+        assert_eq!((ring.receive(&mut [0; 8]), ring.take_pending_event()), (Ok(8), false));
+        memory.store(RSP_PROD, 48 + STREAM_SIZE);
+        assert_eq!((ring.receive(&mut [0; 8]), ring.take_pending_event()), (Ok(8), true));
+        assert_eq!((ring.receive(&mut [0; 8]), ring.take_pending_event()), (Ok(8), false), "there is room already");
+        assert_eq!((ring.receive(&mut []), ring.take_pending_event()), (Ok(0), false));
     }
 
     #[test]
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(memory.load(CONNECTION), 0);
         memory.store(FEATURES, 1);
         assert!(ring.reconnect());
-        assert!(ring.connecting());
+        assert!(ring.is_connecting());
     }
 
     proptest! {
@@ -199,7 +199,7 @@ mod tests {
                 let from = memory.load(REQ_CONS);
                 prop_assert_eq!(ring.send(&bytes), Ok(true));
                 for (offset, byte) in bytes.iter().enumerate() {
-                    let place = (from.wrapping_add(offset as u32) % SIZE) as usize;
+                    let place = (from.wrapping_add(offset as u32) % STREAM_SIZE) as usize;
                     prop_assert_eq!(memory.bytes(place, 1)[0], *byte);
                     memory.write(RESPONSES + place, &[*byte]);
                 }

@@ -12,7 +12,7 @@ use crate::policy::{Right, Rules};
 use crate::ring::Ring;
 use crate::watches::Watches;
 use crate::wire::{self, Header, Kind, Packet};
-use crate::{CLIENTS, Caps};
+use crate::{Caps, MAX_CLIENTS};
 
 /// How long the daemon may take over one request.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
@@ -22,11 +22,11 @@ const CONNECT_POLL: Duration = Duration::from_secs(1);
 /// How long a client may keep a transaction open: those of others fail meanwhile, and the daemon cannot be renewed.
 const TRANSACTION_TIME: Duration = Duration::from_secs(10);
 /// Steps a call: a step takes at most 128 bytes from the ring or one request from a client.
-const STEPS: usize = 256;
+const MAX_STEPS: usize = 256;
 
 /// How far the connection is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Link {
+enum Connection {
     /// The daemon is making it.
     Connecting,
     /// Asking for the own id; it tells whether the daemon answers, and where its answers begin.
@@ -51,7 +51,7 @@ enum Transaction {
     Lost,
 }
 
-struct Peer<S, M> {
+struct ClientState<S, M> {
     server: Server<Store, S, M>,
     transaction: Transaction,
     /// An answer that found the reply queue full. No request is taken until it is gone.
@@ -67,16 +67,16 @@ enum Job {
     Identify,
     Rewatch(usize),
     /// Giving up a transaction that was open for too long.
-    Drop,
+    AbortOverdue,
     Client {
         client: usize,
         id: u16,
-        work: Work,
+        completion: Completion,
     },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Work {
+enum Completion {
     Value,
     Done,
     Watch(usize),
@@ -102,28 +102,28 @@ pub struct XenStore<S, M> {
     memory: M,
     port: Port<S>,
     rules: Rules,
-    peers: ArrayVec<Peer<S, M>, CLIENTS>,
+    clients: ArrayVec<ClientState<S, M>, MAX_CLIENTS>,
     /// The client whose turn is next.
-    turn: usize,
+    next_client: usize,
     watches: Watches,
-    own: ArrayString<5>,
-    link: Link,
+    own_domid: ArrayString<5>,
+    connection: Connection,
     /// The daemon let a request time out and has not answered since.
     silent: bool,
-    poll: Instant,
+    next_poll: Instant,
     next_request: u32,
     outstanding: Option<Outstanding>,
     /// The outstanding request, while the ring has no room for it.
     unsent: Packet,
     inbound: Inbound,
-    left_over: bool,
+    work_left: bool,
 }
 
 impl<S: System, M: Memory> XenStore<S, M> {
     /// The service, before its first look at the ring.
     pub fn new(caps: Caps<S, M>) -> Self {
         let now = caps.clock.now();
-        let peer = |server| Peer { server, transaction: Transaction::None, answer: None };
+        let client = |server| ClientState { server, transaction: Transaction::None, answer: None };
         let mut service = XenStore {
             console: caps.console,
             clock: caps.clock,
@@ -131,19 +131,19 @@ impl<S: System, M: Memory> XenStore<S, M> {
             memory: caps.xenstore_ring,
             port: caps.xenstore_events,
             rules: Rules::parse(caps.rules),
-            peers: caps.store_clients.into_iter().map(peer).collect(),
-            turn: 0,
+            clients: caps.store_clients.into_iter().map(client).collect(),
+            next_client: 0,
             watches: Watches::new(),
-            own: ArrayString::new(),
-            link: Link::Dead,
+            own_domid: ArrayString::new(),
+            connection: Connection::Dead,
             silent: false,
-            poll: now,
+            next_poll: now,
             // The low bits of the clock: a restarted service must not take an answer to its former self for its own.
             next_request: now.0 as u32 | 1,
             outstanding: None,
             unsent: Packet::new(),
             inbound: Inbound::new(),
-            left_over: false,
+            work_left: false,
         };
         service.connect(now);
         service
@@ -157,25 +157,25 @@ impl<S: System, M: Memory> XenStore<S, M> {
         for watch in self.watches.iter_mut() {
             watch.registered = false;
         }
-        if self.ring.connecting() {
-            self.link = Link::Connecting;
-            self.poll = now + CONNECT_POLL;
+        if self.ring.is_connecting() {
+            self.connection = Connection::Connecting;
+            self.next_poll = now + CONNECT_POLL;
         } else {
-            self.link = Link::Greeting;
+            self.connection = Connection::Greeting;
         }
     }
 
     /// The daemon knows of no transaction any more; the clients learn it when they go on with theirs.
     fn lose_transactions(&mut self) {
-        for peer in &mut self.peers {
-            if peer.transaction != Transaction::None {
-                peer.transaction = Transaction::Lost;
+        for state in &mut self.clients {
+            if state.transaction != Transaction::None {
+                state.transaction = Transaction::Lost;
             }
         }
     }
 
     /// The connection cannot go on as it is.
-    fn broken(&mut self, what: &str, now: Instant) {
+    fn handle_violation(&mut self, what: &str, now: Instant) {
         self.fail_outstanding(Failure::Timeout);
         if self.ring.reconnect() {
             self.console.line(format_args!("{what}; reconnecting"));
@@ -186,24 +186,24 @@ impl<S: System, M: Memory> XenStore<S, M> {
             self.console.line(format_args!("{what}; the connection is dead"));
             // None is ended by us any more, when its time is over.
             self.lose_transactions();
-            self.link = Link::Dead;
+            self.connection = Connection::Dead;
         }
     }
 
     fn fail_outstanding(&mut self, failure: Failure) {
         self.unsent.clear();
-        if let Some(Outstanding { job: Job::Client { client, id, work }, .. }) = self.outstanding.take() {
-            self.finish(client, id, work, Err(failure));
+        if let Some(Outstanding { job: Job::Client { client, id, completion }, .. }) = self.outstanding.take() {
+            self.finish_request(client, id, completion, Err(failure));
         }
     }
 
-    fn expire(&mut self, now: Instant) {
-        if self.link == Link::Connecting && !self.ring.connecting() {
+    fn check_deadlines(&mut self, now: Instant) {
+        if self.connection == Connection::Connecting && !self.ring.is_connecting() {
             self.ring = Ring::new(self.memory.clone());
-            self.link = Link::Greeting;
-        } else if self.link == Link::Connecting && now >= self.poll {
+            self.connection = Connection::Greeting;
+        } else if self.connection == Connection::Connecting && now >= self.next_poll {
             self.silent = true;
-            self.poll = now + CONNECT_POLL;
+            self.next_poll = now + CONNECT_POLL;
         }
         if self.outstanding.is_some_and(|outstanding| now >= outstanding.deadline) {
             if !self.silent {
@@ -218,31 +218,31 @@ impl<S: System, M: Memory> XenStore<S, M> {
     /// Takes a part of what the daemon sent; whether there was any.
     fn receive(&mut self, now: Instant) -> bool {
         // Before the greeting is on its way there is nothing to look for in the stream.
-        let looking = match self.link {
-            Link::Connecting | Link::Dead => false,
-            Link::Greeting => self.outstanding.is_some(),
-            Link::Resetting | Link::Up => true,
+        let expecting = match self.connection {
+            Connection::Connecting | Connection::Dead => false,
+            Connection::Greeting => self.outstanding.is_some(),
+            Connection::Resetting | Connection::Up => true,
         };
-        if !looking {
+        if !expecting {
             return false;
         }
         match self.inbound.step(&mut self.ring) {
             Ok(Progress::Empty) => false,
-            Ok(Progress::Some) => true,
+            Ok(Progress::Partial) => true,
             Ok(Progress::Message(header)) => {
-                self.message(header);
+                self.handle_message(header);
                 true
             }
             Err(_) => {
-                self.broken("the daemon's ring index or message length is impossible", now);
+                self.handle_violation("the daemon's ring index or message length is impossible", now);
                 true
             }
         }
     }
 
-    fn message(&mut self, header: Header) {
+    fn handle_message(&mut self, header: Header) {
         if header.is(Kind::Event) {
-            return self.event(header);
+            return self.handle_watch_event(header);
         }
         let Some(outstanding) = self.outstanding.filter(|outstanding| outstanding.request == header.request) else {
             return self.console.line(format_args!("dropped an answer to no request ({})", header.request));
@@ -260,44 +260,44 @@ impl<S: System, M: Memory> XenStore<S, M> {
             Err(Failure::Other)
         };
         match outstanding.job {
-            Job::Greet => self.greeted(result),
+            Job::Greet => self.greeting_answered(result),
             Job::Reset => {
                 if result.is_err() {
                     self.console.line(format_args!("the daemon does not reset: what was open before may stay open"));
                 }
-                self.link = Link::Up;
+                self.connection = Connection::Up;
             }
-            Job::Identify => drop(self.identified(result)),
-            Job::Drop => {}
-            Job::Rewatch(slot) => self.rewatched(slot, result.err()),
-            Job::Client { client, id, work } => self.finish(client, id, work, result),
+            Job::Identify => drop(self.domid_answered(result)),
+            Job::AbortOverdue => {}
+            Job::Rewatch(index) => self.rewatch_answered(index, result.err()),
+            Job::Client { client, id, completion } => self.finish_request(client, id, completion, result),
         }
     }
 
     /// The daemon was asked for the own id; whether it told.
-    fn identified(&mut self, result: Result<Header, Failure>) -> bool {
+    fn domid_answered(&mut self, result: Result<Header, Failure>) -> bool {
         let id = result.ok().and_then(|header| self.inbound.payload(&header)).and_then(wire::number);
         let id = id.and_then(|id| u16::try_from(id).ok());
-        self.own.clear();
+        self.own_domid.clear();
         match id {
-            Some(id) => wire::digits(id).iter().for_each(|digit| self.own.push(char::from(*digit))),
-            None => self.poll = self.clock.now() + CONNECT_POLL,
+            Some(id) => wire::digits(id).iter().for_each(|digit| self.own_domid.push(char::from(*digit))),
+            None => self.next_poll = self.clock.now() + CONNECT_POLL,
         }
         id.is_some()
     }
 
-    fn greeted(&mut self, result: Result<Header, Failure>) {
-        if !self.identified(result) {
+    fn greeting_answered(&mut self, result: Result<Header, Failure>) {
+        if !self.domid_answered(result) {
             self.console.line(format_args!("the daemon does not tell this domain's id; asking again"));
         }
         if core::mem::take(&mut self.silent) {
             self.console.line(format_args!("the daemon answers again"));
         }
-        self.link = Link::Resetting;
+        self.connection = Connection::Resetting;
     }
 
-    fn rewatched(&mut self, slot: usize, failure: Option<Failure>) {
-        let Some(watch) = self.watches.get_mut(slot) else { return };
+    fn rewatch_answered(&mut self, index: usize, failure: Option<Failure>) {
+        let Some(watch) = self.watches.get_mut(index) else { return };
         watch.registered = true;
         // Without the daemon's first event, the client would not look at what it missed.
         watch.pending = true;
@@ -306,42 +306,42 @@ impl<S: System, M: Memory> XenStore<S, M> {
         }
     }
 
-    fn event(&mut self, header: Header) {
+    fn handle_watch_event(&mut self, header: Header) {
         let Some(payload) = self.inbound.payload(&header) else {
             // The token stands behind a path too long to keep: any watch may be meant.
             return self.watches.iter_mut().for_each(|watch| watch.pending = true);
         };
-        let slot = wire::event_token(payload).and_then(wire::number);
-        match slot.and_then(|slot| self.watches.get_mut(slot as usize)) {
+        let index = wire::event_token(payload).and_then(wire::number);
+        match index.and_then(|index| self.watches.get_mut(index as usize)) {
             Some(watch) => watch.pending = true,
             // An event may still be on its way when its watch ends.
-            None if slot.is_some() => {}
+            None if index.is_some() => {}
             None => self.console.line(format_args!("dropped a malformed watch event")),
         }
     }
 
     /// Ends a client's request, by the daemon's answer or without one.
-    fn finish(&mut self, client: usize, id: u16, work: Work, result: Result<Header, Failure>) {
+    fn finish_request(&mut self, client: usize, id: u16, completion: Completion, result: Result<Header, Failure>) {
         let failure = result.err();
         let mut answer = result.map(|_| Value::new());
-        match work {
-            Work::Value => {
+        match completion {
+            Completion::Value => {
                 answer = result.and_then(|header| {
                     let payload = self.inbound.payload(&header).ok_or(Failure::TooLong)?;
                     Value::try_from(payload).map_err(|_| Failure::TooLong)
                 });
             }
-            Work::Done => {}
-            Work::Watch(slot) => match failure {
-                None => self.watches.get_mut(slot).into_iter().for_each(|watch| watch.registered = true),
-                Some(_) => self.watches.remove(slot),
+            Completion::Done => {}
+            Completion::Watch(index) => match failure {
+                None => self.watches.get_mut(index).into_iter().for_each(|watch| watch.registered = true),
+                Some(_) => self.watches.remove(index),
             },
-            Work::Unwatch(slot) => {
+            Completion::Unwatch(index) => {
                 if matches!(failure, None | Some(Failure::NotFound)) {
-                    self.watches.remove(slot);
+                    self.watches.remove(index);
                 }
             }
-            Work::Begin => {
+            Completion::Begin => {
                 let number = result.ok().and_then(|header| self.inbound.payload(&header)).and_then(wire::number);
                 match number.filter(|number| *number != 0) {
                     Some(number) => {
@@ -351,62 +351,62 @@ impl<S: System, M: Memory> XenStore<S, M> {
                     None => answer = Err(failure.unwrap_or(Failure::Other)),
                 }
             }
-            Work::End => self.set_transaction(client, Transaction::None),
+            Completion::End => self.set_transaction(client, Transaction::None),
         }
-        self.answer(client, id, answer);
+        self.answer_client(client, id, answer);
     }
 
     fn set_transaction(&mut self, client: usize, transaction: Transaction) {
-        if let Some(peer) = self.peers.get_mut(client) {
-            peer.transaction = transaction;
+        if let Some(state) = self.clients.get_mut(client) {
+            state.transaction = transaction;
         }
     }
 
-    fn answer(&mut self, client: usize, id: u16, result: Result<Value, Failure>) {
-        if let Some(peer) = self.peers.get_mut(client) {
-            peer.answer = Some(Reply::Answer { id, result });
-            peer.deliver();
+    fn answer_client(&mut self, client: usize, id: u16, result: Result<Value, Failure>) {
+        if let Some(state) = self.clients.get_mut(client) {
+            state.answer = Some(Reply::Answer { id, result });
+            state.send_answer();
         }
     }
 
     /// Asks the daemon the next thing there is to ask; whether there was any.
-    fn ask(&mut self, now: Instant) -> bool {
+    fn ask_daemon(&mut self, now: Instant) -> bool {
         if self.outstanding.is_some() {
-            let sent = self.transmit(now);
+            let sent = self.try_send(now);
             // While the daemon is silent, clients learn so at once.
-            return sent | (self.silent && self.serve(now));
+            return sent | (self.silent && self.take_request(now));
         }
-        match self.link {
-            Link::Greeting => {
-                self.begin(Job::Greet, Kind::Read, 0, &[b"domid\0"], now);
+        match self.connection {
+            Connection::Greeting => {
+                self.request(Job::Greet, Kind::Read, 0, &[b"domid\0"], now);
                 if let Some(outstanding) = self.outstanding {
-                    self.inbound.seek(outstanding.request);
+                    self.inbound.skip_to_answer(outstanding.request);
                 }
             }
-            Link::Resetting => self.begin(Job::Reset, Kind::ResetWatches, 0, &[b"\0"], now),
-            Link::Up => {
-                if let Some((slot, path)) = self.watches.unregistered() {
+            Connection::Resetting => self.request(Job::Reset, Kind::ResetWatches, 0, &[b"\0"], now),
+            Connection::Up => {
+                if let Some((index, path)) = self.watches.unregistered() {
                     let path = *path;
-                    self.begin_watch(Job::Rewatch(slot), Kind::Watch, slot, &path, now);
-                } else if self.own.is_empty() && now >= self.poll {
-                    self.begin(Job::Identify, Kind::Read, 0, &[b"domid\0"], now);
-                } else if let Some(number) = self.overdue(now) {
-                    self.begin(Job::Drop, Kind::End, number, &[b"F\0"], now);
+                    self.request_watch(Job::Rewatch(index), Kind::Watch, index, &path, now);
+                } else if self.own_domid.is_empty() && now >= self.next_poll {
+                    self.request(Job::Identify, Kind::Read, 0, &[b"domid\0"], now);
+                } else if let Some(number) = self.take_overdue_transaction(now) {
+                    self.request(Job::AbortOverdue, Kind::End, number, &[b"F\0"], now);
                 } else {
-                    return self.serve(now);
+                    return self.take_request(now);
                 }
             }
-            Link::Connecting if !self.silent => return false,
-            Link::Connecting | Link::Dead => return self.serve(now),
+            Connection::Connecting if !self.silent => return false,
+            Connection::Connecting | Connection::Dead => return self.take_request(now),
         }
         true
     }
 
     /// A transaction that has been open for too long, which is its client's no more.
-    fn overdue(&mut self, now: Instant) -> Option<u32> {
-        self.peers.iter_mut().find_map(|peer| match peer.transaction {
+    fn take_overdue_transaction(&mut self, now: Instant) -> Option<u32> {
+        self.clients.iter_mut().find_map(|state| match state.transaction {
             Transaction::Open { number, until } if now >= until => {
-                peer.transaction = Transaction::Lost;
+                state.transaction = Transaction::Lost;
                 Some(number)
             }
             _ => None,
@@ -414,20 +414,20 @@ impl<S: System, M: Memory> XenStore<S, M> {
     }
 
     /// Takes the next request of a client, in turn; whether there was one.
-    fn serve(&mut self, now: Instant) -> bool {
-        for _ in 0..self.peers.len() {
-            let client = self.turn;
-            self.turn = (self.turn + 1) % self.peers.len().max(1);
-            let Some(peer) = self.peers.get_mut(client) else { continue };
-            if peer.answer.is_some() {
+    fn take_request(&mut self, now: Instant) -> bool {
+        for _ in 0..self.clients.len() {
+            let client = self.next_client;
+            self.next_client = (self.next_client + 1) % self.clients.len().max(1);
+            let Some(state) = self.clients.get_mut(client) else { continue };
+            if state.answer.is_some() {
                 continue;
             }
-            match peer.server.requests.pop() {
+            match state.server.requests.pop() {
                 None => continue,
                 Some(Err(_)) => self.console.line(format_args!("client {client} sent a malformed request")),
                 Some(Ok(Request { id, action })) => {
                     if let Err(failure) = self.begin_action(client, id, action, now) {
-                        self.answer(client, id, Err(failure));
+                        self.answer_client(client, id, Err(failure));
                     }
                 }
             }
@@ -436,9 +436,9 @@ impl<S: System, M: Memory> XenStore<S, M> {
         false
     }
 
-    fn permit(&self, client: usize, right: Right, path: &Path) -> Result<(), Failure> {
+    fn check_permission(&self, client: usize, right: Right, path: &Path) -> Result<(), Failure> {
         let number = u8::try_from(client).map_err(|_| Failure::Policy)?;
-        if self.rules.allow(number, right, path, &self.own) {
+        if self.rules.allows(number, right, path, &self.own_domid) {
             return Ok(());
         }
         let shown = path.escape_debug();
@@ -448,7 +448,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
 
     /// The number of the transaction that a client's action is in, 0 for none; `None` if the action is answered.
     fn transaction_for(&mut self, client: usize, id: u16, action: &Action) -> Result<Option<u32>, Failure> {
-        match (self.peers.get(client).map_or(Transaction::None, |peer| peer.transaction), action) {
+        match (self.clients.get(client).map_or(Transaction::None, |state| state.transaction), action) {
             (Transaction::None, _) => return Ok(Some(0)),
             (Transaction::Open { number, .. }, _) => return Ok(Some(number)),
             (Transaction::Lost, Action::Watch(..) | Action::Unwatch(..)) => return Ok(Some(0)),
@@ -459,7 +459,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         match action {
             Action::Begin => Ok(Some(0)),
             Action::Abort => {
-                self.answer(client, id, Ok(Value::new()));
+                self.answer_client(client, id, Ok(Value::new()));
                 Ok(None)
             }
             _ => Err(Failure::Again),
@@ -468,65 +468,67 @@ impl<S: System, M: Memory> XenStore<S, M> {
 
     fn begin_action(&mut self, client: usize, id: u16, action: Action, now: Instant) -> Result<(), Failure> {
         match &action {
-            Action::Read(path) | Action::List(path) => self.permit(client, Right::Read, path)?,
-            Action::Write(path, _) | Action::Remove(path) => self.permit(client, Right::Write, path)?,
-            Action::Watch(path, _) | Action::Unwatch(path, _) => self.permit(client, Right::Watch, path)?,
+            Action::Read(path) | Action::List(path) => self.check_permission(client, Right::Read, path)?,
+            Action::Write(path, _) | Action::Remove(path) => self.check_permission(client, Right::Write, path)?,
+            Action::Watch(path, _) | Action::Unwatch(path, _) => self.check_permission(client, Right::Watch, path)?,
             Action::Begin | Action::Commit | Action::Abort => {}
         }
-        if self.link != Link::Up {
+        if self.connection != Connection::Up {
             return Err(Failure::Timeout);
         }
         let Some(transaction) = self.transaction_for(client, id, &action)? else { return Ok(()) };
-        let job = |work| Job::Client { client, id, work };
+        let job = |completion| Job::Client { client, id, completion };
         match action {
-            Action::Read(path) => self.begin(job(Work::Value), Kind::Read, transaction, &[path.as_bytes(), b"\0"], now),
+            Action::Read(path) => {
+                self.request(job(Completion::Value), Kind::Read, transaction, &[path.as_bytes(), b"\0"], now)
+            }
             Action::List(path) => {
-                self.begin(job(Work::Value), Kind::Directory, transaction, &[path.as_bytes(), b"\0"], now);
+                self.request(job(Completion::Value), Kind::Directory, transaction, &[path.as_bytes(), b"\0"], now);
             }
             Action::Write(path, value) => {
-                self.begin(job(Work::Done), Kind::Write, transaction, &[path.as_bytes(), b"\0", &value], now);
+                self.request(job(Completion::Done), Kind::Write, transaction, &[path.as_bytes(), b"\0", &value], now);
             }
             Action::Remove(path) => {
-                self.begin(job(Work::Done), Kind::Remove, transaction, &[path.as_bytes(), b"\0"], now);
+                self.request(job(Completion::Done), Kind::Remove, transaction, &[path.as_bytes(), b"\0"], now);
             }
             Action::Watch(path, token) => {
                 if self.watches.find(client, &path, token).is_some() {
                     return Err(Failure::Other);
                 }
-                let slot = self.watches.add(client, path, token).ok_or(Failure::Quota)?;
-                self.begin_watch(job(Work::Watch(slot)), Kind::Watch, slot, &path, now);
+                let index = self.watches.add(client, path, token).ok_or(Failure::Quota)?;
+                self.request_watch(job(Completion::Watch(index)), Kind::Watch, index, &path, now);
             }
             Action::Unwatch(path, token) => {
-                let slot = self.watches.find(client, &path, token).ok_or(Failure::NotFound)?;
-                self.begin_watch(job(Work::Unwatch(slot)), Kind::Unwatch, slot, &path, now);
+                let index = self.watches.find(client, &path, token).ok_or(Failure::NotFound)?;
+                self.request_watch(job(Completion::Unwatch(index)), Kind::Unwatch, index, &path, now);
             }
             Action::Begin if transaction != 0 => return Err(Failure::Other),
-            Action::Begin => self.begin(job(Work::Begin), Kind::Begin, 0, &[b"\0"], now),
+            Action::Begin => self.request(job(Completion::Begin), Kind::Begin, 0, &[b"\0"], now),
             Action::Commit | Action::Abort if transaction == 0 => return Err(Failure::Other),
-            Action::Commit => self.begin(job(Work::End), Kind::End, transaction, &[b"T\0"], now),
-            Action::Abort => self.begin(job(Work::End), Kind::End, transaction, &[b"F\0"], now),
+            Action::Commit => self.request(job(Completion::End), Kind::End, transaction, &[b"T\0"], now),
+            Action::Abort => self.request(job(Completion::End), Kind::End, transaction, &[b"F\0"], now),
         }
         Ok(())
     }
 
-    fn begin_watch(&mut self, job: Job, kind: Kind, slot: usize, path: &Path, now: Instant) {
-        let token = wire::digits(u16::try_from(slot).unwrap_or(u16::MAX));
-        self.begin(job, kind, 0, &[path.as_bytes(), b"\0", &token, b"\0"], now);
+    fn request_watch(&mut self, job: Job, kind: Kind, index: usize, path: &Path, now: Instant) {
+        let token = wire::digits(u16::try_from(index).unwrap_or(u16::MAX));
+        self.request(job, kind, 0, &[path.as_bytes(), b"\0", &token, b"\0"], now);
     }
 
     /// Makes a request the outstanding one.
-    fn begin(&mut self, job: Job, kind: Kind, transaction: u32, parts: &[&[u8]], now: Instant) {
+    fn request(&mut self, job: Job, kind: Kind, transaction: u32, parts: &[&[u8]], now: Instant) {
         // 0 is the number of watch events.
         self.next_request = self.next_request.wrapping_add(1).max(1);
         let request = self.next_request;
         // Paths and values are short enough that every request fits (`the_longest_request_fits`).
         self.unsent = wire::request(kind, request, transaction, parts).unwrap_or_default();
         self.outstanding = Some(Outstanding { job, kind, request, deadline: now + ANSWER_TIME });
-        self.transmit(now);
+        self.try_send(now);
     }
 
     /// Puts the outstanding request on the ring if it is not there yet; whether it was put there.
-    fn transmit(&mut self, now: Instant) -> bool {
+    fn try_send(&mut self, now: Instant) -> bool {
         if self.unsent.is_empty() {
             return false;
         }
@@ -538,23 +540,23 @@ impl<S: System, M: Memory> XenStore<S, M> {
                 sent
             }
             Err(_) => {
-                self.broken("the daemon's ring index is impossible", now);
+                self.handle_violation("the daemon's ring index is impossible", now);
                 true
             }
         }
     }
 
-    fn tell_changes(&mut self) {
+    fn notify_changes(&mut self) {
         for watch in self.watches.iter_mut().filter(|watch| watch.pending) {
-            if let Some(peer) = self.peers.get_mut(watch.client) {
-                watch.pending = peer.server.replies.push(&Reply::Changed { token: watch.token }).is_err();
+            if let Some(state) = self.clients.get_mut(watch.client) {
+                watch.pending = state.server.replies.push(&Reply::Changed { token: watch.token }).is_err();
             }
         }
     }
 }
 
-impl<S: System, M: Memory> Peer<S, M> {
-    fn deliver(&mut self) {
+impl<S: System, M: Memory> ClientState<S, M> {
+    fn send_answer(&mut self) {
         if self.answer.as_ref().is_some_and(|answer| self.server.replies.push(answer).is_ok()) {
             self.answer = None;
         }
@@ -564,35 +566,35 @@ impl<S: System, M: Memory> Peer<S, M> {
 impl<S: System, M: Memory> Service for XenStore<S, M> {
     fn notified(&mut self, _: Notifications) {
         let now = self.clock.now();
-        self.expire(now);
-        self.peers.iter_mut().filter(|peer| peer.answer.is_some()).for_each(Peer::deliver);
-        self.left_over = true;
-        for _ in 0..STEPS {
-            if !(self.receive(now) | self.ask(now)) {
-                self.left_over = false;
+        self.check_deadlines(now);
+        self.clients.iter_mut().filter(|state| state.answer.is_some()).for_each(ClientState::send_answer);
+        self.work_left = true;
+        for _ in 0..MAX_STEPS {
+            if !(self.receive(now) | self.ask_daemon(now)) {
+                self.work_left = false;
                 break;
             }
         }
-        self.tell_changes();
-        self.peers.iter_mut().for_each(|peer| peer.server.replies.flush());
-        if self.ring.take_owed() && self.link != Link::Dead {
+        self.notify_changes();
+        self.clients.iter_mut().for_each(|state| state.server.replies.flush());
+        if self.ring.take_pending_event() && self.connection != Connection::Dead {
             self.port.send();
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        if self.left_over {
+        if self.work_left {
             return Some(Instant::START);
         }
-        if self.link == Link::Connecting {
-            return Some(self.poll);
+        if self.connection == Connection::Connecting {
+            return Some(self.next_poll);
         }
-        let until = |peer: &Peer<S, M>| match peer.transaction {
+        let until = |state: &ClientState<S, M>| match state.transaction {
             Transaction::Open { until, .. } if self.outstanding.is_none() => Some(until),
             _ => None,
         };
         let answer = self.outstanding.map(|outstanding| outstanding.deadline);
-        let nameless = self.link == Link::Up && self.own.is_empty() && answer.is_none();
-        self.peers.iter().filter_map(until).chain(answer).chain(nameless.then_some(self.poll)).min()
+        let domid_unknown = self.connection == Connection::Up && self.own_domid.is_empty() && answer.is_none();
+        self.clients.iter().filter_map(until).chain(answer).chain(domid_unknown.then_some(self.next_poll)).min()
     }
 }

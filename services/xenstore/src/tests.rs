@@ -69,8 +69,8 @@ impl World {
                     got = true;
                 }
             }
-            let left_over = self.service.deadline() == Some(Instant::START);
-            if !moved && !got && !left_over {
+            let work_left = self.service.deadline() == Some(Instant::START);
+            if !moved && !got && !work_left {
                 return;
             }
         }
