@@ -19,14 +19,14 @@ const SHUTDOWN: &str = "control/shutdown";
 const FEATURES: [(&str, &[u8]); 3] =
     [("control/feature-poweroff", b"1"), ("control/feature-reboot", b"1"), ("control/feature-suspend", b"0")];
 /// How long tcpip may take to close its connections.
-const QUIET_TIME: Duration = Duration::from_secs(10);
+const QUIESCE_TIME: Duration = Duration::from_secs(10);
 /// How long the XenStore service may take over a request before it is asked anew.
 const ANSWER_TIME: Duration = Duration::from_secs(15);
-/// The pause after a failure, and after the commits of [`CONFLICTS`] transactions in a row failed.
-const PAUSE: Duration = Duration::from_secs(5);
-const CONFLICTS: u8 = 16;
+/// The pause after a failure, and after the commits of [`MAX_CONFLICTS`] transactions in a row failed.
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
+const MAX_CONFLICTS: u8 = 16;
 /// Messages taken, and steps made, in one call.
-const STEPS: usize = 32;
+const MAX_STEPS: usize = 32;
 
 /// What the policy gives the service.
 pub struct Caps<S, M> {
@@ -44,7 +44,7 @@ pub struct Caps<S, M> {
 
 /// A command that ends the domain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum End {
+enum PowerAction {
     PowerOff,
     Reboot,
 }
@@ -54,7 +54,7 @@ enum End {
 enum Command {
     /// The node is empty: nothing is asked.
     None,
-    End(End),
+    Power(PowerAction),
     /// Not supported. It is left in the node, so that the toolstack gives up and the domain goes on.
     Suspend,
     Unknown,
@@ -64,8 +64,8 @@ impl Command {
     fn parse(text: &[u8]) -> Command {
         match text {
             b"" => Command::None,
-            b"poweroff" | b"halt" => Command::End(End::PowerOff),
-            b"reboot" => Command::End(End::Reboot),
+            b"poweroff" | b"halt" => Command::Power(PowerAction::PowerOff),
+            b"reboot" => Command::Power(PowerAction::Reboot),
             b"suspend" => Command::Suspend,
             _ => Command::Unknown,
         }
@@ -86,11 +86,11 @@ enum Step {
     /// After a failure, until then.
     Pause(Instant),
     /// tcpip is to be told.
-    Quiesce(End),
+    Quiesce(PowerAction),
     /// tcpip was told.
-    Quieting(End),
+    Quiescing(PowerAction),
     /// The kernel was told, and refused.
-    Over,
+    Refused,
 }
 
 /// The service.
@@ -106,16 +106,16 @@ struct Controller<S, M> {
     changed: bool,
     conflicts: u8,
     /// Pause after the transaction is given up.
-    pause: bool,
+    pause_after_abort: bool,
     next_id: u16,
     /// The request that has no answer yet, and when it is given up.
-    asked: Option<(u16, Instant)>,
+    pending_request: Option<(u16, Instant)>,
     /// When the domain ends, whether or not tcpip is quiet.
     end_at: Instant,
     quiet: bool,
     /// A suspend request was logged and stands in the node.
-    suspend_seen: bool,
-    left_over: bool,
+    suspend_logged: bool,
+    work_left: bool,
 }
 
 /// The service.
@@ -135,18 +135,18 @@ impl<S: System, M: Memory> Controller<S, M> {
             watching: false,
             changed: false,
             conflicts: 0,
-            pause: false,
+            pause_after_abort: false,
             next_id: 0,
-            asked: None,
+            pending_request: None,
             end_at: Instant::START,
             quiet: false,
-            suspend_seen: false,
-            left_over: false,
+            suspend_logged: false,
+            work_left: false,
         }
     }
 
     /// Takes what the others said; whether there was anything.
-    fn hear(&mut self, now: Instant) -> bool {
+    fn handle_replies(&mut self, now: Instant) -> bool {
         let reply = self.control.replies.pop();
         // The interface has one reply, and more than one of it says no more than one.
         self.quiet |= matches!(reply, Some(Ok(_)));
@@ -154,9 +154,9 @@ impl<S: System, M: Memory> Controller<S, M> {
             None => return reply.is_some(),
             Some(Ok(Reply::Changed { .. })) => self.changed = true,
             Some(Ok(Reply::Answer { id, result })) => {
-                if self.asked.is_some_and(|(asked, _)| asked == id) {
-                    self.asked = None;
-                    self.answered(result, now);
+                if self.pending_request.is_some_and(|(pending, _)| pending == id) {
+                    self.pending_request = None;
+                    self.handle_answer(result, now);
                 }
             }
             Some(Err(_)) => self.console.line(format_args!("malformed message from xenstore")),
@@ -164,7 +164,7 @@ impl<S: System, M: Memory> Controller<S, M> {
         true
     }
 
-    fn answered(&mut self, result: Result<Value, Failure>, now: Instant) {
+    fn handle_answer(&mut self, result: Result<Value, Failure>, now: Instant) {
         self.step = match (self.step, result) {
             (Step::Feature(index), _) if index + 1 < FEATURES.len() => Step::Feature(index + 1),
             (Step::Feature(_), _) => Step::Watch,
@@ -175,81 +175,81 @@ impl<S: System, M: Memory> Controller<S, M> {
                 Step::Idle
             }
             (Step::Begin, Ok(_)) => Step::Read,
-            (Step::Read, Ok(text)) => self.command(&text),
+            (Step::Read, Ok(text)) => self.handle_command(&text),
             (Step::Read, Err(Failure::NotFound)) => Step::Abort,
             (Step::Acknowledge(command), Ok(_)) => Step::Commit(command),
             (Step::Commit(command), Ok(_)) => {
                 self.conflicts = 0;
                 match command {
-                    Command::End(end) => self.ending(end, now),
+                    Command::Power(action) => self.begin_quiesce(action, now),
                     _ => Step::Idle,
                 }
             }
-            (Step::Commit(_), Err(Failure::Again)) if self.conflicts < CONFLICTS => {
+            (Step::Commit(_), Err(Failure::Again)) if self.conflicts < MAX_CONFLICTS => {
                 self.conflicts += 1;
                 Step::Begin
             }
-            (Step::Abort, _) if core::mem::take(&mut self.pause) => Step::Pause(now + PAUSE),
+            (Step::Abort, _) if core::mem::take(&mut self.pause_after_abort) => Step::Pause(now + RETRY_PAUSE),
             (Step::Abort, _) => Step::Idle,
-            (step, _) => self.failed(step, now),
+            (step, _) => self.handle_failure(step, now),
         };
     }
 
-    fn failed(&mut self, step: Step, now: Instant) -> Step {
+    fn handle_failure(&mut self, step: Step, now: Instant) -> Step {
         self.console.line(format_args!("XenStore refused a step; trying again"));
         self.conflicts = 0;
         self.changed = true;
         match step {
             // A transaction that cannot begin may be one that a former self of this service has left open.
             Step::Begin | Step::Read | Step::Acknowledge(_) => {
-                self.pause = true;
+                self.pause_after_abort = true;
                 Step::Abort
             }
-            _ => Step::Pause(now + PAUSE),
+            _ => Step::Pause(now + RETRY_PAUSE),
         }
     }
 
-    fn command(&mut self, text: &[u8]) -> Step {
+    fn handle_command(&mut self, text: &[u8]) -> Step {
         let command = Command::parse(text);
         let suspend = command == Command::Suspend;
         match command {
             Command::None => {}
-            Command::Suspend if self.suspend_seen => {}
+            Command::Suspend if self.suspend_logged => {}
             Command::Suspend => self.console.line(format_args!("suspend is not supported; not acknowledged")),
             Command::Unknown => {
                 let shown = text.escape_ascii();
                 self.console.line(format_args!("unknown command {shown}"));
             }
-            Command::End(_) => {}
+            Command::Power(_) => {}
         }
-        self.suspend_seen = suspend;
+        self.suspend_logged = suspend;
         match command {
             Command::None | Command::Suspend => Step::Abort,
             command => Step::Acknowledge(command),
         }
     }
 
-    fn ending(&mut self, end: End, now: Instant) -> Step {
-        let word = if end == End::Reboot { "reboot" } else { "power off" };
+    fn begin_quiesce(&mut self, action: PowerAction, now: Instant) -> Step {
+        let word = if action == PowerAction::Reboot { "reboot" } else { "power off" };
         self.console.line(format_args!("the toolstack asks to {word}; closing connections"));
-        self.end_at = now + QUIET_TIME;
+        self.end_at = now + QUIESCE_TIME;
         self.quiet = false;
-        Step::Quiesce(end)
+        Step::Quiesce(action)
     }
 
     /// Makes the next step; whether there was one to make.
     fn advance(&mut self, now: Instant) -> bool {
         match self.step {
-            Step::Quiesce(end) if now < self.end_at => {
+            Step::Quiesce(action) if now < self.end_at => {
                 if self.control.requests.send(&ControlRequest::Quiesce).is_err() {
                     return false;
                 }
-                self.step = Step::Quieting(end);
+                self.step = Step::Quiescing(action);
                 return true;
             }
-            Step::Quiesce(end) | Step::Quieting(end) => {
+            Step::Quiesce(action) | Step::Quiescing(action) => {
                 if self.quiet || now >= self.end_at {
-                    self.finish(end);
+                    self.end_domain(action);
                 }
                 return false;
             }
@@ -262,20 +262,20 @@ impl<S: System, M: Memory> Controller<S, M> {
                 self.step = if self.watching { Step::Idle } else { Step::Watch };
                 return true;
             }
-            Step::Idle | Step::Pause(_) | Step::Over => return false,
+            Step::Idle | Step::Pause(_) | Step::Refused => return false,
             _ => {}
         }
-        if let Some((_, limit)) = self.asked {
-            if now >= limit {
-                self.asked = None;
-                self.step = self.failed(self.step, now);
+        if let Some((_, until)) = self.pending_request {
+            if now >= until {
+                self.pending_request = None;
+                self.step = self.handle_failure(self.step, now);
             }
-            return now >= limit;
+            return now >= until;
         }
-        self.ask(now)
+        self.send_request(now)
     }
 
-    fn ask(&mut self, now: Instant) -> bool {
+    fn send_request(&mut self, now: Instant) -> bool {
         let shutdown = || Path::from(SHUTDOWN).unwrap_or_default();
         let action = match self.step {
             Step::Feature(index) => {
@@ -288,24 +288,24 @@ impl<S: System, M: Memory> Controller<S, M> {
             Step::Acknowledge(_) => Action::Write(shutdown(), Value::new()),
             Step::Commit(_) => Action::Commit,
             Step::Abort => Action::Abort,
-            Step::Idle | Step::Pause(_) | Step::Quiesce(_) | Step::Quieting(_) | Step::Over => return false,
+            Step::Idle | Step::Pause(_) | Step::Quiesce(_) | Step::Quiescing(_) | Step::Refused => return false,
         };
         self.next_id = self.next_id.wrapping_add(1);
         // With the queue full, this service is notified when there is room.
         if self.store.requests.send(&Request { id: self.next_id, action }).is_ok() {
-            self.asked = Some((self.next_id, now + ANSWER_TIME));
+            self.pending_request = Some((self.next_id, now + ANSWER_TIME));
         }
         false
     }
 
-    fn finish(&mut self, end: End) {
+    fn end_domain(&mut self, action: PowerAction) {
         if !self.quiet {
             self.console.line(format_args!("connections are not closed in time; ending all the same"));
         }
-        self.step = Step::Over;
-        match end {
-            End::PowerOff => self.power.off(),
-            End::Reboot => self.power.reboot(),
+        self.step = Step::Refused;
+        match action {
+            PowerAction::PowerOff => self.power.off(),
+            PowerAction::Reboot => self.power.reboot(),
         }
         self.console.line(format_args!("the kernel refused to end the domain"));
     }
@@ -314,24 +314,24 @@ impl<S: System, M: Memory> Controller<S, M> {
 impl<S: System, M: Memory> Service for Controller<S, M> {
     fn notified(&mut self, _: Notifications) {
         let now = self.clock.now();
-        self.left_over = true;
-        for _ in 0..STEPS {
-            let heard = self.hear(now);
-            if !self.advance(now) && !heard {
-                self.left_over = false;
+        self.work_left = true;
+        for _ in 0..MAX_STEPS {
+            let handled = self.handle_replies(now);
+            if !self.advance(now) && !handled {
+                self.work_left = false;
                 break;
             }
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        if self.left_over {
+        if self.work_left {
             return Some(Instant::START);
         }
         match self.step {
             Step::Pause(until) => Some(until),
-            Step::Quiesce(_) | Step::Quieting(_) => Some(self.end_at),
-            _ => self.asked.map(|(_, limit)| limit),
+            Step::Quiesce(_) | Step::Quiescing(_) => Some(self.end_at),
+            _ => self.pending_request.map(|(_, until)| until),
         }
     }
 }

@@ -59,7 +59,7 @@ pub struct Caps<S, M: Memory> {
     /// For http.
     pub info: Info<S>,
     /// The grant manager's rules.
-    pub grant_rules: ArrayVec<GrantRule<S>, { cloister_grant_manager::RULES }>,
+    pub grant_rules: ArrayVec<GrantRule<S>, { cloister_grant_manager::MAX_RULES }>,
     /// For xenstore.
     pub xenstore_events: Port<S>,
     /// For netfront.

@@ -16,9 +16,9 @@ use cloister_interfaces::grants::Grants;
 use cloister_interfaces::{Memory, Server, Service, System};
 
 /// The most grant rules that the service holds.
-pub const RULES: usize = 8;
+pub const MAX_RULES: usize = 8;
 /// The most clients that the service has.
-pub const CLIENTS: usize = 4;
+pub const MAX_CLIENTS: usize = 4;
 
 /// What the policy gives the service.
 pub struct Caps<S, M> {
@@ -27,9 +27,9 @@ pub struct Caps<S, M> {
     /// For the times of new attempts.
     pub clock: Clock<S>,
     /// The rules under which the service may grant, in the order in which `rules` numbers them.
-    pub grant_rules: ArrayVec<GrantRule<S>, RULES>,
+    pub grant_rules: ArrayVec<GrantRule<S>, MAX_RULES>,
     /// The clients, in the order in which `rules` numbers them.
-    pub grants_clients: ArrayVec<Server<Grants, S, M>, CLIENTS>,
+    pub grants_clients: ArrayVec<Server<Grants, S, M>, MAX_CLIENTS>,
     /// What each client may ask for: a blob of [`cloister_interfaces::rules::ClientGrantRule`].
     pub rules: &'static [u8],
 }

@@ -3,8 +3,8 @@
 use core::ops::Range;
 
 /// The most pages of one rule.
-pub const PAGES: u16 = 1024;
-const WORDS: usize = PAGES as usize / 64;
+pub const MAX_PAGES: u16 = 1024;
+const WORDS: usize = MAX_PAGES as usize / 64;
 
 /// The bits of `pages` in each word of a set.
 fn masks(pages: Range<u16>) -> impl Iterator<Item = u64> {
@@ -16,16 +16,16 @@ fn masks(pages: Range<u16>) -> impl Iterator<Item = u64> {
     (0..WORDS).map(move |word| below(pages.end, word) & !below(pages.start, word))
 }
 
-/// A set of page indices below [`PAGES`].
+/// A set of page indices below [`MAX_PAGES`].
 #[derive(Clone)]
-pub struct Pages {
+pub struct PageSet {
     words: [u64; WORDS],
 }
 
-impl Pages {
+impl PageSet {
     /// The empty set.
     pub const fn new() -> Self {
-        Pages { words: [0; WORDS] }
+        PageSet { words: [0; WORDS] }
     }
 
     /// Puts the page in or takes it out. An index out of range is in no set.
@@ -44,19 +44,19 @@ impl Pages {
     }
 
     /// Whether one of `pages` is in the set.
-    pub fn has_any(&self, pages: Range<u16>) -> bool {
+    pub fn contains_any(&self, pages: Range<u16>) -> bool {
         self.words.iter().zip(masks(pages)).any(|(word, bits)| word & bits != 0)
     }
 
     /// How many pages are in the set.
     pub fn count(&self) -> u16 {
-        // At most `PAGES`.
+        // At most `MAX_PAGES`.
         self.words.iter().map(|word| word.count_ones()).sum::<u32>() as u16
     }
 
     /// The first page of the set from `from` on.
-    pub fn next(&self, from: u16) -> Option<u16> {
-        let words = (0..).step_by(64).zip(self.words.iter().zip(masks(from..PAGES)));
+    pub fn first_from(&self, from: u16) -> Option<u16> {
+        let words = (0..).step_by(64).zip(self.words.iter().zip(masks(from..MAX_PAGES)));
         words.map(|(first, (word, bits))| (first, word & bits)).find_map(|(first, left)| {
             // Below 64, as not all of its bits are zeros.
             (left != 0).then(|| first + left.trailing_zeros() as u16)
@@ -70,20 +70,20 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    fn has(pages: &Pages, page: u16) -> bool {
+    fn has(pages: &PageSet, page: u16) -> bool {
         pages.words.get(usize::from(page / 64)).is_some_and(|word| word >> (page % 64) & 1 == 1)
     }
 
     proptest! {
         #[test]
         fn a_range_is_each_of_its_pages(
-            members in prop::collection::vec(0..PAGES, 0..20),
-            (start, end) in (0..PAGES + 70, 0..PAGES + 70),
+            members in prop::collection::vec(0..MAX_PAGES, 0..20),
+            (start, end) in (0..MAX_PAGES + 70, 0..MAX_PAGES + 70),
             member: bool,
         ) {
-            let mut one = Pages::new();
+            let mut one = PageSet::new();
             members.into_iter().for_each(|page| one.set(page, true));
-            prop_assert_eq!(one.has_any(start..end), (start..end).any(|page| has(&one, page)));
+            prop_assert_eq!(one.contains_any(start..end), (start..end).any(|page| has(&one, page)));
             let mut all = one.clone();
             all.set_all(start..end, member);
             (start..end).for_each(|page| one.set(page, member));
@@ -92,15 +92,15 @@ mod tests {
 
         #[test]
         fn it_is_a_set(changes in prop::collection::vec((any::<u16>(), any::<bool>()), 0..200), from: u16) {
-            let (mut pages, mut model) = (Pages::new(), BTreeSet::new());
+            let (mut pages, mut model) = (PageSet::new(), BTreeSet::new());
             for (page, member) in changes {
-                let page = page % (PAGES + 8);
+                let page = page % (MAX_PAGES + 8);
                 pages.set(page, member);
-                if member && page < PAGES { model.insert(page); } else { model.remove(&page); }
+                if member && page < MAX_PAGES { model.insert(page); } else { model.remove(&page); }
                 prop_assert_eq!(has(&pages, page), model.contains(&page));
             }
             prop_assert_eq!(usize::from(pages.count()), model.len());
-            prop_assert_eq!(pages.next(from), model.range(from..).next().copied());
+            prop_assert_eq!(pages.first_from(from), model.range(from..).next().copied());
         }
     }
 }

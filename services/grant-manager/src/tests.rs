@@ -13,7 +13,7 @@ use cloister_sim::{Recorder, SharedMemory, channel};
 use proptest::prelude::*;
 
 use crate::service::GrantManager;
-use crate::{Caps, RULES};
+use crate::{Caps, MAX_RULES};
 
 const FIRST_REF: [u32; 3] = [8, 16, 200];
 const PEER: DomId = DomId(3);
@@ -216,11 +216,11 @@ fn a_call_takes_as_many_requests_of_a_client_as_there_are_rules_and_forgets_no_o
             world.clients[1].requests.send(&Request::End { rule: 0 }).expect("room");
             world.service.notified(Notifications::ALL);
         }
-        for _ in 0..=RULES {
+        for _ in 0..=MAX_RULES {
             world.clients[0].requests.send(&Request::End { rule: 0 }).expect("room");
         }
         world.service.notified(Notifications::ALL);
-        assert_eq!((world.replies(0).len(), world.replies(1).len()), (RULES, usize::from(others)));
+        assert_eq!((world.replies(0).len(), world.replies(1).len()), (MAX_RULES, usize::from(others)));
         assert_eq!(world.service.deadline(), Some(Instant::START), "one is left");
         world.run();
         assert_eq!((world.replies(0).len(), world.service.deadline()), (1, None));
