@@ -1,8 +1,9 @@
 //! The network front end: Xen's netif protocol (`io/netif.h`), without the payload.
 //!
-//! The service holds the two ring pages, grant references and lengths; the pages that frames are in are mapped by
-//! tcpip and, as far as they are granted, by the back end. Neither of those two is trusted: a back end that breaks
-//! the protocol loses the connection, and tcpip can give only what it has.
+//! The service holds the two ring pages, grant references and lengths. The pages with the frames are
+//! mapped by tcpip, and by the back end while they are granted to it. The service trusts neither: a
+//! back end that breaks the protocol loses the connection, and tcpip can only hand over pages that it
+//! has.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -23,41 +24,41 @@ use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::Store;
 use cloister_interfaces::{Client, Memory, Server, Service, System};
 
-/// Whether the back end may leave frames for us uncut, and their checksums out.
+/// The back end may deliver long TCP segments unsplit, and frames without a checksum.
 const RECEIVE_OFFLOADS: bool = true;
 
-/// What the policy gives the service.
+/// The capabilities that the policy gives the service.
 pub struct Caps<S, M> {
-    /// For the state of the connection and for violations.
+    /// Logs the state of the connection, and violations.
     pub console: Console<S>,
-    /// For time-outs and pauses.
+    /// Measures timeouts and pauses.
     pub clock: Clock<S>,
-    /// tcpip; only the first is served.
+    /// The queues to tcpip. Only the first is served.
     pub net_clients: ArrayVec<Server<Net, S, M>, 4>,
-    /// The XenStore service.
+    /// The queue to the XenStore service.
     pub store: Client<Store, S, M>,
-    /// The grant manager.
+    /// The queue to the grant manager.
     pub grants: Client<Grants, S, M>,
-    /// The ring pages: 0 to send, 1 to receive.
+    /// The ring pages: page 0 to send, page 1 to receive.
     pub rings: M,
-    /// The event channel for frames to send, or for both ways.
+    /// The event channel for frames to send, or for both directions.
     pub tx_events: Port<S>,
     /// The event channel for received frames.
     pub rx_events: Port<S>,
-    /// The grant of the ring pages.
+    /// The allowance to grant the ring pages.
     pub ring_pages: GrantAllowance,
-    /// The grant of the pages that frames are received into.
+    /// The allowance to grant the rx-pool, into which frames are received.
     pub rx_pages: GrantAllowance,
-    /// The grant of the pages that frames are sent from, for reading only.
+    /// The allowance to grant the tx-pool, from which frames are sent, for reading only.
     pub tx_pages: GrantAllowance,
 }
 
-/// The service.
+/// Creates the service.
 pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
     service::Netfront::new(caps)
 }
 
-// The tests' world is also that of `tests/scenarios`, where the crate has this name.
+// `tests/scenarios` also compiles `tests/world.rs`. There the crate has this name.
 #[cfg(test)]
 extern crate self as cloister_netfront;
 #[cfg(test)]

@@ -1,13 +1,14 @@
-//! The front end's side of a shared ring (Xen `io/ring.h`): a page with a header of 64 bytes and 256 slots, in
-//! which a response takes the place of a request.
+//! The front end's side of a shared ring (Xen `io/ring.h`): a page with a header of 64 bytes and 256
+//! slots. A response overwrites a request's slot.
 //!
-//! Both own indices are private; the page gets copies of them. Of what the back end writes, each word is read
-//! once and checked; what is used of a slot is read whole, by one access.
+//! The front end's own indices are private, and the page holds only copies of them. Each word that
+//! the back end writes is read once and checked. The part of a slot that is used is read by one
+//! access.
 
 use cloister_caps::PAGE_SIZE;
 use cloister_interfaces::Memory;
 
-/// Slots of either ring: the largest power of two that fits (`__RING_SIZE`).
+/// The number of slots of either ring: the largest power of two that fits (`__RING_SIZE`).
 pub const SLOTS: u32 = 256;
 const REQ_PROD: usize = 0;
 const REQ_EVENT: usize = 4;
@@ -15,23 +16,23 @@ const RSP_PROD: usize = 8;
 const RSP_EVENT: usize = 12;
 const FIRST_SLOT: usize = 64;
 
-/// What the back end did that no honest one does. The connection ends.
+/// A breach of the protocol by the back end. It ends the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Violation {
-    /// More responses than there were requests.
+    /// There are more responses than requests.
     Producer,
-    /// A response to a request that was not made, or was answered before.
+    /// A response answers a request that was not made, or was answered before.
     Id,
-    /// Bytes outside the page.
+    /// A response claims bytes outside its page.
     Bounds,
-    /// A flag or an extra info that was not negotiated.
+    /// A response has a flag or an extra info that was not negotiated.
     Features,
-    /// A frame of more slots than a frame can have (`XEN_NETIF_NR_SLOTS_MIN`).
+    /// A frame takes more slots than a frame can have (`XEN_NETIF_NR_SLOTS_MIN`).
     Slots,
 }
 
 impl Violation {
-    /// What it is, for the log.
+    /// Returns a description for the log.
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {
@@ -44,25 +45,27 @@ impl Violation {
     }
 }
 
-/// What a back end does that costs a frame, and not the connection.
+/// A mistake of the back end that costs a frame, and not the connection. The values are the bits of
+/// a set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Anomaly {
-    /// A frame was not sent (`NETIF_RSP_ERROR`, `NETIF_RSP_DROPPED`).
+    /// The back end did not send a frame (`NETIF_RSP_ERROR`, `NETIF_RSP_DROPPED`).
     NotSent = 1,
-    /// A status that a request to send cannot have. The frame counts as sent.
+    /// The response to a transmit request has a status that such a response cannot have. The frame
+    /// counts as sent.
     UnknownStatus = 2,
-    /// A slot of a received frame has an error, or no bytes.
+    /// A slot of a received frame has an error status, or no bytes.
     BadSlot = 4,
-    /// A received frame is shorter than its header, or longer than any.
+    /// A received frame is shorter than its header, or longer than any frame can be.
     Length = 8,
 }
 
 impl Anomaly {
-    /// All there are.
+    /// Every anomaly.
     pub const ALL: [Anomaly; 4] = [Anomaly::NotSent, Anomaly::UnknownStatus, Anomaly::BadSlot, Anomaly::Length];
 
-    /// What it is, for the log.
+    /// Returns a description for the log.
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {
@@ -74,24 +77,25 @@ impl Anomaly {
     }
 }
 
-/// One ring, whose slots have `SLOT` bytes.
+/// The front end's side of one ring, whose slots have `SLOT` bytes.
 pub struct FrontRing<M, const SLOT: usize> {
     memory: M,
     base: usize,
     req_prod: u32,
     published: u32,
     rsp_cons: u32,
-    /// Responses that are known to be there.
+    /// The number of responses that were found ready and have not been taken.
     batch: u32,
 }
 
 impl<M: Memory, const SLOT: usize> FrontRing<M, SLOT> {
-    /// The ring in the page at `base` of `memory`.
+    /// Creates the ring for the page at `base` of `memory`.
     pub fn new(memory: M, base: usize) -> Self {
         FrontRing { memory, base, req_prod: 0, published: 0, rsp_cons: 0, batch: 0 }
     }
 
-    /// Makes the ring empty, and its page that of an empty ring. Only while no one else maps it.
+    /// Empties the ring, and writes the page of an empty ring. Called only while nobody else maps the
+    /// page.
     pub fn reset(&mut self) {
         for offset in (0..PAGE_SIZE).step_by(64) {
             self.memory.write(self.base + offset, &[0; 64]);
@@ -101,22 +105,23 @@ impl<M: Memory, const SLOT: usize> FrontRing<M, SLOT> {
         (self.req_prod, self.published, self.rsp_cons, self.batch) = (0, 0, 0, 0);
     }
 
-    /// The index that the next request will have.
+    /// Returns the index of the next request to be pushed.
     pub fn next_index(&self) -> u32 {
         self.req_prod
     }
 
-    /// Requests that have no response yet.
+    /// Returns the number of requests whose responses have not been taken.
     pub fn outstanding(&self) -> u32 {
         self.req_prod.wrapping_sub(self.rsp_cons)
     }
 
-    /// How many requests can be pushed now.
+    /// Returns the number of requests that can be pushed now.
     pub fn free_slots(&self) -> u32 {
         SLOTS.saturating_sub(self.outstanding())
     }
 
-    /// Writes the first words of a request, for which there is room. The back end sees it at [`Self::publish`].
+    /// Writes the first words of a request. The caller has made sure that a slot is free. The back
+    /// end sees the request after [`Self::publish`].
     pub fn push<const WORDS: usize>(&mut self, words: [u32; WORDS]) {
         let slot = self.slot(self.req_prod);
         for (index, word) in words.into_iter().enumerate() {
@@ -125,7 +130,7 @@ impl<M: Memory, const SLOT: usize> FrontRing<M, SLOT> {
         self.req_prod = self.req_prod.wrapping_add(1);
     }
 
-    /// Shows the back end what was pushed; whether it is to be notified
+    /// Publishes the pushed requests. Returns `true` if the back end must be notified
     /// (`RING_PUSH_REQUESTS_AND_CHECK_NOTIFY`).
     pub fn publish(&mut self) -> bool {
         if self.req_prod == self.published {
@@ -138,39 +143,40 @@ impl<M: Memory, const SLOT: usize> FrontRing<M, SLOT> {
         self.req_prod.wrapping_sub(event) < self.req_prod.wrapping_sub(old)
     }
 
-    /// How many responses wait.
+    /// Returns the number of responses that can be taken: at most the number of published requests
+    /// without a response.
     ///
     /// # Errors
-    /// There are more than requests were published.
+    /// The back end claims more responses than requests were published.
     pub fn ready(&self) -> Result<u32, Violation> {
         let ready = self.memory.load(self.base + RSP_PROD).wrapping_sub(self.rsp_cons);
         let possible = self.published.wrapping_sub(self.rsp_cons);
         if ready <= possible { Ok(ready) } else { Err(Violation::Producer) }
     }
 
-    /// The index and the place of the next response, if there is one.
+    /// Takes the next response, if there is one. Returns its index and the offset of its slot.
     fn next_response(&mut self) -> Result<Option<(u32, usize)>, Violation> {
         if self.batch == 0 {
             self.batch = self.ready()?;
         }
-        let Some(rest) = self.batch.checked_sub(1) else { return Ok(None) };
+        let Some(left) = self.batch.checked_sub(1) else { return Ok(None) };
         let index = self.rsp_cons;
-        (self.batch, self.rsp_cons) = (rest, index.wrapping_add(1));
+        (self.batch, self.rsp_cons) = (left, index.wrapping_add(1));
         Ok(Some((index, self.slot(index))))
     }
 
-    /// The first four bytes of the next response, if there is one.
+    /// Takes the next response, if there is one. Returns its first four bytes.
     ///
     /// # Errors
-    /// There are more responses than requests were published.
+    /// The back end claims more responses than requests were published.
     pub fn pop(&mut self) -> Result<Option<u32>, Violation> {
         Ok(self.next_response()?.map(|(_, slot)| self.memory.load(slot)))
     }
 
-    /// The index of the next response and its first eight bytes, if there is one.
+    /// Takes the next response, if there is one. Returns its index and its first eight bytes.
     ///
     /// # Errors
-    /// There are more responses than requests were published.
+    /// The back end claims more responses than requests were published.
     pub fn pop_with_index(&mut self) -> Result<Option<(u32, u64)>, Violation> {
         let Some((index, slot)) = self.next_response()? else { return Ok(None) };
         let mut pair = [0];
@@ -178,16 +184,18 @@ impl<M: Memory, const SLOT: usize> FrontRing<M, SLOT> {
         Ok(Some((index, pair[0])))
     }
 
-    /// Asks for an event at the `ahead`th response from now, and looks once more (`RING_FINAL_CHECK_FOR_RESPONSES`).
+    /// Asks for an event at the `ahead`th response from now. Then returns the number of responses
+    /// that can be taken already (`RING_FINAL_CHECK_FOR_RESPONSES`).
     ///
     /// # Errors
-    /// There are more responses than requests were published.
+    /// The back end claims more responses than requests were published.
     pub fn final_check(&mut self, ahead: u32) -> Result<u32, Violation> {
         self.memory.store(self.base + RSP_EVENT, self.rsp_cons.wrapping_add(ahead));
         self.memory.barrier();
         self.ready()
     }
 
+    /// Returns the offset of a slot.
     fn slot(&self, index: u32) -> usize {
         self.base + FIRST_SLOT + (index % SLOTS) as usize * SLOT
     }
@@ -195,7 +203,7 @@ impl<M: Memory, const SLOT: usize> FrontRing<M, SLOT> {
 
 #[cfg(test)]
 impl<M: Memory, const SLOT: usize> FrontRing<M, SLOT> {
-    /// As after so many more rounds of the ring, all of them answered.
+    /// Advances all indices as if `rounds` more rounds of the ring had been answered.
     pub fn advance_rounds(&mut self, rounds: u32) {
         let more = rounds.wrapping_mul(SLOTS);
         for index in [&mut self.req_prod, &mut self.published, &mut self.rsp_cons] {
@@ -207,16 +215,16 @@ impl<M: Memory, const SLOT: usize> FrontRing<M, SLOT> {
     }
 }
 
-/// Why a request of tcpip's is not carried out.
+/// The reason why a request of tcpip is denied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
-    /// The pool has no such page.
+    /// The page is not in the pool.
     Page,
-    /// The page is not tcpip's to give.
+    /// The page does not belong to tcpip.
     Owner,
     /// No frame has this length.
     Length,
-    /// The link has not offered this.
+    /// The link has not offered this offload.
     Offload,
 }
 
@@ -272,8 +280,8 @@ mod tests {
         assert_eq!(ring.free_slots(), 2);
     }
 
-    /// Every number of requests without a response, at every place round the wrap of the indices, and every claim that is
-    /// near one of them or at a boundary of 32 bits.
+    /// Tries several numbers of outstanding requests at each index around the wrap, with claims near
+    /// the valid ones and at the boundaries of 32 bits.
     #[test]
     fn claims_round_the_wrap_of_the_indices() {
         let (memory, mut ring) = ring();

@@ -1,10 +1,10 @@
-//! Reception: pages of the rx-pool, posted for the back end to copy frames into.
+//! Reception: pages of the rx-pool are posted, and the back end copies frames into them.
 //!
-//! Response *i* answers request *i* (Xen `io/netif.h`), so which page a response is about stands in the private
-//! shadow at its index; of a response with a frame's bytes the id must be that index.
+//! Response *i* answers request *i* (Xen `io/netif.h`). So a private table gives the page of a
+//! response, by its index. The id of a response with bytes of a frame must be that index.
 //!
-//! Pages are posted in the order in which they lie in the pool, round and round: the back end fills them in that order, so
-//! that a long frame lies in pages that follow each other, but for the page whose slot its extra info took.
+//! Pages are posted in the order of the pool, round and round, and the back end fills them in that
+//! order. So a long frame lies in adjacent pages, except for the page whose slot its extra info took.
 
 use arrayvec::ArrayVec;
 use cloister_caps::{GrantRef, PAGE_SIZE};
@@ -14,92 +14,97 @@ use crate::pages::{MAX_PAGES, PageSet};
 use crate::ring::{Anomaly, FrontRing, Refusal, SLOTS, Violation};
 use crate::tx::{EXTRA_GSO, GSO_TCPV4, MIN_LENGTH};
 
-/// Bytes of a request (`struct netif_rx_request`), of a response and of a slot.
+/// The size of a request (`struct netif_rx_request`), of a response and of a slot, in bytes.
 const SLOT: usize = 8;
-/// The most slots with a frame's bytes (`XEN_NETIF_NR_SLOTS_MIN`).
+/// The largest number of slots with bytes of one frame (`XEN_NETIF_NR_SLOTS_MIN`).
 pub const MAX_SLOTS: usize = 18;
-/// The longest frame: a header with a VLAN tag, and the longest IPv4 packet.
+/// The length of the longest frame, in bytes: a header with a VLAN tag, and the longest IPv4 packet.
 const MAX_LENGTH: u32 = 18 + 0xFFFF;
 
 /// Flags of a response (`NETRXF_*`).
 mod flag {
-    /// The checksum was verified, or left out.
+    /// The checksum was verified, or left out (`NETRXF_data_validated`, `NETRXF_csum_blank`).
     pub const CHECKED: u16 = 1 | 2;
-    /// The frame goes on in the next slot.
+    /// The frame continues in the next slot.
     pub const MORE_DATA: u16 = 4;
     /// An extra info is in the next slot.
     pub const EXTRA_INFO: u16 = 8;
 }
 
-/// A part of a frame that lies in pages that follow each other.
+/// The part of a frame that lies in adjacent pages of the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Part {
-    /// The first page.
+    /// The index of the first page in the pool.
     pub page: u16,
-    /// Where in it the bytes start.
+    /// The offset of the first byte in the first page.
     pub offset: u16,
-    /// How many bytes.
+    /// The number of bytes.
     pub length: u16,
 }
 
 impl Part {
-    /// How many pages it touches.
+    /// Returns the number of pages that the part touches.
     fn page_count(self) -> u16 {
         (usize::from(self.offset) + usize::from(self.length)).div_ceil(PAGE_SIZE) as u16
     }
 }
 
-/// A frame, or what has come of it so far.
+/// A received frame, or the parts of it that have been received so far.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Frame {
-    /// Its parts in order; at least one.
+    /// The parts of the frame, in order. A complete frame has at least one.
     pub parts: ArrayVec<Part, MAX_SLOTS>,
-    /// Its checksum is not to be verified.
+    /// The checksum need not be verified.
     pub checked: bool,
 }
 
-/// What else is known of the frame that is coming.
+/// The kind of slot that comes next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Expect {
-    /// A frame's first slot.
+    /// The first slot of a frame.
     #[default]
     Start,
-    /// The extra info; whether slots with bytes follow it.
+    /// The extra info. If `more`, further slots with bytes follow it.
     Extra { more: bool },
     /// A further slot with bytes.
     More,
 }
 
-/// The receive side.
+/// The receive side: every page of the pool is on the ring, unposted, part of the frame being
+/// received, or lent to tcpip.
 pub struct Receive<M> {
     ring: FrontRing<M, SLOT>,
     reference: GrantRef,
     pages: u16,
-    /// Frames may take several slots, be uncut, and lack their checksums.
+    /// Frames may take several slots, hold unsplit TCP segments, and lack their checksums.
     offloads: bool,
     /// The page posted at each index of the ring.
     posted_pages: [u8; SLOTS as usize],
-    /// Pages that tcpip has.
+    /// The pages that tcpip has.
     lent: PageSet,
-    /// Pages that are to be posted, and how many.
+    /// The pages that are to be posted.
     unposted: PageSet,
+    /// The number of pages in `unposted`.
     unposted_count: u32,
-    /// The page after the one posted last.
+    /// The page after the one that was posted last.
     cursor: u16,
-    /// The frame that is coming, its length, the pages it took, and whether one of its slots is of no use.
+    /// The frame that is being received.
     frame: Frame,
+    /// The number of its bytes so far.
     length: u32,
+    /// The pages of its slots so far.
     frame_pages: ArrayVec<u8, MAX_SLOTS>,
+    /// One of its slots has an error status, or no bytes.
     bad: bool,
     expect: Expect,
-    /// Frames of no use.
+    /// The number of frames that were dropped in this connection.
     pub dropped: u64,
-    /// The oddities of this connection, a bit each.
+    /// The anomalies of this connection, one bit each.
     pub anomalies: u8,
 }
 
 impl<M: Memory> Receive<M> {
-    /// The ring in page 1 of `rings`, for a pool of `pages`.
+    /// Creates the receive side for the ring in page 1 of `rings` and a pool of `pages` pages.
     pub fn new(rings: M, pages: u16, offloads: bool) -> Self {
         Receive {
             ring: FrontRing::new(rings, PAGE_SIZE),
@@ -121,7 +126,7 @@ impl<M: Memory> Receive<M> {
         }
     }
 
-    /// Makes the ring empty, with all pages to be posted. Only while no one else maps it.
+    /// Empties the ring, and marks all pages as unposted. Called only while nobody else maps the ring.
     pub fn reset(&mut self) {
         self.ring.reset();
         self.lent = PageSet::default();
@@ -130,15 +135,15 @@ impl<M: Memory> Receive<M> {
         self.begin_frame();
     }
 
-    /// Tells under which references the pages are granted.
+    /// Sets the reference under which page 0 of the pool is granted. Those of the others follow it.
     pub fn start(&mut self, reference: GrantRef) {
         self.reference = reference;
     }
 
-    /// Takes back `count` pages that tcpip has had.
+    /// Takes `count` pages back from tcpip, from `page` on.
     ///
     /// # Errors
-    /// They are not all tcpip's. Some of those before the first that is not may have been taken.
+    /// Not all of them are tcpip's. Pages before the first such page may have been taken back.
     pub fn take_back(&mut self, page: u16, count: u16) -> Result<(), Refusal> {
         let end = page.checked_add(count).filter(|end| *end <= self.pages && count > 0).ok_or(Refusal::Page)?;
         for page in (page..end).step_by(63) {
@@ -153,14 +158,16 @@ impl<M: Memory> Receive<M> {
         Ok(())
     }
 
+    /// Marks a page as unposted.
     fn release(&mut self, page: u16) {
         self.unposted.set(page, true);
         self.unposted_count += 1;
     }
 
-    /// Posts the pages whose turn it is, and shows the back end what was posted; whether it is to be notified.
+    /// Posts the next pages, and publishes them. Returns `true` if the back end must be notified.
     ///
-    /// A page that tcpip still has is waited for, so that the order is kept, while at least half of the pool is posted.
+    /// To keep the order, posting stops at a page that is not unposted while at least half of the
+    /// pool is on the ring. With less than half it skips such pages.
     pub fn publish(&mut self) -> bool {
         while self.unposted_count > 0 {
             let mut run = self.unposted.run_length(self.cursor);
@@ -181,7 +188,7 @@ impl<M: Memory> Receive<M> {
         self.ring.publish()
     }
 
-    /// Puts a page on the ring. There are no more pages than slots.
+    /// Puts a page on the ring. A slot is free: there are no more pages than slots.
     fn post(&mut self, page: u16) {
         let index = self.ring.next_index() % SLOTS;
         if let Some(posted) = self.posted_pages.get_mut(index as usize) {
@@ -196,8 +203,8 @@ impl<M: Memory> Receive<M> {
         (self.frame.checked, self.length, self.bad, self.expect) = (false, 0, false, Expect::Start);
     }
 
-    /// The next frame all of whose slots have come. Its pages are tcpip's; those of a frame that is of no use are to be
-    /// posted again, as is the page whose slot an extra info took.
+    /// Returns the next complete frame, whose pages become tcpip's. The pages of a dropped frame, and
+    /// the page whose slot an extra info took, become unposted.
     ///
     /// # Errors
     /// The back end broke the protocol.
@@ -207,7 +214,7 @@ impl<M: Memory> Receive<M> {
         }
         while let Some((index, slot)) = self.ring.pop_with_index()? {
             let index = (index % SLOTS) as u16;
-            // Every index that can be answered has a page.
+            // Every index that can be answered has a posted page.
             let page = self.posted_pages.get(usize::from(index)).copied().ok_or(Violation::Id)?;
             self.expect = match self.expect {
                 Expect::Extra { more } => {
@@ -227,7 +234,7 @@ impl<M: Memory> Receive<M> {
         Ok(None)
     }
 
-    /// A slot with bytes of the frame; answers what follows it.
+    /// Takes a slot with bytes of the frame. Returns the kind of slot that follows it.
     fn data_slot(&mut self, index: u16, page: u8, slot: u64) -> Result<Expect, Violation> {
         let (id, offset, flags, status) = (slot as u16, (slot >> 16) as u16, (slot >> 32) as u16, (slot >> 48) as i16);
         if id != index {
@@ -264,7 +271,7 @@ impl<M: Memory> Receive<M> {
         })
     }
 
-    /// Adds bytes to the frame: to its last run, if they go on from it.
+    /// Adds bytes to the frame: to its last part, if they directly follow it in the pool.
     fn append_part(&mut self, part: Part) {
         if let Some(last) = self.frame.parts.last_mut()
             && let Some(length) = last.length.checked_add(part.length)
@@ -274,16 +281,17 @@ impl<M: Memory> Receive<M> {
         {
             last.length = length;
         } else {
-            // No more runs than slots.
+            // There are no more parts than slots.
             let _ = self.frame.parts.try_push(part);
         }
     }
 
-    /// The last slot has come: gives the pages to tcpip, if the frame is of use.
+    /// Ends a frame after its last slot. Lends its pages to tcpip and returns `true` if the frame is
+    /// good, else drops it.
     fn complete(&mut self) -> bool {
         let good = !self.bad && (u32::from(MIN_LENGTH)..=MAX_LENGTH).contains(&self.length);
         if good {
-            // Each slot had bytes, and so its page is in a run.
+            // Each slot had bytes, so its page is in a part.
             for part in &self.frame.parts {
                 self.lent.set_all(part.page, part.page_count(), true);
             }
@@ -298,7 +306,7 @@ impl<M: Memory> Receive<M> {
         good
     }
 
-    /// Asks for an event at the next response; whether one has come meanwhile.
+    /// Asks for an event at the next response. Returns `true` if a response can be taken already.
     ///
     /// # Errors
     /// The back end broke the protocol.
@@ -307,8 +315,9 @@ impl<M: Memory> Receive<M> {
     }
 }
 
-/// Whether an extra info (`struct netif_extra_info`) is the one that was negotiated: a frame to be cut into TCP segments,
-/// with no further extra info. What it says of their size is of no interest to who takes the frame uncut.
+/// Checks that an extra info (`struct netif_extra_info`) is the one that was negotiated: TCPv4
+/// segmentation, and no further extra info. The segment size is not used, because tcpip takes the
+/// frame unsplit.
 fn check_extra_info(slot: u64) -> Result<(), Violation> {
     let [kind, flags, s0, s1, segmentation, _padding, f0, f1] = slot.to_le_bytes();
     let size = u16::from_le_bytes([s0, s1]);

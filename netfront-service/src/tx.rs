@@ -1,7 +1,8 @@
 //! Transmission: frames in pages of the tx-pool, which are granted to the back end for reading.
 //!
-//! A frame takes a slot for each of its pages, and one more for an extra info if the back end is to cut it. The id of each
-//! slot is the frame's first page; how many of a frame's slots have no response yet stands in a private table.
+//! A frame takes a slot for each of its pages, and one more for an extra info if the back end splits
+//! it into segments. The id of each slot is the frame's first page. A private table counts the slots
+//! of each frame that have no response yet.
 
 use cloister_caps::{GrantRef, PAGE_SIZE};
 use cloister_interfaces::Memory;
@@ -10,18 +11,19 @@ use cloister_interfaces::net::{Offload, Offloads};
 use crate::pages::{MAX_PAGES, PageQueue, PageSet};
 use crate::ring::{Anomaly, FrontRing, Refusal, Violation};
 
-/// Bytes of a request (`struct netif_tx_request`) and so of a slot.
+/// The size of a request (`struct netif_tx_request`), and so of a slot, in bytes.
 const SLOT: usize = 12;
-/// The shortest frame: a header (`ETH_HLEN`).
+/// The length of the shortest frame, in bytes: a header (`ETH_HLEN`).
 pub const MIN_LENGTH: u16 = 14;
 
 /// Flags of a request (`NETTXF_*`).
 mod flag {
-    /// The checksum field holds the sum of the pseudo-header, and what is sent is to be trusted to be so.
+    /// The checksum field holds only the sum of the pseudo-header, and the data are known to be
+    /// intact (`NETTXF_csum_blank`, `NETTXF_data_validated`).
     pub const CHECKSUM: u32 = 1 | 2;
-    /// The frame goes on in the next slot.
+    /// The frame continues in the next slot.
     pub const MORE_DATA: u32 = 4;
-    /// An extra info follows in the next slot.
+    /// An extra info is in the next slot.
     pub const EXTRA_INFO: u32 = 8;
 }
 
@@ -29,51 +31,54 @@ mod flag {
 pub const EXTRA_GSO: u8 = 1;
 /// `XEN_NETIF_GSO_TYPE_TCPV4`.
 pub const GSO_TCPV4: u8 = 1;
-/// `NETIF_RSP_NULL`: the response to an extra info. Its id is whatever the slot held.
+/// `NETIF_RSP_NULL`: the response to an extra info. Its id is whatever the slot held before.
 const STATUS_NULL: i16 = 1;
 
-/// A frame that the link has.
+/// A frame that tcpip has handed over.
 #[derive(Clone, Copy, Default)]
 struct Frame {
     length: u16,
     offload: Offload,
-    /// Slots on the ring that have no response yet, the extra info's not among them.
+    /// The number of its slots on the ring that have no response yet, without the extra info's.
     unanswered: u8,
 }
 
 impl Frame {
+    /// Returns the number of its pages.
     fn page_count(self) -> u16 {
         self.length.div_ceil(PAGE_SIZE as u16)
     }
 
+    /// Returns the number of slots that it takes, with the extra info's.
     fn slot_count(self) -> u32 {
         u32::from(self.page_count()) + u32::from(matches!(self.offload, Offload::Segments(_)))
     }
 }
 
-/// The transmit side.
+/// The transmit side: every page of the pool is in flight or tcpip's.
 pub struct Transmit<M> {
     ring: FrontRing<M, SLOT>,
     reference: GrantRef,
     offloads: Offloads,
     pages: u16,
-    /// Pages that are not tcpip's, and how many.
+    /// The pages that are not tcpip's.
     in_flight: PageSet,
+    /// The number of pages in `in_flight`.
     in_flight_count: u32,
-    /// The frames, at their first pages.
+    /// The frames, each at the index of its first page.
     frames: [Frame; MAX_PAGES],
-    /// Frames for which the ring had no room, by their first pages.
+    /// The first pages of the frames for which the ring had no room.
     waiting: PageQueue,
-    /// Extra infos without a response.
+    /// The number of extra infos without a response.
     unanswered_extras: u32,
-    /// Slots that the back end did not send.
+    /// The number of slots that the back end did not send in this connection.
     pub dropped: u64,
-    /// The oddities of this connection, a bit each.
+    /// The anomalies of this connection, one bit each.
     pub anomalies: u8,
 }
 
 impl<M: Memory> Transmit<M> {
-    /// The ring in page 0 of `rings`, for a pool of `pages`.
+    /// Creates the transmit side for the ring in page 0 of `rings` and a pool of `pages` pages.
     pub fn new(rings: M, pages: u16) -> Self {
         Transmit {
             ring: FrontRing::new(rings, 0),
@@ -90,7 +95,7 @@ impl<M: Memory> Transmit<M> {
         }
     }
 
-    /// Makes the ring empty. Only while no one else maps it.
+    /// Empties the ring, and gives all pages to tcpip. Called only while nobody else maps the ring.
     pub fn reset(&mut self) {
         self.ring.reset();
         (self.in_flight, self.in_flight_count) = (PageSet::default(), 0);
@@ -99,20 +104,21 @@ impl<M: Memory> Transmit<M> {
         (self.dropped, self.anomalies) = (0, 0);
     }
 
-    /// Tells under which references the pages are granted, and what the back end does for frames.
+    /// Sets the reference under which page 0 of the pool is granted, and the offloads of the back
+    /// end. The references of the other pages follow the first.
     pub fn start(&mut self, reference: GrantRef, offloads: Offloads) {
         (self.reference, self.offloads) = (reference, offloads);
     }
 
-    /// How many pages are not tcpip's.
+    /// Returns the number of pages that are not tcpip's.
     pub fn pages_in_flight(&self) -> u32 {
         self.in_flight_count
     }
 
-    /// Takes a frame to send. It goes on the ring at once, or when there is room.
+    /// Takes a frame to send, and puts it on the ring now or when there is room.
     ///
     /// # Errors
-    /// It is no frame of tcpip's to send.
+    /// tcpip may not send this frame.
     pub fn submit(&mut self, page: u16, length: u16, offload: Offload) -> Result<(), Refusal> {
         let offered = match offload {
             Offload::None => true,
@@ -122,7 +128,7 @@ impl<M: Memory> Transmit<M> {
         if !offered {
             return Err(Refusal::Offload);
         }
-        // What is longer than a page is longer than any packet of this link, but for those that are cut.
+        // Only a frame that the back end splits may be longer than a page: the link's MTU is below it.
         if length < MIN_LENGTH || !matches!(offload, Offload::Segments(_)) && usize::from(length) > PAGE_SIZE {
             return Err(Refusal::Length);
         }
@@ -147,7 +153,7 @@ impl<M: Memory> Transmit<M> {
         Ok(())
     }
 
-    /// Puts a frame on the ring, which has room for it.
+    /// Writes a frame's requests to the ring. The caller has made sure that there is room.
     fn push_frame(&mut self, first: u8, frame: Frame) {
         let (id, pages) = (u32::from(first), frame.page_count());
         let mut flags = match frame.offload {
@@ -155,7 +161,7 @@ impl<M: Memory> Transmit<M> {
             Offload::Checksum => flag::CHECKSUM,
             Offload::Segments(_) => flag::CHECKSUM | flag::EXTRA_INFO,
         };
-        // The first slot tells the length of the whole frame, the others their own.
+        // The size in the first slot is the length of the whole frame, in the others that of the slot.
         let (mut size, mut left) = (u32::from(frame.length), u32::from(frame.length));
         for done in 0..u32::from(pages) {
             left = left.saturating_sub(PAGE_SIZE as u32);
@@ -165,7 +171,7 @@ impl<M: Memory> Transmit<M> {
             // Reference; offset and flags; id and size.
             self.ring.push([self.reference.0.wrapping_add(id + done), flags << 16, id | size << 16]);
             if let (0, Offload::Segments(segment)) = (done, frame.offload) {
-                // Type, no flags, size; type of segmentation, padding, no features.
+                // Type, no flags, segment size; segmentation type, padding, no features.
                 self.ring.push([u32::from(EXTRA_GSO) | u32::from(segment) << 16, u32::from(GSO_TCPV4)]);
                 self.unanswered_extras += 1;
             }
@@ -176,7 +182,7 @@ impl<M: Memory> Transmit<M> {
         }
     }
 
-    /// Puts the frames that wait on the ring, as far as there is room.
+    /// Writes the waiting frames to the ring while there is room.
     fn push_waiting(&mut self) {
         while let Some(first) = self.waiting.peek() {
             let frame = self.frames.get(usize::from(first)).copied().unwrap_or_default();
@@ -188,13 +194,14 @@ impl<M: Memory> Transmit<M> {
         }
     }
 
-    /// Shows the back end what there is to send; whether it is to be notified.
+    /// Publishes the frames to send. Returns `true` if the back end must be notified.
     pub fn publish(&mut self) -> bool {
         self.push_waiting();
         self.ring.publish()
     }
 
-    /// The first page of the next frame that the back end has given back.
+    /// Takes responses until a frame is done. Returns the first page of that frame, whose pages are
+    /// tcpip's again.
     ///
     /// # Errors
     /// The back end broke the protocol.
@@ -225,12 +232,13 @@ impl<M: Memory> Transmit<M> {
         Ok(None)
     }
 
-    /// Arranges for the next event; whether responses have come meanwhile.
+    /// Asks for the next event. Returns `true` if the responses that it would announce can be taken
+    /// already.
     ///
-    /// A response only matters when tcpip runs short of pages. So an event is wanted for every quarter of the pool, or, with
-    /// less than a quarter left to tcpip, when so many responses are there or all that are missing; and for each if
-    /// `eager`. Fewer than a quarter in flight may stay unannounced until something else happens: tcpip then has more
-    /// than three quarters.
+    /// A response only matters when tcpip runs short of pages. So the event comes after responses for
+    /// a quarter of the pool. If tcpip has less than a quarter left, it comes no later than the last
+    /// outstanding response. If `eager`, it comes at each response. The responses to less than a
+    /// quarter in flight may stay unannounced: tcpip then has more than three quarters.
     ///
     /// # Errors
     /// The back end broke the protocol.
