@@ -1,4 +1,5 @@
-//! What is read from XenStore, parsed strictly: nothing is stripped, and what is not exactly in form is refused.
+//! Parses the values of XenStore nodes strictly: nothing is stripped, and every other form is
+//! refused.
 
 use cloister_caps::DomId;
 use cloister_interfaces::store::Path;
@@ -39,7 +40,7 @@ impl XenbusState {
         XenbusState::Reconfigured,
     ];
 
-    /// The state's digit, as it stands in a node.
+    /// Returns the digit that a node holds for the state.
     #[must_use]
     pub fn digit(self) -> &'static str {
         match self {
@@ -56,7 +57,7 @@ impl XenbusState {
     }
 }
 
-/// A decimal number without sign, blanks or leading zeros, at most `max`.
+/// Parses a decimal number without sign, blanks or leading zeros, at most `max`.
 #[must_use]
 pub fn number(text: &[u8], max: u32) -> Option<u32> {
     if text.is_empty() || (text.len() > 1 && text.starts_with(b"0")) {
@@ -69,20 +70,20 @@ pub fn number(text: &[u8], max: u32) -> Option<u32> {
     (value <= max).then_some(value)
 }
 
-/// A `state` node.
+/// Parses a `state` node.
 #[must_use]
 pub fn state(text: &[u8]) -> Option<XenbusState> {
     XenbusState::ALL.get(number(text, 8)? as usize).copied()
 }
 
-/// A domain that can be a back end.
+/// Parses the id of a domain that can be a back end: below `DOMID_FIRST_RESERVED`.
 #[must_use]
 pub fn domid(text: &[u8]) -> Option<DomId> {
     let id = number(text, u32::from(DomId::FIRST_RESERVED.0) - 1)?;
     u16::try_from(id).ok().map(DomId)
 }
 
-/// A feature node: exactly `0` or `1`.
+/// Parses a feature node: exactly `0` or `1`.
 #[must_use]
 pub fn flag(text: &[u8]) -> Option<bool> {
     match text {
@@ -92,14 +93,15 @@ pub fn flag(text: &[u8]) -> Option<bool> {
     }
 }
 
-/// An MTU: 68 (RFC 791) to 65535.
+/// Parses an MTU: 68 (RFC 791) to 65535 bytes.
 #[must_use]
 pub fn mtu(text: &[u8]) -> Option<u16> {
     let mtu = number(text, 65535)?;
     u16::try_from(mtu).ok().filter(|mtu| *mtu >= 68)
 }
 
-/// A hardware address: six hexadecimal pairs with colons, unicast and not zero.
+/// Parses a MAC address: six pairs of hexadecimal digits with colons between them, unicast and not
+/// zero.
 #[must_use]
 pub fn mac(text: &[u8]) -> Option<[u8; 6]> {
     if text.len() != 17 {
@@ -117,8 +119,8 @@ pub fn mac(text: &[u8]) -> Option<[u8; 6]> {
     (unicast && mac != [0; 6]).then_some(mac)
 }
 
-/// The back end's directory: `/local/domain/<peer>/backend/vif/<domain>/<handle>`. What is in form leaves room for the
-/// names of its nodes.
+/// Parses the back end's directory: `/local/domain/<peer>/backend/vif/<domain>/<handle>`. Every
+/// such path leaves room for the names of its nodes.
 #[must_use]
 pub fn backend_path(text: &[u8], peer: DomId) -> Option<Path> {
     let text = core::str::from_utf8(text).ok()?;
@@ -189,7 +191,7 @@ mod tests {
         }
     }
 
-    /// With its longest node, `feature-split-event-channels`.
+    /// The longest node below it is `feature-split-event-channels`.
     #[test]
     fn the_longest_path_of_the_back_end_has_room_behind_it() {
         let longest = "/local/domain/32751/backend/vif/32751/255";

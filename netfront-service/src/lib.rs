@@ -1,9 +1,9 @@
 //! The network front end: Xen's netif protocol (`io/netif.h`), without the payload.
 //!
-//! The service holds the two ring pages, grant references and lengths. The pages with the frames are
-//! mapped by tcpip, and by the back end while they are granted to it. The service trusts neither: a
-//! back end that breaks the protocol loses the connection, and tcpip can only hand over pages that it
-//! has.
+//! The service holds the two ring pages, grant references and lengths. The pages with the frames
+//! are mapped by tcpip, and by the back end while they are granted to it. The service trusts
+//! neither: a back end that breaks the protocol loses the connection, and tcpip can only hand over
+//! pages that it has.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

@@ -1,36 +1,39 @@
-//! How often the back end's events are let in.
+//! Takes the back end's events, or polls the rings instead during an event storm.
 //!
-//! An event says that there is something on a ring. One that says nothing costs the image as much, and a back end can send
-//! as many as it likes (XSA-391). When too many say nothing, the channels are held shut, where events cost nothing, and the
-//! rings are looked at by the clock; from time to time events are tried again.
+//! An event announces work on a ring. An event without work costs the image as much, and a back end
+//! can send any number of them (XSA-391). When too many come without work, the channels are held
+//! masked, so that further events cost nothing, and the rings are polled by the clock. After
+//! [`POLLING_TIME`] events are tried again.
 
 use core::time::Duration;
 
 use cloister_interfaces::Instant;
 
-/// What an event that says nothing adds to the score; one that says something takes 1 off. An honest back end that answers while
-/// the rings are being looked at sends some for nothing, too: never half of them for long.
+/// The amount that an event without work adds to the score. An event with work subtracts 1. An
+/// honest back end that answers while the rings are read also sends events without work, but never
+/// half of them for long.
 const EMPTY_EVENT_COST: u16 = 2;
-/// The score at which events are no longer let in.
+/// The score at which polling begins.
 const SCORE_LIMIT: u16 = 64;
-/// The score with which they are tried again.
+/// The score after polling, with which events are tried again.
 const RETRY_SCORE: u16 = SCORE_LIMIT - 8;
-/// The time from a look at the rings to the next: the least, while there is something on them, and the most.
+/// The shortest time between two polls: the one while there is work on the rings.
 const MIN_INTERVAL: Duration = Duration::from_millis(1);
+/// The longest time between two polls.
 const MAX_INTERVAL: Duration = Duration::from_millis(8);
-/// How long events are not let in.
+/// The time for which the rings are polled before events are tried again.
 const POLLING_TIME: Duration = Duration::from_millis(100);
 
-/// How events are taken.
+/// Decides between events and polling.
 #[derive(Default)]
 pub struct Pace {
     score: u16,
     polling: Option<Polling>,
-    /// Something was on the rings since the last look by the clock.
+    /// There was work on the rings since the last poll.
     found: bool,
 }
 
-/// The rings are looked at by the clock.
+/// The state of polling.
 struct Polling {
     next: Instant,
     interval: Duration,
@@ -38,8 +41,9 @@ struct Polling {
 }
 
 impl Pace {
-    /// The rings were looked at, because of an event or not, and something was on them or not. `now` is told where it is known.
-    /// Answers whether events are no longer let in from now on.
+    /// Records that the service looked at the rings: whether an event woke it, and whether it found
+    /// work. `now` is the time if the caller knows it, else `clock` is read if the time is needed.
+    /// Returns `true` if polling begins.
     pub fn record_pass(
         &mut self,
         event: bool,
@@ -79,12 +83,12 @@ impl Pace {
         }
     }
 
-    /// Whether events are held back.
+    /// Returns `true` if events are held back, because the rings are polled.
     pub fn holds_events(&self) -> bool {
         self.polling.is_some()
     }
 
-    /// When the rings are to be looked at next.
+    /// Returns the time of the next poll, if the rings are polled.
     pub fn deadline(&self) -> Option<Instant> {
         self.polling.as_ref().map(|polling| polling.next)
     }
@@ -100,10 +104,12 @@ mod tests {
         Instant(micros * 1_000)
     }
 
-    /// What passes between two looks at the clock, in µs: Miri, for which each is a thousand times dearer, looks at each event.
+    /// The step of the simulated time, in µs. Under Miri, where a step costs a thousand times as
+    /// much, it is the time between two events.
     const STEP: usize = if cfg!(miri) { 10 } else { 1 };
 
-    /// Events every 10 µs in the given second, with a frame at every `useful`-th; answers how often the service ran.
+    /// Sends events every 10 µs in the given second, with a frame at every `useful`-th. Returns the
+    /// number of times that the service ran.
     fn second(pace: &mut Pace, second: u64, useful: u64) -> u64 {
         let (mut runs, mut frames) = (0, 0);
         for micros in (0..1_000_000).step_by(STEP) {
@@ -137,7 +143,7 @@ mod tests {
     fn events_that_say_something_are_all_let_in() {
         let mut pace = Pace::default();
         assert_eq!(second(&mut pace, 1, 1), 100_000);
-        // Half of them for nothing is more than an honest back end sends: one in four is not.
+        // An honest back end sends fewer than half of its events without work: here one in four.
         for now in 0..if cfg!(miri) { 4_000 } else { 100_000 } {
             assert!(!pace.record_pass(true, now % 4 != 0, None, || unreachable!()));
         }
@@ -162,7 +168,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes, the rings are looked at again within `MAX_INTERVAL`, and events are let in again within `POLLING_TIME` of it.
+        /// Whatever happens, the next poll is within `MAX_INTERVAL`, and events are tried again at
+        /// the first poll after `POLLING_TIME`.
         #[test]
         fn nothing_is_held_for_long(wakes in prop::collection::vec((any::<bool>(), any::<bool>(), any::<bool>(), 0_u64..5_000), 0..2_000)) {
             let (mut pace, mut micros, mut since) = (Pace::default(), 0, None);

@@ -1,5 +1,5 @@
-//! The front end's side of a shared ring (Xen `io/ring.h`): a page with a header of 64 bytes and 256
-//! slots. A response overwrites a request's slot.
+//! The front end's side of a shared ring (Xen `io/ring.h`): a page with a header of 64 bytes and
+//! 256 slots. A response overwrites a request's slot.
 //!
 //! The front end's own indices are private, and the page holds only copies of them. Each word that
 //! the back end writes is read once and checked. The part of a slot that is used is read by one
@@ -94,8 +94,8 @@ impl<M: Memory, const SLOT: usize> FrontRing<M, SLOT> {
         FrontRing { memory, base, req_prod: 0, published: 0, rsp_cons: 0, batch: 0 }
     }
 
-    /// Empties the ring, and writes the page of an empty ring. Called only while nobody else maps the
-    /// page.
+    /// Empties the ring, and writes the page of an empty ring. Called only while nobody else maps
+    /// the page.
     pub fn reset(&mut self) {
         for offset in (0..PAGE_SIZE).step_by(64) {
             self.memory.write(self.base + offset, &[0; 64]);
@@ -280,8 +280,8 @@ mod tests {
         assert_eq!(ring.free_slots(), 2);
     }
 
-    /// Tries several numbers of outstanding requests at each index around the wrap, with claims near
-    /// the valid ones and at the boundaries of 32 bits.
+    /// Tries several numbers of outstanding requests at each index around the wrap, with claims
+    /// near the valid ones and at the boundaries of 32 bits.
     #[test]
     fn claims_round_the_wrap_of_the_indices() {
         let (memory, mut ring) = ring();

@@ -4,7 +4,8 @@
 //! response, by its index. The id of a response with bytes of a frame must be that index.
 //!
 //! Pages are posted in the order of the pool, round and round, and the back end fills them in that
-//! order. So a long frame lies in adjacent pages, except for the page whose slot its extra info took.
+//! order. So a long frame lies in adjacent pages, except for the page whose slot its extra info
+//! took.
 
 use arrayvec::ArrayVec;
 use cloister_caps::{GrantRef, PAGE_SIZE};
@@ -18,7 +19,8 @@ use crate::tx::{EXTRA_GSO, GSO_TCPV4, MIN_LENGTH};
 const SLOT: usize = 8;
 /// The largest number of slots with bytes of one frame (`XEN_NETIF_NR_SLOTS_MIN`).
 pub const MAX_SLOTS: usize = 18;
-/// The length of the longest frame, in bytes: a header with a VLAN tag, and the longest IPv4 packet.
+/// The length of the longest frame, in bytes: a header with a VLAN tag, and the longest IPv4
+/// packet.
 const MAX_LENGTH: u32 = 18 + 0xFFFF;
 
 /// Flags of a response (`NETRXF_*`).
@@ -126,7 +128,8 @@ impl<M: Memory> Receive<M> {
         }
     }
 
-    /// Empties the ring, and marks all pages as unposted. Called only while nobody else maps the ring.
+    /// Empties the ring, and marks all pages as unposted. Called only while nobody else maps the
+    /// ring.
     pub fn reset(&mut self) {
         self.ring.reset();
         self.lent = PageSet::default();
@@ -203,8 +206,8 @@ impl<M: Memory> Receive<M> {
         (self.frame.checked, self.length, self.bad, self.expect) = (false, 0, false, Expect::Start);
     }
 
-    /// Returns the next complete frame, whose pages become tcpip's. The pages of a dropped frame, and
-    /// the page whose slot an extra info took, become unposted.
+    /// Returns the next complete frame, whose pages become tcpip's. The pages of a dropped frame,
+    /// and the page whose slot an extra info took, become unposted.
     ///
     /// # Errors
     /// The back end broke the protocol.
@@ -286,8 +289,8 @@ impl<M: Memory> Receive<M> {
         }
     }
 
-    /// Ends a frame after its last slot. Lends its pages to tcpip and returns `true` if the frame is
-    /// good, else drops it.
+    /// Ends a frame after its last slot. Lends its pages to tcpip and returns `true` if the frame
+    /// is good, else drops it.
     fn complete(&mut self) -> bool {
         let good = !self.bad && (u32::from(MIN_LENGTH)..=MAX_LENGTH).contains(&self.length);
         if good {

@@ -1,4 +1,4 @@
-//! What moves frames and drives the handshake.
+//! Moves frames between tcpip and the rings, and drives the handshake.
 
 use core::time::Duration;
 
@@ -18,22 +18,24 @@ use crate::rx::{Frame, MAX_SLOTS, Part, Receive};
 use crate::tx::Transmit;
 use crate::{Caps, RECEIVE_OFFLOADS};
 
-/// Requests taken, and frames moved, in one call.
+/// The largest number of requests that are taken in one pass.
 const MAX_REQUESTS: u32 = 512;
+/// The largest number of frames that are moved in one pass.
 const MAX_FRAMES: usize = 512;
-/// How often it is looked whether the back end has left frames on the ring without giving back any. One that has disabled
-/// the device (`xenvif_fatal_tx_err` of Linux's netback) says nothing of it.
+/// The time after which the connection counts as stalled if the back end holds frames and gives
+/// none back. A back end that has disabled the device (`xenvif_fatal_tx_err` of Linux's netback)
+/// does not report it.
 const STALL_TIME: Duration = Duration::from_secs(60);
-/// Steps of the handshake in one call.
+/// The largest number of steps of the handshake in one pass.
 const MAX_STEPS: usize = 64;
-/// How long frames may take to leave before the connection is closed on request.
+/// The time that frames have to leave before the connection is closed on request.
 const DRAIN_TIME: Duration = Duration::from_millis(500);
 
-/// How far closing on tcpip's request is.
+/// The progress of a close that tcpip requested.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum CloseState {
     Open,
-    /// Frames on the ring are let out until then.
+    /// Frames on the ring may still leave until this time.
     Draining(Instant),
     Closing,
     Closed,
@@ -53,36 +55,37 @@ pub struct Netfront<S, M> {
     handshake: Handshake,
     transmit: Transmit<M>,
     receive: Receive<M>,
-    /// The number of the XenStore request that has no answer yet.
+    /// The id of the XenStore request that has no answer yet.
     pending_request: Option<u16>,
     next_id: u16,
     /// The rings are in use.
     up: bool,
-    /// tcpip knows of this connection: it is up, and of no former one tcpip is yet to learn the end.
+    /// tcpip was told that this connection is up. Then `pending_down` is false.
     up_reported: bool,
-    /// tcpip is yet to learn that the last one ended.
+    /// tcpip was not yet told that the last connection ended.
     pending_down: bool,
-    /// Messages about one frame that found the queue full. Nothing more is taken from the rings until they are gone, so no
-    /// other page is ever between the two.
+    /// Replies about one frame that found the queue full. Nothing more is taken from the rings
+    /// until they are sent, so no other page is ever in between.
     unsent: ArrayVec<Reply, MAX_SLOTS>,
-    /// A refusal was logged since the connection stands.
+    /// A refusal was logged in this connection.
     refusal_logged: bool,
-    /// The oddities that were logged since then, a bit each.
+    /// The anomalies that were logged in this connection, one bit each.
     logged_anomalies: u8,
     close: CloseState,
-    /// How the back end's events are taken.
+    /// Decides between events and polling.
     pace: Pace,
-    /// It was told since the connection stands that they are not.
+    /// Polling was logged in this connection.
     pace_logged: bool,
-    /// When it is looked next whether the back end has fallen silent.
+    /// The time of the next check for a stalled back end.
     next_stall_check: Option<Instant>,
-    /// The back end gave a frame back since the last look.
+    /// The back end gave a frame back since the last check.
     progress: bool,
+    /// The pass ended at a limit: the next begins at once.
     work_left: bool,
 }
 
 impl<S: System, M: Memory> Netfront<S, M> {
-    /// The service, before its first look at the device.
+    /// Creates the service. It has not looked at the device yet.
     pub fn new(caps: Caps<S, M>) -> Self {
         let rules = [caps.ring_pages, caps.rx_pages, caps.tx_pages];
         let mut clients = caps.net_clients;
@@ -117,7 +120,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
         }
     }
 
-    /// Takes what the XenStore service and the grant manager said.
+    /// Handles the replies of the XenStore service and of the grant manager.
     fn handle_replies(&mut self, now: Instant) {
         for _ in 0..MAX_STEPS {
             let (answer, reply) = (self.store.replies.pop(), self.grants.replies.pop());
@@ -130,7 +133,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
                     self.handshake.store_answered(result, now);
                 }
                 Some(Ok(store::Reply::Changed { token })) => self.handshake.watch_fired(token, now),
-                // An answer to a request that was given up.
+                // The answer to a request that was given up.
                 Some(Ok(store::Reply::Answer { .. })) | None => {}
                 Some(Err(_)) => self.console.line(format_args!("malformed message from xenstore")),
             }
@@ -143,7 +146,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
         self.work_left = true;
     }
 
-    /// Does what the handshake asks for.
+    /// Carries out the commands of the handshake.
     fn drive(&mut self, now: Instant) {
         self.handshake.tick(now);
         for _ in 0..MAX_STEPS {
@@ -152,7 +155,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
                 self.console.line(format_args!("{note}"));
             }
             let Some(command) = command else { break };
-            // One thing is under way at a time: an answer to an earlier request comes too late.
+            // One command is under way at a time: an answer to an earlier request comes too late.
             self.pending_request = None;
             let sent = match command {
                 Command::Store(action) => {
@@ -175,7 +178,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
                 Command::Start { rx, tx, offloads } => {
                     self.transmit.start(tx, offloads);
                     self.receive.start(rx);
-                    // The back end is not connected yet, and looks at the ring when it is.
+                    // No event: the back end is not connected yet, and reads the ring when it is.
                     self.receive.publish();
                     true
                 }
@@ -191,6 +194,8 @@ impl<S: System, M: Memory> Netfront<S, M> {
         }
     }
 
+    /// Opens the port for both directions, or two ports if `split`. Returns their numbers: for
+    /// frames to send and for received ones.
     fn open_ports(&mut self, peer: DomId, split: bool) -> Option<(EvtchnPort, EvtchnPort)> {
         let tx = open_port(&self.tx_events, peer)?;
         self.tx_open = true;
@@ -202,6 +207,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
         Some((tx, rx))
     }
 
+    /// Ends the use of the rings, and closes the ports.
     fn stop(&mut self) {
         let (sent, received) = (self.transmit.dropped, self.receive.dropped);
         if core::mem::take(&mut self.up) && (sent, received) != (0, 0) {
@@ -210,17 +216,18 @@ impl<S: System, M: Memory> Netfront<S, M> {
         self.unsent.clear();
         self.next_stall_check = None;
         self.pace = Pace::default();
-        // Who asked for the end is told when it is reached.
+        // If tcpip requested the close, it is told when the close is complete.
         let reported = core::mem::take(&mut self.up_reported);
         self.pending_down |= reported && self.close == CloseState::Open;
         for (port, open) in [(&self.tx_events, &mut self.tx_open), (&self.rx_events, &mut self.rx_open)] {
             if core::mem::take(open) {
-                // A port that cannot be closed is closed when it is opened anew.
+                // A port that cannot be closed now is closed before it is opened again.
                 let _ = port.close();
             }
         }
     }
 
+    /// Begins to use the rings, and logs the connection.
     fn connected(&mut self) {
         self.up = true;
         (self.refusal_logged, self.pace_logged, self.logged_anomalies) = (false, false, 0);
@@ -229,11 +236,11 @@ impl<S: System, M: Memory> Netfront<S, M> {
         self.console.line(format_args!(
             "connected, {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}, mtu {mtu}, {split} event channel"
         ));
-        // The back end may have looked at the ring before the buffers were there.
+        // The back end may have read the ring before the pages were posted.
         if self.handshake.is_split() { self.rx_events.send() } else { self.tx_events.send() }
     }
 
-    /// Tells tcpip how the link stands.
+    /// Tells tcpip that the link went up or down, if it does not know yet.
     fn report_link(&mut self) {
         let Some(net) = self.net.as_mut() else { return };
         if self.close == CloseState::Closing && self.handshake.is_stopped() {
@@ -249,7 +256,8 @@ impl<S: System, M: Memory> Netfront<S, M> {
         }
     }
 
-    /// Takes tcpip's requests. Those sent before it learnt that the link went are void.
+    /// Handles the requests of tcpip. Requests that it sent before it learnt that the link went
+    /// down are void.
     fn handle_requests(&mut self) {
         let Some(net) = self.net.as_mut() else { return };
         let (transmit, receive, up_reported) = (&mut self.transmit, &mut self.receive, self.up_reported);
@@ -285,13 +293,14 @@ impl<S: System, M: Memory> Netfront<S, M> {
         }
     }
 
+    /// Logs a denied request of tcpip, the first of each connection.
     fn log_refusal(&mut self, what: &str) {
         if !core::mem::replace(&mut self.refusal_logged, true) {
             self.console.line(format_args!("refused tcpip: {what} (told once a connection)"));
         }
     }
 
-    /// Tells what the back end does that costs frames.
+    /// Logs each anomaly of the back end, once a connection.
     fn log_anomalies(&mut self) {
         let new = (self.transmit.anomalies | self.receive.anomalies) & !self.logged_anomalies;
         for anomaly in Anomaly::ALL.into_iter().filter(|anomaly| new & *anomaly as u8 != 0) {
@@ -318,7 +327,11 @@ impl<S: System, M: Memory> Netfront<S, M> {
         }
     }
 
-    /// Moves what the back end gave to tcpip. Answers whether there was anything, as far as it was looked.
+    /// Moves received frames, and the pages of sent frames, to tcpip. Returns `true` if there was
+    /// work.
+    ///
+    /// # Errors
+    /// The back end broke the protocol.
     fn move_frames(&mut self) -> Result<bool, Violation> {
         let Some(net) = self.net.as_mut() else { return Ok(false) };
         let eager = self.close != CloseState::Open;
@@ -351,7 +364,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
         Ok(found)
     }
 
-    /// Notes what an event was good for.
+    /// Records whether an event came, and whether there was work.
     fn record_pace(&mut self, notifications: Notifications, found: bool, now: Option<Instant>) {
         let event = self.tx_events.is_notified(notifications) || self.rx_events.is_notified(notifications);
         let begins = self.pace.record_pass(event, found, now, || self.clock.now());
@@ -362,7 +375,8 @@ impl<S: System, M: Memory> Netfront<S, M> {
         }
     }
 
-    /// Looks from time to time whether the back end takes part; the clock is read no more often for it.
+    /// Checks at intervals of [`STALL_TIME`] that the back end gives frames back. Reads the clock
+    /// only to begin an interval.
     fn watch_for_stall(&mut self, now: Option<Instant>) {
         let waits = self.transmit.pages_in_flight() > 0;
         if let (Some(look), Some(now)) = (self.next_stall_check, now)
@@ -386,14 +400,16 @@ impl<S: System, M: Memory> Netfront<S, M> {
         self.drive(now);
     }
 
-    /// Whether all that there is to do is to move frames: then the time does not matter, and is not asked for.
+    /// Returns `true` if this pass only moves frames. Then the time does not matter, and the clock
+    /// is not read.
     fn only_moves_frames(&self, notifications: Notifications) -> bool {
         let steady = self.up_reported && self.close == CloseState::Open;
-        // None: a deadline has come.
+        // No notification: a deadline has passed.
         let due = notifications == Notifications::default();
         steady && !due && !self.store.is_notified(notifications) && !self.grants.is_notified(notifications)
     }
 
+    /// Publishes the requests on both rings, and notifies the back end.
     fn publish(&mut self) {
         let (tx, rx) = (self.transmit.publish(), self.receive.publish());
         let split = self.handshake.is_split();
@@ -406,19 +422,20 @@ impl<S: System, M: Memory> Netfront<S, M> {
     }
 }
 
-/// Puts a reply in the queue, or behind those that did not fit.
+/// Sends a reply, or appends it to the unsent ones if there are any or if the queue is full.
 pub fn send_or_keep<S: System, M: Memory>(
     replies: &mut Sender<Reply, S, M>,
     unsent: &mut ArrayVec<Reply, MAX_SLOTS>,
     reply: Reply,
 ) {
     if !unsent.is_empty() || replies.push(&reply).is_err() {
-        // Nothing is taken from the rings while a reply has not been sent: these are the parts of one frame.
+        // There is room: nothing is taken from the rings while a reply is unsent, so the unsent
+        // ones are the parts of one frame.
         let _ = unsent.try_push(reply);
     }
 }
 
-/// Opens a port, which a former self of this service may have left open.
+/// Opens a port. An earlier run of this service may have left it open; then it is closed first.
 fn open_port<S: System>(port: &Port<S>, peer: DomId) -> Option<EvtchnPort> {
     match port.open(peer) {
         Err(fault) if fault.status() == Status::WrongState => {

@@ -1,8 +1,8 @@
 //! Transmission: frames in pages of the tx-pool, which are granted to the back end for reading.
 //!
-//! A frame takes a slot for each of its pages, and one more for an extra info if the back end splits
-//! it into segments. The id of each slot is the frame's first page. A private table counts the slots
-//! of each frame that have no response yet.
+//! A frame takes a slot for each of its pages, and one more for an extra info if the back end
+//! splits it into segments. The id of each slot is the frame's first page. A private table counts
+//! the slots of each frame that have no response yet.
 
 use cloister_caps::{GrantRef, PAGE_SIZE};
 use cloister_interfaces::Memory;
@@ -128,7 +128,8 @@ impl<M: Memory> Transmit<M> {
         if !offered {
             return Err(Refusal::Offload);
         }
-        // Only a frame that the back end splits may be longer than a page: the link's MTU is below it.
+        // Only a frame that the back end splits may be longer than a page: the link's MTU is below
+        // it.
         if length < MIN_LENGTH || !matches!(offload, Offload::Segments(_)) && usize::from(length) > PAGE_SIZE {
             return Err(Refusal::Length);
         }
@@ -161,7 +162,8 @@ impl<M: Memory> Transmit<M> {
             Offload::Checksum => flag::CHECKSUM,
             Offload::Segments(_) => flag::CHECKSUM | flag::EXTRA_INFO,
         };
-        // The size in the first slot is the length of the whole frame, in the others that of the slot.
+        // The size in the first slot is the length of the whole frame, in the others that of the
+        // slot.
         let (mut size, mut left) = (u32::from(frame.length), u32::from(frame.length));
         for done in 0..u32::from(pages) {
             left = left.saturating_sub(PAGE_SIZE as u32);
@@ -235,10 +237,10 @@ impl<M: Memory> Transmit<M> {
     /// Asks for the next event. Returns `true` if the responses that it would announce can be taken
     /// already.
     ///
-    /// A response only matters when tcpip runs short of pages. So the event comes after responses for
-    /// a quarter of the pool. If tcpip has less than a quarter left, it comes no later than the last
-    /// outstanding response. If `eager`, it comes at each response. The responses to less than a
-    /// quarter in flight may stay unannounced: tcpip then has more than three quarters.
+    /// A response only matters when tcpip runs short of pages. So the event comes after responses
+    /// for a quarter of the pool. If tcpip has less than a quarter left, it comes no later than the
+    /// last outstanding response. If `eager`, it comes at each response. The responses to less than
+    /// a quarter in flight may stay unannounced: tcpip then has more than three quarters.
     ///
     /// # Errors
     /// The back end broke the protocol.
