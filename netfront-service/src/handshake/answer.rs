@@ -1,4 +1,4 @@
-//! What came of it.
+//! Handles the results of commands.
 
 use cloister_caps::{DomId, EvtchnPort};
 use cloister_interfaces::store::{Failure, Path, Value};
@@ -8,7 +8,7 @@ use super::{ABSENT_TIME, Handshake, MAX_CONFLICTS, MTU, Note, POLL, StateRead, S
 use crate::keys::{self, XenbusState};
 
 impl Handshake {
-    /// XenStore's answer.
+    /// Handles the answer of the XenStore service.
     pub fn store_answered(&mut self, result: Result<Value, Failure>, now: Instant) {
         if !self.waiting {
             return;
@@ -23,7 +23,7 @@ impl Handshake {
                 self.backend_state_read(result, now)
             }
             Step::WatchDevice => {
-                // `Other` is a watch that a former self of this service has left.
+                // `Other` is a watch that an earlier run of this service has left.
                 self.device_watched = matches!(result, Ok(_) | Err(Failure::Other));
                 if self.device_watched {
                     self.advance(now);
@@ -64,26 +64,26 @@ impl Handshake {
                 self.in_transaction = false;
                 self.advance(now);
             }
-            // Whatever comes of it, the taking down goes on.
+            // The connection is ended whatever the answer is.
             step if step.is_teardown() => self.advance(now),
             _ if result.is_ok() => self.advance(now),
             _ => self.fail("XenStore refused a step of the connection", now),
         }
     }
 
-    /// Tells something of the node that was read.
+    /// Logs a text about the node that was read.
     fn note_node(&mut self, text: &'static str) {
         let name = self.node_to_read().map_or("", |(_, name)| name);
         self.note_about(name, text);
     }
 
-    /// The back end's state is none: that is waited out.
+    /// Logs that the back end's node holds no state. The handshake keeps waiting for one.
     fn malformed_state(&mut self) -> StateRead {
         self.note("the back end's state is not in form");
         StateRead::Nothing
     }
 
-    /// Whether the back end offers the feature whose node was read.
+    /// Returns `true` if the back end offers the feature whose node was read.
     fn offered(&mut self, result: Result<Value, Failure>) -> bool {
         let flag = match result {
             Ok(bytes) => keys::flag(&bytes),
@@ -99,7 +99,7 @@ impl Handshake {
         flag == Some(true)
     }
 
-    /// The device's `backend` node was read while there is a connection, or one is being made.
+    /// Handles the device's `backend` node, which was read during or while making a connection.
     fn backend_verified(&mut self, result: Result<Value, Failure>, now: Instant) {
         if self.step == Step::Running {
             self.step_deadline = None;
@@ -107,7 +107,7 @@ impl Handshake {
         match result {
             Ok(bytes) if *bytes == *self.backend.as_bytes() => {}
             Ok(_) | Err(Failure::TooLong) => {
-                // What would be written of this connection would be read by the other.
+                // Nothing more is written for this connection: the other back end would read it.
                 (self.backend_gone, self.changed_while_ending) = (true, true);
                 self.fail("the device has another back end", now);
             }
@@ -122,7 +122,7 @@ impl Handshake {
         }
     }
 
-    /// The back end is known. What another one did is not held against it.
+    /// Sets the back end. Failures of another one do not count against it.
     fn set_backend(&mut self, path: Path) {
         if path != self.backend {
             self.failures = 0;
@@ -130,7 +130,7 @@ impl Handshake {
         self.backend = path;
     }
 
-    /// A node of the device was read.
+    /// Handles a node of the device.
     fn device_node_read(&mut self, result: Result<Value, Failure>, now: Instant) {
         let missing = result == Err(Failure::NotFound);
         let optional = matches!(self.step, Step::Mtu | Step::Online | Step::OwnState);
@@ -139,7 +139,8 @@ impl Handshake {
             Err(Failure::NotFound) if optional => &[],
             Err(Failure::NotFound) => return self.no_device(now),
             Err(Failure::Again) => {
-                // A former self of this service has left it, and XenStore carries out nothing outside of it.
+                // An earlier run of this service has left it open, and XenStore carries out nothing
+                // outside of it.
                 self.in_transaction = true;
                 return self.fail("a transaction was left open", now);
             }
@@ -149,7 +150,7 @@ impl Handshake {
             }
         };
         if self.step == Step::BackendId {
-            // All that is read from now on is what it has changed to.
+            // Everything read from now on is of the changed device.
             self.device_changed = false;
         }
         let valid = match self.step {
@@ -187,19 +188,20 @@ impl Handshake {
         self.retry(now);
     }
 
-    /// The device's back end is in a domain that the policy grants nothing to. It is as if there were no device, until the
-    /// toolstack makes another.
+    /// Waits for another device, as if there were none: the policy grants nothing to the domain of
+    /// this one's back end.
     fn backend_not_allowed(&mut self, peer: DomId, now: Instant) {
         self.log(Note::NotAllowed(peer));
         self.failures = 0;
         self.pause(ABSENT_TIME, now);
     }
 
-    /// Own state before the handshake: what a former self of this service left is closed first.
+    /// Handles this front end's own state before the handshake. A connection that an earlier run of
+    /// this service left is closed first.
     fn own_state_read(&mut self, state: Option<XenbusState>, now: Instant) {
         self.backend_gone = false;
         if self.device_changed {
-            // What was read may be of two devices.
+            // The values that were read may be of two devices.
             return self.enter(Step::BackendId, now);
         }
         match state {
@@ -211,7 +213,7 @@ impl Handshake {
         }
     }
 
-    /// The back end's state was read.
+    /// Handles the back end's state.
     fn backend_state_read(&mut self, result: Result<Value, Failure>, now: Instant) {
         let read = match result {
             Ok(bytes) => keys::state(&bytes).map_or_else(|| self.malformed_state(), StateRead::State),
@@ -260,7 +262,7 @@ impl Handshake {
         }
     }
 
-    /// The grant manager's answer.
+    /// Handles a reply of the grant manager.
     pub fn grants_answered(&mut self, reply: grants::Reply, now: Instant) {
         let (grants::Reply::Issued { rule, .. } | grants::Reply::Refused { rule } | grants::Reply::Ended { rule, .. }) =
             reply;
@@ -288,12 +290,13 @@ impl Handshake {
                     self.advance(now);
                 }
             }
-            // An answer to a request that was given up.
+            // The answer to a request that was given up.
             _ => {}
         }
     }
 
-    /// The ports were opened, for frames to send and, if it is split, for received ones; or they were not.
+    /// Handles the result of opening the ports: for frames to send, and for received ones (the same
+    /// port unless split). `None` if they could not be opened.
     pub fn ports_opened(&mut self, ports: Option<(EvtchnPort, EvtchnPort)>, now: Instant) {
         if self.step != Step::Ports || !self.waiting {
             return;
@@ -308,7 +311,7 @@ impl Handshake {
     }
 }
 
-/// Why a node could not be read.
+/// Returns the reason why a node could not be read, for the log.
 fn unreadable(failure: Failure) -> &'static str {
     match failure {
         Failure::NotFound => "there is none",

@@ -1,4 +1,4 @@
-//! What is to be done next.
+//! Chooses the next command.
 
 use core::fmt::Write;
 
@@ -11,9 +11,10 @@ use super::{ANSWER_TIME, BACKEND_TOKEN, Command, DEVICE, DEVICE_TOKEN, Handshake
 use crate::keys::XenbusState;
 
 impl Handshake {
-    /// What is to be done now, if anything is.
+    /// Returns the next command, if there is one.
     pub fn command(&mut self, now: Instant) -> Option<Command> {
-        // Every turn goes to another step, and none comes again without an answer.
+        // Each iteration enters another step, and no step repeats without an answer. So the loop
+        // ends.
         while !self.waiting {
             let command = match self.step {
                 Step::Pause | Step::Stopped => return None,
@@ -65,7 +66,7 @@ impl Handshake {
         self.granted.get(index).is_some_and(|granted| *granted)
     }
 
-    /// Whether a step of the taking down has something to do.
+    /// Returns `true` if this optional step of ending the connection has work.
     fn is_needed(&self) -> bool {
         match self.step {
             Step::Abort => self.in_transaction,
@@ -75,7 +76,7 @@ impl Handshake {
         }
     }
 
-    /// The node that a step reads, and in which directory.
+    /// Returns the directory and the name of the node that the step reads, if it reads one.
     pub(super) fn node_to_read(&self) -> Option<(&str, &'static str)> {
         let name = match self.step {
             Step::BackendId => "backend-id",
@@ -97,13 +98,14 @@ impl Handshake {
         Some((DEVICE, name))
     }
 
+    /// Returns the command of the step.
     fn make_command(&mut self, now: Instant) -> Command {
         let state = |text: XenbusState| Command::Store(Action::Write(node(DEVICE, "state"), value(text.digit())));
         let established = matches!(self.step, Step::AwaitInit | Step::AwaitConnected | Step::Running);
         self.verifying = established && core::mem::take(&mut self.device_changed);
         if let Some(path) = self.node_to_read().map(|(directory, name)| node(directory, name)) {
             self.waiting = true;
-            // The back end's state is read after that, too.
+            // After the verification the back end's state must still be read.
             self.stale = self.verifying;
             if self.step == Step::Running {
                 self.step_deadline = Some(now + ANSWER_TIME);
@@ -151,12 +153,12 @@ impl Handshake {
             _ => return self.make_immediate(now),
         };
         self.waiting = true;
-        // The first step of all has none yet.
+        // The very first step has no deadline yet.
         self.step_deadline.get_or_insert(now + ANSWER_TIME);
         command
     }
 
-    /// The commands that have no answer.
+    /// Returns the command of a step whose command has no answer, and enters the next step.
     fn make_immediate(&mut self, now: Instant) -> Command {
         match self.step {
             Step::ResetRings => {
@@ -187,6 +189,7 @@ impl Handshake {
         }
     }
 
+    /// Returns the keys to publish, with their values.
     pub(super) fn keys(&self) -> ArrayVec<(&'static str, u32), MAX_KEYS> {
         let [rings, ..] = self.references;
         let (tx, rx) = (self.ports.0.0, self.ports.1.0);
@@ -199,7 +202,8 @@ impl Handshake {
         } else {
             keys.push(("event-channel", tx));
         }
-        // Frames are copied and buffers announced. What is not wanted is said too: another may have written here before.
+        // Received frames are copied, and posted pages are notified. Features that are not wanted
+        // are written too, because an earlier front end may have written other values.
         let offloads = u32::from(self.receive_offloads);
         for (name, on) in [
             ("request-rx-copy", 1),

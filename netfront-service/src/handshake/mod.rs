@@ -1,7 +1,8 @@
-//! The way to a connection and back: device nodes, the back end's `XenbusState`, grants, ports, keys.
+//! Makes and ends a connection: device nodes, the back end's `XenbusState`, grants, ports, keys.
 //!
-//! A pure state machine. [`Handshake::command`] says what is to be done next; what came of it goes into
-//! [`Handshake::answered`], [`Handshake::granted`] or [`Handshake::ports`]. One thing is under way at a time.
+//! A pure state machine. [`Handshake::command`] returns the next command. Its result goes to
+//! [`Handshake::store_answered`], [`Handshake::grants_answered`] or [`Handshake::ports_opened`].
+//! One command is under way at a time.
 
 mod answer;
 mod command;
@@ -20,42 +21,45 @@ use crate::keys::XenbusState;
 
 /// The device's directory, relative to the domain's.
 const DEVICE: &str = "device/vif/0";
-/// Token of the watch on the device's `backend` node: the device appears or goes.
+/// The token of the watch on the device's `backend` node: the device appears, changes or goes.
 pub const DEVICE_TOKEN: u16 = 1;
-/// Token of the watch on the back end's `state`.
+/// The token of the watch on the back end's `state` node.
 pub const BACKEND_TOKEN: u16 = 2;
-/// Indices of the three grants.
+/// The index of the grant rule of the ring pages.
 pub const RINGS: usize = 0;
-/// The pages that the back end fills.
+/// The index of the grant rule of the rx-pool, which the back end fills.
 pub const RX: usize = 1;
-/// The pages that the back end sends.
+/// The index of the grant rule of the tx-pool, which the back end sends from.
 pub const TX: usize = 2;
 
-/// The largest IP packet that is sent; it fits one page. Larger ones only come from the network as uncut TCP segments.
+/// The length of the largest IP packet that is sent, in bytes. It fits one page. Longer frames are
+/// only unsplit TCP segments.
 const MTU: u16 = 1500;
-/// How long another service may take over a request.
+/// The time that another service has to answer a request.
 const ANSWER_TIME: Duration = Duration::from_secs(15);
-/// How often a state that is waited for is read, beside the watch.
+/// The time between two reads of an awaited state, besides the reads for its watch.
 const POLL: Duration = Duration::from_secs(5);
-/// How long the back end may take to offer a connection, and to make it; hotplug scripts take seconds.
+/// The time that the back end has to offer a connection, and then to connect. Hotplug scripts take
+/// seconds.
 const CONNECT_TIME: Duration = Duration::from_secs(60);
-/// How long the back end may take to let go.
+/// The time that the back end has to close.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
-/// How often the grant manager is asked for pages that a back end holds, though it tells when they are free: it may have
-/// been restarted since.
+/// The time between two requests to end the grants of pages that a back end still maps. The grant
+/// manager also reports when they are free, but it may have been restarted since.
 const STILL_MAPPED_POLL: Duration = Duration::from_secs(300);
-/// How long a device that is not there is not looked for, unless the watch tells of it.
+/// The pause before a missing device is looked for again, unless the watch fires before.
 const ABSENT_TIME: Duration = Duration::from_secs(30);
-/// A connection that lasted this long makes earlier failures forgotten.
+/// The time after which a connection resets the count of failures.
 const STABLE_TIME: Duration = Duration::from_secs(60);
-/// How often the keys are published anew after a conflict.
+/// The number of times that the keys are published again after a conflict of transactions.
 const MAX_CONFLICTS: u8 = 16;
-/// Keys that the front end publishes at most.
+/// The largest number of keys that the front end publishes.
 const MAX_KEYS: usize = 9;
-/// Notes that are remembered, so that each is told once: more than one attempt at a connection makes.
+/// The number of notes that are remembered, so that each is logged once: more than one attempt at a
+/// connection makes.
 const MAX_LOGGED_NOTES: usize = 12;
 
-/// What is to be done.
+/// A command of the handshake to the service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is no heap, and only one exists at a time")]
 pub enum Command {
@@ -65,32 +69,32 @@ pub enum Command {
     Grants(grants::Request),
     /// Open both ports, or one; goes to [`Handshake::ports`].
     OpenPorts {
-        /// The back end.
+        /// The domain of the back end.
         peer: DomId,
-        /// Whether the ring of received frames has a port of its own.
+        /// The receive ring has a port of its own.
         split: bool,
     },
-    /// Empty the rings: no one else maps them.
+    /// Empty the rings. Nobody else maps them.
     ResetRings,
-    /// Post the receive buffers.
+    /// Post the pages of the rx-pool.
     Start {
-        /// Reference of page 0 of the rx-pool.
+        /// The grant reference of page 0 of the rx-pool.
         rx: GrantRef,
-        /// Reference of page 0 of the tx-pool.
+        /// The grant reference of page 0 of the tx-pool.
         tx: GrantRef,
-        /// What the back end does for frames that are sent.
+        /// The offloads of the back end for frames to send.
         offloads: Offloads,
     },
-    /// The connection ends: look at the rings no more, close the ports.
+    /// Stop using the rings, and close the ports. The connection ends.
     Stop,
 }
 
-/// What the log should say.
+/// A line for the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Note {
-    /// Something of a node, or of none if its name is empty.
+    /// A node's name, and a text about it. The name is empty if the text is about no node.
     About(&'static str, &'static str),
-    /// The device has a back end in a domain that the policy does not allow.
+    /// The device's back end is in this domain, which the policy does not allow.
     NotAllowed(DomId),
 }
 
@@ -139,7 +143,7 @@ enum Step {
     Connect,
     AwaitConnected,
     Running,
-    // From here on the connection is being taken down.
+    // From here on the connection is being ended.
     Stop,
     Abort,
     Report,
@@ -150,10 +154,12 @@ enum Step {
     Stopped,
 }
 
-/// What reading the back end's state came to.
+/// The result of reading the back end's state.
 enum StateRead {
     State(XenbusState),
+    /// There is no such node, or access is denied.
     Gone,
+    /// The node could not be read, or its value is not a state.
     Nothing,
 }
 
@@ -161,19 +167,21 @@ enum StateRead {
 pub struct Handshake {
     rules: [GrantAllowance; 3],
     step: Step,
-    /// A command is out and has not been answered.
+    /// A command is under way and has no answer yet.
     waiting: bool,
-    /// The back end's state is to be read.
+    /// The back end's state must be read again.
     stale: bool,
     /// The device's `backend` node has changed since it was read.
     device_changed: bool,
-    /// The command that is out reads it.
+    /// The command under way reads the device's `backend` node, to verify it.
     verifying: bool,
-    /// When the step has taken too long.
+    /// The time at which the step has taken too long, or a pause ends.
     step_deadline: Option<Instant>,
-    /// When a state is read again without having been told to.
+    /// The time at which a state is read again even if its watch has not fired.
     next_poll: Option<Instant>,
+    /// The watch on the device's `backend` node is set.
     device_watched: bool,
+    /// The path of the watch on a back end's state.
     backend_watch: Option<Path>,
     peer: DomId,
     backend: Path,
@@ -182,35 +190,41 @@ pub struct Handshake {
     split: bool,
     /// The back end takes frames of several slots.
     scatter_gather: bool,
-    /// It cuts TCP segments.
+    /// The back end splits TCP segments.
     segmentation: bool,
-    /// Frames to be received may be of several slots, uncut, and without their checksums.
+    /// Received frames may take several slots, be unsplit, and lack their checksums.
     receive_offloads: bool,
     ports: (EvtchnPort, EvtchnPort),
     references: [GrantRef; 3],
-    /// Rules under which pages may be granted; all, for all that a new service knows.
+    /// The rules under which pages may be granted. An earlier run of the service may have left
+    /// grants, so at first all rules.
     granted: [bool; 3],
-    /// Pages that a back end does not let go.
+    /// The number of pages of each rule that a back end still maps.
     still_mapped: [u16; 3],
-    /// Something was held when it was to be granted anew: by the time it is free, the device may be another.
+    /// Pages were still mapped when they were to be granted again. The device may have changed by
+    /// the time they are free.
     waited_for_pages: bool,
     conflicts: u8,
     in_transaction: bool,
-    /// The back end may have seen a state of ours beyond `Initialising`.
+    /// The back end may have seen a state of this front end beyond `Initialising`.
     published: bool,
-    /// The back end's directory is gone, or it is the device's no more.
+    /// The back end's directory is gone, or no longer belongs to the device.
     backend_gone: bool,
-    /// The device was changed while a connection was taken down.
+    /// The device changed while a connection was being ended.
     changed_while_ending: bool,
+    /// The service closes for good.
     stopping: bool,
+    /// The number of failures in a row, which sets the pause.
     failures: u32,
     up_since: Option<Instant>,
+    /// The violation to write to the device's error node.
     report: Option<&'static str>,
     notes: ArrayVec<Note, 8>,
-    /// What was told since the last connection, or since the device last changed.
+    /// The notes that were logged since the last connection, or since the device last changed.
     logged: ArrayVec<Note, MAX_LOGGED_NOTES>,
 }
 
+/// Returns the path of the node `name` in a directory.
 fn node(directory: &str, name: &str) -> Path {
     let mut path = Path::new();
     // `keys::backend_path` bounds the directory, so that every name fits.
@@ -225,8 +239,9 @@ fn value(text: &str) -> Value {
 }
 
 impl Handshake {
-    /// Before the first look at the device. `rules` are those of the ring pages, the rx-pool and the tx-pool;
-    /// `receive_offloads` is whether the back end may leave received frames uncut and without checksums.
+    /// Creates the state machine, which has not looked at the device yet. `rules` are those of the
+    /// ring pages, the rx-pool and the tx-pool. If `receive_offloads`, the back end may leave
+    /// received frames unsplit and without checksums.
     pub fn new(rules: [GrantAllowance; 3], receive_offloads: bool) -> Self {
         Handshake {
             rules,
@@ -266,22 +281,22 @@ impl Handshake {
         }
     }
 
-    /// Whether the connection stands.
+    /// Returns `true` if there is a connection.
     pub fn is_up(&self) -> bool {
         self.step == Step::Running
     }
 
-    /// Whether the connection was closed for good.
+    /// Returns `true` if the connection was closed for good.
     pub fn is_stopped(&self) -> bool {
         self.step == Step::Stopped
     }
 
-    /// What the log should say.
+    /// Takes the lines for the log.
     pub fn take_notes(&mut self) -> ArrayVec<Note, 8> {
         core::mem::take(&mut self.notes)
     }
 
-    /// The next time at which [`Self::tick`] has something to do.
+    /// Returns the next time at which [`Self::tick`] has work.
     pub fn deadline(&self) -> Option<Instant> {
         let poll = self.next_poll.filter(|_| !self.waiting);
         self.step_deadline.into_iter().chain(poll).min()
@@ -295,7 +310,7 @@ impl Handshake {
         self.log(Note::About(node, text));
     }
 
-    /// Tells something, if it was not told since the last connection: what goes on for ever is one line.
+    /// Logs a note, unless it is remembered as logged. So a repeated failure is one line.
     fn log(&mut self, note: Note) {
         if self.logged.contains(&note) {
             return;
@@ -306,6 +321,7 @@ impl Handshake {
         let _ = (self.logged.try_push(note), self.notes.try_push(note));
     }
 
+    /// Enters a step, and sets its deadline.
     fn enter(&mut self, step: Step, now: Instant) {
         self.step = step;
         (self.waiting, self.verifying) = (false, false);
@@ -320,6 +336,8 @@ impl Handshake {
         };
     }
 
+    /// Starts over after a pause: at once if the device changed meanwhile. Stops instead if closing
+    /// for good.
     fn pause(&mut self, pause: Duration, now: Instant) {
         if self.stopping {
             return self.enter(Step::Stopped, now);
@@ -329,20 +347,21 @@ impl Handshake {
         self.step_deadline = Some(now + pause);
     }
 
+    /// Starts over after a failure. The pause doubles with each failure, from 1 s to 30 s.
     fn retry(&mut self, now: Instant) {
         let pause = Duration::from_secs(1 << self.failures.min(5)).min(Duration::from_secs(30));
         self.failures = self.failures.saturating_add(1);
         self.pause(pause, now);
     }
 
-    /// The device is not there, or on its way out.
+    /// Waits for a device: there is none, or it is being removed.
     fn no_device(&mut self, now: Instant) {
         self.note("no network device; waiting for one");
         self.failures = 0;
         self.pause(ABSENT_TIME, now);
     }
 
-    /// Takes the connection down, or what there is of it, and then starts over.
+    /// Ends the connection, as far as it was made, and then starts over.
     fn fail(&mut self, why: &'static str, now: Instant) {
         if self.step.is_teardown() {
             return;
@@ -354,7 +373,7 @@ impl Handshake {
         self.enter(Step::Stop, now);
     }
 
-    /// The back end broke the protocol of the rings.
+    /// Ends the connection, because the back end broke the protocol of the rings.
     pub fn violated(&mut self, what: &'static str, now: Instant) {
         if !self.step.is_teardown() {
             self.report = Some(what);
@@ -362,12 +381,12 @@ impl Handshake {
         }
     }
 
-    /// The back end takes no part any more, though it is connected.
+    /// Ends the connection, because the back end no longer takes part although it is connected.
     pub fn stalled(&mut self, now: Instant) {
         self.fail("the back end sends no frame and says nothing", now);
     }
 
-    /// Disconnects in good order, for good.
+    /// Ends the connection in good order and for good.
     pub fn close(&mut self, now: Instant) {
         self.stopping = true;
         match self.step {
@@ -376,9 +395,9 @@ impl Handshake {
         }
     }
 
-    /// A watch fired.
+    /// Handles the event of the watch with this token.
     pub fn watch_fired(&mut self, token: u16, now: Instant) {
-        // The node is the toolstack's to write: no back end can have this one ask without pause.
+        // Only the toolstack writes this node, so no back end can end the pauses.
         if token == DEVICE_TOKEN && self.step == Step::Pause {
             self.enter(Step::WatchDevice, now);
         } else if token == DEVICE_TOKEN && self.step.is_teardown() {
@@ -391,13 +410,13 @@ impl Handshake {
         self.stale = true;
     }
 
-    /// The command last given could not be sent; it is given again.
+    /// Makes the last command due again, because it could not be sent.
     pub fn command_unsent(&mut self) {
         self.device_changed |= self.verifying;
         (self.waiting, self.verifying, self.stale) = (false, false, true);
     }
 
-    /// Lets time pass.
+    /// Handles the deadlines that have passed.
     pub fn tick(&mut self, now: Instant) {
         if !self.waiting && self.next_poll.is_some_and(|poll| now >= poll) {
             self.next_poll = None;
@@ -427,7 +446,7 @@ impl Handshake {
         }
     }
 
-    /// Goes to the next step of the fixed order.
+    /// Enters the next step of the fixed order.
     fn advance(&mut self, now: Instant) {
         let next = match self.step {
             Step::WatchDevice => Step::BackendId,
@@ -475,17 +494,18 @@ impl Handshake {
         self.enter(Step::EndAll(0), now);
     }
 
-    /// The interface's address and the largest IP packet.
+    /// Returns the interface's MAC address, and the length of the largest IP packet in bytes.
     pub fn identity(&self) -> ([u8; 6], u16) {
         (self.mac, self.mtu)
     }
 
-    /// Whether the ring of received frames has a port of its own.
+    /// Returns `true` if the receive ring has a port of its own.
     pub fn is_split(&self) -> bool {
         self.split
     }
 
-    /// What the back end does for frames that are sent. Checksums of IPv4 frames every one completes: there is no key for it.
+    /// Returns the offloads of the back end for frames to send. Every back end completes the
+    /// checksums of IPv4 frames: there is no key for it.
     pub fn offloads(&self) -> Offloads {
         let long = self.scatter_gather && self.segmentation;
         if long { Offloads::CHECKSUM | Offloads::SEGMENTS } else { Offloads::CHECKSUM }
@@ -493,7 +513,7 @@ impl Handshake {
 }
 
 impl Step {
-    /// Whether the connection is being taken down.
+    /// Returns `true` if the connection is being ended in this step.
     fn is_teardown(self) -> bool {
         matches!(
             self,

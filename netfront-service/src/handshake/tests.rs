@@ -6,7 +6,8 @@ use super::*;
 
 const BACKEND_PATH: &str = "/local/domain/0/backend/vif/7/0";
 
-/// A machine, whose commands are carried out as they are on a machine where all is well, but for what a test says.
+/// A machine, whose commands are carried out as they are on a machine where all is well, but for
+/// what a test says.
 struct Walk {
     handshake: Handshake,
     now: Instant,

@@ -84,7 +84,8 @@ fn a_response_that_came_while_the_event_was_asked_for_is_not_slept_over() {
     assert_eq!(receive.arm(), Err(Violation::Producer));
 }
 
-/// The indices go from 2^32 - 1 to 0 in the midst of a frame, of an extra info, and between two frames.
+/// The indices go from 2^32 - 1 to 0 in the midst of a frame, of an extra info, and between two
+/// frames.
 #[test]
 fn frames_come_across_the_wrap_of_the_indices() {
     for before in (240..=256u32).step_by(if cfg!(miri) { 8 } else { 1 }) {
@@ -248,7 +249,8 @@ fn checksums_are_vouched_for_by_the_first_slot_and_only_if_that_was_negotiated()
     assert!(!receive.next_frame().expect("honest").expect("a frame").checked);
 }
 
-/// Pages that come back in any order are posted in the order of the pool, so that long frames stay in one piece.
+/// Pages that come back in any order are posted in the order of the pool, so that long frames stay
+/// in one piece.
 #[test]
 fn the_order_of_the_pool_is_kept_while_half_of_it_is_posted() {
     let (memory, mut receive) = receive(16);

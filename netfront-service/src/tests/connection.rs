@@ -144,8 +144,8 @@ fn a_device_that_vanishes_is_not_written_to_and_found_again() {
     assert_eq!(world.replies(), [UP]);
 }
 
-/// XSA-465: whatever has been made of a connection when the device goes, nothing of it is looked at again, and the next
-/// device is connected to.
+/// XSA-465: whatever has been made of a connection when the device goes, nothing of it is looked at
+/// again, and the next device is connected to.
 #[test]
 fn a_device_may_vanish_at_any_moment() {
     for moment in (0..120).step_by(if cfg!(miri) { 29 } else { 1 }) {
@@ -300,7 +300,8 @@ fn close_does_not_wait_for_ever() {
     assert_eq!((world.replies(), world.front("state").as_deref()), (vec![Reply::Down], Some("6")));
 }
 
-/// Who asked for the end is told when it is reached, and not before, whatever the back end does meanwhile.
+/// Who asked for the end is told when it is reached, and not before, whatever the back end does
+/// meanwhile.
 #[test]
 fn close_is_answered_once() {
     let mut world = World::connected();

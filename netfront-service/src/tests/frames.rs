@@ -39,7 +39,8 @@ fn frames_go_both_ways_over_many_rounds_of_the_rings() {
     assert!(world.back.waiting.is_empty());
 }
 
-/// Bytes of a TCP frame of `length` bytes, each told from its neighbours, with a checksum that is right.
+/// Bytes of a TCP frame of `length` bytes, each told from its neighbours, with a checksum that is
+/// right.
 fn tcp_frame(length: usize, seed: u8) -> Vec<u8> {
     let mut frame: Vec<u8> = (0..length).map(|index| (index % 251) as u8 ^ seed).collect();
     frame[12..15].copy_from_slice(&[8, 0, 0x45]);
@@ -92,7 +93,8 @@ fn a_long_frame_is_received_uncut() {
         world.settle();
         let replies = world.net.replies.pop().map(|reply| vec![reply.expect("well-formed")]).unwrap_or_default();
         let parts = [replies, world.replies()].concat();
-        // The first page stands alone if its neighbour's slot was the extra info's; the pool has one end.
+        // The first page stands alone if its neighbour's slot was the extra info's; the pool has
+        // one end.
         assert!(parts.len() <= 3, "{parts:?}");
         let mut bytes = Vec::new();
         for (index, part) in parts.iter().enumerate() {
@@ -142,7 +144,8 @@ fn each_ring_is_announced_on_its_channel_alone() {
     }
 }
 
-/// The back end writes them between the look at the rings and the rest: that look finds none, and no event will tell.
+/// The back end writes them between the look at the rings and the rest: that look finds none, and
+/// no event will tell.
 #[test]
 fn responses_that_come_just_before_the_rest_are_taken_at_once() {
     for (frames, received) in [(0, 1), (16, 0), (16, 1)] {

@@ -92,7 +92,8 @@ fn a_received_frame_with_a_page_that_could_not_be_filled_is_lost_and_no_more() {
     assert_eq!(got, 100, "its pages are in use again");
 }
 
-/// What costs frames and not the connection is told too: once a connection, and how much it was when it ends.
+/// What costs frames and not the connection is told too: once a connection, and how much it was
+/// when it ends.
 #[test]
 fn what_a_back_end_may_do_and_should_not_is_told_once() {
     let mut world = World::connected();
@@ -224,7 +225,8 @@ fn a_storm_on_one_channel_is_held_back_too() {
     }
 }
 
-/// Frames are not moved yet, so that nothing holds the events back, and the service is never woken by the time alone.
+/// Frames are not moved yet, so that nothing holds the events back, and the service is never woken
+/// by the time alone.
 #[test]
 fn a_storm_before_the_connection_stands_hides_no_time_out() {
     let mut world = World::bare(64);

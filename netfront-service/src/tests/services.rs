@@ -1,4 +1,5 @@
-//! What the XenStore service, the grant manager and the kernel say, late or otherwise than expected.
+//! What the XenStore service, the grant manager and the kernel say, late or otherwise than
+//! expected.
 
 use cloister_caps::{DomId, Status};
 use cloister_interfaces::capability::Port;

@@ -1,5 +1,5 @@
-//! netfront, and everybody round it: a kernel that knows ports and wakes the service as the real one does, stand-ins for two
-//! services, a back end, and tcpip, which is the test.
+//! netfront, and everybody round it: a kernel that knows ports and wakes the service as the real
+//! one does, stand-ins for two services, a back end, and tcpip, which is the test.
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
@@ -35,7 +35,8 @@ pub const UP: Reply = Reply::Up { mac: MAC, mtu: 1500, offloads: Offloads::all()
 const TX_SLOTS: Range<usize> = 64..64 + 256 * 12;
 const RX_SLOTS: Range<usize> = PAGE_SIZE + 64..PAGE_SIZE + 64 + 256 * 8;
 
-/// Words of the rings that are read in one call: 512 responses, and after each frame a look at both producers, at most.
+/// Words of the rings that are read in one call: 512 responses, and after each frame a look at both
+/// producers, at most.
 const MOST_READS: u64 = 4 * 512;
 
 /// The kernel, as far as it knows ports and wakes services.
@@ -231,7 +232,8 @@ impl World {
         self.back.sent.drain(..).map(|frame| frame.bytes).collect()
     }
 
-    /// Takes the replies, answers the received frames with whether they are checked, and gives their pages back.
+    /// Takes the replies, answers the received frames with whether they are checked, and gives
+    /// their pages back.
     pub fn received(&mut self) -> Vec<(Vec<u8>, bool)> {
         let (mut frames, mut bytes) = (Vec::new(), Vec::new());
         for reply in self.replies() {

@@ -234,7 +234,8 @@ fn an_unknown_id_and_a_jump_are_violations() {
     assert_eq!(transmit.reap(), Err(Violation::Producer));
 }
 
-/// The ring is full while the back end leaves extra infos unanswered: Mini-OS and Unikraft spin there.
+/// The ring is full while the back end leaves extra infos unanswered: Mini-OS and Unikraft spin
+/// there.
 #[test]
 fn a_full_ring_is_not_waited_for_and_what_does_not_fit_goes_out_in_order() {
     let (memory, mut transmit) = transmit(256);
@@ -296,7 +297,8 @@ fn events_are_rare_but_never_missing_when_pages_are() {
     assert_eq!(transmit.arm(false), Ok(true));
 }
 
-/// Of each frame one slot has no response: waiting for a quarter of the pool would be waiting for what cannot come.
+/// Of each frame one slot has no response: waiting for a quarter of the pool would be waiting for
+/// what cannot come.
 #[test]
 fn an_event_is_for_no_more_than_is_missing_when_pages_are() {
     for (frames, ahead) in [(6, 32), (7, 7), (8, 8)] {
