@@ -63,11 +63,11 @@ const MAX_LOGGED_NOTES: usize = 12;
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is no heap, and only one exists at a time")]
 pub enum Command {
-    /// Ask the XenStore service; goes to [`Handshake::answered`].
+    /// Send to the XenStore service. The answer goes to [`Handshake::store_answered`].
     Store(Action),
-    /// Ask the grant manager; goes to [`Handshake::granted`].
+    /// Send to the grant manager. The answer goes to [`Handshake::grants_answered`].
     Grants(grants::Request),
-    /// Open both ports, or one; goes to [`Handshake::ports`].
+    /// Open one port or two. The result goes to [`Handshake::ports_opened`].
     OpenPorts {
         /// The domain of the back end.
         peer: DomId,

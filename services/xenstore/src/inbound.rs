@@ -1,4 +1,4 @@
-//! Takes messages out of the response stream, bytes at a time.
+//! Takes messages out of the response stream, piece by piece.
 
 use arrayvec::ArrayVec;
 use cloister_interfaces::Memory;
@@ -6,17 +6,18 @@ use cloister_interfaces::Memory;
 use crate::ring::{Ring, Violation};
 use crate::wire::{HEADER, Header, Kind, MAX_PAYLOAD};
 
-/// Payload bytes that are kept; what we ask for is shorter, and of what is longer only the length matters.
+/// The number of payload bytes that are kept. Expected answers are shorter. Of a longer payload
+/// only the length matters.
 const MAX_KEPT: usize = 256;
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Progress {
-    /// There are no more bytes for now.
+    /// The stream has no bytes.
     Empty,
     /// Some bytes were taken.
     Partial,
-    /// A whole message was taken; its payload is in [`Inbound::payload`].
+    /// A complete message was taken. [`Inbound::payload`] returns its payload.
     Message(Header),
 }
 
@@ -27,13 +28,13 @@ pub struct Inbound {
     current: Option<Header>,
     remaining: usize,
     payload: ArrayVec<u8, MAX_KEPT>,
-    /// While set, everything before the answer to this read is skipped: the stream may start in the middle
-    /// of an answer to whoever used the ring before.
+    /// If set, everything before the answer to this read request is skipped: the stream may begin
+    /// in the middle of an answer to an earlier user of the ring.
     sought: Option<u32>,
 }
 
 impl Inbound {
-    /// Between two messages.
+    /// Creates the state between two messages.
     pub const fn new() -> Self {
         Inbound {
             header: [0; HEADER],
@@ -45,20 +46,21 @@ impl Inbound {
         }
     }
 
-    /// Skips all that comes before the answer to the read `request`.
+    /// Skips everything before the answer to the read `request`.
     pub fn skip_to_answer(&mut self, request: u32) {
         *self = Inbound { sought: Some(request), ..Inbound::new() };
     }
 
-    /// The payload of the message last taken; `None` if it was too long to be kept.
+    /// Returns the payload of the message that was taken last, or `None` if it was too long to be
+    /// kept.
     pub fn payload(&self, header: &Header) -> Option<&[u8]> {
         (header.length as usize <= MAX_KEPT).then_some(&self.payload)
     }
 
-    /// Takes the bytes of a header, of a payload, or a part of either.
+    /// Takes bytes of a header or of a payload: all that it needs, or a part.
     ///
     /// # Errors
-    /// The daemon's index is impossible, or a message is longer than the protocol allows.
+    /// The daemon's index cannot be, or a message is longer than the protocol allows.
     pub fn step<M: Memory>(&mut self, ring: &mut Ring<M>) -> Result<Progress, Violation> {
         match self.current {
             None => self.take_header(ring),

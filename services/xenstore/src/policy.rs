@@ -1,21 +1,21 @@
-//! Which client may do what to which path.
+//! Decides which client may access which path in which way.
 //!
-//! A relative path means one below `/local/domain/<own id>`, so both forms are brought to the absolute one before
-//! they are compared; otherwise a client could reach by one what its rules forbid by the other.
+//! A relative path is one below `/local/domain/<own domid>`. So both forms are compared as absolute
+//! ones. Otherwise a client could reach by one form what its rules forbid by the other.
 
 use core::fmt;
 
 use arrayvec::ArrayVec;
 use cloister_interfaces::rules::{MAX_PATH_RULES, PathRule, decode_rules};
 
-/// What a request does to a path.
+/// The access of a request to a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Right {
-    /// Read a value or the names below.
+    /// Read the value, or the names of the nodes below.
     Read,
-    /// Write or remove.
+    /// Write or remove the node.
     Write,
-    /// Watch.
+    /// Watch the node.
     Watch,
 }
 
@@ -29,16 +29,18 @@ impl fmt::Display for Right {
     }
 }
 
-/// The own id, in decimal; empty while it is not known, and then equal to no component of a path.
+/// The domid of this domain, in decimal. It is empty while it is not known, and then equals no
+/// component of a path.
 pub type OwnDomid<'a> = &'a str;
 
-/// Whether `path` is one that may be sent to the daemon at all: legal characters, no empty component (and so no
-/// trailing slash), none of dots only (dots are not legal), none of the special names that begin with `@`.
+/// Returns `true` if `path` may be sent to the daemon at all. All its characters are legal (dots
+/// are not), no component is empty (so there is no trailing slash), and it is none of the special
+/// names that begin with `@`.
 #[must_use]
 pub fn is_well_formed(path: &str) -> bool {
     let below = path.strip_prefix('/').unwrap_or(path);
     let mut before = b'/';
-    // Each byte is looked at once, and with the one before it.
+    // Each byte is checked once, together with the one before it.
     let legal = |byte: u8| match (core::mem::replace(&mut before, byte), byte) {
         (before, b'/') => before != b'/',
         (_, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'@') => true,
@@ -47,12 +49,13 @@ pub fn is_well_formed(path: &str) -> bool {
     !path.starts_with('@') && below.bytes().all(legal) && before != b'/'
 }
 
-/// The components of a path without a leading slash. By bytes, of which none but a slash is one: as characters they would be
-/// most of what a request costs.
+/// Returns the components of a path without a leading slash. Splits by bytes, which is correct in
+/// UTF-8: decoding characters would be most of the cost of a request.
 fn split(path: &str) -> impl Iterator<Item = &[u8]> {
     path.as_bytes().split(|byte| *byte == b'/')
 }
 
+/// Returns the components of the absolute form of a path.
 fn components<'a>(path: &'a str, own: OwnDomid<'a>) -> impl Iterator<Item = &'a [u8]> {
     let (directory, below) = match path.strip_prefix('/') {
         Some(below) => ([None; 3], below),
@@ -62,6 +65,8 @@ fn components<'a>(path: &'a str, own: OwnDomid<'a>) -> impl Iterator<Item = &'a 
     directory.into_iter().flatten().map(str::as_bytes).chain(split(below).filter(move |_| !below.is_empty()))
 }
 
+/// Returns `true` if a component of a rule matches a component of a path: `*` any decimal number,
+/// `{self}` the own domid, anything else itself.
 fn component_matches(rule: &[u8], component: &[u8], own: OwnDomid<'_>) -> bool {
     match rule {
         b"*" => is_decimal(component),
@@ -70,24 +75,27 @@ fn component_matches(rule: &[u8], component: &[u8], own: OwnDomid<'_>) -> bool {
     }
 }
 
-/// A decimal number in its one form: two spellings of one number would be two nodes.
+/// Returns `true` if the text is a decimal number without leading zeros. Two spellings of one
+/// number would be two nodes.
 fn is_decimal(text: &[u8]) -> bool {
     let leading_zero = text.len() > 1 && text.starts_with(b"0");
     !text.is_empty() && text.len() <= 10 && !leading_zero && text.iter().all(u8::is_ascii_digit)
 }
 
+/// Returns `true` if `path` is the path of the rule, or below it.
 fn covers(rule: &str, path: &str, own: OwnDomid<'_>) -> bool {
     let mut below = components(path, own);
     components(rule, own).all(|rule| below.next().is_some_and(|component| component_matches(rule, component, own)))
 }
 
-/// [`covers`] for a rule in which no component stands for another, and a path of the same form, relative or absolute: a
-/// comparison of bytes. Nearly every rule that does not cover the path is refused by its length alone.
+/// Does the same as [`covers`], by comparing bytes, for a rule without patterns and a path of the
+/// same form, relative or absolute. For nearly every rule that does not cover the path the length
+/// decides.
 fn covers_literally(rule: &str, path: &str) -> bool {
     matches!(path.as_bytes().get(rule.len()), None | Some(b'/')) && path.starts_with(rule)
 }
 
-/// A rule, and whether its path stands for itself alone.
+/// A rule. It is `literal` if its path has no patterns.
 struct Entry {
     rule: PathRule<'static>,
     literal: bool,
@@ -110,17 +118,18 @@ impl Entry {
     }
 }
 
-/// The rules of all clients.
+/// The path rules of all clients.
 pub struct Rules(ArrayVec<Entry, MAX_PATH_RULES>);
 
 impl Rules {
-    /// Those of a blob that decode, as far as there is room: what is left out gives no right.
+    /// Decodes the rules of a blob, as far as there is room. A rule that is left out gives no
+    /// right.
     #[must_use]
     pub fn parse(blob: &'static [u8]) -> Self {
         Rules(decode_rules(blob).take(MAX_PATH_RULES).map(Entry::new).collect())
     }
 
-    /// Whether a rule gives `client` the right to `path`.
+    /// Returns `true` if a rule gives `client` the right to `path`.
     #[must_use]
     pub fn allows(&self, client: u8, right: Right, path: &str, own: OwnDomid<'_>) -> bool {
         is_well_formed(path)
@@ -142,7 +151,8 @@ pub(crate) mod tests {
     use cloister_interfaces::rules;
     use proptest::prelude::*;
 
-    /// A blob of rules, each `(client, rights, path)` with rights among the letters `rwn` (n: notify, a watch).
+    /// Encodes rules, each `(client, rights, path)` with rights among the letters `rwn` (n: notify,
+    /// a watch).
     pub(crate) fn blob(entries: &[(u8, &str, &str)]) -> &'static [u8] {
         let rule = |&(client, rights, path)| PathRule {
             client,
@@ -251,14 +261,15 @@ pub(crate) mod tests {
             prop_assert_eq!(allowed(rules, 0, Right::Read, &path, "7"), expected);
         }
 
-        /// The short way says what the long one does, of rules that are written by hand and of any other.
+        /// The comparison of bytes agrees with that of components, for rules as people write them
+        /// and for any others.
         #[test]
         fn a_comparison_of_bytes_covers_what_the_components_cover(
             rule in "/?(a|b|ab|\\*|\\{self\\}|7)(/(a|b|ab|\\*|\\{self\\}|7)){0,3}/?|[a/*]{0,6}",
             path in "/?(a|b|ab|7)(/(a|b|ab|7)){0,4}",
             below in "(/(a|b|7)|a)?",
         ) {
-            // What the rule says itself, too, and what begins alike.
+            // The rule's own path, too, and paths that begin with it.
             let rule: &'static str = rule.leak();
             let entry = Entry::new(PathRule { client: 0, read: true, write: true, watch: true, path: rule });
             for path in [path, rule.to_owned(), format!("{rule}{below}")].into_iter().filter(|path| is_well_formed(path)) {

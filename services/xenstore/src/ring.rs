@@ -1,12 +1,12 @@
 //! The ring page: two byte streams with free-running indices (Xen `io/xs_wire.h`,
 //! `struct xenstore_domain_interface`).
 //!
-//! `req_prod` and `rsp_cons` are this side's: they are kept privately and only ever written to the page. The
-//! daemon's two are read once a step and checked.
+//! `req_prod` and `rsp_cons` belong to this side: they are kept privately, and only written to the
+//! page. The daemon's two are read once a step and checked.
 
 use cloister_interfaces::Memory;
 
-/// Bytes of each stream (`XENSTORE_RING_SIZE`).
+/// The size of each stream, in bytes (`XENSTORE_RING_SIZE`).
 pub const STREAM_SIZE: u32 = 1024;
 const REQUESTS: usize = 0;
 const RESPONSES: usize = 1024;
@@ -22,32 +22,35 @@ const FEATURE_RECONNECTION: u32 = 1;
 /// `XENSTORE_RECONNECT`
 const RECONNECT: u32 = 1;
 
-/// The daemon's indices are impossible.
+/// The daemon broke the protocol: an index that cannot be, or a message that is too long. It ends
+/// the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Violation;
 
-/// This side of the ring.
+/// The guest's side of the ring.
 pub struct Ring<M> {
     memory: M,
     req_prod: u32,
     rsp_cons: u32,
-    /// The daemon is to be told: there is a request, or room that it may be waiting for.
+    /// The daemon must be sent an event: for a request, or for room that it may be waiting for.
     pending_event: bool,
 }
 
 impl<M: Memory> Ring<M> {
-    /// Takes the ring over as it stands: neither fresh nor empty is assumed.
+    /// Takes the ring over in whatever state it is. It need not be new or empty.
     pub fn new(memory: M) -> Self {
         let (req_prod, rsp_cons) = (memory.load(REQ_PROD), memory.load(RSP_CONS));
         Ring { memory, req_prod, rsp_cons, pending_event: false }
     }
 
-    /// Whether the connection is being made; the rest of the page means nothing until then.
+    /// Returns `true` while the connection is being made. The rest of the page has no meaning until
+    /// that is done.
     pub fn is_connecting(&self) -> bool {
         self.memory.load(CONNECTION) == RECONNECT
     }
 
-    /// Asks the daemon for a new connection, if it offers that; otherwise nothing is done.
+    /// Asks the daemon for a new connection. Returns `false`, and does nothing, if the daemon does
+    /// not offer that.
     pub fn reconnect(&mut self) -> bool {
         let offered = self.memory.load(FEATURES) & FEATURE_RECONNECTION != 0;
         if offered {
@@ -56,11 +59,12 @@ impl<M: Memory> Ring<M> {
         offered
     }
 
-    /// Puts all of `bytes` into the request stream, or nothing while there is no room. So the daemon never
-    /// sees half a request of a service that was stopped.
+    /// Writes all of `bytes` to the request stream, or nothing while there is no room. Returns
+    /// `true` if they were written. So the daemon never sees half a request of a service that was
+    /// stopped.
     ///
     /// # Errors
-    /// The daemon's index is impossible.
+    /// The daemon's index cannot be.
     pub fn send(&mut self, bytes: &[u8]) -> Result<bool, Violation> {
         let used = self.req_prod.wrapping_sub(self.memory.load(REQ_CONS));
         let room = STREAM_SIZE.checked_sub(used).ok_or(Violation)?;
@@ -77,10 +81,11 @@ impl<M: Memory> Ring<M> {
         Ok(true)
     }
 
-    /// Takes bytes of the response stream, as many as there are and `into` holds.
+    /// Takes bytes from the response stream, as many as there are and `into` holds. Returns their
+    /// number.
     ///
     /// # Errors
-    /// The daemon's index is impossible.
+    /// The daemon's index cannot be.
     pub fn receive(&mut self, into: &mut [u8]) -> Result<usize, Violation> {
         let waiting = self.memory.load(RSP_PROD).wrapping_sub(self.rsp_cons);
         if waiting > STREAM_SIZE {
@@ -98,15 +103,16 @@ impl<M: Memory> Ring<M> {
             let before = self.rsp_cons;
             self.rsp_cons = self.rsp_cons.wrapping_add(count as u32);
             self.memory.store(RSP_CONS, self.rsp_cons);
-            // The daemon waits only for room in a stream that it found full. It may have filled it meanwhile, and not have seen the
-            // new index: so its own is looked at behind that.
+            // The daemon waits only for room in a stream that it found full. It may have filled the
+            // stream meanwhile without seeing the new index. So its index is read after the
+            // barrier.
             self.memory.barrier();
             self.pending_event |= self.memory.load(RSP_PROD).wrapping_sub(before) >= STREAM_SIZE;
         }
         Ok(count)
     }
 
-    /// Whether the daemon is to be sent an event; it is then taken to have been.
+    /// Returns `true` if the daemon must be sent an event, and resets that: the caller sends it.
     pub fn take_pending_event(&mut self) -> bool {
         core::mem::take(&mut self.pending_event)
     }

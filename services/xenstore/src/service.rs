@@ -16,10 +16,11 @@ use crate::{Caps, MAX_CLIENTS};
 
 /// How long the daemon may take over one request.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
-/// How often a connection that is being made is looked at, beside its events; and how often the daemon is asked for the
-/// own id, if it does not tell.
+/// How often a connection that is being made is looked at, beside its events; and how often the
+/// daemon is asked for the own id, if it does not tell.
 const CONNECT_POLL: Duration = Duration::from_secs(1);
-/// How long a client may keep a transaction open: those of others fail meanwhile, and the daemon cannot be renewed.
+/// How long a client may keep a transaction open: those of others fail meanwhile, and the daemon
+/// cannot be renewed.
 const TRANSACTION_TIME: Duration = Duration::from_secs(10);
 /// Steps a call: a step takes at most 128 bytes from the ring or one request from a client.
 const MAX_STEPS: usize = 256;
@@ -138,7 +139,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
             connection: Connection::Dead,
             silent: false,
             next_poll: now,
-            // The low bits of the clock: a restarted service must not take an answer to its former self for its own.
+            // The low bits of the clock: a restarted service must not take an answer to its former
+            // self for its own.
             next_request: now.0 as u32 | 1,
             outstanding: None,
             unsent: Packet::new(),
@@ -165,7 +167,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
         }
     }
 
-    /// The daemon knows of no transaction any more; the clients learn it when they go on with theirs.
+    /// The daemon knows of no transaction any more; the clients learn it when they go on with
+    /// theirs.
     fn lose_transactions(&mut self) {
         for state in &mut self.clients {
             if state.transaction != Transaction::None {
@@ -446,7 +449,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
         Err(Failure::Policy)
     }
 
-    /// The number of the transaction that a client's action is in, 0 for none; `None` if the action is answered.
+    /// The number of the transaction that a client's action is in, 0 for none; `None` if the action
+    /// is answered.
     fn transaction_for(&mut self, client: usize, id: u16, action: &Action) -> Result<Option<u32>, Failure> {
         match (self.clients.get(client).map_or(Transaction::None, |state| state.transaction), action) {
             (Transaction::None, _) => return Ok(Some(0)),

@@ -327,7 +327,8 @@ fn impossible_indices_end_the_connection_and_clients_are_told() {
     assert_eq!(world.service.deadline(), None);
 }
 
-/// Whatever was under way when the connection died: nothing is waited for, and above all nothing in the past.
+/// Whatever was under way when the connection died: nothing is waited for, and above all nothing in
+/// the past.
 #[test]
 fn a_dead_connection_leaves_nothing_to_wait_for() {
     for begun in [

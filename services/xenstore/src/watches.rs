@@ -1,40 +1,42 @@
-//! The watches that clients hold. The token on the wire is the index in the table.
+//! The watches of the clients. The token that the daemon gets is the index in the table.
 
 use cloister_interfaces::store::Path;
 
-/// Watches that one client may hold, so that none can use up another's.
+/// The largest number of watches of one client, so that none can use up another's.
 pub const MAX_PER_CLIENT: usize = 4;
-/// Watches in all: 4 clients.
+/// The largest number of watches in all, for 4 clients.
 pub const MAX_WATCHES: usize = 4 * MAX_PER_CLIENT;
 
 /// A watch.
 pub struct Watch {
-    /// Whose it is: an index of the clients.
+    /// The index of the client.
     pub client: usize,
     /// The client's token.
     pub token: u16,
-    /// What is watched, as the client wrote it.
+    /// The watched path, as the client wrote it.
     pub path: Path,
-    /// Whether the daemon knows of it.
+    /// The daemon has the watch.
     pub registered: bool,
-    /// An event came that the client has not been told of.
+    /// An event came, and the client was not notified yet.
     pub pending: bool,
 }
 
-/// The table.
+/// The table of watches.
 pub struct Watches {
     entries: [Option<Watch>; MAX_WATCHES],
-    /// Slots from here on were never taken: few are, and all are looked at often.
+    /// Entries from this index on were never used. It keeps the frequent passes over the table
+    /// short.
     used: usize,
 }
 
 impl Watches {
-    /// No watches.
+    /// Creates an empty table.
     pub const fn new() -> Self {
         Watches { entries: [const { None }; MAX_WATCHES], used: 0 }
     }
 
-    /// Takes a slot for a watch that is yet to be registered; `None` if the client has its share.
+    /// Adds a watch that is not registered yet, and returns its index. Returns `None` if the client
+    /// has [`MAX_PER_CLIENT`] watches.
     pub fn add(&mut self, client: usize, path: Path, token: u16) -> Option<usize> {
         if self.entries.iter().flatten().filter(|watch| watch.client == client).count() >= MAX_PER_CLIENT {
             return None;
@@ -46,26 +48,26 @@ impl Watches {
         Some(index)
     }
 
-    /// The slot of this watch.
+    /// Returns the index of a client's watch.
     pub fn find(&self, client: usize, path: &Path, token: u16) -> Option<usize> {
         self.entries.iter().position(|entry| {
             entry.as_ref().is_some_and(|watch| watch.client == client && watch.path == *path && watch.token == token)
         })
     }
 
-    /// The watch in a slot.
+    /// Returns the watch at an index.
     pub fn get_mut(&mut self, index: usize) -> Option<&mut Watch> {
         self.entries.get_mut(index)?.as_mut()
     }
 
-    /// Frees a slot.
+    /// Removes the watch at an index.
     pub fn remove(&mut self, index: usize) {
         if let Some(entry) = self.entries.get_mut(index) {
             *entry = None;
         }
     }
 
-    /// A watch that the daemon does not know of.
+    /// Returns the index and the path of a watch that the daemon does not have yet.
     pub fn unregistered(&self) -> Option<(usize, &Path)> {
         let found = |(index, watch): (usize, &'_ Option<Watch>)| {
             watch.as_ref().is_some_and(|watch| !watch.registered).then_some(index)
@@ -74,7 +76,7 @@ impl Watches {
         Some((index, &self.entries.get(index)?.as_ref()?.path))
     }
 
-    /// Every watch.
+    /// Returns an iterator over all watches.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Watch> {
         self.entries.iter_mut().take(self.used).flatten()
     }

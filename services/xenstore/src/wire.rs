@@ -3,17 +3,19 @@
 use arrayvec::ArrayVec;
 use cloister_interfaces::store::Failure;
 
-/// Bytes of a header (`struct xsd_sockmsg`).
+/// The size of a header, in bytes (`struct xsd_sockmsg`).
 pub const HEADER: usize = 16;
-/// The longest payload either side may send (`XENSTORE_PAYLOAD_MAX`). A longer one ends the connection.
+/// The length of the longest payload that either side may send, in bytes (`XENSTORE_PAYLOAD_MAX`).
+/// A longer one ends the connection.
 pub const MAX_PAYLOAD: u32 = 4096;
-/// Bytes of the longest request of ours: a write of the longest path and value.
+/// The length of the longest request of this service, in bytes: a write of the longest path and
+/// value.
 pub const MAX_REQUEST: usize = 272;
 
-/// A whole request, header and payload.
+/// A complete request: header and payload.
 pub type Packet = ArrayVec<u8, MAX_REQUEST>;
 
-/// Message types (`enum xsd_sockmsg_type`) that a guest without privileges needs.
+/// The message types (`enum xsd_sockmsg_type`) that an unprivileged guest needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Kind {
@@ -41,27 +43,27 @@ pub enum Kind {
     ResetWatches = 21,
 }
 
-/// A message's header, of whatever type.
+/// The header of a message of any type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
-    /// Message type; not necessarily a [`Kind`].
+    /// The message type, not necessarily a [`Kind`].
     pub kind: u32,
-    /// The request that it answers; 0 for a watch event.
+    /// The number of the request, which its answer repeats; 0 for a watch event.
     pub request: u32,
-    /// The transaction, or 0.
+    /// The number of the transaction, or 0 for none.
     pub transaction: u32,
-    /// Bytes of payload.
+    /// The length of the payload, in bytes.
     pub length: u32,
 }
 
 impl Header {
-    /// Whether the message is of this type.
+    /// Returns `true` if the message is of this type.
     #[must_use]
     pub fn is(&self, kind: Kind) -> bool {
         self.kind == kind as u32
     }
 
-    /// The header's bytes.
+    /// Returns the header's bytes.
     #[must_use]
     pub fn encode(&self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
@@ -72,7 +74,7 @@ impl Header {
         bytes
     }
 
-    /// The header in these bytes. Its length is not checked.
+    /// Decodes a header. The length in it is not checked.
     #[must_use]
     pub fn decode(bytes: &[u8; HEADER]) -> Header {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *bytes;
@@ -85,7 +87,8 @@ impl Header {
     }
 }
 
-/// A request whose payload is `parts`, one after the other; `None` if it is longer than [`MAX_REQUEST`].
+/// Encodes a request whose payload is the concatenation of `parts`. Returns `None` if it is longer
+/// than [`MAX_REQUEST`].
 #[must_use]
 pub fn request(kind: Kind, request: u32, transaction: u32, parts: &[&[u8]]) -> Option<Packet> {
     let length = u32::try_from(parts.iter().map(|part| part.len()).sum::<usize>()).ok()?;
@@ -98,7 +101,7 @@ pub fn request(kind: Kind, request: u32, transaction: u32, parts: &[&[u8]]) -> O
     Some(packet)
 }
 
-/// The failure that an error message's payload names (`xsd_errors`).
+/// Returns the failure that the payload of an error message names (`xsd_errors`).
 #[must_use]
 pub fn failure(payload: &[u8]) -> Failure {
     let name = payload.strip_suffix(b"\0").unwrap_or(payload);
@@ -111,7 +114,7 @@ pub fn failure(payload: &[u8]) -> Failure {
     }
 }
 
-/// A decimal number without sign, blanks or leading zeros; one NUL may follow it.
+/// Parses a decimal number without sign, blanks or leading zeros. One NUL may follow it.
 #[must_use]
 pub fn number(text: &[u8]) -> Option<u32> {
     let digits = text.strip_suffix(b"\0").unwrap_or(text);
@@ -124,7 +127,7 @@ pub fn number(text: &[u8]) -> Option<u32> {
     })
 }
 
-/// The token of a watch event: the second of the NUL-terminated strings in `payload`.
+/// Returns the token of a watch event: the second of the NUL-terminated strings in `payload`.
 #[must_use]
 pub fn event_token(payload: &[u8]) -> Option<&[u8]> {
     let mut strings = payload.split(|byte| *byte == 0);
@@ -134,7 +137,7 @@ pub fn event_token(payload: &[u8]) -> Option<&[u8]> {
     strings.next().map(|_| token)
 }
 
-/// Decimal digits of a `u16`.
+/// Returns the decimal digits of a number.
 #[must_use]
 pub fn digits(mut value: u16) -> ArrayVec<u8, 5> {
     let mut text = ArrayVec::new();
