@@ -1,8 +1,9 @@
-//! The control service: what the toolstack asks of the domain by XenStore's `control/shutdown` (Xen
-//! `misc/xenstore-paths.pandoc`), and the only right in the image to end it.
+//! The control service: carries out the commands of the toolstack to the domain, which come by
+//! XenStore's `control/shutdown` (Xen `misc/xenstore-paths.pandoc`). It has the only right in the
+//! image to end the domain.
 //!
-//! A command is acknowledged by emptying the node; then tcpip is asked to close every connection, and given some
-//! time for it, before the kernel is told to power off or to reboot.
+//! The service acknowledges a command by emptying the node. Then it asks tcpip to close every
+//! connection, and gives it some time, before it invokes power-off or reboot.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -15,47 +16,49 @@ use cloister_interfaces::{Client, Instant, Memory, Notifications, Service, Syste
 
 /// The node that carries the toolstack's command.
 const SHUTDOWN: &str = "control/shutdown";
-/// What the domain can do, as the toolstack reads it. A node that does not exist or cannot be written is no harm.
+/// The features of the domain, for the toolstack. It does no harm if a node cannot be written.
 const FEATURES: [(&str, &[u8]); 3] =
     [("control/feature-poweroff", b"1"), ("control/feature-reboot", b"1"), ("control/feature-suspend", b"0")];
-/// How long tcpip may take to close its connections.
+/// The time that tcpip has to close its connections.
 const QUIESCE_TIME: Duration = Duration::from_secs(10);
-/// How long the XenStore service may take over a request before it is asked anew.
+/// The time that the XenStore service has to answer a request before the step is given up.
 const ANSWER_TIME: Duration = Duration::from_secs(15);
-/// The pause after a failure, and after the commits of [`MAX_CONFLICTS`] transactions in a row failed.
+/// The pause after a failure, and after more than [`MAX_CONFLICTS`] conflicts in a row.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// The number of conflicts of transactions in a row that are retried without a pause.
 const MAX_CONFLICTS: u8 = 16;
-/// Messages taken, and steps made, in one call.
+/// The largest number of steps in one pass, each with at most one message of each queue.
 const MAX_STEPS: usize = 32;
 
-/// What the policy gives the service.
+/// The capabilities that the policy gives the service.
 pub struct Caps<S, M> {
-    /// For the commands that came.
+    /// Logs the commands.
     pub console: Console<S>,
-    /// For time-outs.
+    /// Measures timeouts.
     pub clock: Clock<S>,
-    /// To power off and to reboot.
+    /// Powers off and reboots.
     pub power: Power<S>,
-    /// The XenStore service.
+    /// The queue to the XenStore service.
     pub store: Client<Store, S, M>,
-    /// tcpip.
+    /// The queue to tcpip.
     pub control: Client<Control, S, M>,
 }
 
-/// A command that ends the domain.
+/// A way to end the domain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum PowerAction {
     PowerOff,
     Reboot,
 }
 
-/// What a command means.
+/// A command of the toolstack.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Command {
-    /// The node is empty: nothing is asked.
+    /// The node is empty: there is no command.
     None,
     Power(PowerAction),
-    /// Not supported. It is left in the node, so that the toolstack gives up and the domain goes on.
+    /// Suspend, which is not supported. The command stays in the node, so the toolstack gives up
+    /// and the domain goes on.
     Suspend,
     Unknown,
 }
@@ -83,13 +86,13 @@ enum Step {
     Acknowledge(Command),
     Commit(Command),
     Abort,
-    /// After a failure, until then.
+    /// The pause after a failure, until this time.
     Pause(Instant),
-    /// tcpip is to be told.
+    /// tcpip must be asked to close its connections.
     Quiesce(PowerAction),
-    /// tcpip was told.
+    /// tcpip was asked, and is closing its connections.
     Quiescing(PowerAction),
-    /// The kernel was told, and refused.
+    /// The kernel refused to end the domain.
     Refused,
 }
 
@@ -105,20 +108,22 @@ struct Controller<S, M> {
     /// The node may have changed since it was last read.
     changed: bool,
     conflicts: u8,
-    /// Pause after the transaction is given up.
+    /// Pause when the transaction is aborted.
     pause_after_abort: bool,
     next_id: u16,
-    /// The request that has no answer yet, and when it is given up.
+    /// The id of the request that has no answer yet, and the time at which it is given up.
     pending_request: Option<(u16, Instant)>,
-    /// When the domain ends, whether or not tcpip is quiet.
+    /// The time at which the domain ends even if tcpip has open connections.
     end_at: Instant,
+    /// tcpip has closed its connections.
     quiet: bool,
-    /// A suspend request was logged and stands in the node.
+    /// The suspend command that is in the node was logged.
     suspend_logged: bool,
+    /// The pass ended at a limit: the next begins at once.
     work_left: bool,
 }
 
-/// The service.
+/// Creates the service.
 pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
     Controller::new(caps)
 }
@@ -145,10 +150,10 @@ impl<S: System, M: Memory> Controller<S, M> {
         }
     }
 
-    /// Takes what the others said; whether there was anything.
+    /// Handles a message of tcpip and one of the XenStore service. Returns `true` if there was any.
     fn handle_replies(&mut self, now: Instant) -> bool {
         let reply = self.control.replies.pop();
-        // The interface has one reply, and more than one of it says no more than one.
+        // The interface has one reply. Repeated ones mean the same as one.
         self.quiet |= matches!(reply, Some(Ok(_)));
         match self.store.replies.pop() {
             None => return reply.is_some(),
@@ -168,7 +173,7 @@ impl<S: System, M: Memory> Controller<S, M> {
         self.step = match (self.step, result) {
             (Step::Feature(index), _) if index + 1 < FEATURES.len() => Step::Feature(index + 1),
             (Step::Feature(_), _) => Step::Watch,
-            // `Other` is a watch that a former self of this service has left.
+            // `Other` is a watch that an earlier run of this service has left.
             (Step::Watch, Ok(_) | Err(Failure::Other)) => {
                 self.watching = true;
                 self.changed = true;
@@ -200,7 +205,7 @@ impl<S: System, M: Memory> Controller<S, M> {
         self.conflicts = 0;
         self.changed = true;
         match step {
-            // A transaction that cannot begin may be one that a former self of this service has left open.
+            // If a transaction cannot begin, an earlier run of this service may have left one open.
             Step::Begin | Step::Read | Step::Acknowledge(_) => {
                 self.pause_after_abort = true;
                 Step::Abort
@@ -209,6 +214,7 @@ impl<S: System, M: Memory> Controller<S, M> {
         }
     }
 
+    /// Logs the command in the node. Returns the step that follows.
     fn handle_command(&mut self, text: &[u8]) -> Step {
         let command = Command::parse(text);
         let suspend = command == Command::Suspend;
@@ -229,6 +235,7 @@ impl<S: System, M: Memory> Controller<S, M> {
         }
     }
 
+    /// Starts the time that tcpip has to close its connections. Returns the step that follows.
     fn begin_quiesce(&mut self, action: PowerAction, now: Instant) -> Step {
         let word = if action == PowerAction::Reboot { "reboot" } else { "power off" };
         self.console.line(format_args!("the toolstack asks to {word}; closing connections"));
@@ -237,7 +244,7 @@ impl<S: System, M: Memory> Controller<S, M> {
         Step::Quiesce(action)
     }
 
-    /// Makes the next step; whether there was one to make.
+    /// Makes the next step. Returns `true` if there was one to make.
     fn advance(&mut self, now: Instant) -> bool {
         match self.step {
             Step::Quiesce(action) if now < self.end_at => {
@@ -275,6 +282,8 @@ impl<S: System, M: Memory> Controller<S, M> {
         self.send_request(now)
     }
 
+    /// Sends the step's request to the XenStore service. Returns `false`: the next step waits for
+    /// the answer.
     fn send_request(&mut self, now: Instant) -> bool {
         let shutdown = || Path::from(SHUTDOWN).unwrap_or_default();
         let action = match self.step {
@@ -291,13 +300,14 @@ impl<S: System, M: Memory> Controller<S, M> {
             Step::Idle | Step::Pause(_) | Step::Quiesce(_) | Step::Quiescing(_) | Step::Refused => return false,
         };
         self.next_id = self.next_id.wrapping_add(1);
-        // With the queue full, this service is notified when there is room.
+        // If the queue is full, this service is notified when there is room.
         if self.store.requests.send(&Request { id: self.next_id, action }).is_ok() {
             self.pending_request = Some((self.next_id, now + ANSWER_TIME));
         }
         false
     }
 
+    /// Powers off or reboots. Returns only if the kernel refuses.
     fn end_domain(&mut self, action: PowerAction) {
         if !self.quiet {
             self.console.line(format_args!("connections are not closed in time; ending all the same"));

@@ -1,12 +1,12 @@
-//! Which pages of a rule are granted.
+//! Sets of the pages of a grant rule.
 
 use core::ops::Range;
 
-/// The most pages of one rule.
+/// The largest number of pages of one rule.
 pub const MAX_PAGES: u16 = 1024;
 const WORDS: usize = MAX_PAGES as usize / 64;
 
-/// The bits of `pages` in each word of a set.
+/// Returns the bits of `pages` in each word of a set.
 fn masks(pages: Range<u16>) -> impl Iterator<Item = u64> {
     // The lowest bits of a word, up to a page.
     let below = |page: u16, word: usize| match usize::from(page).saturating_sub(word * 64) {
@@ -23,12 +23,12 @@ pub struct PageSet {
 }
 
 impl PageSet {
-    /// The empty set.
+    /// Creates an empty set.
     pub const fn new() -> Self {
         PageSet { words: [0; WORDS] }
     }
 
-    /// Puts the page in or takes it out. An index out of range is in no set.
+    /// Adds the page, or removes it if not `member`. An index out of range is never in a set.
     pub fn set(&mut self, page: u16, member: bool) {
         if let Some(word) = self.words.get_mut(usize::from(page / 64)) {
             let bit = 1 << (page % 64);
@@ -36,29 +36,29 @@ impl PageSet {
         }
     }
 
-    /// Puts all of `pages` in, or takes them out.
+    /// Adds all of `pages`, or removes them if not `member`.
     pub fn set_all(&mut self, pages: Range<u16>, member: bool) {
         for (word, bits) in self.words.iter_mut().zip(masks(pages)) {
             if member { *word |= bits } else { *word &= !bits }
         }
     }
 
-    /// Whether one of `pages` is in the set.
+    /// Returns `true` if one of `pages` is in the set.
     pub fn contains_any(&self, pages: Range<u16>) -> bool {
         self.words.iter().zip(masks(pages)).any(|(word, bits)| word & bits != 0)
     }
 
-    /// How many pages are in the set.
+    /// Returns the number of pages in the set.
     pub fn count(&self) -> u16 {
         // At most `MAX_PAGES`.
         self.words.iter().map(|word| word.count_ones()).sum::<u32>() as u16
     }
 
-    /// The first page of the set from `from` on.
+    /// Returns the first page of the set that is not before `from`.
     pub fn first_from(&self, from: u16) -> Option<u16> {
         let words = (0..).step_by(64).zip(self.words.iter().zip(masks(from..MAX_PAGES)));
         words.map(|(first, (word, bits))| (first, word & bits)).find_map(|(first, left)| {
-            // Below 64, as not all of its bits are zeros.
+            // Below 64, because not all bits are zero.
             (left != 0).then(|| first + left.trailing_zeros() as u16)
         })
     }

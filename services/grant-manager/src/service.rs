@@ -1,4 +1,4 @@
-//! The state machine between the clients and the kernel.
+//! Carries out the clients' requests by invoking the kernel, and retries what a peer still maps.
 
 use core::time::Duration;
 
@@ -12,22 +12,25 @@ use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, Syste
 use crate::pages::{MAX_PAGES, PageSet};
 use crate::{Caps, MAX_CLIENTS, MAX_RULES};
 
-/// Pages ended in one call; with the rest the service is called again at once.
+/// The largest number of pages whose grants are ended in one pass. The next pass begins at once and
+/// goes on with the rest.
 const PAGES_PER_CALL: u32 = 64;
-/// The first and the longest pause between two attempts to end what a peer holds.
+/// The first pause between two attempts to end the grants of pages that a peer still maps. It
+/// doubles with each attempt.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// The longest such pause.
 const RETRY_LAST: Duration = Duration::from_secs(30);
 
-/// What is being done with the pages of a rule.
+/// The state of the pages of a rule.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum RuleState {
     Idle,
-    /// Ending what is to end, from page `next` on.
+    /// The grants of the `ending` pages from `next` on are being ended.
     Ending {
         next: u16,
         reason: Reason,
     },
-    /// The peer held pages at the last attempt.
+    /// The peer still mapped pages at the last attempt. The next is at `retry_at`.
     StillMapped {
         retry_at: Instant,
         pause: Duration,
@@ -35,27 +38,31 @@ enum RuleState {
     },
 }
 
-/// Why grants are ended, and so what is to be said when they are.
+/// The reason why grants are ended. It decides what the client is told when they are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Reason {
-    /// The client asked: answer, and say so again when a page that was held is free.
+    /// The client requested it: it gets an answer, and another reply when pages that were still
+    /// mapped are free.
     Requested,
-    /// The service's former self granted them: the client was refused them, and is told nothing later.
+    /// An earlier run of the service granted them. The client's request for them was refused, and
+    /// it is told nothing later.
     Undo,
-    /// A new attempt at pages that were held; it says so only when none is left.
+    /// Another attempt at pages that were still mapped. Unless `silent`, the client is told when
+    /// none is left.
     Retry { pause: Duration, silent: bool },
 }
 
-/// A rule: its capability, and what is granted under it.
+/// A rule: its capability, and the pages that are granted under it.
 struct Rule<S> {
     capability: GrantRule<S>,
     granted: PageSet,
-    /// Those of `granted` whose grant is to end.
+    /// The pages of `granted` whose grants are to end.
     ending: PageSet,
     state: RuleState,
-    /// The client whose rule it is, and the client's number for it; known from its first request on.
+    /// The client that used the rule last, and its number for the rule. `None` before the first
+    /// request.
     owner: Option<(usize, u8)>,
-    /// The grants ended after all, and the client is to be told.
+    /// The last grant ended after a retry, and the client must be told.
     released: bool,
 }
 
@@ -63,7 +70,7 @@ struct ClientState<S, M> {
     server: Server<Grants, S, M>,
     /// An answer that found the reply queue full. No request is taken until it is gone.
     answer: Option<Reply>,
-    /// The rule that the client's request works on.
+    /// The rule that the client's request is ending. No request is taken until it is done.
     active_rule: Option<usize>,
 }
 
@@ -74,13 +81,14 @@ pub struct GrantManager<S, M> {
     rules: ArrayVec<Rule<S>, MAX_RULES>,
     clients: ArrayVec<ClientState<S, M>, MAX_CLIENTS>,
     client_rules: &'static [u8],
-    /// A request was answered since requests were last taken, so that its client's next can be.
+    /// A request was answered since requests were last taken, so its client may have another.
     any_answered: bool,
+    /// The pass ended at a limit: the next begins at once.
     work_left: bool,
 }
 
 impl<S: System, M: Memory> GrantManager<S, M> {
-    /// The service with nothing granted.
+    /// Creates the service, with nothing granted.
     pub fn new(caps: Caps<S, M>) -> Self {
         let rule = |capability| Rule {
             capability,
@@ -105,7 +113,7 @@ impl<S: System, M: Memory> GrantManager<S, M> {
         }
     }
 
-    /// The rule that a client means by `number`.
+    /// Returns the rule that a client calls `number`, if the policy gives it that rule.
     fn find_rule(&self, client: usize, number: u8) -> Option<ClientGrantRule> {
         let mut own =
             decode_rules::<ClientGrantRule>(self.client_rules).filter(|rule| usize::from(rule.client) == client);
@@ -126,7 +134,7 @@ impl<S: System, M: Memory> GrantManager<S, M> {
         self.answer_client(client, Reply::Refused { rule });
     }
 
-    /// Takes the client's next request if it has no other under way; whether there was one.
+    /// Takes the client's next request if none is under way. Returns `true` if there was one.
     fn take_request(&mut self, client: usize) -> bool {
         let Some(state) = self.clients.get_mut(client) else { return false };
         if state.active_rule.is_some() || state.answer.is_some() {
@@ -172,7 +180,7 @@ impl<S: System, M: Memory> GrantManager<S, M> {
         }
     }
 
-    /// Goes on with the work of a rule, for at most `budget` pages.
+    /// Goes on ending the grants of a rule, for at most `budget` pages.
     fn advance(&mut self, index: usize, now: Instant, budget: &mut u32) {
         let Some(rule) = self.rules.get_mut(index) else { return };
         if let RuleState::StillMapped { retry_at, pause, reason } = rule.state {
@@ -202,7 +210,7 @@ impl<S: System, M: Memory> GrantManager<S, M> {
                     rule.granted.set(page, false);
                     rule.ending.set(page, false);
                 }
-                // In use; or refused for a reason that the kernel logs, and then it is still granted.
+                // Still mapped, or refused for a reason that the kernel logs: still granted.
                 Err(_) => {}
             }
         }
@@ -233,7 +241,7 @@ impl<S: System, M: Memory> GrantManager<S, M> {
         }
     }
 
-    /// Tells clients of pages that came free after all.
+    /// Tells clients that the last pages of a rule are free after a retry.
     fn notify_released(&mut self) {
         for rule in self.rules.iter_mut().filter(|rule| rule.released) {
             let Some((client, number)) = rule.owner else { continue };
@@ -244,11 +252,12 @@ impl<S: System, M: Memory> GrantManager<S, M> {
 }
 
 impl<S: System> Rule<S> {
-    /// Grants the pages, all or none of them; answers the first one's reference.
+    /// Grants all of the pages or none. Returns the reference of the first.
     fn issue(&mut self, first: u16, count: u16, peer: DomId) -> Result<GrantRef, InvokeError> {
         let issued = self.capability.issue(u32::from(first), u32::from(count), peer);
-        // Granted, but not by this run of the service: its former self did. All of the range may be, so all of it is
-        // ended, and the client's next attempt finds it free.
+        // A page is granted already, by an earlier run of the service. Any page of the range may
+        // be, so the grants of all of them are ended, and the client's next attempt finds them
+        // free.
         let undo = issued.is_err_and(|error| error.status() == Status::WrongState);
         if issued.is_ok() || undo {
             self.granted.set_all(first..first + count, true);
@@ -261,7 +270,10 @@ impl<S: System> Rule<S> {
     }
 }
 
-/// Whether the policy's rule allows the grant now.
+/// Checks that the policy's rule allows the grant now.
+///
+/// # Errors
+/// The reason why it does not, for the log.
 fn check_issue<S>(
     entry: &ClientGrantRule,
     rule: &Rule<S>,
@@ -306,7 +318,7 @@ impl<S: System, M: Memory> Service for GrantManager<S, M> {
         self.clients.iter_mut().for_each(ClientState::send_answer);
         let mut unread = false;
         for client in 0..self.clients.len() {
-            // As many requests as there are rules: what a client sends beyond them is for the next call.
+            // As many requests as there are rules. Further ones wait for the next pass.
             for _ in 0..MAX_RULES {
                 self.work_left = self.take_request(client);
                 if !self.work_left {

@@ -211,7 +211,8 @@ fn a_call_takes_as_many_requests_of_a_client_as_there_are_rules_and_forgets_no_o
     for others in [false, true] {
         let mut world = World::with(16, &[rule(0, 0, 2), rule(1, 2, 128)]);
         if others {
-            // It takes two calls; the second answers while the first client's queue is not empty yet.
+            // It takes two calls; the second answers while the first client's queue is not empty
+            // yet.
             world.ask(1, issue(0, 0, 128));
             world.clients[1].requests.send(&Request::End { rule: 0 }).expect("room");
             world.service.notified(Notifications::ALL);

@@ -14,29 +14,31 @@ use crate::watches::Watches;
 use crate::wire::{self, Header, Kind, Packet};
 use crate::{Caps, MAX_CLIENTS};
 
-/// How long the daemon may take over one request.
+/// The time that the daemon has to answer a request.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
-/// How often a connection that is being made is looked at, beside its events; and how often the
-/// daemon is asked for the own id, if it does not tell.
+/// The time between two checks of a connection that is being made, besides those for its events. Also
+/// the time between two requests for the own domid while the daemon does not tell it.
 const CONNECT_POLL: Duration = Duration::from_secs(1);
-/// How long a client may keep a transaction open: those of others fail meanwhile, and the daemon
-/// cannot be renewed.
+/// The time for which a client may keep a transaction open: meanwhile the transactions of others
+/// fail, and the daemon cannot be replaced.
 const TRANSACTION_TIME: Duration = Duration::from_secs(10);
-/// Steps a call: a step takes at most 128 bytes from the ring or one request from a client.
+/// The largest number of steps in one pass. A step takes at most 128 bytes from the ring, or one
+/// request from a client.
 const MAX_STEPS: usize = 256;
 
-/// How far the connection is.
+/// The state of the connection to the daemon.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Connection {
     /// The daemon is making it.
     Connecting,
-    /// Asking for the own id; it tells whether the daemon answers, and where its answers begin.
+    /// The daemon was asked for the own domid. Its answer shows that it answers, and where its
+    /// answers begin.
     Greeting,
-    /// Dropping watches and transactions of whoever used the ring before.
+    /// The watches and transactions of the earlier user of the ring are dropped.
     Resetting,
-    /// Working.
+    /// Requests are served.
     Up,
-    /// Over for good.
+    /// Ended for good.
     Dead,
 }
 
@@ -48,7 +50,7 @@ enum Transaction {
         number: u32,
         until: Instant,
     },
-    /// It was open when the connection was lost, or for too long.
+    /// The transaction was open when the connection was lost, or for too long.
     Lost,
 }
 
@@ -59,15 +61,15 @@ struct ClientState<S, M> {
     answer: Option<Reply>,
 }
 
-/// On whose behalf the daemon was asked.
+/// The purpose of a request to the daemon.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Job {
     Greet,
     Reset,
-    /// Asking for the own id once more, which the daemon did not tell at first.
+    /// Asks for the own domid again, which the daemon did not tell at first.
     Identify,
     Rewatch(usize),
-    /// Giving up a transaction that was open for too long.
+    /// Aborts a transaction that was open for too long.
     AbortOverdue,
     Client {
         client: usize,
@@ -104,7 +106,7 @@ pub struct XenStore<S, M> {
     port: Port<S>,
     rules: Rules,
     clients: ArrayVec<ClientState<S, M>, MAX_CLIENTS>,
-    /// The client whose turn is next.
+    /// The client whose request is taken next.
     next_client: usize,
     watches: Watches,
     own_domid: ArrayString<5>,
@@ -121,7 +123,7 @@ pub struct XenStore<S, M> {
 }
 
 impl<S: System, M: Memory> XenStore<S, M> {
-    /// The service, before its first look at the ring.
+    /// Creates the service, and starts its connection.
     pub fn new(caps: Caps<S, M>) -> Self {
         let now = caps.clock.now();
         let client = |server| ClientState { server, transaction: Transaction::None, answer: None };
@@ -139,8 +141,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
             connection: Connection::Dead,
             silent: false,
             next_poll: now,
-            // The low bits of the clock: a restarted service must not take an answer to its former
-            // self for its own.
+            // The low bits of the clock: a restarted service must not take an answer to a request of its
+            // earlier run for its own.
             next_request: now.0 as u32 | 1,
             outstanding: None,
             unsent: Packet::new(),
@@ -167,8 +169,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
         }
     }
 
-    /// The daemon knows of no transaction any more; the clients learn it when they go on with
-    /// theirs.
+    /// Marks all transactions as lost: the daemon no longer has them. A client learns it when it next
+    /// uses its transaction.
     fn lose_transactions(&mut self) {
         for state in &mut self.clients {
             if state.transaction != Transaction::None {
@@ -177,7 +179,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
         }
     }
 
-    /// The connection cannot go on as it is.
+    /// Asks the daemon for a new connection, or ends the connection for good if the daemon does not
+    /// offer that.
     fn handle_violation(&mut self, what: &str, now: Instant) {
         self.fail_outstanding(Failure::Timeout);
         if self.ring.reconnect() {
@@ -187,12 +190,13 @@ impl<S: System, M: Memory> XenStore<S, M> {
             self.port.send();
         } else {
             self.console.line(format_args!("{what}; the connection is dead"));
-            // None is ended by us any more, when its time is over.
+            // So that no transaction is aborted when its time is over.
             self.lose_transactions();
             self.connection = Connection::Dead;
         }
     }
 
+    /// Ends the outstanding request with a failure.
     fn fail_outstanding(&mut self, failure: Failure) {
         self.unsent.clear();
         if let Some(Outstanding { job: Job::Client { client, id, completion }, .. }) = self.outstanding.take() {
@@ -200,6 +204,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         }
     }
 
+    /// Handles a connection that was made, and the deadlines that have passed.
     fn check_deadlines(&mut self, now: Instant) {
         if self.connection == Connection::Connecting && !self.ring.is_connecting() {
             self.ring = Ring::new(self.memory.clone());
@@ -218,9 +223,9 @@ impl<S: System, M: Memory> XenStore<S, M> {
         }
     }
 
-    /// Takes a part of what the daemon sent; whether there was any.
+    /// Takes some bytes from the daemon. Returns `true` if there were any.
     fn receive(&mut self, now: Instant) -> bool {
-        // Before the greeting is on its way there is nothing to look for in the stream.
+        // Before the greeting is sent, no answer is expected in the stream.
         let expecting = match self.connection {
             Connection::Connecting | Connection::Dead => false,
             Connection::Greeting => self.outstanding.is_some(),
@@ -277,7 +282,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         }
     }
 
-    /// The daemon was asked for the own id; whether it told.
+    /// Handles the answer to the request for the own domid. Returns `true` if the daemon told it.
     fn domid_answered(&mut self, result: Result<Header, Failure>) -> bool {
         let id = result.ok().and_then(|header| self.inbound.payload(&header)).and_then(wire::number);
         let id = id.and_then(|id| u16::try_from(id).ok());
@@ -311,7 +316,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
 
     fn handle_watch_event(&mut self, header: Header) {
         let Some(payload) = self.inbound.payload(&header) else {
-            // The token stands behind a path too long to keep: any watch may be meant.
+            // The token comes after the path, which is too long to be kept. The event may be for
+            // any watch.
             return self.watches.iter_mut().for_each(|watch| watch.pending = true);
         };
         let index = wire::event_token(payload).and_then(wire::number);
@@ -323,7 +329,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         }
     }
 
-    /// Ends a client's request, by the daemon's answer or without one.
+    /// Answers a client's request, by the daemon's answer or by a failure.
     fn finish_request(&mut self, client: usize, id: u16, completion: Completion, result: Result<Header, Failure>) {
         let failure = result.err();
         let mut answer = result.map(|_| Value::new());
@@ -372,11 +378,12 @@ impl<S: System, M: Memory> XenStore<S, M> {
         }
     }
 
-    /// Asks the daemon the next thing there is to ask; whether there was any.
+    /// Makes the next request to the daemon, or goes on sending the outstanding one. Returns `true`
+    /// if there was work.
     fn ask_daemon(&mut self, now: Instant) -> bool {
         if self.outstanding.is_some() {
             let sent = self.try_send(now);
-            // While the daemon is silent, clients learn so at once.
+            // While the daemon is silent, clients' requests fail at once.
             return sent | (self.silent && self.take_request(now));
         }
         match self.connection {
@@ -405,7 +412,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         true
     }
 
-    /// A transaction that has been open for too long, which is its client's no more.
+    /// Takes from its client a transaction that was open for too long. Returns its number.
     fn take_overdue_transaction(&mut self, now: Instant) -> Option<u32> {
         self.clients.iter_mut().find_map(|state| match state.transaction {
             Transaction::Open { number, until } if now >= until => {
@@ -416,7 +423,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         })
     }
 
-    /// Takes the next request of a client, in turn; whether there was one.
+    /// Takes the next request of a client, in turn. Returns `true` if there was one.
     fn take_request(&mut self, now: Instant) -> bool {
         for _ in 0..self.clients.len() {
             let client = self.next_client;
@@ -449,8 +456,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
         Err(Failure::Policy)
     }
 
-    /// The number of the transaction that a client's action is in, 0 for none; `None` if the action
-    /// is answered.
+    /// Returns the number of the transaction that a client's action is in, or 0 for none. Returns `None`
+    /// if the action was answered already.
     fn transaction_for(&mut self, client: usize, id: u16, action: &Action) -> Result<Option<u32>, Failure> {
         match (self.clients.get(client).map_or(Transaction::None, |state| state.transaction), action) {
             (Transaction::None, _) => return Ok(Some(0)),
@@ -531,7 +538,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
         self.try_send(now);
     }
 
-    /// Puts the outstanding request on the ring if it is not there yet; whether it was put there.
+    /// Writes the outstanding request to the ring, unless it is there already. Returns `true` if
+    /// there was work: it was written, or the daemon broke the protocol.
     fn try_send(&mut self, now: Instant) -> bool {
         if self.unsent.is_empty() {
             return false;
