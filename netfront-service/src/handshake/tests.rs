@@ -1,4 +1,4 @@
-//! The state machine alone: each command in its place, and what comes of every answer to it.
+//! The state machine alone: the order of its commands, and the effect of every answer.
 
 use cloister_interfaces::store::Failure;
 
@@ -6,17 +6,16 @@ use super::*;
 
 const BACKEND_PATH: &str = "/local/domain/0/backend/vif/7/0";
 
-/// A machine, whose commands are carried out as they are on a machine where all is well, but for
-/// what a test says.
+/// A state machine whose commands succeed, except where a test says otherwise.
 struct Walk {
     handshake: Handshake,
     now: Instant,
     backend: &'static str,
-    /// Answers to the commands that this names, instead of carrying them out.
+    /// Returns the failure of a command that must fail.
     refuse: fn(&Command) -> Option<Failure>,
-    /// What stands in nodes, by the ends of their paths, in place of what does where all is well.
+    /// The values of nodes that differ from the usual ones, by the ends of their paths.
     nodes: Vec<(&'static str, Result<&'static str, Failure>)>,
-    /// The pages that a former back end holds, by rule.
+    /// The number of pages of each rule that an earlier back end still maps.
     held: [u16; 3],
     /// Every command that was carried out.
     done: Vec<Command>,
@@ -27,7 +26,7 @@ impl Walk {
         Walk::allowing(0, 3)
     }
 
-    /// One with a policy that allows these domains as back end.
+    /// Creates one with a policy that allows these domains as back end.
     fn allowing(peer_first: u16, peer_last: u16) -> Walk {
         let rules = [0, 1, 2].map(|rule| GrantAllowance { rule, pages: 4, peer_first, peer_last });
         Walk {
@@ -53,7 +52,7 @@ impl Walk {
         self.handshake.command(self.now)
     }
 
-    /// The next command, after those that the test does not want, which are carried out.
+    /// Carries out commands until the wanted one, and returns that.
     fn until(&mut self, wanted: impl Fn(&Command) -> bool) -> Command {
         for _ in 0..400 {
             let command = self.command().expect("a command");
@@ -65,7 +64,7 @@ impl Walk {
         panic!("no such command: {:?}", self.done);
     }
 
-    /// Carries out what is to be done now.
+    /// Carries out commands until there are none.
     fn run(&mut self) {
         for _ in 0..400 {
             let Some(command) = self.command() else { return };
@@ -140,7 +139,7 @@ fn is_state_of_backend(command: &Command) -> bool {
     is_read(command, "/state") && !is_read(command, &format!("{DEVICE}/state"))
 }
 
-/// The node and the text of a command that writes.
+/// Returns the path and the text of a command that writes.
 fn written(command: &Command) -> Option<(&str, String)> {
     let Command::Store(Action::Write(path, value)) = command else { return None };
     Some((path, String::from_utf8(value.to_vec()).expect("text")))
@@ -163,7 +162,7 @@ fn what_could_not_be_sent_is_given_again() {
         }
         walk.carry_out(command);
     }
-    // A look at the device, and then at the back end.
+    // It reads the device, and then the back end.
     walk.handshake.watch_fired(DEVICE_TOKEN, walk.now);
     for name in ["device/vif/0/backend", "vif/7/0/state"] {
         let command = walk.command().expect("a command");
@@ -204,7 +203,7 @@ fn what_is_waited_for_in_vain_is_told_for_what_it_is() {
         let mut walk = Walk::new();
         walk.nodes.push(("vif/7/0/state", Ok(state)));
         walk.run();
-        // To look after the device is not to wait longer.
+        // Reading the device does not extend the deadline.
         walk.handshake.watch_fired(DEVICE_TOKEN, walk.now);
         walk.run();
         walk.pass(CONNECT_TIME - Duration::from_nanos(1));
@@ -214,7 +213,7 @@ fn what_is_waited_for_in_vain_is_told_for_what_it_is() {
     }
 }
 
-/// The XenStore service may be started anew under a connection.
+/// The XenStore service may be restarted during a connection.
 #[test]
 fn a_connection_outlives_a_question_that_has_no_answer() {
     let mut walk = Walk::up();
@@ -262,7 +261,7 @@ fn only_what_is_held_is_asked_for_again() {
     walk.pass(STILL_MAPPED_POLL);
     walk.run();
     assert!(walk.handshake.is_up());
-    // By now the device may be another.
+    // The device may have changed meanwhile, so it is read again.
     let places = ["/backend-id", "/mac"].map(|name| walk.done.iter().position(|command| is_read(command, name)));
     let reset = walk.done.iter().position(|command| *command == Command::ResetRings);
     assert!(places.iter().all(|place| place.is_some() && *place < reset), "{:?}", walk.done);
@@ -338,7 +337,7 @@ fn conflicts_are_tried_again_sixteen_times_and_other_failures_never() {
     }
 }
 
-/// Whatever XenStore refuses to change, there is no connection without it.
+/// There is no connection if XenStore refuses any of the changes.
 #[test]
 fn no_step_is_passed_over_that_was_refused() {
     type Refuse = fn(&Command) -> Option<Failure>;
@@ -408,7 +407,7 @@ fn a_back_end_that_the_policy_does_not_allow_is_named_and_left_alone() {
             matches!(&notes[..], [note] if note.starts_with("backend-id: domain 4 is not a back end")),
             "{notes:?}"
         );
-        // It is told once, however long that goes on.
+        // It is logged once, however long that goes on.
         for _ in 0..100 {
             walk.pass(ABSENT_TIME);
             walk.run();
@@ -454,7 +453,7 @@ fn an_mtu_is_bounded_by_what_is_sent() {
     }
 }
 
-/// What was read may be of two devices.
+/// The values that were read may be of two devices.
 #[test]
 fn a_device_that_changes_while_it_is_read_is_read_anew() {
     for (name, times) in [("/backend-id", 1), ("/backend", 2), ("/mac", 2), ("/device/vif/0/state", 2)] {
@@ -523,7 +522,7 @@ fn what_the_grant_manager_says_of_something_else_is_no_answer() {
         let rule = at as u8;
         walk.handshake.grants_answered(grants::Reply::Ended { rule, still_mapped: 0 }, walk.now);
         assert_eq!((walk.handshake.step, walk.logged()), (Step::Issue(at), vec![]));
-        // It was not asked yet.
+        // The request was not sent yet.
         walk.handshake.command_unsent();
         walk.handshake.grants_answered(grants::Reply::Issued { rule, reference: GrantRef(7), count: 4 }, walk.now);
         walk.handshake.grants_answered(grants::Reply::Refused { rule }, walk.now);

@@ -37,7 +37,7 @@ fn answer(memory: &SharedMemory, flags: u16, status: i16) {
     respond(memory, (memory.load(RX + 8) % SLOTS) as u16, 0, flags, status);
 }
 
-/// The page that was posted at an index.
+/// Returns the page that was posted at an index.
 fn posted(memory: &SharedMemory, index: u32) -> u32 {
     memory.load(RX + 64 + (index % SLOTS) as usize * SLOT + 4) - 300
 }
@@ -46,7 +46,7 @@ fn part(page: u16, offset: u16, length: u16) -> Part {
     Part { page, offset, length }
 }
 
-/// The next frame: its runs, and whether it is checked.
+/// Returns the next frame: its parts, and whether it is checked.
 fn take<M: Memory>(receive: &mut Receive<M>) -> Result<Option<(Vec<Part>, bool)>, Violation> {
     Ok(receive.next_frame()?.map(|frame| (frame.parts.to_vec(), frame.checked)))
 }
@@ -84,8 +84,7 @@ fn a_response_that_came_while_the_event_was_asked_for_is_not_slept_over() {
     assert_eq!(receive.arm(), Err(Violation::Producer));
 }
 
-/// The indices go from 2^32 - 1 to 0 in the midst of a frame, of an extra info, and between two
-/// frames.
+/// The indices go from 2^32 - 1 to 0 within a frame, at an extra info, and between two frames.
 #[test]
 fn frames_come_across_the_wrap_of_the_indices() {
     for before in (240..=256u32).step_by(if cfg!(miri) { 8 } else { 1 }) {
@@ -161,7 +160,7 @@ fn a_long_frame_is_one_run_but_for_its_first_page_and_the_extra_infos_page_is_po
         assert!(parts.len() <= 2 + wraps, "{parts:?}");
         assert_eq!(parts[0], part(page(0), 0, 4096));
         assert_eq!(parts[1].page, page(2));
-        // All but the one that the extra info took.
+        // All pages but the one that the extra info took.
         for step in (0..17).filter(|step| *step != 1) {
             assert_eq!(receive.take_back(page(step), 1), Ok(()));
         }
@@ -334,14 +333,15 @@ fn a_frame_without_an_end_is_a_violation() {
     assert_eq!(take(&mut receive), Err(Violation::Slots));
 }
 
-/// Where every page is: on the ring, to be posted, with tcpip, or in the frame that is coming.
+/// Returns the number of pages on the ring, unposted, lent to tcpip, and in the frame being
+/// received.
 fn places<M: Memory>(receive: &Receive<M>) -> [usize; 4] {
     let count = |set: &PageSet| (0..MAX_PAGES as u16).filter(|page| set.contains(*page)).count();
     assert_eq!(count(&receive.unposted), receive.unposted_count as usize);
     [receive.ring.outstanding() as usize, count(&receive.unposted), count(&receive.lent), receive.frame_pages.len()]
 }
 
-/// Takes what there is, as tcpip does; answers whether the connection stands.
+/// Takes all frames, as tcpip does. Returns `false` after a violation.
 fn take_all<M: Memory>(receive: &mut Receive<M>, lent: &mut Vec<u16>) -> bool {
     loop {
         let parts = match receive.next_frame() {

@@ -1,4 +1,4 @@
-//! The way to a connection and back.
+//! Making and ending connections.
 
 use cloister_interfaces::store::{Action, Failure};
 
@@ -144,8 +144,8 @@ fn a_device_that_vanishes_is_not_written_to_and_found_again() {
     assert_eq!(world.replies(), [UP]);
 }
 
-/// XSA-465: whatever has been made of a connection when the device goes, nothing of it is looked at
-/// again, and the next device is connected to.
+/// XSA-465: however far a connection was made when the device goes, its nodes are not read again,
+/// and the next device is connected to.
 #[test]
 fn a_device_may_vanish_at_any_moment() {
     for moment in (0..120).step_by(if cfg!(miri) { 29 } else { 1 }) {
@@ -255,7 +255,7 @@ fn another_back_end_is_connected_to_at_once_whatever_the_last_one_did() {
         world.rings.store(8, 500);
         world.storm();
         world.settle();
-        // It is given up, at last with a pause of many seconds.
+        // The attempts fail, in the end with a pause of many seconds.
         let next = world.service.deadline().map_or(0, |next| next.0.saturating_sub(world.now));
         if next > 10_000_000_000 {
             break;
@@ -300,8 +300,8 @@ fn close_does_not_wait_for_ever() {
     assert_eq!((world.replies(), world.front("state").as_deref()), (vec![Reply::Down], Some("6")));
 }
 
-/// Who asked for the end is told when it is reached, and not before, whatever the back end does
-/// meanwhile.
+/// tcpip, which requested the close, is told when it is complete and not before, whatever the back
+/// end does meanwhile.
 #[test]
 fn close_is_answered_once() {
     let mut world = World::connected();
@@ -394,7 +394,7 @@ fn without_split_channels_one_port_serves_both_ways() {
     assert!(world.system.take_calls().iter().all(|call| call.0 != RX_PORT));
 }
 
-/// What Mini-OS and Unikraft do not come back from.
+/// Mini-OS and Unikraft do not recover from this.
 #[test]
 fn a_device_that_is_detached_and_attached_again_under_load_serves_again() {
     let mut world = World::connected();
@@ -441,7 +441,7 @@ fn what_the_back_end_does_not_offer_tcpip_is_not_offered() {
     }
 }
 
-/// What cannot be read is told, with the node, and once however often it is tried.
+/// A node that cannot be read is logged by name, once however often it is tried.
 #[test]
 fn why_a_node_of_the_device_cannot_be_read_is_told_once() {
     fn at_mac(action: &Action, failure: Failure) -> Option<Failure> {
@@ -469,7 +469,7 @@ fn why_a_node_of_the_device_cannot_be_read_is_told_once() {
     }
 }
 
-/// The XenStore service lets nothing be read until a transaction that it has lost is given up.
+/// The XenStore service permits no read until a transaction that it has lost is aborted.
 #[test]
 fn a_transaction_that_a_former_self_has_left_is_given_up() {
     let mut world = World::bare(64);
@@ -486,7 +486,7 @@ fn a_transaction_that_a_former_self_has_left_is_given_up() {
 #[test]
 fn a_back_end_that_says_it_is_connected_is_left_when_the_device_gets_another() {
     let mut world = World::connected();
-    // It does not look at what the front end says, and its nodes stay as they are.
+    // The back end ignores the front end's nodes, and its own stay as they are.
     world.back = Netback::new(3, 7);
     world.back.create(&mut world.daemon);
     world.settle();
@@ -519,7 +519,7 @@ fn a_device_that_is_gone_is_missed_whatever_its_back_end_says() {
     }
 }
 
-/// The grant manager was started anew, and has nobody to tell.
+/// The grant manager was restarted, and does not know whom to notify.
 #[test]
 fn pages_that_are_held_are_asked_for_again() {
     let mut world = World::connected();

@@ -1,4 +1,4 @@
-//! Frames, both ways.
+//! Frames in both directions.
 
 use cloister_interfaces::net::Net;
 use cloister_sim::channel;
@@ -16,7 +16,7 @@ fn it_is_small() {
 fn frames_go_both_ways_over_many_rounds_of_the_rings() {
     let mut world = World::connected();
     let mut free: Vec<u16> = (0..PAGES).collect();
-    // Under Miri, once round the pools.
+    // Under Miri, each page of the pools once.
     for round in 0u32..if cfg!(miri) { 70 } else { 700 } {
         let frame = |way: u8| [&[way; 14], &round.to_le_bytes()[..]].concat();
         world.back.waiting.push_back(frame(1).into());
@@ -39,8 +39,8 @@ fn frames_go_both_ways_over_many_rounds_of_the_rings() {
     assert!(world.back.waiting.is_empty());
 }
 
-/// Bytes of a TCP frame of `length` bytes, each told from its neighbours, with a checksum that is
-/// right.
+/// Returns a TCP frame of `length` bytes, each different from its neighbours, with a correct
+/// checksum.
 fn tcp_frame(length: usize, seed: u8) -> Vec<u8> {
     let mut frame: Vec<u8> = (0..length).map(|index| (index % 251) as u8 ^ seed).collect();
     frame[12..15].copy_from_slice(&[8, 0, 0x45]);
@@ -50,7 +50,7 @@ fn tcp_frame(length: usize, seed: u8) -> Vec<u8> {
     unfinished.packets().remove(0)
 }
 
-/// Lengths of so many frames, each with its number; under Miri each length comes once.
+/// Returns the lengths of frames, each with its number. Under Miri each length comes once.
 fn lengths(rounds: usize) -> impl Iterator<Item = (usize, usize)> {
     let lengths = [60, 4096, 4097, 8192, 40_000, 65_535].into_iter().cycle();
     lengths.take(if cfg!(miri) { 6 } else { rounds }).enumerate()
@@ -66,7 +66,7 @@ fn a_long_frame_is_sent_uncut_and_comes_back_once() {
         world.transmit_with(page, &frame.bytes, Offload::Segments(1448));
         world.settle();
         assert_eq!(std::mem::take(&mut world.back.sent), [frame]);
-        // A receive event makes the service look at what was not announced.
+        // A receive event makes the service find responses that were not announced.
         world.storm();
         world.settle();
         assert_eq!(world.replies(), [Reply::Transmitted { page }]);
@@ -93,8 +93,8 @@ fn a_long_frame_is_received_uncut() {
         world.settle();
         let replies = world.net.replies.pop().map(|reply| vec![reply.expect("well-formed")]).unwrap_or_default();
         let parts = [replies, world.replies()].concat();
-        // The first page stands alone if its neighbour's slot was the extra info's; the pool has
-        // one end.
+        // The first page is a part of its own if its neighbour's slot was the extra info's. The
+        // pool has one end.
         assert!(parts.len() <= 3, "{parts:?}");
         let mut bytes = Vec::new();
         for (index, part) in parts.iter().enumerate() {
@@ -117,7 +117,7 @@ fn a_whole_frame_is_not_said_to_be_checked() {
     assert_eq!(world.received(), [(tcp_frame(1514, 1), false)]);
 }
 
-/// Buffers are announced on the channel of their ring, or on the one there is.
+/// Posted pages are notified on the channel of their ring, or on the only one.
 #[test]
 fn each_ring_is_announced_on_its_channel_alone() {
     for (split, of_rx) in [(true, RX_PORT), (false, TX_PORT)] {
@@ -137,15 +137,15 @@ fn each_ring_is_announced_on_its_channel_alone() {
         world.back.waiting.push_back(vec![2; 60].into());
         world.settle();
         assert_eq!(world.received().len(), 1);
-        // It wants to be told of the next buffer (`req_event`).
+        // The back end asks for an event at the next posted page (`req_event`).
         world.rings.store(PAGE_SIZE + 4, world.rings.load(PAGE_SIZE) + 1);
         world.settle();
         assert_eq!(sends(&world), [of_rx], "split: {split}");
     }
 }
 
-/// The back end writes them between the look at the rings and the rest: that look finds none, and
-/// no event will tell.
+/// The back end writes them after the service read the rings and before it asked for an event. The
+/// service found none, and no event comes.
 #[test]
 fn responses_that_come_just_before_the_rest_are_taken_at_once() {
     for (frames, received) in [(0, 1), (16, 0), (16, 1)] {
@@ -162,10 +162,10 @@ fn responses_that_come_just_before_the_rest_are_taken_at_once() {
     }
 }
 
-/// A burst of which Unikraft loses a part.
+/// Unikraft loses a part of such a burst.
 #[test]
 fn a_burst_of_300_frames_is_answered_to_the_last() {
-    // Under Miri, more than a pool has pages.
+    // Under Miri, just more frames than a pool has pages.
     const FRAMES: u16 = if cfg!(miri) { PAGES + 16 } else { 300 };
     let mut world = World::connected();
     world.back.waiting.extend((0..FRAMES).map(|number| number.to_le_bytes().repeat(49).into()));
@@ -268,7 +268,7 @@ fn a_full_queue_to_tcpip_loses_no_page() {
     assert_eq!(got, (0..40).collect::<Vec<u8>>());
 }
 
-/// The parts of a frame do not all fit, and nothing comes between them.
+/// The parts of a frame do not all fit into the queue, and nothing comes between them.
 #[test]
 fn the_parts_of_a_frame_follow_each_other_through_a_full_queue() {
     let mut world = World::bare(2);

@@ -1,4 +1,4 @@
-//! What a back end, or tcpip, may not do.
+//! Breaches of the protocol by a back end, or by tcpip.
 
 use cloister_sim::netback::{Frame, Mischief};
 use proptest::prelude::*;
@@ -92,8 +92,7 @@ fn a_received_frame_with_a_page_that_could_not_be_filled_is_lost_and_no_more() {
     assert_eq!(got, 100, "its pages are in use again");
 }
 
-/// What costs frames and not the connection is told too: once a connection, and how much it was
-/// when it ends.
+/// Anomalies are logged too: each once a connection, and the number of lost frames when it ends.
 #[test]
 fn what_a_back_end_may_do_and_should_not_is_told_once() {
     let mut world = World::connected();
@@ -159,7 +158,7 @@ fn a_back_end_that_falls_silent_is_left_and_connected_to_again() {
     assert_eq!(world.replies(), [UP]);
 }
 
-/// A frame that was put on the ring just before a look is not held against the back end.
+/// A frame that was put on the ring just before a check does not count against the back end.
 #[test]
 fn silence_is_from_look_to_look() {
     let mut world = World::connected();
@@ -202,7 +201,7 @@ fn a_storm_of_events_is_held_back_and_frames_come_through_it() {
         assert_eq!(world.received(), [(frame, false)], "round {round}");
     }
     assert_eq!(world.system.console().matches("for nothing").count(), 1, "told once");
-    // When it is over, a frame's event is let in again.
+    // When the storm is over, a frame's event wakes the service again.
     world.pass(2_000);
     world.bells.set(0);
     let frame = vec![7; 200];
@@ -211,7 +210,7 @@ fn a_storm_of_events_is_held_back_and_frames_come_through_it() {
     assert_eq!(world.received(), [(frame, false)]);
 }
 
-/// On one channel as on both.
+/// The same on one channel as on both.
 #[test]
 fn a_storm_on_one_channel_is_held_back_too() {
     for bit in [TX_BIT, RX_BIT] {
@@ -225,8 +224,8 @@ fn a_storm_on_one_channel_is_held_back_too() {
     }
 }
 
-/// Frames are not moved yet, so that nothing holds the events back, and the service is never woken
-/// by the time alone.
+/// Frames are not moved yet, so nothing holds the events back, and the service is never woken by
+/// the time alone.
 #[test]
 fn a_storm_before_the_connection_stands_hides_no_time_out() {
     let mut world = World::bare(64);
@@ -244,7 +243,7 @@ fn a_storm_before_the_connection_stands_hides_no_time_out() {
     assert!(world.system.console().contains("the back end does not connect"), "{}", world.system.console());
 }
 
-/// Who has which page, as far as tcpip can tell.
+/// The owner of each page, as tcpip sees it.
 struct Ledger {
     rx_away: Vec<bool>,
     tx_sent: Vec<u16>,

@@ -1,17 +1,16 @@
-//! What the XenStore service, the grant manager and the kernel say, late or otherwise than
-//! expected.
+//! Late or unexpected answers of the XenStore service, the grant manager and the kernel.
 
 use cloister_caps::{DomId, Status};
 use cloister_interfaces::capability::Port;
 
 use super::*;
 
-/// Everybody runs until nobody moves, but the XenStore service does not answer.
+/// Runs everything until there is no more work, except that the XenStore service does not answer.
 fn settle_without_store(world: &mut World) {
     assert!((0..1000).any(|_| !(world.wake() | world.grants.run())), "it does not come to rest");
 }
 
-/// The question is given up after a time, and another one is asked meanwhile.
+/// The request is given up after a time, and another one is made before its answer comes.
 #[test]
 fn an_answer_that_comes_too_late_is_none_to_a_later_question() {
     for moment in (1..20).step_by(if cfg!(miri) { 7 } else { 1 }) {
@@ -39,7 +38,7 @@ fn an_answer_that_comes_too_late_is_none_to_a_later_question() {
     }
 }
 
-/// What was asked of the ports.
+/// Returns the invocations on ports.
 fn port_calls(world: &World) -> Vec<(cloister_caps::Slot, Operation)> {
     let calls = world.system.take_calls().into_iter().map(|(slot, operation, _)| (slot, operation));
     calls.filter(|call| matches!(call.1, Operation::PortOpen | Operation::PortClose)).collect()

@@ -1,5 +1,5 @@
-//! netfront, and everybody round it: a kernel that knows ports and wakes the service as the real
-//! one does, stand-ins for two services, a back end, and tcpip, which is the test.
+//! netfront and its surroundings: a kernel that has ports and wakes the service as the real one
+//! does, stand-ins for two services, a back end, and tcpip, whose part the test plays.
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
@@ -19,27 +19,27 @@ use cloister_netfront::{Caps, service};
 use cloister_sim::stand_ins::{GrantService, StoreService};
 use cloister_sim::{Netback, Recorder, Script, SharedMemory, Tampered, Wires, Xenstored};
 
-/// Pages of each pool, if the test says nothing else.
+/// The default number of pages of each pool.
 pub const PAGES: u16 = 64;
 pub const TX_PORT: Slot = Slot(20);
 pub const RX_PORT: Slot = Slot(21);
 pub const TX_BIT: u8 = 6;
 pub const RX_BIT: u8 = 7;
-/// The numbers of the channels: what the kernel answers when the ports are opened.
+/// The event channels that the kernel returns when the ports are opened, with their bits.
 pub const CHANNELS: [(u32, u8); 2] = [(10, TX_BIT), (11, RX_BIT)];
-/// The bits by which the service is woken, by the slots through which its peers ring.
+/// The slots through which the service's peers notify it, with the bits that wake it.
 pub const BELLS: [(Slot, u8); 3] = [(Slot(0), 1), (Slot(3), 2), (Slot(5), 4)];
 pub const MAC: [u8; 6] = [0, 0x16, 0x3e, 0x11, 0x22, 0x33];
 pub const UP: Reply = Reply::Up { mac: MAC, mtu: 1500, offloads: Offloads::all() };
-/// The slots of the two rings (Xen `io/ring.h`), of which each byte may be read once.
+/// The ranges of the slots of the two rings (Xen `io/ring.h`). Each byte of them may be read once.
 const TX_SLOTS: Range<usize> = 64..64 + 256 * 12;
 const RX_SLOTS: Range<usize> = PAGE_SIZE + 64..PAGE_SIZE + 64 + 256 * 8;
 
-/// Words of the rings that are read in one call: 512 responses, and after each frame a look at both
-/// producers, at most.
+/// The largest number of words of the rings that are read in one pass: 512 responses, and after
+/// each frame both producer indices.
 const MOST_READS: u64 = 4 * 512;
 
-/// The kernel, as far as it knows ports and wakes services.
+/// Creates a kernel that has ports and wakes services, and nothing else.
 fn kernel(bells: &Rc<Cell<u64>>) -> Recorder {
     let system = Recorder::new();
     let mut open: BTreeMap<u16, bool> = BTreeMap::new();
@@ -65,14 +65,14 @@ fn kernel(bells: &Rc<Cell<u64>>) -> Recorder {
     system
 }
 
-/// A rule whose pages domains 0 to 3 may be granted.
+/// Returns a rule whose pages may be granted to domains 0 to 3.
 fn granted(rule: u8, pages: u16) -> GrantAllowance {
     GrantAllowance { rule, pages, peer_first: 0, peer_last: 3 }
 }
 
 pub struct World {
     pub system: Recorder,
-    /// By what the service is to be woken.
+    /// The pending notifications of the service.
     pub bells: Rc<Cell<u64>>,
     pub daemon: Xenstored,
     pub store: StoreService<Recorder>,
@@ -80,23 +80,24 @@ pub struct World {
     pub back: Netback,
     pub net: Client<Net, Recorder, Tampered>,
     pub service: Box<dyn Service>,
-    /// How often words that the back end writes were read.
+    /// Counts the reads of words that the back end writes.
     pub script: Script,
     pub rings: SharedMemory,
     pub rx_pool: SharedMemory,
     pub tx_pool: SharedMemory,
     pub now: u64,
-    /// How often the service ran.
+    /// The number of times that the service ran.
     pub wakes: u32,
 }
 
 impl World {
-    /// No device yet; the queue between tcpip and netfront holds `depth` messages.
+    /// Creates a world without a device. The queue between tcpip and netfront holds `depth`
+    /// messages.
     pub fn bare(depth: u32) -> World {
         World::sized(depth, PAGES)
     }
 
-    /// The same, with so many pages in each pool.
+    /// Creates the same world, with `pages` pages in each pool.
     pub fn sized(depth: u32, pages: u16) -> World {
         let bells = Rc::new(Cell::new(u64::MAX));
         let system = kernel(&bells);
@@ -147,14 +148,14 @@ impl World {
         world
     }
 
-    /// Runs the service if there is something by which the kernel wakes it.
+    /// Runs the service if the kernel would wake it. Returns `true` if it ran.
     pub fn wake(&mut self) -> bool {
         for port in self.back.events.drain(..) {
             let bit = CHANNELS.iter().find(|(channel, _)| *channel == port).map_or(0, |(_, bit)| 1 << bit);
             self.bells.set(self.bells.get() | bit);
         }
         let due = self.service.deadline().is_some_and(|deadline| deadline <= Instant(self.now));
-        // What the service holds back stays where it is.
+        // Notifications that the service holds stay pending.
         let held = self.service.events_to_hold().0;
         let bits = self.bells.get() & !held;
         self.bells.set(self.bells.get() & held);
@@ -169,7 +170,7 @@ impl World {
         true
     }
 
-    /// Everybody runs once, the back end if `back`; whether anybody moved.
+    /// Runs everything once, the back end only if `back`. Returns `true` if there was work.
     pub fn turn(&mut self, back: bool) -> bool {
         let mut moved = self.wake();
         let granted = &self.grants.granted;
@@ -179,7 +180,7 @@ impl World {
         moved | self.store.run(&mut self.daemon)
     }
 
-    /// Runs everybody until nobody moves.
+    /// Runs everything until there is no more work.
     pub fn settle_with(&mut self, back: bool) {
         assert!((0..1000).any(|_| !self.turn(back)), "it does not come to rest: {}", self.system.console());
     }
@@ -188,7 +189,7 @@ impl World {
         self.settle_with(true);
     }
 
-    /// Rings as a back end does that sends events for no reason.
+    /// Sends events on both channels, as a back end does that sends them without work.
     pub fn storm(&mut self) {
         self.bells.set(self.bells.get() | 1 << TX_BIT | 1 << RX_BIT);
     }
@@ -197,7 +198,7 @@ impl World {
         self.pass_to(self.now + milliseconds * 1_000_000);
     }
 
-    /// Lets time pass up to this, in ns.
+    /// Lets time pass up to `now`, in ns.
     pub fn pass_to(&mut self, now: u64) {
         self.now = now;
         self.system.set_now(now);
@@ -227,12 +228,12 @@ impl World {
         self.ask(Request::Transmit { page, length: frame.len() as u16, offload });
     }
 
-    /// The bytes of the frames that the back end has sent since it was last asked.
+    /// Takes the bytes of the frames that the back end has sent.
     pub fn sent(&mut self) -> Vec<Vec<u8>> {
         self.back.sent.drain(..).map(|frame| frame.bytes).collect()
     }
 
-    /// Takes the replies, answers the received frames with whether they are checked, and gives
+    /// Takes the replies. Returns the received frames, each with whether it is checked, and gives
     /// their pages back.
     pub fn received(&mut self) -> Vec<(Vec<u8>, bool)> {
         let (mut frames, mut bytes) = (Vec::new(), Vec::new());
@@ -258,7 +259,7 @@ impl World {
         self.daemon.text(&format!("{}/{name}", self.back.front()))
     }
 
-    /// Events sent since the calls were last taken.
+    /// Returns the number of events sent since the calls were last taken.
     pub fn events_sent(&self) -> usize {
         self.system.take_calls().iter().filter(|call| call.1 == Operation::PortSend).count()
     }

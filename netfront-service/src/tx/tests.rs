@@ -27,7 +27,7 @@ fn respond(memory: &SharedMemory, id: u16, status: i16) {
     memory.store(8, index.wrapping_add(1));
 }
 
-/// A request: reference, offset, flags, id, size.
+/// Returns a request: reference, offset, flags, id, size.
 fn request(memory: &SharedMemory, index: u32) -> (u32, u16, u16, u16, u16) {
     let at = 64 + (index % SLOTS) as usize * SLOT;
     let half = |at| u16::from_le_bytes(memory.bytes(at, 2).try_into().expect("two bytes"));
@@ -51,7 +51,8 @@ fn a_frame_to_be_cut_takes_a_slot_for_each_page_and_one_for_how() {
     assert_eq!(transmit.submit(10, 8193, Offload::Segments(1448)), Ok(()));
     transmit.publish();
     assert_eq!(memory.load(0), 4);
-    // The first slot tells the whole length; csum_blank, data_validated, more_data, extra_info.
+    // The first slot has the whole length. Flags: csum_blank, data_validated, more_data,
+    // extra_info.
     assert_eq!(request(&memory, 0), (510, 0, 15, 10, 8193));
     assert_eq!(memory.bytes(64 + 12, 8), [1, 0, 0xA8, 5, 1, 0, 0, 0]);
     assert_eq!(request(&memory, 2), (511, 0, 4, 10, 4096));
@@ -297,8 +298,7 @@ fn events_are_rare_but_never_missing_when_pages_are() {
     assert_eq!(transmit.arm(false), Ok(true));
 }
 
-/// Of each frame one slot has no response: waiting for a quarter of the pool would be waiting for
-/// what cannot come.
+/// One slot of each frame has no response: responses for a quarter of the pool would never come.
 #[test]
 fn an_event_is_for_no_more_than_is_missing_when_pages_are() {
     for (frames, ahead) in [(6, 32), (7, 7), (8, 8)] {
@@ -317,7 +317,7 @@ fn an_event_is_for_no_more_than_is_missing_when_pages_are() {
     }
 }
 
-/// An event a page would be sixteen for 64 KB.
+/// One event a page would be sixteen for 64 KB.
 #[test]
 fn in_bulk_there_is_one_event_for_two_of_the_longest_frames() {
     let (memory, mut transmit) = transmit(128);
@@ -350,7 +350,7 @@ fn in_bulk_there_is_one_event_for_two_of_the_longest_frames() {
     assert!(frames >= events * 3 / 2, "{events} events for {frames} frames");
 }
 
-/// The frames of a random run: what tcpip has, and what it has sent.
+/// The frames of a random run: the pages that tcpip has, and the frames that it has sent.
 #[derive(Default)]
 struct Model {
     taken: BTreeSet<u16>,

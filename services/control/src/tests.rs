@@ -1,4 +1,5 @@
-//! The service against a simulated store, a tcpip that the test plays, and a recorded kernel.
+//! The service against a simulated XenStore service, a recorded kernel, and tcpip, whose part the
+//! test plays.
 
 use cloister_caps::{Operation, Slot};
 use cloister_interfaces::control::Reply as ControlReply;

@@ -1,4 +1,4 @@
-//! The service against a kernel whose grant table the test holds.
+//! The service against a kernel whose grant table the test controls.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ use crate::{Caps, MAX_RULES};
 const FIRST_REF: [u32; 3] = [8, 16, 200];
 const PEER: DomId = DomId(3);
 
-/// The kernel's side: grants by slot and page, and what the test makes of them.
+/// The kernel's side: grants by slot and page, and what the test does with them.
 #[derive(Default)]
 struct Kernel {
     granted: BTreeMap<(u16, u64), u64>,
@@ -45,7 +45,7 @@ impl World {
         World::with(depth, &[entry(0, 0, 2), entry(1, 1, 8), entry(0, 2, 128)])
     }
 
-    /// With these rules for the clients.
+    /// Creates a world with these rules for the clients.
     fn with(depth: u32, entries: &[ClientGrantRule]) -> World {
         let (system, kernel) = (Recorder::new(), Rc::new(RefCell::new(Kernel::default())));
         let shared = kernel.clone();
@@ -175,7 +175,7 @@ fn peers_on_both_sides_of_the_rules_limits() {
         assert_eq!(matches!(reply[..], [Reply::Issued { .. }]), granted, "{peer}");
         world.ask(0, Request::End { rule: 0 });
     }
-    // A range that reaches into the numbers that stand for no domain.
+    // A range that includes reserved domids.
     let whole = ClientGrantRule { client: 0, rule: 0, count: 2, peer_first: 0, peer_last: u16::MAX };
     let reply = World::with(8, &[whole]).ask(0, Request::Issue { rule: 0, first: 0, count: 1, peer: DomId::SELF });
     assert_eq!(reply, [Reply::Refused { rule: 0 }]);
@@ -211,7 +211,7 @@ fn a_call_takes_as_many_requests_of_a_client_as_there_are_rules_and_forgets_no_o
     for others in [false, true] {
         let mut world = World::with(16, &[rule(0, 0, 2), rule(1, 2, 128)]);
         if others {
-            // It takes two calls; the second answers while the first client's queue is not empty
+            // It takes two passes. The second answers while the first client's queue is not empty
             // yet.
             world.ask(1, issue(0, 0, 128));
             world.clients[1].requests.send(&Request::End { rule: 0 }).expect("room");
@@ -354,7 +354,7 @@ proptest! {
             world.replies(client);
             let mut replies = world.ask(client, request);
             if replies.len() > 1 {
-                // A page that was held came free meanwhile.
+                // A page that was still mapped became free meanwhile.
                 replies.retain(|reply| !matches!(reply, Reply::Ended { still_mapped: 0, .. }) || matches!(request, Request::End { .. }));
             }
             prop_assert!(!replies.is_empty());

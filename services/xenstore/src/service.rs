@@ -16,8 +16,8 @@ use crate::{Caps, MAX_CLIENTS};
 
 /// The time that the daemon has to answer a request.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
-/// The time between two checks of a connection that is being made, besides those for its events. Also
-/// the time between two requests for the own domid while the daemon does not tell it.
+/// The time between two checks of a connection that is being made, besides those for its events.
+/// Also the time between two requests for the own domid while the daemon does not tell it.
 const CONNECT_POLL: Duration = Duration::from_secs(1);
 /// The time for which a client may keep a transaction open: meanwhile the transactions of others
 /// fail, and the daemon cannot be replaced.
@@ -141,8 +141,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
             connection: Connection::Dead,
             silent: false,
             next_poll: now,
-            // The low bits of the clock: a restarted service must not take an answer to a request of its
-            // earlier run for its own.
+            // The low bits of the clock: a restarted service must not take an answer to a request
+            // of its earlier run for its own.
             next_request: now.0 as u32 | 1,
             outstanding: None,
             unsent: Packet::new(),
@@ -169,8 +169,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
         }
     }
 
-    /// Marks all transactions as lost: the daemon no longer has them. A client learns it when it next
-    /// uses its transaction.
+    /// Marks all transactions as lost: the daemon no longer has them. A client learns it when it
+    /// next uses its transaction.
     fn lose_transactions(&mut self) {
         for state in &mut self.clients {
             if state.transaction != Transaction::None {
@@ -456,8 +456,8 @@ impl<S: System, M: Memory> XenStore<S, M> {
         Err(Failure::Policy)
     }
 
-    /// Returns the number of the transaction that a client's action is in, or 0 for none. Returns `None`
-    /// if the action was answered already.
+    /// Returns the number of the transaction that a client's action is in, or 0 for none. Returns
+    /// `None` if the action was answered already.
     fn transaction_for(&mut self, client: usize, id: u16, action: &Action) -> Result<Option<u32>, Failure> {
         match (self.clients.get(client).map_or(Transaction::None, |state| state.transaction), action) {
             (Transaction::None, _) => return Ok(Some(0)),

@@ -327,8 +327,8 @@ fn impossible_indices_end_the_connection_and_clients_are_told() {
     assert_eq!(world.service.deadline(), None);
 }
 
-/// Whatever was under way when the connection died: nothing is waited for, and above all nothing in
-/// the past.
+/// Whatever was under way when the connection ended for good: there is no deadline, and above all
+/// none in the past.
 #[test]
 fn a_dead_connection_leaves_nothing_to_wait_for() {
     for begun in [
@@ -406,7 +406,7 @@ fn the_daemon_is_told_of_every_move() {
     assert_eq!(sends(&world.system), 0, "nothing moved");
 }
 
-/// Puts a message into the response stream.
+/// Writes a message to the response stream.
 fn inject(ring: &SharedMemory, kind: u32, request: u32, length: u32, payload: &[u8]) {
     let mut bytes = wire::Header { kind, request, transaction: 0, length }.encode().to_vec();
     bytes.extend(payload);
