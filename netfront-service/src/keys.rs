@@ -223,7 +223,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_looked_at_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..130)) {
+        fn any_bytes_are_parsed_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..130)) {
             let _ = (mac(&bytes), state(&bytes), backend_path(&bytes, DomId(0)), mtu(&bytes), domid(&bytes));
         }
     }

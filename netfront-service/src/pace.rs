@@ -126,21 +126,21 @@ mod tests {
     }
 
     #[test]
-    fn a_storm_costs_a_few_looks_and_is_tried_again() {
+    fn a_storm_costs_a_few_polls_and_events_are_tried_again() {
         let mut pace = Pace::default();
         let runs = second(&mut pace, 1, u64::MAX);
         assert!((100..400).contains(&runs), "{runs} of 100,000");
     }
 
     #[test]
-    fn a_storm_beside_traffic_is_looked_at_every_millisecond() {
+    fn a_storm_beside_traffic_is_polled_every_millisecond() {
         let mut pace = Pace::default();
         let runs = second(&mut pace, 1, 3);
         assert!((900..3_000).contains(&runs), "{runs} of 100,000");
     }
 
     #[test]
-    fn events_that_say_something_are_all_let_in() {
+    fn events_with_work_are_all_taken() {
         let mut pace = Pace::default();
         assert_eq!(second(&mut pace, 1, 1), 100_000);
         // An honest back end sends fewer than half of its events without work: here one in four.
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_between_puts_the_next_one_off_for_nobody() {
+    fn a_pass_between_two_polls_does_not_delay_the_next() {
         let mut pace = Pace::default();
         while !pace.record_pass(true, false, Some(at(0)), || unreachable!()) {}
         let next = pace.deadline();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_storm_events_are_let_in_again() {
+    fn after_a_storm_events_are_taken_again() {
         let mut pace = Pace::default();
         second(&mut pace, 1, u64::MAX);
         second(&mut pace, 2, 1);
@@ -171,7 +171,7 @@ mod tests {
         /// Whatever happens, the next poll is within `MAX_INTERVAL`, and events are tried again at
         /// the first poll after `POLLING_TIME`.
         #[test]
-        fn nothing_is_held_for_long(wakes in prop::collection::vec((any::<bool>(), any::<bool>(), any::<bool>(), 0_u64..5_000), 0..2_000)) {
+        fn events_are_not_held_for_long(wakes in prop::collection::vec((any::<bool>(), any::<bool>(), any::<bool>(), 0_u64..5_000), 0..2_000)) {
             let (mut pace, mut micros, mut since) = (Pace::default(), 0, None);
             for (event, found, timed, later) in wakes {
                 micros = pace.deadline().map_or(micros + later, |next| (micros + later).min(next.0 / 1_000));

@@ -198,7 +198,7 @@ fn the_keys_are_published_in_one_transaction_and_nothing_else() {
 }
 
 #[test]
-fn what_is_waited_for_in_vain_is_told_for_what_it_is() {
+fn the_log_says_which_state_never_came() {
     for (state, why) in [("1", "the back end offers no connection"), ("2", "the back end does not connect")] {
         let mut walk = Walk::new();
         walk.nodes.push(("vif/7/0/state", Ok(state)));
@@ -455,7 +455,7 @@ fn an_mtu_is_bounded_by_what_is_sent() {
 
 /// The values that were read may be of two devices.
 #[test]
-fn a_device_that_changes_while_it_is_read_is_read_anew() {
+fn a_device_that_changes_while_it_is_read_is_read_again() {
     for (name, times) in [("/backend-id", 1), ("/backend", 2), ("/mac", 2), ("/device/vif/0/state", 2)] {
         let mut walk = Walk::new();
         walk.until(|command| is_read(command, name.trim_start_matches("/device/")));
@@ -553,7 +553,7 @@ fn ports_that_were_not_asked_for_change_nothing() {
 }
 
 #[test]
-fn a_violation_is_written_where_the_toolstack_looks_unless_the_device_is_gone() {
+fn a_violation_is_written_to_the_error_node_unless_the_device_is_gone() {
     for gone in [false, true] {
         let mut walk = Walk::up();
         if gone {

@@ -73,7 +73,7 @@ fn a_page_goes_to_tcpip_and_back_on_the_ring_round_and_round() {
 }
 
 #[test]
-fn a_response_that_came_while_the_event_was_asked_for_is_not_slept_over() {
+fn a_response_that_comes_while_arming_is_not_missed() {
     let (memory, mut receive) = receive(3);
     answer(&memory, 0, 60);
     assert_eq!(take(&mut receive), Ok(Some((vec![part(0, 0, 60)], false))));
@@ -142,7 +142,7 @@ fn responses_without_a_frame_are_posted_again() {
 }
 
 #[test]
-fn a_long_frame_is_one_run_but_for_its_first_page_and_the_extra_infos_page_is_posted_again() {
+fn a_long_frame_is_one_part_but_for_its_first_page_and_the_extra_infos_page_is_posted_again() {
     let (memory, mut receive) = receive(64);
     for round in 0u32..50 {
         let start = (round * 17 % 64) as u16;
@@ -171,7 +171,7 @@ fn a_long_frame_is_one_run_but_for_its_first_page_and_the_extra_infos_page_is_po
 }
 
 #[test]
-fn a_run_is_no_longer_than_its_length_can_tell() {
+fn a_part_is_no_longer_than_its_length_field_can_hold() {
     let (memory, mut receive) = receive(64);
     for _ in 0..16 {
         answer(&memory, MORE, 4096);
@@ -335,7 +335,7 @@ fn a_frame_without_an_end_is_a_violation() {
 
 /// Returns the number of pages on the ring, unposted, lent to tcpip, and in the frame being
 /// received.
-fn places<M: Memory>(receive: &Receive<M>) -> [usize; 4] {
+fn page_counts<M: Memory>(receive: &Receive<M>) -> [usize; 4] {
     let count = |set: &PageSet| (0..MAX_PAGES as u16).filter(|page| set.contains(*page)).count();
     assert_eq!(count(&receive.unposted), receive.unposted_count as usize);
     [receive.ring.outstanding() as usize, count(&receive.unposted), count(&receive.lent), receive.frame_pages.len()]
@@ -381,11 +381,11 @@ proptest! {
                 _ => answer(&memory, 0, 60),
             }
             if !take_all(&mut receive, &mut lent) { return Ok(()); }
-            prop_assert_eq!(places(&receive).iter().sum::<usize>(), 24);
+            prop_assert_eq!(page_counts(&receive).iter().sum::<usize>(), 24);
             receive.publish();
-            prop_assert_eq!(places(&receive).iter().sum::<usize>(), 24);
-            prop_assert_eq!(places(&receive)[2], lent.len());
-            let [posted, unposted_count, ..] = places(&receive);
+            prop_assert_eq!(page_counts(&receive).iter().sum::<usize>(), 24);
+            prop_assert_eq!(page_counts(&receive)[2], lent.len());
+            let [posted, unposted_count, ..] = page_counts(&receive);
             prop_assert!(unposted_count == 0 || posted >= 12, "{} idle, {} posted", unposted_count, posted);
         }
     }
@@ -407,7 +407,7 @@ proptest! {
             if !take_all(&mut receive, &mut lent) { break; }
             while lent.len() > 5 { prop_assert_eq!(receive.take_back(lent.remove(0), 1), Ok(())); }
             receive.publish();
-            prop_assert_eq!(places(&receive).iter().sum::<usize>(), 24);
+            prop_assert_eq!(page_counts(&receive).iter().sum::<usize>(), 24);
         }
     }
 }

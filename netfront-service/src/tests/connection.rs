@@ -31,7 +31,7 @@ fn a_back_end_that_is_slow_to_connect_is_waited_for() {
 }
 
 #[test]
-fn a_state_that_no_watch_tells_of_is_found_by_looking() {
+fn a_state_without_a_watch_event_is_found_by_polling() {
     let mut world = World::bare(64);
     world.back.deaf = true;
     world.back.create(&mut world.daemon);
@@ -183,7 +183,7 @@ fn a_device_on_its_way_out_is_left_alone() {
 }
 
 #[test]
-fn pages_that_a_former_back_end_holds_are_waited_for() {
+fn pages_that_an_earlier_back_end_still_maps_are_waited_for() {
     let mut world = World::connected();
     world.grants.held = vec![0];
     world.back.connection = None;
@@ -230,7 +230,7 @@ fn failures_make_the_pauses_longer() {
 }
 
 #[test]
-fn a_state_that_is_none_is_waited_out_and_told_once() {
+fn a_malformed_state_is_waited_out_and_logged_once() {
     let mut world = World::connected();
     for state in ["garbage", "-1", "9", "", "04"] {
         world.back.set_state(&mut world.daemon, state);
@@ -346,7 +346,7 @@ fn nodes_out_of_form_are_refused() {
 }
 
 #[test]
-fn a_restarted_service_closes_what_its_former_self_left_open() {
+fn a_restarted_service_closes_what_its_earlier_run_left_open() {
     let mut world = World::connected();
     let mut next = World::bare(64);
     std::mem::swap(&mut world.daemon, &mut next.daemon);
@@ -443,7 +443,7 @@ fn what_the_back_end_does_not_offer_tcpip_is_not_offered() {
 
 /// A node that cannot be read is logged by name, once however often it is tried.
 #[test]
-fn why_a_node_of_the_device_cannot_be_read_is_told_once() {
+fn why_a_node_of_the_device_cannot_be_read_is_logged_once() {
     fn at_mac(action: &Action, failure: Failure) -> Option<Failure> {
         matches!(action, Action::Read(path) if path.ends_with("mac")).then_some(failure)
     }
@@ -471,7 +471,7 @@ fn why_a_node_of_the_device_cannot_be_read_is_told_once() {
 
 /// The XenStore service permits no read until a transaction that it has lost is aborted.
 #[test]
-fn a_transaction_that_a_former_self_has_left_is_given_up() {
+fn a_transaction_that_an_earlier_run_left_is_aborted() {
     let mut world = World::bare(64);
     world.store.refuse = Some(|action| matches!(action, Action::Read(_)).then_some(Failure::Again));
     world.back.create(&mut world.daemon);
@@ -539,7 +539,7 @@ fn pages_that_are_held_are_asked_for_again() {
 }
 
 #[test]
-fn a_directory_that_comes_and_goes_is_looked_for_ever_more_rarely() {
+fn a_directory_that_comes_and_goes_is_read_at_growing_intervals() {
     let mut world = World::bare(64);
     world.back.create(&mut world.daemon);
     world.daemon.delete(&world.back.directory());
@@ -551,7 +551,7 @@ fn a_directory_that_comes_and_goes_is_looked_for_ever_more_rarely() {
 }
 
 #[test]
-fn a_feature_that_is_not_in_form_is_told() {
+fn a_malformed_feature_is_logged() {
     for name in ["feature-sg", "feature-gso-tcpv4", "feature-split-event-channels"] {
         let mut world = World::bare(64);
         world.back.create(&mut world.daemon);

@@ -147,7 +147,7 @@ fn each_ring_is_announced_on_its_channel_alone() {
 /// The back end writes them after the service read the rings and before it asked for an event. The
 /// service found none, and no event comes.
 #[test]
-fn responses_that_come_just_before_the_rest_are_taken_at_once() {
+fn responses_that_come_just_before_arming_are_taken_at_once() {
     for (frames, received) in [(0, 1), (16, 0), (16, 1)] {
         let mut world = World::connected();
         (0..frames).for_each(|page| world.transmit(page, &[1; 60]));

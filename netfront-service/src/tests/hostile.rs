@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
-fn what_tcpip_may_not_do_is_refused_told_once_and_harms_nothing() {
+fn impossible_requests_of_tcpip_are_refused_logged_once_and_harm_nothing() {
     let mut world = World::connected();
     world.back.hold_tx = true;
     world.transmit(3, &[1; 60]);
@@ -94,7 +94,7 @@ fn a_received_frame_with_a_page_that_could_not_be_filled_is_lost_and_no_more() {
 
 /// Anomalies are logged too: each once a connection, and the number of lost frames when it ends.
 #[test]
-fn what_a_back_end_may_do_and_should_not_is_told_once() {
+fn anomalies_of_a_back_end_are_logged_once() {
     let mut world = World::connected();
     let respond = |world: &World, at: usize, size: usize, bytes: &[u8]| {
         let index = world.rings.load(at + 8);
@@ -160,7 +160,7 @@ fn a_back_end_that_falls_silent_is_left_and_connected_to_again() {
 
 /// A frame that was put on the ring just before a check does not count against the back end.
 #[test]
-fn silence_is_from_look_to_look() {
+fn a_stall_is_from_one_check_to_the_next() {
     let mut world = World::connected();
     world.transmit(0, &[1; 60]);
     world.settle();
@@ -227,7 +227,7 @@ fn a_storm_on_one_channel_is_held_back_too() {
 /// Frames are not moved yet, so nothing holds the events back, and the service is never woken by
 /// the time alone.
 #[test]
-fn a_storm_before_the_connection_stands_hides_no_time_out() {
+fn a_storm_while_connecting_hides_no_timeout() {
     let mut world = World::bare(64);
     world.back.deaf = true;
     world.back.create(&mut world.daemon);

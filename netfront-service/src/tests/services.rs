@@ -45,7 +45,7 @@ fn port_calls(world: &World) -> Vec<(cloister_caps::Slot, Operation)> {
 }
 
 #[test]
-fn ports_that_a_former_self_left_open_are_closed_and_opened() {
+fn ports_that_an_earlier_run_left_open_are_closed_and_opened() {
     let mut world = World::bare(64);
     for (slot, bit) in [(TX_PORT, TX_BIT), (RX_PORT, RX_BIT)] {
         Port::new(world.system.clone(), slot, bit).open(DomId(0)).expect("a port");

@@ -71,7 +71,7 @@ impl World {
 }
 
 #[test]
-fn it_says_what_it_can_do_and_an_empty_node_asks_for_nothing() {
+fn features_are_published_and_an_empty_node_is_no_command() {
     let mut world = World::new();
     world.settle();
     for (name, value) in [("poweroff", "1"), ("reboot", "1"), ("suspend", "0")] {
@@ -130,7 +130,7 @@ fn a_quiet_that_nobody_asked_for_does_not_count() {
 }
 
 #[test]
-fn suspend_is_left_in_the_node_and_told_once() {
+fn suspend_is_left_in_the_node_and_logged_once() {
     let mut world = World::new();
     world.command("suspend");
     world.daemon.set("/local/domain/7/control/x", "1");
@@ -195,7 +195,7 @@ fn a_read_that_fails_leaves_no_transaction_open() {
 }
 
 #[test]
-fn a_xenstore_service_that_is_silent_is_asked_anew() {
+fn a_silent_xenstore_service_is_asked_again() {
     let mut world = World::new();
     world.service.notified(Notifications::ALL);
     world.now += 15_000_000_000;

@@ -251,7 +251,7 @@ fn of_what_the_kernel_refuses_nothing_stays_and_the_rest_does() {
 }
 
 #[test]
-fn a_restarted_service_ends_what_its_former_self_granted() {
+fn a_restarted_service_ends_what_its_earlier_run_granted() {
     let mut world = World::new(8);
     world.kernel.borrow_mut().granted.extend((0..100).map(|page| ((12, page), 3)));
     assert_eq!(world.ask(0, issue(1, 0, 128)), [Reply::Refused { rule: 1 }]);
@@ -260,7 +260,7 @@ fn a_restarted_service_ends_what_its_former_self_granted() {
 }
 
 #[test]
-fn what_a_former_self_granted_is_ended_in_that_range_only_and_the_client_not_told_again() {
+fn grants_of_an_earlier_run_are_ended_in_that_range_only_and_the_client_is_not_told_again() {
     let mut world = World::new(8);
     world.ask(0, issue(1, 0, 4));
     world.kernel.borrow_mut().granted.insert((12, 90), 3);
@@ -283,7 +283,7 @@ fn the_kernel_is_not_asked_for_no_page() {
 }
 
 #[test]
-fn held_pages_are_tried_again_ever_more_rarely_and_the_client_is_told_when_none_is_left() {
+fn still_mapped_pages_are_retried_at_growing_intervals_and_the_client_is_told_when_none_is_left() {
     let mut world = World::new(8);
     world.ask(0, issue(1, 0, 8));
     world.kernel.borrow_mut().in_use.extend([(12, 2), (12, 5)]);

@@ -280,7 +280,7 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn any_blob_and_path_are_looked_at_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..400), path: String) {
+        fn any_blob_and_path_are_checked_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..400), path: String) {
             let _ = allowed(bytes.leak(), 0, Right::Read, &path, "7");
         }
     }

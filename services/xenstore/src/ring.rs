@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_daemon_is_told_of_requests_and_of_room_that_it_waits_for() {
+    fn the_daemon_is_notified_of_requests_and_of_room_that_it_waits_for() {
         let (memory, mut ring) = at(40);
         assert!(!ring.take_pending_event());
         assert_eq!(ring.send(&[1; 30]), Ok(true));

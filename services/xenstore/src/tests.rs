@@ -239,7 +239,7 @@ fn a_full_reply_queue_delays_answers_and_changes_and_loses_none() {
 }
 
 #[test]
-fn transactions_of_two_clients_are_apart_and_a_conflict_is_told() {
+fn transactions_of_two_clients_are_separate_and_a_conflict_fails() {
     let mut world = World::new(0, 8);
     assert_eq!(world.ask(0, Action::Commit), Err(Failure::Other));
     assert_eq!(world.ask(0, Action::Begin), Ok(vec![]));
@@ -316,7 +316,7 @@ fn a_restarted_service_finds_its_place_in_the_stream() {
 }
 
 #[test]
-fn impossible_indices_end_the_connection_and_clients_are_told() {
+fn impossible_indices_end_the_connection_and_clients_get_a_failure() {
     let mut world = World::new(0, 8);
     world.settle();
     world.daemon.silent = true;
@@ -397,7 +397,7 @@ fn a_daemon_that_does_not_tell_the_own_id_at_first_is_asked_again() {
 }
 
 #[test]
-fn the_daemon_is_told_of_every_move() {
+fn the_daemon_is_notified_of_every_move() {
     let mut world = World::new(0, 8);
     world.service.notified(Notifications::ALL);
     let sends = |system: &Recorder| system.take_calls().iter().filter(|call| call.1 == Operation::PortSend).count();
