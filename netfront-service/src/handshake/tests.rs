@@ -279,7 +279,7 @@ fn what_was_granted_is_ended_once() {
     };
     let mut walk = Walk::new();
     walk.run();
-    assert_eq!(ends(&mut walk), [0, 1, 2], "a new service does not know what its former self was granted");
+    assert_eq!(ends(&mut walk), [0, 1, 2], "a new service does not know what its earlier run was granted");
     for _ in 0..3 {
         walk.handshake.violated("a violation", walk.now);
         walk.run();
