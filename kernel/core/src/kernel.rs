@@ -10,7 +10,7 @@ use cloister_caps::tables::{
 use cloister_caps::{Clamped, DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, Rights, Status};
 
 use crate::Platform;
-use crate::place::Places;
+use crate::placement::Placements;
 use crate::refusal::Refusal;
 use crate::schedule::{Next, Scheduler, State};
 use crate::usage::{Use, uses};
@@ -95,7 +95,7 @@ const GRANT_WORDS: usize = MAX_GRANT_REFS as usize / 64;
 /// The kernel.
 pub struct Kernel<'t> {
     tables: Tables<'t>,
-    places: Places,
+    placements: Placements,
     cspace: [Slots; MAX_SERVICES],
     pending: [u64; MAX_SERVICES],
     restarts: [u16; MAX_SERVICES],
@@ -126,7 +126,7 @@ fn answer(first: u64, second: u64) -> Answer {
 impl<'t> Kernel<'t> {
     /// A kernel that enforces `tables`, with regions at `places`, started at `now` in a guest of `memory` bytes.
     #[must_use]
-    pub fn new(tables: Tables<'t>, places: Places, now: u64, memory: u64) -> Self {
+    pub fn new(tables: Tables<'t>, placements: Placements, now: u64, memory: u64) -> Self {
         let mut cspace = [Slots::new([Held::NOTHING; _]); MAX_SERVICES];
         let mut clocks = [None; MAX_SERVICES];
         for capability in tables.capabilities().iter() {
@@ -147,7 +147,7 @@ impl<'t> Kernel<'t> {
         Kernel {
             scheduler: Scheduler::new(&tables),
             tables,
-            places,
+            placements,
             cspace,
             pending: [0; MAX_SERVICES],
             restarts: [0; MAX_SERVICES],
@@ -171,8 +171,8 @@ impl<'t> Kernel<'t> {
 
     /// Where the regions are.
     #[must_use]
-    pub fn places(&self) -> &Places {
-        &self.places
+    pub fn placements(&self) -> &Placements {
+        &self.placements
     }
 
     /// How many invocations were refused.
@@ -454,8 +454,8 @@ impl<'t> Kernel<'t> {
         let last = allowed(page.saturating_add(further))?;
         let page = allowed(page)?;
         let peer = allowed_peer(peer, rule.peer_first, rule.peer_last)?;
-        let place = self.places.get(usize::from(rule.region)).copied().unwrap_or_default();
-        if u64::from(last) >= place.pages || theirs != 0 && further != 0 {
+        let placement = self.placements.get(usize::from(rule.region)).copied().unwrap_or_default();
+        if u64::from(last) >= placement.pages || theirs != 0 && further != 0 {
             return Err(Status::BadArgument);
         }
         let first = rule.first_ref + page;
@@ -466,7 +466,7 @@ impl<'t> Kernel<'t> {
                 return Err(Status::WrongState);
             }
         }
-        let frame = place.frame.0 + u64::from(page);
+        let frame = placement.frame.0 + u64::from(page);
         if theirs != 0 {
             return self.map(platform, rule, GrantRef(first), Gfn(frame), peer, theirs);
         }
@@ -506,12 +506,12 @@ impl<'t> Kernel<'t> {
     fn end(&mut self, platform: &mut impl Platform, rule: &GrantRule, page: u64) -> Result<Answer, Status> {
         let page = u32::try_from(page).ok().filter(|page| *page < rule.count).ok_or(Status::NotPermitted)?;
         let reference = rule.first_ref + page;
-        let place = self.places.get(usize::from(rule.region)).copied().unwrap_or_default();
+        let placement = self.placements.get(usize::from(rule.region)).copied().unwrap_or_default();
         let (granted, mapped, bit) = self.grant_state(reference);
         if *granted & bit == 0 {
             return Err(Status::WrongState);
         }
-        let frame = Gfn(place.frame.0 + u64::from(page));
+        let frame = Gfn(placement.frame.0 + u64::from(page));
         if *mapped & bit != 0 {
             platform.unmap_grant(GrantRef(reference), frame);
         } else if !platform.end_grant(GrantRef(reference)) {
@@ -547,7 +547,7 @@ impl<'t> Kernel<'t> {
     fn find(&self, mapping: usize) -> Result<Answer, Status> {
         let mapping = self.tables.mappings().get(mapping).ok_or(Status::WrongOperation)?;
         let record = self.tables.regions().get(usize::from(mapping.region)).ok_or(Status::WrongOperation)?;
-        let place = self.places.get(usize::from(mapping.region)).ok_or(Status::WrongOperation)?;
+        let placement = self.placements.get(usize::from(mapping.region)).ok_or(Status::WrongOperation)?;
         let flags = match record.kind {
             RegionKind::Module | RegionKind::CommandLine | RegionKind::ImageData => region::CONSTANT,
             RegionKind::Fixed | RegionKind::Share if self.owns(&mapping) => {
@@ -556,7 +556,7 @@ impl<'t> Kernel<'t> {
             }
             _ => 0,
         };
-        Ok(answer(mapping.address, place.length | flags))
+        Ok(answer(mapping.address, placement.length | flags))
     }
 
     /// Whether the mapping is of [`region::EXCLUSIVE`].

@@ -13,7 +13,7 @@ pub mod console;
 pub mod entropy;
 pub mod kernel;
 pub mod memory;
-pub mod place;
+pub mod placement;
 pub mod refusal;
 pub mod schedule;
 pub mod usage;

@@ -7,7 +7,7 @@ use cloister_caps::tables::{TableError, Tables};
 use cloister_caps::{EvtchnPort, Gfn, PAGE_SIZE};
 use cloister_kernel_core::boot::{self, BootError, MAX_MAP, MapEntry, PhysicalMemory, StartInfo};
 use cloister_kernel_core::memory::{Frames, FreeMemory};
-use cloister_kernel_core::place::{Given, PlaceError, Places, place};
+use cloister_kernel_core::placement::{BootRegions, PlacementError, Placements, place_regions};
 use cloister_kernel_core::{Accounting, Costs, Kernel};
 
 use crate::calls;
@@ -45,7 +45,7 @@ enum Failure {
     Refused(Refused),
     NoTables,
     Tables(TableError),
-    Place(PlaceError),
+    Placement(PlacementError),
     Paging(PagingError),
     NoHole,
     GrantFrames { needed: u64, offered: u32 },
@@ -60,7 +60,7 @@ macro_rules! failure_from {
         }
     )*};
 }
-failure_from!(BootError => Boot, Refused => Refused, TableError => Tables, PlaceError => Place, PagingError => Paging);
+failure_from!(BootError => Boot, Refused => Refused, TableError => Tables, PlacementError => Placement, PagingError => Paging);
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,7 +76,7 @@ impl fmt::Display for Failure {
             Failure::Refused(refused) => refused.fmt(f),
             Failure::NoTables => write!(f, "no capability tables: this kernel was not packed with a policy"),
             Failure::Tables(error) => error.fmt(f),
-            Failure::Place(error) => error.fmt(f),
+            Failure::Placement(error) => error.fmt(f),
             Failure::Paging(error) => error.fmt(f),
             Failure::NoHole => write!(f, "no hole in the memory map for Xen's shared pages"),
             Failure::GrantFrames { needed, offered } => write!(
@@ -161,22 +161,22 @@ struct Parts {
 /// straight where it stays, for each copy on the way would be on the stack.
 fn finish(parts: Parts, kernel_root: &mut Root, mut free: FreeMemory) -> Result<(), Failure> {
     let Parts { tables, info, memory, features, grants, console_port } = parts;
-    let given = Given {
+    let boot_regions = BootRegions {
         module: info.module.map(|module| (module.address, module.length)),
         command_line: Some(copy_command_line(&info, &mut free)?),
         xenstore: hypercall::get_param(Param::StorePfn).map(Gfn),
     };
     let copies = service::take_copies(&tables, &mut free)?;
     let reserve = service::page_table_reserve(&tables, free.total());
-    let places: Places = place(&tables, &mut free, &given, reserve)?;
-    let services = service::build(tables, kernel_root, &mut free, &places, copies)?;
+    let placements: Placements = place_regions(&tables, &mut free, &boot_regions, reserve)?;
+    let services = service::build(tables, kernel_root, &mut free, &placements, copies)?;
     paging::drop_identity_map(*kernel_root);
-    services.clear(&places);
+    services.clear(&placements);
     for index in 0..tables.services().len() {
         services.load(index as u8);
     }
     let timer_port = hypercall::bind_timer()?;
-    let mut kernel = Kernel::new(tables, places, xen::now(), memory);
+    let mut kernel = Kernel::new(tables, placements, xen::now(), memory);
     xen::unmask(timer_port);
     let (costs, idle) = measure();
     if let Some(port) = console_port {

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use cloister_caps::abi::KERNEL_HYPERCALL_PAGE;
 use cloister_caps::{EvtchnPort, Gfn};
 use cloister_kernel_core::memory::FreeMemory;
-use cloister_kernel_core::place::LARGE;
+use cloister_kernel_core::placement::LARGE;
 
 use crate::hypercall::{self, Space};
 use crate::paging::{self, PagingError, Root};

@@ -9,7 +9,7 @@ use cloister_caps::abi::KERNEL_HYPERCALL_PAGE;
 use cloister_caps::abi::KERNEL_SPECIAL as SPECIAL;
 use cloister_caps::{Gfn, PAGE_SIZE};
 use cloister_kernel_core::memory::FreeMemory;
-use cloister_kernel_core::place::LARGE;
+use cloister_kernel_core::placement::LARGE;
 use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::mapper::MapToError;
 use x86_64::structures::paging::page_table::{PageTable, PageTableEntry};
@@ -222,8 +222,8 @@ impl Root {
     pub fn map_calls(&mut self, free: &mut FreeMemory, frame: Gfn) -> Result<(), PagingError> {
         // SAFETY: physical memory is mapped at offset 0 as long as a `Root` is used.
         let mut mapper = unsafe { OffsetPageTable::new(self.table(), VirtAddr::zero()) };
-        let places = (KERNEL_HYPERCALL_PAGE, frame.0 * PAGE_SIZE as u64);
-        map_page::<Size1GiB>(&mut mapper, free, places, KERNEL_FLAGS, Flags::PRESENT | Flags::WRITABLE)
+        let addresses = (KERNEL_HYPERCALL_PAGE, frame.0 * PAGE_SIZE as u64);
+        map_page::<Size1GiB>(&mut mapper, free, addresses, KERNEL_FLAGS, Flags::PRESENT | Flags::WRITABLE)
     }
 
     /// The value for CR3.

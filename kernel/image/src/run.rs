@@ -165,7 +165,7 @@ impl Run {
         match self.kernel.fault(service) {
             Verdict::Restart(count) => {
                 console::line(format_args!("restart: {name} number {count}"));
-                self.services.clear_own(service, self.kernel.places());
+                self.services.clear_own(service, self.kernel.placements());
                 self.services.load(service);
                 self.waiting[usize::from(service)] = false;
                 // What a change of services clears, a restart clears too.

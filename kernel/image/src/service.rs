@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 use cloister_caps::tables::{Access, MAX_SERVICES, RegionKind, Segment, Tables};
 use cloister_caps::{Gfn, PAGE_SIZE};
 use cloister_kernel_core::memory::{Frames, FreeMemory};
-use cloister_kernel_core::place::{Place, Places};
+use cloister_kernel_core::placement::{Placement, Placements};
 
 use crate::context::{self, Frame};
 use crate::paging::{self, PagingError, Root, UserPages};
@@ -70,7 +70,7 @@ pub fn build(
     tables: Tables<'static>,
     kernel: &mut Root,
     free: &mut FreeMemory,
-    places: &Places,
+    placements: &Placements,
     copies: ArrayVec<(Segment, Gfn), MAX_SEGMENTS>,
 ) -> Result<Services, PagingError> {
     let mut roots: ArrayVec<Root, MAX_SERVICES> = ArrayVec::new();
@@ -88,7 +88,7 @@ pub fn build(
         root.map_user(free, segment.address, *frame, pages(segment.memory_size), UserPages::Writable)?;
     }
     for mapping in tables.mappings().iter() {
-        let Place { frame, pages, .. } = places.get(usize::from(mapping.region)).copied().unwrap_or_default();
+        let Placement { frame, pages, .. } = placements.get(usize::from(mapping.region)).copied().unwrap_or_default();
         let kind = if mapping.access == Access::ReadWrite { UserPages::Writable } else { UserPages::Constant };
         roots[usize::from(mapping.service)].map_user(free, mapping.address, frame, pages, kind)?;
     }
@@ -105,23 +105,25 @@ impl Services {
     /// the memory before, and its owner is told so ([`region::FRESH`](cloister_caps::abi::region::FRESH)). A share that stays
     /// in the image is as Xen gave it, scrubbed of what other domains left: to empty hundreds of megabytes would be most of the
     /// time that a boot takes.
-    pub fn clear(&self, places: &Places) {
+    pub fn clear(&self, placements: &Placements) {
         let grants = self.tables.grants();
-        for (index, (region, place)) in self.tables.regions().iter().zip(places).enumerate() {
+        for (index, (region, placement)) in self.tables.regions().iter().zip(placements).enumerate() {
             let granted = || grants.iter().any(|rule| usize::from(rule.region) == index);
             if region.kind == RegionKind::Fixed || region.kind == RegionKind::Share && granted() {
-                clear(place);
+                clear(placement);
             }
         }
     }
 
     /// Empties what a restart of a service empties: the regions that it alone writes, but for those that the policy keeps.
-    pub fn clear_own(&self, service: u8, places: &Places) {
+    pub fn clear_own(&self, service: u8, placements: &Placements) {
         for mapping in self.tables.mappings().iter() {
             let index = usize::from(mapping.region);
-            let (Some(region), Some(place)) = (self.tables.regions().get(index), places.get(index)) else { continue };
+            let (Some(region), Some(placement)) = (self.tables.regions().get(index), placements.get(index)) else {
+                continue;
+            };
             if mapping.service == service && mapping.access == Access::ReadWrite && region.clear_on_restart == 1 {
-                clear(place);
+                clear(placement);
             }
         }
     }
@@ -142,8 +144,8 @@ impl Services {
     }
 }
 
-fn clear(place: &Place) {
-    for page in 0..place.pages {
-        paging::fill(Gfn(place.frame.0 + page), 0, 0);
+fn clear(placement: &Placement) {
+    for page in 0..placement.pages {
+        paging::fill(Gfn(placement.frame.0 + page), 0, 0);
     }
 }

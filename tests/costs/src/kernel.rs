@@ -9,7 +9,7 @@ use cloister_caps::tables::Tables;
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, InvokeError, Kind, Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::System;
 use cloister_kernel_core::memory::{Frames, FreeMemory};
-use cloister_kernel_core::place::{Given, place};
+use cloister_kernel_core::placement::{BootRegions, place_regions};
 use cloister_kernel_core::{Kernel, Outcome, Platform};
 
 /// The policy that ships.
@@ -68,9 +68,10 @@ impl Caller {
         let end = end.ok_or("the policy has no queue")?;
         let mut free = FreeMemory::new();
         free.add(Frames { start: 0x400, end: (32 << 20) / PAGE_SIZE as u64 });
-        let given = Given { module: None, command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
-        let places = place(&tables, &mut free, &given, 0).map_err(|_| "the regions have no place")?;
-        let kernel = Rc::new(RefCell::new(Kernel::new(tables, places, 0, 32 << 20)));
+        let boot_regions = BootRegions { module: None, command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
+        let placements =
+            place_regions(&tables, &mut free, &boot_regions, 0).map_err(|_| "the regions have no place")?;
+        let kernel = Rc::new(RefCell::new(Kernel::new(tables, placements, 0, 32 << 20)));
         let queue = tables.queues().get(end.object as usize).ok_or("the policy has no such queue")?;
         let caller = Caller {
             kernel,

@@ -221,7 +221,7 @@ fn each_service_finds_its_own_mappings_where_they_are() {
             panic!("an answer");
         };
         let mapping = tables.mappings().get(capability.object as usize).unwrap();
-        let place = bench.kernel.places()[usize::from(mapping.region)];
+        let placement = bench.kernel.placements()[usize::from(mapping.region)];
         let constant = ["command-line", "site", "grant-manager.rules", "xenstore.rules"];
         let constant = constant.contains(&tables.name(capability.name));
         assert_eq!(mapping.service, capability.service);
@@ -229,7 +229,7 @@ fn each_service_finds_its_own_mappings_where_they_are() {
         let name = tables.name(capability.name);
         let own = name == "tx-pool";
         let flags = if constant { CONSTANT } else { 0 } | if own { EXCLUSIVE | FRESH } else { 0 };
-        assert_eq!(answer.words, [mapping.address, place.length | flags], "{name}");
+        assert_eq!(answer.words, [mapping.address, placement.length | flags], "{name}");
         found += 1;
     }
     assert_eq!(found, tables.mappings().len());

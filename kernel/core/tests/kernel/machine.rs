@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloister_caps::tables::{Access, Tables};
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, PAGE_SIZE, Status};
 use cloister_kernel_core::memory::{Frames, FreeMemory};
-use cloister_kernel_core::place::{Given, Places, place};
+use cloister_kernel_core::placement::{BootRegions, Placements, place_regions};
 use cloister_kernel_core::{Answer, Kernel, Outcome, Platform};
 
 /// The channel that the toolstack made.
@@ -41,7 +41,7 @@ pub fn tables(text: &str) -> Tables<'static> {
 /// What stands under the kernel.
 pub struct Machine {
     tables: Tables<'static>,
-    places: Places,
+    placements: Placements,
     pub time: u64,
     pub wall: Option<u64>,
     pub random: Option<[u64; 2]>,
@@ -108,9 +108,9 @@ impl Platform for Machine {
             .iter()
             .find(|rule| (rule.first_ref..rule.first_ref + rule.count).contains(&reference.0));
         let rule = rule.expect("a reference of some rule");
-        let place = self.places[usize::from(rule.region)];
-        assert_eq!(frame.0, place.frame.0 + u64::from(reference.0 - rule.first_ref), "the page of that number");
-        assert!(frame.0 < place.frame.0 + place.pages, "a page of the region");
+        let placement = self.placements[usize::from(rule.region)];
+        assert_eq!(frame.0, placement.frame.0 + u64::from(reference.0 - rule.first_ref), "the page of that number");
+        assert!(frame.0 < placement.frame.0 + placement.pages, "a page of the region");
         assert!((rule.peer_first..=rule.peer_last).contains(&peer.0) && peer.is_real(), "a peer of the rule");
         assert_eq!(writable, rule.access == Access::ReadWrite);
         let old = self.granted.insert(reference.0, (frame.0, peer.0, writable));
@@ -174,15 +174,15 @@ impl Bench {
     pub fn of(tables: Tables<'static>) -> Bench {
         let mut free = FreeMemory::new();
         free.add(Frames { start: 0x400, end: (32 << 20) / PAGE_SIZE as u64 });
-        let given = Given { module: None, command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
-        let places = place(&tables, &mut free, &given, 0).unwrap();
-        Bench::at(tables, places)
+        let boot_regions = BootRegions { module: None, command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
+        let placements = place_regions(&tables, &mut free, &boot_regions, 0).unwrap();
+        Bench::at(tables, placements)
     }
 
-    pub fn at(tables: Tables<'static>, places: Places) -> Bench {
+    pub fn at(tables: Tables<'static>, placements: Placements) -> Bench {
         let machine = Machine {
             tables,
-            places: places.clone(),
+            placements: placements.clone(),
             time: 5_000,
             wall: Some(1_000_000),
             random: Some([3, 4]),
@@ -199,7 +199,7 @@ impl Bench {
             mapped: BTreeMap::new(),
             next_port: 2,
         };
-        let mut kernel = Kernel::new(tables, places, 1_000, 32 << 20);
+        let mut kernel = Kernel::new(tables, placements, 1_000, 32 << 20);
         kernel.set_xenstore_port(XENSTORE);
         Bench { kernel, machine, tables, operations: operations(&tables) }
     }

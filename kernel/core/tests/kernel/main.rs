@@ -7,7 +7,7 @@ mod faults;
 mod grants;
 mod machine;
 mod noninterference;
-mod places;
+mod placements;
 mod random;
 mod refusals;
 mod shares;

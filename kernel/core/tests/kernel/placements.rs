@@ -3,7 +3,7 @@
 use cloister_caps::tables::{Region, RegionKind};
 use cloister_caps::{Gfn, PAGE_SIZE};
 use cloister_kernel_core::memory::{Frames, FreeMemory};
-use cloister_kernel_core::place::{Given, LARGE, POOL, PlaceError, Places, place};
+use cloister_kernel_core::placement::{BootRegions, LARGE, POOL, PlacementError, Placements, place_regions};
 
 use crate::machine::{shipped, tables};
 
@@ -13,34 +13,34 @@ fn ram(mib: u64) -> Frames {
 }
 
 /// Each region beside its place, in so much memory, with the module at this address.
-fn placed(ram: Frames, module: u64) -> Result<Vec<(Region, Places, usize)>, PlaceError> {
+fn placed(ram: Frames, module: u64) -> Result<Vec<(Region, Placements, usize)>, PlacementError> {
     let tables = tables(&shipped());
     let mut free = FreeMemory::new();
     free.add(ram);
-    let given =
-        Given { module: Some((module, 5_000)), command_line: Some((Gfn(7), 40)), xenstore: Some(Gfn(0xF_EFFC)) };
-    let places = place(&tables, &mut free, &given, 100)?;
-    Ok(tables.regions().iter().enumerate().map(|(index, region)| (region, places.clone(), index)).collect())
+    let boot_regions =
+        BootRegions { module: Some((module, 5_000)), command_line: Some((Gfn(7), 40)), xenstore: Some(Gfn(0xF_EFFC)) };
+    let placements = place_regions(&tables, &mut free, &boot_regions, 100)?;
+    Ok(tables.regions().iter().enumerate().map(|(index, region)| (region, placements.clone(), index)).collect())
 }
 
 #[test]
 fn each_region_is_where_its_kind_says_and_as_long() {
     // So much that what is large finds room at a multiple of its size.
     let (ram, mut taken, mut large, mut pools) = (ram(1024), 0, 0, 0);
-    for (region, places, index) in placed(ram, 0x20_0000).unwrap() {
-        let place = places[index];
-        let is = (place.frame.0, place.pages, place.length);
+    for (region, placements, index) in placed(ram, 0x20_0000).unwrap() {
+        let placement = placements[index];
+        let is = (placement.frame.0, placement.pages, placement.length);
         match region.kind {
             RegionKind::Fixed | RegionKind::Share => {
-                let amount = if region.kind == RegionKind::Fixed { u64::from(region.amount) } else { place.pages };
-                assert_eq!((place.pages, place.length), (amount, amount * PAGE_SIZE as u64));
-                assert!(place.frame.0 >= ram.start && place.frame.0 + place.pages <= ram.end);
-                let aligned = place.frame.0.is_multiple_of(LARGE);
+                let amount = if region.kind == RegionKind::Fixed { u64::from(region.amount) } else { placement.pages };
+                assert_eq!((placement.pages, placement.length), (amount, amount * PAGE_SIZE as u64));
+                assert!(placement.frame.0 >= ram.start && placement.frame.0 + placement.pages <= ram.end);
+                let aligned = placement.frame.0.is_multiple_of(LARGE);
                 let least = if region.kind == RegionKind::Fixed { POOL } else { LARGE };
-                assert!(aligned || place.pages < least, "{is:?}");
-                pools += usize::from(region.kind == RegionKind::Fixed && place.pages == POOL);
-                large += usize::from(place.pages >= LARGE);
-                taken += place.pages;
+                assert!(aligned || placement.pages < least, "{is:?}");
+                pools += usize::from(region.kind == RegionKind::Fixed && placement.pages == POOL);
+                large += usize::from(placement.pages >= LARGE);
+                taken += placement.pages;
             }
             RegionKind::Module => assert_eq!(is, (0x200, 2, 5_000)),
             RegionKind::CommandLine => assert_eq!(is, (7, 1, 40)),
@@ -62,10 +62,10 @@ fn shares_are_by_weight_and_within_their_limits() {
     let weights: u64 = shares.iter().map(|(region, ..)| u64::from(region.amount)).sum();
     let spare = ram.count() - used - 100 - minima;
     let mut largest = (0, 0);
-    for (region, places, index) in shares {
+    for (region, placements, index) in shares {
         let (least, most) = (u64::from(region.minimum), u64::from(region.maximum));
         let wants = least + spare * u64::from(region.amount) / weights;
-        let (wants, got) = (wants.clamp(least, most), places[*index].pages);
+        let (wants, got) = (wants.clamp(least, most), placements[*index].pages);
         // One that comes late finds what lies between the others.
         assert!((least..=wants).contains(&got), "{got} of {wants}");
         largest = largest.max((wants, got));
@@ -75,5 +75,5 @@ fn shares_are_by_weight_and_within_their_limits() {
 
 #[test]
 fn a_module_that_begins_within_a_page_is_refused() {
-    assert_eq!(placed(ram(64), 0x20_0010).unwrap_err(), PlaceError::ModuleUnaligned);
+    assert_eq!(placed(ram(64), 0x20_0010).unwrap_err(), PlacementError::ModuleUnaligned);
 }

@@ -9,7 +9,7 @@ use crate::memory::{Frames, FreeMemory};
 
 /// Where a region is in guest-physical memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Place {
+pub struct Placement {
     /// Its first frame.
     pub frame: Gfn,
     /// Frames, all adjacent.
@@ -19,11 +19,11 @@ pub struct Place {
 }
 
 /// The places of all regions, by index.
-pub type Places = ArrayVec<Place, MAX_REGIONS>;
+pub type Placements = ArrayVec<Placement, MAX_REGIONS>;
 
 /// What the machine gave: regions whose place is not ours to choose.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Given {
+pub struct BootRegions {
     /// The boot module's address and length.
     pub module: Option<(u64, u64)>,
     /// The page that holds the copied command line, and the line's length.
@@ -34,7 +34,7 @@ pub struct Given {
 
 /// Why the regions cannot be placed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PlaceError {
+pub enum PlacementError {
     /// There is too little memory. The region by index, the pages it needs, and the pages there are.
     TooLittleMemory {
         /// Index of the region.
@@ -50,15 +50,15 @@ pub enum PlaceError {
     NoXenStore,
 }
 
-impl fmt::Display for PlaceError {
+impl fmt::Display for PlacementError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            PlaceError::TooLittleMemory { region, needs, free } => write!(
+            PlacementError::TooLittleMemory { region, needs, free } => write!(
                 f,
                 "too little memory: region {region} needs {needs} adjacent pages, {free} are free; give the guest more memory"
             ),
-            PlaceError::ModuleUnaligned => write!(f, "the boot module does not start at a page boundary"),
-            PlaceError::NoXenStore => write!(f, "the machine gives no XenStore page, and the policy needs one"),
+            PlacementError::ModuleUnaligned => write!(f, "the boot module does not start at a page boundary"),
+            PlacementError::NoXenStore => write!(f, "the machine gives no XenStore page, and the policy needs one"),
         }
     }
 }
@@ -69,17 +69,22 @@ impl fmt::Display for PlaceError {
 ///
 /// # Errors
 /// A fixed region or a share's minimum does not fit, or the machine does not give what a region needs.
-pub fn place(tables: &Tables<'_>, free: &mut FreeMemory, given: &Given, reserve: u64) -> Result<Places, PlaceError> {
-    let mut places: Places = tables.regions().iter().map(|_| Place::default()).collect();
+pub fn place_regions(
+    tables: &Tables<'_>,
+    free: &mut FreeMemory,
+    boot_regions: &BootRegions,
+    reserve: u64,
+) -> Result<Placements, PlacementError> {
+    let mut placements: Placements = tables.regions().iter().map(|_| Placement::default()).collect();
     for (index, region) in tables.regions().iter().enumerate() {
         if region.kind == RegionKind::Fixed {
-            places[index] = take(index, u64::from(region.amount), POOL, free)?;
+            placements[index] = take(index, u64::from(region.amount), POOL, free)?;
         } else if region.kind != RegionKind::Share {
-            places[index] = not_ours(&region, given)?;
+            placements[index] = provided(&region, boot_regions)?;
         }
     }
-    shares(tables, free, reserve, &mut places)?;
-    Ok(places)
+    shares(tables, free, reserve, &mut placements)?;
+    Ok(placements)
 }
 
 /// Pages that one entry of a page directory maps, if they are aligned to as many.
@@ -90,30 +95,30 @@ pub const POOL: u64 = LARGE / 4;
 
 /// Takes adjacent pages; so many as `aligned` or more at a multiple of [`LARGE`], if that is to be had: what is large is best mapped
 /// by few entries, and otherwise by many.
-fn take(region: usize, pages: u64, aligned: u64, free: &mut FreeMemory) -> Result<Place, PlaceError> {
+fn take(region: usize, pages: u64, aligned: u64, free: &mut FreeMemory) -> Result<Placement, PlacementError> {
     let largest = free.largest();
     let aligned = if pages >= aligned { free.take_aligned(pages, LARGE) } else { None };
-    let frame = aligned.or_else(|| free.take(pages)).ok_or(PlaceError::TooLittleMemory {
+    let frame = aligned.or_else(|| free.take(pages)).ok_or(PlacementError::TooLittleMemory {
         region,
         needs: pages,
         free: largest,
     })?;
-    Ok(Place { frame, pages, length: pages * PAGE_SIZE as u64 })
+    Ok(Placement { frame, pages, length: pages * PAGE_SIZE as u64 })
 }
 
-fn not_ours(region: &Region, given: &Given) -> Result<Place, PlaceError> {
+fn provided(region: &Region, boot_regions: &BootRegions) -> Result<Placement, PlacementError> {
     match region.kind {
-        RegionKind::Module => match given.module {
-            Some((address, _)) if !address.is_multiple_of(PAGE_SIZE as u64) => Err(PlaceError::ModuleUnaligned),
+        RegionKind::Module => match boot_regions.module {
+            Some((address, _)) if !address.is_multiple_of(PAGE_SIZE as u64) => Err(PlacementError::ModuleUnaligned),
             Some((address, length)) => Ok(bytes_at(address, length)),
-            None => Ok(Place::default()),
+            None => Ok(Placement::default()),
         },
-        RegionKind::CommandLine => {
-            Ok(given.command_line.map_or_else(Place::default, |(frame, length)| Place { frame, pages: 1, length }))
-        }
+        RegionKind::CommandLine => Ok(boot_regions
+            .command_line
+            .map_or_else(Placement::default, |(frame, length)| Placement { frame, pages: 1, length })),
         RegionKind::XenStoreRing => {
-            let frame = given.xenstore.ok_or(PlaceError::NoXenStore)?;
-            Ok(Place { frame, pages: 1, length: PAGE_SIZE as u64 })
+            let frame = boot_regions.xenstore.ok_or(PlacementError::NoXenStore)?;
+            Ok(Placement { frame, pages: 1, length: PAGE_SIZE as u64 })
         }
         RegionKind::ImageData | RegionKind::Fixed | RegionKind::Share => {
             Ok(bytes_at(region.image_address, region.image_length))
@@ -121,12 +126,17 @@ fn not_ours(region: &Region, given: &Given) -> Result<Place, PlaceError> {
     }
 }
 
-fn bytes_at(address: u64, length: u64) -> Place {
+fn bytes_at(address: u64, length: u64) -> Placement {
     let frames = Frames::touching(address, length);
-    Place { frame: Gfn(frames.start), pages: frames.count(), length }
+    Placement { frame: Gfn(frames.start), pages: frames.count(), length }
 }
 
-fn shares(tables: &Tables<'_>, free: &mut FreeMemory, reserve: u64, places: &mut Places) -> Result<(), PlaceError> {
+fn shares(
+    tables: &Tables<'_>,
+    free: &mut FreeMemory,
+    reserve: u64,
+    placements: &mut Placements,
+) -> Result<(), PlacementError> {
     let is_share = |region: &Region| region.kind == RegionKind::Share;
     let weights: u64 = tables.regions().iter().filter(is_share).map(|region| u64::from(region.amount)).sum();
     let minima: u64 = tables.regions().iter().filter(is_share).map(|region| u64::from(region.minimum)).sum();
@@ -140,7 +150,7 @@ fn shares(tables: &Tables<'_>, free: &mut FreeMemory, reserve: u64, places: &mut
     }
     for (wants, index) in order {
         let minimum = tables.regions().get(index).map_or(1, |region| u64::from(region.minimum)).max(1);
-        places[index] = take(index, wants.min(free.largest()).max(minimum), LARGE, free)?;
+        placements[index] = take(index, wants.min(free.largest()).max(minimum), LARGE, free)?;
     }
     Ok(())
 }
@@ -152,9 +162,9 @@ mod tests {
     /// It is the last line of a machine that cannot start.
     #[test]
     fn an_error_says_what_is_missing_and_how_much() {
-        let memory = PlaceError::TooLittleMemory { region: 7, needs: 300, free: 20 }.to_string();
+        let memory = PlacementError::TooLittleMemory { region: 7, needs: 300, free: 20 }.to_string();
         assert!(["region 7 ", "300 adjacent", "20 are free"].iter().all(|part| memory.contains(part)), "{memory}");
-        assert!(PlaceError::ModuleUnaligned.to_string().contains("page boundary"));
-        assert!(PlaceError::NoXenStore.to_string().contains("XenStore"));
+        assert!(PlacementError::ModuleUnaligned.to_string().contains("page boundary"));
+        assert!(PlacementError::NoXenStore.to_string().contains("XenStore"));
     }
 }
