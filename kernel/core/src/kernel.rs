@@ -59,35 +59,41 @@ struct Channel {
 
 /// What is in a slot, as every invocation looks at it.
 #[derive(Clone, Copy)]
-struct Held {
+struct CapEntry {
     /// None but those that the object's kind has; none at all of an empty slot.
     rights: Rights,
     /// Those that were exercised.
     used: Rights,
     object: u16,
     /// Whom the end of a queue wakes, and the notification bit.
-    bell: (u8, u8),
+    notify_target: (u8, u8),
 }
 
-impl Held {
-    const NOTHING: Held = Held { rights: Rights::empty(), used: Rights::empty(), object: 0, bell: (u8::MAX, 0) };
+impl CapEntry {
+    const EMPTY: CapEntry =
+        CapEntry { rights: Rights::empty(), used: Rights::empty(), object: 0, notify_target: (u8::MAX, 0) };
 
-    fn new(tables: &Tables<'_>, capability: &Capability) -> Held {
-        let bell = match (capability.kind, tables.queues().get(capability.object as usize)) {
+    fn new(tables: &Tables<'_>, capability: &Capability) -> CapEntry {
+        let notify_target = match (capability.kind, tables.queues().get(capability.object as usize)) {
             (Kind::Sender, Some(queue)) => (queue.receiver, queue.receiver_bit),
             (Kind::Receiver, Some(queue)) => (queue.sender, queue.sender_bit),
-            _ => Held::NOTHING.bell,
+            _ => CapEntry::EMPTY.notify_target,
         };
         // A section has fewer objects: `Tables::parse` has counted them.
         let object = u16::try_from(capability.object).unwrap_or(u16::MAX);
-        Held { rights: capability.rights & Operation::rights_of(capability.kind), object, bell, ..Held::NOTHING }
+        CapEntry {
+            rights: capability.rights & Operation::rights_of(capability.kind),
+            object,
+            notify_target,
+            ..CapEntry::EMPTY
+        }
     }
 }
 
 static_assertions::const_assert!(MAX_PORT_RULES <= 32 && MAX_SERVICES <= 32);
 
 /// What a service holds, and behind it the empty slot that every larger number names.
-type Slots = Clamped<Held, { MAX_SLOTS + 1 }>;
+type Slots = Clamped<CapEntry, { MAX_SLOTS + 1 }>;
 /// A bit for each grant reference, and behind them a word without references that every larger number names.
 type References = Clamped<u64, { GRANT_WORDS + 1 }>;
 const GRANT_WORDS: usize = MAX_GRANT_REFS as usize / 64;
@@ -127,13 +133,13 @@ impl<'t> Kernel<'t> {
     /// A kernel that enforces `tables`, with regions at `places`, started at `now` in a guest of `memory` bytes.
     #[must_use]
     pub fn new(tables: Tables<'t>, placements: Placements, now: u64, memory: u64) -> Self {
-        let mut cspace = [Slots::new([Held::NOTHING; _]); MAX_SERVICES];
+        let mut cspace = [Slots::new([CapEntry::EMPTY; _]); MAX_SERVICES];
         let mut clocks = [None; MAX_SERVICES];
         for capability in tables.capabilities().iter() {
             if let Some(slots) = cspace.get_mut(usize::from(capability.service))
                 && usize::from(capability.slot) < MAX_SLOTS
             {
-                *slots.get_mut(capability.slot.into()) = Held::new(&tables, &capability);
+                *slots.get_mut(capability.slot.into()) = CapEntry::new(&tables, &capability);
             }
             let told = capability.kind == Kind::Clock && capability.rights.contains(Rights::NOW);
             if told && let Some(clock) = clocks.get_mut(usize::from(capability.service)) {
@@ -261,52 +267,58 @@ impl<'t> Kernel<'t> {
     pub fn awake(&mut self, service: u8, now: u64) -> Answer {
         let bits = self.pending.get_mut(usize::from(service)).map_or(0, core::mem::take);
         let clock = self.clocks.get(usize::from(service)).copied().flatten();
-        match clock.and_then(|slot| self.held(service, u64::from(slot))) {
-            Some(held) => {
-                held.used |= Rights::NOW;
+        match clock.and_then(|slot| self.entry(service, u64::from(slot))) {
+            Some(entry) => {
+                entry.used |= Rights::NOW;
                 answer(bits, now)
             }
             None => answer(bits, 0),
         }
     }
 
-    fn held(&mut self, service: u8, slot: u64) -> Option<&mut Held> {
+    fn entry(&mut self, service: u8, slot: u64) -> Option<&mut CapEntry> {
         self.cspace.get_mut(usize::from(service)).map(|slots| slots.get_mut(slot))
     }
 
     fn invoke(&mut self, platform: &mut impl Platform, service: u8, arguments: &[u64; 6]) -> Outcome {
         let [slot, number, ..] = *arguments;
-        let Some(held) = self.held(service, slot) else {
+        let Some(entry) = self.entry(service, slot) else {
             return self.refuse_invocation(platform, service, arguments, None);
         };
-        if number == Operation::QueueNotify as u64 && held.rights.contains(Rights::NOTIFY) {
+        if number == Operation::QueueNotify as u64 && entry.rights.contains(Rights::NOTIFY) {
             // On the path of every packet, and nothing of it is left to check.
-            held.used |= Rights::NOTIFY;
-            let (service, bit) = held.bell;
+            entry.used |= Rights::NOTIFY;
+            let (service, bit) = entry.notify_target;
             self.notify(service, bit);
             return Outcome::Answer(DONE);
         }
-        let held = *held;
-        self.carry_out(platform, service, held, arguments)
+        let entry = *entry;
+        self.carry_out(platform, service, entry, arguments)
     }
 
     /// Any other invocation of what is held.
     #[inline(never)] // It would only slow down what is done more often.
-    fn carry_out(&mut self, platform: &mut impl Platform, service: u8, held: Held, arguments: &[u64; 6]) -> Outcome {
+    fn carry_out(
+        &mut self,
+        platform: &mut impl Platform,
+        service: u8,
+        entry: CapEntry,
+        arguments: &[u64; 6],
+    ) -> Outcome {
         let [slot, number, rest @ ..] = *arguments;
-        let operation = Operation::from_number(number).filter(|operation| held.rights.contains(operation.right()));
+        let operation = Operation::from_number(number).filter(|operation| entry.rights.contains(operation.right()));
         let Some(operation) = operation else {
             return self.refuse_invocation(platform, service, arguments, None);
         };
         let result = match operation {
             Operation::PowerOff => Ok(Outcome::PowerOff),
             Operation::PowerReboot => Ok(Outcome::Reboot),
-            _ => self.perform(platform, service, usize::from(held.object), operation, rest).map(Outcome::Answer),
+            _ => self.perform(platform, service, usize::from(entry.object), operation, rest).map(Outcome::Answer),
         };
         if matches!(result, Ok(_) | Err(Status::InUse))
-            && let Some(held) = self.held(service, slot)
+            && let Some(entry) = self.entry(service, slot)
         {
-            held.used |= operation.right();
+            entry.used |= operation.right();
         }
         match result {
             Ok(outcome) => outcome,
@@ -330,7 +342,7 @@ impl<'t> Kernel<'t> {
         let capability = self.tables.capabilities().iter().find(of);
         let status = status.unwrap_or_else(|| match (&capability, Operation::from_number(number)) {
             (None, _) => Status::NoCapability,
-            (Some(held), Some(operation)) if operation.applies_to(held.kind) => Status::MissingRight,
+            (Some(capability), Some(operation)) if operation.applies_to(capability.kind) => Status::MissingRight,
             _ => Status::WrongOperation,
         });
         self.refuse(platform, service, SYSTEM_CALL_INVOKE, arguments, capability, status)
