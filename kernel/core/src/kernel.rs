@@ -29,7 +29,7 @@ pub struct Answer {
 pub enum Outcome {
     /// The caller goes on, with this answer.
     Answer(Answer),
-    /// The caller sleeps; its answer comes from [`Kernel::awake`] when it runs again.
+    /// The caller sleeps; its answer comes from [`Kernel::wait_answer`] when it runs again.
     Wait,
     /// The domain powers off.
     PowerOff,
@@ -109,7 +109,7 @@ pub struct Kernel<'t> {
     /// The channels of each service that were delivered to it, and are masked until it waits without holding them: a bit for each.
     delivered: [u32; MAX_SERVICES],
     /// Of each service that may read the clock, the slot of the capability.
-    clocks: [Option<u16>; MAX_SERVICES],
+    clock_slots: [Option<u16>; MAX_SERVICES],
     granted: References,
     /// Of the pages that are shared, those that are the peer's.
     mapped: References,
@@ -119,7 +119,7 @@ pub struct Kernel<'t> {
     refusals: u64,
     /// Of each: what one is refused is nothing that another may learn.
     refusals_of: [u64; MAX_SERVICES],
-    started: u64,
+    boot_time: u64,
     memory: u64,
 }
 
@@ -134,15 +134,15 @@ impl<'t> Kernel<'t> {
     #[must_use]
     pub fn new(tables: Tables<'t>, placements: Placements, now: u64, memory: u64) -> Self {
         let mut cspace = [Slots::new([CapEntry::EMPTY; _]); MAX_SERVICES];
-        let mut clocks = [None; MAX_SERVICES];
+        let mut clock_slots = [None; MAX_SERVICES];
         for capability in tables.capabilities().iter() {
             if let Some(slots) = cspace.get_mut(usize::from(capability.service))
                 && usize::from(capability.slot) < MAX_SLOTS
             {
                 *slots.get_mut(capability.slot.into()) = CapEntry::new(&tables, &capability);
             }
-            let told = capability.kind == Kind::Clock && capability.rights.contains(Rights::NOW);
-            if told && let Some(clock) = clocks.get_mut(usize::from(capability.service)) {
+            let reads_clock = capability.kind == Kind::Clock && capability.rights.contains(Rights::NOW);
+            if reads_clock && let Some(clock) = clock_slots.get_mut(usize::from(capability.service)) {
                 *clock = Some(capability.slot);
             }
         }
@@ -159,12 +159,12 @@ impl<'t> Kernel<'t> {
             restarts: [0; MAX_SERVICES],
             channels,
             delivered: [0; MAX_SERVICES],
-            clocks,
+            clock_slots,
             granted: References::new([0; _]),
             mapped: References::new([0; _]),
             refusals: 0,
             refusals_of: [0; MAX_SERVICES],
-            started: now,
+            boot_time: now,
             memory,
         }
     }
@@ -239,7 +239,7 @@ impl<'t> Kernel<'t> {
         }
     }
 
-    #[inline(never)] // As `carry_out`.
+    #[inline(never)] // As `invoke_operation`.
     fn wait(&mut self, platform: &mut impl Platform, service: u8, deadline: u64, hold: u64) -> Outcome {
         let (mut delivered, mut held) = (self.delivered.get_mut(usize::from(service)).map_or(0, core::mem::take), 0);
         while delivered != 0 {
@@ -264,9 +264,9 @@ impl<'t> Kernel<'t> {
 
     /// The answer of the `wait` from which a service runs on: its notifications, which are then forgotten, and the
     /// time if the service may read the clock.
-    pub fn awake(&mut self, service: u8, now: u64) -> Answer {
+    pub fn wait_answer(&mut self, service: u8, now: u64) -> Answer {
         let bits = self.pending.get_mut(usize::from(service)).map_or(0, core::mem::take);
-        let clock = self.clocks.get(usize::from(service)).copied().flatten();
+        let clock = self.clock_slots.get(usize::from(service)).copied().flatten();
         match clock.and_then(|slot| self.entry(service, u64::from(slot))) {
             Some(entry) => {
                 entry.used |= Rights::NOW;
@@ -293,12 +293,12 @@ impl<'t> Kernel<'t> {
             return Outcome::Answer(DONE);
         }
         let entry = *entry;
-        self.carry_out(platform, service, entry, arguments)
+        self.invoke_operation(platform, service, entry, arguments)
     }
 
     /// Any other invocation of what is held.
     #[inline(never)] // It would only slow down what is done more often.
-    fn carry_out(
+    fn invoke_operation(
         &mut self,
         platform: &mut impl Platform,
         service: u8,
@@ -313,7 +313,7 @@ impl<'t> Kernel<'t> {
         let result = match operation {
             Operation::PowerOff => Ok(Outcome::PowerOff),
             Operation::PowerReboot => Ok(Outcome::Reboot),
-            _ => self.perform(platform, service, usize::from(entry.object), operation, rest).map(Outcome::Answer),
+            _ => self.dispatch(platform, service, usize::from(entry.object), operation, rest).map(Outcome::Answer),
         };
         if matches!(result, Ok(_) | Err(Status::InUse))
             && let Some(entry) = self.entry(service, slot)
@@ -368,7 +368,7 @@ impl<'t> Kernel<'t> {
     }
 
     /// Carries an operation out that the capability allows; what is left to check is the arguments.
-    fn perform(
+    fn dispatch(
         &mut self,
         platform: &mut impl Platform,
         service: u8,
@@ -394,24 +394,24 @@ impl<'t> Kernel<'t> {
             }
             Operation::PortOpen | Operation::PortSend | Operation::PortClose => {
                 let rule = self.tables.ports().get(object).ok_or(Status::WrongOperation)?;
-                self.port(platform, object, &rule, operation, arguments)
+                self.invoke_port(platform, object, &rule, operation, arguments)
             }
             Operation::GrantIssue | Operation::GrantEnd => {
                 let rule = self.tables.grants().get(object).ok_or(Status::WrongOperation)?;
                 if operation == Operation::GrantIssue {
-                    self.issue(platform, &rule, arguments)
+                    self.issue_grant(platform, &rule, arguments)
                 } else {
-                    self.end(platform, &rule, arguments[0])
+                    self.end_grant(platform, &rule, arguments[0])
                 }
             }
-            Operation::InfoRead => self.info(service, arguments[0]),
-            Operation::RegionFind => self.find(object),
+            Operation::InfoRead => self.read_info(service, arguments[0]),
+            Operation::RegionFind => self.find_region(object),
             // They need nothing but the capability.
             Operation::QueueNotify | Operation::PowerOff | Operation::PowerReboot => Ok(DONE),
         }
     }
 
-    fn port(
+    fn invoke_port(
         &mut self,
         platform: &mut impl Platform,
         index: usize,
@@ -454,7 +454,7 @@ impl<'t> Kernel<'t> {
         (self.granted.get_mut(word), self.mapped.get_mut(word), 1 << (reference % 64))
     }
 
-    fn issue(
+    fn issue_grant(
         &mut self,
         platform: &mut impl Platform,
         rule: &GrantRule,
@@ -480,7 +480,7 @@ impl<'t> Kernel<'t> {
         }
         let frame = placement.frame.0 + u64::from(page);
         if theirs != 0 {
-            return self.map(platform, rule, GrantRef(first), Gfn(frame), peer, theirs);
+            return self.map_grant(platform, rule, GrantRef(first), Gfn(frame), peer, theirs);
         }
         bits_of(&references).for_each(|(word, bits)| *self.granted.get_mut(word) |= bits);
         for (reference, frame) in references.zip(frame..) {
@@ -490,7 +490,7 @@ impl<'t> Kernel<'t> {
     }
 
     /// Puts the page that `peer` grants under `theirs` in the place of ours.
-    fn map(
+    fn map_grant(
         &mut self,
         platform: &mut impl Platform,
         rule: &GrantRule,
@@ -515,7 +515,7 @@ impl<'t> Kernel<'t> {
         Ok(DONE)
     }
 
-    fn end(&mut self, platform: &mut impl Platform, rule: &GrantRule, page: u64) -> Result<Answer, Status> {
+    fn end_grant(&mut self, platform: &mut impl Platform, rule: &GrantRule, page: u64) -> Result<Answer, Status> {
         let page = u32::try_from(page).ok().filter(|page| *page < rule.count).ok_or(Status::NotPermitted)?;
         let reference = rule.first_ref + page;
         let placement = self.placements.get(usize::from(rule.region)).copied().unwrap_or_default();
@@ -537,7 +537,7 @@ impl<'t> Kernel<'t> {
         Ok(DONE)
     }
 
-    fn info(&self, service: u8, item: u64) -> Result<Answer, Status> {
+    fn read_info(&self, service: u8, item: u64) -> Result<Answer, Status> {
         let hash = self.tables.policy_hash();
         let word = |index: usize| {
             hash.get(index * 8..index * 8 + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
@@ -546,7 +546,7 @@ impl<'t> Kernel<'t> {
         match item.min(info::HISTORY + 1) {
             info::POLICY_HASH_LOW => Ok(answer(word(0), word(1))),
             info::POLICY_HASH_HIGH => Ok(answer(word(2), word(3))),
-            info::BOOT => Ok(answer(self.started, self.memory)),
+            info::BOOT => Ok(answer(self.boot_time, self.memory)),
             info::HISTORY => {
                 let restarts = self.restarts.get(usize::from(service)).copied().unwrap_or(0);
                 let refusals = self.refusals_of.get(usize::from(service)).copied().unwrap_or(0);
@@ -556,13 +556,13 @@ impl<'t> Kernel<'t> {
         }
     }
 
-    fn find(&self, mapping: usize) -> Result<Answer, Status> {
+    fn find_region(&self, mapping: usize) -> Result<Answer, Status> {
         let mapping = self.tables.mappings().get(mapping).ok_or(Status::WrongOperation)?;
         let record = self.tables.regions().get(usize::from(mapping.region)).ok_or(Status::WrongOperation)?;
         let placement = self.placements.get(usize::from(mapping.region)).ok_or(Status::WrongOperation)?;
         let flags = match record.kind {
             RegionKind::Module | RegionKind::CommandLine | RegionKind::ImageData => region::CONSTANT,
-            RegionKind::Fixed | RegionKind::Share if self.owns(&mapping) => {
+            RegionKind::Fixed | RegionKind::Share if self.is_exclusive(&mapping) => {
                 let former = self.restarts.get(usize::from(mapping.service)).is_none_or(|restarts| *restarts > 0);
                 region::EXCLUSIVE | if former { 0 } else { region::FRESH }
             }
@@ -572,7 +572,7 @@ impl<'t> Kernel<'t> {
     }
 
     /// Whether the mapping is of [`region::EXCLUSIVE`].
-    fn owns(&self, mapping: &Mapping) -> bool {
+    fn is_exclusive(&self, mapping: &Mapping) -> bool {
         let shared = |other: &Mapping| other.region == mapping.region && other.service != mapping.service;
         let grants = self.tables.grants();
         let mut granted = grants.iter().filter(|rule| rule.region == mapping.region).peekable();

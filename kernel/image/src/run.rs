@@ -240,7 +240,7 @@ impl Run {
             };
             let frame = context::frame(service)?;
             if core::mem::take(&mut self.waiting[usize::from(service)]) {
-                let answer = self.kernel.awake(service, now);
+                let answer = self.kernel.wait_answer(service, now);
                 frame.answer(Status::Done as u64, answer.words);
             }
             if self.current != Some(service) {

@@ -94,7 +94,7 @@ impl Caller {
         self.wait(self.service);
         let mut kernel = self.kernel.borrow_mut();
         let next = kernel.next(0).service.filter(|service| *service == self.receiver)?;
-        Some(kernel.awake(next, 0).words[0])
+        Some(kernel.wait_answer(next, 0).words[0])
     }
 
     /// The receiver waits; answers whether nobody is to run then.

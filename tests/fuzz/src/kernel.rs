@@ -211,7 +211,7 @@ impl<'t> Bench<'t> {
             }
             Act::Wait(service, deadline) => self.call(service % 17, 0, [deadline.into(), 0, 0, 0, 0, 0]),
             Act::Awake(service) => {
-                self.kernel.awake(service % 17, self.machine.time);
+                self.kernel.wait_answer(service % 17, self.machine.time);
             }
             Act::Event(port) => {
                 let port = EvtchnPort(u32::from(port % 16));

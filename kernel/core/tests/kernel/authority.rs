@@ -270,7 +270,7 @@ fn a_service_that_does_not_exist_has_nothing() {
             assert_eq!(answer.status, Status::NoCapability);
         }
         assert_eq!(bench.call(service, 0, [0; 6]), Outcome::Wait);
-        assert_eq!(bench.kernel.awake(service, 9).words, [0, 0]);
+        assert_eq!(bench.kernel.wait_answer(service, 9).words, [0, 0]);
     }
 }
 

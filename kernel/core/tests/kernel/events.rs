@@ -139,7 +139,7 @@ fn who_waits_sleeps_until_told_or_until_its_time() {
     let next = bench.kernel.next(100);
     assert_eq!((next.service, next.time()), (None, 900));
     assert_eq!(bench.kernel.next(900).service, Some(http));
-    assert_eq!(bench.kernel.awake(http, 900).words, [0, 900]);
+    assert_eq!(bench.kernel.wait_answer(http, 900).words, [0, 900]);
     // A notification that came while it ran is not slept over.
     assert_eq!(bench.status("tcpip", "socket.replies", Operation::QueueNotify, [0; 4]), Status::Done);
     bench.wait("http", u64::MAX);
@@ -153,10 +153,10 @@ fn who_waits_sleeps_until_told_or_until_its_time() {
 fn waiting_tells_the_time_only_to_who_may_know() {
     let mut bench = Bench::new(&with("clock = [\"now\", \"wall\"]", "clock = [\"wall\"]"));
     let (http, tcpip) = (bench.service("http"), bench.service("tcpip"));
-    assert_eq!(bench.kernel.awake(http, 1234).words, [0, 0]);
+    assert_eq!(bench.kernel.wait_answer(http, 1234).words, [0, 0]);
     let used = |bench: &Bench| bench.kernel.uses().any(|used| used.to_string() == "use: tcpip clock clock now");
     assert!(!used(&bench));
-    assert_eq!(bench.kernel.awake(tcpip, 1234).words, [0, 1234]);
+    assert_eq!(bench.kernel.wait_answer(tcpip, 1234).words, [0, 1234]);
     assert!(used(&bench), "it was told, and need not ask");
 }
 
@@ -185,7 +185,7 @@ fn hogged_by(hog: &str) -> (u64, Vec<u64>) {
             }
             (next.time() - now).min(50_000)
         } else {
-            bench.kernel.awake(service, now);
+            bench.kernel.wait_answer(service, now);
             assert_eq!(bench.call(service, 0, [now + 1_000_000, 0, 0, 0, 0, 0]), Outcome::Wait);
             1_000
         };

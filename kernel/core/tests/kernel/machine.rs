@@ -248,6 +248,6 @@ impl Bench {
     /// The notifications with which a service runs on.
     pub fn bits(&mut self, service: &str) -> u64 {
         let (index, now) = (self.service(service), self.machine.time);
-        self.kernel.awake(index, now).words[0]
+        self.kernel.wait_answer(index, now).words[0]
     }
 }

@@ -65,7 +65,7 @@ fn does(bench: &mut Bench, service: u8, act: &Act) -> Seen {
         }
         Act::Wait(deadline, hold) => {
             bench.call(service, 0, [deadline, hold, 0, 0, 0, 0]);
-            Seen::Notifications(bench.kernel.awake(service, bench.machine.time).words[0])
+            Seen::Notifications(bench.kernel.wait_answer(service, bench.machine.time).words[0])
         }
         Act::Fault => Seen::Restarted(bench.kernel.fault(service)),
     }

@@ -14,7 +14,7 @@ enum Act {
     /// An operation that the capability's object may well have.
     Likely(u8, usize, [u64; 3]),
     Event(u32),
-    Awake(u8),
+    Resume(u8),
     Fault(u8),
     Use(u32),
     LetGo,
@@ -33,7 +33,7 @@ fn act() -> impl Strategy<Value = Act> {
         12 => (0_u8..6, any::<usize>(), (word(), word(), prop_oneof![3 => Just(0), 1 => word()]))
             .prop_map(|(service, pick, arguments)| Act::Likely(service, pick, arguments.into())),
         2 => (0_u32..12).prop_map(Act::Event),
-        1 => (0_u8..7).prop_map(Act::Awake),
+        1 => (0_u8..7).prop_map(Act::Resume),
         1 => (0_u8..7).prop_map(Act::Fault),
         1 => (8_u32..300).prop_map(Act::Use),
         1 => Just(Act::LetGo),
@@ -55,7 +55,7 @@ fn carry_out(bench: &mut Bench, act: Act) {
             let known = bench.kernel.event(EvtchnPort(port)).is_some();
             assert!(!known || machine.open.contains(&port));
         }
-        Act::Awake(service) => drop(bench.kernel.awake(service, machine.time)),
+        Act::Resume(service) => drop(bench.kernel.wait_answer(service, machine.time)),
         Act::Fault(service) => {
             assert!(service < 6 || bench.kernel.fault(service) == Verdict::StopImage);
             if service < 6 {

@@ -201,7 +201,7 @@ impl Machine {
             panic!("{} has no program", self.kernel().tables().service_name(service));
         };
         let bits = match std::mem::take(&mut program.waiting) {
-            true => self.kernel().awake(service, now).words[0],
+            true => self.kernel().wait_answer(service, now).words[0],
             false => Notifications::ALL.0,
         };
         self.xen().record(("run", service, bits));
