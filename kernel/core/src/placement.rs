@@ -5,7 +5,7 @@ use cloister_caps::tables::{MAX_REGIONS, Region, RegionKind, Tables};
 use cloister_caps::{Gfn, PAGE_SIZE};
 use core::fmt;
 
-use crate::memory::{Frames, FreeMemory};
+use crate::memory::{FrameRange, FreeMemory};
 
 /// Where a region is in guest-physical memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -127,7 +127,7 @@ fn provided(region: &Region, boot_regions: &BootRegions) -> Result<Placement, Pl
 }
 
 fn bytes_at(address: u64, length: u64) -> Placement {
-    let frames = Frames::touching(address, length);
+    let frames = FrameRange::touching(address, length);
     Placement { frame: Gfn(frames.start), pages: frames.count(), length }
 }
 

@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use cloister_caps::tables::{TableError, Tables};
 use cloister_caps::{EvtchnPort, Gfn, PAGE_SIZE};
 use cloister_kernel_core::boot::{self, BootError, MAX_MAP, MapEntry, PhysicalMemory, StartInfo};
-use cloister_kernel_core::memory::{Frames, FreeMemory};
+use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, PlacementError, Placements, place_regions};
 use cloister_kernel_core::{Accounting, Costs, Kernel};
 
@@ -248,26 +248,26 @@ fn free_memory(
 ) -> Result<FreeMemory, Failure> {
     let mut free = FreeMemory::new();
     for entry in map.iter().filter(|entry| entry.ram) {
-        free.add(Frames::within(entry.address, entry.length));
+        free.add(FrameRange::within(entry.address, entry.length));
     }
     if free.total() == 0 {
         return Err(BootError::NoMemory.into());
     }
-    free.remove(Frames { start: 0, end: 1 });
+    free.remove(FrameRange { start: 0, end: 1 });
     let kernel = 0x10_0000;
-    free.remove(Frames::touching(kernel, paging::kernel_end_address() - kernel));
-    free.remove(Frames::touching(tables_at.0, tables_at.1));
+    free.remove(FrameRange::touching(kernel, paging::kernel_end_address() - kernel));
+    free.remove(FrameRange::touching(tables_at.0, tables_at.1));
     for segment in tables.segments().iter() {
-        free.remove(Frames::touching(segment.image_address, segment.file_size));
+        free.remove(FrameRange::touching(segment.image_address, segment.file_size));
     }
     for region in tables.regions().iter() {
-        free.remove(Frames::touching(region.image_address, region.image_length));
+        free.remove(FrameRange::touching(region.image_address, region.image_length));
     }
     for entry in &info.own {
-        free.remove(Frames::touching(entry.address, entry.length));
+        free.remove(FrameRange::touching(entry.address, entry.length));
     }
     if let Some(module) = info.module {
-        free.remove(Frames::touching(module.address, module.length));
+        free.remove(FrameRange::touching(module.address, module.length));
     }
     Ok(free)
 }
@@ -321,9 +321,9 @@ fn share_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable, Fail
     let hole = HOLES
         .into_iter()
         .find(|hole| {
-            let wanted = Frames { start: *hole, end: hole + 1 + MAX_GRANT_FRAMES };
+            let wanted = FrameRange { start: *hole, end: hole + 1 + MAX_GRANT_FRAMES };
             map.iter().all(|entry| {
-                let taken = Frames::touching(entry.address, entry.length);
+                let taken = FrameRange::touching(entry.address, entry.length);
                 taken.end <= wanted.start || wanted.end <= taken.start
             })
         })

@@ -3,7 +3,7 @@
 use arrayvec::ArrayVec;
 use cloister_caps::tables::{Access, MAX_SERVICES, RegionKind, Segment, Tables};
 use cloister_caps::{Gfn, PAGE_SIZE};
-use cloister_kernel_core::memory::{Frames, FreeMemory};
+use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{Placement, Placements};
 
 use crate::context::{self, Frame};
@@ -79,7 +79,7 @@ pub fn build(
     }
     for segment in tables.segments().iter().filter(|segment| segment.flags & WRITABLE == 0) {
         let kind = if segment.flags & EXECUTABLE != 0 { UserPages::Text } else { UserPages::Constant };
-        let frame = Gfn(Frames::touching(segment.image_address, 1).start);
+        let frame = Gfn(FrameRange::touching(segment.image_address, 1).start);
         let root = &mut roots[usize::from(segment.service)];
         root.map_user(free, segment.address, frame, pages(segment.memory_size), kind)?;
     }

@@ -8,7 +8,7 @@ use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::Tables;
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, InvokeError, Kind, Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::System;
-use cloister_kernel_core::memory::{Frames, FreeMemory};
+use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, place_regions};
 use cloister_kernel_core::{Kernel, Outcome, Platform};
 
@@ -67,7 +67,7 @@ impl Caller {
         let end = tables.capabilities().iter().find(|capability| capability.kind == Kind::Sender);
         let end = end.ok_or("the policy has no queue")?;
         let mut free = FreeMemory::new();
-        free.add(Frames { start: 0x400, end: (32 << 20) / PAGE_SIZE as u64 });
+        free.add(FrameRange { start: 0x400, end: (32 << 20) / PAGE_SIZE as u64 });
         let boot_regions = BootRegions { module: None, command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
         let placements =
             place_regions(&tables, &mut free, &boot_regions, 0).map_err(|_| "the regions have no place")?;

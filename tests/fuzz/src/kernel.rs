@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use arbitrary::Arbitrary;
 use cloister_caps::tables::{Access, Tables};
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, PAGE_SIZE, Status};
-use cloister_kernel_core::memory::{Frames, FreeMemory};
+use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, Placements, place_regions};
 use cloister_kernel_core::{Kernel, Outcome, Platform};
 
@@ -162,7 +162,7 @@ impl<'t> Bench<'t> {
     /// The kernel that enforces `tables`; `None` if its regions do not fit.
     fn new(tables: Tables<'t>) -> Option<Bench<'t>> {
         let mut free = FreeMemory::new();
-        free.add(Frames { start: 0x400, end: MEMORY });
+        free.add(FrameRange { start: 0x400, end: MEMORY });
         let before = free.total();
         let boot_regions =
             BootRegions { module: Some((1 << 31, 5000)), command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };

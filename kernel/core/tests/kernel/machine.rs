@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cloister_caps::tables::{Access, Tables};
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, PAGE_SIZE, Status};
-use cloister_kernel_core::memory::{Frames, FreeMemory};
+use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, Placements, place_regions};
 use cloister_kernel_core::{Answer, Kernel, Outcome, Platform};
 
@@ -173,7 +173,7 @@ impl Bench {
 
     pub fn of(tables: Tables<'static>) -> Bench {
         let mut free = FreeMemory::new();
-        free.add(Frames { start: 0x400, end: (32 << 20) / PAGE_SIZE as u64 });
+        free.add(FrameRange { start: 0x400, end: (32 << 20) / PAGE_SIZE as u64 });
         let boot_regions = BootRegions { module: None, command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
         let placements = place_regions(&tables, &mut free, &boot_regions, 0).unwrap();
         Bench::at(tables, placements)

@@ -2,18 +2,18 @@
 
 use cloister_caps::tables::{Region, RegionKind};
 use cloister_caps::{Gfn, PAGE_SIZE};
-use cloister_kernel_core::memory::{Frames, FreeMemory};
+use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, LARGE, POOL, PlacementError, Placements, place_regions};
 
 use crate::machine::{shipped, tables};
 
 /// The frames of a guest with so many MiB.
-fn ram(mib: u64) -> Frames {
-    Frames { start: 0x400, end: (mib << 20) / PAGE_SIZE as u64 }
+fn ram(mib: u64) -> FrameRange {
+    FrameRange { start: 0x400, end: (mib << 20) / PAGE_SIZE as u64 }
 }
 
 /// Each region beside its place, in so much memory, with the module at this address.
-fn placed(ram: Frames, module: u64) -> Result<Vec<(Region, Placements, usize)>, PlacementError> {
+fn placed(ram: FrameRange, module: u64) -> Result<Vec<(Region, Placements, usize)>, PlacementError> {
     let tables = tables(&shipped());
     let mut free = FreeMemory::new();
     free.add(ram);

@@ -7,7 +7,7 @@ use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::{Access, MAX_SERVICES, Tables};
 use cloister_caps::{Gfn, InvokeError, Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::{Memory, Notifications, Service};
-use cloister_kernel_core::memory::{Frames, FreeMemory};
+use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, PlacementError, place_regions};
 use cloister_kernel_core::{Kernel, Outcome, Platform, Verdict};
 
@@ -96,7 +96,7 @@ impl Machine {
         let tables = Tables::parse(setup.tables.leak()).expect("tables that the policy compiler made");
         let mut xen = Xen::new(setup.seed);
         let mut free = FreeMemory::new();
-        free.add(Frames { start: FIRST_FREE, end: setup.memory / PAGE_SIZE as u64 });
+        free.add(FrameRange { start: FIRST_FREE, end: setup.memory / PAGE_SIZE as u64 });
         let module = setup.module.len() as u64;
         let boot_regions = BootRegions {
             module: (module > 0).then_some((1 << 31, module)),
