@@ -21,7 +21,7 @@ pub const MAX_COMMAND_LINE: usize = 4095;
 /// `XEN_HVM_MEMMAP_TYPE_RAM`.
 const TYPE_RAM: u32 = 1;
 /// Physical memory above this is not used: the boot page tables reach this far.
-const REACH: u64 = 1 << 32;
+const IDENTITY_MAP_END: u64 = 1 << 32;
 
 /// Why the machine did not start us as a PVH guest that we can run in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,7 +59,7 @@ impl MapEntry {
     /// An entry from its raw fields: clipped to what the kernel can reach.
     #[must_use]
     pub fn new(address: u64, length: u64, kind: u32) -> MapEntry {
-        let end = address.saturating_add(length).min(REACH);
+        let end = address.saturating_add(length).min(IDENTITY_MAP_END);
         MapEntry { address, length: end.saturating_sub(address), ram: kind == TYPE_RAM }
     }
 }
@@ -77,7 +77,7 @@ pub struct Module {
 #[derive(Clone, Debug)]
 pub struct StartInfo {
     /// Bytes that hold the start info and its lists, to be kept from reuse until they were read.
-    pub own: ArrayVec<MapEntry, 4>,
+    pub boot_data: ArrayVec<MapEntry, 4>,
     /// The first module that was given, if any.
     pub module: Option<Module>,
     /// Physical address of the command line, if any.
@@ -94,7 +94,7 @@ impl<const N: usize> Fields<N> {
     fn read(memory: &impl PhysicalMemory, address: u64, what: &'static str) -> Result<Self, BootError> {
         let mut bytes = [0; N];
         let end = address.checked_add(N as u64);
-        if end.is_some_and(|end| end <= REACH) && memory.read(address, &mut bytes) {
+        if end.is_some_and(|end| end <= IDENTITY_MAP_END) && memory.read(address, &mut bytes) {
             Ok(Fields(bytes))
         } else {
             Err(BootError::Unreadable(what))
@@ -121,20 +121,20 @@ impl StartInfo {
             return Err(BootError::NotPvh(head.u32(0)));
         }
         let mut info = StartInfo {
-            own: ArrayVec::new(),
+            boot_data: ArrayVec::new(),
             module: None,
             command_line: Some(head.u64(24)).filter(|address| *address != 0),
             map: ArrayVec::new(),
             initial_domain: head.u32(8) & 2 != 0,
         };
         let size = if head.u32(4) >= 1 { 56 } else { 40 };
-        info.own.push(MapEntry { address, length: size, ram: true });
+        info.boot_data.push(MapEntry { address, length: size, ram: true });
         if head.u32(12) > 0 {
             let entry = Fields::<32>::read(memory, head.u64(16), "the module list")?;
-            info.own.push(MapEntry { address: head.u64(16), length: 32, ram: true });
+            info.boot_data.push(MapEntry { address: head.u64(16), length: 32, ram: true });
             let module = Module { address: entry.u64(0), length: entry.u64(8) };
             let end = module.address.checked_add(module.length);
-            if end.is_none_or(|end| end > REACH) {
+            if end.is_none_or(|end| end > IDENTITY_MAP_END) {
                 return Err(BootError::Unreadable("the boot module"));
             }
             info.module = Some(module).filter(|module| module.length > 0);
@@ -143,7 +143,7 @@ impl StartInfo {
             info.read_map(memory, address)?;
         }
         if let Some(line) = info.command_line {
-            info.own.push(MapEntry { address: line, length: MAX_COMMAND_LINE as u64 + 1, ram: true });
+            info.boot_data.push(MapEntry { address: line, length: MAX_COMMAND_LINE as u64 + 1, ram: true });
         }
         Ok(info)
     }
@@ -159,7 +159,7 @@ impl StartInfo {
             let entry = Fields::<24>::read(memory, at, "the memory map")?;
             self.map.push(MapEntry::new(entry.u64(0), entry.u64(8), entry.u32(16)));
         }
-        self.own.push(MapEntry { address: list, length: count * 24, ram: true });
+        self.boot_data.push(MapEntry { address: list, length: count * 24, ram: true });
         Ok(())
     }
 }
@@ -168,7 +168,8 @@ impl StartInfo {
 pub fn command_line(memory: &impl PhysicalMemory, address: u64, into: &mut [u8]) -> usize {
     for (index, place) in into.iter_mut().enumerate() {
         let mut byte = [0];
-        let readable = address.checked_add(index as u64).is_some_and(|at| at < REACH && memory.read(at, &mut byte));
+        let readable =
+            address.checked_add(index as u64).is_some_and(|at| at < IDENTITY_MAP_END && memory.read(at, &mut byte));
         if !readable || byte[0] == 0 {
             return index;
         }
@@ -244,15 +245,15 @@ mod tests {
         ram.put(0x104, &0_u32.to_le_bytes());
         let info = StartInfo::read(&ram, 0x100).unwrap();
         assert!(info.map.is_empty());
-        assert_eq!(info.own[0], MapEntry { address: 0x100, length: 40, ram: true });
+        assert_eq!(info.boot_data[0], MapEntry { address: 0x100, length: 40, ram: true });
     }
 
     #[test]
     fn what_the_start_info_takes_is_kept() {
         let info = StartInfo::read(&sample(), 0x100).unwrap();
-        let taken: Vec<_> = info.own.iter().map(|entry| (entry.address, entry.length)).collect();
+        let taken: Vec<_> = info.boot_data.iter().map(|entry| (entry.address, entry.length)).collect();
         assert_eq!(taken, [(0x100, 56), (0x200, 32), (0x400, 48), (0x300, 4096)]);
-        assert!(info.own.iter().all(|entry| entry.ram));
+        assert!(info.boot_data.iter().all(|entry| entry.ram));
     }
 
     #[test]
@@ -269,12 +270,12 @@ mod tests {
     #[test]
     fn a_module_may_end_where_the_reach_does() {
         let mut ram = sample();
-        ram.put(0x208, &(REACH - 0x5000).to_le_bytes());
+        ram.put(0x208, &(IDENTITY_MAP_END - 0x5000).to_le_bytes());
         assert_eq!(
             StartInfo::read(&ram, 0x100).unwrap().module,
-            Some(Module { address: 0x5000, length: REACH - 0x5000 })
+            Some(Module { address: 0x5000, length: IDENTITY_MAP_END - 0x5000 })
         );
-        ram.put(0x208, &(REACH - 0x4FFF).to_le_bytes());
+        ram.put(0x208, &(IDENTITY_MAP_END - 0x4FFF).to_le_bytes());
         assert_eq!(StartInfo::read(&ram, 0x100).unwrap_err(), BootError::Unreadable("the boot module"));
     }
 
@@ -294,7 +295,11 @@ mod tests {
         ram.put(0x118, &0x1234_5678_9ABC_DEF0_u64.to_le_bytes());
         let info = StartInfo::read(&ram, 0x100).unwrap();
         assert_eq!(info.command_line, Some(0x1234_5678_9ABC_DEF0));
-        assert_eq!(info.map[0], MapEntry { address: 0, length: REACH, ram: true }, "clipped, not cut to 32 bits");
+        assert_eq!(
+            info.map[0],
+            MapEntry { address: 0, length: IDENTITY_MAP_END, ram: true },
+            "clipped, not cut to 32 bits"
+        );
     }
 
     #[test]
@@ -307,7 +312,7 @@ mod tests {
                 true
             }
         }
-        assert_eq!(command_line(&Endless, REACH - 5, &mut [0; 16]), 5);
+        assert_eq!(command_line(&Endless, IDENTITY_MAP_END - 5, &mut [0; 16]), 5);
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl Generator {
     }
 
     /// Mixes fresh bits in.
-    pub fn stir(&mut self, fresh: u64) {
+    pub fn reseed(&mut self, fresh: u64) {
         self.key[0] ^= fresh as u32;
         self.key[1] ^= (fresh >> 32) as u32;
     }
@@ -97,7 +97,7 @@ mod tests {
         for fresh in [0, 1, 1 << 31, 1 << 32, 1 << 63, u64::MAX, 0x0123_4567_89AB_CDEF] {
             let mut generator = Generator::new([0xFFFF_0000_FF00_F0F0, 2, 3, 4]);
             let old = generator.key;
-            generator.stir(fresh);
+            generator.reseed(fresh);
             let mixed = [generator.key[0] ^ old[0], generator.key[1] ^ old[1]];
             assert_eq!(u64::from(mixed[0]) | u64::from(mixed[1]) << 32, fresh);
             assert_eq!(generator.key[2..], old[2..]);
@@ -111,8 +111,8 @@ mod tests {
         let first = one.draw();
         assert_ne!(first, one.draw());
         assert_ne!(first, two.draw());
-        let mut stirred = one.clone();
-        stirred.stir(9);
-        assert_ne!(one.draw(), stirred.draw());
+        let mut reseeded = one.clone();
+        reseeded.reseed(9);
+        assert_ne!(one.draw(), reseeded.draw());
     }
 }

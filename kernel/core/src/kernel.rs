@@ -417,15 +417,15 @@ impl<'t> Kernel<'t> {
         index: usize,
         rule: &PortRule,
         operation: Operation,
-        [peer, theirs, ..]: [u64; 4],
+        [peer, peer_port, ..]: [u64; 4],
     ) -> Result<Answer, Status> {
         let channel = self.channels.get_mut(index).ok_or(Status::WrongOperation)?;
         match (operation, channel.port) {
             (Operation::PortOpen, None) if rule.kind == PortKind::Peer => {
                 let peer = allowed_peer(peer, rule.peer_first, rule.peer_last)?;
-                let port = match u32::try_from(theirs).map_err(|_| Status::Unavailable)? {
+                let port = match u32::try_from(peer_port).map_err(|_| Status::Unavailable)? {
                     0 => platform.open_port(peer),
-                    theirs => platform.bind_port(peer, EvtchnPort(theirs)),
+                    peer_port => platform.bind_port(peer, EvtchnPort(peer_port)),
                 };
                 let port = port.ok_or(Status::Unavailable)?;
                 channel.port = Some(port);
@@ -458,7 +458,7 @@ impl<'t> Kernel<'t> {
         &mut self,
         platform: &mut impl Platform,
         rule: &GrantRule,
-        [page, peer, theirs, further]: [u64; 4],
+        [page, peer, peer_ref, further]: [u64; 4],
     ) -> Result<Answer, Status> {
         let allowed =
             |page: u64| u32::try_from(page).ok().filter(|page| *page < rule.count).ok_or(Status::NotPermitted);
@@ -467,7 +467,7 @@ impl<'t> Kernel<'t> {
         let page = allowed(page)?;
         let peer = allowed_peer(peer, rule.peer_first, rule.peer_last)?;
         let placement = self.placements.get(usize::from(rule.region)).copied().unwrap_or_default();
-        if u64::from(last) >= placement.pages || theirs != 0 && further != 0 {
+        if u64::from(last) >= placement.pages || peer_ref != 0 && further != 0 {
             return Err(Status::BadArgument);
         }
         let first = rule.first_ref + page;
@@ -479,8 +479,8 @@ impl<'t> Kernel<'t> {
             }
         }
         let frame = placement.frame.0 + u64::from(page);
-        if theirs != 0 {
-            return self.map_grant(platform, rule, GrantRef(first), Gfn(frame), peer, theirs);
+        if peer_ref != 0 {
+            return self.map_grant(platform, rule, GrantRef(first), Gfn(frame), peer, peer_ref);
         }
         bits_of(&references).for_each(|(word, bits)| *self.granted.get_mut(word) |= bits);
         for (reference, frame) in references.zip(frame..) {
@@ -489,7 +489,7 @@ impl<'t> Kernel<'t> {
         Ok(answer(u64::from(first), 0))
     }
 
-    /// Puts the page that `peer` grants under `theirs` in the place of ours.
+    /// Puts the page that `peer` grants under `peer_ref` in the place of ours.
     fn map_grant(
         &mut self,
         platform: &mut impl Platform,
@@ -497,7 +497,7 @@ impl<'t> Kernel<'t> {
         reference: GrantRef,
         frame: Gfn,
         peer: DomId,
-        theirs: u64,
+        peer_ref: u64,
     ) -> Result<Answer, Status> {
         let writable = rule.access == Access::ReadWrite;
         // A page that is only to be read must not be one that a service takes for its own, or writes: that would fault.
@@ -505,9 +505,9 @@ impl<'t> Kernel<'t> {
         if !writable && self.tables.mappings().iter().any(writes) {
             return Err(Status::NotPermitted);
         }
-        let theirs = u32::try_from(theirs).map(GrantRef).map_err(|_| Status::Unavailable)?;
+        let peer_ref = u32::try_from(peer_ref).map(GrantRef).map_err(|_| Status::Unavailable)?;
         let (granted, mapped, bit) = self.grant_state(reference.0);
-        if !platform.map_grant(reference, frame, peer, theirs, writable) {
+        if !platform.map_grant(reference, frame, peer, peer_ref, writable) {
             return Err(Status::Unavailable);
         }
         *granted |= bit;

@@ -59,28 +59,28 @@ pub trait Platform {
     // What only a back end needs. The machine of the kernel that ships has none of it
     // (docs/decisions/0006-separate-kernel-for-back-ends.md).
 
-    /// Binds the event channel that `_peer` has allocated as its port `_theirs` (`EVTCHNOP_bind_interdomain`).
+    /// Binds the event channel that `_peer` has allocated as its port `_peer_port` (`EVTCHNOP_bind_interdomain`).
     fn bind_port(
         &mut self,
         _peer: cloister_caps::DomId,
-        _theirs: cloister_caps::EvtchnPort,
+        _peer_port: cloister_caps::EvtchnPort,
     ) -> Option<cloister_caps::EvtchnPort> {
         None
     }
-    /// Puts the page that `_peer` grants under `_theirs` in the place of `_frame` (`GNTTABOP_map_grant_ref`); whether it is
-    /// there. `_own` is the reference under which `_frame` would be granted, which names the mapping.
+    /// Puts the page that `_peer` grants under `_peer_ref` in the place of `_frame` (`GNTTABOP_map_grant_ref`); whether it is
+    /// there. `_own_ref` is the reference under which `_frame` would be granted, which names the mapping.
     fn map_grant(
         &mut self,
-        _own: cloister_caps::GrantRef,
+        _own_ref: cloister_caps::GrantRef,
         _frame: cloister_caps::Gfn,
         _peer: cloister_caps::DomId,
-        _theirs: cloister_caps::GrantRef,
+        _peer_ref: cloister_caps::GrantRef,
         _writable: bool,
     ) -> bool {
         false
     }
     /// Takes the peer's page out again (`GNTTABOP_unmap_grant_ref`).
-    fn unmap_grant(&mut self, _own: cloister_caps::GrantRef, _frame: cloister_caps::Gfn) {}
+    fn unmap_grant(&mut self, _own_ref: cloister_caps::GrantRef, _frame: cloister_caps::Gfn) {}
 }
 
 #[cfg(test)]

@@ -263,7 +263,7 @@ fn free_memory(
     for region in tables.regions().iter() {
         free.remove(FrameRange::touching(region.image_address, region.image_length));
     }
-    for entry in &info.own {
+    for entry in &info.boot_data {
         free.remove(FrameRange::touching(entry.address, entry.length));
     }
     if let Some(module) = info.module {

@@ -3,7 +3,7 @@
 use cloister_caps::tables::MAX_SERVICES;
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef};
 use cloister_kernel_core::Platform;
-use cloister_kernel_core::console::Line;
+use cloister_kernel_core::console::LineBuffer;
 use cloister_kernel_core::entropy::Generator;
 
 #[cfg(feature = "back-end")]
@@ -16,8 +16,8 @@ use crate::{console, hypercall, paging, processor, xen};
 pub struct Machine {
     grants: GrantTable,
     random: Option<Generator>,
-    lines: [Line; MAX_SERVICES],
-    refusals: Line,
+    console_lines: [LineBuffer; MAX_SERVICES],
+    refusal_log: LineBuffer,
 }
 
 impl Machine {
@@ -29,8 +29,8 @@ impl Machine {
             grants,
             // All equal words are a source that failed, not chance.
             random: seed.filter(|seed| seed.iter().any(|value| *value != seed[0])).map(Generator::new),
-            lines: [Line::new(); MAX_SERVICES],
-            refusals: Line::new(),
+            console_lines: [LineBuffer::new(); MAX_SERVICES],
+            refusal_log: LineBuffer::new(),
         }
     }
 
@@ -52,14 +52,14 @@ impl Platform for Machine {
     fn random(&mut self) -> Option<[u64; 2]> {
         let generator = self.random.as_mut()?;
         if let Some(fresh) = processor::random() {
-            generator.stir(fresh);
+            generator.reseed(fresh);
         }
         Some(generator.draw())
     }
 
     fn service_text(&mut self, service: &str, index: u8, text: &[u8]) {
         let now = xen::now();
-        let Some(line) = self.lines.get_mut(usize::from(index)) else { return };
+        let Some(line) = self.console_lines.get_mut(usize::from(index)) else { return };
         for byte in text {
             if let Some((text, dropped)) = line.push(*byte, now) {
                 if dropped > 0 {
@@ -71,7 +71,7 @@ impl Platform for Machine {
     }
 
     fn log(&mut self, line: core::fmt::Arguments<'_>) {
-        if let Some((_, dropped)) = self.refusals.push(b'\n', xen::now()) {
+        if let Some((_, dropped)) = self.refusal_log.push(b'\n', xen::now()) {
             if dropped > 0 {
                 console::line(format_args!("[{dropped} refusals not shown]"));
             }
@@ -111,17 +111,17 @@ impl Platform for Machine {
     }
 
     #[cfg(feature = "back-end")]
-    fn bind_port(&mut self, peer: DomId, theirs: EvtchnPort) -> Option<EvtchnPort> {
-        back_end::bind_interdomain(peer, theirs)
+    fn bind_port(&mut self, peer: DomId, peer_port: EvtchnPort) -> Option<EvtchnPort> {
+        back_end::bind_interdomain(peer, peer_port)
     }
 
     #[cfg(feature = "back-end")]
-    fn map_grant(&mut self, own: GrantRef, frame: Gfn, peer: DomId, theirs: GrantRef, writable: bool) -> bool {
-        back_end::map(own, frame, peer, theirs, writable)
+    fn map_grant(&mut self, own_ref: GrantRef, frame: Gfn, peer: DomId, peer_ref: GrantRef, writable: bool) -> bool {
+        back_end::map(own_ref, frame, peer, peer_ref, writable)
     }
 
     #[cfg(feature = "back-end")]
-    fn unmap_grant(&mut self, own: GrantRef, frame: Gfn) {
-        back_end::unmap(own, frame);
+    fn unmap_grant(&mut self, own_ref: GrantRef, frame: Gfn) {
+        back_end::unmap(own_ref, frame);
     }
 }

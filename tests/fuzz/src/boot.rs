@@ -109,7 +109,7 @@ impl Boot {
             }
         }
         assert!(free.total() <= all / 4096, "more memory than the map describes");
-        for entry in &info.own {
+        for entry in &info.boot_data {
             free.remove(FrameRange::touching(entry.address, entry.length));
         }
         if let Some(module) = info.module {
