@@ -4,12 +4,12 @@
 use crate::schedule::{Alarm, Next, Scheduler};
 
 /// The least and the most that an interrupt is taken to cost, in ns: a measurement beyond these went wrong.
-const INTERRUPT: (u64, u64) = (1_000, 100_000);
+const INTERRUPT_LIMITS: (u64, u64) = (1_000, 100_000);
 /// The least and the most time to the next deadline while a service runs, in ns.
-const GRAIN: (u64, u64) = (50_000, 500_000);
+const GRAIN_LIMITS: (u64, u64) = (50_000, 500_000);
 /// The most time that the timer is set for, in ns: Xen takes more than 2^50 for a mistake and fires much sooner
 /// (`do_set_timer_op` in xen/common/sched/core.c).
-const FARTHEST: u64 = 1 << 49;
+const MAX_TIMEOUT: u64 = 1 << 49;
 /// The time to the next deadline, in costs of an interrupt.
 const GRAIN_IN_INTERRUPTS: u64 = 16;
 
@@ -26,8 +26,8 @@ impl Costs {
     /// Derives the costs from the measured time between setting a timer that is due and taking its interrupt.
     #[must_use]
     pub fn new(measured: u64) -> Costs {
-        let interrupt = measured.clamp(INTERRUPT.0, INTERRUPT.1);
-        Costs { interrupt, grain: (interrupt * GRAIN_IN_INTERRUPTS).clamp(GRAIN.0, GRAIN.1) }
+        let interrupt = measured.clamp(INTERRUPT_LIMITS.0, INTERRUPT_LIMITS.1);
+        Costs { interrupt, grain: (interrupt * GRAIN_IN_INTERRUPTS).clamp(GRAIN_LIMITS.0, GRAIN_LIMITS.1) }
     }
 }
 
@@ -36,7 +36,7 @@ impl Costs {
 pub struct Accounting {
     costs: Costs,
     /// All time before this is charged, or was idle.
-    charged: u64,
+    charged_until: u64,
     /// The service that caused the present entry; none if the processor was idle.
     payer: Option<u8>,
     /// When the timer fires, and which service pays for that; none is the one that runs then.
@@ -47,31 +47,31 @@ impl Accounting {
     /// Creates an account that begins at `now`.
     #[must_use]
     pub fn new(costs: Costs, now: u64) -> Accounting {
-        Accounting { costs, charged: now, payer: None, timer: Alarm::NEVER }
+        Accounting { costs, charged_until: now, payer: None, timer: Alarm::NEVER }
     }
 
     /// Charges the time until `now`, when `service` entered the kernel because of `payer`: of itself by a system call or a
     /// fault, or by an interrupt that was its own or another's. What the interrupt has cost until `now` is the payer's.
     #[inline]
     pub fn entered(&mut self, scheduler: &mut Scheduler, service: u8, payer: u8, now: u64) {
-        let elapsed = now.saturating_sub(self.charged);
+        let elapsed = now.saturating_sub(self.charged_until);
         let interrupt = if payer == service { 0 } else { elapsed.min(self.costs.interrupt) };
         scheduler.charge(service, elapsed - interrupt, now);
         if interrupt > 0 {
             scheduler.charge(payer, interrupt, now);
         }
-        (self.charged, self.payer) = (now, Some(payer));
+        (self.charged_until, self.payer) = (now, Some(payer));
     }
 
     /// Charges the time since the entry, until `now`, in full to the service that entered: the kernel started it afresh.
     pub fn restarted(&mut self, scheduler: &mut Scheduler, service: u8, now: u64) {
-        scheduler.charge_work(service, now.saturating_sub(self.charged), now);
-        self.charged = now;
+        scheduler.charge_work(service, now.saturating_sub(self.charged_until), now);
+        self.charged_until = now;
     }
 
     /// Notes that the processor was idle until `now`: nobody pays for that.
     pub fn slept(&mut self, now: u64) {
-        (self.charged, self.payer) = (now, None);
+        (self.charged_until, self.payer) = (now, None);
     }
 
     /// Charges the kernel's work since the entry to the service that caused it, as `service` is about to run. If that is the
@@ -79,8 +79,8 @@ impl Accounting {
     pub fn resumed(&mut self, scheduler: &mut Scheduler, service: u8, clock: impl FnOnce() -> u64) {
         if let Some(payer) = self.payer.take().filter(|payer| *payer != service) {
             let now = clock();
-            scheduler.charge(payer, now.saturating_sub(self.charged), now);
-            self.charged = now;
+            scheduler.charge(payer, now.saturating_sub(self.charged_until), now);
+            self.charged_until = now;
         }
     }
 
@@ -101,8 +101,8 @@ impl Accounting {
             }
             return None;
         }
-        self.timer = deadline.or_sooner(next.budget);
-        self.timer.at = at.min(now.saturating_add(FARTHEST));
+        self.timer = deadline.earlier(next.budget);
+        self.timer.at = at.min(now.saturating_add(MAX_TIMEOUT));
         Some(self.timer.at)
     }
 
@@ -119,7 +119,7 @@ mod tests {
     const COSTS: Costs = Costs { interrupt: 30, grain: 500 };
 
     fn pair() -> (Accounting, Scheduler) {
-        (Accounting::new(COSTS, 100), Scheduler::of([(9, 1_000, 10_000), (1, 9_000, 10_000)].into_iter()))
+        (Accounting::new(COSTS, 100), Scheduler::with([(9, 1_000, 10_000), (1, 9_000, 10_000)].into_iter()))
     }
 
     fn totals(scheduler: &Scheduler) -> [u64; 2] {

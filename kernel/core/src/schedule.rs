@@ -9,7 +9,7 @@ use static_assertions::const_assert;
 /// The most that a service owes: this many budgets, or this many ns if that is more. Only a stall of the machine makes a
 /// larger debt, and the rest of it is forgiven. A service that runs on until the timer fires always owes less, so a small
 /// budget gains nothing by the limit.
-const MOST_OWED: (u64, u64) = (4, 1_000_000);
+const MAX_DEBT: (u64, u64) = (4, 1_000_000);
 
 /// What a service is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,21 +26,29 @@ pub enum State {
 struct Entry {
     state: State,
     /// How many services are more urgent: its bit among those that are ready.
-    place: u8,
+    rank: u8,
     budget: u64,
     period: u64,
     /// When the present window ends.
-    end: u64,
+    window_end: u64,
     used: u64,
     /// What `used` is at most: the rest of a debt is forgiven.
-    limit: u64,
+    max_used: u64,
     total: u64,
 }
 
 impl Entry {
     /// What no service is.
-    const NONE: Entry =
-        Entry { state: State::Stopped, place: 0, budget: 1, period: 1, end: 0, used: 0, limit: u64::MAX, total: 0 };
+    const UNUSED: Entry = Entry {
+        state: State::Stopped,
+        rank: 0,
+        budget: 1,
+        period: 1,
+        window_end: 0,
+        used: 0,
+        max_used: u64::MAX,
+        total: 0,
+    };
 }
 
 /// What to do next.
@@ -69,7 +77,7 @@ impl Alarm {
 
     /// Returns the earlier one, of equal ones this one.
     #[must_use]
-    pub fn or_sooner(self, other: Alarm) -> Alarm {
+    pub fn earlier(self, other: Alarm) -> Alarm {
         if other.at < self.at { other } else { self }
     }
 }
@@ -92,27 +100,27 @@ impl Scheduler {
     pub fn new(tables: &Tables<'_>) -> Scheduler {
         let in_ns = |us: u32| u64::from(us) * 1_000;
         let services = tables.services();
-        Self::of(services.iter().map(|one| (one.priority, in_ns(one.budget_us), in_ns(one.period_us))))
+        Self::with(services.iter().map(|one| (one.priority, in_ns(one.budget_us), in_ns(one.period_us))))
     }
 
     /// A scheduler of services with these priorities, budgets and periods.
-    pub(crate) fn of(services: impl Iterator<Item = (u8, u64, u64)>) -> Scheduler {
-        let (entries, order) = ([Entry::NONE; MAX_SERVICES], [0; MAX_SERVICES]);
+    pub(crate) fn with(services: impl Iterator<Item = (u8, u64, u64)>) -> Scheduler {
+        let (entries, order) = ([Entry::UNUSED; MAX_SERVICES], [0; MAX_SERVICES]);
         let mut scheduler = Scheduler { entries, order, active: 0 };
         let mut priorities = [0; MAX_SERVICES];
         for (index, (priority, budget, period)) in services.enumerate().take(MAX_SERVICES) {
             priorities[index] = priority;
-            let limit = budget.saturating_add(budget.saturating_mul(MOST_OWED.0).max(MOST_OWED.1));
-            scheduler.entries[index] = Entry { state: State::Ready, budget, period, limit, ..Entry::NONE };
+            let max_used = budget.saturating_add(budget.saturating_mul(MAX_DEBT.0).max(MAX_DEBT.1));
+            scheduler.entries[index] = Entry { state: State::Ready, budget, period, max_used, ..Entry::UNUSED };
             scheduler.active |= 1 << index;
             // Behind those that are as urgent.
             let before = |other: &u8| priorities[usize::from(*other)] >= priority;
-            let place = scheduler.order[..index].partition_point(before);
+            let rank = scheduler.order[..index].partition_point(before);
             scheduler.order[index] = index as u8;
-            scheduler.order[place..=index].rotate_right(1);
+            scheduler.order[rank..=index].rotate_right(1);
         }
-        for (place, index) in scheduler.order.into_iter().enumerate().take(scheduler.active.count_ones() as usize) {
-            scheduler.entries[usize::from(index)].place = place as u8;
+        for (rank, index) in scheduler.order.into_iter().enumerate().take(scheduler.active.count_ones() as usize) {
+            scheduler.entries[usize::from(index)].rank = rank as u8;
         }
         scheduler
     }
@@ -130,7 +138,7 @@ impl Scheduler {
             return;
         }
         entry.state = state;
-        let bit = 1 << (entry.place & 15);
+        let bit = 1 << (entry.rank & 15);
         let active = !matches!(state, State::Stopped | State::Waiting(u64::MAX));
         self.active = if active { self.active | bit } else { self.active & !bit };
     }
@@ -146,7 +154,7 @@ impl Scheduler {
     #[inline]
     pub fn charge(&mut self, service: u8, elapsed: u64, now: u64) {
         if let Some(entry) = self.entries.get_mut(usize::from(service)) {
-            entry.charge(elapsed, now, entry.limit);
+            entry.charge(elapsed, now, entry.max_used);
         }
     }
 
@@ -176,18 +184,18 @@ impl Scheduler {
             let entry = &mut self.entries[usize::from(index & 15)];
             if let State::Waiting(deadline) = entry.state {
                 if deadline > now {
-                    next.deadline = next.deadline.or_sooner(Alarm { at: deadline, owner: Some(index) });
+                    next.deadline = next.deadline.earlier(Alarm { at: deadline, owner: Some(index) });
                     continue;
                 }
                 entry.state = State::Ready;
             }
-            entry.renew(now);
+            entry.renew_window(now);
             if let left @ 1.. = entry.budget.saturating_sub(entry.used) {
                 next.service = Some(index);
-                next.look_at(now + left, None);
+                next.choose_again_at(now + left, None);
                 break;
             }
-            next.look_at(entry.has_budget_at(), Some(index));
+            next.choose_again_at(entry.next_budget_at(), Some(index));
         }
         next
     }
@@ -201,59 +209,59 @@ impl Next {
     }
 
     /// Makes sure that the choice is looked at again at `time`, for `owner`.
-    fn look_at(&mut self, time: u64, owner: Option<u8>) {
-        self.budget = self.budget.or_sooner(Alarm { at: time, owner });
+    fn choose_again_at(&mut self, time: u64, owner: Option<u8>) {
+        self.budget = self.budget.earlier(Alarm { at: time, owner });
     }
 }
 
 impl Entry {
-    /// Charges for `elapsed` ns that end at `now`, up to `most` in the window of each.
+    /// Charges for `elapsed` ns that end at `now`, up to `limit` in the window of each.
     #[inline]
-    fn charge(&mut self, elapsed: u64, now: u64, most: u64) {
-        if now < self.end {
-            self.take(elapsed, most);
+    fn charge(&mut self, elapsed: u64, now: u64, limit: u64) {
+        if now < self.window_end {
+            self.add_used(elapsed, limit);
         } else {
-            self.charge_across(elapsed, now, most);
+            self.charge_across(elapsed, now, limit);
         }
         self.total = self.total.saturating_add(elapsed);
     }
 
     /// Charges for `elapsed` ns of which some lie before the window that begins: they are no use of it.
     #[cold]
-    fn charge_across(&mut self, elapsed: u64, now: u64, most: u64) {
+    fn charge_across(&mut self, elapsed: u64, now: u64, limit: u64) {
         let before = elapsed.saturating_sub(now % self.period);
-        self.take(before, most);
-        self.renew(now);
-        self.take(elapsed - before, most);
+        self.add_used(before, limit);
+        self.renew_window(now);
+        self.add_used(elapsed - before, limit);
     }
 
-    /// Takes `elapsed` ns from the budget of the present window. What was owed before stays owed, whatever `most` is.
-    fn take(&mut self, elapsed: u64, most: u64) {
+    /// Takes `elapsed` ns from the budget of the present window. What was owed before stays owed, whatever `limit` is.
+    fn add_used(&mut self, elapsed: u64, limit: u64) {
         let used = self.used.saturating_add(elapsed);
-        self.used = if used <= most { used } else { most.max(self.used) };
+        self.used = if used <= limit { used } else { limit.max(self.used) };
     }
 
     /// Returns when the window begins in which it has budget again, now that it has none. No sooner look is of use.
-    fn has_budget_at(&self) -> u64 {
+    fn next_budget_at(&self) -> u64 {
         // Mostly the next one is it, and nothing is divided.
         let more = if self.used / 2 < self.budget { 0 } else { self.used / self.budget - 1 };
-        self.end.saturating_add(self.period.saturating_mul(more))
+        self.window_end.saturating_add(self.period.saturating_mul(more))
     }
 
     /// Begins a new window if `now` lies in one. What was used beyond the budget, because a timer came late, is owed:
     /// so the share holds over time whatever the machine's timers do.
     #[inline]
-    fn renew(&mut self, now: u64) {
-        if now >= self.end {
-            self.begin(now);
+    fn renew_window(&mut self, now: u64) {
+        if now >= self.window_end {
+            self.begin_window(now);
         }
     }
 
     #[cold]
-    fn begin(&mut self, now: u64) {
-        let passed = (now - self.end) / self.period + 1;
+    fn begin_window(&mut self, now: u64) {
+        let passed = (now - self.window_end) / self.period + 1;
         self.used = self.used.saturating_sub(self.budget.saturating_mul(passed));
-        self.end = (now / self.period + 1).saturating_mul(self.period);
+        self.window_end = (now / self.period + 1).saturating_mul(self.period);
     }
 }
 
@@ -263,7 +271,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn scheduler(services: &[(u8, u64, u64)]) -> Scheduler {
-        Scheduler::of(services.iter().copied())
+        Scheduler::with(services.iter().copied())
     }
 
     fn choice(next: Next) -> (Option<u8>, u64) {
@@ -309,14 +317,14 @@ mod tests {
         let mut scheduler = scheduler(&[(9, 30, 100)]);
         scheduler.next(0);
         scheduler.charge(0, u64::MAX / 2, 50);
-        let paid = 100 * (MOST_OWED.1 / 30 + 1);
+        let paid = 100 * (MAX_DEBT.1 / 30 + 1);
         assert_eq!(choice(scheduler.next(100)), (None, paid));
         assert_eq!(scheduler.next(paid).service, Some(0));
         // A large budget is owed some times over.
         let mut scheduler = self::scheduler(&[(9, 3_000_000, 10_000_000)]);
         scheduler.next(0);
         scheduler.charge(0, u64::MAX / 2, 50);
-        assert_eq!(choice(scheduler.next(10_000_000)), (None, 10_000_000 * (MOST_OWED.0 + 1)));
+        assert_eq!(choice(scheduler.next(10_000_000)), (None, 10_000_000 * (MAX_DEBT.0 + 1)));
     }
 
     #[test]
@@ -365,9 +373,9 @@ mod tests {
     /// When the window begins in which it has budget, by going from one to the next.
     fn first_with_budget(mut entry: Entry) -> u64 {
         while entry.used >= entry.budget {
-            entry.renew(entry.end);
+            entry.renew_window(entry.window_end);
         }
-        entry.end - entry.period
+        entry.window_end - entry.period
     }
 
     /// What a look at every service, one after the other, says.
@@ -375,7 +383,7 @@ mod tests {
         let (mut chosen, mut timer) = (None, u64::MAX);
         for index in scheduler.order.into_iter().take(count) {
             let entry = &mut scheduler.entries[usize::from(index)];
-            entry.renew(now);
+            entry.renew_window(now);
             let more =
                 matches!(entry.state, State::Waiting(deadline) if deadline <= now) || entry.state == State::Ready;
             let left = entry.budget.saturating_sub(entry.used);
