@@ -10,16 +10,16 @@ use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, PlacementError, Placements, place_regions};
 use cloister_kernel_core::{Accounting, Costs, Kernel};
 
-use crate::calls;
 use crate::fatal::{ON_XEN, fatal};
 use crate::grants::{GrantTable, PER_FRAME};
 use crate::hypercall::{self, MapRecord, Param, Refused, Space};
+use crate::hypercall_page;
 use crate::machine::Machine;
 use crate::paging::{self, OFFSET, PagingError, Root};
 use crate::processor::{self, Features, UPCALL_VECTOR};
 use crate::run::{self, Run};
 use crate::service;
-use crate::{console, count, xen};
+use crate::{console, count, shared_info};
 
 /// Where the packer put the capability tables: their physical address and length.
 #[unsafe(link_section = ".tables")]
@@ -138,7 +138,7 @@ fn prepare(start_info: u64) -> Result<(), Failure> {
     let mut kernel_root = paging::build_kernel(&mut free, tables_at)?;
     processor::protect(&features);
     if features.gigabyte {
-        calls::move_out(&mut kernel_root, &mut free)?;
+        hypercall_page::relocate(&mut kernel_root, &mut free)?;
     }
     let memory = map.iter().filter(|entry| entry.ram).map(|entry| entry.length).sum();
     let console_port = map_console();
@@ -176,15 +176,15 @@ fn finish(parts: Parts, kernel_root: &mut Root, mut free: FreeMemory) -> Result<
         services.load(index as u8);
     }
     let timer_port = hypercall::bind_timer()?;
-    let mut kernel = Kernel::new(tables, placements, xen::now(), memory);
-    xen::unmask(timer_port);
+    let mut kernel = Kernel::new(tables, placements, shared_info::now(), memory);
+    shared_info::unmask(timer_port);
     let (costs, idle) = measure();
     if let Some(port) = console_port {
-        xen::unmask(port);
+        shared_info::unmask(port);
     }
     if let Some(port) = hypercall::get_param(Param::StoreEvtchn).and_then(|port| u32::try_from(port).ok()) {
         kernel.set_xenstore_port(EvtchnPort(port));
-        xen::unmask(EvtchnPort(port));
+        shared_info::unmask(EvtchnPort(port));
     }
     let machine = Machine::new(grants, features.rdrand);
     if !machine.has_random() {
@@ -195,7 +195,7 @@ fn finish(parts: Parts, kernel_root: &mut Root, mut free: FreeMemory) -> Result<
         "cloister: an interrupt costs {} ns, a timer waits {} ns",
         costs.interrupt, costs.grain
     ));
-    let (waiting, accounting) = ([false; _], Accounting::new(costs, xen::now()));
+    let (waiting, accounting) = ([false; _], Accounting::new(costs, shared_info::now()));
     run::keep(Run { kernel, machine, services, timer_port, console_port, waiting, current: None, accounting, idle });
     Ok(())
 }
@@ -206,14 +206,14 @@ fn finish(parts: Parts, kernel_root: &mut Root, mut free: FreeMemory) -> Result<
 fn measure() -> (Costs, u64) {
     let (mut least, mut slept) = (u64::MAX, 0);
     for _ in 0..MEASUREMENTS {
-        let begun = xen::now();
+        let begun = shared_info::now();
         hypercall::set_timer(begun);
-        let asleep = xen::now();
+        let asleep = shared_info::now();
         processor::sleep();
-        let now = xen::now();
+        let now = shared_info::now();
         least = least.min(now.saturating_sub(begun));
         slept += now.saturating_sub(asleep);
-        xen::take_events(xen::unmask);
+        shared_info::take_events(shared_info::unmask);
     }
     let costs = Costs::new(least);
     // The profiler's samples are wanted as often as they are asked for.
@@ -330,7 +330,7 @@ fn share_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable, Fail
         .ok_or(Failure::NoHole)?;
     hypercall::add_to_physmap(Space::SharedInfo, 0, Gfn(hole))?;
     paging::map_special(paging::SHARED_INFO, Gfn(hole));
-    xen::mask_all();
+    shared_info::mask_all();
     // Type 2, a vector (params.h); it also makes Xen fill in the wall clock.
     hypercall::set_param(Param::CallbackIrq, 2 << 56 | u64::from(UPCALL_VECTOR))?;
     if needed > 0 {

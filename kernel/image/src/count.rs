@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{processor, xen};
+use crate::{processor, shared_info};
 
 macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident: $text:literal,)*) => {
@@ -70,7 +70,7 @@ pub fn away(ticks: u64) {
 /// domains that ran instead of it are among them.
 pub fn counts(idle: u64) -> impl Iterator<Item = (&'static str, u64)> {
     let since = processor::counter().wrapping_sub(BEGUN.load(Ordering::Relaxed));
-    let own = xen::nanoseconds(since.wrapping_sub(AWAY.load(Ordering::Relaxed))).saturating_sub(idle);
+    let own = shared_info::nanoseconds(since.wrapping_sub(AWAY.load(Ordering::Relaxed))).saturating_sub(idle);
     let counts = NAMES.into_iter().zip(&COUNTS).map(|(name, count)| (name, count.load(Ordering::Relaxed)));
     counts.chain([("own-ns", own)])
 }

@@ -112,24 +112,24 @@ trapped_in_kernel:
     ud2
 
 # The instructions that leave for Xen, and the numbers of ports, each as EVTCHNOP_send takes it. All of it is used in the place
-# that `calls.rs` says, which knows these offsets; none of it depends on where it is. It lies in one page.
+# that `hypercall_page.rs` says, which knows these offsets; none of it depends on where it is. It lies in one page.
 .balign 256
-.global calls
-calls:
+.global hypercall_page
+hypercall_page:
     vmmcall
     ret
-.org calls + 4
+.org hypercall_page + 4
     vmcall
     ret
 # Sleeps until an event. Interrupts are on from `sti` to `cli` alone, and not before `hlt` has begun.
 .set IDLE_HALT, 1               # from the start of this to `hlt`
 .set IDLE_OVER, 2               # and behind it
-.org calls + 8
+.org hypercall_page + 8
     sti
     hlt
     cli
     ret
-.org calls + 16
+.org hypercall_page + 16
 .set n, 0
 .rept 32
     .long n

@@ -8,8 +8,8 @@ use core::arch::asm;
 use cloister_caps::{DomId, EvtchnPort, Gfn};
 use static_assertions::const_assert_eq;
 
-use crate::calls::{self, HYPERCALL};
 use crate::count::{self, Count, count};
+use crate::hypercall_page::{self, HYPERCALL};
 use crate::processor;
 
 /// A refused hypercall: Xen's error number, negative.
@@ -258,7 +258,7 @@ pub fn bind_timer() -> Result<EvtchnPort, Refused> {
 
 /// An operation whose structure is a port's number, and is only read.
 fn port_operation(operation: u64, port: EvtchnPort, what: &'static str) -> Result<(), Refused> {
-    let argument = calls::number(port).unwrap_or(&raw const port.0 as u64);
+    let argument = hypercall_page::port_number(port).unwrap_or(&raw const port.0 as u64);
     // SAFETY: every caller in this file passes an operation that reads one number and writes nothing.
     let code = unsafe { raw(EVENT_CHANNEL_OP, operation, argument, 0) };
     if code < 0 { Err(Refused { what, code }) } else { Ok(()) }

@@ -10,7 +10,7 @@ use cloister_kernel_core::entropy::Generator;
 use crate::back_end;
 use crate::count::{Count, count};
 use crate::grants::GrantTable;
-use crate::{console, hypercall, paging, processor, xen};
+use crate::{console, hypercall, paging, processor, shared_info};
 
 /// What carries out the kernel's decisions.
 pub struct Machine {
@@ -42,11 +42,11 @@ impl Machine {
 
 impl Platform for Machine {
     fn now(&mut self) -> u64 {
-        xen::now()
+        shared_info::now()
     }
 
     fn wall(&mut self) -> Option<u64> {
-        xen::wall()
+        shared_info::wall()
     }
 
     fn random(&mut self) -> Option<[u64; 2]> {
@@ -58,7 +58,7 @@ impl Platform for Machine {
     }
 
     fn service_text(&mut self, service: &str, index: u8, text: &[u8]) {
-        let now = xen::now();
+        let now = shared_info::now();
         let Some(line) = self.console_lines.get_mut(usize::from(index)) else { return };
         for byte in text {
             if let Some((text, dropped)) = line.push(*byte, now) {
@@ -71,7 +71,7 @@ impl Platform for Machine {
     }
 
     fn log(&mut self, line: core::fmt::Arguments<'_>) {
-        if let Some((_, dropped)) = self.refusal_log.push(b'\n', xen::now()) {
+        if let Some((_, dropped)) = self.refusal_log.push(b'\n', shared_info::now()) {
             if dropped > 0 {
                 console::line(format_args!("[{dropped} refusals not shown]"));
             }
@@ -93,7 +93,7 @@ impl Platform for Machine {
     }
 
     fn unmask(&mut self, port: EvtchnPort) {
-        xen::unmask(port);
+        shared_info::unmask(port);
     }
 
     fn grant(&mut self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {

@@ -9,14 +9,13 @@
 #[cfg(feature = "back-end")]
 mod back_end;
 mod boot;
-mod calls;
 mod console;
-mod context;
 mod count;
 mod fatal;
 mod global;
 mod grants;
 mod hypercall;
+mod hypercall_page;
 mod machine;
 mod paging;
 mod processor;
@@ -24,8 +23,9 @@ mod processor;
 mod profile;
 mod run;
 mod service;
+mod shared_info;
+mod trap_frame;
 mod vectors;
-mod xen;
 
 core::arch::global_asm!(include_str!("boot.s"));
 core::arch::global_asm!(include_str!("entry.s"));

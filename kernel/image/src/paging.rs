@@ -219,7 +219,7 @@ impl Root {
     ///
     /// # Errors
     /// As for pages: see [`PagingError`].
-    pub fn map_calls(&mut self, free: &mut FreeMemory, frame: Gfn) -> Result<(), PagingError> {
+    pub fn map_hypercall_page(&mut self, free: &mut FreeMemory, frame: Gfn) -> Result<(), PagingError> {
         // SAFETY: physical memory is mapped at offset 0 as long as a `Root` is used.
         let mut mapper = unsafe { OffsetPageTable::new(self.table(), VirtAddr::zero()) };
         let addresses = (KERNEL_HYPERCALL_PAGE, frame.0 * PAGE_SIZE as u64);

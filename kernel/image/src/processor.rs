@@ -12,7 +12,7 @@ use x86_64::structures::gdt::SegmentSelector;
 use x86_64::structures::tss::TaskStateSegment;
 use x86_64::{PrivilegeLevel, VirtAddr};
 
-use crate::calls;
+use crate::hypercall_page;
 use crate::vectors::{self, IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI, NMI};
 
 /// The vector at which Xen injects event upcalls: Linux's `HYPERVISOR_CALLBACK_VECTOR`.
@@ -44,7 +44,7 @@ impl Features {
     pub fn detect() -> Features {
         let vendor = __cpuid(0);
         // "Genu", "Cent" and "  Sh": Intel, Centaur and Zhaoxin.
-        calls::choose(matches!(vendor.ebx, 0x756E_6547 | 0x746E_6543 | 0x6853_2020));
+        hypercall_page::choose_instruction(matches!(vendor.ebx, 0x756E_6547 | 0x746E_6543 | 0x6853_2020));
         let basic = __cpuid(1);
         let extended = __cpuid(0x8000_0001);
         let leaf7 = __cpuid_count(7, 0);
@@ -235,7 +235,7 @@ pub fn random() -> Option<u64> {
 /// Sleeps until an interrupt, which the entry stub leaves for the caller to look at. Interrupts are off again afterwards.
 pub fn sleep() {
     // SAFETY: the code of `entry.s` keeps to the calling convention, and nothing but the upcall can come meanwhile.
-    unsafe { core::arch::asm!("call [rip + {idle}]", idle = sym calls::IDLE) }
+    unsafe { core::arch::asm!("call [rip + {idle}]", idle = sym hypercall_page::IDLE) }
 }
 
 /// Writes a byte to Xen's and QEMU's debug port.

@@ -5,7 +5,6 @@ use cloister_caps::{EvtchnPort, Operation, Status};
 use cloister_kernel_core::schedule::{Alarm, Next};
 use cloister_kernel_core::{Accounting, Kernel, Outcome, Platform, Verdict};
 
-use crate::context::{self, Frame, SYSTEM_CALL};
 use crate::count::{Count, count, counts};
 use crate::fatal::fatal;
 use crate::global::Global;
@@ -13,7 +12,8 @@ use crate::hypercall::{self, Shutdown};
 use crate::machine::Machine;
 use crate::processor::{self, UPCALL_VECTOR};
 use crate::service::Services;
-use crate::{console, paging, xen};
+use crate::trap_frame::{self, SYSTEM_CALL_VECTOR, TrapFrame};
+use crate::{console, paging, shared_info};
 
 /// Everything that the kernel keeps between two entries.
 pub struct Run {
@@ -40,7 +40,7 @@ pub struct Run {
 static RUN: Global<Run> = Global::new();
 
 unsafe extern "C" {
-    fn leave_kernel(frame: *const Frame) -> !;
+    fn leave_kernel(frame: *const TrapFrame) -> !;
 }
 
 /// Keeps what the kernel is to work with.
@@ -50,9 +50,9 @@ pub fn keep(run: Run) {
 
 /// Starts the services, on what is kept. Does not come back.
 pub fn start() -> ! {
-    let frame = RUN.with(|run| run.resume(xen::now())).flatten();
+    let frame = RUN.with(|run| run.resume(shared_info::now())).flatten();
     match frame {
-        // SAFETY: the frame is a service's, made by `Frame::start` and selected; its address space is in force.
+        // SAFETY: the frame is a service's, made by `TrapFrame::start` and selected; its address space is in force.
         Some(frame) => unsafe { leave_kernel(frame) },
         None => fatal(format_args!("there is nothing to run")),
     }
@@ -61,7 +61,7 @@ pub fn start() -> ! {
 /// Every entry from ring 3: `entry.s` calls it when it has saved the frame of the service that ran, and goes on with the
 /// one it answers.
 #[unsafe(no_mangle)]
-extern "C" fn kernel_entered() -> *const Frame {
+extern "C" fn kernel_entered() -> *const TrapFrame {
     match RUN.with(Run::entered).flatten() {
         Some(frame) => frame,
         None => fatal(format_args!("the kernel was entered while it ran")),
@@ -70,7 +70,7 @@ extern "C" fn kernel_entered() -> *const Frame {
 
 /// A fault in ring 0, or one that has a stack of its own wherever it comes: a defect of the kernel, or of the machine.
 #[unsafe(no_mangle)]
-extern "C" fn kernel_faulted(frame: &Frame) -> ! {
+extern "C" fn kernel_faulted(frame: &TrapFrame) -> ! {
     let address = x86_64::registers::control::Cr2::read_raw();
     for caller in paging::callers(frame.rsp) {
         console::debug_line(format_args!("cloister: kernel fault: called from rip={caller:#x}"));
@@ -90,17 +90,17 @@ impl Run {
     /// Serves an entry, and answers the frame of the service to go on with. The one that ran goes on at once when it has its
     /// answer: an invocation wakes others, but they run when it waits, or when an event or its budget's end brings the kernel
     /// to choose again.
-    fn entered(&mut self) -> Option<*const Frame> {
-        let Some((service, frame)) = self.current.and_then(|service| Some((service, context::frame(service)?))) else {
+    fn entered(&mut self) -> Option<*const TrapFrame> {
+        let Some((service, frame)) = self.current.and_then(|service| Some((service, trap_frame::of(service)?))) else {
             fatal(format_args!("an entry from ring 3, where no service runs"))
         };
-        count(if frame.vector == SYSTEM_CALL { Count::SystemCall } else { Count::Interrupt });
-        if frame.vector == SYSTEM_CALL && self.system_call(service, frame) {
+        count(if frame.vector == SYSTEM_CALL_VECTOR { Count::SystemCall } else { Count::Interrupt });
+        if frame.vector == SYSTEM_CALL_VECTOR && self.system_call(service, frame) {
             return Some(&raw const *frame);
         }
-        let mut now = xen::now();
+        let mut now = shared_info::now();
         let interrupted = frame.vector == u64::from(UPCALL_VECTOR);
-        let faulted = !interrupted && frame.vector != SYSTEM_CALL;
+        let faulted = !interrupted && frame.vector != SYSTEM_CALL_VECTOR;
         if interrupted {
             #[cfg(feature = "profile")]
             crate::profile::sample(service, frame.rip);
@@ -111,14 +111,14 @@ impl Run {
         let cause = self.take_events().filter(|_| interrupted);
         self.accounting.entered(&mut self.kernel.scheduler, service, cause.unwrap_or(service), now);
         if faulted {
-            now = xen::now();
+            now = shared_info::now();
             self.accounting.restarted(&mut self.kernel.scheduler, service, now);
         }
         self.resume(now)
     }
 
     /// Answers whether the service has its answer.
-    fn system_call(&mut self, service: u8, frame: &mut Frame) -> bool {
+    fn system_call(&mut self, service: u8, frame: &mut TrapFrame) -> bool {
         match self.kernel.system_call(&mut self.machine, service, frame.rax, &frame.arguments) {
             Outcome::Answer(answer) => {
                 frame.answer(answer.status as u64, answer.words);
@@ -143,7 +143,7 @@ impl Run {
         fatal(format_args!("Xen did not shut the domain down"))
     }
 
-    fn fault(&mut self, service: u8, frame: &Frame) {
+    fn fault(&mut self, service: u8, frame: &TrapFrame) {
         let name = self.kernel.tables().service_name(service);
         let address = x86_64::registers::control::Cr2::read_raw();
         let (rip, rsp, error) = (frame.rip, frame.rsp, frame.error);
@@ -183,7 +183,7 @@ impl Run {
     fn take_events(&mut self) -> Option<u8> {
         let Run { kernel, machine, accounting, timer_port, console_port, .. } = self;
         let mut cause = None;
-        xen::take_events(|port| {
+        shared_info::take_events(|port| {
             count(Count::Event);
             let owner = if port == *timer_port {
                 machine.unmask(port);
@@ -203,7 +203,7 @@ impl Run {
 
     /// Says what each service has used, of the processor and of its rights, on the console.
     fn report(&mut self) {
-        let now = xen::now();
+        let now = shared_info::now();
         console::line(format_args!("cloister: at {} ms, {} refusals", now / 1_000_000, self.kernel.refusals()));
         for (index, service) in self.kernel.tables().services().iter().enumerate() {
             let used = self.kernel.scheduler.total(index as u8) / 1_000;
@@ -218,9 +218,9 @@ impl Run {
     }
 
     /// Chooses a service at `now` and makes everything ready for it; sleeps while there is none. Answers its frame.
-    fn resume(&mut self, mut now: u64) -> Option<*const Frame> {
+    fn resume(&mut self, mut now: u64) -> Option<*const TrapFrame> {
         loop {
-            if context::take_nmi() {
+            if trap_frame::take_nmi() {
                 self.report();
             }
             let next = self.kernel.next(now);
@@ -232,13 +232,13 @@ impl Run {
             let Some(service) = next.service else {
                 count(Count::Sleep);
                 processor::sleep();
-                let asleep = core::mem::replace(&mut now, xen::now());
+                let asleep = core::mem::replace(&mut now, shared_info::now());
                 self.idle += now.saturating_sub(asleep);
                 self.accounting.slept(now);
                 self.take_events();
                 continue;
             };
-            let frame = context::frame(service)?;
+            let frame = trap_frame::of(service)?;
             if core::mem::take(&mut self.waiting[usize::from(service)]) {
                 let answer = self.kernel.wait_answer(service, now);
                 frame.answer(Status::Done as u64, answer.words);
@@ -246,10 +246,10 @@ impl Run {
             if self.current != Some(service) {
                 count(Count::Switch);
                 paging::switch(self.services.root(service)?);
-                context::select(frame);
+                trap_frame::select(frame);
                 self.current = Some(service);
             }
-            self.accounting.resumed(&mut self.kernel.scheduler, service, xen::now);
+            self.accounting.resumed(&mut self.kernel.scheduler, service, shared_info::now);
             return Some(&raw const *frame);
         }
     }

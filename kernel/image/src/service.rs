@@ -6,8 +6,8 @@ use cloister_caps::{Gfn, PAGE_SIZE};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{Placement, Placements};
 
-use crate::context::{self, Frame};
 use crate::paging::{self, PagingError, Root, UserPages};
+use crate::trap_frame::{self, TrapFrame};
 
 /// The most loadable segments of all services together.
 const MAX_SEGMENTS: usize = 4 * MAX_SERVICES;
@@ -137,9 +137,9 @@ impl Services {
                 paging::fill(Gfn(frame.0 + page), segment.image_address + done, left);
             }
         }
-        if let (Some(record), Some(frame)) = (self.tables.services().get(usize::from(service)), context::frame(service))
+        if let (Some(record), Some(frame)) = (self.tables.services().get(usize::from(service)), trap_frame::of(service))
         {
-            *frame = Frame::start(record.entry, record.stack_top);
+            *frame = TrapFrame::start(record.entry, record.stack_top);
         }
     }
 }

@@ -5,7 +5,7 @@ use cloister_caps::tables::MAX_SERVICES;
 /// The registers of a service, in the order in which `entry.s` and the processor push them.
 #[repr(C, align(16))]
 #[derive(Clone, Copy)]
-pub struct Frame {
+pub struct TrapFrame {
     r15: u64,
     r14: u64,
     r13: u64,
@@ -36,21 +36,22 @@ pub struct Frame {
     pub ss: u64,
 }
 
-static_assertions::const_assert_eq!(size_of::<Frame>(), 22 * 8);
+static_assertions::const_assert_eq!(size_of::<TrapFrame>(), 22 * 8);
 
 /// The vector that stands for a system call, in `entry.s`.
-pub const SYSTEM_CALL: u64 = 0x100;
+pub const SYSTEM_CALL_VECTOR: u64 = 0x100;
 
 /// A frame, and below it room for what the processor pushes if an upcall comes while the stack pointer is in the frame
 /// (see `upcall_entry`).
 #[repr(C, align(16))]
 #[derive(Clone, Copy)]
-struct Place {
-    below: [u64; 8],
-    frame: Frame,
+struct SavedFrame {
+    room_below: [u64; 8],
+    frame: TrapFrame,
 }
 
-static mut FRAMES: [Place; MAX_SERVICES] = [Place { below: [0; 8], frame: Frame::EMPTY }; MAX_SERVICES];
+static mut FRAMES: [SavedFrame; MAX_SERVICES] =
+    [SavedFrame { room_below: [0; 8], frame: TrapFrame::EMPTY }; MAX_SERVICES];
 
 /// Past the frame of the service that runs.
 #[unsafe(no_mangle)]
@@ -62,8 +63,8 @@ static mut SCRATCH: u64 = 0;
 #[unsafe(no_mangle)]
 static mut NMI_SEEN: u8 = 0;
 
-impl Frame {
-    const EMPTY: Frame = Frame {
+impl TrapFrame {
+    const EMPTY: TrapFrame = TrapFrame {
         r15: 0,
         r14: 0,
         r13: 0,
@@ -84,8 +85,8 @@ impl Frame {
     };
 
     /// A service that starts at `entry` in ring 3, with interrupts on and empty registers.
-    pub fn start(entry: u64, stack: u64) -> Frame {
-        Frame { rip: entry, cs: 0x23, rflags: 0x202, rsp: stack, ss: 0x1B, ..Frame::EMPTY }
+    pub fn start(entry: u64, stack: u64) -> TrapFrame {
+        TrapFrame { rip: entry, cs: 0x23, rflags: 0x202, rsp: stack, ss: 0x1B, ..TrapFrame::EMPTY }
     }
 
     /// Gives a system call's answer, and clears every register that a call may change and that is no part of the answer.
@@ -97,16 +98,16 @@ impl Frame {
 }
 
 /// The frame of a service. The caller uses one at a time, and none across an entry of the kernel.
-pub fn frame(service: u8) -> Option<&'static mut Frame> {
+pub fn of(service: u8) -> Option<&'static mut TrapFrame> {
     // SAFETY: the kernel runs on one processor and is not preemptible, and no function that holds a frame calls another that
     // takes one; while a service runs nobody in the kernel has a reference.
     let frames = unsafe { &mut *(&raw mut FRAMES) };
-    frames.get_mut(usize::from(service)).map(|place| &mut place.frame)
+    frames.get_mut(usize::from(service)).map(|saved| &mut saved.frame)
 }
 
 /// Makes `frame` the one into which the next entry is saved, and leaves the service nothing of the one that ran before in
 /// the registers that no frame holds.
-pub fn select(frame: &Frame) {
+pub fn select(frame: &TrapFrame) {
     crate::processor::clear_segments();
     let top = (&raw const *frame).wrapping_add(1) as u64;
     // SAFETY: `entry.s` reads it at the next entry from ring 3, which is not now.

@@ -19,7 +19,7 @@ use crate::paging::{self, PagingError, Root};
 /// that nothing is here even if the guest was given so much.
 const FRAME: Gfn = Gfn(63 << 18);
 
-/// Offsets in `calls` of `entry.s`.
+/// Offsets in `hypercall_page` of `entry.s`.
 mod offset {
     pub const VMMCALL: u64 = 0;
     pub const VMCALL: u64 = 4;
@@ -27,12 +27,12 @@ mod offset {
     pub const PORTS: u64 = 16;
 }
 /// How many ports' numbers stand there.
-const PORTS: u32 = 32;
+const PORT_COUNT: u32 = 32;
 /// Bytes of all that.
-const LENGTH: usize = offset::PORTS as usize + 4 * PORTS as usize;
+const LENGTH: usize = offset::PORTS as usize + 4 * PORT_COUNT as usize;
 
 unsafe extern "C" {
-    static calls: [u8; LENGTH];
+    static hypercall_page: [u8; LENGTH];
 }
 
 /// Where the instruction for hypercalls is that is in use.
@@ -41,39 +41,39 @@ pub static HYPERCALL: AtomicU64 = AtomicU64::new(0);
 #[unsafe(no_mangle)]
 pub static IDLE: AtomicU64 = AtomicU64::new(0);
 /// Where the numbers of ports are that are in use.
-static NUMBERS: AtomicU64 = AtomicU64::new(0);
+static PORT_NUMBERS: AtomicU64 = AtomicU64::new(0);
 
 /// Chooses the instruction for hypercalls, by the processor's vendor: `vmcall` for Intel, Centaur and Zhaoxin, else `vmmcall`.
 /// Before any of them.
-pub fn choose(intel: bool) {
+pub fn choose_instruction(intel: bool) {
     let instruction = if intel { offset::VMCALL } else { offset::VMMCALL };
-    let at = &raw const calls as u64;
+    let at = &raw const hypercall_page as u64;
     HYPERCALL.store(at + instruction, Ordering::Relaxed);
     IDLE.store(at + offset::IDLE, Ordering::Relaxed);
-    NUMBERS.store(at + offset::PORTS, Ordering::Relaxed);
+    PORT_NUMBERS.store(at + offset::PORTS, Ordering::Relaxed);
 }
 
 /// Goes over to the page of their own. What Xen refuses leaves everything as it was, and slower.
 ///
 /// # Errors
 /// No frame is free.
-pub fn move_out(root: &mut Root, free: &mut FreeMemory) -> Result<(), PagingError> {
+pub fn relocate(root: &mut Root, free: &mut FreeMemory) -> Result<(), PagingError> {
     // Where it comes from a hole stays, for which Xen divides a large entry of its own: not one of those that lead to page tables.
     let from = free.take_aligned(1, LARGE).or_else(|| free.take(1)).ok_or(PagingError::NoMemory)?;
     // SAFETY: constant bytes of the kernel's text.
-    paging::write(from, unsafe { &*(&raw const calls) });
+    paging::write(from, unsafe { &*(&raw const hypercall_page) });
     if hypercall::add_to_physmap(Space::Frame, from.0, FRAME).is_err() {
         return Ok(());
     }
-    root.map_calls(free, FRAME)?;
-    let by = KERNEL_HYPERCALL_PAGE.wrapping_sub(&raw const calls as u64);
-    for place in [&HYPERCALL, &IDLE, &NUMBERS] {
+    root.map_hypercall_page(free, FRAME)?;
+    let by = KERNEL_HYPERCALL_PAGE.wrapping_sub(&raw const hypercall_page as u64);
+    for place in [&HYPERCALL, &IDLE, &PORT_NUMBERS] {
         place.store(place.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
     }
     Ok(())
 }
 
 /// The address of a constant `u32` that is a port's number, if it is one of the first.
-pub fn number(port: EvtchnPort) -> Option<u64> {
-    (port.0 < PORTS).then(|| NUMBERS.load(Ordering::Relaxed) + u64::from(port.0) * 4)
+pub fn port_number(port: EvtchnPort) -> Option<u64> {
+    (port.0 < PORT_COUNT).then(|| PORT_NUMBERS.load(Ordering::Relaxed) + u64::from(port.0) * 4)
 }
