@@ -11,8 +11,8 @@ use cloister_kernel_core::placement::{BootRegions, PlacementError, Placements, p
 use cloister_kernel_core::{Accounting, Costs, Kernel};
 
 use crate::fatal::{ON_XEN, fatal};
-use crate::grants::{GrantTable, PER_FRAME};
-use crate::hypercall::{self, MapRecord, Param, Refused, Space};
+use crate::grants::{ENTRIES_PER_FRAME, GrantTable};
+use crate::hypercall::{self, E820Entry, HypercallError, Param, Space};
 use crate::hypercall_page;
 use crate::machine::Machine;
 use crate::paging::{self, OFFSET, PagingError, Root};
@@ -27,7 +27,7 @@ use crate::{console, count, shared_info};
 static CLOISTER_TABLES: [u64; 2] = [0; 2];
 
 /// `XENFEAT_auto_translated_physmap` and `XENFEAT_hvm_callback_vector` (`features.h`).
-const NEEDED_FEATURES: u32 = 1 << 2 | 1 << 8;
+const REQUIRED_FEATURES: u32 = 1 << 2 | 1 << 8;
 /// Frames with nothing behind them, in order of preference: for the shared info, then the grant table.
 const HOLES: [u64; 3] = [0xF_0000, 0xF_D000, 0xE_0000];
 /// The most grant frames that the kernel maps: `MAX_GRANT_REFS`.
@@ -42,7 +42,7 @@ enum Failure {
     NoExecute,
     Features(u32),
     Boot(BootError),
-    Refused(Refused),
+    Hypercall(HypercallError),
     NoTables,
     Tables(TableError),
     Placement(PlacementError),
@@ -60,7 +60,7 @@ macro_rules! failure_from {
         }
     )*};
 }
-failure_from!(BootError => Boot, Refused => Refused, TableError => Tables, PlacementError => Placement, PagingError => Paging);
+failure_from!(BootError => Boot, HypercallError => Hypercall, TableError => Tables, PlacementError => Placement, PagingError => Paging);
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,10 +70,10 @@ impl fmt::Display for Failure {
             }
             Failure::NoExecute => write!(f, "the processor has no NX; without it pages cannot be kept from execution"),
             Failure::Features(offered) => {
-                write!(f, "Xen lacks what a PVH guest needs (features {offered:#x}, needed {NEEDED_FEATURES:#x})")
+                write!(f, "Xen lacks what a PVH guest needs (features {offered:#x}, needed {REQUIRED_FEATURES:#x})")
             }
             Failure::Boot(error) => error.fmt(f),
-            Failure::Refused(refused) => refused.fmt(f),
+            Failure::Hypercall(error) => error.fmt(f),
             Failure::NoTables => write!(f, "no capability tables: this kernel was not packed with a policy"),
             Failure::Tables(error) => error.fmt(f),
             Failure::Placement(error) => error.fmt(f),
@@ -88,9 +88,9 @@ impl fmt::Display for Failure {
 }
 
 /// Physical memory through the boot code's identity map.
-struct Identity;
+struct IdentityMap;
 
-impl PhysicalMemory for Identity {
+impl PhysicalMemory for IdentityMap {
     fn read(&self, address: u64, into: &mut [u8]) -> bool {
         let end = address.checked_add(into.len() as u64);
         if address == 0 || end.is_none_or(|end| end > 1 << 32) {
@@ -107,7 +107,7 @@ impl PhysicalMemory for Identity {
 /// Where `boot.s` goes on, with the address of the start info.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_main(start_info: u32) -> ! {
-    count::begin();
+    count::start_counting();
     processor::load_tables();
     match prepare(u64::from(start_info)) {
         Ok(()) => run::start(),
@@ -124,31 +124,31 @@ fn prepare(start_info: u64) -> Result<(), Failure> {
     }
     processor::enable_no_execute();
     let offered = hypercall::features()?;
-    if offered & NEEDED_FEATURES != NEEDED_FEATURES {
+    if offered & REQUIRED_FEATURES != REQUIRED_FEATURES {
         return Err(Failure::Features(offered));
     }
-    let info = StartInfo::read(&Identity, start_info)?;
+    let info = StartInfo::read(&IdentityMap, start_info)?;
     let map = memory_map(&info)?;
-    let tables_at = tables_location()?;
+    let tables_range = tables_location()?;
     // SAFETY: the packer put the tables there. The boot code's page tables map them, and so do the kernel's own, which
     // replace those below, read-only and for good.
-    let bytes = unsafe { core::slice::from_raw_parts((tables_at.0 + OFFSET) as *const u8, tables_at.1 as usize) };
+    let bytes = unsafe { core::slice::from_raw_parts((tables_range.0 + OFFSET) as *const u8, tables_range.1 as usize) };
     let tables = Tables::parse(bytes)?;
-    let mut free = free_memory(&info, &map, &tables, tables_at)?;
-    let mut kernel_root = paging::build_kernel(&mut free, tables_at)?;
+    let mut free = free_memory(&info, &map, &tables, tables_range)?;
+    let mut kernel_root = paging::build_kernel(&mut free, tables_range)?;
     processor::protect(&features);
     if features.gigabyte {
         hypercall_page::relocate(&mut kernel_root, &mut free)?;
     }
     let memory = map.iter().filter(|entry| entry.ram).map(|entry| entry.length).sum();
     let console_port = map_console();
-    greet(memory)?;
-    describe(&tables, &features);
-    let grants = share_pages(&tables, &map)?;
-    finish(Parts { tables, info, memory, features, grants, console_port }, &mut kernel_root, free)
+    print_version(memory)?;
+    print_policy(&tables, &features);
+    let grants = map_shared_pages(&tables, &map)?;
+    set_up_services(Prepared { tables, info, memory, features, grants, console_port }, &mut kernel_root, free)
 }
 
-struct Parts {
+struct Prepared {
     tables: Tables<'static>,
     info: StartInfo,
     memory: u64,
@@ -159,26 +159,26 @@ struct Parts {
 
 /// Places the regions, builds and fills the address spaces, drops the identity map. What the kernel keeps is large: it goes
 /// straight where it stays, for each copy on the way would be on the stack.
-fn finish(parts: Parts, kernel_root: &mut Root, mut free: FreeMemory) -> Result<(), Failure> {
-    let Parts { tables, info, memory, features, grants, console_port } = parts;
+fn set_up_services(prepared: Prepared, kernel_root: &mut Root, mut free: FreeMemory) -> Result<(), Failure> {
+    let Prepared { tables, info, memory, features, grants, console_port } = prepared;
     let boot_regions = BootRegions {
         module: info.module.map(|module| (module.address, module.length)),
         command_line: Some(copy_command_line(&info, &mut free)?),
         xenstore: hypercall::get_param(Param::StorePfn).map(Gfn),
     };
-    let copies = service::take_copies(&tables, &mut free)?;
+    let writable = service::allocate_writable(&tables, &mut free)?;
     let reserve = service::page_table_reserve(&tables, free.total());
     let placements: Placements = place_regions(&tables, &mut free, &boot_regions, reserve)?;
-    let services = service::build(tables, kernel_root, &mut free, &placements, copies)?;
+    let services = service::build(tables, kernel_root, &mut free, &placements, writable)?;
     paging::drop_identity_map(*kernel_root);
-    services.clear(&placements);
+    services.clear_at_boot(&placements);
     for index in 0..tables.services().len() {
         services.load(index as u8);
     }
     let timer_port = hypercall::bind_timer()?;
     let mut kernel = Kernel::new(tables, placements, shared_info::now(), memory);
     shared_info::unmask(timer_port);
-    let (costs, idle) = measure();
+    let (costs, idle) = measure_interrupt();
     if let Some(port) = console_port {
         shared_info::unmask(port);
     }
@@ -196,15 +196,15 @@ fn finish(parts: Parts, kernel_root: &mut Root, mut free: FreeMemory) -> Result<
         costs.interrupt, costs.grain
     ));
     let (waiting, accounting) = ([false; _], Accounting::new(costs, shared_info::now()));
-    run::keep(Run { kernel, machine, services, timer_port, console_port, waiting, current: None, accounting, idle });
+    run::install(Run { kernel, machine, services, timer_port, console_port, waiting, current: None, accounting, idle });
     Ok(())
 }
 
 /// Measures what a timer interrupt costs here: the least time from setting a timer that is due to having taken its event. It
 /// includes the hypercall, so that the service that is charged for an interrupt pays rather too much than too little. All other
 /// ports are still masked. Returns also how long the processor slept meanwhile, in ns.
-fn measure() -> (Costs, u64) {
-    let (mut least, mut slept) = (u64::MAX, 0);
+fn measure_interrupt() -> (Costs, u64) {
+    let (mut least, mut idle) = (u64::MAX, 0);
     for _ in 0..MEASUREMENTS {
         let begun = shared_info::now();
         hypercall::set_timer(begun);
@@ -212,12 +212,12 @@ fn measure() -> (Costs, u64) {
         processor::sleep();
         let now = shared_info::now();
         least = least.min(now.saturating_sub(begun));
-        slept += now.saturating_sub(asleep);
+        idle += now.saturating_sub(asleep);
         shared_info::take_events(shared_info::unmask);
     }
     let costs = Costs::new(least);
     // The profiler's samples are wanted as often as they are asked for.
-    (if cfg!(feature = "profile") { Costs { grain: 0, ..costs } } else { costs }, slept)
+    (if cfg!(feature = "profile") { Costs { grain: 0, ..costs } } else { costs }, idle)
 }
 
 /// The memory map: the start info's, or Xen's own where that is of version 0.
@@ -225,7 +225,7 @@ fn memory_map(info: &StartInfo) -> Result<ArrayVec<MapEntry, MAX_MAP>, Failure> 
     if !info.map.is_empty() {
         return Ok(info.map.clone());
     }
-    let mut records = [MapRecord::default(); MAX_MAP];
+    let mut records = [E820Entry::default(); MAX_MAP];
     let count = hypercall::memory_map(&mut records)?;
     Ok(records[..count].iter().map(|record| MapEntry::new(record.address, record.length, record.kind)).collect())
 }
@@ -244,7 +244,7 @@ fn free_memory(
     info: &StartInfo,
     map: &[MapEntry],
     tables: &Tables<'_>,
-    tables_at: (u64, u64),
+    tables_range: (u64, u64),
 ) -> Result<FreeMemory, Failure> {
     let mut free = FreeMemory::new();
     for entry in map.iter().filter(|entry| entry.ram) {
@@ -256,7 +256,7 @@ fn free_memory(
     free.remove(FrameRange { start: 0, end: 1 });
     let kernel = 0x10_0000;
     free.remove(FrameRange::touching(kernel, paging::kernel_end_address() - kernel));
-    free.remove(FrameRange::touching(tables_at.0, tables_at.1));
+    free.remove(FrameRange::touching(tables_range.0, tables_range.1));
     for segment in tables.segments().iter() {
         free.remove(FrameRange::touching(segment.image_address, segment.file_size));
     }
@@ -280,7 +280,7 @@ fn map_console() -> Option<EvtchnPort> {
     Some(port)
 }
 
-fn greet(memory: u64) -> Result<(), Failure> {
+fn print_version(memory: u64) -> Result<(), Failure> {
     let version = hypercall::version()?;
     console::line(format_args!(
         "cloister {} on Xen {}.{}, {} KiB of memory",
@@ -300,7 +300,7 @@ impl fmt::Display for Hex {
     }
 }
 
-fn describe(tables: &Tables<'_>, features: &Features) {
+fn print_policy(tables: &Tables<'_>, features: &Features) {
     console::line(format_args!("cloister: policy {}", Hex(tables.policy_hash())));
     console::line(format_args!(
         "cloister: {} services, {} capabilities, {} queues; NX WP{}{}{}",
@@ -315,9 +315,9 @@ fn describe(tables: &Tables<'_>, features: &Features) {
 
 /// Puts the shared info and the grant table into a hole of the memory map and maps them; opens the upcall with every
 /// port masked.
-fn share_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable, Failure> {
+fn map_shared_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable, Failure> {
     let needed = tables.grants().iter().map(|grant| u64::from(grant.first_ref + grant.count)).max().unwrap_or(0);
-    let needed = needed.div_ceil(u64::from(PER_FRAME));
+    let needed = needed.div_ceil(u64::from(ENTRIES_PER_FRAME));
     let hole = HOLES
         .into_iter()
         .find(|hole| {
@@ -351,7 +351,7 @@ fn share_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable, Fail
 /// Copies the command line to a page of its own.
 fn copy_command_line(info: &StartInfo, free: &mut FreeMemory) -> Result<(Gfn, u64), Failure> {
     let mut line = [0; boot::MAX_COMMAND_LINE];
-    let length = info.command_line.map_or(0, |address| boot::command_line(&Identity, address, &mut line));
+    let length = info.command_line.map_or(0, |address| boot::command_line(&IdentityMap, address, &mut line));
     let frame = free.take(1).ok_or(PagingError::NoMemory)?;
     paging::write(frame, &line[..length]);
     Ok((frame, length as u64))

@@ -23,7 +23,7 @@ mod field {
 /// Text that waits for room in the ring.
 const BACKLOG: usize = 16 * 1024;
 /// How often a dying kernel offers the daemon the processor before it gives its last words up.
-const LAST_OFFERS: usize = 20_000;
+const MAX_DRAIN_YIELDS: usize = 20_000;
 
 struct Ring {
     /// The daemon's port.
@@ -60,13 +60,13 @@ impl Ring {
     }
 
     /// Moves as much of the backlog to the ring as fits.
-    fn pump(&mut self) {
+    fn flush(&mut self) {
         let room = room(self.produced, index(field::OUT_CONS).load(Ordering::Acquire)) as usize;
         let count = room.min(self.length);
         for _ in 0..count {
-            let place = paging::CONSOLE as usize + field::OUT + self.produced as usize % field::OUT_SIZE;
+            let address = paging::CONSOLE as usize + field::OUT + self.produced as usize % field::OUT_SIZE;
             // SAFETY: a byte of the output half of the mapped ring; the daemon only reads it, and not before `OUT_PROD` says so.
-            unsafe { (place as *mut u8).write_volatile(self.backlog[self.head]) };
+            unsafe { (address as *mut u8).write_volatile(self.backlog[self.head]) };
             self.head = (self.head + 1) % BACKLOG;
             self.produced = self.produced.wrapping_add(1);
         }
@@ -78,14 +78,14 @@ impl Ring {
         }
         if self.length == 0 && self.dropped > 0 {
             let dropped = core::mem::take(&mut self.dropped);
-            let _ = write!(Bytes(|byte| self.push(byte)), "[{dropped} bytes of the console were dropped]\r\n");
+            let _ = write!(ByteWriter(|byte| self.push(byte)), "[{dropped} bytes of the console were dropped]\r\n");
         }
     }
 }
 
-struct Bytes<F>(F);
+struct ByteWriter<F>(F);
 
-impl<F: FnMut(u8)> Write for Bytes<F> {
+impl<F: FnMut(u8)> Write for ByteWriter<F> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         text.bytes().for_each(&mut self.0);
         Ok(())
@@ -95,10 +95,10 @@ impl<F: FnMut(u8)> Write for Bytes<F> {
 /// Prints a line.
 pub fn line(text: fmt::Arguments<'_>) {
     let to_ring = RING.with(|ring| {
-        let _ = Bytes(|byte| ring.push(byte)).write_fmt(text);
+        let _ = ByteWriter(|byte| ring.push(byte)).write_fmt(text);
         ring.push(b'\r');
         ring.push(b'\n');
-        ring.pump();
+        ring.flush();
     });
     if to_ring.is_none() {
         debug_line(text);
@@ -119,24 +119,24 @@ pub fn debug_line(text: fmt::Arguments<'_>) {
             processor::serial_byte(byte);
         }
     };
-    let _ = Bytes(byte).write_fmt(text);
+    let _ = ByteWriter(byte).write_fmt(text);
     byte(b'\n');
 }
 
 /// The daemon has taken output or sent input. Input is for nobody: it is taken off the ring and forgotten.
-pub fn event() {
+pub fn handle_event() {
     RING.with(|ring| {
         let produced = index(field::IN_PROD).load(Ordering::Acquire);
         index(field::IN_CONS).store(produced, Ordering::Release);
-        ring.pump();
+        ring.flush();
     });
 }
 
 /// Gives the daemon time to take what is left, but not for ever.
 pub fn drain() {
-    for _ in 0..LAST_OFFERS {
+    for _ in 0..MAX_DRAIN_YIELDS {
         let left = RING.with(|ring| {
-            ring.pump();
+            ring.flush();
             ring.length > 0 || index(field::OUT_CONS).load(Ordering::Acquire) != ring.produced
         });
         if left != Some(true) {

@@ -46,31 +46,32 @@ static COUNTS: [AtomicU64; NAMES.len()] = [const { AtomicU64::new(0) }; NAMES.le
 /// Counts one.
 pub fn count(what: Count) {
     // One processor, and an interrupt counts nothing: no need of an atomic addition.
-    let place = &COUNTS[what as usize];
-    place.store(place.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    let counter = &COUNTS[what as usize];
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
 /// Ticks of the processor's counter that hypercalls took.
-static AWAY: AtomicU64 = AtomicU64::new(0);
+static HYPERCALL_TICKS: AtomicU64 = AtomicU64::new(0);
 
 /// Where the processor's counter was when the kernel began.
-static BEGUN: AtomicU64 = AtomicU64::new(0);
+static START_COUNTER: AtomicU64 = AtomicU64::new(0);
 
 /// The kernel begins.
-pub fn begin() {
-    BEGUN.store(processor::counter(), Ordering::Relaxed);
+pub fn start_counting() {
+    START_COUNTER.store(processor::counter(), Ordering::Relaxed);
 }
 
 /// Adds the ticks that a hypercall took.
-pub fn away(ticks: u64) {
-    AWAY.store(AWAY.load(Ordering::Relaxed).wrapping_add(ticks), Ordering::Relaxed);
+pub fn add_hypercall_ticks(ticks: u64) {
+    HYPERCALL_TICKS.store(HYPERCALL_TICKS.load(Ordering::Relaxed).wrapping_add(ticks), Ordering::Relaxed);
 }
 
 /// Every name and how often; then the nanoseconds in which the image neither slept, `idle` in all, nor was in a hypercall. Other
 /// domains that ran instead of it are among them.
 pub fn counts(idle: u64) -> impl Iterator<Item = (&'static str, u64)> {
-    let since = processor::counter().wrapping_sub(BEGUN.load(Ordering::Relaxed));
-    let own = shared_info::nanoseconds(since.wrapping_sub(AWAY.load(Ordering::Relaxed))).saturating_sub(idle);
+    let since = processor::counter().wrapping_sub(START_COUNTER.load(Ordering::Relaxed));
+    let own =
+        shared_info::nanoseconds(since.wrapping_sub(HYPERCALL_TICKS.load(Ordering::Relaxed))).saturating_sub(idle);
     let counts = NAMES.into_iter().zip(&COUNTS).map(|(name, count)| (name, count.load(Ordering::Relaxed)));
     counts.chain([("own-ns", own)])
 }

@@ -15,10 +15,10 @@ const IN_USE: u16 = 8 | 16;
 /// `struct grant_entry_v1`: u16 flags, u16 domid, u32 frame.
 const ENTRY: usize = 8;
 /// Entries of a frame.
-pub const PER_FRAME: u32 = (PAGE_SIZE / ENTRY) as u32;
+pub const ENTRIES_PER_FRAME: u32 = (PAGE_SIZE / ENTRY) as u32;
 
 /// Returns the number, of which the compiler then knows nothing.
-fn unknown(mut number: u32) -> u32 {
+fn opaque(mut number: u32) -> u32 {
     // SAFETY: there is no instruction.
     unsafe {
         core::arch::asm!("/* {number:e} */", number = inout(reg) number, options(pure, nomem, nostack, preserves_flags))
@@ -34,7 +34,7 @@ pub struct GrantTable {
 impl GrantTable {
     /// The table whose first `frames` frames are mapped at `GRANT_TABLE`.
     pub fn new(frames: u32) -> GrantTable {
-        GrantTable { entries: frames * PER_FRAME }
+        GrantTable { entries: frames * ENTRIES_PER_FRAME }
     }
 
     fn entry(&self, reference: GrantRef) -> Option<(&'static AtomicU16, &'static AtomicU16, &'static AtomicU32)> {
@@ -43,7 +43,7 @@ impl GrantTable {
         }
         // For a processor that mispredicts the check: a service chose the page that the reference is of. The compiler must not
         // see that the minimum changes nothing.
-        let index = unknown(reference.0).min(self.entries.saturating_sub(1));
+        let index = opaque(reference.0).min(self.entries.saturating_sub(1));
         let address = paging::GRANT_TABLE as usize + index as usize * ENTRY;
         // SAFETY: the entry lies in a frame that was mapped at boot; its fields are aligned, and Xen changes them atomically.
         unsafe {
@@ -57,16 +57,16 @@ impl GrantTable {
 
     /// Lets `peer` use `frame`. The flags go last: they make the entry valid.
     pub fn permit(&mut self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {
-        let Some((flags, domain, place)) = self.entry(reference) else { return };
+        let Some((flags, domain, frame_number)) = self.entry(reference) else { return };
         domain.store(peer.0, Ordering::Relaxed);
-        place.store(frame.0 as u32, Ordering::Relaxed);
+        frame_number.store(frame.0 as u32, Ordering::Relaxed);
         flags.store(PERMIT_ACCESS | if writable { 0 } else { READONLY }, Ordering::Release);
     }
 
     /// Takes the permission back unless the peer uses the page at this moment; whether it is gone. A plain store would lose
     /// against Xen setting a use flag (XSA-396).
     pub fn revoke(&mut self, reference: GrantRef) -> bool {
-        let Some((flags, domain, place)) = self.entry(reference) else { return false };
+        let Some((flags, domain, frame_number)) = self.entry(reference) else { return false };
         let mut seen = flags.load(Ordering::SeqCst);
         loop {
             if seen & IN_USE != 0 {
@@ -79,7 +79,7 @@ impl GrantTable {
         }
         fence(Ordering::SeqCst);
         domain.store(0, Ordering::Relaxed);
-        place.store(0, Ordering::Relaxed);
+        frame_number.store(0, Ordering::Relaxed);
         true
     }
 }

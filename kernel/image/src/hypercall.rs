@@ -14,14 +14,14 @@ use crate::processor;
 
 /// A refused hypercall: Xen's error number, negative.
 #[derive(Clone, Copy, Debug)]
-pub struct Refused {
+pub struct HypercallError {
     /// What was asked.
     pub what: &'static str,
     /// `-errno`.
     pub code: i64,
 }
 
-impl core::fmt::Display for Refused {
+impl core::fmt::Display for HypercallError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "Xen refused {} ({})", self.what, self.code)
     }
@@ -39,7 +39,7 @@ const HVM_OP: u64 = 34;
 /// The arguments are those of a hypercall that writes no memory but what they point to, for as long as it runs.
 pub(crate) unsafe fn raw(number: u64, first: u64, second: u64, third: u64) -> i64 {
     count(Count::Hypercall);
-    let called = processor::counter();
+    let start = processor::counter();
     let result;
     // SAFETY: by the caller's promise; the convention clobbers RAX and the argument registers (XEN-REFERENCE 0.3). What is
     // called is the instruction and `ret`.
@@ -47,22 +47,27 @@ pub(crate) unsafe fn raw(number: u64, first: u64, second: u64, third: u64) -> i6
         asm!("call [rip + {at}]", at = sym HYPERCALL, inlateout("rax") number => result, inlateout("rdi") first => _,
             inlateout("rsi") second => _, inlateout("rdx") third => _, lateout("r10") _, lateout("r8") _);
     }
-    count::away(processor::counter().wrapping_sub(called));
+    count::add_hypercall_ticks(processor::counter().wrapping_sub(start));
     result
 }
 
 /// A hypercall of the form (operation, structure).
-pub(crate) fn operate<T>(number: u64, operation: u64, argument: &mut T, what: &'static str) -> Result<i64, Refused> {
+pub(crate) fn operate<T>(
+    number: u64,
+    operation: u64,
+    argument: &mut T,
+    what: &'static str,
+) -> Result<i64, HypercallError> {
     // SAFETY: every caller in this file passes the structure that the operation takes, exclusively borrowed.
     let code = unsafe { raw(number, operation, core::ptr::from_mut(argument) as u64, 0) };
-    if code < 0 { Err(Refused { what, code }) } else { Ok(code) }
+    if code < 0 { Err(HypercallError { what, code }) } else { Ok(code) }
 }
 
 /// `XENVER_version`: major in the upper 16 bits, minor in the lower.
-pub fn version() -> Result<u32, Refused> {
+pub fn version() -> Result<u32, HypercallError> {
     // SAFETY: the operation takes no structure.
     let code = unsafe { raw(XEN_VERSION, 0, 0, 0) };
-    if code < 0 { Err(Refused { what: "XENVER_version", code }) } else { Ok(code as u32) }
+    if code < 0 { Err(HypercallError { what: "XENVER_version", code }) } else { Ok(code as u32) }
 }
 
 /// `struct xen_feature_info` (`version.h`).
@@ -73,7 +78,7 @@ struct FeatureInfo {
 }
 
 /// `XENVER_get_features`, sub-map 0.
-pub fn features() -> Result<u32, Refused> {
+pub fn features() -> Result<u32, HypercallError> {
     let mut info = FeatureInfo { submap_index: 0, submap: 0 };
     operate(XEN_VERSION, 6, &mut info, "XENVER_get_features")?;
     Ok(info.submap)
@@ -112,7 +117,7 @@ pub fn get_param(param: Param) -> Option<u64> {
 }
 
 /// `HVMOP_set_param`.
-pub fn set_param(param: Param, value: u64) -> Result<(), Refused> {
+pub fn set_param(param: Param, value: u64) -> Result<(), HypercallError> {
     let mut argument = HvmParam { domid: DomId::SELF.0, pad: 0, index: param as u32, value };
     operate(HVM_OP, 0, &mut argument, "HVMOP_set_param").map(|_| ())
 }
@@ -136,11 +141,11 @@ pub enum Space {
     /// `XENMAPSPACE_grant_table`.
     GrantTable = 1,
     /// `XENMAPSPACE_gmfn`: a frame of the domain, which moves.
-    Frame = 2,
+    GuestFrame = 2,
 }
 
 /// `XENMEM_add_to_physmap`.
-pub fn add_to_physmap(space: Space, index: u64, frame: Gfn) -> Result<(), Refused> {
+pub fn add_to_physmap(space: Space, index: u64, frame: Gfn) -> Result<(), HypercallError> {
     let mut argument = AddToPhysmap { domid: DomId::SELF.0, size: 0, space: space as u32, index, frame: frame.0 };
     operate(MEMORY_OP, 7, &mut argument, "XENMEM_add_to_physmap").map(|_| ())
 }
@@ -156,7 +161,7 @@ struct MemoryMap {
 /// `struct e820entry` of the memory map: 20 bytes, packed.
 #[repr(C, packed)]
 #[derive(Clone, Copy, Default)]
-pub struct MapRecord {
+pub struct E820Entry {
     /// First byte.
     pub address: u64,
     /// Bytes.
@@ -164,10 +169,10 @@ pub struct MapRecord {
     /// `E820_RAM` is 1.
     pub kind: u32,
 }
-const_assert_eq!(size_of::<MapRecord>(), 20);
+const_assert_eq!(size_of::<E820Entry>(), 20);
 
 /// `XENMEM_memory_map`; answers the number of entries.
-pub fn memory_map(into: &mut [MapRecord]) -> Result<usize, Refused> {
+pub fn memory_map(into: &mut [E820Entry]) -> Result<usize, HypercallError> {
     let mut argument = MemoryMap { entries: into.len() as u32, pad: 0, buffer: into.as_mut_ptr() as u64 };
     operate(MEMORY_OP, 9, &mut argument, "XENMEM_memory_map")?;
     Ok((argument.entries as usize).min(into.len()))
@@ -186,12 +191,12 @@ struct QuerySize {
 const_assert_eq!(size_of::<QuerySize>(), 16);
 
 /// `GNTTABOP_query_size`: the most frames the grant table may have.
-pub fn grant_frames() -> Result<u32, Refused> {
+pub fn grant_frames() -> Result<u32, HypercallError> {
     let mut argument = QuerySize { dom: DomId::SELF.0, pad: 0, frames: 0, max_frames: 0, status: 0, pad2: 0 };
     // SAFETY: one structure of the operation's type, exclusively borrowed.
     let code = unsafe { raw(GRANT_TABLE_OP, 6, core::ptr::from_mut(&mut argument) as u64, 1) };
     let code = if code < 0 { code } else { i64::from(argument.status) };
-    if code < 0 { Err(Refused { what: "GNTTABOP_query_size", code }) } else { Ok(argument.max_frames) }
+    if code < 0 { Err(HypercallError { what: "GNTTABOP_query_size", code }) } else { Ok(argument.max_frames) }
 }
 
 /// `set_timer_op`, at an absolute system time in ns. It points to nothing, which makes it cheaper than
@@ -235,7 +240,7 @@ struct AllocUnbound {
 }
 
 /// `EVTCHNOP_alloc_unbound`.
-pub fn alloc_unbound(peer: DomId) -> Result<EvtchnPort, Refused> {
+pub fn alloc_unbound(peer: DomId) -> Result<EvtchnPort, HypercallError> {
     let mut argument = AllocUnbound { dom: DomId::SELF.0, remote_dom: peer.0, port: 0 };
     operate(EVENT_CHANNEL_OP, 6, &mut argument, "EVTCHNOP_alloc_unbound")?;
     Ok(EvtchnPort(argument.port))
@@ -250,33 +255,33 @@ struct BindVirq {
 }
 
 /// `EVTCHNOP_bind_virq` of `VIRQ_TIMER` on vCPU 0.
-pub fn bind_timer() -> Result<EvtchnPort, Refused> {
+pub fn bind_timer() -> Result<EvtchnPort, HypercallError> {
     let mut argument = BindVirq { virq: 0, vcpu: 0, port: 0 };
     operate(EVENT_CHANNEL_OP, 1, &mut argument, "EVTCHNOP_bind_virq")?;
     Ok(EvtchnPort(argument.port))
 }
 
 /// An operation whose structure is a port's number, and is only read.
-fn port_operation(operation: u64, port: EvtchnPort, what: &'static str) -> Result<(), Refused> {
+fn port_operation(operation: u64, port: EvtchnPort, what: &'static str) -> Result<(), HypercallError> {
     let argument = hypercall_page::port_number(port).unwrap_or(&raw const port.0 as u64);
     // SAFETY: every caller in this file passes an operation that reads one number and writes nothing.
     let code = unsafe { raw(EVENT_CHANNEL_OP, operation, argument, 0) };
-    if code < 0 { Err(Refused { what, code }) } else { Ok(()) }
+    if code < 0 { Err(HypercallError { what, code }) } else { Ok(()) }
 }
 
 /// `EVTCHNOP_close`.
-pub fn close(port: EvtchnPort) -> Result<(), Refused> {
+pub fn close(port: EvtchnPort) -> Result<(), HypercallError> {
     port_operation(3, port, "EVTCHNOP_close")
 }
 
 /// `EVTCHNOP_send`.
-pub fn send(port: EvtchnPort) -> Result<(), Refused> {
+pub fn send(port: EvtchnPort) -> Result<(), HypercallError> {
     count(Count::Send);
     port_operation(4, port, "EVTCHNOP_send")
 }
 
 /// `EVTCHNOP_unmask`.
-pub fn unmask(port: EvtchnPort) -> Result<(), Refused> {
+pub fn unmask(port: EvtchnPort) -> Result<(), HypercallError> {
     count(Count::Unmask);
     port_operation(9, port, "EVTCHNOP_unmask")
 }

@@ -62,7 +62,7 @@ pub fn relocate(root: &mut Root, free: &mut FreeMemory) -> Result<(), PagingErro
     let from = free.take_aligned(1, LARGE).or_else(|| free.take(1)).ok_or(PagingError::NoMemory)?;
     // SAFETY: constant bytes of the kernel's text.
     paging::write(from, unsafe { &*(&raw const hypercall_page) });
-    if hypercall::add_to_physmap(Space::Frame, from.0, FRAME).is_err() {
+    if hypercall::add_to_physmap(Space::GuestFrame, from.0, FRAME).is_err() {
         return Ok(());
     }
     root.map_hypercall_page(free, FRAME)?;

@@ -26,9 +26,9 @@ pub const CONSOLE: u64 = SPECIAL + 0x3000;
 /// The grant table, up to eight frames.
 pub const GRANT_TABLE: u64 = SPECIAL + 0x5000;
 /// A frame to copy from.
-const WINDOW_FROM: u64 = SPECIAL + 0xF000;
+const COPY_SOURCE: u64 = SPECIAL + 0xF000;
 /// A frame to copy to.
-const WINDOW_TO: u64 = SPECIAL + 0x11000;
+const COPY_DESTINATION: u64 = SPECIAL + 0x11000;
 
 /// Entries of a page table.
 const ENTRIES: usize = PAGE_SIZE / size_of::<PageTableEntry>();
@@ -77,10 +77,10 @@ impl fmt::Display for PagingError {
 }
 
 /// Takes page tables from free memory.
-struct Tables<'a>(&'a mut FreeMemory);
+struct TableAllocator<'a>(&'a mut FreeMemory);
 
 // SAFETY: `FreeMemory` gives a frame once, and only frames of RAM that nothing else holds.
-unsafe impl FrameAllocator<Size4KiB> for Tables<'_> {
+unsafe impl FrameAllocator<Size4KiB> for TableAllocator<'_> {
     fn allocate_frame(&mut self) -> Option<PhysFrame> {
         let Gfn(frame) = self.0.take(1)?;
         Some(PhysFrame::containing_address(PhysAddr::new(frame * PAGE_SIZE as u64)))
@@ -106,7 +106,7 @@ impl Root {
     /// # Errors
     /// There is no free frame.
     fn empty(free: &mut FreeMemory) -> Result<Root, PagingError> {
-        let frame = Tables(free).allocate_frame().ok_or(PagingError::NoMemory)?;
+        let frame = TableAllocator(free).allocate_frame().ok_or(PagingError::NoMemory)?;
         let mut root = Root(frame);
         root.table().zero();
         Ok(root)
@@ -143,7 +143,7 @@ impl Root {
             } else {
                 // The first has made the table, into which the others go without a look at those above it.
                 map_page::<Size4KiB>(&mut mapper, free, (to, from), flags, parents)?;
-                1 + self.go_on((to, from), pages - done - 1, flags)?
+                1 + self.map_following((to, from), pages - done - 1, flags)?
             };
         }
         Ok(())
@@ -154,7 +154,7 @@ impl Root {
     ///
     /// # Errors
     /// A page is mapped already.
-    fn go_on(&mut self, (to, from): (u64, u64), pages: u64, flags: Flags) -> Result<u64, PagingError> {
+    fn map_following(&mut self, (to, from): (u64, u64), pages: u64, flags: Flags) -> Result<u64, PagingError> {
         let first = VirtAddr::new_truncate(to);
         let table = self.directory_entry(first).addr().as_u64() as *mut [PageTableEntry; ENTRIES];
         // SAFETY: the page table of a page that is mapped, identity-mapped itself, and referred to by nothing else; it is made of
@@ -247,7 +247,7 @@ where
     let frame = PhysFrame::containing_address(PhysAddr::new_truncate(from));
     // SAFETY: the address space is not in force for the addresses mapped here, so no live reference is affected; who maps
     // which frame is what the capability tables say.
-    match unsafe { mapper.map_to_with_table_flags(page, frame, flags, parents, &mut Tables(free)) } {
+    match unsafe { mapper.map_to_with_table_flags(page, frame, flags, parents, &mut TableAllocator(free)) } {
         Ok(flush) => flush.ignore(),
         Err(MapToError::FrameAllocationFailed) => return Err(PagingError::NoMemory),
         Err(_) => return Err(PagingError::Overlap(to)),
@@ -275,7 +275,7 @@ pub enum UserPages {
 pub fn build_kernel(free: &mut FreeMemory, tables: (u64, u64)) -> Result<Root, PagingError> {
     let mut root = Root::empty(free)?;
     let read_only = KERNEL_FLAGS | Flags::NO_EXECUTE;
-    let parts = [
+    let ranges = [
         (&raw const text_start, &raw const text_end, KERNEL_FLAGS),
         (&raw const rodata_start, &raw const rodata_end, read_only),
         (&raw const data_start, &raw const data_end, KERNEL_FLAGS | WRITABLE),
@@ -284,7 +284,7 @@ pub fn build_kernel(free: &mut FreeMemory, tables: (u64, u64)) -> Result<Root, P
         (&raw const machine_check_stack_bottom, &raw const machine_check_stack_top, KERNEL_FLAGS | WRITABLE),
         (&raw const nmi_stack_bottom, &raw const nmi_stack_top, KERNEL_FLAGS | WRITABLE),
     ];
-    for (start, end, flags) in parts {
+    for (start, end, flags) in ranges {
         let (start, end) = (start as u64, end as u64);
         root.map(free, start, Gfn((start - OFFSET) / PAGE_SIZE as u64), (end - start) / PAGE_SIZE as u64, flags)?;
     }
@@ -335,30 +335,30 @@ pub fn map_special(address: u64, frame: Gfn) {
 /// are mapped meanwhile, and no longer.
 pub fn fill(frame: Gfn, from: u64, length: usize) {
     let length = length.min(PAGE_SIZE);
-    set_special(WINDOW_TO, Some(frame));
+    set_special(COPY_DESTINATION, Some(frame));
     if length > 0 {
-        set_special(WINDOW_FROM, Some(Gfn(from / PAGE_SIZE as u64)));
+        set_special(COPY_SOURCE, Some(Gfn(from / PAGE_SIZE as u64)));
     }
     // SAFETY: both windows are mapped to whole frames, different ones, and nothing else refers to them: the destination is a
     // service's own, and no service runs.
     unsafe {
-        core::ptr::copy_nonoverlapping(WINDOW_FROM as *const u8, WINDOW_TO as *mut u8, length);
-        core::ptr::write_bytes((WINDOW_TO as *mut u8).add(length), 0, PAGE_SIZE - length);
+        core::ptr::copy_nonoverlapping(COPY_SOURCE as *const u8, COPY_DESTINATION as *mut u8, length);
+        core::ptr::write_bytes((COPY_DESTINATION as *mut u8).add(length), 0, PAGE_SIZE - length);
     }
-    set_special(WINDOW_TO, None);
-    set_special(WINDOW_FROM, None);
+    set_special(COPY_DESTINATION, None);
+    set_special(COPY_SOURCE, None);
 }
 
 /// Writes the start of a frame and zeros the rest.
 pub fn write(frame: Gfn, bytes: &[u8]) {
     let length = bytes.len().min(PAGE_SIZE);
-    set_special(WINDOW_TO, Some(frame));
+    set_special(COPY_DESTINATION, Some(frame));
     // SAFETY: as for `fill`; the source is an ordinary slice.
     unsafe {
-        core::ptr::copy_nonoverlapping(bytes.as_ptr(), WINDOW_TO as *mut u8, length);
-        core::ptr::write_bytes((WINDOW_TO as *mut u8).add(length), 0, PAGE_SIZE - length);
+        core::ptr::copy_nonoverlapping(bytes.as_ptr(), COPY_DESTINATION as *mut u8, length);
+        core::ptr::write_bytes((COPY_DESTINATION as *mut u8).add(length), 0, PAGE_SIZE - length);
     }
-    set_special(WINDOW_TO, None);
+    set_special(COPY_DESTINATION, None);
 }
 
 /// Words of the kernel's stack from `stack` up that are addresses in its text: where the functions that were under way

@@ -9,21 +9,21 @@ use crate::console;
 /// Time from a sample to the next at least, in ns. Not a round number, or what recurs would be met always or never.
 const INTERVAL: u64 = 49_999;
 /// Samples that are kept; later ones are counted.
-const MOST: usize = 16_384;
+const MAX_SAMPLES: usize = 16_384;
 /// A sample is an instruction's address, below 2^56 for every service, and the service in the bits above.
 const SERVICE_SHIFT: u32 = 56;
 
 struct Samples {
-    taken: [u64; MOST],
+    taken: [u64; MAX_SAMPLES],
     count: usize,
     lost: u64,
 }
 
-static SAMPLES: Mutex<Samples> = Mutex::new(Samples { taken: [0; MOST], count: 0, lost: 0 });
+static SAMPLES: Mutex<Samples> = Mutex::new(Samples { taken: [0; MAX_SAMPLES], count: 0, lost: 0 });
 
 /// When the next sample is due. Counted from the clock's start and not from when a service began to run, or what it does
 /// first would never be met.
-pub fn next(now: u64) -> u64 {
+pub fn next_sample(now: u64) -> u64 {
     (now / INTERVAL + 1) * INTERVAL
 }
 
@@ -32,8 +32,8 @@ pub fn sample(service: u8, rip: u64) {
     let mut samples = SAMPLES.lock();
     let count = samples.count;
     match samples.taken.get_mut(count) {
-        Some(place) => {
-            *place = u64::from(service) << SERVICE_SHIFT | rip;
+        Some(entry) => {
+            *entry = u64::from(service) << SERVICE_SHIFT | rip;
             samples.count += 1;
         }
         None => samples.lost += 1,

@@ -44,7 +44,7 @@ unsafe extern "C" {
 }
 
 /// Keeps what the kernel is to work with.
-pub fn keep(run: Run) {
+pub fn install(run: Run) {
     RUN.set(run);
 }
 
@@ -129,12 +129,12 @@ impl Run {
                 self.waiting[usize::from(service)] = true;
                 false
             }
-            Outcome::PowerOff => self.end(service, Shutdown::PowerOff, Operation::PowerOff),
-            Outcome::Reboot => self.end(service, Shutdown::Reboot, Operation::PowerReboot),
+            Outcome::PowerOff => self.shut_down(service, Shutdown::PowerOff, Operation::PowerOff),
+            Outcome::Reboot => self.shut_down(service, Shutdown::Reboot, Operation::PowerReboot),
         }
     }
 
-    fn end(&mut self, service: u8, reason: Shutdown, operation: Operation) -> ! {
+    fn shut_down(&mut self, service: u8, reason: Shutdown, operation: Operation) -> ! {
         let name = self.kernel.tables().service_name(service);
         self.report();
         console::line(format_args!("cloister: power {} by {name}", operation.name()));
@@ -165,7 +165,7 @@ impl Run {
         match self.kernel.fault(service) {
             Verdict::Restart(count) => {
                 console::line(format_args!("restart: {name} number {count}"));
-                self.services.clear_own(service, self.kernel.placements());
+                self.services.clear_at_restart(service, self.kernel.placements());
                 self.services.load(service);
                 self.waiting[usize::from(service)] = false;
                 // What a change of services clears, a restart clears too.
@@ -189,7 +189,7 @@ impl Run {
                 machine.unmask(port);
                 accounting.timer_fired()
             } else if Some(port) == *console_port {
-                console::event();
+                console::handle_event();
                 machine.unmask(port);
                 None
             } else {
@@ -226,7 +226,10 @@ impl Run {
             let next = self.kernel.next(now);
             #[cfg(feature = "profile")]
             if next.service.is_some() {
-                self.arm(&Next { budget: Alarm { at: crate::profile::next(now), owner: next.service }, ..next }, now);
+                self.arm(
+                    &Next { budget: Alarm { at: crate::profile::next_sample(now), owner: next.service }, ..next },
+                    now,
+                );
             }
             self.arm(&next, now);
             let Some(service) = next.service else {

@@ -23,7 +23,7 @@ pub struct Services {
     /// CR3 of each service.
     roots: ArrayVec<u64, MAX_SERVICES>,
     /// Writable segments, and where their live copies are.
-    copies: ArrayVec<(Segment, Gfn), MAX_SEGMENTS>,
+    writable: ArrayVec<(Segment, Gfn), MAX_SEGMENTS>,
 }
 
 fn pages(bytes: u64) -> u64 {
@@ -50,16 +50,16 @@ pub fn page_table_reserve(tables: &Tables<'_>, free: u64) -> u64 {
 ///
 /// # Errors
 /// There are too few.
-pub fn take_copies(
+pub fn allocate_writable(
     tables: &Tables<'_>,
     free: &mut FreeMemory,
 ) -> Result<ArrayVec<(Segment, Gfn), MAX_SEGMENTS>, PagingError> {
-    let mut copies = ArrayVec::new();
+    let mut writable = ArrayVec::new();
     for segment in tables.segments().iter().filter(|segment| segment.flags & WRITABLE != 0) {
         let frame = free.take(pages(segment.memory_size).max(1)).ok_or(PagingError::NoMemory)?;
-        copies.try_push((segment, frame)).map_err(|_| PagingError::NoMemory)?;
+        writable.try_push((segment, frame)).map_err(|_| PagingError::NoMemory)?;
     }
-    Ok(copies)
+    Ok(writable)
 }
 
 /// Builds every service's address space.
@@ -71,7 +71,7 @@ pub fn build(
     kernel: &mut Root,
     free: &mut FreeMemory,
     placements: &Placements,
-    copies: ArrayVec<(Segment, Gfn), MAX_SEGMENTS>,
+    writable: ArrayVec<(Segment, Gfn), MAX_SEGMENTS>,
 ) -> Result<Services, PagingError> {
     let mut roots: ArrayVec<Root, MAX_SERVICES> = ArrayVec::new();
     for _ in tables.services().iter() {
@@ -83,7 +83,7 @@ pub fn build(
         let root = &mut roots[usize::from(segment.service)];
         root.map_user(free, segment.address, frame, pages(segment.memory_size), kind)?;
     }
-    for (segment, frame) in &copies {
+    for (segment, frame) in &writable {
         let root = &mut roots[usize::from(segment.service)];
         root.map_user(free, segment.address, *frame, pages(segment.memory_size), UserPages::Writable)?;
     }
@@ -92,7 +92,7 @@ pub fn build(
         let kind = if mapping.access == Access::ReadWrite { UserPages::Writable } else { UserPages::Constant };
         roots[usize::from(mapping.service)].map_user(free, mapping.address, frame, pages, kind)?;
     }
-    Ok(Services { tables, roots: roots.iter().map(Root::address).collect(), copies })
+    Ok(Services { tables, roots: roots.iter().map(Root::address).collect(), writable })
 }
 
 impl Services {
@@ -105,7 +105,7 @@ impl Services {
     /// the memory before, and its owner is told so ([`region::FRESH`](cloister_caps::abi::region::FRESH)). A share that stays
     /// in the image is as Xen gave it, scrubbed of what other domains left: to empty hundreds of megabytes would be most of the
     /// time that a boot takes.
-    pub fn clear(&self, placements: &Placements) {
+    pub fn clear_at_boot(&self, placements: &Placements) {
         let grants = self.tables.grants();
         for (index, (region, placement)) in self.tables.regions().iter().zip(placements).enumerate() {
             let granted = || grants.iter().any(|rule| usize::from(rule.region) == index);
@@ -116,7 +116,7 @@ impl Services {
     }
 
     /// Empties what a restart of a service empties: the regions that it alone writes, but for those that the policy keeps.
-    pub fn clear_own(&self, service: u8, placements: &Placements) {
+    pub fn clear_at_restart(&self, service: u8, placements: &Placements) {
         for mapping in self.tables.mappings().iter() {
             let index = usize::from(mapping.region);
             let (Some(region), Some(placement)) = (self.tables.regions().get(index), placements.get(index)) else {
@@ -130,7 +130,7 @@ impl Services {
 
     /// Brings a service's program to its pristine state: its writable data from the image, and its registers to its entry.
     pub fn load(&self, service: u8) {
-        for (segment, frame) in self.copies.iter().filter(|(segment, _)| segment.service == service) {
+        for (segment, frame) in self.writable.iter().filter(|(segment, _)| segment.service == service) {
             for page in 0..pages(segment.memory_size) {
                 let done = page * PAGE_SIZE as u64;
                 let left = segment.file_size.saturating_sub(done) as usize;
