@@ -1,14 +1,15 @@
-//! Charges the time of the processor: its own code to each service, and what an entry into the kernel costs to the service
-//! that caused it. docs/scheduling.md says what follows from that.
+//! Charges the time of the processor: its own code to each service, and what an entry into the
+//! kernel costs to the service that caused it. docs/scheduling.md says what follows from that.
 
 use crate::schedule::{Alarm, Next, Scheduler};
 
-/// The least and the most that an interrupt is taken to cost, in ns: a measurement beyond these went wrong.
+/// The least and the most that an interrupt is taken to cost, in ns: a measurement beyond these
+/// went wrong.
 const INTERRUPT_LIMITS: (u64, u64) = (1_000, 100_000);
 /// The least and the most time to the next deadline while a service runs, in ns.
 const GRAIN_LIMITS: (u64, u64) = (50_000, 500_000);
-/// The most time that the timer is set for, in ns: Xen takes more than 2^50 for a mistake and fires much sooner
-/// (`do_set_timer_op` in xen/common/sched/core.c).
+/// The most time that the timer is set for, in ns: Xen takes more than 2^50 for a mistake and fires
+/// much sooner (`do_set_timer_op` in xen/common/sched/core.c).
 const MAX_TIMEOUT: u64 = 1 << 49;
 /// The time to the next deadline, in costs of an interrupt.
 const GRAIN_IN_INTERRUPTS: u64 = 16;
@@ -16,14 +17,16 @@ const GRAIN_IN_INTERRUPTS: u64 = 16;
 /// What the machine under the kernel costs, in ns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Costs {
-    /// What an interrupt takes from the service that it interrupts, before the kernel reads the clock.
+    /// What an interrupt takes from the service that it interrupts, before the kernel reads the
+    /// clock.
     pub interrupt: u64,
     /// No deadline is met sooner than this from now while a service runs.
     pub grain: u64,
 }
 
 impl Costs {
-    /// Derives the costs from the measured time between setting a timer that is due and taking its interrupt.
+    /// Derives the costs from the measured time between setting a timer that is due and taking its
+    /// interrupt.
     #[must_use]
     pub fn new(measured: u64) -> Costs {
         let interrupt = measured.clamp(INTERRUPT_LIMITS.0, INTERRUPT_LIMITS.1);
@@ -50,8 +53,9 @@ impl Accounting {
         Accounting { costs, charged_until: now, payer: None, timer: Alarm::NEVER }
     }
 
-    /// Charges the time until `now`, when `service` entered the kernel because of `payer`: of itself by a system call or a
-    /// fault, or by an interrupt that was its own or another's. What the interrupt has cost until `now` is the payer's.
+    /// Charges the time until `now`, when `service` entered the kernel because of `payer`: of
+    /// itself by a system call or a fault, or by an interrupt that was its own or another's. What
+    /// the interrupt has cost until `now` is the payer's.
     #[inline]
     pub fn entered(&mut self, scheduler: &mut Scheduler, service: u8, payer: u8, now: u64) {
         let elapsed = now.saturating_sub(self.charged_until);
@@ -63,7 +67,8 @@ impl Accounting {
         (self.charged_until, self.payer) = (now, Some(payer));
     }
 
-    /// Charges the time since the entry, until `now`, in full to the service that entered: the kernel started it afresh.
+    /// Charges the time since the entry, until `now`, in full to the service that entered: the
+    /// kernel started it afresh.
     pub fn restarted(&mut self, scheduler: &mut Scheduler, service: u8, now: u64) {
         scheduler.charge_work(service, now.saturating_sub(self.charged_until), now);
         self.charged_until = now;
@@ -74,8 +79,9 @@ impl Accounting {
         (self.charged_until, self.payer) = (now, None);
     }
 
-    /// Charges the kernel's work since the entry to the service that caused it, as `service` is about to run. If that is the
-    /// same one, its next entry charges both, and the clock is not read.
+    /// Charges the kernel's work since the entry to the service that caused it, as `service` is
+    /// about to run. If that is the same one, its next entry charges both, and the clock is not
+    /// read.
     pub fn resumed(&mut self, scheduler: &mut Scheduler, service: u8, clock: impl FnOnce() -> u64) {
         if let Some(payer) = self.payer.take().filter(|payer| *payer != service) {
             let now = clock();
@@ -84,10 +90,12 @@ impl Accounting {
         }
     }
 
-    /// Returns the time to set the timer to, if it does not fire early enough. One that fires early costs one look.
+    /// Returns the time to set the timer to, if it does not fire early enough. One that fires early
+    /// costs one look.
     ///
-    /// While a service runs, a deadline waits for the grain: a service has as many as it wants. The end of a budget and its
-    /// renewal are met to the moment: a service has one of each in a period.
+    /// While a service runs, a deadline waits for the grain: a service has as many as it wants. The
+    /// end of a budget and its renewal are met to the moment: a service has one of each in a
+    /// period.
     pub fn arm(&mut self, next: &Next, now: u64) -> Option<u64> {
         let mut deadline = next.deadline;
         if next.service.is_some() {

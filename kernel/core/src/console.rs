@@ -1,48 +1,58 @@
-//! The console ring (`io/console.h`): where in it output may go. The daemon's index is its own to lie about.
+//! Limits what reaches the console: by the space in the ring (`io/console.h`), and by a rate for
+//! each source of lines. The console daemon writes one index of the ring, and may write anything to
+//! it.
 
 /// Bytes of the output half of the ring.
 pub const OUT_SIZE: u32 = 2048;
 /// Bytes of the input half of the ring.
 pub const IN_SIZE: u32 = 1024;
 
-/// How many bytes of output fit, given our producer index and what the daemon says it consumed. A daemon that claims
-/// to have consumed what was never produced gets nothing more until it recants.
+/// Returns the number of bytes that fit into the ring.
+///
+/// `produced` is our index, `consumed` the daemon's. While the daemon claims to have consumed more
+/// than was produced, nothing fits.
 #[must_use]
 pub fn room(produced: u32, consumed: u32) -> u32 {
     OUT_SIZE.saturating_sub(produced.wrapping_sub(consumed))
 }
 
-/// Collects a service's text into lines and limits how much of it reaches the console.
+/// Collects text into lines, and limits how many reach the console.
 #[derive(Clone, Copy, Debug)]
 pub struct LineBuffer {
     bytes: [u8; LineBuffer::LENGTH],
+    /// Bytes of the line so far.
     used: usize,
+    /// Lines that may come at once.
     credit: u32,
+    /// When credit was last earned, in ns.
     refilled: u64,
+    /// Lines dropped since the last one that was let through.
     dropped: u32,
 }
 
 impl LineBuffer {
-    /// The longest line; what is longer is broken.
+    /// The longest line in bytes. Longer ones are broken.
     pub const LENGTH: usize = 160;
-    /// Lines that may come at once.
+    /// The most lines that may come at once.
     const BURST: u32 = 200;
-    /// Time in ns for which one more line is allowed.
+    /// Time in ns that earns one more line.
     const REFILL: u64 = 2_000_000;
 
-    /// An empty line.
+    /// Creates an empty line with full credit.
     #[must_use]
     pub const fn new() -> LineBuffer {
         LineBuffer { bytes: [0; LineBuffer::LENGTH], used: 0, credit: LineBuffer::BURST, refilled: 0, dropped: 0 }
     }
 
-    /// Takes a byte; a full line comes back, to be printed with the count of lines that were dropped before it.
-    /// Control characters and everything that is not ASCII become `?`, so that no service can send the operator's
-    /// terminal a command.
+    /// Adds a byte at time `now` in ns. If it ends a line, returns the line and the number of lines
+    /// that were dropped before it.
+    ///
+    /// Control characters and bytes that are not ASCII become `?`, so that no service can send a
+    /// command to the operator's terminal.
     pub fn push(&mut self, byte: u8, now: u64) -> Option<(&str, u32)> {
         let ends = byte == b'\n';
-        if !ends && let Some(place) = self.bytes.get_mut(self.used) {
-            *place = if matches!(byte, b' '..=b'~') { byte } else { b'?' };
+        if !ends && let Some(next) = self.bytes.get_mut(self.used) {
+            *next = if matches!(byte, b' '..=b'~') { byte } else { b'?' };
             self.used += 1;
         }
         if !ends && self.used < LineBuffer::LENGTH {
@@ -57,7 +67,7 @@ impl LineBuffer {
         Some((text, core::mem::take(&mut self.dropped)))
     }
 
-    /// Whether one more line may be printed at `now`.
+    /// Takes the credit for one line. Returns `true` if there was some at `now`.
     fn take_credit(&mut self, now: u64) -> bool {
         let earned = now.saturating_sub(self.refilled) / LineBuffer::REFILL;
         if earned > 0 {
@@ -116,7 +126,7 @@ mod tests {
         let printed = |line: &mut LineBuffer, now| (0..1000).filter(|_| line.push(b'\n', now).is_some()).count();
         assert_eq!(printed(&mut line, 0), LineBuffer::BURST as usize);
         assert_eq!(printed(&mut line, LineBuffer::REFILL - 1), 0);
-        assert_eq!(printed(&mut line, LineBuffer::REFILL), 1, "looking too early does not start the time anew");
+        assert_eq!(printed(&mut line, LineBuffer::REFILL), 1, "looking too early does not restart the time");
         assert_eq!(printed(&mut line, LineBuffer::REFILL * 4), 3);
         assert_eq!(
             printed(&mut line, LineBuffer::REFILL * 10_000),

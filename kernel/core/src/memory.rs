@@ -104,7 +104,8 @@ impl FreeMemory {
         1
     }
 
-    /// Takes `pages` adjacent frames: from the smallest range that has them, so that large ranges stay whole.
+    /// Takes `pages` adjacent frames: from the smallest range that has them, so that large ranges
+    /// stay whole.
     pub fn take(&mut self, pages: u64) -> Option<Gfn> {
         self.take_aligned(pages, 1)
     }

@@ -1,4 +1,4 @@
-//! Where every region goes: fixed ones first, then the shares of what is left.
+//! Places regions in guest-physical memory: first those of fixed size, then shares of the rest.
 
 use arrayvec::ArrayVec;
 use cloister_caps::tables::{MAX_REGIONS, Region, RegionKind, Tables};
@@ -7,46 +7,46 @@ use core::fmt;
 
 use crate::memory::{FrameRange, FreeMemory};
 
-/// Where a region is in guest-physical memory.
+/// Locates a region in guest-physical memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Placement {
-    /// Its first frame.
+    /// The first frame of the region.
     pub frame: Gfn,
-    /// Frames, all adjacent.
+    /// Number of frames. All are adjacent.
     pub pages: u64,
-    /// Bytes that mean something; the rest of the last page is not the region's content.
+    /// Length of the region's content in bytes. What follows in the last page is not part of it.
     pub length: u64,
 }
 
-/// The places of all regions, by index.
+/// Locates all regions, by index.
 pub type Placements = ArrayVec<Placement, MAX_REGIONS>;
 
-/// What the machine gave: regions whose place is not ours to choose.
+/// Locates the provided regions: those whose placement Xen or the toolstack chose.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BootRegions {
-    /// The boot module's address and length.
+    /// Physical address and length in bytes of the boot module.
     pub module: Option<(u64, u64)>,
-    /// The page that holds the copied command line, and the line's length.
+    /// The page with the kernel's copy of the command line, and the line's length in bytes.
     pub command_line: Option<(Gfn, u64)>,
-    /// The XenStore ring.
+    /// The page of the XenStore ring.
     pub xenstore: Option<Gfn>,
 }
 
-/// Why the regions cannot be placed.
+/// Says why regions cannot be placed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PlacementError {
-    /// There is too little memory. The region by index, the pages it needs, and the pages there are.
+    /// A region needs more adjacent pages than are free.
     TooLittleMemory {
         /// Index of the region.
         region: usize,
-        /// Pages it needs.
+        /// Adjacent pages that it needs.
         needs: u64,
-        /// The most adjacent pages that are free.
+        /// Pages in the largest free range.
         free: u64,
     },
     /// The boot module does not start at a page boundary.
     ModuleUnaligned,
-    /// The machine has no XenStore page.
+    /// The machine provides no XenStore page.
     NoXenStore,
 }
 
@@ -63,12 +63,13 @@ impl fmt::Display for PlacementError {
     }
 }
 
-/// Places every region.
+/// Places every region of the tables.
 ///
-/// `reserve` pages are kept free of shares, for page tables and what else the kernel builds.
+/// Shares leave `reserve` pages free, for page tables and whatever else the kernel builds.
 ///
 /// # Errors
-/// A fixed region or a share's minimum does not fit, or the machine does not give what a region needs.
+/// A fixed region or the minimum of a share does not fit, or the machine does not provide what a
+/// region needs.
 pub fn place_regions(
     tables: &Tables<'_>,
     free: &mut FreeMemory,
@@ -78,7 +79,7 @@ pub fn place_regions(
     let mut placements: Placements = tables.regions().iter().map(|_| Placement::default()).collect();
     for (index, region) in tables.regions().iter().enumerate() {
         if region.kind == RegionKind::Fixed {
-            placements[index] = take(index, u64::from(region.amount), POOL, free)?;
+            placements[index] = take(index, u64::from(region.amount), MIN_ALIGNED_FIXED, free)?;
         } else if region.kind != RegionKind::Share {
             placements[index] = provided(&region, boot_regions)?;
         }
@@ -87,17 +88,22 @@ pub fn place_regions(
     Ok(placements)
 }
 
-/// Pages that one entry of a page directory maps, if they are aligned to as many.
-pub const LARGE: u64 = 512;
-/// A fixed region of so many pages, as a pool has, begins where an entry of Xen's own directory does, of which nothing was taken:
-/// Xen looks a page up at each use that a back end makes of it, and finds it a table sooner.
-pub const POOL: u64 = LARGE / 4;
+/// Pages of 4 KiB in a large page of 2 MiB, which one entry of a page directory maps.
+pub const PAGES_PER_LARGE: u64 = 512;
+/// Fixed regions of at least this many pages begin at a multiple of [`PAGES_PER_LARGE`]. Pools have
+/// this size.
+///
+/// Xen looks a page up each time a back end uses it. If the pool begins with an entry of Xen's own
+/// page directory from which no page was taken, Xen finds the page one table sooner.
+pub const MIN_ALIGNED_FIXED: u64 = PAGES_PER_LARGE / 4;
 
-/// Takes adjacent pages; so many as `aligned` or more at a multiple of [`LARGE`], if that is to be had: what is large is best mapped
-/// by few entries, and otherwise by many.
-fn take(region: usize, pages: u64, aligned: u64, free: &mut FreeMemory) -> Result<Placement, PlacementError> {
+/// Takes adjacent pages for a region.
+///
+/// From `min_aligned` pages on, they begin at a multiple of [`PAGES_PER_LARGE`] if such a range is
+/// free, so that few entries map a large region.
+fn take(region: usize, pages: u64, min_aligned: u64, free: &mut FreeMemory) -> Result<Placement, PlacementError> {
     let largest = free.largest();
-    let aligned = if pages >= aligned { free.take_aligned(pages, LARGE) } else { None };
+    let aligned = if pages >= min_aligned { free.take_aligned(pages, PAGES_PER_LARGE) } else { None };
     let frame = aligned.or_else(|| free.take(pages)).ok_or(PlacementError::TooLittleMemory {
         region,
         needs: pages,
@@ -106,6 +112,7 @@ fn take(region: usize, pages: u64, aligned: u64, free: &mut FreeMemory) -> Resul
     Ok(Placement { frame, pages, length: pages * PAGE_SIZE as u64 })
 }
 
+/// Returns the placement of a region that is not taken from free memory.
 fn provided(region: &Region, boot_regions: &BootRegions) -> Result<Placement, PlacementError> {
     match region.kind {
         RegionKind::Module => match boot_regions.module {
@@ -126,11 +133,14 @@ fn provided(region: &Region, boot_regions: &BootRegions) -> Result<Placement, Pl
     }
 }
 
+/// Returns the placement of `length` bytes from `address`.
 fn bytes_at(address: u64, length: u64) -> Placement {
     let frames = FrameRange::touching(address, length);
     Placement { frame: Gfn(frames.start), pages: frames.count(), length }
 }
 
+/// Places the shares: each has its minimum, and a part of the spare memory by its weight, up to its
+/// maximum.
 fn shares(
     tables: &Tables<'_>,
     free: &mut FreeMemory,
@@ -145,12 +155,12 @@ fn shares(
     for (index, region) in tables.regions().iter().enumerate().filter(|(_, region)| is_share(region)) {
         let wants = u64::from(region.minimum) + spare * u64::from(region.amount) / weights.max(1);
         let share = (wants.clamp(u64::from(region.minimum), u64::from(region.maximum)).max(1), index);
-        // The largest first: the small fit in what is left between.
+        // The largest first: small ones fit into the gaps that are left.
         order.insert(order.partition_point(|other| *other > share), share);
     }
     for (wants, index) in order {
         let minimum = tables.regions().get(index).map_or(1, |region| u64::from(region.minimum)).max(1);
-        placements[index] = take(index, wants.min(free.largest()).max(minimum), LARGE, free)?;
+        placements[index] = take(index, wants.min(free.largest()).max(minimum), PAGES_PER_LARGE, free)?;
     }
     Ok(())
 }
@@ -159,7 +169,7 @@ fn shares(
 mod tests {
     use super::*;
 
-    /// It is the last line of a machine that cannot start.
+    /// The message is the last line on the console of an image that cannot start.
     #[test]
     fn an_error_says_what_is_missing_and_how_much() {
         let memory = PlacementError::TooLittleMemory { region: 7, needs: 300, free: 20 }.to_string();

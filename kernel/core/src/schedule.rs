@@ -1,14 +1,15 @@
 //! Who runs: fixed priorities, and a CPU budget for each service.
 //!
-//! Of the services that have something to do and budget left, the one of the highest priority runs. Time is counted
-//! in windows of the service's period; past its budget a service waits for the next window, whatever its priority, and pays back what it used beyond it.
+//! Of the services that have something to do and budget left, the one of the highest priority runs.
+//! Time is counted in windows of the service's period; past its budget a service waits for the next
+//! window, whatever its priority, and pays back what it used beyond it.
 
 use cloister_caps::tables::{MAX_SERVICES, Tables};
 use static_assertions::const_assert;
 
-/// The most that a service owes: this many budgets, or this many ns if that is more. Only a stall of the machine makes a
-/// larger debt, and the rest of it is forgiven. A service that runs on until the timer fires always owes less, so a small
-/// budget gains nothing by the limit.
+/// The most that a service owes: this many budgets, or this many ns if that is more. Only a stall
+/// of the machine makes a larger debt, and the rest of it is forgiven. A service that runs on until
+/// the timer fires always owes less, so a small budget gains nothing by the limit.
 const MAX_DEBT: (u64, u64) = (4, 1_000_000);
 
 /// What a service is doing.
@@ -16,7 +17,8 @@ const MAX_DEBT: (u64, u64) = (4, 1_000_000);
 pub enum State {
     /// It has something to do.
     Ready,
-    /// It waits for a notification, or for the clock to reach this many ns (`u64::MAX`: for a notification only).
+    /// It waits for a notification, or for the clock to reach this many ns (`u64::MAX`: for a
+    /// notification only).
     Waiting(u64),
     /// It was stopped for good.
     Stopped,
@@ -150,7 +152,8 @@ impl Scheduler {
         }
     }
 
-    /// Charges a service for `elapsed` ns that end at `now`. What it then owes beyond a limit is forgiven.
+    /// Charges a service for `elapsed` ns that end at `now`. What it then owes beyond a limit is
+    /// forgiven.
     #[inline]
     pub fn charge(&mut self, service: u8, elapsed: u64, now: u64) {
         if let Some(entry) = self.entries.get_mut(usize::from(service)) {
@@ -158,7 +161,8 @@ impl Scheduler {
         }
     }
 
-    /// Charges a service for `elapsed` ns of the kernel's work that end at `now`. It owes all of it.
+    /// Charges a service for `elapsed` ns of the kernel's work that end at `now`. It owes all of
+    /// it.
     pub fn charge_work(&mut self, service: u8, elapsed: u64, now: u64) {
         if let Some(entry) = self.entries.get_mut(usize::from(service)) {
             entry.charge(elapsed, now, u64::MAX);
@@ -173,8 +177,9 @@ impl Scheduler {
 
     /// Chooses who runs at `now`, and when to choose again.
     ///
-    /// The time that a less urgent service waits for changes nothing while the chosen one runs, so it is no time to choose again:
-    /// its interrupt would take time of a service that may have none to spare.
+    /// The time that a less urgent service waits for changes nothing while the chosen one runs, so
+    /// it is no time to choose again: its interrupt would take time of a service that may have none
+    /// to spare.
     pub fn next(&mut self, now: u64) -> Next {
         let mut next = Next { service: None, budget: Alarm::NEVER, deadline: Alarm::NEVER };
         let mut active = self.active;
@@ -226,7 +231,8 @@ impl Entry {
         self.total = self.total.saturating_add(elapsed);
     }
 
-    /// Charges for `elapsed` ns of which some lie before the window that begins: they are no use of it.
+    /// Charges for `elapsed` ns of which some lie before the window that begins: they are no use of
+    /// it.
     #[cold]
     fn charge_across(&mut self, elapsed: u64, now: u64, limit: u64) {
         let before = elapsed.saturating_sub(now % self.period);
@@ -235,21 +241,23 @@ impl Entry {
         self.add_used(elapsed - before, limit);
     }
 
-    /// Takes `elapsed` ns from the budget of the present window. What was owed before stays owed, whatever `limit` is.
+    /// Takes `elapsed` ns from the budget of the present window. What was owed before stays owed,
+    /// whatever `limit` is.
     fn add_used(&mut self, elapsed: u64, limit: u64) {
         let used = self.used.saturating_add(elapsed);
         self.used = if used <= limit { used } else { limit.max(self.used) };
     }
 
-    /// Returns when the window begins in which it has budget again, now that it has none. No sooner look is of use.
+    /// Returns when the window begins in which it has budget again, now that it has none. No sooner
+    /// look is of use.
     fn next_budget_at(&self) -> u64 {
         // Mostly the next one is it, and nothing is divided.
         let more = if self.used / 2 < self.budget { 0 } else { self.used / self.budget - 1 };
         self.window_end.saturating_add(self.period.saturating_mul(more))
     }
 
-    /// Begins a new window if `now` lies in one. What was used beyond the budget, because a timer came late, is owed:
-    /// so the share holds over time whatever the machine's timers do.
+    /// Begins a new window if `now` lies in one. What was used beyond the budget, because a timer
+    /// came late, is owed: so the share holds over time whatever the machine's timers do.
     #[inline]
     fn renew_window(&mut self, now: u64) {
         if now >= self.window_end {
@@ -436,8 +444,8 @@ mod tests {
             }
         }
 
-        /// Every service that always wants to run gets no more than its budget and one timer's overshoot in each window,
-        /// and time passes.
+        /// Every service that always wants to run gets no more than its budget and one timer's
+        /// overshoot in each window, and time passes.
         #[test]
         fn budgets_hold(services in prop::collection::vec((1_u8..5, 1_u64..50), 1..6)) {
             let services: Vec<_> = services.into_iter().map(|(priority, budget)| (priority, budget, 100)).collect();

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use cloister_caps::abi::KERNEL_HYPERCALL_PAGE;
 use cloister_caps::{EvtchnPort, Gfn};
 use cloister_kernel_core::memory::FreeMemory;
-use cloister_kernel_core::placement::LARGE;
+use cloister_kernel_core::placement::PAGES_PER_LARGE;
 
 use crate::hypercall::{self, Space};
 use crate::paging::{self, PagingError, Root};
@@ -59,7 +59,7 @@ pub fn choose_instruction(intel: bool) {
 /// No frame is free.
 pub fn relocate(root: &mut Root, free: &mut FreeMemory) -> Result<(), PagingError> {
     // Where it comes from a hole stays, for which Xen divides a large entry of its own: not one of those that lead to page tables.
-    let from = free.take_aligned(1, LARGE).or_else(|| free.take(1)).ok_or(PagingError::NoMemory)?;
+    let from = free.take_aligned(1, PAGES_PER_LARGE).or_else(|| free.take(1)).ok_or(PagingError::NoMemory)?;
     // SAFETY: constant bytes of the kernel's text.
     paging::write(from, unsafe { &*(&raw const hypercall_page) });
     if hypercall::add_to_physmap(Space::GuestFrame, from.0, FRAME).is_err() {

@@ -9,7 +9,7 @@ use cloister_caps::abi::KERNEL_HYPERCALL_PAGE;
 use cloister_caps::abi::KERNEL_SPECIAL as SPECIAL;
 use cloister_caps::{Gfn, PAGE_SIZE};
 use cloister_kernel_core::memory::FreeMemory;
-use cloister_kernel_core::placement::LARGE;
+use cloister_kernel_core::placement::PAGES_PER_LARGE;
 use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::mapper::MapToError;
 use x86_64::structures::paging::page_table::{PageTable, PageTableEntry};
@@ -134,12 +134,12 @@ impl Root {
         let mut done = 0;
         while done < pages {
             let (to, from) = (address + done * PAGE_SIZE as u64, (frame.0 + done) * PAGE_SIZE as u64);
-            let large = (to | from).is_multiple_of(Size2MiB::SIZE) && pages - done >= LARGE;
+            let large = (to | from).is_multiple_of(Size2MiB::SIZE) && pages - done >= PAGES_PER_LARGE;
             // SAFETY: physical memory is mapped at offset 0 as long as a `Root` is used.
             let mut mapper = unsafe { OffsetPageTable::new(self.table(), VirtAddr::zero()) };
             done += if large {
                 map_page::<Size2MiB>(&mut mapper, free, (to, from), flags, parents)?;
-                LARGE
+                PAGES_PER_LARGE
             } else {
                 // The first has made the table, into which the others go without a look at those above it.
                 map_page::<Size4KiB>(&mut mapper, free, (to, from), flags, parents)?;

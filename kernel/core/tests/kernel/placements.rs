@@ -3,7 +3,9 @@
 use cloister_caps::tables::{Region, RegionKind};
 use cloister_caps::{Gfn, PAGE_SIZE};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
-use cloister_kernel_core::placement::{BootRegions, LARGE, POOL, PlacementError, Placements, place_regions};
+use cloister_kernel_core::placement::{
+    BootRegions, MIN_ALIGNED_FIXED, PAGES_PER_LARGE, PlacementError, Placements, place_regions,
+};
 
 use crate::machine::{shipped, tables};
 
@@ -35,11 +37,11 @@ fn each_region_is_where_its_kind_says_and_as_long() {
                 let amount = if region.kind == RegionKind::Fixed { u64::from(region.amount) } else { placement.pages };
                 assert_eq!((placement.pages, placement.length), (amount, amount * PAGE_SIZE as u64));
                 assert!(placement.frame.0 >= ram.start && placement.frame.0 + placement.pages <= ram.end);
-                let aligned = placement.frame.0.is_multiple_of(LARGE);
-                let least = if region.kind == RegionKind::Fixed { POOL } else { LARGE };
+                let aligned = placement.frame.0.is_multiple_of(PAGES_PER_LARGE);
+                let least = if region.kind == RegionKind::Fixed { MIN_ALIGNED_FIXED } else { PAGES_PER_LARGE };
                 assert!(aligned || placement.pages < least, "{is:?}");
-                pools += usize::from(region.kind == RegionKind::Fixed && placement.pages == POOL);
-                large += usize::from(placement.pages >= LARGE);
+                pools += usize::from(region.kind == RegionKind::Fixed && placement.pages == MIN_ALIGNED_FIXED);
+                large += usize::from(placement.pages >= PAGES_PER_LARGE);
                 taken += placement.pages;
             }
             RegionKind::Module => assert_eq!(is, (0x200, 2, 5_000)),
