@@ -1,22 +1,22 @@
-//! Guest-physical memory: the free ranges, and taking pages from them.
+//! Keeps the free ranges of guest-physical memory, and takes pages from them.
 
 use arrayvec::ArrayVec;
 use cloister_caps::{Gfn, PAGE_SIZE};
 
-/// The most free ranges that are kept apart. A split beyond it gives the smaller part up.
+/// The most free ranges that are kept. A split that would make more loses its smaller part.
 const MAX_RANGES: usize = 64;
 
-/// Frames `start .. end`.
+/// Holds adjacent frames: `start .. end`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FrameRange {
-    /// The first frame.
+    /// Number of the first frame.
     pub start: u64,
-    /// One past the last frame.
+    /// Number of the last frame, plus 1.
     pub end: u64,
 }
 
 impl FrameRange {
-    /// The frames that lie wholly within `length` bytes from `address`.
+    /// Returns the frames that lie wholly within the `length` bytes from `address`.
     #[must_use]
     pub fn within(address: u64, length: u64) -> FrameRange {
         let page = PAGE_SIZE as u64;
@@ -25,7 +25,7 @@ impl FrameRange {
         FrameRange { start, end: end.max(start) }
     }
 
-    /// The frames that `length` bytes from `address` touch.
+    /// Returns the frames with at least one of the `length` bytes from `address`.
     #[must_use]
     pub fn touching(address: u64, length: u64) -> FrameRange {
         let page = PAGE_SIZE as u64;
@@ -34,32 +34,32 @@ impl FrameRange {
         FrameRange { start, end: end.max(start) }
     }
 
-    /// How many there are.
+    /// Returns the number of frames.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.end - self.start
     }
 }
 
-/// The free frames of the guest.
+/// Holds the free frames of the guest, as sorted ranges that neither overlap nor touch.
 #[derive(Clone, Debug, Default)]
 pub struct FreeMemory {
     ranges: ArrayVec<FrameRange, MAX_RANGES>,
 }
 
 impl FreeMemory {
-    /// No memory.
+    /// Creates a set without frames.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds RAM. Ranges may come in any order and overlap.
+    /// Adds RAM. Ranges may come in any order, and may overlap.
     pub fn add(&mut self, frames: FrameRange) {
         self.remove(frames);
-        // Each to its place: the library's sort would be a tenth of the kernel.
-        let place = self.ranges.partition_point(|range| range.start < frames.start);
-        if frames.count() == 0 || self.ranges.try_insert(place, frames).is_err() {
+        // Insertion keeps the order. The library's sort would be a tenth of the kernel.
+        let index = self.ranges.partition_point(|range| range.start < frames.start);
+        if frames.count() == 0 || self.ranges.try_insert(index, frames).is_err() {
             return;
         }
         let mut merged: ArrayVec<FrameRange, MAX_RANGES> = ArrayVec::new();
@@ -72,7 +72,7 @@ impl FreeMemory {
         self.ranges = merged;
     }
 
-    /// Takes frames out, whether or not they are free: they are in use.
+    /// Removes frames that are in use. Some or all of them may not be in the set.
     pub fn remove(&mut self, frames: FrameRange) {
         let mut index = 0;
         while frames.count() > 0 && index < self.ranges.len() {
@@ -80,7 +80,8 @@ impl FreeMemory {
         }
     }
 
-    /// Takes frames out of one range; answers how many ranges are left in its place.
+    /// Removes frames from the range at `index`. Returns the number of ranges that it leaves: 0, 1
+    /// or 2.
     fn remove_from_range(&mut self, index: usize, frames: FrameRange) -> usize {
         let full = self.ranges.is_full();
         let Some(range) = self.ranges.get_mut(index) else { return 0 };
@@ -93,7 +94,8 @@ impl FreeMemory {
             }
             (true, false) => *range = before,
             (false, true) => *range = after,
-            // A part that has no place is given up: less memory, never memory twice.
+            // There is no room for a second range, so the smaller part is lost. That wastes memory,
+            // but gives none out twice.
             (true, true) if full => *range = if after.count() > before.count() { after } else { before },
             (true, true) => {
                 *range = before;
@@ -104,13 +106,14 @@ impl FreeMemory {
         1
     }
 
-    /// Takes `pages` adjacent frames: from the smallest range that has them, so that large ranges
-    /// stay whole.
+    /// Takes `pages` adjacent frames, and returns the first.
+    ///
+    /// They come from the smallest range that has as many, so that large ranges stay whole.
     pub fn take(&mut self, pages: u64) -> Option<Gfn> {
         self.take_aligned(pages, 1)
     }
 
-    /// Takes `pages` adjacent frames, the first a multiple of `align`.
+    /// Takes `pages` adjacent frames, and returns the first, which is a multiple of `align`.
     pub fn take_aligned(&mut self, pages: u64, align: u64) -> Option<Gfn> {
         let start_in = |range: &FrameRange| {
             let start = range.start.checked_next_multiple_of(align)?;
@@ -123,13 +126,13 @@ impl FreeMemory {
         Some(Gfn(start))
     }
 
-    /// Free frames in all.
+    /// Returns the number of free frames.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.ranges.iter().map(FrameRange::count).sum()
     }
 
-    /// The most adjacent free frames.
+    /// Returns the size of the largest free range, in frames.
     #[must_use]
     pub fn largest(&self) -> u64 {
         self.ranges.iter().map(FrameRange::count).max().unwrap_or(0)
@@ -176,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_split_that_finds_no_place_gives_its_smaller_part_up() {
+    fn a_split_beyond_the_limit_loses_its_smaller_part() {
         for (hole, left) in [(3, FrameRange { start: 4, end: 10 }), (7, FrameRange { start: 0, end: 7 })] {
             let mut free = FreeMemory::new();
             (0..MAX_RANGES as u64).for_each(|range| free.add(FrameRange { start: range * 20, end: range * 20 + 10 }));
@@ -189,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_from_the_edge_of_a_range_costs_no_place_in_the_list() {
+    fn taking_from_the_edge_of_a_range_makes_no_new_range() {
         let mut free = FreeMemory::new();
         let taken = 3 * MAX_RANGES as u64;
         free.add(FrameRange { start: 0, end: taken + 5 });

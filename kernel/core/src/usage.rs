@@ -8,8 +8,8 @@ use cloister_caps::{Kind, Operation, Rights};
 
 /// Lists the rights of one capability that were exercised.
 ///
-/// Its `Display` form is `use: SERVICE NAME KIND WORD…`. A kind of two words has a hyphen, and `-`
-/// stands for no word at all. `cloister-policy unused` reads these lines.
+/// Its `Display` form is `use: SERVICE NAME KIND WORD…`. A kind of two words has a hyphen. `-` stands
+/// for no word at all. `cloister-policy unused` reads these lines.
 pub struct Use<'t> {
     tables: Tables<'t>,
     capability: Capability,
