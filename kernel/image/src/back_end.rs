@@ -1,6 +1,8 @@
-//! What only a back end's kernel does: map pages that another domain grants, bind channels that it has allocated.
+//! What only a back end's kernel does: map pages that another domain grants, bind channels that it
+//! has allocated.
 //!
-//! The kernel that ships is built without this file (docs/decisions/0006-separate-kernel-for-back-ends.md).
+//! The kernel that ships is built without this file
+//! (docs/decisions/0006-separate-kernel-for-back-ends.md).
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -50,12 +52,13 @@ struct BindInterdomain {
 }
 const_assert_eq!(size_of::<BindInterdomain>(), 12);
 
-/// The peers' pages that are mapped: Xen's handle of each, by the reference that names the mapping. Static, because it is large
-/// for a stack.
+/// The peers' pages that are mapped: Xen's handle of each, by the reference that names the mapping.
+/// Static, because it is large for a stack.
 static HANDLES: [AtomicU32; MAX_GRANT_REFS as usize] = [const { AtomicU32::new(NO_HANDLE) }; MAX_GRANT_REFS as usize];
 
-/// `GNTTABOP_map_grant_ref` at `frame`, which must be a page of a region that the policy shares: what was there is gone for
-/// good, and after the unmapping there is nothing. Page tables stay as they are.
+/// `GNTTABOP_map_grant_ref` at `frame`, which must be a page of a region that the policy shares:
+/// what was there is gone for good, and after the unmapping there is nothing. Page tables stay as
+/// they are.
 pub fn map(own_ref: GrantRef, frame: Gfn, peer: DomId, peer_ref: GrantRef, writable: bool) -> bool {
     let Some(entry) = HANDLES.get(own_ref.0 as usize).filter(|handle| handle.load(Ordering::Relaxed) == NO_HANDLE)
     else {
@@ -70,8 +73,8 @@ pub fn map(own_ref: GrantRef, frame: Gfn, peer: DomId, peer_ref: GrantRef, writa
         handle: NO_HANDLE,
         dev_bus_addr: 0,
     };
-    // SAFETY: one structure of the operation's type, exclusively borrowed. The frame that is replaced belongs to a region
-    // that services see through `SharedRegion`s alone.
+    // SAFETY: one structure of the operation's type, exclusively borrowed. The frame that is
+    // replaced belongs to a region that services see through `SharedRegion`s alone.
     let code = unsafe { hypercall::raw(GRANT_TABLE_OP, 0, core::ptr::from_mut(&mut argument) as u64, 1) };
     let mapped = code == 0 && argument.status == 0;
     if mapped {
@@ -85,7 +88,8 @@ pub fn unmap(own_ref: GrantRef, frame: Gfn) {
     let Some(entry) = HANDLES.get(own_ref.0 as usize) else { return };
     let handle = entry.swap(NO_HANDLE, Ordering::Relaxed);
     let mut argument = Unmap { host_addr: frame.0 * PAGE_SIZE as u64, dev_bus_addr: 0, handle, status: 0, pad: 0 };
-    // SAFETY: one structure of the operation's type, exclusively borrowed. A handle that is none is refused.
+    // SAFETY: one structure of the operation's type, exclusively borrowed. A handle that is none is
+    // refused.
     unsafe { hypercall::raw(GRANT_TABLE_OP, 1, core::ptr::from_mut(&mut argument) as u64, 1) };
 }
 

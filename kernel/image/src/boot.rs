@@ -28,12 +28,14 @@ static CLOISTER_TABLES: [u64; 2] = [0; 2];
 
 /// `XENFEAT_auto_translated_physmap` and `XENFEAT_hvm_callback_vector` (`features.h`).
 const REQUIRED_FEATURES: u32 = 1 << 2 | 1 << 8;
-/// Frames with nothing behind them, in order of preference: for the shared info, then the grant table.
+/// Frames with nothing behind them, in order of preference: for the shared info, then the grant
+/// table.
 const HOLES: [u64; 3] = [0xF_0000, 0xF_D000, 0xE_0000];
 /// The most grant frames that the kernel maps: `MAX_GRANT_REFS`.
 const MAX_GRANT_FRAMES: u64 = 8;
 
-/// How often the cost of an interrupt is measured: once with cold caches, once with warm ones. Each takes its time of the boot.
+/// How often the cost of an interrupt is measured: once with cold caches, once with warm ones. Each
+/// takes its time of the boot.
 const MEASUREMENTS: u32 = 2;
 
 /// Why the image cannot run here.
@@ -130,8 +132,8 @@ fn prepare(start_info: u64) -> Result<(), Failure> {
     let info = StartInfo::read(&IdentityMap, start_info)?;
     let map = memory_map(&info)?;
     let tables_range = tables_location()?;
-    // SAFETY: the packer put the tables there. The boot code's page tables map them, and so do the kernel's own, which
-    // replace those below, read-only and for good.
+    // SAFETY: the packer put the tables there. The boot code's page tables map them, and so do the
+    // kernel's own, which replace those below, read-only and for good.
     let bytes = unsafe { core::slice::from_raw_parts((tables_range.0 + OFFSET) as *const u8, tables_range.1 as usize) };
     let tables = Tables::parse(bytes)?;
     let mut free = free_memory(&info, &map, &tables, tables_range)?;
@@ -157,8 +159,8 @@ struct Prepared {
     console_port: Option<EvtchnPort>,
 }
 
-/// Places the regions, builds and fills the address spaces, drops the identity map. What the kernel keeps is large: it goes
-/// straight where it stays, for each copy on the way would be on the stack.
+/// Places the regions, builds and fills the address spaces, drops the identity map. What the kernel
+/// keeps is large: it goes straight where it stays, for each copy on the way would be on the stack.
 fn set_up_services(prepared: Prepared, kernel_root: &mut Root, mut free: FreeMemory) -> Result<(), Failure> {
     let Prepared { tables, info, memory, features, grants, console_port } = prepared;
     let boot_regions = BootRegions {
@@ -200,9 +202,10 @@ fn set_up_services(prepared: Prepared, kernel_root: &mut Root, mut free: FreeMem
     Ok(())
 }
 
-/// Measures what a timer interrupt costs here: the least time from setting a timer that is due to having taken its event. It
-/// includes the hypercall, so that the service that is charged for an interrupt pays rather too much than too little. All other
-/// ports are still masked. Returns also how long the processor slept meanwhile, in ns.
+/// Measures what a timer interrupt costs here: the least time from setting a timer that is due to
+/// having taken its event. It includes the hypercall, so that the service that is charged for an
+/// interrupt pays rather too much than too little. All other ports are still masked. Returns also
+/// how long the processor slept meanwhile, in ns.
 fn measure_interrupt() -> (Costs, u64) {
     let (mut least, mut idle) = (u64::MAX, 0);
     for _ in 0..MEASUREMENTS {
@@ -313,8 +316,8 @@ fn print_policy(tables: &Tables<'_>, features: &Features) {
     ));
 }
 
-/// Puts the shared info and the grant table into a hole of the memory map and maps them; opens the upcall with every
-/// port masked.
+/// Puts the shared info and the grant table into a hole of the memory map and maps them; opens the
+/// upcall with every port masked.
 fn map_shared_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable, Failure> {
     let needed = tables.grants().iter().map(|grant| u64::from(grant.first_ref + grant.count)).max().unwrap_or(0);
     let needed = needed.div_ceil(u64::from(ENTRIES_PER_FRAME));

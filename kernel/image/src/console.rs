@@ -38,8 +38,8 @@ struct Ring {
 static RING: Global<Ring> = Global::new();
 
 fn index(offset: usize) -> &'static AtomicU32 {
-    // SAFETY: the console page is mapped at `CONSOLE` before the ring is set, the offset is that of an aligned index in it,
-    // and an atomic may be changed by the daemon at any time.
+    // SAFETY: the console page is mapped at `CONSOLE` before the ring is set, the offset is that of
+    // an aligned index in it, and an atomic may be changed by the daemon at any time.
     unsafe { AtomicU32::from_ptr((paging::CONSOLE as usize + offset) as *mut u32) }
 }
 
@@ -65,7 +65,8 @@ impl Ring {
         let count = room.min(self.length);
         for _ in 0..count {
             let address = paging::CONSOLE as usize + field::OUT + self.produced as usize % field::OUT_SIZE;
-            // SAFETY: a byte of the output half of the mapped ring; the daemon only reads it, and not before `OUT_PROD` says so.
+            // SAFETY: a byte of the output half of the mapped ring; the daemon only reads it, and
+            // not before `OUT_PROD` says so.
             unsafe { (address as *mut u8).write_volatile(self.backlog[self.head]) };
             self.head = (self.head + 1) % BACKLOG;
             self.produced = self.produced.wrapping_add(1);
@@ -123,7 +124,8 @@ pub fn debug_line(text: fmt::Arguments<'_>) {
     byte(b'\n');
 }
 
-/// The daemon has taken output or sent input. Input is for nobody: it is taken off the ring and forgotten.
+/// The daemon has taken output or sent input. Input is for nobody: it is taken off the ring and
+/// forgotten.
 pub fn handle_event() {
     RING.with(|ring| {
         let produced = index(field::IN_PROD).load(Ordering::Acquire);

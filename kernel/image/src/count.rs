@@ -66,8 +66,8 @@ pub fn add_hypercall_ticks(ticks: u64) {
     HYPERCALL_TICKS.store(HYPERCALL_TICKS.load(Ordering::Relaxed).wrapping_add(ticks), Ordering::Relaxed);
 }
 
-/// Every name and how often; then the nanoseconds in which the image neither slept, `idle` in all, nor was in a hypercall. Other
-/// domains that ran instead of it are among them.
+/// Every name and how often; then the nanoseconds in which the image neither slept, `idle` in all,
+/// nor was in a hypercall. Other domains that ran instead of it are among them.
 pub fn counts(idle: u64) -> impl Iterator<Item = (&'static str, u64)> {
     let since = processor::counter().wrapping_sub(START_COUNTER.load(Ordering::Relaxed));
     let own =

@@ -41,11 +41,12 @@ impl GrantTable {
         if reference.0 >= self.entries {
             return None;
         }
-        // For a processor that mispredicts the check: a service chose the page that the reference is of. The compiler must not
-        // see that the minimum changes nothing.
+        // For a processor that mispredicts the check: a service chose the page that the reference
+        // is of. The compiler must not see that the minimum changes nothing.
         let index = opaque(reference.0).min(self.entries.saturating_sub(1));
         let address = paging::GRANT_TABLE as usize + index as usize * ENTRY;
-        // SAFETY: the entry lies in a frame that was mapped at boot; its fields are aligned, and Xen changes them atomically.
+        // SAFETY: the entry lies in a frame that was mapped at boot; its fields are aligned, and
+        // Xen changes them atomically.
         unsafe {
             Some((
                 AtomicU16::from_ptr(address as *mut u16),
@@ -63,8 +64,8 @@ impl GrantTable {
         flags.store(PERMIT_ACCESS | if writable { 0 } else { READONLY }, Ordering::Release);
     }
 
-    /// Takes the permission back unless the peer uses the page at this moment; whether it is gone. A plain store would lose
-    /// against Xen setting a use flag (XSA-396).
+    /// Takes the permission back unless the peer uses the page at this moment; whether it is gone.
+    /// A plain store would lose against Xen setting a use flag (XSA-396).
     pub fn revoke(&mut self, reference: GrantRef) -> bool {
         let Some((flags, domain, frame_number)) = self.entry(reference) else { return false };
         let mut seen = flags.load(Ordering::SeqCst);

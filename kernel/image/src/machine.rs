@@ -21,7 +21,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The machine, with a grant table that is mapped. `rdrand` says whether the processor has a random source.
+    /// The machine, with a grant table that is mapped. `rdrand` says whether the processor has a
+    /// random source.
     pub fn new(grants: GrantTable, rdrand: bool) -> Machine {
         let word = || processor::random().filter(|value| *value != 0 && *value != u64::MAX);
         let seed = if rdrand { (|| Some([word()?, word()?, word()?, word()?]))() } else { None };

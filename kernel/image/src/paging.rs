@@ -1,5 +1,5 @@
-//! Page tables. They are built once, at boot, through the boot code's identity map; then that map goes, and no page
-//! table but [`SPECIAL`]'s own is mapped anywhere any more.
+//! Page tables. They are built once, at boot, through the boot code's identity map; then that map
+//! goes, and no page table but [`SPECIAL`]'s own is mapped anywhere any more.
 
 use core::fmt;
 
@@ -113,8 +113,8 @@ impl Root {
     }
 
     fn table(&mut self) -> &mut PageTable {
-        // SAFETY: the frame holds this root table and nothing else, is identity-mapped as long as a `Root` is used, and the
-        // exclusive reference lasts no longer than that to `self`.
+        // SAFETY: the frame holds this root table and nothing else, is identity-mapped as long as a
+        // `Root` is used, and the exclusive reference lasts no longer than that to `self`.
         unsafe { &mut *(self.0.start_address().as_u64() as *mut PageTable) }
     }
 
@@ -141,7 +141,8 @@ impl Root {
                 map_page::<Size2MiB>(&mut mapper, free, (to, from), flags, parents)?;
                 PAGES_PER_LARGE
             } else {
-                // The first has made the table, into which the others go without a look at those above it.
+                // The first has made the table, into which the others go without a look at those
+                // above it.
                 map_page::<Size4KiB>(&mut mapper, free, (to, from), flags, parents)?;
                 1 + self.map_following((to, from), pages - done - 1, flags)?
             };
@@ -149,16 +150,16 @@ impl Root {
         Ok(())
     }
 
-    /// Maps the pages behind the one that was just mapped to the frames behind its frame, at most `pages` and as far as its page
-    /// table goes. Answers how many.
+    /// Maps the pages behind the one that was just mapped to the frames behind its frame, at most
+    /// `pages` and as far as its page table goes. Answers how many.
     ///
     /// # Errors
     /// A page is mapped already.
     fn map_following(&mut self, (to, from): (u64, u64), pages: u64, flags: Flags) -> Result<u64, PagingError> {
         let first = VirtAddr::new_truncate(to);
         let table = self.directory_entry(first).addr().as_u64() as *mut [PageTableEntry; ENTRIES];
-        // SAFETY: the page table of a page that is mapped, identity-mapped itself, and referred to by nothing else; it is made of
-        // its entries alone.
+        // SAFETY: the page table of a page that is mapped, identity-mapped itself, and referred to
+        // by nothing else; it is made of its entries alone.
         let behind = unsafe { &mut (&mut *table)[usize::from(first.p1_index()) + 1..] };
         let mut done = 0;
         for entry in behind.iter_mut().take(usize::try_from(pages).unwrap_or(usize::MAX)) {
@@ -176,7 +177,8 @@ impl Root {
         let mut entry = &mut self.table()[address.p4_index()];
         for index in [address.p3_index(), address.p2_index()] {
             let table = entry.addr().as_u64() as *mut PageTable;
-            // SAFETY: a table that mapping the page has made, identity-mapped, and referred to by nothing else.
+            // SAFETY: a table that mapping the page has made, identity-mapped, and referred to by
+            // nothing else.
             entry = unsafe { &mut (&mut *table)[index] };
         }
         entry
@@ -204,7 +206,8 @@ impl Root {
         self.map(free, address, frame, pages, flags)
     }
 
-    /// An address space for a service: the kernel's half is the one that `self` has, the lower half is empty.
+    /// An address space for a service: the kernel's half is the one that `self` has, the lower half
+    /// is empty.
     ///
     /// # Errors
     /// There is no free frame.
@@ -214,8 +217,8 @@ impl Root {
         Ok(root)
     }
 
-    /// Maps the GiB of [`KERNEL_HYPERCALL_PAGE`] for the kernel to execute, by one entry. The frames from `frame` on are one page of text
-    /// and holes.
+    /// Maps the GiB of [`KERNEL_HYPERCALL_PAGE`] for the kernel to execute, by one entry. The
+    /// frames from `frame` on are one page of text and holes.
     ///
     /// # Errors
     /// As for pages: see [`PagingError`].
@@ -245,8 +248,8 @@ where
 {
     let page = Page::<S>::containing_address(VirtAddr::new_truncate(to));
     let frame = PhysFrame::containing_address(PhysAddr::new_truncate(from));
-    // SAFETY: the address space is not in force for the addresses mapped here, so no live reference is affected; who maps
-    // which frame is what the capability tables say.
+    // SAFETY: the address space is not in force for the addresses mapped here, so no live reference
+    // is affected; who maps which frame is what the capability tables say.
     match unsafe { mapper.map_to_with_table_flags(page, frame, flags, parents, &mut TableAllocator(free)) } {
         Ok(flush) => flush.ignore(),
         Err(MapToError::FrameAllocationFailed) => return Err(PagingError::NoMemory),
@@ -311,7 +314,8 @@ pub fn drop_identity_map(mut root: Root) {
 /// Makes an address space the one in force.
 pub fn switch(address: u64) {
     let frame = PhysFrame::containing_address(PhysAddr::new_truncate(address));
-    // SAFETY: every root that the kernel built has the kernel's half, on which all of the kernel's code and data lie.
+    // SAFETY: every root that the kernel built has the kernel's half, on which all of the kernel's
+    // code and data lie.
     unsafe { Cr3::write(frame, Cr3Flags::empty()) }
 }
 
@@ -331,16 +335,16 @@ pub fn map_special(address: u64, frame: Gfn) {
     set_special(address, Some(frame));
 }
 
-/// Fills a frame: `length` bytes from physical address `from`, which is page-aligned, then zeros. The frame and the source
-/// are mapped meanwhile, and no longer.
+/// Fills a frame: `length` bytes from physical address `from`, which is page-aligned, then zeros.
+/// The frame and the source are mapped meanwhile, and no longer.
 pub fn fill(frame: Gfn, from: u64, length: usize) {
     let length = length.min(PAGE_SIZE);
     set_special(COPY_DESTINATION, Some(frame));
     if length > 0 {
         set_special(COPY_SOURCE, Some(Gfn(from / PAGE_SIZE as u64)));
     }
-    // SAFETY: both windows are mapped to whole frames, different ones, and nothing else refers to them: the destination is a
-    // service's own, and no service runs.
+    // SAFETY: both windows are mapped to whole frames, different ones, and nothing else refers to
+    // them: the destination is a service's own, and no service runs.
     unsafe {
         core::ptr::copy_nonoverlapping(COPY_SOURCE as *const u8, COPY_DESTINATION as *mut u8, length);
         core::ptr::write_bytes((COPY_DESTINATION as *mut u8).add(length), 0, PAGE_SIZE - length);
@@ -361,8 +365,8 @@ pub fn write(frame: Gfn, bytes: &[u8]) {
     set_special(COPY_DESTINATION, None);
 }
 
-/// Words of the kernel's stack from `stack` up that are addresses in its text: where the functions that were under way
-/// were called from, and perhaps some that are left over.
+/// Words of the kernel's stack from `stack` up that are addresses in its text: where the functions
+/// that were under way were called from, and perhaps some that are left over.
 pub fn callers(stack: u64) -> impl Iterator<Item = u64> {
     let (bottom, top) = (&raw const stack_bottom as u64, &raw const stack_top as u64);
     let text = &raw const text_start as u64..&raw const text_end as u64;

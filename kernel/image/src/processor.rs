@@ -82,7 +82,8 @@ fn address<T>(symbol: *const T) -> u64 {
 }
 
 static mut TSS: TaskStateSegment = TaskStateSegment::new();
-/// Null, kernel code, kernel data, user data, user code, and the TSS in two entries. The selectors are in `entry.s`.
+/// Null, kernel code, kernel data, user data, user code, and the TSS in two entries. The selectors
+/// are in `entry.s`.
 static mut GDT: [u64; 7] =
     [0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0x00CF_F300_0000_FFFF, 0x00AF_FB00_0000_FFFF, 0, 0];
 const TSS_SELECTOR: SegmentSelector = SegmentSelector::new(5, PrivilegeLevel::Ring0);
@@ -122,10 +123,11 @@ struct Gates([Gate; UPCALL_VECTOR as usize + 1]);
 
 static mut IDT: Gates = Gates([Gate::ABSENT; UPCALL_VECTOR as usize + 1]);
 
-/// Loads the kernel's own descriptor tables, with a stack each for the faults that must not trust the stack.
+/// Loads the kernel's own descriptor tables, with a stack each for the faults that must not trust
+/// the stack.
 pub fn load_tables() {
-    // SAFETY: called once at boot, before anything else refers to these statics; afterwards the processor alone reads them,
-    // but for RSP0, which `set_frame` writes.
+    // SAFETY: called once at boot, before anything else refers to these statics; afterwards the
+    // processor alone reads them, but for RSP0, which `set_frame` writes.
     unsafe {
         let tss = &mut *(&raw mut TSS);
         tss.interrupt_stack_table[usize::from(IST_DOUBLE_FAULT)] =
@@ -150,16 +152,19 @@ pub fn load_tables() {
         lgdt(&DescriptorTablePointer { limit: size_of_val(gdt) as u16 - 1, base: VirtAddr::from_ptr(gdt) });
         CS::set_reg(SegmentSelector::new(1, PrivilegeLevel::Ring0));
         load_tss(TSS_SELECTOR);
-        // There is no local descriptor table; what the register holds at the start is the toolstack's choice.
+        // There is no local descriptor table; what the register holds at the start is the
+        // toolstack's choice.
         core::arch::asm!("lldt {null:x}", null = in(reg) 0_u32, options(nomem, nostack, preserves_flags));
         lidt(&DescriptorTablePointer { limit: size_of_val(idt) as u16 - 1, base: VirtAddr::from_ptr(idt) });
     }
 }
 
-/// Loads null into the data segment registers. Ring 3 can load a few selectors into each, and no frame holds them: a service
-/// would read what the one before it left. None of them has a base, before or after.
+/// Loads null into the data segment registers. Ring 3 can load a few selectors into each, and no
+/// frame holds them: a service would read what the one before it left. None of them has a base,
+/// before or after.
 pub fn clear_segments() {
-    // SAFETY: the kernel uses none of these segments; in 64-bit mode a null selector is as good as any other.
+    // SAFETY: the kernel uses none of these segments; in 64-bit mode a null selector is as good as
+    // any other.
     unsafe {
         core::arch::asm!("mov ds, {null:x}", "mov es, {null:x}", "mov fs, {null:x}", "mov gs, {null:x}",
             null = in(reg) 0_u32, options(nomem, nostack, preserves_flags));
@@ -168,15 +173,16 @@ pub fn clear_segments() {
 
 /// Makes the processor push the state of the next entry from ring 3 below `top`.
 pub fn set_frame(top: u64) {
-    // SAFETY: an aligned store that the processor reads at the next entry from ring 3; interrupts are off.
+    // SAFETY: an aligned store that the processor reads at the next entry from ring 3; interrupts
+    // are off.
     unsafe { (&raw mut TSS.privilege_stack_table[0]).write_unaligned(VirtAddr::new(top)) }
 }
 
-/// Switches on what the processor has of: NX, write protection, SMEP, SMAP, UMIP; closes the counter and the FPU to ring 3;
-/// and opens the system call.
+/// Switches on what the processor has of: NX, write protection, SMEP, SMAP, UMIP; closes the
+/// counter and the FPU to ring 3; and opens the system call.
 pub fn protect(features: &Features) {
-    // SAFETY: each bit is one that CPUID announced or that every 64-bit processor has; the page tables in force are the
-    // kernel's own, which hold under all of them.
+    // SAFETY: each bit is one that CPUID announced or that every 64-bit processor has; the page
+    // tables in force are the kernel's own, which hold under all of them.
     unsafe {
         let mut cr0 = Cr0::read();
         cr0.insert(
@@ -232,9 +238,11 @@ pub fn random() -> Option<u64> {
     })
 }
 
-/// Sleeps until an interrupt, which the entry stub leaves for the caller to look at. Interrupts are off again afterwards.
+/// Sleeps until an interrupt, which the entry stub leaves for the caller to look at. Interrupts are
+/// off again afterwards.
 pub fn sleep() {
-    // SAFETY: the code of `entry.s` keeps to the calling convention, and nothing but the upcall can come meanwhile.
+    // SAFETY: the code of `entry.s` keeps to the calling convention, and nothing but the upcall can
+    // come meanwhile.
     unsafe { core::arch::asm!("call [rip + {idle}]", idle = sym hypercall_page::IDLE) }
 }
 
@@ -244,7 +252,8 @@ pub fn debug_byte(byte: u8) {
     unsafe { x86_64::instructions::port::Port::<u8>::new(0xE9).write(byte) }
 }
 
-/// Writes a byte to the first serial port, for a machine that has no Xen and so no debug port of its.
+/// Writes a byte to the first serial port, for a machine that has no Xen and so no debug port of
+/// its.
 pub fn serial_byte(byte: u8) {
     // SAFETY: port 0x3F8 is a serial port or nothing.
     unsafe { x86_64::instructions::port::Port::<u8>::new(0x3F8).write(byte) }

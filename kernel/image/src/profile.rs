@@ -1,16 +1,20 @@
-//! Where services spend their time: the timer interrupts what runs, and the instruction it stood at is noted.
+//! Where services spend their time: the timer interrupts what runs, and the instruction it stood at
+//! is noted.
 //!
-//! The kernel that ships is built without this file: a sample is an observation of a service that no policy names.
+//! The kernel that ships is built without this file: a sample is an observation of a service that
+//! no policy names.
 
 use spin::Mutex;
 
 use crate::console;
 
-/// Time from a sample to the next at least, in ns. Not a round number, or what recurs would be met always or never.
+/// Time from a sample to the next at least, in ns. Not a round number, or what recurs would be met
+/// always or never.
 const INTERVAL: u64 = 49_999;
 /// Samples that are kept; later ones are counted.
 const MAX_SAMPLES: usize = 16_384;
-/// A sample is an instruction's address, below 2^56 for every service, and the service in the bits above.
+/// A sample is an instruction's address, below 2^56 for every service, and the service in the bits
+/// above.
 const SERVICE_SHIFT: u32 = 56;
 
 struct Samples {
@@ -21,8 +25,8 @@ struct Samples {
 
 static SAMPLES: Mutex<Samples> = Mutex::new(Samples { taken: [0; MAX_SAMPLES], count: 0, lost: 0 });
 
-/// When the next sample is due. Counted from the clock's start and not from when a service began to run, or what it does
-/// first would never be met.
+/// When the next sample is due. Counted from the clock's start and not from when a service began to
+/// run, or what it does first would never be met.
 pub fn next_sample(now: u64) -> u64 {
     (now / INTERVAL + 1) * INTERVAL
 }

@@ -1,4 +1,4 @@
-//! The kernel while it runs: entries, and the choice of who goes on.
+//! Serves entries from ring 3, and chooses the service that runs next.
 
 use cloister_caps::tables::MAX_SERVICES;
 use cloister_caps::{EvtchnPort, Operation, Status};
@@ -15,25 +15,25 @@ use crate::service::Services;
 use crate::trap_frame::{self, SYSTEM_CALL_VECTOR, TrapFrame};
 use crate::{console, paging, shared_info};
 
-/// Everything that the kernel keeps between two entries.
+/// Holds what the kernel keeps between two entries.
 pub struct Run {
-    /// Who may do what.
+    /// Decides what each service may do.
     pub kernel: Kernel<'static>,
-    /// What it is done with.
+    /// Does what was decided.
     pub machine: Machine,
-    /// Address spaces.
+    /// The address spaces of the services.
     pub services: Services,
     /// The port of the timer.
     pub timer_port: EvtchnPort,
     /// The port of the console, if there is one.
     pub console_port: Option<EvtchnPort>,
-    /// Services that sleep in `wait` and are owed its answer.
+    /// `true` for each service that sleeps in `wait` and has not had its answer.
     pub waiting: [bool; MAX_SERVICES],
-    /// The service that ran last.
+    /// The service whose address space and trap frame are in use: the one that ran last.
     pub current: Option<u8>,
-    /// Who pays for the processor's time.
+    /// Charges the processor's time to services.
     pub accounting: Accounting,
-    /// How long nothing was to be done, in ns.
+    /// Time for which the processor slept, in ns.
     pub idle: u64,
 }
 
@@ -43,23 +43,25 @@ unsafe extern "C" {
     fn leave_kernel(frame: *const TrapFrame) -> !;
 }
 
-/// Keeps what the kernel is to work with.
+/// Stores the kernel's state, once.
 pub fn install(run: Run) {
     RUN.set(run);
 }
 
-/// Starts the services, on what is kept. Does not come back.
+/// Runs the first service. Needs the state that [`install`] has stored.
 pub fn start() -> ! {
     let frame = RUN.with(|run| run.resume(shared_info::now())).flatten();
     match frame {
-        // SAFETY: the frame is a service's, made by `TrapFrame::start` and selected; its address space is in force.
+        // SAFETY: the frame is a service's, made by `TrapFrame::start` and selected; its address
+        // space is in force.
         Some(frame) => unsafe { leave_kernel(frame) },
         None => fatal(format_args!("there is nothing to run")),
     }
 }
 
-/// Every entry from ring 3: `entry.s` calls it when it has saved the frame of the service that ran, and goes on with the
-/// one it answers.
+/// Serves an entry from ring 3. Returns the trap frame to go on with.
+///
+/// `entry.s` calls it after saving the trap frame of the service that ran.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_entered() -> *const TrapFrame {
     match RUN.with(Run::entered).flatten() {
@@ -68,7 +70,8 @@ extern "C" fn kernel_entered() -> *const TrapFrame {
     }
 }
 
-/// A fault in ring 0, or one that has a stack of its own wherever it comes: a defect of the kernel, or of the machine.
+/// Reports an exception in ring 0, or one with a stack of its own, and ends the domain. It is a
+/// defect of the kernel or of the machine.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_faulted(frame: &TrapFrame) -> ! {
     let address = x86_64::registers::control::Cr2::read_raw();
@@ -87,9 +90,10 @@ extern "C" fn kernel_faulted(frame: &TrapFrame) -> ! {
 }
 
 impl Run {
-    /// Serves an entry, and answers the frame of the service to go on with. The one that ran goes on at once when it has its
-    /// answer: an invocation wakes others, but they run when it waits, or when an event or its budget's end brings the kernel
-    /// to choose again.
+    /// Serves an entry, and returns the trap frame to go on with.
+    ///
+    /// After a system call that has its answer, the caller runs on at once. Services that it woke
+    /// run when it waits, or when an event or the end of its budget makes the kernel choose again.
     fn entered(&mut self) -> Option<*const TrapFrame> {
         let Some((service, frame)) = self.current.and_then(|service| Some((service, trap_frame::of(service)?))) else {
             fatal(format_args!("an entry from ring 3, where no service runs"))
@@ -117,7 +121,7 @@ impl Run {
         self.resume(now)
     }
 
-    /// Answers whether the service has its answer.
+    /// Executes a system call. Returns `true` if the caller has its answer.
     fn system_call(&mut self, service: u8, frame: &mut TrapFrame) -> bool {
         match self.kernel.system_call(&mut self.machine, service, frame.rax, &frame.arguments) {
             Outcome::Answer(answer) => {
@@ -134,6 +138,7 @@ impl Run {
         }
     }
 
+    /// Prints the report and ends the domain for `service`.
     fn shut_down(&mut self, service: u8, reason: Shutdown, operation: Operation) -> ! {
         let name = self.kernel.tables().service_name(service);
         self.report();
@@ -143,6 +148,7 @@ impl Run {
         fatal(format_args!("Xen did not shut the domain down"))
     }
 
+    /// Reports an exception in a service, and applies its restart rule.
     fn fault(&mut self, service: u8, frame: &TrapFrame) {
         let name = self.kernel.tables().service_name(service);
         let address = x86_64::registers::control::Cr2::read_raw();
@@ -168,7 +174,7 @@ impl Run {
                 self.services.clear_at_restart(service, self.kernel.placements());
                 self.services.load(service);
                 self.waiting[usize::from(service)] = false;
-                // What a change of services clears, a restart clears too.
+                // A restart must clear what a change of services clears, so make one of it.
                 self.current = None;
             }
             Verdict::StopService => console::line(format_args!("stopped: {name}: its restart rule allows no more")),
@@ -178,8 +184,10 @@ impl Run {
         }
     }
 
-    /// Takes the events that are pending. Returns the service that the first of them is for: one interrupt brings them all,
-    /// and it would have come for that service alone.
+    /// Delivers the pending events. Returns the service that the first of them is for.
+    ///
+    /// One interrupt brings them all. That service pays for it, since it would have come for its
+    /// event alone.
     fn take_events(&mut self) -> Option<u8> {
         let Run { kernel, machine, accounting, timer_port, console_port, .. } = self;
         let mut cause = None;
@@ -193,7 +201,7 @@ impl Run {
                 machine.unmask(port);
                 None
             } else {
-                // A port of nobody stays masked.
+                // A port that no rule stands for stays masked.
                 kernel.event(port)
             };
             cause = cause.or(owner);
@@ -201,7 +209,7 @@ impl Run {
         cause
     }
 
-    /// Says what each service has used, of the processor and of its rights, on the console.
+    /// Prints the processor time and the rights that each service has used.
     fn report(&mut self) {
         let now = shared_info::now();
         console::line(format_args!("cloister: at {} ms, {} refusals", now / 1_000_000, self.kernel.refusals()));
@@ -217,7 +225,10 @@ impl Run {
         crate::profile::print(|service| self.kernel.tables().service_name(service));
     }
 
-    /// Chooses a service at `now` and makes everything ready for it; sleeps while there is none. Answers its frame.
+    /// Chooses the service that runs at `now`, and returns its trap frame.
+    ///
+    /// Sleeps while no service is ready. Sets the timer, gives the service the answer to its
+    /// `wait`, and puts its address space in force.
     fn resume(&mut self, mut now: u64) -> Option<*const TrapFrame> {
         loop {
             if trap_frame::take_nmi() {
@@ -257,6 +268,7 @@ impl Run {
         }
     }
 
+    /// Sets the timer for the next choice, unless it fires early enough.
     fn arm(&mut self, next: &Next, now: u64) {
         if let Some(at) = self.accounting.arm(next, now) {
             hypercall::set_timer(at);

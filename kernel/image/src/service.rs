@@ -1,4 +1,5 @@
-//! Address spaces of services: built at boot from the capability tables, filled then and at each restart.
+//! Address spaces of services: built at boot from the capability tables, filled then and at each
+//! restart.
 
 use arrayvec::ArrayVec;
 use cloister_caps::tables::{Access, MAX_SERVICES, RegionKind, Segment, Tables};
@@ -30,8 +31,8 @@ fn pages(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE_SIZE as u64)
 }
 
-/// Frames to keep for page tables: for each service a table of every level and some for its program, stack and queues, and
-/// one for each 512 pages of what is large.
+/// Frames to keep for page tables: for each service a table of every level and some for its
+/// program, stack and queues, and one for each 512 pages of what is large.
 pub fn page_table_reserve(tables: &Tables<'_>, free: u64) -> u64 {
     let large: u64 = tables
         .mappings()
@@ -101,10 +102,11 @@ impl Services {
         self.roots.get(usize::from(service)).copied()
     }
 
-    /// Empties at boot what begins empty, as queues do, and what a peer is granted: it is to read nothing there that was in
-    /// the memory before, and its owner is told so ([`region::FRESH`](cloister_caps::abi::region::FRESH)). A share that stays
-    /// in the image is as Xen gave it, scrubbed of what other domains left: to empty hundreds of megabytes would be most of the
-    /// time that a boot takes.
+    /// Empties at boot what begins empty, as queues do, and what a peer is granted: it is to read
+    /// nothing there that was in the memory before, and its owner is told so
+    /// ([`region::FRESH`](cloister_caps::abi::region::FRESH)). A share that stays in the image is
+    /// as Xen gave it, scrubbed of what other domains left: to empty hundreds of megabytes would be
+    /// most of the time that a boot takes.
     pub fn clear_at_boot(&self, placements: &Placements) {
         let grants = self.tables.grants();
         for (index, (region, placement)) in self.tables.regions().iter().zip(placements).enumerate() {
@@ -115,7 +117,8 @@ impl Services {
         }
     }
 
-    /// Empties what a restart of a service empties: the regions that it alone writes, but for those that the policy keeps.
+    /// Empties what a restart of a service empties: the regions that it alone writes, but for those
+    /// that the policy keeps.
     pub fn clear_at_restart(&self, service: u8, placements: &Placements) {
         for mapping in self.tables.mappings().iter() {
             let index = usize::from(mapping.region);
@@ -128,7 +131,8 @@ impl Services {
         }
     }
 
-    /// Brings a service's program to its pristine state: its writable data from the image, and its registers to its entry.
+    /// Brings a service's program to its pristine state: its writable data from the image, and its
+    /// registers to its entry.
     pub fn load(&self, service: u8) {
         for (segment, frame) in self.writable.iter().filter(|(segment, _)| segment.service == service) {
             for page in 0..pages(segment.memory_size) {

@@ -1,8 +1,9 @@
-//! The saved state of services, where `entry.s` puts it.
+//! Holds the trap frames: the registers of each service while it does not run, where `entry.s`
+//! saves them.
 
 use cloister_caps::tables::MAX_SERVICES;
 
-/// The registers of a service, in the order in which `entry.s` and the processor push them.
+/// Holds the registers of a service, in the order in which `entry.s` and the processor push them.
 #[repr(C, align(16))]
 #[derive(Clone, Copy)]
 pub struct TrapFrame {
@@ -12,37 +13,37 @@ pub struct TrapFrame {
     r12: u64,
     rbp: u64,
     rbx: u64,
-    /// R11; a system call leaves RFLAGS there.
+    /// After a system call, RFLAGS.
     r11: u64,
-    /// RCX; a system call leaves RIP there.
+    /// After a system call, RIP.
     rcx: u64,
-    /// RDI, RSI, RDX, R10, R8, R9: the arguments of a system call, and in the first two its answer.
+    /// RDI, RSI, RDX, R10, R8, R9: the arguments of a system call. The first two take its answer.
     pub arguments: [u64; 6],
-    /// RAX: the number of the system call, and the status.
+    /// The number of a system call, then its status.
     pub rax: u64,
-    /// What brought the service into the kernel.
+    /// The interrupt vector of the entry, or [`SYSTEM_CALL_VECTOR`].
     pub vector: u64,
-    /// The processor's error code, if the vector has one.
+    /// The processor's error code, or 0 if the vector has none.
     pub error: u64,
-    /// Where the service goes on.
+    /// Where the service runs on.
     pub rip: u64,
-    /// Its code segment.
+    /// The code segment.
     pub cs: u64,
-    /// Its flags.
+    /// The flags.
     pub rflags: u64,
-    /// Its stack.
+    /// The stack pointer.
     pub rsp: u64,
-    /// Its stack segment.
+    /// The stack segment.
     pub ss: u64,
 }
 
 static_assertions::const_assert_eq!(size_of::<TrapFrame>(), 22 * 8);
 
-/// The vector that stands for a system call, in `entry.s`.
+/// The number that `entry.s` pushes as the vector of a system call.
 pub const SYSTEM_CALL_VECTOR: u64 = 0x100;
 
-/// A frame, and below it room for what the processor pushes if an upcall comes while the stack pointer is in the frame
-/// (see `upcall_entry`).
+/// Holds a trap frame. Below it is room for what the processor pushes if an upcall comes while the
+/// stack pointer is in the frame (see `upcall_entry`).
 #[repr(C, align(16))]
 #[derive(Clone, Copy)]
 struct SavedFrame {
@@ -53,13 +54,13 @@ struct SavedFrame {
 static mut FRAMES: [SavedFrame; MAX_SERVICES] =
     [SavedFrame { room_below: [0; 8], frame: TrapFrame::EMPTY }; MAX_SERVICES];
 
-/// Past the frame of the service that runs.
+/// The address past the trap frame of the service that runs.
 #[unsafe(no_mangle)]
 static mut FRAME_TOP: u64 = 0;
-/// Where a system call keeps the service's RSP for a moment.
+/// Holds the service's RSP during the entry of a system call.
 #[unsafe(no_mangle)]
 static mut SCRATCH: u64 = 0;
-/// Set by a non-maskable interrupt.
+/// Not 0 if a non-maskable interrupt came.
 #[unsafe(no_mangle)]
 static mut NMI_SEEN: u8 = 0;
 
@@ -84,12 +85,13 @@ impl TrapFrame {
         ss: 0,
     };
 
-    /// A service that starts at `entry` in ring 3, with interrupts on and empty registers.
+    /// Returns the frame of a service that starts at `entry` in ring 3, with interrupts on and all
+    /// other registers 0.
     pub fn start(entry: u64, stack: u64) -> TrapFrame {
         TrapFrame { rip: entry, cs: 0x23, rflags: 0x202, rsp: stack, ss: 0x1B, ..TrapFrame::EMPTY }
     }
 
-    /// Gives a system call's answer, and clears every register that a call may change and that is no part of the answer.
+    /// Stores the answer to a system call, and clears every other register that a call may change.
     pub fn answer(&mut self, status: u64, words: [u64; 2]) {
         self.rax = status;
         self.arguments = [words[0], words[1], 0, 0, 0, 0];
@@ -97,16 +99,20 @@ impl TrapFrame {
     }
 }
 
-/// The frame of a service. The caller uses one at a time, and none across an entry of the kernel.
+/// Returns the trap frame of a service.
+///
+/// The caller uses one at a time, and none across an entry of the kernel.
 pub fn of(service: u8) -> Option<&'static mut TrapFrame> {
-    // SAFETY: the kernel runs on one processor and is not preemptible, and no function that holds a frame calls another that
-    // takes one; while a service runs nobody in the kernel has a reference.
+    // SAFETY: the kernel runs on one processor and is not preemptible, and no function that holds a
+    // frame calls another that takes one; while a service runs nobody in the kernel has a
+    // reference.
     let frames = unsafe { &mut *(&raw mut FRAMES) };
     frames.get_mut(usize::from(service)).map(|saved| &mut saved.frame)
 }
 
-/// Makes `frame` the one into which the next entry is saved, and leaves the service nothing of the one that ran before in
-/// the registers that no frame holds.
+/// Makes `frame` the one into which the next entry is saved.
+///
+/// Clears the registers that no frame holds, so that the service sees nothing of the one before it.
 pub fn select(frame: &TrapFrame) {
     crate::processor::clear_segments();
     let top = (&raw const *frame).wrapping_add(1) as u64;
@@ -115,9 +121,10 @@ pub fn select(frame: &TrapFrame) {
     crate::processor::set_frame(top);
 }
 
-/// Whether a non-maskable interrupt came since the last call.
+/// Returns `true` if a non-maskable interrupt came since the last call.
 pub fn take_nmi() -> bool {
-    // SAFETY: a byte that only `nmi_entry` sets; the exchange is one access that no interrupt splits.
+    // SAFETY: a byte that only `nmi_entry` sets; the exchange is one access that no interrupt
+    // splits.
     let seen = unsafe { core::sync::atomic::AtomicU8::from_ptr(&raw mut NMI_SEEN) };
     seen.swap(0, core::sync::atomic::Ordering::Relaxed) != 0
 }

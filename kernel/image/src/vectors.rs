@@ -1,8 +1,9 @@
 //! The interrupt vectors with a stack of their own.
 //!
-//! The processor pushes what it interrupted on such a stack and not into the frame of the service, so that nothing of theirs
-//! may lead to `save` of `entry.s`: the kernel would take the frame of the service's last entry for that of this one.
-//! `tests/entry.rs` follows every one of them through the code.
+//! The processor pushes what it interrupted on such a stack and not into the frame of the service,
+//! so that nothing of theirs may lead to `save` of `entry.s`: the kernel would take the frame of
+//! the service's last entry for that of this one. `tests/entry.rs` follows every one of them
+//! through the code.
 
 /// The non-maskable interrupt.
 pub const NMI: usize = 2;
