@@ -1,4 +1,4 @@
-//! From the boot code to the first service.
+//! Takes the kernel from the boot code to the first service.
 
 use core::fmt;
 
@@ -21,24 +21,24 @@ use crate::run::{self, Run};
 use crate::service;
 use crate::{console, count, shared_info};
 
-/// Where the packer put the capability tables: their physical address and length.
+/// Physical address and length of the capability tables. The packer writes both.
 #[unsafe(link_section = ".tables")]
 #[unsafe(no_mangle)]
 static CLOISTER_TABLES: [u64; 2] = [0; 2];
 
 /// `XENFEAT_auto_translated_physmap` and `XENFEAT_hvm_callback_vector` (`features.h`).
 const REQUIRED_FEATURES: u32 = 1 << 2 | 1 << 8;
-/// Frames with nothing behind them, in order of preference: for the shared info, then the grant
-/// table.
+/// Frame numbers at which the memory map usually has a hole, in order of preference. The shared
+/// info goes there, and the grant table after it.
 const HOLES: [u64; 3] = [0xF_0000, 0xF_D000, 0xE_0000];
-/// The most grant frames that the kernel maps: `MAX_GRANT_REFS`.
+/// The most frames of the grant table that the kernel maps: those of `MAX_GRANT_REFS` entries.
 const MAX_GRANT_FRAMES: u64 = 8;
 
-/// How often the cost of an interrupt is measured: once with cold caches, once with warm ones. Each
-/// takes its time of the boot.
+/// Times that the cost of an interrupt is measured: once with cold caches, once with warm ones.
+/// Each makes the boot longer.
 const MEASUREMENTS: u32 = 2;
 
-/// Why the image cannot run here.
+/// Says why the image cannot run on this machine.
 enum Failure {
     NotXen,
     NoExecute,
@@ -89,7 +89,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Physical memory through the boot code's identity map.
+/// Reads physical memory through the boot code's identity map.
 struct IdentityMap;
 
 impl PhysicalMemory for IdentityMap {
@@ -99,14 +99,14 @@ impl PhysicalMemory for IdentityMap {
             return false;
         }
         for (index, byte) in into.iter_mut().enumerate() {
-            // SAFETY: the first 4 GiB are identity-mapped; what is no RAM reads as ones.
+            // SAFETY: the first 4 GiB are identity-mapped. Addresses without RAM read as ones.
             *byte = unsafe { (address as *const u8).wrapping_add(index).read_volatile() };
         }
         true
     }
 }
 
-/// Where `boot.s` goes on, with the address of the start info.
+/// Continues from `boot.s`, with the physical address of the start info.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_main(start_info: u32) -> ! {
     count::start_counting();
@@ -117,6 +117,8 @@ extern "C" fn kernel_main(start_info: u32) -> ! {
     }
 }
 
+/// Checks the machine and the boot data, puts the kernel's own page tables in force, and sets up
+/// the services.
 fn prepare(start_info: u64) -> Result<(), Failure> {
     let features = Features::detect();
     features.xen_leaf.ok_or(Failure::NotXen)?;
@@ -132,8 +134,8 @@ fn prepare(start_info: u64) -> Result<(), Failure> {
     let info = StartInfo::read(&IdentityMap, start_info)?;
     let map = memory_map(&info)?;
     let tables_range = tables_location()?;
-    // SAFETY: the packer put the tables there. The boot code's page tables map them, and so do the
-    // kernel's own, which replace those below, read-only and for good.
+    // SAFETY: the packer put the tables there. The boot code's page tables map them. So do the
+    // kernel's own, which replace these below: read-only, and for good.
     let bytes = unsafe { core::slice::from_raw_parts((tables_range.0 + OFFSET) as *const u8, tables_range.1 as usize) };
     let tables = Tables::parse(bytes)?;
     let mut free = free_memory(&info, &map, &tables, tables_range)?;
@@ -150,6 +152,7 @@ fn prepare(start_info: u64) -> Result<(), Failure> {
     set_up_services(Prepared { tables, info, memory, features, grants, console_port }, &mut kernel_root, free)
 }
 
+/// Holds what [`prepare`] has found out.
 struct Prepared {
     tables: Tables<'static>,
     info: StartInfo,
@@ -159,8 +162,10 @@ struct Prepared {
     console_port: Option<EvtchnPort>,
 }
 
-/// Places the regions, builds and fills the address spaces, drops the identity map. What the kernel
-/// keeps is large: it goes straight where it stays, for each copy on the way would be on the stack.
+/// Places the regions, builds the address spaces, drops the identity map and loads the programs.
+///
+/// The kernel's state is large, and each copy of it would be on the stack. So it is built here and
+/// goes straight to where it stays.
 fn set_up_services(prepared: Prepared, kernel_root: &mut Root, mut free: FreeMemory) -> Result<(), Failure> {
     let Prepared { tables, info, memory, features, grants, console_port } = prepared;
     let boot_regions = BootRegions {
@@ -202,10 +207,12 @@ fn set_up_services(prepared: Prepared, kernel_root: &mut Root, mut free: FreeMem
     Ok(())
 }
 
-/// Measures what a timer interrupt costs here: the least time from setting a timer that is due to
-/// having taken its event. It includes the hypercall, so that the service that is charged for an
-/// interrupt pays rather too much than too little. All other ports are still masked. Returns also
-/// how long the processor slept meanwhile, in ns.
+/// Measures what a timer interrupt costs on this machine. Returns also the time in ns for which the
+/// processor slept meanwhile.
+///
+/// The cost is the least time from setting a timer that is due to having taken its event. It
+/// includes the hypercall, so that a service that is charged for an interrupt pays too much rather
+/// than too little. All other ports are still masked.
 fn measure_interrupt() -> (Costs, u64) {
     let (mut least, mut idle) = (u64::MAX, 0);
     for _ in 0..MEASUREMENTS {
@@ -219,11 +226,11 @@ fn measure_interrupt() -> (Costs, u64) {
         shared_info::take_events(shared_info::unmask);
     }
     let costs = Costs::new(least);
-    // The profiler's samples are wanted as often as they are asked for.
+    // The profiler takes samples more often than the grain would allow.
     (if cfg!(feature = "profile") { Costs { grain: 0, ..costs } } else { costs }, idle)
 }
 
-/// The memory map: the start info's, or Xen's own where that is of version 0.
+/// Returns the memory map: that of the start info, or Xen's own if that has none, as in version 0.
 fn memory_map(info: &StartInfo) -> Result<ArrayVec<MapEntry, MAX_MAP>, Failure> {
     if !info.map.is_empty() {
         return Ok(info.map.clone());
@@ -233,8 +240,10 @@ fn memory_map(info: &StartInfo) -> Result<ArrayVec<MapEntry, MAX_MAP>, Failure> 
     Ok(records[..count].iter().map(|record| MapEntry::new(record.address, record.length, record.kind)).collect())
 }
 
+/// Returns physical address and length of the capability tables.
 fn tables_location() -> Result<(u64, u64), Failure> {
-    // SAFETY: a static of ours, read as the packer left it and not as the compiler knows it.
+    // SAFETY: it is a static of ours. The volatile read returns what the packer wrote, not the
+    // initial value that the compiler knows.
     let [address, length] = unsafe { (&raw const CLOISTER_TABLES).read_volatile() };
     let fits = address >= paging::kernel_end_address()
         && address.is_multiple_of(PAGE_SIZE as u64)
@@ -242,7 +251,7 @@ fn tables_location() -> Result<(u64, u64), Failure> {
     if length > 0 && fits { Ok((address, length)) } else { Err(Failure::NoTables) }
 }
 
-/// RAM, less the image, the boot data and the first page.
+/// Returns the free memory: all RAM except the image, the boot data and the first page.
 fn free_memory(
     info: &StartInfo,
     map: &[MapEntry],
@@ -275,6 +284,7 @@ fn free_memory(
     Ok(free)
 }
 
+/// Maps the console page and makes it the console. Returns the console's port, if Xen provides one.
 fn map_console() -> Option<EvtchnPort> {
     let frame = hypercall::get_param(Param::ConsolePfn)?;
     let port = EvtchnPort(u32::try_from(hypercall::get_param(Param::ConsoleEvtchn)?).ok()?);
@@ -283,6 +293,7 @@ fn map_console() -> Option<EvtchnPort> {
     Some(port)
 }
 
+/// Prints the versions of the image and of Xen, and the size of the memory.
 fn print_version(memory: u64) -> Result<(), Failure> {
     let version = hypercall::version()?;
     console::line(format_args!(
@@ -295,6 +306,7 @@ fn print_version(memory: u64) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Formats a hash in hexadecimal.
 struct Hex([u8; 32]);
 
 impl fmt::Display for Hex {
@@ -303,6 +315,7 @@ impl fmt::Display for Hex {
     }
 }
 
+/// Prints the policy's hash, the size of the tables, and the protections that are on.
 fn print_policy(tables: &Tables<'_>, features: &Features) {
     console::line(format_args!("cloister: policy {}", Hex(tables.policy_hash())));
     console::line(format_args!(
@@ -316,8 +329,8 @@ fn print_policy(tables: &Tables<'_>, features: &Features) {
     ));
 }
 
-/// Puts the shared info and the grant table into a hole of the memory map and maps them; opens the
-/// upcall with every port masked.
+/// Puts the shared info and the grant table into a hole of the memory map, and maps them. Enables
+/// the upcall, with every port masked.
 fn map_shared_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable, Failure> {
     let needed = tables.grants().iter().map(|grant| u64::from(grant.first_ref + grant.count)).max().unwrap_or(0);
     let needed = needed.div_ceil(u64::from(ENTRIES_PER_FRAME));
@@ -334,7 +347,7 @@ fn map_shared_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable,
     hypercall::add_to_physmap(Space::SharedInfo, 0, Gfn(hole))?;
     paging::map_special(paging::SHARED_INFO, Gfn(hole));
     shared_info::mask_all();
-    // Type 2, a vector (params.h); it also makes Xen fill in the wall clock.
+    // Type 2 is a vector (params.h). Setting it also makes Xen fill in the wall clock.
     hypercall::set_param(Param::CallbackIrq, 2 << 56 | u64::from(UPCALL_VECTOR))?;
     if needed > 0 {
         let offered = hypercall::grant_frames()?;
@@ -342,7 +355,7 @@ fn map_shared_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable,
             return Err(Failure::GrantFrames { needed, offered });
         }
     }
-    // The last first: Xen then grows the table once.
+    // The last frame first, so that Xen grows the table once.
     for index in (0..needed).rev() {
         let frame = Gfn(hole + 1 + index);
         hypercall::add_to_physmap(Space::GrantTable, index, frame)?;
@@ -351,7 +364,7 @@ fn map_shared_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable,
     Ok(GrantTable::new(needed as u32))
 }
 
-/// Copies the command line to a page of its own.
+/// Copies the command line to a page of its own. Returns the page's frame, and the line's length.
 fn copy_command_line(info: &StartInfo, free: &mut FreeMemory) -> Result<(Gfn, u64), Failure> {
     let mut line = [0; boot::MAX_COMMAND_LINE];
     let length = info.command_line.map_or(0, |address| boot::command_line(&IdentityMap, address, &mut line));

@@ -1,4 +1,4 @@
-//! The machine under `kernel/core`: Xen.
+//! Implements the platform of `kernel/core` on Xen.
 
 use cloister_caps::tables::MAX_SERVICES;
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef};
@@ -12,7 +12,7 @@ use crate::count::{Count, count};
 use crate::grants::GrantTable;
 use crate::{console, hypercall, paging, processor, shared_info};
 
-/// What carries out the kernel's decisions.
+/// Does what the kernel has decided: hypercalls, grant entries, console output, random numbers.
 pub struct Machine {
     grants: GrantTable,
     random: Option<Generator>,
@@ -21,21 +21,22 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The machine, with a grant table that is mapped. `rdrand` says whether the processor has a
-    /// random source.
+    /// Creates the machine with a grant table that is mapped.
+    ///
+    /// `rdrand` must be `true` only if the processor has RDRAND.
     pub fn new(grants: GrantTable, rdrand: bool) -> Machine {
         let word = || processor::random().filter(|value| *value != 0 && *value != u64::MAX);
         let seed = if rdrand { (|| Some([word()?, word()?, word()?, word()?]))() } else { None };
         Machine {
             grants,
-            // All equal words are a source that failed, not chance.
+            // If all words are equal, the source has failed.
             random: seed.filter(|seed| seed.iter().any(|value| *value != seed[0])).map(Generator::new),
             console_lines: [LineBuffer::new(); MAX_SERVICES],
             refusal_log: LineBuffer::new(),
         }
     }
 
-    /// Whether there is a random source.
+    /// Returns `true` if there is a random source.
     pub fn has_random(&self) -> bool {
         self.random.is_some()
     }
@@ -85,7 +86,7 @@ impl Platform for Machine {
     }
 
     fn send(&mut self, port: EvtchnPort) {
-        // Refused for a port whose peer is gone: the event is for nobody.
+        // Xen refuses if the peer is gone. Then nothing waits for the event.
         let _ = hypercall::send(port);
     }
 

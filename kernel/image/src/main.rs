@@ -1,9 +1,9 @@
-//! The kernel: ring 0, page tables and hypercalls, and nothing else.
+//! The kernel: what runs in ring 0, which is page tables, traps and hypercalls, and nothing else.
 //!
-//! What may be done is decided in `cloister-kernel-core`; this crate does it. It is entered at
-//! boot, by system calls, by faults of services and by Xen's event upcall; it runs to completion
-//! each time, on one stack, with interrupts off, on one virtual processor. That is why its statics
-//! need no more than [`global::Global`].
+//! `cloister-kernel-core` decides, and this crate acts. The kernel is entered at boot, by system
+//! calls, by faults of services and by Xen's event upcall. Each time it runs to completion, on one
+//! stack, with interrupts off, on one virtual processor. Therefore [`global::Global`] is enough for
+//! its statics.
 #![no_std]
 #![no_main]
 

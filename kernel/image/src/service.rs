@@ -1,5 +1,5 @@
-//! Address spaces of services: built at boot from the capability tables, filled then and at each
-//! restart.
+//! Builds the address spaces of services from the capability tables, and loads their programs at
+//! boot and at each restart.
 
 use arrayvec::ArrayVec;
 use cloister_caps::tables::{Access, MAX_SERVICES, RegionKind, Segment, Tables};
@@ -18,21 +18,24 @@ const WRITABLE: u8 = 2;
 /// Bit 2 of a segment's flags: executable.
 const EXECUTABLE: u8 = 4;
 
-/// The services as the machine sees them.
+/// Holds what the machine needs to run and restart services.
 pub struct Services {
     tables: Tables<'static>,
-    /// CR3 of each service.
+    /// The value of CR3 for each service.
     roots: ArrayVec<u64, MAX_SERVICES>,
-    /// Writable segments, and where their live copies are.
+    /// The writable segments, each with the first frame of the copy that its service uses.
     writable: ArrayVec<(Segment, Gfn), MAX_SEGMENTS>,
 }
 
+/// Returns the number of pages that hold so many bytes.
 fn pages(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE_SIZE as u64)
 }
 
-/// Frames to keep for page tables: for each service a table of every level and some for its
-/// program, stack and queues, and one for each 512 pages of what is large.
+/// Returns the number of frames to keep free for page tables.
+///
+/// For each service that is a table of every level, and some for its program, stack and queues.
+/// Shares and the boot module need one more for each 512 pages.
 pub fn page_table_reserve(tables: &Tables<'_>, free: u64) -> u64 {
     let large: u64 = tables
         .mappings()
@@ -47,7 +50,7 @@ pub fn page_table_reserve(tables: &Tables<'_>, free: u64) -> u64 {
     16 + 8 * tables.services().len() as u64 + large
 }
 
-/// Takes frames for the writable segments.
+/// Takes frames for the copies of writable segments.
 ///
 /// # Errors
 /// There are too few.
@@ -97,16 +100,18 @@ pub fn build(
 }
 
 impl Services {
-    /// CR3 of a service.
+    /// Returns the value of CR3 for a service.
     pub fn root(&self, service: u8) -> Option<u64> {
         self.roots.get(usize::from(service)).copied()
     }
 
-    /// Empties at boot what begins empty, as queues do, and what a peer is granted: it is to read
-    /// nothing there that was in the memory before, and its owner is told so
-    /// ([`region::FRESH`](cloister_caps::abi::region::FRESH)). A share that stays in the image is
-    /// as Xen gave it, scrubbed of what other domains left: to empty hundreds of megabytes would be
-    /// most of the time that a boot takes.
+    /// Clears regions at boot: those of fixed size, because queues must begin with zeros, and
+    /// granted shares, so that a peer reads nothing that was in the memory before. The owner of
+    /// such a region learns that it is clear
+    /// ([`region::FRESH`](cloister_caps::abi::region::FRESH)).
+    ///
+    /// A share that is not granted stays as Xen gave it, scrubbed of what other domains left. To
+    /// clear hundreds of megabytes would take most of the boot.
     pub fn clear_at_boot(&self, placements: &Placements) {
         let grants = self.tables.grants();
         for (index, (region, placement)) in self.tables.regions().iter().zip(placements).enumerate() {
@@ -117,8 +122,8 @@ impl Services {
         }
     }
 
-    /// Empties what a restart of a service empties: the regions that it alone writes, but for those
-    /// that the policy keeps.
+    /// Clears the regions of a service for its restart: those that it alone writes, except kept
+    /// ones.
     pub fn clear_at_restart(&self, service: u8, placements: &Placements) {
         for mapping in self.tables.mappings().iter() {
             let index = usize::from(mapping.region);
@@ -131,8 +136,8 @@ impl Services {
         }
     }
 
-    /// Brings a service's program to its pristine state: its writable data from the image, and its
-    /// registers to its entry.
+    /// Loads a service's program: its writable segments from the image, and its registers for a
+    /// start at its entry.
     pub fn load(&self, service: u8) {
         for (segment, frame) in self.writable.iter().filter(|(segment, _)| segment.service == service) {
             for page in 0..pages(segment.memory_size) {
@@ -148,6 +153,7 @@ impl Services {
     }
 }
 
+/// Fills a region with zeros.
 fn clear(placement: &Placement) {
     for page in 0..placement.pages {
         paging::fill(Gfn(placement.frame.0 + page), 0, 0);
