@@ -1,4 +1,4 @@
-//! The kernel's decisions, under the policy that ships.
+//! Tests the kernel's decisions, under the policy that ships.
 #![forbid(unsafe_code)]
 
 mod authority;

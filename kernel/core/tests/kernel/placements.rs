@@ -1,4 +1,4 @@
-//! Where the regions of the shipped policy come to be.
+//! Tests the placement of the shipped policy's regions.
 
 use cloister_caps::tables::{Region, RegionKind};
 use cloister_caps::{Gfn, PAGE_SIZE};
@@ -9,12 +9,13 @@ use cloister_kernel_core::placement::{
 
 use crate::machine::{shipped, tables};
 
-/// The frames of a guest with so many MiB.
+/// Returns the free frames of a guest with `mib` MiB of memory.
 fn ram(mib: u64) -> FrameRange {
     FrameRange { start: 0x400, end: (mib << 20) / PAGE_SIZE as u64 }
 }
 
-/// Each region beside its place, in so much memory, with the module at this address.
+/// Places the regions in `ram`, with the boot module at address `module`. Returns each region with
+/// all placements, and its index.
 fn placed(ram: FrameRange, module: u64) -> Result<Vec<(Region, Placements, usize)>, PlacementError> {
     let tables = tables(&shipped());
     let mut free = FreeMemory::new();
@@ -27,7 +28,7 @@ fn placed(ram: FrameRange, module: u64) -> Result<Vec<(Region, Placements, usize
 
 #[test]
 fn each_region_is_where_its_kind_says_and_as_long() {
-    // So much that what is large finds room at a multiple of its size.
+    // Enough that a large region fits at a multiple of its size.
     let (ram, mut taken, mut large, mut pools) = (ram(1024), 0, 0, 0);
     for (region, placements, index) in placed(ram, 0x20_0000).unwrap() {
         let placement = placements[index];
@@ -68,11 +69,11 @@ fn shares_are_by_weight_and_within_their_limits() {
         let (least, most) = (u64::from(region.minimum), u64::from(region.maximum));
         let wants = least + spare * u64::from(region.amount) / weights;
         let (wants, got) = (wants.clamp(least, most), placements[*index].pages);
-        // One that comes late finds what lies between the others.
+        // A share that is placed late gets what is left between the others.
         assert!((least..=wants).contains(&got), "{got} of {wants}");
         largest = largest.max((wants, got));
     }
-    assert!(largest.0 > 0 && largest.0 == largest.1, "the first has what it is to have: {largest:?}");
+    assert!(largest.0 > 0 && largest.0 == largest.1, "the largest share has all that it wants: {largest:?}");
 }
 
 #[test]
