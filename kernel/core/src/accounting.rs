@@ -174,7 +174,7 @@ mod tests {
         let (mut accounting, mut scheduler) = pair();
         accounting.entered(&mut scheduler, 0, 0, 110);
         accounting.slept(5_000);
-        accounting.resumed(&mut scheduler, 1, || panic!("nobody to pay"));
+        accounting.resumed(&mut scheduler, 1, || panic!("no service to pay"));
         accounting.entered(&mut scheduler, 1, 1, 5_007);
         assert_eq!(totals(&scheduler), [10, 7]);
     }
@@ -191,7 +191,7 @@ mod tests {
         // Another choice does not put it off.
         assert_eq!(accounting.arm(&next(Some(1), 1_010), 1_009), None);
         assert_eq!(accounting.timer_fired(), Some(0));
-        assert_eq!(accounting.timer_fired(), None, "it is set for nobody");
+        assert_eq!(accounting.timer_fired(), None, "it is not set");
         // While the processor is idle, there is no service to disturb.
         assert_eq!(accounting.arm(&next(None, 1_610), 1_600), Some(1_610));
         assert_eq!(accounting.arm(&next(Some(1), u64::MAX), 1_600), None);

@@ -174,7 +174,8 @@ impl Run {
                 self.services.clear_at_restart(service, self.kernel.placements());
                 self.services.load(service);
                 self.waiting[usize::from(service)] = false;
-                // A restart must clear what a change of services clears, so make one of it.
+                // A restart must clear what a change of services clears. Without a current service,
+                // the next `resume` makes a change.
                 self.current = None;
             }
             Verdict::StopService => console::line(format_args!("stopped: {name}: its restart rule allows no more")),

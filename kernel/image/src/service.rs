@@ -27,7 +27,7 @@ pub struct Services {
     writable: ArrayVec<(Segment, Gfn), MAX_SEGMENTS>,
 }
 
-/// Returns the number of pages that hold so many bytes.
+/// Returns the number of pages that `bytes` bytes take.
 fn pages(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE_SIZE as u64)
 }

@@ -103,9 +103,8 @@ impl TrapFrame {
 ///
 /// The caller uses one at a time, and none across an entry of the kernel.
 pub fn of(service: u8) -> Option<&'static mut TrapFrame> {
-    // SAFETY: the kernel runs on one processor and is not preemptible, and no function that holds a
-    // frame calls another that takes one; while a service runs nobody in the kernel has a
-    // reference.
+    // SAFETY: the kernel runs on one processor and is not preemptible. No function that holds a frame
+    // calls another that takes one. While a service runs, the kernel holds no reference.
     let frames = unsafe { &mut *(&raw mut FRAMES) };
     frames.get_mut(usize::from(service)).map(|saved| &mut saved.frame)
 }
