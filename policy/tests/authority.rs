@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloister_caps::tables::Tables;
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, Status};
 use cloister_kernel_core::kernel::{Kernel, Outcome};
-use cloister_kernel_core::{Platform, place::Places};
+use cloister_kernel_core::{Platform, placement::Placements};
 use cloister_policy::{Answer, Class, Sound, analyse, analyse_text, diff, parse};
 use proptest::prelude::*;
 use random::{pair, shape};
@@ -159,7 +159,7 @@ proptest! {
         let policy = parse("random.toml", &shape.plain()).unwrap();
         let blob = policy.tables().unwrap();
         let tables = Tables::parse(&blob).unwrap();
-        let mut kernel = Kernel::new(tables, Places::default(), 0, 0);
+        let mut kernel = Kernel::new(tables, Placements::default(), 0, 0);
         for (index, service) in policy.services().enumerate() {
             let mut allowed: BTreeMap<(&str, &str), usize> = BTreeMap::new();
             for slot in 0..64 {

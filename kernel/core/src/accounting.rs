@@ -1,93 +1,103 @@
-//! Charges the time of the processor: its own code to each service, and what an entry into the kernel costs to the service
-//! that caused it. docs/scheduling.md says what follows from that.
+//! Charges the time of the processor: its own code to each service, and what an entry into the
+//! kernel costs to the service that caused it. docs/scheduling.md says what follows from that.
 
 use crate::schedule::{Alarm, Next, Scheduler};
 
-/// The least and the most that an interrupt is taken to cost, in ns: a measurement beyond these went wrong.
-const INTERRUPT: (u64, u64) = (1_000, 100_000);
-/// The least and the most time to the next deadline while a service runs, in ns.
-const GRAIN: (u64, u64) = (50_000, 500_000);
-/// The most time that the timer is set for, in ns: Xen takes more than 2^50 for a mistake and fires much sooner
-/// (`do_set_timer_op` in xen/common/sched/core.c).
-const FARTHEST: u64 = 1 << 49;
-/// The time to the next deadline, in costs of an interrupt.
+/// The least and the most that an interrupt is taken to cost, in ns. A measurement beyond these
+/// went wrong.
+const INTERRUPT_LIMITS: (u64, u64) = (1_000, 100_000);
+/// The least and the most that the grain is, in ns.
+const GRAIN_LIMITS: (u64, u64) = (50_000, 500_000);
+/// The longest time that the timer is set for, in ns. Xen takes more than 2^50 for a mistake and
+/// fires much sooner (`do_set_timer_op` in xen/common/sched/core.c).
+const MAX_TIMEOUT: u64 = 1 << 49;
+/// The grain, as a multiple of the cost of an interrupt.
 const GRAIN_IN_INTERRUPTS: u64 = 16;
 
-/// What the machine under the kernel costs, in ns.
+/// Holds what interrupts cost on this machine, in ns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Costs {
-    /// What an interrupt takes from the service that it interrupts, before the kernel reads the clock.
+    /// Time that an interrupt takes from the interrupted service before the kernel reads the clock.
     pub interrupt: u64,
-    /// No deadline is met sooner than this from now while a service runs.
+    /// The shortest time after which a timer may interrupt a running service for a deadline.
     pub grain: u64,
 }
 
 impl Costs {
-    /// Derives the costs from the measured time between setting a timer that is due and taking its interrupt.
+    /// Derives the costs from the measured time between setting a timer that is due and taking its
+    /// interrupt.
     #[must_use]
     pub fn new(measured: u64) -> Costs {
-        let interrupt = measured.clamp(INTERRUPT.0, INTERRUPT.1);
-        Costs { interrupt, grain: (interrupt * GRAIN_IN_INTERRUPTS).clamp(GRAIN.0, GRAIN.1) }
+        let interrupt = measured.clamp(INTERRUPT_LIMITS.0, INTERRUPT_LIMITS.1);
+        Costs { interrupt, grain: (interrupt * GRAIN_IN_INTERRUPTS).clamp(GRAIN_LIMITS.0, GRAIN_LIMITS.1) }
     }
 }
 
-/// Knows up to when time is charged, who pays for what the kernel does, and when the timer fires.
+/// Keeps account of the processor's time: up to when it is charged, which service pays for the
+/// kernel's work, and when the timer fires.
 #[derive(Clone, Debug)]
 pub struct Accounting {
     costs: Costs,
     /// All time before this is charged, or was idle.
-    charged: u64,
-    /// The service that caused the present entry; none if the processor was idle.
+    charged_until: u64,
+    /// The service that caused the present entry, or `None` if the processor was idle.
     payer: Option<u8>,
-    /// When the timer fires, and which service pays for that; none is the one that runs then.
+    /// When the timer fires, and which service pays for that. `None` is the one that runs then.
     timer: Alarm,
 }
 
 impl Accounting {
-    /// Creates an account that begins at `now`.
+    /// Creates an account in which all time before `now` is settled.
     #[must_use]
     pub fn new(costs: Costs, now: u64) -> Accounting {
-        Accounting { costs, charged: now, payer: None, timer: Alarm::NEVER }
+        Accounting { costs, charged_until: now, payer: None, timer: Alarm::NEVER }
     }
 
-    /// Charges the time until `now`, when `service` entered the kernel because of `payer`: of itself by a system call or a
-    /// fault, or by an interrupt that was its own or another's. What the interrupt has cost until `now` is the payer's.
+    /// Charges the time until `now`, when `service` entered the kernel because of `payer`.
+    ///
+    /// The two are the same for a system call, a fault, or an interrupt for `service` itself. Else
+    /// an interrupt came for `payer`, which pays for what it has cost until `now`.
     #[inline]
     pub fn entered(&mut self, scheduler: &mut Scheduler, service: u8, payer: u8, now: u64) {
-        let elapsed = now.saturating_sub(self.charged);
+        let elapsed = now.saturating_sub(self.charged_until);
         let interrupt = if payer == service { 0 } else { elapsed.min(self.costs.interrupt) };
         scheduler.charge(service, elapsed - interrupt, now);
         if interrupt > 0 {
             scheduler.charge(payer, interrupt, now);
         }
-        (self.charged, self.payer) = (now, Some(payer));
+        (self.charged_until, self.payer) = (now, Some(payer));
     }
 
-    /// Charges the time since the entry, until `now`, in full to the service that entered: the kernel started it afresh.
+    /// Charges the time from the entry until `now` in full to the service that entered, which the
+    /// kernel has restarted.
     pub fn restarted(&mut self, scheduler: &mut Scheduler, service: u8, now: u64) {
-        scheduler.charge_work(service, now.saturating_sub(self.charged), now);
-        self.charged = now;
+        scheduler.charge_work(service, now.saturating_sub(self.charged_until), now);
+        self.charged_until = now;
     }
 
-    /// Notes that the processor was idle until `now`: nobody pays for that.
+    /// Notes that the processor was idle until `now`, which is charged to no service.
     pub fn slept(&mut self, now: u64) {
-        (self.charged, self.payer) = (now, None);
+        (self.charged_until, self.payer) = (now, None);
     }
 
-    /// Charges the kernel's work since the entry to the service that caused it, as `service` is about to run. If that is the
-    /// same one, its next entry charges both, and the clock is not read.
+    /// Charges the kernel's work since the entry to the service that caused it, as `service` is
+    /// about to run.
+    ///
+    /// If both are the same, its next entry charges this work too, and the clock is not read.
     pub fn resumed(&mut self, scheduler: &mut Scheduler, service: u8, clock: impl FnOnce() -> u64) {
         if let Some(payer) = self.payer.take().filter(|payer| *payer != service) {
             let now = clock();
-            scheduler.charge(payer, now.saturating_sub(self.charged), now);
-            self.charged = now;
+            scheduler.charge(payer, now.saturating_sub(self.charged_until), now);
+            self.charged_until = now;
         }
     }
 
-    /// Returns the time to set the timer to, if it does not fire early enough. One that fires early costs one look.
+    /// Returns the time to set the timer to, or `None` if it fires early enough already. A timer
+    /// that fires too early costs one more choice.
     ///
-    /// While a service runs, a deadline waits for the grain: a service has as many as it wants. The end of a budget and its
-    /// renewal are met to the moment: a service has one of each in a period.
+    /// While a service runs, a deadline waits for the grain, because a service may set as many as
+    /// it wants. The end and the renewal of a budget are met exactly, because a service has one of
+    /// each in a period.
     pub fn arm(&mut self, next: &Next, now: u64) -> Option<u64> {
         let mut deadline = next.deadline;
         if next.service.is_some() {
@@ -96,17 +106,19 @@ impl Accounting {
         let at = deadline.at.min(next.budget.at);
         if at >= self.timer.at && self.timer.at > now || at == u64::MAX {
             if self.timer.owner.is_none() && self.payer != next.service {
-                // It is set for the end of a budget, which now comes later because of the payer.
+                // The timer is set for the end of a budget. That comes later now, because the payer
+                // ran in between.
                 self.timer.owner = self.payer;
             }
             return None;
         }
-        self.timer = deadline.or_sooner(next.budget);
-        self.timer.at = at.min(now.saturating_add(FARTHEST));
+        self.timer = deadline.earlier(next.budget);
+        self.timer.at = at.min(now.saturating_add(MAX_TIMEOUT));
         Some(self.timer.at)
     }
 
-    /// Notes that the timer fired. Returns the service that pays; none is the one that ran.
+    /// Notes that the timer fired. Returns the service that pays for it; `None` is the one that
+    /// ran.
     pub fn timer_fired(&mut self) -> Option<u8> {
         core::mem::replace(&mut self.timer, Alarm::NEVER).owner
     }
@@ -119,7 +131,7 @@ mod tests {
     const COSTS: Costs = Costs { interrupt: 30, grain: 500 };
 
     fn pair() -> (Accounting, Scheduler) {
-        (Accounting::new(COSTS, 100), Scheduler::of([(9, 1_000, 10_000), (1, 9_000, 10_000)].into_iter()))
+        (Accounting::new(COSTS, 100), Scheduler::with([(9, 1_000, 10_000), (1, 9_000, 10_000)].into_iter()))
     }
 
     fn totals(scheduler: &Scheduler) -> [u64; 2] {
@@ -131,14 +143,14 @@ mod tests {
         let (mut accounting, mut scheduler) = pair();
         accounting.entered(&mut scheduler, 1, 0, 300);
         assert_eq!(totals(&scheduler), [30, 170]);
-        // What follows is its own too, and charged at its next entry.
-        accounting.resumed(&mut scheduler, 0, || panic!("it goes on itself"));
+        // The kernel's work is its own too, and charged at its next entry.
+        accounting.resumed(&mut scheduler, 0, || panic!("it runs on itself"));
         accounting.entered(&mut scheduler, 0, 0, 350);
         assert_eq!(totals(&scheduler), [80, 170]);
-        // The switch back is paid by who waits.
+        // The service that now waits pays for the switch back.
         accounting.resumed(&mut scheduler, 1, || 370);
         assert_eq!(totals(&scheduler), [100, 170]);
-        // It has run for less than an interrupt costs.
+        // The service ran for less than an interrupt costs.
         accounting.entered(&mut scheduler, 1, 0, 380);
         assert_eq!(totals(&scheduler), [110, 170]);
     }
@@ -158,11 +170,11 @@ mod tests {
     }
 
     #[test]
-    fn idle_time_is_nobodys() {
+    fn idle_time_is_charged_to_no_service() {
         let (mut accounting, mut scheduler) = pair();
         accounting.entered(&mut scheduler, 0, 0, 110);
         accounting.slept(5_000);
-        accounting.resumed(&mut scheduler, 1, || panic!("nobody to pay"));
+        accounting.resumed(&mut scheduler, 1, || panic!("no service to pay"));
         accounting.entered(&mut scheduler, 1, 1, 5_007);
         assert_eq!(totals(&scheduler), [10, 7]);
     }
@@ -176,11 +188,11 @@ mod tests {
         let (mut accounting, _) = pair();
         let next = |service, at| Next { service, budget: Alarm::NEVER, deadline: alarm(at) };
         assert_eq!(accounting.arm(&next(Some(1), 1_010), 1_000), Some(1_500));
-        // It is not put off by another look.
+        // Another choice does not put it off.
         assert_eq!(accounting.arm(&next(Some(1), 1_010), 1_009), None);
         assert_eq!(accounting.timer_fired(), Some(0));
-        assert_eq!(accounting.timer_fired(), None, "it is set for nobody");
-        // Nobody is disturbed in an idle machine.
+        assert_eq!(accounting.timer_fired(), None, "it is not set");
+        // While the processor is idle, there is no service to disturb.
         assert_eq!(accounting.arm(&next(None, 1_610), 1_600), Some(1_610));
         assert_eq!(accounting.arm(&next(Some(1), u64::MAX), 1_600), None);
         assert_eq!(accounting.arm(&next(Some(1), u64::MAX), 1_700), None, "there is no time to set it to");
@@ -190,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_ends_and_begins_to_the_moment() {
+    fn a_budget_ends_and_begins_exactly() {
         let (mut accounting, _) = pair();
         let deadline = Alarm { at: 1_005, owner: Some(1) };
         assert_eq!(accounting.arm(&Next { service: Some(1), budget: alarm(1_010), deadline }, 1_000), Some(1_010));
@@ -205,7 +217,7 @@ mod tests {
         let end = |at| Next { service: Some(1), budget: Alarm { at, owner: None }, deadline: Alarm::NEVER };
         let (mut accounting, mut scheduler) = pair();
         accounting.arm(&end(2_000), 100);
-        // It is the running service's own.
+        // The running service pays for its own timer.
         assert_eq!(accounting.timer_fired(), None);
         accounting.arm(&end(2_000), 100);
         accounting.entered(&mut scheduler, 1, 0, 300);

@@ -1,14 +1,15 @@
-//! What the toolstack hands over at boot: `hvm_start_info` and its lists (`arch-x86/hvm/start_info.h`).
+//! Parses what the toolstack hands over at boot: `hvm_start_info` and its lists
+//! (`arch-x86/hvm/start_info.h`).
 //!
-//! The toolstack is trusted not to be an attacker, but its data is parsed as if it were: every address is checked
-//! to be readable before it is followed, every count is capped.
+//! The toolstack is trusted not to be an attacker, but its data is parsed as if it were one: an
+//! address is followed only if it is readable, and every count is capped.
 
 use arrayvec::ArrayVec;
 use core::fmt;
 
-/// Physical memory as the boot code can read it.
+/// Reads physical memory during the boot.
 pub trait PhysicalMemory {
-    /// Copies from `address`; whether all of it could be read.
+    /// Copies from physical `address` to `into`. Returns `true` if all of it could be read.
     fn read(&self, address: u64, into: &mut [u8]) -> bool;
 }
 
@@ -20,17 +21,17 @@ pub const MAX_MAP: usize = 64;
 pub const MAX_COMMAND_LINE: usize = 4095;
 /// `XEN_HVM_MEMMAP_TYPE_RAM`.
 const TYPE_RAM: u32 = 1;
-/// Physical memory above this is not used: the boot page tables reach this far.
-const REACH: u64 = 1 << 32;
+/// End of the boot code's identity map. Physical memory above it is not used.
+const IDENTITY_MAP_END: u64 = 1 << 32;
 
-/// Why the machine did not start us as a PVH guest that we can run in.
+/// Says why the boot data cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BootError {
-    /// The start-info pointer does not point to readable memory.
+    /// The named part of the boot data lies outside readable memory.
     Unreadable(&'static str),
-    /// The magic number is another one: this is no PVH boot.
+    /// The start info begins with this number instead of [`MAGIC`]: this is no PVH boot.
     NotPvh(u32),
-    /// No RAM is described.
+    /// The memory map describes no RAM.
     NoMemory,
 }
 
@@ -44,57 +45,59 @@ impl fmt::Display for BootError {
     }
 }
 
-/// An entry of the memory map.
+/// Describes a range of the memory map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MapEntry {
-    /// First byte.
+    /// Physical address of the first byte.
     pub address: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub length: u64,
-    /// Whether it is RAM.
+    /// `true` if the range is RAM.
     pub ram: bool,
 }
 
 impl MapEntry {
-    /// An entry from its raw fields: clipped to what the kernel can reach.
+    /// Creates an entry from its raw fields. A range that reaches past the identity map is clipped.
     #[must_use]
     pub fn new(address: u64, length: u64, kind: u32) -> MapEntry {
-        let end = address.saturating_add(length).min(REACH);
+        let end = address.saturating_add(length).min(IDENTITY_MAP_END);
         MapEntry { address, length: end.saturating_sub(address), ram: kind == TYPE_RAM }
     }
 }
 
-/// A boot module.
+/// Locates a boot module. It is not empty, and lies within the identity map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Module {
-    /// First byte.
+    /// Physical address of the first byte.
     pub address: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub length: u64,
 }
 
-/// The checked start info.
+/// Holds the start info, checked and copied out of the toolstack's memory.
 #[derive(Clone, Debug)]
 pub struct StartInfo {
-    /// Bytes that hold the start info and its lists, to be kept from reuse until they were read.
-    pub own: ArrayVec<MapEntry, 4>,
-    /// The first module that was given, if any.
+    /// Ranges that hold the start info, its lists and the command line. They must not be reused
+    /// before they are read.
+    pub boot_data: ArrayVec<MapEntry, 4>,
+    /// The first module of the list, if there is one that is not empty.
     pub module: Option<Module>,
-    /// Physical address of the command line, if any.
+    /// Physical address of the command line, if there is one.
     pub command_line: Option<u64>,
-    /// The memory map, if the toolstack gave one (version 1).
+    /// The memory map. It is empty if the start info has none, as version 0 has.
     pub map: ArrayVec<MapEntry, MAX_MAP>,
-    /// Whether this is the hardware domain (`SIF_INITDOMAIN`).
+    /// `true` if this is the hardware domain (`SIF_INITDOMAIN`).
     pub initial_domain: bool,
 }
 
+/// Holds a copy of `N` bytes of boot data, to read fields from.
 struct Fields<const N: usize>([u8; N]);
 
 impl<const N: usize> Fields<N> {
     fn read(memory: &impl PhysicalMemory, address: u64, what: &'static str) -> Result<Self, BootError> {
         let mut bytes = [0; N];
         let end = address.checked_add(N as u64);
-        if end.is_some_and(|end| end <= REACH) && memory.read(address, &mut bytes) {
+        if end.is_some_and(|end| end <= IDENTITY_MAP_END) && memory.read(address, &mut bytes) {
             Ok(Fields(bytes))
         } else {
             Err(BootError::Unreadable(what))
@@ -114,27 +117,27 @@ impl StartInfo {
     /// Reads the start info at `address`.
     ///
     /// # Errors
-    /// It is no start info, or points outside readable memory.
+    /// There is no start info at `address`, or it points outside readable memory.
     pub fn read(memory: &impl PhysicalMemory, address: u64) -> Result<StartInfo, BootError> {
         let head = Fields::<40>::read(memory, address, "the start info")?;
         if head.u32(0) != MAGIC {
             return Err(BootError::NotPvh(head.u32(0)));
         }
         let mut info = StartInfo {
-            own: ArrayVec::new(),
+            boot_data: ArrayVec::new(),
             module: None,
             command_line: Some(head.u64(24)).filter(|address| *address != 0),
             map: ArrayVec::new(),
             initial_domain: head.u32(8) & 2 != 0,
         };
         let size = if head.u32(4) >= 1 { 56 } else { 40 };
-        info.own.push(MapEntry { address, length: size, ram: true });
+        info.boot_data.push(MapEntry { address, length: size, ram: true });
         if head.u32(12) > 0 {
             let entry = Fields::<32>::read(memory, head.u64(16), "the module list")?;
-            info.own.push(MapEntry { address: head.u64(16), length: 32, ram: true });
+            info.boot_data.push(MapEntry { address: head.u64(16), length: 32, ram: true });
             let module = Module { address: entry.u64(0), length: entry.u64(8) };
             let end = module.address.checked_add(module.length);
-            if end.is_none_or(|end| end > REACH) {
+            if end.is_none_or(|end| end > IDENTITY_MAP_END) {
                 return Err(BootError::Unreadable("the boot module"));
             }
             info.module = Some(module).filter(|module| module.length > 0);
@@ -143,11 +146,12 @@ impl StartInfo {
             info.read_map(memory, address)?;
         }
         if let Some(line) = info.command_line {
-            info.own.push(MapEntry { address: line, length: MAX_COMMAND_LINE as u64 + 1, ram: true });
+            info.boot_data.push(MapEntry { address: line, length: MAX_COMMAND_LINE as u64 + 1, ram: true });
         }
         Ok(info)
     }
 
+    /// Reads the memory map of a start info of version 1.
     fn read_map(&mut self, memory: &impl PhysicalMemory, address: u64) -> Result<(), BootError> {
         let tail = Fields::<16>::read(memory, address + 40, "the start info")?;
         let (list, count) = (tail.u64(0), u64::from(tail.u32(8)).min(MAX_MAP as u64));
@@ -159,16 +163,19 @@ impl StartInfo {
             let entry = Fields::<24>::read(memory, at, "the memory map")?;
             self.map.push(MapEntry::new(entry.u64(0), entry.u64(8), entry.u32(16)));
         }
-        self.own.push(MapEntry { address: list, length: count * 24, ram: true });
+        self.boot_data.push(MapEntry { address: list, length: count * 24, ram: true });
         Ok(())
     }
 }
 
-/// Copies the NUL-terminated command line at `address`; what is longer than `into` is cut off. Answers its length.
+/// Copies the NUL-terminated command line at `address` to `into`. Returns its length in bytes.
+///
+/// A line that is longer than `into` is cut off.
 pub fn command_line(memory: &impl PhysicalMemory, address: u64, into: &mut [u8]) -> usize {
     for (index, place) in into.iter_mut().enumerate() {
         let mut byte = [0];
-        let readable = address.checked_add(index as u64).is_some_and(|at| at < REACH && memory.read(at, &mut byte));
+        let readable =
+            address.checked_add(index as u64).is_some_and(|at| at < IDENTITY_MAP_END && memory.read(at, &mut byte));
         if !readable || byte[0] == 0 {
             return index;
         }
@@ -244,19 +251,19 @@ mod tests {
         ram.put(0x104, &0_u32.to_le_bytes());
         let info = StartInfo::read(&ram, 0x100).unwrap();
         assert!(info.map.is_empty());
-        assert_eq!(info.own[0], MapEntry { address: 0x100, length: 40, ram: true });
+        assert_eq!(info.boot_data[0], MapEntry { address: 0x100, length: 40, ram: true });
     }
 
     #[test]
-    fn what_the_start_info_takes_is_kept() {
+    fn the_memory_of_the_start_info_is_kept_from_reuse() {
         let info = StartInfo::read(&sample(), 0x100).unwrap();
-        let taken: Vec<_> = info.own.iter().map(|entry| (entry.address, entry.length)).collect();
+        let taken: Vec<_> = info.boot_data.iter().map(|entry| (entry.address, entry.length)).collect();
         assert_eq!(taken, [(0x100, 56), (0x200, 32), (0x400, 48), (0x300, 4096)]);
-        assert!(info.own.iter().all(|entry| entry.ram));
+        assert!(info.boot_data.iter().all(|entry| entry.ram));
     }
 
     #[test]
-    fn without_a_module_none_is_looked_for() {
+    fn without_a_module_the_module_list_is_not_followed() {
         let mut ram = sample();
         ram.put(0x10C, &0_u32.to_le_bytes());
         ram.put(0x110, &u64::MAX.to_le_bytes());
@@ -267,19 +274,19 @@ mod tests {
     }
 
     #[test]
-    fn a_module_may_end_where_the_reach_does() {
+    fn a_module_may_end_where_the_identity_map_ends() {
         let mut ram = sample();
-        ram.put(0x208, &(REACH - 0x5000).to_le_bytes());
+        ram.put(0x208, &(IDENTITY_MAP_END - 0x5000).to_le_bytes());
         assert_eq!(
             StartInfo::read(&ram, 0x100).unwrap().module,
-            Some(Module { address: 0x5000, length: REACH - 0x5000 })
+            Some(Module { address: 0x5000, length: IDENTITY_MAP_END - 0x5000 })
         );
-        ram.put(0x208, &(REACH - 0x4FFF).to_le_bytes());
+        ram.put(0x208, &(IDENTITY_MAP_END - 0x4FFF).to_le_bytes());
         assert_eq!(StartInfo::read(&ram, 0x100).unwrap_err(), BootError::Unreadable("the boot module"));
     }
 
     #[test]
-    fn only_the_flag_of_the_hardware_domain_says_so() {
+    fn only_its_flag_marks_the_hardware_domain() {
         for (flags, initial) in [(0_u32, false), (2, true), (1, false), (!2, false), (!0, true)] {
             let mut ram = sample();
             ram.put(0x108, &flags.to_le_bytes());
@@ -294,12 +301,16 @@ mod tests {
         ram.put(0x118, &0x1234_5678_9ABC_DEF0_u64.to_le_bytes());
         let info = StartInfo::read(&ram, 0x100).unwrap();
         assert_eq!(info.command_line, Some(0x1234_5678_9ABC_DEF0));
-        assert_eq!(info.map[0], MapEntry { address: 0, length: REACH, ram: true }, "clipped, not cut to 32 bits");
+        assert_eq!(
+            info.map[0],
+            MapEntry { address: 0, length: IDENTITY_MAP_END, ram: true },
+            "clipped, not cut to 32 bits"
+        );
     }
 
     #[test]
-    fn a_command_line_ends_where_the_reach_does() {
-        /// Memory that has an `x` everywhere.
+    fn a_command_line_ends_where_the_identity_map_ends() {
+        /// Memory with an `x` in every byte.
         struct Endless;
         impl PhysicalMemory for Endless {
             fn read(&self, _: u64, into: &mut [u8]) -> bool {
@@ -307,11 +318,11 @@ mod tests {
                 true
             }
         }
-        assert_eq!(command_line(&Endless, REACH - 5, &mut [0; 16]), 5);
+        assert_eq!(command_line(&Endless, IDENTITY_MAP_END - 5, &mut [0; 16]), 5);
     }
 
     #[test]
-    fn errors_say_what_they_are() {
+    fn errors_say_what_is_wrong() {
         let texts =
             [BootError::Unreadable("the list"), BootError::NotPvh(7), BootError::NoMemory].map(|e| e.to_string());
         let marks = ["the list lies outside", "0x00000007", "no RAM"];
@@ -319,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_start_info_is_said() {
+    fn other_bytes_than_a_start_info_are_refused() {
         assert_eq!(StartInfo::read(&Ram(vec![0; 64]), 0).unwrap_err(), BootError::NotPvh(0));
         assert!(matches!(StartInfo::read(&Ram(vec![0; 64]), 40), Err(BootError::Unreadable(_))));
         assert!(matches!(StartInfo::read(&Ram(vec![]), u64::MAX), Err(BootError::Unreadable(_))));
@@ -330,7 +341,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..0x400), at in 0_u64..0x500) {
+        fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..0x400), at in 0_u64..0x500) {
             let mut ram = Ram(bytes);
             if let Some(place) = ram.0.get_mut(at as usize..at as usize + 4) {
                 place.copy_from_slice(&MAGIC.to_le_bytes());

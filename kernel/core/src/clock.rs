@@ -1,46 +1,50 @@
-//! Xen's paravirtual clock: from the processor's counter to nanoseconds.
+//! Computes time from Xen's paravirtual clock: ticks of the time-stamp counter become nanoseconds.
 
-/// A consistent copy of `struct vcpu_time_info` (`xen.h`).
+/// Holds a consistent copy of `struct vcpu_time_info` (`xen.h`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TimeInfo {
-    /// The counter when the record was made; before zero, which is a number near 2^64, if that was before the counter began.
+    /// The counter when the record was made. A record older than the counter has a number below
+    /// zero, which is near 2^64 here.
     pub tsc_timestamp: u64,
-    /// Nanoseconds of system time at that moment.
+    /// System time at that moment, in ns.
     pub system_time: u64,
-    /// Multiplier: nanoseconds per tick, times 2^32, after the shift.
+    /// Nanoseconds per tick times 2^32, applied after the shift.
     pub multiplier: u32,
-    /// Shift of the tick count, to the left if positive.
+    /// Bits by which the tick count is shifted: to the left if positive, to the right if negative.
     pub shift: i8,
 }
 
 impl TimeInfo {
-    /// System time in ns when the counter reads `tsc`. A counter that is behind the record, which another
-    /// processor's can be by a few ticks, reads as the record's own time.
+    /// Returns the system time in ns at which the counter reads `tsc`.
+    ///
+    /// A counter behind the record gives the record's own time. Another processor's counter can be
+    /// behind by a few ticks.
     #[must_use]
     pub fn nanoseconds(&self, tsc: u64) -> u64 {
         let ticks = tsc.wrapping_sub(self.tsc_timestamp).cast_signed().max(0).cast_unsigned();
-        // Xen's shifts are far below 64; the mask is what the processor's own shift does.
+        // Xen's shifts are far below 64. The mask is that of the processor's shift instructions.
         let scaled = match u32::try_from(self.shift) {
             Ok(left) => ticks.saturating_mul(1 << (left & 63)),
             Err(_) => ticks >> (self.shift.unsigned_abs() & 63),
         };
-        // Less than 2^96 before the shift.
+        // Cannot overflow: the product of 64 and 32 bits is less than 2^96.
         let elapsed = (u128::from(scaled) * u128::from(self.multiplier)) >> 32;
         self.system_time.saturating_add(elapsed as u64)
     }
 }
 
-/// `wc_sec`, `wc_sec_hi` and `wc_nsec` of the shared info (`xen.h`): UTC at system time zero.
+/// Holds UTC at system time zero: `wc_sec`, `wc_sec_hi` and `wc_nsec` of the shared info (`xen.h`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct WallClock {
     /// Seconds since 1970.
     pub seconds: u64,
-    /// Nanoseconds.
+    /// Nanoseconds within the second.
     pub nanoseconds: u32,
 }
 
 impl WallClock {
-    /// UTC in ns since 1970 at `system_time`; `None` while Xen has not filled the record.
+    /// Returns UTC in ns since 1970 at `system_time`, or `None` while Xen has not filled the
+    /// record.
     #[must_use]
     pub fn at(&self, system_time: u64) -> Option<u64> {
         if self.seconds == 0 {
@@ -62,7 +66,7 @@ mod tests {
         assert_eq!(time.nanoseconds(10), 50);
     }
 
-    /// Xen makes the records once a second, and a domain's counter begins with the domain.
+    /// Xen makes a record once a second. The counter of a domain begins with the domain.
     #[test]
     fn a_record_from_before_the_counter_began_counts_from_there() {
         let time = TimeInfo { tsc_timestamp: 500_u64.wrapping_neg(), system_time: 50, multiplier: 1 << 31, shift: 1 };
@@ -84,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wall_clock_needs_latching() {
+    fn an_empty_wall_clock_gives_no_time() {
         assert_eq!(WallClock::default().at(5), None);
         assert_eq!(WallClock { seconds: 2, nanoseconds: 7 }.at(5), Some(2_000_000_012));
     }

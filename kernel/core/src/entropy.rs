@@ -1,16 +1,18 @@
-//! The kernel's random generator: ChaCha20 (RFC 8439), rekeyed after every draw.
+//! Generates the kernel's random numbers: ChaCha20 (RFC 8439), rekeyed after every draw.
 //!
-//! Written here because the kept crates choose SSE code by processor features, and the kernel runs with the FPU
-//! and SSE disabled.
+//! It is written here because the well-kept crates choose SSE code by processor features, and the
+//! kernel runs with the FPU and SSE disabled.
 
-/// A generator that cannot be run backwards: each draw takes its bits from a block whose first half becomes the next key.
+/// Generates random bits. Its state does not reveal earlier ones.
+///
+/// Each draw takes its bits from one half of a block, and the other half becomes the next key.
 #[derive(Clone)]
 pub struct Generator {
     key: [u32; 8],
 }
 
 impl Generator {
-    /// A generator from 256 bits of seed.
+    /// Creates a generator from 256 bits of seed.
     #[must_use]
     pub fn new(seed: [u64; 4]) -> Generator {
         let mut key = [0; 8];
@@ -21,7 +23,7 @@ impl Generator {
         Generator { key }
     }
 
-    /// 128 random bits.
+    /// Returns 128 random bits.
     pub fn draw(&mut self) -> [u64; 2] {
         let block = block(&self.key, 0, [0; 3]);
         self.key.copy_from_slice(&block[..8]);
@@ -29,14 +31,14 @@ impl Generator {
         [word(8), word(10)]
     }
 
-    /// Mixes fresh bits in.
-    pub fn stir(&mut self, fresh: u64) {
+    /// Mixes fresh random bits into the key.
+    pub fn reseed(&mut self, fresh: u64) {
         self.key[0] ^= fresh as u32;
         self.key[1] ^= (fresh >> 32) as u32;
     }
 }
 
-/// The ChaCha20 block function, RFC 8439 section 2.3.
+/// Computes the ChaCha20 block function (RFC 8439, section 2.3).
 fn block(key: &[u32; 8], counter: u32, nonce: [u32; 3]) -> [u32; 16] {
     let mut start = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574, 0, 0, 0, 0, 0, 0, 0, 0, counter, 0, 0, 0];
     start[4..12].copy_from_slice(key);
@@ -56,6 +58,7 @@ fn block(key: &[u32; 8], counter: u32, nonce: [u32; 3]) -> [u32; 16] {
     state
 }
 
+/// Computes the quarter round (RFC 8439, section 2.1).
 fn quarter(state: &mut [u32; 16], a: usize, b: usize, c: usize, d: usize) {
     for (to, add, turn, by) in [(a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)] {
         state[to] = state[to].wrapping_add(state[add]);
@@ -80,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draw_is_of_one_half_of_the_block_and_the_key_of_the_other() {
+    fn a_draw_takes_one_half_of_the_block_and_the_key_the_other() {
         let mut generator = Generator::new([0x0302_0100_0706_0504, 2, 3, 4]);
         assert_eq!(generator.key[..2], [0x0706_0504, 0x0302_0100]);
         let block = block(&generator.key, 0, [0; 3]);
@@ -93,11 +96,11 @@ mod tests {
     }
 
     #[test]
-    fn all_fresh_bits_are_mixed_in_and_none_of_the_old_is_lost() {
+    fn reseeding_mixes_all_fresh_bits_in_and_loses_no_old_one() {
         for fresh in [0, 1, 1 << 31, 1 << 32, 1 << 63, u64::MAX, 0x0123_4567_89AB_CDEF] {
             let mut generator = Generator::new([0xFFFF_0000_FF00_F0F0, 2, 3, 4]);
             let old = generator.key;
-            generator.stir(fresh);
+            generator.reseed(fresh);
             let mixed = [generator.key[0] ^ old[0], generator.key[1] ^ old[1]];
             assert_eq!(u64::from(mixed[0]) | u64::from(mixed[1]) << 32, fresh);
             assert_eq!(generator.key[2..], old[2..]);
@@ -111,8 +114,8 @@ mod tests {
         let first = one.draw();
         assert_ne!(first, one.draw());
         assert_ne!(first, two.draw());
-        let mut stirred = one.clone();
-        stirred.stir(9);
-        assert_ne!(one.draw(), stirred.draw());
+        let mut reseeded = one.clone();
+        reseeded.reseed(9);
+        assert_ne!(one.draw(), reseeded.draw());
     }
 }

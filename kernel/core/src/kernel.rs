@@ -10,110 +10,133 @@ use cloister_caps::tables::{
 use cloister_caps::{Clamped, DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, Rights, Status};
 
 use crate::Platform;
-use crate::place::Places;
+use crate::placement::Placements;
 use crate::refusal::Refusal;
 use crate::schedule::{Next, Scheduler, State};
 use crate::usage::{Use, uses};
 
-/// The answer to a system call.
+/// Answers a system call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Answer {
-    /// How it ended.
+    /// How the system call ended.
     pub status: Status,
-    /// Two words, zero unless the operation answers something.
+    /// Two words of result. Both are zero unless the operation returns something.
     pub words: [u64; 2],
 }
 
-/// What follows from a system call.
+/// Says what the machine does after a system call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// The caller goes on, with this answer.
+    /// Let the caller run on, with this answer.
     Answer(Answer),
-    /// The caller sleeps; its answer comes from [`Kernel::awake`] when it runs again.
+    /// Let the caller sleep. When it runs again, [`Kernel::wait_answer`] gives its answer.
     Wait,
-    /// The domain powers off.
+    /// Power the domain off.
     PowerOff,
-    /// The domain reboots.
+    /// Reboot the domain.
     Reboot,
 }
 
-/// What follows from a service's fault.
+/// Says what the machine does after a service's fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It starts again from its pristine image. This is its n-th restart.
+    /// Restart the service from its pristine image. The number counts its restarts, this one
+    /// included.
     Restart(u16),
-    /// It stays stopped.
+    /// Never run the service again.
     StopService,
-    /// The image stops with a crash code.
+    /// Stop the image with a crash code.
     StopImage,
 }
 
-/// An event channel that a rule stands for.
+/// Holds the state of the event channel of one port rule.
 #[derive(Clone, Copy, Debug, Default)]
 struct Channel {
+    /// Xen's port while the channel is open.
     port: Option<EvtchnPort>,
-    /// The service that its events go to, and the notification bit.
+    /// The service that receives the channel's events.
     service: u8,
+    /// The notification bit that an event sets.
     bit: u8,
 }
 
-/// What is in a slot, as every invocation looks at it.
+/// Holds what the kernel keeps of one slot: all that an invocation needs to know of it.
 #[derive(Clone, Copy)]
-struct Held {
-    /// None but those that the object's kind has; none at all of an empty slot.
+struct CapEntry {
+    /// The rights of the capability, without those that its kind has no operation for. An empty
+    /// slot has none.
     rights: Rights,
-    /// Those that were exercised.
+    /// The rights that were exercised since boot.
     used: Rights,
+    /// Index of the object in the section of its kind.
     object: u16,
-    /// Whom the end of a queue wakes, and the notification bit.
-    bell: (u8, u8),
+    /// For a queue end, the service at the other end and the notification bit that `notify` sets
+    /// there. Otherwise the service is `u8::MAX`.
+    notify_target: (u8, u8),
 }
 
-impl Held {
-    const NOTHING: Held = Held { rights: Rights::empty(), used: Rights::empty(), object: 0, bell: (u8::MAX, 0) };
+impl CapEntry {
+    const EMPTY: CapEntry =
+        CapEntry { rights: Rights::empty(), used: Rights::empty(), object: 0, notify_target: (u8::MAX, 0) };
 
-    fn new(tables: &Tables<'_>, capability: &Capability) -> Held {
-        let bell = match (capability.kind, tables.queues().get(capability.object as usize)) {
+    fn new(tables: &Tables<'_>, capability: &Capability) -> CapEntry {
+        let notify_target = match (capability.kind, tables.queues().get(capability.object as usize)) {
             (Kind::Sender, Some(queue)) => (queue.receiver, queue.receiver_bit),
             (Kind::Receiver, Some(queue)) => (queue.sender, queue.sender_bit),
-            _ => Held::NOTHING.bell,
+            _ => CapEntry::EMPTY.notify_target,
         };
-        // A section has fewer objects: `Tables::parse` has counted them.
+        // No section has more than `u16::MAX` objects: `Tables::parse` checks their number.
         let object = u16::try_from(capability.object).unwrap_or(u16::MAX);
-        Held { rights: capability.rights & Operation::rights_of(capability.kind), object, bell, ..Held::NOTHING }
+        CapEntry {
+            rights: capability.rights & Operation::rights_of(capability.kind),
+            object,
+            notify_target,
+            ..CapEntry::EMPTY
+        }
     }
 }
 
 static_assertions::const_assert!(MAX_PORT_RULES <= 32 && MAX_SERVICES <= 32);
 
-/// What a service holds, and behind it the empty slot that every larger number names.
-type Slots = Clamped<Held, { MAX_SLOTS + 1 }>;
-/// A bit for each grant reference, and behind them a word without references that every larger number names.
+/// Holds the capability entries of one service. The last is empty: every number from `MAX_SLOTS` on
+/// names it.
+type Slots = Clamped<CapEntry, { MAX_SLOTS + 1 }>;
+/// Holds a bit for each grant reference. The last word has none: every larger number of a word
+/// names it.
 type References = Clamped<u64, { GRANT_WORDS + 1 }>;
 const GRANT_WORDS: usize = MAX_GRANT_REFS as usize / 64;
 
-/// The kernel.
+/// Holds the kernel's state: capability spaces, notifications, event channels, grants and the
+/// scheduler.
+///
+/// Arrays of `MAX_SERVICES` are indexed by the number of the service.
 pub struct Kernel<'t> {
     tables: Tables<'t>,
-    places: Places,
+    placements: Placements,
     cspace: [Slots; MAX_SERVICES],
+    /// The notification bits that are set and not yet answered by a `wait`.
     pending: [u64; MAX_SERVICES],
     restarts: [u16; MAX_SERVICES],
+    /// By index of the port rule.
     channels: [Channel; MAX_PORT_RULES],
-    /// The channels of each service that were delivered to it, and are masked until it waits without holding them: a bit for each.
+    /// The channels whose events were delivered to the service, a bit for each channel. They are
+    /// masked until the service waits without holding them.
     delivered: [u32; MAX_SERVICES],
-    /// Of each service that may read the clock, the slot of the capability.
-    clocks: [Option<u16>; MAX_SERVICES],
+    /// The slot of the clock capability, if the service may read the clock.
+    clock_slots: [Option<u16>; MAX_SERVICES],
+    /// The grant references in use: pages that we grant, and pages of a peer that we map.
     granted: References,
-    /// Of the pages that are shared, those that are the peer's.
+    /// Those of `granted` that stand for a page of a peer that we map.
     mapped: References,
-    /// Who decides which service runs.
+    /// Decides which service runs.
     pub scheduler: Scheduler,
-    /// Of all services.
+    /// Refusals of all services.
     refusals: u64,
-    /// Of each: what one is refused is nothing that another may learn.
+    /// Refusals of each service. A service must not learn how many others had.
     refusals_of: [u64; MAX_SERVICES],
-    started: u64,
+    /// Monotonic time of the boot, in ns.
+    boot_time: u64,
+    /// Memory of the guest, in bytes.
     memory: u64,
 }
 
@@ -124,19 +147,22 @@ fn answer(first: u64, second: u64) -> Answer {
 }
 
 impl<'t> Kernel<'t> {
-    /// A kernel that enforces `tables`, with regions at `places`, started at `now` in a guest of `memory` bytes.
+    /// Creates a kernel that enforces `tables`.
+    ///
+    /// The regions are at `placements`. `now` is the monotonic time in ns, `memory` the guest's
+    /// memory in bytes.
     #[must_use]
-    pub fn new(tables: Tables<'t>, places: Places, now: u64, memory: u64) -> Self {
-        let mut cspace = [Slots::new([Held::NOTHING; _]); MAX_SERVICES];
-        let mut clocks = [None; MAX_SERVICES];
+    pub fn new(tables: Tables<'t>, placements: Placements, now: u64, memory: u64) -> Self {
+        let mut cspace = [Slots::new([CapEntry::EMPTY; _]); MAX_SERVICES];
+        let mut clock_slots = [None; MAX_SERVICES];
         for capability in tables.capabilities().iter() {
             if let Some(slots) = cspace.get_mut(usize::from(capability.service))
                 && usize::from(capability.slot) < MAX_SLOTS
             {
-                *slots.get_mut(capability.slot.into()) = Held::new(&tables, &capability);
+                *slots.get_mut(capability.slot.into()) = CapEntry::new(&tables, &capability);
             }
-            let told = capability.kind == Kind::Clock && capability.rights.contains(Rights::NOW);
-            if told && let Some(clock) = clocks.get_mut(usize::from(capability.service)) {
+            let reads_clock = capability.kind == Kind::Clock && capability.rights.contains(Rights::NOW);
+            if reads_clock && let Some(clock) = clock_slots.get_mut(usize::from(capability.service)) {
                 *clock = Some(capability.slot);
             }
         }
@@ -147,41 +173,41 @@ impl<'t> Kernel<'t> {
         Kernel {
             scheduler: Scheduler::new(&tables),
             tables,
-            places,
+            placements,
             cspace,
             pending: [0; MAX_SERVICES],
             restarts: [0; MAX_SERVICES],
             channels,
             delivered: [0; MAX_SERVICES],
-            clocks,
+            clock_slots,
             granted: References::new([0; _]),
             mapped: References::new([0; _]),
             refusals: 0,
             refusals_of: [0; MAX_SERVICES],
-            started: now,
+            boot_time: now,
             memory,
         }
     }
 
-    /// The tables that this kernel enforces.
+    /// Returns the capability tables that this kernel enforces.
     #[must_use]
     pub fn tables(&self) -> Tables<'t> {
         self.tables
     }
 
-    /// Where the regions are.
+    /// Returns the placement of each region.
     #[must_use]
-    pub fn places(&self) -> &Places {
-        &self.places
+    pub fn placements(&self) -> &Placements {
+        &self.placements
     }
 
-    /// How many invocations were refused.
+    /// Returns the number of refused system calls since boot.
     #[must_use]
     pub fn refusals(&self) -> u64 {
         self.refusals
     }
 
-    /// What each capability was used for so far.
+    /// Returns the rights of each capability that were exercised since boot.
     pub fn uses(&self) -> impl Iterator<Item = Use<'t>> {
         let used = |capability: &Capability| {
             let slots = self.cspace.get(usize::from(capability.service))?;
@@ -190,7 +216,7 @@ impl<'t> Kernel<'t> {
         uses(self.tables, used)
     }
 
-    /// The XenStore channel that the toolstack made.
+    /// Stores the port of the XenStore event channel, which the toolstack has made.
     pub fn set_xenstore_port(&mut self, port: EvtchnPort) {
         for (index, rule) in self.tables.ports().iter().enumerate() {
             if rule.kind == PortKind::XenStore {
@@ -199,7 +225,7 @@ impl<'t> Kernel<'t> {
         }
     }
 
-    /// Sets notification `bit` of a service and wakes it.
+    /// Sets a notification bit of a service and wakes the service.
     fn notify(&mut self, service: u8, bit: u8) {
         if let Some(pending) = self.pending.get_mut(usize::from(service)) {
             *pending |= 1 << (bit & 63);
@@ -207,7 +233,10 @@ impl<'t> Kernel<'t> {
         }
     }
 
-    /// Takes an event on `port`, which is masked now. Returns the service that it belongs to.
+    /// Delivers an event on `port`, which the caller has masked. Returns the service that receives
+    /// it.
+    ///
+    /// An event on a port of no rule is dropped, and the port stays masked.
     pub fn event(&mut self, port: EvtchnPort) -> Option<u8> {
         let index = self.channels.iter().position(|channel| channel.port == Some(port))?;
         let Channel { service, bit, .. } = self.channels[index];
@@ -218,7 +247,9 @@ impl<'t> Kernel<'t> {
         Some(service)
     }
 
-    /// A system call of `service`: its number, and its arguments in the order of the registers.
+    /// Executes the system call with the number `call` of `service`.
+    ///
+    /// `arguments` are in the order of the registers RDI, RSI, RDX, R10, R8, R9.
     pub fn system_call(
         &mut self,
         platform: &mut impl Platform,
@@ -233,7 +264,10 @@ impl<'t> Kernel<'t> {
         }
     }
 
-    #[inline(never)] // As `carry_out`.
+    /// Executes `wait`: unmasks the delivered channels that `hold` does not name by their
+    /// notification bits, and lets the service sleep until `deadline` unless a notification is
+    /// pending.
+    #[inline(never)] // Rarer than `notify`, whose path it would slow down.
     fn wait(&mut self, platform: &mut impl Platform, service: u8, deadline: u64, hold: u64) -> Outcome {
         let (mut delivered, mut held) = (self.delivered.get_mut(usize::from(service)).map_or(0, core::mem::take), 0);
         while delivered != 0 {
@@ -256,67 +290,80 @@ impl<'t> Kernel<'t> {
         Outcome::Wait
     }
 
-    /// The answer of the `wait` from which a service runs on: its notifications, which are then forgotten, and the
-    /// time if the service may read the clock.
-    pub fn awake(&mut self, service: u8, now: u64) -> Answer {
+    /// Returns the answer to the `wait` in which a service slept, and clears its notifications.
+    ///
+    /// The words are the notification bits, and the time `now` if the service may read the clock,
+    /// else 0.
+    pub fn wait_answer(&mut self, service: u8, now: u64) -> Answer {
         let bits = self.pending.get_mut(usize::from(service)).map_or(0, core::mem::take);
-        let clock = self.clocks.get(usize::from(service)).copied().flatten();
-        match clock.and_then(|slot| self.held(service, u64::from(slot))) {
-            Some(held) => {
-                held.used |= Rights::NOW;
+        let clock = self.clock_slots.get(usize::from(service)).copied().flatten();
+        match clock.and_then(|slot| self.entry(service, u64::from(slot))) {
+            Some(entry) => {
+                entry.used |= Rights::NOW;
                 answer(bits, now)
             }
             None => answer(bits, 0),
         }
     }
 
-    fn held(&mut self, service: u8, slot: u64) -> Option<&mut Held> {
+    /// Returns the entry of a slot; it is an empty one if the service has no such slot.
+    fn entry(&mut self, service: u8, slot: u64) -> Option<&mut CapEntry> {
         self.cspace.get_mut(usize::from(service)).map(|slots| slots.get_mut(slot))
     }
 
+    /// Executes `invoke`. `arguments` begin with the slot and the number of the operation.
     fn invoke(&mut self, platform: &mut impl Platform, service: u8, arguments: &[u64; 6]) -> Outcome {
         let [slot, number, ..] = *arguments;
-        let Some(held) = self.held(service, slot) else {
+        let Some(entry) = self.entry(service, slot) else {
             return self.refuse_invocation(platform, service, arguments, None);
         };
-        if number == Operation::QueueNotify as u64 && held.rights.contains(Rights::NOTIFY) {
-            // On the path of every packet, and nothing of it is left to check.
-            held.used |= Rights::NOTIFY;
-            let (service, bit) = held.bell;
+        if number == Operation::QueueNotify as u64 && entry.rights.contains(Rights::NOTIFY) {
+            // A shortcut for the one operation on the path of every packet. It has no arguments to
+            // check.
+            entry.used |= Rights::NOTIFY;
+            let (service, bit) = entry.notify_target;
             self.notify(service, bit);
             return Outcome::Answer(DONE);
         }
-        let held = *held;
-        self.carry_out(platform, service, held, arguments)
+        let entry = *entry;
+        self.invoke_operation(platform, service, entry, arguments)
     }
 
-    /// Any other invocation of what is held.
-    #[inline(never)] // It would only slow down what is done more often.
-    fn carry_out(&mut self, platform: &mut impl Platform, service: u8, held: Held, arguments: &[u64; 6]) -> Outcome {
+    /// Executes an invocation of the capability in `entry`: checks the right and dispatches the
+    /// operation.
+    #[inline(never)] // Rarer than `notify`, whose path it would slow down.
+    fn invoke_operation(
+        &mut self,
+        platform: &mut impl Platform,
+        service: u8,
+        entry: CapEntry,
+        arguments: &[u64; 6],
+    ) -> Outcome {
         let [slot, number, rest @ ..] = *arguments;
-        let operation = Operation::from_number(number).filter(|operation| held.rights.contains(operation.right()));
+        let operation = Operation::from_number(number).filter(|operation| entry.rights.contains(operation.right()));
         let Some(operation) = operation else {
             return self.refuse_invocation(platform, service, arguments, None);
         };
         let result = match operation {
             Operation::PowerOff => Ok(Outcome::PowerOff),
             Operation::PowerReboot => Ok(Outcome::Reboot),
-            _ => self.perform(platform, service, usize::from(held.object), operation, rest).map(Outcome::Answer),
+            _ => self.dispatch(platform, service, usize::from(entry.object), operation, rest).map(Outcome::Answer),
         };
         if matches!(result, Ok(_) | Err(Status::InUse))
-            && let Some(held) = self.held(service, slot)
+            && let Some(entry) = self.entry(service, slot)
         {
-            held.used |= operation.right();
+            entry.used |= operation.right();
         }
         match result {
             Ok(outcome) => outcome,
-            // An expected answer, not an attempt at something the policy forbids.
+            // Not a refusal: the caller did nothing that the policy forbids.
             Err(Status::InUse) => Outcome::Answer(Answer { status: Status::InUse, words: [0; 2] }),
             Err(status) => self.refuse_invocation(platform, service, arguments, Some(status)),
         }
     }
 
-    /// Refuses an invocation: for `status`, or because the capability does not allow it.
+    /// Refuses an invocation with `status`, or with the status that says why the slot does not
+    /// allow it.
     #[cold]
     fn refuse_invocation(
         &mut self,
@@ -330,12 +377,13 @@ impl<'t> Kernel<'t> {
         let capability = self.tables.capabilities().iter().find(of);
         let status = status.unwrap_or_else(|| match (&capability, Operation::from_number(number)) {
             (None, _) => Status::NoCapability,
-            (Some(held), Some(operation)) if operation.applies_to(held.kind) => Status::MissingRight,
+            (Some(capability), Some(operation)) if operation.applies_to(capability.kind) => Status::MissingRight,
             _ => Status::WrongOperation,
         });
         self.refuse(platform, service, SYSTEM_CALL_INVOKE, arguments, capability, status)
     }
 
+    /// Counts and logs a refused system call, and returns its answer.
     fn refuse(
         &mut self,
         platform: &mut impl Platform,
@@ -355,8 +403,8 @@ impl<'t> Kernel<'t> {
         Outcome::Answer(Answer { status, words: [0; 2] })
     }
 
-    /// Carries an operation out that the capability allows; what is left to check is the arguments.
-    fn perform(
+    /// Executes an operation that the capability allows. Its handler checks the arguments.
+    fn dispatch(
         &mut self,
         platform: &mut impl Platform,
         service: u8,
@@ -382,38 +430,42 @@ impl<'t> Kernel<'t> {
             }
             Operation::PortOpen | Operation::PortSend | Operation::PortClose => {
                 let rule = self.tables.ports().get(object).ok_or(Status::WrongOperation)?;
-                self.port(platform, object, &rule, operation, arguments)
+                self.invoke_port(platform, object, &rule, operation, arguments)
             }
             Operation::GrantIssue | Operation::GrantEnd => {
                 let rule = self.tables.grants().get(object).ok_or(Status::WrongOperation)?;
                 if operation == Operation::GrantIssue {
-                    self.issue(platform, &rule, arguments)
+                    self.issue_grant(platform, &rule, arguments)
                 } else {
-                    self.end(platform, &rule, arguments[0])
+                    self.end_grant(platform, &rule, arguments[0])
                 }
             }
-            Operation::InfoRead => self.info(service, arguments[0]),
-            Operation::RegionFind => self.find(object),
-            // They need nothing but the capability.
+            Operation::InfoRead => self.read_info(service, arguments[0]),
+            Operation::RegionFind => self.find_region(object),
+            // The caller has done the work of these: nothing is left but the answer.
             Operation::QueueNotify | Operation::PowerOff | Operation::PowerReboot => Ok(DONE),
         }
     }
 
-    fn port(
+    /// Opens, signals or closes the event channel of a port rule.
+    ///
+    /// `peer_port` 0 allocates a channel for `peer`; any other binds the one that `peer` has
+    /// allocated.
+    fn invoke_port(
         &mut self,
         platform: &mut impl Platform,
         index: usize,
         rule: &PortRule,
         operation: Operation,
-        [peer, theirs, ..]: [u64; 4],
+        [peer, peer_port, ..]: [u64; 4],
     ) -> Result<Answer, Status> {
         let channel = self.channels.get_mut(index).ok_or(Status::WrongOperation)?;
         match (operation, channel.port) {
             (Operation::PortOpen, None) if rule.kind == PortKind::Peer => {
                 let peer = allowed_peer(peer, rule.peer_first, rule.peer_last)?;
-                let port = match u32::try_from(theirs).map_err(|_| Status::Unavailable)? {
+                let port = match u32::try_from(peer_port).map_err(|_| Status::Unavailable)? {
                     0 => platform.open_port(peer),
-                    theirs => platform.bind_port(peer, EvtchnPort(theirs)),
+                    peer_port => platform.bind_port(peer, EvtchnPort(peer_port)),
                 };
                 let port = port.ok_or(Status::Unavailable)?;
                 channel.port = Some(port);
@@ -436,39 +488,43 @@ impl<'t> Kernel<'t> {
         }
     }
 
-    /// The words of `granted` and `mapped` that a reference has a bit in, and the bit.
+    /// Returns the words of `granted` and `mapped` with a reference's bit, and the bit.
     fn grant_state(&mut self, reference: u32) -> (&mut u64, &mut u64, u64) {
         let word = u64::from(reference) / 64;
         (self.granted.get_mut(word), self.mapped.get_mut(word), 1 << (reference % 64))
     }
 
-    fn issue(
+    /// Grants pages of a rule to `peer`: `page` and the `further` ones after it.
+    ///
+    /// If `peer_ref` is not 0, it instead maps the page that `peer` grants under this reference in
+    /// the place of `page`; `further` must then be 0.
+    fn issue_grant(
         &mut self,
         platform: &mut impl Platform,
         rule: &GrantRule,
-        [page, peer, theirs, further]: [u64; 4],
+        [page, peer, peer_ref, further]: [u64; 4],
     ) -> Result<Answer, Status> {
         let allowed =
             |page: u64| u32::try_from(page).ok().filter(|page| *page < rule.count).ok_or(Status::NotPermitted);
-        // No page of the range is past the last one.
+        // If the last page of the range is one of the rule, so is every page before it.
         let last = allowed(page.saturating_add(further))?;
         let page = allowed(page)?;
         let peer = allowed_peer(peer, rule.peer_first, rule.peer_last)?;
-        let place = self.places.get(usize::from(rule.region)).copied().unwrap_or_default();
-        if u64::from(last) >= place.pages || theirs != 0 && further != 0 {
+        let placement = self.placements.get(usize::from(rule.region)).copied().unwrap_or_default();
+        if u64::from(last) >= placement.pages || peer_ref != 0 && further != 0 {
             return Err(Status::BadArgument);
         }
         let first = rule.first_ref + page;
         let references = first..=rule.first_ref + last;
-        // All are looked at before the first is granted, so that a refusal leaves nothing behind.
+        // Check all before granting the first, so that a refusal changes nothing.
         for (word, bits) in bits_of(&references) {
             if self.granted.get(word) & bits != 0 {
                 return Err(Status::WrongState);
             }
         }
-        let frame = place.frame.0 + u64::from(page);
-        if theirs != 0 {
-            return self.map(platform, rule, GrantRef(first), Gfn(frame), peer, theirs);
+        let frame = placement.frame.0 + u64::from(page);
+        if peer_ref != 0 {
+            return self.map_grant(platform, rule, GrantRef(first), Gfn(frame), peer, peer_ref);
         }
         bits_of(&references).for_each(|(word, bits)| *self.granted.get_mut(word) |= bits);
         for (reference, frame) in references.zip(frame..) {
@@ -477,25 +533,27 @@ impl<'t> Kernel<'t> {
         Ok(answer(u64::from(first), 0))
     }
 
-    /// Puts the page that `peer` grants under `theirs` in the place of ours.
-    fn map(
+    /// Maps the page that `peer` grants under `peer_ref` at `frame`, in place of the page of ours
+    /// there.
+    fn map_grant(
         &mut self,
         platform: &mut impl Platform,
         rule: &GrantRule,
         reference: GrantRef,
         frame: Gfn,
         peer: DomId,
-        theirs: u64,
+        peer_ref: u64,
     ) -> Result<Answer, Status> {
         let writable = rule.access == Access::ReadWrite;
-        // A page that is only to be read must not be one that a service takes for its own, or writes: that would fault.
+        // A write to a page that is mapped for reading would fault, so no service may have this
+        // region writable.
         let writes = |mapping: Mapping| mapping.region == rule.region && mapping.access == Access::ReadWrite;
         if !writable && self.tables.mappings().iter().any(writes) {
             return Err(Status::NotPermitted);
         }
-        let theirs = u32::try_from(theirs).map(GrantRef).map_err(|_| Status::Unavailable)?;
+        let peer_ref = u32::try_from(peer_ref).map(GrantRef).map_err(|_| Status::Unavailable)?;
         let (granted, mapped, bit) = self.grant_state(reference.0);
-        if !platform.map_grant(reference, frame, peer, theirs, writable) {
+        if !platform.map_grant(reference, frame, peer, peer_ref, writable) {
             return Err(Status::Unavailable);
         }
         *granted |= bit;
@@ -503,21 +561,23 @@ impl<'t> Kernel<'t> {
         Ok(DONE)
     }
 
-    fn end(&mut self, platform: &mut impl Platform, rule: &GrantRule, page: u64) -> Result<Answer, Status> {
+    /// Ends the grant of a page, or unmaps the peer's page that is mapped there.
+    fn end_grant(&mut self, platform: &mut impl Platform, rule: &GrantRule, page: u64) -> Result<Answer, Status> {
         let page = u32::try_from(page).ok().filter(|page| *page < rule.count).ok_or(Status::NotPermitted)?;
         let reference = rule.first_ref + page;
-        let place = self.places.get(usize::from(rule.region)).copied().unwrap_or_default();
+        let placement = self.placements.get(usize::from(rule.region)).copied().unwrap_or_default();
         let (granted, mapped, bit) = self.grant_state(reference);
         if *granted & bit == 0 {
             return Err(Status::WrongState);
         }
-        let frame = Gfn(place.frame.0 + u64::from(page));
+        let frame = Gfn(placement.frame.0 + u64::from(page));
         if *mapped & bit != 0 {
             platform.unmap_grant(GrantRef(reference), frame);
         } else if !platform.end_grant(GrantRef(reference)) {
             return Err(Status::InUse);
         } else if rule.access == Access::ReadWrite {
-            // What one peer wrote, the next must not see. A page that the peer only read is its owner's to empty.
+            // The next peer must not see what this one wrote. A page that the peer could only read
+            // is left to its owner to clear.
             platform.clear(frame);
         }
         *granted &= !bit;
@@ -525,16 +585,17 @@ impl<'t> Kernel<'t> {
         Ok(DONE)
     }
 
-    fn info(&self, service: u8, item: u64) -> Result<Answer, Status> {
+    /// Returns one item of facts that `info` names.
+    fn read_info(&self, service: u8, item: u64) -> Result<Answer, Status> {
         let hash = self.tables.policy_hash();
         let word = |index: usize| {
             hash.get(index * 8..index * 8 + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
         };
-        // The compiler may make a table of jumps of this; see `Clamped`.
+        // A minimum, because the compiler may turn this match into a jump table; see `Clamped`.
         match item.min(info::HISTORY + 1) {
             info::POLICY_HASH_LOW => Ok(answer(word(0), word(1))),
             info::POLICY_HASH_HIGH => Ok(answer(word(2), word(3))),
-            info::BOOT => Ok(answer(self.started, self.memory)),
+            info::BOOT => Ok(answer(self.boot_time, self.memory)),
             info::HISTORY => {
                 let restarts = self.restarts.get(usize::from(service)).copied().unwrap_or(0);
                 let refusals = self.refusals_of.get(usize::from(service)).copied().unwrap_or(0);
@@ -544,34 +605,37 @@ impl<'t> Kernel<'t> {
         }
     }
 
-    fn find(&self, mapping: usize) -> Result<Answer, Status> {
+    /// Returns the address of a mapped region, and its length with the flags of [`region`].
+    fn find_region(&self, mapping: usize) -> Result<Answer, Status> {
         let mapping = self.tables.mappings().get(mapping).ok_or(Status::WrongOperation)?;
         let record = self.tables.regions().get(usize::from(mapping.region)).ok_or(Status::WrongOperation)?;
-        let place = self.places.get(usize::from(mapping.region)).ok_or(Status::WrongOperation)?;
+        let placement = self.placements.get(usize::from(mapping.region)).ok_or(Status::WrongOperation)?;
         let flags = match record.kind {
             RegionKind::Module | RegionKind::CommandLine | RegionKind::ImageData => region::CONSTANT,
-            RegionKind::Fixed | RegionKind::Share if self.owns(&mapping) => {
-                let former = self.restarts.get(usize::from(mapping.service)).is_none_or(|restarts| *restarts > 0);
-                region::EXCLUSIVE | if former { 0 } else { region::FRESH }
+            RegionKind::Fixed | RegionKind::Share if self.is_exclusive(&mapping) => {
+                let restarted = self.restarts.get(usize::from(mapping.service)).is_none_or(|restarts| *restarts > 0);
+                region::EXCLUSIVE | if restarted { 0 } else { region::FRESH }
             }
             _ => 0,
         };
-        Ok(answer(mapping.address, place.length | flags))
+        Ok(answer(mapping.address, placement.length | flags))
     }
 
-    /// Whether the mapping is of [`region::EXCLUSIVE`].
-    fn owns(&self, mapping: &Mapping) -> bool {
+    /// Returns `true` if a mapping has the flag [`region::EXCLUSIVE`].
+    fn is_exclusive(&self, mapping: &Mapping) -> bool {
         let shared = |other: &Mapping| other.region == mapping.region && other.service != mapping.service;
         let grants = self.tables.grants();
         let mut granted = grants.iter().filter(|rule| rule.region == mapping.region).peekable();
-        // Few regions are granted: most are answered by that.
+        // Few regions are granted, so this check comes before the search for other mappings.
         mapping.access == Access::ReadWrite
             && granted.peek().is_some()
             && granted.all(|rule| rule.access == Access::Read)
             && !self.tables.mappings().iter().any(|other| shared(&other))
     }
 
-    /// A service faulted: what becomes of it by its restart rule.
+    /// Applies the restart rule of a service that faulted.
+    ///
+    /// A restarted service finds all notification bits set, so that it looks at everything once.
     pub fn fault(&mut self, service: u8) -> Verdict {
         let Some(record) = self.tables.services().get(usize::from(service)) else {
             return Verdict::StopImage;
@@ -594,13 +658,13 @@ impl<'t> Kernel<'t> {
         }
     }
 
-    /// Chooses who runs at `now`.
+    /// Chooses the service that runs at `now`.
     pub fn next(&mut self, now: u64) -> Next {
         self.scheduler.next(now)
     }
 }
 
-/// The words that references have bits in, and those bits.
+/// Returns the indices of the words with bits of `references`, each with those bits.
 fn bits_of(references: &RangeInclusive<u32>) -> impl Iterator<Item = (u64, u64)> + use<> {
     let (first, last) = (*references.start(), *references.end());
     (first / 64..=last / 64).map(move |word| {
@@ -609,6 +673,7 @@ fn bits_of(references: &RangeInclusive<u32>) -> impl Iterator<Item = (u64, u64)>
     })
 }
 
+/// Returns `peer` if it is a real domain from `first` to `last`.
 fn allowed_peer(peer: u64, first: u16, last: u16) -> Result<DomId, Status> {
     let peer = u16::try_from(peer).map_err(|_| Status::NotPermitted)?;
     if DomId(peer).is_real() && (first..=last).contains(&peer) { Ok(DomId(peer)) } else { Err(Status::NotPermitted) }

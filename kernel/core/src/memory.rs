@@ -1,68 +1,68 @@
-//! Guest-physical memory: the free ranges, and taking pages from them.
+//! Keeps the free ranges of guest-physical memory, and takes pages from them.
 
 use arrayvec::ArrayVec;
 use cloister_caps::{Gfn, PAGE_SIZE};
 
-/// The most free ranges that are kept apart. A split beyond it gives the smaller part up.
+/// The most free ranges that are kept. A split that would make more loses its smaller part.
 const MAX_RANGES: usize = 64;
 
-/// Frames `start .. end`.
+/// Holds adjacent frames: `start .. end`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Frames {
-    /// The first frame.
+pub struct FrameRange {
+    /// Number of the first frame.
     pub start: u64,
-    /// One past the last frame.
+    /// Number of the last frame, plus 1.
     pub end: u64,
 }
 
-impl Frames {
-    /// The frames that lie wholly within `length` bytes from `address`.
+impl FrameRange {
+    /// Returns the frames that lie wholly within the `length` bytes from `address`.
     #[must_use]
-    pub fn within(address: u64, length: u64) -> Frames {
+    pub fn within(address: u64, length: u64) -> FrameRange {
         let page = PAGE_SIZE as u64;
         let start = address.div_ceil(page);
         let end = address.saturating_add(length) / page;
-        Frames { start, end: end.max(start) }
+        FrameRange { start, end: end.max(start) }
     }
 
-    /// The frames that `length` bytes from `address` touch.
+    /// Returns the frames with at least one of the `length` bytes from `address`.
     #[must_use]
-    pub fn touching(address: u64, length: u64) -> Frames {
+    pub fn touching(address: u64, length: u64) -> FrameRange {
         let page = PAGE_SIZE as u64;
         let start = address / page;
         let end = address.saturating_add(length).div_ceil(page);
-        Frames { start, end: end.max(start) }
+        FrameRange { start, end: end.max(start) }
     }
 
-    /// How many there are.
+    /// Returns the number of frames.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.end - self.start
     }
 }
 
-/// The free frames of the guest.
+/// Holds the free frames of the guest, as sorted ranges that neither overlap nor touch.
 #[derive(Clone, Debug, Default)]
 pub struct FreeMemory {
-    ranges: ArrayVec<Frames, MAX_RANGES>,
+    ranges: ArrayVec<FrameRange, MAX_RANGES>,
 }
 
 impl FreeMemory {
-    /// No memory.
+    /// Creates a set without frames.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds RAM. Ranges may come in any order and overlap.
-    pub fn add(&mut self, frames: Frames) {
+    /// Adds RAM. Ranges may come in any order, and may overlap.
+    pub fn add(&mut self, frames: FrameRange) {
         self.remove(frames);
-        // Each to its place: the library's sort would be a tenth of the kernel.
-        let place = self.ranges.partition_point(|range| range.start < frames.start);
-        if frames.count() == 0 || self.ranges.try_insert(place, frames).is_err() {
+        // Insertion keeps the order. The library's sort would be a tenth of the kernel.
+        let index = self.ranges.partition_point(|range| range.start < frames.start);
+        if frames.count() == 0 || self.ranges.try_insert(index, frames).is_err() {
             return;
         }
-        let mut merged: ArrayVec<Frames, MAX_RANGES> = ArrayVec::new();
+        let mut merged: ArrayVec<FrameRange, MAX_RANGES> = ArrayVec::new();
         for range in &self.ranges {
             match merged.last_mut() {
                 Some(last) if last.end == range.start => last.end = range.end,
@@ -72,20 +72,21 @@ impl FreeMemory {
         self.ranges = merged;
     }
 
-    /// Takes frames out, whether or not they are free: they are in use.
-    pub fn remove(&mut self, frames: Frames) {
+    /// Removes frames that are in use. Some or all of them may not be in the set.
+    pub fn remove(&mut self, frames: FrameRange) {
         let mut index = 0;
         while frames.count() > 0 && index < self.ranges.len() {
-            index += self.cut(index, frames);
+            index += self.remove_from_range(index, frames);
         }
     }
 
-    /// Takes frames out of one range; answers how many ranges are left in its place.
-    fn cut(&mut self, index: usize, frames: Frames) -> usize {
+    /// Removes frames from the range at `index`. Returns the number of ranges that it leaves: 0, 1
+    /// or 2.
+    fn remove_from_range(&mut self, index: usize, frames: FrameRange) -> usize {
         let full = self.ranges.is_full();
         let Some(range) = self.ranges.get_mut(index) else { return 0 };
-        let before = Frames { start: range.start, end: range.end.min(frames.start) };
-        let after = Frames { start: range.start.max(frames.end), end: range.end };
+        let before = FrameRange { start: range.start, end: range.end.min(frames.start) };
+        let after = FrameRange { start: range.start.max(frames.end), end: range.end };
         match (before.start < before.end, after.start < after.end) {
             (false, false) => {
                 self.ranges.remove(index);
@@ -93,7 +94,8 @@ impl FreeMemory {
             }
             (true, false) => *range = before,
             (false, true) => *range = after,
-            // A part that has no place is given up: less memory, never memory twice.
+            // There is no room for a second range, so the smaller part is lost. That wastes memory,
+            // but gives none out twice.
             (true, true) if full => *range = if after.count() > before.count() { after } else { before },
             (true, true) => {
                 *range = before;
@@ -104,34 +106,36 @@ impl FreeMemory {
         1
     }
 
-    /// Takes `pages` adjacent frames: from the smallest range that has them, so that large ranges stay whole.
+    /// Takes `pages` adjacent frames, and returns the first.
+    ///
+    /// They come from the smallest range that has as many, so that large ranges stay whole.
     pub fn take(&mut self, pages: u64) -> Option<Gfn> {
         self.take_aligned(pages, 1)
     }
 
-    /// Takes `pages` adjacent frames, the first a multiple of `align`.
+    /// Takes `pages` adjacent frames, and returns the first, which is a multiple of `align`.
     pub fn take_aligned(&mut self, pages: u64, align: u64) -> Option<Gfn> {
-        let start_in = |range: &Frames| {
+        let start_in = |range: &FrameRange| {
             let start = range.start.checked_next_multiple_of(align)?;
             (pages > 0 && start.checked_add(pages)? <= range.end).then_some(start)
         };
         let ranges = self.ranges.iter().enumerate();
         let fitting = ranges.filter_map(|(index, range)| Some((range.count(), index, start_in(range)?)));
         let (_, index, start) = fitting.min_by_key(|(count, ..)| *count)?;
-        self.cut(index, Frames { start, end: start + pages });
+        self.remove_from_range(index, FrameRange { start, end: start + pages });
         Some(Gfn(start))
     }
 
-    /// Free frames in all.
+    /// Returns the number of free frames.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.ranges.iter().map(Frames::count).sum()
+        self.ranges.iter().map(FrameRange::count).sum()
     }
 
-    /// The most adjacent free frames.
+    /// Returns the size of the largest free range, in frames.
     #[must_use]
     pub fn largest(&self) -> u64 {
-        self.ranges.iter().map(Frames::count).max().unwrap_or(0)
+        self.ranges.iter().map(FrameRange::count).max().unwrap_or(0)
     }
 }
 
@@ -142,15 +146,15 @@ mod tests {
 
     #[test]
     fn partial_pages_are_not_ram() {
-        assert_eq!(Frames::within(1, 8192), Frames { start: 1, end: 2 });
-        assert_eq!(Frames::touching(1, 8192), Frames { start: 0, end: 3 });
-        assert_eq!(Frames::within(u64::MAX - 1, u64::MAX).count(), 0);
+        assert_eq!(FrameRange::within(1, 8192), FrameRange { start: 1, end: 2 });
+        assert_eq!(FrameRange::touching(1, 8192), FrameRange { start: 0, end: 3 });
+        assert_eq!(FrameRange::within(u64::MAX - 1, u64::MAX).count(), 0);
     }
 
     #[test]
     fn aligned_frames_leave_what_is_before_them() {
         let mut free = FreeMemory::new();
-        free.add(Frames { start: 5, end: 2000 });
+        free.add(FrameRange { start: 5, end: 2000 });
         assert_eq!(free.take_aligned(600, 512), Some(Gfn(512)));
         assert_eq!(free.take_aligned(1500, 512), None);
         assert_eq!(free.take(507), Some(Gfn(5)));
@@ -161,13 +165,13 @@ mod tests {
     #[test]
     fn ranges_merge_and_split() {
         let mut free = FreeMemory::new();
-        free.add(Frames { start: 10, end: 20 });
-        free.add(Frames { start: 0, end: 10 });
-        free.add(Frames { start: 5, end: 15 });
+        free.add(FrameRange { start: 10, end: 20 });
+        free.add(FrameRange { start: 0, end: 10 });
+        free.add(FrameRange { start: 5, end: 15 });
         assert_eq!((free.total(), free.largest()), (20, 20));
-        free.remove(Frames { start: 7, end: 7 });
+        free.remove(FrameRange { start: 7, end: 7 });
         assert_eq!(free.ranges.len(), 1, "nothing was taken out");
-        free.remove(Frames { start: 8, end: 12 });
+        free.remove(FrameRange { start: 8, end: 12 });
         assert_eq!((free.total(), free.largest()), (16, 8));
         assert_eq!(free.take(9), None);
         assert_eq!(free.take(0), None);
@@ -175,23 +179,23 @@ mod tests {
     }
 
     #[test]
-    fn a_split_that_finds_no_place_gives_its_smaller_part_up() {
-        for (hole, left) in [(3, Frames { start: 4, end: 10 }), (7, Frames { start: 0, end: 7 })] {
+    fn a_split_beyond_the_limit_loses_its_smaller_part() {
+        for (hole, left) in [(3, FrameRange { start: 4, end: 10 }), (7, FrameRange { start: 0, end: 7 })] {
             let mut free = FreeMemory::new();
-            (0..MAX_RANGES as u64).for_each(|range| free.add(Frames { start: range * 20, end: range * 20 + 10 }));
-            free.remove(Frames { start: hole, end: hole + 1 });
+            (0..MAX_RANGES as u64).for_each(|range| free.add(FrameRange { start: range * 20, end: range * 20 + 10 }));
+            free.remove(FrameRange { start: hole, end: hole + 1 });
             assert_eq!((free.ranges.len(), free.ranges.first()), (MAX_RANGES, Some(&left)));
-            free.remove(Frames { start: 0, end: 15 });
-            free.remove(Frames { start: 23, end: 24 });
+            free.remove(FrameRange { start: 0, end: 15 });
+            free.remove(FrameRange { start: 23, end: 24 });
             assert_eq!((free.ranges.len(), free.total()), (MAX_RANGES, 10 * (MAX_RANGES as u64 - 1) - 1));
         }
     }
 
     #[test]
-    fn what_is_taken_from_the_edge_of_a_range_costs_no_place_in_the_list() {
+    fn taking_from_the_edge_of_a_range_makes_no_new_range() {
         let mut free = FreeMemory::new();
         let taken = 3 * MAX_RANGES as u64;
-        free.add(Frames { start: 0, end: taken + 5 });
+        free.add(FrameRange { start: 0, end: taken + 5 });
         for frame in 0..taken {
             assert_eq!(free.take(1), Some(Gfn(frame)));
         }
@@ -208,11 +212,11 @@ mod tests {
             let mut free = FreeMemory::new();
             let mut owner = vec![false; 400];
             for (start, count) in &ram {
-                free.add(Frames { start: *start, end: start + count });
+                free.add(FrameRange { start: *start, end: start + count });
                 owner[*start as usize..(start + count) as usize].fill(true);
             }
             for (start, count) in &holes {
-                free.remove(Frames { start: *start, end: start + count });
+                free.remove(FrameRange { start: *start, end: start + count });
                 owner[*start as usize..(start + count) as usize].fill(false);
             }
             prop_assert_eq!(free.total(), owner.iter().filter(|free| **free).count() as u64);

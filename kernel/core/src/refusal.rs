@@ -1,4 +1,4 @@
-//! What is said of an invocation that was refused: who, what, on what, and which rule was missing.
+//! Formats the log line of a refused system call: service, operation, object, and the missing rule.
 
 use core::fmt;
 
@@ -6,24 +6,24 @@ use cloister_caps::abi::{SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::{Capability, Tables};
 use cloister_caps::{Kind, Operation, Status};
 
-/// A refused system call.
+/// Describes a refused system call. Its `Display` form is the line for the log.
 #[derive(Clone, Copy)]
 pub struct Refusal<'a> {
-    /// The tables.
+    /// The tables, for names and line numbers.
     pub tables: Tables<'a>,
-    /// The caller.
+    /// The service that made the call.
     pub service: u8,
     /// The number of the system call.
     pub call: u64,
-    /// The slot it named.
+    /// The slot that the caller named.
     pub slot: u64,
-    /// The operation it named.
+    /// The number of the operation that the caller named.
     pub operation: u64,
-    /// The arguments.
+    /// The arguments of the operation.
     pub arguments: [u64; 4],
     /// The capability in the slot, if there is one.
     pub capability: Option<Capability>,
-    /// Why it was refused.
+    /// Why the call was refused.
     pub status: Status,
 }
 
@@ -53,6 +53,8 @@ impl fmt::Display for Refusal<'_> {
 }
 
 impl Refusal<'_> {
+    /// Returns the name of the object of a capability, or the capability's own if the object has
+    /// none.
     fn object(&self, capability: &Capability) -> &str {
         let object = capability.object as usize;
         let name = match capability.kind {
@@ -70,6 +72,7 @@ impl Refusal<'_> {
         self.tables.name(name.unwrap_or(capability.name))
     }
 
+    /// Writes the rule that is missing, or why the operation is not possible.
     fn missing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let service = self.tables.service_name(self.service);
         let operation = Operation::from_number(self.operation).map_or("?", Operation::name);
@@ -83,7 +86,7 @@ impl Refusal<'_> {
             (Status::NotPermitted, Kind::Grant) => {
                 let issue = self.operation == Operation::GrantIssue as u64;
                 write!(f, "line {} does not allow ", capability.line)?;
-                // Only the issue of a grant names a peer, and further pages.
+                // Only issuing a grant takes a peer and further pages.
                 match further {
                     1.. if issue => write!(f, "pages {first} to {}", first.saturating_add(further))?,
                     _ => write!(f, "page {first}")?,

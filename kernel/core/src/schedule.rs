@@ -1,172 +1,190 @@
-//! Who runs: fixed priorities, and a CPU budget for each service.
+//! Decides which service runs: by fixed priorities, and a CPU budget for each service.
 //!
-//! Of the services that have something to do and budget left, the one of the highest priority runs. Time is counted
-//! in windows of the service's period; past its budget a service waits for the next window, whatever its priority, and pays back what it used beyond it.
+//! Of the services that are ready and have budget left, the one of the highest priority runs. Time
+//! is counted in windows of the service's period. A service without budget waits for the next
+//! window, whatever its priority. What it used beyond its budget it pays back there.
 
 use cloister_caps::tables::{MAX_SERVICES, Tables};
 use static_assertions::const_assert;
 
-/// The most that a service owes: this many budgets, or this many ns if that is more. Only a stall of the machine makes a
-/// larger debt, and the rest of it is forgiven. A service that runs on until the timer fires always owes less, so a small
-/// budget gains nothing by the limit.
-const MOST_OWED: (u64, u64) = (4, 1_000_000);
+/// The largest debt of a service: this many budgets, or this many ns if that is more.
+///
+/// Only a stall of the machine makes a larger one, and what is beyond the limit is forgiven. A
+/// service that runs until the timer fires always owes less, so a small budget gains nothing from
+/// the limit.
+const MAX_DEBT: (u64, u64) = (4, 1_000_000);
 
-/// What a service is doing.
+/// Says what a service is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
-    /// It has something to do.
+    /// It can run.
     Ready,
-    /// It waits for a notification, or for the clock to reach this many ns (`u64::MAX`: for a notification only).
+    /// It waits for a notification, or for the clock to reach this many ns. With `u64::MAX`, only a
+    /// notification wakes it.
     Waiting(u64),
-    /// It was stopped for good.
+    /// It never runs again.
     Stopped,
 }
 
+/// Holds what the scheduler knows of a service. Times are in ns.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     state: State,
-    /// How many services are more urgent: its bit among those that are ready.
-    place: u8,
+    /// Number of services that come first: those of a higher priority, and earlier ones of the
+    /// same. It is the service's bit in `Scheduler::active`.
+    rank: u8,
     budget: u64,
     period: u64,
     /// When the present window ends.
-    end: u64,
+    window_end: u64,
+    /// Time used in the present window, debt from earlier ones included.
     used: u64,
-    /// What `used` is at most: the rest of a debt is forgiven.
-    limit: u64,
+    /// The limit of `used`: a larger debt is forgiven.
+    max_used: u64,
+    /// Time used since boot.
     total: u64,
 }
 
 impl Entry {
-    /// What no service is.
-    const NONE: Entry =
-        Entry { state: State::Stopped, place: 0, budget: 1, period: 1, end: 0, used: 0, limit: u64::MAX, total: 0 };
+    /// The entry of an index without a service.
+    const UNUSED: Entry = Entry {
+        state: State::Stopped,
+        rank: 0,
+        budget: 1,
+        period: 1,
+        window_end: 0,
+        used: 0,
+        max_used: u64::MAX,
+        total: 0,
+    };
 }
 
-/// What to do next.
+/// Says which service runs next, and when to choose again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Next {
-    /// The service to run; none is idleness.
+    /// The service to run, or `None` if the processor is idle.
     pub service: Option<u8>,
-    /// When the budget of the service ends, or a more urgent one that is ready has budget again.
+    /// When the budget of the chosen service ends, or a service that is ready and comes before it
+    /// has budget again.
     pub budget: Alarm,
-    /// When the time comes that a more urgent one waits for.
+    /// The first deadline of a waiting service that comes before the chosen one.
     pub deadline: Alarm,
 }
 
-/// A time to choose again.
+/// Holds a time at which to choose again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Alarm {
-    /// The time, in ns; `u64::MAX` is never.
+    /// The time in ns. `u64::MAX` is never.
     pub at: u64,
-    /// The service that it is for; none is the one that runs.
+    /// The service that the alarm is for. `None` is the one that runs.
     pub owner: Option<u8>,
 }
 
 impl Alarm {
-    /// What never comes.
+    /// The alarm that never comes.
     pub const NEVER: Alarm = Alarm { at: u64::MAX, owner: None };
 
-    /// Returns the earlier one, of equal ones this one.
+    /// Returns the earlier of two alarms, and `self` if both are at the same time.
     #[must_use]
-    pub fn or_sooner(self, other: Alarm) -> Alarm {
+    pub fn earlier(self, other: Alarm) -> Alarm {
         if other.at < self.at { other } else { self }
     }
 }
 
-/// The scheduler.
+/// Holds the state, budget and debt of every service.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     entries: [Entry; MAX_SERVICES],
-    /// Services by falling priority.
+    /// The services by falling priority.
     order: [u8; MAX_SERVICES],
-    /// The places of those that are ready, or wait for a time.
+    /// A bit, by rank, for each service that is ready or has a deadline.
     active: u16,
 }
 
 const_assert!(MAX_SERVICES <= u16::BITS as usize);
 
 impl Scheduler {
-    /// A scheduler of the services in the tables, all ready.
+    /// Creates a scheduler of the services in the tables. All are ready.
     #[must_use]
     pub fn new(tables: &Tables<'_>) -> Scheduler {
         let in_ns = |us: u32| u64::from(us) * 1_000;
         let services = tables.services();
-        Self::of(services.iter().map(|one| (one.priority, in_ns(one.budget_us), in_ns(one.period_us))))
+        Self::with(services.iter().map(|one| (one.priority, in_ns(one.budget_us), in_ns(one.period_us))))
     }
 
-    /// A scheduler of services with these priorities, budgets and periods.
-    pub(crate) fn of(services: impl Iterator<Item = (u8, u64, u64)>) -> Scheduler {
-        let (entries, order) = ([Entry::NONE; MAX_SERVICES], [0; MAX_SERVICES]);
+    /// Creates a scheduler of services with these priorities, budgets and periods.
+    pub(crate) fn with(services: impl Iterator<Item = (u8, u64, u64)>) -> Scheduler {
+        let (entries, order) = ([Entry::UNUSED; MAX_SERVICES], [0; MAX_SERVICES]);
         let mut scheduler = Scheduler { entries, order, active: 0 };
         let mut priorities = [0; MAX_SERVICES];
         for (index, (priority, budget, period)) in services.enumerate().take(MAX_SERVICES) {
             priorities[index] = priority;
-            let limit = budget.saturating_add(budget.saturating_mul(MOST_OWED.0).max(MOST_OWED.1));
-            scheduler.entries[index] = Entry { state: State::Ready, budget, period, limit, ..Entry::NONE };
+            let max_used = budget.saturating_add(budget.saturating_mul(MAX_DEBT.0).max(MAX_DEBT.1));
+            scheduler.entries[index] = Entry { state: State::Ready, budget, period, max_used, ..Entry::UNUSED };
             scheduler.active |= 1 << index;
-            // Behind those that are as urgent.
+            // Behind those of the same priority.
             let before = |other: &u8| priorities[usize::from(*other)] >= priority;
-            let place = scheduler.order[..index].partition_point(before);
+            let rank = scheduler.order[..index].partition_point(before);
             scheduler.order[index] = index as u8;
-            scheduler.order[place..=index].rotate_right(1);
+            scheduler.order[rank..=index].rotate_right(1);
         }
-        for (place, index) in scheduler.order.into_iter().enumerate().take(scheduler.active.count_ones() as usize) {
-            scheduler.entries[usize::from(index)].place = place as u8;
+        for (rank, index) in scheduler.order.into_iter().enumerate().take(scheduler.active.count_ones() as usize) {
+            scheduler.entries[usize::from(index)].rank = rank as u8;
         }
         scheduler
     }
 
-    /// What a service is doing; one that does not exist is stopped.
+    /// Returns the state of a service. One that does not exist is stopped.
     #[must_use]
     pub fn state(&self, service: u8) -> State {
         self.entries.get(usize::from(service)).map_or(State::Stopped, |entry| entry.state)
     }
 
-    /// Changes what a service is doing. A stopped one stays stopped.
+    /// Sets the state of a service. A stopped one stays stopped.
     pub fn set_state(&mut self, service: u8, state: State) {
         let Some(entry) = self.entries.get_mut(usize::from(service)) else { return };
         if entry.state == State::Stopped {
             return;
         }
         entry.state = state;
-        let bit = 1 << (entry.place & 15);
+        let bit = 1 << (entry.rank & 15);
         let active = !matches!(state, State::Stopped | State::Waiting(u64::MAX));
         self.active = if active { self.active | bit } else { self.active & !bit };
     }
 
-    /// Something came for a service: if it waits, it is ready.
+    /// Makes a service ready if it waits.
     pub fn wake(&mut self, service: u8) {
         if matches!(self.state(service), State::Waiting(_)) {
             self.set_state(service, State::Ready);
         }
     }
 
-    /// Charges a service for `elapsed` ns that end at `now`. What it then owes beyond a limit is forgiven.
+    /// Charges a service for `elapsed` ns that end at `now`. A debt beyond the limit is forgiven.
     #[inline]
     pub fn charge(&mut self, service: u8, elapsed: u64, now: u64) {
         if let Some(entry) = self.entries.get_mut(usize::from(service)) {
-            entry.charge(elapsed, now, entry.limit);
+            entry.charge(elapsed, now, entry.max_used);
         }
     }
 
-    /// Charges a service for `elapsed` ns of the kernel's work that end at `now`. It owes all of it.
+    /// Charges a service for `elapsed` ns of the kernel's work that end at `now`, without a limit
+    /// on the debt.
     pub fn charge_work(&mut self, service: u8, elapsed: u64, now: u64) {
         if let Some(entry) = self.entries.get_mut(usize::from(service)) {
             entry.charge(elapsed, now, u64::MAX);
         }
     }
 
-    /// CPU time that a service has used in all, in ns.
+    /// Returns the CPU time that a service has used since boot, in ns.
     #[must_use]
     pub fn total(&self, service: u8) -> u64 {
         self.entries.get(usize::from(service)).map_or(0, |entry| entry.total)
     }
 
-    /// Chooses who runs at `now`, and when to choose again.
+    /// Chooses the service that runs at `now`, and the time to choose again.
     ///
-    /// The time that a less urgent service waits for changes nothing while the chosen one runs, so it is no time to choose again:
-    /// its interrupt would take time of a service that may have none to spare.
+    /// The deadlines of services after the chosen one do not count, since they would not change the
+    /// choice. Their interrupts would take time from a service that may have none to spare.
     pub fn next(&mut self, now: u64) -> Next {
         let mut next = Next { service: None, budget: Alarm::NEVER, deadline: Alarm::NEVER };
         let mut active = self.active;
@@ -176,84 +194,90 @@ impl Scheduler {
             let entry = &mut self.entries[usize::from(index & 15)];
             if let State::Waiting(deadline) = entry.state {
                 if deadline > now {
-                    next.deadline = next.deadline.or_sooner(Alarm { at: deadline, owner: Some(index) });
+                    next.deadline = next.deadline.earlier(Alarm { at: deadline, owner: Some(index) });
                     continue;
                 }
                 entry.state = State::Ready;
             }
-            entry.renew(now);
+            entry.renew_window(now);
             if let left @ 1.. = entry.budget.saturating_sub(entry.used) {
                 next.service = Some(index);
-                next.look_at(now + left, None);
+                next.choose_again_at(now + left, None);
                 break;
             }
-            next.look_at(entry.has_budget_at(), Some(index));
+            next.choose_again_at(entry.next_budget_at(), Some(index));
         }
         next
     }
 }
 
 impl Next {
-    /// Returns when to choose again at the latest, in ns; `u64::MAX` is never.
+    /// Returns the latest time to choose again, in ns. `u64::MAX` is never.
     #[must_use]
     pub fn time(&self) -> u64 {
         self.budget.at.min(self.deadline.at)
     }
 
-    /// Makes sure that the choice is looked at again at `time`, for `owner`.
-    fn look_at(&mut self, time: u64, owner: Option<u8>) {
-        self.budget = self.budget.or_sooner(Alarm { at: time, owner });
+    /// Sets the budget alarm to `time`, for `owner`, unless it comes sooner.
+    fn choose_again_at(&mut self, time: u64, owner: Option<u8>) {
+        self.budget = self.budget.earlier(Alarm { at: time, owner });
     }
 }
 
 impl Entry {
-    /// Charges for `elapsed` ns that end at `now`, up to `most` in the window of each.
+    /// Charges for `elapsed` ns that end at `now`. In each window, at most `limit` ns count as
+    /// used.
     #[inline]
-    fn charge(&mut self, elapsed: u64, now: u64, most: u64) {
-        if now < self.end {
-            self.take(elapsed, most);
+    fn charge(&mut self, elapsed: u64, now: u64, limit: u64) {
+        if now < self.window_end {
+            self.add_used(elapsed, limit);
         } else {
-            self.charge_across(elapsed, now, most);
+            self.charge_across(elapsed, now, limit);
         }
         self.total = self.total.saturating_add(elapsed);
     }
 
-    /// Charges for `elapsed` ns of which some lie before the window that begins: they are no use of it.
+    /// Charges for `elapsed` ns of which some lie before the present window, and count in the
+    /// earlier one.
     #[cold]
-    fn charge_across(&mut self, elapsed: u64, now: u64, most: u64) {
+    fn charge_across(&mut self, elapsed: u64, now: u64, limit: u64) {
         let before = elapsed.saturating_sub(now % self.period);
-        self.take(before, most);
-        self.renew(now);
-        self.take(elapsed - before, most);
+        self.add_used(before, limit);
+        self.renew_window(now);
+        self.add_used(elapsed - before, limit);
     }
 
-    /// Takes `elapsed` ns from the budget of the present window. What was owed before stays owed, whatever `most` is.
-    fn take(&mut self, elapsed: u64, most: u64) {
+    /// Adds `elapsed` ns to what is used of the present window, up to `limit`. An earlier debt
+    /// stays even if it is more than `limit`.
+    fn add_used(&mut self, elapsed: u64, limit: u64) {
         let used = self.used.saturating_add(elapsed);
-        self.used = if used <= most { used } else { most.max(self.used) };
+        self.used = if used <= limit { used } else { limit.max(self.used) };
     }
 
-    /// Returns when the window begins in which it has budget again, now that it has none. No sooner look is of use.
-    fn has_budget_at(&self) -> u64 {
-        // Mostly the next one is it, and nothing is divided.
+    /// Returns the start of the first window with budget, for a service that has none now.
+    fn next_budget_at(&self) -> u64 {
+        // Mostly that is the next window, and the division is saved.
         let more = if self.used / 2 < self.budget { 0 } else { self.used / self.budget - 1 };
-        self.end.saturating_add(self.period.saturating_mul(more))
+        self.window_end.saturating_add(self.period.saturating_mul(more))
     }
 
-    /// Begins a new window if `now` lies in one. What was used beyond the budget, because a timer came late, is owed:
-    /// so the share holds over time whatever the machine's timers do.
+    /// Begins a new window if the present one has ended.
+    ///
+    /// What was used beyond the budget, because a timer came late, remains as debt. So a service
+    /// keeps to its share over time, however late the machine's timers are.
     #[inline]
-    fn renew(&mut self, now: u64) {
-        if now >= self.end {
-            self.begin(now);
+    fn renew_window(&mut self, now: u64) {
+        if now >= self.window_end {
+            self.begin_window(now);
         }
     }
 
+    /// Begins the window in which `now` lies, and pays debt from the budgets of those that passed.
     #[cold]
-    fn begin(&mut self, now: u64) {
-        let passed = (now - self.end) / self.period + 1;
+    fn begin_window(&mut self, now: u64) {
+        let passed = (now - self.window_end) / self.period + 1;
         self.used = self.used.saturating_sub(self.budget.saturating_mul(passed));
-        self.end = (now / self.period + 1).saturating_mul(self.period);
+        self.window_end = (now / self.period + 1).saturating_mul(self.period);
     }
 }
 
@@ -263,7 +287,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn scheduler(services: &[(u8, u64, u64)]) -> Scheduler {
-        Scheduler::of(services.iter().copied())
+        Scheduler::with(services.iter().copied())
     }
 
     fn choice(next: Next) -> (Option<u8>, u64) {
@@ -294,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_late_timer_gave_is_paid_back() {
+    fn the_overshoot_of_a_late_timer_is_paid_back() {
         let mut scheduler = scheduler(&[(9, 30, 100)]);
         assert_eq!(choice(scheduler.next(0)).1, 30);
         scheduler.charge(0, 75, 75);
@@ -305,22 +329,22 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_of_the_machine_does_not_starve_who_ran() {
+    fn a_stall_of_the_machine_does_not_starve_the_service_that_ran() {
         let mut scheduler = scheduler(&[(9, 30, 100)]);
         scheduler.next(0);
         scheduler.charge(0, u64::MAX / 2, 50);
-        let paid = 100 * (MOST_OWED.1 / 30 + 1);
+        let paid = 100 * (MAX_DEBT.1 / 30 + 1);
         assert_eq!(choice(scheduler.next(100)), (None, paid));
         assert_eq!(scheduler.next(paid).service, Some(0));
-        // A large budget is owed some times over.
+        // For a large budget the limit is a multiple of it.
         let mut scheduler = self::scheduler(&[(9, 3_000_000, 10_000_000)]);
         scheduler.next(0);
         scheduler.charge(0, u64::MAX / 2, 50);
-        assert_eq!(choice(scheduler.next(10_000_000)), (None, 10_000_000 * (MOST_OWED.0 + 1)));
+        assert_eq!(choice(scheduler.next(10_000_000)), (None, 10_000_000 * (MAX_DEBT.0 + 1)));
     }
 
     #[test]
-    fn what_a_small_budget_overshot_is_owed_in_full() {
+    fn the_overshoot_of_a_small_budget_is_owed_in_full() {
         for (budget, used) in [(1, 500), (1, 999_999), (30, 999_999), (1_000, 60_000)] {
             let mut scheduler = scheduler(&[(9, budget, 1_000)]);
             scheduler.next(0);
@@ -335,14 +359,14 @@ mod tests {
         scheduler.next(0);
         scheduler.charge_work(0, 600_000_000, 600_000_000);
         assert_eq!(choice(scheduler.next(600_000_000)), (None, 2_000_000_000));
-        // What comes after that forgives nothing of it.
+        // Later charges forgive nothing of it.
         scheduler.charge(0, 10, 600_000_100);
         assert_eq!(choice(scheduler.next(600_000_100)), (None, 2_000_000_000));
         assert_eq!(choice(scheduler.next(2_000_000_000)), (Some(0), 2_003_000_000));
     }
 
     #[test]
-    fn a_run_across_the_end_of_a_window_uses_of_each_what_was_in_it() {
+    fn a_run_across_the_end_of_a_window_counts_in_both() {
         let mut scheduler = scheduler(&[(9, 80, 100)]);
         assert_eq!(choice(scheduler.next(30)), (Some(0), 110));
         scheduler.charge(0, 80, 110);
@@ -353,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stopped_stay_stopped() {
+    fn a_stopped_service_stays_stopped() {
         let mut scheduler = scheduler(&[(1, 10, 10)]);
         scheduler.set_state(0, State::Stopped);
         scheduler.wake(0);
@@ -362,20 +386,20 @@ mod tests {
         assert_eq!(scheduler.state(200), State::Stopped);
     }
 
-    /// When the window begins in which it has budget, by going from one to the next.
+    /// Returns the start of the first window with budget, by going through the windows one by one.
     fn first_with_budget(mut entry: Entry) -> u64 {
         while entry.used >= entry.budget {
-            entry.renew(entry.end);
+            entry.renew_window(entry.window_end);
         }
-        entry.end - entry.period
+        entry.window_end - entry.period
     }
 
-    /// What a look at every service, one after the other, says.
-    fn plainly(mut scheduler: Scheduler, count: usize, now: u64) -> (Option<u8>, u64) {
+    /// Makes the choice by looking at every service in turn, as a model for the test.
+    fn plain_choice(mut scheduler: Scheduler, count: usize, now: u64) -> (Option<u8>, u64) {
         let (mut chosen, mut timer) = (None, u64::MAX);
         for index in scheduler.order.into_iter().take(count) {
             let entry = &mut scheduler.entries[usize::from(index)];
-            entry.renew(now);
+            entry.renew_window(now);
             let more =
                 matches!(entry.state, State::Waiting(deadline) if deadline <= now) || entry.state == State::Ready;
             let left = entry.budget.saturating_sub(entry.used);
@@ -390,7 +414,7 @@ mod tests {
         (chosen, timer)
     }
 
-    /// Whether it is this service that an alarm is for.
+    /// Returns `true` if an alarm is for this service.
     fn is_for(alarm: Alarm, entry: &Entry, now: u64) -> bool {
         match entry.state {
             State::Waiting(deadline) => alarm.at == deadline,
@@ -401,9 +425,9 @@ mod tests {
     }
 
     proptest! {
-        /// What is kept from one choice to the next changes none.
+        /// State kept from one choice to the next does not change the result.
         #[test]
-        fn the_choice_is_that_of_a_plain_look(
+        fn the_choice_is_that_of_the_plain_model(
             services in prop::collection::vec((1_u8..5, 1_u64..50), 1..6),
             steps in prop::collection::vec((0_u8..6, 0_u64..120, 0_u8..9, 0_u64..40), 0..200),
         ) {
@@ -418,7 +442,7 @@ mod tests {
                     _ => scheduler.charge(service, ahead, now),
                 }
                 now += passes;
-                let expected = plainly(scheduler.clone(), services.len(), now);
+                let expected = plain_choice(scheduler.clone(), services.len(), now);
                 let next = scheduler.next(now);
                 prop_assert_eq!(choice(next), expected);
                 for (alarm, owner) in [(next.budget, next.budget.owner.or(next.service)), (next.deadline, next.deadline.owner)] {
@@ -428,8 +452,8 @@ mod tests {
             }
         }
 
-        /// Every service that always wants to run gets no more than its budget and one timer's overshoot in each window,
-        /// and time passes.
+        /// A service that is always ready gets no more than its budget in a window, and time
+        /// passes.
         #[test]
         fn budgets_hold(services in prop::collection::vec((1_u8..5, 1_u64..50), 1..6)) {
             let services: Vec<_> = services.into_iter().map(|(priority, budget)| (priority, budget, 100)).collect();

@@ -1,19 +1,23 @@
-//! Which rights were exercised: what the policy could do without shows in a record of real work.
+//! Lists the rights that were exercised. After real work, the others are those that the policy
+//! could do without.
 
 use core::fmt;
 
 use cloister_caps::tables::{Capability, Tables};
 use cloister_caps::{Kind, Operation, Rights};
 
-/// What a capability was used for. Written as `use: SERVICE NAME KIND WORD…`, in which a kind of two words has a hyphen
-/// and no word at all is `-`. `cloister-policy unused` reads these lines.
+/// Lists the rights of one capability that were exercised.
+///
+/// Its `Display` form is `use: SERVICE NAME KIND WORD…`. A kind of two words has a hyphen. `-` stands
+/// for no word at all. `cloister-policy unused` reads these lines.
 pub struct Use<'t> {
     tables: Tables<'t>,
     capability: Capability,
     rights: Rights,
 }
 
-/// What each capability was used for, but those to regions: nothing but finding them can be done with these.
+/// Returns the exercised rights of each capability except those to regions, which have one
+/// operation only.
 pub(crate) fn uses<'t>(
     tables: Tables<'t>,
     used: impl Fn(&Capability) -> Option<Rights>,

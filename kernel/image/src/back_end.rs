@@ -1,6 +1,8 @@
-//! What only a back end's kernel does: map pages that another domain grants, bind channels that it has allocated.
+//! Maps pages that another domain grants, and binds event channels that it has allocated, for a
+//! back end.
 //!
-//! The kernel that ships is built without this file (docs/decisions/0006-separate-kernel-for-back-ends.md).
+//! The kernel that ships is built without this file
+//! (docs/decisions/0006-separate-kernel-for-back-ends.md).
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,8 +15,8 @@ use crate::hypercall::{self, EVENT_CHANNEL_OP, GRANT_TABLE_OP};
 /// `GNTMAP_host_map` and `GNTMAP_readonly` (`grant_table.h`).
 const HOST_MAP: u32 = 2;
 const READONLY: u32 = 4;
-/// No handle: Xen's are indices into a table far smaller.
-const NONE: u32 = u32::MAX;
+/// Stands for no handle. Xen's handles are indices into a far smaller table.
+const NO_HANDLE: u32 = u32::MAX;
 
 /// `struct gnttab_map_grant_ref` (`grant_table.h`).
 #[repr(C)]
@@ -50,47 +52,50 @@ struct BindInterdomain {
 }
 const_assert_eq!(size_of::<BindInterdomain>(), 12);
 
-/// The peers' pages that are mapped: Xen's handle of each, by the reference that names the mapping. Static, because it is large
-/// for a stack.
-static HANDLES: [AtomicU32; MAX_GRANT_REFS as usize] = [const { AtomicU32::new(NONE) }; MAX_GRANT_REFS as usize];
+/// Xen's handle of each peer's page that is mapped, by the reference that names the mapping. It is
+/// static because it is too large for a stack.
+static HANDLES: [AtomicU32; MAX_GRANT_REFS as usize] = [const { AtomicU32::new(NO_HANDLE) }; MAX_GRANT_REFS as usize];
 
-/// `GNTTABOP_map_grant_ref` at `frame`, which must be a page of a region that the policy shares: what was there is gone for
-/// good, and after the unmapping there is nothing. Page tables stay as they are.
-pub fn map(own: GrantRef, frame: Gfn, peer: DomId, theirs: GrantRef, writable: bool) -> bool {
-    let Some(place) = HANDLES.get(own.0 as usize).filter(|handle| handle.load(Ordering::Relaxed) == NONE) else {
+/// Maps a peer's page at `frame` (`GNTTABOP_map_grant_ref`). Returns `true` if it is mapped.
+///
+/// `frame` must be a page of a region that the policy shares. The page that was there is lost for
+/// good, and after the unmapping there is none. Page tables do not change.
+pub fn map(own_ref: GrantRef, frame: Gfn, peer: DomId, peer_ref: GrantRef, writable: bool) -> bool {
+    let Some(entry) = HANDLES.get(own_ref.0 as usize).filter(|handle| handle.load(Ordering::Relaxed) == NO_HANDLE)
+    else {
         return false;
     };
     let mut argument = Map {
         host_addr: frame.0 * PAGE_SIZE as u64,
         flags: HOST_MAP | if writable { 0 } else { READONLY },
-        reference: theirs.0,
+        reference: peer_ref.0,
         dom: peer.0,
         status: -1,
-        handle: NONE,
+        handle: NO_HANDLE,
         dev_bus_addr: 0,
     };
-    // SAFETY: one structure of the operation's type, exclusively borrowed. The frame that is replaced belongs to a region
-    // that services see through `SharedRegion`s alone.
+    // SAFETY: one structure of the operation's type, exclusively borrowed. The frame that is
+    // replaced belongs to a region that services access through a `SharedRegion` only.
     let code = unsafe { hypercall::raw(GRANT_TABLE_OP, 0, core::ptr::from_mut(&mut argument) as u64, 1) };
     let mapped = code == 0 && argument.status == 0;
     if mapped {
-        place.store(argument.handle, Ordering::Relaxed);
+        entry.store(argument.handle, Ordering::Relaxed);
     }
     mapped
 }
 
-/// `GNTTABOP_unmap_grant_ref`.
-pub fn unmap(own: GrantRef, frame: Gfn) {
-    let Some(place) = HANDLES.get(own.0 as usize) else { return };
-    let handle = place.swap(NONE, Ordering::Relaxed);
+/// Unmaps a peer's page (`GNTTABOP_unmap_grant_ref`).
+pub fn unmap(own_ref: GrantRef, frame: Gfn) {
+    let Some(entry) = HANDLES.get(own_ref.0 as usize) else { return };
+    let handle = entry.swap(NO_HANDLE, Ordering::Relaxed);
     let mut argument = Unmap { host_addr: frame.0 * PAGE_SIZE as u64, dev_bus_addr: 0, handle, status: 0, pad: 0 };
-    // SAFETY: one structure of the operation's type, exclusively borrowed. A handle that is none is refused.
+    // SAFETY: one structure of the operation's type, exclusively borrowed. Xen refuses `NO_HANDLE`.
     unsafe { hypercall::raw(GRANT_TABLE_OP, 1, core::ptr::from_mut(&mut argument) as u64, 1) };
 }
 
-/// `EVTCHNOP_bind_interdomain`.
-pub fn bind_interdomain(peer: DomId, theirs: EvtchnPort) -> Option<EvtchnPort> {
-    let mut argument = BindInterdomain { remote_dom: peer.0, pad: 0, remote_port: theirs.0, local_port: 0 };
+/// Binds the event channel that `peer` has allocated as `peer_port` (`EVTCHNOP_bind_interdomain`).
+pub fn bind_interdomain(peer: DomId, peer_port: EvtchnPort) -> Option<EvtchnPort> {
+    let mut argument = BindInterdomain { remote_dom: peer.0, pad: 0, remote_port: peer_port.0, local_port: 0 };
     hypercall::operate(EVENT_CHANNEL_OP, 0, &mut argument, "EVTCHNOP_bind_interdomain").ok()?;
     Some(EvtchnPort(argument.local_port))
 }

@@ -1,4 +1,4 @@
-//! From the boot code to the first service.
+//! Takes the kernel from the boot code to the first service.
 
 use core::fmt;
 
@@ -6,46 +6,48 @@ use arrayvec::ArrayVec;
 use cloister_caps::tables::{TableError, Tables};
 use cloister_caps::{EvtchnPort, Gfn, PAGE_SIZE};
 use cloister_kernel_core::boot::{self, BootError, MAX_MAP, MapEntry, PhysicalMemory, StartInfo};
-use cloister_kernel_core::memory::{Frames, FreeMemory};
-use cloister_kernel_core::place::{Given, PlaceError, Places, place};
+use cloister_kernel_core::memory::{FrameRange, FreeMemory};
+use cloister_kernel_core::placement::{BootRegions, PlacementError, Placements, place_regions};
 use cloister_kernel_core::{Accounting, Costs, Kernel};
 
-use crate::calls;
 use crate::fatal::{ON_XEN, fatal};
-use crate::grants::{GrantTable, PER_FRAME};
-use crate::hypercall::{self, MapRecord, Param, Refused, Space};
+use crate::grants::{ENTRIES_PER_FRAME, GrantTable};
+use crate::hypercall::{self, E820Entry, HypercallError, Param, Space};
+use crate::hypercall_page;
 use crate::machine::Machine;
 use crate::paging::{self, OFFSET, PagingError, Root};
 use crate::processor::{self, Features, UPCALL_VECTOR};
 use crate::run::{self, Run};
 use crate::service;
-use crate::{console, count, xen};
+use crate::{console, count, shared_info};
 
-/// Where the packer put the capability tables: their physical address and length.
+/// Physical address and length of the capability tables. The packer writes both.
 #[unsafe(link_section = ".tables")]
 #[unsafe(no_mangle)]
 static CLOISTER_TABLES: [u64; 2] = [0; 2];
 
 /// `XENFEAT_auto_translated_physmap` and `XENFEAT_hvm_callback_vector` (`features.h`).
-const NEEDED_FEATURES: u32 = 1 << 2 | 1 << 8;
-/// Frames with nothing behind them, in order of preference: for the shared info, then the grant table.
+const REQUIRED_FEATURES: u32 = 1 << 2 | 1 << 8;
+/// Frame numbers at which the memory map usually has a hole, in order of preference. The shared
+/// info goes there, and the grant table after it.
 const HOLES: [u64; 3] = [0xF_0000, 0xF_D000, 0xE_0000];
-/// The most grant frames that the kernel maps: `MAX_GRANT_REFS`.
+/// The most frames of the grant table that the kernel maps: those of `MAX_GRANT_REFS` entries.
 const MAX_GRANT_FRAMES: u64 = 8;
 
-/// How often the cost of an interrupt is measured: once with cold caches, once with warm ones. Each takes its time of the boot.
+/// Times that the cost of an interrupt is measured: once with cold caches, once with warm ones.
+/// Each makes the boot longer.
 const MEASUREMENTS: u32 = 2;
 
-/// Why the image cannot run here.
+/// Says why the image cannot run on this machine.
 enum Failure {
     NotXen,
     NoExecute,
     Features(u32),
     Boot(BootError),
-    Refused(Refused),
+    Hypercall(HypercallError),
     NoTables,
     Tables(TableError),
-    Place(PlaceError),
+    Placement(PlacementError),
     Paging(PagingError),
     NoHole,
     GrantFrames { needed: u64, offered: u32 },
@@ -60,7 +62,7 @@ macro_rules! failure_from {
         }
     )*};
 }
-failure_from!(BootError => Boot, Refused => Refused, TableError => Tables, PlaceError => Place, PagingError => Paging);
+failure_from!(BootError => Boot, HypercallError => Hypercall, TableError => Tables, PlacementError => Placement, PagingError => Paging);
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,13 +72,13 @@ impl fmt::Display for Failure {
             }
             Failure::NoExecute => write!(f, "the processor has no NX; without it pages cannot be kept from execution"),
             Failure::Features(offered) => {
-                write!(f, "Xen lacks what a PVH guest needs (features {offered:#x}, needed {NEEDED_FEATURES:#x})")
+                write!(f, "Xen lacks what a PVH guest needs (features {offered:#x}, needed {REQUIRED_FEATURES:#x})")
             }
             Failure::Boot(error) => error.fmt(f),
-            Failure::Refused(refused) => refused.fmt(f),
+            Failure::Hypercall(error) => error.fmt(f),
             Failure::NoTables => write!(f, "no capability tables: this kernel was not packed with a policy"),
             Failure::Tables(error) => error.fmt(f),
-            Failure::Place(error) => error.fmt(f),
+            Failure::Placement(error) => error.fmt(f),
             Failure::Paging(error) => error.fmt(f),
             Failure::NoHole => write!(f, "no hole in the memory map for Xen's shared pages"),
             Failure::GrantFrames { needed, offered } => write!(
@@ -87,27 +89,27 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Physical memory through the boot code's identity map.
-struct Identity;
+/// Reads physical memory through the boot code's identity map.
+struct IdentityMap;
 
-impl PhysicalMemory for Identity {
+impl PhysicalMemory for IdentityMap {
     fn read(&self, address: u64, into: &mut [u8]) -> bool {
         let end = address.checked_add(into.len() as u64);
         if address == 0 || end.is_none_or(|end| end > 1 << 32) {
             return false;
         }
         for (index, byte) in into.iter_mut().enumerate() {
-            // SAFETY: the first 4 GiB are identity-mapped; what is no RAM reads as ones.
+            // SAFETY: the first 4 GiB are identity-mapped. Addresses without RAM read as ones.
             *byte = unsafe { (address as *const u8).wrapping_add(index).read_volatile() };
         }
         true
     }
 }
 
-/// Where `boot.s` goes on, with the address of the start info.
+/// Continues from `boot.s`, with the physical address of the start info.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_main(start_info: u32) -> ! {
-    count::begin();
+    count::start_counting();
     processor::load_tables();
     match prepare(u64::from(start_info)) {
         Ok(()) => run::start(),
@@ -115,6 +117,8 @@ extern "C" fn kernel_main(start_info: u32) -> ! {
     }
 }
 
+/// Checks the machine and the boot data, puts the kernel's own page tables in force, and sets up
+/// the services.
 fn prepare(start_info: u64) -> Result<(), Failure> {
     let features = Features::detect();
     features.xen_leaf.ok_or(Failure::NotXen)?;
@@ -124,31 +128,32 @@ fn prepare(start_info: u64) -> Result<(), Failure> {
     }
     processor::enable_no_execute();
     let offered = hypercall::features()?;
-    if offered & NEEDED_FEATURES != NEEDED_FEATURES {
+    if offered & REQUIRED_FEATURES != REQUIRED_FEATURES {
         return Err(Failure::Features(offered));
     }
-    let info = StartInfo::read(&Identity, start_info)?;
+    let info = StartInfo::read(&IdentityMap, start_info)?;
     let map = memory_map(&info)?;
-    let tables_at = tables_location()?;
-    // SAFETY: the packer put the tables there. The boot code's page tables map them, and so do the kernel's own, which
-    // replace those below, read-only and for good.
-    let bytes = unsafe { core::slice::from_raw_parts((tables_at.0 + OFFSET) as *const u8, tables_at.1 as usize) };
+    let tables_range = tables_location()?;
+    // SAFETY: the packer put the tables there. The boot code's page tables map them. So do the
+    // kernel's own, which replace these below: read-only, and for good.
+    let bytes = unsafe { core::slice::from_raw_parts((tables_range.0 + OFFSET) as *const u8, tables_range.1 as usize) };
     let tables = Tables::parse(bytes)?;
-    let mut free = free_memory(&info, &map, &tables, tables_at)?;
-    let mut kernel_root = paging::build_kernel(&mut free, tables_at)?;
+    let mut free = free_memory(&info, &map, &tables, tables_range)?;
+    let mut kernel_root = paging::build_kernel(&mut free, tables_range)?;
     processor::protect(&features);
     if features.gigabyte {
-        calls::move_out(&mut kernel_root, &mut free)?;
+        hypercall_page::relocate(&mut kernel_root, &mut free)?;
     }
     let memory = map.iter().filter(|entry| entry.ram).map(|entry| entry.length).sum();
     let console_port = map_console();
-    greet(memory)?;
-    describe(&tables, &features);
-    let grants = share_pages(&tables, &map)?;
-    finish(Parts { tables, info, memory, features, grants, console_port }, &mut kernel_root, free)
+    print_version(memory)?;
+    print_policy(&tables, &features);
+    let grants = map_shared_pages(&tables, &map)?;
+    set_up_services(Prepared { tables, info, memory, features, grants, console_port }, &mut kernel_root, free)
 }
 
-struct Parts {
+/// Holds what [`prepare`] has found out.
+struct Prepared {
     tables: Tables<'static>,
     info: StartInfo,
     memory: u64,
@@ -157,34 +162,36 @@ struct Parts {
     console_port: Option<EvtchnPort>,
 }
 
-/// Places the regions, builds and fills the address spaces, drops the identity map. What the kernel keeps is large: it goes
-/// straight where it stays, for each copy on the way would be on the stack.
-fn finish(parts: Parts, kernel_root: &mut Root, mut free: FreeMemory) -> Result<(), Failure> {
-    let Parts { tables, info, memory, features, grants, console_port } = parts;
-    let given = Given {
+/// Places the regions, builds the address spaces, drops the identity map and loads the programs.
+///
+/// The kernel's state is large, and each copy of it would be on the stack. So it is built here and
+/// goes straight to where it stays.
+fn set_up_services(prepared: Prepared, kernel_root: &mut Root, mut free: FreeMemory) -> Result<(), Failure> {
+    let Prepared { tables, info, memory, features, grants, console_port } = prepared;
+    let boot_regions = BootRegions {
         module: info.module.map(|module| (module.address, module.length)),
         command_line: Some(copy_command_line(&info, &mut free)?),
         xenstore: hypercall::get_param(Param::StorePfn).map(Gfn),
     };
-    let copies = service::take_copies(&tables, &mut free)?;
+    let writable = service::allocate_writable(&tables, &mut free)?;
     let reserve = service::page_table_reserve(&tables, free.total());
-    let places: Places = place(&tables, &mut free, &given, reserve)?;
-    let services = service::build(tables, kernel_root, &mut free, &places, copies)?;
+    let placements: Placements = place_regions(&tables, &mut free, &boot_regions, reserve)?;
+    let services = service::build(tables, kernel_root, &mut free, &placements, writable)?;
     paging::drop_identity_map(*kernel_root);
-    services.clear(&places);
+    services.clear_at_boot(&placements);
     for index in 0..tables.services().len() {
         services.load(index as u8);
     }
     let timer_port = hypercall::bind_timer()?;
-    let mut kernel = Kernel::new(tables, places, xen::now(), memory);
-    xen::unmask(timer_port);
-    let (costs, idle) = measure();
+    let mut kernel = Kernel::new(tables, placements, shared_info::now(), memory);
+    shared_info::unmask(timer_port);
+    let (costs, idle) = measure_interrupt();
     if let Some(port) = console_port {
-        xen::unmask(port);
+        shared_info::unmask(port);
     }
     if let Some(port) = hypercall::get_param(Param::StoreEvtchn).and_then(|port| u32::try_from(port).ok()) {
         kernel.set_xenstore_port(EvtchnPort(port));
-        xen::unmask(EvtchnPort(port));
+        shared_info::unmask(EvtchnPort(port));
     }
     let machine = Machine::new(grants, features.rdrand);
     if !machine.has_random() {
@@ -195,43 +202,48 @@ fn finish(parts: Parts, kernel_root: &mut Root, mut free: FreeMemory) -> Result<
         "cloister: an interrupt costs {} ns, a timer waits {} ns",
         costs.interrupt, costs.grain
     ));
-    let (waiting, accounting) = ([false; _], Accounting::new(costs, xen::now()));
-    run::keep(Run { kernel, machine, services, timer_port, console_port, waiting, current: None, accounting, idle });
+    let (waiting, accounting) = ([false; _], Accounting::new(costs, shared_info::now()));
+    run::install(Run { kernel, machine, services, timer_port, console_port, waiting, current: None, accounting, idle });
     Ok(())
 }
 
-/// Measures what a timer interrupt costs here: the least time from setting a timer that is due to having taken its event. It
-/// includes the hypercall, so that the service that is charged for an interrupt pays rather too much than too little. All other
-/// ports are still masked. Returns also how long the processor slept meanwhile, in ns.
-fn measure() -> (Costs, u64) {
-    let (mut least, mut slept) = (u64::MAX, 0);
+/// Measures what a timer interrupt costs on this machine. Returns also the time in ns for which the
+/// processor slept meanwhile.
+///
+/// The cost is the least time from setting a timer that is due to having taken its event. It
+/// includes the hypercall, so that a service that is charged for an interrupt pays too much rather
+/// than too little. All other ports are still masked.
+fn measure_interrupt() -> (Costs, u64) {
+    let (mut least, mut idle) = (u64::MAX, 0);
     for _ in 0..MEASUREMENTS {
-        let begun = xen::now();
+        let begun = shared_info::now();
         hypercall::set_timer(begun);
-        let asleep = xen::now();
+        let asleep = shared_info::now();
         processor::sleep();
-        let now = xen::now();
+        let now = shared_info::now();
         least = least.min(now.saturating_sub(begun));
-        slept += now.saturating_sub(asleep);
-        xen::take_events(xen::unmask);
+        idle += now.saturating_sub(asleep);
+        shared_info::take_events(shared_info::unmask);
     }
     let costs = Costs::new(least);
-    // The profiler's samples are wanted as often as they are asked for.
-    (if cfg!(feature = "profile") { Costs { grain: 0, ..costs } } else { costs }, slept)
+    // The profiler takes samples more often than the grain would allow.
+    (if cfg!(feature = "profile") { Costs { grain: 0, ..costs } } else { costs }, idle)
 }
 
-/// The memory map: the start info's, or Xen's own where that is of version 0.
+/// Returns the memory map: that of the start info, or Xen's own if that has none, as in version 0.
 fn memory_map(info: &StartInfo) -> Result<ArrayVec<MapEntry, MAX_MAP>, Failure> {
     if !info.map.is_empty() {
         return Ok(info.map.clone());
     }
-    let mut records = [MapRecord::default(); MAX_MAP];
+    let mut records = [E820Entry::default(); MAX_MAP];
     let count = hypercall::memory_map(&mut records)?;
     Ok(records[..count].iter().map(|record| MapEntry::new(record.address, record.length, record.kind)).collect())
 }
 
+/// Returns physical address and length of the capability tables.
 fn tables_location() -> Result<(u64, u64), Failure> {
-    // SAFETY: a static of ours, read as the packer left it and not as the compiler knows it.
+    // SAFETY: it is a static of ours. The volatile read returns what the packer wrote, not the
+    // initial value that the compiler knows.
     let [address, length] = unsafe { (&raw const CLOISTER_TABLES).read_volatile() };
     let fits = address >= paging::kernel_end_address()
         && address.is_multiple_of(PAGE_SIZE as u64)
@@ -239,39 +251,40 @@ fn tables_location() -> Result<(u64, u64), Failure> {
     if length > 0 && fits { Ok((address, length)) } else { Err(Failure::NoTables) }
 }
 
-/// RAM, less the image, the boot data and the first page.
+/// Returns the free memory: all RAM except the image, the boot data and the first page.
 fn free_memory(
     info: &StartInfo,
     map: &[MapEntry],
     tables: &Tables<'_>,
-    tables_at: (u64, u64),
+    tables_range: (u64, u64),
 ) -> Result<FreeMemory, Failure> {
     let mut free = FreeMemory::new();
     for entry in map.iter().filter(|entry| entry.ram) {
-        free.add(Frames::within(entry.address, entry.length));
+        free.add(FrameRange::within(entry.address, entry.length));
     }
     if free.total() == 0 {
         return Err(BootError::NoMemory.into());
     }
-    free.remove(Frames { start: 0, end: 1 });
+    free.remove(FrameRange { start: 0, end: 1 });
     let kernel = 0x10_0000;
-    free.remove(Frames::touching(kernel, paging::kernel_end_address() - kernel));
-    free.remove(Frames::touching(tables_at.0, tables_at.1));
+    free.remove(FrameRange::touching(kernel, paging::kernel_end_address() - kernel));
+    free.remove(FrameRange::touching(tables_range.0, tables_range.1));
     for segment in tables.segments().iter() {
-        free.remove(Frames::touching(segment.image_address, segment.file_size));
+        free.remove(FrameRange::touching(segment.image_address, segment.file_size));
     }
     for region in tables.regions().iter() {
-        free.remove(Frames::touching(region.image_address, region.image_length));
+        free.remove(FrameRange::touching(region.image_address, region.image_length));
     }
-    for entry in &info.own {
-        free.remove(Frames::touching(entry.address, entry.length));
+    for entry in &info.boot_data {
+        free.remove(FrameRange::touching(entry.address, entry.length));
     }
     if let Some(module) = info.module {
-        free.remove(Frames::touching(module.address, module.length));
+        free.remove(FrameRange::touching(module.address, module.length));
     }
     Ok(free)
 }
 
+/// Maps the console page and makes it the console. Returns the console's port, if Xen provides one.
 fn map_console() -> Option<EvtchnPort> {
     let frame = hypercall::get_param(Param::ConsolePfn)?;
     let port = EvtchnPort(u32::try_from(hypercall::get_param(Param::ConsoleEvtchn)?).ok()?);
@@ -280,7 +293,8 @@ fn map_console() -> Option<EvtchnPort> {
     Some(port)
 }
 
-fn greet(memory: u64) -> Result<(), Failure> {
+/// Prints the versions of the image and of Xen, and the size of the memory.
+fn print_version(memory: u64) -> Result<(), Failure> {
     let version = hypercall::version()?;
     console::line(format_args!(
         "cloister {} on Xen {}.{}, {} KiB of memory",
@@ -292,6 +306,7 @@ fn greet(memory: u64) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Formats a hash in hexadecimal.
 struct Hex([u8; 32]);
 
 impl fmt::Display for Hex {
@@ -300,7 +315,8 @@ impl fmt::Display for Hex {
     }
 }
 
-fn describe(tables: &Tables<'_>, features: &Features) {
+/// Prints the policy's hash, the size of the tables, and the protections that are on.
+fn print_policy(tables: &Tables<'_>, features: &Features) {
     console::line(format_args!("cloister: policy {}", Hex(tables.policy_hash())));
     console::line(format_args!(
         "cloister: {} services, {} capabilities, {} queues; NX WP{}{}{}",
@@ -313,25 +329,25 @@ fn describe(tables: &Tables<'_>, features: &Features) {
     ));
 }
 
-/// Puts the shared info and the grant table into a hole of the memory map and maps them; opens the upcall with every
-/// port masked.
-fn share_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable, Failure> {
+/// Puts the shared info and the grant table into a hole of the memory map, and maps them. Enables
+/// the upcall, with every port masked.
+fn map_shared_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable, Failure> {
     let needed = tables.grants().iter().map(|grant| u64::from(grant.first_ref + grant.count)).max().unwrap_or(0);
-    let needed = needed.div_ceil(u64::from(PER_FRAME));
+    let needed = needed.div_ceil(u64::from(ENTRIES_PER_FRAME));
     let hole = HOLES
         .into_iter()
         .find(|hole| {
-            let wanted = Frames { start: *hole, end: hole + 1 + MAX_GRANT_FRAMES };
+            let wanted = FrameRange { start: *hole, end: hole + 1 + MAX_GRANT_FRAMES };
             map.iter().all(|entry| {
-                let taken = Frames::touching(entry.address, entry.length);
+                let taken = FrameRange::touching(entry.address, entry.length);
                 taken.end <= wanted.start || wanted.end <= taken.start
             })
         })
         .ok_or(Failure::NoHole)?;
     hypercall::add_to_physmap(Space::SharedInfo, 0, Gfn(hole))?;
     paging::map_special(paging::SHARED_INFO, Gfn(hole));
-    xen::mask_all();
-    // Type 2, a vector (params.h); it also makes Xen fill in the wall clock.
+    shared_info::mask_all();
+    // Type 2 is a vector (params.h). Setting it also makes Xen fill in the wall clock.
     hypercall::set_param(Param::CallbackIrq, 2 << 56 | u64::from(UPCALL_VECTOR))?;
     if needed > 0 {
         let offered = hypercall::grant_frames()?;
@@ -339,7 +355,7 @@ fn share_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable, Fail
             return Err(Failure::GrantFrames { needed, offered });
         }
     }
-    // The last first: Xen then grows the table once.
+    // The last frame first, so that Xen grows the table once.
     for index in (0..needed).rev() {
         let frame = Gfn(hole + 1 + index);
         hypercall::add_to_physmap(Space::GrantTable, index, frame)?;
@@ -348,10 +364,10 @@ fn share_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable, Fail
     Ok(GrantTable::new(needed as u32))
 }
 
-/// Copies the command line to a page of its own.
+/// Copies the command line to a page of its own. Returns the page's frame, and the line's length.
 fn copy_command_line(info: &StartInfo, free: &mut FreeMemory) -> Result<(Gfn, u64), Failure> {
     let mut line = [0; boot::MAX_COMMAND_LINE];
-    let length = info.command_line.map_or(0, |address| boot::command_line(&Identity, address, &mut line));
+    let length = info.command_line.map_or(0, |address| boot::command_line(&IdentityMap, address, &mut line));
     let frame = free.take(1).ok_or(PagingError::NoMemory)?;
     paging::write(frame, &line[..length]);
     Ok((frame, length as u64))

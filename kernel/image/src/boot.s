@@ -1,4 +1,5 @@
-# From the PVH entry (32-bit, paging off, EBX = start info) to 64-bit Rust code in the upper half.
+# Goes from the PVH entry (32-bit, paging off, EBX = start info) to 64-bit Rust code in the upper
+# half.
 
 .section .note.Xen, "a", @note
 .align 4
@@ -15,7 +16,7 @@ pvh_start:
     mov esp, offset stack_top_physical
     mov ebp, ebx                # the start info
 
-    # Long mode at all? Without it, all that can be done is to say so.
+    # Without long mode the kernel can only say so.
     mov eax, 0x80000000
     cpuid
     cmp eax, 0x80000001

@@ -1,4 +1,4 @@
-//! The console: Xen's ring when there is one, else the debug port.
+//! Prints lines: to Xen's console ring once it is mapped, before that to the debug port.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -20,30 +20,36 @@ mod field {
     pub const OUT_PROD: usize = 3084;
 }
 
-/// Text that waits for room in the ring.
+/// Bytes of text that can wait for room in the ring.
 const BACKLOG: usize = 16 * 1024;
-/// How often a dying kernel offers the daemon the processor before it gives its last words up.
-const LAST_OFFERS: usize = 20_000;
+/// Times that [`drain`] yields the processor to the daemon before it gives up.
+const MAX_DRAIN_YIELDS: usize = 20_000;
 
+/// Holds the output side of the ring, and the text that waits for room in it.
 struct Ring {
-    /// The daemon's port.
+    /// The port of the console daemon.
     port: EvtchnPort,
+    /// Our producer index. The one in the ring is read once, at the start.
     produced: u32,
     backlog: [u8; BACKLOG],
+    /// Index of the first byte that waits.
     head: usize,
+    /// Bytes that wait.
     length: usize,
+    /// Bytes dropped since the last message about that.
     dropped: u32,
 }
 
 static RING: Global<Ring> = Global::new();
 
+/// Returns an index of the ring.
 fn index(offset: usize) -> &'static AtomicU32 {
-    // SAFETY: the console page is mapped at `CONSOLE` before the ring is set, the offset is that of an aligned index in it,
-    // and an atomic may be changed by the daemon at any time.
+    // SAFETY: the console page is mapped at `CONSOLE` before the ring is set. The offset is that of
+    // an aligned index in it. The daemon may change an atomic at any time.
     unsafe { AtomicU32::from_ptr((paging::CONSOLE as usize + offset) as *mut u32) }
 }
 
-/// From here on text goes to the ring, whose page is mapped.
+/// Sends all text from now on to the ring, whose page must be mapped.
 pub fn use_ring(port: EvtchnPort) {
     let produced = index(field::OUT_PROD).load(Ordering::Relaxed);
     RING.set(Ring { port, produced, backlog: [0; BACKLOG], head: 0, length: 0, dropped: 0 });
@@ -59,33 +65,35 @@ impl Ring {
         self.length += 1;
     }
 
-    /// Moves as much of the backlog to the ring as fits.
-    fn pump(&mut self) {
+    /// Moves as much of the backlog to the ring as fits, and notifies the daemon.
+    fn flush(&mut self) {
         let room = room(self.produced, index(field::OUT_CONS).load(Ordering::Acquire)) as usize;
         let count = room.min(self.length);
         for _ in 0..count {
-            let place = paging::CONSOLE as usize + field::OUT + self.produced as usize % field::OUT_SIZE;
-            // SAFETY: a byte of the output half of the mapped ring; the daemon only reads it, and not before `OUT_PROD` says so.
-            unsafe { (place as *mut u8).write_volatile(self.backlog[self.head]) };
+            let address = paging::CONSOLE as usize + field::OUT + self.produced as usize % field::OUT_SIZE;
+            // SAFETY: it is a byte of the output half of the mapped ring. The daemon only reads it,
+            // after `OUT_PROD` is past it.
+            unsafe { (address as *mut u8).write_volatile(self.backlog[self.head]) };
             self.head = (self.head + 1) % BACKLOG;
             self.produced = self.produced.wrapping_add(1);
         }
         self.length -= count;
         if count > 0 {
             index(field::OUT_PROD).store(self.produced, Ordering::SeqCst);
-            // A console without a listener is no reason to stop.
+            // Without a daemon that listens, the kernel runs on.
             let _ = hypercall::send(self.port);
         }
         if self.length == 0 && self.dropped > 0 {
             let dropped = core::mem::take(&mut self.dropped);
-            let _ = write!(Bytes(|byte| self.push(byte)), "[{dropped} bytes of the console were dropped]\r\n");
+            let _ = write!(ByteWriter(|byte| self.push(byte)), "[{dropped} bytes of the console were dropped]\r\n");
         }
     }
 }
 
-struct Bytes<F>(F);
+/// Writes formatted text by calling a function for each byte.
+struct ByteWriter<F>(F);
 
-impl<F: FnMut(u8)> Write for Bytes<F> {
+impl<F: FnMut(u8)> Write for ByteWriter<F> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         text.bytes().for_each(&mut self.0);
         Ok(())
@@ -95,22 +103,22 @@ impl<F: FnMut(u8)> Write for Bytes<F> {
 /// Prints a line.
 pub fn line(text: fmt::Arguments<'_>) {
     let to_ring = RING.with(|ring| {
-        let _ = Bytes(|byte| ring.push(byte)).write_fmt(text);
+        let _ = ByteWriter(|byte| ring.push(byte)).write_fmt(text);
         ring.push(b'\r');
         ring.push(b'\n');
-        ring.pump();
+        ring.flush();
     });
     if to_ring.is_none() {
         debug_line(text);
     }
 }
 
-/// Whether lines go to Xen's ring.
+/// Returns `true` if lines go to Xen's ring.
 pub fn has_ring() -> bool {
     RING.with(|_| ()).is_some()
 }
 
-/// Prints a line on the debug port; without Xen on the serial port too.
+/// Prints a line on the debug port, and without Xen on the serial port too.
 pub fn debug_line(text: fmt::Arguments<'_>) {
     let serial = !ON_XEN.load(Ordering::Relaxed);
     let byte = |byte| {
@@ -119,24 +127,24 @@ pub fn debug_line(text: fmt::Arguments<'_>) {
             processor::serial_byte(byte);
         }
     };
-    let _ = Bytes(byte).write_fmt(text);
+    let _ = ByteWriter(byte).write_fmt(text);
     byte(b'\n');
 }
 
-/// The daemon has taken output or sent input. Input is for nobody: it is taken off the ring and forgotten.
-pub fn event() {
+/// Handles an event of the daemon, which has taken output or sent input. Input is dropped.
+pub fn handle_event() {
     RING.with(|ring| {
         let produced = index(field::IN_PROD).load(Ordering::Acquire);
         index(field::IN_CONS).store(produced, Ordering::Release);
-        ring.pump();
+        ring.flush();
     });
 }
 
-/// Gives the daemon time to take what is left, but not for ever.
+/// Waits until the daemon has taken all output, at most for `MAX_DRAIN_YIELDS` yields.
 pub fn drain() {
-    for _ in 0..LAST_OFFERS {
+    for _ in 0..MAX_DRAIN_YIELDS {
         let left = RING.with(|ring| {
-            ring.pump();
+            ring.flush();
             ring.length > 0 || index(field::OUT_CONS).load(Ordering::Acquire) != ring.produced
         });
         if left != Some(true) {

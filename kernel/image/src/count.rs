@@ -1,12 +1,12 @@
-//! How often the kernel did what costs something: for the report.
+//! Counts events that cost time, for the report.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{processor, xen};
+use crate::{processor, shared_info};
 
 macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident: $text:literal,)*) => {
-        /// What is counted.
+        /// Names a counter.
         #[derive(Clone, Copy)]
         pub enum Count {
             $($(#[$doc])* $name,)*
@@ -17,60 +17,64 @@ macro_rules! counts {
 }
 
 counts! {
-    /// Every call of Xen.
+    /// Hypercalls of all kinds.
     Hypercall: "hypercalls",
-    /// `EVTCHNOP_send`, one of them.
+    /// Hypercalls `EVTCHNOP_send`.
     Send: "events-sent",
-    /// `EVTCHNOP_unmask`, one of them.
+    /// Hypercalls `EVTCHNOP_unmask`.
     Unmask: "unmasks",
-    /// `VCPUOP_set_singleshot_timer`, one of them.
+    /// Hypercalls `set_timer_op`.
     Timer: "timers-set",
-    /// Grant entries made or ended: no hypercall, but the work of a connection and not of a packet.
+    /// Grant entries made or ended. They take no hypercall, and come with a connection, not with a
+    /// packet.
     Grant: "grants",
     /// Events taken.
     Event: "events",
-    /// Entries from ring 3 by an interrupt.
+    /// Entries from ring 3 that are no system calls.
     Interrupt: "interrupts",
     /// System calls: waits and invocations.
     SystemCall: "system-calls",
-    /// Waits, some of them.
+    /// System calls `wait`.
     Wait: "waits",
     /// Changes from one service to another.
     Switch: "switches",
-    /// Times that nothing was to be done.
+    /// Times that the processor slept.
     Sleep: "sleeps",
 }
 
 static COUNTS: [AtomicU64; NAMES.len()] = [const { AtomicU64::new(0) }; NAMES.len()];
 
-/// Counts one.
+/// Adds 1 to a counter.
 pub fn count(what: Count) {
-    // One processor, and an interrupt counts nothing: no need of an atomic addition.
-    let place = &COUNTS[what as usize];
-    place.store(place.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    // There is one processor, and an interrupt counts nothing, so the addition need not be atomic.
+    let counter = &COUNTS[what as usize];
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
-/// Ticks of the processor's counter that hypercalls took.
-static AWAY: AtomicU64 = AtomicU64::new(0);
+/// Ticks of the time-stamp counter that hypercalls took.
+static HYPERCALL_TICKS: AtomicU64 = AtomicU64::new(0);
 
-/// Where the processor's counter was when the kernel began.
-static BEGUN: AtomicU64 = AtomicU64::new(0);
+/// The time-stamp counter when the kernel began.
+static START_COUNTER: AtomicU64 = AtomicU64::new(0);
 
-/// The kernel begins.
-pub fn begin() {
-    BEGUN.store(processor::counter(), Ordering::Relaxed);
+/// Notes the start of the kernel.
+pub fn start_counting() {
+    START_COUNTER.store(processor::counter(), Ordering::Relaxed);
 }
 
 /// Adds the ticks that a hypercall took.
-pub fn away(ticks: u64) {
-    AWAY.store(AWAY.load(Ordering::Relaxed).wrapping_add(ticks), Ordering::Relaxed);
+pub fn add_hypercall_ticks(ticks: u64) {
+    HYPERCALL_TICKS.store(HYPERCALL_TICKS.load(Ordering::Relaxed).wrapping_add(ticks), Ordering::Relaxed);
 }
 
-/// Every name and how often; then the nanoseconds in which the image neither slept, `idle` in all, nor was in a hypercall. Other
-/// domains that ran instead of it are among them.
+/// Returns the name and value of each counter, and then the image's own time, in ns.
+///
+/// Own time is all time except sleep, which is `idle` ns, and hypercalls. It includes the time in
+/// which other domains ran in its place.
 pub fn counts(idle: u64) -> impl Iterator<Item = (&'static str, u64)> {
-    let since = processor::counter().wrapping_sub(BEGUN.load(Ordering::Relaxed));
-    let own = xen::nanoseconds(since.wrapping_sub(AWAY.load(Ordering::Relaxed))).saturating_sub(idle);
+    let since = processor::counter().wrapping_sub(START_COUNTER.load(Ordering::Relaxed));
+    let own =
+        shared_info::nanoseconds(since.wrapping_sub(HYPERCALL_TICKS.load(Ordering::Relaxed))).saturating_sub(idle);
     let counts = NAMES.into_iter().zip(&COUNTS).map(|(name, count)| (name, count.load(Ordering::Relaxed)));
     counts.chain([("own-ns", own)])
 }

@@ -1,8 +1,9 @@
-# Every way into the kernel and the one way out of it.
+# Enters the kernel from ring 3, and leaves it.
 #
-# While a service runs, FRAME_TOP and the TSS's RSP0 point past its saved frame, so that the processor and these stubs push
-# straight into it. The frame, from its lowest address: r15 r14 r13 r12 rbp rbx r11 rcx, a system call's arguments rdi rsi rdx
-# r10 r8 r9, rax, vector, error code, then what the processor pushes: rip cs rflags rsp ss.
+# While a service runs, FRAME_TOP and the TSS's RSP0 point past its trap frame, so that the
+# processor and these stubs push straight into it. The frame, from its lowest address: r15 r14 r13
+# r12 rbp rbx r11 rcx, a system call's arguments rdi rsi rdx r10 r8 r9, rax, vector, error code, then
+# what the processor pushes: rip cs rflags rsp ss.
 
 .macro push_registers
     push rax
@@ -44,7 +45,8 @@ system_call_entry:
     push 0
 .endif
     push \number
-# A double fault and a machine check have stacks of their own (`vectors.rs`): there is no frame of a service, and no way back.
+# A double fault and a machine check have stacks of their own (`vectors.rs`). There is no trap frame
+# of a service there, and no way back.
 .if (\number == 8) || (\number == 18)
     jmp trapped_in_kernel
 .else
@@ -52,7 +54,7 @@ system_call_entry:
 .endif
 .endm
 
-# Sixteen bytes a stub: trap_stubs + 16 * vector.
+# A stub takes 16 bytes, so that of a vector is at trap_stubs + 16 * vector.
 .balign 16
 .global trap_stubs
 trap_stubs:
@@ -67,14 +69,15 @@ trap_stubs:
 .endr
 
 trapped:
-    test byte ptr [rsp + 24], 3 # the RPL of CS: whence?
+    test byte ptr [rsp + 24], 3 # the RPL of CS: from ring 0 or 3?
     jz trapped_in_kernel
 .global save
 save:
     push_registers
     cld
     lea rsp, [rip + stack_top]
-    # A gate keeps AC, which a service can set, and which would turn SMAP off in the kernel.
+    # An interrupt gate does not clear AC. A service can set it, which would turn SMAP off in the
+    # kernel.
     pushfq
     and qword ptr [rsp], ~0x40000
     popfq
@@ -83,7 +86,7 @@ saved:
     call kernel_entered
     mov rdi, rax
 .global leave_kernel
-leave_kernel:                   # rdi: the frame to go on with
+leave_kernel:                   # rdi: the trap frame to go on with
     mov rsp, rdi
     pop r15
     pop r14
@@ -111,36 +114,45 @@ trapped_in_kernel:
     call kernel_faulted
     ud2
 
-# The instructions that leave for Xen, and the numbers of ports, each as EVTCHNOP_send takes it. All of it is used in the place
-# that `calls.rs` says, which knows these offsets; none of it depends on where it is. It lies in one page.
+# The instructions that enter Xen, and the numbers of ports, each as EVTCHNOP_send takes it.
+#
+# `hypercall_page.rs` knows these offsets and says which copy is in use. The code is
+# position-independent and lies in one page.
 .balign 256
-.global calls
-calls:
+.global hypercall_page
+hypercall_page:
     vmmcall
     ret
-.org calls + 4
+.org hypercall_page + 4
     vmcall
     ret
-# Sleeps until an event. Interrupts are on from `sti` to `cli` alone, and not before `hlt` has begun.
-.set IDLE_HALT, 1               # from the start of this to `hlt`
-.set IDLE_OVER, 2               # and behind it
-.org calls + 8
+# Sleeps until an event. Interrupts are on only between `sti` and `cli`, and not before `hlt` has
+# begun.
+.set IDLE_HALT, 1               # offset of `hlt`
+.set IDLE_OVER, 2               # offset of what follows `hlt`
+.org hypercall_page + 8
     sti
     hlt
     cli
     ret
-.org calls + 16
+.org hypercall_page + 16
 .set n, 0
 .rept 32
     .long n
 .set n, n + 1
 .endr
 
-# The event upcall. In ring 0 it comes while it sleeps; who sleeps then looks for events itself: go back with interrupts off,
-# and behind `hlt`, for a virtual machine may lose the shadow of `sti` at an exit, and would then halt with interrupts off
-# for good. Anywhere else in ring 0 interrupts are off, and still one comes now and then: an emulated processor delivers
-# an event twice when it leaves the virtual machine just after the first. It finds the first instruction here, on the stack
-# of an entry from ring 3. Nothing is lost by going straight back.
+# Handles the event upcall.
+#
+# In ring 0 it comes while the kernel sleeps, and the kernel then looks for events itself. So return
+# with interrupts off, and to the instruction after `hlt`. A virtual machine may lose the shadow of
+# `sti` at an exit, so that the upcall comes before `hlt`. Going back to `hlt` would then halt for
+# good, with interrupts off.
+#
+# Anywhere else in ring 0 interrupts are off, and yet an upcall comes now and then: an emulated
+# processor delivers an event twice if it leaves the virtual machine just after the first. The second
+# one finds the kernel at the first instruction here, on the stack of an entry from ring 3. Nothing is
+# lost by returning at once.
 .balign 16
 .global upcall_entry
 upcall_entry:
@@ -151,7 +163,7 @@ upcall_entry:
     jmp save
 1:  push rax
     mov rax, [rsp + 8]
-    sub rax, [rip + IDLE]       # how far in `idle`
+    sub rax, [rip + IDLE]       # offset in the code that sleeps
     cmp rax, IDLE_HALT
     je 2f
     cmp rax, IDLE_OVER
@@ -163,7 +175,7 @@ upcall_entry:
 3:  pop rax
     iretq
 
-# A non-maskable interrupt leaves a note; the kernel reads it when it is next entered.
+# Handles a non-maskable interrupt: sets a flag that the kernel reads when it is next entered.
 .balign 16
 .global nmi_entry
 nmi_entry:

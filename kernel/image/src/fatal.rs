@@ -1,4 +1,4 @@
-//! The kernel's own end.
+//! Ends the domain after an error that the kernel cannot survive.
 
 use core::fmt;
 use core::panic::PanicInfo;
@@ -7,11 +7,11 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use crate::hypercall::{self, Shutdown};
 use crate::{console, processor};
 
-/// Xen is under us: hypercalls are possible.
+/// `true` once the machine is known to be a Xen guest, so that hypercalls are possible.
 pub static ON_XEN: AtomicBool = AtomicBool::new(false);
 static DYING: AtomicBool = AtomicBool::new(false);
 
-/// Says why on the console and on the debug port, and ends the domain with a crash code.
+/// Prints the reason on the console and on the debug port, and ends the domain with a crash code.
 pub fn fatal(why: fmt::Arguments<'_>) -> ! {
     if !DYING.swap(true, Ordering::SeqCst) {
         console::line(format_args!("cloister: fatal: {why}"));

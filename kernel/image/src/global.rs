@@ -1,15 +1,16 @@
-//! State that outlives an entry of the kernel.
+//! Holds state that outlives an entry of the kernel.
 
 use spin::{Mutex, Once};
 
-/// A value that is set once at boot and then used by one entry of the kernel at a time.
+/// Holds a value that is set once, at boot, and then used by one entry of the kernel at a time.
 ///
-/// The lock is never contended: there is one processor and the kernel is not preemptible. It is there so that a defect
-/// (a fault inside the kernel) ends in a message instead of in two exclusive references.
+/// The lock is never contended, because there is one processor and the kernel is not preemptible.
+/// With it, a defect (an exception inside the kernel) ends in a message instead of in two exclusive
+/// references.
 pub struct Global<T>(Once<Mutex<T>>);
 
 impl<T> Global<T> {
-    /// Not yet set.
+    /// Creates a global without a value.
     pub const fn new() -> Self {
         Global(Once::new())
     }
@@ -19,7 +20,8 @@ impl<T> Global<T> {
         self.0.call_once(|| Mutex::new(value));
     }
 
-    /// Uses the value; nothing happens and `None` is answered if it is not set, or in use by an entry that faulted.
+    /// Calls `work` with the value. Returns `None` if it is not set, or in use by an entry that
+    /// faulted.
     pub fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> Option<R> {
         self.0.get()?.try_lock().map(|mut value| work(&mut value))
     }

@@ -1,4 +1,4 @@
-//! The grant table, version 1. Only this file writes its entries.
+//! Writes the entries of the grant table, version 1. No other file does.
 
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
@@ -10,42 +10,44 @@ use crate::paging;
 const PERMIT_ACCESS: u16 = 1;
 /// `GTF_readonly`.
 const READONLY: u16 = 4;
-/// `GTF_reading` and `GTF_writing`: Xen says that the peer uses the page.
+/// `GTF_reading` and `GTF_writing`. Xen sets them while the peer uses the page.
 const IN_USE: u16 = 8 | 16;
-/// `struct grant_entry_v1`: u16 flags, u16 domid, u32 frame.
+/// Size of `struct grant_entry_v1` in bytes: u16 flags, u16 domid, u32 frame.
 const ENTRY: usize = 8;
-/// Entries of a frame.
-pub const PER_FRAME: u32 = (PAGE_SIZE / ENTRY) as u32;
+/// Number of entries in a frame of the table.
+pub const ENTRIES_PER_FRAME: u32 = (PAGE_SIZE / ENTRY) as u32;
 
-/// Returns the number, of which the compiler then knows nothing.
-fn unknown(mut number: u32) -> u32 {
-    // SAFETY: there is no instruction.
+/// Returns `number`, but hides from the compiler what it is.
+fn opaque(mut number: u32) -> u32 {
+    // SAFETY: the assembly has no instruction.
     unsafe {
         core::arch::asm!("/* {number:e} */", number = inout(reg) number, options(pure, nomem, nostack, preserves_flags))
     };
     number
 }
 
-/// The mapped part of the table.
+/// Gives access to the part of the table that is mapped.
 pub struct GrantTable {
     entries: u32,
 }
 
 impl GrantTable {
-    /// The table whose first `frames` frames are mapped at `GRANT_TABLE`.
+    /// Creates a table whose first `frames` frames are mapped at `GRANT_TABLE`.
     pub fn new(frames: u32) -> GrantTable {
-        GrantTable { entries: frames * PER_FRAME }
+        GrantTable { entries: frames * ENTRIES_PER_FRAME }
     }
 
+    /// Returns the flags, the domain and the frame of an entry.
     fn entry(&self, reference: GrantRef) -> Option<(&'static AtomicU16, &'static AtomicU16, &'static AtomicU32)> {
         if reference.0 >= self.entries {
             return None;
         }
-        // For a processor that mispredicts the check: a service chose the page that the reference is of. The compiler must not
-        // see that the minimum changes nothing.
-        let index = unknown(reference.0).min(self.entries.saturating_sub(1));
+        // A service chose the page, and so the reference. The minimum bounds the index even if the
+        // processor mispredicts the check above. The compiler must not see that it changes nothing.
+        let index = opaque(reference.0).min(self.entries.saturating_sub(1));
         let address = paging::GRANT_TABLE as usize + index as usize * ENTRY;
-        // SAFETY: the entry lies in a frame that was mapped at boot; its fields are aligned, and Xen changes them atomically.
+        // SAFETY: the entry lies in a frame that was mapped at boot; its fields are aligned, and
+        // Xen changes them atomically.
         unsafe {
             Some((
                 AtomicU16::from_ptr(address as *mut u16),
@@ -55,18 +57,19 @@ impl GrantTable {
         }
     }
 
-    /// Lets `peer` use `frame`. The flags go last: they make the entry valid.
+    /// Lets `peer` use `frame`. Writes the flags last, because they make the entry valid.
     pub fn permit(&mut self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {
-        let Some((flags, domain, place)) = self.entry(reference) else { return };
+        let Some((flags, domain, frame_number)) = self.entry(reference) else { return };
         domain.store(peer.0, Ordering::Relaxed);
-        place.store(frame.0 as u32, Ordering::Relaxed);
+        frame_number.store(frame.0 as u32, Ordering::Relaxed);
         flags.store(PERMIT_ACCESS | if writable { 0 } else { READONLY }, Ordering::Release);
     }
 
-    /// Takes the permission back unless the peer uses the page at this moment; whether it is gone. A plain store would lose
-    /// against Xen setting a use flag (XSA-396).
+    /// Revokes the permission unless the peer is using the page. Returns `true` if it is revoked.
+    ///
+    /// A plain store would race with Xen setting a use flag (XSA-396).
     pub fn revoke(&mut self, reference: GrantRef) -> bool {
-        let Some((flags, domain, place)) = self.entry(reference) else { return false };
+        let Some((flags, domain, frame_number)) = self.entry(reference) else { return false };
         let mut seen = flags.load(Ordering::SeqCst);
         loop {
             if seen & IN_USE != 0 {
@@ -79,7 +82,7 @@ impl GrantTable {
         }
         fence(Ordering::SeqCst);
         domain.store(0, Ordering::Relaxed);
-        place.store(0, Ordering::Relaxed);
+        frame_number.store(0, Ordering::Relaxed);
         true
     }
 }

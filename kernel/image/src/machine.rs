@@ -1,40 +1,42 @@
-//! The machine under `kernel/core`: Xen.
+//! Implements the platform of `kernel/core` on Xen.
 
 use cloister_caps::tables::MAX_SERVICES;
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef};
 use cloister_kernel_core::Platform;
-use cloister_kernel_core::console::Line;
+use cloister_kernel_core::console::LineBuffer;
 use cloister_kernel_core::entropy::Generator;
 
 #[cfg(feature = "back-end")]
 use crate::back_end;
 use crate::count::{Count, count};
 use crate::grants::GrantTable;
-use crate::{console, hypercall, paging, processor, xen};
+use crate::{console, hypercall, paging, processor, shared_info};
 
-/// What carries out the kernel's decisions.
+/// Does what the kernel has decided: hypercalls, grant entries, console output, random numbers.
 pub struct Machine {
     grants: GrantTable,
     random: Option<Generator>,
-    lines: [Line; MAX_SERVICES],
-    refusals: Line,
+    console_lines: [LineBuffer; MAX_SERVICES],
+    refusal_log: LineBuffer,
 }
 
 impl Machine {
-    /// The machine, with a grant table that is mapped. `rdrand` says whether the processor has a random source.
+    /// Creates the machine with a grant table that is mapped.
+    ///
+    /// `rdrand` must be `true` only if the processor has RDRAND.
     pub fn new(grants: GrantTable, rdrand: bool) -> Machine {
         let word = || processor::random().filter(|value| *value != 0 && *value != u64::MAX);
         let seed = if rdrand { (|| Some([word()?, word()?, word()?, word()?]))() } else { None };
         Machine {
             grants,
-            // All equal words are a source that failed, not chance.
+            // If all words are equal, the source has failed.
             random: seed.filter(|seed| seed.iter().any(|value| *value != seed[0])).map(Generator::new),
-            lines: [Line::new(); MAX_SERVICES],
-            refusals: Line::new(),
+            console_lines: [LineBuffer::new(); MAX_SERVICES],
+            refusal_log: LineBuffer::new(),
         }
     }
 
-    /// Whether there is a random source.
+    /// Returns `true` if there is a random source.
     pub fn has_random(&self) -> bool {
         self.random.is_some()
     }
@@ -42,24 +44,24 @@ impl Machine {
 
 impl Platform for Machine {
     fn now(&mut self) -> u64 {
-        xen::now()
+        shared_info::now()
     }
 
     fn wall(&mut self) -> Option<u64> {
-        xen::wall()
+        shared_info::wall()
     }
 
     fn random(&mut self) -> Option<[u64; 2]> {
         let generator = self.random.as_mut()?;
         if let Some(fresh) = processor::random() {
-            generator.stir(fresh);
+            generator.reseed(fresh);
         }
         Some(generator.draw())
     }
 
     fn service_text(&mut self, service: &str, index: u8, text: &[u8]) {
-        let now = xen::now();
-        let Some(line) = self.lines.get_mut(usize::from(index)) else { return };
+        let now = shared_info::now();
+        let Some(line) = self.console_lines.get_mut(usize::from(index)) else { return };
         for byte in text {
             if let Some((text, dropped)) = line.push(*byte, now) {
                 if dropped > 0 {
@@ -71,7 +73,7 @@ impl Platform for Machine {
     }
 
     fn log(&mut self, line: core::fmt::Arguments<'_>) {
-        if let Some((_, dropped)) = self.refusals.push(b'\n', xen::now()) {
+        if let Some((_, dropped)) = self.refusal_log.push(b'\n', shared_info::now()) {
             if dropped > 0 {
                 console::line(format_args!("[{dropped} refusals not shown]"));
             }
@@ -84,7 +86,7 @@ impl Platform for Machine {
     }
 
     fn send(&mut self, port: EvtchnPort) {
-        // Refused for a port whose peer is gone: the event is for nobody.
+        // Xen refuses if the peer is gone. Then nothing waits for the event.
         let _ = hypercall::send(port);
     }
 
@@ -93,7 +95,7 @@ impl Platform for Machine {
     }
 
     fn unmask(&mut self, port: EvtchnPort) {
-        xen::unmask(port);
+        shared_info::unmask(port);
     }
 
     fn grant(&mut self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {
@@ -111,17 +113,17 @@ impl Platform for Machine {
     }
 
     #[cfg(feature = "back-end")]
-    fn bind_port(&mut self, peer: DomId, theirs: EvtchnPort) -> Option<EvtchnPort> {
-        back_end::bind_interdomain(peer, theirs)
+    fn bind_port(&mut self, peer: DomId, peer_port: EvtchnPort) -> Option<EvtchnPort> {
+        back_end::bind_interdomain(peer, peer_port)
     }
 
     #[cfg(feature = "back-end")]
-    fn map_grant(&mut self, own: GrantRef, frame: Gfn, peer: DomId, theirs: GrantRef, writable: bool) -> bool {
-        back_end::map(own, frame, peer, theirs, writable)
+    fn map_grant(&mut self, own_ref: GrantRef, frame: Gfn, peer: DomId, peer_ref: GrantRef, writable: bool) -> bool {
+        back_end::map(own_ref, frame, peer, peer_ref, writable)
     }
 
     #[cfg(feature = "back-end")]
-    fn unmap_grant(&mut self, own: GrantRef, frame: Gfn) {
-        back_end::unmap(own, frame);
+    fn unmap_grant(&mut self, own_ref: GrantRef, frame: Gfn) {
+        back_end::unmap(own_ref, frame);
     }
 }

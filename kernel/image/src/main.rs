@@ -1,22 +1,22 @@
-//! The kernel: ring 0, page tables and hypercalls, and nothing else.
+//! The kernel: what runs in ring 0, which is page tables, traps and hypercalls, and nothing else.
 //!
-//! What may be done is decided in `cloister-kernel-core`; this crate does it. It is entered at boot, by system
-//! calls, by faults of services and by Xen's event upcall; it runs to completion each time, on one stack, with interrupts
-//! off, on one virtual processor. That is why its statics need no more than [`global::Global`].
+//! `cloister-kernel-core` decides, and this crate acts. The kernel is entered at boot, by system
+//! calls, by faults of services and by Xen's event upcall. Each time it runs to completion, on one
+//! stack, with interrupts off, on one virtual processor. Therefore [`global::Global`] is enough for
+//! its statics.
 #![no_std]
 #![no_main]
 
 #[cfg(feature = "back-end")]
 mod back_end;
 mod boot;
-mod calls;
 mod console;
-mod context;
 mod count;
 mod fatal;
 mod global;
 mod grants;
 mod hypercall;
+mod hypercall_page;
 mod machine;
 mod paging;
 mod processor;
@@ -24,8 +24,9 @@ mod processor;
 mod profile;
 mod run;
 mod service;
+mod shared_info;
+mod trap_frame;
 mod vectors;
-mod xen;
 
 core::arch::global_asm!(include_str!("boot.s"));
 core::arch::global_asm!(include_str!("entry.s"));

@@ -1,4 +1,4 @@
-//! The processor: what it offers, its descriptor tables, and the protections that are switched on.
+//! Detects what the processor offers, loads its descriptor tables, and switches its protections on.
 
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
@@ -12,13 +12,14 @@ use x86_64::structures::gdt::SegmentSelector;
 use x86_64::structures::tss::TaskStateSegment;
 use x86_64::{PrivilegeLevel, VirtAddr};
 
-use crate::calls;
+use crate::hypercall_page;
 use crate::vectors::{self, IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI, NMI};
 
-/// The vector at which Xen injects event upcalls: Linux's `HYPERVISOR_CALLBACK_VECTOR`.
+/// The vector at which Xen injects event upcalls. Linux uses the same
+/// (`HYPERVISOR_CALLBACK_VECTOR`).
 pub const UPCALL_VECTOR: u8 = 0xF3;
 
-/// What CPUID says that the kernel acts on.
+/// Holds the processor features that the kernel acts on, as CPUID reports them.
 #[derive(Clone, Copy)]
 pub struct Features {
     /// No-execute pages.
@@ -35,20 +36,21 @@ pub struct Features {
     pub gigabyte: bool,
     /// The RDRAND instruction.
     pub rdrand: bool,
-    /// The first of Xen's CPUID leaves, if Xen is there.
+    /// The first of Xen's CPUID leaves, if the machine is a Xen guest.
     pub xen_leaf: Option<u32>,
 }
 
 impl Features {
-    /// Asks the processor. Also chooses the hypercall instruction by its vendor.
+    /// Reads the features by CPUID. Also chooses the hypercall instruction by the processor's
+    /// vendor.
     pub fn detect() -> Features {
         let vendor = __cpuid(0);
         // "Genu", "Cent" and "  Sh": Intel, Centaur and Zhaoxin.
-        calls::choose(matches!(vendor.ebx, 0x756E_6547 | 0x746E_6543 | 0x6853_2020));
+        hypercall_page::choose_instruction(matches!(vendor.ebx, 0x756E_6547 | 0x746E_6543 | 0x6853_2020));
         let basic = __cpuid(1);
         let extended = __cpuid(0x8000_0001);
         let leaf7 = __cpuid_count(7, 0);
-        // Beyond its highest leaf a processor answers some other leaf.
+        // For a leaf beyond its highest, a processor returns another leaf's content.
         let structured = |register: u32, bit: u32| vendor.eax >= 7 && register >> bit & 1 == 1;
         Features {
             nx: extended.edx >> 20 & 1 == 1,
@@ -82,7 +84,8 @@ fn address<T>(symbol: *const T) -> u64 {
 }
 
 static mut TSS: TaskStateSegment = TaskStateSegment::new();
-/// Null, kernel code, kernel data, user data, user code, and the TSS in two entries. The selectors are in `entry.s`.
+/// Null, kernel code, kernel data, user data, user code, and the TSS in two entries. `entry.s` has
+/// the selectors.
 static mut GDT: [u64; 7] =
     [0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0x00CF_F300_0000_FFFF, 0x00AF_FB00_0000_FFFF, 0, 0];
 const TSS_SELECTOR: SegmentSelector = SegmentSelector::new(5, PrivilegeLevel::Ring0);
@@ -103,7 +106,7 @@ impl Gate {
     const ABSENT: Gate =
         Gate { offset_low: 0, selector: 0, ist: 0, kind: 0, offset_middle: 0, offset_high: 0, reserved: 0 };
 
-    /// An interrupt gate that ring 3 cannot call by `int`.
+    /// Returns an interrupt gate that ring 3 cannot enter by `int`.
     fn to(target: u64, ist: Option<u16>) -> Gate {
         Gate {
             offset_low: target as u16,
@@ -122,10 +125,11 @@ struct Gates([Gate; UPCALL_VECTOR as usize + 1]);
 
 static mut IDT: Gates = Gates([Gate::ABSENT; UPCALL_VECTOR as usize + 1]);
 
-/// Loads the kernel's own descriptor tables, with a stack each for the faults that must not trust the stack.
+/// Loads the kernel's own descriptor tables. Exceptions that cannot trust the current stack get
+/// stacks of their own.
 pub fn load_tables() {
-    // SAFETY: called once at boot, before anything else refers to these statics; afterwards the processor alone reads them,
-    // but for RSP0, which `set_frame` writes.
+    // SAFETY: this runs once, at boot, before anything else refers to these statics. Afterwards
+    // only the processor reads them, and only `set_frame` writes, to RSP0.
     unsafe {
         let tss = &mut *(&raw mut TSS);
         tss.interrupt_stack_table[usize::from(IST_DOUBLE_FAULT)] =
@@ -133,7 +137,7 @@ pub fn load_tables() {
         tss.interrupt_stack_table[usize::from(IST_MACHINE_CHECK)] =
             VirtAddr::new(address(&raw const machine_check_stack_top));
         tss.interrupt_stack_table[usize::from(IST_NMI)] = VirtAddr::new(address(&raw const nmi_stack_top));
-        // No I/O permission map: every port is closed to ring 3.
+        // No I/O permission map, so every port is closed to ring 3.
         tss.iomap_base = size_of::<TaskStateSegment>() as u16;
         let base = address(&raw const TSS);
         let gdt = &mut *(&raw mut GDT);
@@ -150,33 +154,37 @@ pub fn load_tables() {
         lgdt(&DescriptorTablePointer { limit: size_of_val(gdt) as u16 - 1, base: VirtAddr::from_ptr(gdt) });
         CS::set_reg(SegmentSelector::new(1, PrivilegeLevel::Ring0));
         load_tss(TSS_SELECTOR);
-        // There is no local descriptor table; what the register holds at the start is the toolstack's choice.
+        // There is no local descriptor table. The toolstack chose the register's first value.
         core::arch::asm!("lldt {null:x}", null = in(reg) 0_u32, options(nomem, nostack, preserves_flags));
         lidt(&DescriptorTablePointer { limit: size_of_val(idt) as u16 - 1, base: VirtAddr::from_ptr(idt) });
     }
 }
 
-/// Loads null into the data segment registers. Ring 3 can load a few selectors into each, and no frame holds them: a service
-/// would read what the one before it left. None of them has a base, before or after.
+/// Loads null into the data segment registers.
+///
+/// Ring 3 can load a few selectors into each, and no trap frame holds them. A service would read
+/// what the one before it left. None of them has a base, before or after.
 pub fn clear_segments() {
-    // SAFETY: the kernel uses none of these segments; in 64-bit mode a null selector is as good as any other.
+    // SAFETY: the kernel uses none of these segments. In 64-bit mode a null selector works like any
+    // other.
     unsafe {
         core::arch::asm!("mov ds, {null:x}", "mov es, {null:x}", "mov fs, {null:x}", "mov gs, {null:x}",
             null = in(reg) 0_u32, options(nomem, nostack, preserves_flags));
     }
 }
 
-/// Makes the processor push the state of the next entry from ring 3 below `top`.
+/// Makes the processor push the state of ring 3 below `top` at the next entry.
 pub fn set_frame(top: u64) {
-    // SAFETY: an aligned store that the processor reads at the next entry from ring 3; interrupts are off.
+    // SAFETY: an aligned store that the processor reads at the next entry from ring 3; interrupts
+    // are off.
     unsafe { (&raw mut TSS.privilege_stack_table[0]).write_unaligned(VirtAddr::new(top)) }
 }
 
-/// Switches on what the processor has of: NX, write protection, SMEP, SMAP, UMIP; closes the counter and the FPU to ring 3;
-/// and opens the system call.
+/// Switches on write protection and NX, and SMEP, SMAP and UMIP where the processor has them.
+/// Closes the time-stamp counter and the FPU to ring 3, and enables the system call instruction.
 pub fn protect(features: &Features) {
-    // SAFETY: each bit is one that CPUID announced or that every 64-bit processor has; the page tables in force are the
-    // kernel's own, which hold under all of them.
+    // SAFETY: each bit is one that CPUID announced or that every 64-bit processor has. The page
+    // tables in force are the kernel's own, which are valid under all of them.
     unsafe {
         let mut cr0 = Cr0::read();
         cr0.insert(
@@ -206,13 +214,13 @@ pub fn protect(features: &Features) {
     );
 }
 
-/// Allows NX in page tables; before the tables that use it are loaded.
+/// Allows NX in page tables. It must be called before tables that use it are loaded.
 pub fn enable_no_execute() {
     // SAFETY: CPUID announced NX.
     unsafe { Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE)) }
 }
 
-/// The time-stamp counter, not read ahead of what precedes it.
+/// Returns the time-stamp counter. Instructions before the call are complete when it is read.
 pub fn counter() -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: both instructions exist on every 64-bit processor; TSD binds ring 3 only.
@@ -220,7 +228,7 @@ pub fn counter() -> u64 {
     u64::from(low) | u64::from(high) << 32
 }
 
-/// 64 random bits of the processor's own source; `None` if it fails ten times.
+/// Returns 64 random bits of the processor's own source, or `None` if it fails ten times.
 pub fn random() -> Option<u64> {
     (0..10).find_map(|_| {
         let (value, good): (u64, u8);
@@ -232,30 +240,34 @@ pub fn random() -> Option<u64> {
     })
 }
 
-/// Sleeps until an interrupt, which the entry stub leaves for the caller to look at. Interrupts are off again afterwards.
+/// Sleeps until an interrupt. Interrupts are off again afterwards.
+///
+/// The entry stub does not handle the interrupt: the caller looks for events.
 pub fn sleep() {
-    // SAFETY: the code of `entry.s` keeps to the calling convention, and nothing but the upcall can come meanwhile.
-    unsafe { core::arch::asm!("call [rip + {idle}]", idle = sym calls::IDLE) }
+    // SAFETY: the code of `entry.s` keeps to the calling convention, and only the upcall can come
+    // while it sleeps.
+    unsafe { core::arch::asm!("call [rip + {idle}]", idle = sym hypercall_page::IDLE) }
 }
 
 /// Writes a byte to Xen's and QEMU's debug port.
 pub fn debug_byte(byte: u8) {
-    // SAFETY: port 0xE9 is a debug port or nothing.
+    // SAFETY: port 0xE9 is a debug port, or there is none.
     unsafe { x86_64::instructions::port::Port::<u8>::new(0xE9).write(byte) }
 }
 
-/// Writes a byte to the first serial port, for a machine that has no Xen and so no debug port of its.
+/// Writes a byte to the first serial port, for a machine without Xen's debug port.
 pub fn serial_byte(byte: u8) {
-    // SAFETY: port 0x3F8 is a serial port or nothing.
+    // SAFETY: port 0x3F8 is a serial port, or there is none.
     unsafe { x86_64::instructions::port::Port::<u8>::new(0x3F8).write(byte) }
 }
 
-/// Ends a machine that is no Xen guest: QEMU's `isa-debug-exit` if there is one, else for ever.
+/// Stops a machine that is not a Xen guest: by QEMU's `isa-debug-exit` if it has one, else by a
+/// halt.
 pub fn stop_machine() -> ! {
-    // SAFETY: port 0xF4 is QEMU's exit device or nothing.
+    // SAFETY: port 0xF4 is QEMU's exit device, or there is none.
     unsafe { x86_64::instructions::port::Port::<u8>::new(0xF4).write(3) };
     loop {
-        // SAFETY: nothing is to be done any more.
+        // SAFETY: the kernel has nothing left to do.
         unsafe { core::arch::asm!("cli", "hlt", options(nomem, nostack)) }
     }
 }

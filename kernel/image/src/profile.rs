@@ -1,46 +1,52 @@
-//! Where services spend their time: the timer interrupts what runs, and the instruction it stood at is noted.
+//! Samples where services spend their time: the timer interrupts the running service, and the
+//! address of its instruction is stored.
 //!
-//! The kernel that ships is built without this file: a sample is an observation of a service that no policy names.
+//! The kernel that ships is built without this file, because a sample observes a service without a
+//! rule of the policy.
 
 use spin::Mutex;
 
 use crate::console;
 
-/// Time from a sample to the next at least, in ns. Not a round number, or what recurs would be met always or never.
+/// The least time between two samples, in ns. It is not a round number: periodic work would be met
+/// always or never.
 const INTERVAL: u64 = 49_999;
-/// Samples that are kept; later ones are counted.
-const MOST: usize = 16_384;
-/// A sample is an instruction's address, below 2^56 for every service, and the service in the bits above.
+/// The most samples that are kept. Later ones are only counted.
+const MAX_SAMPLES: usize = 16_384;
+/// The bit of a sample at which the service's number begins. Below it is the instruction's address,
+/// which is less than 2^56 for every service.
 const SERVICE_SHIFT: u32 = 56;
 
 struct Samples {
-    taken: [u64; MOST],
+    taken: [u64; MAX_SAMPLES],
     count: usize,
     lost: u64,
 }
 
-static SAMPLES: Mutex<Samples> = Mutex::new(Samples { taken: [0; MOST], count: 0, lost: 0 });
+static SAMPLES: Mutex<Samples> = Mutex::new(Samples { taken: [0; MAX_SAMPLES], count: 0, lost: 0 });
 
-/// When the next sample is due. Counted from the clock's start and not from when a service began to run, or what it does
-/// first would never be met.
-pub fn next(now: u64) -> u64 {
+/// Returns when the next sample is due.
+///
+/// The interval counts from the clock's start. If it counted from when a service began to run, what
+/// the service does first would never be met.
+pub fn next_sample(now: u64) -> u64 {
     (now / INTERVAL + 1) * INTERVAL
 }
 
-/// Notes that `service` was interrupted at `rip`.
+/// Stores a sample: `service` was interrupted at `rip`.
 pub fn sample(service: u8, rip: u64) {
     let mut samples = SAMPLES.lock();
     let count = samples.count;
     match samples.taken.get_mut(count) {
-        Some(place) => {
-            *place = u64::from(service) << SERVICE_SHIFT | rip;
+        Some(entry) => {
+            *entry = u64::from(service) << SERVICE_SHIFT | rip;
             samples.count += 1;
         }
         None => samples.lost += 1,
     }
 }
 
-/// Prints the samples, equal ones together, and forgets them: `profile: SERVICE ADDRESS TIMES`.
+/// Prints and clears the samples, equal ones on one line: `profile: SERVICE ADDRESS TIMES`.
 pub fn print<'t>(name: impl Fn(u8) -> &'t str) {
     let mut samples = SAMPLES.lock();
     let count = core::mem::take(&mut samples.count);

@@ -1,11 +1,10 @@
-//! The kernel while it runs: entries, and the choice of who goes on.
+//! Serves entries from ring 3, and chooses the service that runs next.
 
 use cloister_caps::tables::MAX_SERVICES;
 use cloister_caps::{EvtchnPort, Operation, Status};
 use cloister_kernel_core::schedule::{Alarm, Next};
 use cloister_kernel_core::{Accounting, Kernel, Outcome, Platform, Verdict};
 
-use crate::context::{self, Frame, SYSTEM_CALL};
 use crate::count::{Count, count, counts};
 use crate::fatal::fatal;
 use crate::global::Global;
@@ -13,64 +12,68 @@ use crate::hypercall::{self, Shutdown};
 use crate::machine::Machine;
 use crate::processor::{self, UPCALL_VECTOR};
 use crate::service::Services;
-use crate::{console, paging, xen};
+use crate::trap_frame::{self, SYSTEM_CALL_VECTOR, TrapFrame};
+use crate::{console, paging, shared_info};
 
-/// Everything that the kernel keeps between two entries.
+/// Holds what the kernel keeps between two entries.
 pub struct Run {
-    /// Who may do what.
+    /// Decides what each service may do.
     pub kernel: Kernel<'static>,
-    /// What it is done with.
+    /// Does what was decided.
     pub machine: Machine,
-    /// Address spaces.
+    /// The address spaces of the services.
     pub services: Services,
     /// The port of the timer.
     pub timer_port: EvtchnPort,
     /// The port of the console, if there is one.
     pub console_port: Option<EvtchnPort>,
-    /// Services that sleep in `wait` and are owed its answer.
+    /// `true` for each service that sleeps in `wait` and has not had its answer.
     pub waiting: [bool; MAX_SERVICES],
-    /// The service that ran last.
+    /// The service whose address space and trap frame are in use: the one that ran last.
     pub current: Option<u8>,
-    /// Who pays for the processor's time.
+    /// Charges the processor's time to services.
     pub accounting: Accounting,
-    /// How long nothing was to be done, in ns.
+    /// Time for which the processor slept, in ns.
     pub idle: u64,
 }
 
 static RUN: Global<Run> = Global::new();
 
 unsafe extern "C" {
-    fn leave_kernel(frame: *const Frame) -> !;
+    fn leave_kernel(frame: *const TrapFrame) -> !;
 }
 
-/// Keeps what the kernel is to work with.
-pub fn keep(run: Run) {
+/// Stores the kernel's state, once.
+pub fn install(run: Run) {
     RUN.set(run);
 }
 
-/// Starts the services, on what is kept. Does not come back.
+/// Runs the first service. Needs the state that [`install`] has stored.
 pub fn start() -> ! {
-    let frame = RUN.with(|run| run.resume(xen::now())).flatten();
+    let frame = RUN.with(|run| run.resume(shared_info::now())).flatten();
     match frame {
-        // SAFETY: the frame is a service's, made by `Frame::start` and selected; its address space is in force.
+        // SAFETY: the frame is a service's, made by `TrapFrame::start` and selected; its address
+        // space is in force.
         Some(frame) => unsafe { leave_kernel(frame) },
         None => fatal(format_args!("there is nothing to run")),
     }
 }
 
-/// Every entry from ring 3: `entry.s` calls it when it has saved the frame of the service that ran, and goes on with the
-/// one it answers.
+/// Serves an entry from ring 3. Returns the trap frame to go on with.
+///
+/// `entry.s` calls it after saving the trap frame of the service that ran.
 #[unsafe(no_mangle)]
-extern "C" fn kernel_entered() -> *const Frame {
+extern "C" fn kernel_entered() -> *const TrapFrame {
     match RUN.with(Run::entered).flatten() {
         Some(frame) => frame,
         None => fatal(format_args!("the kernel was entered while it ran")),
     }
 }
 
-/// A fault in ring 0, or one that has a stack of its own wherever it comes: a defect of the kernel, or of the machine.
+/// Reports an exception in ring 0, or one with a stack of its own, and ends the domain. It is a
+/// defect of the kernel or of the machine.
 #[unsafe(no_mangle)]
-extern "C" fn kernel_faulted(frame: &Frame) -> ! {
+extern "C" fn kernel_faulted(frame: &TrapFrame) -> ! {
     let address = x86_64::registers::control::Cr2::read_raw();
     for caller in paging::callers(frame.rsp) {
         console::debug_line(format_args!("cloister: kernel fault: called from rip={caller:#x}"));
@@ -87,20 +90,21 @@ extern "C" fn kernel_faulted(frame: &Frame) -> ! {
 }
 
 impl Run {
-    /// Serves an entry, and answers the frame of the service to go on with. The one that ran goes on at once when it has its
-    /// answer: an invocation wakes others, but they run when it waits, or when an event or its budget's end brings the kernel
-    /// to choose again.
-    fn entered(&mut self) -> Option<*const Frame> {
-        let Some((service, frame)) = self.current.and_then(|service| Some((service, context::frame(service)?))) else {
+    /// Serves an entry, and returns the trap frame to go on with.
+    ///
+    /// After a system call that has its answer, the caller runs on at once. Services that it woke
+    /// run when it waits, or when an event or the end of its budget makes the kernel choose again.
+    fn entered(&mut self) -> Option<*const TrapFrame> {
+        let Some((service, frame)) = self.current.and_then(|service| Some((service, trap_frame::of(service)?))) else {
             fatal(format_args!("an entry from ring 3, where no service runs"))
         };
-        count(if frame.vector == SYSTEM_CALL { Count::SystemCall } else { Count::Interrupt });
-        if frame.vector == SYSTEM_CALL && self.system_call(service, frame) {
+        count(if frame.vector == SYSTEM_CALL_VECTOR { Count::SystemCall } else { Count::Interrupt });
+        if frame.vector == SYSTEM_CALL_VECTOR && self.system_call(service, frame) {
             return Some(&raw const *frame);
         }
-        let mut now = xen::now();
+        let mut now = shared_info::now();
         let interrupted = frame.vector == u64::from(UPCALL_VECTOR);
-        let faulted = !interrupted && frame.vector != SYSTEM_CALL;
+        let faulted = !interrupted && frame.vector != SYSTEM_CALL_VECTOR;
         if interrupted {
             #[cfg(feature = "profile")]
             crate::profile::sample(service, frame.rip);
@@ -111,14 +115,14 @@ impl Run {
         let cause = self.take_events().filter(|_| interrupted);
         self.accounting.entered(&mut self.kernel.scheduler, service, cause.unwrap_or(service), now);
         if faulted {
-            now = xen::now();
+            now = shared_info::now();
             self.accounting.restarted(&mut self.kernel.scheduler, service, now);
         }
         self.resume(now)
     }
 
-    /// Answers whether the service has its answer.
-    fn system_call(&mut self, service: u8, frame: &mut Frame) -> bool {
+    /// Executes a system call. Returns `true` if the caller has its answer.
+    fn system_call(&mut self, service: u8, frame: &mut TrapFrame) -> bool {
         match self.kernel.system_call(&mut self.machine, service, frame.rax, &frame.arguments) {
             Outcome::Answer(answer) => {
                 frame.answer(answer.status as u64, answer.words);
@@ -129,12 +133,13 @@ impl Run {
                 self.waiting[usize::from(service)] = true;
                 false
             }
-            Outcome::PowerOff => self.end(service, Shutdown::PowerOff, Operation::PowerOff),
-            Outcome::Reboot => self.end(service, Shutdown::Reboot, Operation::PowerReboot),
+            Outcome::PowerOff => self.shut_down(service, Shutdown::PowerOff, Operation::PowerOff),
+            Outcome::Reboot => self.shut_down(service, Shutdown::Reboot, Operation::PowerReboot),
         }
     }
 
-    fn end(&mut self, service: u8, reason: Shutdown, operation: Operation) -> ! {
+    /// Prints the report and ends the domain for `service`.
+    fn shut_down(&mut self, service: u8, reason: Shutdown, operation: Operation) -> ! {
         let name = self.kernel.tables().service_name(service);
         self.report();
         console::line(format_args!("cloister: power {} by {name}", operation.name()));
@@ -143,7 +148,8 @@ impl Run {
         fatal(format_args!("Xen did not shut the domain down"))
     }
 
-    fn fault(&mut self, service: u8, frame: &Frame) {
+    /// Reports an exception in a service, and applies its restart rule.
+    fn fault(&mut self, service: u8, frame: &TrapFrame) {
         let name = self.kernel.tables().service_name(service);
         let address = x86_64::registers::control::Cr2::read_raw();
         let (rip, rsp, error) = (frame.rip, frame.rsp, frame.error);
@@ -165,10 +171,11 @@ impl Run {
         match self.kernel.fault(service) {
             Verdict::Restart(count) => {
                 console::line(format_args!("restart: {name} number {count}"));
-                self.services.clear_own(service, self.kernel.places());
+                self.services.clear_at_restart(service, self.kernel.placements());
                 self.services.load(service);
                 self.waiting[usize::from(service)] = false;
-                // What a change of services clears, a restart clears too.
+                // A restart must clear what a change of services clears. Without a current service,
+                // the next `resume` makes a change.
                 self.current = None;
             }
             Verdict::StopService => console::line(format_args!("stopped: {name}: its restart rule allows no more")),
@@ -178,22 +185,24 @@ impl Run {
         }
     }
 
-    /// Takes the events that are pending. Returns the service that the first of them is for: one interrupt brings them all,
-    /// and it would have come for that service alone.
+    /// Delivers the pending events. Returns the service that the first of them is for.
+    ///
+    /// One interrupt brings them all. That service pays for it, since it would have come for its
+    /// event alone.
     fn take_events(&mut self) -> Option<u8> {
         let Run { kernel, machine, accounting, timer_port, console_port, .. } = self;
         let mut cause = None;
-        xen::take_events(|port| {
+        shared_info::take_events(|port| {
             count(Count::Event);
             let owner = if port == *timer_port {
                 machine.unmask(port);
                 accounting.timer_fired()
             } else if Some(port) == *console_port {
-                console::event();
+                console::handle_event();
                 machine.unmask(port);
                 None
             } else {
-                // A port of nobody stays masked.
+                // A port that no rule stands for stays masked.
                 kernel.event(port)
             };
             cause = cause.or(owner);
@@ -201,9 +210,9 @@ impl Run {
         cause
     }
 
-    /// Says what each service has used, of the processor and of its rights, on the console.
+    /// Prints the processor time and the rights that each service has used.
     fn report(&mut self) {
-        let now = xen::now();
+        let now = shared_info::now();
         console::line(format_args!("cloister: at {} ms, {} refusals", now / 1_000_000, self.kernel.refusals()));
         for (index, service) in self.kernel.tables().services().iter().enumerate() {
             let used = self.kernel.scheduler.total(index as u8) / 1_000;
@@ -217,43 +226,50 @@ impl Run {
         crate::profile::print(|service| self.kernel.tables().service_name(service));
     }
 
-    /// Chooses a service at `now` and makes everything ready for it; sleeps while there is none. Answers its frame.
-    fn resume(&mut self, mut now: u64) -> Option<*const Frame> {
+    /// Chooses the service that runs at `now`, and returns its trap frame.
+    ///
+    /// Sleeps while no service is ready. Sets the timer, gives the service the answer to its
+    /// `wait`, and puts its address space in force.
+    fn resume(&mut self, mut now: u64) -> Option<*const TrapFrame> {
         loop {
-            if context::take_nmi() {
+            if trap_frame::take_nmi() {
                 self.report();
             }
             let next = self.kernel.next(now);
             #[cfg(feature = "profile")]
             if next.service.is_some() {
-                self.arm(&Next { budget: Alarm { at: crate::profile::next(now), owner: next.service }, ..next }, now);
+                self.arm(
+                    &Next { budget: Alarm { at: crate::profile::next_sample(now), owner: next.service }, ..next },
+                    now,
+                );
             }
             self.arm(&next, now);
             let Some(service) = next.service else {
                 count(Count::Sleep);
                 processor::sleep();
-                let asleep = core::mem::replace(&mut now, xen::now());
+                let asleep = core::mem::replace(&mut now, shared_info::now());
                 self.idle += now.saturating_sub(asleep);
                 self.accounting.slept(now);
                 self.take_events();
                 continue;
             };
-            let frame = context::frame(service)?;
+            let frame = trap_frame::of(service)?;
             if core::mem::take(&mut self.waiting[usize::from(service)]) {
-                let answer = self.kernel.awake(service, now);
+                let answer = self.kernel.wait_answer(service, now);
                 frame.answer(Status::Done as u64, answer.words);
             }
             if self.current != Some(service) {
                 count(Count::Switch);
                 paging::switch(self.services.root(service)?);
-                context::select(frame);
+                trap_frame::select(frame);
                 self.current = Some(service);
             }
-            self.accounting.resumed(&mut self.kernel.scheduler, service, xen::now);
+            self.accounting.resumed(&mut self.kernel.scheduler, service, shared_info::now);
             return Some(&raw const *frame);
         }
     }
 
+    /// Sets the timer for the next choice, unless it fires early enough.
     fn arm(&mut self, next: &Next, now: u64) {
         if let Some(at) = self.accounting.arm(next, now) {
             hypercall::set_timer(at);

@@ -1,13 +1,14 @@
-//! Address spaces of services: built at boot from the capability tables, filled then and at each restart.
+//! Builds the address spaces of services from the capability tables, and loads their programs at
+//! boot and at each restart.
 
 use arrayvec::ArrayVec;
 use cloister_caps::tables::{Access, MAX_SERVICES, RegionKind, Segment, Tables};
 use cloister_caps::{Gfn, PAGE_SIZE};
-use cloister_kernel_core::memory::{Frames, FreeMemory};
-use cloister_kernel_core::place::{Place, Places};
+use cloister_kernel_core::memory::{FrameRange, FreeMemory};
+use cloister_kernel_core::placement::{Placement, Placements};
 
-use crate::context::{self, Frame};
 use crate::paging::{self, PagingError, Root, UserPages};
+use crate::trap_frame::{self, TrapFrame};
 
 /// The most loadable segments of all services together.
 const MAX_SEGMENTS: usize = 4 * MAX_SERVICES;
@@ -17,21 +18,24 @@ const WRITABLE: u8 = 2;
 /// Bit 2 of a segment's flags: executable.
 const EXECUTABLE: u8 = 4;
 
-/// The services as the machine sees them.
+/// Holds what the machine needs to run and restart services.
 pub struct Services {
     tables: Tables<'static>,
-    /// CR3 of each service.
+    /// The value of CR3 for each service.
     roots: ArrayVec<u64, MAX_SERVICES>,
-    /// Writable segments, and where their live copies are.
-    copies: ArrayVec<(Segment, Gfn), MAX_SEGMENTS>,
+    /// The writable segments, each with the first frame of the copy that its service uses.
+    writable: ArrayVec<(Segment, Gfn), MAX_SEGMENTS>,
 }
 
+/// Returns the number of pages that `bytes` bytes take.
 fn pages(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE_SIZE as u64)
 }
 
-/// Frames to keep for page tables: for each service a table of every level and some for its program, stack and queues, and
-/// one for each 512 pages of what is large.
+/// Returns the number of frames to keep free for page tables.
+///
+/// For each service that is a table of every level, and some for its program, stack and queues.
+/// Shares and the boot module need one more for each 512 pages.
 pub fn page_table_reserve(tables: &Tables<'_>, free: u64) -> u64 {
     let large: u64 = tables
         .mappings()
@@ -46,20 +50,20 @@ pub fn page_table_reserve(tables: &Tables<'_>, free: u64) -> u64 {
     16 + 8 * tables.services().len() as u64 + large
 }
 
-/// Takes frames for the writable segments.
+/// Takes frames for the copies of writable segments.
 ///
 /// # Errors
 /// There are too few.
-pub fn take_copies(
+pub fn allocate_writable(
     tables: &Tables<'_>,
     free: &mut FreeMemory,
 ) -> Result<ArrayVec<(Segment, Gfn), MAX_SEGMENTS>, PagingError> {
-    let mut copies = ArrayVec::new();
+    let mut writable = ArrayVec::new();
     for segment in tables.segments().iter().filter(|segment| segment.flags & WRITABLE != 0) {
         let frame = free.take(pages(segment.memory_size).max(1)).ok_or(PagingError::NoMemory)?;
-        copies.try_push((segment, frame)).map_err(|_| PagingError::NoMemory)?;
+        writable.try_push((segment, frame)).map_err(|_| PagingError::NoMemory)?;
     }
-    Ok(copies)
+    Ok(writable)
 }
 
 /// Builds every service's address space.
@@ -70,8 +74,8 @@ pub fn build(
     tables: Tables<'static>,
     kernel: &mut Root,
     free: &mut FreeMemory,
-    places: &Places,
-    copies: ArrayVec<(Segment, Gfn), MAX_SEGMENTS>,
+    placements: &Placements,
+    writable: ArrayVec<(Segment, Gfn), MAX_SEGMENTS>,
 ) -> Result<Services, PagingError> {
     let mut roots: ArrayVec<Root, MAX_SERVICES> = ArrayVec::new();
     for _ in tables.services().iter() {
@@ -79,71 +83,79 @@ pub fn build(
     }
     for segment in tables.segments().iter().filter(|segment| segment.flags & WRITABLE == 0) {
         let kind = if segment.flags & EXECUTABLE != 0 { UserPages::Text } else { UserPages::Constant };
-        let frame = Gfn(Frames::touching(segment.image_address, 1).start);
+        let frame = Gfn(FrameRange::touching(segment.image_address, 1).start);
         let root = &mut roots[usize::from(segment.service)];
         root.map_user(free, segment.address, frame, pages(segment.memory_size), kind)?;
     }
-    for (segment, frame) in &copies {
+    for (segment, frame) in &writable {
         let root = &mut roots[usize::from(segment.service)];
         root.map_user(free, segment.address, *frame, pages(segment.memory_size), UserPages::Writable)?;
     }
     for mapping in tables.mappings().iter() {
-        let Place { frame, pages, .. } = places.get(usize::from(mapping.region)).copied().unwrap_or_default();
+        let Placement { frame, pages, .. } = placements.get(usize::from(mapping.region)).copied().unwrap_or_default();
         let kind = if mapping.access == Access::ReadWrite { UserPages::Writable } else { UserPages::Constant };
         roots[usize::from(mapping.service)].map_user(free, mapping.address, frame, pages, kind)?;
     }
-    Ok(Services { tables, roots: roots.iter().map(Root::address).collect(), copies })
+    Ok(Services { tables, roots: roots.iter().map(Root::address).collect(), writable })
 }
 
 impl Services {
-    /// CR3 of a service.
+    /// Returns the value of CR3 for a service.
     pub fn root(&self, service: u8) -> Option<u64> {
         self.roots.get(usize::from(service)).copied()
     }
 
-    /// Empties at boot what begins empty, as queues do, and what a peer is granted: it is to read nothing there that was in
-    /// the memory before, and its owner is told so ([`region::FRESH`](cloister_caps::abi::region::FRESH)). A share that stays
-    /// in the image is as Xen gave it, scrubbed of what other domains left: to empty hundreds of megabytes would be most of the
-    /// time that a boot takes.
-    pub fn clear(&self, places: &Places) {
+    /// Clears regions at boot: those of fixed size, because queues must begin with zeros, and
+    /// granted shares, so that a peer reads nothing that was in the memory before. The owner of
+    /// such a region learns that it is clear
+    /// ([`region::FRESH`](cloister_caps::abi::region::FRESH)).
+    ///
+    /// A share that is not granted stays as Xen gave it, scrubbed of what other domains left. To
+    /// clear hundreds of megabytes would take most of the boot.
+    pub fn clear_at_boot(&self, placements: &Placements) {
         let grants = self.tables.grants();
-        for (index, (region, place)) in self.tables.regions().iter().zip(places).enumerate() {
+        for (index, (region, placement)) in self.tables.regions().iter().zip(placements).enumerate() {
             let granted = || grants.iter().any(|rule| usize::from(rule.region) == index);
             if region.kind == RegionKind::Fixed || region.kind == RegionKind::Share && granted() {
-                clear(place);
+                clear(placement);
             }
         }
     }
 
-    /// Empties what a restart of a service empties: the regions that it alone writes, but for those that the policy keeps.
-    pub fn clear_own(&self, service: u8, places: &Places) {
+    /// Clears the regions of a service for its restart: those that it alone writes, except kept
+    /// ones.
+    pub fn clear_at_restart(&self, service: u8, placements: &Placements) {
         for mapping in self.tables.mappings().iter() {
             let index = usize::from(mapping.region);
-            let (Some(region), Some(place)) = (self.tables.regions().get(index), places.get(index)) else { continue };
+            let (Some(region), Some(placement)) = (self.tables.regions().get(index), placements.get(index)) else {
+                continue;
+            };
             if mapping.service == service && mapping.access == Access::ReadWrite && region.clear_on_restart == 1 {
-                clear(place);
+                clear(placement);
             }
         }
     }
 
-    /// Brings a service's program to its pristine state: its writable data from the image, and its registers to its entry.
+    /// Loads a service's program: its writable segments from the image, and its registers for a
+    /// start at its entry.
     pub fn load(&self, service: u8) {
-        for (segment, frame) in self.copies.iter().filter(|(segment, _)| segment.service == service) {
+        for (segment, frame) in self.writable.iter().filter(|(segment, _)| segment.service == service) {
             for page in 0..pages(segment.memory_size) {
                 let done = page * PAGE_SIZE as u64;
                 let left = segment.file_size.saturating_sub(done) as usize;
                 paging::fill(Gfn(frame.0 + page), segment.image_address + done, left);
             }
         }
-        if let (Some(record), Some(frame)) = (self.tables.services().get(usize::from(service)), context::frame(service))
+        if let (Some(record), Some(frame)) = (self.tables.services().get(usize::from(service)), trap_frame::of(service))
         {
-            *frame = Frame::start(record.entry, record.stack_top);
+            *frame = TrapFrame::start(record.entry, record.stack_top);
         }
     }
 }
 
-fn clear(place: &Place) {
-    for page in 0..place.pages {
-        paging::fill(Gfn(place.frame.0 + page), 0, 0);
+/// Fills a region with zeros.
+fn clear(placement: &Placement) {
+    for page in 0..placement.pages {
+        paging::fill(Gfn(placement.frame.0 + page), 0, 0);
     }
 }

@@ -1,8 +1,9 @@
-//! The interrupt vectors with a stack of their own.
+//! Lists the interrupt vectors with a stack of their own.
 //!
-//! The processor pushes what it interrupted on such a stack and not into the frame of the service, so that nothing of theirs
-//! may lead to `save` of `entry.s`: the kernel would take the frame of the service's last entry for that of this one.
-//! `tests/entry.rs` follows every one of them through the code.
+//! For them, the processor pushes the interrupted state on that stack and not into the service's
+//! trap frame. So their code must not reach `save` of `entry.s`: the kernel would take the frame of
+//! the service's last entry for that of this one. `tests/entry.rs` follows each of them through the
+//! code.
 
 /// The non-maskable interrupt.
 pub const NMI: usize = 2;
@@ -11,14 +12,14 @@ pub const DOUBLE_FAULT: usize = 8;
 /// The machine check.
 pub const MACHINE_CHECK: usize = 18;
 
-/// Stack of a double fault: an index of the TSS's interrupt stack table.
+/// Index of a double fault's stack in the TSS's interrupt stack table.
 pub const IST_DOUBLE_FAULT: u16 = 0;
-/// Stack of a machine check.
+/// Index of a machine check's stack.
 pub const IST_MACHINE_CHECK: u16 = 1;
-/// Stack of an NMI.
+/// Index of an NMI's stack.
 pub const IST_NMI: u16 = 2;
 
-/// Returns the stack of a vector that has one.
+/// Returns the index of a vector's own stack, or `None` if it has none.
 pub const fn ist(vector: usize) -> Option<u16> {
     match vector {
         NMI => Some(IST_NMI),

@@ -1,7 +1,8 @@
-//! Where the interrupts with a stack of their own lead: the code of `entry.s`, as this program holds it, is followed from each
-//! of them along every branch.
+//! Checks where interrupts with a stack of their own lead: follows the code of `entry.s`, which is
+//! linked into this program, from each of them along every branch.
 //!
-//! On such a stack `save` would push a frame that the kernel never reads: it would carry out the service's last entry again.
+//! On such a stack `save` would push a frame that the kernel never reads. The kernel would serve
+//! the service's last entry again.
 
 use std::arch::global_asm;
 use std::collections::BTreeSet;
@@ -13,7 +14,7 @@ mod vectors;
 
 global_asm!(include_str!("../src/entry.s"));
 
-/// More bytes than `entry.s` has.
+/// More bytes than `entry.s` has code.
 const LENGTH: u64 = 4096;
 
 unsafe extern "C" {
@@ -24,7 +25,7 @@ unsafe extern "C" {
     static save: u8;
 }
 
-// What `entry.s` refers to. None of it is used: the code is read, and never run.
+// The symbols that `entry.s` refers to. They are never used, because the code is read and not run.
 #[unsafe(no_mangle)]
 static FRAME_TOP: u64 = 0;
 #[unsafe(no_mangle)]
@@ -40,17 +41,18 @@ extern "C" fn kernel_entered() {}
 #[unsafe(no_mangle)]
 extern "C" fn kernel_faulted() {}
 
-/// An instruction and where it is.
+/// Decodes the instruction at an address.
 fn instruction(at: u64) -> Instruction {
-    // SAFETY: every address that is asked for is one of `entry.s`: an entry, or where one of its branches leads. Behind it lies
-    // more of this program's text than an instruction is long.
+    // SAFETY: every address is one of `entry.s`: an entry, or the target of a branch. After it
+    // follow more bytes of this program's text than an instruction has.
     let bytes = unsafe { std::slice::from_raw_parts(at as *const u8, 15) };
     let instruction = Decoder::with_ip(64, bytes, at, DecoderOptions::NONE).decode();
     assert!(!instruction.is_invalid(), "{at:#x} is no instruction");
     instruction
 }
 
-/// Every instruction that can follow from `start`; and the functions that are called on the way.
+/// Returns the addresses of all instructions that can run from `start` on, and of the functions
+/// that they call.
 fn reached(start: u64) -> (BTreeSet<u64>, BTreeSet<u64>) {
     let (mut seen, mut called, mut open) = (BTreeSet::new(), BTreeSet::new(), vec![start]);
     while let Some(at) = open.pop() {
@@ -75,22 +77,23 @@ fn reached(start: u64) -> (BTreeSet<u64>, BTreeSet<u64>) {
     (seen, called)
 }
 
+/// Returns the address of a vector's entry.
 fn entry(vector: usize) -> u64 {
     let stub = &raw const trap_stubs as u64 + 16 * vector as u64;
     if vector == vectors::NMI { &raw const nmi_entry as u64 } else { stub }
 }
 
 #[test]
-fn nothing_with_a_stack_of_its_own_leads_to_a_services_frame() {
-    let (into_frame, entered) = (&raw const save as u64, kernel_entered as *const () as u64);
+fn no_vector_with_its_own_stack_leads_to_a_trap_frame() {
+    let (saves, entered) = (&raw const save as u64, kernel_entered as *const () as u64);
     let mut own = Vec::new();
     for vector in 0..32 {
         let (seen, called) = reached(entry(vector));
-        let frame = seen.contains(&into_frame) || called.contains(&entered);
+        let frame = seen.contains(&saves) || called.contains(&entered);
         assert_eq!(frame, vectors::ist(vector).is_none(), "vector {vector}");
         own.extend(vectors::ist(vector));
     }
-    assert_eq!(own.iter().collect::<BTreeSet<_>>().len(), own.len(), "each has a stack of its own");
+    assert_eq!(own.iter().collect::<BTreeSet<_>>().len(), own.len(), "each has its own stack");
     assert_eq!(own.len(), 3);
 }
 
@@ -104,7 +107,7 @@ fn a_double_fault_and_a_machine_check_are_fatal_and_an_nmi_calls_nothing() {
 }
 
 #[test]
-fn what_interrupts_a_service_leads_to_its_frame() {
+fn upcalls_and_system_calls_lead_to_the_kernel() {
     let entered = kernel_entered as *const () as u64;
     for entry in [&raw const upcall_entry, &raw const system_call_entry] {
         assert!(reached(entry as u64).1.contains(&entered));

@@ -8,8 +8,8 @@ use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::Tables;
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, InvokeError, Kind, Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::System;
-use cloister_kernel_core::memory::{Frames, FreeMemory};
-use cloister_kernel_core::place::{Given, place};
+use cloister_kernel_core::memory::{FrameRange, FreeMemory};
+use cloister_kernel_core::placement::{BootRegions, place_regions};
 use cloister_kernel_core::{Kernel, Outcome, Platform};
 
 /// The policy that ships.
@@ -67,10 +67,11 @@ impl Caller {
         let end = tables.capabilities().iter().find(|capability| capability.kind == Kind::Sender);
         let end = end.ok_or("the policy has no queue")?;
         let mut free = FreeMemory::new();
-        free.add(Frames { start: 0x400, end: (32 << 20) / PAGE_SIZE as u64 });
-        let given = Given { module: None, command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
-        let places = place(&tables, &mut free, &given, 0).map_err(|_| "the regions have no place")?;
-        let kernel = Rc::new(RefCell::new(Kernel::new(tables, places, 0, 32 << 20)));
+        free.add(FrameRange { start: 0x400, end: (32 << 20) / PAGE_SIZE as u64 });
+        let boot_regions = BootRegions { module: None, command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
+        let placements =
+            place_regions(&tables, &mut free, &boot_regions, 0).map_err(|_| "the regions have no place")?;
+        let kernel = Rc::new(RefCell::new(Kernel::new(tables, placements, 0, 32 << 20)));
         let queue = tables.queues().get(end.object as usize).ok_or("the policy has no such queue")?;
         let caller = Caller {
             kernel,
@@ -93,7 +94,7 @@ impl Caller {
         self.wait(self.service);
         let mut kernel = self.kernel.borrow_mut();
         let next = kernel.next(0).service.filter(|service| *service == self.receiver)?;
-        Some(kernel.awake(next, 0).words[0])
+        Some(kernel.wait_answer(next, 0).words[0])
     }
 
     /// The receiver waits; answers whether nobody is to run then.

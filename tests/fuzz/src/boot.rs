@@ -4,7 +4,7 @@ use arbitrary::Arbitrary;
 use cloister_kernel_core::boot::{
     BootError, MAGIC, MAX_COMMAND_LINE, MAX_MAP, PhysicalMemory, StartInfo, command_line,
 };
-use cloister_kernel_core::memory::{Frames, FreeMemory};
+use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use std::cell::Cell;
 
 use crate::script::{Bytes, Claim, Trace, World};
@@ -105,16 +105,16 @@ impl Boot {
             assert!(entry.length == 0 || entry.address + entry.length <= REACH, "{entry:?}");
             if entry.ram {
                 all += entry.length;
-                free.add(Frames::within(entry.address, entry.length));
+                free.add(FrameRange::within(entry.address, entry.length));
             }
         }
         assert!(free.total() <= all / 4096, "more memory than the map describes");
-        for entry in &info.own {
-            free.remove(Frames::touching(entry.address, entry.length));
+        for entry in &info.boot_data {
+            free.remove(FrameRange::touching(entry.address, entry.length));
         }
         if let Some(module) = info.module {
             assert!(module.length > 0 && module.address + module.length <= REACH, "{module:?}");
-            free.remove(Frames::touching(module.address, module.length));
+            free.remove(FrameRange::touching(module.address, module.length));
         }
         let (largest, total) = (free.largest(), free.total());
         if largest > 0 {

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use arbitrary::Arbitrary;
 use cloister_caps::tables::{Access, Tables};
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, PAGE_SIZE, Status};
-use cloister_kernel_core::memory::{Frames, FreeMemory};
-use cloister_kernel_core::place::{Given, Places, place};
+use cloister_kernel_core::memory::{FrameRange, FreeMemory};
+use cloister_kernel_core::placement::{BootRegions, Placements, place_regions};
 use cloister_kernel_core::{Kernel, Outcome, Platform};
 
 use crate::script::{Bytes, Claim, Trace, Word, World};
@@ -41,7 +41,7 @@ fn tables(policy: u8) -> &'static [u8] {
 /// What stands under the kernel: it fails on everything that no rule of the tables allows.
 struct Machine<'t> {
     tables: Tables<'t>,
-    places: Places,
+    placements: Placements,
     time: u64,
     /// Refuses ports, and has no random bits.
     moody: bool,
@@ -60,9 +60,9 @@ impl<'t> Machine<'t> {
             (rule.first_ref..rule.first_ref + rule.count).contains(&reference.0)
         };
         let rule = self.tables.grants().iter().find(covers).expect("a reference of some rule");
-        let place = self.places[usize::from(rule.region)];
-        assert_eq!(frame.0, place.frame.0 + u64::from(reference.0 - rule.first_ref), "the page of that number");
-        assert!(frame.0 < place.frame.0 + place.pages, "a page of the region");
+        let placement = self.placements[usize::from(rule.region)];
+        assert_eq!(frame.0, placement.frame.0 + u64::from(reference.0 - rule.first_ref), "the page of that number");
+        assert!(frame.0 < placement.frame.0 + placement.pages, "a page of the region");
         assert!((rule.peer_first..=rule.peer_last).contains(&peer.0) && peer.is_real(), "a peer of the rule");
         assert_eq!(writable, rule.access == Access::ReadWrite);
     }
@@ -162,13 +162,14 @@ impl<'t> Bench<'t> {
     /// The kernel that enforces `tables`; `None` if its regions do not fit.
     fn new(tables: Tables<'t>) -> Option<Bench<'t>> {
         let mut free = FreeMemory::new();
-        free.add(Frames { start: 0x400, end: MEMORY });
+        free.add(FrameRange { start: 0x400, end: MEMORY });
         let before = free.total();
-        let given = Given { module: Some((1 << 31, 5000)), command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
-        let places = place(&tables, &mut free, &given, 16).ok()?;
-        disjoint(&tables, &places);
+        let boot_regions =
+            BootRegions { module: Some((1 << 31, 5000)), command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
+        let placements = place_regions(&tables, &mut free, &boot_regions, 16).ok()?;
+        disjoint(&tables, &placements);
         assert!(free.total() <= before);
-        let mut kernel = Kernel::new(tables, places.clone(), 1_000, MEMORY * PAGE_SIZE as u64);
+        let mut kernel = Kernel::new(tables, placements.clone(), 1_000, MEMORY * PAGE_SIZE as u64);
         kernel.set_xenstore_port(XENSTORE);
         let mut likely = Vec::new();
         for capability in tables.capabilities().iter() {
@@ -178,7 +179,7 @@ impl<'t> Bench<'t> {
         }
         let machine = Machine {
             tables,
-            places,
+            placements,
             time: 5_000,
             moody: false,
             refusals: 0,
@@ -210,7 +211,7 @@ impl<'t> Bench<'t> {
             }
             Act::Wait(service, deadline) => self.call(service % 17, 0, [deadline.into(), 0, 0, 0, 0, 0]),
             Act::Awake(service) => {
-                self.kernel.awake(service % 17, self.machine.time);
+                self.kernel.wait_answer(service % 17, self.machine.time);
             }
             Act::Event(port) => {
                 let port = EvtchnPort(u32::from(port % 16));
@@ -297,11 +298,12 @@ impl<'t> Bench<'t> {
 }
 
 /// No region that the kernel places lies over another.
-fn disjoint(tables: &Tables<'_>, places: &Places) {
+fn disjoint(tables: &Tables<'_>, placements: &Placements) {
     use cloister_caps::tables::RegionKind::{Fixed, Share};
     let regions = tables.regions();
-    let own = regions.iter().zip(places).filter(|(region, _)| matches!(region.kind, Fixed | Share));
-    let mut ranges: Vec<(u64, u64)> = own.map(|(_, place)| (place.frame.0, place.frame.0 + place.pages)).collect();
+    let own = regions.iter().zip(placements).filter(|(region, _)| matches!(region.kind, Fixed | Share));
+    let mut ranges: Vec<(u64, u64)> =
+        own.map(|(_, placement)| (placement.frame.0, placement.frame.0 + placement.pages)).collect();
     ranges.sort_unstable();
     assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "regions overlap");
     assert!(ranges.iter().all(|(start, end)| *start >= 0x400 && *end <= MEMORY && start < end), "outside of memory");

@@ -1,4 +1,5 @@
-//! Every invocation that there is: each service, each slot, each operation, and arguments of every kind.
+//! Makes every possible invocation: each service, each slot, each operation, and arguments of every
+//! kind.
 
 use cloister_caps::abi::region::{CONSTANT, EXCLUSIVE, FRESH, SIZE};
 use cloister_caps::tables::{Access, Capability, Mapping, PortKind, Tables};
@@ -38,7 +39,7 @@ const ARGUMENTS: [[u64; 4]; 26] = [
     [u64::MAX; 4],
 ];
 
-/// What is to come of an invocation on a kernel that has just booted.
+/// Returns what an invocation must lead to on a kernel that has just booted.
 fn expected(
     tables: &Tables<'_>,
     capability: Option<Capability>,
@@ -56,7 +57,7 @@ fn expected(
     let peer = |peer: u64, first: u16, last: u16| {
         if (u64::from(first)..=u64::from(last)).contains(&peer) { Ok(()) } else { Err(Status::NotPermitted) }
     };
-    // Whatever is the peer's, the kernel that ships neither binds nor maps.
+    // The kernel that ships neither binds a peer's port nor maps a peer's page.
     let theirs = |number: u64| if number == 0 { Ok(()) } else { Err(Status::Unavailable) };
     match operation {
         Operation::PowerOff => return Ok(Outcome::PowerOff),
@@ -93,7 +94,7 @@ fn expected(
     Err(Status::Done)
 }
 
-/// Makes every invocation; answers how many were carried out.
+/// Makes every invocation, and returns the number of those that succeeded.
 fn everything_is_answered_by_the_tables(text: &str) -> usize {
     let tables = tables(text);
     let capabilities: Vec<Capability> = tables.capabilities().iter().collect();
@@ -106,7 +107,7 @@ fn everything_is_answered_by_the_tables(text: &str) -> usize {
         for (slot, number) in calls.iter().copied() {
             let own = |capability: &&Capability| capability.service == service && u64::from(capability.slot) == slot;
             let capability = capabilities.iter().find(own).copied();
-            // An empty slot is refused before anybody looks at them.
+            // An empty slot is refused before the arguments are looked at.
             let tried = if capability.is_some() { &ARGUMENTS[..] } else { &ARGUMENTS[ARGUMENTS.len() - 2..] };
             for arguments in tried.iter().copied() {
                 let before = (bench.machine.log.len(), bench.kernel.refusals());
@@ -122,7 +123,7 @@ fn everything_is_answered_by_the_tables(text: &str) -> usize {
                 let after = (before.0 + usize::from(refused), before.1 + u64::from(refused));
                 assert_eq!((bench.machine.log.len(), bench.kernel.refusals()), after, "{}", what());
                 done += usize::from(!refused);
-                // What is expected is that of a kernel on which no port is open and no page granted.
+                // `expected` describes a kernel on which no port is open and no page granted.
                 if !bench.machine.granted.is_empty() || bench.machine.open.len() > 1 {
                     bench = Bench::of(tables);
                 }
@@ -133,13 +134,13 @@ fn everything_is_answered_by_the_tables(text: &str) -> usize {
 }
 
 #[test]
-fn done_is_what_the_tables_give_and_nothing_else() {
+fn an_invocation_succeeds_only_if_the_tables_allow_it() {
     let wide = everything_is_answered_by_the_tables(&shipped());
     let narrow = everything_is_answered_by_the_tables(&narrow());
     assert!(narrow < wide, "{narrow} < {wide}");
 }
 
-/// What the tables give in the end, in words: the whole authority of the shipped image but for its memory.
+/// The whole authority of the shipped image, except its memory, in words.
 const AUTHORITY: &str = "
 control: now clock; off power; reboot power; write console
 control: notify control-store.replies, control-store.requests, shutdown.replies, shutdown.requests
@@ -161,7 +162,8 @@ xenstore: notify control-store.replies, control-store.requests, netfront-store.r
 xenstore: send xenstore-events
 ";
 
-/// The pairs of service, operation and object for which some invocation is not refused for want of a right.
+/// Returns service, operation and object of each invocation that is not refused for lack of a
+/// right.
 fn possible() -> Vec<(String, &'static str, String)> {
     let tables = tables(&shipped());
     let mut found = Vec::new();
@@ -221,15 +223,16 @@ fn each_service_finds_its_own_mappings_where_they_are() {
             panic!("an answer");
         };
         let mapping = tables.mappings().get(capability.object as usize).unwrap();
-        let place = bench.kernel.places()[usize::from(mapping.region)];
+        let placement = bench.kernel.placements()[usize::from(mapping.region)];
         let constant = ["command-line", "site", "grant-manager.rules", "xenstore.rules"];
         let constant = constant.contains(&tables.name(capability.name));
         assert_eq!(mapping.service, capability.service);
-        // Of the shipped policy's regions only the pool of frames to send is one that leaves the image and has one owner.
+        // Of the shipped policy's regions, only the pool of frames to send is granted and has one
+        // owner.
         let name = tables.name(capability.name);
         let own = name == "tx-pool";
         let flags = if constant { CONSTANT } else { 0 } | if own { EXCLUSIVE | FRESH } else { 0 };
-        assert_eq!(answer.words, [mapping.address, place.length | flags], "{name}");
+        assert_eq!(answer.words, [mapping.address, placement.length | flags], "{name}");
         found += 1;
     }
     assert_eq!(found, tables.mappings().len());
@@ -270,12 +273,12 @@ fn a_service_that_does_not_exist_has_nothing() {
             assert_eq!(answer.status, Status::NoCapability);
         }
         assert_eq!(bench.call(service, 0, [0; 6]), Outcome::Wait);
-        assert_eq!(bench.kernel.awake(service, 9).words, [0, 0]);
+        assert_eq!(bench.kernel.wait_answer(service, 9).words, [0, 0]);
     }
 }
 
 #[test]
-fn what_is_answered_is_the_machines() {
+fn answers_come_from_the_machine() {
     let mut bench = Bench::new(&shipped());
     let words = |bench: &mut Bench, service, name, operation, first| {
         bench.invoke(service, name, operation, [first, 0, 0, 0]).words
@@ -298,7 +301,7 @@ fn what_is_answered_is_the_machines() {
 }
 
 #[test]
-fn a_right_to_what_objects_of_the_kind_cannot_do_is_none() {
+fn a_right_that_the_kind_has_no_operation_for_gives_nothing() {
     let policy = cloister_policy::parse("the policy", &shipped()).unwrap_or_else(|report| panic!("{report}"));
     let mut bytes = policy.tables().unwrap();
     let capabilities = Tables::parse(&bytes).unwrap().capabilities();

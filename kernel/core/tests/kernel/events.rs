@@ -1,4 +1,4 @@
-//! Notifications, event channels, waiting and the processor's time.
+//! Tests notifications, event channels, `wait`, and the sharing of the processor.
 
 use cloister_caps::{EvtchnPort, Operation, Status};
 use cloister_kernel_core::Outcome;
@@ -26,7 +26,7 @@ fn a_notification_reaches_the_other_end_and_no_one_else() {
             for service in SERVICES {
                 let expected = if service == to { 1 << bit } else { 0 };
                 assert_eq!(bench.bits(service), expected, "{name}: {from} to {to}, {service}");
-                assert_eq!(bench.bits(service), 0, "they are given once");
+                assert_eq!(bench.bits(service), 0, "they are returned once");
             }
         }
     }
@@ -67,7 +67,7 @@ fn an_event_that_is_held_stays_masked_until_a_wait_that_does_not_hold_it() {
         *bits = bench.bits("netfront");
     }
     bench.hold("netfront", u64::MAX, bits[0]);
-    assert_eq!(bench.machine.unmasked, [ports[1]], "the other lets events in");
+    assert_eq!(bench.machine.unmasked, [ports[1]], "the other is unmasked");
     bench.hold("netfront", u64::MAX, u64::MAX);
     bench.hold("netfront", u64::MAX, bits[0] | bits[1]);
     assert_eq!(bench.machine.unmasked, [ports[1]], "what is held stays masked, wait after wait");
@@ -91,7 +91,7 @@ fn a_port_is_opened_used_and_closed_by_its_service() {
     assert_eq!(bench.status("netfront", "tx-events", Operation::PortSend, [u64::MAX; 4]), Status::Done);
     assert_eq!(bench.machine.sent, [tx]);
     assert_eq!(bench.status("netfront", "tx-events", Operation::PortClose, [0; 4]), Status::Done);
-    assert!(bench.kernel.event(EvtchnPort(tx)).is_none(), "a closed port is nobody's");
+    assert!(bench.kernel.event(EvtchnPort(tx)).is_none(), "a closed port belongs to no service");
     assert_eq!(bench.bits("netfront"), 0);
     assert!(bench.kernel.event(EvtchnPort(rx)).is_some());
     assert_eq!(bench.status("netfront", "tx-events", Operation::PortClose, [0; 4]), Status::WrongState);
@@ -101,7 +101,7 @@ fn a_port_is_opened_used_and_closed_by_its_service() {
     assert_eq!(open(&mut bench, "tx-events").status, Status::Done);
 }
 
-/// A port that is closed with its event undelivered must not come back masked.
+/// A port that is closed while its event is delivered must not be masked when it is opened again.
 #[test]
 fn a_port_that_is_opened_again_lets_events_through() {
     let mut bench = Bench::new(&shipped());
@@ -112,11 +112,11 @@ fn a_port_that_is_opened_again_lets_events_through() {
     let port = bench.invoke("netfront", "tx-events", Operation::PortOpen, [0; 4]).words[0] as u32;
     assert_eq!(bench.machine.unmasked, [port]);
     bench.wait("netfront", u64::MAX);
-    assert_eq!(bench.machine.unmasked, [port], "the former port's event is not the new one's");
+    assert_eq!(bench.machine.unmasked, [port], "the event of the closed port is not the new one's");
 }
 
 #[test]
-fn xenstores_port_is_the_toolstacks() {
+fn the_toolstack_makes_the_xenstore_port() {
     let mut bench = Bench::new(&shipped());
     assert_eq!(bench.status("xenstore", "xenstore-events", Operation::PortSend, [0; 4]), Status::Done);
     assert_eq!(bench.machine.sent, [XENSTORE.0]);
@@ -130,7 +130,7 @@ fn xenstores_port_is_the_toolstacks() {
 }
 
 #[test]
-fn who_waits_sleeps_until_told_or_until_its_time() {
+fn wait_ends_with_a_notification_or_at_its_deadline() {
     let mut bench = Bench::new(&shipped());
     let http = bench.service("http");
     for service in SERVICES {
@@ -139,8 +139,8 @@ fn who_waits_sleeps_until_told_or_until_its_time() {
     let next = bench.kernel.next(100);
     assert_eq!((next.service, next.time()), (None, 900));
     assert_eq!(bench.kernel.next(900).service, Some(http));
-    assert_eq!(bench.kernel.awake(http, 900).words, [0, 900]);
-    // A notification that came while it ran is not slept over.
+    assert_eq!(bench.kernel.wait_answer(http, 900).words, [0, 900]);
+    // A notification that came while the service ran ends its next `wait` at once.
     assert_eq!(bench.status("tcpip", "socket.replies", Operation::QueueNotify, [0; 4]), Status::Done);
     bench.wait("http", u64::MAX);
     assert_eq!(bench.kernel.scheduler.state(http), State::Ready);
@@ -150,20 +150,21 @@ fn who_waits_sleeps_until_told_or_until_its_time() {
 }
 
 #[test]
-fn waiting_tells_the_time_only_to_who_may_know() {
+fn wait_returns_the_time_only_to_services_that_may_read_the_clock() {
     let mut bench = Bench::new(&with("clock = [\"now\", \"wall\"]", "clock = [\"wall\"]"));
     let (http, tcpip) = (bench.service("http"), bench.service("tcpip"));
-    assert_eq!(bench.kernel.awake(http, 1234).words, [0, 0]);
+    assert_eq!(bench.kernel.wait_answer(http, 1234).words, [0, 0]);
     let used = |bench: &Bench| bench.kernel.uses().any(|used| used.to_string() == "use: tcpip clock clock now");
     assert!(!used(&bench));
-    assert_eq!(bench.kernel.awake(tcpip, 1234).words, [0, 1234]);
-    assert!(used(&bench), "it was told, and need not ask");
+    assert_eq!(bench.kernel.wait_answer(tcpip, 1234).words, [0, 1234]);
+    assert!(used(&bench), "`wait` has told it the time");
 }
 
 /// Periods of 10 ms, which is every service's in the shipped policy.
 const PERIODS: u64 = 30;
 
-/// One service calls the kernel without end and never waits; the others each have a little to do every millisecond.
+/// Lets one service call the kernel without end. The others each have a little to do every
+/// millisecond. Returns the CPU time of the first, and the runs of each service.
 fn hogged_by(hog: &str) -> (u64, Vec<u64>) {
     let mut bench = Bench::new(&shipped());
     let hog = bench.service(hog);
@@ -179,13 +180,13 @@ fn hogged_by(hog: &str) -> (u64, Vec<u64>) {
         };
         runs[usize::from(service)] += 1;
         let took = if service == hog {
-            // It asks its peers to look, for nothing.
+            // It notifies its peers for nothing.
             for slot in 0..8 {
                 bench.call(service, 1, [slot, Operation::QueueNotify as u64, 0, 0, 0, 0]);
             }
             (next.time() - now).min(50_000)
         } else {
-            bench.kernel.awake(service, now);
+            bench.kernel.wait_answer(service, now);
             assert_eq!(bench.call(service, 0, [now + 1_000_000, 0, 0, 0, 0, 0]), Outcome::Wait);
             1_000
         };
@@ -204,7 +205,7 @@ fn one_that_calls_without_end_leaves_time_to_every_other() {
         let allowed = u64::from(record.budget_us) * 1_000 * PERIODS;
         assert!(used <= allowed + PERIODS * 50_000, "{service} used {used} of {allowed} ns");
         assert!(used >= allowed / 2, "{service} used {used} of {allowed} ns");
-        // At least once in each period of 10 ms.
+        // Each runs at least once in each period of 10 ms.
         assert!(runs.iter().all(|runs| *runs >= PERIODS), "{service}: {runs:?}");
     }
 }

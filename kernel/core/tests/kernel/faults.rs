@@ -1,4 +1,4 @@
-//! What becomes of a service that faults.
+//! Tests the restart rules of services that fault.
 
 use cloister_caps::{Operation, Status};
 use cloister_kernel_core::Verdict;
@@ -31,7 +31,7 @@ fn restarts_are_counted_for_each_service_and_then_the_rule_holds() {
     assert_eq!((history.status, history.words), (Status::Done, [2, 0]));
     assert_eq!(bench.kernel.fault(tcpip), Verdict::Restart(1), "its own count");
     assert_eq!(bench.kernel.fault(http), Verdict::StopService);
-    // Nothing wakes it again.
+    // Nothing makes it run again.
     assert_eq!(bench.status("tcpip", "socket.replies", Operation::QueueNotify, [0; 4]), Status::Done);
     bench.wait("http", 0);
     assert_eq!(bench.kernel.scheduler.state(http), State::Stopped);

@@ -1,4 +1,4 @@
-//! Grants: which page, to whom, how often.
+//! Tests grants: of which page, to which peer, and how often at a time.
 
 use cloister_caps::{Operation, Status};
 
@@ -8,7 +8,8 @@ fn issue(bench: &mut Bench, rule: &str, page: u64, peer: u64) -> Status {
     bench.status("grant-manager", rule, Operation::GrantIssue, [page, peer, 0, 0])
 }
 
-/// Page, peer, the peer's reference, and how many further pages.
+/// Issues a grant. The arguments are the page, the peer, the peer's reference, and the number of
+/// further pages.
 fn issue_range(bench: &mut Bench, rule: &str, arguments: [u64; 4]) -> Status {
     bench.status("grant-manager", rule, Operation::GrantIssue, arguments)
 }
@@ -82,14 +83,14 @@ fn every_page_of_every_rule_has_a_reference_of_its_own() {
     assert_eq!(readable, 128, "what is sent is granted for reading");
 }
 
-/// No rule reaches past the pages that its region really has.
+/// A rule reaches no further than the pages that its region has.
 #[test]
 fn a_region_that_came_out_smaller_than_its_rule_gives_only_what_it_has() {
     let tables = tables(&shipped());
-    let mut places = Bench::of(tables).kernel.places().clone();
+    let mut placements = Bench::of(tables).kernel.placements().clone();
     let region = tables.grants().iter().find(|rule| tables.name(rule.name) == "rx-pages").unwrap().region;
-    places[usize::from(region)].pages = 3;
-    let mut bench = Bench::at(tables, places);
+    placements[usize::from(region)].pages = 3;
+    let mut bench = Bench::at(tables, placements);
     assert_eq!(issue(&mut bench, "rx-pages", 2, 0), Status::Done);
     assert_eq!(issue(&mut bench, "rx-pages", 3, 0), Status::BadArgument);
     assert_eq!(bench.machine.granted.len(), 1);
@@ -109,7 +110,7 @@ fn a_range_is_granted_by_one_call_and_each_page_ended_by_itself() {
     {
         let answer = bench.invoke("grant-manager", rule, Operation::GrantIssue, [first, 3, 0, further]);
         assert_eq!((answer.status, answer.words), (Status::Done, [u64::from(reference), 0]));
-        // The machine knows which frame goes with which reference.
+        // The machine checks that each reference is of its frame.
         let granted: Vec<u32> = bench.machine.granted.keys().copied().collect();
         assert_eq!(granted, (reference..=reference + further as u32).collect::<Vec<_>>(), "{rule}");
         for page in first..=first + further {
@@ -121,7 +122,7 @@ fn a_range_is_granted_by_one_call_and_each_page_ended_by_itself() {
 }
 
 #[test]
-fn a_range_of_which_one_page_is_shared_already_is_refused_as_a_whole() {
+fn a_range_with_a_page_that_is_in_use_is_refused_as_a_whole() {
     let mut bench = Bench::new(&narrow());
     bench.machine.back_end = true;
     for (taken, theirs) in [(10, 0), (14, 0), (19, 0), (10, 77), (14, 77), (19, 77)] {
@@ -153,7 +154,7 @@ fn a_range_that_the_rule_does_not_cover_is_refused_as_a_whole() {
         (WIDE, 1),
         (WIDE - 1, 1),
         (0, u64::MAX),
-        // Their sums, where they wrap, are pages of the rule.
+        // The sums of these wrap to pages of the rule.
         (5, u64::MAX),
         (5, u64::MAX - 4),
         (u64::MAX, 1),
@@ -174,7 +175,7 @@ fn a_range_that_the_rule_does_not_cover_is_refused_as_a_whole() {
 }
 
 #[test]
-fn of_the_peers_pages_there_is_one_a_call() {
+fn one_call_maps_one_page_of_a_peer() {
     for back_end in [false, true] {
         let mut bench = Bench::new(&narrow());
         bench.machine.back_end = back_end;
@@ -200,7 +201,7 @@ fn a_restart_forgets_no_grant() {
 }
 
 #[test]
-fn a_back_end_maps_what_its_rule_allows_in_the_place_of_its_own_page() {
+fn a_back_end_maps_a_peers_page_in_place_of_its_own() {
     let mut bench = Bench::new(&narrow());
     let map = |bench: &mut Bench, rule: &str, page, peer, theirs| {
         bench.status("grant-manager", rule, Operation::GrantIssue, [page, peer, theirs, 0])
@@ -237,7 +238,7 @@ fn a_back_end_maps_what_its_rule_allows_in_the_place_of_its_own_page() {
 }
 
 #[test]
-fn of_two_pages_that_are_mapped_each_is_ended_by_itself() {
+fn each_of_two_mapped_pages_is_unmapped_by_itself() {
     let mut bench = Bench::new(&narrow());
     bench.machine.back_end = true;
     for (page, theirs) in [(5, 77), (6, 78)] {
@@ -267,7 +268,7 @@ fn a_page_mapped_for_reading_cannot_be_written() {
 }
 
 #[test]
-fn what_a_peer_wrote_is_gone_when_its_grant_has_ended() {
+fn a_page_that_a_peer_could_write_is_cleared_when_its_grant_ends() {
     let mut bench = Bench::new(&shipped());
     for (rule, cleared) in [("rx-pages", 1), ("ring-pages", 1), ("tx-pages", 0)] {
         assert_eq!(issue(&mut bench, rule, 1, 3), Status::Done);

@@ -1,18 +1,19 @@
-//! The machine under the kernel, for tests: it does nothing, remembers what it was told, and fails on what the policy
-//! does not allow.
+//! Implements the platform under the kernel for tests: it records what the kernel asks for, and
+//! panics on what the policy does not allow.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloister_caps::tables::{Access, Tables};
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, PAGE_SIZE, Status};
-use cloister_kernel_core::memory::{Frames, FreeMemory};
-use cloister_kernel_core::place::{Given, Places, place};
+use cloister_kernel_core::memory::{FrameRange, FreeMemory};
+use cloister_kernel_core::placement::{BootRegions, Placements, place_regions};
 use cloister_kernel_core::{Answer, Kernel, Outcome, Platform};
 
-/// The channel that the toolstack made.
+/// The port of the XenStore channel, which the toolstack has made.
 pub const XENSTORE: EvtchnPort = EvtchnPort(1);
 
-/// The text of the policy that ships, but that its back end may be in any domain: so that peers differ.
+/// Returns the text of the policy that ships, except that its back end may be in any domain, so
+/// that peers differ.
 pub fn shipped() -> String {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../policy/default.toml");
     let text = std::fs::read_to_string(path).unwrap();
@@ -20,28 +21,29 @@ pub fn shipped() -> String {
     text.replace("ids = \"0\"", "ids = \"0-32751\"")
 }
 
-/// The shipped policy with one change, which must be one.
+/// Returns the shipped policy with `from` replaced by `to`, which must change it.
 pub fn with(from: &str, to: &str) -> String {
     let changed = shipped().replace(from, to);
     assert_ne!(changed, shipped());
     changed
 }
 
-/// The shipped policy, but that the back end is in a domain from 3 to 9.
+/// Returns the shipped policy, except that the back end is in a domain from 3 to 9.
 pub fn narrow() -> String {
     with("ids = \"0-32751\"", "ids = \"3-9\"")
 }
 
-/// The tables of a policy.
+/// Returns the tables of a policy.
 pub fn tables(text: &str) -> Tables<'static> {
     let policy = cloister_policy::parse("the policy", text).unwrap_or_else(|report| panic!("{report}"));
     Tables::parse(policy.tables().unwrap().leak()).unwrap()
 }
 
-/// What stands under the kernel.
+/// Records what the kernel asks of the machine. The fields that a test sets say how the machine
+/// answers.
 pub struct Machine {
     tables: Tables<'static>,
-    places: Places,
+    placements: Placements,
     pub time: u64,
     pub wall: Option<u64>,
     pub random: Option<[u64; 2]>,
@@ -55,9 +57,10 @@ pub struct Machine {
     pub sent: Vec<u32>,
     /// Frames that were filled with zeros.
     pub cleared: Vec<u64>,
-    /// Whether this is a back end's kernel.
+    /// `true` if the machine can map and bind, as under a back end's kernel.
     pub back_end: bool,
-    /// The peer's pages by our references: the frame, the peer, its reference, whether it may be written.
+    /// The mapped pages of peers, by our references: the frame, the peer, its reference, and `true`
+    /// if it is writable.
     pub mapped: BTreeMap<u32, (u64, u16, u32, bool)>,
     next_port: u32,
 }
@@ -108,13 +111,13 @@ impl Platform for Machine {
             .iter()
             .find(|rule| (rule.first_ref..rule.first_ref + rule.count).contains(&reference.0));
         let rule = rule.expect("a reference of some rule");
-        let place = self.places[usize::from(rule.region)];
-        assert_eq!(frame.0, place.frame.0 + u64::from(reference.0 - rule.first_ref), "the page of that number");
-        assert!(frame.0 < place.frame.0 + place.pages, "a page of the region");
+        let placement = self.placements[usize::from(rule.region)];
+        assert_eq!(frame.0, placement.frame.0 + u64::from(reference.0 - rule.first_ref), "the page of that number");
+        assert!(frame.0 < placement.frame.0 + placement.pages, "a page of the region");
         assert!((rule.peer_first..=rule.peer_last).contains(&peer.0) && peer.is_real(), "a peer of the rule");
         assert_eq!(writable, rule.access == Access::ReadWrite);
         let old = self.granted.insert(reference.0, (frame.0, peer.0, writable));
-        assert_eq!(old, None, "{reference} was granted anew while it stands");
+        assert_eq!(old, None, "{reference} was granted twice");
     }
     fn end_grant(&mut self, reference: GrantRef) -> bool {
         assert!(self.granted.contains_key(&reference.0), "{reference} is not granted");
@@ -122,7 +125,7 @@ impl Platform for Machine {
     }
     fn clear(&mut self, frame: Gfn) {
         let granted = self.granted.values().any(|(granted, ..)| *granted == frame.0);
-        assert!(!granted, "{frame} is the peer's to use");
+        assert!(!granted, "the peer may still use {frame}");
         self.cleared.push(frame.0);
     }
     fn bind_port(&mut self, peer: DomId, theirs: EvtchnPort) -> Option<EvtchnPort> {
@@ -133,11 +136,11 @@ impl Platform for Machine {
         if !self.back_end || self.in_use.contains(&theirs.0) {
             return false;
         }
-        // What is asked for here is checked as a grant of that page is.
+        // The same checks apply as to a grant of that page.
         self.grant(own, frame, peer, writable);
         self.granted.remove(&own.0);
         let old = self.mapped.insert(own.0, (frame.0, peer.0, theirs.0, writable));
-        assert_eq!(old, None, "{own} was mapped anew while it stands");
+        assert_eq!(old, None, "{own} was mapped twice");
         true
     }
     fn unmap_grant(&mut self, own: GrantRef, frame: Gfn) {
@@ -145,16 +148,17 @@ impl Platform for Machine {
     }
 }
 
-/// A kernel and the machine under it.
+/// Holds a kernel and the machine under it.
 pub struct Bench {
     pub kernel: Kernel<'static>,
     pub machine: Machine,
     pub tables: Tables<'static>,
-    /// Of each service, the slots and the numbers of the operations that objects of that kind have.
+    /// For each service, the pairs of a slot and the number of an operation that its kind has.
     pub operations: Vec<Vec<(u64, u64)>>,
 }
 
-/// The operations of each service, but for those that find regions: these are many, and change nothing.
+/// Returns the operations of each service, without those that find regions, which are many and
+/// change nothing.
 fn operations(tables: &Tables<'_>) -> Vec<Vec<(u64, u64)>> {
     let mut found = vec![Vec::new(); tables.services().len()];
     for capability in tables.capabilities().iter().filter(|capability| capability.kind != Kind::Region) {
@@ -166,23 +170,23 @@ fn operations(tables: &Tables<'_>) -> Vec<Vec<(u64, u64)>> {
 }
 
 impl Bench {
-    /// The kernel of an image with this policy, after boot.
+    /// Returns the kernel of an image with this policy, after boot.
     pub fn new(text: &str) -> Bench {
         Bench::of(tables(text))
     }
 
     pub fn of(tables: Tables<'static>) -> Bench {
         let mut free = FreeMemory::new();
-        free.add(Frames { start: 0x400, end: (32 << 20) / PAGE_SIZE as u64 });
-        let given = Given { module: None, command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
-        let places = place(&tables, &mut free, &given, 0).unwrap();
-        Bench::at(tables, places)
+        free.add(FrameRange { start: 0x400, end: (32 << 20) / PAGE_SIZE as u64 });
+        let boot_regions = BootRegions { module: None, command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
+        let placements = place_regions(&tables, &mut free, &boot_regions, 0).unwrap();
+        Bench::at(tables, placements)
     }
 
-    pub fn at(tables: Tables<'static>, places: Places) -> Bench {
+    pub fn at(tables: Tables<'static>, placements: Placements) -> Bench {
         let machine = Machine {
             tables,
-            places: places.clone(),
+            placements: placements.clone(),
             time: 5_000,
             wall: Some(1_000_000),
             random: Some([3, 4]),
@@ -199,7 +203,7 @@ impl Bench {
             mapped: BTreeMap::new(),
             next_port: 2,
         };
-        let mut kernel = Kernel::new(tables, places, 1_000, 32 << 20);
+        let mut kernel = Kernel::new(tables, placements, 1_000, 32 << 20);
         kernel.set_xenstore_port(XENSTORE);
         Bench { kernel, machine, tables, operations: operations(&tables) }
     }
@@ -208,7 +212,7 @@ impl Bench {
         (0..16).find(|index| self.tables.service_name(*index) == name).unwrap()
     }
 
-    /// The slot in which `service` holds the capability of this name in the policy; of a kind, if the name is not enough.
+    /// Returns the slot in which `service` holds the capability of this name in the policy.
     pub fn slot(&self, service: &str, name: &str) -> u64 {
         let service = self.service(service);
         let capabilities = self.tables.capabilities();
@@ -234,20 +238,20 @@ impl Bench {
         self.invoke(service, name, operation, arguments).status
     }
 
-    /// `wait`, from which nobody has woken the service yet.
+    /// Makes the system call `wait` without holding any events.
     pub fn wait(&mut self, service: &str, deadline: u64) {
         self.hold(service, deadline, 0);
     }
 
-    /// `wait` that lets no events in that come as these notifications.
+    /// Makes the system call `wait`, and keeps the events of these notification bits masked.
     pub fn hold(&mut self, service: &str, deadline: u64, held: u64) {
         let index = self.service(service);
         assert_eq!(self.call(index, 0, [deadline, held, 0, 0, 0, 0]), Outcome::Wait);
     }
 
-    /// The notifications with which a service runs on.
+    /// Returns the notification bits with which a service runs on.
     pub fn bits(&mut self, service: &str) -> u64 {
         let (index, now) = (self.service(service), self.machine.time);
-        self.kernel.awake(index, now).words[0]
+        self.kernel.wait_answer(index, now).words[0]
     }
 }

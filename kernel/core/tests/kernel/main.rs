@@ -1,4 +1,4 @@
-//! The kernel's decisions, under the policy that ships.
+//! Tests the kernel's decisions, under the policy that ships.
 #![forbid(unsafe_code)]
 
 mod authority;
@@ -7,7 +7,7 @@ mod faults;
 mod grants;
 mod machine;
 mod noninterference;
-mod places;
+mod placements;
 mod random;
 mod refusals;
 mod shares;

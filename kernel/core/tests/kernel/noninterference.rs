@@ -1,8 +1,8 @@
-//! What a service does is nothing that another can observe which shares no queue with it: two runs that differ only in what the
-//! one does give the other the same answers.
+//! Checks that a service cannot observe another with which it shares no queue: two runs that differ
+//! only in what the other does give it the same answers.
 //!
-//! Time is no part of this: how long something takes, and when a service runs, depends on the others. Nor are the numbers of
-//! ports, which Xen chooses.
+//! Time is not part of this: how long something takes, and when a service runs, depends on the
+//! others. Nor are the numbers of ports, which Xen chooses.
 
 use cloister_caps::Kind;
 use cloister_caps::tables::Tables;
@@ -11,18 +11,18 @@ use proptest::prelude::*;
 
 use crate::machine::{Bench, tables, with};
 
-/// What a service does.
+/// Names what a service does.
 #[derive(Clone, Debug)]
 enum Act {
     Call(u64, [u64; 6]),
-    /// An operation that one of its capabilities may well have.
+    /// It invokes an operation that the kind of one of its capabilities has.
     Likely(usize, [u64; 3]),
-    /// It waits, and is told what it was woken with when it runs again.
+    /// It waits, and runs on at once.
     Wait(u64, u64),
     Fault,
 }
 
-/// An act of the observer, or of the one whose acts it must not observe.
+/// Names an act of the observer, or of the service whose acts it must not observe.
 #[derive(Clone, Debug)]
 enum Turn {
     Observer(Act),
@@ -47,7 +47,7 @@ fn turn() -> impl Strategy<Value = Turn> {
     prop_oneof![act().prop_map(Turn::Observer), act().prop_map(Turn::Other)]
 }
 
-/// What a service sees of what it does.
+/// Holds what a service sees of its own act.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Seen {
     Outcome(Outcome),
@@ -55,6 +55,7 @@ enum Seen {
     Restarted(Verdict),
 }
 
+/// Performs an act of a service, and returns what the service sees.
 fn does(bench: &mut Bench, service: u8, act: &Act) -> Seen {
     match *act {
         Act::Call(number, arguments) => Seen::Outcome(bench.call(service, number, arguments)),
@@ -65,13 +66,13 @@ fn does(bench: &mut Bench, service: u8, act: &Act) -> Seen {
         }
         Act::Wait(deadline, hold) => {
             bench.call(service, 0, [deadline, hold, 0, 0, 0, 0]);
-            Seen::Notifications(bench.kernel.awake(service, bench.machine.time).words[0])
+            Seen::Notifications(bench.kernel.wait_answer(service, bench.machine.time).words[0])
         }
         Act::Fault => Seen::Restarted(bench.kernel.fault(service)),
     }
 }
 
-/// All that the observer sees in a run in which the other does what it does, or nothing.
+/// Returns what the observer sees in a run. The other acts only if `both` is `true`.
 fn seen(tables: Tables<'static>, (observer, other): (u8, u8), turns: &[Turn], both: bool) -> Vec<Seen> {
     let mut bench = Bench::of(tables);
     let mut seen = Vec::new();
@@ -85,7 +86,7 @@ fn seen(tables: Tables<'static>, (observer, other): (u8, u8), turns: &[Turn], bo
     seen
 }
 
-/// Whether two services have a queue in common, by the tables.
+/// Returns `true` if two services share a queue.
 fn share(tables: &Tables<'_>, one: u8, other: u8) -> bool {
     let ends = |queue: cloister_caps::tables::Queue| [queue.sender, queue.receiver];
     tables.queues().iter().map(ends).any(|ends| ends.contains(&one) && ends.contains(&other))
@@ -95,7 +96,7 @@ fn restarting() -> Tables<'static> {
     tables(&with("restart = { limit = 0,", "restart = { limit = 400,"))
 }
 
-/// The pairs of services that share nothing.
+/// Returns the pairs of services that share no queue.
 fn strangers(tables: &Tables<'_>) -> Vec<(u8, u8)> {
     let services = 0..tables.services().len() as u8;
     let pairs = services.clone().flat_map(|one| services.clone().map(move |other| (one, other)));
@@ -103,7 +104,7 @@ fn strangers(tables: &Tables<'_>) -> Vec<(u8, u8)> {
 }
 
 #[test]
-fn there_are_strangers_and_one_of_them_may_ask_for_facts() {
+fn there_are_strangers_and_one_of_them_holds_info() {
     let tables = restarting();
     let pairs = strangers(&tables);
     assert!(pairs.len() >= 10, "{pairs:?}");

@@ -1,5 +1,5 @@
-//! Anything that services, peers and faults can do, in any order: the machine under the kernel fails on every grant,
-//! port or event that no rule allows.
+//! Lets services, peers and faults do anything, in any order. The machine under the kernel panics
+//! on every grant, port or event that no rule allows.
 
 use cloister_caps::{EvtchnPort, Status};
 use cloister_kernel_core::{Outcome, Verdict};
@@ -11,15 +11,15 @@ use crate::machine::{Bench, narrow, tables, with};
 #[derive(Clone, Debug)]
 enum Act {
     Call(u8, u64, [u64; 6]),
-    /// An operation that the capability's object may well have.
+    /// An operation that the kind of one of the service's capabilities has.
     Likely(u8, usize, [u64; 3]),
     Event(u32),
-    Awake(u8),
+    Resume(u8),
     Fault(u8),
     Use(u32),
     LetGo,
     Run(u64),
-    Moody(bool),
+    Refuse(bool),
 }
 
 fn word() -> impl Strategy<Value = u64> {
@@ -33,29 +33,29 @@ fn act() -> impl Strategy<Value = Act> {
         12 => (0_u8..6, any::<usize>(), (word(), word(), prop_oneof![3 => Just(0), 1 => word()]))
             .prop_map(|(service, pick, arguments)| Act::Likely(service, pick, arguments.into())),
         2 => (0_u32..12).prop_map(Act::Event),
-        1 => (0_u8..7).prop_map(Act::Awake),
+        1 => (0_u8..7).prop_map(Act::Resume),
         1 => (0_u8..7).prop_map(Act::Fault),
         1 => (8_u32..300).prop_map(Act::Use),
         1 => Just(Act::LetGo),
         1 => (0_u64..20_000_000).prop_map(Act::Run),
-        1 => any::<bool>().prop_map(Act::Moody),
+        1 => any::<bool>().prop_map(Act::Refuse),
     ]
 }
 
-/// A capability of the service and an operation of its kind: slot and number.
+/// Returns the slot of a capability of the service, and the number of an operation of its kind.
 fn likely(bench: &Bench, service: u8, pick: usize) -> (u64, u64) {
     let own = &bench.operations[usize::from(service)];
     own[pick % own.len()]
 }
 
-fn carry_out(bench: &mut Bench, act: Act) {
+fn act_on(bench: &mut Bench, act: Act) {
     let machine = &mut bench.machine;
     match act {
         Act::Event(port) => {
             let known = bench.kernel.event(EvtchnPort(port)).is_some();
             assert!(!known || machine.open.contains(&port));
         }
-        Act::Awake(service) => drop(bench.kernel.awake(service, machine.time)),
+        Act::Resume(service) => drop(bench.kernel.wait_answer(service, machine.time)),
         Act::Fault(service) => {
             assert!(service < 6 || bench.kernel.fault(service) == Verdict::StopImage);
             if service < 6 {
@@ -77,27 +77,27 @@ fn carry_out(bench: &mut Bench, act: Act) {
                 bench.kernel.scheduler.charge(service, machine.time - now, machine.time);
             }
         }
-        Act::Moody(refuses) => {
+        Act::Refuse(refuses) => {
             machine.refuses_ports = refuses;
             machine.back_end = !refuses;
             machine.random = (!refuses).then_some([1, 2]);
         }
-        Act::Call(service, number, arguments) => answered(bench, service, number, arguments),
+        Act::Call(service, number, arguments) => check_call(bench, service, number, arguments),
         Act::Likely(service, pick, [first, second, third]) => {
             let (slot, number) = likely(bench, service, pick);
-            answered(bench, service, 1, [slot, number, first, second, third, 0]);
+            check_call(bench, service, 1, [slot, number, first, second, third, 0]);
         }
     }
 }
 
-fn answered(bench: &mut Bench, service: u8, number: u64, arguments: [u64; 6]) {
+fn check_call(bench: &mut Bench, service: u8, number: u64, arguments: [u64; 6]) {
     let (logged, refusals) = (bench.machine.log.len(), bench.kernel.refusals());
     let Outcome::Answer(answer) = bench.call(service, number, arguments) else { return };
     let refused = !matches!(answer.status, Status::Done | Status::InUse);
     assert_eq!(bench.machine.log.len() - logged, usize::from(refused));
     assert_eq!(bench.kernel.refusals() - refusals, u64::from(refused));
     if refused {
-        assert_eq!(answer.words, [0; 2], "a refusal tells nothing");
+        assert_eq!(answer.words, [0; 2], "a refusal returns no data");
         let line = &bench.machine.log[logged];
         let words = ["refused: service=", " operation=", " object=", " missing=\""];
         assert!(words.iter().all(|word| line.contains(word)) && line.ends_with('"'), "{line}");
@@ -112,7 +112,7 @@ proptest! {
         }
         let mut bench = Bench::of(TABLES.with(|tables| *tables));
         for act in acts {
-            carry_out(&mut bench, act);
+            act_on(&mut bench, act);
         }
     }
 
@@ -124,12 +124,12 @@ proptest! {
         }
         let mut bench = Bench::of(TABLES.with(|tables| *tables));
         for act in acts {
-            carry_out(&mut bench, act);
+            act_on(&mut bench, act);
         }
     }
 }
 
-/// The test above is of use only if grants and ports do come to stand.
+/// The tests above prove something only if grants are issued and ports opened.
 #[test]
 fn random_acts_reach_the_machine() {
     let mut bench = Bench::new(&narrow());
@@ -137,7 +137,7 @@ fn random_acts_reach_the_machine() {
     let (mut granted, mut mapped, mut opened, mut in_use) = (0, 0, 0, 0);
     for _ in 0..20_000 {
         let act = act().new_tree(&mut runner).unwrap().current();
-        carry_out(&mut bench, act);
+        act_on(&mut bench, act);
         granted = granted.max(bench.machine.granted.len());
         mapped = mapped.max(bench.machine.mapped.len());
         in_use = in_use.max(bench.machine.in_use.len());

@@ -1,16 +1,18 @@
-//! What the log says of a refusal: service, operation, object, and the rule that was missing, by the line of the file.
+//! Tests the log lines of refusals: service, operation, object, and the missing rule by its line in
+//! the policy.
 
 use cloister_caps::{Operation, Status};
 
 use crate::machine::{Bench, narrow, shipped};
 
-/// The number of the policy's line that starts like this, at or below the line that starts like that.
+/// Returns the number of the first line that begins with `start`, at or after the line that begins
+/// with `section`.
 fn line(text: &str, section: &str, start: &str) -> usize {
     let from = text.lines().position(|line| line.starts_with(section)).unwrap();
     from + 1 + text.lines().skip(from).position(|line| line.starts_with(start)).unwrap()
 }
 
-/// The line that a refusal leaves.
+/// Makes an invocation that is refused. Returns its status and its line in the log.
 fn refusal(bench: &mut Bench, service: &str, name: &str, operation: Operation, first: [u64; 2]) -> (Status, String) {
     let before = bench.machine.log.len();
     let status = bench.status(service, name, operation, [first[0], first[1], 0, 0]);
@@ -35,7 +37,7 @@ fn an_empty_slot() {
 }
 
 #[test]
-fn an_operation_that_the_object_has_not() {
+fn an_operation_that_the_object_does_not_have() {
     let (status, said) = refusal(&mut Bench::new(&shipped()), "http", "console", Operation::GrantIssue, [0, 0]);
     assert_eq!(status, Status::WrongOperation);
     assert_eq!(
@@ -169,7 +171,7 @@ fn a_queue_and_a_region_go_by_their_names() {
     assert!(said.contains("object=region:stream-in "), "{said}");
 }
 
-/// A peer that keeps a page is no attempt at anything.
+/// If the peer still uses a page, the caller has not tried anything that is forbidden.
 #[test]
 fn a_page_in_use_is_not_logged() {
     let mut bench = Bench::new(&shipped());

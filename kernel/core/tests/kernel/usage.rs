@@ -1,4 +1,4 @@
-//! The record of rights that were exercised.
+//! Tests the record of exercised rights.
 
 use cloister_caps::{Kind, Operation};
 use cloister_kernel_core::Kernel;
@@ -21,7 +21,7 @@ fn invoke(bench: &mut Bench, service: &str, kind: Kind, name: &str, operation: O
 }
 
 #[test]
-fn what_was_done_is_recorded_and_what_was_refused_is_not() {
+fn a_use_is_recorded_and_a_refusal_is_not() {
     let mut bench = Bench::of(tables(&shipped()));
     let before = lines(&bench.kernel);
     assert!(before.len() > 30 && before.iter().all(|line| line.ends_with(" -")), "{before:?}");
@@ -29,7 +29,7 @@ fn what_was_done_is_recorded_and_what_was_refused_is_not() {
     assert!(!before.iter().any(|line| line.contains("region")));
     invoke(&mut bench, "http", Kind::Clock, "clock", Operation::ClockWall, [0; 2]);
     invoke(&mut bench, "http", Kind::Clock, "clock", Operation::ClockNow, [0; 2]);
-    // tcpip has no right to the wall clock, and a grant of page 999 is of no rule.
+    // tcpip has no right to the wall clock, and no rule has a page 999.
     invoke(&mut bench, "tcpip", Kind::Clock, "clock", Operation::ClockWall, [0; 2]);
     invoke(&mut bench, "grant-manager", Kind::Grant, "rx-pages", Operation::GrantIssue, [999, 0]);
     invoke(&mut bench, "grant-manager", Kind::Grant, "tx-pages", Operation::GrantIssue, [0, 5]);
@@ -56,7 +56,7 @@ fn ending_a_grant_that_the_peer_still_uses_is_a_use() {
 }
 
 #[test]
-fn the_end_of_the_domain_is_a_use_of_the_right_to_it() {
+fn powering_off_is_a_use_of_its_right() {
     let mut bench = Bench::of(tables(&shipped()));
     invoke(&mut bench, "control", Kind::Power, "power", Operation::PowerOff, [0; 2]);
     assert!(lines(&bench.kernel).contains(&"use: control power power off".to_owned()));

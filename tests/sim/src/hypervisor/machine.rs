@@ -7,8 +7,8 @@ use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::{Access, MAX_SERVICES, Tables};
 use cloister_caps::{Gfn, InvokeError, Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::{Memory, Notifications, Service};
-use cloister_kernel_core::memory::{Frames, FreeMemory};
-use cloister_kernel_core::place::{Given, PlaceError, place};
+use cloister_kernel_core::memory::{FrameRange, FreeMemory};
+use cloister_kernel_core::placement::{BootRegions, PlacementError, place_regions};
 use cloister_kernel_core::{Kernel, Outcome, Platform, Verdict};
 
 use super::events::XENSTORE_PORT;
@@ -91,23 +91,23 @@ impl Machine {
     ///
     /// # Panics
     /// The tables are not such.
-    pub fn new(setup: Setup) -> Result<Rc<Machine>, PlaceError> {
+    pub fn new(setup: Setup) -> Result<Rc<Machine>, PlacementError> {
         // The kernel of the image has them for ever, too.
         let tables = Tables::parse(setup.tables.leak()).expect("tables that the policy compiler made");
         let mut xen = Xen::new(setup.seed);
         let mut free = FreeMemory::new();
-        free.add(Frames { start: FIRST_FREE, end: setup.memory / PAGE_SIZE as u64 });
+        free.add(FrameRange { start: FIRST_FREE, end: setup.memory / PAGE_SIZE as u64 });
         let module = setup.module.len() as u64;
-        let given = Given {
+        let boot_regions = BootRegions {
             module: (module > 0).then_some((1 << 31, module)),
             command_line: free.take(1).map(|frame| (frame, setup.command_line.len() as u64)),
             xenstore: Some(Gfn(XENSTORE_FRAME)),
         };
-        let places = place(&tables, &mut free, &given, RESERVE)?;
+        let placements = place_regions(&tables, &mut free, &boot_regions, RESERVE)?;
         let constants =
             Constants { data: &setup.data, module: &setup.module, command_line: setup.command_line.as_bytes() };
-        let regions = Regions::new(&tables, &places, &constants);
-        let mut kernel = Kernel::new(tables, places, xen.now(), setup.memory);
+        let regions = Regions::new(&tables, &placements, &constants);
+        let mut kernel = Kernel::new(tables, placements, xen.now(), setup.memory);
         kernel.set_xenstore_port(XENSTORE_PORT);
         xen.unmask(XENSTORE_PORT);
         Ok(Rc::new(Machine {
@@ -201,7 +201,7 @@ impl Machine {
             panic!("{} has no program", self.kernel().tables().service_name(service));
         };
         let bits = match std::mem::take(&mut program.waiting) {
-            true => self.kernel().awake(service, now).words[0],
+            true => self.kernel().wait_answer(service, now).words[0],
             false => Notifications::ALL.0,
         };
         self.xen().record(("run", service, bits));

@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use cloister_caps::tables::{Access, RegionKind, Tables};
 use cloister_caps::{Gfn, PAGE_SIZE};
 use cloister_interfaces::Memory;
-use cloister_kernel_core::place::Places;
+use cloister_kernel_core::placement::Placements;
 
 use crate::memory::SharedMemory;
 
@@ -42,30 +42,37 @@ pub struct Constants<'a> {
 
 impl Regions {
     /// The regions of `tables` at `places`.
-    pub fn new(tables: &Tables<'_>, places: &Places, constants: &Constants<'_>) -> Self {
-        let region = |(record, place): (cloister_caps::tables::Region, &cloister_kernel_core::place::Place)| {
-            let name = tables.name(record.name).to_string();
-            let constant = match record.kind {
-                RegionKind::Module => Some(constants.module),
-                RegionKind::CommandLine => Some(constants.command_line),
-                RegionKind::ImageData => Some(
-                    constants
-                        .data
-                        .iter()
-                        .find(|(region, _)| *region == name)
-                        .map(|(_, bytes)| bytes.as_slice())
-                        .expect("the compiler makes the bytes of every data region"),
-                ),
-                RegionKind::Fixed | RegionKind::Share | RegionKind::XenStoreRing => None,
+    pub fn new(tables: &Tables<'_>, placements: &Placements, constants: &Constants<'_>) -> Self {
+        let region =
+            |(record, placement): (cloister_caps::tables::Region, &cloister_kernel_core::placement::Placement)| {
+                let name = tables.name(record.name).to_string();
+                let constant = match record.kind {
+                    RegionKind::Module => Some(constants.module),
+                    RegionKind::CommandLine => Some(constants.command_line),
+                    RegionKind::ImageData => Some(
+                        constants
+                            .data
+                            .iter()
+                            .find(|(region, _)| *region == name)
+                            .map(|(_, bytes)| bytes.as_slice())
+                            .expect("the compiler makes the bytes of every data region"),
+                    ),
+                    RegionKind::Fixed | RegionKind::Share | RegionKind::XenStoreRing => None,
+                };
+                let content = match constant {
+                    // Programs hold them as `&'static`, as in the image; a test's process is short.
+                    Some(bytes) => Content::Constant(bytes.to_vec().leak()),
+                    None => Content::Shared(placement.length as usize, OnceCell::new()),
+                };
+                Region {
+                    name,
+                    first: placement.frame.0,
+                    pages: placement.pages,
+                    reset: record.clear_on_restart != 0,
+                    content,
+                }
             };
-            let content = match constant {
-                // Programs hold them as `&'static`, as in the image; a test's process is short.
-                Some(bytes) => Content::Constant(bytes.to_vec().leak()),
-                None => Content::Shared(place.length as usize, OnceCell::new()),
-            };
-            Region { name, first: place.frame.0, pages: place.pages, reset: record.clear_on_restart != 0, content }
-        };
-        Regions { regions: tables.regions().iter().zip(places).map(region).collect() }
+        Regions { regions: tables.regions().iter().zip(placements).map(region).collect() }
     }
 
     /// The pages of the region at `index`; `None` if its bytes are constant.

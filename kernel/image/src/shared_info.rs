@@ -1,4 +1,4 @@
-//! The pages that Xen shares with the domain: events and time.
+//! Reads and writes the shared info page: event channels and time (`xen.h`).
 
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
@@ -24,16 +24,16 @@ mod field {
     pub const WALL_SECONDS_HIGH: usize = 0xC0C;
 }
 
-/// Ports of the 2-level ABI: 64 words of 64.
+/// Words with the ports of the 2-level ABI. Each has 64.
 const PORT_WORDS: usize = 64;
-/// How often a record that Xen is changing is read again before it is taken as it is.
+/// Times that a record is read again while Xen is changing it. Then it is taken as it is.
 const RETRIES: usize = 1_000;
 
 macro_rules! shared {
     ($name:ident, $atomic:ty) => {
         fn $name(offset: usize) -> &'static $atomic {
-            // SAFETY: the shared-info page is mapped at `SHARED_INFO` from boot on, the offset is that of an aligned field in
-            // it, and an atomic may be changed by Xen at any time.
+            // SAFETY: the shared-info page is mapped at `SHARED_INFO` from boot on, the offset is
+            // that of an aligned field in it, and an atomic may be changed by Xen at any time.
             unsafe { <$atomic>::from_ptr((paging::SHARED_INFO as usize + offset) as *mut _) }
         }
     };
@@ -42,19 +42,20 @@ shared!(byte, AtomicU8);
 shared!(word, AtomicU32);
 shared!(long, AtomicU64);
 
+/// Returns the words with a port's pending and mask bits, and the bit.
 fn pending(port: EvtchnPort) -> Option<(&'static AtomicU64, &'static AtomicU64, u64)> {
     let index = port.0 as usize / 64;
     (index < PORT_WORDS).then(|| (long(field::PENDING + index * 8), long(field::MASK + index * 8), 1 << (port.0 % 64)))
 }
 
-/// Masks every port: Xen starts a domain with all of them open.
+/// Masks every port. Xen starts a domain with all of them unmasked.
 pub fn mask_all() {
     for index in 0..PORT_WORDS {
         long(field::MASK + index * 8).store(u64::MAX, Ordering::SeqCst);
     }
 }
 
-/// Lets events of a port through. If one came meanwhile, Xen is asked to deliver it.
+/// Unmasks a port. If an event came while it was masked, asks Xen to deliver it.
 pub fn unmask(port: EvtchnPort) {
     let Some((pending, mask, bit)) = pending(port) else { return };
     mask.fetch_and(!bit, Ordering::SeqCst);
@@ -65,8 +66,10 @@ pub fn unmask(port: EvtchnPort) {
     }
 }
 
-/// Takes every event that is pending and not masked: masks its port, clears it, and hands it on. The work is bounded by
-/// the number of ports, for a port that was handed on is masked.
+/// Takes every event that is pending and not masked: masks its port, clears the event, and calls
+/// `handle` with the port.
+///
+/// The number of ports bounds the work, because a port that was handled is masked.
 pub fn take_events(mut handle: impl FnMut(EvtchnPort)) {
     while byte(field::UPCALL_PENDING).swap(0, Ordering::SeqCst) != 0 {
         let mut selector = long(field::PENDING_SELECTOR).swap(0, Ordering::SeqCst);
@@ -86,7 +89,7 @@ pub fn take_events(mut handle: impl FnMut(EvtchnPort)) {
     }
 }
 
-/// Reads a record that Xen changes under a version that is odd meanwhile.
+/// Reads a record whose version is odd while Xen changes it.
 fn consistent<T>(version: usize, read: impl Fn() -> T) -> T {
     let mut retries = RETRIES;
     loop {
@@ -109,18 +112,18 @@ fn time_info() -> TimeInfo {
     }
 }
 
-/// Xen's system time in ns.
+/// Returns Xen's system time in ns.
 pub fn now() -> u64 {
     consistent(field::TIME_VERSION, || time_info().nanoseconds(processor::counter()))
 }
 
-/// How long so many ticks of the processor's counter are, in ns.
+/// Converts ticks of the processor's counter to ns.
 pub fn nanoseconds(ticks: u64) -> u64 {
     let rate = consistent(field::TIME_VERSION, time_info);
     TimeInfo { tsc_timestamp: 0, system_time: 0, ..rate }.nanoseconds(ticks)
 }
 
-/// UTC in ns since 1970, if Xen has said.
+/// Returns UTC in ns since 1970, or `None` while Xen has not said it.
 pub fn wall() -> Option<u64> {
     let clock = consistent(field::WALL_VERSION, || WallClock {
         seconds: u64::from(word(field::WALL_SECONDS).load(Ordering::Relaxed))

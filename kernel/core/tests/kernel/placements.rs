@@ -1,0 +1,82 @@
+//! Tests the placement of the shipped policy's regions.
+
+use cloister_caps::tables::{Region, RegionKind};
+use cloister_caps::{Gfn, PAGE_SIZE};
+use cloister_kernel_core::memory::{FrameRange, FreeMemory};
+use cloister_kernel_core::placement::{
+    BootRegions, MIN_ALIGNED_FIXED, PAGES_PER_LARGE, PlacementError, Placements, place_regions,
+};
+
+use crate::machine::{shipped, tables};
+
+/// Returns the free frames of a guest with `mib` MiB of memory.
+fn ram(mib: u64) -> FrameRange {
+    FrameRange { start: 0x400, end: (mib << 20) / PAGE_SIZE as u64 }
+}
+
+/// Places the regions in `ram`, with the boot module at address `module`. Returns each region with
+/// all placements, and its index.
+fn placed(ram: FrameRange, module: u64) -> Result<Vec<(Region, Placements, usize)>, PlacementError> {
+    let tables = tables(&shipped());
+    let mut free = FreeMemory::new();
+    free.add(ram);
+    let boot_regions =
+        BootRegions { module: Some((module, 5_000)), command_line: Some((Gfn(7), 40)), xenstore: Some(Gfn(0xF_EFFC)) };
+    let placements = place_regions(&tables, &mut free, &boot_regions, 100)?;
+    Ok(tables.regions().iter().enumerate().map(|(index, region)| (region, placements.clone(), index)).collect())
+}
+
+#[test]
+fn each_region_is_where_its_kind_says_and_as_long() {
+    // Enough that a large region fits at a multiple of its size.
+    let (ram, mut taken, mut large, mut pools) = (ram(1024), 0, 0, 0);
+    for (region, placements, index) in placed(ram, 0x20_0000).unwrap() {
+        let placement = placements[index];
+        let is = (placement.frame.0, placement.pages, placement.length);
+        match region.kind {
+            RegionKind::Fixed | RegionKind::Share => {
+                let amount = if region.kind == RegionKind::Fixed { u64::from(region.amount) } else { placement.pages };
+                assert_eq!((placement.pages, placement.length), (amount, amount * PAGE_SIZE as u64));
+                assert!(placement.frame.0 >= ram.start && placement.frame.0 + placement.pages <= ram.end);
+                let aligned = placement.frame.0.is_multiple_of(PAGES_PER_LARGE);
+                let least = if region.kind == RegionKind::Fixed { MIN_ALIGNED_FIXED } else { PAGES_PER_LARGE };
+                assert!(aligned || placement.pages < least, "{is:?}");
+                pools += usize::from(region.kind == RegionKind::Fixed && placement.pages == MIN_ALIGNED_FIXED);
+                large += usize::from(placement.pages >= PAGES_PER_LARGE);
+                taken += placement.pages;
+            }
+            RegionKind::Module => assert_eq!(is, (0x200, 2, 5_000)),
+            RegionKind::CommandLine => assert_eq!(is, (7, 1, 40)),
+            RegionKind::XenStoreRing => assert_eq!(is, (0xF_EFFC, 1, PAGE_SIZE as u64)),
+            RegionKind::ImageData => assert_eq!(is.2, region.image_length),
+        }
+    }
+    assert!(large > 0 && pools == 2 && taken <= ram.count() - 100, "{large} {pools} {taken}");
+}
+
+#[test]
+fn shares_are_by_weight_and_within_their_limits() {
+    let ram = ram(64);
+    let all = placed(ram, 0x20_0000).unwrap();
+    let shares: Vec<_> = all.iter().filter(|(region, ..)| region.kind == RegionKind::Share).collect();
+    let fixed = all.iter().filter(|(region, ..)| region.kind == RegionKind::Fixed);
+    let used: u64 = fixed.map(|(region, ..)| u64::from(region.amount)).sum();
+    let minima: u64 = shares.iter().map(|(region, ..)| u64::from(region.minimum)).sum();
+    let weights: u64 = shares.iter().map(|(region, ..)| u64::from(region.amount)).sum();
+    let spare = ram.count() - used - 100 - minima;
+    let mut largest = (0, 0);
+    for (region, placements, index) in shares {
+        let (least, most) = (u64::from(region.minimum), u64::from(region.maximum));
+        let wants = least + spare * u64::from(region.amount) / weights;
+        let (wants, got) = (wants.clamp(least, most), placements[*index].pages);
+        // A share that is placed late gets what is left between the others.
+        assert!((least..=wants).contains(&got), "{got} of {wants}");
+        largest = largest.max((wants, got));
+    }
+    assert!(largest.0 > 0 && largest.0 == largest.1, "the largest share has all that it wants: {largest:?}");
+}
+
+#[test]
+fn a_module_that_begins_within_a_page_is_refused() {
+    assert_eq!(placed(ram(64), 0x20_0010).unwrap_err(), PlacementError::ModuleUnaligned);
+}

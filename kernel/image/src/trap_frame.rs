@@ -1,0 +1,129 @@
+//! Holds the trap frames: the registers of each service while it does not run, where `entry.s`
+//! saves them.
+
+use cloister_caps::tables::MAX_SERVICES;
+
+/// Holds the registers of a service, in the order in which `entry.s` and the processor push them.
+#[repr(C, align(16))]
+#[derive(Clone, Copy)]
+pub struct TrapFrame {
+    r15: u64,
+    r14: u64,
+    r13: u64,
+    r12: u64,
+    rbp: u64,
+    rbx: u64,
+    /// After a system call, RFLAGS.
+    r11: u64,
+    /// After a system call, RIP.
+    rcx: u64,
+    /// RDI, RSI, RDX, R10, R8, R9: the arguments of a system call. The first two take its answer.
+    pub arguments: [u64; 6],
+    /// The number of a system call, then its status.
+    pub rax: u64,
+    /// The interrupt vector of the entry, or [`SYSTEM_CALL_VECTOR`].
+    pub vector: u64,
+    /// The processor's error code, or 0 if the vector has none.
+    pub error: u64,
+    /// Where the service runs on.
+    pub rip: u64,
+    /// The code segment.
+    pub cs: u64,
+    /// The flags.
+    pub rflags: u64,
+    /// The stack pointer.
+    pub rsp: u64,
+    /// The stack segment.
+    pub ss: u64,
+}
+
+static_assertions::const_assert_eq!(size_of::<TrapFrame>(), 22 * 8);
+
+/// The number that `entry.s` pushes as the vector of a system call.
+pub const SYSTEM_CALL_VECTOR: u64 = 0x100;
+
+/// Holds a trap frame. Below it is room for what the processor pushes if an upcall comes while the
+/// stack pointer is in the frame (see `upcall_entry`).
+#[repr(C, align(16))]
+#[derive(Clone, Copy)]
+struct SavedFrame {
+    room_below: [u64; 8],
+    frame: TrapFrame,
+}
+
+static mut FRAMES: [SavedFrame; MAX_SERVICES] =
+    [SavedFrame { room_below: [0; 8], frame: TrapFrame::EMPTY }; MAX_SERVICES];
+
+/// The address past the trap frame of the service that runs.
+#[unsafe(no_mangle)]
+static mut FRAME_TOP: u64 = 0;
+/// Holds the service's RSP during the entry of a system call.
+#[unsafe(no_mangle)]
+static mut SCRATCH: u64 = 0;
+/// Not 0 if a non-maskable interrupt came.
+#[unsafe(no_mangle)]
+static mut NMI_SEEN: u8 = 0;
+
+impl TrapFrame {
+    const EMPTY: TrapFrame = TrapFrame {
+        r15: 0,
+        r14: 0,
+        r13: 0,
+        r12: 0,
+        rbp: 0,
+        rbx: 0,
+        r11: 0,
+        rcx: 0,
+        arguments: [0; 6],
+        rax: 0,
+        vector: 0,
+        error: 0,
+        rip: 0,
+        cs: 0,
+        rflags: 0,
+        rsp: 0,
+        ss: 0,
+    };
+
+    /// Returns the frame of a service that starts at `entry` in ring 3, with interrupts on and all
+    /// other registers 0.
+    pub fn start(entry: u64, stack: u64) -> TrapFrame {
+        TrapFrame { rip: entry, cs: 0x23, rflags: 0x202, rsp: stack, ss: 0x1B, ..TrapFrame::EMPTY }
+    }
+
+    /// Stores the answer to a system call, and clears every other register that a call may change.
+    pub fn answer(&mut self, status: u64, words: [u64; 2]) {
+        self.rax = status;
+        self.arguments = [words[0], words[1], 0, 0, 0, 0];
+        [self.rcx, self.r11] = [0; 2];
+    }
+}
+
+/// Returns the trap frame of a service.
+///
+/// The caller uses one at a time, and none across an entry of the kernel.
+pub fn of(service: u8) -> Option<&'static mut TrapFrame> {
+    // SAFETY: the kernel runs on one processor and is not preemptible. No function that holds a frame
+    // calls another that takes one. While a service runs, the kernel holds no reference.
+    let frames = unsafe { &mut *(&raw mut FRAMES) };
+    frames.get_mut(usize::from(service)).map(|saved| &mut saved.frame)
+}
+
+/// Makes `frame` the one into which the next entry is saved.
+///
+/// Clears the registers that no frame holds, so that the service sees nothing of the one before it.
+pub fn select(frame: &TrapFrame) {
+    crate::processor::clear_segments();
+    let top = (&raw const *frame).wrapping_add(1) as u64;
+    // SAFETY: `entry.s` reads it at the next entry from ring 3, which is not now.
+    unsafe { (&raw mut FRAME_TOP).write(top) };
+    crate::processor::set_frame(top);
+}
+
+/// Returns `true` if a non-maskable interrupt came since the last call.
+pub fn take_nmi() -> bool {
+    // SAFETY: a byte that only `nmi_entry` sets; the exchange is one access that no interrupt
+    // splits.
+    let seen = unsafe { core::sync::atomic::AtomicU8::from_ptr(&raw mut NMI_SEEN) };
+    seen.swap(0, core::sync::atomic::Ordering::Relaxed) != 0
+}
