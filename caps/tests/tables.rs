@@ -251,6 +251,11 @@ fn a_name_never_splits_a_character() {
         let whole = names.get(offset..offset + length).is_some();
         assert_eq!(draft.refusal().is_none(), whole, "{length} bytes from {offset}");
     }
+    draft.names.resize(NAMES.len() + 97, b'x');
+    draft.services[0].name = Name { offset: 9, length: 96 };
+    assert_eq!(draft.refusal(), None);
+    draft.services[0].name.length = 97;
+    assert!(draft.refusal().is_some());
     draft.services[0].name = Name { offset: u32::MAX, length: u32::MAX };
     assert!(draft.refusal().is_some());
 }

@@ -29,6 +29,8 @@ pub const FIRST_GRANT_REF: u32 = 8;
 /// The size of the grant table in entries: eight frames of 512 version-1 entries. Every grant
 /// reference of every rule is below it.
 pub const MAX_GRANT_REFS: u32 = 8 * 512;
+/// The longest name in bytes. The kernel writes some into one line of the log.
+pub const MAX_NAME: u32 = 96;
 /// The highest notification bit of a service. Bit 63 is the kernel's own.
 pub const MAX_NOTIFICATION_BIT: u8 = 62;
 

@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use static_assertions::const_assert;
 
 use super::{
-    Access, Capability, GrantRule, HEADER_SIZE, MAGIC, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_NOTIFICATION_BIT,
+    Access, Capability, GrantRule, HEADER_SIZE, MAGIC, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_NAME, MAX_NOTIFICATION_BIT,
     MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS, Mapping, Name, PortRule, Queue, Record, Region,
     RegionKind, SECTIONS, Segment, Service, TableError, VERSION,
 };
@@ -234,7 +234,7 @@ impl<'a> Tables<'a> {
         // The whole section was checked to be UTF-8 first. A part of it is UTF-8 if neither end
         // splits a character.
         let between = |at: usize| names.get(at).is_none_or(|byte| byte & 0b1100_0000 != 0b1000_0000);
-        end <= names.len() && between(start) && between(end)
+        name.length <= MAX_NAME && end <= names.len() && between(start) && between(end)
     }
 
     fn service_is_valid(&self, service: &Service) -> bool {

@@ -2,7 +2,9 @@
 
 use cloister_caps::tables::MAX_SERVICES;
 use cloister_caps::{EvtchnPort, Operation, Status};
-use cloister_kernel_core::schedule::{Alarm, Next};
+#[cfg(feature = "profile")]
+use cloister_kernel_core::schedule::Alarm;
+use cloister_kernel_core::schedule::Next;
 use cloister_kernel_core::{Accounting, Kernel, Outcome, Platform, Verdict};
 
 use crate::count::{Count, count, counts};

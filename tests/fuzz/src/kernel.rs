@@ -83,7 +83,7 @@ impl Platform for Machine<'_> {
         assert!(text.len() <= 32);
     }
     fn log(&mut self, line: core::fmt::Arguments<'_>) {
-        assert!(line.to_string().len() < 1000);
+        assert!(line.to_string().len() < 1000, "{line}");
         self.refusals += 1;
     }
     fn open_port(&mut self, peer: DomId) -> Option<EvtchnPort> {

@@ -125,7 +125,13 @@ impl World for HostileLink {
             LinkStep::Transmitted(page) => {
                 bench.link.send(&LinkReply::Transmitted { page: u16::from(page) % (PAGES + 1) });
             }
-            LinkStep::Application(act) => drop(bench.application.act(act, &bench.host)),
+            LinkStep::Application(act) => {
+                if matches!(act, Act::Lie(_)) {
+                    // tcpip reads other words than the link wrote, too.
+                    bench.link.note_lie();
+                }
+                bench.application.act(act, &bench.host);
+            }
             LinkStep::Common(step) => bench.common(&step),
         }
         bench.turn();
