@@ -559,7 +559,7 @@ impl<'t> Kernel<'t> {
         Ok(answer(mapping.address, place.length | flags))
     }
 
-    /// Whether the mapping is of [`region::EXCLUSIVE`].
+    /// Returns `true` if the mapping is of [`region::EXCLUSIVE`].
     fn owns(&self, mapping: &Mapping) -> bool {
         let shared = |other: &Mapping| other.region == mapping.region && other.service != mapping.service;
         let grants = self.tables.grants();

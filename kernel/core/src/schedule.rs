@@ -390,7 +390,7 @@ mod tests {
         (chosen, timer)
     }
 
-    /// Whether it is this service that an alarm is for.
+    /// Returns `true` if the alarm is for this service.
     fn is_for(alarm: Alarm, entry: &Entry, now: u64) -> bool {
         match entry.state {
             State::Waiting(deadline) => alarm.at == deadline,
