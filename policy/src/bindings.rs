@@ -133,7 +133,7 @@ impl Binder<'_> {
         Some(fields)
     }
 
-    /// Whether the region leaves the image and nobody but this service writes it: `EXCLUSIVE` in the ABI, as the kernel finds it too.
+    /// Returns `true` if the region leaves the image and only this service writes it: `EXCLUSIVE` in the ABI, as the kernel finds it too.
     fn owns(&self, region: &Named<Region>) -> bool {
         let alone = matches!(region.body.map.as_slice(), [entry] if entry.how.value == How::ReadWrite);
         let grants = self.policy.grants.items.iter().filter(|grant| grant.body.region.value == region.name.value);

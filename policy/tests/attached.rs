@@ -77,7 +77,7 @@ mod of_symbols {
         is_beyond("cloister_interfaces::capability::Port<S>::send", "for a Port, and the policy gives no port");
     }
 
-    /// The program of `manager` with so many symbols, of each of which the name is the same text, with an end or without.
+    /// Returns the program of `manager` with this number of symbols, all named by the same text, with or without its final NUL.
     fn many_symbols(count: usize, text: &str, end: bool) -> Vec<u8> {
         let mut elf = Elf { symbol: Some(("_start".to_owned(), 0x0200_1000)), ..program(1) }.build();
         let sections = u64::from_le_bytes(elf[40..48].try_into().unwrap()) as usize;

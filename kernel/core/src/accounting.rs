@@ -202,6 +202,13 @@ mod tests {
     }
 
     #[test]
+    fn the_timer_is_never_set_further_than_xen_believes() {
+        let (mut accounting, _) = pair();
+        let next = Next { service: None, budget: Alarm::NEVER, deadline: alarm(1 << 60) };
+        assert_eq!(accounting.arm(&next, 1_000), Some(1_000 + (1 << 49)));
+    }
+
+    #[test]
     fn a_budget_ends_and_begins_exactly() {
         let (mut accounting, _) = pair();
         let deadline = Alarm { at: 1_005, owner: Some(1) };

@@ -131,7 +131,7 @@ enum Burst {
     Answer { first: u8, count: u8 },
     /// Packets go to the gateway, and to those in use, who answer.
     Use,
-    /// So many milliseconds go by.
+    /// This number of milliseconds passes.
     Pass(u16),
 }
 
