@@ -68,6 +68,7 @@ fn host() -> Result<Count> {
     let mut count = Count::default();
     count.add(check("formatting", &["fmt", "--all", "--check"])?);
     count.add(check("lints", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])?);
+    count.add(documentation()?);
     heading("tests on the host");
     let mut command = workspace::cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]);
@@ -202,6 +203,16 @@ fn check(name: &str, arguments: &[&str]) -> Result<Count> {
     heading(name);
     let status = workspace::cargo().args(arguments).status().context("cargo cannot be run")?;
     println!("{name}: {}", if status.success() { "ok" } else { "FAILED" });
+    Ok(Count::one(status.success()))
+}
+
+/// Builds the documentation, of private items too. A dead link in it is an error.
+fn documentation() -> Result<Count> {
+    heading("documentation");
+    let mut command = workspace::cargo();
+    command.args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
+    let status = command.env("RUSTDOCFLAGS", "-D warnings").status().context("cargo cannot be run")?;
+    println!("documentation: {}", if status.success() { "ok" } else { "FAILED" });
     Ok(Count::one(status.success()))
 }
 

@@ -1,4 +1,28 @@
 //! Fixed-size messages, encoded and decoded without `unsafe`.
+//!
+//! ```
+//! use cloister_interfaces::message::{Malformed, Message, Reader, Writer};
+//!
+//! /// Sets a lamp's brightness, 0 to 100.
+//! #[derive(Debug, PartialEq)]
+//! struct Dim(u16);
+//!
+//! impl Message for Dim {
+//!     const SIZE: usize = 8;
+//!     fn encode(&self, writer: &mut Writer<'_>) {
+//!         writer.u16(self.0);
+//!     }
+//!     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+//!         // A field that is out of range makes no message, so nobody has to check it later.
+//!         let percent = reader.u16()?;
+//!         if percent <= 100 { Ok(Dim(percent)) } else { Err(Malformed) }
+//!     }
+//! }
+//!
+//! assert_eq!(Dim::from_words(Dim(40).to_words()), Ok(Dim(40)));
+//! assert_eq!(Dim::from_bytes(&[101]), Err(Malformed));
+//! assert_eq!(Dim::from_bytes(&[40, 0, 1]), Err(Malformed), "the padding is not zero");
+//! ```
 
 use arrayvec::{ArrayString, ArrayVec};
 
