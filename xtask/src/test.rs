@@ -209,11 +209,17 @@ fn check(name: &str, arguments: &[&str]) -> Result<Count> {
 /// Builds the documentation, of private items too. A dead link in it is an error.
 fn documentation() -> Result<Count> {
     heading("documentation");
-    let mut command = workspace::cargo();
-    command.args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
-    let status = command.env("RUSTDOCFLAGS", "-D warnings").status().context("cargo cannot be run")?;
-    println!("documentation: {}", if status.success() { "ok" } else { "FAILED" });
-    Ok(Count::one(status.success()))
+    workspace::ensure_target(&mut |text| println!("{text}"))?;
+    // The kernel is compiled for its own target only.
+    let kernel = ["--package=cloister-kernel", "--features=back-end,profile", "--target", workspace::TARGET];
+    let mut ok = true;
+    for crates in [&["--workspace"] as &[&str], &kernel] {
+        let mut command = workspace::cargo();
+        command.args(["doc", "--quiet", "--no-deps", "--document-private-items"]).args(crates);
+        ok &= command.env("RUSTDOCFLAGS", "-D warnings").status().context("cargo cannot be run")?.success();
+    }
+    println!("documentation: {}", if ok { "ok" } else { "FAILED" });
+    Ok(Count::one(ok))
 }
 
 /// Runs tests, passes their output on, each line behind `label`, and adds up their results.
