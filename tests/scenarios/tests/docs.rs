@@ -164,6 +164,7 @@ fn the_policy_of_the_smallest_service_holds_and_gives_it_what_its_caps_name() {
     let fields = caps.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(':'));
     let fields: Vec<_> = fields.map(|(name, _)| name).collect();
     assert_eq!(fields, ["console", "clock"]);
+    assert!(bindings.contains("-> heartbeat::Caps<cloister_runtime::Kernel> {"), "{bindings}");
     for field in fields {
         assert!(bindings.contains(&format!("{field}:")), "{field} is not in\n{bindings}");
     }
