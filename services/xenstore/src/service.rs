@@ -7,12 +7,12 @@ use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::store::{Action, Failure, Path, Reply, Request, Store, Value};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 
+use crate::caps::{Caps, MAX_CLIENTS};
 use crate::inbound::{Inbound, Progress};
 use crate::policy::{Right, Rules};
 use crate::ring::Ring;
 use crate::watches::Watches;
 use crate::wire::{self, Header, Kind, Packet};
-use crate::{Caps, MAX_CLIENTS};
 
 /// The time that the daemon has to answer a request.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
