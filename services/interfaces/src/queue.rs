@@ -325,7 +325,7 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
             self.tail = self.tail.wrapping_add(waiting);
             self.limit = self.tail;
             self.return_slots();
-            return Some(Err(Malformed));
+            return Some(Err(Malformed::QueueIndex));
         }
         self.limit = self.tail.wrapping_add(waiting.min(self.half));
         if self.tail.wrapping_sub(self.released) >= self.half {

@@ -1,4 +1,8 @@
 //! `grants`: granting pages. A driver is the client, the grant manager the server.
+//!
+//! | who may be hostile | what it can do | what it must not | fuzz targets |
+//! |---|---|---|---|
+//! | a driver or the grant manager | ask or answer anything | have a page granted that its rules do not give; touch another client's grants | `grant-manager-grants`, `netfront-grants` |
 
 use cloister_caps::{DomId, GrantRef};
 
@@ -88,7 +92,7 @@ impl Message for Request {
                 peer: DomId(reader.u16()?),
             }),
             2 => Ok(Request::End { rule: reader.u8()? }),
-            _ => Err(Malformed),
+            _ => Err(Malformed::Tag),
         }
     }
 }
@@ -122,7 +126,7 @@ impl Message for Reply {
             }
             2 => Ok(Reply::Refused { rule: reader.u8()? }),
             3 => Ok(Reply::Ended { rule: reader.u8()?, still_mapped: reader.u16()? }),
-            _ => Err(Malformed),
+            _ => Err(Malformed::Tag),
         }
     }
 }
@@ -144,7 +148,7 @@ mod tests {
             Reply::Refused { rule: 2 },
             Reply::Ended { rule: 3, still_mapped: 4 },
         ]);
-        check_malformed::<Request>(&[&[], &[9], &[2, 7, 1]]);
-        check_malformed::<Reply>(&[&[], &[9], &[2, 7, 1]]);
+        check_malformed::<Request>(&[(&[], Malformed::Tag), (&[9], Malformed::Tag), (&[2, 7, 1], Malformed::Padding)]);
+        check_malformed::<Reply>(&[(&[], Malformed::Tag), (&[9], Malformed::Tag), (&[2, 7, 1], Malformed::Padding)]);
     }
 }

@@ -1,4 +1,8 @@
 //! `control`: an orderly shutdown. The control service is the client, tcpip the server.
+//!
+//! | who may be hostile | what it can do | what it must not | fuzz targets |
+//! |---|---|---|---|
+//! | control or tcpip | say anything | end the domain without the toolstack's word; keep it from ending | `control-control`, `tcpip-control` |
 
 use crate::message::{Malformed, Message, Reader, Writer};
 use crate::queue::Interface;
@@ -32,7 +36,7 @@ impl Message for Request {
         writer.u16(1);
     }
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        if reader.u16()? == 1 { Ok(Request::Quiesce) } else { Err(Malformed) }
+        if reader.u16()? == 1 { Ok(Request::Quiesce) } else { Err(Malformed::Tag) }
     }
 }
 
@@ -42,7 +46,7 @@ impl Message for Reply {
         writer.u16(1);
     }
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        if reader.u16()? == 1 { Ok(Reply::Quiet) } else { Err(Malformed) }
+        if reader.u16()? == 1 { Ok(Reply::Quiet) } else { Err(Malformed::Tag) }
     }
 }
 
@@ -55,7 +59,11 @@ mod tests {
     fn messages_round_trip() {
         check_round_trip(&[Request::Quiesce]);
         check_round_trip(&[Reply::Quiet]);
-        check_malformed::<Request>(&[&[], &[2], &[1, 0, 1]]);
-        check_malformed::<Reply>(&[&[], &[2], &[1, 0, 0, 0, 0, 0, 0, 1]]);
+        check_malformed::<Request>(&[(&[], Malformed::Tag), (&[2], Malformed::Tag), (&[1, 0, 1], Malformed::Padding)]);
+        check_malformed::<Reply>(&[
+            (&[], Malformed::Tag),
+            (&[2], Malformed::Tag),
+            (&[1, 0, 0, 0, 0, 0, 0, 1], Malformed::Padding),
+        ]);
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! The bytes of the streams are in two shared regions, in one ring per connection and direction.
 //! The application writes `stream-out`, tcpip writes `stream-in`.
+//!
+//! | who may be hostile | what it can do | what it must not | fuzz targets |
+//! |---|---|---|---|
+//! | an application or tcpip | say anything; rewrite its streams while they are read | reach another's connection; stop the other | `tcpip-socket`, `http-socket` |
 
 use crate::message::{Malformed, Message, Reader, Writer};
 use crate::queue::Interface;
@@ -233,7 +237,7 @@ fn encode_header(writer: &mut Writer<'_>, tag: u16, connection: Connection, leng
 #[inline]
 fn decode_connection(reader: &mut Reader<'_>) -> Result<Connection, Malformed> {
     let index = reader.u16()?;
-    if usize::from(index) < MAX_CONNECTIONS { Ok(Connection(index)) } else { Err(Malformed) }
+    if usize::from(index) < MAX_CONNECTIONS { Ok(Connection(index)) } else { Err(Malformed::Range) }
 }
 
 impl Message for Request {
@@ -264,7 +268,7 @@ impl Message for Request {
                 let (connection, length) = (decode_connection(reader)?, reader.u32()?);
                 let constant = match (reader.u32()?, reader.u32()?) {
                     (0, 0) => None,
-                    (_, 0) => return Err(Malformed),
+                    (_, 0) => return Err(Malformed::Range),
                     (offset, length) => Some(Constant { offset, length }),
                 };
                 let (consumed, quiet) = (reader.u32()?, tag & QUIET != 0);
@@ -273,7 +277,7 @@ impl Message for Request {
             3 => Ok(Request::Consumed { connection: decode_connection(reader)?, length: reader.u32()? }),
             4 => Ok(Request::Close { connection: decode_connection(reader)? }),
             5 => Ok(Request::Abort { connection: decode_connection(reader)? }),
-            _ => Err(Malformed),
+            _ => Err(Malformed::Tag),
         }
     }
 }
@@ -336,7 +340,7 @@ impl Message for Reply {
             5 => Ok(Reply::Closed { connection: decode_connection(reader)? }),
             6 => Ok(Reply::Pressure { free: reader.u16()? }),
             7 => Ok(Reply::Network { address: reader.bytes()?, constant: reader.u64()? }),
-            _ => Err(Malformed),
+            _ => Err(Malformed::Tag),
         }
     }
 }
@@ -377,15 +381,21 @@ mod tests {
             Reply::Network { address: [0; 4], constant: 0 },
         ]);
         check_malformed::<Request>(&[
-            &[],
-            &[6],
-            &[3, 1],
-            &[2, 0, 0, 0x40],
-            &[2, 0, 0, 0, 1, 0, 0, 0, 1],
-            &[4, 0, 0, 0, 1],
-            &[1, 0, 80, 0, 1],
+            (&[], Malformed::Tag),
+            (&[6], Malformed::Tag),
+            (&[3, 1], Malformed::Tag),
+            (&[2, 0, 0, 0x40], Malformed::Range),
+            (&[2, 0, 0, 0, 1, 0, 0, 0, 1], Malformed::Range),
+            (&[4, 0, 0, 0, 1], Malformed::Padding),
+            (&[1, 0, 80, 0, 1], Malformed::Padding),
         ]);
-        check_malformed::<Reply>(&[&[], &[8], &[1, 0, 0, 0x40], &[5, 0, 0, 0, 1], &[2, 0, 0xff, 0xff]]);
+        check_malformed::<Reply>(&[
+            (&[], Malformed::Tag),
+            (&[8], Malformed::Tag),
+            (&[1, 0, 0, 0x40], Malformed::Range),
+            (&[5, 0, 0, 0, 1], Malformed::Padding),
+            (&[2, 0, 0xff, 0xff], Malformed::Range),
+        ]);
     }
 
     #[test]

@@ -3,6 +3,10 @@
 //! A message names the pages of a frame by their indices in a pool; netfront does not map the
 //! payload. A frame longer than a page lies in adjacent pages of the pool, so that one message
 //! describes it.
+//!
+//! | who may be hostile | what it can do | what it must not | fuzz targets |
+//! |---|---|---|---|
+//! | a compromised tcpip or netfront | say anything, rewrite its queue pages | send from or receive into pages that are not its own; stop the other | `netfront-net`, `tcpip-net` |
 
 use bitflags::bitflags;
 
@@ -143,13 +147,13 @@ impl Message for Request {
                     (0, 0) => Offload::None,
                     (1, 0) => Offload::Checksum,
                     (2, 1..) => Offload::Segments(segment),
-                    _ => return Err(Malformed),
+                    _ => return Err(Malformed::Flags),
                 };
                 Ok(Request::Transmit { page, length, offload })
             }
             (2, 0) => Ok(Request::Receive { page: reader.u16()?, count: reader.u16()? }),
             (3, 0) => Ok(Request::Close),
-            _ => Err(Malformed),
+            _ => Err(Malformed::Tag),
         }
     }
 }
@@ -187,7 +191,7 @@ impl Message for Reply {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         match (reader.u8()?, reader.u8()?) {
             (1, offloads) => Ok(Reply::Up {
-                offloads: Offloads::from_bits(offloads).ok_or(Malformed)?,
+                offloads: Offloads::from_bits(offloads).ok_or(Malformed::Flags)?,
                 mac: reader.bytes()?,
                 mtu: reader.u16()?,
             }),
@@ -200,7 +204,7 @@ impl Message for Reply {
                 checked: flags & CHECKED != 0,
             }),
             (4, 0) => Ok(Reply::Transmitted { page: reader.u16()? }),
-            _ => Err(Malformed),
+            _ => Err(Malformed::Tag),
         }
     }
 }
@@ -232,16 +236,23 @@ mod tests {
             Reply::Transmitted { page: 9 },
         ]);
         check_malformed::<Request>(&[
-            &[],
-            &[4],
-            &[3, 0, 1],
-            &[2, 0, 1, 0, 1, 0, 1],
-            &[2, 1, 1],
-            &[1, 3],
-            &[1, 0, 0, 0, 60, 0, 1],
-            &[1, 1, 0, 0, 60, 0, 1],
-            &[1, 2, 0, 0, 60, 0, 0],
+            (&[], Malformed::Tag),
+            (&[4], Malformed::Tag),
+            (&[3, 0, 1], Malformed::Padding),
+            (&[2, 0, 1, 0, 1, 0, 1], Malformed::Padding),
+            (&[2, 1, 1], Malformed::Tag),
+            (&[1, 3], Malformed::Flags),
+            (&[1, 0, 0, 0, 60, 0, 1], Malformed::Flags),
+            (&[1, 1, 0, 0, 60, 0, 1], Malformed::Flags),
+            (&[1, 2, 0, 0, 60, 0, 0], Malformed::Flags),
         ]);
-        check_malformed::<Reply>(&[&[], &[5], &[2, 0, 0, 0, 1], &[1, 4], &[3, 4], &[4, 1]]);
+        check_malformed::<Reply>(&[
+            (&[], Malformed::Tag),
+            (&[5], Malformed::Tag),
+            (&[2, 0, 0, 0, 1], Malformed::Padding),
+            (&[1, 4], Malformed::Flags),
+            (&[3, 4], Malformed::Tag),
+            (&[4, 1], Malformed::Tag),
+        ]);
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! The requests of a client are carried out one at a time, in order. A client has at most one
 //! transaction open.
+//!
+//! | who may be hostile | what it can do | what it must not | fuzz targets |
+//! |---|---|---|---|
+//! | a client or the XenStore service | ask or answer anything | reach a path that its rules do not give; use up the other clients' share | `xenstore-store`, `netfront-store`, `control-store` |
 
 use arrayvec::{ArrayString, ArrayVec};
 
@@ -84,7 +88,8 @@ pub enum Failure {
 }
 
 impl Failure {
-    const ALL: [Failure; 8] = [
+    /// Every failure.
+    pub const ALL: [Failure; 8] = [
         Failure::NotFound,
         Failure::Access,
         Failure::Policy,
@@ -168,7 +173,7 @@ impl Message for Request {
             7 => Action::Begin,
             8 => Action::Commit,
             9 => Action::Abort,
-            _ => return Err(Malformed),
+            _ => return Err(Malformed::Tag),
         };
         Ok(Request { id, action })
     }
@@ -199,11 +204,12 @@ impl Message for Reply {
             1 => Ok(Reply::Answer { id: reader.u16()?, result: Ok(reader.length_prefixed()?) }),
             2 => {
                 let (id, number) = (reader.u16()?, reader.u8()?);
-                let failure = Failure::ALL.into_iter().find(|failure| *failure as u8 == number).ok_or(Malformed)?;
+                let failure =
+                    Failure::ALL.into_iter().find(|failure| *failure as u8 == number).ok_or(Malformed::Range)?;
                 Ok(Reply::Answer { id, result: Err(failure) })
             }
             3 => Ok(Reply::Changed { token: reader.u16()? }),
-            _ => Err(Malformed),
+            _ => Err(Malformed::Tag),
         }
     }
 }
@@ -239,7 +245,19 @@ mod tests {
         replies.extend(Failure::ALL.map(|failure| Reply::Answer { id: 4, result: Err(failure) }));
         check_round_trip(&replies);
         let too_long = [0, 0, 1, 0, MAX_PATH as u8 + 1];
-        check_malformed::<Request>(&[&[], &[0, 0, 10], &too_long, &[0, 0, 1, 0, 1, 0, 0xff], &[0, 0, 7, 0, 1]]);
-        check_malformed::<Reply>(&[&[], &[4], &[2, 0, 0, 0, 0], &[2, 0, 0, 0, 9], &[1, 0, 0, 0, MAX_VALUE as u8 + 1]]);
+        check_malformed::<Request>(&[
+            (&[], Malformed::Tag),
+            (&[0, 0, 10], Malformed::Tag),
+            (&too_long, Malformed::Length),
+            (&[0, 0, 1, 0, 1, 0, 0xff], Malformed::Text),
+            (&[0, 0, 7, 0, 1], Malformed::Padding),
+        ]);
+        check_malformed::<Reply>(&[
+            (&[], Malformed::Tag),
+            (&[4], Malformed::Tag),
+            (&[2, 0, 0, 0, 0], Malformed::Range),
+            (&[2, 0, 0, 0, 9], Malformed::Range),
+            (&[1, 0, 0, 0, MAX_VALUE as u8 + 1], Malformed::Length),
+        ]);
     }
 }
