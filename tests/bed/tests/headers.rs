@@ -79,9 +79,9 @@ impl Header {
 
     /// Returns the fields of a structure, in order, each with its offset in bytes, and the end of the last.
     fn fields(&self, structure: &str) -> (Vec<(String, usize)>, usize) {
-        let head = format!("struct {structure} {{");
-        let body =
-            self.text.split_once(&head).unwrap_or_else(|| panic!("there is no {structure}")).1.replace('\\', " ");
+        let head = format!("struct {structure}");
+        let mut bodies = self.text.split(&head).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('{'));
+        let body = bodies.next().unwrap_or_else(|| panic!("there is no {structure}")).replace('\\', " ");
         let (mut fields, mut end) = (Vec::new(), 0usize);
         for declaration in body.split(';') {
             let words = declaration.trim();
