@@ -12,7 +12,7 @@ use crate::inbound::{Inbound, Progress};
 use crate::policy::{Right, Rules};
 use crate::ring::Ring;
 use crate::watches::Watches;
-use crate::wire::{self, Header, Kind, Packet};
+use crate::wire::{self, Header, MessageType, Packet};
 
 /// The time that the daemon has to answer a request.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
@@ -92,7 +92,7 @@ enum Completion {
 #[derive(Clone, Copy)]
 struct Outstanding {
     job: Job,
-    kind: Kind,
+    kind: MessageType,
     request: u32,
     deadline: Instant,
 }
@@ -249,7 +249,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
     }
 
     fn handle_message(&mut self, header: Header) {
-        if header.is(Kind::Event) {
+        if header.is(MessageType::WatchEvent) {
             return self.handle_watch_event(header);
         }
         let Some(outstanding) = self.outstanding.filter(|outstanding| outstanding.request == header.request) else {
@@ -261,7 +261,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         self.outstanding = None;
         let result = if header.is(outstanding.kind) {
             Ok(header)
-        } else if header.is(Kind::Error) {
+        } else if header.is(MessageType::Error) {
             Err(self.inbound.payload(&header).map_or(Failure::Other, wire::failure))
         } else {
             self.console.line(format_args!("an answer of the wrong type, {}", header.kind));
@@ -388,20 +388,20 @@ impl<S: System, M: Memory> XenStore<S, M> {
         }
         match self.connection {
             Connection::Greeting => {
-                self.request(Job::Greet, Kind::Read, 0, &[b"domid\0"], now);
+                self.request(Job::Greet, MessageType::Read, 0, &[b"domid\0"], now);
                 if let Some(outstanding) = self.outstanding {
                     self.inbound.skip_to_answer(outstanding.request);
                 }
             }
-            Connection::Resetting => self.request(Job::Reset, Kind::ResetWatches, 0, &[b"\0"], now),
+            Connection::Resetting => self.request(Job::Reset, MessageType::ResetWatches, 0, &[b"\0"], now),
             Connection::Up => {
                 if let Some((index, path)) = self.watches.unregistered() {
                     let path = *path;
-                    self.request_watch(Job::Rewatch(index), Kind::Watch, index, &path, now);
+                    self.request_watch(Job::Rewatch(index), MessageType::Watch, index, &path, now);
                 } else if self.own_domid.is_empty() && now >= self.next_poll {
-                    self.request(Job::Identify, Kind::Read, 0, &[b"domid\0"], now);
+                    self.request(Job::Identify, MessageType::Read, 0, &[b"domid\0"], now);
                 } else if let Some(number) = self.take_overdue_transaction(now) {
-                    self.request(Job::AbortOverdue, Kind::End, number, &[b"F\0"], now);
+                    self.request(Job::AbortOverdue, MessageType::TransactionEnd, number, &[b"F\0"], now);
                 } else {
                     return self.take_request(now);
                 }
@@ -491,44 +491,60 @@ impl<S: System, M: Memory> XenStore<S, M> {
         let job = |completion| Job::Client { client, id, completion };
         match action {
             Action::Read(path) => {
-                self.request(job(Completion::Value), Kind::Read, transaction, &[path.as_bytes(), b"\0"], now)
+                self.request(job(Completion::Value), MessageType::Read, transaction, &[path.as_bytes(), b"\0"], now)
             }
             Action::List(path) => {
-                self.request(job(Completion::Value), Kind::Directory, transaction, &[path.as_bytes(), b"\0"], now);
+                self.request(
+                    job(Completion::Value),
+                    MessageType::Directory,
+                    transaction,
+                    &[path.as_bytes(), b"\0"],
+                    now,
+                );
             }
             Action::Write(path, value) => {
-                self.request(job(Completion::Done), Kind::Write, transaction, &[path.as_bytes(), b"\0", &value], now);
+                self.request(
+                    job(Completion::Done),
+                    MessageType::Write,
+                    transaction,
+                    &[path.as_bytes(), b"\0", &value],
+                    now,
+                );
             }
             Action::Remove(path) => {
-                self.request(job(Completion::Done), Kind::Remove, transaction, &[path.as_bytes(), b"\0"], now);
+                self.request(job(Completion::Done), MessageType::Rm, transaction, &[path.as_bytes(), b"\0"], now);
             }
             Action::Watch(path, token) => {
                 if self.watches.find(client, &path, token).is_some() {
                     return Err(Failure::Other);
                 }
                 let index = self.watches.add(client, path, token).ok_or(Failure::Quota)?;
-                self.request_watch(job(Completion::Watch(index)), Kind::Watch, index, &path, now);
+                self.request_watch(job(Completion::Watch(index)), MessageType::Watch, index, &path, now);
             }
             Action::Unwatch(path, token) => {
                 let index = self.watches.find(client, &path, token).ok_or(Failure::NotFound)?;
-                self.request_watch(job(Completion::Unwatch(index)), Kind::Unwatch, index, &path, now);
+                self.request_watch(job(Completion::Unwatch(index)), MessageType::Unwatch, index, &path, now);
             }
             Action::Begin if transaction != 0 => return Err(Failure::Other),
-            Action::Begin => self.request(job(Completion::Begin), Kind::Begin, 0, &[b"\0"], now),
+            Action::Begin => self.request(job(Completion::Begin), MessageType::TransactionStart, 0, &[b"\0"], now),
             Action::Commit | Action::Abort if transaction == 0 => return Err(Failure::Other),
-            Action::Commit => self.request(job(Completion::End), Kind::End, transaction, &[b"T\0"], now),
-            Action::Abort => self.request(job(Completion::End), Kind::End, transaction, &[b"F\0"], now),
+            Action::Commit => {
+                self.request(job(Completion::End), MessageType::TransactionEnd, transaction, &[b"T\0"], now)
+            }
+            Action::Abort => {
+                self.request(job(Completion::End), MessageType::TransactionEnd, transaction, &[b"F\0"], now)
+            }
         }
         Ok(())
     }
 
-    fn request_watch(&mut self, job: Job, kind: Kind, index: usize, path: &Path, now: Instant) {
+    fn request_watch(&mut self, job: Job, kind: MessageType, index: usize, path: &Path, now: Instant) {
         let token = wire::digits(u16::try_from(index).unwrap_or(u16::MAX));
         self.request(job, kind, 0, &[path.as_bytes(), b"\0", &token, b"\0"], now);
     }
 
     /// Makes a request the outstanding one.
-    fn request(&mut self, job: Job, kind: Kind, transaction: u32, parts: &[&[u8]], now: Instant) {
+    fn request(&mut self, job: Job, kind: MessageType, transaction: u32, parts: &[&[u8]], now: Instant) {
         // 0 is the number of watch events.
         self.next_request = self.next_request.wrapping_add(1).max(1);
         let request = self.next_request;
