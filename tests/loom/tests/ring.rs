@@ -2,15 +2,11 @@
 //! `io/ring.h`, in every ordering: each request is answered once, in order, and nobody sleeps for ever.
 #![forbid(unsafe_code)]
 
+use cloister_caps::xen::ring::{FIRST_SLOT, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
 use cloister_interfaces::Memory;
 use cloister_loom::{Bell, Region, Weakness, every_ordering};
 use cloister_netfront::ring::FrontRing;
 
-const REQ_PROD: usize = 0;
-const REQ_EVENT: usize = 4;
-const RSP_PROD: usize = 8;
-const RSP_EVENT: usize = 12;
-const FIRST_SLOT: usize = 64;
 const SLOT: usize = 4;
 /// What a response is more than its request.
 const ANSWERED: u32 = 100;
