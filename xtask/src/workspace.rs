@@ -22,6 +22,19 @@ pub fn cargo() -> Command {
     command
 }
 
+/// Flags of rustc that take the folder of each registry's sources out of the paths that panics print: less text in the image, and
+/// the same in whichever folder cargo keeps them.
+pub fn source_flags() -> Result<Vec<String>> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo"))).context("there is no home folder")?;
+    let mut registries: Vec<PathBuf> = match std::fs::read_dir(home.join("registry/src")) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?,
+        Err(_) => Vec::new(),
+    };
+    registries.sort();
+    Ok(registries.iter().map(|folder| format!("--remap-path-prefix={}=", folder.display())).collect())
+}
+
 /// What cargo knows of the workspace's own packages.
 pub fn metadata() -> Result<Metadata> {
     let manifest = root().join("Cargo.toml");
