@@ -27,12 +27,16 @@ pub fn cargo() -> Command {
 pub fn source_flags() -> Result<Vec<String>> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo"))).context("there is no home folder")?;
-    let mut registries: Vec<PathBuf> = match std::fs::read_dir(home.join("registry/src")) {
-        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?,
-        Err(_) => Vec::new(),
-    };
-    registries.sort();
-    Ok(registries.iter().map(|folder| format!("--remap-path-prefix={}=", folder.display())).collect())
+    flags_without(&home.join("registry/src"))
+}
+
+/// The flags that take the path of each folder in `registries` out.
+fn flags_without(registries: &Path) -> Result<Vec<String>> {
+    // Before the first download there is none.
+    let Ok(entries) = std::fs::read_dir(registries) else { return Ok(Vec::new()) };
+    let mut folders = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    folders.sort();
+    Ok(folders.iter().map(|folder| format!("--remap-path-prefix={}=", folder.display())).collect())
 }
 
 /// What cargo knows of the workspace's own packages.
@@ -108,6 +112,18 @@ pub fn ensure_target(progress: &mut dyn FnMut(&str)) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_registry_has_a_flag_that_takes_its_folder_out() {
+        let registries = tempfile::tempdir().expect("folder");
+        assert!(flags_without(registries.path()).expect("flags").is_empty());
+        assert!(flags_without(&registries.path().join("none")).expect("flags").is_empty());
+        for name in ["index-b", "index-a"] {
+            std::fs::create_dir(registries.path().join(name)).expect("create");
+        }
+        let expected = |name: &str| format!("--remap-path-prefix={}/{name}=", registries.path().display());
+        assert_eq!(flags_without(registries.path()).expect("flags"), [expected("index-a"), expected("index-b")]);
+    }
 
     #[test]
     fn programs_are_found_by_either_name() {
