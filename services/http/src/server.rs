@@ -405,7 +405,7 @@ impl<S: System, M: Memory> Service for Http<S, M> {
         let mut more = self.attend(now);
         let spared = self.relieve(now);
         more |= self.attend(now);
-        self.deadline = self.timers.next().into_iter().chain(spared).min();
+        self.deadline = Instant::earlier(self.timers.next(), spared);
         if more || budget == 0 {
             self.deadline = Some(now);
         }

@@ -104,7 +104,7 @@ impl Neighbours {
         Neighbours {
             table: Table::new(MOST, random),
             entries: alloc::vec![NOBODY; MOST],
-            lists: Lists::new(MOST).unwrap_or_default(),
+            lists: Lists::with_all(MOST, FREE).unwrap_or_default(),
             lease: None,
             gateway: None,
             last: None,
@@ -114,7 +114,12 @@ impl Neighbours {
 
     /// Forgets all neighbours: the host is on another link, or has another address.
     pub fn join(&mut self, lease: Option<Lease>) {
-        (0..self.entries.len() as u16).for_each(|index| self.release(index));
+        for list in [STRANGERS, SILENT, USED] {
+            while let Some(index) = self.lists.front(list) {
+                self.release(index);
+            }
+        }
+        self.gateway.into_iter().for_each(|index| self.release(index));
         (self.lease, self.gateway, self.last) = (lease, None, None);
         self.gateway = lease.and_then(|lease| lease.gateway).and_then(|gateway| {
             let index = self.insert(gateway.octets(), None)?;

@@ -320,7 +320,7 @@ impl Recovery {
     pub fn deadline(&self, whole: u32) -> Option<Instant> {
         self.follows().then_some(())?;
         let repeat = if self.round.is_some() { self.overdue() } else { self.settled() };
-        [Some(self.since + self.patience(whole)), repeat].into_iter().flatten().min()
+        Instant::earlier(Some(self.since + self.patience(whole)), repeat)
     }
 
     /// Whether a round of repeats begins: the stack is to go back.

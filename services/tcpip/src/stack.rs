@@ -215,10 +215,7 @@ impl<S: System, M: Memory> Stack<S, M> {
 
     /// Parses received frames. Answers whether some are left that could be.
     fn ingress(&mut self, now: Instant) -> bool {
-        let mac = self.interface.as_ref().map_or([0; 6], |interface| {
-            let HardwareAddress::Ethernet(mac) = interface.hardware_addr();
-            mac.0
-        });
+        let mac = self.wire.mac();
         let own = self.address.current.map(|lease| lease.address);
         for _ in 0..FRAMES {
             // Without room for the answer a frame waits: an echo request is not lost to a busy link.
@@ -400,7 +397,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             self.flows.abort(index, now);
             return false;
         }
-        if let Some(at) = awaits.then_some(now + ANSWER).into_iter().chain(end).min() {
+        if let Some(at) = Instant::earlier(awaits.then_some(now + ANSWER), end) {
             self.flows.wake(index, at);
         }
         awaits
@@ -465,8 +462,8 @@ impl<S: System, M: Memory> Stack<S, M> {
         }
         let repeat = recovery.deadline(whole).filter(|_| result == Attended::Done && self.wire.is_up());
         let repeat = repeat.map(|at| if at > now + BLOCKED || self.wire.can_send() { at } else { now + BLOCKED });
-        let wake = at.filter(|_| result != Attended::Again).map(own_time).into_iter().chain(until).chain(repeat).min();
-        if let Some(at) = wake {
+        let at_stack = at.filter(|_| result != Attended::Again).map(own_time);
+        if let Some(at) = Instant::earlier(Instant::earlier(at_stack, until), repeat) {
             self.flows.wake(index, at);
         }
         if stage == Stage::Delivered && result == Attended::Done && at.is_none_or(|at| at > time + SOON) {
@@ -495,7 +492,8 @@ impl<S: System, M: Memory> Stack<S, M> {
         let blocked = self.wire.is_blocked().then_some(now + BLOCKED);
         // Who cannot send has nothing to do until a notification says that it can.
         let others = self.others_at.filter(|_| self.wire.can_send());
-        [self.flows.deadline(), self.quiesce.deadline(), blocked, others].into_iter().flatten().min()
+        let of_connections = Instant::earlier(self.flows.deadline(), self.quiesce.deadline());
+        Instant::earlier(of_connections, Instant::earlier(blocked, others))
     }
 
     fn poll_address(&mut self, now: Instant) {

@@ -399,13 +399,25 @@ impl<S: System, M: Memory> Outbound<S, M> {
     /// Has `fill` build a frame for which there is no room, as if it had been lost on its way.
     #[cold]
     fn lose<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let mut packet = core::mem::take(&mut self.packet);
-        let mut longer = vec![0; if length > packet.len() { length } else { 0 }];
-        let frame = packet.get_mut(..length).unwrap_or(&mut longer);
-        let result = fill(frame);
-        self.made = outgoing(frame);
-        self.packet = packet;
+        let mut spare = self.spare(length);
+        let result = fill(spare.get_mut(..length).unwrap_or_default());
+        self.lost(spare, length);
         result
+    }
+
+    /// Returns memory for a frame that is lost.
+    #[inline(never)]
+    fn spare(&mut self, length: usize) -> Vec<u8> {
+        if length > self.packet.len() { vec![0; length] } else { core::mem::take(&mut self.packet) }
+    }
+
+    /// Notes what was lost in `spare`.
+    #[inline(never)]
+    fn lost(&mut self, spare: Vec<u8>, length: usize) {
+        self.made = outgoing(spare.get(..length).unwrap_or_default());
+        if self.packet.is_empty() {
+            self.packet = spare;
+        }
     }
 
     /// Sends what is wanted of the segment in `frame`.

@@ -300,6 +300,8 @@ impl<S: System, M: Memory> Service for XenStore<S, M> {
         };
         let answer = self.outstanding.map(|outstanding| outstanding.deadline);
         let domid_unknown = self.connection == Connection::Up && self.own_domid.is_empty() && answer.is_none();
-        self.clients.iter().filter_map(until).chain(answer).chain(domid_unknown.then_some(self.next_poll)).min()
+        let poll = domid_unknown.then_some(self.next_poll);
+        let first = self.clients.iter().filter_map(until).min();
+        Instant::earlier(Instant::earlier(answer, poll), first)
     }
 }

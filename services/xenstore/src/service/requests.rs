@@ -81,7 +81,7 @@ impl<S: System, M: Memory> XenStore<S, M> {
         if self.rules.allows(number, right, path, &self.own_domid) {
             return Ok(());
         }
-        let shown = path.escape_debug();
+        let shown = path.as_bytes().escape_ascii();
         self.console.line(format_args!("refused client {client}: no path rule lets it {right} {shown}"));
         Err(Failure::Policy)
     }
