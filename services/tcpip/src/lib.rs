@@ -11,27 +11,15 @@
 
 extern crate alloc;
 
-pub mod address;
-pub mod buffers;
-mod closing;
+mod address;
 pub mod config;
-mod congestion;
-pub mod cut;
 mod echo;
-mod flows;
-mod fragments;
-pub mod frame;
-mod isn;
-mod neighbours;
+pub mod link;
 mod quiesce;
-pub mod recovery;
 mod refusals;
-pub mod runs;
-mod slot;
 mod stack;
 pub mod table;
-mod time_wait;
-pub mod wire;
+pub mod tcp;
 
 use arrayvec::ArrayVec;
 use cloister_interfaces::capability::{Clock, Console, Entropy};

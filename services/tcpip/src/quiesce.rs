@@ -6,8 +6,8 @@ use arrayvec::ArrayVec;
 use cloister_interfaces::control::{Control, Reply, Request};
 use cloister_interfaces::{Instant, Memory, Server, System};
 
-use crate::flows::Flows;
-use crate::wire::Wire;
+use crate::link::device::Wire;
+use crate::tcp::connections::Flows;
 
 /// How long connections have to end by themselves.
 const CONNECTIONS: Duration = Duration::from_secs(2);

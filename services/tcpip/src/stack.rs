@@ -19,13 +19,13 @@ use crate::Caps;
 use crate::address::{Address, Change};
 use crate::config;
 use crate::echo::Echo;
-use crate::flows::{CLIENTS, Flow, Flows, Stage, Verdict};
-use crate::frame::{self, Segment};
-use crate::isn::Numbers;
+use crate::link::device::{Event, Refused, Wire};
+use crate::link::frame::{self, Segment};
 use crate::quiesce::Quiesce;
 use crate::refusals::{Kind, Refusals};
-use crate::slot::Streams;
-use crate::wire::{Event, Refused, Wire};
+use crate::tcp::app_stream::Streams;
+use crate::tcp::connections::{CLIENTS, Flow, Flows, Stage, Verdict};
+use crate::tcp::isn::Numbers;
 use applications::News;
 
 /// Messages taken from one queue in a pass.

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cloister_interfaces::Instant;
-use cloister_tcpip::cut::parts;
-use cloister_tcpip::frame::Segment;
-use cloister_tcpip::recovery::{Outgoing, Range, Recovery};
+use cloister_tcpip::link::frame::Segment;
+use cloister_tcpip::link::segmentation::parts;
 use cloister_tcpip::table::Key;
+use cloister_tcpip::tcp::recovery::{Outgoing, Range, Recovery};
 use proptest::prelude::*;
 
 const WHOLE: u32 = 1460;
@@ -136,7 +136,7 @@ impl Transfer {
             let made = outgoing(FIRST.wrapping_add(self.next), data);
             let whole = vec![(self.next, self.next + data)];
             let ranges = self.recovery.wanted().map_or(whole, |wanted| {
-                let of = |part: &cloister_tcpip::cut::Part| {
+                let of = |part: &cloister_tcpip::link::segmentation::Part| {
                     let from = self.next + part.start() as u32;
                     (from, from + part.data() as u32)
                 };

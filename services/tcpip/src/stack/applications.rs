@@ -5,7 +5,7 @@ use cloister_interfaces::{Instant, Memory, System};
 
 use super::{MESSAGES, Stack};
 use crate::refusals::Kind;
-use crate::slot::Breach;
+use crate::tcp::app_stream::Breach;
 
 /// What an application has yet to be told about the network.
 #[derive(Clone, Copy, Default)]

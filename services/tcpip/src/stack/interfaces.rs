@@ -10,12 +10,12 @@ use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address};
 
 use super::{Stack, stack_time};
-use crate::flows::Flow;
-use crate::frame::{self, Arp, Segment, Station};
-use crate::isn;
+use crate::link::device::Wire;
+use crate::link::frame::{self, Arp, Segment, Station};
 use crate::table::Key;
-use crate::time_wait::{Answer, End};
-use crate::wire::Wire;
+use crate::tcp::connections::Flow;
+use crate::tcp::isn;
+use crate::tcp::time_wait::{Answer, End};
 
 /// Later than the stack will ever be shown again.
 const NEVER: StackInstant = StackInstant::from_micros_const(i64::MAX / 2);

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use cloister_interfaces::socket::Layout;
 use smoltcp::socket::tcp;
 
-use crate::flows::OVERHEAD;
+use crate::tcp::connections::OVERHEAD;
 
 /// The least that a socket is of use with: a full segment either way.
 const LEAST: usize = 2048;

@@ -16,8 +16,8 @@ use core::time::Duration;
 use arrayvec::ArrayVec;
 use cloister_interfaces::Instant;
 
-use crate::congestion::Congestion;
-use crate::frame::Segment;
+use crate::link::frame::Segment;
+use crate::tcp::congestion::Congestion;
 
 /// Ranges above the first gap that are remembered of a peer: so many gaps are filled in a round.
 const RANGES: usize = 16;

@@ -1,6 +1,6 @@
 //! How many bytes of a connection may be on their way once the path has lost some.
 
-use crate::buffers::LARGE_MOST;
+use crate::tcp::buffers::LARGE_MOST;
 
 /// What does not bind: until something is lost a connection sends what the peer's window and its own buffer hold.
 const UNBOUND: u32 = u32::MAX;

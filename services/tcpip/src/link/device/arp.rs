@@ -7,8 +7,8 @@ use cloister_interfaces::{ExclusiveMemory, Instant, Memory, System};
 
 use super::{Outbound, Wire};
 use crate::address::Lease;
-use crate::frame::{Arp, EVERYONE, Station, UNRESOLVED, unresolved};
-use crate::neighbours::{Neighbours, Route};
+use crate::link::frame::{Arp, EVERYONE, Station, UNRESOLVED, unresolved};
+use crate::link::neighbours::{Neighbours, Route};
 
 /// The most frames that wait for the link address of their next hop.
 pub(super) const PARKED: usize = 8;

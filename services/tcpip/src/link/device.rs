@@ -8,7 +8,7 @@
 //! it takes is raised before the stack sees it, what the stack says of ours is lowered, and the link is told how long to make
 //! them. What is no segment is cut here.
 
-mod link;
+mod arp;
 mod received;
 
 use alloc::collections::VecDeque;
@@ -23,13 +23,13 @@ use cloister_interfaces::{Client, ExclusiveMemory, Memory, System};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
-use crate::cut::{outgoing, parts};
-use crate::fragments::fragments;
-use crate::frame::{self, ETHERNET_HEADER, LARGEST_REASSEMBLED, largest_segment, prepare_checksum};
-use crate::neighbours::Neighbours;
-use crate::recovery::{Outgoing, Wanted};
-use crate::runs::{MAX_PAGES, Runs};
-use link::{PARKED, Parked, Way};
+use crate::link::fragments::fragments;
+use crate::link::frame::{self, ETHERNET_HEADER, LARGEST_REASSEMBLED, largest_segment, prepare_checksum};
+use crate::link::neighbours::Neighbours;
+use crate::link::page_runs::{MAX_PAGES, Runs};
+use crate::link::segmentation::{outgoing, parts};
+use crate::tcp::recovery::{Outgoing, Wanted};
+use arp::{PARKED, Parked, Way};
 use received::Part;
 
 /// The longest frame that is received: the largest IPv4 packet behind an Ethernet header with one VLAN tag.
@@ -364,7 +364,7 @@ impl<S: System, M: Memory> Outbound<S, M> {
         let placed = self.pool.edit(offset, length, |space| {
             let result = fill.take().map(|fill| fill(space));
             let made = outgoing(space);
-            let way = link::direct(space, neighbours);
+            let way = arp::direct(space, neighbours);
             *leased |= made.is_none() && frame::is_from_dhcp_client(space);
             if made.is_some_and(|made| made.start)
                 && let Some(largest) = largest_segment(space)

@@ -7,9 +7,11 @@ use cloister_interfaces::{Memory, System};
 use smoltcp::wire::Ipv4Cidr;
 
 use super::{LONGEST_HEADERS, Refused, UNANNOUNCED, Wire};
-use crate::frame::{self, Kind, Segment, classify, has_sound_header, is_intact, is_sound, largest_segment, selected};
-use crate::recovery::Range;
-use crate::time_wait::End;
+use crate::link::frame::{
+    self, Kind, Segment, classify, has_sound_header, is_intact, is_sound, largest_segment, selected,
+};
+use crate::tcp::recovery::Range;
+use crate::tcp::time_wait::End;
 
 /// Bytes of a received frame that are copied before anything is known of it: all headers.
 const FIRST: usize = 256;

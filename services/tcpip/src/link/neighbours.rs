@@ -19,7 +19,7 @@ use smoltcp::wire::Ipv4Address;
 
 use crate::address::Lease;
 use crate::config::Usable;
-use crate::frame::{EVERYONE, Station};
+use crate::link::frame::{EVERYONE, Station};
 use crate::table::{Key, Table};
 
 /// The most neighbours.

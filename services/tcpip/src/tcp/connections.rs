@@ -19,14 +19,14 @@ use smoltcp::socket::tcp::{self, Socket, State};
 use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::IpAddress;
 
-use crate::buffers::{Buffers, Make};
-use crate::closing::Closing;
-use crate::frame::Segment;
-use crate::recovery::Recovery;
-use crate::slot::{Peer, Slot, discard};
+use crate::link::device::Nowhere;
+use crate::link::frame::Segment;
 use crate::table::{Key, Table};
-use crate::time_wait::{self, End, TimeWait};
-use crate::wire::Nowhere;
+use crate::tcp::app_stream::{Peer, Slot, discard};
+use crate::tcp::buffers::{Buffers, Make};
+use crate::tcp::closing::Closing;
+use crate::tcp::recovery::Recovery;
+use crate::tcp::time_wait::{self, End, TimeWait};
 
 /// The most applications.
 pub const CLIENTS: usize = 4;

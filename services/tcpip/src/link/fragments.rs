@@ -3,7 +3,7 @@
 
 use smoltcp::wire::Ipv4Packet;
 
-use crate::frame::ETHERNET_HEADER;
+use crate::link::frame::ETHERNET_HEADER;
 
 /// Bytes of an IPv4 header as the stack makes it: without options.
 const HEADER: usize = 20;

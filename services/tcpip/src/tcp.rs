@@ -1,0 +1,10 @@
+//! TCP connections, around smoltcp's sockets.
+
+pub(crate) mod app_stream;
+pub(crate) mod buffers;
+pub(crate) mod closing;
+pub(crate) mod congestion;
+pub(crate) mod connections;
+pub(crate) mod isn;
+pub mod recovery;
+pub(crate) mod time_wait;
