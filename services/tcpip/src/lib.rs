@@ -17,6 +17,7 @@ mod echo;
 pub mod link;
 mod quiesce;
 mod refusals;
+pub mod segment;
 mod stack;
 pub mod table;
 pub mod tcp;

@@ -1,8 +1,13 @@
 //! The link: frames, their pages, and the neighbours on it.
 
+pub mod arp;
 pub(crate) mod device;
 pub(crate) mod fragments;
 pub mod frame;
 pub(crate) mod neighbours;
+pub(crate) mod next_hop;
+pub(crate) mod null_device;
 pub(crate) mod page_runs;
+pub(crate) mod rx_part;
 pub mod segmentation;
+pub(crate) mod transmitter;

@@ -5,13 +5,13 @@ use cloister_interfaces::capability::Console;
 
 /// The log of refusals.
 #[derive(Default)]
-pub struct Refusals {
+pub struct RefusalLog {
     seen: u32,
 }
 
 /// A kind of refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum Refusal {
     /// netfront: a message that does not decode.
     LinkMessage,
     /// netfront: a page that it does not hold.
@@ -40,29 +40,29 @@ pub enum Kind {
     Control,
 }
 
-impl Kind {
+impl Refusal {
     fn text(self) -> &'static str {
         match self {
-            Kind::LinkMessage => "the link's message does not decode",
-            Kind::LinkPage => "the link names a page that it does not hold",
-            Kind::LinkLength => "the link's part of a frame is empty or starts beyond its page",
-            Kind::LinkParameters => "the link's address or MTU is impossible",
-            Kind::Lease => "the DHCP server offers an impossible address",
-            Kind::Message => "an application's message does not decode",
-            Kind::Connection => "an application names a connection that it does not have",
-            Kind::Send => "an application sends more than its ring holds",
-            Kind::Constant => "an application sends constant bytes that there are not",
-            Kind::Consumed => "an application consumed more than it received",
-            Kind::Listen => "an application asks for a port that is 0 or taken",
-            Kind::Ports => "an application asks for one port too many: its oldest is given up",
-            Kind::Control => "a control message does not decode",
+            Refusal::LinkMessage => "the link's message does not decode",
+            Refusal::LinkPage => "the link names a page that it does not hold",
+            Refusal::LinkLength => "the link's part of a frame is empty or starts beyond its page",
+            Refusal::LinkParameters => "the link's address or MTU is impossible",
+            Refusal::Lease => "the DHCP server offers an impossible address",
+            Refusal::Message => "an application's message does not decode",
+            Refusal::Connection => "an application names a connection that it does not have",
+            Refusal::Send => "an application sends more than its ring holds",
+            Refusal::Constant => "an application sends constant bytes that there are not",
+            Refusal::Consumed => "an application consumed more than it received",
+            Refusal::Listen => "an application asks for a port that is 0 or taken",
+            Refusal::Ports => "an application asks for one port too many: its oldest is given up",
+            Refusal::Control => "a control message does not decode",
         }
     }
 }
 
-impl Refusals {
+impl RefusalLog {
     /// Records a refusal, on `console` if it is the first of its kind.
-    pub fn record<S: System>(&mut self, console: &Console<S>, kind: Kind) {
+    pub fn record<S: System>(&mut self, console: &Console<S>, kind: Refusal) {
         let bit = 1 << kind as u32;
         if self.seen & bit == 0 {
             self.seen |= bit;

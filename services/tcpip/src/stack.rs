@@ -19,10 +19,12 @@ use crate::Caps;
 use crate::address::{Address, Change};
 use crate::config;
 use crate::echo::Echo;
-use crate::link::device::{Event, Refused, Wire};
-use crate::link::frame::{self, Segment};
+use crate::link::arp;
+use crate::link::device::{Event, Wire};
+use crate::link::frame::FrameKind;
 use crate::quiesce::Quiesce;
-use crate::refusals::{Kind, Refusals};
+use crate::refusals::{Refusal, RefusalLog};
+use crate::segment::Segment;
 use crate::tcp::app_stream::Streams;
 use crate::tcp::connections::{CLIENTS, Flow, Flows, Stage, Verdict};
 use crate::tcp::isn::Numbers;
@@ -63,7 +65,7 @@ pub struct Stack<S, M: Memory> {
     console: Console<S>,
     clock: Clock<S>,
     entropy: Entropy<S>,
-    refusals: Refusals,
+    refusals: RefusalLog,
     wire: Wire<S, M>,
     interface: Option<Box<Interface>>,
     flows: Flows,
@@ -114,7 +116,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         let address = Address::new(config.addressing, &mut others);
         let echo = config.udp_echo.and_then(|port| Echo::new(port, &mut others));
         Stack {
-            refusals: Refusals::default(),
+            refusals: RefusalLog::default(),
             console: caps.console,
             clock: caps.clock,
             entropy: caps.entropy,
@@ -146,15 +148,7 @@ impl<S: System, M: Memory> Stack<S, M> {
                     self.flows.mark_all();
                 }
                 Event::Down => self.console.line(format_args!("link down")),
-                Event::Refused(refused) => self.refusals.record(
-                    &self.console,
-                    match refused {
-                        Refused::Message => Kind::LinkMessage,
-                        Refused::Page => Kind::LinkPage,
-                        Refused::Length => Kind::LinkLength,
-                        Refused::Parameters => Kind::LinkParameters,
-                    },
-                ),
+                Event::Refused(kind) => self.refusals.record(&self.console, kind),
             }
         }
         budget == 0
@@ -176,7 +170,7 @@ impl<S: System, M: Memory> Stack<S, M> {
     #[cold]
     fn address_changed(&mut self, change: Change, now: Instant) {
         match change {
-            Change::Refused => return self.refusals.record(&self.console, Kind::Lease),
+            Change::Refused => return self.refusals.record(&self.console, Refusal::Lease),
             Change::Lost => self.console.line(format_args!("address lost")),
             Change::Gained(lease) => match lease.gateway {
                 Some(gateway) => self.console.line(format_args!("address {}, gateway {gateway}", lease.address)),
@@ -210,7 +204,7 @@ impl<S: System, M: Memory> Stack<S, M> {
     fn announce(&mut self) {
         let (Some(interface), Some(lease)) = (&self.interface, self.address.current) else { return };
         let HardwareAddress::Ethernet(mac) = interface.hardware_addr();
-        self.wire.send(&frame::announcement(mac.0, lease.address.address().octets()));
+        self.wire.send(&arp::announcement(mac.0, lease.address.address().octets()));
     }
 
     /// Parses received frames. Answers whether some are left that could be.
@@ -227,8 +221,8 @@ impl<S: System, M: Memory> Stack<S, M> {
             }
             match self.wire.next_frame(mac, own) {
                 None => return false,
-                Some(frame::Kind::Segment(segment)) => self.segment(&segment, now),
-                Some(frame::Kind::Arp) => self.wire.hear(own.map(|own| own.address().octets())),
+                Some(FrameKind::Segment(segment)) => self.segment(&segment, now),
+                Some(FrameKind::Arp) => self.wire.hear(own.map(|own| own.address().octets())),
                 Some(_) => {
                     self.parse(now);
                     self.poll_others(now);
@@ -514,7 +508,7 @@ impl<S: System, M: Memory> Service for Stack<S, M> {
         more |= self.drain_clients(now);
         let asked = self.quiesce.is_asked();
         if !self.quiesce.drain() {
-            self.refusals.record(&self.console, Kind::Control);
+            self.refusals.record(&self.console, Refusal::Control);
         }
         if asked != self.quiesce.is_asked() {
             // What is idle ends.

@@ -416,7 +416,7 @@ impl Segment {
 
 /// The peer asks for the service's address, and so tells its own.
 fn arp_request() -> Vec<u8> {
-    let mut frame = cloister_tcpip::link::frame::announcement([2, 0, 0, 0, 0, 9], [10, 0, 0, 1]).to_vec();
+    let mut frame = cloister_tcpip::link::arp::announcement([2, 0, 0, 0, 0, 9], [10, 0, 0, 1]).to_vec();
     frame[41] = 2;
     frame
 }

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cloister_interfaces::Instant;
-use cloister_tcpip::link::frame::Segment;
 use cloister_tcpip::link::segmentation::parts;
+use cloister_tcpip::segment::Segment;
+use cloister_tcpip::segment::{Outgoing, Range};
 use cloister_tcpip::table::Key;
-use cloister_tcpip::tcp::recovery::{Outgoing, Range, Recovery};
+use cloister_tcpip::tcp::recovery::Recovery;
 use proptest::prelude::*;
 
 const WHOLE: u32 = 1460;

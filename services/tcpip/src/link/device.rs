@@ -16,31 +16,23 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
 
-use arrayvec::ArrayVec;
 use cloister_caps::PAGE_SIZE;
-use cloister_interfaces::net::{MAX_FRAME, Net, Offload, Offloads, Reply, Request};
+use cloister_interfaces::net::{MAX_FRAME, Net, Offloads, Reply, Request};
 use cloister_interfaces::{Client, ExclusiveMemory, Memory, System};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
-use crate::link::fragments::fragments;
-use crate::link::frame::{self, ETHERNET_HEADER, LARGEST_REASSEMBLED, largest_segment, prepare_checksum};
-use crate::link::neighbours::Neighbours;
-use crate::link::page_runs::{MAX_PAGES, Runs};
-use crate::link::segmentation::{outgoing, parts};
-use crate::tcp::recovery::{Outgoing, Wanted};
-use arp::{PARKED, Parked, Way};
-use received::Part;
+use super::frame::{ETHERNET_HEADER, LONGEST_HEADERS, SEGMENT_HEADERS};
+use super::page_runs::Runs;
+use super::rx_part::Part;
+use super::transmitter::Outbound;
+use crate::refusals::Refusal;
+use crate::segment::{Outgoing, Wanted};
 
 /// The longest frame that is received: the largest IPv4 packet behind an Ethernet header with one VLAN tag.
 const LONGEST_RECEIVED: usize = 0xFFFF + ETHERNET_HEADER + 4;
 /// Pages that are given back at once though nothing is asked of netfront: an eighth of a ring of 256.
 const MANY_PAGES: usize = 32;
-
-/// Bytes of the IPv4 and TCP headers of a segment without options.
-const SEGMENT_HEADERS: usize = 20 + 20;
-/// Bytes of all headers of a segment at most.
-const LONGEST_HEADERS: usize = ETHERNET_HEADER + SEGMENT_HEADERS + 40;
 
 /// What a peer takes that does not say how long segments may be (RFC 9293, MUST-15); and the least that is believed.
 const UNANNOUNCED: u16 = 536;
@@ -59,50 +51,7 @@ pub enum Event {
     /// It is down.
     Down,
     /// netfront said something that cannot be.
-    Refused(Refused),
-}
-
-/// What netfront may not say.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refused {
-    /// A message that does not decode.
-    Message,
-    /// A page that it does not hold, or that is outside the pool.
-    Page,
-    /// A part of a frame that has no bytes, or does not start in its page.
-    Length,
-    /// An address that is not one station's, or an MTU that IPv4 cannot use.
-    Parameters,
-}
-
-/// The sending half.
-struct Outbound<S, M: Memory> {
-    net: Client<Net, S, M>,
-    pool: M::Exclusive,
-    /// Something may have been written to the pool, by a former run of the service if by nobody else.
-    written: bool,
-    free: Runs,
-    /// For the first page of each frame that netfront has, how many pages that frame has.
-    sent: Vec<u8>,
-    offloads: Offloads,
-    /// The longest frame that the link carries uncut.
-    whole: usize,
-    /// The data of the segments that the link is to cut those of this turn's connection into; none in another's turn.
-    segment: Option<NonZeroU16>,
-    /// The segment that the stack made last.
-    made: Option<Outgoing>,
-    /// Where a packet that is longer is built, and the number of the last one.
-    packet: Vec<u8>,
-    number: u16,
-    /// netfront was asked for something that it does not know of yet.
-    asked: bool,
-    /// Our address on the link.
-    mac: [u8; 6],
-    neighbours: Neighbours,
-    /// Frames that wait for the link address of their next hop: the last for each.
-    parked: ArrayVec<([u8; 4], Parked), PARKED>,
-    /// The DHCP client has sent something.
-    leased: bool,
+    Refused(Refusal),
 }
 
 /// The link.
@@ -144,26 +93,8 @@ impl<S: System, M: Memory> Wire<S, M> {
     /// offers. `random` is a secret.
     pub fn new(net: Client<Net, S, M>, rx_pool: M, tx_pool: M::Exclusive, offloading: bool, random: u64) -> Self {
         let rx = (rx_pool.len() / PAGE_SIZE).min(usize::from(u16::MAX));
-        let tx = (tx_pool.size() / PAGE_SIZE).min(MAX_PAGES);
         Wire {
-            out: Outbound {
-                net,
-                written: !tx_pool.is_fresh(),
-                pool: tx_pool,
-                free: Runs::new(tx),
-                sent: vec![0; tx],
-                offloads: Offloads::empty(),
-                whole: 1500 + ETHERNET_HEADER,
-                segment: None,
-                made: None,
-                packet: vec![0; LONGEST_HEADERS + LARGEST_REASSEMBLED],
-                number: 0,
-                asked: false,
-                mac: [0; 6],
-                neighbours: Neighbours::new(random),
-                parked: ArrayVec::new(),
-                leased: false,
-            },
+            out: Outbound::new(net, tx_pool, random),
             pool: rx_pool,
             held: vec![false; rx],
             received: VecDeque::with_capacity(rx),
@@ -254,7 +185,7 @@ impl<S: System, M: Memory> Wire<S, M> {
                     self.came(Part { page, offset, length, more, checked }).err().map(Event::Refused)
                 }
                 Ok(Reply::Transmitted { page }) => self.out.left(page).err().map(Event::Refused),
-                Err(_) => Some(Event::Refused(Refused::Message)),
+                Err(_) => Some(Event::Refused(Refusal::LinkMessage)),
             };
             if event.is_some() {
                 return event;
@@ -267,7 +198,7 @@ impl<S: System, M: Memory> Wire<S, M> {
         // 68: the least that every IPv4 link carries (RFC 791); less would leave no room for TCP.
         let fits = usize::from(mtu) >= 128 && usize::from(mtu) + ETHERNET_HEADER <= PAGE_SIZE;
         if mac[0] & 1 != 0 || mac == [0; 6] || !fits {
-            return Event::Refused(Refused::Parameters);
+            return Event::Refused(Refusal::LinkParameters);
         }
         self.reset();
         self.up = true;
@@ -335,123 +266,6 @@ impl<S: System, M: Memory> Wire<S, M> {
     pub fn made(&mut self) -> Option<Outgoing> {
         self.wanted = None;
         self.out.made.take()
-    }
-}
-
-impl<S: System, M: Memory> Outbound<S, M> {
-    fn can_send(&self) -> bool {
-        self.free.has(1) && self.net.requests.room() > 0
-    }
-
-    fn left(&mut self, page: u16) -> Result<(), Refused> {
-        let count = self.sent.get_mut(usize::from(page)).map_or(0, core::mem::take);
-        if count == 0 {
-            return Err(Refused::Page);
-        }
-        self.free.put(page, usize::from(count));
-        Ok(())
-    }
-
-    /// Has `fill` build a frame of `length` bytes in the pool, and sends it. Without room it is lost, as on any link; its sender
-    /// looked first.
-    fn send<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let count = length.div_ceil(PAGE_SIZE);
-        let page = if length <= MAX_FRAME { self.free.take(count) } else { None };
-        let offset = page.map_or(usize::MAX, |page| usize::from(page) * PAGE_SIZE);
-        let (offloads, segment, whole) = (self.offloads, self.segment, self.whole);
-        let (neighbours, leased) = (&mut self.neighbours, &mut self.leased);
-        let mut fill = Some(fill);
-        let placed = self.pool.edit(offset, length, |space| {
-            let result = fill.take().map(|fill| fill(space));
-            let made = outgoing(space);
-            let way = arp::direct(space, neighbours);
-            *leased |= made.is_none() && frame::is_from_dhcp_client(space);
-            if made.is_some_and(|made| made.start)
-                && let Some(largest) = largest_segment(space)
-            {
-                *largest = ((whole - ETHERNET_HEADER - SEGMENT_HEADERS) as u16).to_be_bytes();
-            }
-            let data = made.map_or(0, |made| made.data);
-            let offload = match segment {
-                _ if made.is_none() || !offloads.contains(Offloads::CHECKSUM) || !prepare_checksum(space) => {
-                    Offload::None
-                }
-                Some(size) if data > u32::from(size.get()) => Offload::Segments(size.get()),
-                _ => Offload::Checksum,
-            };
-            (result, offload, made, way)
-        });
-        if let (Some(page), Some((_, offload, made, way))) = (page, &placed) {
-            self.made = *made;
-            let request = Request::Transmit { page, length: length as u16, offload: *offload };
-            match way {
-                Way::Direct => self.submit(page, count, &request),
-                way => self.detour(*way, page, count, &request),
-            }
-        }
-        match (placed, fill) {
-            (Some((Some(result), ..)), _) => result,
-            (_, Some(fill)) => self.lose(length, fill),
-            _ => unreachable!("what was filled has a result"),
-        }
-    }
-
-    /// Has `fill` build a frame for which there is no room, as if it had been lost on its way.
-    #[cold]
-    fn lose<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let mut packet = core::mem::take(&mut self.packet);
-        let mut longer = vec![0; if length > packet.len() { length } else { 0 }];
-        let frame = packet.get_mut(..length).unwrap_or(&mut longer);
-        let result = fill(frame);
-        self.made = outgoing(frame);
-        self.packet = packet;
-        result
-    }
-
-    /// Sends what is wanted of the segment in `frame`.
-    fn send_wanted(&mut self, frame: &[u8], wanted: &Wanted) {
-        let Some(made) = outgoing(frame) else {
-            return self.send(frame.len(), |space| space.copy_from_slice(frame));
-        };
-        let headers = frame.len().saturating_sub(made.data as usize);
-        let summed = !self.offloads.contains(Offloads::CHECKSUM);
-        for part in parts(made, wanted) {
-            let length = headers + part.data();
-            if self.free.has(length.div_ceil(PAGE_SIZE)) {
-                self.send(length, |space| part.write(frame, headers, space, summed));
-            }
-        }
-        self.made = Some(made);
-    }
-
-    /// Has `fill` build a packet that is longer than the link carries, and sends it in fragments; none of them without room for all.
-    fn send_long<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let mut packet = core::mem::take(&mut self.packet);
-        let Some(frame) = packet.get_mut(..length) else {
-            self.packet = packet;
-            return fill(&mut vec![0; length]);
-        };
-        let result = fill(frame);
-        let number = self.number.wrapping_add(1);
-        self.number = number;
-        let count = fragments(length, self.whole).count();
-        if self.free.count() >= count && self.net.requests.room() as usize >= count {
-            for fragment in fragments(length, self.whole) {
-                self.send(fragment.length(), |space| fragment.write(frame, number, space));
-            }
-        }
-        self.packet = packet;
-        result
-    }
-
-    fn submit(&mut self, page: u16, count: usize, request: &Request) {
-        match self.sent.get_mut(usize::from(page)) {
-            Some(sent) if self.net.requests.push(request).is_ok() => {
-                *sent = count as u8;
-                self.asked = true;
-            }
-            _ => self.free.put(page, count),
-        }
     }
 }
 
@@ -524,40 +338,5 @@ impl<S: System, M: Memory> Device for Wire<S, M> {
         let linked = self.out.offloads.contains(Offloads::CHECKSUM);
         capabilities.checksum.tcp = if linked { Checksum::None } else { Checksum::Tx };
         capabilities
-    }
-}
-
-/// A link that takes nothing.
-pub struct Nowhere;
-
-/// No leave to do anything.
-pub enum NoToken {}
-
-impl smoltcp::phy::RxToken for NoToken {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, _: F) -> R {
-        match self {}
-    }
-}
-
-impl smoltcp::phy::TxToken for NoToken {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, _: usize, _: F) -> R {
-        match self {}
-    }
-}
-
-impl Device for Nowhere {
-    type RxToken<'a> = NoToken;
-    type TxToken<'a> = NoToken;
-
-    fn receive(&mut self, _timestamp: Instant) -> Option<(NoToken, NoToken)> {
-        None
-    }
-
-    fn transmit(&mut self, _timestamp: Instant) -> Option<NoToken> {
-        None
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        DeviceCapabilities::default()
     }
 }

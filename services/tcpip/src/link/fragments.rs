@@ -1,9 +1,9 @@
 //! Fragments of a packet that is longer than the link carries (RFC 791, 3.2). Only what is no segment is ever so long: an echo,
 //! mostly.
 
-use smoltcp::wire::Ipv4Packet;
+use smoltcp::wire::{IpProtocol, Ipv4Packet};
 
-use crate::link::frame::ETHERNET_HEADER;
+use super::frame::{ETHERNET_HEADER, LARGEST_REASSEMBLED};
 
 /// Bytes of an IPv4 header as the stack makes it: without options.
 const HEADER: usize = 20;
@@ -53,6 +53,23 @@ impl Fragment {
         packet.set_frag_offset(self.from as u16);
         packet.fill_checksum();
     }
+}
+
+/// The frame of a fragment, to the station `mac`, that reaches as far as any that is taken, of
+/// packet `number`.
+pub fn furthest_fragment(mac: [u8; 6], number: u16) -> [u8; ETHERNET_HEADER + 28] {
+    let mut frame = [0; ETHERNET_HEADER + 28];
+    frame[..6].copy_from_slice(&mac);
+    frame[12] = 0x08;
+    let mut packet = Ipv4Packet::new_unchecked(&mut frame[ETHERNET_HEADER..]);
+    packet.set_version(4);
+    packet.set_header_len(20);
+    packet.set_total_len(28);
+    packet.set_ident(number);
+    packet.set_more_frags(true);
+    packet.set_frag_offset((LARGEST_REASSEMBLED - 8) as u16);
+    packet.set_next_header(IpProtocol::Icmp);
+    frame
 }
 
 #[cfg(test)]

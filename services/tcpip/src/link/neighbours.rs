@@ -17,9 +17,9 @@ use cloister_interfaces::Instant;
 use cloister_interfaces::lists::Lists;
 use smoltcp::wire::Ipv4Address;
 
+use super::arp::{EVERYONE, Station};
 use crate::address::Lease;
 use crate::config::Usable;
-use crate::link::frame::{EVERYONE, Station};
 use crate::table::{Key, Table};
 
 /// The most neighbours.

@@ -3,8 +3,8 @@
 use arrayvec::ArrayVec;
 use smoltcp::wire::{IpAddress, Ipv4Packet, TcpPacket};
 
-use crate::link::frame::ETHERNET_HEADER;
-use crate::tcp::recovery::{Outgoing, Wanted};
+use super::frame::ETHERNET_HEADER;
+use crate::segment::{Outgoing, Wanted};
 
 /// Bytes of an IPv4 header as the stack makes it: without options.
 const IPV4_HEADER: usize = 20;

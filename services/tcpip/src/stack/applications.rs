@@ -4,7 +4,7 @@ use cloister_interfaces::socket::{Reply, Request};
 use cloister_interfaces::{Instant, Memory, System};
 
 use super::{MESSAGES, Stack};
-use crate::refusals::Kind;
+use crate::refusals::Refusal;
 use crate::tcp::app_stream::Breach;
 
 /// What an application has yet to be told about the network.
@@ -53,7 +53,7 @@ impl<S: System, M: Memory> Stack<S, M> {
                 };
                 match request {
                     Ok(request) => self.asked(client, request, now),
-                    Err(_) => self.refusals.record(&self.console, Kind::Message),
+                    Err(_) => self.refusals.record(&self.console, Refusal::Message),
                 }
                 budget -= 1;
             }
@@ -76,7 +76,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         let Some(slot) = slot.filter(|slot| usize::from(slot.client) == client) else {
             // What was on its way when everything became void is no breach.
             if !self.news.get(client).is_some_and(|news| news.down) && self.flows.listens(client as u8) {
-                self.refusals.record(&self.console, Kind::Connection);
+                self.refusals.record(&self.console, Refusal::Connection);
             }
             return;
         };
@@ -88,9 +88,9 @@ impl<S: System, M: Memory> Stack<S, M> {
         self.flows.mark(index);
         match outcome {
             Ok(()) => {}
-            Err(Breach::Send) => self.refusals.record(&self.console, Kind::Send),
-            Err(Breach::Consumed) => self.refusals.record(&self.console, Kind::Consumed),
-            Err(Breach::Constant) => self.refusals.record(&self.console, Kind::Constant),
+            Err(Breach::Send) => self.refusals.record(&self.console, Refusal::Send),
+            Err(Breach::Consumed) => self.refusals.record(&self.console, Refusal::Consumed),
+            Err(Breach::Constant) => self.refusals.record(&self.console, Refusal::Constant),
         }
     }
 
@@ -107,10 +107,10 @@ impl<S: System, M: Memory> Stack<S, M> {
                 news.up = self.address.current.is_some();
             }
             if surplus {
-                self.refusals.record(&self.console, Kind::Ports);
+                self.refusals.record(&self.console, Refusal::Ports);
             }
         } else {
-            self.refusals.record(&self.console, Kind::Listen);
+            self.refusals.record(&self.console, Refusal::Listen);
         }
     }
 

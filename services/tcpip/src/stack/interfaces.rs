@@ -10,8 +10,10 @@ use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address};
 
 use super::{Stack, stack_time};
+use crate::link::arp::{Arp, Station, UNRESOLVED};
 use crate::link::device::Wire;
-use crate::link::frame::{self, Arp, Segment, Station};
+use crate::link::fragments::furthest_fragment;
+use crate::segment::Segment;
 use crate::table::Key;
 use crate::tcp::connections::Flow;
 use crate::tcp::isn;
@@ -72,7 +74,7 @@ impl<S: System, M: Memory> Stack<S, M> {
     fn reserve_reassembly(&mut self, mac: [u8; 6]) {
         let Some(interface) = &mut self.interface else { return };
         for number in 0..REASSEMBLED {
-            self.wire.ready(&frame::furthest_fragment(mac, number));
+            self.wire.ready(&furthest_fragment(mac, number));
             interface.poll_ingress_single(LONG_AGO, &mut self.wire, &mut SocketSet::new(Vec::new()));
         }
     }
@@ -86,7 +88,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         let Some(lease) = self.address.current else { return };
         let HardwareAddress::Ethernet(EthernetAddress(mac)) = interface.hardware_addr();
         let address = lease.address.address().octets();
-        let hop = Arp { asks: false, from: Station { mac: frame::UNRESOLVED, address }, to: Station { mac, address } };
+        let hop = Arp { asks: false, from: Station { mac: UNRESOLVED, address }, to: Station { mac, address } };
         self.wire.ready(&hop.frame(mac));
         interface.poll_ingress_single(NEVER, &mut self.wire, &mut SocketSet::new(Vec::new()));
     }
@@ -124,7 +126,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             }
             Some(Answer::Silence) => None,
             Some(Answer::Acknowledge(end)) => {
-                self.wire.acknowledge(end);
+                self.wire.acknowledge(end.sent, end.taken);
                 None
             }
         }

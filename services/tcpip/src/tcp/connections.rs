@@ -19,8 +19,8 @@ use smoltcp::socket::tcp::{self, Socket, State};
 use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::IpAddress;
 
-use crate::link::device::Nowhere;
-use crate::link::frame::Segment;
+use crate::link::null_device::Nowhere;
+use crate::segment::Segment;
 use crate::table::{Key, Table};
 use crate::tcp::app_stream::{Peer, Slot, discard};
 use crate::tcp::buffers::{Buffers, Make};

@@ -16,11 +16,9 @@ use core::time::Duration;
 use arrayvec::ArrayVec;
 use cloister_interfaces::Instant;
 
-use crate::link::frame::Segment;
+use crate::segment::{Outgoing, RANGES, Range, Segment, Wanted};
 use crate::tcp::congestion::Congestion;
 
-/// Ranges above the first gap that are remembered of a peer: so many gaps are filled in a round.
-const RANGES: usize = 16;
 /// So many repeats of an acknowledgement say that a segment is lost (RFC 5681, 3.2).
 const REPEATS: u8 = 3;
 /// How long to wait, beyond two round trips, for an acknowledgement of several segments, before the last is sent again.
@@ -38,45 +36,6 @@ const UNKNOWN: Duration = Duration::from_secs(1);
 const NEAR: u32 = 1 << 20;
 /// The longest wait (RFC 6298, 2.5).
 const LONGEST: Duration = Duration::from_secs(60);
-
-/// Bytes from one position up to another.
-pub type Range = (u32, u32);
-
-/// A segment that the stack made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Outgoing {
-    /// It is a SYN: the stack's own to repeat.
-    pub start: bool,
-    /// Its sequence number.
-    pub seq: u32,
-    /// What it acknowledges.
-    pub ack: u32,
-    /// Bytes of its data.
-    pub data: u32,
-    /// It is the last.
-    pub fin: bool,
-}
-
-impl Outgoing {
-    /// How much it takes of the sequence after the SYN.
-    pub fn length(&self) -> u32 {
-        if self.start { 0 } else { self.data + u32::from(self.fin) }
-    }
-}
-
-/// What of the segments that the stack builds anew is to be sent: ascending ranges, by sequence number relative to `base`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Wanted {
-    /// Where positions count from.
-    pub base: u32,
-    /// The ranges; the last has no end.
-    pub ranges: ArrayVec<Range, { Wanted::MOST }>,
-}
-
-impl Wanted {
-    /// The most ranges: one before each that the peer has, one after them, and what was never sent.
-    pub const MOST: usize = RANGES + 2;
-}
 
 /// A round of repeats.
 #[derive(Clone, Copy, Debug)]

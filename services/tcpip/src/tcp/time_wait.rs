@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use cloister_interfaces::Instant;
 
-use crate::link::frame::Segment;
+use crate::segment::Segment;
 use crate::table::{Key, Table};
 
 /// How long they wait. It is the stack's own figure (`CLOSE_DELAY`), not twice the longest life of a segment, as is

@@ -6,40 +6,20 @@ use cloister_interfaces::socket::Ring;
 use cloister_interfaces::{Memory, System};
 use smoltcp::wire::Ipv4Cidr;
 
-use super::{LONGEST_HEADERS, Refused, UNANNOUNCED, Wire};
+use super::{UNANNOUNCED, Wire};
 use crate::link::frame::{
-    self, Kind, Segment, classify, has_sound_header, is_intact, is_sound, largest_segment, selected,
+    self, FrameKind, LONGEST_HEADERS, classify, has_sound_header, is_intact, is_sound, largest_segment, selected,
 };
-use crate::tcp::recovery::Range;
-use crate::tcp::time_wait::End;
+use crate::link::rx_part::Part;
+use crate::refusals::Refusal;
+use crate::segment::{Range, Segment};
 
 /// Bytes of a received frame that are copied before anything is known of it: all headers.
 const FIRST: usize = 256;
 const _: () = assert!(LONGEST_HEADERS + 40 <= FIRST, "with all the options that IPv4 has");
 
-/// A part of a received frame.
-#[derive(Clone, Copy)]
-pub(super) struct Part {
-    pub(super) page: u16,
-    pub(super) offset: u16,
-    pub(super) length: u16,
-    pub(super) more: bool,
-    pub(super) checked: bool,
-}
-
-impl Part {
-    /// Where in the pool it is.
-    fn start(&self) -> usize {
-        usize::from(self.page) * PAGE_SIZE + usize::from(self.offset)
-    }
-
-    fn pages(&self) -> u16 {
-        (usize::from(self.offset) + usize::from(self.length)).div_ceil(PAGE_SIZE) as u16
-    }
-}
-
 impl<S: System, M: Memory> Wire<S, M> {
-    pub(super) fn came(&mut self, part: Part) -> Result<(), Refused> {
+    pub(super) fn came(&mut self, part: Part) -> Result<(), Refusal> {
         let taken = self.take(part);
         if taken.is_ok() && !self.skipping {
             self.received.push_back(part);
@@ -58,14 +38,14 @@ impl<S: System, M: Memory> Wire<S, M> {
     }
 
     /// Takes over the pages of a part.
-    fn take(&mut self, part: Part) -> Result<(), Refused> {
+    fn take(&mut self, part: Part) -> Result<(), Refusal> {
         if usize::from(part.offset) >= PAGE_SIZE || part.length == 0 {
-            return Err(Refused::Length);
+            return Err(Refusal::LinkLength);
         }
         let first = usize::from(part.page);
-        let pages = self.held.get_mut(first..first + usize::from(part.pages())).ok_or(Refused::Page)?;
+        let pages = self.held.get_mut(first..first + usize::from(part.pages())).ok_or(Refusal::LinkPage)?;
         if !self.up || pages.contains(&true) {
-            return Err(Refused::Page);
+            return Err(Refusal::LinkPage);
         }
         // Mostly it is one, and cheaper without a call.
         match pages {
@@ -101,7 +81,7 @@ impl<S: System, M: Memory> Wire<S, M> {
 
     /// Readies the next frame for the stack, which takes it by [`Device::receive`]; answers what it is to a host with the
     /// addresses `mac` and `own`.
-    pub fn next_frame(&mut self, mac: [u8; 6], own: Option<Ipv4Cidr>) -> Option<Kind> {
+    pub fn next_frame(&mut self, mac: [u8; 6], own: Option<Ipv4Cidr>) -> Option<FrameKind> {
         self.pass_over();
         while self.whole > 0 {
             self.whole -= 1;
@@ -112,14 +92,14 @@ impl<S: System, M: Memory> Wire<S, M> {
             let frame = self.frame.get(..length)?;
             let kind = classify(frame, own);
             let wanted = match kind {
-                Kind::Segment { .. } => is_sound(frame, mac),
-                Kind::Arp => true,
-                Kind::Other => has_sound_header(frame),
-                Kind::Unwanted => false,
+                FrameKind::Segment { .. } => is_sound(frame, mac),
+                FrameKind::Arp => true,
+                FrameKind::Other => has_sound_header(frame),
+                FrameKind::Unwanted => false,
             };
             if wanted && (checked || is_intact(frame)) {
                 self.loaded = length;
-                if let Kind::Segment(Segment { start: true, .. }) = kind {
+                if let FrameKind::Segment(Segment { start: true, .. }) = kind {
                     self.note_announced();
                 }
                 return Some(kind);
@@ -146,9 +126,9 @@ impl<S: System, M: Memory> Wire<S, M> {
     }
 
     /// Acknowledges the segment that was readied, of a connection that has this end.
-    pub fn acknowledge(&mut self, end: End) {
+    pub fn acknowledge(&mut self, sent: u32, taken: u32) {
         let frame = self.frame.get(..self.loaded).unwrap_or_default();
-        if let Some(answer) = frame::acknowledgement(frame, end.sent, end.taken) {
+        if let Some(answer) = frame::acknowledgement(frame, sent, taken) {
             self.send(&answer);
         }
     }

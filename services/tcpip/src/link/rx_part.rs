@@ -1,0 +1,24 @@
+//! A part of a received frame.
+
+use cloister_caps::PAGE_SIZE;
+
+/// A part of a received frame.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    pub(super) page: u16,
+    pub(super) offset: u16,
+    pub(super) length: u16,
+    pub(super) more: bool,
+    pub(super) checked: bool,
+}
+
+impl Part {
+    /// Where in the pool it is.
+    pub(super) fn start(&self) -> usize {
+        usize::from(self.page) * PAGE_SIZE + usize::from(self.offset)
+    }
+
+    pub(super) fn pages(&self) -> u16 {
+        (usize::from(self.offset) + usize::from(self.length)).div_ceil(PAGE_SIZE) as u16
+    }
+}
