@@ -2,6 +2,7 @@
 
 mod applications;
 mod interfaces;
+mod notices;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -12,11 +13,11 @@ use cloister_interfaces::capability::{Clock, Console, Entropy};
 use cloister_interfaces::socket::{Connection, Layout, Socket};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 use smoltcp::iface::{Interface, PollResult, SocketSet};
-use smoltcp::time::{Duration as StackDuration, Instant as StackInstant};
+use smoltcp::time::Duration as StackDuration;
 use smoltcp::wire::{EthernetAddress, HardwareAddress};
 
-use crate::Caps;
 use crate::address::{Address, Change};
+use crate::capabilities::Caps;
 use crate::config;
 use crate::echo::Echo;
 use crate::link::arp;
@@ -26,9 +27,12 @@ use crate::quiesce::Quiesce;
 use crate::refusals::{Refusal, RefusalLog};
 use crate::segment::Segment;
 use crate::tcp::app_stream::Streams;
-use crate::tcp::connections::{CLIENTS, Flow, Flows, Stage, Verdict};
+use crate::tcp::connection::{Flow, Stage, Verdict};
+use crate::tcp::connections::Flows;
 use crate::tcp::isn::Numbers;
-use applications::News;
+use crate::tcp::limits::CLIENTS;
+use crate::time::{own_time, stack_time};
+use notices::News;
 
 /// Messages taken from one queue in a pass.
 const MESSAGES: u32 = 256;
@@ -90,14 +94,6 @@ pub struct Stack<S, M: Memory> {
 /// parsed, reassembly, the interface. `tests/heap.rs` measures that they are enough.
 fn socket_budget(stream_out: usize) -> usize {
     (stream_out / 2 * 5).max(256 * 1024) - 128 * 1024
-}
-
-fn stack_time(now: Instant) -> StackInstant {
-    StackInstant::from_micros(i64::try_from(now.0 / 1000).unwrap_or(i64::MAX))
-}
-
-fn own_time(at: StackInstant) -> Instant {
-    Instant(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000))
 }
 
 impl<S: System, M: Memory> Stack<S, M> {

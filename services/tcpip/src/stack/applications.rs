@@ -3,22 +3,9 @@
 use cloister_interfaces::socket::{Reply, Request};
 use cloister_interfaces::{Instant, Memory, System};
 
+use super::notices::News;
 use super::{MESSAGES, Stack};
 use crate::refusals::Refusal;
-use crate::tcp::app_stream::Breach;
-
-/// What an application has yet to be told about the network.
-#[derive(Clone, Copy, Default)]
-pub(super) struct News {
-    /// Everything that it has is void: it is to listen again.
-    pub down: bool,
-    /// The address.
-    pub up: bool,
-    /// The number of free connections that it was last told of.
-    pub pressure: Option<u16>,
-    /// It is to be woken for what it was told.
-    pub wake: bool,
-}
 
 impl<S: System, M: Memory> Stack<S, M> {
     /// Makes all that a client has void; it will listen again when it is told.
@@ -86,11 +73,8 @@ impl<S: System, M: Memory> Stack<S, M> {
             self.flows.abort(index, now);
         }
         self.flows.mark(index);
-        match outcome {
-            Ok(()) => {}
-            Err(Breach::Send) => self.refusals.record(&self.console, Refusal::Send),
-            Err(Breach::Consumed) => self.refusals.record(&self.console, Refusal::Consumed),
-            Err(Breach::Constant) => self.refusals.record(&self.console, Refusal::Constant),
+        if let Err(refusal) = outcome {
+            self.refusals.record(&self.console, refusal);
         }
     }
 

@@ -5,19 +5,19 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use cloister_interfaces::{Instant, Memory, System};
-use smoltcp::iface::{Config, Interface, SocketSet};
+use smoltcp::iface::SocketSet;
 use smoltcp::time::Instant as StackInstant;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, Ipv4Address};
 
-use super::{Stack, stack_time};
+use super::Stack;
 use crate::link::arp::{Arp, Station, UNRESOLVED};
-use crate::link::device::Wire;
 use crate::link::fragments::furthest_fragment;
 use crate::segment::Segment;
 use crate::table::Key;
-use crate::tcp::connections::Flow;
-use crate::tcp::isn;
+use crate::tcp::connection::Flow;
+use crate::tcp::opening::{Opening, interface};
 use crate::tcp::time_wait::{Answer, End};
+use crate::time::stack_time;
 
 /// Later than the stack will ever be shown again.
 const NEVER: StackInstant = StackInstant::from_micros_const(i64::MAX / 2);
@@ -25,35 +25,6 @@ const NEVER: StackInstant = StackInstant::from_micros_const(i64::MAX / 2);
 const LONG_AGO: StackInstant = StackInstant::from_micros_const(i64::MIN / 2);
 /// Packets that the stack reassembles at once.
 const REASSEMBLED: u16 = smoltcp::config::REASSEMBLY_BUFFER_COUNT as u16;
-
-/// Makes an interface of the stack, with this seed of its generator.
-fn interface<S: System, M: Memory>(wire: &mut Wire<S, M>, mac: [u8; 6], seed: u64, now: Instant) -> Interface {
-    let mut settings = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
-    settings.random_seed = seed;
-    Interface::new(settings, wire, stack_time(now))
-}
-
-/// How a connection begins.
-#[derive(Clone, Copy)]
-pub(super) struct Opening {
-    own: Ipv4Address,
-    mac: [u8; 6],
-    /// Its initial sequence number.
-    number: u32,
-}
-
-impl Opening {
-    /// Has the stack parse the SYN that was readied, for a socket that listens.
-    #[inline(never)] // It takes much of the stack.
-    pub(super) fn parse<S: System, M: Memory>(self, wire: &mut Wire<S, M>, set: &mut SocketSet<'static>, now: Instant) {
-        let mut interface = interface(wire, self.mac, isn::seed(self.number), now);
-        // The list holds at least one.
-        interface.update_ip_addrs(|addresses| {
-            let _ = addresses.push(IpCidr::new(self.own.into(), 32));
-        });
-        interface.poll_ingress_single(stack_time(now), wire, set);
-    }
-}
 
 impl<S: System, M: Memory> Stack<S, M> {
     /// Makes the stack's interface, whose generator nobody has seen a number of. It has no address yet.

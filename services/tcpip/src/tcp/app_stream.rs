@@ -6,6 +6,8 @@ use cloister_interfaces::socket::{Connection, Constant, Reply, Request, Ring, So
 use cloister_interfaces::{Instant, Memory, Server, System};
 use smoltcp::socket::tcp;
 
+use crate::refusals::Refusal;
+
 /// How often the application is told of constant bytes that were taken, until all were.
 const PROGRESS: Duration = Duration::from_secs(1);
 
@@ -16,17 +18,6 @@ enum Notice {
     No,
     Due,
     Told,
-}
-
-/// Why a request was not followed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Breach {
-    /// More bytes were announced than the out ring has room for, or before constant ones were taken.
-    Send,
-    /// More bytes were consumed than had been received.
-    Consumed,
-    /// Constant bytes that there are not.
-    Constant,
 }
 
 /// The peer of a new connection.
@@ -144,17 +135,17 @@ impl Slot {
     ///
     /// # Errors
     /// A length is impossible.
-    pub fn asked(&mut self, request: Request, ring_out: usize, region: usize, now: Instant) -> Result<(), Breach> {
+    pub fn asked(&mut self, request: Request, ring_out: usize, region: usize, now: Instant) -> Result<(), Refusal> {
         match request {
             Request::Send { consumed, length, constant, quiet, .. } if !self.is_over() && !self.closing => {
                 self.consumed(consumed)?;
                 let total = u64::from(self.unsent) + u64::from(self.sent) + u64::from(length);
                 if total > ring_out as u64 || self.constant_left > 0 {
-                    return Err(Breach::Send);
+                    return Err(Refusal::Send);
                 }
                 if let Some(Constant { offset, length }) = constant {
                     if u64::from(offset) + u64::from(length) > region as u64 {
-                        return Err(Breach::Constant);
+                        return Err(Refusal::Constant);
                     }
                     (self.constant, self.constant_left) = (offset, length);
                 }
@@ -171,8 +162,8 @@ impl Slot {
         Ok(())
     }
 
-    fn consumed(&mut self, length: u32) -> Result<(), Breach> {
-        self.unconsumed = self.unconsumed.checked_sub(length).ok_or(Breach::Consumed)?;
+    fn consumed(&mut self, length: u32) -> Result<(), Refusal> {
+        self.unconsumed = self.unconsumed.checked_sub(length).ok_or(Refusal::Consumed)?;
         Ok(())
     }
 

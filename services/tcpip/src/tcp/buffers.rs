@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use cloister_interfaces::socket::Layout;
 use smoltcp::socket::tcp;
 
-use crate::tcp::connections::OVERHEAD;
+use super::congestion;
+use super::limits::OVERHEAD;
 
 /// The least that a socket is of use with: a full segment either way.
 const LEAST: usize = 2048;
@@ -14,7 +15,8 @@ const FRAME: usize = 44 * 1460;
 /// The most that a socket of a connection with small rings gets.
 const SMALL_MOST: Sizes = Sizes { receive: 64 * 1024, send: 64 * 1024 };
 /// The most that one with large rings gets.
-pub const LARGE_MOST: Sizes = Sizes { receive: 256 * 1024, send: 8 * FRAME };
+const LARGE_MOST: Sizes = Sizes { receive: 256 * 1024, send: 8 * FRAME };
+const _: () = assert!(LARGE_MOST.send < congestion::ENOUGH as usize);
 
 /// The sizes of sockets' buffers, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

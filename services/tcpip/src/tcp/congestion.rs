@@ -1,12 +1,9 @@
 //! How many bytes of a connection may be on their way once the path has lost some.
 
-use crate::tcp::buffers::LARGE_MOST;
-
 /// What does not bind: until something is lost a connection sends what the peer's window and its own buffer hold.
 const UNBOUND: u32 = u32::MAX;
 /// Beyond this the limit binds nobody: no socket's buffer is as large.
-const ENOUGH: u32 = 512 * 1024;
-const _: () = assert!(LARGE_MOST.send < ENOUGH as usize);
+pub const ENOUGH: u32 = 512 * 1024;
 /// Segments that may always be on their way, but for a path that has fallen silent (RFC 6928).
 const LEAST: u32 = 10;
 /// And on that one.

@@ -12,30 +12,23 @@ use core::time::Duration;
 use arrayvec::ArrayVec;
 use cloister_interfaces::Instant;
 use cloister_interfaces::lists::Lists;
-use cloister_interfaces::socket::{Layout, Ring};
+use cloister_interfaces::socket::Layout;
 use cloister_interfaces::timers::Timers;
-use smoltcp::iface::{Interface, SocketHandle, SocketSet, SocketStorage};
-use smoltcp::socket::tcp::{self, Socket, State};
-use smoltcp::time::Instant as StackInstant;
+use smoltcp::iface::SocketSet;
+use smoltcp::socket::tcp::{self, State};
 use smoltcp::wire::IpAddress;
 
-use crate::link::null_device::Nowhere;
 use crate::segment::Segment;
 use crate::table::{Key, Table};
 use crate::tcp::app_stream::{Peer, Slot, discard};
 use crate::tcp::buffers::{Buffers, Make};
-use crate::tcp::closing::Closing;
+use crate::tcp::connection::{Flow, Stage, TIMEOUT};
+use crate::tcp::limits::{CLIENTS, MAX_PORTS, WAITING};
 use crate::tcp::recovery::Recovery;
-use crate::tcp::time_wait::{self, End, TimeWait};
+use crate::tcp::time_wait::TimeWait;
 
-/// The most applications.
-pub const CLIENTS: usize = 4;
-/// The most ports that an application listens to.
-const MAX_PORTS: usize = 8;
 /// The most free connections that are few.
 const SCARCE: usize = 32;
-/// One connection for so many may be in TIME-WAIT without a socket.
-const WAITING: usize = 2;
 /// How long a peer may take to answer our SYN.
 const HALF_OPEN: Duration = Duration::from_secs(5);
 /// Connections that were given up, that are looked at when a place is needed.
@@ -44,209 +37,13 @@ const LOOKED_AT: usize = 4;
 const FIN_WAIT: Duration = Duration::from_secs(10);
 /// How long a reset may take to leave.
 const RESET: Duration = Duration::from_secs(1);
-/// A peer that acknowledges nothing for this long is gone.
-const TIMEOUT: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(60);
-/// The same for one that takes nothing at present: it is asked for a window once in a minute at least, and answers.
-const SHUT: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(180);
 /// How often a silent peer is asked whether it is there.
 const KEEP_ALIVE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(15);
-
-/// What a connection's socket is at.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stage {
-    /// Nothing: no peer has it.
-    Unused,
-    /// A peer's SYN came, and is answered.
-    HalfOpen,
-    /// The application has it.
-    Open,
-    /// The application has given it up; data, a FIN or a reset is still on its way.
-    Lingering,
-    /// As before, but all was delivered: it waits so that what is old on the wire meets no new connection, unless its place
-    /// is needed.
-    Delivered,
-}
 
 /// Lists of connections, the oldest first.
 const HALF_OPENS: usize = 0;
 const DELIVERED: usize = 1;
 const GIVEN_UP: usize = 2;
-
-/// One connection.
-pub struct Flow {
-    /// Its socket, alone in a set; none until it is first needed.
-    pub set: Option<SocketSet<'static>>,
-    handle: SocketHandle,
-    /// What its socket is at.
-    pub stage: Stage,
-    /// Whose port it is.
-    client: u8,
-    /// It is in the queue of those that are to be attended to.
-    ready: bool,
-    /// How long the stage may last, if it is not [`Stage::Open`].
-    pub until: Instant,
-    /// How long it may go on, once its application has closed it.
-    closing: Option<Closing>,
-    /// The connection as the application knows it.
-    pub slot: Option<Slot>,
-    /// What is on its way to the peer.
-    pub recovery: Recovery,
-    /// Bytes of data in the longest segments that the peer takes.
-    pub largest: NonZeroU16,
-    /// The sequence number of the first byte of the peer's stream.
-    pub start: u32,
-    /// The sequence number after the peer's FIN, when that has come.
-    end: Option<u32>,
-    /// The sequence number after our FIN, when both have been acknowledged.
-    sent: Option<u32>,
-    /// Until when it answers its peer alone, in TIME-WAIT.
-    pub quiet: Instant,
-}
-
-/// What becomes of a segment that may be forged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// The stack gets it.
-    Take,
-    /// Nobody gets it.
-    Drop,
-    /// The stack gets one with these numbers instead, to which it answers what it expects.
-    Challenge {
-        /// The sequence number.
-        seq: u32,
-        /// What is acknowledged.
-        ack: u32,
-    },
-}
-
-/// Later than any timer of a socket: than the longest time that it waits for an acknowledgement.
-const FAR: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(61);
-
-impl Flow {
-    /// Takes note of the ends of the streams, if `segment`, which brought the socket to `state`, was the last of one.
-    pub fn note_end(&mut self, segment: &Segment, state: State) {
-        if self.end.is_none() && matches!(state, State::CloseWait | State::Closing | State::TimeWait) {
-            self.end = Some(segment.seq.wrapping_add(segment.data as u32).wrapping_add(1));
-        }
-        if self.sent.is_none() && state == State::TimeWait {
-            self.sent = Some(segment.ack);
-        }
-    }
-
-    /// Returns the number that the peer's next byte has.
-    fn next(&mut self) -> u32 {
-        let (answered, start, end) = (self.recovery.answered(), self.start, self.end);
-        let taken = self.slot.as_ref().map_or(Some(0), Slot::taken);
-        let queued = self.socket().map_or(0, |socket| socket.recv_queue() as u32);
-        match (end, self.stage, taken) {
-            (Some(end), ..) => end,
-            (None, Stage::HalfOpen | Stage::Open, Some(taken)) => start.wrapping_add(taken).wrapping_add(queued),
-            // What is thrown away is not counted, but acknowledged at once.
-            _ => answered,
-        }
-    }
-
-    /// Decides what becomes of a segment that may be forged, so that the peer must have seen our
-    /// numbers to end the connection: a reset, or a SYN (RFC 5961, 3.2 and 4.2).
-    #[inline(never)] // Seldom.
-    pub fn doubt(&mut self, segment: &Segment) -> Verdict {
-        /// Beyond anything that was ever sent.
-        const FAR: u32 = 1 << 30;
-        let next = self.next();
-        let (oldest, answered) = (self.recovery.oldest(), self.recovery.answered());
-        let Some(socket) = self.socket().filter(|_| segment.reset || segment.syn) else { return Verdict::Take };
-        let room = (socket.recv_capacity() - socket.recv_queue()) as u32;
-        let ack = match socket.state() {
-            State::Closed | State::Listen | State::SynSent => return Verdict::Take,
-            // The stack answers nothing but an acknowledgement of its SYN, once that was sent; and
-            // it would reset one that nobody sends who connects.
-            State::SynReceived if !segment.reset && !segment.start => return Verdict::Drop,
-            State::SynReceived if !segment.reset => return Verdict::Take,
-            State::SynReceived if answered == next => Some(oldest),
-            State::SynReceived => None,
-            _ => Some(oldest.wrapping_add(FAR)),
-        };
-        let distance = segment.seq.wrapping_sub(next);
-        match ack {
-            _ if segment.reset && distance == 0 => Verdict::Take,
-            // The stack limits how often it answers, for each connection by itself.
-            Some(ack) if !segment.reset || distance < room => Verdict::Challenge { seq: next.wrapping_sub(1), ack },
-            _ => Verdict::Drop,
-        }
-    }
-
-    /// Where both streams ended, in TIME-WAIT.
-    pub fn end(&self) -> Option<End> {
-        Some(End { sent: self.sent?, taken: self.end? })
-    }
-
-    /// Whether `segment` has data after the end of the peer's stream. They are to be ignored (RFC 9293, 3.10.7.4); the stack
-    /// would deliver them.
-    pub fn is_beyond_end(&self, segment: &Segment) -> bool {
-        let after = |end: u32| segment.seq.wrapping_add(segment.data as u32).wrapping_sub(end) as i32;
-        segment.data > 0 && self.end.is_some_and(|end| after(end) > 0)
-    }
-
-    /// Makes the socket go back: it sends anew what was not acknowledged, from the oldest byte on. It does so when its timer for
-    /// repeats runs out, and so it is shown a clock on which that is the case, and a link that takes nothing.
-    pub fn go_back(&mut self, interface: &mut Interface, now: StackInstant) {
-        let Some(socket) = self.socket() else { return };
-        socket.set_timeout(None);
-        if let Some(set) = &mut self.set {
-            interface.poll_egress(now + FAR, &mut Nowhere, set);
-        }
-        self.limit_silence();
-    }
-
-    /// Gives the peer as much time to be silent as it may need.
-    pub fn limit_silence(&mut self) {
-        let limit = if self.recovery.is_shut() { SHUT } else { TIMEOUT };
-        if let Some(socket) = self.socket() {
-            socket.set_timeout(Some(limit));
-        }
-    }
-
-    /// The connection as the application knows it, and its socket.
-    pub fn parts(&mut self) -> Option<(&mut Slot, &mut Socket<'static>)> {
-        let handle = self.handle;
-        Some((self.slot.as_mut()?, self.set.as_mut()?.get_mut(handle)))
-    }
-
-    /// Where in the in ring the bytes of `segment` belong, if the socket will take them next: then they need not pass through it.
-    pub fn place(&mut self, segment: &Segment, ring: Ring) -> Option<u32> {
-        let position = segment.seq.wrapping_sub(self.start);
-        let (slot, socket) = self.parts().filter(|_| segment.plain)?;
-        slot.place(socket, position, segment.data, ring)
-    }
-
-    /// When the present stage ends at the latest.
-    pub fn limit(&self) -> Option<Instant> {
-        match self.stage {
-            Stage::Unused => None,
-            Stage::Open => self.closing.map(|closing| closing.until),
-            Stage::HalfOpen | Stage::Lingering | Stage::Delivered => Some(self.until),
-        }
-    }
-
-    /// How long it may go on, now that its application has closed it, by what its peer has taken.
-    fn closing(&mut self, now: Instant) -> Closing {
-        let queued = self.socket().map_or(0, |socket| socket.send_queue() as u64);
-        let left = queued + self.slot.as_ref().map_or(0, Slot::left);
-        let closing = self.closing.get_or_insert(Closing::new(left, now));
-        closing.note(left, now);
-        *closing
-    }
-
-    /// Its socket.
-    pub fn socket(&mut self) -> Option<&mut Socket<'static>> {
-        let handle = self.handle;
-        self.set.as_mut().map(|set| set.get_mut(handle))
-    }
-}
-
-/// Bytes of the heap that a connection takes beside its buffers: the socket in its set, and an entry in each table.
-pub const OVERHEAD: usize = size_of::<SocketStorage<'static>>() + size_of::<Flow>() + 64 + time_wait::BYTES / WAITING;
-const _: () = assert!(OVERHEAD <= 1024, "an idle connection is cheap");
 
 /// The connections.
 pub struct Flows {
@@ -273,25 +70,9 @@ impl Flows {
     pub fn new(layout: Layout, budget: usize, make: Make, random: u64) -> Self {
         let buffers = Buffers::new(layout, budget);
         let count = buffers.connections;
-        let none = || Flow {
-            set: None,
-            handle: SocketHandle::default(),
-            stage: Stage::Unused,
-            client: 0,
-            ready: false,
-            until: Instant::START,
-            closing: None,
-            slot: None,
-            recovery: Recovery::default(),
-            largest: NonZeroU16::MIN,
-            start: 0,
-            end: None,
-            sent: None,
-            quiet: Instant::START,
-        };
         let (large, small) = (0..count.min(layout.large) as u16, layout.large as u16..count as u16);
         Flows {
-            flows: (0..count).map(|_| none()).collect(),
+            flows: (0..count).map(|_| Flow::unused()).collect(),
             table: Table::new(count, random),
             time_wait: TimeWait::new(count / WAITING, random),
             idle: [large.rev().collect(), small.rev().collect()],

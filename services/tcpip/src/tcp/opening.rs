@@ -1,0 +1,38 @@
+//! How a connection begins: its SYN is parsed through an interface of its own.
+
+use cloister_interfaces::{Instant, Memory, System};
+use smoltcp::iface::{Config, Interface, SocketSet};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address};
+
+use super::isn;
+use crate::link::device::Wire;
+use crate::time::stack_time;
+
+/// Makes an interface of the stack, with this seed of its generator.
+pub fn interface<S: System, M: Memory>(wire: &mut Wire<S, M>, mac: [u8; 6], seed: u64, now: Instant) -> Interface {
+    let mut settings = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
+    settings.random_seed = seed;
+    Interface::new(settings, wire, stack_time(now))
+}
+
+/// How a connection begins.
+#[derive(Clone, Copy)]
+pub struct Opening {
+    pub own: Ipv4Address,
+    pub mac: [u8; 6],
+    /// Its initial sequence number.
+    pub number: u32,
+}
+
+impl Opening {
+    /// Has the stack parse the SYN that was readied, for a socket that listens.
+    #[inline(never)] // It takes much of the stack.
+    pub fn parse<S: System, M: Memory>(self, wire: &mut Wire<S, M>, set: &mut SocketSet<'static>, now: Instant) {
+        let mut interface = interface(wire, self.mac, isn::seed(self.number), now);
+        // The list holds at least one.
+        interface.update_ip_addrs(|addresses| {
+            let _ = addresses.push(IpCidr::new(self.own.into(), 32));
+        });
+        interface.poll_ingress_single(stack_time(now), wire, set);
+    }
+}
