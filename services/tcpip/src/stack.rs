@@ -13,7 +13,6 @@ use cloister_interfaces::capability::{Clock, Console, Entropy};
 use cloister_interfaces::socket::{Connection, Layout, Socket};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 use smoltcp::iface::{Interface, PollResult, SocketSet};
-use smoltcp::time::Duration as StackDuration;
 use smoltcp::wire::{EthernetAddress, HardwareAddress};
 
 use crate::address::{Address, Change};
@@ -21,16 +20,19 @@ use crate::capabilities::Caps;
 use crate::config;
 use crate::echo::Echo;
 use crate::link::arp;
-use crate::link::device::{Event, Wire};
+use crate::link::device::{BLOCKED, Event, Wire};
 use crate::link::frame::FrameKind;
 use crate::quiesce::Quiesce;
 use crate::refusals::{Refusal, RefusalLog};
 use crate::segment::Segment;
 use crate::tcp::app_stream::Streams;
-use crate::tcp::connection::{Flow, Stage, Verdict};
+use crate::tcp::connection::Stage;
 use crate::tcp::connections::Flows;
 use crate::tcp::isn::Numbers;
 use crate::tcp::limits::CLIENTS;
+use crate::tcp::opening::Opening;
+use crate::tcp::receive::Received;
+use crate::tcp::transmit::Attended;
 use crate::time::{own_time, stack_time};
 use notices::News;
 
@@ -40,30 +42,10 @@ const MESSAGES: u32 = 256;
 const FRAMES: u32 = 128;
 /// Connections attended to in a pass.
 const ATTENTION: usize = 256;
-/// Frames that a connection sends before another's turn.
-const TURN: u32 = 8;
 /// Frames of what is no connection's that are sent at once: the fragments of a packet, and a few more.
 const OTHERS: u32 = 16;
 /// How long an acknowledgement waits for the application to look at what came: mostly it answers at once.
 const ANSWER: Duration = Duration::from_millis(10);
-/// A connection is put to rest only if the stack wants nothing of it for so long.
-const SOON: StackDuration = StackDuration::from_millis(10);
-/// How long to wait for room in the queue to netfront.
-const BLOCKED: Duration = Duration::from_millis(1);
-/// How long to wait with a connection that has something to send, and does not.
-const STUCK: StackDuration = StackDuration::from_millis(1);
-
-/// What became of a connection that was attended to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Attended {
-    /// It has nothing more to do.
-    Done,
-    /// It has more to do at once.
-    Again,
-    /// It has more to do when the link or its application can take more.
-    Blocked,
-}
-
 /// The service's state.
 pub struct Stack<S, M: Memory> {
     console: Console<S>,
@@ -236,74 +218,41 @@ impl<S: System, M: Memory> Stack<S, M> {
         }
     }
 
-    /// Has the stack parse a segment, for its connection.
+    /// Gives a segment to its connection.
     fn segment(&mut self, segment: &Segment, now: Instant) {
-        let Segment { key, port, start, .. } = *segment;
-        let found = self.flows.find(key);
-        let ended = found.and_then(|index| Some((index, self.flows.get(index)?.end()?)));
-        let (index, opens) = match found.filter(|_| ended.is_none()) {
-            Some(index) => (index, None),
-            None => {
-                let Some(last) = self.waits(ended, segment, now) else { return self.wire.pass_over() };
-                // The stack refuses what is for nobody.
-                if !start || self.flows.owner(port).is_none() {
-                    return self.parse(now);
-                }
-                // Without room it is dropped, so that the peer tries again.
-                let Some(index) = self.flows.open(segment, self.wire.announced(), now) else {
-                    return self.wire.pass_over();
-                };
-                (index, Some(self.opening(key, last, now)))
-            }
-        };
-        let selected = segment.options.then(|| self.wire.selected());
-        let blocks = selected.as_ref().map_or(&[][..], |blocks| blocks);
-        let whole = self.wire.largest_segment();
+        let Some((index, opening)) = self.connection_of(segment, now) else { return };
         let ring = self.flows.layout().ring_in(Connection(index));
         let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return };
-        if flow.is_beyond_end(segment) {
-            return self.wire.pass_over();
+        let stack = (&mut **interface, &mut self.wire);
+        if flow.receive(segment, opening, stack, (&self.stream_in, ring), now) == Received::Taken {
+            self.flows.mark(index);
         }
-        if !segment.plain && opens.is_none() {
-            match flow.doubt(segment) {
-                Verdict::Take => {}
-                Verdict::Drop => return self.wire.pass_over(),
-                Verdict::Challenge { seq, ack } => return self.challenge(index, seq, ack, now),
-            }
+    }
+
+    /// Returns the connection that a segment is for, and how it begins if it is new. If there is none, the segment is answered
+    /// or dropped here.
+    #[inline]
+    fn connection_of(&mut self, segment: &Segment, now: Instant) -> Option<(u16, Option<Opening>)> {
+        let found = self.flows.find(segment.key);
+        let ended = found.and_then(|index| Some((index, self.flows.get(index)?.end()?)));
+        if let Some(index) = found.filter(|_| ended.is_none()) {
+            return Some((index, None));
         }
-        if flow.recovery.repeats(segment) {
-            flow.recovery.repeated(blocks, now);
+        let Some(last) = self.waits(ended, segment, now) else {
             self.wire.pass_over();
-            return self.flows.mark(index);
+            return None;
+        };
+        // The stack refuses what is for nobody.
+        if !segment.start || self.flows.owner(segment.port).is_none() {
+            self.parse(now);
+            return None;
         }
-        let largest = flow.largest;
-        let Some(socket) = flow.socket() else { return };
-        let before = (socket.send_queue(), socket.state());
-        self.wire.begin(Some(largest));
-        let placed = if self.wire.is_pending() { flow.place(segment, ring) } else { None };
-        if let Some(position) = placed {
-            self.wire.deliver(segment.offset, segment.data, &self.stream_in, ring, position);
-        }
-        match (&mut flow.set, opens) {
-            (Some(set), None) => drop(interface.poll_ingress_single(stack_time(now), &mut self.wire, set)),
-            (Some(set), Some(opening)) => opening.parse(&mut self.wire, set, now),
-            _ => {}
-        }
-        if let (Some(_), Some((slot, socket))) = (placed, flow.parts()) {
-            slot.placed(socket, segment.data);
-        }
-        let Some(socket) = flow.socket() else { return };
-        let (advanced, state) = (before != (socket.send_queue(), socket.state()), socket.state());
-        flow.note_end(segment, state);
-        let shut = flow.recovery.is_shut();
-        flow.recovery.took(segment, advanced, blocks, whole as u32, now);
-        if flow.recovery.is_shut() != shut {
-            flow.limit_silence();
-        }
-        if let Some(made) = self.wire.made() {
-            flow.recovery.sent(made, now);
-        }
-        self.flows.mark(index);
+        // Without room it is dropped, so that the peer tries again.
+        let Some(index) = self.flows.open(segment, self.wire.announced(), now) else {
+            self.wire.pass_over();
+            return None;
+        };
+        Some((index, Some(self.opening(segment.key, last, now))))
     }
 
     /// Lets the sockets that are no connection's send, and fragments leave.
@@ -396,73 +345,17 @@ impl<S: System, M: Memory> Stack<S, M> {
         awaits
     }
 
-    /// Sends what a connection has to send.
+    /// Gives a connection its turn to send.
     fn egress(&mut self, index: u16, now: Instant) -> Attended {
-        let time = stack_time(now);
-        let whole = self.wire.largest_segment() as u32;
         let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return Attended::Done };
-        let (until, stage, largest) = (flow.limit(), flow.stage, flow.largest);
-        let Some((queued, most)) = flow.socket().map(|socket| (socket.send_queue(), socket.send_capacity())) else {
-            return Attended::Done;
-        };
-        if stage == Stage::Unused {
-            return Attended::Done;
-        }
-        if flow.recovery.follows() && self.wire.can_send() && flow.recovery.begins(whole, now) {
-            flow.go_back(interface, time);
-        }
-        let Flow { set: Some(set), recovery, slot, .. } = flow else { return Attended::Done };
-        // The buffer is full, and more is to follow: each frame is to be as long as it can be, for all pay by the frame.
-        let more = slot.as_ref().is_some_and(|slot| !slot.is_drained());
-        let enough = if more { self.wire.longest_data().min(most / 4) } else { 0 };
-        let (mut result, mut at) = (Attended::Again, None);
-        for turn in 0..TURN {
-            if !recovery.has_unsent(queued as u32) {
-                // What is on its way is looked after; an end that is to be sent, or anything else, the stack knows of.
-                at = if turn > 0 && stage == Stage::Open && recovery.is_ahead() {
-                    None
-                } else {
-                    interface.poll_at(time, set)
-                };
-                if at.is_none_or(|at| at > time) {
-                    result = Attended::Done;
-                    break;
-                }
-            }
-            if recovery.is_full() || recovery.defers(queued as u32, enough as u32) {
-                // Until an acknowledgement comes, or should have.
-                (result, at) = (Attended::Done, None);
-                break;
-            }
-            if !self.wire.can_send_segment(queued) {
-                (result, at) = (Attended::Blocked, None);
-                break;
-            }
-            self.wire.begin(Some(largest));
-            if let Some(wanted) = recovery.wanted() {
-                self.wire.want(wanted);
-            }
-            let polled = interface.poll_egress(time, &mut self.wire, set);
-            if let Some(made) = self.wire.made() {
-                recovery.sent(made, now);
-            }
-            if polled == PollResult::None {
-                // It cannot now, whatever it waits for: a neighbour's address, or a window, mostly.
-                at = interface.poll_at(time, set).map(|at| at.max(time + STUCK));
-                result = Attended::Done;
-                break;
-            }
-        }
-        let repeat = recovery.deadline(whole).filter(|_| result == Attended::Done && self.wire.is_up());
-        let repeat = repeat.map(|at| if at > now + BLOCKED || self.wire.can_send() { at } else { now + BLOCKED });
-        let wake = at.filter(|_| result != Attended::Again).map(own_time).into_iter().chain(until).chain(repeat).min();
-        if let Some(at) = wake {
+        let turn = flow.transmit(interface, &mut self.wire, now);
+        if let Some(at) = turn.wake {
             self.flows.wake(index, at);
         }
-        if stage == Stage::Delivered && result == Attended::Done && at.is_none_or(|at| at > time + SOON) {
+        if turn.rests {
             self.flows.retire(index, now);
         }
-        result
+        turn.outcome
     }
 
     fn flush(&mut self) {

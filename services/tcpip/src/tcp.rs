@@ -9,5 +9,7 @@ pub(crate) mod connections;
 pub(crate) mod isn;
 pub(crate) mod limits;
 pub(crate) mod opening;
+pub(crate) mod receive;
 pub mod recovery;
 pub(crate) mod time_wait;
+pub(crate) mod transmit;

@@ -15,6 +15,7 @@ use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
+use core::time::Duration;
 
 use cloister_caps::PAGE_SIZE;
 use cloister_interfaces::net::{MAX_FRAME, Net, Offloads, Reply, Request};
@@ -33,6 +34,9 @@ use crate::segment::{Outgoing, Wanted};
 const LONGEST_RECEIVED: usize = 0xFFFF + ETHERNET_HEADER + 4;
 /// Pages that are given back at once though nothing is asked of netfront: an eighth of a ring of 256.
 const MANY_PAGES: usize = 32;
+
+/// How long to wait for room in the queue to netfront.
+pub const BLOCKED: Duration = Duration::from_millis(1);
 
 /// What a peer takes that does not say how long segments may be (RFC 9293, MUST-15); and the least that is believed.
 const UNANNOUNCED: u16 = 536;

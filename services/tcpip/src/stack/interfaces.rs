@@ -14,10 +14,8 @@ use crate::link::arp::{Arp, Station, UNRESOLVED};
 use crate::link::fragments::furthest_fragment;
 use crate::segment::Segment;
 use crate::table::Key;
-use crate::tcp::connection::Flow;
 use crate::tcp::opening::{Opening, interface};
 use crate::tcp::time_wait::{Answer, End};
-use crate::time::stack_time;
 
 /// Later than the stack will ever be shown again.
 const NEVER: StackInstant = StackInstant::from_micros_const(i64::MAX / 2);
@@ -62,20 +60,6 @@ impl<S: System, M: Memory> Stack<S, M> {
         let hop = Arp { asks: false, from: Station { mac: UNRESOLVED, address }, to: Station { mac, address } };
         self.wire.ready(&hop.frame(mac));
         interface.poll_ingress_single(NEVER, &mut self.wire, &mut SocketSet::new(Vec::new()));
-    }
-
-    /// Has the stack parse an acknowledgement with these numbers in the place of the segment that
-    /// was readied, so that it answers what it expects of the peer.
-    #[cold]
-    pub(super) fn challenge(&mut self, index: u16, seq: u32, ack: u32, now: Instant) {
-        let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return };
-        let Flow { set: Some(set), recovery, largest, .. } = flow else { return };
-        self.wire.reduce(seq, ack);
-        self.wire.begin(Some(*largest));
-        interface.poll_ingress_single(stack_time(now), &mut self.wire, set);
-        if let Some(made) = self.wire.made() {
-            recovery.sent(made, now);
-        }
     }
 
     /// Answers a segment for a connection in TIME-WAIT: `ended`, which has its socket still, or one
