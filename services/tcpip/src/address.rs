@@ -46,7 +46,7 @@ impl Address {
     }
 
     /// The link is up: a fixed address is there at once; a leased one stays, and DHCP looks for one if there is none.
-    pub fn raised(&mut self, sockets: &mut SocketSet<'static>) -> Option<Change> {
+    pub fn link_up(&mut self, sockets: &mut SocketSet<'static>) -> Option<Change> {
         if let (None, Some(handle)) = (self.current, self.dhcp) {
             sockets.get_mut::<dhcpv4::Socket<'_>>(handle).reset();
         }

@@ -62,7 +62,7 @@ impl Refusal {
 
 impl RefusalLog {
     /// Records a refusal, on `console` if it is the first of its kind.
-    pub fn record<S: System>(&mut self, console: &Console<S>, kind: Refusal) {
+    pub fn log<S: System>(&mut self, console: &Console<S>, kind: Refusal) {
         let bit = 1 << kind as u32;
         if self.seen & bit == 0 {
             self.seen |= bit;

@@ -5,7 +5,7 @@ use arrayvec::ArrayVec;
 use crate::table::Key;
 
 /// Ranges above the first gap that are remembered of a peer: so many gaps are filled in a round.
-pub const RANGES: usize = 16;
+pub const MAX_RANGES: usize = 16;
 
 /// A TCP segment to our address, as its headers say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,7 +15,7 @@ pub struct Segment {
     /// The port that it is to.
     pub port: u16,
     /// It starts a connection: a SYN without an ACK.
-    pub start: bool,
+    pub opens: bool,
     /// It has a SYN, whatever else.
     pub syn: bool,
     /// It is a reset.
@@ -43,7 +43,7 @@ pub type Range = (u32, u32);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Outgoing {
     /// It is a SYN: the stack's own to repeat.
-    pub start: bool,
+    pub opens: bool,
     /// Its sequence number.
     pub seq: u32,
     /// What it acknowledges.
@@ -57,20 +57,20 @@ pub struct Outgoing {
 impl Outgoing {
     /// How much it takes of the sequence after the SYN.
     pub fn length(&self) -> u32 {
-        if self.start { 0 } else { self.data + u32::from(self.fin) }
+        if self.opens { 0 } else { self.data + u32::from(self.fin) }
     }
 }
 
 /// What of the segments that the stack builds anew is to be sent: ascending ranges, by sequence number relative to `base`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Wanted {
+pub struct SendRanges {
     /// Where positions count from.
     pub base: u32,
     /// The ranges; the last has no end.
-    pub ranges: ArrayVec<Range, { Wanted::MOST }>,
+    pub ranges: ArrayVec<Range, { SendRanges::MAX }>,
 }
 
-impl Wanted {
+impl SendRanges {
     /// The most ranges: one before each that the peer has, one after them, and what was never sent.
-    pub const MOST: usize = RANGES + 2;
+    pub const MAX: usize = MAX_RANGES + 2;
 }

@@ -10,7 +10,7 @@ use core::time::Duration;
 
 use arrayvec::ArrayVec;
 use cloister_interfaces::capability::{Clock, Console, Entropy};
-use cloister_interfaces::socket::{Connection, Layout, Socket};
+use cloister_interfaces::socket::{Connection as ConnectionId, Layout, Socket};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 use smoltcp::iface::{Interface, PollResult, SocketSet};
 use smoltcp::wire::{EthernetAddress, HardwareAddress};
@@ -20,50 +20,50 @@ use crate::capabilities::Caps;
 use crate::config;
 use crate::echo::Echo;
 use crate::link::arp;
-use crate::link::device::{BLOCKED, Event, Wire};
+use crate::link::device::{Event, LinkDevice, QUEUE_RETRY};
 use crate::link::frame::FrameKind;
 use crate::quiesce::Quiesce;
 use crate::refusals::{Refusal, RefusalLog};
 use crate::segment::Segment;
 use crate::tcp::app_stream::Streams;
 use crate::tcp::connection::Stage;
-use crate::tcp::connections::Flows;
-use crate::tcp::isn::Numbers;
+use crate::tcp::connections::Connections;
+use crate::tcp::isn::IsnGenerator;
 use crate::tcp::limits::CLIENTS;
 use crate::tcp::opening::Opening;
 use crate::tcp::receive::Received;
-use crate::tcp::transmit::Attended;
-use crate::time::{own_time, stack_time};
-use notices::News;
+use crate::tcp::transmit::Progress;
+use crate::time::{from_smoltcp, to_smoltcp};
+use notices::PendingNotices;
 
 /// Messages taken from one queue in a pass.
-const MESSAGES: u32 = 256;
+const MAX_MESSAGES: u32 = 256;
 /// Frames parsed in a pass.
-const FRAMES: u32 = 128;
+const MAX_FRAMES: u32 = 128;
 /// Connections attended to in a pass.
-const ATTENTION: usize = 256;
+const MAX_CONNECTIONS: usize = 256;
 /// Frames of what is no connection's that are sent at once: the fragments of a packet, and a few more.
-const OTHERS: u32 = 16;
+const MAX_OTHER_FRAMES: u32 = 16;
 /// How long an acknowledgement waits for the application to look at what came: mostly it answers at once.
-const ANSWER: Duration = Duration::from_millis(10);
+const ACK_DELAY: Duration = Duration::from_millis(10);
 /// The service's state.
 pub struct Stack<S, M: Memory> {
     console: Console<S>,
     clock: Clock<S>,
     entropy: Entropy<S>,
     refusals: RefusalLog,
-    wire: Wire<S, M>,
+    device: LinkDevice<S, M>,
     interface: Option<Box<Interface>>,
-    flows: Flows,
-    numbers: Numbers,
+    connections: Connections,
+    numbers: IsnGenerator,
     /// The sockets that are no connection's.
-    others: SocketSet<'static>,
+    other_sockets: SocketSet<'static>,
     /// When they want to be polled, if not before.
-    others_at: Option<Instant>,
+    other_sockets_at: Option<Instant>,
     address: Address,
     echo: Option<Echo>,
     clients: ArrayVec<Server<Socket, S, M>, CLIENTS>,
-    news: [News; CLIENTS],
+    notices: [PendingNotices; CLIENTS],
     quiesce: Quiesce<S, M>,
     stream_in: M,
     stream_out: M,
@@ -84,30 +84,30 @@ impl<S: System, M: Memory> Stack<S, M> {
         let layout = Layout::of(caps.stream_in.len(), caps.stream_out.len());
         // Without randomness a peer can make one chain of all connections, and guess numbers; the kernel has logged it.
         let random = caps.entropy.draw().map_or(0, |[random, _]| random);
-        let flows = Flows::new(layout, socket_budget(caps.stream_out.len()), M::buffer, random);
+        let connections = Connections::new(layout, socket_budget(caps.stream_out.len()), M::buffer, random);
         let secret = caps.entropy.draw().unwrap_or_else(|_| {
             caps.console.line(format_args!("no entropy: sequence numbers can be guessed"));
             [caps.clock.now().0, 0]
         });
         let config = config::parse(caps.command_line, |refused| caps.console.line(format_args!("{refused}")));
-        let mut others = SocketSet::new(Vec::new());
-        let address = Address::new(config.addressing, &mut others);
-        let echo = config.udp_echo.and_then(|port| Echo::new(port, &mut others));
+        let mut other_sockets = SocketSet::new(Vec::new());
+        let address = Address::new(config.addressing, &mut other_sockets);
+        let echo = config.udp_echo.and_then(|port| Echo::new(port, &mut other_sockets));
         Stack {
             refusals: RefusalLog::default(),
             console: caps.console,
             clock: caps.clock,
             entropy: caps.entropy,
-            wire: Wire::new(caps.net, caps.rx_pool, caps.tx_pool, config.offload, random),
+            device: LinkDevice::new(caps.net, caps.rx_pool, caps.tx_pool, config.offload, random),
             interface: None,
-            flows,
-            numbers: Numbers::new(secret),
-            others,
-            others_at: Some(Instant::START),
+            connections,
+            numbers: IsnGenerator::new(secret),
+            other_sockets,
+            other_sockets_at: Some(Instant::START),
             address,
             echo,
             clients: caps.socket_clients,
-            news: [News { down: true, ..News::default() }; CLIENTS],
+            notices: [PendingNotices { down: true, ..PendingNotices::default() }; CLIENTS],
             quiesce: Quiesce::new(caps.control_clients),
             stream_in: caps.stream_in,
             stream_out: caps.stream_out,
@@ -118,15 +118,15 @@ impl<S: System, M: Memory> Stack<S, M> {
 
     /// Takes what the link says. Answers whether more may be waiting.
     fn drain_link(&mut self, now: Instant) -> bool {
-        let mut budget = MESSAGES;
-        while let Some(event) = self.wire.next_event(&mut budget) {
+        let mut budget = MAX_MESSAGES;
+        while let Some(event) = self.device.next_event(&mut budget) {
             match event {
                 Event::Up { mac, mtu } => {
                     self.link_up(mac, mtu, now);
-                    self.flows.mark_all();
+                    self.connections.mark_all_ready();
                 }
                 Event::Down => self.console.line(format_args!("link down")),
-                Event::Refused(kind) => self.refusals.record(&self.console, kind),
+                Event::Refused(kind) => self.refusals.log(&self.console, kind),
             }
         }
         budget == 0
@@ -136,9 +136,9 @@ impl<S: System, M: Memory> Stack<S, M> {
     /// does not.
     fn link_up(&mut self, mac: [u8; 6], mtu: u16, now: Instant) {
         self.console.line(format_args!("link up: {}, MTU {mtu}", EthernetAddress(mac)));
-        let change = self.address.raised(&mut self.others);
-        self.others_at = Some(now);
-        self.remake(mac, now);
+        let change = self.address.link_up(&mut self.other_sockets);
+        self.other_sockets_at = Some(now);
+        self.recreate_interface(mac, now);
         match change {
             Some(change) => self.address_changed(change, now),
             None => self.use_address(),
@@ -148,22 +148,22 @@ impl<S: System, M: Memory> Stack<S, M> {
     #[cold]
     fn address_changed(&mut self, change: Change, now: Instant) {
         match change {
-            Change::Refused => return self.refusals.record(&self.console, Refusal::Lease),
+            Change::Refused => return self.refusals.log(&self.console, Refusal::Lease),
             Change::Lost => self.console.line(format_args!("address lost")),
             Change::Gained(lease) => match lease.gateway {
                 Some(gateway) => self.console.line(format_args!("address {}, gateway {gateway}", lease.address)),
                 None => self.console.line(format_args!("address {}, no gateway", lease.address)),
             },
         }
-        self.flows.time_wait.clear();
+        self.connections.time_wait.clear();
         let up = matches!(change, Change::Gained(_));
         for client in 0..self.clients.len() {
             // With another address, connections cannot go on.
-            if self.flows.has_connections(client as u8) || !up {
-                self.void(client, now);
+            if self.connections.has_connections(client as u8) || !up {
+                self.void_client(client, now);
             }
-            if let Some(news) = self.news.get_mut(client) {
-                news.up = up;
+            if let Some(notices) = self.notices.get_mut(client) {
+                notices.up = up;
             }
         }
         self.use_address();
@@ -173,7 +173,7 @@ impl<S: System, M: Memory> Stack<S, M> {
     #[cold]
     fn use_address(&mut self) {
         self.apply_address();
-        self.wire.join(self.address.current);
+        self.device.set_lease(self.address.current);
         self.announce();
     }
 
@@ -182,50 +182,50 @@ impl<S: System, M: Memory> Stack<S, M> {
     fn announce(&mut self) {
         let (Some(interface), Some(lease)) = (&self.interface, self.address.current) else { return };
         let HardwareAddress::Ethernet(mac) = interface.hardware_addr();
-        self.wire.send(&arp::announcement(mac.0, lease.address.address().octets()));
+        self.device.send(&arp::announcement(mac.0, lease.address.address().octets()));
     }
 
     /// Parses received frames. Answers whether some are left that could be.
-    fn ingress(&mut self, now: Instant) -> bool {
+    fn receive_frames(&mut self, now: Instant) -> bool {
         let mac = self.interface.as_ref().map_or([0; 6], |interface| {
             let HardwareAddress::Ethernet(mac) = interface.hardware_addr();
             mac.0
         });
         let own = self.address.current.map(|lease| lease.address);
-        for _ in 0..FRAMES {
+        for _ in 0..MAX_FRAMES {
             // Without room for the answer a frame waits: an echo request is not lost to a busy link.
-            if !self.wire.can_send() {
+            if !self.device.can_send() {
                 return false;
             }
-            match self.wire.next_frame(mac, own) {
+            match self.device.next_frame(mac, own) {
                 None => return false,
                 Some(FrameKind::Segment(segment)) => self.segment(&segment, now),
-                Some(FrameKind::Arp) => self.wire.hear(own.map(|own| own.address().octets())),
+                Some(FrameKind::Arp) => self.device.handle_arp(own.map(|own| own.address().octets())),
                 Some(_) => {
                     self.parse(now);
-                    self.poll_others(now);
+                    self.poll_other_sockets(now);
                 }
             }
         }
-        self.wire.has_frames()
+        self.device.has_frames()
     }
 
     /// Has the stack parse a frame that is no connection's.
     fn parse(&mut self, now: Instant) {
-        self.wire.begin(None);
+        self.device.begin_turn(None);
         if let Some(interface) = &mut self.interface {
-            interface.poll_ingress_single(stack_time(now), &mut self.wire, &mut self.others);
+            interface.poll_ingress_single(to_smoltcp(now), &mut self.device, &mut self.other_sockets);
         }
     }
 
     /// Gives a segment to its connection.
     fn segment(&mut self, segment: &Segment, now: Instant) {
         let Some((index, opening)) = self.connection_of(segment, now) else { return };
-        let ring = self.flows.layout().ring_in(Connection(index));
-        let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return };
-        let stack = (&mut **interface, &mut self.wire);
-        if flow.receive(segment, opening, stack, (&self.stream_in, ring), now) == Received::Taken {
-            self.flows.mark(index);
+        let ring = self.connections.layout().ring_in(ConnectionId(index));
+        let (Some(interface), Some(connection)) = (&mut self.interface, self.connections.get(index)) else { return };
+        let stack = (&mut **interface, &mut self.device);
+        if connection.receive(segment, opening, stack, (&self.stream_in, ring), now) == Received::Taken {
+            self.connections.mark_ready(index);
         }
     }
 
@@ -233,136 +233,143 @@ impl<S: System, M: Memory> Stack<S, M> {
     /// or dropped here.
     #[inline]
     fn connection_of(&mut self, segment: &Segment, now: Instant) -> Option<(u16, Option<Opening>)> {
-        let found = self.flows.find(segment.key);
-        let ended = found.and_then(|index| Some((index, self.flows.get(index)?.end()?)));
+        let found = self.connections.find(segment.key);
+        let ended = found.and_then(|index| Some((index, self.connections.get(index)?.ends()?)));
         if let Some(index) = found.filter(|_| ended.is_none()) {
             return Some((index, None));
         }
-        let Some(last) = self.waits(ended, segment, now) else {
-            self.wire.pass_over();
+        let Some(last) = self.answer_time_wait(ended, segment, now) else {
+            self.device.discard_frame();
             return None;
         };
         // The stack refuses what is for nobody.
-        if !segment.start || self.flows.owner(segment.port).is_none() {
+        if !segment.opens || self.connections.port_owner(segment.port).is_none() {
             self.parse(now);
             return None;
         }
         // Without room it is dropped, so that the peer tries again.
-        let Some(index) = self.flows.open(segment, self.wire.announced(), now) else {
-            self.wire.pass_over();
+        let Some(index) = self.connections.open(segment, self.device.peer_mss(), now) else {
+            self.device.discard_frame();
             return None;
         };
         Some((index, Some(self.opening(segment.key, last, now))))
     }
 
     /// Lets the sockets that are no connection's send, and fragments leave.
-    fn poll_others(&mut self, now: Instant) {
+    fn poll_other_sockets(&mut self, now: Instant) {
         let Some(interface) = &mut self.interface else { return };
-        let time = stack_time(now);
-        for _ in 0..OTHERS {
-            let at = interface.poll_at(time, &self.others);
-            self.others_at = at.map(own_time);
-            if at.is_none_or(|at| at > time) || !self.wire.can_send() {
+        let time = to_smoltcp(now);
+        for _ in 0..MAX_OTHER_FRAMES {
+            let at = interface.poll_at(time, &self.other_sockets);
+            self.other_sockets_at = at.map(from_smoltcp);
+            if at.is_none_or(|at| at > time) || !self.device.can_send() {
                 return;
             }
-            self.wire.begin(None);
-            let polled = interface.poll_egress(time, &mut self.wire, &mut self.others);
-            if self.wire.has_leased() {
+            self.device.begin_turn(None);
+            let polled = interface.poll_egress(time, &mut self.device, &mut self.other_sockets);
+            if self.device.take_dhcp_sent() {
                 // The number of the next transaction is not to follow from this one's, which all
                 // hosts on the link see.
-                self.others_at = interface.poll_at(time, &self.others).map(own_time);
-                self.remake(self.wire.mac(), now);
+                self.other_sockets_at = interface.poll_at(time, &self.other_sockets).map(from_smoltcp);
+                self.recreate_interface(self.device.mac(), now);
                 return self.apply_address();
             }
             if polled == PollResult::None {
                 // It cannot now, whatever it waits for.
-                self.others_at = interface.poll_at(time, &self.others).map(|at| own_time(at).max(now + BLOCKED));
+                self.other_sockets_at =
+                    interface.poll_at(time, &self.other_sockets).map(|at| from_smoltcp(at).max(now + QUEUE_RETRY));
                 return;
             }
         }
     }
 
     /// Attends to the connections of which there is something new. Answers whether some are left that could go on.
-    fn attend_all(&mut self, now: Instant) -> bool {
-        self.flows.expire(now);
+    fn serve_connections(&mut self, now: Instant) -> bool {
+        self.connections.mark_expired(now);
         let mut blocked = 0;
-        for _ in 0..self.flows.waiting().min(ATTENTION) {
-            let Some(index) = self.flows.next_ready() else { break };
-            match self.attend(index, now) {
-                Attended::Done => {}
-                Attended::Again => self.flows.mark(index),
-                Attended::Blocked => {
+        for _ in 0..self.connections.ready_count().min(MAX_CONNECTIONS) {
+            let Some(index) = self.connections.next_ready() else { break };
+            match self.serve(index, now) {
+                Progress::Done => {}
+                Progress::Again => self.connections.mark_ready(index),
+                Progress::Blocked => {
                     blocked += 1;
-                    self.flows.mark(index);
+                    self.connections.mark_ready(index);
                 }
             }
         }
-        self.flows.waiting() > blocked
+        self.connections.ready_count() > blocked
     }
 
-    fn attend(&mut self, index: u16, now: Instant) -> Attended {
-        self.flows.settle(index, now);
-        let mut sent = Attended::Done;
+    fn serve(&mut self, index: u16, now: Instant) -> Progress {
+        self.connections.update_stage(index, now);
+        let mut sent = Progress::Done;
         if !self.pump(index, now) {
-            sent = self.egress(index, now);
-            self.flows.settle(index, now);
+            sent = self.transmit(index, now);
+            self.connections.update_stage(index, now);
         }
-        let told = self.tell_about(index, now);
-        if sent == Attended::Done && !told { Attended::Blocked } else { sent }
+        let told = self.notify_of(index, now);
+        if sent == Progress::Done && !told { Progress::Blocked } else { sent }
     }
 
     /// Moves bytes between a connection's socket and its rings. Answers whether all that it could send is an acknowledgement that
     /// may go with its application's answer: one frame instead of two.
     fn pump(&mut self, index: u16, now: Instant) -> bool {
-        let (layout, connection) = (*self.flows.layout(), Connection(index));
-        let Some(flow) = self.flows.get(index).filter(|flow| flow.stage == Stage::Open) else { return false };
-        let Some((slot, socket)) = flow.parts() else { return false };
+        let (layout, id) = (*self.connections.layout(), ConnectionId(index));
+        let Some(connection) = self.connections.get(index).filter(|connection| connection.stage == Stage::Open) else {
+            return false;
+        };
+        let Some((stream, socket)) = connection.stream_and_socket() else { return false };
         let streams = Streams {
-            stream_in: (&self.stream_in, layout.ring_in(connection)),
-            stream_out: (&self.stream_out, layout.ring_out(connection)),
+            stream_in: (&self.stream_in, layout.ring_in(id)),
+            stream_out: (&self.stream_out, layout.ring_out(id)),
             constant: self.site,
         };
-        slot.pump(socket, &streams);
+        stream.pump(socket, &streams);
         let queued = socket.send_queue();
-        if slot.is_drained() && (slot.closing || self.quiesce.is_asked() && queued == 0 && socket.recv_queue() == 0) {
+        if stream.is_drained()
+            && (stream.closing || self.quiesce.is_requested() && queued == 0 && socket.recv_queue() == 0)
+        {
             socket.close();
-            slot.part();
-            self.flows.linger(index, now);
+            stream.detach();
+            self.connections.start_lingering(index, now);
             return false;
         }
-        let (awaits, closing) = (slot.awaits_answer() && queued == 0, slot.closing);
-        let end = if closing { self.flows.give_up(index, now) } else { None };
+        let (awaits, closing) = (stream.delays_ack() && queued == 0, stream.closing);
+        let end = if closing { self.connections.keep_closing(index, now) } else { None };
         if end.is_some_and(|end| end <= now) {
-            if let Some(slot) = self.flows.get(index).and_then(|flow| flow.slot.as_mut()) {
-                slot.part();
+            if let Some(stream) = self.connections.get(index).and_then(|connection| connection.stream.as_mut()) {
+                stream.detach();
             }
-            self.flows.abort(index, now);
+            self.connections.abort(index, now);
             return false;
         }
-        if let Some(at) = awaits.then_some(now + ANSWER).into_iter().chain(end).min() {
-            self.flows.wake(index, at);
+        if let Some(at) = awaits.then_some(now + ACK_DELAY).into_iter().chain(end).min() {
+            self.connections.set_timer(index, at);
         }
         awaits
     }
 
     /// Gives a connection its turn to send.
-    fn egress(&mut self, index: u16, now: Instant) -> Attended {
-        let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return Attended::Done };
-        let turn = flow.transmit(interface, &mut self.wire, now);
+    fn transmit(&mut self, index: u16, now: Instant) -> Progress {
+        let (Some(interface), Some(connection)) = (&mut self.interface, self.connections.get(index)) else {
+            return Progress::Done;
+        };
+        let turn = connection.transmit(interface, &mut self.device, now);
         if let Some(at) = turn.wake {
-            self.flows.wake(index, at);
+            self.connections.set_timer(index, at);
         }
         if turn.rests {
-            self.flows.retire(index, now);
+            self.connections.enter_time_wait(index, now);
         }
         turn.outcome
     }
 
     fn flush(&mut self) {
-        self.wire.flush();
-        for (server, news) in self.clients.iter_mut().zip(&mut self.news) {
+        self.device.flush();
+        for (server, notices) in self.clients.iter_mut().zip(&mut self.notices) {
             server.requests.release();
-            if core::mem::take(&mut news.wake) {
+            if core::mem::take(&mut notices.wake) {
                 server.replies.flush();
             } else {
                 server.replies.publish();
@@ -375,14 +382,14 @@ impl<S: System, M: Memory> Stack<S, M> {
         if more {
             return Some(now);
         }
-        let blocked = self.wire.is_blocked().then_some(now + BLOCKED);
+        let blocked = self.device.is_blocked().then_some(now + QUEUE_RETRY);
         // Who cannot send has nothing to do until a notification says that it can.
-        let others = self.others_at.filter(|_| self.wire.can_send());
-        [self.flows.deadline(), self.quiesce.deadline(), blocked, others].into_iter().flatten().min()
+        let other_sockets = self.other_sockets_at.filter(|_| self.device.can_send());
+        [self.connections.deadline(), self.quiesce.deadline(), blocked, other_sockets].into_iter().flatten().min()
     }
 
     fn poll_address(&mut self, now: Instant) {
-        while let Some(change) = self.address.poll(&mut self.others) {
+        while let Some(change) = self.address.poll(&mut self.other_sockets) {
             self.address_changed(change, now);
         }
     }
@@ -392,31 +399,31 @@ impl<S: System, M: Memory> Service for Stack<S, M> {
     fn notified(&mut self, _notifications: Notifications) {
         // Looking at an empty queue costs one read, so every pass looks at all: no notification can be missed.
         let now = self.clock.now();
-        self.wire.turn(now);
+        self.device.set_time(now);
         let mut more = self.drain_link(now);
         more |= self.drain_clients(now);
-        let asked = self.quiesce.is_asked();
+        let asked = self.quiesce.is_requested();
         if !self.quiesce.drain() {
-            self.refusals.record(&self.console, Refusal::Control);
+            self.refusals.log(&self.console, Refusal::Control);
         }
-        if asked != self.quiesce.is_asked() {
+        if asked != self.quiesce.is_requested() {
             // What is idle ends.
-            self.flows.mark_all();
+            self.connections.mark_all_ready();
         }
-        more |= self.ingress(now);
+        more |= self.receive_frames(now);
         self.poll_address(now);
         if let Some(echo) = &self.echo
-            && echo.pump(&mut self.others)
+            && echo.pump(&mut self.other_sockets)
         {
-            self.others_at = Some(now);
+            self.other_sockets_at = Some(now);
         }
-        if self.others_at.is_some_and(|at| at <= now) {
-            self.poll_others(now);
+        if self.other_sockets_at.is_some_and(|at| at <= now) {
+            self.poll_other_sockets(now);
             self.poll_address(now);
         }
-        more |= self.attend_all(now);
-        self.quiesce.advance(now, &mut self.flows, &mut self.wire);
-        self.tell();
+        more |= self.serve_connections(now);
+        self.quiesce.advance(now, &mut self.connections, &mut self.device);
+        self.notify();
         self.flush();
         self.deadline = self.next_deadline(now, more);
     }

@@ -3,10 +3,10 @@
 use cloister_interfaces::Instant;
 use smoltcp::time::Instant as StackInstant;
 
-pub fn stack_time(now: Instant) -> StackInstant {
+pub fn to_smoltcp(now: Instant) -> StackInstant {
     StackInstant::from_micros(i64::try_from(now.0 / 1000).unwrap_or(i64::MAX))
 }
 
-pub fn own_time(at: StackInstant) -> Instant {
+pub fn from_smoltcp(at: StackInstant) -> Instant {
     Instant(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000))
 }

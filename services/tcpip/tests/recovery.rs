@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cloister_interfaces::Instant;
-use cloister_tcpip::link::segmentation::parts;
+use cloister_tcpip::link::segmentation::selected_parts;
 use cloister_tcpip::segment::Segment;
 use cloister_tcpip::segment::{Outgoing, Range};
 use cloister_tcpip::table::Key;
@@ -26,7 +26,7 @@ fn acknowledgement(ack: u32) -> Segment {
     Segment {
         key,
         port: 80,
-        start: false,
+        opens: false,
         syn: false,
         reset: false,
         plain: true,
@@ -40,14 +40,14 @@ fn acknowledgement(ack: u32) -> Segment {
 }
 
 fn outgoing(seq: u32, data: u32) -> Outgoing {
-    Outgoing { start: false, seq, ack: ANSWERED, data, fin: false }
+    Outgoing { opens: false, seq, ack: ANSWERED, data, fin: false }
 }
 
 /// A connection that was just opened.
 fn opened() -> Recovery {
     let mut recovery = Recovery::default();
-    recovery.sent(Outgoing { start: true, ..outgoing(FIRST.wrapping_sub(1), 0) }, Instant::START);
-    recovery.took(&acknowledgement(FIRST), true, &[None; 3], WHOLE, Instant::START);
+    recovery.on_sent(Outgoing { opens: true, ..outgoing(FIRST.wrapping_sub(1), 0) }, Instant::START);
+    recovery.on_received(&acknowledgement(FIRST), true, &[None; 3], WHOLE, Instant::START);
     recovery.opened(Duration::from_secs(5) - TRIP, Duration::from_secs(5));
     recovery
 }
@@ -128,7 +128,7 @@ impl Transfer {
     /// The stack sends what it can.
     fn send(&mut self) {
         let now = Instant(self.now);
-        if self.recovery.begins(WHOLE, now) {
+        if self.recovery.begin_round(WHOLE, now) {
             self.next = self.oldest;
         }
         let limit = self.total.min(self.oldest + self.path.window);
@@ -136,14 +136,14 @@ impl Transfer {
             let data = self.path.packet.max(WHOLE).min(limit - self.next);
             let made = outgoing(FIRST.wrapping_add(self.next), data);
             let whole = vec![(self.next, self.next + data)];
-            let ranges = self.recovery.wanted().map_or(whole, |wanted| {
-                let of = |part: &cloister_tcpip::link::segmentation::Part| {
+            let ranges = self.recovery.send_ranges().map_or(whole, |wanted| {
+                let of = |part: &cloister_tcpip::link::segmentation::SegmentPart| {
                     let from = self.next + part.start() as u32;
                     (from, from + part.data() as u32)
                 };
-                parts(made, &wanted).iter().map(of).collect()
+                selected_parts(made, &wanted).iter().map(of).collect()
             });
-            self.recovery.sent(made, now);
+            self.recovery.on_sent(made, now);
             self.next += data;
             for (from, to) in ranges {
                 for start in (from..to).step_by(self.path.packet as usize) {
@@ -178,15 +178,15 @@ impl Transfer {
     fn acknowledged(&mut self, ack: u32, blocks: [Option<Range>; 3]) {
         let now = Instant(self.now);
         let segment = acknowledgement(FIRST.wrapping_add(ack));
-        if self.recovery.repeats(&segment) {
-            return self.recovery.repeated(&blocks, now);
+        if self.recovery.is_duplicate_ack(&segment) {
+            return self.recovery.on_duplicate_ack(&blocks, now);
         }
         let advanced = ack > self.oldest;
         if advanced {
             self.oldest = ack;
             self.next = self.next.max(ack);
         }
-        self.recovery.took(&segment, advanced, &blocks, WHOLE, now);
+        self.recovery.on_received(&segment, advanced, &blocks, WHOLE, now);
     }
 
     /// Until all is acknowledged: how long that took, and how much was sent for a byte that arrived.
@@ -267,7 +267,7 @@ fn the_last_segment_is_not_waited_for_a_second() {
 
 /// Sends four segments from `seq` on; answers how long their acknowledgement is waited for.
 fn wait_for_four(recovery: &mut Recovery, seq: u32, now: Instant) -> Duration {
-    (0..4).for_each(|segment| recovery.sent(outgoing(seq.wrapping_add(segment * WHOLE), WHOLE), now));
+    (0..4).for_each(|segment| recovery.on_sent(outgoing(seq.wrapping_add(segment * WHOLE), WHOLE), now));
     recovery.deadline(WHOLE).expect("data on their way").since(now)
 }
 
@@ -283,18 +283,18 @@ fn a_calm_path_is_probed_late_and_one_that_lost_something_early() {
             assert_eq!(wait, if calm { late } else { early }, "{lost} lost, round {round}");
             seq = seq.wrapping_add(4 * WHOLE);
             now = now + TRIP;
-            recovery.took(&acknowledgement(seq), true, &[None; 3], WHOLE, now);
+            recovery.on_received(&acknowledgement(seq), true, &[None; 3], WHOLE, now);
         }
         wait_for_four(&mut recovery, seq, now);
         now = now + TRIP;
-        recovery.took(&acknowledgement(seq.wrapping_add(2 * WHOLE)), true, &[None; 3], WHOLE, now);
+        recovery.on_received(&acknowledgement(seq.wrapping_add(2 * WHOLE)), true, &[None; 3], WHOLE, now);
         now = now + late;
         begin = seq.wrapping_add(2 * WHOLE);
-        assert!(recovery.begins(WHOLE, now), "the last of them is sent again");
+        assert!(recovery.begin_round(WHOLE, now), "the last of them is sent again");
         seq = seq.wrapping_add(4 * WHOLE);
-        recovery.sent(outgoing(seq.wrapping_sub(WHOLE), WHOLE), now);
+        recovery.on_sent(outgoing(seq.wrapping_sub(WHOLE), WHOLE), now);
         now = now + TRIP;
-        recovery.took(&acknowledgement(seq), true, &[None; 3], WHOLE, now);
+        recovery.on_received(&acknowledgement(seq), true, &[None; 3], WHOLE, now);
     }
 }
 
@@ -310,12 +310,12 @@ fn what_is_too_little_for_a_frame_waits_for_an_acknowledgement_that_is_to_come()
     assert!(!recovery.defers(4 * WHOLE + 1, 0), "nothing follows it");
     // What is lost is sent again in any case.
     let mut silent = now + recovery.deadline(WHOLE).expect("data on their way").since(now);
-    assert!(recovery.begins(WHOLE, silent) && !recovery.defers(4 * WHOLE + 1, enough));
-    recovery.sent(outgoing(FIRST.wrapping_add(3 * WHOLE), WHOLE), silent);
+    assert!(recovery.begin_round(WHOLE, silent) && !recovery.defers(4 * WHOLE + 1, enough));
+    recovery.on_sent(outgoing(FIRST.wrapping_add(3 * WHOLE), WHOLE), silent);
     silent = silent + TRIP;
     // A peer that takes nothing sends no acknowledgement until it is asked.
     let shut = Segment { window: 0, ..acknowledgement(FIRST.wrapping_add(WHOLE)) };
-    recovery.took(&shut, true, &[None; 3], WHOLE, silent);
+    recovery.on_received(&shut, true, &[None; 3], WHOLE, silent);
     assert!(!recovery.defers(3 * WHOLE + 1, enough));
 }
 
@@ -324,14 +324,17 @@ fn what_is_no_data_is_not_waited_for() {
     let now = Instant(1 << 30);
     let mut recovery = opened();
     // The stack asks whether the peer is there; and, of one without a window, whether it has one.
-    recovery.sent(outgoing(FIRST.wrapping_sub(1), 1), now);
+    recovery.on_sent(outgoing(FIRST.wrapping_sub(1), 1), now);
     assert_eq!(recovery.deadline(WHOLE), None);
-    recovery.took(&Segment { window: 0, ..acknowledgement(FIRST) }, false, &[None; 3], WHOLE, now);
-    recovery.sent(outgoing(FIRST, 1), now);
+    recovery.on_received(&Segment { window: 0, ..acknowledgement(FIRST) }, false, &[None; 3], WHOLE, now);
+    recovery.on_sent(outgoing(FIRST, 1), now);
     assert_eq!(recovery.deadline(WHOLE), None);
-    assert!(!recovery.repeats(&Segment { window: 0, ..acknowledgement(FIRST) }), "the stack is to see the answers");
-    recovery.took(&acknowledgement(FIRST), false, &[None; 3], WHOLE, now);
-    recovery.sent(outgoing(FIRST, 1), now);
+    assert!(
+        !recovery.is_duplicate_ack(&Segment { window: 0, ..acknowledgement(FIRST) }),
+        "the stack is to see the answers"
+    );
+    recovery.on_received(&acknowledgement(FIRST), false, &[None; 3], WHOLE, now);
+    recovery.on_sent(outgoing(FIRST, 1), now);
     assert!(recovery.deadline(WHOLE).is_some());
 }
 
@@ -352,11 +355,11 @@ fn segments_with_wrong_numbers_change_nothing() {
         (right, [Some((FIRST.wrapping_add(9 * WHOLE), FIRST.wrapping_add(8 * WHOLE))), None, None]),
     ] {
         let mut recovery = opened();
-        recovery.sent(outgoing(FIRST, 20 * WHOLE), now);
-        recovery.took(&wrong, false, &blocks, WHOLE, now);
-        assert!(recovery.repeats(&right) && !recovery.begins(WHOLE, now), "{wrong:?} {blocks:?}");
-        recovery.took(&right, false, &block, WHOLE, now);
-        assert!(recovery.begins(WHOLE, now), "{wrong:?} {blocks:?}");
+        recovery.on_sent(outgoing(FIRST, 20 * WHOLE), now);
+        recovery.on_received(&wrong, false, &blocks, WHOLE, now);
+        assert!(recovery.is_duplicate_ack(&right) && !recovery.begin_round(WHOLE, now), "{wrong:?} {blocks:?}");
+        recovery.on_received(&right, false, &block, WHOLE, now);
+        assert!(recovery.begin_round(WHOLE, now), "{wrong:?} {blocks:?}");
     }
 }
 
@@ -381,7 +384,7 @@ proptest! {
         let mut recovery = opened();
         let mut now = Instant(1 << 30);
         let (began, high) = (now, 200_000);
-        recovery.sent(outgoing(FIRST, high), now);
+        recovery.on_sent(outgoing(FIRST, high), now);
         let mut drawn = 0_u64;
         for (pause, blocks, kind) in claims {
             now = now + Duration::from_nanos(pause);
@@ -392,17 +395,17 @@ proptest! {
             let blocks = blocks.map(|block| block.map(number));
             let ack = if kind == 0 { FIRST.wrapping_add(high + 5) } else { FIRST };
             match kind {
-                1 if ack == FIRST => recovery.repeated(&blocks, now),
-                _ => recovery.took(&acknowledgement(ack), kind == 2, &blocks, WHOLE, now),
+                1 if ack == FIRST => recovery.on_duplicate_ack(&blocks, now),
+                _ => recovery.on_received(&acknowledgement(ack), kind == 2, &blocks, WHOLE, now),
             }
-            if recovery.begins(WHOLE, now) {
-                let wanted = recovery.wanted().expect("a round");
+            if recovery.begin_round(WHOLE, now) {
+                let wanted = recovery.send_ranges().expect("a round");
                 let ranges = &wanted.ranges;
                 prop_assert!(ranges.iter().all(|range| range.0 < range.1), "{ranges:?}");
                 prop_assert!(ranges.windows(2).all(|pair| pair[0].1 < pair[1].0), "{ranges:?}");
                 let length = |range: &Range| u64::from(range.1.min(high).saturating_sub(range.0));
                 drawn += ranges.iter().map(length).sum::<u64>();
-                recovery.sent(outgoing(FIRST, high), now);
+                recovery.on_sent(outgoing(FIRST, high), now);
             }
             prop_assert!(recovery.deadline(WHOLE).is_some());
         }

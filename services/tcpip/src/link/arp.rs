@@ -3,7 +3,7 @@
 /// The destination of a frame that the stack made, before that of its next hop is written there.
 pub const UNRESOLVED: [u8; 6] = [0; 6];
 /// The destination of a frame to all hosts on the link.
-pub const EVERYONE: [u8; 6] = [0xff; 6];
+pub const BROADCAST: [u8; 6] = [0xff; 6];
 
 /// A host on the link, as ARP names it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,7 +25,7 @@ impl Station {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Arp {
     /// It asks; otherwise it answers.
-    pub asks: bool,
+    pub is_request: bool,
     /// The host that sent it.
     pub from: Station,
     /// The host that it is to, or whose link address it asks for.
@@ -42,13 +42,13 @@ impl Arp {
             let (mac, address) = body.get(at..at + 10)?.split_first_chunk()?;
             Some(Station { mac: *mac, address: *address.first_chunk()? })
         };
-        Some(Arp { asks: *operation == 1, from: station(0)?, to: station(10)? })
+        Some(Arp { is_request: *operation == 1, from: station(0)?, to: station(10)? })
     }
 
     /// Returns the frame that carries the message to the station `mac`.
     pub fn frame(&self, mac: [u8; 6]) -> [u8; 42] {
         let mut frame = [0; 42];
-        let operation = if self.asks { 1 } else { 2 };
+        let operation = if self.is_request { 1 } else { 2 };
         let fields: [&[u8]; 7] = [
             &mac,
             &self.from.mac,
@@ -68,7 +68,7 @@ impl Arp {
 /// A request for our own address, from us: tells the neighbours (and switches) where it now is (RFC 5227, 3).
 pub fn announcement(mac: [u8; 6], address: [u8; 4]) -> [u8; 42] {
     let to = Station { mac: UNRESOLVED, address };
-    Arp { asks: true, from: Station { mac, address }, to }.frame(EVERYONE)
+    Arp { is_request: true, from: Station { mac, address }, to }.frame(BROADCAST)
 }
 
 #[cfg(test)]

@@ -23,24 +23,24 @@ use cloister_interfaces::{Client, ExclusiveMemory, Memory, System};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
-use super::frame::{ETHERNET_HEADER, LONGEST_HEADERS, SEGMENT_HEADERS};
-use super::page_runs::Runs;
-use super::rx_part::Part;
-use super::transmitter::Outbound;
+use super::frame::{ETHERNET_HEADER, MAX_HEADERS, SEGMENT_HEADERS};
+use super::page_runs::PageRuns;
+use super::rx_part::RxPart;
+use super::transmitter::Transmitter;
 use crate::refusals::Refusal;
-use crate::segment::{Outgoing, Wanted};
+use crate::segment::{Outgoing, SendRanges};
 
 /// The longest frame that is received: the largest IPv4 packet behind an Ethernet header with one VLAN tag.
-const LONGEST_RECEIVED: usize = 0xFFFF + ETHERNET_HEADER + 4;
+const MAX_RX_FRAME: usize = 0xFFFF + ETHERNET_HEADER + 4;
 /// Pages that are given back at once though nothing is asked of netfront: an eighth of a ring of 256.
-const MANY_PAGES: usize = 32;
+const MAX_HELD_PAGES: usize = 32;
 
 /// How long to wait for room in the queue to netfront.
-pub const BLOCKED: Duration = Duration::from_millis(1);
+pub const QUEUE_RETRY: Duration = Duration::from_millis(1);
 
 /// What a peer takes that does not say how long segments may be (RFC 9293, MUST-15); and the least that is believed.
-const UNANNOUNCED: u16 = 536;
-const LEAST_SEGMENT: u16 = 48;
+const DEFAULT_PEER_MSS: u16 = 536;
+const MIN_PEER_MSS: u16 = 48;
 
 /// What the link did, that the stack must know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,69 +59,69 @@ pub enum Event {
 }
 
 /// The link.
-pub struct Wire<S, M: Memory> {
-    out: Outbound<S, M>,
+pub struct LinkDevice<S, M: Memory> {
+    transmitter: Transmitter<S, M>,
     pool: M,
     /// Pages of the rx-pool that are ours: received, and not given back yet.
-    held: Vec<bool>,
+    owned: Vec<bool>,
     /// Parts of frames, all in pages that are ours.
-    received: VecDeque<Part>,
+    received: VecDeque<RxPart>,
     /// Frames in `received` whose parts have all come.
-    whole: usize,
+    complete_frames: usize,
     /// A part of the frame that comes was refused: those up to its end are thrown away.
     skipping: bool,
     /// Runs of pages to be given back: the first, and how many.
-    returns: VecDeque<(u16, u16)>,
+    returned: VecDeque<(u16, u16)>,
     /// How many pages that is.
-    owed: usize,
+    returned_pages: usize,
     /// The frame that is parsed; or one that the stack made and that is not sent as it is.
     frame: Vec<u8>,
     /// How much of `frame` the stack is to parse next; 0 is nothing.
-    loaded: usize,
+    frame_length: usize,
     /// Parts of that frame at the head of `received`, of which all but the first bytes have yet to be copied.
-    pending: usize,
+    uncopied_parts: usize,
     /// What is sent of the segments that the stack makes.
-    wanted: Option<Wanted>,
+    ranges: Option<SendRanges>,
     /// The longest segments that the sender of the last SYN takes, as it says.
-    announced: u16,
+    announced_mss: u16,
     mtu: u16,
     /// The longest frame with a segment that the link is to cut; none if it does not.
-    longest: Option<usize>,
+    max_offload_frame: Option<usize>,
     up: bool,
     /// What the link offers is made use of.
-    offloading: bool,
+    use_offloads: bool,
 }
 
-impl<S: System, M: Memory> Wire<S, M> {
-    /// The link over these capabilities; down. Without `offloading` every frame is sent complete, whatever the link
+impl<S: System, M: Memory> LinkDevice<S, M> {
+    /// The link over these capabilities; down. Without `use_offloads` every frame is sent complete, whatever the link
     /// offers. `random` is a secret.
-    pub fn new(net: Client<Net, S, M>, rx_pool: M, tx_pool: M::Exclusive, offloading: bool, random: u64) -> Self {
+    pub fn new(net: Client<Net, S, M>, rx_pool: M, tx_pool: M::Exclusive, use_offloads: bool, random: u64) -> Self {
         let rx = (rx_pool.len() / PAGE_SIZE).min(usize::from(u16::MAX));
-        Wire {
-            out: Outbound::new(net, tx_pool, random),
+        LinkDevice {
+            transmitter: Transmitter::new(net, tx_pool, random),
             pool: rx_pool,
-            held: vec![false; rx],
+            owned: vec![false; rx],
             received: VecDeque::with_capacity(rx),
-            whole: 0,
+            complete_frames: 0,
             skipping: false,
-            returns: VecDeque::with_capacity(rx),
-            owed: 0,
+            returned: VecDeque::with_capacity(rx),
+            returned_pages: 0,
             // What is read of it was written before.
-            frame: M::buffer(LONGEST_RECEIVED).unwrap_or_default(),
-            loaded: 0,
-            pending: 0,
-            wanted: None,
-            announced: UNANNOUNCED,
+            frame: M::buffer(MAX_RX_FRAME).unwrap_or_default(),
+            frame_length: 0,
+            uncopied_parts: 0,
+            ranges: None,
+            announced_mss: DEFAULT_PEER_MSS,
             mtu: 1500,
-            longest: None,
+            max_offload_frame: None,
             up: false,
-            offloading,
+            use_offloads,
         }
     }
 
     /// Returns our address on the link.
     pub fn mac(&self) -> [u8; 6] {
-        self.out.mac
+        self.transmitter.mac
     }
 
     /// Whether the backend is connected.
@@ -131,64 +131,64 @@ impl<S: System, M: Memory> Wire<S, M> {
 
     /// Whether a frame could be sent now. If not, a notification says when.
     pub fn can_send(&self) -> bool {
-        self.up && self.out.can_send()
+        self.up && self.transmitter.can_send()
     }
 
     /// Whether a TCP segment with up to `data` bytes could be sent now, and be as long as the link allows.
     pub fn can_send_segment(&self, data: usize) -> bool {
-        let pages = (LONGEST_HEADERS + data).min(self.longest.unwrap_or(1)).div_ceil(PAGE_SIZE);
-        self.can_send() && (pages == 1 || self.out.free.has(pages))
+        let pages = (MAX_HEADERS + data).min(self.max_offload_frame.unwrap_or(1)).div_ceil(PAGE_SIZE);
+        self.can_send() && (pages == 1 || self.transmitter.free.has(pages))
     }
 
     /// What [`Self::longest`] is for this link.
-    fn longest_segment(&self) -> Option<usize> {
-        let offloads = self.out.offloads;
-        let most = (self.out.free.longest() * PAGE_SIZE).min(MAX_FRAME);
-        let segment = self.largest_segment();
+    fn max_segment_frame(&self) -> Option<usize> {
+        let offloads = self.transmitter.offloads;
+        let most = (self.transmitter.free.longest() * PAGE_SIZE).min(MAX_FRAME);
+        let segment = self.link_mss();
         // Whole segments, as long as the peer takes such long ones: no short one in the middle of a stream.
         let whole = most.saturating_sub(ETHERNET_HEADER + SEGMENT_HEADERS) / segment * segment;
         (offloads.contains(Offloads::all()) && whole > segment).then_some(ETHERNET_HEADER + SEGMENT_HEADERS + whole)
     }
 
     /// Bytes of data in the longest frame, which the link may have to cut.
-    pub fn longest_data(&self) -> usize {
-        self.longest.map_or(self.largest_segment(), |length| length - ETHERNET_HEADER - SEGMENT_HEADERS)
+    pub fn max_payload(&self) -> usize {
+        self.max_offload_frame.map_or(self.link_mss(), |length| length - ETHERNET_HEADER - SEGMENT_HEADERS)
     }
 
     /// Bytes of data in the longest segments that the sender of the SYN that was readied takes.
-    pub fn announced(&self) -> NonZeroU16 {
-        NonZeroU16::new(self.announced.clamp(LEAST_SEGMENT, self.largest_segment() as u16)).unwrap_or(NonZeroU16::MIN)
+    pub fn peer_mss(&self) -> NonZeroU16 {
+        NonZeroU16::new(self.announced_mss.clamp(MIN_PEER_MSS, self.link_mss() as u16)).unwrap_or(NonZeroU16::MIN)
     }
 
     /// Bytes of data in a segment as long as the link carries.
-    pub fn largest_segment(&self) -> usize {
+    pub fn link_mss(&self) -> usize {
         usize::from(self.mtu) - SEGMENT_HEADERS
     }
 
     /// Whether the queue to netfront is full. Only a failed push asks to be woken, so this is to be looked at again.
     pub fn is_blocked(&self) -> bool {
-        self.up && self.out.net.requests.room() == 0
+        self.up && self.transmitter.net.requests.room() == 0
     }
 
     /// Whether frames wait to be parsed.
     pub fn has_frames(&self) -> bool {
-        self.whole > 0
+        self.complete_frames > 0
     }
 
     /// Takes up to `budget` messages; answers the first event among them, `None` if there is nothing more.
     pub fn next_event(&mut self, budget: &mut u32) -> Option<Event> {
         while *budget > 0 {
             *budget -= 1;
-            let event = match self.out.net.replies.pop()? {
-                Ok(Reply::Up { mac, mtu, offloads }) => Some(self.raised(mac, mtu, offloads)),
+            let event = match self.transmitter.net.replies.pop()? {
+                Ok(Reply::Up { mac, mtu, offloads }) => Some(self.link_up(mac, mtu, offloads)),
                 Ok(Reply::Down) => {
                     self.reset();
                     Some(Event::Down)
                 }
                 Ok(Reply::Received { page, offset, length, more, checked }) => {
-                    self.came(Part { page, offset, length, more, checked }).err().map(Event::Refused)
+                    self.part_received(RxPart { page, offset, length, more, checked }).err().map(Event::Refused)
                 }
-                Ok(Reply::Transmitted { page }) => self.out.left(page).err().map(Event::Refused),
+                Ok(Reply::Transmitted { page }) => self.transmitter.transmitted(page).err().map(Event::Refused),
                 Err(_) => Some(Event::Refused(Refusal::LinkMessage)),
             };
             if event.is_some() {
@@ -198,7 +198,7 @@ impl<S: System, M: Memory> Wire<S, M> {
         None
     }
 
-    fn raised(&mut self, mac: [u8; 6], mtu: u16, offloads: Offloads) -> Event {
+    fn link_up(&mut self, mac: [u8; 6], mtu: u16, offloads: Offloads) -> Event {
         // 68: the least that every IPv4 link carries (RFC 791); less would leave no room for TCP.
         let fits = usize::from(mtu) >= 128 && usize::from(mtu) + ETHERNET_HEADER <= PAGE_SIZE;
         if mac[0] & 1 != 0 || mac == [0; 6] || !fits {
@@ -207,69 +207,69 @@ impl<S: System, M: Memory> Wire<S, M> {
         self.reset();
         self.up = true;
         self.mtu = mtu;
-        self.out.mac = mac;
-        self.out.whole = usize::from(mtu) + ETHERNET_HEADER;
-        self.out.offloads = if self.offloading { offloads } else { Offloads::empty() };
-        self.longest = self.longest_segment();
+        self.transmitter.mac = mac;
+        self.transmitter.max_frame = usize::from(mtu) + ETHERNET_HEADER;
+        self.transmitter.offloads = if self.use_offloads { offloads } else { Offloads::empty() };
+        self.max_offload_frame = self.max_segment_frame();
         Event::Up { mac, mtu }
     }
 
     /// All pages are where they were at the start.
     fn reset(&mut self) {
         self.up = false;
-        self.held.fill(false);
+        self.owned.fill(false);
         self.received.clear();
-        (self.whole, self.skipping, self.loaded, self.pending) = (0, false, 0, 0);
-        self.returns.clear();
-        self.owed = 0;
-        self.out.free = Runs::new(self.out.sent.len());
-        self.out.sent.fill(0);
-        self.out.parked.clear();
+        (self.complete_frames, self.skipping, self.frame_length, self.uncopied_parts) = (0, false, 0, 0);
+        self.returned.clear();
+        self.returned_pages = 0;
+        self.transmitter.free = PageRuns::new(self.transmitter.in_flight.len());
+        self.transmitter.in_flight.fill(0);
+        self.transmitter.parked.clear();
         // What went over one link, the back end of the next must not see.
-        if core::mem::replace(&mut self.out.written, true) {
-            let size = self.out.pool.size();
-            self.out.pool.edit(0, size, |pages| pages.fill(0));
+        if core::mem::replace(&mut self.transmitter.pool_dirty, true) {
+            let size = self.transmitter.pool.size();
+            self.transmitter.pool.edit(0, size, |pages| pages.fill(0));
         }
     }
 
     /// Sends a frame that the stack did not make.
     pub fn send(&mut self, frame: &[u8]) {
         if self.can_send() {
-            self.out.send(frame.len(), |space| space.copy_from_slice(frame));
+            self.transmitter.send(frame.len(), |space| space.copy_from_slice(frame));
         }
     }
 
     /// Asks netfront to disconnect. Answers whether the queue had room.
     pub fn close(&mut self) -> bool {
-        self.out.asked = true;
-        self.out.net.requests.push(&Request::Close).is_ok()
+        self.transmitter.flush_due = true;
+        self.transmitter.net.requests.push(&Request::Close).is_ok()
     }
 
     /// Publishes what was asked. A few pages to be given back are no reason to wake netfront: mostly a frame to send follows.
     pub fn flush(&mut self) {
-        let enough = (self.held.len() / 8).min(MANY_PAGES);
-        if core::mem::take(&mut self.out.asked) || self.owed > enough {
-            self.give_back_all();
-            self.out.net.requests.flush();
+        let enough = (self.owned.len() / 8).min(MAX_HELD_PAGES);
+        if core::mem::take(&mut self.transmitter.flush_due) || self.returned_pages > enough {
+            self.flush_returned();
+            self.transmitter.net.requests.flush();
         }
-        self.out.net.replies.release();
+        self.transmitter.net.replies.release();
     }
 
     /// The turn of a connection begins, whose peer takes segments with so many bytes; or of what is none. All is sent of what the
     /// stack makes.
-    pub fn begin(&mut self, segment: Option<NonZeroU16>) {
-        (self.wanted, self.out.made, self.out.segment) = (None, None, segment);
+    pub fn begin_turn(&mut self, segment: Option<NonZeroU16>) {
+        (self.ranges, self.transmitter.built, self.transmitter.segment_size) = (None, None, segment);
     }
 
     /// Only this is sent of what the stack makes in this turn.
-    pub fn want(&mut self, wanted: Wanted) {
-        self.wanted = Some(wanted);
+    pub fn send_only(&mut self, wanted: SendRanges) {
+        self.ranges = Some(wanted);
     }
 
     /// A connection's turn is over; the segment that the stack made last in it.
-    pub fn made(&mut self) -> Option<Outgoing> {
-        self.wanted = None;
-        self.out.made.take()
+    pub fn take_built(&mut self) -> Option<Outgoing> {
+        self.ranges = None;
+        self.transmitter.built.take()
     }
 }
 
@@ -284,9 +284,9 @@ impl smoltcp::phy::RxToken for RxToken<'_> {
 
 /// Leave to send one frame.
 pub struct TxToken<'a, S, M: Memory> {
-    out: &'a mut Outbound<S, M>,
+    transmitter: &'a mut Transmitter<S, M>,
     /// Where the frame is built if only this of it is sent.
-    wanted: Option<(&'a mut [u8], &'a Wanted)>,
+    wanted: Option<(&'a mut [u8], &'a SendRanges)>,
 }
 
 impl<S: System, M: Memory> smoltcp::phy::TxToken for TxToken<'_, S, M> {
@@ -295,17 +295,17 @@ impl<S: System, M: Memory> smoltcp::phy::TxToken for TxToken<'_, S, M> {
             && let Some(frame) = space.get_mut(..length)
         {
             let result = f(frame);
-            self.out.send_wanted(frame, wanted);
+            self.transmitter.send_ranges_of(frame, wanted);
             return result;
         }
-        if length > self.out.whole && self.out.segment.is_none() {
-            return self.out.send_long(length, f);
+        if length > self.transmitter.max_frame && self.transmitter.segment_size.is_none() {
+            return self.transmitter.send_in_fragments(length, f);
         }
-        self.out.send(length, f)
+        self.transmitter.send(length, f)
     }
 }
 
-impl<S: System, M: Memory> Device for Wire<S, M> {
+impl<S: System, M: Memory> Device for LinkDevice<S, M> {
     type RxToken<'a>
         = RxToken<'a>
     where
@@ -316,30 +316,30 @@ impl<S: System, M: Memory> Device for Wire<S, M> {
         Self: 'a;
 
     fn receive(&mut self, _timestamp: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
-        let length = core::mem::take(&mut self.loaded);
-        if self.is_pending() {
-            self.copy_rest();
+        let length = core::mem::take(&mut self.frame_length);
+        if self.has_uncopied() {
+            self.copy_remaining();
         }
         let frame = self.frame.get(..length).filter(|frame| !frame.is_empty())?;
-        Some((RxToken(frame), TxToken { out: &mut self.out, wanted: None }))
+        Some((RxToken(frame), TxToken { transmitter: &mut self.transmitter, wanted: None }))
     }
 
     fn transmit(&mut self, _timestamp: Instant) -> Option<Self::TxToken<'_>> {
         if !self.can_send() {
             return None;
         }
-        let wanted = self.wanted.as_ref().map(|wanted| (&mut self.frame[..], wanted));
-        Some(TxToken { out: &mut self.out, wanted })
+        let wanted = self.ranges.as_ref().map(|wanted| (&mut self.frame[..], wanted));
+        Some(TxToken { transmitter: &mut self.transmitter, wanted })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = self.longest.unwrap_or(self.out.whole);
+        capabilities.max_transmission_unit = self.max_offload_frame.unwrap_or(self.transmitter.max_frame);
         // What comes is verified before the stack sees it, if it has to be.
         capabilities.checksum.ipv4 = Checksum::Tx;
         capabilities.checksum.udp = Checksum::Tx;
-        let linked = self.out.offloads.contains(Offloads::CHECKSUM);
+        let linked = self.transmitter.offloads.contains(Offloads::CHECKSUM);
         capabilities.checksum.tcp = if linked { Checksum::None } else { Checksum::Tx };
         capabilities
     }

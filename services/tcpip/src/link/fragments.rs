@@ -3,7 +3,7 @@
 
 use smoltcp::wire::{IpProtocol, Ipv4Packet};
 
-use super::frame::{ETHERNET_HEADER, LARGEST_REASSEMBLED};
+use super::frame::{ETHERNET_HEADER, MAX_REASSEMBLED};
 
 /// Bytes of an IPv4 header as the stack makes it: without options.
 const HEADER: usize = 20;
@@ -67,7 +67,7 @@ pub fn furthest_fragment(mac: [u8; 6], number: u16) -> [u8; ETHERNET_HEADER + 28
     packet.set_total_len(28);
     packet.set_ident(number);
     packet.set_more_frags(true);
-    packet.set_frag_offset((LARGEST_REASSEMBLED - 8) as u16);
+    packet.set_frag_offset((MAX_REASSEMBLED - 8) as u16);
     packet.set_next_header(IpProtocol::Icmp);
     frame
 }

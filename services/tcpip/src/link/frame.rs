@@ -15,11 +15,11 @@ pub const ETHERNET_HEADER: usize = 14;
 /// Bytes of the IPv4 and TCP headers of a segment without options.
 pub const SEGMENT_HEADERS: usize = 20 + 20;
 /// Bytes of all headers of a segment at most.
-pub const LONGEST_HEADERS: usize = ETHERNET_HEADER + SEGMENT_HEADERS + 40;
+pub const MAX_HEADERS: usize = ETHERNET_HEADER + SEGMENT_HEADERS + 40;
 /// The largest IPv4 packet that is taken, if it is no segment, whole or in fragments. Without a
 /// limit the stack would take 64 KiB of heap for each packet that it reassembles if a single
 /// fragment said so.
-pub const LARGEST_REASSEMBLED: usize = 4096;
+pub const MAX_REASSEMBLED: usize = 4096;
 
 /// What a frame is to us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,7 +57,7 @@ pub fn classify(frame: &[u8], own: Option<Ipv4Cidr>) -> FrameKind {
     let fragment = u16::from_be_bytes([*f0, *f1]) & 0x3fff;
     if *protocol != TCP {
         let offset = usize::from(fragment & 0x1fff) * 8;
-        let fits = offset + total <= LARGEST_REASSEMBLED;
+        let fits = offset + total <= MAX_REASSEMBLED;
         let ours = own.is_some_and(|own| own.address().octets() == *to) || is_to_dhcp_client(packet);
         return if ours && fits { FrameKind::Other } else { FrameKind::Unwanted };
     }
@@ -69,15 +69,15 @@ pub fn classify(frame: &[u8], own: Option<Ipv4Cidr>) -> FrameKind {
     let [p0, p1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, length, flags, w0, w1, ..] = *segment;
     let port = u16::from_be_bytes([d0, d1]);
     let headers = header + usize::from(length >> 4) * 4;
-    let start = flags & (SYN | ACK) == SYN;
+    let opens = flags & (SYN | ACK) == SYN;
     let from = [*s0, *s1, *s2, *s3];
-    if start && !can_connect(Ipv4Address::from(from), own) {
+    if opens && !can_be_peer(Ipv4Address::from(from), own) {
         return FrameKind::Unwanted;
     }
     FrameKind::Segment(Segment {
         key: Key::new(from, u16::from_be_bytes([p0, p1]), port),
         port,
-        start,
+        opens,
         syn: flags & SYN != 0,
         reset: flags & RST != 0,
         plain: flags & !PSH == ACK,
@@ -100,19 +100,19 @@ fn is_to_dhcp_client(packet: &[u8]) -> bool {
 }
 
 /// Whether a connection can come from this address: one of another host's (RFC 9293, MUST-63).
-fn can_connect(from: Ipv4Address, own: Ipv4Cidr) -> bool {
+fn can_be_peer(from: Ipv4Address, own: Ipv4Cidr) -> bool {
     from.is_usable() && from != own.address() && own.broadcast() != Some(from)
 }
 
 /// What the segment in `frame`, which is whole, says that its sender has: blocks of sequence numbers.
-pub fn selected(frame: &[u8]) -> [Option<(u32, u32)>; 3] {
+pub fn sack_blocks(frame: &[u8]) -> [Option<(u32, u32)>; 3] {
     let packet = ipv4(frame).and_then(|packet| Ipv4Packet::new_checked(packet).ok());
     let segment = packet.as_ref().and_then(|packet| TcpPacket::new_checked(packet.payload()).ok());
     segment.and_then(|segment| segment.selective_ack_ranges().ok()).unwrap_or_default()
 }
 
 /// Where the segment in `frame` says how long segments its sender takes: only a SYN does (RFC 9293, 3.7.1).
-pub fn largest_segment(frame: &mut [u8]) -> Option<&mut [u8; 2]> {
+pub fn mss_option(frame: &mut [u8]) -> Option<&mut [u8; 2]> {
     const END: u8 = 0;
     const NOTHING: u8 = 1;
     const LARGEST: u8 = 2;
@@ -133,7 +133,7 @@ pub fn largest_segment(frame: &mut [u8]) -> Option<&mut [u8; 2]> {
 
 /// Whether the TCP or UDP checksum of `frame` is right, if it has one. A fragment of a TCP or UDP packet is not: nobody
 /// whose packets we want makes such, and its checksum is known only when it is whole.
-pub fn is_intact(frame: &[u8]) -> bool {
+pub fn has_valid_checksum(frame: &[u8]) -> bool {
     let Some(packet) = ipv4(frame).and_then(|packet| Ipv4Packet::new_checked(packet).ok()) else { return true };
     let (from, to) = (IpAddress::Ipv4(packet.src_addr()), IpAddress::Ipv4(packet.dst_addr()));
     let fragment = packet.more_frags() || packet.frag_offset() > 0;
@@ -147,13 +147,13 @@ pub fn is_intact(frame: &[u8]) -> bool {
 }
 
 /// Whether the IPv4 header of `frame`, if it has one, is right. The stack does not look at its checksum again.
-pub fn has_sound_header(frame: &[u8]) -> bool {
+pub fn has_valid_ip_header(frame: &[u8]) -> bool {
     ipv4(frame).is_none_or(|packet| Ipv4Packet::new_checked(packet).is_ok_and(|packet| packet.verify_checksum()))
 }
 
 /// Whether the segment in `frame` is for the host `mac` on the link, and its IPv4 header and lengths are right. The stack
 /// looks at most of that too, but by then its connection has been looked for, and an attempt at a new one has ended an old one.
-pub fn is_sound(frame: &[u8], mac: [u8; 6]) -> bool {
+pub fn has_valid_headers(frame: &[u8], mac: [u8; 6]) -> bool {
     let packet = ipv4(frame).and_then(|packet| Ipv4Packet::new_checked(packet).ok());
     frame.starts_with(&mac)
         && packet.is_some_and(|packet| {
@@ -163,7 +163,7 @@ pub fn is_sound(frame: &[u8], mac: [u8; 6]) -> bool {
 
 /// Puts the sum of the pseudo-header into the checksum field of a TCP segment that the stack made without: the link does
 /// the rest. Answers whether `frame` is one.
-pub fn prepare_checksum(frame: &mut [u8]) -> bool {
+pub fn write_partial_checksum(frame: &mut [u8]) -> bool {
     const CHECKSUM: core::ops::Range<usize> = 16..18;
     const TCP: u32 = 6;
     if frame.get(12..ETHERNET_HEADER) != Some(&[0x08, 0x00]) {
@@ -194,16 +194,16 @@ fn ipv4(frame: &[u8]) -> Option<&[u8]> {
 }
 
 /// Bytes of a segment that only acknowledges, with its headers.
-pub const ACKNOWLEDGEMENT: usize = ETHERNET_HEADER + 40;
+pub const ACK_FRAME: usize = ETHERNET_HEADER + 40;
 
 /// An acknowledgement of `taken`, after all up to `sent` was, that answers the segment in `frame`; none if it is no segment
 /// that the stack would take.
-pub fn acknowledgement(frame: &[u8], sent: u32, taken: u32) -> Option<[u8; ACKNOWLEDGEMENT]> {
+pub fn ack_for(frame: &[u8], sent: u32, taken: u32) -> Option<[u8; ACK_FRAME]> {
     let asked = Ipv4Packet::new_checked(ipv4(frame)?).ok()?;
     let segment = TcpPacket::new_checked(asked.payload()).ok()?;
     let (from, to) = (asked.dst_addr(), asked.src_addr());
     TcpRepr::parse(&segment, &to.into(), &from.into(), &ChecksumCapabilities::ignored()).ok()?;
-    let mut answer = [0; ACKNOWLEDGEMENT];
+    let mut answer = [0; ACK_FRAME];
     answer[..6].copy_from_slice(frame.get(6..12)?);
     answer[6..12].copy_from_slice(frame.get(..6)?);
     answer[12..ETHERNET_HEADER].copy_from_slice(&[0x08, 0x00]);
@@ -223,7 +223,7 @@ pub fn acknowledgement(frame: &[u8], sent: u32, taken: u32) -> Option<[u8; ACKNO
 }
 
 /// Returns the IPv4 destination of a frame that the stack made for its next hop, and of no other.
-pub fn unresolved(frame: &[u8]) -> Option<[u8; 4]> {
+pub fn unresolved_destination(frame: &[u8]) -> Option<[u8; 4]> {
     let to = frame.get(30..34).filter(|_| frame.starts_with(&UNRESOLVED))?;
     to.first_chunk().copied()
 }
@@ -238,7 +238,7 @@ pub fn is_from_dhcp_client(frame: &[u8]) -> bool {
 
 /// Makes of the segment in `frame`, of whose bytes `length` are its own, an acknowledgement of
 /// `ack` with the number `seq` and nothing else. Returns its length.
-pub fn reduce(frame: &mut [u8], length: usize, seq: u32, ack: u32) -> Option<usize> {
+pub fn reduce_to_ack(frame: &mut [u8], length: usize, seq: u32, ack: u32) -> Option<usize> {
     let packet = frame.get_mut(ETHERNET_HEADER..length)?;
     let header = usize::from(*packet.first()? & 0x0f) * 4;
     packet.get_mut(2..4)?.copy_from_slice(&(header as u16 + 20).to_be_bytes());

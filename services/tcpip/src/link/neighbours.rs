@@ -17,30 +17,30 @@ use cloister_interfaces::Instant;
 use cloister_interfaces::lists::Lists;
 use smoltcp::wire::Ipv4Address;
 
-use super::arp::{EVERYONE, Station};
+use super::arp::{BROADCAST, Station};
 use crate::address::Lease;
 use crate::config::Usable;
 use crate::table::{Key, Table};
 
 /// The most neighbours.
-pub const MOST: usize = 128;
+pub const MAX_NEIGHBOURS: usize = 128;
 /// How long what a neighbour said is believed before it is asked again.
-const FRESH: Duration = Duration::from_secs(60);
+const VALID: Duration = Duration::from_secs(60);
 /// How often a neighbour may be asked for (RFC 1122, 2.3.2.1).
-const PAUSE: Duration = Duration::from_secs(1);
+const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a neighbour that was known is asked before all are.
-const POLLS: u8 = 3;
+const MAX_POLLS: u8 = 3;
 
 /// Places that are left to hosts that only ask for us: as many as may come and be used in a second
 /// while every other place has a host that does not answer.
 const RESERVE: usize = 24;
 /// Hosts that may be asked for without regard to the reserve.
-const FEW: usize = 8;
+const ALWAYS_ALLOWED: usize = 8;
 
 /// Lists of neighbours, the oldest first: those that only asked for us, those that have not
 /// answered, by when they were asked for, those in use, and places that nobody has.
 const STRANGERS: usize = 0;
-const SILENT: usize = 1;
+const UNANSWERED: usize = 1;
 const USED: usize = 2;
 const FREE: usize = 3;
 
@@ -49,9 +49,9 @@ struct Entry {
     /// Its link address; none until it has told.
     mac: Option<[u8; 6]>,
     /// When it last told.
-    told: Instant,
+    confirmed_at: Instant,
     /// When it may be asked for.
-    quiet: Instant,
+    next_request: Instant,
     /// How often it was asked since it last told.
     polls: u8,
     /// It only asked for us; nothing was sent to it.
@@ -61,8 +61,14 @@ struct Entry {
 }
 
 /// A place that nobody has.
-const NOBODY: Entry =
-    Entry { mac: None, told: Instant::START, quiet: Instant::START, polls: 0, stranger: false, used: false };
+const UNUSED: Entry = Entry {
+    mac: None,
+    confirmed_at: Instant::START,
+    next_request: Instant::START,
+    polls: 0,
+    stranger: false,
+    used: false,
+};
 
 /// Where a packet goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,7 +78,7 @@ pub struct Route {
     /// Its link address, if that is known.
     pub mac: Option<[u8; 6]>,
     /// The station that is due to be asked for the address of the hop.
-    pub ask: Option<[u8; 6]>,
+    pub request_to: Option<[u8; 6]>,
 }
 
 /// Where the last packet went.
@@ -102,9 +108,9 @@ impl Neighbours {
     /// No neighbours yet, with a random number.
     pub fn new(random: u64) -> Self {
         Neighbours {
-            table: Table::new(MOST, random),
-            entries: alloc::vec![NOBODY; MOST],
-            lists: Lists::new(MOST).unwrap_or_default(),
+            table: Table::new(MAX_NEIGHBOURS, random),
+            entries: alloc::vec![UNUSED; MAX_NEIGHBOURS],
+            lists: Lists::new(MAX_NEIGHBOURS).unwrap_or_default(),
             lease: None,
             gateway: None,
             last: None,
@@ -113,7 +119,7 @@ impl Neighbours {
     }
 
     /// Forgets all neighbours: the host is on another link, or has another address.
-    pub fn join(&mut self, lease: Option<Lease>) {
+    pub fn set_lease(&mut self, lease: Option<Lease>) {
         (0..self.entries.len() as u16).for_each(|index| self.release(index));
         (self.lease, self.gateway, self.last) = (lease, None, None);
         self.gateway = lease.and_then(|lease| lease.gateway).and_then(|gateway| {
@@ -124,7 +130,7 @@ impl Neighbours {
     }
 
     /// Begins a turn at this time.
-    pub fn turn(&mut self, now: Instant) {
+    pub fn set_time(&mut self, now: Instant) {
         self.now = now;
     }
 
@@ -140,14 +146,14 @@ impl Neighbours {
 
     /// Returns the link address for a packet to `to`, if the last one went there too.
     #[inline]
-    pub fn again(&self, to: [u8; 4]) -> Option<[u8; 6]> {
+    pub fn cached(&self, to: [u8; 4]) -> Option<[u8; 6]> {
         self.last.filter(|last| last.to == to && self.now < last.until).map(|last| last.mac)
     }
 
     /// Returns where a packet to `to` goes, of which it takes note; nowhere if no way leads there.
     #[inline(never)] // Once for most bursts.
     pub fn route(&mut self, to: [u8; 4]) -> Option<Route> {
-        let hop = self.hop(to)?;
+        let hop = self.next_hop(to)?;
         let index = match self.index(hop) {
             Some(index) => index,
             None => self.insert(hop, None)?,
@@ -156,46 +162,46 @@ impl Neighbours {
         let entry = self.entries.get_mut(usize::from(index))?;
         entry.used = true;
         let known = entry.mac.is_some();
-        let aged = !known || now >= entry.told + FRESH;
-        let due = aged && now >= entry.quiet;
-        let mut ask = None;
+        let aged = !known || now >= entry.confirmed_at + VALID;
+        let due = aged && now >= entry.next_request;
+        let mut request_to = None;
         if due {
             // It was asked for before, and its place belongs to the reserve.
             if entry.polls > 0 && !known && !pinned && is_reserve_short(&self.lists) {
                 self.release(index);
-                return Some(Route { hop, mac: None, ask: None });
+                return Some(Route { hop, mac: None, request_to: None });
             }
-            if entry.polls >= POLLS {
+            if entry.polls >= MAX_POLLS {
                 entry.mac = None;
             }
-            entry.quiet = now + PAUSE;
+            entry.next_request = now + REQUEST_INTERVAL;
             entry.polls = entry.polls.saturating_add(1);
-            ask = Some(entry.mac.unwrap_or(EVERYONE));
+            request_to = Some(entry.mac.unwrap_or(BROADCAST));
         }
-        let (mac, until) = (entry.mac, entry.told + FRESH);
+        let (mac, until) = (entry.mac, entry.confirmed_at + VALID);
         let moved = core::mem::take(&mut entry.stranger) || known != mac.is_some();
-        let asked = ask.is_some() && mac.is_none();
+        let asked = request_to.is_some() && mac.is_none();
         if (moved || asked) && !pinned {
-            self.lists.move_to_back(index, if mac.is_some() { USED } else { SILENT });
+            self.lists.move_to_back(index, if mac.is_some() { USED } else { UNANSWERED });
         }
         self.last = mac.map(|mac| Last { to, mac, index, until });
-        Some(Route { hop, mac, ask })
+        Some(Route { hop, mac, request_to })
     }
 
     /// Returns the link address of a next hop, if it is known.
-    pub fn known(&mut self, hop: [u8; 4]) -> Option<[u8; 6]> {
+    pub fn mac_of(&mut self, hop: [u8; 4]) -> Option<[u8; 6]> {
         let index = self.index(hop)?;
         self.entries.get(usize::from(index))?.mac
     }
 
     /// Takes note of what a host says of itself; `asks` tells that it asks for us.
-    pub fn hear(&mut self, from: Station, asks: bool) {
+    pub fn learn(&mut self, from: Station, asks: bool) {
         let other = self.lease.is_some_and(|lease| lease.address.address().octets() != from.address);
         if !from.is_possible() || !other {
             return;
         }
         let known = self.index(from.address);
-        if known.is_none() && !(asks && self.hop(from.address) == Some(from.address)) {
+        if known.is_none() && !(asks && self.next_hop(from.address) == Some(from.address)) {
             return;
         }
         self.last = None;
@@ -203,14 +209,14 @@ impl Neighbours {
         let (now, pinned) = (self.now, self.gateway == Some(index));
         let Some(entry) = self.entries.get_mut(usize::from(index)) else { return };
         let silent = entry.mac.is_none();
-        (entry.mac, entry.told, entry.polls) = (Some(from.mac), now, 0);
+        (entry.mac, entry.confirmed_at, entry.polls) = (Some(from.mac), now, 0);
         if silent && !pinned {
             self.lists.move_to_back(index, USED);
         }
     }
 
     /// Returns the next hop of packets to `to`.
-    fn hop(&self, to: [u8; 4]) -> Option<[u8; 4]> {
+    fn next_hop(&self, to: [u8; 4]) -> Option<[u8; 4]> {
         let (lease, to) = (self.lease?, Ipv4Address::from(to));
         if !to.is_usable() || lease.address.address() == to || lease.address.broadcast() == Some(to) {
             return None;
@@ -226,12 +232,12 @@ impl Neighbours {
     /// Enters a neighbour that is not in the table: a stranger that told its link address, or one
     /// that is to be asked for it.
     fn insert(&mut self, address: [u8; 4], mac: Option<[u8; 6]>) -> Option<u16> {
-        let index = self.place(mac.is_some())?;
+        let index = self.allocate(mac.is_some())?;
         self.last = None;
         *self.entries.get_mut(usize::from(index))? =
-            Entry { mac, told: self.now, quiet: self.now, stranger: mac.is_some(), ..NOBODY };
+            Entry { mac, confirmed_at: self.now, next_request: self.now, stranger: mac.is_some(), ..UNUSED };
         self.table.insert(index, Key::new(address, 0, 0));
-        self.lists.move_to_back(index, if mac.is_some() { STRANGERS } else { SILENT });
+        self.lists.move_to_back(index, if mac.is_some() { STRANGERS } else { UNANSWERED });
         Some(index)
     }
 
@@ -239,19 +245,19 @@ impl Neighbours {
     /// last second. A stranger gets a free one, a stranger's, or that of one who does not answer.
     /// Who is asked for gets the same, except for the reserve; and if nobody is being asked for, that
     /// of the one in use that was used longest ago.
-    fn place(&mut self, stranger: bool) -> Option<u16> {
+    fn allocate(&mut self, stranger: bool) -> Option<u16> {
         let found = if stranger {
-            self.spare().or_else(|| self.silent())
+            self.free_or_stranger().or_else(|| self.oldest_unanswered())
         } else {
             while !self.has_beyond_reserve()
-                && let Some(index) = self.silent()
+                && let Some(index) = self.oldest_unanswered()
             {
                 self.release(index);
             }
             if self.has_beyond_reserve() {
-                self.spare()
-            } else if self.lists.len(SILENT) == 0 {
-                self.idle().filter(|index| self.is_due(*index))
+                self.free_or_stranger()
+            } else if self.lists.len(UNANSWERED) == 0 {
+                self.least_used().filter(|index| self.is_due(*index))
             } else {
                 None
             }
@@ -265,32 +271,32 @@ impl Neighbours {
         self.table.remove(index);
         self.lists.move_to_back(index, FREE);
         if let Some(entry) = self.entries.get_mut(usize::from(index)) {
-            *entry = NOBODY;
+            *entry = UNUSED;
         }
     }
 
     /// Returns a free place, or the stranger that came first.
-    fn spare(&self) -> Option<u16> {
+    fn free_or_stranger(&self) -> Option<u16> {
         self.lists.front(FREE).or_else(|| self.lists.front(STRANGERS))
     }
 
     /// Returns the host that was asked for longest ago and has not answered, if that is a second ago.
-    fn silent(&self) -> Option<u16> {
-        self.lists.front(SILENT).filter(|index| self.is_due(*index))
+    fn oldest_unanswered(&self) -> Option<u16> {
+        self.lists.front(UNANSWERED).filter(|index| self.is_due(*index))
     }
 
     /// Returns `true` if one more host that is to be asked for may have a spare place.
     fn has_beyond_reserve(&self) -> bool {
-        spares(&self.lists) > if self.lists.len(SILENT) < FEW { 0 } else { RESERVE }
+        count_spare(&self.lists) > if self.lists.len(UNANSWERED) < ALWAYS_ALLOWED { 0 } else { RESERVE }
     }
 
     /// Returns `true` if a neighbour may be asked for.
     fn is_due(&self, index: u16) -> bool {
-        self.entries.get(usize::from(index)).is_some_and(|entry| self.now >= entry.quiet)
+        self.entries.get(usize::from(index)).is_some_and(|entry| self.now >= entry.next_request)
     }
 
     /// Returns the neighbour in use to which nothing was sent for longest.
-    fn idle(&mut self) -> Option<u16> {
+    fn least_used(&mut self) -> Option<u16> {
         for _ in 0..self.lists.len(USED) {
             let index = self.lists.front(USED)?;
             let entry = self.entries.get_mut(usize::from(index))?;
@@ -305,13 +311,13 @@ impl Neighbours {
 }
 
 /// Returns the number of places that strangers have or can have.
-fn spares(lists: &Lists<4>) -> usize {
+fn count_spare(lists: &Lists<4>) -> usize {
     lists.len(FREE) + lists.len(STRANGERS)
 }
 
 /// Returns `true` if hosts that do not answer have places that belong to the reserve.
 fn is_reserve_short(lists: &Lists<4>) -> bool {
-    spares(lists) < RESERVE && lists.len(SILENT) > FEW
+    count_spare(lists) < RESERVE && lists.len(UNANSWERED) > ALWAYS_ALLOWED
 }
 
 #[cfg(test)]

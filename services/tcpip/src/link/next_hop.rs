@@ -3,14 +3,14 @@
 use cloister_interfaces::Instant;
 use cloister_interfaces::net::Offload;
 
-use super::frame::unresolved;
+use super::frame::unresolved_destination;
 use super::neighbours::{Neighbours, Route};
 
 /// The most frames that wait for the link address of their next hop.
-pub(super) const PARKED: usize = 8;
+pub(super) const MAX_PARKED: usize = 8;
 /// A frame of one page that waits for a link address.
 #[derive(Clone, Copy)]
-pub(super) struct Parked {
+pub(super) struct ParkedFrame {
     pub(super) page: u16,
     pub(super) length: u16,
     pub(super) offload: Offload,
@@ -19,35 +19,35 @@ pub(super) struct Parked {
 
 /// Where a frame goes.
 #[derive(Clone, Copy)]
-pub(super) enum Way {
+pub(super) enum Resolution {
     /// Its destination is written in it.
-    Direct,
+    Resolved,
     /// As `Direct`; the station, or everyone, is to be asked whether the host still has that link
     /// address.
-    Ask(Route),
+    Refresh(Route),
     /// The link address of the next hop is not known.
-    Wait(Route),
+    Unresolved(Route),
     /// No way leads to its destination.
-    Nowhere,
+    NoRoute,
 }
 
 /// Writes the link address of the next hop into a frame that the stack made.
 #[inline]
-pub(super) fn direct(frame: &mut [u8], neighbours: &mut Neighbours) -> Way {
-    let Some(to) = unresolved(frame) else { return Way::Direct };
-    if let (Some(mac), Some(space)) = (neighbours.again(to), frame.first_chunk_mut()) {
+pub(super) fn resolve(frame: &mut [u8], neighbours: &mut Neighbours) -> Resolution {
+    let Some(to) = unresolved_destination(frame) else { return Resolution::Resolved };
+    if let (Some(mac), Some(space)) = (neighbours.cached(to), frame.first_chunk_mut()) {
         *space = mac;
-        return Way::Direct;
+        return Resolution::Resolved;
     }
-    resolve(frame, to, neighbours)
+    resolve_by_route(frame, to, neighbours)
 }
 
 #[inline(never)]
-fn resolve(frame: &mut [u8], to: [u8; 4], neighbours: &mut Neighbours) -> Way {
-    let Some(route) = neighbours.route(to) else { return Way::Nowhere };
+fn resolve_by_route(frame: &mut [u8], to: [u8; 4], neighbours: &mut Neighbours) -> Resolution {
+    let Some(route) = neighbours.route(to) else { return Resolution::NoRoute };
     let (Some(mac), Some(space)) = (route.mac, frame.first_chunk_mut()) else {
-        return Way::Wait(route);
+        return Resolution::Unresolved(route);
     };
     *space = mac;
-    if route.ask.is_some() { Way::Ask(route) } else { Way::Direct }
+    if route.request_to.is_some() { Resolution::Refresh(route) } else { Resolution::Resolved }
 }

@@ -4,7 +4,7 @@ use smoltcp::phy::{Device, DeviceCapabilities};
 use smoltcp::time::Instant;
 
 /// A link that takes nothing.
-pub struct Nowhere;
+pub struct NullDevice;
 
 /// No leave to do anything.
 pub enum NoToken {}
@@ -21,7 +21,7 @@ impl smoltcp::phy::TxToken for NoToken {
     }
 }
 
-impl Device for Nowhere {
+impl Device for NullDevice {
     type RxToken<'a> = NoToken;
     type TxToken<'a> = NoToken;
 

@@ -6,12 +6,12 @@
 /// The most pages of the pool that are used.
 pub const MAX_PAGES: usize = 128;
 /// Below so many pages there is too little to keep a long run free for long frames.
-const WORTH_DIVIDING: u32 = 64;
+const MIN_DIVIDED: u32 = 64;
 /// Pages of the longest run.
-const LONGEST: u32 = 16;
+const MAX_RUN: u32 = 16;
 
 /// The free pages of a pool.
-pub struct Runs {
+pub struct PageRuns {
     /// Bit `n` is set while page `n` is free.
     free: u128,
     /// Pages of which short frames may take any.
@@ -26,15 +26,15 @@ const fn lowest(count: u32) -> u128 {
     if count >= 128 { u128::MAX } else { (1 << count) - 1 }
 }
 
-impl Runs {
+impl PageRuns {
     /// The pages of a pool of `pages`, all of them free.
     pub fn new(pages: usize) -> Self {
         let pages = pages.min(MAX_PAGES) as u32;
         let all = lowest(pages);
-        let divided = pages >= WORTH_DIVIDING;
-        let longest = if divided { LONGEST } else { (pages / 2).min(LONGEST) };
+        let divided = pages >= MIN_DIVIDED;
+        let longest = if divided { MAX_RUN } else { (pages / 2).min(MAX_RUN) };
         let kept = if divided { longest } else { 0 };
-        Runs { free: all, short: lowest(pages - kept), long: all & !lowest(pages / 8), longest }
+        PageRuns { free: all, short: lowest(pages - kept), long: all & !lowest(pages / 8), longest }
     }
 
     /// Pages of the longest run that can ever be taken; 0 if there are next to none.
@@ -82,7 +82,7 @@ impl Runs {
     }
 
     /// Gives back `count` pages from `first`, which were taken.
-    pub fn put(&mut self, first: u16, count: usize) {
+    pub fn give_back(&mut self, first: u16, count: usize) {
         let pages = if count == 1 { 1 } else { lowest(count as u32) };
         self.free |= pages << (u32::from(first) & 127);
     }
@@ -96,10 +96,10 @@ mod tests {
 
     #[test]
     fn neither_kind_of_frame_starves_the_other() {
-        let mut runs = Runs::new(128);
+        let mut runs = PageRuns::new(128);
         assert_eq!(core::iter::from_fn(|| runs.take(16)).count(), 7);
         assert_eq!(core::iter::from_fn(|| runs.take(1)).count(), 16);
-        let mut runs = Runs::new(128);
+        let mut runs = PageRuns::new(128);
         assert_eq!(core::iter::from_fn(|| runs.take(1)).count(), 112);
         assert_eq!(runs.take(16), Some(112));
         assert_eq!(runs.take(2), None);
@@ -108,23 +108,23 @@ mod tests {
     #[test]
     fn the_smallest_pools_send_short_frames() {
         for pages in 0..4 {
-            let mut runs = Runs::new(pages);
+            let mut runs = PageRuns::new(pages);
             assert!(runs.longest() <= pages);
             assert_eq!(core::iter::from_fn(|| runs.take(1)).count(), pages);
         }
-        assert!(!Runs::new(8).has(0) && !Runs::new(8).has(129));
+        assert!(!PageRuns::new(8).has(0) && !PageRuns::new(8).has(129));
     }
 
     proptest! {
         /// Runs that are out never overlap, nor leave the pool; when all are back, all can be had again.
         #[test]
         fn runs_are_disjoint(pages in 0usize..200, acts in prop::collection::vec((1usize..20, any::<bool>()), 0..200)) {
-            let mut runs = Runs::new(pages);
+            let mut runs = PageRuns::new(pages);
             let mut out: Vec<(u16, usize)> = Vec::new();
             for (count, give) in acts {
                 if give && !out.is_empty() {
                     let (first, count) = out.swap_remove(count % out.len());
-                    runs.put(first, count);
+                    runs.give_back(first, count);
                 } else if let Some(first) = runs.take(count) {
                     let range = usize::from(first)..usize::from(first) + count;
                     prop_assert!(range.end <= pages.min(MAX_PAGES));
@@ -135,9 +135,9 @@ mod tests {
                 }
             }
             for (first, count) in out {
-                runs.put(first, count);
+                runs.give_back(first, count);
             }
-            prop_assert_eq!(runs.free, Runs::new(pages).free);
+            prop_assert_eq!(runs.free, PageRuns::new(pages).free);
             prop_assert!(runs.longest() < 2 || runs.has(runs.longest()));
         }
     }

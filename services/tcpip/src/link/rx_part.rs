@@ -4,7 +4,7 @@ use cloister_caps::PAGE_SIZE;
 
 /// A part of a received frame.
 #[derive(Clone, Copy)]
-pub(super) struct Part {
+pub(super) struct RxPart {
     pub(super) page: u16,
     pub(super) offset: u16,
     pub(super) length: u16,
@@ -12,7 +12,7 @@ pub(super) struct Part {
     pub(super) checked: bool,
 }
 
-impl Part {
+impl RxPart {
     /// Where in the pool it is.
     pub(super) fn start(&self) -> usize {
         usize::from(self.page) * PAGE_SIZE + usize::from(self.offset)

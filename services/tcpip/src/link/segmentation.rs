@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 use smoltcp::wire::{IpAddress, Ipv4Packet, TcpPacket};
 
 use super::frame::ETHERNET_HEADER;
-use crate::segment::{Outgoing, Wanted};
+use crate::segment::{Outgoing, SendRanges};
 
 /// Bytes of an IPv4 header as the stack makes it: without options.
 const IPV4_HEADER: usize = 20;
@@ -22,7 +22,7 @@ pub fn outgoing(frame: &[u8]) -> Option<Outgoing> {
     let headers = IPV4_HEADER + usize::from(offset >> 4) * 4;
     let data = usize::from(u16::from_be_bytes([packet[2], packet[3]])).saturating_sub(headers) as u32;
     Some(Outgoing {
-        start: flags & SYN != 0,
+        opens: flags & SYN != 0,
         seq: u32::from_be_bytes([q0, q1, q2, q3]),
         ack: u32::from_be_bytes([a0, a1, a2, a3]),
         data,
@@ -32,7 +32,7 @@ pub fn outgoing(frame: &[u8]) -> Option<Outgoing> {
 
 /// A part of a segment: which of its bytes of data, from the one up to the other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Part {
+pub struct SegmentPart {
     from: usize,
     to: usize,
     /// It ends where the segment does, with all its flags.
@@ -40,16 +40,16 @@ pub struct Part {
 }
 
 /// The parts of `segment` that are wanted.
-pub fn parts(segment: Outgoing, wanted: &Wanted) -> ArrayVec<Part, { Wanted::MOST }> {
+pub fn selected_parts(segment: Outgoing, wanted: &SendRanges) -> ArrayVec<SegmentPart, { SendRanges::MAX }> {
     let (from, data) = (segment.seq.wrapping_sub(wanted.base), segment.data as usize);
     // What takes nothing of the sequence, or asks whether the peer is there, is sent as it is.
     if segment.length() == 0 || from > i32::MAX as u32 {
-        return [Part { from: 0, to: data, last: true }].into_iter().collect();
+        return [SegmentPart { from: 0, to: data, last: true }].into_iter().collect();
     }
     let end = from + segment.length();
     let cut = |range: &(u32, u32)| {
         let (first, last) = (range.0.max(from), range.1.min(end));
-        (first < last).then(|| Part {
+        (first < last).then(|| SegmentPart {
             from: ((first - from) as usize).min(data),
             to: ((last - from) as usize).min(data),
             last: last == end,
@@ -58,7 +58,7 @@ pub fn parts(segment: Outgoing, wanted: &Wanted) -> ArrayVec<Part, { Wanted::MOS
     wanted.ranges.iter().filter_map(cut).collect()
 }
 
-impl Part {
+impl SegmentPart {
     /// Its first byte of data.
     pub fn start(&self) -> usize {
         self.from
@@ -69,9 +69,9 @@ impl Part {
         self.to - self.from
     }
 
-    /// Writes it to `space`, as a frame of its own: the headers of `frame`, in which its segment is, and its data. `summed` has
+    /// Writes it to `space`, as a frame of its own: the headers of `frame`, in which its segment is, and its data. `with_checksum` has
     /// its TCP checksum made.
-    pub fn write(&self, frame: &[u8], headers: usize, space: &mut [u8], summed: bool) {
+    pub fn write(&self, frame: &[u8], headers: usize, space: &mut [u8], with_checksum: bool) {
         let bytes = frame.get(..headers).zip(frame.get(headers + self.from..headers + self.to));
         let (Some((first, data)), Some((head, tail))) = (bytes, space.split_at_mut_checked(headers)) else { return };
         if tail.len() != data.len() {
@@ -90,7 +90,7 @@ impl Part {
             segment.set_psh(false);
             segment.set_fin(false);
         }
-        if summed {
+        if with_checksum {
             segment.fill_checksum(&from, &to);
         }
     }
@@ -131,10 +131,10 @@ mod tests {
     fn what_a_frame_carries_is_read_from_its_headers() {
         let mut bytes = frame(5, b"abc", true);
         let made = outgoing(&bytes).unwrap();
-        assert_eq!(made, Outgoing { start: false, seq: 5, ack: 77, data: 3, fin: true });
+        assert_eq!(made, Outgoing { opens: false, seq: 5, ack: 77, data: 3, fin: true });
         assert_eq!(made.length(), 4);
         bytes[47] = 0x12;
-        assert_eq!(outgoing(&bytes).map(|made| (made.start, made.length())), Some((true, 0)));
+        assert_eq!(outgoing(&bytes).map(|made| (made.opens, made.length())), Some((true, 0)));
         bytes[23] = 17;
         assert_eq!(outgoing(&bytes), None);
         assert_eq!(outgoing(&frame(5, b"", false)[..40]), None);
@@ -142,10 +142,10 @@ mod tests {
 
     #[test]
     fn what_takes_nothing_of_the_sequence_is_sent_as_it_is() {
-        let wanted = Wanted { base: 1000, ranges: [(500, u32::MAX)].into_iter().collect() };
+        let wanted = SendRanges { base: 1000, ranges: [(500, u32::MAX)].into_iter().collect() };
         for (seq, data) in [(1100, &b""[..]), (999, b"\0")] {
             let made = outgoing(&frame(seq, data, false)).unwrap();
-            assert_eq!(parts(made, &wanted)[..], [Part { from: 0, to: data.len(), last: true }]);
+            assert_eq!(selected_parts(made, &wanted)[..], [SegmentPart { from: 0, to: data.len(), last: true }]);
         }
     }
 
@@ -156,12 +156,12 @@ mod tests {
             edges in prop::collection::btree_set(0u32..700, 0..16),
         ) {
             let edges: Vec<u32> = edges.into_iter().collect();
-            let wanted = Wanted { base, ranges: edges.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect() };
+            let wanted = SendRanges { base, ranges: edges.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect() };
             let bytes = frame(base.wrapping_add(offset), &data, fin);
             let made = outgoing(&bytes).unwrap();
             prop_assume!(made.length() > 0);
             let mut sent = vec![None; data.len() + usize::from(fin)];
-            for part in parts(made, &wanted) {
+            for part in selected_parts(made, &wanted) {
                 let mut space = vec![0; HEADERS + part.data()];
                 part.write(&bytes, HEADERS, &mut space, true);
                 let packet = Ipv4Packet::new_checked(&space[ETHERNET_HEADER..]).unwrap();

@@ -13,65 +13,65 @@ use cloister_interfaces::{Client, ExclusiveMemory, Memory, System};
 
 use super::fragments::fragments;
 use super::frame::{
-    self, ETHERNET_HEADER, LARGEST_REASSEMBLED, LONGEST_HEADERS, SEGMENT_HEADERS, largest_segment, prepare_checksum,
+    self, ETHERNET_HEADER, MAX_HEADERS, MAX_REASSEMBLED, SEGMENT_HEADERS, mss_option, write_partial_checksum,
 };
 use super::neighbours::Neighbours;
-use super::next_hop::{self, PARKED, Parked, Way};
-use super::page_runs::{MAX_PAGES, Runs};
-use super::segmentation::{outgoing, parts};
+use super::next_hop::{self, MAX_PARKED, ParkedFrame, Resolution};
+use super::page_runs::{MAX_PAGES, PageRuns};
+use super::segmentation::{outgoing, selected_parts};
 use crate::refusals::Refusal;
-use crate::segment::{Outgoing, Wanted};
+use crate::segment::{Outgoing, SendRanges};
 
 /// The sending half.
-pub struct Outbound<S, M: Memory> {
+pub struct Transmitter<S, M: Memory> {
     pub(super) net: Client<Net, S, M>,
     pub(super) pool: M::Exclusive,
     /// Something may have been written to the pool, by a former run of the service if by nobody else.
-    pub(super) written: bool,
-    pub(super) free: Runs,
+    pub(super) pool_dirty: bool,
+    pub(super) free: PageRuns,
     /// For the first page of each frame that netfront has, how many pages that frame has.
-    pub(super) sent: Vec<u8>,
+    pub(super) in_flight: Vec<u8>,
     pub(super) offloads: Offloads,
     /// The longest frame that the link carries uncut.
-    pub(super) whole: usize,
+    pub(super) max_frame: usize,
     /// The data of the segments that the link is to cut those of this turn's connection into; none in another's turn.
-    pub(super) segment: Option<NonZeroU16>,
+    pub(super) segment_size: Option<NonZeroU16>,
     /// The segment that the stack made last.
-    pub(super) made: Option<Outgoing>,
+    pub(super) built: Option<Outgoing>,
     /// Where a packet that is longer is built, and the number of the last one.
-    pub(super) packet: Vec<u8>,
-    pub(super) number: u16,
+    pub(super) long_packet: Vec<u8>,
+    pub(super) identification: u16,
     /// netfront was asked for something that it does not know of yet.
-    pub(super) asked: bool,
+    pub(super) flush_due: bool,
     /// Our address on the link.
     pub(super) mac: [u8; 6],
     pub(super) neighbours: Neighbours,
     /// Frames that wait for the link address of their next hop: the last for each.
-    pub(super) parked: ArrayVec<([u8; 4], Parked), PARKED>,
+    pub(super) parked: ArrayVec<([u8; 4], ParkedFrame), MAX_PARKED>,
     /// The DHCP client has sent something.
-    pub(super) leased: bool,
+    pub(super) dhcp_sent: bool,
 }
 
-impl<S: System, M: Memory> Outbound<S, M> {
+impl<S: System, M: Memory> Transmitter<S, M> {
     pub(super) fn new(net: Client<Net, S, M>, tx_pool: M::Exclusive, random: u64) -> Self {
         let tx = (tx_pool.size() / PAGE_SIZE).min(MAX_PAGES);
-        Outbound {
+        Transmitter {
             net,
-            written: !tx_pool.is_fresh(),
+            pool_dirty: !tx_pool.is_fresh(),
             pool: tx_pool,
-            free: Runs::new(tx),
-            sent: vec![0; tx],
+            free: PageRuns::new(tx),
+            in_flight: vec![0; tx],
             offloads: Offloads::empty(),
-            whole: 1500 + ETHERNET_HEADER,
-            segment: None,
-            made: None,
-            packet: vec![0; LONGEST_HEADERS + LARGEST_REASSEMBLED],
-            number: 0,
-            asked: false,
+            max_frame: 1500 + ETHERNET_HEADER,
+            segment_size: None,
+            built: None,
+            long_packet: vec![0; MAX_HEADERS + MAX_REASSEMBLED],
+            identification: 0,
+            flush_due: false,
             mac: [0; 6],
             neighbours: Neighbours::new(random),
             parked: ArrayVec::new(),
-            leased: false,
+            dhcp_sent: false,
         }
     }
 
@@ -79,12 +79,12 @@ impl<S: System, M: Memory> Outbound<S, M> {
         self.free.has(1) && self.net.requests.room() > 0
     }
 
-    pub(super) fn left(&mut self, page: u16) -> Result<(), Refusal> {
-        let count = self.sent.get_mut(usize::from(page)).map_or(0, core::mem::take);
+    pub(super) fn transmitted(&mut self, page: u16) -> Result<(), Refusal> {
+        let count = self.in_flight.get_mut(usize::from(page)).map_or(0, core::mem::take);
         if count == 0 {
             return Err(Refusal::LinkPage);
         }
-        self.free.put(page, usize::from(count));
+        self.free.give_back(page, usize::from(count));
         Ok(())
     }
 
@@ -94,22 +94,22 @@ impl<S: System, M: Memory> Outbound<S, M> {
         let count = length.div_ceil(PAGE_SIZE);
         let page = if length <= MAX_FRAME { self.free.take(count) } else { None };
         let offset = page.map_or(usize::MAX, |page| usize::from(page) * PAGE_SIZE);
-        let (offloads, segment, whole) = (self.offloads, self.segment, self.whole);
-        let (neighbours, leased) = (&mut self.neighbours, &mut self.leased);
+        let (offloads, segment, whole) = (self.offloads, self.segment_size, self.max_frame);
+        let (neighbours, leased) = (&mut self.neighbours, &mut self.dhcp_sent);
         let mut fill = Some(fill);
         let placed = self.pool.edit(offset, length, |space| {
             let result = fill.take().map(|fill| fill(space));
             let made = outgoing(space);
-            let way = next_hop::direct(space, neighbours);
+            let way = next_hop::resolve(space, neighbours);
             *leased |= made.is_none() && frame::is_from_dhcp_client(space);
-            if made.is_some_and(|made| made.start)
-                && let Some(largest) = largest_segment(space)
+            if made.is_some_and(|made| made.opens)
+                && let Some(largest) = mss_option(space)
             {
                 *largest = ((whole - ETHERNET_HEADER - SEGMENT_HEADERS) as u16).to_be_bytes();
             }
             let data = made.map_or(0, |made| made.data);
             let offload = match segment {
-                _ if made.is_none() || !offloads.contains(Offloads::CHECKSUM) || !prepare_checksum(space) => {
+                _ if made.is_none() || !offloads.contains(Offloads::CHECKSUM) || !write_partial_checksum(space) => {
                     Offload::None
                 }
                 Some(size) if data > u32::from(size.get()) => Offload::Segments(size.get()),
@@ -118,75 +118,75 @@ impl<S: System, M: Memory> Outbound<S, M> {
             (result, offload, made, way)
         });
         if let (Some(page), Some((_, offload, made, way))) = (page, &placed) {
-            self.made = *made;
+            self.built = *made;
             let request = Request::Transmit { page, length: length as u16, offload: *offload };
             match way {
-                Way::Direct => self.submit(page, count, &request),
-                way => self.detour(*way, page, count, &request),
+                Resolution::Resolved => self.submit(page, count, &request),
+                way => self.send_unresolved(*way, page, count, &request),
             }
         }
         match (placed, fill) {
             (Some((Some(result), ..)), _) => result,
-            (_, Some(fill)) => self.lose(length, fill),
+            (_, Some(fill)) => self.build_lost(length, fill),
             _ => unreachable!("what was filled has a result"),
         }
     }
 
     /// Has `fill` build a frame for which there is no room, as if it had been lost on its way.
     #[cold]
-    fn lose<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let mut packet = core::mem::take(&mut self.packet);
+    fn build_lost<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let mut packet = core::mem::take(&mut self.long_packet);
         let mut longer = vec![0; if length > packet.len() { length } else { 0 }];
         let frame = packet.get_mut(..length).unwrap_or(&mut longer);
         let result = fill(frame);
-        self.made = outgoing(frame);
-        self.packet = packet;
+        self.built = outgoing(frame);
+        self.long_packet = packet;
         result
     }
 
     /// Sends what is wanted of the segment in `frame`.
-    pub(super) fn send_wanted(&mut self, frame: &[u8], wanted: &Wanted) {
+    pub(super) fn send_ranges_of(&mut self, frame: &[u8], wanted: &SendRanges) {
         let Some(made) = outgoing(frame) else {
             return self.send(frame.len(), |space| space.copy_from_slice(frame));
         };
         let headers = frame.len().saturating_sub(made.data as usize);
-        let summed = !self.offloads.contains(Offloads::CHECKSUM);
-        for part in parts(made, wanted) {
+        let with_checksum = !self.offloads.contains(Offloads::CHECKSUM);
+        for part in selected_parts(made, wanted) {
             let length = headers + part.data();
             if self.free.has(length.div_ceil(PAGE_SIZE)) {
-                self.send(length, |space| part.write(frame, headers, space, summed));
+                self.send(length, |space| part.write(frame, headers, space, with_checksum));
             }
         }
-        self.made = Some(made);
+        self.built = Some(made);
     }
 
     /// Has `fill` build a packet that is longer than the link carries, and sends it in fragments; none of them without room for all.
-    pub(super) fn send_long<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let mut packet = core::mem::take(&mut self.packet);
+    pub(super) fn send_in_fragments<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let mut packet = core::mem::take(&mut self.long_packet);
         let Some(frame) = packet.get_mut(..length) else {
-            self.packet = packet;
+            self.long_packet = packet;
             return fill(&mut vec![0; length]);
         };
         let result = fill(frame);
-        let number = self.number.wrapping_add(1);
-        self.number = number;
-        let count = fragments(length, self.whole).count();
+        let number = self.identification.wrapping_add(1);
+        self.identification = number;
+        let count = fragments(length, self.max_frame).count();
         if self.free.count() >= count && self.net.requests.room() as usize >= count {
-            for fragment in fragments(length, self.whole) {
+            for fragment in fragments(length, self.max_frame) {
                 self.send(fragment.length(), |space| fragment.write(frame, number, space));
             }
         }
-        self.packet = packet;
+        self.long_packet = packet;
         result
     }
 
     pub(super) fn submit(&mut self, page: u16, count: usize, request: &Request) {
-        match self.sent.get_mut(usize::from(page)) {
+        match self.in_flight.get_mut(usize::from(page)) {
             Some(sent) if self.net.requests.push(request).is_ok() => {
                 *sent = count as u8;
-                self.asked = true;
+                self.flush_due = true;
             }
-            _ => self.free.put(page, count),
+            _ => self.free.give_back(page, count),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 /// What an application has yet to be told about the network.
 #[derive(Clone, Copy, Default)]
-pub(super) struct News {
+pub(super) struct PendingNotices {
     /// Everything that it has is void: it is to listen again.
     pub down: bool,
     /// The address.

@@ -9,41 +9,41 @@ use super::congestion;
 use super::limits::OVERHEAD;
 
 /// The least that a socket is of use with: a full segment either way.
-const LEAST: usize = 2048;
+const MIN_BUFFER: usize = 2048;
 /// Bytes of data in the longest frame: 44 segments of 1460.
-const FRAME: usize = 44 * 1460;
+const MAX_FRAME_DATA: usize = 44 * 1460;
 /// The most that a socket of a connection with small rings gets.
-const SMALL_MOST: Sizes = Sizes { receive: 64 * 1024, send: 64 * 1024 };
+const SMALL_MAX: BufferSizes = BufferSizes { receive: 64 * 1024, send: 64 * 1024 };
 /// The most that one with large rings gets.
-const LARGE_MOST: Sizes = Sizes { receive: 256 * 1024, send: 8 * FRAME };
-const _: () = assert!(LARGE_MOST.send < congestion::ENOUGH as usize);
+const LARGE_MAX: BufferSizes = BufferSizes { receive: 256 * 1024, send: 8 * MAX_FRAME_DATA };
+const _: () = assert!(LARGE_MAX.send < congestion::MAX_LIMIT as usize);
 
 /// The sizes of sockets' buffers, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Buffers {
+pub struct BufferPlan {
     /// Connections that there is memory for.
     pub connections: usize,
-    large: Sizes,
-    small: Sizes,
+    large: BufferSizes,
+    small: BufferSizes,
 }
 
 /// The sizes of a socket's two buffers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Sizes {
+pub struct BufferSizes {
     receive: usize,
     /// What is sent.
     pub send: usize,
 }
 
-impl Sizes {
+impl BufferSizes {
     /// The division of `bytes`, what a socket costs by itself included.
-    fn of(bytes: usize, most: Sizes) -> Self {
+    fn of(bytes: usize, most: BufferSizes) -> Self {
         let bytes = bytes.saturating_sub(OVERHEAD);
         // Servers send more than they receive.
-        let send = (bytes - bytes / 3).clamp(LEAST, most.send);
+        let send = (bytes - bytes / 3).clamp(MIN_BUFFER, most.send);
         // No part of a frame beside whole ones: the stack ends a frame where the buffer ends.
-        let send = if send < FRAME { send } else { send - send % FRAME };
-        Sizes { receive: (bytes / 3).clamp(LEAST, most.receive), send }
+        let send = if send < MAX_FRAME_DATA { send } else { send - send % MAX_FRAME_DATA };
+        BufferSizes { receive: (bytes / 3).clamp(MIN_BUFFER, most.receive), send }
     }
 
     fn cost(self) -> usize {
@@ -51,20 +51,20 @@ impl Sizes {
     }
 }
 
-impl Buffers {
+impl BufferPlan {
     /// For the connections of `layout`; all sockets together take at most `budget` bytes, as long as that is enough for one.
     pub fn new(layout: Layout, budget: usize) -> Self {
-        let large = Sizes::of((budget / 2).checked_div(layout.large).unwrap_or(0), LARGE_MOST);
+        let large = BufferSizes::of((budget / 2).checked_div(layout.large).unwrap_or(0), LARGE_MAX);
         let many = (budget / large.cost()).min(layout.large);
         let rest = budget - many * large.cost();
         let wanted = if many < layout.large { 0 } else { layout.connections - many };
-        let small = Sizes::of(rest / wanted.max(1), SMALL_MOST);
+        let small = BufferSizes::of(rest / wanted.max(1), SMALL_MAX);
         let affordable = (rest / small.cost()).min(wanted);
-        Buffers { connections: (many + affordable).max(1), large, small }
+        BufferPlan { connections: (many + affordable).max(1), large, small }
     }
 
     /// A new socket with buffers that `make` makes ([`Memory::buffer`]), if it can.
-    pub fn socket(&self, large: bool, make: Make) -> Option<tcp::Socket<'static>> {
+    pub fn socket(&self, large: bool, make: MakeBuffer) -> Option<tcp::Socket<'static>> {
         let sizes = if large { self.large } else { self.small };
         let buffer = |length| Some(tcp::SocketBuffer::new(make(length)?));
         Some(tcp::Socket::new(buffer(sizes.receive)?, buffer(sizes.send)?))
@@ -74,7 +74,7 @@ impl Buffers {
 /// Makes a buffer of so many bytes, if there is room for it.
 ///
 /// [`Memory::buffer`]: cloister_interfaces::Memory::buffer
-pub type Make = fn(usize) -> Option<Vec<u8>>;
+pub type MakeBuffer = fn(usize) -> Option<Vec<u8>>;
 
 #[cfg(test)]
 mod tests {
@@ -86,21 +86,21 @@ mod tests {
         #[test]
         fn sockets_never_exceed_the_budget(stream_in in 0usize..1 << 26, stream_out in 0usize..1 << 28, budget in 8192usize..1 << 28) {
             let layout = Layout::of(stream_in, stream_out);
-            let Buffers { connections, large, small } = Buffers::new(layout, budget);
+            let BufferPlan { connections, large, small } = BufferPlan::new(layout, budget);
             prop_assert!((1..=layout.connections).contains(&connections));
             let many = connections.min(layout.large);
             let cost = many * large.cost() + (connections - many) * small.cost();
             prop_assert!(cost <= budget, "{cost} of {budget}");
-            prop_assert!(large.send < FRAME || large.send % FRAME == 0, "{large:?}");
+            prop_assert!(large.send < MAX_FRAME_DATA || large.send % MAX_FRAME_DATA == 0, "{large:?}");
         }
     }
 
     #[test]
     fn the_smallest_image_serves_sixteen_and_a_large_one_thousands() {
-        let smallest = Buffers::new(Layout::of(32 << 10, 64 << 10), 128 << 10);
+        let smallest = BufferPlan::new(Layout::of(32 << 10, 64 << 10), 128 << 10);
         assert_eq!(smallest.connections, 16, "{smallest:?}");
-        let large = Buffers::new(Layout::of(44 << 20, 64 << 20), 150 << 20);
+        let large = BufferPlan::new(Layout::of(44 << 20, 64 << 20), 150 << 20);
         assert!(large.connections > 12_000, "{large:?}");
-        assert_eq!(large.large, LARGE_MOST);
+        assert_eq!(large.large, LARGE_MAX);
     }
 }

@@ -8,17 +8,17 @@ use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::Instant as StackInstant;
 
-use super::app_stream::Slot;
+use super::app_stream::AppStream;
 use super::closing::Closing;
 use super::recovery::Recovery;
-use super::time_wait::End;
-use crate::link::null_device::Nowhere;
+use super::time_wait::StreamEnds;
+use crate::link::null_device::NullDevice;
 use crate::segment::Segment;
 
 /// A peer that acknowledges nothing for this long is gone.
-pub(super) const TIMEOUT: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(60);
+pub(super) const SILENCE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(60);
 /// The same for one that takes nothing at present: it is asked for a window once in a minute at least, and answers.
-const SHUT: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(180);
+const SILENCE_SHUT: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(180);
 
 /// What a connection's socket is at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,7 +37,7 @@ pub enum Stage {
 }
 
 /// One connection.
-pub struct Flow {
+pub struct Connection {
     /// Its socket, alone in a set; none until it is first needed.
     pub set: Option<SocketSet<'static>>,
     pub(super) handle: SocketHandle,
@@ -48,23 +48,23 @@ pub struct Flow {
     /// It is in the queue of those that are to be attended to.
     pub(super) ready: bool,
     /// How long the stage may last, if it is not [`Stage::Open`].
-    pub until: Instant,
+    pub stage_until: Instant,
     /// How long it may go on, once its application has closed it.
     pub(super) closing: Option<Closing>,
     /// The connection as the application knows it.
-    pub slot: Option<Slot>,
+    pub stream: Option<AppStream>,
     /// What is on its way to the peer.
     pub recovery: Recovery,
     /// Bytes of data in the longest segments that the peer takes.
-    pub largest: NonZeroU16,
+    pub peer_mss: NonZeroU16,
     /// The sequence number of the first byte of the peer's stream.
-    pub start: u32,
+    pub first_seq: u32,
     /// The sequence number after the peer's FIN, when that has come.
-    pub(super) end: Option<u32>,
+    pub(super) peer_end: Option<u32>,
     /// The sequence number after our FIN, when both have been acknowledged.
-    pub(super) sent: Option<u32>,
+    pub(super) our_end: Option<u32>,
     /// Until when it answers its peer alone, in TIME-WAIT.
-    pub quiet: Instant,
+    pub quiet_until: Instant,
 }
 
 /// What becomes of a segment that may be forged.
@@ -84,43 +84,43 @@ pub enum Verdict {
 }
 
 /// Later than any timer of a socket: than the longest time that it waits for an acknowledgement.
-const FAR: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(61);
+const BEYOND_TIMERS: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(61);
 
-impl Flow {
+impl Connection {
     /// A connection that nobody has, without a socket.
     pub fn unused() -> Self {
-        Flow {
+        Connection {
             set: None,
             handle: SocketHandle::default(),
             stage: Stage::Unused,
             client: 0,
             ready: false,
-            until: Instant::START,
+            stage_until: Instant::START,
             closing: None,
-            slot: None,
+            stream: None,
             recovery: Recovery::default(),
-            largest: NonZeroU16::MIN,
-            start: 0,
-            end: None,
-            sent: None,
-            quiet: Instant::START,
+            peer_mss: NonZeroU16::MIN,
+            first_seq: 0,
+            peer_end: None,
+            our_end: None,
+            quiet_until: Instant::START,
         }
     }
 
     /// Takes note of the ends of the streams, if `segment`, which brought the socket to `state`, was the last of one.
-    pub fn note_end(&mut self, segment: &Segment, state: State) {
-        if self.end.is_none() && matches!(state, State::CloseWait | State::Closing | State::TimeWait) {
-            self.end = Some(segment.seq.wrapping_add(segment.data as u32).wrapping_add(1));
+    pub fn record_ends(&mut self, segment: &Segment, state: State) {
+        if self.peer_end.is_none() && matches!(state, State::CloseWait | State::Closing | State::TimeWait) {
+            self.peer_end = Some(segment.seq.wrapping_add(segment.data as u32).wrapping_add(1));
         }
-        if self.sent.is_none() && state == State::TimeWait {
-            self.sent = Some(segment.ack);
+        if self.our_end.is_none() && state == State::TimeWait {
+            self.our_end = Some(segment.ack);
         }
     }
 
     /// Returns the number that the peer's next byte has.
-    fn next(&mut self) -> u32 {
-        let (answered, start, end) = (self.recovery.answered(), self.start, self.end);
-        let taken = self.slot.as_ref().map_or(Some(0), Slot::taken);
+    fn next_expected(&mut self) -> u32 {
+        let (answered, start, end) = (self.recovery.last_ack_sent(), self.first_seq, self.peer_end);
+        let taken = self.stream.as_ref().map_or(Some(0), AppStream::taken_from_socket);
         let queued = self.socket().map_or(0, |socket| socket.recv_queue() as u32);
         match (end, self.stage, taken) {
             (Some(end), ..) => end,
@@ -133,22 +133,22 @@ impl Flow {
     /// Decides what becomes of a segment that may be forged, so that the peer must have seen our
     /// numbers to end the connection: a reset, or a SYN (RFC 5961, 3.2 and 4.2).
     #[inline(never)] // Seldom.
-    pub fn doubt(&mut self, segment: &Segment) -> Verdict {
+    pub fn check_suspect(&mut self, segment: &Segment) -> Verdict {
         /// Beyond anything that was ever sent.
-        const FAR: u32 = 1 << 30;
-        let next = self.next();
-        let (oldest, answered) = (self.recovery.oldest(), self.recovery.answered());
+        const BEYOND_TIMERS: u32 = 1 << 30;
+        let next = self.next_expected();
+        let (oldest, answered) = (self.recovery.oldest_unacked(), self.recovery.last_ack_sent());
         let Some(socket) = self.socket().filter(|_| segment.reset || segment.syn) else { return Verdict::Take };
         let room = (socket.recv_capacity() - socket.recv_queue()) as u32;
         let ack = match socket.state() {
             State::Closed | State::Listen | State::SynSent => return Verdict::Take,
             // The stack answers nothing but an acknowledgement of its SYN, once that was sent; and
             // it would reset one that nobody sends who connects.
-            State::SynReceived if !segment.reset && !segment.start => return Verdict::Drop,
+            State::SynReceived if !segment.reset && !segment.opens => return Verdict::Drop,
             State::SynReceived if !segment.reset => return Verdict::Take,
             State::SynReceived if answered == next => Some(oldest),
             State::SynReceived => None,
-            _ => Some(oldest.wrapping_add(FAR)),
+            _ => Some(oldest.wrapping_add(BEYOND_TIMERS)),
         };
         let distance = segment.seq.wrapping_sub(next);
         match ack {
@@ -160,64 +160,64 @@ impl Flow {
     }
 
     /// Where both streams ended, in TIME-WAIT.
-    pub fn end(&self) -> Option<End> {
-        Some(End { sent: self.sent?, taken: self.end? })
+    pub fn ends(&self) -> Option<StreamEnds> {
+        Some(StreamEnds { ours: self.our_end?, peers: self.peer_end? })
     }
 
     /// Whether `segment` has data after the end of the peer's stream. They are to be ignored (RFC 9293, 3.10.7.4); the stack
     /// would deliver them.
     pub fn is_beyond_end(&self, segment: &Segment) -> bool {
         let after = |end: u32| segment.seq.wrapping_add(segment.data as u32).wrapping_sub(end) as i32;
-        segment.data > 0 && self.end.is_some_and(|end| after(end) > 0)
+        segment.data > 0 && self.peer_end.is_some_and(|end| after(end) > 0)
     }
 
     /// Makes the socket go back: it sends anew what was not acknowledged, from the oldest byte on. It does so when its timer for
     /// repeats runs out, and so it is shown a clock on which that is the case, and a link that takes nothing.
-    pub fn go_back(&mut self, interface: &mut Interface, now: StackInstant) {
+    pub fn rewind(&mut self, interface: &mut Interface, now: StackInstant) {
         let Some(socket) = self.socket() else { return };
         socket.set_timeout(None);
         if let Some(set) = &mut self.set {
-            interface.poll_egress(now + FAR, &mut Nowhere, set);
+            interface.poll_egress(now + BEYOND_TIMERS, &mut NullDevice, set);
         }
-        self.limit_silence();
+        self.update_silence_limit();
     }
 
     /// Gives the peer as much time to be silent as it may need.
-    pub fn limit_silence(&mut self) {
-        let limit = if self.recovery.is_shut() { SHUT } else { TIMEOUT };
+    pub fn update_silence_limit(&mut self) {
+        let limit = if self.recovery.is_window_closed() { SILENCE_SHUT } else { SILENCE };
         if let Some(socket) = self.socket() {
             socket.set_timeout(Some(limit));
         }
     }
 
     /// The connection as the application knows it, and its socket.
-    pub fn parts(&mut self) -> Option<(&mut Slot, &mut Socket<'static>)> {
+    pub fn stream_and_socket(&mut self) -> Option<(&mut AppStream, &mut Socket<'static>)> {
         let handle = self.handle;
-        Some((self.slot.as_mut()?, self.set.as_mut()?.get_mut(handle)))
+        Some((self.stream.as_mut()?, self.set.as_mut()?.get_mut(handle)))
     }
 
     /// Where in the in ring the bytes of `segment` belong, if the socket will take them next: then they need not pass through it.
-    pub fn place(&mut self, segment: &Segment, ring: Ring) -> Option<u32> {
-        let position = segment.seq.wrapping_sub(self.start);
-        let (slot, socket) = self.parts().filter(|_| segment.plain)?;
-        slot.place(socket, position, segment.data, ring)
+    pub fn ring_position(&mut self, segment: &Segment, ring: Ring) -> Option<u32> {
+        let position = segment.seq.wrapping_sub(self.first_seq);
+        let (stream, socket) = self.stream_and_socket().filter(|_| segment.plain)?;
+        stream.ring_position(socket, position, segment.data, ring)
     }
 
     /// When the present stage ends at the latest.
-    pub fn limit(&self) -> Option<Instant> {
+    pub fn stage_deadline(&self) -> Option<Instant> {
         match self.stage {
             Stage::Unused => None,
             Stage::Open => self.closing.map(|closing| closing.until),
-            Stage::HalfOpen | Stage::Lingering | Stage::Delivered => Some(self.until),
+            Stage::HalfOpen | Stage::Lingering | Stage::Delivered => Some(self.stage_until),
         }
     }
 
     /// How long it may go on, now that its application has closed it, by what its peer has taken.
-    pub(super) fn closing(&mut self, now: Instant) -> Closing {
+    pub(super) fn update_closing(&mut self, now: Instant) -> Closing {
         let queued = self.socket().map_or(0, |socket| socket.send_queue() as u64);
-        let left = queued + self.slot.as_ref().map_or(0, Slot::left);
+        let left = queued + self.stream.as_ref().map_or(0, AppStream::bytes_left);
         let closing = self.closing.get_or_insert(Closing::new(left, now));
-        closing.note(left, now);
+        closing.update(left, now);
         *closing
     }
 

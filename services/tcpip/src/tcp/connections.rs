@@ -20,19 +20,19 @@ use smoltcp::wire::IpAddress;
 
 use crate::segment::Segment;
 use crate::table::{Key, Table};
-use crate::tcp::app_stream::{Peer, Slot, discard};
-use crate::tcp::buffers::{Buffers, Make};
-use crate::tcp::connection::{Flow, Stage, TIMEOUT};
-use crate::tcp::limits::{CLIENTS, MAX_PORTS, WAITING};
+use crate::tcp::app_stream::{AppStream, Peer, discard};
+use crate::tcp::buffers::{BufferPlan, MakeBuffer};
+use crate::tcp::connection::{Connection, SILENCE, Stage};
+use crate::tcp::limits::{CLIENTS, CONNECTIONS_PER_TIME_WAIT, MAX_PORTS};
 use crate::tcp::recovery::Recovery;
 use crate::tcp::time_wait::TimeWait;
 
 /// The most free connections that are few.
-const SCARCE: usize = 32;
+const MAX_LOW_MARK: usize = 32;
 /// How long a peer may take to answer our SYN.
 const HALF_OPEN: Duration = Duration::from_secs(5);
 /// Connections that were given up, that are looked at when a place is needed.
-const LOOKED_AT: usize = 4;
+const MAX_EXAMINED: usize = 4;
 /// How long a peer that closed nothing itself is waited for, once all was delivered.
 const FIN_WAIT: Duration = Duration::from_secs(10);
 /// How long a reset may take to leave.
@@ -41,13 +41,13 @@ const RESET: Duration = Duration::from_secs(1);
 const KEEP_ALIVE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(15);
 
 /// Lists of connections, the oldest first.
-const HALF_OPENS: usize = 0;
-const DELIVERED: usize = 1;
-const GIVEN_UP: usize = 2;
+const HALF_OPEN_LIST: usize = 0;
+const DELIVERED_LIST: usize = 1;
+const CLOSING_LIST: usize = 2;
 
 /// The connections.
-pub struct Flows {
-    flows: Vec<Flow>,
+pub struct Connections {
+    connections: Vec<Connection>,
     table: Table,
     /// Those that have nothing of ours any more.
     pub time_wait: TimeWait,
@@ -59,22 +59,22 @@ pub struct Flows {
     /// Of each application those that it listens to, the oldest first.
     ports: [ArrayVec<u16, MAX_PORTS>; CLIENTS],
     layout: Layout,
-    buffers: Buffers,
-    make: Make,
+    buffers: BufferPlan,
+    make: MakeBuffer,
     /// Connections that are neither unused nor delivered.
     busy: usize,
 }
 
-impl Flows {
+impl Connections {
     /// No connections yet; sockets for `layout` within `budget` bytes that `make` makes. `random` is a secret.
-    pub fn new(layout: Layout, budget: usize, make: Make, random: u64) -> Self {
-        let buffers = Buffers::new(layout, budget);
+    pub fn new(layout: Layout, budget: usize, make: MakeBuffer, random: u64) -> Self {
+        let buffers = BufferPlan::new(layout, budget);
         let count = buffers.connections;
         let (large, small) = (0..count.min(layout.large) as u16, layout.large as u16..count as u16);
-        Flows {
-            flows: (0..count).map(|_| Flow::unused()).collect(),
+        Connections {
+            connections: (0..count).map(|_| Connection::unused()).collect(),
             table: Table::new(count, random),
-            time_wait: TimeWait::new(count / WAITING, random),
+            time_wait: TimeWait::new(count / CONNECTIONS_PER_TIME_WAIT, random),
             idle: [large.rev().collect(), small.rev().collect()],
             lists: Lists::new(count).unwrap_or_default(),
             timers: Timers::new(count).unwrap_or_default(),
@@ -88,33 +88,36 @@ impl Flows {
     }
 
     /// A connection.
-    pub fn get(&mut self, index: u16) -> Option<&mut Flow> {
-        self.flows.get_mut(usize::from(index))
+    pub fn get(&mut self, index: u16) -> Option<&mut Connection> {
+        self.connections.get_mut(usize::from(index))
     }
 
     /// All connections.
     pub fn indices(&self) -> core::ops::Range<u16> {
-        0..self.flows.len() as u16
+        0..self.connections.len() as u16
     }
 
     /// Whether `client` has a connection.
     pub fn has_connections(&self, client: u8) -> bool {
-        self.flows.iter().filter_map(|flow| flow.slot.as_ref()).any(|slot| slot.client == client)
+        self.connections
+            .iter()
+            .filter_map(|connection| connection.stream.as_ref())
+            .any(|stream| stream.client == client)
     }
 
     /// Whether no connection is open or has anything left to deliver.
-    pub fn is_silent(&self) -> bool {
+    pub fn are_all_finished(&self) -> bool {
         self.busy == 0
     }
 
     /// How many connections can still be opened: what peers have only begun counts, for it makes room.
-    pub fn free(&self) -> usize {
-        self.idle.iter().map(Vec::len).sum::<usize>() + self.lists.len(DELIVERED) + self.lists.len(HALF_OPENS)
+    pub fn free_count(&self) -> usize {
+        self.idle.iter().map(Vec::len).sum::<usize>() + self.lists.len(DELIVERED_LIST) + self.lists.len(HALF_OPEN_LIST)
     }
 
     /// Below this many free connections the applications are told of pressure.
-    pub fn scarce(&self) -> usize {
-        (self.flows.len() / 4).clamp(1, SCARCE)
+    pub fn low_mark(&self) -> usize {
+        (self.connections.len() / 4).clamp(1, MAX_LOW_MARK)
     }
 
     /// Whether `client` listens to any port.
@@ -128,7 +131,7 @@ impl Flows {
     }
 
     /// Who listens to `port`.
-    pub fn owner(&self, port: u16) -> Option<u8> {
+    pub fn port_owner(&self, port: u16) -> Option<u8> {
         self.ports.iter().position(|ports| ports.contains(&port)).map(|client| client as u8)
     }
 
@@ -136,7 +139,7 @@ impl Flows {
     /// application that was started anew does not know what it listened to before. Answers
     /// whether that was possible.
     pub fn listen(&mut self, client: u8, port: u16) -> bool {
-        if port == 0 || self.owner(port).is_some() {
+        if port == 0 || self.port_owner(port).is_some() {
             return false;
         }
         let Some(ports) = self.ports.get_mut(usize::from(client)) else { return false };
@@ -147,12 +150,12 @@ impl Flows {
     }
 
     /// Forgets `client`: its ports, and its connections, which are reset. They need no `Close`.
-    pub fn forget(&mut self, client: u8, now: Instant) {
+    pub fn forget_client(&mut self, client: u8, now: Instant) {
         self.ports.get_mut(usize::from(client)).into_iter().for_each(ArrayVec::clear);
         for index in self.indices() {
-            let Some(flow) = self.get(index).filter(|flow| flow.client == client) else { continue };
-            let had = flow.slot.take().is_some();
-            match self.get(index).map_or(Stage::Unused, |flow| flow.stage) {
+            let Some(connection) = self.get(index).filter(|connection| connection.client == client) else { continue };
+            let had = connection.stream.take().is_some();
+            match self.get(index).map_or(Stage::Unused, |connection| connection.stage) {
                 Stage::HalfOpen | Stage::Open => self.abort(index, now),
                 Stage::Unused if had => self.release(index),
                 _ => {}
@@ -163,7 +166,7 @@ impl Flows {
     /// Accepts nothing more.
     pub fn close_ports(&mut self, now: Instant) {
         self.ports.iter_mut().for_each(ArrayVec::clear);
-        while let Some(index) = self.lists.front(HALF_OPENS) {
+        while let Some(index) = self.lists.front(HALF_OPEN_LIST) {
             self.abort(index, now);
         }
     }
@@ -171,11 +174,11 @@ impl Flows {
     /// Resets every connection that has anything left to deliver, and tells its application.
     pub fn abort_all(&mut self, now: Instant) {
         for index in self.indices() {
-            let Some(flow) = self.get(index) else { continue };
-            if let Some(slot) = &mut flow.slot {
-                slot.part();
+            let Some(connection) = self.get(index) else { continue };
+            if let Some(stream) = &mut connection.stream {
+                stream.detach();
             }
-            if matches!(flow.stage, Stage::HalfOpen | Stage::Open | Stage::Lingering) {
+            if matches!(connection.stage, Stage::HalfOpen | Stage::Open | Stage::Lingering) {
                 self.abort(index, now);
             }
         }
@@ -188,48 +191,48 @@ impl Flows {
 
     /// Makes a socket listen for the peer whose first segment this is, and which takes segments with up to `largest` bytes. None if
     /// there is no room, or nobody listens.
-    pub fn open(&mut self, segment: &Segment, largest: NonZeroU16, now: Instant) -> Option<u16> {
-        let client = self.owner(segment.port)?;
-        let index = self.take(now)?;
-        let flow = self.get(index)?;
-        flow.socket()?.listen(segment.port).ok()?;
-        (flow.client, flow.largest) = (client, largest);
-        flow.recovery = Recovery::default();
-        flow.limit_silence();
-        (flow.start, flow.end, flow.sent) = (segment.seq.wrapping_add(1), None, None);
-        flow.quiet = Instant::START;
+    pub fn open(&mut self, segment: &Segment, peer_mss: NonZeroU16, now: Instant) -> Option<u16> {
+        let client = self.port_owner(segment.port)?;
+        let index = self.allocate(now)?;
+        let connection = self.get(index)?;
+        connection.socket()?.listen(segment.port).ok()?;
+        (connection.client, connection.peer_mss) = (client, peer_mss);
+        connection.recovery = Recovery::default();
+        connection.update_silence_limit();
+        (connection.first_seq, connection.peer_end, connection.our_end) = (segment.seq.wrapping_add(1), None, None);
+        connection.quiet_until = Instant::START;
         self.table.insert(index, segment.key);
-        self.enter(index, Stage::HalfOpen, now + HALF_OPEN);
+        self.set_stage(index, Stage::HalfOpen, now + HALF_OPEN);
         Some(index)
     }
 
     /// A connection that nobody has, with a closed socket. If all are in use, one that has only to wait makes room, or one whose
     /// peer does not take what is left; and of those that are half open the oldest, so that a flood of SYNs delays others,
     /// but does not lock them out.
-    fn take(&mut self, now: Instant) -> Option<u16> {
+    fn allocate(&mut self, now: Instant) -> Option<u16> {
         loop {
             let [large, small] = &mut self.idle;
             let Some(index) = large.pop().or_else(|| small.pop()) else {
-                let spare = self.lists.front(DELIVERED).or_else(|| self.overdue(now));
-                self.release(spare.or(self.lists.front(HALF_OPENS))?);
+                let spare = self.lists.front(DELIVERED_LIST).or_else(|| self.spare_a_slow_one(now));
+                self.release(spare.or(self.lists.front(HALF_OPEN_LIST))?);
                 continue;
             };
             let large = usize::from(index) < self.layout.large;
-            if self.flows.get(usize::from(index)).is_some_and(|flow| flow.set.is_some()) {
+            if self.connections.get(usize::from(index)).is_some_and(|connection| connection.set.is_some()) {
                 return Some(index);
             }
             // If the heap is smaller than the policy's proportion promised, we live with what there is: the index is in no
             // list any more.
             let Some(mut socket) = self.buffers.socket(large, self.make) else { continue };
             socket.set_nagle_enabled(false);
-            // What may wait for the application's answer waits for our next turn ([`Slot::awaits_answer`]), and no longer.
+            // What may wait for the application's answer waits for our next turn ([`AppStream::delays_ack`]), and no longer.
             socket.set_ack_delay(None);
-            socket.set_timeout(Some(TIMEOUT));
+            socket.set_timeout(Some(SILENCE));
             socket.set_keep_alive(Some(KEEP_ALIVE));
             let mut set = SocketSet::new(Vec::with_capacity(1));
             let handle = set.add(socket);
-            let flow = self.get(index)?;
-            (flow.set, flow.handle) = (Some(set), handle);
+            let connection = self.get(index)?;
+            (connection.set, connection.handle) = (Some(set), handle);
             return Some(index);
         }
     }
@@ -237,17 +240,17 @@ impl Flows {
     /// A place is needed and there is none: returns a connection that was given up and of which the peer has taken too little
     /// for long. Those whose end their applications have not heard are reset, a few at a time, and make room for the next.
     #[inline(never)] // Seldom.
-    fn overdue(&mut self, now: Instant) -> Option<u16> {
-        for _ in 0..self.lists.len(GIVEN_UP).min(LOOKED_AT) {
-            let index = self.lists.front(GIVEN_UP)?;
-            let flow = self.get(index)?;
-            let reset = flow.socket().is_none_or(|socket| socket.state() == State::Closed);
-            if reset || flow.closing(now).spared > now {
-                self.lists.move_to_back(index, GIVEN_UP);
+    fn spare_a_slow_one(&mut self, now: Instant) -> Option<u16> {
+        for _ in 0..self.lists.len(CLOSING_LIST).min(MAX_EXAMINED) {
+            let index = self.lists.front(CLOSING_LIST)?;
+            let connection = self.get(index)?;
+            let reset = connection.socket().is_none_or(|socket| socket.state() == State::Closed);
+            if reset || connection.update_closing(now).spared > now {
+                self.lists.move_to_back(index, CLOSING_LIST);
                 continue;
             }
-            let Some(slot) = &mut flow.slot else { return Some(index) };
-            slot.part();
+            let Some(stream) = &mut connection.stream else { return Some(index) };
+            stream.detach();
             self.abort(index, now);
         }
         None
@@ -255,30 +258,30 @@ impl Flows {
 
     /// The application has given a connection up of which not all was sent yet. Returns how long it
     /// may go on.
-    pub fn give_up(&mut self, index: u16, now: Instant) -> Option<Instant> {
-        let flow = self.get(index)?;
-        let first = flow.closing.is_none();
-        let until = flow.closing(now).until;
+    pub fn keep_closing(&mut self, index: u16, now: Instant) -> Option<Instant> {
+        let connection = self.get(index)?;
+        let first = connection.closing.is_none();
+        let until = connection.update_closing(now).until;
         if first {
-            self.lists.move_to_back(index, GIVEN_UP);
+            self.lists.move_to_back(index, CLOSING_LIST);
         }
         Some(until)
     }
 
     /// Changes a connection's stage, which lasts until then at most.
-    fn enter(&mut self, index: u16, stage: Stage, until: Instant) {
-        let Some(flow) = self.get(index) else { return };
-        flow.until = until;
+    fn set_stage(&mut self, index: u16, stage: Stage, until: Instant) {
+        let Some(connection) = self.get(index) else { return };
+        connection.stage_until = until;
         if matches!(stage, Stage::Unused | Stage::HalfOpen | Stage::Open) {
-            flow.closing = None;
+            connection.closing = None;
         }
-        let old = core::mem::replace(&mut flow.stage, stage);
+        let old = core::mem::replace(&mut connection.stage, stage);
         let busy = |stage| matches!(stage, Stage::HalfOpen | Stage::Open | Stage::Lingering);
         self.busy = self.busy + usize::from(busy(stage)) - usize::from(busy(old));
         match stage {
-            Stage::HalfOpen => self.lists.move_to_back(index, HALF_OPENS),
-            Stage::Delivered => self.lists.move_to_back(index, DELIVERED),
-            Stage::Lingering => self.lists.move_to_back(index, GIVEN_UP),
+            Stage::HalfOpen => self.lists.move_to_back(index, HALF_OPEN_LIST),
+            Stage::Delivered => self.lists.move_to_back(index, DELIVERED_LIST),
+            Stage::Lingering => self.lists.move_to_back(index, CLOSING_LIST),
             Stage::Unused | Stage::Open => self.lists.remove(index),
         }
         if !matches!(stage, Stage::Unused | Stage::Open) {
@@ -290,13 +293,13 @@ impl Flows {
     pub fn release(&mut self, index: u16) {
         self.table.remove(index);
         self.timers.remove(index);
-        self.enter(index, Stage::Unused, Instant::START);
+        self.set_stage(index, Stage::Unused, Instant::START);
         let large = usize::from(index) < self.layout.large;
-        let Some(flow) = self.get(index) else { return };
-        if let Some(socket) = flow.socket() {
+        let Some(connection) = self.get(index) else { return };
+        if let Some(socket) = connection.socket() {
             socket.abort();
         }
-        if flow.slot.is_none() {
+        if connection.stream.is_none() {
             let [first, second] = &mut self.idle;
             if large { first.push(index) } else { second.push(index) }
         }
@@ -304,70 +307,70 @@ impl Flows {
 
     /// Resets a connection; it lingers until the reset is sent.
     pub fn abort(&mut self, index: u16, now: Instant) {
-        let Some(socket) = self.get(index).and_then(Flow::socket) else { return };
+        let Some(socket) = self.get(index).and_then(Connection::socket) else { return };
         socket.abort();
-        self.enter(index, Stage::Lingering, now + RESET);
-        self.mark(index);
+        self.set_stage(index, Stage::Lingering, now + RESET);
+        self.mark_ready(index);
     }
 
     /// Sees a connection that the application has given up to its end.
-    pub fn linger(&mut self, index: u16, now: Instant) {
-        let Some(until) = self.get(index).map(|flow| flow.closing(now).until) else { return };
-        self.enter(index, Stage::Lingering, until);
+    pub fn start_lingering(&mut self, index: u16, now: Instant) {
+        let Some(until) = self.get(index).map(|connection| connection.update_closing(now).until) else { return };
+        self.set_stage(index, Stage::Lingering, until);
     }
 
     /// Frees the index of a connection that both sides are done with.
-    pub fn free_slot(&mut self, index: u16) {
-        let Some(flow) = self.get(index) else { return };
-        flow.slot = None;
-        if flow.stage == Stage::Unused {
+    pub fn free_index(&mut self, index: u16) {
+        let Some(connection) = self.get(index) else { return };
+        connection.stream = None;
+        if connection.stage == Stage::Unused {
             self.release(index);
         }
     }
 
-    /// Follows what became of a connection's socket: after this, it is at what [`Flow::stage`] says.
-    pub fn settle(&mut self, index: u16, now: Instant) {
-        let Some(flow) = self.get(index) else { return };
-        let stage = flow.stage;
-        let Some(socket) = flow.socket() else { return };
+    /// Follows what became of a connection's socket: after this, it is at what [`Connection::stage`] says.
+    pub fn update_stage(&mut self, index: u16, now: Instant) {
+        let Some(connection) = self.get(index) else { return };
+        let stage = connection.stage;
+        let Some(socket) = connection.socket() else { return };
         let state = socket.state();
         // Mostly nothing became of it.
         if stage != Stage::Open || state == State::Closed {
-            self.follow(index, stage, state, now);
+            self.follow_state(index, stage, state, now);
         }
     }
 
     #[inline(never)] // Seldom, and long.
-    fn follow(&mut self, index: u16, stage: Stage, state: State, now: Instant) {
-        let Some(flow) = self.get(index) else { return };
-        let (until, client) = (flow.until, flow.client);
-        let Some(socket) = flow.socket() else { return };
+    fn follow_state(&mut self, index: u16, stage: Stage, state: State, now: Instant) {
+        let Some(connection) = self.get(index) else { return };
+        let (until, client) = (connection.stage_until, connection.client);
+        let Some(socket) = connection.socket() else { return };
         let gone = socket.remote_endpoint().is_none();
         match (stage, state) {
             (Stage::HalfOpen, State::Established | State::CloseWait) => {
                 let Some(peer) = peer(socket) else { return self.release(index) };
-                flow.slot = Some(Slot::new(client, peer));
-                flow.recovery.opened(until.since(now), HALF_OPEN);
-                self.enter(index, Stage::Open, Instant::START);
+                connection.stream = Some(AppStream::new(client, peer));
+                connection.recovery.opened(until.since(now), HALF_OPEN);
+                self.set_stage(index, Stage::Open, Instant::START);
             }
             // The peer has taken it back, or the frame was no SYN after all.
             (Stage::HalfOpen, State::Listen | State::Closed) => self.release(index),
             (Stage::HalfOpen, _) if now >= until => self.abort(index, now),
             (Stage::Open, State::Closed) => {
-                if let Some(slot) = &mut flow.slot {
-                    slot.part();
+                if let Some(stream) = &mut connection.stream {
+                    stream.detach();
                 }
-                self.linger(index, now);
-                self.settle(index, now);
+                self.start_lingering(index, now);
+                self.update_stage(index, now);
             }
             (Stage::Lingering, State::Closed) if gone || now >= until => self.release(index),
             (Stage::Lingering, State::FinWait2 | State::TimeWait) => {
-                self.enter(index, Stage::Delivered, now + FIN_WAIT);
+                self.set_stage(index, Stage::Delivered, now + FIN_WAIT);
             }
             (Stage::Lingering, _) => {
                 discard(socket);
-                flow.until = flow.closing(now).until;
-                if now >= flow.until {
+                connection.stage_until = connection.update_closing(now).until;
+                if now >= connection.stage_until {
                     self.abort(index, now);
                 }
             }
@@ -379,10 +382,10 @@ impl Flows {
     }
 
     /// Takes socket and buffers from a connection that only waits in TIME-WAIT, and has nothing to send.
-    pub fn retire(&mut self, index: u16, now: Instant) {
-        let Some(flow) = self.get(index) else { return };
-        let quiet = flow.quiet;
-        if let (Stage::Delivered, None, Some(end)) = (flow.stage, &flow.slot, flow.end())
+    pub fn enter_time_wait(&mut self, index: u16, now: Instant) {
+        let Some(connection) = self.get(index) else { return };
+        let quiet = connection.quiet_until;
+        if let (Stage::Delivered, None, Some(end)) = (connection.stage, &connection.stream, connection.ends())
             && let Some(key) = self.table.key(index)
         {
             self.release(index);
@@ -391,19 +394,19 @@ impl Flows {
     }
 
     /// Something happened to a connection: it is to be attended to.
-    pub fn mark(&mut self, index: u16) {
-        if let Some(flow) = self.flows.get_mut(usize::from(index))
-            && !core::mem::replace(&mut flow.ready, true)
+    pub fn mark_ready(&mut self, index: u16) {
+        if let Some(connection) = self.connections.get_mut(usize::from(index))
+            && !core::mem::replace(&mut connection.ready, true)
         {
             self.ready.push_back(index);
         }
     }
 
     /// Something happened to all connections that peers have.
-    pub fn mark_all(&mut self) {
+    pub fn mark_all_ready(&mut self) {
         for index in self.indices() {
-            if self.get(index).is_some_and(|flow| flow.stage != Stage::Unused) {
-                self.mark(index);
+            if self.get(index).is_some_and(|connection| connection.stage != Stage::Unused) {
+                self.mark_ready(index);
             }
         }
     }
@@ -411,26 +414,26 @@ impl Flows {
     /// The next connection to be attended to.
     pub fn next_ready(&mut self) -> Option<u16> {
         let index = self.ready.pop_front()?;
-        if let Some(flow) = self.get(index) {
-            flow.ready = false;
+        if let Some(connection) = self.get(index) {
+            connection.ready = false;
         }
         Some(index)
     }
 
     /// How many connections are to be attended to.
-    pub fn waiting(&self) -> usize {
+    pub fn ready_count(&self) -> usize {
         self.ready.len()
     }
 
     /// Marks the connections whose time has come.
-    pub fn expire(&mut self, now: Instant) {
+    pub fn mark_expired(&mut self, now: Instant) {
         while let Some(index) = self.timers.pop_expired(now) {
-            self.mark(index);
+            self.mark_ready(index);
         }
     }
 
     /// Attends to a connection at `at` at the latest.
-    pub fn wake(&mut self, index: u16, at: Instant) {
+    pub fn set_timer(&mut self, index: u16, at: Instant) {
         self.timers.set(index, at);
     }
 

@@ -21,17 +21,17 @@ const TICK: u64 = 4000;
 const BEYOND: u32 = 0x1_0001;
 
 /// Chooses initial sequence numbers.
-pub struct Numbers {
+pub struct IsnGenerator {
     hasher: SipHasher24,
 }
 
-impl Numbers {
+impl IsnGenerator {
     /// Numbers that depend on `secret`.
     pub fn new([first, second]: [u64; 2]) -> Self {
         let mut key = [0; 16];
         key[..8].copy_from_slice(&first.to_le_bytes());
         key[8..].copy_from_slice(&second.to_le_bytes());
-        Numbers { hasher: SipHasher24::new_with_key(&key) }
+        IsnGenerator { hasher: SipHasher24::new_with_key(&key) }
     }
 
     /// Returns the number for a connection `key` of the host `own`, which follows one that ended at
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_connection_begins_beyond_the_last_of_the_same_peer() {
-        let (numbers, key) = (Numbers::new([1, 2]), Key::new([10, 0, 0, 1], 5000, 80));
+        let (numbers, key) = (IsnGenerator::new([1, 2]), Key::new([10, 0, 0, 1], 5000, 80));
         let number = numbers.initial([10, 0, 0, 2], key, None, Instant(1 << 40));
         for (distance, follows) in [(1, false), (1 << 20, false), (0x7fff_ffff, false), (0, true), (u32::MAX, true)] {
             let last = number.wrapping_sub(distance);

@@ -5,14 +5,19 @@ use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address};
 
 use super::isn;
-use crate::link::device::Wire;
-use crate::time::stack_time;
+use crate::link::device::LinkDevice;
+use crate::time::to_smoltcp;
 
 /// Makes an interface of the stack, with this seed of its generator.
-pub fn interface<S: System, M: Memory>(wire: &mut Wire<S, M>, mac: [u8; 6], seed: u64, now: Instant) -> Interface {
+pub fn interface<S: System, M: Memory>(
+    device: &mut LinkDevice<S, M>,
+    mac: [u8; 6],
+    seed: u64,
+    now: Instant,
+) -> Interface {
     let mut settings = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
     settings.random_seed = seed;
-    Interface::new(settings, wire, stack_time(now))
+    Interface::new(settings, device, to_smoltcp(now))
 }
 
 /// How a connection begins.
@@ -27,12 +32,17 @@ pub struct Opening {
 impl Opening {
     /// Has the stack parse the SYN that was readied, for a socket that listens.
     #[inline(never)] // It takes much of the stack.
-    pub fn parse<S: System, M: Memory>(self, wire: &mut Wire<S, M>, set: &mut SocketSet<'static>, now: Instant) {
-        let mut interface = interface(wire, self.mac, isn::seed(self.number), now);
+    pub fn parse<S: System, M: Memory>(
+        self,
+        device: &mut LinkDevice<S, M>,
+        set: &mut SocketSet<'static>,
+        now: Instant,
+    ) {
+        let mut interface = interface(device, self.mac, isn::seed(self.number), now);
         // The list holds at least one.
         interface.update_ip_addrs(|addresses| {
             let _ = addresses.push(IpCidr::new(self.own.into(), 32));
         });
-        interface.poll_ingress_single(stack_time(now), wire, set);
+        interface.poll_ingress_single(to_smoltcp(now), device, set);
     }
 }

@@ -5,11 +5,11 @@ use cloister_interfaces::{Instant, Memory, System};
 use smoltcp::iface::Interface;
 use smoltcp::socket::tcp::State;
 
-use super::connection::{Flow, Verdict};
+use super::connection::{Connection, Verdict};
 use super::opening::Opening;
-use crate::link::device::Wire;
+use crate::link::device::LinkDevice;
 use crate::segment::{Range, Segment};
-use crate::time::stack_time;
+use crate::time::to_smoltcp;
 
 /// What became of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,7 +20,7 @@ pub enum Received {
     Dropped,
 }
 
-impl Flow {
+impl Connection {
     /// Takes the segment that the device holds. `opening` says how the connection begins, if this is its first segment;
     /// `stream_in` is the memory of the rings to the application, and this connection's ring.
     #[inline]
@@ -28,35 +28,35 @@ impl Flow {
         &mut self,
         segment: &Segment,
         opening: Option<Opening>,
-        (interface, wire): (&mut Interface, &mut Wire<S, M>),
+        (interface, device): (&mut Interface, &mut LinkDevice<S, M>),
         stream_in: (&M, Ring),
         now: Instant,
     ) -> Received {
-        let selected = segment.options.then(|| wire.selected());
+        let selected = segment.options.then(|| device.sack_blocks());
         let blocks = selected.as_ref().map_or(&[][..], |blocks| blocks);
         if self.is_beyond_end(segment) {
-            wire.pass_over();
+            device.discard_frame();
             return Received::Dropped;
         }
         if !segment.plain && opening.is_none() {
-            match self.doubt(segment) {
+            match self.check_suspect(segment) {
                 Verdict::Take => {}
                 Verdict::Drop => {
-                    wire.pass_over();
+                    device.discard_frame();
                     return Received::Dropped;
                 }
                 Verdict::Challenge { seq, ack } => {
-                    self.challenge(interface, wire, seq, ack, now);
+                    self.challenge(interface, device, seq, ack, now);
                     return Received::Dropped;
                 }
             }
         }
-        if self.recovery.repeats(segment) {
-            self.recovery.repeated(blocks, now);
-            wire.pass_over();
+        if self.recovery.is_duplicate_ack(segment) {
+            self.recovery.on_duplicate_ack(blocks, now);
+            device.discard_frame();
             return Received::Taken;
         }
-        self.parse(segment, opening, (interface, wire), stream_in, blocks, now)
+        self.parse(segment, opening, (interface, device), stream_in, blocks, now)
     }
 
     /// Has the stack parse the segment, and follows what it changed. Data that the socket takes next go straight to the
@@ -66,32 +66,32 @@ impl Flow {
         &mut self,
         segment: &Segment,
         opening: Option<Opening>,
-        (interface, wire): (&mut Interface, &mut Wire<S, M>),
+        (interface, device): (&mut Interface, &mut LinkDevice<S, M>),
         (stream_in, ring): (&M, Ring),
         blocks: &[Option<Range>],
         now: Instant,
     ) -> Received {
-        let largest = self.largest;
+        let peer_mss = self.peer_mss;
         let Some(socket) = self.socket() else { return Received::Dropped };
         let before = (socket.send_queue(), socket.state());
-        wire.begin(Some(largest));
-        let placed = if wire.is_pending() { self.place(segment, ring) } else { None };
+        device.begin_turn(Some(peer_mss));
+        let placed = if device.has_uncopied() { self.ring_position(segment, ring) } else { None };
         if let Some(position) = placed {
-            wire.deliver(segment.offset, segment.data, stream_in, ring, position);
+            device.copy_to_ring(segment.offset, segment.data, stream_in, ring, position);
         }
         match (&mut self.set, opening) {
-            (Some(set), None) => drop(interface.poll_ingress_single(stack_time(now), wire, set)),
-            (Some(set), Some(opening)) => opening.parse(wire, set, now),
+            (Some(set), None) => drop(interface.poll_ingress_single(to_smoltcp(now), device, set)),
+            (Some(set), Some(opening)) => opening.parse(device, set, now),
             _ => {}
         }
-        if let (Some(_), Some((slot, socket))) = (placed, self.parts()) {
-            slot.placed(socket, segment.data);
+        if let (Some(_), Some((stream, socket))) = (placed, self.stream_and_socket()) {
+            stream.accept_placed(socket, segment.data);
         }
         let Some(socket) = self.socket() else { return Received::Dropped };
         let after = (socket.send_queue(), socket.state());
-        self.parsed(segment, before, after, blocks, wire.largest_segment() as u32, now);
-        if let Some(made) = wire.made() {
-            self.recovery.sent(made, now);
+        self.parsed(segment, before, after, blocks, device.link_mss() as u32, now);
+        if let Some(made) = device.take_built() {
+            self.recovery.on_sent(made, now);
         }
         Received::Taken
     }
@@ -104,14 +104,14 @@ impl Flow {
         before: (usize, State),
         after: (usize, State),
         blocks: &[Option<Range>],
-        whole: u32,
+        mss: u32,
         now: Instant,
     ) {
-        self.note_end(segment, after.1);
-        let shut = self.recovery.is_shut();
-        self.recovery.took(segment, before != after, blocks, whole, now);
-        if self.recovery.is_shut() != shut {
-            self.limit_silence();
+        self.record_ends(segment, after.1);
+        let shut = self.recovery.is_window_closed();
+        self.recovery.on_received(segment, before != after, blocks, mss, now);
+        if self.recovery.is_window_closed() != shut {
+            self.update_silence_limit();
         }
     }
 
@@ -121,17 +121,17 @@ impl Flow {
     fn challenge<S: System, M: Memory>(
         &mut self,
         interface: &mut Interface,
-        wire: &mut Wire<S, M>,
+        device: &mut LinkDevice<S, M>,
         seq: u32,
         ack: u32,
         now: Instant,
     ) {
-        let Flow { set: Some(set), recovery, largest, .. } = self else { return };
-        wire.reduce(seq, ack);
-        wire.begin(Some(*largest));
-        interface.poll_ingress_single(stack_time(now), wire, set);
-        if let Some(made) = wire.made() {
-            recovery.sent(made, now);
+        let Connection { set: Some(set), recovery, peer_mss, .. } = self else { return };
+        device.reduce_to_ack(seq, ack);
+        device.begin_turn(Some(*peer_mss));
+        interface.poll_ingress_single(to_smoltcp(now), device, set);
+        if let Some(made) = device.take_built() {
+            recovery.on_sent(made, now);
         }
     }
 }

@@ -13,37 +13,37 @@ use crate::table::{Key, Table};
 /// common: a peer that begins anew with a higher sequence number need not wait at all.
 const WAIT: Duration = Duration::from_secs(10);
 /// How often a connection answers what need not be its peer's (RFC 5961, 7).
-const PAUSE: Duration = Duration::from_secs(1);
+const ANSWER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The end of a connection: both streams were sent to their ends and acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct End {
+pub struct StreamEnds {
     /// The sequence number after our FIN.
-    pub sent: u32,
+    pub ours: u32,
     /// The sequence number after the peer's FIN.
-    pub taken: u32,
+    pub peers: u32,
 }
 
-impl End {
-    /// Returns what `segment` for this connection comes to. `quiet` is the time until which the connection answers its peer
+impl StreamEnds {
+    /// Returns what `segment` for this connection comes to. `quiet_until` is the time until which the connection answers its peer
     /// alone.
-    pub fn answer(self, segment: &Segment, quiet: &mut Instant, now: Instant) -> Answer {
+    pub fn answer(self, segment: &Segment, quiet_until: &mut Instant, now: Instant) -> Answer {
         // A reset does not end the wait (RFC 1337), whatever else the segment says it is.
         if segment.reset {
             return Answer::Silence;
         }
         // A new attempt, beyond all of the old connection, waits no longer (RFC 1122, 4.2.2.13).
-        if segment.start && segment.seq.wrapping_sub(self.taken) as i32 >= 0 {
+        if segment.opens && segment.seq.wrapping_sub(self.peers) as i32 >= 0 {
             return Answer::Renew(self);
         }
         // An acknowledgement that is due is not answered.
-        let due = segment.plain && segment.data == 0 && segment.seq == self.taken;
+        let due = segment.plain && segment.data == 0 && segment.seq == self.peers;
         let own = self.is_repeated(segment);
-        if due || !own && now < *quiet {
+        if due || !own && now < *quiet_until {
             return Answer::Silence;
         }
         if !own {
-            *quiet = now + PAUSE;
+            *quiet_until = now + ANSWER_INTERVAL;
         }
         Answer::Acknowledge(self)
     }
@@ -53,8 +53,8 @@ impl End {
     fn is_repeated(self, segment: &Segment) -> bool {
         // What is neither plain nor a SYN counts as a FIN.
         let length = segment.data as u32 + u32::from(!segment.plain);
-        let beyond = segment.seq.wrapping_add(length).wrapping_sub(self.taken) as i32;
-        !segment.syn && length > 0 && beyond <= 0 && segment.ack == self.sent
+        let beyond = segment.seq.wrapping_add(length).wrapping_sub(self.peers) as i32;
+        !segment.syn && length > 0 && beyond <= 0 && segment.ack == self.ours
     }
 }
 
@@ -64,17 +64,17 @@ pub enum Answer {
     /// Nothing.
     Silence,
     /// That end is acknowledged once more.
-    Acknowledge(End),
+    Acknowledge(StreamEnds),
     /// A new connection: the old one, which ended there, is gone.
-    Renew(End),
+    Renew(StreamEnds),
 }
 
 #[derive(Clone, Copy)]
 struct Entry {
     until: Instant,
-    end: End,
+    end: StreamEnds,
     /// Until when it answers its peer alone.
-    quiet: Instant,
+    quiet_until: Instant,
 }
 
 /// Bytes that one takes of the heap, with its share of the table.
@@ -90,27 +90,27 @@ pub struct TimeWait {
 impl TimeWait {
     /// Room for `count`, with a random number.
     pub fn new(count: usize, random: u64) -> Self {
-        let none = Entry { until: Instant::START, end: End { sent: 0, taken: 0 }, quiet: Instant::START };
+        let none = Entry { until: Instant::START, end: StreamEnds { ours: 0, peers: 0 }, quiet_until: Instant::START };
         TimeWait { table: Table::new(count, random), entries: alloc::vec![none; count], next: 0 }
     }
 
-    /// Lets a connection wait, of which nothing waits yet. Until `quiet` it answers its peer alone.
-    pub fn insert(&mut self, key: Key, end: End, quiet: Instant, now: Instant) {
+    /// Lets a connection wait, of which nothing waits yet. Until `quiet_until` it answers its peer alone.
+    pub fn insert(&mut self, key: Key, end: StreamEnds, quiet_until: Instant, now: Instant) {
         let index = self.next;
         let Some(entry) = self.entries.get_mut(usize::from(index)) else { return };
         if entry.until > Instant::START {
             self.table.remove(index);
         }
-        *entry = Entry { until: now + WAIT, end, quiet };
+        *entry = Entry { until: now + WAIT, end, quiet_until };
         self.table.insert(index, key);
         self.next = if usize::from(index) + 1 < self.entries.len() { index + 1 } else { 0 };
     }
 
     /// What `segment` comes to; none if its connection does not wait.
-    pub fn meet(&mut self, segment: &Segment, now: Instant) -> Option<Answer> {
+    pub fn lookup(&mut self, segment: &Segment, now: Instant) -> Option<Answer> {
         let index = self.table.find(segment.key)?;
-        let Entry { until, end, quiet } = self.entries.get_mut(usize::from(index))?;
-        let answer = (now < *until).then(|| end.answer(segment, quiet, now));
+        let Entry { until, end, quiet_until } = self.entries.get_mut(usize::from(index))?;
+        let answer = (now < *until).then(|| end.answer(segment, quiet_until, now));
         if matches!(answer, None | Some(Answer::Renew(_))) {
             self.forget(index);
         }
@@ -138,7 +138,7 @@ impl TimeWait {
 mod tests {
     use super::*;
 
-    const END: End = End { sent: 500, taken: u32::MAX };
+    const END: StreamEnds = StreamEnds { ours: 500, peers: u32::MAX };
     const NOW: Instant = Instant(1_000_000);
 
     fn key(port: u16) -> Key {
@@ -150,15 +150,15 @@ mod tests {
         Segment {
             key: key(port),
             port: 80,
-            start: false,
+            opens: false,
             syn: false,
             reset: false,
             plain: false,
             options: false,
             data: 0,
             offset: 54,
-            seq: END.taken.wrapping_sub(1),
-            ack: END.sent,
+            seq: END.peers.wrapping_sub(1),
+            ack: END.ours,
             window: 100,
         }
     }
@@ -169,50 +169,50 @@ mod tests {
     #[test]
     fn what_the_peer_repeats_is_acknowledged_each_time() {
         let mut waits = TimeWait::new(4, 7);
-        assert_eq!(waits.meet(&fin(1), NOW), None);
+        assert_eq!(waits.lookup(&fin(1), NOW), None);
         // Until later than it waits, it answers its peer alone.
         waits.insert(key(1), END, NOW + WAIT, NOW);
-        let plain = Segment { plain: true, seq: END.taken.wrapping_sub(3), ..fin(1) };
+        let plain = Segment { plain: true, seq: END.peers.wrapping_sub(3), ..fin(1) };
         for _ in 0..3 {
-            assert_eq!(waits.meet(&fin(1), NOW), AGAIN);
+            assert_eq!(waits.lookup(&fin(1), NOW), AGAIN);
             for data in [1, 2, 3] {
-                assert_eq!(waits.meet(&Segment { data, ..plain }, NOW), AGAIN);
+                assert_eq!(waits.lookup(&Segment { data, ..plain }, NOW), AGAIN);
             }
-            assert_eq!(waits.meet(&Segment { plain: false, data: 2, ..plain }, NOW), AGAIN, "data and a FIN");
-            assert_eq!(waits.meet(&Segment { reset: true, ..fin(1) }, NOW), SILENCE, "a reset ends nothing");
+            assert_eq!(waits.lookup(&Segment { plain: false, data: 2, ..plain }, NOW), AGAIN, "data and a FIN");
+            assert_eq!(waits.lookup(&Segment { reset: true, ..fin(1) }, NOW), SILENCE, "a reset ends nothing");
         }
         let others = [
-            Segment { ack: END.sent.wrapping_sub(1), ..fin(1) },
-            Segment { ack: END.sent.wrapping_add(1), ..fin(1) },
-            Segment { seq: END.taken, ..fin(1) },
+            Segment { ack: END.ours.wrapping_sub(1), ..fin(1) },
+            Segment { ack: END.ours.wrapping_add(1), ..fin(1) },
+            Segment { seq: END.peers, ..fin(1) },
             Segment { syn: true, ..fin(1) },
             Segment { data: 4, ..plain },
             plain,
         ];
-        others.iter().for_each(|other| assert_eq!(waits.meet(other, NOW), SILENCE, "{other:?}"));
-        assert_eq!(waits.meet(&fin(2), NOW), None);
-        assert_eq!(waits.meet(&fin(1), NOW + WAIT), None, "it waits no longer");
+        others.iter().for_each(|other| assert_eq!(waits.lookup(other, NOW), SILENCE, "{other:?}"));
+        assert_eq!(waits.lookup(&fin(2), NOW), None);
+        assert_eq!(waits.lookup(&fin(1), NOW + WAIT), None, "it waits no longer");
     }
 
     #[test]
     fn all_else_is_acknowledged_once_a_second() {
         let mut waits = TimeWait::new(4, 7);
-        let plain = Segment { plain: true, seq: END.taken, ..fin(1) };
+        let plain = Segment { plain: true, seq: END.peers, ..fin(1) };
         let later = plain.seq.wrapping_add(1);
         let syn = Segment { syn: true, ..fin(1) };
         for segment in
-            [Segment { seq: later, ..plain }, Segment { data: 1, ..plain }, syn, Segment { start: true, ..syn }]
+            [Segment { seq: later, ..plain }, Segment { data: 1, ..plain }, syn, Segment { opens: true, ..syn }]
         {
             waits.clear();
             waits.insert(key(1), END, Instant::START, NOW);
             let mut at = NOW;
             for _ in 0..3 {
-                assert_eq!(waits.meet(&plain, at), SILENCE, "it is due");
-                assert_eq!(waits.meet(&segment, at), AGAIN);
-                assert_eq!(waits.meet(&segment, at), SILENCE);
-                assert_eq!(waits.meet(&syn, Instant(at.0 + 999_999_999)), SILENCE);
-                assert_eq!(waits.meet(&fin(1), at), AGAIN, "the peer's own is");
-                at = at + PAUSE;
+                assert_eq!(waits.lookup(&plain, at), SILENCE, "it is due");
+                assert_eq!(waits.lookup(&segment, at), AGAIN);
+                assert_eq!(waits.lookup(&segment, at), SILENCE);
+                assert_eq!(waits.lookup(&syn, Instant(at.0 + 999_999_999)), SILENCE);
+                assert_eq!(waits.lookup(&fin(1), at), AGAIN, "the peer's own is");
+                at = at + ANSWER_INTERVAL;
             }
         }
     }
@@ -221,11 +221,11 @@ mod tests {
     fn a_new_connection_begins_beyond_the_old_one() {
         let mut waits = TimeWait::new(1, 7);
         waits.insert(key(1), END, Instant::START, NOW);
-        let start = |seq: u32| Segment { start: true, seq, ..fin(1) };
-        assert_eq!(waits.meet(&start(END.taken.wrapping_sub(1)), NOW), Some(Answer::Acknowledge(END)));
-        assert_eq!(waits.meet(&Segment { reset: true, ..start(END.taken) }, NOW), SILENCE, "a reset ends nothing");
-        assert_eq!(waits.meet(&start(END.taken), NOW), Some(Answer::Renew(END)));
-        assert_eq!(waits.meet(&fin(1), NOW), None);
+        let start = |seq: u32| Segment { opens: true, seq, ..fin(1) };
+        assert_eq!(waits.lookup(&start(END.peers.wrapping_sub(1)), NOW), Some(Answer::Acknowledge(END)));
+        assert_eq!(waits.lookup(&Segment { reset: true, ..start(END.peers) }, NOW), SILENCE, "a reset ends nothing");
+        assert_eq!(waits.lookup(&start(END.peers), NOW), Some(Answer::Renew(END)));
+        assert_eq!(waits.lookup(&fin(1), NOW), None);
     }
 
     #[test]
@@ -235,7 +235,7 @@ mod tests {
             waits.insert(key(port), END, Instant::START, NOW);
         }
         let known =
-            |waits: &mut TimeWait| (1..=5).filter(|port| waits.meet(&fin(*port), NOW).is_some()).collect::<Vec<_>>();
+            |waits: &mut TimeWait| (1..=5).filter(|port| waits.lookup(&fin(*port), NOW).is_some()).collect::<Vec<_>>();
         assert_eq!(known(&mut waits), [3, 4, 5]);
         waits.clear();
         assert_eq!(known(&mut waits), [0; 0]);

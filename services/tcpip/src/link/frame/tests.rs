@@ -17,7 +17,7 @@ fn starts(flags: u8, words: u8) -> Option<bool> {
     let mut frame = tcp(flags, words);
     frame[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
     match classify(&frame, Some(OWN)) {
-        FrameKind::Segment(segment) => Some(segment.start),
+        FrameKind::Segment(segment) => Some(segment.opens),
         _ => None,
     }
 }
@@ -40,19 +40,19 @@ fn an_acknowledgement_goes_back_where_the_segment_came_from() {
     frame[..12].copy_from_slice(&[1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2]);
     let tcp = ETHERNET_HEADER + 20;
     frame[tcp..tcp + 4].copy_from_slice(&[0x12, 0x34, 0, 80]);
-    let answer = acknowledgement(&frame, 7, u32::MAX).expect("a segment");
+    let answer = ack_for(&frame, 7, u32::MAX).expect("a segment");
     assert_eq!(answer[..12], [2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1]);
-    assert!(is_intact(&answer) && is_sound(&answer, [2; 6]));
+    assert!(has_valid_checksum(&answer) && has_valid_headers(&answer, [2; 6]));
     let FrameKind::Segment(said) = classify(&answer, Some(Ipv4Cidr::new(Ipv4Address::new(10, 0, 0, 1), 24))) else {
         panic!("{answer:?}")
     };
     let key = Key::new([10, 0, 0, 2], 80, 0x1234);
     assert_eq!((said.key, said.seq, said.ack, said.plain, said.data), (key, 7, u32::MAX, true, 0));
     frame[tcp + 12] = 0x40;
-    assert_eq!(acknowledgement(&frame, 7, 9), None, "shorter than a header");
-    assert_eq!(acknowledgement(&frame[..30], 7, 9), None);
+    assert_eq!(ack_for(&frame, 7, 9), None, "shorter than a header");
+    assert_eq!(ack_for(&frame[..30], 7, 9), None);
     frame[12] = 0x86;
-    assert_eq!(acknowledgement(&frame, 7, 9), None);
+    assert_eq!(ack_for(&frame, 7, 9), None);
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_segment_is_known_by_its_addresses_and_ports() {
     let expected = Segment {
         key: Key::new([10, 0, 0, 1], 0x1234, 80),
         port: 80,
-        start: false,
+        opens: false,
         syn: false,
         reset: false,
         plain: true,
@@ -149,7 +149,7 @@ fn the_largest_segment_is_found_among_options_and_nowhere_else() {
         frame.truncate(ETHERNET_HEADER + 40);
         frame[ETHERNET_HEADER + 32] = (5 + options.len() as u8 / 4) << 4;
         frame.extend(options);
-        largest_segment(&mut frame).map(|largest| u16::from_be_bytes(*largest))
+        mss_option(&mut frame).map(|largest| u16::from_be_bytes(*largest))
     };
     assert_eq!(with(&[2, 4, 5, 0xb4]), Some(1460));
     assert_eq!(with(&[1, 3, 3, 7, 2, 4, 1, 0]), Some(256));
@@ -164,17 +164,17 @@ fn the_largest_segment_is_found_among_options_and_nowhere_else() {
 #[test]
 fn a_segment_is_intact_until_a_bit_of_it_changes() {
     let good = segment();
-    assert!(is_intact(&good));
+    assert!(has_valid_checksum(&good));
     for at in [26, 30, ETHERNET_HEADER + 20, good.len() - 1] {
         let mut bad = good.clone();
         bad[at] ^= 1;
-        assert!(!is_intact(&bad), "{at}");
+        assert!(!has_valid_checksum(&bad), "{at}");
     }
     let mut fragment = good.clone();
     fragment[20] = 0x20;
-    assert!(!is_intact(&fragment));
+    assert!(!has_valid_checksum(&fragment));
     fragment[23] = 1;
-    assert!(is_intact(&fragment), "a fragment of a ping");
+    assert!(has_valid_checksum(&fragment), "a fragment of a ping");
 }
 
 #[test]
@@ -182,20 +182,20 @@ fn what_the_link_adds_to_a_prepared_checksum_makes_it_right() {
     let good = segment();
     let mut frame = good.clone();
     frame[50..52].fill(0);
-    assert!(prepare_checksum(&mut frame));
+    assert!(write_partial_checksum(&mut frame));
     let sum = !smoltcp::wire::checksum::data(&frame[ETHERNET_HEADER + 20..]);
     frame[50..52].copy_from_slice(&sum.to_be_bytes());
     assert_eq!(frame, good);
     frame[23] = 17;
-    assert!(!prepare_checksum(&mut frame));
+    assert!(!write_partial_checksum(&mut frame));
 }
 
 proptest! {
     #[test]
     fn any_bytes_are_looked_at_without_a_panic(mut frame in prop::collection::vec(any::<u8>(), 0..100)) {
         if frame.len() > 13 { frame[12] = 8; frame[13] = 0; }
-        let _ = (classify(&frame, Some(OWN)), is_intact(&frame), selected(&frame), largest_segment(&mut frame));
-        prepare_checksum(&mut frame);
+        let _ = (classify(&frame, Some(OWN)), has_valid_checksum(&frame), sack_blocks(&frame), mss_option(&mut frame));
+        write_partial_checksum(&mut frame);
     }
 }
 
@@ -210,10 +210,10 @@ fn a_reduced_segment_has_nothing_of_the_old_one_but_its_connection() {
         frame[tcp + 12] = 0x60;
         frame.extend([9; 60]);
         let whole = frame.len();
-        let length = reduce(&mut frame, whole, 7, 9).expect("a segment");
+        let length = reduce_to_ack(&mut frame, whole, 7, 9).expect("a segment");
         let FrameKind::Segment(made) = classify(&frame[..length], Some(OWN)) else { panic!("{frame:?}") };
         assert_eq!((made.key, made.seq, made.ack), (Key::new([0; 4], 0x1234, 80), 7, 9));
         assert!(made.plain && !made.options && made.data == 0);
-        assert_eq!(reduce(&mut frame, tcp + 19, 7, 9), None, "it is cut off");
+        assert_eq!(reduce_to_ack(&mut frame, tcp + 19, 7, 9), None, "it is cut off");
     }
 }
