@@ -9,28 +9,28 @@ use cloister_interfaces::{Client, Memory, Server};
 
 /// The capabilities of the service.
 pub struct Caps<S, M: Memory> {
-    /// For the log.
+    /// The console, for the log.
     pub console: Console<S>,
-    /// The time.
+    /// The clock.
     pub clock: Clock<S>,
-    /// Seeds sequence numbers and ports.
+    /// The entropy that seeds sequence numbers and ports.
     pub entropy: Entropy<S>,
-    /// The link.
+    /// The queue to netfront.
     pub net: Client<Net, S, M>,
-    /// The applications.
+    /// The queues from the applications.
     pub socket_clients: ArrayVec<Server<Socket, S, M>, 4>,
-    /// Who may end the image.
+    /// The queues from the services that may end the image.
     pub control_clients: ArrayVec<Server<Control, S, M>, 4>,
-    /// Pages into which the backend writes frames.
+    /// The pages into which the back end writes received frames.
     pub rx_pool: M,
-    /// Pages from which the backend reads frames.
+    /// The pages from which the back end reads frames to send.
     pub tx_pool: M::Exclusive,
-    /// Streams to the applications.
+    /// The memory of the rings to the applications.
     pub stream_in: M,
-    /// Streams from the applications.
+    /// The memory of the rings from the applications.
     pub stream_out: M,
-    /// What applications may have sent without copying it: bytes that nobody can change.
+    /// Constant bytes that an application can have sent without copying them.
     pub site: &'static [u8],
-    /// The guest's command line.
+    /// The command line of the guest.
     pub command_line: &'static [u8],
 }

@@ -1,11 +1,12 @@
-//! tcpip: ARP, IPv4, ICMP, TCP, UDP and DHCP (smoltcp) between the link and the applications.
+//! tcpip: ARP, IPv4, ICMP, TCP, UDP and DHCP, built on smoltcp, between the link and the
+//! applications.
 //!
-//! Frames come from the link as pages of two pools that another domain shares ([`wire`]); streams go to the
-//! applications through rings in two shared regions ([`slot`]). Neither side is trusted: a page or a length
-//! that cannot be is refused and logged, once for each kind.
+//! Received frames are in pages that another domain can write ([`link::device`]). Byte streams go
+//! to the applications through rings in two shared regions ([`tcp::app_stream`]). Neither side is
+//! trusted: an impossible page or length is refused, and the first refusal of each kind is logged.
 //!
-//! All memory is bounded: tables are made at the start, sockets within a budget that follows from the size of
-//! the stream-out region ([`buffers`]).
+//! All memory is bounded. Tables are allocated at start. Sockets get a budget that follows from the
+//! size of the stream-out region ([`tcp::buffers`]).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -28,7 +29,7 @@ use cloister_interfaces::{Memory, Service, System};
 
 pub use capabilities::Caps;
 
-/// The service.
+/// Creates the service.
 pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
     stack::Stack::new(caps)
 }

@@ -1,4 +1,6 @@
-//! The link: frames, their pages, and the neighbours on it.
+//! The link half: frames, the pages that hold them, and the hosts on the link.
+//!
+//! It knows segments ([`crate::segment`]), but no connections.
 
 pub mod arp;
 pub(crate) mod device;

@@ -1,4 +1,4 @@
-//! Ending in good order: connections first, then the link, then the answer.
+//! An orderly end of the network: connections first, then the link, then the reply.
 
 use core::time::Duration;
 
@@ -11,28 +11,28 @@ use crate::tcp::connections::Connections;
 
 /// How long connections have to end by themselves.
 const CONNECTIONS_TIME: Duration = Duration::from_secs(2);
-/// How long resets and the last frames have to leave.
+/// How long resets and the last frames have to be sent.
 const FRAMES_TIME: Duration = Duration::from_millis(100);
 /// How long the link has to come down.
 const LINK_TIME: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// Nobody has asked.
+    /// The end was not requested.
     Running,
-    /// It was asked.
+    /// The end was requested.
     Requested,
-    /// Connections end by themselves, until then.
+    /// Until then, connections end by themselves.
     Closing(Instant),
-    /// The rest was reset; the last frames leave, until then.
+    /// The other connections were reset. Until then, the last frames are sent.
     Draining(Instant),
-    /// The link was told to close; it does, until then.
+    /// Until then, the link closes.
     Disconnecting(Instant),
-    /// It is over.
+    /// The network has ended.
     Done,
 }
 
-/// The end of the image's network.
+/// The end of the network, on request.
 pub struct Quiesce<S, M> {
     clients: ArrayVec<Server<Control, S, M>, 4>,
     pending_replies: [u32; 4],
@@ -40,17 +40,17 @@ pub struct Quiesce<S, M> {
 }
 
 impl<S: System, M: Memory> Quiesce<S, M> {
-    /// Nobody has asked.
+    /// Creates the state before any request.
     pub fn new(clients: ArrayVec<Server<Control, S, M>, 4>) -> Self {
         Quiesce { clients, pending_replies: [0; 4], phase: Phase::Running }
     }
 
-    /// Whether the end was asked for.
+    /// Returns `true` if the end was requested.
     pub fn is_requested(&self) -> bool {
         self.phase != Phase::Running
     }
 
-    /// Takes what is asked. Answers whether all of it decoded.
+    /// Handles requests. Returns `false` if any of them did not decode.
     pub fn drain(&mut self) -> bool {
         let mut good = true;
         for (server, pending_replies) in self.clients.iter_mut().zip(&mut self.pending_replies) {
@@ -70,7 +70,7 @@ impl<S: System, M: Memory> Quiesce<S, M> {
         good
     }
 
-    /// Goes on as far as time and events allow.
+    /// Goes from phase to phase, as far as time and events allow.
     pub fn advance(&mut self, now: Instant, connections: &mut Connections, device: &mut LinkDevice<S, M>) {
         let before = self.phase;
         self.phase = match self.phase {
@@ -110,7 +110,7 @@ impl<S: System, M: Memory> Quiesce<S, M> {
         }
     }
 
-    /// Publishes what was answered.
+    /// Publishes the replies.
     pub fn flush(&mut self) {
         for server in &mut self.clients {
             server.requests.release();
@@ -118,7 +118,7 @@ impl<S: System, M: Memory> Quiesce<S, M> {
         }
     }
 
-    /// When the present phase ends at the latest.
+    /// Returns when the present phase ends at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Closing(until) | Phase::Draining(until) | Phase::Disconnecting(until) => Some(until),

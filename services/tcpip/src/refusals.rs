@@ -1,4 +1,5 @@
-//! What was refused, logged once for each kind: a peer that repeats itself does not fill the log.
+//! The log of refusals. Each kind is logged once, so that a peer that repeats itself does not fill
+//! the console.
 
 use cloister_interfaces::System;
 use cloister_interfaces::capability::Console;
@@ -9,34 +10,34 @@ pub struct RefusalLog {
     seen: u32,
 }
 
-/// A kind of refusal.
+/// What was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
-    /// netfront: a message that does not decode.
+    /// netfront sent a message that does not decode.
     LinkMessage,
-    /// netfront: a page that it does not hold.
+    /// netfront named a page that it does not have.
     LinkPage,
-    /// netfront: a part of a frame without bytes, or beyond its page.
+    /// netfront described a part of a frame that is empty, or starts beyond its page.
     LinkLength,
-    /// netfront: an address or MTU that cannot be.
+    /// netfront announced an impossible MAC address or MTU.
     LinkParameters,
-    /// DHCP: an address that no host can have.
+    /// The DHCP server offered an address that no host can have.
     Lease,
-    /// Application: a message that does not decode.
+    /// An application sent a message that does not decode.
     Message,
-    /// Application: a connection that it does not have.
+    /// An application named a connection that it does not have.
     Connection,
-    /// Application: more bytes to send than its ring holds.
+    /// An application sent more bytes than its ring holds.
     Send,
-    /// Application: constant bytes that there are not.
+    /// An application sent constant bytes that do not exist.
     Constant,
-    /// Application: more bytes consumed than were received.
+    /// An application consumed more bytes than it received.
     Consumed,
-    /// Application: a port that cannot be listened to.
+    /// An application cannot listen to this port.
     Listen,
-    /// Application: more ports than it may listen to.
+    /// An application listens to too many ports.
     Ports,
-    /// Control: a message that does not decode.
+    /// A control message does not decode.
     Control,
 }
 
@@ -61,7 +62,7 @@ impl Refusal {
 }
 
 impl RefusalLog {
-    /// Records a refusal, on `console` if it is the first of its kind.
+    /// Logs a refusal on `console`, if it is the first of its kind.
     pub fn log<S: System>(&mut self, console: &Console<S>, kind: Refusal) {
         let bit = 1 << kind as u32;
         if self.seen & bit == 0 {

@@ -1,76 +1,84 @@
-//! TCP segments as the link and the connections tell each other of them.
+//! TCP segments, as the link half and the TCP half describe them to each other.
 
 use arrayvec::ArrayVec;
 
 use crate::table::Key;
 
-/// Ranges above the first gap that are remembered of a peer: so many gaps are filled in a round.
+/// The number of ranges above the first gap that are remembered of a peer. One round of repeats
+/// fills as many gaps.
 pub const MAX_RANGES: usize = 16;
 
-/// A TCP segment to our address, as its headers say.
+/// The headers of a received TCP segment to our address.
+///
+/// # Holding one proves
+///
+/// If [`crate::link::frame::classify`] returned it: the fixed parts of the IPv4 and TCP headers are
+/// inside the frame, the segment is no fragment, and it is to our address. It does not prove that
+/// the segment is honest, nor that the lengths agree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Segment {
     /// Its connection.
     pub key: Key,
-    /// The port that it is to.
+    /// The destination port.
     pub port: u16,
-    /// It starts a connection: a SYN without an ACK.
+    /// It opens a connection: SYN without ACK.
     pub opens: bool,
-    /// It has a SYN, whatever else.
+    /// It has the SYN flag.
     pub syn: bool,
-    /// It is a reset.
+    /// It has the RST flag.
     pub reset: bool,
-    /// It has no flag but ACK, except perhaps PSH.
+    /// It has no flags except ACK, and perhaps PSH.
     pub plain: bool,
-    /// It has options.
+    /// It has TCP options.
     pub options: bool,
-    /// Bytes of data.
+    /// The number of bytes of data.
     pub data: usize,
     /// The offset of the data in the frame.
     pub offset: usize,
-    /// Its sequence number.
+    /// The sequence number.
     pub seq: u32,
-    /// What it acknowledges, if it is plain.
+    /// The acknowledgement number. It has a meaning only with the ACK flag.
     pub ack: u32,
-    /// The window that it announces, not scaled.
+    /// The announced window, not scaled.
     pub window: u16,
 }
 
-/// Bytes from one position up to another.
+/// A range of positions: the first, and the one after the last.
 pub type Range = (u32, u32);
 
-/// A segment that the stack made.
+/// A segment that smoltcp built to be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Outgoing {
-    /// It is a SYN: the stack's own to repeat.
+    /// It has the SYN flag. smoltcp repeats it by itself.
     pub opens: bool,
-    /// Its sequence number.
+    /// The sequence number.
     pub seq: u32,
-    /// What it acknowledges.
+    /// The acknowledgement number.
     pub ack: u32,
-    /// Bytes of its data.
+    /// The number of bytes of data.
     pub data: u32,
-    /// It is the last.
+    /// It has the FIN flag.
     pub fin: bool,
 }
 
 impl Outgoing {
-    /// How much it takes of the sequence after the SYN.
+    /// Returns how many sequence numbers it takes, not counting a SYN.
     pub fn length(&self) -> u32 {
         if self.opens { 0 } else { self.data + u32::from(self.fin) }
     }
 }
 
-/// What of the segments that the stack builds anew is to be sent: ascending ranges, by sequence number relative to `base`.
+/// What is sent of the segments that smoltcp builds again: ascending ranges of positions.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SendRanges {
-    /// Where positions count from.
+    /// The sequence number of position 0.
     pub base: u32,
-    /// The ranges; the last has no end.
+    /// The ranges. The last has no end.
     pub ranges: ArrayVec<Range, { SendRanges::MAX }>,
 }
 
 impl SendRanges {
-    /// The most ranges: one before each that the peer has, one after them, and what was never sent.
+    /// The largest number of ranges: one before each range that the peer has, one after them, and
+    /// what was never sent.
     pub const MAX: usize = MAX_RANGES + 2;
 }

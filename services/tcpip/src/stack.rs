@@ -1,4 +1,4 @@
-//! The service: one pass over the link, the stack and the applications for every notification or deadline.
+//! The service's main loop: each pass serves the link, smoltcp's sockets and the applications once.
 
 mod applications;
 mod interfaces;
@@ -36,17 +36,19 @@ use crate::tcp::transmit::Progress;
 use crate::time::{from_smoltcp, to_smoltcp};
 use notices::PendingNotices;
 
-/// Messages taken from one queue in a pass.
+/// The most messages taken from one queue in a pass.
 const MAX_MESSAGES: u32 = 256;
-/// Frames parsed in a pass.
+/// The most frames parsed in a pass.
 const MAX_FRAMES: u32 = 128;
-/// Connections attended to in a pass.
+/// The most connections served in a pass.
 const MAX_CONNECTIONS: usize = 256;
-/// Frames of what is no connection's that are sent at once: the fragments of a packet, and a few more.
+/// The most frames sent at once for sockets that are no connection's: the fragments of a packet,
+/// and a few more.
 const MAX_OTHER_FRAMES: u32 = 16;
-/// How long an acknowledgement waits for the application to look at what came: mostly it answers at once.
+/// How long an acknowledgement is delayed for the application's answer, which usually comes at once
+/// and carries it.
 const ACK_DELAY: Duration = Duration::from_millis(10);
-/// The service's state.
+/// The state of the service.
 pub struct Stack<S, M: Memory> {
     console: Console<S>,
     clock: Clock<S>,
@@ -56,9 +58,9 @@ pub struct Stack<S, M: Memory> {
     interface: Option<Box<Interface>>,
     connections: Connections,
     numbers: IsnGenerator,
-    /// The sockets that are no connection's.
+    /// The sockets that are no connection's: DHCP and the echo port.
     other_sockets: SocketSet<'static>,
-    /// When they want to be polled, if not before.
+    /// When smoltcp wants them to be polled, if nothing happens before.
     other_sockets_at: Option<Instant>,
     address: Address,
     echo: Option<Echo>,
@@ -71,18 +73,21 @@ pub struct Stack<S, M: Memory> {
     deadline: Option<Instant>,
 }
 
-/// Bytes that connections may take of the heap. The policy gives tcpip five bytes of heap for two of the stream-out
-/// region, and no less than 256 KiB; 128 KiB of it are for what does not grow with the connections: the frame that is
-/// parsed, reassembly, the interface. `tests/heap.rs` measures that they are enough.
+/// Returns how many bytes of the heap all sockets may take.
+///
+/// The policy gives tcpip five bytes of heap for two bytes of the stream-out region, and at least
+/// 256 KiB. 128 KiB of that are for what does not grow with the connections: the frame buffer,
+/// reassembly, the interface. `tests/heap.rs` measures that they are enough.
 fn socket_budget(stream_out: usize) -> usize {
     (stream_out / 2 * 5).max(256 * 1024) - 128 * 1024
 }
 
 impl<S: System, M: Memory> Stack<S, M> {
-    /// The service over its capabilities.
+    /// Creates the service from its capabilities.
     pub fn new(caps: Caps<S, M>) -> Self {
         let layout = Layout::of(caps.stream_in.len(), caps.stream_out.len());
-        // Without randomness a peer can make one chain of all connections, and guess numbers; the kernel has logged it.
+        // Without randomness a peer can fill one chain of the hash table, and guess sequence
+        // numbers. The kernel has logged the refusal.
         let random = caps.entropy.draw().map_or(0, |[random, _]| random);
         let connections = Connections::new(layout, socket_budget(caps.stream_out.len()), M::buffer, random);
         let secret = caps.entropy.draw().unwrap_or_else(|_| {
@@ -116,7 +121,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         }
     }
 
-    /// Takes what the link says. Answers whether more may be waiting.
+    /// Handles the messages of netfront. Returns `true` if more may be waiting.
     fn drain_link(&mut self, now: Instant) -> bool {
         let mut budget = MAX_MESSAGES;
         while let Some(event) = self.device.next_event(&mut budget) {
@@ -132,8 +137,8 @@ impl<S: System, M: Memory> Stack<S, M> {
         budget == 0
     }
 
-    /// The link has come up, for the first time or again. Connections outlive it; what was learnt of neighbours
-    /// does not.
+    /// Handles a link that has come up, for the first time or again. Connections outlive the link,
+    /// but what was learnt about the hosts on it does not.
     fn link_up(&mut self, mac: [u8; 6], mtu: u16, now: Instant) {
         self.console.line(format_args!("link up: {}, MTU {mtu}", EthernetAddress(mac)));
         let change = self.address.link_up(&mut self.other_sockets);
@@ -158,7 +163,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         self.connections.time_wait.clear();
         let up = matches!(change, Change::Gained(_));
         for client in 0..self.clients.len() {
-            // With another address, connections cannot go on.
+            // Connections cannot go on with another address.
             if self.connections.has_connections(client as u8) || !up {
                 self.void_client(client, now);
             }
@@ -169,7 +174,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         self.use_address();
     }
 
-    /// Gives the address to the interface and to the neighbours' table, and tells the neighbours.
+    /// Gives the current address to the interface and to the table of neighbours, and announces it.
     #[cold]
     fn use_address(&mut self) {
         self.apply_address();
@@ -177,7 +182,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         self.announce();
     }
 
-    /// Tells the neighbours which station has our address.
+    /// Announces our address and MAC address to the hosts on the link.
     #[cold]
     fn announce(&mut self) {
         let (Some(interface), Some(lease)) = (&self.interface, self.address.current) else { return };
@@ -185,7 +190,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         self.device.send(&arp::announcement(mac.0, lease.address.address().octets()));
     }
 
-    /// Parses received frames. Answers whether some are left that could be.
+    /// Parses received frames. Returns `true` if more could be parsed at once.
     fn receive_frames(&mut self, now: Instant) -> bool {
         let mac = self.interface.as_ref().map_or([0; 6], |interface| {
             let HardwareAddress::Ethernet(mac) = interface.hardware_addr();
@@ -193,7 +198,8 @@ impl<S: System, M: Memory> Stack<S, M> {
         });
         let own = self.address.current.map(|lease| lease.address);
         for _ in 0..MAX_FRAMES {
-            // Without room for the answer a frame waits: an echo request is not lost to a busy link.
+            // A frame waits while there is no room for its answer, so that a busy link loses no
+            // echo requests.
             if !self.device.can_send() {
                 return false;
             }
@@ -210,7 +216,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         self.device.has_frames()
     }
 
-    /// Has the stack parse a frame that is no connection's.
+    /// Lets smoltcp parse a frame that is for no connection.
     fn parse(&mut self, now: Instant) {
         self.device.begin_turn(None);
         if let Some(interface) = &mut self.interface {
@@ -218,7 +224,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         }
     }
 
-    /// Gives a segment to its connection.
+    /// Passes a segment to its connection.
     fn segment(&mut self, segment: &Segment, now: Instant) {
         let Some((index, opening)) = self.connection_of(segment, now) else { return };
         let ring = self.connections.layout().ring_in(ConnectionId(index));
@@ -229,8 +235,9 @@ impl<S: System, M: Memory> Stack<S, M> {
         }
     }
 
-    /// Returns the connection that a segment is for, and how it begins if it is new. If there is none, the segment is answered
-    /// or dropped here.
+    /// Returns the connection that a segment is for, and how it opens if it is new.
+    ///
+    /// If there is none, the segment is answered or dropped here.
     #[inline]
     fn connection_of(&mut self, segment: &Segment, now: Instant) -> Option<(u16, Option<Opening>)> {
         let found = self.connections.find(segment.key);
@@ -242,12 +249,12 @@ impl<S: System, M: Memory> Stack<S, M> {
             self.device.discard_frame();
             return None;
         };
-        // The stack refuses what is for nobody.
+        // smoltcp resets what is for no connection and no open port.
         if !segment.opens || self.connections.port_owner(segment.port).is_none() {
             self.parse(now);
             return None;
         }
-        // Without room it is dropped, so that the peer tries again.
+        // A SYN without room for its connection is dropped, so that the peer tries again.
         let Some(index) = self.connections.open(segment, self.device.peer_mss(), now) else {
             self.device.discard_frame();
             return None;
@@ -255,7 +262,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         Some((index, Some(self.opening(segment.key, last, now))))
     }
 
-    /// Lets the sockets that are no connection's send, and fragments leave.
+    /// Lets the sockets that are no connection's send, and smoltcp send fragments.
     fn poll_other_sockets(&mut self, now: Instant) {
         let Some(interface) = &mut self.interface else { return };
         let time = to_smoltcp(now);
@@ -268,14 +275,14 @@ impl<S: System, M: Memory> Stack<S, M> {
             self.device.begin_turn(None);
             let polled = interface.poll_egress(time, &mut self.device, &mut self.other_sockets);
             if self.device.take_dhcp_sent() {
-                // The number of the next transaction is not to follow from this one's, which all
-                // hosts on the link see.
+                // All hosts on the link see the number of this transaction. The next number must
+                // not follow from it.
                 self.other_sockets_at = interface.poll_at(time, &self.other_sockets).map(from_smoltcp);
                 self.recreate_interface(self.device.mac(), now);
                 return self.apply_address();
             }
             if polled == PollResult::None {
-                // It cannot now, whatever it waits for.
+                // smoltcp cannot send now, for whatever reason.
                 self.other_sockets_at =
                     interface.poll_at(time, &self.other_sockets).map(|at| from_smoltcp(at).max(now + QUEUE_RETRY));
                 return;
@@ -283,7 +290,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         }
     }
 
-    /// Attends to the connections of which there is something new. Answers whether some are left that could go on.
+    /// Serves the connections that are ready. Returns `true` if any of them could go on at once.
     fn serve_connections(&mut self, now: Instant) -> bool {
         self.connections.mark_expired(now);
         let mut blocked = 0;
@@ -312,8 +319,9 @@ impl<S: System, M: Memory> Stack<S, M> {
         if sent == Progress::Done && !told { Progress::Blocked } else { sent }
     }
 
-    /// Moves bytes between a connection's socket and its rings. Answers whether all that it could send is an acknowledgement that
-    /// may go with its application's answer: one frame instead of two.
+    /// Moves bytes between a connection's socket and its rings. Returns `true` if an
+    /// acknowledgement is all that it could send, and may be delayed for the application's answer:
+    /// one frame instead of two.
     fn pump(&mut self, index: u16, now: Instant) -> bool {
         let (layout, id) = (*self.connections.layout(), ConnectionId(index));
         let Some(connection) = self.connections.get(index).filter(|connection| connection.stage == Stage::Open) else {
@@ -383,7 +391,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             return Some(now);
         }
         let blocked = self.device.is_blocked().then_some(now + QUEUE_RETRY);
-        // Who cannot send has nothing to do until a notification says that it can.
+        // While the link cannot send, these sockets have nothing to do until a notification.
         let other_sockets = self.other_sockets_at.filter(|_| self.device.can_send());
         [self.connections.deadline(), self.quiesce.deadline(), blocked, other_sockets].into_iter().flatten().min()
     }
@@ -397,7 +405,8 @@ impl<S: System, M: Memory> Stack<S, M> {
 
 impl<S: System, M: Memory> Service for Stack<S, M> {
     fn notified(&mut self, _notifications: Notifications) {
-        // Looking at an empty queue costs one read, so every pass looks at all: no notification can be missed.
+        // Every pass looks at all queues, whatever the notification: no notification can be missed,
+        // and an empty queue costs one read.
         let now = self.clock.now();
         self.device.set_time(now);
         let mut more = self.drain_link(now);
@@ -407,7 +416,7 @@ impl<S: System, M: Memory> Service for Stack<S, M> {
             self.refusals.log(&self.console, Refusal::Control);
         }
         if asked != self.quiesce.is_requested() {
-            // What is idle ends.
+            // Idle connections end now.
             self.connections.mark_all_ready();
         }
         more |= self.receive_frames(now);

@@ -1,4 +1,4 @@
-//! TCP connections, around smoltcp's sockets.
+//! The TCP half: connections, built around smoltcp's sockets.
 
 pub(crate) mod app_stream;
 pub(crate) mod buffers;

@@ -1,4 +1,4 @@
-//! smoltcp's time and ours.
+//! Conversion between the image's time and smoltcp's.
 
 use cloister_interfaces::Instant;
 use smoltcp::time::Instant as StackInstant;

@@ -1,14 +1,14 @@
-//! Messages of ARP (RFC 826).
+//! ARP messages about IPv4 over Ethernet (RFC 826).
 
-/// The destination of a frame that the stack made, before that of its next hop is written there.
+/// The destination in a frame from smoltcp until the link address of its next hop is written there.
 pub const UNRESOLVED: [u8; 6] = [0; 6];
 /// The destination of a frame to all hosts on the link.
 pub const BROADCAST: [u8; 6] = [0xff; 6];
 
-/// A host on the link, as ARP names it.
+/// A host on the link, as ARP describes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Station {
-    /// Its link address.
+    /// Its link address (MAC address).
     pub mac: [u8; 6],
     /// Its IPv4 address.
     pub address: [u8; 4],
@@ -21,19 +21,19 @@ impl Station {
     }
 }
 
-/// A message of ARP about IPv4 over Ethernet (RFC 826).
+/// An ARP message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Arp {
-    /// It asks; otherwise it answers.
+    /// It is a request; otherwise a reply.
     pub is_request: bool,
-    /// The host that sent it.
+    /// The sender.
     pub from: Station,
-    /// The host that it is to, or whose link address it asks for.
+    /// The host that it is for. A request asks for its link address.
     pub to: Station,
 }
 
 impl Arp {
-    /// Returns the message in `frame`.
+    /// Parses the message in `frame`.
     pub fn parse(frame: &[u8]) -> Option<Self> {
         let [0x08, 0x06, 0, 1, 0x08, 0x00, 6, 4, 0, operation @ (1 | 2), body @ ..] = frame.get(12..42)? else {
             return None;
@@ -45,7 +45,7 @@ impl Arp {
         Some(Arp { is_request: *operation == 1, from: station(0)?, to: station(10)? })
     }
 
-    /// Returns the frame that carries the message to the station `mac`.
+    /// Returns the frame that carries the message to the link address `mac`.
     pub fn frame(&self, mac: [u8; 6]) -> [u8; 42] {
         let mut frame = [0; 42];
         let operation = if self.is_request { 1 } else { 2 };
@@ -65,7 +65,8 @@ impl Arp {
     }
 }
 
-/// A request for our own address, from us: tells the neighbours (and switches) where it now is (RFC 5227, 3).
+/// Returns the frame of a request for our own address from us. It tells hosts and switches on the
+/// link where the address is now (RFC 5227, 3).
 pub fn announcement(mac: [u8; 6], address: [u8; 4]) -> [u8; 42] {
     let to = Station { mac: UNRESOLVED, address };
     Arp { is_request: true, from: Station { mac, address }, to }.frame(BROADCAST)

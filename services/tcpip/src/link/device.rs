@@ -1,12 +1,12 @@
 //! The link as smoltcp's device: frames in pages of two pools, descriptors over the `net` queue.
 //!
-//! The rx-pool is shared with another domain, which may write it at any moment: a received frame is copied out, whole and
-//! once, before anything looks at it, and its pages go back. A frame to send is built in the tx-pool, which others may only
-//! read.
+//! The rx-pool is shared with another domain, which may write it at any moment. A received frame is
+//! copied out, whole and once, before anything looks at it, and its pages go back. A frame to send
+//! is built in the tx-pool, which others may only read.
 //!
-//! Where the link cuts long segments, the stack is told of a link that carries them whole: what a peer says of the segments that
-//! it takes is raised before the stack sees it, what the stack says of ours is lowered, and the link is told how long to make
-//! them. What is no segment is cut here.
+//! Where the link splits long TCP segments, smoltcp is told of a link that carries them whole: the
+//! MSS that a peer announces is raised before smoltcp sees it, the MSS that smoltcp announces is
+//! lowered, and the link is told into what size to split. Packets other than TCP are split here.
 
 mod arp;
 mod received;
@@ -30,71 +30,76 @@ use super::transmitter::Transmitter;
 use crate::refusals::Refusal;
 use crate::segment::{Outgoing, SendRanges};
 
-/// The longest frame that is received: the largest IPv4 packet behind an Ethernet header with one VLAN tag.
+/// The longest frame that is received: the largest IPv4 packet, with an Ethernet header and one
+/// VLAN tag.
 const MAX_RX_FRAME: usize = 0xFFFF + ETHERNET_HEADER + 4;
-/// Pages that are given back at once though nothing is asked of netfront: an eighth of a ring of 256.
+/// The number of pages that are returned at once even if there are no requests for netfront: an
+/// eighth of a ring of 256.
 const MAX_HELD_PAGES: usize = 32;
 
-/// How long to wait for room in the queue to netfront.
+/// How long to wait before looking again for room in the queue to netfront.
 pub const QUEUE_RETRY: Duration = Duration::from_millis(1);
 
-/// What a peer takes that does not say how long segments may be (RFC 9293, MUST-15); and the least that is believed.
+/// The MSS of a peer that announces none (RFC 9293, MUST-15).
 const DEFAULT_PEER_MSS: u16 = 536;
+/// The smallest announced MSS that is believed.
 const MIN_PEER_MSS: u16 = 48;
 
-/// What the link did, that the stack must know.
+/// An event of the link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// It is up.
+    /// The link is up.
     Up {
-        /// The interface's address.
+        /// The MAC address of the interface.
         mac: [u8; 6],
-        /// The largest IP packet in bytes.
+        /// The length in bytes of the largest IP packet.
         mtu: u16,
     },
-    /// It is down.
+    /// The link is down.
     Down,
-    /// netfront said something that cannot be.
+    /// A message of netfront was refused.
     Refused(Refusal),
 }
 
-/// The link.
+/// The link, as smoltcp's device.
 pub struct LinkDevice<S, M: Memory> {
     transmitter: Transmitter<S, M>,
     pool: M,
-    /// Pages of the rx-pool that are ours: received, and not given back yet.
+    /// For each page of the rx-pool, `true` if it is ours: received and not returned yet.
     owned: Vec<bool>,
-    /// Parts of frames, all in pages that are ours.
+    /// Parts of received frames. All their pages are ours.
     received: VecDeque<RxPart>,
-    /// Frames in `received` whose parts have all come.
+    /// The number of frames in `received` of which all parts have come.
     complete_frames: usize,
-    /// A part of the frame that comes was refused: those up to its end are thrown away.
+    /// A part of the frame that is coming was refused, and the rest of it is dropped.
     skipping: bool,
-    /// Runs of pages to be given back: the first, and how many.
+    /// Runs of pages to be returned: the first page, and how many.
     returned: VecDeque<(u16, u16)>,
-    /// How many pages that is.
+    /// The number of pages in `returned`.
     returned_pages: usize,
-    /// The frame that is parsed; or one that the stack made and that is not sent as it is.
+    /// A copy of the frame that is parsed. Also where smoltcp builds a segment that is not sent as
+    /// it is.
     frame: Vec<u8>,
-    /// How much of `frame` the stack is to parse next; 0 is nothing.
+    /// The length of the frame in `frame` that smoltcp parses next. 0 if there is none.
     frame_length: usize,
-    /// Parts of that frame at the head of `received`, of which all but the first bytes have yet to be copied.
+    /// The number of parts of that frame, at the front of `received`, that are not completely
+    /// copied yet.
     uncopied_parts: usize,
-    /// What is sent of the segments that the stack makes.
+    /// The ranges that are sent of the segments that smoltcp builds. `None` for all.
     ranges: Option<SendRanges>,
-    /// The longest segments that the sender of the last SYN takes, as it says.
+    /// The MSS that the sender of the last SYN announced.
     announced_mss: u16,
     mtu: u16,
-    /// The longest frame with a segment that the link is to cut; none if it does not.
+    /// The longest frame with a segment that the link splits. `None` if the link splits none.
     max_offload_frame: Option<usize>,
     up: bool,
-    /// What the link offers is made use of.
+    /// The offloads of the link are used.
     use_offloads: bool,
 }
 
 impl<S: System, M: Memory> LinkDevice<S, M> {
-    /// The link over these capabilities; down. Without `use_offloads` every frame is sent complete, whatever the link
-    /// offers. `random` is a secret.
+    /// Creates the device. The link is down at first. Without `use_offloads`, every frame is sent
+    /// complete, whatever the link offers. `random` is secret.
     pub fn new(net: Client<Net, S, M>, rx_pool: M, tx_pool: M::Exclusive, use_offloads: bool, random: u64) -> Self {
         let rx = (rx_pool.len() / PAGE_SIZE).min(usize::from(u16::MAX));
         LinkDevice {
@@ -106,7 +111,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
             skipping: false,
             returned: VecDeque::with_capacity(rx),
             returned_pages: 0,
-            // What is read of it was written before.
+            // Every byte is written before it is read.
             frame: M::buffer(MAX_RX_FRAME).unwrap_or_default(),
             frame_length: 0,
             uncopied_parts: 0,
@@ -119,63 +124,67 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         }
     }
 
-    /// Returns our address on the link.
+    /// Returns our MAC address.
     pub fn mac(&self) -> [u8; 6] {
         self.transmitter.mac
     }
 
-    /// Whether the backend is connected.
+    /// Returns `true` if the back end is connected.
     pub fn is_up(&self) -> bool {
         self.up
     }
 
-    /// Whether a frame could be sent now. If not, a notification says when.
+    /// Returns `true` if a frame can be sent now. If not, a notification comes when it can.
     pub fn can_send(&self) -> bool {
         self.up && self.transmitter.can_send()
     }
 
-    /// Whether a TCP segment with up to `data` bytes could be sent now, and be as long as the link allows.
+    /// Returns `true` if a TCP segment with up to `data` bytes can be sent now, as long as the link
+    /// allows.
     pub fn can_send_segment(&self, data: usize) -> bool {
         let pages = (MAX_HEADERS + data).min(self.max_offload_frame.unwrap_or(1)).div_ceil(PAGE_SIZE);
         self.can_send() && (pages == 1 || self.transmitter.free.has(pages))
     }
 
-    /// What [`Self::longest`] is for this link.
+    /// Returns [`Self::max_offload_frame`] for the present link.
     fn max_segment_frame(&self) -> Option<usize> {
         let offloads = self.transmitter.offloads;
         let most = (self.transmitter.free.longest() * PAGE_SIZE).min(MAX_FRAME);
         let segment = self.link_mss();
-        // Whole segments, as long as the peer takes such long ones: no short one in the middle of a stream.
+        // A multiple of the link's MSS, so that no short segment is in the middle of a stream.
         let whole = most.saturating_sub(ETHERNET_HEADER + SEGMENT_HEADERS) / segment * segment;
         (offloads.contains(Offloads::all()) && whole > segment).then_some(ETHERNET_HEADER + SEGMENT_HEADERS + whole)
     }
 
-    /// Bytes of data in the longest frame, which the link may have to cut.
+    /// Returns the number of bytes of data in the longest frame, which the link may have to split.
     pub fn max_payload(&self) -> usize {
         self.max_offload_frame.map_or(self.link_mss(), |length| length - ETHERNET_HEADER - SEGMENT_HEADERS)
     }
 
-    /// Bytes of data in the longest segments that the sender of the SYN that was readied takes.
+    /// Returns the MSS of the sender of the SYN in the current frame.
     pub fn peer_mss(&self) -> NonZeroU16 {
         NonZeroU16::new(self.announced_mss.clamp(MIN_PEER_MSS, self.link_mss() as u16)).unwrap_or(NonZeroU16::MIN)
     }
 
-    /// Bytes of data in a segment as long as the link carries.
+    /// Returns the MSS of the link: the number of bytes of data in a segment as long as the link
+    /// carries.
     pub fn link_mss(&self) -> usize {
         usize::from(self.mtu) - SEGMENT_HEADERS
     }
 
-    /// Whether the queue to netfront is full. Only a failed push asks to be woken, so this is to be looked at again.
+    /// Returns `true` if the queue to netfront is full. Only a failed push requests a notification,
+    /// so the caller looks again after [`QUEUE_RETRY`].
     pub fn is_blocked(&self) -> bool {
         self.up && self.transmitter.net.requests.room() == 0
     }
 
-    /// Whether frames wait to be parsed.
+    /// Returns `true` if complete frames wait to be parsed.
     pub fn has_frames(&self) -> bool {
         self.complete_frames > 0
     }
 
-    /// Takes up to `budget` messages; answers the first event among them, `None` if there is nothing more.
+    /// Takes up to `budget` messages from netfront. Returns the first event among them, or `None`
+    /// if there is none.
     pub fn next_event(&mut self, budget: &mut u32) -> Option<Event> {
         while *budget > 0 {
             *budget -= 1;
@@ -199,7 +208,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
     }
 
     fn link_up(&mut self, mac: [u8; 6], mtu: u16, offloads: Offloads) -> Event {
-        // 68: the least that every IPv4 link carries (RFC 791); less would leave no room for TCP.
+        // Every IPv4 link carries 68 bytes (RFC 791). Less than 128 leave no room for TCP.
         let fits = usize::from(mtu) >= 128 && usize::from(mtu) + ETHERNET_HEADER <= PAGE_SIZE;
         if mac[0] & 1 != 0 || mac == [0; 6] || !fits {
             return Event::Refused(Refusal::LinkParameters);
@@ -214,7 +223,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         Event::Up { mac, mtu }
     }
 
-    /// All pages are where they were at the start.
+    /// Puts all pages back to where they were at the start.
     fn reset(&mut self) {
         self.up = false;
         self.owned.fill(false);
@@ -225,27 +234,28 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         self.transmitter.free = PageRuns::new(self.transmitter.in_flight.len());
         self.transmitter.in_flight.fill(0);
         self.transmitter.parked.clear();
-        // What went over one link, the back end of the next must not see.
+        // The back end of the next link must not see what went over this one.
         if core::mem::replace(&mut self.transmitter.pool_dirty, true) {
             let size = self.transmitter.pool.size();
             self.transmitter.pool.edit(0, size, |pages| pages.fill(0));
         }
     }
 
-    /// Sends a frame that the stack did not make.
+    /// Sends a frame that smoltcp did not build. It is dropped if there is no room.
     pub fn send(&mut self, frame: &[u8]) {
         if self.can_send() {
             self.transmitter.send(frame.len(), |space| space.copy_from_slice(frame));
         }
     }
 
-    /// Asks netfront to disconnect. Answers whether the queue had room.
+    /// Requests netfront to disconnect. Returns `false` if the queue had no room.
     pub fn close(&mut self) -> bool {
         self.transmitter.flush_due = true;
         self.transmitter.net.requests.push(&Request::Close).is_ok()
     }
 
-    /// Publishes what was asked. A few pages to be given back are no reason to wake netfront: mostly a frame to send follows.
+    /// Publishes the requests to netfront. A few pages to return are no reason to wake netfront:
+    /// usually a frame to send follows soon.
     pub fn flush(&mut self) {
         let enough = (self.owned.len() / 8).min(MAX_HELD_PAGES);
         if core::mem::take(&mut self.transmitter.flush_due) || self.returned_pages > enough {
@@ -255,25 +265,25 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         self.transmitter.net.replies.release();
     }
 
-    /// The turn of a connection begins, whose peer takes segments with so many bytes; or of what is none. All is sent of what the
-    /// stack makes.
+    /// Begins the turn of a connection whose peer's MSS is `segment`, or of other sockets. All that
+    /// smoltcp builds is sent.
     pub fn begin_turn(&mut self, segment: Option<NonZeroU16>) {
         (self.ranges, self.transmitter.built, self.transmitter.segment_size) = (None, None, segment);
     }
 
-    /// Only this is sent of what the stack makes in this turn.
+    /// Restricts what is sent in this turn to these ranges.
     pub fn send_only(&mut self, wanted: SendRanges) {
         self.ranges = Some(wanted);
     }
 
-    /// A connection's turn is over; the segment that the stack made last in it.
+    /// Ends a connection's turn. Returns the last segment that smoltcp built in it.
     pub fn take_built(&mut self) -> Option<Outgoing> {
         self.ranges = None;
         self.transmitter.built.take()
     }
 }
 
-/// A received frame, copied.
+/// A copy of a received frame.
 pub struct RxToken<'a>(&'a [u8]);
 
 impl smoltcp::phy::RxToken for RxToken<'_> {
@@ -282,10 +292,10 @@ impl smoltcp::phy::RxToken for RxToken<'_> {
     }
 }
 
-/// Leave to send one frame.
+/// The permission to send one frame.
 pub struct TxToken<'a, S, M: Memory> {
     transmitter: &'a mut Transmitter<S, M>,
-    /// Where the frame is built if only this of it is sent.
+    /// The ranges that are sent, if not all, and where the frame is built.
     wanted: Option<(&'a mut [u8], &'a SendRanges)>,
 }
 
@@ -336,7 +346,7 @@ impl<S: System, M: Memory> Device for LinkDevice<S, M> {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
         capabilities.max_transmission_unit = self.max_offload_frame.unwrap_or(self.transmitter.max_frame);
-        // What comes is verified before the stack sees it, if it has to be.
+        // Received checksums are verified before smoltcp sees the frame, where that is needed.
         capabilities.checksum.ipv4 = Checksum::Tx;
         capabilities.checksum.udp = Checksum::Tx;
         let linked = self.transmitter.offloads.contains(Offloads::CHECKSUM);

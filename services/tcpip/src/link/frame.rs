@@ -1,4 +1,4 @@
-//! What tcpip must know of a frame before the stack parses it, and do to one that the stack made.
+//! Checks of received frames before smoltcp parses them, and edits of frames that it built.
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
@@ -10,27 +10,27 @@ use crate::config::Usable;
 use crate::segment::Segment;
 use crate::table::Key;
 
-/// Bytes of an Ethernet header.
+/// The length of an Ethernet header.
 pub const ETHERNET_HEADER: usize = 14;
-/// Bytes of the IPv4 and TCP headers of a segment without options.
+/// The length of the IPv4 and TCP headers of a segment without options.
 pub const SEGMENT_HEADERS: usize = 20 + 20;
-/// Bytes of all headers of a segment at most.
+/// The largest length of all headers of a segment that smoltcp builds.
 pub const MAX_HEADERS: usize = ETHERNET_HEADER + SEGMENT_HEADERS + 40;
-/// The largest IPv4 packet that is taken, if it is no segment, whole or in fragments. Without a
-/// limit the stack would take 64 KiB of heap for each packet that it reassembles if a single
-/// fragment said so.
+/// The largest IPv4 packet that is accepted, except for TCP segments, whole or in fragments.
+/// Without a limit, a single fragment could make smoltcp allocate 64 KiB of heap for the packet
+/// that it reassembles.
 pub const MAX_REASSEMBLED: usize = 4096;
 
-/// What a frame is to us.
+/// What a received frame is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FrameKind {
     /// A TCP segment to our address.
     Segment(Segment),
-    /// A message of ARP.
+    /// An ARP message.
     Arp,
-    /// Something else that the stack may know what to do with.
+    /// Something else that smoltcp may know.
     Other,
-    /// Nothing that we want.
+    /// Something that is not for us.
     Unwanted,
 }
 
@@ -39,7 +39,7 @@ const RST: u8 = 0x04;
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
 
-/// What `frame` is to a host with the address `own`. The stack still checks all of it.
+/// Classifies `frame` for a host with the address `own`. smoltcp still checks all of it.
 pub fn classify(frame: &[u8], own: Option<Ipv4Cidr>) -> FrameKind {
     const TCP: u8 = 6;
     match frame.get(12..ETHERNET_HEADER) {
@@ -90,28 +90,31 @@ pub fn classify(frame: &[u8], own: Option<Ipv4Cidr>) -> FrameKind {
     })
 }
 
-/// Returns `true` if the IPv4 packet `packet` is to the DHCP client: of all that goes to every host
-/// of a network, only that is wanted (RFC 1122, 3.2.2.6 and 3.3.6).
-#[inline(never)] // Seldom.
+/// Returns `true` if the IPv4 packet `packet` is for the DHCP client. Nothing else that goes to all
+/// hosts of a network is accepted (RFC 1122, 3.2.2.6 and 3.3.6).
+#[inline(never)] // Rarely called.
 fn is_to_dhcp_client(packet: &[u8]) -> bool {
     const UDP: u8 = 17;
     let datagram = packet.first().and_then(|first| packet.get(usize::from(first & 0x0f) * 4..)).unwrap_or_default();
     packet.get(9) == Some(&UDP) && datagram.get(2..4) == Some(&[0, 68])
 }
 
-/// Whether a connection can come from this address: one of another host's (RFC 9293, MUST-63).
+/// Returns `true` if a connection can come from this address: it is a unicast address of another
+/// host (RFC 9293, MUST-63).
 fn can_be_peer(from: Ipv4Address, own: Ipv4Cidr) -> bool {
     from.is_usable() && from != own.address() && own.broadcast() != Some(from)
 }
 
-/// What the segment in `frame`, which is whole, says that its sender has: blocks of sequence numbers.
+/// Returns the ranges of sequence numbers in the SACK option of the segment in `frame`, which is
+/// complete.
 pub fn sack_blocks(frame: &[u8]) -> [Option<(u32, u32)>; 3] {
     let packet = ipv4(frame).and_then(|packet| Ipv4Packet::new_checked(packet).ok());
     let segment = packet.as_ref().and_then(|packet| TcpPacket::new_checked(packet.payload()).ok());
     segment.and_then(|segment| segment.selective_ack_ranges().ok()).unwrap_or_default()
 }
 
-/// Where the segment in `frame` says how long segments its sender takes: only a SYN does (RFC 9293, 3.7.1).
+/// Returns the value of the MSS option of the segment in `frame`. Only a SYN has one (RFC 9293,
+/// 3.7.1).
 pub fn mss_option(frame: &mut [u8]) -> Option<&mut [u8; 2]> {
     const END: u8 = 0;
     const NOTHING: u8 = 1;
@@ -131,8 +134,10 @@ pub fn mss_option(frame: &mut [u8]) -> Option<&mut [u8; 2]> {
     None
 }
 
-/// Whether the TCP or UDP checksum of `frame` is right, if it has one. A fragment of a TCP or UDP packet is not: nobody
-/// whose packets we want makes such, and its checksum is known only when it is whole.
+/// Returns `true` if the TCP or UDP checksum of `frame` is correct, or if it has none.
+///
+/// Returns `false` for a fragment of a TCP or UDP packet: no peer that we want sends those, and the
+/// checksum can be verified only when the packet is complete.
 pub fn has_valid_checksum(frame: &[u8]) -> bool {
     let Some(packet) = ipv4(frame).and_then(|packet| Ipv4Packet::new_checked(packet).ok()) else { return true };
     let (from, to) = (IpAddress::Ipv4(packet.src_addr()), IpAddress::Ipv4(packet.dst_addr()));
@@ -146,13 +151,17 @@ pub fn has_valid_checksum(frame: &[u8]) -> bool {
     }
 }
 
-/// Whether the IPv4 header of `frame`, if it has one, is right. The stack does not look at its checksum again.
+/// Returns `true` if the IPv4 header of `frame` is valid, or if it has none. smoltcp does not
+/// verify its checksum again.
 pub fn has_valid_ip_header(frame: &[u8]) -> bool {
     ipv4(frame).is_none_or(|packet| Ipv4Packet::new_checked(packet).is_ok_and(|packet| packet.verify_checksum()))
 }
 
-/// Whether the segment in `frame` is for the host `mac` on the link, and its IPv4 header and lengths are right. The stack
-/// looks at most of that too, but by then its connection has been looked for, and an attempt at a new one has ended an old one.
+/// Returns `true` if the segment in `frame` is to the link address `mac`, and its IPv4 header and
+/// its lengths are valid.
+///
+/// smoltcp checks most of that, too. But before it does, the segment's connection is looked up, and
+/// a SYN may have ended another connection to get its place.
 pub fn has_valid_headers(frame: &[u8], mac: [u8; 6]) -> bool {
     let packet = ipv4(frame).and_then(|packet| Ipv4Packet::new_checked(packet).ok());
     frame.starts_with(&mac)
@@ -161,8 +170,8 @@ pub fn has_valid_headers(frame: &[u8], mac: [u8; 6]) -> bool {
         })
 }
 
-/// Puts the sum of the pseudo-header into the checksum field of a TCP segment that the stack made without: the link does
-/// the rest. Answers whether `frame` is one.
+/// Writes the sum of the pseudo-header into the checksum field of a TCP segment that smoltcp built.
+/// The link does the rest. Returns `false` if `frame` holds no TCP segment.
 pub fn write_partial_checksum(frame: &mut [u8]) -> bool {
     const CHECKSUM: core::ops::Range<usize> = 16..18;
     const TCP: u32 = 6;
@@ -174,7 +183,7 @@ pub fn write_partial_checksum(frame: &mut [u8]) -> bool {
         return false;
     }
     let length = packet.total_len() - u16::from(packet.header_len());
-    // The words of the pseudo-header (RFC 9293, 3.1): the addresses, the protocol, the length.
+    // The 16-bit words of the pseudo-header (RFC 9293, 3.1): addresses, protocol, length.
     let words = |address: Ipv4Address| {
         let bits = address.to_bits();
         (bits >> 16) + (bits & 0xffff)
@@ -193,11 +202,12 @@ fn ipv4(frame: &[u8]) -> Option<&[u8]> {
     (frame.get(12..ETHERNET_HEADER)? == [0x08, 0x00]).then(|| frame.get(ETHERNET_HEADER..))?
 }
 
-/// Bytes of a segment that only acknowledges, with its headers.
+/// The length of a frame with an acknowledgement and nothing else.
 pub const ACK_FRAME: usize = ETHERNET_HEADER + 40;
 
-/// An acknowledgement of `taken`, after all up to `sent` was, that answers the segment in `frame`; none if it is no segment
-/// that the stack would take.
+/// Returns the frame that answers the segment in `frame` with an acknowledgement: sequence number
+/// `sent`, acknowledgement number `taken`. Returns `None` if `frame` holds no segment that smoltcp
+/// would accept.
 pub fn ack_for(frame: &[u8], sent: u32, taken: u32) -> Option<[u8; ACK_FRAME]> {
     let asked = Ipv4Packet::new_checked(ipv4(frame)?).ok()?;
     let segment = TcpPacket::new_checked(asked.payload()).ok()?;
@@ -222,13 +232,14 @@ pub fn ack_for(frame: &[u8], sent: u32, taken: u32) -> Option<[u8; ACK_FRAME]> {
     Some(answer)
 }
 
-/// Returns the IPv4 destination of a frame that the stack made for its next hop, and of no other.
+/// Returns the IPv4 destination of a frame from smoltcp whose link address is not written yet.
+/// Returns `None` for any other frame.
 pub fn unresolved_destination(frame: &[u8]) -> Option<[u8; 4]> {
     let to = frame.get(30..34).filter(|_| frame.starts_with(&UNRESOLVED))?;
     to.first_chunk().copied()
 }
 
-/// Returns `true` if the stack made `frame` for its DHCP client.
+/// Returns `true` if `frame` is a message of the DHCP client.
 pub fn is_from_dhcp_client(frame: &[u8]) -> bool {
     const UDP: u8 = 17;
     frame.get(12..ETHERNET_HEADER) == Some(&[0x08, 0x00])
@@ -236,8 +247,8 @@ pub fn is_from_dhcp_client(frame: &[u8]) -> bool {
         && frame.get(34..36) == Some(&[0, 68])
 }
 
-/// Makes of the segment in `frame`, of whose bytes `length` are its own, an acknowledgement of
-/// `ack` with the number `seq` and nothing else. Returns its length.
+/// Turns the segment in the first `length` bytes of `frame` into an acknowledgement of `ack` with
+/// the sequence number `seq`, and nothing else. Returns its length.
 pub fn reduce_to_ack(frame: &mut [u8], length: usize, seq: u32, ack: u32) -> Option<usize> {
     let packet = frame.get_mut(ETHERNET_HEADER..length)?;
     let header = usize::from(*packet.first()? & 0x0f) * 4;

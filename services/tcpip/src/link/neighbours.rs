@@ -1,14 +1,16 @@
-//! The hosts on the link, and through which of them a packet goes (RFC 826; RFC 1122, 2.3.2).
+//! The hosts on the link, and the next hop of a packet (RFC 826; RFC 1122, 2.3.2).
 //!
-//! smoltcp's own table evicts whatever is nearest to its end, and asks for one neighbour a second.
-//! So the stack knows one next hop only, and this table has the others. What anybody can send does
-//! not evict what is in use: a host that only asked for us takes the place of others of its kind,
-//! or of one that does not answer; a host that does not answer that of others that do not; and the
-//! gateway's place is nobody's.
+//! smoltcp's own table evicts the entry that expires first, and requests one address a second. So
+//! smoltcp knows one next hop only, and this table holds the neighbours.
 //!
-//! Whoever was asked for keeps its place for a second, against everybody: so under one lease each
-//! host is asked for once a second at most, and all together as often as there are places. Some
-//! places are left to hosts that ask for us, so that those who do not answer never keep them out.
+//! Nothing that anybody can send evicts a neighbour in use. A host that only sent us a request
+//! takes the entry of another such host, or of one that does not answer. A host that we request
+//! takes that of one that does not answer. Nobody takes the gateway's entry.
+//!
+//! A host for which we sent a request keeps its entry for a second, whoever wants it. So, under one
+//! lease, at most one request a second is sent for each host, and at most as many in total as there
+//! are entries. Some entries are reserved for hosts that send us requests, so that hosts that do
+//! not answer cannot keep them out.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -22,45 +24,47 @@ use crate::address::Lease;
 use crate::config::Usable;
 use crate::table::{Key, Table};
 
-/// The most neighbours.
+/// The number of entries.
 pub const MAX_NEIGHBOURS: usize = 128;
-/// How long what a neighbour said is believed before it is asked again.
+/// How long a confirmed address is valid before it is requested again.
 const VALID: Duration = Duration::from_secs(60);
-/// How often a neighbour may be asked for (RFC 1122, 2.3.2.1).
+/// The shortest time between two requests for one neighbour (RFC 1122, 2.3.2.1).
 const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
-/// How often a neighbour that was known is asked before all are.
+/// The number of requests to a known neighbour itself before they are broadcast.
 const MAX_POLLS: u8 = 3;
 
-/// Places that are left to hosts that only ask for us: as many as may come and be used in a second
-/// while every other place has a host that does not answer.
+/// The number of entries reserved for hosts that only send us requests: as many as may come and be
+/// used in a second while all other entries are of hosts that do not answer.
 const RESERVE: usize = 24;
-/// Hosts that may be asked for without regard to the reserve.
+/// The number of hosts that may be requested whatever the reserve.
 const ALWAYS_ALLOWED: usize = 8;
 
-/// Lists of neighbours, the oldest first: those that only asked for us, those that have not
-/// answered, by when they were asked for, those in use, and places that nobody has.
+/// The lists of entries, the oldest first: hosts that only sent us requests.
 const STRANGERS: usize = 0;
+/// Hosts that have not answered, by the time of the last request.
 const UNANSWERED: usize = 1;
+/// Hosts in use.
 const USED: usize = 2;
+/// Entries that are not in use.
 const FREE: usize = 3;
 
 #[derive(Clone, Copy)]
 struct Entry {
-    /// Its link address; none until it has told.
+    /// Its link address, once it is known.
     mac: Option<[u8; 6]>,
-    /// When it last told.
+    /// When it last confirmed its address.
     confirmed_at: Instant,
-    /// When it may be asked for.
+    /// When the next request for it may be sent.
     next_request: Instant,
-    /// How often it was asked since it last told.
+    /// The number of requests since it last confirmed its address.
     polls: u8,
-    /// It only asked for us; nothing was sent to it.
+    /// It only sent us a request. Nothing was sent to it.
     stranger: bool,
-    /// Something was sent to it since its place was last wanted.
+    /// Something was sent to it since its entry was last considered for eviction.
     used: bool,
 }
 
-/// A place that nobody has.
+/// An entry that is not in use.
 const UNUSED: Entry = Entry {
     mac: None,
     confirmed_at: Instant::START,
@@ -70,42 +74,42 @@ const UNUSED: Entry = Entry {
     used: false,
 };
 
-/// Where a packet goes.
+/// How to reach a destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Route {
-    /// The next hop.
+    /// The address of the next hop.
     pub hop: [u8; 4],
-    /// Its link address, if that is known.
+    /// The link address of the next hop, if it is known.
     pub mac: Option<[u8; 6]>,
-    /// The station that is due to be asked for the address of the hop.
+    /// Where a request for the next hop's address is due to be sent: to the host itself or to all.
     pub request_to: Option<[u8; 6]>,
 }
 
-/// Where the last packet went.
+/// The route of the last packet.
 #[derive(Clone, Copy)]
 struct Last {
     to: [u8; 4],
     mac: [u8; 6],
     index: u16,
-    /// When the next hop is to be asked again.
+    /// When its next hop has to be confirmed again.
     until: Instant,
 }
 
-/// The neighbours.
+/// The table of neighbours.
 pub struct Neighbours {
     table: Table,
     entries: Vec<Entry>,
     lists: Lists<4>,
     lease: Option<Lease>,
-    /// The entry of the gateway, which is in no list.
+    /// The entry of the gateway. It is in no list.
     gateway: Option<u16>,
-    /// Where the last packet went, if that is known.
+    /// The route of the last packet, if its link address is known.
     last: Option<Last>,
     now: Instant,
 }
 
 impl Neighbours {
-    /// No neighbours yet, with a random number.
+    /// Creates an empty table. `random` is secret.
     pub fn new(random: u64) -> Self {
         Neighbours {
             table: Table::new(MAX_NEIGHBOURS, random),
@@ -118,7 +122,7 @@ impl Neighbours {
         }
     }
 
-    /// Forgets all neighbours: the host is on another link, or has another address.
+    /// Forgets all neighbours, because the link or our address is another one.
     pub fn set_lease(&mut self, lease: Option<Lease>) {
         (0..self.entries.len() as u16).for_each(|index| self.release(index));
         (self.lease, self.gateway, self.last) = (lease, None, None);
@@ -129,12 +133,12 @@ impl Neighbours {
         });
     }
 
-    /// Begins a turn at this time.
+    /// Sets the time of this pass.
     pub fn set_time(&mut self, now: Instant) {
         self.now = now;
     }
 
-    /// Returns the time of this turn.
+    /// Returns the time of this pass.
     pub fn now(&self) -> Instant {
         self.now
     }
@@ -144,14 +148,15 @@ impl Neighbours {
         self.lease.map(|lease| lease.address.address().octets())
     }
 
-    /// Returns the link address for a packet to `to`, if the last one went there too.
+    /// Returns the link address for a packet to `to`, if the last packet went there, too.
     #[inline]
     pub fn cached(&self, to: [u8; 4]) -> Option<[u8; 6]> {
         self.last.filter(|last| last.to == to && self.now < last.until).map(|last| last.mac)
     }
 
-    /// Returns where a packet to `to` goes, of which it takes note; nowhere if no way leads there.
-    #[inline(never)] // Once for most bursts.
+    /// Returns the route for a packet to `to`, and marks its next hop as used. Returns `None` if no
+    /// route leads there.
+    #[inline(never)] // Called once for most bursts.
     pub fn route(&mut self, to: [u8; 4]) -> Option<Route> {
         let hop = self.next_hop(to)?;
         let index = match self.index(hop) {
@@ -166,7 +171,7 @@ impl Neighbours {
         let due = aged && now >= entry.next_request;
         let mut request_to = None;
         if due {
-            // It was asked for before, and its place belongs to the reserve.
+            // It was requested before, and its entry belongs to the reserve.
             if entry.polls > 0 && !known && !pinned && is_reserve_short(&self.lists) {
                 self.release(index);
                 return Some(Route { hop, mac: None, request_to: None });
@@ -194,7 +199,8 @@ impl Neighbours {
         self.entries.get(usize::from(index))?.mac
     }
 
-    /// Takes note of what a host says of itself; `asks` tells that it asks for us.
+    /// Records the link address that a host states for itself. With `asks`, it sent a request for
+    /// us.
     pub fn learn(&mut self, from: Station, asks: bool) {
         let other = self.lease.is_some_and(|lease| lease.address.address().octets() != from.address);
         if !from.is_possible() || !other {
@@ -215,7 +221,7 @@ impl Neighbours {
         }
     }
 
-    /// Returns the next hop of packets to `to`.
+    /// Returns the next hop for packets to `to`.
     fn next_hop(&self, to: [u8; 4]) -> Option<[u8; 4]> {
         let (lease, to) = (self.lease?, Ipv4Address::from(to));
         if !to.is_usable() || lease.address.address() == to || lease.address.broadcast() == Some(to) {
@@ -229,8 +235,8 @@ impl Neighbours {
         self.table.find(Key::new(address, 0, 0))
     }
 
-    /// Enters a neighbour that is not in the table: a stranger that told its link address, or one
-    /// that is to be asked for it.
+    /// Inserts a neighbour that is not in the table: a stranger with its link address, or a host
+    /// whose address will be requested.
     fn insert(&mut self, address: [u8; 4], mac: Option<[u8; 6]>) -> Option<u16> {
         let index = self.allocate(mac.is_some())?;
         self.last = None;
@@ -241,10 +247,12 @@ impl Neighbours {
         Some(index)
     }
 
-    /// Returns a place that nobody has any more, and never that of one who was asked for within the
-    /// last second. A stranger gets a free one, a stranger's, or that of one who does not answer.
-    /// Who is asked for gets the same, except for the reserve; and if nobody is being asked for, that
-    /// of the one in use that was used longest ago.
+    /// Returns an entry that is free for a new neighbour. Never evicts a host that was requested
+    /// within the last second.
+    ///
+    /// For a stranger: a free entry, that of another stranger, or that of a host that does not
+    /// answer. For a host to be requested: the same, except for the reserve. If no host is being
+    /// requested: the entry in use that was not used for longest.
     fn allocate(&mut self, stranger: bool) -> Option<u16> {
         let found = if stranger {
             self.free_or_stranger().or_else(|| self.oldest_unanswered())
@@ -266,7 +274,7 @@ impl Neighbours {
         found
     }
 
-    /// Takes a place from whoever has it.
+    /// Frees an entry.
     fn release(&mut self, index: u16) {
         self.table.remove(index);
         self.lists.move_to_back(index, FREE);
@@ -275,22 +283,23 @@ impl Neighbours {
         }
     }
 
-    /// Returns a free place, or the stranger that came first.
+    /// Returns a free entry, or that of the oldest stranger.
     fn free_or_stranger(&self) -> Option<u16> {
         self.lists.front(FREE).or_else(|| self.lists.front(STRANGERS))
     }
 
-    /// Returns the host that was asked for longest ago and has not answered, if that is a second ago.
+    /// Returns the host without an answer that was requested longest ago, if that is at least a
+    /// second ago.
     fn oldest_unanswered(&self) -> Option<u16> {
         self.lists.front(UNANSWERED).filter(|index| self.is_due(*index))
     }
 
-    /// Returns `true` if one more host that is to be asked for may have a spare place.
+    /// Returns `true` if one more host may be requested in a spare entry.
     fn has_beyond_reserve(&self) -> bool {
         count_spare(&self.lists) > if self.lists.len(UNANSWERED) < ALWAYS_ALLOWED { 0 } else { RESERVE }
     }
 
-    /// Returns `true` if a neighbour may be asked for.
+    /// Returns `true` if a request for this neighbour may be sent.
     fn is_due(&self, index: u16) -> bool {
         self.entries.get(usize::from(index)).is_some_and(|entry| self.now >= entry.next_request)
     }
@@ -310,12 +319,12 @@ impl Neighbours {
     }
 }
 
-/// Returns the number of places that strangers have or can have.
+/// Returns the number of entries that strangers have or can have.
 fn count_spare(lists: &Lists<4>) -> usize {
     lists.len(FREE) + lists.len(STRANGERS)
 }
 
-/// Returns `true` if hosts that do not answer have places that belong to the reserve.
+/// Returns `true` if hosts that do not answer have entries that belong to the reserve.
 fn is_reserve_short(lists: &Lists<4>) -> bool {
     count_spare(lists) < RESERVE && lists.len(UNANSWERED) > ALWAYS_ALLOWED
 }

@@ -1,4 +1,4 @@
-//! The way of a frame to its next hop.
+//! The link address of a frame's next hop.
 
 use cloister_interfaces::Instant;
 use cloister_interfaces::net::Offload;
@@ -17,21 +17,20 @@ pub(super) struct ParkedFrame {
     pub(super) since: Instant,
 }
 
-/// Where a frame goes.
+/// Whether a frame has its link address.
 #[derive(Clone, Copy)]
 pub(super) enum Resolution {
-    /// Its destination is written in it.
+    /// The link address is written in the frame.
     Resolved,
-    /// As `Direct`; the station, or everyone, is to be asked whether the host still has that link
-    /// address.
+    /// As `Resolved`, but the address is old, and a request that confirms it is due.
     Refresh(Route),
     /// The link address of the next hop is not known.
     Unresolved(Route),
-    /// No way leads to its destination.
+    /// No route leads to the destination.
     NoRoute,
 }
 
-/// Writes the link address of the next hop into a frame that the stack made.
+/// Writes the link address of the next hop into a frame that smoltcp built.
 #[inline]
 pub(super) fn resolve(frame: &mut [u8], neighbours: &mut Neighbours) -> Resolution {
     let Some(to) = unresolved_destination(frame) else { return Resolution::Resolved };

@@ -1,12 +1,12 @@
-//! A device that takes and gives nothing.
+//! A device that sends and receives nothing.
 
 use smoltcp::phy::{Device, DeviceCapabilities};
 use smoltcp::time::Instant;
 
-/// A link that takes nothing.
+/// A device that sends and receives nothing.
 pub struct NullDevice;
 
-/// No leave to do anything.
+/// A token that cannot exist.
 pub enum NoToken {}
 
 impl smoltcp::phy::RxToken for NoToken {

@@ -1,33 +1,34 @@
-//! Which pages of the tx-pool are free, and runs of them for frames of many pages.
+//! The free pages of the tx-pool, and runs of adjacent ones for long frames.
 //!
-//! Short frames take the lowest free page, long ones the highest run: so short frames do not cut up what long ones need. A
-//! part of either end is kept for its kind alone, so that neither starves the other.
+//! Short frames take the lowest free page and long frames the highest free run, so that short
+//! frames do not split what long ones need. A part of the pool at either end is kept for one kind,
+//! so that neither kind starves the other.
 
 /// The most pages of the pool that are used.
 pub const MAX_PAGES: usize = 128;
-/// Below so many pages there is too little to keep a long run free for long frames.
+/// The smallest number of pages of which some are kept for long frames.
 const MIN_DIVIDED: u32 = 64;
-/// Pages of the longest run.
+/// The number of pages of the longest run.
 const MAX_RUN: u32 = 16;
 
 /// The free pages of a pool.
 pub struct PageRuns {
     /// Bit `n` is set while page `n` is free.
     free: u128,
-    /// Pages of which short frames may take any.
+    /// The pages that short frames may take.
     short: u128,
-    /// Pages of which long frames may take any.
+    /// The pages that long frames may take.
     long: u128,
     longest: u32,
 }
 
-/// The lowest `count` bits.
+/// Returns a mask of the lowest `count` bits.
 const fn lowest(count: u32) -> u128 {
     if count >= 128 { u128::MAX } else { (1 << count) - 1 }
 }
 
 impl PageRuns {
-    /// The pages of a pool of `pages`, all of them free.
+    /// Creates the set of all pages of a pool of `pages` pages.
     pub fn new(pages: usize) -> Self {
         let pages = pages.min(MAX_PAGES) as u32;
         let all = lowest(pages);
@@ -37,12 +38,13 @@ impl PageRuns {
         PageRuns { free: all, short: lowest(pages - kept), long: all & !lowest(pages / 8), longest }
     }
 
-    /// Pages of the longest run that can ever be taken; 0 if there are next to none.
+    /// Returns the number of pages of the longest run that can ever be taken. 0 if the pool has
+    /// next to none.
     pub fn longest(&self) -> usize {
         self.longest as usize
     }
 
-    /// The first pages of the free runs of `count` that may be taken.
+    /// Returns the first pages of the free runs of `count` pages that may be taken.
     fn starts(&self, count: u32) -> u128 {
         let mut starts = self.free & if count <= 1 { self.short } else { self.long };
         let mut have = 1;
@@ -54,17 +56,17 @@ impl PageRuns {
         starts
     }
 
-    /// How many pages can be taken one by one.
+    /// Returns how many single pages can be taken.
     pub fn count(&self) -> usize {
         (self.free & self.short).count_ones() as usize
     }
 
-    /// Whether [`Self::take`] would find `count` pages.
+    /// Returns `true` if [`Self::take`] would find `count` adjacent pages.
     pub fn has(&self, count: usize) -> bool {
         (1..=MAX_PAGES).contains(&count) && self.starts(count as u32) != 0
     }
 
-    /// Takes `count` pages that follow each other; answers the first.
+    /// Takes `count` adjacent pages. Returns the first.
     pub fn take(&mut self, count: usize) -> Option<u16> {
         let count = u32::try_from(count).ok().filter(|count| (1..=MAX_PAGES as u32).contains(count))?;
         let starts = self.starts(count);
@@ -72,7 +74,7 @@ impl PageRuns {
             return None;
         }
         if count == 1 {
-            // The lowest bit.
+            // Clears the lowest set bit.
             self.free &= !(starts & starts.wrapping_neg());
             return Some(starts.trailing_zeros() as u16);
         }
@@ -81,7 +83,7 @@ impl PageRuns {
         Some(first as u16)
     }
 
-    /// Gives back `count` pages from `first`, which were taken.
+    /// Gives back `count` pages from `first` on, which were taken.
     pub fn give_back(&mut self, first: u16, count: usize) {
         let pages = if count == 1 { 1 } else { lowest(count as u32) };
         self.free |= pages << (u32::from(first) & 127);

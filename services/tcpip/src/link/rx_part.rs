@@ -2,7 +2,12 @@
 
 use cloister_caps::PAGE_SIZE;
 
-/// A part of a received frame.
+/// A part of a received frame, as netfront describes it.
+///
+/// # Holding one proves
+///
+/// Nothing while it is a message. In [`super::device::LinkDevice`]'s list of received parts: it has
+/// bytes, they start in its first page, and all its pages are in the rx-pool and ours.
 #[derive(Clone, Copy)]
 pub(super) struct RxPart {
     pub(super) page: u16,
@@ -13,7 +18,7 @@ pub(super) struct RxPart {
 }
 
 impl RxPart {
-    /// Where in the pool it is.
+    /// Returns its offset in the pool.
     pub(super) fn start(&self) -> usize {
         usize::from(self.page) * PAGE_SIZE + usize::from(self.offset)
     }

@@ -1,4 +1,5 @@
-//! What is wanted of a segment that the stack builds once more, as frames of their own.
+//! Repeating a part of a segment: smoltcp builds the whole segment again, and only the ranges that
+//! were lost are sent, each as a frame.
 
 use arrayvec::ArrayVec;
 use smoltcp::wire::{IpAddress, Ipv4Packet, TcpPacket};
@@ -6,10 +7,10 @@ use smoltcp::wire::{IpAddress, Ipv4Packet, TcpPacket};
 use super::frame::ETHERNET_HEADER;
 use crate::segment::{Outgoing, SendRanges};
 
-/// Bytes of an IPv4 header as the stack makes it: without options.
+/// The length of an IPv4 header that smoltcp writes: without options.
 const IPV4_HEADER: usize = 20;
 
-/// What `frame` carries, if the stack made it for a connection.
+/// Returns what `frame` carries, if smoltcp built it for a connection.
 pub fn outgoing(frame: &[u8]) -> Option<Outgoing> {
     const FIN: u8 = 0x01;
     const SYN: u8 = 0x02;
@@ -30,19 +31,23 @@ pub fn outgoing(frame: &[u8]) -> Option<Outgoing> {
     })
 }
 
-/// A part of a segment: which of its bytes of data, from the one up to the other.
+/// A part of a segment: bytes `from..to` of its data.
+///
+/// # Holding one proves
+///
+/// `from` and `to` lie inside the data of the segment that [`selected_parts`] was called for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SegmentPart {
     from: usize,
     to: usize,
-    /// It ends where the segment does, with all its flags.
+    /// It ends where the segment ends, and has all its flags.
     last: bool,
 }
 
-/// The parts of `segment` that are wanted.
+/// Returns the parts of `segment` that are to be sent.
 pub fn selected_parts(segment: Outgoing, wanted: &SendRanges) -> ArrayVec<SegmentPart, { SendRanges::MAX }> {
     let (from, data) = (segment.seq.wrapping_sub(wanted.base), segment.data as usize);
-    // What takes nothing of the sequence, or asks whether the peer is there, is sent as it is.
+    // An empty segment or a keep-alive probe is sent as it is.
     if segment.length() == 0 || from > i32::MAX as u32 {
         return [SegmentPart { from: 0, to: data, last: true }].into_iter().collect();
     }
@@ -59,18 +64,18 @@ pub fn selected_parts(segment: Outgoing, wanted: &SendRanges) -> ArrayVec<Segmen
 }
 
 impl SegmentPart {
-    /// Its first byte of data.
+    /// Returns the offset of its first byte in the data of the segment.
     pub fn start(&self) -> usize {
         self.from
     }
 
-    /// Bytes of its data.
+    /// Returns the number of its bytes.
     pub fn data(&self) -> usize {
         self.to - self.from
     }
 
-    /// Writes it to `space`, as a frame of its own: the headers of `frame`, in which its segment is, and its data. `with_checksum` has
-    /// its TCP checksum made.
+    /// Writes it to `space` as a frame: the first `headers` bytes of `frame`, which holds the
+    /// segment, and its data. With `with_checksum`, the TCP checksum is computed.
     pub fn write(&self, frame: &[u8], headers: usize, space: &mut [u8], with_checksum: bool) {
         let bytes = frame.get(..headers).zip(frame.get(headers + self.from..headers + self.to));
         let (Some((first, data)), Some((head, tail))) = (bytes, space.split_at_mut_checked(headers)) else { return };
@@ -105,7 +110,7 @@ mod tests {
 
     const HEADERS: usize = ETHERNET_HEADER + IPV4_HEADER + 20;
 
-    /// A segment as the stack makes it, checksums left out.
+    /// Returns a frame as smoltcp builds it, without checksums.
     fn frame(seq: u32, data: &[u8], fin: bool) -> Vec<u8> {
         let mut frame = vec![0; HEADERS];
         frame[12..14].copy_from_slice(&[0x08, 0x00]);

@@ -22,33 +22,35 @@ use super::segmentation::{outgoing, selected_parts};
 use crate::refusals::Refusal;
 use crate::segment::{Outgoing, SendRanges};
 
-/// The sending half.
+/// The sending half of the device.
 pub struct Transmitter<S, M: Memory> {
     pub(super) net: Client<Net, S, M>,
     pub(super) pool: M::Exclusive,
-    /// Something may have been written to the pool, by a former run of the service if by nobody else.
+    /// The pool may hold bytes of an earlier link, or of an earlier run of the service.
     pub(super) pool_dirty: bool,
     pub(super) free: PageRuns,
-    /// For the first page of each frame that netfront has, how many pages that frame has.
+    /// For the first page of each frame that netfront has, the number of its pages.
     pub(super) in_flight: Vec<u8>,
     pub(super) offloads: Offloads,
-    /// The longest frame that the link carries uncut.
+    /// The longest frame that the link carries without splitting it.
     pub(super) max_frame: usize,
-    /// The data of the segments that the link is to cut those of this turn's connection into; none in another's turn.
+    /// The size into which the link splits the segments of this turn's connection. `None` in the
+    /// turn of other sockets.
     pub(super) segment_size: Option<NonZeroU16>,
-    /// The segment that the stack made last.
+    /// The last segment that smoltcp built.
     pub(super) built: Option<Outgoing>,
-    /// Where a packet that is longer is built, and the number of the last one.
+    /// Where a packet that is longer than the link carries is built.
     pub(super) long_packet: Vec<u8>,
+    /// The IPv4 identification of the last packet that was fragmented.
     pub(super) identification: u16,
-    /// netfront was asked for something that it does not know of yet.
+    /// netfront has requests that it was not notified of.
     pub(super) flush_due: bool,
-    /// Our address on the link.
+    /// Our MAC address.
     pub(super) mac: [u8; 6],
     pub(super) neighbours: Neighbours,
-    /// Frames that wait for the link address of their next hop: the last for each.
+    /// Frames that wait for the link address of their next hop: the last one for each.
     pub(super) parked: ArrayVec<([u8; 4], ParkedFrame), MAX_PARKED>,
-    /// The DHCP client has sent something.
+    /// The DHCP client has sent a message.
     pub(super) dhcp_sent: bool,
 }
 
@@ -88,8 +90,8 @@ impl<S: System, M: Memory> Transmitter<S, M> {
         Ok(())
     }
 
-    /// Has `fill` build a frame of `length` bytes in the pool, and sends it. Without room it is lost, as on any link; its sender
-    /// looked first.
+    /// Builds a frame of `length` bytes with `fill` in the pool, and sends it. Without room it is
+    /// lost, as on any link. Callers check for room first.
     pub(super) fn send<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         let count = length.div_ceil(PAGE_SIZE);
         let page = if length <= MAX_FRAME { self.free.take(count) } else { None };
@@ -132,7 +134,8 @@ impl<S: System, M: Memory> Transmitter<S, M> {
         }
     }
 
-    /// Has `fill` build a frame for which there is no room, as if it had been lost on its way.
+    /// Lets `fill` build a frame for which there is no room, as if the frame had been lost on its
+    /// way.
     #[cold]
     fn build_lost<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         let mut packet = core::mem::take(&mut self.long_packet);
@@ -144,7 +147,7 @@ impl<S: System, M: Memory> Transmitter<S, M> {
         result
     }
 
-    /// Sends what is wanted of the segment in `frame`.
+    /// Sends the ranges `wanted` of the segment in `frame`.
     pub(super) fn send_ranges_of(&mut self, frame: &[u8], wanted: &SendRanges) {
         let Some(made) = outgoing(frame) else {
             return self.send(frame.len(), |space| space.copy_from_slice(frame));
@@ -160,7 +163,8 @@ impl<S: System, M: Memory> Transmitter<S, M> {
         self.built = Some(made);
     }
 
-    /// Has `fill` build a packet that is longer than the link carries, and sends it in fragments; none of them without room for all.
+    /// Builds a packet that is longer than the link carries with `fill`, and sends it in fragments.
+    /// Sends none if there is no room for all.
     pub(super) fn send_in_fragments<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         let mut packet = core::mem::take(&mut self.long_packet);
         let Some(frame) = packet.get_mut(..length) else {

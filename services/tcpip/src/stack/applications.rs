@@ -1,4 +1,4 @@
-//! The applications' side: what they ask, and what they are told.
+//! The applications' side of the service: their requests, and what they are notified of.
 
 use cloister_interfaces::socket::{Reply, Request};
 use cloister_interfaces::{Instant, Memory, System};
@@ -8,7 +8,7 @@ use super::{MAX_MESSAGES, Stack};
 use crate::refusals::Refusal;
 
 impl<S: System, M: Memory> Stack<S, M> {
-    /// Makes all that a client has void; it will listen again when it is told.
+    /// Voids everything that a client has. It listens again once it is notified of that.
     pub(super) fn void_client(&mut self, client: usize, now: Instant) {
         self.connections.forget_client(client as u8, now);
         if let Some(notices) = self.notices.get_mut(client) {
@@ -16,7 +16,8 @@ impl<S: System, M: Memory> Stack<S, M> {
         }
     }
 
-    /// Tells a connection's application what it has not been told. Answers whether there was room for all of it.
+    /// Notifies a connection's application of what is new. Returns `true` if the queue had room for
+    /// all of it.
     pub(super) fn notify_of(&mut self, index: u16, now: Instant) -> bool {
         let Some(stream) = self.connections.get(index).and_then(|connection| connection.stream.as_mut()) else {
             return true;
@@ -33,7 +34,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         all
     }
 
-    /// Takes what the applications ask. Answers whether more may be waiting.
+    /// Handles the requests of the applications. Returns `true` if more may be waiting.
     pub(super) fn drain_clients(&mut self, now: Instant) -> bool {
         let mut more = false;
         for client in 0..self.clients.len() {
@@ -65,7 +66,8 @@ impl<S: System, M: Memory> Stack<S, M> {
         let index = connection.0;
         let stream = self.connections.get(index).and_then(|connection| connection.stream.as_mut());
         let Some(stream) = stream.filter(|stream| usize::from(stream.client) == client) else {
-            // What was on its way when everything became void is no breach.
+            // A request that was sent before its sender learnt that everything is void is no
+            // violation.
             if !self.notices.get(client).is_some_and(|notices| notices.down) && self.connections.listens(client as u8) {
                 self.refusals.log(&self.console, Refusal::Connection);
             }
@@ -88,7 +90,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         }
         let surplus = self.connections.has_all_ports(client as u8);
         if self.connections.port_owner(port) == Some(client as u8) {
-            // The application was started anew: what it had is void.
+            // The application has restarted: everything that it had is void.
             self.void_client(client, now);
         } else if self.connections.listen(client as u8, port) {
             if let Some(notices) = self.notices.get_mut(client) {
@@ -102,7 +104,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         }
     }
 
-    /// Tells the applications about the network and about pressure.
+    /// Notifies the applications of the network's state and of a shortage of connections.
     pub(super) fn notify(&mut self) {
         let free = self.connections.free_count();
         let scarce = free < self.connections.low_mark();

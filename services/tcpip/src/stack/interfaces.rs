@@ -1,5 +1,4 @@
-//! The stack's interfaces: the one for all that comes, and one for each SYN that opens a connection; and what the stack is
-//! shown in the place of a segment.
+//! smoltcp's interface, and the frames that are made for it to parse.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -17,29 +16,31 @@ use crate::table::Key;
 use crate::tcp::opening::{Opening, interface};
 use crate::tcp::time_wait::{Answer, StreamEnds};
 
-/// Later than the stack will ever be shown again.
+/// Later than any time that smoltcp is shown.
 const NEVER: StackInstant = StackInstant::from_micros_const(i64::MAX / 2);
-/// So long ago that what the stack was shown then has no time left.
+/// So long ago that whatever smoltcp is shown with this time has expired.
 const LONG_AGO: StackInstant = StackInstant::from_micros_const(i64::MIN / 2);
-/// Packets that the stack reassembles at once.
+/// The number of packets that smoltcp reassembles at once.
 const REASSEMBLED: u16 = smoltcp::config::REASSEMBLY_BUFFER_COUNT as u16;
 
 impl<S: System, M: Memory> Stack<S, M> {
-    /// Makes the stack's interface, whose generator nobody has seen a number of. It has no address yet.
+    /// Creates smoltcp's interface, with a random generator of which nobody has seen a number. It
+    /// has no address yet.
     #[cold]
     pub(super) fn recreate_interface(&mut self, mac: [u8; 6], now: Instant) {
-        // Without randomness the numbers of DHCP's transactions can be guessed; the network still
+        // Without randomness the numbers of DHCP's transactions can be guessed. The network still
         // works.
         let seed = self.entropy.draw().map_or(now.0, |[seed, _]| seed);
-        // The old one goes first, so that the heap never holds two.
+        // The old interface is dropped first, so that the heap never holds two.
         self.interface = None;
         self.interface = Some(Box::new(interface(&mut self.device, mac, seed, now)));
         self.reserve_reassembly(mac);
     }
 
-    /// Has the stack take all the memory now that reassembly will ever need, so that nothing that
-    /// comes makes it take more: it keeps the buffer of each packet, and is shown of each the
-    /// fragment that reaches furthest.
+    /// Makes smoltcp allocate all memory that reassembly will ever need.
+    ///
+    /// smoltcp keeps the buffer of each packet that it reassembles. So it is shown, for each, the
+    /// fragment that reaches furthest, and allocates nothing later.
     fn reserve_reassembly(&mut self, mac: [u8; 6]) {
         let Some(interface) = &mut self.interface else { return };
         for number in 0..REASSEMBLED {
@@ -48,9 +49,11 @@ impl<S: System, M: Memory> Stack<S, M> {
         }
     }
 
-    /// Gives the interface the address in use. All packets go through one next hop, of which the
-    /// stack knows a link address that is none: [`LinkDevice`] finds the true one. The stack learns it as
-    /// from a message of ARP, of a time such that it never ages.
+    /// Gives the current address to the interface.
+    ///
+    /// smoltcp sends all packets through one next hop, and knows an invalid link address for it.
+    /// [`LinkDevice`] writes the correct one. smoltcp learns the invalid one from an ARP message,
+    /// at such a time that it never expires.
     pub(super) fn apply_address(&mut self) {
         let Some(interface) = &mut self.interface else { return };
         self.address.apply(interface);
@@ -62,10 +65,12 @@ impl<S: System, M: Memory> Stack<S, M> {
         interface.poll_ingress_single(NEVER, &mut self.device, &mut SocketSet::new(Vec::new()));
     }
 
-    /// Answers a segment for a connection in TIME-WAIT: `ended`, which has its socket still, or one
-    /// of which only the numbers are left. For any other it returns where the connection before it
-    /// ended, if that has just made room for it.
-    #[inline(never)] // Only segments without a connection in use come here.
+    /// Answers a segment for a connection in TIME-WAIT: `ended`, which still has its socket, or one
+    /// of which only the numbers are left.
+    ///
+    /// Returns `None` if the segment is done with. Otherwise a new connection may open; if it
+    /// replaces one in TIME-WAIT, the inner value is the end of our old stream.
+    #[inline(never)] // Cold: only segments without a connection in use come here.
     pub(super) fn answer_time_wait(
         &mut self,
         ended: Option<(u16, StreamEnds)>,
@@ -92,7 +97,8 @@ impl<S: System, M: Memory> Stack<S, M> {
         }
     }
 
-    /// Returns how a connection begins that follows one whose numbers ended at `last`, if any.
+    /// Returns how a connection opens whose predecessor's stream, if there was one, ended at
+    /// `last`.
     pub(super) fn opening(&self, key: Key, last: Option<u32>, now: Instant) -> Opening {
         let own = self.address.current.map(|lease| lease.address.address()).unwrap_or(Ipv4Address::UNSPECIFIED);
         let number = self.numbers.initial(own.octets(), key, last, now);

@@ -1,14 +1,14 @@
-//! What an application has yet to be told about the network.
+//! The notices about the network that an application has not been sent yet.
 
-/// What an application has yet to be told about the network.
+/// The notices about the network that an application has not been sent yet.
 #[derive(Clone, Copy, Default)]
 pub(super) struct PendingNotices {
-    /// Everything that it has is void: it is to listen again.
+    /// Everything that it has is void, and it must listen again.
     pub down: bool,
-    /// The address.
+    /// The network is up.
     pub up: bool,
-    /// The number of free connections that it was last told of.
+    /// The number of free connections that it was sent last.
     pub pressure: Option<u16>,
-    /// It is to be woken for what it was told.
+    /// It was sent something that it must be woken for.
     pub wake: bool,
 }

@@ -1,4 +1,5 @@
-//! One connection as the application knows it: positions in its two rings, and what it has yet to be told.
+//! A connection as its application sees it: positions in its two rings, and what the application
+//! has not been notified of yet.
 
 use core::time::Duration;
 
@@ -8,22 +9,25 @@ use smoltcp::socket::tcp;
 
 use crate::refusals::Refusal;
 
-/// How often the application is told of constant bytes that were taken, until all were.
+/// How often the application is notified that constant bytes were taken, until all were.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Something that the application is told once.
+/// Whether the application was sent a notice that it gets once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Notice {
+    /// There is nothing to notify of yet.
     #[default]
     Unsent,
+    /// The application must be notified.
     Due,
+    /// The application was notified.
     Sent,
 }
 
 /// The peer of a new connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Peer {
-    /// Its address.
+    /// Its IPv4 address.
     pub address: [u8; 4],
     /// Its port.
     pub port: u16,
@@ -31,48 +35,56 @@ pub struct Peer {
     pub local_port: u16,
 }
 
-/// Where a connection's bytes come from and go to.
+/// The memory that a connection's bytes come from and go to.
 pub struct Streams<'a, M> {
-    /// The region of the rings to the application, and this connection's.
+    /// The memory of the rings to the application, and this connection's ring.
     pub stream_in: (&'a M, Ring),
-    /// The region of the rings from the application, and this connection's.
+    /// The memory of the rings from the application, and this connection's ring.
     pub stream_out: (&'a M, Ring),
-    /// The region that is constant.
+    /// The constant region.
     pub constant: &'static [u8],
 }
 
-/// A connection in use.
+/// A connection as its application sees it.
 pub struct AppStream {
-    /// The application that has it: the index of its queue.
+    /// The application: the index of its queue.
     pub client: u8,
     accepted: Option<Peer>,
-    /// Where the next received byte goes; bytes not told of; bytes told of and not consumed.
+    /// The position of the next received byte in the in ring.
     in_position: u32,
+    /// Received bytes that the application was not notified of.
     unreported_in: u32,
+    /// Bytes that it was notified of and has not consumed.
     unconsumed: u32,
-    /// Where the next byte to send is; bytes announced and not taken; bytes taken and not told of.
+    /// The position of the next byte to send in the out ring.
     out_position: u32,
+    /// Bytes that it announced and the socket has not taken.
     unsent: u32,
+    /// Bytes that the socket took and the application was not notified of.
     unreported_out: u32,
-    /// What is sent after those: where it starts in the constant region, how much is left, how much was taken and not told
-    /// of. It was checked to lie in the region.
+    /// Constant bytes to send after those in the ring: the offset of the next one in the region.
+    /// The range was checked to be inside the region.
     constant_offset: u32,
+    /// The number of constant bytes that the socket has not taken.
     constant_left: u32,
+    /// The number of those taken that the application was not notified of.
     unreported_constant: u32,
-    /// When the application was told last, or asked.
+    /// When the application was last notified, or last sent a request.
     last_report: Instant,
-    /// The application, which was told of nothing since it asked, need not be told that all was taken.
+    /// The application waits only for the peer. It need not be notified that its bytes were taken.
     quiet: bool,
+    /// The notice that the peer has closed its stream.
     peer_closed: Notice,
+    /// The notice that the connection has ended.
     closed: Notice,
-    /// What there is to acknowledge was left for the application's answer.
+    /// The last acknowledgement was delayed for the application's answer.
     ack_delayed: bool,
-    /// The application has asked for the end.
+    /// The application has requested the end.
     pub closing: bool,
 }
 
 impl AppStream {
-    /// A connection that was just accepted.
+    /// Creates the stream of a connection that was just accepted.
     pub fn new(client: u8, peer: Peer) -> Self {
         AppStream {
             client,
@@ -95,33 +107,34 @@ impl AppStream {
         }
     }
 
-    /// Whether the socket is no longer the application's.
+    /// Returns `true` if the stream has no socket any more.
     pub fn is_detached(&self) -> bool {
         self.closed != Notice::Unsent
     }
 
-    /// Returns how many bytes of the peer's stream were taken from the socket; nothing once they
-    /// are thrown away.
+    /// Returns how many bytes of the peer's stream were taken from the socket. Returns `None` once
+    /// received bytes are discarded.
     pub fn taken_from_socket(&self) -> Option<u32> {
         (!self.closing && !self.is_detached()).then_some(self.in_position)
     }
 
-    /// Whether both sides are done with the index.
+    /// Returns `true` if neither side needs the index any more.
     pub fn is_free(&self) -> bool {
         self.closing && self.closed == Notice::Sent
     }
 
-    /// Whether all that the application announced was taken.
+    /// Returns `true` if all bytes that the application announced were taken.
     pub fn is_drained(&self) -> bool {
         self.unsent == 0 && self.constant_left == 0
     }
 
-    /// How many bytes the application announced that were not taken yet.
+    /// Returns the number of announced bytes that were not taken yet.
     pub fn bytes_left(&self) -> u64 {
         u64::from(self.unsent) + u64::from(self.constant_left)
     }
 
-    /// Parts from the socket; the application will be told that the connection is over.
+    /// Detaches the stream from its socket. The application will be notified that the connection
+    /// has ended.
     pub fn detach(&mut self) {
         if self.closed == Notice::Unsent {
             self.closed = Notice::Due;
@@ -130,11 +143,13 @@ impl AppStream {
         (self.constant_left, self.unreported_constant) = (0, 0);
     }
 
-    /// Takes note of a request of the application about this connection. `ring_out` is the size of its ring, `region` that
-    /// of the constant region.
+    /// Handles a request of the application about this connection. `ring_out` is the size of its
+    /// out ring, `region` that of the constant region.
     ///
     /// # Errors
-    /// A length is impossible.
+    ///
+    /// The application announces or consumes bytes that it cannot have. The caller ends the
+    /// connection.
     pub fn on_request(
         &mut self,
         request: Request,
@@ -162,7 +177,7 @@ impl AppStream {
                 self.consumed(length)?;
             }
             Request::Close { .. } | Request::Abort { .. } => self.closing = true,
-            // What crossed with our `Closed`.
+            // A request that crossed with our `Closed`.
             _ => {}
         }
         Ok(())
@@ -173,7 +188,7 @@ impl AppStream {
         Ok(())
     }
 
-    /// Moves bytes between the socket and the rings as far as both have room.
+    /// Moves bytes between the socket and the rings, as far as both have room.
     pub fn pump<M: Memory>(&mut self, socket: &mut tcp::Socket<'_>, streams: &Streams<'_, M>) {
         if self.closing {
             discard(socket);
@@ -189,8 +204,8 @@ impl AppStream {
         }
     }
 
-    /// Where in the in ring `count` bytes from `position` in the peer's stream belong, if `socket` has none before them and they are
-    /// those that come next.
+    /// Returns where in the in ring `count` bytes from `position` of the peer's stream belong.
+    /// Returns `None` if they are not the next ones, or if the socket holds bytes before them.
     pub fn ring_position(&self, socket: &tcp::Socket<'_>, position: u32, count: usize, ring: Ring) -> Option<u32> {
         let room = ring.size.saturating_sub((self.unconsumed + self.unreported_in) as usize);
         let next =
@@ -198,7 +213,8 @@ impl AppStream {
         (next && count <= room && !self.closing && !self.is_detached()).then_some(self.in_position)
     }
 
-    /// The socket took a segment whose `count` bytes were put where they belong: those that it took are received.
+    /// Counts bytes as received that were copied to the ring before smoltcp took their segment: as
+    /// many of the `count` as smoltcp accepted.
     pub fn accept_placed(&mut self, socket: &mut tcp::Socket<'_>, count: usize) {
         let mut left = count;
         while left > 0 {
@@ -271,15 +287,18 @@ impl AppStream {
         }
     }
 
-    /// Whether the application is to be told of something that it mostly answers at once. Never twice in a row: who sends on and on
-    /// is acknowledged all the same.
+    /// Returns `true` if the acknowledgement is delayed, because the application will be notified
+    /// of something that it usually answers at once.
+    ///
+    /// It is never delayed twice in a row, so that a peer that sends all the time gets
+    /// acknowledgements.
     pub fn delays_ack(&mut self) -> bool {
         self.ack_delayed = !self.ack_delayed && (self.unreported_in > 0 || self.peer_closed == Notice::Due);
         self.ack_delayed
     }
 
-    /// Tells the application what it has not been told, as far as the queue has room. Answers whether it is to be woken for
-    /// it.
+    /// Notifies the application of everything new, as far as the queue has room. Returns `true` if
+    /// the application must be woken.
     pub fn notify<S: System, M: Memory>(
         &mut self,
         index: u16,
@@ -338,34 +357,35 @@ impl AppStream {
         true
     }
 
-    /// The application was told what was taken.
+    /// Records that the application was notified of all taken bytes.
     fn reported(&mut self, now: Instant) {
         (self.unreported_out, self.unreported_constant, self.quiet, self.last_report) = (0, 0, false, now);
     }
 
-    /// Whether there is something that was taken and not told of.
+    /// Returns `true` if the application was not notified of some taken bytes.
     fn has_unreported(&self) -> bool {
         self.unreported_out > 0 || self.unreported_constant > 0
     }
 
-    /// Whether the application has seen to all that it was told, and waits for nothing but the peer.
+    /// Returns `true` if the application has handled everything that it was notified of, and waits
+    /// only for the peer.
     fn needs_no_report(&self) -> bool {
         self.quiet && self.is_drained() && self.unconsumed == 0 && self.peer_closed == Notice::Unsent
     }
 
-    /// Whether something could not be told for want of room in the queue.
+    /// Returns `true` if the queue had no room for a notice about bytes.
     pub fn has_pending_bytes(&self) -> bool {
         let sent = self.has_unreported() && self.is_drained() && !self.needs_no_report();
         self.accepted.is_some() || self.unreported_in > 0 || sent
     }
 
-    /// Whether the end, of the peer's stream or of the connection, could not be told for want of room in the queue.
+    /// Returns `true` if the queue had no room for some notice.
     pub fn has_pending(&self) -> bool {
         self.has_pending_bytes() || self.peer_closed == Notice::Due || self.closed == Notice::Due
     }
 }
 
-/// Throws away what was received: the application reads no more.
+/// Discards received bytes: the application reads no more.
 pub fn discard(socket: &mut tcp::Socket<'_>) {
     while socket.can_recv() && socket.recv(|bytes| (bytes.len(), ())).is_ok() {}
 }

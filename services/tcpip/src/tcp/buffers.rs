@@ -1,4 +1,5 @@
-//! How much memory sockets get: a few connections much, for bulk, and the others little.
+//! The sizes of sockets' buffers: large ones for a few connections, for bulk transfers, and small
+//! ones for the others.
 
 use alloc::vec::Vec;
 
@@ -8,40 +9,41 @@ use smoltcp::socket::tcp;
 use super::congestion;
 use super::limits::OVERHEAD;
 
-/// The least that a socket is of use with: a full segment either way.
+/// The smallest buffer of use: it holds a full segment.
 const MIN_BUFFER: usize = 2048;
-/// Bytes of data in the longest frame: 44 segments of 1460.
+/// The number of bytes of data in the longest frame: 44 segments of 1460 bytes.
 const MAX_FRAME_DATA: usize = 44 * 1460;
-/// The most that a socket of a connection with small rings gets.
+/// The largest buffers of a connection with small rings.
 const SMALL_MAX: BufferSizes = BufferSizes { receive: 64 * 1024, send: 64 * 1024 };
-/// The most that one with large rings gets.
+/// The largest buffers of a connection with large rings.
 const LARGE_MAX: BufferSizes = BufferSizes { receive: 256 * 1024, send: 8 * MAX_FRAME_DATA };
 const _: () = assert!(LARGE_MAX.send < congestion::MAX_LIMIT as usize);
 
-/// The sizes of sockets' buffers, in bytes.
+/// The buffers of all sockets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BufferPlan {
-    /// Connections that there is memory for.
+    /// The number of connections that there is memory for.
     pub connections: usize,
     large: BufferSizes,
     small: BufferSizes,
 }
 
-/// The sizes of a socket's two buffers.
+/// The sizes of a socket's two buffers, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BufferSizes {
     receive: usize,
-    /// What is sent.
+    /// The size of the buffer for bytes to send.
     pub send: usize,
 }
 
 impl BufferSizes {
-    /// The division of `bytes`, what a socket costs by itself included.
+    /// Divides `bytes`, which include what a socket takes besides its buffers.
     fn of(bytes: usize, most: BufferSizes) -> Self {
         let bytes = bytes.saturating_sub(OVERHEAD);
         // Servers send more than they receive.
         let send = (bytes - bytes / 3).clamp(MIN_BUFFER, most.send);
-        // No part of a frame beside whole ones: the stack ends a frame where the buffer ends.
+        // A multiple of the longest frame's data, because smoltcp ends a frame where the buffer
+        // wraps.
         let send = if send < MAX_FRAME_DATA { send } else { send - send % MAX_FRAME_DATA };
         BufferSizes { receive: (bytes / 3).clamp(MIN_BUFFER, most.receive), send }
     }
@@ -52,7 +54,8 @@ impl BufferSizes {
 }
 
 impl BufferPlan {
-    /// For the connections of `layout`; all sockets together take at most `budget` bytes, as long as that is enough for one.
+    /// Plans buffers for the connections of `layout`. All sockets together take at most `budget`
+    /// bytes, if that is enough for one.
     pub fn new(layout: Layout, budget: usize) -> Self {
         let large = BufferSizes::of((budget / 2).checked_div(layout.large).unwrap_or(0), LARGE_MAX);
         let many = (budget / large.cost()).min(layout.large);
@@ -63,7 +66,10 @@ impl BufferPlan {
         BufferPlan { connections: (many + affordable).max(1), large, small }
     }
 
-    /// A new socket with buffers that `make` makes ([`Memory::buffer`]), if it can.
+    /// Creates a socket, with buffers from `make` ([`Memory::buffer`]). Returns `None` if there is
+    /// no memory.
+    ///
+    /// [`Memory::buffer`]: cloister_interfaces::Memory::buffer
     pub fn socket(&self, large: bool, make: MakeBuffer) -> Option<tcp::Socket<'static>> {
         let sizes = if large { self.large } else { self.small };
         let buffer = |length| Some(tcp::SocketBuffer::new(make(length)?));
@@ -71,9 +77,7 @@ impl BufferPlan {
     }
 }
 
-/// Makes a buffer of so many bytes, if there is room for it.
-///
-/// [`Memory::buffer`]: cloister_interfaces::Memory::buffer
+/// Allocates a buffer of this many bytes. Returns `None` if there is no memory.
 pub type MakeBuffer = fn(usize) -> Option<Vec<u8>>;
 
 #[cfg(test)]

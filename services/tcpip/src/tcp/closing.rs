@@ -1,47 +1,49 @@
-//! How long a connection that its application has closed may take to deliver what is left.
+//! How long a connection that its application has closed may take to deliver the rest.
 
 use core::time::Duration;
 
 use cloister_interfaces::Instant;
 
-/// How long its peer may take nothing of it; and the least rate, 500 bytes a second.
+/// Normally a peer may take nothing for a minute, and must take at least 500 bytes a second.
 const NORMAL: Allowance = Allowance { longest: Duration::from_secs(60), per_byte: Duration::from_millis(2) };
-/// The same while its place is wanted: 16,000 bytes a second.
+/// Under pressure, while its place is needed: three seconds, and 16,000 bytes a second.
 const PRESSURE: Allowance = Allowance { longest: Duration::from_secs(3), per_byte: Duration::from_nanos(62_500) };
 
-/// How far ahead an end is at most, and how far a byte that the peer takes puts it off.
+/// How much time a peer has.
 struct Allowance {
+    /// The longest time ahead.
     longest: Duration,
+    /// By how much a byte that the peer takes extends it.
     per_byte: Duration,
 }
 
 impl Allowance {
     fn extend(&self, end: Instant, bytes: u64, now: Instant) -> Instant {
-        // What puts the end off the furthest needs no more bytes than fit the number.
+        // More bytes than fit extend the time to the longest in any case.
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         (end + self.per_byte * bytes).min(now + self.longest)
     }
 }
 
-/// A connection that was closed. What its peer takes buys time, at a rate: a peer that is faster is
-/// not cut off.
+/// The deadlines of a closed connection. Each byte that its peer takes extends them, so that a peer
+/// above the least rate is not cut off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Closing {
-    /// Bytes that the peer has not acknowledged.
+    /// The number of bytes that the peer has not acknowledged.
     unacked: u64,
-    /// When it is ended.
+    /// When the connection is ended.
     pub until: Instant,
-    /// Until when it is spared although its place is wanted.
+    /// Until when it is spared even if its place is needed.
     pub spared: Instant,
 }
 
 impl Closing {
-    /// A connection that is closed now, with so many bytes left.
+    /// Starts the deadlines of a connection that is closed now.
     pub fn new(unacked: u64, now: Instant) -> Self {
         Closing { unacked, until: now + NORMAL.longest, spared: now + PRESSURE.longest }
     }
 
-    /// Takes note of how many bytes are left now.
+    /// Extends the deadlines by what the peer has acknowledged since the last call.
     pub fn update(&mut self, unacked: u64, now: Instant) {
         let taken = self.unacked.saturating_sub(unacked);
         if taken > 0 {

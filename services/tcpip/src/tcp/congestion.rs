@@ -1,19 +1,22 @@
-//! How many bytes of a connection may be on their way once the path has lost some.
+//! The congestion window: how many bytes of a connection may be in flight once its path has lost
+//! some.
 
-/// What does not bind: until something is lost a connection sends what the peer's window and its own buffer hold.
+/// No limit. Until something is lost, only the peer's window and our buffer limit what is in
+/// flight.
 const UNLIMITED: u32 = u32::MAX;
-/// Beyond this the limit binds nobody: no socket's buffer is as large.
+/// A limit above this has no effect and is dropped: no socket's buffer is as large.
 pub const MAX_LIMIT: u32 = 512 * 1024;
-/// Segments that may always be on their way, but for a path that has fallen silent (RFC 6928).
+/// The number of segments that may always be in flight (RFC 6928), except after a timeout.
 const INITIAL_SEGMENTS: u32 = 10;
-/// And on that one.
+/// The number of segments in flight after a timeout.
 const TIMEOUT_SEGMENTS: u32 = 2;
 
-/// The limit: less when something was lost, more with each byte that arrives (RFC 5681; the factor is RFC 9438's).
+/// The congestion window. It shrinks at a loss, and grows with acknowledged bytes (RFC 5681, with
+/// the factor of RFC 9438).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Congestion {
     limit: u32,
-    /// Up to here it grows fast.
+    /// Up to here the window grows by each acknowledged byte (slow start).
     threshold: u32,
 }
 
@@ -24,35 +27,35 @@ impl Default for Congestion {
 }
 
 impl Congestion {
-    /// Whether there is a limit.
+    /// Returns `true` if there is a limit.
     pub fn is_limited(&self) -> bool {
         self.limit != UNLIMITED
     }
 
-    /// Whether more may be sent, with `out` bytes on their way.
+    /// Returns `true` if more may be sent with `out` bytes in flight.
     pub fn admits(&self, out: u32) -> bool {
         out < self.limit
     }
 
-    /// Something was lost, with `flight` bytes not acknowledged.
+    /// Handles a loss, with `flight` bytes not acknowledged.
     pub fn on_loss(&mut self, flight: u32, mss: u32) {
         self.threshold = (flight / 10 * 7).max(INITIAL_SEGMENTS * mss);
         self.limit = self.threshold;
     }
 
-    /// Nothing was heard of `flight` bytes.
+    /// Handles a timeout, with `flight` bytes not acknowledged.
     pub fn on_timeout(&mut self, flight: u32, mss: u32) {
         self.on_loss(flight, mss);
         self.limit = TIMEOUT_SEGMENTS * mss;
     }
 
-    /// `count` bytes arrived.
+    /// Handles the acknowledgement of `count` bytes.
     pub fn on_acked(&mut self, count: u32, mss: u32) {
         if !self.is_limited() {
             return;
         }
         let fast = count.min(self.threshold.saturating_sub(self.limit));
-        // A segment in a round trip, in which as many bytes arrive as the limit allows.
+        // One segment in a round trip, in which as many bytes are acknowledged as the limit allows.
         let slow = u64::from(mss) * u64::from(count - fast) / u64::from(self.limit.max(1));
         self.limit = self.limit.saturating_add(fast).saturating_add(u32::try_from(slow).unwrap_or(u32::MAX));
         if self.limit > MAX_LIMIT {
@@ -94,7 +97,7 @@ mod tests {
         assert!(congestion.admits(2 * MSS + 9_999) && !congestion.admits(2 * MSS + 10_000));
         congestion.on_acked(1_000_000, MSS);
         assert!(congestion.admits(70_000), "{congestion:?}");
-        // A few bytes on their way leave room for as many segments as a new connection has.
+        // With few bytes in flight, as many segments are allowed as for a new connection.
         congestion.on_loss(100, MSS);
         assert!(congestion.admits(10 * MSS - 1));
     }

@@ -1,8 +1,10 @@
-//! The TCP connections: which there are, what each is at, and who waits for what.
+//! All TCP connections: the table that finds them, their stages, their timers and the queue of
+//! ready ones.
 //!
-//! A connection's index is the application's name for it, the number of its rings, and of a socket that is made once and used
-//! again and again. Every socket stands in a set of its own, so that the stack looks at the one that a segment is for; what
-//! is to be done is in queues, and nothing is ever looked for among all connections.
+//! A connection's index is also the application's name for it, the number of its rings, and the
+//! number of a socket that is created once and used again and again. Every socket is in a set of
+//! its own, so that smoltcp looks only at the one that a segment is for. Nothing is ever searched
+//! for among all connections.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -27,46 +29,51 @@ use crate::tcp::limits::{CLIENTS, CONNECTIONS_PER_TIME_WAIT, MAX_PORTS};
 use crate::tcp::recovery::Recovery;
 use crate::tcp::time_wait::TimeWait;
 
-/// The most free connections that are few.
+/// Below this many free connections, applications are notified of pressure, however many
+/// connections there are.
 const MAX_LOW_MARK: usize = 32;
 /// How long a peer may take to answer our SYN.
 const HALF_OPEN: Duration = Duration::from_secs(5);
-/// Connections that were given up, that are looked at when a place is needed.
+/// The most closing connections that are examined for one that can make room.
 const MAX_EXAMINED: usize = 4;
-/// How long a peer that closed nothing itself is waited for, once all was delivered.
+/// How long to wait for the peer's FIN after everything was delivered.
 const FIN_WAIT: Duration = Duration::from_secs(10);
-/// How long a reset may take to leave.
+/// How long a reset may take to be sent.
 const RESET: Duration = Duration::from_secs(1);
 /// How often a silent peer is asked whether it is there.
 const KEEP_ALIVE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(15);
 
-/// Lists of connections, the oldest first.
+/// Lists of connections, the oldest first: those whose peers have not answered our SYN.
 const HALF_OPEN_LIST: usize = 0;
+/// Those that have delivered everything.
 const DELIVERED_LIST: usize = 1;
+/// Those that their applications have closed.
 const CLOSING_LIST: usize = 2;
 
-/// The connections.
+/// All connections.
 pub struct Connections {
     connections: Vec<Connection>,
     table: Table,
-    /// Those that have nothing of ours any more.
+    /// Connections in TIME-WAIT that have no socket any more.
     pub time_wait: TimeWait,
-    /// Those that nobody has, with large buffers and with small ones; the last used is used next.
+    /// Connections without a peer, with large buffers and with small ones. The one that was used
+    /// last is used next.
     idle: [Vec<u16>; 2],
     lists: Lists<3>,
     timers: Timers,
     ready: VecDeque<u16>,
-    /// Of each application those that it listens to, the oldest first.
+    /// For each application, the ports that it listens to, the oldest first.
     ports: [ArrayVec<u16, MAX_PORTS>; CLIENTS],
     layout: Layout,
     buffers: BufferPlan,
     make: MakeBuffer,
-    /// Connections that are neither unused nor delivered.
+    /// The number of connections that are half open, open or lingering.
     busy: usize,
 }
 
 impl Connections {
-    /// No connections yet; sockets for `layout` within `budget` bytes that `make` makes. `random` is a secret.
+    /// Creates the connections of `layout`, with sockets of at most `budget` bytes from `make`.
+    /// `random` is secret.
     pub fn new(layout: Layout, budget: usize, make: MakeBuffer, random: u64) -> Self {
         let buffers = BufferPlan::new(layout, budget);
         let count = buffers.connections;
@@ -87,17 +94,17 @@ impl Connections {
         }
     }
 
-    /// A connection.
+    /// Returns the connection with this index.
     pub fn get(&mut self, index: u16) -> Option<&mut Connection> {
         self.connections.get_mut(usize::from(index))
     }
 
-    /// All connections.
+    /// Returns the indices of all connections.
     pub fn indices(&self) -> core::ops::Range<u16> {
         0..self.connections.len() as u16
     }
 
-    /// Whether `client` has a connection.
+    /// Returns `true` if `client` has a connection.
     pub fn has_connections(&self, client: u8) -> bool {
         self.connections
             .iter()
@@ -105,39 +112,41 @@ impl Connections {
             .any(|stream| stream.client == client)
     }
 
-    /// Whether no connection is open or has anything left to deliver.
+    /// Returns `true` if no connection is open or has anything left to deliver.
     pub fn are_all_finished(&self) -> bool {
         self.busy == 0
     }
 
-    /// How many connections can still be opened: what peers have only begun counts, for it makes room.
+    /// Returns how many connections can still be opened. Half-open and delivered ones count,
+    /// because they make room.
     pub fn free_count(&self) -> usize {
         self.idle.iter().map(Vec::len).sum::<usize>() + self.lists.len(DELIVERED_LIST) + self.lists.len(HALF_OPEN_LIST)
     }
 
-    /// Below this many free connections the applications are told of pressure.
+    /// Returns the number of free connections below which applications are notified of pressure.
     pub fn low_mark(&self) -> usize {
         (self.connections.len() / 4).clamp(1, MAX_LOW_MARK)
     }
 
-    /// Whether `client` listens to any port.
+    /// Returns `true` if `client` listens to any port.
     pub fn listens(&self, client: u8) -> bool {
         self.ports.get(usize::from(client)).is_some_and(|ports| !ports.is_empty())
     }
 
-    /// Whether `client` listens to as many ports as it may.
+    /// Returns `true` if `client` listens to as many ports as it may.
     pub fn has_all_ports(&self, client: u8) -> bool {
         self.ports.get(usize::from(client)).is_some_and(ArrayVec::is_full)
     }
 
-    /// Who listens to `port`.
+    /// Returns the application that listens to `port`.
     pub fn port_owner(&self, port: u16) -> Option<u8> {
         self.ports.iter().position(|ports| ports.contains(&port)).map(|client| client as u8)
     }
 
-    /// Listens to `port` for `client`. If that is one too many, its oldest port is given up: an
-    /// application that was started anew does not know what it listened to before. Answers
-    /// whether that was possible.
+    /// Makes `client` listen to `port`. Returns `false` if it cannot.
+    ///
+    /// If that is one port too many, its oldest port is given up: an application that has restarted
+    /// does not know what it listened to before.
     pub fn listen(&mut self, client: u8, port: u16) -> bool {
         if port == 0 || self.port_owner(port).is_some() {
             return false;
@@ -149,7 +158,7 @@ impl Connections {
         ports.try_push(port).is_ok()
     }
 
-    /// Forgets `client`: its ports, and its connections, which are reset. They need no `Close`.
+    /// Drops the ports of `client` and resets its connections, which need no `Close`.
     pub fn forget_client(&mut self, client: u8, now: Instant) {
         self.ports.get_mut(usize::from(client)).into_iter().for_each(ArrayVec::clear);
         for index in self.indices() {
@@ -163,7 +172,7 @@ impl Connections {
         }
     }
 
-    /// Accepts nothing more.
+    /// Accepts no more connections.
     pub fn close_ports(&mut self, now: Instant) {
         self.ports.iter_mut().for_each(ArrayVec::clear);
         while let Some(index) = self.lists.front(HALF_OPEN_LIST) {
@@ -171,7 +180,7 @@ impl Connections {
         }
     }
 
-    /// Resets every connection that has anything left to deliver, and tells its application.
+    /// Resets every connection that has anything left to deliver, and notifies its application.
     pub fn abort_all(&mut self, now: Instant) {
         for index in self.indices() {
             let Some(connection) = self.get(index) else { continue };
@@ -184,13 +193,13 @@ impl Connections {
         }
     }
 
-    /// The connection of this key.
+    /// Returns the connection of `key`.
     pub fn find(&mut self, key: Key) -> Option<u16> {
         self.table.find(key)
     }
 
-    /// Makes a socket listen for the peer whose first segment this is, and which takes segments with up to `largest` bytes. None if
-    /// there is no room, or nobody listens.
+    /// Makes a socket listen for the peer that sent the SYN `segment`, and whose MSS is `peer_mss`.
+    /// Returns `None` if there is no room, or if no application listens to the port.
     pub fn open(&mut self, segment: &Segment, peer_mss: NonZeroU16, now: Instant) -> Option<u16> {
         let client = self.port_owner(segment.port)?;
         let index = self.allocate(now)?;
@@ -206,9 +215,11 @@ impl Connections {
         Some(index)
     }
 
-    /// A connection that nobody has, with a closed socket. If all are in use, one that has only to wait makes room, or one whose
-    /// peer does not take what is left; and of those that are half open the oldest, so that a flood of SYNs delays others,
-    /// but does not lock them out.
+    /// Returns a connection without a peer, with a closed socket.
+    ///
+    /// If all are in use, room is made by a connection that only waits, by one whose peer takes too
+    /// little of what is left, or by the oldest half-open one. So a flood of SYNs delays other
+    /// peers, but does not lock them out.
     fn allocate(&mut self, now: Instant) -> Option<u16> {
         loop {
             let [large, small] = &mut self.idle;
@@ -221,11 +232,12 @@ impl Connections {
             if self.connections.get(usize::from(index)).is_some_and(|connection| connection.set.is_some()) {
                 return Some(index);
             }
-            // If the heap is smaller than the policy's proportion promised, we live with what there is: the index is in no
-            // list any more.
+            // If the heap is smaller than the policy's proportion promises, the index is in no list
+            // any more, and there are fewer connections.
             let Some(mut socket) = self.buffers.socket(large, self.make) else { continue };
             socket.set_nagle_enabled(false);
-            // What may wait for the application's answer waits for our next turn ([`AppStream::delays_ack`]), and no longer.
+            // An acknowledgement that may be delayed waits until our next turn
+            // ([`AppStream::delays_ack`]), and no longer.
             socket.set_ack_delay(None);
             socket.set_timeout(Some(SILENCE));
             socket.set_keep_alive(Some(KEEP_ALIVE));
@@ -237,9 +249,9 @@ impl Connections {
         }
     }
 
-    /// A place is needed and there is none: returns a connection that was given up and of which the peer has taken too little
-    /// for long. Those whose end their applications have not heard are reset, a few at a time, and make room for the next.
-    #[inline(never)] // Seldom.
+    /// Returns a closing connection whose peer has taken too little for too long. If there is none
+    /// whose application knows of its end, resets a few, which make room for the next caller.
+    #[inline(never)] // Rarely called.
     fn spare_a_slow_one(&mut self, now: Instant) -> Option<u16> {
         for _ in 0..self.lists.len(CLOSING_LIST).min(MAX_EXAMINED) {
             let index = self.lists.front(CLOSING_LIST)?;
@@ -256,8 +268,7 @@ impl Connections {
         None
     }
 
-    /// The application has given a connection up of which not all was sent yet. Returns how long it
-    /// may go on.
+    /// Keeps a closed connection while not everything was sent. Returns its deadline.
     pub fn keep_closing(&mut self, index: u16, now: Instant) -> Option<Instant> {
         let connection = self.get(index)?;
         let first = connection.closing.is_none();
@@ -268,7 +279,7 @@ impl Connections {
         Some(until)
     }
 
-    /// Changes a connection's stage, which lasts until then at most.
+    /// Changes a connection's stage, which lasts until `until` at most.
     fn set_stage(&mut self, index: u16, stage: Stage, until: Instant) {
         let Some(connection) = self.get(index) else { return };
         connection.stage_until = until;
@@ -289,7 +300,7 @@ impl Connections {
         }
     }
 
-    /// Takes a connection away from its peer, without a word; what the application has of it stays.
+    /// Takes a connection from its peer without a reset. Its stream to the application stays.
     pub fn release(&mut self, index: u16) {
         self.table.remove(index);
         self.timers.remove(index);
@@ -305,7 +316,7 @@ impl Connections {
         }
     }
 
-    /// Resets a connection; it lingers until the reset is sent.
+    /// Resets a connection. It lingers until the reset is sent.
     pub fn abort(&mut self, index: u16, now: Instant) {
         let Some(socket) = self.get(index).and_then(Connection::socket) else { return };
         socket.abort();
@@ -313,13 +324,13 @@ impl Connections {
         self.mark_ready(index);
     }
 
-    /// Sees a connection that the application has given up to its end.
+    /// Keeps a connection that the application has closed until it has ended.
     pub fn start_lingering(&mut self, index: u16, now: Instant) {
         let Some(until) = self.get(index).map(|connection| connection.update_closing(now).until) else { return };
         self.set_stage(index, Stage::Lingering, until);
     }
 
-    /// Frees the index of a connection that both sides are done with.
+    /// Frees the index of a connection that neither side needs.
     pub fn free_index(&mut self, index: u16) {
         let Some(connection) = self.get(index) else { return };
         connection.stream = None;
@@ -328,19 +339,19 @@ impl Connections {
         }
     }
 
-    /// Follows what became of a connection's socket: after this, it is at what [`Connection::stage`] says.
+    /// Updates a connection's stage by the state of its socket.
     pub fn update_stage(&mut self, index: u16, now: Instant) {
         let Some(connection) = self.get(index) else { return };
         let stage = connection.stage;
         let Some(socket) = connection.socket() else { return };
         let state = socket.state();
-        // Mostly nothing became of it.
+        // Usually nothing has changed.
         if stage != Stage::Open || state == State::Closed {
             self.follow_state(index, stage, state, now);
         }
     }
 
-    #[inline(never)] // Seldom, and long.
+    #[inline(never)] // Rarely called, and long.
     fn follow_state(&mut self, index: u16, stage: Stage, state: State, now: Instant) {
         let Some(connection) = self.get(index) else { return };
         let (until, client) = (connection.stage_until, connection.client);
@@ -353,7 +364,7 @@ impl Connections {
                 connection.recovery.opened(until.since(now), HALF_OPEN);
                 self.set_stage(index, Stage::Open, Instant::START);
             }
-            // The peer has taken it back, or the frame was no SYN after all.
+            // The peer has reset it, or the segment was not a valid SYN.
             (Stage::HalfOpen, State::Listen | State::Closed) => self.release(index),
             (Stage::HalfOpen, _) if now >= until => self.abort(index, now),
             (Stage::Open, State::Closed) => {
@@ -381,7 +392,8 @@ impl Connections {
         }
     }
 
-    /// Takes socket and buffers from a connection that only waits in TIME-WAIT, and has nothing to send.
+    /// Moves a connection that only waits in TIME-WAIT, and has nothing to send, to [`TimeWait`].
+    /// Its socket and buffers are free again.
     pub fn enter_time_wait(&mut self, index: u16, now: Instant) {
         let Some(connection) = self.get(index) else { return };
         let quiet = connection.quiet_until;
@@ -393,7 +405,7 @@ impl Connections {
         }
     }
 
-    /// Something happened to a connection: it is to be attended to.
+    /// Puts a connection in the queue of ready ones.
     pub fn mark_ready(&mut self, index: u16) {
         if let Some(connection) = self.connections.get_mut(usize::from(index))
             && !core::mem::replace(&mut connection.ready, true)
@@ -402,7 +414,7 @@ impl Connections {
         }
     }
 
-    /// Something happened to all connections that peers have.
+    /// Puts all connections with a peer in the queue of ready ones.
     pub fn mark_all_ready(&mut self) {
         for index in self.indices() {
             if self.get(index).is_some_and(|connection| connection.stage != Stage::Unused) {
@@ -411,7 +423,7 @@ impl Connections {
         }
     }
 
-    /// The next connection to be attended to.
+    /// Takes the next ready connection.
     pub fn next_ready(&mut self) -> Option<u16> {
         let index = self.ready.pop_front()?;
         if let Some(connection) = self.get(index) {
@@ -420,29 +432,29 @@ impl Connections {
         Some(index)
     }
 
-    /// How many connections are to be attended to.
+    /// Returns the number of ready connections.
     pub fn ready_count(&self) -> usize {
         self.ready.len()
     }
 
-    /// Marks the connections whose time has come.
+    /// Marks the connections ready whose timers have expired.
     pub fn mark_expired(&mut self, now: Instant) {
         while let Some(index) = self.timers.pop_expired(now) {
             self.mark_ready(index);
         }
     }
 
-    /// Attends to a connection at `at` at the latest.
+    /// Makes a connection ready at `at` at the latest.
     pub fn set_timer(&mut self, index: u16, at: Instant) {
         self.timers.set(index, at);
     }
 
-    /// When a connection wants to be attended to next.
+    /// Returns when the next timer expires.
     pub fn deadline(&self) -> Option<Instant> {
         self.timers.next()
     }
 
-    /// How the rings are laid out.
+    /// Returns the layout of the rings.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }

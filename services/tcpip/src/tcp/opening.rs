@@ -1,4 +1,4 @@
-//! How a connection begins: its SYN is parsed through an interface of its own.
+//! Opening a connection: its SYN is parsed through an interface of its own.
 
 use cloister_interfaces::{Instant, Memory, System};
 use smoltcp::iface::{Config, Interface, SocketSet};
@@ -8,7 +8,7 @@ use super::isn;
 use crate::link::device::LinkDevice;
 use crate::time::to_smoltcp;
 
-/// Makes an interface of the stack, with this seed of its generator.
+/// Creates a smoltcp interface whose random generator has this seed.
 pub fn interface<S: System, M: Memory>(
     device: &mut LinkDevice<S, M>,
     mac: [u8; 6],
@@ -20,18 +20,18 @@ pub fn interface<S: System, M: Memory>(
     Interface::new(settings, device, to_smoltcp(now))
 }
 
-/// How a connection begins.
+/// How a connection opens.
 #[derive(Clone, Copy)]
 pub struct Opening {
     pub own: Ipv4Address,
     pub mac: [u8; 6],
-    /// Its initial sequence number.
+    /// Our initial sequence number.
     pub number: u32,
 }
 
 impl Opening {
-    /// Has the stack parse the SYN that was readied, for a socket that listens.
-    #[inline(never)] // It takes much of the stack.
+    /// Lets smoltcp parse the SYN in the device's current frame, for a socket that listens.
+    #[inline(never)] // It inlines much of smoltcp.
     pub fn parse<S: System, M: Memory>(
         self,
         device: &mut LinkDevice<S, M>,
@@ -39,7 +39,7 @@ impl Opening {
         now: Instant,
     ) {
         let mut interface = interface(device, self.mac, isn::seed(self.number), now);
-        // The list holds at least one.
+        // The list has room for at least one.
         interface.update_ip_addrs(|addresses| {
             let _ = addresses.push(IpCidr::new(self.own.into(), 32));
         });

@@ -1,4 +1,4 @@
-//! What a connection does with a segment from its peer.
+//! A connection receives a segment.
 
 use cloister_interfaces::socket::Ring;
 use cloister_interfaces::{Instant, Memory, System};
@@ -16,13 +16,15 @@ use crate::time::to_smoltcp;
 pub enum Received {
     /// The connection has something to do.
     Taken,
-    /// Nothing.
+    /// There is nothing to do.
     Dropped,
 }
 
 impl Connection {
-    /// Takes the segment that the device holds. `opening` says how the connection begins, if this is its first segment;
-    /// `stream_in` is the memory of the rings to the application, and this connection's ring.
+    /// Receives the segment in the device's current frame.
+    ///
+    /// `opening` says how the connection opens, if this is its first segment. `stream_in` is the
+    /// memory of the rings to the application, and this connection's ring.
     #[inline]
     pub fn receive<S: System, M: Memory>(
         &mut self,
@@ -59,8 +61,8 @@ impl Connection {
         self.parse(segment, opening, (interface, device), stream_in, blocks, now)
     }
 
-    /// Has the stack parse the segment, and follows what it changed. Data that the socket takes next go straight to the
-    /// application's ring.
+    /// Lets smoltcp parse the segment, and records what it changed. Data that the socket takes next
+    /// are copied straight to the application's ring.
     #[inline]
     fn parse<S: System, M: Memory>(
         &mut self,
@@ -96,7 +98,8 @@ impl Connection {
         Received::Taken
     }
 
-    /// Follows what the segment changed: the bytes that the socket has to send, and its state, before and after.
+    /// Records what the segment changed. `before` and `after` are the length of the socket's send
+    /// queue, and its state.
     #[inline]
     fn parsed(
         &mut self,
@@ -115,8 +118,8 @@ impl Connection {
         }
     }
 
-    /// Has the stack parse an acknowledgement with these numbers in the place of the segment that
-    /// was readied, so that it answers what it expects of the peer.
+    /// Lets smoltcp parse an acknowledgement with these numbers in place of the segment. smoltcp
+    /// answers it with what it expects.
     #[cold]
     fn challenge<S: System, M: Memory>(
         &mut self,

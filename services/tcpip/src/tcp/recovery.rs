@@ -1,15 +1,17 @@
-//! Which bytes of a connection were lost, and when they are sent again.
+//! Loss recovery: which bytes of a connection were lost, and when they are sent again.
 //!
-//! smoltcp by itself repeats one segment after three duplicate acknowledgements, and everything after a second without any; what
-//! a peer says it has (SACK, RFC 2018) it does not read. So losses are found here, from the segments that pass both ways:
-//! as RFC 6675 and RFC 8985 (RACK, TLP) find them, as far as that takes no more than a few words per connection. When a
-//! round of repeats begins the stack is made to go back to the oldest byte that was not acknowledged, and of what it then
-//! builds again the link is given only what is [`Recovery::wanted`].
+//! By itself, smoltcp repeats one segment after three duplicate acknowledgements, and everything
+//! after a second without any. It does not read SACK (RFC 2018). So losses are found here, from the
+//! segments that pass in both directions, as RFC 6675 and RFC 8985 (RACK, TLP) find them, as far as
+//! a few words of state per connection allow. When a round of repeats begins, smoltcp is made to go
+//! back to the oldest byte that was not acknowledged. Of the segments that it then builds, only
+//! [`Recovery::send_ranges`] are sent.
 //!
 //! Positions count from the oldest byte that was not acknowledged, so that none wraps.
 //!
-//! A peer that lies about what it has harms itself: what it claims is forgotten when a timer runs out, and a round begins at
-//! most once in a round trip, so that it draws no more than a window of bytes in each, as an honest one does.
+//! A peer that lies in its SACK options harms itself. What it claims is forgotten when a timer
+//! expires. A round begins at most once in a round trip, so that a liar draws at most a window of
+//! bytes in each, as an honest peer does.
 
 use core::time::Duration;
 
@@ -19,22 +21,24 @@ use cloister_interfaces::Instant;
 use crate::segment::{MAX_RANGES, Outgoing, Range, Segment, SendRanges};
 use crate::tcp::congestion::Congestion;
 
-/// So many repeats of an acknowledgement say that a segment is lost (RFC 5681, 3.2).
+/// The number of duplicate acknowledgements that mean a lost segment (RFC 5681, 3.2).
 const DUPLICATE_ACKS: u8 = 3;
-/// How long to wait, beyond two round trips, for an acknowledgement of several segments, before the last is sent again.
-/// A timer that runs out although nothing was lost costs the processor, and one that is late the goodput.
+/// How long to wait, beyond two round trips, for an acknowledgement of several segments, before the
+/// last one is sent again. A timer that expires without a loss costs processor time; one that
+/// expires late costs goodput.
 const PROBE_DELAY: Duration = Duration::from_millis(2);
-/// The same on a path that has lost nothing lately.
+/// The same on a path without recent losses.
 const CALM_PROBE_DELAY: Duration = Duration::from_millis(20);
-/// So many bytes that arrived, and nothing lost among them, make a path calm.
+/// A path has no recent losses after this many acknowledged bytes without one.
 const CALM_BYTES: u32 = 4 << 20;
-/// And of less than two: the peer may hold its acknowledgement back for so long.
+/// How long the peer may delay an acknowledgement of fewer than two segments.
 const MAX_ACK_DELAY: Duration = Duration::from_millis(200);
-/// What a round trip is taken for before one was measured, times two (RFC 6298, 2.1).
+/// The retransmission timeout before a round trip was measured (RFC 6298, 2.1).
 const INITIAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// A peer's segments begin at most so far beyond what we acknowledged: more than any window of ours.
+/// The farthest that a peer's segment begins beyond what we acknowledged: more than any window of
+/// ours.
 const MAX_WINDOW: u32 = 1 << 20;
-/// The longest wait (RFC 6298, 2.5).
+/// The longest retransmission timeout (RFC 6298, 2.5).
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A round of repeats.
@@ -42,57 +46,58 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 struct Round {
     /// When the last repeat was sent.
     at: Instant,
-    /// What is sent again: all from here to there that the peer does not have.
+    /// The range `from..to` is sent again, except for what the peer has.
     from: u32,
     to: u32,
-    /// The end of what had been sent before.
+    /// The end of what had been sent when the round began.
     reach: u32,
-    /// Something of the round arrived, or something that was sent after it.
+    /// The peer has received something of the round, or something that was sent after it.
     arrived: bool,
-    /// It only asks the peer what it has.
+    /// It is only a probe, which makes the peer say what it has.
     probe: bool,
 }
 
-/// What is known of a connection's bytes on their way.
+/// What is known of a connection's bytes in flight.
 #[derive(Debug, Default)]
 pub struct Recovery {
-    /// The sequence number of the oldest byte that was not acknowledged.
+    /// The sequence number of the oldest byte that was not acknowledged: position 0.
     base: u32,
     /// The end of what was ever sent.
     highest_sent: u32,
-    /// What the stack sends next.
+    /// The next position that smoltcp sends.
     next: u32,
-    /// What the peer has above the first gap: ascending, apart.
+    /// The ranges above the first gap that the peer has: ascending, and not adjacent.
     sacked: ArrayVec<Range, MAX_RANGES>,
-    /// How often the last acknowledgement was repeated.
+    /// The number of duplicates of the last acknowledgement.
     duplicate_acks: u8,
-    /// When the peer last said that it has more above a gap.
+    /// When the peer last reported a new range above a gap.
     last_sack: Instant,
-    /// How often nothing came in time.
+    /// The number of timeouts since the last progress.
     timeouts: u8,
     round: Option<Round>,
     /// The smoothed round-trip time.
     rtt: Option<Duration>,
-    /// When the segment that ends here was sent: the measurement under way.
+    /// The measurement under way: the end of a segment, and when it was sent.
     sample: Option<(u32, Instant)>,
-    /// When something was last sent, or acknowledged.
+    /// When something was last sent or acknowledged.
     last_progress: Instant,
-    /// How many bytes arrived since something was lost, or seemed to be.
+    /// The number of bytes acknowledged since the last loss, or what seemed to be one.
     bytes_since_loss: u32,
-    /// What we acknowledged last.
+    /// The last acknowledgement number that we sent.
     last_ack: u32,
-    /// The window that the peer announced last, as it wrote it.
+    /// The window that the peer announced last, not scaled.
     window: u16,
     congestion: Congestion,
-    /// The end of what had been sent when the path was last found to lose: what is lost of it is the same loss.
+    /// The end of what had been sent at the last reduction of the congestion window. Losses below
+    /// it belong to the same congestion.
     recovery_point: u32,
 }
 
 impl Recovery {
-    /// The peer has answered our SYN, when `left` was left of the time `given` to it.
+    /// Handles the peer's answer to our SYN. `left` is what was left of the time `given` to it.
     pub fn opened(&mut self, left: Duration, given: Duration) {
         let trip = given.saturating_sub(left);
-        // It may have been sent twice (RFC 6298, 3).
+        // Later, the SYN may have been sent twice, and measures nothing (RFC 6298, 3).
         if trip < INITIAL_TIMEOUT {
             self.add_sample(trip);
         }
@@ -102,14 +107,14 @@ impl Recovery {
         self.rtt = Some(self.rtt.map_or(trip, |smoothed| (smoothed * 7 + trip) / 8));
     }
 
-    /// Takes note of a segment that the stack sent.
+    /// Records a segment that smoltcp sent.
     pub fn on_sent(&mut self, segment: Outgoing, now: Instant) {
         self.last_ack = segment.ack;
         if segment.opens {
             self.base = segment.seq.wrapping_add(1);
         }
         let from = segment.seq.wrapping_sub(self.base);
-        // What asks whether the peer is there comes before the oldest byte; what asks for a window is the stack's affair.
+        // A keep-alive probe comes before the oldest byte. A window probe is smoltcp's affair.
         if segment.length() == 0 || from > i32::MAX as u32 || self.window == 0 {
             return;
         }
@@ -131,35 +136,35 @@ impl Recovery {
         self.base
     }
 
-    /// Returns what was acknowledged last.
+    /// Returns the last acknowledgement number that we sent.
     pub fn last_ack_sent(&self) -> u32 {
         self.last_ack
     }
 
-    /// Whether there is something to watch over: data on their way to a peer that takes some. What asks for a window is the stack's
-    /// to send.
+    /// Returns `true` if data is in flight to a peer with an open window. While the window is
+    /// closed, smoltcp sends window probes by itself.
     pub fn has_data_in_flight(&self) -> bool {
         self.highest_sent > 0 && self.window > 0
     }
 
-    /// Whether `segment` only repeats what the peer said before. The stack need not see it: it would count to three, and send
-    /// one segment again.
+    /// Returns `true` if `segment` only repeats the last acknowledgement. smoltcp does not get it,
+    /// because it would count to three and repeat one segment.
     pub fn is_duplicate_ack(&self, segment: &Segment) -> bool {
         self.has_data_in_flight()
             && segment.plain
             && (segment.data, segment.ack, segment.seq, segment.window) == (0, self.base, self.last_ack, self.window)
     }
 
-    /// Takes note of a segment that changed nothing but what `blocks` say.
+    /// Records a duplicate acknowledgement with the SACK ranges `blocks`.
     pub fn on_duplicate_ack(&mut self, blocks: &[Option<Range>], now: Instant) {
         self.duplicate_acks = self.duplicate_acks.saturating_add(1);
         self.on_sack(blocks, now);
     }
 
-    /// Takes note of a segment that the stack took. `advanced` tells that it acknowledged something.
+    /// Records a segment that smoltcp took. `advanced` is `true` if it acknowledged something.
     pub fn on_received(&mut self, segment: &Segment, advanced: bool, blocks: &[Option<Range>], mss: u32, now: Instant) {
         let count = segment.ack.wrapping_sub(self.base);
-        // What an old segment says, or one whose numbers are a guess, is not believed.
+        // The window of an old segment, or of one with guessed numbers, is not believed.
         if count <= self.highest_sent && segment.seq.wrapping_sub(self.last_ack) < MAX_WINDOW {
             self.window = segment.window;
         }
@@ -183,7 +188,7 @@ impl Recovery {
         for range in &mut self.sacked {
             *range = (range.0.saturating_sub(count), range.1.saturating_sub(count));
         }
-        // What begins at the oldest byte cannot be held: the peer has thrown it away.
+        // A range that begins at the oldest byte cannot be held: the peer has discarded it.
         self.sacked.retain(|range| range.0 > 0);
         match self.sample {
             Some((end, at)) if end <= count => {
@@ -202,7 +207,7 @@ impl Recovery {
         self.round.take_if(|round| round.reach == 0);
     }
 
-    /// The peer has these blocks of sequence numbers.
+    /// Records SACK ranges, in sequence numbers.
     fn on_sack(&mut self, blocks: &[Option<Range>], now: Instant) {
         for (from, to) in blocks.iter().flatten() {
             let range = (from.wrapping_sub(self.base), to.wrapping_sub(self.base));
@@ -222,7 +227,7 @@ impl Recovery {
         self.sacked.retain(|held| !touches(held));
         let place = self.sacked.partition_point(|held| held.0 < merged.0);
         if self.sacked.try_insert(place, merged).is_err() {
-            // It touches none of the many others: it will be sent again.
+            // There are too many ranges. This one will be sent again.
             return;
         }
         (self.last_progress, self.last_sack) = (now, now);
@@ -231,14 +236,15 @@ impl Recovery {
         }
     }
 
-    /// When a gap is no longer taken for one that late segments still fill.
+    /// Returns when a gap counts as a loss, because reordered segments would have filled it by
+    /// then.
     fn gaps_settle_at(&self) -> Option<Instant> {
         let trip = self.rtt.filter(|_| !self.sacked.is_empty())?;
         Some(self.last_sack + trip / 4)
     }
 
-    /// Up to where bytes that the peer does not have are lost, because it has enough of what was sent after them, or said so long
-    /// ago. `mss` is the length of a whole segment.
+    /// Returns the position below which bytes that the peer does not have are lost: the peer has
+    /// enough of what was sent after them, or has said so for long enough.
     fn lost_up_to(&self, mss: u32, now: Instant) -> u32 {
         if self.gaps_settle_at().is_some_and(|at| at <= now) {
             return self.sacked.last().map_or(0, |range| range.0);
@@ -246,7 +252,7 @@ impl Recovery {
         let mut above = 0;
         for (count, range) in self.sacked.iter().rev().enumerate() {
             above += range.1 - range.0;
-            // RFC 6675, 4, `IsLost`.
+            // `IsLost` of RFC 6675, 4.
             if above > 2 * mss || count + 1 >= usize::from(DUPLICATE_ACKS) {
                 return range.0;
             }
@@ -254,7 +260,7 @@ impl Recovery {
         if self.sacked.is_empty() && self.duplicate_acks >= DUPLICATE_ACKS { mss.min(self.highest_sent) } else { 0 }
     }
 
-    /// How long to wait with bytes on their way of which nothing is heard.
+    /// Returns how long to wait for an acknowledgement of bytes in flight.
     fn timeout(&self, mss: u32) -> Duration {
         let Some(trip) = self.rtt else { return (INITIAL_TIMEOUT * (1 << self.timeouts.min(6))).min(MAX_TIMEOUT) };
         match self.timeouts {
@@ -264,25 +270,27 @@ impl Recovery {
         }
     }
 
-    /// When what of a round has not arrived can be taken for lost once more: what was sent before it is overdue.
+    /// Returns when what is missing of a round counts as lost again: by then, what was sent before
+    /// it is overdue.
     fn round_overdue_at(&self) -> Option<Instant> {
         let round = self.round.filter(|round| round.arrived && self.next >= round.to)?;
         Some(round.at + self.rtt.unwrap_or(INITIAL_TIMEOUT) * 5 / 4)
     }
 
-    /// Whether the peer takes nothing at present.
+    /// Returns `true` if the peer's window is closed.
     pub fn is_window_closed(&self) -> bool {
         self.window == 0
     }
 
-    /// When to look again, if nothing comes.
+    /// Returns when to look again, if nothing is received.
     pub fn deadline(&self, mss: u32) -> Option<Instant> {
         self.has_data_in_flight().then_some(())?;
         let repeat = if self.round.is_some() { self.round_overdue_at() } else { self.gaps_settle_at() };
         [Some(self.last_progress + self.timeout(mss)), repeat].into_iter().flatten().min()
     }
 
-    /// Whether a round of repeats begins: the stack is to go back.
+    /// Begins a round of repeats if one is due. Returns `true` if it did; then smoltcp must go
+    /// back.
     pub fn begin_round(&mut self, mss: u32, now: Instant) -> bool {
         if !self.has_data_in_flight() {
             return false;
@@ -291,12 +299,13 @@ impl Recovery {
         let (from, to) = if now >= self.last_progress + self.timeout(mss) {
             self.timeouts = self.timeouts.saturating_add(1);
             if self.timeouts > 1 {
-                // What the peer held it may have thrown away (RFC 2018, 8).
+                // The peer may have discarded what it held (RFC 2018, 8).
                 self.sacked.clear();
                 self.congestion.on_timeout(self.highest_sent, mss);
                 self.recovery_point = self.highest_sent;
             }
-            // At first the last segment is enough: the answer tells what else is missing.
+            // At first, repeating the last segment is enough: the answer tells what else is
+            // missing.
             probe = self.timeouts == 1 && self.sacked.is_empty();
             (if probe { self.highest_sent.saturating_sub(mss) } else { 0 }, self.highest_sent)
         } else {
@@ -304,7 +313,7 @@ impl Recovery {
             match self.round {
                 None => (0, lost),
                 Some(round) if self.round_overdue_at().is_some_and(|at| at <= now) => (0, lost.max(round.reach)),
-                // What was found since, beyond what the round repeats.
+                // Losses found since, beyond what the round repeats.
                 Some(round) if lost > round.to && now >= round.at + self.rtt.unwrap_or(INITIAL_TIMEOUT) / 4 => {
                     (round.to, lost)
                 }
@@ -319,15 +328,16 @@ impl Recovery {
             self.recovery_point = self.highest_sent;
         }
         self.round = Some(Round { at: now, from, to, reach: self.highest_sent, arrived: false, probe });
-        // What is sent twice measures nothing (Karn); what is not goes on, so that a path that has become longer is known.
+        // A segment that is sent twice measures nothing (Karn's algorithm). Others still do, so
+        // that a longer path is noticed.
         self.sample.take_if(|(end, _)| *end > from);
         (self.next, self.duplicate_acks, self.last_progress, self.bytes_since_loss) = (0, 0, now, 0);
         true
     }
 
-    /// Whether the path has as much of the connection's data as it should.
+    /// Returns `true` if as many bytes are in flight as the congestion window allows.
     pub fn is_full(&self) -> bool {
-        // What asks for an answer goes in any case.
+        // A probe is sent in any case.
         let probes = self.round.is_some_and(|round| round.probe && self.next < round.reach);
         if !self.congestion.is_limited() || probes {
             return false;
@@ -340,24 +350,26 @@ impl Recovery {
         !self.congestion.admits(self.highest_sent.saturating_sub(held).saturating_sub(due))
     }
 
-    /// Whether some of `queued` bytes were never sent.
+    /// Returns `true` if some of the `queued` bytes were never sent.
     pub fn has_unsent(&self, queued: u32) -> bool {
         queued > self.highest_sent
     }
 
-    /// Whether all that was ever sent is on its way, nothing is sent again, and what is lost of it will be found.
+    /// Returns `true` if everything up to the highest position is in flight and nothing is being
+    /// repeated, so that losses will be noticed.
     pub fn is_caught_up(&self) -> bool {
         self.has_data_in_flight() && self.next >= self.highest_sent
     }
 
-    /// Whether the last of `queued` bytes wait for those that follow, since they are fewer than `enough`: an acknowledgement is
-    /// on its way, which makes room for these.
+    /// Returns `true` if the last of the `queued` bytes wait for more, because they are fewer than
+    /// `enough`. An acknowledgement, which makes room for more, is on its way.
     pub fn defers(&self, queued: u32, enough: u32) -> bool {
         let left = queued.saturating_sub(self.highest_sent);
         self.is_caught_up() && 0 < left && left < enough
     }
 
-    /// What is to be sent of what the stack builds next; all of it if none.
+    /// Returns which ranges are to be sent of the segments that smoltcp builds next. `None` means
+    /// all.
     pub fn send_ranges(&self) -> Option<SendRanges> {
         let round = self.round.filter(|round| self.next < round.reach)?;
         let mut ranges = ArrayVec::new();

@@ -1,5 +1,8 @@
-//! Connections in TIME-WAIT (RFC 9293, 3.3.2): their addresses, ports and last numbers, without socket and buffers, so that
-//! those who come next get them. A server that closes first would else have all of its large buffers wait.
+//! Connections in TIME-WAIT (RFC 9293, 3.3.2) without a socket: their addresses, ports and last
+//! sequence numbers.
+//!
+//! New connections get their sockets. Otherwise all large buffers of a server that closes first
+//! would wait.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -9,13 +12,18 @@ use cloister_interfaces::Instant;
 use crate::segment::Segment;
 use crate::table::{Key, Table};
 
-/// How long they wait. It is the stack's own figure (`CLOSE_DELAY`), not twice the longest life of a segment, as is
-/// common: a peer that begins anew with a higher sequence number need not wait at all.
+/// How long they stay. It is smoltcp's own time (`CLOSE_DELAY`), not twice the longest lifetime of
+/// a segment, as is common. A peer that begins again with a higher sequence number need not wait at
+/// all.
 const WAIT: Duration = Duration::from_secs(10);
-/// How often a connection answers what need not be its peer's (RFC 5961, 7).
+/// How often a connection answers segments that may not be its peer's (RFC 5961, 7).
 const ANSWER_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The end of a connection: both streams were sent to their ends and acknowledged.
+/// The ends of both streams of a connection.
+///
+/// # Holding one proves
+///
+/// If [`super::connection::Connection::ends`] returned it: both FINs were sent and acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StreamEnds {
     /// The sequence number after our FIN.
@@ -25,18 +33,18 @@ pub struct StreamEnds {
 }
 
 impl StreamEnds {
-    /// Returns what `segment` for this connection comes to. `quiet_until` is the time until which the connection answers its peer
-    /// alone.
+    /// Decides how `segment` for this connection is answered. Until `quiet_until`, only segments
+    /// that prove to be the peer's are answered.
     pub fn answer(self, segment: &Segment, quiet_until: &mut Instant, now: Instant) -> Answer {
-        // A reset does not end the wait (RFC 1337), whatever else the segment says it is.
+        // A reset does not end TIME-WAIT (RFC 1337), whatever else the segment says.
         if segment.reset {
             return Answer::Silence;
         }
-        // A new attempt, beyond all of the old connection, waits no longer (RFC 1122, 4.2.2.13).
+        // A SYN beyond all of the old connection opens a new one at once (RFC 1122, 4.2.2.13).
         if segment.opens && segment.seq.wrapping_sub(self.peers) as i32 >= 0 {
             return Answer::Renew(self);
         }
-        // An acknowledgement that is due is not answered.
+        // The expected last acknowledgement needs no answer.
         let due = segment.plain && segment.data == 0 && segment.seq == self.peers;
         let own = self.is_repeated(segment);
         if due || !own && now < *quiet_until {
@@ -48,24 +56,24 @@ impl StreamEnds {
         Answer::Acknowledge(self)
     }
 
-    /// Returns `true` if the peer sends its last data or its FIN once more, because our acknowledgement was lost. It has
-    /// acknowledged our FIN, so only who has seen our numbers can make such a segment.
+    /// Returns `true` if the peer repeats its last data or its FIN, because our acknowledgement was
+    /// lost. The segment acknowledges our FIN, so its sender has seen our numbers.
     fn is_repeated(self, segment: &Segment) -> bool {
-        // What is neither plain nor a SYN counts as a FIN.
+        // A segment that is neither plain nor a SYN counts as a FIN.
         let length = segment.data as u32 + u32::from(!segment.plain);
         let beyond = segment.seq.wrapping_add(length).wrapping_sub(self.peers) as i32;
         !segment.syn && length > 0 && beyond <= 0 && segment.ack == self.ours
     }
 }
 
-/// What a segment for a connection in TIME-WAIT comes to.
+/// How a segment for a connection in TIME-WAIT is answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// Nothing.
+    /// It is not answered.
     Silence,
-    /// That end is acknowledged once more.
+    /// The ends are acknowledged again.
     Acknowledge(StreamEnds),
-    /// A new connection: the old one, which ended there, is gone.
+    /// It opens a new connection. The old one, which had these ends, is gone.
     Renew(StreamEnds),
 }
 
@@ -73,14 +81,15 @@ pub enum Answer {
 struct Entry {
     until: Instant,
     end: StreamEnds,
-    /// Until when it answers its peer alone.
+    /// Until when only segments that prove to be the peer's are answered.
     quiet_until: Instant,
 }
 
-/// Bytes that one takes of the heap, with its share of the table.
+/// The number of bytes of the heap for one connection, including its share of the table.
 pub const BYTES: usize = size_of::<Entry>() + 20;
 
-/// The connections in TIME-WAIT, as many as there may be; the next one takes the place of the oldest.
+/// The connections in TIME-WAIT without a socket. If there are too many, a new one replaces the
+/// oldest.
 pub struct TimeWait {
     table: Table,
     entries: Vec<Entry>,
@@ -88,13 +97,13 @@ pub struct TimeWait {
 }
 
 impl TimeWait {
-    /// Room for `count`, with a random number.
+    /// Creates room for `count` connections. `random` is secret.
     pub fn new(count: usize, random: u64) -> Self {
         let none = Entry { until: Instant::START, end: StreamEnds { ours: 0, peers: 0 }, quiet_until: Instant::START };
         TimeWait { table: Table::new(count, random), entries: alloc::vec![none; count], next: 0 }
     }
 
-    /// Lets a connection wait, of which nothing waits yet. Until `quiet_until` it answers its peer alone.
+    /// Adds a connection that is not in the table.
     pub fn insert(&mut self, key: Key, end: StreamEnds, quiet_until: Instant, now: Instant) {
         let index = self.next;
         let Some(entry) = self.entries.get_mut(usize::from(index)) else { return };
@@ -106,7 +115,7 @@ impl TimeWait {
         self.next = if usize::from(index) + 1 < self.entries.len() { index + 1 } else { 0 };
     }
 
-    /// What `segment` comes to; none if its connection does not wait.
+    /// Decides how `segment` is answered. Returns `None` if its connection is not in TIME-WAIT.
     pub fn lookup(&mut self, segment: &Segment, now: Instant) -> Option<Answer> {
         let index = self.table.find(segment.key)?;
         let Entry { until, end, quiet_until } = self.entries.get_mut(usize::from(index))?;
@@ -124,7 +133,7 @@ impl TimeWait {
         }
     }
 
-    /// Lets nobody wait: our address is another.
+    /// Removes all connections, because our address has changed.
     pub fn clear(&mut self) {
         for index in 0..self.entries.len() as u16 {
             if self.entries.get(usize::from(index)).is_some_and(|entry| entry.until > Instant::START) {
@@ -145,7 +154,7 @@ mod tests {
         Key::new([10, 0, 0, 1], port, 80)
     }
 
-    /// A FIN that came before.
+    /// Returns a FIN that the peer repeats.
     fn fin(port: u16) -> Segment {
         Segment {
             key: key(port),
@@ -170,7 +179,7 @@ mod tests {
     fn what_the_peer_repeats_is_acknowledged_each_time() {
         let mut waits = TimeWait::new(4, 7);
         assert_eq!(waits.lookup(&fin(1), NOW), None);
-        // Until later than it waits, it answers its peer alone.
+        // The peer's own segments are answered even before that time.
         waits.insert(key(1), END, NOW + WAIT, NOW);
         let plain = Segment { plain: true, seq: END.peers.wrapping_sub(3), ..fin(1) };
         for _ in 0..3 {

@@ -8,32 +8,33 @@ use super::connection::{Connection, Stage};
 use crate::link::device::{LinkDevice, QUEUE_RETRY};
 use crate::time::{from_smoltcp, to_smoltcp};
 
-/// Frames that a connection sends before another's turn.
+/// The most frames that a connection sends in a turn.
 const MAX_FRAMES: u32 = 8;
-/// A connection is put to rest only if the stack wants nothing of it for so long.
+/// A connection enters TIME-WAIT without its socket only if smoltcp has nothing to do for it for
+/// this long.
 const IDLE: StackDuration = StackDuration::from_millis(10);
-/// How long to wait with a connection that has something to send, and does not.
+/// When to try again if smoltcp has something to send, but does not send it.
 const RETRY: StackDuration = StackDuration::from_millis(1);
 
-/// What became of a connection that was attended to.
+/// What a connection that was served has left to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Progress {
-    /// It has nothing more to do.
+    /// It has nothing to do.
     Done,
     /// It has more to do at once.
     Again,
-    /// It has more to do when the link or its application can take more.
+    /// It has more to do once the link or its application has room.
     Blocked,
 }
 
-/// What a turn came to.
+/// The result of a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Turn {
-    /// What the connection still has to do.
+    /// What the connection has left to do.
     pub outcome: Progress,
-    /// When it is to be attended to at the latest.
+    /// When it must be served again at the latest.
     pub wake: Option<Instant>,
-    /// It only waits in TIME-WAIT.
+    /// It only waits in TIME-WAIT, and needs no socket.
     pub rests: bool,
 }
 
@@ -71,8 +72,9 @@ impl Connection {
         Turn { outcome, wake, rests }
     }
 
-    /// Lets the stack build frames while there is something to send, and room. `queued` of the `most` bytes that the socket's
-    /// buffer has room for are there. Returns also when the stack wants to be polled again.
+    /// Lets smoltcp build frames while there is something to send, and room. The socket's send
+    /// buffer holds `queued` bytes and has room for `most`. Also returns when smoltcp wants to be
+    /// polled again.
     #[inline]
     fn send<S: System, M: Memory>(
         &mut self,
@@ -85,13 +87,14 @@ impl Connection {
         let Connection { set: Some(set), recovery, stream, stage, peer_mss, .. } = self else {
             return (Progress::Done, None);
         };
-        // The buffer is full, and more is to follow: each frame is to be as long as it can be, for all pay by the frame.
+        // More data follows. Every frame has a cost, so each should be as long as possible.
         let more = stream.as_ref().is_some_and(|stream| !stream.is_drained());
         let enough = if more { device.max_payload().min(most / 4) } else { 0 };
         let mut at = None;
         for turn in 0..MAX_FRAMES {
             if !recovery.has_unsent(queued as u32) {
-                // What is on its way is looked after; an end that is to be sent, or anything else, the stack knows of.
+                // Recovery watches over what is in flight. Only smoltcp knows of a FIN, or anything
+                // else, that is due.
                 let followed = turn > 0 && *stage == Stage::Open && recovery.is_caught_up();
                 at = if followed { None } else { interface.poll_at(time, set) };
                 if at.is_none_or(|at| at > time) {
@@ -99,7 +102,7 @@ impl Connection {
                 }
             }
             if recovery.is_full() || recovery.defers(queued as u32, enough as u32) {
-                // Until an acknowledgement comes, or should have.
+                // Until an acknowledgement comes, or is overdue.
                 return (Progress::Done, None);
             }
             if !device.can_send_segment(queued) {
@@ -114,7 +117,7 @@ impl Connection {
                 recovery.on_sent(made, now);
             }
             if polled == PollResult::None {
-                // It cannot now, whatever it waits for: a neighbour's address, or a window, mostly.
+                // smoltcp cannot send now, usually for want of a window.
                 return (Progress::Done, interface.poll_at(time, set).map(|at| at.max(time + RETRY)));
             }
         }

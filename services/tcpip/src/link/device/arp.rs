@@ -1,4 +1,4 @@
-//! ARP messages that come.
+//! Received ARP messages.
 
 use cloister_interfaces::{Instant, Memory, System};
 
@@ -7,12 +7,12 @@ use crate::address::Lease;
 use crate::link::arp::{Arp, BROADCAST, Station};
 
 impl<S: System, M: Memory> LinkDevice<S, M> {
-    /// A turn begins at this time.
+    /// Sets the time of this pass.
     pub fn set_time(&mut self, now: Instant) {
         self.transmitter.neighbours.set_time(now);
     }
 
-    /// Forgets all neighbours: the host is on another link, or has another address.
+    /// Forgets all neighbours, because the link or our address is another one.
     pub fn set_lease(&mut self, lease: Option<Lease>) {
         self.transmitter.neighbours.set_lease(lease);
         for (_, parked) in self.transmitter.parked.drain(..) {
@@ -20,8 +20,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         }
     }
 
-    /// Takes note of the message of ARP that was readied, for a host with this address, and answers
-    /// it.
+    /// Handles the ARP message in the current frame. Answers it if it is a request for `own`.
     pub fn handle_arp(&mut self, own: Option<[u8; 4]>) {
         let frame = self.frame.get(..self.frame_length).unwrap_or_default();
         let ours = frame.starts_with(&BROADCAST) || frame.starts_with(&self.transmitter.mac);
@@ -37,7 +36,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         }
     }
 
-    /// Returns `true` if the DHCP client has sent something since this was last asked.
+    /// Returns `true` if the DHCP client has sent a message since the last call.
     pub fn take_dhcp_sent(&mut self) -> bool {
         core::mem::take(&mut self.transmitter.dhcp_sent)
     }

@@ -1,4 +1,7 @@
-//! Frames that came: whose pages they are, and how they are copied out of the pool.
+//! Received frames: who owns their pages, and how they are copied out of the pool.
+//!
+//! The *current frame* is the one that [`LinkDevice::next_frame`] returned last. smoltcp takes it
+//! through `Device::receive`. Only its first bytes may have been copied so far.
 
 use cloister_caps::PAGE_SIZE;
 use cloister_interfaces::net::Request;
@@ -15,7 +18,8 @@ use crate::link::rx_part::RxPart;
 use crate::refusals::Refusal;
 use crate::segment::{Range, Segment};
 
-/// Bytes of a received frame that are copied before anything is known of it: all headers.
+/// The number of bytes of a received frame that are copied before anything is known about it: all
+/// headers.
 const HEAD: usize = 256;
 const _: () = assert!(MAX_HEADERS + 40 <= HEAD, "with all the options that IPv4 has");
 
@@ -27,7 +31,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
             self.complete_frames += usize::from(!part.more);
             return Ok(());
         }
-        // What has come of the frame, and what still comes, is of no use without the part that is missing.
+        // Without this part, the others of its frame are of no use.
         while let Some(part) = self.received.pop_back_if(|part| part.more) {
             self.return_pages(part);
         }
@@ -38,7 +42,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         taken
     }
 
-    /// Takes over the pages of a part.
+    /// Takes over the pages of a part, if the message is possible.
     fn take_pages(&mut self, part: RxPart) -> Result<(), Refusal> {
         if usize::from(part.offset) >= PAGE_SIZE || part.length == 0 {
             return Err(Refusal::LinkLength);
@@ -48,7 +52,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         if !self.up || pages.contains(&true) {
             return Err(Refusal::LinkPage);
         }
-        // Mostly it is one, and cheaper without a call.
+        // Usually it is one page. A call to `fill` would cost more.
         match pages {
             [page] => *page = true,
             pages => pages.fill(true),
@@ -56,7 +60,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         Ok(())
     }
 
-    /// The pages of a part are needed no more.
+    /// Marks the pages of a part to be returned.
     fn return_pages(&mut self, part: RxPart) {
         let (page, count) = (part.page, part.pages());
         self.returned_pages += usize::from(count);
@@ -66,7 +70,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         }
     }
 
-    /// Gives netfront the pages that are needed no more, as far as the queue has room.
+    /// Returns pages to netfront, as far as the queue has room.
     pub(super) fn flush_returned(&mut self) {
         while let Some((page, count)) = self.returned.front().copied() {
             if self.transmitter.net.requests.push(&Request::Receive { page, count }).is_err() {
@@ -80,8 +84,8 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         }
     }
 
-    /// Readies the next frame for the stack, which takes it by [`Device::receive`]; answers what it is to a host with the
-    /// addresses `mac` and `own`.
+    /// Makes the next received frame that is for us the current frame. `mac` and `own` are our
+    /// addresses.
     pub fn next_frame(&mut self, mac: [u8; 6], own: Option<Ipv4Cidr>) -> Option<FrameKind> {
         self.discard_frame();
         while self.complete_frames > 0 {
@@ -110,8 +114,8 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         None
     }
 
-    /// Takes note of how long segments may be for the sender of the SYN that was readied. The stack is to make them as long as it
-    /// can, if the link cuts them.
+    /// Reads the MSS that the SYN in the current frame announces. If the link splits segments,
+    /// raises it for smoltcp, which then builds segments as long as it can.
     #[cold]
     fn read_peer_mss(&mut self) {
         let largest = self.frame.get_mut(..self.frame_length).and_then(mss_option);
@@ -121,12 +125,12 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         }
     }
 
-    /// What the segment that was readied says that its sender has.
+    /// Returns the ranges in the SACK option of the current frame.
     pub fn sack_blocks(&self) -> [Option<Range>; 3] {
         sack_blocks(self.frame.get(..self.frame_length).unwrap_or_default())
     }
 
-    /// Acknowledges the segment that was readied, of a connection that has this end.
+    /// Answers the segment in the current frame with an acknowledgement.
     pub fn send_ack(&mut self, sent: u32, taken: u32) {
         let frame = self.frame.get(..self.frame_length).unwrap_or_default();
         if let Some(answer) = frame::ack_for(frame, sent, taken) {
@@ -134,15 +138,15 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         }
     }
 
-    /// Makes of the segment that was readied an acknowledgement of `ack` with the number `seq` and
-    /// without data: the stack is to say what it expects instead.
+    /// Replaces the segment in the current frame by an acknowledgement of `ack` with the sequence
+    /// number `seq` and no data. smoltcp then answers with what it expects.
     pub fn reduce_to_ack(&mut self, seq: u32, ack: u32) {
         let reduced = frame::reduce_to_ack(&mut self.frame, self.frame_length, seq, ack);
         self.discard_frame();
         self.frame_length = reduced.unwrap_or(0);
     }
 
-    /// Readies a frame that did not come over the link.
+    /// Makes a frame that did not come over the link the current frame.
     pub fn inject_frame(&mut self, frame: &[u8]) {
         self.discard_frame();
         if let Some(space) = self.frame.get_mut(..frame.len()) {
@@ -151,7 +155,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         }
     }
 
-    /// The frame that was readied is not for the stack.
+    /// Drops the current frame.
     pub fn discard_frame(&mut self) {
         self.frame_length = 0;
         if self.has_uncopied() {
@@ -159,15 +163,16 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         }
     }
 
-    /// Whether the frame that was readied has bytes that were not copied yet.
+    /// Returns `true` if bytes of the current frame have not been copied yet.
     pub fn has_uncopied(&self) -> bool {
         self.uncopied_parts > 0
     }
 
-    /// Copies `count` bytes from `offset` in the frame that was readied to `ring`, at `position` in the stream. The stack takes the
-    /// frame without them: what it finds in their place has no meaning.
+    /// Copies `count` bytes from `offset` in the current frame to `ring`, at `position` of the
+    /// stream. smoltcp takes the frame without them: the bytes that it sees in their place have no
+    /// meaning.
     pub fn copy_to_ring(&mut self, offset: usize, count: usize, to: &M, ring: Ring, position: u32) {
-        // What was copied already is not read again.
+        // What was copied before is not read from the pool again.
         let known = HEAD.saturating_sub(offset).min(count);
         let (place, before) = ring.span(position, known);
         let bytes = self.frame.get(offset..offset + known).unwrap_or_default();
@@ -176,7 +181,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         to.write(ring.base, second);
         let (offset, count, position) = (offset + known, count - known, position.wrapping_add(known as u32));
         self.finish_frame(|pool, at, (from, length)| {
-            // What of this part is before those bytes, and what is of them.
+            // The bytes of this part before the range, and the bytes inside it.
             let skipped = offset.saturating_sub(at).min(length);
             let first = (at + skipped).saturating_sub(offset);
             let length = (length - skipped).min(count.saturating_sub(first));
@@ -186,7 +191,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         });
     }
 
-    /// Copies what was not copied yet of the frame that was readied.
+    /// Copies the rest of the current frame.
     pub(super) fn copy_remaining(&mut self) {
         let mut frame = core::mem::take(&mut self.frame);
         self.finish_frame(|pool, at, (from, length)| {
@@ -198,8 +203,8 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         self.frame = frame;
     }
 
-    /// Gives the pages of the frame that was readied back, after `act` was shown the pool, where in the frame each part is, and
-    /// where in the pool, and how long.
+    /// Returns the pages of the current frame. Before that, calls `act` for each part with the
+    /// pool, the part's offset in the frame, and its offset in the pool and length.
     fn finish_frame(&mut self, mut act: impl FnMut(&M, usize, (usize, usize))) {
         let mut at = 0;
         while self.uncopied_parts > 0 {
@@ -212,11 +217,11 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         }
     }
 
-    /// Copies the first bytes of the next frame to `self.frame`; the others are pending. Answers its length, and whether it was
-    /// checked; nothing if it is too long.
+    /// Copies the first bytes of the next frame to `self.frame`. Returns its length, and whether
+    /// its checksum is vouched for. Returns `None` if it is too long.
     fn copy_head(&mut self) -> Option<(usize, bool)> {
         if let Some(part) = self.received.pop_front_if(|part| !part.more && usize::from(part.length) <= HEAD) {
-            // Most are short.
+            // Most frames are short.
             let length = usize::from(part.length);
             self.pool.read(part.start(), self.frame.get_mut(..length)?);
             self.return_pages(part);

@@ -1,4 +1,4 @@
-//! Requests for link addresses, and the frames that wait for them.
+//! ARP requests, and the frames that wait for their answers.
 
 use cloister_caps::PAGE_SIZE;
 use cloister_interfaces::net::Request;
@@ -9,13 +9,13 @@ use crate::link::arp::{Arp, Station, UNRESOLVED};
 use crate::link::neighbours::Route;
 use crate::link::next_hop::{MAX_PARKED, ParkedFrame, Resolution};
 
-/// One page of the pool for so many may be taken by such.
+/// One page of the pool for this many may hold a waiting frame.
 const PAGES_PER_PARKED: usize = 8;
-/// How long they wait at most.
+/// The longest time that a frame waits.
 const MAX_PARKED_TIME: core::time::Duration = core::time::Duration::from_secs(3);
 
 impl<S: System, M: Memory> Transmitter<S, M> {
-    /// Sends a frame of `count` pages whose way is not direct.
+    /// Sends a frame of `count` pages that has no link address, or an old one.
     #[cold]
     pub(super) fn send_unresolved(&mut self, way: Resolution, page: u16, count: usize, request: &Request) {
         match way {
@@ -37,14 +37,14 @@ impl<S: System, M: Memory> Transmitter<S, M> {
         let (Some(mac), Some(own)) = (request_to, self.neighbours.own()) else { return };
         let from = Station { mac: self.mac, address: own };
         let request = Arp { is_request: true, from, to: Station { mac: UNRESOLVED, address: hop } };
-        // The caller's segment stays the last that the stack made.
+        // To the caller, its own segment stays the last one built.
         let made = self.built;
         self.send(42, |space| space.copy_from_slice(&request.frame(mac)));
         self.built = made;
     }
 
-    /// Keeps a frame until the link address of `hop` is known (RFC 1122, 2.3.2.2): the last one for
-    /// each.
+    /// Keeps a frame until the link address of `hop` is known (RFC 1122, 2.3.2.2). Only the last
+    /// frame for each next hop is kept.
     #[cold]
     fn park(&mut self, hop: [u8; 4], page: u16, count: usize, request: &Request) {
         let (length, offload) = match request {
@@ -64,7 +64,7 @@ impl<S: System, M: Memory> Transmitter<S, M> {
         }
     }
 
-    /// Sends what waits for the link address of `hop`, if that is known now.
+    /// Sends the frame that waits for the link address of `hop`, if that is known now.
     pub(in crate::link) fn send_parked(&mut self, hop: [u8; 4]) {
         let Some(index) = self.parked.iter().position(|(other, _)| *other == hop) else { return };
         let Some(ParkedFrame { page, length, offload, since }) = self.parked.pop_at(index).map(|(_, parked)| parked)
