@@ -9,9 +9,11 @@
 extern crate alloc;
 
 pub mod archive;
+pub mod cache;
+mod capabilities;
 pub mod connection;
 pub mod date;
-pub mod memo;
+pub mod head;
 pub mod mime;
 pub mod page;
 pub mod path;
@@ -21,27 +23,9 @@ pub mod response;
 mod server;
 pub mod site;
 
-use cloister_interfaces::capability::{Clock, Console, Info};
-use cloister_interfaces::socket::Socket;
-use cloister_interfaces::{Client, Memory, Service, System};
+use cloister_interfaces::{Memory, Service, System};
 
-/// The capabilities of the service.
-pub struct Caps<S, M> {
-    /// For the log.
-    pub console: Console<S>,
-    /// The time, and the date if it is allowed.
-    pub clock: Clock<S>,
-    /// The policy's hash and the time of boot, for the built-in page.
-    pub info: Info<S>,
-    /// Connections.
-    pub socket: Client<Socket, S, M>,
-    /// What peers send.
-    pub stream_in: M,
-    /// What is sent to them.
-    pub stream_out: M,
-    /// The archive; empty if the guest has none.
-    pub site: &'static [u8],
-}
+pub use capabilities::Caps;
 
 /// The service.
 pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {

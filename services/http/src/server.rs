@@ -11,11 +11,12 @@ use cloister_interfaces::socket::{Connection as Index, Layout, Reply, Request, S
 use cloister_interfaces::timers::Timers;
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service, System};
 
-use crate::Caps;
+use crate::cache::Memo;
+use crate::capabilities::Caps;
 use crate::connection::{ASKING, Breach, Connection, IDLE, World};
 use crate::date::Stamp;
-use crate::memo::Memo;
-use crate::response::{Context, Head};
+use crate::head::Head;
+use crate::response::Context;
 use crate::site::Site;
 
 /// The port that is served.

@@ -1,12 +1,12 @@
 //! tcpip: ARP, IPv4, ICMP, TCP, UDP and DHCP, built on smoltcp, between the link and the
 //! applications.
 //!
-//! Received frames are in pages that another domain can write ([`link::device`]). Byte streams go
-//! to the applications through rings in two shared regions ([`tcp::app_stream`]). Neither side is
+//! Received frames are in pages that another domain can write (`link::device`). Byte streams go
+//! to the applications through rings in two shared regions (`tcp::app_stream`). Neither side is
 //! trusted: an impossible page or length is refused, and the first refusal of each kind is logged.
 //!
 //! All memory is bounded. Tables are allocated at start. Sockets get a budget that follows from the
-//! size of the stream-out region ([`tcp::buffers`]).
+//! size of the stream-out region (`tcp::buffers`).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 
 use arrayvec::{ArrayString, ArrayVec};
 
-use crate::response::{Content, Response};
+use crate::head::Content;
+use crate::response::Response;
 
 /// Answers that are kept; a power of two.
 const ENTRIES: usize = 32;
@@ -74,7 +75,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::response::{Answer, Context, Head, respond};
+    use crate::head::Head;
+    use crate::response::{Answer, Context, respond};
     use crate::{request, site::tests::site};
 
     const RESPONSE: Response = Response { content: Content::Bytes(b"x"), close: false, linger: false, discard: 0 };
