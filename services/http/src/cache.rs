@@ -13,12 +13,12 @@ use crate::response::Response;
 /// Answers that are kept; a power of two.
 const ENTRIES: usize = 32;
 /// The longest request, and the longest head of an answer, that is kept, in bytes.
-const LONGEST: usize = 448;
+const MAX_LENGTH: usize = 448;
 
 /// An answer, and to what.
 struct Entry {
-    request: ArrayVec<u8, LONGEST>,
-    head: ArrayString<LONGEST>,
+    request: ArrayVec<u8, MAX_LENGTH>,
+    head: ArrayString<MAX_LENGTH>,
     response: Response,
     /// The second since 1970 in which it was given, if that is known.
     second: Option<u64>,
@@ -26,20 +26,20 @@ struct Entry {
 
 /// The answers.
 #[derive(Default)]
-pub struct Memo(Vec<Option<Entry>>);
+pub struct ResponseCache(Vec<Option<Entry>>);
 
-impl Memo {
+impl ResponseCache {
     /// Room for answers; without room on the heap, none are kept.
     pub fn new() -> Self {
         let mut entries = Vec::new();
         if entries.try_reserve_exact(ENTRIES).is_ok() {
             entries.resize_with(ENTRIES, || None);
         }
-        Memo(entries)
+        ResponseCache(entries)
     }
 
     /// The place of an answer to `request`.
-    fn place(request: &[u8]) -> usize {
+    fn entry_of(request: &[u8]) -> usize {
         let (words, rest) = request.as_chunks();
         let rest = rest.iter().fold(1, |sum, byte| sum << 8 | u64::from(*byte));
         // The factor is 2^64 divided by the golden ratio (Knuth, volume 3, 6.4).
@@ -50,7 +50,7 @@ impl Memo {
 
     /// The head and the rest of the answer to exactly these bytes, if it was given in this second.
     pub fn find(&self, request: &[u8], second: Option<u64>) -> Option<(&[u8], Response)> {
-        let entry = self.0.get(Self::place(request))?.as_ref()?;
+        let entry = self.0.get(Self::entry_of(request))?.as_ref()?;
         (entry.second == second && entry.request.as_slice() == request).then(|| (entry.head.as_bytes(), entry.response))
     }
 
@@ -61,7 +61,7 @@ impl Memo {
             return;
         }
         if let (Ok(request), Ok(head), Some(entry)) =
-            (ArrayVec::try_from(request), ArrayString::from(head), self.0.get_mut(Self::place(request)))
+            (ArrayVec::try_from(request), ArrayString::from(head), self.0.get_mut(Self::entry_of(request)))
         {
             *entry = Some(Entry { request, head, response, second });
         }
@@ -83,30 +83,30 @@ mod tests {
 
     #[test]
     fn an_answer_is_found_by_exactly_its_request_in_its_second() {
-        let mut memo = Memo::new();
-        memo.keep(b"GET /a", Some(7), "head", RESPONSE);
-        let found = memo.find(b"GET /a", Some(7));
+        let mut cache = ResponseCache::new();
+        cache.keep(b"GET /a", Some(7), "head", RESPONSE);
+        let found = cache.find(b"GET /a", Some(7));
         assert!(matches!(found, Some((b"head", Response { content: Content::Bytes(b"x"), .. }))));
-        assert!(memo.find(b"GET /a", Some(8)).is_none() && memo.find(b"GET /a", None).is_none());
-        assert!(memo.find(b"GET /", Some(7)).is_none() && memo.find(b"GET /ab", Some(7)).is_none());
+        assert!(cache.find(b"GET /a", Some(8)).is_none() && cache.find(b"GET /a", None).is_none());
+        assert!(cache.find(b"GET /", Some(7)).is_none() && cache.find(b"GET /ab", Some(7)).is_none());
     }
 
     #[test]
     fn what_may_differ_the_next_time_is_not_kept() {
-        let mut memo = Memo::new();
+        let mut cache = ResponseCache::new();
         for response in [
             Response { discard: 1, ..RESPONSE },
             Response { linger: true, ..RESPONSE },
             Response { content: Content::Page(Duration::ZERO), ..RESPONSE },
         ] {
-            memo.keep(b"GET /a", None, "head", response);
-            assert!(memo.find(b"GET /a", None).is_none());
+            cache.keep(b"GET /a", None, "head", response);
+            assert!(cache.find(b"GET /a", None).is_none());
         }
-        let long = [b'a'; LONGEST + 1];
-        memo.keep(&long, None, "head", RESPONSE);
-        memo.keep(b"a", None, str::from_utf8(&long).unwrap(), RESPONSE);
-        assert!(memo.find(&long, None).is_none() && memo.find(b"a", None).is_none());
-        let mut none = Memo::default();
+        let long = [b'a'; MAX_LENGTH + 1];
+        cache.keep(&long, None, "head", RESPONSE);
+        cache.keep(b"a", None, str::from_utf8(&long).unwrap(), RESPONSE);
+        assert!(cache.find(&long, None).is_none() && cache.find(b"a", None).is_none());
+        let mut none = ResponseCache::default();
         none.keep(b"a", None, "head", RESPONSE);
         assert!(none.find(b"a", None).is_none());
     }
@@ -120,7 +120,7 @@ mod tests {
             more in prop::collection::vec("(|Connection: close\r\n|Range: bytes=1-3\r\n|Content-Length: 3\r\n)", 12),
         ) {
             let site = site(&[("index.html", b"<p>root"), ("a/b.txt", b"0123456789")]);
-            let mut memo = Memo::new();
+            let mut cache = ResponseCache::new();
             for (which, second) in asked {
                 let text = format!("GET {} HTTP/1.1\r\nHost: a\r\n{}\r\n", targets[which], more[which]);
                 let date = format!("second {second}");
@@ -129,10 +129,10 @@ mod tests {
                 let Ok(Some((request, _))) = request::parse(text.as_bytes()) else { unreachable!() };
                 let mut head = Head::new();
                 let Answer::Now(response) = respond(&request, &context, &mut head) else { unreachable!() };
-                if let Some((found, kept)) = memo.find(text.as_bytes(), Some(second)) {
+                if let Some((found, kept)) = cache.find(text.as_bytes(), Some(second)) {
                     prop_assert_eq!((found, kept), (head.as_bytes(), response));
                 } else {
-                    memo.keep(text.as_bytes(), Some(second), &head, response);
+                    cache.keep(text.as_bytes(), Some(second), &head, response);
                 }
             }
         }

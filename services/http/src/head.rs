@@ -9,7 +9,7 @@ use crate::archive::File;
 use crate::path::strip_authority;
 
 /// Bytes that a head takes at most, a short text body included: a `Location` may be as long as a request.
-pub const LARGEST_HEAD: usize = 3072;
+pub const MAX_HEAD: usize = 3072;
 
 /// What is sent after the head.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,7 +23,7 @@ pub enum Content {
 }
 
 /// The head of a response, and the body if it is a short text.
-pub type Head = ArrayString<LARGEST_HEAD>;
+pub type Head = ArrayString<MAX_HEAD>;
 
 /// The fields of a head that depend on what was found.
 pub(crate) struct Plan<'a> {
@@ -57,7 +57,7 @@ impl Etag {
     }
 
     /// Whether it is among the tags of a field's value. `weakly`: a weak tag counts too.
-    pub(crate) fn is_in(self, value: &[u8], weakly: bool) -> bool {
+    pub(crate) fn matches_any(self, value: &[u8], weakly: bool) -> bool {
         let mut text = ArrayString::<40>::new();
         // Two numbers of 16 digits and three marks fit.
         let _ = write!(text, "{self}");
@@ -78,17 +78,17 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 /// How a head is written, whatever it says.
 #[derive(Clone, Copy)]
-pub(crate) struct Form<'a> {
+pub(crate) struct HeadOptions<'a> {
     /// No body follows.
-    pub(crate) bare: bool,
+    pub(crate) no_body: bool,
     /// The connection ends.
     pub(crate) close: bool,
     /// The peer speaks HTTP/1.0.
-    pub(crate) old: bool,
+    pub(crate) http_1_0: bool,
     pub(crate) date: Option<&'a str>,
 }
 
-pub(crate) fn write_or_refuse(head: &mut Head, plan: &Plan<'_>, form: Form<'_>) {
+pub(crate) fn write_or_refuse(head: &mut Head, plan: &Plan<'_>, form: HeadOptions<'_>) {
     head.clear();
     if write_head(head, plan, form).is_err() {
         // Only a `Location` can be too long; requests are not.
@@ -97,8 +97,8 @@ pub(crate) fn write_or_refuse(head: &mut Head, plan: &Plan<'_>, form: Form<'_>) 
     }
 }
 
-fn write_head<W: Write>(head: &mut W, plan: &Plan<'_>, form: Form<'_>) -> fmt::Result {
-    let Form { bare, close, old, date } = form;
+fn write_head<W: Write>(head: &mut W, plan: &Plan<'_>, form: HeadOptions<'_>) -> fmt::Result {
+    let HeadOptions { no_body, close, http_1_0, date } = form;
     let reason = reason(plan.status);
     let text = reason.len() as u64 + 1;
     // Number by number and piece by piece: `write!` would be most of what a small response costs.
@@ -135,11 +135,11 @@ fn write_head<W: Write>(head: &mut W, plan: &Plan<'_>, form: Form<'_>) -> fmt::R
     }
     if close {
         head.write_str("Connection: close\r\n")?;
-    } else if old {
+    } else if http_1_0 {
         head.write_str("Connection: keep-alive\r\n")?;
     }
     head.write_str("\r\n")?;
-    if plan.length.is_none() && plan.status != 304 && !bare {
+    if plan.length.is_none() && plan.status != 304 && !no_body {
         put(head, &[reason, "\n"])?;
     }
     Ok(())
@@ -201,7 +201,7 @@ fn reason(status: u16) -> &'static str {
         206 => "206 Partial Content",
         301 => "301 Moved Permanently",
         304 => "304 Not Modified",
-        400 => "400 Bad Request",
+        400 => "400 BadPath Request",
         404 => "404 Not Found",
         405 => "405 Method Not Allowed",
         408 => "408 Request Timeout",

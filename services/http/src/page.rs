@@ -6,7 +6,7 @@ use core::time::Duration;
 use arrayvec::ArrayString;
 
 /// Bytes that the page takes at most.
-pub const LARGEST: usize = 3072;
+pub const MAX_LENGTH: usize = 3072;
 
 const HEAD: &str = "<!doctype html>
 <html lang=\"en\">
@@ -41,7 +41,7 @@ const TAIL: &str = "</dl>
 
 /// The page for an image with this policy that has run for `uptime`.
 #[must_use]
-pub fn render(policy: &[u8; 32], uptime: Duration) -> ArrayString<LARGEST> {
+pub fn render(policy: &[u8; 32], uptime: Duration) -> ArrayString<MAX_LENGTH> {
     let mut page = ArrayString::new();
     // The page fits: a test renders the longest.
     let _ = write_page(&mut page, policy, uptime);

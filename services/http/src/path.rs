@@ -3,27 +3,27 @@
 use arrayvec::ArrayVec;
 
 /// The longest path, decoded.
-pub const LONGEST: usize = 1024;
+pub const MAX_LENGTH: usize = 1024;
 
 /// A path without `.`, `..` or empty components, and without a leading slash.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Path {
-    bytes: ArrayVec<u8, LONGEST>,
+    bytes: ArrayVec<u8, MAX_LENGTH>,
     /// It ended with a slash (or is the root): a directory is meant.
     pub directory: bool,
 }
 
 /// The path cannot be one of the site's: a bad escape, a NUL, `..`, or too long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Bad;
+pub struct BadPath;
 
 impl Path {
     /// The path of a request target: origin form, or absolute form, whose authority is left out.
     ///
     /// # Errors
     /// It cannot be one of the site's.
-    pub fn parse(target: &str) -> Result<Path, Bad> {
-        let target = strip_authority(target).ok_or(Bad)?;
+    pub fn parse(target: &str) -> Result<Path, BadPath> {
+        let target = strip_authority(target).ok_or(BadPath)?;
         let raw = target.split(['?', '#']).next().unwrap_or_default();
         let mut path = Path::default();
         for component in raw.split('/') {
@@ -33,17 +33,17 @@ impl Path {
         Ok(path)
     }
 
-    fn push(&mut self, component: &[u8]) -> Result<(), Bad> {
+    fn push(&mut self, component: &[u8]) -> Result<(), BadPath> {
         let length = self.bytes.len();
         if length > 0 {
-            self.bytes.try_push(b'/').map_err(|_| Bad)?;
+            self.bytes.try_push(b'/').map_err(|_| BadPath)?;
         }
         let start = self.bytes.len();
         decode(component, &mut self.bytes)?;
         match self.bytes.get(start..).unwrap_or_default() {
             b"" | b"." => self.bytes.truncate(length),
-            b".." => return Err(Bad),
-            decoded if decoded.iter().any(|byte| matches!(byte, 0 | b'/')) => return Err(Bad),
+            b".." => return Err(BadPath),
+            decoded if decoded.iter().any(|byte| matches!(byte, 0 | b'/')) => return Err(BadPath),
             _ => {}
         }
         Ok(())
@@ -59,9 +59,9 @@ impl Path {
     ///
     /// # Errors
     /// It is too long then.
-    pub fn with(&self, suffix: &[u8]) -> Result<Path, Bad> {
+    pub fn with(&self, suffix: &[u8]) -> Result<Path, BadPath> {
         let mut path = self.clone();
-        path.bytes.try_extend_from_slice(suffix).map_err(|_| Bad)?;
+        path.bytes.try_extend_from_slice(suffix).map_err(|_| BadPath)?;
         Ok(path)
     }
 }
@@ -76,16 +76,16 @@ pub fn strip_authority(target: &str) -> Option<&str> {
     Some(rest.find('/').and_then(|slash| rest.get(slash..)).unwrap_or("/"))
 }
 
-fn decode(raw: &[u8], into: &mut ArrayVec<u8, LONGEST>) -> Result<(), Bad> {
+fn decode(raw: &[u8], into: &mut ArrayVec<u8, MAX_LENGTH>) -> Result<(), BadPath> {
     let mut bytes = raw.iter().copied();
     while let Some(byte) = bytes.next() {
         let byte = if byte == b'%' {
-            let mut digit = || bytes.next().and_then(|digit| char::from(digit).to_digit(16)).ok_or(Bad);
-            u8::try_from(digit()? * 16 + digit()?).map_err(|_| Bad)?
+            let mut digit = || bytes.next().and_then(|digit| char::from(digit).to_digit(16)).ok_or(BadPath);
+            u8::try_from(digit()? * 16 + digit()?).map_err(|_| BadPath)?
         } else {
             byte
         };
-        into.try_push(byte).map_err(|_| Bad)?;
+        into.try_push(byte).map_err(|_| BadPath)?;
     }
     Ok(())
 }
@@ -140,7 +140,7 @@ mod tests {
         ] {
             assert_eq!(read(target), None, "{target}");
         }
-        assert_eq!(read(&format!("/{}", "a".repeat(LONGEST + 1))), None);
+        assert_eq!(read(&format!("/{}", "a".repeat(MAX_LENGTH + 1))), None);
     }
 
     proptest! {

@@ -39,13 +39,13 @@ pub struct Request<'a> {
     /// To what.
     pub target: &'a str,
     /// HTTP/1.1 rather than 1.0.
-    pub modern: bool,
+    pub http_1_1: bool,
     /// Whether the peer wants the connection kept.
     pub keep_alive: bool,
     /// Its body.
     pub body: Body,
     /// It waits for leave to send its body.
-    pub expects: bool,
+    pub expects_continue: bool,
     /// `Range`.
     pub range: Option<&'a [u8]>,
     /// `If-Range`.
@@ -72,14 +72,14 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, u16> {
     let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(400);
     };
-    let modern = minor == 1;
+    let http_1_1 = minor == 1;
     let mut request = Request {
         method: method_of(method),
         target,
-        modern,
-        keep_alive: modern,
+        http_1_1,
+        keep_alive: http_1_1,
         body: Body::Length(0),
-        expects: false,
+        expects_continue: false,
         range: None,
         if_range: None,
         if_none_match: None,
@@ -121,12 +121,12 @@ fn read_headers<'a>(headers: &[httparse::Header<'a>], request: &mut Request<'a>)
             for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
                 if option.eq_ignore_ascii_case(b"close") {
                     request.keep_alive = false;
-                } else if option.eq_ignore_ascii_case(b"keep-alive") && !request.modern {
+                } else if option.eq_ignore_ascii_case(b"keep-alive") && !request.http_1_1 {
                     request.keep_alive = true;
                 }
             }
         } else if is("Expect") {
-            request.expects = true;
+            request.expects_continue = true;
         } else if is("Range") {
             request.range = Some(value);
         } else if is("If-Range") {
@@ -136,7 +136,7 @@ fn read_headers<'a>(headers: &[httparse::Header<'a>], request: &mut Request<'a>)
         }
     }
     // A request with both could mean one thing to us and another to a proxy before us (RFC 9112, 6.1).
-    if hosts > 1 || (request.modern && hosts == 0) || (chunked && length.is_some()) {
+    if hosts > 1 || (request.http_1_1 && hosts == 0) || (chunked && length.is_some()) {
         return Err(400);
     }
     request.body = if chunked { Body::Chunked } else { Body::Length(length.unwrap_or(0)) };
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn bodies_and_methods() {
         let request = whole("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\nExpect: 100-continue\r\n\r\n");
-        assert_eq!((request.method, request.body, request.expects), (Method::Post, Body::Length(7), true));
+        assert_eq!((request.method, request.body, request.expects_continue), (Method::Post, Body::Length(7), true));
         let request = whole("BREW / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n");
         assert_eq!((request.method, request.body), (Method::Unknown, Body::Chunked));
         assert_eq!(whole("get / HTTP/1.1\r\nHost: a\r\n\r\n").method, Method::Unknown);

@@ -4,7 +4,7 @@ use core::fmt::Write;
 use core::time::Duration;
 
 use crate::archive::File;
-use crate::head::{Content, Decimal, Etag, Form, Head, Plan, write_or_refuse};
+use crate::head::{Content, Decimal, Etag, Head, HeadOptions, Plan, write_or_refuse};
 use crate::mime;
 use crate::page;
 use crate::path::Path;
@@ -13,7 +13,7 @@ use crate::request::{Body, Method, Request};
 use crate::site::{Found, Site};
 
 /// A request body up to this size is read and thrown away; before a larger one the connection ends.
-const LARGEST_BODY: u64 = 64 * 1024;
+const MAX_DISCARDED_BODY: u64 = 64 * 1024;
 
 /// What the response depends on, beside the request.
 pub struct Context<'a> {
@@ -47,7 +47,7 @@ pub struct Response {
 pub enum Answer {
     /// At once.
     Now(Response),
-    /// When its body has come, by [`sunk`].
+    /// When its body has come, by [`respond_to_sink`].
     Sink(Sink),
 }
 
@@ -59,9 +59,9 @@ pub struct Sink {
     /// The connection ends with the response.
     pub close: bool,
     /// The peer waits for leave to send the body.
-    pub expects: bool,
+    pub expects_continue: bool,
     /// The peer speaks HTTP/1.0.
-    old: bool,
+    http_1_0: bool,
 }
 
 /// The path to which anything may be sent, if there is one.
@@ -72,30 +72,32 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// The response to a whole request; writes its head to `head`.
 #[must_use]
 pub fn respond(request: &Request<'_>, context: &Context<'_>, head: &mut Head) -> Answer {
-    let Request { keep_alive, expects, modern, .. } = *request;
+    let Request { keep_alive, expects_continue, http_1_1, .. } = *request;
     if context.sink && request.method == Method::Post && is_sink(request.target) {
         return match request.body {
-            Body::Length(length) => Answer::Sink(Sink { length, close: !keep_alive, expects, old: !modern }),
+            Body::Length(length) => {
+                Answer::Sink(Sink { length, close: !keep_alive, expects_continue, http_1_0: !http_1_1 })
+            }
             Body::Chunked => Answer::Now(refuse(411, context.date, head)),
         };
     }
     let (discard, readable) = match request.body {
-        Body::Length(length) if length <= LARGEST_BODY => (length, true),
+        Body::Length(length) if length <= MAX_DISCARDED_BODY => (length, true),
         Body::Length(_) | Body::Chunked => (0, false),
     };
-    let too_large = matches!(request.body, Body::Length(length) if length > LARGEST_BODY);
+    let too_large = matches!(request.body, Body::Length(length) if length > MAX_DISCARDED_BODY);
     // A peer that waits for leave gets its answer instead; whether it then sends the body cannot be known.
-    let close = !keep_alive || !readable || expects;
+    let close = !keep_alive || !readable || expects_continue;
     let plan = match request.method {
         Method::Unknown => Plan::status(501),
         Method::Post | Method::NotAllowed => Plan::status(405),
         Method::Get | Method::Head if too_large => Plan::status(413),
         Method::Get | Method::Head => plan(request, context),
     };
-    let bare = request.method == Method::Head;
-    write_or_refuse(head, &plan, Form { bare, close, old: !modern, date: context.date });
+    let no_body = request.method == Method::Head;
+    write_or_refuse(head, &plan, HeadOptions { no_body, close, http_1_0: !http_1_1, date: context.date });
     Answer::Now(Response {
-        content: if bare { Content::Nothing } else { plan.content },
+        content: if no_body { Content::Nothing } else { plan.content },
         close,
         linger: request.body != Body::Length(0),
         discard: if close { 0 } else { discard },
@@ -108,10 +110,10 @@ fn is_sink(target: &str) -> bool {
 
 /// The response to a request whose body has come: how long it was. Writes it to `head`.
 #[must_use]
-pub fn sunk(sink: Sink, date: Option<&str>, head: &mut Head) -> Response {
+pub fn respond_to_sink(sink: Sink, date: Option<&str>, head: &mut Head) -> Response {
     let count = Decimal::of(sink.length);
     let plan = Plan { length: Some(count.as_str().len() as u64 + 1), ..Plan::status(200) };
-    write_or_refuse(head, &plan, Form { bare: false, close: sink.close, old: sink.old, date });
+    write_or_refuse(head, &plan, HeadOptions { no_body: false, close: sink.close, http_1_0: sink.http_1_0, date });
     // A count fits behind such a head.
     let _ = head.write_str(count.as_str()).and_then(|()| head.write_str("\n"));
     Response { content: Content::Nothing, close: sink.close, linger: false, discard: 0 }
@@ -120,7 +122,7 @@ pub fn sunk(sink: Sink, date: Option<&str>, head: &mut Head) -> Response {
 /// The response to what could not be read as a request; writes its head to `head`.
 #[must_use]
 pub fn refuse(status: u16, date: Option<&str>, head: &mut Head) -> Response {
-    write_or_refuse(head, &Plan::status(status), Form { bare: false, close: true, old: false, date });
+    write_or_refuse(head, &Plan::status(status), HeadOptions { no_body: false, close: true, http_1_0: false, date });
     Response { content: Content::Nothing, close: true, linger: true, discard: 0 }
 }
 
@@ -147,11 +149,11 @@ fn plan_file<'a>(request: &Request<'a>, file: &File<'static>, kind: &'static str
     let length = file.data.len() as u64;
     let whole = Plan { kind, length: Some(length), content: Content::Bytes(file.data), etag, ..Plan::status(200) };
     if let (Some(tags), Some(etag)) = (request.if_none_match, etag)
-        && etag.is_in(tags, true)
+        && etag.matches_any(tags, true)
     {
         return Plan { status: 304, length: None, content: Content::Nothing, ..whole };
     }
-    let fresh = request.if_range.is_none_or(|tag| etag.is_some_and(|etag| etag.is_in(tag, false)));
+    let fresh = request.if_range.is_none_or(|tag| etag.is_some_and(|etag| etag.matches_any(tag, false)));
     let Some(value) = request.range.filter(|_| fresh && request.method == Method::Get) else { return whole };
     match range::parse(value, length) {
         Range::Whole => whole,

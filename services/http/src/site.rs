@@ -36,7 +36,7 @@ pub struct Archive {
     /// Files in it.
     pub files: usize,
     /// Whether it ends with its end mark.
-    pub whole: bool,
+    pub complete: bool,
 }
 
 /// A file in the order of the index: by name, and of files with one name the later first, for the last stands as if the
@@ -87,7 +87,8 @@ impl Archive {
     fn new(bytes: &'static [u8], format: Format) -> Self {
         let mut files = Files::new(bytes, format);
         let count = files.by_ref().count();
-        let mut archive = Archive { bytes, format, index: Vec::new(), files: count, whole: files.end == End::Marked };
+        let mut archive =
+            Archive { bytes, format, index: Vec::new(), files: count, complete: files.end == End::Marked };
         // Without room for an index every look-up walks the archive, which is slow and correct.
         if archive.index.try_reserve_exact(count).is_ok() {
             archive.index.extend(Files::new(bytes, format).map(Indexed));
@@ -192,8 +193,8 @@ pub(crate) mod tests {
 
     #[test]
     fn without_an_archive_there_is_one_page() {
-        let (site, strange) = Site::new(b"");
-        assert!(!strange);
+        let (site, unknown) = Site::new(b"");
+        assert!(!unknown);
         assert_eq!((look(&site, "/"), look(&site, "/index.html")), ("page".into(), "page".into()));
         assert_eq!(look(&site, "/favicon.ico"), "nothing");
         assert!(Site::new(b"\x1f\x8b compressed").1);

@@ -32,7 +32,7 @@ fn answer_with(site: &Site, sink: bool, text: &str) -> Written {
     let response = match parse(text.as_bytes()) {
         Ok(Some((request, _))) => match respond(&request, &context, &mut head) {
             Answer::Now(response) => response,
-            Answer::Sink(sink) => sunk(sink, context.date, &mut head),
+            Answer::Sink(sink) => respond_to_sink(sink, context.date, &mut head),
         },
         Ok(None) => panic!("partial"),
         Err(status) => refuse(status, context.date, &mut head),
@@ -168,8 +168,8 @@ fn a_directory_is_named_with_its_slash_on_this_server_only() {
 
 #[test]
 fn versions_and_connections() {
-    let old = answer(&files(), "GET / HTTP/1.0\r\n\r\n");
-    assert_eq!((old.close, field(&old, "Connection")), (true, Some("close")));
+    let http_1_0 = answer(&files(), "GET / HTTP/1.0\r\n\r\n");
+    assert_eq!((http_1_0.close, field(&http_1_0, "Connection")), (true, Some("close")));
     let kept = answer(&files(), "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
     assert_eq!((kept.close, field(&kept, "Connection")), (false, Some("keep-alive")));
     assert_eq!(field(&get(&files(), "/", ""), "Connection"), None);
