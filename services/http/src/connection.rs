@@ -8,7 +8,7 @@ mod serve;
 use core::time::Duration;
 
 use cloister_interfaces::Instant;
-use cloister_interfaces::socket::{Connection as ConnectionId, Constant, Layout, Request as ToTcpip, Ring};
+use cloister_interfaces::socket::{Connection as ConnectionId, Constant, Layout, Request as SocketRequest, Ring};
 
 use crate::cache::ResponseCache;
 use crate::head::{Head, MAX_HEAD};
@@ -365,27 +365,27 @@ impl Connection {
     }
 
     /// Tells tcpip what it has not been told, by `push`, which answers whether there was room. Answers whether all was told.
-    pub fn send_requests(&mut self, index: u16, mut push: impl FnMut(ToTcpip) -> bool) -> bool {
+    pub fn send_requests(&mut self, index: u16, mut push: impl FnMut(SocketRequest) -> bool) -> bool {
         let connection = ConnectionId(index);
         if (self.unannounced > 0 || self.constant_start.is_some()) && !self.closed {
             let constant = self.constant_start.map(|offset| Constant { offset, length: self.constant });
             let idle = matches!(self.state, State::Open) && self.remaining == Remaining::Nothing && self.available == 0;
             let quiet = idle && !self.close_after && self.body_left == 0 && !self.peer_closed && !self.watched;
             let (consumed, length) = (self.unreported_consumed, self.unannounced);
-            if push(ToTcpip::Send { connection, consumed, length, constant, quiet }) {
+            if push(SocketRequest::Send { connection, consumed, length, constant, quiet }) {
                 (self.unreported_consumed, self.unannounced, self.constant_start, self.quiet) = (0, 0, None, quiet);
             }
         }
         if self.unreported_consumed > 0
             && !self.closed
-            && push(ToTcpip::Consumed { connection, length: self.unreported_consumed })
+            && push(SocketRequest::Consumed { connection, length: self.unreported_consumed })
         {
             self.unreported_consumed = 0;
         }
         let behind = (self.unannounced > 0 || self.constant_start.is_some()) && !self.closed;
         let ask = match self.state {
-            State::Ending(Ending::Close) if !behind => ToTcpip::Close { connection },
-            State::Ending(Ending::Abort) => ToTcpip::Abort { connection },
+            State::Ending(Ending::Close) if !behind => SocketRequest::Close { connection },
+            State::Ending(Ending::Abort) => SocketRequest::Abort { connection },
             State::Ending(_) => return false,
             _ => {
                 self.free();

@@ -100,16 +100,7 @@ impl<S: System, M: Memory> Http<S, M> {
         let (head, cache) = (Box::new(Head::new()), ResponseCache::new());
         // Last, for its index takes what room there is and does without if that is too little.
         let (site, unknown) = Site::new(caps.site);
-        if unknown {
-            caps.console.line(format_args!("the module is neither a cpio nor a tar archive"));
-        }
-        match &site {
-            Site::BuiltIn => caps.console.line(format_args!("no site: serving the built-in page")),
-            Site::Archive(archive) => {
-                let state = if archive.complete { "" } else { "; the archive is truncated or damaged after them" };
-                caps.console.line(format_args!("serving {} files{state}", archive.files));
-            }
-        }
+        log_site(&caps.console, &site, unknown);
         let boot = caps.info.read(info::BOOT).map_or(Instant::START, |[boot, _]| Instant(boot));
         Http {
             policy: caps.info.policy_hash(),
@@ -148,15 +139,7 @@ impl<S: System, M: Memory> Http<S, M> {
         let pressed = self.connections_needed > 0;
         match reply {
             Reply::Network { address: [0, 0, 0, 0], constant } => {
-                // tcpip has forgotten every connection, and so do we.
-                (self.idle_to_end, self.connections_needed) = (0, 0);
-                for index in 0..self.connections.len() as u16 {
-                    if self.connections.get(usize::from(index)).is_some_and(Connection::in_use) {
-                        self.change(index, Connection::reset);
-                        self.reclaimable.remove(index);
-                    }
-                }
-                self.listen_due = self.max_connections > 0;
+                self.reset_all();
                 self.archive_shared = constant > 0 && constant == self.site_bytes.len() as u64;
             }
             Reply::Network { address: [a, b, c, d], .. } => {
@@ -167,16 +150,7 @@ impl<S: System, M: Memory> Http<S, M> {
                 self.idle_to_end = self.connections_needed.max(1);
             }
             Reply::Accepted { connection, .. } => {
-                let index = usize::from(connection.0);
-                if index >= self.connections.len() && index < self.max_connections {
-                    self.connections.resize_with(index + 1, Connection::default);
-                }
-                let unused = self.connections.get(index).is_some_and(|connection| !connection.in_use());
-                if unused {
-                    self.change(connection.0, |connection| connection.accept(now));
-                } else {
-                    self.log_violation();
-                }
+                self.accept(connection, now);
             }
             Reply::Received { connection, length, sent, constant } => {
                 let ring = self.layout.ring_in(connection);
@@ -208,6 +182,34 @@ impl<S: System, M: Memory> Http<S, M> {
                     Ok(())
                 });
             }
+        }
+    }
+
+    /// Forgets every connection, as tcpip has.
+    #[cold]
+    fn reset_all(&mut self) {
+        (self.idle_to_end, self.connections_needed) = (0, 0);
+        for index in 0..self.connections.len() as u16 {
+            if self.connections.get(usize::from(index)).is_some_and(Connection::in_use) {
+                self.change(index, Connection::reset);
+                self.reclaimable.remove(index);
+            }
+        }
+        self.listen_due = self.max_connections > 0;
+    }
+
+    /// Takes note of a new connection.
+    #[inline]
+    fn accept(&mut self, connection: ConnectionId, now: Instant) {
+        let index = usize::from(connection.0);
+        if index >= self.connections.len() && index < self.max_connections {
+            self.connections.resize_with(index + 1, Connection::default);
+        }
+        let unused = self.connections.get(index).is_some_and(|connection| !connection.in_use());
+        if unused {
+            self.change(connection.0, |connection| connection.accept(now));
+        } else {
+            self.log_violation();
         }
     }
 
@@ -362,25 +364,15 @@ impl<S: System, M: Memory> Http<S, M> {
                 again |= connection.pump(usize::from(index), &mut workspace);
             }
             let requests = &mut self.socket.requests;
-            let told = connection.send_requests(index, |ask| requests.push(&ask).is_ok());
+            let sent = connection.send_requests(index, |ask| requests.push(&ask).is_ok());
             self.ending = self.ending + usize::from(connection.is_ending()) - usize::from(was);
             connection.update_patience(now);
-            let (deadline, listed) = (connection.deadline(), connection.reclaimable());
-            match listed {
-                Some((list, _)) if listed != connection.list => self.reclaimable.move_to_back(index, list),
-                Some(_) => {}
-                None => self.reclaimable.remove(index),
-            }
-            connection.list = listed;
-            match deadline {
-                Some(deadline) => self.timers.set(index, deadline),
-                None => self.timers.remove(index),
-            }
+            file(connection, index, &mut self.reclaimable, &mut self.timers);
             more |= again;
-            if again || !told {
+            if again || !sent {
                 // It stays among the news.
-                if let Some(connection) = self.ready.get_mut(kept) {
-                    *connection = index;
+                if let Some(entry) = self.ready.get_mut(kept) {
+                    *entry = index;
                 }
                 kept += 1;
             } else {
@@ -389,6 +381,36 @@ impl<S: System, M: Memory> Http<S, M> {
         }
         self.ready.truncate(kept);
         more
+    }
+}
+
+/// Logs what is served. `unknown` is `true` if the module is no archive.
+fn log_site<S: System>(console: &Console<S>, site: &Site, unknown: bool) {
+    if unknown {
+        console.line(format_args!("the module is neither a cpio nor a tar archive"));
+    }
+    match site {
+        Site::BuiltIn => console.line(format_args!("no site: serving the built-in page")),
+        Site::Archive(archive) => {
+            let state = if archive.complete { "" } else { "; the archive is truncated or damaged after them" };
+            console.line(format_args!("serving {} files{state}", archive.files));
+        }
+    }
+}
+
+/// Puts a connection that was served in the list that it belongs to, and sets its timer.
+#[inline]
+fn file(connection: &mut Connection, index: u16, reclaimable: &mut Lists<2>, timers: &mut Timers) {
+    let (deadline, listed) = (connection.deadline(), connection.reclaimable());
+    match listed {
+        Some((list, _)) if listed != connection.list => reclaimable.move_to_back(index, list),
+        Some(_) => {}
+        None => reclaimable.remove(index),
+    }
+    connection.list = listed;
+    match deadline {
+        Some(deadline) => timers.set(index, deadline),
+        None => timers.remove(index),
     }
 }
 
