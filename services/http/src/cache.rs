@@ -1,7 +1,8 @@
-//! Answers given a moment ago.
+//! A cache of recent responses.
 //!
-//! Most requests are, byte for byte, what this client or another of its kind has asked before. The answer then is the one
-//! that was given, for it depends on nothing else but the site, which is constant, and the date.
+//! Most requests are, byte for byte, what this client or a similar one has sent before. Then the
+//! response is the same, too: besides the request, it depends only on the site, which is constant,
+//! and the date.
 
 use alloc::vec::Vec;
 
@@ -10,26 +11,26 @@ use arrayvec::{ArrayString, ArrayVec};
 use crate::head::Content;
 use crate::response::Response;
 
-/// Answers that are kept; a power of two.
+/// The number of responses that are kept: a power of two.
 const ENTRIES: usize = 32;
-/// The longest request, and the longest head of an answer, that is kept, in bytes.
+/// The longest request, and the longest head of a response, that is kept, in bytes.
 const MAX_LENGTH: usize = 448;
 
-/// An answer, and to what.
+/// A response, and its request.
 struct Entry {
     request: ArrayVec<u8, MAX_LENGTH>,
     head: ArrayString<MAX_LENGTH>,
     response: Response,
-    /// The second since 1970 in which it was given, if that is known.
+    /// The second in which it was sent, since 1970, if that is known.
     second: Option<u64>,
 }
 
-/// The answers.
+/// The cache.
 #[derive(Default)]
 pub struct ResponseCache(Vec<Option<Entry>>);
 
 impl ResponseCache {
-    /// Room for answers; without room on the heap, none are kept.
+    /// Creates an empty cache. If the heap has no room for it, it keeps nothing.
     pub fn new() -> Self {
         let mut entries = Vec::new();
         if entries.try_reserve_exact(ENTRIES).is_ok() {
@@ -38,7 +39,7 @@ impl ResponseCache {
         ResponseCache(entries)
     }
 
-    /// The place of an answer to `request`.
+    /// Returns the index of the entry for `request`.
     fn entry_of(request: &[u8]) -> usize {
         let (words, rest) = request.as_chunks();
         let rest = rest.iter().fold(1, |sum, byte| sum << 8 | u64::from(*byte));
@@ -48,13 +49,14 @@ impl ResponseCache {
         (sum >> 32) as usize % ENTRIES
     }
 
-    /// The head and the rest of the answer to exactly these bytes, if it was given in this second.
+    /// Returns the head and the rest of the response to exactly these bytes, if it was made in this
+    /// second.
     pub fn find(&self, request: &[u8], second: Option<u64>) -> Option<(&[u8], Response)> {
         let entry = self.0.get(Self::entry_of(request))?.as_ref()?;
         (entry.second == second && entry.request.as_slice() == request).then(|| (entry.head.as_bytes(), entry.response))
     }
 
-    /// Keeps an answer to a request without a body, if it is one that would be the same again.
+    /// Keeps the response to a request without a body, if the next one would be the same.
     pub fn keep(&mut self, request: &[u8], second: Option<u64>, head: &str, response: Response) {
         let same = response.discard == 0 && !response.linger && !matches!(response.content, Content::Page(_));
         if !same || self.0.is_empty() {
@@ -112,7 +114,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was asked before, and in whatever order: an answer that is found is the one that would be made.
+        /// A response from the cache is the one that would be made, whatever was requested before.
         #[test]
         fn what_is_found_is_what_would_be_made(
             asked in prop::collection::vec((0_usize..12, 0_u64..3), 1..200),

@@ -6,18 +6,18 @@ use cloister_interfaces::socket::Socket;
 
 /// The capabilities of the service.
 pub struct Caps<S, M> {
-    /// For the log.
+    /// The console, for the log.
     pub console: Console<S>,
-    /// The time, and the date if it is allowed.
+    /// The clock, with the date if the policy allows it.
     pub clock: Clock<S>,
     /// The policy's hash and the time of boot, for the built-in page.
     pub info: Info<S>,
-    /// Connections.
+    /// The queue to tcpip.
     pub socket: Client<Socket, S, M>,
-    /// What peers send.
+    /// The memory of the in rings: bytes from peers.
     pub stream_in: M,
-    /// What is sent to them.
+    /// The memory of the out rings: bytes to peers.
     pub stream_out: M,
-    /// The archive; empty if the guest has none.
+    /// The archive. Empty if the guest has none.
     pub site: &'static [u8],
 }

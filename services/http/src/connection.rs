@@ -1,7 +1,7 @@
-//! One connection: what came and what goes, and how long it may take.
+//! One connection: its state, its positions in the two rings, and its deadlines.
 //!
-//! The in ring is the request's buffer: it is consumed when a request is whole, so a peer holds no memory but
-//! its own ring, and a request that fills it is too large.
+//! The in ring is also the buffer of a request: bytes are consumed only once a request is complete.
+//! So a peer takes no memory except its own ring, and a request that fills the ring is too large.
 
 mod serve;
 
@@ -15,48 +15,49 @@ use crate::head::{Head, MAX_HEAD};
 use crate::page;
 use crate::response::{Context, Sink};
 
-/// How long a new connection may take to send its first request, and any connection to finish one.
+/// How long a new connection may take to send its first request, and any connection to complete
+/// one.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// How long a connection may be idle between requests.
 const IDLE_TIME: Duration = Duration::from_secs(15);
-/// How far a connection may be behind the least rate, which it is measured by while a request's body is due
-/// or a response is not taken, in ns.
+/// How far a peer may be behind the least rate, in ns. It is measured while a request's body is
+/// due, or a response is not taken.
 const MAX_BEHIND: u64 = 30_000_000_000;
-/// How far behind it is spared although others wait to connect: tcpip tells of what it sends of the
-/// archive once a second. In ns.
+/// How far behind a peer is spared even if others wait to connect, in ns. tcpip reports what it
+/// sends of the archive once a second.
 const SPARED_BEHIND: u64 = 2_000_000_000;
-/// Nanoseconds that a byte takes at the least rate, 500 bytes a second.
+/// The time that a byte takes at the least rate of 500 bytes a second, in ns.
 const NS_PER_BYTE: u64 = 2_000_000;
 /// The same while others wait to connect: 16,000 bytes a second.
 const NS_PER_BYTE_PRESSED: u64 = 62_500;
-/// A response up to this size is left to tcpip, which need not report its end. A larger one is watched,
-/// for its peer may be slow.
+/// The largest response whose end tcpip need not report. A larger one is watched, because its peer
+/// may be slow.
 const MAX_UNWATCHED: usize = 256 * 1024;
-/// How long what a peer still sends is thrown away, so that it can read why it was refused.
+/// How long received bytes are discarded, so that the peer can read why it was refused.
 const LINGER_TIME: Duration = Duration::from_secs(3);
-/// Requests answered on one connection in one pass.
+/// The most requests answered on one connection in a pass.
 const MAX_REQUESTS: u32 = 16;
 
 const _: () = assert!(MAX_HEAD <= 4096 && page::MAX_LENGTH <= 4096, "the smallest out ring holds them");
 
-/// The list of connections that have been answered and ask for nothing.
+/// The list of connections that were answered and have sent no new request.
 pub const IDLE: usize = 0;
-/// The list of those that have not asked yet, or not to the end.
+/// The list of connections whose first or present request is not complete.
 pub const REQUESTING: usize = 1;
 
-/// What the connection is doing.
+/// What a connection is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum State {
-    /// The index is not in use.
+    /// Its index is not in use.
     #[default]
     Free,
     /// It serves requests.
     Open,
-    /// The last response was written; what comes is thrown away.
+    /// The last response was written. Received bytes are discarded.
     Lingering,
-    /// Its end was decided; the order to end it may wait for room in the queue.
+    /// It is to be ended. The request to tcpip may wait for room in the queue.
     Ending(Ending),
-    /// The order was given, or the peer's end was acknowledged.
+    /// tcpip was sent the request to end it, or the peer's end was acknowledged.
     Ended,
 }
 
@@ -66,31 +67,31 @@ enum Ending {
     Abort,
 }
 
-/// Why tcpip's word about a connection is not taken.
+/// tcpip sent a message about a connection that is impossible.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Violation;
 
-/// What every connection needs to do its work.
+/// What a connection needs for serving, and shares with all others.
 pub struct Workspace<'a, M> {
-    /// The rings.
+    /// The layout of the rings.
     pub layout: Layout,
-    /// The region of the in rings.
+    /// The memory of the in rings.
     pub stream_in: &'a M,
-    /// The region of the out rings.
+    /// The memory of the out rings.
     pub stream_out: &'a M,
-    /// A copy of the in ring's content, to be parsed.
+    /// The buffer into which a request is copied before it is parsed.
     pub scratch: &'a mut [u8],
-    /// The head of a response, to be written.
+    /// The buffer for the head of a response.
     pub head: &'a mut Head,
-    /// Answers given before.
+    /// Earlier responses.
     pub cache: &'a mut ResponseCache,
-    /// The second since 1970, if it is known: that of the date.
+    /// The second of the date, since 1970, if it is known.
     pub second: Option<u64>,
     /// The time.
     pub now: Instant,
-    /// What responses depend on.
+    /// What responses depend on, besides the request.
     pub context: Context<'a>,
-    /// The archive, if tcpip sends from it by itself; else nothing.
+    /// The archive, if tcpip can send from it by itself. Otherwise empty.
     pub constant: &'static [u8],
 }
 
@@ -98,45 +99,51 @@ pub struct Workspace<'a, M> {
 #[derive(Default)]
 pub struct Connection {
     state: State,
-    /// It is among those of which there is something new.
+    /// It is in the list of ready connections.
     ready: bool,
-    /// tcpip has said that it is over.
+    /// tcpip has reported its end.
     closed: bool,
-    /// The peer sends no more.
+    /// The peer sends no more bytes.
     peer_closed: bool,
-    /// The connection ends after the response.
+    /// It ends after the response.
     close_after: bool,
-    /// Before that, what the peer still sends is thrown away.
+    /// Before it ends, received bytes are discarded for a while.
     linger_after: bool,
     /// It has answered a request.
     served: bool,
-    /// Where the next byte is read; bytes that stand there; bytes read that tcpip has not been told of.
+    /// The position of the next byte to read in the in ring.
     in_position: u32,
+    /// The number of received bytes from there on.
     available: u32,
+    /// The number of consumed bytes that tcpip was not told of.
     unreported_consumed: u32,
-    /// Where the next byte is written; bytes that tcpip has not taken; bytes written that it has not been told of.
+    /// The position of the next byte to write in the out ring.
     out_position: u32,
+    /// The number of bytes before it that tcpip has not taken.
     unsent: u32,
+    /// The number of those that tcpip was not told of.
     unannounced: u32,
-    /// Bytes of the archive that tcpip is to send after those and has not taken; where they start, until it was told.
+    /// The number of bytes of the archive that tcpip has to send after those in the ring, and has
+    /// not taken.
     constant: u32,
+    /// Where those bytes of the archive start, until tcpip was told.
     constant_start: Option<u32>,
-    /// We wait for nothing but the peer: tcpip was told that it need not tell what it takes.
+    /// Only the peer is waited for: tcpip was told that it need not report what it takes.
     quiet: bool,
-    /// The response is so large that tcpip is to report its end.
+    /// The response is so large that tcpip must report its end.
     watched: bool,
-    /// Bytes of a request's body, to be thrown away.
+    /// The number of bytes of a request's body that are to be discarded.
     body_left: u64,
-    /// The request whose body that is, if it is answered then.
+    /// The request with that body, if it is answered after the body.
     sink: Option<Sink>,
-    /// The rest of the response, and how much of a rendered page was sent.
+    /// What is left of the response.
     remaining: Remaining,
-    /// When it last got on.
+    /// When it last made progress.
     last_progress: Instant,
-    /// How long its peer may be behind the least rate. Each byte adds the time that it takes at that rate, up to
-    /// [`MAX_BEHIND`]; a new request or response does not.
+    /// How much longer its peer may be behind the least rate. Each byte adds the time that it takes
+    /// at that rate, up to [`MAX_BEHIND`]. A new request or response adds nothing.
     patience: Patience,
-    /// The timer of its deadline has fired since it was last attended to.
+    /// Its timer has expired since it was last served.
     timer_expired: bool,
     /// The list that it is in, and since when.
     pub list: Option<(usize, Instant)>,
@@ -145,7 +152,7 @@ pub struct Connection {
 /// How much longer a peer may be slow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Patience {
-    /// Nothing is due from the peer. This is left for later, in ns.
+    /// Nothing is due from the peer. This much time is left for later, in ns.
     Left(u64),
     /// Something is due. The connection is ended at this time.
     Until(Instant),
@@ -162,52 +169,55 @@ impl Default for Patience {
     }
 }
 
+/// What is left of a response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Remaining {
     #[default]
     Nothing,
+    /// Bytes of the archive.
     Bytes(&'static [u8]),
+    /// The built-in page with this uptime, from this byte on.
     Page(Duration, u32),
 }
 
 impl Connection {
-    /// It was just accepted.
+    /// Starts a connection that was just accepted.
     pub fn accept(&mut self, now: Instant) {
         *self = Connection { state: State::Open, last_progress: now, ready: self.ready, ..Connection::default() };
     }
 
-    /// It is no more.
+    /// Forgets the connection. Its index is free.
     pub fn reset(&mut self) {
         *self = Connection { ready: self.ready, ..Connection::default() };
     }
 
-    /// There is something new of it. Answers whether that was not known.
+    /// Marks it as ready. Returns `true` if it was not.
     pub fn set_ready(&mut self) -> bool {
         !core::mem::replace(&mut self.ready, true)
     }
 
-    /// It was attended to.
+    /// Marks it as not ready, after it was served.
     pub fn clear_ready(&mut self) {
         self.ready = false;
     }
 
-    /// Whether the index is in use.
+    /// Returns `true` if the index is in use.
     pub fn in_use(&self) -> bool {
         !matches!(self.state, State::Free)
     }
 
-    /// Whether it is about to be free.
+    /// Returns `true` if the index will soon be free.
     pub fn is_ending(&self) -> bool {
         matches!(self.state, State::Ending(_) | State::Ended)
     }
 
-    /// Returns since when it has waited for a request, if it does nothing else.
+    /// Returns since when it has only waited for a request.
     fn idle_since(&self) -> Option<Instant> {
         (matches!(self.state, State::Open) && !self.is_busy()).then_some(self.last_progress)
     }
 
-    /// Returns the list of those that it is to be among, if it may be ended for others that wait to connect
-    /// without the loss of a transfer, and since when.
+    /// Returns the list that it belongs to, and since when. `None` if others that wait to connect
+    /// may not get its place, because a transfer would be lost.
     #[inline]
     pub fn reclaimable(&self) -> Option<(usize, Instant)> {
         let refused = matches!(self.state, State::Lingering) && self.is_sent();
@@ -216,12 +226,13 @@ impl Connection {
         Some((if asking { REQUESTING } else { IDLE }, since))
     }
 
-    /// Returns `true` while a body is received or a response sent.
+    /// Returns `true` while a request's body is received or a response is sent.
     fn is_busy(&self) -> bool {
         !self.is_response_done() || self.body_left > 0
     }
 
-    /// Takes note that the peer sent or took `bytes`, while others wait to connect (`pressed`) or not.
+    /// Records that the peer sent or took `bytes`. `pressed` is `true` while others wait to
+    /// connect.
     pub fn on_progress(&mut self, bytes: u32, pressed: bool, now: Instant) {
         let gained = u64::from(bytes) * if pressed { NS_PER_BYTE_PRESSED } else { NS_PER_BYTE };
         self.patience = match self.patience {
@@ -230,7 +241,7 @@ impl Connection {
         };
     }
 
-    /// Lets its patience run out while something is due from the peer, and keeps it otherwise.
+    /// Lets the peer's time run while something is due from it, and stops it otherwise.
     pub fn update_patience(&mut self, now: Instant) {
         match self.patience {
             Patience::Left(left) if self.is_busy() => self.patience = Patience::Until(after(now, left)),
@@ -247,7 +258,7 @@ impl Connection {
         }
     }
 
-    /// Returns from when on the transfer that it is busy with, if any, may be ended for others that wait to connect.
+    /// Returns when the present transfer may be ended for others that wait to connect.
     pub fn spared_until(&self) -> Option<Instant> {
         let busy = matches!(self.state, State::Open | State::Lingering) && self.is_busy();
         busy.then(|| Instant(self.patience_ends().0.saturating_sub(MAX_BEHIND - SPARED_BEHIND)))
@@ -255,24 +266,26 @@ impl Connection {
 
     /// Ends it for others that wait to connect.
     pub fn end_for_others(&mut self) {
-        // A closed connection keeps its place until its peer has answered; a peer that was refused may not.
+        // A closed connection keeps its place until the peer answers, which a peer that was refused
+        // may never do.
         self.end(if matches!(self.state, State::Open) && !self.is_busy() { Ending::Close } else { Ending::Abort });
     }
 
-    /// Whether there is nothing of a response that is ours to see to.
+    /// Returns `true` if nothing of a response is left for us to do.
     fn is_response_done(&self) -> bool {
         self.remaining == Remaining::Nothing && (self.quiet || self.is_sent())
     }
 
-    /// Whether tcpip has taken all that it was given.
+    /// Returns `true` if tcpip has taken everything that it was given.
     fn is_sent(&self) -> bool {
         self.unsent == 0 && self.constant == 0
     }
 
-    /// Takes note of `length` bytes that came.
+    /// Records `length` received bytes.
     ///
     /// # Errors
-    /// More than the ring holds.
+    ///
+    /// They are more than the ring holds.
     pub fn on_received(&mut self, length: u32, ring: Ring, now: Instant) -> Result<(), Violation> {
         let standing = u64::from(self.available) + u64::from(self.unreported_consumed) + u64::from(length);
         if standing > ring.size as u64 {
@@ -281,17 +294,18 @@ impl Connection {
         if self.body_left > 0 {
             self.last_progress = now;
         } else if self.available == 0 && self.idle_since().is_some() {
-            // A request has its time from its first byte, however slowly the others come.
+            // A request's time starts at its first byte, however slowly the others come.
             self.last_progress = now;
         }
         self.available += length;
         Ok(())
     }
 
-    /// Takes note that tcpip took `length` bytes of the ring, and `constant` of the archive.
+    /// Records that tcpip took `length` bytes of the ring, and `constant` bytes of the archive.
     ///
     /// # Errors
-    /// More than there were.
+    ///
+    /// They are more than there were.
     pub fn on_sent(&mut self, length: u32, constant: u32, now: Instant) -> Result<(), Violation> {
         let announced = if self.constant_start.is_some() { 0 } else { self.constant };
         if length > self.unsent.saturating_sub(self.unannounced) || constant > announced {
@@ -299,29 +313,30 @@ impl Connection {
         }
         self.unsent -= length;
         self.constant -= constant;
-        // What was done quietly was done long before we hear of it.
+        // What was taken quietly was taken long before this report.
         if !core::mem::take(&mut self.quiet) {
             self.last_progress = now;
         }
         Ok(())
     }
 
-    /// The peer sends no more.
+    /// Records that the peer sends no more bytes.
     pub fn on_peer_closed(&mut self) {
         self.peer_closed = true;
     }
 
-    /// tcpip says that the connection is over.
+    /// Records that tcpip has ended the connection.
     pub fn on_closed(&mut self) {
         self.closed = true;
         if !matches!(self.state, State::Ending(_) | State::Ended) {
             self.end(Ending::Close);
         }
-        // If it was asked for, the number is free at once: the next message may be of a new connection with it.
+        // If we had requested it, the index is free at once. The next message may be about a new
+        // connection with it.
         self.free();
     }
 
-    /// Ends it when what was written is sent.
+    /// Ends it once everything written is sent.
     pub fn close(&mut self) {
         self.end(Ending::Close);
     }
@@ -337,8 +352,8 @@ impl Connection {
         }
     }
 
-    /// Returns when its patience ends.
-    #[inline(always)] // Half of it is also what the list is decided by.
+    /// Returns when it is to be ended.
+    #[inline(always)] // Shares half of its work with `reclaimable`.
     pub fn deadline(&self) -> Option<Instant> {
         Some(match self.state {
             State::Free | State::Ending(_) | State::Ended => return None,
@@ -349,12 +364,12 @@ impl Connection {
         })
     }
 
-    /// Its timer has fired.
+    /// Records that its timer has expired.
     pub fn on_timer(&mut self) {
         self.timer_expired = true;
     }
 
-    /// Returns `true` once after its timer has fired, if its deadline has not moved since.
+    /// Returns `true` once after its timer has expired, if the deadline has not moved since.
     pub fn is_expired(&mut self, now: Instant) -> bool {
         core::mem::take(&mut self.timer_expired) && self.is_late(now)
     }
@@ -364,7 +379,8 @@ impl Connection {
         self.deadline().is_some_and(|deadline| deadline <= now)
     }
 
-    /// Tells tcpip what it has not been told, by `push`, which answers whether there was room. Answers whether all was told.
+    /// Sends tcpip everything new with `push`, which returns `false` if the queue has no room.
+    /// Returns `true` if all was sent.
     pub fn send_requests(&mut self, index: u16, mut push: impl FnMut(SocketRequest) -> bool) -> bool {
         let connection = ConnectionId(index);
         if (self.unannounced > 0 || self.constant_start.is_some()) && !self.closed {

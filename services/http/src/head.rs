@@ -1,4 +1,4 @@
-//! The head of a response, and how it is written.
+//! The head of a response.
 
 use core::fmt::{self, Write};
 use core::time::Duration;
@@ -8,7 +8,8 @@ use arrayvec::ArrayString;
 use crate::archive::File;
 use crate::path::strip_authority;
 
-/// Bytes that a head takes at most, a short text body included: a `Location` may be as long as a request.
+/// The largest length of a head, including a short text body. A `Location` may be as long as a
+/// request.
 pub const MAX_HEAD: usize = 3072;
 
 /// What is sent after the head.
@@ -18,27 +19,29 @@ pub enum Content {
     Nothing,
     /// Bytes of the archive.
     Bytes(&'static [u8]),
-    /// The built-in page, as it was at this uptime.
+    /// The built-in page, with this uptime.
     Page(Duration),
 }
 
-/// The head of a response, and the body if it is a short text.
+/// The head of a response, and its body if that is a short text.
 pub type Head = ArrayString<MAX_HEAD>;
 
 /// The fields of a head that depend on what was found.
 pub(crate) struct Plan<'a> {
     pub(crate) status: u16,
     pub(crate) kind: &'static str,
-    /// The length of the content; of a text body if there is none.
+    /// The length of the content. `None` for a short text body.
     pub(crate) length: Option<u64>,
     pub(crate) content: Content,
     pub(crate) etag: Option<Etag>,
-    /// The part that is sent, of how many bytes. No part is "unsatisfied".
+    /// The range that is sent, and the length of the file. The inner `None` means that the
+    /// requested range cannot be satisfied.
     pub(crate) range: Option<(Option<(u64, u64)>, u64)>,
     pub(crate) location: Option<&'a str>,
 }
 
-/// A validator from what an archive knows of a file. None if it does not know when the file was changed.
+/// An entity tag, made of what the archive says about a file. There is none if the archive does not
+/// say when the file was changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Etag {
     modified: u64,
@@ -56,7 +59,7 @@ impl Etag {
         (file.modified != 0).then_some(Etag { modified: file.modified, length: file.data.len() })
     }
 
-    /// Whether it is among the tags of a field's value. `weakly`: a weak tag counts too.
+    /// Returns `true` if the tag is in the list `value`. With `weakly`, weak tags match, too.
     pub(crate) fn matches_any(self, value: &[u8], weakly: bool) -> bool {
         let mut text = ArrayString::<40>::new();
         // Two numbers of 16 digits and three marks fit.
@@ -76,7 +79,7 @@ impl Plan<'_> {
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// How a head is written, whatever it says.
+/// The fields of a head that depend on the connection.
 #[derive(Clone, Copy)]
 pub(crate) struct HeadOptions<'a> {
     /// No body follows.
@@ -91,7 +94,8 @@ pub(crate) struct HeadOptions<'a> {
 pub(crate) fn write_or_refuse(head: &mut Head, plan: &Plan<'_>, form: HeadOptions<'_>) {
     head.clear();
     if write_head(head, plan, form).is_err() {
-        // Only a `Location` can be too long; requests are not.
+        // Only a `Location` can be too long. It names the target of a request, and requests are
+        // not.
         head.clear();
         let _ = write_head(head, &Plan::status(404), form);
     }
@@ -101,9 +105,10 @@ fn write_head<W: Write>(head: &mut W, plan: &Plan<'_>, form: HeadOptions<'_>) ->
     let HeadOptions { no_body, close, http_1_0, date } = form;
     let reason = reason(plan.status);
     let text = reason.len() as u64 + 1;
-    // Number by number and piece by piece: `write!` would be most of what a small response costs.
+    // `write!` would be most of what a small response costs.
     let put = |head: &mut W, pieces: &[&str]| pieces.iter().try_for_each(|piece| head.write_str(piece));
-    // No `Server` (RFC 9110, 10.2.4: it may be left out): a stranger need not know, and each peer would read it again and again.
+    // There is no `Server` field (optional by RFC 9110, 10.2.4): a stranger need not know, and
+    // every peer would receive it again and again.
     put(head, &["HTTP/1.1 ", reason, "\r\n"])?;
     if let Some(date) = date {
         put(head, &["Date: ", date, "\r\n"])?;
@@ -156,7 +161,7 @@ impl Decimal {
         Self::in_base(number, 10)
     }
 
-    /// The digits in a base from 10, in which every number has at most twenty, to 16.
+    /// Formats a number in a base from 10 to 16. In base 10, every number has at most 20 digits.
     pub(crate) fn in_base(mut number: u64, base: u64) -> Self {
         let mut text = Decimal { digits: [b'0'; 20], start: 20 };
         for (place, digit) in text.digits.iter_mut().enumerate().rev() {
@@ -175,13 +180,15 @@ impl Decimal {
     }
 }
 
-/// The directory that was meant by `target`, on this server: its components, a slash before each and one after.
+/// Writes the directory that `target` names on this server: its components, with a slash before
+/// each and one at the end.
 fn write_location(head: &mut impl Write, target: &str) -> fmt::Result {
     let path = strip_authority(target).unwrap_or_default().split(['?', '#']).next().unwrap_or_default();
     head.write_str("Location: /")?;
     for component in path.split('/').filter(|component| !matches!(*component, "" | ".")) {
         for byte in component.bytes() {
-            // Never anything that ends the line or means another host: a backslash is a slash to some browsers.
+            // Escapes everything that could end the line or name another host. Some browsers take a
+            // backslash for a slash.
             match byte {
                 b'%' | b'-' | b'.' | b'_' | b'~' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
                     head.write_char(char::from(byte))?;
@@ -194,7 +201,7 @@ fn write_location(head: &mut impl Write, target: &str) -> fmt::Result {
     head.write_str("\r\n")
 }
 
-/// A status as the status line has it.
+/// Returns the status code and reason of the status line.
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "200 OK",

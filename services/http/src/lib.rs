@@ -1,8 +1,9 @@
-//! http: an HTTP/1.1 server of static files (GET and HEAD, kept connections, pipelining, ranges) over tcpip's
-//! streams.
+//! http: an HTTP/1.1 server of static files (GET and HEAD, persistent connections, pipelining,
+//! ranges) over tcpip's byte streams.
 //!
-//! It serves the archive that the guest is given as its module, or a built-in page. It sees byte streams and nothing of
-//! the network beneath; its memory is a table of connections, one buffer to parse in, and an index of the archive.
+//! It serves the archive in the guest's boot module, or a built-in page. It sees byte streams, but
+//! nothing of the network below. Its memory is a table of connections, one buffer for parsing, and
+//! an index of the archive.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -27,16 +28,17 @@ use cloister_interfaces::{Memory, Service, System};
 
 pub use capabilities::Caps;
 
-/// The service.
+/// Creates the service.
 pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
     server::Http::new(caps, false)
 }
 
-/// The service that benchmarks measure: it also takes whatever is sent to `/sink`, to the end. It ships nowhere.
+/// The service that benchmarks measure: it also receives whatever is sent to `/sink`. It never
+/// ships.
 pub mod with_sink {
     use super::{Caps, Memory, Service, System, server};
 
-    /// The service.
+    /// Creates the service.
     pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
         server::Http::new(caps, true)
     }

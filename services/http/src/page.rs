@@ -1,11 +1,11 @@
-//! The built-in page: what this image is, for someone who has just started it.
+//! The built-in page, which tells somebody who has just started the image what it is.
 
 use core::fmt::Write;
 use core::time::Duration;
 
 use arrayvec::ArrayString;
 
-/// Bytes that the page takes at most.
+/// The largest length of the page in bytes.
 pub const MAX_LENGTH: usize = 3072;
 
 const HEAD: &str = "<!doctype html>
@@ -39,7 +39,7 @@ const TAIL: &str = "</dl>
 </html>
 ";
 
-/// The page for an image with this policy that has run for `uptime`.
+/// Returns the page of an image with this policy and uptime.
 #[must_use]
 pub fn render(policy: &[u8; 32], uptime: Duration) -> ArrayString<MAX_LENGTH> {
     let mut page = ArrayString::new();
@@ -48,7 +48,7 @@ pub fn render(policy: &[u8; 32], uptime: Duration) -> ArrayString<MAX_LENGTH> {
     page
 }
 
-/// The length of what [`render`] answers.
+/// Returns the length of the page that [`render`] returns.
 #[must_use]
 pub fn length(policy: &[u8; 32], uptime: Duration) -> u64 {
     struct Counter(u64);

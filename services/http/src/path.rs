@@ -1,27 +1,34 @@
-//! The path of a request, decoded and normalised: what an archive can be asked for.
+//! The path of a request, decoded and normalised.
 
 use arrayvec::ArrayVec;
 
-/// The longest path, decoded.
+/// The largest length of a decoded path in bytes.
 pub const MAX_LENGTH: usize = 1024;
 
-/// A path without `.`, `..` or empty components, and without a leading slash.
+/// A path without a leading slash.
+///
+/// # Holding one proves
+///
+/// No component is empty, `.` or `..`, and none contains a NUL or a slash. So it cannot name
+/// anything outside the site.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Path {
     bytes: ArrayVec<u8, MAX_LENGTH>,
-    /// It ended with a slash (or is the root): a directory is meant.
+    /// It ended with a slash, or is the root: it names a directory.
     pub directory: bool,
 }
 
-/// The path cannot be one of the site's: a bad escape, a NUL, `..`, or too long.
+/// The path cannot name anything in the site: it has a bad escape, a NUL or `..`, or is too long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BadPath;
 
 impl Path {
-    /// The path of a request target: origin form, or absolute form, whose authority is left out.
+    /// Parses the path of a request target, in origin form or in absolute form, whose authority is
+    /// skipped.
     ///
     /// # Errors
-    /// It cannot be one of the site's.
+    ///
+    /// It cannot name anything in the site.
     pub fn parse(target: &str) -> Result<Path, BadPath> {
         let target = strip_authority(target).ok_or(BadPath)?;
         let raw = target.split(['?', '#']).next().unwrap_or_default();
@@ -49,16 +56,17 @@ impl Path {
         Ok(())
     }
 
-    /// The path's bytes.
+    /// Returns the bytes of the path.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The path with `suffix` after it.
+    /// Returns the path with `suffix` appended.
     ///
     /// # Errors
-    /// It is too long then.
+    ///
+    /// It would be too long.
     pub fn with(&self, suffix: &[u8]) -> Result<Path, BadPath> {
         let mut path = self.clone();
         path.bytes.try_extend_from_slice(suffix).map_err(|_| BadPath)?;
@@ -66,7 +74,7 @@ impl Path {
     }
 }
 
-/// What follows the server's name, if there is one, in a request's target.
+/// Returns the request target without the scheme and the authority, if it has them.
 pub fn strip_authority(target: &str) -> Option<&str> {
     if target.starts_with('/') {
         return Some(target);

@@ -1,4 +1,4 @@
-//! The response to a request: decided here, and its head written.
+//! The response to a request.
 
 use core::fmt::Write;
 use core::time::Duration;
@@ -12,18 +12,19 @@ use crate::range::{self, Range};
 use crate::request::{Body, Method, Request};
 use crate::site::{Found, Site};
 
-/// A request body up to this size is read and thrown away; before a larger one the connection ends.
+/// The largest request body that is received and discarded. The connection ends before a larger
+/// one.
 const MAX_DISCARDED_BODY: u64 = 64 * 1024;
 
-/// What the response depends on, beside the request.
+/// What a response depends on, besides the request.
 pub struct Context<'a> {
     /// The site.
     pub site: &'a Site,
     /// Anything may be sent to `/sink`.
     pub sink: bool,
-    /// For the built-in page.
+    /// The policy's hash, for the built-in page.
     pub policy: [u8; 32],
-    /// For the built-in page.
+    /// The time since boot, for the built-in page.
     pub uptime: Duration,
     /// The date, if it is known.
     pub date: Option<&'a str>,
@@ -36,40 +37,41 @@ pub struct Response {
     pub content: Content,
     /// The connection ends with it.
     pub close: bool,
-    /// The peer may still be sending: it is heard out for a while, for a reset would reach it before the response.
+    /// The peer may still be sending. Its bytes are discarded for a while, because a reset would
+    /// reach it before the response.
     pub linger: bool,
-    /// Bytes of the request's body, to be thrown away.
+    /// The number of bytes of the request's body to be discarded.
     pub discard: u64,
 }
 
-/// What a request is answered with.
+/// How a request is answered.
 #[derive(Clone, Copy, Debug)]
 pub enum Answer {
     /// At once.
     Now(Response),
-    /// When its body has come, by [`respond_to_sink`].
+    /// Once its body was received, by [`respond_to_sink`].
     Sink(Sink),
 }
 
-/// A request whose body is taken in, counted and thrown away.
+/// A request whose body is received, counted and discarded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sink {
-    /// Bytes of the body.
+    /// The number of bytes of the body.
     pub length: u64,
     /// The connection ends with the response.
     pub close: bool,
-    /// The peer waits for leave to send the body.
+    /// The peer waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
     /// The peer speaks HTTP/1.0.
     http_1_0: bool,
 }
 
-/// The path to which anything may be sent, if there is one.
+/// The path to which anything may be sent, if that is allowed.
 const SINK: &[u8] = b"sink";
-/// Leave to send a body (RFC 9110, 10.1.1).
+/// The interim response that lets the peer send its body (RFC 9110, 10.1.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// The response to a whole request; writes its head to `head`.
+/// Decides the response to a request, and writes its head to `head`.
 #[must_use]
 pub fn respond(request: &Request<'_>, context: &Context<'_>, head: &mut Head) -> Answer {
     let Request { keep_alive, expects_continue, http_1_1, .. } = *request;
@@ -86,7 +88,8 @@ pub fn respond(request: &Request<'_>, context: &Context<'_>, head: &mut Head) ->
         Body::Length(_) | Body::Chunked => (0, false),
     };
     let too_large = matches!(request.body, Body::Length(length) if length > MAX_DISCARDED_BODY);
-    // A peer that waits for leave gets its answer instead; whether it then sends the body cannot be known.
+    // A peer that waits for `100 Continue` gets its response instead. It is unknown whether it then
+    // sends the body.
     let close = !keep_alive || !readable || expects_continue;
     let plan = match request.method {
         Method::Unknown => Plan::status(501),
@@ -108,18 +111,18 @@ fn is_sink(target: &str) -> bool {
     Path::parse(target).is_ok_and(|path| path.as_bytes() == SINK)
 }
 
-/// The response to a request whose body has come: how long it was. Writes it to `head`.
+/// Writes the response to a request whose body was received to `head`: the number of its bytes.
 #[must_use]
 pub fn respond_to_sink(sink: Sink, date: Option<&str>, head: &mut Head) -> Response {
     let count = Decimal::of(sink.length);
     let plan = Plan { length: Some(count.as_str().len() as u64 + 1), ..Plan::status(200) };
     write_or_refuse(head, &plan, HeadOptions { no_body: false, close: sink.close, http_1_0: sink.http_1_0, date });
-    // A count fits behind such a head.
+    // The number fits after such a head.
     let _ = head.write_str(count.as_str()).and_then(|()| head.write_str("\n"));
     Response { content: Content::Nothing, close: sink.close, linger: false, discard: 0 }
 }
 
-/// The response to what could not be read as a request; writes its head to `head`.
+/// Writes the head of the response to something that is no valid request to `head`.
 #[must_use]
 pub fn refuse(status: u16, date: Option<&str>, head: &mut Head) -> Response {
     write_or_refuse(head, &Plan::status(status), HeadOptions { no_body: false, close: true, http_1_0: false, date });
@@ -159,7 +162,7 @@ fn plan_file<'a>(request: &Request<'a>, file: &File<'static>, kind: &'static str
         Range::Whole => whole,
         Range::Unsatisfiable => Plan { range: Some((None, length)), ..Plan::status(416) },
         Range::Part { first, last } => {
-            // The range was checked against the file's length.
+            // The range was checked against the length of the file.
             let part = file.data.get(first as usize..=last as usize).unwrap_or_default();
             Plan {
                 status: 206,

@@ -1,4 +1,4 @@
-//! The service: the table of connections, and what tcpip says about them.
+//! The service: the table of connections, and the messages of tcpip.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -21,21 +21,21 @@ use crate::site::Site;
 
 /// The port that is served.
 const PORT: u16 = 80;
-/// Connections that should be free when others wait to connect.
+/// The number of connections that should be free while others wait to connect.
 const WANTED_FREE: usize = 8;
-/// How long a connection may be idle although others wait to connect.
+/// How long an idle connection is kept while others wait to connect.
 const GRACE: Duration = Duration::from_millis(50);
-/// How long it may take to ask, or to ask to the end, although others wait; only [`GRACE`] while fewer than
-/// half of [`WANTED_FREE`] are free.
+/// How long a connection may take to complete a request while others wait to connect. Only
+/// [`GRACE`] while fewer than half of [`WANTED_FREE`] are free.
 const REQUEST_GRACE: Duration = Duration::from_secs(3);
-/// How long after a transfer was looked for that may be ended for others the next one is.
+/// The shortest time between two transfers that are ended for others.
 const TRANSFER_INTERVAL: Duration = Duration::from_millis(25);
 /// How often the clock is asked for the date.
 const SECOND: Duration = Duration::from_secs(1);
-/// Messages taken in a pass.
+/// The most messages handled in a pass.
 const MAX_MESSAGES: u32 = 256;
 
-/// The service's state.
+/// The state of the service.
 pub struct Http<S, M> {
     console: Console<S>,
     clock: Clock<S>,
@@ -47,40 +47,44 @@ pub struct Http<S, M> {
     policy: [u8; 32],
     boot: Instant,
     site_bytes: &'static [u8],
-    /// tcpip sends from the archive by itself.
+    /// tcpip can send from the archive by itself.
     archive_shared: bool,
     /// Peers may send to `/sink`.
     sink: bool,
-    /// Those whose index was in use once; there is room for `most` of them.
+    /// The connections up to the highest index that was ever in use. There is room for
+    /// `max_connections`.
     connections: Vec<Connection>,
     max_connections: usize,
-    /// Connections of which there is something new.
+    /// The connections that are ready to be served.
     ready: Vec<u16>,
-    /// Connections that are idle or have not asked to the end, the longest first.
+    /// The connections that are idle, or whose request is not complete, the oldest first.
     reclaimable: Lists<2>,
     timers: Timers,
-    /// Connections that are about to be free.
+    /// The number of connections whose indices will soon be free.
     ending: usize,
     scratch: Vec<u8>,
     head: Box<Head>,
     cache: ResponseCache,
-    /// Idle connections that are to end because others wait to connect.
+    /// The number of idle connections to be ended because others wait to connect.
     idle_to_end: usize,
-    /// Connections that are to end for them even if they are not idle, and from when on the next may.
+    /// The number of connections to be ended for others even if they are not idle.
     connections_needed: usize,
+    /// When the next transfer may be ended for others.
     next_transfer_end: Instant,
-    /// The date; none once the clock has refused to tell it, since every refusal is logged. And when to ask next.
+    /// The date. `None` once the clock has refused it, because every refusal is logged.
     date: Option<Stamp>,
+    /// When to ask the clock for the date again.
     date_due: Instant,
-    /// A `Listen` is due.
+    /// A `Listen` has to be sent.
     listen_due: bool,
-    /// tcpip was found to say what cannot be, and this was logged.
+    /// An impossible message of tcpip was logged.
     violation_logged: bool,
     deadline: Option<Instant>,
 }
 
 impl<S: System, M: Memory> Http<S, M> {
-    /// The service over its capabilities; `sink` says that it takes what is sent to `/sink`.
+    /// Creates the service from its capabilities. With `sink`, it takes whatever is sent to
+    /// `/sink`.
     pub fn new(caps: Caps<S, M>, sink: bool) -> Self {
         let layout = Layout::of(caps.stream_in.len(), caps.stream_out.len());
         let mut connections = Vec::new();
@@ -98,7 +102,8 @@ impl<S: System, M: Memory> Http<S, M> {
             caps.console.line(format_args!("the heap is too small for {} connections", layout.connections));
         }
         let (head, cache) = (Box::new(Head::new()), ResponseCache::new());
-        // Last, for its index takes what room there is and does without if that is too little.
+        // The site comes last: its index takes the room that is left, and is left out if that is
+        // too little.
         let (site, unknown) = Site::new(caps.site);
         log_site(&caps.console, &site, unknown);
         let boot = caps.info.read(info::BOOT).map_or(Instant::START, |[boot, _]| Instant(boot));
@@ -198,7 +203,7 @@ impl<S: System, M: Memory> Http<S, M> {
         self.listen_due = self.max_connections > 0;
     }
 
-    /// Takes note of a new connection.
+    /// Handles a new connection.
     #[inline]
     fn accept(&mut self, connection: ConnectionId, now: Instant) {
         let index = usize::from(connection.0);
@@ -213,7 +218,7 @@ impl<S: System, M: Memory> Http<S, M> {
         }
     }
 
-    /// Changes a connection, which is then to be attended to.
+    /// Changes a connection and marks it as ready.
     fn change<R>(&mut self, index: u16, act: impl FnOnce(&mut Connection) -> R) -> Option<R> {
         let connection = self.connections.get_mut(usize::from(index))?;
         let was = connection.is_ending();
@@ -248,10 +253,12 @@ impl<S: System, M: Memory> Http<S, M> {
         }
     }
 
-    /// Ends the connections that have been idle for longest, as many as are owed; one that was idle for a moment only may be
-    /// about to ask, and is spared. If places are needed beyond that, ends those that have not asked for long; then the transfer
-    /// that is furthest behind, one at a time: peers that come back at once would take all places of many. Returns when to look
-    /// again.
+    /// Ends connections because others wait to connect. Returns when to look again.
+    ///
+    /// First, `idle_to_end` of the connections that have been idle for longest; one that has been
+    /// idle only for a moment may be about to send a request, and is spared. If more are needed,
+    /// those whose requests have not been complete for long. Then the transfer that is farthest
+    /// behind, one at a time, because peers that come back at once would take the places of many.
     fn free_connections(&mut self, now: Instant) -> Option<Instant> {
         while self.idle_to_end > 0 {
             match self.due(IDLE, GRACE) {
@@ -296,7 +303,7 @@ impl<S: System, M: Memory> Http<S, M> {
     /// Returns the connection that has been in `list` for longest, and when its grace ends.
     fn due(&self, list: usize, grace: Duration) -> Option<(u16, Instant)> {
         let index = self.reclaimable.front(list)?;
-        // It was attended to since it last changed, so the list is right.
+        // It was served after its last change, so the list is up to date.
         let (_, since) = self.connections.get(usize::from(index))?.reclaimable()?;
         Some((index, since + grace))
     }
@@ -307,7 +314,7 @@ impl<S: System, M: Memory> Http<S, M> {
         self.connections_needed = self.connections_needed.saturating_sub(1);
     }
 
-    /// Returns the transfer that is furthest behind, and until when it is spared.
+    /// Returns the transfer that is farthest behind, and until when it is spared.
     fn slowest(&self) -> Option<(Instant, u16)> {
         let transfers = self.connections.iter().zip(0..);
         transfers.filter_map(|(connection, index)| Some((connection.spared_until()?, index))).min()
@@ -326,7 +333,7 @@ impl<S: System, M: Memory> Http<S, M> {
         }
     }
 
-    /// Lets the connections go on of which there is something new. Answers whether there is more to do at once.
+    /// Serves the ready connections. Returns `true` if more could be done at once.
     fn serve_ready(&mut self, now: Instant) -> bool {
         while let Some(index) = self.timers.pop_expired(now) {
             self.change(index, Connection::on_timer);
@@ -370,7 +377,7 @@ impl<S: System, M: Memory> Http<S, M> {
             file(connection, index, &mut self.reclaimable, &mut self.timers);
             more |= again;
             if again || !sent {
-                // It stays among the news.
+                // It stays ready.
                 if let Some(entry) = self.ready.get_mut(kept) {
                     *entry = index;
                 }
@@ -384,7 +391,7 @@ impl<S: System, M: Memory> Http<S, M> {
     }
 }
 
-/// Logs what is served. `unknown` is `true` if the module is no archive.
+/// Logs what is served. With `unknown`, the module is no archive.
 fn log_site<S: System>(console: &Console<S>, site: &Site, unknown: bool) {
     if unknown {
         console.line(format_args!("the module is neither a cpio nor a tar archive"));
@@ -398,7 +405,7 @@ fn log_site<S: System>(console: &Console<S>, site: &Site, unknown: bool) {
     }
 }
 
-/// Puts a connection that was served in the list that it belongs to, and sets its timer.
+/// Puts a connection that was served in its list, and sets its timer.
 #[inline]
 fn file(connection: &mut Connection, index: u16, reclaimable: &mut Lists<2>, timers: &mut Timers) {
     let (deadline, listed) = (connection.deadline(), connection.reclaimable());
@@ -429,7 +436,7 @@ impl<S: System, M: Memory> Service for Http<S, M> {
         if self.listen_due && self.socket.requests.push(&Request::Listen { port: PORT }).is_ok() {
             self.listen_due = false;
         }
-        // What is idle is known when all were attended to; what is then to end has to be told.
+        // Serving may make connections idle, and ending those gives them something to send.
         let mut more = self.serve_ready(now);
         let spared = self.free_connections(now);
         more |= self.serve_ready(now);

@@ -10,7 +10,7 @@ use crate::request;
 use crate::response::{Answer, CONTINUE, Response, Sink, refuse, respond, respond_to_sink};
 
 impl Connection {
-    /// Its patience has ended.
+    /// Ends a connection whose deadline has passed, with a response if it was sending a request.
     pub fn expire<M: Memory>(&mut self, index: usize, workspace: &mut Workspace<'_, M>) {
         match self.state {
             State::Open if self.idle_since().is_some() && self.available > 0 => {
@@ -25,7 +25,7 @@ impl Connection {
         }
     }
 
-    /// Goes on as far as the rings allow. Answers whether there is more to do at once.
+    /// Serves requests, as far as the rings allow. Returns `true` if more could be done at once.
     pub fn pump<M: Memory>(&mut self, index: usize, workspace: &mut Workspace<'_, M>) -> bool {
         for _ in 0..MAX_REQUESTS {
             if matches!(self.state, State::Lingering) {
@@ -62,7 +62,7 @@ impl Connection {
         true
     }
 
-    /// The last response is written.
+    /// Ends the connection after its last response.
     fn finish(&mut self, now: Instant) {
         self.last_progress = now;
         if self.linger_after && !self.peer_closed {
@@ -80,7 +80,7 @@ impl Connection {
         u64::from(count)
     }
 
-    /// Answers the request whose body has come. Answers whether there was room.
+    /// Answers a request whose body is complete. Returns `false` if there was no room.
     fn answer_sink<M: Memory>(&mut self, index: usize, sink: Sink, workspace: &mut Workspace<'_, M>) -> bool {
         let response = respond_to_sink(sink, workspace.context.date, workspace.head);
         let begun = self.start_response(index, workspace.head.as_bytes(), response, workspace);
@@ -90,7 +90,7 @@ impl Connection {
         begun
     }
 
-    /// Answers the next request, if it is whole and there is room. Answers whether it did.
+    /// Answers the next request. Returns `false` if it is not complete, or if there was no room.
     fn serve<M: Memory>(&mut self, index: usize, workspace: &mut Workspace<'_, M>) -> bool {
         if self.available == 0 {
             return false;
@@ -136,7 +136,8 @@ impl Connection {
         begun
     }
 
-    /// Begins to take in a request's body. Answers whether there was room to ask for it.
+    /// Begins to receive a request's body. Returns `false` if there was no room to ask the peer for
+    /// it.
     fn start_sink<M: Memory>(&mut self, index: usize, sink: Sink, workspace: &Workspace<'_, M>) -> bool {
         if sink.expects_continue {
             if self.room(workspace.layout, index) < CONTINUE.len() {
@@ -150,7 +151,7 @@ impl Connection {
         true
     }
 
-    /// Copies what stands in the in ring to the scratch buffer; answers how much.
+    /// Copies the bytes in the in ring to the buffer for parsing. Returns their number.
     fn copy_request<M: Memory>(&self, index: usize, workspace: &mut Workspace<'_, M>) -> usize {
         let ring = workspace.layout.ring_in(ConnectionId(index as u16));
         let count = (self.available as usize).min(workspace.scratch.len());
@@ -161,7 +162,7 @@ impl Connection {
         count
     }
 
-    /// Begins a response with this head. Answers whether there was room for it.
+    /// Starts a response with this head. Returns `false` if there was no room for the head.
     fn start_response<M: Memory>(
         &mut self,
         index: usize,
@@ -190,8 +191,8 @@ impl Connection {
         layout.ring_out(ConnectionId(index as u16)).size.saturating_sub(self.unsent as usize)
     }
 
-    /// Puts as much of `bytes` into the out ring as it has room for; answers how much. Nothing goes before what tcpip sends
-    /// of the archive.
+    /// Writes as many of `bytes` to the out ring as there is room for. Returns their number. The
+    /// caller waits until tcpip has sent bytes of the archive that come before.
     fn write_out<M: Memory>(&mut self, index: usize, bytes: &[u8], workspace: &Workspace<'_, M>) -> usize {
         let ring = workspace.layout.ring_out(ConnectionId(index as u16));
         let bytes = bytes.get(..self.room(workspace.layout, index)).unwrap_or(bytes);
@@ -207,7 +208,8 @@ impl Connection {
         bytes.len()
     }
 
-    /// Has tcpip send of the archive, if it can: as much of `bytes` as one message says. Answers how much.
+    /// Lets tcpip send `bytes` from the archive, if it can: as many as fit one message. Returns
+    /// their number.
     fn send_from_archive(&mut self, bytes: &[u8], constant: &[u8]) -> usize {
         let offset = bytes.as_ptr().addr().wrapping_sub(constant.as_ptr().addr());
         let (Some(rest), Ok(start)) = (constant.len().checked_sub(offset), u32::try_from(offset)) else { return 0 };
