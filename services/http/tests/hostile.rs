@@ -1,4 +1,4 @@
-//! http over a tcpip that says anything at all.
+//! http with a tcpip that sends anything at all.
 #![forbid(unsafe_code)]
 
 use std::sync::OnceLock;
@@ -14,7 +14,7 @@ use proptest::prelude::*;
 const CONNECTIONS: usize = 4;
 const RING_IN: usize = 2048;
 const RING_OUT: usize = 4096;
-/// A cpio archive of one file, `index.html`.
+/// Returns a cpio archive of one file, `index.html`.
 fn archive() -> &'static [u8] {
     static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
     ARCHIVE.get_or_init(|| {
@@ -108,7 +108,7 @@ fn a_request_in_the_ring_is_answered_in_the_ring() {
     assert!(response.starts_with("HTTP/1.1 200 OK\r\n") && response.ends_with("</html>\n"), "{response}");
 }
 
-/// Whether this part of the archive is the end of the file, or all of it.
+/// Returns `true` if this part of the archive is the end of the file, or all of it.
 fn is_the_file(offset: u32, length: u32) -> bool {
     let part = archive().get(offset as usize..offset as usize + length as usize);
     length > 0 && part.is_some_and(|part| FILE.as_bytes().ends_with(part))
@@ -227,7 +227,8 @@ fn act() -> impl Strategy<Value = Act> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// No panic, no announcement of more than the ring holds, and no busy waiting.
+    /// Checks that there is no panic, that no more is announced than the ring holds, and that the
+    /// service does not wait busily.
     #[test]
     fn whatever_tcpip_says(acts in prop::collection::vec(act(), 0..200), deep: bool) {
         let mut bench = Bench::with_site(if deep { 64 } else { 2 }, archive());

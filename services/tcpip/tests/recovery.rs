@@ -1,5 +1,5 @@
-//! Losses repaired in virtual time, between a stack that can only go back and a peer that says what it has; and a peer that
-//! says anything.
+//! Losses repaired in virtual time, between a stack that can only go back and a peer that sends
+//! SACK; and a peer that sends anything.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -14,11 +14,11 @@ use cloister_tcpip::tcp::recovery::Recovery;
 use proptest::prelude::*;
 
 const WHOLE: u32 = 1460;
-/// Of the path, there and back.
+/// The round-trip time of the path.
 const TRIP: Duration = Duration::from_micros(400);
-/// Wraps on the way.
+/// It wraps during the transfer.
 const FIRST: u32 = u32::MAX - 100_000;
-/// What we acknowledge, and the window of the peer: they never change.
+/// Our acknowledgement number, which never changes.
 const ANSWERED: u32 = 7;
 
 fn acknowledgement(ack: u32) -> Segment {
@@ -43,7 +43,7 @@ fn outgoing(seq: u32, data: u32) -> Outgoing {
     Outgoing { opens: false, seq, ack: ANSWERED, data, fin: false }
 }
 
-/// A connection that was just opened.
+/// Returns the recovery of a connection that was just opened.
 fn opened() -> Recovery {
     let mut recovery = Recovery::default();
     recovery.on_sent(Outgoing { opens: true, ..outgoing(FIRST.wrapping_sub(1), 0) }, Instant::START);
@@ -52,25 +52,27 @@ fn opened() -> Recovery {
     recovery
 }
 
-/// A random number below `below`.
+/// Returns a random number below `below`.
 fn draw(state: &mut u64, below: u64) -> u64 {
     // Knuth's MMIX generator.
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     (*state >> 33) % below
 }
 
-/// What a transfer is like.
+/// The properties of a path.
 #[derive(Clone, Copy, Debug)]
 struct Path {
-    /// Of a million packets, so many are lost: those with data, and acknowledgements.
+    /// How many of a million packets with data are lost.
     data: u64,
+    /// How many of a million acknowledgements are lost.
     acks: u64,
-    /// Bytes of a packet that is lost as a whole, and of what the stack has on its way at most.
+    /// The number of bytes of a packet, which is lost as a whole.
     packet: u32,
+    /// The most bytes that the stack has in flight.
     window: u32,
-    /// Of a million packets, so many come later than the next few.
+    /// How many of a million packets arrive later than the next few.
     late: u64,
-    /// The peer tells what it has.
+    /// The peer sends SACK.
     selective: bool,
     seed: u64,
 }
@@ -80,7 +82,7 @@ enum Event {
     Ack(u32, [Option<Range>; 3]),
 }
 
-/// A transfer under way: positions count from 0, sequence numbers from [`FIRST`].
+/// A transfer. Positions count from 0, sequence numbers from [`FIRST`].
 struct Transfer {
     path: Path,
     random: u64,
@@ -91,9 +93,9 @@ struct Transfer {
     now: u64,
     events: BTreeMap<(u64, u64), Event>,
     count: u64,
-    /// What the peer has: starts and ends, apart.
+    /// The ranges that the peer has, not adjacent: start and end.
     has: BTreeMap<u32, u32>,
-    /// All that went over the link.
+    /// The number of bytes that went over the link.
     sent: u64,
 }
 
@@ -115,7 +117,7 @@ impl Transfer {
         }
     }
 
-    /// A packet leaves, and comes after half a round trip, if at all.
+    /// Sends a packet, which arrives after half a round trip, if it is not lost.
     fn leave(&mut self, event: Event, lost: u64) {
         if draw(&mut self.random, 1_000_000) < lost {
             return;
@@ -125,7 +127,7 @@ impl Transfer {
         self.events.insert((self.now + TRIP.as_nanos() as u64 / 2 + late, self.count), event);
     }
 
-    /// The stack sends what it can.
+    /// Lets the stack send what it can.
     fn send(&mut self) {
         let now = Instant(self.now);
         if self.recovery.begin_round(WHOLE, now) {
@@ -157,7 +159,8 @@ impl Transfer {
         }
     }
 
-    /// The peer gets bytes, and says what it has: first the block that it has just got, then the next ones.
+    /// Lets the peer receive bytes and send SACK: first the range that it has just received, then
+    /// the next ones.
     fn receive(&mut self, (from, to): Range) {
         let (mut start, mut end) = (from, to);
         let touching: Vec<Range> =
@@ -189,7 +192,8 @@ impl Transfer {
         self.recovery.on_received(&segment, advanced, &blocks, WHOLE, now);
     }
 
-    /// Until all is acknowledged: how long that took, and how much was sent for a byte that arrived.
+    /// Runs until everything is acknowledged. Returns how long that took, and the number of bytes
+    /// sent for each byte that arrived.
     fn run(mut self) -> (Duration, f64) {
         let began = self.now;
         for _ in 0..3_000_000 {
@@ -218,7 +222,8 @@ impl Transfer {
 const LAN: Path = Path { data: 0, acks: 0, packet: 44 * WHOLE, window: 256 * 1024, late: 0, selective: true, seed: 1 };
 const TOTAL: u32 = 10_000_000;
 
-/// Megabytes in a second, in the middle of nine runs, and how much was sent for a byte at most.
+/// Returns the median of nine runs in megabytes a second, and the largest number of bytes sent for
+/// each byte.
 fn goodput(path: Path) -> (f64, f64) {
     let runs = (0..9).map(|seed| Transfer::new(Path { seed, ..path }, TOTAL).run());
     let (mut speeds, mut most) = (Vec::new(), 0.0_f64);
@@ -265,7 +270,7 @@ fn the_last_segment_is_not_waited_for_a_second() {
     assert!(time < Duration::from_millis(210), "{time:?}");
 }
 
-/// Sends four segments from `seq` on; answers how long their acknowledgement is waited for.
+/// Sends four segments from `seq` on. Returns how long their acknowledgement is waited for.
 fn wait_for_four(recovery: &mut Recovery, seq: u32, now: Instant) -> Duration {
     (0..4).for_each(|segment| recovery.on_sent(outgoing(seq.wrapping_add(segment * WHOLE), WHOLE), now));
     recovery.deadline(WHOLE).expect("data on their way").since(now)
@@ -313,7 +318,7 @@ fn what_is_too_little_for_a_frame_waits_for_an_acknowledgement_that_is_to_come()
     assert!(recovery.begin_round(WHOLE, silent) && !recovery.defers(4 * WHOLE + 1, enough));
     recovery.on_sent(outgoing(FIRST.wrapping_add(3 * WHOLE), WHOLE), silent);
     silent = silent + TRIP;
-    // A peer that takes nothing sends no acknowledgement until it is asked.
+    // A peer with a closed window sends no acknowledgement until it is asked.
     let shut = Segment { window: 0, ..acknowledgement(FIRST.wrapping_add(WHOLE)) };
     recovery.on_received(&shut, true, &[None; 3], WHOLE, silent);
     assert!(!recovery.defers(3 * WHOLE + 1, enough));
@@ -323,7 +328,7 @@ fn what_is_too_little_for_a_frame_waits_for_an_acknowledgement_that_is_to_come()
 fn what_is_no_data_is_not_waited_for() {
     let now = Instant(1 << 30);
     let mut recovery = opened();
-    // The stack asks whether the peer is there; and, of one without a window, whether it has one.
+    // A keep-alive probe, and a window probe.
     recovery.on_sent(outgoing(FIRST.wrapping_sub(1), 1), now);
     assert_eq!(recovery.deadline(WHOLE), None);
     recovery.on_received(&Segment { window: 0, ..acknowledgement(FIRST) }, false, &[None; 3], WHOLE, now);
@@ -376,7 +381,8 @@ proptest! {
         prop_assert!(effort < 40.0, "{effort}");
     }
 
-    /// Whatever a peer says without acknowledging anything, it draws a window of bytes in a round trip at most.
+    /// Whatever a peer sends without acknowledging anything, it draws at most a window of bytes in
+    /// a round trip.
     #[test]
     fn a_lying_peer_draws_no_more_than_an_honest_one(
         claims in prop::collection::vec((0u64..300_000, prop::array::uniform3(prop::option::of((any::<i32>(), 0u32..70_000))), 0u32..4), 1..400),

@@ -118,16 +118,16 @@ fn only_fragments_that_reach_too_far_are_oversized() {
     assert!(!fragment(320, 1500));
     assert!(fragment(0x1fff, 28));
     assert!(fragment(1000, 1500));
-    // Those of a ping of 4,000 bytes are not, nor is any that ends there.
+    // The fragments of a ping of 4,000 bytes are accepted, and so is any that ends there.
     assert!(!fragment(0x2000, 1500) && !fragment(370, 1068) && !fragment(0x2000 | 510, 16));
-    // The first of many, and what is no fragment, are as long as the others may be.
+    // The first of many fragments, and what is no fragment, may be as long as the others.
     for word in [0x2000, 0, 0x4000] {
         assert!(!fragment(word, 4096));
         assert!(fragment(word, 4097) && fragment(word, 65_500));
     }
 }
 
-/// A whole TCP segment with a right checksum.
+/// Returns a complete TCP segment with a correct checksum.
 fn segment() -> Vec<u8> {
     let mut frame = tcp(0x10, 5);
     frame.extend(*b"payload");
@@ -199,7 +199,7 @@ proptest! {
     }
 }
 
-/// A segment with any options becomes one that says only what it is told.
+/// A segment with any options becomes one without any, with the given numbers.
 #[test]
 fn a_reduced_segment_has_nothing_of_the_old_one_but_its_connection() {
     for words in [5, 7, 15] {

@@ -9,7 +9,7 @@ fn station(high: u8, low: u8, mac: u8) -> Station {
     Station { mac: [2, mac, mac, mac, high, low], address: [10, 0, high, low] }
 }
 
-/// A table that knows the gateway.
+/// Returns a table that knows the gateway.
 fn neighbours() -> Neighbours {
     let mut neighbours = Neighbours::new(12_345);
     let address = Ipv4Cidr::new(Ipv4Address::new(10, 0, 0, 2), 16);
@@ -25,15 +25,15 @@ fn mac(neighbours: &mut Neighbours, to: [u8; 4]) -> Option<[u8; 6]> {
 
 #[derive(Clone, Debug)]
 enum Act {
-    /// A stranger asks for us.
+    /// A stranger sends us a request.
     Ask(u8, u8),
-    /// Something is sent to a host that does not answer.
+    /// A packet is sent to a host that does not answer.
     Silent(u8, u8),
-    /// A host answers that was never used, nor asked for.
+    /// A host sends a reply that was never used, nor requested.
     Answer(u8, u8),
-    /// A packet goes to a friend, to which one goes now and then.
+    /// A packet is sent to a friend, which is used now and then.
     Send(u8),
-    /// A friend has another link address from now on.
+    /// A friend changes its link address.
     Move(u8, u8),
 }
 
@@ -54,7 +54,7 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Hosts in use are known at every moment, whoever else comes.
+    /// Hosts in use are known at every moment, whatever other hosts do.
     #[test]
     fn what_is_in_use_stays(friends in 1u8..100, acts in prop::collection::vec(act(), 0..1000)) {
         let mut neighbours = neighbours();
@@ -88,12 +88,13 @@ proptest! {
     }
 }
 
-/// Requests that were sent, each with its time.
+/// The requests that were sent, with their times.
 #[derive(Default)]
 struct Asked(Vec<(Instant, [u8; 4])>);
 
 impl Asked {
-    /// Sends a packet to a host, through the table alone: returns the link address that it goes to.
+    /// Sends a packet to a host, as far as the table is concerned. Returns the link address that it
+    /// goes to.
     fn send(&mut self, neighbours: &mut Neighbours, to: [u8; 4]) -> Option<[u8; 6]> {
         let mac = neighbours.cached(to);
         if mac.is_some() {
@@ -106,7 +107,8 @@ impl Asked {
         route.mac
     }
 
-    /// In every second each host was asked for once at most, and all together as often as there are places.
+    /// Checks that in every second each host was requested at most once, and all hosts at most as
+    /// often as there are entries.
     fn check(&self) {
         let mut last = std::collections::BTreeMap::new();
         for (number, (at, host)) in self.0.iter().enumerate() {
@@ -118,18 +120,18 @@ impl Asked {
     }
 }
 
-/// Bursts of what anybody can bring about, from hosts that are invented or that are there, and time between.
+/// Bursts of what anybody can cause, from hosts that are invented or exist, and time between them.
 #[derive(Clone, Debug)]
 enum Burst {
-    /// Hosts ask for us.
+    /// Hosts send us requests.
     Ask { first: u8, count: u8 },
-    /// Packets go to hosts, some of which have asked for us.
+    /// Packets are sent to hosts, some of which have sent us requests.
     Send { first: u8, count: u8 },
-    /// Before a packet goes to each of them, another host asks for us.
+    /// Before a packet is sent to each of them, another host sends us a request.
     Both { first: u8, stranger: u8, count: u8 },
-    /// Hosts tell their addresses, whether they were asked or not.
+    /// Hosts send replies, whether they were requested or not.
     Answer { first: u8, count: u8 },
-    /// Packets go to the gateway, and to those in use, who answer.
+    /// Packets are sent to the gateway and to hosts in use, which answer.
     Use,
     /// This number of milliseconds passes.
     Pass(u16),
@@ -188,7 +190,8 @@ proptest! {
         asked.check();
     }
 
-    /// Whoever invents hosts: those in use are known and are asked again in time, and so is the gateway.
+    /// Whoever invents hosts: those in use are known and are requested again in time, and so is the
+    /// gateway.
     #[test]
     fn beside_invented_hosts_those_in_use_stay(
         friends in 0u8..80,
@@ -213,13 +216,13 @@ proptest! {
                     neighbours.learn(station(9, stranger.wrapping_add(at), 9), true);
                     asked.send(&mut neighbours, [10, 0, 7, first.wrapping_add(at)]);
                 }),
-                // Who answers without having been asked for.
+                // Replies that were not requested.
                 Burst::Answer { first, count } => {
                     (0..count).for_each(|at| neighbours.learn(station(5, first.wrapping_add(at), 9), false));
                 }
                 Burst::Use => {}
                 Burst::Pass(milliseconds) => {
-                    // Now and then a minute, after which they are asked again.
+                    // Sometimes a minute passes, after which they are requested again.
                     let milliseconds = if milliseconds < 100 { 61_000 } else { milliseconds.into() };
                     neighbours.set_time(neighbours.now() + Duration::from_millis(milliseconds));
                 }
@@ -282,7 +285,7 @@ fn of_more_hosts_than_there_are_places_those_used_last_are_known() {
         assert!(mac(&mut neighbours, [192, 0, 2, 1]).is_some());
     }
     let known = (0..=255).filter(|low| mac(&mut neighbours, [10, 0, 1, *low]).is_some()).count();
-    // What is asked for takes places, too.
+    // Hosts that are requested take entries, too.
     assert!(known >= MAX_NEIGHBOURS / 2, "{known}");
     assert!(mac(&mut neighbours, [192, 0, 2, 1]).is_some());
 }
