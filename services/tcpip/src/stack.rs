@@ -315,8 +315,8 @@ impl<S: System, M: Memory> Stack<S, M> {
             sent = self.transmit(index, now);
             self.connections.update_stage(index, now);
         }
-        let told = self.notify_of(index, now);
-        if sent == Progress::Done && !told { Progress::Blocked } else { sent }
+        let notified = self.notify_of(index, now);
+        if sent == Progress::Done && !notified { Progress::Blocked } else { sent }
     }
 
     /// Moves bytes between a connection's socket and its rings. Returns `true` if an
@@ -343,7 +343,7 @@ impl<S: System, M: Memory> Stack<S, M> {
             self.connections.start_lingering(index, now);
             return false;
         }
-        let (awaits, closing) = (stream.delays_ack() && queued == 0, stream.closing);
+        let (ack_delayed, closing) = (stream.delays_ack() && queued == 0, stream.closing);
         let end = if closing { self.connections.keep_closing(index, now) } else { None };
         if end.is_some_and(|end| end <= now) {
             if let Some(stream) = self.connections.get(index).and_then(|connection| connection.stream.as_mut()) {
@@ -352,10 +352,10 @@ impl<S: System, M: Memory> Stack<S, M> {
             self.connections.abort(index, now);
             return false;
         }
-        if let Some(at) = awaits.then_some(now + ACK_DELAY).into_iter().chain(end).min() {
+        if let Some(at) = ack_delayed.then_some(now + ACK_DELAY).into_iter().chain(end).min() {
             self.connections.set_timer(index, at);
         }
-        awaits
+        ack_delayed
     }
 
     /// Gives a connection its turn to send.
@@ -411,11 +411,11 @@ impl<S: System, M: Memory> Service for Stack<S, M> {
         self.device.set_time(now);
         let mut more = self.drain_link(now);
         more |= self.drain_clients(now);
-        let asked = self.quiesce.is_requested();
+        let requested = self.quiesce.is_requested();
         if !self.quiesce.drain() {
             self.refusals.log(&self.console, Refusal::Control);
         }
-        if asked != self.quiesce.is_requested() {
+        if requested != self.quiesce.is_requested() {
             // Idle connections end now.
             self.connections.mark_all_ready();
         }
@@ -432,7 +432,7 @@ impl<S: System, M: Memory> Service for Stack<S, M> {
         }
         more |= self.serve_connections(now);
         self.quiesce.advance(now, &mut self.connections, &mut self.device);
-        self.notify();
+        self.notify_network();
         self.flush();
         self.deadline = self.next_deadline(now, more);
     }

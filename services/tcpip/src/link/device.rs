@@ -149,10 +149,10 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
     /// Returns [`Self::max_offload_frame`] for the present link.
     fn max_segment_frame(&self) -> Option<usize> {
         let offloads = self.transmitter.offloads;
-        let most = (self.transmitter.free.longest() * PAGE_SIZE).min(MAX_FRAME);
+        let max = (self.transmitter.free.longest() * PAGE_SIZE).min(MAX_FRAME);
         let segment = self.link_mss();
         // A multiple of the link's MSS, so that no short segment is in the middle of a stream.
-        let whole = most.saturating_sub(ETHERNET_HEADER + SEGMENT_HEADERS) / segment * segment;
+        let whole = max.saturating_sub(ETHERNET_HEADER + SEGMENT_HEADERS) / segment * segment;
         (offloads.contains(Offloads::all()) && whole > segment).then_some(ETHERNET_HEADER + SEGMENT_HEADERS + whole)
     }
 
@@ -272,8 +272,8 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
     }
 
     /// Restricts what is sent in this turn to these ranges.
-    pub fn send_only(&mut self, wanted: SendRanges) {
-        self.ranges = Some(wanted);
+    pub fn send_only(&mut self, ranges: SendRanges) {
+        self.ranges = Some(ranges);
     }
 
     /// Ends a connection's turn. Returns the last segment that smoltcp built in it.
@@ -296,16 +296,16 @@ impl smoltcp::phy::RxToken for RxToken<'_> {
 pub struct TxToken<'a, S, M: Memory> {
     transmitter: &'a mut Transmitter<S, M>,
     /// The ranges that are sent, if not all, and where the frame is built.
-    wanted: Option<(&'a mut [u8], &'a SendRanges)>,
+    ranges: Option<(&'a mut [u8], &'a SendRanges)>,
 }
 
 impl<S: System, M: Memory> smoltcp::phy::TxToken for TxToken<'_, S, M> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
-        if let Some((space, wanted)) = self.wanted
+        if let Some((space, ranges)) = self.ranges
             && let Some(frame) = space.get_mut(..length)
         {
             let result = f(frame);
-            self.transmitter.send_ranges_of(frame, wanted);
+            self.transmitter.send_ranges_of(frame, ranges);
             return result;
         }
         if length > self.transmitter.max_frame && self.transmitter.segment_size.is_none() {
@@ -331,15 +331,15 @@ impl<S: System, M: Memory> Device for LinkDevice<S, M> {
             self.copy_remaining();
         }
         let frame = self.frame.get(..length).filter(|frame| !frame.is_empty())?;
-        Some((RxToken(frame), TxToken { transmitter: &mut self.transmitter, wanted: None }))
+        Some((RxToken(frame), TxToken { transmitter: &mut self.transmitter, ranges: None }))
     }
 
     fn transmit(&mut self, _timestamp: Instant) -> Option<Self::TxToken<'_>> {
         if !self.can_send() {
             return None;
         }
-        let wanted = self.ranges.as_ref().map(|wanted| (&mut self.frame[..], wanted));
-        Some(TxToken { transmitter: &mut self.transmitter, wanted })
+        let ranges = self.ranges.as_ref().map(|ranges| (&mut self.frame[..], ranges));
+        Some(TxToken { transmitter: &mut self.transmitter, ranges })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

@@ -185,8 +185,8 @@ impl Neighbours {
         }
         let (mac, until) = (entry.mac, entry.confirmed_at + VALID);
         let moved = core::mem::take(&mut entry.stranger) || known != mac.is_some();
-        let asked = request_to.is_some() && mac.is_none();
-        if (moved || asked) && !pinned {
+        let requested = request_to.is_some() && mac.is_none();
+        if (moved || requested) && !pinned {
             self.lists.move_to_back(index, if mac.is_some() { USED } else { UNANSWERED });
         }
         self.last = mac.map(|mac| Last { to, mac, index, until });
@@ -199,15 +199,15 @@ impl Neighbours {
         self.entries.get(usize::from(index))?.mac
     }
 
-    /// Records the link address that a host states for itself. With `asks`, it sent a request for
+    /// Records the link address that a host states for itself. With `is_request`, it sent a request for
     /// us.
-    pub fn learn(&mut self, from: Station, asks: bool) {
+    pub fn learn(&mut self, from: Station, is_request: bool) {
         let other = self.lease.is_some_and(|lease| lease.address.address().octets() != from.address);
         if !from.is_possible() || !other {
             return;
         }
         let known = self.index(from.address);
-        if known.is_none() && !(asks && self.next_hop(from.address) == Some(from.address)) {
+        if known.is_none() && !(is_request && self.next_hop(from.address) == Some(from.address)) {
             return;
         }
         self.last = None;

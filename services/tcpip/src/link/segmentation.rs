@@ -135,11 +135,11 @@ mod tests {
     #[test]
     fn what_a_frame_carries_is_read_from_its_headers() {
         let mut bytes = frame(5, b"abc", true);
-        let made = outgoing(&bytes).unwrap();
-        assert_eq!(made, Outgoing { opens: false, seq: 5, ack: 77, data: 3, fin: true });
-        assert_eq!(made.length(), 4);
+        let built = outgoing(&bytes).unwrap();
+        assert_eq!(built, Outgoing { opens: false, seq: 5, ack: 77, data: 3, fin: true });
+        assert_eq!(built.length(), 4);
         bytes[47] = 0x12;
-        assert_eq!(outgoing(&bytes).map(|made| (made.opens, made.length())), Some((true, 0)));
+        assert_eq!(outgoing(&bytes).map(|built| (built.opens, built.length())), Some((true, 0)));
         bytes[23] = 17;
         assert_eq!(outgoing(&bytes), None);
         assert_eq!(outgoing(&frame(5, b"", false)[..40]), None);
@@ -149,8 +149,8 @@ mod tests {
     fn what_takes_nothing_of_the_sequence_is_sent_as_it_is() {
         let wanted = SendRanges { base: 1000, ranges: [(500, u32::MAX)].into_iter().collect() };
         for (seq, data) in [(1100, &b""[..]), (999, b"\0")] {
-            let made = outgoing(&frame(seq, data, false)).unwrap();
-            assert_eq!(selected_parts(made, &wanted)[..], [SegmentPart { from: 0, to: data.len(), last: true }]);
+            let built = outgoing(&frame(seq, data, false)).unwrap();
+            assert_eq!(selected_parts(built, &wanted)[..], [SegmentPart { from: 0, to: data.len(), last: true }]);
         }
     }
 
@@ -163,10 +163,10 @@ mod tests {
             let edges: Vec<u32> = edges.into_iter().collect();
             let wanted = SendRanges { base, ranges: edges.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect() };
             let bytes = frame(base.wrapping_add(offset), &data, fin);
-            let made = outgoing(&bytes).unwrap();
-            prop_assume!(made.length() > 0);
+            let built = outgoing(&bytes).unwrap();
+            prop_assume!(built.length() > 0);
             let mut sent = vec![None; data.len() + usize::from(fin)];
-            for part in selected_parts(made, &wanted) {
+            for part in selected_parts(built, &wanted) {
                 let mut space = vec![0; HEADERS + part.data()];
                 part.write(&bytes, HEADERS, &mut space, true);
                 let packet = Ipv4Packet::new_checked(&space[ETHERNET_HEADER..]).unwrap();
@@ -174,7 +174,7 @@ mod tests {
                 let (from, to) = (IpAddress::Ipv4(packet.src_addr()), IpAddress::Ipv4(packet.dst_addr()));
                 let segment = TcpPacket::new_checked(packet.payload()).unwrap();
                 prop_assert!(segment.verify_checksum(&from, &to) && segment.ack_number() == TcpSeqNumber(77));
-                let start = (segment.seq_number().0 as u32).wrapping_sub(made.seq) as usize;
+                let start = (segment.seq_number().0 as u32).wrapping_sub(built.seq) as usize;
                 for (place, byte) in sent[start..].iter_mut().zip(segment.payload()) {
                     prop_assert_eq!(place.replace(*byte), None);
                 }

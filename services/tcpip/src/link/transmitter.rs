@@ -96,35 +96,35 @@ impl<S: System, M: Memory> Transmitter<S, M> {
         let count = length.div_ceil(PAGE_SIZE);
         let page = if length <= MAX_FRAME { self.free.take(count) } else { None };
         let offset = page.map_or(usize::MAX, |page| usize::from(page) * PAGE_SIZE);
-        let (offloads, segment, whole) = (self.offloads, self.segment_size, self.max_frame);
-        let (neighbours, leased) = (&mut self.neighbours, &mut self.dhcp_sent);
+        let (offloads, segment, max_frame) = (self.offloads, self.segment_size, self.max_frame);
+        let (neighbours, dhcp_sent) = (&mut self.neighbours, &mut self.dhcp_sent);
         let mut fill = Some(fill);
         let placed = self.pool.edit(offset, length, |space| {
             let result = fill.take().map(|fill| fill(space));
-            let made = outgoing(space);
-            let way = next_hop::resolve(space, neighbours);
-            *leased |= made.is_none() && frame::is_from_dhcp_client(space);
-            if made.is_some_and(|made| made.opens)
-                && let Some(largest) = mss_option(space)
+            let built = outgoing(space);
+            let resolution = next_hop::resolve(space, neighbours);
+            *dhcp_sent |= built.is_none() && frame::is_from_dhcp_client(space);
+            if built.is_some_and(|built| built.opens)
+                && let Some(mss) = mss_option(space)
             {
-                *largest = ((whole - ETHERNET_HEADER - SEGMENT_HEADERS) as u16).to_be_bytes();
+                *mss = ((max_frame - ETHERNET_HEADER - SEGMENT_HEADERS) as u16).to_be_bytes();
             }
-            let data = made.map_or(0, |made| made.data);
+            let data = built.map_or(0, |built| built.data);
             let offload = match segment {
-                _ if made.is_none() || !offloads.contains(Offloads::CHECKSUM) || !write_partial_checksum(space) => {
+                _ if built.is_none() || !offloads.contains(Offloads::CHECKSUM) || !write_partial_checksum(space) => {
                     Offload::None
                 }
                 Some(size) if data > u32::from(size.get()) => Offload::Segments(size.get()),
                 _ => Offload::Checksum,
             };
-            (result, offload, made, way)
+            (result, offload, built, resolution)
         });
-        if let (Some(page), Some((_, offload, made, way))) = (page, &placed) {
-            self.built = *made;
+        if let (Some(page), Some((_, offload, built, resolution))) = (page, &placed) {
+            self.built = *built;
             let request = Request::Transmit { page, length: length as u16, offload: *offload };
-            match way {
+            match resolution {
                 Resolution::Resolved => self.submit(page, count, &request),
-                way => self.send_unresolved(*way, page, count, &request),
+                resolution => self.send_unresolved(*resolution, page, count, &request),
             }
         }
         match (placed, fill) {
@@ -147,20 +147,20 @@ impl<S: System, M: Memory> Transmitter<S, M> {
         result
     }
 
-    /// Sends the ranges `wanted` of the segment in `frame`.
-    pub(super) fn send_ranges_of(&mut self, frame: &[u8], wanted: &SendRanges) {
-        let Some(made) = outgoing(frame) else {
+    /// Sends the ranges `ranges` of the segment in `frame`.
+    pub(super) fn send_ranges_of(&mut self, frame: &[u8], ranges: &SendRanges) {
+        let Some(built) = outgoing(frame) else {
             return self.send(frame.len(), |space| space.copy_from_slice(frame));
         };
-        let headers = frame.len().saturating_sub(made.data as usize);
+        let headers = frame.len().saturating_sub(built.data as usize);
         let with_checksum = !self.offloads.contains(Offloads::CHECKSUM);
-        for part in selected_parts(made, wanted) {
+        for part in selected_parts(built, ranges) {
             let length = headers + part.data();
             if self.free.has(length.div_ceil(PAGE_SIZE)) {
                 self.send(length, |space| part.write(frame, headers, space, with_checksum));
             }
         }
-        self.built = Some(made);
+        self.built = Some(built);
     }
 
     /// Builds a packet that is longer than the link carries with `fill`, and sends it in fragments.

@@ -105,7 +105,7 @@ impl<S: System, M: Memory> Stack<S, M> {
     }
 
     /// Notifies the applications of the network's state and of a shortage of connections.
-    pub(super) fn notify(&mut self) {
+    pub(super) fn notify_network(&mut self) {
         let free = self.connections.free_count();
         let scarce = free < self.connections.low_mark();
         let constant = self.site.len() as u64;
@@ -120,14 +120,14 @@ impl<S: System, M: Memory> Stack<S, M> {
                 notices.wake = true;
                 notices.up = server.replies.push(&Reply::Network { address, constant }).is_err();
             }
-            let told = scarce.then_some(free as u16);
-            if told.is_some() && told != notices.pressure && listens {
+            let pressure = scarce.then_some(free as u16);
+            if pressure.is_some() && pressure != notices.pressure && listens {
                 notices.wake = true;
                 if server.replies.push(&Reply::Pressure { free: free as u16 }).is_ok() {
-                    notices.pressure = told;
+                    notices.pressure = pressure;
                 }
             } else {
-                notices.pressure = told;
+                notices.pressure = pressure;
             }
         }
     }

@@ -38,14 +38,14 @@ pub struct BufferSizes {
 
 impl BufferSizes {
     /// Divides `bytes`, which include what a socket takes besides its buffers.
-    fn of(bytes: usize, most: BufferSizes) -> Self {
+    fn of(bytes: usize, max: BufferSizes) -> Self {
         let bytes = bytes.saturating_sub(OVERHEAD);
         // Servers send more than they receive.
-        let send = (bytes - bytes / 3).clamp(MIN_BUFFER, most.send);
+        let send = (bytes - bytes / 3).clamp(MIN_BUFFER, max.send);
         // A multiple of the longest frame's data, because smoltcp ends a frame where the buffer
         // wraps.
         let send = if send < MAX_FRAME_DATA { send } else { send - send % MAX_FRAME_DATA };
-        BufferSizes { receive: (bytes / 3).clamp(MIN_BUFFER, most.receive), send }
+        BufferSizes { receive: (bytes / 3).clamp(MIN_BUFFER, max.receive), send }
     }
 
     fn cost(self) -> usize {
@@ -58,12 +58,12 @@ impl BufferPlan {
     /// bytes, if that is enough for one.
     pub fn new(layout: Layout, budget: usize) -> Self {
         let large = BufferSizes::of((budget / 2).checked_div(layout.large).unwrap_or(0), LARGE_MAX);
-        let many = (budget / large.cost()).min(layout.large);
-        let rest = budget - many * large.cost();
-        let wanted = if many < layout.large { 0 } else { layout.connections - many };
-        let small = BufferSizes::of(rest / wanted.max(1), SMALL_MAX);
-        let affordable = (rest / small.cost()).min(wanted);
-        BufferPlan { connections: (many + affordable).max(1), large, small }
+        let large_count = (budget / large.cost()).min(layout.large);
+        let left = budget - large_count * large.cost();
+        let small_count = if large_count < layout.large { 0 } else { layout.connections - large_count };
+        let small = BufferSizes::of(left / small_count.max(1), SMALL_MAX);
+        let small_count_affordable = (left / small.cost()).min(small_count);
+        BufferPlan { connections: (large_count + small_count_affordable).max(1), large, small }
     }
 
     /// Creates a socket, with buffers from `make` ([`Memory::buffer`]). Returns `None` if there is
@@ -92,8 +92,8 @@ mod tests {
             let layout = Layout::of(stream_in, stream_out);
             let BufferPlan { connections, large, small } = BufferPlan::new(layout, budget);
             prop_assert!((1..=layout.connections).contains(&connections));
-            let many = connections.min(layout.large);
-            let cost = many * large.cost() + (connections - many) * small.cost();
+            let large_count = connections.min(layout.large);
+            let cost = large_count * large.cost() + (connections - large_count) * small.cost();
             prop_assert!(cost <= budget, "{cost} of {budget}");
             prop_assert!(large.send < MAX_FRAME_DATA || large.send % MAX_FRAME_DATA == 0, "{large:?}");
         }

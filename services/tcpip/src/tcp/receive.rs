@@ -92,8 +92,8 @@ impl Connection {
         let Some(socket) = self.socket() else { return Received::Dropped };
         let after = (socket.send_queue(), socket.state());
         self.parsed(segment, before, after, blocks, device.link_mss() as u32, now);
-        if let Some(made) = device.take_built() {
-            self.recovery.on_sent(made, now);
+        if let Some(built) = device.take_built() {
+            self.recovery.on_sent(built, now);
         }
         Received::Taken
     }
@@ -133,8 +133,8 @@ impl Connection {
         device.reduce_to_ack(seq, ack);
         device.begin_turn(Some(*peer_mss));
         interface.poll_ingress_single(to_smoltcp(now), device, set);
-        if let Some(made) = device.take_built() {
-            recovery.on_sent(made, now);
+        if let Some(built) = device.take_built() {
+            recovery.on_sent(built, now);
         }
     }
 }

@@ -180,8 +180,8 @@ impl Recovery {
     fn on_acked(&mut self, count: u32, now: Instant) {
         self.base = self.base.wrapping_add(count);
         self.highest_sent -= count;
-        for place in [&mut self.next, &mut self.recovery_point] {
-            *place = place.saturating_sub(count);
+        for position in [&mut self.next, &mut self.recovery_point] {
+            *position = position.saturating_sub(count);
         }
         (self.duplicate_acks, self.timeouts, self.last_progress) = (0, 0, now);
         self.bytes_since_loss = self.bytes_since_loss.saturating_add(count);
@@ -200,8 +200,8 @@ impl Recovery {
         }
         if let Some(round) = &mut self.round {
             round.arrived |= count > round.from;
-            for place in [&mut round.from, &mut round.to, &mut round.reach] {
-                *place = place.saturating_sub(count);
+            for position in [&mut round.from, &mut round.to, &mut round.reach] {
+                *position = position.saturating_sub(count);
             }
         }
         self.round.take_if(|round| round.reach == 0);
@@ -225,8 +225,8 @@ impl Recovery {
         let joined = self.sacked.iter().copied().filter(touches);
         let merged = joined.fold(range, |one, other| (one.0.min(other.0), one.1.max(other.1)));
         self.sacked.retain(|held| !touches(held));
-        let place = self.sacked.partition_point(|held| held.0 < merged.0);
-        if self.sacked.try_insert(place, merged).is_err() {
+        let index = self.sacked.partition_point(|held| held.0 < merged.0);
+        if self.sacked.try_insert(index, merged).is_err() {
             // There are too many ranges. This one will be sent again.
             return;
         }
@@ -343,9 +343,9 @@ impl Recovery {
             return false;
         }
         let held: u32 = self.sacked.iter().map(|range| range.1 - range.0).sum();
-        let due = self.send_ranges().map_or(0, |wanted| {
+        let due = self.send_ranges().map_or(0, |selection| {
             let due = |range: &Range| range.1.min(self.highest_sent).saturating_sub(range.0.max(self.next));
-            wanted.ranges.iter().map(due).sum()
+            selection.ranges.iter().map(due).sum()
         });
         !self.congestion.admits(self.highest_sent.saturating_sub(held).saturating_sub(due))
     }

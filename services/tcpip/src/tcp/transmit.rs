@@ -54,7 +54,7 @@ impl Connection {
         let time = to_smoltcp(now);
         let mss = device.link_mss() as u32;
         let (until, stage) = (self.stage_deadline(), self.stage);
-        let Some((queued, most)) = self.socket().map(|socket| (socket.send_queue(), socket.send_capacity())) else {
+        let Some((queued, capacity)) = self.socket().map(|socket| (socket.send_queue(), socket.send_capacity())) else {
             return Turn::NOTHING;
         };
         if stage == Stage::Unused {
@@ -63,7 +63,7 @@ impl Connection {
         if self.recovery.has_data_in_flight() && device.can_send() && self.recovery.begin_round(mss, now) {
             self.rewind(interface, time);
         }
-        let (outcome, at) = self.send(interface, device, (queued, most), now);
+        let (outcome, at) = self.send(interface, device, (queued, capacity), now);
         let repeat = self.recovery.deadline(mss).filter(|_| outcome == Progress::Done && device.is_up());
         let repeat = repeat.map(|at| if at > now + QUEUE_RETRY || device.can_send() { at } else { now + QUEUE_RETRY });
         let wake =
@@ -73,14 +73,14 @@ impl Connection {
     }
 
     /// Lets smoltcp build frames while there is something to send, and room. The socket's send
-    /// buffer holds `queued` bytes and has room for `most`. Also returns when smoltcp wants to be
+    /// buffer holds `queued` bytes and has room for `capacity`. Also returns when smoltcp wants to be
     /// polled again.
     #[inline]
     fn send<S: System, M: Memory>(
         &mut self,
         interface: &mut Interface,
         device: &mut LinkDevice<S, M>,
-        (queued, most): (usize, usize),
+        (queued, capacity): (usize, usize),
         now: Instant,
     ) -> (Progress, Option<StackInstant>) {
         let time = to_smoltcp(now);
@@ -89,7 +89,7 @@ impl Connection {
         };
         // More data follows. Every frame has a cost, so each should be as long as possible.
         let more = stream.as_ref().is_some_and(|stream| !stream.is_drained());
-        let enough = if more { device.max_payload().min(most / 4) } else { 0 };
+        let enough = if more { device.max_payload().min(capacity / 4) } else { 0 };
         let mut at = None;
         for turn in 0..MAX_FRAMES {
             if !recovery.has_unsent(queued as u32) {
@@ -109,12 +109,12 @@ impl Connection {
                 return (Progress::Blocked, None);
             }
             device.begin_turn(Some(*peer_mss));
-            if let Some(wanted) = recovery.send_ranges() {
-                device.send_only(wanted);
+            if let Some(ranges) = recovery.send_ranges() {
+                device.send_only(ranges);
             }
             let polled = interface.poll_egress(time, device, set);
-            if let Some(made) = device.take_built() {
-                recovery.on_sent(made, now);
+            if let Some(built) = device.take_built() {
+                recovery.on_sent(built, now);
             }
             if polled == PollResult::None {
                 // smoltcp cannot send now, usually for want of a window.

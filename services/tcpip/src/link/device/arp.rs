@@ -27,10 +27,10 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         let message = Arp::parse(frame).filter(|message| ours && message.from.is_possible());
         self.discard_frame();
         let (Some(Arp { is_request, from, to }), Some(own)) = (message, own) else { return };
-        let asks_for_us = is_request && to.address == own;
-        self.transmitter.neighbours.learn(from, asks_for_us);
+        let is_request_for_us = is_request && to.address == own;
+        self.transmitter.neighbours.learn(from, is_request_for_us);
         self.transmitter.send_parked(from.address);
-        if asks_for_us {
+        if is_request_for_us {
             let answer = Arp { is_request: false, from: Station { mac: self.transmitter.mac, address: own }, to: from };
             self.send(&answer.frame(from.mac));
         }

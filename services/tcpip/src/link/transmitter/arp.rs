@@ -17,8 +17,8 @@ const MAX_PARKED_TIME: core::time::Duration = core::time::Duration::from_secs(3)
 impl<S: System, M: Memory> Transmitter<S, M> {
     /// Sends a frame of `count` pages that has no link address, or an old one.
     #[cold]
-    pub(super) fn send_unresolved(&mut self, way: Resolution, page: u16, count: usize, request: &Request) {
-        match way {
+    pub(super) fn send_unresolved(&mut self, resolution: Resolution, page: u16, count: usize, request: &Request) {
+        match resolution {
             Resolution::Resolved => self.submit(page, count, request),
             Resolution::Refresh(route) => {
                 self.submit(page, count, request);
@@ -38,9 +38,9 @@ impl<S: System, M: Memory> Transmitter<S, M> {
         let from = Station { mac: self.mac, address: own };
         let request = Arp { is_request: true, from, to: Station { mac: UNRESOLVED, address: hop } };
         // To the caller, its own segment stays the last one built.
-        let made = self.built;
+        let built = self.built;
         self.send(42, |space| space.copy_from_slice(&request.frame(mac)));
-        self.built = made;
+        self.built = built;
     }
 
     /// Keeps a frame until the link address of `hop` is known (RFC 1122, 2.3.2.2). Only the last
@@ -51,15 +51,15 @@ impl<S: System, M: Memory> Transmitter<S, M> {
             Request::Transmit { length, offload, .. } if count == 1 => (*length, *offload),
             _ => return self.free.give_back(page, count),
         };
-        let most = (self.in_flight.len() / PAGES_PER_PARKED).min(MAX_PARKED);
+        let max_parked = (self.in_flight.len() / PAGES_PER_PARKED).min(MAX_PARKED);
         let same = self.parked.iter().position(|(other, _)| *other == hop);
-        if let Some(old) = same.or_else(|| (self.parked.len() >= most).then_some(0))
+        if let Some(old) = same.or_else(|| (self.parked.len() >= max_parked).then_some(0))
             && let Some((_, old)) = self.parked.pop_at(old)
         {
             self.free.give_back(old.page, 1);
         }
         let parked = ParkedFrame { page, length, offload, since: self.neighbours.now() };
-        if most == 0 || self.parked.try_push((hop, parked)).is_err() {
+        if max_parked == 0 || self.parked.try_push((hop, parked)).is_err() {
             self.free.give_back(page, 1);
         }
     }
