@@ -226,12 +226,12 @@ impl<S: System, M: Memory> Stack<S, M> {
 
     /// Passes a segment to its connection.
     fn segment(&mut self, segment: &Segment, now: Instant) {
-        let Some((index, opening)) = self.connection_of(segment, now) else { return };
-        let ring = self.connections.layout().ring_in(ConnectionId(index));
-        let (Some(interface), Some(connection)) = (&mut self.interface, self.connections.get(index)) else { return };
+        let Some((id, opening)) = self.connection_of(segment, now) else { return };
+        let ring = self.connections.layout().ring_in(id);
+        let (Some(interface), Some(connection)) = (&mut self.interface, self.connections.get(id)) else { return };
         let stack = (&mut **interface, &mut self.device);
         if connection.receive(segment, opening, stack, (&self.stream_in, ring), now) == Received::Taken {
-            self.connections.mark_ready(index);
+            self.connections.mark_ready(id);
         }
     }
 
@@ -239,11 +239,11 @@ impl<S: System, M: Memory> Stack<S, M> {
     ///
     /// If there is none, the segment is answered or dropped here.
     #[inline]
-    fn connection_of(&mut self, segment: &Segment, now: Instant) -> Option<(u16, Option<Opening>)> {
+    fn connection_of(&mut self, segment: &Segment, now: Instant) -> Option<(ConnectionId, Option<Opening>)> {
         let found = self.connections.find(segment.key);
-        let ended = found.and_then(|index| Some((index, self.connections.get(index)?.ends()?)));
-        if let Some(index) = found.filter(|_| ended.is_none()) {
-            return Some((index, None));
+        let ended = found.and_then(|id| Some((id, self.connections.get(id)?.ends()?)));
+        if let Some(id) = found.filter(|_| ended.is_none()) {
+            return Some((id, None));
         }
         let Some(last) = self.answer_time_wait(ended, segment, now) else {
             self.device.discard_frame();
@@ -255,11 +255,11 @@ impl<S: System, M: Memory> Stack<S, M> {
             return None;
         }
         // A SYN without room for its connection is dropped, so that the peer tries again.
-        let Some(index) = self.connections.open(segment, self.device.peer_mss(), now) else {
+        let Some(id) = self.connections.open(segment, self.device.peer_mss(), now) else {
             self.device.discard_frame();
             return None;
         };
-        Some((index, Some(self.opening(segment.key, last, now))))
+        Some((id, Some(self.opening(segment.key, last, now))))
     }
 
     /// Lets the sockets that are no connection's send, and smoltcp send fragments.
@@ -295,36 +295,36 @@ impl<S: System, M: Memory> Stack<S, M> {
         self.connections.mark_expired(now);
         let mut blocked = 0;
         for _ in 0..self.connections.ready_count().min(MAX_CONNECTIONS) {
-            let Some(index) = self.connections.next_ready() else { break };
-            match self.serve(index, now) {
+            let Some(id) = self.connections.next_ready() else { break };
+            match self.serve(id, now) {
                 Progress::Done => {}
-                Progress::Again => self.connections.mark_ready(index),
+                Progress::Again => self.connections.mark_ready(id),
                 Progress::Blocked => {
                     blocked += 1;
-                    self.connections.mark_ready(index);
+                    self.connections.mark_ready(id);
                 }
             }
         }
         self.connections.ready_count() > blocked
     }
 
-    fn serve(&mut self, index: u16, now: Instant) -> Progress {
-        self.connections.update_stage(index, now);
+    fn serve(&mut self, id: ConnectionId, now: Instant) -> Progress {
+        self.connections.update_stage(id, now);
         let mut sent = Progress::Done;
-        if !self.pump(index, now) {
-            sent = self.transmit(index, now);
-            self.connections.update_stage(index, now);
+        if !self.pump(id, now) {
+            sent = self.transmit(id, now);
+            self.connections.update_stage(id, now);
         }
-        let notified = self.notify_of(index, now);
+        let notified = self.notify_of(id, now);
         if sent == Progress::Done && !notified { Progress::Blocked } else { sent }
     }
 
     /// Moves bytes between a connection's socket and its rings. Returns `true` if an
     /// acknowledgement is all that it could send, and may be delayed for the application's answer:
     /// one frame instead of two.
-    fn pump(&mut self, index: u16, now: Instant) -> bool {
-        let (layout, id) = (*self.connections.layout(), ConnectionId(index));
-        let Some(connection) = self.connections.get(index).filter(|connection| connection.stage == Stage::Open) else {
+    fn pump(&mut self, id: ConnectionId, now: Instant) -> bool {
+        let layout = *self.connections.layout();
+        let Some(connection) = self.connections.get(id).filter(|connection| connection.stage == Stage::Open) else {
             return false;
         };
         let Some((stream, socket)) = connection.stream_and_socket() else { return false };
@@ -340,35 +340,35 @@ impl<S: System, M: Memory> Stack<S, M> {
         {
             socket.close();
             stream.detach();
-            self.connections.start_lingering(index, now);
+            self.connections.start_lingering(id, now);
             return false;
         }
         let (ack_delayed, closing) = (stream.delays_ack() && queued == 0, stream.closing);
-        let end = if closing { self.connections.keep_closing(index, now) } else { None };
+        let end = if closing { self.connections.keep_closing(id, now) } else { None };
         if end.is_some_and(|end| end <= now) {
-            if let Some(stream) = self.connections.get(index).and_then(|connection| connection.stream.as_mut()) {
+            if let Some(stream) = self.connections.get(id).and_then(|connection| connection.stream.as_mut()) {
                 stream.detach();
             }
-            self.connections.abort(index, now);
+            self.connections.abort(id, now);
             return false;
         }
         if let Some(at) = ack_delayed.then_some(now + ACK_DELAY).into_iter().chain(end).min() {
-            self.connections.set_timer(index, at);
+            self.connections.set_timer(id, at);
         }
         ack_delayed
     }
 
     /// Gives a connection its turn to send.
-    fn transmit(&mut self, index: u16, now: Instant) -> Progress {
-        let (Some(interface), Some(connection)) = (&mut self.interface, self.connections.get(index)) else {
+    fn transmit(&mut self, id: ConnectionId, now: Instant) -> Progress {
+        let (Some(interface), Some(connection)) = (&mut self.interface, self.connections.get(id)) else {
             return Progress::Done;
         };
         let turn = connection.transmit(interface, &mut self.device, now);
         if let Some(at) = turn.wake {
-            self.connections.set_timer(index, at);
+            self.connections.set_timer(id, at);
         }
         if turn.rests {
-            self.connections.enter_time_wait(index, now);
+            self.connections.enter_time_wait(id, now);
         }
         turn.outcome
     }

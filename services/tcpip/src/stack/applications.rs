@@ -1,6 +1,6 @@
 //! The applications' side of the service: their requests, and what they are notified of.
 
-use cloister_interfaces::socket::{Reply, Request};
+use cloister_interfaces::socket::{Connection as ConnectionId, Reply, Request};
 use cloister_interfaces::{Instant, Memory, System};
 
 use super::notices::PendingNotices;
@@ -18,18 +18,18 @@ impl<S: System, M: Memory> Stack<S, M> {
 
     /// Notifies a connection's application of what is new. Returns `true` if the queue had room for
     /// all of it.
-    pub(super) fn notify_of(&mut self, index: u16, now: Instant) -> bool {
-        let Some(stream) = self.connections.get(index).and_then(|connection| connection.stream.as_mut()) else {
+    pub(super) fn notify_of(&mut self, id: ConnectionId, now: Instant) -> bool {
+        let Some(stream) = self.connections.get(id).and_then(|connection| connection.stream.as_mut()) else {
             return true;
         };
         let client = usize::from(stream.client);
         let (Some(server), Some(notices)) = (self.clients.get_mut(client), self.notices.get_mut(client)) else {
             return true;
         };
-        notices.wake |= stream.notify(index, server, now);
+        notices.wake |= stream.notify(id, server, now);
         let all = !stream.has_pending();
         if stream.is_free() {
-            self.connections.free_index(index);
+            self.connections.free_index(id);
         }
         all
     }
@@ -55,16 +55,15 @@ impl<S: System, M: Memory> Stack<S, M> {
     }
 
     fn on_request(&mut self, client: usize, request: Request, now: Instant) {
-        let connection = match request {
+        let id = match request {
             Request::Listen { port } => return self.listen(client, port, now),
             Request::Send { connection, .. }
             | Request::Consumed { connection, .. }
             | Request::Close { connection }
             | Request::Abort { connection } => connection,
         };
-        let ring_out = self.connections.layout().ring_out(connection).size;
-        let index = connection.0;
-        let stream = self.connections.get(index).and_then(|connection| connection.stream.as_mut());
+        let ring_out = self.connections.layout().ring_out(id).size;
+        let stream = self.connections.get(id).and_then(|connection| connection.stream.as_mut());
         let Some(stream) = stream.filter(|stream| usize::from(stream.client) == client) else {
             // A request that was sent before its sender learnt that everything is void is no
             // violation.
@@ -76,9 +75,9 @@ impl<S: System, M: Memory> Stack<S, M> {
         let outcome = stream.on_request(request, ring_out, self.site.len(), now);
         if (outcome.is_err() || matches!(request, Request::Abort { .. })) && !stream.is_detached() {
             stream.detach();
-            self.connections.abort(index, now);
+            self.connections.abort(id, now);
         }
-        self.connections.mark_ready(index);
+        self.connections.mark_ready(id);
         if let Err(refusal) = outcome {
             self.refusals.log(&self.console, refusal);
         }

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use cloister_interfaces::socket::Connection as ConnectionId;
 use cloister_interfaces::{Instant, Memory, System};
 use smoltcp::iface::SocketSet;
 use smoltcp::time::Instant as StackInstant;
@@ -73,19 +74,19 @@ impl<S: System, M: Memory> Stack<S, M> {
     #[inline(never)] // Cold: only segments without a connection in use come here.
     pub(super) fn answer_time_wait(
         &mut self,
-        ended: Option<(u16, StreamEnds)>,
+        ended: Option<(ConnectionId, StreamEnds)>,
         segment: &Segment,
         now: Instant,
     ) -> Option<Option<u32>> {
         let answer = match ended {
-            Some((index, end)) => Some(end.answer(segment, &mut self.connections.get(index)?.quiet_until, now)),
+            Some((id, end)) => Some(end.answer(segment, &mut self.connections.get(id)?.quiet_until, now)),
             None => self.connections.time_wait.lookup(segment, now),
         };
         match answer {
             None => Some(None),
             Some(Answer::Renew(end)) => {
-                if let Some((index, _)) = ended {
-                    self.connections.release(index);
+                if let Some((id, _)) = ended {
+                    self.connections.release(id);
                 }
                 Some(Some(end.ours))
             }

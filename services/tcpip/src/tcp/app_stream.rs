@@ -301,11 +301,10 @@ impl AppStream {
     /// the application must be woken.
     pub fn notify<S: System, M: Memory>(
         &mut self,
-        index: u16,
+        connection: ConnectionId,
         server: &mut Server<Socket, S, M>,
         now: Instant,
     ) -> bool {
-        let connection = ConnectionId(index);
         let replies = &mut server.replies;
         let mut wake = false;
         if let Some(Peer { address, port, local_port }) = self.accepted {

@@ -27,14 +27,30 @@ pub enum Stage {
     /// No peer has it.
     Unused,
     /// A SYN was received, and is being answered.
-    HalfOpen,
+    HalfOpen {
+        /// When the connection is given up.
+        until: Instant,
+    },
     /// The application has it.
     Open,
     /// The application has closed it. Data, a FIN or a reset is still to be delivered.
-    Lingering,
+    Lingering {
+        /// When the connection is reset, or released if it was reset.
+        until: Instant,
+    },
     /// As before, but everything was delivered. It stays so that no old segment reaches a new
     /// connection, unless its place is needed.
-    Delivered,
+    Delivered {
+        /// When the connection is released.
+        until: Instant,
+    },
+}
+
+impl Stage {
+    /// Returns `true` if the peer has the connection, and not everything was delivered.
+    pub fn is_busy(self) -> bool {
+        matches!(self, Stage::HalfOpen { .. } | Stage::Open | Stage::Lingering { .. })
+    }
 }
 
 /// One connection.
@@ -48,8 +64,6 @@ pub struct Connection {
     pub(super) client: u8,
     /// It is in the queue of ready connections.
     pub(super) ready: bool,
-    /// When the stage ends at the latest, if it is not [`Stage::Open`].
-    pub stage_until: Instant,
     /// The deadlines once its application has closed it.
     pub(super) closing: Option<Closing>,
     /// Its stream to the application.
@@ -97,7 +111,6 @@ impl Connection {
             stage: Stage::Unused,
             client: 0,
             ready: false,
-            stage_until: Instant::START,
             closing: None,
             stream: None,
             recovery: Recovery::default(),
@@ -127,7 +140,7 @@ impl Connection {
         let queued = self.socket().map_or(0, |socket| socket.recv_queue() as u32);
         match (end, self.stage, taken) {
             (Some(end), ..) => end,
-            (None, Stage::HalfOpen | Stage::Open, Some(taken)) => start.wrapping_add(taken).wrapping_add(queued),
+            (None, Stage::HalfOpen { .. } | Stage::Open, Some(taken)) => start.wrapping_add(taken).wrapping_add(queued),
             // Discarded bytes are not counted, but acknowledged at once.
             _ => answered,
         }
@@ -215,7 +228,7 @@ impl Connection {
         match self.stage {
             Stage::Unused => None,
             Stage::Open => self.closing.map(|closing| closing.until),
-            Stage::HalfOpen | Stage::Lingering | Stage::Delivered => Some(self.stage_until),
+            Stage::HalfOpen { until } | Stage::Lingering { until } | Stage::Delivered { until } => Some(until),
         }
     }
 

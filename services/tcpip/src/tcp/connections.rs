@@ -14,7 +14,7 @@ use core::time::Duration;
 use arrayvec::ArrayVec;
 use cloister_interfaces::Instant;
 use cloister_interfaces::lists::Lists;
-use cloister_interfaces::socket::Layout;
+use cloister_interfaces::socket::{Connection as ConnectionId, Layout};
 use cloister_interfaces::timers::Timers;
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp::{self, State};
@@ -58,10 +58,10 @@ pub struct Connections {
     pub time_wait: TimeWait,
     /// Connections without a peer, with large buffers and with small ones. The one that was used
     /// last is used next.
-    idle: [Vec<u16>; 2],
+    idle: [Vec<ConnectionId>; 2],
     lists: Lists<3>,
     timers: Timers,
-    ready: VecDeque<u16>,
+    ready: VecDeque<ConnectionId>,
     /// For each application, the ports that it listens to, the oldest first.
     ports: [ArrayVec<u16, MAX_PORTS>; CLIENTS],
     layout: Layout,
@@ -82,7 +82,7 @@ impl Connections {
             connections: (0..count).map(|_| Connection::unused()).collect(),
             table: Table::new(count, random),
             time_wait: TimeWait::new(count / CONNECTIONS_PER_TIME_WAIT, random),
-            idle: [large.rev().collect(), small.rev().collect()],
+            idle: [large.rev().map(ConnectionId).collect(), small.rev().map(ConnectionId).collect()],
             lists: Lists::new(count).unwrap_or_default(),
             timers: Timers::new(count).unwrap_or_default(),
             ready: VecDeque::with_capacity(count),
@@ -94,14 +94,19 @@ impl Connections {
         }
     }
 
-    /// Returns the connection with this index.
-    pub fn get(&mut self, index: u16) -> Option<&mut Connection> {
-        self.connections.get_mut(usize::from(index))
+    /// Returns the connection `id`.
+    pub fn get(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.connections.get_mut(usize::from(id.0))
     }
 
-    /// Returns the indices of all connections.
-    pub fn indices(&self) -> core::ops::Range<u16> {
-        0..self.connections.len() as u16
+    /// Returns the ids of all connections.
+    fn ids(&self) -> impl Iterator<Item = ConnectionId> + use<> {
+        (0..self.connections.len() as u16).map(ConnectionId)
+    }
+
+    /// Returns the first connection of a list.
+    fn front(&self, list: usize) -> Option<ConnectionId> {
+        self.lists.front(list).map(ConnectionId)
     }
 
     /// Returns `true` if `client` has a connection.
@@ -161,12 +166,12 @@ impl Connections {
     /// Drops the ports of `client` and resets its connections, which need no `Close`.
     pub fn forget_client(&mut self, client: u8, now: Instant) {
         self.ports.get_mut(usize::from(client)).into_iter().for_each(ArrayVec::clear);
-        for index in self.indices() {
-            let Some(connection) = self.get(index).filter(|connection| connection.client == client) else { continue };
+        for id in self.ids() {
+            let Some(connection) = self.get(id).filter(|connection| connection.client == client) else { continue };
             let had = connection.stream.take().is_some();
-            match self.get(index).map_or(Stage::Unused, |connection| connection.stage) {
-                Stage::HalfOpen | Stage::Open => self.abort(index, now),
-                Stage::Unused if had => self.release(index),
+            match self.get(id).map_or(Stage::Unused, |connection| connection.stage) {
+                Stage::HalfOpen { .. } | Stage::Open => self.abort(id, now),
+                Stage::Unused if had => self.release(id),
                 _ => {}
             }
         }
@@ -175,44 +180,44 @@ impl Connections {
     /// Accepts no more connections.
     pub fn close_ports(&mut self, now: Instant) {
         self.ports.iter_mut().for_each(ArrayVec::clear);
-        while let Some(index) = self.lists.front(HALF_OPEN_LIST) {
-            self.abort(index, now);
+        while let Some(id) = self.front(HALF_OPEN_LIST) {
+            self.abort(id, now);
         }
     }
 
     /// Resets every connection that has anything left to deliver, and notifies its application.
     pub fn abort_all(&mut self, now: Instant) {
-        for index in self.indices() {
-            let Some(connection) = self.get(index) else { continue };
+        for id in self.ids() {
+            let Some(connection) = self.get(id) else { continue };
             if let Some(stream) = &mut connection.stream {
                 stream.detach();
             }
-            if matches!(connection.stage, Stage::HalfOpen | Stage::Open | Stage::Lingering) {
-                self.abort(index, now);
+            if connection.stage.is_busy() {
+                self.abort(id, now);
             }
         }
     }
 
     /// Returns the connection of `key`.
-    pub fn find(&mut self, key: Key) -> Option<u16> {
-        self.table.find(key)
+    pub fn find(&mut self, key: Key) -> Option<ConnectionId> {
+        self.table.find(key).map(ConnectionId)
     }
 
     /// Makes a socket listen for the peer that sent the SYN `segment`, and whose MSS is `peer_mss`.
     /// Returns `None` if there is no room, or if no application listens to the port.
-    pub fn open(&mut self, segment: &Segment, peer_mss: NonZeroU16, now: Instant) -> Option<u16> {
+    pub fn open(&mut self, segment: &Segment, peer_mss: NonZeroU16, now: Instant) -> Option<ConnectionId> {
         let client = self.port_owner(segment.port)?;
-        let index = self.allocate(now)?;
-        let connection = self.get(index)?;
+        let id = self.allocate(now)?;
+        let connection = self.get(id)?;
         connection.socket()?.listen(segment.port).ok()?;
         (connection.client, connection.peer_mss) = (client, peer_mss);
         connection.recovery = Recovery::default();
         connection.update_silence_limit();
         (connection.first_seq, connection.peer_end, connection.our_end) = (segment.seq.wrapping_add(1), None, None);
         connection.quiet_until = Instant::START;
-        self.table.insert(index, segment.key);
-        self.set_stage(index, Stage::HalfOpen, now + HALF_OPEN);
-        Some(index)
+        self.table.insert(id.0, segment.key);
+        self.set_stage(id, Stage::HalfOpen { until: now + HALF_OPEN });
+        Some(id)
     }
 
     /// Returns a connection without a peer, with a closed socket.
@@ -220,17 +225,17 @@ impl Connections {
     /// If all are in use, room is made by a connection that only waits, by one whose peer takes too
     /// little of what is left, or by the oldest half-open one. So a flood of SYNs delays other
     /// peers, but does not lock them out.
-    fn allocate(&mut self, now: Instant) -> Option<u16> {
+    fn allocate(&mut self, now: Instant) -> Option<ConnectionId> {
         loop {
             let [large, small] = &mut self.idle;
-            let Some(index) = large.pop().or_else(|| small.pop()) else {
-                let spare = self.lists.front(DELIVERED_LIST).or_else(|| self.spare_a_slow_one(now));
-                self.release(spare.or(self.lists.front(HALF_OPEN_LIST))?);
+            let Some(id) = large.pop().or_else(|| small.pop()) else {
+                let spare = self.front(DELIVERED_LIST).or_else(|| self.spare_a_slow_one(now));
+                self.release(spare.or(self.front(HALF_OPEN_LIST))?);
                 continue;
             };
-            let large = usize::from(index) < self.layout.large;
-            if self.connections.get(usize::from(index)).is_some_and(|connection| connection.set.is_some()) {
-                return Some(index);
+            let large = usize::from(id.0) < self.layout.large;
+            if self.connections.get(usize::from(id.0)).is_some_and(|connection| connection.set.is_some()) {
+                return Some(id);
             }
             // If the heap is smaller than the policy's proportion promises, the index is in no list
             // any more, and there are fewer connections.
@@ -243,193 +248,191 @@ impl Connections {
             socket.set_keep_alive(Some(KEEP_ALIVE));
             let mut set = SocketSet::new(Vec::with_capacity(1));
             let handle = set.add(socket);
-            let connection = self.get(index)?;
+            let connection = self.get(id)?;
             (connection.set, connection.handle) = (Some(set), handle);
-            return Some(index);
+            return Some(id);
         }
     }
 
     /// Returns a closing connection whose peer has taken too little for too long. If there is none
     /// whose application knows of its end, resets a few, which make room for the next caller.
     #[inline(never)] // Rarely called.
-    fn spare_a_slow_one(&mut self, now: Instant) -> Option<u16> {
+    fn spare_a_slow_one(&mut self, now: Instant) -> Option<ConnectionId> {
         for _ in 0..self.lists.len(CLOSING_LIST).min(MAX_EXAMINED) {
-            let index = self.lists.front(CLOSING_LIST)?;
-            let connection = self.get(index)?;
+            let id = self.front(CLOSING_LIST)?;
+            let connection = self.get(id)?;
             let reset = connection.socket().is_none_or(|socket| socket.state() == State::Closed);
             if reset || connection.update_closing(now).spared > now {
-                self.lists.move_to_back(index, CLOSING_LIST);
+                self.lists.move_to_back(id.0, CLOSING_LIST);
                 continue;
             }
-            let Some(stream) = &mut connection.stream else { return Some(index) };
+            let Some(stream) = &mut connection.stream else { return Some(id) };
             stream.detach();
-            self.abort(index, now);
+            self.abort(id, now);
         }
         None
     }
 
     /// Keeps a closed connection while not everything was sent. Returns its deadline.
-    pub fn keep_closing(&mut self, index: u16, now: Instant) -> Option<Instant> {
-        let connection = self.get(index)?;
+    pub fn keep_closing(&mut self, id: ConnectionId, now: Instant) -> Option<Instant> {
+        let connection = self.get(id)?;
         let first = connection.closing.is_none();
         let until = connection.update_closing(now).until;
         if first {
-            self.lists.move_to_back(index, CLOSING_LIST);
+            self.lists.move_to_back(id.0, CLOSING_LIST);
         }
         Some(until)
     }
 
-    /// Changes a connection's stage, which lasts until `until` at most.
-    fn set_stage(&mut self, index: u16, stage: Stage, until: Instant) {
-        let Some(connection) = self.get(index) else { return };
-        connection.stage_until = until;
-        if matches!(stage, Stage::Unused | Stage::HalfOpen | Stage::Open) {
+    /// Changes a connection's stage.
+    fn set_stage(&mut self, id: ConnectionId, stage: Stage) {
+        let Some(connection) = self.get(id) else { return };
+        if matches!(stage, Stage::Unused | Stage::HalfOpen { .. } | Stage::Open) {
             connection.closing = None;
         }
         let old = core::mem::replace(&mut connection.stage, stage);
-        let busy = |stage| matches!(stage, Stage::HalfOpen | Stage::Open | Stage::Lingering);
-        self.busy = self.busy + usize::from(busy(stage)) - usize::from(busy(old));
-        match stage {
-            Stage::HalfOpen => self.lists.move_to_back(index, HALF_OPEN_LIST),
-            Stage::Delivered => self.lists.move_to_back(index, DELIVERED_LIST),
-            Stage::Lingering => self.lists.move_to_back(index, CLOSING_LIST),
-            Stage::Unused | Stage::Open => self.lists.remove(index),
-        }
-        if !matches!(stage, Stage::Unused | Stage::Open) {
-            self.timers.set(index, until);
-        }
+        self.busy = self.busy + usize::from(stage.is_busy()) - usize::from(old.is_busy());
+        let (list, until) = match stage {
+            Stage::Unused | Stage::Open => return self.lists.remove(id.0),
+            Stage::HalfOpen { until } => (HALF_OPEN_LIST, until),
+            Stage::Delivered { until } => (DELIVERED_LIST, until),
+            Stage::Lingering { until } => (CLOSING_LIST, until),
+        };
+        self.lists.move_to_back(id.0, list);
+        self.timers.set(id.0, until);
     }
 
     /// Takes a connection from its peer without a reset. Its stream to the application stays.
-    pub fn release(&mut self, index: u16) {
-        self.table.remove(index);
-        self.timers.remove(index);
-        self.set_stage(index, Stage::Unused, Instant::START);
-        let large = usize::from(index) < self.layout.large;
-        let Some(connection) = self.get(index) else { return };
+    pub fn release(&mut self, id: ConnectionId) {
+        self.table.remove(id.0);
+        self.timers.remove(id.0);
+        self.set_stage(id, Stage::Unused);
+        let large = usize::from(id.0) < self.layout.large;
+        let Some(connection) = self.get(id) else { return };
         if let Some(socket) = connection.socket() {
             socket.abort();
         }
         if connection.stream.is_none() {
             let [first, second] = &mut self.idle;
-            if large { first.push(index) } else { second.push(index) }
+            if large { first.push(id) } else { second.push(id) }
         }
     }
 
     /// Resets a connection. It lingers until the reset is sent.
-    pub fn abort(&mut self, index: u16, now: Instant) {
-        let Some(socket) = self.get(index).and_then(Connection::socket) else { return };
+    pub fn abort(&mut self, id: ConnectionId, now: Instant) {
+        let Some(socket) = self.get(id).and_then(Connection::socket) else { return };
         socket.abort();
-        self.set_stage(index, Stage::Lingering, now + RESET);
-        self.mark_ready(index);
+        self.set_stage(id, Stage::Lingering { until: now + RESET });
+        self.mark_ready(id);
     }
 
     /// Keeps a connection that the application has closed until it has ended.
-    pub fn start_lingering(&mut self, index: u16, now: Instant) {
-        let Some(until) = self.get(index).map(|connection| connection.update_closing(now).until) else { return };
-        self.set_stage(index, Stage::Lingering, until);
+    pub fn start_lingering(&mut self, id: ConnectionId, now: Instant) {
+        let Some(until) = self.get(id).map(|connection| connection.update_closing(now).until) else { return };
+        self.set_stage(id, Stage::Lingering { until });
     }
 
     /// Frees the index of a connection that neither side needs.
-    pub fn free_index(&mut self, index: u16) {
-        let Some(connection) = self.get(index) else { return };
+    pub fn free_index(&mut self, id: ConnectionId) {
+        let Some(connection) = self.get(id) else { return };
         connection.stream = None;
         if connection.stage == Stage::Unused {
-            self.release(index);
+            self.release(id);
         }
     }
 
     /// Updates a connection's stage by the state of its socket.
-    pub fn update_stage(&mut self, index: u16, now: Instant) {
-        let Some(connection) = self.get(index) else { return };
+    pub fn update_stage(&mut self, id: ConnectionId, now: Instant) {
+        let Some(connection) = self.get(id) else { return };
         let stage = connection.stage;
         let Some(socket) = connection.socket() else { return };
         let state = socket.state();
         // Usually nothing has changed.
         if stage != Stage::Open || state == State::Closed {
-            self.follow_state(index, stage, state, now);
+            self.follow_state(id, stage, state, now);
         }
     }
 
     #[inline(never)] // Rarely called, and long.
-    fn follow_state(&mut self, index: u16, stage: Stage, state: State, now: Instant) {
-        let Some(connection) = self.get(index) else { return };
-        let (until, client) = (connection.stage_until, connection.client);
+    fn follow_state(&mut self, id: ConnectionId, stage: Stage, state: State, now: Instant) {
+        let Some(connection) = self.get(id) else { return };
+        let client = connection.client;
         let Some(socket) = connection.socket() else { return };
         let gone = socket.remote_endpoint().is_none();
         match (stage, state) {
-            (Stage::HalfOpen, State::Established | State::CloseWait) => {
-                let Some(peer) = peer(socket) else { return self.release(index) };
+            (Stage::HalfOpen { until }, State::Established | State::CloseWait) => {
+                let Some(peer) = peer(socket) else { return self.release(id) };
                 connection.stream = Some(AppStream::new(client, peer));
                 connection.recovery.opened(until.since(now), HALF_OPEN);
-                self.set_stage(index, Stage::Open, Instant::START);
+                self.set_stage(id, Stage::Open);
             }
             // The peer has reset it, or the segment was not a valid SYN.
-            (Stage::HalfOpen, State::Listen | State::Closed) => self.release(index),
-            (Stage::HalfOpen, _) if now >= until => self.abort(index, now),
+            (Stage::HalfOpen { .. }, State::Listen | State::Closed) => self.release(id),
+            (Stage::HalfOpen { until }, _) if now >= until => self.abort(id, now),
             (Stage::Open, State::Closed) => {
                 if let Some(stream) = &mut connection.stream {
                     stream.detach();
                 }
-                self.start_lingering(index, now);
-                self.update_stage(index, now);
+                self.start_lingering(id, now);
+                self.update_stage(id, now);
             }
-            (Stage::Lingering, State::Closed) if gone || now >= until => self.release(index),
-            (Stage::Lingering, State::FinWait2 | State::TimeWait) => {
-                self.set_stage(index, Stage::Delivered, now + FIN_WAIT);
+            (Stage::Lingering { until }, State::Closed) if gone || now >= until => self.release(id),
+            (Stage::Lingering { .. }, State::FinWait2 | State::TimeWait) => {
+                self.set_stage(id, Stage::Delivered { until: now + FIN_WAIT });
             }
-            (Stage::Lingering, _) => {
+            (Stage::Lingering { .. }, _) => {
                 discard(socket);
-                connection.stage_until = connection.update_closing(now).until;
-                if now >= connection.stage_until {
-                    self.abort(index, now);
+                let until = connection.update_closing(now).until;
+                connection.stage = Stage::Lingering { until };
+                if now >= until {
+                    self.abort(id, now);
                 }
             }
-            (Stage::Delivered, State::Closed) => self.release(index),
-            (Stage::Delivered, _) if now >= until => self.release(index),
-            (Stage::Delivered, _) => discard(socket),
+            (Stage::Delivered { .. }, State::Closed) => self.release(id),
+            (Stage::Delivered { until }, _) if now >= until => self.release(id),
+            (Stage::Delivered { .. }, _) => discard(socket),
             _ => {}
         }
     }
 
     /// Moves a connection that only waits in TIME-WAIT, and has nothing to send, to [`TimeWait`].
     /// Its socket and buffers are free again.
-    pub fn enter_time_wait(&mut self, index: u16, now: Instant) {
-        let Some(connection) = self.get(index) else { return };
+    pub fn enter_time_wait(&mut self, id: ConnectionId, now: Instant) {
+        let Some(connection) = self.get(id) else { return };
         let quiet = connection.quiet_until;
-        if let (Stage::Delivered, None, Some(end)) = (connection.stage, &connection.stream, connection.ends())
-            && let Some(key) = self.table.key(index)
+        if let (Stage::Delivered { .. }, None, Some(end)) = (connection.stage, &connection.stream, connection.ends())
+            && let Some(key) = self.table.key(id.0)
         {
-            self.release(index);
+            self.release(id);
             self.time_wait.insert(key, end, quiet, now);
         }
     }
 
     /// Puts a connection in the queue of ready ones.
-    pub fn mark_ready(&mut self, index: u16) {
-        if let Some(connection) = self.connections.get_mut(usize::from(index))
+    pub fn mark_ready(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(usize::from(id.0))
             && !core::mem::replace(&mut connection.ready, true)
         {
-            self.ready.push_back(index);
+            self.ready.push_back(id);
         }
     }
 
     /// Puts all connections with a peer in the queue of ready ones.
     pub fn mark_all_ready(&mut self) {
-        for index in self.indices() {
-            if self.get(index).is_some_and(|connection| connection.stage != Stage::Unused) {
-                self.mark_ready(index);
+        for id in self.ids() {
+            if self.get(id).is_some_and(|connection| connection.stage != Stage::Unused) {
+                self.mark_ready(id);
             }
         }
     }
 
     /// Takes the next ready connection.
-    pub fn next_ready(&mut self) -> Option<u16> {
-        let index = self.ready.pop_front()?;
-        if let Some(connection) = self.get(index) {
+    pub fn next_ready(&mut self) -> Option<ConnectionId> {
+        let id = self.ready.pop_front()?;
+        if let Some(connection) = self.get(id) {
             connection.ready = false;
         }
-        Some(index)
+        Some(id)
     }
 
     /// Returns the number of ready connections.
@@ -439,14 +442,14 @@ impl Connections {
 
     /// Marks the connections ready whose timers have expired.
     pub fn mark_expired(&mut self, now: Instant) {
-        while let Some(index) = self.timers.pop_expired(now) {
-            self.mark_ready(index);
+        while let Some(id) = self.timers.pop_expired(now).map(ConnectionId) {
+            self.mark_ready(id);
         }
     }
 
     /// Makes a connection ready at `at` at the latest.
-    pub fn set_timer(&mut self, index: u16, at: Instant) {
-        self.timers.set(index, at);
+    pub fn set_timer(&mut self, id: ConnectionId, at: Instant) {
+        self.timers.set(id.0, at);
     }
 
     /// Returns when the next timer expires.

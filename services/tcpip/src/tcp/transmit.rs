@@ -68,7 +68,9 @@ impl Connection {
         let repeat = repeat.map(|at| if at > now + QUEUE_RETRY || device.can_send() { at } else { now + QUEUE_RETRY });
         let wake =
             at.filter(|_| outcome != Progress::Again).map(from_smoltcp).into_iter().chain(until).chain(repeat).min();
-        let rests = stage == Stage::Delivered && outcome == Progress::Done && at.is_none_or(|at| at > time + IDLE);
+        let rests = matches!(stage, Stage::Delivered { .. })
+            && outcome == Progress::Done
+            && at.is_none_or(|at| at > time + IDLE);
         Turn { outcome, wake, rests }
     }
 
