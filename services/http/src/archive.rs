@@ -326,7 +326,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_cut_or_damaged_archive_gives_what_is_whole() {
+    fn a_truncated_or_damaged_archive_yields_its_complete_files() {
         let archive = cpio(&[("a", b"first"), ("b", &[7; 100])]);
         // Less than the padding after the end mark.
         for cut in 0..archive.len() - 3 {
@@ -352,7 +352,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_after_a_magic_are_read_to_an_end(tail in prop::collection::vec(any::<u8>(), 0..2048), tar: bool) {
+        fn parsing_ends_for_any_bytes_after_a_magic_number(tail in prop::collection::vec(any::<u8>(), 0..2048), tar: bool) {
             let bytes = if tar {
                 let mut bytes = tail;
                 bytes.resize(bytes.len().max(512), 0);
@@ -377,7 +377,7 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn what_was_packed_is_found(files in prop::collection::vec(("[a-z]{1,12}", prop::collection::vec(any::<u8>(), 0..50)), 0..8)) {
+        fn every_packed_file_is_found(files in prop::collection::vec(("[a-z]{1,12}", prop::collection::vec(any::<u8>(), 0..50)), 0..8)) {
             let borrowed: Vec<(&str, &[u8])> = files.iter().map(|(n, d)| (n.as_str(), d.as_slice())).collect();
             prop_assert_eq!(list(&cpio(&borrowed)), (files, End::Marked));
         }

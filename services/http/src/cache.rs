@@ -84,7 +84,7 @@ mod tests {
     const RESPONSE: Response = Response { content: Content::Bytes(b"x"), close: false, linger: false, discard: 0 };
 
     #[test]
-    fn an_answer_is_found_by_exactly_its_request_in_its_second() {
+    fn a_response_is_found_by_exactly_its_request_in_its_second() {
         let mut cache = ResponseCache::new();
         cache.keep(b"GET /a", Some(7), "head", RESPONSE);
         let found = cache.find(b"GET /a", Some(7));
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_differ_the_next_time_is_not_kept() {
+    fn responses_that_may_differ_are_not_kept() {
         let mut cache = ResponseCache::new();
         for response in [
             Response { discard: 1, ..RESPONSE },
@@ -116,7 +116,7 @@ mod tests {
     proptest! {
         /// A response from the cache is the one that would be made, whatever was requested before.
         #[test]
-        fn what_is_found_is_what_would_be_made(
+        fn a_cached_response_equals_a_new_one(
             asked in prop::collection::vec((0_usize..12, 0_u64..3), 1..200),
             targets in prop::collection::vec("(/|/a/b\\.txt|/a|/none|/[ab]{1,9})", 12),
             more in prop::collection::vec("(|Connection: close\r\n|Range: bytes=1-3\r\n|Content-Length: 3\r\n)", 12),

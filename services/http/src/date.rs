@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_is_the_date_of_its_second() {
+    fn a_stamp_has_the_date_of_its_second() {
         let mut stamp = Stamp::new(0);
         for seconds in [784_111_777, 784_111_777, u64::MAX, 1] {
             stamp.set(seconds);

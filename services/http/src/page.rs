@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_page_is_whole() {
+    fn the_longest_page_is_complete() {
         assert!(render(&[0xff; 32], Duration::from_secs(u64::MAX)).ends_with(TAIL));
     }
 }

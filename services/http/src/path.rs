@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_escape_is_bad() {
+    fn paths_that_could_escape_are_refused() {
         for target in [
             "/..",
             "/a/../b",
@@ -164,7 +164,7 @@ mod tests {
         }
 
         #[test]
-        fn every_name_can_be_asked_for(name in prop::collection::vec(1u8..=255, 1..40)) {
+        fn every_name_can_be_requested(name in prop::collection::vec(1u8..=255, 1..40)) {
             prop_assume!(!name.contains(&b'/') && name != b"." && name != b"..");
             let target: String = "/".to_string() + &name.iter().map(|byte| format!("%{byte:02X}")).collect::<String>();
             let path = Path::parse(&target).unwrap();

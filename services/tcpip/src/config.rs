@@ -142,13 +142,13 @@ mod tests {
     }
 
     #[test]
-    fn dhcp_is_the_default_and_can_be_asked_for() {
+    fn dhcp_is_the_default_and_can_be_requested() {
         assert_eq!(read("").0.addressing, Addressing::Dhcp);
         assert_eq!(read("ip=dhcp"), (Config { addressing: Addressing::Dhcp, udp_echo: None, offload: true }, vec![]));
     }
 
     #[test]
-    fn the_link_s_help_can_be_declined() {
+    fn offloads_can_be_turned_off() {
         assert!(read("").0.offload && read("offload=on").0.offload);
         assert!(!read("ip=dhcp offload=off").0.offload);
         let (config, complaints) = read("offload=maybe");

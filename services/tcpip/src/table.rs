@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_part_of_a_key_tells() {
+    fn every_part_of_a_key_matters() {
         let keys = [([10, 0, 0, 1], 1, 80), ([10, 0, 0, 2], 1, 80), ([10, 0, 0, 1], 2, 80), ([10, 0, 0, 1], 1, 81)];
         let mut table = Table::new(4, 0);
         for (index, (address, port, local)) in keys.into_iter().enumerate() {

@@ -181,7 +181,7 @@ impl Bench {
 }
 
 #[test]
-fn a_frame_is_put_together_from_its_parts_and_broken_ones_are_dropped() {
+fn a_frame_is_assembled_from_its_parts_and_broken_ones_are_dropped() {
     let mut bench = Bench::acquainted();
     let _ = bench.answers();
     let part = |page: u16, offset: usize, length: usize, more| LinkReply::Received {
@@ -223,7 +223,7 @@ fn a_frame_is_put_together_from_its_parts_and_broken_ones_are_dropped() {
 }
 
 #[test]
-fn frames_of_one_link_are_gone_before_the_next() {
+fn the_pool_is_cleared_between_two_links() {
     let mut bench = Bench::acquainted();
     bench.frame(0, &ping());
     bench.run();
@@ -267,7 +267,7 @@ fn a_header_is_verified_whatever_the_link_says() {
 }
 
 #[test]
-fn requests_about_connections_that_are_not_there_are_refused() {
+fn requests_about_connections_that_do_not_exist_are_refused() {
     let mut bench = Bench::new("ip=10.0.0.2/24");
     bench.link(&UP);
     bench.run();
@@ -287,7 +287,7 @@ fn requests_about_connections_that_are_not_there_are_refused() {
 }
 
 #[test]
-fn a_second_listen_is_a_new_start() {
+fn a_second_listen_voids_everything() {
     let mut bench = Bench::new("ip=10.0.0.2/24");
     bench.link(&UP);
     bench.run();
@@ -305,7 +305,7 @@ fn a_second_listen_is_a_new_start() {
 }
 
 #[test]
-fn quiescing_without_a_link_is_quick_and_with_a_dumb_one_ends() {
+fn quiescing_is_quick_without_a_link_and_ends_with_a_silent_one() {
     let mut bench = Bench::new("");
     bench.control.requests.send(&ControlRequest::Quiesce).unwrap();
     bench.run();
@@ -474,7 +474,7 @@ proptest! {
     /// Checks that there is no panic, that no page is sent twice, and that the service does not
     /// wait busily once everybody is quiet.
     #[test]
-    fn whatever_is_said_pages_are_accounted_for(acts in prop::collection::vec(act(), 0..150), dhcp: bool) {
+    fn any_messages_leave_the_pages_accounted_for(acts in prop::collection::vec(act(), 0..150), dhcp: bool) {
         let mut bench = Bench::new(if dhcp { "" } else { "ip=10.0.0.2/24 udp-echo=7" });
         bench.link(&UP);
         bench.run();

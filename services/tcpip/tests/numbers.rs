@@ -54,7 +54,7 @@ fn number(bench: &mut Bench, from: Host, port: u16) -> (u32, u64) {
 /// Three numbers of the generator reveal its state (in 2^32 steps), and so all that follow. Here
 /// the attacker need not search: it knows every state that the generator can have been seeded with.
 #[test]
-fn the_numbers_of_connections_are_not_those_of_the_stacks_generator() {
+fn initial_sequence_numbers_are_not_those_of_smoltcps_generator() {
     let mut bench = known(LINE, 0);
     let numbers: Vec<u32> = (0..5).map(|port| number(&mut bench, GATEWAY, 4000 + port).0).collect();
     for seed in 0..1000 {
@@ -69,7 +69,7 @@ fn the_numbers_of_connections_are_not_those_of_the_stacks_generator() {
 }
 
 #[test]
-fn a_number_is_that_of_rfc_6528_under_a_secret_of_128_random_bits() {
+fn initial_sequence_numbers_follow_rfc_6528_with_a_secret_of_128_random_bits() {
     for draws in 0..3 {
         let mut bench = known(LINE, draws);
         let seen: Vec<_> = (0..20u8)
@@ -93,7 +93,7 @@ fn a_number_is_that_of_rfc_6528_under_a_secret_of_128_random_bits() {
 }
 
 #[test]
-fn the_numbers_of_one_pair_of_ports_advance_by_250_a_millisecond_and_no_others_follow() {
+fn the_numbers_of_one_pair_of_ports_advance_by_250_a_millisecond_and_reveal_no_others() {
     let mut bench = known(LINE, 0);
     let mut last = None;
     for _ in 0..10 {
@@ -115,7 +115,7 @@ proptest! {
     /// A new connection of the same ports, in TIME-WAIT, begins beyond all numbers of the old one,
     /// however fast that one was.
     #[test]
-    fn a_connection_begins_beyond_the_one_in_time_wait(bytes in 0u32..4000, milliseconds in 0u64..20) {
+    fn a_connection_begins_beyond_its_predecessor_in_time_wait(bytes in 0u32..4000, milliseconds in 0u64..20) {
         let mut bench = known(LINE, 0);
         let first = bench.open(GATEWAY, 4000, 77).expect("an answer");
         let connection = *bench.accepted().first().expect("it is open");
@@ -149,7 +149,7 @@ proptest! {
 
 /// All hosts on the link see the numbers of DHCP transactions. No number reveals another.
 #[test]
-fn the_number_of_a_dhcp_transaction_does_not_tell_the_next() {
+fn the_number_of_a_dhcp_transaction_does_not_reveal_the_next() {
     let mut bench = Bench::new("");
     let mut seen = Vec::new();
     let mut frames = bench.up();
@@ -174,7 +174,7 @@ fn the_number_of_a_dhcp_transaction_does_not_tell_the_next() {
 }
 
 #[test]
-fn hosts_that_were_never_seen_get_numbers_too() {
+fn hosts_that_were_never_seen_get_such_numbers_too() {
     let mut bench = known(LINE, 0);
     bench.frame(&arp(1, host(3, 4), OURS));
     assert!(bench.open(host(3, 4), 9000, 5).is_some());

@@ -39,7 +39,7 @@ fn window(bench: &mut Bench, number: u32) -> u32 {
 }
 
 #[test]
-fn a_reset_ends_a_connection_only_with_the_very_number_that_is_expected() {
+fn a_reset_ends_a_connection_only_with_the_exact_number_expected() {
     let (mut bench, number) = opened();
     let window = window(&mut bench, number);
     assert!(window > 500, "{window}");
@@ -73,7 +73,7 @@ fn a_reset_ends_a_connection_only_with_the_very_number_that_is_expected() {
 /// The peer answers challenges. Whatever is in flight or was not read, the expected number ends the
 /// connection, and the numbers next to it do not.
 #[test]
-fn the_number_that_is_expected_is_known_in_every_state() {
+fn the_expected_number_is_known_in_every_state() {
     type Prepare = fn(&mut Bench, u32) -> u32;
     let prepared: [Prepare; 5] = [
         // Data that the application has not read, and that was not acknowledged yet.
@@ -144,7 +144,7 @@ fn a_syn_for_an_open_connection_is_challenged_whatever_its_numbers() {
 }
 
 #[test]
-fn a_peer_that_has_started_anew_gets_a_new_connection_by_way_of_the_challenge() {
+fn a_peer_that_has_restarted_gets_a_new_connection_through_the_challenge() {
     let (mut bench, number) = opened();
     let challenge = bench.segment(GATEWAY, &segment(5_000_000, 0, SYN)).pop().expect("a challenge");
     assert_eq!((challenge.flags, challenge.seq), (ACK, number.wrapping_add(1)));
@@ -176,7 +176,7 @@ fn challenges_are_limited_for_each_connection_by_itself() {
 /// A challenged segment changes nothing else: neither the window that the peer announced, nor what
 /// it acknowledged.
 #[test]
-fn what_else_a_challenged_segment_says_is_not_believed() {
+fn a_challenged_segment_changes_nothing() {
     let (mut bench, number) = opened();
     let connection = bench.accepted()[0];
     for (flags, seq) in [(RST | ACK, NEXT.wrapping_add(5)), (SYN | ACK, NEXT), (SYN, NEXT)] {
@@ -192,7 +192,7 @@ fn what_else_a_challenged_segment_says_is_not_believed() {
 }
 
 #[test]
-fn a_reset_before_the_connection_is_open_needs_the_number_too() {
+fn a_reset_before_the_connection_is_open_needs_the_exact_number() {
     let mut bench = Bench::new("ip=10.0.0.2/24 gw=10.0.0.1");
     bench.frame(&arp(1, GATEWAY, OURS));
     let syn = segment(FIRST, 0, SYN);
@@ -214,7 +214,7 @@ fn a_reset_before_the_connection_is_open_needs_the_number_too() {
 
 /// A peer that has sent a SYN sends no SYN with an ACK. Whoever sends one has not seen our SYN.
 #[test]
-fn a_half_open_connection_answers_no_forged_segment_without_limit() {
+fn a_half_open_connection_limits_its_answers_to_forged_segments() {
     let mut bench = Bench::new("ip=10.0.0.2/24 gw=10.0.0.1");
     bench.frame(&arp(1, GATEWAY, OURS));
     let first = bench.segment(GATEWAY, &segment(FIRST, 0, SYN)).pop().expect("an answer");
@@ -270,7 +270,7 @@ fn answers(made: &[Segment], sent: u32) -> usize {
 }
 
 #[test]
-fn a_connection_in_time_wait_answers_what_may_be_forged_once_a_second() {
+fn a_connection_in_time_wait_answers_possible_forgeries_once_a_second() {
     let (mut bench, sent) = closed_by_us();
     answers(&bench.segment(GATEWAY, &segment(NEXT, sent, FIN | ACK)), sent);
     bench.pass(200);
@@ -328,7 +328,7 @@ fn the_next_connection_in_time_wait_has_a_limit_of_its_own() {
 
 /// Whatever others forge, a peer whose acknowledgement was lost gets it again.
 #[test]
-fn in_time_wait_what_the_peer_repeats_is_acknowledged_each_time() {
+fn repeats_of_the_peer_in_time_wait_are_acknowledged_each_time() {
     let fin = |sent| segment(NEXT, sent, FIN | ACK);
     let (mut bench, sent) = closed_by_us();
     for _ in 0..3 {

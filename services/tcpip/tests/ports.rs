@@ -47,7 +47,7 @@ fn take(bench: &mut Bench, count: usize) {
 }
 
 #[test]
-fn whatever_an_application_took_its_successor_gets_its_own_port() {
+fn a_restarted_application_gets_its_own_port() {
     for count in 0..20 {
         let mut bench = bench();
         take(&mut bench, count);
@@ -61,7 +61,7 @@ fn whatever_an_application_took_its_successor_gets_its_own_port() {
 }
 
 #[test]
-fn an_application_listens_to_its_last_ports_and_it_is_logged_that_it_asked_for_more() {
+fn an_application_keeps_its_last_ports_and_one_too_many_is_logged() {
     for count in 0..20 {
         let mut bench = bench();
         take(&mut bench, count);

@@ -253,7 +253,7 @@ fn a_lossy_path_carries_nearly_as_much_as_a_good_one() {
 }
 
 #[test]
-fn lost_acknowledgements_cost_next_to_nothing() {
+fn lost_acknowledgements_cost_almost_nothing() {
     let (whole, _) = goodput(LAN);
     let (speed, effort) = goodput(Path { acks: 50_000, ..LAN });
     assert!(speed >= 0.85 * whole && effort < 1.02, "{speed:.0} of {whole:.0} MB/s, {effort:.3} bytes for a byte");
@@ -277,7 +277,7 @@ fn wait_for_four(recovery: &mut Recovery, seq: u32, now: Instant) -> Duration {
 }
 
 #[test]
-fn a_calm_path_is_probed_late_and_one_that_lost_something_early() {
+fn a_path_without_recent_losses_is_probed_late_and_others_early() {
     let (early, late) = (2 * TRIP + Duration::from_millis(2), 2 * TRIP + Duration::from_millis(20));
     let (mut recovery, mut seq, mut now) = (opened(), FIRST, Instant(1_000_000_000));
     let mut begin = seq;
@@ -304,7 +304,7 @@ fn a_calm_path_is_probed_late_and_one_that_lost_something_early() {
 }
 
 #[test]
-fn what_is_too_little_for_a_frame_waits_for_an_acknowledgement_that_is_to_come() {
+fn too_few_bytes_for_a_frame_wait_for_the_next_acknowledgement() {
     let (mut recovery, now) = (opened(), Instant(1_000_000_000));
     let enough = 2 * WHOLE;
     assert!(!recovery.defers(100, enough), "no acknowledgement is to come");
@@ -325,7 +325,7 @@ fn what_is_too_little_for_a_frame_waits_for_an_acknowledgement_that_is_to_come()
 }
 
 #[test]
-fn what_is_no_data_is_not_waited_for() {
+fn segments_without_data_are_not_waited_for() {
     let now = Instant(1 << 30);
     let mut recovery = opened();
     // A keep-alive probe, and a window probe.

@@ -118,7 +118,7 @@ fn refusals() {
 }
 
 #[test]
-fn what_is_sent_to_the_sink_is_counted() {
+fn bytes_sent_to_the_sink_are_counted() {
     let site = files();
     let post = |more: &str| answer_with(&site, true, &format!("POST /sink HTTP/1.1\r\nHost: a\r\n{more}\r\n"));
     let response = post("Content-Length: 123456789012\r\n");
@@ -130,7 +130,7 @@ fn what_is_sent_to_the_sink_is_counted() {
 }
 
 #[test]
-fn what_ships_has_no_sink() {
+fn the_shipped_service_has_no_sink() {
     for (length, discard, close) in [(5, 5, false), (65_536, 65_536, false), (65_537, 0, true)] {
         let text = format!("POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
         let response = answer(&files(), &text);
@@ -140,7 +140,7 @@ fn what_ships_has_no_sink() {
 }
 
 #[test]
-fn numbers_are_written_as_by_the_library() {
+fn numbers_are_formatted_as_by_the_standard_library() {
     for number in [0, 9, 10, 200, u64::from(u32::MAX), u64::MAX] {
         assert_eq!(Decimal::of(number).as_str(), number.to_string());
         assert_eq!(Decimal::in_base(number, 16).as_str(), format!("{number:x}"));
@@ -148,7 +148,7 @@ fn numbers_are_written_as_by_the_library() {
 }
 
 #[test]
-fn a_directory_is_named_with_its_slash_on_this_server_only() {
+fn a_redirect_adds_the_slash_and_never_leaves_this_server() {
     let site = site(&[("a/b/c", b"x"), ("evil.example/x", b"y")]);
     for (target, location) in [
         ("/a?x=y", "/a/"),
@@ -201,7 +201,7 @@ proptest! {
     }
 
     #[test]
-    fn every_part_is_the_file_s(first in 0usize..12, last in 0usize..12) {
+    fn every_range_is_taken_from_the_file(first in 0usize..12, last in 0usize..12) {
         let response = get(&files(), "/a/b.txt", &format!("Range: bytes={first}-{last}\r\n"));
         match response.content {
             Content::Bytes(bytes) if first <= last => prop_assert_eq!(bytes, &b"0123456789"[first..=last.min(9)]),

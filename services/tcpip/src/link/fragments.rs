@@ -86,7 +86,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn fragments_make_the_packet_again(length in BEFORE + 1..9000_usize, whole in BEFORE + 8..1600_usize) {
+        fn fragments_reassemble_to_the_packet(length in BEFORE + 1..9000_usize, whole in BEFORE + 8..1600_usize) {
             let frame: Vec<u8> = (0..length).map(|index| if index == ETHERNET_HEADER { 0x45 } else { index as u8 }).collect();
             let (mut data, mut more) = (Vec::<u8>::new(), true);
             for fragment in fragments(length, whole) {

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_frame_carries_is_read_from_its_headers() {
+    fn the_contents_of_a_frame_are_read_from_its_headers() {
         let mut bytes = frame(5, b"abc", true);
         let built = outgoing(&bytes).unwrap();
         assert_eq!(built, Outgoing { opens: false, seq: 5, ack: 77, data: 3, fin: true });
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_nothing_of_the_sequence_is_sent_as_it_is() {
+    fn empty_segments_and_probes_are_sent_as_they_are() {
         let wanted = SendRanges { base: 1000, ranges: [(500, u32::MAX)].into_iter().collect() };
         for (seq, data) in [(1100, &b""[..]), (999, b"\0")] {
             let built = outgoing(&frame(seq, data, false)).unwrap();
@@ -156,7 +156,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parts_are_whole_segments_with_what_is_wanted(
+        fn parts_are_complete_segments_with_the_selected_bytes(
             base: u32, offset in 0u32..300, data in prop::collection::vec(any::<u8>(), 0..300), fin: bool,
             edges in prop::collection::btree_set(0u32..700, 0..16),
         ) {

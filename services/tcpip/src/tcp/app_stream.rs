@@ -394,7 +394,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_awaited_for_what_is_new_and_never_twice_in_a_row() {
+    fn an_acknowledgement_is_delayed_for_new_bytes_and_never_twice_in_a_row() {
         let mut stream = AppStream::new(0, Peer { address: [10, 0, 0, 1], port: 5000, local_port: 80 });
         assert!(!stream.delays_ack(), "nothing came");
         stream.unreported_in = 1;

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_more_than_the_least_rate_is_not_ended_however_much_is_left() {
+    fn a_peer_above_the_least_rate_is_not_cut_off_however_much_is_left() {
         for unacked in [1000, 100_000, 600_000, 5_000_000] {
             for step in [1, 100, 1400, 16_384] {
                 assert_eq!(ends(501, step, unacked).0, None, "{step} of {unacked}");
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_less_is_ended() {
+    fn a_peer_below_the_least_rate_is_cut_off() {
         assert_eq!(ends(1, 100, 600_000).0, Some(100), "too little for a minute");
         assert!(ends(250, 100, 600_000).0.is_some_and(|second| (110..130).contains(&second)));
         assert!(ends(8000, 1400, 600_000).1.is_some_and(|second| (5..8).contains(&second)));

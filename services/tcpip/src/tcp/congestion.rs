@@ -71,14 +71,14 @@ mod tests {
     const MSS: u32 = 1460;
 
     #[test]
-    fn nothing_binds_until_something_is_lost() {
+    fn there_is_no_limit_before_a_loss() {
         let mut congestion = Congestion::default();
         congestion.on_acked(1 << 20, MSS);
         assert!(!congestion.is_limited() && congestion.admits(1 << 30));
     }
 
     #[test]
-    fn it_shrinks_by_three_tenths_and_grows_by_a_segment_in_a_round_trip() {
+    fn the_window_shrinks_by_three_tenths_and_grows_by_a_segment_in_a_round_trip() {
         let mut congestion = Congestion::default();
         congestion.on_loss(200_000, MSS);
         assert!(congestion.admits(139_999) && !congestion.admits(140_000));
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn after_silence_it_grows_with_each_byte_up_to_the_threshold() {
+    fn after_a_timeout_the_window_grows_with_each_byte_up_to_the_threshold() {
         let mut congestion = Congestion::default();
         congestion.on_timeout(100_000, MSS);
         assert!(congestion.admits(2 * MSS - 1) && !congestion.admits(2 * MSS));
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_loses_nothing_for_long_is_free_again() {
+    fn a_path_without_losses_for_long_has_no_limit_again() {
         let mut congestion = Congestion::default();
         congestion.on_loss(250_000, MSS);
         assert!((0..10_000).any(|_| {

@@ -138,13 +138,13 @@ mod tests {
     proptest! {
         /// What is known of the generator holds for smoltcp itself.
         #[test]
-        fn the_stack_takes_the_number_that_was_chosen(number: u32) {
+        fn smoltcp_uses_the_chosen_number(number: u32) {
             prop_assert_eq!(first_number(seed(number)), number);
         }
     }
 
     #[test]
-    fn the_stack_takes_a_number_for_which_it_draws_twice() {
+    fn smoltcp_uses_a_number_for_which_it_draws_twice() {
         let number = (0..u32::MAX).find(|number| {
             let drawn = generator::number(generator::before(generator::state(*number, 0)));
             drawn as u16 == (drawn >> 16) as u16
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_begins_beyond_the_last_of_the_same_peer() {
+    fn a_connection_begins_beyond_its_predecessor() {
         let (numbers, key) = (IsnGenerator::new([1, 2]), Key::new([10, 0, 0, 1], 5000, 80));
         let number = numbers.initial([10, 0, 0, 2], key, None, Instant(1 << 40));
         for (distance, follows) in [(1, false), (1 << 20, false), (0x7fff_ffff, false), (0, true), (u32::MAX, true)] {

@@ -176,7 +176,7 @@ mod tests {
     const SILENCE: Option<Answer> = Some(Answer::Silence);
 
     #[test]
-    fn what_the_peer_repeats_is_acknowledged_each_time() {
+    fn repeats_of_the_peer_are_acknowledged_each_time() {
         let mut waits = TimeWait::new(4, 7);
         assert_eq!(waits.lookup(&fin(1), NOW), None);
         // The peer's own segments are answered even before that time.
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn all_else_is_acknowledged_once_a_second() {
+    fn other_segments_are_acknowledged_once_a_second() {
         let mut waits = TimeWait::new(4, 7);
         let plain = Segment { plain: true, seq: END.peers, ..fin(1) };
         let later = plain.seq.wrapping_add(1);
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_makes_room_and_another_address_all() {
+    fn a_new_connection_replaces_the_oldest_and_another_address_all() {
         let mut waits = TimeWait::new(3, 7);
         for port in 1..=5 {
             waits.insert(key(port), END, Instant::START, NOW);

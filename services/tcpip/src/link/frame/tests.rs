@@ -23,7 +23,7 @@ fn starts(flags: u8, words: u8) -> Option<bool> {
 }
 
 #[test]
-fn a_syn_is_known_by_its_flags_behind_any_options() {
+fn a_syn_is_recognised_behind_any_ip_options() {
     assert_eq!(starts(0x02, 5), Some(true));
     assert_eq!(starts(0xc2, 15), Some(true));
     assert_eq!(starts(0x12, 5), Some(false));
@@ -86,7 +86,7 @@ fn a_segment_is_known_by_its_addresses_and_ports() {
 }
 
 #[test]
-fn nobody_connects_from_an_address_that_is_no_other_host_s() {
+fn only_other_hosts_unicast_addresses_can_connect() {
     let mut frame = tcp(0x02, 5);
     frame[30..34].copy_from_slice(&OWN.address().octets());
     for (from, wanted) in [
@@ -143,7 +143,7 @@ fn segment() -> Vec<u8> {
 }
 
 #[test]
-fn the_largest_segment_is_found_among_options_and_nowhere_else() {
+fn the_mss_option_is_found_among_others_and_nowhere_else() {
     let with = |options: &[u8]| {
         let mut frame = tcp(0x02, 5);
         frame.truncate(ETHERNET_HEADER + 40);
@@ -162,7 +162,7 @@ fn the_largest_segment_is_found_among_options_and_nowhere_else() {
 }
 
 #[test]
-fn a_segment_is_intact_until_a_bit_of_it_changes() {
+fn a_checksum_is_valid_until_a_bit_changes() {
     let good = segment();
     assert!(has_valid_checksum(&good));
     for at in [26, 30, ETHERNET_HEADER + 20, good.len() - 1] {
@@ -178,7 +178,7 @@ fn a_segment_is_intact_until_a_bit_of_it_changes() {
 }
 
 #[test]
-fn what_the_link_adds_to_a_prepared_checksum_makes_it_right() {
+fn the_link_completes_a_partial_checksum() {
     let good = segment();
     let mut frame = good.clone();
     frame[50..52].fill(0);
@@ -192,7 +192,7 @@ fn what_the_link_adds_to_a_prepared_checksum_makes_it_right() {
 
 proptest! {
     #[test]
-    fn any_bytes_are_looked_at_without_a_panic(mut frame in prop::collection::vec(any::<u8>(), 0..100)) {
+    fn any_bytes_are_classified_without_a_panic(mut frame in prop::collection::vec(any::<u8>(), 0..100)) {
         if frame.len() > 13 { frame[12] = 8; frame[13] = 0; }
         let _ = (classify(&frame, Some(OWN)), has_valid_checksum(&frame), sack_blocks(&frame), mss_option(&mut frame));
         write_partial_checksum(&mut frame);
@@ -201,7 +201,7 @@ proptest! {
 
 /// A segment with any options becomes one without any, with the given numbers.
 #[test]
-fn a_reduced_segment_has_nothing_of_the_old_one_but_its_connection() {
+fn a_reduced_segment_keeps_only_the_connection() {
     for words in [5, 7, 15] {
         let mut frame = tcp(0x16, words);
         let tcp = ETHERNET_HEADER + usize::from(words) * 4;

@@ -56,7 +56,7 @@ proptest! {
 
     /// Hosts in use are known at every moment, whatever other hosts do.
     #[test]
-    fn what_is_in_use_stays(friends in 1u8..100, acts in prop::collection::vec(act(), 0..1000)) {
+    fn neighbours_in_use_are_never_evicted(friends in 1u8..100, acts in prop::collection::vec(act(), 0..1000)) {
         let mut neighbours = neighbours();
         let mut macs = std::collections::BTreeMap::new();
         for friend in 0..friends {
@@ -158,7 +158,7 @@ proptest! {
     })]
 
     #[test]
-    fn in_every_second_each_is_asked_for_once_and_all_as_often_as_there_are_places(
+    fn requests_are_limited_for_each_host_and_in_total(
         bursts in prop::collection::vec(burst(), 0..60),
     ) {
         let (mut neighbours, mut asked) = (neighbours(), Asked::default());
@@ -193,7 +193,7 @@ proptest! {
     /// Whoever invents hosts: those in use are known and are requested again in time, and so is the
     /// gateway.
     #[test]
-    fn beside_invented_hosts_those_in_use_stay(
+    fn invented_hosts_evict_no_neighbour_in_use(
         friends in 0u8..80,
         bursts in prop::collection::vec(burst(), 0..60),
     ) {
@@ -240,7 +240,7 @@ proptest! {
 }
 
 #[test]
-fn a_host_that_was_asked_for_keeps_its_place_for_a_second_against_strangers() {
+fn a_requested_host_keeps_its_entry_for_a_second() {
     let (mut neighbours, mut asked) = (neighbours(), Asked::default());
     for round in 0..8 {
         for low in 0..127 {
@@ -253,7 +253,7 @@ fn a_host_that_was_asked_for_keeps_its_place_for_a_second_against_strangers() {
 }
 
 #[test]
-fn beside_many_in_use_a_few_are_asked_for_at_once() {
+fn a_few_hosts_can_be_requested_however_many_are_in_use() {
     for friends in [MAX_NEIGHBOURS - 1 - RESERVE, 110] {
         let (mut neighbours, mut asked) = (neighbours(), Asked::default());
         for low in 0..friends as u8 {
@@ -274,7 +274,7 @@ fn beside_many_in_use_a_few_are_asked_for_at_once() {
 }
 
 #[test]
-fn of_more_hosts_than_there_are_places_those_used_last_are_known() {
+fn the_least_recently_used_neighbour_is_evicted() {
     let mut neighbours = neighbours();
     for low in 0..=255 {
         let station = station(1, low, 0);
@@ -291,7 +291,7 @@ fn of_more_hosts_than_there_are_places_those_used_last_are_known() {
 }
 
 #[test]
-fn another_lease_forgets_all() {
+fn another_lease_clears_the_table() {
     let mut neighbours = neighbours();
     let lease = neighbours.lease;
     assert!(mac(&mut neighbours, GATEWAY).is_some());
