@@ -52,7 +52,7 @@ impl Refusal {
             Refusal::Message => "an application's message does not decode",
             Refusal::Connection => "an application names a connection that it does not have",
             Refusal::Send => "an application sends more than its ring holds",
-            Refusal::Constant => "an application sends constant bytes that there are not",
+            Refusal::Constant => "an application sends constant bytes that do not exist",
             Refusal::Consumed => "an application consumed more than it received",
             Refusal::Listen => "an application asks for a port that is 0 or taken",
             Refusal::Ports => "an application asks for one port too many: its oldest is given up",

@@ -128,7 +128,7 @@ mod tests {
                     table.insert(index, key);
                     map.insert(port, index);
                 } else if !add {
-                    // Whether it is there or not.
+                    // It may not be there.
                     table.remove(index);
                     map.retain(|_, other| *other != index);
                 }

@@ -17,7 +17,7 @@ pub(super) struct ParkedFrame {
     pub(super) since: Instant,
 }
 
-/// Whether a frame has its link address.
+/// The state of the link address in a frame.
 #[derive(Clone, Copy)]
 pub(super) enum Resolution {
     /// The link address is written in the frame.

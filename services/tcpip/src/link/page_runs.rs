@@ -118,7 +118,8 @@ mod tests {
     }
 
     proptest! {
-        /// Runs that are out never overlap, nor leave the pool; when all are back, all can be had again.
+        /// Runs that were taken never overlap and are inside the pool. Once all are given back, all
+        /// pages are free again.
         #[test]
         fn runs_are_disjoint(pages in 0usize..200, acts in prop::collection::vec((1usize..20, any::<bool>()), 0..200)) {
             let mut runs = PageRuns::new(pages);

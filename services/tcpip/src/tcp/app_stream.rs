@@ -12,7 +12,7 @@ use crate::refusals::Refusal;
 /// How often the application is notified that constant bytes were taken, until all were.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Whether the application was sent a notice that it gets once.
+/// The state of a notice that the application gets once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Notice {
     /// There is nothing to notify of yet.

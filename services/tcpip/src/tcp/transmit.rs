@@ -119,7 +119,7 @@ impl Connection {
                 recovery.on_sent(built, now);
             }
             if polled == PollResult::None {
-                // smoltcp cannot send now, usually for want of a window.
+                // smoltcp cannot send now, usually because the window is closed.
                 return (Progress::Done, interface.poll_at(time, set).map(|at| at.max(time + RETRY)));
             }
         }
