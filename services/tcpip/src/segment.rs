@@ -47,6 +47,11 @@ pub struct Segment {
 pub type Range = (u32, u32);
 
 /// A segment that smoltcp built to be sent.
+///
+/// # Holding one proves
+///
+/// If [`crate::link::segmentation::outgoing`] returned it: the frame that smoltcp built holds the
+/// headers of a TCP segment, and these are their fields.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Outgoing {
     /// It has the SYN flag. smoltcp repeats it by itself.
