@@ -18,9 +18,9 @@ use crate::tcp::opening::{Opening, interface};
 use crate::tcp::time_wait::{Answer, StreamEnds};
 
 /// Later than any time that smoltcp is shown.
-const NEVER: StackInstant = StackInstant::from_micros_const(i64::MAX / 2);
+const FAR_FUTURE: StackInstant = StackInstant::from_micros_const(i64::MAX / 2);
 /// So long ago that whatever smoltcp is shown with this time has expired.
-const LONG_AGO: StackInstant = StackInstant::from_micros_const(i64::MIN / 2);
+const FAR_PAST: StackInstant = StackInstant::from_micros_const(i64::MIN / 2);
 /// The number of packets that smoltcp reassembles at once.
 const REASSEMBLED: u16 = smoltcp::config::REASSEMBLY_BUFFER_COUNT as u16;
 
@@ -46,7 +46,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         let Some(interface) = &mut self.interface else { return };
         for number in 0..REASSEMBLED {
             self.device.inject_frame(&furthest_fragment(mac, number));
-            interface.poll_ingress_single(LONG_AGO, &mut self.device, &mut SocketSet::new(Vec::new()));
+            interface.poll_ingress_single(FAR_PAST, &mut self.device, &mut SocketSet::new(Vec::new()));
         }
     }
 
@@ -63,7 +63,7 @@ impl<S: System, M: Memory> Stack<S, M> {
         let address = lease.address.address().octets();
         let hop = Arp { is_request: false, from: Station { mac: UNRESOLVED, address }, to: Station { mac, address } };
         self.device.inject_frame(&hop.frame(mac));
-        interface.poll_ingress_single(NEVER, &mut self.device, &mut SocketSet::new(Vec::new()));
+        interface.poll_ingress_single(FAR_FUTURE, &mut self.device, &mut SocketSet::new(Vec::new()));
     }
 
     /// Answers a segment for a connection in TIME-WAIT: `ended`, which still has its socket, or one

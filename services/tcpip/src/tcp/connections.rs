@@ -33,13 +33,13 @@ use crate::tcp::time_wait::TimeWait;
 /// connections there are.
 const MAX_LOW_MARK: usize = 32;
 /// How long a peer may take to answer our SYN.
-const HALF_OPEN: Duration = Duration::from_secs(5);
+const HALF_OPEN_TIME: Duration = Duration::from_secs(5);
 /// The most closing connections that are examined for one that can make room.
 const MAX_EXAMINED: usize = 4;
 /// How long to wait for the peer's FIN after everything was delivered.
-const FIN_WAIT: Duration = Duration::from_secs(10);
+const FIN_WAIT_TIME: Duration = Duration::from_secs(10);
 /// How long a reset may take to be sent.
-const RESET: Duration = Duration::from_secs(1);
+const RESET_TIME: Duration = Duration::from_secs(1);
 /// How often a silent peer is asked whether it is there.
 const KEEP_ALIVE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(15);
 
@@ -216,7 +216,7 @@ impl Connections {
         (connection.first_seq, connection.peer_end, connection.our_end) = (segment.seq.wrapping_add(1), None, None);
         connection.quiet_until = Instant::START;
         self.table.insert(id.0, segment.key);
-        self.set_stage(id, Stage::HalfOpen { until: now + HALF_OPEN });
+        self.set_stage(id, Stage::HalfOpen { until: now + HALF_OPEN_TIME });
         Some(id)
     }
 
@@ -229,7 +229,7 @@ impl Connections {
         loop {
             let [large, small] = &mut self.idle;
             let Some(id) = large.pop().or_else(|| small.pop()) else {
-                let spare = self.front(DELIVERED_LIST).or_else(|| self.spare_a_slow_one(now));
+                let spare = self.front(DELIVERED_LIST).or_else(|| self.reclaim_slow(now));
                 self.release(spare.or(self.front(HALF_OPEN_LIST))?);
                 continue;
             };
@@ -257,7 +257,7 @@ impl Connections {
     /// Returns a closing connection whose peer has taken too little for too long. If there is none
     /// whose application knows of its end, resets a few, which make room for the next caller.
     #[inline(never)] // Rarely called.
-    fn spare_a_slow_one(&mut self, now: Instant) -> Option<ConnectionId> {
+    fn reclaim_slow(&mut self, now: Instant) -> Option<ConnectionId> {
         for _ in 0..self.lists.len(CLOSING_LIST).min(MAX_EXAMINED) {
             let id = self.front(CLOSING_LIST)?;
             let connection = self.get(id)?;
@@ -322,7 +322,7 @@ impl Connections {
     pub fn abort(&mut self, id: ConnectionId, now: Instant) {
         let Some(socket) = self.get(id).and_then(Connection::socket) else { return };
         socket.abort();
-        self.set_stage(id, Stage::Lingering { until: now + RESET });
+        self.set_stage(id, Stage::Lingering { until: now + RESET_TIME });
         self.mark_ready(id);
     }
 
@@ -363,7 +363,7 @@ impl Connections {
             (Stage::HalfOpen { until }, State::Established | State::CloseWait) => {
                 let Some(peer) = peer(socket) else { return self.release(id) };
                 connection.stream = Some(AppStream::new(client, peer));
-                connection.recovery.opened(until.since(now), HALF_OPEN);
+                connection.recovery.opened(until.since(now), HALF_OPEN_TIME);
                 self.set_stage(id, Stage::Open);
             }
             // The peer has reset it, or the segment was not a valid SYN.
@@ -378,7 +378,7 @@ impl Connections {
             }
             (Stage::Lingering { until }, State::Closed) if gone || now >= until => self.release(id),
             (Stage::Lingering { .. }, State::FinWait2 | State::TimeWait) => {
-                self.set_stage(id, Stage::Delivered { until: now + FIN_WAIT });
+                self.set_stage(id, Stage::Delivered { until: now + FIN_WAIT_TIME });
             }
             (Stage::Lingering { .. }, _) => {
                 discard(socket);
