@@ -1,48 +1,50 @@
-//! Which pages of the tx-pool are free, and runs of them for frames of many pages.
+//! The free pages of the tx-pool, and runs of adjacent ones for long frames.
 //!
-//! Short frames take the lowest free page, long ones the highest run: so short frames do not cut up what long ones need. A
-//! part of either end is kept for its kind alone, so that neither starves the other.
+//! Short frames take the lowest free page and long frames the highest free run, so that short
+//! frames do not split what long ones need. A part of the pool at either end is kept for one kind,
+//! so that neither kind starves the other.
 
 /// The most pages of the pool that are used.
 pub const MAX_PAGES: usize = 128;
-/// Below so many pages there is too little to keep a long run free for long frames.
-const WORTH_DIVIDING: u32 = 64;
-/// Pages of the longest run.
-const LONGEST: u32 = 16;
+/// The smallest number of pages of which some are kept for long frames.
+const MIN_DIVIDED: u32 = 64;
+/// The number of pages of the longest run.
+const MAX_RUN: u32 = 16;
 
 /// The free pages of a pool.
-pub struct Runs {
+pub struct PageRuns {
     /// Bit `n` is set while page `n` is free.
     free: u128,
-    /// Pages of which short frames may take any.
+    /// The pages that short frames may take.
     short: u128,
-    /// Pages of which long frames may take any.
+    /// The pages that long frames may take.
     long: u128,
     longest: u32,
 }
 
-/// The lowest `count` bits.
+/// Returns a mask of the lowest `count` bits.
 const fn lowest(count: u32) -> u128 {
     if count >= 128 { u128::MAX } else { (1 << count) - 1 }
 }
 
-impl Runs {
-    /// The pages of a pool of `pages`, all of them free.
+impl PageRuns {
+    /// Creates the set of all pages of a pool of `pages` pages.
     pub fn new(pages: usize) -> Self {
         let pages = pages.min(MAX_PAGES) as u32;
         let all = lowest(pages);
-        let divided = pages >= WORTH_DIVIDING;
-        let longest = if divided { LONGEST } else { (pages / 2).min(LONGEST) };
+        let divided = pages >= MIN_DIVIDED;
+        let longest = if divided { MAX_RUN } else { (pages / 2).min(MAX_RUN) };
         let kept = if divided { longest } else { 0 };
-        Runs { free: all, short: lowest(pages - kept), long: all & !lowest(pages / 8), longest }
+        PageRuns { free: all, short: lowest(pages - kept), long: all & !lowest(pages / 8), longest }
     }
 
-    /// Pages of the longest run that can ever be taken; 0 if there are next to none.
+    /// Returns the number of pages of the longest run that can ever be taken. 0 if the pool has
+    /// next to none.
     pub fn longest(&self) -> usize {
         self.longest as usize
     }
 
-    /// The first pages of the free runs of `count` that may be taken.
+    /// Returns the first pages of the free runs of `count` pages that may be taken.
     fn starts(&self, count: u32) -> u128 {
         let mut starts = self.free & if count <= 1 { self.short } else { self.long };
         let mut have = 1;
@@ -54,17 +56,17 @@ impl Runs {
         starts
     }
 
-    /// How many pages can be taken one by one.
+    /// Returns how many single pages can be taken.
     pub fn count(&self) -> usize {
         (self.free & self.short).count_ones() as usize
     }
 
-    /// Whether [`Self::take`] would find `count` pages.
+    /// Returns `true` if [`Self::take`] would find `count` adjacent pages.
     pub fn has(&self, count: usize) -> bool {
         (1..=MAX_PAGES).contains(&count) && self.starts(count as u32) != 0
     }
 
-    /// Takes `count` pages that follow each other; answers the first.
+    /// Takes `count` adjacent pages. Returns the first.
     pub fn take(&mut self, count: usize) -> Option<u16> {
         let count = u32::try_from(count).ok().filter(|count| (1..=MAX_PAGES as u32).contains(count))?;
         let starts = self.starts(count);
@@ -72,7 +74,7 @@ impl Runs {
             return None;
         }
         if count == 1 {
-            // The lowest bit.
+            // Clears the lowest set bit.
             self.free &= !(starts & starts.wrapping_neg());
             return Some(starts.trailing_zeros() as u16);
         }
@@ -81,8 +83,8 @@ impl Runs {
         Some(first as u16)
     }
 
-    /// Gives back `count` pages from `first`, which were taken.
-    pub fn put(&mut self, first: u16, count: usize) {
+    /// Gives back `count` pages from `first` on, which were taken.
+    pub fn give_back(&mut self, first: u16, count: usize) {
         let pages = if count == 1 { 1 } else { lowest(count as u32) };
         self.free |= pages << (u32::from(first) & 127);
     }
@@ -96,10 +98,10 @@ mod tests {
 
     #[test]
     fn neither_kind_of_frame_starves_the_other() {
-        let mut runs = Runs::new(128);
+        let mut runs = PageRuns::new(128);
         assert_eq!(core::iter::from_fn(|| runs.take(16)).count(), 7);
         assert_eq!(core::iter::from_fn(|| runs.take(1)).count(), 16);
-        let mut runs = Runs::new(128);
+        let mut runs = PageRuns::new(128);
         assert_eq!(core::iter::from_fn(|| runs.take(1)).count(), 112);
         assert_eq!(runs.take(16), Some(112));
         assert_eq!(runs.take(2), None);
@@ -108,23 +110,24 @@ mod tests {
     #[test]
     fn the_smallest_pools_send_short_frames() {
         for pages in 0..4 {
-            let mut runs = Runs::new(pages);
+            let mut runs = PageRuns::new(pages);
             assert!(runs.longest() <= pages);
             assert_eq!(core::iter::from_fn(|| runs.take(1)).count(), pages);
         }
-        assert!(!Runs::new(8).has(0) && !Runs::new(8).has(129));
+        assert!(!PageRuns::new(8).has(0) && !PageRuns::new(8).has(129));
     }
 
     proptest! {
-        /// Runs that are out never overlap, nor leave the pool; when all are back, all can be had again.
+        /// Runs that were taken never overlap and are inside the pool. Once all are given back, all
+        /// pages are free again.
         #[test]
         fn runs_are_disjoint(pages in 0usize..200, acts in prop::collection::vec((1usize..20, any::<bool>()), 0..200)) {
-            let mut runs = Runs::new(pages);
+            let mut runs = PageRuns::new(pages);
             let mut out: Vec<(u16, usize)> = Vec::new();
             for (count, give) in acts {
                 if give && !out.is_empty() {
                     let (first, count) = out.swap_remove(count % out.len());
-                    runs.put(first, count);
+                    runs.give_back(first, count);
                 } else if let Some(first) = runs.take(count) {
                     let range = usize::from(first)..usize::from(first) + count;
                     prop_assert!(range.end <= pages.min(MAX_PAGES));
@@ -135,9 +138,9 @@ mod tests {
                 }
             }
             for (first, count) in out {
-                runs.put(first, count);
+                runs.give_back(first, count);
             }
-            prop_assert_eq!(runs.free, Runs::new(pages).free);
+            prop_assert_eq!(runs.free, PageRuns::new(pages).free);
             prop_assert!(runs.longest() < 2 || runs.has(runs.longest()));
         }
     }

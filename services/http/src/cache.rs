@@ -1,44 +1,46 @@
-//! Answers given a moment ago.
+//! A cache of recent responses.
 //!
-//! Most requests are, byte for byte, what this client or another of its kind has asked before. The answer then is the one
-//! that was given, for it depends on nothing else but the site, which is constant, and the date.
+//! Most requests are, byte for byte, what this client or a similar one has sent before. Then the
+//! response is the same, too: besides the request, it depends only on the site, which is constant,
+//! and the date.
 
 use alloc::vec::Vec;
 
 use arrayvec::{ArrayString, ArrayVec};
 
-use crate::response::{Content, Response};
+use crate::head::Content;
+use crate::response::Response;
 
-/// Answers that are kept; a power of two.
+/// The number of responses that are kept: a power of two.
 const ENTRIES: usize = 32;
-/// The longest request, and the longest head of an answer, that is kept, in bytes.
-const LONGEST: usize = 448;
+/// The longest request, and the longest head of a response, that is kept, in bytes.
+const MAX_LENGTH: usize = 448;
 
-/// An answer, and to what.
+/// A response, and its request.
 struct Entry {
-    request: ArrayVec<u8, LONGEST>,
-    head: ArrayString<LONGEST>,
+    request: ArrayVec<u8, MAX_LENGTH>,
+    head: ArrayString<MAX_LENGTH>,
     response: Response,
-    /// The second since 1970 in which it was given, if that is known.
+    /// The second in which it was sent, since 1970, if that is known.
     second: Option<u64>,
 }
 
-/// The answers.
+/// The cache.
 #[derive(Default)]
-pub struct Memo(Vec<Option<Entry>>);
+pub struct ResponseCache(Vec<Option<Entry>>);
 
-impl Memo {
-    /// Room for answers; without room on the heap, none are kept.
+impl ResponseCache {
+    /// Creates an empty cache. If the heap has no room for it, it keeps nothing.
     pub fn new() -> Self {
         let mut entries = Vec::new();
         if entries.try_reserve_exact(ENTRIES).is_ok() {
             entries.resize_with(ENTRIES, || None);
         }
-        Memo(entries)
+        ResponseCache(entries)
     }
 
-    /// The place of an answer to `request`.
-    fn place(request: &[u8]) -> usize {
+    /// Returns the index of the entry for `request`.
+    fn entry_of(request: &[u8]) -> usize {
         let (words, rest) = request.as_chunks();
         let rest = rest.iter().fold(1, |sum, byte| sum << 8 | u64::from(*byte));
         // The factor is 2^64 divided by the golden ratio (Knuth, volume 3, 6.4).
@@ -47,20 +49,21 @@ impl Memo {
         (sum >> 32) as usize % ENTRIES
     }
 
-    /// The head and the rest of the answer to exactly these bytes, if it was given in this second.
+    /// Returns the head and the rest of the response to exactly these bytes, if it was made in this
+    /// second.
     pub fn find(&self, request: &[u8], second: Option<u64>) -> Option<(&[u8], Response)> {
-        let entry = self.0.get(Self::place(request))?.as_ref()?;
+        let entry = self.0.get(Self::entry_of(request))?.as_ref()?;
         (entry.second == second && entry.request.as_slice() == request).then(|| (entry.head.as_bytes(), entry.response))
     }
 
-    /// Keeps an answer to a request without a body, if it is one that would be the same again.
+    /// Keeps the response to a request without a body, if the next one would be the same.
     pub fn keep(&mut self, request: &[u8], second: Option<u64>, head: &str, response: Response) {
         let same = response.discard == 0 && !response.linger && !matches!(response.content, Content::Page(_));
         if !same || self.0.is_empty() {
             return;
         }
         if let (Ok(request), Ok(head), Some(entry)) =
-            (ArrayVec::try_from(request), ArrayString::from(head), self.0.get_mut(Self::place(request)))
+            (ArrayVec::try_from(request), ArrayString::from(head), self.0.get_mut(Self::entry_of(request)))
         {
             *entry = Some(Entry { request, head, response, second });
         }
@@ -74,51 +77,52 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::response::{Answer, Context, Head, respond};
+    use crate::head::Head;
+    use crate::response::{Answer, Context, respond};
     use crate::{request, site::tests::site};
 
     const RESPONSE: Response = Response { content: Content::Bytes(b"x"), close: false, linger: false, discard: 0 };
 
     #[test]
-    fn an_answer_is_found_by_exactly_its_request_in_its_second() {
-        let mut memo = Memo::new();
-        memo.keep(b"GET /a", Some(7), "head", RESPONSE);
-        let found = memo.find(b"GET /a", Some(7));
+    fn a_response_is_found_by_exactly_its_request_in_its_second() {
+        let mut cache = ResponseCache::new();
+        cache.keep(b"GET /a", Some(7), "head", RESPONSE);
+        let found = cache.find(b"GET /a", Some(7));
         assert!(matches!(found, Some((b"head", Response { content: Content::Bytes(b"x"), .. }))));
-        assert!(memo.find(b"GET /a", Some(8)).is_none() && memo.find(b"GET /a", None).is_none());
-        assert!(memo.find(b"GET /", Some(7)).is_none() && memo.find(b"GET /ab", Some(7)).is_none());
+        assert!(cache.find(b"GET /a", Some(8)).is_none() && cache.find(b"GET /a", None).is_none());
+        assert!(cache.find(b"GET /", Some(7)).is_none() && cache.find(b"GET /ab", Some(7)).is_none());
     }
 
     #[test]
-    fn what_may_differ_the_next_time_is_not_kept() {
-        let mut memo = Memo::new();
+    fn responses_that_may_differ_are_not_kept() {
+        let mut cache = ResponseCache::new();
         for response in [
             Response { discard: 1, ..RESPONSE },
             Response { linger: true, ..RESPONSE },
             Response { content: Content::Page(Duration::ZERO), ..RESPONSE },
         ] {
-            memo.keep(b"GET /a", None, "head", response);
-            assert!(memo.find(b"GET /a", None).is_none());
+            cache.keep(b"GET /a", None, "head", response);
+            assert!(cache.find(b"GET /a", None).is_none());
         }
-        let long = [b'a'; LONGEST + 1];
-        memo.keep(&long, None, "head", RESPONSE);
-        memo.keep(b"a", None, str::from_utf8(&long).unwrap(), RESPONSE);
-        assert!(memo.find(&long, None).is_none() && memo.find(b"a", None).is_none());
-        let mut none = Memo::default();
+        let long = [b'a'; MAX_LENGTH + 1];
+        cache.keep(&long, None, "head", RESPONSE);
+        cache.keep(b"a", None, str::from_utf8(&long).unwrap(), RESPONSE);
+        assert!(cache.find(&long, None).is_none() && cache.find(b"a", None).is_none());
+        let mut none = ResponseCache::default();
         none.keep(b"a", None, "head", RESPONSE);
         assert!(none.find(b"a", None).is_none());
     }
 
     proptest! {
-        /// Whatever was asked before, and in whatever order: an answer that is found is the one that would be made.
+        /// A response from the cache is the one that would be made, whatever was requested before.
         #[test]
-        fn what_is_found_is_what_would_be_made(
+        fn a_cached_response_equals_a_new_one(
             asked in prop::collection::vec((0_usize..12, 0_u64..3), 1..200),
             targets in prop::collection::vec("(/|/a/b\\.txt|/a|/none|/[ab]{1,9})", 12),
             more in prop::collection::vec("(|Connection: close\r\n|Range: bytes=1-3\r\n|Content-Length: 3\r\n)", 12),
         ) {
             let site = site(&[("index.html", b"<p>root"), ("a/b.txt", b"0123456789")]);
-            let mut memo = Memo::new();
+            let mut cache = ResponseCache::new();
             for (which, second) in asked {
                 let text = format!("GET {} HTTP/1.1\r\nHost: a\r\n{}\r\n", targets[which], more[which]);
                 let date = format!("second {second}");
@@ -127,10 +131,10 @@ mod tests {
                 let Ok(Some((request, _))) = request::parse(text.as_bytes()) else { unreachable!() };
                 let mut head = Head::new();
                 let Answer::Now(response) = respond(&request, &context, &mut head) else { unreachable!() };
-                if let Some((found, kept)) = memo.find(text.as_bytes(), Some(second)) {
+                if let Some((found, kept)) = cache.find(text.as_bytes(), Some(second)) {
                     prop_assert_eq!((found, kept), (head.as_bytes(), response));
                 } else {
-                    memo.keep(text.as_bytes(), Some(second), &head, response);
+                    cache.keep(text.as_bytes(), Some(second), &head, response);
                 }
             }
         }

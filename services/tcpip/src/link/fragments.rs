@@ -1,16 +1,21 @@
-//! Fragments of a packet that is longer than the link carries (RFC 791, 3.2). Only what is no segment is ever so long: an echo,
-//! mostly.
+//! Fragmentation of packets that are longer than the link's MTU (RFC 791, 3.2). TCP segments never
+//! are. It is for long echo replies, mostly.
 
-use smoltcp::wire::Ipv4Packet;
+use smoltcp::wire::{IpProtocol, Ipv4Packet};
 
-use crate::frame::ETHERNET_HEADER;
+use super::frame::{ETHERNET_HEADER, MAX_REASSEMBLED};
 
-/// Bytes of an IPv4 header as the stack makes it: without options.
+/// The length of an IPv4 header that smoltcp writes: without options.
 const HEADER: usize = 20;
-/// Bytes before the data of a frame.
+/// The number of bytes in a frame before the data of its packet.
 const BEFORE: usize = ETHERNET_HEADER + HEADER;
 
-/// Which bytes of a packet's data go in a fragment.
+/// The part of a packet's data that goes into one fragment.
+///
+/// # Holding one proves
+///
+/// `from..to` lies inside the data of the packet that [`fragments`] was called for, and `from` is a
+/// multiple of 8.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fragment {
     from: usize,
@@ -18,10 +23,11 @@ pub struct Fragment {
     last: bool,
 }
 
-/// The fragments of a frame of `length` bytes for a link that carries `whole`, of which there is room for more than headers.
+/// Returns the fragments of the packet in a frame of `length` bytes, for a link that carries frames
+/// of `whole` bytes.
 pub fn fragments(length: usize, whole: usize) -> impl Iterator<Item = Fragment> {
     let data = length.saturating_sub(BEFORE);
-    // Where each begins is told in units of 8.
+    // The offset of a fragment is counted in units of 8 bytes.
     let step = (whole.saturating_sub(BEFORE) / 8 * 8).max(8);
     (0..data).step_by(step).map(move |from| {
         let to = (from + step).min(data);
@@ -30,13 +36,13 @@ pub fn fragments(length: usize, whole: usize) -> impl Iterator<Item = Fragment> 
 }
 
 impl Fragment {
-    /// Bytes of its frame.
+    /// Returns the length of its frame.
     pub fn length(&self) -> usize {
         BEFORE + self.to - self.from
     }
 
-    /// Writes it to `space`, as a frame of its own: with the headers of `frame`, of which it is a part, the number that all
-    /// fragments of that have, and its data.
+    /// Writes it to `space` as a frame: the headers of `frame`, which holds the whole packet, the
+    /// identification `number` that all its fragments share, and its data.
     pub fn write(&self, frame: &[u8], number: u16, space: &mut [u8]) {
         let bytes = frame.get(..BEFORE).zip(frame.get(BEFORE + self.from..BEFORE + self.to));
         let (Some((headers, data)), Some((head, tail))) = (bytes, space.split_at_mut_checked(BEFORE)) else { return };
@@ -55,6 +61,23 @@ impl Fragment {
     }
 }
 
+/// Returns a frame to `mac` with the fragment of packet `number` that reaches as far as any that is
+/// accepted.
+pub fn furthest_fragment(mac: [u8; 6], number: u16) -> [u8; ETHERNET_HEADER + 28] {
+    let mut frame = [0; ETHERNET_HEADER + 28];
+    frame[..6].copy_from_slice(&mac);
+    frame[12] = 0x08;
+    let mut packet = Ipv4Packet::new_unchecked(&mut frame[ETHERNET_HEADER..]);
+    packet.set_version(4);
+    packet.set_header_len(20);
+    packet.set_total_len(28);
+    packet.set_ident(number);
+    packet.set_more_frags(true);
+    packet.set_frag_offset((MAX_REASSEMBLED - 8) as u16);
+    packet.set_next_header(IpProtocol::Icmp);
+    frame
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -63,7 +86,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn fragments_make_the_packet_again(length in BEFORE + 1..9000_usize, whole in BEFORE + 8..1600_usize) {
+        fn fragments_reassemble_to_the_packet(length in BEFORE + 1..9000_usize, whole in BEFORE + 8..1600_usize) {
             let frame: Vec<u8> = (0..length).map(|index| if index == ETHERNET_HEADER { 0x45 } else { index as u8 }).collect();
             let (mut data, mut more) = (Vec::<u8>::new(), true);
             for fragment in fragments(length, whole) {

@@ -9,31 +9,31 @@ fn station(high: u8, low: u8, mac: u8) -> Station {
     Station { mac: [2, mac, mac, mac, high, low], address: [10, 0, high, low] }
 }
 
-/// A table that knows the gateway.
+/// Returns a table that knows the gateway.
 fn neighbours() -> Neighbours {
     let mut neighbours = Neighbours::new(12_345);
     let address = Ipv4Cidr::new(Ipv4Address::new(10, 0, 0, 2), 16);
-    neighbours.join(Some(Lease { address, gateway: Some(GATEWAY.into()) }));
-    neighbours.turn(Instant(1 << 40));
-    neighbours.hear(station(0, 1, 0), true);
+    neighbours.set_lease(Some(Lease { address, gateway: Some(GATEWAY.into()) }));
+    neighbours.set_time(Instant(1 << 40));
+    neighbours.learn(station(0, 1, 0), true);
     neighbours
 }
 
 fn mac(neighbours: &mut Neighbours, to: [u8; 4]) -> Option<[u8; 6]> {
-    neighbours.again(to).or_else(|| neighbours.route(to)?.mac)
+    neighbours.cached(to).or_else(|| neighbours.route(to)?.mac)
 }
 
 #[derive(Clone, Debug)]
 enum Act {
-    /// A stranger asks for us.
+    /// A stranger sends us a request.
     Ask(u8, u8),
-    /// Something is sent to a host that does not answer.
+    /// A packet is sent to a host that does not answer.
     Silent(u8, u8),
-    /// A host answers that was never used, nor asked for.
+    /// A host sends a reply that was never used, nor requested.
     Answer(u8, u8),
-    /// A packet goes to a friend, to which one goes now and then.
+    /// A packet is sent to a friend, which is used now and then.
     Send(u8),
-    /// A friend has another link address from now on.
+    /// A friend changes its link address.
     Move(u8, u8),
 }
 
@@ -54,29 +54,29 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Hosts in use are known at every moment, whoever else comes.
+    /// Hosts in use are known at every moment, whatever other hosts do.
     #[test]
-    fn what_is_in_use_stays(friends in 1u8..100, acts in prop::collection::vec(act(), 0..1000)) {
+    fn neighbours_in_use_are_never_evicted(friends in 1u8..100, acts in prop::collection::vec(act(), 0..1000)) {
         let mut neighbours = neighbours();
         let mut macs = std::collections::BTreeMap::new();
         for friend in 0..friends {
             let station = station(1, friend, 0);
             prop_assert_eq!(mac(&mut neighbours, station.address), None);
-            neighbours.hear(station, false);
+            neighbours.learn(station, false);
             macs.insert(friend, station);
         }
         for act in acts {
             match act {
-                Act::Ask(high, low) => neighbours.hear(station(high, low, 9), true),
+                Act::Ask(high, low) => neighbours.learn(station(high, low, 9), true),
                 Act::Silent(high, low) => prop_assert_eq!(mac(&mut neighbours, [10, 0, high, low]), None),
-                Act::Answer(high, low) => neighbours.hear(station(high, low, 9), false),
+                Act::Answer(high, low) => neighbours.learn(station(high, low, 9), false),
                 Act::Send(friend) => {
                     let station = macs[&(friend % friends)];
                     prop_assert_eq!(mac(&mut neighbours, station.address), Some(station.mac));
                 }
                 Act::Move(friend, mac) => {
                     let station = station(1, friend % friends, mac);
-                    neighbours.hear(station, false);
+                    neighbours.learn(station, false);
                     macs.insert(friend % friends, station);
                 }
             }
@@ -88,48 +88,50 @@ proptest! {
     }
 }
 
-/// Requests that were sent, each with its time.
+/// The requests that were sent, with their times.
 #[derive(Default)]
 struct Asked(Vec<(Instant, [u8; 4])>);
 
 impl Asked {
-    /// Sends a packet to a host, through the table alone: returns the link address that it goes to.
+    /// Sends a packet to a host, as far as the table is concerned. Returns the link address that it
+    /// goes to.
     fn send(&mut self, neighbours: &mut Neighbours, to: [u8; 4]) -> Option<[u8; 6]> {
-        let mac = neighbours.again(to);
+        let mac = neighbours.cached(to);
         if mac.is_some() {
             return mac;
         }
         let route = neighbours.route(to)?;
-        if route.ask.is_some() {
+        if route.request_to.is_some() {
             self.0.push((neighbours.now(), route.hop));
         }
         route.mac
     }
 
-    /// In every second each host was asked for once at most, and all together as often as there are places.
+    /// Checks that in every second each host was requested at most once, and all hosts at most as
+    /// often as there are entries.
     fn check(&self) {
         let mut last = std::collections::BTreeMap::new();
         for (number, (at, host)) in self.0.iter().enumerate() {
             let before = last.insert(host, *at);
-            assert!(before.is_none_or(|before| *at >= before + PAUSE), "{host:?} was asked for twice");
-            let first = number.checked_sub(MOST).map(|first| self.0[first].0);
-            assert!(first.is_none_or(|first| *at >= first + PAUSE), "{} were asked for", MOST + 1);
+            assert!(before.is_none_or(|before| *at >= before + REQUEST_INTERVAL), "{host:?} was asked for twice");
+            let first = number.checked_sub(MAX_NEIGHBOURS).map(|first| self.0[first].0);
+            assert!(first.is_none_or(|first| *at >= first + REQUEST_INTERVAL), "{} were asked for", MAX_NEIGHBOURS + 1);
         }
     }
 }
 
-/// Bursts of what anybody can bring about, from hosts that are invented or that are there, and time between.
+/// Bursts of what anybody can cause, from hosts that are invented or exist, and time between them.
 #[derive(Clone, Debug)]
 enum Burst {
-    /// Hosts ask for us.
+    /// Hosts send us requests.
     Ask { first: u8, count: u8 },
-    /// Packets go to hosts, some of which have asked for us.
+    /// Packets are sent to hosts, some of which have sent us requests.
     Send { first: u8, count: u8 },
-    /// Before a packet goes to each of them, another host asks for us.
+    /// Before a packet is sent to each of them, another host sends us a request.
     Both { first: u8, stranger: u8, count: u8 },
-    /// Hosts tell their addresses, whether they were asked or not.
+    /// Hosts send replies, whether they were requested or not.
     Answer { first: u8, count: u8 },
-    /// Packets go to the gateway, and to those in use, who answer.
+    /// Packets are sent to the gateway and to hosts in use, which answer.
     Use,
     /// This number of milliseconds passes.
     Pass(u16),
@@ -156,14 +158,14 @@ proptest! {
     })]
 
     #[test]
-    fn in_every_second_each_is_asked_for_once_and_all_as_often_as_there_are_places(
+    fn requests_are_limited_for_each_host_and_in_total(
         bursts in prop::collection::vec(burst(), 0..60),
     ) {
         let (mut neighbours, mut asked) = (neighbours(), Asked::default());
         for burst in bursts {
             match burst {
                 Burst::Ask { first, count } => {
-                    (0..count).for_each(|at| neighbours.hear(station(9, first.wrapping_add(at), 9), true));
+                    (0..count).for_each(|at| neighbours.learn(station(9, first.wrapping_add(at), 9), true));
                 }
                 Burst::Send { first, count } => (0..count).for_each(|at| {
                     // A few of them are strangers.
@@ -171,26 +173,27 @@ proptest! {
                     asked.send(&mut neighbours, [10, 0, high, first.wrapping_add(at)]);
                 }),
                 Burst::Both { first, stranger, count } => (0..count).for_each(|at| {
-                    neighbours.hear(station(9, stranger.wrapping_add(at), 9), true);
+                    neighbours.learn(station(9, stranger.wrapping_add(at), 9), true);
                     asked.send(&mut neighbours, [10, 0, 7, first.wrapping_add(at)]);
                 }),
                 Burst::Answer { first, count } => {
-                    (0..count).for_each(|at| neighbours.hear(station(7, first.wrapping_add(at), 9), false));
+                    (0..count).for_each(|at| neighbours.learn(station(7, first.wrapping_add(at), 9), false));
                 }
                 Burst::Use => {
                     asked.send(&mut neighbours, GATEWAY);
                 }
                 Burst::Pass(milliseconds) => {
-                    neighbours.turn(neighbours.now() + Duration::from_millis(milliseconds.into()));
+                    neighbours.set_time(neighbours.now() + Duration::from_millis(milliseconds.into()));
                 }
             }
         }
         asked.check();
     }
 
-    /// Whoever invents hosts: those in use are known and are asked again in time, and so is the gateway.
+    /// Whoever invents hosts: those in use are known and are requested again in time, and so is the
+    /// gateway.
     #[test]
-    fn beside_invented_hosts_those_in_use_stay(
+    fn invented_hosts_evict_no_neighbour_in_use(
         friends in 0u8..80,
         bursts in prop::collection::vec(burst(), 0..60),
     ) {
@@ -198,37 +201,37 @@ proptest! {
         let friends: Vec<Station> = (0..friends).map(|low| station(1, low, 0)).collect();
         for friend in &friends {
             asked.send(&mut neighbours, friend.address);
-            neighbours.hear(*friend, false);
+            neighbours.learn(*friend, false);
         }
         let gateway = station(0, 1, 0);
         for burst in bursts {
             match burst {
                 Burst::Ask { first, count } => {
-                    (0..count).for_each(|at| neighbours.hear(station(9, first.wrapping_add(at), 9), true));
+                    (0..count).for_each(|at| neighbours.learn(station(9, first.wrapping_add(at), 9), true));
                 }
                 Burst::Send { first, count } => (0..count).for_each(|at| {
                     asked.send(&mut neighbours, [10, 0, 7, first.wrapping_add(at)]);
                 }),
                 Burst::Both { first, stranger, count } => (0..count).for_each(|at| {
-                    neighbours.hear(station(9, stranger.wrapping_add(at), 9), true);
+                    neighbours.learn(station(9, stranger.wrapping_add(at), 9), true);
                     asked.send(&mut neighbours, [10, 0, 7, first.wrapping_add(at)]);
                 }),
-                // Who answers without having been asked for.
+                // Replies that were not requested.
                 Burst::Answer { first, count } => {
-                    (0..count).for_each(|at| neighbours.hear(station(5, first.wrapping_add(at), 9), false));
+                    (0..count).for_each(|at| neighbours.learn(station(5, first.wrapping_add(at), 9), false));
                 }
                 Burst::Use => {}
                 Burst::Pass(milliseconds) => {
-                    // Now and then a minute, after which they are asked again.
+                    // Sometimes a minute passes, after which they are requested again.
                     let milliseconds = if milliseconds < 100 { 61_000 } else { milliseconds.into() };
-                    neighbours.turn(neighbours.now() + Duration::from_millis(milliseconds));
+                    neighbours.set_time(neighbours.now() + Duration::from_millis(milliseconds));
                 }
             }
             for friend in friends.iter().chain([&gateway]) {
                 let requests = asked.0.len();
                 prop_assert_eq!(asked.send(&mut neighbours, friend.address), Some(friend.mac));
                 if asked.0.len() > requests {
-                    neighbours.hear(*friend, false);
+                    neighbours.learn(*friend, false);
                 }
             }
         }
@@ -237,25 +240,25 @@ proptest! {
 }
 
 #[test]
-fn a_host_that_was_asked_for_keeps_its_place_for_a_second_against_strangers() {
+fn a_requested_host_keeps_its_entry_for_a_second() {
     let (mut neighbours, mut asked) = (neighbours(), Asked::default());
     for round in 0..8 {
         for low in 0..127 {
             asked.send(&mut neighbours, [10, 0, 140, low]);
-            neighbours.hear(station(100 + round, low, 9), true);
+            neighbours.learn(station(100 + round, low, 9), true);
         }
     }
     asked.check();
-    assert_eq!(asked.0.len(), MOST - 1 - RESERVE);
+    assert_eq!(asked.0.len(), MAX_NEIGHBOURS - 1 - RESERVE);
 }
 
 #[test]
-fn beside_many_in_use_a_few_are_asked_for_at_once() {
-    for friends in [MOST - 1 - RESERVE, 110] {
+fn a_few_hosts_can_be_requested_however_many_are_in_use() {
+    for friends in [MAX_NEIGHBOURS - 1 - RESERVE, 110] {
         let (mut neighbours, mut asked) = (neighbours(), Asked::default());
         for low in 0..friends as u8 {
             asked.send(&mut neighbours, [10, 0, 1, low]);
-            neighbours.hear(station(1, low, 0), false);
+            neighbours.learn(station(1, low, 0), false);
         }
         for second in 0..3 {
             asked.0.clear();
@@ -263,7 +266,7 @@ fn beside_many_in_use_a_few_are_asked_for_at_once() {
                 asked.send(&mut neighbours, [10, 0, 140 + second, low]);
             }
             assert_eq!(asked.0.len(), 8, "beside {friends}");
-            neighbours.turn(neighbours.now() + PAUSE);
+            neighbours.set_time(neighbours.now() + REQUEST_INTERVAL);
         }
         let known = (0..friends as u8).filter(|low| mac(&mut neighbours, [10, 0, 1, *low]).is_some()).count();
         assert_eq!(known, friends);
@@ -271,31 +274,31 @@ fn beside_many_in_use_a_few_are_asked_for_at_once() {
 }
 
 #[test]
-fn of_more_hosts_than_there_are_places_those_used_last_are_known() {
+fn the_least_recently_used_neighbour_is_evicted() {
     let mut neighbours = neighbours();
     for low in 0..=255 {
         let station = station(1, low, 0);
-        neighbours.turn(neighbours.now() + Duration::from_millis(10));
+        neighbours.set_time(neighbours.now() + Duration::from_millis(10));
         assert_eq!(mac(&mut neighbours, station.address), None);
-        neighbours.hear(station, false);
+        neighbours.learn(station, false);
         assert_eq!(mac(&mut neighbours, station.address), Some(station.mac));
         assert!(mac(&mut neighbours, [192, 0, 2, 1]).is_some());
     }
     let known = (0..=255).filter(|low| mac(&mut neighbours, [10, 0, 1, *low]).is_some()).count();
-    // What is asked for takes places, too.
-    assert!(known >= MOST / 2, "{known}");
+    // Hosts that are requested take entries, too.
+    assert!(known >= MAX_NEIGHBOURS / 2, "{known}");
     assert!(mac(&mut neighbours, [192, 0, 2, 1]).is_some());
 }
 
 #[test]
-fn another_lease_forgets_all() {
+fn another_lease_clears_the_table() {
     let mut neighbours = neighbours();
     let lease = neighbours.lease;
     assert!(mac(&mut neighbours, GATEWAY).is_some());
-    neighbours.join(lease);
-    assert_eq!(neighbours.again(GATEWAY), None);
+    neighbours.set_lease(lease);
+    assert_eq!(neighbours.cached(GATEWAY), None);
     let route = neighbours.route([192, 0, 2, 1]).expect("a way");
-    assert_eq!(route, Route { hop: GATEWAY, mac: None, ask: Some(EVERYONE) });
-    neighbours.join(None);
+    assert_eq!(route, Route { hop: GATEWAY, mac: None, request_to: Some(BROADCAST) });
+    neighbours.set_lease(None);
     assert_eq!(neighbours.route(GATEWAY), None);
 }
