@@ -1,6 +1,8 @@
 //! Parses the values of XenStore nodes strictly: nothing is stripped, and every other form is
 //! refused.
 
+use core::fmt::Write;
+
 use cloister_caps::DomId;
 use cloister_interfaces::store::Path;
 
@@ -119,20 +121,48 @@ pub fn mac(text: &[u8]) -> Option<[u8; 6]> {
     (unicast && mac != [0; 6]).then_some(mac)
 }
 
-/// Parses the back end's directory: `/local/domain/<peer>/backend/vif/<domain>/<handle>`. Every
-/// such path leaves room for the names of its nodes.
+/// A back end's directory: `/local/domain/<peer>/backend/vif/<domain>/<handle>`.
+///
+/// # Holding one proves
+/// [`backend`] has parsed it. So its numbers are in range, there is one spelling of it, and it
+/// leaves room for the names of its nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Backend {
+    peer: DomId,
+    domain: DomId,
+    handle: u8,
+}
+
+impl Backend {
+    /// Returns the domain of the back end.
+    #[must_use]
+    pub fn peer(self) -> DomId {
+        self.peer
+    }
+
+    /// Returns the path of the node `name` in the directory.
+    #[must_use]
+    pub fn node(self, name: &str) -> Path {
+        let Backend { peer, domain, handle } = self;
+        let mut path = Path::new();
+        // Every name fits.
+        let _ = write!(path, "/local/domain/{}/backend/vif/{}/{handle}/{name}", peer.0, domain.0);
+        path
+    }
+}
+
+/// Parses the directory of a back end in the domain `peer`.
 #[must_use]
-pub fn backend_path(text: &[u8], peer: DomId) -> Option<Path> {
+pub fn backend(text: &[u8], peer: DomId) -> Option<Backend> {
     let text = core::str::from_utf8(text).ok()?;
     let mut parts = text.strip_prefix("/local/domain/")?.split('/');
     let id = domid(parts.next()?.as_bytes())?;
-    let in_form = id == peer
-        && parts.next() == Some("backend")
-        && parts.next() == Some("vif")
-        && domid(parts.next()?.as_bytes()).is_some()
-        && number(parts.next()?.as_bytes(), 255).is_some()
-        && parts.next().is_none();
-    if in_form { Path::from(text).ok() } else { None }
+    if id != peer || parts.next() != Some("backend") || parts.next() != Some("vif") {
+        return None;
+    }
+    let domain = domid(parts.next()?.as_bytes())?;
+    let handle = u8::try_from(number(parts.next()?.as_bytes(), 255)?).ok()?;
+    if parts.next().is_some() { None } else { Some(Backend { peer, domain, handle }) }
 }
 
 #[cfg(test)]
@@ -174,8 +204,9 @@ mod tests {
     #[test]
     fn paths_of_the_back_end() {
         let good = "/local/domain/0/backend/vif/2/0";
-        assert_eq!(backend_path(good.as_bytes(), DomId(0)).as_deref(), Some(good));
-        assert_eq!(backend_path(good.as_bytes(), DomId(1)), None);
+        let node = backend(good.as_bytes(), DomId(0)).expect("in form").node("state");
+        assert_eq!(*node, format!("{good}/state"));
+        assert_eq!(backend(good.as_bytes(), DomId(1)), None);
         for bad in [
             "",
             "/local/domain/0",
@@ -187,7 +218,7 @@ mod tests {
             "/local/domain/0/backend/vif/../0",
             "local/domain/0/backend/vif/2/0",
         ] {
-            assert_eq!(backend_path(bad.as_bytes(), DomId(0)), None, "{bad:?}");
+            assert_eq!(backend(bad.as_bytes(), DomId(0)), None, "{bad:?}");
         }
     }
 
@@ -195,11 +226,12 @@ mod tests {
     #[test]
     fn the_longest_path_of_the_back_end_has_room_behind_it() {
         let longest = "/local/domain/32751/backend/vif/32751/255";
-        let path = backend_path(longest.as_bytes(), DomId(32751)).expect("in form");
-        assert!(path.remaining_capacity() > "/feature-split-event-channels".len());
+        let name = "feature-split-event-channels";
+        let path = backend(longest.as_bytes(), DomId(32751)).expect("in form").node(name);
+        assert_eq!(*path, format!("{longest}/{name}"));
         for longer in [format!("{longest}0"), longest.replace("255", "256"), longest.replace("vif/32751", "vif/32752")]
         {
-            assert_eq!(backend_path(longer.as_bytes(), DomId(32751)), None, "{longer}");
+            assert_eq!(backend(longer.as_bytes(), DomId(32751)), None, "{longer}");
         }
     }
 
@@ -224,7 +256,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_parsed_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..130)) {
-            let _ = (mac(&bytes), state(&bytes), backend_path(&bytes, DomId(0)), mtu(&bytes), domid(&bytes));
+            let _ = (mac(&bytes), state(&bytes), backend(&bytes, DomId(0)), mtu(&bytes), domid(&bytes));
         }
     }
 }

@@ -11,7 +11,7 @@ use cloister_interfaces::queue::Sender;
 use cloister_interfaces::store::{self, Store};
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Server, Service, System};
 
-use crate::handshake::{Command, Handshake};
+use crate::handshake::{Command, Connection, Handshake};
 use crate::pace::Pace;
 use crate::ring::{Anomaly, Refusal, Violation};
 use crate::rx::{Frame, MAX_SLOTS, Part, Receive};
@@ -231,13 +231,14 @@ impl<S: System, M: Memory> Netfront<S, M> {
     fn connected(&mut self) {
         self.up = true;
         (self.refusal_logged, self.pace_logged, self.logged_anomalies) = (false, false, 0);
-        let ([a, b, c, d, e, f], mtu) = self.handshake.identity();
-        let split = if self.handshake.is_split() { "split" } else { "one" };
+        let Some(connection) = self.handshake.connection() else { return };
+        let ([a, b, c, d, e, f], mtu) = (connection.mac(), connection.mtu());
+        let split = if connection.is_split() { "split" } else { "one" };
         self.console.line(format_args!(
             "connected, {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}, mtu {mtu}, {split} event channel"
         ));
         // The back end may have read the ring before the pages were posted.
-        if self.handshake.is_split() { self.rx_events.send() } else { self.tx_events.send() }
+        if connection.is_split() { self.rx_events.send() } else { self.tx_events.send() }
     }
 
     /// Tells tcpip that the link went up or down, if it does not know yet.
@@ -250,8 +251,12 @@ impl<S: System, M: Memory> Netfront<S, M> {
         if self.pending_down && net.replies.push(&Reply::Down).is_ok() {
             self.pending_down = false;
         }
-        if self.up && !self.up_reported && !self.pending_down {
-            let ((mac, mtu), offloads) = (self.handshake.identity(), self.handshake.offloads());
+        if self.up
+            && !self.up_reported
+            && !self.pending_down
+            && let Some(connection) = self.handshake.connection()
+        {
+            let (mac, mtu, offloads) = (connection.mac(), connection.mtu(), connection.offloads());
             self.up_reported = net.replies.push(&Reply::Up { mac, mtu, offloads }).is_ok();
         }
     }
@@ -412,7 +417,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
     /// Publishes the requests on both rings, and notifies the back end.
     fn publish(&mut self) {
         let (tx, rx) = (self.transmit.publish(), self.receive.publish());
-        let split = self.handshake.is_split();
+        let split = self.handshake.connection().is_some_and(Connection::is_split);
         if tx || (rx && !split) {
             self.tx_events.send();
         }
