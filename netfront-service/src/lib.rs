@@ -14,6 +14,7 @@ pub mod pages;
 pub mod ring;
 pub mod rx;
 mod service;
+mod traffic;
 pub mod tx;
 
 use arrayvec::ArrayVec;
