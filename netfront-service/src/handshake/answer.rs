@@ -178,23 +178,10 @@ impl Handshake {
 
     /// Handles a node of the device.
     fn device_node_read(&mut self, probe: Probe, result: Result<Value, Failure>, now: Instant) {
-        let optional = matches!(probe, Probe::Mtu(..) | Probe::Online(_) | Probe::State(_));
         let node = match result {
             Ok(bytes) => Some(bytes),
-            Err(Failure::NotFound) if optional => None,
-            Err(Failure::NotFound) => return self.no_device(now),
-            Err(Failure::Again) => {
-                // An earlier run of this service has left it open, and XenStore carries out nothing
-                // outside of it.
-                if let Some(closing) = self.fail("a transaction was left open", now) {
-                    closing.open_transaction = true;
-                }
-                return;
-            }
-            Err(failure) => {
-                self.note_node(unreadable(failure));
-                return self.retry(now);
-            }
+            Err(Failure::NotFound) if probe.is_optional() => None,
+            Err(failure) => return self.device_unreadable(failure, now),
         };
         let bytes = node.as_deref().unwrap_or_default();
         let next = match probe {
@@ -238,6 +225,24 @@ impl Handshake {
             Some(probe) => self.enter(Phase::Probing(probe), now),
             None => {
                 self.note_node("not in form");
+                self.retry(now);
+            }
+        }
+    }
+
+    /// Handles a failure to read a node of the device.
+    fn device_unreadable(&mut self, failure: Failure, now: Instant) {
+        match failure {
+            Failure::NotFound => self.no_device(now),
+            Failure::Again => {
+                // An earlier run of this service has left it open, and XenStore carries out nothing
+                // outside of it.
+                if let Some(closing) = self.fail("a transaction was left open", now) {
+                    closing.open_transaction = true;
+                }
+            }
+            failure => {
+                self.note_node(unreadable(failure));
                 self.retry(now);
             }
         }

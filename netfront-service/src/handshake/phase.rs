@@ -439,6 +439,13 @@ impl Phase {
     }
 }
 
+impl Probe {
+    /// Returns `true` if the device needs no such node.
+    pub(super) fn is_optional(&self) -> bool {
+        matches!(self, Probe::Mtu(..) | Probe::Online(_) | Probe::State(_))
+    }
+}
+
 impl Directory {
     /// Returns the path of the node `name` in the directory.
     pub(super) fn node(self, name: &str) -> Path {
