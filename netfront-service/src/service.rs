@@ -428,3 +428,6 @@ impl<S: System, M: Memory> Service for Netfront<S, M> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
