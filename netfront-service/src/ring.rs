@@ -78,6 +78,10 @@ impl Anomaly {
 }
 
 /// The front end's side of one ring, whose slots have `SLOT` bytes.
+///
+/// # Holding one proves
+/// A response that it returns answers a request that was published, and that no earlier response
+/// answered. What the response says is not checked: `rx` and `tx` do that.
 pub struct FrontRing<M, const SLOT: usize> {
     memory: M,
     base: usize,

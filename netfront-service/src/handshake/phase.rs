@@ -242,7 +242,7 @@ pub(super) enum Probe {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Negotiating {
     pub(super) device: Device,
-    /// Those that were found so far.
+    /// The features found so far.
     pub(super) features: Features,
     pub(super) step: NegotiationStep,
 }
@@ -280,11 +280,11 @@ pub(super) enum ConnectionStep {
         area: Area,
         waited: bool,
     },
-    /// Looks whether a back end still maps pages.
+    /// Checks whether a back end still maps pages of an earlier connection.
     CheckFree {
         waited: bool,
     },
-    /// Waits until no back end maps pages of an earlier connection.
+    /// Waits until no back end maps such pages.
     AwaitFree,
     /// Empties the rings.
     ResetRings,
