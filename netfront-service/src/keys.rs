@@ -1,6 +1,8 @@
 //! Parses the values of XenStore nodes strictly: nothing is stripped, and every other form is
 //! refused.
 
+use core::fmt::Write;
+
 use cloister_caps::DomId;
 use cloister_interfaces::store::Path;
 
@@ -119,112 +121,49 @@ pub fn mac(text: &[u8]) -> Option<[u8; 6]> {
     (unicast && mac != [0; 6]).then_some(mac)
 }
 
-/// Parses the back end's directory: `/local/domain/<peer>/backend/vif/<domain>/<handle>`. Every
-/// such path leaves room for the names of its nodes.
+/// A back end's directory: `/local/domain/<peer>/backend/vif/<domain>/<handle>`.
+///
+/// # Holding one proves
+/// [`backend`] has parsed it. So its numbers are in range, there is one spelling of it, and it
+/// leaves room for the names of its nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Backend {
+    peer: DomId,
+    domain: DomId,
+    handle: u8,
+}
+
+impl Backend {
+    /// Returns the domain of the back end.
+    #[must_use]
+    pub fn peer(self) -> DomId {
+        self.peer
+    }
+
+    /// Returns the path of the node `name` in the directory.
+    #[must_use]
+    pub fn node(self, name: &str) -> Path {
+        let Backend { peer, domain, handle } = self;
+        let mut path = Path::new();
+        // Every name fits.
+        let _ = write!(path, "/local/domain/{}/backend/vif/{}/{handle}/{name}", peer.0, domain.0);
+        path
+    }
+}
+
+/// Parses the directory of a back end in the domain `peer`.
 #[must_use]
-pub fn backend_path(text: &[u8], peer: DomId) -> Option<Path> {
+pub fn backend(text: &[u8], peer: DomId) -> Option<Backend> {
     let text = core::str::from_utf8(text).ok()?;
     let mut parts = text.strip_prefix("/local/domain/")?.split('/');
     let id = domid(parts.next()?.as_bytes())?;
-    let in_form = id == peer
-        && parts.next() == Some("backend")
-        && parts.next() == Some("vif")
-        && domid(parts.next()?.as_bytes()).is_some()
-        && number(parts.next()?.as_bytes(), 255).is_some()
-        && parts.next().is_none();
-    if in_form { Path::from(text).ok() } else { None }
+    if id != peer || parts.next() != Some("backend") || parts.next() != Some("vif") {
+        return None;
+    }
+    let domain = domid(parts.next()?.as_bytes())?;
+    let handle = u8::try_from(number(parts.next()?.as_bytes(), 255)?).ok()?;
+    if parts.next().is_some() { None } else { Some(Backend { peer, domain, handle }) }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn every_state_and_no_other() {
-        for (value, expected) in XenbusState::ALL.into_iter().enumerate() {
-            assert_eq!(state(value.to_string().as_bytes()), Some(expected));
-            assert_eq!(expected.digit(), value.to_string());
-        }
-        for bad in ["", "9", "04", "4 ", "4\0", "-1", "four"] {
-            assert_eq!(state(bad.as_bytes()), None, "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn addresses() {
-        assert_eq!(mac(b"00:16:3e:11:22:33"), Some([0, 0x16, 0x3e, 0x11, 0x22, 0x33]));
-        assert_eq!(mac(b"00:16:3E:AA:bb:0f"), Some([0, 0x16, 0x3e, 0xaa, 0xbb, 0x0f]));
-        for bad in [
-            "00:16:3e:11:22:3",
-            "00:16:3e:11:22:333",
-            "00-16-3e-11-22-33",
-            "00:00:00:00:00:00",
-            "01:16:3e:11:22:33",
-            "ff:ff:ff:ff:ff:ff",
-            "0g:16:3e:11:22:33",
-            "00:16:3e:11:22:3\0",
-            "+0:16:3e:11:22:33",
-            "",
-        ] {
-            assert_eq!(mac(bad.as_bytes()), None, "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn paths_of_the_back_end() {
-        let good = "/local/domain/0/backend/vif/2/0";
-        assert_eq!(backend_path(good.as_bytes(), DomId(0)).as_deref(), Some(good));
-        assert_eq!(backend_path(good.as_bytes(), DomId(1)), None);
-        for bad in [
-            "",
-            "/local/domain/0",
-            "/local/domain/0/backend/vif/2",
-            "/local/domain/0/backend/vif/2/0/",
-            "/local/domain/0/backend/vif/2/0/state",
-            "/local/domain/0/backend/vbd/2/0",
-            "/local/domain/00/backend/vif/2/0",
-            "/local/domain/0/backend/vif/../0",
-            "local/domain/0/backend/vif/2/0",
-        ] {
-            assert_eq!(backend_path(bad.as_bytes(), DomId(0)), None, "{bad:?}");
-        }
-    }
-
-    /// The longest node below it is `feature-split-event-channels`.
-    #[test]
-    fn the_longest_path_of_the_back_end_has_room_behind_it() {
-        let longest = "/local/domain/32751/backend/vif/32751/255";
-        let path = backend_path(longest.as_bytes(), DomId(32751)).expect("in form");
-        assert!(path.remaining_capacity() > "/feature-split-event-channels".len());
-        for longer in [format!("{longest}0"), longest.replace("255", "256"), longest.replace("vif/32751", "vif/32752")]
-        {
-            assert_eq!(backend_path(longer.as_bytes(), DomId(32751)), None, "{longer}");
-        }
-    }
-
-    #[test]
-    fn limits_of_numbers() {
-        assert_eq!(number(b"4294967295", u32::MAX), Some(u32::MAX));
-        for more in ["4294967296", "42949672950", "18446744073709551616"] {
-            assert_eq!(number(more.as_bytes(), u32::MAX), None, "{more}");
-        }
-        assert_eq!(domid(b"32751"), Some(DomId(0x7FEF)));
-        assert_eq!(domid(b"32752"), None);
-        assert_eq!((mtu(b"67"), mtu(b"68"), mtu(b"65535"), mtu(b"65536")), (None, Some(68), Some(65535), None));
-        assert_eq!((flag(b"0"), flag(b"1"), flag(b"2"), flag(b"")), (Some(false), Some(true), None, None));
-    }
-
-    proptest! {
-        #[test]
-        fn a_number_is_its_one_spelling(text in "[0-9 +-]{0,12}", max: u32) {
-            let expected = text.parse::<u32>().ok().filter(|value| *value <= max && value.to_string() == text);
-            prop_assert_eq!(number(text.as_bytes(), max), expected);
-        }
-
-        #[test]
-        fn any_bytes_are_parsed_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..130)) {
-            let _ = (mac(&bytes), state(&bytes), backend_path(&bytes, DomId(0)), mtu(&bytes), domid(&bytes));
-        }
-    }
-}
+mod tests;

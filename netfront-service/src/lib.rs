@@ -14,6 +14,7 @@ pub mod pages;
 pub mod ring;
 pub mod rx;
 mod service;
+mod traffic;
 pub mod tx;
 
 use arrayvec::ArrayVec;
@@ -58,8 +59,6 @@ pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> im
     service::Netfront::new(caps)
 }
 
-// `tests/scenarios` also compiles `tests/world.rs`. There the crate has this name.
+// `tests/scenarios` also compiles `service/tests/world.rs`. There the crate has this name.
 #[cfg(test)]
 extern crate self as cloister_netfront;
-#[cfg(test)]
-mod tests;

@@ -52,6 +52,10 @@ impl Part {
 }
 
 /// A received frame, or the parts of it that have been received so far.
+///
+/// # Holding one proves
+/// If [`Receive::next_frame`] returned it: each of its parts lies in pages that were posted and are
+/// tcpip's now, and its length is one that a frame can have.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Frame {
     /// The parts of the frame, in order. A complete frame has at least one.

@@ -1,90 +1,138 @@
 //! Handles the results of commands.
 
-use cloister_caps::{DomId, EvtchnPort};
-use cloister_interfaces::store::{Failure, Path, Value};
+use cloister_caps::{DomId, EvtchnPort, GrantRef};
+use cloister_interfaces::store::{Failure, Value};
 use cloister_interfaces::{Instant, grants};
 
-use super::{ABSENT_TIME, Handshake, MAX_CONFLICTS, MTU, Note, POLL, StateRead, Step, node};
-use crate::keys::{self, XenbusState};
+use super::phase::{
+    Area, Connecting, Connection, ConnectionStep, Device, Features, Grants, Negotiating, NegotiationStep, Next, Offer,
+    Phase, Probe, Publication, PublicationStep, References, Shared, Watches,
+};
+use super::{ABSENT_TIME, Closing, ClosingStep, Exchange, Handshake, MAX_CONFLICTS, MTU, Note, POLL};
+use crate::keys::{self, Backend, XenbusState};
+
+/// The result of reading the back end's state.
+enum StateRead {
+    State(XenbusState),
+    /// There is no such node, or access is denied.
+    Gone,
+    /// The node could not be read, or its value is not a state.
+    Nothing,
+}
 
 impl Handshake {
     /// Handles the answer of the XenStore service.
     pub fn store_answered(&mut self, result: Result<Value, Failure>, now: Instant) {
-        if !self.waiting {
-            return;
-        }
-        self.waiting = false;
-        match self.step {
-            Step::BackendId | Step::Backend | Step::Mac | Step::Mtu | Step::Online | Step::OwnState => {
-                self.device_node_read(result, now);
+        let outdated = match self.exchange {
+            Exchange::Idle | Exchange::Due => return,
+            Exchange::Verifying => return self.backend_verified(result, now),
+            Exchange::Waiting { outdated } => outdated,
+        };
+        match self.phase {
+            Phase::WatchingDevice => self.device_watched(result, now),
+            Phase::Probing(probe) => self.device_node_read(probe, result, now),
+            Phase::Negotiating(Negotiating { step: NegotiationStep::AwaitInit, .. })
+            | Phase::Connecting(Connecting { step: ConnectionStep::AwaitConnected, .. })
+            | Phase::Up(_)
+            | Phase::Closing(Closing { step: ClosingStep::AwaitClosing, .. }) => {
+                self.backend_state_read(result, outdated, now);
             }
-            _ if core::mem::take(&mut self.verifying) => self.backend_verified(result, now),
-            Step::AwaitInit | Step::AwaitConnected | Step::Running | Step::AwaitClosing => {
-                self.backend_state_read(result, now)
-            }
-            Step::WatchDevice => {
-                // `Other` is a watch that an earlier run of this service has left.
-                self.device_watched = matches!(result, Ok(_) | Err(Failure::Other));
-                if self.device_watched {
-                    self.advance(now);
-                } else {
-                    self.note("the network device cannot be watched");
-                    self.retry(now);
-                }
-            }
-            Step::Unwatch => {
-                self.backend_watch = None;
-                self.advance(now);
-            }
-            Step::WatchBackend => match result {
-                Ok(_) | Err(Failure::Other) => {
-                    self.backend_watch = Some(node(&self.backend, "state"));
-                    self.advance(now);
-                }
-                Err(_) => self.fail("the back end cannot be watched", now),
-            },
-            Step::RxCopy if result.as_deref().ok().and_then(keys::flag) != Some(true) => {
-                self.fail("the back end does not copy received frames", now);
-            }
-            Step::Split | Step::ScatterGather | Step::Segmentation => {
-                let offered = self.offered(result);
-                match self.step {
-                    Step::Split => self.split = offered,
-                    Step::ScatterGather => self.scatter_gather = offered,
-                    _ => self.segmentation = offered,
-                }
-                self.advance(now);
-            }
-            Step::Commit if result == Err(Failure::Again) && self.conflicts < MAX_CONFLICTS => {
-                self.in_transaction = false;
-                self.conflicts += 1;
-                self.enter(Step::BeginTransaction, now);
-            }
-            Step::Commit if result.is_ok() => {
-                self.in_transaction = false;
-                self.advance(now);
-            }
+            Phase::Negotiating(negotiating) => self.negotiation_answered(negotiating, result, now),
+            Phase::Connecting(connecting) => self.connection_answered(connecting, result, now),
             // The connection is ended whatever the answer is.
-            step if step.is_teardown() => self.advance(now),
-            _ if result.is_ok() => self.advance(now),
-            _ => self.fail("XenStore refused a step of the connection", now),
+            Phase::Closing(_) => self.advance(now),
+            Phase::Paused | Phase::Stopped => {}
         }
+    }
+
+    /// Handles the answer to the watch on the device's `backend` node.
+    fn device_watched(&mut self, result: Result<Value, Failure>, now: Instant) {
+        // `Other` is a watch that an earlier run of this service has left.
+        if matches!(result, Ok(_) | Err(Failure::Other)) {
+            self.watches = Watches::Device;
+            return self.advance(now);
+        }
+        self.note("the network device cannot be watched");
+        self.retry(now);
+    }
+
+    /// Handles the answer in a step of the negotiation, other than the back end's state.
+    fn negotiation_answered(&mut self, negotiating: Negotiating, result: Result<Value, Failure>, now: Instant) {
+        match negotiating.step {
+            NegotiationStep::Unwatch => self.watches = Watches::Device,
+            NegotiationStep::Watch => {
+                if !matches!(result, Ok(_) | Err(Failure::Other)) {
+                    self.fail("the back end cannot be watched", now);
+                    return;
+                }
+                self.watches = Watches::DeviceAndBackend(negotiating.device.backend);
+            }
+            NegotiationStep::Split => return self.feature_read(negotiating, Features::SPLIT, result, now),
+            NegotiationStep::ScatterGather => {
+                return self.feature_read(negotiating, Features::SCATTER_GATHER, result, now);
+            }
+            NegotiationStep::Segmentation => {
+                return self.feature_read(negotiating, Features::SEGMENTATION, result, now);
+            }
+            NegotiationStep::RxCopy => {
+                if result.as_deref().ok().and_then(keys::flag) != Some(true) {
+                    self.fail("the back end does not copy received frames", now);
+                    return;
+                }
+            }
+            NegotiationStep::Initialise | NegotiationStep::AwaitInit => {
+                if result.is_err() {
+                    return self.refused(now);
+                }
+            }
+        }
+        self.advance(now);
+    }
+
+    /// Handles the answer in a step of making the connection, other than the back end's state.
+    fn connection_answered(&mut self, connecting: Connecting, result: Result<Value, Failure>, now: Instant) {
+        match connecting.step {
+            ConnectionStep::Publish(publication, PublicationStep::Commit)
+                if result == Err(Failure::Again) && publication.conflicts < MAX_CONFLICTS =>
+            {
+                let conflicts = publication.conflicts + 1;
+                let again = Publication { conflicts, ..publication };
+                self.enter(connecting.at(ConnectionStep::Publish(again, PublicationStep::Begin)), now);
+            }
+            ConnectionStep::Publish(..) | ConnectionStep::Connect if result.is_ok() => self.advance(now),
+            ConnectionStep::Publish(..) | ConnectionStep::Connect => self.refused(now),
+            // The answers to the others are not from XenStore.
+            _ => {}
+        }
+    }
+
+    /// Ends the attempt, because XenStore refused a change that is needed.
+    fn refused(&mut self, now: Instant) {
+        self.fail("XenStore refused a step of the connection", now);
     }
 
     /// Logs a text about the node that was read.
     fn note_node(&mut self, text: &'static str) {
-        let name = self.node_to_read().map_or("", |(_, name)| name);
+        let name = self.phase.node_to_read().map_or("", |(_, name)| name);
         self.note_about(name, text);
     }
 
-    /// Logs that the back end's node holds no state. The handshake keeps waiting for one.
-    fn malformed_state(&mut self) -> StateRead {
-        self.note("the back end's state is not in form");
-        StateRead::Nothing
+    /// Handles the node of a feature.
+    fn feature_read(
+        &mut self,
+        negotiating: Negotiating,
+        feature: Features,
+        result: Result<Value, Failure>,
+        now: Instant,
+    ) {
+        let mut features = negotiating.features;
+        features.set(feature, self.is_offered(result));
+        self.phase = Phase::Negotiating(Negotiating { features, ..negotiating });
+        self.advance(now);
     }
 
     /// Returns `true` if the back end offers the feature whose node was read.
-    fn offered(&mut self, result: Result<Value, Failure>) -> bool {
+    fn is_offered(&mut self, result: Result<Value, Failure>) -> bool {
         let flag = match result {
             Ok(bytes) => keys::flag(&bytes),
             Err(Failure::NotFound) => Some(false),
@@ -101,91 +149,110 @@ impl Handshake {
 
     /// Handles the device's `backend` node, which was read during or while making a connection.
     fn backend_verified(&mut self, result: Result<Value, Failure>, now: Instant) {
-        if self.step == Step::Running {
+        self.exchange = Exchange::Due;
+        let (Phase::Negotiating(Negotiating { device, .. })
+        | Phase::Connecting(Connecting { offer: Offer { device, .. }, .. })
+        | Phase::Up(Connection { offer: Offer { device, .. }, .. })) = &self.phase
+        else {
+            return;
+        };
+        let backend = device.backend;
+        if self.is_up() {
             self.step_deadline = None;
         }
         match result {
-            Ok(bytes) if *bytes == *self.backend.as_bytes() => {}
+            Ok(bytes) if keys::backend(&bytes, backend.peer()) == Some(backend) => {}
             Ok(_) | Err(Failure::TooLong) => {
                 // Nothing more is written for this connection: the other back end would read it.
-                (self.backend_gone, self.changed_while_ending) = (true, true);
-                self.fail("the device has another back end", now);
+                if let Some(closing) = self.fail("the device has another back end", now) {
+                    (closing.informed, closing.next) = (None, Next::StartOver);
+                }
             }
-            Err(Failure::NotFound | Failure::Access) => {
-                self.backend_gone = true;
-                self.fail("the network device is gone", now);
-            }
+            Err(Failure::NotFound | Failure::Access) => self.fail_gone("the network device is gone", now),
             Err(failure) => {
                 self.note_about("backend", unreadable(failure));
-                (self.device_changed, self.stale, self.next_poll) = (true, false, Some(now + POLL));
+                (self.device_changed, self.exchange, self.next_poll) = (true, Exchange::Idle, Some(now + POLL));
             }
         }
-    }
-
-    /// Sets the back end. Failures of another one do not count against it.
-    fn set_backend(&mut self, path: Path) {
-        if path != self.backend {
-            self.failures = 0;
-        }
-        self.backend = path;
     }
 
     /// Handles a node of the device.
-    fn device_node_read(&mut self, result: Result<Value, Failure>, now: Instant) {
-        let missing = result == Err(Failure::NotFound);
-        let optional = matches!(self.step, Step::Mtu | Step::Online | Step::OwnState);
-        let bytes = match &result {
-            Ok(bytes) => bytes.as_slice(),
-            Err(Failure::NotFound) if optional => &[],
-            Err(Failure::NotFound) => return self.no_device(now),
-            Err(Failure::Again) => {
-                // An earlier run of this service has left it open, and XenStore carries out nothing
-                // outside of it.
-                self.in_transaction = true;
-                return self.fail("a transaction was left open", now);
-            }
-            Err(failure) => {
-                self.note_node(unreadable(*failure));
-                return self.retry(now);
-            }
+    fn device_node_read(&mut self, probe: Probe, result: Result<Value, Failure>, now: Instant) {
+        let node = match result {
+            Ok(bytes) => Some(bytes),
+            Err(Failure::NotFound) if probe.is_optional() => None,
+            Err(failure) => return self.device_unreadable(failure, now),
         };
-        if self.step == Step::BackendId {
-            // Everything read from now on is of the changed device.
-            self.device_changed = false;
-        }
-        let valid = match self.step {
-            Step::BackendId => match keys::domid(bytes) {
-                Some(peer) if !self.rules.iter().all(|rule| rule.allows(peer)) => {
-                    return self.backend_not_allowed(peer, now);
+        let bytes = node.as_deref().unwrap_or_default();
+        let next = match probe {
+            Probe::BackendId => {
+                // Everything read from now on is of the changed device.
+                self.device_changed = false;
+                match keys::domid(bytes) {
+                    Some(peer) if !self.rules.0.iter().all(|rule| rule.allows(peer)) => {
+                        return self.backend_not_allowed(peer, now);
+                    }
+                    peer => peer.map(Probe::Backend),
                 }
-                peer => peer.map(|peer| self.peer = peer).is_some(),
+            }
+            Probe::Backend(peer) => keys::backend(bytes, peer).map(|backend| {
+                self.set_last_backend(backend);
+                Probe::Mac(backend)
+            }),
+            Probe::Mac(backend) => keys::mac(bytes).map(|mac| Probe::Mtu(backend, mac)),
+            Probe::Mtu(backend, mac) => {
+                let mtu = if node.is_some() { keys::mtu(bytes) } else { Some(MTU) };
+                mtu.map(|mtu| Probe::Online(Device { backend, mac, mtu: mtu.min(MTU) }))
+            }
+            Probe::Online(device) => match keys::flag(bytes) {
+                Some(false) => return self.no_device(now),
+                flag => {
+                    if node.is_some() && flag.is_none() {
+                        self.note_node("not in form; taken as 1");
+                    }
+                    Some(Probe::State(device))
+                }
             },
-            Step::Backend => keys::backend_path(bytes, self.peer).map(|path| self.set_backend(path)).is_some(),
-            Step::Mac => keys::mac(bytes).map(|mac| self.mac = mac).is_some(),
-            Step::Mtu => {
-                self.mtu = keys::mtu(bytes).unwrap_or(MTU).min(MTU);
-                missing || keys::mtu(bytes).is_some()
-            }
-            Step::Online if keys::flag(bytes) == Some(false) => return self.no_device(now),
-            Step::Online => {
-                if !missing && keys::flag(bytes).is_none() {
-                    self.note_node("not in form; taken as 1");
-                }
-                true
-            }
-            _ => {
+            Probe::State(device) => {
                 let state = keys::state(bytes);
-                if !missing && state.is_none() {
+                if node.is_some() && state.is_none() {
                     self.note_node("not in form; taken as closed");
                 }
-                return self.own_state_read(state, now);
+                return self.own_state_read(device, state, now);
             }
         };
-        if valid {
-            return self.advance(now);
+        match next {
+            Some(probe) => self.enter(Phase::Probing(probe), now),
+            None => {
+                self.note_node("not in form");
+                self.retry(now);
+            }
         }
-        self.note_node("not in form");
-        self.retry(now);
+    }
+
+    /// Handles a failure to read a node of the device.
+    fn device_unreadable(&mut self, failure: Failure, now: Instant) {
+        match failure {
+            Failure::NotFound => self.no_device(now),
+            Failure::Again => {
+                // An earlier run of this service has left it open, and XenStore carries out nothing
+                // outside of it.
+                if let Some(closing) = self.fail("a transaction was left open", now) {
+                    closing.open_transaction = true;
+                }
+            }
+            failure => {
+                self.note_node(unreadable(failure));
+                self.retry(now);
+            }
+        }
+    }
+
+    /// Forgets the failures if they were another back end's.
+    fn set_last_backend(&mut self, backend: Backend) {
+        if self.last_backend.replace(backend) != Some(backend) {
+            self.failures = 0;
+        }
     }
 
     /// Waits for another device, as if there were none: the policy grants nothing to the domain of
@@ -198,64 +265,82 @@ impl Handshake {
 
     /// Handles this front end's own state before the handshake. A connection that an earlier run of
     /// this service left is closed first.
-    fn own_state_read(&mut self, state: Option<XenbusState>, now: Instant) {
-        self.backend_gone = false;
+    fn own_state_read(&mut self, device: Device, state: Option<XenbusState>, now: Instant) {
         if self.device_changed {
             // The values that were read may be of two devices.
-            return self.enter(Step::BackendId, now);
+            return self.enter(Phase::PROBE, now);
         }
         match state {
-            Some(XenbusState::Initialising | XenbusState::Unknown | XenbusState::Closed) | None => self.advance(now),
+            Some(XenbusState::Initialising | XenbusState::Unknown | XenbusState::Closed) | None => {
+                let (features, step) = (Features::empty(), NegotiationStep::Unwatch);
+                self.enter(Phase::Negotiating(Negotiating { device, features, step }), now);
+            }
             Some(_) => {
-                self.published = true;
-                self.fail("closing a connection left open", now);
+                if let Some(closing) = self.fail("closing a connection left open", now) {
+                    closing.informed = Some(device.backend);
+                }
             }
         }
     }
 
     /// Handles the back end's state.
-    fn backend_state_read(&mut self, result: Result<Value, Failure>, now: Instant) {
+    fn backend_state_read(&mut self, result: Result<Value, Failure>, outdated: bool, now: Instant) {
         let read = match result {
-            Ok(bytes) => keys::state(&bytes).map_or_else(|| self.malformed_state(), StateRead::State),
+            Ok(bytes) => match keys::state(&bytes) {
+                Some(state) => StateRead::State(state),
+                None => {
+                    self.note("the back end's state is not in form");
+                    StateRead::Nothing
+                }
+            },
             Err(Failure::NotFound | Failure::Access) => StateRead::Gone,
             Err(failure) => {
                 self.note_node(unreadable(failure));
                 StateRead::Nothing
             }
         };
-        let known = !matches!(read, StateRead::Nothing);
-        if self.step == Step::Running {
+        self.exchange = if outdated { Exchange::Due } else { Exchange::Idle };
+        if self.is_up() {
             self.step_deadline = None;
         }
-        if self.step != Step::Running || !known {
+        if !self.is_up() || matches!(read, StateRead::Nothing) {
             self.next_poll = Some(now + POLL);
         }
-        if matches!(read, StateRead::Gone) {
-            self.backend_gone = true;
+        match read {
+            StateRead::Nothing => {}
+            StateRead::Gone => self.backend_gone(now),
+            StateRead::State(state) => self.backend_state_known(state, now),
         }
-        match (self.step, read) {
-            (Step::AwaitClosing, StateRead::Gone | StateRead::State(XenbusState::Closing | XenbusState::Closed)) => {
-                self.after_closing(now)
-            }
-            (_, StateRead::Gone) => self.fail("the back end is gone", now),
-            (Step::AwaitInit, StateRead::State(XenbusState::InitWait)) => self.advance(now),
-            (Step::AwaitConnected, StateRead::State(XenbusState::Connected)) => {
-                self.enter(Step::Running, now);
-                self.up_since = Some(now);
+    }
+
+    /// Handles a back end that is gone, or to which access is denied.
+    fn backend_gone(&mut self, now: Instant) {
+        if let Phase::Closing(closing) = &mut self.phase {
+            closing.informed = None;
+            return self.advance(now);
+        }
+        self.fail_gone("the back end is gone", now);
+    }
+
+    /// Handles a state of the back end, in a step that waits for one.
+    fn backend_state_known(&mut self, state: XenbusState, now: Instant) {
+        match (self.phase, state) {
+            (Phase::Closing(_), XenbusState::Closing | XenbusState::Closed)
+            | (Phase::Negotiating(_), XenbusState::InitWait) => self.advance(now),
+            (Phase::Connecting(Connecting { offer, .. }), XenbusState::Connected) => {
+                self.enter(Phase::Up(Connection { offer, since: now }), now);
                 self.logged.clear();
             }
-            (Step::AwaitConnected | Step::Running, StateRead::State(XenbusState::Closing | XenbusState::Closed)) => {
+            (Phase::Connecting(_) | Phase::Up(_), XenbusState::Closing | XenbusState::Closed) => {
                 self.fail("the back end closes", now);
             }
             (
-                Step::Running,
-                StateRead::State(
-                    XenbusState::Unknown | XenbusState::Initialising | XenbusState::InitWait | XenbusState::Initialised,
-                ),
+                Phase::Up(_),
+                XenbusState::Unknown | XenbusState::Initialising | XenbusState::InitWait | XenbusState::Initialised,
             ) => {
                 self.fail("the back end has started over", now);
             }
-            (Step::Running, StateRead::State(XenbusState::Reconfiguring | XenbusState::Reconfigured)) => {
+            (Phase::Up(_), XenbusState::Reconfiguring | XenbusState::Reconfigured) => {
                 self.note("the back end reconfigures; nothing is made of it");
             }
             _ => {}
@@ -266,47 +351,62 @@ impl Handshake {
     pub fn grants_answered(&mut self, reply: grants::Reply, now: Instant) {
         let (grants::Reply::Issued { rule, .. } | grants::Reply::Refused { rule } | grants::Reply::Ended { rule, .. }) =
             reply;
-        let Some(index) = self.rules.iter().position(|granted| granted.rule == rule) else { return };
-        match (reply, self.step) {
-            (grants::Reply::Issued { reference, count, .. }, Step::Issue(at)) if at == index && self.waiting => {
-                if count != self.rule(index).pages {
-                    return self.fail("the grant manager granted another number of pages", now);
-                }
-                if let Some(entry) = self.references.get_mut(index) {
-                    *entry = reference;
-                }
-                self.advance(now);
-            }
-            (grants::Reply::Refused { .. }, Step::Issue(at)) if at == index && self.waiting => {
-                self.set_granted(index, false);
+        let Some(area) = Area::ALL.into_iter().find(|area| self.rules[*area].rule == rule) else { return };
+        let under_way = self.exchange.is_under_way();
+        let granting = under_way && self.phase.area_to_grant() == Some(area);
+        let ending = under_way && self.phase.area_to_end() == Some(area);
+        match reply {
+            grants::Reply::Issued { reference, count, .. } if granting => self.granted(area, reference, count, now),
+            grants::Reply::Refused { .. } if granting => {
+                self.grants[area] = Grants::Ended { still_mapped: 0 };
                 self.fail("the grant manager refused", now);
             }
-            (grants::Reply::Ended { still_mapped, .. }, step) => {
-                if let Some(count) = self.still_mapped.get_mut(index) {
-                    *count = still_mapped;
-                }
-                if matches!(step, Step::EndOld(at) | Step::EndAll(at) if at == index && self.waiting) {
-                    self.set_granted(index, false);
-                    self.advance(now);
-                }
+            grants::Reply::Ended { still_mapped, .. } if ending => {
+                self.grants[area] = Grants::Ended { still_mapped };
+                self.advance(now);
+            }
+            // A report that pages became free.
+            grants::Reply::Ended { still_mapped, .. } if self.grants[area] != Grants::Possible => {
+                self.grants[area] = Grants::Ended { still_mapped };
             }
             // The answer to a request that was given up.
             _ => {}
         }
     }
 
+    /// Handles the reference under which the first page of an area was granted.
+    fn granted(&mut self, area: Area, reference: GrantRef, count: u16, now: Instant) {
+        if count != self.rules[area].pages {
+            self.fail("the grant manager granted another number of pages", now);
+            return;
+        }
+        let Phase::Connecting(connecting) = self.phase else { return };
+        let step = match connecting.step {
+            ConnectionStep::GrantRings => ConnectionStep::GrantRxPool { rings: reference },
+            ConnectionStep::GrantRxPool { rings } => ConnectionStep::GrantTxPool { rings, rx_pool: reference },
+            ConnectionStep::GrantTxPool { rings, rx_pool } => {
+                ConnectionStep::OpenPorts(References { rings, rx_pool, tx_pool: reference })
+            }
+            _ => return,
+        };
+        self.enter(connecting.at(step), now);
+    }
+
     /// Handles the result of opening the ports: for frames to send, and for received ones (the same
     /// port unless split). `None` if they could not be opened.
     pub fn ports_opened(&mut self, ports: Option<(EvtchnPort, EvtchnPort)>, now: Instant) {
-        if self.step != Step::Ports || !self.waiting {
+        let Phase::Connecting(connecting @ Connecting { step: ConnectionStep::OpenPorts(references), .. }) = self.phase
+        else {
+            return;
+        };
+        if !self.exchange.is_under_way() {
             return;
         }
         match ports {
-            Some(ports) => {
-                self.ports = ports;
-                self.advance(now);
+            Some((tx, rx)) => self.enter(connecting.at(ConnectionStep::Start(Shared { references, tx, rx })), now),
+            None => {
+                self.fail("the event channels could not be opened", now);
             }
-            None => self.fail("the event channels could not be opened", now),
         }
     }
 }

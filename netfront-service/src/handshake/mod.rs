@@ -3,21 +3,31 @@
 //! A pure state machine. [`Handshake::command`] returns the next command. Its result goes to
 //! [`Handshake::store_answered`], [`Handshake::grants_answered`] or [`Handshake::ports_opened`].
 //! One command is under way at a time.
+//!
+//! A [`Phase`] carries the data that exists in it: a back end only after its node was read, grant
+//! references only after the pages were granted. So no step can use a value that is not there yet,
+//! or one of an earlier connection.
 
 mod answer;
 mod command;
+mod phase;
 
 use core::fmt;
 use core::time::Duration;
 
 use arrayvec::ArrayVec;
-use cloister_caps::{DomId, EvtchnPort, GrantRef};
+use cloister_caps::{DomId, GrantRef};
 use cloister_interfaces::net::Offloads;
 use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{Action, Path, Value};
 use cloister_interfaces::{Instant, grants};
 
-use crate::keys::XenbusState;
+use crate::keys::Backend;
+pub use phase::Connection;
+use phase::{
+    Area, Closing, ClosingStep, Connecting, ConnectionStep, Grants, Negotiating, NegotiationStep, Next, PerArea, Phase,
+    Publication, PublicationStep, Watches,
+};
 
 /// The device's directory, relative to the domain's.
 const DEVICE: &str = "device/vif/0";
@@ -25,12 +35,6 @@ const DEVICE: &str = "device/vif/0";
 pub const DEVICE_TOKEN: u16 = 1;
 /// The token of the watch on the back end's `state` node.
 pub const BACKEND_TOKEN: u16 = 2;
-/// The index of the grant rule of the ring pages.
-pub const RINGS: usize = 0;
-/// The index of the grant rule of the rx-pool, which the back end fills.
-pub const RX: usize = 1;
-/// The index of the grant rule of the tx-pool, which the back end sends from.
-pub const TX: usize = 2;
 
 /// The length of the largest IP packet that is sent, in bytes. It fits one page. Longer frames are
 /// only unsplit TCP segments.
@@ -113,122 +117,56 @@ impl fmt::Display for Note {
     }
 }
 
+/// The progress of the step's command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
-    Pause,
-    WatchDevice,
-    BackendId,
-    Backend,
-    Mac,
-    Mtu,
-    Online,
-    OwnState,
-    Unwatch,
-    WatchBackend,
-    Initialise,
-    AwaitInit,
-    RxCopy,
-    Split,
-    ScatterGather,
-    Segmentation,
-    EndOld(usize),
-    AwaitFree,
-    ResetRings,
-    Issue(usize),
-    Ports,
-    Start,
-    BeginTransaction,
-    Key(usize),
-    Commit,
-    Connect,
-    AwaitConnected,
-    Running,
-    // From here on the connection is being ended.
-    Stop,
-    Abort,
-    Report,
-    Closing,
-    AwaitClosing,
-    EndAll(usize),
-    Closed,
-    Stopped,
+enum Exchange {
+    /// None is needed until a watch fires, or until the time of the next poll.
+    Idle,
+    /// It is the next command.
+    Due,
+    /// It has no answer yet. If `outdated`, a watch has fired since: a state must be read again.
+    Waiting { outdated: bool },
+    /// Like `Waiting`, but the device's `backend` node is being read, to verify it. The step's own
+    /// command follows.
+    Verifying,
 }
 
-/// The result of reading the back end's state.
-enum StateRead {
-    State(XenbusState),
-    /// There is no such node, or access is denied.
-    Gone,
-    /// The node could not be read, or its value is not a state.
-    Nothing,
+impl Exchange {
+    /// Returns `true` if a command has no answer yet.
+    fn is_under_way(self) -> bool {
+        matches!(self, Exchange::Waiting { .. } | Exchange::Verifying)
+    }
 }
 
 /// The state machine.
 pub struct Handshake {
-    rules: [GrantAllowance; 3],
-    step: Step,
-    /// A command is under way and has no answer yet.
-    waiting: bool,
-    /// The back end's state must be read again.
-    stale: bool,
-    /// The device's `backend` node has changed since it was read.
-    device_changed: bool,
-    /// The command under way reads the device's `backend` node, to verify it.
-    verifying: bool,
+    rules: PerArea<GrantAllowance>,
+    /// Received frames may take several slots, be unsplit, and lack their checksums.
+    receive_offloads: bool,
+    phase: Phase,
+    exchange: Exchange,
     /// The time at which the step has taken too long, or a pause ends.
     step_deadline: Option<Instant>,
     /// The time at which a state is read again even if its watch has not fired.
     next_poll: Option<Instant>,
-    /// The watch on the device's `backend` node is set.
-    device_watched: bool,
-    /// The path of the watch on a back end's state.
-    backend_watch: Option<Path>,
-    peer: DomId,
-    backend: Path,
-    mac: [u8; 6],
-    mtu: u16,
-    split: bool,
-    /// The back end takes frames of several slots.
-    scatter_gather: bool,
-    /// The back end splits TCP segments.
-    segmentation: bool,
-    /// Received frames may take several slots, be unsplit, and lack their checksums.
-    receive_offloads: bool,
-    ports: (EvtchnPort, EvtchnPort),
-    references: [GrantRef; 3],
-    /// The rules under which pages may be granted. An earlier run of the service may have left
-    /// grants, so at first all rules.
-    granted: [bool; 3],
-    /// The number of pages of each rule that a back end still maps.
-    still_mapped: [u16; 3],
-    /// Pages were still mapped when they were to be granted again. The device may have changed by
-    /// the time they are free.
-    waited_for_pages: bool,
-    conflicts: u8,
-    in_transaction: bool,
-    /// The back end may have seen a state of this front end beyond `Initialising`.
-    published: bool,
-    /// The back end's directory is gone, or no longer belongs to the device.
-    backend_gone: bool,
-    /// The device changed while a connection was being ended.
-    changed_while_ending: bool,
-    /// The service closes for good.
-    stopping: bool,
+    watches: Watches,
+    /// The device's `backend` node has changed since it was read.
+    device_changed: bool,
+    grants: PerArea<Grants>,
     /// The number of failures in a row, which sets the pause.
     failures: u32,
-    up_since: Option<Instant>,
-    /// The violation to write to the device's error node.
-    report: Option<&'static str>,
+    /// The back end that was used last. Failures of another one do not count against it.
+    last_backend: Option<Backend>,
     notes: ArrayVec<Note, 8>,
     /// The notes that were logged since the last connection, or since the device last changed.
     logged: ArrayVec<Note, MAX_LOGGED_NOTES>,
 }
 
-/// Returns the path of the node `name` in a directory.
-fn node(directory: &str, name: &str) -> Path {
+/// Returns the path of the node `name` of the device.
+fn node(name: &str) -> Path {
     let mut path = Path::new();
-    // `keys::backend_path` bounds the directory, so that every name fits.
-    let _ = path.try_push_str(directory);
+    // Every name fits.
+    let _ = path.try_push_str(DEVICE);
     let _ = path.try_push_str("/");
     let _ = path.try_push_str(name);
     path
@@ -244,51 +182,39 @@ impl Handshake {
     /// received frames unsplit and without checksums.
     pub fn new(rules: [GrantAllowance; 3], receive_offloads: bool) -> Self {
         Handshake {
-            rules,
-            step: Step::WatchDevice,
-            waiting: false,
-            stale: false,
-            device_changed: false,
-            verifying: false,
+            rules: PerArea(rules),
+            receive_offloads,
+            phase: Phase::WatchingDevice,
+            exchange: Exchange::Due,
             step_deadline: None,
             next_poll: None,
-            device_watched: false,
-            backend_watch: None,
-            peer: DomId(0),
-            backend: Path::new(),
-            mac: [0; 6],
-            mtu: MTU,
-            split: false,
-            scatter_gather: false,
-            segmentation: false,
-            receive_offloads,
-            ports: Default::default(),
-            references: [GrantRef(0); 3],
-            granted: [true; 3],
-            still_mapped: [0; 3],
-            waited_for_pages: false,
-            conflicts: 0,
-            in_transaction: false,
-            published: false,
-            backend_gone: false,
-            changed_while_ending: false,
-            stopping: false,
+            watches: Watches::None,
+            device_changed: false,
+            // An earlier run of the service may have left grants.
+            grants: PerArea([Grants::Possible; 3]),
             failures: 0,
-            up_since: None,
-            report: None,
+            last_backend: None,
             notes: ArrayVec::new(),
             logged: ArrayVec::new(),
         }
     }
 
+    /// Returns the connection, if there is one.
+    pub fn connection(&self) -> Option<&Connection> {
+        match &self.phase {
+            Phase::Up(connection) => Some(connection),
+            _ => None,
+        }
+    }
+
     /// Returns `true` if there is a connection.
     pub fn is_up(&self) -> bool {
-        self.step == Step::Running
+        self.connection().is_some()
     }
 
     /// Returns `true` if the connection was closed for good.
     pub fn is_stopped(&self) -> bool {
-        self.step == Step::Stopped
+        matches!(self.phase, Phase::Stopped)
     }
 
     /// Takes the lines for the log.
@@ -298,7 +224,7 @@ impl Handshake {
 
     /// Returns the next time at which [`Self::tick`] has work.
     pub fn deadline(&self) -> Option<Instant> {
-        let poll = self.next_poll.filter(|_| !self.waiting);
+        let poll = self.next_poll.filter(|_| !self.exchange.is_under_way());
         Instant::earlier(self.step_deadline, poll)
     }
 
@@ -322,35 +248,30 @@ impl Handshake {
     }
 
     /// Enters a step, and sets its deadline.
-    fn enter(&mut self, step: Step, now: Instant) {
-        self.step = step;
-        (self.waiting, self.verifying) = (false, false);
-        self.stale = true;
-        self.next_poll = None;
-        self.step_deadline = match step {
-            Step::AwaitInit | Step::AwaitConnected => Some(now + CONNECT_TIME),
-            Step::AwaitClosing => Some(now + CLOSE_TIME),
-            Step::AwaitFree => Some(now + STILL_MAPPED_POLL),
-            Step::Running | Step::Stopped => None,
-            _ => Some(now + ANSWER_TIME),
-        };
+    /// Enters a step, and sets its deadline.
+    #[inline(never)] // Called often in the source but rarely at run time: inlining only adds size.
+    fn enter(&mut self, phase: Phase, now: Instant) {
+        self.step_deadline = phase.time_limit().map(|limit| now + limit);
+        (self.phase, self.exchange, self.next_poll) = (phase, Exchange::Due, None);
     }
 
-    /// Starts over after a pause: at once if the device changed meanwhile. Stops instead if closing
-    /// for good.
+    /// Starts over after a pause.
     fn pause(&mut self, pause: Duration, now: Instant) {
-        if self.stopping {
-            return self.enter(Step::Stopped, now);
-        }
-        self.enter(Step::Pause, now);
-        let pause = if core::mem::take(&mut self.changed_while_ending) { Duration::ZERO } else { pause };
+        self.enter(Phase::Paused, now);
         self.step_deadline = Some(now + pause);
     }
 
-    /// Starts over after a failure. The pause doubles with each failure, from 1 s to 30 s.
-    fn retry(&mut self, now: Instant) {
+    /// Counts a failure. Returns the pause after it, which doubles with each failure, from 1 s to
+    /// 30 s.
+    fn count_failure(&mut self) -> Duration {
         let pause = Duration::from_secs(1 << self.failures.min(5)).min(Duration::from_secs(30));
         self.failures = self.failures.saturating_add(1);
+        pause
+    }
+
+    /// Starts over after a failure.
+    fn retry(&mut self, now: Instant) {
+        let pause = self.count_failure();
         self.pause(pause, now);
     }
 
@@ -361,23 +282,65 @@ impl Handshake {
         self.pause(ABSENT_TIME, now);
     }
 
-    /// Ends the connection, as far as it was made, and then starts over.
-    fn fail(&mut self, why: &'static str, now: Instant) {
-        if self.step.is_teardown() {
-            return;
+    /// Ends the connection, as far as it was made, and then starts over. Returns what there is to
+    /// undo, for the caller to amend. Does nothing if it is being ended already.
+    fn fail(&mut self, why: &'static str, now: Instant) -> Option<&mut Closing> {
+        if self.phase.is_ending() {
+            return None;
         }
         self.note(why);
-        if self.up_since.take().is_some_and(|since| now.since(since) >= STABLE_TIME) {
+        if self.connection().is_some_and(|connection| now.since(connection.since) >= STABLE_TIME) {
             self.failures = 0;
         }
-        self.enter(Step::Stop, now);
+        let closing = Closing {
+            step: ClosingStep::Stop,
+            open_transaction: self.has_open_transaction(),
+            report: None,
+            informed: self.informed_backend(),
+            next: Next::Pause,
+        };
+        self.enter(Phase::Closing(closing), now);
+        match &mut self.phase {
+            Phase::Closing(closing) => Some(closing),
+            _ => None,
+        }
+    }
+
+    /// Returns `true` if a transaction of this connection may be open.
+    fn has_open_transaction(&self) -> bool {
+        match self.phase {
+            Phase::Connecting(Connecting { step: ConnectionStep::Publish(_, step), .. }) => {
+                step != PublicationStep::Begin || self.exchange.is_under_way()
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns the back end if it may have seen a state of this front end beyond `Initialising`.
+    fn informed_backend(&self) -> Option<Backend> {
+        let offer = match &self.phase {
+            Phase::Up(Connection { offer, .. })
+            | Phase::Connecting(Connecting { offer, step: ConnectionStep::AwaitConnected }) => offer,
+            Phase::Connecting(Connecting { offer, step: ConnectionStep::Connect }) if self.exchange.is_under_way() => {
+                offer
+            }
+            _ => return None,
+        };
+        Some(offer.device.backend)
+    }
+
+    /// Ends the connection, because the device or its back end is gone: nothing is written for it
+    /// any more.
+    fn fail_gone(&mut self, why: &'static str, now: Instant) {
+        if let Some(closing) = self.fail(why, now) {
+            closing.informed = None;
+        }
     }
 
     /// Ends the connection, because the back end broke the protocol of the rings.
     pub fn violated(&mut self, what: &'static str, now: Instant) {
-        if !self.step.is_teardown() {
-            self.report = Some(what);
-            self.fail(what, now);
+        if let Some(closing) = self.fail(what, now) {
+            closing.report = Some(what);
         }
     }
 
@@ -388,144 +351,152 @@ impl Handshake {
 
     /// Ends the connection in good order and for good.
     pub fn close(&mut self, now: Instant) {
-        self.stopping = true;
-        match self.step {
-            Step::Pause => self.enter(Step::Stopped, now),
-            _ => self.fail("closing, as asked", now),
+        if let Phase::Paused = self.phase {
+            return self.enter(Phase::Stopped, now);
+        }
+        self.fail("closing, as asked", now);
+        if let Phase::Closing(closing) = &mut self.phase {
+            closing.next = Next::Stop;
         }
     }
 
     /// Handles the event of the watch with this token.
     pub fn watch_fired(&mut self, token: u16, now: Instant) {
-        // Only the toolstack writes this node, so no back end can end the pauses.
-        if token == DEVICE_TOKEN && self.step == Step::Pause {
-            self.enter(Step::WatchDevice, now);
-        } else if token == DEVICE_TOKEN && self.step.is_teardown() {
-            self.changed_while_ending = true;
-        }
         if token == DEVICE_TOKEN {
+            match &mut self.phase {
+                // Only the toolstack writes this node, so no back end can end the pauses.
+                Phase::Paused => self.enter(Phase::WatchingDevice, now),
+                Phase::Closing(closing) if closing.next == Next::Pause => closing.next = Next::StartOver,
+                _ => {}
+            }
             self.device_changed = true;
             self.logged.clear();
         }
-        self.stale = true;
+        self.exchange = match self.exchange {
+            Exchange::Idle | Exchange::Due => Exchange::Due,
+            Exchange::Waiting { .. } => Exchange::Waiting { outdated: true },
+            Exchange::Verifying => Exchange::Verifying,
+        };
     }
 
     /// Makes the last command due again, because it could not be sent.
     pub fn command_unsent(&mut self) {
-        self.device_changed |= self.verifying;
-        (self.waiting, self.verifying, self.stale) = (false, false, true);
+        self.device_changed |= self.exchange == Exchange::Verifying;
+        self.exchange = Exchange::Due;
     }
 
     /// Handles the deadlines that have passed.
     pub fn tick(&mut self, now: Instant) {
-        if !self.waiting && self.next_poll.is_some_and(|poll| now >= poll) {
-            self.next_poll = None;
-            self.stale = true;
+        if !self.exchange.is_under_way() && self.next_poll.is_some_and(|poll| now >= poll) {
+            (self.exchange, self.next_poll) = (Exchange::Due, None);
         }
         if self.step_deadline.is_none_or(|deadline| now < deadline) {
             return;
         }
-        match self.step {
-            Step::Pause => self.enter(Step::WatchDevice, now),
-            Step::AwaitInit => self.fail("the back end offers no connection", now),
-            Step::AwaitConnected => self.fail("the back end does not connect", now),
-            Step::Running => {
+        match self.phase {
+            Phase::Paused => self.enter(Phase::WatchingDevice, now),
+            Phase::Up(_) => {
                 self.command_unsent();
-                (self.stale, self.step_deadline, self.next_poll) = (false, None, Some(now + POLL));
+                (self.exchange, self.step_deadline, self.next_poll) = (Exchange::Idle, None, Some(now + POLL));
             }
-            Step::AwaitFree => {
-                self.granted = self.still_mapped.map(|pages| pages > 0);
-                self.enter(Step::EndOld(0), now);
+            Phase::Connecting(connecting @ Connecting { step: ConnectionStep::AwaitFree, .. }) => {
+                self.expect_grants_where_mapped();
+                let step = ConnectionStep::EndEarlier { area: Area::Rings, waited: true };
+                self.enter(connecting.at(step), now);
             }
-            Step::AwaitClosing => {
-                self.note("the back end does not close");
-                self.after_closing(now);
+            // The service has not carried it out yet.
+            Phase::Closing(Closing { step: ClosingStep::Stop, .. }) => self.enter(self.phase, now),
+            Phase::Closing(Closing { step, .. }) => {
+                if step == ClosingStep::AwaitClosing {
+                    self.note("the back end does not close");
+                }
+                self.advance(now);
             }
-            step if step.is_teardown() => self.advance(now),
-            _ => self.fail("no answer from a service", now),
+            Phase::Negotiating(Negotiating { step: NegotiationStep::AwaitInit, .. }) => {
+                self.fail("the back end offers no connection", now);
+            }
+            Phase::Connecting(Connecting { step: ConnectionStep::AwaitConnected, .. }) => {
+                self.fail("the back end does not connect", now);
+            }
+            _ => {
+                self.fail("no answer from a service", now);
+            }
         }
     }
 
-    /// Enters the next step of the fixed order.
+    /// Returns `true` if a back end still maps pages of an earlier connection.
+    fn are_pages_mapped(&self) -> bool {
+        self.grants.0.iter().any(|grants| matches!(grants, Grants::Ended { still_mapped: 1.. }))
+    }
+
+    /// Marks grants whose pages are still mapped as possible, so that they are ended once more.
+    fn expect_grants_where_mapped(&mut self) {
+        for grants in &mut self.grants.0 {
+            if matches!(grants, Grants::Ended { still_mapped: 1.. }) {
+                *grants = Grants::Possible;
+            }
+        }
+    }
+
+    /// Enters the next step of the fixed order. Steps whose answer is a value are not left so: the
+    /// next phase carries it.
     fn advance(&mut self, now: Instant) {
-        let next = match self.step {
-            Step::WatchDevice => Step::BackendId,
-            Step::BackendId => Step::Backend,
-            Step::Backend => Step::Mac,
-            Step::Mac => Step::Mtu,
-            Step::Mtu => Step::Online,
-            Step::Online => Step::OwnState,
-            Step::OwnState => Step::Unwatch,
-            Step::Unwatch => Step::WatchBackend,
-            Step::WatchBackend => Step::Initialise,
-            Step::Initialise => Step::AwaitInit,
-            Step::AwaitInit => Step::RxCopy,
-            Step::RxCopy => Step::Split,
-            Step::Split => Step::ScatterGather,
-            Step::ScatterGather => Step::Segmentation,
-            Step::Segmentation => Step::EndOld(0),
-            Step::EndOld(index) => Step::EndOld(index + 1),
-            Step::Issue(index) if index < TX => Step::Issue(index + 1),
-            Step::Issue(_) => Step::Ports,
-            Step::Ports => Step::Start,
-            Step::Key(index) if index + 1 < self.keys().len() => Step::Key(index + 1),
-            Step::BeginTransaction => Step::Key(0),
-            Step::Key(_) => Step::Commit,
-            Step::Commit => Step::Connect,
-            Step::Connect => Step::AwaitConnected,
-            Step::Abort => Step::Report,
-            Step::Report => Step::Closing,
-            Step::Closing if self.published && !self.backend_gone => Step::AwaitClosing,
-            Step::Closing => Step::EndAll(0),
-            Step::EndAll(index) if index < TX => Step::EndAll(index + 1),
-            Step::EndAll(_) => Step::Closed,
-            Step::Closed => return self.finish_ending(now),
-            step => step,
+        let next = match self.phase {
+            Phase::WatchingDevice => Phase::PROBE,
+            Phase::Negotiating(negotiating) => negotiating.after_step(),
+            Phase::Connecting(connecting) => self.after_connection_step(&connecting),
+            Phase::Closing(closing) => match closing.after_step() {
+                Some(step) => Phase::Closing(Closing { step, ..closing }),
+                None => return self.finish_closing(closing.next, now),
+            },
+            phase => phase,
         };
         self.enter(next, now);
     }
 
-    fn finish_ending(&mut self, now: Instant) {
-        (self.published, self.in_transaction, self.report) = (false, false, None);
-        self.retry(now);
+    /// Returns the phase after this step.
+    fn after_connection_step(&mut self, connecting: &Connecting) -> Phase {
+        connecting.at(match connecting.step {
+            ConnectionStep::EndEarlier { area, waited } => match area.next() {
+                Some(area) => ConnectionStep::EndEarlier { area, waited },
+                None => ConnectionStep::CheckFree { waited },
+            },
+            ConnectionStep::CheckFree { .. } if self.are_pages_mapped() => {
+                self.note("a former back end still holds pages; waiting for them");
+                ConnectionStep::AwaitFree
+            }
+            // The device may have changed while pages were waited for.
+            ConnectionStep::CheckFree { waited: true } | ConnectionStep::AwaitFree => return Phase::PROBE,
+            ConnectionStep::CheckFree { waited: false } => ConnectionStep::ResetRings,
+            ConnectionStep::ResetRings => ConnectionStep::GrantRings,
+            ConnectionStep::Start(shared) => {
+                ConnectionStep::Publish(Publication { shared, conflicts: 0 }, PublicationStep::Begin)
+            }
+            ConnectionStep::Publish(publication, step) => match step {
+                PublicationStep::Begin => ConnectionStep::Publish(publication, PublicationStep::Key(0)),
+                PublicationStep::Key(index)
+                    if usize::from(index) + 1 < self.keys(connecting, &publication.shared).len() =>
+                {
+                    ConnectionStep::Publish(publication, PublicationStep::Key(index + 1))
+                }
+                PublicationStep::Key(_) => ConnectionStep::Publish(publication, PublicationStep::Commit),
+                PublicationStep::Commit => ConnectionStep::Connect,
+            },
+            ConnectionStep::Connect => ConnectionStep::AwaitConnected,
+            step => step,
+        })
     }
 
-    fn after_closing(&mut self, now: Instant) {
-        self.enter(Step::EndAll(0), now);
-    }
-
-    /// Returns the interface's MAC address, and the length of the largest IP packet in bytes.
-    pub fn identity(&self) -> ([u8; 6], u16) {
-        (self.mac, self.mtu)
-    }
-
-    /// Returns `true` if the receive ring has a port of its own.
-    pub fn is_split(&self) -> bool {
-        self.split
-    }
-
-    /// Returns the offloads of the back end for frames to send. Every back end completes the
-    /// checksums of IPv4 frames: there is no key for it.
-    pub fn offloads(&self) -> Offloads {
-        let long = self.scatter_gather && self.segmentation;
-        if long { Offloads::CHECKSUM | Offloads::SEGMENTS } else { Offloads::CHECKSUM }
-    }
-}
-
-impl Step {
-    /// Returns `true` if the connection is being ended in this step.
-    fn is_teardown(self) -> bool {
-        matches!(
-            self,
-            Step::Stop
-                | Step::Abort
-                | Step::Report
-                | Step::Closing
-                | Step::AwaitClosing
-                | Step::EndAll(_)
-                | Step::Closed
-                | Step::Stopped
-        )
+    /// Starts over after a connection was ended, or stops.
+    fn finish_closing(&mut self, next: Next, now: Instant) {
+        match next {
+            Next::Stop => self.enter(Phase::Stopped, now),
+            Next::StartOver => {
+                self.count_failure();
+                self.pause(Duration::ZERO, now);
+            }
+            Next::Pause => self.retry(now),
+        }
     }
 }
 

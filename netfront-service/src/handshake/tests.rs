@@ -1,5 +1,6 @@
 //! The state machine alone: the order of its commands, and the effect of every answer.
 
+use cloister_caps::EvtchnPort;
 use cloister_interfaces::store::Failure;
 
 use super::*;
@@ -107,9 +108,9 @@ impl Walk {
             "mac" => "00:16:3e:11:22:33",
             "mtu" => "1500",
             "state" if path.starts_with(DEVICE) => "1",
-            "state" => match self.handshake.step {
-                Step::AwaitInit => "2",
-                Step::AwaitClosing => "6",
+            "state" => match self.handshake.phase {
+                Phase::Negotiating(_) => "2",
+                Phase::Closing(_) => "6",
                 _ => "4",
             },
             _ => "1",
@@ -233,7 +234,7 @@ fn a_connection_is_taken_down_though_nobody_answers() {
     walk.handshake.violated("a violation", walk.now);
     let mut asked = Vec::new();
     let mut turns = 0..40;
-    while walk.handshake.step != Step::Pause {
+    while walk.handshake.phase != Phase::Paused {
         assert!(turns.next().is_some(), "{asked:?}");
         if let Some(command) = walk.command() {
             asked.push(command);
@@ -245,6 +246,17 @@ fn a_connection_is_taken_down_though_nobody_answers() {
     assert_eq!(texts, ["a violation", "5", "6"]);
     let ends: Vec<_> = asked.iter().filter(|command| matches!(command, Command::Grants(_))).collect();
     assert_eq!(ends.len(), 3, "{asked:?}");
+}
+
+/// The rings are in use until the command to stop was given.
+#[test]
+fn no_deadline_passes_over_the_command_to_stop() {
+    let mut walk = Walk::up();
+    walk.handshake.violated("a violation", walk.now);
+    for _ in 0..3 {
+        walk.pass(ANSWER_TIME);
+    }
+    assert_eq!(walk.command(), Some(Command::Stop));
 }
 
 #[test]
@@ -363,7 +375,7 @@ fn no_step_is_passed_over_that_was_refused() {
         let mut walk = Walk::new();
         walk.refuse = refuse;
         walk.run();
-        assert_eq!((walk.logged(), walk.handshake.step), (vec![why], Step::Pause), "case {case}");
+        assert_eq!((walk.logged(), walk.handshake.phase), (vec![why], Phase::Paused), "case {case}");
         walk.refuse = |_| None;
         walk.pass(Duration::from_secs(1));
         walk.run();
@@ -373,25 +385,26 @@ fn no_step_is_passed_over_that_was_refused() {
 
 #[test]
 fn what_a_node_of_the_device_says() {
-    let up: (Step, Vec<&str>) = (Step::Running, vec![]);
-    let paused = |text| (Step::Pause, vec![text]);
-    for (name, found, (step, logged)) in [
+    let up: (bool, Vec<&str>) = (true, vec![]);
+    let paused = |text| (false, vec![text]);
+    for (name, found, (is_up, logged)) in [
         ("/mtu", Err(Failure::NotFound), up.clone()),
         ("/mtu", Ok("garbage"), paused("not in form")),
         ("/online", Err(Failure::NotFound), up.clone()),
         ("/online", Ok("0"), paused("no network device; waiting for one")),
-        ("/online", Ok("garbage"), (Step::Running, vec!["not in form; taken as 1"])),
+        ("/online", Ok("garbage"), (true, vec!["not in form; taken as 1"])),
         ("device/vif/0/state", Err(Failure::NotFound), up.clone()),
         ("device/vif/0/state", Ok("6"), up),
         ("device/vif/0/state", Ok("4"), paused("closing a connection left open")),
-        ("device/vif/0/state", Ok("garbage"), (Step::Running, vec!["not in form; taken as closed"])),
+        ("device/vif/0/state", Ok("garbage"), (true, vec!["not in form; taken as closed"])),
         ("/mac", Err(Failure::NotFound), paused("no network device; waiting for one")),
         ("/backend-id", Err(Failure::Policy), paused("the policy refuses it")),
     ] {
         let mut walk = Walk::new();
         walk.nodes.push((name, found));
         walk.run();
-        assert_eq!((walk.handshake.step, walk.logged()), (step, logged), "{name} {found:?}");
+        assert_eq!((walk.handshake.is_up(), walk.logged()), (is_up, logged), "{name} {found:?}");
+        assert!(is_up || walk.handshake.phase == Phase::Paused, "{name} {found:?}");
     }
 }
 
@@ -449,7 +462,8 @@ fn an_mtu_is_bounded_by_what_is_sent() {
         let mut walk = Walk::new();
         walk.nodes.push(("/mtu", found));
         walk.run();
-        assert_eq!(walk.handshake.identity(), ([0, 0x16, 0x3e, 0x11, 0x22, 0x33], mtu));
+        let connection = walk.handshake.connection().expect("a connection");
+        assert_eq!((connection.mac(), connection.mtu()), ([0, 0x16, 0x3e, 0x11, 0x22, 0x33], mtu));
     }
 }
 
@@ -513,7 +527,8 @@ fn what_the_grant_manager_says_of_something_else_is_no_answer() {
     for at in 0..3 {
         let issue = |command: &Command| matches!(command, Command::Grants(grants::Request::Issue { .. }));
         let command = walk.until(issue);
-        assert_eq!(walk.handshake.step, Step::Issue(at));
+        let area = walk.handshake.phase.area_to_grant();
+        assert_eq!(area, Some(Area::ALL[at]));
         for rule in (0..4).filter(|rule| usize::from(*rule) != at) {
             walk.handshake.grants_answered(grants::Reply::Issued { rule, reference: GrantRef(7), count: 4 }, walk.now);
             walk.handshake.grants_answered(grants::Reply::Refused { rule }, walk.now);
@@ -521,12 +536,12 @@ fn what_the_grant_manager_says_of_something_else_is_no_answer() {
         }
         let rule = at as u8;
         walk.handshake.grants_answered(grants::Reply::Ended { rule, still_mapped: 0 }, walk.now);
-        assert_eq!((walk.handshake.step, walk.logged()), (Step::Issue(at), vec![]));
+        assert_eq!((walk.handshake.phase.area_to_grant(), walk.logged()), (area, vec![]));
         // The request was not sent yet.
         walk.handshake.command_unsent();
         walk.handshake.grants_answered(grants::Reply::Issued { rule, reference: GrantRef(7), count: 4 }, walk.now);
         walk.handshake.grants_answered(grants::Reply::Refused { rule }, walk.now);
-        assert_eq!((walk.handshake.step, walk.logged()), (Step::Issue(at), vec![]));
+        assert_eq!((walk.handshake.phase.area_to_grant(), walk.logged()), (area, vec![]));
         assert_eq!(walk.command().as_ref(), Some(&command));
         walk.carry_out(command);
     }
@@ -557,7 +572,10 @@ fn a_violation_is_written_to_the_error_node_unless_the_device_is_gone() {
     for gone in [false, true] {
         let mut walk = Walk::up();
         if gone {
-            walk.handshake.backend_gone = true;
+            walk.nodes.push(("device/vif/0/backend", Err(Failure::NotFound)));
+            walk.handshake.watch_fired(DEVICE_TOKEN, walk.now);
+            walk.until(|command| *command == Command::Stop);
+            walk.done.clear();
         }
         walk.handshake.violated("a violation", walk.now);
         walk.run();

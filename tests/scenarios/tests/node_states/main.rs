@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod nodes;
-#[path = "../../../../netfront-service/src/tests/world.rs"]
+#[path = "../../../../netfront-service/src/service/tests/world.rs"]
 mod world;
 
 use std::collections::BTreeMap;

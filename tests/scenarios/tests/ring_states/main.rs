@@ -10,7 +10,7 @@
 mod fields;
 mod model;
 mod stage;
-#[path = "../../../../netfront-service/src/tests/world.rs"]
+#[path = "../../../../netfront-service/src/service/tests/world.rs"]
 mod world;
 
 use fields::{Attack, attacks};

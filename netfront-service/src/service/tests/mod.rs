@@ -11,5 +11,5 @@ use cloister_interfaces::net::{Offload, Offloads, Reply, Request};
 use cloister_interfaces::{Instant, Memory, Notifications};
 use cloister_sim::{Netback, Recorder, SharedMemory};
 
-use crate::service::Netfront;
+use super::Netfront;
 use world::*;

@@ -300,7 +300,7 @@ fn a_reply_does_not_overtake_one_that_found_the_queue_full() {
     let (mut client, mut server) = channel::<Net, _>(&Recorder::new(), 0, &Recorder::new(), 1, 2);
     let mut unsent = arrayvec::ArrayVec::new();
     let mut tell = |page| {
-        crate::service::send_or_keep(&mut server.replies, &mut unsent, Reply::Transmitted { page });
+        crate::traffic::send_or_keep(&mut server.replies, &mut unsent, Reply::Transmitted { page });
         server.replies.flush();
         unsent.len()
     };
