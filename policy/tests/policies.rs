@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use cloister_policy::{Checked, load, parse};
 use proptest::prelude::*;
 
-const SHIPPED: [&str; 3] = ["default.toml", "prober.toml", "selftest.toml"];
+const SHIPPED: [&str; 3] = ["default.toml", "../tests/guests/prober.toml", "../tests/guests/selftest.toml"];
 
 fn folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

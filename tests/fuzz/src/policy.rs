@@ -10,8 +10,8 @@ use crate::script::{Bytes, Claim, Trace, World};
 const TEXTS: [&str; 5] = [
     include_str!("../../../policy/tests/good.toml"),
     include_str!("../../../policy/default.toml"),
-    include_str!("../../../policy/selftest.toml"),
-    include_str!("../../../policy/back-end.toml"),
+    include_str!("../../guests/selftest.toml"),
+    include_str!("../../guests/back-end.toml"),
     "",
 ];
 

@@ -1,12 +1,12 @@
 //! The prober: a service that tries everything that it must not be able to do.
 //!
-//! It is built for several places of an image: for an application's under policies of its own (`policy/prober.toml`,
-//! `policy/selftest.toml`), and, as [`tcpip`], [`netfront`] and [`http`], for theirs under the policy that ships: what
+//! It is built for several places of an image: for an application's under policies of its own (`tests/guests/prober.toml`,
+//! `tests/guests/selftest.toml`), and, as [`tcpip`], [`netfront`] and [`http`], for theirs under the policy that ships: what
 //! somebody can do who has taken one of them over. Each attempt is numbered and named on the console before it is made, and its outcome after
 //! it. One that faults ends the service; the kernel says so and starts it again, and it goes on with the next, whose number it keeps
 //! where restarts leave it. One that succeeds is a `BREACH`. The last attempt is to spin for ever.
 //!
-//! [`storm`] and [`witness`] are two services of `policy/storm.toml`: the one does all it can to keep the processor from the other.
+//! [`storm`] and [`witness`] are two services of `tests/guests/storm.toml`: the one does all it can to keep the processor from the other.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
