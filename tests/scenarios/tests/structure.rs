@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 use toml_edit::{DocumentMut, Item, TableLike};
 
-/// The crates that may contain `unsafe`.
-const UNSAFE: [&str; 2] = ["kernel/image", "services/runtime"];
+/// The crates that may contain `unsafe`: the two of the image, and the attempts of the prober, which no image that ships
+/// contains.
+const UNSAFE: [&str; 3] = ["kernel/image", "services/runtime", "tests/guests/probe"];
 /// The directories of what is no part of the image.
 const OUTSIDE: [&str; 3] = ["policy", "tests/", "xtask"];
 
@@ -83,6 +84,16 @@ fn what_only_one_crate_of_the_image_uses_no_other_names() {
         });
         assert_eq!(users.map(directory).collect::<Vec<_>>(), [of], "{name}");
     }
+}
+
+#[test]
+fn only_the_prober_depends_on_its_attempts() {
+    let workspace = workspace();
+    let users = workspace
+        .packages
+        .iter()
+        .filter(|package| package.dependencies.iter().any(|dependency| dependency.name == "cloister-probe"));
+    assert_eq!(users.map(directory).collect::<Vec<_>>(), ["tests/guests/prober"]);
 }
 
 #[test]

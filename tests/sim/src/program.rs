@@ -46,12 +46,19 @@ impl System for Kernel {
     }
 }
 
-/// Makes the service of the program that runs. `heap` is the slot of the region for its allocator; here it allocates from
-/// the host, but the region must be there and its own to write.
+/// Makes the service of the program that runs, with the arguments of the runtime's `run`.
+///
+/// `heap` is the slot of the region for its allocator. Here it allocates from the host, but the
+/// region must exist, and the service must be able to write it. `_console` is for the panic
+/// message, which the host's tests print themselves.
 ///
 /// # Panics
-/// It is not.
-pub fn start<T: Service + 'static>(heap: Option<Slot>, make: impl FnOnce(Kernel) -> T) -> Box<dyn Service> {
+/// The service cannot write the region.
+pub fn start<T: Service + 'static>(
+    heap: Option<Slot>,
+    _console: Option<Slot>,
+    make: impl FnOnce(Kernel) -> T,
+) -> Box<dyn Service> {
     if let Some(slot) = heap {
         assert!(matches!(find(slot), Some((.., true))), "the heap in {slot} is no region that the service writes");
     }

@@ -1,56 +1,53 @@
-//! Who runs next, in the program: what the kernel's scheduler does for programs of their own.
+//! Decides which service of the program runs next, as the kernel's scheduler does for separate
+//! programs.
 
 use alloc::boxed::Box;
 
 use cloister_interfaces::capability::Clock;
 use cloister_interfaces::{Instant, Notifications, Service, System};
 
-use crate::SERVICES;
+use crate::{Inside, SERVICES};
 
-/// Calls of services until the kernel is asked for events again.
+/// The most calls of services before the kernel is asked for events again.
 const CALLS: usize = 32;
 
 /// A service and what it waits for.
-pub(crate) struct Part {
+pub(crate) struct Member {
     service: Box<dyn Service>,
-    /// The events that are for it.
+    /// The events of its ports.
     events: Notifications,
     pending: u64,
     deadline: Option<Instant>,
 }
 
-impl Part {
-    /// A service that begins by looking at everything once.
+impl Member {
+    /// Creates a member that looks at everything once when it first runs.
     pub(crate) fn new(service: Box<dyn Service>, events: Notifications) -> Self {
-        Part { service, events, pending: Notifications::ALL.0, deadline: None }
+        Member { service, events, pending: Notifications::ALL.0, deadline: None }
     }
 }
 
-/// All services, the first of them first.
+/// All services, by falling priority.
 pub(crate) struct Fused<S> {
-    parts: [Part; SERVICES],
-    clock: Clock<S>,
-    take_notifications: fn(usize) -> Notifications,
-    /// There was more to do than [`CALLS`].
+    members: [Member; SERVICES],
+    clock: Clock<Inside<S>>,
+    inside: Inside<S>,
+    /// `true` if there was more to do than [`CALLS`].
     left_over: bool,
 }
 
-impl<S: System> Fused<S> {
-    pub(crate) fn new(
-        parts: [Part; SERVICES],
-        clock: Clock<S>,
-        take_notifications: fn(usize) -> Notifications,
-    ) -> Self {
-        Fused { parts, clock, take_notifications, left_over: false }
+impl<S: System + Copy> Fused<S> {
+    pub(crate) fn new(members: [Member; SERVICES], clock: Clock<Inside<S>>, inside: Inside<S>) -> Self {
+        Fused { members, clock, inside, left_over: false }
     }
 
-    /// Runs the first service that has something to do; whether there was one.
+    /// Runs the first service that has something to do. Returns `true` if there was one.
     fn run_one(&mut self, now: Instant) -> bool {
-        for (index, part) in self.parts.iter_mut().enumerate() {
-            let pending = core::mem::take(&mut part.pending) | (self.take_notifications)(index).0;
-            if pending != 0 || part.deadline.is_some_and(|deadline| deadline <= now) {
-                part.service.notified(Notifications(pending));
-                part.deadline = part.service.deadline();
+        for (index, member) in self.members.iter_mut().enumerate() {
+            let pending = core::mem::take(&mut member.pending) | self.inside.take_notifications(index).0;
+            if pending != 0 || member.deadline.is_some_and(|deadline| deadline <= now) {
+                member.service.notified(Notifications(pending));
+                member.deadline = member.service.deadline();
                 return true;
             }
         }
@@ -58,10 +55,11 @@ impl<S: System> Fused<S> {
     }
 }
 
-impl<S: System> Service for Fused<S> {
+impl<S: System + Copy> Service for Fused<S> {
     fn notified(&mut self, notifications: Notifications) {
-        for part in &mut self.parts {
-            part.pending |= notifications.0 & part.events.0;
+        self.inside.begin_pass();
+        for member in &mut self.members {
+            member.pending |= notifications.0 & member.events.0;
         }
         let now = self.clock.now();
         self.left_over = (0..CALLS).all(|_| self.run_one(now));
@@ -71,60 +69,52 @@ impl<S: System> Service for Fused<S> {
         if self.left_over {
             return Some(Instant::START);
         }
-        self.parts.iter().filter_map(|part| part.deadline).min()
+        self.members.iter().filter_map(|member| member.deadline).min()
     }
 
     fn events_to_hold(&self) -> Notifications {
-        self.parts.iter().fold(Notifications::default(), |all, part| all | part.service.events_to_hold())
+        self.members.iter().fold(Notifications::default(), |all, member| all | member.service.events_to_hold())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::{Cell, RefCell};
+    use std::cell::RefCell;
     use std::rc::Rc;
 
     use cloister_caps::{InvokeError, Operation, Slot};
 
     use super::*;
+    use crate::notify_slot;
 
-    thread_local! {
-        static BELLS: [Cell<u64>; SERVICES] = const { [const { Cell::new(0) }; SERVICES] };
-    }
+    /// A kernel whose clock always shows 100 ns.
+    #[derive(Clone, Copy)]
+    struct Stopped;
 
-    fn ring(service: usize) {
-        BELLS.with(|bells| bells[service].set(1 << 9));
-    }
-
-    fn take_notifications(service: usize) -> Notifications {
-        Notifications(BELLS.with(|bells| bells[service].take()))
-    }
-
-    /// A clock that stands at 100 ns.
-    #[derive(Clone)]
-    struct Still;
-
-    impl System for Still {
+    impl System for Stopped {
         fn invoke(&self, _: Slot, _: Operation, _: [u64; 4]) -> Result<[u64; 2], InvokeError> {
             Ok([100, 0])
         }
     }
 
-    /// Which service was told what.
+    /// The notifications of each run, with the number of the service.
     type Log = Rc<RefCell<Vec<(usize, u64)>>>;
 
-    struct Told {
+    struct Recorder {
         number: usize,
         log: Log,
-        /// Whose bells it rings, the next time that it runs.
-        rings: Vec<usize>,
+        inside: Inside<Stopped>,
+        /// The services that it notifies when it next runs.
+        notifies: Vec<usize>,
         deadline: Option<Instant>,
     }
 
-    impl Service for Told {
+    impl Service for Recorder {
         fn notified(&mut self, notifications: Notifications) {
             self.log.borrow_mut().push((self.number, notifications.0));
-            self.rings.drain(..).for_each(ring);
+            for service in self.notifies.drain(..) {
+                self.inside.invoke(notify_slot(service, 9), Operation::QueueNotify, [0; 4]).unwrap();
+            }
         }
         fn deadline(&self) -> Option<Instant> {
             self.deadline
@@ -134,23 +124,22 @@ mod tests {
         }
     }
 
-    /// Services, of which each has the event of its number, after their first run.
-    fn fused(change: impl Fn(&mut Told)) -> (Fused<Still>, Log) {
-        let log = Log::default();
-        let part = |number| {
-            let mut told = Told { number, log: log.clone(), rings: Vec::new(), deadline: None };
-            change(&mut told);
-            Part::new(Box::new(told), Notifications(1 << number))
+    /// Makes services, each with the event of its number, and changes each with `change`.
+    fn fused(change: impl Fn(&mut Recorder)) -> (Fused<Stopped>, Log) {
+        let (log, inside) = (Log::default(), Inside::new(Stopped));
+        let member = |number| {
+            let mut recorder = Recorder { number, log: log.clone(), inside, notifies: Vec::new(), deadline: None };
+            change(&mut recorder);
+            Member::new(Box::new(recorder), Notifications(1 << number))
         };
-        let parts = core::array::from_fn(part);
-        (Fused::new(parts, Clock::new(Still, Slot(1)), take_notifications), log)
+        (Fused::new(core::array::from_fn(member), Clock::new(inside, Slot(1)), inside), log)
     }
 
     #[test]
-    fn all_run_at_the_start_and_a_bell_is_heard_before_what_comes_after_it() {
-        let (mut fused, log) = fused(|told| {
-            if told.number == 3 {
-                told.rings = vec![5, 1];
+    fn all_run_at_the_start_and_a_notified_service_runs_before_those_below_it() {
+        let (mut fused, log) = fused(|recorder| {
+            if recorder.number == 3 {
+                recorder.notifies = vec![5, 1];
             }
         });
         fused.notified(Notifications::ALL);
@@ -161,7 +150,7 @@ mod tests {
 
     #[test]
     fn an_event_is_for_its_service_and_a_deadline_for_its_own() {
-        let (mut fused, log) = fused(|told| told.deadline = (told.number == 4).then_some(Instant(101)));
+        let (mut fused, log) = fused(|recorder| recorder.deadline = (recorder.number == 4).then_some(Instant(101)));
         fused.notified(Notifications::ALL);
         log.borrow_mut().clear();
         fused.notified(Notifications(1 << 2));
@@ -170,8 +159,8 @@ mod tests {
     }
 
     #[test]
-    fn who_never_ends_leaves_the_kernel_to_be_asked() {
-        let (mut fused, log) = fused(|told| told.deadline = (told.number == 1).then_some(Instant(100)));
+    fn a_service_that_never_ends_does_not_keep_the_program_from_asking_the_kernel() {
+        let (mut fused, log) = fused(|recorder| recorder.deadline = (recorder.number == 1).then_some(Instant(100)));
         fused.notified(Notifications::ALL);
         assert_eq!(log.borrow().len(), CALLS);
         assert_eq!(fused.deadline(), Some(Instant::START));

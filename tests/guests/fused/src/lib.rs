@@ -11,13 +11,14 @@
 extern crate alloc;
 
 mod dispatch;
+mod inside;
+mod part;
 mod rules;
 mod wiring;
 
 use alloc::boxed::Box;
 
 use arrayvec::ArrayVec;
-use cloister_caps::Slot;
 #[cfg(not(feature = "sink"))]
 use cloister_http as http;
 #[cfg(feature = "sink")]
@@ -31,8 +32,11 @@ use cloister_interfaces::socket::Socket;
 use cloister_interfaces::store::Store;
 use cloister_interfaces::{Memory, Notifications, Service, System};
 
-use dispatch::{Fused, Part};
+use dispatch::{Fused, Member};
 use wiring::Wiring;
+
+pub use inside::{Inside, notify_slot};
+pub use part::Part;
 
 /// The services, by falling priority.
 mod service {
@@ -92,36 +96,17 @@ pub struct Caps<S, M: Memory> {
     pub queues: M,
 }
 
-/// What the program's runtime does for it.
-pub struct Inside<S, M: Memory, C> {
-    /// The kernel, but for notifications of the slots that [`notify_slot`] returns: those stay in the program.
-    pub system: S,
-    /// Makes the capabilities; for each service anew, since none can be copied.
-    pub caps: C,
-    /// The part of a region from an offset, of a length.
-    pub part: fn(&M, usize, usize) -> M,
-    /// The bells that rang for a service; they are silent then.
-    pub take_notifications: fn(usize) -> Notifications,
-}
-
-/// The slot whose notification is the bit `bit` of a service of the program.
-#[must_use]
-pub fn notify_slot(service: usize, bit: u8) -> Slot {
-    Slot((service as u16) << 6 | u16::from(bit & 63))
-}
-
-/// All services as one.
-pub fn service<S, M, C>(inside: Inside<S, M, C>) -> impl Service
+/// Makes all services, as one. `caps` makes the capabilities, once for each service that needs one
+/// of them, since none can be copied.
+pub fn service<S, M>(inside: Inside<S>, caps: impl Fn() -> Caps<Inside<S>, Part<M>>) -> impl Service
 where
-    S: System + 'static,
+    S: System + Copy + 'static,
     M: Memory + 'static,
-    C: Fn() -> Caps<S, M>,
 {
-    let Inside { system, caps, part, take_notifications } = inside;
-    // A region that only its owner writes is given once: the first time.
+    // Only the first `Caps` has the regions that the program alone writes.
     let own = caps();
     own.console.line(format_args!("all services in one program: for measurements"));
-    let mut wiring = Wiring::new(system, own.queues, part);
+    let mut wiring = Wiring::new(inside, own.queues);
     let (control_store, store_of_control) = wiring.queue::<Store>(service::CONTROL, service::XENSTORE, 8);
     let (netfront_store, store_of_netfront) = wiring.queue::<Store>(service::NETFRONT, service::XENSTORE, 8);
     let (grants, grants_server) = wiring.queue::<Grants>(service::NETFRONT, service::GRANT_MANAGER, 16);
@@ -129,7 +114,7 @@ where
     let (socket, socket_server) = wiring.queue::<Socket>(service::HTTP, service::TCPIP, 1024);
     let (shutdown, shutdown_server) = wiring.queue::<Control>(service::CONTROL, service::TCPIP, 8);
     let events =
-        |ports: &[&Port<S>]| ports.iter().fold(Notifications::default(), |all, port| all | port.notification());
+        |ports: &[&Port<Inside<S>>]| ports.iter().fold(Notifications::default(), |all, port| all | port.notification());
     let xenstore_events = events(&[&own.xenstore_events]);
     let netfront_events = events(&[&own.tx_events, &own.rx_events]);
     let grant_rules = [own.ring_pages, own.rx_pages, own.tx_pages];
@@ -192,13 +177,13 @@ where
         stream_out: own.stream_out,
         site: own.site,
     });
-    let parts: [Part; SERVICES] = [
-        Part::new(Box::new(grant_manager), Notifications::default()),
-        Part::new(Box::new(xenstore), xenstore_events),
-        Part::new(Box::new(netfront), netfront_events),
-        Part::new(Box::new(tcpip), Notifications::default()),
-        Part::new(Box::new(control), Notifications::default()),
-        Part::new(Box::new(http), Notifications::default()),
+    let members: [Member; SERVICES] = [
+        Member::new(Box::new(grant_manager), Notifications::default()),
+        Member::new(Box::new(xenstore), xenstore_events),
+        Member::new(Box::new(netfront), netfront_events),
+        Member::new(Box::new(tcpip), Notifications::default()),
+        Member::new(Box::new(control), Notifications::default()),
+        Member::new(Box::new(http), Notifications::default()),
     ];
-    Fused::new(parts, own.clock, take_notifications)
+    Fused::new(members, own.clock, inside)
 }

@@ -3,7 +3,7 @@
 use core::fmt;
 use core::sync::atomic::AtomicU32;
 
-use cloister_runtime::probe;
+use cloister_probe as probe;
 
 use crate::line::Trick;
 

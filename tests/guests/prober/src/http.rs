@@ -7,7 +7,7 @@ use cloister_caps::Operation;
 use cloister_interfaces::capability::{Clock, Console, Info};
 use cloister_interfaces::socket::{Connection, Constant, MAX_CONNECTIONS, Reply, Request, Socket};
 use cloister_interfaces::{Client, Memory, Message, Service, System};
-use cloister_runtime::probe;
+use cloister_probe as probe;
 
 use crate::line::{Line, bytes};
 use crate::siege::{Deed, IN_QUEUE, Letter, Outcome, Place, Siege};

@@ -7,7 +7,7 @@ use cloister_caps::abi::SYSTEM_CALL_INVOKE;
 use cloister_interfaces::message::MAX_MESSAGE;
 use cloister_interfaces::queue::{HEAD, MESSAGE_EVENT, QueueEnd, SLOTS, SPACE_EVENT, TAIL};
 use cloister_interfaces::{Client, Interface, Memory, Message, Server, System};
-use cloister_runtime::probe;
+use cloister_probe as probe;
 
 use crate::siege::{Made, Outcome};
 

@@ -9,7 +9,7 @@ use cloister_caps::{Operation, PAGE_SIZE, Status};
 use cloister_interfaces::capability::{Clock, Console};
 use cloister_interfaces::queue::SLOTS;
 use cloister_interfaces::{Instant, Memory, Notifications, Service, System};
-use cloister_runtime::probe;
+use cloister_probe as probe;
 
 use crate::attempt::{Attempt, Attempts, Extent, STORMS, Side, arguments, operations};
 use crate::line::{Bytes, Line};

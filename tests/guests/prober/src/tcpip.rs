@@ -9,7 +9,7 @@ use cloister_interfaces::control::{Control, Reply as Quiet};
 use cloister_interfaces::net::{Net, Offload, Reply as Link, Request};
 use cloister_interfaces::socket::{Connection, MAX_CONNECTIONS, Reply, Socket};
 use cloister_interfaces::{Client, Memory, Message, Server, Service, System};
-use cloister_runtime::probe;
+use cloister_probe as probe;
 
 use crate::line::{Bytes, Line, bytes};
 use crate::siege::{Deed, IN_QUEUE, Letter, Outcome, Place, Siege};

@@ -3,7 +3,7 @@
 
 use cloister_interfaces::capability::Console;
 use cloister_interfaces::{Instant, Memory, Notifications, Service, System};
-use cloister_runtime::probe;
+use cloister_probe as probe;
 
 /// Where the number of rounds is in the region.
 pub(crate) const ROUNDS: usize = 0;

@@ -12,7 +12,7 @@ macro_rules! program {
 
             /// Starts the program.
             pub fn make() -> Box<dyn cloister_interfaces::Service> {
-                cloister_runtime::start(HEAP, |kernel| $library::service(capabilities(kernel)))
+                cloister_runtime::start(HEAP, CONSOLE, |kernel| $library::service(capabilities(kernel)))
             }
         }
     };

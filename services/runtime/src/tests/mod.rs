@@ -1,10 +1,7 @@
 //! Tests a program's memory on the host, also under Miri. The kernel is simulated; everything else
 //! is the code that runs in the image.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-
-use cloister_caps::abi::{SYSTEM_CALL_INVOKE, region};
+use cloister_caps::abi::region;
 use cloister_caps::{Operation, Slot, Status};
 use cloister_interfaces::message::MAX_MESSAGE;
 use cloister_interfaces::system::ExclusiveMemory;
@@ -13,23 +10,10 @@ use proptest::prelude::*;
 
 use crate::call::Kernel;
 use crate::heap::Allocator;
+use crate::syscall::REGIONS;
 use crate::{OwnedRegion, SharedRegion, constant_bytes};
 
 const KERNEL: Kernel = Kernel(());
-
-thread_local! {
-    /// The base of each region, and its length with flags, by slot.
-    static REGIONS: RefCell<BTreeMap<u64, [u64; 2]>> = const { RefCell::new(BTreeMap::new()) };
-}
-
-/// Answers a system call in place of the kernel.
-pub(crate) fn call(number: u64, [slot, operation, ..]: [u64; 6]) -> (u64, [u64; 2]) {
-    assert_eq!((number, operation), (SYSTEM_CALL_INVOKE, u64::from(Operation::RegionFind as u32)));
-    match REGIONS.with_borrow(|regions| regions.get(&slot).copied()) {
-        Some(answer) => (Status::Done as u64, answer),
-        None => (Status::NoCapability as u64, [0; 2]),
-    }
-}
 
 /// Maps a region of `words` 8-byte words, each byte `fill`, for the rest of the run.
 fn map(slot: u16, words: usize, fill: u8, flags: u64) -> Slot {
