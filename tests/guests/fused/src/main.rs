@@ -43,5 +43,5 @@ include!(env!("CLOISTER_CAPABILITIES"));
 
 ::cloister_runtime::program!(|kernel| {
     let inside = Inside::new(kernel);
-    cloister_fused::service(inside, || capabilities(inside))
+    cloister_fused::service(inside, move || capabilities(inside))
 });

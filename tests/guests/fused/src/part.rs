@@ -40,7 +40,7 @@ impl<M: Memory> Part<M> {
 }
 
 /// An offset that no region has: an access there reads zeros or writes nothing.
-const OUTSIDE: usize = usize::MAX & !7;
+const OUTSIDE: usize = isize::MAX as usize & !7;
 
 impl<M: Memory> Memory for Part<M> {
     type Exclusive = M::Exclusive;

@@ -9,6 +9,9 @@ use crate::{Part, SERVICES, notify_slot};
 /// The first notification bit of a queue. The bits below are those of the program's own ports.
 const FIRST: u8 = 8;
 
+/// Both sides of a queue.
+type Ends<I, S, M> = (Client<I, S, Part<M>>, Server<I, S, Part<M>>);
+
 /// Hands out the memory of queues, and the notification bits of services.
 pub(crate) struct Wiring<S, M> {
     system: S,
@@ -28,7 +31,7 @@ impl<S: System, M: Memory> Wiring<S, M> {
         client: usize,
         server: usize,
         depth: u32,
-    ) -> (Client<I, S, Part<M>>, Server<I, S, Part<M>>) {
+    ) -> Ends<I, S, M> {
         let (client_requests, server_requests) = self.one_way::<I::Request>(client, server, depth);
         let (server_replies, client_replies) = self.one_way::<I::Reply>(server, client, depth);
         (
