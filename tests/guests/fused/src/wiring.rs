@@ -26,12 +26,7 @@ impl<S: System, M: Memory> Wiring<S, M> {
     }
 
     /// Makes a queue of `depth` messages each way.
-    pub(crate) fn queue<I: Interface>(
-        &mut self,
-        client: usize,
-        server: usize,
-        depth: u32,
-    ) -> Ends<I, S, M> {
+    pub(crate) fn queue<I: Interface>(&mut self, client: usize, server: usize, depth: u32) -> Ends<I, S, M> {
         let (client_requests, server_requests) = self.one_way::<I::Request>(client, server, depth);
         let (server_replies, client_replies) = self.one_way::<I::Reply>(server, client, depth);
         (

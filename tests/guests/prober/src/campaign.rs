@@ -1,4 +1,4 @@
-//! The attempts of one place, made one after the other across the restarts that they cost.
+//! Makes the attempts of one role one after the other, across the restarts that they cost.
 
 use core::fmt;
 use core::time::Duration;
@@ -12,7 +12,7 @@ use cloister_interfaces::{Instant, Memory, Notifications, Service, System};
 use cloister_probe as probe;
 
 use crate::attempt::{Attempt, Attempts, Extent, STORMS, Side, arguments, operations};
-use crate::line::{Bytes, Line};
+use crate::raw_queue::{Bytes, RawQueue};
 
 /// `-EPERM`: Xen's answer to a hypercall from ring 3.
 const NOT_PERMITTED: i64 = -1;
@@ -21,30 +21,31 @@ const UPPER_HALF: u64 = 0xFFFF_8000_0000_0000;
 /// The last domain number that a peer can have (`DOMID_FIRST_RESERVED` - 1).
 const LAST_DOMAIN: u64 = 0x7FEF;
 
-/// Time between two attempts.
+/// The time between two attempts.
 const PACE: Duration = Duration::from_millis(40);
-/// Time after one that is refused many times over, so that the console keeps up with the kernel's refusals.
+/// The time after an attempt that is refused many times, so that the console keeps up with the
+/// kernel's log of refusals.
 const SLOW_PACE: Duration = Duration::from_millis(100);
-/// How often a peer is looked at before it counts as one that does not listen: 2 s.
-const LOOKS: u32 = 50;
-/// Returns at once of a `wait` whose deadline has passed.
-const HURRY: u32 = 20_000;
-/// How long a storm of waits lasts, and each turn of the last attempt.
+/// The number of checks before a peer counts as one that has stopped: 2 s.
+const CHECKS: u32 = 50;
+/// The number of `wait`s whose deadline has passed.
+const PASSED_DEADLINES: u32 = 20_000;
+/// The duration of a storm of waits, and of each turn of the last attempt.
 pub(crate) const STORM: Duration = Duration::from_millis(100);
-/// Lines of a flood: more than the kernel lets through at once.
+/// The number of lines of a flood: more than the kernel lets through at once.
 const LINES: u32 = 400;
 
-/// The words that survive restarts, in the order of their places.
+/// The words that survive restarts, in the order in which they are stored.
 #[derive(Clone, Copy)]
 enum Count {
     /// The number of the next attempt.
     Next,
-    /// Whether the attempt before has no outcome yet.
-    Owed,
+    /// 1 if the attempt before has no outcome yet, otherwise 0.
+    Unfinished,
     Faulted,
     Refused,
-    Harmless,
-    Heard,
+    NoEffect,
+    Consumed,
     /// Operations that were allowed.
     Allowed,
     Breaches,
@@ -53,25 +54,25 @@ enum Count {
     RegionsHigh,
 }
 
-/// Bytes that the words take.
+/// The size of the words, in bytes.
 const COUNTS: usize = 40;
-/// Where they can stand in a producer's page: between its indices and its first slot is room that nobody uses. What a queue
-/// holds survives the restart of its ends.
+/// An offset for them in a producer's page: the bytes between its indices and its first slot are
+/// unused. The contents of a queue survive the restart of its ends.
 pub(crate) const IN_QUEUE: usize = 16;
 const _: () = assert!(IN_QUEUE + COUNTS <= SLOTS);
 
-/// What came of an attempt.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Outcome {
-    /// The service ended by it.
+    /// It was a fault of the service.
     Faulted,
-    /// The kernel or a peer refused.
+    /// The kernel or a peer refused it.
     Refused,
-    /// It had no effect that anybody else could tell.
-    Harmless,
-    /// The peer took it in and goes on.
-    Heard,
-    /// It succeeded, and must not have.
+    /// It had no effect outside the service.
+    NoEffect,
+    /// The peer consumed it and still runs.
+    Consumed,
+    /// It succeeded, although it must not.
     Breach(&'static str),
 }
 
@@ -80,90 +81,95 @@ impl fmt::Display for Outcome {
         match self {
             Outcome::Faulted => write!(f, "faulted"),
             Outcome::Refused => write!(f, "refused"),
-            Outcome::Harmless => write!(f, "no effect"),
-            Outcome::Heard => write!(f, "taken in, no effect"),
+            Outcome::NoEffect => write!(f, "no effect"),
+            Outcome::Consumed => write!(f, "taken in, no effect"),
             Outcome::Breach(what) => write!(f, "BREACH: {what}"),
         }
     }
 }
 
-/// How far an attempt is.
-pub(crate) enum Made {
+/// The state of an attempt that was made.
+pub(crate) enum AttemptState {
     /// It has its outcome.
-    Over(Outcome),
-    /// The peer is to take it in.
-    Sent,
+    Ended(Outcome),
+    /// The peer has to consume it.
+    AwaitingPeer,
 }
 
-impl From<Option<&'static str>> for Made {
-    fn from(breach: Option<&'static str>) -> Made {
-        Made::Over(breach.map_or(Outcome::Refused, Outcome::Breach))
+impl From<Option<&'static str>> for AttemptState {
+    fn from(breach: Option<&'static str>) -> AttemptState {
+        AttemptState::Ended(breach.map_or(Outcome::Refused, Outcome::Breach))
     }
 }
 
-/// A message that a place has no business to send.
-pub(crate) struct Letter {
-    /// What it says.
+/// A message that a role must not send.
+pub(crate) struct RawMessage {
+    /// Its description, for the log.
     pub name: &'static str,
-    /// To which of the place's lines.
-    pub line: usize,
+    /// The index of the role's queue that it is sent to.
+    pub queue: usize,
     /// Its bytes.
     pub bytes: Bytes,
-    /// Time that is left to others before it.
+    /// The pause before it, in which the other services are checked from outside.
     pub pause: Duration,
 }
 
-/// What a place can try beside messages; answers what was breached.
-pub(crate) type Deed<P> = (&'static str, fn(&mut P) -> Option<&'static str>);
+/// An attempt of one role beside messages: its description, and a function that makes it and returns
+/// the breach, if there is one.
+pub(crate) type RoleAttempt<R> = (&'static str, fn(&mut R) -> Option<&'static str>);
 
-/// A service's place in the image, as who has taken it over has it: what the policy gives it, and no more.
-pub(crate) trait Place: Sized + 'static {
+/// What a compromised service has: what the policy gives it, and no more.
+pub(crate) trait Role: Sized + 'static {
     type System: System + 'static;
     type Memory: Memory + 'static;
-    /// The operations that the policy gives it on some object. Another that is carried out is a breach.
+    /// The operations that the policy gives it on some object. Any other that succeeds is a breach.
     const RIGHTS: &'static [Operation];
     fn console(&self) -> &Console<Self::System>;
     fn clock(&self) -> &Clock<Self::System>;
-    /// Memory that survives restarts, and where in it there is room for [`COUNTS`] bytes.
-    fn progress(&self) -> (&Self::Memory, usize);
-    /// Its queues.
-    fn lines(&self) -> ArrayVec<Line<'_, Self::Memory>, 4>;
-    /// What else it tries, in order.
-    fn deeds() -> &'static [Deed<Self>] {
+    /// Returns memory that survives restarts, and the offset of [`COUNTS`] unused bytes in it.
+    fn saved_words(&self) -> (&Self::Memory, usize);
+    /// Returns its queues.
+    fn queues(&self) -> ArrayVec<RawQueue<'_, Self::Memory>, 4>;
+    /// Returns the attempts that only this role can make, in order.
+    fn attempts() -> &'static [RoleAttempt<Self>] {
         &[]
     }
-    /// What it sends, by number.
-    fn letter(&self, _number: usize) -> Option<Letter> {
+    /// Returns the message of this number.
+    fn message(&self, _number: usize) -> Option<RawMessage> {
         None
     }
-    /// What a peer's message breaches, which came on `line` after the letter of this number, or after something else.
-    fn heard(&self, _line: usize, _message: &[u8], _letter: Option<usize>) -> Result<(), Outcome> {
+    /// Checks what a peer sent on queue `_queue` after the message of number `_message`, or after
+    /// another attempt.
+    ///
+    /// # Errors
+    /// The reply is a refusal or shows a breach.
+    fn check_reply(&self, _queue: usize, _reply: &[u8], _message: Option<usize>) -> Result<(), Outcome> {
         Ok(())
     }
 }
 
-/// A service that is nothing but attempts.
-pub(crate) struct Siege<P> {
-    place: P,
+/// A service that only makes attempts.
+pub(crate) struct Campaign<R> {
+    role: R,
     due: Instant,
-    /// The number of the attempt that a peer is to take in, the attempt, and how often it was looked for.
+    /// The attempt that a peer has to consume: its number, the attempt, and the checks that are left.
     sent: Option<(u32, Attempt, u32)>,
-    /// The pause before this attempt is over.
+    /// The attempt whose pause has begun.
     paused: Option<u32>,
 }
 
-impl<P: Place> Siege<P> {
-    pub(crate) fn new(place: P) -> Self {
-        Siege { place, due: Instant::START, sent: None, paused: None }
+impl<R: Role> Campaign<R> {
+    pub(crate) fn new(role: R) -> Self {
+        Campaign { role, due: Instant::START, sent: None, paused: None }
     }
 
     fn get(&self, count: Count) -> u32 {
-        let (memory, at) = self.place.progress();
+        let (memory, at) = self.role.saved_words();
         memory.load(at + count as usize * 4)
     }
 
     fn set(&self, count: Count, value: u32) {
-        let (memory, at) = self.place.progress();
+        let (memory, at) = self.role.saved_words();
         memory.store(at + count as usize * 4, value);
     }
 
@@ -171,8 +177,8 @@ impl<P: Place> Siege<P> {
         self.set(count, self.get(count).wrapping_add(1));
     }
 
-    fn say(&self, text: fmt::Arguments<'_>) {
-        self.place.console().line(text);
+    fn log(&self, text: fmt::Arguments<'_>) {
+        self.role.console().line(text);
     }
 
     fn regions(&self) -> u64 {
@@ -182,112 +188,116 @@ impl<P: Place> Siege<P> {
     fn attempt(&self, number: u32) -> Option<Attempt> {
         let extent = Extent {
             regions: self.regions(),
-            lines: self.place.lines().len(),
-            deeds: P::deeds().len(),
-            letters: (0..).take_while(|number| self.place.letter(*number).is_some()).count(),
+            queues: self.role.queues().len(),
+            role_attempts: R::attempts().len(),
+            messages: (0..).take_while(|number| self.role.message(*number).is_some()).count(),
         };
         Attempts::of_this_program(extent).all().nth(number as usize)
     }
 
-    /// Says what is tried, before it is.
+    /// Logs an attempt before it is made.
     fn announce(&self, number: u32, attempt: Attempt) {
-        let (lines, deed) = (self.place.lines(), |deed: usize| P::deeds().get(deed).map_or("?", |deed| deed.0));
-        let line = |line: usize| lines.get(line).map_or("?", |line| line.name);
+        let queues = self.role.queues();
+        let queue_name = |index: usize| queues.get(index).map_or("?", |queue| queue.name);
         match attempt {
-            Attempt::Trick(on, trick) => self.say(format_args!("attempt {number}: {}: {trick}", line(on))),
-            Attempt::Deed(deed_) => self.say(format_args!("attempt {number}: {}", deed(deed_))),
-            Attempt::Letter(letter) => {
-                if let Some(letter) = self.place.letter(letter) {
-                    self.say(format_args!("attempt {number}: {}: {}", line(letter.line), letter.name));
+            Attempt::Queue(queue, attack) => {
+                self.log(format_args!("attempt {number}: {}: {attack}", queue_name(queue)));
+            }
+            Attempt::OfRole(index) => {
+                let name = R::attempts().get(index).map_or("?", |(name, _)| name);
+                self.log(format_args!("attempt {number}: {name}"));
+            }
+            Attempt::Message(index) => {
+                if let Some(message) = self.role.message(index) {
+                    self.log(format_args!("attempt {number}: {}: {}", queue_name(message.queue), message.name));
                 }
             }
-            other => self.say(format_args!("attempt {number}: {other}")),
+            other => self.log(format_args!("attempt {number}: {other}")),
         }
     }
 
     fn report(&self, number: u32, outcome: Outcome) {
-        self.set(Count::Owed, 0);
+        self.set(Count::Unfinished, 0);
         self.add(match outcome {
             Outcome::Faulted => Count::Faulted,
             Outcome::Refused => Count::Refused,
-            Outcome::Harmless => Count::Harmless,
-            Outcome::Heard => Count::Heard,
+            Outcome::NoEffect => Count::NoEffect,
+            Outcome::Consumed => Count::Consumed,
             Outcome::Breach(_) => Count::Breaches,
         });
-        self.say(format_args!("attempt {number}: {outcome}"));
+        self.log(format_args!("attempt {number}: {outcome}"));
     }
 
-    /// Whether the letter is to wait, so that others can be looked at in peace.
-    fn pauses(&mut self, number: u32, attempt: Attempt) -> bool {
-        let Attempt::Letter(letter) = attempt else { return false };
-        let Some(pause) = self.place.letter(letter).map(|letter| letter.pause).filter(|pause| !pause.is_zero()) else {
-            return false;
-        };
+    /// Begins the pause before a message that has one. Returns `true` if it did.
+    fn begin_pause(&mut self, number: u32, attempt: Attempt) -> bool {
+        let Attempt::Message(index) = attempt else { return false };
+        let pause = self.role.message(index).map(|message| message.pause);
+        let Some(pause) = pause.filter(|pause| !pause.is_zero()) else { return false };
         if self.paused == Some(number) {
             return false;
         }
         self.paused = Some(number);
-        self.say(format_args!("a pause of {} s", pause.as_secs()));
-        self.due = self.place.clock().now() + pause;
+        self.log(format_args!("a pause of {} s", pause.as_secs()));
+        self.due = self.role.clock().now() + pause;
         true
     }
 
-    fn go_on(&mut self) {
+    fn make_next(&mut self) {
         let number = self.get(Count::Next);
         let Some(attempt) = self.attempt(number) else { return };
-        if self.pauses(number, attempt) {
+        if self.begin_pause(number, attempt) {
             return;
         }
         self.set(Count::Next, number.wrapping_add(1));
-        self.set(Count::Owed, 1);
+        self.set(Count::Unfinished, 1);
         self.announce(number, attempt);
         match self.make(attempt) {
-            Made::Over(outcome) => self.report(number, outcome),
-            Made::Sent => self.sent = Some((number, attempt, LOOKS)),
+            AttemptState::Ended(outcome) => self.report(number, outcome),
+            AttemptState::AwaitingPeer => self.sent = Some((number, attempt, CHECKS)),
         }
         let pace = if matches!(attempt, Attempt::Slot(_) | Attempt::Arguments(_)) { SLOW_PACE } else { PACE };
-        self.due = self.place.clock().now() + pace;
+        self.due = self.role.clock().now() + pace;
     }
 
-    /// Looks what the peers say to what was sent.
-    fn look(&mut self, number: u32, attempt: Attempt, looks: u32) {
-        let letter = if let Attempt::Letter(letter) = attempt { Some(letter) } else { None };
-        let mut outcome = Outcome::Heard;
-        let mut heard = true;
-        for (index, line) in self.place.lines().iter().enumerate() {
-            heard &= line.is_heard();
-            line.hear(|message| {
-                if let Err(other) = self.place.heard(index, message, letter)
+    /// Reads the peers' replies to an attempt, and reports its outcome if they have consumed it.
+    fn check_peers(&mut self, number: u32, attempt: Attempt, checks: u32) {
+        let message = if let Attempt::Message(index) = attempt { Some(index) } else { None };
+        let mut outcome = Outcome::Consumed;
+        let mut consumed = true;
+        for (index, queue) in self.role.queues().iter().enumerate() {
+            consumed &= queue.is_consumed();
+            queue.take_replies(|reply| {
+                if let Err(other) = self.role.check_reply(index, reply, message)
                     && !matches!(outcome, Outcome::Breach(_))
                 {
                     outcome = other;
                 }
             });
         }
-        self.due = self.place.clock().now() + PACE;
+        self.due = self.role.clock().now() + PACE;
         self.sent = None;
-        match (outcome, heard, looks.checked_sub(1)) {
-            (Outcome::Heard, false, Some(looks)) => self.sent = Some((number, attempt, looks)),
-            (Outcome::Heard, false, None) => self.report(number, Outcome::Breach("a peer does not listen any more")),
+        match (outcome, consumed, checks.checked_sub(1)) {
+            (Outcome::Consumed, false, Some(checks)) => self.sent = Some((number, attempt, checks)),
+            (Outcome::Consumed, false, None) => self.report(number, Outcome::Breach("a peer does not listen any more")),
             (outcome, ..) => self.report(number, outcome),
         }
     }
 
-    fn finish(&self, attempts: u32) {
+    fn report_end(&self, attempts: u32) {
         let get = |count| self.get(count);
-        self.say(format_args!(
+        self.log(format_args!(
             "done: {attempts} attempts, {} faulted, {} refused, {} taken in, {} without effect; {} operations allowed, {} breaches",
             get(Count::Faulted),
             get(Count::Refused),
-            get(Count::Heard),
-            get(Count::Harmless),
+            get(Count::Consumed),
+            get(Count::NoEffect),
             get(Count::Allowed),
             get(Count::Breaches)
         ));
     }
 
-    fn make(&mut self, attempt: Attempt) -> Made {
-        let breach = |what| Made::Over(Outcome::Breach(what));
+    fn make(&mut self, attempt: Attempt) -> AttemptState {
+        let breach = |what| AttemptState::Ended(Outcome::Breach(what));
         match attempt {
             Attempt::Instruction(_, instruction) => {
                 instruction();
@@ -306,16 +316,16 @@ impl<P: Place> Siege<P> {
                 probe::execute(address);
                 breach("the address was executed")
             }
-            Attempt::Call(number) => {
+            Attempt::SystemCall(number) => {
                 let (status, words) = probe::system_call(number, [0, 1, 2, 3, 4, 5]);
                 (status != Status::BadSystemCall as u64 || words != [0; 2]).then_some("the call was not refused").into()
             }
             Attempt::Slot(slot) => self.slot(slot).into(),
             Attempt::Arguments(slot) => match arguments_on(slot) {
                 Some(what) => breach(what),
-                None => Made::Over(Outcome::Harmless),
+                None => AttemptState::Ended(Outcome::NoEffect),
             },
-            Attempt::Leftovers => {
+            Attempt::Registers => {
                 let left = probe::registers_after_call(SYSTEM_CALL_INVOKE, 0, 0);
                 if probe::segments() != [0; 4] {
                     return breach("a restart left something in a segment register");
@@ -323,54 +333,55 @@ impl<P: Place> Siege<P> {
                 (left != [0; 6]).then_some("a system call left something in a register").into()
             }
             Attempt::Region(slot, side) => beyond(slot, side),
-            Attempt::Hurry => {
-                for _ in 0..HURRY {
+            Attempt::PassedDeadlines => {
+                for _ in 0..PASSED_DEADLINES {
                     let _ = probe::system_call(SYSTEM_CALL_WAIT, [0; 6]);
                 }
-                Made::Over(Outcome::Harmless)
+                AttemptState::Ended(Outcome::NoEffect)
             }
             Attempt::Storm(ahead) => {
-                storm(self.place.clock().now(), Duration::from_micros(ahead));
-                Made::Over(Outcome::Harmless)
+                storm(self.role.clock().now(), Duration::from_micros(ahead));
+                AttemptState::Ended(Outcome::NoEffect)
             }
             Attempt::Flood => {
-                (0..LINES).for_each(|line| self.say(format_args!("flood {line}")));
-                Made::Sent
+                (0..LINES).for_each(|line| self.log(format_args!("flood {line}")));
+                AttemptState::AwaitingPeer
             }
-            Attempt::Trick(line, trick) => match self.place.lines().get(line) {
-                Some(line) => line.play(trick),
-                None => Made::Over(Outcome::Harmless),
+            Attempt::Queue(queue, attack) => match self.role.queues().get(queue) {
+                Some(queue) => queue.attack(attack),
+                None => AttemptState::Ended(Outcome::NoEffect),
             },
-            Attempt::Deed(deed) => P::deeds().get(deed).and_then(|(_, deed)| deed(&mut self.place)).into(),
-            Attempt::Letter(letter) => {
-                if let Some(letter) = self.place.letter(letter)
-                    && let Some(line) = self.place.lines().get(letter.line)
+            Attempt::OfRole(index) => R::attempts().get(index).and_then(|(_, make)| make(&mut self.role)).into(),
+            Attempt::Message(index) => {
+                if let Some(message) = self.role.message(index)
+                    && let Some(queue) = self.role.queues().get(message.queue)
                 {
-                    line.send(&letter.bytes);
+                    queue.send(&message.bytes);
                 }
-                Made::Sent
+                AttemptState::AwaitingPeer
             }
             Attempt::Spin => {
-                self.finish(self.get(Count::Next));
+                self.report_end(self.get(Count::Next));
                 loop {
                     for ahead in STORMS {
-                        spin(self.place.clock());
-                        storm(self.place.clock().now(), Duration::from_micros(ahead));
+                        spin(self.role.clock());
+                        storm(self.role.clock().now(), Duration::from_micros(ahead));
                     }
                 }
             }
         }
     }
 
-    /// Every operation on a slot: what is allowed is counted and named, and must be one of the place's.
+    /// Invokes every operation on a slot. Counts and logs those that succeed. Returns the breach if
+    /// the policy does not give one of them.
     fn slot(&self, slot: u64) -> Option<&'static str> {
         let mut breach = None;
         for operation in operations() {
             let (status, words) = probe::system_call(SYSTEM_CALL_INVOKE, [slot, *operation, 0, 0, 0, 0]);
             if status == Status::Done as u64 {
                 self.add(Count::Allowed);
-                self.say(format_args!("allowed: slot {slot} operation {operation}"));
-                if !P::RIGHTS.iter().any(|right| u64::from(*right as u32) == *operation) {
+                self.log(format_args!("allowed: slot {slot} operation {operation}"));
+                if !R::RIGHTS.iter().any(|right| u64::from(*right as u32) == *operation) {
                     breach = Some("the operation is none of the policy's");
                 }
                 if *operation == u64::from(Operation::RegionFind as u32) {
@@ -386,7 +397,7 @@ impl<P: Place> Siege<P> {
     }
 }
 
-/// Spins for [`STORM`], and never waits.
+/// Spins for the duration [`STORM`] without waiting.
 pub(crate) fn spin(clock: &Clock<impl System>) {
     let end = clock.now() + STORM;
     while clock.now() < end {
@@ -394,7 +405,7 @@ pub(crate) fn spin(clock: &Clock<impl System>) {
     }
 }
 
-/// For [`STORM`], waits until `ahead` from now as soon as it runs. Returns how often.
+/// Waits for `ahead` again and again for the duration [`STORM`]. Returns the number of waits.
 pub(crate) fn storm(mut now: Instant, ahead: Duration) -> u64 {
     let end = now + STORM;
     let mut waits = 0;
@@ -407,19 +418,19 @@ pub(crate) fn storm(mut now: Instant, ahead: Duration) -> u64 {
     waits
 }
 
-impl<P: Place> Service for Siege<P> {
+impl<R: Role> Service for Campaign<R> {
     fn notified(&mut self, _: Notifications) {
-        if self.place.clock().now() < self.due {
+        if self.role.clock().now() < self.due {
             return;
         }
-        if let Some((number, attempt, looks)) = self.sent.take() {
-            return self.look(number, attempt, looks);
+        if let Some((number, attempt, checks)) = self.sent.take() {
+            return self.check_peers(number, attempt, checks);
         }
-        if self.get(Count::Owed) != 0 {
-            // It began, and this program began anew.
+        if self.get(Count::Unfinished) != 0 {
+            // The attempt before began, and this program was restarted.
             self.report(self.get(Count::Next).wrapping_sub(1), Outcome::Faulted);
         }
-        self.go_on();
+        self.make_next();
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -427,7 +438,8 @@ impl<P: Place> Service for Siege<P> {
     }
 }
 
-/// Operations on a slot with arguments of every class: none of them names an object that the slot has.
+/// Invokes the operations of a slot with arguments of every class, none of which names an object of
+/// the slot. Returns the breach, if there is one.
 fn arguments_on(slot: u64) -> Option<&'static str> {
     let number = |operation: Operation| u64::from(operation as u32);
     for operation in operations() {
@@ -438,7 +450,8 @@ fn arguments_on(slot: u64) -> Option<&'static str> {
         for argument in arguments() {
             let (status, words) =
                 probe::system_call(SYSTEM_CALL_INVOKE, [slot, *operation, *argument, *argument, *argument, *argument]);
-            // An answer that points into the upper half would be the kernel's own; facts and random bits are no pointers.
+            // An answer in the upper half would be an address of the kernel. Facts and random bits
+            // are no addresses.
             let pointers =
                 [Operation::InfoRead, Operation::EntropyDraw].iter().all(|other| number(*other) != *operation);
             if pointers && words[0] >= UPPER_HALF {
@@ -453,18 +466,18 @@ fn arguments_on(slot: u64) -> Option<&'static str> {
     None
 }
 
-/// Past the ends of a region, or into it as code.
-fn beyond(slot: u64, side: Side) -> Made {
+/// Reads past the ends of a region, or executes it.
+fn beyond(slot: u64, side: Side) -> AttemptState {
     let find = Operation::RegionFind as u32;
     let (_, [base, length]) = probe::system_call(SYSTEM_CALL_INVOKE, [slot, u64::from(find), 0, 0, 0, 0]);
     let length = (length & region::SIZE).next_multiple_of(PAGE_SIZE as u64);
     if length == 0 {
-        return Made::Over(Outcome::Harmless);
+        return AttemptState::Ended(Outcome::NoEffect);
     }
     match side {
         Side::Below => drop(probe::read(base.wrapping_sub(1))),
         Side::Above => drop(probe::read(base.wrapping_add(length))),
         Side::Inside => probe::execute(base),
     }
-    Made::Over(Outcome::Breach("the address was reached"))
+    AttemptState::Ended(Outcome::Breach("the address was reached"))
 }

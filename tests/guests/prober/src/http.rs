@@ -1,4 +1,4 @@
-//! Who has taken http over.
+//! The role of http, once an attacker controls it.
 
 use core::time::Duration;
 
@@ -9,8 +9,8 @@ use cloister_interfaces::socket::{Connection, Constant, MAX_CONNECTIONS, Reply, 
 use cloister_interfaces::{Client, Memory, Message, Service, System};
 use cloister_probe as probe;
 
-use crate::line::{Line, bytes};
-use crate::siege::{Deed, IN_QUEUE, Letter, Outcome, Place, Siege};
+use crate::campaign::{Campaign, IN_QUEUE, Outcome, RawMessage, Role, RoleAttempt};
+use crate::raw_queue::{RawQueue, bytes};
 
 /// What the policy gives http.
 pub struct Caps<S, M> {
@@ -22,17 +22,17 @@ pub struct Caps<S, M> {
     pub info: Info<S>,
     /// tcpip.
     pub socket: Client<Socket, S, M>,
-    /// What peers send.
+    /// The bytes that clients sent.
     pub stream_in: M,
-    /// What is sent to them.
+    /// The bytes for clients.
     pub stream_out: M,
     /// The archive; empty if the guest has none.
     pub site: &'static [u8],
 }
 
-/// The service.
+/// Makes the prober in this role.
 pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
-    Siege::new(caps)
+    Campaign::new(caps)
 }
 
 const FIRST: Connection = Connection(0);
@@ -48,8 +48,8 @@ const fn constant(offset: u32, length: u32) -> Option<Constant> {
     Some(Constant { offset, length })
 }
 
-/// Nobody has connected: every connection is another's, or nobody's.
-const LETTERS: [(&str, Request); 25] = [
+/// Messages that tcpip must refuse or survive. No client has connected, so no connection is http's.
+const MESSAGES: [(&str, Request); 25] = [
     ("listen to port 0", Request::Listen { port: 0 }),
     ("listen to the last port", Request::Listen { port: u16::MAX }),
     ("listen twice", Request::Listen { port: u16::MAX }),
@@ -80,7 +80,7 @@ const LETTERS: [(&str, Request); 25] = [
     ("reset the last connection", Request::Abort { connection: LAST }),
 ];
 
-impl<S: System + 'static, M: Memory + 'static> Place for Caps<S, M> {
+impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
     type System = S;
     type Memory = M;
     const RIGHTS: &'static [Operation] = &[
@@ -100,15 +100,15 @@ impl<S: System + 'static, M: Memory + 'static> Place for Caps<S, M> {
         &self.clock
     }
 
-    fn progress(&self) -> (&M, usize) {
+    fn saved_words(&self) -> (&M, usize) {
         (&self.socket.requests.end().producer, IN_QUEUE)
     }
 
-    fn lines(&self) -> ArrayVec<Line<'_, M>, 4> {
-        ArrayVec::from_iter([Line::client(&self.socket)])
+    fn queues(&self) -> ArrayVec<RawQueue<'_, M>, 4> {
+        ArrayVec::from_iter([RawQueue::client(&self.socket)])
     }
 
-    fn deeds() -> &'static [Deed<Self>] {
+    fn attempts() -> &'static [RoleAttempt<Self>] {
         &[
             ("write what peers sent", |caps| {
                 caps.stream_in.store(0, 0);
@@ -128,13 +128,13 @@ impl<S: System + 'static, M: Memory + 'static> Place for Caps<S, M> {
         ]
     }
 
-    fn letter(&self, number: usize) -> Option<Letter> {
-        let (name, request) = LETTERS.get(number)?;
-        Some(Letter { name, line: 0, bytes: bytes(request), pause: Duration::ZERO })
+    fn message(&self, number: usize) -> Option<RawMessage> {
+        let (name, request) = MESSAGES.get(number)?;
+        Some(RawMessage { name, queue: 0, bytes: bytes(request), pause: Duration::ZERO })
     }
 
-    fn heard(&self, _: usize, message: &[u8], _: Option<usize>) -> Result<(), Outcome> {
-        match Reply::from_bytes(message) {
+    fn check_reply(&self, _: usize, reply: &[u8], _: Option<usize>) -> Result<(), Outcome> {
+        match Reply::from_bytes(reply) {
             Ok(Reply::Sent { .. }) => Err(Outcome::Breach("bytes were taken for another's connection")),
             Ok(Reply::Received { .. }) => Err(Outcome::Breach("bytes came of another's connection")),
             _ => Ok(()),

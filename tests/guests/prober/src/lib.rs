@@ -1,20 +1,24 @@
-//! The prober: a service that tries everything that it must not be able to do.
+//! The prober: a service that attempts everything that it must not be able to do.
 //!
-//! It is built for several places of an image: for an application's under policies of its own (`tests/guests/prober.toml`,
-//! `tests/guests/selftest.toml`), and, as [`tcpip`], [`netfront`] and [`http`], for theirs under the policy that ships: what
-//! somebody can do who has taken one of them over. Each attempt is numbered and named on the console before it is made, and its outcome after
-//! it. One that faults ends the service; the kernel says so and starts it again, and it goes on with the next, whose number it keeps
-//! where restarts leave it. One that succeeds is a `BREACH`. The last attempt is to spin for ever.
+//! It plays several roles in an image. Under policies of its own (`tests/guests/prober.toml`,
+//! `tests/guests/selftest.toml`) it has the role of an application. Under the policy that ships, it is
+//! what an attacker can do who controls [`tcpip`], [`netfront`] or [`http`].
 //!
-//! [`storm`] and [`witness`] are two services of `tests/guests/storm.toml`: the one does all it can to keep the processor from the other.
+//! It logs each attempt with its number before it makes it, and its outcome afterwards. An attempt that
+//! faults ends the service. The kernel logs the fault and restarts the service, which goes on with the
+//! next attempt: it keeps the number in memory that survives restarts. An attempt that succeeds is a
+//! `BREACH`. The last attempt is to spin forever.
+//!
+//! [`storm`] and [`witness`] are two services of `tests/guests/storm.toml`: the first tries to keep the
+//! processor from the second.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 mod attempt;
+mod campaign;
 pub mod http;
-mod line;
 pub mod netfront;
-mod siege;
+mod raw_queue;
 pub mod storm;
 pub mod tcpip;
 pub mod witness;
@@ -24,12 +28,12 @@ use cloister_caps::Operation;
 use cloister_interfaces::capability::{Clock, Console, Info};
 use cloister_interfaces::{Client, Memory, Service, System, socket};
 
-use crate::line::Line;
-use crate::siege::{Place, Siege};
+use crate::campaign::{Campaign, Role};
+use crate::raw_queue::RawQueue;
 
 /// The prober's capabilities.
 pub struct Caps<S, M> {
-    /// Says what is tried.
+    /// Logs the attempts.
     pub console: Console<S>,
     /// Paces the attempts.
     pub clock: Clock<S>,
@@ -41,16 +45,16 @@ pub struct Caps<S, M> {
     pub stream_in: M,
     /// The stream region of an application, unused.
     pub stream_out: M,
-    /// What survives restarts.
+    /// Memory that survives restarts.
     pub prober_progress: M,
 }
 
-/// The prober over these capabilities.
+/// Makes the prober in the role of an application.
 pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
-    Siege::new(caps)
+    Campaign::new(caps)
 }
 
-impl<S: System + 'static, M: Memory + 'static> Place for Caps<S, M> {
+impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
     type System = S;
     type Memory = M;
     const RIGHTS: &'static [Operation] = &[
@@ -69,11 +73,11 @@ impl<S: System + 'static, M: Memory + 'static> Place for Caps<S, M> {
         &self.clock
     }
 
-    fn progress(&self) -> (&M, usize) {
+    fn saved_words(&self) -> (&M, usize) {
         (&self.prober_progress, 0)
     }
 
-    fn lines(&self) -> ArrayVec<Line<'_, M>, 4> {
-        ArrayVec::from_iter([Line::client(&self.socket)])
+    fn queues(&self) -> ArrayVec<RawQueue<'_, M>, 4> {
+        ArrayVec::from_iter([RawQueue::client(&self.socket)])
     }
 }

@@ -1,4 +1,4 @@
-//! Who has taken netfront over.
+//! The role of netfront, once an attacker controls it.
 
 use core::time::Duration;
 
@@ -11,8 +11,8 @@ use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{Action, Failure, Path, Reply as Stored, Request as Ask, Store, Value};
 use cloister_interfaces::{Client, Memory, Message, Server, Service, System};
 
-use crate::line::{Bytes, Line, bytes};
-use crate::siege::{Deed, IN_QUEUE, Letter, Outcome, Place, Siege};
+use crate::campaign::{Campaign, IN_QUEUE, Outcome, RawMessage, Role, RoleAttempt};
+use crate::raw_queue::{Bytes, RawQueue, bytes};
 
 /// What the policy gives netfront.
 pub struct Caps<S, M> {
@@ -40,12 +40,12 @@ pub struct Caps<S, M> {
     pub tx_pages: GrantAllowance,
 }
 
-/// The service.
+/// Makes the prober in this role.
 pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
-    Siege::new(caps)
+    Campaign::new(caps)
 }
 
-/// The lines, in their order.
+/// The indices of the queues.
 const GRANTS: usize = 0;
 const STORE: usize = 1;
 const NET: usize = 2;
@@ -58,8 +58,8 @@ const fn issue(rule: u8, first: u16, count: u16, peer: DomId) -> Request {
     Request::Issue { rule, first, count, peer }
 }
 
-/// What the grant manager must refuse; but `true`, which the policy allows. Rules 0 to 2 are the rings, and the pools to
-/// receive and to send, in the order of their names.
+/// Requests to the grant manager, each with `true` if the policy allows it. It must refuse the
+/// others. Rules 0 to 2 are the rings, the receive pool and the transmit pool.
 const TO_GRANTS: [(&str, Request, bool); 24] = [
     ("grant by a rule that there is not", issue(3, 0, 1, PEER), false),
     ("grant by the last rule", issue(u8::MAX, 0, 1, PEER), false),
@@ -87,7 +87,7 @@ const TO_GRANTS: [(&str, Request, bool); 24] = [
     ("end by a rule that there is not", Request::End { rule: 3 }, false),
 ];
 
-/// What to do with a path.
+/// An operation on a path.
 #[derive(Clone, Copy)]
 enum Verb {
     Read,
@@ -98,7 +98,7 @@ enum Verb {
     Unwatch,
 }
 
-/// Paths that the policy gives netfront no such right to.
+/// Operations on paths that the policy does not give netfront.
 const TO_STORE: [(&str, Verb, &str); 40] = [
     ("read everything", Verb::Read, "/"),
     ("read nothing", Verb::Read, ""),
@@ -152,7 +152,7 @@ const fn received(page: u16, offset: u16, length: u16, more: bool) -> Reply {
     Reply::Received { page, offset, length, more, checked: true }
 }
 
-/// What tcpip must refuse or take without harm.
+/// Messages that tcpip must refuse or survive.
 const TO_TCPIP: [(&str, Reply); 20] = [
     ("a frame before there is a link", received(0, 0, 60, false)),
     ("a page taken before there is a link", Reply::Transmitted { page: 0 }),
@@ -189,7 +189,7 @@ fn ask(id: u16, verb: Verb, path: &str) -> Ask {
     Ask { id, action }
 }
 
-fn letter(number: usize) -> Option<(&'static str, usize, Bytes)> {
+fn message(number: usize) -> Option<(&'static str, usize, Bytes)> {
     let (to_store, to_tcpip) = (TO_GRANTS.len(), TO_GRANTS.len() + TO_STORE.len());
     if let Some((name, request, _)) = TO_GRANTS.get(number) {
         Some((name, GRANTS, bytes(request)))
@@ -201,13 +201,13 @@ fn letter(number: usize) -> Option<(&'static str, usize, Bytes)> {
     }
 }
 
-/// Whether a channel can be had with a domain that none may be had with.
+/// Returns the breach if a channel can be opened with one of the domains.
 fn opens<S: System>(port: &Port<S>, peers: &[DomId]) -> Option<&'static str> {
     let opened = peers.iter().any(|peer| port.open(*peer).is_ok());
     opened.then_some("a channel was opened with no domain")
 }
 
-impl<S: System + 'static, M: Memory + 'static> Place for Caps<S, M> {
+impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
     type System = S;
     type Memory = M;
     const RIGHTS: &'static [Operation] = &[
@@ -228,16 +228,16 @@ impl<S: System + 'static, M: Memory + 'static> Place for Caps<S, M> {
         &self.clock
     }
 
-    fn progress(&self) -> (&M, usize) {
+    fn saved_words(&self) -> (&M, usize) {
         (&self.grants.requests.end().producer, IN_QUEUE)
     }
 
-    fn lines(&self) -> ArrayVec<Line<'_, M>, 4> {
-        let clients = [Line::client(&self.grants), Line::client(&self.store)].into_iter();
-        clients.chain(self.net_clients.iter().map(Line::server).take(1)).collect()
+    fn queues(&self) -> ArrayVec<RawQueue<'_, M>, 4> {
+        let clients = [RawQueue::client(&self.grants), RawQueue::client(&self.store)].into_iter();
+        clients.chain(self.net_clients.iter().map(RawQueue::server).take(1)).collect()
     }
 
-    fn deeds() -> &'static [Deed<Self>] {
+    fn attempts() -> &'static [RoleAttempt<Self>] {
         &[
             ("close a channel", |caps| {
                 // What the attempts before left open.
@@ -273,20 +273,20 @@ impl<S: System + 'static, M: Memory + 'static> Place for Caps<S, M> {
         ]
     }
 
-    fn letter(&self, number: usize) -> Option<Letter> {
-        let (name, line, bytes) = letter(number)?;
-        Some(Letter { name, line, bytes, pause: Duration::ZERO })
+    fn message(&self, number: usize) -> Option<RawMessage> {
+        let (name, queue, bytes) = message(number)?;
+        Some(RawMessage { name, queue, bytes, pause: Duration::ZERO })
     }
 
-    fn heard(&self, line: usize, message: &[u8], letter: Option<usize>) -> Result<(), Outcome> {
-        let allowed = letter.and_then(|number| TO_GRANTS.get(number)).is_some_and(|(_, _, allowed)| *allowed);
-        match line {
-            GRANTS => match Granting::from_bytes(message) {
+    fn check_reply(&self, queue: usize, reply: &[u8], message: Option<usize>) -> Result<(), Outcome> {
+        let allowed = message.and_then(|number| TO_GRANTS.get(number)).is_some_and(|(_, _, allowed)| *allowed);
+        match queue {
+            GRANTS => match Granting::from_bytes(reply) {
                 Ok(Granting::Refused { .. }) => Err(Outcome::Refused),
                 Ok(Granting::Issued { .. }) if !allowed => Err(Outcome::Breach("pages were granted")),
                 _ => Ok(()),
             },
-            STORE => match Stored::from_bytes(message) {
+            STORE => match Stored::from_bytes(reply) {
                 Ok(Stored::Answer { result: Err(Failure::Policy), .. }) => Err(Outcome::Refused),
                 Ok(Stored::Answer { .. }) => Err(Outcome::Breach("XenStore was asked")),
                 Ok(Stored::Changed { .. }) => Err(Outcome::Breach("a watch told of what is not ours")),
@@ -302,12 +302,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_letter_has_its_number_and_says_what_it_is_to_say() {
-        let letters: std::vec::Vec<_> = (0..).map_while(letter).collect();
-        assert_eq!(letters.len(), TO_GRANTS.len() + TO_STORE.len() + TO_TCPIP.len());
+    fn every_message_has_a_number_and_decodes_to_what_it_is_made_of() {
+        let messages: std::vec::Vec<_> = (0..).map_while(message).collect();
+        assert_eq!(messages.len(), TO_GRANTS.len() + TO_STORE.len() + TO_TCPIP.len());
         for (number, (_, verb, path)) in TO_STORE.iter().enumerate() {
-            let (_, line, bytes) = letters[TO_GRANTS.len() + number];
-            assert_eq!(line, STORE);
+            let (_, queue, bytes) = messages[TO_GRANTS.len() + number];
+            assert_eq!(queue, STORE);
             let sent = Ask::from_bytes(&bytes[..Ask::SIZE]);
             // A path that is no path is for the bytes that follow its NUL to be a malformed message or a refusal.
             assert!(sent.is_ok_and(|sent| sent == ask((TO_GRANTS.len() + number) as u16, *verb, path)), "{path:?}");

@@ -1,5 +1,5 @@
-//! A service of high priority that does all it can to keep the processor from the one below it, within its budget. What is left to
-//! that one is compared with what is left beside a plain spin.
+//! A service of high priority that tries to keep the processor from the service below it, within its
+//! budget. The work that the other gets done is compared with that beside a plain spin.
 
 use core::time::Duration;
 
@@ -7,28 +7,29 @@ use cloister_interfaces::capability::{Clock, Console};
 use cloister_interfaces::{Instant, Memory, Notifications, Service, System};
 
 use crate::attempt::STORMS;
-use crate::siege::{spin, storm};
+use crate::campaign::{spin, storm};
 use crate::witness::{ROUNDS, SELECTORS};
 
-/// The least part of the work beside a spin that must be done beside a storm, in percent. It was 0 before the accounting was
-/// what it is; where everything is emulated on a machine that is busy, two equal measurements differ by a third.
+/// The least part of the work beside a spin that must be done beside a storm, in percent. It was 0
+/// before kernel work was charged to the service that caused it. On a busy machine that emulates
+/// everything, two equal measurements differ by a third.
 const LEAST: u64 = 60;
-/// How often a storm is repeated that seems to leave too little.
+/// The number of times that a storm is repeated that seems to leave too little.
 const TRIES: u32 = 4;
-/// How often each is measured for one result.
+/// The number of measurements for one result.
 const TURNS: u32 = 5;
 
 /// The storm's capabilities.
 pub struct Caps<S, M> {
-    /// Says what came of it.
+    /// Logs the results.
     pub console: Console<S>,
-    /// What the storms are made with.
+    /// Times the storms.
     pub clock: Clock<S>,
-    /// What the witness did.
+    /// The counters of the witness.
     pub witness_work: M,
 }
 
-/// The storm over these capabilities.
+/// Makes the storm.
 pub fn service<S: System, M: Memory>(caps: Caps<S, M>) -> impl Service {
     Storm { caps }
 }
@@ -38,7 +39,7 @@ struct Storm<S, M> {
 }
 
 impl<S: System, M: Memory> Storm<S, M> {
-    /// The rounds that the witness makes in a second, meanwhile.
+    /// Returns the rounds that the witness makes in a second while `disturb` runs.
     fn rate(&self, mut disturb: impl FnMut(Instant)) -> u64 {
         let Caps { clock, witness_work, .. } = &self.caps;
         let (rounds, begun) = (witness_work.load(ROUNDS), clock.now());
@@ -47,7 +48,7 @@ impl<S: System, M: Memory> Storm<S, M> {
         u64::from(rounds) * 1_000_000 / u64::try_from(passed.as_micros()).unwrap_or(u64::MAX).max(1)
     }
 
-    /// Whether a storm of waits for `ahead` µs leaves enough.
+    /// Returns `true` if a storm of waits for `ahead` µs leaves enough.
     fn attempt(&self, ahead: u64) -> bool {
         let mut waits = 0;
         let beside_spin = self.rate(|_| spin(&self.caps.clock)).max(1);

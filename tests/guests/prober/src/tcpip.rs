@@ -1,4 +1,4 @@
-//! Who has taken tcpip over.
+//! The role of tcpip, once an attacker controls it.
 
 use core::time::Duration;
 
@@ -11,8 +11,8 @@ use cloister_interfaces::socket::{Connection, MAX_CONNECTIONS, Reply, Socket};
 use cloister_interfaces::{Client, Memory, Message, Server, Service, System};
 use cloister_probe as probe;
 
-use crate::line::{Bytes, Line, bytes};
-use crate::siege::{Deed, IN_QUEUE, Letter, Outcome, Place, Siege};
+use crate::campaign::{Campaign, IN_QUEUE, Outcome, RawMessage, Role, RoleAttempt};
+use crate::raw_queue::{Bytes, RawQueue, bytes};
 
 /// What the policy gives tcpip.
 pub struct Caps<S, M: Memory> {
@@ -26,7 +26,7 @@ pub struct Caps<S, M: Memory> {
     pub net: Client<Net, S, M>,
     /// The applications.
     pub socket_clients: ArrayVec<Server<Socket, S, M>, 4>,
-    /// Who may end the image.
+    /// The service that may end the image.
     pub control_clients: ArrayVec<Server<Control, S, M>, 4>,
     /// Pages into which the back end writes frames.
     pub rx_pool: M,
@@ -42,25 +42,25 @@ pub struct Caps<S, M: Memory> {
     pub command_line: &'static [u8],
 }
 
-/// The service.
+/// Makes the prober in this role.
 pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
-    Siege::new(caps)
+    Campaign::new(caps)
 }
 
-/// The lines, in their order.
+/// The indices of the queues.
 const NET: usize = 0;
 const SOCKET: usize = 1;
 const CONTROL: usize = 2;
 /// Pages of each pool in the policy that ships.
 const PAGES: u16 = 128;
-/// How long the link is left alone before it is closed, so that one can see from outside that it stands.
+/// The pause before the link is closed, in which the test checks from outside that it works.
 const PAUSE: Duration = Duration::from_secs(10);
 
 const fn transmit(page: u16, length: u16, offload: Offload) -> Request {
     Request::Transmit { page, length, offload }
 }
 
-/// What netfront must refuse or take without harm.
+/// Messages that netfront must refuse or survive.
 const TO_NETFRONT: [(&str, Request); 21] = [
     ("send the page after the pool", transmit(PAGES, 60, Offload::None)),
     ("send the last page of all", transmit(u16::MAX, 60, Offload::None)),
@@ -101,7 +101,7 @@ const fn network(address: [u8; 4], constant: u64) -> Reply {
     Reply::Network { address, constant }
 }
 
-/// What http must refuse or take without harm.
+/// Messages that http must refuse or survive.
 const TO_HTTP: [(&str, Reply); 24] = [
     ("bytes of a connection that was not accepted", received(FIRST, 1, 0)),
     ("bytes taken of a connection that was not accepted", Reply::Sent { connection: FIRST, length: 1, constant: 1 }),
@@ -129,7 +129,8 @@ const TO_HTTP: [(&str, Reply); 24] = [
     ("a network of all ones", network([255; 4], 1)),
 ];
 
-/// What only ends the link, and is tcpip's to ask for; so it comes last, and what must bear it is the image.
+/// Messages that only end the link. tcpip may send them, so they come last, and the image must
+/// survive them.
 const AT_LAST: [(&str, Request); 4] = [
     ("close the link", Request::Close),
     ("close it again", Request::Close),
@@ -137,7 +138,7 @@ const AT_LAST: [(&str, Request); 4] = [
     ("close it once more", Request::Close),
 ];
 
-fn letter(number: usize) -> Option<(&'static str, usize, Bytes)> {
+fn message(number: usize) -> Option<(&'static str, usize, Bytes)> {
     let (to_http, to_control) = (TO_NETFRONT.len(), TO_NETFRONT.len() + TO_HTTP.len());
     let at_last = to_control + 1;
     if let Some((name, request)) = TO_NETFRONT.get(number) {
@@ -152,7 +153,7 @@ fn letter(number: usize) -> Option<(&'static str, usize, Bytes)> {
     }
 }
 
-impl<S: System + 'static, M: Memory + 'static> Place for Caps<S, M> {
+impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
     type System = S;
     type Memory = M;
     const RIGHTS: &'static [Operation] = &[
@@ -171,18 +172,18 @@ impl<S: System + 'static, M: Memory + 'static> Place for Caps<S, M> {
         &self.clock
     }
 
-    fn progress(&self) -> (&M, usize) {
+    fn saved_words(&self) -> (&M, usize) {
         (&self.net.requests.end().producer, IN_QUEUE)
     }
 
-    fn lines(&self) -> ArrayVec<Line<'_, M>, 4> {
-        let net = [Line::client(&self.net)].into_iter();
-        net.chain(self.socket_clients.iter().map(Line::server).take(1))
-            .chain(self.control_clients.iter().map(Line::server).take(1))
+    fn queues(&self) -> ArrayVec<RawQueue<'_, M>, 4> {
+        let net = [RawQueue::client(&self.net)].into_iter();
+        net.chain(self.socket_clients.iter().map(RawQueue::server).take(1))
+            .chain(self.control_clients.iter().map(RawQueue::server).take(1))
             .collect()
     }
 
-    fn deeds() -> &'static [Deed<Self>] {
+    fn attempts() -> &'static [RoleAttempt<Self>] {
         &[
             ("write a received frame", |caps| {
                 caps.rx_pool.store(0, 0);
@@ -210,14 +211,14 @@ impl<S: System + 'static, M: Memory + 'static> Place for Caps<S, M> {
         ]
     }
 
-    fn letter(&self, number: usize) -> Option<Letter> {
-        let (name, line, bytes) = letter(number)?;
+    fn message(&self, number: usize) -> Option<RawMessage> {
+        let (name, queue, bytes) = message(number)?;
         let pause = if name == AT_LAST[0].0 { PAUSE } else { Duration::ZERO };
-        Some(Letter { name, line, bytes, pause })
+        Some(RawMessage { name, queue, bytes, pause })
     }
 
-    fn heard(&self, line: usize, message: &[u8], _: Option<usize>) -> Result<(), Outcome> {
-        match (line, Link::from_bytes(message)) {
+    fn check_reply(&self, queue: usize, reply: &[u8], _: Option<usize>) -> Result<(), Outcome> {
+        match (queue, Link::from_bytes(reply)) {
             (NET, Ok(Link::Transmitted { page: PAGES.. } | Link::Received { page: PAGES.., .. })) => {
                 Err(Outcome::Breach("a page outside of the pools came back"))
             }
@@ -231,11 +232,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_letter_has_its_number_and_closing_comes_last() {
-        let letters: std::vec::Vec<_> = (0..).map_while(letter).collect();
-        assert_eq!(letters.len(), TO_NETFRONT.len() + TO_HTTP.len() + 1 + AT_LAST.len());
-        assert_eq!(letters.iter().filter(|(_, line, _)| *line == SOCKET).count(), TO_HTTP.len());
-        assert_eq!(letters.last().map(|(name, ..)| *name), AT_LAST.last().map(|(name, _)| *name));
-        assert_eq!(letters.iter().filter(|(name, ..)| *name == AT_LAST[0].0).count(), 1, "one pause");
+    fn every_message_has_a_number_and_closing_comes_last() {
+        let messages: std::vec::Vec<_> = (0..).map_while(message).collect();
+        assert_eq!(messages.len(), TO_NETFRONT.len() + TO_HTTP.len() + 1 + AT_LAST.len());
+        assert_eq!(messages.iter().filter(|(_, queue, _)| *queue == SOCKET).count(), TO_HTTP.len());
+        assert_eq!(messages.last().map(|(name, ..)| *name), AT_LAST.last().map(|(name, _)| *name));
+        assert_eq!(messages.iter().filter(|(name, ..)| *name == AT_LAST[0].0).count(), 1, "one pause");
     }
 }

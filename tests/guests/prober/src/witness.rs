@@ -1,27 +1,27 @@
-//! A service that always has something to do, and counts how much of it was done; and looks whether the services that run before
-//! it leave something in its registers.
+//! A service that always has something to do. It counts its rounds, and checks whether the services
+//! that run before it leave something in its segment registers.
 
 use cloister_interfaces::capability::Console;
 use cloister_interfaces::{Instant, Memory, Notifications, Service, System};
 use cloister_probe as probe;
 
-/// Where the number of rounds is in the region.
+/// The offset of the number of rounds in the region.
 pub(crate) const ROUNDS: usize = 0;
-/// Where the selectors are that it found in its segment registers, all of them together.
+/// The offset of the selectors that it found in its segment registers, combined by OR.
 pub(crate) const SELECTORS: usize = 4;
 
-/// What a round of its work is.
+/// The number of iterations in a round.
 const ROUND: u32 = 500;
 
 /// The witness's capabilities.
 pub struct Caps<S, M> {
-    /// Says that it started.
+    /// Logs that it started.
     pub console: Console<S>,
-    /// What it did, for the one that it is the witness of.
+    /// Its counters, for the storm to read.
     pub witness_work: M,
 }
 
-/// The witness over these capabilities.
+/// Makes the witness.
 pub fn service<S: System, M: Memory>(caps: Caps<S, M>) -> impl Service {
     caps.console.line(format_args!("started"));
     Witness { work: caps.witness_work }

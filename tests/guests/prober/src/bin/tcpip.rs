@@ -1,4 +1,4 @@
-//! The program of who has taken tcpip over.
+//! The program in the place of tcpip, once an attacker controls it.
 #![no_std]
 #![no_main]
 #![forbid(unsafe_code)]
