@@ -3,6 +3,7 @@
 use arbitrary::Arbitrary;
 use cloister_http::archive::{End, Files, Format};
 use cloister_http::mime;
+use cloister_sim::archive::cpio;
 
 use crate::script::{Bytes, Claim, Trace, World};
 
@@ -10,20 +11,9 @@ use crate::script::{Bytes, Claim, Trace, World};
 const FILES: [(&str, &[u8]); 4] =
     [("index.html", b"<p>hello</p>"), ("a.txt", b"0123456789"), ("dir/index.html", b"in dir"), ("dir/b.css", b"x")];
 
-/// A cpio archive ("newc").
+/// Returns a cpio archive of the sample site.
 pub fn sample() -> Vec<u8> {
-    let mut archive = Vec::new();
-    for (name, data) in FILES.into_iter().chain([("TRAILER!!!", &b""[..])]) {
-        let mut header = String::from("070701");
-        for field in [1, 0o100_644, 0, 0, 1, 1_700_000_000, data.len(), 0, 0, 0, 0, name.len() + 1, 0] {
-            header.push_str(&format!("{field:08x}"));
-        }
-        archive.extend(header.bytes().chain(name.bytes()).chain([0]));
-        archive.resize(archive.len().next_multiple_of(4), 0);
-        archive.extend_from_slice(data);
-        archive.resize(archive.len().next_multiple_of(4), 0);
-    }
-    archive
+    cpio(&FILES)
 }
 
 /// A tar archive (ustar), with a long name of GNU's kind and one of pax's.

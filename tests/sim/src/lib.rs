@@ -2,6 +2,7 @@
 //! [`Memory`](cloister_interfaces::Memory): what the services' logic runs over in a host test.
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod fickle;
 pub mod hypervisor;
 pub mod memory;

@@ -6,9 +6,9 @@ mod ending;
 mod intruder;
 mod restart;
 
-use cloister_scenarios::archive::cpio;
 use cloister_scenarios::dhcp::Dhcp;
 use cloister_scenarios::{Image, Network, Options};
+use cloister_sim::archive::cpio;
 use smoltcp::wire::Ipv4Address;
 
 /// An image that serves.

@@ -1,6 +1,6 @@
-//! A site for http: a cpio archive.
+//! Builds archives, as a site that the toolstack gives to the image.
 
-/// A "newc" archive of these files.
+/// Returns a cpio archive ("newc") of regular files.
 #[must_use]
 pub fn cpio(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut archive = Vec::new();
