@@ -84,7 +84,8 @@ pub enum Failure {
 }
 
 impl Failure {
-    const ALL: [Failure; 8] = [
+    /// All failures, in the order of their numbers.
+    pub const ALL: [Failure; 8] = [
         Failure::NotFound,
         Failure::Access,
         Failure::Policy,

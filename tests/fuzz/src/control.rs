@@ -48,16 +48,6 @@ impl Arbitrary<'_> for To {
 
 impl Say<Reply> for To {
     fn bytes(&self) -> Vec<u8> {
-        const FAILURES: [Failure; 8] = [
-            Failure::NotFound,
-            Failure::Access,
-            Failure::Policy,
-            Failure::Again,
-            Failure::TooLong,
-            Failure::Quota,
-            Failure::Timeout,
-            Failure::Other,
-        ];
         let value = |bytes: &[u8]| -> Value { bytes.iter().copied().take(120).collect() };
         let reply = match &self.1 {
             Answer::Value(Bytes(bytes)) => Reply::Answer { id: self.0, result: Ok(value(bytes)) },
@@ -66,7 +56,7 @@ impl Say<Reply> for To {
                 Reply::Answer { id: self.0, result: Ok(value(text.as_bytes())) }
             }
             Answer::Failure(which) => {
-                Reply::Answer { id: self.0, result: Err(FAILURES[usize::from(*which) % FAILURES.len()]) }
+                Reply::Answer { id: self.0, result: Err(Failure::ALL[usize::from(*which) % Failure::ALL.len()]) }
             }
             Answer::Other(id, Bytes(bytes)) => Reply::Answer { id: *id, result: Ok(value(bytes)) },
             Answer::Changed(token) => Reply::Changed { token: *token },
