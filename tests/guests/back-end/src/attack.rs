@@ -1,150 +1,150 @@
-//! What a script does to a connection.
+//! Runs a script on a connection.
 
 use core::fmt;
 use core::time::Duration;
 
 use cloister_interfaces::{Instant, Memory, System};
 
-use crate::leak::{self, Found};
+use crate::leak::{self, Leaks};
 use crate::link::{Answers, Link};
-use crate::ring::{Back, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, SLOTS};
-use crate::script::{Attack, Id, Move, Ring, Script, Storm, Words};
+use crate::ring::{BackRing, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, SLOTS};
+use crate::script::{Attack, ProducerShift, ResponseId, Ring, RingPart, Script, Storm};
 
-/// How long the front end may take to answer the first echo request, and one after the attack.
-const WARM_TIME: Duration = Duration::from_secs(20);
-const AFTER_TIME: Duration = Duration::from_secs(4);
-/// How often an attack that is not restless is looked at.
-const LOOK: Duration = Duration::from_millis(10);
-/// Between two questions, outside of an attack.
+/// The time in which the front end must answer the first echo request, and one after the attack.
+const WARM_UP_TIME: Duration = Duration::from_secs(20);
+const CHECK_TIME: Duration = Duration::from_secs(4);
+/// The interval between steps, unless the attack repeats as fast as possible.
+const POLL: Duration = Duration::from_millis(10);
+/// The interval between two echo requests, outside of an attack.
 const PACE: Duration = Duration::from_millis(50);
-/// Echo requests under way when throughput is measured, and their bytes.
+/// The number of unanswered echo requests when throughput is measured, and their size in bytes.
 const WINDOW: u32 = 48;
 const MEASURED: usize = 1_400;
-/// How long all echo requests may be without an answer before they are taken to be lost.
+/// The time without any answer after which all echo requests count as lost.
 const LOSS_TIME: Duration = Duration::from_millis(200);
-/// Rounds of an attack in one call.
+/// The rounds of an attack in one step.
 const ROUNDS: u32 = 256;
-/// Events that a storm sends in one round.
+/// The events that a storm sends in one round.
 const BURST: u32 = 8;
-/// Between two nodes that are written.
+/// The interval between two nodes that are written.
 const NODE_PACE: Duration = Duration::from_millis(150);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     /// Until the front end answers an echo request.
-    Warm,
-    Act,
-    /// Whether it still answers.
-    After,
+    WarmUp,
+    Attack,
+    /// Until it is known whether the front end still answers.
+    Check,
     Done,
 }
 
-/// A node to be written, or removed.
+/// The name of a node, and the value to write, or `None` to remove it.
 pub type Node = (&'static str, Option<&'static str>);
 
-/// A script under way.
-pub struct Run {
+/// A script that runs.
+pub struct ScriptRun {
     /// The script.
     pub script: &'static Script,
     stage: Stage,
-    /// When the stage ends.
+    /// The end of the stage.
     until: Instant,
-    /// When the next question is due.
+    /// The time of the next echo request.
     next: Instant,
-    /// When it wants to go on.
+    /// The time of the next step.
     wake: Instant,
-    /// Answers before the attack, at its end, and after it.
+    /// The number of answers before the attack, at its end, and after it.
     echoes: [u32; 3],
-    /// What was done: slots, words or events.
-    acts: u64,
-    /// Nodes written.
+    /// The number of slots, words or events that were written or sent.
+    actions: u64,
+    /// The number of nodes that were written.
     nodes: usize,
-    asked: u32,
-    /// How often all that was asked was lost.
+    requested: u32,
+    /// The number of times that all echo requests were lost.
     lost: u32,
     random: u64,
-    found: Option<Found>,
+    leaks: Option<Leaks>,
     began: Instant,
     took: Duration,
 }
 
-impl Run {
-    /// The script, before anything is done.
+impl ScriptRun {
+    /// Starts a script.
     pub fn new(script: &'static Script, now: Instant) -> Self {
-        Run {
+        ScriptRun {
             script,
-            stage: Stage::Warm,
-            until: now + WARM_TIME,
+            stage: Stage::WarmUp,
+            until: now + WARM_UP_TIME,
             next: now,
             wake: now,
             echoes: [0; 3],
-            acts: 0,
+            actions: 0,
             nodes: 0,
-            asked: 0,
+            requested: 0,
             lost: 0,
             random: now.0 | 1,
-            found: None,
+            leaks: None,
             began: now,
             took: Duration::ZERO,
         }
     }
 
-    /// Whether the script is over.
+    /// Returns `true` if the script has ended.
     pub fn is_done(&self) -> bool {
         self.stage == Stage::Done
     }
 
-    /// The front end has gone.
+    /// Ends the script, because the front end is gone.
     pub fn end(&mut self) {
         self.stage = Stage::Done;
     }
 
-    /// When there is something to do again.
+    /// Returns the time of the next step.
     pub fn deadline(&self) -> Instant {
         self.wake
     }
 
-    fn rest(&self, now: Instant) -> Instant {
-        let restless = matches!(
+    fn next_wake(&self, now: Instant) -> Instant {
+        let continuous = matches!(
             self.script.attack,
-            Attack::Flip(..) | Attack::Payload(_) | Attack::Flood(_) | Attack::Storm(_) | Attack::Measure(..)
+            Attack::Rewrite(..) | Attack::Payload(_) | Attack::Flood(_) | Attack::Storm(_) | Attack::Measure(..)
         );
-        if self.stage == Stage::Act && restless { Instant::START } else { now + LOOK }
+        if self.stage == Stage::Attack && continuous { Instant::START } else { now + POLL }
     }
 
-    /// Goes on; answers a node to be written.
+    /// Makes a step. Returns a node that has to be written.
     pub fn step<S: System, M: Memory>(&mut self, link: &mut Link<S, M>, now: Instant) -> Option<Node> {
-        let node = self.go_on(link, now);
-        self.wake = self.rest(now);
+        let node = self.advance(link, now);
+        self.wake = self.next_wake(now);
         node
     }
 
-    fn go_on<S: System, M: Memory>(&mut self, link: &mut Link<S, M>, now: Instant) -> Option<Node> {
+    fn advance<S: System, M: Memory>(&mut self, link: &mut Link<S, M>, now: Instant) -> Option<Node> {
         match self.stage {
-            Stage::Warm => {
+            Stage::WarmUp => {
                 link.serve(Answers::All);
-                self.ask(link, now);
+                self.ping(link, now);
                 if link.echoes > 0 || now >= self.until {
                     self.echoes[0] = link.echoes;
                     self.begin(now);
                 }
             }
-            Stage::Act => {
+            Stage::Attack => {
                 let node = self.act(link, now);
                 if now >= self.until {
                     (self.echoes[1], self.took) = (link.echoes, now.since(self.began));
-                    self.stage = Stage::After;
-                    self.until = now + AFTER_TIME;
-                    link.kick();
+                    self.stage = Stage::Check;
+                    self.until = now + CHECK_TIME;
+                    link.notify_peer();
                 }
                 return node;
             }
-            Stage::After => {
+            Stage::Check => {
                 link.serve(Answers::All);
-                self.ask(link, now);
+                self.ping(link, now);
                 self.echoes[2] = link.echoes.wrapping_sub(self.echoes[1]);
-                // What was under way when the attack ended is no answer to what came after.
-                if self.echoes[2] > WINDOW || (self.echoes[2] > 2 && self.asked == 0) || now >= self.until {
+                // Up to `WINDOW` answers may be to requests from before the end of the attack.
+                if self.echoes[2] > WINDOW || (self.echoes[2] > 2 && self.requested == 0) || now >= self.until {
                     self.stage = Stage::Done;
                 }
             }
@@ -155,25 +155,25 @@ impl Run {
         None
     }
 
-    fn ask<S: System, M: Memory>(&mut self, link: &mut Link<S, M>, now: Instant) {
+    fn ping<S: System, M: Memory>(&mut self, link: &mut Link<S, M>, now: Instant) {
         if now >= self.next {
-            link.ask(56);
+            link.ping(56);
             self.next = now + PACE;
         }
     }
 
     fn begin(&mut self, now: Instant) {
         let time = match self.script.attack {
-            Attack::Silent(ms) | Attack::Half(ms) | Attack::Flip(_, _, ms) | Attack::Payload(ms) => ms,
+            Attack::Silent(ms) | Attack::Half(ms) | Attack::Rewrite(_, _, ms) | Attack::Payload(ms) => ms,
             Attack::Flood(ms) | Attack::Storm(ms) | Attack::Measure(_, ms) | Attack::Wait(ms) => ms,
             Attack::Nodes(nodes) => (nodes.len() as u64 + 1) * NODE_PACE.as_millis() as u64,
-            // Until the front end has looked; an honest publication would set it right.
+            // Long enough for the front end to read it. An honest publication would correct the index.
             Attack::Producer(..) => 1_500,
-            // Two requests must be there to be answered.
+            // Long enough for two requests to arrive.
             Attack::Tx(..) => 4_000,
             _ => 0,
         };
-        self.stage = Stage::Act;
+        self.stage = Stage::Attack;
         self.began = now;
         self.until = now + Duration::from_millis(time);
         self.next = now;
@@ -192,28 +192,28 @@ impl Run {
             Attack::Nothing | Attack::Keep(_) => {}
             Attack::Wait(_) => {
                 link.serve(Answers::All);
-                self.ask(link, now);
+                self.ping(link, now);
             }
-            Attack::Tx(id, status) => self.lie_of_sent(link, id, status, now),
+            Attack::Tx(id, status) => self.answer_sent_wrongly(link, id, status, now),
             Attack::Rx { id, offset, flags, status, times } => {
-                self.lie_of_buffers(link, id, [offset, flags], status, times);
+                self.answer_buffers_wrongly(link, id, [offset, flags], status, times);
             }
             Attack::Extra(kind, flags, rest, times) => self.extras(link, kind, flags, rest, times),
-            Attack::Producer(ring, to) => producer(link, ring, to),
+            Attack::Producer(ring, shift) => shift_producer(link, ring, shift),
             Attack::Silent(_) => {
                 link.serve(Answers::None);
-                self.ask(link, now);
+                self.ping(link, now);
             }
             Attack::Half(_) => {
                 link.serve(Answers::Half);
-                self.ask(link, now);
+                self.ping(link, now);
             }
-            Attack::Flip(ring, words, _) => self.flip(link, ring, words, now),
+            Attack::Rewrite(ring, words, _) => self.rewrite(link, ring, words, now),
             Attack::Payload(_) => self.payload(link, now),
             Attack::Flood(_) => self.flood(link),
             Attack::Storm(_) => {
                 link.serve(Answers::All);
-                self.ask(link, now);
+                self.ping(link, now);
                 self.storm(link, Storm::Peer, 4 * ROUNDS);
             }
             Attack::Measure(storm, _) => self.measure(link, storm, now),
@@ -226,39 +226,45 @@ impl Run {
                 }
             }
             Attack::HangUp => link.hang_up(),
-            Attack::Dump => self.found = Some(leak::search(link)),
+            Attack::Dump => self.leaks = Some(leak::search(link)),
         }
         None
     }
 
-    /// Lets two requests to send come, and answers them.
-    fn lie_of_sent<S: System, M: Memory>(&mut self, link: &mut Link<S, M>, id: Id, status: i16, now: Instant) {
+    /// Waits for two requests to send, and answers them wrongly.
+    fn answer_sent_wrongly<S: System, M: Memory>(
+        &mut self,
+        link: &mut Link<S, M>,
+        id: ResponseId,
+        status: i16,
+        now: Instant,
+    ) {
         if now < self.until && link.tx.waiting() < 2 {
-            return self.ask(link, now);
+            return self.ping(link, now);
         }
         self.until = now;
         let mut before = None;
         while let Some(sent) = link.take_sent() {
-            link.look(&sent);
+            link.inspect(&sent);
             let _ = link.take_extras(&sent);
-            let lie = match id {
-                Id::Right => sent.id,
-                Id::Again => before.unwrap_or(sent.id),
-                Id::Plus(more) => sent.id.wrapping_add(more),
-                Id::Exact(id) => id,
+            let id = match id {
+                ResponseId::Correct => sent.id,
+                ResponseId::Previous => before.unwrap_or(sent.id),
+                ResponseId::Plus(more) => sent.id.wrapping_add(more),
+                ResponseId::Exact(id) => id,
             };
             before = Some(sent.id);
-            link.answer_sent(lie, status);
-            self.acts += 1;
+            link.answer_sent(id, status);
+            self.actions += 1;
         }
         link.tx.publish();
-        link.kick();
+        link.notify_peer();
     }
 
-    fn lie_of_buffers<S: System, M: Memory>(
+    fn answer_buffers_wrongly<S: System, M: Memory>(
         &mut self,
         link: &mut Link<S, M>,
-        id: Id,
+        id: ResponseId,
         [offset, flags]: [u16; 2],
         status: i16,
         times: u32,
@@ -266,18 +272,18 @@ impl Run {
         let mut done = 0;
         while done < times.min(2 * SLOTS) {
             let Some((right, _)) = link.take_buffer() else { break };
-            let lie = match id {
-                Id::Right => right,
-                Id::Again => right.wrapping_sub(1),
-                Id::Plus(more) => right.wrapping_add(more),
-                Id::Exact(id) => id,
+            let id = match id {
+                ResponseId::Correct => right,
+                ResponseId::Previous => right.wrapping_sub(1),
+                ResponseId::Plus(more) => right.wrapping_add(more),
+                ResponseId::Exact(id) => id,
             };
-            link.answer_buffer(lie, offset, flags, status);
+            link.answer_buffer(id, offset, flags, status);
             done += 1;
         }
-        self.acts += u64::from(done);
+        self.actions += u64::from(done);
         link.publish_buffers();
-        link.kick();
+        link.notify_peer();
     }
 
     fn extras<S: System, M: Memory>(&mut self, link: &mut Link<S, M>, kind: u8, flags: u8, rest: [u8; 6], times: u32) {
@@ -289,47 +295,50 @@ impl Run {
                 break;
             }
             link.rx.answer(&[kind, flags, a, b, c, d, e, f]);
-            self.acts += 1;
+            self.actions += 1;
         }
         link.publish_buffers();
-        link.kick();
+        link.notify_peer();
     }
 
-    fn flip<S: System, M: Memory>(&mut self, link: &mut Link<S, M>, ring: Ring, words: Words, now: Instant) {
-        if words != Words::Responses && words != Words::Page {
-            // So that the front end has a reason to look.
-            self.ask(link, now);
+    fn rewrite<S: System, M: Memory>(&mut self, link: &mut Link<S, M>, ring: Ring, words: RingPart, now: Instant) {
+        if words != RingPart::Responses && words != RingPart::Page {
+            // Gives the front end a reason to read the ring.
+            self.ping(link, now);
         }
         match words {
-            Words::Responses => return self.double_fetch(link),
-            Words::Page => return self.whole_pages(link),
-            Words::Slots | Words::Events => link.serve(Answers::All),
-            Words::Producer => {}
+            RingPart::Responses => return self.double_fetch(link),
+            RingPart::Page => return self.rewrite_pages(link),
+            RingPart::Slots | RingPart::Events => link.serve(Answers::All),
+            RingPart::Producer => {}
         }
         for round in 0..ROUNDS {
             let (value, index) = (self.random(), self.random());
             let back = if ring == Ring::Tx { &link.tx } else { &link.rx };
             match words {
-                Words::Producer => {
+                RingPart::Producer => {
                     let near = back.word(REQ_PROD).wrapping_sub(value % 8);
                     back.set_word(RSP_PROD, if value & 0x100 == 0 { near } else { value });
                 }
-                Words::Events => {
+                RingPart::Events => {
                     back.set_word(RSP_EVENT, value);
                     back.set_word(REQ_EVENT, index);
                 }
-                _ => back
-                    .scribble(index, &[value.to_le_bytes(), index.to_le_bytes(), value.to_le_bytes()].concat_array()),
+                _ => back.overwrite_slot(
+                    index,
+                    &[value.to_le_bytes(), index.to_le_bytes(), value.to_le_bytes()].concat_array(),
+                ),
             }
             if round % 32 == 0 {
-                link.kick();
+                link.notify_peer();
             }
         }
-        self.acts += u64::from(ROUNDS);
+        self.actions += u64::from(ROUNDS);
     }
 
-    /// Answers buffers with frames at the start or at the end of their page, and exchanges offset and length without end:
-    /// whoever reads them apart may get the offset of the one and the length of the other.
+    /// Answers buffers with frames at the start or at the end of their page, and exchanges offset and
+    /// length again and again. A front end that reads them separately may get the offset of one and
+    /// the length of the other.
     fn double_fetch<S: System, M: Memory>(&mut self, link: &mut Link<S, M>) {
         link.serve(Answers::All);
         let first = link.rx.next();
@@ -339,42 +348,42 @@ impl Run {
         }
         let last = link.rx.next();
         link.rx.publish();
-        link.kick();
+        link.notify_peer();
         for round in 0..ROUNDS {
             let mut index = first;
             while index != last {
                 let id = ((index % SLOTS) as u16).to_le_bytes();
                 let (offset, length) = if round % 2 == 0 { (4036_u16, 60_u16) } else { (0, 4096) };
                 let ([o0, o1], [l0, l1]) = (offset.to_le_bytes(), length.to_le_bytes());
-                link.rx.scribble(index, &[id[0], id[1], o0, o1, 0, 0, l0, l1]);
+                link.rx.overwrite_slot(index, &[id[0], id[1], o0, o1, 0, 0, l0, l1]);
                 index = index.wrapping_add(1);
-                self.acts += 1;
+                self.actions += 1;
             }
         }
     }
 
-    fn whole_pages<S: System, M: Memory>(&mut self, link: &mut Link<S, M>) {
+    fn rewrite_pages<S: System, M: Memory>(&mut self, link: &mut Link<S, M>) {
         let memory = link.written.memory().clone();
         for _ in 0..ROUNDS {
             let (at, value) = (self.random() % 2048, self.random());
             memory.store(at as usize * 4, value);
-            self.acts += 1;
+            self.actions += 1;
         }
-        link.kick();
+        link.notify_peer();
     }
 
     fn payload<S: System, M: Memory>(&mut self, link: &mut Link<S, M>, now: Instant) {
         link.serve(Answers::All);
-        self.ask(link, now);
-        link.ask(600);
+        self.ping(link, now);
+        link.ping(600);
         let memory = link.written.memory().clone();
         for _ in 0..ROUNDS {
             let (value, which) = (self.random(), self.random());
             let count = link.written.mapped().count().max(1);
             let Some((page, _)) = link.written.mapped().nth(which as usize % count) else { return };
-            // The headers most of all.
+            // Mostly in the headers.
             memory.store(page + (value as usize >> 8) % 16 * 4, value);
-            self.acts += 1;
+            self.actions += 1;
         }
     }
 
@@ -385,9 +394,9 @@ impl Run {
             for bytes in frame.chunks_exact_mut(4) {
                 bytes.copy_from_slice(&self.random().to_le_bytes());
             }
-            // For the front end itself, of a type that it knows.
-            if let (Some(place), Some(mac)) = (frame.get_mut(..6), link.mac) {
-                place.copy_from_slice(&mac);
+            // To the front end's address, of a type that it knows.
+            if let (Some(target), Some(mac)) = (frame.get_mut(..6), link.mac) {
+                target.copy_from_slice(&mac);
             }
             let kind = [[8, 0, 0x45], [8, 6, 0], [0x86, 0xdd, 0x60], [8, 0, 0x4f]][self.random() as usize % 4];
             frame[12..15].copy_from_slice(&kind);
@@ -395,7 +404,7 @@ impl Run {
             if !link.deliver(&frame[..length]) {
                 break;
             }
-            self.acts += 1;
+            self.actions += 1;
         }
     }
 
@@ -403,11 +412,11 @@ impl Run {
         for _ in 0..events {
             match storm {
                 Storm::None => return,
-                // As many as `kick` sends.
-                Storm::Nobody => (0..2).for_each(|_| link.kick_nobody()),
-                Storm::Peer => link.kick(),
+                // As many as `notify_peer` sends.
+                Storm::Nobody => (0..2).for_each(|_| link.notify_nobody()),
+                Storm::Peer => link.notify_peer(),
             }
-            self.acts += 2;
+            self.actions += 2;
         }
     }
 
@@ -418,18 +427,18 @@ impl Run {
         if link.echoes != before {
             self.next = now + LOSS_TIME;
         } else if now >= self.next {
-            // What has no answer by now is lost.
-            (self.asked, self.next) = (answered, now + LOSS_TIME);
+            // All requests without an answer are lost.
+            (self.requested, self.next) = (answered, now + LOSS_TIME);
             self.lost += 1;
         }
-        while self.asked.wrapping_sub(answered) < WINDOW && link.ask(MEASURED) {
-            self.asked = self.asked.wrapping_add(1);
+        while self.requested.wrapping_sub(answered) < WINDOW && link.ping(MEASURED) {
+            self.requested = self.requested.wrapping_add(1);
         }
         self.storm(link, storm, BURST);
     }
 }
 
-/// Three words as bytes.
+/// Converts three words to bytes.
 trait ConcatArray {
     fn concat_array(&self) -> [u8; 12];
 }
@@ -437,32 +446,32 @@ trait ConcatArray {
 impl ConcatArray for [[u8; 4]; 3] {
     fn concat_array(&self) -> [u8; 12] {
         let mut bytes = [0; 12];
-        bytes.iter_mut().zip(self.as_flattened()).for_each(|(place, byte)| *place = *byte);
+        bytes.iter_mut().zip(self.as_flattened()).for_each(|(target, byte)| *target = *byte);
         bytes
     }
 }
 
-fn producer<S: System, M: Memory>(link: &Link<S, M>, ring: Ring, to: Move) {
-    let back: &Back<M> = if ring == Ring::Tx { &link.tx } else { &link.rx };
-    let value = match to {
-        Move::Beyond(count) => back.word(REQ_PROD).wrapping_add(count),
-        Move::Back(count) => back.next().wrapping_sub(count),
+fn shift_producer<S: System, M: Memory>(link: &Link<S, M>, ring: Ring, shift: ProducerShift) {
+    let back: &BackRing<M> = if ring == Ring::Tx { &link.tx } else { &link.rx };
+    let value = match shift {
+        ProducerShift::Beyond(count) => back.word(REQ_PROD).wrapping_add(count),
+        ProducerShift::Back(count) => back.next().wrapping_sub(count),
     };
     back.set_word(RSP_PROD, value);
-    link.kick();
+    link.notify_peer();
 }
 
-impl fmt::Display for Run {
+impl fmt::Display for ScriptRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(found) = &self.found {
-            return found.fmt(f);
+        if let Some(leaks) = &self.leaks {
+            return leaks.fmt(f);
         }
         let [before, during, after] = self.echoes;
         let answers = if after > 0 { "answers" } else { "is gone" };
-        write!(f, "{} acts, {before} and {during} echoes, {answers}", self.acts)?;
+        write!(f, "{} acts, {before} and {during} echoes, {answers}", self.actions)?;
         if let Attack::Measure(..) = self.script.attack {
             let (ms, echoes) = (self.took.as_millis().max(1) as u64, u64::from(during.wrapping_sub(before)));
-            let (echoes, events) = (echoes * 1_000 / ms, self.acts * 1_000 / ms);
+            let (echoes, events) = (echoes * 1_000 / ms, self.actions * 1_000 / ms);
             write!(f, "; {echoes} echoes/s, {events} events/s, {} losses", self.lost)?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What the front end's granted pages show beside the frames that are meant for us (XSA-403).
+//! Searches the front end's granted pages for data beside the frames that it sent to us (XSA-403).
 
 use core::fmt;
 
@@ -7,23 +7,23 @@ use cloister_interfaces::{Memory, System};
 
 use crate::link::{Answers, Link};
 
-/// References that are tried: all of two frames of the grant table.
+/// The number of references to map: all of two frames of the grant table.
 const REFERENCES: u32 = 1024;
-/// Bytes of the header and of the slots of a ring.
+/// The size of header and slots of the two rings, in bytes.
 const RING: [usize; 2] = [64 + 256 * 12, 64 + 256 * 8];
-/// What the test has the front end's image say to others before, and what only the inside of an image holds.
+/// Texts that the front end's image sent to others before, or that only the image holds.
 const MARKS: [&[u8]; 4] = [b"CANARY", b"[services.", b"cloister", b"HTTP/1."];
-/// A pointer into the kernel ends so (little endian).
+/// The upper half of a pointer into the kernel.
 const POINTER: [u8; 4] = [0xff, 0xff, 0xff, 0xff];
 
-/// What was found.
+/// The result of a search.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Found {
-    /// Pages that could be mapped for writing, and those for reading only.
+pub struct Leaks {
+    /// The number of pages that could be mapped for writing.
     pub written: u32,
-    /// See `written`.
+    /// The number of pages that could be mapped for reading only.
     pub read: u32,
-    /// Bytes other than 0 in receive buffers that were never filled by us.
+    /// Bytes other than 0 in receive buffers that we never filled.
     pub stale_received: u32,
     /// Bytes other than 0 in pages to send from, of frames that were never sent to us.
     pub stale_sent: u32,
@@ -31,13 +31,13 @@ pub struct Found {
     pub beyond: u32,
     /// Bytes other than 0 in the ring pages, outside of header and slots.
     pub stale_ring: u32,
-    /// Marks that were found anywhere.
+    /// The number of marks that were found anywhere.
     pub marks: u32,
-    /// What may be pointers into a kernel.
+    /// The number of words that may be pointers into a kernel.
     pub pointers: u32,
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for Leaks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -54,45 +54,45 @@ impl fmt::Display for Found {
     }
 }
 
-/// Tries every reference, and looks at all that it gives.
-pub fn search<S: System, M: Memory>(link: &mut Link<S, M>) -> Found {
+/// Maps the page of every reference, and searches it.
+pub fn search<S: System, M: Memory>(link: &mut Link<S, M>) -> Leaks {
     link.serve(Answers::All);
-    let mut found = Found { beyond: link.beyond, ..Found::default() };
-    let mut ours = [false; REFERENCES as usize];
+    let mut leaks = Leaks { beyond: link.beyond, ..Leaks::default() };
+    let mut known = [false; REFERENCES as usize];
     for (_, reference) in link.written.mapped().chain(link.read.mapped()) {
-        ours.get_mut(reference.0 as usize).into_iter().for_each(|place| *place = true);
+        known.get_mut(reference.0 as usize).into_iter().for_each(|entry| *entry = true);
     }
-    for (reference, ours) in (1..REFERENCES).map(GrantRef).zip(ours.into_iter().skip(1)) {
+    for (reference, known) in (1..REFERENCES).map(GrantRef).zip(known.into_iter().skip(1)) {
         let (memory, page, stale) = if let Some(page) = link.written.at(link.peer, reference) {
-            found.written += 1;
-            (link.written.memory(), page, &mut found.stale_received)
+            leaks.written += 1;
+            (link.written.memory(), page, &mut leaks.stale_received)
         } else if let Some(page) = link.read.at(link.peer, reference) {
-            found.read += 1;
-            (link.read.memory(), page, &mut found.stale_sent)
+            leaks.read += 1;
+            (link.read.memory(), page, &mut leaks.stale_sent)
         } else {
             continue;
         };
         let mut bytes = [0; PAGE_SIZE];
         memory.read(page, &mut bytes);
         let is_ring = reference == link.rings[0] || reference == link.rings[1];
-        // What was sent to us is ours to see.
-        if ours || is_ring {
+        // Pages that were sent to us may hold anything.
+        if known || is_ring {
             continue;
         }
-        *stale += full(&bytes);
-        found.marks +=
+        *stale += count_nonzero(&bytes);
+        leaks.marks +=
             MARKS.iter().map(|mark| bytes.windows(mark.len()).filter(|part| part == mark).count() as u32).sum::<u32>();
-        found.pointers += bytes.chunks_exact(8).filter(|word| word[4..] == POINTER).count() as u32;
+        leaks.pointers += bytes.chunks_exact(8).filter(|word| word[4..] == POINTER).count() as u32;
     }
     for (ring, used) in RING.into_iter().enumerate() {
         let mut page = [0; PAGE_SIZE];
         link.written.memory().read(ring * PAGE_SIZE, &mut page);
-        found.stale_ring += full(&page[used..]);
+        leaks.stale_ring += count_nonzero(&page[used..]);
     }
-    found
+    leaks
 }
 
-/// Bytes that are not 0.
-pub fn full(bytes: &[u8]) -> u32 {
+/// Returns the number of bytes that are not 0.
+pub fn count_nonzero(bytes: &[u8]) -> u32 {
     bytes.iter().filter(|byte| **byte != 0).count() as u32
 }

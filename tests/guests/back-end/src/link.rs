@@ -1,4 +1,4 @@
-//! A connection with a front end: rings, event channels, and the frames that an honest back end moves.
+//! A connection with a front end: rings and event channels. It moves frames as an honest back end does.
 
 use arrayvec::ArrayVec;
 use cloister_caps::{DomId, EvtchnPort, GrantRef, PAGE_SIZE};
@@ -6,24 +6,24 @@ use cloister_interfaces::capability::{GrantRule, Port};
 use cloister_interfaces::{Memory, System};
 
 use crate::leak;
-use crate::pages::Pages;
-use crate::ring::Back;
-use crate::wire::{self, Heard, LONGEST};
+use crate::pages::ForeignPages;
+use crate::ring::BackRing;
+use crate::wire::{self, LONGEST, Received};
 
-/// Pages of the writable region that are the rings.
+/// The number of pages of the writable region that are rings.
 const RINGS: usize = 2;
 /// `NETTXF_extra_info`, and `XEN_NETIF_EXTRA_FLAG_MORE`.
 const EXTRA: u16 = 8;
 const MORE: u8 = 1;
 /// `XEN_NETIF_RSP_NULL`: the answer to an extra-info slot.
 const NULL: i16 = 1;
-/// Bytes of a request to send (`struct netif_tx_request`) and to receive.
+/// The size of a request to send (`struct netif_tx_request`) and to receive, in bytes.
 const TX_SLOT: usize = 12;
 const RX_SLOT: usize = 8;
-/// Bytes of a frame that are looked at.
+/// The number of bytes of a frame that are inspected.
 const HEAD: usize = 64;
 
-/// What the front end publishes.
+/// The values that the front end publishes.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Keys {
     /// `tx-ring-ref`.
@@ -36,29 +36,29 @@ pub struct Keys {
     pub rx_port: u32,
 }
 
-/// Which frames of the front end are answered.
+/// The frames of the front end that are answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answers {
     /// Each.
     All,
     /// Every other.
     Half,
-    /// None: they stay on the ring.
+    /// None. They stay on the ring.
     None,
 }
 
-/// A request to send, as far as it matters.
+/// A request to send.
 #[derive(Clone, Copy, Debug)]
-pub struct Sent {
+pub struct SentFrame {
     /// The page.
     pub reference: GrantRef,
-    /// Where in it the frame starts.
+    /// The offset of the frame in the page.
     pub offset: u16,
     /// `NETTXF_*`.
     pub flags: u16,
-    /// What the response repeats.
+    /// The id that the response repeats.
     pub id: u16,
-    /// Bytes.
+    /// The size in bytes.
     pub size: u16,
 }
 
@@ -75,48 +75,48 @@ pub struct Ends<S, M> {
 /// The connection.
 pub struct Link<S, M> {
     /// The ring of frames from the front end.
-    pub tx: Back<M>,
+    pub tx: BackRing<M>,
     /// The ring of frames to it.
-    pub rx: Back<M>,
-    /// Pages that we may write: rings and receive buffers.
-    pub written: Pages<S, M>,
-    /// Pages that we may read: frames.
-    pub read: Pages<S, M>,
+    pub rx: BackRing<M>,
+    /// The pages that we may write: rings and receive buffers.
+    pub written: ForeignPages<S, M>,
+    /// The pages that we may read: frames.
+    pub read: ForeignPages<S, M>,
     tx_events: Port<S>,
     rx_events: Port<S>,
     spare_events: Port<S>,
     split: bool,
-    /// The channels may be open.
+    /// `true` if the channels may be open.
     bound: bool,
     /// The front end's domain.
     pub peer: DomId,
-    /// Its hardware address, when it has told.
+    /// Its hardware address, once it is known.
     pub mac: Option<[u8; 6]>,
-    /// Answers to echo requests.
+    /// The number of answers to echo requests.
     pub echoes: u32,
-    /// Frames of the front end.
+    /// The number of frames from the front end.
     pub frames: u32,
-    odd: bool,
+    skip_next: bool,
     /// The references of the two rings.
     pub rings: [GrantRef; 2],
-    /// Whether pages of frames are searched for what is beside the frame.
+    /// `true` if the pages of frames are searched for data beside the frame.
     pub search: bool,
-    /// Bytes other than 0 that were found there.
+    /// The number of bytes other than 0 beside frames.
     pub beyond: u32,
 }
 
 impl<S: System, M: Memory> Link<S, M> {
-    /// No connection yet; `None` if a rule is missing.
+    /// Creates a link without a connection. Returns `None` if a rule is missing.
     pub fn new(ends: Ends<S, M>) -> Option<Self> {
         let Ends { mut grant_rules, peer_written: written, peer_read, tx_events, rx_events, spare_events } = ends;
         // In the order of the rules' names.
         let written_rule = grant_rules.pop()?;
         let read_rule = grant_rules.pop()?;
         Some(Link {
-            tx: Back::new(written.clone(), 0, TX_SLOT),
-            rx: Back::new(written.clone(), PAGE_SIZE, RX_SLOT),
-            written: Pages::new(written_rule, written, RINGS),
-            read: Pages::new(read_rule, peer_read, 0),
+            tx: BackRing::new(written.clone(), 0, TX_SLOT),
+            rx: BackRing::new(written.clone(), PAGE_SIZE, RX_SLOT),
+            written: ForeignPages::new(written_rule, written, RINGS),
+            read: ForeignPages::new(read_rule, peer_read, 0),
             tx_events,
             rx_events,
             spare_events,
@@ -126,7 +126,7 @@ impl<S: System, M: Memory> Link<S, M> {
             mac: None,
             echoes: 0,
             frames: 0,
-            odd: false,
+            skip_next: false,
             rings: [GrantRef(0); 2],
             search: false,
             beyond: 0,
@@ -136,7 +136,7 @@ impl<S: System, M: Memory> Link<S, M> {
     /// Maps the rings and binds the channels.
     ///
     /// # Errors
-    /// What could not be had.
+    /// Describes what could not be mapped or bound.
     pub fn connect(&mut self, peer: DomId, keys: Keys) -> Result<(), &'static str> {
         self.disconnect();
         self.peer = peer;
@@ -153,7 +153,7 @@ impl<S: System, M: Memory> Link<S, M> {
         self.bound = true;
         let bound = self.tx_events.bind(peer, EvtchnPort(keys.tx_port)).is_ok()
             && (!self.split || self.rx_events.bind(peer, EvtchnPort(keys.rx_port)).is_ok());
-        // What it is for can be told without it, too.
+        // The measurement also works without it.
         let _ = self.spare_events.open(peer);
         if bound { Ok(()) } else { Err("an event channel cannot be bound") }
     }
@@ -165,7 +165,7 @@ impl<S: System, M: Memory> Link<S, M> {
         }
     }
 
-    /// Lets go of everything.
+    /// Closes the channels and unmaps all pages.
     pub fn disconnect(&mut self) {
         self.hang_up();
         self.written.unmap();
@@ -173,7 +173,7 @@ impl<S: System, M: Memory> Link<S, M> {
     }
 
     /// Sends events on both channels.
-    pub fn kick(&self) {
+    pub fn notify_peer(&self) {
         self.tx_events.send();
         if self.split {
             self.rx_events.send();
@@ -181,18 +181,18 @@ impl<S: System, M: Memory> Link<S, M> {
     }
 
     /// Sends an event to nobody.
-    pub fn kick_nobody(&self) {
+    pub fn notify_nobody(&self) {
         self.spare_events.send();
     }
 
-    /// Takes the next request of the front end to send; the slots with extra information behind it are answered.
-    pub fn take_sent(&mut self) -> Option<Sent> {
+    /// Consumes the next request to send.
+    pub fn take_sent(&mut self) -> Option<SentFrame> {
         let mut slot = [0; TX_SLOT];
         if !self.tx.take(&mut slot) {
             return None;
         }
         let [g0, g1, g2, g3, o0, o1, f0, f1, i0, i1, s0, s1] = slot;
-        let sent = Sent {
+        let sent = SentFrame {
             reference: GrantRef(u32::from_le_bytes([g0, g1, g2, g3])),
             offset: u16::from_le_bytes([o0, o1]),
             flags: u16::from_le_bytes([f0, f1]),
@@ -202,8 +202,8 @@ impl<S: System, M: Memory> Link<S, M> {
         Some(sent)
     }
 
-    /// Takes the slots with extra information that follow a request; answers how many there were.
-    pub fn take_extras(&mut self, sent: &Sent) -> u32 {
+    /// Consumes the slots with extra information that follow a request. Returns their number.
+    pub fn take_extras(&mut self, sent: &SentFrame) -> u32 {
         let mut extras = 0;
         let mut more = sent.flags & EXTRA != 0;
         let mut slot = [0; TX_SLOT];
@@ -220,8 +220,8 @@ impl<S: System, M: Memory> Link<S, M> {
         self.tx.answer(&[i0, i1, s0, s1]);
     }
 
-    /// Looks at a frame of the front end.
-    pub fn look(&mut self, sent: &Sent) {
+    /// Reads a frame of the front end, and replies to an ARP request.
+    pub fn inspect(&mut self, sent: &SentFrame) {
         self.frames = self.frames.wrapping_add(1);
         let mut head = [0; HEAD];
         let length = usize::from(sent.size).min(HEAD).min(PAGE_SIZE.saturating_sub(usize::from(sent.offset)));
@@ -232,30 +232,30 @@ impl<S: System, M: Memory> Link<S, M> {
             self.read.memory().read(page, &mut bytes);
             let start = usize::from(sent.offset).min(PAGE_SIZE);
             let end = (start + usize::from(sent.size)).min(PAGE_SIZE);
-            self.beyond += leak::full(&bytes[..start]) + leak::full(&bytes[end..]);
+            self.beyond += leak::count_nonzero(&bytes[..start]) + leak::count_nonzero(&bytes[end..]);
         }
-        match wire::hear(&head[..length]) {
-            Heard::Address(mac) => self.mac = Some(mac),
-            Heard::Echo => self.echoes = self.echoes.wrapping_add(1),
-            Heard::Question(mac) => {
+        match wire::classify(&head[..length]) {
+            Received::ArpReply(mac) => self.mac = Some(mac),
+            Received::EchoReply => self.echoes = self.echoes.wrapping_add(1),
+            Received::ArpRequest(mac) => {
                 let mut frame = [0; LONGEST];
                 let length = wire::arp(&mut frame, Some(mac));
                 self.deliver(&frame[..length]);
             }
-            Heard::Other => {}
+            Received::Other => {}
         }
     }
 
-    /// Takes what the front end sent.
+    /// Consumes the frames of the front end, and answers the requests.
     pub fn serve(&mut self, answers: Answers) {
         if answers == Answers::None {
             return;
         }
         while let Some(sent) = self.take_sent() {
-            self.look(&sent);
+            self.inspect(&sent);
             let extras = self.take_extras(&sent);
-            self.odd = !self.odd;
-            if answers == Answers::All || self.odd {
+            self.skip_next = !self.skip_next;
+            if answers == Answers::All || self.skip_next {
                 self.answer_sent(sent.id, 0);
                 (0..extras).for_each(|_| self.answer_sent(0, NULL));
             }
@@ -265,7 +265,8 @@ impl<S: System, M: Memory> Link<S, M> {
         }
     }
 
-    /// Takes the next receive buffer: its id, and the offset of its page in the writable region.
+    /// Consumes the next receive buffer. Returns its id, and the offset of its page in the writable
+    /// region.
     pub fn take_buffer(&mut self) -> Option<(u16, usize)> {
         let mut slot = [0; RX_SLOT];
         if !self.rx.take(&mut slot) {
@@ -280,18 +281,18 @@ impl<S: System, M: Memory> Link<S, M> {
     pub fn answer_buffer(&mut self, id: u16, offset: u16, flags: u16, status: i16) {
         let fields = [id.to_le_bytes(), offset.to_le_bytes(), flags.to_le_bytes(), status.to_le_bytes()];
         let mut slot = [0; RX_SLOT];
-        slot.iter_mut().zip(fields.as_flattened()).for_each(|(place, byte)| *place = *byte);
+        slot.iter_mut().zip(fields.as_flattened()).for_each(|(target, byte)| *target = *byte);
         self.rx.answer(&slot);
     }
 
-    /// Publishes receive buffers that were answered.
+    /// Publishes the answers to receive buffers.
     pub fn publish_buffers(&mut self) {
         if self.rx.publish() {
             if self.split { self.rx_events.send() } else { self.tx_events.send() }
         }
     }
 
-    /// Gives the front end a frame; whether there was a buffer for it.
+    /// Sends a frame to the front end. Returns `true` if there was a buffer for it.
     pub fn deliver(&mut self, frame: &[u8]) -> bool {
         let Some((id, page)) = self.take_buffer() else { return false };
         self.written.memory().write(page, frame);
@@ -300,8 +301,9 @@ impl<S: System, M: Memory> Link<S, M> {
         true
     }
 
-    /// Sends an ARP question, or an echo request if the front end's address is known; whether there was a buffer for it.
-    pub fn ask(&mut self, data: usize) -> bool {
+    /// Sends an echo request, or an ARP request if the front end's address is not known. Returns `true`
+    /// if there was a buffer for it.
+    pub fn ping(&mut self, data: usize) -> bool {
         let mut frame = [0; LONGEST];
         let length = match self.mac {
             Some(mac) => wire::echo(&mut frame, mac, data, 0x5a),

@@ -1,41 +1,41 @@
-//! The back end's side of a shared ring (Xen `io/ring.h`), as an honest one handles it. The words and slots can be
-//! written as one likes, too.
+//! The back end's side of a shared ring (Xen `io/ring.h`). It works honestly, but can also write any
+//! word and slot.
 
 use core::sync::atomic::{Ordering, fence};
 
 use cloister_interfaces::Memory;
 
-/// Slots of either ring.
+/// The number of slots of either ring.
 pub const SLOTS: u32 = 256;
-/// Words of the ring's header (`struct netif_tx_sring`).
+/// The offset of the index after the last request (`struct netif_tx_sring`).
 pub const REQ_PROD: usize = 0;
-/// Until where the back end has taken requests, and one more.
+/// The offset of the index of the request for which the back end wants an event, plus one.
 pub const REQ_EVENT: usize = 4;
-/// The index after the last response.
+/// The offset of the index after the last response.
 pub const RSP_PROD: usize = 8;
-/// The response of which the front end wants to hear.
+/// The offset of the index of the response for which the front end wants an event, plus one.
 pub const RSP_EVENT: usize = 12;
 const FIRST_SLOT: usize = 64;
 
 /// A ring in a page of `memory`.
-pub struct Back<M> {
+pub struct BackRing<M> {
     memory: M,
     base: usize,
     slot: usize,
-    taken: u32,
+    consumed: u32,
     answered: u32,
     published: u32,
 }
 
-impl<M: Memory> Back<M> {
-    /// The ring at `base`, whose requests have `slot` bytes.
+impl<M: Memory> BackRing<M> {
+    /// Wraps the ring at `base`, whose slots have `slot` bytes.
     pub fn new(memory: M, base: usize, slot: usize) -> Self {
-        Back { memory, base, slot, taken: 0, answered: 0, published: 0 }
+        BackRing { memory, base, slot, consumed: 0, answered: 0, published: 0 }
     }
 
     /// Starts over, for a new connection.
     pub fn reset(&mut self) {
-        (self.taken, self.answered, self.published) = (0, 0, 0);
+        (self.consumed, self.answered, self.published) = (0, 0, 0);
     }
 
     /// Reads a word of the header.
@@ -48,8 +48,8 @@ impl<M: Memory> Back<M> {
         self.memory.store(self.base + offset, value);
     }
 
-    /// Writes a slot as it is.
-    pub fn scribble(&self, index: u32, bytes: &[u8]) {
+    /// Overwrites a slot with any bytes.
+    pub fn overwrite_slot(&self, index: u32, bytes: &[u8]) {
         self.memory.write(self.at(index), bytes.get(..self.slot).unwrap_or(bytes));
     }
 
@@ -57,26 +57,27 @@ impl<M: Memory> Back<M> {
         self.base + FIRST_SLOT + (index % SLOTS) as usize * self.slot
     }
 
-    /// Requests that were not taken.
+    /// Returns the number of requests that were not consumed.
     pub fn waiting(&self) -> u32 {
-        self.word(REQ_PROD).wrapping_sub(self.taken).min(SLOTS)
+        self.word(REQ_PROD).wrapping_sub(self.consumed).min(SLOTS)
     }
 
-    /// Takes the next request; whether there was one. If there is none, asks for an event at the next.
+    /// Consumes the next request. Returns `true` if there was one; otherwise asks for an event at the
+    /// next.
     pub fn take(&mut self, request: &mut [u8]) -> bool {
         if self.waiting() == 0 {
-            self.set_word(REQ_EVENT, self.taken.wrapping_add(1));
+            self.set_word(REQ_EVENT, self.consumed.wrapping_add(1));
             fence(Ordering::SeqCst);
             if self.waiting() == 0 {
                 return false;
             }
         }
-        self.memory.read(self.at(self.taken), request);
-        self.taken = self.taken.wrapping_add(1);
+        self.memory.read(self.at(self.consumed), request);
+        self.consumed = self.consumed.wrapping_add(1);
         true
     }
 
-    /// The index of the next response.
+    /// Returns the index of the next response.
     pub fn next(&self) -> u32 {
         self.answered
     }
@@ -87,7 +88,7 @@ impl<M: Memory> Back<M> {
         self.answered = self.answered.wrapping_add(1);
     }
 
-    /// Publishes the responses; whether the front end wants an event.
+    /// Publishes the responses. Returns `true` if the front end wants an event.
     pub fn publish(&mut self) -> bool {
         let (old, new) = (self.published, self.answered);
         self.published = new;
@@ -106,7 +107,7 @@ mod tests {
     #[test]
     fn requests_are_taken_once_and_answered_in_order() {
         let memory = SharedMemory::new(PAGE_SIZE);
-        let mut ring = Back::new(memory.clone(), 0, 8);
+        let mut ring = BackRing::new(memory.clone(), 0, 8);
         let mut request = [0; 8];
         assert!(!ring.take(&mut request));
         assert_eq!(memory.load(REQ_EVENT), 1);

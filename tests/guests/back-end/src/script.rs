@@ -3,20 +3,20 @@
 /// One script.
 #[derive(Debug)]
 pub struct Script {
-    /// By which it is chosen.
+    /// The name by which the test chooses it.
     pub name: &'static str,
     /// What it does.
     pub about: &'static str,
-    /// What the console of the front end's image must say, one of them; nothing if the list is empty.
+    /// The console of the front end's image must have one of these; nothing if the list is empty.
     pub says: &'static [&'static str],
-    /// Nodes that are written in place of an honest back end's, before the connection is offered.
+    /// Nodes that replace those of an honest back end, before the connection is offered.
     pub nodes: &'static [(&'static str, &'static str)],
-    /// What is done when the connection stands.
+    /// The attack once the connection is up.
     pub attack: Attack,
 }
 
 impl Script {
-    /// Whether the test does a part of it.
+    /// Returns `true` if the test itself does a part of it.
     #[must_use]
     pub fn by_test(&self) -> bool {
         matches!(self.attack, Attack::Wait(_)) && self.nodes.is_empty()
@@ -32,99 +32,101 @@ pub enum Ring {
     Rx,
 }
 
-/// Whose id a response has.
+/// The id of a response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Id {
-    /// The request's.
-    Right,
-    /// That of a request answered just before.
-    Again,
-    /// The request's and so many more.
+pub enum ResponseId {
+    /// The id of the request.
+    Correct,
+    /// The id of the request that was answered just before.
+    Previous,
+    /// The id of the request plus this number.
     Plus(u16),
     /// This one.
     Exact(u16),
 }
 
-/// Where a producer index goes.
+/// The change of a producer index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Move {
-    /// So far past the requests that were made.
+pub enum ProducerShift {
+    /// To this number of slots past the last request.
     Beyond(u32),
-    /// So far back behind what was published.
+    /// Back by this number of slots.
     Back(u32),
 }
 
-/// What of a ring is rewritten without end.
+/// The part of a ring that is rewritten again and again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Words {
+pub enum RingPart {
     /// The producer index.
     Producer,
-    /// The words by which each side says when it wants an event.
+    /// The indices at which each side wants an event.
     Events,
     /// The slots.
     Slots,
-    /// The responses, between two legal ones of which a mixture is not.
+    /// The responses, alternately with two that are legal while a mixture of them is not.
     Responses,
     /// The whole page.
     Page,
 }
 
-/// What is done when the connection stands. Times are in ms.
+/// What is done once the connection is up. Durations are in ms.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Attack {
     /// Nothing.
     Nothing,
     /// Two responses to requests to send.
-    Tx(Id, i16),
-    /// Responses to receive buffers, so many or as long as there are buffers.
+    Tx(ResponseId, i16),
+    /// Responses to receive buffers, `times` or as long as there are buffers.
     Rx {
         /// The id.
-        id: Id,
-        /// Where the frame is said to start.
+        id: ResponseId,
+        /// The offset of the frame in its page, as claimed.
         offset: u16,
         /// The flags.
         flags: u16,
         /// The frame's length, or an error.
         status: i16,
-        /// How many.
+        /// The number of responses.
         times: u32,
     },
-    /// A response that asks for extra information behind it, and so many slots of that: type, flags, and the rest.
+    /// A response that announces extra information, and slots of it: type, flags, the other bytes, and
+    /// the number of slots.
     Extra(u8, u8, [u8; 6], u32),
-    /// A producer index is set.
-    Producer(Ring, Move),
-    /// The front end's frames are left on the ring for so long.
+    /// A wrong producer index.
+    Producer(Ring, ProducerShift),
+    /// The front end's frames are left on the ring for this time.
     Silent(u64),
-    /// Every other frame is never answered, for so long.
+    /// Every other frame is never answered, for this time.
     Half(u64),
-    /// Words of a ring are rewritten all the time.
-    Flip(Ring, Words, u64),
+    /// A part of a ring is rewritten for this time.
+    Rewrite(Ring, RingPart, u64),
     /// The pages of frames are rewritten while they are in use.
     Payload(u64),
-    /// Frames of no sense as fast as there are buffers.
+    /// Random frames as fast as there are buffers.
     Flood(u64),
     /// Events on both channels as fast as possible.
     Storm(u64),
-    /// Nodes of the back end's directory are written, or removed where there is no value, one after the other.
+    /// Nodes of the back end's directory are written, or removed if they have no value, one after the
+    /// other.
     Nodes(&'static [(&'static str, Option<&'static str>)]),
     /// The event channels are closed.
     HangUp,
-    /// Everything stays mapped for so long after the front end has gone.
+    /// Everything stays mapped for this time after the front end is gone.
     Keep(u64),
-    /// Every page that can be had is mapped and searched for what is no frame.
+    /// Every page that can be mapped is searched for data that is no frame.
     Dump,
-    /// Echo requests of 1,400 bytes for so long, and what came back; with a storm of events to nobody or to the front end.
+    /// Echo requests of 1,400 bytes for this time, beside a storm of events; the answers are counted.
     Measure(Storm, u64),
-    /// The test does something: the back end is honest for so long.
+    /// The test does something. The back end is honest for this time.
     Wait(u64),
 }
 
-/// Whom a storm of events goes to.
+/// The receiver of a storm of events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Storm {
-    /// There is none.
+    /// No storm.
     None,
-    /// A channel without another end: it costs the sender the same.
+    /// A channel without another end, which costs the sender the same.
     Nobody,
     /// The front end.
     Peer,
@@ -135,7 +137,7 @@ const MORE: u16 = 4;
 const EXTRA: u16 = 8;
 /// `XEN_NETIF_EXTRA_TYPE_GSO`.
 const GSO: u8 = 1;
-/// As many as there are.
+/// As many responses as there are buffers.
 const ALL: u32 = u32::MAX;
 
 const fn script(name: &'static str, about: &'static str, says: &'static [&'static str], attack: Attack) -> Script {
@@ -151,16 +153,16 @@ const fn offer(
     Script { name, about, says, nodes, attack: Attack::Wait(700) }
 }
 
-const fn rx(id: Id, offset: u16, flags: u16, status: i16, times: u32) -> Attack {
+const fn rx(id: ResponseId, offset: u16, flags: u16, status: i16, times: u32) -> Attack {
     Attack::Rx { id, offset, flags, status, times }
 }
 
-/// What netfront calls violations of the protocol of the rings.
+/// netfront's names of the violations of the rings' protocol.
 const ID: &[&str] = &["response to a request that is not outstanding"];
 const PRODUCER: &[&str] = &["ring index: more responses than requests"];
 const BOUNDS: &[&str] = &["response outside its page"];
 const FEATURE: &[&str] = &["response with something that was not negotiated"];
-/// A chain that has no end is too long, or not agreed on.
+/// A chain without an end is too long, or was not negotiated.
 const CHAIN: &[&str] = &["response with something that was not negotiated", "frame of too many slots"];
 const NO_COPY: &[&str] = &["the back end does not copy received frames"];
 const NONE: &[&str] = &[];
@@ -171,46 +173,61 @@ pub static SCRIPTS: &[Script] = &[
     script("honest", "answers and is answered", NONE, Attack::Nothing),
     script("dump", "maps every page that it can and searches it for what is no frame", NONE, Attack::Dump),
     // Frames from the front end.
-    script("tx-id-twice", "two responses to one request", ID, Attack::Tx(Id::Again, 0)),
-    script("tx-id-never", "a response to a request that was never made", ID, Attack::Tx(Id::Plus(40), 0)),
-    script("tx-id-past-pool", "an id past the pool", ID, Attack::Tx(Id::Exact(300), 0)),
-    script("tx-id-huge", "the largest id", ID, Attack::Tx(Id::Exact(u16::MAX), 0)),
-    script("tx-status-error", "each frame fails", NONE, Attack::Tx(Id::Right, -1)),
-    script("tx-status-absurd", "a status that does not exist", NONE, Attack::Tx(Id::Right, i16::MIN)),
-    script("tx-status-null", "answers as to an extra-info slot", ID, Attack::Tx(Id::Right, 1)),
-    script("tx-producer-one", "one response too many", PRODUCER, Attack::Producer(Ring::Tx, Move::Beyond(1))),
-    script("tx-producer-jump", "the producer is a ring ahead", PRODUCER, Attack::Producer(Ring::Tx, Move::Beyond(256))),
+    script("tx-id-twice", "two responses to one request", ID, Attack::Tx(ResponseId::Previous, 0)),
+    script("tx-id-never", "a response to a request that was never made", ID, Attack::Tx(ResponseId::Plus(40), 0)),
+    script("tx-id-past-pool", "an id past the pool", ID, Attack::Tx(ResponseId::Exact(300), 0)),
+    script("tx-id-huge", "the largest id", ID, Attack::Tx(ResponseId::Exact(u16::MAX), 0)),
+    script("tx-status-error", "each frame fails", NONE, Attack::Tx(ResponseId::Correct, -1)),
+    script("tx-status-absurd", "a status that does not exist", NONE, Attack::Tx(ResponseId::Correct, i16::MIN)),
+    script("tx-status-null", "answers as to an extra-info slot", ID, Attack::Tx(ResponseId::Correct, 1)),
+    script("tx-producer-one", "one response too many", PRODUCER, Attack::Producer(Ring::Tx, ProducerShift::Beyond(1))),
+    script(
+        "tx-producer-jump",
+        "the producer is a ring ahead",
+        PRODUCER,
+        Attack::Producer(Ring::Tx, ProducerShift::Beyond(256)),
+    ),
     script(
         "tx-producer-far",
         "the producer is half the numbers ahead",
         PRODUCER,
-        Attack::Producer(Ring::Tx, Move::Beyond(1 << 31)),
+        Attack::Producer(Ring::Tx, ProducerShift::Beyond(1 << 31)),
     ),
-    script("tx-producer-back", "the producer goes back by 64", PRODUCER, Attack::Producer(Ring::Tx, Move::Back(64))),
+    script(
+        "tx-producer-back",
+        "the producer goes back by 64",
+        PRODUCER,
+        Attack::Producer(Ring::Tx, ProducerShift::Back(64)),
+    ),
     script("tx-silent", "leaves frames on the ring for 3 s", NONE, Attack::Silent(3_000)),
     script("tx-half", "never answers every other frame", NONE, Attack::Half(1_500)),
     // Frames to the front end.
-    script("rx-id-plus", "the id of the next buffer", ID, rx(Id::Plus(1), 0, 0, 60, 1)),
-    script("rx-id-again", "the id of the buffer before", ID, rx(Id::Again, 0, 0, 60, 1)),
-    script("rx-id-huge", "the largest id", ID, rx(Id::Exact(u16::MAX), 0, 0, 60, 1)),
-    script("rx-length", "a length past the page", BOUNDS, rx(Id::Right, 0, 0, 4097, 1)),
-    script("rx-length-huge", "the largest length", BOUNDS, rx(Id::Right, 0, 0, i16::MAX, 1)),
-    script("rx-offset", "a frame that starts at the end of its page", BOUNDS, rx(Id::Right, 4096, 0, 60, 1)),
-    script("rx-offset-wrap", "offset and length that wrap in 16 bits", BOUNDS, rx(Id::Right, 0xFFF0, 0, 60, 1)),
-    script("rx-status-zero", "empty frames in every buffer", NONE, rx(Id::Right, 0, 0, 0, ALL)),
-    script("rx-status-error", "an error in every buffer", NONE, rx(Id::Right, 0, 0, -1, ALL)),
+    script("rx-id-plus", "the id of the next buffer", ID, rx(ResponseId::Plus(1), 0, 0, 60, 1)),
+    script("rx-id-again", "the id of the buffer before", ID, rx(ResponseId::Previous, 0, 0, 60, 1)),
+    script("rx-id-huge", "the largest id", ID, rx(ResponseId::Exact(u16::MAX), 0, 0, 60, 1)),
+    script("rx-length", "a length past the page", BOUNDS, rx(ResponseId::Correct, 0, 0, 4097, 1)),
+    script("rx-length-huge", "the largest length", BOUNDS, rx(ResponseId::Correct, 0, 0, i16::MAX, 1)),
+    script("rx-offset", "a frame that starts at the end of its page", BOUNDS, rx(ResponseId::Correct, 4096, 0, 60, 1)),
+    script(
+        "rx-offset-wrap",
+        "offset and length that wrap in 16 bits",
+        BOUNDS,
+        rx(ResponseId::Correct, 0xFFF0, 0, 60, 1),
+    ),
+    script("rx-status-zero", "empty frames in every buffer", NONE, rx(ResponseId::Correct, 0, 0, 0, ALL)),
+    script("rx-status-error", "an error in every buffer", NONE, rx(ResponseId::Correct, 0, 0, -1, ALL)),
     script(
         "rx-status-absurd",
         "a status that does not exist, in every buffer",
         NONE,
-        rx(Id::Right, 0, 0, i16::MIN, ALL),
+        rx(ResponseId::Correct, 0, 0, i16::MIN, ALL),
     ),
-    script("rx-runt", "frames shorter than a header, in every buffer", NONE, rx(Id::Right, 0, 0, 13, ALL)),
-    script("rx-more-data", "one frame in two slots", NONE, rx(Id::Right, 0, MORE, 60, 2)),
-    script("rx-more-data-endless", "a chain of slots without end", CHAIN, rx(Id::Right, 0, MORE, 60, ALL)),
-    script("rx-more-data-errors", "a chain of errors without end", CHAIN, rx(Id::Right, 0, MORE, -1, ALL)),
-    script("rx-flag-gso-prefix", "a flag of a feature that is gone", FEATURE, rx(Id::Right, 0, 16, 60, 1)),
-    script("rx-flags-all", "every flag", FEATURE, rx(Id::Right, 0, u16::MAX, 60, 1)),
+    script("rx-runt", "frames shorter than a header, in every buffer", NONE, rx(ResponseId::Correct, 0, 0, 13, ALL)),
+    script("rx-more-data", "one frame in two slots", NONE, rx(ResponseId::Correct, 0, MORE, 60, 2)),
+    script("rx-more-data-endless", "a chain of slots without end", CHAIN, rx(ResponseId::Correct, 0, MORE, 60, ALL)),
+    script("rx-more-data-errors", "a chain of errors without end", CHAIN, rx(ResponseId::Correct, 0, MORE, -1, ALL)),
+    script("rx-flag-gso-prefix", "a flag of a feature that is gone", FEATURE, rx(ResponseId::Correct, 0, 16, 60, 1)),
+    script("rx-flags-all", "every flag", FEATURE, rx(ResponseId::Correct, 0, u16::MAX, 60, 1)),
     script("rx-extra-gso-zero", "segments of no bytes", FEATURE, Attack::Extra(GSO, 0, [0, 0, 1, 0, 0, 0], 1)),
     script(
         "rx-extra-gso-type",
@@ -225,66 +242,76 @@ pub static SCRIPTS: &[Script] = &[
         CHAIN,
         Attack::Extra(GSO, 1, [0xb4, 5, 1, 0, 0, 0], ALL),
     ),
-    script("rx-extra-missing", "extra information announced and not given", FEATURE, rx(Id::Right, 0, EXTRA, 60, 1)),
-    script("rx-producer-one", "one response too many", PRODUCER, Attack::Producer(Ring::Rx, Move::Beyond(1))),
+    script(
+        "rx-extra-missing",
+        "extra information announced and not given",
+        FEATURE,
+        rx(ResponseId::Correct, 0, EXTRA, 60, 1),
+    ),
+    script("rx-producer-one", "one response too many", PRODUCER, Attack::Producer(Ring::Rx, ProducerShift::Beyond(1))),
     script(
         "rx-producer-far",
         "the producer is half the numbers ahead",
         PRODUCER,
-        Attack::Producer(Ring::Rx, Move::Beyond(1 << 31)),
+        Attack::Producer(Ring::Rx, ProducerShift::Beyond(1 << 31)),
     ),
-    script("rx-producer-back", "the producer goes back by 64", PRODUCER, Attack::Producer(Ring::Rx, Move::Back(64))),
+    script(
+        "rx-producer-back",
+        "the producer goes back by 64",
+        PRODUCER,
+        Attack::Producer(Ring::Rx, ProducerShift::Back(64)),
+    ),
     script("rx-flood", "frames of no sense as fast as there are buffers", NONE, Attack::Flood(1_500)),
     script(
         "rx-wrong-ring",
         "the answer to a frame from the front end, on the other ring",
         ID,
-        rx(Id::Exact(0x0100), 0, 0, 0, 1),
+        rx(ResponseId::Exact(0x0100), 0, 0, 0, 1),
     ),
     // Memory that changes under the reader.
     script(
         "flip-tx-producer",
         "rewrites the producer of the ring to send",
         NONE,
-        Attack::Flip(Ring::Tx, Words::Producer, 1_500),
+        Attack::Rewrite(Ring::Tx, RingPart::Producer, 1_500),
     ),
     script(
         "flip-rx-producer",
         "rewrites the producer of the ring to receive",
         NONE,
-        Attack::Flip(Ring::Rx, Words::Producer, 1_500),
+        Attack::Rewrite(Ring::Rx, RingPart::Producer, 1_500),
     ),
     script(
         "flip-tx-events",
         "rewrites the event words of the ring to send",
         NONE,
-        Attack::Flip(Ring::Tx, Words::Events, 1_500),
+        Attack::Rewrite(Ring::Tx, RingPart::Events, 1_500),
     ),
     script(
         "flip-rx-events",
         "rewrites the event words of the ring to receive",
         NONE,
-        Attack::Flip(Ring::Rx, Words::Events, 1_500),
+        Attack::Rewrite(Ring::Rx, RingPart::Events, 1_500),
     ),
     script(
         "flip-tx-slots",
         "rewrites the slots of the ring to send",
         NONE,
-        Attack::Flip(Ring::Tx, Words::Slots, 1_500),
+        Attack::Rewrite(Ring::Tx, RingPart::Slots, 1_500),
     ),
     script(
         "flip-rx-slots",
         "rewrites the slots of the ring to receive",
         NONE,
-        Attack::Flip(Ring::Rx, Words::Slots, 1_500),
+        Attack::Rewrite(Ring::Rx, RingPart::Slots, 1_500),
     ),
     script(
         "flip-rx-responses",
         "rewrites responses between two legal ones (double fetch)",
         NONE,
-        Attack::Flip(Ring::Rx, Words::Responses, 2_000),
+        Attack::Rewrite(Ring::Rx, RingPart::Responses, 2_000),
     ),
-    script("flip-pages", "rewrites both ring pages whole", NONE, Attack::Flip(Ring::Tx, Words::Page, 1_500)),
+    script("flip-pages", "rewrites both ring pages whole", NONE, Attack::Rewrite(Ring::Tx, RingPart::Page, 1_500)),
     script("flip-payload", "rewrites frames while they are in use", NONE, Attack::Payload(2_000)),
     // Event channels.
     script("storm", "events on both channels as fast as possible for 30 s", STORM, Attack::Storm(30_000)),
@@ -355,7 +382,7 @@ pub static SCRIPTS: &[Script] = &[
     ),
 ];
 
-/// The script of this name.
+/// Returns the script of this name.
 #[must_use]
 pub fn find(name: &[u8]) -> Option<&'static Script> {
     SCRIPTS.iter().find(|script| script.name.as_bytes() == name)

@@ -1,4 +1,4 @@
-//! The back end against a store and a front end that the test plays.
+//! Tests the back end with a store and a front end that the test plays.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,8 @@ use crate::{Caps, service};
 const OWN: &str = "backend/vif/7/0";
 const FRONT: &str = "/local/domain/7/device/vif/0";
 
-/// From one run of the service to the next, in ms: fewer runs for Miri, for which each is a thousand times dearer.
+/// The time from one run of the service to the next, in ms. It is longer under Miri, which is a
+/// thousand times slower.
 const STEP: usize = if cfg!(miri) { 10 } else { 1 };
 
 struct World {
@@ -90,7 +91,7 @@ impl World {
         }
     }
 
-    /// Lets so many ms pass.
+    /// Advances the clock by `ms`.
     fn pass(&mut self, ms: u64) {
         for _ in (0..ms).step_by(STEP) {
             self.now += STEP as u64 * 1_000_000;
@@ -103,7 +104,7 @@ impl World {
         }
     }
 
-    /// The toolstack makes a device, and the front end posts buffers and connects.
+    /// Plays a toolstack that makes a device, and a front end that posts buffers and connects.
     fn connect(&mut self) {
         self.set(&format!("{OWN}/online"), "1");
         self.set(&format!("{OWN}/state"), "1");

@@ -1,6 +1,6 @@
-//! The frames of a peer that pings: ARP and ICMP echo, as far as that takes.
+//! The frames that a ping needs: ARP and ICMP echo.
 
-/// The longest frame that is made.
+/// The size of the longest frame, in bytes.
 pub const LONGEST: usize = 1514;
 /// Our hardware and IP address.
 const MAC: [u8; 6] = [0x00, 0x16, 0x3e, 0x77, 0x77, 0x77];
@@ -20,32 +20,34 @@ mod field {
     pub const ICMP_DATA: usize = 42;
 }
 
-/// What a frame from the front end is to us.
+/// The kind of a frame from the front end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Heard {
-    /// The front end's hardware address, by an answer to our question.
-    Address([u8; 6]),
-    /// Somebody asks for our hardware address.
-    Question([u8; 6]),
+pub enum Received {
+    /// The answer to our ARP request, with the front end's hardware address.
+    ArpReply([u8; 6]),
+    /// A request for our hardware address, with the address of the sender.
+    ArpRequest([u8; 6]),
     /// An answer to our echo request.
-    Echo,
+    EchoReply,
     /// Anything else.
     Other,
 }
 
-/// Sorts a frame, of which the first bytes are enough.
-pub fn hear(frame: &[u8]) -> Heard {
+/// Returns the kind of a frame. Its first bytes are enough.
+pub fn classify(frame: &[u8]) -> Received {
     let at = |offset: usize, bytes: &[u8]| frame.get(offset..offset + bytes.len()) == Some(bytes);
     let sender = frame.get(field::ARP_SENDER..field::ARP_SENDER + 6).and_then(|mac| mac.try_into().ok());
     if at(field::TYPE, &[8, 6]) {
         return match sender {
-            Some(mac) if at(field::ARP_OPERATION, &[0, 2]) && at(field::ARP_SENDER + 6, &PEER) => Heard::Address(mac),
-            Some(mac) if at(field::ARP_OPERATION, &[0, 1]) && at(38, &ADDRESS) => Heard::Question(mac),
-            _ => Heard::Other,
+            Some(mac) if at(field::ARP_OPERATION, &[0, 2]) && at(field::ARP_SENDER + 6, &PEER) => {
+                Received::ArpReply(mac)
+            }
+            Some(mac) if at(field::ARP_OPERATION, &[0, 1]) && at(38, &ADDRESS) => Received::ArpRequest(mac),
+            _ => Received::Other,
         };
     }
     let echo = at(field::TYPE, &[8, 0, 0x45]) && at(field::PROTOCOL, &[1]) && at(field::IP_SOURCE, &PEER);
-    if echo && at(field::ICMP, &[0, 0]) { Heard::Echo } else { Heard::Other }
+    if echo && at(field::ICMP, &[0, 0]) { Received::EchoReply } else { Received::Other }
 }
 
 fn put(frame: &mut [u8], offset: usize, bytes: &[u8]) {
@@ -54,7 +56,8 @@ fn put(frame: &mut [u8], offset: usize, bytes: &[u8]) {
     }
 }
 
-/// An ARP question for the front end's address, or an answer to its own; answers the length.
+/// Writes an ARP request for the front end's address, or the reply to its own request. Returns the
+/// length.
 pub fn arp(frame: &mut [u8; LONGEST], answer_to: Option<[u8; 6]>) -> usize {
     frame[..60].fill(0);
     let to = answer_to.unwrap_or(EVERYBODY);
@@ -68,7 +71,7 @@ pub fn arp(frame: &mut [u8; LONGEST], answer_to: Option<[u8; 6]>) -> usize {
     60
 }
 
-/// An echo request with so many bytes of data, all `fill`; answers the length.
+/// Writes an echo request with `data` bytes, all `fill`. Returns the length.
 pub fn echo(frame: &mut [u8; LONGEST], to: [u8; 6], data: usize, fill: u8) -> usize {
     let data = data.min(LONGEST - field::ICMP_DATA);
     let length = field::ICMP_DATA + data;
@@ -89,7 +92,7 @@ pub fn echo(frame: &mut [u8; LONGEST], to: [u8; 6], data: usize, fill: u8) -> us
     length
 }
 
-/// The Internet checksum (RFC 1071).
+/// Returns the Internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> [u8; 2] {
     let word = |pair: &[u8]| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low));
     let sum: u32 = bytes.chunks(2).map(word).sum();
@@ -108,21 +111,21 @@ mod tests {
         assert_eq!(length, 99);
         assert_eq!(checksum(&frame[14..34]), [0, 0]);
         assert_eq!(checksum(&frame[34..length]), [0, 0]);
-        assert_eq!(hear(&frame[..length]), Heard::Other);
+        assert_eq!(classify(&frame[..length]), Received::Other);
         // The answer: addresses exchanged, type 0.
         frame.copy_within(26..30, 900);
         put(&mut frame, 26, &PEER);
         frame[34] = 0;
-        assert_eq!(hear(&frame[..length]), Heard::Echo);
+        assert_eq!(classify(&frame[..length]), Received::EchoReply);
         let length = arp(&mut frame, None);
-        assert_eq!(hear(&frame[..length]), Heard::Other);
+        assert_eq!(classify(&frame[..length]), Received::Other);
         put(&mut frame, 20, &[0, 2, 1, 2, 3, 4, 5, 6, 10, 0, 2, 15]);
-        assert_eq!(hear(&frame[..length]), Heard::Address([1, 2, 3, 4, 5, 6]));
+        assert_eq!(classify(&frame[..length]), Received::ArpReply([1, 2, 3, 4, 5, 6]));
         put(&mut frame, 20, &[0, 1]);
         put(&mut frame, 38, &ADDRESS);
-        assert_eq!(hear(&frame[..length]), Heard::Question([1, 2, 3, 4, 5, 6]));
+        assert_eq!(classify(&frame[..length]), Received::ArpRequest([1, 2, 3, 4, 5, 6]));
         for length in 0..60 {
-            let _ = hear(&frame[..length]);
+            let _ = classify(&frame[..length]);
         }
     }
 }
