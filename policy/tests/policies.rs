@@ -150,7 +150,7 @@ fn bindings_give_each_capability_by_its_name() {
     let bindings = checked(&good()).bindings("driver").unwrap();
     for line in [
         "const HEAP: Option<cloister_caps::Slot> = Some(cloister_caps::Slot(18));",
-        "const CONSOLE: Option<cloister_caps::Slot> = None;",
+        "const CONSOLE: Option<cloister_caps::Slot> = Some(cloister_caps::Slot(1));",
         "fn capabilities(kernel: cloister_runtime::Kernel) -> cloister_driver::Caps<cloister_runtime::Kernel, cloister_runtime::SharedRegion> {",
         "        clock: cloister_interfaces::capability::Clock::new(kernel, cloister_caps::Slot(2)),",
         "        events: cloister_interfaces::capability::Port::new(kernel, cloister_caps::Slot(7), 4),",
