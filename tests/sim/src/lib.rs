@@ -1,5 +1,5 @@
-//! The simulated hypervisor and the host's [`System`](cloister_interfaces::System) and
-//! [`Memory`](cloister_interfaces::Memory): what the services' logic runs over in a host test.
+//! The other side of a service in a host test: the simulated hypervisor, and the host's
+//! [`System`](cloister_interfaces::System) and [`Memory`](cloister_interfaces::Memory).
 #![forbid(unsafe_code)]
 
 pub mod archive;
