@@ -10,6 +10,7 @@
 
 extern crate alloc;
 
+mod bound;
 mod dispatch;
 mod inside;
 mod part;

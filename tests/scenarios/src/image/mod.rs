@@ -22,8 +22,8 @@ const LONGEST_SLEEP: u64 = 50_000_000;
 
 /// What an image is started with.
 pub struct Options {
-    /// The text of the policy. Its services, queues and capabilities must be those of the shipped one, with which the
-    /// programs are compiled.
+    /// The text of the policy: [`fused_policy`], or one with the services, queues and capabilities of
+    /// the shipped policy, with which the programs are compiled.
     pub policy: String,
     /// The guest's command line.
     pub command_line: &'static str,
@@ -58,6 +58,16 @@ impl Default for Options {
 pub fn shipped_policy() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policy/default.toml");
     std::fs::read_to_string(path).expect("policy/default.toml")
+}
+
+/// Returns the text of the policy of the fused build, whose services are one program.
+///
+/// # Panics
+/// The file cannot be read.
+#[must_use]
+pub fn fused_policy() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests/fused.toml");
+    std::fs::read_to_string(path).expect("tests/guests/fused.toml")
 }
 
 /// The number of the driver domain of [`driver_domain_policy`].
@@ -117,7 +127,11 @@ impl Image {
             seed: options.seed,
         })
         .unwrap_or_else(|error| panic!("{error}"));
-        programs::install(&machine);
+        if options.policy == fused_policy() {
+            machine.install("fused", programs::fused::make);
+        } else {
+            programs::install(&machine);
+        }
         if options.policy == driver_domain_policy() {
             machine.install("netfront", programs::driver_domain_netfront::make);
         }

@@ -38,5 +38,24 @@ programs! {
     xenstore: "xenstore", cloister_xenstore;
 }
 
+/// All services as one program.
+pub mod fused {
+    use cloister_sim::program;
+
+    cloister_fused::bound!(cloister_sim::program);
+
+    use bound::{self as cloister_runtime, FromSlot as _};
+
+    include!(concat!(env!("OUT_DIR"), "/fused-fused.rs"));
+
+    /// Starts the program.
+    pub fn make() -> Box<dyn cloister_interfaces::Service> {
+        program::start(HEAP, CONSOLE, |kernel| {
+            let inside = cloister_fused::Inside::new(kernel);
+            cloister_fused::service(inside, move || capabilities(inside))
+        })
+    }
+}
+
 // The one program that knows who may be the back end, with the bindings of `super::driver_domain_policy`.
 program!(driver_domain_netfront: "driver-domain-netfront", cloister_netfront);
