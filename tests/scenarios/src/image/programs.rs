@@ -1,5 +1,6 @@
-//! The programs of the shipped image, compiled with the bindings that the policy compiler makes for them: a capability
-//! that a service wants and the policy does not give, or the other way round, does not compile.
+//! The programs of the shipped image, compiled with the bindings of the policy compiler. A
+//! capability that a service expects and the policy does not give does not compile, nor one that
+//! the policy gives and the service does not expect.
 
 use cloister_sim::Machine;
 
@@ -22,7 +23,7 @@ macro_rules! programs {
     ($($module:ident: $name:literal, $library:ident;)*) => {
         $(program!($module: $name, $library);)*
 
-        /// Gives every service of the shipped policy its program.
+        /// Installs the program of every service of the shipped policy.
         pub fn install(machine: &Machine) {
             $(machine.install($name, $module::make);)*
         }
@@ -57,5 +58,6 @@ pub mod fused {
     }
 }
 
-// The one program that knows who may be the back end, with the bindings of `super::driver_domain_policy`.
+// The one program whose bindings contain the domains that may be the back end, with those of
+// `super::driver_domain_policy`.
 program!(driver_domain_netfront: "driver-domain-netfront", cloister_netfront);
