@@ -25,16 +25,17 @@ pub(crate) fn bindings(policy: &Policy, plan: &Plan, index: usize) -> Option<Str
     fields.extend(binder.grants()?);
     fields.sort();
     let krate = service.body.program.value.replace('-', "_");
-    let heap = match binder.heap()? {
-        Some(slot) => format!("Some({})", slot_text(slot)),
-        None => "None".to_owned(),
-    };
+    let optional =
+        |slot: Option<u16>| slot.map_or_else(|| "None".to_owned(), |slot| format!("Some({})", slot_text(slot)));
+    let (heap, console) = (optional(binder.heap()?), optional(plan.slot(index, Kind::Console, 0)));
     let mut out = format!(
         "// What the policy `{}` gives the service `{}`. Made by the policy compiler.\n\n",
         policy.image, binder.name
     );
     out.push_str("/// The slot of the region that is this program's heap.\n");
-    out.push_str(&format!("const HEAP: Option<cloister_caps::Slot> = {heap};\n\n"));
+    out.push_str(&format!("const HEAP: Option<cloister_caps::Slot> = {heap};\n"));
+    out.push_str("/// The slot of the console, for this program's panic message.\n");
+    out.push_str(&format!("const CONSOLE: Option<cloister_caps::Slot> = {console};\n\n"));
     out.push_str("/// The capabilities, each by the name that the policy gives it.\n");
     // A service without queues and regions has no type of memory to name.
     let memory = fields.iter().any(|(_, value)| value.contains(MEMORY));

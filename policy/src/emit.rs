@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn the_kernel_reads_back_what_was_planned() {
-        for file in ["default.toml", "prober.toml", "selftest.toml"] {
+        for file in ["default.toml", "../tests/guests/prober.toml", "../tests/guests/selftest.toml"] {
             let mut policy = shipped(file);
             let blob = tables_of(&policy);
             for (index, service) in policy.plan.services.iter_mut().enumerate() {
@@ -288,9 +288,9 @@ mod tests {
         {
             assert_eq!(resets(&policy, name), Some(reset), "{name}");
         }
-        let policy = shipped("prober.toml");
+        let policy = shipped("../tests/guests/prober.toml");
         assert_eq!(resets(&policy, "prober-progress"), Some(0));
-        let policy = shipped("selftest.toml");
+        let policy = shipped("../tests/guests/selftest.toml");
         assert_eq!(resets(&policy, "stream-out"), Some(1));
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use cloister_policy::{Checked, load, parse};
 use proptest::prelude::*;
 
-const SHIPPED: [&str; 3] = ["default.toml", "prober.toml", "selftest.toml"];
+const SHIPPED: [&str; 3] = ["default.toml", "../tests/guests/prober.toml", "../tests/guests/selftest.toml"];
 
 fn folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -150,6 +150,7 @@ fn bindings_give_each_capability_by_its_name() {
     let bindings = checked(&good()).bindings("driver").unwrap();
     for line in [
         "const HEAP: Option<cloister_caps::Slot> = Some(cloister_caps::Slot(18));",
+        "const CONSOLE: Option<cloister_caps::Slot> = Some(cloister_caps::Slot(1));",
         "fn capabilities(kernel: cloister_runtime::Kernel) -> cloister_driver::Caps<cloister_runtime::Kernel, cloister_runtime::SharedRegion> {",
         "        clock: cloister_interfaces::capability::Clock::new(kernel, cloister_caps::Slot(2)),",
         "        events: cloister_interfaces::capability::Port::new(kernel, cloister_caps::Slot(7), 4),",

@@ -49,7 +49,13 @@ fn value(found: &toml_edit::Value) -> Value {
 #[test]
 fn the_shipped_policies_are_valid() {
     let validator = validator();
-    for file in ["default.toml", "prober.toml", "selftest.toml", "tests/good.toml", "src/init.toml"] {
+    for file in [
+        "default.toml",
+        "../tests/guests/prober.toml",
+        "../tests/guests/selftest.toml",
+        "tests/good.toml",
+        "src/init.toml",
+    ] {
         let policy = json(&std::fs::read_to_string(folder().join(file)).unwrap());
         let errors: Vec<String> =
             validator.iter_errors(&policy).map(|error| format!("{}: {error}", error.instance_path())).collect();

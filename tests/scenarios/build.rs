@@ -4,14 +4,20 @@
 use std::path::Path;
 
 fn main() {
-    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policy/default.toml");
-    println!("cargo::rerun-if-changed={}", policy.display());
-    let text = std::fs::read_to_string(&policy).unwrap_or_else(|error| panic!("{}: {error}", policy.display()));
+    let text = read("../../policy/default.toml");
     write(&text, "");
+    write(&read("../guests/fused.toml"), "fused-");
     // A program that deals with the back end knows the domains that may be it.
     let driver_domain = text.replace("ids = \"0\"", "ids = \"12\"");
     assert!(driver_domain != text, "the policy that ships has its back end in domain 0");
     write(&driver_domain, "driver-domain-");
+}
+
+/// Returns the text of a policy.
+fn read(policy: &str) -> String {
+    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join(policy);
+    println!("cargo::rerun-if-changed={}", policy.display());
+    std::fs::read_to_string(&policy).unwrap_or_else(|error| panic!("{}: {error}", policy.display()))
 }
 
 /// Writes the bindings of each service of a policy into a file that begins with `prefix`.

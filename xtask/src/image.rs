@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn each_policy_has_its_own_folder() {
-        let folder = folder(Path::new("policy/prober.toml")).expect("folder");
+        let folder = folder(Path::new("tests/guests/prober.toml")).expect("folder");
         assert!(folder.ends_with("image/prober"));
     }
 
@@ -235,12 +235,12 @@ mod tests {
     fn only_a_back_end_has_a_kernel_that_maps_foreign_memory() {
         let metadata = workspace::metadata().expect("metadata");
         for (name, expected) in [
-            ("default", &["image"][..]),
-            ("prober", &["image"]),
-            ("selftest", &["image"]),
-            ("back-end", &["back-end", "image"]),
+            (DEFAULT_POLICY, &["image"][..]),
+            ("tests/guests/prober.toml", &["image"]),
+            ("tests/guests/selftest.toml", &["image"]),
+            ("tests/guests/back-end.toml", &["back-end", "image"]),
         ] {
-            let file = workspace::root().join("policy").join(name).with_extension("toml");
+            let file = workspace::root().join(name);
             let policy = cloister_policy::load(&file).unwrap_or_else(|report| panic!("{}", report.render(false)));
             let found = features(&policy, &metadata).expect("features");
             assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{name}");

@@ -19,7 +19,7 @@ const DONE: [&str; 2] = ["done: ", ", 0 breaches"];
 #[derive(Args)]
 pub struct Arguments {
     /// The policy to build
-    #[arg(long, value_name = "FILE", default_value = "policy/selftest.toml")]
+    #[arg(long, value_name = "FILE", default_value = "tests/guests/selftest.toml")]
     policy: PathBuf,
     /// The image's command line
     #[arg(long, value_name = "S", default_value = "")]

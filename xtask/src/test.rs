@@ -23,6 +23,8 @@ const LONGEST: &str = "hostile";
 
 /// The domains that may be the back end in `hostile`: the honest one is in 0, the hostile one in 2, behind the image's own.
 const HOSTILE_BACK_END: &str = "0-2";
+/// The folders with the policies that images are built of: the one that ships, and those of the tests' guests.
+const POLICY_FOLDERS: [&str; 2] = ["policy", "tests/guests"];
 
 #[derive(Args)]
 pub struct Arguments {
@@ -188,12 +190,15 @@ fn all_policies() -> Result<Vec<PathBuf>> {
 }
 
 fn policies() -> Result<Vec<PathBuf>> {
-    let folder = workspace::root().join("policy");
-    let entries = std::fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
-    let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     let is_policy =
         |path: &PathBuf| path.extension().is_some_and(|extension| extension == "toml") && !path.ends_with("Cargo.toml");
-    let mut policies: Vec<PathBuf> = paths.into_iter().filter(is_policy).collect();
+    let mut policies = Vec::new();
+    for folder in POLICY_FOLDERS {
+        let folder = workspace::root().join(folder);
+        let entries = std::fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
+        let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        policies.extend(paths.into_iter().filter(is_policy));
+    }
     policies.sort();
     Ok(policies)
 }
@@ -274,9 +279,11 @@ mod tests {
     }
 
     #[test]
-    fn the_shipped_policies_are_found_and_no_manifest() {
+    fn the_shipped_policy_and_those_of_the_guests_are_found_and_no_manifest() {
         let found = policies().expect("policies");
-        assert!(found.iter().any(|path| path.ends_with("default.toml")), "{found:?}");
+        for name in ["policy/default.toml", "tests/guests/prober.toml", "tests/guests/storm.toml"] {
+            assert!(found.iter().any(|path| path.ends_with(name)), "{found:?}");
+        }
         assert!(found.iter().all(|path| !path.ends_with("Cargo.toml")));
     }
 }

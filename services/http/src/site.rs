@@ -141,8 +141,9 @@ fn with_index(path: &Path) -> Option<Path> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use cloister_sim::archive::cpio;
+
     use super::*;
-    use crate::archive::tests::cpio;
 
     /// Returns a site of these files.
     pub(crate) fn site(files: &[(&str, &[u8])]) -> Site {

@@ -1,13 +1,12 @@
 //! The two system calls.
 
-#[cfg(not(test))]
-use core::arch::asm;
-
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::{InvokeError, Operation, Slot, Status};
 use cloister_interfaces::{Instant, Notifications, System};
+
+use crate::syscall::call;
 
 /// Access to the kernel's `invoke`.
 ///
@@ -15,48 +14,6 @@ use cloister_interfaces::{Instant, Notifications, System};
 /// typed capabilities instead, and cannot invoke a slot by its number.
 #[derive(Clone, Copy)]
 pub struct Kernel(pub(crate) ());
-
-/// The only `syscall` instruction of a program. `cloister-policy verify` recognises it by its
-/// bytes, and rejects an image with another one in its code.
-#[cfg(not(test))]
-#[unsafe(naked)]
-extern "C" fn stub() {
-    core::arch::naked_asm!("syscall", "ret")
-}
-
-/// Makes a system call. Returns the status and the two words that the kernel returned.
-#[cfg(not(test))]
-fn call(number: u64, arguments: [u64; 6]) -> (u64, [u64; 2]) {
-    let (status, first, second);
-    // SAFETY: the only memory of the service that the kernel changes is in regions that only
-    // `SharedRegion` accesses. The only registers that it changes are named here: it restores the
-    // callee-saved ones and clears the others.
-    unsafe {
-        asm!(
-            "call {stub}",
-            stub = sym stub,
-            inlateout("rax") number => status,
-            inlateout("rdi") arguments[0] => first,
-            inlateout("rsi") arguments[1] => second,
-            inlateout("rdx") arguments[2] => _,
-            inlateout("r10") arguments[3] => _,
-            inlateout("r8") arguments[4] => _,
-            inlateout("r9") arguments[5] => _,
-            lateout("rcx") _,
-            lateout("r11") _,
-        );
-    }
-    (status, [first, second])
-}
-
-#[cfg(test)]
-use crate::tests::call;
-
-/// Makes a system call with any number and any arguments, for the prober.
-#[cfg(feature = "probe")]
-pub(crate) fn raw(number: u64, arguments: [u64; 6]) -> (u64, [u64; 2]) {
-    call(number, arguments)
-}
 
 /// The time at which the last `wait` ended, in ns. 0 if the kernel did not return it, or if
 /// [`Operation::ClockNow`] has consumed it.
@@ -70,22 +27,12 @@ static WAKE_TIME: AtomicU64 = AtomicU64::new(0);
 pub fn wait(deadline: Option<Instant>, hold: Notifications) -> Notifications {
     let deadline = deadline.map_or(NO_DEADLINE, |deadline| deadline.0);
     let (_, answer) = call(SYSTEM_CALL_WAIT, [deadline, hold.0, 0, 0, 0, 0]);
-    #[cfg(feature = "fused")]
-    crate::fused::record_time(answer[1]);
     WAKE_TIME.store(answer[1], Ordering::Relaxed);
     Notifications(answer[0])
 }
 
 impl System for Kernel {
     fn invoke(&self, slot: Slot, operation: Operation, [a0, a1, a2, a3]: [u64; 4]) -> Result<[u64; 2], InvokeError> {
-        if operation == Operation::ConsoleWrite {
-            #[cfg(feature = "image")]
-            crate::program::remember_console(slot);
-        }
-        #[cfg(feature = "fused")]
-        if let Some(words) = crate::fused::answer(slot, operation) {
-            return Ok(words);
-        }
         if operation == Operation::ClockNow
             && let time @ 1.. = WAKE_TIME.swap(0, Ordering::Relaxed)
         {

@@ -1,29 +1,30 @@
 //! The layer between a service's logic and the machine: system calls, mapped memory, heap and
 //! entry.
 //!
-//! Only this crate and `kernel/image` contain `unsafe`. The crates of the services forbid it: they
-//! call the kernel only through [`Kernel`], and access shared memory only through [`SharedRegion`].
+//! Of what ships, only this crate and `kernel/image` contain `unsafe`. The crates of the services
+//! forbid it: they call the kernel only through [`Kernel`], and access shared memory only through
+//! [`SharedRegion`].
 #![cfg_attr(not(test), no_std)]
 
-#[cfg(not(miri))]
 extern crate alloc;
 
 mod call;
-#[cfg(feature = "fused")]
-mod fused;
-#[cfg(any(feature = "image", test))]
+#[cfg(any(target_os = "none", test))]
 mod heap;
 mod memory;
-#[cfg(feature = "probe")]
-pub mod probe;
-#[cfg(feature = "image")]
+// The entry, the allocator and the panic handler, which on the host are those of `std`.
+#[cfg(target_os = "none")]
 mod program;
 
+// The assembly. The tests simulate the kernel, and Miri cannot interpret assembly.
+#[cfg_attr(miri, path = "tests/bytes.rs")]
+mod bytes;
+#[cfg_attr(test, path = "tests/syscall.rs")]
+mod syscall;
+
 pub use call::{Kernel, wait};
-#[cfg(feature = "fused")]
-pub use fused::take_notifications;
 pub use memory::{OwnedRegion, SharedRegion, constant_bytes};
-#[cfg(feature = "image")]
+#[cfg(target_os = "none")]
 pub use program::run;
 
 /// Makes a program from a service's library crate.
@@ -34,33 +35,19 @@ pub use program::run;
 macro_rules! service {
     ($service:ident) => {
         include!(env!("CLOISTER_CAPABILITIES"));
-
-        /// The service: called by the runtime's entry.
-        #[unsafe(no_mangle)]
-        extern "Rust" fn cloister_main() -> ! {
-            $crate::run(HEAP, |kernel| $service::service(capabilities(kernel)))
-        }
+        $crate::program!(|kernel| $service::service(capabilities(kernel)));
     };
 }
 
-/// Makes the program that contains all services.
-#[cfg(feature = "fused")]
+/// Makes a program from a function that makes its service. The program includes its bindings
+/// itself.
 #[macro_export]
-macro_rules! fused {
-    ($program:ident) => {
-        include!(env!("CLOISTER_CAPABILITIES"));
-
+macro_rules! program {
+    ($make:expr) => {
         /// The service: called by the runtime's entry.
         #[unsafe(no_mangle)]
         extern "Rust" fn cloister_main() -> ! {
-            $crate::run(HEAP, |kernel| {
-                $program::service($program::Inside {
-                    system: kernel,
-                    caps: move || capabilities(kernel),
-                    part: $crate::SharedRegion::part,
-                    take_notifications: $crate::take_notifications,
-                })
-            })
+            $crate::run(HEAP, CONSOLE, $make)
         }
     };
 }

@@ -8,11 +8,8 @@
 //! - The address and the length of a region come only from the kernel, and every access is checked
 //!   against them.
 
-#[cfg(not(miri))]
 use alloc::vec::Vec;
-#[cfg(not(miri))]
-use core::arch::asm;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use cloister_caps::abi::region;
 use cloister_caps::tables::MAX_SLOTS;
@@ -20,7 +17,12 @@ use cloister_caps::{Operation, Slot};
 use cloister_interfaces::message::Words;
 use cloister_interfaces::{ExclusiveMemory, Memory, System};
 
+use crate::bytes::{assume_written, copy};
 use crate::call::Kernel;
+
+/// The slot of the heap plus one, or zero if there is none. Zero as the initial value spares the
+/// program a page of initialised data.
+pub(crate) static HEAP_SLOT: AtomicU16 = AtomicU16::new(0);
 
 /// A mapped region that others may read or write at any moment.
 ///
@@ -37,8 +39,7 @@ pub struct SharedRegion {
 /// Asks the kernel for the base, the length and the flags of the region in `slot`. The length is 0
 /// if the kernel refuses, and for the two regions that Rust objects live in: heap and stack.
 fn find_region(kernel: Kernel, slot: Slot) -> (usize, usize, u64) {
-    #[cfg(feature = "image")]
-    if crate::program::is_heap(slot) {
+    if HEAP_SLOT.load(Ordering::Relaxed) == slot.0 + 1 {
         return (0, 0, 0);
     }
     match kernel.invoke(slot, Operation::RegionFind, [0; 4]) {
@@ -58,15 +59,6 @@ impl SharedRegion {
     pub fn new(kernel: Kernel, slot: Slot) -> SharedRegion {
         let (base, length, flags) = find_region(kernel, slot);
         SharedRegion { base, length: if flags & region::EXCLUSIVE == 0 && base.is_multiple_of(8) { length } else { 0 } }
-    }
-
-    /// Returns the part of the region of `length` bytes from `offset` on, a multiple of 8. It is
-    /// empty if the region does not contain it.
-    #[cfg(feature = "fused")]
-    #[must_use]
-    pub fn part(&self, offset: usize, length: usize) -> SharedRegion {
-        let base = self.address(offset, length).filter(|base| base.is_multiple_of(8));
-        SharedRegion { base: base.unwrap_or_default(), length: base.map_or(0, |_| length) }
     }
 
     /// Returns the address of `count` bytes from `offset` on, if the region contains them.
@@ -142,15 +134,13 @@ impl Memory for SharedRegion {
         }
     }
 
-    #[cfg(not(miri))]
     fn buffer(length: usize) -> Option<Vec<u8>> {
         let mut bytes = Vec::<u8>::new();
         bytes.try_reserve_exact(length).ok()?;
         // SAFETY: the vector has the capacity, in mapped memory of the heap, which holds some
-        // bytes. The compiler must assume that the assembly wrote them, so they are not undefined
-        // for it.
+        // bytes. `assume_written` makes them defined for the compiler.
         unsafe {
-            asm!("/* {} */", in(reg) bytes.as_mut_ptr(), options(nostack, preserves_flags));
+            assume_written(bytes.as_mut_ptr(), length);
             bytes.set_len(length);
         }
         Some(bytes)
@@ -231,40 +221,6 @@ impl ExclusiveMemory for OwnedRegion {
         // else refers to them while they are lent: `SharedRegion::new` refuses such a region, and
         // `OwnedRegion::new` returns it once.
         Some(edit(unsafe { core::slice::from_raw_parts_mut((self.base + offset) as *mut u8, length) }))
-    }
-}
-
-/// Copies `count` bytes. Each is read once and written once, by instructions that the compiler
-/// cannot see into.
-///
-/// # Safety
-/// Both ranges are mapped and do not overlap. If the destination is read-only, the copy faults.
-#[cfg(not(miri))]
-unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
-    // SAFETY: the caller guarantees the ranges. The direction flag is clear by the ABI.
-    unsafe {
-        asm!(
-            "rep movsq",
-            "mov rcx, {rest}",
-            "rep movsb",
-            rest = in(reg) count % 8,
-            inout("rcx") count / 8 => _,
-            inout("rsi") from => _,
-            inout("rdi") to => _,
-            options(nostack, preserves_flags),
-        );
-    }
-}
-
-/// Copies `count` bytes under Miri, which cannot interpret assembly. Miri still checks the ranges.
-///
-/// # Safety
-/// As for the other version.
-#[cfg(miri)]
-unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
-    for index in 0..count {
-        // SAFETY: the caller guarantees the ranges.
-        unsafe { to.add(index).write_volatile(from.add(index).read_volatile()) }
     }
 }
 

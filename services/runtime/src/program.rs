@@ -9,39 +9,31 @@ use cloister_interfaces::{Notifications, Service, System};
 
 use crate::call::{Kernel, wait};
 use crate::heap::Allocator;
+use crate::memory::HEAP_SLOT;
 
-/// The slot of the heap plus one, or zero if there is none. Zero as the initial value spares the
-/// program a page of initialised data.
-static HEAP_SLOT: AtomicU16 = AtomicU16::new(0);
-/// The slot of the console plus one, or zero if it is unknown.
+/// The slot of the console plus one, or zero if the service has none. Zero as the initial value
+/// spares the program a page of initialised data.
 static CONSOLE_SLOT: AtomicU16 = AtomicU16::new(0);
 /// `true` once [`run`] was called.
 static STARTED: AtomicBool = AtomicBool::new(false);
-
-/// Records the slot of the console, for the panic message.
-pub(crate) fn remember_console(slot: Slot) {
-    CONSOLE_SLOT.store(slot.0 + 1, Ordering::Relaxed);
-}
-
-/// Returns `true` if `slot` is the heap, which only the allocator may access.
-pub(crate) fn is_heap(slot: Slot) -> bool {
-    HEAP_SLOT.load(Ordering::Relaxed) == slot.0 + 1
-}
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator::empty();
 
 /// Runs a service forever.
 ///
-/// `heap` is the slot of the region for its allocator. `make` creates the service; nothing else
-/// gets the [`Kernel`].
+/// `heap` is the slot of the region for its allocator, `console` that of the console for the panic
+/// message. `make` creates the service; nothing else gets the [`Kernel`].
 ///
 /// # Panics
 /// The service is already running. So code that the service calls cannot obtain the kernel this
 /// way.
-pub fn run<T: Service>(heap: Option<Slot>, make: impl FnOnce(Kernel) -> T) -> ! {
+pub fn run<T: Service>(heap: Option<Slot>, console: Option<Slot>, make: impl FnOnce(Kernel) -> T) -> ! {
     assert!(!STARTED.swap(true, Ordering::Relaxed), "the service runs already");
     let kernel = Kernel(());
+    if let Some(slot) = console {
+        CONSOLE_SLOT.store(slot.0 + 1, Ordering::Relaxed);
+    }
     if let Some(slot) = heap
         && let Ok([base, size]) = kernel.invoke(slot, Operation::RegionFind, [0; 4])
     {

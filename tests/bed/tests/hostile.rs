@@ -1,5 +1,5 @@
 //! A hostile back end on real Xen: another guest, made of our own kernel, takes netback's place and runs its scripts
-//! (`services/back-end`). After each the image lives, says what it refused, and serves HTTP over an honest back end.
+//! (`tests/guests/back-end`). After each the image lives, says what it refused, and serves HTTP over an honest back end.
 #![forbid(unsafe_code)]
 
 mod support;

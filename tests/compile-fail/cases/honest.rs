@@ -62,7 +62,7 @@ mod clerk {
 include!("clerk.bindings");
 
 fn main() {
-    let _ = (service::<cloister_runtime::Kernel, cloister_runtime::SharedRegion>, capabilities, HEAP);
+    let _ = (service::<cloister_runtime::Kernel, cloister_runtime::SharedRegion>, capabilities, HEAP, CONSOLE);
     let _ = first::<cloister_runtime::OwnedRegion>;
     let notes = |caps: clerk::Caps<cloister_runtime::Kernel, cloister_runtime::SharedRegion>| (caps.console, caps.notes);
     let _ = notes;

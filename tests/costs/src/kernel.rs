@@ -1,4 +1,5 @@
-//! The kernel of the image that ships, over a machine that does nothing: the price of a capability check.
+//! The kernel of the image that ships, over a platform that does nothing: the cost of a capability
+//! check.
 
 use std::cell::RefCell;
 use std::hint::black_box;
@@ -42,12 +43,12 @@ impl Platform for Nothing {
     fn clear(&mut self, _: Gfn) {}
 }
 
-/// A service's way into the kernel, in which it holds one end of a queue.
+/// The kernel as one service calls it, which holds one end of a queue.
 #[derive(Clone)]
 pub struct Caller {
     kernel: Rc<RefCell<Kernel<'static>>>,
     service: u8,
-    /// The way in: of what is called there, and with what, the compiler knows nothing.
+    /// The entry of the kernel. The compiler knows nothing of the function, nor of its arguments.
     enter: fn(&RefCell<Kernel<'static>>, u8, u64, &[u64; 6]) -> Status,
     /// The slot of that end.
     pub slot: Slot,
@@ -56,10 +57,10 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The first holder of a sending end in the policy.
+    /// Creates a caller for the first holder of a sending end in the policy.
     ///
     /// # Errors
-    /// What is wrong with the policy.
+    /// Describes what is wrong with the policy.
     pub fn new() -> Result<Self, String> {
         let policy = cloister_policy::parse("the policy", POLICY).map_err(|report| report.to_string())?;
         let bytes = policy.tables().ok_or("the policy has no tables")?.leak();
@@ -88,7 +89,7 @@ impl Caller {
         (self.enter)(&self.kernel, service, SYSTEM_CALL_WAIT, &[NO_DEADLINE, 0, 0, 0, 0, 0]);
     }
 
-    /// This service waits; answers what the receiver is told, if it is the one to run.
+    /// Makes this service wait. Returns the receiver's notifications if it runs next.
     #[inline]
     pub fn hand_over(&self) -> Option<u64> {
         self.wait(self.service);
@@ -97,7 +98,7 @@ impl Caller {
         Some(kernel.wait_answer(next, 0).words[0])
     }
 
-    /// The receiver waits; answers whether nobody is to run then.
+    /// Makes the receiver wait. Returns `true` if no service is ready then.
     #[inline]
     pub fn rest(&self) -> bool {
         self.wait(self.receiver);
@@ -117,7 +118,7 @@ impl System for Caller {
     #[inline]
     fn invoke(&self, slot: Slot, operation: Operation, [a, b, c, d]: [u64; 4]) -> Result<[u64; 2], InvokeError> {
         let arguments = [u64::from(slot.0), operation as u64, a, b, c, d];
-        // A notification answers nothing.
+        // A notification has no result.
         (self.enter)(&self.kernel, self.service, SYSTEM_CALL_INVOKE, &arguments).into_result().map(|()| [0; 2])
     }
 }

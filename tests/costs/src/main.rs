@@ -1,6 +1,6 @@
-//! `cloister-costs NAME COUNT` does one piece of the image's pure code COUNT times. `cargo xtask bench --regime host` runs it
-//! under valgrind with two counts; the difference is what one time costs. Without arguments it lists the names,
-//! and of how many units each is.
+//! `cloister-costs NAME COUNT` runs one piece of the image's pure code COUNT times. `cargo xtask
+//! bench --regime host` runs it under valgrind with two counts; the difference is the cost of one
+//! run. Without arguments it lists the names and the number of units in one run of each.
 #![forbid(unsafe_code)]
 
 mod kernel;
@@ -25,13 +25,13 @@ use cloister_tcpip::tcp::recovery::Recovery;
 use crate::kernel::Caller;
 use crate::memory::Words;
 
-/// A piece that is prepared: does it so many times.
+/// A prepared piece: runs it this number of times.
 type Ready = Box<dyn FnMut(u32)>;
 
 /// Prepares a piece.
 type Piece = fn() -> Result<Ready, String>;
 
-/// The pieces: name, how many units one time is, how to prepare it.
+/// The pieces: the name, the number of units in one run, and the function that prepares it.
 const PIECES: [(&str, u32, Piece); 13] = [
     ("check", 1, check),
     ("hop-awake", 1, hop_awake),
@@ -75,12 +75,14 @@ fn run(name: &str, count: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// What does `once` many times, with nothing in between that would be counted.
+/// Returns a function that runs `once` again and again, with nothing in between that would be
+/// counted.
 fn repeated(mut once: impl FnMut() + 'static) -> Result<Ready, String> {
     Ok(Box::new(move |count| (0..count).for_each(|_| once())))
 }
 
-/// One invocation of a capability: finding it, its rights, the operation, and noting it.
+/// One invocation of a capability: looking it up, checking its rights, the operation, and recording
+/// it.
 fn check() -> Result<Ready, String> {
     let caller = Caller::new()?;
     repeated(move || {
@@ -105,7 +107,7 @@ impl Message for Descriptor {
 /// Both ends of a queue of descriptors.
 type Ends = (Sender<Descriptor, Caller, Words>, Receiver<Descriptor, Caller, Words>);
 
-/// A queue to a receiver that sleeps.
+/// Creates a queue to a receiver that sleeps.
 fn queue() -> Result<Ends, String> {
     between(&Caller::new()?)
 }
@@ -121,9 +123,10 @@ fn between(caller: &Caller) -> Result<Ends, String> {
     Ok((Sender::new(caller.clone(), end), receiver))
 }
 
-/// A descriptor through a queue to a receiver that does not sleep: written, announced, which finds that nobody is to be woken,
-/// and taken; the place of each is given back with those of 31 others. The kernel is not called, so no capability is checked:
-/// that the pages are mapped is what lets each side do it.
+/// Sends a descriptor through a queue to a receiver that does not sleep: writes it, publishes it,
+/// finds that no notification is needed, and consumes it. Its slot is freed together with those of
+/// 31 others. The kernel is not called, so no capability is checked: each side can do this because
+/// the pages are mapped.
 fn hop_awake() -> Result<Ready, String> {
     let mut ends = queue()?;
     repeated(move || {
@@ -134,8 +137,8 @@ fn hop_awake() -> Result<Ready, String> {
     })
 }
 
-/// A descriptor through a queue to a receiver that sleeps: written, announced with one capability check, taken, and the
-/// receiver about to sleep again: it has looked once more after telling the sender so.
+/// Sends a descriptor through a queue to a receiver that sleeps: writes it, publishes it with one
+/// capability check, consumes it, and checks the queue once more after asking for a notification.
 fn hop() -> Result<Ready, String> {
     let mut ends = queue()?;
     repeated(move || {
@@ -148,9 +151,10 @@ fn hop() -> Result<Ready, String> {
     })
 }
 
-/// [`hop`] with what the kernel decides when one service sleeps and the other runs: the sender's `wait`, the choice of the
-/// receiver, what it is told, its `wait`, and that nobody is left to run. What only the processor of the image can do is not in
-/// it: the entries, and the change of the address space.
+/// [`hop`] with the kernel's decisions when one service sleeps and the other runs: the sender's
+/// `wait`, the choice of the receiver, its notifications, its `wait`, and that no service is ready
+/// then. It contains nothing that needs the processor of the image: the entries, and the change of
+/// the address space.
 fn hop_switch() -> Result<Ready, String> {
     let caller = Caller::new()?;
     let mut ends = between(&caller)?;
@@ -166,7 +170,8 @@ fn hop_switch() -> Result<Ready, String> {
     })
 }
 
-/// [`hop`] of a batch of descriptors: from an array of the sender's, each handed to what the receiver does with it.
+/// [`hop`] of a batch of descriptors, from an array of the sender to the function of the receiver
+/// that uses each.
 fn hop_32() -> Result<Ready, String> {
     let mut ends = queue()?;
     let batch = [Descriptor([0, 1, 2, 3]); 32];
@@ -180,7 +185,7 @@ fn hop_32() -> Result<Ready, String> {
     })
 }
 
-/// A batch of transmit requests into the ring shared with the back end, and announcing it.
+/// Writes a batch of transmit requests into the ring shared with the back end, and publishes it.
 fn ring(batch: u32) -> Result<Ready, String> {
     let memory = Words::new(PAGE_SIZE);
     repeated(move || {
@@ -201,7 +206,7 @@ fn parse(text: &'static str) -> Result<Ready, String> {
     })
 }
 
-/// A TCP segment's checksum.
+/// Computes the checksum of a TCP segment.
 fn checksum(payload: usize) -> Result<Ready, String> {
     let mut frame = vec![0; 14 + 20 + 20 + payload];
     frame[12..14].copy_from_slice(&[0x08, 0x00]);
@@ -215,7 +220,7 @@ fn checksum(payload: usize) -> Result<Ready, String> {
     })
 }
 
-/// Finding a connection by its addresses and ports among 10,000.
+/// Finds a connection by its addresses and ports among 10,000.
 fn lookup() -> Result<Ready, String> {
     const COUNT: u16 = 10_000;
     let mut table = Table::new(usize::from(COUNT), 0x9E37_79B9_7F4A_7C15);
@@ -228,8 +233,8 @@ fn lookup() -> Result<Ready, String> {
     })
 }
 
-/// Following what is on its way: a segment of 612 bytes that is sent, its acknowledgement with the next request, and the
-/// timer.
+/// Tracks the segments in flight: one of 612 bytes that is sent, its acknowledgement with the next
+/// request, and the timer.
 fn follow() -> Result<Ready, String> {
     const LENGTH: u16 = 612;
     let mut frame = vec![0; 14 + 20 + 20 + usize::from(LENGTH)];

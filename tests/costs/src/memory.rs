@@ -1,4 +1,5 @@
-//! Shared memory at the price that it has in the image: its bounds checked and each word one access, nothing in between.
+//! Shared memory at the cost that it has in the image: checked bounds, and each word one access,
+//! nothing in between.
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -6,7 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use cloister_interfaces::queue::SLOTS;
 use cloister_interfaces::{ExclusiveMemory, Memory, message};
 
-/// A page with indices and events before [`SLOTS`], which are halves of words, and whole words after.
+/// A page: indices and events before [`SLOTS`], as halves of words, and whole words after.
 #[derive(Clone)]
 pub struct Words {
     header: Rc<[AtomicU32]>,
@@ -14,7 +15,7 @@ pub struct Words {
 }
 
 impl Words {
-    /// `length` zero bytes.
+    /// Creates a region of `length` zero bytes.
     pub fn new(length: usize) -> Self {
         Words {
             header: (0..SLOTS / 4).map(|_| AtomicU32::new(0)).collect(),
@@ -22,7 +23,7 @@ impl Words {
         }
     }
 
-    /// The words of the slots from `offset`; none if not all `count` of them are there.
+    /// Returns `count` words of the slots from `offset`, or none if not all of them exist.
     fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
         let index = offset.wrapping_sub(SLOTS) / 8;
         self.slots.get(index..index.wrapping_add(count)).unwrap_or_default()

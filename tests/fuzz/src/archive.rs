@@ -1,32 +1,22 @@
-//! The reader of archives, and files that are none.
+//! The reader of archives, under damaged archives and other bytes.
 
 use arbitrary::Arbitrary;
 use cloister_http::archive::{End, Files, Format};
 use cloister_http::mime;
+use cloister_sim::archive::cpio;
 
 use crate::script::{Bytes, Claim, Trace, World};
 
-/// Files of a sample site.
+/// The files of a sample site.
 const FILES: [(&str, &[u8]); 4] =
     [("index.html", b"<p>hello</p>"), ("a.txt", b"0123456789"), ("dir/index.html", b"in dir"), ("dir/b.css", b"x")];
 
-/// A cpio archive ("newc").
+/// Returns a cpio archive of the sample site.
 pub fn sample() -> Vec<u8> {
-    let mut archive = Vec::new();
-    for (name, data) in FILES.into_iter().chain([("TRAILER!!!", &b""[..])]) {
-        let mut header = String::from("070701");
-        for field in [1, 0o100_644, 0, 0, 1, 1_700_000_000, data.len(), 0, 0, 0, 0, name.len() + 1, 0] {
-            header.push_str(&format!("{field:08x}"));
-        }
-        archive.extend(header.bytes().chain(name.bytes()).chain([0]));
-        archive.resize(archive.len().next_multiple_of(4), 0);
-        archive.extend_from_slice(data);
-        archive.resize(archive.len().next_multiple_of(4), 0);
-    }
-    archive
+    cpio(&FILES)
 }
 
-/// A tar archive (ustar), with a long name of GNU's kind and one of pax's.
+/// Returns a tar archive (ustar) with a long name of GNU's kind and one of pax's.
 fn tar() -> Vec<u8> {
     let mut archive = Vec::new();
     let mut entry = |name: &str, kind: u8, data: &[u8]| {
@@ -53,7 +43,7 @@ fn tar() -> Vec<u8> {
     archive
 }
 
-/// What is changed.
+/// The archive that is changed.
 #[derive(Arbitrary, Debug)]
 pub enum Start {
     Cpio,
@@ -64,20 +54,20 @@ pub enum Start {
 /// A change.
 #[derive(Arbitrary, Debug)]
 pub enum Change {
-    /// These bytes stand at this place.
+    /// Write these bytes at this offset.
     Put(u16, Bytes),
-    /// A number of the archive's own form, hexadecimal or octal, stands there.
+    /// Write a number in the archive's own form, hexadecimal or octal, at this offset.
     Hex(u16, Claim),
     Octal(u16, Claim),
-    /// It ends there.
+    /// Cut it at this offset.
     Cut(u16),
-    /// More follows.
+    /// Append bytes.
     Append(Bytes),
-    /// An entry is there twice.
+    /// Append a copy of a part.
     Repeat(u16, u16),
 }
 
-/// An archive that somebody changes.
+/// An archive that an attacker changes.
 pub struct Archive(Vec<u8>);
 
 impl Archive {
@@ -122,7 +112,7 @@ impl World for Archive {
     fn step(&mut self, change: Change) {
         match change {
             Change::Put(at, Bytes(bytes)) => self.put(at, &bytes),
-            // From the sizes that stand there on.
+            // From the sizes that are in the archive.
             Change::Hex(at, claim) => self.put(at, format!("{:08x}", claim.of(16)).as_bytes()),
             Change::Octal(at, claim) => self.put(at, format!("{:011o}", claim.of(512)).as_bytes()),
             Change::Cut(at) => self.0.truncate(at.into()),

@@ -1,4 +1,4 @@
-//! What the toolstack hands over: start info, memory map, modules and command line.
+//! What the toolstack passes to the image: start info, memory map, modules and command line.
 
 use arbitrary::Arbitrary;
 use cloister_kernel_core::boot::{
@@ -9,12 +9,12 @@ use std::cell::Cell;
 
 use crate::script::{Bytes, Claim, Trace, World};
 
-/// Physical memory above this is not used.
+/// The end of the physical memory that is used.
 const REACH: u64 = 1 << 32;
-/// Where the start info of the sample is.
+/// The address of the sample's start info.
 const AT: u64 = 0x100;
 
-/// Low memory, and nothing else; it counts what is read.
+/// Low memory. It counts the reads.
 struct Ram {
     bytes: Vec<u8>,
     reads: Cell<usize>,
@@ -41,7 +41,7 @@ impl Ram {
         }
     }
 
-    /// A start info of version 1 with one module, a command line and two map entries.
+    /// Returns a start info of version 1 with one module, a command line and two map entries.
     fn sample() -> Ram {
         let mut ram = Ram { bytes: vec![0; 0x1000], reads: Cell::new(0) };
         ram.put(0x100, &MAGIC.to_le_bytes());
@@ -66,22 +66,22 @@ impl Ram {
     }
 }
 
-/// A change of what the toolstack left.
+/// A change of what the toolstack passes.
 #[derive(Arbitrary, Debug)]
 pub enum Change {
-    /// A field of the start info, of the module's entry or of the map, by its place.
+    /// Change a field of the start info, of the module's entry or of the map, by its index.
     Field(u8, u64),
     Near(u8, Claim),
-    /// More entries in the map.
+    /// Add entries to the map.
     Entry(u8, u64, u64, u32),
     Count(u32),
     Line(Bytes),
     Bytes(u16, Bytes),
-    /// Where the start info is said to be.
+    /// Change the address of the start info.
     At(u64),
 }
 
-/// What was handed over.
+/// What the toolstack passed.
 pub struct Boot {
     ram: Ram,
     at: u64,

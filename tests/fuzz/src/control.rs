@@ -1,5 +1,5 @@
-//! The control service: between a store that says anything and a tcpip that says anything. It holds the right to end the
-//! domain, which is not to be had but by the toolstack's command.
+//! The control service between a hostile store and a hostile tcpip. It holds the right to end the
+//! domain, and must use it only on the toolstack's command.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -20,44 +20,34 @@ use crate::script::{Bytes, Trace, World};
 
 const NODE: &str = "/local/domain/7/control/shutdown";
 const COMMANDS: [&str; 6] = ["poweroff", "halt", "reboot", "suspend", "", "crash"];
-/// 32 steps, of which each says something or sends something.
+/// The work of 32 steps, each of which receives or sends a message.
 const MOST: Work = Work { invocations: 260, reads: 260 };
 
-/// An answer of the store.
+/// A reply of the store.
 #[derive(Arbitrary, Clone, Debug)]
 pub enum Answer {
-    /// To the request made last.
+    /// To the last request.
     Value(Bytes),
     Command(u8),
     Failure(u8),
-    /// To another.
+    /// To another request.
     Other(u16, Bytes),
     Changed(u16),
 }
 
-/// An answer with the number of the request that it is to.
+/// A reply, with the id of its request.
 #[derive(Clone, Debug)]
 pub struct To(u16, Answer);
 
 impl Arbitrary<'_> for To {
     fn arbitrary(input: &mut arbitrary::Unstructured<'_>) -> arbitrary::Result<Self> {
-        // The number is put in when it is said.
+        // The id is set when the reply is sent.
         Ok(To(0, Answer::arbitrary(input)?))
     }
 }
 
 impl Say<Reply> for To {
     fn bytes(&self) -> Vec<u8> {
-        const FAILURES: [Failure; 8] = [
-            Failure::NotFound,
-            Failure::Access,
-            Failure::Policy,
-            Failure::Again,
-            Failure::TooLong,
-            Failure::Quota,
-            Failure::Timeout,
-            Failure::Other,
-        ];
         let value = |bytes: &[u8]| -> Value { bytes.iter().copied().take(120).collect() };
         let reply = match &self.1 {
             Answer::Value(Bytes(bytes)) => Reply::Answer { id: self.0, result: Ok(value(bytes)) },
@@ -66,7 +56,7 @@ impl Say<Reply> for To {
                 Reply::Answer { id: self.0, result: Ok(value(text.as_bytes())) }
             }
             Answer::Failure(which) => {
-                Reply::Answer { id: self.0, result: Err(FAILURES[usize::from(*which) % FAILURES.len()]) }
+                Reply::Answer { id: self.0, result: Err(Failure::ALL[usize::from(*which) % Failure::ALL.len()]) }
             }
             Answer::Other(id, Bytes(bytes)) => Reply::Answer { id: *id, result: Ok(value(bytes)) },
             Answer::Changed(token) => Reply::Changed { token: *token },
@@ -83,14 +73,14 @@ pub struct Setup {
     depth: u8,
 }
 
-/// The service and what it is connected to.
+/// The service and its peers.
 struct Bench {
     host: Host,
     service: Box<dyn Service>,
     store: Wires,
     tcpip: Peer<control::Reply, control::Request>,
     daemon: Xenstored,
-    /// The domain was ended.
+    /// `true` once the domain was ended.
     ended: Rc<Cell<bool>>,
 }
 
@@ -116,7 +106,7 @@ impl Bench {
         Bench { host, service, store, tcpip: Peer::server(&control), daemon, ended }
     }
 
-    /// The store's place, for an honest one.
+    /// The store's end of the queue, for an honest store.
     fn store_service(&self) -> StoreService<Recorder> {
         let same = |memory: SharedMemory| memory;
         StoreService::new(self.store.server(&Recorder::new(), 4, same, same))
@@ -128,7 +118,7 @@ impl Bench {
         }
     }
 
-    /// With an honest store, a command ends the domain, however long tcpip takes.
+    /// Checks that with an honest store a command ends the domain, however long tcpip takes.
     fn obeys(&mut self, store: &mut StoreService<Recorder>) {
         for round in 0..20 {
             if self.ended.get() {
@@ -160,13 +150,14 @@ pub struct HostileStore {
     bench: Bench,
     store: Peer<Reply, Request>,
     last: u16,
-    /// The store may have told of a command.
+    /// `true` if the store may have reported a command.
     told: bool,
 }
 
 impl HostileStore {
     fn told(&self, to: &To) -> bool {
-        // What is not a command is refused by the service; a value of the script may be one, too.
+        // The service refuses a value that is no command. A value of the script may be a command,
+        // too.
         matches!(to.1, Answer::Command(_) | Answer::Value(_) | Answer::Other(..))
     }
 }
@@ -213,7 +204,7 @@ impl World for HostileStore {
     }
 }
 
-/// The service asks only for what is the toolstack's with it.
+/// Checks that the service asks only for the nodes of the toolstack's commands.
 fn check(action: &Action) {
     let path = match action {
         Action::Read(path) | Action::Write(path, _) | Action::Watch(path, _) => path,
@@ -227,12 +218,12 @@ fn check(action: &Action) {
 #[derive(Arbitrary, Debug)]
 pub enum QuiesceStep {
     Tcpip(Act<Any<control::Reply>>),
-    /// The toolstack writes this.
+    /// The toolstack writes this value.
     Toolstack(Bytes),
     Command(u8),
     /// The next commits fail.
     Conflicts(u8),
-    /// The store serves.
+    /// The store answers requests.
     Serve,
     Pass(Pause),
 }

@@ -1,4 +1,4 @@
-//! The grant manager: between drivers that ask for anything and domains that keep what they were given.
+//! The grant manager between hostile drivers and domains that keep what they were granted.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,12 +17,12 @@ use crate::host::{Host, Pause, Work};
 use crate::peer::{Act, Any, Peer};
 use crate::script::{Trace, World};
 
-/// Slot of the first rule.
+/// The slot of the first rule.
 const RULES: u16 = 10;
-/// The client that is hostile, and the one that is not.
+/// The hostile client, and the honest one.
 const HOSTILE: u8 = 0;
 const HONEST: u8 = 1;
-/// The rules, as the policy has them: client, index, pages at once, peers.
+/// The rules of the policy: client, index, the most pages at once, peers.
 const POLICY: [ClientGrantRule; 4] = [
     ClientGrantRule { client: HOSTILE, rule: 0, count: 2, peer_first: 0, peer_last: 3 },
     ClientGrantRule { client: HONEST, rule: 1, count: 8, peer_first: 2, peer_last: 2 },
@@ -30,11 +30,11 @@ const POLICY: [ClientGrantRule; 4] = [
     ClientGrantRule { client: HOSTILE, rule: 3, count: 16, peer_first: 0, peer_last: 0 },
 ];
 const PEER: DomId = DomId(2);
-/// Pages that are worked on in one call, with a console line for each of a few refusals, of which each is several
-/// invocations, and a wake-up.
+/// The most invocations of one call: those for the pages of one call, a console line for each of a
+/// few refusals, which takes several invocations, and a notification.
 const MOST: Work = Work { invocations: 220, reads: 260 };
 
-/// What the kernel knows, and what the test makes of it.
+/// The simulated kernel, and what the test sets in it.
 #[derive(Default)]
 struct Kernel {
     granted: BTreeMap<(u16, u64), u64>,
@@ -84,15 +84,15 @@ pub struct Setup {
 /// What the drivers, their peers and the kernel do.
 #[derive(Arbitrary, Debug)]
 pub enum Step {
-    /// The hostile driver.
+    /// The hostile driver sends this.
     Hostile(Act<Any<Request>>),
-    /// The other driver grants all its pages, or ends them.
+    /// The honest driver grants all its pages, or ends the grants.
     Honest(bool),
     /// A peer uses a granted page.
     Use(u8),
-    /// The peers let go of all pages.
+    /// The peers unmap all pages.
     LetGo,
-    /// The kernel refuses to grant this page; or none.
+    /// The kernel refuses to grant this page, or none.
     Refuse(Option<u8>),
     /// Time passes.
     Pass(Pause),
@@ -105,7 +105,7 @@ pub struct Clients {
     service: Box<dyn Service>,
     hostile: Peer<Request, Reply>,
     honest: Peer<Request, Reply>,
-    /// What the honest client has asked and not heard of.
+    /// The requests of the honest client without a reply.
     open: u32,
 }
 
@@ -128,7 +128,7 @@ impl Clients {
         }
     }
 
-    /// What a client asks and is answered, when nothing is in its way.
+    /// Makes a client's request, and checks the reply that it must get if nothing prevents it.
     fn ask(&mut self, hostile: bool, request: Request) -> Reply {
         for _ in 0..40 {
             let client = if hostile { &mut self.hostile } else { &mut self.honest };
@@ -206,7 +206,7 @@ impl World for Clients {
         let granted = std::mem::take(&mut self.kernel.borrow_mut().granted);
         *self.kernel.borrow_mut() = Kernel { granted, ..Kernel::default() };
         self.hostile.behave(&self.host);
-        // Longer than the longest pause between two attempts, twice: the first may be of now.
+        // Twice the longest pause between two attempts, since the first may be made now.
         for _ in 0..2 {
             self.host.pass(60_000_000_000);
             let (hostile, honest) = (&mut self.hostile, &mut self.honest);

@@ -1,5 +1,5 @@
-//! What a service under attack runs over: a kernel that is watched, memory that lies, virtual time, and a limit on what one
-//! call may do.
+//! What a service under attack runs on: a recorded kernel, memory that lies, virtual time, and a
+//! limit for the work of one call.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -10,16 +10,16 @@ use cloister_sim::{Recorder, Script, SharedMemory, Tampered, Wires};
 
 use crate::script::Trace;
 
-/// The most that one call of a service may do.
+/// The most work of one call of a service.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
-    /// Invocations of the kernel.
+    /// The most invocations of the kernel.
     pub invocations: u64,
-    /// Reads of memory that a peer writes.
+    /// The most reads of memory that a peer writes.
     pub reads: u64,
 }
 
-/// A kernel that writes down what it is asked.
+/// A kernel that records its invocations.
 #[derive(Clone)]
 pub struct Watch {
     recorder: Recorder,
@@ -44,20 +44,20 @@ impl System for Watch {
 /// The memory that a service sees.
 pub type Seen = Tampered;
 
-/// All that a service runs over.
+/// All that a service runs on.
 pub struct Host {
     /// The kernel.
     pub system: Watch,
-    /// How it answers.
+    /// Its answers.
     pub recorder: Recorder,
-    /// What the peers put into shared memory just before it is read.
+    /// What the peers write to shared memory just before it is read.
     pub script: Script,
     now: Cell<u64>,
     most: Work,
 }
 
 impl Host {
-    /// A host on which no call does more than `most`.
+    /// Creates a host on which no call may do more than `most`.
     pub fn new(trace: &Trace, most: Work) -> Self {
         let recorder = Recorder::new();
         let now = 1 << 30;
@@ -66,7 +66,8 @@ impl Host {
         Host { system, recorder, script: Script::new(), now: Cell::new(now), most }
     }
 
-    /// The kernel carries out nothing but these operations, and knows the clock, the console and the random source.
+    /// Makes any operation fail the test, except these and those of the clock, the console and the
+    /// random source.
     pub fn only(&self, allowed: &'static [Operation]) {
         self.recorder.answer(move |slot, operation, _| {
             assert!(allowed.contains(&operation), "{operation:?} on {slot}, which it does not hold");
@@ -74,37 +75,38 @@ impl Host {
         });
     }
 
-    /// The memory as the service sees it that some peer writes.
+    /// Returns the service's view of memory that a peer writes.
     pub fn theirs(&self, memory: SharedMemory) -> Seen {
         Tampered::new(memory, &self.script)
     }
 
-    /// The service's end of an interface of which it is the server and somebody hostile the client; it is woken by `bit`.
+    /// Returns the service's end of an interface that it serves to a hostile client. Notification
+    /// `bit` is for the service.
     pub fn server<I: Interface>(&self, wires: &Wires, bit: u8) -> Server<I, Watch, Seen> {
         wires.server(&self.system, bit, Tampered::own, |memory| self.theirs(memory))
     }
 
-    /// The service's end of an interface of which it is the client and somebody hostile the server.
+    /// Returns the service's end of an interface that it uses from a hostile server.
     pub fn client<I: Interface>(&self, wires: &Wires, bit: u8) -> Client<I, Watch, Seen> {
         wires.client(&self.system, bit, Tampered::own, |memory| self.theirs(memory))
     }
 
-    /// The service's end of an interface whose client is honest.
+    /// Returns the service's end of an interface with an honest client.
     pub fn honest_server<I: Interface>(&self, wires: &Wires, bit: u8) -> Server<I, Watch, Seen> {
         wires.server(&self.system, bit, Tampered::own, Tampered::own)
     }
 
-    /// The service's end of an interface whose server is honest.
+    /// Returns the service's end of an interface with an honest server.
     pub fn honest_client<I: Interface>(&self, wires: &Wires, bit: u8) -> Client<I, Watch, Seen> {
         wires.client(&self.system, bit, Tampered::own, Tampered::own)
     }
 
-    /// The time in ns.
+    /// Returns the time in ns.
     pub fn now(&self) -> u64 {
         self.now.get()
     }
 
-    /// Lets time pass.
+    /// Advances the clock.
     pub fn pass(&self, nanoseconds: u64) {
         self.now.set(self.now.get().saturating_add(nanoseconds));
         self.recorder.set_now(self.now.get());
@@ -113,27 +115,27 @@ impl Host {
     /// Calls the service once.
     ///
     /// # Panics
-    /// It does more than it may.
+    /// It does more than the limit.
     pub fn call(&self, service: &mut dyn Service) {
         let before = (self.system.invocations.get(), self.script.reads());
         service.notified(Notifications::ALL);
         let done = (self.system.invocations.get() - before.0, self.script.reads() - before.1);
         assert!(done.0 <= self.most.invocations, "{} invocations in one call", done.0);
         assert!(done.1 <= self.most.reads, "{} reads of shared memory in one call", done.1);
-        // The recorder remembers what is of no use here.
+        // Drops records that no test reads.
         let _ = self.recorder.take_calls();
     }
 
-    /// Whether the service wants to run at once.
+    /// Returns `true` if the service's deadline has passed.
     pub fn is_due(&self, service: &dyn Service) -> bool {
         service.deadline().is_some_and(|deadline| deadline <= Instant(self.now()))
     }
 
-    /// Calls the service until it wants no more, letting `between` do its part after every call; it says whether it
-    /// did anything.
+    /// Calls the service until it has nothing more to do, and `between` after every call. `between`
+    /// returns `true` if it did anything.
     ///
     /// # Panics
-    /// That takes more than `calls`.
+    /// This takes more than `calls` calls.
     pub fn rest(&self, service: &mut dyn Service, calls: usize, mut between: impl FnMut() -> bool) {
         for _ in 0..calls {
             self.call(service);
@@ -145,12 +147,12 @@ impl Host {
     }
 }
 
-/// A time that passes: from a microsecond to some minutes.
+/// A duration from a microsecond to some minutes.
 #[derive(arbitrary::Arbitrary, Clone, Copy, Debug)]
 pub struct Pause(u8);
 
 impl Pause {
-    /// The time in ns.
+    /// Returns the duration in ns.
     pub fn nanoseconds(self) -> u64 {
         1_000 << (self.0 % 28)
     }

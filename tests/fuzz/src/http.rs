@@ -1,4 +1,4 @@
-//! http: under a tcpip that says anything, and under peers that send anything.
+//! http with a hostile tcpip, and with hostile clients.
 
 use arbitrary::Arbitrary;
 use cloister_caps::{Operation, Slot};
@@ -16,11 +16,11 @@ use crate::script::{Bytes, Trace, World};
 const CONNECTIONS: usize = 4;
 const RING_IN: usize = 2048;
 const RING_OUT: usize = 4096;
-/// What a call may do follows from the number of its messages and of its connections.
+/// The most work of a call: it depends on the number of messages and of connections.
 const MOST: Work = Work { invocations: 300, reads: 1500 };
 const ADDRESS: [u8; 4] = [10, 0, 0, 1];
 
-/// Queue depth, and whether there is an archive.
+/// The queue depth, and `true` if there is an archive.
 #[derive(Arbitrary, Debug)]
 pub struct Setup {
     depth: u8,
@@ -132,7 +132,7 @@ impl World for HostileTcpip {
         bench.tcpip.behave(&bench.host);
         bench.call();
         bench.tcpip.hear();
-        // As tcpip says when it starts: all that was is void.
+        // As tcpip does when it starts: all connections are gone.
         assert!(bench.tcpip.send(&Reply::Network { address: [0; 4], constant: 0 }));
         let mut wire = Honest::new(bench);
         wire.settle();
@@ -140,7 +140,7 @@ impl World for HostileTcpip {
     }
 }
 
-/// Text that peers send.
+/// Text that clients send.
 #[derive(Arbitrary, Debug)]
 pub enum Text {
     Get(u8),
@@ -185,20 +185,20 @@ impl Text {
     }
 }
 
-/// A connection as an honest tcpip knows it.
+/// A connection, as an honest tcpip sees it.
 #[derive(Clone, Default)]
 struct Stream {
     open: bool,
-    /// tcpip has said that it is over.
+    /// `true` once tcpip has reported its end.
     over: bool,
-    /// Bytes put into the in ring, and those of them that were read.
+    /// The number of bytes written to the in ring, and of those that were consumed.
     written: usize,
     consumed: usize,
-    /// Bytes that the application put into the out ring.
+    /// The number of bytes that the application wrote to the out ring.
     written_out: usize,
-    /// All that it sent, taken at once.
+    /// All that it sent, consumed at once.
     sent: Vec<u8>,
-    /// How much of that, of the ring and constant, it has not been told of.
+    /// The bytes of the ring, and the constant bytes, that were consumed but not yet reported.
     kept: (u32, u32),
 }
 
@@ -262,7 +262,7 @@ impl Honest {
                     (!over).then_some(Reply::Closed { connection })
                 }
             };
-            // Its queue is as deep as the other; the application waits for room, and so does tcpip.
+            // Its queue is as deep as the other: the application waits for room, and so does tcpip.
             for _ in 0..100 {
                 if reply.is_none_or(|reply| self.bench.tcpip.send(&reply)) {
                     break;
@@ -307,7 +307,7 @@ impl Honest {
         }
     }
 
-    /// The peer of a connection is gone.
+    /// Ends a connection at its client.
     fn reset(&mut self, index: usize) {
         let stream = &mut self.streams[index];
         if stream.open && !stream.over {
@@ -315,7 +315,7 @@ impl Honest {
         }
     }
 
-    /// A new connection is served.
+    /// Checks that a new connection is served.
     fn serves(&mut self) {
         self.open(0);
         self.put(0, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -325,21 +325,21 @@ impl Honest {
     }
 }
 
-/// What peers do.
+/// What clients do.
 #[derive(Arbitrary, Debug)]
 pub enum StreamStep {
     Open(u8),
     Put(u8, Text),
-    /// It sends no more.
+    /// Closes its sending side.
     Half(u8),
-    /// It is gone.
+    /// Disappears.
     Reset(u8),
     Run,
     Pressure(u8),
     Pass(Pause),
 }
 
-/// http against hostile peers.
+/// http with hostile clients.
 pub struct HostilePeers(Honest);
 
 impl World for HostilePeers {

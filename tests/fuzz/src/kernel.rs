@@ -19,9 +19,9 @@ const MEMORY: u64 = (64 << 20) / PAGE_SIZE as u64;
 
 const POLICIES: [&str; 4] = [
     include_str!("../../../policy/default.toml"),
-    include_str!("../../../policy/prober.toml"),
-    include_str!("../../../policy/selftest.toml"),
-    include_str!("../../../policy/back-end.toml"),
+    include_str!("../../guests/prober.toml"),
+    include_str!("../../guests/selftest.toml"),
+    include_str!("../../guests/back-end.toml"),
 ];
 
 /// The tables of a policy of this repository.

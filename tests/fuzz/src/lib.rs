@@ -1,9 +1,9 @@
 //! Attacks on every interface of the image, decided by a fuzzer: on stable Rust, as plain functions of bytes.
 //!
-//! The bytes are a [`script`]: how the world is set up, then what everybody in it does, honest and hostile, step by step.
-//! Each target drives the real code over `tests/sim`; after every step its invariants are checked, and at the end the
-//! peers behave, and what they ask for must succeed. `docs/fuzzing.md` says what each target defends against, and how to
-//! add one.
+//! The bytes are a [`script`]: the setup of the world, then what each party does, honest or
+//! hostile, step by step. Each target runs the real code on `tests/sim`. Its invariants are checked
+//! after every step. At the end the peers behave, and their requests must succeed.
+//! `docs/fuzzing.md` says what each target defends against, and how to add one.
 #![forbid(unsafe_code)]
 
 mod archive;
@@ -27,11 +27,11 @@ use script::run;
 
 /// A target.
 pub struct Target {
-    /// Its name: of its program, of its corpus and of its crashes.
+    /// The name of its program, of its corpus and of its crashes.
     pub name: &'static str,
-    /// The interface that is attacked.
+    /// The interface under attack.
     pub interface: &'static str,
-    /// Who attacks whom, in a line.
+    /// The attacker and the attacked, in a line.
     pub attack: &'static str,
     run: fn(&[u8], &Trace),
 }
@@ -40,7 +40,7 @@ const fn row(name: &'static str, interface: &'static str, attack: &'static str, 
     Target { name, interface, attack, run }
 }
 
-/// Every target.
+/// All targets.
 #[rustfmt::skip]
 pub const TARGETS: &[Target] = &[
     row("boot", "start info",
@@ -111,13 +111,13 @@ pub const TARGETS: &[Target] = &[
         run::<xenstore::Daemon>),
 ];
 
-/// The target of this name.
+/// Returns the target of this name.
 #[must_use]
 pub fn target(name: &str) -> Option<&'static Target> {
     TARGETS.iter().find(|target| target.name == name)
 }
 
-/// Runs a script against the target of this name; it panics if an invariant does not hold.
+/// Runs a script on the target of this name.
 ///
 /// # Panics
 /// An invariant does not hold, or there is no such target.

@@ -1,5 +1,6 @@
-//! `cloister-fuzz list`; `cloister-fuzz replay TARGET FILE`: a script, step by step, and what followed from each;
-//! `cloister-fuzz corpora FOLDER`: every script of every target, without a word.
+//! `cloister-fuzz list`; `cloister-fuzz replay TARGET FILE` shows a script step by step, with the
+//! effects of each; `cloister-fuzz corpora FOLDER` runs every script of every target without
+//! output.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -37,7 +38,7 @@ fn replay(name: &str, file: &str) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // An invariant that does not hold is a panic, which ends the program with its own message.
+    // A violated invariant is a panic, which ends the program with its own message.
     let trace = Trace::loud();
     target.run(&script, &trace);
     println!("{} events, trace {:016x}", trace.events(), trace.digest());

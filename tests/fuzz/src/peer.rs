@@ -1,5 +1,5 @@
-//! A hostile service at the other end of a message interface: it writes what it likes into the pages that are its own to
-//! write, and can turn honest again as a restarted service does.
+//! A hostile service at the other end of a message interface. It writes anything into the pages
+//! that it can write, and can become honest again like a restarted service.
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -11,20 +11,21 @@ use cloister_sim::{Wire, Wires};
 use crate::host::Host;
 use crate::script::{Bytes, Claim, Word};
 
-// The words of a queue's pages; the table at the head of `cloister_interfaces::queue`.
+// The words of a queue's pages, as in the table at the head of `cloister_interfaces::queue`.
 const HEAD: usize = 0;
 const SPACE_EVENT: usize = 4;
 const SLOTS: usize = 64;
 const TAIL: usize = 0;
 const MESSAGE_EVENT: usize = 4;
 
-/// A message for a script: something that can be said.
+/// A message of a script.
 pub trait Say<M>: Debug {
-    /// Its bytes; more or fewer than a message has are cut or filled up with zeros.
+    /// Returns its bytes. They are cut, or filled up with zeros, to the size of a message.
     fn bytes(&self) -> Vec<u8>;
 }
 
-/// A message of whatever kind the interface has, found by trying: it goes on working when messages gain fields.
+/// A message of any kind of the interface, found by trying, so that it still works when messages
+/// get new fields.
 #[derive(Clone)]
 pub struct Any<M> {
     bytes: Vec<u8>,
@@ -33,8 +34,8 @@ pub struct Any<M> {
 
 impl<'a, M: Message> Arbitrary<'a> for Any<M> {
     fn arbitrary(input: &mut Unstructured<'a>) -> Result<Self> {
-        // A tag, perhaps a byte beside it, and words. What follows the fields of this tag must be zero, and so must the
-        // byte, if the tag has two.
+        // A tag, perhaps a byte beside it, and words. All bytes after the fields of this tag must
+        // be zero, and so must the byte if the tag has two.
         let tag = input.int_in_range(0..=9)?;
         let words = (M::SIZE - 2) / 2;
         let beside = u8::arbitrary(input)? % 8;
@@ -77,31 +78,32 @@ impl<M: Message + Debug> Say<M> for Any<M> {
 pub enum Act<T> {
     /// Sends a message.
     Say(T),
-    /// Sends several at once.
+    /// Sends several messages at once.
     Repeat(u8, T),
     /// Sends bytes.
     Garbage(Bytes),
-    /// Takes everything that was sent to it.
+    /// Consumes all that was sent to it.
     Hear,
-    /// Claims to have sent another number of messages.
+    /// Claims another number of sent messages.
     Head(Claim),
-    /// Claims to have taken another number of messages.
+    /// Claims another number of consumed messages.
     Tail(Claim),
-    /// Asks to be woken at another message, and another room.
+    /// Asks for a notification at other indices.
     Events(Claim, Claim),
     /// Changes words while they are read.
     Lie(Bytes),
-    /// Starts anew.
+    /// Restarts.
     Restart,
 }
 
-/// A peer that sends messages of `O` and receives those of `I`.
+/// A peer that sends messages of type `O` and receives messages of type `I`.
 pub struct Peer<O, I> {
     out: Wire,
     inn: Wire,
     head: u32,
     tail: u32,
-    /// It has claimed a wrong number of messages taken, so that there is no telling what the queue holds.
+    /// `true` if it claimed a wrong number of consumed messages, so that the contents of the queue
+    /// are unknown.
     lied: bool,
     message: PhantomData<fn(O) -> I>,
 }
@@ -113,23 +115,23 @@ impl<O: Message, I: Message + Debug> Peer<O, I> {
         peer
     }
 
-    /// The client's place of an interface.
+    /// Returns a peer at the client's end of an interface.
     pub fn client(wires: &Wires) -> Self {
         Self::new(&wires.requests, &wires.replies)
     }
 
-    /// The server's place.
+    /// Returns a peer at the server's end of an interface.
     pub fn server(wires: &Wires) -> Self {
         Self::new(&wires.replies, &wires.requests)
     }
 
-    /// Goes on where the pages stand, as a restarted service does.
+    /// Continues with the indices in the pages, as a restarted service does.
     pub fn restart(&mut self) {
         self.head = self.out.producer.load(HEAD);
         self.tail = self.inn.consumer.load(TAIL);
     }
 
-    /// Sends bytes; whether there was room.
+    /// Sends bytes. Returns `true` if there was room.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> bool {
         if self.head.wrapping_sub(self.out.consumer.load(TAIL)) >= self.out.depth {
             return false;
@@ -142,20 +144,20 @@ impl<O: Message, I: Message + Debug> Peer<O, I> {
         true
     }
 
-    /// Sends a message; whether there was room.
+    /// Sends a message. Returns `true` if there was room.
     pub fn send(&mut self, message: &O) -> bool {
         let mut bytes = vec![0; O::SIZE];
         message.to_bytes(&mut bytes);
         self.send_bytes(&bytes)
     }
 
-    /// Its words were changed while they were read: what it seems to have taken is not what it
-    /// took.
+    /// Records that its words changed while they were read: the service may have consumed another
+    /// number of messages than they say.
     pub fn note_lie(&mut self) {
         self.lied = true;
     }
 
-    /// From now on it behaves: it starts anew, and does not know what was sent to it before.
+    /// Makes the peer honest: it restarts, and ignores what was sent to it before.
     pub fn behave(&mut self, host: &Host) {
         host.script.lie(&[]);
         self.restart();
@@ -163,10 +165,11 @@ impl<O: Message, I: Message + Debug> Peer<O, I> {
         self.lied = false;
     }
 
-    /// Takes everything that was sent to it.
+    /// Consumes all that was sent to it.
     ///
     /// # Panics
-    /// The service under attack sent what is no message, or more than the queue holds, to a peer that has not lied.
+    /// The service under attack sent a malformed message, or more than the queue holds, to a peer
+    /// that has not lied.
     pub fn hear(&mut self) -> Vec<I> {
         let mut heard = Vec::new();
         let head = self.inn.producer.load(HEAD);
@@ -188,7 +191,7 @@ impl<O: Message, I: Message + Debug> Peer<O, I> {
         heard
     }
 
-    /// Does as the script says; answers what it heard.
+    /// Makes a step of the script. Returns the messages that it received.
     pub fn act<T: Say<O>>(&mut self, act: Act<T>, host: &Host) -> Vec<I> {
         match act {
             Act::Say(message) => drop(self.send_bytes(&message.bytes())),

@@ -1,4 +1,5 @@
-//! The policy compiler under files that anybody wrote, and the auditor's proof under images that somebody changed.
+//! The policy compiler under files of any content, and the verification of images under changed
+//! images.
 
 use arbitrary::Arbitrary;
 use cloister_caps::tables::Tables;
@@ -10,12 +11,12 @@ use crate::script::{Bytes, Claim, Trace, World};
 const TEXTS: [&str; 5] = [
     include_str!("../../../policy/tests/good.toml"),
     include_str!("../../../policy/default.toml"),
-    include_str!("../../../policy/selftest.toml"),
-    include_str!("../../../policy/back-end.toml"),
+    include_str!("../../guests/selftest.toml"),
+    include_str!("../../guests/back-end.toml"),
     "",
 ];
 
-/// Which file is changed.
+/// The file that is changed.
 #[derive(Arbitrary, Debug)]
 pub struct Setup {
     file: u8,
@@ -24,20 +25,20 @@ pub struct Setup {
 /// A change of a file.
 #[derive(Arbitrary, Debug)]
 pub enum Edit {
-    /// Lines are left out, repeated, or in each other's place.
+    /// Remove, repeat or exchange lines.
     Remove(u8),
     Repeat(u8, u8),
     Swap(u8, u8),
-    /// What is after the equals sign is this word, or that of another line.
+    /// Replace the value after the equals sign by this word, or by that of another line.
     Value(u8, u8),
     Borrow(u8, u8),
-    /// A number becomes another.
+    /// Change a number.
     Number(u8, i64),
-    /// Bytes stand in a line.
+    /// Write bytes into a line.
     Insert(u8, u8, Bytes),
 }
 
-/// A file that somebody writes.
+/// A file that an attacker writes.
 pub struct Text(Vec<String>);
 
 impl Text {
@@ -112,7 +113,8 @@ impl World for Text {
         }
     }
 
-    /// The file as it stands is compiled, or refused with reasons; what is compiled is the same in its canonical form.
+    /// Checks that the file is compiled, or refused with reasons, and that a compiled file is the
+    /// same in its canonical form.
     fn honest(self) {
         let text = self.0.join("\n");
         if let Ok(sound) = analyse_text("the policy", &text) {
@@ -134,7 +136,7 @@ impl World for Text {
     }
 }
 
-/// Small and whole: the image of `good.toml`.
+/// A small whole image: that of `good.toml`.
 fn image() -> Vec<u8> {
     thread_local! {
         static IMAGE: Vec<u8> = crate::elf::image::image();
@@ -142,8 +144,8 @@ fn image() -> Vec<u8> {
     IMAGE.with(Clone::clone)
 }
 
-/// Bytes of an image that verifies may be others, where nothing of the policy decides them; by Xen's rules it takes the same
-/// pages and starts at the same place.
+/// Checks that by Xen's rules a changed image that verifies takes the same pages and starts at the
+/// same address. Its bytes may differ where nothing of the policy decides them.
 fn same_place(file: &[u8], whole: &[u8]) {
     let [found, wanted] = [file, whole].map(|file| crate::elf::xen::load(file).expect("Xen loads what verifies"));
     assert_eq!((found.entry, found.range), (wanted.entry, wanted.range), "Xen starts something else");
@@ -159,11 +161,11 @@ pub enum Change {
     Bytes(u32, Bytes),
     Cut(u32),
     Append(Bytes),
-    /// A part of the file stands in another place, too.
+    /// Copy a part of the file to another offset.
     Copy(u32, u32, u16),
 }
 
-/// An image that somebody changed.
+/// An image that an attacker changed.
 pub struct Image(Vec<u8>);
 
 impl Image {
@@ -205,7 +207,7 @@ impl World for Image {
         }
     }
 
-    /// The proof ends, with a verdict or without; and the image that nobody changed holds.
+    /// Checks that the verification ends, and that the unchanged image holds.
     fn honest(self) {
         let whole = image();
         let check = |file: &[u8]| {
@@ -220,7 +222,8 @@ impl World for Image {
             }
         };
         check(&self.0);
-        // Sealed again, if the seal is where it was: what lies behind the seal is looked at, too.
+        // Sealed again, if the seal is at its offset, so that the verification also reads what is
+        // behind the seal.
         let mut file = self.0;
         let sections = u64::from_le_bytes(whole[40..48].try_into().expect("8 bytes")) as usize;
         let places = [40..48, sections + 64..sections + 128];

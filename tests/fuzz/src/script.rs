@@ -1,7 +1,8 @@
-//! Scripts: bytes that set a world up and then say what everybody in it does.
+//! Scripts: bytes that describe the setup of a world and then what each party does.
 //!
-//! A script is what `arbitrary` makes of the bytes: a [`World::Setup`], then steps until the bytes are used up. The same
-//! bytes are the same script on every machine, so a script that was found is kept as it is, and replays byte for byte.
+//! A script is what `arbitrary` makes of the bytes: a [`World::Setup`], then steps until the bytes
+//! are used up. The same bytes are the same script on every machine. So a script that was found is
+//! kept unchanged, and replays byte for byte.
 
 use std::cell::{Cell, RefCell};
 use std::fmt::{Arguments, Debug};
@@ -10,23 +11,24 @@ use std::rc::Rc;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 
-/// The most steps of a script: what comes after them is not read, so that the length of an input bounds its time.
+/// The most steps of a script. Further steps are not read, so that the length of an input bounds
+/// its time.
 const MOST_STEPS: usize = 200;
 
-/// The party under attack and everybody round it.
+/// The party under attack and all its peers.
 pub trait World: Sized {
-    /// How it begins: sizes, and the seed of whatever is random.
+    /// The setup: sizes, and the seed of all that is random.
     type Setup: for<'a> Arbitrary<'a> + Debug;
-    /// What somebody does.
+    /// A step of one party.
     type Step: for<'a> Arbitrary<'a> + Debug;
 
-    /// The world at its beginning.
+    /// Creates the world.
     fn new(setup: Self::Setup, trace: &Trace) -> Self;
 
-    /// Somebody does this, then the party under attack runs; its invariants are checked.
+    /// Makes a step, then runs the party under attack and checks its invariants.
     fn step(&mut self, step: Self::Step);
 
-    /// From now on everybody behaves: what they ask for must succeed.
+    /// Makes all peers honest, and checks that their requests succeed.
     fn honest(self);
 }
 
@@ -56,31 +58,31 @@ struct State {
     loud: bool,
 }
 
-/// What happened, as a hash; and, for the replay of a script, in words.
+/// The events of a run, as a hash; for the replay of a script, also as text.
 #[derive(Clone, Default)]
 pub struct Trace(Rc<State>);
 
 impl Trace {
-    /// Only the hash.
+    /// Creates a trace that only computes the hash.
     #[must_use]
     pub fn quiet() -> Self {
         Self::default()
     }
 
-    /// Each step and what followed from it on standard output, too.
+    /// Creates a trace that also prints each step and its effects to standard output.
     #[must_use]
     pub fn loud() -> Self {
         Trace(Rc::new(State { loud: true, ..State::default() }))
     }
 
-    /// Something to tell whoever replays the script.
+    /// Prints a text for the person who replays the script.
     pub fn say(&self, text: Arguments<'_>) {
         if self.0.loud {
             println!("{text}");
         }
     }
 
-    /// Something that happened.
+    /// Records an event.
     pub fn record(&self, happened: impl Hash + Debug) {
         self.0.events.set(self.0.events.get() + 1);
         happened.hash(&mut *self.0.hash.borrow_mut());
@@ -89,20 +91,20 @@ impl Trace {
         }
     }
 
-    /// How many things happened.
+    /// Returns the number of events.
     #[must_use]
     pub fn events(&self) -> u64 {
         self.0.events.get()
     }
 
-    /// The hash over everything that happened.
+    /// Returns the hash of all events.
     #[must_use]
     pub fn digest(&self) -> u64 {
         self.0.hash.borrow().finish()
     }
 }
 
-/// Up to 255 bytes, as they stand in the script.
+/// Up to 255 bytes, as they are in the script.
 #[derive(Clone)]
 pub struct Bytes(pub Vec<u8>);
 
@@ -119,7 +121,7 @@ impl Debug for Bytes {
     }
 }
 
-/// A number of 16 bits: mostly a small one, now and then at a boundary, or any.
+/// A number of 16 bits: usually a small one, sometimes one at a boundary, or any.
 #[derive(Clone, Copy, Debug)]
 pub struct Word(pub u16);
 
@@ -135,19 +137,19 @@ impl<'a> Arbitrary<'a> for Word {
     }
 }
 
-/// An index of 32 bits that somebody claims, from the true one.
+/// An index of 32 bits that a party claims, relative to the true one.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum Claim {
-    /// So much further.
+    /// Ahead by this number.
     Ahead(u8),
-    /// So much less far.
+    /// Behind by this number.
     Behind(u8),
-    /// Any.
+    /// Any index.
     Any(u32),
 }
 
 impl Claim {
-    /// The index claimed in place of `honest`.
+    /// Returns the index that is claimed in place of `honest`.
     #[must_use]
     pub fn of(self, honest: u32) -> u32 {
         match self {

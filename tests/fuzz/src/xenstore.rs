@@ -1,4 +1,4 @@
-//! The XenStore service: between clients that ask for anything and a daemon that answers anything.
+//! The XenStore service between hostile clients and a hostile daemon.
 
 use arbitrary::Arbitrary;
 use cloister_caps::Slot;
@@ -16,16 +16,16 @@ use crate::script::{Bytes, Claim, Trace, World};
 
 const OWN: u16 = 7;
 const BACKEND: &str = "/local/domain/0/backend/vif/7/0";
-/// The clients' rules: 0 is hostile.
+/// The clients' rules. Client 0 is hostile.
 const RULES: [(u8, &str, [bool; 3]); 3] = [
     (0, "control", [true; 3]),
     (1, "device/vif/0", [true; 3]),
     (1, "/local/domain/*/backend/vif/{self}/0", [true, false, true]),
 ];
-/// 256 steps, each a read of two index words and of data, and what is written to the console of refusals; four
-/// clients' queues beside them.
+/// The work of 256 steps, each a read of two index words and of data, with the console lines of
+/// refusals, and that of four clients' queues.
 const MOST: Work = Work { invocations: 2200, reads: 1600 };
-/// Words of the ring page (Xen `io/xs_wire.h`).
+/// The size of each stream of the ring page, in bytes.
 const RING: u32 = RING_SIZE as u32;
 
 fn rules() -> &'static [u8] {
@@ -41,13 +41,13 @@ fn rules() -> &'static [u8] {
 /// A path that a client names.
 #[derive(Arbitrary, Clone, Debug)]
 pub enum Node {
-    /// One that its rules give.
+    /// One that its rules allow.
     Own(u8),
     /// Its own directory in absolute form.
     Absolute(u8),
-    /// Another client's.
+    /// A path of another client.
     Foreign,
-    /// Another domain's.
+    /// A path of another domain.
     Backend,
     /// Any text.
     Text(Bytes),
@@ -96,7 +96,7 @@ impl Ask {
     }
 }
 
-/// A request with a number.
+/// A request with an id.
 #[derive(Arbitrary, Clone, Debug)]
 pub struct Numbered(u8, Ask);
 
@@ -108,7 +108,7 @@ impl Say<Request> for Numbered {
     }
 }
 
-/// Queue depth, and where the ring's indices stand.
+/// The queue depth, and the first value of the ring's indices.
 #[derive(Arbitrary, Debug)]
 pub struct Setup {
     depth: u8,
@@ -126,11 +126,12 @@ struct Bench {
 }
 
 impl Bench {
-    /// With `hostile_daemon`, the ring page changes while it is read; else the first client's queue does.
+    /// With `hostile_daemon` the ring page changes while it is read, otherwise the first client's
+    /// queue.
     fn new(setup: &Setup, trace: &Trace, hostile_daemon: bool) -> Self {
         let host = Host::new(trace, MOST);
         let ring = SharedMemory::new(4096);
-        // Just before the wrap, if it is large.
+        // A large value is just before the wrap.
         let start = u32::from(setup.start).wrapping_sub(0x4000);
         [REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD].into_iter().for_each(|index| ring.store(index, start));
         let mut daemon = Xenstored::new(ring.clone(), OWN);
@@ -165,7 +166,7 @@ impl Bench {
         heard
     }
 
-    /// The answer to a request, when nothing is in its way.
+    /// Makes a request, and returns the reply that it gets if nothing prevents it.
     fn ask(&mut self, client: usize, action: Action) -> Result<Value, Failure> {
         self.next += 1;
         assert!(self.clients[client].send(&Request { id: self.next, action: action.clone() }), "no room");
@@ -181,7 +182,7 @@ impl Bench {
         answers.into_iter().next().expect("one")
     }
 
-    /// Both clients are served, and only as their rules say.
+    /// Checks that both clients are served, each only as its rules allow.
     fn serves(&mut self) {
         let path = |text: &str| Path::from(text).expect("short");
         let value = |text: &[u8]| Value::try_from(text).expect("short");
@@ -202,17 +203,17 @@ impl Bench {
 /// What the hostile client, the honest one and the daemon do.
 #[derive(Arbitrary, Debug)]
 pub enum ClientStep {
-    /// The hostile client.
+    /// The hostile client sends this.
     Hostile(Act<Numbered>),
     /// The honest client reads its device.
     Honest,
-    /// The daemon serves.
+    /// The daemon serves the ring.
     Serve,
     /// A commit fails.
     Conflict,
-    /// An error is the answer to a request.
+    /// The daemon answers a request with an error.
     Error(u8),
-    /// The guest may have only so many nodes, watches and transactions.
+    /// The daemon limits the guest's nodes, watches and transactions.
     Quota(u8),
     /// Time passes.
     Pass(Pause),
@@ -222,7 +223,7 @@ pub enum ClientStep {
 pub struct Clients(Bench);
 
 impl Clients {
-    /// What reached the daemon is what some rule gives.
+    /// Checks that only requests that a rule allows reached the daemon.
     fn check(&mut self) {
         const WITHOUT_PATH: [u32; 3] = [6, 7, 21];
         let honest = ["domid", "device/vif/0/state"];
@@ -276,7 +277,8 @@ impl World for Clients {
         bench.daemon.errors.clear();
         bench.daemon.set("/local/domain/7/control/shutdown", "");
         bench.rest();
-        // Requests that were left wait no longer than the daemon's time, or a transaction's.
+        // Requests without a reply wait at most for the daemon's time, or for that of a
+        // transaction.
         bench.host.pass(20_000_000_000);
         bench.rest();
         bench.serves();
@@ -284,59 +286,60 @@ impl World for Clients {
     }
 }
 
-/// What the daemon does, and what the clients ask meanwhile.
+/// What the daemon does, and the clients' requests meanwhile.
 #[derive(Arbitrary, Debug)]
 pub enum WireStep {
-    /// It serves what is in the ring as it should.
+    /// Serves the ring honestly.
     Serve,
-    /// It answers with this type, number, transaction and payload.
+    /// Sends a reply with this type, id, transaction and payload.
     Answer {
         kind: u8,
         number: Number,
         transaction: u8,
         payload: Bytes,
     },
-    /// It claims a length that is not that of the payload.
+    /// Claims a length that is not that of the payload.
     Header {
         kind: u8,
         number: Number,
         length: Claim,
     },
-    /// An error by its name.
+    /// Sends an error by its name.
     Error(Number, u8),
-    /// A watch event.
+    /// Sends a watch event.
     Event(u8, Bytes),
-    /// Bytes in the answers' stream.
+    /// Writes bytes into the stream of replies.
     Raw(Bytes),
-    /// Another index: of the answers that it has put in, of the requests that it has taken.
+    /// Claims another index: of the replies that it has written, or of the requests that it has
+    /// consumed.
     RspProd(Claim),
     ReqCons(Claim),
-    /// It writes over the guest's own indices.
+    /// Overwrites the guest's own indices.
     Own(u32, u32),
-    /// The words of the connection's state.
+    /// Writes the words of the connection's state.
     Offer(bool),
     Connection(u8),
-    /// Words change while they are read.
+    /// Changes words while they are read.
     Lie(Bytes),
-    /// A client asks; not what the other's rules give.
+    /// A client makes a request that the other client's rules do not allow.
     Ask(bool, Ask),
     /// Time passes.
     Pass(Pause),
 }
 
-/// The number of the request that the daemon says it answers.
+/// The id of the request that the daemon claims to answer.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum Number {
-    /// That of the request sent last.
+    /// That of the last request.
     Last,
-    /// Another.
+    /// Another id.
     Other(u32),
 }
 
 /// The service against a hostile daemon.
 pub struct Daemon {
     bench: Bench,
-    /// The answers' stream is at this index, for all that the daemon knows.
+    /// The index of the stream of replies, as the daemon knows it.
     at: u32,
 }
 
@@ -349,11 +352,11 @@ impl Daemon {
         self.bench.ring.store(RSP_PROD, self.at);
     }
 
-    /// The number of the last request in the ring: the header's second word.
+    /// Returns the id of the last request in the ring: the second word of its header.
     fn last(&self) -> u32 {
         let end = self.bench.ring.load(REQ_PROD);
-        // Requests of ours are shorter than this; the last header stands somewhere in it. The first of plausible type
-        // whose length leads to the end is it.
+        // Requests of the service are shorter than this, so the last header is within it. It is the
+        // first of a plausible type whose length leads to the end.
         let byte = |back: u32| self.bench.ring.bytes((end.wrapping_sub(back) % RING) as usize, 1)[0];
         let word = |back: u32| u32::from_le_bytes([byte(back), byte(back - 1), byte(back - 2), byte(back - 3)]);
         (16..290).find(|back| word(*back) < 22 && word(back - 12) == back - 16).map_or(0, |back| word(back - 4))
@@ -441,7 +444,8 @@ impl World for Daemon {
     fn honest(mut self) {
         let bench = &mut self.bench;
         bench.host.script.lie(&[]);
-        // A daemon that has lost its place breaks the connection, so that the service asks for another.
+        // A daemon that does not know its index any more breaks the connection, so that the service
+        // reconnects.
         bench.daemon.offer_reconnection(true);
         for _ in 0..4 {
             bench.ring.store(RSP_PROD, bench.ring.load(RSP_CONS).wrapping_add(RING + 1));
@@ -459,7 +463,8 @@ impl World for Daemon {
             bench.rest();
         }
         if bench.host.recorder.console().contains("the connection is dead") {
-            // It broke the protocol while it offered no new connection: clients are told so at once.
+            // The daemon broke the protocol while it offered no reconnection: the clients are told
+            // at once.
             let path = Path::from("control/end").expect("short");
             assert_eq!(bench.ask(0, Action::Read(path)), Err(Failure::Timeout));
         } else {

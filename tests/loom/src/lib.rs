@@ -1,9 +1,9 @@
-//! Shared memory and wake-ups as loom models them, so that a test runs a protocol in every ordering of its memory accesses
-//! that the language's memory model allows, stale reads included.
+//! Shared memory and notifications as loom models them. A test runs a protocol in every ordering of
+//! its memory accesses that the language's memory model allows, stale reads included.
 //!
-//! The protocols are generic over [`Memory`] and [`System`]: what is tested is the code of the image, unchanged, and no
-//! `--cfg loom` is needed. A region can be weakened in one respect; the tests that a weak one fails are what shows that
-//! the model would notice.
+//! The protocols are generic over [`Memory`] and [`System`]: a test runs the unchanged code of the
+//! image, and needs no `--cfg loom`. A region can be weakened in one respect. The tests that fail
+//! with a weak region show that the model finds such a defect.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed as Uncontrolled};
@@ -16,20 +16,21 @@ use loom::sync::Notify;
 use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use loom::sync::atomic::{AtomicU32, fence};
 
-/// Where the slots of a queue, and of a ring, begin.
+/// The offset of the slots of a queue, and of a ring.
 const SLOTS: usize = 64;
 
-/// In what respect a region is weaker than [`Memory`] promises.
+/// The respect in which a region is weaker than [`Memory`] promises.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Weakness {
-    /// In none.
+    /// None.
     None,
     /// [`Memory::barrier`] does nothing.
     Barrier,
     /// Loads do not acquire and stores do not release.
     Ordering,
-    /// The look that follows a barrier finds what the look before it found, at this offset: as if it were left out.
-    SecondLook(usize),
+    /// The load after a barrier at this offset returns the value of the load before it, as if it
+    /// were left out.
+    SecondLoad(usize),
 }
 
 /// The header and the first slots of a shared page.
@@ -40,16 +41,17 @@ pub struct Region {
     seen: Arc<Mutex<Seen>>,
 }
 
-/// What one holder of regions last saw at the offset of [`Weakness::SecondLook`].
+/// The last value that one holder of regions loaded at the offset of [`Weakness::SecondLoad`].
 #[derive(Default)]
 struct Seen {
     value: u32,
-    /// A barrier followed.
-    again: bool,
+    /// `true` if a barrier followed.
+    barrier: bool,
 }
 
 impl Region {
-    /// A region whose first four words are `header`, with so many bytes of slots, which are whole words. To be made inside a model.
+    /// Creates a region whose first four words are `header`, with this number of bytes of slots,
+    /// which are whole words. Must be called inside a model.
     #[must_use]
     pub fn new(header: [u32; 4], slots: usize, weakness: Weakness) -> Self {
         Region {
@@ -60,13 +62,14 @@ impl Region {
         }
     }
 
-    /// The same region, for the party that holds `other` too: a barrier concerns all that one party sees.
+    /// Returns the same region for the party that holds `other` too: a barrier orders all accesses
+    /// of one party.
     #[must_use]
     pub fn beside(&self, other: &Region) -> Self {
         Region { seen: other.seen.clone(), ..self.clone() }
     }
 
-    /// The same region, for a party that sees it as it is.
+    /// Returns the same region for a party with an unweakened view.
     #[must_use]
     pub fn sound(&self) -> Self {
         Region { weakness: Weakness::None, ..self.clone() }
@@ -101,8 +104,8 @@ impl Memory for Region {
     }
 
     fn load(&self, offset: usize) -> u32 {
-        let watched = self.weakness == Weakness::SecondLook(offset);
-        if watched && std::mem::take(&mut self.seen().again) {
+        let watched = self.weakness == Weakness::SecondLoad(offset);
+        if watched && std::mem::take(&mut self.seen().barrier) {
             return self.seen().value;
         }
         let order = if self.weakness == Weakness::Ordering { Relaxed } else { Acquire };
@@ -141,14 +144,14 @@ impl Memory for Region {
     }
 
     fn barrier(&self) {
-        self.seen().again = true;
+        self.seen().barrier = true;
         if self.weakness != Weakness::Barrier {
             fence(SeqCst);
         }
     }
 }
 
-/// No region of a model is built in place.
+/// No region of a model is edited in place.
 pub enum Never {}
 
 impl ExclusiveMemory for Never {
@@ -160,58 +163,60 @@ impl ExclusiveMemory for Never {
     }
 }
 
-/// Wakes somebody: a notification that stays until it is taken, as the kernel's and an event channel's do.
+/// Wakes a party: a notification that stays until it is consumed, as that of the kernel and of an
+/// event channel does.
 #[derive(Clone)]
-pub struct Bell {
+pub struct Notification {
     notify: Arc<Notify>,
     broken: bool,
 }
 
-impl Bell {
-    /// A bell that nobody rang. To be made inside a model.
+impl Notification {
+    /// Creates a notification that is not pending. Must be called inside a model.
     #[must_use]
     pub fn new() -> Self {
-        Bell { notify: Arc::new(Notify::new()), broken: false }
+        Notification { notify: Arc::new(Notify::new()), broken: false }
     }
 
-    /// The same bell, for somebody whose ringing is not heard.
+    /// Returns the same notification for a party whose notifications are lost.
     #[must_use]
     pub fn broken(&self) -> Self {
-        Bell { broken: true, ..self.clone() }
+        Notification { broken: true, ..self.clone() }
     }
 
-    /// Rings.
-    pub fn ring(&self) {
+    /// Notifies the sleeper.
+    pub fn notify(&self) {
         if !self.broken {
             self.notify.notify();
         }
     }
 
-    /// Sleeps until somebody rings, or has rung since the last time. loom also wakes without reason, once.
+    /// Sleeps until a notification, unless there was one since the last sleep. loom may also wake
+    /// it once without a reason.
     pub fn wait(&self) {
         self.notify.wait();
     }
 }
 
-impl Default for Bell {
+impl Default for Notification {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl System for Bell {
+impl System for Notification {
     fn invoke(&self, _: Slot, operation: Operation, _: [u64; 4]) -> Result<[u64; 2], InvokeError> {
         assert_eq!(operation, Operation::QueueNotify);
-        self.ring();
+        self.notify();
         Ok([0; 2])
     }
 }
 
-/// Runs `model` in every ordering in which a thread is interrupted at most `preemptions` times while it could go on, and
-/// in all for `None`; answers how many there were.
+/// Runs `model` in every ordering in which a thread is preempted at most `preemptions` times, or in
+/// all orderings for `None`. Returns the number of orderings.
 ///
 /// # Panics
-/// One of them fails; if nobody can go on, with "deadlock".
+/// An ordering fails. If no thread can run, the message is "deadlock".
 pub fn every_ordering(preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) -> u64 {
     let count = Arc::new(AtomicU64::new(0));
     let counted = count.clone();

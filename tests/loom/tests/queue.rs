@@ -1,14 +1,14 @@
-//! The queue of `cloister_interfaces::queue` in every ordering: no message is lost, none comes twice or out of order, and
-//! nobody sleeps for ever.
+//! The queue of `cloister_interfaces::queue` in every ordering: no message is lost, repeated or
+//! reordered, and no side sleeps forever.
 #![forbid(unsafe_code)]
 
 use cloister_caps::Slot;
 use cloister_interfaces::message::{Reader, Writer};
 use cloister_interfaces::queue::QueueEnd;
 use cloister_interfaces::{Malformed, Message, Receiver, Sender};
-use cloister_loom::{Bell, Region, Weakness, every_ordering};
+use cloister_loom::{Notification, Region, Weakness, every_ordering};
 
-/// The number of a message, from 1: an empty slot holds none.
+/// The number of a message, from 1. An empty slot holds 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Number(u8);
 
@@ -22,18 +22,18 @@ impl Message for Number {
     }
 }
 
-/// What is sent, over what.
+/// The messages, and the queue that they are sent over.
 #[derive(Clone, Copy)]
 struct Case {
     depth: u32,
-    /// Both indices at first.
+    /// The first value of both indices.
     start: u32,
-    /// Messages that are announced together.
+    /// The number of messages that are published together.
     batches: &'static [u8],
     weakness: Weakness,
-    /// Whether the receiver's wake-ups of the sender arrive.
+    /// `true` if the receiver's notifications reach the sender.
     heard: bool,
-    /// How often the receiver looks in vain before it sleeps.
+    /// The number of times that the receiver finds nothing before it sleeps.
     looks: u8,
     preemptions: Option<usize>,
 }
@@ -55,7 +55,7 @@ impl Case {
                 let producer = producer.clone();
                 QueueEnd { slot: Slot(0), bit: 0, depth: self.depth, consumer: consumer.beside(&producer), producer }
             };
-            let (message, space) = (Bell::new(), Bell::new());
+            let (message, space) = (Notification::new(), Notification::new());
             let sender = Sender::new(message.clone(), end());
             let rung = if self.heard { space.clone() } else { space.broken() };
             let receiver = Receiver::new(rung, end());
@@ -66,7 +66,7 @@ impl Case {
     }
 }
 
-fn send(mut sender: Sender<Number, Bell, Region>, space: &Bell, batches: &[u8]) {
+fn send(mut sender: Sender<Number, Notification, Region>, space: &Notification, batches: &[u8]) {
     let mut next = 0;
     for batch in batches {
         for _ in 0..*batch {
@@ -80,7 +80,7 @@ fn send(mut sender: Sender<Number, Bell, Region>, space: &Bell, batches: &[u8]) 
     }
 }
 
-fn receive(mut receiver: Receiver<Number, Bell, Region>, message: &Bell, total: u8, looks: u8) {
+fn receive(mut receiver: Receiver<Number, Notification, Region>, message: &Notification, total: u8, looks: u8) {
     for expected in 1..=total {
         let got = loop {
             match (0..looks).find_map(|_| receiver.pop()) {
@@ -139,7 +139,7 @@ fn without_the_barrier_somebody_sleeps_for_ever() {
 #[test]
 #[should_panic(expected = "deadlock")]
 fn without_the_second_look_somebody_sleeps_for_ever() {
-    Case { batches: &[1, 1], weakness: Weakness::SecondLook(INDEX), ..CASE }.run();
+    Case { batches: &[1, 1], weakness: Weakness::SecondLoad(INDEX), ..CASE }.run();
 }
 
 #[test]

@@ -1,14 +1,15 @@
-//! The front end's side of a Xen ring (`cloister_netfront::ring`) against a back end written after the macros of
-//! `io/ring.h`, in every ordering: each request is answered once, in order, and nobody sleeps for ever.
+//! The front end's side of a Xen ring (`cloister_netfront::ring`) and a back end written after the
+//! macros of `io/ring.h`, in every ordering: each request is answered once and in order, and no
+//! side sleeps forever.
 #![forbid(unsafe_code)]
 
 use cloister_caps::xen::ring::{FIRST_SLOT, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
 use cloister_interfaces::Memory;
-use cloister_loom::{Bell, Region, Weakness, every_ordering};
+use cloister_loom::{Notification, Region, Weakness, every_ordering};
 use cloister_netfront::ring::FrontRing;
 
 const SLOT: usize = 4;
-/// What a response is more than its request.
+/// The difference between a response and its request.
 const ANSWERED: u32 = 100;
 
 /// The back end's side.
@@ -55,13 +56,13 @@ impl Back {
 
 #[derive(Clone, Copy)]
 struct Case {
-    /// Requests that are published together.
+    /// The number of requests that are published together.
     batches: &'static [u32],
-    /// The front end asks for an event at the so many-th response.
+    /// The number of responses after which the front end asks for an event.
     ahead: u32,
-    /// Responses that the back end publishes together, at most.
+    /// The most responses that the back end publishes together.
     together: u32,
-    /// What is wrong with the front end's view of the ring.
+    /// The weakness of the front end's view of the ring.
     weakness: Weakness,
     preemptions: Option<usize>,
 }
@@ -74,7 +75,7 @@ impl Case {
         every_ordering(self.preemptions, move || {
             // As `FrontRing::reset` leaves it.
             let memory = Region::new([0, 1, 0, 1], total as usize * SLOT, self.weakness);
-            let (requests, responses) = (Bell::new(), Bell::new());
+            let (requests, responses) = (Notification::new(), Notification::new());
             let back = Back { memory: memory.sound(), req_cons: 0, rsp_prod: 0, published: 0 };
             let thread = {
                 let (requests, responses) = (requests.clone(), responses.clone());
@@ -86,7 +87,7 @@ impl Case {
     }
 }
 
-fn serve(mut back: Back, total: u32, together: u32, requests: &Bell, responses: &Bell) {
+fn serve(mut back: Back, total: u32, together: u32, requests: &Notification, responses: &Notification) {
     let mut expected = 0;
     while expected < total {
         let mut waiting = 0;
@@ -101,12 +102,12 @@ fn serve(mut back: Back, total: u32, together: u32, requests: &Bell, responses: 
         if waiting == 0 {
             requests.wait();
         } else if back.publish() {
-            responses.ring();
+            responses.notify();
         }
     }
 }
 
-fn ask(mut front: FrontRing<Region, SLOT>, case: Case, requests: &Bell, responses: &Bell) {
+fn ask(mut front: FrontRing<Region, SLOT>, case: Case, requests: &Notification, responses: &Notification) {
     let (mut asked, mut answered) = (0, 0);
     for batch in case.batches {
         for _ in 0..*batch {
@@ -114,7 +115,7 @@ fn ask(mut front: FrontRing<Region, SLOT>, case: Case, requests: &Bell, response
             front.push([asked]);
         }
         if front.publish() {
-            requests.ring();
+            requests.notify();
         }
         while front.outstanding() > 0 {
             let ahead = case.ahead.min(front.outstanding());
@@ -164,7 +165,7 @@ fn without_the_barrier_somebody_sleeps_for_ever() {
 #[test]
 #[should_panic(expected = "deadlock")]
 fn without_the_final_check_the_front_end_sleeps_for_ever() {
-    Case { weakness: Weakness::SecondLook(RSP_PROD), ..CASE }.run();
+    Case { weakness: Weakness::SecondLoad(RSP_PROD), ..CASE }.run();
 }
 
 #[test]

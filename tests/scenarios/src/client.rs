@@ -1,4 +1,4 @@
-//! The client: a host with a stack of its own, and what a test does with it.
+//! The client: a host with a network stack of its own, and the requests that a test makes with it.
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::{icmp, tcp};
@@ -14,7 +14,7 @@ pub const CLIENT: IpAddress = IpAddress::v4(10, 0, 0, 1);
 
 /// The client.
 pub struct Client {
-    /// What it is connected to.
+    /// The wire that it is connected to.
     pub wire: Wire,
     /// Its interface.
     pub interface: Interface,
@@ -24,7 +24,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that has just been switched on.
+    /// Creates a client.
     ///
     /// # Panics
     /// Never: the interface has room for one address.
@@ -33,7 +33,7 @@ impl Client {
         Self::of(Wire::default())
     }
 
-    /// The same on this wire.
+    /// Creates a client on this wire.
     ///
     /// # Panics
     /// As above.
@@ -45,7 +45,8 @@ impl Client {
         Client { wire, interface, sockets: SocketSet::new(vec![]), next_port: 49152 }
     }
 
-    /// Receives and sends what there is at `nanoseconds`; whether there was anything.
+    /// Receives and sends all frames that are ready at `nanoseconds`. Returns `true` if there was
+    /// one.
     pub fn poll(&mut self, nanoseconds: u64) -> bool {
         let received = !self.wire.to_client.is_empty();
         let waiting = self.wire.to_server.len();
@@ -53,7 +54,7 @@ impl Client {
         received || self.wire.to_server.len() > waiting
     }
 
-    /// How long it sleeps at `nanoseconds`, in ns; `None` is until a frame comes.
+    /// Returns the time that it sleeps at `nanoseconds`, in ns, or `None` until a frame arrives.
     pub fn sleeps(&mut self, nanoseconds: u64) -> Option<u64> {
         let delay = self.interface.poll_delay(instant(nanoseconds), &self.sockets)?;
         Some(delay.total_micros() * 1000)
@@ -72,22 +73,22 @@ fn instant(nanoseconds: u64) -> Instant {
 
 /// An image and a client on its wire.
 pub trait Network {
-    /// Lets everything run a little.
+    /// Runs every part for a short time.
     fn step(&mut self);
     /// The client.
     fn client(&mut self) -> &mut Client;
 
-    /// That many steps.
+    /// Makes this number of steps.
     fn run(&mut self, steps: usize) {
         for _ in 0..steps {
             self.step();
         }
     }
 
-    /// A new connection of the client to the image's web server.
+    /// Opens a connection from the client to the image's web server.
     ///
     /// # Panics
-    /// The client cannot try.
+    /// The client has no free port or address.
     fn connect(&mut self) -> SocketHandle {
         let buffer = || tcp::SocketBuffer::new(vec![0; 64 * 1024]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
@@ -97,7 +98,7 @@ pub trait Network {
         client.sockets.add(socket)
     }
 
-    /// The socket of a connection.
+    /// Returns the socket of a connection.
     fn socket(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
         self.client().sockets.get_mut(handle)
     }
@@ -121,7 +122,7 @@ pub trait Network {
         panic!("{} bytes could not be sent, {}", rest.len(), self.socket(handle).state());
     }
 
-    /// What has come, without waiting.
+    /// Returns the bytes that have arrived, without waiting.
     ///
     /// # Panics
     /// Never: a socket that can receive does.
@@ -133,7 +134,7 @@ pub trait Network {
         bytes
     }
 
-    /// Reads one response: its head, and as much body as it announces (none after HEAD).
+    /// Reads one response: its head, and the body that it announces (none after HEAD).
     ///
     /// # Panics
     /// No whole response comes.
@@ -147,7 +148,8 @@ pub trait Network {
                 let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse::<usize>().ok());
                 Some((head, end, if bare { 0 } else { length.unwrap_or(0) }))
             };
-            // One byte at a time past the head, so that a pipelined response stays in the socket.
+            // One byte at a time up to the end of the head, so that a pipelined response stays in
+            // the socket.
             while self.socket(handle).can_recv() {
                 let missing = match wanted(&bytes) {
                     Some((head, end, length)) if bytes.len() == end + length => return (head, bytes.split_off(end)),
@@ -170,7 +172,7 @@ pub trait Network {
         panic!("no whole response, but {:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(500)]));
     }
 
-    /// A request on a connection of its own.
+    /// Makes a request on a new connection.
     fn get(&mut self, target: &str) -> (String, Vec<u8>) {
         let handle = self.connect();
         self.send(handle, format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes());
@@ -181,7 +183,8 @@ pub trait Network {
         answer
     }
 
-    /// Sends `count` pings of `length` bytes, each after the answer to the one before; how many were answered right.
+    /// Sends `count` pings of `length` bytes, each after the answer to the one before. Returns the
+    /// number of correct answers.
     ///
     /// # Panics
     /// The client cannot send.

@@ -1,4 +1,4 @@
-//! A DHCP server of a few lines, run by the client's host.
+//! A minimal DHCP server on the client's host.
 
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::udp;
@@ -13,15 +13,15 @@ const OURS: Ipv4Address = Ipv4Address::new(10, 0, 0, 1);
 pub struct Dhcp {
     handle: SocketHandle,
     offered: Ipv4Address,
-    /// How often it was asked.
+    /// The number of requests.
     pub requests: usize,
 }
 
 impl Dhcp {
-    /// A server at `client` that leases `offered`, for a minute at a time, to whoever asks.
+    /// Creates a server at `client` that leases `offered` for a minute to any host.
     ///
     /// # Panics
-    /// The client runs one already.
+    /// The client already runs one.
     pub fn new(client: &mut Client, offered: Ipv4Address) -> Self {
         let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 8192]);
         let mut socket = udp::Socket::new(buffer(), buffer());

@@ -1,7 +1,6 @@
 //! Several services wired together on the simulator, and a client with a network stack of its own on the wire.
 #![forbid(unsafe_code)]
 
-pub mod archive;
 pub mod client;
 pub mod dhcp;
 pub mod image;

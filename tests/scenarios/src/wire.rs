@@ -1,4 +1,4 @@
-//! Frames in flight, and the client's device.
+//! Frames on the way between the image and the client, and the client's device.
 
 use std::collections::VecDeque;
 
@@ -9,13 +9,13 @@ use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Packet, TcpPacket, checksum};
 
 /// The wire between the image and the client.
 pub struct Wire {
-    /// Bytes of the largest packet of the client's.
+    /// The size of the client's largest packet, in bytes.
     mtu: usize,
     /// Frames to the client.
     pub to_client: VecDeque<Vec<u8>>,
     /// Frames to the image.
     pub to_server: VecDeque<Vec<u8>>,
-    /// One in so many frames is lost, whichever way it goes.
+    /// One in this number of frames is lost, in either direction.
     pub lose_every: Option<u64>,
     sent: u64,
 }
@@ -27,24 +27,24 @@ impl Default for Wire {
 }
 
 impl Wire {
-    /// A wire to a client with this MTU.
+    /// Creates a wire to a client with this MTU.
     #[must_use]
     pub fn of(mtu: usize) -> Self {
         Wire { mtu, to_client: VecDeque::new(), to_server: VecDeque::new(), lose_every: None, sent: 0 }
     }
 
-    /// Whether the next frame arrives.
+    /// Returns `true` if the next frame arrives.
     pub fn keeps(&mut self) -> bool {
         self.sent += 1;
         self.lose_every.is_none_or(|every| !self.sent.is_multiple_of(every))
     }
 }
 
-/// Does what is left to the link of a frame of IPv4 and TCP, as Linux does for one from a front end: cuts it, and completes
-/// checksums.
+/// Does the work that a front end leaves to the link, as Linux does it: cuts an IPv4 and TCP frame
+/// into segments, and completes their checksums.
 ///
 /// # Panics
-/// The frame is not one that can be left to the link.
+/// The frame is not one that a front end can leave to the link.
 #[must_use]
 pub fn finish(frame: Vec<u8>, offload: Offload) -> Vec<Vec<u8>> {
     const ETHERNET: usize = 14;
@@ -81,11 +81,11 @@ pub fn finish(frame: Vec<u8>, offload: Offload) -> Vec<Vec<u8>> {
     parts.iter().enumerate().map(cut).collect()
 }
 
-/// Takes the next frame to the image, joined with those behind it whose data goes on from its own, as those of a sender are that
-/// leaves the cutting to its link: at most four full segments together.
+/// Removes the next frame to the image, joined with those behind it that continue its data, at most
+/// four full segments together. A sender that leaves segmentation to its link sends such frames.
 ///
 /// # Panics
-/// Never: what is no whole segment stays alone.
+/// Never: a frame that is no whole segment stays alone.
 #[must_use]
 pub fn join(frames: &mut VecDeque<Vec<u8>>) -> Option<Vec<u8>> {
     const ETHERNET: usize = 14;
@@ -93,7 +93,8 @@ pub fn join(frames: &mut VecDeque<Vec<u8>>) -> Option<Vec<u8>> {
     let mut frame = frames.pop_front()?;
     while let (Some((start, _, next)), Some(other)) = (data(&frame), frames.front()) {
         let follows = data(other).is_some_and(|(from, first, end)| from == start && first == next && end != next);
-        // Addresses and ports, and all of the header but the sequence number that comes before the window.
+        // Addresses and ports, and the fields of the header before the window, except the sequence
+        // number.
         let same = frame[26..38] == other[26..38] && frame[42..47] == other[42..47];
         if !follows || !same || frame.len() + other.len() - 2 * start > MOST {
             break;
@@ -112,7 +113,8 @@ pub fn join(frames: &mut VecDeque<Vec<u8>>) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-/// Where a segment's data begins in its frame, and the sequence numbers from which to which it goes; only of one that is plain.
+/// Returns the offset of a segment's data in its frame, and its first sequence number and the one
+/// after its last. Returns `None` if it is not a plain segment.
 fn data(frame: &[u8]) -> Option<(usize, i32, i32)> {
     let packet = Ipv4Packet::new_checked(frame.get(14..)?).ok()?;
     if frame[12..14] != [8, 0] || packet.next_header() != IpProtocol::Tcp {
@@ -134,7 +136,7 @@ impl RxToken for Received {
     }
 }
 
-/// The client's next frame.
+/// Sends the client's next frame.
 pub struct Sending<'a>(&'a mut Wire);
 
 impl TxToken for Sending<'_> {

@@ -1,7 +1,8 @@
-//! Memory that changes under its reader: what a hostile peer that writes without pause makes of a shared page.
+//! Memory that changes under its reader, as a shared page does that a hostile peer writes all the
+//! time.
 //!
-//! Every read may find other bytes than the one before, so logic that reads the same word twice, and relies on
-//! finding the same, fails here.
+//! Each read may find other bytes than the one before. Logic that reads the same word twice and
+//! relies on equal values fails here.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use cloister_interfaces::Memory;
 
 use crate::memory::SharedMemory;
 
-/// A view of shared memory whose reads are now and then wrong; writes go through.
+/// A view of shared memory in which some reads are wrong. Writes go through.
 #[derive(Clone)]
 pub struct Fickle {
     memory: SharedMemory,
@@ -19,13 +20,13 @@ pub struct Fickle {
 }
 
 impl Fickle {
-    /// A view of `memory` in which one read in `one_in` is wrong, as `seed` has it.
+    /// Returns a view of `memory` in which one read in `one_in` is wrong, chosen by `seed`.
     #[must_use]
     pub fn new(memory: SharedMemory, seed: u64, one_in: u64) -> Self {
         Fickle { memory, state: Rc::new(Cell::new(seed | 1)), one_in: one_in.max(1) }
     }
 
-    /// The next number of a xorshift generator.
+    /// Returns the next number of a xorshift generator.
     fn draw(&self) -> u64 {
         let mut state = self.state.get();
         state ^= state << 13;
@@ -50,7 +51,7 @@ impl Memory for Fickle {
         if !self.wrong() {
             return honest;
         }
-        // Values near the true one get past more checks than arbitrary ones.
+        // Values near the true one pass more checks than arbitrary ones.
         let draw = self.draw();
         if draw & 1 == 0 { honest.wrapping_add((draw >> 32) as u32 % 300) } else { (draw >> 32) as u32 }
     }

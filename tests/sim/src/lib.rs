@@ -1,7 +1,8 @@
-//! The simulated hypervisor and the host's [`System`](cloister_interfaces::System) and
-//! [`Memory`](cloister_interfaces::Memory): what the services' logic runs over in a host test.
+//! The other side of a service in a host test: the simulated hypervisor, and the host's
+//! [`System`](cloister_interfaces::System) and [`Memory`](cloister_interfaces::Memory).
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod fickle;
 pub mod hypervisor;
 pub mod memory;

@@ -1,24 +1,24 @@
-//! Memory that several parties hold. No reference into it leaves this module.
+//! Memory that several parties share. No reference into it leaves this module.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use cloister_interfaces::{ExclusiveMemory, Memory};
 
-/// A region shared by everyone who has a clone.
+/// A region that is shared by all clones of this value.
 #[derive(Clone)]
 pub struct SharedMemory {
     bytes: Rc<RefCell<Vec<u8>>>,
 }
 
 impl SharedMemory {
-    /// `length` zero bytes.
+    /// Returns a region of `length` zero bytes.
     #[must_use]
     pub fn new(length: usize) -> Self {
         SharedMemory { bytes: Rc::new(RefCell::new(vec![0; length])) }
     }
 
-    /// A copy of `count` bytes from `offset`.
+    /// Returns a copy of `count` bytes from `offset`.
     #[must_use]
     pub fn bytes(&self, offset: usize, count: usize) -> Vec<u8> {
         let mut copy = vec![0; count];

@@ -9,7 +9,7 @@ use crate::memory::SharedMemory;
 /// The memory of a one-way queue.
 #[derive(Clone)]
 pub struct Wire {
-    /// Messages that it holds.
+    /// The number of messages that it holds.
     pub depth: u32,
     /// The pages that the producer writes.
     pub producer: SharedMemory,
@@ -18,15 +18,15 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// An empty queue for messages of `size` bytes.
+    /// Creates an empty queue for messages of `size` bytes.
     #[must_use]
     pub fn new(size: usize, depth: u32) -> Self {
         let producer = SharedMemory::new(producer_pages(size, depth as usize) * PAGE_SIZE);
         Wire { depth, producer, consumer: SharedMemory::new(PAGE_SIZE) }
     }
 
-    /// An end of it that is woken by `bit`, which is the number of its slot too; it sees the producer's pages and the
-    /// consumer's page as these functions make them.
+    /// Returns an end of the queue that notification `bit` is for; its slot has the same number.
+    /// The two functions make its views of the producer's pages and of the consumer's page.
     pub fn end<M>(
         &self,
         bit: u8,
@@ -46,22 +46,22 @@ impl Wire {
 /// The memory of a message interface.
 #[derive(Clone)]
 pub struct Wires {
-    /// From client to server.
+    /// The requests.
     pub requests: Wire,
-    /// From server to client.
+    /// The replies.
     pub replies: Wire,
 }
 
 impl Wires {
-    /// That of a new channel of `I`.
+    /// Creates the memory of a channel of `I`.
     #[must_use]
     pub fn new<I: Interface>(depth: u32) -> Self {
         let wire = |size| Wire::new(size, depth);
         Wires { requests: wire(<I::Request as Message>::SIZE), replies: wire(<I::Reply as Message>::SIZE) }
     }
 
-    /// The client's end. It sees the pages that it alone writes through `own`, and those that the server writes
-    /// through `theirs`.
+    /// Returns the client's end. `own` makes its view of the pages that only it writes, `theirs`
+    /// that of the pages that the server writes.
     pub fn client<I: Interface, S: System, M: Memory>(
         &self,
         system: &S,
@@ -72,7 +72,7 @@ impl Wires {
         Client::new(system.clone(), self.requests.end(bit, &own, &theirs), self.replies.end(bit, &theirs, &own))
     }
 
-    /// The server's end, likewise.
+    /// Returns the server's end, in the same way.
     pub fn server<I: Interface, S: System, M: Memory>(
         &self,
         system: &S,
@@ -84,8 +84,8 @@ impl Wires {
     }
 }
 
-/// The client's and the server's ends of a new channel of `I`. The client is woken by bit `client_bit`, the server
-/// by `server_bit`; each end's slot number equals its bit.
+/// Returns both ends of a new channel of `I`. Notification `client_bit` is for the client,
+/// `server_bit` for the server. The slot of each end has the number of its bit.
 pub fn channel<I: Interface, S: System>(
     client: &S,
     client_bit: u8,

@@ -1,7 +1,8 @@
-//! What a program of the image is compiled with, for the host: a stand-in for `cloister-runtime` of the same names, so
-//! that the bindings that the policy compiler makes compile against it unchanged.
+//! A stand-in for `cloister-runtime` on the host, with the same names: the bindings of the policy
+//! compiler compile against it unchanged.
 //!
-//! As in the image, [`Kernel`] has no state: who invokes is who runs, and that the machine knows. Here anyone can make one.
+//! As in the image, [`Kernel`] has no state: the machine knows which service runs. Here any code
+//! can make one.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,7 +15,7 @@ use crate::hypervisor::Machine;
 use crate::memory::SharedMemory;
 
 thread_local! {
-    /// The machine that this thread simulates at this moment, and the service that runs on it.
+    /// The machine that this thread simulates, and the service that runs on it.
     static RUNNING: RefCell<Option<(Rc<Machine>, u8)>> = const { RefCell::new(None) };
 }
 
@@ -46,27 +47,36 @@ impl System for Kernel {
     }
 }
 
-/// Makes the service of the program that runs. `heap` is the slot of the region for its allocator; here it allocates from
-/// the host, but the region must be there and its own to write.
+/// Makes the service of the program that runs, with the arguments of the runtime's `run`.
+///
+/// `heap` is the slot of the region for its allocator. Here it allocates from the host, but the
+/// region must exist, and the service must be able to write it. `_console` is for the panic
+/// message, which the host's tests print themselves.
 ///
 /// # Panics
-/// It is not.
-pub fn start<T: Service + 'static>(heap: Option<Slot>, make: impl FnOnce(Kernel) -> T) -> Box<dyn Service> {
+/// The service cannot write the region.
+pub fn start<T: Service + 'static>(
+    heap: Option<Slot>,
+    _console: Option<Slot>,
+    make: impl FnOnce(Kernel) -> T,
+) -> Box<dyn Service> {
     if let Some(slot) = heap {
         assert!(matches!(find(slot), Some((.., true))), "the heap in {slot} is no region that the service writes");
     }
     Box::new(make(Kernel))
 }
 
-/// A mapped region. A write to one that is mapped for reading fails the test, as it would fault in the image.
+/// A mapped region. A write to a region that is mapped read-only fails the test, as it faults in
+/// the image.
 #[derive(Clone)]
 pub struct SharedRegion {
     memory: SharedMemory,
-    /// Who would fault, if it writes.
+    /// The message of the fault that a write is, if the region is mapped read-only.
     read_only: Option<Rc<str>>,
 }
 
-/// The index of the region that the capability in `slot` names, its size, and whether the service may write it.
+/// Returns the machine, the index of the region that the capability in `slot` names, its size, and
+/// `true` if the service may write it.
 fn find(slot: Slot) -> Option<(Rc<Machine>, usize, u64, bool)> {
     let (machine, service) = running();
     let [address, size] = machine.invoke(service, slot, Operation::RegionFind, [0; 4]).ok()?;
@@ -75,7 +85,7 @@ fn find(slot: Slot) -> Option<(Rc<Machine>, usize, u64, bool)> {
 }
 
 impl SharedRegion {
-    /// The region that the capability in `slot` names; without bytes if there is none.
+    /// Returns the region that the capability in `slot` names. It is empty if there is none.
     #[must_use]
     pub fn new(_: Kernel, slot: Slot) -> SharedRegion {
         let Some((machine, region, size, writable)) = find(slot).filter(|(_, _, size, _)| size & EXCLUSIVE == 0) else {
@@ -114,14 +124,15 @@ impl Memory for SharedRegion {
     }
 }
 
-/// A region that nobody but the service that runs can write or map.
+/// A region that only the service that runs can write or map.
 pub struct OwnedRegion {
     memory: SharedMemory,
     fresh: bool,
 }
 
 impl OwnedRegion {
-    /// The region that the capability in `slot` names; without bytes if others can write or map it.
+    /// Returns the region that the capability in `slot` names. It is empty if others can write or
+    /// map it.
     #[must_use]
     pub fn new(_: Kernel, slot: Slot) -> OwnedRegion {
         let own = find(slot).filter(|(_, _, size, _)| size & EXCLUSIVE != 0);
@@ -143,7 +154,8 @@ impl ExclusiveMemory for OwnedRegion {
     }
 }
 
-/// The bytes of a region that nobody can write while the image runs; none if the region in `slot` is not such a one.
+/// Returns the bytes of a region that nothing can write while the image runs. Returns no bytes if
+/// the region in `slot` is another.
 #[must_use]
 pub fn constant_bytes(_: Kernel, slot: Slot) -> &'static [u8] {
     match find(slot) {

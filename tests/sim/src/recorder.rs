@@ -1,4 +1,4 @@
-//! A [`System`] for tests of one service: it answers by a closure and records every invocation.
+//! A [`System`] for tests of one service: a closure answers, and every invocation is recorded.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -10,8 +10,8 @@ use cloister_interfaces::System;
 pub type Call = (Slot, Operation, [u64; 4]);
 type Handler = dyn FnMut(Slot, Operation, [u64; 4]) -> Result<[u64; 2], InvokeError>;
 
-/// A system whose answers a test writes. Without a handler, clock reads answer [`Recorder::set_now`]'s time, random
-/// draws a counter, and everything else zeros.
+/// A system whose answers a test chooses. Without a handler, the clock returns the time of
+/// [`Recorder::set_now`], random draws return a counter, and all else returns zeros.
 #[derive(Clone)]
 pub struct Recorder {
     calls: Rc<RefCell<Vec<Call>>>,
@@ -36,13 +36,13 @@ impl Default for Recorder {
 }
 
 impl Recorder {
-    /// A system with the default answers.
+    /// Creates a system with the default answers.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Answers everything but console, clock and entropy by `handler`.
+    /// Answers every invocation with `handler`, except those of console, clock and entropy.
     pub fn answer(&self, handler: impl FnMut(Slot, Operation, [u64; 4]) -> Result<[u64; 2], InvokeError> + 'static) {
         *self.handler.borrow_mut() = Some(Box::new(handler));
     }
@@ -52,19 +52,20 @@ impl Recorder {
         self.now.set(nanoseconds);
     }
 
-    /// How often a clock was read so far.
+    /// Returns the number of times that a clock was read.
     #[must_use]
     pub fn clock_reads(&self) -> u64 {
         self.reads.get()
     }
 
-    /// The invocations so far, but for console, clock and entropy; and forgets them.
+    /// Returns the invocations so far, except those of console, clock and entropy, and forgets
+    /// them.
     #[must_use]
     pub fn take_calls(&self) -> Vec<Call> {
         self.calls.take()
     }
 
-    /// Everything written to the console so far.
+    /// Returns all that was written to the console.
     #[must_use]
     pub fn console(&self) -> String {
         self.text.borrow().clone()

@@ -9,42 +9,43 @@ use cloister_interfaces::{Server, System, grants};
 use crate::memory::SharedMemory;
 use crate::xenstored::Xenstored;
 
-/// In place of the XenStore service: carries requests out on a store's nodes directly.
+/// In place of the XenStore service: carries out requests directly on the nodes of a store.
 pub struct StoreService<S> {
     server: Server<Store, S, SharedMemory>,
     watches: Vec<(String, u16, Option<Vec<u8>>)>,
     transaction: Option<Vec<(String, Option<Vec<u8>>)>>,
-    /// How many of the next commits fail with [`Failure::Again`].
+    /// The number of commits that still fail with [`Failure::Again`].
     pub conflicts: u32,
-    /// Answers to the actions that this names, instead of carrying them out.
+    /// Returns the failure of an action that must fail, or `None` for one to carry out.
     pub refuse: Option<fn(&Action) -> Option<Failure>>,
-    /// Every action so far.
+    /// All actions so far.
     pub actions: Vec<Action>,
 }
 
 impl<S: System> StoreService<S> {
-    /// The server's end of the interface.
+    /// Creates the service over the server's end of the interface.
     pub fn new(server: Server<Store, S, SharedMemory>) -> Self {
         StoreService { server, watches: Vec::new(), transaction: None, conflicts: 0, refuse: None, actions: Vec::new() }
     }
 
-    /// Whether a transaction is open.
+    /// Returns `true` if a transaction is open.
     pub fn in_transaction(&self) -> bool {
         self.transaction.is_some()
     }
 
-    /// Forgets the watches, and says nothing of it.
+    /// Forgets the watches without telling the client.
     pub fn lose_watches(&mut self) {
         self.watches.clear();
     }
 
-    /// Tells of a change, as for a watch that was made before this store took over.
+    /// Reports a change, as for a watch that was made before this store took over.
     pub fn tell(&mut self, token: u16) {
-        // With no room the client has enough to look at.
+        // If the queue is full, the client has enough to read.
         let _ = self.server.replies.send(&Reply::Changed { token });
     }
 
-    /// Answers what was asked, and tells of watched values that have changed; whether anything moved.
+    /// Answers requests, and reports watched values that have changed. Returns `true` if it did
+    /// either.
     pub fn run(&mut self, store: &mut Xenstored) -> bool {
         let mut moved = false;
         while self.server.replies.room() > 0 {
@@ -77,7 +78,7 @@ impl<S: System> StoreService<S> {
             Action::Write(path, value) => self.change(store, absolute(&path), Some(value.to_vec())),
             Action::Remove(path) => self.change(store, absolute(&path), None),
             Action::Watch(path, token) => {
-                // A watch fires once by itself: the value differs from one that no node has.
+                // A watch fires once when it is made: the value differs from that of every node.
                 self.watches.push((absolute(&path), token, Some(b"\xFFnever".to_vec())));
                 Ok(Value::new())
             }
@@ -117,35 +118,37 @@ impl<S: System> StoreService<S> {
     }
 }
 
-/// Granted pages by reference.
+/// The granted pages by reference.
 pub type Granted = BTreeMap<u32, (SharedMemory, usize)>;
 
-/// In place of the grant manager: rule `n` grants pages of region `n`, as references from `1000 * (n + 1)` on.
+/// In place of the grant manager: rule `n` grants pages of region `n`, with references from `1000 *
+/// (n + 1)` on.
 pub struct GrantService<S> {
     server: Server<grants::Grants, S, SharedMemory>,
     regions: Vec<SharedMemory>,
     /// The pages that are granted.
     pub granted: Granted,
-    /// Rules whose pages the peer is said to hold when their grants are to end.
+    /// The rules whose pages the peer holds when their grants should end.
     pub held: Vec<u8>,
-    /// Rules that are refused.
+    /// The rules that are refused.
     pub refused: Vec<u8>,
 }
 
 impl<S: System> GrantService<S> {
-    /// The server's end of the interface, and the regions of its client's rules.
+    /// Creates the grant manager over the server's end of the interface, for rules of these
+    /// regions.
     pub fn new(server: Server<grants::Grants, S, SharedMemory>, regions: Vec<SharedMemory>) -> Self {
         GrantService { server, regions, granted: Granted::new(), held: Vec::new(), refused: Vec::new() }
     }
 
-    /// The peer lets go of a rule's pages, and the client is told.
+    /// Lets the peer unmap the pages of a rule, and tells the client.
     pub fn release(&mut self, rule: u8) {
         self.held.retain(|held| *held != rule);
         let reply = self.end(rule);
         self.server.replies.send(&reply).expect("room");
     }
 
-    /// Answers what was asked; whether there was anything.
+    /// Answers requests. Returns `true` if there was one.
     pub fn run(&mut self) -> bool {
         let mut moved = false;
         while let Some(request) = self.server.requests.pop() {

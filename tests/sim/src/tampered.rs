@@ -1,8 +1,8 @@
-//! Memory whose peer lies on purpose: what every read finds may be drawn from a script, so that a fuzzer decides it and a
-//! found script replays byte for byte.
+//! Memory whose peer lies on purpose. A script decides what each read finds, so that a fuzzer
+//! chooses it and a found script replays byte for byte.
 //!
-//! [`Fickle`](crate::Fickle) lies at random; this lies as it is told. It also counts reads, and can fail a reader who reads
-//! the same bytes twice.
+//! [`Fickle`](crate::Fickle) lies at random, this memory as its script says. It also counts reads,
+//! and can fail a reader who reads the same bytes twice.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
@@ -19,25 +19,27 @@ struct State {
     reads: Cell<u64>,
 }
 
-/// What the memories of one peer have in common: the lies still to be told, and how often they were read.
+/// What all memories of one peer share: the lies that are left, and the number of reads.
 #[derive(Clone, Default)]
 pub struct Script(Rc<State>);
 
 impl Script {
-    /// A peer that does not lie yet.
+    /// Creates a peer that does not lie yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The reads from now on draw from `bytes`, one or more a read, in place of what is left of earlier lies.
+    /// Makes each read from now on draw one byte or more from `bytes`, which replace the lies that
+    /// are left.
     ///
-    /// A byte below 128 leaves the read as it is. Another says how it is wrong; see [`Tampered`].
+    /// A byte below 128 leaves the read unchanged. Any other says how it is wrong; see
+    /// [`Tampered`].
     pub fn lie(&self, bytes: &[u8]) {
         *self.0.lies.borrow_mut() = bytes.iter().copied().collect();
     }
 
-    /// How many reads there were so far.
+    /// Returns the number of reads.
     #[must_use]
     pub fn reads(&self) -> u64 {
         self.0.reads.get()
@@ -51,7 +53,7 @@ impl Script {
         u32::from_le_bytes([(); 4].map(|()| self.draw().unwrap_or_default()))
     }
 
-    /// `honest`, or what the peer has put there just before the read.
+    /// Returns `honest`, or the bytes that the peer wrote just before the read.
     fn load(&self, honest: u32) -> u32 {
         self.0.reads.set(self.0.reads.get() + 1);
         match self.draw() {
@@ -82,27 +84,28 @@ impl Script {
 #[derive(Clone)]
 pub struct Tampered {
     memory: SharedMemory,
-    /// `None` for memory that the peer cannot write.
+    /// The peer's script, or `None` for memory that the peer cannot write.
     script: Option<Script>,
-    /// Bytes that may be read only once after each write: within `once`, those that were read.
+    /// The bytes that may be read only once after each write. `seen` holds those that were read.
     once: Vec<Range<usize>>,
     seen: Rc<RefCell<BTreeSet<usize>>>,
 }
 
 impl Tampered {
-    /// Memory that a peer with this script writes.
+    /// Wraps memory that a peer with this script writes.
     #[must_use]
     pub fn new(memory: SharedMemory, script: &Script) -> Self {
         Tampered { memory, script: Some(script.clone()), once: Vec::new(), seen: Rc::default() }
     }
 
-    /// Memory that no peer writes.
+    /// Wraps memory that no peer writes.
     #[must_use]
     pub fn own(memory: SharedMemory) -> Self {
         Tampered { memory, script: None, once: Vec::new(), seen: Rc::default() }
     }
 
-    /// A second read of a byte in `range`, with no write through this view in between, fails the test: XSA-155.
+    /// Makes a second read of a byte in `range` fail the test, unless it was written through this
+    /// view in between (XSA-155).
     #[must_use]
     pub fn once(mut self, range: Range<usize>) -> Self {
         self.once.push(range);

@@ -1,7 +1,8 @@
 //! A simulated XenStore daemon: the other end of the ring page (Xen `io/xs_wire.h`), with one guest.
 //!
-//! Its permissions are the short form of what `libxl` sets up: the guest may read everything that was not made
-//! private, and write below its own directory, but for the nodes that only the toolstack writes.
+//! Its permissions are a short form of those that `libxl` sets up. The guest may read everything
+//! that was not made private. It may write below its own directory, except for the nodes that only
+//! the toolstack writes.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -40,16 +41,16 @@ struct Transaction {
     writes: Vec<(String, Option<Vec<u8>>)>,
 }
 
-/// What the guest may use, and what one request of it may be; the defaults are those of C xenstored.
+/// The limits of the guest and of one request. The defaults are those of C xenstored.
 #[derive(Clone, Copy, Debug)]
 pub struct Quota {
-    /// Nodes that the guest writes.
+    /// The most nodes that the guest may own.
     pub nodes: usize,
-    /// Bytes of a node.
+    /// The size of the largest node, in bytes.
     pub node_size: usize,
-    /// Watches.
+    /// The most watches.
     pub watches: usize,
-    /// Transactions open at a time.
+    /// The most open transactions.
     pub transactions: usize,
 }
 
@@ -74,26 +75,28 @@ pub struct Xenstored {
     private: Vec<String>,
     input: Vec<u8>,
     output: VecDeque<u8>,
-    /// While set, nothing is read from the ring nor written to it.
+    /// While set, the daemon neither reads nor writes the ring.
     pub silent: bool,
-    /// A guest that breaks the protocol is served no more until it reconnects, as by the real daemon; otherwise it fails the
-    /// test. For scripts in which the daemon itself has lied.
+    /// If set, a guest that breaks the protocol gets no more answers until it reconnects, as from
+    /// the real daemon. Otherwise it fails the test. For scripts in which the daemon itself has
+    /// lied.
     pub forgiving: bool,
     refused: bool,
-    /// How many of the next commits fail with `EAGAIN`.
+    /// The number of commits that still fail with `EAGAIN`.
     pub conflicts: u32,
-    /// What the guest may use.
+    /// The guest's limits.
     pub quota: Quota,
-    /// Errors with which the next requests are answered, instead of being carried out. As with the real daemon a transaction's
-    /// end is one whatever is wrong with it (`do_transaction_end`), and to reset watches and transactions never fails.
+    /// The errors of the next requests, which are not carried out. As with the real daemon, the end
+    /// of a transaction ends it whatever is wrong with it (`do_transaction_end`), and resetting
+    /// watches and transactions never fails.
     pub errors: VecDeque<&'static str>,
-    /// Every request so far: its type and the first string of its payload.
+    /// All requests so far: the type, and the first string of the payload.
     pub requests: Vec<(u32, String)>,
 }
 
 impl Xenstored {
-    /// A daemon serving domain `domain` over `ring`; the store holds the domain's `domid` and its empty
-    /// `control/shutdown`.
+    /// Creates a daemon that serves domain `domain` over `ring`. The store holds the domain's
+    /// `domid` and its empty `control/shutdown`.
     #[must_use]
     pub fn new(ring: SharedMemory, domain: u16) -> Self {
         let (req_cons, rsp_prod) = (ring.load(REQ_CONS), ring.load(RSP_PROD));
@@ -125,13 +128,13 @@ impl Xenstored {
         daemon
     }
 
-    /// The absolute path of `below` in the guest's directory.
+    /// Returns the absolute path of `below` in the guest's directory.
     #[must_use]
     pub fn own(&self, below: &str) -> String {
         format!("/local/domain/{}/{below}", self.domain)
     }
 
-    /// Writes a node as the toolstack or a back end does; `path` is absolute.
+    /// Writes the node at the absolute `path`, as the toolstack or a back end does.
     pub fn set(&mut self, path: &str, value: impl AsRef<[u8]>) {
         self.apply(path.to_string(), Some(value.as_ref().to_vec()));
     }
@@ -141,13 +144,13 @@ impl Xenstored {
         self.apply(path.to_string(), None);
     }
 
-    /// A node's value.
+    /// Returns a node's value.
     #[must_use]
     pub fn get(&self, path: &str) -> Option<Vec<u8>> {
         self.nodes.get(path).cloned()
     }
 
-    /// A node's value as text.
+    /// Returns a node's value as text.
     #[must_use]
     pub fn text(&self, path: &str) -> Option<String> {
         self.get(path).map(|value| String::from_utf8_lossy(&value).into_owned())
@@ -158,24 +161,24 @@ impl Xenstored {
         self.private.push(path.to_string());
     }
 
-    /// How many watches the guest has.
+    /// Returns the number of the guest's watches.
     #[must_use]
     pub fn watch_count(&self) -> usize {
         self.watches.len()
     }
 
-    /// How many transactions the guest has open.
+    /// Returns the number of the guest's open transactions.
     #[must_use]
     pub fn open_transactions(&self) -> usize {
         self.transactions.len()
     }
 
-    /// Offers the guest to make the connection anew when it asks for that, or no longer.
+    /// Sets whether the daemon reconnects when the guest asks for it.
     pub fn offer_reconnection(&mut self, offered: bool) {
         self.ring.store(SERVER_FEATURES, if offered { SERVER_FEATURE_RECONNECTION } else { 0 });
     }
 
-    /// Makes the connection anew: both streams are empty, and the guest has no watch and no transaction.
+    /// Reconnects: both streams are empty, and the guest has no watch and no transaction.
     pub fn reconnect(&mut self) {
         self.refused = false;
         self.input.clear();
@@ -189,8 +192,8 @@ impl Xenstored {
         self.ring.store(CONNECTION, CONNECTED);
     }
 
-    /// Goes on with the indices that stand in the ring, as a daemon does that was started anew; what it had half read or
-    /// half written is gone.
+    /// Continues with the indices in the ring, as a restarted daemon does. Requests and replies
+    /// that were half done are lost.
     pub fn resume(&mut self) {
         self.input.clear();
         self.output.clear();
@@ -200,7 +203,7 @@ impl Xenstored {
         self.rsp_prod = self.ring.load(if used <= RING { RSP_PROD } else { RSP_CONS });
     }
 
-    /// Serves what stands in the ring; whether anything moved.
+    /// Serves the requests in the ring. Returns `true` if it read or wrote anything.
     pub fn run(&mut self) -> bool {
         if self.silent {
             return false;
@@ -221,7 +224,7 @@ impl Xenstored {
         moved | self.put()
     }
 
-    /// The guest broke the protocol.
+    /// Handles a guest that broke the protocol.
     fn refuse(&mut self, why: &str) -> bool {
         assert!(self.forgiving, "{why}");
         self.refused = true;
@@ -276,7 +279,7 @@ impl Xenstored {
             Ok(answer) => {
                 self.reply(kind, request, transaction, &answer);
                 if kind == WATCH {
-                    // A watch fires once by itself.
+                    // A watch fires once when it is made.
                     self.fire_one(self.watches.len() - 1, &first);
                 }
             }
@@ -452,7 +455,7 @@ impl Xenstored {
 mod tests {
     use super::*;
 
-    /// A daemon, and its answer to one request: the type, and the payload as text.
+    /// Creates a daemon, and returns its answer to one request: the type, and the payload as text.
     fn ask(daemon: &mut Xenstored, kind: u32, transaction: u32, payload: &str) -> (u32, String) {
         let at = |index: u32| (index % RING) as usize;
         let mut request = Vec::new();

@@ -30,7 +30,7 @@ use record::{Reading, Run};
 use work::{Job, Scale};
 
 /// The policy of the image in which all services are one program.
-const FUSED_POLICY: &str = "policy/fused.toml";
+const FUSED_POLICY: &str = "tests/guests/fused.toml";
 
 #[derive(Args)]
 pub struct Arguments {

@@ -255,7 +255,7 @@ fn each_of_two_mapped_pages_is_unmapped_by_itself() {
 
 #[test]
 fn a_page_mapped_for_reading_cannot_be_written() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../policy/back-end.toml");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/guests/back-end.toml");
     let mut bench = Bench::new(&std::fs::read_to_string(path).unwrap());
     bench.machine.back_end = true;
     for (rule, writable) in [("peer-read-pages", false), ("peer-written-pages", true)] {

@@ -88,7 +88,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Every failure.
+    /// All failures, in the order of their numbers.
     pub const ALL: [Failure; 8] = [
         Failure::NotFound,
         Failure::Access,

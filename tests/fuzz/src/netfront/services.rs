@@ -137,16 +137,6 @@ impl Say<Reply> for To {
             "65536",
             "/local/domain/0/backend/vif/8/0",
         ];
-        const FAILURES: [Failure; 8] = [
-            Failure::NotFound,
-            Failure::Access,
-            Failure::Policy,
-            Failure::Again,
-            Failure::TooLong,
-            Failure::Quota,
-            Failure::Timeout,
-            Failure::Other,
-        ];
         let value = |bytes: &[u8]| -> Value { bytes.iter().copied().take(120).collect() };
         let reply = match &self.1 {
             Answer::Value(which) => {
@@ -155,7 +145,7 @@ impl Say<Reply> for To {
             }
             Answer::Bytes(Bytes(bytes)) => Reply::Answer { id: self.0, result: Ok(value(bytes)) },
             Answer::Failure(which) => {
-                Reply::Answer { id: self.0, result: Err(FAILURES[usize::from(*which) % FAILURES.len()]) }
+                Reply::Answer { id: self.0, result: Err(Failure::ALL[usize::from(*which) % Failure::ALL.len()]) }
             }
             Answer::Changed(token) => Reply::Changed { token: u16::from(*token % 4) },
             Answer::Other(id) => Reply::Answer { id: *id, result: Ok(Value::new()) },

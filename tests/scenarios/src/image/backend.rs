@@ -1,5 +1,5 @@
-//! The back end on the machine: it moves when an event, a watch or a frame tells it to, and uses granted pages through
-//! the grant table.
+//! The back end on the simulated machine. It runs when an event, a watch or a frame asks for it,
+//! and uses granted pages through the grant table.
 
 use cloister_caps::EvtchnPort;
 use cloister_sim::netback::Frame;
@@ -12,13 +12,13 @@ use crate::wire::Wire;
 pub struct Backend {
     domain: u16,
     pub netback: Netback,
-    /// Keeps its mappings when the connection ends.
+    /// If set, it keeps its mappings when the connection ends.
     pub clings: bool,
-    /// References of the ring pages that it has mapped.
+    /// The references of the ring pages that it has mapped.
     mapped: Vec<u32>,
-    /// Ports of the guest that it has bound.
+    /// The guest's ports that it has bound.
     bound: Vec<EvtchnPort>,
-    /// The states of both ends when it last looked.
+    /// The states of both ends at the last check.
     states: [Option<String>; 2],
 }
 
@@ -34,7 +34,7 @@ impl Backend {
         }
     }
 
-    /// Goes on as far as it was told to; whether anything moved.
+    /// Runs if an event, a watch or a frame asks for it. Returns `true` if anything changed.
     pub fn run(&mut self, machine: &Machine, store: &mut Xenstored, wire: &mut Wire) -> bool {
         let domain = self.domain;
         let mut told = !wire.to_server.is_empty();
@@ -63,7 +63,7 @@ impl Backend {
         [self.netback.front(), self.netback.directory()].map(|directory| store.text(&format!("{directory}/state")))
     }
 
-    /// Holds rings and ports exactly while there is a connection.
+    /// Maps the rings and binds the ports while there is a connection, and only then.
     fn hold(&mut self, machine: &Machine, store: &Xenstored) {
         let Some(connection) = &self.netback.connection else {
             return self.let_go(machine);
@@ -85,7 +85,7 @@ impl Backend {
         }
     }
 
-    /// The connection is over.
+    /// Ends the connection.
     pub fn let_go(&mut self, machine: &Machine) {
         self.netback.connection = None;
         for port in self.bound.drain(..) {

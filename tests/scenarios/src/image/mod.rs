@@ -1,5 +1,5 @@
-//! The shipped image, whole: its six services under the kernel, with a XenStore daemon, a network back end, and the
-//! client on the wire behind it.
+//! The whole shipped image: its six services and the kernel, with a XenStore daemon, a network back
+//! end, and the client behind it.
 
 mod backend;
 mod programs;
@@ -17,13 +17,13 @@ use backend::Backend;
 
 /// The guest's number.
 pub const GUEST: u16 = 5;
-/// The longest sleep of everything, in ns.
+/// The longest sleep of the whole simulation, in ns.
 const LONGEST_SLEEP: u64 = 50_000_000;
 
-/// What an image is started with.
+/// The settings of an image.
 pub struct Options {
-    /// The text of the policy. Its services, queues and capabilities must be those of the shipped one, with which the
-    /// programs are compiled.
+    /// The text of the policy: [`fused_policy`], or one with the services, queues and capabilities of
+    /// the shipped policy, with which the programs are compiled.
     pub policy: String,
     /// The guest's command line.
     pub command_line: &'static str,
@@ -31,9 +31,9 @@ pub struct Options {
     pub site: Vec<u8>,
     /// The guest's memory, in bytes.
     pub memory: u64,
-    /// The number of the domain that the back end is in.
+    /// The number of the back end's domain.
     pub backend: u16,
-    /// Decides random bits and how long everything takes.
+    /// The seed of random bits and of all durations.
     pub seed: u64,
 }
 
@@ -50,7 +50,7 @@ impl Default for Options {
     }
 }
 
-/// The text of the policy that ships.
+/// Returns the text of the policy that ships.
 ///
 /// # Panics
 /// The file cannot be read.
@@ -60,10 +60,20 @@ pub fn shipped_policy() -> String {
     std::fs::read_to_string(path).expect("policy/default.toml")
 }
 
+/// Returns the text of the policy of the fused build, whose services are one program.
+///
+/// # Panics
+/// The file cannot be read.
+#[must_use]
+pub fn fused_policy() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests/fused.toml");
+    std::fs::read_to_string(path).expect("tests/guests/fused.toml")
+}
+
 /// The number of the driver domain of [`driver_domain_policy`].
 pub const DRIVER_DOMAIN: u16 = 12;
 
-/// The text of the policy that ships, but that the back end is in a driver domain.
+/// Returns the text of the policy that ships, with the back end in a driver domain.
 ///
 /// # Panics
 /// The policy that ships does not have its back end in domain 0.
@@ -75,7 +85,7 @@ pub fn driver_domain_policy() -> String {
     changed
 }
 
-/// The image and everything round it.
+/// The image, and the domains and the client around it.
 pub struct Image {
     /// The machine that it runs on.
     pub machine: Rc<Machine>,
@@ -85,15 +95,15 @@ pub struct Image {
     pub client: Client,
     backend: Backend,
     store: Xenstored,
-    /// Somebody but the guest has used the store.
+    /// `true` if another domain than the guest has used the store.
     store_used: bool,
 }
 
 impl Image {
-    /// An image that has just been started, and a network device for it.
+    /// Creates an image with a network device.
     ///
     /// # Panics
-    /// The policy does not hold, or does not fit.
+    /// The policy does not hold, or its regions do not fit in the memory.
     #[must_use]
     pub fn new(options: Options) -> Self {
         let mut image = Image::without_device(options);
@@ -101,10 +111,10 @@ impl Image {
         image
     }
 
-    /// An image whose device the toolstack has not made.
+    /// Creates an image without a network device.
     ///
     /// # Panics
-    /// The policy does not hold, or does not fit.
+    /// The policy does not hold, or its regions do not fit in the memory.
     #[must_use]
     pub fn without_device(options: Options) -> Self {
         let policy = cloister_policy::parse("the policy", &options.policy).unwrap_or_else(|report| panic!("{report}"));
@@ -117,7 +127,11 @@ impl Image {
             seed: options.seed,
         })
         .unwrap_or_else(|error| panic!("{error}"));
-        programs::install(&machine);
+        if options.policy == fused_policy() {
+            machine.install("fused", programs::fused::make);
+        } else {
+            programs::install(&machine);
+        }
         if options.policy == driver_domain_policy() {
             machine.install("netfront", programs::driver_domain_netfront::make);
         }
@@ -126,18 +140,18 @@ impl Image {
         Image { machine, policy, client: Client::new(), backend, store, store_used: true }
     }
 
-    /// The XenStore daemon, as the toolstack uses it.
+    /// Returns the XenStore daemon, for changes by the toolstack.
     pub fn store(&mut self) -> &mut Xenstored {
         self.store_used = true;
         &mut self.store
     }
 
-    /// The back end.
+    /// Returns the back end.
     pub fn netback(&mut self) -> &mut Netback {
         &mut self.backend.netback
     }
 
-    /// Makes the device, as the toolstack does.
+    /// Creates the device, as the toolstack does.
     pub fn create_device(&mut self) {
         self.store_used = true;
         self.backend.netback.create(&mut self.store);
@@ -150,37 +164,38 @@ impl Image {
         self.backend.netback.destroy(&mut self.store);
     }
 
-    /// The back end lets go of the connection and says so.
+    /// Ends the connection at the back end, and announces it.
     pub fn close_back_end(&mut self) {
         self.store_used = true;
         self.backend.let_go(&self.machine);
         self.backend.netback.set_state(&mut self.store, "5");
     }
 
-    /// Makes the back end keep its mappings of the rings, whatever it says; or lets it let go.
+    /// Sets whether the back end keeps its mappings of the rings whatever it announces.
     pub fn cling(&mut self, clings: bool) {
         self.backend.clings = clings;
     }
 
-    /// The front end's state.
+    /// Returns the front end's state.
     #[must_use]
     pub fn front_state(&self) -> Option<String> {
         self.store.text(&format!("{}/state", self.backend.netback.front()))
     }
 
-    /// The console so far.
+    /// Returns the console output so far.
     #[must_use]
     pub fn console(&self) -> String {
         self.machine.xen().console()
     }
 
-    /// How the domain ended, if it has.
+    /// Returns how the domain ended, if it has.
     #[must_use]
     pub fn ended(&self) -> Option<End> {
         self.machine.ended()
     }
 
-    /// Runs until `done`, for at most `seconds` of virtual time; whether it came to that.
+    /// Runs until `done` returns `true`, for at most `seconds` of virtual time. Returns `true` if
+    /// it did.
     pub fn until(&mut self, seconds: u64, mut done: impl FnMut(&mut Image) -> bool) -> bool {
         let end = self.machine.now() + seconds * 1_000_000_000;
         while self.machine.now() < end {
@@ -198,13 +213,13 @@ impl Image {
     /// Runs until the web server listens.
     ///
     /// # Panics
-    /// It never does.
+    /// It does not listen within a minute of virtual time.
     pub fn listens(&mut self, times: usize) {
         let listens = |image: &mut Image| image.console().matches("listening on port 80").count() >= times;
         assert!(self.until(60, listens), "{}", self.console());
     }
 
-    /// Everything but the guest, once; whether anything moved.
+    /// Runs everything except the guest once. Returns `true` if anything changed.
     fn world(&mut self) -> bool {
         let asked = self.machine.xen().events.take_remote(0, XENSTORE_PORT);
         let mut moved = false;

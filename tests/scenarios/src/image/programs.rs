@@ -1,5 +1,6 @@
-//! The programs of the shipped image, compiled with the bindings that the policy compiler makes for them: a capability
-//! that a service wants and the policy does not give, or the other way round, does not compile.
+//! The programs of the shipped image, compiled with the bindings of the policy compiler. A
+//! capability that a service expects and the policy does not give does not compile, nor one that
+//! the policy gives and the service does not expect.
 
 use cloister_sim::Machine;
 
@@ -12,7 +13,7 @@ macro_rules! program {
 
             /// Starts the program.
             pub fn make() -> Box<dyn cloister_interfaces::Service> {
-                cloister_runtime::start(HEAP, |kernel| $library::service(capabilities(kernel)))
+                cloister_runtime::start(HEAP, CONSOLE, |kernel| $library::service(capabilities(kernel)))
             }
         }
     };
@@ -22,7 +23,7 @@ macro_rules! programs {
     ($($module:ident: $name:literal, $library:ident;)*) => {
         $(program!($module: $name, $library);)*
 
-        /// Gives every service of the shipped policy its program.
+        /// Installs the program of every service of the shipped policy.
         pub fn install(machine: &Machine) {
             $(machine.install($name, $module::make);)*
         }
@@ -38,5 +39,25 @@ programs! {
     xenstore: "xenstore", cloister_xenstore;
 }
 
-// The one program that knows who may be the back end, with the bindings of `super::driver_domain_policy`.
+/// All services as one program.
+pub mod fused {
+    use cloister_sim::program;
+
+    cloister_fused::bound!(cloister_sim::program);
+
+    use bound::{self as cloister_runtime, FromSlot as _};
+
+    include!(concat!(env!("OUT_DIR"), "/fused-fused.rs"));
+
+    /// Starts the program.
+    pub fn make() -> Box<dyn cloister_interfaces::Service> {
+        program::start(HEAP, CONSOLE, |kernel| {
+            let inside = cloister_fused::Inside::new(kernel);
+            cloister_fused::service(inside, move || capabilities(inside))
+        })
+    }
+}
+
+// The one program whose bindings contain the domains that may be the back end, with those of
+// `super::driver_domain_policy`.
 program!(driver_domain_netfront: "driver-domain-netfront", cloister_netfront);

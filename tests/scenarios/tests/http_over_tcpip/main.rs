@@ -9,8 +9,8 @@ mod slow;
 
 use cloister_interfaces::net::Offloads;
 use cloister_scenarios::Network;
-use cloister_scenarios::archive::cpio;
 use cloister_scenarios::client::SERVER;
+use cloister_sim::archive::cpio;
 use rig::{FORMER, Rig, Setup};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::{icmp, tcp, udp};

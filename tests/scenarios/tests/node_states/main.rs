@@ -267,17 +267,7 @@ fn attempt(moment: Moment, node: Node, value: Option<&[u8]>, how: How) -> bool {
     up
 }
 
-/// Failures of XenStore, and the kinds of requests that fail.
-const FAILURES: [Failure; 8] = [
-    Failure::NotFound,
-    Failure::Access,
-    Failure::Policy,
-    Failure::Again,
-    Failure::TooLong,
-    Failure::Quota,
-    Failure::Timeout,
-    Failure::Other,
-];
+/// The number of kinds of requests that fail.
 const KINDS: usize = 6;
 
 fn refuse<const KIND: usize, const FAILURE: usize>(action: &Action) -> Option<Failure> {
@@ -291,7 +281,7 @@ fn refuse<const KIND: usize, const FAILURE: usize>(action: &Action) -> Option<Fa
         // A transaction that cannot be given up is the XenStore service's to end.
         Action::Abort => KINDS,
     };
-    (kind == KIND).then_some(FAILURES[FAILURE])
+    (kind == KIND).then_some(Failure::ALL[FAILURE])
 }
 
 type Refuse = fn(&Action) -> Option<Failure>;
@@ -309,7 +299,7 @@ const REFUSE: [[Refuse; 8]; KINDS] = refuse_each!(0 1 2 3 4 5);
 /// XenStore fails so from a moment on, for some minutes; answers whether the link was up then.
 fn fails(moment: Moment, kind: usize, failure: usize) -> bool {
     let mut case = Case::reach(moment).expect("a moment");
-    let name = || format!("{moment:?}, requests of kind {kind}: {:?}", FAILURES[failure]);
+    let name = || format!("{moment:?}, requests of kind {kind}: {:?}", Failure::ALL[failure]);
     let before = case.world.system.console().len();
     case.world.store.refuse = Some(REFUSE[kind][failure]);
     case.pass(STANDS, |_| false);
@@ -327,7 +317,7 @@ fn answers_of_xenstore() {
     let mut counts = [[0; 2]; KINDS];
     for moment in moments() {
         for (kind, counts) in counts.iter_mut().enumerate() {
-            (0..FAILURES.len()).for_each(|failure| counts[usize::from(fails(moment, kind, failure))] += 1);
+            (0..Failure::ALL.len()).for_each(|failure| counts[usize::from(fails(moment, kind, failure))] += 1);
         }
     }
     println!("reads, writes, watches, their ends, begins, commits: down and up {counts:?}");

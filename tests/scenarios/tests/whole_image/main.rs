@@ -6,9 +6,10 @@ mod ending;
 mod intruder;
 mod restart;
 
-use cloister_scenarios::archive::cpio;
 use cloister_scenarios::dhcp::Dhcp;
+use cloister_scenarios::image::fused_policy;
 use cloister_scenarios::{Image, Network, Options};
+use cloister_sim::archive::cpio;
 use smoltcp::wire::Ipv4Address;
 
 /// An image that serves.
@@ -49,6 +50,16 @@ fn a_site_is_served_out_of_the_module() {
     assert_eq!(image.get("/").1, b"<p>hello");
     assert!(image.get("/large").1 == pattern(1_000_000));
     assert!(image.get("/none").0.starts_with("HTTP/1.1 404 "));
+    assert_no_refusals(&image);
+}
+
+#[test]
+fn the_fused_build_serves_the_same_site() {
+    let mut image = serving(Options { policy: fused_policy(), site: site(), ..Options::default() });
+    assert_eq!(image.get("/").1, b"<p>hello");
+    assert!(image.get("/large").1 == pattern(1_000_000));
+    assert!(image.get("/none").0.starts_with("HTTP/1.1 404 "));
+    assert_eq!(image.pings(100, 56), 100);
     assert_no_refusals(&image);
 }
 

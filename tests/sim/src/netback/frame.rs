@@ -1,13 +1,14 @@
-//! Frames with work left to do, and the work: what Linux does behind its netback with segmentation and checksums.
+//! Frames that leave segmentation or checksums to others, and that work, as Linux does it behind
+//! its netback.
 
-/// A frame, and what is yet to be done to it.
+/// A frame, and the work that is left to do.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Frame {
     /// Its bytes.
     pub bytes: Vec<u8>,
-    /// Its TCP or UDP checksum field holds the sum of the pseudo-header only.
+    /// `true` if its TCP or UDP checksum field holds only the sum of the pseudo-header.
     pub blank: bool,
-    /// It is to be cut into TCP segments of so many bytes of payload.
+    /// The payload size of the TCP segments that it must be cut into, in bytes.
     pub segment: Option<u16>,
 }
 
@@ -31,7 +32,7 @@ fn set_half(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
-/// The ones' complement sum of `bytes` (RFC 1071), added to `sum`.
+/// Returns the ones' complement sum of `bytes` (RFC 1071), added to `sum`.
 fn add(sum: u16, bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])));
     let mut sum = u64::from(sum) + words.sum::<u64>();
@@ -41,7 +42,8 @@ fn add(sum: u16, bytes: &[u8]) -> u16 {
     sum as u16
 }
 
-/// Where the transport header of an IPv4 frame is, where its checksum is, and the sum of its pseudo-header.
+/// Returns the offsets of the transport header of an IPv4 frame and of its checksum, and the sum of
+/// its pseudo-header.
 fn transport(frame: &[u8]) -> (usize, usize, u16) {
     assert_eq!(half(frame, 12), 0x0800, "only IPv4 frames are worked on");
     let header = ETHERNET + usize::from(frame[ETHERNET] & 15) * 4;
@@ -65,21 +67,21 @@ fn complete(frame: &mut [u8]) {
     set_half(frame, field, if sum == 0 { 0xFFFF } else { sum });
 }
 
-/// Puts the sum of the pseudo-header in the place of the checksum of a frame.
+/// Replaces the checksum of a frame by the sum of the pseudo-header.
 fn blank(frame: &mut [u8]) {
     let (_, field, pseudo) = transport(frame);
     set_half(frame, field, pseudo);
 }
 
 impl Frame {
-    /// A whole TCP or UDP frame with its checksum left out, to be cut if `segment` says so.
+    /// Wraps a whole TCP or UDP frame without its checksum. It must be cut if `segment` says so.
     #[must_use]
     pub fn unfinished(mut bytes: Vec<u8>, segment: Option<u16>) -> Self {
         blank(&mut bytes);
         Frame { bytes, blank: true, segment }
     }
 
-    /// The frames, with TCP segments that go on from each other put together, as Linux does on receipt.
+    /// Returns the frames with consecutive TCP segments merged, as Linux does on receipt.
     #[must_use]
     pub fn merged(frames: impl IntoIterator<Item = Vec<u8>>) -> Vec<Self> {
         let mut merged: Vec<Frame> = Vec::new();
@@ -91,7 +93,8 @@ impl Frame {
         merged
     }
 
-    /// Adds the payload of a TCP segment that goes on from this one; whether it does, and there is room.
+    /// Adds the payload of the TCP segment that follows this one. Returns `true` if it follows and
+    /// there is room.
     fn append(&mut self, next: &[u8]) -> bool {
         let (Some((headers, payload)), Some((next_headers, more))) = (tcp_headers(&self.bytes), tcp_headers(next))
         else {
@@ -99,7 +102,7 @@ impl Frame {
         };
         let size = self.segment.map_or(payload.len(), usize::from);
         let sequence = |frame: &[u8]| u32::from_be_bytes([frame[38], frame[39], frame[40], frame[41]]);
-        // Addresses and ports; what is acknowledged, flags but for a push, the window, options.
+        // Addresses and ports; the acknowledgement, the flags except push, the window, options.
         let alike = |frame: &[u8], headers: usize| {
             let flags = frame[47] & !PUSH;
             [&frame[..14], &frame[26..38], &frame[42..47], &[flags], &frame[48..50], &frame[52..headers]].concat()
@@ -120,10 +123,10 @@ impl Frame {
         true
     }
 
-    /// The frames that it becomes: cut, with their checksums.
+    /// Returns the frames that it is cut into, with their checksums.
     ///
     /// # Panics
-    /// What was left out is not as it must be.
+    /// The checksum field does not hold what it must.
     #[must_use]
     pub fn packets(self) -> Vec<Vec<u8>> {
         let mut bytes = self.bytes;
@@ -142,8 +145,8 @@ impl Frame {
     }
 }
 
-/// The length of the headers and the payload of a TCP segment that can be put together with another: with payload, with an
-/// IPv4 header of 20 bytes, and with no flags but that it acknowledges and pushes.
+/// Returns the sizes of the headers and of the payload of a TCP segment that can be merged with
+/// another: it has payload, an IPv4 header of 20 bytes, and no flags except acknowledge and push.
 fn tcp_headers(frame: &[u8]) -> Option<(usize, &[u8])> {
     const ACK: u8 = 0x10;
     let plain = frame.len() > 54 && frame[12..15] == [8, 0, 0x45] && frame[23] == TCP && frame[47] & !PUSH == ACK;
@@ -186,7 +189,7 @@ fn cut(frame: &[u8], size: usize) -> Vec<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// A TCP frame with `length` bytes of payload and a right checksum.
+    /// Returns a TCP frame with `length` bytes of payload and a correct checksum.
     fn tcp_frame(length: usize) -> Vec<u8> {
         let mut frame = vec![0; 54 + length];
         frame[12..14].copy_from_slice(&[8, 0]);

@@ -1,5 +1,6 @@
-//! A simulated network back end: the other side of netif (Xen `io/netif.h`) and of its handshake, honest and, like
-//! Linux's, strict about what the front end sends: where that one gives up the device, this one fails the test.
+//! A simulated network back end: the other side of netif (Xen `io/netif.h`) and of its handshake.
+//! It is honest, and as strict about the front end as Linux's: where Linux gives up the device,
+//! this one fails the test.
 
 mod frame;
 mod ring;
@@ -19,7 +20,7 @@ pub use ring::BackRing;
 
 const TX_SLOT: usize = size_of::<netif::TxRequest>();
 const RX_SLOT: usize = size_of::<netif::RxRequest>();
-/// The most slots with bytes of a frame (`XEN_NETBK_LEGACY_SLOTS_MAX`).
+/// The most slots of a frame that hold bytes (`XEN_NETBK_LEGACY_SLOTS_MAX`).
 const MOST_SLOTS: u32 = 18;
 /// Finds the memory that a grant reference names: a region and the offset of the page in it.
 pub type PageOf<'a> = &'a dyn Fn(u32) -> Option<(SharedMemory, usize)>;
@@ -30,15 +31,16 @@ pub struct Connection {
     pub tx: BackRing,
     /// The ring of frames to the guest.
     pub rx: BackRing,
-    /// The guest's event channels: of the first ring, and of the second.
+    /// The guest's event channels: for the first ring, and for the second.
     pub ports: (u32, u32),
-    /// What the guest takes: frames of several slots, uncut ones, such without checksums.
+    /// The features of the guest: frames of several slots, uncut frames, frames without checksums.
     takes: [bool; 3],
-    /// Responses to requests to send that are yet to be written: the id, and whether an extra info follows.
+    /// The responses to requests to send that are not yet written: the id, and `true` if an extra
+    /// info follows.
     owed: Vec<(u16, bool)>,
 }
 
-/// What a hostile back end does with the next frame, in place of what it should.
+/// What a hostile back end does wrong with the next frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mischief {
     /// Answers a request to send twice.
@@ -47,19 +49,19 @@ pub enum Mischief {
     SentUnknown,
     /// Answers an extra info that was never sent.
     SentExtra,
-    /// A received frame is said to be in another buffer.
+    /// Names another buffer for a received frame.
     ReceivedElsewhere,
-    /// Its bytes leave their page.
+    /// Gives it bytes outside of its page.
     ReceivedBeyond,
-    /// It never ends.
+    /// Never ends it.
     ReceivedEndless,
-    /// It has a flag that no feature stands for.
+    /// Gives it a flag of no feature.
     ReceivedFlag,
-    /// It has an extra info of another type than was negotiated.
+    /// Gives it an extra info of a type that was not negotiated.
     ReceivedExtra,
-    /// It is to be cut into segments of no bytes.
+    /// Gives it segments of no bytes.
     ReceivedSegments,
-    /// An extra info comes in its middle.
+    /// Puts an extra info in the middle of it.
     ReceivedExtraLate,
 }
 
@@ -67,35 +69,36 @@ pub enum Mischief {
 pub struct Netback {
     domain: u16,
     guest: u16,
-    /// What it offers, by node.
+    /// The nodes that it offers.
     pub features: Vec<(String, String)>,
     /// The connection, while there is one.
     pub connection: Option<Connection>,
-    /// Frames that the guest sent.
+    /// The frames that the guest sent.
     pub sent: Vec<Frame>,
-    /// Frames for the guest that wait for a buffer.
+    /// The frames for the guest that wait for a buffer.
     pub waiting: VecDeque<Frame>,
-    /// Ports of the guest that events were sent to.
+    /// The guest's ports that events were sent to.
     pub events: Vec<u32>,
     /// The length of the longest frame that was copied to the guest, in bytes.
     pub longest: usize,
-    /// While set, requests to send are left on the ring.
+    /// While set, requests to send stay on the ring.
     pub hold_tx: bool,
-    /// While set, the guest's frames are sent, but their pages are not given back.
+    /// While set, the guest's frames are sent, but their pages are not returned.
     pub keep_pages: bool,
-    /// Pages are given back in the reverse of their order.
+    /// If set, pages are returned in reverse order.
     pub backwards: bool,
-    /// What it does with the next frame.
+    /// What it does wrong with the next frame.
     pub mischief: Option<Mischief>,
-    /// While set, the guest's states are not looked at.
+    /// While set, the guest's states are not read.
     pub deaf: bool,
-    /// Keys that it cannot connect by have it close, as Linux's does (`xenbus_dev_fatal`); otherwise they fail the test. For
-    /// scripts in which somebody else has written them.
+    /// If set, wrong keys make the back end close, as Linux's does (`xenbus_dev_fatal`). Otherwise
+    /// they fail the test. For scripts in which somebody else has written them.
     pub forgiving: bool,
 }
 
 impl Netback {
-    /// Back end `domain` for the first interface of `guest`, with all that Linux's offers and the front end may use.
+    /// Creates back end `domain` for the first interface of `guest`, with all features of Linux's
+    /// that the front end may use.
     #[must_use]
     pub fn new(domain: u16, guest: u16) -> Self {
         let offer = |name: &str| (name.to_string(), "1".to_string());
@@ -119,13 +122,13 @@ impl Netback {
         }
     }
 
-    /// The back end's directory.
+    /// Returns the back end's directory.
     #[must_use]
     pub fn directory(&self) -> String {
         format!("/local/domain/{}/backend/vif/{}/0", self.domain, self.guest)
     }
 
-    /// The front end's directory.
+    /// Returns the front end's directory.
     #[must_use]
     pub fn front(&self) -> String {
         format!("/local/domain/{}/device/vif/0", self.guest)
@@ -166,7 +169,7 @@ impl Netback {
         store.set(&format!("{}/state", self.directory()), state);
     }
 
-    /// Follows the guest's states and moves frames; whether anything moved.
+    /// Follows the guest's states and moves frames. Returns `true` if anything changed.
     pub fn run(&mut self, store: &mut Xenstored, page_of: PageOf<'_>) -> bool {
         let followed = !self.deaf && self.follow(store, page_of);
         followed | self.receive_from_guest(page_of) | self.send_to_guest(page_of)
@@ -177,7 +180,7 @@ impl Netback {
         let own = store.text(&format!("{}/state", self.directory()));
         let (Some(front), Some(own)) = (front, own) else { return false };
         let next = match (front.as_str(), own.as_str()) {
-            // As `set_backend_state` of Linux's netback: by way of Closing and Closed to InitWait.
+            // As `set_backend_state` of Linux's netback: through Closing and Closed to InitWait.
             ("1", "4" | "5" | "6") => "2",
             ("4", "2") => "4",
             ("5", "2" | "4") => "5",
@@ -193,7 +196,7 @@ impl Netback {
         self.features.iter().any(|(name, value)| name == feature && value == "1")
     }
 
-    /// The connection that the guest's keys describe; `None` if they describe none.
+    /// Returns the connection that the guest's keys describe, or `None` if they describe none.
     fn connect(&self, store: &Xenstored, page_of: PageOf<'_>) -> Option<Connection> {
         let fatal = |what: &str| assert!(self.forgiving, "fatal: {what}");
         let key = |name: &str| store.text(&format!("{}/{name}", self.front()));
@@ -242,7 +245,7 @@ impl Netback {
                 connection.give_back(id, extra, mischief);
                 moved = true;
                 if mischief.is_some() {
-                    // With the others outstanding, the number of responses is a possible one.
+                    // With the other outstanding requests, this number of responses is possible.
                     (connection.owed, self.keep_pages) = (owed.collect(), true);
                     break;
                 }
@@ -311,8 +314,8 @@ impl Request {
 }
 
 impl Connection {
-    /// Takes the slots of a frame, as `xenvif_tx_build_gops` and `xenvif_count_requests` of Linux do; `None` if a page of it
-    /// is not granted.
+    /// Consumes the slots of a frame, as `xenvif_tx_build_gops` and `xenvif_count_requests` of
+    /// Linux do. Returns `None` if a page of it is not granted.
     fn frame_from_guest(&mut self, (several, uncut): (bool, bool), page_of: PageOf<'_>) -> Option<Frame> {
         let mut first = Request::parse(&self.tx.request());
         let mut frame = Frame { bytes: Vec::new(), blank: first.flags & CSUM_BLANK != 0, segment: None };
@@ -353,7 +356,8 @@ impl Connection {
         Some(frame)
     }
 
-    /// Gives a slot back, as `make_tx_response` of Linux does: of the response to an extra info it writes the status only.
+    /// Answers a slot, as `make_tx_response` of Linux does: for an extra info it writes only the
+    /// status.
     fn give_back(&mut self, id: u16, extra: bool, mischief: Option<Mischief>) {
         let response = |id: u16| [id.to_le_bytes(), 0i16.to_le_bytes()].concat();
         let null = 1i16.to_le_bytes();
@@ -369,7 +373,7 @@ impl Connection {
         }
     }
 
-    /// Copies a frame into the guest's buffers, for which there is room.
+    /// Copies a frame into the guest's buffers, which have room for it.
     fn frame_to_guest(&mut self, frame: &Frame, mischief: Option<Mischief>, page_of: PageOf<'_>) {
         let mut chunks: Vec<&[u8]> = frame.bytes.chunks(PAGE_SIZE).collect();
         if mischief == Some(Mischief::ReceivedEndless) {

@@ -10,7 +10,7 @@ use crate::memory::SharedMemory;
 pub struct BackRing {
     /// The region that the ring's page is in.
     pub memory: SharedMemory,
-    /// Where in the region the page starts.
+    /// The offset of the page in the region.
     pub base: usize,
     slot: usize,
     req_cons: u32,
@@ -27,7 +27,8 @@ impl BackRing {
         self.base + FIRST_SLOT + (index % SLOTS) as usize * self.slot
     }
 
-    /// How many requests wait, up to `wanted`; with fewer, an event is asked for at the next one.
+    /// Returns the number of waiting requests, up to `wanted`. With fewer, it asks for an event at
+    /// the next one.
     pub(super) fn waiting(&self, wanted: u32) -> u32 {
         loop {
             let produced = self.memory.load(self.base + REQ_PROD);
@@ -43,25 +44,25 @@ impl BackRing {
         }
     }
 
-    /// The next request, of which [`Self::waiting`] said that there is one.
+    /// Consumes the next request. [`Self::waiting`] must have returned at least 1.
     pub(super) fn request(&mut self) -> Vec<u8> {
         let request = self.memory.bytes(self.at(self.req_cons), self.slot);
         self.req_cons = self.req_cons.wrapping_add(1);
         request
     }
 
-    /// The index that the next response has.
+    /// Returns the index of the next response.
     pub(super) fn index(&self) -> u32 {
         self.rsp_prod
     }
 
-    /// Writes `bytes` at `offset` of the next response, and leaves the rest of its slot as it is.
+    /// Writes `bytes` at `offset` of the next response. The rest of its slot stays unchanged.
     pub(super) fn respond(&mut self, offset: usize, bytes: &[u8]) {
         self.memory.write(self.at(self.rsp_prod) + offset, bytes);
         self.rsp_prod = self.rsp_prod.wrapping_add(1);
     }
 
-    /// Shows the front end the responses; whether it is to be notified.
+    /// Publishes the responses. Returns `true` if the front end wants an event.
     pub(super) fn publish(&mut self) -> bool {
         let old = std::mem::replace(&mut self.published, self.rsp_prod);
         self.memory.store(self.base + RSP_PROD, self.rsp_prod);

@@ -1,8 +1,0 @@
-//! The program of who has taken http over.
-#![no_std]
-#![no_main]
-#![forbid(unsafe_code)]
-
-use cloister_prober::http as cloister_prober_http;
-
-cloister_runtime::service!(cloister_prober_http);

@@ -1,8 +1,0 @@
-//! The program of who has taken netfront over.
-#![no_std]
-#![no_main]
-#![forbid(unsafe_code)]
-
-use cloister_prober::netfront as cloister_prober_netfront;
-
-cloister_runtime::service!(cloister_prober_netfront);

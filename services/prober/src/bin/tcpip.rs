@@ -1,8 +1,0 @@
-//! The program of who has taken tcpip over.
-#![no_std]
-#![no_main]
-#![forbid(unsafe_code)]
-
-use cloister_prober::tcpip as cloister_prober_tcpip;
-
-cloister_runtime::service!(cloister_prober_tcpip);

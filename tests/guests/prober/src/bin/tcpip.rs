@@ -1,0 +1,8 @@
+//! The program in the place of tcpip, once an attacker controls it.
+#![no_std]
+#![no_main]
+#![forbid(unsafe_code)]
+
+use cloister_prober::tcpip as cloister_prober_tcpip;
+
+cloister_runtime::service!(cloister_prober_tcpip);

@@ -1,0 +1,242 @@
+//! The role of tcpip, once an attacker controls it.
+
+use core::time::Duration;
+
+use arrayvec::ArrayVec;
+use cloister_caps::Operation;
+use cloister_interfaces::capability::{Clock, Console, Entropy};
+use cloister_interfaces::control::{Control, Reply as Quiet};
+use cloister_interfaces::net::{Net, Offload, Reply as Link, Request};
+use cloister_interfaces::socket::{Connection, MAX_CONNECTIONS, Reply, Socket};
+use cloister_interfaces::{Client, Memory, Message, Server, Service, System};
+use cloister_probe as probe;
+
+use crate::campaign::{Campaign, IN_QUEUE, Outcome, RawMessage, Role, RoleAttempt};
+use crate::raw_queue::{Bytes, RawQueue, bytes};
+
+/// What the policy gives tcpip.
+pub struct Caps<S, M: Memory> {
+    /// The console.
+    pub console: Console<S>,
+    /// The clock.
+    pub clock: Clock<S>,
+    /// Random bits.
+    pub entropy: Entropy<S>,
+    /// netfront.
+    pub net: Client<Net, S, M>,
+    /// The applications.
+    pub socket_clients: ArrayVec<Server<Socket, S, M>, 4>,
+    /// The service that may end the image.
+    pub control_clients: ArrayVec<Server<Control, S, M>, 4>,
+    /// Pages into which the back end writes frames.
+    pub rx_pool: M,
+    /// Pages from which the back end reads frames.
+    pub tx_pool: M::Exclusive,
+    /// Streams to the applications.
+    pub stream_in: M,
+    /// Streams from the applications.
+    pub stream_out: M,
+    /// The site.
+    pub site: &'static [u8],
+    /// The guest's command line.
+    pub command_line: &'static [u8],
+}
+
+/// Makes the prober in this role.
+pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
+    Campaign::new(caps)
+}
+
+/// The indices of the queues.
+const NET: usize = 0;
+const SOCKET: usize = 1;
+const CONTROL: usize = 2;
+/// Pages of each pool in the policy that ships.
+const PAGES: u16 = 128;
+/// The pause before the link is closed, in which the test checks from outside that it works.
+const PAUSE: Duration = Duration::from_secs(10);
+
+const fn transmit(page: u16, length: u16, offload: Offload) -> Request {
+    Request::Transmit { page, length, offload }
+}
+
+/// Messages that netfront must refuse or survive.
+const TO_NETFRONT: [(&str, Request); 21] = [
+    ("send the page after the pool", transmit(PAGES, 60, Offload::None)),
+    ("send the last page of all", transmit(u16::MAX, 60, Offload::None)),
+    ("send past the end of the pool", transmit(PAGES - 1, u16::MAX, Offload::None)),
+    ("send no bytes", transmit(0, 0, Offload::None)),
+    ("send less than a header", transmit(0, 1, Offload::None)),
+    ("send the longest frame", transmit(0, u16::MAX, Offload::None)),
+    ("send it again while it is on its way", transmit(0, u16::MAX, Offload::None)),
+    ("send a page in the midst of it", transmit(3, 60, Offload::None)),
+    ("have a checksum made of nothing", transmit(20, 0, Offload::Checksum)),
+    ("have a checksum made that is not in the frame", transmit(20, 14, Offload::Checksum)),
+    ("have a frame cut that is too short", transmit(21, 60, Offload::Segments(1))),
+    ("have a frame cut into single bytes", transmit(22, u16::MAX, Offload::Segments(1))),
+    ("have a frame cut into the largest segments", transmit(40, 9_000, Offload::Segments(u16::MAX))),
+    ("have a frame cut into no segments", transmit(44, 9_000, Offload::Segments(0))),
+    ("give a page back that is not ours", Request::Receive { page: 0, count: 1 }),
+    ("give all pages back", Request::Receive { page: 0, count: PAGES }),
+    ("give a page after the pool", Request::Receive { page: PAGES, count: 1 }),
+    ("give pages past the pool", Request::Receive { page: PAGES - 1, count: 2 }),
+    ("give the most pages", Request::Receive { page: 0, count: u16::MAX }),
+    ("give pages where the ends meet", Request::Receive { page: u16::MAX, count: u16::MAX }),
+    ("give no page", Request::Receive { page: 0, count: 0 }),
+];
+
+const FIRST: Connection = Connection(0);
+const LAST: Connection = Connection(MAX_CONNECTIONS as u16 - 1);
+const NONE: Connection = Connection(u16::MAX);
+
+const fn accepted(connection: Connection) -> Reply {
+    Reply::Accepted { connection, address: [10, 0, 0, 1], port: 1, local_port: 80 }
+}
+
+const fn received(connection: Connection, length: u32, sent: u32) -> Reply {
+    Reply::Received { connection, length, sent, constant: sent }
+}
+
+const fn network(address: [u8; 4], constant: u64) -> Reply {
+    Reply::Network { address, constant }
+}
+
+/// Messages that http must refuse or survive.
+const TO_HTTP: [(&str, Reply); 24] = [
+    ("bytes of a connection that was not accepted", received(FIRST, 1, 0)),
+    ("bytes taken of a connection that was not accepted", Reply::Sent { connection: FIRST, length: 1, constant: 1 }),
+    ("the end of a connection that was not accepted", Reply::Closed { connection: FIRST }),
+    ("half of a connection that was not accepted", Reply::PeerClosed { connection: FIRST }),
+    ("a network with a site larger than memory", network([10, 0, 0, 1], u64::MAX)),
+    ("a connection", accepted(FIRST)),
+    ("the same connection again", accepted(FIRST)),
+    ("the last connection", accepted(LAST)),
+    ("a connection that there is not", accepted(NONE)),
+    ("no bytes", received(FIRST, 0, 0)),
+    ("more bytes than a ring holds", received(FIRST, u32::MAX, 0)),
+    ("bytes taken that were not sent", Reply::Sent { connection: FIRST, length: u32::MAX, constant: 0 }),
+    ("constant bytes taken that were not sent", Reply::Sent { connection: LAST, length: 0, constant: u32::MAX }),
+    ("bytes, and taken that were not sent", received(FIRST, 1, u32::MAX)),
+    ("bytes of the last connection", received(LAST, 4096, 0)),
+    ("the end of a connection", Reply::Closed { connection: FIRST }),
+    ("the end of it again", Reply::Closed { connection: FIRST }),
+    ("bytes after the end", received(FIRST, 1, 0)),
+    ("the end of a connection that there is not", Reply::Closed { connection: NONE }),
+    ("no connections left", Reply::Pressure { free: 0 }),
+    ("the most connections left", Reply::Pressure { free: u16::MAX }),
+    ("the network is gone", network([0; 4], 0)),
+    ("the network is gone again", network([0; 4], u64::MAX)),
+    ("a network of all ones", network([255; 4], 1)),
+];
+
+/// Messages that only end the link. tcpip may send them, so they come last, and the image must
+/// survive them.
+const AT_LAST: [(&str, Request); 4] = [
+    ("close the link", Request::Close),
+    ("close it again", Request::Close),
+    ("send on the closed link", transmit(60, 60, Offload::None)),
+    ("close it once more", Request::Close),
+];
+
+fn message(number: usize) -> Option<(&'static str, usize, Bytes)> {
+    let (to_http, to_control) = (TO_NETFRONT.len(), TO_NETFRONT.len() + TO_HTTP.len());
+    let at_last = to_control + 1;
+    if let Some((name, request)) = TO_NETFRONT.get(number) {
+        Some((name, NET, bytes(request)))
+    } else if let Some((name, reply)) = TO_HTTP.get(number - to_http) {
+        Some((name, SOCKET, bytes(reply)))
+    } else if number == to_control {
+        Some(("say that all is quiet, unasked", CONTROL, bytes(&Quiet::Quiet)))
+    } else {
+        let (name, request) = AT_LAST.get(number - at_last)?;
+        Some((name, NET, bytes(request)))
+    }
+}
+
+impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
+    type System = S;
+    type Memory = M;
+    const RIGHTS: &'static [Operation] = &[
+        Operation::ConsoleWrite,
+        Operation::ClockNow,
+        Operation::EntropyDraw,
+        Operation::QueueNotify,
+        Operation::RegionFind,
+    ];
+
+    fn console(&self) -> &Console<S> {
+        &self.console
+    }
+
+    fn clock(&self) -> &Clock<S> {
+        &self.clock
+    }
+
+    fn saved_words(&self) -> (&M, usize) {
+        (&self.net.requests.end().producer, IN_QUEUE)
+    }
+
+    fn queues(&self) -> ArrayVec<RawQueue<'_, M>, 4> {
+        let net = [RawQueue::client(&self.net)].into_iter();
+        net.chain(self.socket_clients.iter().map(RawQueue::server).take(1))
+            .chain(self.control_clients.iter().map(RawQueue::server).take(1))
+            .collect()
+    }
+
+    fn attempts() -> &'static [RoleAttempt<Self>] {
+        &[
+            ("write a received frame", |caps| {
+                caps.rx_pool.store(0, 0);
+                Some("the receive pool was written")
+            }),
+            ("write what an application sends", |caps| {
+                caps.stream_out.store(0, 0);
+                Some("the stream from http was written")
+            }),
+            ("write the command line", |caps| {
+                probe::write(caps.command_line.as_ptr() as u64, 0);
+                Some("the command line was written")
+            }),
+            ("write the site", |caps| {
+                if !caps.site.is_empty() {
+                    probe::write(caps.site.as_ptr() as u64, 0);
+                    return Some("the site was written");
+                }
+                None
+            }),
+            ("fill what an application receives with what nobody sent", |caps| {
+                (0..caps.stream_in.len()).step_by(4).for_each(|at| caps.stream_in.store(at, u32::MAX));
+                None
+            }),
+        ]
+    }
+
+    fn message(&self, number: usize) -> Option<RawMessage> {
+        let (name, queue, bytes) = message(number)?;
+        let pause = if name == AT_LAST[0].0 { PAUSE } else { Duration::ZERO };
+        Some(RawMessage { name, queue, bytes, pause })
+    }
+
+    fn check_reply(&self, queue: usize, reply: &[u8], _: Option<usize>) -> Result<(), Outcome> {
+        match (queue, Link::from_bytes(reply)) {
+            (NET, Ok(Link::Transmitted { page: PAGES.. } | Link::Received { page: PAGES.., .. })) => {
+                Err(Outcome::Breach("a page outside of the pools came back"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_has_a_number_and_closing_comes_last() {
+        let messages: std::vec::Vec<_> = (0..).map_while(message).collect();
+        assert_eq!(messages.len(), TO_NETFRONT.len() + TO_HTTP.len() + 1 + AT_LAST.len());
+        assert_eq!(messages.iter().filter(|(_, queue, _)| *queue == SOCKET).count(), TO_HTTP.len());
+        assert_eq!(messages.last().map(|(name, ..)| *name), AT_LAST.last().map(|(name, _)| *name));
+        assert_eq!(messages.iter().filter(|(name, ..)| *name == AT_LAST[0].0).count(), 1, "one pause");
+    }
+}
