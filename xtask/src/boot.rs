@@ -13,8 +13,8 @@ use cloister_bed::guest::State;
 use cloister_bed::log::Follower;
 use cloister_bed::{Bed, BedError, Config, Guest, port};
 
+use crate::guest_address::GuestAddress;
 use crate::image::{self, DEFAULT_POLICY, Image};
-use crate::net::Net;
 use crate::site;
 use crate::stages::Stages;
 
@@ -43,7 +43,7 @@ pub struct Arguments {
     cmdline: Option<String>,
     /// Where the guest's address comes from
     #[arg(long, value_enum, default_value = "static", conflicts_with = "cmdline")]
-    net: Net,
+    net: GuestAddress,
     /// The port of 127.0.0.1 to serve on; 0 for any free one
     #[arg(long, default_value_t = 8080)]
     port: u16,
@@ -235,7 +235,7 @@ mod tests {
             policy: "p".into(),
             memory: None,
             cmdline: None,
-            net: Net::Dhcp,
+            net: GuestAddress::Dhcp,
             port: 0,
             exec: None,
             gdb: false,

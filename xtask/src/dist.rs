@@ -8,7 +8,7 @@ use clap::Args;
 use cloister_bed::Guest;
 use sha2::{Digest, Sha256};
 
-use crate::backend::Choice;
+use crate::backend_domain::PolicyArguments;
 use crate::image::{self, Image};
 use crate::stages::Stages;
 
@@ -18,7 +18,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
-    policy: Choice,
+    policy: PolicyArguments,
 }
 
 /// Where INSTALL.md puts the image.

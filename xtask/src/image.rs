@@ -10,7 +10,7 @@ use cargo_metadata::Metadata;
 use clap::Args;
 use cloister_policy::{Checked, Extras, Program};
 
-use crate::backend::Choice;
+use crate::backend_domain::PolicyArguments;
 use crate::inventory;
 use crate::stages::Stages;
 use crate::workspace::{self, TARGET};
@@ -25,7 +25,7 @@ pub const DEFAULT_POLICY: &str = "policy/default.toml";
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
-    policy: Choice,
+    policy: PolicyArguments,
 }
 
 /// A built image.

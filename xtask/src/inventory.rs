@@ -12,7 +12,7 @@ use cloister_policy::Checked;
 use serde_json::{Value, json};
 use toml_edit::Document;
 
-use crate::unsafety::{self, Counts};
+use crate::unsafe_counts::{self, UnsafeCounts};
 use crate::workspace::{self, TARGET};
 
 /// The inventories of an image.
@@ -31,7 +31,7 @@ pub fn take(policy: &Checked, programs: &BTreeSet<String>) -> Result<Inventory> 
     let sbom = sbom(policy, &metadata, &crates, programs, &checksums(&lock)?)?;
     let mut list = Vec::new();
     for package in &crates {
-        list.push(unsafe_use(package, &unsafety::count(&sources(package)?)?));
+        list.push(unsafe_use(package, &unsafe_counts::count(&sources(package)?)?));
     }
     let unsafe_uses = json!({ "format": "cloister-unsafe", "version": 1, "crates": list });
     Ok(Inventory { sbom: serde_json::to_vec(&sbom)?, unsafe_uses: serde_json::to_vec(&unsafe_uses)? })
@@ -161,7 +161,7 @@ fn sources(package: &Package) -> Result<Vec<std::path::PathBuf>> {
     Ok(files.into_iter().collect())
 }
 
-fn unsafe_use(package: &Package, counts: &Counts) -> Value {
+fn unsafe_use(package: &Package, counts: &UnsafeCounts) -> Value {
     json!({
         "name": package.name.as_str(),
         "crate-version": package.version.to_string(),

@@ -1,26 +1,27 @@
 //! The project's commands: build the image, boot it on real Xen, test it, package it.
 #![forbid(unsafe_code)]
 
-mod backend;
+mod backend_domain;
 mod bench;
 mod boot;
-mod clamps;
+mod clamped_code;
+mod compromised;
 mod dist;
 mod fuzz;
+mod guest_address;
 mod image;
 mod inventory;
 mod kernel;
 mod miri;
 mod mutants;
-mod net;
-mod proof;
+mod parallel;
+mod profile;
 mod site;
 mod stages;
 mod symbolize;
-mod taken;
 mod test;
-mod unsafety;
-mod workers;
+mod unsafe_counts;
+mod verify;
 mod workspace;
 
 use std::process::ExitCode;
@@ -43,7 +44,7 @@ enum Command {
     /// Measure the image beside a Linux guest, and write tables and plots
     Bench(bench::Arguments),
     /// Draw where the services spend their time under a load of `bench`: a flame graph
-    Profile(bench::profile::Arguments),
+    Profile(profile::Arguments),
     /// Run the tests: on the host, and on real Xen
     Test(test::Arguments),
     /// Attack every interface of the image with libFuzzer: executions, coverage and crashes of each target
@@ -65,7 +66,7 @@ fn main() -> ExitCode {
         Command::Build(arguments) => image::run(&arguments),
         Command::Boot(arguments) => boot::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
-        Command::Profile(arguments) => bench::profile::run(&arguments),
+        Command::Profile(arguments) => profile::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Miri(arguments) => miri::run(&arguments),

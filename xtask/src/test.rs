@@ -8,12 +8,12 @@ use anyhow::{Context, Result, bail};
 use cargo_metadata::Message;
 use clap::Args;
 
-use crate::backend;
+use crate::backend_domain;
+use crate::compromised;
 use crate::image::{self, DEFAULT_POLICY};
-use crate::proof;
+use crate::parallel;
 use crate::stages::Stages;
-use crate::taken;
-use crate::workers;
+use crate::verify;
 use crate::workspace;
 
 /// The package of the tests on real Xen.
@@ -95,7 +95,7 @@ fn xen() -> Result<Count> {
         command.arg("--test-threads=1").current_dir(&program.folder);
         tests(&format!("{}: ", program.name), command)
     };
-    for result in workers::each(programs, run) {
+    for result in parallel::map(programs, run) {
         count.add(result?);
     }
     Ok(count)
@@ -143,7 +143,7 @@ fn programs() -> Result<Vec<Program>> {
 
 /// What `cloister-policy verify` must say of a built image, it says.
 fn proved(policy: &Path) -> Count {
-    let result = proof::prove(policy);
+    let result = verify::check_image(policy);
     let name = policy.file_stem().unwrap_or_default().display();
     println!("verify {name}: {}", if result.is_ok() { "ok" } else { "FAILED" });
     if let Err(error) = &result {
@@ -175,14 +175,14 @@ fn images(policies: Vec<PathBuf>) -> Result<()> {
         stages.done();
         Ok(())
     };
-    workers::each(policies, build).into_iter().collect()
+    parallel::map(policies, build).into_iter().collect()
 }
 
 /// The policies of the repository, and those that are made of the one that ships for a test.
 fn all_policies() -> Result<Vec<PathBuf>> {
     let mut all = policies()?;
-    all.extend(taken::policies()?);
-    all.push(backend::policy(Path::new(DEFAULT_POLICY), HOSTILE_BACK_END)?);
+    all.extend(compromised::policies()?);
+    all.push(backend_domain::policy(Path::new(DEFAULT_POLICY), HOSTILE_BACK_END)?);
     Ok(all)
 }
 

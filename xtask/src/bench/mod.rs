@@ -1,18 +1,17 @@
 //! `bench`: our image and a Linux guest side by side, in numbers.
 
+mod disturbances;
 mod document;
-mod faults;
-mod host;
-mod machine;
+mod isolation;
+pub mod jobs;
+mod load_tools;
+pub mod machine;
 mod metrics;
 mod plot;
-pub mod profile;
+mod pure_code;
 mod record;
 mod stats;
 mod table;
-mod tax;
-mod tools;
-mod work;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -25,9 +24,9 @@ use cloister_bed::{Clock, Config};
 use crate::image::{self, DEFAULT_POLICY, SINK};
 use crate::stages::Stages;
 use crate::{site, workspace};
+use jobs::{Job, Scale};
 use machine::{Machine, PAGE_BYTES, Setup, System};
 use record::{Reading, Run};
-use work::{Job, Scale};
 
 /// The policy of the image in which all services are one program.
 const FUSED_POLICY: &str = "policy/fused.toml";
@@ -39,7 +38,7 @@ pub struct Arguments {
     quick: bool,
     /// What time is
     #[arg(long, value_enum, default_value = "icount")]
-    regime: Choice,
+    regime: Regime,
     /// Only jobs of this name; can be given more than once
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -59,7 +58,7 @@ pub struct Arguments {
 
 /// What time is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Choice {
+enum Regime {
     /// The number of instructions executed: the same at every run
     Icount,
     /// This machine's clock: many repetitions, in turns
@@ -70,13 +69,13 @@ enum Choice {
     All,
 }
 
-impl Choice {
+impl Regime {
     /// The document that a run in it makes.
     fn document(self) -> &'static str {
         match self {
-            Choice::Icount | Choice::All => document::MAIN,
-            Choice::Wall => "benchmarks-wall",
-            Choice::Host => "benchmarks-host",
+            Regime::Icount | Regime::All => document::MAIN,
+            Regime::Wall => "benchmarks-wall",
+            Regime::Host => "benchmarks-host",
         }
     }
 }
@@ -101,24 +100,24 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         ..Run::default()
     };
     size(&image.elf, &mut run)?;
-    for part in parts(arguments) {
+    for phase in phases(arguments) {
         let setup = Setup {
             image: &image.elf,
             fused: fused.as_ref().map(|fused| fused.elf.as_path()),
             site: site.path(),
             page: &page,
-            clock: part.clock,
-            offload: part.offload,
+            clock: phase.clock,
+            offload: phase.offload,
         };
-        if let Err(error) = measure(arguments, &part, setup, &mut run, &mut stages) {
+        if let Err(error) = measure(arguments, &phase, setup, &mut run, &mut stages) {
             stages.done();
             // What was measured before counts.
-            run.omissions.push(format!("{}: ended early: {error:#}", part.name()));
+            run.omissions.push(format!("{}: ended early: {error:#}", phase.name()));
         }
         run.write(&folder.join("results.json"))?;
     }
-    if matches!(arguments.regime, Choice::Host | Choice::All) {
-        host::measure(&mut run, &mut stages)?;
+    if matches!(arguments.regime, Regime::Host | Regime::All) {
+        pure_code::measure(&mut run, &mut stages)?;
     }
     stages.done();
     run.seconds = began.elapsed().as_secs();
@@ -136,40 +135,40 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if ended_early { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// A part of a run: one bed.
-struct Part {
+/// A phase of a run: one bed.
+struct Phase {
     clock: Clock,
     offload: bool,
     scale: Scale,
     repeats: u32,
 }
 
-impl Part {
+impl Phase {
     fn name(&self) -> String {
         format!("bench-{}{}", regime(self.clock), if self.offload { "" } else { "-plain" })
     }
 }
 
 /// The parts of a run. Everything is measured by the instruction clock; by the wall clock, and without offloads, what has targets.
-fn parts(arguments: &Arguments) -> Vec<Part> {
+fn phases(arguments: &Arguments) -> Vec<Phase> {
     let scale = if arguments.quick { Scale::Quick } else { Scale::Full };
-    let part = |clock, offload, scale, repeats| Part {
+    let phase = |clock, offload, scale, repeats| Phase {
         clock,
         offload,
         scale,
         repeats: arguments.repeat.unwrap_or(if arguments.quick { 1 } else { repeats }),
     };
-    let mut parts = Vec::new();
-    if matches!(arguments.regime, Choice::Icount | Choice::All) {
-        parts.push(part(Clock::Instructions, true, scale, 2));
+    let mut phases = Vec::new();
+    if matches!(arguments.regime, Regime::Icount | Regime::All) {
+        phases.push(phase(Clock::Instructions, true, scale, 2));
         if !arguments.quick {
-            parts.push(part(Clock::Instructions, false, Scale::Quick, 1));
+            phases.push(phase(Clock::Instructions, false, Scale::Quick, 1));
         }
     }
-    if matches!(arguments.regime, Choice::Wall | Choice::All) {
-        parts.push(part(Clock::Wall, true, Scale::Quick, 7));
+    if matches!(arguments.regime, Regime::Wall | Regime::All) {
+        phases.push(phase(Clock::Wall, true, Scale::Quick, 7));
     }
-    parts
+    phases
 }
 
 /// Sizes of what a toolstack has to load.
@@ -192,14 +191,15 @@ fn size(image: &Path, run: &mut Run) -> Result<()> {
 }
 
 /// Runs all jobs in one bed.
-fn measure(arguments: &Arguments, part: &Part, setup: Setup<'_>, run: &mut Run, stages: &mut Stages) -> Result<()> {
-    let (name, began) = (part.name(), Instant::now());
+fn measure(arguments: &Arguments, phase: &Phase, setup: Setup<'_>, run: &mut Run, stages: &mut Stages) -> Result<()> {
+    let (name, began) = (phase.name(), Instant::now());
     let late = || arguments.minutes.is_some_and(|minutes| began.elapsed().as_secs() >= 60 * minutes);
-    let jobs = wanted(arguments, part);
+    let jobs = wanted(arguments, phase);
     let systems = systems(&jobs);
     let mut machine = Machine::start(setup, &systems, &name, Config::new(&name), &mut |text| stages.begin(text))?;
     // Every job once before any twice: who runs out of time has something of all. What ends guests comes last.
-    let rounds = (0..part.repeats).flat_map(|repeat| jobs.iter().filter(|job| !job.once).map(move |job| (job, repeat)));
+    let rounds =
+        (0..phase.repeats).flat_map(|repeat| jobs.iter().filter(|job| !job.once).map(move |job| (job, repeat)));
     for (job, repeat) in rounds.chain(jobs.iter().filter(|job| job.once).map(|job| (job, 0))) {
         let load = job.load.map(|load| format!(" {}", table::number(load))).unwrap_or_default();
         if late() && !job.once {
@@ -219,8 +219,8 @@ fn measure(arguments: &Arguments, part: &Part, setup: Setup<'_>, run: &mut Run, 
             for (index, metric) in job.metrics.iter().enumerate() {
                 run.readings.push(Reading {
                     metric,
-                    regime: regime(part.clock),
-                    offload: part.offload,
+                    regime: regime(phase.clock),
+                    offload: phase.offload,
                     system: system.name,
                     load: job.load,
                     repeat,
@@ -235,10 +235,10 @@ fn measure(arguments: &Arguments, part: &Part, setup: Setup<'_>, run: &mut Run, 
     Ok(())
 }
 
-/// The jobs of a part that are to be done.
-fn wanted(arguments: &Arguments, part: &Part) -> Vec<Job> {
+/// The jobs of a phase that are to be done.
+fn wanted(arguments: &Arguments, phase: &Phase) -> Vec<Job> {
     let named = |job: &Job| arguments.only.is_empty() || arguments.only.iter().any(|only| only == job.name);
-    work::jobs(part.scale, part.clock).into_iter().filter(named).collect()
+    jobs::all(phase.scale, phase.clock).into_iter().filter(named).collect()
 }
 
 /// The systems that jobs are for.
@@ -254,7 +254,7 @@ fn systems(jobs: &[Job]) -> Vec<System> {
 
 /// Whether a system is measured at all.
 fn wants(arguments: &Arguments, system: &System) -> bool {
-    parts(arguments).iter().any(|part| systems(&wanted(arguments, part)).contains(system))
+    phases(arguments).iter().any(|phase| systems(&wanted(arguments, phase)).contains(system))
 }
 
 fn regime(clock: Clock) -> &'static str {
@@ -265,14 +265,14 @@ fn regime(clock: Clock) -> &'static str {
 }
 
 /// An HTML page of [`PAGE_BYTES`] bytes.
-fn page() -> Vec<u8> {
+pub fn page() -> Vec<u8> {
     let mut page = b"<!DOCTYPE html><title>bench</title><p>".to_vec();
     page.resize(PAGE_BYTES as usize, b'x');
     page
 }
 
 /// The archive of the site, by way of a folder in `folder`.
-fn site_of(folder: &Path, page: &[u8]) -> Result<tempfile::NamedTempFile> {
+pub fn site_of(folder: &Path, page: &[u8]) -> Result<tempfile::NamedTempFile> {
     let files = tempfile::tempdir_in(folder)?;
     write_site(files.path(), page)?;
     site::pack(files.path())

@@ -8,9 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use cloister_bed::{Clock, Config};
 
-use super::machine::{CLOISTER, Machine, Setup};
-use super::work::{self, Scale};
-use super::{page, site_of};
+use crate::bench::jobs::{self, Scale};
+use crate::bench::machine::{CLOISTER, Machine, Setup};
+use crate::bench::{page, site_of};
 use crate::image::{self, DEFAULT_POLICY, SINK};
 use crate::stages::Stages;
 use crate::symbolize::Symbols;
@@ -32,8 +32,8 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let jobs = work::jobs(Scale::Quick, Clock::Instructions);
-    let fits = |job: &&work::Job| job.name == arguments.job && job.load.is_none_or(|load| load == arguments.load);
+    let jobs = jobs::all(Scale::Quick, Clock::Instructions);
+    let fits = |job: &&jobs::Job| job.name == arguments.job && job.load.is_none_or(|load| load == arguments.load);
     let Some(job) = jobs.iter().find(fits) else {
         let known = jobs
             .iter()

@@ -4,12 +4,12 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use cloister_bed::Clock;
 
-use super::faults;
+use super::disturbances;
+use super::isolation;
+use super::load_tools::{self, Load};
 use super::machine::{BUSYBOX, CLOISTER, LINUX, MEMORY, Machine, Measured, PAGE_BYTES, System};
 use super::metrics::{self as m, Metric};
 use super::stats;
-use super::tax;
-use super::tools::{self, Load};
 
 /// One kind of load.
 pub struct Job {
@@ -63,14 +63,14 @@ pub fn job(
 }
 
 /// All jobs, those first that the guests survive.
-pub fn jobs(scale: Scale, clock: Clock) -> Vec<Job> {
+pub fn all(scale: Scale, clock: Clock) -> Vec<Job> {
     let mut jobs = pings(scale);
     jobs.extend(small_requests(scale));
     jobs.extend(downloads(scale));
     jobs.extend(uploads(scale));
     jobs.push(idle(scale));
     jobs.extend(counts());
-    jobs.extend(tax::jobs());
+    jobs.extend(isolation::jobs());
     if clock == Clock::Wall {
         // httperf never sleeps: with one processor the guest would run only when it is preempted.
         jobs.push(httperf());
@@ -78,13 +78,13 @@ pub fn jobs(scale: Scale, clock: Clock) -> Vec<Job> {
     if scale == Scale::Full {
         jobs.extend(closing());
         jobs.extend(users());
-        jobs.extend(faults::losses());
+        jobs.extend(disturbances::losses());
         jobs.extend(held());
-        jobs.extend(faults::peers());
+        jobs.extend(disturbances::peers());
     }
     jobs.extend(boots());
     if scale == Scale::Full {
-        jobs.push(faults::reattach());
+        jobs.push(disturbances::reattach());
         jobs.push(memory());
     }
     jobs
@@ -96,13 +96,13 @@ fn pings(scale: Scale) -> Vec<Job> {
         let metrics = [&m::RTT_MEDIAN, &m::RTT_99, &m::RTT_MAX];
         job("ping", Some(f64::from(bytes)), SERVERS, &metrics, move |machine, system| {
             let words = format!("run /usr/bin/ping -n -A -s {bytes} -c {count} {}", system.address);
-            let times = tools::ping(machine.measure(&words)?.output())?;
+            let times = load_tools::ping(machine.measure(&words)?.output())?;
             Ok(vec![stats::median(&times), stats::quantile(&times, 0.99), stats::quantile(&times, 1.0)])
         })
     };
     let flood = job("flood", None, SERVERS, &[&m::FLOOD_GUEST, &m::FLOOD_DOM0], move |machine, system| {
         let measured = machine.measure(&format!("run /usr/bin/ping -n -q -f -c {count} {}", system.address))?;
-        let answered = tools::answered(measured.output())?;
+        let answered = load_tools::answered(measured.output())?;
         Ok(vec![measured.cpu_us(machine.domain(system)?)? / answered, measured.cpu_us("0")? / answered])
     });
     vec![rtt(56), rtt(1400), flood]
@@ -127,7 +127,7 @@ fn small_requests(scale: Scale) -> Vec<Job> {
 /// time that each took.
 pub fn requests(machine: &Machine<'_>, system: &System, connections: u32) -> Result<[f64; 4]> {
     let measured = machine.measure(&format!("run {}", wrk(machine, system, connections)))?;
-    let Load { requests, per_second, latency_us } = tools::wrk(measured.output())?;
+    let Load { requests, per_second, latency_us } = load_tools::wrk(measured.output())?;
     let guest = measured.cpu_us(machine.domain(system)?)? / requests;
     Ok([per_second, guest, measured.cpu_us("0")? / requests, latency_us.context("wrk names no times")?])
 }
@@ -150,7 +150,7 @@ fn closing() -> Vec<Job> {
         job("closing", Some(f64::from(count)), SERVERS, &metrics, move |machine, system| {
             let url = format!("http://{}:{}/page", system.address, system.port);
             let measured = machine.measure(&format!("run ab -q -n 500 -c {count} {url}"))?;
-            let load = tools::ab(measured.output())?;
+            let load = load_tools::ab(measured.output())?;
             Ok(vec![load.per_second, measured.cpu_us(machine.domain(system)?)? / load.requests])
         })
     };
@@ -158,7 +158,7 @@ fn closing() -> Vec<Job> {
         job("siege", Some(f64::from(users)), SERVERS, &[&m::SIEGE], move |machine, system| {
             let url = format!("http://{}:{}/page", system.address, system.port);
             let words = format!("run env HOME=/tmp siege -b -q -c {users} -r {} {url}", 200 / users);
-            Ok(vec![tools::siege(machine.measure(&words)?.output())?.per_second])
+            Ok(vec![load_tools::siege(machine.measure(&words)?.output())?.per_second])
         })
     };
     vec![ab(1), ab(30), siege(1), siege(10), siege(20), siege(40)]
@@ -170,7 +170,7 @@ fn httperf() -> Job {
             "run httperf --hog --server {} --port {} --uri /page --num-conns 50 --num-calls 10",
             system.address, system.port
         );
-        Ok(vec![tools::httperf(machine.measure(&words)?.output())?.per_second])
+        Ok(vec![load_tools::httperf(machine.measure(&words)?.output())?.per_second])
     })
 }
 
@@ -268,7 +268,7 @@ pub fn download_counts(machine: &Machine<'_>, system: &System, names: &[&str]) -
 pub fn request_counts(machine: &Machine<'_>, system: &System, connections: u32, names: &[&str]) -> Result<Vec<f64>> {
     let before = machine.counts(system)?;
     let requests =
-        tools::wrk(machine.measure(&format!("run {}", wrk(machine, system, connections)))?.output())?.requests;
+        load_tools::wrk(machine.measure(&format!("run {}", wrk(machine, system, connections)))?.output())?.requests;
     let after = machine.counts(system)?;
     names.iter().map(|name| after.since(&before, name, requests)).collect()
 }
@@ -285,7 +285,7 @@ fn held() -> Vec<Job> {
                 let number = measured.number(name)?;
                 ensure!(number == f64::from(count), "{number} of {count} connections were {name}");
             }
-            let load = tools::wrk(measured.output())?;
+            let load = load_tools::wrk(measured.output())?;
             Ok(vec![load.per_second, measured.cpu_us(machine.domain(system)?)? / load.requests])
         })
     };

@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 
+use super::jobs::{Job, SERVERS, fetch, job};
+use super::load_tools;
 use super::machine::{CLOISTER, Machine, PAGE_BYTES, System};
 use super::metrics as m;
-use super::tools;
-use super::work::{Job, SERVERS, fetch, job};
 
 /// Downloads with packets lost, those of the guest and those to it.
 pub fn losses() -> Vec<Job> {
@@ -43,7 +43,8 @@ fn from_guest(vif: &str, percent: f64) -> (String, String) {
 
 /// Peers that ask too much at once, or leave.
 pub fn peers() -> Vec<Job> {
-    let lost = |text: &str| tools::transmitted(text).map(|(sent, received)| vec![100.0 * (sent - received) / sent]);
+    let lost =
+        |text: &str| load_tools::transmitted(text).map(|(sent, received)| vec![100.0 * (sent - received) / sent]);
     let ping = move |name, metric, options: &'static str| {
         job(name, None, SERVERS, &[metric], move |machine, system| {
             // ping's status is 1 when answers are missing, which is what is asked here.
@@ -62,7 +63,7 @@ pub fn peers() -> Vec<Job> {
 fn closed(machine: &mut Machine<'_>, system: &System) -> Result<Vec<f64>> {
     const COUNT: u32 = 5000;
     let url = format!("http://{}:{}/page", system.address, system.port);
-    let load = tools::ab(machine.measure(&format!("run ab -q -n {COUNT} -c 100 {url}"))?.output())?;
+    let load = load_tools::ab(machine.measure(&format!("run ab -q -n {COUNT} -c 100 {url}"))?.output())?;
     fetch(machine, system, "page", PAGE_BYTES, 1)?;
     Ok(vec![100.0 * (1.0 - load.requests / f64::from(COUNT))])
 }

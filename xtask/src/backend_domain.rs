@@ -10,7 +10,7 @@ use crate::image::{DEFAULT_POLICY, find};
 
 /// The policy of a command that builds an image.
 #[derive(Args, Debug)]
-pub struct Choice {
+pub struct PolicyArguments {
     /// The policy to build
     #[arg(long, value_name = "FILE", default_value = DEFAULT_POLICY)]
     policy: PathBuf,
@@ -19,7 +19,7 @@ pub struct Choice {
     backend: Option<String>,
 }
 
-impl Choice {
+impl PolicyArguments {
     /// The domain of the network back end, if one was asked for and no range.
     pub fn domain(&self) -> Option<&str> {
         self.backend.as_deref().filter(|ids| !ids.contains('-'))
@@ -92,7 +92,7 @@ mod tests {
         #[derive(Parser, Debug)]
         struct Line {
             #[command(flatten)]
-            choice: Choice,
+            choice: PolicyArguments,
         }
         for no in ["", "../x", "dom0", "1 2"] {
             assert!(Line::try_parse_from(["x", "--backend", no]).is_err(), "{no}");

@@ -1,9 +1,9 @@
 //! What isolation costs: the image beside the same services in one program
 //! (docs/decisions/0012-isolation-measured-against-a-fused-build.md).
 
+use super::jobs::{Job, download, download_counts, job, request_counts, requests};
 use super::machine::{CLOISTER, FUSED, System};
 use super::metrics as m;
-use super::work::{Job, download, download_counts, job, request_counts, requests};
 
 const BOTH: &[System] = &[CLOISTER, FUSED];
 

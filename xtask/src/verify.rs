@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use cloister_policy::verify::{Against, verify};
 
-use crate::{clamps, image};
+use crate::{clamped_code, image};
 
 /// The crates of programs that must not hold, and what must be found in them, among much else.
 const REFUSED: [(&str, &[&str]); 3] = [
@@ -16,12 +16,12 @@ const REFUSED: [(&str, &[&str]); 3] = [
 ];
 
 /// Verifies the image that was built of a policy.
-pub fn prove(policy: &Path) -> Result<()> {
+pub fn check_image(policy: &Path) -> Result<()> {
     let folder = image::folder(policy)?;
     let elf = folder.join("cloister.elf");
     let file = std::fs::read(&elf).with_context(|| elf.display().to_string())?;
     let text = std::fs::read_to_string(policy).with_context(|| policy.display().to_string())?;
-    clamps::check(&folder.join("kernel.elf"))?;
+    clamped_code::check(&folder.join("kernel.elf"))?;
     let symbols = symbols(policy, &folder)?;
     let verdict = verify(&file, &Against { policy: Some(&text), symbols: &symbols, ..Against::default() })?;
     let refused = REFUSED.iter().find(|(program, _)| text.contains(program));
