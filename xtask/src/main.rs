@@ -39,25 +39,28 @@ struct Arguments {
 enum Command {
     /// Build the image of a policy: kernel, services and capability tables in one ELF file
     Build(image::Arguments),
-    /// Build the image and boot it on real Xen (in QEMU, with a Linux dom0); prints the URL it serves
+    /// Build the image and boot it on real Xen (in QEMU, with a Linux dom0); prints the URL it
+    /// serves
     Boot(boot::Arguments),
     /// Measure the image beside a Linux guest, and write tables and plots
     Bench(bench::Arguments),
-    /// Draw where the services spend their time under a load of `bench`: a flame graph
+    /// Draw where the services spend their time under a load of `bench`, as a flame graph
     Profile(profile::Arguments),
     /// Run the tests: on the host, and on real Xen
     Test(test::Arguments),
-    /// Attack every interface of the image with libFuzzer: executions, coverage and crashes of each target
+    /// Fuzz every interface of the image with libFuzzer: shows executions, coverage and crashes of
+    /// each target
     Fuzz(fuzz::Arguments),
     /// Run the tests of the crates that run on the host under Miri, which finds undefined behaviour
     Miri(miri::Arguments),
-    /// Change the code in all the small ways that cargo-mutants knows, and list what no test notices
+    /// Change the code in small ways with cargo-mutants, and list the changes that no test notices
     Mutants(mutants::Arguments),
-    /// Make a folder with all that a real Xen host needs to run the image
+    /// Make a folder with everything that a real Xen host needs to run the image
     Dist(dist::Arguments),
     /// Add function, file and line to the fault reports in a log
     Symbolize(symbolize::Arguments),
-    /// Build the image and run it straight under Xen, without dom0 and network (the fast loop for kernel work)
+    /// Build the image and run it directly under Xen, without dom0 and network (the fast loop for
+    /// kernel work)
     Kernel(kernel::Arguments),
 }
 

@@ -1,11 +1,14 @@
-//! Independent work, as much of it at a time as there are processors.
+//! Runs independent work on all processors.
 
 use std::sync::{Mutex, PoisonError};
 
-/// Does `work` with each item, the first begun first; the results come in the order in which they were ready.
+/// Calls `work` with each item, on as many threads as there are processors, and returns the
+/// results.
+///
+/// Items start in their order. Results come in the order in which they were ready.
 ///
 /// # Panics
-/// If `work` does, after what was begun has ended.
+/// If `work` panics, after the calls that had started have ended.
 pub fn map<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
     let (left, done) = (Mutex::new(items.into_iter()), Mutex::new(Vec::new()));

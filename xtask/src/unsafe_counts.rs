@@ -1,23 +1,25 @@
-//! Counting `unsafe` in Rust sources. Counted is what is written, whatever feature or target it is for, tests within the
-//! files too: an upper bound of what is compiled.
+//! Counts `unsafe` in Rust sources.
+//!
+//! It counts what is written, for whatever feature or target, and tests within the files too. That
+//! is an upper bound of what is compiled.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use syn::visit::{self, Visit};
 
-/// How often `unsafe` is written, by what it is written before.
+/// Numbers of uses of `unsafe`, by what follows the word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnsafeCounts {
     pub blocks: u64,
     pub functions: u64,
     pub traits: u64,
     pub implementations: u64,
-    /// Whether a root file forbids it, so that the compiler refuses all of the above.
+    /// `true` if a root file forbids it: the compiler then refuses all of the above.
     pub forbids: bool,
 }
 
-/// UnsafeCounts over the files of one crate.
+/// Counts the uses in the files of one crate.
 pub fn count(files: &[PathBuf]) -> Result<UnsafeCounts> {
     let mut counts = UnsafeCounts::default();
     for path in files {
@@ -38,12 +40,12 @@ impl UnsafeCounts {
                 self.forbids |= root && file.attrs.iter().any(forbids);
                 self.visit_file(&file);
             }
-            // Part of a file that another includes, or of a newer edition: its words count.
+            // It is included by another file, or of a newer edition: count its words.
             Err(_) => self.words(text),
         }
     }
 
-    /// UnsafeCounts in text that is no tree of syntax: the inside of macros.
+    /// Counts in text without a syntax tree, such as the inside of macros.
     fn words(&mut self, text: &str) {
         let spaced = text.replace('{', " { ");
         let words: Vec<&str> = spaced.split_whitespace().collect();

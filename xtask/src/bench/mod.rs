@@ -1,8 +1,9 @@
-//! `bench`: our image and a Linux guest side by side, in numbers.
+//! `bench`: measures the image beside a Linux guest.
 
 mod disturbances;
 mod document;
 mod isolation;
+pub mod job;
 pub mod jobs;
 mod load_tools;
 pub mod machine;
@@ -24,7 +25,7 @@ use cloister_bed::{Clock, Config};
 use crate::image::{self, DEFAULT_POLICY, SINK};
 use crate::stages::Stages;
 use crate::{site, workspace};
-use jobs::{Job, Scale};
+use job::{Job, Scale};
 use machine::{Machine, PAGE_BYTES, Setup, System};
 use record::{Reading, Run};
 
@@ -33,10 +34,10 @@ const FUSED_POLICY: &str = "policy/fused.toml";
 
 #[derive(Args)]
 pub struct Arguments {
-    /// The measures with targets only, once each
+    /// Only the measures with targets, once each
     #[arg(long)]
     quick: bool,
-    /// What time is
+    /// How time is measured
     #[arg(long, value_enum, default_value = "icount")]
     regime: Regime,
     /// Only jobs of this name; can be given more than once
@@ -45,32 +46,35 @@ pub struct Arguments {
     /// The policy to build
     #[arg(long, value_name = "FILE", default_value = DEFAULT_POLICY)]
     policy: PathBuf,
-    /// Begin no more jobs of a regime after so long, but for those that come last and create guests
+    /// Start no more jobs of a regime after this many minutes, except those that come last and
+    /// create guests
     #[arg(long, value_name = "N")]
     minutes: Option<u64>,
-    /// Write docs/benchmarks.md, too; docs/benchmarks-wall.md or -host.md for one of these regimes alone
+    /// Also write docs/benchmarks.md, or docs/benchmarks-wall.md or -host.md for one of these
+    /// regimes alone
     #[arg(long)]
     document: bool,
-    /// How often each job is done; by default 1, 3 with the instruction clock and 7 with the wall clock
+    /// How often each job runs; by default 2 with the instruction clock and 7 with the wall clock,
+    /// 1 with --quick
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: Option<u32>,
 }
 
-/// What time is.
+/// How time is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Regime {
     /// The number of instructions executed: the same at every run
     Icount,
-    /// This machine's clock: many repetitions, in turns
+    /// This machine's clock: many repetitions, alternating
     Wall,
-    /// No machine: the instructions of the pure code
+    /// No machine: the instructions of pure code on the host
     Host,
     /// All of them
     All,
 }
 
 impl Regime {
-    /// The document that a run in it makes.
+    /// Returns the name of the document for a run in this regime.
     fn document(self) -> &'static str {
         match self {
             Regime::Icount | Regime::All => document::MAIN,
@@ -111,7 +115,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         };
         if let Err(error) = measure(arguments, &phase, setup, &mut run, &mut stages) {
             stages.done();
-            // What was measured before counts.
+            // What was measured before the error still counts.
             run.omissions.push(format!("{}: ended early: {error:#}", phase.name()));
         }
         run.write(&folder.join("results.json"))?;
@@ -135,7 +139,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if ended_early { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// A phase of a run: one bed.
+/// A phase of a run: the jobs in one bed.
 struct Phase {
     clock: Clock,
     offload: bool,
@@ -149,7 +153,8 @@ impl Phase {
     }
 }
 
-/// The parts of a run. Everything is measured by the instruction clock; by the wall clock, and without offloads, what has targets.
+/// The parts of a run. Everything is measured by the instruction clock; by the wall clock, and
+/// without offloads, what has targets.
 fn phases(arguments: &Arguments) -> Vec<Phase> {
     let scale = if arguments.quick { Scale::Quick } else { Scale::Full };
     let phase = |clock, offload, scale, repeats| Phase {
@@ -171,7 +176,7 @@ fn phases(arguments: &Arguments) -> Vec<Phase> {
     phases
 }
 
-/// Sizes of what a toolstack has to load.
+/// Adds the sizes of the files that the toolstack has to load.
 fn size(image: &Path, run: &mut Run) -> Result<()> {
     let linux = cloister_bed::linux::files(&page(), &mut |_| {})?;
     for (system, files) in [(machine::CLOISTER, vec![image.to_owned()]), (machine::LINUX, linux)] {
@@ -197,7 +202,8 @@ fn measure(arguments: &Arguments, phase: &Phase, setup: Setup<'_>, run: &mut Run
     let jobs = wanted(arguments, phase);
     let systems = systems(&jobs);
     let mut machine = Machine::start(setup, &systems, &name, Config::new(&name), &mut |text| stages.begin(text))?;
-    // Every job once before any twice: who runs out of time has something of all. What ends guests comes last.
+    // Every job runs once before any runs twice, so that a run out of time has something of all.
+    // Jobs that end guests
     let rounds =
         (0..phase.repeats).flat_map(|repeat| jobs.iter().filter(|job| !job.once).map(move |job| (job, repeat)));
     for (job, repeat) in rounds.chain(jobs.iter().filter(|job| job.once).map(|job| (job, 0))) {
@@ -207,14 +213,14 @@ fn measure(arguments: &Arguments, phase: &Phase, setup: Setup<'_>, run: &mut Run
             continue;
         }
         stages.begin(&format!("{}{load}, round {}", job.name, repeat + 1));
-        // A B B A: what drifts with time does not favour one.
+        // A B B A: a drift over time favours none of them.
         let mut order: Vec<_> = job.systems.iter().collect();
         if repeat % 2 == 1 {
             order.reverse();
         }
         for system in order {
             let result = (job.action)(&mut machine, system);
-            // A dead bed gives no more numbers; anything else is this job's own failure.
+            // A dead bed gives no more numbers; any other error is this job's own.
             machine.bed().alive("measuring")?;
             for (index, metric) in job.metrics.iter().enumerate() {
                 run.readings.push(Reading {
@@ -235,13 +241,13 @@ fn measure(arguments: &Arguments, phase: &Phase, setup: Setup<'_>, run: &mut Run
     Ok(())
 }
 
-/// The jobs of a phase that are to be done.
+/// Returns the jobs of a phase that the arguments select.
 fn wanted(arguments: &Arguments, phase: &Phase) -> Vec<Job> {
     let named = |job: &Job| arguments.only.is_empty() || arguments.only.iter().any(|only| only == job.name);
     jobs::all(phase.scale, phase.clock).into_iter().filter(named).collect()
 }
 
-/// The systems that jobs are for.
+/// Returns the systems that jobs measure.
 fn systems(jobs: &[Job]) -> Vec<System> {
     let mut systems: Vec<System> = Vec::new();
     for system in jobs.iter().flat_map(|job| job.systems) {
@@ -252,7 +258,7 @@ fn systems(jobs: &[Job]) -> Vec<System> {
     systems
 }
 
-/// Whether a system is measured at all.
+/// Returns `true` if a selected job measures the system.
 fn wants(arguments: &Arguments, system: &System) -> bool {
     phases(arguments).iter().any(|phase| systems(&wanted(arguments, phase)).contains(system))
 }
@@ -264,21 +270,21 @@ fn regime(clock: Clock) -> &'static str {
     }
 }
 
-/// An HTML page of [`PAGE_BYTES`] bytes.
+/// Returns an HTML page of [`PAGE_BYTES`] bytes.
 pub fn page() -> Vec<u8> {
     let mut page = b"<!DOCTYPE html><title>bench</title><p>".to_vec();
     page.resize(PAGE_BYTES as usize, b'x');
     page
 }
 
-/// The archive of the site, by way of a folder in `folder`.
+/// Makes the archive of the site, in a temporary file.
 pub fn site_of(folder: &Path, page: &[u8]) -> Result<tempfile::NamedTempFile> {
     let files = tempfile::tempdir_in(folder)?;
     write_site(files.path(), page)?;
     site::pack(files.path())
 }
 
-/// The page, and files of zeros: the content is nobody's business here.
+/// Writes the page, and files of zeros: their content does not matter.
 fn write_site(folder: &Path, page: &[u8]) -> Result<()> {
     std::fs::write(folder.join("page"), page)?;
     std::fs::write(folder.join("index.html"), page)?;
@@ -293,7 +299,7 @@ fn command_line() -> String {
     format!("cargo xtask {}", words.join(" "))
 }
 
-/// The commit that is measured, with `+` when files differ from it.
+/// Returns the commit that is measured, with `+` if files differ from it.
 fn commit() -> String {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").args(arguments).current_dir(workspace::root()).output().ok()?;
