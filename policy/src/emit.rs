@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cloister_caps::tables::{
-    Capability, GrantRule, HEADER_SIZE, MAGIC, Name, PortRule, Queue, Record, Region, SECTIONS, Segment, Service,
+    Capability, GrantRule, HEADER_SIZE, MAGIC, Name, PortRule, Queue, Record, Region, Section, Segment, Service,
     VERSION,
 };
 
@@ -41,7 +41,7 @@ pub(crate) fn emit(plan: &Plan, placement: &Placement, hash: [u8; 32], canonical
     let queues = named(&plan.queues, &mut names, |record: &mut Queue, name| record.name = name)?;
     let grants = named(&plan.grants, &mut names, |record: &mut GrantRule, name| record.name = name)?;
     let ports = named(&plan.ports, &mut names, |record: &mut PortRule, name| record.name = name)?;
-    let sections: [(usize, Vec<u8>); SECTIONS.len()] = [
+    let sections: [(usize, Vec<u8>); Section::ALL.len()] = [
         records::<Service>(&services),
         records::<Segment>(&placement.segments),
         records::<Region>(&regions),
@@ -120,11 +120,11 @@ mod tests {
     use cloister_interfaces::rules::{ClientGrantRule, PathRule, decode_rules};
 
     use super::*;
-    use crate::Checked;
+    use crate::checked::Checked;
 
     fn shipped(name: &str) -> Checked {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
-        crate::load(&path).unwrap()
+        crate::checked::load(&path).unwrap()
     }
 
     fn tables_of(policy: &Checked) -> Vec<u8> {

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cloister_caps::tables::{
-    Capability, GrantRule, HEADER_SIZE, Mapping, Name, PortRule, Queue, Record, Region, RegionKind, SECTIONS, Segment,
-    Service, Tables,
-};
+use cloister_caps::tables::{HEADER_SIZE, Name, RegionKind, Segment, Tables};
 use sha2::{Digest, Sha256};
 
 use super::code::Program;
@@ -20,6 +17,25 @@ const READ: u8 = 1;
 const WRITE: u8 = 2;
 const EXECUTE: u8 = 4;
 
+/// The sections of the tables in the order of the header: name, and size of a record in bytes.
+///
+/// They stand here a second time on purpose: a check shares no code with what it checks. A test
+/// compares them with `cloister_caps::tables::Section`.
+pub(super) const SECTIONS: [(&str, usize); 10] = [
+    ("services", 36),
+    ("segments", 34),
+    ("regions", 38),
+    ("mappings", 12),
+    ("capabilities", 24),
+    ("queues", 20),
+    ("grants", 23),
+    ("ports", 15),
+    ("names", 1),
+    ("policy text", 1),
+];
+/// The number of the section of names.
+const NAMES: usize = 8;
+
 /// Checks the form of the tables as bytes: sections one behind the other, nothing between or behind them, each name once.
 /// Answers their length.
 pub(super) fn blob(bytes: &[u8], tables: &Tables<'_>, findings: &mut Vec<Finding>) -> u64 {
@@ -29,20 +45,8 @@ pub(super) fn blob(bytes: &[u8], tables: &Tables<'_>, findings: &mut Vec<Finding
         word as usize
     };
     let length = word(12);
-    let sizes = [
-        Service::SIZE,
-        Segment::SIZE,
-        Region::SIZE,
-        Mapping::SIZE,
-        Capability::SIZE,
-        Queue::SIZE,
-        GrantRule::SIZE,
-        PortRule::SIZE,
-        1,
-        1,
-    ];
     let mut next = HEADER_SIZE;
-    for (index, (name, size)) in SECTIONS.iter().zip(sizes).enumerate() {
+    for (index, (name, size)) in SECTIONS.iter().enumerate() {
         let (start, count) = (word(48 + index * 8), word(52 + index * 8));
         if start != next {
             error(format!("the section of {name} starts at {start}, and the one before ends at {next}"));
@@ -55,7 +59,7 @@ pub(super) fn blob(bytes: &[u8], tables: &Tables<'_>, findings: &mut Vec<Finding
     if bytes.get(length..).is_none_or(|rest| rest.iter().any(|byte| *byte != 0)) {
         error("there is something behind the tables".into());
     }
-    names(tables, word(52 + 8 * 8), &mut error);
+    names(tables, word(52 + NAMES * 8), &mut error);
     length as u64
 }
 

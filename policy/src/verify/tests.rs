@@ -1,7 +1,7 @@
 //! The exhaustive test of the comparison, by itself: without the seal, which finds every bit too, and without the scan
 //! of the code, which finds a moved entry point.
 
-use cloister_caps::tables::Tables;
+use cloister_caps::tables::{Section, Tables};
 use sha2::{Digest, Sha256};
 
 use super::common::image::image;
@@ -57,6 +57,11 @@ fn undecided(file: &[u8]) -> Vec<usize> {
 }
 
 /// What the policy does not say, since it is the linker's: where a program starts, and how long its data is.
+#[test]
+fn the_sections_are_those_of_the_tables() {
+    assert_eq!(layout::SECTIONS, Section::ALL.map(|section| (section.name(), section.record_size())));
+}
+
 #[test]
 fn every_flipped_bit_of_the_tables_that_the_policy_decides_is_found_by_comparing() {
     let file = image();
