@@ -4,7 +4,7 @@
 use cloister_caps::rights::Kind;
 use cloister_caps::tables::Access;
 
-use crate::check::{field, served};
+use crate::check::field;
 use crate::model::{How, Named, Policy, Region, Source};
 use crate::plan::{Plan, consumer_region, producer_region, replies, requests, rules_region};
 
@@ -86,7 +86,7 @@ impl Binder<'_> {
         let mut fields = Vec::new();
         for (interface, _, _) in cloister_interfaces::CATALOG {
             let mut servers = Vec::new();
-            for queue in served(self.policy, self.name, interface) {
+            for queue in self.policy.served(self.name, interface) {
                 let (requests, replies) = (requests(queue), replies(queue));
                 let ends = format!("{}, {}", self.end(&requests, Kind::Receiver)?, self.end(&replies, Kind::Sender)?);
                 servers.push(format!("cloister_interfaces::Server::new({KERNEL}, {ends})"));
@@ -180,7 +180,7 @@ impl Binder<'_> {
                 held.push(format!("cloister_interfaces::capability::GrantRule::new({KERNEL}, {slot})"));
             }
         }
-        if !held.is_empty() || served(self.policy, self.name, "grants").next().is_some() {
+        if !held.is_empty() || self.policy.served(self.name, "grants").next().is_some() {
             fields.push(("grant_rules".into(), array(&held)));
         }
         Some(fields)

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, Title};
 
+use crate::image_limits::MAX_POLICY;
 use crate::printable::{escaped, is_plain, printable};
-use crate::verify::limits::MAX_POLICY;
 
 /// Mistakes of a file that are shown; the others are counted.
 const MAX_SHOWN: usize = 200;
@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_name_cannot_steer_the_terminal() {
-        let report = crate::parse("x", "\"\\u001b[31m\\n\" = 1\nformat = 1\n").err().unwrap();
+        let report = crate::checked::parse("x", "\"\\u001b[31m\\n\" = 1\nformat = 1\n").err().unwrap();
         assert!(!report.to_string().contains('\u{1b}'));
         assert!(report.findings().any(|found| found.message == "a policy has no key `\\u{1b}[31m\\n`"));
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::authority::closure::closure;
 use crate::authority::search::{Influence, Way, reached};
 use crate::authority::{Hypercall, Object, Op, Right, Subject, names, target};
-use crate::{Sound, Step};
+use crate::sound::{Sound, Step};
 
 /// The forms of a question.
 pub(crate) const FORMS: [&str; 5] = [

@@ -4,7 +4,7 @@
 use toml_edit::{DocumentMut, Item, KeyMut, RawString, Table, Value};
 
 use crate::diagnostic::{Diagnostic, Report};
-use crate::read;
+use crate::read::text::{Size, readable, text_of};
 
 /// The sections and their keys, in the order in which they are written. Entries keep the author's order: it tells a
 /// story, and the names say the rest.
@@ -149,10 +149,10 @@ fn is_open_list(line: &str) -> bool {
 /// # Errors
 /// It cannot be read, or is no TOML.
 pub fn format_file(path: &std::path::Path) -> Result<(String, String), Report> {
-    let text = crate::text_of(path)?;
+    let text = text_of(path)?;
     let name = path.display().to_string();
     // The limits of the reader hold here too, before the text is parsed.
-    read::readable(&name, &text, read::Size::Analysis)?;
+    readable(&name, &text, Size::Analysis)?;
     let formatted = format(&name, &text)?;
     Ok((text, formatted))
 }

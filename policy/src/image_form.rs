@@ -5,19 +5,33 @@
 //! byte of a verified file that another reader could understand otherwise.
 
 use std::borrow::Cow;
+use std::io::Read;
 
+use cloister_caps::PAGE_SIZE;
+use flate2::Compression;
+use flate2::read::ZlibEncoder;
 use object::write::StringId;
 use object::write::WritableBuffer;
 use object::write::elf::{FileHeader, ProgramHeader, SectionHeader, Writer};
 use object::{Endianness, elf};
+use sha2::{Digest, Sha256};
 
-use super::{PAGE, PackError};
-use crate::verify::{SBOM, SEAL, UNSAFE};
-
+pub(crate) const PAGE: u64 = PAGE_SIZE as u64;
+/// SHA-256 of the file, with its own bytes taken as zeros.
+pub(crate) const SEAL: &str = ".cloister.seal";
+/// The bill of materials: CycloneDX, JSON, compressed.
+pub(crate) const SBOM: &str = ".cloister.sbom";
+/// Where `unsafe` is written: JSON, compressed; see `docs/verify.md`.
+pub(crate) const UNSAFE: &str = ".cloister.unsafe";
 /// Bytes of the note by which Xen finds the PVH entry point.
 pub(crate) const NOTE_SIZE: u64 = 20;
 /// Xen walks notes by four bytes (`elf_note_next`), whatever the program header says.
 const NOTE_ALIGN: u64 = 4;
+
+/// Why the ELF writer refuses the content.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct WriteError(pub String);
 
 /// One loadable segment of the image.
 pub(crate) struct Piece<'a> {
@@ -32,7 +46,7 @@ pub(crate) struct Piece<'a> {
 impl Piece<'_> {
     /// Read-only bytes at an address, filled up to whole pages with zeros, so that every byte of every page
     /// that is mapped is in the file.
-    pub(super) fn data(address: u64, mut bytes: Vec<u8>) -> Self {
+    pub(crate) fn data(address: u64, mut bytes: Vec<u8>) -> Self {
         bytes.resize(bytes.len().next_multiple_of(PAGE as usize), 0);
         Piece {
             flags: elf::PF_R.0,
@@ -81,7 +95,7 @@ struct Attached<'a> {
 ///
 /// # Errors
 /// The ELF writer refuses the content.
-pub(crate) fn write(content: &Content<'_>, out: &mut dyn WritableBuffer) -> Result<u64, PackError> {
+pub(crate) fn write(content: &Content<'_>, out: &mut dyn WritableBuffer) -> Result<u64, WriteError> {
     let pieces = content.pieces;
     let mut writer = Writer::new(Endianness::Little, true, out);
     writer.reserve_file_header();
@@ -112,12 +126,12 @@ pub(crate) fn write(content: &Content<'_>, out: &mut dyn WritableBuffer) -> Resu
     Ok(attached.first().map_or(0, |seal| seal.offset))
 }
 
-fn refused(error: object::write::Error) -> PackError {
-    PackError::Write(error.to_string())
+fn refused(error: object::write::Error) -> WriteError {
+    WriteError(error.to_string())
 }
 
 /// Reserves what is attached, the seal first.
-fn attach<'a>(writer: &mut Writer<'a>, content: &'a Content<'a>) -> Result<Vec<Attached<'a>>, PackError> {
+fn attach<'a>(writer: &mut Writer<'a>, content: &'a Content<'a>) -> Result<Vec<Attached<'a>>, WriteError> {
     let mut attached = Vec::new();
     writer.reserve_null_section_index();
     let all = [(SEAL, Some(&content.seal[..])), (SBOM, content.sbom), (UNSAFE, content.unsafe_uses)];
@@ -158,9 +172,13 @@ fn write_attached(writer: &mut Writer<'_>, attached: &[Attached<'_>]) {
     writer.write_shstrtab_section_header();
 }
 
-fn write_program_headers(writer: &mut Writer<'_>, content: &Content<'_>, offsets: &[u64]) -> Result<(), PackError> {
+fn write_program_headers(writer: &mut Writer<'_>, content: &Content<'_>, offsets: &[u64]) -> Result<(), WriteError> {
     let (index, position) = content.note;
-    let note = content.pieces.get(index).zip(offsets.get(index)).ok_or(PackError::NoPvhNote)?;
+    let note = content
+        .pieces
+        .get(index)
+        .zip(offsets.get(index))
+        .ok_or_else(|| WriteError("no segment has the note".to_owned()))?;
     let (piece, offset) = note;
     let at = |start: u64| start.wrapping_add(position);
     writer.write_align_program_headers();
@@ -187,4 +205,27 @@ fn write_program_headers(writer: &mut Writer<'_>, content: &Content<'_>, offsets
         });
     }
     Ok(())
+}
+
+/// Returns the hash of a file in which the seal's bytes are zeros, and that of the file as it is.
+pub(crate) fn sealed(file: &[u8], seal: usize) -> Option<([u8; 32], [u8; 32])> {
+    let (before, rest) = file.split_at_checked(seal)?;
+    let (own, behind) = rest.split_at_checked(32)?;
+    let mut whole = Sha256::new();
+    whole.update(before);
+    let mut emptied = whole.clone();
+    for (hash, middle) in [(&mut whole, own), (&mut emptied, &[0; 32][..])] {
+        hash.update(middle);
+        hash.update(behind);
+    }
+    Some((emptied.finalize().into(), whole.finalize().into()))
+}
+
+/// An inventory as it is attached: a zlib stream (RFC 1950), as `cargo-auditable` attaches its own.
+pub(crate) fn deflated(json: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(json, Compression::best());
+    let mut out = Vec::new();
+    // Neither the slice nor the vector can fail.
+    let _ = encoder.read_to_end(&mut out);
+    out
 }

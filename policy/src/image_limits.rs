@@ -3,6 +3,8 @@
 
 use cloister_caps::tables::{MAX_REGIONS, MAX_SERVICES};
 
+/// Bytes of an image.
+pub const MAX_IMAGE: u64 = 256 << 20;
 /// Segments of an image: some of the kernel, the tables, three of each service, data for regions.
 pub(crate) const MAX_LOADS: usize = 8 + 1 + 3 * MAX_SERVICES + MAX_REGIONS;
 /// Sections of an image: the null section, what is attached, the names.

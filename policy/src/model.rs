@@ -77,6 +77,16 @@ pub(crate) struct Policy {
     pub assertions: Section<Assertion>,
 }
 
+impl Policy {
+    /// Returns the names of the queues of `interface` that `service` serves, in the order of the names.
+    pub(crate) fn served<'a>(&'a self, service: &'a str, interface: &'a str) -> impl Iterator<Item = &'a str> {
+        let queues = self.queues.items.iter();
+        let served =
+            queues.filter(move |queue| queue.body.to.value == service && queue.body.interface.value == interface);
+        served.map(|queue| queue.name.value.as_str())
+    }
+}
+
 /// What its author wants proved of the policy.
 pub(crate) struct Assertion {
     /// The threat that it answers.

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use cloister_caps::PAGE_SIZE;
 use cloister_caps::rights::{Kind, Rights};
 use cloister_caps::tables::{
     Access, Capability, FIRST_GRANT_REF, GrantRule, Mapping, Name, PortKind, PortRule, Queue, Region, RegionKind,
@@ -14,23 +13,9 @@ use cloister_interfaces::CATALOG;
 use cloister_interfaces::queue::producer_pages;
 use cloister_interfaces::rules::{ClientGrantRule, PathRule, encode_rules};
 
-use crate::check::served;
+use crate::address_space::{FIXED_AREA, LARGE_AREA, LARGE_STEP, MODULE_ROOM, PAGE, image_base};
 use crate::diagnostic::{Lines, Span};
 use crate::model::{How, Peer, Policy, Source};
-
-const PAGE: u64 = PAGE_SIZE as u64;
-/// Where a service's stack and its regions of known size start. The programs end far below.
-const FIXED_AREA: u64 = 0x8000_0000;
-/// Where its regions whose size only the boot decides start.
-const LARGE_AREA: u64 = 0x1_0000_0000;
-/// Addresses between the large regions are multiples of this.
-const LARGE_STEP: u64 = 1 << 30;
-/// Addresses kept for the boot module.
-const MODULE_ROOM: u64 = 4 << 30;
-/// Pages of addresses for regions of known size.
-pub(crate) const FIXED_AREA_PAGES: u64 = (LARGE_AREA - FIXED_AREA) / PAGE;
-/// Addresses between the programs of two services.
-pub(crate) const PROGRAM_ROOM: u64 = 0x0100_0000;
 
 /// A record and the name that it will have.
 pub(crate) struct Entry<R> {
@@ -84,11 +69,6 @@ impl Plan {
 /// The name of the region of a service's rules.
 pub(crate) fn rules_region(service: &str) -> String {
     format!("{service}.rules")
-}
-
-/// Where service `index`, in the order of the names, is linked.
-pub(crate) fn image_base(index: usize) -> u64 {
-    PROGRAM_ROOM * (index as u64 + 1)
 }
 
 /// Plans the image of a policy that holds. `None` if a number does not fit its field in the tables, which the
@@ -206,9 +186,9 @@ impl Planner<'_> {
         let policy = self.policy;
         for service in &policy.services.items {
             let name = &service.name.value;
-            let blob = if served(policy, name, "store").next().is_some() {
+            let blob = if policy.served(name, "store").next().is_some() {
                 path_rules(policy, name)?
-            } else if served(policy, name, "grants").next().is_some() {
+            } else if policy.served(name, "grants").next().is_some() {
                 grant_rules(policy, name)?
             } else {
                 continue;
@@ -499,7 +479,7 @@ pub(crate) fn replies(queue: &str) -> String {
 
 fn path_rules(policy: &Policy, service: &str) -> Option<Vec<u8>> {
     let mut rules = Vec::new();
-    for (index, queue) in served(policy, service, "store").enumerate() {
+    for (index, queue) in policy.served(service, "store").enumerate() {
         let client = &policy.queues.get(queue)?.body.from.value;
         for right in policy.xenstore.get(client).map_or(&[][..], |paths| &paths.body) {
             rules.push(PathRule {
@@ -518,7 +498,7 @@ fn grant_rules(policy: &Policy, service: &str) -> Option<Vec<u8>> {
     let mut rules = Vec::new();
     let held = policy.grants.items.iter().filter(|grant| grant.body.held_by.value == service);
     for (rule, grant) in held.enumerate() {
-        let client = served(policy, service, "grants").position(|queue| {
+        let client = policy.served(service, "grants").position(|queue| {
             policy.queues.get(queue).is_some_and(|queue| queue.body.from.value == grant.body.on_behalf_of.value)
         })?;
         let domain = &policy.domains.get(&grant.body.peer.value)?.body;

@@ -7,9 +7,10 @@ use serde::Serialize;
 use crate::authority::closure::closure;
 use crate::authority::search::{Influence, reached};
 use crate::authority::{Object, Op, Right, Rule, Subject, index, names, target};
-use crate::diagnostic::{Diagnostic, Log, Spanned};
+use crate::canonical;
+use crate::diagnostic::{Diagnostic, Log, Report, Spanned};
 use crate::model::{Assertion, Claim, Exclusive, Measure, Named, Source};
-use crate::{Sound, Step, canonical};
+use crate::sound::{Sound, Step};
 
 /// Whether an assertion holds.
 #[derive(Clone, Debug, Serialize)]
@@ -46,6 +47,16 @@ struct Broken {
 type Outcome = Result<String, Broken>;
 
 impl Sound {
+    /// Whether every assertion holds.
+    ///
+    /// # Errors
+    /// The report names each that does not, and the rules that break it.
+    pub fn proved(&self) -> Result<(), Report> {
+        let mut log = Log::default();
+        check(self, &mut log);
+        if log.is_empty() { Ok(()) } else { Err(Report::refused(&self.file, &self.text, log)) }
+    }
+
     /// The verdict on each assertion, in the order of their names.
     #[must_use]
     pub fn verdicts(&self) -> Vec<Verdict> {
@@ -71,7 +82,7 @@ impl Sound {
 }
 
 /// Logs each assertion that does not hold, with the rules that break it.
-pub(crate) fn check(sound: &Sound, log: &mut Log) {
+fn check(sound: &Sound, log: &mut Log) {
     for (item, outcome) in prove(sound) {
         let Err(broken) = outcome else { continue };
         let mut diagnostic = Diagnostic::at(

@@ -10,7 +10,7 @@ use cloister_caps::rights::{Kind, Rights};
 use serde::Serialize;
 use toml_edit::{DocumentMut, Item};
 
-use crate::{Checked, parse};
+use crate::checked::{Checked, parse};
 
 /// The largest log that is read.
 pub const MAX_LOG: u64 = 256 << 20;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::Rule;
+use super::vocabulary::Rule;
 use crate::diagnostic::Span;
 use crate::model::{How, Peer, Policy, Source};
 

@@ -4,7 +4,7 @@
 use cloister_caps::Operation;
 use cloister_caps::rights::Kind;
 
-use super::Object;
+use super::vocabulary::Object;
 
 macro_rules! ops {
     ($($(#[$doc:meta])* $name:ident = $word:literal, $unit:literal;)*) => {

@@ -6,10 +6,9 @@ use cloister_caps::tables::{
 
 use cloister_interfaces::rules::MAX_PATH_RULES;
 
-use super::served;
+use crate::address_space::FIXED_AREA_PAGES;
 use crate::diagnostic::{Diagnostic, Log, Spanned};
 use crate::model::{Policy, Section, Source};
-use crate::plan::FIXED_AREA_PAGES;
 
 /// Clients of one interface that a service has room for.
 const MAX_CLIENTS: usize = 4;
@@ -80,8 +79,8 @@ fn grant_references(policy: &Policy, log: &mut Log) {
 
 fn clients(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
     for (interface, _, _) in cloister_interfaces::CATALOG {
-        let Some(over) = served(policy, &service.value, interface).nth(MAX_CLIENTS) else { continue };
-        let count = served(policy, &service.value, interface).count();
+        let Some(over) = policy.served(&service.value, interface).nth(MAX_CLIENTS) else { continue };
+        let count = policy.served(&service.value, interface).count();
         if let Some(queue) = policy.queues.get(over) {
             log.push(
                 Diagnostic::at(
@@ -107,7 +106,7 @@ fn held_grants(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
 
 /// The paths of all clients of a XenStore server, which it keeps as it reads them.
 fn path_rules(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
-    let clients = served(policy, &service.value, "store").filter_map(|queue| policy.queues.get(queue));
+    let clients = policy.served(&service.value, "store").filter_map(|queue| policy.queues.get(queue));
     let paths = clients.filter_map(|queue| policy.xenstore.get(&queue.body.from.value)).flat_map(|paths| &paths.body);
     let mut beyond = paths.skip(MAX_PATH_RULES);
     if let Some(over) = beyond.next() {
@@ -145,7 +144,7 @@ fn slots(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
 
 /// Whether a service gets a region of rules.
 fn enforces(policy: &Policy, service: &str) -> bool {
-    ["store", "grants"].iter().any(|interface| served(policy, service, interface).next().is_some())
+    ["store", "grants"].iter().any(|interface| policy.served(service, interface).next().is_some())
 }
 
 /// Regions of known size have 2 GiB of a service's addresses.
@@ -248,7 +247,7 @@ mod tests {
         ) {
             let text = text(services, regions, queues, ports, grants, pages);
             let mut log = Log::default();
-            let policy = read::read("full", &text, read::Size::Image, &mut log).unwrap();
+            let policy = read::read("full", &text, read::text::Size::Image, &mut log).unwrap();
             check::check(&policy, &mut log);
             prop_assume!(log.is_empty());
             super::check(&policy, &mut log);

@@ -27,13 +27,3 @@ pub(crate) fn check(policy: &Policy, log: &mut Log) {
 pub(crate) fn limits(policy: &Policy, log: &mut Log) {
     limits::check(policy, log);
 }
-
-/// The queues of `interface` that `service` serves, in the order of their names.
-pub(crate) fn served<'a>(policy: &'a Policy, service: &'a str, interface: &'a str) -> impl Iterator<Item = &'a str> {
-    policy
-        .queues
-        .items
-        .iter()
-        .filter(move |queue| queue.body.to.value == service && queue.body.interface.value == interface)
-        .map(|queue| queue.name.value.as_str())
-}

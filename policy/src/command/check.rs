@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use cloister_policy::{Finding, Report, Sound, analyse, load};
 use serde::Serialize;
 
-use super::{Format, Outcome, Output, Status, hex, json, shown};
+use super::outcome::{Format, Outcome, Output, Status, hex, json, shown};
 
 /// Check policies, and say what is wrong with them
 #[derive(clap::Args)]

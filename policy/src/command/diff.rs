@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use cloister_policy::{Class, Difference, analyse, diff};
 
-use super::{Format, Outcome, Output, Status, json};
+use super::outcome::{Format, Outcome, Output, Status, json};
 
 /// Say what changed between two policies in what they allow
 ///
@@ -37,7 +37,7 @@ impl Arguments {
         let (old, new) = match (analyse(&self.old), analyse(&self.new)) {
             (Ok(old), Ok(new)) => (old, new),
             (Err(report), _) | (_, Err(report)) => {
-                return Outcome { status: Status::Unusable, ..Outcome::refused(&report) };
+                return Outcome::unusable_policy(&report);
             }
         };
         let difference = diff(&old, &new);

@@ -1,8 +1,4 @@
-use std::path::PathBuf;
-
-use cloister_policy::analyse;
-
-use super::{Format, Outcome, Output, Status, json};
+use super::outcome::{Format, Outcome, Output, PolicyFile, Status, json};
 
 /// Answer a question about a policy with the rules that make the answer
 ///
@@ -10,8 +6,8 @@ use super::{Format, Outcome, Output, Status, json};
 /// `who can reach OBJECT.OPERATION`, `what can SUBJECT do`. The status is 0 if there is a path, and 1 if there is none.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Policy file
-    file: PathBuf,
+    #[command(flatten)]
+    policy: PolicyFile,
     /// The question, in one argument or several
     #[arg(required = true)]
     question: Vec<String>,
@@ -21,11 +17,7 @@ pub struct Arguments {
 
 impl Arguments {
     pub fn run(self) -> Outcome {
-        let policy = match analyse(&self.file) {
-            Ok(policy) => policy,
-            Err(report) => return Outcome::refused(&report),
-        };
-        match policy.explain(&self.question.join(" ")) {
+        self.policy.with_sound(|policy| match policy.explain(&self.question.join(" ")) {
             Err(unclear) => Outcome::unusable(unclear),
             Ok(explanation) => {
                 let status = if explanation.holds { Status::Holds } else { Status::Refused };
@@ -35,6 +27,6 @@ impl Arguments {
                 };
                 Outcome { status, ..Outcome::holds(output) }
             }
-        }
+        })
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use cloister_policy::sign;
 
-use super::{Outcome, shown};
+use super::outcome::{Outcome, shown};
 
 /// Make a new pair of keys for signing images (Ed25519)
 #[derive(clap::Args)]

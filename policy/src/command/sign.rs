@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use cloister_policy::sign::{self, Subject};
 use cloister_policy::verify::{Against, MAX_IMAGE, verify};
 
-use super::{Outcome, Status, shown};
+use super::outcome::{Outcome, Status, shown};
 use crate::file;
 
 /// Sign an image that verifies: its policy's hash and its own

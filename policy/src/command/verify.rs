@@ -4,8 +4,8 @@ use cloister_policy::printable;
 use cloister_policy::sign::{self, SignError, Subject};
 use cloister_policy::verify::{Against, MAX_IMAGE, Verdict, verify};
 
+use super::outcome::{Format, Outcome, Output, Status, json};
 use super::sign::beside;
-use super::{Format, Outcome, Output, Status, json};
 use crate::file;
 
 /// Prove from the ELF file alone that an image's form, tables, rules and bounds are those of the policy that it carries

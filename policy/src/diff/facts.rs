@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::matching::Numbers;
-use crate::Sound;
 use crate::authority::closure::closure;
 use crate::authority::{Object, Op, Right, Subject, paths};
+use crate::sound::Sound;
 
 /// A subject.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

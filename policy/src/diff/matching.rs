@@ -4,8 +4,8 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 
-use crate::Sound;
 use crate::model::Peer;
+use crate::sound::Sound;
 
 /// Rounds of refinement at most: how far a difference is carried through the graph.
 const ROUNDS: usize = 64;

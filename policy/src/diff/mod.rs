@@ -9,9 +9,10 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::authority::{Object, Right, Subject, names};
+use crate::canonical;
 use crate::diagnostic::Spanned;
 use crate::model::{Claim, Named};
-use crate::{Sound, Step, canonical};
+use crate::sound::{Sound, Step};
 use facts::{Key, What, Who};
 use matching::Numbers;
 

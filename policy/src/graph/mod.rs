@@ -7,10 +7,10 @@ mod svg;
 
 use cloister_caps::tables::Access;
 
-use crate::Sound;
 use crate::authority::{Subject, names};
 use crate::model::{How, Peer, Source};
 use crate::read::render_size;
+use crate::sound::Sound;
 
 /// What a node is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::layout::{Layout, Place, layout};
 use super::{Edge, EdgeKind, Graph, Node, NodeKind};
-use crate::show::escape;
+use crate::html::escape;
 
 const LEGEND: [(EdgeKind, &str); 5] = [
     (EdgeKind::Share, "memory across the edge"),

@@ -4,8 +4,8 @@ use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, Object, ObjectSymbol};
 
-use super::PackError;
-use super::write::NOTE_SIZE;
+use super::error::PackError;
+use crate::image_form::NOTE_SIZE;
 
 type Header = elf::FileHeader64<LittleEndian>;
 

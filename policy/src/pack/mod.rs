@@ -3,24 +3,22 @@
 //! tell it where the tables are; everything else follows them in guest-physical memory, page by page.
 
 mod elf;
-pub(crate) mod write;
+mod error;
 
 use std::borrow::Cow;
 
-use cloister_caps::PAGE_SIZE;
 use cloister_caps::tables::{Segment, TableError, Tables};
 
-use crate::Checked;
+use crate::address_space::{PROGRAM_ROOM, image_base};
+use crate::checked::Checked;
 use crate::emit::{self, Placement};
-use crate::plan::{self, PROGRAM_ROOM};
-use crate::verify::limits::{MAX_INVENTORY, MAX_LOADS, MAX_POLICY, MAX_TABLES, MAX_TEXT};
-use crate::verify::{MAX_IMAGE, deflated, sealed};
+use crate::image_form::{self, Content, PAGE, Piece, deflated, sealed};
+use crate::image_limits::{MAX_IMAGE, MAX_INVENTORY, MAX_LOADS, MAX_POLICY, MAX_TABLES, MAX_TEXT};
 use elf::Load;
-use write::{Content, Piece};
+use error::TABLES_SYMBOL;
 
-const PAGE: u64 = PAGE_SIZE as u64;
-/// The symbol of the kernel that is told where the tables are: their address and length, each a `u64`.
-const TABLES_SYMBOL: &str = "CLOISTER_TABLES";
+pub use error::PackError;
+
 /// Where an image must end: the kernel takes no tables beyond.
 const MAX_PHYSICAL: u64 = 1 << 30;
 
@@ -31,147 +29,6 @@ pub struct Program<'a> {
     pub service: &'a str,
     /// The linked ELF file.
     pub elf: &'a [u8],
-}
-
-/// Why an image could not be packed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PackError {
-    /// A file is no 64-bit little-endian ELF file, or a broken one.
-    #[error("{program}: not an ELF file that can be read: {reason}")]
-    NotElf {
-        /// The service, or the kernel.
-        program: String,
-        /// What the reader says.
-        reason: String,
-    },
-    /// A file is for another processor.
-    #[error("{program}: not for x86-64; build it for x86_64-unknown-none")]
-    WrongMachine {
-        /// The service, or the kernel.
-        program: String,
-    },
-    /// A file needs a dynamic linker or may be moved.
-    #[error("{program}: not linked at a fixed address; build it with -C relocation-model=static")]
-    NotStatic {
-        /// The service, or the kernel.
-        program: String,
-    },
-    /// A file has thread-local data, for which services have no support.
-    #[error("{program}: has thread-local data, which services cannot have")]
-    ThreadLocal {
-        /// The service, or the kernel.
-        program: String,
-    },
-    /// A segment reaches out of the file or of the address space.
-    #[error("{program}: the segment at {address:#x} does not fit the file or the address space")]
-    Segment {
-        /// The service, or the kernel.
-        program: String,
-        /// The segment's virtual address.
-        address: u64,
-    },
-    /// A segment could be written and executed.
-    #[error("{program}: the segment at {address:#x} is writable and executable")]
-    WritableAndExecutable {
-        /// The service, or the kernel.
-        program: String,
-        /// The segment's virtual address.
-        address: u64,
-    },
-    /// The entry point is not in text.
-    #[error("{program}: the entry point {entry:#x} is in no executable segment")]
-    Entry {
-        /// The service, or the kernel.
-        program: String,
-        /// The entry point.
-        entry: u64,
-    },
-    /// A segment does not start a page of its own.
-    #[error("{program}: the segment at {address:#x} does not start at a page")]
-    Unaligned {
-        /// The service.
-        program: String,
-        /// The segment's virtual address.
-        address: u64,
-    },
-    /// Two segments share a page.
-    #[error("{program}: the segment at {address:#x} shares a page with another")]
-    Overlap {
-        /// The service, or the kernel.
-        program: String,
-        /// The segment's virtual address.
-        address: u64,
-    },
-    /// There are pages between two segments of the kernel.
-    #[error("kernel: the segment at {address:#x} does not begin with the page behind the one before it")]
-    Apart {
-        /// The segment's virtual address.
-        address: u64,
-    },
-    /// A segment of the kernel has memory that the file has no bytes for, and is not data up to the end of a page.
-    #[error("kernel: the segment at {address:#x} is longer in memory, and is not data that ends with a page")]
-    NotWhole {
-        /// The segment's virtual address.
-        address: u64,
-    },
-    /// A segment lies outside the addresses that the service's program has.
-    #[error(
-        "{program}: the segment at {address:#x} is outside {first:#x} to {last:#x}; link it with --defsym=IMAGE_BASE={first:#x}"
-    )]
-    OutsideRoom {
-        /// The service.
-        program: String,
-        /// The segment's virtual address.
-        address: u64,
-        /// The lowest address of the service's program.
-        first: u64,
-        /// The highest.
-        last: u64,
-    },
-    /// A program has nothing to load.
-    #[error("{program}: has no loadable segment")]
-    Empty {
-        /// The service, or the kernel.
-        program: String,
-    },
-    /// The policy names a service whose program was not given.
-    #[error("the program of service `{0}` is missing")]
-    MissingProgram(String),
-    /// A program was given for no service of the policy, or twice.
-    #[error("a program was given for `{0}`, which the policy does not name, or was given before")]
-    StrayProgram(String),
-    /// The kernel lacks the note that makes Xen start it.
-    #[error("kernel: has no PVH entry note (owner Xen, type 18)")]
-    NoPvhNote,
-    /// The kernel's note segment has more than the PVH note, or no segment loads it.
-    #[error("kernel: its note segment must be the PVH entry note alone, in the bytes of a loadable segment")]
-    Note,
-    /// The image would be larger than any that is verified.
-    #[error("the image has {found} {what}; at most {most} are verified")]
-    OverLimit {
-        /// What there is too much of.
-        what: &'static str,
-        /// How much there is.
-        found: u64,
-        /// How much there may be.
-        most: u64,
-    },
-    /// The kernel lacks the place for the tables' address.
-    #[error("kernel: has no symbol {TABLES_SYMBOL}; is it stripped?")]
-    NoTablesSymbol,
-    /// The place for the tables' address is not in the kernel's read-only data.
-    #[error("kernel: {TABLES_SYMBOL} is not sixteen zero bytes in a read-only segment")]
-    TablesSymbolPlace,
-    /// The image would reach beyond where the kernel looks for its tables.
-    #[error("the image reaches guest-physical address {0:#x}; it must end below 1 GiB")]
-    TooLarge(u64),
-    /// The kernel would refuse the tables.
-    #[error("the kernel would refuse the tables: {0}")]
-    Tables(TableError),
-    /// The ELF writer refused.
-    #[error("the image cannot be written: {0}")]
-    Write(String),
 }
 
 /// What is attached to an image for those who verify it, in sections that no loader puts into memory.
@@ -259,7 +116,7 @@ fn finish(entry: u64, pieces: &[Piece<'_>], note: (usize, u64), extras: &Extras<
     let content =
         Content { entry, pieces, note, seal: [0; 32], sbom: sbom.as_deref(), unsafe_uses: unsafe_uses.as_deref() };
     let mut out = Vec::new();
-    let seal = write::write(&content, &mut out)?;
+    let seal = image_form::write(&content, &mut out)?;
     at_most("bytes", out.len() as u64, MAX_IMAGE)?;
     let unsealed = || PackError::Write("the seal has no place".into());
     let seal = usize::try_from(seal).map_err(|_| unsealed())?;
@@ -290,7 +147,7 @@ fn read_programs<'a>(policy: &'a Checked, programs: &[Program<'a>]) -> Result<Ve
         let given = programs.iter().find(|program| program.service == service.name());
         let given = given.ok_or_else(|| PackError::MissingProgram(service.name().to_owned()))?;
         let program = elf::Program::read(service.name(), given.elf)?;
-        check_program(&program, plan::image_base(index))?;
+        check_program(&program, image_base(index))?;
         read.push(program);
     }
     Ok(read)

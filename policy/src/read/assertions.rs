@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::value::{Field, Key, Table};
-use super::{checked_name, list};
+use super::names::checked_name;
+use super::value::{Field, Key, Table, list};
 use crate::authority::Hypercall;
 use crate::diagnostic::{Diagnostic, Log, Spanned};
 use crate::model::{Assertion, Claim, Exclusive, Measure, Named, Section};

@@ -5,8 +5,8 @@ use cloister_caps::rights::{Kind, Rights};
 use cloister_caps::tables::{Access, AfterLimit};
 use cloister_caps::{DomId, PAGE_SIZE};
 
+use super::names::{at, checked_program};
 use super::value::{Field, Key, Table, list};
-use super::{at, checked_program};
 use crate::diagnostic::{Diagnostic, Log, Spanned};
 use crate::model::{
     Domain, Grant, HOLDABLE, Held, How, MapEntry, PathRight, Peer, Port, Queue, Region, Service, Source,

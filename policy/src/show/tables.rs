@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use cloister_caps::tables::{Access, AfterLimit};
 
-use super::Table;
-use crate::Sound;
+use super::page::Table;
 use crate::authority::closure::closure;
 use crate::authority::{Hypercall, Right, Rule, Subject, index, names};
 use crate::model::{Peer, Source};
 use crate::read::render_size;
+use crate::sound::Sound;
 
 pub(super) fn tables(sound: &Sound) -> Vec<Table> {
     let rights = closure(&sound.policy, &sound.index);

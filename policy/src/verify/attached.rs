@@ -5,59 +5,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Read;
 
-use flate2::Compression;
 use flate2::bufread::ZlibDecoder;
-use flate2::read::ZlibEncoder;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use sha2::{Digest, Sha256};
 
 use super::image::Image;
-use super::limits::{MAX_ENTRIES, MAX_ERRORS, MAX_INVENTORY, MAX_WORD};
-use super::{Finding, Verdict};
-
-/// SHA-256 of the file, with its own bytes taken as zeros.
-pub(crate) const SEAL: &str = ".cloister.seal";
-/// The bill of materials: CycloneDX, JSON, compressed.
-pub(crate) const SBOM: &str = ".cloister.sbom";
-/// Where `unsafe` is written: JSON, compressed; see `docs/verify.md`.
-pub(crate) const UNSAFE: &str = ".cloister.unsafe";
-
-/// What an image carries about its own making.
-#[derive(Default)]
-pub struct Inventory {
-    /// The bill of materials, as it is in the image.
-    pub sbom: Option<String>,
-    /// The components that it lists.
-    pub components: Vec<Component>,
-    /// `unsafe` in each crate of the image, if the image has the inventory.
-    pub unsafe_uses: Option<Vec<UnsafeUse>>,
-}
-
-/// A component of the bill of materials: a crate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Component {
-    /// The crate.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-}
-
-/// `unsafe` in the sources of a crate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnsafeUse {
-    /// The crate.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// Whether the crate forbids it.
-    pub forbids: bool,
-    /// Blocks, functions, traits and implementations, each counted where the word stands.
-    pub counts: [u64; 4],
-}
-
-/// The names of [`UnsafeUse::counts`].
-pub(crate) const COUNTS: [&str; 4] = ["blocks", "functions", "traits", "implementations"];
+use super::verdict::{Component, Finding, Inventory, UnsafeUse, Verdict};
+use crate::image_form::sealed;
+use crate::image_limits::{MAX_ENTRIES, MAX_ERRORS, MAX_INVENTORY, MAX_WORD};
 
 /// Checks the seal and reads the inventories.
 pub(super) fn check(image: &Image<'_>, verdict: &mut Verdict) {
@@ -97,29 +52,6 @@ fn check_seal(image: &Image<'_>, verdict: &mut Verdict) {
     if seal != hash {
         verdict.error("seal", "the file is not as it was packed: its bytes do not match its seal");
     }
-}
-
-/// Returns the hash of a file in which the seal's bytes are zeros, and that of the file as it is.
-pub(crate) fn sealed(file: &[u8], seal: usize) -> Option<([u8; 32], [u8; 32])> {
-    let (before, rest) = file.split_at_checked(seal)?;
-    let (own, behind) = rest.split_at_checked(32)?;
-    let mut whole = Sha256::new();
-    whole.update(before);
-    let mut emptied = whole.clone();
-    for (hash, middle) in [(&mut whole, own), (&mut emptied, &[0; 32][..])] {
-        hash.update(middle);
-        hash.update(behind);
-    }
-    Some((emptied.finalize().into(), whole.finalize().into()))
-}
-
-/// An inventory as it is attached: a zlib stream (RFC 1950), as `cargo-auditable` attaches its own.
-pub(crate) fn deflated(json: &[u8]) -> Vec<u8> {
-    let mut encoder = ZlibEncoder::new(json, Compression::best());
-    let mut out = Vec::new();
-    // Neither the slice nor the vector can fail.
-    let _ = encoder.read_to_end(&mut out);
-    out
 }
 
 /// Reads a stream that is all there is, and of no more than the largest inventory.
@@ -344,6 +276,7 @@ fn read_unsafe(bytes: &[u8]) -> Result<Vec<UnsafeUse>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image_form::deflated;
 
     #[test]
     fn an_inventory_comes_back_as_it_was_and_nothing_else_is_one() {

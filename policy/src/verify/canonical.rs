@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use object::elf;
 use object::write::WritableBuffer;
 
-use super::Finding;
 use super::image::Image;
-use crate::pack::write::{Content, Piece, write};
+use super::verdict::Finding;
+use crate::image_form::{Content, Piece, write};
 
 /// Bytes of an ELF header, of a program header and of a section header (ELF64).
 const HEADER: u64 = 64;

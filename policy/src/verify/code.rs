@@ -13,8 +13,8 @@ use cloister_caps::abi::KERNEL_ADDRESSES;
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
 use super::image::Load;
-use super::limits::{MAX_ERRORS, MAX_HITS};
-use super::{Finding, Hit, Unaligned, Verdict};
+use super::verdict::{Finding, Hit, Unaligned, Verdict};
+use crate::image_limits::{MAX_ERRORS, MAX_HITS};
 
 /// An instruction of more bytes does not exist.
 const LONGEST: usize = 15;

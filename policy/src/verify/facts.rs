@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cloister_caps::Kind;
 use cloister_caps::tables::{Access, AfterLimit, Name, PortKind, RegionKind, Tables};
 
-use super::Finding;
+use super::verdict::Finding;
 
 /// The words of the rights, by the bit that stands for each.
 const RIGHTS: [&str; 14] = [

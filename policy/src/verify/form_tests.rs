@@ -3,11 +3,12 @@
 
 use std::borrow::Cow;
 
+use super::canonical;
 use super::common::image::image;
 use super::common::xen::{self, Guest, Memory};
 use super::image::Image;
-use super::{Finding, canonical};
-use crate::pack::write::{Content, Piece, write};
+use super::verdict::Finding;
+use crate::image_form::{Content, Piece, write};
 
 /// Reads a file, if its form holds.
 fn accepted(file: &[u8]) -> Option<Image<'_>> {

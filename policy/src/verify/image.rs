@@ -5,9 +5,9 @@ use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 use object::{LittleEndian, read};
 
-use super::attached::{SBOM, SEAL, UNSAFE};
-use super::limits::{MAX_LOADS, MAX_SECTION_NAMES, MAX_SECTIONS, MAX_TABLES, MAX_TEXT};
-use super::{Finding, Unusable};
+use super::verdict::{Finding, Unusable};
+use crate::image_form::{SBOM, SEAL, UNSAFE};
+use crate::image_limits::{MAX_LOADS, MAX_SECTION_NAMES, MAX_SECTIONS, MAX_TABLES, MAX_TEXT};
 
 type Header = elf::FileHeader64<LittleEndian>;
 

@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 
 use super::code::Program;
 use super::image::{Image, Load, PAGE};
-use super::limits::{MAX_LOADS, MAX_NAME};
-use super::{Finding, Part, Verdict};
+use super::verdict::{Finding, Part, Verdict};
+use crate::image_limits::{MAX_LOADS, MAX_NAME};
 
 /// Addresses between the programs of two services.
 const ROOM: u64 = 16 << 20;
@@ -46,7 +46,7 @@ pub(super) fn blob(bytes: &[u8], tables: &Tables<'_>, findings: &mut Vec<Finding
     };
     let length = word(12);
     let mut next = HEADER_SIZE;
-    for (index, (name, size)) in SECTIONS.iter().enumerate() {
+    for (index, (name, size)) in SECTIONS.into_iter().enumerate() {
         let (start, count) = (word(48 + index * 8), word(52 + index * 8));
         if start != next {
             error(format!("the section of {name} starts at {start}, and the one before ends at {next}"));

@@ -5,8 +5,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::attached::COUNTS;
-use super::{Finding, Severity, Unaligned, Verdict};
+use super::verdict::{COUNTS, Finding, Severity, Unaligned, Verdict};
 use crate::printable::printable;
 
 pub(super) fn hex(bytes: &[u8]) -> String {
@@ -46,11 +45,21 @@ const NOT_SHOWN: &str = "not shown: that the code of the kernel and of the servi
 /// The same for programs.
 const NOT_SHOWN_JSON: [&str; 2] = ["code of the kernel", "code of the services"];
 
-pub(super) fn text(verdict: &Verdict) -> String {
-    let mut out = String::new();
-    // Writing to a `String` never fails.
-    let _ = write_text(verdict, &mut out);
-    out
+impl Verdict {
+    /// Returns the verdict as text for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        // Writing to a `String` never fails.
+        let _ = write_text(self, &mut out);
+        out
+    }
+
+    /// Returns the verdict for programs; `docs/verify.md` describes it.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        json(self)
+    }
 }
 
 fn write_text(verdict: &Verdict, out: &mut String) -> std::fmt::Result {
@@ -89,7 +98,7 @@ fn write_text(verdict: &Verdict, out: &mut String) -> std::fmt::Result {
     }
 }
 
-pub(super) fn json(verdict: &Verdict) -> Value {
+fn json(verdict: &Verdict) -> Value {
     let findings: Vec<Value> = verdict
         .findings
         .iter()

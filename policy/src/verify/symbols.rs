@@ -6,9 +6,9 @@ use cloister_caps::Kind;
 use cloister_caps::tables::Tables;
 use object::{LittleEndian, Object, ObjectSegment, ObjectSymbol};
 
-use super::Finding;
 use super::image::Image;
-use super::limits::{MAX_ERRORS, MAX_SYMBOL_NAMES};
+use super::verdict::Finding;
+use crate::image_limits::{MAX_ERRORS, MAX_SYMBOL_NAMES};
 
 /// Crates of ours that every program may contain.
 const COMMON: [&str; 3] = ["caps", "interfaces", "runtime"];
