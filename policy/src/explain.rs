@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::authority::closure::closure;
 use crate::authority::search::{Influence, Way, reached};
 use crate::authority::{Hypercall, Object, Op, Right, Subject, names, target};
+use crate::printable::printable;
 use crate::sound::{Sound, Step};
 
 /// The forms of a question.
@@ -76,7 +77,7 @@ impl Sound {
     /// It is no question, or names what the policy does not have.
     pub fn explain(&self, question: &str) -> Result<Explanation, Unclear> {
         let words: Vec<&str> = question.trim().trim_end_matches('?').split_whitespace().collect();
-        let form = || Unclear::Form { question: question.into() };
+        let form = || Unclear::Form { question: printable(question).into_owned() };
         let answers = match *words.as_slice() {
             ["what", "can", subject, "do"] => self.everything(subject)?,
             ["can", subject, "reach" | "cause", operation] => {

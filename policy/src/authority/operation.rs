@@ -202,7 +202,7 @@ hypercalls! {
     Unmask = "EVTCHNOP_unmask";
     Shutdown = "SCHEDOP_shutdown";
     Yield = "SCHEDOP_yield";
-    SetTimer = "VCPUOP_set_singleshot_timer";
+    SetTimer = "set_timer_op";
 }
 
 impl Hypercall {

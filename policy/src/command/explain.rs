@@ -18,7 +18,7 @@ pub struct Arguments {
 impl Arguments {
     pub fn run(self) -> Outcome {
         self.policy.with_sound(|policy| match policy.explain(&self.question.join(" ")) {
-            Err(unclear) => Outcome::unusable(unclear),
+            Err(unclear) => Outcome::unusable_lines(unclear),
             Ok(explanation) => {
                 let status = if explanation.holds { Status::Holds } else { Status::Refused };
                 let output = match self.output.format {

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use cloister_policy::{Checked, Report, Sound, analyse, load, printable, printable_json};
+use cloister_policy::{Checked, Report, Sound, analyse, load, printable, printable_json, printable_lines};
 
 /// The form of the output of most subcommands.
 #[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -90,6 +90,13 @@ impl Outcome {
         let status = if report.is_readable() { Status::Refused } else { Status::Unusable };
         let styled = std::io::stderr().is_terminal();
         Outcome { problems: report.render(styled) + "\n", status, ..Outcome::holds("") }
+    }
+
+    /// The input cannot be used, for a reason in several lines.
+    pub fn unusable_lines(problem: impl std::fmt::Display) -> Self {
+        let problem = problem.to_string();
+        let problems = format!("error: {}\n", printable_lines(&problem));
+        Outcome { problems, status: Status::Unusable, ..Outcome::holds("") }
     }
 
     /// A policy that does not hold, or is none, where one that holds is needed.

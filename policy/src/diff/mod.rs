@@ -164,7 +164,7 @@ impl<'a> Comparison<'a> {
     fn change(&self, class: Class, key: &Key, right: &Right, more: &Side<'_>, amounts: [u64; 2]) -> Change {
         let (who, what, op) = key;
         let question = |side: &Side<'_>| {
-            Some(format!("can {} {} {}", side.subject(*who)?, op.word(), side.object(*who, what, *op)?))
+            Some(format!("can {} {} {}", side.asked(*who)?, op.word(), side.object(*who, what, *op)?))
         };
         let subject = more.subject(*who).unwrap_or_default();
         let deed = names::deed(&more.sound.policy, right.object, right.op, right.amount);
@@ -279,8 +279,16 @@ impl Side<'_> {
         self.numbers.services.iter().position(|own| *own == number)
     }
 
-    /// The subject as a question to this policy has it.
+    /// Returns the name of a subject for people: a range of domains by its first and its last.
     fn subject(&self, who: Who) -> Option<String> {
+        match who {
+            Who::Ids(first, last) if first != last => Some(format!("domain:{first} to domain:{last}")),
+            _ => self.asked(who),
+        }
+    }
+
+    /// Returns the name of a subject as in a question to this policy: of a range of domains the first.
+    fn asked(&self, who: Who) -> Option<String> {
         let policy = &self.sound.policy;
         match who {
             Who::Service(number) => Some(names::subject(policy, Subject::Service(self.service(number)?))),
