@@ -1,4 +1,4 @@
-//! The policy that holds, of which an image can be made.
+//! The policy that holds, which can become an image.
 
 use std::path::Path;
 
@@ -13,7 +13,10 @@ use crate::read;
 use crate::read::text::{Size, text_within};
 use crate::sound::{Sound, sound};
 
-/// A policy that holds: it is sound, its assertions are proved, and an image has room for it.
+/// A policy that holds, and can become an image.
+///
+/// # Holding one proves
+/// The policy is sound, its assertions are proved, and an image has room for it.
 pub struct Checked {
     sound: Sound,
     pub(crate) plan: Plan,
@@ -28,15 +31,16 @@ impl std::ops::Deref for Checked {
 }
 
 impl Checked {
-    /// The capability tables of an image that has no programs yet: as they are in the image, but without segments, and
-    /// with image data at address 0. For a kernel that runs on the host. `None` if they would be too large, which
-    /// [`parse`] excludes.
+    /// Returns the capability tables without programs, for a kernel that runs on the host.
+    ///
+    /// They are those of the image, but without segments, and with image data at address 0. `None` if
+    /// they would be too large, which [`parse`] excludes.
     #[must_use]
     pub fn tables(&self) -> Option<Vec<u8>> {
         emit::emit(&self.plan, &emit::Placement::default(), self.hash, &self.canonical)
     }
 
-    /// The regions whose bytes the compiler makes, such as the rules that a service enforces: name and bytes.
+    /// Returns name and bytes of the regions that the compiler fills, such as the rules that a service enforces.
     pub fn data(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.plan.data.iter().filter_map(|(index, bytes)| {
             let region = self.plan.regions.get(*index)?;
@@ -44,7 +48,7 @@ impl Checked {
         })
     }
 
-    /// The Rust source with which the program of `service` is compiled; `None` if there is no such service.
+    /// Returns the Rust source that gives the program of `service` its capabilities, or `None` if there is no such service.
     #[must_use]
     pub fn bindings(&self, service: &str) -> Option<String> {
         bindings::bindings(&self.policy, &self.plan, self.policy.services.index(service)?)
@@ -80,7 +84,7 @@ pub fn parse(name: &str, text: &str) -> Result<Checked, Report> {
     };
     let plan = plan::plan(&sound.policy, &sound.lines)
         .ok_or_else(|| refused("the policy does not fit the capability tables".into()))?;
-    // The kernel's own check, on the tables as they are before the programs are known.
+    // The kernel's own check, on the tables without programs.
     let tables = emit::emit(&plan, &emit::Placement::default(), sound.hash, &sound.canonical)
         .ok_or_else(|| refused("the policy does not fit the capability tables".into()))?;
     Tables::parse(&tables).map_err(|error| refused(format!("the kernel would refuse the policy: {error}")))?;

@@ -1,8 +1,10 @@
-//! The one form of an image's file, from what is in it: headers, each piece at an offset that agrees with its address
-//! modulo a page, zeros between them, and behind them sections that no segment loads, the seal among them.
+//! Writes the file of an image, in the only form that is accepted.
 //!
-//! The packer writes it, and `verify` writes it again from what it understood of a file, and compares: so there is no
-//! byte of a verified file that another reader could understand otherwise.
+//! The headers come first, then each piece at an offset that equals its address modulo a page, with
+//! zeros between. Sections that no segment loads follow, among them the seal.
+//!
+//! The packer writes the file. The verifier writes it again from what it read, and compares: so no
+//! byte of a verified file can mean something else to another reader.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -17,15 +19,15 @@ use object::{Endianness, elf};
 use sha2::{Digest, Sha256};
 
 pub(crate) const PAGE: u64 = PAGE_SIZE as u64;
-/// SHA-256 of the file, with its own bytes taken as zeros.
+/// The section of the seal: SHA-256 of the file with the seal's own bytes as zeros.
 pub(crate) const SEAL: &str = ".cloister.seal";
-/// The bill of materials: CycloneDX, JSON, compressed.
+/// The section of the bill of materials: CycloneDX, JSON, compressed.
 pub(crate) const SBOM: &str = ".cloister.sbom";
-/// Where `unsafe` is written: JSON, compressed; see `docs/verify.md`.
+/// The section of the inventory of `unsafe`: JSON, compressed; see `docs/verify.md`.
 pub(crate) const UNSAFE: &str = ".cloister.unsafe";
-/// Bytes of the note by which Xen finds the PVH entry point.
+/// The size of the note by which Xen finds the PVH entry point, in bytes.
 pub(crate) const NOTE_SIZE: u64 = 20;
-/// Xen walks notes by four bytes (`elf_note_next`), whatever the program header says.
+/// The alignment of notes: Xen walks them by four bytes (`elf_note_next`), whatever the program header says.
 const NOTE_ALIGN: u64 = 4;
 
 /// Why the ELF writer refuses the content.
@@ -44,8 +46,9 @@ pub(crate) struct Piece<'a> {
 }
 
 impl Piece<'_> {
-    /// Read-only bytes at an address, filled up to whole pages with zeros, so that every byte of every page
-    /// that is mapped is in the file.
+    /// Makes a read-only piece, filled up to whole pages with zeros.
+    ///
+    /// So every byte of every mapped page is in the file.
     pub(crate) fn data(address: u64, mut bytes: Vec<u8>) -> Self {
         bytes.resize(bytes.len().next_multiple_of(PAGE as usize), 0);
         Piece {
@@ -58,7 +61,7 @@ impl Piece<'_> {
     }
 }
 
-/// What is in an image: all that its file says.
+/// The content of an image's file.
 pub(crate) struct Content<'a> {
     pub entry: u64,
     /// In the order of their physical addresses.
@@ -71,7 +74,7 @@ pub(crate) struct Content<'a> {
     pub unsafe_uses: Option<&'a [u8]>,
 }
 
-/// The file offset of each piece. Loaders take `p_offset` and `p_vaddr` to be equal modulo a page.
+/// Returns the file offset of each piece. Loaders expect `p_offset` and `p_vaddr` to be equal modulo a page.
 fn offsets(pieces: &[Piece<'_>], headers_end: u64) -> Vec<u64> {
     let mut next = headers_end;
     pieces
@@ -130,7 +133,7 @@ fn refused(error: object::write::Error) -> WriteError {
     WriteError(error.to_string())
 }
 
-/// Reserves what is attached, the seal first.
+/// Reserves the sections that no segment loads, the seal first.
 fn attach<'a>(writer: &mut Writer<'a>, content: &'a Content<'a>) -> Result<Vec<Attached<'a>>, WriteError> {
     let mut attached = Vec::new();
     writer.reserve_null_section_index();
@@ -207,25 +210,25 @@ fn write_program_headers(writer: &mut Writer<'_>, content: &Content<'_>, offsets
     Ok(())
 }
 
-/// Returns the hash of a file in which the seal's bytes are zeros, and that of the file as it is.
-pub(crate) fn sealed(file: &[u8], seal: usize) -> Option<([u8; 32], [u8; 32])> {
+/// Returns two hashes of a file: with the seal's bytes as zeros, and as it is.
+pub(crate) fn seal_and_file_hash(file: &[u8], seal: usize) -> Option<([u8; 32], [u8; 32])> {
     let (before, rest) = file.split_at_checked(seal)?;
-    let (own, behind) = rest.split_at_checked(32)?;
+    let (seal, after) = rest.split_at_checked(32)?;
     let mut whole = Sha256::new();
     whole.update(before);
-    let mut emptied = whole.clone();
-    for (hash, middle) in [(&mut whole, own), (&mut emptied, &[0; 32][..])] {
+    let mut unsealed = whole.clone();
+    for (hash, middle) in [(&mut whole, seal), (&mut unsealed, &[0; 32][..])] {
         hash.update(middle);
-        hash.update(behind);
+        hash.update(after);
     }
-    Some((emptied.finalize().into(), whole.finalize().into()))
+    Some((unsealed.finalize().into(), whole.finalize().into()))
 }
 
-/// An inventory as it is attached: a zlib stream (RFC 1950), as `cargo-auditable` attaches its own.
-pub(crate) fn deflated(json: &[u8]) -> Vec<u8> {
+/// Compresses an inventory to a zlib stream (RFC 1950), as `cargo-auditable` does.
+pub(crate) fn deflate(json: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(json, Compression::best());
     let mut out = Vec::new();
-    // Neither the slice nor the vector can fail.
+    // Reading a slice and writing to a vector never fail.
     let _ = encoder.read_to_end(&mut out);
     out
 }

@@ -1,9 +1,11 @@
-//! Bounds on an image, so that the time and the memory of a verdict are bounded whatever the file is. Each is many times
-//! what a real image needs; the packer makes none beyond them.
+//! The limits of an image that is packed or verified.
+//!
+//! They bound time and memory of the verifier for any file. Each is many times what a real image
+//! needs, and the packer makes no image that exceeds one.
 
 use cloister_caps::tables::{MAX_REGIONS, MAX_SERVICES};
 
-/// Bytes of an image.
+/// The size of the largest image that is verified, in bytes.
 pub const MAX_IMAGE: u64 = 256 << 20;
 /// Segments of an image: some of the kernel, the tables, three of each service, data for regions.
 pub(crate) const MAX_LOADS: usize = 8 + 1 + 3 * MAX_SERVICES + MAX_REGIONS;

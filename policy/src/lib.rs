@@ -1,6 +1,10 @@
-//! The policy compiler: one TOML file is the whole authority of an image. This crate reads and checks the file,
-//! makes from it the capability tables that the kernel enforces and the bindings that each program is
-//! compiled with, and packs kernel, programs and tables into one bootable ELF file.
+//! The policy compiler: one TOML file states the whole authority of an image.
+//!
+//! This crate reads and checks the file. It makes the capability tables that the kernel enforces and
+//! the bindings that each program is compiled with. It packs kernel, programs and tables into one
+//! bootable ELF file, and verifies such a file by a second, independent path ([`verify`]).
+//!
+//! The stages of a policy are types: [`Sound`] can be analysed, [`Checked`] can become an image.
 #![forbid(unsafe_code)]
 
 mod address_space;
@@ -31,7 +35,7 @@ mod sound;
 pub mod unused;
 pub mod verify;
 
-// The files of tests/common name the crate from outside.
+// The files of tests/common, which unit tests include, name the crate by its outside name.
 #[cfg(test)]
 extern crate self as cloister_policy;
 

@@ -1,4 +1,4 @@
-//! Assertions: proved over the closure, or refuted by a path.
+//! Proves assertions over the closure, or refutes them by a path.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use crate::diagnostic::{Diagnostic, Log, Report, Spanned};
 use crate::model::{Assertion, Claim, Exclusive, Measure, Named, Source};
 use crate::sound::{Sound, Step};
 
-/// Whether an assertion holds.
+/// The verdict on an assertion.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
     /// The assertion's name.
@@ -21,24 +21,24 @@ pub struct Verdict {
     pub line: usize,
     /// The threat that it answers.
     pub why: String,
-    /// What it says, in the words of the policy.
+    /// The claim, in the words of the policy.
     pub claim: String,
-    /// Whether it holds.
+    /// `true` if it holds.
     pub holds: bool,
-    /// What the proof found: a bound and its measure, or what breaks it.
+    /// What the proof found: the amount and its bound, or what breaks the assertion.
     pub finding: String,
     /// The rules that break it.
     pub path: Vec<Step>,
 }
 
-/// What is known of a policy, computed once for all assertions.
+/// The closure and the possible attacks of a policy, computed once for all assertions.
 struct Prover<'a> {
     sound: &'a Sound,
     rights: Vec<Right>,
     influence: Influence,
 }
 
-/// What breaks an assertion: in words, and by which rules.
+/// What breaks an assertion, as a sentence and as rules.
 struct Broken {
     finding: String,
     path: Vec<Rule>,
@@ -47,17 +47,17 @@ struct Broken {
 type Outcome = Result<String, Broken>;
 
 impl Sound {
-    /// Whether every assertion holds.
+    /// Proves every assertion.
     ///
     /// # Errors
-    /// The report names each that does not, and the rules that break it.
+    /// The report names each assertion that does not hold, and the rules that break it.
     pub fn proved(&self) -> Result<(), Report> {
         let mut log = Log::default();
         check(self, &mut log);
         if log.is_empty() { Ok(()) } else { Err(Report::refused(&self.file, &self.text, log)) }
     }
 
-    /// The verdict on each assertion, in the order of their names.
+    /// Returns the verdict on each assertion, in the order of their names.
     #[must_use]
     pub fn verdicts(&self) -> Vec<Verdict> {
         let outcome = |(item, outcome): (&Named<Assertion>, Outcome)| {
@@ -90,7 +90,7 @@ fn check(sound: &Sound, log: &mut Log) {
             format!("assertion `{}` does not hold: {}", item.name.value, broken.finding),
         )
         .label("asserted here")
-        .help(format!("it is there because: {}", item.body.why));
+        .help(format!("the threat is: {}", item.body.why));
         for rule in broken.path {
             if let Some(span) = index::span(&sound.policy, rule) {
                 diagnostic = diagnostic.related(span, names::rule(&sound.policy, rule).1);
@@ -134,8 +134,8 @@ impl Prover<'_> {
 
     fn broken_by(&self, right: &Right) -> Broken {
         let policy = &self.sound.policy;
-        let deed = names::deed(policy, right.object, right.op, right.amount);
-        Broken { finding: format!("{} can {deed}", names::subject(policy, right.subject)), path: right.path.clone() }
+        let ability = names::ability(policy, right.object, right.op, right.amount);
+        Broken { finding: format!("{} can {ability}", names::subject(policy, right.subject)), path: right.path.clone() }
     }
 
     fn no_flow(&self, from: &str, to: &str, takeovers: usize) -> Outcome {
@@ -148,7 +148,7 @@ impl Prover<'_> {
         let reached = reached(&self.rights, &targets);
         let nearest = subjects.iter().filter_map(|subject| self.influence.takeover(*subject, &reached));
         let Some(nearest) = nearest.min_by_key(|takeover| takeover.services.len()) else {
-            return Ok("no path, not even by taking over services".into());
+            return Ok("no path, even by taking over services".into());
         };
         let services = &policy.services.items;
         let over: Vec<&str> = nearest
@@ -162,8 +162,8 @@ impl Prover<'_> {
             return Ok(format!("no path; it would take {count} {noun}: {}", over.join(", then ")));
         }
         let path = nearest.services.iter().map(|(rule, _)| *rule).chain(nearest.right.path.iter().copied()).collect();
-        let deed = names::deed(policy, nearest.right.object, nearest.right.op, nearest.right.amount);
-        Err(Broken { finding: format!("{from} can {deed} by taking over {}", over.join(", then ")), path })
+        let ability = names::ability(policy, nearest.right.object, nearest.right.op, nearest.right.amount);
+        Err(Broken { finding: format!("{from} can {ability} by taking over {}", over.join(", then ")), path })
     }
 
     fn exclusive(&self, owner: &str, regions: &[Spanned<String>], access: Exclusive) -> Outcome {
@@ -223,7 +223,7 @@ impl Prover<'_> {
     fn at_most(&self, what: Measure, service: Option<usize>, limit: u64) -> Outcome {
         let parts = self.measured(what, service);
         let sum: u64 = parts.iter().map(|(amount, _)| amount).sum();
-        // Thousandths of a percent would round a breach away.
+        // Rounded up: rounding to the nearest percent would hide a breach.
         let (sum, shown) = if what == Measure::CpuPercent {
             (sum.div_ceil(10_000), format!("{:.1}", sum as f64 / 10_000.0))
         } else {
@@ -240,7 +240,7 @@ impl Prover<'_> {
         Err(Broken { finding, path: parts.into_iter().take(8).map(|(_, rule)| rule).collect() })
     }
 
-    /// The parts of an amount, and the rules that give them.
+    /// Returns the parts of an amount, each with the rule that gives it.
     fn measured(&self, what: Measure, service: Option<usize>) -> Vec<(u64, Rule)> {
         let (policy, index) = (&self.sound.policy, &self.sound.index);
         let chosen = |position: usize| service.is_none_or(|service| service == position);

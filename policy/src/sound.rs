@@ -15,8 +15,11 @@ use crate::printable::printable;
 use crate::read;
 use crate::read::text::{Size, text_of};
 
-/// A policy that is sound: every name in it is defined, every value is in range, and what it says is consistent. It
-/// can be analysed; whether an image has room for it, and whether its assertions hold, is another matter.
+/// A policy that is sound, and can be analysed.
+///
+/// # Holding one proves
+/// Every name in the policy is defined, every value is in range, and its entries are consistent. It
+/// does not prove that an image has room for the policy, nor that its assertions hold.
 pub struct Sound {
     pub(crate) file: String,
     pub(crate) text: String,
@@ -27,14 +30,14 @@ pub struct Sound {
     pub(crate) hash: [u8; 32],
 }
 
-/// One rule on the way to a right.
+/// A rule in the chain of rules that gives a right.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Step {
-    /// The rule, by its key in the policy.
+    /// The rule's key in the policy.
     pub rule: String,
-    /// Its line, from 1.
+    /// The rule's line, from 1.
     pub line: usize,
-    /// What it says.
+    /// The rule as a sentence.
     pub says: String,
 }
 
@@ -47,19 +50,19 @@ pub struct Service<'a> {
 }
 
 impl<'a> Service<'a> {
-    /// Its name in the policy.
+    /// Returns the service's name in the policy.
     #[must_use]
     pub fn name(&self) -> &'a str {
         self.name
     }
 
-    /// The crate of its program.
+    /// Returns the crate of its program.
     #[must_use]
     pub fn program(&self) -> &'a str {
         self.program
     }
 
-    /// The virtual address at which its program must be linked.
+    /// Returns the virtual address at which its program must be linked.
     #[must_use]
     pub fn image_base(&self) -> u64 {
         image_base(self.index)
@@ -67,7 +70,7 @@ impl<'a> Service<'a> {
 }
 
 impl Sound {
-    /// The services, in the order of their names.
+    /// Returns the services, in the order of their names.
     pub fn services(&self) -> impl Iterator<Item = Service<'_>> {
         self.policy.services.items.iter().enumerate().map(|(index, item)| Service {
             name: &item.name.value,
@@ -76,19 +79,19 @@ impl Sound {
         })
     }
 
-    /// SHA-256 of the canonical form.
+    /// Returns the policy hash: SHA-256 of the canonical form.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         self.hash
     }
 
-    /// The canonical form: the same for every file that says the same, whatever its comments, order and spacing.
+    /// Returns the canonical form: the same for every file that differs only in comments, order and spacing.
     #[must_use]
     pub fn canonical(&self) -> &str {
         &self.canonical
     }
 
-    /// The name of the file that it was read from.
+    /// Returns the name of the file that it was read from.
     #[must_use]
     pub fn file(&self) -> &str {
         &self.file
@@ -113,8 +116,9 @@ pub fn analyse(path: &Path) -> Result<Sound, Report> {
     analyse_text(&path.display().to_string(), &text_of(path)?)
 }
 
-/// Reads the policy `text` for analysis: it must be sound, but may be larger than an image has room for, and its
-/// assertions may fail.
+/// Reads the policy `text` for analysis.
+///
+/// It must be sound, but may be larger than an image has room for, and its assertions may fail.
 ///
 /// # Errors
 /// The policy is not sound; the report says where and why.

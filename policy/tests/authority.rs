@@ -259,7 +259,7 @@ fn where_there_is_no_path_the_nearest_takeover_is_named() {
     let explanation = shipped().explain("can http reach grant.issue?").unwrap();
     assert!(!explanation.holds);
     assert_eq!(explanation.answers[0].takeovers, ["tcpip", "netfront"]);
-    assert!(explanation.to_string().contains("the closure holds no path"));
+    assert!(explanation.to_string().contains("the closure contains no path"));
     let explanation = shipped().explain("who can issue no-such").unwrap_err();
     assert!(explanation.to_string().contains("there is no object `no-such`"));
 }

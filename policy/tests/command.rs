@@ -89,7 +89,7 @@ fn hash_canonical_and_bindings_print_what_the_library_says() {
 fn a_question_without_a_path_is_exit_status_1() {
     let output = run(&["explain", "default.toml", "can", "http", "reach", "grant.issue"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stdout(&output).starts_with("No: the closure holds no path"));
+    assert!(stdout(&output).starts_with("No: the closure contains no path"));
     let output = run(&["explain", "default.toml", "can control reach power.off"]);
     assert_eq!(output.status.code(), Some(0));
     assert!(stdout(&output).contains("services.control.power"));

@@ -167,10 +167,10 @@ impl<'a> Comparison<'a> {
             Some(format!("can {} {} {}", side.asked(*who)?, op.word(), side.object(*who, what, *op)?))
         };
         let subject = more.subject(*who).unwrap_or_default();
-        let deed = names::deed(&more.sound.policy, right.object, right.op, right.amount);
+        let ability = names::ability(&more.sound.policy, right.object, right.op, right.amount);
         Change {
             class,
-            sentence: format!("{subject} can {deed}"),
+            sentence: format!("{subject} can {ability}"),
             subject,
             unit: op.unit(right.object),
             witness: Witness {

@@ -12,7 +12,7 @@ use cloister_caps::tables::{Segment, TableError, Tables};
 use crate::address_space::{PROGRAM_ROOM, image_base};
 use crate::checked::Checked;
 use crate::emit::{self, Placement};
-use crate::image_form::{self, Content, PAGE, Piece, deflated, sealed};
+use crate::image_form::{self, Content, PAGE, Piece, deflate, seal_and_file_hash};
 use crate::image_limits::{MAX_IMAGE, MAX_INVENTORY, MAX_LOADS, MAX_POLICY, MAX_TABLES, MAX_TEXT};
 use elf::Load;
 use error::TABLES_SYMBOL;
@@ -112,7 +112,7 @@ fn finish(entry: u64, pieces: &[Piece<'_>], note: (usize, u64), extras: &Extras<
     at_most("segments", pieces.len() as u64, MAX_LOADS as u64)?;
     at_most("bytes of text", text, MAX_TEXT)?;
     at_most("bytes", pieces.iter().map(|piece| piece.bytes.len() as u64).sum(), MAX_IMAGE)?;
-    let [sbom, unsafe_uses] = [extras.sbom, extras.unsafe_uses].map(|json| json.map(deflated));
+    let [sbom, unsafe_uses] = [extras.sbom, extras.unsafe_uses].map(|json| json.map(deflate));
     let content =
         Content { entry, pieces, note, seal: [0; 32], sbom: sbom.as_deref(), unsafe_uses: unsafe_uses.as_deref() };
     let mut out = Vec::new();
@@ -120,7 +120,7 @@ fn finish(entry: u64, pieces: &[Piece<'_>], note: (usize, u64), extras: &Extras<
     at_most("bytes", out.len() as u64, MAX_IMAGE)?;
     let unsealed = || PackError::Write("the seal has no place".into());
     let seal = usize::try_from(seal).map_err(|_| unsealed())?;
-    let (hash, _) = sealed(&out, seal).ok_or_else(unsealed)?;
+    let (hash, _) = seal_and_file_hash(&out, seal).ok_or_else(unsealed)?;
     out.get_mut(seal..seal + hash.len()).ok_or_else(unsealed)?.copy_from_slice(&hash);
     Ok(out)
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::image::Image;
 use super::verdict::{Component, Finding, Inventory, UnsafeUse, Verdict};
-use crate::image_form::sealed;
+use crate::image_form::seal_and_file_hash;
 use crate::image_limits::{MAX_ENTRIES, MAX_ERRORS, MAX_INVENTORY, MAX_WORD};
 
 /// Checks the seal and reads the inventories.
@@ -42,7 +42,7 @@ pub(super) fn check(image: &Image<'_>, verdict: &mut Verdict) {
 fn check_seal(image: &Image<'_>, verdict: &mut Verdict) {
     let place = image.seal.and_then(|seal| {
         let start = usize::try_from(seal.offset).ok()?;
-        Some((sealed(image.file, start)?, seal.bytes))
+        Some((seal_and_file_hash(image.file, start)?, seal.bytes))
     });
     let Some(((hash, whole), seal)) = place else {
         verdict.error("seal", "the file has no seal: the packer gives every image one");
@@ -276,20 +276,20 @@ fn read_unsafe(bytes: &[u8]) -> Result<Vec<UnsafeUse>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image_form::deflated;
+    use crate::image_form::deflate;
 
     #[test]
     fn an_inventory_comes_back_as_it_was_and_nothing_else_is_one() {
         let json = br#"{"format":"cloister-unsafe","version":1,"crates":[]}"#.repeat(40);
-        let small = deflated(&json);
+        let small = deflate(&json);
         assert!(small.len() * 4 < json.len());
         assert_eq!(inflated(&small), Ok(json.clone()));
         assert!(inflated(&json).is_err() && inflated(&small[..small.len() - 5]).is_err());
         let behind = [&small[..], &[0]].concat();
         assert_eq!(inflated(&behind), Err("there is something behind its end".into()));
-        let largest = deflated(&vec![b' '; MAX_INVENTORY as usize]);
+        let largest = deflate(&vec![b' '; MAX_INVENTORY as usize]);
         assert_eq!(inflated(&largest).map(|bytes| bytes.len() as u64), Ok(MAX_INVENTORY));
-        let bomb = deflated(&vec![b' '; MAX_INVENTORY as usize + 1]);
+        let bomb = deflate(&vec![b' '; MAX_INVENTORY as usize + 1]);
         assert_eq!(inflated(&bomb), Err(format!("it has more than {MAX_INVENTORY} bytes")));
     }
 
