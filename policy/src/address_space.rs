@@ -17,7 +17,8 @@ pub(crate) const FIXED_AREA_PAGES: u64 = (LARGE_AREA - FIXED_AREA) / PAGE;
 /// The size of the address range for the program of one service, in bytes.
 pub(crate) const PROGRAM_ROOM: u64 = 0x0100_0000;
 
-/// Returns the address at which the program of service `index` is linked. Services are numbered in the order of their names.
+/// Returns the address at which the program of service `index` is linked. Services are numbered in
+/// the order of their names.
 pub(crate) fn image_base(index: usize) -> u64 {
     PROGRAM_ROOM * (index as u64 + 1)
 }

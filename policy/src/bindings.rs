@@ -1,5 +1,7 @@
-//! The Rust source that gives a service's program its capabilities: included by the program when it is
-//! compiled, so that a capability that the policy does not give is a field that cannot be filled.
+//! Makes the Rust source that gives a service's program its capabilities.
+//!
+//! The program includes it when it is compiled. A capability that the policy does not give is then
+//! a field that cannot be filled, and the program does not compile.
 
 use cloister_caps::rights::Kind;
 use cloister_caps::tables::Access;
@@ -11,7 +13,7 @@ use crate::plan::{Plan, consumer_region, producer_region, replies, requests, rul
 /// The name of the argument of `capabilities`.
 const KERNEL: &str = "kernel";
 
-/// The bindings of the service with this index. `None` if plan and policy are not of the same image.
+/// Returns the bindings of a service, or `None` if plan and policy are not of the same image.
 pub(crate) fn bindings(policy: &Policy, plan: &Plan, index: usize) -> Option<String> {
     let service = policy.services.items.get(index)?;
     let binder = Binder { policy, plan, index, name: &service.name.value };
@@ -44,7 +46,7 @@ pub(crate) fn bindings(policy: &Policy, plan: &Plan, index: usize) -> Option<Str
     Some(out)
 }
 
-/// Fields: name and value.
+/// Name and value of each field.
 type Fields = Vec<(String, String)>;
 
 struct Binder<'a> {
@@ -101,7 +103,7 @@ impl Binder<'_> {
         Some(fields)
     }
 
-    /// One end of a one-way queue.
+    /// Returns the value of one end of a one-way queue.
     fn end(&self, one_way: &str, kind: Kind) -> Option<String> {
         let object = self.plan.queues.iter().position(|entry| entry.name == one_way)?;
         let queue = &self.plan.queues.get(object)?.record;
@@ -133,7 +135,8 @@ impl Binder<'_> {
         Some(fields)
     }
 
-    /// Returns `true` if the region leaves the image and only this service writes it: `EXCLUSIVE` in the ABI, as the kernel finds it too.
+    /// Returns `true` if the region is granted and only this service writes it: `EXCLUSIVE` in the
+    /// ABI, as the kernel decides too.
     fn owns(&self, region: &Named<Region>) -> bool {
         let alone = matches!(region.body.map.as_slice(), [entry] if entry.how.value == How::ReadWrite);
         let grants = self.policy.grants.items.iter().filter(|grant| grant.body.region.value == region.name.value);
@@ -141,7 +144,7 @@ impl Binder<'_> {
         alone && grants.peek().is_some() && grants.all(|grant| grant.body.access.value == Access::Read)
     }
 
-    /// The slot of the heap, if there is one; `None` outside is a defect of the plan.
+    /// Returns the slot of the heap, if there is one. An outer `None` is a defect of the plan.
     fn heap(&self) -> Option<Option<u16>> {
         let heap = self.policy.regions.items.iter().find(|region| {
             region.body.map.iter().any(|entry| entry.service.value == self.name && entry.how.value == How::Heap)

@@ -33,14 +33,15 @@ impl std::ops::Deref for Checked {
 impl Checked {
     /// Returns the capability tables without programs, for a kernel that runs on the host.
     ///
-    /// They are those of the image, but without segments, and with image data at address 0. `None` if
-    /// they would be too large, which [`parse`] excludes.
+    /// They are those of the image, but without segments, and with image data at address 0. `None`
+    /// if they would be too large, which [`parse`] excludes.
     #[must_use]
     pub fn tables(&self) -> Option<Vec<u8>> {
         emit::emit(&self.plan, &emit::Placement::default(), self.hash, &self.canonical)
     }
 
-    /// Returns name and bytes of the regions that the compiler fills, such as the rules that a service enforces.
+    /// Returns name and bytes of the regions that the compiler fills, such as the rules that a
+    /// service enforces.
     pub fn data(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.plan.data.iter().filter_map(|(index, bytes)| {
             let region = self.plan.regions.get(*index)?;
@@ -48,7 +49,8 @@ impl Checked {
         })
     }
 
-    /// Returns the Rust source that gives the program of `service` its capabilities, or `None` if there is no such service.
+    /// Returns the Rust source that gives the program of `service` its capabilities, or `None` if
+    /// there is no such service.
     #[must_use]
     pub fn bindings(&self, service: &str) -> Option<String> {
         bindings::bindings(&self.policy, &self.plan, self.policy.services.index(service)?)

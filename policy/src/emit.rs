@@ -1,4 +1,4 @@
-//! The capability tables as bytes, in the layout of [`cloister_caps::tables`].
+//! Writes the capability tables as bytes, in the layout of [`cloister_caps::tables`].
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use cloister_caps::tables::{
 
 use crate::plan::{Entry, Plan};
 
-/// What the programs and the layout of the image add to a plan.
+/// The part of the tables that depends on the programs and the layout of the image.
 #[derive(Default)]
 pub(crate) struct Placement {
     /// The entry point of each service.
     pub entries: Vec<u64>,
     /// The segments of all programs.
     pub segments: Vec<Segment>,
-    /// Where each piece of image data lies, in the order of [`Plan::data`].
+    /// The address of each piece of image data, in the order of [`Plan::data`].
     pub data: Vec<u64>,
 }
 
@@ -143,7 +143,7 @@ mod tests {
         emit(&policy.plan, &placement, policy.hash, &policy.canonical).unwrap()
     }
 
-    /// Each record is read back as it was planned, and its name too.
+    /// Asserts that each record is read back as it was planned, with its name.
     fn same<R: Record + Copy + PartialEq + Debug>(
         tables: &Tables<'_>,
         found: &Records<'_, R>,
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(tables_of(&shipped("default.toml")), tables_of(&shipped("default.toml")));
     }
 
-    /// Pages of addresses that a mapping can come to take.
+    /// Returns the largest size of a mapping, in pages.
     fn room(region: &Region) -> u64 {
         match region.kind {
             RegionKind::Fixed => u64::from(region.amount),
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_empties_what_one_service_alone_has() {
+    fn a_restart_clears_what_only_one_service_has() {
         let resets = |policy: &Checked, name: &str| {
             policy.plan.regions.iter().find(|region| region.name == name).map(|region| region.record.clear_on_restart)
         };

@@ -40,7 +40,8 @@ pub struct Answer {
     pub path: Vec<Step>,
     /// If there is no path: the services that would have to be taken over, in order.
     pub takeovers: Vec<String>,
-    /// The rules over which each of `takeovers` is attacked, then those that give the last one the right.
+    /// The rules over which each of `takeovers` is attacked, then those that give the last one the
+    /// right.
     pub takeover_path: Vec<Step>,
 }
 
@@ -51,7 +52,8 @@ pub struct Explanation {
     pub question: String,
     /// `true` if there is a path.
     pub holds: bool,
-    /// The paths; if a question about one subject and one operation has none, one answer that says so.
+    /// The paths; if a question about one subject and one operation has none, one answer that says
+    /// so.
     pub answers: Vec<Answer>,
 }
 
@@ -197,7 +199,12 @@ impl std::fmt::Display for Explanation {
                 if answer.takeovers.is_empty() {
                     writeln!(f, "  Taking over other services would not open one either.")?;
                 } else {
-                    writeln!(f, "  {} would first have to take over {}:", answer.subject, answer.takeovers.join(", then "))?;
+                    writeln!(
+                        f,
+                        "  {} would first have to take over {}:",
+                        answer.subject,
+                        answer.takeovers.join(", then ")
+                    )?;
                     steps(f, &answer.takeover_path)?;
                 }
                 continue;

@@ -27,7 +27,8 @@ pub(crate) const SBOM: &str = ".cloister.sbom";
 pub(crate) const UNSAFE: &str = ".cloister.unsafe";
 /// The size of the note by which Xen finds the PVH entry point, in bytes.
 pub(crate) const NOTE_SIZE: u64 = 20;
-/// The alignment of notes: Xen walks them by four bytes (`elf_note_next`), whatever the program header says.
+/// The alignment of notes: Xen walks them by four bytes (`elf_note_next`), whatever the program
+/// header says.
 const NOTE_ALIGN: u64 = 4;
 
 /// Why the ELF writer refuses the content.
@@ -74,7 +75,8 @@ pub(crate) struct Content<'a> {
     pub unsafe_uses: Option<&'a [u8]>,
 }
 
-/// Returns the file offset of each piece. Loaders expect `p_offset` and `p_vaddr` to be equal modulo a page.
+/// Returns the file offset of each piece. Loaders expect `p_offset` and `p_vaddr` to be equal
+/// modulo a page.
 fn offsets(pieces: &[Piece<'_>], headers_end: u64) -> Vec<u64> {
     let mut next = headers_end;
     pieces

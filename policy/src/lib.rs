@@ -1,8 +1,8 @@
 //! The policy compiler: one TOML file states the whole authority of an image.
 //!
-//! This crate reads and checks the file. It makes the capability tables that the kernel enforces and
-//! the bindings that each program is compiled with. It packs kernel, programs and tables into one
-//! bootable ELF file, and verifies such a file by a second, independent path ([`verify`]).
+//! This crate reads and checks the file. It makes the capability tables that the kernel enforces
+//! and the bindings that each program is compiled with. It packs kernel, programs and tables into
+//! one bootable ELF file, and verifies such a file by a second, independent path ([`verify`]).
 //!
 //! The stages of a policy are types: [`Sound`] can be analysed, [`Checked`] can become an image.
 #![forbid(unsafe_code)]

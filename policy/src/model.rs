@@ -50,7 +50,8 @@ impl<T> Section<T> {
         self.positions.contains_key(name)
     }
 
-    /// Returns `true` if no entry is malformed. Only then does the absence of an entry prove anything.
+    /// Returns `true` if no entry is malformed. Only then does the absence of an entry prove
+    /// anything.
     pub(crate) fn is_complete(&self) -> bool {
         self.names.len() == self.items.len()
     }
@@ -79,7 +80,8 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// Returns the names of the queues of `interface` that `service` serves, in the order of the names.
+    /// Returns the names of the queues of `interface` that `service` serves, in the order of the
+    /// names.
     pub(crate) fn served<'a>(&'a self, service: &'a str, interface: &'a str) -> impl Iterator<Item = &'a str> {
         let queues = self.queues.items.iter();
         let served =
@@ -178,7 +180,8 @@ pub(crate) struct Service {
     pub stack_pages: Spanned<u32>,
     pub restart_limit: u16,
     pub after_limit: AfterLimit,
-    /// Those of console, clock, entropy, power and info that it holds, in the order of [`HOLDABLE`].
+    /// Those of console, clock, entropy, power and info that it holds, in the order of
+    /// [`HOLDABLE`].
     pub held: Vec<Held>,
 }
 

@@ -1,6 +1,8 @@
-//! From a checked policy to the objects of the image: regions, mappings with their addresses, one-way queues,
-//! slots and notification bits. Everything is numbered in the order of names, so that the same policy
-//! always gives the same image.
+//! Plans the objects of an image: regions, mappings with their addresses, one-way queues, slots and
+//! notification bits.
+//!
+//! Everything is numbered in the order of names, so that the same policy always gives the same
+//! image.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +19,7 @@ use crate::address_space::{FIXED_AREA, LARGE_AREA, LARGE_STEP, MODULE_ROOM, PAGE
 use crate::diagnostic::{Lines, Span};
 use crate::model::{How, Peer, Policy, Source};
 
-/// A record and the name that it will have.
+/// A record and its name, which is not yet in the section of names.
 pub(crate) struct Entry<R> {
     pub name: String,
     pub record: R,
@@ -29,7 +31,8 @@ impl<R> Entry<R> {
     }
 }
 
-/// Everything in the tables but what the programs add: entry points, segments, and where data lies.
+/// The tables without the part that depends on the programs: entry points, segments, addresses of
+/// data.
 pub(crate) struct Plan {
     pub services: Vec<Entry<Service>>,
     pub regions: Vec<Entry<Region>>,
@@ -43,7 +46,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The slot in which a service holds a capability.
+    /// Returns the slot in which a service holds a capability.
     pub(crate) fn slot(&self, service: usize, kind: Kind, object: usize) -> Option<u16> {
         self.capabilities
             .iter()
@@ -56,7 +59,7 @@ impl Plan {
             .map(|capability| capability.slot)
     }
 
-    /// The slot by which a service finds a region that it maps.
+    /// Returns the slot by which a service finds a region that it maps.
     pub(crate) fn region_slot(&self, service: usize, region: &str) -> Option<u16> {
         let mapping = self.mappings.iter().position(|mapping| {
             usize::from(mapping.service) == service
@@ -66,13 +69,14 @@ impl Plan {
     }
 }
 
-/// The name of the region of a service's rules.
+/// Returns the name of the region with a service's rules.
 pub(crate) fn rules_region(service: &str) -> String {
     format!("{service}.rules")
 }
 
-/// Plans the image of a policy that holds. `None` if a number does not fit its field in the tables, which the
-/// checks exclude.
+/// Plans the image of a policy that holds.
+///
+/// `None` if a number does not fit its field in the tables, which the checks exclude.
 pub(crate) fn plan(policy: &Policy, lines: &Lines) -> Option<Plan> {
     let mut planner = Planner { policy, lines, regions: BTreeMap::new(), maps: Vec::new() };
     planner.policy_regions();
@@ -86,7 +90,7 @@ pub(crate) fn plan(policy: &Policy, lines: &Lines) -> Option<Plan> {
 struct Draft {
     record: Region,
     data: Option<Vec<u8>>,
-    /// How many pages its address range needs; `None` if that is for [`Planner::large_room`] to say.
+    /// The size of its address range in pages; `None` for a large region, see [`large_room`].
     pages: Option<u64>,
 }
 
@@ -121,8 +125,8 @@ impl Planner<'_> {
         }
     }
 
-    fn fixed(&mut self, name: String, pages: u32, reset: bool) {
-        let record = Region { amount: pages, clear_on_restart: u8::from(reset), ..empty(RegionKind::Fixed) };
+    fn fixed(&mut self, name: String, pages: u32, clear: bool) {
+        let record = Region { amount: pages, clear_on_restart: u8::from(clear), ..empty(RegionKind::Fixed) };
         self.regions.insert(name, Draft { record, data: None, pages: Some(u64::from(pages)) });
     }
 
@@ -132,7 +136,8 @@ impl Planner<'_> {
             let name = &region.name.value;
             let granted = policy.grants.items.iter().any(|grant| grant.body.region.value == *name);
             let heap = region.body.map.iter().any(|entry| entry.how.value == How::Heap);
-            // What one service alone has is emptied when it restarts. What a peer domain uses is not its alone.
+            // A restart clears what only one service has. A region that a peer domain uses is not
+            // its own.
             let private = region.body.map.len() == 1 && !granted && region.body.keep.is_none();
             let clear_on_restart = u8::from(heap || private);
             let (record, pages) = match region.body.source.value {
@@ -181,7 +186,7 @@ impl Planner<'_> {
         }
     }
 
-    /// The rules that services enforce, as read-only data.
+    /// Adds the regions with the rules that services enforce, as read-only data.
     fn rules(&mut self) -> Option<()> {
         let policy = self.policy;
         for service in &policy.services.items {
@@ -229,8 +234,10 @@ impl Planner<'_> {
         Some(plan)
     }
 
-    /// The mappings of each service: its stack and the regions of known size first, then the large ones.
-    /// Below and above each lies a page that nothing is mapped at.
+    /// Returns the mappings of each service: its stack and the regions of known size first, then
+    /// the large ones.
+    ///
+    /// The pages just below and above each mapping stay unmapped.
     fn mappings(&mut self, index: &BTreeMap<String, usize>) -> Option<(Vec<Mapping>, Vec<u32>)> {
         let regions = &self.regions;
         let large = |map: &Map| regions.get(&map.region).is_none_or(|draft| draft.pages.is_none());
@@ -349,7 +356,8 @@ impl Planner<'_> {
         Some(grants)
     }
 
-    /// The CSpaces. Slots start at 1: slot 0 stays empty, so that a number that was never set names nothing.
+    /// Returns the CSpaces. Slots start at 1: slot 0 stays empty, so that a number that was never
+    /// set names nothing.
     fn capabilities(&self, plan: &Plan, mapping_lines: &[u32]) -> Option<Vec<Entry<Capability>>> {
         let mut capabilities = Vec::new();
         for index in 0..plan.services.len() {
@@ -426,13 +434,14 @@ fn empty(kind: RegionKind) -> Region {
     }
 }
 
-/// The next `size` bytes of addresses, from a multiple of `step`.
+/// Takes the next `size` bytes of addresses, from a multiple of `step`.
 fn take(next: &mut u64, size: u64, step: u64) -> Option<u64> {
     let address = next.checked_next_multiple_of(step)?;
     *next = address.checked_add(size)?;
     Some(address)
 }
 
+/// Returns the size of the address range of a region whose size is decided at boot, in bytes.
 fn large_room(region: &Region) -> Option<u64> {
     match region.kind {
         RegionKind::Module => Some(MODULE_ROOM),
@@ -458,7 +467,7 @@ pub(crate) fn consumer_region(one_way: &str) -> String {
     format!("{one_way}.consumer")
 }
 
-/// The two one-way queues of a queue: name, sender, receiver, bytes of a message.
+/// Returns the two one-way queues of a queue: name, sender, receiver, size of a message in bytes.
 fn directions<'a>(queue: &str, from: &'a str, to: &'a str, interface: &str) -> Vec<(String, &'a str, &'a str, usize)> {
     CATALOG
         .iter()
@@ -467,12 +476,12 @@ fn directions<'a>(queue: &str, from: &'a str, to: &'a str, interface: &str) -> V
         .collect()
 }
 
-/// The one-way queue of a queue's requests.
+/// Returns the name of the one-way queue of a queue's requests.
 pub(crate) fn requests(queue: &str) -> String {
     format!("{queue}.requests")
 }
 
-/// The one-way queue of a queue's replies.
+/// Returns the name of the one-way queue of a queue's replies.
 pub(crate) fn replies(queue: &str) -> String {
     format!("{queue}.replies")
 }

@@ -1,18 +1,20 @@
-//! Characters that a policy may have, and that reach a terminal, a page or a picture as they are: those that everybody sees,
-//! and that leave the text round them alone.
+//! Characters that a policy may have, and that reach a terminal, a page or a picture as they are:
+//! those that everybody sees, and that leave the text round them alone.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
 /// Returns `true` if `c` is shown as itself and leaves the text round it alone.
 ///
-/// It is if it is a character of ASCII that is no control character, or one of the named ranges: letters of Latin, Greek
-/// and Cyrillic, Han, kana and Hangul, their punctuation, arrows and mathematical signs. So no character of a policy is
-/// without a picture, stands on another, or turns text round (the scripts that are written from right to left do).
+/// It is if it is a character of ASCII that is no control character, or one of the named ranges:
+/// letters of Latin, Greek and Cyrillic, Han, kana and Hangul, their punctuation, arrows and
+/// mathematical signs. So no character of a policy is without a picture, stands on another, or
+/// turns text round (the scripts that are written from right to left do).
 #[must_use]
 pub fn is_plain(c: char) -> bool {
     matches!(c, ' '..='~'
-        // Latin: Latin-1 without its space and its soft hyphen, Extended-A, Extended-B, Extended Additional.
+        // Latin: Latin-1 without its space and its soft hyphen, Extended-A, Extended-B, Extended
+        // Additional.
         | '\u{A1}'..='\u{AC}' | '\u{AE}'..='\u{24F}' | '\u{1E00}'..='\u{1EFF}'
         // Greek and Cyrillic, without what is not assigned and what stands on another letter.
         | '\u{370}'..='\u{377}' | '\u{37A}'..='\u{37F}' | '\u{384}'..='\u{38A}' | '\u{38C}'
@@ -24,8 +26,8 @@ pub fn is_plain(c: char) -> bool {
         | '\u{4E00}'..='\u{9FFF}' | '\u{AC00}'..='\u{D7A3}' | '\u{FF01}'..='\u{FF5E}')
 }
 
-/// Returns the first character of `text` that is not plain, with its position in bytes. Spaces and ends of lines
-/// are allowed.
+/// Returns the first character of `text` that is not plain, with its position in bytes. Spaces and
+/// ends of lines are allowed.
 pub(crate) fn first_hidden(text: &str) -> Option<(usize, char)> {
     let mut rest = text.char_indices().peekable();
     while let Some((at, c)) = rest.next() {
@@ -63,8 +65,8 @@ pub(crate) fn escaped(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Returns a text of JSON with each character that is not plain written as `\uXXXX`. Such a character can only stand
-/// within a string.
+/// Returns a text of JSON with each character that is not plain written as `\uXXXX`. Such a
+/// character can only stand within a string.
 #[must_use]
 pub fn printable_json(json: &str) -> Cow<'_, str> {
     if json.chars().all(|c| is_plain(c) || c == '\n') {
@@ -95,14 +97,16 @@ mod tests {
         '\0'..=char::MAX
     }
 
-    /// By the tables of two others: what is plain is assigned, is a letter, a number, a sign of punctuation or a symbol, is
-    /// not among what is left out where it cannot be drawn, is not drawn as nothing, and is not of a direction of its own.
+    /// By the tables of two others: what is plain is assigned, is a letter, a number, a sign of
+    /// punctuation or a symbol, is not among what is left out where it cannot be drawn, is not
+    /// drawn as nothing, and is not of a direction of its own.
     #[test]
     fn what_is_plain_is_seen_and_leaves_the_text_round_it_alone() {
         let seen =
             Regex::new(r"^[\p{L}\p{N}\p{P}\p{S}&&\P{Default_Ignorable_Code_Point}&&\P{Grapheme_Extend}]$").unwrap();
         let directions = [BidiClass::R, BidiClass::AL, BidiClass::AN, BidiClass::NSM, BidiClass::BN, BidiClass::B];
-        // Without a picture though they are letters or symbols: fillers, blanks, a note without a head.
+        // Without a picture though they are letters or symbols: fillers, blanks, a note without a
+        // head.
         let blank = "\u{115F}\u{1160}\u{2800}\u{3164}\u{FFA0}\u{FFFC}\u{13441}\u{13442}\u{1D159}";
         for c in all().filter(|c| is_plain(*c) && *c != ' ') {
             assert!(seen.is_match(c.encode_utf8(&mut [0; 4])), "{c:?}");

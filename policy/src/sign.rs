@@ -1,7 +1,7 @@
 //! Signing: a release's approval as a file beside the image, checkable offline.
 //!
-//! What is signed is a text that names both hashes: that of the policy, which people read, and that of the whole image.
-//! `docs/verify.md` describes the three files.
+//! What is signed is a text that names both hashes: that of the policy, which people read, and that
+//! of the whole image. `docs/verify.md` describes the three files.
 
 use ed25519_dalek::{SECRET_KEY_LENGTH, Signature, Signer, SigningKey, VerifyingKey};
 

@@ -85,7 +85,8 @@ impl Sound {
         self.hash
     }
 
-    /// Returns the canonical form: the same for every file that differs only in comments, order and spacing.
+    /// Returns the canonical form: the same for every file that differs only in comments, order and
+    /// spacing.
     #[must_use]
     pub fn canonical(&self) -> &str {
         &self.canonical

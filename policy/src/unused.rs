@@ -1,7 +1,9 @@
-//! Rights that were never exercised: what a policy gives, less what the kernel recorded in a run of the image.
+//! Rights that were never exercised: what a policy gives, less what the kernel recorded in a run of
+//! the image.
 //!
-//! The kernel's record is in the console's log, in lines `use: SERVICE NAME KIND WORD…`. A line that a service wrote starts
-//! with the service's name, so that none can pretend to be the kernel's.
+//! The kernel's record is in the console's log, in lines `use: SERVICE NAME KIND WORD…`. A line
+//! that a service wrote starts with the service's name, so that none can pretend to be the
+//! kernel's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,7 +30,8 @@ pub enum UnusedError {
     /// The log is of another image.
     #[error("the log is of an image with another policy, {0}")]
     OtherPolicy(String),
-    /// The narrower policy does not hold: an assertion, or a rule of the language, needs a right that was not used.
+    /// The narrower policy does not hold: an assertion, or a rule of the language, needs a right
+    /// that was not used.
     #[error("without the rights that were not used the policy does not hold: {0}")]
     DoesNotHold(String),
 }
@@ -55,7 +58,8 @@ pub struct Usage {
     pub unused: Vec<Unused>,
     /// Queues over which nobody was ever woken.
     pub silent_queues: Vec<String>,
-    /// Capabilities of which the log says nothing, as `SERVICE NAME KIND`: whether they were used is not known.
+    /// Capabilities of which the log says nothing, as `SERVICE NAME KIND`: whether they were used
+    /// is not known.
     pub unknown: Vec<String>,
     /// Whether the log names the policy that was running, and it is this one.
     pub policy_named: bool,
@@ -160,8 +164,8 @@ impl Usage {
         }
     }
 
-    /// The same policy without the rights that were not used, comments kept. Ports and grants of which nothing was used
-    /// stay: without them their programs would have to change.
+    /// The same policy without the rights that were not used, comments kept. Ports and grants of
+    /// which nothing was used stay: without them their programs would have to change.
     ///
     /// # Errors
     /// The narrower policy would not hold.

@@ -56,9 +56,9 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ("assertion-without-why", 80, 1, "assertion `odd` has no `why`"),
     ("budget-missing", 12, 1, "`cpu` has no `budget_us`"),
     ("budget-over-period", 12, 21, "the budget is longer than the period"),
-    ("capability-name-clash", 58, 8, "service `driver` knows two things as `clock`"),
-    ("capability-name-clash-of-region-and-grant", 68, 9, "service `driver` knows two things as `pool`"),
-    ("capability-name-clash-with-rules", 36, 10, "service `store` knows two things as `rules`"),
+    ("capability-name-clash", 58, 8, "service `driver` has two capabilities with the name `clock`"),
+    ("capability-name-clash-of-region-and-grant", 68, 9, "service `driver` has two capabilities with the name `pool`"),
+    ("capability-name-clash-with-rules", 36, 10, "service `store` has two capabilities with the name `rules`"),
     ("domain-id-reserved", 7, 7, "`ids` must be a domain id from 0 to 32751, or two joined by -, the lower one first"),
     (
         "domain-range-backwards",
@@ -90,12 +90,12 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ("missing-format", 1, 1, "a policy has no `format`"),
     ("missing-program", 9, 11, "service `driver` has no `program`"),
     ("module-writable", 48, 18, "a region of kind \"module\" cannot be mapped as \"read-write\""),
-    ("name-is-a-rust-word", 68, 9, "`move` is a word of Rust"),
+    ("name-is-a-rust-word", 68, 9, "`move` is a keyword of Rust"),
     ("name-not-lower-case", 32, 10, "`Pool` cannot be the name of a region"),
     ("name-reserved", 9, 11, "`kernel` cannot be the name of a service"),
     ("no-service", 0, 0, "the policy has no service"),
-    ("period-no-multiple", 12, 39, "the period of service `driver` is no multiple of that of `manager`"),
-    ("period-no-multiple-of-an-equal", 28, 39, "the period of service `store` is no multiple of that of `manager`"),
+    ("period-no-multiple", 12, 39, "the period of service `driver` is not a multiple of that of `manager`"),
+    ("period-no-multiple-of-an-equal", 28, 39, "the period of service `store` is not a multiple of that of `manager`"),
     ("port-no-peer", 58, 8, "port `events` must have one of `peer` and `kind`"),
     ("port-two-peers", 58, 8, "port `events` must have one of `peer` and `kind`"),
     ("port-unknown-domain", 60, 8, "there is no domain `front`"),
@@ -105,7 +105,7 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ("priority-is-text", 11, 12, "`priority` must be a whole number from 1 to 255"),
     ("priority-zero", 11, 12, "`priority` must be a whole number from 1 to 255"),
     ("program-not-a-crate", 10, 11, "`../driver` cannot be the name of a crate"),
-    ("queue-cycle", 60, 6, "requests go in a circle: driver → store → driver"),
+    ("queue-cycle", 60, 6, "requests form a cycle: driver → store → driver"),
     (
         "queue-depth-not-a-power",
         50,
@@ -114,7 +114,7 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ),
     ("queue-depth-too-large", 50, 9, "`depth` must be a whole number from 2 to 32768"),
     ("queue-serves-both-kinds-of-rules", 18, 11, "service `manager` serves both `store` and `grants`"),
-    ("queue-to-itself", 60, 6, "requests go in a circle: manager → manager"),
+    ("queue-to-itself", 60, 6, "requests form a cycle: manager → manager"),
     ("queue-twice-an-interface", 61, 13, "service `driver` is a client of two queues of interface `grants`"),
     ("queue-unknown-interface", 49, 13, "there is no interface `grant`"),
     ("queue-unknown-service", 48, 6, "there is no service `manger`"),
@@ -309,7 +309,10 @@ fn a_character_that_is_not_shown_is_refused_wherever_it_is_and_never_printed() {
             let report = cloister_policy::parse(&format!("file{c}.toml"), &text).err().expect("refused");
             let shown = report.to_string();
             // A control character in the text is no TOML, which the parser says.
-            assert!(shown.contains("is not a character that a policy has") || shown.contains("not TOML"), "{shown}");
+            assert!(
+                shown.contains("is not a character that a policy can contain") || shown.contains("not TOML"),
+                "{shown}"
+            );
             assert!(shown.chars().all(|c| cloister_policy::is_plain(c) || c == '\n'), "{shown:?}");
             assert!(report.findings().all(|found| found.message.chars().all(cloister_policy::is_plain)));
         }

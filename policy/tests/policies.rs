@@ -193,7 +193,7 @@ fn input_that_is_no_policy_is_refused_with_a_reason() {
         (file("empty", b""), "the file is empty"),
         (file("blank", b" \n\t\n"), "the file is empty"),
         (file("binary", &[0x7F, b'E', b'L', b'F', 2, 1, 0xFF, 0xFE]), "not text: byte 6 is not UTF-8"),
-        (file("nul", b"format = 1\0"), "is not a character that a policy has"),
+        (file("nul", b"format = 1\0"), "is not a character that a policy can contain"),
         (
             file("huge", &vec![b'#'; 100 << 20]),
             "more than 262144 bytes, which is the largest policy that an image has room for",

@@ -6,7 +6,8 @@ use super::operation::effects;
 use super::{Index, Object, Op, Right, Rule, Subject};
 use crate::model::{Policy, Service, Source};
 
-/// The closure, in the order of subjects, objects and operations; each right once, in its largest amount.
+/// The closure, in the order of subjects, objects and operations; each right once, in its largest
+/// amount.
 pub(crate) fn closure(policy: &Policy, index: &Index) -> Vec<Right> {
     let mut closure = Closure { policy, index, rights: Vec::new() };
     for service in 0..policy.services.items.len() {
@@ -204,7 +205,8 @@ impl Closure<'_> {
     }
 }
 
-/// The most pages that a region can have. A module has as many as the toolstack gives it: one stands for them.
+/// The most pages that a region can have. A module has as many as the toolstack gives it: one
+/// stands for them.
 pub(crate) fn pages(source: Source) -> u64 {
     match source {
         Source::Fixed { pages } => u64::from(pages),

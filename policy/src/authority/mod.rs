@@ -1,8 +1,10 @@
-//! The effective authority of a policy: who can do what to which object, directly or by asking others, and by
-//! which rules. docs/policy.md, "Authority", states the semantics; this module is that page in code.
+//! The effective authority of a policy: who can do what to which object, directly or by asking
+//! others, and by which rules. docs/policy.md, "Authority", states the semantics; this module is
+//! that page in code.
 //!
-//! [`closure`] lists every right by going forward from the rules; [`search`] answers one question by going back
-//! from it, with the rules on the way. The two share no more than [`index`], and a property test compares them.
+//! [`closure`] lists every right by going forward from the rules; [`search`] answers one question
+//! by going back from it, with the rules on the way. The two share no more than [`index`], and a
+//! property test compares them.
 
 pub(crate) mod closure;
 pub(crate) mod index;

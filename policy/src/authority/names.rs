@@ -95,7 +95,9 @@ pub(crate) fn ability(policy: &Policy, object: Object, op: Op, amount: u64) -> S
         }
         (Object::Region(_), Op::Weigh) => format!("have {amount} parts of the remaining memory for {name}"),
         (Object::Region(_), Op::Keep) => format!("find the old content of {name} after a restart"),
-        (Object::Region(_), _) => format!("see the {} in {name}", op.word().trim_start_matches("from-").replace('-', " ")),
+        (Object::Region(_), _) => {
+            format!("see the {} in {name}", op.word().trim_start_matches("from-").replace('-', " "))
+        }
         (Object::Port(_), Op::Open) => format!("open the event channel {name}"),
         (Object::Port(_), Op::Receive) => format!("be woken by events over {name}"),
         (Object::Port(_), Op::Close) => format!("close the event channel {name}"),

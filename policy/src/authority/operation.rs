@@ -1,5 +1,5 @@
-//! Operations, what each interface lets a client cause, and the hypercalls that the kernel makes for each
-//! operation.
+//! Operations, what each interface lets a client cause, and the hypercalls that the kernel makes
+//! for each operation.
 
 use cloister_caps::Operation;
 use cloister_caps::rights::Kind;
@@ -156,7 +156,8 @@ impl Op {
 pub(crate) struct Effects {
     /// Issue and end the grants that the server holds on the client's behalf.
     pub grants: bool,
-    /// Read, write and watch the client's paths; an event on the server's channel to the XenStore daemon.
+    /// Read, write and watch the client's paths; an event on the server's channel to the XenStore
+    /// daemon.
     pub store: bool,
     /// Events on the server's channels to other domains.
     pub events: bool,
@@ -164,7 +165,8 @@ pub(crate) struct Effects {
     pub onward: &'static [&'static str],
 }
 
-/// What the requests of an interface cause. An interface without an entry causes nothing but its server's waking.
+/// What the requests of an interface cause. An interface without an entry causes nothing but its
+/// server's waking.
 pub(crate) fn effects(interface: &str) -> Effects {
     match interface {
         "grants" => Effects { grants: true, ..Effects::default() },
@@ -206,8 +208,8 @@ hypercalls! {
 }
 
 impl Hypercall {
-    /// The hypercalls that an operation can cause. Grants cause none: the kernel writes the grant table, which is
-    /// its own memory.
+    /// The hypercalls that an operation can cause. Grants cause none: the kernel writes the grant
+    /// table, which is its own memory.
     pub(crate) fn of(object: Object, op: Op) -> &'static [Hypercall] {
         match (object, op) {
             (Object::Console, Op::Write) => &[Hypercall::Send],
@@ -215,7 +217,8 @@ impl Hypercall {
             (Object::Power, Op::Off | Op::Reboot) | (Object::Image, Op::Stop) => {
                 &[Hypercall::Shutdown, Hypercall::Yield]
             }
-            // A fresh channel is unmasked, and so is one whose event its owner has seen, when the owner waits.
+            // A fresh channel is unmasked, and so is one whose event its owner has seen, when the
+            // owner waits.
             (Object::Port(_), Op::Open) => &[Hypercall::AllocUnbound, Hypercall::Unmask],
             (Object::Port(_), Op::Send) => &[Hypercall::Send],
             (Object::Port(_), Op::Receive) => &[Hypercall::Unmask],

@@ -1,5 +1,5 @@
-//! One question: can this subject do that? Backward from the object to who may have it done, with every rule on the
-//! way.
+//! One question: can this subject do that? Backward from the object to who may have it done, with
+//! every rule on the way.
 
 use std::collections::{HashMap, HashSet};
 
@@ -167,8 +167,9 @@ impl Search<'_> {
         self.policy.queues.items.get(queue).map_or_else(Effects::default, |item| effects(&item.body.interface.value))
     }
 
-    /// The queues over which requests of `client` come to `server`, the last of an interface that does what is
-    /// looked for, each before it of one that is passed on over the next. Requests form no circle, so this ends.
+    /// The queues over which requests of `client` come to `server`, the last of an interface that
+    /// does what is looked for, each before it of one that is passed on over the next. Requests
+    /// form no circle, so this ends.
     fn queues_to(&self, server: usize, client: usize, wanted: &dyn Fn(Effects) -> bool) -> Option<Vec<usize>> {
         let serves = &self.index.services.get(server)?.serves;
         let wanted_here = || serves.iter().copied().filter(|queue| wanted(self.effects(*queue)));
@@ -275,8 +276,8 @@ impl Influence {
         }
     }
 
-    /// The fewest services that must be taken over, from `subject` on, until one has a right of `reached`. Of equally
-    /// few, those that come first.
+    /// The fewest services that must be taken over, from `subject` on, until one has a right of
+    /// `reached`. Of equally few, those that come first.
     pub(crate) fn takeover(&self, subject: Subject, reached: &HashMap<Subject, &Right>) -> Option<Takeover> {
         let right = |node: NodeIndex| self.graph.node_weight(node).and_then(|subject| reached.get(subject));
         let start = *self.nodes.get(&subject)?;

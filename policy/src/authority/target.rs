@@ -78,7 +78,8 @@ pub(crate) fn operation(policy: &Policy, object: &str, word: &str) -> Result<Tar
             .collect());
     }
     let candidates = objects(policy, object);
-    // A section without an entry is known all the same: there is nothing in it that something could be done to.
+    // A section without an entry is known all the same: there is nothing in it that something could
+    // be done to.
     if candidates.is_empty() && !FIXED.contains(&object) {
         return Err(unknown_object(policy, object));
     }

@@ -1,4 +1,4 @@
-//! Who may read and write which memory: regions, and the grants that give them to other domains.
+//! Checks who may read and write which memory: regions, and the grants of regions to other domains.
 
 use std::collections::HashMap;
 
@@ -52,7 +52,7 @@ fn heap_is_private(region: &Named<Region>, log: &mut Log) {
                 Diagnostic::at(&other.service.span, message)
                     .label("reads it")
                     .related(&heap.how.span, "a heap holds private data")
-                    .help("share data by a region of its own"),
+                    .help("share data in a separate region"),
             );
         }
     }
@@ -79,18 +79,18 @@ fn kind_allows_mapping(region: &Named<Region>, log: &mut Log) {
     }
 }
 
-/// Only what a restart would empty can be kept.
+/// Checks that `keep` has an effect: only a region that a restart would clear can be kept.
 fn keep_means_something(policy: &Policy, region: &Named<Region>, log: &mut Log) {
     let Some(keep) = &region.body.keep else { return };
-    let zeroed = matches!(region.body.source.value, Source::Fixed { .. } | Source::Share { .. });
+    let clearable = matches!(region.body.source.value, Source::Fixed { .. } | Source::Share { .. });
     let heap = region.body.map.iter().any(|entry| entry.how.value == How::Heap);
     let granted = policy.grants.items.iter().any(|grant| grant.body.region.value == region.name.value);
     let why = if heap {
-        "a heap is emptied at every restart"
-    } else if !zeroed {
-        "a restart never empties a region of this kind"
+        "every restart clears a heap"
+    } else if !clearable {
+        "a restart never clears a region of this kind"
     } else if region.body.map.len() > 1 || granted {
-        "a restart never empties a region that others use too"
+        "a restart never clears a region that others use too"
     } else {
         return;
     };
@@ -101,7 +101,8 @@ fn keep_means_something(policy: &Policy, region: &Named<Region>, log: &mut Log) 
     );
 }
 
-/// The boot module, the command line and the XenStore ring exist once.
+/// Checks that the boot module, the command line and the XenStore ring have at most one region
+/// each.
 fn one_of_each_kind(policy: &Policy, log: &mut Log) {
     for kind in [Source::Module, Source::CommandLine, Source::XenStoreRing] {
         let mut of_kind = policy.regions.items.iter().filter(|region| region.body.source.value == kind);
@@ -136,7 +137,8 @@ fn one_heap_each(policy: &Policy, log: &mut Log) {
     }
 }
 
-/// A page has one grant reference, so that its rule is the only one to say who may use it and how.
+/// Checks that no region is in two grant rules: a page has one grant reference, and one rule says
+/// who may use it.
 fn granted_once(policy: &Policy, log: &mut Log) {
     let mut first: HashMap<&str, &Named<Grant>> = HashMap::new();
     for grant in &policy.grants.items {
@@ -149,7 +151,7 @@ fn granted_once(policy: &Policy, log: &mut Log) {
             Diagnostic::at(&grant.body.region.span, format!("the pages of region `{name}` are in two grant rules"))
                 .label(format!("`{}`", grant.name.value))
                 .related(&first.body.region.span, format!("`{}`", first.name.value))
-                .help("a rule covers a region from its first page; give each rule a region of its own"),
+                .help("a rule covers a region from its first page; give each rule a separate region"),
         );
     }
 }
@@ -185,7 +187,7 @@ fn grantable(grant: &Named<Grant>, region: &Named<Region>, log: &mut Log) {
             )
             .label("private data would reach another domain")
             .related(&heap.how.span, "the heap")
-            .help("grant a region of its own"),
+            .help("grant a separate region"),
         );
     }
 }

@@ -7,7 +7,8 @@ use super::outcome::{Format, Outcome, Output, Status, json};
 
 /// Say what changed between two policies in what they allow
 ///
-/// Names, order and comments do not matter. With `--fail-on`, the status is 1 if there is such a change.
+/// Names, order and comments do not matter. With `--fail-on`, the status is 1 if there is such a
+/// change.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Policy file as it was

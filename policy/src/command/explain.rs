@@ -2,8 +2,9 @@ use super::outcome::{Format, Outcome, Output, PolicyFile, Status, json};
 
 /// Answer a question about a policy with the rules that make the answer
 ///
-/// The questions: `can SUBJECT reach OBJECT.OPERATION`, `can SUBJECT OPERATION OBJECT`, `who can OPERATION OBJECT`,
-/// `who can reach OBJECT.OPERATION`, `what can SUBJECT do`. The status is 0 if there is a path, and 1 if there is none.
+/// The questions: `can SUBJECT reach OBJECT.OPERATION`, `can SUBJECT OPERATION OBJECT`, `who can
+/// OPERATION OBJECT`, `who can reach OBJECT.OPERATION`, `what can SUBJECT do`. The status is 0 if
+/// there is a path, and 1 if there is none.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]

@@ -36,7 +36,8 @@ impl Arguments {
     }
 }
 
-/// Writes a file that must not be there yet: a key is never overwritten. A secret one is for its owner alone.
+/// Writes a file that must not be there yet: a key is never overwritten. A secret one is for its
+/// owner alone.
 fn write_new(path: &Path, text: &str, secret: bool) -> Result<(), String> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);

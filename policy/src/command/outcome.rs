@@ -66,7 +66,8 @@ pub enum Status {
 pub struct Outcome {
     /// For standard output.
     pub output: String,
-    /// For standard error. A report may be in colours: what it quotes from files is escaped where it is quoted.
+    /// For standard error. A report may be in colours: what it quotes from files is escaped where
+    /// it is quoted.
     pub problems: String,
     /// How it went.
     pub status: Status,
@@ -115,7 +116,8 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The version of the JSON that the subcommands print. It changes when a reader of the last one would fail.
+/// The version of the JSON that the subcommands print. It changes when a reader of the last one
+/// would fail.
 const JSON_VERSION: u32 = 1;
 
 /// An outcome as JSON: the version, what it is, and the outcome itself.
@@ -127,7 +129,8 @@ pub fn json(what: &'static str, outcome: &impl serde::Serialize) -> String {
         result: &'a T,
     }
     let envelope = Envelope { version: JSON_VERSION, kind: what, result: outcome };
-    // Only a map with keys that are no strings, or a value that refuses, cannot be written; there is neither.
+    // Only a map with keys that are no strings, or a value that refuses, cannot be written; there
+    // is neither.
     let text = serde_json::to_string_pretty(&envelope).unwrap_or_default() + "\n";
     printable_json(&text).into_owned()
 }

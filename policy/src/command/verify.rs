@@ -8,7 +8,8 @@ use super::outcome::{Format, Outcome, Output, Status, json};
 use super::sign::beside;
 use crate::file;
 
-/// Prove from the ELF file alone that an image's form, tables, rules and bounds are those of the policy that it carries
+/// Prove from the ELF file alone that an image's form, tables, rules and bounds are those of the
+/// policy that it carries
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The image
@@ -22,7 +23,8 @@ pub struct Arguments {
     /// Accept an instruction that would be refused; it must be there
     #[arg(long, value_name = "SERVICE@ADDRESS=MNEMONIC")]
     accept: Vec<String>,
-    /// A folder with the programs' own ELF files, `SERVICE.elf`: their symbols must reach only what the service holds
+    /// A folder with the programs' own ELF files, `SERVICE.elf`: their symbols must reach only what
+    /// the service holds
     #[arg(long, value_name = "DIR")]
     symbols: Option<PathBuf>,
     /// The public key with which the image must be signed

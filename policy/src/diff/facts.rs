@@ -17,8 +17,8 @@ pub(super) enum Who {
     Toolstack,
 }
 
-/// An object. Queues are known by the service at the other end, grants by their region, paths by what they
-/// are from the root on: their names in the policy do not matter.
+/// An object. Queues are known by the service at the other end, grants by their region, paths by
+/// what they are from the root on: their names in the policy do not matter.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum What {
     Fixed(Object),

@@ -9,10 +9,12 @@ use crate::sound::Sound;
 
 /// Rounds of refinement at most: how far a difference is carried through the graph.
 const ROUNDS: usize = 64;
-/// Ties that are broken one at a time; what is tied beyond that is paired in the order of the names.
+/// Ties that are broken one at a time; what is tied beyond that is paired in the order of the
+/// names.
 const TIES: usize = 256;
 
-/// For each service, region and port of a policy, a number. What is the same in two policies has the same.
+/// For each service, region and port of a policy, a number. What is the same in two policies has
+/// the same.
 #[derive(Clone)]
 pub(super) struct Numbers {
     pub services: Vec<usize>,
@@ -134,7 +136,8 @@ impl Nodes {
     }
 }
 
-/// The two policies' numbers, by names first; what no name matches, by structure, from the most exact likeness down.
+/// The two policies' numbers, by names first; what no name matches, by structure, from the most
+/// exact likeness down.
 pub(super) fn by_name(old: &Sound, new: &Sound) -> (Numbers, Numbers) {
     let (old, new) = (Nodes::new(old), Nodes::new(new));
     let mut pairs: Vec<Option<usize>> = vec![None; old.names.len()];
@@ -195,7 +198,8 @@ pub(super) fn by_structure(old: &Sound, new: &Sound) -> Option<(Numbers, Numbers
             }
             return Some(numbered(&old, &new, &pairs));
         };
-        // One of the tied nodes is made unlike the others, in both: by its name, if there is one in common.
+        // One of the tied nodes is made unlike the others, in both: by its name, if there is one in
+        // common.
         let theirs = right.get(colour)?;
         let named = |node: &usize| theirs.iter().find(|found| new.names.get(**found) == old.names.get(*node));
         let (node, found) = nodes

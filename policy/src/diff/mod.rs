@@ -287,7 +287,8 @@ impl Side<'_> {
         }
     }
 
-    /// Returns the name of a subject as in a question to this policy: of a range of domains the first.
+    /// Returns the name of a subject as in a question to this policy: of a range of domains the
+    /// first.
     fn asked(&self, who: Who) -> Option<String> {
         let policy = &self.sound.policy;
         match who {

@@ -1,5 +1,6 @@
-//! Where the boxes of the picture lie: in columns, each ordered so that few lines cross, each box near what it is tied
-//! to. A line over several columns has a place of its own in each, so that it passes no box.
+//! Where the boxes of the picture lie: in columns, each ordered so that few lines cross, each box
+//! near what it is tied to. A line over several columns has a place of its own in each, so that it
+//! passes no box.
 
 use super::{Graph, Node};
 
@@ -172,7 +173,8 @@ impl Columns {
         }
     }
 
-    /// Moves each member towards its ties as far as its neighbours let it. Answers the size of it all.
+    /// Moves each member towards its ties as far as its neighbours let it. Answers the size of it
+    /// all.
     fn settle(&mut self) -> (f64, f64) {
         for _ in 0..SWEEPS {
             for order in &self.order {
@@ -204,8 +206,8 @@ impl Columns {
     }
 }
 
-/// Positions as near to the wanted ones as the order and the room between allow: blocks that would overlap are
-/// merged and lie around the mean of what they want.
+/// Positions as near to the wanted ones as the order and the room between allow: blocks that would
+/// overlap are merged and lie around the mean of what they want.
 fn stacked(wanted: &[f64], heights: &[f64]) -> Vec<f64> {
     let mut blocks: Vec<(f64, f64, usize)> = Vec::new();
     let mut offsets = Vec::new();

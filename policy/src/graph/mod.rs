@@ -1,5 +1,6 @@
-//! The policy as a picture: services, the memory they share, the queues, and the world outside. What crosses the image's edge
-//! is drawn in another colour. Memory that one service alone maps stands in its box.
+//! The policy as a picture: services, the memory they share, the queues, and the world outside.
+//! What crosses the image's edge is drawn in another colour. Memory that one service alone maps
+//! stands in its box.
 
 mod dot;
 mod layout;

@@ -75,8 +75,8 @@ impl Graph {
         }
     }
 
-    /// Where each line leaves and enters its boxes: the lines of a side lie beside each other, in the order of what
-    /// they go to.
+    /// Where each line leaves and enters its boxes: the lines of a side lie beside each other, in
+    /// the order of what they go to.
     fn anchors(&self, layout: &Layout) -> Vec<[f64; 2]> {
         let mut sides: BTreeMap<Side, Vec<(f64, usize, usize)>> = BTreeMap::new();
         for (position, (edge, bends)) in self.edges.iter().zip(&layout.bends).enumerate() {

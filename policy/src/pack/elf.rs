@@ -9,7 +9,8 @@ use crate::image_form::NOTE_SIZE;
 
 type Header = elf::FileHeader64<LittleEndian>;
 
-/// Owner and type of the note by which Xen finds the PVH entry point (`XEN_ELFNOTE_PHYS32_ENTRY`, `elfnote.h`).
+/// Owner and type of the note by which Xen finds the PVH entry point (`XEN_ELFNOTE_PHYS32_ENTRY`,
+/// `elfnote.h`).
 const PVH_NOTE: (&[u8], u32) = (b"Xen", 18);
 
 /// A loadable segment.
@@ -80,8 +81,9 @@ impl<'a> Program<'a> {
         }
     }
 
-    /// Returns the segment that holds the PVH note, by its index, and the note's position in it. The note must be
-    /// all that the note segment has: whatever else stands there, a loader may act on.
+    /// Returns the segment that holds the PVH note, by its index, and the note's position in it.
+    /// The note must be all that the note segment has: whatever else stands there, a loader may act
+    /// on.
     pub(super) fn pvh_note(&self) -> Result<(usize, u64), PackError> {
         let unreadable =
             |error: object::read::Error| PackError::NotElf { program: self.name.to_owned(), reason: error.to_string() };
@@ -108,7 +110,8 @@ impl<'a> Program<'a> {
         place.ok_or(PackError::Note)
     }
 
-    /// Where in its segments the symbol's `size` bytes are: the segment's index and the position within its bytes.
+    /// Where in its segments the symbol's `size` bytes are: the segment's index and the position
+    /// within its bytes.
     pub(super) fn symbol(&self, name: &str, size: u64) -> Result<(usize, usize), PackError> {
         let file = object::read::elf::ElfFile64::<LittleEndian>::parse(self.file)
             .map_err(|error| PackError::NotElf { program: self.name.to_owned(), reason: error.to_string() })?;

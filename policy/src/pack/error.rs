@@ -4,7 +4,8 @@ use cloister_caps::tables::TableError;
 
 use crate::image_form::WriteError;
 
-/// The symbol of the kernel that is told where the tables are: their address and length, each a `u64`.
+/// The symbol of the kernel that is told where the tables are: their address and length, each a
+/// `u64`.
 pub(super) const TABLES_SYMBOL: &str = "CLOISTER_TABLES";
 
 /// Why an image could not be packed.
@@ -83,7 +84,8 @@ pub enum PackError {
         /// The segment's virtual address.
         address: u64,
     },
-    /// A segment of the kernel has memory that the file has no bytes for, and is not data up to the end of a page.
+    /// A segment of the kernel has memory that the file has no bytes for, and is not data up to the
+    /// end of a page.
     #[error("kernel: the segment at {address:#x} is longer in memory, and is not data that ends with a page")]
     NotWhole {
         /// The segment's virtual address.

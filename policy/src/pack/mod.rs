@@ -1,6 +1,7 @@
 //! Packing: the kernel, the programs, the tables and the data of the policy as one ELF file that a
-//! PVH loader takes. The kernel's segments stay as they are, filled up to whole pages, but for the sixteen bytes that
-//! tell it where the tables are; everything else follows them in guest-physical memory, page by page.
+//! PVH loader takes. The kernel's segments stay as they are, filled up to whole pages, but for the
+//! sixteen bytes that tell it where the tables are; everything else follows them in guest-physical
+//! memory, page by page.
 
 mod elf;
 mod error;
@@ -31,7 +32,8 @@ pub struct Program<'a> {
     pub elf: &'a [u8],
 }
 
-/// What is attached to an image for those who verify it, in sections that no loader puts into memory.
+/// What is attached to an image for those who verify it, in sections that no loader puts into
+/// memory.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Extras<'a> {
     /// The bill of materials: CycloneDX, JSON.
@@ -212,8 +214,8 @@ fn advance(next: &mut u64, length: u64) -> Result<(), PackError> {
     if *next >= MAX_PHYSICAL { Err(PackError::TooLarge(*next)) } else { Ok(()) }
 }
 
-/// The record of a segment, before it has a place. What is mapped where the image holds it must be in the
-/// image as a whole; only a writable segment, which is copied, may be longer in memory.
+/// The record of a segment, before it has a place. What is mapped where the image holds it must be
+/// in the image as a whole; only a writable segment, which is copied, may be longer in memory.
 fn segment(service: usize, load: &Load<'_>) -> Segment {
     let writable = load.flags & Load::WRITE != 0;
     let file_size = if writable { load.bytes.len() as u64 } else { load.memory_size };
@@ -232,7 +234,8 @@ fn table_flags(flags: u32) -> u8 {
     (u8::from(flags & Load::EXECUTE != 0) << 2) | (u8::from(flags & Load::WRITE != 0) << 1) | u8::from(flags & 4 != 0)
 }
 
-/// A program's bytes in the image: never writable there, since the kernel copies what a service may write.
+/// A program's bytes in the image: never writable there, since the kernel copies what a service may
+/// write.
 fn program_piece<'a>(load: &Load<'_>, segment: &Segment) -> Piece<'a> {
     let mut bytes = load.bytes.to_vec();
     bytes.resize(segment.file_size as usize, 0);
@@ -243,7 +246,8 @@ fn program_piece<'a>(load: &Load<'_>, segment: &Segment) -> Piece<'a> {
     }
 }
 
-/// The kernel's bytes in the image, filled up to whole pages: its segments have these to themselves.
+/// The kernel's bytes in the image, filled up to whole pages: its segments have these to
+/// themselves.
 fn kernel_pieces<'a>(kernel: &elf::Program<'a>) -> Vec<Piece<'a>> {
     let piece = |load: &Load<'a>| {
         let mut bytes = load.bytes.to_vec();

@@ -1,4 +1,4 @@
-//! One function for each kind of entry.
+//! Reads entries: one function for each kind.
 
 use cloister_caps::abi::Operation;
 use cloister_caps::rights::{Kind, Rights};
@@ -12,11 +12,11 @@ use crate::model::{
     Domain, Grant, HOLDABLE, Held, How, MapEntry, PathRight, Peer, Port, Queue, Region, Service, Source,
 };
 
-/// The most pages of a region of a fixed size: 256 MiB.
+/// The largest region of a fixed size, in pages: 256 MiB.
 const MAX_FIXED_PAGES: u32 = 1 << 16;
-/// The most pages of a share: 4 GiB, the kernel's limit.
+/// The largest share, in pages: 4 GiB, the kernel's limit.
 const MAX_SHARE_PAGES: u32 = 1 << 20;
-/// The most pages of a stack: 1 MiB.
+/// The largest stack, in pages: 1 MiB.
 const MAX_STACK_PAGES: u32 = (1 << 20) / PAGE_SIZE as u32;
 
 const SERVICE: Key = Key::new("service", "service = \"netfront\"");
@@ -92,7 +92,7 @@ fn held_example(kind: Kind) -> &'static str {
     }
 }
 
-/// Budget and period.
+/// Reads budget and period.
 fn cpu_of(field: &Field<'_>, log: &mut Log) -> Option<(Spanned<u32>, Spanned<u32>)> {
     let budget = Key::new("budget_us", "budget_us = 2000");
     let period = Key::new("period_us", "period_us = 10000");
@@ -124,7 +124,7 @@ fn restart_of(field: &Field<'_>, log: &mut Log) -> Option<(u16, AfterLimit)> {
     Some((u16::try_from(limit?.value).ok()?, then?.value))
 }
 
-/// The rights to an object of `kind` that a list of words gives.
+/// Reads a list of words as the rights to an object of `kind`.
 fn rights_of(field: &Field<'_>, kind: Kind, log: &mut Log) -> Option<Spanned<Rights>> {
     let words = field.words(log)?;
     let operations: Vec<Operation> =
@@ -366,7 +366,8 @@ fn path(field: &Field<'_>, log: &mut Log) -> Option<PathRight> {
     whole.then_some(right)
 }
 
-/// Why a text is no path: the characters are those that `xenstored` allows (`is_valid_nodename`).
+/// Returns why a text is not a path. The characters are those that `xenstored` allows
+/// (`is_valid_nodename`).
 fn path_problem(path: &str) -> Option<&'static str> {
     const LONGEST: usize = 96;
     let rest = path.strip_prefix('/').unwrap_or(path);

@@ -1,5 +1,6 @@
-//! From the file to a [`Policy`]: the shape of the file, and every value by itself. What values mean
-//! together is the checker's.
+//! Reads a policy file into a [`Policy`]: checks the shape of the file, and every value by itself.
+//!
+//! What values mean together is the task of [`crate::check`].
 
 mod assertions;
 mod entries;
@@ -34,7 +35,8 @@ const SECTIONS: [Key; 10] = [
     Key::new("assert", "[[assert]]"),
 ];
 
-/// Reads the text of a policy file. Mistakes go to `log`; what they are in is left out of the answer.
+/// Reads the text of a policy file. Mistakes go to `log`; entries with mistakes are left out of the
+/// result.
 pub(crate) fn read(file: &str, text: &str, size: Size, log: &mut Log) -> Result<Policy, Report> {
     readable(file, text, size)?;
     let document = Document::parse(text).map_err(|error| {
@@ -63,8 +65,9 @@ pub(crate) fn read(file: &str, text: &str, size: Size, log: &mut Log) -> Result<
     })
 }
 
-/// Logs each key and string that says a character that is not plain, as `"\u202e"` does: what is printed of the policy
-/// must be what it says.
+/// Logs each key and string with a character that is not plain, such as `"\u202e"`.
+///
+/// The policy as it is printed must be what it says.
 fn hidden_in_table(table: &dyn TableLike, span: &Span, log: &mut Log) {
     for (name, item) in table.iter() {
         let key = table.key(name).and_then(toml_edit::Key::span).unwrap_or(span.clone());
@@ -102,7 +105,7 @@ fn read_image(field: &Field<'_>, log: &mut Log) -> Option<String> {
     checked_name(&text, "image", log).then_some(text.value)
 }
 
-/// Reads each entry of a section by `read`.
+/// Reads each entry of a section with `read`.
 fn section<T>(
     field: Option<Field<'_>>,
     what: &str,

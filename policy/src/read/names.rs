@@ -3,13 +3,14 @@
 use super::value::{Table, list};
 use crate::diagnostic::{Diagnostic, Log, Span, Spanned};
 
-/// The longest name. The kernel prefixes the service's to each of its lines on the console.
+/// The length of the longest name. The kernel puts a service's name before each of its lines on the
+/// console.
 const MAX_NAME: usize = 32;
 
-/// Names that the kernel and the checker use for themselves.
+/// Names that the kernel and the compiler use for themselves.
 const RESERVED: [&str; 5] = ["cloister", "kernel", "policy", "self", "xen"];
 
-/// Whether a name has the characters that names have.
+/// Checks the characters and the length of a name. Returns `false` if it logged a mistake.
 pub(super) fn checked_name(name: &Spanned<String>, what: &str, log: &mut Log) -> bool {
     let text = &name.value;
     let ends = text.starts_with(|c: char| c.is_ascii_lowercase()) && !text.ends_with('-');
@@ -43,7 +44,7 @@ fn with_article(noun: &str) -> String {
     if noun.starts_with(['a', 'i']) { format!("an {noun}") } else { format!("a {noun}") }
 }
 
-/// Whether a program names a crate.
+/// Checks that a program can be the name of a crate. Returns `false` if it logged a mistake.
 pub(super) fn checked_program(program: &Spanned<String>, log: &mut Log) -> bool {
     let text = &program.value;
     let starts = text.starts_with(|c: char| c.is_ascii_lowercase());
@@ -59,7 +60,7 @@ pub(super) fn checked_program(program: &Spanned<String>, log: &mut Log) -> bool 
     false
 }
 
-/// A span that covers nothing but shows where a table is.
+/// Returns the position of a table.
 pub(super) fn at(table: &Table<'_>) -> Span {
     table.span.clone()
 }

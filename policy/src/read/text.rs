@@ -7,13 +7,15 @@ use crate::diagnostic::{Diagnostic, Report, Span};
 use crate::image_limits::MAX_POLICY;
 use crate::printable::first_hidden;
 
-/// How large a policy file may be. The shipped ones have about ten thousand bytes; one with 100,000 rules has five million.
+/// The largest size of a policy file, by its use.
+///
+/// The shipped policies have about ten thousand bytes; one with 100,000 rules has five million.
 /// Parsing can take more than a hundred times the file's size in memory.
 #[derive(Clone, Copy)]
 pub(crate) enum Size {
-    /// As large as an image has room for.
+    /// The size that an image has room for.
     Image,
-    /// As large as can be analysed.
+    /// The size that can be analysed.
     Analysis,
 }
 
@@ -25,7 +27,7 @@ impl Size {
         }
     }
 
-    /// What is said of a file that is larger.
+    /// Returns the message for a larger file.
     pub(crate) fn exceeded(self) -> String {
         let what = match self {
             Size::Image => "an image has room for",
@@ -35,10 +37,10 @@ impl Size {
     }
 }
 
-/// The text of a policy file, if it is one that could be a policy's.
+/// Reads the text of a policy file.
 ///
 /// # Errors
-/// It cannot be read, is too large, or is no text.
+/// The file cannot be read, is too large, or is not text.
 pub fn text_of(path: &Path) -> Result<String, Report> {
     text_within(path, Size::Analysis)
 }
@@ -62,12 +64,12 @@ pub(crate) fn text_within(path: &Path, size: Size) -> Result<String, Report> {
 
 pub(super) fn hidden_character(c: char, span: &Span) -> Diagnostic {
     let name = c.escape_unicode();
-    Diagnostic::at(span, format!("`{name}` is not a character that a policy has"))
+    Diagnostic::at(span, format!("`{name}` is not a character that a policy can contain"))
         .label("not ASCII, nor a letter or sign of Latin, Greek, Cyrillic, Han, kana or Hangul")
-        .help("leave it out: who reads the policy must see what it says, on any terminal")
+        .help("leave it out: a reader must see what the policy says, on any terminal")
 }
 
-/// Whether a text is one that a policy could be: not too long, not empty, and all of it visible.
+/// Checks that a text can be a policy: not too long, not empty, and without hidden characters.
 pub(crate) fn readable(file: &str, text: &str, size: Size) -> Result<(), Report> {
     if text.len() > size.bytes() {
         return Err(Report::unusable(file, "", Diagnostic::of_file(size.exceeded())));

@@ -1,4 +1,5 @@
-//! The one page to sign: everything that a policy allows, as tables, and the verdicts on its assertions.
+//! The one page to sign: everything that a policy allows, as tables, and the verdicts on its
+//! assertions.
 
 mod page;
 mod render;

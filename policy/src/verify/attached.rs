@@ -1,5 +1,5 @@
-//! What the packer attaches to an image in sections that no segment loads: the seal, the SBOM and the inventory of
-//! `unsafe`. They cost the guest no memory, and the kernel does not know of them.
+//! What the packer attaches to an image in sections that no segment loads: the seal, the SBOM and
+//! the inventory of `unsafe`. They cost the guest no memory, and the kernel does not know of them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -72,8 +72,8 @@ fn inflated(bytes: &[u8]) -> Result<Vec<u8>, String> {
     Ok(out)
 }
 
-/// Returns `true` for what an inventory is made of: the characters of ASCII that are shown, and spaces, tabs and ends of
-/// lines between them.
+/// Returns `true` for what an inventory is made of: the characters of ASCII that are shown, and
+/// spaces, tabs and ends of lines between them.
 fn is_shown(c: char) -> bool {
     c.is_ascii_graphic() || matches!(c, ' ' | '\t' | '\n')
 }
@@ -150,7 +150,8 @@ fn hidden(c: char) -> String {
     format!("it has the character {}, which is not one of ASCII that is shown", c.escape_unicode())
 }
 
-/// Reads JSON: all of it as text that is shown, as it is written and as it is meant, and then what is looked for.
+/// Reads JSON: all of it as text that is shown, as it is written and as it is meant, and then what
+/// is looked for.
 fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
     if let Some(c) = text.chars().find(|c| !is_shown(*c)) {
@@ -191,8 +192,9 @@ fn read_sbom(bytes: &[u8]) -> Result<(String, Vec<Component>), String> {
 }
 
 impl Inventory {
-    /// What of the inventories does not agree with the programs of the policy, or with each other: each has every program,
-    /// and every crate once, of one version or of several; and if both are there, they have the same crates.
+    /// What of the inventories does not agree with the programs of the policy, or with each other:
+    /// each has every program, and every crate once, of one version or of several; and if both are
+    /// there, they have the same crates.
     pub(super) fn contradictions(&self, programs: &[String]) -> Vec<Finding> {
         const OF_SBOM: &str = "the SBOM does not list";
         const OF_UNSAFE: &str = "the inventory of `unsafe` does not count";
@@ -219,7 +221,8 @@ impl Inventory {
 /// A crate of an inventory: its name and its version.
 type Crate<'a> = (&'a str, &'a str);
 
-/// Returns the crates of an inventory, each of which it must have once, and every program among them.
+/// Returns the crates of an inventory, each of which it must have once, and every program among
+/// them.
 fn set<'a>(
     mut crates: Vec<Crate<'a>>,
     lacks: &str,

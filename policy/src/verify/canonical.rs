@@ -1,6 +1,6 @@
-//! The file of an image has one form: what `verify` understood of it is laid out by the packer's own writer, and the
-//! result compared with the file, byte for byte. What a reader of another kind would understand, in the place of, or
-//! beside it, therefore has no byte to be in.
+//! The file of an image has one form: what `verify` understood of it is laid out by the packer's
+//! own writer, and the result compared with the file, byte for byte. What a reader of another kind
+//! would understand, in the place of, or beside it, therefore has no byte to be in.
 
 use std::borrow::Cow;
 

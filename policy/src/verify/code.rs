@@ -1,11 +1,12 @@
-//! What the executable bytes of a service could do, read at every offset: an instruction need not start where the
-//! compiler put one.
+//! What the executable bytes of a service could do, read at every offset: an instruction need not
+//! start where the compiler put one.
 //!
-//! Three classes are told apart. Instructions that leave the domain or undo memory protection without a fault in the
-//! kernel are refused at every offset. `syscall` belongs to one place, the runtime's stub; anywhere else it
-//! gives no authority that the stub does not give, since the kernel looks at the caller's capabilities and
-//! never at where it was called from, but in the compiled code it must not be. All others fault in ring 3: they are
-//! refused where the compiled code has them, and counted where only a jump into the middle of an instruction would.
+//! Three classes are told apart. Instructions that leave the domain or undo memory protection
+//! without a fault in the kernel are refused at every offset. `syscall` belongs to one place, the
+//! runtime's stub; anywhere else it gives no authority that the stub does not give, since the
+//! kernel looks at the caller's capabilities and never at where it was called from, but in the
+//! compiled code it must not be. All others fault in ring 3: they are refused where the compiled
+//! code has them, and counted where only a jump into the middle of an instruction would.
 
 use std::collections::HashMap;
 
@@ -84,7 +85,8 @@ pub(super) struct Program<'a> {
     pub service: &'a str,
     pub entry: u64,
     pub loads: Vec<&'a Load<'a>>,
-    /// Where all its segments are in memory: beyond their bytes in the image, and also those that have none there.
+    /// Where all its segments are in memory: beyond their bytes in the image, and also those that
+    /// have none there.
     pub memory: Vec<std::ops::Range<u64>>,
     pub kernel: std::ops::Range<u64>,
 }
@@ -94,7 +96,8 @@ pub(super) struct Program<'a> {
 struct Scan {
     findings: Vec<Finding>,
     hits: Vec<Hit>,
-    /// Of the instructions that are not refused: number and first address, by mnemonic and special register.
+    /// Of the instructions that are not refused: number and first address, by mnemonic and special
+    /// register.
     unaligned: HashMap<(Mnemonic, Option<Register>), (u64, u64)>,
     /// Places of the stub: number, and the second one.
     stubs: (usize, u64),
@@ -155,7 +158,8 @@ impl Program<'_> {
         Finding::notice("code", format!("{}: {message}", self.service))
     }
 
-    /// The kernel starts a service where the runtime begins: the stack is empty there, and what is called never returns.
+    /// The kernel starts a service where the runtime begins: the stack is empty there, and what is
+    /// called never returns.
     fn check_entry(&self, findings: &mut Vec<Finding>) {
         let load = self.loads.iter().find(|load| self.entry.wrapping_sub(load.address) < load.bytes.len() as u64);
         let Some(load) = load.filter(|load| load.execute) else {
@@ -169,8 +173,8 @@ impl Program<'_> {
         }
     }
 
-    /// Looks for addresses of the kernel among the words of a segment. Other words that look like upper addresses are numbers and
-    /// tables of bytes.
+    /// Looks for addresses of the kernel among the words of a segment. Other words that look like
+    /// upper addresses are numbers and tables of bytes.
     fn check_words(&self, load: &Load<'_>, findings: &mut Vec<Finding>) {
         let words = load.bytes.windows(8).filter_map(|word| Some(u64::from_le_bytes(word.try_into().ok()?)));
         let wrong = words.enumerate().find(|(at, word)| {
@@ -219,7 +223,8 @@ impl Program<'_> {
         }
     }
 
-    /// Keeps what was found: each instruction that is refused, the first of the others, and the number of all.
+    /// Keeps what was found: each instruction that is refused, the first of the others, and the
+    /// number of all.
     fn found(&self, instruction: &Instruction, compiled: bool, class: Class, scan: &mut Scan) {
         let (mnemonic, special) = (instruction.mnemonic(), special_register(instruction));
         let (address, refused) = (instruction.ip(), compiled || class == Class::Escape);

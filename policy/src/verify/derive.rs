@@ -1,5 +1,5 @@
-//! The facts that a policy makes, derived from `docs/policy.md` a second time: this module shares nothing with the
-//! compiler's plan, emitter or bindings, whose errors it is to find.
+//! The facts that a policy makes, derived from `docs/policy.md` a second time: this module shares
+//! nothing with the compiler's plan, emitter or bindings, whose errors it is to find.
 
 use std::collections::BTreeMap;
 
@@ -60,7 +60,8 @@ struct OneWay {
     line: u32,
 }
 
-/// Derives the facts. `lines` adds the lines of the capabilities, which only the policy's own file has.
+/// Derives the facts. `lines` adds the lines of the capabilities, which only the policy's own file
+/// has.
 pub(super) fn derive(text: &Text, lines: bool) -> Result<Derived, String> {
     let mut deriver = Deriver {
         text,

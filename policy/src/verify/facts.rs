@@ -1,4 +1,5 @@
-//! What tables say, as facts with names in place of numbers, so that two sets of them can be compared.
+//! What tables say, as facts with names in place of numbers, so that two sets of them can be
+//! compared.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,6 @@
-//! The form of the file by itself, without the seal, which would find most changes too: each byte that only says where
-//! something is has one value, and what is read of a file is what Xen loads of it.
+//! The form of the file by itself, without the seal, which would find most changes too: each byte
+//! that only says where something is has one value, and what is read of a file is what Xen loads of
+//! it.
 
 use std::borrow::Cow;
 
@@ -53,7 +54,8 @@ impl Random {
     }
 }
 
-/// The places of a file's bytes that no segment, section or seal has for its own: headers, names of sections, gaps.
+/// The places of a file's bytes that no segment, section or seal has for its own: headers, names of
+/// sections, gaps.
 fn structure(file: &[u8]) -> Vec<usize> {
     let image = accepted(file).expect("the image that nobody changed");
     let mut own = vec![false; file.len()];
@@ -69,8 +71,8 @@ fn structure(file: &[u8]) -> Vec<usize> {
     (0..file.len()).filter(|at| !own[*at]).collect()
 }
 
-/// What the form leaves to what is behind it: of a segment the flags and the virtual address, which `layout` compares
-/// with the tables.
+/// What the form leaves to what is behind it: of a segment the flags and the virtual address, which
+/// `layout` compares with the tables.
 fn is_meaning(file: &[u8], at: usize) -> bool {
     let headers = 64 + usize::from(u16::from_le_bytes([file[56], file[57]])) * 56;
     (64 + 56..headers).contains(&at) && matches!((at - 64) % 56, 4..8 | 16..24)
@@ -118,7 +120,8 @@ fn varied(original: &[u8], random: &mut Random) -> Vec<u8> {
         if load.write && random.below(2) == 0 {
             memory = memory.next_multiple_of(4096) + 4096 * random.below(4) as u64;
         }
-        // Of the kernel the addresses go together, and only the tables and what is behind them may move on.
+        // Of the kernel the addresses go together, and only the tables and what is behind them may
+        // move on.
         let distance = load.address.wrapping_sub(load.physical);
         let identical = load.address == load.physical || load.in_kernel_half();
         let virtual_address = if identical { next.wrapping_add(distance) } else { load.address };

@@ -1,4 +1,5 @@
-//! The image as an ELF file: what a loader would put where, and whether anything is in it that nothing accounts for.
+//! The image as an ELF file: what a loader would put where, and whether anything is in it that
+//! nothing accounts for.
 
 use cloister_caps::abi::KERNEL_OFFSET;
 use object::elf;
@@ -19,8 +20,9 @@ const UPPER_HALF: u64 = 0xFFFF_8000_0000_0000;
 const MAX_PHYSICAL: u64 = 1 << 30;
 /// The first eight bytes of the capability tables.
 const MAGIC: &[u8; 8] = b"CLOISTER";
-/// The note by which Xen finds the PVH entry point, but for the entry point (`XEN_ELFNOTE_PHYS32_ENTRY`, `elfnote.h`):
-/// bytes of the name, bytes of the content, type 18, name.
+/// The note by which Xen finds the PVH entry point, but for the entry point
+/// (`XEN_ELFNOTE_PHYS32_ENTRY`, `elfnote.h`): bytes of the name, bytes of the content, type 18,
+/// name.
 const PVH_NOTE: &[u8; 16] = b"\x04\0\0\0\x04\0\0\0\x12\0\0\0Xen\0";
 
 /// A segment that a loader puts into memory.
@@ -98,7 +100,8 @@ impl<'a> Image<'a> {
         if header.e_type(endian) != elf::ET_EXEC {
             return Err(Unusable::OtherProgram("is not linked at fixed addresses".into()));
         }
-        // The number as it is in the header: Xen does not know that 0xffff may stand for a number that is elsewhere.
+        // The number as it is in the header: Xen does not know that 0xffff may stand for a number
+        // that is elsewhere.
         let count = header.e_phnum(endian);
         if usize::from(count) > MAX_LOADS + 1 {
             return Err(Unusable::OtherProgram(format!("has {count} program headers, and an image has few")));
@@ -171,7 +174,8 @@ impl<'a> Image<'a> {
         self.check_rest(&mut error);
     }
 
-    /// Each segment begins with the page behind the one before: no page is of two, and none is between them.
+    /// Each segment begins with the page behind the one before: no page is of two, and none is
+    /// between them.
     fn check_order(&self, error: &mut impl FnMut(String)) {
         for pair in self.loads.windows(2) {
             let [one, other] = pair else { continue };
@@ -222,7 +226,8 @@ impl<'a> Image<'a> {
         }
     }
 
-    /// Nothing but the kernel's own data is loaded writable: the kernel copies what services may write.
+    /// Nothing but the kernel's own data is loaded writable: the kernel copies what services may
+    /// write.
     fn check_rest(&self, error: &mut impl FnMut(String)) {
         let text = self.loads.iter().filter(|load| load.execute);
         let text = text.fold(0_u64, |sum, load| sum.saturating_add(load.memory));
@@ -319,9 +324,9 @@ fn load<'a>(segment: &elf::ProgramHeader64<LittleEndian>, file: &'a [u8]) -> Res
     if whole { Ok(load) } else { Err(cut()) }
 }
 
-/// Returns the seal, the SBOM and the inventory of `unsafe`, as far as they are there. The numbers of sections and of the
-/// names' section are taken as they are in the header, where both are small: so neither the sections nor the names that
-/// are read can be many.
+/// Returns the seal, the SBOM and the inventory of `unsafe`, as far as they are there. The numbers
+/// of sections and of the names' section are taken as they are in the header, where both are small:
+/// so neither the sections nor the names that are read can be many.
 fn attached<'a>(header: &Header, file: &'a [u8]) -> Result<[Option<Section<'a>>; 3], Unusable> {
     let endian = LittleEndian;
     let (count, names) = (usize::from(header.e_shnum(endian)), usize::from(header.e_shstrndx(endian).0));

@@ -1,4 +1,5 @@
-//! Whether the parts of the image lie where the tables say, and whether the tables account for every part.
+//! Whether the parts of the image lie where the tables say, and whether the tables account for
+//! every part.
 
 use std::collections::BTreeMap;
 
@@ -36,8 +37,8 @@ pub(super) const SECTIONS: [(&str, usize); 10] = [
 /// The number of the section of names.
 const NAMES: usize = 8;
 
-/// Checks the form of the tables as bytes: sections one behind the other, nothing between or behind them, each name once.
-/// Answers their length.
+/// Checks the form of the tables as bytes: sections one behind the other, nothing between or behind
+/// them, each name once. Answers their length.
 pub(super) fn blob(bytes: &[u8], tables: &Tables<'_>, findings: &mut Vec<Finding>) -> u64 {
     let mut error = |message: String| findings.push(Finding::error("tables", message));
     let word = |at: usize| {
@@ -63,7 +64,8 @@ pub(super) fn blob(bytes: &[u8], tables: &Tables<'_>, findings: &mut Vec<Finding
     length as u64
 }
 
-/// The names tile their section, each used for one text; and each is short, and of the characters of names.
+/// The names tile their section, each used for one text; and each is short, and of the characters
+/// of names.
 fn names(tables: &Tables<'_>, length: usize, error: &mut impl FnMut(String)) {
     let all = tables
         .services()
@@ -100,7 +102,8 @@ fn names(tables: &Tables<'_>, length: usize, error: &mut impl FnMut(String)) {
     }
 }
 
-/// Checks where the programs of the services lie, and that nothing else is in the image. Answers the programs.
+/// Checks where the programs of the services lie, and that nothing else is in the image. Answers
+/// the programs.
 pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict: &mut Verdict) -> Vec<Program<'a>> {
     let mut programs = Vec::new();
     verdict.parts.push(kernel_part(image));
@@ -256,8 +259,8 @@ fn check_pages(name: &str, own: &[Segment], findings: &mut Vec<Finding>) {
     }
 }
 
-/// Constants, text, data, in this order (`services/runtime/link.ld`): the image itself does not tell which of its
-/// pages are copied to be written.
+/// Constants, text, data, in this order (`services/runtime/link.ld`): the image itself does not
+/// tell which of its pages are copied to be written.
 fn check_order(name: &str, own: &[Segment], findings: &mut Vec<Finding>) {
     let mut sorted: Vec<&Segment> = own.iter().collect();
     sorted.sort_by_key(|segment| segment.address);

@@ -1,10 +1,12 @@
-//! Verifying an image: from the ELF file alone, are its form, its tables, its rules and the bounds of its programs those
-//! of the policy that it carries? Not whether its code is the code that was reviewed: the verdict says so.
+//! Verifying an image: from the ELF file alone, are its form, its tables, its rules and the bounds
+//! of its programs those of the policy that it carries? Not whether its code is the code that was
+//! reviewed: the verdict says so.
 //!
 //! The file has one form (`canonical`), so that Xen reads what was read here.
 //!
-//! The tables are read as the kernel reads them, by `Tables::parse`. What they must say is derived from the embedded
-//! policy text by a second path (`text`, `derive`), and compared fact by fact in both directions.
+//! The tables are read as the kernel reads them, by `Tables::parse`. What they must say is derived
+//! from the embedded policy text by a second path (`text`, `derive`), and compared fact by fact in
+//! both directions.
 
 mod attached;
 mod canonical;
@@ -32,8 +34,8 @@ pub use verdict::{
 
 /// Verifies an image.
 ///
-/// What is wrong with the form of the file, of the tables or of the layout ends the work: what is behind it was not
-/// looked at, and the verdict says so.
+/// What is wrong with the form of the file, of the tables or of the layout ends the work: what is
+/// behind it was not looked at, and the verdict says so.
 ///
 /// # Errors
 /// The file is no image, or not one that this verifier knows.
@@ -59,8 +61,8 @@ pub fn verify(file: &[u8], against: &Against<'_>) -> Result<Verdict, Unusable> {
 }
 
 impl Verdict {
-    /// Checks the tables, and what they describe. Returns `false` if something is so wrong that the rest was not
-    /// looked at.
+    /// Checks the tables, and what they describe. Returns `false` if something is so wrong that the
+    /// rest was not looked at.
     fn tables(&mut self, image: &Image<'_>, against: &Against<'_>) -> Result<bool, Unusable> {
         let bytes = image.tables().map(|load| load.bytes).unwrap_or_default();
         let tables = match Tables::parse(bytes) {

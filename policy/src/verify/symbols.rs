@@ -1,6 +1,6 @@
-//! The symbols of a program, from its own ELF file beside the image: do they reach only what its service holds? The
-//! image itself carries none. What the compiler has inlined has no symbol any more; so this finds code that should not
-//! be there, and does not prove that there is none.
+//! The symbols of a program, from its own ELF file beside the image: do they reach only what its
+//! service holds? The image itself carries none. What the compiler has inlined has no symbol any
+//! more; so this finds code that should not be there, and does not prove that there is none.
 
 use cloister_caps::Kind;
 use cloister_caps::tables::Tables;
@@ -12,8 +12,8 @@ use crate::image_limits::{MAX_ERRORS, MAX_SYMBOL_NAMES};
 
 /// Crates of ours that every program may contain.
 const COMMON: [&str; 3] = ["caps", "interfaces", "runtime"];
-/// Types of `cloister_interfaces::capability`, by what must be held for their use. The runtime's panic message uses the
-/// console whether there is one or not.
+/// Types of `cloister_interfaces::capability`, by what must be held for their use. The runtime's
+/// panic message uses the console whether there is one or not.
 const TYPES: [(&str, Kind); 6] = [
     ("Clock", Kind::Clock),
     ("Entropy", Kind::Entropy),

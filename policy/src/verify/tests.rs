@@ -1,5 +1,5 @@
-//! The exhaustive test of the comparison, by itself: without the seal, which finds every bit too, and without the scan
-//! of the code, which finds a moved entry point.
+//! The exhaustive test of the comparison, by itself: without the seal, which finds every bit too,
+//! and without the scan of the code, which finds a moved entry point.
 
 use cloister_caps::tables::{Section, Tables};
 use sha2::{Digest, Sha256};
@@ -56,7 +56,8 @@ fn undecided(file: &[u8]) -> Vec<usize> {
     out
 }
 
-/// What the policy does not say, since it is the linker's: where a program starts, and how long its data is.
+/// What the policy does not say, since it is the linker's: where a program starts, and how long its
+/// data is.
 #[test]
 fn every_flipped_bit_of_the_tables_that_the_policy_decides_is_found_by_comparing() {
     let file = image();
@@ -65,7 +66,8 @@ fn every_flipped_bit_of_the_tables_that_the_policy_decides_is_found_by_comparing
     for service in 0..3 {
         // Its entry point, which the scan of the code checks.
         allowed.extend((0..8).map(|byte| first_service + service * 36 + byte));
-        // Of its third segment the lengths in the file and in memory, within the page and within its 16 MiB.
+        // Of its third segment the lengths in the file and in memory, within the page and within
+        // its 16 MiB.
         let segment = 128 + 3 * 36 + (service * 3 + 2) * 34;
         allowed.extend((0..2).map(|byte| segment + 18 + byte));
         allowed.extend((0..3).map(|byte| segment + 26 + byte));

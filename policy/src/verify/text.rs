@@ -1,5 +1,6 @@
-//! A second reader of policies: of the text that an image carries, and of a file to compare it with. It knows
-//! nothing of the compiler's reader, and takes nothing for granted: what it does not understand it says.
+//! A second reader of policies: of the text that an image carries, and of a file to compare it
+//! with. It knows nothing of the compiler's reader, and takes nothing for granted: what it does not
+//! understand it says.
 
 use std::collections::BTreeMap;
 

@@ -44,7 +44,8 @@ pub enum Severity {
 pub struct Finding {
     /// How serious it is.
     pub severity: Severity,
-    /// What it is about: `elf`, `tables`, `policy`, `layout`, `data`, `code`, `attached`, `seal`, `symbols` or `verify`.
+    /// What it is about: `elf`, `tables`, `policy`, `layout`, `data`, `code`, `attached`, `seal`,
+    /// `symbols` or `verify`.
     pub about: &'static str,
     /// What it is.
     pub message: String,
@@ -86,13 +87,15 @@ pub struct Hit {
     pub address: u64,
     /// Its mnemonic.
     pub mnemonic: String,
-    /// Whether the compiled code has it; otherwise it appears only when executed from the middle of another instruction.
+    /// Whether the compiled code has it; otherwise it appears only when executed from the middle of
+    /// another instruction.
     pub compiled: bool,
     /// Whether it is an error.
     pub refused: bool,
 }
 
-/// Instructions that appear only when executed from the middle of another, and are of no use to a service.
+/// Instructions that appear only when executed from the middle of another, and are of no use to a
+/// service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unaligned {
     /// The service.
@@ -110,7 +113,8 @@ pub struct Unaligned {
 pub struct Part {
     /// The service, or `kernel`.
     pub name: String,
-    /// SHA-256 of its segments, each with its address, flags and sizes: equal in two images if the program is.
+    /// SHA-256 of its segments, each with its address, flags and sizes: equal in two images if the
+    /// program is.
     pub hash: [u8; 32],
     /// Bytes that it takes in the image.
     pub bytes: u64,
@@ -133,7 +137,8 @@ pub struct Against<'a> {
 pub struct Verdict {
     /// Errors first.
     pub findings: Vec<Finding>,
-    /// Instructions that a service does not need: those that are refused, and the first of the others.
+    /// Instructions that a service does not need: those that are refused, and the first of the
+    /// others.
     pub hits: Vec<Hit>,
     /// How many instructions of no use there are in the middle of others, by service and mnemonic.
     pub unaligned: Vec<Unaligned>,
