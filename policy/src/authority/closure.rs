@@ -1,4 +1,4 @@
-//! Every right of every subject, forward from the rules.
+//! Computes every right of every subject, forward from the rules.
 
 use cloister_caps::tables::{Access, AfterLimit};
 
@@ -6,8 +6,7 @@ use super::operation::effects;
 use super::{Index, Object, Op, Right, Rule, Subject};
 use crate::model::{Policy, Service, Source};
 
-/// The closure, in the order of subjects, objects and operations; each right once, in its largest
-/// amount.
+/// Returns the closure in the order of subjects, objects and operations: each right once, with its largest amount.
 pub(crate) fn closure(policy: &Policy, index: &Index) -> Vec<Right> {
     let mut closure = Closure { policy, index, rights: Vec::new() };
     for service in 0..policy.services.items.len() {
@@ -82,7 +81,7 @@ impl Closure<'_> {
                 Source::CommandLine => self.push(subject, object, Op::FromCommandLine, 1, &with_region),
                 Source::XenStoreRing => self.push(subject, object, Op::FromXenStoreRing, 1, &with_region),
             }
-            if how.writes() && !self.index.emptied(self.policy, *region) {
+            if how.writes() && !self.index.cleared_on_restart(self.policy, *region) {
                 self.push(subject, object, Op::Keep, 1, &with_region);
             }
         }
@@ -118,7 +117,7 @@ impl Closure<'_> {
         self.policy.grants.items.get(grant).map_or(0, |item| u64::from(item.body.pages.value))
     }
 
-    /// What a service causes by asking: see [`effects`].
+    /// Adds what a service causes by asking: see [`effects`].
     fn delegated(&mut self, position: usize) {
         let index = self.index;
         let asks = index.services.get(position).map_or(&[][..], |around| &around.asks);
@@ -127,7 +126,7 @@ impl Closure<'_> {
         }
     }
 
-    /// What `subject` causes when `client` asks by the last queue of `way`.
+    /// Adds what `subject` causes when `client` asks by the last queue of `way`.
     fn by_asking(&mut self, subject: usize, client: usize, way: &[Rule]) {
         let (policy, index) = (self.policy, self.index);
         let Some(Rule::Queue(queue)) = way.last().copied() else { return };
@@ -171,7 +170,7 @@ impl Closure<'_> {
         }
     }
 
-    /// What the world around the image can do.
+    /// Adds the rights of the subjects outside the image.
     fn outside(&mut self) {
         let (policy, index) = (self.policy, self.index);
         for (position, granted) in index.grants.iter().enumerate() {
@@ -205,8 +204,7 @@ impl Closure<'_> {
     }
 }
 
-/// The most pages that a region can have. A module has as many as the toolstack gives it: one
-/// stands for them.
+/// Returns the largest size of a region, in pages. A module has any size, which 1 stands for.
 pub(crate) fn pages(source: Source) -> u64 {
     match source {
         Source::Fixed { pages } => u64::from(pages),
@@ -215,7 +213,7 @@ pub(crate) fn pages(source: Source) -> u64 {
     }
 }
 
-/// What a service has of processor, stack and restarts.
+/// Returns a service's amounts of processor time, stack and restarts.
 pub(crate) fn own_amounts(service: &Service) -> [(Op, u64); 5] {
     let (budget, period) = (u64::from(service.budget_us.value), u64::from(service.period_us.value));
     [

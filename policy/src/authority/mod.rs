@@ -1,10 +1,9 @@
-//! The effective authority of a policy: who can do what to which object, directly or by asking
-//! others, and by which rules. docs/policy.md, "Authority", states the semantics; this module is
-//! that page in code.
+//! The effective authority of a policy: who can do what to which object, directly or by asking others,
+//! and by which rules. docs/policy.md, "Authority", defines it; this module implements that page.
 //!
-//! [`closure`] lists every right by going forward from the rules; [`search`] answers one question
-//! by going back from it, with the rules on the way. The two share no more than [`index`], and a
-//! property test compares them.
+//! [`closure`] lists every right, forward from the rules. [`search`] answers one question, backward
+//! from the object, with the rules that give the right. The two share only [`index`], and a property
+//! test compares them.
 
 pub(crate) mod closure;
 pub(crate) mod index;
@@ -19,17 +18,17 @@ pub(crate) use index::Index;
 pub(crate) use operation::{Hypercall, Op};
 pub(crate) use vocabulary::{Object, Rule, Subject};
 
-/// One right of the closure.
+/// A right of the closure.
 #[derive(Clone, Debug)]
 pub(crate) struct Right {
-    /// Who has it.
+    /// The subject that has it.
     pub subject: Subject,
-    /// To what.
+    /// The object.
     pub object: Object,
-    /// What it allows.
+    /// The operation that it allows.
     pub op: Op,
-    /// How much of it, in the unit of [`Op::unit`]; 1 where there is no more or less.
+    /// The amount, in the unit of [`Op::unit`]; 1 if the operation has no amount.
     pub amount: u64,
-    /// The rules that give it, in the order in which it is exercised.
+    /// The rules that give it, in the order in which they are used.
     pub path: Vec<Rule>,
 }

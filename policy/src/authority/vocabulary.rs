@@ -1,6 +1,6 @@
-//! Who can do what to what, and by which rule: the terms that the whole module shares.
+//! Subjects, objects and rules: the terms that the whole module shares.
 
-/// Who can do something. Services and domains by their position in the policy.
+/// A subject: it can do something. Services and domains are given by their position in the policy.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Subject {
     /// A service of the image.
@@ -9,20 +9,20 @@ pub(crate) enum Subject {
     Domain(usize),
     /// The XenStore daemon.
     XenStoreDaemon,
-    /// What creates the domain: it gives the boot module and the command line.
+    /// The toolstack, which creates the domain and provides the boot module and the command line.
     Toolstack,
 }
 
-/// To what something is done.
+/// An object: something can be done to it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Object {
     /// The guest's console.
     Console,
     /// The clocks.
     Clock,
-    /// The random generator.
+    /// The generator of random bits.
     Entropy,
-    /// The domain's life.
+    /// The power state of the domain.
     Power,
     /// Facts about the image.
     Info,
@@ -44,7 +44,7 @@ pub(crate) enum Object {
     Program(usize),
 }
 
-/// The rule of the policy that a step of a path rests on.
+/// A rule of the policy, as a step of a path.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Rule {
     /// The entry of a service.

@@ -1,4 +1,4 @@
-//! A policy's rights in a vocabulary that two policies have in common.
+//! A policy's rights in terms that two policies have in common.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,8 +17,10 @@ pub(super) enum Who {
     Toolstack,
 }
 
-/// An object. Queues are known by the service at the other end, grants by their region, paths by
-/// what they are from the root on: their names in the policy do not matter.
+/// An object.
+///
+/// Queues are given by the service at the other end, grants by their region, paths by the full path:
+/// their names in the policy do not matter.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum What {
     Fixed(Object),
@@ -36,13 +38,13 @@ pub(super) type Key = (Who, What, Op);
 /// Every right.
 pub(super) type Facts = BTreeMap<Key, Right>;
 
-/// The ids at which an entry of `[domains]` of either policy starts, or has ended.
+/// Returns the ids at which an entry of `[domains]` of either policy starts, and those just after its end.
 pub(super) fn cuts(policies: [&Sound; 2]) -> BTreeSet<u32> {
     let items = policies.into_iter().flat_map(|sound| &sound.policy.domains.items);
     items.flat_map(|item| [u32::from(item.body.first), u32::from(item.body.last) + 1]).collect()
 }
 
-/// The facts of a policy.
+/// Returns the facts of a policy.
 pub(super) fn facts(sound: &Sound, numbers: &Numbers, cuts: &BTreeSet<u32>) -> Facts {
     let mut facts = Facts::new();
     for right in closure(&sound.policy, &sound.index) {
@@ -97,7 +99,7 @@ fn what(sound: &Sound, numbers: &Numbers, right: &Right) -> Option<What> {
     })
 }
 
-/// The facts of `these` that `those` do not have, or have less of; each with the lesser amount.
+/// Returns the facts of `these` that `those` lack, or have with a smaller amount; each with that amount.
 pub(super) fn beyond<'a>(these: &'a Facts, those: &Facts) -> Vec<(&'a Key, &'a Right, u64)> {
     let mut found = Vec::new();
     for (key, right) in these {
@@ -110,7 +112,7 @@ pub(super) fn beyond<'a>(these: &'a Facts, those: &Facts) -> Vec<(&'a Key, &'a R
     found
 }
 
-/// Whether a rule for a path above gives it.
+/// Returns `true` if a rule for a path above gives the right.
 fn covered(key: &Key, facts: &Facts) -> bool {
     let (who, What::Path(path), op) = key else { return false };
     let start = (*who, What::Path(String::new()), Op::Read);

@@ -1,4 +1,4 @@
-//! What changed between two policies, in what they allow rather than in what they say.
+//! Compares two policies by what they allow, not by their text.
 
 mod facts;
 mod matching;
@@ -16,22 +16,22 @@ use crate::sound::{Sound, Step};
 use facts::{Key, What, Who};
 use matching::Numbers;
 
-/// How one policy's authority stands to another's.
+/// The relation of one policy's authority to another's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
-    /// The new one allows what the old one does.
+    /// The new policy allows the same.
     Equivalent,
-    /// The new one allows more.
+    /// The new policy allows more.
     Widening,
-    /// The new one allows less.
+    /// The new policy allows less.
     Narrowing,
-    /// The new one allows more of one thing and less of another.
+    /// The new policy allows more of one thing and less of another.
     Incomparable,
 }
 
 impl Class {
-    /// The word for it.
+    /// Returns the word for it.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -57,7 +57,7 @@ impl Class {
 pub struct Witness {
     /// The question to the old policy, in its names; `None` if it has no such subject or object.
     pub old_question: Option<String>,
-    /// The amount in its answer; 0 is no.
+    /// The amount in its answer; 0 means no.
     pub old_amount: u64,
     /// The question to the new policy, in its names.
     pub new_question: Option<String>,
@@ -70,28 +70,28 @@ pub struct Witness {
 pub struct Change {
     /// Widening or narrowing.
     pub class: Class,
-    /// Who.
+    /// The subject; a range of domains by its first and its last.
     pub subject: String,
-    /// What can be done, in the policy that gives more.
+    /// The right as a sentence, in the policy that gives more.
     pub sentence: String,
-    /// What the amounts count.
+    /// The unit of the amounts.
     pub unit: &'static str,
-    /// The question that shows it.
+    /// The question that shows the change.
     pub witness: Witness,
     /// The rules that give the right, in the policy that gives more.
     pub path: Vec<Step>,
 }
 
-/// What two policies differ in.
+/// The difference of two policies.
 #[derive(Clone, Debug, Serialize)]
 pub struct Difference {
     /// All changes together.
     pub class: Class,
-    /// The class of what changed for each subject.
+    /// The class of the changes for each subject.
     pub subjects: Vec<(String, Class)>,
-    /// Each right, widenings first.
+    /// The changed rights, widenings first.
     pub changes: Vec<Change>,
-    /// What has another name now, which changes nothing: what it is, the old name, the new one.
+    /// Entries with a new name, which changes nothing: the kind of entry, the old name, the new one.
     pub renamed: Vec<(&'static str, String, String)>,
     /// Assertions that only the old policy has.
     pub assertions_dropped: Vec<String>,
@@ -213,7 +213,7 @@ impl<'a> Comparison<'a> {
         found
     }
 
-    /// The assertions that only one of the policies has, in the new names.
+    /// Returns the assertions that only one of the policies has, in the new names.
     fn assertions(&self, renamed: &[(&'static str, String, String)]) -> (Vec<String>, Vec<String>) {
         let names: HashMap<&str, &str> = renamed.iter().map(|(_, old, new)| (old.as_str(), new.as_str())).collect();
         let claims = |sound: &Sound, names: &HashMap<&str, &str>| -> BTreeSet<String> {
@@ -241,7 +241,7 @@ fn renames<T>(
     }
 }
 
-/// A claim in one line, with other names where there are others.
+/// Returns a claim in one line, with new names for renamed entries.
 fn claim_text(claim: &Claim, names: &HashMap<&str, &str>) -> String {
     // A name stands alone, or before the dot of an operation.
     let rename = |word: &mut Spanned<String>| {
@@ -299,7 +299,7 @@ impl Side<'_> {
         }
     }
 
-    /// The object as a question to this policy has it.
+    /// Returns the name of an object as in a question to this policy.
     fn object(&self, who: Who, what: &What, op: crate::authority::Op) -> Option<String> {
         let region = |number: &usize| self.numbers.regions.iter().position(|own| own == number);
         let object = match what {
@@ -328,7 +328,7 @@ impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.class.word())?;
         for (what, old, new) in &self.renamed {
-            writeln!(f, "  equivalent: the {what} {old} is {new} now")?;
+            writeln!(f, "  equivalent: the {what} {old} is now {new}")?;
         }
         for (subject, class) in &self.subjects {
             writeln!(f, "  {}: what {subject} can do", class.word())?;

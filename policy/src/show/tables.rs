@@ -91,7 +91,7 @@ fn regions(sound: &Sound) -> Table {
             let own = item.body.map.iter().filter(|entry| entry.how.value.writes() == writes);
             own.map(|entry| entry.service.value.as_str()).collect::<Vec<_>>().join(", ")
         };
-        let after = if sound.index.emptied(&sound.policy, position) { "emptied" } else { "kept" };
+        let after = if sound.index.cleared_on_restart(&sound.policy, position) { "cleared" } else { "kept" };
         vec![item.name.value.clone(), source, how(true), how(false), after.into(), line(sound, Rule::Region(position))]
     });
     Table {
