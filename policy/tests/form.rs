@@ -122,13 +122,13 @@ mod of_segments {
         virtual_address_of_data: of_segment(15, 18), [0x50] => "linked elsewhere";
         virtual_address_of_the_kernel: of_segment(2, 18), [0x20] => "is not loaded where it is linked";
         physical_address: of_segment(2, 25), [0x40] => "overlap, or are not in order";
-        physical_address_in_a_gap: of_segment(15, 26), [0x20] => "there is room between";
+        physical_address_in_a_gap: of_segment(15, 26), [0x20] => "there are pages between";
         bytes_in_the_file: of_segment(2, 33), [0x08] => "is not whole pages of the file";
         more_bytes_than_memory: of_segment(2, 34), [0x01] => "does not fit the file";
         no_memory: of_segment(2, 33), [0, 0, 0, 0, 0, 0, 0, 0] => "is not whole pages of the file";
         more_memory_of_text: of_segment(2, 41), [0x20] => "has memory without bytes";
         more_memory_of_data: of_segment(4, 41), [0x60] => "overlap";
-        less_memory_of_data: of_segment(4, 41), [0x40] => "there is room between";
+        less_memory_of_data: of_segment(4, 41), [0x40] => "there are pages between";
         alignment: of_segment(2, 48), [8] => FORM;
         no_alignment: of_segment(2, 48), [0, 0] => FORM;
         text_that_is_not_executable: of_segment(2, 4), [4] => "the kernel's segments are RX, R, R, RW";
@@ -234,7 +234,7 @@ fn something_between_headers_and_segments() {
 #[test]
 fn something_behind_the_end() {
     for tail in [&[0][..], b"more", &[0; 4096]] {
-        is_refused(&changed(|file| file.extend(tail)), "bytes behind the end of the image");
+        is_refused(&changed(|file| file.extend(tail)), "bytes after the end of the image");
     }
     let short = changed(|file| file.truncate(file.len() - 1));
     assert!(!refused(&short).is_empty());
@@ -387,7 +387,7 @@ mod of_inventories {
         };
         assert!(small.len() < size);
         put(&mut shorter, at, &small);
-        is_refused(&sealed(shorter, seal), "there is something behind its end");
+        is_refused(&sealed(shorter, seal), "there is something after its end");
     }
 
     #[test]
@@ -432,7 +432,7 @@ mod of_programs {
     fn eight_mebibytes_of_an_instruction_that_faults() {
         let verdict = verify(&with_text(|_| 0xF4, 8 << 20), &Against::default()).unwrap();
         assert!(verdict.findings.len() < 300 && verdict.hits.len() < 300, "{}", verdict.hits.len());
-        assert!(verdict.text().contains("the rest of it was not looked at"));
+        assert!(verdict.text().contains("the rest of it was not checked"));
     }
 
     #[test]

@@ -241,7 +241,7 @@ mod of_tables {
             let reset = region.clear_on_restart == 1;
             region.clear_on_restart = 0;
             reset
-        })) => "the emptying at a restart is false;";
+        })) => "the clearing at a restart is false;";
         queue_with_another_receiver_bit: tables(|blob| blob.change::<Queue>(QUEUES, |queue| {
             queue.receiver_bit = 40;
             true
@@ -333,7 +333,7 @@ mod of_tables {
         something_behind_the_tables: tables(|blob| {
             let at = blob.start + blob.word(12);
             blob.file[at + 3] = 1;
-        }) => "there is something behind the tables";
+        }) => "there is something after the tables";
         sections_apart: tables(|blob| {
             let at = blob.start + 48 + 7 * 8;
             let ports = blob.word(48 + 7 * 8);
@@ -430,7 +430,7 @@ mod of_code {
         wrpkru_within_an_instruction: text(&[0xB8, 0x0F, 0x01, 0xEF, 0x00]) => "would execute `wrpkru` at 0x2001101";
         xrstor: text(&[0x0F, 0xAE, 0x28]) => "the compiled code has `xrstor`";
         second_system_call: text(&[0x0F, 0x05, 0x90]) => "manager: the compiled code has `syscall` at 0x2001100";
-        second_stub: text(&[0x0F, 0x05, 0xC3]) => "manager: the text holds `syscall` in 2 places, the second at 0x2001100";
+        second_stub: text(&[0x0F, 0x05, 0xC3]) => "manager: the text contains `syscall` in 2 places, the second at 0x2001100";
         software_interrupt: text(&[0xCD, 0x80]) => "the compiled code has `int` at";
         sysenter: text(&[0x0F, 0x34]) => "the compiled code has `sysenter` at";
         write_of_cr3: text(&[0x0F, 0x22, 0xD8]) => "the compiled code has `mov cr3` at";
@@ -482,7 +482,7 @@ mod of_code {
         assert!(
             verdict
                 .text()
-                .contains("manager: in the middle of instructions, of no use in ring 3: cli 1, in 1, syscall 1")
+                .contains("manager: in the middle of instructions, useless in ring 3: cli 1, in 1, syscall 1")
         );
     }
 

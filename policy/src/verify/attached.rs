@@ -1,5 +1,5 @@
-//! What the packer attaches to an image in sections that no segment loads: the seal, the SBOM and
-//! the inventory of `unsafe`. They cost the guest no memory, and the kernel does not know of them.
+//! Checks the sections that no segment loads: the seal, the bill of materials (SBOM) and the inventory
+//! of `unsafe`. They take no memory of the guest, and the kernel does not read them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -38,7 +38,7 @@ pub(super) fn check(image: &Image<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// Checks the seal, and takes the hash of the file on the way: all of it is read once for both.
+/// Checks the seal, and computes the hash of the file in the same pass.
 fn check_seal(image: &Image<'_>, verdict: &mut Verdict) {
     let place = image.seal.and_then(|seal| {
         let start = usize::try_from(seal.offset).ok()?;
@@ -54,7 +54,7 @@ fn check_seal(image: &Image<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// Reads a stream that is all there is, and of no more than the largest inventory.
+/// Decompresses an inventory. The stream must end where the section ends, and be no larger than the limit.
 fn inflated(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     let mut decoder = ZlibDecoder::new(bytes);
@@ -62,23 +62,22 @@ fn inflated(bytes: &[u8]) -> Result<Vec<u8>, String> {
         .by_ref()
         .take(MAX_INVENTORY + 1)
         .read_to_end(&mut out)
-        .map_err(|error| format!("it is no zlib stream: {error}"))?;
+        .map_err(|error| format!("it is not a zlib stream: {error}"))?;
     if out.len() as u64 > MAX_INVENTORY {
         return Err(format!("it has more than {MAX_INVENTORY} bytes"));
     }
     if decoder.total_in() != bytes.len() as u64 {
-        return Err("there is something behind its end".into());
+        return Err("there is something after its end".into());
     }
     Ok(out)
 }
 
-/// Returns `true` for what an inventory is made of: the characters of ASCII that are shown, and
-/// spaces, tabs and ends of lines between them.
+/// Returns `true` for characters of an inventory: visible ASCII, spaces, tabs and ends of lines.
 fn is_shown(c: char) -> bool {
     c.is_ascii_graphic() || matches!(c, ' ' | '\t' | '\n')
 }
 
-/// Any JSON, of whose strings and keys each character is shown as it is.
+/// Any JSON in which each character of the strings and keys is visible.
 struct Shown;
 
 impl<'de> Deserialize<'de> for Shown {
@@ -132,14 +131,14 @@ impl<'de> Visitor<'de> for Shown {
     }
 }
 
-/// A name or a version: what is printed in a line.
+/// A name or a version, which is printed in a line.
 struct Word(String);
 
 impl<'de> Deserialize<'de> for Word {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         if text.is_empty() || text.len() > MAX_WORD || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            let reason = format_args!("a name or version is not 1 to {MAX_WORD} characters of ASCII that are shown");
+            let reason = format_args!("a name or version is not 1 to {MAX_WORD} visible characters of ASCII");
             return Err(de::Error::custom(reason));
         }
         Ok(Word(text))
@@ -147,11 +146,10 @@ impl<'de> Deserialize<'de> for Word {
 }
 
 fn hidden(c: char) -> String {
-    format!("it has the character {}, which is not one of ASCII that is shown", c.escape_unicode())
+    format!("it has the character {}, which is not visible ASCII", c.escape_unicode())
 }
 
-/// Reads JSON: all of it as text that is shown, as it is written and as it is meant, and then what
-/// is looked for.
+/// Reads JSON. First checks that all its characters are visible, both as written and after unescaping.
 fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
     if let Some(c) = text.chars().find(|c| !is_shown(*c)) {
@@ -183,7 +181,7 @@ struct Listed {
 fn read_sbom(bytes: &[u8]) -> Result<(String, Vec<Component>), String> {
     let sbom: Sbom = read_json(bytes)?;
     if sbom.bom_format.0 != "CycloneDX" {
-        return Err("its format is another".into());
+        return Err("it has another format".into());
     }
     few(&sbom.components)?;
     let read = |listed: Listed| Component { name: listed.name.0, version: listed.version.0 };
@@ -192,9 +190,10 @@ fn read_sbom(bytes: &[u8]) -> Result<(String, Vec<Component>), String> {
 }
 
 impl Inventory {
-    /// What of the inventories does not agree with the programs of the policy, or with each other:
-    /// each has every program, and every crate once, of one version or of several; and if both are
-    /// there, they have the same crates.
+    /// Returns where the inventories disagree with the programs of the policy, or with each other.
+    ///
+    /// Each must have every program, and each version of a crate once. If both are there, they must have
+    /// the same crates.
     pub(super) fn contradictions(&self, programs: &[String]) -> Vec<Finding> {
         const OF_SBOM: &str = "the SBOM does not list";
         const OF_UNSAFE: &str = "the inventory of `unsafe` does not count";
@@ -210,9 +209,12 @@ impl Inventory {
                 }
             }
         }
-        let said = self.unsafe_uses.iter().flatten().filter(|item| item.forbids && item.counts != [0; 4]);
-        for item in said.take(MAX_ERRORS) {
-            found.push(Finding::error("attached", format!("{} forbids `unsafe` and is said to have it", item.name)));
+        let contradictory = self.unsafe_uses.iter().flatten().filter(|item| item.forbids && item.counts != [0; 4]);
+        for item in contradictory.take(MAX_ERRORS) {
+            found.push(Finding::error(
+                "attached",
+                format!("{} forbids `unsafe` and is listed with uses of it", item.name),
+            ));
         }
         found
     }
@@ -264,7 +266,7 @@ struct CrateUses {
 fn read_unsafe(bytes: &[u8]) -> Result<Vec<UnsafeUse>, String> {
     let uses: UnsafeUses = read_json(bytes)?;
     if uses.format.0 != "cloister-unsafe" || uses.version != 1 {
-        return Err("its format is another".into());
+        return Err("it has another format".into());
     }
     few(&uses.crates)?;
     let read = |item: CrateUses| UnsafeUse {
@@ -289,7 +291,7 @@ mod tests {
         assert_eq!(inflated(&small), Ok(json.clone()));
         assert!(inflated(&json).is_err() && inflated(&small[..small.len() - 5]).is_err());
         let behind = [&small[..], &[0]].concat();
-        assert_eq!(inflated(&behind), Err("there is something behind its end".into()));
+        assert_eq!(inflated(&behind), Err("there is something after its end".into()));
         let largest = deflate(&vec![b' '; MAX_INVENTORY as usize]);
         assert_eq!(inflated(&largest).map(|bytes| bytes.len() as u64), Ok(MAX_INVENTORY));
         let bomb = deflate(&vec![b' '; MAX_INVENTORY as usize + 1]);
@@ -315,7 +317,7 @@ mod tests {
             // A line may end in a text that is only given out.
             assert_eq!(read_sbom(elsewhere.as_bytes()).is_ok(), odd == r"\n", "{odd}");
         }
-        // What is written between the strings is shown, too.
+        // Characters between the strings must be visible, too.
         let steered = "{\"bomFormat\":\"CycloneDX\",\r\"specVersion\":\"1.6\",\"components\":[]}";
         assert!(read_sbom(steered.as_bytes()).is_err() && read_sbom(steered.replace('\r', "\n").as_bytes()).is_ok());
         let twice = r#"{"bomFormat":"CycloneDX","specVersion":"1.6","components":[],"components":[]}"#;

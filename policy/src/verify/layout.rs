@@ -1,5 +1,4 @@
-//! Whether the parts of the image lie where the tables say, and whether the tables account for
-//! every part.
+//! Checks that the parts of the image are where the tables say, and that the tables account for every part.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +10,7 @@ use super::image::{Image, Load, PAGE};
 use super::verdict::{Finding, Part, Verdict};
 use crate::image_limits::{MAX_LOADS, MAX_NAME};
 
-/// Addresses between the programs of two services.
+/// The size of the address range for the program of one service, in bytes.
 const ROOM: u64 = 16 << 20;
 /// Bits of a segment's flags in the tables.
 const READ: u8 = 1;
@@ -37,8 +36,9 @@ pub(super) const SECTIONS: [(&str, usize); 10] = [
 /// The number of the section of names.
 const NAMES: usize = 8;
 
-/// Checks the form of the tables as bytes: sections one behind the other, nothing between or behind
-/// them, each name once. Answers their length.
+/// Checks the form of the tables as bytes, and returns their length.
+///
+/// The sections follow each other, with nothing between or after them, and each name is there once.
 pub(super) fn blob(bytes: &[u8], tables: &Tables<'_>, findings: &mut Vec<Finding>) -> u64 {
     let mut error = |message: String| findings.push(Finding::error("tables", message));
     let word = |at: usize| {
@@ -58,14 +58,13 @@ pub(super) fn blob(bytes: &[u8], tables: &Tables<'_>, findings: &mut Vec<Finding
         error(format!("the sections end at {next}, the tables at {length}"));
     }
     if bytes.get(length..).is_none_or(|rest| rest.iter().any(|byte| *byte != 0)) {
-        error("there is something behind the tables".into());
+        error("there is something after the tables".into());
     }
     names(tables, word(52 + NAMES * 8), &mut error);
     length as u64
 }
 
-/// The names tile their section, each used for one text; and each is short, and of the characters
-/// of names.
+/// Checks that the names fill their section without gaps or overlaps, and that each is one that a policy makes.
 fn names(tables: &Tables<'_>, length: usize, error: &mut impl FnMut(String)) {
     let all = tables
         .services()
@@ -102,8 +101,7 @@ fn names(tables: &Tables<'_>, length: usize, error: &mut impl FnMut(String)) {
     }
 }
 
-/// Checks where the programs of the services lie, and that nothing else is in the image. Answers
-/// the programs.
+/// Checks where the programs of the services are, and that nothing else is in the image. Returns the programs.
 pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict: &mut Verdict) -> Vec<Program<'a>> {
     let mut programs = Vec::new();
     verdict.parts.push(kernel_part(image));
@@ -165,7 +163,7 @@ pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict
     programs
 }
 
-/// The kernel, without the sixteen bytes that say where its tables are.
+/// Returns the part of the kernel. Its hash leaves out the sixteen bytes that point to the tables.
 fn kernel_part(image: &Image<'_>) -> Part {
     let mut part = Part { name: "kernel".into(), hash: [0; 32], bytes: 0, text: 0 };
     let mut hash = Sha256::new();
@@ -205,7 +203,7 @@ fn check_segment(name: &str, segment: &Segment, base: u64, findings: &mut Vec<Fi
         error(format!("the segment at {address:#x} is outside {base:#x} to {last:#x}"));
     }
     if segment.flags & READ == 0 || segment.memory_size == 0 {
-        error(format!("the segment at {address:#x} is of no use: it cannot be read, or has no bytes"));
+        error(format!("the segment at {address:#x} is useless: it cannot be read, or has no bytes"));
     }
     if segment.flags & WRITE != 0 && segment.flags & EXECUTE != 0 {
         error(format!("the segment at {address:#x} is writable and executable"));
@@ -217,12 +215,13 @@ fn check_segment(name: &str, segment: &Segment, base: u64, findings: &mut Vec<Fi
 
 fn check_empty(name: &str, segment: &Segment, findings: &mut Vec<Finding>) {
     if segment.image_address != 0 {
-        let message = format!("{name}: the segment at {:#x} has no bytes, but a place", segment.address);
+        let message =
+            format!("{name}: the segment at {:#x} has no bytes, but an address in the image", segment.address);
         findings.push(Finding::error("layout", message));
     }
 }
 
-/// A segment and the part of the file that it is mapped or copied from.
+/// Checks a segment against the part of the file that it is mapped or copied from.
 fn check_load(name: &str, segment: &Segment, load: &Load<'_>, findings: &mut Vec<Finding>) {
     let mut error = |message: String| findings.push(Finding::error("layout", format!("{name}: {message}")));
     let address = segment.address;
@@ -237,11 +236,11 @@ fn check_load(name: &str, segment: &Segment, load: &Load<'_>, findings: &mut Vec
     }
     let end = usize::try_from(segment.file_size).unwrap_or(usize::MAX);
     if load.bytes.get(end..).is_some_and(|rest| rest.iter().any(|byte| *byte != 0)) {
-        error(format!("there is something behind the end of the segment at {address:#x}"));
+        error(format!("there is something after the end of the segment at {address:#x}"));
     }
 }
 
-/// No page belongs to two segments.
+/// Checks that no page belongs to two segments.
 fn check_pages(name: &str, own: &[Segment], findings: &mut Vec<Finding>) {
     let mut ranges: Vec<(u64, u64)> = own
         .iter()
@@ -259,8 +258,9 @@ fn check_pages(name: &str, own: &[Segment], findings: &mut Vec<Finding>) {
     }
 }
 
-/// Constants, text, data, in this order (`services/runtime/link.ld`): the image itself does not
-/// tell which of its pages are copied to be written.
+/// Checks that a program is constants, text and data, in this order (`services/runtime/link.ld`).
+///
+/// The image itself does not show which of its pages are copied to be written.
 fn check_order(name: &str, own: &[Segment], findings: &mut Vec<Finding>) {
     let mut sorted: Vec<&Segment> = own.iter().collect();
     sorted.sort_by_key(|segment| segment.address);
@@ -283,7 +283,7 @@ pub(super) fn data(
         let mut error = |message: &str| findings.push(Finding::error("data", format!("{name}: {message}")));
         if region.kind != RegionKind::ImageData {
             if region.image_address != 0 {
-                error("is no data of the image, but has a place in it");
+                error("is not data of the image, but has an address in it");
             }
             continue;
         }
@@ -296,7 +296,7 @@ pub(super) fn data(
         if !load.bytes.starts_with(bytes) {
             error("its bytes are not the rules of the policy");
         } else if load.bytes.get(bytes.len()..).is_some_and(|rest| rest.iter().any(|byte| *byte != 0)) {
-            error("there is something behind its rules");
+            error("there is something after its rules");
         }
         if Some(load.bytes.len()) != bytes.len().checked_next_multiple_of(PAGE as usize)
             || load.execute

@@ -1,12 +1,11 @@
-//! Verifying an image: from the ELF file alone, are its form, its tables, its rules and the bounds
-//! of its programs those of the policy that it carries? Not whether its code is the code that was
-//! reviewed: the verdict says so.
+//! Verifies an image from the ELF file alone: its form, its tables, its rules and the bounds of its
+//! programs must be those of the policy that it carries.
 //!
-//! The file has one form (`canonical`), so that Xen reads what was read here.
+//! It does not check that the code is the reviewed code, and the verdict says so.
 //!
-//! The tables are read as the kernel reads them, by `Tables::parse`. What they must say is derived
-//! from the embedded policy text by a second path (`text`, `derive`), and compared fact by fact in
-//! both directions.
+//! The file has one form (`canonical`), so that Xen reads what was read here. The tables are read as
+//! the kernel reads them, by `Tables::parse`. What they must say is derived from the embedded policy
+//! text by a second path (`text`, `derive`), and compared fact by fact in both directions.
 
 mod attached;
 mod canonical;
@@ -34,11 +33,11 @@ pub use verdict::{
 
 /// Verifies an image.
 ///
-/// What is wrong with the form of the file, of the tables or of the layout ends the work: what is
-/// behind it was not looked at, and the verdict says so.
+/// A mistake in the form of the file, of the tables or of the layout ends the work. The rest is not
+/// checked then, and the verdict says so.
 ///
 /// # Errors
-/// The file is no image, or not one that this verifier knows.
+/// The file is not an image, or not one that this verifier knows.
 pub fn verify(file: &[u8], against: &Against<'_>) -> Result<Verdict, Unusable> {
     let mut verdict = Verdict::empty();
     let image = Image::read(file, &mut verdict.findings)?;
@@ -54,15 +53,14 @@ pub fn verify(file: &[u8], against: &Against<'_>) -> Result<Verdict, Unusable> {
         verdict.judge_hits(against)?;
     } else {
         verdict.image_hash = Sha256::digest(file).into();
-        verdict.findings.push(Finding::notice("verify", "the rest of the image was not looked at"));
+        verdict.findings.push(Finding::notice("verify", "the rest of the image was not checked"));
     }
     verdict.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Ok(verdict)
 }
 
 impl Verdict {
-    /// Checks the tables, and what they describe. Returns `false` if something is so wrong that the
-    /// rest was not looked at.
+    /// Checks the tables, and what they describe. Returns `false` if a mistake left the rest unchecked.
     fn tables(&mut self, image: &Image<'_>, against: &Against<'_>) -> Result<bool, Unusable> {
         let bytes = image.tables().map(|load| load.bytes).unwrap_or_default();
         let tables = match Tables::parse(bytes) {
@@ -81,7 +79,7 @@ impl Verdict {
             return Ok(false);
         }
         let programs = layout::programs(image, &tables, self);
-        // A text that is not the one that was hashed proves nothing.
+        // A text with another hash than the tables' proves nothing.
         if self.errors() > before || !self.check_policy(tables.policy_text()) {
             return Ok(false);
         }
@@ -90,7 +88,7 @@ impl Verdict {
         }
         let services: Vec<&str> = tables.services().iter().map(|service| tables.name(service.name)).collect();
         for (service, _) in against.symbols.iter().filter(|(service, _)| !services.contains(&service.as_str())) {
-            self.error("symbols", format!("symbols are given for `{service}`, which is no service"));
+            self.error("symbols", format!("symbols are given for `{service}`, which is not a service"));
         }
         self.check_facts(image, &tables, against);
         Ok(true)
@@ -111,7 +109,7 @@ impl Verdict {
             );
             return false;
         }
-        // Beside the second path: the compiler's own checks, assertions among them.
+        // In addition to the second path: the compiler's own checks, including the assertions.
         match parse("embedded policy", text) {
             Ok(checked) if checked.canonical() != text => {
                 self.error("policy", "the embedded text is not in canonical form");
@@ -119,7 +117,7 @@ impl Verdict {
             Ok(_) => {}
             Err(report) => {
                 self.findings.extend(report.findings().take(MAX_ERRORS).map(|finding| {
-                    // For an assertion, the rules that break it, which is the path.
+                    // For an assertion, these are the rules that break it.
                     let rules = finding.related.iter().map(|rule| format!("; line {}: {}", rule.line, rule.says));
                     let path: String = rules.collect();
                     Finding::error("policy", format!("the embedded policy does not hold: {}{path}", finding.message))
@@ -130,13 +128,14 @@ impl Verdict {
         true
     }
 
-    /// The second path.
+    /// Derives the facts by the second path, and compares them with the tables.
     fn check_facts(&mut self, image: &Image<'_>, tables: &Tables<'_>, against: &Against<'_>) {
         let read = text::read(&self.policy);
         let embedded = match read.as_ref().map_err(Clone::clone).and_then(|text| derive::derive(text, false)) {
             Ok(derived) => derived,
             Err(reason) => {
-                self.findings.push(Finding::error("policy", format!("the embedded policy makes no image: {reason}")));
+                self.findings
+                    .push(Finding::error("policy", format!("no image can be made of the embedded policy: {reason}")));
                 return;
             }
         };
@@ -155,7 +154,7 @@ impl Verdict {
         }
     }
 
-    /// Compares with a policy file, the lines of whose entries the tables carry too.
+    /// Compares the tables with a policy file, including the lines of its entries.
     fn check_against(&mut self, tables: &Tables<'_>, policy: &str) {
         match parse("policy", policy) {
             Ok(checked) if checked.canonical() != self.policy => {
@@ -178,12 +177,13 @@ impl Verdict {
                 self.findings.append(&mut more);
             }
             Err(reason) => {
-                self.findings.push(Finding::error("policy", format!("the given policy makes no image: {reason}")));
+                self.findings
+                    .push(Finding::error("policy", format!("no image can be made of the given policy: {reason}")));
             }
         }
     }
 
-    /// Turns hits into findings.
+    /// Turns refused hits into findings.
     fn judge_hits(&mut self, against: &Against<'_>) -> Result<(), Unusable> {
         let written = |hit: &Hit| format!("{}@{:#x}={}", hit.service, hit.address, hit.mnemonic);
         for accepted in against.accept {

@@ -1,4 +1,4 @@
-//! A verdict for people and for programs.
+//! Renders a verdict for people and for programs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,7 +12,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A notice for each service of the instructions that only unaligned execution would reach.
+/// Returns a notice for each service with the instructions that only unaligned execution would reach.
 pub(super) fn unaligned(found: &[Unaligned]) -> Vec<Finding> {
     let mut counts: BTreeMap<&str, BTreeMap<&str, (u64, u64)>> = BTreeMap::new();
     for item in found {
@@ -30,13 +30,13 @@ pub(super) fn unaligned(found: &[Unaligned]) -> Vec<Finding> {
                 .collect();
             Finding::notice(
                 "code",
-                format!("{service}: in the middle of instructions, of no use in ring 3: {}", list.join(", ")),
+                format!("{service}: in the middle of instructions, useless in ring 3: {}", list.join(", ")),
             )
         })
         .collect()
 }
 
-/// What a verdict without errors says, and what it does not say.
+/// What a verdict without errors shows, and what it does not show.
 const HOLDS: &str = "verified: the form of the file, its tables, its rules and the bounds of its programs are those of the policy \
     that it carries";
 const NOT_SHOWN: &str = "not shown: that the code of the kernel and of the services is the code that was reviewed; compare the \

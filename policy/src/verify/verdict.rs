@@ -1,4 +1,4 @@
-//! What is found of an image.
+//! The verdict on an image, and its parts.
 
 use std::fmt;
 
@@ -6,59 +6,59 @@ use cloister_caps::tables::TableError;
 
 use crate::printable::printable;
 
-/// Why a file cannot be verified at all.
+/// Why a file cannot be verified.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unusable {
-    /// Nothing is in it.
+    /// The file is empty.
     #[error("the file is empty")]
     Empty,
-    /// It is no 64-bit little-endian ELF file, or its headers are cut off.
+    /// It is not a 64-bit little-endian ELF file, or its headers are cut off.
     #[error("not an ELF file that can be read: {0}")]
     NotElf(String),
     /// A segment's bytes are not in the file, or wrap round the address space.
     #[error("the segment at {0:#x} does not fit the file: it is cut short or damaged")]
     Truncated(u64),
-    /// It is an ELF file of something else.
+    /// It is an ELF file of another kind.
     #[error("not a Cloister image: it {0}")]
     OtherProgram(String),
     /// Its tables are of another version.
     #[error("an image with {0}; use the verifier of its release")]
     OtherVersion(TableError),
-    /// An `--accept` names nothing that was found.
-    #[error("nothing was found at {0}, which was to be accepted")]
+    /// An `--accept` matches nothing that was found.
+    #[error("nothing was found at {0}, which `--accept` names")]
     NothingAccepted(String),
 }
 
 /// How serious a finding is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Severity {
-    /// Worth knowing; nothing is wrong.
+    /// Worth knowing, but not wrong.
     Notice,
-    /// The image is not what it must be.
+    /// The image is wrong.
     Error,
 }
 
-/// Something that was found.
+/// A finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// How serious it is.
+    /// Its severity.
     pub severity: Severity,
-    /// What it is about: `elf`, `tables`, `policy`, `layout`, `data`, `code`, `attached`, `seal`,
+    /// The part of the image that it is about: `elf`, `tables`, `policy`, `layout`, `data`, `code`, `attached`, `seal`,
     /// `symbols` or `verify`.
     pub about: &'static str,
-    /// What it is.
+    /// The message.
     pub message: String,
 }
 
 impl Finding {
-    /// Whether it is an error.
+    /// Returns `true` if it is an error.
     #[must_use]
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
     }
 
-    // A message may quote what is in the file.
+    // A message may quote the file.
     pub(super) fn error(about: &'static str, message: impl AsRef<str>) -> Self {
         Finding { severity: Severity::Error, about, message: printable(message.as_ref()).into_owned() }
     }
@@ -78,24 +78,22 @@ impl fmt::Display for Finding {
     }
 }
 
-/// An instruction in a service's text that a service does not need.
+/// An instruction in a service's text that no service needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hit {
     /// The service.
     pub service: String,
-    /// Where it starts.
+    /// Its address.
     pub address: u64,
     /// Its mnemonic.
     pub mnemonic: String,
-    /// Whether the compiled code has it; otherwise it appears only when executed from the middle of
-    /// another instruction.
+    /// `true` if the compiled code has it; otherwise it appears only when executed from the middle of another instruction.
     pub compiled: bool,
-    /// Whether it is an error.
+    /// `true` if it is an error.
     pub refused: bool,
 }
 
-/// Instructions that appear only when executed from the middle of another, and are of no use to a
-/// service.
+/// Instructions that appear only when executed from the middle of another, and are useless to a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unaligned {
     /// The service.
@@ -116,13 +114,13 @@ pub struct Part {
     /// SHA-256 of its segments, each with its address, flags and sizes: equal in two images if the
     /// program is.
     pub hash: [u8; 32],
-    /// Bytes that it takes in the image.
+    /// Its size in the image, in bytes.
     pub bytes: u64,
-    /// Bytes of these that are executable.
+    /// The size of its executable part, in bytes.
     pub text: u64,
 }
 
-/// What an image is verified against, beside itself.
+/// What an image is verified against, besides its own policy.
 #[derive(Default)]
 pub struct Against<'a> {
     /// The policy file that it must be built from: its text.
@@ -133,22 +131,21 @@ pub struct Against<'a> {
     pub symbols: &'a [(String, Vec<u8>)],
 }
 
-/// What became of verifying an image.
+/// The result of verifying an image.
 pub struct Verdict {
     /// Errors first.
     pub findings: Vec<Finding>,
-    /// Instructions that a service does not need: those that are refused, and the first of the
-    /// others.
+    /// Instructions that no service needs: those that are refused, and the first of the others.
     pub hits: Vec<Hit>,
-    /// How many instructions of no use there are in the middle of others, by service and mnemonic.
+    /// Numbers of useless instructions in the middle of others, by service and mnemonic.
     pub unaligned: Vec<Unaligned>,
     /// The kernel, then the services.
     pub parts: Vec<Part>,
-    /// The hash that the tables carry, and the kernel prints.
+    /// The policy hash, which the tables carry and the kernel prints.
     pub policy_hash: [u8; 32],
     /// SHA-256 of the whole file.
     pub image_hash: [u8; 32],
-    /// How many facts of the tables were compared with the policy.
+    /// The number of facts of the tables that were compared with the policy.
     pub facts: usize,
     /// The inventories that the image carries.
     pub inventory: Inventory,
@@ -157,7 +154,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whether nothing is wrong.
+    /// Returns `true` if there are no errors.
     #[must_use]
     pub fn holds(&self) -> bool {
         !self.findings.iter().any(Finding::is_error)
@@ -187,7 +184,7 @@ impl Verdict {
     }
 }
 
-/// What an image carries about its own making.
+/// The inventories that an image carries.
 #[derive(Default)]
 pub struct Inventory {
     /// The bill of materials, as it is in the image.
@@ -214,7 +211,7 @@ pub struct UnsafeUse {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Whether the crate forbids it.
+    /// `true` if the crate forbids it.
     pub forbids: bool,
     /// Blocks, functions, traits and implementations, each counted where the word stands.
     pub counts: [u64; 4],
