@@ -110,11 +110,7 @@ mod of_symbols {
         let errors = of(200_000, &long, false);
         assert!(errors.len() == 1 && errors[0].contains("a symbol has no name that can be read"), "{errors:?}");
         let errors = of(200_000, "cloister_tcpip::run", true);
-        assert!(
-            errors.len() == 201 && errors[200].contains("its other symbols were not checked"),
-            "{}",
-            errors.len()
-        );
+        assert!(errors.len() == 201 && errors[200].contains("its other symbols were not checked"), "{}", errors.len());
     }
 
     #[test]
@@ -242,7 +238,10 @@ mod of_inventories {
                 with(&sbom(&CRATES), &unsafe_uses(&CRATES[..2], 0)),
                 "the inventory of `unsafe` does not count cloister-store",
             ),
-            (with(&sbom(&CRATES), &unsafe_uses(&CRATES, 1)), "cloister-driver forbids `unsafe` and is listed with uses of it"),
+            (
+                with(&sbom(&CRATES), &unsafe_uses(&CRATES, 1)),
+                "cloister-driver forbids `unsafe` and is listed with uses of it",
+            ),
             (
                 with(&sbom(&CRATES).replace("CycloneDX", "SPDX"), &unsafe_uses(&CRATES, 0)),
                 "the SBOM is not CycloneDX in JSON",

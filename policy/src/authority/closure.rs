@@ -6,7 +6,8 @@ use super::operation::effects;
 use super::{Index, Object, Op, Right, Rule, Subject};
 use crate::model::{Policy, Service, Source};
 
-/// Returns the closure in the order of subjects, objects and operations: each right once, with its largest amount.
+/// Returns the closure in the order of subjects, objects and operations: each right once, with its
+/// largest amount.
 pub(crate) fn closure(policy: &Policy, index: &Index) -> Vec<Right> {
     let mut closure = Closure { policy, index, rights: Vec::new() };
     for service in 0..policy.services.items.len() {

@@ -1,9 +1,10 @@
-//! The effective authority of a policy: who can do what to which object, directly or by asking others,
-//! and by which rules. docs/policy.md, "Authority", defines it; this module implements that page.
+//! The effective authority of a policy: who can do what to which object, directly or by asking
+//! others, and by which rules. docs/policy.md, "Authority", defines it; this module implements that
+//! page.
 //!
 //! [`closure`] lists every right, forward from the rules. [`search`] answers one question, backward
-//! from the object, with the rules that give the right. The two share only [`index`], and a property
-//! test compares them.
+//! from the object, with the rules that give the right. The two share only [`index`], and a
+//! property test compares them.
 
 pub(crate) mod closure;
 pub(crate) mod index;

@@ -156,7 +156,8 @@ impl Op {
 pub(crate) struct Effects {
     /// Issue and end the grants that the server holds on the client's behalf.
     pub grants: bool,
-    /// Read, write and watch the client's paths, and send an event on the server's channel to the XenStore daemon.
+    /// Read, write and watch the client's paths, and send an event on the server's channel to the
+    /// XenStore daemon.
     pub store: bool,
     /// Send events on the server's channels to other domains.
     pub events: bool,
@@ -164,7 +165,8 @@ pub(crate) struct Effects {
     pub onward: &'static [&'static str],
 }
 
-/// Returns the effects of an interface's requests. An interface without an entry only wakes its server.
+/// Returns the effects of an interface's requests. An interface without an entry only wakes its
+/// server.
 pub(crate) fn effects(interface: &str) -> Effects {
     match interface {
         "grants" => Effects { grants: true, ..Effects::default() },
@@ -216,7 +218,8 @@ impl Hypercall {
             (Object::Power, Op::Off | Op::Reboot) | (Object::Image, Op::Stop) => {
                 &[Hypercall::Shutdown, Hypercall::Yield]
             }
-            // A new channel is unmasked. So is one whose event its owner has seen, when the owner waits.
+            // A new channel is unmasked. So is one whose event its owner has seen, when the owner
+            // waits.
             (Object::Port(_), Op::Open) => &[Hypercall::AllocUnbound, Hypercall::Unmask],
             (Object::Port(_), Op::Send) => &[Hypercall::Send],
             (Object::Port(_), Op::Receive) => &[Hypercall::Unmask],

@@ -1,5 +1,5 @@
-//! Answers one question: can this subject do that? Goes backward from the object to the subjects that
-//! can cause it, and collects the rules.
+//! Answers one question: can this subject do that? Goes backward from the object to the subjects
+//! that can cause it, and collects the rules.
 
 use std::collections::{HashMap, HashSet};
 
@@ -169,8 +169,8 @@ impl Search<'_> {
 
     /// Returns the chain of queues over which requests of `client` reach `server`.
     ///
-    /// The interface of the last queue has the wanted effect. Each interface before it passes requests
-    /// on over the next one. Requests form no cycle, so this ends.
+    /// The interface of the last queue has the wanted effect. Each interface before it passes
+    /// requests on over the next one. Requests form no cycle, so this ends.
     fn queues_to(&self, server: usize, client: usize, wanted: &dyn Fn(Effects) -> bool) -> Option<Vec<usize>> {
         let serves = &self.index.services.get(server)?.serves;
         let wanted_here = || serves.iter().copied().filter(|queue| wanted(self.effects(*queue)));
@@ -277,7 +277,8 @@ impl Influence {
         }
     }
 
-    /// Returns the shortest chain of takeovers from `subject` to a service with a right in `reached`.
+    /// Returns the shortest chain of takeovers from `subject` to a service with a right in
+    /// `reached`.
     ///
     /// Of equally short chains, the first.
     pub(crate) fn takeover(&self, subject: Subject, reached: &HashMap<Subject, &Right>) -> Option<Takeover> {

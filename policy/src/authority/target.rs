@@ -103,7 +103,8 @@ fn operations_of(objects: &[Object]) -> String {
     words.join(", ")
 }
 
-/// Returns every object of this name in any section, or all objects of a section for the section's word.
+/// Returns every object of this name in any section, or all objects of a section for the section's
+/// word.
 fn objects(policy: &Policy, name: &str) -> Vec<Object> {
     let (section, bare) = match name.split_once(':') {
         Some((section, bare)) => (Some(section), bare),

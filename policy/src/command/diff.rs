@@ -5,17 +5,17 @@ use cloister_policy::{Class, Difference, analyse, diff};
 
 use super::outcome::{Format, Outcome, Output, Status, json};
 
-/// Say what changed between two policies in what they allow
+/// Compare what two policies allow
 ///
 /// Names, order and comments do not matter. With `--fail-on`, the status is 1 if there is such a
 /// change.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Policy file as it was
+    /// The old policy file
     old: PathBuf,
-    /// Policy file as it is
+    /// The new policy file
     new: PathBuf,
-    /// Changes that are not to be; may be repeated
+    /// Exit with 1 if there is such a change; may be repeated
     #[arg(long, value_enum)]
     fail_on: Vec<FailOn>,
     #[command(flatten)]
@@ -25,9 +25,9 @@ pub struct Arguments {
 /// A kind of change.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FailOn {
-    /// Any right more
+    /// An additional right
     Widening,
-    /// Any right less
+    /// A right less
     Narrowing,
     /// An assertion less
     Assertions,

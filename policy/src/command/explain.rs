@@ -1,6 +1,6 @@
 use super::outcome::{Format, Outcome, Output, PolicyFile, Status, json};
 
-/// Answer a question about a policy with the rules that make the answer
+/// Answer a question about a policy, with the rules that make the answer
 ///
 /// The questions: `can SUBJECT reach OBJECT.OPERATION`, `can SUBJECT OPERATION OBJECT`, `who can
 /// OPERATION OBJECT`, `who can reach OBJECT.OPERATION`, `what can SUBJECT do`. The status is 0 if

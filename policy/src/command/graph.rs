@@ -2,7 +2,7 @@ use clap::ValueEnum;
 
 use super::outcome::{Outcome, Output, PolicyFile};
 
-/// Draw a policy: services, regions, queues, and what crosses the image's edge
+/// Draw a policy: services, regions, queues, and everything that crosses the image's edge
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]

@@ -50,57 +50,57 @@ impl PolicyFile {
     }
 }
 
-/// The exit status.
+/// The exit status of a subcommand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Status {
-    /// What was asked about holds.
+    /// The answer is yes: what was asked about holds.
     Holds = 0,
-    /// It does not.
+    /// The answer is no.
     Refused = 1,
-    /// The input is not what the subcommand reads.
+    /// The input is unusable.
     Unusable = 2,
 }
 
-/// What a subcommand prints, and its exit status.
+/// The output of a subcommand, and its exit status.
 pub struct Outcome {
     /// For standard output.
     pub output: String,
-    /// For standard error. A report may be in colours: what it quotes from files is escaped where
-    /// it is quoted.
+    /// For standard error. A report may have colours; what it quotes from files is escaped where it
+    /// is quoted.
     pub problems: String,
-    /// How it went.
+    /// The exit status.
     pub status: Status,
 }
 
 impl Outcome {
-    /// It holds.
+    /// Makes the outcome of a question whose answer is yes.
     pub fn holds(output: impl Into<String>) -> Self {
         Outcome { output: output.into(), problems: String::new(), status: Status::Holds }
     }
 
-    /// The input cannot be used.
+    /// Makes the outcome for unusable input.
     pub fn unusable(problem: impl std::fmt::Display) -> Self {
         let problem = problem.to_string();
         let problems = format!("error: {}\n", printable(&problem));
         Outcome { problems, status: Status::Unusable, ..Outcome::holds("") }
     }
 
-    /// A policy that does not hold, or is none.
+    /// Makes the outcome of `check` for a policy that does not hold, or is not a policy.
     pub fn refused(report: &Report) -> Self {
         let status = if report.is_readable() { Status::Refused } else { Status::Unusable };
         let styled = std::io::stderr().is_terminal();
         Outcome { problems: report.render(styled) + "\n", status, ..Outcome::holds("") }
     }
 
-    /// The input cannot be used, for a reason in several lines.
+    /// Makes the outcome for unusable input, with a reason of several lines.
     pub fn unusable_lines(problem: impl std::fmt::Display) -> Self {
         let problem = problem.to_string();
         let problems = format!("error: {}\n", printable_lines(&problem));
         Outcome { problems, status: Status::Unusable, ..Outcome::holds("") }
     }
 
-    /// A policy that does not hold, or is none, where one that holds is needed.
+    /// Makes the outcome for a policy that does not hold, where one that holds is needed.
     pub fn unusable_policy(report: &Report) -> Self {
         Outcome { status: Status::Unusable, ..Outcome::refused(report) }
     }
@@ -111,16 +111,15 @@ pub fn shown(path: &Path) -> String {
     printable(&path.display().to_string()).into_owned()
 }
 
-/// Bytes in hexadecimal.
+/// Returns bytes in hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The version of the JSON that the subcommands print. It changes when a reader of the last one
-/// would fail.
+/// The version of the JSON output. It changes when a reader of the previous version would fail.
 const JSON_VERSION: u32 = 1;
 
-/// An outcome as JSON: the version, what it is, and the outcome itself.
+/// Returns an outcome as JSON: the version, the kind, and the outcome itself.
 pub fn json(what: &'static str, outcome: &impl serde::Serialize) -> String {
     #[derive(serde::Serialize)]
     struct Envelope<'a, T> {
@@ -129,8 +128,8 @@ pub fn json(what: &'static str, outcome: &impl serde::Serialize) -> String {
         result: &'a T,
     }
     let envelope = Envelope { version: JSON_VERSION, kind: what, result: outcome };
-    // Only a map with keys that are no strings, or a value that refuses, cannot be written; there
-    // is neither.
+    // Writing fails only for maps with keys that are not strings, and for values that refuse; there
+    // are neither.
     let text = serde_json::to_string_pretty(&envelope).unwrap_or_default() + "\n";
     printable_json(&text).into_owned()
 }

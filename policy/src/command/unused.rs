@@ -5,7 +5,7 @@ use cloister_policy::unused::{MAX_LOG, unused};
 use super::outcome::{Format, Outcome, Output, PolicyFile, Status, json};
 use crate::file;
 
-/// Name the rights that were never exercised in a run of the image
+/// List the rights that were never used in a run of the image
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -27,7 +27,7 @@ impl Arguments {
                 Ok(log) => log,
                 Err(problem) => return Outcome::unusable(problem),
             };
-            // A console carries whatever services write.
+            // Services write any bytes to the console.
             let usage = match unused(policy, &String::from_utf8_lossy(&log)) {
                 Ok(usage) => usage,
                 Err(error) => return Outcome::unusable(format_args!("{}: {error}", self.trace.display())),

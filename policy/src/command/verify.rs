@@ -8,7 +8,7 @@ use super::outcome::{Format, Outcome, Output, Status, json};
 use super::sign::beside;
 use crate::file;
 
-/// Prove from the ELF file alone that an image's form, tables, rules and bounds are those of the
+/// Verify from the ELF file alone that an image's form, tables, rules and bounds are those of the
 /// policy that it carries
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -79,7 +79,7 @@ impl Arguments {
         Ok(Outcome { problems, status, ..Outcome::holds(output) })
     }
 
-    /// The ELF file of each service of the image, if they are to be looked at.
+    /// Reads the ELF file of each service of the image, if `--symbols` asks for it.
     fn read_symbols(&self, verdict: &Verdict) -> Result<Vec<(String, Vec<u8>)>, String> {
         let Some(folder) = &self.symbols else { return Ok(Vec::new()) };
         let services = verdict.parts.iter().skip(1);
@@ -88,7 +88,7 @@ impl Arguments {
             .collect()
     }
 
-    /// Why the signature is refused, if it was to be checked and is.
+    /// Returns why the signature is refused, if it is checked and refused.
     fn unsigned(&self, subject: &Subject) -> Result<Option<String>, String> {
         let Some(key) = &self.key else { return Ok(None) };
         let path = self.signature.clone().unwrap_or_else(|| beside(&self.image));

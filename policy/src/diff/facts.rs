@@ -19,8 +19,8 @@ pub(super) enum Who {
 
 /// An object.
 ///
-/// Queues are given by the service at the other end, grants by their region, paths by the full path:
-/// their names in the policy do not matter.
+/// Queues are given by the service at the other end, grants by their region, paths by the full
+/// path: their names in the policy do not matter.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum What {
     Fixed(Object),
@@ -38,7 +38,8 @@ pub(super) type Key = (Who, What, Op);
 /// Every right.
 pub(super) type Facts = BTreeMap<Key, Right>;
 
-/// Returns the ids at which an entry of `[domains]` of either policy starts, and those just after its end.
+/// Returns the ids at which an entry of `[domains]` of either policy starts, and those just after
+/// its end.
 pub(super) fn cuts(policies: [&Sound; 2]) -> BTreeSet<u32> {
     let items = policies.into_iter().flat_map(|sound| &sound.policy.domains.items);
     items.flat_map(|item| [u32::from(item.body.first), u32::from(item.body.last) + 1]).collect()
@@ -99,7 +100,8 @@ fn what(sound: &Sound, numbers: &Numbers, right: &Right) -> Option<What> {
     })
 }
 
-/// Returns the facts of `these` that `those` lack, or have with a smaller amount; each with that amount.
+/// Returns the facts of `these` that `those` lack, or have with a smaller amount; each with that
+/// amount.
 pub(super) fn beyond<'a>(these: &'a Facts, those: &Facts) -> Vec<(&'a Key, &'a Right, u64)> {
     let mut found = Vec::new();
     for (key, right) in these {

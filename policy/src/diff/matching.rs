@@ -9,10 +9,12 @@ use crate::sound::Sound;
 
 /// The largest number of rounds of refinement: how far a difference spreads through the graph.
 const ROUNDS: usize = 64;
-/// The number of ties that are broken one at a time. After that, tied nodes are paired in the order of the names.
+/// The number of ties that are broken one at a time. After that, tied nodes are paired in the order
+/// of the names.
 const TIES: usize = 256;
 
-/// A number for each service, region and port of a policy. Matched entries of two policies have the same number.
+/// A number for each service, region and port of a policy. Matched entries of two policies have the
+/// same number.
 #[derive(Clone)]
 pub(super) struct Numbers {
     pub services: Vec<usize>,
@@ -197,7 +199,8 @@ pub(super) fn by_structure(old: &Sound, new: &Sound) -> Option<(Numbers, Numbers
             }
             return Some(numbered(&old, &new, &pairs));
         };
-        // One of the tied nodes is marked in both policies: one with a common name, if there is one.
+        // One of the tied nodes is marked in both policies: one with a common name, if there is
+        // one.
         let theirs = right.get(colour)?;
         let named = |node: &usize| theirs.iter().find(|found| new.names.get(**found) == old.names.get(*node));
         let (node, found) = nodes

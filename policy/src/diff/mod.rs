@@ -91,7 +91,8 @@ pub struct Difference {
     pub subjects: Vec<(String, Class)>,
     /// The changed rights, widenings first.
     pub changes: Vec<Change>,
-    /// Entries with a new name, which changes nothing: the kind of entry, the old name, the new one.
+    /// Entries with a new name, which changes nothing: the kind of entry, the old name, the new
+    /// one.
     pub renamed: Vec<(&'static str, String, String)>,
     /// Assertions that only the old policy has.
     pub assertions_dropped: Vec<String>,

@@ -4,20 +4,19 @@ use cloister_caps::tables::TableError;
 
 use crate::image_form::WriteError;
 
-/// The symbol of the kernel that is told where the tables are: their address and length, each a
-/// `u64`.
+/// The symbol of the kernel for address and length of the tables, each a `u64`.
 pub(super) const TABLES_SYMBOL: &str = "CLOISTER_TABLES";
 
 /// Why an image could not be packed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PackError {
-    /// A file is no 64-bit little-endian ELF file, or a broken one.
+    /// A file is not a 64-bit little-endian ELF file, or is damaged.
     #[error("{program}: not an ELF file that can be read: {reason}")]
     NotElf {
         /// The service, or the kernel.
         program: String,
-        /// What the reader says.
+        /// The reader's error.
         reason: String,
     },
     /// A file is for another processor.
@@ -26,7 +25,7 @@ pub enum PackError {
         /// The service, or the kernel.
         program: String,
     },
-    /// A file needs a dynamic linker or may be moved.
+    /// A file needs a dynamic linker, or has no fixed address.
     #[error("{program}: not linked at a fixed address; build it with -C relocation-model=static")]
     NotStatic {
         /// The service, or the kernel.
@@ -38,7 +37,7 @@ pub enum PackError {
         /// The service, or the kernel.
         program: String,
     },
-    /// A segment reaches out of the file or of the address space.
+    /// A segment ends beyond the file or the address space.
     #[error("{program}: the segment at {address:#x} does not fit the file or the address space")]
     Segment {
         /// The service, or the kernel.
@@ -46,7 +45,7 @@ pub enum PackError {
         /// The segment's virtual address.
         address: u64,
     },
-    /// A segment could be written and executed.
+    /// A segment is writable and executable.
     #[error("{program}: the segment at {address:#x} is writable and executable")]
     WritableAndExecutable {
         /// The service, or the kernel.
@@ -54,7 +53,7 @@ pub enum PackError {
         /// The segment's virtual address.
         address: u64,
     },
-    /// The entry point is not in text.
+    /// The entry point is not in an executable segment.
     #[error("{program}: the entry point {entry:#x} is in no executable segment")]
     Entry {
         /// The service, or the kernel.
@@ -62,7 +61,7 @@ pub enum PackError {
         /// The entry point.
         entry: u64,
     },
-    /// A segment does not start a page of its own.
+    /// A segment does not start at a page.
     #[error("{program}: the segment at {address:#x} does not start at a page")]
     Unaligned {
         /// The service.
@@ -79,13 +78,13 @@ pub enum PackError {
         address: u64,
     },
     /// There are pages between two segments of the kernel.
-    #[error("kernel: the segment at {address:#x} does not begin with the page behind the one before it")]
+    #[error("kernel: the segment at {address:#x} does not begin with the page after the one before it")]
     Apart {
         /// The segment's virtual address.
         address: u64,
     },
-    /// A segment of the kernel has memory that the file has no bytes for, and is not data up to the
-    /// end of a page.
+    /// A segment of the kernel has memory without bytes of the file, and is not data up to the end
+    /// of a page.
     #[error("kernel: the segment at {address:#x} is longer in memory, and is not data that ends with a page")]
     NotWhole {
         /// The segment's virtual address.
@@ -105,7 +104,7 @@ pub enum PackError {
         /// The highest.
         last: u64,
     },
-    /// A program has nothing to load.
+    /// A program has no loadable segment.
     #[error("{program}: has no loadable segment")]
     Empty {
         /// The service, or the kernel.
@@ -126,26 +125,26 @@ pub enum PackError {
     /// The image would be larger than any that is verified.
     #[error("the image has {found} {what}; at most {most} are verified")]
     OverLimit {
-        /// What there is too much of.
+        /// The unit that is counted.
         what: &'static str,
-        /// How much there is.
+        /// The amount.
         found: u64,
-        /// How much there may be.
+        /// The limit.
         most: u64,
     },
-    /// The kernel lacks the place for the tables' address.
+    /// The kernel has no symbol for the tables' address.
     #[error("kernel: has no symbol {TABLES_SYMBOL}; is it stripped?")]
     NoTablesSymbol,
-    /// The place for the tables' address is not in the kernel's read-only data.
+    /// The symbol for the tables' address is not in the kernel's read-only data.
     #[error("kernel: {TABLES_SYMBOL} is not sixteen zero bytes in a read-only segment")]
     TablesSymbolPlace,
-    /// The image would reach beyond where the kernel looks for its tables.
+    /// The image would end beyond the addresses at which the kernel accepts tables.
     #[error("the image reaches guest-physical address {0:#x}; it must end below 1 GiB")]
     TooLarge(u64),
     /// The kernel would refuse the tables.
     #[error("the kernel would refuse the tables: {0}")]
     Tables(TableError),
-    /// The ELF writer refused.
+    /// The ELF writer refuses the content.
     #[error("the image cannot be written: {0}")]
     Write(String),
 }

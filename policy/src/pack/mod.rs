@@ -1,7 +1,7 @@
-//! Packing: the kernel, the programs, the tables and the data of the policy as one ELF file that a
-//! PVH loader takes. The kernel's segments stay as they are, filled up to whole pages, but for the
-//! sixteen bytes that tell it where the tables are; everything else follows them in guest-physical
-//! memory, page by page.
+//! Packs kernel, programs, tables and data of the policy into one ELF file for a PVH loader.
+//!
+//! The kernel's segments stay as they are, filled up to whole pages, except for the sixteen bytes
+//! that point to the tables. Everything else follows them in guest-physical memory, page by page.
 
 mod elf;
 mod error;
@@ -20,7 +20,7 @@ use error::TABLES_SYMBOL;
 
 pub use error::PackError;
 
-/// Where an image must end: the kernel takes no tables beyond.
+/// The guest-physical address at which an image must end: the kernel accepts no tables beyond.
 const MAX_PHYSICAL: u64 = 1 << 30;
 
 /// The program of a service.
@@ -32,8 +32,7 @@ pub struct Program<'a> {
     pub elf: &'a [u8],
 }
 
-/// What is attached to an image for those who verify it, in sections that no loader puts into
-/// memory.
+/// The inventories for those who verify an image, in sections that no loader copies to memory.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Extras<'a> {
     /// The bill of materials: CycloneDX, JSON.
@@ -45,7 +44,7 @@ pub struct Extras<'a> {
 /// Packs one ELF file from the kernel and the program of each service.
 ///
 /// # Errors
-/// A file is not as it must be; the error says which, and why.
+/// A file is wrong; the error says which, and why.
 pub fn pack(policy: &Checked, kernel_elf: &[u8], programs: &[Program<'_>]) -> Result<Vec<u8>, PackError> {
     pack_with(policy, kernel_elf, programs, &Extras::default())
 }
@@ -53,7 +52,7 @@ pub fn pack(policy: &Checked, kernel_elf: &[u8], programs: &[Program<'_>]) -> Re
 /// Packs as [`pack`] does, and attaches inventories.
 ///
 /// # Errors
-/// A file is not as it must be; the error says which, and why.
+/// A file is wrong; the error says which, and why.
 pub fn pack_with(
     policy: &Checked,
     kernel_elf: &[u8],
@@ -66,7 +65,7 @@ pub fn pack_with(
     let read = read_programs(policy, programs)?;
     let mut next = check_kernel(&kernel)?;
 
-    // The tables come first; their length does not depend on where the rest lies.
+    // The tables come first; their length does not depend on the addresses of the rest.
     let mut placement = Placement::default();
     placement.entries.extend(read.iter().map(|program| program.entry));
     for (index, program) in read.iter().enumerate() {
@@ -120,7 +119,7 @@ fn finish(entry: u64, pieces: &[Piece<'_>], note: (usize, u64), extras: &Extras<
     let mut out = Vec::new();
     let seal = image_form::write(&content, &mut out)?;
     at_most("bytes", out.len() as u64, MAX_IMAGE)?;
-    let unsealed = || PackError::Write("the seal has no place".into());
+    let unsealed = || PackError::Write("the image has no room for the seal".into());
     let seal = usize::try_from(seal).map_err(|_| unsealed())?;
     let (hash, _) = seal_and_file_hash(&out, seal).ok_or_else(unsealed)?;
     out.get_mut(seal..seal + hash.len()).ok_or_else(unsealed)?.copy_from_slice(&hash);
@@ -135,7 +134,7 @@ fn tables(policy: &Checked, placement: &Placement) -> Result<Vec<u8>, PackError>
     emit::emit(&policy.plan, placement, policy.hash, &policy.canonical).ok_or(PackError::Tables(TableError::Truncated))
 }
 
-/// The programs in the order of the services, each checked to lie where the policy puts it.
+/// Reads the programs in the order of the services, and checks their addresses.
 fn read_programs<'a>(policy: &'a Checked, programs: &[Program<'a>]) -> Result<Vec<elf::Program<'a>>, PackError> {
     for (index, program) in programs.iter().enumerate() {
         let before = programs.get(..index).unwrap_or_default();
@@ -177,7 +176,7 @@ fn check_program(program: &elf::Program<'_>, base: u64) -> Result<(), PackError>
     if program.loads.is_empty() { Err(PackError::Empty { program: name() }) } else { Ok(()) }
 }
 
-/// The first free guest-physical page after the kernel.
+/// Checks the kernel's segments, and returns the first free guest-physical page after them.
 fn check_kernel(kernel: &elf::Program<'_>) -> Result<u64, PackError> {
     let mut loads: Vec<&Load<'_>> = kernel.loads.iter().collect();
     loads.sort_by_key(|load| load.physical_address);
@@ -214,8 +213,10 @@ fn advance(next: &mut u64, length: u64) -> Result<(), PackError> {
     if *next >= MAX_PHYSICAL { Err(PackError::TooLarge(*next)) } else { Ok(()) }
 }
 
-/// The record of a segment, before it has a place. What is mapped where the image holds it must be
-/// in the image as a whole; only a writable segment, which is copied, may be longer in memory.
+/// Returns the record of a segment, without its address in the image.
+///
+/// A segment that is mapped from the image must be there as a whole. Only a writable segment, which
+/// is copied, may be longer in memory.
 fn segment(service: usize, load: &Load<'_>) -> Segment {
     let writable = load.flags & Load::WRITE != 0;
     let file_size = if writable { load.bytes.len() as u64 } else { load.memory_size };
@@ -229,13 +230,13 @@ fn segment(service: usize, load: &Load<'_>) -> Segment {
     }
 }
 
-/// ELF's flags (X, W, R from bit 0) as the tables' (R, W, X).
+/// Converts ELF's flags (X, W, R from bit 0) to those of the tables (R, W, X).
 fn table_flags(flags: u32) -> u8 {
     (u8::from(flags & Load::EXECUTE != 0) << 2) | (u8::from(flags & Load::WRITE != 0) << 1) | u8::from(flags & 4 != 0)
 }
 
-/// A program's bytes in the image: never writable there, since the kernel copies what a service may
-/// write.
+/// Makes the piece of a program's segment. It is never writable, since the kernel copies what a
+/// service may write.
 fn program_piece<'a>(load: &Load<'_>, segment: &Segment) -> Piece<'a> {
     let mut bytes = load.bytes.to_vec();
     bytes.resize(segment.file_size as usize, 0);
@@ -246,8 +247,8 @@ fn program_piece<'a>(load: &Load<'_>, segment: &Segment) -> Piece<'a> {
     }
 }
 
-/// The kernel's bytes in the image, filled up to whole pages: its segments have these to
-/// themselves.
+/// Makes the pieces of the kernel's segments, filled up to whole pages, which no other segment
+/// shares.
 fn kernel_pieces<'a>(kernel: &elf::Program<'a>) -> Vec<Piece<'a>> {
     let piece = |load: &Load<'a>| {
         let mut bytes = load.bytes.to_vec();
@@ -263,7 +264,7 @@ fn kernel_pieces<'a>(kernel: &elf::Program<'a>) -> Vec<Piece<'a>> {
     kernel.loads.iter().map(piece).collect()
 }
 
-/// Tells the kernel where the tables are.
+/// Writes address and length of the tables into the kernel.
 fn patch(
     kernel: &elf::Program<'_>,
     pieces: &mut [Piece<'_>],

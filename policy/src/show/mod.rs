@@ -1,4 +1,4 @@
-//! The one page to sign: everything that a policy allows, as tables, and the verdicts on its
+//! Makes the page to sign: everything that a policy allows, as tables, and the verdicts on its
 //! assertions.
 
 mod page;
@@ -16,12 +16,12 @@ pub enum ShowFormat {
     Text,
     /// For a review.
     Markdown,
-    /// A page that needs nothing else, with the graph in it; it can be printed.
+    /// A self-contained page with the graph, which can be printed.
     Html,
 }
 
 impl Sound {
-    /// The page to sign.
+    /// Returns the page to sign.
     #[must_use]
     pub fn page(&self) -> Page {
         Page {
@@ -33,7 +33,7 @@ impl Sound {
         }
     }
 
-    /// The page to sign, written out.
+    /// Renders the page to sign.
     #[must_use]
     pub fn show(&self, format: ShowFormat) -> String {
         let page = self.page();

@@ -6,17 +6,17 @@ use crate::prove::Verdict;
 
 /// A table of the page.
 pub(crate) struct Table {
-    /// What a program calls it.
+    /// Its key in JSON.
     pub key: &'static str,
-    /// What it is.
+    /// Its title.
     pub title: &'static str,
-    /// What it means.
+    /// Its explanation.
     pub note: &'static str,
     pub columns: &'static [&'static str],
     pub rows: Vec<Vec<String>>,
 }
 
-/// The page.
+/// The page to sign.
 pub struct Page {
     /// The image's name.
     pub image: String,
@@ -30,7 +30,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// Whether every assertion holds.
+    /// Returns `true` if every assertion holds.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.verdicts.iter().all(|verdict| verdict.holds)
@@ -56,7 +56,7 @@ impl Serialize for Page {
     }
 }
 
-/// A list of objects, one a row, with the columns as keys.
+/// Serializes the table as a list of objects, one a row, with the columns as keys.
 impl Serialize for Table {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         struct Row<'a>(&'a [&'static str], &'a [String]);

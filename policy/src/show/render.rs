@@ -1,4 +1,4 @@
-//! The page as text, as Markdown and as HTML.
+//! Renders the page as text, as Markdown and as HTML.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use super::page::{Page, Table};
 use crate::html::escape;
 use crate::prove::Verdict;
 
-/// Columns wider than this are not padded: what follows them starts where it starts.
+/// Columns wider than this are not padded.
 const WIDEST: usize = 48;
 
 pub(super) fn text(page: &Page) -> String {
@@ -34,7 +34,7 @@ fn word(verdict: &Verdict) -> &'static str {
 fn summary(page: &Page) -> String {
     let failed = page.verdicts.iter().filter(|verdict| !verdict.holds).count();
     match (page.verdicts.len(), failed) {
-        (0, _) => "The policy asserts nothing.".into(),
+        (0, _) => "The policy has no assertions.".into(),
         (count, 0) => format!("All {count} hold, proved over the closure."),
         (count, failed) => format!("{failed} of {count} do not hold."),
     }

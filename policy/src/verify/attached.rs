@@ -1,5 +1,5 @@
-//! Checks the sections that no segment loads: the seal, the bill of materials (SBOM) and the inventory
-//! of `unsafe`. They take no memory of the guest, and the kernel does not read them.
+//! Checks the sections that no segment loads: the seal, the bill of materials (SBOM) and the
+//! inventory of `unsafe`. They take no memory of the guest, and the kernel does not read them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -54,7 +54,8 @@ fn check_seal(image: &Image<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// Decompresses an inventory. The stream must end where the section ends, and be no larger than the limit.
+/// Decompresses an inventory. The stream must end where the section ends, and be no larger than the
+/// limit.
 fn inflated(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     let mut decoder = ZlibDecoder::new(bytes);
@@ -149,7 +150,8 @@ fn hidden(c: char) -> String {
     format!("it has the character {}, which is not visible ASCII", c.escape_unicode())
 }
 
-/// Reads JSON. First checks that all its characters are visible, both as written and after unescaping.
+/// Reads JSON. First checks that all its characters are visible, both as written and after
+/// unescaping.
 fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
     if let Some(c) = text.chars().find(|c| !is_shown(*c)) {
@@ -192,8 +194,8 @@ fn read_sbom(bytes: &[u8]) -> Result<(String, Vec<Component>), String> {
 impl Inventory {
     /// Returns where the inventories disagree with the programs of the policy, or with each other.
     ///
-    /// Each must have every program, and each version of a crate once. If both are there, they must have
-    /// the same crates.
+    /// Each must have every program, and each version of a crate once. If both are there, they must
+    /// have the same crates.
     pub(super) fn contradictions(&self, programs: &[String]) -> Vec<Finding> {
         const OF_SBOM: &str = "the SBOM does not list";
         const OF_UNSAFE: &str = "the inventory of `unsafe` does not count";

@@ -1,7 +1,7 @@
 //! Checks that the file of an image has its one form.
 //!
-//! The content that `verify` read is written again by the packer's own writer, and compared with the
-//! file byte for byte. So there is no byte in which another reader could find something else.
+//! The content that `verify` read is written again by the packer's own writer, and compared with
+//! the file byte for byte. So there is no byte in which another reader could find something else.
 
 use std::borrow::Cow;
 

@@ -98,7 +98,8 @@ pub(super) struct Program<'a> {
 struct Scan {
     findings: Vec<Finding>,
     hits: Vec<Hit>,
-    /// Number and first address of the instructions that are not refused, by mnemonic and special register.
+    /// Number and first address of the instructions that are not refused, by mnemonic and special
+    /// register.
     unaligned: HashMap<(Mnemonic, Option<Register>), (u64, u64)>,
     /// The number of stubs, and the address of the second.
     stubs: (usize, u64),
@@ -159,7 +160,8 @@ impl Program<'_> {
         Finding::notice("code", format!("{}: {message}", self.service))
     }
 
-    /// Checks that the entry point is the runtime's: the stack is empty there, and the function that it calls never returns.
+    /// Checks that the entry point is the runtime's: the stack is empty there, and the function
+    /// that it calls never returns.
     fn check_entry(&self, findings: &mut Vec<Finding>) {
         let load = self.loads.iter().find(|load| self.entry.wrapping_sub(load.address) < load.bytes.len() as u64);
         let Some(load) = load.filter(|load| load.execute) else {

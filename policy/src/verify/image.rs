@@ -65,7 +65,8 @@ pub(super) struct Note {
 pub(super) struct Image<'a> {
     pub file: &'a [u8],
     pub entry: u64,
-    /// The segments in the order of the program headers, which must be that of the physical addresses.
+    /// The segments in the order of the program headers, which must be that of the physical
+    /// addresses.
     pub loads: Vec<Load<'a>>,
     /// The index of the segment with the tables.
     pub tables: usize,
@@ -223,7 +224,8 @@ impl<'a> Image<'a> {
         }
     }
 
-    /// Checks that only the kernel's own data is loaded writable: the kernel copies what services may write.
+    /// Checks that only the kernel's own data is loaded writable: the kernel copies what services
+    /// may write.
     fn check_rest(&self, error: &mut impl FnMut(String)) {
         let text = self.loads.iter().filter(|load| load.execute);
         let text = text.fold(0_u64, |sum, load| sum.saturating_add(load.memory));
@@ -322,8 +324,8 @@ fn load<'a>(segment: &elf::ProgramHeader64<LittleEndian>, file: &'a [u8]) -> Res
 
 /// Returns the seal, the SBOM and the inventory of `unsafe`, if they are there.
 ///
-/// The numbers of sections and of the section of names are taken as they are in the header, where both
-/// are small. So neither the sections nor the names that are read can be many.
+/// The numbers of sections and of the section of names are taken as they are in the header, where
+/// both are small. So neither the sections nor the names that are read can be many.
 fn attached<'a>(header: &Header, file: &'a [u8]) -> Result<[Option<Section<'a>>; 3], Unusable> {
     let endian = LittleEndian;
     let (count, names) = (usize::from(header.e_shnum(endian)), usize::from(header.e_shstrndx(endian).0));

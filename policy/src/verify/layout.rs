@@ -1,4 +1,5 @@
-//! Checks that the parts of the image are where the tables say, and that the tables account for every part.
+//! Checks that the parts of the image are where the tables say, and that the tables account for
+//! every part.
 
 use std::collections::BTreeMap;
 
@@ -64,7 +65,8 @@ pub(super) fn blob(bytes: &[u8], tables: &Tables<'_>, findings: &mut Vec<Finding
     length as u64
 }
 
-/// Checks that the names fill their section without gaps or overlaps, and that each is one that a policy makes.
+/// Checks that the names fill their section without gaps or overlaps, and that each is one that a
+/// policy makes.
 fn names(tables: &Tables<'_>, length: usize, error: &mut impl FnMut(String)) {
     let all = tables
         .services()
@@ -101,7 +103,8 @@ fn names(tables: &Tables<'_>, length: usize, error: &mut impl FnMut(String)) {
     }
 }
 
-/// Checks where the programs of the services are, and that nothing else is in the image. Returns the programs.
+/// Checks where the programs of the services are, and that nothing else is in the image. Returns
+/// the programs.
 pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict: &mut Verdict) -> Vec<Program<'a>> {
     let mut programs = Vec::new();
     verdict.parts.push(kernel_part(image));

@@ -12,7 +12,8 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Returns a notice for each service with the instructions that only unaligned execution would reach.
+/// Returns a notice for each service with the instructions that only unaligned execution would
+/// reach.
 pub(super) fn unaligned(found: &[Unaligned]) -> Vec<Finding> {
     let mut counts: BTreeMap<&str, BTreeMap<&str, (u64, u64)>> = BTreeMap::new();
     for item in found {

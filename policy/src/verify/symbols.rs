@@ -1,7 +1,8 @@
 //! Checks that the symbols of a program use only capabilities that its service holds.
 //!
-//! The symbols come from the program's own ELF file beside the image, which carries none. Inlined code
-//! has no symbol, so the check finds code that should not be there, but does not prove its absence.
+//! The symbols come from the program's own ELF file beside the image, which carries none. Inlined
+//! code has no symbol, so the check finds code that should not be there, but does not prove its
+//! absence.
 
 use cloister_caps::Kind;
 use cloister_caps::tables::Tables;
@@ -13,8 +14,8 @@ use crate::image_limits::{MAX_ERRORS, MAX_SYMBOL_NAMES};
 
 /// Crates of ours that every program may contain.
 const COMMON: [&str; 3] = ["caps", "interfaces", "runtime"];
-/// Types of `cloister_interfaces::capability`, with the capability that their use needs. The console is not among them:
-/// the runtime's panic message uses it whether there is one or not.
+/// Types of `cloister_interfaces::capability`, with the capability that their use needs. The
+/// console is not among them: the runtime's panic message uses it whether there is one or not.
 const TYPES: [(&str, Kind); 6] = [
     ("Clock", Kind::Clock),
     ("Entropy", Kind::Entropy),

@@ -1,4 +1,5 @@
-//! A second reader of policies, for the text that an image carries and for a file to compare it with.
+//! A second reader of policies, for the text that an image carries and for a file to compare it
+//! with.
 //!
 //! It shares nothing with the compiler's reader, and reports everything that it does not know.
 

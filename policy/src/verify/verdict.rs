@@ -44,8 +44,8 @@ pub enum Severity {
 pub struct Finding {
     /// Its severity.
     pub severity: Severity,
-    /// The part of the image that it is about: `elf`, `tables`, `policy`, `layout`, `data`, `code`, `attached`, `seal`,
-    /// `symbols` or `verify`.
+    /// The part of the image that it is about: `elf`, `tables`, `policy`, `layout`, `data`, `code`,
+    /// `attached`, `seal`, `symbols` or `verify`.
     pub about: &'static str,
     /// The message.
     pub message: String,
@@ -87,13 +87,15 @@ pub struct Hit {
     pub address: u64,
     /// Its mnemonic.
     pub mnemonic: String,
-    /// `true` if the compiled code has it; otherwise it appears only when executed from the middle of another instruction.
+    /// `true` if the compiled code has it; otherwise it appears only when executed from the middle
+    /// of another instruction.
     pub compiled: bool,
     /// `true` if it is an error.
     pub refused: bool,
 }
 
-/// Instructions that appear only when executed from the middle of another, and are useless to a service.
+/// Instructions that appear only when executed from the middle of another, and are useless to a
+/// service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unaligned {
     /// The service.
