@@ -1,5 +1,5 @@
-//! Every mistake that the compiler knows: one policy a mistake, named after it. Each is refused at the exact place with the
-//! exact words, and for nothing else.
+//! Every mistake that the compiler knows: one policy a mistake, named after it. Each is refused at
+//! the exact position with the exact words, and for nothing else.
 
 use std::path::Path;
 
@@ -259,7 +259,7 @@ fn every_mistake_of_a_file_is_reported_in_its_order() {
     assert_eq!(found, expected.map(|(line, message)| (line, message.to_owned())));
 }
 
-/// For each kind of assertion, the rules that break it, by their lines.
+/// For each kind of assertion, the lines of the rules that break it.
 #[test]
 fn a_broken_assertion_names_the_path() {
     let cases: [(&str, &[(usize, &str)]); 10] = [
@@ -286,7 +286,7 @@ fn a_broken_assertion_names_the_path() {
     }
 }
 
-/// Characters that steer a terminal, or that turn the text round them: as they are, and as TOML can write them.
+/// Characters that control a terminal, or reverse the text around them: raw, and as TOML escapes.
 #[test]
 fn a_character_that_is_not_shown_is_refused_wherever_it_is_and_never_printed() {
     let good = std::fs::read_to_string(folder().with_file_name("good.toml")).unwrap();

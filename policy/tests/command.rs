@@ -1,4 +1,4 @@
-//! The `cloister-policy` command: what it prints and its exit status.
+//! The `cloister-policy` command: its output and its exit status.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -267,7 +267,7 @@ fn a_policy_too_large_for_an_image_can_be_analysed() {
     assert_eq!(output.status.code(), Some(1));
 }
 
-/// Names of files are somebody's too.
+/// The names of files are untrusted input, too.
 #[cfg(unix)]
 #[test]
 fn the_name_of_a_file_cannot_steer_the_terminal() {

@@ -1,4 +1,4 @@
-//! `verify` on an image that holds, on input that is no image, and on damaged ones.
+//! `verify` on an image that holds, on input that is not an image, and on damaged images.
 
 mod common;
 
@@ -35,7 +35,7 @@ fn an_image_that_was_packed_holds() {
     );
 }
 
-/// Data that begins as zeros has an address and no bytes in the image.
+/// Data that starts as zeros has an address, and no bytes in the image.
 #[test]
 fn a_program_refers_to_data_that_has_no_bytes_in_the_image_and_not_beyond() {
     let errors_with = |target: u32| {
@@ -139,7 +139,7 @@ fn an_image_of_a_newer_version_is_not_judged() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Damage anywhere is answered, and never passes.
+    /// Damage anywhere gives a verdict or an error, and never passes.
     #[test]
     fn damaged_images_are_answered(
         damage in prop::collection::vec((any::<prop::sample::Index>(), 1u8..), 1..6),
@@ -163,7 +163,7 @@ proptest! {
         }
     }
 
-    /// Whatever stands where the tables are.
+    /// Any bytes in the place of the tables.
     #[test]
     fn any_tables_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         let mut file = image();
