@@ -7,7 +7,7 @@ use cloister_caps::rights::Kind;
 use cloister_caps::tables::Access;
 
 use crate::check::field;
-use crate::model::{How, Named, Policy, Region, Source};
+use crate::model::{MapAccess, Named, Policy, Region, Source};
 use crate::plan::{Plan, consumer_region, producer_region, replies, requests, rules_region};
 
 /// The name of the argument of `capabilities`.
@@ -121,7 +121,7 @@ impl Binder<'_> {
         let mut fields = Vec::new();
         for region in &self.policy.regions.items {
             let mapped = region.body.map.iter().find(|entry| entry.service.value == self.name);
-            if mapped.is_none_or(|entry| entry.how.value == How::Heap) {
+            if mapped.is_none_or(|entry| entry.how.value == MapAccess::Heap) {
                 continue;
             }
             let slot = self.plan.region_slot(self.index, &region.name.value)?;
@@ -138,7 +138,7 @@ impl Binder<'_> {
     /// Returns `true` if the region is granted and only this service writes it: `EXCLUSIVE` in the
     /// ABI, as the kernel decides too.
     fn owns(&self, region: &Named<Region>) -> bool {
-        let alone = matches!(region.body.map.as_slice(), [entry] if entry.how.value == How::ReadWrite);
+        let alone = matches!(region.body.map.as_slice(), [entry] if entry.how.value == MapAccess::ReadWrite);
         let grants = self.policy.grants.items.iter().filter(|grant| grant.body.region.value == region.name.value);
         let mut grants = grants.peekable();
         alone && grants.peek().is_some() && grants.all(|grant| grant.body.access.value == Access::Read)
@@ -147,7 +147,7 @@ impl Binder<'_> {
     /// Returns the slot of the heap, if there is one. An outer `None` is a defect of the plan.
     fn heap(&self) -> Option<Option<u16>> {
         let heap = self.policy.regions.items.iter().find(|region| {
-            region.body.map.iter().any(|entry| entry.service.value == self.name && entry.how.value == How::Heap)
+            region.body.map.iter().any(|entry| entry.service.value == self.name && entry.how.value == MapAccess::Heap)
         });
         match heap {
             Some(region) => Some(Some(self.plan.region_slot(self.index, &region.name.value)?)),

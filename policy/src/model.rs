@@ -182,11 +182,11 @@ pub(crate) struct Service {
     pub after_limit: AfterLimit,
     /// Those of console, clock, entropy, power and info that it holds, in the order of
     /// [`HOLDABLE`].
-    pub held: Vec<Held>,
+    pub held: Vec<HeldCapability>,
 }
 
 /// A capability that names an object of which the image has only one.
-pub(crate) struct Held {
+pub(crate) struct HeldCapability {
     pub kind: Kind,
     pub rights: Rights,
     pub span: Span,
@@ -233,12 +233,12 @@ impl Source {
 /// A service that maps a region.
 pub(crate) struct MapEntry {
     pub service: Spanned<String>,
-    pub how: Spanned<How>,
+    pub how: Spanned<MapAccess>,
 }
 
 /// The access with which a service maps a region.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum How {
+pub(crate) enum MapAccess {
     /// Read only.
     Read,
     /// Read and write.
@@ -247,20 +247,20 @@ pub(crate) enum How {
     Heap,
 }
 
-impl How {
-    pub(crate) const WORDS: [(&'static str, How); 3] =
-        [("read", How::Read), ("read-write", How::ReadWrite), ("heap", How::Heap)];
+impl MapAccess {
+    pub(crate) const WORDS: [(&'static str, MapAccess); 3] =
+        [("read", MapAccess::Read), ("read-write", MapAccess::ReadWrite), ("heap", MapAccess::Heap)];
 
     pub(crate) fn word(self) -> &'static str {
         match self {
-            How::Read => "read",
-            How::ReadWrite => "read-write",
-            How::Heap => "heap",
+            MapAccess::Read => "read",
+            MapAccess::ReadWrite => "read-write",
+            MapAccess::Heap => "heap",
         }
     }
 
     pub(crate) fn writes(self) -> bool {
-        self != How::Read
+        self != MapAccess::Read
     }
 
     pub(crate) fn access(self) -> Access {

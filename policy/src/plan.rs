@@ -17,7 +17,7 @@ use cloister_interfaces::rules::{ClientGrantRule, PathRule, encode_rules};
 
 use crate::address_space::{FIXED_AREA, LARGE_AREA, LARGE_STEP, MODULE_ROOM, PAGE, image_base};
 use crate::diagnostic::{Lines, Span};
-use crate::model::{How, Peer, Policy, Source};
+use crate::model::{MapAccess, Peer, Policy, Source};
 
 /// A record and its name, which is not yet in the section of names.
 pub(crate) struct Entry<R> {
@@ -87,7 +87,7 @@ pub(crate) fn plan(policy: &Policy, lines: &Lines) -> Option<Plan> {
 }
 
 /// A region before it has a number.
-struct Draft {
+struct RegionDraft {
     record: Region,
     data: Option<Vec<u8>>,
     /// The size of its address range in pages; `None` for a large region, see [`large_room`].
@@ -95,7 +95,7 @@ struct Draft {
 }
 
 /// A mapping before it has an address.
-struct Map {
+struct MappingDraft {
     service: usize,
     region: String,
     access: Access,
@@ -105,8 +105,8 @@ struct Map {
 struct Planner<'a> {
     policy: &'a Policy,
     lines: &'a Lines,
-    regions: BTreeMap<String, Draft>,
-    maps: Vec<Map>,
+    regions: BTreeMap<String, RegionDraft>,
+    maps: Vec<MappingDraft>,
 }
 
 impl Planner<'_> {
@@ -121,13 +121,13 @@ impl Planner<'_> {
     fn map(&mut self, service: &str, region: &str, access: Access, span: &Span) {
         let line = self.line(span);
         if let Some(service) = self.service(service) {
-            self.maps.push(Map { service, region: region.to_owned(), access, line });
+            self.maps.push(MappingDraft { service, region: region.to_owned(), access, line });
         }
     }
 
     fn fixed(&mut self, name: String, pages: u32, clear: bool) {
         let record = Region { amount: pages, clear_on_restart: u8::from(clear), ..empty(RegionKind::Fixed) };
-        self.regions.insert(name, Draft { record, data: None, pages: Some(u64::from(pages)) });
+        self.regions.insert(name, RegionDraft { record, data: None, pages: Some(u64::from(pages)) });
     }
 
     fn policy_regions(&mut self) {
@@ -135,7 +135,7 @@ impl Planner<'_> {
         for region in &policy.regions.items {
             let name = &region.name.value;
             let granted = policy.grants.items.iter().any(|grant| grant.body.region.value == *name);
-            let heap = region.body.map.iter().any(|entry| entry.how.value == How::Heap);
+            let heap = region.body.map.iter().any(|entry| entry.how.value == MapAccess::Heap);
             // A restart clears what only one service has. A region that a peer domain uses is not
             // its own.
             let private = region.body.map.len() == 1 && !granted && region.body.keep.is_none();
@@ -151,7 +151,7 @@ impl Planner<'_> {
                 Source::CommandLine => (empty(RegionKind::CommandLine), Some(1)),
                 Source::XenStoreRing => (empty(RegionKind::XenStoreRing), Some(1)),
             };
-            self.regions.insert(name.clone(), Draft { record, data: None, pages });
+            self.regions.insert(name.clone(), RegionDraft { record, data: None, pages });
             for entry in &region.body.map {
                 self.map(&entry.service.value, name, entry.how.value.access(), &entry.service.span);
             }
@@ -201,7 +201,7 @@ impl Planner<'_> {
             let region = rules_region(name);
             let record = Region { image_length: blob.len() as u64, ..empty(RegionKind::ImageData) };
             let pages = Some(record.image_length.div_ceil(PAGE));
-            self.regions.insert(region.clone(), Draft { record, data: Some(blob), pages });
+            self.regions.insert(region.clone(), RegionDraft { record, data: Some(blob), pages });
             self.map(name, &region, Access::Read, &service.name.span);
         }
         Some(())
@@ -240,8 +240,8 @@ impl Planner<'_> {
     /// The pages just below and above each mapping stay unmapped.
     fn mappings(&mut self, index: &BTreeMap<String, usize>) -> Option<(Vec<Mapping>, Vec<u32>)> {
         let regions = &self.regions;
-        let large = |map: &Map| regions.get(&map.region).is_none_or(|draft| draft.pages.is_none());
-        let stack = |map: &Map| map.region.ends_with(".stack");
+        let large = |map: &MappingDraft| regions.get(&map.region).is_none_or(|draft| draft.pages.is_none());
+        let stack = |map: &MappingDraft| map.region.ends_with(".stack");
         self.maps.sort_by(|a, b| {
             (a.service, large(a), !stack(a), &a.region).cmp(&(b.service, large(b), !stack(b), &b.region))
         });

@@ -39,12 +39,12 @@ struct Prover<'a> {
 }
 
 /// What breaks an assertion, as a sentence and as rules.
-struct Broken {
+struct Refutation {
     finding: String,
     path: Vec<Rule>,
 }
 
-type Outcome = Result<String, Broken>;
+type Outcome = Result<String, Refutation>;
 
 impl Sound {
     /// Proves every assertion.
@@ -65,7 +65,7 @@ impl Sound {
             canonical::claim(&item.body.claim, &mut claim);
             let (holds, finding, path) = match outcome {
                 Ok(finding) => (true, finding, Vec::new()),
-                Err(broken) => (false, broken.finding, broken.path),
+                Err(refutation) => (false, refutation.finding, refutation.path),
             };
             Verdict {
                 name: item.name.value.clone(),
@@ -84,14 +84,14 @@ impl Sound {
 /// Logs each assertion that does not hold, with the rules that break it.
 fn check(sound: &Sound, log: &mut Log) {
     for (item, outcome) in prove(sound) {
-        let Err(broken) = outcome else { continue };
+        let Err(refutation) = outcome else { continue };
         let mut diagnostic = Diagnostic::at(
             &item.name.span,
-            format!("assertion `{}` does not hold: {}", item.name.value, broken.finding),
+            format!("assertion `{}` does not hold: {}", item.name.value, refutation.finding),
         )
         .label("asserted here")
         .help(format!("the threat is: {}", item.body.why));
-        for rule in broken.path {
+        for rule in refutation.path {
             if let Some(span) = index::span(&sound.policy, rule) {
                 diagnostic = diagnostic.related(span, names::rule(&sound.policy, rule).1);
             }
@@ -132,17 +132,20 @@ impl Prover<'_> {
         target::subjects(&self.sound.policy, text).unwrap_or_default()
     }
 
-    fn broken_by(&self, right: &Right) -> Broken {
+    fn refuted_by(&self, right: &Right) -> Refutation {
         let policy = &self.sound.policy;
         let ability = names::ability(policy, right.object, right.op, right.amount);
-        Broken { finding: format!("{} can {ability}", names::subject(policy, right.subject)), path: right.path.clone() }
+        Refutation {
+            finding: format!("{} can {ability}", names::subject(policy, right.subject)),
+            path: right.path.clone(),
+        }
     }
 
     fn no_flow(&self, from: &str, to: &str, takeovers: usize) -> Outcome {
         let (subjects, targets) = (self.subjects(from), self.targets(to));
         let flow = |right: &&Right| subjects.contains(&right.subject) && targets.contains(&(right.object, right.op));
         if let Some(right) = self.rights.iter().find(flow) {
-            return Err(self.broken_by(right));
+            return Err(self.refuted_by(right));
         }
         let policy = &self.sound.policy;
         let reached = reached(&self.rights, &targets);
@@ -163,7 +166,7 @@ impl Prover<'_> {
         }
         let path = nearest.services.iter().map(|(rule, _)| *rule).chain(nearest.right.path.iter().copied()).collect();
         let ability = names::ability(policy, nearest.right.object, nearest.right.op, nearest.right.amount);
-        Err(Broken { finding: format!("{from} can {ability} by taking over {}", over.join(", then ")), path })
+        Err(Refutation { finding: format!("{from} can {ability} by taking over {}", over.join(", then ")), path })
     }
 
     fn exclusive(&self, owner: &str, regions: &[Spanned<String>], access: Exclusive) -> Outcome {
@@ -176,7 +179,7 @@ impl Prover<'_> {
             });
             if let Some(entry) = other {
                 let (_, says) = names::rule(policy, Rule::Map(region, entry));
-                return Err(Broken { finding: says, path: vec![Rule::Map(region, entry)] });
+                return Err(Refutation { finding: says, path: vec![Rule::Map(region, entry)] });
             }
         }
         let verb = if access == Exclusive::Map { "maps" } else { "writes" };
@@ -191,7 +194,7 @@ impl Prover<'_> {
             .iter()
             .find(|right| targets.contains(&(right.object, right.op)) && !allowed.contains(&right.subject));
         match other {
-            Some(right) => Err(self.broken_by(right)),
+            Some(right) => Err(self.refuted_by(right)),
             None => Ok("nobody else has a path".into()),
         }
     }
@@ -207,14 +210,14 @@ impl Prover<'_> {
                 let service =
                     |entry: &usize| item.body.map.get(*entry).map_or("", |entry| entry.service.value.as_str());
                 let finding = format!("{} and {} both map {}", service(one), service(two), item.name.value);
-                return Err(Broken { finding, path: vec![Rule::Map(region, *one), Rule::Map(region, *two)] });
+                return Err(Refutation { finding, path: vec![Rule::Map(region, *one), Rule::Map(region, *two)] });
             }
         }
         for (queue, item) in policy.queues.items.iter().enumerate() {
             let (from, to) = (item.body.from.value.as_str(), item.body.to.value.as_str());
             if names.contains(from) && names.contains(to) {
                 let finding = format!("{from} and {to} share the pages of queue {}", item.name.value);
-                return Err(Broken { finding, path: vec![Rule::Queue(queue)] });
+                return Err(Refutation { finding, path: vec![Rule::Queue(queue)] });
             }
         }
         Ok("no region and no queue is common to two of them".into())
@@ -237,7 +240,7 @@ impl Prover<'_> {
         }
         let mut parts: Vec<(u64, Rule)> = parts.into_iter().filter(|(amount, _)| *amount > 0).collect();
         parts.sort_by_key(|(amount, _)| std::cmp::Reverse(*amount));
-        Err(Broken { finding, path: parts.into_iter().take(8).map(|(_, rule)| rule).collect() })
+        Err(Refutation { finding, path: parts.into_iter().take(8).map(|(_, rule)| rule).collect() })
     }
 
     /// Returns the parts of an amount, each with the rule that gives it.

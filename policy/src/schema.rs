@@ -8,7 +8,7 @@ use cloister_caps::rights::Kind;
 use cloister_interfaces::CATALOG;
 use serde_json::{Value, json};
 
-use crate::model::{Exclusive, HOLDABLE, How, Measure};
+use crate::model::{Exclusive, HOLDABLE, MapAccess, Measure};
 
 /// Returns the schema as text.
 #[must_use]
@@ -128,7 +128,7 @@ fn region(size: &Value) -> Value {
                 "type": "object",
                 "minProperties": 1,
                 "propertyNames": name(),
-                "additionalProperties": { "enum": How::WORDS.map(|(word, _)| word) },
+                "additionalProperties": { "enum": MapAccess::WORDS.map(|(word, _)| word) },
             },
         }),
     );

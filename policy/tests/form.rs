@@ -495,7 +495,7 @@ fn other_code_within_its_bounds_is_named_as_not_shown() {
                 "not shown: that the code of the kernel and of the services is the code that was reviewed"
             )
         );
-        assert_ne!(verdict.parts[part].hash, honest.parts[part].hash, "the hash to compare with");
+        assert_ne!(verdict.programs[part].hash, honest.programs[part].hash, "the hash to compare with");
     }
 }
 

@@ -171,7 +171,10 @@ fn what_does_not_verify_is_not_signed() {
     assert_eq!(place.run("keygen release.key").0, Some(0));
     let (status, _, problems) = place.run("sign image.elf --key release.key");
     assert_eq!(status, Some(1));
-    assert!(problems.contains("`vmcall`") && problems.contains("an image that does not verify is not signed"), "{problems}");
+    assert!(
+        problems.contains("`vmcall`") && problems.contains("an image that does not verify is not signed"),
+        "{problems}"
+    );
     assert!(!place.path("image.elf.sig").exists());
 }
 

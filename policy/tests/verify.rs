@@ -27,7 +27,7 @@ fn an_image_that_was_packed_holds() {
     assert_eq!(verdict.policy_hash, policy().hash());
     assert_eq!(verdict.policy, policy().canonical());
     assert!(verdict.facts > 200);
-    let names: Vec<&str> = verdict.parts.iter().map(|part| part.name.as_str()).collect();
+    let names: Vec<&str> = verdict.programs.iter().map(|part| part.name.as_str()).collect();
     assert_eq!(names, ["kernel", "driver", "manager", "store"]);
     assert!(verdict.text().contains("\nverified: the form of the file"), "{}", verdict.text());
     assert!(
@@ -59,7 +59,7 @@ fn the_same_program_has_the_same_hash_in_two_images() {
     other.parts[0].bytes[5] ^= 1;
     let programs = [common::image::program(0), other, common::image::program(2)];
     let two = verify(&common::image::pack_all(&kernel(), &programs), &Against::default()).unwrap();
-    let same: Vec<bool> = one.parts.iter().zip(&two.parts).map(|(one, two)| one.hash == two.hash).collect();
+    let same: Vec<bool> = one.programs.iter().zip(&two.programs).map(|(one, two)| one.hash == two.hash).collect();
     assert_eq!(same, [true, true, false, true]);
 }
 

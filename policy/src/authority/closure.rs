@@ -41,7 +41,7 @@ impl Closure<'_> {
         let Some(service) = self.policy.services.items.get(position) else { return };
         let (subject, rule) = (Subject::Service(position), [Rule::Service(position)]);
         for (op, amount) in own_amounts(&service.body) {
-            self.push(subject, Object::Own, op, amount, &rule);
+            self.push(subject, Object::Itself, op, amount, &rule);
         }
         self.push(subject, Object::Program(position), Op::Execute, 1, &rule);
         if service.body.after_limit == AfterLimit::StopImage {
@@ -53,7 +53,7 @@ impl Closure<'_> {
                 for op in Op::ALL.iter().copied() {
                     let Some((kind, operation)) = op.invocation(object) else { continue };
                     if kind == held.kind && held.rights.contains(operation.right()) {
-                        self.push(subject, object, op, 1, &[Rule::Held(position, entry)]);
+                        self.push(subject, object, op, 1, &[Rule::HeldCapability(position, entry)]);
                     }
                 }
             }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::vocabulary::Rule;
 use crate::diagnostic::Span;
-use crate::model::{How, Peer, Policy, Source};
+use crate::model::{MapAccess, Peer, Policy, Source};
 
 /// Everything that refers to one service.
 #[derive(Default)]
@@ -65,7 +65,7 @@ pub(crate) struct Index {
     pub ports: Vec<Channel>,
     pub grants: Vec<Granted>,
     /// For each region, the services that map it, and how.
-    pub maps: Vec<Vec<(usize, How)>>,
+    pub maps: Vec<Vec<(usize, MapAccess)>>,
     /// The grant of each region: at most one.
     pub granted: HashMap<usize, usize>,
     /// The client of each entry of `[xenstore]`.
@@ -149,7 +149,7 @@ impl Index {
     /// Returns `true` if a restart clears the region.
     pub(crate) fn cleared_on_restart(&self, policy: &Policy, region: usize) -> bool {
         let (Some(item), Some(map)) = (policy.regions.items.get(region), self.maps.get(region)) else { return false };
-        let heap = map.iter().any(|(_, how)| *how == How::Heap);
+        let heap = map.iter().any(|(_, how)| *how == MapAccess::Heap);
         let clearable = matches!(item.body.source.value, Source::Fixed { .. } | Source::Share { .. });
         let alone = map.len() == 1 && !self.granted.contains_key(&region) && item.body.keep.is_none();
         heap || (clearable && alone)
@@ -160,7 +160,7 @@ impl Index {
 pub(crate) fn span(policy: &Policy, rule: Rule) -> Option<&Span> {
     match rule {
         Rule::Service(service) => Some(&policy.services.items.get(service)?.name.span),
-        Rule::Held(service, held) => Some(&policy.services.items.get(service)?.body.held.get(held)?.span),
+        Rule::HeldCapability(service, held) => Some(&policy.services.items.get(service)?.body.held.get(held)?.span),
         Rule::Map(region, entry) => Some(&policy.regions.items.get(region)?.body.map.get(entry)?.service.span),
         Rule::Region(region) => Some(&policy.regions.items.get(region)?.body.source.span),
         Rule::Queue(queue) => Some(&policy.queues.items.get(queue)?.name.span),

@@ -41,7 +41,7 @@ pub(crate) fn object(policy: &Policy, object: Object) -> String {
         Object::Power => return "power".into(),
         Object::Info => return "info".into(),
         Object::Image => return "image".into(),
-        Object::Own => return "self".into(),
+        Object::Itself => return "self".into(),
         Object::Region(region) => ("region", name(&policy.regions.items, region)),
         Object::Port(port) => ("port", name(&policy.ports.items, port)),
         Object::Grant(grant) => ("grant", name(&policy.grants.items, grant)),
@@ -78,11 +78,11 @@ pub(crate) fn ability(policy: &Policy, object: Object, op: Op, amount: u64) -> S
         (Object::Power, _) => "reboot the domain".into(),
         (Object::Info, _) => "read facts about the image".into(),
         (Object::Image, _) => "stop the image by a fault past its restart limit".into(),
-        (Object::Own, Op::Run) => format!("run for up to {:.1} % of the time", amount as f64 / 10_000.0),
-        (Object::Own, Op::Hold) => format!("run {amount} µs without a pause"),
-        (Object::Own, Op::Precede) => format!("come before services of a priority below {amount}"),
-        (Object::Own, Op::Restart) => format!("be restarted {amount} times"),
-        (Object::Own, _) => format!("use a stack of {amount} pages"),
+        (Object::Itself, Op::Run) => format!("run for up to {:.1} % of the time", amount as f64 / 10_000.0),
+        (Object::Itself, Op::Hold) => format!("run {amount} µs without a pause"),
+        (Object::Itself, Op::Precede) => format!("come before services of a priority below {amount}"),
+        (Object::Itself, Op::Restart) => format!("be restarted {amount} times"),
+        (Object::Itself, _) => format!("use a stack of {amount} pages"),
         (Object::Region(_), Op::Read | Op::Write | Op::Claim) => {
             let verb = if op == Op::Claim { "rely on" } else { op.word() };
             let whole = matches!(source(policy, object), Some(Source::Fixed { .. } | Source::Share { .. }));
@@ -134,7 +134,7 @@ pub(crate) fn rule(policy: &Policy, rule: Rule) -> (String, String) {
                 format!("{name} is a service with this processor time, stack and restart rule"),
             )
         }
-        Rule::Held(service, held) => {
+        Rule::HeldCapability(service, held) => {
             let name = name(services, service);
             let kind =
                 services.get(service).and_then(|item| item.body.held.get(held)).map_or("?", |held| held.kind.name());

@@ -111,7 +111,7 @@ impl Op {
             Object::Power => matches!(self, Op::Off | Op::Reboot),
             Object::Info => self == Op::Read,
             Object::Image => self == Op::Stop,
-            Object::Own => matches!(self, Op::Run | Op::Hold | Op::Precede | Op::Restart | Op::Stack),
+            Object::Itself => matches!(self, Op::Run | Op::Hold | Op::Precede | Op::Restart | Op::Stack),
             Object::Region(_) => matches!(
                 self,
                 Op::Read
@@ -225,7 +225,7 @@ impl Hypercall {
             (Object::Port(_), Op::Receive) => &[Hypercall::Unmask],
             (Object::Port(_), Op::Close) => &[Hypercall::Close],
             // Every running service can wait for a deadline.
-            (Object::Own, Op::Run) => &[Hypercall::SetTimer],
+            (Object::Itself, Op::Run) => &[Hypercall::SetTimer],
             _ => &[],
         }
     }

@@ -55,7 +55,7 @@ impl Search<'_> {
         let way = |amount: u64, path: &[Rule]| Some(Way { amount, path: path.to_vec() });
         let item = self.policy.services.items.get(service)?;
         match object {
-            Object::Own => {
+            Object::Itself => {
                 let (_, amount) = own_amounts(&item.body).into_iter().find(|(own, _)| *own == op)?;
                 way(amount, &[Rule::Service(service)])
             }
@@ -91,7 +91,7 @@ impl Search<'_> {
                     .held
                     .iter()
                     .position(|held| held.kind == kind && held.rights.contains(operation.right()))?;
-                way(1, &[Rule::Held(service, held)])
+                way(1, &[Rule::HeldCapability(service, held)])
             }
         }
     }

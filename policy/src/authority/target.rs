@@ -117,7 +117,7 @@ fn objects(policy: &Policy, name: &str) -> Vec<Object> {
         (None, "power") => vec![Object::Power],
         (None, "info") => vec![Object::Info],
         (None, "image") => vec![Object::Image],
-        (None, "self") => vec![Object::Own],
+        (None, "self") => vec![Object::Itself],
         (None, "region") => (0..policy.regions.items.len()).map(Object::Region).collect(),
         (None, "port") => (0..policy.ports.items.len()).map(Object::Port).collect(),
         (None, "grant") => (0..policy.grants.items.len()).map(Object::Grant).collect(),
@@ -170,7 +170,7 @@ fn covering(policy: &Policy, path: &str, op: Op) -> Targets {
 
 /// Returns the operations for which the kernel makes a hypercall.
 fn causes(policy: &Policy, hypercall: Hypercall) -> Targets {
-    let fixed = [Object::Console, Object::Power, Object::Image, Object::Own];
+    let fixed = [Object::Console, Object::Power, Object::Image, Object::Itself];
     let ports = (0..policy.ports.items.len()).map(Object::Port);
     let mut found = Vec::new();
     for object in fixed.into_iter().chain(ports) {

@@ -29,7 +29,7 @@ pub(crate) enum Object {
     /// The image as a whole.
     Image,
     /// The service itself: its processor time, stack and restarts.
-    Own,
+    Itself,
     /// An entry of `[regions]`.
     Region(usize),
     /// An entry of `[ports]`.
@@ -50,7 +50,7 @@ pub(crate) enum Rule {
     /// The entry of a service.
     Service(usize),
     /// One of its capabilities: the positions of both.
-    Held(usize, usize),
+    HeldCapability(usize, usize),
     /// An entry of a region's `map`: the positions of both.
     Map(usize, usize),
     /// A region's entry.

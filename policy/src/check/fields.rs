@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use cloister_caps::rights::Kind;
 
 use crate::diagnostic::{Diagnostic, Log, Span, Spanned};
-use crate::model::{How, Policy};
+use crate::model::{MapAccess, Policy};
 
 /// Words that cannot be the name of a field in Rust: strict and reserved keywords.
 const KEYWORDS: &[&str] = &[
@@ -55,7 +55,7 @@ fn fields_of(policy: &Policy) -> HashMap<&str, Fields<'_>> {
     }
     queue_fields(policy, &mut fields);
     for region in &policy.regions.items {
-        for entry in region.body.map.iter().filter(|entry| entry.how.value != How::Heap) {
+        for entry in region.body.map.iter().filter(|entry| entry.how.value != MapAccess::Heap) {
             let own = fields.entry(&entry.service.value).or_default();
             own.push((field(&region.name.value), &region.name.span, "a region"));
         }

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 use crate::diagnostic::{Diagnostic, Log};
-use crate::model::{Grant, How, MapEntry, Named, Policy, Region, Source};
+use crate::model::{Grant, MapAccess, MapEntry, Named, Policy, Region, Source};
 
 pub(super) fn check(policy: &Policy, log: &mut Log) {
     for region in &policy.regions.items {
         one_writer(region, log);
         heap_is_private(region, log);
         kind_allows_mapping(region, log);
-        keep_means_something(policy, region, log);
+        keep_has_effect(policy, region, log);
     }
     one_of_each_kind(policy, log);
     one_heap_each(policy, log);
@@ -41,9 +41,9 @@ fn one_writer(region: &Named<Region>, log: &mut Log) {
 }
 
 fn heap_is_private(region: &Named<Region>, log: &mut Log) {
-    let Some(heap) = region.body.map.iter().find(|entry| entry.how.value == How::Heap) else { return };
+    let Some(heap) = region.body.map.iter().find(|entry| entry.how.value == MapAccess::Heap) else { return };
     for other in region.body.map.iter().filter(|entry| entry.service.value != heap.service.value) {
-        if other.how.value == How::Read {
+        if other.how.value == MapAccess::Read {
             let message = format!(
                 "region `{}` is the heap of `{}`, and `{}` reads it",
                 region.name.value, heap.service.value, other.service.value
@@ -63,8 +63,8 @@ fn kind_allows_mapping(region: &Named<Region>, log: &mut Log) {
     for entry in &region.body.map {
         let allowed = match source {
             Source::Fixed { .. } | Source::Share { .. } => true,
-            Source::Module | Source::CommandLine => entry.how.value == How::Read,
-            Source::XenStoreRing => entry.how.value != How::Heap,
+            Source::Module | Source::CommandLine => entry.how.value == MapAccess::Read,
+            Source::XenStoreRing => entry.how.value != MapAccess::Heap,
         };
         if !allowed {
             let (word, how) = (source.word(), entry.how.value.word());
@@ -80,10 +80,10 @@ fn kind_allows_mapping(region: &Named<Region>, log: &mut Log) {
 }
 
 /// Checks that `keep` has an effect: only a region that a restart would clear can be kept.
-fn keep_means_something(policy: &Policy, region: &Named<Region>, log: &mut Log) {
+fn keep_has_effect(policy: &Policy, region: &Named<Region>, log: &mut Log) {
     let Some(keep) = &region.body.keep else { return };
     let clearable = matches!(region.body.source.value, Source::Fixed { .. } | Source::Share { .. });
-    let heap = region.body.map.iter().any(|entry| entry.how.value == How::Heap);
+    let heap = region.body.map.iter().any(|entry| entry.how.value == MapAccess::Heap);
     let granted = policy.grants.items.iter().any(|grant| grant.body.region.value == region.name.value);
     let why = if heap {
         "every restart clears a heap"
@@ -122,7 +122,7 @@ fn one_of_each_kind(policy: &Policy, log: &mut Log) {
 fn one_heap_each(policy: &Policy, log: &mut Log) {
     let mut first: HashMap<&str, &MapEntry> = HashMap::new();
     let heaps = policy.regions.items.iter().flat_map(|region| &region.body.map);
-    for heap in heaps.filter(|entry| entry.how.value == How::Heap) {
+    for heap in heaps.filter(|entry| entry.how.value == MapAccess::Heap) {
         let service = heap.service.value.as_str();
         let Some(first) = first.get(service) else {
             first.insert(service, heap);
@@ -179,7 +179,7 @@ fn grantable(grant: &Named<Grant>, region: &Named<Region>, log: &mut Log) {
             .help(format!("write `pages = {pages}` or fewer")),
         );
     }
-    if let Some(heap) = region.body.map.iter().find(|entry| entry.how.value == How::Heap) {
+    if let Some(heap) = region.body.map.iter().find(|entry| entry.how.value == MapAccess::Heap) {
         log.push(
             Diagnostic::at(
                 &grant.body.region.span,

@@ -10,13 +10,13 @@ use crate::model::{Grant, Named, Peer, Policy, Queue};
 
 pub(super) fn check(policy: &Policy, log: &mut Log) {
     cycles(policy, log);
-    one_queue_an_interface(policy, log);
+    one_queue_per_interface(policy, log);
     xenstore_ports(policy, log);
     // Only if every queue is sound does the absence of one prove anything.
     if policy.queues.is_complete() && policy.queues.items.iter().all(|queue| sound(policy, &queue.body)) {
         let queues = Queues::new(policy);
         for grant in &policy.grants.items {
-            grant_has_a_way(policy, &queues, grant, log);
+            grant_client_can_ask(policy, &queues, grant, log);
         }
         paths_have_a_client(policy, &queues, log);
         one_kind_of_rules(policy, &queues, log);
@@ -103,7 +103,7 @@ fn report_cycle(edges: &BTreeMap<&str, Vec<Edge<'_>>>, cycle: &[(&str, usize)], 
 
 /// Checks that a service is a client of one queue of an interface: it finds its server by the
 /// interface.
-fn one_queue_an_interface(policy: &Policy, log: &mut Log) {
+fn one_queue_per_interface(policy: &Policy, log: &mut Log) {
     let mut first: HashMap<(&str, &str), &Named<Queue>> = HashMap::new();
     for queue in &policy.queues.items {
         let (from, interface) = (queue.body.from.value.as_str(), queue.body.interface.value.as_str());
@@ -151,7 +151,7 @@ fn xenstore_ports(policy: &Policy, log: &mut Log) {
 ///
 /// The holder acts on requests, so the client needs a queue to it. A client that holds the rule
 /// itself, and serves no requests for grants, needs none.
-fn grant_has_a_way(policy: &Policy, queues: &Queues<'_>, grant: &Named<Grant>, log: &mut Log) {
+fn grant_client_can_ask(policy: &Policy, queues: &Queues<'_>, grant: &Named<Grant>, log: &mut Log) {
     let (holder, client) = (&grant.body.held_by.value, &grant.body.on_behalf_of.value);
     if !policy.services.defines(holder) || !policy.services.defines(client) {
         return;

@@ -82,7 +82,7 @@ impl Arguments {
     /// Reads the ELF file of each service of the image, if `--symbols` asks for it.
     fn read_symbols(&self, verdict: &Verdict) -> Result<Vec<(String, Vec<u8>)>, String> {
         let Some(folder) = &self.symbols else { return Ok(Vec::new()) };
-        let services = verdict.parts.iter().skip(1);
+        let services = verdict.programs.iter().skip(1);
         services
             .map(|part| Ok((part.name.clone(), file::read(&folder.join(format!("{}.elf", part.name)), MAX_IMAGE)?)))
             .collect()

@@ -13,7 +13,7 @@ use crate::canonical;
 use crate::diagnostic::Spanned;
 use crate::model::{Claim, Named};
 use crate::sound::{Sound, Step};
-use facts::{Key, What, Who};
+use facts::{Key, ObjectKey, SubjectKey};
 use matching::Numbers;
 
 /// The relation of one policy's authority to another's.
@@ -142,8 +142,8 @@ impl<'a> Comparison<'a> {
         let wider = facts::beyond(&self.new.facts, &self.old.facts);
         let narrower = facts::beyond(&self.old.facts, &self.new.facts);
         let mut subjects: Vec<(String, Class)> = Vec::new();
-        let touched: BTreeSet<Who> = wider.iter().chain(&narrower).map(|((who, ..), ..)| *who).collect();
-        let (widened, narrowed): (BTreeSet<Who>, BTreeSet<Who>) =
+        let touched: BTreeSet<SubjectKey> = wider.iter().chain(&narrower).map(|((who, ..), ..)| *who).collect();
+        let (widened, narrowed): (BTreeSet<SubjectKey>, BTreeSet<SubjectKey>) =
             (wider.iter().map(|((who, ..), ..)| *who).collect(), narrower.iter().map(|((who, ..), ..)| *who).collect());
         for who in touched {
             let name = self.new.subject(who).or_else(|| self.old.subject(who)).unwrap_or_default();
@@ -281,35 +281,35 @@ impl Side<'_> {
     }
 
     /// Returns the name of a subject for people: a range of domains by its first and its last.
-    fn subject(&self, who: Who) -> Option<String> {
+    fn subject(&self, who: SubjectKey) -> Option<String> {
         match who {
-            Who::Ids(first, last) if first != last => Some(format!("domain:{first} to domain:{last}")),
+            SubjectKey::Ids(first, last) if first != last => Some(format!("domain:{first} to domain:{last}")),
             _ => self.asked(who),
         }
     }
 
     /// Returns the name of a subject as in a question to this policy: of a range of domains the
     /// first.
-    fn asked(&self, who: Who) -> Option<String> {
+    fn asked(&self, who: SubjectKey) -> Option<String> {
         let policy = &self.sound.policy;
         match who {
-            Who::Service(number) => Some(names::subject(policy, Subject::Service(self.service(number)?))),
-            Who::Ids(first, _) => Some(format!("domain:{first}")),
-            Who::Daemon => Some(names::subject(policy, Subject::XenStoreDaemon)),
-            Who::Toolstack => Some(names::subject(policy, Subject::Toolstack)),
+            SubjectKey::Service(number) => Some(names::subject(policy, Subject::Service(self.service(number)?))),
+            SubjectKey::Ids(first, _) => Some(format!("domain:{first}")),
+            SubjectKey::Daemon => Some(names::subject(policy, Subject::XenStoreDaemon)),
+            SubjectKey::Toolstack => Some(names::subject(policy, Subject::Toolstack)),
         }
     }
 
     /// Returns the name of an object as in a question to this policy.
-    fn object(&self, who: Who, what: &What, op: crate::authority::Op) -> Option<String> {
+    fn object(&self, who: SubjectKey, what: &ObjectKey, op: crate::authority::Op) -> Option<String> {
         let region = |number: &usize| self.numbers.regions.iter().position(|own| own == number);
         let object = match what {
-            What::Fixed(object) => *object,
-            What::Region(number) => Object::Region(region(number)?),
-            What::Port(number) => Object::Port(self.numbers.ports.iter().position(|own| own == number)?),
-            What::Grant(number) => Object::Grant(*self.sound.index.granted.get(&region(number)?)?),
-            What::Peer(number, interface) => {
-                let Who::Service(who) = who else { return None };
+            ObjectKey::Fixed(object) => *object,
+            ObjectKey::Region(number) => Object::Region(region(number)?),
+            ObjectKey::Port(number) => Object::Port(self.numbers.ports.iter().position(|own| own == number)?),
+            ObjectKey::Grant(number) => Object::Grant(*self.sound.index.granted.get(&region(number)?)?),
+            ObjectKey::Peer(number, interface) => {
+                let SubjectKey::Service(who) = who else { return None };
                 let (me, peer) = (self.service(who)?, self.service(*number)?);
                 let (from, to) = if op == crate::authority::Op::Request { (me, peer) } else { (peer, me) };
                 let ends = self.sound.index.queues.iter().zip(&self.sound.policy.queues.items);
@@ -318,8 +318,8 @@ impl Side<'_> {
                 });
                 Object::Queue(queue?)
             }
-            What::Path(path) => return Some(path.clone()),
-            What::Program(program) => return Some(format!("program:{program}")),
+            ObjectKey::Path(path) => return Some(path.clone()),
+            ObjectKey::Program(program) => return Some(format!("program:{program}")),
         };
         Some(names::object(&self.sound.policy, object))
     }

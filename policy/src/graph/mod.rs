@@ -11,7 +11,7 @@ mod svg;
 use cloister_caps::tables::Access;
 
 use crate::authority::{Subject, names};
-use crate::model::{How, Peer, Source};
+use crate::model::{MapAccess, Peer, Source};
 use crate::read::render_size;
 use crate::sound::Sound;
 
@@ -206,8 +206,8 @@ impl Builder<'_> {
             }
             for (service, how) in map {
                 match how {
-                    How::Read => self.edge(EdgeKind::Read, node, *service, "", false),
-                    How::ReadWrite | How::Heap => self.edge(EdgeKind::Write, *service, node, "", false),
+                    MapAccess::Read => self.edge(EdgeKind::Read, node, *service, "", false),
+                    MapAccess::ReadWrite | MapAccess::Heap => self.edge(EdgeKind::Write, *service, node, "", false),
                 }
             }
         }

@@ -9,7 +9,7 @@ use super::names::{at, checked_program};
 use super::value::{Field, Key, Table, list};
 use crate::diagnostic::{Diagnostic, Log, Spanned};
 use crate::model::{
-    Domain, Grant, HOLDABLE, Held, How, MapEntry, PathRight, Peer, Port, Queue, Region, Service, Source,
+    Domain, Grant, HOLDABLE, HeldCapability, MapAccess, MapEntry, PathRight, Peer, Port, Queue, Region, Service, Source,
 };
 
 /// The largest region of a fixed size, in pages: 256 MiB.
@@ -63,7 +63,7 @@ pub(super) fn service(table: &Table<'_>, log: &mut Log) -> Option<Service> {
     for (kind, key) in HOLDABLE.into_iter().zip(held) {
         if let Some(field) = table.find(key) {
             match rights_of(&field, kind, log) {
-                Some(found) => rights.push(Held { kind, rights: found.value, span: field.name.span }),
+                Some(found) => rights.push(HeldCapability { kind, rights: found.value, span: field.name.span }),
                 None => whole = false,
             }
         }
@@ -243,7 +243,7 @@ fn map_of(field: &Field<'_>, log: &mut Log) -> Option<Vec<MapEntry>> {
     whole.then_some(map)
 }
 
-fn how_of(entry: &Field<'_>, log: &mut Log) -> Option<Spanned<How>> {
+fn how_of(entry: &Field<'_>, log: &mut Log) -> Option<Spanned<MapAccess>> {
     let text = entry.text(log)?;
     if text.value.contains("execute") {
         log.push(
@@ -253,7 +253,7 @@ fn how_of(entry: &Field<'_>, log: &mut Log) -> Option<Spanned<How>> {
         );
         return None;
     }
-    entry.choice(&How::WORDS, log)
+    entry.choice(&MapAccess::WORDS, log)
 }
 
 pub(super) fn queue(table: &Table<'_>, log: &mut Log) -> Option<Queue> {

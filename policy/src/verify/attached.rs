@@ -79,70 +79,70 @@ fn is_shown(c: char) -> bool {
 }
 
 /// Any JSON in which each character of the strings and keys is visible.
-struct Shown;
+struct VisibleJson;
 
-impl<'de> Deserialize<'de> for Shown {
+impl<'de> Deserialize<'de> for VisibleJson {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Shown)
+        deserializer.deserialize_any(VisibleJson)
     }
 }
 
-impl<'de> Visitor<'de> for Shown {
-    type Value = Shown;
+impl<'de> Visitor<'de> for VisibleJson {
+    type Value = VisibleJson;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Shown, E> {
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<VisibleJson, E> {
         match text.chars().find(|c| !is_shown(*c)) {
             Some(c) => Err(E::custom(hidden(c))),
-            None => Ok(Shown),
+            None => Ok(VisibleJson),
         }
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Shown, E> {
-        Ok(Shown)
+    fn visit_bool<E>(self, _: bool) -> Result<VisibleJson, E> {
+        Ok(VisibleJson)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Shown, E> {
-        Ok(Shown)
+    fn visit_i64<E>(self, _: i64) -> Result<VisibleJson, E> {
+        Ok(VisibleJson)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Shown, E> {
-        Ok(Shown)
+    fn visit_u64<E>(self, _: u64) -> Result<VisibleJson, E> {
+        Ok(VisibleJson)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Shown, E> {
-        Ok(Shown)
+    fn visit_f64<E>(self, _: f64) -> Result<VisibleJson, E> {
+        Ok(VisibleJson)
     }
 
-    fn visit_unit<E>(self) -> Result<Shown, E> {
-        Ok(Shown)
+    fn visit_unit<E>(self) -> Result<VisibleJson, E> {
+        Ok(VisibleJson)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Shown, A::Error> {
-        while items.next_element::<Shown>()?.is_some() {}
-        Ok(Shown)
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<VisibleJson, A::Error> {
+        while items.next_element::<VisibleJson>()?.is_some() {}
+        Ok(VisibleJson)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Shown, A::Error> {
-        while entries.next_entry::<Shown, Shown>()?.is_some() {}
-        Ok(Shown)
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<VisibleJson, A::Error> {
+        while entries.next_entry::<VisibleJson, VisibleJson>()?.is_some() {}
+        Ok(VisibleJson)
     }
 }
 
 /// A name or a version, which is printed in a line.
-struct Word(String);
+struct VisibleWord(String);
 
-impl<'de> Deserialize<'de> for Word {
+impl<'de> Deserialize<'de> for VisibleWord {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         if text.is_empty() || text.len() > MAX_WORD || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             let reason = format_args!("a name or version is not 1 to {MAX_WORD} visible characters of ASCII");
             return Err(de::Error::custom(reason));
         }
-        Ok(Word(text))
+        Ok(VisibleWord(text))
     }
 }
 
@@ -157,7 +157,7 @@ fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
     if let Some(c) = text.chars().find(|c| !is_shown(*c)) {
         return Err(hidden(c));
     }
-    serde_json::from_slice::<Shown>(bytes).map_err(|error| error.to_string())?;
+    serde_json::from_slice::<VisibleJson>(bytes).map_err(|error| error.to_string())?;
     serde_json::from_slice(bytes).map_err(|error| error.to_string())
 }
 
@@ -168,16 +168,16 @@ fn few<T>(items: &[T]) -> Result<(), String> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Sbom {
-    bom_format: Word,
+    bom_format: VisibleWord,
     #[serde(rename = "specVersion")]
-    _spec_version: Word,
+    _spec_version: VisibleWord,
     components: Vec<Listed>,
 }
 
 #[derive(Deserialize)]
 struct Listed {
-    name: Word,
-    version: Word,
+    name: VisibleWord,
+    version: VisibleWord,
 }
 
 fn read_sbom(bytes: &[u8]) -> Result<(String, Vec<Component>), String> {
@@ -248,7 +248,7 @@ fn set<'a>(
 
 #[derive(Deserialize)]
 struct UnsafeUses {
-    format: Word,
+    format: VisibleWord,
     version: u64,
     crates: Vec<CrateUses>,
 }
@@ -256,8 +256,8 @@ struct UnsafeUses {
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct CrateUses {
-    name: Word,
-    crate_version: Word,
+    name: VisibleWord,
+    crate_version: VisibleWord,
     forbids: bool,
     blocks: u64,
     functions: u64,

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::code::Program;
 use super::image::{Image, Load, PAGE};
-use super::verdict::{Finding, Part, Verdict};
+use super::verdict::{Finding, ProgramSummary, Verdict};
 use crate::image_limits::{MAX_LOADS, MAX_NAME};
 
 /// The size of the address range for the program of one service, in bytes.
@@ -107,7 +107,7 @@ fn names(tables: &Tables<'_>, length: usize, error: &mut impl FnMut(String)) {
 /// the programs.
 pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict: &mut Verdict) -> Vec<Program<'a>> {
     let mut programs = Vec::new();
-    verdict.parts.push(kernel_part(image));
+    verdict.programs.push(kernel_part(image));
     if tables.segments().len() > MAX_LOADS {
         verdict.error("layout", format!("there are {} segments of programs", tables.segments().len()));
         return programs;
@@ -119,7 +119,7 @@ pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict
         let own: Vec<Segment> =
             tables.segments().iter().filter(|segment| usize::from(segment.service) == index).collect();
         let mut loads = Vec::new();
-        let mut part = Part { name: name.to_owned(), hash: [0; 32], bytes: 0, text: 0 };
+        let mut part = ProgramSummary { name: name.to_owned(), hash: [0; 32], bytes: 0, text: 0 };
         let mut hash = Sha256::new();
         for segment in &own {
             check_segment(name, segment, base, &mut verdict.findings);
@@ -149,7 +149,7 @@ pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict
         check_pages(name, &own, &mut verdict.findings);
         check_order(name, &own, &mut verdict.findings);
         part.hash = hash.finalize().into();
-        verdict.parts.push(part);
+        verdict.programs.push(part);
         let memory = |segment: &Segment| segment.address..segment.address.saturating_add(segment.memory_size);
         let memory = own.iter().map(memory).collect();
         programs.push(Program { service: name, entry: service.entry, loads, memory, kernel: image.kernel_range() });
@@ -167,8 +167,8 @@ pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict
 }
 
 /// Returns the part of the kernel. Its hash leaves out the sixteen bytes that point to the tables.
-fn kernel_part(image: &Image<'_>) -> Part {
-    let mut part = Part { name: "kernel".into(), hash: [0; 32], bytes: 0, text: 0 };
+fn kernel_part(image: &Image<'_>) -> ProgramSummary {
+    let mut part = ProgramSummary { name: "kernel".into(), hash: [0; 32], bytes: 0, text: 0 };
     let mut hash = Sha256::new();
     let mut constants = image.kernel().iter().position(|load| load.in_kernel_half() && !load.write && !load.execute);
     for (index, load) in image.kernel().iter().enumerate() {
@@ -184,7 +184,7 @@ fn kernel_part(image: &Image<'_>) -> Part {
     part
 }
 
-impl Part {
+impl ProgramSummary {
     fn add(&mut self, load: &Load<'_>) {
         self.bytes = self.bytes.saturating_add(load.memory);
         self.text = self.text.saturating_add(if load.execute { load.memory } else { 0 });

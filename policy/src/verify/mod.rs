@@ -28,7 +28,7 @@ use image::Image;
 
 pub use crate::image_limits::MAX_IMAGE;
 pub use verdict::{
-    Against, Component, Finding, Hit, Inventory, Part, Severity, Unaligned, UnsafeUse, Unusable, Verdict,
+    Against, Component, Finding, Hit, Inventory, ProgramSummary, Severity, Unaligned, UnsafeUse, Unusable, Verdict,
 };
 
 /// Verifies an image.

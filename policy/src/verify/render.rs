@@ -66,7 +66,7 @@ impl Verdict {
 fn write_text(verdict: &Verdict, out: &mut String) -> std::fmt::Result {
     writeln!(out, "image     sha256 {}", hex(&verdict.image_hash))?;
     writeln!(out, "policy    sha256 {}", hex(&verdict.policy_hash))?;
-    for part in &verdict.parts {
+    for part in &verdict.programs {
         let (bytes, text) = (part.bytes / 1024, part.text / 1024);
         writeln!(
             out,
@@ -108,8 +108,8 @@ fn json(verdict: &Verdict) -> Value {
             json!({ "severity": severity, "about": finding.about, "message": finding.message })
         })
         .collect();
-    let parts: Vec<Value> = verdict
-        .parts
+    let programs: Vec<Value> = verdict
+        .programs
         .iter()
         .map(|part| json!({ "name": part.name, "sha256": hex(&part.hash), "bytes": part.bytes, "text": part.text }))
         .collect();
@@ -143,7 +143,7 @@ fn json(verdict: &Verdict) -> Value {
         "image-sha256": hex(&verdict.image_hash),
         "policy-sha256": hex(&verdict.policy_hash),
         "facts": verdict.facts,
-        "programs": parts,
+        "programs": programs,
         "findings": findings,
         "instructions": hits,
         "unsafe": unsafe_uses,

@@ -110,7 +110,7 @@ pub struct Unaligned {
 
 /// A program in the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct ProgramSummary {
     /// The service, or `kernel`.
     pub name: String,
     /// SHA-256 of its segments, each with its address, flags and sizes: equal in two images if the
@@ -142,7 +142,7 @@ pub struct Verdict {
     /// Numbers of useless instructions in the middle of others, by service and mnemonic.
     pub unaligned: Vec<Unaligned>,
     /// The kernel, then the services.
-    pub parts: Vec<Part>,
+    pub programs: Vec<ProgramSummary>,
     /// The policy hash, which the tables carry and the kernel prints.
     pub policy_hash: [u8; 32],
     /// SHA-256 of the whole file.
@@ -167,7 +167,7 @@ impl Verdict {
             findings: Vec::new(),
             hits: Vec::new(),
             unaligned: Vec::new(),
-            parts: Vec::new(),
+            programs: Vec::new(),
             policy_hash: [0; 32],
             image_hash: [0; 32],
             facts: 0,
