@@ -34,7 +34,7 @@ pub enum SignError {
         found: String,
     },
     /// The bytes are not a point of the curve, or a weak one.
-    #[error("the public key is no key of Ed25519, or a weak one")]
+    #[error("the public key is not a key of Ed25519, or is a weak one")]
     Key,
     /// The system has no random bits.
     #[error("the system gives no random bits: {0}")]

@@ -27,7 +27,7 @@ pub(super) fn check(policy: &Policy, log: &mut Log) {
                 } else if what.value == Measure::Restarts {
                     log.push(
                         Diagnostic::at(&what.span, "`restarts` is counted for one service")
-                            .label("whose?")
+                            .label("no service is named")
                             .help("write, for example, `service = \"http\"`"),
                     );
                 }

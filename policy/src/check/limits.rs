@@ -114,7 +114,7 @@ fn path_rules(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
         log.push(
             Diagnostic::at(&over.path.span, format!("service `{}` enforces {count} paths", service.value))
                 .label(format!("it has room for {MAX_PATH_RULES}"))
-                .help("a right to a node is one to everything below it: name directories"),
+                .help("a right to a node includes everything below it: name directories"),
         );
     }
 }

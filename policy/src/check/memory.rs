@@ -162,7 +162,7 @@ fn grantable(grant: &Named<Grant>, region: &Named<Region>, log: &mut Log) {
         log.push(
             Diagnostic::at(&grant.body.region.span, format!("region `{name}` cannot be granted"))
                 .label("not of a fixed size")
-                .related(&region.body.source.span, "where its memory comes from")
+                .related(&region.body.source.span, "the source of its memory")
                 .help("grant a region that has `pages`"),
         );
         return;

@@ -167,7 +167,7 @@ fn operation(field: &Field<'_>, log: &mut Log) -> Option<Spanned<String>> {
         }
         _ => {
             log.push(
-                Diagnostic::at(&text.span, format!("`{}` is no operation on an object", text.value))
+                Diagnostic::at(&text.span, format!("`{}` is not an operation on an object", text.value))
                     .label("unknown operation")
                     .help(format!(
                         "write an object, a dot and an operation, like {}",

@@ -174,7 +174,7 @@ pub(super) fn region(table: &Table<'_>, log: &mut Log) -> Option<Region> {
         _ => {
             log.push(
                 Diagnostic::at(&at(table), format!("{} must have one of `pages`, `share` and `kind`", table.what))
-                    .label("where does its memory come from?")
+                    .label("the source of its memory is missing")
                     .help("write `pages = N`, `share = N` with `minimum` and `maximum`, or `kind = \"module\"`"),
             );
             None
@@ -183,9 +183,12 @@ pub(super) fn region(table: &Table<'_>, log: &mut Log) -> Option<Region> {
     if table.find(share).is_none() {
         for stray in [minimum, maximum].into_iter().filter_map(|key| table.find(key)) {
             log.push(
-                Diagnostic::at(&stray.name.span, format!("{} is no share, and has `{}`", table.what, stray.name.value))
-                    .label("means nothing here")
-                    .help("only a region with `share` has `minimum` and `maximum`"),
+                Diagnostic::at(
+                    &stray.name.span,
+                    format!("{} is not a share, but has `{}`", table.what, stray.name.value),
+                )
+                .label("has no effect here")
+                .help("only a region with `share` has `minimum` and `maximum`"),
             );
         }
     }
@@ -235,7 +238,7 @@ fn map_of(field: &Field<'_>, log: &mut Log) -> Option<Vec<MapEntry>> {
     if fields.is_empty() {
         log.push(
             Diagnostic::at(&field.span, "`map` is empty")
-                .label("nobody maps the region")
+                .label("no service maps the region")
                 .help("write, for example, `map = { tcpip = \"read\" }`, or leave the region out"),
         );
         return None;
@@ -288,7 +291,7 @@ pub(super) fn port(table: &Table<'_>, log: &mut Log) -> Option<Port> {
         _ => {
             log.push(
                 Diagnostic::at(&at(table), format!("{} must have one of `peer` and `kind`", table.what))
-                    .label("who is at the other end?")
+                    .label("the other end is missing")
                     .help("write `peer = \"netback\"` for a domain, or `kind = \"xenstore\"`"),
             );
             None
@@ -340,7 +343,7 @@ fn path(field: &Field<'_>, log: &mut Log) -> Option<PathRight> {
     let syntax = path_problem(&field.name.value);
     if let Some(problem) = syntax {
         log.push(
-            Diagnostic::at(&field.name.span, format!("`{}` is no XenStore path: {problem}", field.name.value))
+            Diagnostic::at(&field.name.span, format!("`{}` is not a XenStore path: {problem}", field.name.value))
                 .label("not a path")
                 .help("write a path like \"device/vif/0\" or \"/local/domain/*/backend/vif/{self}/0\""),
         );

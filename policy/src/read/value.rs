@@ -220,8 +220,8 @@ impl<'a> Field<'a> {
             match value.as_str() {
                 Some(word) if !known.insert(word) => {
                     log.push(
-                        Diagnostic::at(&span, format!("`{}` says \"{word}\" twice", self.name.value))
-                            .label("said before")
+                        Diagnostic::at(&span, format!("`{}` lists \"{word}\" twice", self.name.value))
+                            .label("a repetition")
                             .help("leave it out"),
                     );
                     whole = false;
@@ -240,7 +240,7 @@ impl<'a> Field<'a> {
         if words.is_empty() && whole {
             log.push(
                 Diagnostic::at(&self.span, format!("`{}` is empty", self.name.value))
-                    .label("gives nothing")
+                    .label("has no effect")
                     .help(format!("leave the key out, or write, for example, `{}`", self.example)),
             );
             return None;
