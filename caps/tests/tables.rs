@@ -4,7 +4,7 @@
 use cloister_caps::tables::{
     Access, AfterLimit, Capability, FIRST_GRANT_REF, GrantRule, HEADER_SIZE, MAGIC, MAX_GRANT_REFS, MAX_GRANT_RULES,
     MAX_NOTIFICATION_BIT, MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS, Mapping, Name, PortKind,
-    PortRule, Queue, Record, Region, RegionKind, SECTIONS, Segment, Service, TableError, Tables, VERSION,
+    PortRule, Queue, Record, Region, RegionKind, Section, Segment, Service, TableError, Tables, VERSION,
 };
 use cloister_caps::{Kind, Rights};
 
@@ -223,12 +223,17 @@ fn the_header_is_checked() {
     assert_eq!(with(8, 2), Some(TableError::Version(2)));
     assert_eq!(with(12, good.len()), None);
     assert_eq!(with(12, good.len() + 1), Some(TableError::Truncated));
-    assert_eq!(with(12, good.len() - 1), Some(TableError::Section(SECTIONS[9])), "the policy text is the last");
+    assert_eq!(
+        with(12, good.len() - 1),
+        Some(TableError::Section(Section::PolicyText.name())),
+        "the policy text is the last"
+    );
     assert_eq!(Tables::parse(&good[..HEADER_SIZE - 1]).err(), Some(TableError::Truncated));
     assert_eq!(Tables::parse(&good[..good.len() - 1]).err(), Some(TableError::Truncated));
     let longer = [&good[..], &[0; 9]].concat();
     assert!(Tables::parse(&longer).is_ok(), "bytes after the stated length are ignored");
-    for (index, name) in SECTIONS.into_iter().enumerate() {
+    for (index, section) in Section::ALL.into_iter().enumerate() {
+        let name = section.name();
         let refused = Some(TableError::Section(name));
         assert_eq!(with(48 + index * 8, HEADER_SIZE - 1), refused, "{name} in the header");
         assert_eq!(with(48 + index * 8, u32::MAX as usize), refused, "{name} past the end");
@@ -237,7 +242,12 @@ fn the_header_is_checked() {
     for index in [8, 9] {
         let mut draft = Draft::good();
         [&mut draft.names, &mut draft.policy][index - 8][0] = 0xFF;
-        assert_eq!(draft.refusal(), Some(TableError::Section(SECTIONS[8])), "{} is not UTF-8", SECTIONS[index]);
+        assert_eq!(
+            draft.refusal(),
+            Some(TableError::Section(Section::Names.name())),
+            "{} is not UTF-8",
+            Section::ALL[index].name()
+        );
     }
 }
 

@@ -1,5 +1,5 @@
-//! Time and memory of the analyses on generated policies of 10, 100 and 1,000 services with about 100 rules each. Ends with a
-//! failure if a bound of docs/policy.md is missed.
+//! Measures time and memory of the analyses on generated policies of 10, 100 and 1,000 services
+//! with about 100 rules each. Fails if a bound of docs/policy.md is exceeded.
 #![forbid(unsafe_code)]
 
 use std::fmt::Write;
@@ -9,12 +9,12 @@ use cloister_policy::{ShowFormat, analyse_text, diff};
 
 /// Rules of every service: 20 regions with two mappers each.
 const RULES: usize = 40;
-/// Rules of a client beside these: 4 queues, 3 ports, 3 grants, 52 paths.
+/// Additional rules of a client: 4 queues, 3 ports, 3 grants, 52 paths.
 const CLIENT_RULES: usize = 62;
-/// The servers of `grants`, and as many of `store` after them.
+/// The number of servers of `grants`; as many of `store` follow.
 const SERVERS: usize = 2;
 
-/// A policy of so many services; `changed` makes one that differs in a few places.
+/// Returns a policy of this many services; with `changed`, one that differs in a few places.
 fn policy(services: usize, changed: bool) -> String {
     let mut out = String::from("format = 1\nimage = { name = \"scale\" }\n[domains.backend]\nids = \"0-32751\"\n");
     for service in 0..services {
@@ -35,7 +35,7 @@ fn policy(services: usize, changed: bool) -> String {
     out
 }
 
-/// One assertion of each kind that has to look at much.
+/// One assertion of each kind that takes much work.
 fn assertions(services: usize, out: &mut String) {
     let mut assertion = |name: &str, rest: &str| {
         let _ = writeln!(out, "[[assert]]\nname = \"{name}\"\nwhy = \"a threat\"\n{rest}");
@@ -96,7 +96,7 @@ fn client(service: usize, changed: bool, out: &mut String) {
     }
 }
 
-/// The most memory that the process has had, in MiB (`proc(5)`).
+/// Returns the peak memory of the process, in MiB (`proc(5)`).
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -1,11 +1,13 @@
-//! The Rust source that gives a service's program its capabilities: included by the program when it is
-//! compiled, so that a capability that the policy does not give is a field that cannot be filled.
+//! Makes the Rust source that gives a service's program its capabilities.
+//!
+//! The program includes it when it is compiled. A capability that the policy does not give is then
+//! a field that cannot be filled, and the program does not compile.
 
 use cloister_caps::rights::Kind;
 use cloister_caps::tables::Access;
 
-use crate::check::{field, served};
-use crate::model::{How, Named, Policy, Region, Source};
+use crate::check::field;
+use crate::model::{MapAccess, Named, Policy, Region, Source};
 use crate::plan::{Plan, consumer_region, producer_region, replies, requests, rules_region};
 
 /// The name of the argument of `capabilities`.
@@ -13,7 +15,7 @@ const KERNEL: &str = "kernel";
 /// The type of a service's memory.
 const MEMORY: &str = "cloister_runtime::SharedRegion";
 
-/// The bindings of the service with this index. `None` if plan and policy are not of the same image.
+/// Returns the bindings of a service, or `None` if plan and policy are not of the same image.
 pub(crate) fn bindings(policy: &Policy, plan: &Plan, index: usize) -> Option<String> {
     let service = policy.services.items.get(index)?;
     let binder = Binder { policy, plan, index, name: &service.name.value };
@@ -51,7 +53,7 @@ pub(crate) fn bindings(policy: &Policy, plan: &Plan, index: usize) -> Option<Str
     Some(out)
 }
 
-/// Fields: name and value.
+/// Name and value of each field.
 type Fields = Vec<(String, String)>;
 
 struct Binder<'a> {
@@ -93,7 +95,7 @@ impl Binder<'_> {
         let mut fields = Vec::new();
         for (interface, _, _) in cloister_interfaces::CATALOG {
             let mut servers = Vec::new();
-            for queue in served(self.policy, self.name, interface) {
+            for queue in self.policy.served(self.name, interface) {
                 let (requests, replies) = (requests(queue), replies(queue));
                 let ends = format!("{}, {}", self.end(&requests, Kind::Receiver)?, self.end(&replies, Kind::Sender)?);
                 servers.push(format!("cloister_interfaces::Server::new({KERNEL}, {ends})"));
@@ -108,7 +110,7 @@ impl Binder<'_> {
         Some(fields)
     }
 
-    /// One end of a one-way queue.
+    /// Returns the value of one end of a one-way queue.
     fn end(&self, one_way: &str, kind: Kind) -> Option<String> {
         let object = self.plan.queues.iter().position(|entry| entry.name == one_way)?;
         let queue = &self.plan.queues.get(object)?.record;
@@ -126,7 +128,7 @@ impl Binder<'_> {
         let mut fields = Vec::new();
         for region in &self.policy.regions.items {
             let mapped = region.body.map.iter().find(|entry| entry.service.value == self.name);
-            if mapped.is_none_or(|entry| entry.how.value == How::Heap) {
+            if mapped.is_none_or(|entry| entry.how.value == MapAccess::Heap) {
                 continue;
             }
             let slot = self.plan.region_slot(self.index, &region.name.value)?;
@@ -140,18 +142,19 @@ impl Binder<'_> {
         Some(fields)
     }
 
-    /// Returns `true` if the region leaves the image and only this service writes it: `EXCLUSIVE` in the ABI, as the kernel finds it too.
+    /// Returns `true` if the region is granted and only this service writes it: `EXCLUSIVE` in the
+    /// ABI, as the kernel decides too.
     fn owns(&self, region: &Named<Region>) -> bool {
-        let alone = matches!(region.body.map.as_slice(), [entry] if entry.how.value == How::ReadWrite);
+        let alone = matches!(region.body.map.as_slice(), [entry] if entry.how.value == MapAccess::ReadWrite);
         let grants = self.policy.grants.items.iter().filter(|grant| grant.body.region.value == region.name.value);
         let mut grants = grants.peekable();
         alone && grants.peek().is_some() && grants.all(|grant| grant.body.access.value == Access::Read)
     }
 
-    /// The slot of the heap, if there is one; `None` outside is a defect of the plan.
+    /// Returns the slot of the heap, if there is one. An outer `None` is a defect of the plan.
     fn heap(&self) -> Option<Option<u16>> {
         let heap = self.policy.regions.items.iter().find(|region| {
-            region.body.map.iter().any(|entry| entry.service.value == self.name && entry.how.value == How::Heap)
+            region.body.map.iter().any(|entry| entry.service.value == self.name && entry.how.value == MapAccess::Heap)
         });
         match heap {
             Some(region) => Some(Some(self.plan.region_slot(self.index, &region.name.value)?)),
@@ -187,7 +190,7 @@ impl Binder<'_> {
                 held.push(format!("cloister_interfaces::capability::GrantRule::new({KERNEL}, {slot})"));
             }
         }
-        if !held.is_empty() || served(self.policy, self.name, "grants").next().is_some() {
+        if !held.is_empty() || self.policy.served(self.name, "grants").next().is_some() {
             fields.push(("grant_rules".into(), array(&held)));
         }
         Some(fields)

@@ -1,5 +1,7 @@
-//! The canonical form of a policy: the same authority, always the same text. It is itself a policy, in
-//! the language's own words; its SHA-256 is the policy's hash.
+//! The canonical form of a policy: one text for the same policy, whatever its comments, order and
+//! spacing.
+//!
+//! It is itself a policy, and its SHA-256 is the policy hash.
 
 use std::fmt::Write;
 
@@ -64,7 +66,7 @@ fn service(item: &Named<Service>, out: &mut String) {
     }
 }
 
-/// Rights as a list of words, in the order of the operations' numbers.
+/// Returns rights as a list of words, in the order of the operations' numbers.
 fn rights(kind: Kind, rights: Rights) -> String {
     let words = Operation::ALL
         .iter()
@@ -92,7 +94,7 @@ fn region(item: &Named<Region>, out: &mut String) {
     if item.body.keep.is_some() {
         line(out, format_args!("keep = true"));
     }
-    // The reader gives the entries in the order of the services' names.
+    // The reader sorts the entries by the services' names.
     let map: Vec<String> =
         item.body.map.iter().map(|entry| format!("{} = \"{}\"", entry.service.value, entry.how.value.word())).collect();
     line(out, format_args!("map = {{ {} }}", map.join(", ")));
@@ -147,7 +149,7 @@ fn assertion(item: &Named<Assertion>, out: &mut String) {
     claim(&item.body.claim, out);
 }
 
-/// What an assertion says, as the language has it.
+/// Writes the claim of an assertion in the policy language.
 pub(crate) fn claim(claim: &Claim, out: &mut String) {
     let words = |words: &[crate::diagnostic::Spanned<String>]| word_list(words.iter().map(|word| word.value.as_str()));
     match claim {

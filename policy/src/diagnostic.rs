@@ -1,28 +1,29 @@
-//! What is wrong with a policy, where, and what to write instead.
+//! Mistakes in a policy: what is wrong, where, and what to write instead.
 
 use std::fmt;
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, Title};
 
+use crate::image_limits::MAX_POLICY;
 use crate::printable::{escaped, is_plain, printable};
-use crate::verify::limits::MAX_POLICY;
 
-/// Mistakes of a file that are shown; the others are counted.
+/// The number of mistakes that are shown; the others are counted.
 const MAX_SHOWN: usize = 200;
 
-/// The most bytes of lines that a mistake is shown in: as many as a policy of an image has.
+/// The largest snippet of the file that shows a mistake, in bytes: the size of the largest policy
+/// of an image.
 const MAX_SNIPPET: usize = MAX_POLICY as usize;
 
-/// A place in the policy's text, in bytes.
+/// A range of the policy's text, in bytes.
 pub(crate) type Span = Range<usize>;
 
-/// A value and where it was read.
+/// A value and its position in the text.
 #[derive(Clone, Debug)]
 pub(crate) struct Spanned<T> {
     /// The value.
     pub value: T,
-    /// Where it is.
+    /// The position.
     pub span: Span,
 }
 
@@ -47,30 +48,30 @@ pub(crate) struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// A mistake at a place.
+    /// Makes a mistake at a position.
     pub(crate) fn at(span: &Span, message: impl Into<String>) -> Self {
         Diagnostic { span: Some(span.clone()), ..Diagnostic::of_file(message) }
     }
 
-    /// A mistake of the whole file.
+    /// Makes a mistake of the whole file.
     pub(crate) fn of_file(message: impl Into<String>) -> Self {
         let message = printable(&message.into()).into_owned();
         Diagnostic { message, span: None, label: String::new(), related: Vec::new(), help: None }
     }
 
-    /// What stands at the place.
+    /// Adds a label at the position.
     pub(crate) fn label(mut self, label: impl Into<String>) -> Self {
         self.label = printable(&label.into()).into_owned();
         self
     }
 
-    /// Another place that has to do with it.
+    /// Adds another position that is part of the mistake.
     pub(crate) fn related(mut self, span: &Span, label: impl Into<String>) -> Self {
         self.related.push((span.clone(), printable(&label.into()).into_owned()));
         self
     }
 
-    /// What to write instead.
+    /// Adds what to write instead.
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(printable(&help.into()).into_owned());
         self
@@ -90,7 +91,7 @@ impl Log {
         self.0.is_empty()
     }
 
-    /// The first mistakes, in the order of the file, and the number of the others.
+    /// Returns the first mistakes, in the order of the file, and the number of the others.
     fn into_sorted(mut self) -> (Vec<Diagnostic>, usize) {
         self.0.sort_by_key(|diagnostic| diagnostic.span.as_ref().map_or(0, |span| span.start));
         let more = self.0.len().saturating_sub(MAX_SHOWN);
@@ -99,7 +100,7 @@ impl Log {
     }
 }
 
-/// A mistake, as a program reads it.
+/// A mistake, for programs.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Finding {
     /// Line, from 1; 0 if the mistake is of the whole file.
@@ -108,24 +109,24 @@ pub struct Finding {
     pub column: usize,
     /// What is wrong.
     pub message: String,
-    /// What to write instead, where there is one thing to say.
+    /// What to write instead, if known.
     pub help: Option<String>,
-    /// Other places that have to do with it: for an assertion, the rules that break it.
+    /// Other positions that are part of the mistake: for an assertion, the rules that break it.
     pub related: Vec<Related>,
 }
 
-/// Another place that has to do with a mistake.
+/// Another position that is part of a mistake.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Related {
     /// Line, from 1.
     pub line: usize,
     /// Column in characters, from 1.
     pub column: usize,
-    /// What stands there.
+    /// Its label.
     pub says: String,
 }
 
-/// Why a policy was refused: the first 200 mistakes that were found, and the number of the others.
+/// Why a policy is refused: its first 200 mistakes, and the number of the others.
 pub struct Report {
     file: String,
     text: String,
@@ -135,25 +136,25 @@ pub struct Report {
 }
 
 impl Report {
-    /// The file is a policy, and the policy does not hold.
+    /// Makes the report of a policy that does not hold.
     pub(crate) fn refused(file: &str, text: &str, log: Log) -> Self {
         let (diagnostics, more) = log.into_sorted();
         Report { file: printable(file).into_owned(), text: text.into(), diagnostics, more, readable: true }
     }
 
-    /// The file is no policy at all.
+    /// Makes the report of a file that is not a policy at all.
     pub(crate) fn unusable(file: &str, text: &str, diagnostic: Diagnostic) -> Self {
         let (file, diagnostics) = (printable(file).into_owned(), vec![diagnostic]);
         Report { file, text: text.into(), diagnostics, more: 0, readable: false }
     }
 
-    /// Whether the file could be read as TOML; if not, there is no policy to speak of.
+    /// Returns `true` if the file could be read as TOML. If not, it is not a policy at all.
     #[must_use]
     pub fn is_readable(&self) -> bool {
         self.readable
     }
 
-    /// What is said of the mistakes that are not shown, if there are any.
+    /// Returns the message that counts the mistakes that are not shown, if there are any.
     fn others(&self) -> Option<Diagnostic> {
         let others = match self.more {
             0 => return None,
@@ -163,7 +164,8 @@ impl Report {
         Some(Diagnostic::of_file(format!("{others} not shown")))
     }
 
-    /// The mistakes, in the order of the file: the first 200, and one of the whole file that says how many more there are.
+    /// Returns the first 200 mistakes, in the order of the file, and one of the whole file that
+    /// counts the others.
     pub fn findings(&self) -> impl Iterator<Item = Finding> + '_ {
         let lines = Lines::new(&self.text);
         let all = self.diagnostics.iter().cloned().chain(self.others());
@@ -179,7 +181,7 @@ impl Report {
         })
     }
 
-    /// The mistakes as text, with the lines of the file they are in; in colour if `styled`.
+    /// Renders the mistakes as text, with the lines of the file; in colour if `styled`.
     #[must_use]
     pub fn render(&self, styled: bool) -> String {
         let renderer = if styled { Renderer::styled() } else { Renderer::plain() };
@@ -193,8 +195,8 @@ impl Report {
         let count = self.diagnostics.len() + self.more;
         let errors = if count == 1 { "1 error".to_owned() } else { format!("{count} errors") };
         out.push_str(&format!("{}: {errors}", self.file));
-        // Of the lines of the file the renderer replaces most of these characters, the escape that starts its own
-        // colours among them; the rest are escaped here.
+        // In the lines of the file, the renderer replaces most control characters, including the
+        // escape with which its own colours start. The rest are escaped here.
         escaped(&out, |c| is_plain(c) || c == '\n' || styled && c == '\u{1b}').into_owned()
     }
 
@@ -207,8 +209,8 @@ impl Report {
                 None => group,
             };
         };
-        // The renderer reads all of the text that it is given: so that the time for many mistakes is not the square of
-        // their number, it is given the lines from the first place to the last.
+        // The renderer reads all the text that it is given. It gets only the lines from the first
+        // position to the last, so that many mistakes do not take quadratic time.
         let spans = || std::iter::once(span).chain(diagnostic.related.iter().map(|(span, _)| span));
         let first = spans().map(|span| clamp(&self.text, span).start).min().unwrap_or(0);
         let last = spans().map(|span| clamp(&self.text, span).end).max().unwrap_or(0);
@@ -216,7 +218,7 @@ impl Report {
         let end =
             self.text.get(last..).and_then(|rest| rest.find('\n')).map_or(self.text.len(), |length| last + length);
         if end - start > MAX_SNIPPET {
-            return self.places(diagnostic, span, title, lines);
+            return self.positions_only(diagnostic, span, title, lines);
         }
         let within = |span: &Span| {
             let span = clamp(&self.text, span);
@@ -238,8 +240,14 @@ impl Report {
         }
     }
 
-    /// A mistake by its place and those that have to do with it, without the lines that they are in.
-    fn places<'a>(&'a self, diagnostic: &'a Diagnostic, span: &Span, title: Title<'a>, lines: &Lines) -> Group<'a> {
+    /// Renders a mistake with its positions, without the lines of the file.
+    fn positions_only<'a>(
+        &'a self,
+        diagnostic: &'a Diagnostic,
+        span: &Span,
+        title: Title<'a>,
+        lines: &Lines,
+    ) -> Group<'a> {
         let (line, column) = lines.position(&self.text, span.start);
         let origin = Origin::path(self.file.as_str()).line(line).char_column(column);
         let mut group = Group::with_title(title).element(origin);
@@ -268,7 +276,7 @@ impl fmt::Debug for Report {
 
 impl std::error::Error for Report {}
 
-/// Where the lines of a text start.
+/// The start of each line of a text.
 pub(crate) struct Lines(Vec<usize>);
 
 impl Lines {
@@ -277,17 +285,17 @@ impl Lines {
         Lines(std::iter::once(0).chain(next).collect())
     }
 
-    /// The line, from 1, of a byte of the text.
+    /// Returns the line, from 1, of a byte of the text.
     pub(crate) fn line(&self, offset: usize) -> usize {
         self.0.partition_point(|start| *start <= offset)
     }
 
-    /// The first byte of a line.
+    /// Returns the first byte of a line.
     fn start(&self, line: usize) -> usize {
         line.checked_sub(1).and_then(|index| self.0.get(index)).copied().unwrap_or(0)
     }
 
-    /// Line and column, each from 1, of a byte of the text.
+    /// Returns line and column, each from 1, of a byte of the text.
     fn position(&self, text: &str, offset: usize) -> (usize, usize) {
         let offset = if text.is_char_boundary(offset) { offset } else { text.len() };
         let line = self.line(offset);
@@ -296,7 +304,7 @@ impl Lines {
     }
 }
 
-/// The span, cut to one that the text has: parsers report an unexpected end just past it.
+/// Cuts a span to the text: parsers report an unexpected end just past it.
 fn clamp(text: &str, span: &Span) -> Span {
     let mut start = span.start.min(text.len());
     while !text.is_char_boundary(start) {
@@ -327,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_name_cannot_steer_the_terminal() {
-        let report = crate::parse("x", "\"\\u001b[31m\\n\" = 1\nformat = 1\n").err().unwrap();
+        let report = crate::checked::parse("x", "\"\\u001b[31m\\n\" = 1\nformat = 1\n").err().unwrap();
         assert!(!report.to_string().contains('\u{1b}'));
         assert!(report.findings().any(|found| found.message == "a policy has no key `\\u{1b}[31m\\n`"));
     }

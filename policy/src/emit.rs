@@ -1,22 +1,22 @@
-//! The capability tables as bytes, in the layout of [`cloister_caps::tables`].
+//! Writes the capability tables as bytes, in the layout of [`cloister_caps::tables`].
 
 use std::collections::BTreeMap;
 
 use cloister_caps::tables::{
-    Capability, GrantRule, HEADER_SIZE, MAGIC, Name, PortRule, Queue, Record, Region, SECTIONS, Segment, Service,
+    Capability, GrantRule, HEADER_SIZE, MAGIC, Name, PortRule, Queue, Record, Region, Section, Segment, Service,
     VERSION,
 };
 
 use crate::plan::{Entry, Plan};
 
-/// What the programs and the layout of the image add to a plan.
+/// The part of the tables that depends on the programs and the layout of the image.
 #[derive(Default)]
 pub(crate) struct Placement {
     /// The entry point of each service.
     pub entries: Vec<u64>,
     /// The segments of all programs.
     pub segments: Vec<Segment>,
-    /// Where each piece of image data lies, in the order of [`Plan::data`].
+    /// The address of each piece of image data, in the order of [`Plan::data`].
     pub data: Vec<u64>,
 }
 
@@ -41,7 +41,7 @@ pub(crate) fn emit(plan: &Plan, placement: &Placement, hash: [u8; 32], canonical
     let queues = named(&plan.queues, &mut names, |record: &mut Queue, name| record.name = name)?;
     let grants = named(&plan.grants, &mut names, |record: &mut GrantRule, name| record.name = name)?;
     let ports = named(&plan.ports, &mut names, |record: &mut PortRule, name| record.name = name)?;
-    let sections: [(usize, Vec<u8>); SECTIONS.len()] = [
+    let sections: [(usize, Vec<u8>); Section::ALL.len()] = [
         records::<Service>(&services),
         records::<Segment>(&placement.segments),
         records::<Region>(&regions),
@@ -120,11 +120,11 @@ mod tests {
     use cloister_interfaces::rules::{ClientGrantRule, PathRule, decode_rules};
 
     use super::*;
-    use crate::Checked;
+    use crate::checked::Checked;
 
     fn shipped(name: &str) -> Checked {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
-        crate::load(&path).unwrap()
+        crate::checked::load(&path).unwrap()
     }
 
     fn tables_of(policy: &Checked) -> Vec<u8> {
@@ -143,7 +143,7 @@ mod tests {
         emit(&policy.plan, &placement, policy.hash, &policy.canonical).unwrap()
     }
 
-    /// Each record is read back as it was planned, and its name too.
+    /// Asserts that each record is read back as it was planned, with its name.
     fn same<R: Record + Copy + PartialEq + Debug>(
         tables: &Tables<'_>,
         found: &Records<'_, R>,
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(tables_of(&shipped("default.toml")), tables_of(&shipped("default.toml")));
     }
 
-    /// Pages of addresses that a mapping can come to take.
+    /// Returns the largest size of a mapping, in pages.
     fn room(region: &Region) -> u64 {
         match region.kind {
             RegionKind::Fixed => u64::from(region.amount),
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_empties_what_one_service_alone_has() {
+    fn a_restart_clears_what_only_one_service_has() {
         let resets = |policy: &Checked, name: &str| {
             policy.plan.regions.iter().find(|region| region.name == name).map(|region| region.record.clear_on_restart)
         };

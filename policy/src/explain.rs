@@ -1,4 +1,4 @@
-//! Questions about a policy, answered with the rules that make the answer.
+//! Answers questions about a policy, with the rules that make the answer.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,8 @@ use serde::Serialize;
 use crate::authority::closure::closure;
 use crate::authority::search::{Influence, Way, reached};
 use crate::authority::{Hypercall, Object, Op, Right, Subject, names, target};
-use crate::{Sound, Step};
+use crate::printable::printable;
+use crate::sound::{Sound, Step};
 
 /// The forms of a question.
 pub(crate) const FORMS: [&str; 5] = [
@@ -18,29 +19,29 @@ pub(crate) const FORMS: [&str; 5] = [
     "what can SUBJECT do",
 ];
 
-/// One thing that a subject can do, or cannot.
+/// An operation that a subject can do to an object, or cannot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Answer {
-    /// Who.
+    /// The subject.
     pub subject: String,
-    /// To what, and what: `OBJECT.OPERATION`.
+    /// The object and the operation: `OBJECT.OPERATION`.
     pub operation: String,
-    /// Whether the closure holds a path.
+    /// `true` if the closure contains the right.
     pub holds: bool,
-    /// How much, in `unit`; 0 if there is no path.
+    /// The amount, in `unit`; 0 if there is no path.
     pub amount: u64,
-    /// What the amount counts; empty where there is no more or less.
+    /// The unit of the amount; empty if the operation has no amount.
     pub unit: &'static str,
     /// The answer as a sentence.
     pub sentence: String,
     /// The hypercalls that the kernel makes for it.
     pub hypercalls: Vec<&'static str>,
-    /// The rules on the way, in the order in which they are used.
+    /// The rules that give the right, in the order in which they are used.
     pub path: Vec<Step>,
-    /// If there is no path: the services that would have to be taken over for one, the rules over which each is
-    /// attacked, and those of the last one's way.
+    /// If there is no path: the services that would have to be taken over, in order.
     pub takeovers: Vec<String>,
-    /// See `takeovers`.
+    /// The rules over which each of `takeovers` is attacked, then those that give the last one the
+    /// right.
     pub takeover_path: Vec<Step>,
 }
 
@@ -49,34 +50,35 @@ pub struct Answer {
 pub struct Explanation {
     /// The question, as it was asked.
     pub question: String,
-    /// Whether there is a path at all.
+    /// `true` if there is a path.
     pub holds: bool,
-    /// The paths; for a question about one subject and one operation that has none, one answer that says so.
+    /// The paths; if a question about one subject and one operation has none, one answer that says
+    /// so.
     pub answers: Vec<Answer>,
 }
 
-/// A question that is none, or that names what the policy does not have.
+/// Why a question cannot be answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unclear {
-    /// It has no known form.
-    #[error("`{question}` is no question that can be answered; the forms are:\n  {}", FORMS.join("\n  "))]
+    /// The question has no known form.
+    #[error("`{question}` is not a question of a known form; the forms are:\n  {}", FORMS.join("\n  "))]
     Form {
         /// The question.
         question: String,
     },
-    /// It names something that is not there.
+    /// The question names something that the policy does not have.
     #[error("{0}")]
     Name(String),
 }
 
 impl Sound {
-    /// Answers a question.
+    /// Returns the answer to a question.
     ///
     /// # Errors
-    /// It is no question, or names what the policy does not have.
+    /// The question has no known form, or names something that the policy does not have.
     pub fn explain(&self, question: &str) -> Result<Explanation, Unclear> {
         let words: Vec<&str> = question.trim().trim_end_matches('?').split_whitespace().collect();
-        let form = || Unclear::Form { question: question.into() };
+        let form = || Unclear::Form { question: printable(question).into_owned() };
         let answers = match *words.as_slice() {
             ["what", "can", subject, "do"] => self.everything(subject)?,
             ["can", subject, "reach" | "cause", operation] => {
@@ -120,13 +122,13 @@ impl Sound {
         let nearest = subjects.iter().filter_map(|subject| influence.takeover(*subject, &reached));
         let nearest = nearest.min_by_key(|takeover| takeover.services.len());
         let operation = match targets {
-            [] => "nothing of the kind".to_owned(),
+            [] => "such an operation".to_owned(),
             [(object, op)] => format!("{}.{}", names::object(&self.policy, *object), op.word()),
             [(_, op), ..] => format!("any of {} operations ({})", targets.len(), op.word()),
         };
         let mut answer = Answer {
             subject: name.to_owned(),
-            sentence: format!("No: the closure holds no path from {name} to {operation}."),
+            sentence: format!("No: the closure contains no path from {name} to {operation}."),
             operation,
             holds: false,
             amount: 0,
@@ -147,9 +149,9 @@ impl Sound {
 
     fn answer(&self, subject: Subject, object: Object, op: Op, way: Way) -> Answer {
         let name = names::subject(&self.policy, subject);
-        let deed = names::deed(&self.policy, object, op, way.amount);
+        let ability = names::ability(&self.policy, object, op, way.amount);
         Answer {
-            sentence: format!("{name} can {deed}"),
+            sentence: format!("{name} can {ability}"),
             subject: name,
             operation: format!("{}.{}", names::object(&self.policy, object), op.word()),
             holds: true,
@@ -189,15 +191,20 @@ impl Sound {
 impl std::fmt::Display for Explanation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.answers.is_empty() {
-            return writeln!(f, "Nobody and nothing: the closure holds no path.");
+            return writeln!(f, "Nobody: the closure contains no path.");
         }
         for answer in &self.answers {
             if !answer.holds {
                 writeln!(f, "{}", answer.sentence)?;
                 if answer.takeovers.is_empty() {
-                    writeln!(f, "  Not even taking over other services would open one.")?;
+                    writeln!(f, "  Taking over other services would not open one either.")?;
                 } else {
-                    writeln!(f, "  Who has it would still have to take over {}:", answer.takeovers.join(", then "))?;
+                    writeln!(
+                        f,
+                        "  {} would first have to take over {}:",
+                        answer.subject,
+                        answer.takeovers.join(", then ")
+                    )?;
                     steps(f, &answer.takeover_path)?;
                 }
                 continue;

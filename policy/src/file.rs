@@ -1,10 +1,10 @@
-//! Reading files of which nothing is known, not even their size.
+//! Reads files of unknown size and content.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// The largest policy file: `cloister_policy::load` reads no larger one.
+/// The size of the largest policy file, in bytes, as for `cloister_policy::load`.
 const MAX_POLICY: u64 = 256 << 10;
 
 /// Reads a file of at most `limit` bytes.
@@ -17,7 +17,8 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
         return Err(too_large());
     }
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0).saturating_add(1));
-    // A file may grow, or not say its size: one byte more than allowed shows that it is too large.
+    // A file may grow, or have no known size: one byte more than allowed shows that it is too
+    // large.
     file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot read {name}: {error}"))?;
     if bytes.len() as u64 > limit {
         return Err(too_large());

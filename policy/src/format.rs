@@ -1,13 +1,12 @@
-//! The one way to write a policy down: spacing, and the order of sections, entries and keys, with the author's
-//! comments where they were.
+//! Formats a policy: spacing and the order of keys. Comments stay where they are.
 
 use toml_edit::{DocumentMut, Item, KeyMut, RawString, Table, Value};
 
 use crate::diagnostic::{Diagnostic, Report};
-use crate::read;
+use crate::read::text::{Size, readable, text_of};
 
-/// The sections and their keys, in the order in which they are written. Entries keep the author's order: it tells a
-/// story, and the names say the rest.
+/// The sections and their keys, in the order in which they are written. Entries keep the author's
+/// order.
 const KEYS: [(&str, &[&str]); 7] = [
     ("image", &["name"]),
     ("domains", &["ids"]),
@@ -35,10 +34,10 @@ const ASSERT: &[&str] = &[
     "between",
 ];
 
-/// The text, formatted. Formatting what is formatted changes nothing.
+/// Returns the text, formatted. Formatting a formatted text changes nothing.
 ///
 /// # Errors
-/// It is no TOML.
+/// The text is not TOML.
 pub fn format(name: &str, text: &str) -> Result<String, Report> {
     let parsed = text.replace("\r\n", "\n").parse::<DocumentMut>();
     let mut document = parsed.map_err(|error| {
@@ -81,8 +80,10 @@ fn entry(table: &mut Table, keys: &[&str]) {
     }
 }
 
-/// One space after the equals sign, one before a comment, and the same inside of lists and inline tables. A list that
-/// has comments or line breaks of its own keeps them.
+/// Sets one space after the equals sign and one before a comment, and formats lists and inline
+/// tables.
+///
+/// A list with comments or line breaks keeps them.
 fn tidy(value: &mut Value) {
     let mut bare = value.clone();
     bare.decor_mut().clear();
@@ -98,7 +99,7 @@ fn tidy(value: &mut Value) {
     *value.decor_mut() = toml_edit::Decor::new(" ", after);
 }
 
-/// The comment before a key starts at the margin, and so does the key.
+/// Moves a key, and the comment before it, to the margin.
 fn tidy_key(key: &mut KeyMut<'_>) {
     let decor = key.leaf_decor_mut();
     let before = decor.prefix().and_then(RawString::as_str).unwrap_or_default();
@@ -109,8 +110,9 @@ fn tidy_key(key: &mut KeyMut<'_>) {
     decor.set_suffix(" ");
 }
 
-/// No space at the ends of lines, one empty line before an entry and its comment, and none twice. What stands between
-/// three quotation marks is left alone.
+/// Removes spaces at the ends of lines, and sets one empty line before an entry and its comment.
+///
+/// A file with multi-line strings is left alone.
 fn blank_lines(text: &str) -> String {
     if text.contains("\"\"\"") || text.contains("'''") {
         return text.trim_end().to_owned() + "\n";
@@ -138,7 +140,8 @@ fn blank_lines(text: &str) -> String {
     out.join("\n").trim_end().to_owned() + "\n"
 }
 
-/// Whether a line leaves a list open, so that the next one may start with a bracket and be no header.
+/// Returns `true` if a line leaves a list open, so that a bracket at the start of the next is not a
+/// header.
 fn is_open_list(line: &str) -> bool {
     let code = line.split('#').next().unwrap_or_default().trim_end();
     code.ends_with('[') || code.ends_with(',')
@@ -147,12 +150,12 @@ fn is_open_list(line: &str) -> bool {
 /// Reads the file at `path` and formats it.
 ///
 /// # Errors
-/// It cannot be read, or is no TOML.
+/// The file cannot be read, or is not TOML.
 pub fn format_file(path: &std::path::Path) -> Result<(String, String), Report> {
-    let text = crate::text_of(path)?;
+    let text = text_of(path)?;
     let name = path.display().to_string();
-    // The limits of the reader hold here too, before the text is parsed.
-    read::readable(&name, &text, read::Size::Analysis)?;
+    // The reader's limits apply before the text is parsed.
+    readable(&name, &text, Size::Analysis)?;
     let formatted = format(&name, &text)?;
     Ok((text, formatted))
 }

@@ -10,7 +10,9 @@ use clap::Parser;
 
 /// Reads, checks and renders the policy of an image.
 ///
-/// Exits with 0 if what was asked about holds, with 1 if it does not, and with 2 if the input is unusable.
+/// Exits with 0 if what was asked about holds, with 1 if it does not, and with 2 if the input is
+/// unusable. Only `check` exits with 1 for a policy that does not hold; to the others it is
+/// unusable input.
 #[derive(Parser)]
 #[command(version, name = "cloister-policy")]
 struct Arguments {

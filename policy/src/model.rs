@@ -1,4 +1,4 @@
-//! A policy as it was written: every value of a checked type, with the place it was read from.
+//! A policy as it was written: each value has a checked type and the position in the file.
 
 use std::collections::HashMap;
 
@@ -9,12 +9,13 @@ use crate::diagnostic::{Span, Spanned};
 
 /// The entries of one section of the file, in the order of their names.
 pub(crate) struct Section<T> {
-    /// Every name that the section defines, those of malformed entries too: so that one mistake in an
-    /// entry is not reported again wherever the entry is named.
+    /// Every name that the section defines, including those of malformed entries.
+    ///
+    /// So a mistake in an entry is not reported again wherever the entry is named.
     pub names: Vec<Spanned<String>>,
     /// The entries without a mistake.
     pub items: Vec<Named<T>>,
-    /// Each name of `names`, with its position in `items` if it is there.
+    /// Each name in `names`, with its position in `items` if the entry is well formed.
     positions: HashMap<String, Option<usize>>,
 }
 
@@ -22,7 +23,7 @@ pub(crate) struct Section<T> {
 pub(crate) struct Named<T> {
     /// Its name.
     pub name: Spanned<String>,
-    /// What it says.
+    /// Its content.
     pub body: T,
 }
 
@@ -34,22 +35,23 @@ impl<T> Section<T> {
         Section { names, items, positions }
     }
 
-    /// The entry of this name, if it is well formed.
+    /// Returns the entry of this name, if it is well formed.
     pub(crate) fn get(&self, name: &str) -> Option<&Named<T>> {
         self.items.get(self.index(name)?)
     }
 
-    /// The position of the entry of this name.
+    /// Returns the position of the entry of this name, if it is well formed.
     pub(crate) fn index(&self, name: &str) -> Option<usize> {
         self.positions.get(name).copied().flatten()
     }
 
-    /// Whether the section defines the name.
+    /// Returns `true` if the section defines the name.
     pub(crate) fn defines(&self, name: &str) -> bool {
         self.positions.contains_key(name)
     }
 
-    /// Whether no entry was malformed: only then does the absence of an entry prove anything.
+    /// Returns `true` if no entry is malformed. Only then does the absence of an entry prove
+    /// anything.
     pub(crate) fn is_complete(&self) -> bool {
         self.names.len() == self.items.len()
     }
@@ -59,7 +61,7 @@ impl<T> Section<T> {
 pub(crate) struct Policy {
     /// The name of the image.
     pub image: String,
-    /// Other domains that the image may deal with.
+    /// Other domains that the image shares memory or events with.
     pub domains: Section<Domain>,
     /// The services.
     pub services: Section<Service>,
@@ -73,11 +75,22 @@ pub(crate) struct Policy {
     pub grants: Section<Grant>,
     /// What each client of the XenStore service may reach, by the client's name.
     pub xenstore: Section<Vec<PathRight>>,
-    /// What must be provable of all that, in the order of the names.
+    /// The assertions, in the order of their names.
     pub assertions: Section<Assertion>,
 }
 
-/// What its author wants proved of the policy.
+impl Policy {
+    /// Returns the names of the queues of `interface` that `service` serves, in the order of the
+    /// names.
+    pub(crate) fn served<'a>(&'a self, service: &'a str, interface: &'a str) -> impl Iterator<Item = &'a str> {
+        let queues = self.queues.items.iter();
+        let served =
+            queues.filter(move |queue| queue.body.to.value == service && queue.body.interface.value == interface);
+        served.map(|queue| queue.name.value.as_str())
+    }
+}
+
+/// An assertion, which the compiler proves.
 pub(crate) struct Assertion {
     /// The threat that it answers.
     pub why: String,
@@ -85,22 +98,22 @@ pub(crate) struct Assertion {
     pub claim: Claim,
 }
 
-/// What an assertion says. Names are resolved by the prover.
+/// The claim of an assertion. The prover resolves the names.
 #[derive(Clone)]
 pub(crate) enum Claim {
-    /// A subject cannot cause an operation, even if so many services on the way were taken over.
+    /// A subject cannot cause an operation, even by taking over this many services.
     NoFlow { from: Spanned<String>, to: Spanned<String>, takeovers: u32 },
-    /// Of the services, one alone maps regions, or alone writes them.
+    /// Only one service maps the regions, or only one writes them.
     Exclusive { owner: Spanned<String>, regions: Vec<Spanned<String>>, access: Spanned<Exclusive> },
-    /// An amount has a bound.
+    /// An amount has an upper bound.
     AtMost { what: Spanned<Measure>, service: Option<Spanned<String>>, limit: u32 },
-    /// Nobody but these can cause an operation.
+    /// Only these subjects can cause an operation.
     Only { who: Vec<Spanned<String>>, may: Spanned<String> },
-    /// Services share no memory and have no queue between them.
+    /// The services share no memory and have no queue between them.
     ShareNothing { between: Vec<Spanned<String>> },
 }
 
-/// In what a region belongs to one service alone.
+/// The access that only one service has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Exclusive {
     /// Reading and writing, among the services of the image.
@@ -117,16 +130,16 @@ impl Exclusive {
     }
 }
 
-/// What an upper bound is on.
+/// An amount that has an upper bound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Measure {
     /// Grant rules.
     Grants,
     /// Pages that grant rules cover.
     GrantedPages,
-    /// Pages of which other domains may become writers.
+    /// Pages that other domains may write.
     WritablePages,
-    /// Pages of memory promised at boot: fixed regions, minima of shares, stacks.
+    /// Pages that the boot promises: fixed regions, minima of shares, stacks.
     Pages,
     /// Hundredths of the processor.
     CpuPercent,
@@ -152,7 +165,7 @@ impl Measure {
     }
 }
 
-/// Domains that may be a peer: an inclusive range of domain ids.
+/// An entry of `[domains]`: an inclusive range of domain ids.
 pub(crate) struct Domain {
     pub first: u16,
     pub last: u16,
@@ -167,18 +180,19 @@ pub(crate) struct Service {
     pub stack_pages: Spanned<u32>,
     pub restart_limit: u16,
     pub after_limit: AfterLimit,
-    /// Console, clock, entropy, power and info, as far as it holds them, in the order of [`HOLDABLE`].
-    pub held: Vec<Held>,
+    /// Those of console, clock, entropy, power and info that it holds, in the order of
+    /// [`HOLDABLE`].
+    pub held: Vec<HeldCapability>,
 }
 
-/// A capability of which the image has one object.
-pub(crate) struct Held {
+/// A capability that names an object of which the image has only one.
+pub(crate) struct HeldCapability {
     pub kind: Kind,
     pub rights: Rights,
     pub span: Span,
 }
 
-/// The kinds of capability that a service's own entry gives it.
+/// The kinds of capability that a service's own entry can give.
 pub(crate) const HOLDABLE: [Kind; 5] = [Kind::Console, Kind::Clock, Kind::Entropy, Kind::Power, Kind::Info];
 
 /// A region of memory.
@@ -188,12 +202,12 @@ pub(crate) struct Region {
     pub keep: Option<Span>,
 }
 
-/// Where a region's memory comes from.
+/// The source of a region's memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Source {
     /// A fixed number of pages.
     Fixed { pages: u32 },
-    /// A share of what no fixed region takes; the bounds are in pages.
+    /// A share of the memory that no fixed region takes; the bounds are in pages.
     Share { weight: u32, minimum: u32, maximum: u32 },
     /// The boot module.
     Module,
@@ -204,7 +218,7 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// The word of the `kind` key, for the kinds that have one.
+    /// Returns the word of the `kind` key, for the sources that have one.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Source::Fixed { .. } => "fixed",
@@ -219,34 +233,34 @@ impl Source {
 /// A service that maps a region.
 pub(crate) struct MapEntry {
     pub service: Spanned<String>,
-    pub how: Spanned<How>,
+    pub how: Spanned<MapAccess>,
 }
 
-/// How a service maps a region.
+/// The access with which a service maps a region.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum How {
+pub(crate) enum MapAccess {
     /// Read only.
     Read,
     /// Read and write.
     ReadWrite,
-    /// Read and write, as the memory of its allocator.
+    /// Read and write, as the memory of the program's allocator.
     Heap,
 }
 
-impl How {
-    pub(crate) const WORDS: [(&'static str, How); 3] =
-        [("read", How::Read), ("read-write", How::ReadWrite), ("heap", How::Heap)];
+impl MapAccess {
+    pub(crate) const WORDS: [(&'static str, MapAccess); 3] =
+        [("read", MapAccess::Read), ("read-write", MapAccess::ReadWrite), ("heap", MapAccess::Heap)];
 
     pub(crate) fn word(self) -> &'static str {
         match self {
-            How::Read => "read",
-            How::ReadWrite => "read-write",
-            How::Heap => "heap",
+            MapAccess::Read => "read",
+            MapAccess::ReadWrite => "read-write",
+            MapAccess::Heap => "heap",
         }
     }
 
     pub(crate) fn writes(self) -> bool {
-        self != How::Read
+        self != MapAccess::Read
     }
 
     pub(crate) fn access(self) -> Access {
@@ -269,7 +283,7 @@ pub(crate) struct Port {
     pub rights: Spanned<Rights>,
 }
 
-/// Who is at the other end of an event channel.
+/// The other end of an event channel.
 pub(crate) enum Peer {
     /// Domains of `[domains]`.
     Domain(Spanned<String>),
@@ -277,7 +291,7 @@ pub(crate) enum Peer {
     XenStore(Span),
 }
 
-/// A rule under which pages are granted.
+/// A grant rule.
 pub(crate) struct Grant {
     pub region: Spanned<String>,
     pub peer: Spanned<String>,
@@ -287,7 +301,7 @@ pub(crate) struct Grant {
     pub on_behalf_of: Spanned<String>,
 }
 
-/// What a client of the XenStore service may do below a path.
+/// A path rule: what a client of the XenStore service may do to a node and everything below it.
 pub(crate) struct PathRight {
     pub path: Spanned<String>,
     pub read: bool,

@@ -1,10 +1,11 @@
-//! From a checked policy to the objects of the image: regions, mappings with their addresses, one-way queues,
-//! slots and notification bits. Everything is numbered in the order of names, so that the same policy
-//! always gives the same image.
+//! Plans the objects of an image: regions, mappings with their addresses, one-way queues, slots and
+//! notification bits.
+//!
+//! Everything is numbered in the order of names, so that the same policy always gives the same
+//! image.
 
 use std::collections::BTreeMap;
 
-use cloister_caps::PAGE_SIZE;
 use cloister_caps::rights::{Kind, Rights};
 use cloister_caps::tables::{
     Access, Capability, FIRST_GRANT_REF, GrantRule, Mapping, Name, PortKind, PortRule, Queue, Region, RegionKind,
@@ -14,25 +15,11 @@ use cloister_interfaces::CATALOG;
 use cloister_interfaces::queue::producer_pages;
 use cloister_interfaces::rules::{ClientGrantRule, PathRule, encode_rules};
 
-use crate::check::served;
+use crate::address_space::{FIXED_AREA, LARGE_AREA, LARGE_STEP, MODULE_ROOM, PAGE, image_base};
 use crate::diagnostic::{Lines, Span};
-use crate::model::{How, Peer, Policy, Source};
+use crate::model::{MapAccess, Peer, Policy, Source};
 
-const PAGE: u64 = PAGE_SIZE as u64;
-/// Where a service's stack and its regions of known size start. The programs end far below.
-const FIXED_AREA: u64 = 0x8000_0000;
-/// Where its regions whose size only the boot decides start.
-const LARGE_AREA: u64 = 0x1_0000_0000;
-/// Addresses between the large regions are multiples of this.
-const LARGE_STEP: u64 = 1 << 30;
-/// Addresses kept for the boot module.
-const MODULE_ROOM: u64 = 4 << 30;
-/// Pages of addresses for regions of known size.
-pub(crate) const FIXED_AREA_PAGES: u64 = (LARGE_AREA - FIXED_AREA) / PAGE;
-/// Addresses between the programs of two services.
-pub(crate) const PROGRAM_ROOM: u64 = 0x0100_0000;
-
-/// A record and the name that it will have.
+/// A record and its name, which is not yet in the section of names.
 pub(crate) struct Entry<R> {
     pub name: String,
     pub record: R,
@@ -44,7 +31,8 @@ impl<R> Entry<R> {
     }
 }
 
-/// Everything in the tables but what the programs add: entry points, segments, and where data lies.
+/// The tables without the part that depends on the programs: entry points, segments, addresses of
+/// data.
 pub(crate) struct Plan {
     pub services: Vec<Entry<Service>>,
     pub regions: Vec<Entry<Region>>,
@@ -58,7 +46,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The slot in which a service holds a capability.
+    /// Returns the slot in which a service holds a capability.
     pub(crate) fn slot(&self, service: usize, kind: Kind, object: usize) -> Option<u16> {
         self.capabilities
             .iter()
@@ -71,7 +59,7 @@ impl Plan {
             .map(|capability| capability.slot)
     }
 
-    /// The slot by which a service finds a region that it maps.
+    /// Returns the slot by which a service finds a region that it maps.
     pub(crate) fn region_slot(&self, service: usize, region: &str) -> Option<u16> {
         let mapping = self.mappings.iter().position(|mapping| {
             usize::from(mapping.service) == service
@@ -81,18 +69,14 @@ impl Plan {
     }
 }
 
-/// The name of the region of a service's rules.
+/// Returns the name of the region with a service's rules.
 pub(crate) fn rules_region(service: &str) -> String {
     format!("{service}.rules")
 }
 
-/// Where service `index`, in the order of the names, is linked.
-pub(crate) fn image_base(index: usize) -> u64 {
-    PROGRAM_ROOM * (index as u64 + 1)
-}
-
-/// Plans the image of a policy that holds. `None` if a number does not fit its field in the tables, which the
-/// checks exclude.
+/// Plans the image of a policy that holds.
+///
+/// `None` if a number does not fit its field in the tables, which the checks exclude.
 pub(crate) fn plan(policy: &Policy, lines: &Lines) -> Option<Plan> {
     let mut planner = Planner { policy, lines, regions: BTreeMap::new(), maps: Vec::new() };
     planner.policy_regions();
@@ -103,15 +87,15 @@ pub(crate) fn plan(policy: &Policy, lines: &Lines) -> Option<Plan> {
 }
 
 /// A region before it has a number.
-struct Draft {
+struct RegionDraft {
     record: Region,
     data: Option<Vec<u8>>,
-    /// How many pages its address range needs; `None` if that is for [`large_room`] to say.
+    /// The size of its address range in pages; `None` for a large region, see [`large_room`].
     pages: Option<u64>,
 }
 
 /// A mapping before it has an address.
-struct Map {
+struct MappingDraft {
     service: usize,
     region: String,
     access: Access,
@@ -121,8 +105,8 @@ struct Map {
 struct Planner<'a> {
     policy: &'a Policy,
     lines: &'a Lines,
-    regions: BTreeMap<String, Draft>,
-    maps: Vec<Map>,
+    regions: BTreeMap<String, RegionDraft>,
+    maps: Vec<MappingDraft>,
 }
 
 impl Planner<'_> {
@@ -137,13 +121,13 @@ impl Planner<'_> {
     fn map(&mut self, service: &str, region: &str, access: Access, span: &Span) {
         let line = self.line(span);
         if let Some(service) = self.service(service) {
-            self.maps.push(Map { service, region: region.to_owned(), access, line });
+            self.maps.push(MappingDraft { service, region: region.to_owned(), access, line });
         }
     }
 
-    fn fixed(&mut self, name: String, pages: u32, reset: bool) {
-        let record = Region { amount: pages, clear_on_restart: u8::from(reset), ..empty(RegionKind::Fixed) };
-        self.regions.insert(name, Draft { record, data: None, pages: Some(u64::from(pages)) });
+    fn fixed(&mut self, name: String, pages: u32, clear: bool) {
+        let record = Region { amount: pages, clear_on_restart: u8::from(clear), ..empty(RegionKind::Fixed) };
+        self.regions.insert(name, RegionDraft { record, data: None, pages: Some(u64::from(pages)) });
     }
 
     fn policy_regions(&mut self) {
@@ -151,8 +135,9 @@ impl Planner<'_> {
         for region in &policy.regions.items {
             let name = &region.name.value;
             let granted = policy.grants.items.iter().any(|grant| grant.body.region.value == *name);
-            let heap = region.body.map.iter().any(|entry| entry.how.value == How::Heap);
-            // What one service alone has is emptied when it restarts. What a peer domain uses is not its alone.
+            let heap = region.body.map.iter().any(|entry| entry.how.value == MapAccess::Heap);
+            // A restart clears what only one service has. A region that a peer domain uses is not
+            // its own.
             let private = region.body.map.len() == 1 && !granted && region.body.keep.is_none();
             let clear_on_restart = u8::from(heap || private);
             let (record, pages) = match region.body.source.value {
@@ -166,7 +151,7 @@ impl Planner<'_> {
                 Source::CommandLine => (empty(RegionKind::CommandLine), Some(1)),
                 Source::XenStoreRing => (empty(RegionKind::XenStoreRing), Some(1)),
             };
-            self.regions.insert(name.clone(), Draft { record, data: None, pages });
+            self.regions.insert(name.clone(), RegionDraft { record, data: None, pages });
             for entry in &region.body.map {
                 self.map(&entry.service.value, name, entry.how.value.access(), &entry.service.span);
             }
@@ -201,14 +186,14 @@ impl Planner<'_> {
         }
     }
 
-    /// The rules that services enforce, as read-only data.
+    /// Adds the regions with the rules that services enforce, as read-only data.
     fn rules(&mut self) -> Option<()> {
         let policy = self.policy;
         for service in &policy.services.items {
             let name = &service.name.value;
-            let blob = if served(policy, name, "store").next().is_some() {
+            let blob = if policy.served(name, "store").next().is_some() {
                 path_rules(policy, name)?
-            } else if served(policy, name, "grants").next().is_some() {
+            } else if policy.served(name, "grants").next().is_some() {
                 grant_rules(policy, name)?
             } else {
                 continue;
@@ -216,7 +201,7 @@ impl Planner<'_> {
             let region = rules_region(name);
             let record = Region { image_length: blob.len() as u64, ..empty(RegionKind::ImageData) };
             let pages = Some(record.image_length.div_ceil(PAGE));
-            self.regions.insert(region.clone(), Draft { record, data: Some(blob), pages });
+            self.regions.insert(region.clone(), RegionDraft { record, data: Some(blob), pages });
             self.map(name, &region, Access::Read, &service.name.span);
         }
         Some(())
@@ -249,12 +234,14 @@ impl Planner<'_> {
         Some(plan)
     }
 
-    /// The mappings of each service: its stack and the regions of known size first, then the large ones.
-    /// Below and above each lies a page that nothing is mapped at.
+    /// Returns the mappings of each service: its stack and the regions of known size first, then
+    /// the large ones.
+    ///
+    /// The pages just below and above each mapping stay unmapped.
     fn mappings(&mut self, index: &BTreeMap<String, usize>) -> Option<(Vec<Mapping>, Vec<u32>)> {
         let regions = &self.regions;
-        let large = |map: &Map| regions.get(&map.region).is_none_or(|draft| draft.pages.is_none());
-        let stack = |map: &Map| map.region.ends_with(".stack");
+        let large = |map: &MappingDraft| regions.get(&map.region).is_none_or(|draft| draft.pages.is_none());
+        let stack = |map: &MappingDraft| map.region.ends_with(".stack");
         self.maps.sort_by(|a, b| {
             (a.service, large(a), !stack(a), &a.region).cmp(&(b.service, large(b), !stack(b), &b.region))
         });
@@ -369,7 +356,8 @@ impl Planner<'_> {
         Some(grants)
     }
 
-    /// The CSpaces. Slots start at 1: slot 0 stays empty, so that a number that was never set names nothing.
+    /// Returns the CSpaces. Slots start at 1: slot 0 stays empty, so that a number that was never
+    /// set names nothing.
     fn capabilities(&self, plan: &Plan, mapping_lines: &[u32]) -> Option<Vec<Entry<Capability>>> {
         let mut capabilities = Vec::new();
         for index in 0..plan.services.len() {
@@ -446,13 +434,14 @@ fn empty(kind: RegionKind) -> Region {
     }
 }
 
-/// The next `size` bytes of addresses, from a multiple of `step`.
+/// Takes the next `size` bytes of addresses, from a multiple of `step`.
 fn take(next: &mut u64, size: u64, step: u64) -> Option<u64> {
     let address = next.checked_next_multiple_of(step)?;
     *next = address.checked_add(size)?;
     Some(address)
 }
 
+/// Returns the size of the address range of a region whose size is decided at boot, in bytes.
 fn large_room(region: &Region) -> Option<u64> {
     match region.kind {
         RegionKind::Module => Some(MODULE_ROOM),
@@ -478,7 +467,7 @@ pub(crate) fn consumer_region(one_way: &str) -> String {
     format!("{one_way}.consumer")
 }
 
-/// The two one-way queues of a queue: name, sender, receiver, bytes of a message.
+/// Returns the two one-way queues of a queue: name, sender, receiver, size of a message in bytes.
 fn directions<'a>(queue: &str, from: &'a str, to: &'a str, interface: &str) -> Vec<(String, &'a str, &'a str, usize)> {
     CATALOG
         .iter()
@@ -487,19 +476,19 @@ fn directions<'a>(queue: &str, from: &'a str, to: &'a str, interface: &str) -> V
         .collect()
 }
 
-/// The one-way queue of a queue's requests.
+/// Returns the name of the one-way queue of a queue's requests.
 pub(crate) fn requests(queue: &str) -> String {
     format!("{queue}.requests")
 }
 
-/// The one-way queue of a queue's replies.
+/// Returns the name of the one-way queue of a queue's replies.
 pub(crate) fn replies(queue: &str) -> String {
     format!("{queue}.replies")
 }
 
 fn path_rules(policy: &Policy, service: &str) -> Option<Vec<u8>> {
     let mut rules = Vec::new();
-    for (index, queue) in served(policy, service, "store").enumerate() {
+    for (index, queue) in policy.served(service, "store").enumerate() {
         let client = &policy.queues.get(queue)?.body.from.value;
         for right in policy.xenstore.get(client).map_or(&[][..], |paths| &paths.body) {
             rules.push(PathRule {
@@ -518,7 +507,7 @@ fn grant_rules(policy: &Policy, service: &str) -> Option<Vec<u8>> {
     let mut rules = Vec::new();
     let held = policy.grants.items.iter().filter(|grant| grant.body.held_by.value == service);
     for (rule, grant) in held.enumerate() {
-        let client = served(policy, service, "grants").position(|queue| {
+        let client = policy.served(service, "grants").position(|queue| {
             policy.queues.get(queue).is_some_and(|queue| queue.body.from.value == grant.body.on_behalf_of.value)
         })?;
         let domain = &policy.domains.get(&grant.body.peer.value)?.body;

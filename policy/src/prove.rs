@@ -1,4 +1,4 @@
-//! Assertions: proved over the closure, or refuted by a path.
+//! Proves assertions over the closure, or refutes them by a path.
 
 use std::collections::HashSet;
 
@@ -7,11 +7,12 @@ use serde::Serialize;
 use crate::authority::closure::closure;
 use crate::authority::search::{Influence, reached};
 use crate::authority::{Object, Op, Right, Rule, Subject, index, names, target};
-use crate::diagnostic::{Diagnostic, Log, Spanned};
+use crate::canonical;
+use crate::diagnostic::{Diagnostic, Log, Report, Spanned};
 use crate::model::{Assertion, Claim, Exclusive, Measure, Named, Source};
-use crate::{Sound, Step, canonical};
+use crate::sound::{Sound, Step};
 
-/// Whether an assertion holds.
+/// The verdict on an assertion.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
     /// The assertion's name.
@@ -20,33 +21,43 @@ pub struct Verdict {
     pub line: usize,
     /// The threat that it answers.
     pub why: String,
-    /// What it says, in the words of the policy.
+    /// The claim, in the words of the policy.
     pub claim: String,
-    /// Whether it holds.
+    /// `true` if it holds.
     pub holds: bool,
-    /// What the proof found: a bound and its measure, or what breaks it.
+    /// What the proof found: the amount and its bound, or what breaks the assertion.
     pub finding: String,
     /// The rules that break it.
     pub path: Vec<Step>,
 }
 
-/// What is known of a policy, computed once for all assertions.
+/// The closure and the possible attacks of a policy, computed once for all assertions.
 struct Prover<'a> {
     sound: &'a Sound,
     rights: Vec<Right>,
     influence: Influence,
 }
 
-/// What breaks an assertion: in words, and by which rules.
-struct Broken {
+/// What breaks an assertion, as a sentence and as rules.
+struct Refutation {
     finding: String,
     path: Vec<Rule>,
 }
 
-type Outcome = Result<String, Broken>;
+type Outcome = Result<String, Refutation>;
 
 impl Sound {
-    /// The verdict on each assertion, in the order of their names.
+    /// Proves every assertion.
+    ///
+    /// # Errors
+    /// The report names each assertion that does not hold, and the rules that break it.
+    pub fn proved(&self) -> Result<(), Report> {
+        let mut log = Log::default();
+        check(self, &mut log);
+        if log.is_empty() { Ok(()) } else { Err(Report::refused(&self.file, &self.text, log)) }
+    }
+
+    /// Returns the verdict on each assertion, in the order of their names.
     #[must_use]
     pub fn verdicts(&self) -> Vec<Verdict> {
         let outcome = |(item, outcome): (&Named<Assertion>, Outcome)| {
@@ -54,7 +65,7 @@ impl Sound {
             canonical::claim(&item.body.claim, &mut claim);
             let (holds, finding, path) = match outcome {
                 Ok(finding) => (true, finding, Vec::new()),
-                Err(broken) => (false, broken.finding, broken.path),
+                Err(refutation) => (false, refutation.finding, refutation.path),
             };
             Verdict {
                 name: item.name.value.clone(),
@@ -71,16 +82,16 @@ impl Sound {
 }
 
 /// Logs each assertion that does not hold, with the rules that break it.
-pub(crate) fn check(sound: &Sound, log: &mut Log) {
+fn check(sound: &Sound, log: &mut Log) {
     for (item, outcome) in prove(sound) {
-        let Err(broken) = outcome else { continue };
+        let Err(refutation) = outcome else { continue };
         let mut diagnostic = Diagnostic::at(
             &item.name.span,
-            format!("assertion `{}` does not hold: {}", item.name.value, broken.finding),
+            format!("assertion `{}` does not hold: {}", item.name.value, refutation.finding),
         )
         .label("asserted here")
-        .help(format!("it is there because: {}", item.body.why));
-        for rule in broken.path {
+        .help(format!("the threat is: {}", item.body.why));
+        for rule in refutation.path {
             if let Some(span) = index::span(&sound.policy, rule) {
                 diagnostic = diagnostic.related(span, names::rule(&sound.policy, rule).1);
             }
@@ -121,23 +132,26 @@ impl Prover<'_> {
         target::subjects(&self.sound.policy, text).unwrap_or_default()
     }
 
-    fn broken_by(&self, right: &Right) -> Broken {
+    fn refuted_by(&self, right: &Right) -> Refutation {
         let policy = &self.sound.policy;
-        let deed = names::deed(policy, right.object, right.op, right.amount);
-        Broken { finding: format!("{} can {deed}", names::subject(policy, right.subject)), path: right.path.clone() }
+        let ability = names::ability(policy, right.object, right.op, right.amount);
+        Refutation {
+            finding: format!("{} can {ability}", names::subject(policy, right.subject)),
+            path: right.path.clone(),
+        }
     }
 
     fn no_flow(&self, from: &str, to: &str, takeovers: usize) -> Outcome {
         let (subjects, targets) = (self.subjects(from), self.targets(to));
         let flow = |right: &&Right| subjects.contains(&right.subject) && targets.contains(&(right.object, right.op));
         if let Some(right) = self.rights.iter().find(flow) {
-            return Err(self.broken_by(right));
+            return Err(self.refuted_by(right));
         }
         let policy = &self.sound.policy;
         let reached = reached(&self.rights, &targets);
         let nearest = subjects.iter().filter_map(|subject| self.influence.takeover(*subject, &reached));
         let Some(nearest) = nearest.min_by_key(|takeover| takeover.services.len()) else {
-            return Ok("no path, not even by taking over services".into());
+            return Ok("no path, even by taking over services".into());
         };
         let services = &policy.services.items;
         let over: Vec<&str> = nearest
@@ -151,8 +165,8 @@ impl Prover<'_> {
             return Ok(format!("no path; it would take {count} {noun}: {}", over.join(", then ")));
         }
         let path = nearest.services.iter().map(|(rule, _)| *rule).chain(nearest.right.path.iter().copied()).collect();
-        let deed = names::deed(policy, nearest.right.object, nearest.right.op, nearest.right.amount);
-        Err(Broken { finding: format!("{from} can {deed} by taking over {}", over.join(", then ")), path })
+        let ability = names::ability(policy, nearest.right.object, nearest.right.op, nearest.right.amount);
+        Err(Refutation { finding: format!("{from} can {ability} by taking over {}", over.join(", then ")), path })
     }
 
     fn exclusive(&self, owner: &str, regions: &[Spanned<String>], access: Exclusive) -> Outcome {
@@ -165,7 +179,7 @@ impl Prover<'_> {
             });
             if let Some(entry) = other {
                 let (_, says) = names::rule(policy, Rule::Map(region, entry));
-                return Err(Broken { finding: says, path: vec![Rule::Map(region, entry)] });
+                return Err(Refutation { finding: says, path: vec![Rule::Map(region, entry)] });
             }
         }
         let verb = if access == Exclusive::Map { "maps" } else { "writes" };
@@ -180,7 +194,7 @@ impl Prover<'_> {
             .iter()
             .find(|right| targets.contains(&(right.object, right.op)) && !allowed.contains(&right.subject));
         match other {
-            Some(right) => Err(self.broken_by(right)),
+            Some(right) => Err(self.refuted_by(right)),
             None => Ok("nobody else has a path".into()),
         }
     }
@@ -196,14 +210,14 @@ impl Prover<'_> {
                 let service =
                     |entry: &usize| item.body.map.get(*entry).map_or("", |entry| entry.service.value.as_str());
                 let finding = format!("{} and {} both map {}", service(one), service(two), item.name.value);
-                return Err(Broken { finding, path: vec![Rule::Map(region, *one), Rule::Map(region, *two)] });
+                return Err(Refutation { finding, path: vec![Rule::Map(region, *one), Rule::Map(region, *two)] });
             }
         }
         for (queue, item) in policy.queues.items.iter().enumerate() {
             let (from, to) = (item.body.from.value.as_str(), item.body.to.value.as_str());
             if names.contains(from) && names.contains(to) {
                 let finding = format!("{from} and {to} share the pages of queue {}", item.name.value);
-                return Err(Broken { finding, path: vec![Rule::Queue(queue)] });
+                return Err(Refutation { finding, path: vec![Rule::Queue(queue)] });
             }
         }
         Ok("no region and no queue is common to two of them".into())
@@ -212,7 +226,7 @@ impl Prover<'_> {
     fn at_most(&self, what: Measure, service: Option<usize>, limit: u64) -> Outcome {
         let parts = self.measured(what, service);
         let sum: u64 = parts.iter().map(|(amount, _)| amount).sum();
-        // Thousandths of a percent would round a breach away.
+        // Rounded up: rounding to the nearest percent would hide a breach.
         let (sum, shown) = if what == Measure::CpuPercent {
             (sum.div_ceil(10_000), format!("{:.1}", sum as f64 / 10_000.0))
         } else {
@@ -226,10 +240,10 @@ impl Prover<'_> {
         }
         let mut parts: Vec<(u64, Rule)> = parts.into_iter().filter(|(amount, _)| *amount > 0).collect();
         parts.sort_by_key(|(amount, _)| std::cmp::Reverse(*amount));
-        Err(Broken { finding, path: parts.into_iter().take(8).map(|(_, rule)| rule).collect() })
+        Err(Refutation { finding, path: parts.into_iter().take(8).map(|(_, rule)| rule).collect() })
     }
 
-    /// The parts of an amount, and the rules that give them.
+    /// Returns the parts of an amount, each with the rule that gives it.
     fn measured(&self, what: Measure, service: Option<usize>) -> Vec<(u64, Rule)> {
         let (policy, index) = (&self.sound.policy, &self.sound.index);
         let chosen = |position: usize| service.is_none_or(|service| service == position);

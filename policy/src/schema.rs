@@ -1,14 +1,16 @@
-//! The policy language as a JSON Schema (draft 2020-12): the shape of the file and every value by itself. What values mean
-//! together is the checker's.
+//! The policy language as a JSON Schema (draft 2020-12): the shape of the file, and every value by
+//! itself.
+//!
+//! What values mean together is the task of [`crate::check`].
 
 use cloister_caps::Operation;
 use cloister_caps::rights::Kind;
 use cloister_interfaces::CATALOG;
 use serde_json::{Value, json};
 
-use crate::model::{Exclusive, HOLDABLE, How, Measure};
+use crate::model::{Exclusive, HOLDABLE, MapAccess, Measure};
 
-/// The schema, as text.
+/// Returns the schema as text.
 #[must_use]
 pub fn schema() -> String {
     let size = json!({ "type": "string", "pattern": "^[1-9][0-9]*[KMG]$", "description": "a size in whole pages, like \"16K\"" });
@@ -51,7 +53,7 @@ pub fn schema() -> String {
             "assert": { "type": "array", "items": { "oneOf": assertions() } },
         },
     });
-    // A value made of strings and numbers can always be written.
+    // Writing a value of strings and numbers never fails.
     serde_json::to_string_pretty(&schema).unwrap_or_default()
 }
 
@@ -63,7 +65,7 @@ fn integer(low: u32, high: u32) -> Value {
     json!({ "type": "integer", "minimum": low, "maximum": high })
 }
 
-/// A list of words, none twice, not empty.
+/// Returns the schema of a list of different words that is not empty.
 fn words(words: &[&str]) -> Value {
     json!({ "type": "array", "items": { "enum": words }, "minItems": 1, "uniqueItems": true })
 }
@@ -72,12 +74,12 @@ fn names() -> Value {
     json!({ "type": "array", "items": name(), "minItems": 1, "uniqueItems": true })
 }
 
-/// A table that has no other keys than these.
+/// Returns the schema of a table without other keys.
 fn object(required: &[&str], properties: Value) -> Value {
     json!({ "type": "object", "required": required, "additionalProperties": false, "properties": properties })
 }
 
-/// A section: entries by their names.
+/// Returns the schema of a section: entries by their names.
 fn entries(entry: Value) -> Value {
     let reserved = ["cloister", "kernel", "policy", "self", "xen"];
     json!({
@@ -126,7 +128,7 @@ fn region(size: &Value) -> Value {
                 "type": "object",
                 "minProperties": 1,
                 "propertyNames": name(),
-                "additionalProperties": { "enum": How::WORDS.map(|(word, _)| word) },
+                "additionalProperties": { "enum": MapAccess::WORDS.map(|(word, _)| word) },
             },
         }),
     );

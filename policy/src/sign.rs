@@ -1,40 +1,40 @@
-//! Signing: a release's approval as a file beside the image, checkable offline.
+//! Signs a release: a file beside the image, which can be checked offline.
 //!
-//! What is signed is a text that names both hashes: that of the policy, which people read, and that of the whole image.
-//! `docs/verify.md` describes the three files.
+//! The signed text names two hashes: that of the policy, which people read, and that of the whole
+//! image. `docs/verify.md` describes the three files.
 
 use ed25519_dalek::{SECRET_KEY_LENGTH, Signature, Signer, SigningKey, VerifyingKey};
 
-/// First line of each kind of file: a name and a version.
+/// The first line of each kind of file: a name and a version.
 const SIGNATURE: &str = "cloister-signature 1";
 const SECRET: &str = "cloister-secret-key 1";
 const PUBLIC: &str = "cloister-public-key 1";
 
-/// The largest of these files in bytes.
+/// The size of the largest of these files, in bytes.
 pub const MAX_FILE: u64 = 4096;
 
 /// Why a key or a signature is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SignError {
-    /// The file is of another kind, or broken.
+    /// The file is of another kind, or damaged.
     #[error("not a {kind}: {reason}")]
     Malformed {
-        /// What it should be.
+        /// The expected kind.
         kind: &'static str,
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The file is of a version that is not known.
+    /// The file has an unknown version.
     #[error("a {kind} of a version that is not known: {found}")]
     Version {
-        /// What it is.
+        /// The kind of file.
         kind: &'static str,
         /// Its first line.
         found: String,
     },
-    /// The bytes are no point of the curve, or a weak one.
-    #[error("the public key is no key of Ed25519, or a weak one")]
+    /// The bytes are not a point of the curve, or a weak one.
+    #[error("the public key is not a key of Ed25519, or is a weak one")]
     Key,
     /// The system has no random bits.
     #[error("the system gives no random bits: {0}")]
@@ -48,17 +48,17 @@ pub enum SignError {
     /// The signature is for another image.
     #[error("the signature is for another image: {0}")]
     OtherImage(String),
-    /// The signature does not fit what it names.
+    /// The signature does not fit its text.
     #[error("the signature is false: the key did not sign this")]
     False,
 }
 
-/// What is signed: SHA-256 of the canonical policy, and of the image file.
+/// The hashes that are signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subject {
-    /// Of the policy.
+    /// SHA-256 of the canonical policy.
     pub policy: [u8; 32],
-    /// Of the image.
+    /// SHA-256 of the image file.
     pub image: [u8; 32],
 }
 
@@ -68,7 +68,7 @@ impl Subject {
     }
 }
 
-/// Makes a new pair of keys: the texts of the secret and of the public key's file.
+/// Makes a new pair of keys, and returns the texts of the files for the secret and the public key.
 ///
 /// # Errors
 /// The system has no random bits.
@@ -80,10 +80,10 @@ pub fn generate() -> Result<(String, String), SignError> {
     Ok((secret, format!("{PUBLIC}\ned25519 {}\n", hex(key.verifying_key().as_bytes()))))
 }
 
-/// Signs: answers the text of the signature's file.
+/// Signs, and returns the text of the signature's file.
 ///
 /// # Errors
-/// The text is not that of a secret key.
+/// The text is not a secret key.
 pub fn sign(subject: &Subject, secret_key: &str) -> Result<String, SignError> {
     let kind = "secret key";
     let [line] = lines(secret_key, SECRET, kind)?;
@@ -94,10 +94,10 @@ pub fn sign(subject: &Subject, secret_key: &str) -> Result<String, SignError> {
     Ok(format!("{text}key ed25519 {public}\nsignature ed25519 {}\n", hex(&signature.to_bytes())))
 }
 
-/// Checks a signature against a key that is trusted, and what it is to be for.
+/// Checks a signature with a trusted key, for the expected hashes.
 ///
 /// # Errors
-/// Something is not as it must be; the error says what.
+/// The signature or the key is wrong; the error says why.
 pub fn check(subject: &Subject, signature: &str, public_key: &str) -> Result<(), SignError> {
     let kind = "public key";
     let [line] = lines(public_key, PUBLIC, kind)?;
@@ -124,7 +124,7 @@ pub fn check(subject: &Subject, signature: &str, public_key: &str) -> Result<(),
     key.verify_strict(subject.text().as_bytes(), &made).map_err(|_| SignError::False)
 }
 
-/// The lines behind the first one, which names kind and version.
+/// Returns the lines after the first one, which names kind and version.
 fn lines<'a, const N: usize>(text: &'a str, first: &str, kind: &'static str) -> Result<[&'a str; N], SignError> {
     let malformed = |reason| SignError::Malformed { kind, reason };
     let mut lines = text.lines();

@@ -1,7 +1,8 @@
-//! Rights that were never exercised: what a policy gives, less what the kernel recorded in a run of the image.
+//! Finds rights that were never used: what a policy gives, less what the kernel recorded in a run
+//! of the image.
 //!
-//! The kernel's record is in the console's log, in lines `use: SERVICE NAME KIND WORD…`. A line that a service wrote starts
-//! with the service's name, so that none can pretend to be the kernel's.
+//! The kernel writes its record to the console, in lines `use: SERVICE NAME KIND WORD…`. A line of
+//! a service starts with the service's name, so it cannot look like the kernel's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,16 +11,16 @@ use cloister_caps::rights::{Kind, Rights};
 use serde::Serialize;
 use toml_edit::{DocumentMut, Item};
 
-use crate::{Checked, parse};
+use crate::checked::{Checked, parse};
 
-/// The largest log that is read.
+/// The size of the largest log, in bytes.
 pub const MAX_LOG: u64 = 256 << 20;
 
-/// Why nothing can be said.
+/// Why the use of rights is unknown.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnusedError {
-    /// The kernel's report is not there.
+    /// The log has no report of the kernel.
     #[error(
         "the log has no line that starts with `use: `: the kernel writes them when the domain powers off or reboots in good \
          order, and on a non-maskable interrupt (`xl trigger DOMAIN nmi`)"
@@ -28,12 +29,13 @@ pub enum UnusedError {
     /// The log is of another image.
     #[error("the log is of an image with another policy, {0}")]
     OtherPolicy(String),
-    /// The narrower policy does not hold: an assertion, or a rule of the language, needs a right that was not used.
+    /// The narrower policy does not hold: an assertion, or a rule of the language, needs a right
+    /// that was not used.
     #[error("without the rights that were not used the policy does not hold: {0}")]
     DoesNotHold(String),
 }
 
-/// A capability of which something was not used.
+/// A capability with unused rights.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Unused {
     /// The service that holds it.
@@ -42,32 +44,32 @@ pub struct Unused {
     pub name: String,
     /// Its kind.
     pub kind: &'static str,
-    /// The rights that were never exercised.
+    /// The rights that were never used.
     pub rights: Vec<&'static str>,
-    /// Whether nothing else was exercised either.
+    /// `true` if no right of the capability was used.
     pub wholly: bool,
 }
 
-/// What a log says of a policy.
+/// The use of a policy's rights in a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Usage {
-    /// What was not used.
+    /// The capabilities with unused rights.
     pub unused: Vec<Unused>,
-    /// Queues over which nobody was ever woken.
+    /// Queues over which no notification was sent.
     pub silent_queues: Vec<String>,
-    /// Capabilities of which the log says nothing, as `SERVICE NAME KIND`: whether they were used is not known.
+    /// Capabilities that the log does not mention, as `SERVICE NAME KIND`: their use is unknown.
     pub unknown: Vec<String>,
-    /// Whether the log names the policy that was running, and it is this one.
+    /// `true` if the log names the running policy, and it is this one.
     pub policy_named: bool,
 }
 
 /// The kernel's record: words by service, name and kind.
 type Record = BTreeMap<(String, String, String), BTreeSet<String>>;
 
-/// What of a policy was not used in a run of which this is the log.
+/// Returns the use of a policy's rights, from the log of a run.
 ///
 /// # Errors
-/// The log is of no use.
+/// The log has no report, or is of another policy.
 pub fn unused(policy: &Checked, log: &str) -> Result<Usage, UnusedError> {
     let own: String = policy.hash().iter().map(|byte| format!("{byte:02x}")).collect();
     let mut record = Record::new();
@@ -101,7 +103,7 @@ pub fn unused(policy: &Checked, log: &str) -> Result<Usage, UnusedError> {
     Ok(usage)
 }
 
-/// A line without what a console puts before it, such as `(d1) ` or `[12:00:00] `.
+/// Returns a line without the prefixes of consoles, such as `(d1) ` or `[12:00:00] `.
 fn kernel_text(line: &str) -> &str {
     let mut line = line.trim_end_matches('\r');
     loop {
@@ -127,7 +129,7 @@ fn read_use(rest: &str, record: &mut Record) {
     of.extend(std::iter::once(first).chain(words).filter(|word| *word != "-").map(str::to_owned));
 }
 
-/// What the policy gives by words: service, name, kind, rights.
+/// Returns the capabilities that the policy gives: service, name, kind, rights.
 fn given(policy: &Checked) -> Vec<(&str, &str, Kind, Rights)> {
     let policy = &policy.policy;
     let mut out = Vec::new();
@@ -160,8 +162,10 @@ impl Usage {
         }
     }
 
-    /// The same policy without the rights that were not used, comments kept. Ports and grants of which nothing was used
-    /// stay: without them their programs would have to change.
+    /// Returns the policy without the unused rights, with its comments.
+    ///
+    /// Ports and grants that were not used at all stay: without them, their programs would have to
+    /// change.
     ///
     /// # Errors
     /// The narrower policy would not hold.
@@ -184,7 +188,7 @@ impl Usage {
         }
     }
 
-    /// For reading.
+    /// Returns the use as text for people.
     #[must_use]
     pub fn text(&self) -> String {
         let mut out = String::new();
@@ -211,7 +215,7 @@ impl Usage {
     }
 }
 
-/// Takes the unused words from a list of rights; a list without any goes as a whole.
+/// Removes the unused words from a list of rights; a list that becomes empty is removed as a whole.
 fn narrow(root: &mut Item, [section, entry, key]: [&str; 3], item: &Unused) {
     let table = root.get_mut(section).and_then(|section| section.get_mut(entry)).and_then(Item::as_table_like_mut);
     let Some(table) = table else { return };
@@ -221,7 +225,7 @@ fn narrow(root: &mut Item, [section, entry, key]: [&str; 3], item: &Unused) {
     }
     let Some(list) = table.get_mut(key).and_then(Item::as_array_mut) else { return };
     list.retain(|word| !word.as_str().is_some_and(|word| item.rights.contains(&word)));
-    // What now comes first loses the space that stood behind a comma.
+    // The word that is now first loses the space after the comma.
     let first = list.get_mut(0).map(toml_edit::Value::decor_mut);
     if let Some(decor) = first.filter(|decor| decor.prefix().and_then(|prefix| prefix.as_str()) == Some(" ")) {
         decor.set_prefix("");
@@ -240,7 +244,7 @@ mod tests {
         parse("good.toml", GOOD).unwrap()
     }
 
-    /// A log in which everything was used.
+    /// Returns a log in which everything was used.
     fn log() -> String {
         let hash: String = policy().hash().iter().map(|byte| format!("{byte:02x}")).collect();
         format!(

@@ -1,4 +1,4 @@
-//! `verify` on what goes with an image: the programs' symbols, and the inventories that the packer attaches.
+//! `verify` on the programs' symbols, and on the inventories that the packer attaches.
 
 mod common;
 
@@ -10,7 +10,7 @@ use common::{Elf, headers, seal};
 mod of_symbols {
     use super::*;
 
-    /// The errors for `manager`, whose ELF file has this symbol.
+    /// Returns the errors if the ELF file of `manager` has this symbol.
     fn with_symbol(symbol: &str) -> Vec<String> {
         let elf = Elf { symbol: Some((symbol.to_owned(), 0x0200_1000)), ..program(1) };
         findings(&elf.build())
@@ -77,7 +77,8 @@ mod of_symbols {
         is_beyond("cloister_interfaces::capability::Port<S>::send", "for a Port, and the policy gives no port");
     }
 
-    /// Returns the program of `manager` with this number of symbols, all named by the same text, with or without its final NUL.
+    /// Returns the program of `manager` with this number of symbols, all named by the same text,
+    /// with or without its final NUL.
     fn many_symbols(count: usize, text: &str, end: bool) -> Vec<u8> {
         let mut elf = Elf { symbol: Some(("_start".to_owned(), 0x0200_1000)), ..program(1) }.build();
         let sections = u64::from_le_bytes(elf[40..48].try_into().unwrap()) as usize;
@@ -95,7 +96,8 @@ mod of_symbols {
         elf
     }
 
-    /// The work that they make would be their number times the length of the name: with these numbers, for minutes.
+    /// Without a limit the work would be their number times the length of the name: minutes, with
+    /// these numbers.
     #[test]
     fn very_many_symbols_with_one_name() {
         let long = "a".repeat(4 << 20);
@@ -110,11 +112,7 @@ mod of_symbols {
         let errors = of(200_000, &long, false);
         assert!(errors.len() == 1 && errors[0].contains("a symbol has no name that can be read"), "{errors:?}");
         let errors = of(200_000, "cloister_tcpip::run", true);
-        assert!(
-            errors.len() == 201 && errors[200].contains("its other symbols were not looked at"),
-            "{}",
-            errors.len()
-        );
+        assert!(errors.len() == 201 && errors[200].contains("its other symbols were not checked"), "{}", errors.len());
     }
 
     #[test]
@@ -128,7 +126,7 @@ mod of_symbols {
     }
 }
 
-/// What is attached to an image.
+/// The inventories in an image.
 mod of_inventories {
     use cloister_policy::Extras;
     use common::image::pack_extras;
@@ -179,7 +177,7 @@ mod of_inventories {
         assert_eq!(end(&one), end(&two));
     }
 
-    /// Why an image with these inventories is refused.
+    /// Returns why an image with these inventories is refused.
     fn refusals(sbom: Option<&str>, unsafe_uses: Option<&str>) -> Vec<String> {
         let extras = Extras { sbom: sbom.map(str::as_bytes), unsafe_uses: unsafe_uses.map(str::as_bytes) };
         let file = pack_extras(&kernel(), &[program(0), program(1), program(2)], &extras);
@@ -188,7 +186,8 @@ mod of_inventories {
         errors.map(|finding| finding.message.clone()).collect()
     }
 
-    /// The two have the same crates, name and version, each once; and each that is there has every program.
+    /// Both inventories have the same crates, name and version, each once; and each inventory has
+    /// every program.
     #[test]
     fn an_inventory_lists_every_program_once_and_both_list_the_same() {
         let [driver, manager, store] = CRATES;
@@ -242,7 +241,10 @@ mod of_inventories {
                 with(&sbom(&CRATES), &unsafe_uses(&CRATES[..2], 0)),
                 "the inventory of `unsafe` does not count cloister-store",
             ),
-            (with(&sbom(&CRATES), &unsafe_uses(&CRATES, 1)), "cloister-driver forbids `unsafe` and is said to have it"),
+            (
+                with(&sbom(&CRATES), &unsafe_uses(&CRATES, 1)),
+                "cloister-driver forbids `unsafe` and is listed with uses of it",
+            ),
             (
                 with(&sbom(&CRATES).replace("CycloneDX", "SPDX"), &unsafe_uses(&CRATES, 0)),
                 "the SBOM is not CycloneDX in JSON",

@@ -1,4 +1,4 @@
-//! What the closure, the questions, the differences and the kernel say of the same policies.
+//! Closure, questions, differences and the kernel agree on the same policies.
 
 #[path = "common/random.rs"]
 mod random;
@@ -21,7 +21,8 @@ fn shipped() -> Sound {
     analyse(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("default.toml")).unwrap()
 }
 
-/// The amount in the answer to a question; 0 is no, and so is a name that the policy does not have.
+/// Returns the amount in the answer to a question; 0 means no, or a name that the policy does not
+/// have.
 fn amount(policy: &Sound, question: &str) -> u64 {
     let answers = policy.explain(question).map(|explanation| explanation.answers).unwrap_or_default();
     answers.iter().filter(|answer| answer.holds).map(|answer| answer.amount).max().unwrap_or(0)
@@ -37,7 +38,7 @@ fn everything(policy: &Sound, subject: &str) -> Vec<Answer> {
     policy.explain(&format!("what can {subject} do")).unwrap().answers
 }
 
-/// Every question about one subject and one operation that a policy has an answer to.
+/// Returns every question about one subject and one operation that a policy can answer.
 fn questions(policy: &Sound) -> BTreeSet<(String, String)> {
     let of = |subject: &String| {
         let answers = everything(policy, subject).into_iter();
@@ -46,7 +47,8 @@ fn questions(policy: &Sound) -> BTreeSet<(String, String)> {
     subjects(policy).iter().flat_map(of).collect()
 }
 
-/// The text with other names: a name is what stands between signs other than letters and digits.
+/// Returns the text with other names. A name is delimited by characters other than letters and
+/// digits.
 fn translated(text: &str, names: &BTreeMap<String, String>) -> String {
     let mut out = String::new();
     let mut word = String::new();
@@ -65,7 +67,7 @@ fn translated(text: &str, names: &BTreeMap<String, String>) -> String {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// Forward from the rules and backward from the question is the same.
+    /// Forward from the rules and backward from the question give the same result.
     #[test]
     fn the_closure_is_what_the_questions_answer(shape in shape()) {
         let policy = sound(&shape.plain());
@@ -78,7 +80,8 @@ proptest! {
                 *most = answer.amount.max(*most);
             }
             for operation in &operations {
-                // A rule for a path gives the paths below, which stand under another rule's name in the closure.
+                // A rule for a path gives the paths below, which stand under another rule's name in
+                // the closure.
                 let listed = own.get(*operation).copied();
                 let found = policy.explain(&format!("can {subject} reach {operation}")).unwrap();
                 let found = found.answers.iter().filter(|answer| answer.holds).map(|answer| answer.amount).max();
@@ -91,7 +94,8 @@ proptest! {
         }
     }
 
-    /// Some question has a larger answer if and only if the difference is a widening, and so for smaller ones.
+    /// Some question has a larger answer if and only if the difference is a widening; likewise for
+    /// smaller ones.
     #[test]
     fn a_widening_is_a_question_with_a_larger_answer((old, new) in pair()) {
         let (old, new) = (sound(&old.plain()), sound(&new.plain()));
@@ -153,7 +157,8 @@ proptest! {
         prop_assert_eq!(difference.class, Class::Equivalent, "{}", difference);
     }
 
-    /// What the compiler takes, the kernel takes, and lets each service do exactly what the policy gives it.
+    /// What the compiler accepts, the kernel accepts, and lets each service do exactly what the
+    /// policy gives it.
     #[test]
     fn the_kernel_allows_what_the_policy_gives(shape in shape()) {
         let policy = parse("random.toml", &shape.plain()).unwrap();
@@ -227,7 +232,7 @@ impl Platform for Silent {
     }
 }
 
-/// A question about the shipped policy, and each path of the answer as the rules on it.
+/// Returns the answer to a question about the shipped policy: for each path, its rules.
 fn paths(question: &str) -> Vec<(String, Vec<String>)> {
     let explanation = shipped().explain(question).unwrap();
     let found = explanation.answers.into_iter().filter(|answer| answer.holds);
@@ -259,7 +264,7 @@ fn where_there_is_no_path_the_nearest_takeover_is_named() {
     let explanation = shipped().explain("can http reach grant.issue?").unwrap();
     assert!(!explanation.holds);
     assert_eq!(explanation.answers[0].takeovers, ["tcpip", "netfront"]);
-    assert!(explanation.to_string().contains("the closure holds no path"));
+    assert!(explanation.to_string().contains("the closure contains no path"));
     let explanation = shipped().explain("who can issue no-such").unwrap_err();
     assert!(explanation.to_string().contains("there is no object `no-such`"));
 }

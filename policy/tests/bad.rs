@@ -1,5 +1,5 @@
-//! Every mistake that the compiler knows: one policy a mistake, named after it. Each is refused at the exact place with the
-//! exact words, and for nothing else.
+//! Every mistake that the compiler knows: one policy a mistake, named after it. Each is refused at
+//! the exact position with the exact words, and for nothing else.
 
 use std::path::Path;
 
@@ -56,9 +56,9 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ("assertion-without-why", 80, 1, "assertion `odd` has no `why`"),
     ("budget-missing", 12, 1, "`cpu` has no `budget_us`"),
     ("budget-over-period", 12, 21, "the budget is longer than the period"),
-    ("capability-name-clash", 58, 8, "service `driver` knows two things as `clock`"),
-    ("capability-name-clash-of-region-and-grant", 68, 9, "service `driver` knows two things as `pool`"),
-    ("capability-name-clash-with-rules", 36, 10, "service `store` knows two things as `rules`"),
+    ("capability-name-clash", 58, 8, "service `driver` has two capabilities with the name `clock`"),
+    ("capability-name-clash-of-region-and-grant", 68, 9, "service `driver` has two capabilities with the name `pool`"),
+    ("capability-name-clash-with-rules", 36, 10, "service `store` has two capabilities with the name `rules`"),
     ("domain-id-reserved", 7, 7, "`ids` must be a domain id from 0 to 32751, or two joined by -, the lower one first"),
     (
         "domain-range-backwards",
@@ -90,12 +90,12 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ("missing-format", 1, 1, "a policy has no `format`"),
     ("missing-program", 9, 11, "service `driver` has no `program`"),
     ("module-writable", 48, 18, "a region of kind \"module\" cannot be mapped as \"read-write\""),
-    ("name-is-a-rust-word", 68, 9, "`move` is a word of Rust"),
+    ("name-is-a-rust-word", 68, 9, "`move` is a keyword of Rust"),
     ("name-not-lower-case", 32, 10, "`Pool` cannot be the name of a region"),
     ("name-reserved", 9, 11, "`kernel` cannot be the name of a service"),
     ("no-service", 0, 0, "the policy has no service"),
-    ("period-no-multiple", 12, 39, "the period of service `driver` is no multiple of that of `manager`"),
-    ("period-no-multiple-of-an-equal", 28, 39, "the period of service `store` is no multiple of that of `manager`"),
+    ("period-no-multiple", 12, 39, "the period of service `driver` is not a multiple of that of `manager`"),
+    ("period-no-multiple-of-an-equal", 28, 39, "the period of service `store` is not a multiple of that of `manager`"),
     ("port-no-peer", 58, 8, "port `events` must have one of `peer` and `kind`"),
     ("port-two-peers", 58, 8, "port `events` must have one of `peer` and `kind`"),
     ("port-unknown-domain", 60, 8, "there is no domain `front`"),
@@ -105,7 +105,7 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ("priority-is-text", 11, 12, "`priority` must be a whole number from 1 to 255"),
     ("priority-zero", 11, 12, "`priority` must be a whole number from 1 to 255"),
     ("program-not-a-crate", 10, 11, "`../driver` cannot be the name of a crate"),
-    ("queue-cycle", 60, 6, "requests go in a circle: driver → store → driver"),
+    ("queue-cycle", 60, 6, "requests form a cycle: driver → store → driver"),
     (
         "queue-depth-not-a-power",
         50,
@@ -114,14 +114,14 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ),
     ("queue-depth-too-large", 50, 9, "`depth` must be a whole number from 2 to 32768"),
     ("queue-serves-both-kinds-of-rules", 18, 11, "service `manager` serves both `store` and `grants`"),
-    ("queue-to-itself", 60, 6, "requests go in a circle: manager → manager"),
+    ("queue-to-itself", 60, 6, "requests form a cycle: manager → manager"),
     ("queue-twice-an-interface", 61, 13, "service `driver` is a client of two queues of interface `grants`"),
     ("queue-unknown-interface", 49, 13, "there is no interface `grant`"),
     ("queue-unknown-service", 48, 6, "there is no service `manger`"),
     ("region-executable", 34, 18, "service `driver` cannot execute a region"),
     ("region-mapped-twice", 34, 32, "not TOML: duplicate key"),
     ("region-pages-zero", 33, 9, "`pages` must be a whole number from 1 to 65536"),
-    ("region-stray-minimum", 34, 1, "region `pool` is no share, and has `minimum`"),
+    ("region-stray-minimum", 34, 1, "region `pool` is not a share, but has `minimum`"),
     ("region-two-sources", 32, 10, "region `pool` must have one of `pages`, `share` and `kind`"),
     ("region-two-writers", 34, 40, "region `pool` is writable by two services, `driver` and `store`"),
     ("region-unknown-access", 34, 18, "`driver` cannot be \"write\""),
@@ -129,7 +129,7 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ("region-unmapped", 34, 7, "`map` is empty"),
     ("region-without-source", 32, 10, "region `pool` must have one of `pages`, `share` and `kind`"),
     ("region-writable-and-executable", 34, 18, "service `driver` cannot execute a region"),
-    ("repeated-right", 16, 17, "`clock` says \"now\" twice"),
+    ("repeated-right", 16, 17, "`clock` lists \"now\" twice"),
     ("restart-limit-negative", 14, 21, "`limit` must be a whole number from 0 to 65535"),
     ("restart-unknown-word", 14, 31, "`then` cannot be \"panic\""),
     ("right-not-a-word", 16, 10, "`clock` must be a list of words"),
@@ -154,24 +154,24 @@ const MISTAKES: &[(&str, usize, usize, &str)] = &[
     ("unknown-right", 16, 17, "a clock has no right \"set\""),
     ("unknown-section", 3, 2, "a policy has no key `imgae`"),
     ("wrong-format", 1, 10, "`format` must be 1, the format that this compiler reads"),
-    ("xenstore-path-empty-component", 78, 1, "`device//0` is no XenStore path: a component is empty"),
+    ("xenstore-path-empty-component", 78, 1, "`device//0` is not a XenStore path: a component is empty"),
     (
         "xenstore-path-odd-character",
         78,
         1,
-        "`device/vif/../0` is no XenStore path: a component is * (a number), {self}, or made of a-z, A-Z, 0-9, -, _ and @",
+        "`device/vif/../0` is not a XenStore path: a component is * (a number), {self}, or made of a-z, A-Z, 0-9, -, _ and @",
     ),
     (
         "xenstore-path-special-watch",
         78,
         1,
-        "`@releaseDomain` is no XenStore path: names that begin with @ are special watches of the daemon",
+        "`@releaseDomain` is not a XenStore path: names that begin with @ are special watches of the daemon",
     ),
     (
         "xenstore-path-too-long",
         78,
         1,
-        "`aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa` is no XenStore path: it has more than 96 bytes",
+        "`aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa` is not a XenStore path: it has more than 96 bytes",
     ),
     ("xenstore-unknown-right", 78, 27, "a XenStore path has no right \"list\""),
     ("xenstore-unknown-service", 80, 11, "there is no service `nobody`"),
@@ -259,7 +259,7 @@ fn every_mistake_of_a_file_is_reported_in_its_order() {
     assert_eq!(found, expected.map(|(line, message)| (line, message.to_owned())));
 }
 
-/// For each kind of assertion, the rules that break it, by their lines.
+/// For each kind of assertion, the lines of the rules that break it.
 #[test]
 fn a_broken_assertion_names_the_path() {
     let cases: [(&str, &[(usize, &str)]); 10] = [
@@ -286,7 +286,7 @@ fn a_broken_assertion_names_the_path() {
     }
 }
 
-/// Characters that steer a terminal, or that turn the text round them: as they are, and as TOML can write them.
+/// Characters that control a terminal, or reverse the text around them: raw, and as TOML escapes.
 #[test]
 fn a_character_that_is_not_shown_is_refused_wherever_it_is_and_never_printed() {
     let good = std::fs::read_to_string(folder().with_file_name("good.toml")).unwrap();
@@ -309,7 +309,10 @@ fn a_character_that_is_not_shown_is_refused_wherever_it_is_and_never_printed() {
             let report = cloister_policy::parse(&format!("file{c}.toml"), &text).err().expect("refused");
             let shown = report.to_string();
             // A control character in the text is no TOML, which the parser says.
-            assert!(shown.contains("is not a character that a policy has") || shown.contains("not TOML"), "{shown}");
+            assert!(
+                shown.contains("is not a character that a policy can contain") || shown.contains("not TOML"),
+                "{shown}"
+            );
             assert!(shown.chars().all(|c| cloister_policy::is_plain(c) || c == '\n'), "{shown:?}");
             assert!(report.findings().all(|found| found.message.chars().all(cloister_policy::is_plain)));
         }

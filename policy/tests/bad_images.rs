@@ -1,5 +1,5 @@
-//! Images whose embedded policy breaks an assertion that it makes: one for each kind. Everything else agrees, the hash
-//! and the seal too; `verify` has to name the path.
+//! Images whose embedded policy breaks one of its assertions, one for each kind. Everything else
+//! agrees, including the hash and the seal; `verify` must name the rules.
 #![forbid(unsafe_code)]
 
 mod common;
@@ -10,7 +10,8 @@ use common::image::{NAMES, kernel, program};
 use common::{offset_of, seal};
 use sha2::{Digest, Sha256};
 
-/// The errors of the image of `good.toml` with one more assertion, in whose embedded text `from` became `to`.
+/// Returns the errors of the image of `good.toml` with one more assertion, with `from` replaced by
+/// `to` in the embedded text.
 fn errors(assertion: &str, from: &str, to: &str) -> Vec<String> {
     let text = format!("{}\n[[assert]]\nname = \"it\"\nwhy = \"a threat\"\n{assertion}", include_str!("good.toml"));
     let policy = parse("good.toml", &text).unwrap_or_else(|report| panic!("{report}"));

@@ -1,4 +1,4 @@
-//! The `cloister-policy` command: what it prints and its exit status.
+//! The `cloister-policy` command: its output and its exit status.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -60,6 +60,14 @@ fn unusable_input_is_exit_status_2() {
         vec!["diff", "default.toml", binary.to_str().unwrap()],
         vec!["diff", "tests/bad/unknown-key.toml", "default.toml"],
         vec!["init", "default.toml"],
+        // A policy that does not hold is a result of `check` alone.
+        vec!["hash", "tests/bad/unknown-key.toml"],
+        vec!["canonical", "tests/bad/unknown-key.toml"],
+        vec!["bindings", "tests/bad/unknown-key.toml", "http"],
+        vec!["show", "tests/bad/unknown-key.toml"],
+        vec!["graph", "tests/bad/unknown-key.toml"],
+        vec!["explain", "tests/bad/unknown-key.toml", "what can http do"],
+        vec!["unused", "tests/bad/unknown-key.toml", "--trace", "default.toml"],
     ] {
         let output = run(&arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -81,10 +89,48 @@ fn hash_canonical_and_bindings_print_what_the_library_says() {
 fn a_question_without_a_path_is_exit_status_1() {
     let output = run(&["explain", "default.toml", "can", "http", "reach", "grant.issue"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stdout(&output).starts_with("No: the closure holds no path"));
+    assert!(stdout(&output).starts_with("No: the closure contains no path"));
     let output = run(&["explain", "default.toml", "can control reach power.off"]);
     assert_eq!(output.status.code(), Some(0));
     assert!(stdout(&output).contains("services.control.power"));
+}
+
+#[test]
+fn the_forms_of_a_question_are_a_line_each() {
+    let text = stderr(&run(&["explain", "default.toml", "what is\nhttp"]));
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 6, "{text}");
+    assert_eq!(lines.last(), Some(&"  what can SUBJECT do"));
+    assert!(lines[0].contains(r"`what is\nhttp`") && !lines[1..].iter().any(|line| line.contains(r"\n")), "{text}");
+}
+
+#[test]
+fn a_difference_in_the_ids_of_a_domain_names_the_whole_range() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ids.toml");
+    let path_text = path.to_str().unwrap();
+    let shipped = std::fs::read_to_string(self::folder().join("default.toml")).unwrap();
+    for (ids, subjects) in [
+        ("1", &["  narrowing: what domain:0 can do", "  widening: what domain:1 can do"][..]),
+        ("0-2", &["  widening: what domain:1 to domain:2 can do"]),
+    ] {
+        std::fs::write(&path, shipped.replacen("ids = \"0\"", &format!("ids = \"{ids}\""), 1)).unwrap();
+        let text = stdout(&run(&["diff", "default.toml", path_text]));
+        let found: Vec<&str> = text.lines().filter(|line| line.contains(": what ")).collect();
+        assert_eq!(found, subjects, "{text}");
+        // A question is about one of them, and can be asked.
+        assert!(text.contains("new: can domain:1 read rings? yes, 2 pages"), "{text}");
+        let asked = run(&["explain", path_text, "can domain:1 read rings?"]);
+        assert_eq!(asked.status.code(), Some(0));
+    }
+}
+
+#[test]
+fn the_hypercall_for_deadlines_is_the_one_that_the_kernel_makes() {
+    let kernel = std::fs::read_to_string(self::folder().join("../kernel/image/src/hypercall.rs")).unwrap();
+    assert!(kernel.contains("`set_timer_op`"));
+    let output = run(&["explain", "default.toml", "who can reach set_timer_op"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
 }
 
 #[test]
@@ -221,7 +267,7 @@ fn a_policy_too_large_for_an_image_can_be_analysed() {
     assert_eq!(output.status.code(), Some(1));
 }
 
-/// Names of files are somebody's too.
+/// The names of files are untrusted input, too.
 #[cfg(unix)]
 #[test]
 fn the_name_of_a_file_cannot_steer_the_terminal() {

@@ -1,5 +1,5 @@
-//! Files that say the same as an image's to one reader and something else to another: `verify` refuses each, and Xen's
-//! rules (`common::xen`) show what some of them would run. Each is sealed again where its seal was.
+//! Files that two readers understand differently: `verify` refuses each. Xen's rules
+//! (`common::xen`) show what some of them would run. The seal of each is made again.
 #![forbid(unsafe_code)]
 
 mod common;
@@ -14,12 +14,12 @@ fn word(file: &[u8], at: usize) -> usize {
     u64::from_le_bytes(file[at..at + 8].try_into().unwrap()) as usize
 }
 
-/// Where the seal of an image is: its first section but one.
+/// Returns the offset of an image's seal, its second section.
 fn seal_of(file: &[u8]) -> usize {
     word(file, word(file, 40) + 64 + 24)
 }
 
-/// Seals a file whose seal is at a known place, whatever its headers say by now.
+/// Makes the seal of a file at a known offset again, whatever its headers say.
 fn sealed(mut file: Vec<u8>, seal: usize) -> Vec<u8> {
     if file.len() >= seal + 32 {
         file[seal..seal + 32].fill(0);
@@ -29,7 +29,7 @@ fn sealed(mut file: Vec<u8>, seal: usize) -> Vec<u8> {
     file
 }
 
-/// Why a file is refused: its errors, or why it is no image.
+/// Returns why a file is refused: its errors, or why it is not an image.
 fn refused(file: &[u8]) -> Vec<String> {
     match verify(file, &Against::default()) {
         Ok(verdict) => verdict.findings.iter().filter(|finding| finding.is_error()).map(ToString::to_string).collect(),
@@ -37,7 +37,7 @@ fn refused(file: &[u8]) -> Vec<String> {
     }
 }
 
-/// The image after a change of its bytes, sealed again.
+/// Returns the image after a change of its bytes, sealed again.
 fn changed(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut file = image();
     let seal = seal_of(&file);
@@ -122,13 +122,13 @@ mod of_segments {
         virtual_address_of_data: of_segment(15, 18), [0x50] => "linked elsewhere";
         virtual_address_of_the_kernel: of_segment(2, 18), [0x20] => "is not loaded where it is linked";
         physical_address: of_segment(2, 25), [0x40] => "overlap, or are not in order";
-        physical_address_in_a_gap: of_segment(15, 26), [0x20] => "there is room between";
+        physical_address_in_a_gap: of_segment(15, 26), [0x20] => "there are pages between";
         bytes_in_the_file: of_segment(2, 33), [0x08] => "is not whole pages of the file";
         more_bytes_than_memory: of_segment(2, 34), [0x01] => "does not fit the file";
         no_memory: of_segment(2, 33), [0, 0, 0, 0, 0, 0, 0, 0] => "is not whole pages of the file";
         more_memory_of_text: of_segment(2, 41), [0x20] => "has memory without bytes";
         more_memory_of_data: of_segment(4, 41), [0x60] => "overlap";
-        less_memory_of_data: of_segment(4, 41), [0x40] => "there is room between";
+        less_memory_of_data: of_segment(4, 41), [0x40] => "there are pages between";
         alignment: of_segment(2, 48), [8] => FORM;
         no_alignment: of_segment(2, 48), [0, 0] => FORM;
         text_that_is_not_executable: of_segment(2, 4), [4] => "the kernel's segments are RX, R, R, RW";
@@ -164,7 +164,8 @@ mod of_sections {
     }
 }
 
-/// `e_phnum` 0xffff: a reader of the ELF specification finds the number in the null section, and Xen takes it as it is.
+/// `e_phnum` 0xffff: by the ELF specification the number is in the null section; Xen takes 0xffff
+/// as the number.
 #[test]
 fn a_number_of_program_headers_that_is_elsewhere() {
     let mut file = image();
@@ -195,7 +196,8 @@ fn a_number_of_program_headers_that_is_elsewhere() {
     is_refused(&file, "has 65535 program headers");
 }
 
-/// A note segment of which a reader that walks by eight bytes sees one note, and Xen, which walks by four, two.
+/// A note segment in which a reader that walks by eight bytes sees one note; Xen, which walks by
+/// four, sees two.
 #[test]
 fn a_second_note_that_only_xen_sees() {
     let entry = 0x10_0100_u32;
@@ -215,7 +217,8 @@ fn a_second_note_that_only_xen_sees() {
 #[test]
 fn a_note_in_a_section_where_the_segment_has_none() {
     let file = changed(|file| {
-        // The note segment has no offset: Xen then looks for a section with notes, and takes the seal's for one.
+        // The note segment has no offset: Xen then looks for a section with notes, and takes the
+        // seal's for one.
         put(file, 64 + 8, &[0; 8]);
         let sections = word(file, 40);
         put(file, sections + 64 + 4, &7u32.to_le_bytes());
@@ -234,7 +237,7 @@ fn something_between_headers_and_segments() {
 #[test]
 fn something_behind_the_end() {
     for tail in [&[0][..], b"more", &[0; 4096]] {
-        is_refused(&changed(|file| file.extend(tail)), "bytes behind the end of the image");
+        is_refused(&changed(|file| file.extend(tail)), "bytes after the end of the image");
     }
     let short = changed(|file| file.truncate(file.len() - 1));
     assert!(!refused(&short).is_empty());
@@ -254,7 +257,7 @@ fn segments_over_the_same_bytes() {
     is_refused(&sealed(file, seal), "overlap");
 }
 
-/// Sums of what headers say.
+/// Sums of header fields that overflow.
 #[test]
 fn memory_that_is_more_than_there_is() {
     let file = changed(|file| {
@@ -289,8 +292,8 @@ fn two_sections_of_one_name() {
     is_refused(&sealed(file, seal), FORM);
 }
 
-/// Every byte that no segment, section or seal has for its own, in a file that is sealed again: headers, names of
-/// sections, gaps.
+/// Every byte outside segments, sections and the seal, in a file that is sealed again: headers,
+/// names of sections, gaps.
 #[test]
 fn no_byte_of_the_structure_can_be_another() {
     let original = image();
@@ -308,7 +311,7 @@ fn no_byte_of_the_structure_can_be_another() {
     }
 }
 
-/// What an image carries beside its segments.
+/// The sections of an image.
 mod of_inventories {
     use super::*;
 
@@ -340,7 +343,7 @@ mod of_inventories {
         pack_extras(&kernel(), &[program(0), program(1), program(2)], &extras)
     }
 
-    /// Nothing of what is printed has a character that steers a terminal or turns text round.
+    /// Nothing that is printed has a character that controls a terminal or reverses text.
     fn printed(file: &[u8]) -> String {
         let verdict = verify(file, &Against::default()).unwrap();
         let text = verdict.text();
@@ -387,7 +390,7 @@ mod of_inventories {
         };
         assert!(small.len() < size);
         put(&mut shorter, at, &small);
-        is_refused(&sealed(shorter, seal), "there is something behind its end");
+        is_refused(&sealed(shorter, seal), "there is something after its end");
     }
 
     #[test]
@@ -413,7 +416,7 @@ mod of_inventories {
     }
 }
 
-/// Programs that are found out by what they hold, and not by how long a list of it is.
+/// Programs with very many mistakes: the number of findings has a limit.
 mod of_programs {
     use super::*;
 
@@ -432,7 +435,7 @@ mod of_programs {
     fn eight_mebibytes_of_an_instruction_that_faults() {
         let verdict = verify(&with_text(|_| 0xF4, 8 << 20), &Against::default()).unwrap();
         assert!(verdict.findings.len() < 300 && verdict.hits.len() < 300, "{}", verdict.hits.len());
-        assert!(verdict.text().contains("the rest of it was not looked at"));
+        assert!(verdict.text().contains("the rest of it was not checked"));
     }
 
     #[test]
@@ -452,7 +455,8 @@ mod of_programs {
     }
 }
 
-/// The tables may name things only as a policy does: what is printed of them is what stands in it.
+/// The tables may use only names that a policy can have: what is printed of them is what they
+/// contain.
 #[test]
 fn names_in_the_tables_that_no_policy_makes() {
     for odd in [b"\x1b[2Jxx", b"dri\xE2\x80\xAE", b"dri\ner"] {
@@ -469,7 +473,7 @@ fn names_in_the_tables_that_no_policy_makes() {
     }
 }
 
-/// What a verdict does not cover, and says so: an image whose code is other code than that which was reviewed.
+/// What a verdict does not cover, and says so: an image with other code than the reviewed code.
 #[test]
 fn other_code_within_its_bounds_is_named_as_not_shown() {
     // A bit of the kernel's text, and a program that does nothing but start.
@@ -491,12 +495,13 @@ fn other_code_within_its_bounds_is_named_as_not_shown() {
                 "not shown: that the code of the kernel and of the services is the code that was reviewed"
             )
         );
-        assert_ne!(verdict.parts[part].hash, honest.parts[part].hash, "the hash to compare with");
+        assert_ne!(verdict.programs[part].hash, honest.programs[part].hash, "the hash to compare with");
     }
 }
 
-/// An image whose section headers are so many, the names of which are one text of `length` bytes without an end, or with.
-/// The numbers of the sections and of the names' section are in the header, or where ELF has them if they are large.
+/// An image whose section headers are so many, the names of which are one text of `length` bytes
+/// without an end, or with. The numbers of the sections and of the names' section are in the
+/// header, or where ELF has them if they are large.
 fn many_sections(count: u64, length: usize, end: bool, in_header: bool) -> Vec<u8> {
     let mut file = image();
     let names = file.len() as u64;
@@ -524,7 +529,8 @@ fn many_sections(count: u64, length: usize, end: bool, in_header: bool) -> Vec<u
     file
 }
 
-/// The work that they make would be their number times the length of the names: with these numbers, for minutes.
+/// Without a limit the work would be their number times the length of the names: minutes, with
+/// these numbers.
 #[test]
 fn sections_and_their_names_are_few_or_the_file_is_refused_before_they_are_read() {
     for end in [false, true] {

@@ -1,5 +1,5 @@
-//! Images that are not their policy, each by one change made by hand, and what `verify` says of it. A change that the
-//! seal would give away is sealed again: it is the change itself that must be found.
+//! Images that do not match their policy, each by one change made by hand, and what `verify`
+//! reports. Each is sealed again, so that not the seal but the change itself must be found.
 
 mod common;
 
@@ -9,13 +9,13 @@ use common::image::{image, kernel, pack_all, program};
 use common::{Elf, Part, headers, offset_of, seal};
 use sha2::{Digest, Sha256};
 
-/// The tables of an image, to be changed in place.
+/// The tables of an image, which are changed in place.
 struct Blob<'a> {
     file: &'a mut Vec<u8>,
     start: usize,
 }
 
-/// The sections of the tables, by their place in the header.
+/// The sections of the tables, by their position in the header.
 const SERVICES: usize = 0;
 const SEGMENTS: usize = 1;
 const REGIONS: usize = 2;
@@ -31,14 +31,14 @@ impl Blob<'_> {
         u32::from_le_bytes(self.file[at..at + 4].try_into().unwrap()) as usize
     }
 
-    /// The bytes of record `index` of a section whose records have `size` bytes.
+    /// Returns the bytes of record `index` of a section whose records have `size` bytes.
     fn record(&mut self, section: usize, size: usize, index: usize) -> &mut [u8] {
         let at = self.start + self.word(48 + section * 8) + index * size;
         assert!(index < self.word(52 + section * 8));
         &mut self.file[at..at + size]
     }
 
-    /// Changes the first record of a section for which `change` answers a new one.
+    /// Changes the first record of a section for which `change` returns a new one.
     fn change<R: Record>(&mut self, section: usize, mut change: impl FnMut(&mut R) -> bool) {
         for index in 0..self.word(52 + section * 8) {
             let bytes = self.record(section, R::SIZE, index);
@@ -51,13 +51,13 @@ impl Blob<'_> {
         panic!("no record to change");
     }
 
-    /// The index of the region of this name.
+    /// Returns the index of the region of this name.
     fn region(&self, name: &str) -> u16 {
         let tables = Tables::parse(&self.file[self.start..]).unwrap();
         tables.regions().iter().position(|region| tables.name(region.name) == name).unwrap() as u16
     }
 
-    /// Replaces a piece of the policy text by one of the same length, and makes the hash agree.
+    /// Replaces a piece of the policy text by one of the same length, and updates the hash.
     fn rewrite(&mut self, from: &str, to: &str) {
         assert_eq!(from.len(), to.len());
         let (start, length) = (self.start + self.word(48 + 9 * 8), self.word(52 + 9 * 8));
@@ -76,7 +76,7 @@ fn tables(change: impl FnOnce(&mut Blob<'_>)) -> Vec<u8> {
     file
 }
 
-/// All errors of a file that is sealed again.
+/// Seals a file again, and returns its errors.
 fn errors(mut file: Vec<u8>) -> Vec<String> {
     seal(&mut file);
     let verdict = verify(&file, &Against::default()).unwrap();
@@ -100,19 +100,19 @@ fn header(index: usize, field: usize, bytes: &[u8]) -> Vec<u8> {
     file
 }
 
-/// The number of the program header whose segment is at this virtual address.
+/// Returns the number of the program header whose segment is at this virtual address.
 fn header_at(address: u64) -> usize {
     headers(&image()).1.iter().position(|header| header.kind == 1 && header.virtual_address == address).unwrap()
 }
 
-/// An image in which the text of `manager` has these bytes at 0x100 from its begin.
+/// Returns an image in which the text of `manager` has these bytes at offset 0x100.
 fn text(bytes: &[u8]) -> Vec<u8> {
     let mut changed = program(1);
     changed.parts[1].bytes[0x100..0x100 + bytes.len()].copy_from_slice(bytes);
     pack_all(&kernel(), &[program(0), changed, program(2)])
 }
 
-/// An image with a changed program for `manager`, which the packer takes.
+/// Returns an image with a changed program for `manager`, which the packer accepts.
 fn changed(change: impl FnOnce(&mut Elf)) -> Vec<u8> {
     let mut elf = program(1);
     change(&mut elf);
@@ -129,7 +129,7 @@ macro_rules! mutations {
     )*};
 }
 
-/// The tables: more authority than the policy gives, less, or other.
+/// Tables with more authority than the policy gives, less, or other.
 mod of_tables {
     use cloister_caps::Rights;
     use cloister_caps::tables::{
@@ -241,7 +241,7 @@ mod of_tables {
             let reset = region.clear_on_restart == 1;
             region.clear_on_restart = 0;
             reset
-        })) => "the emptying at a restart is false;";
+        })) => "the clearing at a restart is false;";
         queue_with_another_receiver_bit: tables(|blob| blob.change::<Queue>(QUEUES, |queue| {
             queue.receiver_bit = 40;
             true
@@ -333,7 +333,7 @@ mod of_tables {
         something_behind_the_tables: tables(|blob| {
             let at = blob.start + blob.word(12);
             blob.file[at + 3] = 1;
-        }) => "there is something behind the tables";
+        }) => "there is something after the tables";
         sections_apart: tables(|blob| {
             let at = blob.start + 48 + 7 * 8;
             let ports = blob.word(48 + 7 * 8);
@@ -343,7 +343,7 @@ mod of_tables {
     }
 }
 
-/// The parts of the image: where they lie, and what the loader is told.
+/// Parts of the image at other places, and headers that tell the loader so.
 mod of_segments {
     use super::*;
 
@@ -430,7 +430,7 @@ mod of_code {
         wrpkru_within_an_instruction: text(&[0xB8, 0x0F, 0x01, 0xEF, 0x00]) => "would execute `wrpkru` at 0x2001101";
         xrstor: text(&[0x0F, 0xAE, 0x28]) => "the compiled code has `xrstor`";
         second_system_call: text(&[0x0F, 0x05, 0x90]) => "manager: the compiled code has `syscall` at 0x2001100";
-        second_stub: text(&[0x0F, 0x05, 0xC3]) => "manager: the text holds `syscall` in 2 places, the second at 0x2001100";
+        second_stub: text(&[0x0F, 0x05, 0xC3]) => "manager: the text contains `syscall` in 2 places, the second at 0x2001100";
         software_interrupt: text(&[0xCD, 0x80]) => "the compiled code has `int` at";
         sysenter: text(&[0x0F, 0x34]) => "the compiled code has `sysenter` at";
         write_of_cr3: text(&[0x0F, 0x22, 0xD8]) => "the compiled code has `mov cr3` at";
@@ -462,7 +462,7 @@ mod of_code {
         }) => "manager: its segments are not constants, text and data, in this order";
     }
 
-    /// Tables of bytes and numbers look like upper addresses where the kernel has nothing.
+    /// Tables of bytes and numbers may look like upper addresses at which the kernel has nothing.
     #[test]
     fn words_beside_the_kernels_addresses_are_not_its() {
         for word in [0xFFFF_8000_0000_0000_u64, 0xFFFF_FFFF_7FFF_FFFF, 0xFFFF_FFFF_C020_0000, u64::MAX] {
@@ -482,7 +482,7 @@ mod of_code {
         assert!(
             verdict
                 .text()
-                .contains("manager: in the middle of instructions, of no use in ring 3: cli 1, in 1, syscall 1")
+                .contains("manager: in the middle of instructions, useless in ring 3: cli 1, in 1, syscall 1")
         );
     }
 

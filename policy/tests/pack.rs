@@ -1,4 +1,5 @@
-//! Packing, with small ELF files made here: what a loader and the kernel find, and each reason to refuse.
+//! Packing of small ELF files that are made here: what a loader and the kernel find, and each
+//! reason to refuse.
 
 mod common;
 
@@ -14,7 +15,8 @@ fn policy() -> Checked {
     parse("good.toml", include_str!("good.toml")).unwrap()
 }
 
-/// A kernel like ours: the note in its first segment, the place for the tables at the start of the third.
+/// Returns a kernel like ours: the note in its first segment, the pointer to the tables at the
+/// start of the third.
 fn kernel() -> Elf {
     let mut boot = common::pvh_note(0x10_0020);
     boot.resize(0x15E, 0x90);
@@ -63,7 +65,7 @@ fn packed() -> Vec<u8> {
     pack_all(&kernel().build(), &programs()).unwrap()
 }
 
-/// The kernel's way to the tables: sixteen bytes at the symbol, then that place in memory.
+/// Returns the tables as the kernel finds them: by the sixteen bytes at the symbol.
 fn tables_of(image: &[u8]) -> Vec<u8> {
     let place = physical(image, 0x10_2000, 16);
     let word = |at: usize| u64::from_le_bytes(place[at..at + 8].try_into().unwrap());
@@ -169,10 +171,10 @@ fn the_same_parts_give_the_same_image_in_whatever_order_they_are_given() {
     assert_eq!(pack(&policy, &kernel, &given).unwrap(), packed());
 }
 
-/// Something made wrong.
+/// A change that makes a file wrong.
 type Change = fn(&mut Elf);
 
-/// The error for the image with a changed program for `manager`.
+/// Returns the error for the image with a changed program for `manager`.
 fn program_error(change: impl FnOnce(&mut Elf)) -> String {
     let mut files = programs();
     let mut elf = program(1);
@@ -181,7 +183,7 @@ fn program_error(change: impl FnOnce(&mut Elf)) -> String {
     pack_all(&kernel().build(), &files).unwrap_err().to_string()
 }
 
-/// The error for the image with a changed kernel.
+/// Returns the error for the image with a changed kernel.
 fn kernel_error(change: impl FnOnce(&mut Elf)) -> String {
     let mut elf = kernel();
     change(&mut elf);
@@ -262,7 +264,7 @@ fn programs_and_services_must_match() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// A damaged file is packed or refused, and what is packed has tables that the kernel takes.
+    /// A damaged file is packed or refused, and what is packed has tables that the kernel accepts.
     #[test]
     fn damaged_files_are_answered(
         of_kernel in any::<bool>(),

@@ -1,4 +1,5 @@
-//! The policies that ship, their canonical form and hash, the bindings, and input that is no policy.
+//! The shipped policies, their canonical form and hash, the bindings, and input that is not a
+//! policy.
 
 use std::path::{Path, PathBuf};
 
@@ -29,7 +30,7 @@ fn the_shipped_policies_hold() {
     }
 }
 
-/// Whoever gives netfront back a part of what it had is told which assertion speaks against it.
+/// A policy that gives netfront back some of its former rights breaks a named assertion.
 #[test]
 fn the_shipped_policy_lets_nobody_but_the_toolstack_say_who_the_back_end_is() {
     let text = std::fs::read_to_string(folder().join("default.toml")).unwrap();
@@ -194,7 +195,7 @@ fn input_that_is_no_policy_is_refused_with_a_reason() {
         (file("empty", b""), "the file is empty"),
         (file("blank", b" \n\t\n"), "the file is empty"),
         (file("binary", &[0x7F, b'E', b'L', b'F', 2, 1, 0xFF, 0xFE]), "not text: byte 6 is not UTF-8"),
-        (file("nul", b"format = 1\0"), "is not a character that a policy has"),
+        (file("nul", b"format = 1\0"), "is not a character that a policy can contain"),
         (
             file("huge", &vec![b'#'; 100 << 20]),
             "more than 262144 bytes, which is the largest policy that an image has room for",
@@ -220,7 +221,7 @@ fn toml_of_something_else_is_refused_as_a_policy() {
 }
 
 proptest! {
-    /// Whatever is done to a policy, the answer is a policy or a report, and a report can be rendered.
+    /// Any change to a policy gives a policy or a report, and a report can be rendered.
     #[test]
     fn a_mangled_policy_is_answered(
         cuts in prop::collection::vec((any::<prop::sample::Index>(), 0usize..40, any::<prop::sample::Index>()), 1..4),
@@ -239,7 +240,7 @@ proptest! {
         }
     }
 
-    /// The same for text that was never a policy.
+    /// The same for any text.
     #[test]
     fn any_text_is_answered(text in "[\\[\\]a-z.=\"{}, \n0-9\u{fc}]{0,200}") {
         if let Err(report) = parse("any", &text) {
@@ -277,7 +278,8 @@ fn a_file_is_refused_by_its_size_at_once_and_of_many_mistakes_the_first_are_show
     }
 }
 
-/// Nothing is looked for among all that was read before it: with these numbers, that would take minutes.
+/// No entry is searched for in a list of all earlier ones, which would take minutes with these
+/// numbers.
 #[test]
 fn very_many_words_and_assertions_are_read_one_by_one() {
     let good = std::fs::read_to_string(folder().join("tests/good.toml")).unwrap();

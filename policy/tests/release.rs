@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use common::image::{image, kernel, pack_all, program};
 
-/// A folder with the image of `good.toml`.
+/// Returns a folder with the image of `good.toml`.
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -29,7 +29,7 @@ impl Place {
         std::fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// Runs the command in the folder: status, output, problems.
+    /// Runs the command in the folder, and returns status, output and problems.
     fn run(&self, arguments: &str) -> (Option<i32>, String, String) {
         let words: Vec<&str> = arguments.split(' ').collect();
         let program = env!("CARGO_BIN_EXE_cloister-policy");
@@ -171,7 +171,10 @@ fn what_does_not_verify_is_not_signed() {
     assert_eq!(place.run("keygen release.key").0, Some(0));
     let (status, _, problems) = place.run("sign image.elf --key release.key");
     assert_eq!(status, Some(1));
-    assert!(problems.contains("`vmcall`") && problems.contains("what does not verify is not signed"), "{problems}");
+    assert!(
+        problems.contains("`vmcall`") && problems.contains("an image that does not verify is not signed"),
+        "{problems}"
+    );
     assert!(!place.path("image.elf.sig").exists());
 }
 

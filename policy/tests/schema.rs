@@ -1,4 +1,5 @@
-//! The JSON Schema takes what the compiler takes, and refuses what is wrong in shape or in a value by itself.
+//! The JSON Schema accepts what the compiler accepts, and refuses mistakes in shape or in single
+//! values.
 
 use std::path::Path;
 
@@ -14,7 +15,7 @@ fn validator() -> Validator {
     jsonschema::draft202012::new(&schema).unwrap()
 }
 
-/// TOML as JSON.
+/// Converts TOML to JSON.
 fn json(text: &str) -> Value {
     table(text.parse::<toml_edit::DocumentMut>().unwrap().as_table())
 }

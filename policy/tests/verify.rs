@@ -1,4 +1,4 @@
-//! `verify` on an image that holds, on input that is no image, and on damaged ones.
+//! `verify` on an image that holds, on input that is not an image, and on damaged images.
 
 mod common;
 
@@ -27,7 +27,7 @@ fn an_image_that_was_packed_holds() {
     assert_eq!(verdict.policy_hash, policy().hash());
     assert_eq!(verdict.policy, policy().canonical());
     assert!(verdict.facts > 200);
-    let names: Vec<&str> = verdict.parts.iter().map(|part| part.name.as_str()).collect();
+    let names: Vec<&str> = verdict.programs.iter().map(|part| part.name.as_str()).collect();
     assert_eq!(names, ["kernel", "driver", "manager", "store"]);
     assert!(verdict.text().contains("\nverified: the form of the file"), "{}", verdict.text());
     assert!(
@@ -35,7 +35,7 @@ fn an_image_that_was_packed_holds() {
     );
 }
 
-/// Data that begins as zeros has an address and no bytes in the image.
+/// Data that starts as zeros has an address, and no bytes in the image.
 #[test]
 fn a_program_refers_to_data_that_has_no_bytes_in_the_image_and_not_beyond() {
     let errors_with = |target: u32| {
@@ -59,7 +59,7 @@ fn the_same_program_has_the_same_hash_in_two_images() {
     other.parts[0].bytes[5] ^= 1;
     let programs = [common::image::program(0), other, common::image::program(2)];
     let two = verify(&common::image::pack_all(&kernel(), &programs), &Against::default()).unwrap();
-    let same: Vec<bool> = one.parts.iter().zip(&two.parts).map(|(one, two)| one.hash == two.hash).collect();
+    let same: Vec<bool> = one.programs.iter().zip(&two.programs).map(|(one, two)| one.hash == two.hash).collect();
     assert_eq!(same, [true, true, false, true]);
 }
 
@@ -139,7 +139,7 @@ fn an_image_of_a_newer_version_is_not_judged() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Damage anywhere is answered, and never passes.
+    /// Damage anywhere gives a verdict or an error, and never passes.
     #[test]
     fn damaged_images_are_answered(
         damage in prop::collection::vec((any::<prop::sample::Index>(), 1u8..), 1..6),
@@ -163,7 +163,7 @@ proptest! {
         }
     }
 
-    /// Whatever stands where the tables are.
+    /// Any bytes in the place of the tables.
     #[test]
     fn any_tables_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         let mut file = image();

@@ -1,4 +1,4 @@
-//! `boot`: the image on real Xen.
+//! `boot`: builds the image and boots it on real Xen.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,18 +13,18 @@ use cloister_bed::guest::State;
 use cloister_bed::log::Follower;
 use cloister_bed::{Bed, BedError, Config, Guest, port};
 
+use crate::guest_address::GuestAddress;
 use crate::image::{self, DEFAULT_POLICY, Image};
-use crate::net::Net;
 use crate::site;
 use crate::stages::Stages;
 
-/// Where gdb finds the stub.
+/// The port of the gdb stub.
 const GDB_PORT: u16 = 1234;
-/// The guest's own memory beside the site's archive, in MiB.
+/// The guest's memory in MiB, without the site's archive.
 const OWN_MIB: u32 = 64;
-/// How long the guest may take to answer; software emulation on a busy machine is slow.
+/// The longest time for the guest to answer; software emulation on a busy machine is slow.
 const READY: Duration = Duration::from_secs(90);
-/// The exit code of a program ended by Ctrl-C, as shells have it.
+/// The exit status of a program that Ctrl-C ended, by the convention of shells.
 const INTERRUPTED: u8 = 130;
 
 #[derive(Args)]
@@ -43,11 +43,12 @@ pub struct Arguments {
     cmdline: Option<String>,
     /// Where the guest's address comes from
     #[arg(long, value_enum, default_value = "static", conflicts_with = "cmdline")]
-    net: Net,
+    net: GuestAddress,
     /// The port of 127.0.0.1 to serve on; 0 for any free one
     #[arg(long, default_value_t = 8080)]
     port: u16,
-    /// Run this with `sh -c` once the image serves (CLOISTER_URL is set), then shut down and exit with its status
+    /// Run this with `sh -c` once the image serves (CLOISTER_URL is set), then shut down and exit
+    /// with its status
     #[arg(long, value_name = "CMD")]
     exec: Option<String>,
     /// Leave a gdb stub on 127.0.0.1:1234
@@ -56,7 +57,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    // Before the minutes of building, not after.
+    // Fails before the minutes of building, not after.
     let port = port::choose(arguments.port)?;
     let mut stages = Stages::new();
     let image = image::build(&arguments.policy, &mut stages)?;
@@ -77,7 +78,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
 }
 
-/// Two boots side by side differ in the port.
+/// Returns the name of the run. Two boots beside each other differ in the port.
 fn run_name(port: u16) -> String {
     format!("boot-{port}")
 }
@@ -99,7 +100,8 @@ fn boot(arguments: &Arguments, config: &Config, guest: &Guest, image: &Image, st
         stages.say(&gdb_help(image));
     }
     let served = serve(arguments, &bed, guest, stages);
-    // Clean on every way out; an error in the bed itself leaves nothing to shut down, and dropping it ends QEMU.
+    // Shuts down on every way out. After an error of the bed itself there is nothing to shut down;
+    // dropping it ends QEMU.
     match served.as_ref().err().and_then(|error| error.downcast_ref::<BedError>()) {
         Some(BedError::QemuEnded { .. } | BedError::Died { .. }) => drop(bed),
         _ => {
@@ -126,13 +128,13 @@ fn serve(arguments: &Arguments, bed: &Bed, guest: &Guest, stages: &mut Stages) -
     }
 }
 
-/// Shows the guest's console until someone asks for the end, or the guest ends.
+/// Prints the guest's console until Ctrl-C, or until the guest ends.
 fn follow(bed: &Bed, guest: &Guest) -> Result<ExitCode> {
     let mut console = Follower::new(bed.guest_log(&guest.name));
     let mut looks = 0u32;
     loop {
         for line in console.lines() {
-            // A reader that has seen enough, as in `boot | head`, asks for the end like Ctrl-C.
+            // A closed pipe, as in `boot | head`, ends it like Ctrl-C.
             if writeln!(std::io::stdout(), "{line}").is_err() {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -142,7 +144,7 @@ fn follow(bed: &Bed, guest: &Guest) -> Result<ExitCode> {
             other => other?,
         }
         looks += 1;
-        // A guest that was told to shut down from elsewhere has ended well; one that crashed has not.
+        // A guest that somebody else shut down has ended well; one that crashed has not.
         if looks.is_multiple_of(50) {
             match bed.state(&guest.name) {
                 Ok(State::Gone) => return Ok(ExitCode::SUCCESS),
@@ -164,10 +166,10 @@ fn exec(command: &str, bed: &Bed) -> Result<ExitCode> {
             return Ok(exit_code(status));
         }
         match bed.alive("the command of --exec ran") {
-            // Ctrl-C reaches the command too, and the command decides what it makes of it.
+            // Ctrl-C reaches the command too, which decides for itself.
             Ok(()) | Err(BedError::Stopped(_)) => std::thread::sleep(Duration::from_millis(20)),
             Err(error) => {
-                // The command waits for a machine that is gone.
+                // The command would wait for a machine that is gone.
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err(error.into());
@@ -176,7 +178,8 @@ fn exec(command: &str, bed: &Bed) -> Result<ExitCode> {
     }
 }
 
-/// A command's status as shells report it: 128 and the signal's number for one that was killed.
+/// Returns a command's exit status as shells report it: 128 plus the signal's number if a signal
+/// killed it.
 fn exit_code(status: ExitStatus) -> ExitCode {
     use std::os::unix::process::ExitStatusExt;
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
@@ -193,7 +196,8 @@ fn gdb_help(image: &Image) -> String {
     text + "\nuse `hbreak`: Xen and dom0 run on the same processor, and software breakpoints need the guest's pages"
 }
 
-/// The first Ctrl-C (or SIGTERM) asks for an orderly end, the second ends at once; QEMU follows this process.
+/// Handles signals: the first Ctrl-C or SIGTERM asks for an orderly end, the second ends at once.
+/// QEMU ends with this process.
 fn stop_on_signal() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = AtomicBool::new(false);
@@ -235,7 +239,7 @@ mod tests {
             policy: "p".into(),
             memory: None,
             cmdline: None,
-            net: Net::Dhcp,
+            net: GuestAddress::Dhcp,
             port: 0,
             exec: None,
             gdb: false,

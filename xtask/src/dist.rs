@@ -1,4 +1,4 @@
-//! `dist`: a folder for a real Xen host.
+//! `dist`: makes a folder with everything that a real Xen host needs to run the image.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use clap::Args;
 use cloister_bed::Guest;
 use sha2::{Digest, Sha256};
 
-use crate::backend::Choice;
+use crate::backend_domain::PolicyArguments;
 use crate::image::{self, Image};
 use crate::stages::Stages;
 
@@ -18,11 +18,11 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
-    policy: Choice,
+    policy: PolicyArguments,
 }
 
-/// Where INSTALL.md puts the image.
-const PLACE: &str = "/srv/cloister";
+/// The folder on the host into which INSTALL.md puts the image.
+const INSTALL_FOLDER: &str = "/srv/cloister";
 const INSTALL: &str = include_str!("INSTALL.md");
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -65,8 +65,10 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The guest as it is tested, with addresses by DHCP and restarted when it crashes, and the network back end in `backend` if it is
-/// not in the control domain.
+/// Returns the `xl` configuration: the guest as it is tested, but with DHCP and a restart after a
+/// crash.
+///
+/// `backend` is the domain of the network back end, if it is not the control domain.
 fn config(backend: Option<&str>) -> String {
     let guest = Guest { cmdline: "ip=dhcp".to_owned(), on_crash: "restart".to_owned(), mac: None, ..Guest::new("") };
     let backend = backend.map_or_else(String::new, |domain| format!(",backend={domain}"));
@@ -76,12 +78,12 @@ fn config(backend: Option<&str>) -> String {
                  # mac=… keeps the address the same; bridge= names this host's bridge.\n\
                  vif = [ \"bridge=xenbr0{backend}\" ]\n"
     );
-    let text = guest.config(&format!("{PLACE}/cloister.elf"), None);
+    let text = guest.config(&format!("{INSTALL_FOLDER}/cloister.elf"), None);
     format!("{}\n{extra}", text.trim_end())
 }
 
 fn install(image: &Image) -> String {
-    INSTALL.replace("@HASH@", &image.hash).replace("@PLACE@", PLACE)
+    INSTALL.replace("@HASH@", &image.hash).replace("@PLACE@", INSTALL_FOLDER)
 }
 
 #[cfg(test)]
@@ -108,7 +110,7 @@ mod tests {
             #[command(flatten)]
             arguments: Arguments,
         }
-        // Of a range the operator knows which it is.
+        // For a range, the operator adds the domain.
         for (backend, vif) in [
             (None, "bridge=xenbr0"),
             (Some("7"), "bridge=xenbr0,backend=7"),
@@ -143,6 +145,6 @@ mod tests {
             services: Vec::new(),
         };
         let note = install(&image);
-        assert!(note.contains("1234") && note.contains(PLACE) && !note.contains('@'), "{note}");
+        assert!(note.contains("1234") && note.contains(INSTALL_FOLDER) && !note.contains('@'), "{note}");
     }
 }

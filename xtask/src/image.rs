@@ -1,4 +1,4 @@
-//! `build`: from a policy to a bootable image.
+//! `build`: builds the bootable image of a policy.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -10,14 +10,14 @@ use cargo_metadata::Metadata;
 use clap::Args;
 use cloister_policy::{Checked, Extras, Program};
 
-use crate::backend::Choice;
+use crate::backend_domain::PolicyArguments;
 use crate::inventory;
 use crate::stages::Stages;
 use crate::workspace::{self, TARGET};
 
 /// The kernel's package and its binary.
 const KERNEL: &str = "cloister-kernel";
-/// The feature by which http takes uploads of any length, to be measured.
+/// The feature with which http accepts uploads of any length, for measurements.
 pub const SINK: &str = "sink";
 /// The policy that ships.
 pub const DEFAULT_POLICY: &str = "policy/default.toml";
@@ -25,16 +25,17 @@ pub const DEFAULT_POLICY: &str = "policy/default.toml";
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
-    policy: Choice,
+    policy: PolicyArguments,
 }
 
 /// A built image.
 pub struct Image {
     /// The bootable ELF file.
     pub elf: PathBuf,
-    /// Its folder, with the programs' own ELF files (`<service>.elf`, `kernel.elf`) for their symbols.
+    /// Its folder, with the programs' own ELF files (`<service>.elf`, `kernel.elf`) for their
+    /// symbols.
     pub folder: PathBuf,
-    /// The policy file it was built from.
+    /// The policy file that it was built from.
     pub policy: PathBuf,
     /// The policy's hash, in hexadecimal.
     pub hash: String,
@@ -55,8 +56,9 @@ pub fn build(policy_file: &Path, stages: &mut Stages) -> Result<Image> {
     build_with(policy_file, &[], stages)
 }
 
-/// Builds the image of a policy with features that what ships has not, for measurements: each is one of the kernel's or of a
-/// program's. It is in another folder.
+/// Builds the image of a policy with extra features, for measurements, in another folder.
+///
+/// Each feature is one of the kernel's or of a program's. The image that ships has none of them.
 pub fn build_with(policy_file: &Path, extra: &[&str], stages: &mut Stages) -> Result<Image> {
     stages.begin("checking the policy");
     let policy_file = find(policy_file)?;
@@ -92,13 +94,14 @@ pub fn build_with(policy_file: &Path, extra: &[&str], stages: &mut Stages) -> Re
     Ok(Image { elf, folder, policy: policy_file, hash, services })
 }
 
-/// The packages of the kernel and of the programs.
+/// Returns the packages of the kernel and of the programs.
 fn packages(policy: &Checked, metadata: &Metadata) -> Result<BTreeSet<String>> {
     let programs = policy.services().map(|service| Ok(workspace::program(metadata, service.program())?.0));
     programs.chain([Ok(KERNEL.to_owned())]).collect()
 }
 
-/// What the programs need of the kernel beside what ships: nothing, but for a back end.
+/// Returns the kernel's features: `image`, and those that programs need, which only a back end
+/// does.
 fn features(policy: &Checked, metadata: &Metadata) -> Result<BTreeSet<String>> {
     let mut features = BTreeSet::from(["image".to_owned()]);
     for service in policy.services() {
@@ -107,20 +110,21 @@ fn features(policy: &Checked, metadata: &Metadata) -> Result<BTreeSet<String>> {
     Ok(features)
 }
 
-/// Returns those of `extra` that `package` has.
+/// Returns the features in `extra` that `package` has.
 fn chosen(extra: &[&str], package: &str, metadata: &Metadata) -> Vec<String> {
     let package = metadata.packages.iter().find(|known| *known.name == package);
     let has = |feature: &&&str| package.is_some_and(|package| package.features.contains_key(**feature));
     extra.iter().filter(has).map(|feature| (*feature).to_owned()).collect()
 }
 
-/// The folder of a policy's image: `target/image/<name of the policy file>`.
+/// Returns the folder of a policy's image: `target/image/<name of the policy file>`.
 pub fn folder(policy_file: &Path) -> Result<PathBuf> {
     let name = policy_file.file_stem().with_context(|| format!("{} names no file", policy_file.display()))?;
     Ok(cloister_bed::target_dir().join("image").join(name))
 }
 
-/// A policy file as given, or in the workspace: commands also work from another folder.
+/// Finds a policy file, in the current folder or the workspace: commands also work from another
+/// folder.
 pub fn find(file: &Path) -> Result<PathBuf> {
     let in_workspace = workspace::root().join(file);
     match (file.is_file(), in_workspace.is_file()) {
@@ -130,11 +134,13 @@ pub fn find(file: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Runs cargo for the programs of one image. Each policy has a target folder of its own, because its link addresses
-/// and capabilities differ: so building one policy never undoes the other's work.
+/// Runs cargo for the programs of one image.
+///
+/// Each policy has a target folder of its own, because link addresses and capabilities differ:
+/// building one policy never undoes the work of another.
 struct Cargo<'a> {
     folder: &'a Path,
-    /// Features that what ships has not.
+    /// Features that the image that ships does not have.
     extra: &'a [&'a str],
 }
 
@@ -194,7 +200,7 @@ impl Cargo<'_> {
         Ok(target_dir.join(TARGET).join("image").join(bin))
     }
 
-    /// Keeps a program's ELF file with its symbols beside the image, and reads it.
+    /// Copies a program's ELF file, with its symbols, beside the image, and returns its bytes.
     fn keep(&self, name: &str, elf: &Path) -> Result<Vec<u8>> {
         let content = std::fs::read(elf).with_context(|| elf.display().to_string())?;
         write_if_changed(&self.folder.join(format!("{name}.elf")), &content)?;
@@ -202,7 +208,7 @@ impl Cargo<'_> {
     }
 }
 
-/// Leaves an unchanged file alone, so that nothing that depends on it is built again.
+/// Writes a file only if its content changes, so that nothing that depends on it is built again.
 fn write_if_changed(path: &Path, content: &[u8]) -> Result<()> {
     if std::fs::read(path).is_ok_and(|old| old == content) {
         return Ok(());
@@ -210,7 +216,7 @@ fn write_if_changed(path: &Path, content: &[u8]) -> Result<()> {
     std::fs::write(path, content).with_context(|| path.display().to_string())
 }
 
-/// Sizes and the policy's hash, for people.
+/// Returns a summary for people: the image's size, the policy and its hash, the services.
 pub fn summary(image: &Image) -> Result<String> {
     let size = |path: &Path| std::fs::metadata(path).map(|m| m.len()).with_context(|| path.display().to_string());
     let mut text = String::new();

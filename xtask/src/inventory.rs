@@ -1,7 +1,8 @@
-//! What an image is made of, for those who verify it: the bill of materials (CycloneDX 1.6, JSON, as
-//! <https://cyclonedx.org/docs/1.6/json/> describes it) and where `unsafe` is written.
+//! The inventories that an image carries for those who verify it.
 //!
-//! Neither holds a time or a path, so that the same sources give the same image.
+//! One is the bill of materials (CycloneDX 1.6, JSON, <https://cyclonedx.org/docs/1.6/json/>), the
+//! other lists where `unsafe` is written. Neither contains a time or a path: the same sources give
+//! the same image.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,18 +13,18 @@ use cloister_policy::Checked;
 use serde_json::{Value, json};
 use toml_edit::Document;
 
-use crate::unsafety::{self, Counts};
+use crate::unsafe_counts::{self, UnsafeCounts};
 use crate::workspace::{self, TARGET};
 
 /// The inventories of an image.
 pub struct Inventory {
     /// The bill of materials.
     pub sbom: Vec<u8>,
-    /// Where `unsafe` is written.
+    /// The uses of `unsafe` in each crate.
     pub unsafe_uses: Vec<u8>,
 }
 
-/// Makes the inventories of the image that has these packages as kernel and programs.
+/// Makes the inventories of an image, from the packages of its kernel and programs.
 pub fn take(policy: &Checked, programs: &BTreeSet<String>) -> Result<Inventory> {
     let metadata = metadata(programs)?;
     let crates = crates(&metadata, programs)?;
@@ -31,13 +32,13 @@ pub fn take(policy: &Checked, programs: &BTreeSet<String>) -> Result<Inventory> 
     let sbom = sbom(policy, &metadata, &crates, programs, &checksums(&lock)?)?;
     let mut list = Vec::new();
     for package in &crates {
-        list.push(unsafe_use(package, &unsafety::count(&sources(package)?)?));
+        list.push(unsafe_use(package, &unsafe_counts::count(&sources(package)?)?));
     }
     let unsafe_uses = json!({ "format": "cloister-unsafe", "version": 1, "crates": list });
     Ok(Inventory { sbom: serde_json::to_vec(&sbom)?, unsafe_uses: serde_json::to_vec(&unsafe_uses)? })
 }
 
-/// What cargo resolves for the programs as they are built.
+/// Returns cargo's metadata with the dependencies and features that the programs are built with.
 fn metadata(programs: &BTreeSet<String>) -> Result<Metadata> {
     let features = programs.iter().map(|program| format!("{program}/image")).collect();
     let options = ["--locked", "--filter-platform", TARGET].map(str::to_owned);
@@ -49,7 +50,7 @@ fn metadata(programs: &BTreeSet<String>) -> Result<Metadata> {
         .context("cargo metadata failed")
 }
 
-/// The crates of which code is in the image, in the order of their names. Macros run in the compiler only.
+/// Returns the crates with code in the image, by name. Procedural macros run only in the compiler.
 fn crates<'a>(metadata: &'a Metadata, programs: &BTreeSet<String>) -> Result<Vec<&'a Package>> {
     let mut found: BTreeMap<(&str, String), &Package> = BTreeMap::new();
     let mut open: Vec<&PackageId> =
@@ -65,7 +66,7 @@ fn crates<'a>(metadata: &'a Metadata, programs: &BTreeSet<String>) -> Result<Vec
     Ok(found.into_values().collect())
 }
 
-/// The packages on which the code of a package depends.
+/// Returns the packages that the code of a package depends on.
 fn dependencies<'a>(metadata: &'a Metadata, id: &PackageId) -> Vec<&'a PackageId> {
     let nodes = metadata.resolve.iter().flat_map(|resolve| &resolve.nodes).filter(|node| node.id == *id);
     nodes
@@ -75,7 +76,7 @@ fn dependencies<'a>(metadata: &'a Metadata, id: &PackageId) -> Vec<&'a PackageId
         .collect()
 }
 
-/// The SHA-256 of each crate from a registry, by name and version.
+/// Returns the SHA-256 of each crate from a registry, by name and version.
 fn checksums(lock: &str) -> Result<BTreeMap<(String, String), String>> {
     let lock = Document::parse(lock).context("Cargo.lock")?;
     let packages =
@@ -110,7 +111,7 @@ fn sbom(
             "purl": reference(package),
         });
         if let Some(license) = &package.license {
-            // The older form of crates.io, which SPDX does not know.
+            // The older form of crates.io, `MIT/Apache-2.0`, is not SPDX.
             component["licenses"] = json!([{ "expression": license.replace('/', " OR ") }]);
         }
         if let Some(sum) = checksums.get(&(package.name.to_string(), package.version.to_string())) {
@@ -139,7 +140,8 @@ fn sbom(
     }))
 }
 
-/// The Rust sources of a crate's code: what lies beside its library's, or its program's, root file.
+/// Returns the Rust sources of a crate's code: the files beside, and below, the root files of its
+/// library and programs.
 fn sources(package: &Package) -> Result<Vec<std::path::PathBuf>> {
     let of_code = |target: &&cargo_metadata::Target| target.is_lib() || target.is_bin();
     let roots: BTreeSet<&Path> =
@@ -161,7 +163,7 @@ fn sources(package: &Package) -> Result<Vec<std::path::PathBuf>> {
     Ok(files.into_iter().collect())
 }
 
-fn unsafe_use(package: &Package, counts: &Counts) -> Value {
+fn unsafe_use(package: &Package, counts: &UnsafeCounts) -> Value {
     json!({
         "name": package.name.as_str(),
         "crate-version": package.version.to_string(),

@@ -1,4 +1,4 @@
-//! `kernel`: the fast loop for kernel work.
+//! `kernel`: builds an image and runs it directly under Xen, the fast loop for kernel work.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,9 +11,10 @@ use cloister_bed::direct;
 use crate::image;
 use crate::stages::Stages;
 
-/// What tells of a failure: the prober's word for a capability it should not have had, and the kernel's last words.
+/// Marks of a failed run: the prober's word for an attempt that succeeded and must not, and the
+/// kernel's fatal error.
 const FAILED: [&str; 2] = ["BREACH", "cloister: fatal:"];
-/// The prober's last line begins with the first and ends with the second when nothing was breached.
+/// In the prober's last line: the mark by which it is found, and its end if nothing was breached.
 const DONE: [&str; 2] = ["done: ", ", 0 breaches"];
 
 #[derive(Args)]
@@ -54,7 +55,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
 }
 
-/// Whether the image's lines say that it passed; `None` while they say nothing.
+/// Returns `true` if the log says that the run passed, `false` if it failed, `None` while it says
+/// neither.
 fn verdict(lines: &[&str]) -> Option<bool> {
     if lines.iter().any(|line| FAILED.iter().any(|mark| line.contains(mark))) {
         return Some(false);

@@ -1,26 +1,27 @@
 //! The project's commands: build the image, boot it on real Xen, test it, package it.
 #![forbid(unsafe_code)]
 
-mod backend;
+mod backend_domain;
 mod bench;
 mod boot;
-mod clamps;
+mod clamped_code;
+mod compromised;
 mod dist;
 mod fuzz;
+mod guest_address;
 mod image;
 mod inventory;
 mod kernel;
 mod miri;
 mod mutants;
-mod net;
-mod proof;
+mod parallel;
+mod profile;
 mod site;
 mod stages;
 mod symbolize;
-mod taken;
 mod test;
-mod unsafety;
-mod workers;
+mod unsafe_counts;
+mod verify;
 mod workspace;
 
 use std::process::ExitCode;
@@ -38,25 +39,28 @@ struct Arguments {
 enum Command {
     /// Build the image of a policy: kernel, services and capability tables in one ELF file
     Build(image::Arguments),
-    /// Build the image and boot it on real Xen (in QEMU, with a Linux dom0); prints the URL it serves
+    /// Build the image and boot it on real Xen (in QEMU, with a Linux dom0); prints the URL it
+    /// serves
     Boot(boot::Arguments),
     /// Measure the image beside a Linux guest, and write tables and plots
     Bench(bench::Arguments),
-    /// Draw where the services spend their time under a load of `bench`: a flame graph
-    Profile(bench::profile::Arguments),
+    /// Draw where the services spend their time under a load of `bench`, as a flame graph
+    Profile(profile::Arguments),
     /// Run the tests: on the host, and on real Xen
     Test(test::Arguments),
-    /// Attack every interface of the image with libFuzzer: executions, coverage and crashes of each target
+    /// Fuzz every interface of the image with libFuzzer: shows executions, coverage and crashes of
+    /// each target
     Fuzz(fuzz::Arguments),
     /// Run the tests of the crates that run on the host under Miri, which finds undefined behaviour
     Miri(miri::Arguments),
-    /// Change the code in all the small ways that cargo-mutants knows, and list what no test notices
+    /// Change the code in small ways with cargo-mutants, and list the changes that no test notices
     Mutants(mutants::Arguments),
-    /// Make a folder with all that a real Xen host needs to run the image
+    /// Make a folder with everything that a real Xen host needs to run the image
     Dist(dist::Arguments),
     /// Add function, file and line to the fault reports in a log
     Symbolize(symbolize::Arguments),
-    /// Build the image and run it straight under Xen, without dom0 and network (the fast loop for kernel work)
+    /// Build the image and run it directly under Xen, without dom0 and network (the fast loop for
+    /// kernel work)
     Kernel(kernel::Arguments),
 }
 
@@ -65,7 +69,7 @@ fn main() -> ExitCode {
         Command::Build(arguments) => image::run(&arguments),
         Command::Boot(arguments) => boot::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
-        Command::Profile(arguments) => bench::profile::run(&arguments),
+        Command::Profile(arguments) => profile::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Miri(arguments) => miri::run(&arguments),

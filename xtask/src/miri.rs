@@ -1,4 +1,4 @@
-//! `miri`: the tests of the crates that run on the host, interpreted by Miri, which finds undefined behaviour.
+//! `miri`: runs the tests of host crates under Miri, which finds undefined behaviour.
 
 use std::process::{Command, ExitCode};
 
@@ -8,7 +8,8 @@ use clap::Args;
 use crate::fuzz::tools::{NIGHTLY, ensure_nightly, nightly, quiet, succeeds};
 use crate::stages::Stages;
 
-/// What is interpreted: package, and which of its tests. `docs/miri.md` says what is left out and why.
+/// The packages that Miri interprets, and which of their tests. `docs/miri.md` says what is left
+/// out and why.
 const PACKAGES: [(&str, &[&str]); 14] = [
     ("runtime", &["--lib"]),
     ("caps", &["--lib", "--tests"]),
@@ -26,8 +27,11 @@ const PACKAGES: [(&str, &[&str]); 14] = [
     ("sim", &["--lib"]),
 ];
 
-/// The clock and the environment are the host's, for proptest; regions are leaked, as the kernel never unmaps one; and an
-/// address that the kernel answers is made a pointer.
+/// Miri's options.
+///
+/// - `disable-isolation`: proptest uses the host's clock and environment.
+/// - `ignore-leaks`: regions are leaked, as the kernel never unmaps one.
+/// - `permissive-provenance`: an address that the kernel answers becomes a pointer.
 const FLAGS: &str = "-Zmiri-disable-isolation -Zmiri-ignore-leaks -Zmiri-permissive-provenance";
 
 #[derive(Args)]
@@ -45,7 +49,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let packages: Vec<_> = PACKAGES.iter().filter(|(name, _)| chosen.is_none_or(|chosen| chosen == *name)).collect();
     if packages.is_empty() {
         bail!(
-            "{} is none of those that Miri is run on: {}",
+            "{} is not one of the packages that Miri runs on: {}",
             chosen.unwrap_or_default(),
             PACKAGES.map(|(name, _)| name).join(", ")
         );
@@ -62,7 +66,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs the tests of a package; whether all passed.
+/// Runs the tests of a package, and returns `true` if all passed.
 fn interpret(name: &str, tests: &[&str], cases: u32) -> Result<bool> {
     let mut command = nightly("cargo");
     command.args(["miri", "test", "--no-fail-fast", "--package", &format!("cloister-{name}")]).args(tests);
@@ -71,7 +75,7 @@ fn interpret(name: &str, tests: &[&str], cases: u32) -> Result<bool> {
     Ok(command.status().context("cargo cannot be run")?.success())
 }
 
-/// Makes sure of Miri.
+/// Installs Miri if it is missing.
 fn ensure() -> Result<()> {
     let mut stages = Stages::new();
     ensure_nightly(&mut stages)?;

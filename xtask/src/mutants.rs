@@ -1,4 +1,5 @@
-//! `mutants`: whether the tests would notice if the code were wrong, by cargo-mutants.
+//! `mutants`: changes the code in small ways with cargo-mutants, and lists the changes that no test
+//! notices.
 
 use std::process::{Command, ExitCode};
 
@@ -12,7 +13,8 @@ use crate::workspace;
 /// The tool and its version.
 const TOOL: (&str, &str) = ("cargo-mutants", "27.1.0");
 
-/// What is changed: the packages that decide who may do what. The tests of each have to notice by themselves.
+/// The packages that are changed: those that decide who may do what. Each package's own tests must
+/// notice.
 const PACKAGES: [&str; 4] = ["caps", "kernel-core", "grant-manager", "netfront"];
 
 #[derive(Args)]
@@ -26,7 +28,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let chosen = arguments.package.as_deref().map(|name| name.trim_start_matches("cloister-"));
     let packages: Vec<_> = PACKAGES.into_iter().filter(|name| chosen.is_none_or(|chosen| chosen == *name)).collect();
     if packages.is_empty() {
-        bail!("{} is none of those that are changed: {}", chosen.unwrap_or_default(), PACKAGES.join(", "));
+        bail!("{} is not one of the packages that are changed: {}", chosen.unwrap_or_default(), PACKAGES.join(", "));
     }
     let mut stages = Stages::new();
     let tool = ensure_tool(TOOL, &mut stages)?;
@@ -39,12 +41,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         command.current_dir(workspace::root()).arg("mutants").arg("--output").arg(&output);
         let package = format!("cloister-{name}");
         command.args(["--package", &package, "--test-package", &package]);
-        // Fewer cases than usual: each property is tried on every change, and what twenty cases do not notice counts as
-        // unnoticed.
+        // Fewer cases than usual, because each property runs for every change. What twenty cases do
+        // not notice counts as missed.
         command.env("PROPTEST_CASES", "20").env("CARGO_PROFILE_DEV_DEBUG", "0");
-        // What one change made fail must not help to notice the next.
+        // A failing case that one change produced must not help to notice the next change.
         command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1");
-        // What the tests stand on is built once, not again in the copy of the tree that each run makes.
+        // Dependencies are built once, not in the copy of the tree that each run makes.
         command.env("CARGO_TARGET_DIR", target_folder().join("mutants/target"));
         command.status().context("cargo-mutants cannot be run")?;
         summary.push(format!("{name}: {}", Count::read(&output.join("mutants.out"))?));
@@ -53,7 +55,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How the changes of a package ended.
+/// Numbers of changes of a package, by their outcome.
 #[derive(Debug, PartialEq, Eq)]
 struct Count {
     noticed: usize,
@@ -61,14 +63,14 @@ struct Count {
 }
 
 impl Count {
-    /// The counts in a folder that cargo-mutants has written.
+    /// Reads the counts from a folder that cargo-mutants has written.
     fn read(folder: &std::path::Path) -> Result<Count> {
         let lines = |name: &str| {
             let path = folder.join(name);
             let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
             anyhow::Ok(text.lines().count())
         };
-        // One that never ends is noticed: no test run passes.
+        // A change with which the tests never end is noticed: the run does not pass.
         Ok(Count { noticed: lines("caught.txt")? + lines("timeout.txt")?, missed: lines("missed.txt")? })
     }
 }

@@ -1,4 +1,4 @@
-//! Packing a folder into the archive that the guest serves.
+//! Packs a folder into the archive that the guest serves.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -8,15 +8,16 @@ use anyhow::{Context, Result, bail};
 use cloister_bed::cpio::Archive;
 use tempfile::NamedTempFile;
 
-/// A folder's files as a cpio archive, in a file that goes away with the value. Names are sorted, so the same folder
-/// gives the same archive.
+/// Packs a folder's files into a cpio archive, in a temporary file that is removed with the value.
+///
+/// Names are sorted, so the same folder gives the same archive.
 pub fn pack(folder: &Path) -> Result<NamedTempFile> {
     if !folder.is_dir() {
         bail!("--site {}: there is no such folder", folder.display());
     }
-    let place = cloister_bed::bed_dir();
-    std::fs::create_dir_all(&place).with_context(|| place.display().to_string())?;
-    let file = NamedTempFile::with_prefix_in("site-", &place).with_context(|| place.display().to_string())?;
+    let scratch = cloister_bed::bed_dir();
+    std::fs::create_dir_all(&scratch).with_context(|| scratch.display().to_string())?;
+    let file = NamedTempFile::with_prefix_in("site-", &scratch).with_context(|| scratch.display().to_string())?;
     let mut archive = Archive::new(BufWriter::new(file.as_file()));
     add(&mut archive, folder, "")?;
     archive.finish()?;
@@ -31,7 +32,7 @@ fn add(archive: &mut Archive<BufWriter<&File>>, folder: &Path, prefix: &str) -> 
         let file_name = path.file_name().and_then(|name| name.to_str());
         let Some(file_name) = file_name else { bail!("{}: the name is not UTF-8", path.display()) };
         let name = format!("{prefix}{file_name}");
-        // Links are followed: the guest's server knows files only.
+        // Links are followed: the guest's server knows only files.
         if path.is_dir() {
             archive.folder(&name)?;
             add(archive, &path, &format!("{name}/"))?;

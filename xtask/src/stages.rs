@@ -1,26 +1,29 @@
-//! Progress, stage by stage, with the time each took.
+//! Shows the progress of a command: its stages, with the time that each took.
 
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Shows the current stage on a terminal, and a line for each finished stage anywhere. On standard error: standard
-/// output belongs to the guest, or to the command of `--exec`.
+/// The stages of a command.
+///
+/// A terminal shows the current stage; each finished stage gets a line. Everything goes to standard
+/// error: standard output belongs to the guest, or to the command of `--exec`.
 pub struct Stages {
     current: Option<(String, Instant)>,
     bar: ProgressBar,
     terminal: bool,
-    /// What each line begins with.
+    /// The beginning of each line.
     label: String,
 }
 
 impl Stages {
-    /// No stage yet.
+    /// Starts without a stage.
     pub fn new() -> Self {
         Self::shown(console::user_attended_stderr(), String::new())
     }
 
-    /// No stage yet, of a work beside which there is other work: lines alone, each with a name.
+    /// Starts without a stage, for work that runs beside other work: prints lines only, each with a
+    /// name.
     pub fn beside(name: &str) -> Self {
         Self::shown(false, format!("{name}: "))
     }
@@ -33,7 +36,7 @@ impl Stages {
         Self { current: None, bar, terminal, label }
     }
 
-    /// Ends the stage before and begins one.
+    /// Ends the current stage and begins another.
     pub fn begin(&mut self, name: &str) {
         self.done();
         if self.terminal {
@@ -52,7 +55,7 @@ impl Stages {
         self.say(&line(&format!("{}{name}", self.label), since.elapsed()));
     }
 
-    /// Prints a line beside the stages.
+    /// Prints a line without disturbing the stage that a terminal shows.
     pub fn say(&self, text: &str) {
         match self.terminal {
             true => self.bar.suspend(|| eprintln!("{text}")),

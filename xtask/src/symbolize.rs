@@ -1,4 +1,4 @@
-//! `symbolize`: from addresses in fault reports to functions and lines.
+//! `symbolize`: adds function, file and line to the addresses in fault reports.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -48,8 +48,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The program and the address a log line speaks of. A report begins with `fault: <service> … rip=0x…` or
-/// `kernel fault: … rip=0x…`; the lines ` at 0x…` after it are its callers. `subject` is the program of the report being read.
+/// Returns the program and the address that a log line names, if it belongs to a fault report.
+///
+/// A report begins with `fault: <service> … rip=0x…` or `kernel fault: … rip=0x…`; the lines
+/// ` at 0x…` after it are its callers. `subject` keeps the program of the current report.
 fn address_in(line: &str, subject: &mut Option<String>) -> Option<(String, u64)> {
     let (program, rest) = if let Some(at) = line.find("kernel fault: ") {
         ("kernel", &line[at..])
@@ -65,34 +67,36 @@ fn address_in(line: &str, subject: &mut Option<String>) -> Option<(String, u64)>
     Some((program.to_owned(), hexadecimal(digits)?))
 }
 
-/// The hexadecimal number at the beginning of a text.
+/// Parses the hexadecimal number at the beginning of a text.
 fn hexadecimal(text: &str) -> Option<u64> {
     let end = text.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(text.len());
     u64::from_str_radix(&text[..end], 16).ok()
 }
 
-/// The programs' symbols, read when first needed.
+/// The symbols of an image's programs, loaded when first needed.
 pub struct Symbols {
     folder: PathBuf,
     loaded: HashMap<String, Option<Loader>>,
 }
 
 impl Symbols {
-    /// The symbols of the programs in an image's folder.
+    /// Prepares the symbols of the programs in an image's folder.
     pub fn new(folder: PathBuf) -> Symbols {
         Symbols { folder, loaded: HashMap::new() }
     }
 
-    /// The function at an address of a program and those that it is inlined in, the innermost first.
+    /// Returns the function at an address of a program and those that it is inlined in, the
+    /// innermost first.
     pub fn functions(&mut self, program: &str, address: u64) -> Result<Vec<String>> {
         let place = |line: String| line.rsplit_once(" (").map_or(line.clone(), |(name, _)| name.to_owned());
         Ok(self.describe(program, address)?.into_iter().map(place).collect())
     }
 
-    /// A line for the function at an address, and one for each function it is inlined in.
+    /// Returns a line for the function at an address, and one for each function that it is inlined
+    /// in.
     fn describe(&mut self, program: &str, address: u64) -> Result<Vec<String>> {
         let Some(loader) = self.loader(program)? else { return Ok(vec![format!("(no symbols of {program})")]) };
-        // addr2line adds one to the address.
+        // addr2line adds one to the address, which would overflow.
         if address == u64::MAX {
             return Ok(vec!["(no function there)".to_owned()]);
         }
@@ -123,7 +127,8 @@ impl Symbols {
     }
 }
 
-/// A log is no place to take paths from: only plain names are looked up.
+/// Loads a program's symbols. A log may contain anything, so only plain names are looked up, never
+/// paths.
 fn load(folder: &Path, program: &str) -> Result<Option<Loader>> {
     let plain = program.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     let path = folder.join(format!("{program}.elf"));

@@ -1,4 +1,4 @@
-//! `test`: everything that is checked, with one closing line.
+//! `test`: runs all checks and tests, and prints one closing line.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -8,20 +8,21 @@ use anyhow::{Context, Result, bail};
 use cargo_metadata::Message;
 use clap::Args;
 
-use crate::backend;
+use crate::backend_domain;
+use crate::compromised;
 use crate::image::{self, DEFAULT_POLICY};
-use crate::proof;
+use crate::parallel;
 use crate::stages::Stages;
-use crate::taken;
-use crate::workers;
+use crate::verify;
 use crate::workspace;
 
 /// The package of the tests on real Xen.
 const BED: &str = "cloister-bed";
-/// The one of them that takes as long as all others.
+/// The test program on real Xen that takes as long as all others together.
 const LONGEST: &str = "hostile";
 
-/// The domains that may be the back end in `hostile`: the honest one is in 0, the hostile one in 2, behind the image's own.
+/// The domains that may be the back end in `hostile`: the honest one is 0, the hostile one is 2.
+/// The image itself is 1.
 const HOSTILE_BACK_END: &str = "0-2";
 /// The folders with the policies that images are built of: the one that ships, and those of the tests' guests.
 const POLICY_FOLDERS: [&str; 2] = ["policy", "tests/guests"];
@@ -36,7 +37,7 @@ pub struct Arguments {
     xen: bool,
 }
 
-/// Passed and failed tests.
+/// Numbers of passed and failed tests.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Count {
     passed: u64,
@@ -89,22 +90,22 @@ fn xen() -> Result<Count> {
     };
     let mut count = Count::default();
     for policy in all_policies()? {
-        count.add(proved(&policy));
+        count.add(verified(&policy));
     }
-    // Each test has a machine to itself, which keeps about one processor of this one busy: so many programs run beside
-    // each other, and the tests of each one after the other.
+    // Each test has an emulated machine of its own, which keeps about one processor busy. So there
+    // is a program for each processor, and the tests of a program run one after the other.
     let run = |program: Program| {
         let mut command = Command::new(&program.executable);
         command.arg("--test-threads=1").current_dir(&program.folder);
         tests(&format!("{}: ", program.name), command)
     };
-    for result in workers::each(programs, run) {
+    for result in parallel::map(programs, run) {
         count.add(result?);
     }
     Ok(count)
 }
 
-/// A built program of tests.
+/// A built test program.
 struct Program {
     name: String,
     executable: PathBuf,
@@ -112,8 +113,9 @@ struct Program {
     folder: PathBuf,
 }
 
-/// Builds the programs of the tests on real Xen. As the tests on the host are built but for the feature, so that what they
-/// are made of serves here too. The one that takes longest comes first.
+/// Builds the test programs for real Xen, the longest-running first.
+///
+/// Except for the feature they are built like the tests on the host, which shares the dependencies.
 fn programs() -> Result<Vec<Program>> {
     let metadata = workspace::metadata()?;
     let package =
@@ -129,7 +131,7 @@ fn programs() -> Result<Vec<Program>> {
     let mut programs = Vec::new();
     for message in Message::parse_stream(BufReader::new(output)) {
         let Message::CompilerArtifact(artifact) = message? else { continue };
-        // Other packages may have tests of the same name.
+        // Another package may have a test of the same name.
         if artifact.target.is_test()
             && artifact.package_id == package.id
             && let Some(executable) = artifact.executable
@@ -144,9 +146,9 @@ fn programs() -> Result<Vec<Program>> {
     Ok(programs)
 }
 
-/// What `cloister-policy verify` must say of a built image, it says.
-fn proved(policy: &Path) -> Count {
-    let result = proof::prove(policy);
+/// Counts whether `cloister-policy verify` says of a built image what it must say.
+fn verified(policy: &Path) -> Count {
+    let result = verify::check_image(policy);
     let name = policy.file_stem().unwrap_or_default().display();
     println!("verify {name}: {}", if result.is_ok() { "ok" } else { "FAILED" });
     if let Err(error) = &result {
@@ -155,10 +157,11 @@ fn proved(policy: &Path) -> Count {
     Count::one(result.is_ok())
 }
 
-/// Packages of the clients that tests use.
+/// Debian packages of the clients that tests use.
 const CLIENTS: [&str; 1] = ["curl"];
 
-/// What the tests on Xen need: the packages, the images of all policies, and the tests themselves.
+/// Makes what the tests on Xen need: packages, the images of all policies, and the tests
+/// themselves.
 fn prepare() -> Result<Vec<Program>> {
     let mut stages = Stages::new();
     cloister_bed::packages::ensure(&mut |text| stages.begin(text))?;
@@ -169,8 +172,8 @@ fn prepare() -> Result<Vec<Program>> {
     programs()
 }
 
-/// Builds the images of policies: each has a target folder of its own, and most of the work on one is that of a single
-/// thread.
+/// Builds the images of policies in parallel: each has a target folder of its own, and most of the
+/// work on an image runs on one thread.
 fn images(policies: Vec<PathBuf>) -> Result<()> {
     let build = |policy: PathBuf| {
         let mut stages = Stages::beside(&policy.file_stem().unwrap_or_default().to_string_lossy());
@@ -178,14 +181,14 @@ fn images(policies: Vec<PathBuf>) -> Result<()> {
         stages.done();
         Ok(())
     };
-    workers::each(policies, build).into_iter().collect()
+    parallel::map(policies, build).into_iter().collect()
 }
 
-/// The policies of the repository, and those that are made of the one that ships for a test.
+/// Returns the policies of the repository, and those that tests derive from the one that ships.
 fn all_policies() -> Result<Vec<PathBuf>> {
     let mut all = policies()?;
-    all.extend(taken::policies()?);
-    all.push(backend::policy(Path::new(DEFAULT_POLICY), HOSTILE_BACK_END)?);
+    all.extend(compromised::policies()?);
+    all.push(backend_domain::policy(Path::new(DEFAULT_POLICY), HOSTILE_BACK_END)?);
     Ok(all)
 }
 
@@ -203,7 +206,7 @@ fn policies() -> Result<Vec<PathBuf>> {
     Ok(policies)
 }
 
-/// One command that passes or fails as a whole.
+/// Runs a cargo command that passes or fails as a whole.
 fn check(name: &str, arguments: &[&str]) -> Result<Count> {
     heading(name);
     let status = workspace::cargo().args(arguments).status().context("cargo cannot be run")?;
@@ -227,7 +230,8 @@ fn documentation() -> Result<Count> {
     Ok(Count::one(ok))
 }
 
-/// Runs tests, passes their output on, each line behind `label`, and adds up their results.
+/// Runs tests, prints their output with `label` before each line, and returns the sum of their
+/// results.
 fn tests(label: &str, mut command: Command) -> Result<Count> {
     // The tests of `boot` run this very program.
     command.env("CLOISTER_XTASK", std::env::current_exe().context("this program's path")?);
@@ -239,14 +243,14 @@ fn tests(label: &str, mut command: Command) -> Result<Count> {
         println!("{label}{line}");
         count.add(result(&line).unwrap_or_default());
     }
-    // A test program that does not build, or that dies, reports no result of its own.
+    // A test program that does not build, or that is killed, prints no result line.
     if !child.wait()?.success() && count.failed == 0 {
         count.failed += 1;
     }
     Ok(count)
 }
 
-/// The numbers of a line `test result: ok. 3 passed; 0 failed; …`.
+/// Parses a line `test result: ok. 3 passed; 0 failed; …`.
 fn result(line: &str) -> Option<Count> {
     let rest = line.strip_prefix("test result: ")?;
     let number = |word: &str| {
@@ -274,8 +278,8 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_is_not_there_is_not_proved() {
-        assert_eq!(proved(Path::new("/nowhere/absent.toml")), Count::one(false));
+    fn an_image_that_does_not_exist_does_not_verify() {
+        assert_eq!(verified(Path::new("/nowhere/absent.toml")), Count::one(false));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The workspace: its folders, its programs, and running cargo in it.
+//! The workspace: its folders and its programs; runs cargo in it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,31 +6,31 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{Metadata, MetadataCommand, Package};
 
-/// The target the image is compiled for.
+/// The target that the image is compiled for.
 pub const TARGET: &str = "x86_64-unknown-none";
 
-/// The workspace's root folder.
+/// Returns the workspace's root folder.
 pub fn root() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     root.canonicalize().unwrap_or(root)
 }
 
-/// cargo, as this program was started by it, in the workspace.
+/// Returns a command that runs cargo in the workspace: the cargo that started this program.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
     command
 }
 
-/// Flags of rustc that take the folder of each registry's sources out of the paths that panics print: less text in the image, and
-/// the same in whichever folder cargo keeps them.
+/// Returns flags of rustc that take the folder of each registry's sources out of the paths that
+/// panics print. The image has less text, and is the same wherever cargo keeps the sources.
 pub fn source_flags() -> Result<Vec<String>> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo"))).context("there is no home folder")?;
     flags_without(&home.join("registry/src"))
 }
 
-/// The flags that take the path of each folder in `registries` out.
+/// Returns the flags that take the path of each folder in `registries` out.
 fn flags_without(registries: &Path) -> Result<Vec<String>> {
     // Before the first download there is none.
     let Ok(entries) = std::fs::read_dir(registries) else { return Ok(Vec::new()) };
@@ -39,24 +39,25 @@ fn flags_without(registries: &Path) -> Result<Vec<String>> {
     Ok(folders.iter().map(|folder| format!("--remap-path-prefix={}=", folder.display())).collect())
 }
 
-/// What cargo knows of the workspace's own packages.
+/// Returns cargo's metadata of the workspace's own packages.
 pub fn metadata() -> Result<Metadata> {
     let manifest = root().join("Cargo.toml");
     MetadataCommand::new().manifest_path(manifest).no_deps().exec().context("cargo metadata failed")
 }
 
-/// The name that a policy's `program` goes by inside the workspace.
+/// Returns the name of a policy's `program` without the prefix of our crates.
 fn short(program: &str) -> &str {
     program.strip_prefix("cloister-").unwrap_or(program)
 }
 
-/// The programs of a package.
+/// Returns the programs of a package that can run in an image.
 fn programs(package: &Package) -> impl Iterator<Item = &str> {
     let programs = package.targets.iter().filter(|target| target.is_bin() && target.required_features == ["image"]);
     programs.map(|target| target.name.as_str())
 }
 
-/// The package of a policy's `program`: the one of that name, or one that has a program of that name.
+/// Returns the package of a policy's `program`: the package of that name, or one that has a program
+/// of that name.
 fn package<'a>(metadata: &'a Metadata, program: &str) -> Result<&'a Package> {
     let prefixed = format!("cloister-{program}");
     let named = metadata.packages.iter().find(|package| *package.name == program || *package.name == prefixed);
@@ -69,30 +70,31 @@ fn package<'a>(metadata: &'a Metadata, program: &str) -> Result<&'a Package> {
     Ok(package)
 }
 
-/// The features of the kernel that a program needs: `kernel` in its crate's `[package.metadata.cloister]`.
+/// Returns the kernel features that a program needs: `kernel` in its crate's
+/// `[package.metadata.cloister]`.
 pub fn kernel_features(metadata: &Metadata, program: &str) -> Result<Vec<String>> {
     let package = package(metadata, program)?;
     let words = package.metadata["cloister"]["kernel"].as_array();
     Ok(words.into_iter().flatten().filter_map(|word| Some(word.as_str()?.to_owned())).collect())
 }
 
-/// The package and the binary of a policy's `program`.
+/// Returns the package and the binary of a policy's `program`.
 pub fn program(metadata: &Metadata, program: &str) -> Result<(String, String)> {
     let package = package(metadata, program)?;
     let found: Vec<&str> = programs(package).collect();
-    // One of several goes by its own name.
-    let of_the_name = found.iter().find(|name| **name == short(program));
-    match (&found[..], of_the_name) {
+    // A package with several programs names each by its own name.
+    let same_name = found.iter().find(|name| **name == short(program));
+    match (&found[..], same_name) {
         ([name], _) | (_, Some(name)) => Ok((package.name.to_string(), (*name).to_owned())),
         _ => bail!(
-            "the crate {} needs one binary with required-features = [\"image\"], or one of the name {}",
+            "the crate {} needs one binary with required-features = [\"image\"], or one named {}",
             package.name,
             short(program)
         ),
     }
 }
 
-/// Makes sure that the compiler can build for [`TARGET`].
+/// Installs [`TARGET`] if the compiler does not have it.
 pub fn ensure_target(progress: &mut dyn FnMut(&str)) -> Result<()> {
     let output = Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()).output();
     let output = output.context("rustc cannot be run: install Rust with rustup (https://rustup.rs)")?;

@@ -381,19 +381,74 @@ record! {
     }
 }
 
-/// The names of the sections, in the order of the header.
-pub const SECTIONS: [&str; 10] = [
-    "services",
-    "segments",
-    "regions",
-    "mappings",
-    "capabilities",
-    "queues",
-    "grants",
-    "ports",
-    "names",
-    "policy text",
+/// A section of the tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Section {
+    /// The services.
+    Services,
+    /// The loadable segments of all services.
+    Segments,
+    /// The regions.
+    Regions,
+    /// The mappings of all services.
+    Mappings,
+    /// The capabilities of all services.
+    Capabilities,
+    /// The one-way queues.
+    Queues,
+    /// The grant rules.
+    Grants,
+    /// The event-channel rules.
+    Ports,
+    /// The text that every [`Name`] is a part of.
+    Names,
+    /// The canonical policy.
+    PolicyText,
+}
+
+/// Name and size of a record in bytes, of each section in the order of [`Section`]. The records of
+/// a text are its bytes.
+const SECTIONS: [(&str, usize); 10] = [
+    ("services", Service::SIZE),
+    ("segments", Segment::SIZE),
+    ("regions", Region::SIZE),
+    ("mappings", Mapping::SIZE),
+    ("capabilities", Capability::SIZE),
+    ("queues", Queue::SIZE),
+    ("grants", GrantRule::SIZE),
+    ("ports", PortRule::SIZE),
+    ("names", 1),
+    ("policy text", 1),
 ];
+
+impl Section {
+    /// All sections, in the order of the header.
+    pub const ALL: [Section; SECTIONS.len()] = [
+        Section::Services,
+        Section::Segments,
+        Section::Regions,
+        Section::Mappings,
+        Section::Capabilities,
+        Section::Queues,
+        Section::Grants,
+        Section::Ports,
+        Section::Names,
+        Section::PolicyText,
+    ];
+
+    /// Returns the name of the section in errors.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        SECTIONS[self as usize].0
+    }
+
+    /// Returns the size of one record of the section, in bytes.
+    #[must_use]
+    pub const fn record_size(self) -> usize {
+        SECTIONS[self as usize].1
+    }
+}
+
 /// The size of the header in bytes: magic, version, length, hash, and (offset, count) of each
 /// section.
 pub const HEADER_SIZE: usize = 8 + 4 + 4 + 32 + SECTIONS.len() * 8;

@@ -7,7 +7,7 @@ use static_assertions::const_assert;
 use super::{
     Access, Capability, GrantRule, HEADER_SIZE, MAGIC, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_NAME, MAX_NOTIFICATION_BIT,
     MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS, Mapping, Name, PortRule, Queue, Record, Region,
-    RegionKind, SECTIONS, Segment, Service, TableError, VERSION,
+    RegionKind, Section, Segment, Service, TableError, VERSION,
 };
 use crate::PAGE_SIZE;
 use crate::rights::Kind;
@@ -29,7 +29,8 @@ const_assert!(MAX_SLOTS == 64);
 #[derive(Clone, Copy)]
 pub struct Tables<'a> {
     bytes: &'a [u8],
-    sections: [(usize, usize); SECTIONS.len()],
+    /// Start and end of each section in `bytes`, in the order of [`Section`].
+    sections: [(usize, usize); Section::ALL.len()],
 }
 
 /// The records of one section.
@@ -80,26 +81,14 @@ impl<'a> Tables<'a> {
             return Err(TableError::Version(word(8)));
         }
         let bytes = bytes.get(..word(12) as usize).ok_or(TableError::Truncated)?;
-        let sizes = [
-            Service::SIZE,
-            Segment::SIZE,
-            Region::SIZE,
-            Mapping::SIZE,
-            Capability::SIZE,
-            Queue::SIZE,
-            GrantRule::SIZE,
-            PortRule::SIZE,
-            1,
-            1,
-        ];
-        let mut sections = [(0, 0); SECTIONS.len()];
-        for (index, section) in sections.iter_mut().enumerate() {
+        let mut sections = [(0, 0); Section::ALL.len()];
+        for (index, section) in Section::ALL.into_iter().enumerate() {
             let start = word(48 + index * 8) as usize;
-            let length = (word(52 + index * 8) as usize).checked_mul(sizes[index]);
+            let length = (word(52 + index * 8) as usize).checked_mul(section.record_size());
             let end = length.and_then(|length| start.checked_add(length));
             match end {
-                Some(end) if start >= HEADER_SIZE && end <= bytes.len() => *section = (start, end),
-                _ => return Err(TableError::Section(SECTIONS[index])),
+                Some(end) if start >= HEADER_SIZE && end <= bytes.len() => sections[index] = (start, end),
+                _ => return Err(TableError::Section(section.name())),
             }
         }
         let tables = Tables { bytes, sections };
@@ -107,13 +96,13 @@ impl<'a> Tables<'a> {
         Ok(tables)
     }
 
-    fn section(&self, index: usize) -> &'a [u8] {
-        let (start, end) = self.sections[index];
+    fn section(&self, section: Section) -> &'a [u8] {
+        let (start, end) = self.sections[section as usize];
         &self.bytes[start..end]
     }
 
-    fn records<R>(&self, index: usize) -> Records<'a, R> {
-        Records { bytes: self.section(index), record: PhantomData }
+    fn records<R>(&self, section: Section) -> Records<'a, R> {
+        Records { bytes: self.section(section), record: PhantomData }
     }
 
     /// Returns the SHA-256 of the canonical policy.
@@ -127,62 +116,65 @@ impl<'a> Tables<'a> {
     /// Returns the services.
     #[must_use]
     pub fn services(&self) -> Records<'a, Service> {
-        self.records(0)
+        self.records(Section::Services)
     }
 
     /// Returns the loadable segments of all services.
     #[must_use]
     pub fn segments(&self) -> Records<'a, Segment> {
-        self.records(1)
+        self.records(Section::Segments)
     }
 
     /// Returns the regions.
     #[must_use]
     pub fn regions(&self) -> Records<'a, Region> {
-        self.records(2)
+        self.records(Section::Regions)
     }
 
     /// Returns the mappings of all services.
     #[must_use]
     pub fn mappings(&self) -> Records<'a, Mapping> {
-        self.records(3)
+        self.records(Section::Mappings)
     }
 
     /// Returns the capabilities of all services.
     #[must_use]
     pub fn capabilities(&self) -> Records<'a, Capability> {
-        self.records(4)
+        self.records(Section::Capabilities)
     }
 
     /// Returns the one-way queues.
     #[must_use]
     pub fn queues(&self) -> Records<'a, Queue> {
-        self.records(5)
+        self.records(Section::Queues)
     }
 
     /// Returns the grant rules.
     #[must_use]
     pub fn grants(&self) -> Records<'a, GrantRule> {
-        self.records(6)
+        self.records(Section::Grants)
     }
 
     /// Returns the event-channel rules.
     #[must_use]
     pub fn ports(&self) -> Records<'a, PortRule> {
-        self.records(7)
+        self.records(Section::Ports)
     }
 
     /// Returns the canonical policy text.
     #[must_use]
     pub fn policy_text(&self) -> &'a str {
-        core::str::from_utf8(self.section(9)).unwrap_or("")
+        core::str::from_utf8(self.section(Section::PolicyText)).unwrap_or("")
     }
 
     /// Returns the text of a name, or `?` if it is not a name of these tables.
     #[must_use]
     pub fn name(&self, name: Name) -> &'a str {
         let end = (name.offset as usize).saturating_add(name.length as usize);
-        self.section(8).get(name.offset as usize..end).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or("?")
+        self.section(Section::Names)
+            .get(name.offset as usize..end)
+            .and_then(|bytes| core::str::from_utf8(bytes).ok())
+            .unwrap_or("?")
     }
 
     /// Returns the name of service `index`, or `?` if there is no such service.
@@ -193,19 +185,21 @@ impl<'a> Tables<'a> {
 
     fn check(&self) -> Result<(), TableError> {
         let limits = [
-            (0, self.services().len(), MAX_SERVICES),
-            (2, self.regions().len(), MAX_REGIONS),
-            (5, self.queues().len(), MAX_QUEUES),
-            (6, self.grants().len(), MAX_GRANT_RULES),
-            (7, self.ports().len(), MAX_PORT_RULES),
+            (Section::Services, self.services().len(), MAX_SERVICES),
+            (Section::Regions, self.regions().len(), MAX_REGIONS),
+            (Section::Queues, self.queues().len(), MAX_QUEUES),
+            (Section::Grants, self.grants().len(), MAX_GRANT_RULES),
+            (Section::Ports, self.ports().len(), MAX_PORT_RULES),
         ];
         for (section, length, limit) in limits {
             if length > limit {
-                return Err(TableError::Section(SECTIONS[section]));
+                return Err(TableError::Section(section.name()));
             }
         }
-        if core::str::from_utf8(self.section(8)).is_err() || core::str::from_utf8(self.section(9)).is_err() {
-            return Err(TableError::Section(SECTIONS[8]));
+        if core::str::from_utf8(self.section(Section::Names)).is_err()
+            || core::str::from_utf8(self.section(Section::PolicyText)).is_err()
+        {
+            return Err(TableError::Section(Section::Names.name()));
         }
         check_each("service", &self.services(), |service| self.service_is_valid(service))?;
         check_each("segment", &self.segments(), |segment| self.segment_is_valid(segment))?;
@@ -229,7 +223,7 @@ impl<'a> Tables<'a> {
     }
 
     fn is_name(&self, name: Name) -> bool {
-        let (names, start) = (self.section(8), name.offset as usize);
+        let (names, start) = (self.section(Section::Names), name.offset as usize);
         let end = start.saturating_add(name.length as usize);
         // The whole section was checked to be UTF-8 first. A part of it is UTF-8 if neither end
         // splits a character.

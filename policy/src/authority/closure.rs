@@ -1,4 +1,4 @@
-//! Every right of every subject, forward from the rules.
+//! Computes every right of every subject, forward from the rules.
 
 use cloister_caps::tables::{Access, AfterLimit};
 
@@ -6,7 +6,8 @@ use super::operation::effects;
 use super::{Index, Object, Op, Right, Rule, Subject};
 use crate::model::{Policy, Service, Source};
 
-/// The closure, in the order of subjects, objects and operations; each right once, in its largest amount.
+/// Returns the closure in the order of subjects, objects and operations: each right once, with its
+/// largest amount.
 pub(crate) fn closure(policy: &Policy, index: &Index) -> Vec<Right> {
     let mut closure = Closure { policy, index, rights: Vec::new() };
     for service in 0..policy.services.items.len() {
@@ -40,7 +41,7 @@ impl Closure<'_> {
         let Some(service) = self.policy.services.items.get(position) else { return };
         let (subject, rule) = (Subject::Service(position), [Rule::Service(position)]);
         for (op, amount) in own_amounts(&service.body) {
-            self.push(subject, Object::Own, op, amount, &rule);
+            self.push(subject, Object::Itself, op, amount, &rule);
         }
         self.push(subject, Object::Program(position), Op::Execute, 1, &rule);
         if service.body.after_limit == AfterLimit::StopImage {
@@ -52,7 +53,7 @@ impl Closure<'_> {
                 for op in Op::ALL.iter().copied() {
                     let Some((kind, operation)) = op.invocation(object) else { continue };
                     if kind == held.kind && held.rights.contains(operation.right()) {
-                        self.push(subject, object, op, 1, &[Rule::Held(position, entry)]);
+                        self.push(subject, object, op, 1, &[Rule::HeldCapability(position, entry)]);
                     }
                 }
             }
@@ -81,7 +82,7 @@ impl Closure<'_> {
                 Source::CommandLine => self.push(subject, object, Op::FromCommandLine, 1, &with_region),
                 Source::XenStoreRing => self.push(subject, object, Op::FromXenStoreRing, 1, &with_region),
             }
-            if how.writes() && !self.index.emptied(self.policy, *region) {
+            if how.writes() && !self.index.cleared_on_restart(self.policy, *region) {
                 self.push(subject, object, Op::Keep, 1, &with_region);
             }
         }
@@ -117,7 +118,7 @@ impl Closure<'_> {
         self.policy.grants.items.get(grant).map_or(0, |item| u64::from(item.body.pages.value))
     }
 
-    /// What a service causes by asking: see [`effects`].
+    /// Adds what a service causes by asking: see [`effects`].
     fn delegated(&mut self, position: usize) {
         let index = self.index;
         let asks = index.services.get(position).map_or(&[][..], |around| &around.asks);
@@ -126,7 +127,7 @@ impl Closure<'_> {
         }
     }
 
-    /// What `subject` causes when `client` asks by the last queue of `way`.
+    /// Adds what `subject` causes when `client` asks by the last queue of `way`.
     fn by_asking(&mut self, subject: usize, client: usize, way: &[Rule]) {
         let (policy, index) = (self.policy, self.index);
         let Some(Rule::Queue(queue)) = way.last().copied() else { return };
@@ -170,7 +171,7 @@ impl Closure<'_> {
         }
     }
 
-    /// What the world around the image can do.
+    /// Adds the rights of the subjects outside the image.
     fn outside(&mut self) {
         let (policy, index) = (self.policy, self.index);
         for (position, granted) in index.grants.iter().enumerate() {
@@ -204,7 +205,7 @@ impl Closure<'_> {
     }
 }
 
-/// The most pages that a region can have. A module has as many as the toolstack gives it: one stands for them.
+/// Returns the largest size of a region, in pages. A module has any size, which 1 stands for.
 pub(crate) fn pages(source: Source) -> u64 {
     match source {
         Source::Fixed { pages } => u64::from(pages),
@@ -213,7 +214,7 @@ pub(crate) fn pages(source: Source) -> u64 {
     }
 }
 
-/// What a service has of processor, stack and restarts.
+/// Returns a service's amounts of processor time, stack and restarts.
 pub(crate) fn own_amounts(service: &Service) -> [(Op, u64); 5] {
     let (budget, period) = (u64::from(service.budget_us.value), u64::from(service.period_us.value));
     [

@@ -1,14 +1,14 @@
-//! The policy by positions instead of names: what refers to what, both ways.
+//! The policy by positions instead of names, with references in both directions.
 
 use std::collections::HashMap;
 
-use super::Rule;
+use super::vocabulary::Rule;
 use crate::diagnostic::Span;
-use crate::model::{How, Peer, Policy, Source};
+use crate::model::{MapAccess, Peer, Policy, Source};
 
-/// Everything that has to do with one service.
+/// Everything that refers to one service.
 #[derive(Default)]
-pub(crate) struct Around {
+pub(crate) struct ServiceLinks {
     /// The regions that it maps, with the position in the region's map.
     pub maps: Vec<(usize, usize)>,
     /// The queues of which it is the client.
@@ -25,9 +25,9 @@ pub(crate) struct Around {
     pub paths: Option<usize>,
 }
 
-/// Everything that has to do with one other domain.
+/// Everything that refers to one other domain.
 #[derive(Default)]
-pub(crate) struct Outside {
+pub(crate) struct DomainLinks {
     /// The grants to it.
     pub grants: Vec<usize>,
     /// The event channels to it.
@@ -41,7 +41,7 @@ pub(crate) struct Ends {
     pub to: usize,
 }
 
-/// What a grant rule names.
+/// The entries that a grant rule names.
 #[derive(Clone, Copy)]
 pub(crate) struct Granted {
     pub region: usize,
@@ -50,22 +50,22 @@ pub(crate) struct Granted {
     pub client: usize,
 }
 
-/// A port's service, and its domain unless that is the XenStore daemon's.
+/// A port's service, and its domain unless the peer is the XenStore daemon.
 #[derive(Clone, Copy)]
 pub(crate) struct Channel {
     pub service: usize,
     pub peer: Option<usize>,
 }
 
-/// The index. Every name of a policy that was checked is defined.
+/// The index of a checked policy, in which every name is defined.
 pub(crate) struct Index {
-    pub services: Vec<Around>,
-    pub domains: Vec<Outside>,
+    pub services: Vec<ServiceLinks>,
+    pub domains: Vec<DomainLinks>,
     pub queues: Vec<Ends>,
     pub ports: Vec<Channel>,
     pub grants: Vec<Granted>,
-    /// Who maps each region, and how.
-    pub maps: Vec<Vec<(usize, How)>>,
+    /// For each region, the services that map it, and how.
+    pub maps: Vec<Vec<(usize, MapAccess)>>,
     /// The grant of each region: at most one.
     pub granted: HashMap<usize, usize>,
     /// The client of each entry of `[xenstore]`.
@@ -77,8 +77,8 @@ impl Index {
         let service = |name: &str| policy.services.index(name).unwrap_or(usize::MAX);
         let domain = |name: &str| policy.domains.index(name).unwrap_or(usize::MAX);
         let mut index = Index {
-            services: policy.services.items.iter().map(|_| Around::default()).collect(),
-            domains: policy.domains.items.iter().map(|_| Outside::default()).collect(),
+            services: policy.services.items.iter().map(|_| ServiceLinks::default()).collect(),
+            domains: policy.domains.items.iter().map(|_| DomainLinks::default()).collect(),
             queues: Vec::new(),
             ports: Vec::new(),
             grants: Vec::new(),
@@ -90,14 +90,14 @@ impl Index {
             let map: Vec<_> =
                 region.body.map.iter().map(|entry| (service(&entry.service.value), entry.how.value)).collect();
             for (entry, (mapper, _)) in map.iter().enumerate() {
-                index.around(*mapper, |around| around.maps.push((position, entry)));
+                index.update(*mapper, |links| links.maps.push((position, entry)));
             }
             index.maps.push(map);
         }
         for (position, queue) in policy.queues.items.iter().enumerate() {
             let ends = Ends { from: service(&queue.body.from.value), to: service(&queue.body.to.value) };
-            index.around(ends.from, |around| around.asks.push(position));
-            index.around(ends.to, |around| around.serves.push(position));
+            index.update(ends.from, |links| links.asks.push(position));
+            index.update(ends.to, |links| links.serves.push(position));
             index.queues.push(ends);
         }
         for (position, port) in policy.ports.items.iter().enumerate() {
@@ -106,7 +106,7 @@ impl Index {
                 Peer::XenStore(_) => None,
             };
             let channel = Channel { service: service(&port.body.service.value), peer };
-            index.around(channel.service, |around| around.ports.push(position));
+            index.update(channel.service, |links| links.ports.push(position));
             if let Some(outside) = peer.and_then(|peer| index.domains.get_mut(peer)) {
                 outside.ports.push(position);
             }
@@ -115,7 +115,7 @@ impl Index {
         index.add_grants(policy);
         for (position, entry) in policy.xenstore.items.iter().enumerate() {
             let client = service(&entry.name.value);
-            index.around(client, |around| around.paths = Some(position));
+            index.update(client, |links| links.paths = Some(position));
             index.clients.push(client);
         }
         index
@@ -130,8 +130,8 @@ impl Index {
                 holder: service(&grant.body.held_by.value),
                 client: service(&grant.body.on_behalf_of.value),
             };
-            self.around(granted.holder, |around| around.holds.push(position));
-            self.around(granted.client, |around| around.grants.push(position));
+            self.update(granted.holder, |links| links.holds.push(position));
+            self.update(granted.client, |links| links.grants.push(position));
             if let Some(outside) = self.domains.get_mut(granted.peer) {
                 outside.grants.push(position);
             }
@@ -140,27 +140,27 @@ impl Index {
         }
     }
 
-    fn around(&mut self, service: usize, change: impl FnOnce(&mut Around)) {
-        if let Some(around) = self.services.get_mut(service) {
-            change(around);
+    fn update(&mut self, service: usize, change: impl FnOnce(&mut ServiceLinks)) {
+        if let Some(links) = self.services.get_mut(service) {
+            change(links);
         }
     }
 
-    /// Whether a restart of the service that alone maps a region empties it.
-    pub(crate) fn emptied(&self, policy: &Policy, region: usize) -> bool {
+    /// Returns `true` if a restart clears the region.
+    pub(crate) fn cleared_on_restart(&self, policy: &Policy, region: usize) -> bool {
         let (Some(item), Some(map)) = (policy.regions.items.get(region), self.maps.get(region)) else { return false };
-        let heap = map.iter().any(|(_, how)| *how == How::Heap);
-        let ours = matches!(item.body.source.value, Source::Fixed { .. } | Source::Share { .. });
+        let heap = map.iter().any(|(_, how)| *how == MapAccess::Heap);
+        let clearable = matches!(item.body.source.value, Source::Fixed { .. } | Source::Share { .. });
         let alone = map.len() == 1 && !self.granted.contains_key(&region) && item.body.keep.is_none();
-        heap || (ours && alone)
+        heap || (clearable && alone)
     }
 }
 
-/// Where a rule stands.
+/// Returns the position of a rule in the file.
 pub(crate) fn span(policy: &Policy, rule: Rule) -> Option<&Span> {
     match rule {
         Rule::Service(service) => Some(&policy.services.items.get(service)?.name.span),
-        Rule::Held(service, held) => Some(&policy.services.items.get(service)?.body.held.get(held)?.span),
+        Rule::HeldCapability(service, held) => Some(&policy.services.items.get(service)?.body.held.get(held)?.span),
         Rule::Map(region, entry) => Some(&policy.regions.items.get(region)?.body.map.get(entry)?.service.span),
         Rule::Region(region) => Some(&policy.regions.items.get(region)?.body.source.span),
         Rule::Queue(queue) => Some(&policy.queues.items.get(queue)?.name.span),

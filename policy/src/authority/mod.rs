@@ -1,8 +1,10 @@
-//! The effective authority of a policy: who can do what to which object, directly or by asking others, and by
-//! which rules. docs/policy.md, "Authority", states the semantics; this module is that page in code.
+//! The effective authority of a policy: who can do what to which object, directly or by asking
+//! others, and by which rules. docs/policy.md, "Authority", defines it; this module implements that
+//! page.
 //!
-//! [`closure`] lists every right by going forward from the rules; [`search`] answers one question by going back
-//! from it, with the rules on the way. The two share no more than [`index`], and a property test compares them.
+//! [`closure`] lists every right, forward from the rules. [`search`] answers one question, backward
+//! from the object, with the rules that give the right. The two share only [`index`], and a
+//! property test compares them.
 
 pub(crate) mod closure;
 pub(crate) mod index;
@@ -11,86 +13,23 @@ pub(crate) mod operation;
 pub(crate) mod paths;
 pub(crate) mod search;
 pub(crate) mod target;
+mod vocabulary;
 
 pub(crate) use index::Index;
 pub(crate) use operation::{Hypercall, Op};
+pub(crate) use vocabulary::{Object, Rule, Subject};
 
-/// Who can do something. Services and domains by their position in the policy.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) enum Subject {
-    /// A service of the image.
-    Service(usize),
-    /// Another domain, an entry of `[domains]`.
-    Domain(usize),
-    /// The XenStore daemon.
-    XenStoreDaemon,
-    /// What creates the domain: it gives the boot module and the command line.
-    Toolstack,
-}
-
-/// To what something is done.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) enum Object {
-    /// The guest's console.
-    Console,
-    /// The clocks.
-    Clock,
-    /// The random generator.
-    Entropy,
-    /// The domain's life.
-    Power,
-    /// Facts about the image.
-    Info,
-    /// The image as a whole.
-    Image,
-    /// The service itself: its processor time, stack and restarts.
-    Own,
-    /// An entry of `[regions]`.
-    Region(usize),
-    /// An entry of `[ports]`.
-    Port(usize),
-    /// An entry of `[grants]`.
-    Grant(usize),
-    /// An entry of `[queues]`.
-    Queue(usize),
-    /// A path of an entry of `[xenstore]`: the positions of both.
-    Path(usize, usize),
-    /// The program of a service.
-    Program(usize),
-}
-
-/// The rule of the policy that a step of a path rests on.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) enum Rule {
-    /// The entry of a service.
-    Service(usize),
-    /// One of its capabilities: the positions of both.
-    Held(usize, usize),
-    /// An entry of a region's `map`: the positions of both.
-    Map(usize, usize),
-    /// A region's entry.
-    Region(usize),
-    /// A queue.
-    Queue(usize),
-    /// A port.
-    Port(usize),
-    /// A grant.
-    Grant(usize),
-    /// A path: the positions of the client's entry and of the path.
-    Path(usize, usize),
-}
-
-/// One right of the closure.
+/// A right of the closure.
 #[derive(Clone, Debug)]
 pub(crate) struct Right {
-    /// Who has it.
+    /// The subject that has it.
     pub subject: Subject,
-    /// To what.
+    /// The object.
     pub object: Object,
-    /// What it allows.
+    /// The operation that it allows.
     pub op: Op,
-    /// How much of it, in the unit of [`Op::unit`]; 1 where there is no more or less.
+    /// The amount, in the unit of [`Op::unit`]; 1 if the operation has no amount.
     pub amount: u64,
-    /// The rules that give it, in the order in which it is exercised.
+    /// The rules that give it, in the order in which they are used.
     pub path: Vec<Rule>,
 }

@@ -1,22 +1,22 @@
-//! Names of subjects and objects, as questions have them and as sentences have them.
+//! Names of subjects, objects and rules in questions and in sentences.
 
 use super::{Object, Op, Rule, Subject};
 use crate::model::{Named, Policy, Source};
 
-/// Words that stand for objects which are no entry of the policy, or for all entries of a section.
+/// Words for objects that are not entries of the policy, and for all entries of a section.
 pub(crate) const FIXED: [&str; 12] =
     ["console", "clock", "entropy", "power", "info", "image", "self", "region", "port", "grant", "queue", "program"];
 
 /// The XenStore daemon, as a subject.
 pub(crate) const DAEMON: &str = "xenstore-daemon";
-/// What creates the domain, as a subject.
+/// The toolstack, which creates the domain, as a subject.
 pub(crate) const TOOLSTACK: &str = "toolstack";
 
 fn name<T>(items: &[Named<T>], position: usize) -> &str {
     items.get(position).map_or("?", |item| item.name.value.as_str())
 }
 
-/// The name of a subject, as a question has it.
+/// Returns the name of a subject, as in questions.
 pub(crate) fn subject(policy: &Policy, subject: Subject) -> String {
     let taken = |name: &str| policy.services.defines(name) || policy.domains.defines(name);
     match subject {
@@ -32,7 +32,7 @@ pub(crate) fn subject(policy: &Policy, subject: Subject) -> String {
     }
 }
 
-/// The name of an object, as a question has it: with its section where the name alone would not do.
+/// Returns the name of an object, as in questions: with its section if the name alone is ambiguous.
 pub(crate) fn object(policy: &Policy, object: Object) -> String {
     let (section, name) = match object {
         Object::Console => return "console".into(),
@@ -41,7 +41,7 @@ pub(crate) fn object(policy: &Policy, object: Object) -> String {
         Object::Power => return "power".into(),
         Object::Info => return "info".into(),
         Object::Image => return "image".into(),
-        Object::Own => return "self".into(),
+        Object::Itself => return "self".into(),
         Object::Region(region) => ("region", name(&policy.regions.items, region)),
         Object::Port(port) => ("port", name(&policy.ports.items, port)),
         Object::Grant(grant) => ("grant", name(&policy.grants.items, grant)),
@@ -66,8 +66,8 @@ pub(crate) fn object(policy: &Policy, object: Object) -> String {
     if alone { name.to_owned() } else { format!("{section}:{name}") }
 }
 
-/// What an operation does to an object, as a sentence has it after "can".
-pub(crate) fn deed(policy: &Policy, object: Object, op: Op, amount: u64) -> String {
+/// Returns the operation on an object as the part of a sentence after "can".
+pub(crate) fn ability(policy: &Policy, object: Object, op: Op, amount: u64) -> String {
     let name = self::object(policy, object);
     match (object, op) {
         (Object::Console, _) => "write to the console".into(),
@@ -78,13 +78,13 @@ pub(crate) fn deed(policy: &Policy, object: Object, op: Op, amount: u64) -> Stri
         (Object::Power, _) => "reboot the domain".into(),
         (Object::Info, _) => "read facts about the image".into(),
         (Object::Image, _) => "stop the image by a fault past its restart limit".into(),
-        (Object::Own, Op::Run) => format!("run for up to {:.1} % of the time", amount as f64 / 10_000.0),
-        (Object::Own, Op::Hold) => format!("run {amount} µs without a pause"),
-        (Object::Own, Op::Precede) => format!("come before services of a priority below {amount}"),
-        (Object::Own, Op::Restart) => format!("be started afresh {amount} times"),
-        (Object::Own, _) => format!("use a stack of {amount} pages"),
+        (Object::Itself, Op::Run) => format!("run for up to {:.1} % of the time", amount as f64 / 10_000.0),
+        (Object::Itself, Op::Hold) => format!("run {amount} µs without a pause"),
+        (Object::Itself, Op::Precede) => format!("come before services of a priority below {amount}"),
+        (Object::Itself, Op::Restart) => format!("be restarted {amount} times"),
+        (Object::Itself, _) => format!("use a stack of {amount} pages"),
         (Object::Region(_), Op::Read | Op::Write | Op::Claim) => {
-            let verb = if op == Op::Claim { "be sure of" } else { op.word() };
+            let verb = if op == Op::Claim { "rely on" } else { op.word() };
             let whole = matches!(source(policy, object), Some(Source::Fixed { .. } | Source::Share { .. }));
             let up_to = if matches!(source(policy, object), Some(Source::Share { .. })) && op != Op::Claim {
                 "up to "
@@ -94,8 +94,10 @@ pub(crate) fn deed(policy: &Policy, object: Object, op: Op, amount: u64) -> Stri
             if whole { format!("{verb} {name} ({up_to}{})", counted(amount, "page")) } else { format!("{verb} {name}") }
         }
         (Object::Region(_), Op::Weigh) => format!("have {amount} parts of the remaining memory for {name}"),
-        (Object::Region(_), Op::Keep) => format!("find what it left in {name} after a restart"),
-        (Object::Region(_), _) => format!("see {} in {name}", op.word().trim_start_matches("from-")),
+        (Object::Region(_), Op::Keep) => format!("find the old content of {name} after a restart"),
+        (Object::Region(_), _) => {
+            format!("see the {} in {name}", op.word().trim_start_matches("from-").replace('-', " "))
+        }
         (Object::Port(_), Op::Open) => format!("open the event channel {name}"),
         (Object::Port(_), Op::Receive) => format!("be woken by events over {name}"),
         (Object::Port(_), Op::Close) => format!("close the event channel {name}"),
@@ -116,12 +118,12 @@ fn source(policy: &Policy, object: Object) -> Option<Source> {
     }
 }
 
-/// `1 page`, `2 pages`.
+/// Returns an amount with its noun: `1 page`, `2 pages`.
 pub(crate) fn counted(amount: u64, noun: &str) -> String {
     if amount == 1 { format!("1 {noun}") } else { format!("{amount} {noun}s") }
 }
 
-/// What a rule says, with its section.
+/// Returns the key of a rule, and the rule as a sentence.
 pub(crate) fn rule(policy: &Policy, rule: Rule) -> (String, String) {
     let services = &policy.services.items;
     match rule {
@@ -132,7 +134,7 @@ pub(crate) fn rule(policy: &Policy, rule: Rule) -> (String, String) {
                 format!("{name} is a service with this processor time, stack and restart rule"),
             )
         }
-        Rule::Held(service, held) => {
+        Rule::HeldCapability(service, held) => {
             let name = name(services, service);
             let kind =
                 services.get(service).and_then(|item| item.body.held.get(held)).map_or("?", |held| held.kind.name());

@@ -1,14 +1,14 @@
-//! Operations, what each interface lets a client cause, and the hypercalls that the kernel makes for each
-//! operation.
+//! Operations, the effects that a client can cause by each interface, and the hypercalls that the
+//! kernel makes for each operation.
 
 use cloister_caps::Operation;
 use cloister_caps::rights::Kind;
 
-use super::Object;
+use super::vocabulary::Object;
 
 macro_rules! ops {
     ($($(#[$doc:meta])* $name:ident = $word:literal, $unit:literal;)*) => {
-        /// What is done to an object.
+        /// An operation on an object.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         pub(crate) enum Op {
             $($(#[$doc])* $name,)*
@@ -18,14 +18,14 @@ macro_rules! ops {
             /// Every operation.
             pub(crate) const ALL: &'static [Op] = &[$(Op::$name,)*];
 
-            /// The word for it in questions, assertions and reports.
+            /// Returns the word for it in questions, assertions and reports.
             pub(crate) fn word(self) -> &'static str {
                 match self { $(Op::$name => $word,)* }
             }
 
-            /// What its amount counts; empty where there is no more or less of it.
+            /// Returns the unit of its amount; empty if it has no amount.
             pub(crate) fn unit(self, object: Object) -> &'static str {
-                // Only memory is read and written by the page.
+                // Only reads and writes of memory are counted in pages.
                 if matches!(self, Op::Read | Op::Write) && !matches!(object, Object::Region(_)) {
                     return "";
                 }
@@ -42,17 +42,17 @@ ops! {
     Write = "write", "pages";
     /// Watch a path.
     Watch = "watch", "";
-    /// Memory that the boot promises.
+    /// Have memory that the boot promises.
     Claim = "claim", "pages";
-    /// Weight in sharing the memory that is left.
+    /// Have a weight in sharing the memory that is left.
     Weigh = "weigh", "parts";
-    /// Find after a restart what was in a region before.
+    /// Find the old content of a region after a restart.
     Keep = "keep", "";
-    /// Memory that is the boot module.
+    /// Have memory that is the boot module.
     FromModule = "from-module", "";
-    /// Memory that is the command line.
+    /// Have memory that is the command line.
     FromCommandLine = "from-command-line", "";
-    /// Memory that is the XenStore ring.
+    /// Have memory that is the XenStore ring.
     FromXenStoreRing = "from-xenstore-ring", "";
     /// Read the monotonic clock.
     Now = "now", "";
@@ -82,13 +82,13 @@ ops! {
     Reply = "reply", "messages";
     /// Stop the image, by a fault past the restart limit.
     Stop = "stop", "";
-    /// Processor time: the budget in proportion to the period.
+    /// Use processor time: the budget in proportion to the period.
     Run = "run", "millionths of the processor";
-    /// Processor time without a pause.
+    /// Use processor time without a pause.
     Hold = "hold", "µs";
     /// Come before services of a lower priority.
     Precede = "precede", "priority";
-    /// Be started afresh after a fault.
+    /// Be restarted after a fault.
     Restart = "restart", "restarts";
     /// Have a stack.
     Stack = "stack", "pages";
@@ -97,12 +97,12 @@ ops! {
 }
 
 impl Op {
-    /// The operation of this word.
+    /// Returns the operation of this word.
     pub(crate) fn parse(word: &str) -> Option<Op> {
         Op::ALL.iter().copied().find(|op| op.word() == word)
     }
 
-    /// Whether objects of this kind have the operation.
+    /// Returns `true` if objects of this kind have the operation.
     pub(crate) fn applies_to(self, object: Object) -> bool {
         match object {
             Object::Console => self == Op::Write,
@@ -111,7 +111,7 @@ impl Op {
             Object::Power => matches!(self, Op::Off | Op::Reboot),
             Object::Info => self == Op::Read,
             Object::Image => self == Op::Stop,
-            Object::Own => matches!(self, Op::Run | Op::Hold | Op::Precede | Op::Restart | Op::Stack),
+            Object::Itself => matches!(self, Op::Run | Op::Hold | Op::Precede | Op::Restart | Op::Stack),
             Object::Region(_) => matches!(
                 self,
                 Op::Read
@@ -131,7 +131,7 @@ impl Op {
         }
     }
 
-    /// The kernel's operation that this is, with the kind of its object.
+    /// Returns the kernel's operation, with the kind of its object, if it is one.
     pub(crate) fn invocation(self, object: Object) -> Option<(Kind, Operation)> {
         match (object, self) {
             (Object::Console, Op::Write) => Some((Kind::Console, Operation::ConsoleWrite)),
@@ -151,27 +151,29 @@ impl Op {
     }
 }
 
-/// What a client can cause by the requests of an interface.
+/// The effects that a client can cause by the requests of an interface.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Effects {
     /// Issue and end the grants that the server holds on the client's behalf.
     pub grants: bool,
-    /// Read, write and watch the client's paths; an event on the server's channel to the XenStore daemon.
+    /// Read, write and watch the client's paths, and send an event on the server's channel to the
+    /// XenStore daemon.
     pub store: bool,
-    /// Events on the server's channels to other domains.
+    /// Send events on the server's channels to other domains.
     pub events: bool,
-    /// The interfaces by which the server asks others because it was asked.
+    /// The interfaces by which the server asks others when it is asked.
     pub onward: &'static [&'static str],
 }
 
-/// What the requests of an interface cause. An interface without an entry causes nothing but its server's waking.
+/// Returns the effects of an interface's requests. An interface without an entry only wakes its
+/// server.
 pub(crate) fn effects(interface: &str) -> Effects {
     match interface {
         "grants" => Effects { grants: true, ..Effects::default() },
         "store" => Effects { store: true, ..Effects::default() },
-        // Frames to send and pages to receive into: the driver tells the back end of them.
+        // Frames to send and pages to receive into: the driver notifies the back end of them.
         "net" => Effects { events: true, ..Effects::default() },
-        // What goes over a connection, or ends it, becomes frames.
+        // Data on a connection, and its end, become frames.
         "socket" | "control" => Effects { onward: &["net"], ..Effects::default() },
         _ => Effects::default(),
     }
@@ -179,7 +181,7 @@ pub(crate) fn effects(interface: &str) -> Effects {
 
 macro_rules! hypercalls {
     ($($name:ident = $word:literal;)*) => {
-        /// A hypercall that the kernel makes because a service did something.
+        /// A hypercall that the kernel makes for an operation of a service.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
         pub(crate) enum Hypercall { $(#[doc = $word] $name,)* }
 
@@ -187,7 +189,7 @@ macro_rules! hypercalls {
             /// Every such hypercall.
             pub(crate) const ALL: &'static [Hypercall] = &[$(Hypercall::$name,)*];
 
-            /// Its name in Xen's public headers.
+            /// Returns its name in Xen's public headers.
             pub(crate) fn name(self) -> &'static str {
                 match self { $(Hypercall::$name => $word,)* }
             }
@@ -202,26 +204,28 @@ hypercalls! {
     Unmask = "EVTCHNOP_unmask";
     Shutdown = "SCHEDOP_shutdown";
     Yield = "SCHEDOP_yield";
-    SetTimer = "VCPUOP_set_singleshot_timer";
+    SetTimer = "set_timer_op";
 }
 
 impl Hypercall {
-    /// The hypercalls that an operation can cause. Grants cause none: the kernel writes the grant table, which is
-    /// its own memory.
+    /// Returns the hypercalls that an operation can cause.
+    ///
+    /// Grants cause none: the kernel writes the grant table, which is its own memory.
     pub(crate) fn of(object: Object, op: Op) -> &'static [Hypercall] {
         match (object, op) {
             (Object::Console, Op::Write) => &[Hypercall::Send],
-            // Before the end, the kernel gives the console's daemon time to take the last lines.
+            // Before the end, the kernel gives the console daemon time to read the last lines.
             (Object::Power, Op::Off | Op::Reboot) | (Object::Image, Op::Stop) => {
                 &[Hypercall::Shutdown, Hypercall::Yield]
             }
-            // A fresh channel is unmasked, and so is one whose event its owner has seen, when the owner waits.
+            // A new channel is unmasked. So is one whose event its owner has seen, when the owner
+            // waits.
             (Object::Port(_), Op::Open) => &[Hypercall::AllocUnbound, Hypercall::Unmask],
             (Object::Port(_), Op::Send) => &[Hypercall::Send],
             (Object::Port(_), Op::Receive) => &[Hypercall::Unmask],
             (Object::Port(_), Op::Close) => &[Hypercall::Close],
-            // Whoever runs can wait for a deadline.
-            (Object::Own, Op::Run) => &[Hypercall::SetTimer],
+            // Every running service can wait for a deadline.
+            (Object::Itself, Op::Run) => &[Hypercall::SetTimer],
             _ => &[],
         }
     }

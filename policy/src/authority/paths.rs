@@ -1,11 +1,11 @@
-//! What a rule for a XenStore path covers, as the XenStore service decides it.
+//! The paths that a rule for a XenStore path covers, as the XenStore service decides.
 
-/// The path with the domain's own directory written out.
+/// Returns a path with the domain's own directory written out.
 pub(crate) fn absolute(path: &str) -> String {
     if path.starts_with('/') { path.to_owned() } else { format!("/local/domain/{{self}}/{path}") }
 }
 
-/// Whether a rule for `rule` covers everything that one for `path` does.
+/// Returns `true` if a rule for `rule` covers everything that a rule for `path` covers.
 pub(crate) fn covers(rule: &str, path: &str) -> bool {
     let (rule, path) = (absolute(rule), absolute(path));
     let mut below = path.split('/').skip(1);
@@ -13,7 +13,7 @@ pub(crate) fn covers(rule: &str, path: &str) -> bool {
 }
 
 fn part_covers(rule: &str, component: &str) -> bool {
-    // The service takes a number in its shortest form, of at most ten digits.
+    // The service accepts a number in its shortest form, of at most ten digits.
     let leading_zero = component.len() > 1 && component.starts_with('0');
     let digits = !component.is_empty() && component.bytes().all(|byte| byte.is_ascii_digit());
     let number = digits && component.len() <= 10 && !leading_zero;

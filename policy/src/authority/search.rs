@@ -1,5 +1,5 @@
-//! One question: can this subject do that? Backward from the object to who may have it done, with every rule on the
-//! way.
+//! Answers one question: can this subject do that? Goes backward from the object to the subjects
+//! that can cause it, and collects the rules.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,21 +13,21 @@ use super::operation::{Effects, effects};
 use super::{Index, Object, Op, Right, Rule, Subject};
 use crate::model::{Policy, Source};
 
-/// How a subject comes to do something.
+/// The way by which a subject can do something.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Way {
-    /// How much of it.
+    /// The amount.
     pub amount: u64,
     /// The rules, in the order in which they are used.
     pub path: Vec<Rule>,
 }
 
-/// What could reach something if services were taken over.
+/// A chain of takeovers by which a subject would gain a right.
 #[derive(Clone, Debug)]
 pub(crate) struct Takeover {
     /// The services, in order, each with the rule over which it is attacked.
     pub services: Vec<(Rule, usize)>,
-    /// What the last one can do.
+    /// The right of the last service.
     pub right: Right,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// How `subject` can do `op` to `object`, if it can: by the shortest way.
+    /// Returns the shortest way by which `subject` can do `op` to `object`, if there is one.
     pub(crate) fn can(&self, subject: Subject, object: Object, op: Op) -> Option<Way> {
         if !op.applies_to(object) {
             return None;
@@ -50,12 +50,12 @@ impl Search<'_> {
         }
     }
 
-    /// What the policy gives the service itself.
+    /// Returns the way by the service's own capabilities.
     fn held(&self, service: usize, object: Object, op: Op) -> Option<Way> {
         let way = |amount: u64, path: &[Rule]| Some(Way { amount, path: path.to_vec() });
         let item = self.policy.services.items.get(service)?;
         match object {
-            Object::Own => {
+            Object::Itself => {
                 let (_, amount) = own_amounts(&item.body).into_iter().find(|(own, _)| *own == op)?;
                 way(amount, &[Rule::Service(service)])
             }
@@ -91,7 +91,7 @@ impl Search<'_> {
                     .held
                     .iter()
                     .position(|held| held.kind == kind && held.rights.contains(operation.right()))?;
-                way(1, &[Rule::Held(service, held)])
+                way(1, &[Rule::HeldCapability(service, held)])
             }
         }
     }
@@ -111,7 +111,7 @@ impl Search<'_> {
             (Op::FromModule, Source::Module) => 1,
             (Op::FromCommandLine, Source::CommandLine) => 1,
             (Op::FromXenStoreRing, Source::XenStoreRing) => 1,
-            (Op::Keep, _) if writes && !self.index.emptied(self.policy, region) => 1,
+            (Op::Keep, _) if writes && !self.index.cleared_on_restart(self.policy, region) => 1,
             _ => return None,
         };
         Some(Way { amount, path: vec![map, Rule::Region(region)] })
@@ -121,13 +121,13 @@ impl Search<'_> {
         Some(u64::from(self.policy.grants.items.get(grant)?.body.pages.value))
     }
 
-    /// What others do for the service when it asks.
+    /// Returns the way by requests to other services.
     fn asked(&self, service: usize, object: Object, op: Op) -> Option<Way> {
         match object {
             Object::Grant(grant) => {
                 let granted = self.index.grants.get(grant)?;
                 let way = self.queues_to(granted.holder, service, &|effects| effects.grants)?;
-                // The rule is the asker's alone, whoever asks the asker.
+                // The rule is that of the direct client only, whoever asks that client.
                 let asker = way.last().and_then(|queue| self.index.queues.get(*queue))?.from;
                 if asker != granted.client {
                     return None;
@@ -167,8 +167,10 @@ impl Search<'_> {
         self.policy.queues.items.get(queue).map_or_else(Effects::default, |item| effects(&item.body.interface.value))
     }
 
-    /// The queues over which requests of `client` come to `server`, the last of an interface that does what is
-    /// looked for, each before it of one that is passed on over the next. Requests form no circle, so this ends.
+    /// Returns the chain of queues over which requests of `client` reach `server`.
+    ///
+    /// The interface of the last queue has the wanted effect. Each interface before it passes
+    /// requests on over the next one. Requests form no cycle, so this ends.
     fn queues_to(&self, server: usize, client: usize, wanted: &dyn Fn(Effects) -> bool) -> Option<Vec<usize>> {
         let serves = &self.index.services.get(server)?.serves;
         let wanted_here = || serves.iter().copied().filter(|queue| wanted(self.effects(*queue)));
@@ -220,7 +222,7 @@ impl Search<'_> {
     }
 }
 
-/// Who can hand data to whom, and so attack whom.
+/// The subjects that can pass data to a service, and so attack it.
 pub(crate) struct Influence {
     graph: Graph<Subject, Rule>,
     nodes: HashMap<Subject, NodeIndex>,
@@ -275,8 +277,10 @@ impl Influence {
         }
     }
 
-    /// The fewest services that must be taken over, from `subject` on, until one has a right of `reached`. Of equally
-    /// few, those that come first.
+    /// Returns the shortest chain of takeovers from `subject` to a service with a right in
+    /// `reached`.
+    ///
+    /// Of equally short chains, the first.
     pub(crate) fn takeover(&self, subject: Subject, reached: &HashMap<Subject, &Right>) -> Option<Takeover> {
         let right = |node: NodeIndex| self.graph.node_weight(node).and_then(|subject| reached.get(subject));
         let start = *self.nodes.get(&subject)?;
@@ -294,7 +298,7 @@ impl Influence {
     }
 }
 
-/// The first right of each subject to one of `targets`.
+/// Returns the first right of each subject to one of `targets`.
 pub(crate) fn reached<'a>(rights: &'a [Right], targets: &HashSet<(Object, Op)>) -> HashMap<Subject, &'a Right> {
     let mut reached = HashMap::new();
     for right in rights.iter().filter(|right| targets.contains(&(right.object, right.op))) {

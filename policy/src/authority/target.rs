@@ -1,13 +1,13 @@
-//! The names in questions and assertions, resolved.
+//! Resolves the names in questions and assertions.
 
 use super::names::{DAEMON, FIXED, TOOLSTACK};
 use super::{Hypercall, Object, Op, Subject, paths};
 use crate::model::Policy;
 
-/// What a question is about: any of these, done to any of those.
+/// The objects and operations that a question is about.
 pub(crate) type Targets = Vec<(Object, Op)>;
 
-/// The subjects of a name: one, or every entry of `[domains]` that a domain id belongs to.
+/// Returns the subjects of a name: one, or every entry of `[domains]` that contains a domain id.
 pub(crate) fn subjects(policy: &Policy, text: &str) -> Result<Vec<Subject>, String> {
     let unknown = || {
         let mut known: Vec<&str> =
@@ -40,14 +40,14 @@ pub(crate) fn subjects(policy: &Policy, text: &str) -> Result<Vec<Subject>, Stri
     }
 }
 
-/// The names in a list that is not too long to read.
+/// Returns the names as a list that is not too long to read.
 fn shortened(names: &[&str]) -> String {
     const SHOWN: usize = 12;
     let head = names.get(..SHOWN.min(names.len())).unwrap_or_default().join(", ");
     if names.len() > SHOWN { format!("{head} and {} more", names.len() - SHOWN) } else { head }
 }
 
-/// The targets of `OBJECT.OPERATION` or of the name of a hypercall.
+/// Returns the targets of `OBJECT.OPERATION` or of the name of a hypercall.
 pub(crate) fn targets(policy: &Policy, text: &str) -> Result<Targets, String> {
     if let Some(hypercall) = Hypercall::ALL.iter().find(|hypercall| hypercall.name() == text) {
         return Ok(causes(policy, *hypercall));
@@ -58,7 +58,7 @@ pub(crate) fn targets(policy: &Policy, text: &str) -> Result<Targets, String> {
     operation(policy, object, word)
 }
 
-/// The targets of an operation on an object.
+/// Returns the targets of an operation on an object.
 pub(crate) fn operation(policy: &Policy, object: &str, word: &str) -> Result<Targets, String> {
     let Some(op) = Op::parse(word) else {
         let words: Vec<&str> = Op::ALL.iter().map(|op| op.word()).collect();
@@ -78,7 +78,7 @@ pub(crate) fn operation(policy: &Policy, object: &str, word: &str) -> Result<Tar
             .collect());
     }
     let candidates = objects(policy, object);
-    // A section without an entry is known all the same: there is nothing in it that something could be done to.
+    // The word of an empty section is known, but has no objects.
     if candidates.is_empty() && !FIXED.contains(&object) {
         return Err(unknown_object(policy, object));
     }
@@ -103,7 +103,8 @@ fn operations_of(objects: &[Object]) -> String {
     words.join(", ")
 }
 
-/// Every object of this name, of whatever section; all of a section for the section's word.
+/// Returns every object of this name in any section, or all objects of a section for the section's
+/// word.
 fn objects(policy: &Policy, name: &str) -> Vec<Object> {
     let (section, bare) = match name.split_once(':') {
         Some((section, bare)) => (Some(section), bare),
@@ -116,7 +117,7 @@ fn objects(policy: &Policy, name: &str) -> Vec<Object> {
         (None, "power") => vec![Object::Power],
         (None, "info") => vec![Object::Info],
         (None, "image") => vec![Object::Image],
-        (None, "self") => vec![Object::Own],
+        (None, "self") => vec![Object::Itself],
         (None, "region") => (0..policy.regions.items.len()).map(Object::Region).collect(),
         (None, "port") => (0..policy.ports.items.len()).map(Object::Port).collect(),
         (None, "grant") => (0..policy.grants.items.len()).map(Object::Grant).collect(),
@@ -154,7 +155,7 @@ fn unknown_object(policy: &Policy, name: &str) -> String {
     format!("there is no object `{name}`; there are {}", shortened(&known))
 }
 
-/// The rules of XenStore that cover a path.
+/// Returns the path rules that cover a path.
 fn covering(policy: &Policy, path: &str, op: Op) -> Targets {
     let mut found = Vec::new();
     for (entry, item) in policy.xenstore.items.iter().enumerate() {
@@ -167,9 +168,9 @@ fn covering(policy: &Policy, path: &str, op: Op) -> Targets {
     found
 }
 
-/// Everything that makes the kernel do a hypercall.
+/// Returns the operations for which the kernel makes a hypercall.
 fn causes(policy: &Policy, hypercall: Hypercall) -> Targets {
-    let fixed = [Object::Console, Object::Power, Object::Image, Object::Own];
+    let fixed = [Object::Console, Object::Power, Object::Image, Object::Itself];
     let ports = (0..policy.ports.items.len()).map(Object::Port);
     let mut found = Vec::new();
     for object in fixed.into_iter().chain(ports) {

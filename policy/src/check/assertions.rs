@@ -1,4 +1,5 @@
-//! What assertions name is there. Whether they hold is proved later, of a policy that is otherwise sound.
+//! Checks that everything that assertions name is defined. Whether they hold is proved later, on a
+//! sound policy.
 
 use crate::authority::target;
 use crate::diagnostic::{Diagnostic, Log, Spanned};
@@ -26,7 +27,7 @@ pub(super) fn check(policy: &Policy, log: &mut Log) {
                 } else if what.value == Measure::Restarts {
                     log.push(
                         Diagnostic::at(&what.span, "`restarts` is counted for one service")
-                            .label("whose?")
+                            .label("no service is named")
                             .help("write, for example, `service = \"http\"`"),
                     );
                 }
@@ -46,7 +47,7 @@ fn service(policy: &Policy, name: &Spanned<String>, log: &mut Log) {
     }
 }
 
-/// A name that is defined by a malformed entry has been reported there.
+/// Checks that a subject is defined. A malformed entry that defines it has been reported there.
 fn subject(policy: &Policy, name: &Spanned<String>, log: &mut Log) {
     let defined = policy.services.defines(&name.value) || policy.domains.defines(&name.value);
     if let (false, Err(problem)) = (defined, target::subjects(policy, &name.value)) {

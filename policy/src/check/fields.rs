@@ -1,13 +1,14 @@
-//! The names by which a service's program knows its capabilities: each must be a name in Rust, and once only.
+//! Checks the fields by which a service's program names its capabilities: each is a Rust name, and
+//! unique.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use cloister_caps::rights::Kind;
 
 use crate::diagnostic::{Diagnostic, Log, Span, Spanned};
-use crate::model::{How, Policy};
+use crate::model::{MapAccess, Policy};
 
-/// Words that Rust does not take as the name of a field: strict and reserved keywords.
+/// Words that cannot be the name of a field in Rust: strict and reserved keywords.
 const KEYWORDS: &[&str] = &[
     "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn", "else",
     "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop", "macro", "match", "mod",
@@ -23,10 +24,13 @@ pub(super) fn check(policy: &Policy, log: &mut Log) {
             if let Some((first, first_what)) = fields.get(name.as_str()) {
                 let shown = name.replace('_', "-");
                 log.push(
-                    Diagnostic::at(span, format!("service `{}` knows two things as `{shown}`", service.name.value))
-                        .label(*what)
-                        .related(first, *first_what)
-                        .help("give one of them another name"),
+                    Diagnostic::at(
+                        span,
+                        format!("service `{}` has two capabilities with the name `{shown}`", service.name.value),
+                    )
+                    .label(*what)
+                    .related(first, *first_what)
+                    .help("give one of them another name"),
                 );
             } else {
                 fields.insert(name, (span, what));
@@ -39,10 +43,10 @@ pub(super) fn check(policy: &Policy, log: &mut Log) {
     }
 }
 
-/// Name, place and description of each field.
+/// Name, position and description of each field.
 type Fields<'a> = Vec<(String, &'a Span, &'static str)>;
 
-/// The fields of each service's capabilities, those with fixed names first.
+/// Returns the fields of each service's capabilities, those with fixed names first.
 fn fields_of(policy: &Policy) -> HashMap<&str, Fields<'_>> {
     let mut fields: HashMap<&str, Fields<'_>> = HashMap::new();
     for service in &policy.services.items {
@@ -51,7 +55,7 @@ fn fields_of(policy: &Policy) -> HashMap<&str, Fields<'_>> {
     }
     queue_fields(policy, &mut fields);
     for region in &policy.regions.items {
-        for entry in region.body.map.iter().filter(|entry| entry.how.value != How::Heap) {
+        for entry in region.body.map.iter().filter(|entry| entry.how.value != MapAccess::Heap) {
             let own = fields.entry(&entry.service.value).or_default();
             own.push((field(&region.name.value), &region.name.span, "a region"));
         }
@@ -67,7 +71,8 @@ fn fields_of(policy: &Policy) -> HashMap<&str, Fields<'_>> {
     fields
 }
 
-/// The fields that queues give their ends. What a service has once for several queues is the first one's.
+/// Adds the fields for the ends of queues. A field that stands for several queues is reported at
+/// the first.
 fn queue_fields<'a>(policy: &'a Policy, fields: &mut HashMap<&'a str, Fields<'a>>) {
     let mut seen: HashSet<(&str, &str, bool)> = HashSet::new();
     let mut enforcing: HashSet<&str> = HashSet::new();
@@ -101,7 +106,7 @@ fn kind_label(kind: Kind) -> &'static str {
     }
 }
 
-/// The name of the field for a name of the policy.
+/// Returns the name of the field for a name of the policy.
 pub(crate) fn field(name: &str) -> String {
     name.replace('-', "_")
 }
@@ -109,7 +114,7 @@ pub(crate) fn field(name: &str) -> String {
 fn not_a_keyword(name: &Spanned<String>, log: &mut Log) {
     if KEYWORDS.contains(&name.value.as_str()) {
         log.push(
-            Diagnostic::at(&name.span, format!("`{}` is a word of Rust", name.value))
+            Diagnostic::at(&name.span, format!("`{}` is a keyword of Rust", name.value))
                 .label("cannot be the name of a field")
                 .help("choose another name: the service's program knows it by this name"),
         );

@@ -1,4 +1,4 @@
-//! What the kernel and the services have room for.
+//! Checks the limits of the kernel and of the services.
 
 use cloister_caps::tables::{
     FIRST_GRANT_REF, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS,
@@ -6,16 +6,15 @@ use cloister_caps::tables::{
 
 use cloister_interfaces::rules::MAX_PATH_RULES;
 
-use super::served;
+use crate::address_space::FIXED_AREA_PAGES;
 use crate::diagnostic::{Diagnostic, Log, Spanned};
 use crate::model::{Policy, Section, Source};
-use crate::plan::FIXED_AREA_PAGES;
 
-/// Clients of one interface that a service has room for.
+/// The largest number of clients of one interface of a service.
 const MAX_CLIENTS: usize = 4;
-/// Grant rules that a service can hold.
+/// The largest number of grant rules that a service can hold.
 const MAX_HELD_GRANTS: usize = 8;
-/// Regions that one queue of the policy takes: two pages' worth for each direction.
+/// The number of regions of one queue of the policy: two for each direction.
 const REGIONS_PER_QUEUE: usize = 4;
 
 pub(super) fn check(policy: &Policy, log: &mut Log) {
@@ -44,8 +43,8 @@ fn at_most<T>(section: &Section<T>, what: &str, limit: usize, log: &mut Log) {
     }
 }
 
-/// The regions of an image: those of the policy, a stack each, the pages of the queues, and the rules that a
-/// service enforces.
+/// Checks the number of regions of an image: those of the policy, a stack for each service, the
+/// pages of the queues, and the rules that services enforce.
 fn regions(policy: &Policy, log: &mut Log) {
     let enforcing = policy.services.names.iter().filter(|service| enforces(policy, &service.value)).count();
     let (own, stacks) = (policy.regions.names.len(), policy.services.names.len());
@@ -73,15 +72,15 @@ fn grant_references(policy: &Policy, log: &mut Log) {
                 &widest.body.pages.span,
                 format!("the grants cover {count} pages; an image can grant at most {limit}"),
             )
-            .label("the widest grant"),
+            .label("the largest grant"),
         );
     }
 }
 
 fn clients(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
     for (interface, _, _) in cloister_interfaces::CATALOG {
-        let Some(over) = served(policy, &service.value, interface).nth(MAX_CLIENTS) else { continue };
-        let count = served(policy, &service.value, interface).count();
+        let Some(over) = policy.served(&service.value, interface).nth(MAX_CLIENTS) else { continue };
+        let count = policy.served(&service.value, interface).count();
         if let Some(queue) = policy.queues.get(over) {
             log.push(
                 Diagnostic::at(
@@ -105,9 +104,9 @@ fn held_grants(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
     }
 }
 
-/// The paths of all clients of a XenStore server, which it keeps as it reads them.
+/// Checks the number of paths that a XenStore server enforces, over all its clients.
 fn path_rules(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
-    let clients = served(policy, &service.value, "store").filter_map(|queue| policy.queues.get(queue));
+    let clients = policy.served(&service.value, "store").filter_map(|queue| policy.queues.get(queue));
     let paths = clients.filter_map(|queue| policy.xenstore.get(&queue.body.from.value)).flat_map(|paths| &paths.body);
     let mut beyond = paths.skip(MAX_PATH_RULES);
     if let Some(over) = beyond.next() {
@@ -115,13 +114,15 @@ fn path_rules(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
         log.push(
             Diagnostic::at(&over.path.span, format!("service `{}` enforces {count} paths", service.value))
                 .label(format!("it has room for {MAX_PATH_RULES}"))
-                .help("a right to a node is one to everything below it: name directories"),
+                .help("a right to a node includes everything below it: name directories"),
         );
     }
 }
 
-/// A service's CSpace: what its own entry gives it, its ends of queues and the pages of each, ports, grants,
-/// regions, its stack, and the rules that it enforces. Slot 0 stays empty.
+/// Checks the size of a service's CSpace.
+///
+/// It has what the service's own entry gives, its ends of queues and the pages of each, ports,
+/// grants, regions, its stack, and the rules that it enforces. Slot 0 stays empty.
 fn slots(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
     let name = &service.value;
     let held = policy.services.get(name).map_or(0, |service| service.body.held.len());
@@ -143,12 +144,12 @@ fn slots(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
     }
 }
 
-/// Whether a service gets a region of rules.
+/// Returns `true` if a service gets a region of rules.
 fn enforces(policy: &Policy, service: &str) -> bool {
-    ["store", "grants"].iter().any(|interface| served(policy, service, interface).next().is_some())
+    ["store", "grants"].iter().any(|interface| policy.served(service, interface).next().is_some())
 }
 
-/// Regions of known size have 2 GiB of a service's addresses.
+/// Checks that a service's regions of known size fit their 2 GiB of addresses.
 fn address_space(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
     let mapped = policy
         .regions
@@ -161,7 +162,7 @@ fn address_space(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
             _ => 2,
         })
         .sum();
-    // Stacks, queues and rules take a small part of the margin.
+    // The margin is for stacks, queues and rules, which take a small part of it.
     if pages > FIXED_AREA_PAGES - (1 << 16) {
         log.push(
             Diagnostic::at(
@@ -184,7 +185,8 @@ mod tests {
     use super::*;
     use crate::{canonical, check, diagnostic, emit, plan, read};
 
-    /// So many services, regions of a page, queues, ports and grants.
+    /// Returns a policy with these numbers of services, regions of a page, queues, ports and
+    /// grants.
     fn text(services: usize, regions: usize, queues: usize, ports: usize, grants: usize, pages: u32) -> String {
         let mut out = String::from("format = 1\nimage = { name = \"full\" }\n");
         for index in 0..services {
@@ -236,7 +238,8 @@ mod tests {
     }
 
     proptest! {
-        /// Around each of its limits, the kernel refuses what the compiler refuses, and takes what it takes.
+        /// Around each limit, the kernel refuses what the compiler refuses, and accepts what it
+        /// accepts.
         #[test]
         fn the_compiler_and_the_kernel_have_the_same_limits(
             services in 12usize..19,
@@ -248,7 +251,7 @@ mod tests {
         ) {
             let text = text(services, regions, queues, ports, grants, pages);
             let mut log = Log::default();
-            let policy = read::read("full", &text, read::Size::Image, &mut log).unwrap();
+            let policy = read::read("full", &text, read::text::Size::Image, &mut log).unwrap();
             check::check(&policy, &mut log);
             prop_assume!(log.is_empty());
             super::check(&policy, &mut log);

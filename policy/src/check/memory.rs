@@ -1,16 +1,16 @@
-//! Who may read and write which memory: regions, and the grants that give them to other domains.
+//! Checks who may read and write which memory: regions, and the grants of regions to other domains.
 
 use std::collections::HashMap;
 
 use crate::diagnostic::{Diagnostic, Log};
-use crate::model::{Grant, How, MapEntry, Named, Policy, Region, Source};
+use crate::model::{Grant, MapAccess, MapEntry, Named, Policy, Region, Source};
 
 pub(super) fn check(policy: &Policy, log: &mut Log) {
     for region in &policy.regions.items {
         one_writer(region, log);
         heap_is_private(region, log);
         kind_allows_mapping(region, log);
-        keep_means_something(policy, region, log);
+        keep_has_effect(policy, region, log);
     }
     one_of_each_kind(policy, log);
     one_heap_each(policy, log);
@@ -41,9 +41,9 @@ fn one_writer(region: &Named<Region>, log: &mut Log) {
 }
 
 fn heap_is_private(region: &Named<Region>, log: &mut Log) {
-    let Some(heap) = region.body.map.iter().find(|entry| entry.how.value == How::Heap) else { return };
+    let Some(heap) = region.body.map.iter().find(|entry| entry.how.value == MapAccess::Heap) else { return };
     for other in region.body.map.iter().filter(|entry| entry.service.value != heap.service.value) {
-        if other.how.value == How::Read {
+        if other.how.value == MapAccess::Read {
             let message = format!(
                 "region `{}` is the heap of `{}`, and `{}` reads it",
                 region.name.value, heap.service.value, other.service.value
@@ -52,7 +52,7 @@ fn heap_is_private(region: &Named<Region>, log: &mut Log) {
                 Diagnostic::at(&other.service.span, message)
                     .label("reads it")
                     .related(&heap.how.span, "a heap holds private data")
-                    .help("share data by a region of its own"),
+                    .help("share data in a separate region"),
             );
         }
     }
@@ -63,8 +63,8 @@ fn kind_allows_mapping(region: &Named<Region>, log: &mut Log) {
     for entry in &region.body.map {
         let allowed = match source {
             Source::Fixed { .. } | Source::Share { .. } => true,
-            Source::Module | Source::CommandLine => entry.how.value == How::Read,
-            Source::XenStoreRing => entry.how.value != How::Heap,
+            Source::Module | Source::CommandLine => entry.how.value == MapAccess::Read,
+            Source::XenStoreRing => entry.how.value != MapAccess::Heap,
         };
         if !allowed {
             let (word, how) = (source.word(), entry.how.value.word());
@@ -79,18 +79,18 @@ fn kind_allows_mapping(region: &Named<Region>, log: &mut Log) {
     }
 }
 
-/// Only what a restart would empty can be kept.
-fn keep_means_something(policy: &Policy, region: &Named<Region>, log: &mut Log) {
+/// Checks that `keep` has an effect: only a region that a restart would clear can be kept.
+fn keep_has_effect(policy: &Policy, region: &Named<Region>, log: &mut Log) {
     let Some(keep) = &region.body.keep else { return };
-    let zeroed = matches!(region.body.source.value, Source::Fixed { .. } | Source::Share { .. });
-    let heap = region.body.map.iter().any(|entry| entry.how.value == How::Heap);
+    let clearable = matches!(region.body.source.value, Source::Fixed { .. } | Source::Share { .. });
+    let heap = region.body.map.iter().any(|entry| entry.how.value == MapAccess::Heap);
     let granted = policy.grants.items.iter().any(|grant| grant.body.region.value == region.name.value);
     let why = if heap {
-        "a heap is emptied at every restart"
-    } else if !zeroed {
-        "a restart never empties a region of this kind"
+        "every restart clears a heap"
+    } else if !clearable {
+        "a restart never clears a region of this kind"
     } else if region.body.map.len() > 1 || granted {
-        "a restart never empties a region that others use too"
+        "a restart never clears a region that others use too"
     } else {
         return;
     };
@@ -101,7 +101,8 @@ fn keep_means_something(policy: &Policy, region: &Named<Region>, log: &mut Log) 
     );
 }
 
-/// The boot module, the command line and the XenStore ring exist once.
+/// Checks that the boot module, the command line and the XenStore ring have at most one region
+/// each.
 fn one_of_each_kind(policy: &Policy, log: &mut Log) {
     for kind in [Source::Module, Source::CommandLine, Source::XenStoreRing] {
         let mut of_kind = policy.regions.items.iter().filter(|region| region.body.source.value == kind);
@@ -121,7 +122,7 @@ fn one_of_each_kind(policy: &Policy, log: &mut Log) {
 fn one_heap_each(policy: &Policy, log: &mut Log) {
     let mut first: HashMap<&str, &MapEntry> = HashMap::new();
     let heaps = policy.regions.items.iter().flat_map(|region| &region.body.map);
-    for heap in heaps.filter(|entry| entry.how.value == How::Heap) {
+    for heap in heaps.filter(|entry| entry.how.value == MapAccess::Heap) {
         let service = heap.service.value.as_str();
         let Some(first) = first.get(service) else {
             first.insert(service, heap);
@@ -136,7 +137,8 @@ fn one_heap_each(policy: &Policy, log: &mut Log) {
     }
 }
 
-/// A page has one grant reference, so that its rule is the only one to say who may use it and how.
+/// Checks that no region is in two grant rules: a page has one grant reference, and one rule says
+/// who may use it.
 fn granted_once(policy: &Policy, log: &mut Log) {
     let mut first: HashMap<&str, &Named<Grant>> = HashMap::new();
     for grant in &policy.grants.items {
@@ -149,7 +151,7 @@ fn granted_once(policy: &Policy, log: &mut Log) {
             Diagnostic::at(&grant.body.region.span, format!("the pages of region `{name}` are in two grant rules"))
                 .label(format!("`{}`", grant.name.value))
                 .related(&first.body.region.span, format!("`{}`", first.name.value))
-                .help("a rule covers a region from its first page; give each rule a region of its own"),
+                .help("a rule covers a region from its first page; give each rule a separate region"),
         );
     }
 }
@@ -160,7 +162,7 @@ fn grantable(grant: &Named<Grant>, region: &Named<Region>, log: &mut Log) {
         log.push(
             Diagnostic::at(&grant.body.region.span, format!("region `{name}` cannot be granted"))
                 .label("not of a fixed size")
-                .related(&region.body.source.span, "where its memory comes from")
+                .related(&region.body.source.span, "the source of its memory")
                 .help("grant a region that has `pages`"),
         );
         return;
@@ -177,7 +179,7 @@ fn grantable(grant: &Named<Grant>, region: &Named<Region>, log: &mut Log) {
             .help(format!("write `pages = {pages}` or fewer")),
         );
     }
-    if let Some(heap) = region.body.map.iter().find(|entry| entry.how.value == How::Heap) {
+    if let Some(heap) = region.body.map.iter().find(|entry| entry.how.value == MapAccess::Heap) {
         log.push(
             Diagnostic::at(
                 &grant.body.region.span,
@@ -185,7 +187,7 @@ fn grantable(grant: &Named<Grant>, region: &Named<Region>, log: &mut Log) {
             )
             .label("private data would reach another domain")
             .related(&heap.how.span, "the heap")
-            .help("grant a region of its own"),
+            .help("grant a separate region"),
         );
     }
 }

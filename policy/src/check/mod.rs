@@ -1,4 +1,5 @@
-//! What must hold of a policy as a whole. Each check says what it found, where, and what to write instead.
+//! Checks the policy as a whole. Each check reports what is wrong, where, and what to write
+//! instead.
 
 mod assertions;
 mod cpu;
@@ -13,7 +14,7 @@ pub(crate) use fields::field;
 use crate::diagnostic::Log;
 use crate::model::Policy;
 
-/// Runs every check but that of the limits.
+/// Runs every check except that of the limits.
 pub(crate) fn check(policy: &Policy, log: &mut Log) {
     names::check(policy, log);
     cpu::check(policy, log);
@@ -23,17 +24,7 @@ pub(crate) fn check(policy: &Policy, log: &mut Log) {
     assertions::check(policy, log);
 }
 
-/// Whether an image has room for it.
+/// Checks that an image has room for the policy.
 pub(crate) fn limits(policy: &Policy, log: &mut Log) {
     limits::check(policy, log);
-}
-
-/// The queues of `interface` that `service` serves, in the order of their names.
-pub(crate) fn served<'a>(policy: &'a Policy, service: &'a str, interface: &'a str) -> impl Iterator<Item = &'a str> {
-    policy
-        .queues
-        .items
-        .iter()
-        .filter(move |queue| queue.body.to.value == service && queue.body.interface.value == interface)
-        .map(|queue| queue.name.value.as_str())
 }

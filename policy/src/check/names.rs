@@ -1,4 +1,4 @@
-//! Every name that is used is defined, and everything that is defined is used.
+//! Checks that every name that is used is defined, and that every domain that is defined is used.
 
 use std::collections::HashSet;
 
@@ -72,7 +72,8 @@ fn interface(name: &Spanned<String>, log: &mut Log) {
     );
 }
 
-/// A domain that nothing names would read as if the image dealt with it.
+/// Checks that each domain is named by a port or a grant. Otherwise it would look as if the image
+/// used it.
 fn unused_domains(policy: &Policy, log: &mut Log) {
     if !policy.ports.is_complete() || !policy.grants.is_complete() {
         return;

@@ -1,4 +1,4 @@
-//! Queues, ports, and the services that enforce rules of the policy themselves.
+//! Checks queues, ports, and the services that enforce rules of the policy.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -10,13 +10,13 @@ use crate::model::{Grant, Named, Peer, Policy, Queue};
 
 pub(super) fn check(policy: &Policy, log: &mut Log) {
     cycles(policy, log);
-    one_queue_an_interface(policy, log);
+    one_queue_per_interface(policy, log);
     xenstore_ports(policy, log);
-    // Only where every queue is sound does the lack of one prove anything.
+    // Only if every queue is sound does the absence of one prove anything.
     if policy.queues.is_complete() && policy.queues.items.iter().all(|queue| sound(policy, &queue.body)) {
         let queues = Queues::new(policy);
         for grant in &policy.grants.items {
-            grant_has_a_way(policy, &queues, grant, log);
+            grant_client_can_ask(policy, &queues, grant, log);
         }
         paths_have_a_client(policy, &queues, log);
         one_kind_of_rules(policy, &queues, log);
@@ -41,21 +41,22 @@ impl<'a> Queues<'a> {
     }
 }
 
-/// Whether everything that a queue names exists.
+/// Returns `true` if everything that a queue names is defined.
 fn sound(policy: &Policy, queue: &Queue) -> bool {
     policy.services.defines(&queue.from.value)
         && policy.services.defines(&queue.to.value)
         && CATALOG.iter().any(|(interface, _, _)| *interface == queue.interface.value)
 }
 
-/// A request of one service to another.
+/// A queue, as an edge from its client to its server.
 struct Edge<'a> {
     to: &'a str,
     queue: &'a str,
     span: &'a Span,
 }
 
-/// Nobody waits for somebody who waits for him: the requests between services form no circle.
+/// Checks that the requests between services form no cycle, so that no two services can wait for
+/// each other.
 fn cycles(policy: &Policy, log: &mut Log) {
     let mut edges: BTreeMap<&str, Vec<Edge<'_>>> = BTreeMap::new();
     for queue in &policy.queues.items {
@@ -85,14 +86,14 @@ fn cycles(policy: &Policy, log: &mut Log) {
     }
 }
 
-fn report_cycle(edges: &BTreeMap<&str, Vec<Edge<'_>>>, circle: &[(&str, usize)], last: &Edge<'_>, log: &mut Log) {
-    let mut names: Vec<&str> = circle.iter().map(|(service, _)| *service).collect();
+fn report_cycle(edges: &BTreeMap<&str, Vec<Edge<'_>>>, cycle: &[(&str, usize)], last: &Edge<'_>, log: &mut Log) {
+    let mut names: Vec<&str> = cycle.iter().map(|(service, _)| *service).collect();
     names.push(last.to);
-    let mut diagnostic = Diagnostic::at(last.span, format!("requests go in a circle: {}", names.join(" → ")))
+    let mut diagnostic = Diagnostic::at(last.span, format!("requests form a cycle: {}", names.join(" → ")))
         .label(format!("queue `{}`", last.queue))
         .help("let one of them answer by replies or events instead of requests");
-    // Every step but the last stands at the queue that was taken when the trail went on.
-    for (service, next) in circle.iter().take(circle.len().saturating_sub(1)) {
+    // For every service but the last, `next - 1` is the queue by which the trail continued.
+    for (service, next) in cycle.iter().take(cycle.len().saturating_sub(1)) {
         if let Some(edge) = edges.get(service).and_then(|edges| edges.get(next.checked_sub(1)?)) {
             diagnostic = diagnostic.related(edge.span, format!("queue `{}`", edge.queue));
         }
@@ -100,8 +101,9 @@ fn report_cycle(edges: &BTreeMap<&str, Vec<Edge<'_>>>, circle: &[(&str, usize)],
     log.push(diagnostic);
 }
 
-/// A client finds its server by the interface, so it can have one only.
-fn one_queue_an_interface(policy: &Policy, log: &mut Log) {
+/// Checks that a service is a client of one queue of an interface: it finds its server by the
+/// interface.
+fn one_queue_per_interface(policy: &Policy, log: &mut Log) {
     let mut first: HashMap<(&str, &str), &Named<Queue>> = HashMap::new();
     for queue in &policy.queues.items {
         let (from, interface) = (queue.body.from.value.as_str(), queue.body.interface.value.as_str());
@@ -145,9 +147,11 @@ fn xenstore_ports(policy: &Policy, log: &mut Log) {
     }
 }
 
-/// The holder of a grant rule acts on requests, so the client needs a queue to it; unless it holds the rule itself, and
-/// serves nobody's requests.
-fn grant_has_a_way(policy: &Policy, queues: &Queues<'_>, grant: &Named<Grant>, log: &mut Log) {
+/// Checks that the client of a grant rule can ask its holder.
+///
+/// The holder acts on requests, so the client needs a queue to it. A client that holds the rule
+/// itself, and serves no requests for grants, needs none.
+fn grant_client_can_ask(policy: &Policy, queues: &Queues<'_>, grant: &Named<Grant>, log: &mut Log) {
     let (holder, client) = (&grant.body.held_by.value, &grant.body.on_behalf_of.value);
     if !policy.services.defines(holder) || !policy.services.defines(client) {
         return;
@@ -180,7 +184,7 @@ fn paths_have_a_client(policy: &Policy, queues: &Queues<'_>, log: &mut Log) {
     }
 }
 
-/// A service receives the rules that it enforces as one region.
+/// Checks that a service enforces one kind of rules only, because it receives them as one region.
 fn one_kind_of_rules(policy: &Policy, queues: &Queues<'_>, log: &mut Log) {
     for service in &policy.services.names {
         let store = queues.served.get(&(service.value.as_str(), "store"));

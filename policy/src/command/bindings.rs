@@ -1,12 +1,10 @@
-use std::path::PathBuf;
-
-use super::Outcome;
+use super::outcome::{Outcome, PolicyFile};
 
 /// Print the Rust source that gives a service's program its capabilities
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Policy file
-    file: PathBuf,
+    #[command(flatten)]
+    policy: PolicyFile,
     /// Service of the policy
     service: String,
 }
@@ -14,7 +12,7 @@ pub struct Arguments {
 impl Arguments {
     pub fn run(self) -> Outcome {
         let service = &self.service;
-        Outcome::of_policy(&self.file, |policy| match policy.bindings(service) {
+        self.policy.with_checked(|policy| match policy.bindings(service) {
             Some(text) => Outcome::holds(text),
             None => {
                 let names: Vec<&str> = policy.services().map(|service| service.name()).collect();

@@ -1,16 +1,14 @@
-use std::path::PathBuf;
-
-use super::Outcome;
+use super::outcome::{Outcome, PolicyFile};
 
 /// Print the canonical form of a policy: without comments, in a fixed order
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Policy file
-    file: PathBuf,
+    #[command(flatten)]
+    policy: PolicyFile,
 }
 
 impl Arguments {
     pub fn run(self) -> Outcome {
-        Outcome::of_policy(&self.file, |policy| Outcome::holds(policy.canonical()))
+        self.policy.with_checked(|policy| Outcome::holds(policy.canonical()))
     }
 }

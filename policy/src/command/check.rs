@@ -3,22 +3,22 @@ use std::path::{Path, PathBuf};
 use cloister_policy::{Finding, Report, Sound, analyse, load};
 use serde::Serialize;
 
-use super::{Format, Outcome, Output, Status, hex, json, shown};
+use super::outcome::{Format, Outcome, Output, Status, hex, json, shown};
 
-/// Check policies, and say what is wrong with them
+/// Check policies, and report what is wrong with them
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Policy files
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// Leave out whether an image has room for the policy
+    /// Do not check whether an image has room for the policy
     #[arg(long)]
     analysis_only: bool,
     #[command(flatten)]
     output: Output,
 }
 
-/// What was found of one file.
+/// The findings in one file.
 #[derive(Serialize)]
 struct Checked {
     file: String,
@@ -54,7 +54,7 @@ impl Arguments {
         all
     }
 
-    /// The number of services and the hash of a policy that holds.
+    /// Returns the number of services and the hash of a policy that holds.
     fn one(&self, file: &Path) -> Result<(usize, String), Report> {
         let facts = |policy: &Sound| (policy.services().count(), hex(&policy.hash()));
         if !self.analysis_only {

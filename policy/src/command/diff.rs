@@ -3,18 +3,19 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use cloister_policy::{Class, Difference, analyse, diff};
 
-use super::{Format, Outcome, Output, Status, json};
+use super::outcome::{Format, Outcome, Output, Status, json};
 
-/// Say what changed between two policies in what they allow
+/// Compare what two policies allow
 ///
-/// Names, order and comments do not matter. With `--fail-on`, the status is 1 if there is such a change.
+/// Names, order and comments do not matter. With `--fail-on`, the status is 1 if there is such a
+/// change.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Policy file as it was
+    /// The old policy file
     old: PathBuf,
-    /// Policy file as it is
+    /// The new policy file
     new: PathBuf,
-    /// Changes that are not to be; may be repeated
+    /// Exit with 1 if there is such a change; may be repeated
     #[arg(long, value_enum)]
     fail_on: Vec<FailOn>,
     #[command(flatten)]
@@ -24,9 +25,9 @@ pub struct Arguments {
 /// A kind of change.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FailOn {
-    /// Any right more
+    /// An additional right
     Widening,
-    /// Any right less
+    /// A right less
     Narrowing,
     /// An assertion less
     Assertions,
@@ -37,7 +38,7 @@ impl Arguments {
         let (old, new) = match (analyse(&self.old), analyse(&self.new)) {
             (Ok(old), Ok(new)) => (old, new),
             (Err(report), _) | (_, Err(report)) => {
-                return Outcome { status: Status::Unusable, ..Outcome::refused(&report) };
+                return Outcome::unusable_policy(&report);
             }
         };
         let difference = diff(&old, &new);

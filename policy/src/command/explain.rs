@@ -1,17 +1,14 @@
-use std::path::PathBuf;
+use super::outcome::{Format, Outcome, Output, PolicyFile, Status, json};
 
-use cloister_policy::analyse;
-
-use super::{Format, Outcome, Output, Status, json};
-
-/// Answer a question about a policy with the rules that make the answer
+/// Answer a question about a policy, with the rules that make the answer
 ///
-/// The questions: `can SUBJECT reach OBJECT.OPERATION`, `can SUBJECT OPERATION OBJECT`, `who can OPERATION OBJECT`,
-/// `who can reach OBJECT.OPERATION`, `what can SUBJECT do`. The status is 0 if there is a path, and 1 if there is none.
+/// The questions: `can SUBJECT reach OBJECT.OPERATION`, `can SUBJECT OPERATION OBJECT`, `who can
+/// OPERATION OBJECT`, `who can reach OBJECT.OPERATION`, `what can SUBJECT do`. The status is 0 if
+/// there is a path, and 1 if there is none.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Policy file
-    file: PathBuf,
+    #[command(flatten)]
+    policy: PolicyFile,
     /// The question, in one argument or several
     #[arg(required = true)]
     question: Vec<String>,
@@ -21,12 +18,8 @@ pub struct Arguments {
 
 impl Arguments {
     pub fn run(self) -> Outcome {
-        let policy = match analyse(&self.file) {
-            Ok(policy) => policy,
-            Err(report) => return Outcome::refused(&report),
-        };
-        match policy.explain(&self.question.join(" ")) {
-            Err(unclear) => Outcome::unusable(unclear),
+        self.policy.with_sound(|policy| match policy.explain(&self.question.join(" ")) {
+            Err(unclear) => Outcome::unusable_lines(unclear),
             Ok(explanation) => {
                 let status = if explanation.holds { Status::Holds } else { Status::Refused };
                 let output = match self.output.format {
@@ -35,6 +28,6 @@ impl Arguments {
                 };
                 Outcome { status, ..Outcome::holds(output) }
             }
-        }
+        })
     }
 }

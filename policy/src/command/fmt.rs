@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use cloister_policy::format_file;
 
-use super::{Outcome, Status, shown};
+use super::outcome::{Outcome, Status, shown};
 
 /// Format policies in place; comments stay
 #[derive(clap::Args)]
@@ -20,7 +20,7 @@ impl Arguments {
         let mut all = Outcome::holds("");
         for file in &self.files {
             let one = match format_file(file) {
-                Err(report) => Outcome { status: Status::Unusable, ..Outcome::refused(&report) },
+                Err(report) => Outcome::unusable_policy(&report),
                 Ok((text, formatted)) if text == formatted => continue,
                 Ok(_) if self.check => {
                     Outcome { status: Status::Refused, ..Outcome::holds(format!("{}: not formatted\n", shown(file))) }

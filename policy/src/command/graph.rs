@@ -1,18 +1,14 @@
-use std::path::PathBuf;
-
 use clap::ValueEnum;
-use cloister_policy::analyse;
 
-use super::Outcome;
+use super::outcome::{Outcome, Output, PolicyFile};
 
-/// Draw a policy: services, regions, queues, and what crosses the image's edge
+/// Draw a policy: services, regions, queues, and everything that crosses the image's edge
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Policy file
-    file: PathBuf,
-    /// Form of the output
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    policy: PolicyFile,
+    #[command(flatten)]
+    output: Output<Format>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -26,12 +22,11 @@ enum Format {
 
 impl Arguments {
     pub fn run(self) -> Outcome {
-        match analyse(&self.file) {
-            Err(report) => Outcome::refused(&report),
-            Ok(policy) => Outcome::holds(match self.format {
+        self.policy.with_sound(|policy| {
+            Outcome::holds(match self.output.format {
                 Format::Svg => policy.graph().svg(),
                 Format::Dot => policy.graph().dot(),
-            }),
-        }
+            })
+        })
     }
 }

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use super::{Outcome, shown};
+use super::outcome::{Outcome, shown};
 
 /// Write a commented policy to start from; to standard output, or to a file that does not exist yet
 #[derive(clap::Args)]

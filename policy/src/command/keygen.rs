@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use cloister_policy::sign;
 
-use super::{Outcome, shown};
+use super::outcome::{Outcome, shown};
 
 /// Make a new pair of keys for signing images (Ed25519)
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The secret key's file, to be made; the public key's gets `.pub` behind its name
+    /// The file to make for the secret key; that of the public key gets `.pub` after its name
     #[arg(value_name = "KEY")]
     key: PathBuf,
 }
@@ -36,7 +36,7 @@ impl Arguments {
     }
 }
 
-/// Writes a file that must not be there yet: a key is never overwritten. A secret one is for its owner alone.
+/// Writes a new file: a key is never overwritten. Only its owner can read a secret one.
 fn write_new(path: &Path, text: &str, secret: bool) -> Result<(), String> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);

@@ -1,4 +1,4 @@
-use super::Outcome;
+use super::outcome::Outcome;
 
 /// Print the JSON Schema of policy files, with which editors complete and check them
 #[derive(clap::Args)]

@@ -1,18 +1,15 @@
-use std::path::PathBuf;
-
 use clap::ValueEnum;
-use cloister_policy::{ShowFormat, analyse};
+use cloister_policy::ShowFormat;
 
-use super::{Outcome, Status, json};
+use super::outcome::{Outcome, Output, PolicyFile, Status, json};
 
 /// Print the page to sign: everything that a policy allows, and the verdicts on its assertions
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Policy file
-    file: PathBuf,
-    /// Form of the output
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    policy: PolicyFile,
+    #[command(flatten)]
+    output: Output<Format>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -30,17 +27,15 @@ enum Format {
 
 impl Arguments {
     pub fn run(self) -> Outcome {
-        let policy = match analyse(&self.file) {
-            Ok(policy) => policy,
-            Err(report) => return Outcome::refused(&report),
-        };
-        let holds = policy.verdicts().iter().all(|verdict| verdict.holds);
-        let output = match self.format {
-            Format::Text => policy.show(ShowFormat::Text),
-            Format::Markdown => policy.show(ShowFormat::Markdown),
-            Format::Html => policy.show(ShowFormat::Html),
-            Format::Json => json("show", &policy.page()),
-        };
-        Outcome { status: if holds { Status::Holds } else { Status::Refused }, ..Outcome::holds(output) }
+        self.policy.with_sound(|policy| {
+            let holds = policy.verdicts().iter().all(|verdict| verdict.holds);
+            let output = match self.output.format {
+                Format::Text => policy.show(ShowFormat::Text),
+                Format::Markdown => policy.show(ShowFormat::Markdown),
+                Format::Html => policy.show(ShowFormat::Html),
+                Format::Json => json("show", &policy.page()),
+            };
+            Outcome { status: if holds { Status::Holds } else { Status::Refused }, ..Outcome::holds(output) }
+        })
     }
 }

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use cloister_policy::sign::{self, Subject};
 use cloister_policy::verify::{Against, MAX_IMAGE, verify};
 
-use super::{Outcome, Status, shown};
+use super::outcome::{Outcome, Status, shown};
 use crate::file;
 
 /// Sign an image that verifies: its policy's hash and its own
@@ -17,7 +17,7 @@ pub struct Arguments {
     /// Where to write the signature; by default `IMAGE.sig`
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// An instruction that was looked into, as for `verify`
+    /// Accept an instruction, as for `verify`
     #[arg(long, value_name = "SERVICE@ADDRESS=MNEMONIC")]
     accept: Vec<String>,
 }
@@ -35,7 +35,7 @@ impl Arguments {
         let against = Against { accept: &self.accept, ..Against::default() };
         let verdict = verify(&image, &against).map_err(|error| format!("{}: {error}", self.image.display()))?;
         if !verdict.holds() {
-            let problems = format!("{}error: what does not verify is not signed\n", verdict.text());
+            let problems = format!("{}error: an image that does not verify is not signed\n", verdict.text());
             return Ok(Outcome { problems, status: Status::Refused, ..Outcome::holds("") });
         }
         let subject = Subject { policy: verdict.policy_hash, image: verdict.image_hash };
@@ -47,7 +47,7 @@ impl Arguments {
     }
 }
 
-/// The signature's file beside an image.
+/// Returns the path of the signature beside an image.
 pub fn beside(image: &Path) -> PathBuf {
     let mut path = image.to_owned().into_os_string();
     path.push(".sig");

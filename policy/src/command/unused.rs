@@ -2,14 +2,14 @@ use std::path::PathBuf;
 
 use cloister_policy::unused::{MAX_LOG, unused};
 
-use super::{Format, Outcome, Output, Status, json};
+use super::outcome::{Format, Outcome, Output, PolicyFile, Status, json};
 use crate::file;
 
-/// Name the rights that were never exercised in a run of the image
+/// List the rights that were never used in a run of the image
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Policy file
-    file: PathBuf,
+    #[command(flatten)]
+    policy: PolicyFile,
     /// The console's log of the run
     #[arg(long, value_name = "LOG")]
     trace: PathBuf,
@@ -22,18 +22,18 @@ pub struct Arguments {
 
 impl Arguments {
     pub fn run(self) -> Outcome {
-        Outcome::of_policy(&self.file, |policy| {
+        self.policy.with_checked(|policy| {
             let log = match file::read(&self.trace, MAX_LOG) {
                 Ok(log) => log,
                 Err(problem) => return Outcome::unusable(problem),
             };
-            // A console carries whatever services write.
+            // Services write any bytes to the console.
             let usage = match unused(policy, &String::from_utf8_lossy(&log)) {
                 Ok(usage) => usage,
                 Err(error) => return Outcome::unusable(format_args!("{}: {error}", self.trace.display())),
             };
             if let Some(path) = &self.suggest {
-                let text = file::read_policy(&self.file);
+                let text = file::read_policy(&self.policy.file);
                 let narrower = text.and_then(|text| usage.suggest(&text).map_err(|error| error.to_string()));
                 let written = narrower.and_then(|text| {
                     std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))

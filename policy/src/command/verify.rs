@@ -4,11 +4,12 @@ use cloister_policy::printable;
 use cloister_policy::sign::{self, SignError, Subject};
 use cloister_policy::verify::{Against, MAX_IMAGE, Verdict, verify};
 
+use super::outcome::{Format, Outcome, Output, Status, json};
 use super::sign::beside;
-use super::{Format, Outcome, Output, Status, json};
 use crate::file;
 
-/// Prove from the ELF file alone that an image's form, tables, rules and bounds are those of the policy that it carries
+/// Verify from the ELF file alone that an image's form, tables, rules and bounds are those of the
+/// policy that it carries
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The image
@@ -22,7 +23,8 @@ pub struct Arguments {
     /// Accept an instruction that would be refused; it must be there
     #[arg(long, value_name = "SERVICE@ADDRESS=MNEMONIC")]
     accept: Vec<String>,
-    /// A folder with the programs' own ELF files, `SERVICE.elf`: their symbols must reach only what the service holds
+    /// A folder with the programs' own ELF files, `SERVICE.elf`: their symbols must reach only what
+    /// the service holds
     #[arg(long, value_name = "DIR")]
     symbols: Option<PathBuf>,
     /// The public key with which the image must be signed
@@ -77,16 +79,16 @@ impl Arguments {
         Ok(Outcome { problems, status, ..Outcome::holds(output) })
     }
 
-    /// The ELF file of each service of the image, if they are to be looked at.
+    /// Reads the ELF file of each service of the image, if `--symbols` asks for it.
     fn read_symbols(&self, verdict: &Verdict) -> Result<Vec<(String, Vec<u8>)>, String> {
         let Some(folder) = &self.symbols else { return Ok(Vec::new()) };
-        let services = verdict.parts.iter().skip(1);
+        let services = verdict.programs.iter().skip(1);
         services
             .map(|part| Ok((part.name.clone(), file::read(&folder.join(format!("{}.elf", part.name)), MAX_IMAGE)?)))
             .collect()
     }
 
-    /// Why the signature is refused, if it was to be checked and is.
+    /// Returns why the signature is refused, if it is checked and refused.
     fn unsigned(&self, subject: &Subject) -> Result<Option<String>, String> {
         let Some(key) = &self.key else { return Ok(None) };
         let path = self.signature.clone().unwrap_or_else(|| beside(&self.image));

@@ -1,15 +1,15 @@
-//! A policy's rights in a vocabulary that two policies have in common.
+//! A policy's rights in terms that two policies have in common.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::matching::Numbers;
-use crate::Sound;
 use crate::authority::closure::closure;
 use crate::authority::{Object, Op, Right, Subject, paths};
+use crate::sound::Sound;
 
 /// A subject.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Who {
+pub(super) enum SubjectKey {
     Service(usize),
     /// Domains of these ids.
     Ids(u16, u16),
@@ -17,10 +17,12 @@ pub(super) enum Who {
     Toolstack,
 }
 
-/// An object. Queues are known by the service at the other end, grants by their region, paths by what they
-/// are from the root on: their names in the policy do not matter.
+/// An object.
+///
+/// Queues are given by the service at the other end, grants by their region, paths by the full
+/// path: their names in the policy do not matter.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum What {
+pub(super) enum ObjectKey {
     Fixed(Object),
     Region(usize),
     Port(usize),
@@ -31,18 +33,19 @@ pub(super) enum What {
 }
 
 /// A right, by subject, object and operation.
-pub(super) type Key = (Who, What, Op);
+pub(super) type Key = (SubjectKey, ObjectKey, Op);
 
 /// Every right.
 pub(super) type Facts = BTreeMap<Key, Right>;
 
-/// The ids at which an entry of `[domains]` of either policy starts, or has ended.
+/// Returns the ids at which an entry of `[domains]` of either policy starts, and those just after
+/// its end.
 pub(super) fn cuts(policies: [&Sound; 2]) -> BTreeSet<u32> {
     let items = policies.into_iter().flat_map(|sound| &sound.policy.domains.items);
     items.flat_map(|item| [u32::from(item.body.first), u32::from(item.body.last) + 1]).collect()
 }
 
-/// The facts of a policy.
+/// Returns the facts of a policy.
 pub(super) fn facts(sound: &Sound, numbers: &Numbers, cuts: &BTreeSet<u32>) -> Facts {
     let mut facts = Facts::new();
     for right in closure(&sound.policy, &sound.index) {
@@ -57,47 +60,50 @@ pub(super) fn facts(sound: &Sound, numbers: &Numbers, cuts: &BTreeSet<u32>) -> F
     facts
 }
 
-fn who(sound: &Sound, numbers: &Numbers, subject: Subject, cuts: &BTreeSet<u32>) -> Vec<Who> {
+fn who(sound: &Sound, numbers: &Numbers, subject: Subject, cuts: &BTreeSet<u32>) -> Vec<SubjectKey> {
     match subject {
         Subject::Service(service) => {
-            numbers.services.get(service).map(|number| Who::Service(*number)).into_iter().collect()
+            numbers.services.get(service).map(|number| SubjectKey::Service(*number)).into_iter().collect()
         }
-        Subject::XenStoreDaemon => vec![Who::Daemon],
-        Subject::Toolstack => vec![Who::Toolstack],
+        Subject::XenStoreDaemon => vec![SubjectKey::Daemon],
+        Subject::Toolstack => vec![SubjectKey::Toolstack],
         Subject::Domain(domain) => {
             let Some(item) = sound.policy.domains.items.get(domain) else { return Vec::new() };
             let inside: Vec<u32> =
                 cuts.range(u32::from(item.body.first)..=u32::from(item.body.last) + 1).copied().collect();
             let interval = |pair: &[u32]| {
                 let [first, end] = pair else { return None };
-                Some(Who::Ids(u16::try_from(*first).ok()?, u16::try_from(end.checked_sub(1)?).ok()?))
+                Some(SubjectKey::Ids(u16::try_from(*first).ok()?, u16::try_from(end.checked_sub(1)?).ok()?))
             };
             inside.windows(2).filter_map(interval).collect()
         }
     }
 }
 
-fn what(sound: &Sound, numbers: &Numbers, right: &Right) -> Option<What> {
+fn what(sound: &Sound, numbers: &Numbers, right: &Right) -> Option<ObjectKey> {
     let region = |region: usize| numbers.regions.get(region).copied();
     Some(match right.object {
-        Object::Region(position) => What::Region(region(position)?),
-        Object::Port(port) => What::Port(*numbers.ports.get(port)?),
-        Object::Grant(grant) => What::Grant(region(sound.index.grants.get(grant)?.region)?),
+        Object::Region(position) => ObjectKey::Region(region(position)?),
+        Object::Port(port) => ObjectKey::Port(*numbers.ports.get(port)?),
+        Object::Grant(grant) => ObjectKey::Grant(region(sound.index.grants.get(grant)?.region)?),
         Object::Queue(queue) => {
             let ends = sound.index.queues.get(queue)?;
             let peer = if right.op == Op::Request { ends.to } else { ends.from };
             let interface = &sound.policy.queues.items.get(queue)?.body.interface.value;
-            What::Peer(*numbers.services.get(peer)?, interface.clone())
+            ObjectKey::Peer(*numbers.services.get(peer)?, interface.clone())
         }
         Object::Path(entry, path) => {
-            What::Path(paths::absolute(&sound.policy.xenstore.items.get(entry)?.body.get(path)?.path.value))
+            ObjectKey::Path(paths::absolute(&sound.policy.xenstore.items.get(entry)?.body.get(path)?.path.value))
         }
-        Object::Program(service) => What::Program(sound.policy.services.items.get(service)?.body.program.value.clone()),
-        fixed => What::Fixed(fixed),
+        Object::Program(service) => {
+            ObjectKey::Program(sound.policy.services.items.get(service)?.body.program.value.clone())
+        }
+        fixed => ObjectKey::Fixed(fixed),
     })
 }
 
-/// The facts of `these` that `those` do not have, or have less of; each with the lesser amount.
+/// Returns the facts of `these` that `those` lack, or have with a smaller amount; each with that
+/// amount.
 pub(super) fn beyond<'a>(these: &'a Facts, those: &Facts) -> Vec<(&'a Key, &'a Right, u64)> {
     let mut found = Vec::new();
     for (key, right) in these {
@@ -110,11 +116,12 @@ pub(super) fn beyond<'a>(these: &'a Facts, those: &Facts) -> Vec<(&'a Key, &'a R
     found
 }
 
-/// Whether a rule for a path above gives it.
+/// Returns `true` if a rule for a path above gives the right.
 fn covered(key: &Key, facts: &Facts) -> bool {
-    let (who, What::Path(path), op) = key else { return false };
-    let start = (*who, What::Path(String::new()), Op::Read);
-    let paths = facts.range(start..).take_while(|((other, what, _), _)| other == who && matches!(what, What::Path(_)));
+    let (who, ObjectKey::Path(path), op) = key else { return false };
+    let start = (*who, ObjectKey::Path(String::new()), Op::Read);
+    let paths =
+        facts.range(start..).take_while(|((other, what, _), _)| other == who && matches!(what, ObjectKey::Path(_)));
     let mut same = paths.filter(|((_, _, other), _)| other == op);
-    same.any(|((_, what, _), _)| matches!(what, What::Path(rule) if paths::covers(rule, path)))
+    same.any(|((_, what, _), _)| matches!(what, ObjectKey::Path(rule) if paths::covers(rule, path)))
 }

@@ -1,18 +1,20 @@
-//! Which service, region and port of one policy is which of another, when names may have changed.
+//! Matches services, regions and ports of two policies, even if names have changed.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 
-use crate::Sound;
 use crate::model::Peer;
+use crate::sound::Sound;
 
-/// Rounds of refinement at most: how far a difference is carried through the graph.
+/// The largest number of rounds of refinement: how far a difference spreads through the graph.
 const ROUNDS: usize = 64;
-/// Ties that are broken one at a time; what is tied beyond that is paired in the order of the names.
+/// The number of ties that are broken one at a time. After that, tied nodes are paired in the order
+/// of the names.
 const TIES: usize = 256;
 
-/// For each service, region and port of a policy, a number. What is the same in two policies has the same.
+/// A number for each service, region and port of a policy. Matched entries of two policies have the
+/// same number.
 #[derive(Clone)]
 pub(super) struct Numbers {
     pub services: Vec<usize>,
@@ -96,7 +98,7 @@ impl Nodes {
         }
     }
 
-    /// One round: each colour takes in those of its neighbours.
+    /// Runs one round: each node's colour takes in those of its neighbours.
     fn refine(&self, colours: &[u64]) -> Vec<u64> {
         let colour = |node: usize| colours.get(node).copied().unwrap_or(0);
         let refined = self.edges.iter().enumerate().map(|(node, edges)| {
@@ -107,7 +109,7 @@ impl Nodes {
         refined.collect()
     }
 
-    /// Refines until no more nodes can be told apart.
+    /// Refines until no more nodes differ.
     fn settle(&self, mut colours: Vec<u64>) -> Vec<u64> {
         let count = |colours: &[u64]| {
             let mut sorted = colours.to_vec();
@@ -134,15 +136,17 @@ impl Nodes {
     }
 }
 
-/// The two policies' numbers, by names first; what no name matches, by structure, from the most exact likeness down.
+/// Returns the two policies' numbers, matched by name first.
+///
+/// Entries without a match by name are matched by structure, from the most exact likeness down.
 pub(super) fn by_name(old: &Sound, new: &Sound) -> (Numbers, Numbers) {
     let (old, new) = (Nodes::new(old), Nodes::new(new));
     let mut pairs: Vec<Option<usize>> = vec![None; old.names.len()];
     let known: HashMap<&(u8, String), usize> = new.names.iter().enumerate().map(|(node, name)| (name, node)).collect();
-    let mut taken = vec![false; new.names.len()];
+    let mut matched = vec![false; new.names.len()];
     for (node, name) in old.names.iter().enumerate() {
         if let Some(other) = known.get(name) {
-            set(&mut pairs, &mut taken, node, *other);
+            set(&mut pairs, &mut matched, node, *other);
         }
     }
     // Colours after three rounds, two, one and none.
@@ -151,7 +155,7 @@ pub(super) fn by_name(old: &Sound, new: &Sound) -> (Numbers, Numbers) {
         let Some((one, other)) = levels.last() else { break };
         levels.push((old.refine(one), new.refine(other)));
     }
-    // At last by what is around alone, for a service with another program in the same place.
+    // Last by neighbours alone, for a service with another program in the same role.
     let bare = |nodes: &Nodes| {
         let kinds: Vec<u64> = nodes.names.iter().map(|(kind, _)| hash(kind)).collect();
         nodes.refine(&nodes.refine(&kinds))
@@ -160,7 +164,7 @@ pub(super) fn by_name(old: &Sound, new: &Sound) -> (Numbers, Numbers) {
     for (one, other) in levels.iter().rev() {
         let mut free: HashMap<u64, Vec<usize>> = HashMap::new();
         for (node, colour) in
-            other.iter().enumerate().rev().filter(|(node, _)| !taken.get(*node).copied().unwrap_or(true))
+            other.iter().enumerate().rev().filter(|(node, _)| !matched.get(*node).copied().unwrap_or(true))
         {
             free.entry(*colour).or_default().push(node);
         }
@@ -168,14 +172,14 @@ pub(super) fn by_name(old: &Sound, new: &Sound) -> (Numbers, Numbers) {
             if pairs.get(node).copied().flatten().is_none()
                 && let Some(found) = free.get_mut(colour).and_then(Vec::pop)
             {
-                set(&mut pairs, &mut taken, node, found);
+                set(&mut pairs, &mut matched, node, found);
             }
         }
     }
     numbered(&old, &new, &pairs)
 }
 
-/// The two policies' numbers by structure alone, if their graphs look the same.
+/// Returns the two policies' numbers by structure alone, if their graphs look the same.
 pub(super) fn by_structure(old: &Sound, new: &Sound) -> Option<(Numbers, Numbers)> {
     let (old, new) = (Nodes::new(old), Nodes::new(new));
     let (mut one, mut other) = (old.settle(old.local.clone()), new.settle(new.local.clone()));
@@ -189,13 +193,14 @@ pub(super) fn by_structure(old: &Sound, new: &Sound) -> Option<(Numbers, Numbers
         let tied = left.iter().find(|(_, nodes)| nodes.len() > 1);
         let Some((colour, nodes)) = tied.filter(|_| tie < TIES) else {
             let mut pairs = vec![None; old.names.len()];
-            let mut taken = vec![false; new.names.len()];
+            let mut matched = vec![false; new.names.len()];
             for (mine, theirs) in left.values().zip(right.values()) {
-                mine.iter().zip(theirs).for_each(|(node, found)| set(&mut pairs, &mut taken, *node, *found));
+                mine.iter().zip(theirs).for_each(|(node, found)| set(&mut pairs, &mut matched, *node, *found));
             }
             return Some(numbered(&old, &new, &pairs));
         };
-        // One of the tied nodes is made unlike the others, in both: by its name, if there is one in common.
+        // One of the tied nodes is marked in both policies: one with a common name, if there is
+        // one.
         let theirs = right.get(colour)?;
         let named = |node: &usize| theirs.iter().find(|found| new.names.get(**found) == old.names.get(*node));
         let (node, found) = nodes
@@ -210,7 +215,7 @@ pub(super) fn by_structure(old: &Sound, new: &Sound) -> Option<(Numbers, Numbers
     None
 }
 
-/// The nodes of each colour, in the order of their names.
+/// Returns the nodes of each colour, in the order of their names.
 fn classes(colours: &[u64], nodes: &Nodes) -> BTreeMap<u64, Vec<usize>> {
     let mut classes: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     for (node, colour) in colours.iter().enumerate() {
@@ -222,19 +227,19 @@ fn classes(colours: &[u64], nodes: &Nodes) -> BTreeMap<u64, Vec<usize>> {
     classes
 }
 
-fn set(pairs: &mut [Option<usize>], taken: &mut [bool], node: usize, found: usize) {
-    if let (Some(pair), Some(taken)) = (pairs.get_mut(node), taken.get_mut(found)) {
-        (*pair, *taken) = (Some(found), true);
+fn set(pairs: &mut [Option<usize>], matched: &mut [bool], node: usize, found: usize) {
+    if let (Some(pair), Some(matched)) = (pairs.get_mut(node), matched.get_mut(found)) {
+        (*pair, *matched) = (Some(found), true);
     }
 }
 
-/// Numbers for both sides: those of a pair are the same, and the rest are nobody else's.
+/// Returns numbers for both sides: a pair has the same number, and every other entry has its own.
 fn numbered(old: &Nodes, new: &Nodes, pairs: &[Option<usize>]) -> (Numbers, Numbers) {
     let mine: Vec<usize> = (0..old.names.len()).collect();
     let mut theirs: Vec<usize> = (0..new.names.len()).map(|node| old.names.len() + node).collect();
     for (node, found) in pairs.iter().enumerate() {
-        if let Some(place) = found.and_then(|found| theirs.get_mut(found)) {
-            *place = node;
+        if let Some(number) = found.and_then(|found| theirs.get_mut(found)) {
+            *number = node;
         }
     }
     (old.numbers(&mine), new.numbers(&theirs))

@@ -1,4 +1,4 @@
-//! What changed between two policies, in what they allow rather than in what they say.
+//! Compares two policies by what they allow, not by their text.
 
 mod facts;
 mod matching;
@@ -9,28 +9,29 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::authority::{Object, Right, Subject, names};
+use crate::canonical;
 use crate::diagnostic::Spanned;
 use crate::model::{Claim, Named};
-use crate::{Sound, Step, canonical};
-use facts::{Key, What, Who};
+use crate::sound::{Sound, Step};
+use facts::{Key, ObjectKey, SubjectKey};
 use matching::Numbers;
 
-/// How one policy's authority stands to another's.
+/// The relation of one policy's authority to another's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
-    /// The new one allows what the old one does.
+    /// The new policy allows the same.
     Equivalent,
-    /// The new one allows more.
+    /// The new policy allows more.
     Widening,
-    /// The new one allows less.
+    /// The new policy allows less.
     Narrowing,
-    /// The new one allows more of one thing and less of another.
+    /// The new policy allows more of one thing and less of another.
     Incomparable,
 }
 
 impl Class {
-    /// The word for it.
+    /// Returns the word for it.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -56,7 +57,7 @@ impl Class {
 pub struct Witness {
     /// The question to the old policy, in its names; `None` if it has no such subject or object.
     pub old_question: Option<String>,
-    /// The amount in its answer; 0 is no.
+    /// The amount in its answer; 0 means no.
     pub old_amount: u64,
     /// The question to the new policy, in its names.
     pub new_question: Option<String>,
@@ -69,28 +70,29 @@ pub struct Witness {
 pub struct Change {
     /// Widening or narrowing.
     pub class: Class,
-    /// Who.
+    /// The subject; a range of domains by its first and its last.
     pub subject: String,
-    /// What can be done, in the policy that gives more.
+    /// The right as a sentence, in the policy that gives more.
     pub sentence: String,
-    /// What the amounts count.
+    /// The unit of the amounts.
     pub unit: &'static str,
-    /// The question that shows it.
+    /// The question that shows the change.
     pub witness: Witness,
     /// The rules that give the right, in the policy that gives more.
     pub path: Vec<Step>,
 }
 
-/// What two policies differ in.
+/// The difference of two policies.
 #[derive(Clone, Debug, Serialize)]
 pub struct Difference {
     /// All changes together.
     pub class: Class,
-    /// The class of what changed for each subject.
+    /// The class of the changes for each subject.
     pub subjects: Vec<(String, Class)>,
-    /// Each right, widenings first.
+    /// The changed rights, widenings first.
     pub changes: Vec<Change>,
-    /// What has another name now, which changes nothing: what it is, the old name, the new one.
+    /// Entries with a new name, which changes nothing: the kind of entry, the old name, the new
+    /// one.
     pub renamed: Vec<(&'static str, String, String)>,
     /// Assertions that only the old policy has.
     pub assertions_dropped: Vec<String>,
@@ -140,8 +142,8 @@ impl<'a> Comparison<'a> {
         let wider = facts::beyond(&self.new.facts, &self.old.facts);
         let narrower = facts::beyond(&self.old.facts, &self.new.facts);
         let mut subjects: Vec<(String, Class)> = Vec::new();
-        let touched: BTreeSet<Who> = wider.iter().chain(&narrower).map(|((who, ..), ..)| *who).collect();
-        let (widened, narrowed): (BTreeSet<Who>, BTreeSet<Who>) =
+        let touched: BTreeSet<SubjectKey> = wider.iter().chain(&narrower).map(|((who, ..), ..)| *who).collect();
+        let (widened, narrowed): (BTreeSet<SubjectKey>, BTreeSet<SubjectKey>) =
             (wider.iter().map(|((who, ..), ..)| *who).collect(), narrower.iter().map(|((who, ..), ..)| *who).collect());
         for who in touched {
             let name = self.new.subject(who).or_else(|| self.old.subject(who)).unwrap_or_default();
@@ -163,13 +165,13 @@ impl<'a> Comparison<'a> {
     fn change(&self, class: Class, key: &Key, right: &Right, more: &Side<'_>, amounts: [u64; 2]) -> Change {
         let (who, what, op) = key;
         let question = |side: &Side<'_>| {
-            Some(format!("can {} {} {}", side.subject(*who)?, op.word(), side.object(*who, what, *op)?))
+            Some(format!("can {} {} {}", side.asked(*who)?, op.word(), side.object(*who, what, *op)?))
         };
         let subject = more.subject(*who).unwrap_or_default();
-        let deed = names::deed(&more.sound.policy, right.object, right.op, right.amount);
+        let ability = names::ability(&more.sound.policy, right.object, right.op, right.amount);
         Change {
             class,
-            sentence: format!("{subject} can {deed}"),
+            sentence: format!("{subject} can {ability}"),
             subject,
             unit: op.unit(right.object),
             witness: Witness {
@@ -212,7 +214,7 @@ impl<'a> Comparison<'a> {
         found
     }
 
-    /// The assertions that only one of the policies has, in the new names.
+    /// Returns the assertions that only one of the policies has, in the new names.
     fn assertions(&self, renamed: &[(&'static str, String, String)]) -> (Vec<String>, Vec<String>) {
         let names: HashMap<&str, &str> = renamed.iter().map(|(_, old, new)| (old.as_str(), new.as_str())).collect();
         let claims = |sound: &Sound, names: &HashMap<&str, &str>| -> BTreeSet<String> {
@@ -240,7 +242,7 @@ fn renames<T>(
     }
 }
 
-/// A claim in one line, with other names where there are others.
+/// Returns a claim in one line, with new names for renamed entries.
 fn claim_text(claim: &Claim, names: &HashMap<&str, &str>) -> String {
     // A name stands alone, or before the dot of an operation.
     let rename = |word: &mut Spanned<String>| {
@@ -278,27 +280,36 @@ impl Side<'_> {
         self.numbers.services.iter().position(|own| *own == number)
     }
 
-    /// The subject as a question to this policy has it.
-    fn subject(&self, who: Who) -> Option<String> {
-        let policy = &self.sound.policy;
+    /// Returns the name of a subject for people: a range of domains by its first and its last.
+    fn subject(&self, who: SubjectKey) -> Option<String> {
         match who {
-            Who::Service(number) => Some(names::subject(policy, Subject::Service(self.service(number)?))),
-            Who::Ids(first, _) => Some(format!("domain:{first}")),
-            Who::Daemon => Some(names::subject(policy, Subject::XenStoreDaemon)),
-            Who::Toolstack => Some(names::subject(policy, Subject::Toolstack)),
+            SubjectKey::Ids(first, last) if first != last => Some(format!("domain:{first} to domain:{last}")),
+            _ => self.asked(who),
         }
     }
 
-    /// The object as a question to this policy has it.
-    fn object(&self, who: Who, what: &What, op: crate::authority::Op) -> Option<String> {
+    /// Returns the name of a subject as in a question to this policy: of a range of domains the
+    /// first.
+    fn asked(&self, who: SubjectKey) -> Option<String> {
+        let policy = &self.sound.policy;
+        match who {
+            SubjectKey::Service(number) => Some(names::subject(policy, Subject::Service(self.service(number)?))),
+            SubjectKey::Ids(first, _) => Some(format!("domain:{first}")),
+            SubjectKey::Daemon => Some(names::subject(policy, Subject::XenStoreDaemon)),
+            SubjectKey::Toolstack => Some(names::subject(policy, Subject::Toolstack)),
+        }
+    }
+
+    /// Returns the name of an object as in a question to this policy.
+    fn object(&self, who: SubjectKey, what: &ObjectKey, op: crate::authority::Op) -> Option<String> {
         let region = |number: &usize| self.numbers.regions.iter().position(|own| own == number);
         let object = match what {
-            What::Fixed(object) => *object,
-            What::Region(number) => Object::Region(region(number)?),
-            What::Port(number) => Object::Port(self.numbers.ports.iter().position(|own| own == number)?),
-            What::Grant(number) => Object::Grant(*self.sound.index.granted.get(&region(number)?)?),
-            What::Peer(number, interface) => {
-                let Who::Service(who) = who else { return None };
+            ObjectKey::Fixed(object) => *object,
+            ObjectKey::Region(number) => Object::Region(region(number)?),
+            ObjectKey::Port(number) => Object::Port(self.numbers.ports.iter().position(|own| own == number)?),
+            ObjectKey::Grant(number) => Object::Grant(*self.sound.index.granted.get(&region(number)?)?),
+            ObjectKey::Peer(number, interface) => {
+                let SubjectKey::Service(who) = who else { return None };
                 let (me, peer) = (self.service(who)?, self.service(*number)?);
                 let (from, to) = if op == crate::authority::Op::Request { (me, peer) } else { (peer, me) };
                 let ends = self.sound.index.queues.iter().zip(&self.sound.policy.queues.items);
@@ -307,8 +318,8 @@ impl Side<'_> {
                 });
                 Object::Queue(queue?)
             }
-            What::Path(path) => return Some(path.clone()),
-            What::Program(program) => return Some(format!("program:{program}")),
+            ObjectKey::Path(path) => return Some(path.clone()),
+            ObjectKey::Program(program) => return Some(format!("program:{program}")),
         };
         Some(names::object(&self.sound.policy, object))
     }
@@ -318,7 +329,7 @@ impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.class.word())?;
         for (what, old, new) in &self.renamed {
-            writeln!(f, "  equivalent: the {what} {old} is {new} now")?;
+            writeln!(f, "  equivalent: the {what} {old} is now {new}")?;
         }
         for (subject, class) in &self.subjects {
             writeln!(f, "  {}: what {subject} can do", class.word())?;

@@ -1,11 +1,11 @@
-//! The picture in the language of Graphviz.
+//! Renders the graph in DOT, the language of Graphviz.
 
 use std::fmt::Write;
 
 use super::{Edge, EdgeKind, Graph, Node, NodeKind};
 
 impl Graph {
-    /// The picture in DOT.
+    /// Renders the graph in DOT.
     #[must_use]
     pub fn dot(&self) -> String {
         let mut out = String::from(

@@ -1,5 +1,6 @@
-//! Where the boxes of the picture lie: in columns, each ordered so that few lines cross, each box near what it is tied
-//! to. A line over several columns has a place of its own in each, so that it passes no box.
+//! Places the boxes of the graph in columns, so that few edges cross and connected boxes are near.
+//!
+//! An edge over several columns has a bend in each column, so that it passes no box.
 
 use super::{Graph, Node};
 
@@ -8,13 +9,13 @@ const NAME_WIDTH: f64 = 8.4;
 const DETAIL_WIDTH: f64 = 6.1;
 /// Height of a line of details.
 const LINE: f64 = 15.0;
-/// Room between columns, for lines and their labels, and between boxes of a column.
+/// Space between columns, for edges and their labels, and between boxes of a column.
 const GAP: f64 = 118.0;
 const SPACE: f64 = 26.0;
-/// Sweeps over the columns.
+/// The number of sweeps over the columns.
 const SWEEPS: usize = 24;
 
-/// A box, or a place where a line passes.
+/// The position of a box, or of a bend of an edge.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Place {
     pub x: f64,
@@ -31,9 +32,9 @@ impl Place {
 
 /// The layout.
 pub(super) struct Layout {
-    /// Of each node.
+    /// The position of each node.
     pub places: Vec<Place>,
-    /// Of each edge: the places that it passes, from `from` to `to`, without the two.
+    /// The bends of each edge, in order.
     pub bends: Vec<Vec<Place>>,
     pub width: f64,
     pub height: f64,
@@ -42,13 +43,13 @@ pub(super) struct Layout {
 struct Columns {
     /// The members of each column, in order from the top.
     order: Vec<Vec<usize>>,
-    /// What each member is tied to.
+    /// The neighbours of each member.
     ties: Vec<Vec<usize>>,
     places: Vec<Place>,
 }
 
 pub(super) fn layout(graph: &Graph) -> Layout {
-    // Columns that nothing is in are left out.
+    // Empty columns are left out.
     let mut layers: Vec<usize> = graph.nodes.iter().map(|node| node.layer).collect();
     layers.sort_unstable();
     layers.dedup();
@@ -87,7 +88,7 @@ fn size(node: &Node) -> Place {
 }
 
 impl Columns {
-    /// Gives a line a place in every column between its ends.
+    /// Gives an edge a bend in every column between its ends.
     fn route(&mut self, from: usize, to: usize, first: usize, last: usize) -> Vec<usize> {
         let between: Vec<usize> =
             if first < last { (first + 1..last).collect() } else { (last + 1..first).rev().collect() };
@@ -116,7 +117,7 @@ impl Columns {
         }
     }
 
-    /// Orders each column by where its members' ties lie, forth and back.
+    /// Orders each column by the positions of its members' neighbours, sweeping right and left.
     fn sort(&mut self) {
         let mut rank = vec![0.0; self.places.len()];
         for order in &self.order {
@@ -151,7 +152,7 @@ impl Columns {
         }
     }
 
-    /// Gives every column its x, and stacks its members.
+    /// Sets the x of every column, and stacks its members.
     fn spread(&mut self) {
         let mut x = 24.0;
         for order in &self.order {
@@ -172,7 +173,8 @@ impl Columns {
         }
     }
 
-    /// Moves each member towards its ties as far as its neighbours let it. Answers the size of it all.
+    /// Moves each member towards its neighbours as far as the column allows, and returns the size
+    /// of the graph.
     fn settle(&mut self) -> (f64, f64) {
         for _ in 0..SWEEPS {
             for order in &self.order {
@@ -204,8 +206,9 @@ impl Columns {
     }
 }
 
-/// Positions as near to the wanted ones as the order and the room between allow: blocks that would overlap are
-/// merged and lie around the mean of what they want.
+/// Returns positions as near to the wanted ones as order and spacing allow.
+///
+/// Blocks that would overlap are merged, and placed around the mean of their wanted positions.
 fn stacked(wanted: &[f64], heights: &[f64]) -> Vec<f64> {
     let mut blocks: Vec<(f64, f64, usize)> = Vec::new();
     let mut offsets = Vec::new();

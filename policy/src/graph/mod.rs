@@ -1,5 +1,8 @@
-//! The policy as a picture: services, the memory they share, the queues, and the world outside. What crosses the image's edge
-//! is drawn in another colour. Memory that one service alone maps stands in its box.
+//! Makes the graph of a policy: services, the memory that they share, the queues, and the subjects
+//! outside the image.
+//!
+//! Everything that crosses the image's edge has another colour. Memory that only one service maps
+//! is listed in the service's box.
 
 mod dot;
 mod layout;
@@ -7,17 +10,17 @@ mod svg;
 
 use cloister_caps::tables::Access;
 
-use crate::Sound;
 use crate::authority::{Subject, names};
-use crate::model::{How, Peer, Source};
+use crate::model::{MapAccess, Peer, Source};
 use crate::read::render_size;
+use crate::sound::Sound;
 
-/// What a node is.
+/// The kind of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum NodeKind {
     /// Another domain, the XenStore daemon, the toolstack.
     Outside,
-    /// A region that something outside reaches.
+    /// A region that a subject outside can access.
     EdgeRegion,
     /// A region that several services map.
     Region,
@@ -25,17 +28,18 @@ pub(crate) enum NodeKind {
     Service,
 }
 
-/// A box of the picture.
+/// A node, drawn as a box.
 pub(crate) struct Node {
     pub kind: NodeKind,
     pub name: String,
     /// Smaller text below the name.
     pub details: Vec<String>,
-    /// The column, from the left: outside first, then the services by how many ask before them.
+    /// The column, from the left: outside first, then the services by the length of the chain of
+    /// their clients.
     pub layer: usize,
 }
 
-/// What a line is.
+/// The kind of an edge.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum EdgeKind {
     /// Memory that crosses the image's edge.
@@ -44,13 +48,13 @@ pub(crate) enum EdgeKind {
     Events,
     /// A service that maps a region and writes it.
     Write,
-    /// One that only reads it.
+    /// A service that maps a region and only reads it.
     Read,
     /// A queue, from the client to the server.
     Queue,
 }
 
-/// A line of the picture. Its arrow is at `to`; one that goes both ways has another at `from`.
+/// An edge. Its arrow is at `to`; an edge in both directions has another at `from`.
 pub(crate) struct Edge {
     pub kind: EdgeKind,
     pub from: usize,
@@ -59,7 +63,7 @@ pub(crate) struct Edge {
     pub both: bool,
 }
 
-/// The picture.
+/// The graph of a policy.
 pub struct Graph {
     title: String,
     nodes: Vec<Node>,
@@ -67,7 +71,7 @@ pub struct Graph {
 }
 
 impl Sound {
-    /// The policy as a picture.
+    /// Returns the graph of the policy.
     #[must_use]
     pub fn graph(&self) -> Graph {
         let mut builder = Builder {
@@ -83,7 +87,7 @@ impl Sound {
     }
 }
 
-/// The nodes of what is outside.
+/// The nodes of the subjects outside.
 struct Outside {
     domains: Vec<usize>,
     daemon: Option<usize>,
@@ -105,11 +109,12 @@ impl Builder<'_> {
         self.graph.edges.push(Edge { kind, from, to, label: label.into(), both });
     }
 
-    /// How many queues lie between a service and one that asks nobody, at most.
+    /// Returns for each service the length of its longest chain of queues to a service that asks
+    /// nobody.
     fn depths(&self) -> Vec<usize> {
         let index = &self.sound.index;
         let mut depths = vec![0; index.services.len()];
-        // Requests form no circle, so no way is longer than the number of services.
+        // Requests form no cycle, so no chain is longer than the number of services.
         for _ in 0..index.services.len() {
             let mut changed = false;
             for ends in &index.queues {
@@ -194,21 +199,21 @@ impl Builder<'_> {
                 if reached.is_some() { (NodeKind::EdgeRegion, 1) } else { (NodeKind::Region, lowest + 1) };
             let node = self.node(kind, &item.name.value, vec![amount(source)], layer);
             if let Some((other, label, writes)) = reached {
-                // The arrow shows who can change what: a peer that only reads is at its end.
+                // The arrow points from the writer: a peer that only reads is at its end.
                 let from_outside = matches!(source, Source::Module | Source::CommandLine);
                 let (from, to) = if from_outside { (other, node) } else { (node, other) };
                 self.edge(EdgeKind::Share, from, to, label, writes);
             }
             for (service, how) in map {
                 match how {
-                    How::Read => self.edge(EdgeKind::Read, node, *service, "", false),
-                    How::ReadWrite | How::Heap => self.edge(EdgeKind::Write, *service, node, "", false),
+                    MapAccess::Read => self.edge(EdgeKind::Read, node, *service, "", false),
+                    MapAccess::ReadWrite | MapAccess::Heap => self.edge(EdgeKind::Write, *service, node, "", false),
                 }
             }
         }
     }
 
-    /// The peer of a grant, what it is given, and whether it may write.
+    /// Returns the peer of a grant, its access as text, and whether it may write.
     fn granted(&self, grant: usize, outside: &Outside) -> Option<(usize, String, bool)> {
         let item = self.sound.policy.grants.items.get(grant)?;
         let peer = *outside.domains.get(self.sound.index.grants.get(grant)?.peer)?;

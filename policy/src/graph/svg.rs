@@ -1,11 +1,11 @@
-//! The picture as SVG, without script, font or anything else from elsewhere.
+//! Renders the graph as SVG, without scripts, fonts or external resources.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::layout::{Layout, Place, layout};
 use super::{Edge, EdgeKind, Graph, Node, NodeKind};
-use crate::show::escape;
+use crate::html::escape;
 
 const LEGEND: [(EdgeKind, &str); 5] = [
     (EdgeKind::Share, "memory across the edge"),
@@ -16,7 +16,7 @@ const LEGEND: [(EdgeKind, &str); 5] = [
 ];
 
 impl Graph {
-    /// The picture as SVG.
+    /// Renders the graph as SVG.
     #[must_use]
     pub fn svg(&self) -> String {
         let layout = layout(self);
@@ -57,7 +57,7 @@ impl Graph {
         out
     }
 
-    /// The image's edge: left of it is what is outside.
+    /// Draws the image's edge: the subjects outside are left of it.
     fn frame(&self, places: &[Place], width: f64, height: f64, out: &mut String) {
         let inside = self.nodes.iter().zip(places).filter(|(node, _)| node.kind != NodeKind::Outside);
         let left = inside.map(|(_, place)| place.x).fold(f64::INFINITY, f64::min) - 20.0;
@@ -75,8 +75,9 @@ impl Graph {
         }
     }
 
-    /// Where each line leaves and enters its boxes: the lines of a side lie beside each other, in the order of what
-    /// they go to.
+    /// Returns where each edge leaves and enters its boxes.
+    ///
+    /// The edges at a side are spread over it, in the order of their other ends.
     fn anchors(&self, layout: &Layout) -> Vec<[f64; 2]> {
         let mut sides: BTreeMap<Side, Vec<(f64, usize, usize)>> = BTreeMap::new();
         for (position, (edge, bends)) in self.edges.iter().zip(&layout.bends).enumerate() {
@@ -104,14 +105,14 @@ impl Graph {
     }
 }
 
-/// A box, and whether it is its right side.
+/// A side of a box; `true` for the right one.
 type Side = (usize, bool);
 
 fn is_same_column(one: &Place, other: &Place) -> bool {
     (one.x + one.width / 2.0 - other.x - other.width / 2.0).abs() < 1.0
 }
 
-/// The points that a line passes.
+/// Returns the points of an edge.
 fn points(from: &Place, bends: &[Place], to: &Place, [leaves, enters]: [f64; 2]) -> Vec<(f64, f64)> {
     let rightward = from.x < to.x;
     let same_column = bends.is_empty() && is_same_column(from, to);
@@ -136,7 +137,7 @@ fn line(edge: &Edge, points: Vec<(f64, f64)>, same_column: bool, out: &mut Strin
             let _ = write!(path, "M{x:.1} {y:.1}");
             label_at = ((x + next_x) / 2.0, (y + next_y) / 2.0);
         }
-        // Within a column a line goes round on the left.
+        // An edge within a column goes round on the left.
         let reach = if same_column { -50.0 } else { (next_x - x) * 0.5 };
         let back = if same_column { -50.0 } else { -reach };
         let _ = write!(path, " C{:.1} {y:.1} {:.1} {next_y:.1} {next_x:.1} {next_y:.1}", x + reach, next_x + back);

@@ -1,15 +1,16 @@
-//! What the packer needs of an ELF file, checked.
+//! Reads and checks the ELF files that the packer joins.
 
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, Object, ObjectSymbol};
 
-use super::PackError;
-use super::write::NOTE_SIZE;
+use super::error::PackError;
+use crate::image_form::NOTE_SIZE;
 
 type Header = elf::FileHeader64<LittleEndian>;
 
-/// Owner and type of the note by which Xen finds the PVH entry point (`XEN_ELFNOTE_PHYS32_ENTRY`, `elfnote.h`).
+/// Owner and type of the note by which Xen finds the PVH entry point (`XEN_ELFNOTE_PHYS32_ENTRY`,
+/// `elfnote.h`).
 const PVH_NOTE: (&[u8], u32) = (b"Xen", 18);
 
 /// A loadable segment.
@@ -20,7 +21,7 @@ pub(super) struct Load<'a> {
     pub virtual_address: u64,
     pub physical_address: u64,
     pub memory_size: u64,
-    /// Where its bytes are in the file it was read from.
+    /// The offset of its bytes in the file that it was read from.
     pub offset: u64,
     pub bytes: &'a [u8],
 }
@@ -29,7 +30,7 @@ impl Load<'_> {
     pub(super) const EXECUTE: u32 = 1;
     pub(super) const WRITE: u32 = 2;
 
-    /// The position of an address in the segment, if the segment has it.
+    /// Returns the position of an address in the segment, if it is there.
     fn position(&self, address: u64) -> Option<u64> {
         address.checked_sub(self.virtual_address).filter(|position| *position < self.memory_size)
     }
@@ -37,7 +38,7 @@ impl Load<'_> {
 
 /// An ELF file for x86-64 that is linked to run at fixed addresses.
 pub(super) struct Program<'a> {
-    /// What the file is called in errors.
+    /// The name in errors.
     pub name: &'a str,
     pub entry: u64,
     /// The segments that take memory, in the order of the file.
@@ -80,8 +81,9 @@ impl<'a> Program<'a> {
         }
     }
 
-    /// Returns the segment that holds the PVH note, by its index, and the note's position in it. The note must be
-    /// all that the note segment has: whatever else stands there, a loader may act on.
+    /// Returns the index of the segment with the PVH note, and the note's position in it.
+    ///
+    /// The note segment must have nothing else: a loader may act on any other note.
     pub(super) fn pvh_note(&self) -> Result<(usize, u64), PackError> {
         let unreadable =
             |error: object::read::Error| PackError::NotElf { program: self.name.to_owned(), reason: error.to_string() };
@@ -108,7 +110,8 @@ impl<'a> Program<'a> {
         place.ok_or(PackError::Note)
     }
 
-    /// Where in its segments the symbol's `size` bytes are: the segment's index and the position within its bytes.
+    /// Finds the `size` bytes of a symbol: returns the index of the segment, and the position in
+    /// its bytes.
     pub(super) fn symbol(&self, name: &str, size: u64) -> Result<(usize, usize), PackError> {
         let file = object::read::elf::ElfFile64::<LittleEndian>::parse(self.file)
             .map_err(|error| PackError::NotElf { program: self.name.to_owned(), reason: error.to_string() })?;

@@ -1,9 +1,10 @@
-//! Assertions: the shape of each, and its words. Whether it holds is the prover's.
+//! Reads assertions: the shape of each, and its words. Whether it holds is the task of
+//! [`crate::prove`].
 
 use std::collections::BTreeMap;
 
-use super::value::{Field, Key, Table};
-use super::{checked_name, list};
+use super::names::checked_name;
+use super::value::{Field, Key, Table, list};
 use crate::authority::Hypercall;
 use crate::diagnostic::{Diagnostic, Log, Spanned};
 use crate::model::{Assertion, Claim, Exclusive, Measure, Named, Section};
@@ -90,7 +91,7 @@ fn assertion(table: &Table<'_>, log: &mut Log) -> Option<Assertion> {
     Some(Assertion { why: why?, claim: claim? })
 }
 
-/// A text that stands in one line of a report.
+/// Reads a text that fits one line of a report.
 fn line_of_text(field: &Field<'_>, log: &mut Log) -> Option<String> {
     let text = field.text(log)?.value;
     if text.trim().is_empty() || text.len() > 200 || text.chars().any(|c| c.is_control() || c == '"' || c == '\\') {
@@ -143,14 +144,15 @@ fn share_nothing(table: &Table<'_>, log: &mut Log) -> Option<Claim> {
     Some(Claim::ShareNothing { between })
 }
 
-/// Words in their order, so that the canonical form does not depend on how they were written down.
+/// Reads a list of words and sorts it, so that the canonical form does not depend on the order in
+/// the file.
 fn sorted_words(field: &Field<'_>, log: &mut Log) -> Option<Vec<Spanned<String>>> {
     let mut words = field.words(log)?;
     words.sort_by(|a, b| a.value.cmp(&b.value));
     Some(words)
 }
 
-/// `OBJECT.OPERATION`, or the name of a hypercall.
+/// Reads `OBJECT.OPERATION`, or the name of a hypercall.
 fn operation(field: &Field<'_>, log: &mut Log) -> Option<Spanned<String>> {
     let text = field.text(log)?;
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '/' | '*' | '@' | '{' | '}' | ':');
@@ -165,7 +167,7 @@ fn operation(field: &Field<'_>, log: &mut Log) -> Option<Spanned<String>> {
         }
         _ => {
             log.push(
-                Diagnostic::at(&text.span, format!("`{}` is no operation on an object", text.value))
+                Diagnostic::at(&text.span, format!("`{}` is not an operation on an object", text.value))
                     .label("unknown operation")
                     .help(format!(
                         "write an object, a dot and an operation, like {}",

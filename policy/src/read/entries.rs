@@ -1,22 +1,22 @@
-//! One function for each kind of entry.
+//! Reads entries: one function for each kind.
 
 use cloister_caps::abi::Operation;
 use cloister_caps::rights::{Kind, Rights};
 use cloister_caps::tables::{Access, AfterLimit};
 use cloister_caps::{DomId, PAGE_SIZE};
 
+use super::names::{at, checked_program};
 use super::value::{Field, Key, Table, list};
-use super::{at, checked_program};
 use crate::diagnostic::{Diagnostic, Log, Spanned};
 use crate::model::{
-    Domain, Grant, HOLDABLE, Held, How, MapEntry, PathRight, Peer, Port, Queue, Region, Service, Source,
+    Domain, Grant, HOLDABLE, HeldCapability, MapAccess, MapEntry, PathRight, Peer, Port, Queue, Region, Service, Source,
 };
 
-/// The most pages of a region of a fixed size: 256 MiB.
+/// The largest region of a fixed size, in pages: 256 MiB.
 const MAX_FIXED_PAGES: u32 = 1 << 16;
-/// The most pages of a share: 4 GiB, the kernel's limit.
+/// The largest share, in pages: 4 GiB, the kernel's limit.
 const MAX_SHARE_PAGES: u32 = 1 << 20;
-/// The most pages of a stack: 1 MiB.
+/// The largest stack, in pages: 1 MiB.
 const MAX_STACK_PAGES: u32 = (1 << 20) / PAGE_SIZE as u32;
 
 const SERVICE: Key = Key::new("service", "service = \"netfront\"");
@@ -63,7 +63,7 @@ pub(super) fn service(table: &Table<'_>, log: &mut Log) -> Option<Service> {
     for (kind, key) in HOLDABLE.into_iter().zip(held) {
         if let Some(field) = table.find(key) {
             match rights_of(&field, kind, log) {
-                Some(found) => rights.push(Held { kind, rights: found.value, span: field.name.span }),
+                Some(found) => rights.push(HeldCapability { kind, rights: found.value, span: field.name.span }),
                 None => whole = false,
             }
         }
@@ -92,7 +92,7 @@ fn held_example(kind: Kind) -> &'static str {
     }
 }
 
-/// Budget and period.
+/// Reads budget and period.
 fn cpu_of(field: &Field<'_>, log: &mut Log) -> Option<(Spanned<u32>, Spanned<u32>)> {
     let budget = Key::new("budget_us", "budget_us = 2000");
     let period = Key::new("period_us", "period_us = 10000");
@@ -124,7 +124,7 @@ fn restart_of(field: &Field<'_>, log: &mut Log) -> Option<(u16, AfterLimit)> {
     Some((u16::try_from(limit?.value).ok()?, then?.value))
 }
 
-/// The rights to an object of `kind` that a list of words gives.
+/// Reads a list of words as the rights to an object of `kind`.
 fn rights_of(field: &Field<'_>, kind: Kind, log: &mut Log) -> Option<Spanned<Rights>> {
     let words = field.words(log)?;
     let operations: Vec<Operation> =
@@ -174,7 +174,7 @@ pub(super) fn region(table: &Table<'_>, log: &mut Log) -> Option<Region> {
         _ => {
             log.push(
                 Diagnostic::at(&at(table), format!("{} must have one of `pages`, `share` and `kind`", table.what))
-                    .label("where does its memory come from?")
+                    .label("the source of its memory is missing")
                     .help("write `pages = N`, `share = N` with `minimum` and `maximum`, or `kind = \"module\"`"),
             );
             None
@@ -183,9 +183,12 @@ pub(super) fn region(table: &Table<'_>, log: &mut Log) -> Option<Region> {
     if table.find(share).is_none() {
         for stray in [minimum, maximum].into_iter().filter_map(|key| table.find(key)) {
             log.push(
-                Diagnostic::at(&stray.name.span, format!("{} is no share, and has `{}`", table.what, stray.name.value))
-                    .label("means nothing here")
-                    .help("only a region with `share` has `minimum` and `maximum`"),
+                Diagnostic::at(
+                    &stray.name.span,
+                    format!("{} is not a share, but has `{}`", table.what, stray.name.value),
+                )
+                .label("has no effect here")
+                .help("only a region with `share` has `minimum` and `maximum`"),
             );
         }
     }
@@ -235,7 +238,7 @@ fn map_of(field: &Field<'_>, log: &mut Log) -> Option<Vec<MapEntry>> {
     if fields.is_empty() {
         log.push(
             Diagnostic::at(&field.span, "`map` is empty")
-                .label("nobody maps the region")
+                .label("no service maps the region")
                 .help("write, for example, `map = { tcpip = \"read\" }`, or leave the region out"),
         );
         return None;
@@ -243,7 +246,7 @@ fn map_of(field: &Field<'_>, log: &mut Log) -> Option<Vec<MapEntry>> {
     whole.then_some(map)
 }
 
-fn how_of(entry: &Field<'_>, log: &mut Log) -> Option<Spanned<How>> {
+fn how_of(entry: &Field<'_>, log: &mut Log) -> Option<Spanned<MapAccess>> {
     let text = entry.text(log)?;
     if text.value.contains("execute") {
         log.push(
@@ -253,7 +256,7 @@ fn how_of(entry: &Field<'_>, log: &mut Log) -> Option<Spanned<How>> {
         );
         return None;
     }
-    entry.choice(&How::WORDS, log)
+    entry.choice(&MapAccess::WORDS, log)
 }
 
 pub(super) fn queue(table: &Table<'_>, log: &mut Log) -> Option<Queue> {
@@ -288,7 +291,7 @@ pub(super) fn port(table: &Table<'_>, log: &mut Log) -> Option<Port> {
         _ => {
             log.push(
                 Diagnostic::at(&at(table), format!("{} must have one of `peer` and `kind`", table.what))
-                    .label("who is at the other end?")
+                    .label("the other end is missing")
                     .help("write `peer = \"netback\"` for a domain, or `kind = \"xenstore\"`"),
             );
             None
@@ -340,7 +343,7 @@ fn path(field: &Field<'_>, log: &mut Log) -> Option<PathRight> {
     let syntax = path_problem(&field.name.value);
     if let Some(problem) = syntax {
         log.push(
-            Diagnostic::at(&field.name.span, format!("`{}` is no XenStore path: {problem}", field.name.value))
+            Diagnostic::at(&field.name.span, format!("`{}` is not a XenStore path: {problem}", field.name.value))
                 .label("not a path")
                 .help("write a path like \"device/vif/0\" or \"/local/domain/*/backend/vif/{self}/0\""),
         );
@@ -366,7 +369,8 @@ fn path(field: &Field<'_>, log: &mut Log) -> Option<PathRight> {
     whole.then_some(right)
 }
 
-/// Why a text is no path: the characters are those that `xenstored` allows (`is_valid_nodename`).
+/// Returns why a text is not a path. The characters are those that `xenstored` allows
+/// (`is_valid_nodename`).
 fn path_problem(path: &str) -> Option<&'static str> {
     const LONGEST: usize = 96;
     let rest = path.strip_prefix('/').unwrap_or(path);

@@ -1,4 +1,4 @@
-//! Typed access to the parsed TOML. Every function here either answers a value or logs why there is none.
+//! Typed access to the parsed TOML. Every function returns a value, or logs why there is none.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -28,7 +28,7 @@ pub(crate) struct Table<'a> {
     table: &'a dyn TableLike,
     /// What it describes, for messages.
     pub what: String,
-    /// Where it is named.
+    /// Its position in the file.
     pub span: Span,
 }
 
@@ -37,13 +37,13 @@ pub(crate) struct Field<'a> {
     /// The key.
     pub name: Spanned<String>,
     item: &'a Item,
-    /// Where the value is.
+    /// The position of the value.
     pub span: Span,
     example: &'static str,
 }
 
 impl<'a> Table<'a> {
-    /// The root of a file.
+    /// Returns the root of a file.
     pub(crate) fn root(table: &'a dyn TableLike) -> Self {
         Table { table, what: "a policy".into(), span: 0..0 }
     }
@@ -62,12 +62,12 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// The key, if it is there.
+    /// Returns the field of a key, if there is one.
     pub(crate) fn find(&self, key: Key) -> Option<Field<'a>> {
         self.field(key.name, key.example)
     }
 
-    /// The key, which must be there.
+    /// Returns the field of a key that must be there.
     pub(crate) fn require(&self, key: Key, log: &mut Log) -> Option<Field<'a>> {
         let field = self.find(key);
         if field.is_none() {
@@ -80,7 +80,7 @@ impl<'a> Table<'a> {
         field
     }
 
-    /// Every key, in the order of the names; `example` shows what a value looks like.
+    /// Returns every field, in the order of the names; `example` shows what a value looks like.
     pub(crate) fn fields(&self, example: &'static str) -> Vec<Field<'a>> {
         let mut names: Vec<&str> = self.table.iter().map(|(name, _)| name).collect();
         names.sort_unstable();
@@ -90,7 +90,7 @@ impl<'a> Table<'a> {
     fn field(&self, name: &str, example: &'static str) -> Option<Field<'a>> {
         let item = self.table.get(name)?;
         let key_span = self.key_span(name);
-        // A table of its own header is pointed at by the header's name.
+        // For a table with its own header, the position is that of the header's name.
         let span = if item.is_value() { item.span().unwrap_or(key_span.clone()) } else { key_span.clone() };
         Some(Field { name: Spanned::new(name.to_owned(), key_span), item, span, example })
     }
@@ -121,7 +121,7 @@ impl<'a> Field<'a> {
         );
     }
 
-    /// A table.
+    /// Reads a table.
     pub(crate) fn table(&self, what: String, log: &mut Log) -> Option<Table<'a>> {
         let table = self.item.as_table_like();
         if table.is_none() {
@@ -130,7 +130,7 @@ impl<'a> Field<'a> {
         table.map(|table| Table { table, what, span: self.name.span.clone() })
     }
 
-    /// The tables of a list of tables, as `[[name]]` makes it; each with what it describes and where it starts.
+    /// Reads a list of tables, written as `[[name]]`.
     pub(crate) fn tables(&self, what: &str, log: &mut Log) -> Vec<Table<'a>> {
         let Some(list) = self.item.as_array_of_tables() else {
             self.mistyped("a list of tables", log);
@@ -140,7 +140,7 @@ impl<'a> Field<'a> {
         list.iter().map(|table| Table { table, what: what.to_owned(), span: span(table) }).collect()
     }
 
-    /// A text.
+    /// Reads a text.
     pub(crate) fn text(&self, log: &mut Log) -> Option<Spanned<String>> {
         match self.item.as_str() {
             Some(text) => Some(Spanned::new(text.to_owned(), self.span.clone())),
@@ -151,7 +151,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// A whole number within a range.
+    /// Reads a whole number within a range.
     pub(crate) fn integer(&self, range: RangeInclusive<u32>, log: &mut Log) -> Option<Spanned<u32>> {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
         let Some(number) = self.item.as_integer() else {
@@ -167,7 +167,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// `true` or `false`.
+    /// Reads `true` or `false`.
     pub(crate) fn flag(&self, log: &mut Log) -> Option<Spanned<bool>> {
         match self.item.as_bool() {
             Some(flag) => Some(Spanned::new(flag, self.span.clone())),
@@ -178,7 +178,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// A size in whole pages, written as `"16K"`, `"1M"` or `"1G"`; `range` is in pages.
+    /// Reads a size in whole pages, written as `"16K"`, `"1M"` or `"1G"`; `range` is in pages.
     pub(crate) fn size(&self, range: RangeInclusive<u32>, log: &mut Log) -> Option<Spanned<u32>> {
         let text = self.text(log)?;
         match parse_size(&text.value) {
@@ -191,7 +191,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// One of some words.
+    /// Reads one of the words.
     pub(crate) fn choice<T: Copy>(&self, words: &[(&str, T)], log: &mut Log) -> Option<Spanned<T>> {
         let text = self.text(log)?;
         let found = words.iter().find(|(word, _)| *word == text.value);
@@ -206,7 +206,7 @@ impl<'a> Field<'a> {
         found.map(|(_, value)| Spanned::new(*value, text.span))
     }
 
-    /// A list of words that does not repeat one. A repeated word is logged and left out.
+    /// Reads a list of different words. A repeated word is logged and left out.
     pub(crate) fn words(&self, log: &mut Log) -> Option<Vec<Spanned<String>>> {
         let Some(array) = self.item.as_array() else {
             self.mistyped("a list of words", log);
@@ -220,8 +220,8 @@ impl<'a> Field<'a> {
             match value.as_str() {
                 Some(word) if !known.insert(word) => {
                     log.push(
-                        Diagnostic::at(&span, format!("`{}` says \"{word}\" twice", self.name.value))
-                            .label("said before")
+                        Diagnostic::at(&span, format!("`{}` lists \"{word}\" twice", self.name.value))
+                            .label("a repetition")
                             .help("leave it out"),
                     );
                     whole = false;
@@ -240,7 +240,7 @@ impl<'a> Field<'a> {
         if words.is_empty() && whole {
             log.push(
                 Diagnostic::at(&self.span, format!("`{}` is empty", self.name.value))
-                    .label("gives nothing")
+                    .label("has no effect")
                     .help(format!("leave the key out, or write, for example, `{}`", self.example)),
             );
             return None;
@@ -249,7 +249,8 @@ impl<'a> Field<'a> {
     }
 }
 
-/// Pages of a size like `16K`; `None` if it is none, or not in whole pages.
+/// Parses a size such as `16K`, and returns its pages. `None` if it is not a size, or not whole
+/// pages.
 fn parse_size(text: &str) -> Option<u32> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let unit: u64 = match unit {
@@ -264,7 +265,7 @@ fn parse_size(text: &str) -> Option<u32> {
     if bytes.is_multiple_of(PAGE_SIZE as u64) { u32::try_from(pages).ok() } else { None }
 }
 
-/// A number of pages as a size, in the largest unit that divides it.
+/// Returns a number of pages as a size, in the largest unit that divides it.
 pub(crate) fn render_size(pages: u32) -> String {
     let kibibytes = u64::from(pages) * (PAGE_SIZE as u64 / 1024);
     match kibibytes {
@@ -274,12 +275,12 @@ pub(crate) fn render_size(pages: u32) -> String {
     }
 }
 
-/// `a`, `b` and `c`.
+/// Returns a list such as: `a`, `b` and `c`.
 pub(crate) fn list(words: &[&str]) -> String {
     joined(words, "and", '`')
 }
 
-/// "a", "b" or "c".
+/// Returns a list such as: "a", "b" or "c".
 pub(crate) fn alternatives(words: &[&str]) -> String {
     joined(words, "or", '"')
 }

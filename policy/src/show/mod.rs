@@ -1,14 +1,13 @@
-//! The one page to sign: everything that a policy allows, as tables, and the verdicts on its assertions.
+//! Makes the page to sign: everything that a policy allows, as tables, and the verdicts on its
+//! assertions.
 
+mod page;
 mod render;
 mod tables;
 
-pub(crate) use render::escape;
+use crate::sound::Sound;
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
-
-use crate::Sound;
-use crate::prove::Verdict;
+pub use page::Page;
 
 /// The form of the page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,37 +16,12 @@ pub enum ShowFormat {
     Text,
     /// For a review.
     Markdown,
-    /// A page that needs nothing else, with the graph in it; it can be printed.
+    /// A self-contained page with the graph, which can be printed.
     Html,
 }
 
-/// A table of the page.
-pub(crate) struct Table {
-    /// What a program calls it.
-    pub key: &'static str,
-    /// What it is.
-    pub title: &'static str,
-    /// What it means.
-    pub note: &'static str,
-    pub columns: &'static [&'static str],
-    pub rows: Vec<Vec<String>>,
-}
-
-/// The page.
-pub struct Page {
-    /// The image's name.
-    pub image: String,
-    /// The file.
-    pub file: String,
-    /// SHA-256 of the canonical form.
-    pub hash: [u8; 32],
-    pub(crate) tables: Vec<Table>,
-    /// The verdicts on the assertions.
-    pub verdicts: Vec<Verdict>,
-}
-
 impl Sound {
-    /// The page to sign.
+    /// Returns the page to sign.
     #[must_use]
     pub fn page(&self) -> Page {
         Page {
@@ -59,7 +33,7 @@ impl Sound {
         }
     }
 
-    /// The page to sign, written out.
+    /// Renders the page to sign.
     #[must_use]
     pub fn show(&self, format: ShowFormat) -> String {
         let page = self.page();
@@ -68,44 +42,5 @@ impl Sound {
             ShowFormat::Markdown => render::markdown(&page),
             ShowFormat::Html => render::html(&page, &self.graph().svg()),
         }
-    }
-}
-
-impl Page {
-    /// Whether every assertion holds.
-    #[must_use]
-    pub fn holds(&self) -> bool {
-        self.verdicts.iter().all(|verdict| verdict.holds)
-    }
-
-    fn hash_text(&self) -> String {
-        self.hash.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
-impl Serialize for Page {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("image", &self.image)?;
-        map.serialize_entry("file", &self.file)?;
-        map.serialize_entry("hash", &self.hash_text())?;
-        for table in &self.tables {
-            map.serialize_entry(table.key, table)?;
-        }
-        map.serialize_entry("assertions", &self.verdicts)?;
-        map.end()
-    }
-}
-
-/// A list of objects, one a row, with the columns as keys.
-impl Serialize for Table {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        struct Row<'a>(&'a [&'static str], &'a [String]);
-        impl Serialize for Row<'_> {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_map(self.0.iter().zip(self.1))
-            }
-        }
-        serializer.collect_seq(self.rows.iter().map(|row| Row(self.columns, row)))
     }
 }

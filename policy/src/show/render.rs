@@ -1,11 +1,12 @@
-//! The page as text, as Markdown and as HTML.
+//! Renders the page as text, as Markdown and as HTML.
 
 use std::fmt::Write;
 
-use super::{Page, Table};
+use super::page::{Page, Table};
+use crate::html::escape;
 use crate::prove::Verdict;
 
-/// Columns wider than this are not padded: what follows them starts where it starts.
+/// Columns wider than this are not padded.
 const WIDEST: usize = 48;
 
 pub(super) fn text(page: &Page) -> String {
@@ -33,7 +34,7 @@ fn word(verdict: &Verdict) -> &'static str {
 fn summary(page: &Page) -> String {
     let failed = page.verdicts.iter().filter(|verdict| !verdict.holds).count();
     match (page.verdicts.len(), failed) {
-        (0, _) => "The policy asserts nothing.".into(),
+        (0, _) => "The policy has no assertions.".into(),
         (count, 0) => format!("All {count} hold, proved over the closure."),
         (count, failed) => format!("{failed} of {count} do not hold."),
     }
@@ -104,11 +105,6 @@ th { font-weight: 600; color: #4a5058; } svg { width: 100%; height: auto; }
 .sign td { height: 2.5rem; border-bottom: 1px solid #1b1f24; width: 33%; vertical-align: bottom; color: #4a5058; }
 @media print { body { font-size: 10px; margin: 0; max-width: none; } h2 { break-after: avoid; } tr, svg { break-inside: avoid; } }
 ";
-
-/// Text as HTML text.
-pub(crate) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
 
 pub(super) fn html(page: &Page, graph: &str) -> String {
     let (image, file) = (escape(&page.image), escape(&page.file));

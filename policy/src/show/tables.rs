@@ -1,15 +1,15 @@
-//! The tables of the page.
+//! Makes the tables of the page.
 
 use std::collections::BTreeMap;
 
 use cloister_caps::tables::{Access, AfterLimit};
 
-use super::Table;
-use crate::Sound;
+use super::page::Table;
 use crate::authority::closure::closure;
 use crate::authority::{Hypercall, Right, Rule, Subject, index, names};
 use crate::model::{Peer, Source};
 use crate::read::render_size;
+use crate::sound::Sound;
 
 pub(super) fn tables(sound: &Sound) -> Vec<Table> {
     let rights = closure(&sound.policy, &sound.index);
@@ -70,7 +70,7 @@ fn sharing(sound: &Sound) -> Table {
     Table {
         key: "sharing",
         title: "Memory shared with other domains",
-        note: "Beside the ring of the console, which is the kernel's, nothing else of this image's memory is shared or granted. The control domain can map any guest's memory, and is trusted not to.",
+        note: "Except for the console ring, which is the kernel's, no other memory of this image is shared or granted. The control domain can map any guest's memory, and is trusted not to.",
         columns: &["with", "region", "pages", "access of the other", "how long", "by whom", "line"],
         rows,
     }
@@ -91,13 +91,13 @@ fn regions(sound: &Sound) -> Table {
             let own = item.body.map.iter().filter(|entry| entry.how.value.writes() == writes);
             own.map(|entry| entry.service.value.as_str()).collect::<Vec<_>>().join(", ")
         };
-        let after = if sound.index.emptied(&sound.policy, position) { "emptied" } else { "kept" };
+        let after = if sound.index.cleared_on_restart(&sound.policy, position) { "cleared" } else { "kept" };
         vec![item.name.value.clone(), source, how(true), how(false), after.into(), line(sound, Rule::Region(position))]
     });
     Table {
         key: "regions",
         title: "Who maps what",
-        note: "No region is executable. Beside these, each service has its program, its stack and its ends of queues.",
+        note: "No region is executable. In addition, each service has its program, its stack and its ends of queues.",
         columns: &["region", "memory", "written by", "only read by", "at a restart", "line"],
         rows: rows.collect(),
     }
@@ -112,7 +112,7 @@ fn hypercalls(sound: &Sound, rights: &[Right]) -> Table {
             causes.entry((*hypercall, right.subject)).or_default().push(format!("{object}.{}{asked}", right.op.word()));
         }
     }
-    // Services that cause it in the same way stand in one row.
+    // Services that cause it by the same operations share a row.
     let mut alike: BTreeMap<(Hypercall, String), Vec<String>> = BTreeMap::new();
     for ((hypercall, subject), operations) in causes {
         let name = names::subject(&sound.policy, subject);
@@ -154,7 +154,7 @@ fn channels(sound: &Sound) -> Table {
     Table {
         key: "channels",
         title: "Event channels",
-        note: "Over each the peer can wake the service, and nothing more.",
+        note: "Through a channel, the peer can wake the service, and nothing more.",
         columns: &["port", "service", "peer", "rights", "line"],
         rows: rows.collect(),
     }
@@ -175,7 +175,7 @@ fn queues(sound: &Sound) -> Table {
     Table {
         key: "queues",
         title: "Queues",
-        note: "Requests go from the client to the server, replies and events come back. Each side writes its own pages only.",
+        note: "Requests go from the client to the server, replies and events come back. Each side writes only its own pages.",
         columns: &["queue", "client", "server", "interface", "messages", "line"],
         rows: rows.collect(),
     }
@@ -194,7 +194,7 @@ fn paths(sound: &Sound) -> Table {
     Table {
         key: "paths",
         title: "XenStore paths",
-        note: "A right is to the node and all below it; the XenStore service enforces it.",
+        note: "A right applies to the node and everything below it; the XenStore service enforces it.",
         columns: &["service", "path", "rights", "line"],
         rows,
     }

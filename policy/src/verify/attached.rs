@@ -1,63 +1,18 @@
-//! What the packer attaches to an image in sections that no segment loads: the seal, the SBOM and the inventory of
-//! `unsafe`. They cost the guest no memory, and the kernel does not know of them.
+//! Checks the sections that no segment loads: the seal, the bill of materials (SBOM) and the
+//! inventory of `unsafe`. They take no memory of the guest, and the kernel does not read them.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Read;
 
-use flate2::Compression;
 use flate2::bufread::ZlibDecoder;
-use flate2::read::ZlibEncoder;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use sha2::{Digest, Sha256};
 
 use super::image::Image;
-use super::limits::{MAX_ENTRIES, MAX_ERRORS, MAX_INVENTORY, MAX_WORD};
-use super::{Finding, Verdict};
-
-/// SHA-256 of the file, with its own bytes taken as zeros.
-pub(crate) const SEAL: &str = ".cloister.seal";
-/// The bill of materials: CycloneDX, JSON, compressed.
-pub(crate) const SBOM: &str = ".cloister.sbom";
-/// Where `unsafe` is written: JSON, compressed; see `docs/verify.md`.
-pub(crate) const UNSAFE: &str = ".cloister.unsafe";
-
-/// What an image carries about its own making.
-#[derive(Default)]
-pub struct Inventory {
-    /// The bill of materials, as it is in the image.
-    pub sbom: Option<String>,
-    /// The components that it lists.
-    pub components: Vec<Component>,
-    /// `unsafe` in each crate of the image, if the image has the inventory.
-    pub unsafe_uses: Option<Vec<UnsafeUse>>,
-}
-
-/// A component of the bill of materials: a crate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Component {
-    /// The crate.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-}
-
-/// `unsafe` in the sources of a crate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnsafeUse {
-    /// The crate.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// Whether the crate forbids it.
-    pub forbids: bool,
-    /// Blocks, functions, traits and implementations, each counted where the word stands.
-    pub counts: [u64; 4],
-}
-
-/// The names of [`UnsafeUse::counts`].
-pub(crate) const COUNTS: [&str; 4] = ["blocks", "functions", "traits", "implementations"];
+use super::verdict::{Component, Finding, Inventory, UnsafeUse, Verdict};
+use crate::image_form::seal_and_file_hash;
+use crate::image_limits::{MAX_ENTRIES, MAX_ERRORS, MAX_INVENTORY, MAX_WORD};
 
 /// Checks the seal and reads the inventories.
 pub(super) fn check(image: &Image<'_>, verdict: &mut Verdict) {
@@ -83,11 +38,11 @@ pub(super) fn check(image: &Image<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// Checks the seal, and takes the hash of the file on the way: all of it is read once for both.
+/// Checks the seal, and computes the hash of the file in the same pass.
 fn check_seal(image: &Image<'_>, verdict: &mut Verdict) {
     let place = image.seal.and_then(|seal| {
         let start = usize::try_from(seal.offset).ok()?;
-        Some((sealed(image.file, start)?, seal.bytes))
+        Some((seal_and_file_hash(image.file, start)?, seal.bytes))
     });
     let Some(((hash, whole), seal)) = place else {
         verdict.error("seal", "the file has no seal: the packer gives every image one");
@@ -99,30 +54,8 @@ fn check_seal(image: &Image<'_>, verdict: &mut Verdict) {
     }
 }
 
-/// Returns the hash of a file in which the seal's bytes are zeros, and that of the file as it is.
-pub(crate) fn sealed(file: &[u8], seal: usize) -> Option<([u8; 32], [u8; 32])> {
-    let (before, rest) = file.split_at_checked(seal)?;
-    let (own, behind) = rest.split_at_checked(32)?;
-    let mut whole = Sha256::new();
-    whole.update(before);
-    let mut emptied = whole.clone();
-    for (hash, middle) in [(&mut whole, own), (&mut emptied, &[0; 32][..])] {
-        hash.update(middle);
-        hash.update(behind);
-    }
-    Some((emptied.finalize().into(), whole.finalize().into()))
-}
-
-/// An inventory as it is attached: a zlib stream (RFC 1950), as `cargo-auditable` attaches its own.
-pub(crate) fn deflated(json: &[u8]) -> Vec<u8> {
-    let mut encoder = ZlibEncoder::new(json, Compression::best());
-    let mut out = Vec::new();
-    // Neither the slice nor the vector can fail.
-    let _ = encoder.read_to_end(&mut out);
-    out
-}
-
-/// Reads a stream that is all there is, and of no more than the largest inventory.
+/// Decompresses an inventory. The stream must end where the section ends, and be no larger than the
+/// limit.
 fn inflated(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     let mut decoder = ZlibDecoder::new(bytes);
@@ -130,101 +63,101 @@ fn inflated(bytes: &[u8]) -> Result<Vec<u8>, String> {
         .by_ref()
         .take(MAX_INVENTORY + 1)
         .read_to_end(&mut out)
-        .map_err(|error| format!("it is no zlib stream: {error}"))?;
+        .map_err(|error| format!("it is not a zlib stream: {error}"))?;
     if out.len() as u64 > MAX_INVENTORY {
         return Err(format!("it has more than {MAX_INVENTORY} bytes"));
     }
     if decoder.total_in() != bytes.len() as u64 {
-        return Err("there is something behind its end".into());
+        return Err("there is something after its end".into());
     }
     Ok(out)
 }
 
-/// Returns `true` for what an inventory is made of: the characters of ASCII that are shown, and spaces, tabs and ends of
-/// lines between them.
+/// Returns `true` for characters of an inventory: visible ASCII, spaces, tabs and ends of lines.
 fn is_shown(c: char) -> bool {
     c.is_ascii_graphic() || matches!(c, ' ' | '\t' | '\n')
 }
 
-/// Any JSON, of whose strings and keys each character is shown as it is.
-struct Shown;
+/// Any JSON in which each character of the strings and keys is visible.
+struct VisibleJson;
 
-impl<'de> Deserialize<'de> for Shown {
+impl<'de> Deserialize<'de> for VisibleJson {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Shown)
+        deserializer.deserialize_any(VisibleJson)
     }
 }
 
-impl<'de> Visitor<'de> for Shown {
-    type Value = Shown;
+impl<'de> Visitor<'de> for VisibleJson {
+    type Value = VisibleJson;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Shown, E> {
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<VisibleJson, E> {
         match text.chars().find(|c| !is_shown(*c)) {
             Some(c) => Err(E::custom(hidden(c))),
-            None => Ok(Shown),
+            None => Ok(VisibleJson),
         }
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Shown, E> {
-        Ok(Shown)
+    fn visit_bool<E>(self, _: bool) -> Result<VisibleJson, E> {
+        Ok(VisibleJson)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Shown, E> {
-        Ok(Shown)
+    fn visit_i64<E>(self, _: i64) -> Result<VisibleJson, E> {
+        Ok(VisibleJson)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Shown, E> {
-        Ok(Shown)
+    fn visit_u64<E>(self, _: u64) -> Result<VisibleJson, E> {
+        Ok(VisibleJson)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Shown, E> {
-        Ok(Shown)
+    fn visit_f64<E>(self, _: f64) -> Result<VisibleJson, E> {
+        Ok(VisibleJson)
     }
 
-    fn visit_unit<E>(self) -> Result<Shown, E> {
-        Ok(Shown)
+    fn visit_unit<E>(self) -> Result<VisibleJson, E> {
+        Ok(VisibleJson)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Shown, A::Error> {
-        while items.next_element::<Shown>()?.is_some() {}
-        Ok(Shown)
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<VisibleJson, A::Error> {
+        while items.next_element::<VisibleJson>()?.is_some() {}
+        Ok(VisibleJson)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Shown, A::Error> {
-        while entries.next_entry::<Shown, Shown>()?.is_some() {}
-        Ok(Shown)
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<VisibleJson, A::Error> {
+        while entries.next_entry::<VisibleJson, VisibleJson>()?.is_some() {}
+        Ok(VisibleJson)
     }
 }
 
-/// A name or a version: what is printed in a line.
-struct Word(String);
+/// A name or a version, which is printed in a line.
+struct VisibleWord(String);
 
-impl<'de> Deserialize<'de> for Word {
+impl<'de> Deserialize<'de> for VisibleWord {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         if text.is_empty() || text.len() > MAX_WORD || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            let reason = format_args!("a name or version is not 1 to {MAX_WORD} characters of ASCII that are shown");
+            let reason = format_args!("a name or version is not 1 to {MAX_WORD} visible characters of ASCII");
             return Err(de::Error::custom(reason));
         }
-        Ok(Word(text))
+        Ok(VisibleWord(text))
     }
 }
 
 fn hidden(c: char) -> String {
-    format!("it has the character {}, which is not one of ASCII that is shown", c.escape_unicode())
+    format!("it has the character {}, which is not visible ASCII", c.escape_unicode())
 }
 
-/// Reads JSON: all of it as text that is shown, as it is written and as it is meant, and then what is looked for.
+/// Reads JSON. First checks that all its characters are visible, both as written and after
+/// unescaping.
 fn read_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
     if let Some(c) = text.chars().find(|c| !is_shown(*c)) {
         return Err(hidden(c));
     }
-    serde_json::from_slice::<Shown>(bytes).map_err(|error| error.to_string())?;
+    serde_json::from_slice::<VisibleJson>(bytes).map_err(|error| error.to_string())?;
     serde_json::from_slice(bytes).map_err(|error| error.to_string())
 }
 
@@ -235,22 +168,22 @@ fn few<T>(items: &[T]) -> Result<(), String> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Sbom {
-    bom_format: Word,
+    bom_format: VisibleWord,
     #[serde(rename = "specVersion")]
-    _spec_version: Word,
+    _spec_version: VisibleWord,
     components: Vec<Listed>,
 }
 
 #[derive(Deserialize)]
 struct Listed {
-    name: Word,
-    version: Word,
+    name: VisibleWord,
+    version: VisibleWord,
 }
 
 fn read_sbom(bytes: &[u8]) -> Result<(String, Vec<Component>), String> {
     let sbom: Sbom = read_json(bytes)?;
     if sbom.bom_format.0 != "CycloneDX" {
-        return Err("its format is another".into());
+        return Err("it has another format".into());
     }
     few(&sbom.components)?;
     let read = |listed: Listed| Component { name: listed.name.0, version: listed.version.0 };
@@ -259,8 +192,10 @@ fn read_sbom(bytes: &[u8]) -> Result<(String, Vec<Component>), String> {
 }
 
 impl Inventory {
-    /// What of the inventories does not agree with the programs of the policy, or with each other: each has every program,
-    /// and every crate once, of one version or of several; and if both are there, they have the same crates.
+    /// Returns where the inventories disagree with the programs of the policy, or with each other.
+    ///
+    /// Each must have every program, and each version of a crate once. If both are there, they must
+    /// have the same crates.
     pub(super) fn contradictions(&self, programs: &[String]) -> Vec<Finding> {
         const OF_SBOM: &str = "the SBOM does not list";
         const OF_UNSAFE: &str = "the inventory of `unsafe` does not count";
@@ -276,9 +211,12 @@ impl Inventory {
                 }
             }
         }
-        let said = self.unsafe_uses.iter().flatten().filter(|item| item.forbids && item.counts != [0; 4]);
-        for item in said.take(MAX_ERRORS) {
-            found.push(Finding::error("attached", format!("{} forbids `unsafe` and is said to have it", item.name)));
+        let contradictory = self.unsafe_uses.iter().flatten().filter(|item| item.forbids && item.counts != [0; 4]);
+        for item in contradictory.take(MAX_ERRORS) {
+            found.push(Finding::error(
+                "attached",
+                format!("{} forbids `unsafe` and is listed with uses of it", item.name),
+            ));
         }
         found
     }
@@ -287,7 +225,8 @@ impl Inventory {
 /// A crate of an inventory: its name and its version.
 type Crate<'a> = (&'a str, &'a str);
 
-/// Returns the crates of an inventory, each of which it must have once, and every program among them.
+/// Returns the crates of an inventory, each of which it must have once, and every program among
+/// them.
 fn set<'a>(
     mut crates: Vec<Crate<'a>>,
     lacks: &str,
@@ -309,7 +248,7 @@ fn set<'a>(
 
 #[derive(Deserialize)]
 struct UnsafeUses {
-    format: Word,
+    format: VisibleWord,
     version: u64,
     crates: Vec<CrateUses>,
 }
@@ -317,8 +256,8 @@ struct UnsafeUses {
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct CrateUses {
-    name: Word,
-    crate_version: Word,
+    name: VisibleWord,
+    crate_version: VisibleWord,
     forbids: bool,
     blocks: u64,
     functions: u64,
@@ -329,7 +268,7 @@ struct CrateUses {
 fn read_unsafe(bytes: &[u8]) -> Result<Vec<UnsafeUse>, String> {
     let uses: UnsafeUses = read_json(bytes)?;
     if uses.format.0 != "cloister-unsafe" || uses.version != 1 {
-        return Err("its format is another".into());
+        return Err("it has another format".into());
     }
     few(&uses.crates)?;
     let read = |item: CrateUses| UnsafeUse {
@@ -344,19 +283,20 @@ fn read_unsafe(bytes: &[u8]) -> Result<Vec<UnsafeUse>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image_form::deflate;
 
     #[test]
     fn an_inventory_comes_back_as_it_was_and_nothing_else_is_one() {
         let json = br#"{"format":"cloister-unsafe","version":1,"crates":[]}"#.repeat(40);
-        let small = deflated(&json);
+        let small = deflate(&json);
         assert!(small.len() * 4 < json.len());
         assert_eq!(inflated(&small), Ok(json.clone()));
         assert!(inflated(&json).is_err() && inflated(&small[..small.len() - 5]).is_err());
         let behind = [&small[..], &[0]].concat();
-        assert_eq!(inflated(&behind), Err("there is something behind its end".into()));
-        let largest = deflated(&vec![b' '; MAX_INVENTORY as usize]);
+        assert_eq!(inflated(&behind), Err("there is something after its end".into()));
+        let largest = deflate(&vec![b' '; MAX_INVENTORY as usize]);
         assert_eq!(inflated(&largest).map(|bytes| bytes.len() as u64), Ok(MAX_INVENTORY));
-        let bomb = deflated(&vec![b' '; MAX_INVENTORY as usize + 1]);
+        let bomb = deflate(&vec![b' '; MAX_INVENTORY as usize + 1]);
         assert_eq!(inflated(&bomb), Err(format!("it has more than {MAX_INVENTORY} bytes")));
     }
 
@@ -379,7 +319,7 @@ mod tests {
             // A line may end in a text that is only given out.
             assert_eq!(read_sbom(elsewhere.as_bytes()).is_ok(), odd == r"\n", "{odd}");
         }
-        // What is written between the strings is shown, too.
+        // Characters between the strings must be visible, too.
         let steered = "{\"bomFormat\":\"CycloneDX\",\r\"specVersion\":\"1.6\",\"components\":[]}";
         assert!(read_sbom(steered.as_bytes()).is_err() && read_sbom(steered.replace('\r', "\n").as_bytes()).is_ok());
         let twice = r#"{"bomFormat":"CycloneDX","specVersion":"1.6","components":[],"components":[]}"#;

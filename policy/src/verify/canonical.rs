@@ -1,21 +1,22 @@
-//! The file of an image has one form: what `verify` understood of it is laid out by the packer's own writer, and the
-//! result compared with the file, byte for byte. What a reader of another kind would understand, in the place of, or
-//! beside it, therefore has no byte to be in.
+//! Checks that the file of an image has its one form.
+//!
+//! The content that `verify` read is written again by the packer's own writer, and compared with
+//! the file byte for byte. So there is no byte in which another reader could find something else.
 
 use std::borrow::Cow;
 
 use object::elf;
 use object::write::WritableBuffer;
 
-use super::Finding;
 use super::image::Image;
-use crate::pack::write::{Content, Piece, write};
+use super::verdict::Finding;
+use crate::image_form::{Content, Piece, write};
 
 /// Bytes of an ELF header, of a program header and of a section header (ELF64).
 const HEADER: u64 = 64;
 const PROGRAM_HEADER: u64 = 56;
 
-/// A file that is written for comparison only: nothing is kept but the first difference.
+/// A buffer that compares what is written with the file, and keeps only the first difference.
 struct Compared<'a> {
     rest: &'a [u8],
     at: u64,
@@ -54,7 +55,7 @@ impl WritableBuffer for Compared<'_> {
     }
 }
 
-/// Checks that the file is in the one form of what was read of it.
+/// Checks that the file has the one form of its content.
 pub(super) fn check(image: &Image<'_>, findings: &mut Vec<Finding>) {
     let mut error = |message: String| findings.push(Finding::error("elf", message));
     let Some(note) = image.note else { return };
@@ -89,7 +90,7 @@ pub(super) fn check(image: &Image<'_>, findings: &mut Vec<Finding>) {
                 error(describe(difference, pieces.len() as u64 + 1));
             } else if !compared.rest.is_empty() {
                 let (bytes, at) = (compared.rest.len(), compared.at);
-                error(format!("there are {bytes} bytes behind the end of the image, from {at:#x} on"));
+                error(format!("there are {bytes} bytes after the end of the image, from {at:#x} on"));
             }
         }
     }
@@ -97,19 +98,19 @@ pub(super) fn check(image: &Image<'_>, findings: &mut Vec<Finding>) {
 
 fn describe(Difference { at, found, wanted }: Difference, headers: u64) -> String {
     let in_header = at.checked_sub(HEADER);
-    let place = match in_header.map(|at| at / PROGRAM_HEADER) {
+    let part = match in_header.map(|at| at / PROGRAM_HEADER) {
         None => "in the ELF header".to_owned(),
         Some(number) if number < headers => format!("in program header {number}"),
         Some(_) => "outside the headers' and the segments' own bytes, or in a section's header".to_owned(),
     };
     let found = found.map_or("missing".to_owned(), |byte| format!("{byte:#04x}"));
     format!(
-        "the file is not in the form that the packer writes: the byte at {at:#x}, {place}, is {found}, not {wanted:#04x}"
+        "the file is not in the form that the packer writes: the byte at {at:#x}, {part}, is {found}, not {wanted:#04x}"
     )
 }
 
 impl super::image::Load<'_> {
-    /// `p_flags` as the packer writes them.
+    /// Returns `p_flags` as the packer writes them.
     fn flags(&self) -> u32 {
         [(self.read, elf::PF_R), (self.write, elf::PF_W), (self.execute, elf::PF_X)]
             .into_iter()

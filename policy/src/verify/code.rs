@@ -1,11 +1,15 @@
-//! What the executable bytes of a service could do, read at every offset: an instruction need not start where the
-//! compiler put one.
+//! Checks the executable bytes of a service, decoded at every offset: an instruction need not start
+//! where the compiler put one.
 //!
-//! Three classes are told apart. Instructions that leave the domain or undo memory protection without a fault in the
-//! kernel are refused at every offset. `syscall` belongs to one place, the runtime's stub; anywhere else it
-//! gives no authority that the stub does not give, since the kernel looks at the caller's capabilities and
-//! never at where it was called from, but in the compiled code it must not be. All others fault in ring 3: they are
-//! refused where the compiled code has them, and counted where only a jump into the middle of an instruction would.
+//! There are three classes:
+//!
+//! - Instructions that leave the domain, or undo memory protection, without a fault in the kernel. They
+//!   are refused at every offset.
+//! - `syscall`. Compiled code has it in one place, the runtime's stub. At other offsets it gives no more
+//!   authority than the stub: the kernel looks at the caller's capabilities, never at the address of the
+//!   call.
+//! - Instructions that fault in ring 3. They are refused in compiled code, and counted where only a jump
+//!   into the middle of an instruction would execute them.
 
 use std::collections::HashMap;
 
@@ -13,25 +17,25 @@ use cloister_caps::abi::KERNEL_ADDRESSES;
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
 use super::image::Load;
-use super::limits::{MAX_ERRORS, MAX_HITS};
-use super::{Finding, Hit, Unaligned, Verdict};
+use super::verdict::{Finding, Hit, Unaligned, Verdict};
+use crate::image_limits::{MAX_ERRORS, MAX_HITS};
 
-/// An instruction of more bytes does not exist.
+/// The length of the longest instruction, in bytes.
 const LONGEST: usize = 15;
-/// `xor ebp, ebp`, `call`; then, behind the call's four bytes, `ud2`: the runtime's `_start`.
+/// The runtime's `_start`: `xor ebp, ebp`, `call`, and after the call's four bytes `ud2`.
 const START: [u8; 3] = [0x31, 0xED, 0xE8];
 const START_END: [u8; 2] = [0x0F, 0x0B];
-/// `syscall` and `ret`: the runtime's stub.
+/// The runtime's stub: `syscall` and `ret`.
 const STUB: [u8; 3] = [0x0F, 0x05, 0xC3];
 
-/// What an instruction is to the isolation of a service.
+/// The class of an instruction that no service needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Class {
     /// Leaves the domain, or undoes protections, without the kernel.
     Escape,
     /// The system call.
     Call,
-    /// Faults in ring 3, or has no business there.
+    /// Faults in ring 3, or is useless there.
     Faults,
 }
 
@@ -53,20 +57,20 @@ fn class(instruction: &Instruction) -> Option<Class> {
     }
 }
 
-/// Whether it writes a segment register.
+/// Returns `true` if the instruction writes a segment register.
 fn loads_segment(instruction: &Instruction) -> bool {
     let to_segment = instruction.op0_register().is_segment_register();
     to_segment && matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop)
 }
 
-/// The special register that an instruction moves.
+/// Returns the special register that an instruction moves.
 fn special_register(instruction: &Instruction) -> Option<Register> {
     (0..instruction.op_count())
         .map(|operand| instruction.op_register(operand))
         .find(|register| register.is_cr() || register.is_dr() || register.is_segment_register())
 }
 
-/// The mnemonic, and which special register it moves.
+/// Returns the mnemonic, with the special register that it moves.
 fn name(mnemonic: Mnemonic, special: Option<Register>) -> String {
     let register = special.map_or_else(String::new, |register| format!(" {register:?}"));
     format!("{mnemonic:?}{register}").to_lowercase()
@@ -79,41 +83,42 @@ fn is_far(instruction: &Instruction) -> bool {
         || instruction.is_call_far_indirect()
 }
 
-/// A service's program, and what its code is checked against.
+/// A service's program, and the addresses that its code is checked against.
 pub(super) struct Program<'a> {
     pub service: &'a str,
     pub entry: u64,
     pub loads: Vec<&'a Load<'a>>,
-    /// Where all its segments are in memory: beyond their bytes in the image, and also those that have none there.
+    /// The addresses of all its segments in memory, including those without bytes in the image.
     pub memory: Vec<std::ops::Range<u64>>,
     pub kernel: std::ops::Range<u64>,
 }
 
-/// What a scan found, so far.
+/// The findings of a scan, so far.
 #[derive(Default)]
 struct Scan {
     findings: Vec<Finding>,
     hits: Vec<Hit>,
-    /// Of the instructions that are not refused: number and first address, by mnemonic and special register.
+    /// Number and first address of the instructions that are not refused, by mnemonic and special
+    /// register.
     unaligned: HashMap<(Mnemonic, Option<Register>), (u64, u64)>,
-    /// Places of the stub: number, and the second one.
+    /// The number of stubs, and the address of the second.
     stubs: (usize, u64),
-    /// Bytes that are no instruction: number, and the first one.
+    /// The number of bytes that are not an instruction, and the address of the first.
     undecodable: (u64, u64),
     refused: usize,
-    /// Hits that the verdict has room for.
+    /// The number of hits that the verdict has room for.
     room: usize,
 }
 
 impl Scan {
-    /// Returns `true` if more was found than anybody reads.
+    /// Returns `true` if the scan has reached the limit of errors.
     fn is_over(&self) -> bool {
         self.findings.len() + self.refused >= MAX_ERRORS
     }
 }
 
 impl Program<'_> {
-    /// Checks all of it.
+    /// Checks the whole program.
     pub(super) fn check(&self, verdict: &mut Verdict) {
         let mut scan = Scan { room: MAX_HITS.saturating_sub(verdict.hits.len()), ..Scan::default() };
         self.check_entry(&mut scan.findings);
@@ -124,18 +129,18 @@ impl Program<'_> {
             }
         }
         if scan.is_over() {
-            scan.findings.push(self.error(format!("more than {MAX_ERRORS} errors; the rest of it was not looked at")));
+            scan.findings.push(self.error(format!("more than {MAX_ERRORS} errors; the rest of it was not checked")));
         }
         let (count, first) = scan.undecodable;
         if count > 0 {
             scan.findings.push(
-                self.notice(format!("bytes in the text that are no instruction: {count}, the first at {first:#x}")),
+                self.notice(format!("bytes in the text that are not an instruction: {count}, the first at {first:#x}")),
             );
         }
         let (count, second) = scan.stubs;
         if count > 1 {
             scan.findings.push(self.error(format!(
-                "the text holds `syscall` in {count} places, the second at {second:#x}; the runtime's stub is one place"
+                "the text contains `syscall` in {count} places, the second at {second:#x}; the runtime's stub is the only one allowed"
             )));
         }
         verdict.findings.append(&mut scan.findings);
@@ -155,7 +160,8 @@ impl Program<'_> {
         Finding::notice("code", format!("{}: {message}", self.service))
     }
 
-    /// The kernel starts a service where the runtime begins: the stack is empty there, and what is called never returns.
+    /// Checks that the entry point is the runtime's: the stack is empty there, and the function
+    /// that it calls never returns.
     fn check_entry(&self, findings: &mut Vec<Finding>) {
         let load = self.loads.iter().find(|load| self.entry.wrapping_sub(load.address) < load.bytes.len() as u64);
         let Some(load) = load.filter(|load| load.execute) else {
@@ -169,8 +175,8 @@ impl Program<'_> {
         }
     }
 
-    /// Looks for addresses of the kernel among the words of a segment. Other words that look like upper addresses are numbers and
-    /// tables of bytes.
+    /// Looks for addresses of the kernel among the words of a segment. Other words that look like
+    /// upper addresses are numbers and tables of bytes.
     fn check_words(&self, load: &Load<'_>, findings: &mut Vec<Finding>) {
         let words = load.bytes.windows(8).filter_map(|word| Some(u64::from_le_bytes(word.try_into().ok()?)));
         let wrong = words.enumerate().find(|(at, word)| {
@@ -184,7 +190,7 @@ impl Program<'_> {
     }
 
     fn scan(&self, load: &Load<'_>, scan: &mut Scan) {
-        // The zeros that fill the last page may end in half an instruction.
+        // The zeros that fill the last page may end in the middle of an instruction.
         let end = load.bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         let mut boundary = 0;
         for offset in 0..load.bytes.len() {
@@ -215,12 +221,12 @@ impl Program<'_> {
                 scan.stubs = (count + 1, if count == 1 { address } else { second });
                 continue;
             }
-            self.found(&instruction, compiled, class, scan);
+            self.record(&instruction, compiled, class, scan);
         }
     }
 
-    /// Keeps what was found: each instruction that is refused, the first of the others, and the number of all.
-    fn found(&self, instruction: &Instruction, compiled: bool, class: Class, scan: &mut Scan) {
+    /// Records an instruction: each one that is refused, the first of the others, and their number.
+    fn record(&self, instruction: &Instruction, compiled: bool, class: Class, scan: &mut Scan) {
         let (mnemonic, special) = (instruction.mnemonic(), special_register(instruction));
         let (address, refused) = (instruction.ip(), compiled || class == Class::Escape);
         if refused {
@@ -234,7 +240,7 @@ impl Program<'_> {
         }
     }
 
-    /// Addresses in compiled code lead to the program itself, and never to the kernel.
+    /// Checks that addresses in compiled code are in the program itself, and never in the kernel.
     fn check_references(&self, instruction: &Instruction, findings: &mut Vec<Finding>) {
         let at = instruction.ip();
         let inside = |address: u64| self.memory.iter().any(|segment| segment.contains(&address));

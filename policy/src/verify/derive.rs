@@ -1,5 +1,7 @@
-//! The facts that a policy makes, derived from `docs/policy.md` a second time: this module shares nothing with the
-//! compiler's plan, emitter or bindings, whose errors it is to find.
+//! Derives the facts of an image from a policy, a second time from `docs/policy.md`.
+//!
+//! This module shares nothing with the compiler's plan, emitter or bindings, so that it finds their
+//! errors.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +9,13 @@ use super::facts::{Facts, address, peers, words};
 use super::image::PAGE;
 use super::text::{HELD, Source, Text};
 
-/// A service's stack and its regions of known size begin here, behind a page that stays empty.
+/// The start of a service's stack and its regions of known size, after a page that stays unmapped.
 const FIXED: u64 = 2 << 30;
-/// Its regions whose size the boot decides begin here, each at a multiple of 1 GiB.
+/// The start of its regions whose size is decided at boot, each at a multiple of 1 GiB.
 const LARGE: u64 = 4 << 30;
-/// What is kept for a boot module.
+/// The size of the address range for the boot module, in bytes.
 const MODULE: u64 = 4 << 30;
-/// The grant references below are the toolstack's.
+/// The first grant reference; those below are the toolstack's.
 const FIRST_REFERENCE: u64 = 8;
 /// Bytes of a queue's first page before its slots (`services/interfaces/src/queue.rs`).
 const QUEUE_HEAD: u64 = 64;
@@ -21,14 +23,14 @@ const QUEUE_HEAD: u64 = 64;
 const PATH_RULE: usize = 104;
 const PATH: usize = 96;
 
-/// What a policy makes of an image.
+/// The facts and the data of an image.
 pub(super) struct Derived {
     pub facts: Facts,
     /// The bytes of each region of image data.
     pub data: BTreeMap<String, Vec<u8>>,
 }
 
-/// A region as the tables have it.
+/// A region as in the tables.
 struct Region {
     kind: &'static str,
     amount: u64,
@@ -36,13 +38,13 @@ struct Region {
     maximum: u64,
     reset: bool,
     data: u64,
-    /// Bytes of addresses, and whether it lies among the large ones.
+    /// The size of its address range in bytes, and whether it is among the large regions.
     room: u64,
     large: bool,
     source: String,
 }
 
-/// A mapping: service, region, whether writable, line.
+/// A mapping: service, region, access, line.
 struct Mapping {
     service: usize,
     region: String,
@@ -60,7 +62,8 @@ struct OneWay {
     line: u32,
 }
 
-/// Derives the facts. `lines` adds the lines of the capabilities, which only the policy's own file has.
+/// Derives the facts. `lines` adds the lines of the capabilities, which only the policy's own file
+/// has.
 pub(super) fn derive(text: &Text, lines: bool) -> Result<Derived, String> {
     let mut deriver = Deriver {
         text,
@@ -93,7 +96,7 @@ pub(super) fn derive(text: &Text, lines: bool) -> Result<Derived, String> {
                 ("amount", region.amount.to_string()),
                 ("minimum", region.minimum.to_string()),
                 ("maximum", region.maximum.to_string()),
-                ("emptying at a restart", region.reset.to_string()),
+                ("clearing at a restart", region.reset.to_string()),
                 ("length of data", region.data.to_string()),
             ],
         );
@@ -163,7 +166,7 @@ impl Deriver<'_> {
                 let writable = match how.value.as_str() {
                     "read" => false,
                     "read-write" | "heap" => true,
-                    other => return Err(format!("{source}: `{other}` is no way to map")),
+                    other => return Err(format!("{source}: `{other}` is not an access")),
                 };
                 self.map(service, name, writable, how.line)?;
             }
@@ -197,13 +200,13 @@ impl Deriver<'_> {
         Ok(())
     }
 
-    /// The clients of an interface of a service, in the order of the queues' names.
+    /// Returns the clients of an interface of a service, in the order of the queues' names.
     fn clients(&self, service: &str, interface: &str) -> Vec<&str> {
         let served = self.text.queues.values().map(|queue| &queue.value);
         served.filter(|queue| queue.to == service && queue.interface == interface).map(|queue| &*queue.from).collect()
     }
 
-    /// The rules that a server of `store` or `grants` receives as data.
+    /// Adds the rules that a server of `store` or `grants` receives as data.
     fn rules(&mut self) -> Result<(), String> {
         let text = self.text;
         for (name, service) in &text.services {
@@ -275,7 +278,7 @@ impl Deriver<'_> {
         Ok(domain.value)
     }
 
-    /// Gives every mapping its address; answers the end of each service's stack.
+    /// Gives every mapping its address, and returns the end of each service's stack.
     fn stacks_and_mappings(&mut self) -> Result<Vec<u64>, String> {
         let text = self.text;
         for (name, service) in &text.services {
@@ -302,7 +305,8 @@ impl Deriver<'_> {
                 let next = if region.large { &mut high } else { &mut low };
                 let place = if region.large { next.checked_next_multiple_of(1 << 30) } else { Some(*next) };
                 let ends = place.and_then(|place| Some((place, place.checked_add(region.room)?)));
-                let (place, end) = ends.ok_or_else(|| format!("the regions of {service} fit no address space"))?;
+                let (place, end) =
+                    ends.ok_or_else(|| format!("the regions of {service} do not fit its address space"))?;
                 *next = end.saturating_add(PAGE);
                 if mapping.region.ends_with(".stack") {
                     stacks.push(end);
@@ -340,7 +344,7 @@ impl Deriver<'_> {
         Ok(())
     }
 
-    /// A capability in the next slot of a service.
+    /// Adds a capability in the next slot of a service.
     fn capability(
         &mut self,
         service: usize,
@@ -459,7 +463,7 @@ impl Deriver<'_> {
     }
 }
 
-/// A region of one page of which nothing else is said.
+/// Returns a region of one page without other properties.
 fn nothing(kind: &'static str, source: &str) -> Region {
     let source = source.to_owned();
     Region { kind, amount: 0, minimum: 0, maximum: 0, reset: false, data: 0, room: PAGE, large: false, source }

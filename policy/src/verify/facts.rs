@@ -1,18 +1,18 @@
-//! What tables say, as facts with names in place of numbers, so that two sets of them can be compared.
+//! The content of tables as facts, with names instead of numbers, so that two sets can be compared.
 
 use std::collections::BTreeMap;
 
 use cloister_caps::Kind;
 use cloister_caps::tables::{Access, AfterLimit, Name, PortKind, RegionKind, Tables};
 
-use super::Finding;
+use super::verdict::Finding;
 
-/// The words of the rights, by the bit that stands for each.
+/// The words of the rights, in the order of their bits.
 const RIGHTS: [&str; 14] = [
     "write", "now", "wall", "draw", "off", "reboot", "notify", "open", "send", "close", "issue", "end", "read", "find",
 ];
 
-/// A thing of the tables: what is true of it, and which entry of the policy says so.
+/// An entry of the tables: its fields, and the entry of the policy that it comes from.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fact {
     pub fields: BTreeMap<&'static str, String>,
@@ -23,7 +23,7 @@ pub(super) struct Fact {
 #[derive(Default)]
 pub(super) struct Facts {
     facts: BTreeMap<(&'static str, String), Fact>,
-    /// Names that stand for two things.
+    /// Names with two entries.
     twice: Vec<String>,
 }
 
@@ -46,14 +46,14 @@ impl Facts {
         self.facts.values().map(|fact| fact.fields.len()).sum()
     }
 
-    /// Compares what the tables say with what the policy gives, both ways.
+    /// Compares the tables with the policy, in both directions.
     pub(super) fn compare(&self, policy: &Facts, findings: &mut Vec<Finding>) {
         let mut error = |message: String| findings.push(Finding::error("tables", message));
         for name in &self.twice {
             error(format!("{name} is in the tables twice"));
         }
         for name in &policy.twice {
-            error(format!("{name} comes of the policy twice"));
+            error(format!("the policy gives {name} twice"));
         }
         for ((section, name), fact) in &self.facts {
             let Some(given) = policy.facts.get(&(*section, name.clone())) else {
@@ -75,24 +75,24 @@ impl Facts {
     }
 }
 
-/// Words of rights in alphabetical order.
+/// Returns words of rights in alphabetical order.
 pub(super) fn words<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     let mut words: Vec<&str> = words.into_iter().collect();
     words.sort_unstable();
     words.join(" ")
 }
 
-/// A range of domain ids.
+/// Returns a range of domain ids as text.
 pub(super) fn peers(first: u64, last: u64) -> String {
     format!("{first} to {last}")
 }
 
-/// A virtual address.
+/// Returns a virtual address as text.
 pub(super) fn address(address: u64) -> String {
     format!("{address:#x}")
 }
 
-/// The facts of the tables. `lines` says whether the lines of the policy file are among them.
+/// Returns the facts of the tables, with the lines of the policy file if `lines` is `true`.
 pub(super) fn of_tables(tables: &Tables<'_>, lines: bool) -> Facts {
     let mut facts = Facts::default();
     let reader = Reader { tables };
@@ -162,7 +162,7 @@ impl Reader<'_> {
                     ("amount", region.amount.to_string()),
                     ("minimum", region.minimum.to_string()),
                     ("maximum", region.maximum.to_string()),
-                    ("emptying at a restart", (region.clear_on_restart == 1).to_string()),
+                    ("clearing at a restart", (region.clear_on_restart == 1).to_string()),
                     ("length of data", region.image_length.to_string()),
                 ],
             );

@@ -1,15 +1,18 @@
-//! The form of the file by itself, without the seal, which would find most changes too: each byte that only says where
-//! something is has one value, and what is read of a file is what Xen loads of it.
+//! Tests of the form of the file alone, without the seal, which would find most changes too.
+//!
+//! Each byte that only describes the structure has one value, and what is read of a file is what Xen
+//! loads.
 
 use std::borrow::Cow;
 
+use super::canonical;
 use super::common::image::image;
 use super::common::xen::{self, Guest, Memory};
 use super::image::Image;
-use super::{Finding, canonical};
-use crate::pack::write::{Content, Piece, write};
+use super::verdict::Finding;
+use crate::image_form::{Content, Piece, write};
 
-/// Reads a file, if its form holds.
+/// Reads a file, if its form is accepted.
 fn accepted(file: &[u8]) -> Option<Image<'_>> {
     let mut findings = Vec::new();
     let image = Image::read(file, &mut findings).ok()?;
@@ -18,7 +21,7 @@ fn accepted(file: &[u8]) -> Option<Image<'_>> {
     (!findings.iter().any(Finding::is_error)).then_some(image)
 }
 
-/// What was read, as memory.
+/// Returns the guest that was read.
 fn guest(image: &Image<'_>) -> Guest {
     let mut memory = Memory::new();
     for load in &image.loads {
@@ -52,7 +55,7 @@ impl Random {
     }
 }
 
-/// The places of a file's bytes that no segment, section or seal has for its own: headers, names of sections, gaps.
+/// Returns the positions of the bytes outside segments, sections and the seal: headers, names of sections, gaps.
 fn structure(file: &[u8]) -> Vec<usize> {
     let image = accepted(file).expect("the image that nobody changed");
     let mut own = vec![false; file.len()];
@@ -68,8 +71,8 @@ fn structure(file: &[u8]) -> Vec<usize> {
     (0..file.len()).filter(|at| !own[*at]).collect()
 }
 
-/// What the form leaves to what is behind it: of a segment the flags and the virtual address, which `layout` compares
-/// with the tables.
+/// Returns `true` for bytes that the form does not decide: flags and virtual address of a segment, which
+/// `layout` compares with the tables.
 fn is_meaning(file: &[u8], at: usize) -> bool {
     let headers = 64 + usize::from(u16::from_le_bytes([file[56], file[57]])) * 56;
     (64 + 56..headers).contains(&at) && matches!((at - 64) % 56, 4..8 | 16..24)
@@ -102,7 +105,7 @@ fn each_byte_of_the_structure_has_one_value() {
     assert!(meanings > 0);
 }
 
-/// The image with other values where the form allows some, laid out as the packer does.
+/// Returns the image with other values where the form allows some, written as the packer does.
 fn varied(original: &[u8], random: &mut Random) -> Vec<u8> {
     let image = accepted(original).unwrap();
     let mut pieces: Vec<Piece<'_>> = Vec::new();
@@ -117,7 +120,8 @@ fn varied(original: &[u8], random: &mut Random) -> Vec<u8> {
         if load.write && random.below(2) == 0 {
             memory = memory.next_multiple_of(4096) + 4096 * random.below(4) as u64;
         }
-        // Of the kernel the addresses go together, and only the tables and what is behind them may move on.
+        // Of the kernel the addresses go together, and only the tables and what is behind them may
+        // move on.
         let distance = load.address.wrapping_sub(load.physical);
         let identical = load.address == load.physical || load.in_kernel_half();
         let virtual_address = if identical { next.wrapping_add(distance) } else { load.address };
@@ -147,7 +151,7 @@ fn varied(original: &[u8], random: &mut Random) -> Vec<u8> {
     out
 }
 
-/// Changes a few bytes or fields, most of them of headers, to what is likely to mean something.
+/// Changes a few bytes or fields, most of them in headers, to values that are likely to mean something.
 fn damage(file: &mut Vec<u8>, random: &mut Random) {
     const VALUES: [u64; 12] = [0, 1, 4, 8, 24, 0xFFFF, 0x1000, 0x10_0000, 0x10_1000, 0x2000, u64::MAX, 1 << 32];
     let (headers, sections) = (64 + 15 * 56, u64::from_le_bytes(file[40..48].try_into().unwrap()) as usize);

@@ -1,29 +1,30 @@
-//! The image as an ELF file: what a loader would put where, and whether anything is in it that nothing accounts for.
+//! Reads the image as an ELF file, and checks what a loader would put where.
 
 use cloister_caps::abi::KERNEL_OFFSET;
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 use object::{LittleEndian, read};
 
-use super::attached::{SBOM, SEAL, UNSAFE};
-use super::limits::{MAX_LOADS, MAX_SECTION_NAMES, MAX_SECTIONS, MAX_TABLES, MAX_TEXT};
-use super::{Finding, Unusable};
+use super::verdict::{Finding, Unusable};
+use crate::image_form::{SBOM, SEAL, UNSAFE};
+use crate::image_limits::{MAX_LOADS, MAX_SECTION_NAMES, MAX_SECTIONS, MAX_TABLES, MAX_TEXT};
 
 type Header = elf::FileHeader64<LittleEndian>;
 
 /// Bytes of a page.
 pub(super) const PAGE: u64 = 4096;
-/// The kernel's half of the addresses.
+/// The start of the kernel's half of the address space.
 const UPPER_HALF: u64 = 0xFFFF_8000_0000_0000;
-/// Where an image ends at the latest.
+/// The highest guest-physical address at which an image may end.
 const MAX_PHYSICAL: u64 = 1 << 30;
 /// The first eight bytes of the capability tables.
 const MAGIC: &[u8; 8] = b"CLOISTER";
-/// The note by which Xen finds the PVH entry point, but for the entry point (`XEN_ELFNOTE_PHYS32_ENTRY`, `elfnote.h`):
-/// bytes of the name, bytes of the content, type 18, name.
+/// The note by which Xen finds the PVH entry point, without the entry point
+/// (`XEN_ELFNOTE_PHYS32_ENTRY`, `elfnote.h`): bytes of the name, bytes of the content, type 18,
+/// name.
 const PVH_NOTE: &[u8; 16] = b"\x04\0\0\0\x04\0\0\0\x12\0\0\0Xen\0";
 
-/// A segment that a loader puts into memory.
+/// A segment that a loader copies to memory.
 #[derive(Clone, Copy)]
 pub(super) struct Load<'a> {
     pub read: bool,
@@ -37,7 +38,7 @@ pub(super) struct Load<'a> {
 }
 
 impl Load<'_> {
-    /// R, W and X as people write them.
+    /// Returns the access as letters: R, W and X.
     pub(super) fn mode(&self) -> String {
         [(self.read, 'R'), (self.write, 'W'), (self.execute, 'X')]
             .into_iter()
@@ -53,7 +54,7 @@ impl Load<'_> {
 /// The PVH note.
 #[derive(Clone, Copy)]
 pub(super) struct Note {
-    /// The segment whose bytes it is in, and its position there.
+    /// The segment that contains it, and its position there.
     pub load: usize,
     pub position: u64,
     /// The entry point that it names.
@@ -64,9 +65,10 @@ pub(super) struct Note {
 pub(super) struct Image<'a> {
     pub file: &'a [u8],
     pub entry: u64,
-    /// In the order of the program headers, which must be that of the physical addresses.
+    /// The segments in the order of the program headers, which must be that of the physical
+    /// addresses.
     pub loads: Vec<Load<'a>>,
-    /// The index of the load that holds the tables.
+    /// The index of the segment with the tables.
     pub tables: usize,
     /// The note, if there is one in the bytes of a segment.
     pub note: Option<Note>,
@@ -84,7 +86,7 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Image<'a> {
-    /// Reads the headers of `file`. What is only wrong goes to `findings`.
+    /// Reads the headers of `file`. Mistakes that allow reading on go to `findings`.
     pub(super) fn read(file: &'a [u8], findings: &mut Vec<Finding>) -> Result<Self, Unusable> {
         if file.is_empty() {
             return Err(Unusable::Empty);
@@ -98,7 +100,7 @@ impl<'a> Image<'a> {
         if header.e_type(endian) != elf::ET_EXEC {
             return Err(Unusable::OtherProgram("is not linked at fixed addresses".into()));
         }
-        // The number as it is in the header: Xen does not know that 0xffff may stand for a number that is elsewhere.
+        // The number as it is in the header: to Xen, 0xffff is not a mark for a number elsewhere.
         let count = header.e_phnum(endian);
         if usize::from(count) > MAX_LOADS + 1 {
             return Err(Unusable::OtherProgram(format!("has {count} program headers, and an image has few")));
@@ -121,22 +123,22 @@ impl<'a> Image<'a> {
         Ok(Image { file, entry: header.e_entry(endian), loads, tables, note, seal, sbom, unsafe_uses })
     }
 
-    /// The kernel's segments: those below the tables.
+    /// Returns the kernel's segments: those before the tables.
     pub(super) fn kernel(&self) -> &[Load<'a>] {
         self.loads.get(..self.tables).unwrap_or_default()
     }
 
-    /// The tables as the kernel finds them: whole pages.
+    /// Returns the segment with the tables: whole pages, as the kernel finds them.
     pub(super) fn tables(&self) -> Option<&Load<'a>> {
         self.loads.get(self.tables)
     }
 
-    /// Those of services and of image data.
+    /// Returns the segments of services and of image data.
     pub(super) fn rest(&self) -> &[Load<'a>] {
         self.loads.get(self.tables + 1..).unwrap_or_default()
     }
 
-    /// The addresses at which the kernel itself is linked.
+    /// Returns the addresses at which the kernel is linked.
     pub(super) fn kernel_range(&self) -> std::ops::Range<u64> {
         let own = || self.kernel().iter().filter(|load| load.in_kernel_half());
         let first = own().map(|load| load.address).min().unwrap_or(u64::MAX);
@@ -144,7 +146,7 @@ impl<'a> Image<'a> {
         first..end
     }
 
-    /// Checks what a loader, and the processor, make of the headers.
+    /// Checks what the headers mean to a loader and to the processor.
     pub(super) fn check(&self, findings: &mut Vec<Finding>) {
         let mut error = |message: String| findings.push(Finding::error("elf", message));
         for load in &self.loads {
@@ -171,7 +173,7 @@ impl<'a> Image<'a> {
         self.check_rest(&mut error);
     }
 
-    /// Each segment begins with the page behind the one before: no page is of two, and none is between them.
+    /// Checks that each segment begins with the page after the one before.
     fn check_order(&self, error: &mut impl FnMut(String)) {
         for pair in self.loads.windows(2) {
             let [one, other] = pair else { continue };
@@ -180,7 +182,7 @@ impl<'a> Image<'a> {
             if end > start {
                 error(format!("{at} overlap, or are not in order"));
             } else if end < start {
-                error(format!("there is room between {at}"));
+                error(format!("there are pages between {at}"));
             }
         }
     }
@@ -194,7 +196,7 @@ impl<'a> Image<'a> {
             if identical && load.write {
                 error(format!("the boot code at {:#x} is writable", load.address));
             }
-            // Memory behind the bytes is for the kernel's data alone.
+            // Only the kernel's data may have memory beyond its bytes.
             if load.memory != load.bytes.len() as u64 && !load.write {
                 error(format!("the kernel's segment at {:#x} has memory without bytes of the file", load.address));
             }
@@ -222,7 +224,8 @@ impl<'a> Image<'a> {
         }
     }
 
-    /// Nothing but the kernel's own data is loaded writable: the kernel copies what services may write.
+    /// Checks that only the kernel's own data is loaded writable: the kernel copies what services
+    /// may write.
     fn check_rest(&self, error: &mut impl FnMut(String)) {
         let text = self.loads.iter().filter(|load| load.execute);
         let text = text.fold(0_u64, |sum, load| sum.saturating_add(load.memory));
@@ -250,7 +253,7 @@ impl<'a> Image<'a> {
         }
     }
 
-    /// The kernel reads where its tables are from the first sixteen bytes of its read-only data.
+    /// Checks the pointer to the tables: the first sixteen bytes of the kernel's read-only data.
     pub(super) fn check_pointer(&self, length: u64, findings: &mut Vec<Finding>) {
         let Some(tables) = self.tables() else { return };
         let constants = self.kernel().iter().find(|load| load.in_kernel_half() && !load.write && !load.execute);
@@ -272,7 +275,7 @@ impl<'a> Image<'a> {
     }
 }
 
-/// The place of the tables: the one segment that starts as they do.
+/// Returns the index of the tables: the one segment that starts with their magic.
 fn find_tables(loads: &[Load<'_>]) -> Result<usize, Unusable> {
     let mut found = loads.iter().enumerate().filter(|(_, load)| load.bytes.starts_with(MAGIC)).map(|(index, _)| index);
     match (found.next(), found.next()) {
@@ -282,7 +285,7 @@ fn find_tables(loads: &[Load<'_>]) -> Result<usize, Unusable> {
     }
 }
 
-/// The PVH note at an offset of the file, if it is in the bytes of a segment.
+/// Returns the PVH note at an offset of the file, if it is in the bytes of a segment.
 fn find_note(loads: &[Load<'_>], offset: u64) -> Option<Note> {
     loads.iter().enumerate().find_map(|(load, segment)| {
         let position = offset.checked_sub(segment.offset)?;
@@ -292,7 +295,7 @@ fn find_note(loads: &[Load<'_>], offset: u64) -> Option<Note> {
     })
 }
 
-/// The pages that a segment takes.
+/// Returns the addresses of the pages of a segment.
 fn pages(load: &Load<'_>) -> std::ops::Range<u64> {
     let end = load.physical.saturating_add(load.memory);
     load.physical / PAGE * PAGE..end.saturating_add(PAGE - 1) / PAGE * PAGE
@@ -319,9 +322,10 @@ fn load<'a>(segment: &elf::ProgramHeader64<LittleEndian>, file: &'a [u8]) -> Res
     if whole { Ok(load) } else { Err(cut()) }
 }
 
-/// Returns the seal, the SBOM and the inventory of `unsafe`, as far as they are there. The numbers of sections and of the
-/// names' section are taken as they are in the header, where both are small: so neither the sections nor the names that
-/// are read can be many.
+/// Returns the seal, the SBOM and the inventory of `unsafe`, if they are there.
+///
+/// The numbers of sections and of the section of names are taken as they are in the header, where
+/// both are small. So neither the sections nor the names that are read can be many.
 fn attached<'a>(header: &Header, file: &'a [u8]) -> Result<[Option<Section<'a>>; 3], Unusable> {
     let endian = LittleEndian;
     let (count, names) = (usize::from(header.e_shnum(endian)), usize::from(header.e_shstrndx(endian).0));

@@ -1,27 +1,45 @@
-//! Whether the parts of the image lie where the tables say, and whether the tables account for every part.
+//! Checks that the parts of the image are where the tables say, and that the tables account for
+//! every part.
 
 use std::collections::BTreeMap;
 
-use cloister_caps::tables::{
-    Capability, GrantRule, HEADER_SIZE, Mapping, Name, PortRule, Queue, Record, Region, RegionKind, SECTIONS, Segment,
-    Service, Tables,
-};
+use cloister_caps::tables::{HEADER_SIZE, Name, RegionKind, Segment, Tables};
 use sha2::{Digest, Sha256};
 
 use super::code::Program;
 use super::image::{Image, Load, PAGE};
-use super::limits::{MAX_LOADS, MAX_NAME};
-use super::{Finding, Part, Verdict};
+use super::verdict::{Finding, ProgramSummary, Verdict};
+use crate::image_limits::{MAX_LOADS, MAX_NAME};
 
-/// Addresses between the programs of two services.
+/// The size of the address range for the program of one service, in bytes.
 const ROOM: u64 = 16 << 20;
 /// Bits of a segment's flags in the tables.
 const READ: u8 = 1;
 const WRITE: u8 = 2;
 const EXECUTE: u8 = 4;
 
-/// Checks the form of the tables as bytes: sections one behind the other, nothing between or behind them, each name once.
-/// Answers their length.
+/// The sections of the tables in the order of the header: name, and size of a record in bytes.
+///
+/// They stand here a second time on purpose: a check shares no code with what it checks. A test
+/// compares them with `cloister_caps::tables::Section`.
+pub(super) const SECTIONS: [(&str, usize); 10] = [
+    ("services", 36),
+    ("segments", 34),
+    ("regions", 38),
+    ("mappings", 12),
+    ("capabilities", 24),
+    ("queues", 20),
+    ("grants", 23),
+    ("ports", 15),
+    ("names", 1),
+    ("policy text", 1),
+];
+/// The number of the section of names.
+const NAMES: usize = 8;
+
+/// Checks the form of the tables as bytes, and returns their length.
+///
+/// The sections follow each other, with nothing between or after them, and each name is there once.
 pub(super) fn blob(bytes: &[u8], tables: &Tables<'_>, findings: &mut Vec<Finding>) -> u64 {
     let mut error = |message: String| findings.push(Finding::error("tables", message));
     let word = |at: usize| {
@@ -29,20 +47,8 @@ pub(super) fn blob(bytes: &[u8], tables: &Tables<'_>, findings: &mut Vec<Finding
         word as usize
     };
     let length = word(12);
-    let sizes = [
-        Service::SIZE,
-        Segment::SIZE,
-        Region::SIZE,
-        Mapping::SIZE,
-        Capability::SIZE,
-        Queue::SIZE,
-        GrantRule::SIZE,
-        PortRule::SIZE,
-        1,
-        1,
-    ];
     let mut next = HEADER_SIZE;
-    for (index, (name, size)) in SECTIONS.iter().zip(sizes).enumerate() {
+    for (index, (name, size)) in SECTIONS.into_iter().enumerate() {
         let (start, count) = (word(48 + index * 8), word(52 + index * 8));
         if start != next {
             error(format!("the section of {name} starts at {start}, and the one before ends at {next}"));
@@ -53,13 +59,14 @@ pub(super) fn blob(bytes: &[u8], tables: &Tables<'_>, findings: &mut Vec<Finding
         error(format!("the sections end at {next}, the tables at {length}"));
     }
     if bytes.get(length..).is_none_or(|rest| rest.iter().any(|byte| *byte != 0)) {
-        error("there is something behind the tables".into());
+        error("there is something after the tables".into());
     }
-    names(tables, word(52 + 8 * 8), &mut error);
+    names(tables, word(52 + NAMES * 8), &mut error);
     length as u64
 }
 
-/// The names tile their section, each used for one text; and each is short, and of the characters of names.
+/// Checks that the names fill their section without gaps or overlaps, and that each is one that a
+/// policy makes.
 fn names(tables: &Tables<'_>, length: usize, error: &mut impl FnMut(String)) {
     let all = tables
         .services()
@@ -96,10 +103,11 @@ fn names(tables: &Tables<'_>, length: usize, error: &mut impl FnMut(String)) {
     }
 }
 
-/// Checks where the programs of the services lie, and that nothing else is in the image. Answers the programs.
+/// Checks where the programs of the services are, and that nothing else is in the image. Returns
+/// the programs.
 pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict: &mut Verdict) -> Vec<Program<'a>> {
     let mut programs = Vec::new();
-    verdict.parts.push(kernel_part(image));
+    verdict.programs.push(kernel_part(image));
     if tables.segments().len() > MAX_LOADS {
         verdict.error("layout", format!("there are {} segments of programs", tables.segments().len()));
         return programs;
@@ -111,7 +119,7 @@ pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict
         let own: Vec<Segment> =
             tables.segments().iter().filter(|segment| usize::from(segment.service) == index).collect();
         let mut loads = Vec::new();
-        let mut part = Part { name: name.to_owned(), hash: [0; 32], bytes: 0, text: 0 };
+        let mut part = ProgramSummary { name: name.to_owned(), hash: [0; 32], bytes: 0, text: 0 };
         let mut hash = Sha256::new();
         for segment in &own {
             check_segment(name, segment, base, &mut verdict.findings);
@@ -141,7 +149,7 @@ pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict
         check_pages(name, &own, &mut verdict.findings);
         check_order(name, &own, &mut verdict.findings);
         part.hash = hash.finalize().into();
-        verdict.parts.push(part);
+        verdict.programs.push(part);
         let memory = |segment: &Segment| segment.address..segment.address.saturating_add(segment.memory_size);
         let memory = own.iter().map(memory).collect();
         programs.push(Program { service: name, entry: service.entry, loads, memory, kernel: image.kernel_range() });
@@ -158,9 +166,9 @@ pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict
     programs
 }
 
-/// The kernel, without the sixteen bytes that say where its tables are.
-fn kernel_part(image: &Image<'_>) -> Part {
-    let mut part = Part { name: "kernel".into(), hash: [0; 32], bytes: 0, text: 0 };
+/// Returns the part of the kernel. Its hash leaves out the sixteen bytes that point to the tables.
+fn kernel_part(image: &Image<'_>) -> ProgramSummary {
+    let mut part = ProgramSummary { name: "kernel".into(), hash: [0; 32], bytes: 0, text: 0 };
     let mut hash = Sha256::new();
     let mut constants = image.kernel().iter().position(|load| load.in_kernel_half() && !load.write && !load.execute);
     for (index, load) in image.kernel().iter().enumerate() {
@@ -176,7 +184,7 @@ fn kernel_part(image: &Image<'_>) -> Part {
     part
 }
 
-impl Part {
+impl ProgramSummary {
     fn add(&mut self, load: &Load<'_>) {
         self.bytes = self.bytes.saturating_add(load.memory);
         self.text = self.text.saturating_add(if load.execute { load.memory } else { 0 });
@@ -198,7 +206,7 @@ fn check_segment(name: &str, segment: &Segment, base: u64, findings: &mut Vec<Fi
         error(format!("the segment at {address:#x} is outside {base:#x} to {last:#x}"));
     }
     if segment.flags & READ == 0 || segment.memory_size == 0 {
-        error(format!("the segment at {address:#x} is of no use: it cannot be read, or has no bytes"));
+        error(format!("the segment at {address:#x} is useless: it cannot be read, or has no bytes"));
     }
     if segment.flags & WRITE != 0 && segment.flags & EXECUTE != 0 {
         error(format!("the segment at {address:#x} is writable and executable"));
@@ -210,12 +218,13 @@ fn check_segment(name: &str, segment: &Segment, base: u64, findings: &mut Vec<Fi
 
 fn check_empty(name: &str, segment: &Segment, findings: &mut Vec<Finding>) {
     if segment.image_address != 0 {
-        let message = format!("{name}: the segment at {:#x} has no bytes, but a place", segment.address);
+        let message =
+            format!("{name}: the segment at {:#x} has no bytes, but an address in the image", segment.address);
         findings.push(Finding::error("layout", message));
     }
 }
 
-/// A segment and the part of the file that it is mapped or copied from.
+/// Checks a segment against the part of the file that it is mapped or copied from.
 fn check_load(name: &str, segment: &Segment, load: &Load<'_>, findings: &mut Vec<Finding>) {
     let mut error = |message: String| findings.push(Finding::error("layout", format!("{name}: {message}")));
     let address = segment.address;
@@ -230,11 +239,11 @@ fn check_load(name: &str, segment: &Segment, load: &Load<'_>, findings: &mut Vec
     }
     let end = usize::try_from(segment.file_size).unwrap_or(usize::MAX);
     if load.bytes.get(end..).is_some_and(|rest| rest.iter().any(|byte| *byte != 0)) {
-        error(format!("there is something behind the end of the segment at {address:#x}"));
+        error(format!("there is something after the end of the segment at {address:#x}"));
     }
 }
 
-/// No page belongs to two segments.
+/// Checks that no page belongs to two segments.
 fn check_pages(name: &str, own: &[Segment], findings: &mut Vec<Finding>) {
     let mut ranges: Vec<(u64, u64)> = own
         .iter()
@@ -252,8 +261,9 @@ fn check_pages(name: &str, own: &[Segment], findings: &mut Vec<Finding>) {
     }
 }
 
-/// Constants, text, data, in this order (`services/runtime/link.ld`): the image itself does not tell which of its
-/// pages are copied to be written.
+/// Checks that a program is constants, text and data, in this order (`services/runtime/link.ld`).
+///
+/// The image itself does not show which of its pages are copied to be written.
 fn check_order(name: &str, own: &[Segment], findings: &mut Vec<Finding>) {
     let mut sorted: Vec<&Segment> = own.iter().collect();
     sorted.sort_by_key(|segment| segment.address);
@@ -276,7 +286,7 @@ pub(super) fn data(
         let mut error = |message: &str| findings.push(Finding::error("data", format!("{name}: {message}")));
         if region.kind != RegionKind::ImageData {
             if region.image_address != 0 {
-                error("is no data of the image, but has a place in it");
+                error("is not data of the image, but has an address in it");
             }
             continue;
         }
@@ -289,7 +299,7 @@ pub(super) fn data(
         if !load.bytes.starts_with(bytes) {
             error("its bytes are not the rules of the policy");
         } else if load.bytes.get(bytes.len()..).is_some_and(|rest| rest.iter().any(|byte| *byte != 0)) {
-            error("there is something behind its rules");
+            error("there is something after its rules");
         }
         if Some(load.bytes.len()) != bytes.len().checked_next_multiple_of(PAGE as usize)
             || load.execute

@@ -1,19 +1,19 @@
-//! A verdict for people and for programs.
+//! Renders a verdict for people and for programs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::attached::COUNTS;
-use super::{Finding, Severity, Unaligned, Verdict};
+use super::verdict::{COUNTS, Finding, Severity, Unaligned, Verdict};
 use crate::printable::printable;
 
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A notice for each service of the instructions that only unaligned execution would reach.
+/// Returns a notice for each service with the instructions that only unaligned execution would
+/// reach.
 pub(super) fn unaligned(found: &[Unaligned]) -> Vec<Finding> {
     let mut counts: BTreeMap<&str, BTreeMap<&str, (u64, u64)>> = BTreeMap::new();
     for item in found {
@@ -31,13 +31,13 @@ pub(super) fn unaligned(found: &[Unaligned]) -> Vec<Finding> {
                 .collect();
             Finding::notice(
                 "code",
-                format!("{service}: in the middle of instructions, of no use in ring 3: {}", list.join(", ")),
+                format!("{service}: in the middle of instructions, useless in ring 3: {}", list.join(", ")),
             )
         })
         .collect()
 }
 
-/// What a verdict without errors says, and what it does not say.
+/// What a verdict without errors shows, and what it does not show.
 const HOLDS: &str = "verified: the form of the file, its tables, its rules and the bounds of its programs are those of the policy \
     that it carries";
 const NOT_SHOWN: &str = "not shown: that the code of the kernel and of the services is the code that was reviewed; compare the \
@@ -46,17 +46,27 @@ const NOT_SHOWN: &str = "not shown: that the code of the kernel and of the servi
 /// The same for programs.
 const NOT_SHOWN_JSON: [&str; 2] = ["code of the kernel", "code of the services"];
 
-pub(super) fn text(verdict: &Verdict) -> String {
-    let mut out = String::new();
-    // Writing to a `String` never fails.
-    let _ = write_text(verdict, &mut out);
-    out
+impl Verdict {
+    /// Returns the verdict as text for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        // Writing to a `String` never fails.
+        let _ = write_text(self, &mut out);
+        out
+    }
+
+    /// Returns the verdict for programs; `docs/verify.md` describes it.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        json(self)
+    }
 }
 
 fn write_text(verdict: &Verdict, out: &mut String) -> std::fmt::Result {
     writeln!(out, "image     sha256 {}", hex(&verdict.image_hash))?;
     writeln!(out, "policy    sha256 {}", hex(&verdict.policy_hash))?;
-    for part in &verdict.parts {
+    for part in &verdict.programs {
         let (bytes, text) = (part.bytes / 1024, part.text / 1024);
         writeln!(
             out,
@@ -89,7 +99,7 @@ fn write_text(verdict: &Verdict, out: &mut String) -> std::fmt::Result {
     }
 }
 
-pub(super) fn json(verdict: &Verdict) -> Value {
+fn json(verdict: &Verdict) -> Value {
     let findings: Vec<Value> = verdict
         .findings
         .iter()
@@ -98,8 +108,8 @@ pub(super) fn json(verdict: &Verdict) -> Value {
             json!({ "severity": severity, "about": finding.about, "message": finding.message })
         })
         .collect();
-    let parts: Vec<Value> = verdict
-        .parts
+    let programs: Vec<Value> = verdict
+        .programs
         .iter()
         .map(|part| json!({ "name": part.name, "sha256": hex(&part.hash), "bytes": part.bytes, "text": part.text }))
         .collect();
@@ -133,7 +143,7 @@ pub(super) fn json(verdict: &Verdict) -> Value {
         "image-sha256": hex(&verdict.image_hash),
         "policy-sha256": hex(&verdict.policy_hash),
         "facts": verdict.facts,
-        "programs": parts,
+        "programs": programs,
         "findings": findings,
         "instructions": hits,
         "unsafe": unsafe_uses,

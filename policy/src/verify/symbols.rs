@@ -1,19 +1,21 @@
-//! The symbols of a program, from its own ELF file beside the image: do they reach only what its service holds? The
-//! image itself carries none. What the compiler has inlined has no symbol any more; so this finds code that should not
-//! be there, and does not prove that there is none.
+//! Checks that the symbols of a program use only capabilities that its service holds.
+//!
+//! The symbols come from the program's own ELF file beside the image, which carries none. Inlined
+//! code has no symbol, so the check finds code that should not be there, but does not prove its
+//! absence.
 
 use cloister_caps::Kind;
 use cloister_caps::tables::Tables;
 use object::{LittleEndian, Object, ObjectSegment, ObjectSymbol};
 
-use super::Finding;
 use super::image::Image;
-use super::limits::{MAX_ERRORS, MAX_SYMBOL_NAMES};
+use super::verdict::Finding;
+use crate::image_limits::{MAX_ERRORS, MAX_SYMBOL_NAMES};
 
 /// Crates of ours that every program may contain.
 const COMMON: [&str; 3] = ["caps", "interfaces", "runtime"];
-/// Types of `cloister_interfaces::capability`, by what must be held for their use. The runtime's panic message uses the
-/// console whether there is one or not.
+/// Types of `cloister_interfaces::capability`, with the capability that their use needs. The
+/// console is not among them: the runtime's panic message uses it whether there is one or not.
 const TYPES: [(&str, Kind); 6] = [
     ("Clock", Kind::Clock),
     ("Entropy", Kind::Entropy),
@@ -48,7 +50,7 @@ pub(super) fn check(image: &Image<'_>, tables: &Tables<'_>, service: &str, elf: 
     let holder = Holder { tables, number, program: program(tables, number) };
     let (mut seen, mut refused, mut length) = (0, 0, 0_usize);
     for symbol in file.symbols() {
-        // The names may be parts of one another, or without an end: each costs its length.
+        // Names may overlap, or have no end, so each costs its length.
         let Ok(written) = symbol.name() else { return error("a symbol has no name that can be read".into()) };
         let name = format!("{:#}", rustc_demangle::demangle(written));
         length = length.saturating_add(written.len()).saturating_add(name.len());
@@ -57,10 +59,10 @@ pub(super) fn check(image: &Image<'_>, tables: &Tables<'_>, service: &str, elf: 
         }
         seen += usize::from(!name.is_empty());
         if let Some(reason) = holder.beyond(&name, service) {
-            error(format!("the symbol `{}` is beyond what it holds: {reason}", name.escape_default()));
+            error(format!("the symbol `{}` needs more than the service holds: {reason}", name.escape_default()));
             refused += 1;
             if refused == MAX_ERRORS {
-                return error("its other symbols were not looked at".into());
+                return error("its other symbols were not checked".into());
             }
         }
     }
@@ -72,11 +74,11 @@ pub(super) fn check(image: &Image<'_>, tables: &Tables<'_>, service: &str, elf: 
 struct Holder<'a> {
     tables: &'a Tables<'a>,
     number: usize,
-    /// The crate of its program, as symbols write it.
+    /// The crate of its program, as in symbols.
     program: Option<String>,
 }
 
-/// The crate of the program that the embedded policy names for a service, as symbols write it.
+/// Returns the crate that the embedded policy names for a service's program, as in symbols.
 fn program(tables: &Tables<'_>, number: usize) -> Option<String> {
     let text = super::text::read(tables.policy_text()).ok()?;
     Some(text.services.into_values().nth(number)?.value.program.replace('-', "_"))
@@ -88,7 +90,7 @@ impl Holder<'_> {
         own.iter().any(|capability| usize::from(capability.service) == self.number && capability.kind == kind)
     }
 
-    /// Why a symbol is beyond what the service holds.
+    /// Returns why a symbol needs more than the service holds.
     fn beyond(&self, symbol: &str, service: &str) -> Option<String> {
         let own = service.replace('-', "_");
         for (at, prefix) in symbol.match_indices("cloister_") {
@@ -96,7 +98,7 @@ impl Holder<'_> {
             let name =
                 |text: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("").to_owned();
             let krate = name(path);
-            // `cloister_main`, and a closure in it, is where the runtime goes on, no crate.
+            // `cloister_main`, or a closure in it, is a function of the runtime, not a crate.
             let rest = path.get(krate.len()..).unwrap_or_default();
             if !rest.starts_with("::") || krate == "main" && rest.starts_with("::{{closure}}") {
                 continue;

@@ -1,7 +1,7 @@
-//! The exhaustive test of the comparison, by itself: without the seal, which finds every bit too, and without the scan
-//! of the code, which finds a moved entry point.
+//! The exhaustive test of the comparison alone: without the seal, which finds every changed bit too, and
+//! without the scan of the code, which finds a moved entry point.
 
-use cloister_caps::tables::Tables;
+use cloister_caps::tables::{Section, Tables};
 use sha2::{Digest, Sha256};
 
 use super::common::image::image;
@@ -9,7 +9,7 @@ use super::derive::{Derived, derive};
 use super::image::Image;
 use super::{Verdict, facts, layout, text};
 
-/// Whether the comparison finds that these are not the tables of the image.
+/// Returns `true` if the comparison finds that these are not the tables of the image.
 fn found(bytes: &[u8], image: &Image<'_>, derived: &Derived) -> bool {
     let Ok(tables) = Tables::parse(bytes) else { return true };
     if tables.policy_hash()[..] != Sha256::digest(tables.policy_text())[..] {
@@ -27,7 +27,7 @@ fn found(bytes: &[u8], image: &Image<'_>, derived: &Derived) -> bool {
     !verdict.holds()
 }
 
-/// The bits of the tables that the comparison does not decide: by their place in the tables.
+/// Returns the bits of the tables that the comparison does not decide, by their positions.
 fn undecided(file: &[u8]) -> Vec<usize> {
     let image = Image::read(file, &mut Vec::new()).unwrap();
     let bytes = image.tables().unwrap().bytes;
@@ -56,7 +56,7 @@ fn undecided(file: &[u8]) -> Vec<usize> {
     out
 }
 
-/// What the policy does not say, since it is the linker's: where a program starts, and how long its data is.
+/// The policy does not decide what the linker does: where a program starts, and the size of its data.
 #[test]
 fn every_flipped_bit_of_the_tables_that_the_policy_decides_is_found_by_comparing() {
     let file = image();
@@ -65,7 +65,8 @@ fn every_flipped_bit_of_the_tables_that_the_policy_decides_is_found_by_comparing
     for service in 0..3 {
         // Its entry point, which the scan of the code checks.
         allowed.extend((0..8).map(|byte| first_service + service * 36 + byte));
-        // Of its third segment the lengths in the file and in memory, within the page and within its 16 MiB.
+        // Of its third segment the lengths in the file and in memory, within the page and within
+        // its 16 MiB.
         let segment = 128 + 3 * 36 + (service * 3 + 2) * 34;
         allowed.extend((0..2).map(|byte| segment + 18 + byte));
         allowed.extend((0..3).map(|byte| segment + 26 + byte));
@@ -74,7 +75,7 @@ fn every_flipped_bit_of_the_tables_that_the_policy_decides_is_found_by_comparing
     assert!(!found.is_empty() && found.iter().all(|byte| allowed.contains(byte)), "{found:x?}");
 }
 
-/// Both paths from a policy to its facts agree, the lines of the file among them.
+/// Both paths from a policy to its facts agree, including the lines of the file.
 #[test]
 fn the_second_path_comes_to_what_the_compiler_made_of_each_shipped_policy() {
     for name in ["default.toml", "../tests/guests/prober.toml", "../tests/guests/selftest.toml", "tests/good.toml"] {
@@ -88,4 +89,9 @@ fn the_second_path_comes_to_what_the_compiler_made_of_each_shipped_policy() {
         layout::blob(&blob, &tables, &mut findings);
         assert!(findings.is_empty(), "{name}: {findings:?}");
     }
+}
+
+#[test]
+fn the_sections_are_those_of_the_tables() {
+    assert_eq!(layout::SECTIONS, Section::ALL.map(|section| (section.name(), section.record_size())));
 }

@@ -1,11 +1,13 @@
-//! A second reader of policies: of the text that an image carries, and of a file to compare it with. It knows
-//! nothing of the compiler's reader, and takes nothing for granted: what it does not understand it says.
+//! A second reader of policies, for the text that an image carries and for a file to compare it
+//! with.
+//!
+//! It shares nothing with the compiler's reader, and reports everything that it does not know.
 
 use std::collections::BTreeMap;
 
 use toml_edit::{Document, Item, TableLike};
 
-/// A value and the line it stands on.
+/// A value and its line.
 #[derive(Clone, Debug)]
 pub(super) struct At<T> {
     pub value: T,
@@ -68,7 +70,7 @@ pub(super) struct Grant {
     pub on_behalf_of: String,
 }
 
-/// What a policy says.
+/// The content of a policy.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Text {
     pub domains: Entries<(u64, u64)>,
@@ -105,9 +107,9 @@ pub(super) fn read(text: &str) -> Result<Text, String> {
             "ports" => out.ports = section.entries(port)?,
             "grants" => out.grants = section.entries(grant)?,
             "xenstore" => out.xenstore = section.entries(|table| table.all(|field| field.words()))?,
-            // They forbid; nothing in an image comes of them.
+            // Assertions only forbid: they add nothing to an image.
             "assert" => {}
-            other => return Err(format!("it has a section `{other}`, of which nothing is known")),
+            other => return Err(format!("it has an unknown section `{other}`")),
         }
     }
     Ok(out)
@@ -151,7 +153,7 @@ impl<'a> Table<'a> {
     /// Refuses keys that are not among `known`.
     fn only(&self, known: &[&str]) -> Result<(), String> {
         match self.table.iter().find(|(name, _)| !known.contains(name)) {
-            Some((name, _)) => Err(format!("{}: `{name}`, of which nothing is known", self.what)),
+            Some((name, _)) => Err(format!("{}: unknown key `{name}`", self.what)),
             None => Ok(()),
         }
     }
@@ -199,7 +201,7 @@ impl<'a> Field<'a> {
 
 fn range(ids: &str) -> Result<(u64, u64), String> {
     let (first, last) = ids.split_once('-').unwrap_or((ids, ids));
-    first.parse().ok().zip(last.parse().ok()).ok_or_else(|| format!("`{ids}` are no domain ids"))
+    first.parse().ok().zip(last.parse().ok()).ok_or_else(|| format!("`{ids}` is not a range of domain ids"))
 }
 
 fn service(table: &Table<'_>) -> Result<Service, String> {

@@ -1,4 +1,4 @@
-//! A small image that holds: for tests that change one thing of it.
+//! A small image that holds, for tests that change one thing of it.
 
 use super::{Elf, Part, pvh_note};
 use cloister_policy::{Checked, Extras, Program, pack_with, parse};
@@ -10,7 +10,8 @@ pub fn policy() -> Checked {
     parse("good.toml", include_str!("../good.toml")).unwrap()
 }
 
-/// A kernel like ours: the note in its first segment, the place for the tables at the start of the third.
+/// Returns a kernel like ours: the note in its first segment, the pointer to the tables at the
+/// start of the third.
 pub fn kernel() -> Elf {
     let mut boot = pvh_note(0x10_0020);
     boot.resize(0x15E, 0x90);
@@ -30,7 +31,8 @@ pub fn kernel() -> Elf {
     }
 }
 
-/// A program as the runtime makes it: `_start` at its text's begin, the stub behind it, then `int3`.
+/// Returns a program like the runtime's: `_start` at the start of its text, then the stub, then
+/// `int3`.
 pub fn program(index: usize) -> Elf {
     let base = 0x0100_0000 * (index as u64 + 1);
     let fill = index as u8 + 1;
@@ -45,19 +47,19 @@ pub fn program(index: usize) -> Elf {
     }
 }
 
-/// The image of `good.toml` with these programs.
+/// Returns the image of `good.toml` with these programs.
 pub fn pack_all(kernel: &Elf, programs: &[Elf]) -> Vec<u8> {
     pack_extras(kernel, programs, &Extras::default())
 }
 
-/// The image with inventories.
+/// Returns the image with inventories.
 pub fn pack_extras(kernel: &Elf, programs: &[Elf], extras: &Extras<'_>) -> Vec<u8> {
     let files: Vec<Vec<u8>> = programs.iter().map(Elf::build).collect();
     let given: Vec<Program<'_>> = NAMES.iter().zip(&files).map(|(service, elf)| Program { service, elf }).collect();
     pack_with(&policy(), &kernel.build(), &given, extras).unwrap()
 }
 
-/// The image that holds.
+/// Returns the image that holds.
 pub fn image() -> Vec<u8> {
     pack_all(&kernel(), &[program(0), program(1), program(2)])
 }

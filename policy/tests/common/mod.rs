@@ -1,4 +1,5 @@
-//! ELF files for tests: made field by field, so that each can be made wrong, and read back without the packer's help.
+//! ELF files for tests: made field by field, so that each field can be wrong, and read back without
+//! the packer.
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
@@ -21,7 +22,7 @@ impl Part {
     }
 }
 
-/// An ELF file to be.
+/// The description of an ELF file.
 #[derive(Clone)]
 pub struct Elf {
     pub entry: u64,
@@ -30,11 +31,11 @@ pub struct Elf {
     /// `e_machine`: 62 is x86-64.
     pub machine: u16,
     pub parts: Vec<Part>,
-    /// The part that starts with a note, and the note's length.
+    /// The segment that starts with a note, and the note's length.
     pub note: Option<(usize, u64)>,
-    /// A note that is in no part.
+    /// A note that is in no segment.
     pub loose_note: Option<Vec<u8>>,
-    /// `p_type` of one more program header.
+    /// `p_type` of an additional program header.
     pub extra: Option<u32>,
     /// A symbol and its address.
     pub symbol: Option<(String, u64)>,
@@ -95,7 +96,7 @@ fn section_header(kind: u32, offset: u64, size: u64, link: u32, entry: u64) -> V
 }
 
 impl Elf {
-    /// The file.
+    /// Returns the file.
     pub fn build(&self) -> Vec<u8> {
         let mut body = Vec::new();
         let mut program_headers = Vec::new();
@@ -171,7 +172,7 @@ pub struct Header {
     pub memory_size: u64,
 }
 
-/// Entry point and program headers of a file.
+/// Returns entry point and program headers of a file.
 pub fn headers(file: &[u8]) -> (u64, Vec<Header>) {
     let word = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
     let short = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
@@ -191,7 +192,7 @@ pub fn headers(file: &[u8]) -> (u64, Vec<Header>) {
     (word(24), (0..count).map(read).collect())
 }
 
-/// What guest-physical memory holds after the file is loaded.
+/// Returns guest-physical memory after the file is loaded.
 pub fn physical(file: &[u8], address: u64, length: usize) -> Vec<u8> {
     let (_, all) = headers(file);
     let holds = |header: &&Header| {
@@ -206,12 +207,12 @@ pub fn physical(file: &[u8], address: u64, length: usize) -> Vec<u8> {
     memory[start..start + length].to_vec()
 }
 
-/// Where these bytes are first in a file, from its second page on.
+/// Returns the first position of these bytes in a file, from its second page on.
 pub fn offset_of(file: &[u8], bytes: &[u8]) -> usize {
     4096 + file[4096..].windows(bytes.len()).position(|window| window == bytes).expect("bytes of the file")
 }
 
-/// Seals a file again: its seal is in its first section but one.
+/// Makes the seal of a file again, which is in its second section.
 pub fn seal(file: &mut [u8]) {
     use sha2::Digest;
     let word = |file: &[u8], at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap()) as usize;

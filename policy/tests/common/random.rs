@@ -1,15 +1,15 @@
-//! Random policies that are sound: numbers from which a text is made, whatever they are.
+//! Random sound policies: any numbers become the text of one.
 
 use std::fmt::Write;
 
 use proptest::prelude::*;
 
-/// Numbers of a policy. What does not fit is left out or taken modulo.
+/// The numbers of a policy. A number that does not fit is left out, or reduced by modulo.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// Priority, budget, held capabilities, restarts, what comes after.
+    /// Priority, budget, held capabilities, restart limit, what follows the limit.
     pub services: Vec<(u8, u8, u16, u8, bool)>,
-    /// Source, amount, and for each service how it maps the region.
+    /// Source, amount, and for each service its access to the region.
     pub regions: Vec<(u8, u8, Vec<u8>)>,
     /// Client, server, interface, depth.
     pub queues: Vec<(u8, u8, u8, u8)>,
@@ -33,7 +33,7 @@ const HELD: [(&str, &[&str]); 5] = [
     ("info", &["read"]),
 ];
 
-/// Any shape.
+/// Generates any shape.
 pub fn shape() -> impl Strategy<Value = Shape> {
     let services = prop::collection::vec((1u8..5, 1u8..5, any::<u16>(), 0u8..3, any::<bool>()), 2..6);
     let regions = prop::collection::vec((0u8..4, 1u8..4, prop::collection::vec(0u8..4, 6)), 0..5);
@@ -55,7 +55,7 @@ pub fn shape() -> impl Strategy<Value = Shape> {
     )
 }
 
-/// Two shapes that have most in common.
+/// Generates two shapes that have most in common.
 pub fn pair() -> impl Strategy<Value = (Shape, Shape)> {
     (shape(), shape(), 0u8..128).prop_map(|(one, other, mask)| {
         let mut mixed = one.clone();
@@ -94,7 +94,8 @@ fn list(words: &[&str]) -> String {
 }
 
 impl Shape {
-    /// The policy, with services named by `service`, regions by `region` and ports by `port`.
+    /// Returns the policy, with services named by `service`, regions by `region` and ports by
+    /// `port`.
     pub fn text(
         &self,
         service: impl Fn(usize) -> String,
@@ -142,7 +143,7 @@ impl Shape {
         out
     }
 
-    /// The policy with plain names.
+    /// Returns the policy with plain names.
     pub fn plain(&self) -> String {
         self.text(|index| format!("s{index}"), |index| format!("r{index}"), |index| format!("p{index}"))
     }
@@ -176,7 +177,8 @@ impl Shape {
         }
     }
 
-    /// The queues. Answers who asks by which interface. Only service 0 serves `grants`, and only service 1 `store`.
+    /// Adds the queues, and returns the clients of each interface. Only service 0 serves `grants`,
+    /// and only service 1 `store`.
     fn queues(&self, count: usize, service: &impl Fn(usize) -> String, out: &mut String) -> Vec<(usize, usize)> {
         let mut asks: Vec<(usize, usize)> = Vec::new();
         let mut served = std::collections::BTreeMap::new();

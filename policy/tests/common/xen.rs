@@ -1,20 +1,23 @@
-//! What Xen makes of an ELF file that is to be a PVH guest: its rules, written down a second time from `libelf`
-//! (`xen/common/libelf/libelf-{tools,loader,dominfo}.c`, Xen 4.17), and nothing of the reader that is tested. Addresses are those
-//! of the guest's memory; fields out of the file read as zero, as Xen reads them.
+//! Loads an ELF file as Xen loads a PVH guest.
+//!
+//! The rules are written a second time from `libelf`
+//! (`xen/common/libelf/libelf-{tools,loader,dominfo}.c`, Xen 4.17), without the reader under test.
+//! Addresses are those of the guest's memory. Fields beyond the end of the file read as zero, as
+//! Xen reads them.
 
 use std::collections::BTreeMap;
 
 /// Pages of guest-physical memory, by their number.
 pub type Memory = BTreeMap<u64, Box<[u8; 4096]>>;
 
-/// What a guest would be started with.
+/// A loaded guest.
 #[derive(PartialEq, Eq, Clone)]
 pub struct Guest {
     /// `XEN_ELFNOTE_PHYS32_ENTRY`.
     pub entry: Option<u64>,
-    /// What is loaded.
+    /// The loaded memory.
     pub memory: Memory,
-    /// The lowest address that is loaded, and the end of the highest.
+    /// The lowest loaded address, and the end of the highest.
     pub range: (u64, u64),
 }
 
@@ -23,13 +26,13 @@ const PT_NOTE: u64 = 4;
 const SHT_NOTE: u64 = 7;
 const XEN_ELFNOTE_PHYS32_ENTRY: u64 = 18;
 
-/// Memory beyond which the reader gives up: more than any case of the tests has.
+/// The limit of memory, more than any test needs.
 const MOST: u64 = 64 << 20;
 
 struct File<'a>(&'a [u8]);
 
 impl File<'_> {
-    /// `elf_access_unsigned`: a little-endian number of one to eight bytes.
+    /// Reads a little-endian number of one to eight bytes (`elf_access_unsigned`).
     fn number(&self, at: u64, size: u64) -> u64 {
         let bytes = usize::try_from(at).ok().and_then(|at| self.0.get(at..at.checked_add(size as usize)?));
         bytes.unwrap_or_default().iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
@@ -40,17 +43,19 @@ impl File<'_> {
         self.0.get(at..at.checked_add(usize::try_from(size).ok()?)?)
     }
 
-    /// Where program header `index` is: the size of one is the header's word.
+    /// Returns the offset of program header `index`, by the size of one in the ELF header.
     fn program_header(&self, index: u64) -> u64 {
         self.number(32, 8).wrapping_add(self.number(54, 2) * index)
     }
 
-    /// `elf_phdr_count`: sixteen bits, and none of its values means anything else.
+    /// Returns the number of program headers (`elf_phdr_count`): sixteen bits, without special
+    /// values.
     fn program_headers(&self) -> impl Iterator<Item = u64> {
         (0..self.number(56, 2)).map(|index| self.program_header(index))
     }
 
-    /// The entry point that notes from `start` to `end` name; the last one counts (`elf_xen_parse_notes`, `elf_note_next`).
+    /// Returns the entry point of the notes from `start` to `end`; the last one counts
+    /// (`elf_xen_parse_notes`, `elf_note_next`).
     fn notes(&self, start: u64, end: u64, entry: &mut Option<u64>) -> u64 {
         let (mut at, mut found) = (start, 0);
         while at < end && end - at >= 12 && (end as usize) <= self.0.len() {
@@ -111,7 +116,8 @@ pub fn load(bytes: &[u8]) -> Option<Guest> {
         }
         range = (range.0.min(physical), range.1.max(physical.checked_add(size)?));
         let source = file.bytes(offset, in_file)?;
-        // `elf_load_image`: the bytes of the file, then zeros. A later segment writes over an earlier one.
+        // `elf_load_image`: the bytes of the file, then zeros. A later segment writes over an
+        // earlier one.
         let mut at = 0;
         while at < size {
             let (page, within) = ((physical + at) / 4096, (physical + at) % 4096);

@@ -125,12 +125,12 @@ fn outcomes<'a>(console: &'a str, role: &str) -> BTreeMap<usize, &'a str> {
 #[test]
 fn a_compromised_service_gets_what_its_policy_gives_and_no_more() {
     let mut progress = |text: &str| println!("taken: {text}");
-    let first = guest("taken-tcpip");
+    let first = guest("compromised-tcpip");
     let mut bed =
         Bed::start(&Config::for_guest("taken", &first), &mut progress).unwrap_or_else(|error| panic!("{error}"));
     for (place, processor) in ROLES {
         let began = Instant::now();
-        let name = format!("taken-{place}");
+        let name = format!("compromised-{place}");
         let guest = Guest { memory: 24, ..guest(&name) };
         let guest = Guest { name, ..guest };
         bed.create(&guest, &mut progress).unwrap_or_else(|error| panic!("{error}"));

@@ -1,4 +1,5 @@
-//! `docs/benchmarks.md`, and `docs/benchmarks-wall.md` and `-host.md` for runs in one regime alone: the last run, for readers.
+//! Writes the last run to `docs/benchmarks.md`, or to `docs/benchmarks-wall.md` or `-host.md` for a
+//! run in that regime alone.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -13,11 +14,11 @@ use super::{plot, table};
 pub const MAIN: &str = "benchmarks";
 const INTRODUCTION: &str = include_str!("introduction.md");
 
-/// Writes the document `name` and its plots, which go in a folder beside it.
+/// Writes the document `name`, and its plots to a folder beside it.
 pub fn write(run: &Run, docs: &Path, name: &str) -> Result<PathBuf> {
     let path = docs.join(format!("{name}.md"));
     let folder = docs.join(name);
-    // Plots of an older run that this one does not make would be taken for its own.
+    // Plots of an older run that this run does not make would look like its own.
     if folder.is_dir() {
         std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
     }
@@ -31,7 +32,7 @@ fn text(run: &Run, plots: &[(String, PathBuf)], name: &str) -> String {
     let mut text = if name == MAIN {
         INTRODUCTION.replace("@MEMORY@", &MEMORY.to_string())
     } else {
-        format!("# Benchmarks: one regime\n\nWhat is compared, and how, [`{MAIN}.md`]({MAIN}.md) says.\n")
+        format!("# Benchmarks: one regime\n\n[`{MAIN}.md`]({MAIN}.md) says what is compared, and how.\n")
     };
     let minutes = run.seconds.div_ceil(60);
     // Writing to a String cannot fail.

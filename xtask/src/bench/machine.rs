@@ -1,4 +1,5 @@
-//! The bed that is measured in: our guest and a Linux guest on one bridge, and dom0 that makes the load.
+//! The bed of a measurement: our guest and a Linux guest on one bridge, and dom0, which makes the
+//! load.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,15 +11,15 @@ use serde_json::Value;
 
 /// Memory of each guest, in MiB: what the Linux guest needs to serve a file of 100 MB from memory.
 pub const MEMORY: u32 = 384;
-/// What a command may take in dom0's time, in seconds.
+/// The longest time for a command, in seconds of dom0.
 pub const LIMIT: u64 = 600;
-/// A page of 612 bytes: the size of nginx's own, which others measure with.
+/// The size of the small page: that of nginx's own page, which others measure with.
 pub const PAGE_BYTES: u32 = 612;
 
 /// A server that is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct System {
-    /// What tables call it.
+    /// The name in tables.
     pub name: &'static str,
     /// The guest's name.
     pub guest: &'static str,
@@ -30,7 +31,7 @@ pub struct System {
     pub port: u16,
 }
 
-/// Ours.
+/// Our image.
 pub const CLOISTER: System = System {
     name: "cloister",
     guest: "cloister",
@@ -38,7 +39,7 @@ pub const CLOISTER: System = System {
     network: ("10.0.2.15/24", "00:16:3e:11:22:33"),
     port: 80,
 };
-/// The one that ratios are to.
+/// The server that ratios compare with.
 pub const LINUX: System = System {
     name: "linux-nginx",
     guest: "linux",
@@ -46,9 +47,9 @@ pub const LINUX: System = System {
     network: ("10.0.2.16/24", "00:16:3e:11:22:34"),
     port: 80,
 };
-/// The other server of the same guest.
+/// Another server in the same Linux guest.
 pub const BUSYBOX: System = System { name: "linux-busybox", port: 8080, ..LINUX };
-/// Ours without walls, for what they cost: all services in one program.
+/// The fused build: all services in one program, to measure what isolation costs.
 pub const FUSED: System = System {
     name: "fused",
     guest: "fused",
@@ -58,13 +59,15 @@ pub const FUSED: System = System {
 };
 
 impl System {
-    /// Whether it is an image of ours.
+    /// Returns `true` if the system is an image of ours.
     pub fn is_ours(&self) -> bool {
         *self == CLOISTER || *self == FUSED
     }
 
-    /// What it may take from `xl create` to its first answer, in seconds: about three times what it does take by the
-    /// instruction clock, and ten times that where other work of this machine counts too.
+    /// Returns the longest time from `xl create` to the first answer, in seconds.
+    ///
+    /// By the instruction clock that is about three times what it takes. By the wall clock, where
+    /// other work of this machine counts too, it is ten times as long.
     fn boot_limit(&self, clock: Clock) -> u32 {
         let seconds = if self.is_ours() { 3 } else { 20 };
         match clock {
@@ -73,26 +76,26 @@ impl System {
         }
     }
 
-    /// A file that its server has when it is ready, and the file's size.
+    /// Returns a file that its server has when it is ready, and the file's size.
     fn ready(&self) -> (&'static str, u32) {
-        // The Linux guest makes it last.
+        // The Linux guest makes this file last.
         if self.is_ours() { ("page", PAGE_BYTES) } else { ("ready", 6) }
     }
 }
 
-/// What is to be compared.
+/// The images and conditions of a measurement.
 pub struct Setup<'a> {
     /// Our image.
     pub image: &'a Path,
-    /// The same services in one program; only where [`FUSED`] is measured.
+    /// The fused build, if [`FUSED`] is measured.
     pub fused: Option<&'a Path>,
     /// The archive with the page and the files.
     pub site: &'a Path,
     /// The page.
     pub page: &'a [u8],
-    /// What time is.
+    /// The clock.
     pub clock: Clock,
-    /// Whether guests and back end use checksum and segmentation offload.
+    /// `true` if guests and back end use checksum and segmentation offload.
     pub offload: bool,
 }
 
@@ -104,7 +107,7 @@ pub struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    /// Boots the bed and the guests of the systems that are to be measured, up to the first answers.
+    /// Boots the bed and the guests of `systems`, and waits until they answer.
     pub fn start(
         setup: Setup<'a>,
         systems: &[System],
@@ -130,7 +133,7 @@ impl<'a> Machine<'a> {
         };
         let bed = Bed::start(&config, progress)?;
         let mut machine = Self { bed, setup, domains: Vec::new() };
-        // QEMU's user network answers for addresses that nobody has.
+        // QEMU's user network answers for addresses that no guest has.
         machine.shell("brctl delif xenbr0 eth0")?;
         for system in guests {
             let guest = machine.guest(system, true, progress)?;
@@ -141,7 +144,7 @@ impl<'a> Machine<'a> {
         Ok(machine)
     }
 
-    /// The guest of a system, with the files or with the page alone.
+    /// Returns the guest of a system, with the files or only with the page.
     pub fn guest(&self, system: &System, files: bool, progress: &mut Progress<'_>) -> Result<Guest> {
         let (address, mac) = system.network;
         let mut guest = if system.is_ours() {
@@ -161,7 +164,8 @@ impl<'a> Machine<'a> {
         Ok(Guest { memory: MEMORY, mac: Some(mac.to_owned()), on_crash: "preserve".to_owned(), ..guest })
     }
 
-    /// Learns the domain of a guest, and tells dom0 its MAC address: no measure is to depend on ARP's time-outs.
+    /// Looks up the domain of a guest, and gives dom0 its MAC address, so that no measure depends
+    /// on ARP time-outs.
     pub fn introduce(&mut self, system: &System) -> Result<()> {
         let domain = self.shell(&format!("xl domid {}", system.guest))?.trim().to_owned();
         ensure!(domain.parse::<u32>().is_ok(), "{} has no domain: {domain}", system.guest);
@@ -182,7 +186,7 @@ impl<'a> Machine<'a> {
             let (path, bytes) = system.ready();
             let words = format!("fetch {} {} /{path} {bytes} 1 5", system.address, system.port);
             let mut tries = 0;
-            while let Err(error) = self.measure(&words).and_then(|measured| measured.whole()) {
+            while let Err(error) = self.measure(&words).and_then(|measured| measured.ensure_complete()) {
                 tries += 1;
                 if tries == 40 {
                     let console = self.shell("tail -n 20 /run/console/*; xl list")?;
@@ -194,34 +198,34 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// The number of a system's domain.
+    /// Returns the domain id of a system.
     pub fn domain(&self, system: &System) -> Result<&str> {
         let found = self.domains.iter().find(|(guest, _)| *guest == system.guest);
         found.map(|(_, domain)| domain.as_str()).with_context(|| format!("{} was not created", system.guest))
     }
 
-    /// The bed.
+    /// Returns the bed.
     pub fn bed(&self) -> &Bed {
         &self.bed
     }
 
-    /// Runs a command in dom0 that has to succeed.
+    /// Runs a command in dom0, and returns what it prints. A failure is an error.
     pub fn shell(&self, command: &str) -> Result<String> {
         let output = self.bed.dom0(command, Duration::from_secs(LIMIT))?;
         ensure!(output.success(), "`{command}` in dom0 failed ({}): {}", output.status, output.stdout.trim());
         Ok(output.stdout)
     }
 
-    /// By which clock the machine runs.
+    /// Returns the machine's clock.
     pub fn clock(&self) -> Clock {
         self.setup.clock
     }
 
-    /// Runs `measure` in dom0.
+    /// Runs the program `measure` in dom0.
     pub fn measure(&self, words: &str) -> Result<Measured> {
         let text = self.shell(&format!("measure {words}"))?;
         let line =
-            text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("`measure` said {text}"))?;
+            text.lines().rfind(|line| line.starts_with('{')).with_context(|| format!("`measure` printed {text}"))?;
         let measured = Measured { value: serde_json::from_str(line)? };
         match measured.value.get("status").and_then(Value::as_i64) {
             Some(status) if status != 0 => bail!("`{words}` ended with {status}: {}", measured.output().trim()),
@@ -229,13 +233,15 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Takes a guest away and creates it anew, without its files: `create`, `frame`, `ping` and `http` are the
-    /// seconds until `xl create` returned, a frame of ARP came, a ping was answered, and the first byte of an HTTP answer came.
+    /// Destroys a guest and creates it again, without its files.
+    ///
+    /// `create`, `frame`, `ping` and `http` are the seconds until `xl create` returned, an ARP
+    /// frame arrived, a ping was answered, and the first byte of an HTTP answer arrived.
     pub fn boot_again(&mut self, system: &System, memory: u32) -> Result<Measured> {
         self.boot(system, memory, "first")
     }
 
-    /// The same up to the first frame: nothing is asked of the guest.
+    /// Boots a guest again up to its first frame, without sending it anything.
     pub fn boot_to_frame(&mut self, system: &System, memory: u32) -> Result<Measured> {
         self.boot(system, memory, "frame")
     }
@@ -250,30 +256,32 @@ impl<'a> Machine<'a> {
         let config = self.bed.stage(&guest)?;
         let measured =
             self.measure(&format!("{until} {} {} {limit} xl create {config}", system.address, system.network.1))?;
-        // A guest that was refused has no domain, and said why.
-        measured.whole()?;
+        // A guest that was refused has no domain, and `measure` says why.
+        measured.ensure_complete()?;
         self.introduce(system)?;
         Ok(measured)
     }
 
-    /// Takes a guest's network away and gives it back: `http` are the seconds until a request was answered.
+    /// Detaches a guest's network and attaches it again: `http` are the seconds until a request was
+    /// answered.
     pub fn reattach(&mut self, system: &System) -> Result<Measured> {
         let (guest, mac) = (system.guest, system.network.1);
         self.shell(&format!("xl network-detach {guest} 0; sleep 1"))?;
         let words = format!("first {} {mac} 10 xl network-attach {guest} mac={mac} bridge=xenbr0", system.address);
         let measured = self.measure(&words)?;
-        measured.whole()?;
+        measured.ensure_complete()?;
         Ok(measured)
     }
 
-    /// What the kernel of an image of ours has counted since it booted, as it says when it is asked for a report.
+    /// Returns what our kernel has counted since it booted, from a report that an NMI triggers.
     pub fn counts(&self, system: &System) -> Result<Counts> {
         let log = format!("/run/console/guest-{}.log", system.guest);
         let text = self.shell(&format!("xl trigger {} nmi; usleep 200000; tail -n 200 {log}", system.guest))?;
         Counts::parse(&text).context("the image printed no counts")
     }
 
-    /// The samples that a profiling kernel took since the last report: what its console said of them.
+    /// Returns the console output with the samples that a profiling kernel took since the last
+    /// report.
     pub fn samples(&self) -> Result<String> {
         let log = format!("/run/console/guest-{}.log", CLOISTER.guest);
         self.shell(&format!(
@@ -283,19 +291,19 @@ impl<'a> Machine<'a> {
         ))
     }
 
-    /// Ends the bed, with the guests' consoles in its folder.
+    /// Ends the bed, and keeps the guests' consoles in its folder.
     pub fn finish(self) {
-        // What is lost is a log.
+        // A failure loses only a log.
         let _ = self.shell("cp /run/console/* /host/console/");
         self.bed.stop();
     }
 }
 
-/// How often the kernel did what.
+/// Counts of a kernel's operations, by their names.
 pub struct Counts(BTreeMap<String, f64>);
 
 impl Counts {
-    /// From lines `cloister: count NAME N`; of several reports the last counts.
+    /// Parses lines `cloister: count NAME N`; of several reports the last one counts.
     fn parse(text: &str) -> Option<Self> {
         let count = |line: &str| {
             let (name, number) = line.strip_prefix("cloister: count ")?.split_once(' ')?;
@@ -305,39 +313,39 @@ impl Counts {
         (!counts.is_empty()).then_some(Self(counts))
     }
 
-    /// A count.
+    /// Returns a count.
     pub fn number(&self, name: &str) -> Result<f64> {
         self.0.get(name).copied().with_context(|| format!("the image does not count {name}"))
     }
 
-    /// How much a count grew, for each of `each`.
+    /// Returns by how much a count grew since `before`, divided by `each`.
     pub fn since(&self, before: &Self, name: &str, each: f64) -> Result<f64> {
         Ok((self.number(name)? - before.number(name)?) / each)
     }
 }
 
-/// What `measure` found.
+/// The result of the program `measure`.
 pub struct Measured {
     value: Value,
 }
 
 impl Measured {
-    /// What the command printed.
+    /// Returns what the command printed.
     pub fn output(&self) -> &str {
         self.value.get("output").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// How long it took, in seconds.
+    /// Returns the duration, in seconds.
     pub fn seconds(&self) -> Result<f64> {
         Ok(self.number("ns")? / 1e9)
     }
 
-    /// The processor time of a domain, in microseconds.
+    /// Returns the processor time of a domain, in microseconds.
     pub fn cpu_us(&self, domain: &str) -> Result<f64> {
         self.time_us("cpu", domain)
     }
 
-    /// The processor time of a new domain until its first frame of ARP, in microseconds.
+    /// Returns the processor time of a new domain until its first ARP frame, in microseconds.
     pub fn frame_cpu_us(&self, domain: &str) -> Result<f64> {
         self.time_us("frame_cpu", domain)
     }
@@ -347,18 +355,18 @@ impl Measured {
         Ok(nanoseconds.with_context(|| format!("there is no domain {domain}"))? / 1e3)
     }
 
-    /// A number by its name.
+    /// Returns the number of this name.
     pub fn number(&self, name: &str) -> Result<f64> {
         self.value.get(name).and_then(Value::as_f64).with_context(|| format!("`measure` names no {name}"))
     }
 
-    /// Numbers by their name.
+    /// Returns the list of numbers of this name.
     pub fn numbers(&self, name: &str) -> Vec<f64> {
         self.list(name).iter().filter_map(Value::as_f64).collect()
     }
 
-    /// Fails when single transfers failed.
-    pub fn whole(&self) -> Result<()> {
+    /// Returns an error if any transfer failed.
+    pub fn ensure_complete(&self) -> Result<()> {
         let errors = self.list("errors");
         let Some(first) = errors.first() else { return Ok(()) };
         bail!("{} failed, such as: {}", errors.len(), first.as_str().unwrap_or_default())
@@ -384,17 +392,18 @@ mod tests {
 
     #[test]
     fn a_boot_may_take_longer_where_other_work_counts() {
-        // By the wall clock xl alone took 2 s for ours and 8 s for Linux, on a machine with nothing else to do.
+        // By the wall clock xl alone took 2 s for ours and 8 s for Linux, on a machine with nothing
+        // else to do.
         assert!(CLOISTER.boot_limit(Clock::Wall) > 10 * 2 && LINUX.boot_limit(Clock::Wall) > 10 * 8);
-        // What does not boot with little memory is found out as many times as sizes are tried.
+        // The limit passes once for each size of memory with which the guest does not boot.
         assert!(CLOISTER.boot_limit(Clock::Instructions) <= 3 && FUSED.boot_limit(Clock::Instructions) <= 3);
     }
 
     #[test]
     fn a_failed_transfer_is_an_error() {
         let measured = |text: &str| Measured { value: serde_json::from_str(text).expect("json") };
-        assert!(measured(r#"{"errors": [], "bytes": 3}"#).whole().is_ok());
-        let error = measured(r#"{"errors": ["reset", "reset"]}"#).whole().expect_err("failed").to_string();
+        assert!(measured(r#"{"errors": [], "bytes": 3}"#).ensure_complete().is_ok());
+        let error = measured(r#"{"errors": ["reset", "reset"]}"#).ensure_complete().expect_err("failed").to_string();
         assert_eq!(error, "2 failed, such as: reset");
     }
 }

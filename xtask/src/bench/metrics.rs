@@ -1,27 +1,27 @@
-//! What is measured, in which unit, and which ratio to what is aimed at.
+//! The metrics: units, and the targets as ratios to another system or as limits.
 
 use serde::Serialize;
 
 use super::machine::{FUSED, LINUX};
 
-/// Something that is measured.
+/// A quantity that is measured.
 #[derive(Debug, Serialize, PartialEq)]
 pub struct Metric {
-    /// Its name in the raw numbers.
+    /// The name in the raw numbers.
     pub id: &'static str,
-    /// Its name for people.
+    /// The name for people.
     pub title: &'static str,
-    /// Its unit.
+    /// The unit.
     pub unit: &'static str,
-    /// Whether more of it is better.
+    /// `true` if a larger value is better.
     pub more_is_better: bool,
-    /// The name of the system that ours is compared with.
+    /// The name of the system that it is compared with.
     pub against: &'static str,
-    /// The ratio to it that is aimed at: at least, if more is better, else at most.
+    /// The target ratio: at least, if more is better, otherwise at most.
     pub target: Option<f64>,
-    /// The load at which the target holds, if it is not for all.
+    /// The load to which the target applies, if not to all.
     pub at: Option<f64>,
-    /// The absolute value that is aimed at, at most.
+    /// The target as an absolute value, at most.
     pub limit: Option<f64>,
 }
 
@@ -50,7 +50,7 @@ impl Metric {
         Self { against: FUSED.name, ..self }
     }
 
-    /// Whether the ratio reaches the target; `None` where there is none.
+    /// Returns `true` if the ratio reaches the target, `None` if there is no target.
     pub fn reached(&self, load: Option<f64>, ratio: f64) -> Option<bool> {
         let target = self.target?;
         if self.at.is_some() && self.at != load {
@@ -59,7 +59,7 @@ impl Metric {
         Some(if self.more_is_better { ratio >= target } else { ratio <= target })
     }
 
-    /// Whether a value reaches the absolute limit; `None` where there is none.
+    /// Returns `true` if a value is within the absolute limit, `None` if there is no limit.
     pub fn within(&self, load: Option<f64>, value: f64) -> Option<bool> {
         if self.at.is_some() && self.at != load {
             return None;
@@ -103,10 +103,10 @@ pub const BOOT_HTTP: Metric =
     less("boot-http", "`xl create` to the first HTTP byte (load: MiB)", "ms").limit(150.0).at(16.0);
 pub const BOOT_GUEST: Metric = less("boot-guest", "guest CPU until the first HTTP byte (load: MiB)", "ms");
 pub const BOOT_FRAME: Metric = less("boot-frame", "guest CPU until its first frame (load: MiB)", "ms");
-/// Of the instruction clock's milliseconds each is a million instructions.
+/// By the instruction clock, a millisecond is a million instructions.
 pub const BOOT_OWN: Metric =
     less("boot-own", "outside Xen, from the first instruction until a page was served (load: MiB)", "ms");
-/// What was counted when the frame had come, and was asked for: some of what follows it is in it.
+/// The count is asked for after the frame arrived, so it includes some of what follows the frame.
 pub const BOOT_OWN_FRAME: Metric =
     less("boot-own-frame", "outside Xen, from the first instruction to the first frame (load: MiB)", "ms")
         .limit(1.0)
@@ -154,7 +154,7 @@ pub const TAX_BULK_CALLS: Metric = less("tax-calls", "system calls per 64 KB dow
 pub const TAX_BULK_SWITCHES: Metric = less("tax-switches", "service switches per 64 KB downloaded", "").tax();
 pub const TAX_BULK_HYPERCALLS: Metric = less("tax-hypercalls", "hypercalls per 64 KB downloaded", "").tax();
 
-/// Instructions of the pure code, by the names that `cloister-costs` gives its pieces.
+/// Instructions of pure code, by the names that `cloister-costs` gives its pieces.
 pub const PIECES: &[Metric] = &[
     less("check", "one capability check in the kernel", "instructions"),
     less("hop-awake", "queue hop of a 16-byte descriptor, receiver awake: no call, no check", "instructions"),

@@ -1,18 +1,18 @@
-//! `bench`: our image and a Linux guest side by side, in numbers.
+//! `bench`: measures the image beside a Linux guest.
 
+mod disturbances;
 mod document;
-mod faults;
-mod host;
-mod machine;
+mod isolation;
+pub mod job;
+pub mod jobs;
+mod load_tools;
+pub mod machine;
 mod metrics;
 mod plot;
-pub mod profile;
+mod pure_code;
 mod record;
 mod stats;
 mod table;
-mod tax;
-mod tools;
-mod work;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -25,58 +25,61 @@ use cloister_bed::{Clock, Config};
 use crate::image::{self, DEFAULT_POLICY, SINK};
 use crate::stages::Stages;
 use crate::{site, workspace};
+use job::{Job, Scale};
 use machine::{Machine, PAGE_BYTES, Setup, System};
 use record::{Reading, Run};
-use work::{Job, Scale};
 
 /// The policy of the image in which all services are one program.
 const FUSED_POLICY: &str = "tests/guests/fused.toml";
 
 #[derive(Args)]
 pub struct Arguments {
-    /// The measures with targets only, once each
+    /// Only the measures with targets, once each
     #[arg(long)]
     quick: bool,
-    /// What time is
+    /// How time is measured
     #[arg(long, value_enum, default_value = "icount")]
-    regime: Choice,
+    regime: Regime,
     /// Only jobs of this name; can be given more than once
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// The policy to build
     #[arg(long, value_name = "FILE", default_value = DEFAULT_POLICY)]
     policy: PathBuf,
-    /// Begin no more jobs of a regime after so long, but for those that come last and create guests
+    /// Start no more jobs of a regime after this many minutes, except those that come last and
+    /// create guests
     #[arg(long, value_name = "N")]
     minutes: Option<u64>,
-    /// Write docs/benchmarks.md, too; docs/benchmarks-wall.md or -host.md for one of these regimes alone
+    /// Also write docs/benchmarks.md, or docs/benchmarks-wall.md or -host.md for one of these
+    /// regimes alone
     #[arg(long)]
     document: bool,
-    /// How often each job is done; by default 1, 3 with the instruction clock and 7 with the wall clock
+    /// How often each job runs; by default 2 with the instruction clock and 7 with the wall clock,
+    /// 1 with --quick
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: Option<u32>,
 }
 
-/// What time is.
+/// How time is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Choice {
+enum Regime {
     /// The number of instructions executed: the same at every run
     Icount,
-    /// This machine's clock: many repetitions, in turns
+    /// This machine's clock: many repetitions, alternating
     Wall,
-    /// No machine: the instructions of the pure code
+    /// No machine: the instructions of pure code on the host
     Host,
     /// All of them
     All,
 }
 
-impl Choice {
-    /// The document that a run in it makes.
+impl Regime {
+    /// Returns the name of the document for a run in this regime.
     fn document(self) -> &'static str {
         match self {
-            Choice::Icount | Choice::All => document::MAIN,
-            Choice::Wall => "benchmarks-wall",
-            Choice::Host => "benchmarks-host",
+            Regime::Icount | Regime::All => document::MAIN,
+            Regime::Wall => "benchmarks-wall",
+            Regime::Host => "benchmarks-host",
         }
     }
 }
@@ -101,24 +104,24 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         ..Run::default()
     };
     size(&image.elf, &mut run)?;
-    for part in parts(arguments) {
+    for phase in phases(arguments) {
         let setup = Setup {
             image: &image.elf,
             fused: fused.as_ref().map(|fused| fused.elf.as_path()),
             site: site.path(),
             page: &page,
-            clock: part.clock,
-            offload: part.offload,
+            clock: phase.clock,
+            offload: phase.offload,
         };
-        if let Err(error) = measure(arguments, &part, setup, &mut run, &mut stages) {
+        if let Err(error) = measure(arguments, &phase, setup, &mut run, &mut stages) {
             stages.done();
-            // What was measured before counts.
-            run.omissions.push(format!("{}: ended early: {error:#}", part.name()));
+            // What was measured before the error still counts.
+            run.omissions.push(format!("{}: ended early: {error:#}", phase.name()));
         }
         run.write(&folder.join("results.json"))?;
     }
-    if matches!(arguments.regime, Choice::Host | Choice::All) {
-        host::measure(&mut run, &mut stages)?;
+    if matches!(arguments.regime, Regime::Host | Regime::All) {
+        pure_code::measure(&mut run, &mut stages)?;
     }
     stages.done();
     run.seconds = began.elapsed().as_secs();
@@ -136,43 +139,44 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if ended_early { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// A part of a run: one bed.
-struct Part {
+/// A phase of a run: the jobs in one bed.
+struct Phase {
     clock: Clock,
     offload: bool,
     scale: Scale,
     repeats: u32,
 }
 
-impl Part {
+impl Phase {
     fn name(&self) -> String {
         format!("bench-{}{}", regime(self.clock), if self.offload { "" } else { "-plain" })
     }
 }
 
-/// The parts of a run. Everything is measured by the instruction clock; by the wall clock, and without offloads, what has targets.
-fn parts(arguments: &Arguments) -> Vec<Part> {
+/// The parts of a run. Everything is measured by the instruction clock; by the wall clock, and
+/// without offloads, what has targets.
+fn phases(arguments: &Arguments) -> Vec<Phase> {
     let scale = if arguments.quick { Scale::Quick } else { Scale::Full };
-    let part = |clock, offload, scale, repeats| Part {
+    let phase = |clock, offload, scale, repeats| Phase {
         clock,
         offload,
         scale,
         repeats: arguments.repeat.unwrap_or(if arguments.quick { 1 } else { repeats }),
     };
-    let mut parts = Vec::new();
-    if matches!(arguments.regime, Choice::Icount | Choice::All) {
-        parts.push(part(Clock::Instructions, true, scale, 2));
+    let mut phases = Vec::new();
+    if matches!(arguments.regime, Regime::Icount | Regime::All) {
+        phases.push(phase(Clock::Instructions, true, scale, 2));
         if !arguments.quick {
-            parts.push(part(Clock::Instructions, false, Scale::Quick, 1));
+            phases.push(phase(Clock::Instructions, false, Scale::Quick, 1));
         }
     }
-    if matches!(arguments.regime, Choice::Wall | Choice::All) {
-        parts.push(part(Clock::Wall, true, Scale::Quick, 7));
+    if matches!(arguments.regime, Regime::Wall | Regime::All) {
+        phases.push(phase(Clock::Wall, true, Scale::Quick, 7));
     }
-    parts
+    phases
 }
 
-/// Sizes of what a toolstack has to load.
+/// Adds the sizes of the files that the toolstack has to load.
 fn size(image: &Path, run: &mut Run) -> Result<()> {
     let linux = cloister_bed::linux::files(&page(), &mut |_| {})?;
     for (system, files) in [(machine::CLOISTER, vec![image.to_owned()]), (machine::LINUX, linux)] {
@@ -192,14 +196,16 @@ fn size(image: &Path, run: &mut Run) -> Result<()> {
 }
 
 /// Runs all jobs in one bed.
-fn measure(arguments: &Arguments, part: &Part, setup: Setup<'_>, run: &mut Run, stages: &mut Stages) -> Result<()> {
-    let (name, began) = (part.name(), Instant::now());
+fn measure(arguments: &Arguments, phase: &Phase, setup: Setup<'_>, run: &mut Run, stages: &mut Stages) -> Result<()> {
+    let (name, began) = (phase.name(), Instant::now());
     let late = || arguments.minutes.is_some_and(|minutes| began.elapsed().as_secs() >= 60 * minutes);
-    let jobs = wanted(arguments, part);
+    let jobs = wanted(arguments, phase);
     let systems = systems(&jobs);
     let mut machine = Machine::start(setup, &systems, &name, Config::new(&name), &mut |text| stages.begin(text))?;
-    // Every job once before any twice: who runs out of time has something of all. What ends guests comes last.
-    let rounds = (0..part.repeats).flat_map(|repeat| jobs.iter().filter(|job| !job.once).map(move |job| (job, repeat)));
+    // Every job runs once before any runs twice, so that a run out of time has something of all.
+    // Jobs that end guests
+    let rounds =
+        (0..phase.repeats).flat_map(|repeat| jobs.iter().filter(|job| !job.once).map(move |job| (job, repeat)));
     for (job, repeat) in rounds.chain(jobs.iter().filter(|job| job.once).map(|job| (job, 0))) {
         let load = job.load.map(|load| format!(" {}", table::number(load))).unwrap_or_default();
         if late() && !job.once {
@@ -207,20 +213,20 @@ fn measure(arguments: &Arguments, part: &Part, setup: Setup<'_>, run: &mut Run, 
             continue;
         }
         stages.begin(&format!("{}{load}, round {}", job.name, repeat + 1));
-        // A B B A: what drifts with time does not favour one.
+        // A B B A: a drift over time favours none of them.
         let mut order: Vec<_> = job.systems.iter().collect();
         if repeat % 2 == 1 {
             order.reverse();
         }
         for system in order {
             let result = (job.action)(&mut machine, system);
-            // A dead bed gives no more numbers; anything else is this job's own failure.
+            // A dead bed gives no more numbers; any other error is this job's own.
             machine.bed().alive("measuring")?;
             for (index, metric) in job.metrics.iter().enumerate() {
                 run.readings.push(Reading {
                     metric,
-                    regime: regime(part.clock),
-                    offload: part.offload,
+                    regime: regime(phase.clock),
+                    offload: phase.offload,
                     system: system.name,
                     load: job.load,
                     repeat,
@@ -235,13 +241,13 @@ fn measure(arguments: &Arguments, part: &Part, setup: Setup<'_>, run: &mut Run, 
     Ok(())
 }
 
-/// The jobs of a part that are to be done.
-fn wanted(arguments: &Arguments, part: &Part) -> Vec<Job> {
+/// Returns the jobs of a phase that the arguments select.
+fn wanted(arguments: &Arguments, phase: &Phase) -> Vec<Job> {
     let named = |job: &Job| arguments.only.is_empty() || arguments.only.iter().any(|only| only == job.name);
-    work::jobs(part.scale, part.clock).into_iter().filter(named).collect()
+    jobs::all(phase.scale, phase.clock).into_iter().filter(named).collect()
 }
 
-/// The systems that jobs are for.
+/// Returns the systems that jobs measure.
 fn systems(jobs: &[Job]) -> Vec<System> {
     let mut systems: Vec<System> = Vec::new();
     for system in jobs.iter().flat_map(|job| job.systems) {
@@ -252,9 +258,9 @@ fn systems(jobs: &[Job]) -> Vec<System> {
     systems
 }
 
-/// Whether a system is measured at all.
+/// Returns `true` if a selected job measures the system.
 fn wants(arguments: &Arguments, system: &System) -> bool {
-    parts(arguments).iter().any(|part| systems(&wanted(arguments, part)).contains(system))
+    phases(arguments).iter().any(|phase| systems(&wanted(arguments, phase)).contains(system))
 }
 
 fn regime(clock: Clock) -> &'static str {
@@ -264,21 +270,21 @@ fn regime(clock: Clock) -> &'static str {
     }
 }
 
-/// An HTML page of [`PAGE_BYTES`] bytes.
-fn page() -> Vec<u8> {
+/// Returns an HTML page of [`PAGE_BYTES`] bytes.
+pub fn page() -> Vec<u8> {
     let mut page = b"<!DOCTYPE html><title>bench</title><p>".to_vec();
     page.resize(PAGE_BYTES as usize, b'x');
     page
 }
 
-/// The archive of the site, by way of a folder in `folder`.
-fn site_of(folder: &Path, page: &[u8]) -> Result<tempfile::NamedTempFile> {
+/// Makes the archive of the site, in a temporary file.
+pub fn site_of(folder: &Path, page: &[u8]) -> Result<tempfile::NamedTempFile> {
     let files = tempfile::tempdir_in(folder)?;
     write_site(files.path(), page)?;
     site::pack(files.path())
 }
 
-/// The page, and files of zeros: the content is nobody's business here.
+/// Writes the page, and files of zeros: their content does not matter.
 fn write_site(folder: &Path, page: &[u8]) -> Result<()> {
     std::fs::write(folder.join("page"), page)?;
     std::fs::write(folder.join("index.html"), page)?;
@@ -293,7 +299,7 @@ fn command_line() -> String {
     format!("cargo xtask {}", words.join(" "))
 }
 
-/// The commit that is measured, with `+` when files differ from it.
+/// Returns the commit that is measured, with `+` if files differ from it.
 fn commit() -> String {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").args(arguments).current_dir(workspace::root()).output().ok()?;

@@ -1,4 +1,4 @@
-//! Growth as pictures: each measure against its load, one SVG for each.
+//! Draws the growth of each measure over its load, one SVG each.
 
 use std::path::{Path, PathBuf};
 
@@ -12,16 +12,16 @@ use super::table::number;
 
 /// The size of a picture, in pixels.
 const SIZE: (u32, u32) = (760, 420);
-/// Colours that people with every kind of sight tell apart (Okabe, Ito 2008).
+/// Colours that people with colour blindness can tell apart (Okabe, Ito 2008).
 const COLOURS: [(&str, RGBColor); 3] = [
     (CLOISTER.name, RGBColor(0, 114, 178)),
     (LINUX.name, RGBColor(213, 94, 0)),
     (BUSYBOX.name, RGBColor(120, 120, 120)),
 ];
-/// Fewer loads than this make a table, and no curve.
+/// The number of loads from which a measure has a curve.
 const LEAST_LOADS: usize = 3;
 
-/// What one system did at each load; `None` where it failed.
+/// The values of one system at each load; `None` where it failed.
 struct Curve {
     system: &'static str,
     colour: RGBColor,
@@ -83,7 +83,7 @@ fn paint(row: &Row, curves: &[Curve], area: &DrawingArea<SVGBackend<'_>, Shift>)
     let values: Vec<f64> = curves.iter().flat_map(|curve| curve.points.iter().filter_map(|point| point.1)).collect();
     let span = |list: &[f64]| list.iter().fold((f64::MAX, 0.0_f64), |(low, high), &x| (low.min(x), high.max(x)));
     let ((_, most), (_, top)) = (span(&loads), span(&values));
-    // No load at all has a place on the logarithmic axis, too: a bit left of the smallest.
+    // A load of 0 has a position on the logarithmic axis too: left of the smallest load.
     let positive: Vec<f64> = loads.iter().copied().filter(|load| *load > 0.0).collect();
     let least = span(&positive).0.min(most);
     let zero = least / 2.0;
@@ -107,16 +107,16 @@ fn paint(row: &Row, curves: &[Curve], area: &DrawingArea<SVGBackend<'_>, Shift>)
         .y_desc(row.metric.unit)
         .draw()?;
     for curve in curves {
-        let place = |load: f64| if load > 0.0 { load } else { zero };
+        let position = |load: f64| if load > 0.0 { load } else { zero };
         let (colour, name) = (curve.colour, curve.system);
-        let good: Vec<(f64, f64)> = curve.points.iter().filter_map(|(x, y)| y.map(|y| (place(*x), y))).collect();
+        let good: Vec<(f64, f64)> = curve.points.iter().filter_map(|(x, y)| y.map(|y| (position(*x), y))).collect();
         chart
             .draw_series(LineSeries::new(good.iter().copied(), colour.stroke_width(2)))?
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
         chart.draw_series(good.iter().map(|point| Circle::new(*point, 3, colour.filled())))?;
         let failed = curve.points.iter().filter(|(_, y)| y.is_none());
-        chart.draw_series(failed.map(|(x, _)| Cross::new((place(*x), 0.0), 5, colour.stroke_width(2))))?;
+        chart.draw_series(failed.map(|(x, _)| Cross::new((position(*x), 0.0), 5, colour.stroke_width(2))))?;
     }
     chart
         .configure_series_labels()
@@ -127,7 +127,7 @@ fn paint(row: &Row, curves: &[Curve], area: &DrawingArea<SVGBackend<'_>, Shift>)
     Ok(())
 }
 
-/// `100`, `1k`, `10M`.
+/// Returns a load in the form `100`, `1k`, `10M`.
 fn short(load: f64) -> String {
     let (value, unit) = match load {
         load if load >= 1e6 => (load / 1e6, "M"),

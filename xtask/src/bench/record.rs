@@ -1,4 +1,4 @@
-//! The raw numbers of a run, as they are written.
+//! The raw numbers of a run.
 
 use std::path::Path;
 
@@ -8,26 +8,26 @@ use serde::Serialize;
 use super::metrics::Metric;
 use super::stats::{self, Ratio};
 
-/// All that a run found, and what it ran on.
+/// The readings of a run, and what it ran on.
 #[derive(Debug, Default, Serialize)]
 pub struct Run {
     /// The command that made it.
     pub command: String,
-    /// The commit of the image, with `+` when files differ from it.
+    /// The commit of the image, with `+` if files differ from it.
     pub commit: String,
     /// Policy hash of the image.
     pub policy: String,
-    /// Versions of what it ran on, one a line.
+    /// The versions of the software that it ran on, one a line.
     pub versions: String,
-    /// How long it took, in seconds.
+    /// The duration, in seconds.
     pub seconds: u64,
-    /// What was to be measured and was not, and why.
+    /// What was not measured, and why.
     pub omissions: Vec<String>,
     /// Every reading, in order.
     pub readings: Vec<Reading>,
 }
 
-/// One value, or why there is none.
+/// One value, or the reason why there is none.
 #[derive(Debug, Serialize)]
 pub struct Reading {
     /// The metric's name.
@@ -35,17 +35,17 @@ pub struct Reading {
     pub metric: &'static Metric,
     /// `icount`, `wall` or `host`.
     pub regime: &'static str,
-    /// Whether guests and back end used offloads.
+    /// `true` if guests and back end used offloads.
     pub offload: bool,
     /// The system.
     pub system: &'static str,
     /// The load.
     pub load: Option<f64>,
-    /// Which repetition.
+    /// The repetition, from 0.
     pub repeat: u32,
     /// The value.
     pub value: Option<f64>,
-    /// Why there is none.
+    /// The reason why there is no value.
     pub error: Option<String>,
 }
 
@@ -53,32 +53,32 @@ fn by_id<S: serde::Serializer>(metric: &&'static Metric, serializer: S) -> Resul
     serializer.serialize_str(metric.id)
 }
 
-/// What was measured how: the readings that go together in one row of a table.
+/// The conditions that the readings in one row of a table have in common.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Row {
-    /// What.
+    /// The metric.
     pub metric: &'static Metric,
-    /// With which clock.
+    /// The clock: `icount`, `wall` or `host`.
     pub regime: &'static str,
-    /// With or without offloads.
+    /// `true` with offloads.
     pub offload: bool,
-    /// At which load.
+    /// The load.
     pub load: Option<f64>,
 }
 
-/// What one system did in a row.
+/// The readings of one system in a row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Cell {
-    /// It was not asked.
+    /// It was not measured.
     Nothing,
-    /// All repetitions gave a value.
+    /// The values of all repetitions.
     Values(Vec<f64>),
-    /// One failed.
+    /// The error of a failed repetition.
     Failed(String),
 }
 
 impl Cell {
-    /// The median, if there is one.
+    /// Returns the median, if there are values.
     pub fn median(&self) -> Option<f64> {
         match self {
             Self::Values(values) => Some(stats::median(values)),
@@ -88,7 +88,7 @@ impl Cell {
 }
 
 impl Run {
-    /// The rows in the order of their first readings.
+    /// Returns the rows in the order of their first readings.
     pub fn rows(&self) -> Vec<Row> {
         let mut rows: Vec<Row> = Vec::new();
         for Reading { metric, regime, offload, load, .. } in &self.readings {
@@ -100,9 +100,10 @@ impl Run {
         rows
     }
 
-    /// What a system did in a row. One failure spoils the row: the other repetitions may be what survived.
+    /// Returns the readings of a system in a row. One failure fails the row: the other repetitions
+    /// are only survivors.
     pub fn cell(&self, row: &Row, system: &str) -> Cell {
-        let mine = self.readings.iter().filter(|reading| {
+        let readings = self.readings.iter().filter(|reading| {
             reading.system == system
                 && reading.metric == row.metric
                 && reading.regime == row.regime
@@ -110,7 +111,7 @@ impl Run {
                 && reading.load == row.load
         });
         let mut values = Vec::new();
-        for reading in mine {
+        for reading in readings {
             match (&reading.value, &reading.error) {
                 (Some(value), None) => values.push(*value),
                 (_, error) => return Cell::Failed(error.clone().unwrap_or_default()),
@@ -119,7 +120,7 @@ impl Run {
         if values.is_empty() { Cell::Nothing } else { Cell::Values(values) }
     }
 
-    /// The ratio of two systems in a row.
+    /// Returns the ratio of two systems in a row.
     pub fn ratio(&self, row: &Row, ours: &str, theirs: &str) -> Option<Ratio> {
         match (self.cell(row, ours), self.cell(row, theirs)) {
             (Cell::Values(ours), Cell::Values(theirs)) => stats::ratio(&ours, &theirs),

@@ -1,11 +1,11 @@
-//! Medians, and how sure a ratio of medians is.
+//! Medians, ratios of medians and their confidence intervals.
 
-/// Resamples of the bootstrap.
+/// The number of resamples of the bootstrap.
 const RESAMPLES: usize = 2000;
 /// The seed of the resampling: the same readings give the same interval.
 const SEED: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// The middle value; NaN of nothing.
+/// Returns the median, or NaN if there are no values.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -16,7 +16,7 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// The value below which the fraction `at` of the values lies (nearest rank).
+/// Returns the value below which the fraction `at` of the values lies (nearest rank).
 pub fn quantile(values: &[f64], at: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -29,13 +29,14 @@ pub fn quantile(values: &[f64], at: f64) -> f64 {
 pub struct Ratio {
     /// The ratio.
     pub value: f64,
-    /// The interval's ends.
+    /// The interval's lower end.
     pub low: f64,
-    /// See `low`.
+    /// The interval's upper end.
     pub high: f64,
 }
 
-/// The ratio of the medians of `ours` to `theirs`; `None` where one of them is empty or zero.
+/// Returns the ratio of the medians of `ours` and `theirs`, or `None` if one of them is empty or
+/// zero.
 pub fn ratio(ours: &[f64], theirs: &[f64]) -> Option<Ratio> {
     let value = median(ours) / median(theirs);
     if !value.is_finite() {

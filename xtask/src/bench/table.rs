@@ -1,11 +1,11 @@
-//! A run as Markdown.
+//! Renders a run as Markdown.
 
 use std::fmt::Write;
 
 use super::machine::{BUSYBOX, CLOISTER, FUSED, LINUX, System};
 use super::record::{Cell, Row, Run};
 
-/// The whole report.
+/// Returns the report of a run.
 pub fn markdown(run: &Run) -> String {
     let mut text = String::new();
     let mut errors = Vec::new();
@@ -34,7 +34,7 @@ pub fn markdown(run: &Run) -> String {
     text
 }
 
-/// The systems that are shown beside ours where it is compared with one of them: that one first.
+/// Returns the systems that are shown beside ours, the one in `against` first.
 fn others(against: &str) -> &'static [System] {
     if against == FUSED.name { &[FUSED] } else { &[LINUX, BUSYBOX] }
 }
@@ -64,11 +64,11 @@ fn line(run: &Run, row: &Row, errors: &mut Vec<String>) -> String {
         Cell::Values(values) => number(super::stats::median(&values)),
         Cell::Failed(error) => {
             let error = format!("{system}, {}{}: {}", row.metric.title, at(row), error.replace('\n', " "));
-            let place = errors.iter().position(|known| *known == error).unwrap_or(errors.len());
-            if place == errors.len() {
+            let index = errors.iter().position(|known| *known == error).unwrap_or(errors.len());
+            if index == errors.len() {
                 errors.push(error);
             }
-            format!("error {}", place + 1)
+            format!("error {}", index + 1)
         }
     };
     let ours = cell(CLOISTER.name);
@@ -90,7 +90,7 @@ fn at(row: &Row) -> String {
     row.load.map(|load| format!(" at {}", number(load))).unwrap_or_default()
 }
 
-/// The target and whether it is reached.
+/// Returns the target and whether it is reached.
 fn target(run: &Run, row: &Row) -> String {
     let mark = |reached: bool| if reached { "reached" } else { "**missed**" };
     let metric = row.metric;
@@ -103,7 +103,7 @@ fn target(run: &Run, row: &Row) -> String {
     format!("{} {target} {}", if metric.more_is_better { '≥' } else { '≤' }, mark(reached))
 }
 
-/// A number with four figures, or whole, with separated thousands.
+/// Returns a number with four significant digits, or whole, with separated thousands.
 pub fn number(value: f64) -> String {
     let digits = match value.abs() {
         size if size >= 1000.0 || value.fract() == 0.0 => 0,

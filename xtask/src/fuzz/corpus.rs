@@ -1,16 +1,18 @@
-//! The committed corpora: the scripts that reach most, few and small.
+//! Keeps the committed corpora: few and small scripts that reach the most code.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{folder, tools};
+use super::tools::{self, folder};
 
-/// The most scripts of a corpus, and bytes of them together. `tests/fuzz/tests/replay.rs` checks it.
-const MOST: (usize, u64) = (100, 200_000);
+/// The largest number of scripts in a corpus, and of their bytes together.
+/// `tests/fuzz/tests/replay.rs` checks it.
+const LIMIT: (usize, u64) = (100, 200_000);
 
-/// Merges what was found into the committed corpus of a target; answers how many scripts it then has, and bytes.
+/// Merges what was found into the committed corpus of a target. Returns the numbers of its scripts
+/// and bytes.
 pub fn minimize(target: &str, program: &Path) -> Result<(usize, u64)> {
     let (found, committed) = (tools::scratch("corpus").join(target), folder("corpus").join(target));
     let merged = tools::scratch("merged").join(target);
@@ -19,7 +21,7 @@ pub fn minimize(target: &str, program: &Path) -> Result<(usize, u64)> {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
     let mut merge = Command::new(program);
-    // By places reached, not by how often: that is what keeps a corpus small.
+    // By places reached, not by how often they are reached, which keeps a corpus small.
     merge.args(["-merge=1", "-use_counters=0", "-max_len=4096"]).arg(&merged).arg(&committed).arg(&found);
     tools::quiet(&mut merge)?;
     let mut scripts = Vec::new();
@@ -33,7 +35,7 @@ pub fn minimize(target: &str, program: &Path) -> Result<(usize, u64)> {
     }
     let mut kept = (0, 0);
     for (length, path) in scripts {
-        if kept.0 == MOST.0 || kept.1 + length > MOST.1 {
+        if kept.0 == LIMIT.0 || kept.1 + length > LIMIT.1 {
             break;
         }
         let name = path.file_name().context("a script has a name")?;

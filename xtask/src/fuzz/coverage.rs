@@ -1,4 +1,4 @@
-//! What the committed corpora reach: the library replays them, compiled with LLVM's coverage counters.
+//! Measures what the committed corpora reach: replays them with LLVM's coverage counters.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::tools::{self, NIGHTLY};
 use crate::stages::Stages;
 use crate::workspace;
 
-/// The crates that are attacked: what is outside of these is the attack.
+/// The crates under attack; the other crates are the attack itself.
 const CRATES: [&str; 10] = [
     "caps",
     "kernel/core",
@@ -25,7 +25,7 @@ const CRATES: [&str; 10] = [
     "services/xenstore",
 ];
 
-/// Covered and all.
+/// The numbers of covered places and of all places.
 #[derive(Clone, Copy, Default)]
 struct Share(u64, u64);
 
@@ -44,9 +44,9 @@ impl Share {
     }
 }
 
-/// Measures, and prints a table.
+/// Measures the coverage, and prints a table.
 pub fn measure(stages: &mut Stages) -> Result<()> {
-    // Branches are counted by nightly compilers only.
+    // Only nightly compilers count branches.
     tools::ensure_nightly(stages)?;
     let tools = llvm_tools(stages)?;
     stages.begin("building with coverage counters");
@@ -54,14 +54,14 @@ pub fn measure(stages: &mut Stages) -> Result<()> {
     let _ = std::fs::remove_dir_all(&raw);
     let mut build = tools::nightly("cargo");
     build.env("RUSTFLAGS", "-C instrument-coverage -Z coverage-options=branch");
-    // What the build itself runs is counted too, and nobody asks for it.
+    // Programs that the build runs write counts too, which are not used.
     build.env("LLVM_PROFILE_FILE", folder.join("build-%p-%m.profraw"));
     build.args(["build", "--package", "cloister-fuzz", "--bin", "cloister-fuzz", "--target-dir"]).arg(&folder);
     tools::quiet(&mut build)?;
     stages.begin("replaying the corpora");
     let program = folder.join("debug/cloister-fuzz");
     let mut replay = Command::new(&program);
-    replay.arg("corpora").arg(super::folder("corpus")).env("LLVM_PROFILE_FILE", raw.join("%m.profraw"));
+    replay.arg("corpora").arg(tools::folder("corpus")).env("LLVM_PROFILE_FILE", raw.join("%m.profraw"));
     tools::quiet(replay.stdout(Stdio::null()))?;
     let profile = folder.join("merged.profdata");
     let mut merge = Command::new(tools.join("llvm-profdata"));
@@ -79,7 +79,7 @@ pub fn measure(stages: &mut Stages) -> Result<()> {
     Ok(())
 }
 
-/// Where the LLVM of the nightly compiler has its tools.
+/// Returns the folder with the LLVM tools of the nightly compiler.
 fn llvm_tools(stages: &mut Stages) -> Result<PathBuf> {
     let output = tools::nightly("rustc").args(["--print", "target-libdir"]).output().context("rustc cannot be run")?;
     let libraries = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());

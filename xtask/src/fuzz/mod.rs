@@ -1,8 +1,10 @@
-//! `fuzz`: runs the targets of `tests/fuzz` with libFuzzer, shows how they fare, and keeps what they find.
+//! `fuzz`: runs the targets of `tests/fuzz` with libFuzzer, shows their progress, and keeps what
+//! they find.
 
 mod corpus;
 mod coverage;
 mod process;
+mod screen;
 mod status;
 pub mod tools;
 
@@ -18,7 +20,7 @@ use clap::Args;
 use crate::stages::Stages;
 use crate::workspace;
 use process::{Ended, Fuzzer};
-use status::Screen;
+use screen::Screen;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -31,16 +33,17 @@ pub struct Arguments {
     /// How many targets run at a time
     #[arg(long, value_name = "N", default_value_t = 1)]
     jobs: usize,
-    /// Build with the address sanitizer, at about half the speed (our own code has no `unsafe`; some of its crates have)
+    /// Build with the address sanitizer, at about half the speed (our own code has no `unsafe`;
+    /// some of its crates have)
     #[arg(long)]
     asan: bool,
-    /// After the runs, keep the scripts that reach most in the committed corpora
+    /// After the runs, keep the scripts that reach the most code in the committed corpora
     #[arg(long)]
     minimize: bool,
     /// Name the targets
     #[arg(long, conflicts_with_all = ["replay", "coverage"])]
     list: bool,
-    /// Show a script step by step, and what followed from each; needs one `--target`
+    /// Show a script step by step, with the effect of each step; needs one `--target`
     #[arg(long, value_name = "FILE", conflicts_with = "coverage")]
     replay: Option<PathBuf>,
     /// Measure what the committed corpora reach, by crate: lines and branches
@@ -48,19 +51,14 @@ pub struct Arguments {
     coverage: bool,
 }
 
-/// Takes a time that is one: 0 is no limit to libFuzzer, which would run for ever.
+/// Parses a time limit. To libFuzzer 0 means no limit, so it is refused.
 fn seconds(text: &str) -> Result<u64, String> {
     match text.parse() {
-        // libFuzzer keeps it as an `int`.
+        // libFuzzer stores the limit as an `int`.
         Ok(seconds) if (1..=u64::from(i32::MAX.unsigned_abs())).contains(&seconds) => Ok(seconds),
         Ok(_) => Err(format!("from 1 to {} seconds are possible", i32::MAX)),
         Err(error) => Err(error.to_string()),
     }
-}
-
-/// A folder of `tests/fuzz`.
-fn folder(name: &str) -> PathBuf {
-    workspace::root().join("tests/fuzz").join(name)
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -84,7 +82,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     stages.done();
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
-    // The fuzzers are in the terminal's process group, and end by themselves.
+    // The fuzzers are in the terminal's process group, so Ctrl-C ends them too.
     ctrlc::set_handler(move || asked.store(true, Ordering::Relaxed)).context("Ctrl-C cannot be caught")?;
     let mut ended = Vec::new();
     let limit = Duration::from_secs(arguments.seconds);
@@ -121,7 +119,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(report(&ended, &left))
 }
 
-/// The targets asked for, or all.
+/// Returns the chosen targets, or all.
 fn chosen(asked: &[String]) -> Result<Vec<String>> {
     let all = tools::targets()?;
     if let Some(unknown) = asked.iter().find(|target| !all.contains(target)) {
@@ -130,7 +128,7 @@ fn chosen(asked: &[String]) -> Result<Vec<String>> {
     Ok(if asked.is_empty() { all } else { asked.to_vec() })
 }
 
-/// The library's own program, on the stable compiler.
+/// Runs the fuzz library's own program, with the stable compiler.
 fn program(arguments: &[&str]) -> Result<ExitCode> {
     let mut command = workspace::cargo();
     command.args(["run", "--quiet", "--package", "cloister-fuzz", "--"]).args(arguments);
@@ -139,10 +137,11 @@ fn program(arguments: &[&str]) -> Result<ExitCode> {
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The status of a run that was interrupted, as a shell has it for SIGINT.
+/// The exit status of an interrupted run, by the convention of shells for SIGINT.
 const INTERRUPTED: u8 = 130;
 
-/// Returns the status of a run: 1 if a target failed, else [`INTERRUPTED`] if one was interrupted or `left` out.
+/// Returns the exit status of a run: 1 if a target failed, [`INTERRUPTED`] if one was interrupted
+/// or `left` out, or 0.
 fn verdict(ended: &[Ended], left: &[&str]) -> u8 {
     if ended.iter().any(|end| end.why.is_some()) {
         1
@@ -153,11 +152,11 @@ fn verdict(ended: &[Ended], left: &[&str]) -> u8 {
     }
 }
 
-/// The closing table, and the targets that were not run.
+/// Prints the closing table and the targets that were not run, and returns the exit status.
 fn report(ended: &[Ended], left: &[&str]) -> ExitCode {
-    println!("{}", status::header());
+    println!("{}", screen::header());
     for end in ended {
-        println!("{}", status::row(end));
+        println!("{}", screen::row(end));
     }
     let failed: Vec<_> = ended.iter().filter(|end| end.why.is_some()).collect();
     for end in &failed {
@@ -192,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn no_time_is_refused_for_it_is_no_limit() {
+    fn a_time_of_zero_is_refused_because_it_means_no_limit() {
         for (text, taken) in
             [("0", false), ("-1", false), ("x", false), ("1", true), ("3600", true), ("2147483648", false)]
         {

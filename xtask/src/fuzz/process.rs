@@ -1,4 +1,4 @@
-//! One fuzzer: a process of libFuzzer, and what it says.
+//! One fuzzer: a libFuzzer process and its output.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::status::Status;
-use super::{folder, tools};
+use super::tools::{self, folder};
 
-/// The longest script in bytes, the longest time in seconds and the most memory in MB of one.
+/// The limits of one script: its length in bytes, its time in seconds, and its memory in MB.
 const LIMITS: [&str; 3] = ["-max_len=4096", "-timeout=20", "-rss_limit_mb=2048"];
 
-/// A fuzzer that runs.
+/// A running fuzzer.
 pub struct Fuzzer {
     /// Its target.
     pub target: String,
-    /// What it said last.
+    /// Its last status.
     pub status: Status,
     limit: Duration,
     child: Child,
@@ -29,24 +29,26 @@ pub struct Fuzzer {
     why: Option<String>,
 }
 
-/// One that has ended.
+/// A fuzzer that has ended.
 pub struct Ended {
     pub target: String,
     pub status: Status,
     pub time: Duration,
-    /// What it has found.
+    /// The scripts with which it found a failure.
     pub crashes: Vec<PathBuf>,
     /// Why the run failed, if it did.
     pub why: Option<String>,
-    /// It did not run to its end, since that was asked for.
+    /// `true` if it was interrupted on request.
     pub interrupted: bool,
 }
 
 /// The status with which libFuzzer ends when it is interrupted (`-interrupted_exitcode`).
 const INTERRUPTED: i32 = 72;
 
-/// Returns why a run failed, if it did: it found something (`crashes`), for which it gave a reason or not, or it did not run
-/// to its end. An interruption is an end only if it was `asked` for.
+/// Returns why a run failed, if it did.
+///
+/// A run fails if it found something (`crashes`), with or without a reason, or did not run to its
+/// end. An interruption is a regular end only if it was `asked` for.
 fn failure(ended: ExitStatus, executions: u64, crashes: usize, reason: Option<String>, asked: bool) -> Option<String> {
     match ended.code() {
         Some(INTERRUPTED) if asked && crashes == 0 => None,
@@ -63,14 +65,14 @@ fn files(folder: &Path) -> BTreeSet<PathBuf> {
 }
 
 impl Fuzzer {
-    /// Starts one.
+    /// Starts a fuzzer.
     pub fn start(target: &str, program: &Path, limit: Duration) -> Result<Fuzzer> {
         let (found, crashes) = (tools::scratch("corpus").join(target), folder("crashes").join(target));
         for folder in [&found, &crashes] {
             std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         }
         let mut command = Command::new(program);
-        // What is new goes to the first folder; both are where it starts from.
+        // New scripts go to the first folder; it starts from the scripts in both.
         command.arg(&found).arg(folder("corpus").join(target));
         command.arg(format!("-max_total_time={}", limit.as_secs()));
         command.arg(format!("-artifact_prefix={}/", crashes.display())).args(LIMITS).arg("-print_final_stats=1");
@@ -102,18 +104,19 @@ impl Fuzzer {
         })
     }
 
-    /// How long it has run.
+    /// Returns the time since the start.
     pub fn time(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Takes in what it says; returns how it ended, if it has. `asked`: it may have been interrupted.
+    /// Reads its output, and returns how it ended, if it has. `asked` is `true` if an interruption
+    /// was asked for.
     pub fn poll(&mut self, asked: bool) -> Result<Option<Ended>> {
         let ended = self.child.try_wait()?;
         // Its last lines may come a moment after its end.
         let patience = Duration::from_millis(if ended.is_some() { 300 } else { 0 });
         while let Ok(line) = self.lines.recv_timeout(patience) {
-            self.status.hear(&line);
+            self.status.update(&line);
             let panicked = line.split_once("panicked at ").map(|(_, place)| place.trim_end_matches(':').to_owned());
             self.why = self.why.take().or(panicked);
         }
@@ -131,7 +134,8 @@ impl Fuzzer {
 
 impl Drop for Fuzzer {
     fn drop(&mut self) {
-        // If this program fails, it leaves none behind; one that has ended is not there to be killed.
+        // If this program fails, it leaves no fuzzer behind. Killing one that has ended does
+        // nothing.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -141,17 +145,18 @@ impl Drop for Fuzzer {
 mod tests {
     use super::*;
 
-    /// How a shell that runs `script` ends.
+    /// Returns the exit status of a shell that runs `script`.
     fn ending(script: &str) -> ExitStatus {
         Command::new("sh").args(["-c", script]).status().expect("a shell")
     }
 
     #[test]
-    fn only_a_run_to_the_end_without_a_find_has_not_failed() {
+    fn only_a_run_to_its_end_that_finds_nothing_succeeds() {
         assert_eq!(failure(ending("exit 0"), 1000, 0, None, false), None);
         let killed = failure(ending("kill -9 $$"), 1000, 0, None, false).expect("it was killed");
         assert!(killed.contains("signal: 9"), "{killed}");
-        // libFuzzer: 77 after a crash, 70 after a time-out, 71 for want of memory; 1 if it does not start.
+        // libFuzzer: 77 after a crash, 70 after a time-out, 71 for want of memory; 1 if it does not
+        // start.
         for code in [1, 70, 71, 77, 126, 127] {
             let status = ending(&format!("exit {code}"));
             assert!(failure(status, 1000, 0, None, false).is_some(), "{code}");
@@ -167,6 +172,6 @@ mod tests {
         let interrupted = ending("exit 72");
         assert_eq!(failure(interrupted, 1000, 0, None, true), None);
         assert!(failure(interrupted, 1000, 1, None, true).is_some());
-        assert!(failure(interrupted, 1000, 0, None, false).is_some(), "somebody else ended it");
+        assert!(failure(interrupted, 1000, 0, None, false).is_some(), "it was ended without a request");
     }
 }

@@ -1,33 +1,37 @@
-//! The compiler and the programs that fuzzing needs.
+//! The compiler and the programs that fuzzing needs, and the folders that it uses.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::folder;
 use crate::stages::Stages;
 use crate::workspace;
 
-/// The version of cargo-fuzz.
+/// The version of cargo-fuzz that is installed.
 const CARGO_FUZZ: &str = "0.13.2";
 /// The toolchain: libFuzzer's instrumentation is a feature of nightly compilers.
 pub const NIGHTLY: &str = "nightly";
 
-/// Where tools are installed, and where the programs are built.
+/// Returns the target folder: tools are installed and programs are built below it.
 pub fn target_folder() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace::root().join("target"), PathBuf::from)
 }
 
-/// A folder for what fuzzing makes and nobody commits.
+/// Returns a folder of `tests/fuzz`.
+pub fn folder(name: &str) -> PathBuf {
+    workspace::root().join("tests/fuzz").join(name)
+}
+
+/// Returns a folder for files that are not committed.
 pub fn scratch(name: &str) -> PathBuf {
     target_folder().join("fuzz").join(name)
 }
 
-/// A command of the nightly toolchain.
+/// Returns a command of the nightly toolchain.
 pub fn nightly(program: &str) -> Command {
     let mut command = Command::new(program);
-    // Not the compiler by which this program was started.
+    // Not the toolchain that started this program.
     command.current_dir(workspace::root()).env("RUSTUP_TOOLCHAIN", NIGHTLY);
     for name in ["CARGO", "RUSTC", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
         command.env_remove(name);
@@ -35,7 +39,7 @@ pub fn nightly(program: &str) -> Command {
     command
 }
 
-/// Whether a command succeeds.
+/// Returns `true` if a command succeeds.
 pub fn succeeds(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
@@ -47,7 +51,7 @@ pub fn quiet(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure of a nightly compiler.
+/// Installs a nightly compiler if there is none.
 pub fn ensure_nightly(stages: &mut Stages) -> Result<()> {
     if succeeds(nightly("rustc").arg("--version")) {
         return Ok(());
@@ -56,17 +60,17 @@ pub fn ensure_nightly(stages: &mut Stages) -> Result<()> {
     quiet(Command::new("rustup").args(["toolchain", "install", NIGHTLY, "--profile", "minimal"]))
 }
 
-/// Makes sure of cargo-fuzz and a nightly compiler.
+/// Installs cargo-fuzz and a nightly compiler if they are missing.
 pub fn ensure(stages: &mut Stages) -> Result<()> {
     ensure_nightly(stages)?;
     ensure_tool(("cargo-fuzz", CARGO_FUZZ), stages).map(drop)
 }
 
-/// Makes sure of this version of a tool of cargo's; answers where it is.
+/// Installs this version of a cargo tool if it is missing, and returns its path.
 pub fn ensure_tool((name, version): (&str, &str), stages: &mut Stages) -> Result<PathBuf> {
     let tools = target_folder().join("tools");
     let program = tools.join("bin").join(name);
-    // cargo hands the tool's own name to it.
+    // cargo passes the tool's own name as the first argument.
     let command = name.trim_start_matches("cargo-");
     let outputs =
         [&["--version"][..], &[command, "--version"]].map(|arguments| Command::new(&program).args(arguments).output());
@@ -81,7 +85,7 @@ pub fn ensure_tool((name, version): (&str, &str), stages: &mut Stages) -> Result
     Ok(program)
 }
 
-/// The names of all targets: those of the programs.
+/// Returns the names of all targets, which are those of their source files.
 pub fn targets() -> Result<Vec<String>> {
     let folder = folder("fuzz/targets");
     let entries = std::fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
@@ -91,7 +95,8 @@ pub fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Makes sure that the programs can be built as their lock file says: cargo-fuzz has no `--locked`, and would change the file.
+/// Checks that the lock file fits the manifests: cargo-fuzz has no `--locked`, and would change the
+/// file.
 fn ensure_locked() -> Result<()> {
     let mut command = nightly("cargo");
     command.args(["metadata", "--locked", "--format-version", "1", "--manifest-path"]);
@@ -99,7 +104,7 @@ fn ensure_locked() -> Result<()> {
         .context("tests/fuzz/fuzz/Cargo.lock is not what the manifests ask for")
 }
 
-/// Builds the programs of these targets; returns where they are.
+/// Builds the programs of these targets, and returns their paths.
 pub fn build(targets: &[String], asan: bool) -> Result<Vec<PathBuf>> {
     ensure_locked()?;
     let (kind, sanitizer) = if asan { ("asan", "address") } else { ("plain", "none") };
@@ -116,7 +121,7 @@ pub fn build(targets: &[String], asan: bool) -> Result<Vec<PathBuf>> {
         command.arg("--target-dir").arg(&target_dir).args(target);
         quiet(&mut command)
     };
-    // One for all of them, or one after the other.
+    // One build for all targets, or one for each.
     if targets == self::targets()? {
         build(None)?;
     } else {
@@ -125,7 +130,7 @@ pub fn build(targets: &[String], asan: bool) -> Result<Vec<PathBuf>> {
     targets.iter().map(|target| find(&target_dir, target)).collect()
 }
 
-/// The program below `<target dir>/<triple>/release`.
+/// Finds the program in `<target dir>/<triple>/release`.
 fn find(target_dir: &Path, target: &str) -> Result<PathBuf> {
     let entries = std::fs::read_dir(target_dir).with_context(|| target_dir.display().to_string())?;
     for entry in entries {

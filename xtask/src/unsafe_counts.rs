@@ -1,25 +1,27 @@
-//! Counting `unsafe` in Rust sources. Counted is what is written, whatever feature or target it is for, tests within the
-//! files too: an upper bound of what is compiled.
+//! Counts `unsafe` in Rust sources.
+//!
+//! It counts what is written, for whatever feature or target, and tests within the files too. That
+//! is an upper bound of what is compiled.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use syn::visit::{self, Visit};
 
-/// How often `unsafe` is written, by what it is written before.
+/// Numbers of uses of `unsafe`, by what follows the word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct UnsafeCounts {
     pub blocks: u64,
     pub functions: u64,
     pub traits: u64,
     pub implementations: u64,
-    /// Whether a root file forbids it, so that the compiler refuses all of the above.
+    /// `true` if a root file forbids it: the compiler then refuses all of the above.
     pub forbids: bool,
 }
 
-/// Counts over the files of one crate.
-pub fn count(files: &[PathBuf]) -> Result<Counts> {
-    let mut counts = Counts::default();
+/// Counts the uses in the files of one crate.
+pub fn count(files: &[PathBuf]) -> Result<UnsafeCounts> {
+    let mut counts = UnsafeCounts::default();
     for path in files {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         counts.add(&text, is_root(path));
@@ -31,19 +33,19 @@ fn is_root(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == "lib.rs" || name == "main.rs")
 }
 
-impl Counts {
+impl UnsafeCounts {
     fn add(&mut self, text: &str, root: bool) {
         match syn::parse_file(text) {
             Ok(file) => {
                 self.forbids |= root && file.attrs.iter().any(forbids);
                 self.visit_file(&file);
             }
-            // Part of a file that another includes, or of a newer edition: its words count.
+            // It is included by another file, or of a newer edition: count its words.
             Err(_) => self.words(text),
         }
     }
 
-    /// Counts in text that is no tree of syntax: the inside of macros.
+    /// Counts in text without a syntax tree, such as the inside of macros.
     fn words(&mut self, text: &str) {
         let spaced = text.replace('{', " { ");
         let words: Vec<&str> = spaced.split_whitespace().collect();
@@ -64,7 +66,7 @@ fn forbids(attribute: &syn::Attribute) -> bool {
     attribute.path().is_ident("forbid") && list.is_ok_and(|list| list.tokens.to_string().contains("unsafe_code"))
 }
 
-impl<'ast> Visit<'ast> for Counts {
+impl<'ast> Visit<'ast> for UnsafeCounts {
     fn visit_expr_unsafe(&mut self, node: &'ast syn::ExprUnsafe) {
         self.blocks += 1;
         visit::visit_expr_unsafe(self, node);
@@ -94,8 +96,8 @@ impl<'ast> Visit<'ast> for Counts {
 mod tests {
     use super::*;
 
-    fn counts(text: &str) -> Counts {
-        let mut counts = Counts::default();
+    fn counts(text: &str) -> UnsafeCounts {
+        let mut counts = UnsafeCounts::default();
         counts.add(text, true);
         counts
     }
@@ -109,7 +111,7 @@ mod tests {
             unsafe impl T for u8 { unsafe fn c() {} }
             macro_rules! m { () => { unsafe { x() } unsafe impl Y for Z {} } }
             fn d() { assert!(unsafe { e() }); }";
-        let expected = Counts { blocks: 3, functions: 3, traits: 1, implementations: 2, forbids: false };
+        let expected = UnsafeCounts { blocks: 3, functions: 3, traits: 1, implementations: 2, forbids: false };
         assert_eq!(counts(text), expected);
     }
 

@@ -1,19 +1,20 @@
-//! Reading what load tools print. A tool that failed, or an answer that was none, is an error and never a number.
+//! Parses the output of load tools. A failed tool, or a failed request, is an error and never a
+//! number.
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// What a load tool did.
+/// The result of a load tool.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Load {
     /// Requests that were answered.
     pub requests: f64,
-    /// Of them in each second, by the tool's own clock.
+    /// Answered requests a second, by the tool's own clock.
     pub per_second: f64,
-    /// The tool's middle (wrk) or mean time of one request, in microseconds, where it says one.
+    /// The median (wrk) or mean time of one request, in microseconds, if the tool prints one.
     pub latency_us: Option<f64>,
 }
 
-/// `wrk --latency`.
+/// Parses the output of `wrk --latency`.
 pub fn wrk(text: &str) -> Result<Load> {
     if let Some(line) = text.lines().find(|l| l.contains("Non-2xx") || l.contains("Socket errors")) {
         bail!("wrk: {}", line.trim());
@@ -21,23 +22,23 @@ pub fn wrk(text: &str) -> Result<Load> {
     let requests = number_before(text, " requests in ").context("wrk names no number of requests")?;
     ensure!(requests > 0.0, "wrk: no request was answered");
     let per_second = number_after(text, "Requests/sec:").context("wrk names no rate")?;
-    let middle = text.lines().find_map(|line| line.trim().strip_prefix("50%")).map(str::trim).and_then(microseconds);
-    Ok(Load { requests, per_second, latency_us: middle })
+    let median = text.lines().find_map(|line| line.trim().strip_prefix("50%")).map(str::trim).and_then(microseconds);
+    Ok(Load { requests, per_second, latency_us: median })
 }
 
-/// `ab`.
+/// Parses the output of `ab`.
 pub fn ab(text: &str) -> Result<Load> {
     let requests = number_after(text, "Complete requests:").with_context(|| format!("ab: {}", last_line(text)))?;
-    for fault in ["Failed requests:", "Non-2xx responses:"] {
-        let count = number_after(text, fault).unwrap_or(0.0);
-        ensure!(count == 0.0, "ab: {fault} {count}");
+    for failure in ["Failed requests:", "Non-2xx responses:"] {
+        let count = number_after(text, failure).unwrap_or(0.0);
+        ensure!(count == 0.0, "ab: {failure} {count}");
     }
     let per_second = number_after(text, "Requests per second:").context("ab names no rate")?;
     let mean = number_after(text, "Time per request:").map(|milliseconds| milliseconds * 1000.0);
     Ok(Load { requests, per_second, latency_us: mean })
 }
 
-/// `httperf`.
+/// Parses the output of `httperf`.
 pub fn httperf(text: &str) -> Result<Load> {
     let total = text.lines().find(|line| line.starts_with("Total: connections")).context("httperf names no total")?;
     let requests = number_after(total, "requests ").context("httperf names no requests")?;
@@ -53,7 +54,7 @@ pub fn httperf(text: &str) -> Result<Load> {
     Ok(Load { requests, per_second, latency_us })
 }
 
-/// `siege`.
+/// Parses the output of `siege`.
 pub fn siege(text: &str) -> Result<Load> {
     let field = |old: &str, new: &str| number_after(text, old).or_else(|| json(text, new));
     let requests = field("Transactions:", "transactions").with_context(|| format!("siege: {}", last_line(text)))?;
@@ -63,7 +64,8 @@ pub fn siege(text: &str) -> Result<Load> {
     Ok(Load { requests, per_second, latency_us: None })
 }
 
-/// Round trip times of a `ping`, in microseconds, in the order of arrival. Lost answers are an error.
+/// Returns the round-trip times of a `ping`, in microseconds, in the order of arrival. Lost answers
+/// are an error.
 pub fn ping(text: &str) -> Result<Vec<f64>> {
     answered(text)?;
     let times: Vec<f64> = text
@@ -75,14 +77,14 @@ pub fn ping(text: &str) -> Result<Vec<f64>> {
     Ok(times)
 }
 
-/// How many echo requests `ping` sent, all of which were answered.
+/// Returns the number of echo requests that `ping` sent. Lost answers are an error.
 pub fn answered(text: &str) -> Result<f64> {
     let (sent, received) = transmitted(text)?;
     ensure!(sent > 0.0 && sent == received, "ping: {received} of {sent} were answered");
     Ok(sent)
 }
 
-/// Echo requests sent and answers received.
+/// Returns the numbers of echo requests sent and answers received.
 pub fn transmitted(text: &str) -> Result<(f64, f64)> {
     let line = text.lines().find(|line| line.contains(" packets transmitted")).context("ping printed no summary")?;
     let sent = number_before(line, " packets transmitted").context("ping sent nothing")?;
@@ -90,26 +92,26 @@ pub fn transmitted(text: &str) -> Result<(f64, f64)> {
     Ok((sent, received))
 }
 
-/// The number that follows `mark` in `text`.
+/// Returns the number after `mark` in `text`.
 fn number_after(text: &str, mark: &str) -> Option<f64> {
     let rest = text.split_once(mark)?.1.trim_start();
     let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
     rest[..end].parse().ok()
 }
 
-/// The number that `mark` follows in `text`.
+/// Returns the number before `mark` in `text`.
 fn number_before(text: &str, mark: &str) -> Option<f64> {
     let before = text.split_once(mark)?.0;
     let start = before.rfind(|c: char| !c.is_ascii_digit() && c != '.').map_or(0, |at| at + 1);
     before[start..].parse().ok()
 }
 
-/// siege's newer form: `"transactions": 12,`.
+/// Returns the number of a field in siege's newer form: `"transactions": 12,`.
 fn json(text: &str, name: &str) -> Option<f64> {
     number_after(text, &format!("\"{name}\":"))
 }
 
-/// `123.00us`, `4.56ms` or `1.20s`.
+/// Parses `123.00us`, `4.56ms` or `1.20s`, and returns microseconds.
 fn microseconds(text: &str) -> Option<f64> {
     let units = [("us", 1.0), ("ms", 1e3), ("s", 1e6)];
     let (unit, factor) = units.into_iter().find(|(unit, _)| text.ends_with(unit))?;

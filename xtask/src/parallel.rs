@@ -1,12 +1,15 @@
-//! Independent work, as much of it at a time as there are processors.
+//! Runs independent work on all processors.
 
 use std::sync::{Mutex, PoisonError};
 
-/// Does `work` with each item, the first begun first; the results come in the order in which they were ready.
+/// Calls `work` with each item, on as many threads as there are processors, and returns the
+/// results.
+///
+/// Items start in their order. Results come in the order in which they were ready.
 ///
 /// # Panics
-/// If `work` does, after what was begun has ended.
-pub fn each<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+/// If `work` panics, after the calls that had started have ended.
+pub fn map<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
     let (left, done) = (Mutex::new(items.into_iter()), Mutex::new(Vec::new()));
     let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -26,15 +29,15 @@ mod tests {
 
     #[test]
     fn each_item_is_worked_on_once() {
-        let mut results = each((0..100).collect(), |number| number * 2);
+        let mut results = map((0..100).collect(), |number| number * 2);
         results.sort_unstable();
         assert_eq!(results, (0..100).map(|number| number * 2).collect::<Vec<_>>());
-        assert!(each(Vec::<u8>::new(), |number| number).is_empty());
+        assert!(map(Vec::<u8>::new(), |number| number).is_empty());
     }
 
     #[test]
     #[should_panic(expected = "a scoped thread panicked")]
     fn a_panic_is_not_lost() {
-        each(vec![1], |_| panic!("one of the workers"));
+        map(vec![1], |_| panic!("one of the workers"));
     }
 }

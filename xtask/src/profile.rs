@@ -1,4 +1,4 @@
-//! `profile`: where the services of the image spend their time under a load, as a flame graph.
+//! `profile`: draws where the services spend their time under a load, as a flame graph.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,22 +8,23 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use cloister_bed::{Clock, Config};
 
-use super::machine::{CLOISTER, Machine, Setup};
-use super::work::{self, Scale};
-use super::{page, site_of};
+use crate::bench::job::{Job, Scale};
+use crate::bench::jobs;
+use crate::bench::machine::{CLOISTER, Machine, Setup};
+use crate::bench::{page, site_of};
 use crate::image::{self, DEFAULT_POLICY, SINK};
 use crate::stages::Stages;
 use crate::symbolize::Symbols;
 
-/// The kernel's feature that makes it take samples.
+/// The kernel's feature that takes samples.
 const FEATURE: &str = "profile";
 
 #[derive(Args)]
 pub struct Arguments {
-    /// The job of `bench` that is the load
+    /// The job of `bench` that makes the load
     #[arg(value_name = "JOB", default_value = "requests")]
     job: String,
-    /// Its load, where it has one: connections, bytes
+    /// The job's load, if it has one: connections or bytes
     #[arg(long, value_name = "N", default_value_t = 30.0)]
     load: f64,
     /// The policy to build
@@ -32,8 +33,8 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let jobs = work::jobs(Scale::Quick, Clock::Instructions);
-    let fits = |job: &&work::Job| job.name == arguments.job && job.load.is_none_or(|load| load == arguments.load);
+    let jobs = jobs::all(Scale::Quick, Clock::Instructions);
+    let fits = |job: &&Job| job.name == arguments.job && job.load.is_none_or(|load| load == arguments.load);
     let Some(job) = jobs.iter().find(fits) else {
         let known = jobs
             .iter()
@@ -56,7 +57,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let config = Config::new("profile");
     let mut machine = Machine::start(setup, &[CLOISTER], "profile", config, &mut |text| stages.begin(text))?;
     stages.begin(&format!("{} {}", arguments.job, arguments.load));
-    // What came before is not of interest, and forgotten when it is reported.
+    // A report clears the samples: those from before the load are discarded.
     machine.samples()?;
     (job.action)(&mut machine, &CLOISTER)?;
     let text = machine.samples()?;
@@ -71,7 +72,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Folded stacks and how often each was met, from lines `profile: SERVICE ADDRESS TIMES`.
+/// Returns folded stacks and the number of samples of each, from lines `profile: SERVICE ADDRESS
+/// TIMES`.
 fn stacks(text: &str, symbols: &mut Symbols) -> Result<BTreeMap<String, u64>> {
     let mut stacks = BTreeMap::new();
     for line in text.lines() {
@@ -99,7 +101,7 @@ fn draw(stacks: &BTreeMap<String, u64>, title: &str, file: &std::path::Path) -> 
     std::fs::write(file, picture).with_context(|| file.display().to_string())
 }
 
-/// Each service's samples, and its functions that were met most.
+/// Returns a text with each service's samples, and its functions with the most samples.
 fn summary(stacks: &BTreeMap<String, u64>) -> String {
     const MOST: usize = 12;
     let mut services: BTreeMap<&str, (u64, BTreeMap<&str, u64>)> = BTreeMap::new();

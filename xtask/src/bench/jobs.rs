@@ -1,90 +1,40 @@
-//! The work: each job is one kind of load, and gives one value for each of its metrics.
+//! All jobs of the benchmarks.
 
-use anyhow::{Context, Result, anyhow, ensure};
-
+use anyhow::{anyhow, ensure};
 use cloister_bed::Clock;
 
-use super::faults;
-use super::machine::{BUSYBOX, CLOISTER, LINUX, MEMORY, Machine, Measured, PAGE_BYTES, System};
-use super::metrics::{self as m, Metric};
+use super::disturbances;
+use super::isolation;
+use super::job::{ALL, Job, SERVERS, Scale, download, download_counts, fetch, job, request_counts, requests, wrk};
+use super::load_tools;
+use super::machine::{CLOISTER, MEMORY, Machine, PAGE_BYTES};
+use super::metrics as m;
 use super::stats;
-use super::tax;
-use super::tools::{self, Load};
 
-/// One kind of load.
-pub struct Job {
-    /// Its name, for `--only`.
-    pub name: &'static str,
-    /// How much of it, where that varies.
-    pub load: Option<f64>,
-    /// Who has to do it.
-    pub systems: &'static [System],
-    /// What comes out, in this order.
-    pub metrics: Vec<&'static Metric>,
-    /// Doing it once.
-    pub action: Box<Action>,
-    /// Whether the guests are as before afterwards; what creates guests anew runs last, and once.
-    pub once: bool,
-}
-
-/// Does the work on one system.
-pub type Action = dyn Fn(&mut Machine<'_>, &System) -> Result<Vec<f64>>;
-
-const ALL: &[System] = &[CLOISTER, LINUX, BUSYBOX];
-pub const SERVERS: &[System] = &[CLOISTER, LINUX];
-
-/// How much work there is to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scale {
-    /// The targets, in minutes.
-    Quick,
-    /// Everything.
-    Full,
-}
-
-impl Scale {
-    fn pick<T>(self, quick: T, full: T) -> T {
-        match self {
-            Self::Quick => quick,
-            Self::Full => full,
-        }
-    }
-}
-
-/// A job that the guests survive.
-pub fn job(
-    name: &'static str,
-    load: Option<f64>,
-    systems: &'static [System],
-    metrics: &[&'static Metric],
-    action: impl Fn(&mut Machine<'_>, &System) -> Result<Vec<f64>> + 'static,
-) -> Job {
-    Job { name, load, systems, metrics: metrics.to_vec(), action: Box::new(action), once: false }
-}
-
-/// All jobs, those first that the guests survive.
-pub fn jobs(scale: Scale, clock: Clock) -> Vec<Job> {
+/// Returns all jobs, first those that leave the guests running.
+pub fn all(scale: Scale, clock: Clock) -> Vec<Job> {
     let mut jobs = pings(scale);
     jobs.extend(small_requests(scale));
     jobs.extend(downloads(scale));
     jobs.extend(uploads(scale));
     jobs.push(idle(scale));
     jobs.extend(counts());
-    jobs.extend(tax::jobs());
+    jobs.extend(isolation::jobs());
     if clock == Clock::Wall {
-        // httperf never sleeps: with one processor the guest would run only when it is preempted.
+        // httperf never sleeps: with one processor, the guest would run only when httperf is
+        // preempted.
         jobs.push(httperf());
     }
     if scale == Scale::Full {
         jobs.extend(closing());
         jobs.extend(users());
-        jobs.extend(faults::losses());
+        jobs.extend(disturbances::losses());
         jobs.extend(held());
-        jobs.extend(faults::peers());
+        jobs.extend(disturbances::peers());
     }
     jobs.extend(boots());
     if scale == Scale::Full {
-        jobs.push(faults::reattach());
+        jobs.push(disturbances::reattach());
         jobs.push(memory());
     }
     jobs
@@ -96,13 +46,13 @@ fn pings(scale: Scale) -> Vec<Job> {
         let metrics = [&m::RTT_MEDIAN, &m::RTT_99, &m::RTT_MAX];
         job("ping", Some(f64::from(bytes)), SERVERS, &metrics, move |machine, system| {
             let words = format!("run /usr/bin/ping -n -A -s {bytes} -c {count} {}", system.address);
-            let times = tools::ping(machine.measure(&words)?.output())?;
+            let times = load_tools::ping(machine.measure(&words)?.output())?;
             Ok(vec![stats::median(&times), stats::quantile(&times, 0.99), stats::quantile(&times, 1.0)])
         })
     };
     let flood = job("flood", None, SERVERS, &[&m::FLOOD_GUEST, &m::FLOOD_DOM0], move |machine, system| {
         let measured = machine.measure(&format!("run /usr/bin/ping -n -q -f -c {count} {}", system.address))?;
-        let answered = tools::answered(measured.output())?;
+        let answered = load_tools::answered(measured.output())?;
         Ok(vec![measured.cpu_us(machine.domain(system)?)? / answered, measured.cpu_us("0")? / answered])
     });
     vec![rtt(56), rtt(1400), flood]
@@ -123,34 +73,14 @@ fn small_requests(scale: Scale) -> Vec<Job> {
     connections.iter().copied().map(wrk).collect()
 }
 
-/// Small requests on kept connections: how many a second, the processor time of guest and dom0 for each, and the median
-/// time that each took.
-pub fn requests(machine: &Machine<'_>, system: &System, connections: u32) -> Result<[f64; 4]> {
-    let measured = machine.measure(&format!("run {}", wrk(machine, system, connections)))?;
-    let Load { requests, per_second, latency_us } = tools::wrk(measured.output())?;
-    let guest = measured.cpu_us(machine.domain(system)?)? / requests;
-    Ok([per_second, guest, measured.cpu_us("0")? / requests, latency_us.context("wrk names no times")?])
-}
-
-/// wrk with keep-alive connections for the small page. It makes at least a second's load by itself.
-fn wrk(machine: &Machine<'_>, system: &System, connections: u32) -> String {
-    // Thousands of requests by the instruction clock, hundreds by the wall clock, which a machine without KVM is slow by.
-    let seconds = match machine.clock() {
-        Clock::Instructions => 0.3,
-        Clock::Wall => 3.0,
-    };
-    let url = format!("http://{}:{}/page", system.address, system.port);
-    format!("--for {seconds} wrk -t 1 -c {connections} -d 60s --latency {url}")
-}
-
-/// Connections all the time, and siege, which the original study used.
+/// A connection for each request, and siege, which the original study used.
 fn closing() -> Vec<Job> {
     let ab = |count: u32| {
         let metrics = [&m::CLOSING, &m::CLOSING_GUEST];
         job("closing", Some(f64::from(count)), SERVERS, &metrics, move |machine, system| {
             let url = format!("http://{}:{}/page", system.address, system.port);
             let measured = machine.measure(&format!("run ab -q -n 500 -c {count} {url}"))?;
-            let load = tools::ab(measured.output())?;
+            let load = load_tools::ab(measured.output())?;
             Ok(vec![load.per_second, measured.cpu_us(machine.domain(system)?)? / load.requests])
         })
     };
@@ -158,7 +88,7 @@ fn closing() -> Vec<Job> {
         job("siege", Some(f64::from(users)), SERVERS, &[&m::SIEGE], move |machine, system| {
             let url = format!("http://{}:{}/page", system.address, system.port);
             let words = format!("run env HOME=/tmp siege -b -q -c {users} -r {} {url}", 200 / users);
-            Ok(vec![tools::siege(machine.measure(&words)?.output())?.per_second])
+            Ok(vec![load_tools::siege(machine.measure(&words)?.output())?.per_second])
         })
     };
     vec![ab(1), ab(30), siege(1), siege(10), siege(20), siege(40)]
@@ -170,7 +100,7 @@ fn httperf() -> Job {
             "run httperf --hog --server {} --port {} --uri /page --num-conns 50 --num-calls 10",
             system.address, system.port
         );
-        Ok(vec![tools::httperf(machine.measure(&words)?.output())?.per_second])
+        Ok(vec![load_tools::httperf(machine.measure(&words)?.output())?.per_second])
     })
 }
 
@@ -187,24 +117,6 @@ fn downloads(scale: Scale) -> Vec<Job> {
         })
     };
     files.iter().map(one).collect()
-}
-
-/// One user's download: megabytes a second, and the processor time of guest and dom0 for each.
-pub fn download(machine: &Machine<'_>, system: &System, file: &str, bytes: u32) -> Result<[f64; 3]> {
-    let measured = fetch(machine, system, file, bytes, 1)?;
-    let megabytes = f64::from(bytes) / 1e6;
-    let guest = measured.cpu_us(machine.domain(system)?)? / megabytes;
-    Ok([megabytes / measured.seconds()?, guest, measured.cpu_us("0")? / megabytes])
-}
-
-/// Users that fetch a file at once, each with a connection, all of it.
-pub fn fetch(machine: &Machine<'_>, system: &System, file: &str, bytes: u32, users: u32) -> Result<Measured> {
-    let words = format!("fetch {} {} /{file} {bytes} {users} 120", system.address, system.port);
-    let measured = machine.measure(&words)?;
-    measured.whole()?;
-    let (expected, came) = (f64::from(bytes) * f64::from(users), measured.number("bytes")?);
-    ensure!(came == expected, "{came} of {expected} bytes came");
-    Ok(measured)
 }
 
 fn users() -> Vec<Job> {
@@ -225,7 +137,7 @@ fn uploads(scale: Scale) -> Vec<Job> {
         let metrics = [&m::UPLOAD, &m::UPLOAD_GUEST, &m::UPLOAD_DOM0];
         job("upload", Some(f64::from(bytes)), SERVERS, &metrics, move |machine, system| {
             let measured = machine.measure(&format!("send {} {} /sink {bytes} 1 120", system.address, system.port))?;
-            measured.whole()?;
+            measured.ensure_complete()?;
             let megabytes = f64::from(bytes) / 1e6;
             let guest = measured.cpu_us(machine.domain(system)?)? / megabytes;
             Ok(vec![megabytes / measured.seconds()?, guest, measured.cpu_us("0")? / megabytes])
@@ -242,7 +154,7 @@ fn idle(scale: Scale) -> Job {
     })
 }
 
-/// What our kernel counts, for each 64 KB of a download and for each small request.
+/// The growth of our kernel's counts for each 64 KB of a download, and for each small request.
 fn counts() -> Vec<Job> {
     let bulk = [&m::HYPERCALLS, &m::NOTIFICATIONS, &m::GRANTS, &m::BULK_SWITCHES];
     let bulk = job("counts", None, &[CLOISTER], &bulk, |machine, system| {
@@ -255,44 +167,26 @@ fn counts() -> Vec<Job> {
     vec![bulk, small]
 }
 
-/// What a kernel of ours counts under these names for each 64 KB of a download.
-pub fn download_counts(machine: &Machine<'_>, system: &System, names: &[&str]) -> Result<Vec<f64>> {
-    const BYTES: u32 = 10_000_000;
-    let before = machine.counts(system)?;
-    fetch(machine, system, "10m", BYTES, 1)?;
-    let after = machine.counts(system)?;
-    names.iter().map(|name| after.since(&before, name, f64::from(BYTES) / 65536.0)).collect()
-}
-
-/// The same for each small request.
-pub fn request_counts(machine: &Machine<'_>, system: &System, connections: u32, names: &[&str]) -> Result<Vec<f64>> {
-    let before = machine.counts(system)?;
-    let requests =
-        tools::wrk(machine.measure(&format!("run {}", wrk(machine, system, connections)))?.output())?.requests;
-    let after = machine.counts(system)?;
-    names.iter().map(|name| after.since(&before, name, requests)).collect()
-}
-
-/// Requests beside connections that say nothing.
+/// Requests beside idle connections.
 fn held() -> Vec<Job> {
     let beside = |count: u32| {
         let metrics = [&m::HELD, &m::HELD_GUEST];
         job("held", Some(f64::from(count)), SERVERS, &metrics, move |machine, system| {
             let words = format!("hold {} {} /page {count} {}", system.address, system.port, wrk(machine, system, 100));
             let measured = machine.measure(&words)?;
-            measured.whole()?;
+            measured.ensure_complete()?;
             for name in ["held", "alive"] {
                 let number = measured.number(name)?;
                 ensure!(number == f64::from(count), "{number} of {count} connections were {name}");
             }
-            let load = tools::wrk(measured.output())?;
+            let load = load_tools::wrk(measured.output())?;
             Ok(vec![load.per_second, measured.cpu_us(machine.domain(system)?)? / load.requests])
         })
     };
     [0, 10, 100, 1_000, 10_000].map(beside).into()
 }
 
-/// With the memory of all other measures, and with what our image needs.
+/// Boots with the memory of all other measures, and with the memory that our image needs.
 fn boots() -> Vec<Job> {
     let with = |memory: u32, systems| {
         let metrics = [&m::BOOT_CREATE, &m::BOOT_PING, &m::BOOT_HTTP, &m::BOOT_GUEST, &m::BOOT_FRAME];
@@ -315,7 +209,7 @@ fn boots() -> Vec<Job> {
     vec![with(MEMORY, SERVERS), with(16, &[CLOISTER]), Job { once: true, ..own }]
 }
 
-/// The least memory, from much to little: the first that does not serve ends it.
+/// The least memory with which the guest serves: tries less and less until one fails.
 fn memory() -> Job {
     let memory = job("memory", None, SERVERS, &[&m::MEMORY_LEAST], |machine, system| {
         let tries: &[u32] = if *system == CLOISTER { &[16, 8, 6, 5, 4, 3, 2] } else { &[128, 96, 80, 64] };

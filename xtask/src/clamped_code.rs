@@ -1,7 +1,8 @@
-//! The machine code of the kernel where a service's number indexes a table that the compiler knows.
+//! Checks the kernel's machine code where a number from a service indexes a table.
 //!
-//! A compiler that sees all entries may turn a minimum into a comparison and a branch, and a processor that mispredicts the
-//! branch loads from wherever the number points. The sources do not show that.
+//! The sources clamp the number (`caps/src/clamped.rs`). A compiler that knows all entries of the
+//! table may turn the minimum into a comparison and a branch. A processor that mispredicts the
+//! branch loads from wherever the number points (Spectre). The sources do not show which it is.
 
 use std::path::Path;
 
@@ -9,13 +10,13 @@ use anyhow::{Context, Result, bail};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register};
 use object::{Object, ObjectSection, ObjectSymbol};
 
-/// Functions of the kernel that have no branch and index a table, as they are called in the sources.
+/// Functions of the kernel that must index a table without a branch, by their paths in the sources.
 const CLAMPED: [&str; 1] = ["cloister_caps::abi::Operation::from_number"];
 
 /// Checks a kernel's ELF file.
 ///
 /// # Errors
-/// A function is not in it, branches, or has no load that a register indexes.
+/// A function is missing, branches, or has no load that a register indexes.
 pub fn check(kernel: &Path) -> Result<()> {
     let file = std::fs::read(kernel).with_context(|| kernel.display().to_string())?;
     let file = object::File::parse(&*file).with_context(|| kernel.display().to_string())?;
@@ -28,7 +29,7 @@ pub fn check(kernel: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Returns the bytes of the function of this name.
+/// Returns the machine code of the function of this name.
 fn code<'a>(file: &object::File<'a>, name: &str) -> Option<&'a [u8]> {
     let symbol = file
         .symbols()
@@ -37,16 +38,16 @@ fn code<'a>(file: &object::File<'a>, name: &str) -> Option<&'a [u8]> {
     section.data_range(symbol.address(), symbol.size()).ok()?
 }
 
-/// Checks that the code runs straight through, and that it has a load from a table.
+/// Checks that the code has no branch, and that it has a load that a register indexes.
 fn is_clamped(code: &[u8]) -> Result<(), String> {
     let instructions: Vec<Instruction> = Decoder::new(64, code, DecoderOptions::NONE).into_iter().collect();
-    let straight = |one: &&Instruction| matches!(one.flow_control(), FlowControl::Next | FlowControl::Return);
-    if let Some(branch) = instructions.iter().find(|one| !straight(one)) {
-        return Err(format!("{:?} at {:#x}: the table is not reached straight on", branch.mnemonic(), branch.ip()));
+    let branches = |one: &&Instruction| !matches!(one.flow_control(), FlowControl::Next | FlowControl::Return);
+    if let Some(branch) = instructions.iter().find(branches) {
+        return Err(format!("{:?} at {:#x}: there is a branch before the table", branch.mnemonic(), branch.ip()));
     }
     let indexed =
         |one: &Instruction| one.op_kinds().any(|kind| kind == OpKind::Memory) && one.memory_index() != Register::None;
-    if instructions.iter().any(indexed) { Ok(()) } else { Err("no load is indexed".to_owned()) }
+    if instructions.iter().any(indexed) { Ok(()) } else { Err("there is no load that a register indexes".to_owned()) }
 }
 
 #[cfg(test)]
@@ -60,8 +61,8 @@ mod tests {
         assert_eq!(is_clamped(&minimum), Ok(()));
         // xor eax, eax; cmp rdi, 15; jae +3; mov eax, [rdx + rdi*4]; ret
         let branch = [0x31, 0xc0, 0x48, 0x83, 0xff, 15, 0x73, 3, 0x8b, 0x04, 0xba, 0xc3];
-        assert!(is_clamped(&branch).is_err_and(|reason| reason.contains("not reached straight on")));
+        assert!(is_clamped(&branch).is_err_and(|reason| reason.contains("a branch before the table")));
         // xor eax, eax; ret
-        assert!(is_clamped(&[0x31, 0xc0, 0xc3]).is_err_and(|reason| reason.contains("no load")));
+        assert!(is_clamped(&[0x31, 0xc0, 0xc3]).is_err_and(|reason| reason.contains("no load that")));
     }
 }

@@ -1,13 +1,14 @@
-//! What isolation costs: the image beside the same services in one program
+//! Jobs that measure what isolation costs: the image beside the fused build
 //! (docs/decisions/0012-isolation-measured-against-a-fused-build.md).
 
+use super::job::{Job, download, download_counts, job, request_counts, requests};
 use super::machine::{CLOISTER, FUSED, System};
 use super::metrics as m;
-use super::work::{Job, download, download_counts, job, request_counts, requests};
 
 const BOTH: &[System] = &[CLOISTER, FUSED];
 
-/// Small requests on one connection and on many, and downloads; then, how often the kernel was called meanwhile.
+/// Returns jobs with small requests on one connection and on many, and downloads; then the kernel's
+/// counts for the same.
 pub fn jobs() -> Vec<Job> {
     let small = |connections: u32| {
         let metrics = [&m::TAX_REQUESTS, &m::TAX_REQUEST_GUEST, &m::TAX_REQUEST_LATENCY];

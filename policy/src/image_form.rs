@@ -1,23 +1,40 @@
-//! The one form of an image's file, from what is in it: headers, each piece at an offset that agrees with its address
-//! modulo a page, zeros between them, and behind them sections that no segment loads, the seal among them.
+//! Writes the file of an image, in the only form that is accepted.
 //!
-//! The packer writes it, and `verify` writes it again from what it understood of a file, and compares: so there is no
-//! byte of a verified file that another reader could understand otherwise.
+//! The headers come first, then each piece at an offset that equals its address modulo a page, with
+//! zeros between. Sections that no segment loads follow, among them the seal.
+//!
+//! The packer writes the file. The verifier writes it again from what it read, and compares: so no
+//! byte of a verified file can mean something else to another reader.
 
 use std::borrow::Cow;
+use std::io::Read;
 
+use cloister_caps::PAGE_SIZE;
+use flate2::Compression;
+use flate2::read::ZlibEncoder;
 use object::write::StringId;
 use object::write::WritableBuffer;
 use object::write::elf::{FileHeader, ProgramHeader, SectionHeader, Writer};
 use object::{Endianness, elf};
+use sha2::{Digest, Sha256};
 
-use super::{PAGE, PackError};
-use crate::verify::{SBOM, SEAL, UNSAFE};
-
-/// Bytes of the note by which Xen finds the PVH entry point.
+pub(crate) const PAGE: u64 = PAGE_SIZE as u64;
+/// The section of the seal: SHA-256 of the file with the seal's own bytes as zeros.
+pub(crate) const SEAL: &str = ".cloister.seal";
+/// The section of the bill of materials: CycloneDX, JSON, compressed.
+pub(crate) const SBOM: &str = ".cloister.sbom";
+/// The section of the inventory of `unsafe`: JSON, compressed; see `docs/verify.md`.
+pub(crate) const UNSAFE: &str = ".cloister.unsafe";
+/// The size of the note by which Xen finds the PVH entry point, in bytes.
 pub(crate) const NOTE_SIZE: u64 = 20;
-/// Xen walks notes by four bytes (`elf_note_next`), whatever the program header says.
+/// The alignment of notes: Xen walks them by four bytes (`elf_note_next`), whatever the program
+/// header says.
 const NOTE_ALIGN: u64 = 4;
+
+/// Why the ELF writer refuses the content.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct WriteError(pub String);
 
 /// One loadable segment of the image.
 pub(crate) struct Piece<'a> {
@@ -30,9 +47,10 @@ pub(crate) struct Piece<'a> {
 }
 
 impl Piece<'_> {
-    /// Read-only bytes at an address, filled up to whole pages with zeros, so that every byte of every page
-    /// that is mapped is in the file.
-    pub(super) fn data(address: u64, mut bytes: Vec<u8>) -> Self {
+    /// Makes a read-only piece, filled up to whole pages with zeros.
+    ///
+    /// So every byte of every mapped page is in the file.
+    pub(crate) fn data(address: u64, mut bytes: Vec<u8>) -> Self {
         bytes.resize(bytes.len().next_multiple_of(PAGE as usize), 0);
         Piece {
             flags: elf::PF_R.0,
@@ -44,7 +62,7 @@ impl Piece<'_> {
     }
 }
 
-/// What is in an image: all that its file says.
+/// The content of an image's file.
 pub(crate) struct Content<'a> {
     pub entry: u64,
     /// In the order of their physical addresses.
@@ -57,7 +75,8 @@ pub(crate) struct Content<'a> {
     pub unsafe_uses: Option<&'a [u8]>,
 }
 
-/// The file offset of each piece. Loaders take `p_offset` and `p_vaddr` to be equal modulo a page.
+/// Returns the file offset of each piece. Loaders expect `p_offset` and `p_vaddr` to be equal
+/// modulo a page.
 fn offsets(pieces: &[Piece<'_>], headers_end: u64) -> Vec<u64> {
     let mut next = headers_end;
     pieces
@@ -81,7 +100,7 @@ struct Attached<'a> {
 ///
 /// # Errors
 /// The ELF writer refuses the content.
-pub(crate) fn write(content: &Content<'_>, out: &mut dyn WritableBuffer) -> Result<u64, PackError> {
+pub(crate) fn write(content: &Content<'_>, out: &mut dyn WritableBuffer) -> Result<u64, WriteError> {
     let pieces = content.pieces;
     let mut writer = Writer::new(Endianness::Little, true, out);
     writer.reserve_file_header();
@@ -112,12 +131,12 @@ pub(crate) fn write(content: &Content<'_>, out: &mut dyn WritableBuffer) -> Resu
     Ok(attached.first().map_or(0, |seal| seal.offset))
 }
 
-fn refused(error: object::write::Error) -> PackError {
-    PackError::Write(error.to_string())
+fn refused(error: object::write::Error) -> WriteError {
+    WriteError(error.to_string())
 }
 
-/// Reserves what is attached, the seal first.
-fn attach<'a>(writer: &mut Writer<'a>, content: &'a Content<'a>) -> Result<Vec<Attached<'a>>, PackError> {
+/// Reserves the sections that no segment loads, the seal first.
+fn attach<'a>(writer: &mut Writer<'a>, content: &'a Content<'a>) -> Result<Vec<Attached<'a>>, WriteError> {
     let mut attached = Vec::new();
     writer.reserve_null_section_index();
     let all = [(SEAL, Some(&content.seal[..])), (SBOM, content.sbom), (UNSAFE, content.unsafe_uses)];
@@ -158,9 +177,13 @@ fn write_attached(writer: &mut Writer<'_>, attached: &[Attached<'_>]) {
     writer.write_shstrtab_section_header();
 }
 
-fn write_program_headers(writer: &mut Writer<'_>, content: &Content<'_>, offsets: &[u64]) -> Result<(), PackError> {
+fn write_program_headers(writer: &mut Writer<'_>, content: &Content<'_>, offsets: &[u64]) -> Result<(), WriteError> {
     let (index, position) = content.note;
-    let note = content.pieces.get(index).zip(offsets.get(index)).ok_or(PackError::NoPvhNote)?;
+    let note = content
+        .pieces
+        .get(index)
+        .zip(offsets.get(index))
+        .ok_or_else(|| WriteError("no segment has the note".to_owned()))?;
     let (piece, offset) = note;
     let at = |start: u64| start.wrapping_add(position);
     writer.write_align_program_headers();
@@ -187,4 +210,27 @@ fn write_program_headers(writer: &mut Writer<'_>, content: &Content<'_>, offsets
         });
     }
     Ok(())
+}
+
+/// Returns two hashes of a file: with the seal's bytes as zeros, and as it is.
+pub(crate) fn seal_and_file_hash(file: &[u8], seal: usize) -> Option<([u8; 32], [u8; 32])> {
+    let (before, rest) = file.split_at_checked(seal)?;
+    let (seal, after) = rest.split_at_checked(32)?;
+    let mut whole = Sha256::new();
+    whole.update(before);
+    let mut unsealed = whole.clone();
+    for (hash, middle) in [(&mut whole, seal), (&mut unsealed, &[0; 32][..])] {
+        hash.update(middle);
+        hash.update(after);
+    }
+    Some((unsealed.finalize().into(), whole.finalize().into()))
+}
+
+/// Compresses an inventory to a zlib stream (RFC 1950), as `cargo-auditable` does.
+pub(crate) fn deflate(json: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(json, Compression::best());
+    let mut out = Vec::new();
+    // Reading a slice and writing to a vector never fail.
+    let _ = encoder.read_to_end(&mut out);
+    out
 }

@@ -1,4 +1,4 @@
-//! A policy with the network back end in another domain: as it is, but for the `ids` of its one entry of `[domains]`.
+//! The `--backend` option: a policy with the `ids` of its one entry of `[domains]` replaced.
 
 use std::path::{Path, PathBuf};
 
@@ -8,36 +8,38 @@ use toml_edit::{DocumentMut, value};
 
 use crate::image::{DEFAULT_POLICY, find};
 
-/// The policy of a command that builds an image.
+/// The options that choose the policy of a command that builds an image.
 #[derive(Args, Debug)]
-pub struct Choice {
+pub struct PolicyArguments {
     /// The policy to build
     #[arg(long, value_name = "FILE", default_value = DEFAULT_POLICY)]
     policy: PathBuf,
-    /// The domain of the network back end, or a range as 0-2, instead of that in the policy: for a driver domain
+    /// The domain of the network back end, or a range as 0-2, instead of that in the policy: for a
+    /// driver domain
     #[arg(long, value_name = "N", value_parser = ids)]
     backend: Option<String>,
 }
 
-impl Choice {
-    /// The domain of the network back end, if one was asked for and no range.
+impl PolicyArguments {
+    /// Returns the domain of the network back end, if `--backend` names one domain and not a range.
     pub fn domain(&self) -> Option<&str> {
         self.backend.as_deref().filter(|ids| !ids.contains('-'))
     }
 
-    /// The policy file to build.
+    /// Returns the policy file to build.
     pub fn file(&self) -> Result<PathBuf> {
         self.backend.as_ref().map_or_else(|| Ok(self.policy.clone()), |ids| policy(&self.policy, ids))
     }
 }
 
-/// Takes what can be domain ids; whether it is, the policy compiler says.
+/// Accepts digits and `-`; the policy compiler checks whether they are domain ids.
 fn ids(text: &str) -> Result<String, String> {
     let fits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
-    if fits { Ok(text.to_owned()) } else { Err("a domain's number, or two joined by -, is wanted".to_owned()) }
+    if fits { Ok(text.to_owned()) } else { Err("expected a domain's number, or two joined by -".to_owned()) }
 }
 
-/// Writes the policy with these domain ids, as `backend/<name>-backend-<ids>.toml` in the target folder.
+/// Writes the policy with these domain ids to `backend/<name>-backend-<ids>.toml` in the target
+/// folder.
 pub fn policy(file: &Path, ids: &str) -> Result<PathBuf> {
     let file = find(file)?;
     let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
@@ -52,7 +54,7 @@ pub fn policy(file: &Path, ids: &str) -> Result<PathBuf> {
 fn with_ids(policy: &str, ids: &str) -> Result<String> {
     let mut policy: DocumentMut = policy.parse()?;
     let domains = policy.get_mut("domains").and_then(|domains| domains.as_table_like_mut());
-    let domains = domains.context("the policy has no [domains]: it deals with no back end")?;
+    let domains = domains.context("the policy has no [domains]: it has no back end")?;
     ensure!(domains.len() == 1, "the policy has several [domains]: write the back end's number into it");
     for (name, domain) in domains.iter_mut() {
         let entry = domain.as_table_like_mut().with_context(|| format!("[domains.{name}] is no table"))?;
@@ -69,7 +71,7 @@ mod tests {
     use crate::workspace;
 
     #[test]
-    fn one_line_is_another_and_it_is_the_one_of_the_back_end() {
+    fn only_the_line_of_the_back_end_changes() {
         let shipped = std::fs::read_to_string(workspace::root().join(DEFAULT_POLICY)).expect("policy");
         for ids in ["7", "0-2"] {
             let policy = with_ids(&shipped, ids).expect("a policy");
@@ -88,11 +90,11 @@ mod tests {
     }
 
     #[test]
-    fn only_domain_ids_are_taken_and_a_file_is_written_for_them() {
+    fn only_domain_ids_are_accepted_and_a_file_is_written_for_them() {
         #[derive(Parser, Debug)]
         struct Line {
             #[command(flatten)]
-            choice: Choice,
+            choice: PolicyArguments,
         }
         for no in ["", "../x", "dom0", "1 2"] {
             assert!(Line::try_parse_from(["x", "--backend", no]).is_err(), "{no}");

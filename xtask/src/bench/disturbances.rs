@@ -1,13 +1,14 @@
-//! What goes wrong outside a guest: lost packets, bursts, peers that leave, a network that is taken away.
+//! Jobs with disturbances from outside the guest: lost packets, bursts, clients that leave, a
+//! detached network.
 
 use anyhow::Result;
 
+use super::job::{Job, SERVERS, fetch, job};
+use super::load_tools;
 use super::machine::{CLOISTER, Machine, PAGE_BYTES, System};
 use super::metrics as m;
-use super::tools;
-use super::work::{Job, SERVERS, fetch, job};
 
-/// Downloads with packets lost, those of the guest and those to it.
+/// Returns jobs with downloads during which packets from or to the guest are lost.
 pub fn losses() -> Vec<Job> {
     const BYTES: u32 = 10_000_000;
     let lossy = |name, metric, percent: f64, script: fn(&str, f64) -> (String, String)| {
@@ -24,15 +25,17 @@ pub fn losses() -> Vec<Job> {
     [0.0, 0.1, 1.0, 5.0].into_iter().flat_map(both).collect()
 }
 
-/// By its path: busybox has a smaller one of its own, which its shell prefers.
+/// `tc` by its path: busybox has a smaller one of its own, which its shell prefers.
 const TC: &str = "/usr/sbin/tc";
 
-/// Losing what goes to the guest: the commands that begin and end it.
+/// Returns the commands that start and stop losing packets to the guest.
 fn to_guest(vif: &str, percent: f64) -> (String, String) {
     (format!("{TC} qdisc add dev {vif} root netem loss {percent}%"), format!("{TC} qdisc del dev {vif} root"))
 }
 
-/// Losing what comes from the guest. netem works on what is sent: the packets take the way through another device.
+/// Returns the commands that start and stop losing packets from the guest.
+///
+/// netem works on sent packets, so the packets are redirected through another device.
 fn from_guest(vif: &str, percent: f64) -> (String, String) {
     let begin = format!(
         "ip link set ifb0 up && {TC} qdisc add dev ifb0 root netem loss {percent}% && {TC} qdisc add dev {vif} ingress && \
@@ -41,12 +44,13 @@ fn from_guest(vif: &str, percent: f64) -> (String, String) {
     (begin, format!("{TC} qdisc del dev {vif} ingress; {TC} qdisc del dev ifb0 root"))
 }
 
-/// Peers that ask too much at once, or leave.
+/// Returns jobs with clients that ask too much at once, or leave.
 pub fn peers() -> Vec<Job> {
-    let lost = |text: &str| tools::transmitted(text).map(|(sent, received)| vec![100.0 * (sent - received) / sent]);
+    let lost =
+        |text: &str| load_tools::transmitted(text).map(|(sent, received)| vec![100.0 * (sent - received) / sent]);
     let ping = move |name, metric, options: &'static str| {
         job(name, None, SERVERS, &[metric], move |machine, system| {
-            // ping's status is 1 when answers are missing, which is what is asked here.
+            // ping's status is 1 when answers are missing, which is what this job measures.
             let words = format!("run sh -c '/usr/bin/ping -n -q {options} {} || true'", system.address);
             lost(machine.measure(&words)?.output())
         })
@@ -58,17 +62,20 @@ pub fn peers() -> Vec<Job> {
     ]
 }
 
-/// Thousands of connections that the client closes, and then a request on a new one.
+/// Makes thousands of connections that the client closes, and then a request on a new one.
 fn closed(machine: &mut Machine<'_>, system: &System) -> Result<Vec<f64>> {
     const COUNT: u32 = 5000;
     let url = format!("http://{}:{}/page", system.address, system.port);
-    let load = tools::ab(machine.measure(&format!("run ab -q -n {COUNT} -c 100 {url}"))?.output())?;
+    let load = load_tools::ab(machine.measure(&format!("run ab -q -n {COUNT} -c 100 {url}"))?.output())?;
     fetch(machine, system, "page", PAGE_BYTES, 1)?;
     Ok(vec![100.0 * (1.0 - load.requests / f64::from(COUNT))])
 }
 
-/// The network taken away and given back: until a request is answered. Of Linux another program would have to give the
-/// new interface its address.
+/// Returns a job that detaches the network, attaches it again, and waits until a request is
+/// answered.
+///
+/// On Linux another program would have to give the new interface its address, so it is not measured
+/// there.
 pub fn reattach() -> Job {
     let reattach = job("reattach", None, &[CLOISTER], &[&m::REATTACH], |machine, system| {
         let measured = machine.reattach(system)?;

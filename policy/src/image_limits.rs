@@ -1,8 +1,12 @@
-//! Bounds on an image, so that the time and the memory of a verdict are bounded whatever the file is. Each is many times
-//! what a real image needs; the packer makes none beyond them.
+//! The limits of an image that is packed or verified.
+//!
+//! They bound time and memory of the verifier for any file. Each is many times what a real image
+//! needs, and the packer makes no image that exceeds one.
 
 use cloister_caps::tables::{MAX_REGIONS, MAX_SERVICES};
 
+/// The size of the largest image that is verified, in bytes.
+pub const MAX_IMAGE: u64 = 256 << 20;
 /// Segments of an image: some of the kernel, the tables, three of each service, data for regions.
 pub(crate) const MAX_LOADS: usize = 8 + 1 + 3 * MAX_SERVICES + MAX_REGIONS;
 /// Sections of an image: the null section, what is attached, the names.
@@ -11,7 +15,8 @@ pub(crate) const MAX_SECTIONS: usize = 5;
 pub(crate) const MAX_SECTION_NAMES: usize = 64;
 /// Bytes of the capability tables.
 pub(crate) const MAX_TABLES: u64 = 1 << 20;
-/// Bytes of a policy, embedded or in a file. A parsed policy takes more than a hundred times its size.
+/// Bytes of a policy, embedded or in a file. A parsed policy takes more than a hundred times its
+/// size.
 pub(crate) const MAX_POLICY: u64 = 256 << 10;
 /// Bytes of a name in the tables. The longest is that of a queue's region.
 pub(crate) const MAX_NAME: usize = 96;
@@ -25,7 +30,8 @@ pub(crate) const MAX_ENTRIES: usize = 65_536;
 pub(crate) const MAX_WORD: usize = 128;
 /// Errors of one program after which its code is not read on.
 pub(crate) const MAX_ERRORS: usize = 200;
-/// Instructions of an image that are listed each by itself though they are not refused; the others are counted.
+/// Instructions of an image that are listed each by itself though they are not refused; the others
+/// are counted.
 pub(crate) const MAX_HITS: usize = 16_384;
 /// Bytes of the names of a program's symbols, each as often as it is read, and as it is demangled.
 pub(crate) const MAX_SYMBOL_NAMES: usize = 64 << 20;

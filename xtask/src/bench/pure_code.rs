@@ -1,4 +1,4 @@
-//! Instructions of the pure code, counted by valgrind on this machine.
+//! Counts the instructions of pure code on this machine, with valgrind.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,16 +11,16 @@ use super::record::{Reading, Run};
 use crate::stages::Stages;
 use crate::workspace;
 
-/// Two counts of repetitions: the difference leaves out what starting the program takes.
+/// Two numbers of repetitions: their difference leaves out what starting the program takes.
 const COUNTS: [u32; 2] = [1_000, 3_000];
 
-/// Adds a reading for each piece that `cloister-costs` has.
+/// Adds a reading for each piece of code in `cloister-costs`.
 pub fn measure(run: &mut Run, stages: &mut Stages) -> Result<()> {
     cloister_bed::packages::ensure_also(&["valgrind"], &mut |text| stages.begin(text))?;
     stages.begin("building the pure code");
     let target = cloister_bed::target_dir().join("bench/cargo");
     let mut cargo = workspace::cargo();
-    // Compiled as the image is.
+    // Compiled like the image.
     cargo.args(["build", "--quiet", "--package", "cloister-costs", "--profile", "image", "--target-dir"]).arg(&target);
     ensure!(cargo.status().context("cargo cannot be run")?.success(), "cloister-costs does not build");
     let program = target.join("image/cloister-costs");
@@ -48,7 +48,7 @@ fn metric(name: &str) -> Result<&'static Metric> {
     found.with_context(|| format!("the piece {name} is no metric"))
 }
 
-/// Instructions of one unit.
+/// Returns the instructions of one unit of a piece.
 fn cost(program: &Path, name: &str, units: f64) -> Result<f64> {
     let [few, many] = COUNTS.map(|count| instructions(program, name, count));
     Ok((many? - few?) / f64::from(COUNTS[1] - COUNTS[0]) / units)
@@ -65,7 +65,7 @@ fn instructions(program: &Path, name: &str, count: u32) -> Result<f64> {
     collected(&text).with_context(|| format!("valgrind counted nothing: {}", text.trim()))
 }
 
-/// The number of callgrind's line `==1234== Collected : 567`.
+/// Parses callgrind's line `==1234== Collected : 567`.
 fn collected(text: &str) -> Option<f64> {
     text.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok())
 }

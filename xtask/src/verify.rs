@@ -1,27 +1,33 @@
-//! The built images under `cloister-policy verify`: those that ship hold. Those with the prober, whose program is made of
-//! what a program must not have, do not; neither does that of all services in one program.
+//! Runs `cloister-policy verify` on built images.
+//!
+//! Images of services as they ship must verify. Two kinds must not: those with the prober, whose
+//! program is made of what a program must not contain, and the fused build.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use cloister_policy::verify::{Against, verify};
 
-use crate::{clamps, image};
+use crate::{clamped_code, image};
 
-/// The crates of programs that must not hold, and what must be found in them, among much else.
+/// Programs that `verify` must refuse, by their crates, and findings that it must report, among
+/// others.
 const REFUSED: [(&str, &[&str]); 3] = [
     ("cloister-prober-storm", &["`mov ds`", "`mov es`", "`mov fs`", "`mov gs`"]),
     ("cloister-prober", &["`vmcall`", "`wrpkru`", "`wrmsr`", "`mov cr3`", "`out`", "an address of the kernel"]),
     ("cloister-fused", &["it is code of cloister_tcpip", "it is code of cloister_http"]),
 ];
 
-/// Verifies the image that was built of a policy.
-pub fn prove(policy: &Path) -> Result<()> {
+/// Checks that `verify` says of the image of a policy what it must say.
+///
+/// # Errors
+/// The image is not built, is accepted and must not be, or is refused and must not be.
+pub fn check_image(policy: &Path) -> Result<()> {
     let folder = image::folder(policy)?;
     let elf = folder.join("cloister.elf");
     let file = std::fs::read(&elf).with_context(|| elf.display().to_string())?;
     let text = std::fs::read_to_string(policy).with_context(|| policy.display().to_string())?;
-    clamps::check(&folder.join("kernel.elf"))?;
+    clamped_code::check(&folder.join("kernel.elf"))?;
     let symbols = symbols(policy, &folder)?;
     let verdict = verify(&file, &Against { policy: Some(&text), symbols: &symbols, ..Against::default() })?;
     let refused = REFUSED.iter().find(|(program, _)| text.contains(program));
@@ -34,20 +40,25 @@ pub fn prove(policy: &Path) -> Result<()> {
     if policy.file_name().is_some_and(|name| name == "default.toml") {
         has_one_form(&file)?;
     }
-    let said = verdict.text();
-    let marks = refused.iter().flat_map(|(program, marks)| marks.iter().map(move |mark| (program, mark)));
-    match marks.into_iter().find(|(_, mark)| !said.contains(*mark)) {
-        Some((program, mark)) => bail!("{mark} is not found in {program} of {}\n{said}", elf.display()),
+    let text_of_verdict = verdict.text();
+    let expected =
+        refused.iter().flat_map(|(program, findings)| findings.iter().map(move |finding| (program, finding)));
+    match expected.into_iter().find(|(_, finding)| !text_of_verdict.contains(*finding)) {
+        Some((program, finding)) => {
+            bail!("{finding} is not found in {program} of {}\n{text_of_verdict}", elf.display())
+        }
         None => Ok(()),
     }
 }
 
-/// Every byte of the headers of an image, and of what lies between them and its first segment, has one value: any other
-/// is refused, and not by the seal alone.
+/// Checks that no byte of the image's headers can have another value.
+///
+/// Each byte of the headers, and of what lies between them and the first segment, is changed in
+/// turn. `verify` must refuse each change, and not by the seal alone.
 fn has_one_form(file: &[u8]) -> Result<()> {
     const NOTE: usize = 20;
     let number = |at: usize| file.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
-    // The offset of the first segment, which the note is at the start of, and that of the section headers.
+    // The offsets of the first segment, which begins with the note, and of the section headers.
     let (first, sections) = (number(64 + 56 + 8) as usize, number(40) as usize);
     let mut changed = file.to_vec();
     for at in (0..first + NOTE).chain(sections..file.len()) {
@@ -59,14 +70,14 @@ fn has_one_form(file: &[u8]) -> Result<()> {
                 .any(|finding| finding.is_error() && !finding.message.contains("do not match its seal"))
         });
         if !refused {
-            bail!("the byte at {at:#x} of the image can be another, and the image verifies");
+            bail!("the image verifies with another value in the byte at {at:#x}");
         }
         changed[at] = file[at];
     }
     Ok(())
 }
 
-/// The programs' own ELF files.
+/// Returns the ELF file of each service's program, by the service's name.
 fn symbols(policy: &Path, folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let policy = cloister_policy::load(policy).map_err(|report| anyhow!("{}", report.render(false)))?;
     let read = |name: &str| {

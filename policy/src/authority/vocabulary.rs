@@ -1,0 +1,66 @@
+//! Subjects, objects and rules: the terms that the whole module shares.
+
+/// A subject: it can do something. Services and domains are given by their position in the policy.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) enum Subject {
+    /// A service of the image.
+    Service(usize),
+    /// Another domain, an entry of `[domains]`.
+    Domain(usize),
+    /// The XenStore daemon.
+    XenStoreDaemon,
+    /// The toolstack, which creates the domain and provides the boot module and the command line.
+    Toolstack,
+}
+
+/// An object: something can be done to it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) enum Object {
+    /// The guest's console.
+    Console,
+    /// The clocks.
+    Clock,
+    /// The generator of random bits.
+    Entropy,
+    /// The power state of the domain.
+    Power,
+    /// Facts about the image.
+    Info,
+    /// The image as a whole.
+    Image,
+    /// The service itself: its processor time, stack and restarts.
+    Itself,
+    /// An entry of `[regions]`.
+    Region(usize),
+    /// An entry of `[ports]`.
+    Port(usize),
+    /// An entry of `[grants]`.
+    Grant(usize),
+    /// An entry of `[queues]`.
+    Queue(usize),
+    /// A path of an entry of `[xenstore]`: the positions of both.
+    Path(usize, usize),
+    /// The program of a service.
+    Program(usize),
+}
+
+/// A rule of the policy, as a step of a path.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) enum Rule {
+    /// The entry of a service.
+    Service(usize),
+    /// One of its capabilities: the positions of both.
+    HeldCapability(usize, usize),
+    /// An entry of a region's `map`: the positions of both.
+    Map(usize, usize),
+    /// A region's entry.
+    Region(usize),
+    /// A queue.
+    Queue(usize),
+    /// A port.
+    Port(usize),
+    /// A grant.
+    Grant(usize),
+    /// A path: the positions of the client's entry and of the path.
+    Path(usize, usize),
+}

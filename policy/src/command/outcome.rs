@@ -1,0 +1,135 @@
+//! What the subcommands have in common: arguments, the form of the output, and the exit status.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use cloister_policy::{Checked, Report, Sound, analyse, load, printable, printable_json, printable_lines};
+
+/// The form of the output of most subcommands.
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For reading
+    #[default]
+    Text,
+    /// For programs; docs/policy.md describes it
+    Json,
+}
+
+/// The option that chooses the form of the output.
+#[derive(Clone, Copy, clap::Args)]
+pub struct Output<F = Format>
+where
+    F: ValueEnum + Default + Send + Sync + 'static,
+{
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t)]
+    pub format: F,
+}
+
+/// The argument that names the policy file of a subcommand.
+///
+/// Only `check` says whether a policy holds. To every other subcommand a policy that does not hold
+/// is unusable input.
+#[derive(Clone, clap::Args)]
+pub struct PolicyFile {
+    /// Policy file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+impl PolicyFile {
+    /// Loads the policy, which must hold, and does something with it.
+    pub fn with_checked(&self, work: impl FnOnce(&Checked) -> Outcome) -> Outcome {
+        load(&self.file).map_or_else(|report| Outcome::unusable_policy(&report), |policy| work(&policy))
+    }
+
+    /// Loads the policy, which must be sound, and does something with it.
+    pub fn with_sound(&self, work: impl FnOnce(&Sound) -> Outcome) -> Outcome {
+        analyse(&self.file).map_or_else(|report| Outcome::unusable_policy(&report), |policy| work(&policy))
+    }
+}
+
+/// The exit status of a subcommand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Status {
+    /// The answer is yes: what was asked about holds.
+    Holds = 0,
+    /// The answer is no.
+    Refused = 1,
+    /// The input is unusable.
+    Unusable = 2,
+}
+
+/// The output of a subcommand, and its exit status.
+pub struct Outcome {
+    /// For standard output.
+    pub output: String,
+    /// For standard error. A report may have colours; what it quotes from files is escaped where it
+    /// is quoted.
+    pub problems: String,
+    /// The exit status.
+    pub status: Status,
+}
+
+impl Outcome {
+    /// Makes the outcome of a question whose answer is yes.
+    pub fn holds(output: impl Into<String>) -> Self {
+        Outcome { output: output.into(), problems: String::new(), status: Status::Holds }
+    }
+
+    /// Makes the outcome for unusable input.
+    pub fn unusable(problem: impl std::fmt::Display) -> Self {
+        let problem = problem.to_string();
+        let problems = format!("error: {}\n", printable(&problem));
+        Outcome { problems, status: Status::Unusable, ..Outcome::holds("") }
+    }
+
+    /// Makes the outcome of `check` for a policy that does not hold, or is not a policy.
+    pub fn refused(report: &Report) -> Self {
+        let status = if report.is_readable() { Status::Refused } else { Status::Unusable };
+        let styled = std::io::stderr().is_terminal();
+        Outcome { problems: report.render(styled) + "\n", status, ..Outcome::holds("") }
+    }
+
+    /// Makes the outcome for unusable input, with a reason of several lines.
+    pub fn unusable_lines(problem: impl std::fmt::Display) -> Self {
+        let problem = problem.to_string();
+        let problems = format!("error: {}\n", printable_lines(&problem));
+        Outcome { problems, status: Status::Unusable, ..Outcome::holds("") }
+    }
+
+    /// Makes the outcome for a policy that does not hold, where one that holds is needed.
+    pub fn unusable_policy(report: &Report) -> Self {
+        Outcome { status: Status::Unusable, ..Outcome::refused(report) }
+    }
+}
+
+/// Returns the name of a file as it is printed: in one line.
+pub fn shown(path: &Path) -> String {
+    printable(&path.display().to_string()).into_owned()
+}
+
+/// Returns bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The version of the JSON output. It changes when a reader of the previous version would fail.
+const JSON_VERSION: u32 = 1;
+
+/// Returns an outcome as JSON: the version, the kind, and the outcome itself.
+pub fn json(what: &'static str, outcome: &impl serde::Serialize) -> String {
+    #[derive(serde::Serialize)]
+    struct Envelope<'a, T> {
+        version: u32,
+        kind: &'static str,
+        result: &'a T,
+    }
+    let envelope = Envelope { version: JSON_VERSION, kind: what, result: outcome };
+    // Writing fails only for maps with keys that are not strings, and for values that refuse; there
+    // are neither.
+    let text = serde_json::to_string_pretty(&envelope).unwrap_or_default() + "\n";
+    printable_json(&text).into_owned()
+}

@@ -1,0 +1,6 @@
+//! HTML and SVG.
+
+/// Escapes a text for HTML and SVG.
+pub(crate) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

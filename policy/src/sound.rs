@@ -1,0 +1,142 @@
+//! The sound policy, on which every analysis works.
+
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::address_space::image_base;
+use crate::authority::search::Search;
+use crate::authority::{Index, Rule, index, names};
+use crate::canonical;
+use crate::check;
+use crate::diagnostic::{Lines, Log, Report};
+use crate::model::Policy;
+use crate::printable::printable;
+use crate::read;
+use crate::read::text::{Size, text_of};
+
+/// A policy that is sound, and can be analysed.
+///
+/// # Holding one proves
+/// Every name in the policy is defined, every value is in range, and its entries are consistent. It
+/// does not prove that an image has room for the policy, nor that its assertions hold.
+pub struct Sound {
+    pub(crate) file: String,
+    pub(crate) text: String,
+    pub(crate) policy: Policy,
+    pub(crate) index: Index,
+    pub(crate) lines: Lines,
+    pub(crate) canonical: String,
+    pub(crate) hash: [u8; 32],
+}
+
+/// A rule in the chain of rules that gives a right.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Step {
+    /// The rule's key in the policy.
+    pub rule: String,
+    /// The rule's line, from 1.
+    pub line: usize,
+    /// The rule as a sentence.
+    pub says: String,
+}
+
+/// A service of a policy.
+#[derive(Clone, Copy)]
+pub struct Service<'a> {
+    name: &'a str,
+    program: &'a str,
+    index: usize,
+}
+
+impl<'a> Service<'a> {
+    /// Returns the service's name in the policy.
+    #[must_use]
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// Returns the crate of its program.
+    #[must_use]
+    pub fn program(&self) -> &'a str {
+        self.program
+    }
+
+    /// Returns the virtual address at which its program must be linked.
+    #[must_use]
+    pub fn image_base(&self) -> u64 {
+        image_base(self.index)
+    }
+}
+
+impl Sound {
+    /// Returns the services, in the order of their names.
+    pub fn services(&self) -> impl Iterator<Item = Service<'_>> {
+        self.policy.services.items.iter().enumerate().map(|(index, item)| Service {
+            name: &item.name.value,
+            program: &item.body.program.value,
+            index,
+        })
+    }
+
+    /// Returns the policy hash: SHA-256 of the canonical form.
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        self.hash
+    }
+
+    /// Returns the canonical form: the same for every file that differs only in comments, order and
+    /// spacing.
+    #[must_use]
+    pub fn canonical(&self) -> &str {
+        &self.canonical
+    }
+
+    /// Returns the name of the file that it was read from.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    pub(crate) fn search(&self) -> Search<'_> {
+        Search { policy: &self.policy, index: &self.index }
+    }
+
+    pub(crate) fn step(&self, rule: Rule) -> Step {
+        let (name, says) = names::rule(&self.policy, rule);
+        let span = index::span(&self.policy, rule);
+        Step { rule: name, line: span.map_or(0, |span| self.lines.line(span.start)), says }
+    }
+}
+
+/// Reads the policy file at `path` for analysis: see [`analyse_text`].
+///
+/// # Errors
+/// The file cannot be read, or the policy is not sound; the report says where and why.
+pub fn analyse(path: &Path) -> Result<Sound, Report> {
+    analyse_text(&path.display().to_string(), &text_of(path)?)
+}
+
+/// Reads the policy `text` for analysis.
+///
+/// It must be sound, but may be larger than an image has room for, and its assertions may fail.
+///
+/// # Errors
+/// The policy is not sound; the report says where and why.
+pub fn analyse_text(name: &str, text: &str) -> Result<Sound, Report> {
+    let mut log = Log::default();
+    let policy = read::read(name, text, Size::Analysis, &mut log)?;
+    check::check(&policy, &mut log);
+    if !log.is_empty() {
+        return Err(Report::refused(name, text, log));
+    }
+    Ok(sound(name, text, policy))
+}
+
+pub(crate) fn sound(name: &str, text: &str, policy: Policy) -> Sound {
+    let canonical = canonical::render(&policy);
+    let hash: [u8; 32] = Sha256::digest(canonical.as_bytes()).into();
+    let index = Index::new(&policy);
+    let lines = Lines::new(text);
+    Sound { file: printable(name).into_owned(), text: text.to_owned(), policy, index, lines, canonical, hash }
+}
