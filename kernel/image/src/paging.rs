@@ -328,8 +328,9 @@ pub fn switch(address: u64) {
 /// Maps `entry` at a special address, or unmaps what is there.
 fn set_special(address: u64, entry: Option<Gfn>) {
     let index = (address - SPECIAL) as usize / PAGE_SIZE;
+    let table = &raw mut SPECIAL_TABLE;
     // SAFETY: there is one processor, and only this function makes references to the table.
-    let table = unsafe { &mut *(&raw mut SPECIAL_TABLE) };
+    let table = unsafe { &mut *table };
     match entry {
         Some(frame) => table[index].set_addr(PhysAddr::new_truncate(frame.0 * PAGE_SIZE as u64), WRITABLE),
         None => table[index].set_unused(),

@@ -128,10 +128,11 @@ static mut IDT: Gates = Gates([Gate::ABSENT; UPCALL_VECTOR as usize + 1]);
 /// Loads the kernel's own descriptor tables. Exceptions that cannot trust the current stack get
 /// stacks of their own.
 pub fn load_tables() {
+    let (tss, gdt, idt) = (&raw mut TSS, &raw mut GDT, &raw mut IDT);
     // SAFETY: this runs once, at boot, before anything else refers to these statics. Afterwards
     // only the processor reads them, and only `set_frame` writes, to RSP0.
     unsafe {
-        let tss = &mut *(&raw mut TSS);
+        let tss = &mut *tss;
         tss.interrupt_stack_table[usize::from(IST_DOUBLE_FAULT)] =
             VirtAddr::new(address(&raw const double_fault_stack_top));
         tss.interrupt_stack_table[usize::from(IST_MACHINE_CHECK)] =
@@ -140,11 +141,11 @@ pub fn load_tables() {
         // No I/O permission map, so every port is closed to ring 3.
         tss.iomap_base = size_of::<TaskStateSegment>() as u16;
         let base = address(&raw const TSS);
-        let gdt = &mut *(&raw mut GDT);
+        let gdt = &mut *gdt;
         let limit = size_of::<TaskStateSegment>() as u64 - 1;
         gdt[5] = limit | (base & 0xFF_FFFF) << 16 | 0x89 << 40 | (base >> 24 & 0xFF) << 56;
         gdt[6] = base >> 32;
-        let idt = &mut (*(&raw mut IDT)).0;
+        let idt = &mut (*idt).0;
         for (vector, gate) in idt.iter_mut().enumerate().take(32) {
             let stub = address(&raw const trap_stubs) + 16 * vector as u64;
             let entry = if vector == NMI { address(&raw const nmi_entry) } else { stub };

@@ -103,9 +103,10 @@ impl TrapFrame {
 ///
 /// The caller uses one at a time, and none across an entry of the kernel.
 pub fn of(service: u8) -> Option<&'static mut TrapFrame> {
+    let frames = &raw mut FRAMES;
     // SAFETY: the kernel runs on one processor and is not preemptible. No function that holds a frame
     // calls another that takes one. While a service runs, the kernel holds no reference.
-    let frames = unsafe { &mut *(&raw mut FRAMES) };
+    let frames = unsafe { &mut *frames };
     frames.get_mut(usize::from(service)).map(|saved| &mut saved.frame)
 }
 
