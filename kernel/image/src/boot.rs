@@ -344,11 +344,12 @@ fn map_shared_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable,
             })
         })
         .ok_or(Failure::NoHole)?;
-    hypercall::add_to_physmap(Space::SharedInfo, 0, Gfn(hole))?;
+    // SAFETY: the memory map has nothing in the hole.
+    unsafe { hypercall::add_to_physmap(Space::SharedInfo, 0, Gfn(hole))? };
     paging::map_special(paging::SHARED_INFO, Gfn(hole));
     shared_info::mask_all();
-    // Type 2 is a vector (params.h). Setting it also makes Xen fill in the wall clock.
-    hypercall::set_param(Param::CallbackIrq, 2 << 56 | u64::from(UPCALL_VECTOR))?;
+    // This also makes Xen fill in the wall clock.
+    hypercall::set_callback_vector(UPCALL_VECTOR)?;
     if needed > 0 {
         let offered = hypercall::grant_frames()?;
         if needed > u64::from(offered).min(MAX_GRANT_FRAMES) {
@@ -358,7 +359,8 @@ fn map_shared_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable,
     // The last frame first, so that Xen grows the table once.
     for index in (0..needed).rev() {
         let frame = Gfn(hole + 1 + index);
-        hypercall::add_to_physmap(Space::GrantTable, index, frame)?;
+        // SAFETY: as above.
+        unsafe { hypercall::add_to_physmap(Space::GrantTable, index, frame)? };
         paging::map_special(paging::GRANT_TABLE + index * PAGE_SIZE as u64, frame);
     }
     Ok(GrantTable::new(needed as u32))

@@ -69,8 +69,9 @@ pub fn relocate(root: &mut Root, free: &mut FreeMemory) -> Result<(), PagingErro
     // should not be an entry that leads to our page tables, so take the frame from another 2 MiB.
     let from = free.take_aligned(1, PAGES_PER_LARGE).or_else(|| free.take(1)).ok_or(PagingError::NoMemory)?;
     // SAFETY: constant bytes of the kernel's text.
-    paging::write(from, unsafe { &*(&raw const hypercall_page) });
-    if hypercall::add_to_physmap(Space::GuestFrame, from.0, FRAME).is_err() {
+    paging::write(from, unsafe { &hypercall_page });
+    // SAFETY: the frame is ours alone, and nothing else is at `FRAME`.
+    if unsafe { hypercall::add_to_physmap(Space::GuestFrame, from.0, FRAME) }.is_err() {
         return Ok(());
     }
     root.map_hypercall_page(free, FRAME)?;

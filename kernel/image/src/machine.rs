@@ -119,7 +119,9 @@ impl Platform for Machine {
 
     #[cfg(feature = "back-end")]
     fn map_grant(&mut self, own_ref: GrantRef, frame: Gfn, peer: DomId, peer_ref: GrantRef, writable: bool) -> bool {
-        back_end::map(own_ref, frame, peer, peer_ref, writable)
+        // SAFETY: the kernel maps at pages of regions that a grant rule names, which services access
+        // through a `SharedRegion` only.
+        unsafe { back_end::map(own_ref, frame, peer, peer_ref, writable) }
     }
 
     #[cfg(feature = "back-end")]
