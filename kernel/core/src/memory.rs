@@ -41,8 +41,32 @@ impl FrameRange {
     }
 }
 
+/// Owns adjacent frames that were free.
+///
+/// # Holding one proves
+/// [`FreeMemory`] has given these frames to the holder, and gives them to nobody else. Only
+/// [`FreeMemory::take`] and [`FreeMemory::take_aligned`] make one, and there is no copy.
+#[derive(PartialEq, Eq, Debug)]
+pub struct OwnedFrames(FrameRange);
+
+impl OwnedFrames {
+    /// Returns the first frame.
+    #[must_use]
+    pub fn first(&self) -> Gfn {
+        Gfn(self.0.start)
+    }
+
+    /// Returns the frames.
+    #[must_use]
+    pub fn range(&self) -> FrameRange {
+        self.0
+    }
+}
+
 /// Holds the free frames of the guest, as sorted ranges that neither overlap nor touch.
-#[derive(Clone, Debug, Default)]
+///
+/// There is no copy of it: two would give the same frames out.
+#[derive(Debug, Default)]
 pub struct FreeMemory {
     ranges: ArrayVec<FrameRange, MAX_RANGES>,
 }
@@ -106,15 +130,15 @@ impl FreeMemory {
         1
     }
 
-    /// Takes `pages` adjacent frames, and returns the first.
+    /// Takes `pages` adjacent frames.
     ///
     /// They come from the smallest range that has as many, so that large ranges stay whole.
-    pub fn take(&mut self, pages: u64) -> Option<Gfn> {
+    pub fn take(&mut self, pages: u64) -> Option<OwnedFrames> {
         self.take_aligned(pages, 1)
     }
 
-    /// Takes `pages` adjacent frames, and returns the first, which is a multiple of `align`.
-    pub fn take_aligned(&mut self, pages: u64, align: u64) -> Option<Gfn> {
+    /// Takes `pages` adjacent frames, of which the first is a multiple of `align`.
+    pub fn take_aligned(&mut self, pages: u64, align: u64) -> Option<OwnedFrames> {
         let start_in = |range: &FrameRange| {
             let start = range.start.checked_next_multiple_of(align)?;
             (pages > 0 && start.checked_add(pages)? <= range.end).then_some(start)
@@ -122,8 +146,9 @@ impl FreeMemory {
         let ranges = self.ranges.iter().enumerate();
         let fitting = ranges.filter_map(|(index, range)| Some((range.count(), index, start_in(range)?)));
         let (_, index, start) = fitting.min_by_key(|(count, ..)| *count)?;
-        self.remove_from_range(index, FrameRange { start, end: start + pages });
-        Some(Gfn(start))
+        let frames = FrameRange { start, end: start + pages };
+        self.remove_from_range(index, frames);
+        Some(OwnedFrames(frames))
     }
 
     /// Returns the number of free frames.
@@ -144,6 +169,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Returns the first frame of those that were taken.
+    fn first(frames: Option<OwnedFrames>) -> Option<u64> {
+        frames.map(|frames| frames.first().0)
+    }
+
     #[test]
     fn partial_pages_are_not_ram() {
         assert_eq!(FrameRange::within(1, 8192), FrameRange { start: 1, end: 2 });
@@ -155,9 +185,9 @@ mod tests {
     fn aligned_frames_leave_what_is_before_them() {
         let mut free = FreeMemory::new();
         free.add(FrameRange { start: 5, end: 2000 });
-        assert_eq!(free.take_aligned(600, 512), Some(Gfn(512)));
+        assert_eq!(first(free.take_aligned(600, 512)), Some(512));
         assert_eq!(free.take_aligned(1500, 512), None);
-        assert_eq!(free.take(507), Some(Gfn(5)));
+        assert_eq!(free.take(507), Some(OwnedFrames(FrameRange { start: 5, end: 512 })));
         assert_eq!((free.total(), free.largest()), (888, 888));
         assert_eq!(free.take_aligned(1, u64::MAX), None);
     }
@@ -175,7 +205,7 @@ mod tests {
         assert_eq!((free.total(), free.largest()), (16, 8));
         assert_eq!(free.take(9), None);
         assert_eq!(free.take(0), None);
-        assert_eq!(free.take(8), Some(Gfn(0)));
+        assert_eq!(first(free.take(8)), Some(0));
     }
 
     #[test]
@@ -197,7 +227,7 @@ mod tests {
         let taken = 3 * MAX_RANGES as u64;
         free.add(FrameRange { start: 0, end: taken + 5 });
         for frame in 0..taken {
-            assert_eq!(free.take(1), Some(Gfn(frame)));
+            assert_eq!(first(free.take(1)), Some(frame));
         }
         assert_eq!((free.total(), free.ranges.len()), (5, 1));
     }
@@ -221,8 +251,9 @@ mod tests {
             }
             prop_assert_eq!(free.total(), owner.iter().filter(|free| **free).count() as u64);
             for want in wants {
-                if let Some(Gfn(start)) = free.take(want) {
-                    for frame in start..start + want {
+                if let Some(frames) = free.take(want) {
+                    prop_assert_eq!(frames.range().count(), want);
+                    for frame in frames.range().start..frames.range().end {
                         prop_assert!(std::mem::replace(&mut owner[frame as usize], false));
                     }
                 } else {

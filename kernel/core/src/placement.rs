@@ -104,12 +104,12 @@ pub const MIN_ALIGNED_FIXED: u64 = PAGES_PER_LARGE / 4;
 fn take(region: usize, pages: u64, min_aligned: u64, free: &mut FreeMemory) -> Result<Placement, PlacementError> {
     let largest = free.largest();
     let aligned = if pages >= min_aligned { free.take_aligned(pages, PAGES_PER_LARGE) } else { None };
-    let frame = aligned.or_else(|| free.take(pages)).ok_or(PlacementError::TooLittleMemory {
+    let frames = aligned.or_else(|| free.take(pages)).ok_or(PlacementError::TooLittleMemory {
         region,
         needs: pages,
         free: largest,
     })?;
-    Ok(Placement { frame, pages, length: pages * PAGE_SIZE as u64 })
+    Ok(Placement { frame: frames.first(), pages, length: pages * PAGE_SIZE as u64 })
 }
 
 /// Returns the placement of a region that is not taken from free memory.

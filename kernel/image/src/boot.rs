@@ -5,7 +5,7 @@ use core::fmt;
 use arrayvec::ArrayVec;
 use cloister_caps::tables::{TableError, Tables};
 use cloister_caps::{EvtchnPort, Gfn, PAGE_SIZE};
-use cloister_kernel_core::boot::{self, BootError, MAX_MAP, MapEntry, PhysicalMemory, StartInfo};
+use cloister_kernel_core::boot::{self, BootError, MAX_MAP, MapEntry, StartInfo};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, PlacementError, Placements, place_regions};
 use cloister_kernel_core::{Accounting, Costs, Kernel};
@@ -15,10 +15,11 @@ use crate::grants::{ENTRIES_PER_FRAME, GrantTable};
 use crate::hypercall::{self, E820Entry, HypercallError, Param, Space};
 use crate::hypercall_page;
 use crate::machine::Machine;
-use crate::paging::{self, OFFSET, PagingError, Root};
+use crate::paging::{self, IdentityMap, OFFSET, PagingError, Root};
 use crate::processor::{self, Features, UPCALL_VECTOR};
 use crate::run::{self, Run};
 use crate::service;
+use crate::trap_frame::TrapFrames;
 use crate::{console, count, shared_info};
 
 /// Physical address and length of the capability tables. The packer writes both.
@@ -89,29 +90,14 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Reads physical memory through the boot code's identity map.
-struct IdentityMap;
-
-impl PhysicalMemory for IdentityMap {
-    fn read(&self, address: u64, into: &mut [u8]) -> bool {
-        let end = address.checked_add(into.len() as u64);
-        if address == 0 || end.is_none_or(|end| end > 1 << 32) {
-            return false;
-        }
-        for (index, byte) in into.iter_mut().enumerate() {
-            // SAFETY: the first 4 GiB are identity-mapped. Addresses without RAM read as ones.
-            *byte = unsafe { (address as *const u8).wrapping_add(index).read_volatile() };
-        }
-        true
-    }
-}
-
 /// Continues from `boot.s`, with the physical address of the start info.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_main(start_info: u32) -> ! {
     count::start_counting();
     processor::load_tables();
-    match prepare(u64::from(start_info)) {
+    // SAFETY: `boot.s` has put its page tables in force, and calls this once.
+    let identity = unsafe { IdentityMap::of_the_boot_code() };
+    match prepare(u64::from(start_info), identity) {
         Ok(()) => run::start(),
         Err(failure) => fatal(format_args!("{failure}")),
     }
@@ -119,7 +105,7 @@ extern "C" fn kernel_main(start_info: u32) -> ! {
 
 /// Checks the machine and the boot data, puts the kernel's own page tables in force, and sets up
 /// the services.
-fn prepare(start_info: u64) -> Result<(), Failure> {
+fn prepare(start_info: u64, mut identity: IdentityMap) -> Result<(), Failure> {
     let features = Features::detect();
     features.xen_leaf.ok_or(Failure::NotXen)?;
     ON_XEN.store(true, core::sync::atomic::Ordering::SeqCst);
@@ -131,7 +117,7 @@ fn prepare(start_info: u64) -> Result<(), Failure> {
     if offered & REQUIRED_FEATURES != REQUIRED_FEATURES {
         return Err(Failure::Features(offered));
     }
-    let info = StartInfo::read(&IdentityMap, start_info)?;
+    let info = StartInfo::read(&identity, start_info)?;
     let map = memory_map(&info)?;
     let tables_range = tables_location()?;
     // SAFETY: the packer put the tables there. The boot code's page tables map them. So do the
@@ -139,17 +125,18 @@ fn prepare(start_info: u64) -> Result<(), Failure> {
     let bytes = unsafe { core::slice::from_raw_parts((tables_range.0 + OFFSET) as *const u8, tables_range.1 as usize) };
     let tables = Tables::parse(bytes)?;
     let mut free = free_memory(&info, &map, &tables, tables_range)?;
-    let mut kernel_root = paging::build_kernel(&mut free, tables_range)?;
+    let mut kernel_root = paging::build_kernel(&mut identity, &mut free, tables_range)?;
     processor::protect(&features);
     if features.gigabyte {
-        hypercall_page::relocate(&mut kernel_root, &mut free)?;
+        hypercall_page::relocate(&mut kernel_root, &mut identity, &mut free)?;
     }
     let memory = map.iter().filter(|entry| entry.ram).map(|entry| entry.length).sum();
     let console_port = map_console();
     print_version(memory)?;
     print_policy(&tables, &features);
     let grants = map_shared_pages(&tables, &map)?;
-    set_up_services(Prepared { tables, info, memory, features, grants, console_port }, &mut kernel_root, free)
+    let prepared = Prepared { tables, info, memory, features, grants, console_port };
+    set_up_services(prepared, kernel_root, identity, free)
 }
 
 /// Holds what [`prepare`] has found out.
@@ -166,21 +153,29 @@ struct Prepared {
 ///
 /// The kernel's state is large, and each copy of it would be on the stack. So it is built here and
 /// goes straight to where it stays.
-fn set_up_services(prepared: Prepared, kernel_root: &mut Root, mut free: FreeMemory) -> Result<(), Failure> {
+fn set_up_services(
+    prepared: Prepared,
+    mut kernel_root: Root,
+    mut identity: IdentityMap,
+    mut free: FreeMemory,
+) -> Result<(), Failure> {
     let Prepared { tables, info, memory, features, grants, console_port } = prepared;
     let boot_regions = BootRegions {
         module: info.module.map(|module| (module.address, module.length)),
-        command_line: Some(copy_command_line(&info, &mut free)?),
+        command_line: Some(copy_command_line(&info, &identity, &mut free)?),
         xenstore: hypercall::get_param(Param::StorePfn).map(Gfn),
     };
     let writable = service::allocate_writable(&tables, &mut free)?;
     let reserve = service::page_table_reserve(&tables, free.total());
     let placements: Placements = place_regions(&tables, &mut free, &boot_regions, reserve)?;
-    let services = service::build(tables, kernel_root, &mut free, &placements, writable)?;
-    paging::drop_identity_map(*kernel_root);
+    let mut services = service::build(tables, &mut kernel_root, &mut identity, &mut free, &placements, writable)?;
+    identity.drop(kernel_root);
     services.clear_at_boot(&placements);
-    for index in 0..tables.services().len() {
-        services.load(index as u8);
+    let mut trap_frames = TrapFrames::new();
+    for index in 0..tables.services().len() as u8 {
+        if let Some(frame) = trap_frames.of(index) {
+            services.load(index, frame);
+        }
     }
     let timer_port = hypercall::bind_timer()?;
     let mut kernel = Kernel::new(tables, placements, shared_info::now(), memory);
@@ -203,7 +198,19 @@ fn set_up_services(prepared: Prepared, kernel_root: &mut Root, mut free: FreeMem
         costs.interrupt, costs.grain
     ));
     let (waiting, accounting) = ([false; _], Accounting::new(costs, shared_info::now()));
-    run::install(Run { kernel, machine, services, timer_port, console_port, waiting, current: None, accounting, idle });
+    let current = None;
+    run::install(Run {
+        kernel,
+        machine,
+        services,
+        trap_frames,
+        timer_port,
+        console_port,
+        waiting,
+        current,
+        accounting,
+        idle,
+    });
     Ok(())
 }
 
@@ -288,7 +295,8 @@ fn free_memory(
 fn map_console() -> Option<EvtchnPort> {
     let frame = hypercall::get_param(Param::ConsolePfn)?;
     let port = EvtchnPort(u32::try_from(hypercall::get_param(Param::ConsoleEvtchn)?).ok()?);
-    paging::map_special(paging::CONSOLE, Gfn(frame));
+    // SAFETY: Xen provides the page for the console alone.
+    unsafe { paging::map_special(paging::CONSOLE, Gfn(frame)) };
     console::use_ring(port);
     Some(port)
 }
@@ -344,9 +352,11 @@ fn map_shared_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable,
             })
         })
         .ok_or(Failure::NoHole)?;
-    // SAFETY: the memory map has nothing in the hole.
-    unsafe { hypercall::add_to_physmap(Space::SharedInfo, 0, Gfn(hole))? };
-    paging::map_special(paging::SHARED_INFO, Gfn(hole));
+    // SAFETY: the memory map has nothing in the hole, and so it is Xen's page alone.
+    unsafe {
+        hypercall::add_to_physmap(Space::SharedInfo, 0, Gfn(hole))?;
+        paging::map_special(paging::SHARED_INFO, Gfn(hole));
+    }
     shared_info::mask_all();
     // This also makes Xen fill in the wall clock.
     hypercall::set_callback_vector(UPCALL_VECTOR)?;
@@ -359,18 +369,20 @@ fn map_shared_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable,
     // The last frame first, so that Xen grows the table once.
     for index in (0..needed).rev() {
         let frame = Gfn(hole + 1 + index);
-        // SAFETY: as above.
-        unsafe { hypercall::add_to_physmap(Space::GrantTable, index, frame)? };
-        paging::map_special(paging::GRANT_TABLE + index * PAGE_SIZE as u64, frame);
+        // SAFETY: as above. There are at most `MAX_GRANT_FRAMES`.
+        unsafe {
+            hypercall::add_to_physmap(Space::GrantTable, index, frame)?;
+            paging::map_special(paging::GRANT_TABLE + index * PAGE_SIZE as u64, frame);
+        }
     }
     Ok(GrantTable::new(needed as u32))
 }
 
 /// Copies the command line to a page of its own. Returns the page's frame, and the line's length.
-fn copy_command_line(info: &StartInfo, free: &mut FreeMemory) -> Result<(Gfn, u64), Failure> {
+fn copy_command_line(info: &StartInfo, identity: &IdentityMap, free: &mut FreeMemory) -> Result<(Gfn, u64), Failure> {
     let mut line = [0; boot::MAX_COMMAND_LINE];
-    let length = info.command_line.map_or(0, |address| boot::command_line(&IdentityMap, address, &mut line));
-    let frame = free.take(1).ok_or(PagingError::NoMemory)?;
-    paging::write(frame, &line[..length]);
-    Ok((frame, length as u64))
+    let length = info.command_line.map_or(0, |address| boot::command_line(identity, address, &mut line));
+    let mut frame = free.take(1).ok_or(PagingError::NoMemory)?;
+    paging::write(&mut frame, &line[..length]);
+    Ok((frame.first(), length as u64))
 }

@@ -15,7 +15,7 @@ use cloister_kernel_core::memory::FreeMemory;
 use cloister_kernel_core::placement::PAGES_PER_LARGE;
 
 use crate::hypercall::{self, Space};
-use crate::paging::{self, PagingError, Root};
+use crate::paging::{self, IdentityMap, PagingError, Root};
 
 /// The frame of the page: the first of the last GiB of the 64 that every 64-bit processor can
 /// address.
@@ -64,17 +64,17 @@ pub fn choose_instruction(intel: bool) {
 ///
 /// # Errors
 /// No frame is free.
-pub fn relocate(root: &mut Root, free: &mut FreeMemory) -> Result<(), PagingError> {
+pub fn relocate(root: &mut Root, identity: &mut IdentityMap, free: &mut FreeMemory) -> Result<(), PagingError> {
     // The frame leaves a hole, for which Xen splits a large entry of its own page tables. That
     // should not be an entry that leads to our page tables, so take the frame from another 2 MiB.
-    let from = free.take_aligned(1, PAGES_PER_LARGE).or_else(|| free.take(1)).ok_or(PagingError::NoMemory)?;
+    let mut from = free.take_aligned(1, PAGES_PER_LARGE).or_else(|| free.take(1)).ok_or(PagingError::NoMemory)?;
     // SAFETY: constant bytes of the kernel's text.
-    paging::write(from, unsafe { &hypercall_page });
+    paging::write(&mut from, unsafe { &hypercall_page });
     // SAFETY: the frame is ours alone, and nothing else is at `FRAME`.
-    if unsafe { hypercall::add_to_physmap(Space::GuestFrame, from.0, FRAME) }.is_err() {
+    if unsafe { hypercall::add_to_physmap(Space::GuestFrame, from.first().0, FRAME) }.is_err() {
         return Ok(());
     }
-    root.map_hypercall_page(free, FRAME)?;
+    root.map_hypercall_page(identity, free, FRAME)?;
     let by = KERNEL_HYPERCALL_PAGE.wrapping_sub(&raw const hypercall_page as u64);
     for place in [&HYPERCALL, &IDLE, &PORT_NUMBERS] {
         place.store(place.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);

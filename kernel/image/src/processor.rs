@@ -175,7 +175,10 @@ pub fn clear_segments() {
 }
 
 /// Makes the processor push the state of ring 3 below `top` at the next entry.
-pub fn set_frame(top: u64) {
+///
+/// # Safety
+/// The memory below `top` is for that, until another address is set.
+pub unsafe fn set_frame(top: u64) {
     // SAFETY: an aligned store that the processor reads at the next entry from ring 3; interrupts
     // are off.
     unsafe { (&raw mut TSS.privilege_stack_table[0]).write_unaligned(VirtAddr::new(top)) }

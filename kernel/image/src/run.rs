@@ -14,7 +14,7 @@ use crate::hypercall::{self, Shutdown};
 use crate::machine::Machine;
 use crate::processor::{self, UPCALL_VECTOR};
 use crate::service::Services;
-use crate::trap_frame::{self, SYSTEM_CALL_VECTOR, TrapFrame};
+use crate::trap_frame::{self, SYSTEM_CALL_VECTOR, TrapFrame, TrapFrames};
 use crate::{console, paging, shared_info};
 
 /// Holds what the kernel keeps between two entries.
@@ -25,6 +25,8 @@ pub struct Run {
     pub machine: Machine,
     /// The address spaces of the services.
     pub services: Services,
+    /// The registers of the services.
+    pub trap_frames: TrapFrames,
     /// The port of the timer.
     pub timer_port: EvtchnPort,
     /// The port of the console, if there is one.
@@ -97,22 +99,24 @@ impl Run {
     /// After a system call that has its answer, the caller runs on at once. Services that it woke
     /// run when it waits, or when an event or the end of its budget makes the kernel choose again.
     fn entered(&mut self) -> Option<*const TrapFrame> {
-        let Some((service, frame)) = self.current.and_then(|service| Some((service, trap_frame::of(service)?))) else {
+        let vector_of = |service| Some((service, self.trap_frames.of(service)?.vector));
+        let Some((service, vector)) = self.current.and_then(vector_of) else {
             fatal(format_args!("an entry from ring 3, where no service runs"))
         };
-        count(if frame.vector == SYSTEM_CALL_VECTOR { Count::SystemCall } else { Count::Interrupt });
-        if frame.vector == SYSTEM_CALL_VECTOR && self.system_call(service, frame) {
-            return Some(&raw const *frame);
+        count(if vector == SYSTEM_CALL_VECTOR { Count::SystemCall } else { Count::Interrupt });
+        if vector == SYSTEM_CALL_VECTOR
+            && let Some(frame) = self.system_call(service)
+        {
+            return Some(frame);
         }
         let mut now = shared_info::now();
-        let interrupted = frame.vector == u64::from(UPCALL_VECTOR);
-        let faulted = !interrupted && frame.vector != SYSTEM_CALL_VECTOR;
+        let interrupted = vector == u64::from(UPCALL_VECTOR);
+        let faulted = !interrupted && vector != SYSTEM_CALL_VECTOR;
         if interrupted {
             #[cfg(feature = "profile")]
-            crate::profile::sample(service, frame.rip);
+            crate::profile::sample(service, self.trap_frames.of(service)?.rip);
         } else if faulted {
-            let frame = *frame;
-            self.fault(service, &frame);
+            self.fault(service);
         }
         let cause = self.take_events().filter(|_| interrupted);
         self.accounting.entered(&mut self.kernel.scheduler, service, cause.unwrap_or(service), now);
@@ -123,17 +127,18 @@ impl Run {
         self.resume(now)
     }
 
-    /// Executes a system call. Returns `true` if the caller has its answer.
-    fn system_call(&mut self, service: u8, frame: &mut TrapFrame) -> bool {
+    /// Executes a system call. Returns the caller's trap frame if it has its answer.
+    fn system_call(&mut self, service: u8) -> Option<*const TrapFrame> {
+        let frame = self.trap_frames.of(service)?;
         match self.kernel.system_call(&mut self.machine, service, frame.rax, &frame.arguments) {
             Outcome::Answer(answer) => {
                 frame.answer(answer.status as u64, answer.words);
-                true
+                Some(&raw const *frame)
             }
             Outcome::Wait => {
                 count(Count::Wait);
                 self.waiting[usize::from(service)] = true;
-                false
+                None
             }
             Outcome::PowerOff => self.shut_down(service, Shutdown::PowerOff, Operation::PowerOff),
             Outcome::Reboot => self.shut_down(service, Shutdown::Reboot, Operation::PowerReboot),
@@ -151,7 +156,8 @@ impl Run {
     }
 
     /// Reports an exception in a service, and applies its restart rule.
-    fn fault(&mut self, service: u8, frame: &TrapFrame) {
+    fn fault(&mut self, service: u8) {
+        let Some(frame) = self.trap_frames.of(service) else { return };
         let name = self.kernel.tables().service_name(service);
         let address = x86_64::registers::control::Cr2::read_raw();
         let (rip, rsp, error) = (frame.rip, frame.rsp, frame.error);
@@ -174,7 +180,7 @@ impl Run {
             Verdict::Restart(count) => {
                 console::line(format_args!("restart: {name} number {count}"));
                 self.services.clear_at_restart(service, self.kernel.placements());
-                self.services.load(service);
+                self.services.load(service, frame);
                 self.waiting[usize::from(service)] = false;
                 // A restart must clear what a change of services clears. Without a current service,
                 // the next `resume` makes a change.
@@ -255,15 +261,17 @@ impl Run {
                 self.take_events();
                 continue;
             };
-            let frame = trap_frame::of(service)?;
+            let frame = self.trap_frames.of(service)?;
             if core::mem::take(&mut self.waiting[usize::from(service)]) {
                 let answer = self.kernel.wait_answer(service, now);
                 frame.answer(Status::Done as u64, answer.words);
             }
             if self.current != Some(service) {
                 count(Count::Switch);
-                paging::switch(self.services.root(service)?);
-                trap_frame::select(frame);
+                paging::switch(self.services.address_space(service)?);
+                // SAFETY: the frame is in `RUN`, which never moves. Nothing refers to it, or to
+                // anything in `RUN`, while a service runs.
+                unsafe { trap_frame::select(frame) };
                 self.current = Some(service);
             }
             self.accounting.resumed(&mut self.kernel.scheduler, service, shared_info::now);

@@ -1,4 +1,4 @@
-//! Holds the trap frames: the registers of each service while it does not run, where `entry.s`
+//! Describes the trap frames: the registers of each service while it does not run, where `entry.s`
 //! saves them.
 
 use cloister_caps::tables::MAX_SERVICES;
@@ -51,8 +51,20 @@ struct SavedFrame {
     frame: TrapFrame,
 }
 
-static mut FRAMES: [SavedFrame; MAX_SERVICES] =
-    [SavedFrame { room_below: [0; 8], frame: TrapFrame::EMPTY }; MAX_SERVICES];
+/// Holds the trap frames of all services.
+pub struct TrapFrames([SavedFrame; MAX_SERVICES]);
+
+impl TrapFrames {
+    /// Creates the frames, with all registers 0.
+    pub const fn new() -> TrapFrames {
+        TrapFrames([SavedFrame { room_below: [0; 8], frame: TrapFrame::EMPTY }; MAX_SERVICES])
+    }
+
+    /// Returns the trap frame of a service.
+    pub fn of(&mut self, service: u8) -> Option<&mut TrapFrame> {
+        self.0.get_mut(usize::from(service)).map(|saved| &mut saved.frame)
+    }
+}
 
 /// The address past the trap frame of the service that runs.
 #[unsafe(no_mangle)]
@@ -99,26 +111,21 @@ impl TrapFrame {
     }
 }
 
-/// Returns the trap frame of a service.
-///
-/// The caller uses one at a time, and none across an entry of the kernel.
-pub fn of(service: u8) -> Option<&'static mut TrapFrame> {
-    let frames = &raw mut FRAMES;
-    // SAFETY: the kernel runs on one processor and is not preemptible. No function that holds a frame
-    // calls another that takes one. While a service runs, the kernel holds no reference.
-    let frames = unsafe { &mut *frames };
-    frames.get_mut(usize::from(service)).map(|saved| &mut saved.frame)
-}
-
 /// Makes `frame` the one into which the next entry is saved.
 ///
 /// Clears the registers that no frame holds, so that the service sees nothing of the one before it.
-pub fn select(frame: &TrapFrame) {
+///
+/// # Safety
+/// The frame stays where it is until another is selected. Nothing refers to it while a service runs.
+pub unsafe fn select(frame: &mut TrapFrame) {
     crate::processor::clear_segments();
-    let top = (&raw const *frame).wrapping_add(1) as u64;
-    // SAFETY: `entry.s` reads it at the next entry from ring 3, which is not now.
-    unsafe { (&raw mut FRAME_TOP).write(top) };
-    crate::processor::set_frame(top);
+    let top = (&raw mut *frame).wrapping_add(1) as u64;
+    // SAFETY: `entry.s` reads it at the next entry from ring 3, which is not now. Then it may write
+    // to the frame, as the caller promises. So may the processor.
+    unsafe {
+        (&raw mut FRAME_TOP).write(top);
+        crate::processor::set_frame(top);
+    }
 }
 
 /// Returns `true` if a non-maskable interrupt came since the last call.

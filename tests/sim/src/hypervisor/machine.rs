@@ -100,7 +100,7 @@ impl Machine {
         let module = setup.module.len() as u64;
         let boot_regions = BootRegions {
             module: (module > 0).then_some((1 << 31, module)),
-            command_line: free.take(1).map(|frame| (frame, setup.command_line.len() as u64)),
+            command_line: free.take(1).map(|frames| (frames.first(), setup.command_line.len() as u64)),
             xenstore: Some(Gfn(XENSTORE_FRAME)),
         };
         let placements = place_regions(&tables, &mut free, &boot_regions, RESERVE)?;
