@@ -149,7 +149,8 @@ struct Prepared {
     console_port: Option<EvtchnPort>,
 }
 
-/// Places the regions, builds the address spaces, drops the identity map and loads the programs.
+/// Places the regions, builds the address spaces, drops the identity map and makes the kernel's
+/// state.
 ///
 /// The kernel's state is large, and each copy of it would be on the stack. So it is built here and
 /// goes straight to where it stays.
@@ -168,15 +169,9 @@ fn set_up_services(
     let writable = service::allocate_writable(&tables, &mut free)?;
     let reserve = service::page_table_reserve(&tables, free.total());
     let placements: Placements = place_regions(&tables, &mut free, &boot_regions, reserve)?;
-    let mut services = service::build(tables, &mut kernel_root, &mut identity, &mut free, &placements, writable)?;
+    let services = service::build(tables, &mut kernel_root, &mut identity, &mut free, &placements, writable)?;
     identity.drop(kernel_root);
     services.clear_at_boot(&placements);
-    let mut trap_frames = TrapFrames::new();
-    for index in 0..tables.services().len() as u8 {
-        if let Some(frame) = trap_frames.of(index) {
-            services.load(index, frame);
-        }
-    }
     let timer_port = hypercall::bind_timer()?;
     let mut kernel = Kernel::new(tables, placements, shared_info::now(), memory);
     shared_info::unmask(timer_port);
@@ -197,18 +192,17 @@ fn set_up_services(
         "cloister: an interrupt costs {} ns, a timer waits {} ns",
         costs.interrupt, costs.grain
     ));
-    let (waiting, accounting) = ([false; _], Accounting::new(costs, shared_info::now()));
-    let current = None;
     run::install(Run {
         kernel,
         machine,
         services,
-        trap_frames,
+        // SAFETY: the boot code runs once.
+        trap_frames: unsafe { TrapFrames::new() },
         timer_port,
         console_port,
-        waiting,
-        current,
-        accounting,
+        waiting: [false; _],
+        current: None,
+        accounting: Accounting::new(costs, shared_info::now()),
         idle,
     });
     Ok(())

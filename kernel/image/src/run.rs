@@ -52,9 +52,18 @@ pub fn install(run: Run) {
     RUN.set(run);
 }
 
-/// Runs the first service. Needs the state that [`install`] has stored.
+/// Loads all programs and runs the first service. Needs the state that [`install`] has stored.
 pub fn start() -> ! {
-    let frame = RUN.with(|run| run.resume(shared_info::now())).flatten();
+    let first = |run: &mut Run| {
+        for service in 0..run.kernel.tables().services().len() as u8 {
+            run.services.load(service, run.trap_frames.of(service)?);
+        }
+        // No service pays for the loading.
+        let now = shared_info::now();
+        run.accounting.slept(now);
+        run.resume(now)
+    };
+    let frame = RUN.with(first).flatten();
     match frame {
         // SAFETY: the frame is a service's, made by `TrapFrame::start` and selected; its address
         // space is in force.
@@ -261,21 +270,18 @@ impl Run {
                 self.take_events();
                 continue;
             };
-            let frame = self.trap_frames.of(service)?;
             if core::mem::take(&mut self.waiting[usize::from(service)]) {
                 let answer = self.kernel.wait_answer(service, now);
-                frame.answer(Status::Done as u64, answer.words);
+                self.trap_frames.of(service)?.answer(Status::Done as u64, answer.words);
             }
             if self.current != Some(service) {
                 count(Count::Switch);
                 paging::switch(self.services.address_space(service)?);
-                // SAFETY: the frame is in `RUN`, which never moves. Nothing refers to it, or to
-                // anything in `RUN`, while a service runs.
-                unsafe { trap_frame::select(frame) };
+                self.trap_frames.select(service);
                 self.current = Some(service);
             }
             self.accounting.resumed(&mut self.kernel.scheduler, service, shared_info::now);
-            return Some(&raw const *frame);
+            return self.trap_frames.of(service).map(|frame| &raw const *frame);
         }
     }
 

@@ -1,7 +1,11 @@
 //! Describes the trap frames: the registers of each service while it does not run, where `entry.s`
 //! saves them.
 
+use core::sync::atomic::{AtomicU8, Ordering};
+
 use cloister_caps::tables::MAX_SERVICES;
+
+use crate::processor;
 
 /// Holds the registers of a service, in the order in which `entry.s` and the processor push them.
 #[repr(C, align(16))]
@@ -51,20 +55,8 @@ struct SavedFrame {
     frame: TrapFrame,
 }
 
-/// Holds the trap frames of all services.
-pub struct TrapFrames([SavedFrame; MAX_SERVICES]);
-
-impl TrapFrames {
-    /// Creates the frames, with all registers 0.
-    pub const fn new() -> TrapFrames {
-        TrapFrames([SavedFrame { room_below: [0; 8], frame: TrapFrame::EMPTY }; MAX_SERVICES])
-    }
-
-    /// Returns the trap frame of a service.
-    pub fn of(&mut self, service: u8) -> Option<&mut TrapFrame> {
-        self.0.get_mut(usize::from(service)).map(|saved| &mut saved.frame)
-    }
-}
+static mut FRAMES: [SavedFrame; MAX_SERVICES] =
+    [SavedFrame { room_below: [0; 8], frame: TrapFrame::EMPTY }; MAX_SERVICES];
 
 /// The address past the trap frame of the service that runs.
 #[unsafe(no_mangle)]
@@ -111,20 +103,44 @@ impl TrapFrame {
     }
 }
 
-/// Makes `frame` the one into which the next entry is saved.
+/// Stands for the trap frames of all services. They are no part of it, because they would lie on
+/// the stack while the kernel's state is made.
 ///
-/// Clears the registers that no frame holds, so that the service sees nothing of the one before it.
-///
-/// # Safety
-/// The frame stays where it is until another is selected. Nothing refers to it while a service runs.
-pub unsafe fn select(frame: &mut TrapFrame) {
-    crate::processor::clear_segments();
-    let top = (&raw mut *frame).wrapping_add(1) as u64;
-    // SAFETY: `entry.s` reads it at the next entry from ring 3, which is not now. Then it may write
-    // to the frame, as the caller promises. So may the processor.
-    unsafe {
-        (&raw mut FRAME_TOP).write(top);
-        crate::processor::set_frame(top);
+/// # Holding one proves
+/// Only the holder refers to trap frames, while the kernel runs.
+pub struct TrapFrames(());
+
+impl TrapFrames {
+    /// Creates the token.
+    ///
+    /// # Safety
+    /// This is called once.
+    pub unsafe fn new() -> TrapFrames {
+        TrapFrames(())
+    }
+
+    /// Returns the trap frame of a service.
+    pub fn of(&mut self, service: u8) -> Option<&mut TrapFrame> {
+        let frames = &raw mut FRAMES;
+        // SAFETY: the reference lasts no longer than the borrow of the only token.
+        let frames = unsafe { &mut *frames };
+        frames.get_mut(usize::from(service)).map(|saved| &mut saved.frame)
+    }
+
+    /// Makes the frame of `service` the one into which the next entry is saved.
+    ///
+    /// Clears the registers that no frame holds, so that the service sees nothing of the one before
+    /// it.
+    pub fn select(&mut self, service: u8) {
+        let Some(frame) = self.of(service) else { return };
+        let top = (&raw mut *frame).wrapping_add(1) as u64;
+        processor::clear_segments();
+        // SAFETY: `entry.s` and the processor write to the frame at the next entry from ring 3. Then
+        // the kernel does not run, so no borrow of the token lasts.
+        unsafe {
+            (&raw mut FRAME_TOP).write(top);
+            processor::set_frame(top);
+        }
     }
 }
 
@@ -132,6 +148,6 @@ pub unsafe fn select(frame: &mut TrapFrame) {
 pub fn take_nmi() -> bool {
     // SAFETY: a byte that only `nmi_entry` sets; the exchange is one access that no interrupt
     // splits.
-    let seen = unsafe { core::sync::atomic::AtomicU8::from_ptr(&raw mut NMI_SEEN) };
-    seen.swap(0, core::sync::atomic::Ordering::Relaxed) != 0
+    let seen = unsafe { AtomicU8::from_ptr(&raw mut NMI_SEEN) };
+    seen.swap(0, Ordering::Relaxed) != 0
 }
