@@ -7,20 +7,19 @@ use cloister_caps::tables::{TableError, Tables};
 use cloister_caps::{EvtchnPort, Gfn, PAGE_SIZE};
 use cloister_kernel_core::boot::{self, BootError, MAX_MAP, MapEntry, StartInfo};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
-use cloister_kernel_core::placement::{BootRegions, PlacementError, Placements, place_regions};
+use cloister_kernel_core::placement::{BootRegions, PAGES_PER_LARGE, PlacementError, Placements, place_regions};
 use cloister_kernel_core::{Accounting, Costs, Kernel};
 
-use crate::fatal::{ON_XEN, fatal};
+use crate::fatal::fatal;
 use crate::grants::{ENTRIES_PER_FRAME, GrantTable};
 use crate::hypercall::{self, E820Entry, HypercallError, Param, Space};
-use crate::hypercall_page;
 use crate::machine::Machine;
-use crate::paging::{self, IdentityMap, OFFSET, PagingError, Root};
+use crate::paging::{self, HYPERCALL_FRAME, IdentityMap, OFFSET, PagingError, Root};
 use crate::processor::{self, Features, UPCALL_VECTOR};
 use crate::run::{self, Run};
 use crate::service;
 use crate::trap_frame::TrapFrames;
-use crate::{console, count, shared_info};
+use crate::{console, count, hypercall_page, shared_info};
 
 /// Physical address and length of the capability tables. The packer writes both.
 #[unsafe(link_section = ".tables")]
@@ -93,7 +92,7 @@ impl fmt::Display for Failure {
 /// Continues from `boot.s`, with the physical address of the start info.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_main(start_info: u32) -> ! {
-    count::start_counting();
+    count::start_counting(processor::counter());
     processor::load_tables();
     // SAFETY: `boot.s` has put its page tables in force, and calls this once.
     let identity = unsafe { IdentityMap::of_the_boot_code() };
@@ -108,7 +107,7 @@ extern "C" fn kernel_main(start_info: u32) -> ! {
 fn prepare(start_info: u64, mut identity: IdentityMap) -> Result<(), Failure> {
     let features = Features::detect();
     features.xen_leaf.ok_or(Failure::NotXen)?;
-    ON_XEN.store(true, core::sync::atomic::Ordering::SeqCst);
+    hypercall_page::choose_instruction(features.vmcall);
     if !features.nx {
         return Err(Failure::NoExecute);
     }
@@ -128,7 +127,7 @@ fn prepare(start_info: u64, mut identity: IdentityMap) -> Result<(), Failure> {
     let mut kernel_root = paging::build_kernel(&mut identity, &mut free, tables_range)?;
     processor::protect(&features);
     if features.gigabyte {
-        hypercall_page::relocate(&mut kernel_root, &mut identity, &mut free)?;
+        relocate_hypercall_page(&mut kernel_root, &mut identity, &mut free)?;
     }
     let memory = map.iter().filter(|entry| entry.ram).map(|entry| entry.length).sum();
     let console_port = map_console();
@@ -220,7 +219,7 @@ fn measure_interrupt() -> (Costs, u64) {
         let begun = shared_info::now();
         hypercall::set_timer(begun);
         let asleep = shared_info::now();
-        processor::sleep();
+        hypercall_page::sleep();
         let now = shared_info::now();
         least = least.min(now.saturating_sub(begun));
         idle += now.saturating_sub(asleep);
@@ -283,6 +282,30 @@ fn free_memory(
         free.remove(FrameRange::touching(module.address, module.length));
     }
     Ok(free)
+}
+
+/// Moves the hypercall page to [`HYPERCALL_FRAME`] and uses it there. If Xen refuses, the copy in
+/// the kernel's text stays in use, which is slower.
+///
+/// # Errors
+/// No frame is free.
+fn relocate_hypercall_page(
+    root: &mut Root,
+    identity: &mut IdentityMap,
+    free: &mut FreeMemory,
+) -> Result<(), PagingError> {
+    // The frame leaves a hole, for which Xen splits a large entry of its own page tables. That
+    // should not be an entry that leads to our page tables, so take the frame from another 2 MiB.
+    let mut from = free.take_aligned(1, PAGES_PER_LARGE).or_else(|| free.take(1)).ok_or(PagingError::NoMemory)?;
+    paging::write(&mut from, hypercall_page::content());
+    // SAFETY: the frame is ours alone, and there is none at `HYPERCALL_FRAME`.
+    if unsafe { hypercall::add_to_physmap(Space::GuestFrame, from.first().0, HYPERCALL_FRAME) }.is_err() {
+        return Ok(());
+    }
+    root.map_hypercall_page(identity, free)?;
+    // SAFETY: the page is mapped in the kernel's half, which every address space has.
+    unsafe { hypercall_page::use_page() };
+    Ok(())
 }
 
 /// Maps the console page and makes it the console. Returns the console's port, if Xen provides one.

@@ -3,15 +3,13 @@
 //! Structures and numbers are those of Xen's public headers, which are named at each. Pointers are
 //! to objects in the kernel's memory, which every address space maps.
 
-use core::arch::asm;
 use core::marker::PhantomData;
 
 use cloister_caps::{DomId, EvtchnPort, Gfn};
 use static_assertions::const_assert_eq;
 
-use crate::count::{self, Count, count};
-use crate::hypercall_page::{self, HYPERCALL};
-use crate::processor;
+use crate::count::{Count, count};
+use crate::hypercall_page::{port_number, raw};
 
 /// Describes a hypercall that failed.
 #[derive(Clone, Copy, Debug)]
@@ -35,25 +33,6 @@ pub(crate) const GRANT_TABLE_OP: u64 = 20;
 const SCHED_OP: u64 = 29;
 pub(crate) const EVENT_CHANNEL_OP: u64 = 32;
 const HVM_OP: u64 = 34;
-
-/// Makes the hypercall `number` with three arguments, and returns Xen's result.
-///
-/// # Safety
-/// The hypercall must not write other memory than what the arguments point to, nor after it
-/// returns.
-unsafe fn raw(number: u64, first: u64, second: u64, third: u64) -> i64 {
-    count(Count::Hypercall);
-    let start = processor::counter();
-    let result;
-    // SAFETY: by the caller's promise. The convention clobbers RAX and the argument registers. What
-    // is called is the instruction and `ret`.
-    unsafe {
-        asm!("call [rip + {at}]", at = sym HYPERCALL, inlateout("rax") number => result, inlateout("rdi") first => _,
-            inlateout("rsi") second => _, inlateout("rdx") third => _, lateout("r10") _, lateout("r8") _);
-    }
-    count::add_hypercall_ticks(processor::counter().wrapping_sub(start));
-    result
-}
 
 /// Ties a structure to the operation that takes it, and both to the hypercall.
 ///
@@ -365,7 +344,7 @@ impl PortOperation {
 
     /// Performs the operation on a port.
     fn on(self, port: EvtchnPort) -> Result<(), HypercallError> {
-        let argument = hypercall_page::port_number(port).unwrap_or(&raw const port.0 as u64);
+        let argument = port_number(port).unwrap_or(&raw const port.0 as u64);
         // SAFETY: the argument is the address of a port number, which Xen reads. It writes nothing.
         let code = unsafe { raw(EVENT_CHANNEL_OP, self as u64, argument, 0) };
         if code < 0 { Err(HypercallError { what: self.name(), code }) } else { Ok(()) }

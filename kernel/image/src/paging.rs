@@ -32,6 +32,12 @@ const COPY_SOURCE: u64 = SPECIAL + 0xF000;
 /// Where the frame to copy to is mapped during a copy.
 const COPY_DESTINATION: u64 = SPECIAL + 0x11000;
 
+/// The frame of the hypercall page: the first of the last GiB of the 64 that every 64-bit processor
+/// can address.
+///
+/// Memory above 4 GiB is never used, so nothing else is here even in a guest of that size.
+pub const HYPERCALL_FRAME: Gfn = Gfn(63 << 18);
+
 /// Entries of a page table.
 const ENTRIES: usize = PAGE_SIZE / size_of::<PageTableEntry>();
 
@@ -275,20 +281,15 @@ impl Root {
         Ok(root)
     }
 
-    /// Maps the GiB from [`KERNEL_HYPERCALL_PAGE`] for the kernel to execute, by one entry. The
-    /// frame `frame` must be the hypercall page, and those after it must not exist.
+    /// Maps the GiB from [`KERNEL_HYPERCALL_PAGE`] to that from [`HYPERCALL_FRAME`], for the kernel to
+    /// execute, by one entry.
     ///
     /// # Errors
     /// No frame is free for a table, or the GiB is mapped already.
-    pub fn map_hypercall_page(
-        &mut self,
-        identity: &mut IdentityMap,
-        free: &mut FreeMemory,
-        frame: Gfn,
-    ) -> Result<(), PagingError> {
+    pub fn map_hypercall_page(&mut self, identity: &mut IdentityMap, free: &mut FreeMemory) -> Result<(), PagingError> {
         // SAFETY: the identity map has physical memory at offset 0.
         let mut mapper = unsafe { OffsetPageTable::new(self.table(identity), VirtAddr::zero()) };
-        let addresses = (KERNEL_HYPERCALL_PAGE, frame.0 * PAGE_SIZE as u64);
+        let addresses = (KERNEL_HYPERCALL_PAGE, HYPERCALL_FRAME.0 * PAGE_SIZE as u64);
         map_page::<Size1GiB>(&mut mapper, free, addresses, KERNEL_FLAGS, Flags::PRESENT | Flags::WRITABLE)
     }
 

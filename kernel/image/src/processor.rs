@@ -12,7 +12,6 @@ use x86_64::structures::gdt::SegmentSelector;
 use x86_64::structures::tss::TaskStateSegment;
 use x86_64::{PrivilegeLevel, VirtAddr};
 
-use crate::hypercall_page;
 use crate::vectors::{self, IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI, NMI};
 
 /// The vector at which Xen injects event upcalls. Linux uses the same
@@ -34,6 +33,8 @@ pub struct Features {
     pub global: bool,
     /// Pages of 1 GiB.
     pub gigabyte: bool,
+    /// The instruction that enters a hypervisor is `vmcall`, and not `vmmcall`.
+    pub vmcall: bool,
     /// The RDRAND instruction.
     pub rdrand: bool,
     /// The first of Xen's CPUID leaves, if the machine is a Xen guest.
@@ -41,12 +42,9 @@ pub struct Features {
 }
 
 impl Features {
-    /// Reads the features by CPUID. Also chooses the hypercall instruction by the processor's
-    /// vendor.
+    /// Reads the features by CPUID.
     pub fn detect() -> Features {
         let vendor = __cpuid(0);
-        // "Genu", "Cent" and "  Sh": Intel, Centaur and Zhaoxin.
-        hypercall_page::choose_instruction(matches!(vendor.ebx, 0x756E_6547 | 0x746E_6543 | 0x6853_2020));
         let basic = __cpuid(1);
         let extended = __cpuid(0x8000_0001);
         let leaf7 = __cpuid_count(7, 0);
@@ -58,6 +56,8 @@ impl Features {
             smap: structured(leaf7.ebx, 20),
             umip: structured(leaf7.ecx, 2),
             gigabyte: extended.edx >> 26 & 1 == 1,
+            // "Genu", "Cent" and "  Sh": Intel, Centaur and Zhaoxin.
+            vmcall: matches!(vendor.ebx, 0x756E_6547 | 0x746E_6543 | 0x6853_2020),
             global: basic.edx >> 13 & 1 == 1,
             rdrand: basic.ecx >> 30 & 1 == 1,
             xen_leaf: (0x4000_0000..0x4001_0000).step_by(0x100).find(|leaf| {
@@ -242,15 +242,6 @@ pub fn random() -> Option<u64> {
         }
         (good == 1).then_some(value)
     })
-}
-
-/// Sleeps until an interrupt. Interrupts are off again afterwards.
-///
-/// The entry stub does not handle the interrupt: the caller looks for events.
-pub fn sleep() {
-    // SAFETY: the code of `entry.s` keeps to the calling convention, and only the upcall can come
-    // while it sleeps.
-    unsafe { core::arch::asm!("call [rip + {idle}]", idle = sym hypercall_page::IDLE) }
 }
 
 /// Writes a byte to Xen's and QEMU's debug port.

@@ -7,7 +7,7 @@ use cloister_kernel_core::schedule::Alarm;
 use cloister_kernel_core::schedule::Next;
 use cloister_kernel_core::{Accounting, Kernel, Outcome, Platform, Verdict};
 
-use crate::count::{Count, count, counts};
+use crate::count::{self, Count, count};
 use crate::fatal::fatal;
 use crate::global::Global;
 use crate::hypercall::{self, Shutdown};
@@ -15,7 +15,7 @@ use crate::machine::Machine;
 use crate::processor::{self, UPCALL_VECTOR};
 use crate::service::Services;
 use crate::trap_frame::{self, SYSTEM_CALL_VECTOR, TrapFrame, TrapFrames};
-use crate::{console, paging, shared_info};
+use crate::{console, hypercall_page, paging, shared_info};
 
 /// Holds what the kernel keeps between two entries.
 pub struct Run {
@@ -237,7 +237,10 @@ impl Run {
             console::line(format_args!("cloister: {} {used} us {state:?}", self.kernel.tables().name(service.name)));
         }
         console::line(format_args!("cloister: idle {} us", self.idle / 1_000));
-        counts(self.idle).for_each(|(name, count)| console::line(format_args!("cloister: count {name} {count}")));
+        // The image's own time, and that in which other domains ran in its place.
+        let own = shared_info::nanoseconds(count::ticks_outside_hypercalls(processor::counter()));
+        let counts = count::counts().chain([("own-ns", own.saturating_sub(self.idle))]);
+        counts.for_each(|(name, count)| console::line(format_args!("cloister: count {name} {count}")));
         self.kernel.uses().for_each(|used| console::line(format_args!("{used}")));
         #[cfg(feature = "profile")]
         crate::profile::print(|service| self.kernel.tables().service_name(service));
@@ -263,7 +266,7 @@ impl Run {
             self.arm(&next, now);
             let Some(service) = next.service else {
                 count(Count::Sleep);
-                processor::sleep();
+                hypercall_page::sleep();
                 let asleep = core::mem::replace(&mut now, shared_info::now());
                 self.idle += now.saturating_sub(asleep);
                 self.accounting.slept(now);
