@@ -9,6 +9,7 @@
 
 pub mod accounting;
 pub mod boot;
+pub mod clearing;
 pub mod clock;
 pub mod console;
 pub mod entropy;
@@ -18,6 +19,8 @@ pub mod placement;
 mod platform;
 pub mod refusal;
 pub mod schedule;
+#[cfg(test)]
+mod test_ids;
 pub mod usage;
 
 pub use accounting::{Accounting, Costs};

@@ -1,7 +1,10 @@
-//! Keeps the free ranges of guest-physical memory, and takes pages from them.
+//! Decides which guest-physical memory is free, keeps its ranges, and takes pages from them.
 
 use arrayvec::ArrayVec;
+use cloister_caps::tables::Tables;
 use cloister_caps::{Gfn, PAGE_SIZE};
+
+use crate::boot::{BootError, MapEntry, StartInfo};
 
 /// The most free ranges that are kept. A split that would make more loses its smaller part.
 const MAX_RANGES: usize = 64;
@@ -73,6 +76,7 @@ impl FreeMemory {
     }
 
     /// Removes frames that are in use. Some or all of them may not be in the set.
+    #[inline(never)] // The boot calls it from many places.
     pub fn remove(&mut self, frames: FrameRange) {
         let mut index = 0;
         while frames.count() > 0 && index < self.ranges.len() {
@@ -137,6 +141,69 @@ impl FreeMemory {
     pub fn largest(&self) -> u64 {
         self.ranges.iter().map(FrameRange::count).max().unwrap_or(0)
     }
+}
+
+/// Frame numbers at which the memory map usually has a hole, in order of preference.
+const HOLES: [u64; 3] = [0xF_0000, 0xF_D000, 0xE_0000];
+
+/// Returns the first of `pages` adjacent frames that no entry of the memory map touches, RAM or
+/// not, if there is such a hole where one is looked for. Xen's own pages go there.
+#[must_use]
+pub fn find_hole(map: &[MapEntry], pages: u64) -> Option<Gfn> {
+    let is_hole = |hole: &u64| {
+        let wanted = FrameRange { start: *hole, end: hole + pages };
+        map.iter().all(|entry| {
+            let taken = FrameRange::touching(entry.address, entry.length);
+            taken.end <= wanted.start || wanted.end <= taken.start
+        })
+    };
+    HOLES.into_iter().find(is_hole).map(Gfn)
+}
+
+/// Locates the kernel and its tables in guest-physical memory: address and length in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KernelLocation {
+    /// The kernel.
+    pub kernel: (u64, u64),
+    /// The capability tables.
+    pub tables: (u64, u64),
+}
+
+/// Returns the free memory: all RAM of `map` except the first page, the image, the boot data and
+/// the boot module.
+///
+/// # Errors
+/// The memory map describes no RAM.
+pub fn free_memory(
+    info: &StartInfo,
+    map: &[MapEntry],
+    tables: &Tables<'_>,
+    location: &KernelLocation,
+) -> Result<FreeMemory, BootError> {
+    let mut free = FreeMemory::new();
+    for entry in map.iter().filter(|entry| entry.ram) {
+        free.add(FrameRange::within(entry.address, entry.length));
+    }
+    if free.total() == 0 {
+        return Err(BootError::NoMemory);
+    }
+    free.remove(FrameRange { start: 0, end: 1 });
+    for (address, length) in [location.kernel, location.tables] {
+        free.remove(FrameRange::touching(address, length));
+    }
+    for segment in tables.segments().iter() {
+        free.remove(FrameRange::touching(segment.image_address, segment.file_size));
+    }
+    for region in tables.regions().iter() {
+        free.remove(FrameRange::touching(region.image_address, region.image_length));
+    }
+    for entry in &info.boot_data {
+        free.remove(FrameRange::touching(entry.address, entry.length));
+    }
+    if let Some(module) = info.module {
+        free.remove(FrameRange::touching(module.address, module.length));
+    }
+    Ok(free)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What the kernel asks of the machine under it.
 
-use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef};
+use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, ServiceId};
 
 /// The machine under the kernel: Xen in the image, the simulated hypervisor on the host.
 pub trait Platform {
@@ -10,8 +10,8 @@ pub trait Platform {
     fn wall(&mut self) -> Option<u64>;
     /// Returns 128 random bits, or `None` if the machine has no source of them.
     fn random(&mut self) -> Option<[u64; 2]>;
-    /// Writes text of a service, given by name and index, to the console.
-    fn service_text(&mut self, service: &str, index: u8, text: &[u8]);
+    /// Writes text of a service, which has this name, to the console.
+    fn service_text(&mut self, name: &str, service: ServiceId, text: &[u8]);
     /// Writes a line of the kernel's own to the console.
     fn log(&mut self, line: core::fmt::Arguments<'_>);
     /// Allocates an event channel that `peer` may bind (`EVTCHNOP_alloc_unbound`).
@@ -77,7 +77,7 @@ mod tests {
         fn random(&mut self) -> Option<[u64; 2]> {
             None
         }
-        fn service_text(&mut self, _: &str, _: u8, _: &[u8]) {}
+        fn service_text(&mut self, _: &str, _: ServiceId, _: &[u8]) {}
         fn log(&mut self, _: core::fmt::Arguments<'_>) {}
         fn open_port(&mut self, _: DomId) -> Option<EvtchnPort> {
             None

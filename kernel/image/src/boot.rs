@@ -6,9 +6,9 @@ use arrayvec::ArrayVec;
 use cloister_caps::tables::{TableError, Tables};
 use cloister_caps::{EvtchnPort, Gfn, PAGE_SIZE};
 use cloister_kernel_core::boot::{self, BootError, MAX_MAP, MapEntry, PhysicalMemory, StartInfo};
-use cloister_kernel_core::memory::{FrameRange, FreeMemory};
-use cloister_kernel_core::placement::{BootRegions, PlacementError, Placements, place_regions};
-use cloister_kernel_core::{Accounting, Costs, Kernel};
+use cloister_kernel_core::memory::{FreeMemory, KernelLocation, find_hole, free_memory};
+use cloister_kernel_core::placement::{BootRegions, PlacementError, Placements, page_table_reserve, place_regions};
+use cloister_kernel_core::{Costs, Kernel};
 
 use crate::fatal::{ON_XEN, fatal};
 use crate::grants::{ENTRIES_PER_FRAME, GrantTable};
@@ -28,9 +28,8 @@ static CLOISTER_TABLES: [u64; 2] = [0; 2];
 
 /// `XENFEAT_auto_translated_physmap` and `XENFEAT_hvm_callback_vector` (`features.h`).
 const REQUIRED_FEATURES: u32 = 1 << 2 | 1 << 8;
-/// Frame numbers at which the memory map usually has a hole, in order of preference. The shared
-/// info goes there, and the grant table after it.
-const HOLES: [u64; 3] = [0xF_0000, 0xF_D000, 0xE_0000];
+/// Physical address of the kernel (`link.ld`).
+const KERNEL_START: u64 = 0x10_0000;
 /// The most frames of the grant table that the kernel maps: those of `MAX_GRANT_REFS` entries.
 const MAX_GRANT_FRAMES: u64 = 8;
 
@@ -138,7 +137,8 @@ fn prepare(start_info: u64) -> Result<(), Failure> {
     // kernel's own, which replace these below: read-only, and for good.
     let bytes = unsafe { core::slice::from_raw_parts((tables_range.0 + OFFSET) as *const u8, tables_range.1 as usize) };
     let tables = Tables::parse(bytes)?;
-    let mut free = free_memory(&info, &map, &tables, tables_range)?;
+    let kernel = (KERNEL_START, paging::kernel_end_address() - KERNEL_START);
+    let mut free = free_memory(&info, &map, &tables, &KernelLocation { kernel, tables: tables_range })?;
     let mut kernel_root = paging::build_kernel(&mut free, tables_range)?;
     processor::protect(&features);
     if features.gigabyte {
@@ -174,14 +174,12 @@ fn set_up_services(prepared: Prepared, kernel_root: &mut Root, mut free: FreeMem
         xenstore: hypercall::get_param(Param::StorePfn).map(Gfn),
     };
     let writable = service::allocate_writable(&tables, &mut free)?;
-    let reserve = service::page_table_reserve(&tables, free.total());
+    let reserve = page_table_reserve(&tables, free.total());
     let placements: Placements = place_regions(&tables, &mut free, &boot_regions, reserve)?;
     let services = service::build(tables, kernel_root, &mut free, &placements, writable)?;
     paging::drop_identity_map(*kernel_root);
     services.clear_at_boot(&placements);
-    for index in 0..tables.services().len() {
-        services.load(index as u8);
-    }
+    tables.services().ids().for_each(|service| services.load(service));
     let timer_port = hypercall::bind_timer()?;
     let mut kernel = Kernel::new(tables, placements, shared_info::now(), memory);
     shared_info::unmask(timer_port);
@@ -202,8 +200,8 @@ fn set_up_services(prepared: Prepared, kernel_root: &mut Root, mut free: FreeMem
         "cloister: an interrupt costs {} ns, a timer waits {} ns",
         costs.interrupt, costs.grain
     ));
-    let (waiting, accounting) = ([false; _], Accounting::new(costs, shared_info::now()));
-    run::install(Run { kernel, machine, services, timer_port, console_port, waiting, current: None, accounting, idle });
+    kernel.start_accounting(costs, shared_info::now());
+    run::install(Run { kernel, machine, services, timer_port, console_port, current: None, idle });
     Ok(())
 }
 
@@ -249,39 +247,6 @@ fn tables_location() -> Result<(u64, u64), Failure> {
         && address.is_multiple_of(PAGE_SIZE as u64)
         && address.checked_add(length).is_some_and(|end| end < 1 << 30);
     if length > 0 && fits { Ok((address, length)) } else { Err(Failure::NoTables) }
-}
-
-/// Returns the free memory: all RAM except the image, the boot data and the first page.
-fn free_memory(
-    info: &StartInfo,
-    map: &[MapEntry],
-    tables: &Tables<'_>,
-    tables_range: (u64, u64),
-) -> Result<FreeMemory, Failure> {
-    let mut free = FreeMemory::new();
-    for entry in map.iter().filter(|entry| entry.ram) {
-        free.add(FrameRange::within(entry.address, entry.length));
-    }
-    if free.total() == 0 {
-        return Err(BootError::NoMemory.into());
-    }
-    free.remove(FrameRange { start: 0, end: 1 });
-    let kernel = 0x10_0000;
-    free.remove(FrameRange::touching(kernel, paging::kernel_end_address() - kernel));
-    free.remove(FrameRange::touching(tables_range.0, tables_range.1));
-    for segment in tables.segments().iter() {
-        free.remove(FrameRange::touching(segment.image_address, segment.file_size));
-    }
-    for region in tables.regions().iter() {
-        free.remove(FrameRange::touching(region.image_address, region.image_length));
-    }
-    for entry in &info.boot_data {
-        free.remove(FrameRange::touching(entry.address, entry.length));
-    }
-    if let Some(module) = info.module {
-        free.remove(FrameRange::touching(module.address, module.length));
-    }
-    Ok(free)
 }
 
 /// Maps the console page and makes it the console. Returns the console's port, if Xen provides one.
@@ -334,16 +299,8 @@ fn print_policy(tables: &Tables<'_>, features: &Features) {
 fn map_shared_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable, Failure> {
     let needed = tables.grants().iter().map(|grant| u64::from(grant.first_ref + grant.count)).max().unwrap_or(0);
     let needed = needed.div_ceil(u64::from(ENTRIES_PER_FRAME));
-    let hole = HOLES
-        .into_iter()
-        .find(|hole| {
-            let wanted = FrameRange { start: *hole, end: hole + 1 + MAX_GRANT_FRAMES };
-            map.iter().all(|entry| {
-                let taken = FrameRange::touching(entry.address, entry.length);
-                taken.end <= wanted.start || wanted.end <= taken.start
-            })
-        })
-        .ok_or(Failure::NoHole)?;
+    // The shared info goes there, and the grant table after it.
+    let Gfn(hole) = find_hole(map, 1 + MAX_GRANT_FRAMES).ok_or(Failure::NoHole)?;
     hypercall::add_to_physmap(Space::SharedInfo, 0, Gfn(hole))?;
     paging::map_special(paging::SHARED_INFO, Gfn(hole));
     shared_info::mask_all();

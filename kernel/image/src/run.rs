@@ -1,11 +1,10 @@
 //! Serves entries from ring 3, and chooses the service that runs next.
 
-use cloister_caps::tables::MAX_SERVICES;
-use cloister_caps::{EvtchnPort, Operation, Status};
+use cloister_caps::{EvtchnPort, Operation, ServiceId};
 #[cfg(feature = "profile")]
 use cloister_kernel_core::schedule::Alarm;
 use cloister_kernel_core::schedule::Next;
-use cloister_kernel_core::{Accounting, Kernel, Outcome, Platform, Verdict};
+use cloister_kernel_core::{Kernel, Outcome, Platform, Verdict};
 
 use crate::count::{Count, count, counts};
 use crate::fatal::fatal;
@@ -29,12 +28,8 @@ pub struct Run {
     pub timer_port: EvtchnPort,
     /// The port of the console, if there is one.
     pub console_port: Option<EvtchnPort>,
-    /// `true` for each service that sleeps in `wait` and has not had its answer.
-    pub waiting: [bool; MAX_SERVICES],
     /// The service whose address space and trap frame are in use: the one that ran last.
-    pub current: Option<u8>,
-    /// Charges the processor's time to services.
-    pub accounting: Accounting,
+    pub current: Option<ServiceId>,
     /// Time for which the processor slept, in ns.
     pub idle: u64,
 }
@@ -97,7 +92,8 @@ impl Run {
     /// After a system call that has its answer, the caller runs on at once. Services that it woke
     /// run when it waits, or when an event or the end of its budget makes the kernel choose again.
     fn entered(&mut self) -> Option<*const TrapFrame> {
-        let Some((service, frame)) = self.current.and_then(|service| Some((service, trap_frame::of(service)?))) else {
+        let Some((service, frame)) = self.current.and_then(|service| Some((service, trap_frame::of(number(service))?)))
+        else {
             fatal(format_args!("an entry from ring 3, where no service runs"))
         };
         count(if frame.vector == SYSTEM_CALL_VECTOR { Count::SystemCall } else { Count::Interrupt });
@@ -115,16 +111,16 @@ impl Run {
             self.fault(service, &frame);
         }
         let cause = self.take_events().filter(|_| interrupted);
-        self.accounting.entered(&mut self.kernel.scheduler, service, cause.unwrap_or(service), now);
+        self.kernel.entered(service, cause.unwrap_or(service), now);
         if faulted {
             now = shared_info::now();
-            self.accounting.restarted(&mut self.kernel.scheduler, service, now);
+            self.kernel.restarted(service, now);
         }
         self.resume(now)
     }
 
     /// Executes a system call. Returns `true` if the caller has its answer.
-    fn system_call(&mut self, service: u8, frame: &mut TrapFrame) -> bool {
+    fn system_call(&mut self, service: ServiceId, frame: &mut TrapFrame) -> bool {
         match self.kernel.system_call(&mut self.machine, service, frame.rax, &frame.arguments) {
             Outcome::Answer(answer) => {
                 frame.answer(answer.status as u64, answer.words);
@@ -132,7 +128,6 @@ impl Run {
             }
             Outcome::Wait => {
                 count(Count::Wait);
-                self.waiting[usize::from(service)] = true;
                 false
             }
             Outcome::PowerOff => self.shut_down(service, Shutdown::PowerOff, Operation::PowerOff),
@@ -141,7 +136,7 @@ impl Run {
     }
 
     /// Prints the report and ends the domain for `service`.
-    fn shut_down(&mut self, service: u8, reason: Shutdown, operation: Operation) -> ! {
+    fn shut_down(&mut self, service: ServiceId, reason: Shutdown, operation: Operation) -> ! {
         let name = self.kernel.tables().service_name(service);
         self.report();
         console::line(format_args!("cloister: power {} by {name}", operation.name()));
@@ -151,7 +146,7 @@ impl Run {
     }
 
     /// Reports an exception in a service, and applies its restart rule.
-    fn fault(&mut self, service: u8, frame: &TrapFrame) {
+    fn fault(&mut self, service: ServiceId, frame: &TrapFrame) {
         let name = self.kernel.tables().service_name(service);
         let address = x86_64::registers::control::Cr2::read_raw();
         let (rip, rsp, error) = (frame.rip, frame.rsp, frame.error);
@@ -175,7 +170,6 @@ impl Run {
                 console::line(format_args!("restart: {name} number {count}"));
                 self.services.clear_at_restart(service, self.kernel.placements());
                 self.services.load(service);
-                self.waiting[usize::from(service)] = false;
                 // A restart must clear what a change of services clears. Without a current service,
                 // the next `resume` makes a change.
                 self.current = None;
@@ -191,14 +185,14 @@ impl Run {
     ///
     /// One interrupt brings them all. That service pays for it, since it would have come for its
     /// event alone.
-    fn take_events(&mut self) -> Option<u8> {
-        let Run { kernel, machine, accounting, timer_port, console_port, .. } = self;
+    fn take_events(&mut self) -> Option<ServiceId> {
+        let Run { kernel, machine, timer_port, console_port, .. } = self;
         let mut cause = None;
         shared_info::take_events(|port| {
             count(Count::Event);
             let owner = if port == *timer_port {
                 machine.unmask(port);
-                accounting.timer_fired()
+                kernel.timer_fired()
             } else if Some(port) == *console_port {
                 console::handle_event();
                 machine.unmask(port);
@@ -216,16 +210,15 @@ impl Run {
     fn report(&mut self) {
         let now = shared_info::now();
         console::line(format_args!("cloister: at {} ms, {} refusals", now / 1_000_000, self.kernel.refusals()));
-        for (index, service) in self.kernel.tables().services().iter().enumerate() {
-            let used = self.kernel.scheduler.total(index as u8) / 1_000;
-            let state = self.kernel.scheduler.state(index as u8);
-            console::line(format_args!("cloister: {} {used} us {state:?}", self.kernel.tables().name(service.name)));
+        for service in self.kernel.tables().services().ids() {
+            let (used, state) = (self.kernel.cpu_time(service) / 1_000, self.kernel.state(service));
+            console::line(format_args!("cloister: {} {used} us {state:?}", self.kernel.tables().service_name(service)));
         }
         console::line(format_args!("cloister: idle {} us", self.idle / 1_000));
         counts(self.idle).for_each(|(name, count)| console::line(format_args!("cloister: count {name} {count}")));
         self.kernel.uses().for_each(|used| console::line(format_args!("{used}")));
         #[cfg(feature = "profile")]
-        crate::profile::print(|service| self.kernel.tables().service_name(service));
+        crate::profile::print(&self.kernel.tables());
     }
 
     /// Chooses the service that runs at `now`, and returns its trap frame.
@@ -251,32 +244,36 @@ impl Run {
                 processor::sleep();
                 let asleep = core::mem::replace(&mut now, shared_info::now());
                 self.idle += now.saturating_sub(asleep);
-                self.accounting.slept(now);
+                self.kernel.slept(now);
                 self.take_events();
                 continue;
             };
-            let frame = trap_frame::of(service)?;
-            if core::mem::take(&mut self.waiting[usize::from(service)]) {
-                let answer = self.kernel.wait_answer(service, now);
-                frame.answer(Status::Done as u64, answer.words);
+            let frame = trap_frame::of(number(service))?;
+            if let Some(answer) = self.kernel.take_answer(service, now) {
+                frame.answer(answer.status as u64, answer.words);
             }
             if self.current != Some(service) {
                 count(Count::Switch);
-                paging::switch(self.services.root(service)?);
+                paging::switch(self.services.root(service));
                 trap_frame::select(frame);
                 self.current = Some(service);
             }
-            self.accounting.resumed(&mut self.kernel.scheduler, service, shared_info::now);
+            self.kernel.resumed(service, shared_info::now);
             return Some(&raw const *frame);
         }
     }
 
     /// Sets the timer for the next choice, unless it fires early enough.
     fn arm(&mut self, next: &Next, now: u64) {
-        if let Some(at) = self.accounting.arm(next, now) {
+        if let Some(at) = self.kernel.arm(next, now) {
             hypercall::set_timer(at);
         }
     }
+}
+
+/// Returns the number of a service's trap frame.
+fn number(service: ServiceId) -> u8 {
+    service.index() as u8
 }
 
 fn vector_name(vector: u64) -> &'static str {

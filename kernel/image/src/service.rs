@@ -2,8 +2,9 @@
 //! boot and at each restart.
 
 use arrayvec::ArrayVec;
-use cloister_caps::tables::{Access, MAX_SERVICES, RegionKind, Segment, Tables};
-use cloister_caps::{Gfn, PAGE_SIZE};
+use cloister_caps::tables::{Access, MAX_SERVICES, PerService, Segment, Tables};
+use cloister_caps::{Gfn, PAGE_SIZE, ServiceId};
+use cloister_kernel_core::clearing::{cleared_at_boot, cleared_at_restart};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{Placement, Placements};
 
@@ -22,7 +23,7 @@ const EXECUTABLE: u8 = 4;
 pub struct Services {
     tables: Tables<'static>,
     /// The value of CR3 for each service.
-    roots: ArrayVec<u64, MAX_SERVICES>,
+    roots: PerService<u64>,
     /// The writable segments, each with the first frame of the copy that its service uses.
     writable: ArrayVec<(Segment, Gfn), MAX_SEGMENTS>,
 }
@@ -30,24 +31,6 @@ pub struct Services {
 /// Returns the number of pages that `bytes` bytes take.
 fn pages(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE_SIZE as u64)
-}
-
-/// Returns the number of frames to keep free for page tables.
-///
-/// For each service that is a table of every level, and some for its program, stack and queues.
-/// Shares and the boot module need one more for each 512 pages.
-pub fn page_table_reserve(tables: &Tables<'_>, free: u64) -> u64 {
-    let large: u64 = tables
-        .mappings()
-        .iter()
-        .filter_map(|mapping| tables.regions().get(usize::from(mapping.region)))
-        .map(|region| match region.kind {
-            RegionKind::Share => 3 + free.min(u64::from(region.maximum)) / 512,
-            RegionKind::Module => 3,
-            _ => 0,
-        })
-        .sum();
-    16 + 8 * tables.services().len() as u64 + large
 }
 
 /// Takes frames for the copies of writable segments.
@@ -77,6 +60,7 @@ pub fn build(
     placements: &Placements,
     writable: ArrayVec<(Segment, Gfn), MAX_SEGMENTS>,
 ) -> Result<Services, PagingError> {
+    // In the order of the services.
     let mut roots: ArrayVec<Root, MAX_SERVICES> = ArrayVec::new();
     for _ in tables.services().iter() {
         roots.push(kernel.for_service(free)?);
@@ -84,61 +68,42 @@ pub fn build(
     for segment in tables.segments().iter().filter(|segment| segment.flags & WRITABLE == 0) {
         let kind = if segment.flags & EXECUTABLE != 0 { UserPages::Text } else { UserPages::Constant };
         let frame = Gfn(FrameRange::touching(segment.image_address, 1).start);
-        let root = &mut roots[usize::from(segment.service)];
+        let root = &mut roots[segment.service.index()];
         root.map_user(free, segment.address, frame, pages(segment.memory_size), kind)?;
     }
     for (segment, frame) in &writable {
-        let root = &mut roots[usize::from(segment.service)];
+        let root = &mut roots[segment.service.index()];
         root.map_user(free, segment.address, *frame, pages(segment.memory_size), UserPages::Writable)?;
     }
     for mapping in tables.mappings().iter() {
-        let Placement { frame, pages, .. } = placements.get(usize::from(mapping.region)).copied().unwrap_or_default();
+        let Placement { frame, pages, .. } = placements[mapping.region];
         let kind = if mapping.access == Access::ReadWrite { UserPages::Writable } else { UserPages::Constant };
-        roots[usize::from(mapping.service)].map_user(free, mapping.address, frame, pages, kind)?;
+        roots[mapping.service.index()].map_user(free, mapping.address, frame, pages, kind)?;
     }
-    Ok(Services { tables, roots: roots.iter().map(Root::address).collect(), writable })
+    let mut addresses = PerService::default();
+    tables.services().ids().zip(&roots).for_each(|(service, root)| addresses[service] = root.address());
+    Ok(Services { tables, roots: addresses, writable })
 }
 
 impl Services {
     /// Returns the value of CR3 for a service.
-    pub fn root(&self, service: u8) -> Option<u64> {
-        self.roots.get(usize::from(service)).copied()
+    pub fn root(&self, service: ServiceId) -> u64 {
+        self.roots[service]
     }
 
-    /// Clears regions at boot: those of fixed size, because queues must begin with zeros, and
-    /// granted shares, so that a peer reads nothing that was in the memory before. The owner of
-    /// such a region learns that it is clear
-    /// ([`region::FRESH`](cloister_caps::abi::region::FRESH)).
-    ///
-    /// A share that is not granted stays as Xen gave it, scrubbed of what other domains left. To
-    /// clear hundreds of megabytes would take most of the boot.
+    /// Clears the regions that [`cleared_at_boot`] names.
     pub fn clear_at_boot(&self, placements: &Placements) {
-        let grants = self.tables.grants();
-        for (index, (region, placement)) in self.tables.regions().iter().zip(placements).enumerate() {
-            let granted = || grants.iter().any(|rule| usize::from(rule.region) == index);
-            if region.kind == RegionKind::Fixed || region.kind == RegionKind::Share && granted() {
-                clear(placement);
-            }
-        }
+        cleared_at_boot(&self.tables).for_each(|region| clear(&placements[region]));
     }
 
-    /// Clears the regions of a service for its restart: those that it alone writes, except kept
-    /// ones.
-    pub fn clear_at_restart(&self, service: u8, placements: &Placements) {
-        for mapping in self.tables.mappings().iter() {
-            let index = usize::from(mapping.region);
-            let (Some(region), Some(placement)) = (self.tables.regions().get(index), placements.get(index)) else {
-                continue;
-            };
-            if mapping.service == service && mapping.access == Access::ReadWrite && region.clear_on_restart == 1 {
-                clear(placement);
-            }
-        }
+    /// Clears the regions of a service for its restart.
+    pub fn clear_at_restart(&self, service: ServiceId, placements: &Placements) {
+        cleared_at_restart(&self.tables, service).for_each(|region| clear(&placements[region]));
     }
 
     /// Loads a service's program: its writable segments from the image, and its registers for a
     /// start at its entry.
-    pub fn load(&self, service: u8) {
+    pub fn load(&self, service: ServiceId) {
         for (segment, frame) in self.writable.iter().filter(|(segment, _)| segment.service == service) {
             for page in 0..pages(segment.memory_size) {
                 let done = page * PAGE_SIZE as u64;
@@ -146,8 +111,8 @@ impl Services {
                 paging::fill(Gfn(frame.0 + page), segment.image_address + done, left);
             }
         }
-        if let (Some(record), Some(frame)) = (self.tables.services().get(usize::from(service)), trap_frame::of(service))
-        {
+        let record = self.tables.service(service);
+        if let Some(frame) = trap_frame::of(service.index() as u8) {
             *frame = TrapFrame::start(record.entry, record.stack_top);
         }
     }

@@ -1,41 +1,66 @@
 //! The capability spaces: what the kernel keeps of each slot.
 
-use cloister_caps::tables::{Capability, MAX_SLOTS, Tables};
-use cloister_caps::{Clamped, Kind, Operation, Rights};
+use cloister_caps::tables::{Capability, MAX_SLOTS, Object, Tables};
+use cloister_caps::{Clamped, GrantRuleId, MappingId, PortRuleId, Rights, ServiceId};
+
+/// The service and bit that a notification goes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct NotifyTarget {
+    pub(super) service: ServiceId,
+    pub(super) bit: u8,
+}
+
+/// What a capability names, with what the kernel needs to act on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum CapObject {
+    /// The slot is empty.
+    Nothing,
+    Console,
+    Clock,
+    Entropy,
+    Power,
+    Info,
+    /// An end of a queue, with what `notify` notifies at the other end.
+    QueueEnd(NotifyTarget),
+    Port(PortRuleId),
+    Grant(GrantRuleId),
+    Region(MappingId),
+}
 
 /// Holds what the kernel keeps of one slot: all that an invocation needs to know of it.
 #[derive(Clone, Copy)]
 pub(super) struct CapEntry {
-    /// The rights of the capability, without those that its kind has no operation for. An empty
-    /// slot has none.
+    /// The rights of the capability. An empty slot has none.
     pub(super) rights: Rights,
     /// The rights that were exercised since boot.
     pub(super) used: Rights,
-    /// Index of the object in the section of its kind.
-    pub(super) object: u16,
-    /// For a queue end, the service at the other end and the notification bit that `notify` sets
-    /// there. Otherwise the service is `u8::MAX`.
-    pub(super) notify_target: (u8, u8),
+    pub(super) object: CapObject,
 }
 
 impl CapEntry {
     pub(super) const EMPTY: CapEntry =
-        CapEntry { rights: Rights::empty(), used: Rights::empty(), object: 0, notify_target: (u8::MAX, 0) };
+        CapEntry { rights: Rights::empty(), used: Rights::empty(), object: CapObject::Nothing };
 
     pub(super) fn new(tables: &Tables<'_>, capability: &Capability) -> CapEntry {
-        let notify_target = match (capability.kind, tables.queues().get(capability.object as usize)) {
-            (Kind::Sender, Some(queue)) => (queue.receiver, queue.receiver_bit),
-            (Kind::Receiver, Some(queue)) => (queue.sender, queue.sender_bit),
-            _ => CapEntry::EMPTY.notify_target,
+        let object = match capability.object {
+            Object::Console => CapObject::Console,
+            Object::Clock => CapObject::Clock,
+            Object::Entropy => CapObject::Entropy,
+            Object::Power => CapObject::Power,
+            Object::Info => CapObject::Info,
+            Object::Sender(queue) => {
+                let queue = tables.queue(queue);
+                CapObject::QueueEnd(NotifyTarget { service: queue.receiver, bit: queue.receiver_bit })
+            }
+            Object::Receiver(queue) => {
+                let queue = tables.queue(queue);
+                CapObject::QueueEnd(NotifyTarget { service: queue.sender, bit: queue.sender_bit })
+            }
+            Object::Port(rule) => CapObject::Port(rule),
+            Object::Grant(rule) => CapObject::Grant(rule),
+            Object::Region(mapping) => CapObject::Region(mapping),
         };
-        // No section has more than `u16::MAX` objects: `Tables::parse` checks their number.
-        let object = u16::try_from(capability.object).unwrap_or(u16::MAX);
-        CapEntry {
-            rights: capability.rights & Operation::rights_of(capability.kind),
-            object,
-            notify_target,
-            ..CapEntry::EMPTY
-        }
+        CapEntry { rights: capability.rights, object, ..CapEntry::EMPTY }
     }
 }
 

@@ -3,7 +3,7 @@
 use core::ops::RangeInclusive;
 
 use cloister_caps::tables::{Access, GrantRule, MAX_GRANT_REFS, Mapping};
-use cloister_caps::{Clamped, DomId, Gfn, GrantRef, Status};
+use cloister_caps::{Clamped, DomId, Gfn, GrantRef, GrantRuleId, Status};
 
 use super::{Answer, DONE, Kernel, allowed_peer, answer};
 use crate::Platform;
@@ -27,16 +27,17 @@ impl Kernel<'_> {
     pub(super) fn issue_grant(
         &mut self,
         platform: &mut impl Platform,
-        rule: &GrantRule,
+        rule: GrantRuleId,
         [page, peer, peer_ref, further]: [u64; 4],
     ) -> Result<Answer, Status> {
+        let rule = self.tables.grant(rule);
         let allowed =
             |page: u64| u32::try_from(page).ok().filter(|page| *page < rule.count).ok_or(Status::NotPermitted);
         // If the last page of the range is one of the rule, so is every page before it.
         let last = allowed(page.saturating_add(further))?;
         let page = allowed(page)?;
         let peer = allowed_peer(peer, rule.peer_first, rule.peer_last)?;
-        let placement = self.placements.get(usize::from(rule.region)).copied().unwrap_or_default();
+        let placement = self.placements[rule.region];
         if u64::from(last) >= placement.pages || peer_ref != 0 && further != 0 {
             return Err(Status::BadArgument);
         }
@@ -50,7 +51,7 @@ impl Kernel<'_> {
         }
         let frame = placement.frame.0 + u64::from(page);
         if peer_ref != 0 {
-            return self.map_grant(platform, rule, GrantRef(first), Gfn(frame), peer, peer_ref);
+            return self.map_grant(platform, &rule, GrantRef(first), Gfn(frame), peer, peer_ref);
         }
         bits_of(&references).for_each(|(word, bits)| *self.granted.get_mut(word) |= bits);
         for (reference, frame) in references.zip(frame..) {
@@ -91,12 +92,13 @@ impl Kernel<'_> {
     pub(super) fn end_grant(
         &mut self,
         platform: &mut impl Platform,
-        rule: &GrantRule,
+        rule: GrantRuleId,
         page: u64,
     ) -> Result<Answer, Status> {
+        let rule = self.tables.grant(rule);
         let page = u32::try_from(page).ok().filter(|page| *page < rule.count).ok_or(Status::NotPermitted)?;
         let reference = rule.first_ref + page;
-        let placement = self.placements.get(usize::from(rule.region)).copied().unwrap_or_default();
+        let placement = self.placements[rule.region];
         let (granted, mapped, bit) = self.grant_state(reference);
         if *granted & bit == 0 {
             return Err(Status::WrongState);

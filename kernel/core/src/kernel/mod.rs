@@ -5,18 +5,20 @@ mod grants;
 mod info;
 mod ports;
 mod regions;
+mod time;
 
 use cloister_caps::abi::{SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
-use cloister_caps::tables::{AfterLimit, Capability, MAX_PORT_RULES, MAX_SERVICES, MAX_SLOTS, Tables};
-use cloister_caps::{DomId, Kind, Operation, Rights, Status};
+use cloister_caps::tables::{AfterLimit, Capability, Object, PerPortRule, PerService, PortRuleSet, Tables};
+use cloister_caps::{DomId, Operation, Rights, ServiceId, Status};
 
-use crate::Platform;
+use crate::accounting::{Accounting, Costs};
 use crate::placement::Placements;
+use crate::platform::Platform;
 use crate::refusal::Refusal;
-use crate::schedule::{Next, Scheduler, State};
+use crate::schedule::{Scheduler, State};
 use crate::usage::{Use, uses};
 
-use cspace::{CapEntry, Slots};
+use cspace::{CapEntry, CapObject, NotifyTarget, Slots};
 use grants::References;
 use ports::Channel;
 
@@ -34,7 +36,7 @@ pub struct Answer {
 pub enum Outcome {
     /// Let the caller run on, with this answer.
     Answer(Answer),
-    /// Let the caller sleep. When it runs again, [`Kernel::wait_answer`] gives its answer.
+    /// Let the caller sleep. Before it runs again, [`Kernel::take_answer`] gives its answer.
     Wait,
     /// Power the domain off.
     PowerOff,
@@ -54,36 +56,36 @@ pub enum Verdict {
     StopImage,
 }
 
-static_assertions::const_assert!(MAX_PORT_RULES <= 32 && MAX_SERVICES <= 32);
-
-/// Holds the kernel's state: capability spaces, notifications, event channels, grants and the
-/// scheduler.
-///
-/// Arrays of `MAX_SERVICES` are indexed by the number of the service.
+/// Holds the kernel's state: capability spaces, notifications, event channels, grants, and the
+/// sharing of the processor.
 pub struct Kernel<'t> {
     tables: Tables<'t>,
     placements: Placements,
-    cspace: [Slots; MAX_SERVICES],
+    cspace: PerService<Slots>,
     /// The notification bits that are set and not yet answered by a `wait`.
-    pending: [u64; MAX_SERVICES],
-    restarts: [u16; MAX_SERVICES],
-    /// By index of the port rule.
-    channels: [Channel; MAX_PORT_RULES],
-    /// The channels whose events were delivered to the service, a bit for each channel. They are
-    /// masked until the service waits without holding them.
-    delivered: [u32; MAX_SERVICES],
+    pending: PerService<u64>,
+    /// `true` for each service that sleeps in `wait` and has not had its answer.
+    owed: PerService<bool>,
+    restarts: PerService<u16>,
+    /// The open event channels.
+    channels: PerPortRule<Option<Channel>>,
+    /// The channels whose events were delivered to the service. They are masked until the service
+    /// waits without holding them.
+    delivered: PerService<PortRuleSet>,
     /// The slot of the clock capability, if the service may read the clock.
-    clock_slots: [Option<u16>; MAX_SERVICES],
+    clock_slots: PerService<Option<u16>>,
     /// The grant references in use: pages that we grant, and pages of a peer that we map.
     granted: References,
     /// Those of `granted` that stand for a page of a peer that we map.
     mapped: References,
     /// Decides which service runs.
-    pub scheduler: Scheduler,
+    scheduler: Scheduler,
+    /// Charges the processor's time to services.
+    accounting: Accounting,
     /// Refusals of all services.
     refusals: u64,
     /// Refusals of each service. A service must not learn how many others had.
-    refusals_of: [u64; MAX_SERVICES],
+    refusals_of: PerService<u64>,
     /// Monotonic time of the boot, in ns.
     boot_time: u64,
     /// Memory of the guest, in bytes.
@@ -103,37 +105,31 @@ impl<'t> Kernel<'t> {
     /// memory in bytes.
     #[must_use]
     pub fn new(tables: Tables<'t>, placements: Placements, now: u64, memory: u64) -> Self {
-        let mut cspace = [Slots::new([CapEntry::EMPTY; _]); MAX_SERVICES];
-        let mut clock_slots = [None; MAX_SERVICES];
+        let mut cspace = PerService::new([Slots::new([CapEntry::EMPTY; _]); _]);
+        let mut clock_slots = PerService::new([None; _]);
         for capability in tables.capabilities().iter() {
-            if let Some(slots) = cspace.get_mut(usize::from(capability.service))
-                && usize::from(capability.slot) < MAX_SLOTS
-            {
-                *slots.get_mut(capability.slot.into()) = CapEntry::new(&tables, &capability);
+            let Capability { service, slot, rights, object, .. } = capability;
+            *cspace[service].get_mut(slot.into()) = CapEntry::new(&tables, &capability);
+            if object == Object::Clock && rights.contains(Rights::NOW) {
+                clock_slots[service] = Some(slot);
             }
-            let reads_clock = capability.kind == Kind::Clock && capability.rights.contains(Rights::NOW);
-            if reads_clock && let Some(clock) = clock_slots.get_mut(usize::from(capability.service)) {
-                *clock = Some(capability.slot);
-            }
-        }
-        let mut channels = [Channel::default(); MAX_PORT_RULES];
-        for (channel, rule) in channels.iter_mut().zip(tables.ports().iter()) {
-            *channel = Channel { port: None, service: rule.service, bit: rule.bit };
         }
         Kernel {
             scheduler: Scheduler::new(&tables),
+            accounting: Accounting::new(Costs::new(0), now),
             tables,
             placements,
             cspace,
-            pending: [0; MAX_SERVICES],
-            restarts: [0; MAX_SERVICES],
-            channels,
-            delivered: [0; MAX_SERVICES],
+            pending: PerService::new([0; _]),
+            owed: PerService::new([false; _]),
+            restarts: PerService::new([0; _]),
+            channels: PerPortRule::new([None; _]),
+            delivered: PerService::new([PortRuleSet::EMPTY; _]),
             clock_slots,
             granted: References::new([0; _]),
             mapped: References::new([0; _]),
             refusals: 0,
-            refusals_of: [0; MAX_SERVICES],
+            refusals_of: PerService::new([0; _]),
             boot_time: now,
             memory,
         }
@@ -159,19 +155,14 @@ impl<'t> Kernel<'t> {
 
     /// Returns the rights of each capability that were exercised since boot.
     pub fn uses(&self) -> impl Iterator<Item = Use<'t>> {
-        let used = |capability: &Capability| {
-            let slots = self.cspace.get(usize::from(capability.service))?;
-            Some(slots.get(capability.slot.into()).used)
-        };
+        let used = |capability: &Capability| self.cspace[capability.service].get(capability.slot.into()).used;
         uses(self.tables, used)
     }
 
     /// Sets a notification bit of a service and wakes the service.
-    fn notify(&mut self, service: u8, bit: u8) {
-        if let Some(pending) = self.pending.get_mut(usize::from(service)) {
-            *pending |= 1 << (bit & 63);
-            self.scheduler.wake(service);
-        }
+    fn notify(&mut self, NotifyTarget { service, bit }: NotifyTarget) {
+        self.pending[service] |= 1 << (bit & 63);
+        self.scheduler.wake(service);
     }
 
     /// Executes the system call with the number `call` of `service`.
@@ -180,7 +171,7 @@ impl<'t> Kernel<'t> {
     pub fn system_call(
         &mut self,
         platform: &mut impl Platform,
-        service: u8,
+        service: ServiceId,
         call: u64,
         arguments: &[u64; 6],
     ) -> Outcome {
@@ -195,61 +186,58 @@ impl<'t> Kernel<'t> {
     /// notification bits, and lets the service sleep until `deadline` unless a notification is
     /// pending.
     #[inline(never)] // Rarer than `notify`, whose path it would slow down.
-    fn wait(&mut self, platform: &mut impl Platform, service: u8, deadline: u64, hold: u64) -> Outcome {
-        let (mut delivered, mut held) = (self.delivered.get_mut(usize::from(service)).map_or(0, core::mem::take), 0);
-        while delivered != 0 {
-            let index = delivered.trailing_zeros();
-            delivered &= delivered - 1;
-            let Some(Channel { port: Some(port), bit, .. }) = self.channels.get(index as usize) else { continue };
-            if hold >> (bit & 63) & 1 == 1 {
-                held |= 1 << index;
+    fn wait(&mut self, platform: &mut impl Platform, service: ServiceId, deadline: u64, hold: u64) -> Outcome {
+        let delivered = core::mem::replace(&mut self.delivered[service], PortRuleSet::EMPTY);
+        let mut held = PortRuleSet::EMPTY;
+        for rule in delivered {
+            let Some(channel) = self.channels[rule] else { continue };
+            if hold >> (channel.target.bit & 63) & 1 == 1 {
+                held.insert(rule);
             } else {
-                platform.unmask(*port);
+                platform.unmask(channel.port);
             }
         }
-        if let Some(delivered) = self.delivered.get_mut(usize::from(service)) {
-            *delivered = held;
-        }
-        let pending = self.pending.get(usize::from(service)).is_some_and(|bits| *bits != 0);
-        if !pending {
+        self.delivered[service] = held;
+        if self.pending[service] == 0 {
             self.scheduler.set_state(service, State::Waiting(deadline));
         }
+        self.owed[service] = true;
         Outcome::Wait
     }
 
-    /// Returns the answer to the `wait` in which a service slept, and clears its notifications.
+    /// Returns the answer that a service is owed, if it sleeps in `wait`, and clears its
+    /// notifications. The service is about to run with it.
     ///
     /// The words are the notification bits, and the time `now` if the service may read the clock,
     /// else 0.
-    pub fn wait_answer(&mut self, service: u8, now: u64) -> Answer {
-        let bits = self.pending.get_mut(usize::from(service)).map_or(0, core::mem::take);
-        let clock = self.clock_slots.get(usize::from(service)).copied().flatten();
-        match clock.and_then(|slot| self.entry(service, u64::from(slot))) {
-            Some(entry) => {
-                entry.used |= Rights::NOW;
-                answer(bits, now)
-            }
-            None => answer(bits, 0),
+    #[inline]
+    pub fn take_answer(&mut self, service: ServiceId, now: u64) -> Option<Answer> {
+        if !core::mem::take(&mut self.owed[service]) {
+            return None;
         }
-    }
-
-    /// Returns the entry of a slot; it is an empty one if the service has no such slot.
-    fn entry(&mut self, service: u8, slot: u64) -> Option<&mut CapEntry> {
-        self.cspace.get_mut(usize::from(service)).map(|slots| slots.get_mut(slot))
+        let bits = core::mem::take(&mut self.pending[service]);
+        let time = match self.clock_slots[service] {
+            Some(slot) => {
+                self.cspace[service].get_mut(slot.into()).used |= Rights::NOW;
+                now
+            }
+            None => 0,
+        };
+        Some(answer(bits, time))
     }
 
     /// Executes `invoke`. `arguments` begin with the slot and the number of the operation.
-    fn invoke(&mut self, platform: &mut impl Platform, service: u8, arguments: &[u64; 6]) -> Outcome {
+    fn invoke(&mut self, platform: &mut impl Platform, service: ServiceId, arguments: &[u64; 6]) -> Outcome {
         let [slot, number, ..] = *arguments;
-        let Some(entry) = self.entry(service, slot) else {
-            return self.refuse_invocation(platform, service, arguments, None);
-        };
-        if number == Operation::QueueNotify as u64 && entry.rights.contains(Rights::NOTIFY) {
+        let entry = self.cspace[service].get_mut(slot);
+        if number == Operation::QueueNotify as u64
+            && entry.rights.contains(Rights::NOTIFY)
+            && let CapObject::QueueEnd(target) = entry.object
+        {
             // A shortcut for the one operation on the path of every packet. It has no arguments to
             // check.
             entry.used |= Rights::NOTIFY;
-            let (service, bit) = entry.notify_target;
-            self.notify(service, bit);
+            self.notify(target);
             return Outcome::Answer(DONE);
         }
         let entry = *entry;
@@ -262,7 +250,7 @@ impl<'t> Kernel<'t> {
     fn invoke_operation(
         &mut self,
         platform: &mut impl Platform,
-        service: u8,
+        service: ServiceId,
         entry: CapEntry,
         arguments: &[u64; 6],
     ) -> Outcome {
@@ -271,15 +259,9 @@ impl<'t> Kernel<'t> {
         let Some(operation) = operation else {
             return self.refuse_invocation(platform, service, arguments, None);
         };
-        let result = match operation {
-            Operation::PowerOff => Ok(Outcome::PowerOff),
-            Operation::PowerReboot => Ok(Outcome::Reboot),
-            _ => self.dispatch(platform, service, usize::from(entry.object), operation, rest).map(Outcome::Answer),
-        };
-        if matches!(result, Ok(_) | Err(Status::InUse))
-            && let Some(entry) = self.entry(service, slot)
-        {
-            entry.used |= operation.right();
+        let result = self.dispatch(platform, service, entry.object, operation, rest);
+        if matches!(result, Ok(_) | Err(Status::InUse)) {
+            self.cspace[service].get_mut(slot).used |= operation.right();
         }
         match result {
             Ok(outcome) => outcome,
@@ -295,7 +277,7 @@ impl<'t> Kernel<'t> {
     fn refuse_invocation(
         &mut self,
         platform: &mut impl Platform,
-        service: u8,
+        service: ServiceId,
         arguments: &[u64; 6],
         status: Option<Status>,
     ) -> Outcome {
@@ -304,7 +286,7 @@ impl<'t> Kernel<'t> {
         let capability = self.tables.capabilities().iter().find(of);
         let status = status.unwrap_or_else(|| match (&capability, Operation::from_number(number)) {
             (None, _) => Status::NoCapability,
-            (Some(capability), Some(operation)) if operation.applies_to(capability.kind) => Status::MissingRight,
+            (Some(capability), Some(operation)) if operation.applies_to(capability.kind()) => Status::MissingRight,
             _ => Status::WrongOperation,
         });
         self.refuse(platform, service, SYSTEM_CALL_INVOKE, arguments, capability, status)
@@ -314,7 +296,7 @@ impl<'t> Kernel<'t> {
     fn refuse(
         &mut self,
         platform: &mut impl Platform,
-        service: u8,
+        service: ServiceId,
         call: u64,
         &[slot, operation, ref arguments @ ..]: &[u64; 6],
         capability: Option<Capability>,
@@ -322,73 +304,72 @@ impl<'t> Kernel<'t> {
     ) -> Outcome {
         let (tables, arguments) = (self.tables, *arguments);
         self.refusals += 1;
-        if let Some(refusals) = self.refusals_of.get_mut(usize::from(service)) {
-            *refusals += 1;
-        }
+        self.refusals_of[service] += 1;
         platform
             .log(format_args!("{}", Refusal { tables, service, call, slot, operation, arguments, capability, status }));
         Outcome::Answer(Answer { status, words: [0; 2] })
     }
 
-    /// Executes an operation that the capability allows. Its handler checks the arguments.
+    /// Executes an operation that the capability has the right to: the one match from operation and
+    /// object to the handler. The handler checks the arguments.
     fn dispatch(
         &mut self,
         platform: &mut impl Platform,
-        service: u8,
-        object: usize,
+        service: ServiceId,
+        object: CapObject,
         operation: Operation,
         arguments: [u64; 4],
-    ) -> Result<Answer, Status> {
-        match operation {
-            Operation::ConsoleWrite => {
-                let mut text = [0; 32];
-                for (bytes, word) in text.chunks_exact_mut(8).zip(arguments) {
-                    bytes.copy_from_slice(&word.to_le_bytes());
-                }
-                let length = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
-                platform.service_text(self.tables.service_name(service), service, &text[..length]);
-                Ok(DONE)
-            }
-            Operation::ClockNow => Ok(answer(platform.now(), 0)),
-            Operation::ClockWall => Ok(answer(platform.wall().ok_or(Status::Unavailable)?, 0)),
-            Operation::EntropyDraw => {
+    ) -> Result<Outcome, Status> {
+        let answer = match (operation, object) {
+            (Operation::PowerOff, CapObject::Power) => return Ok(Outcome::PowerOff),
+            (Operation::PowerReboot, CapObject::Power) => return Ok(Outcome::Reboot),
+            (Operation::ConsoleWrite, CapObject::Console) => self.write_text(platform, service, arguments),
+            (Operation::ClockNow, CapObject::Clock) => answer(platform.now(), 0),
+            (Operation::ClockWall, CapObject::Clock) => answer(platform.wall().ok_or(Status::Unavailable)?, 0),
+            (Operation::EntropyDraw, CapObject::Entropy) => {
                 let [first, second] = platform.random().ok_or(Status::Unavailable)?;
-                Ok(answer(first, second))
+                answer(first, second)
             }
-            Operation::PortOpen | Operation::PortSend | Operation::PortClose => {
-                let rule = self.tables.ports().get(object).ok_or(Status::WrongOperation)?;
-                self.invoke_port(platform, object, &rule, operation, arguments)
+            (Operation::QueueNotify, CapObject::QueueEnd(target)) => {
+                self.notify(target);
+                DONE
             }
-            Operation::GrantIssue | Operation::GrantEnd => {
-                let rule = self.tables.grants().get(object).ok_or(Status::WrongOperation)?;
-                if operation == Operation::GrantIssue {
-                    self.issue_grant(platform, &rule, arguments)
-                } else {
-                    self.end_grant(platform, &rule, arguments[0])
-                }
-            }
-            Operation::InfoRead => self.read_info(service, arguments[0]),
-            Operation::RegionFind => self.find_region(object),
-            // The caller has done the work of these: nothing is left but the answer.
-            Operation::QueueNotify | Operation::PowerOff | Operation::PowerReboot => Ok(DONE),
+            (Operation::PortOpen, CapObject::Port(rule)) => self.open_port(platform, rule, arguments)?,
+            (Operation::PortSend, CapObject::Port(rule)) => self.send_event(platform, rule)?,
+            (Operation::PortClose, CapObject::Port(rule)) => self.close_port(platform, rule)?,
+            (Operation::GrantIssue, CapObject::Grant(rule)) => self.issue_grant(platform, rule, arguments)?,
+            (Operation::GrantEnd, CapObject::Grant(rule)) => self.end_grant(platform, rule, arguments[0])?,
+            (Operation::InfoRead, CapObject::Info) => self.read_info(service, arguments[0])?,
+            (Operation::RegionFind, CapObject::Region(mapping)) => self.find_region(mapping),
+            // The object's kind has no such operation, whatever the rights say.
+            _ => return Err(Status::WrongOperation),
+        };
+        Ok(Outcome::Answer(answer))
+    }
+
+    /// Writes the text in the bytes of `words`, up to the first NUL, to the console.
+    fn write_text(&self, platform: &mut impl Platform, service: ServiceId, words: [u64; 4]) -> Answer {
+        let mut text = [0; 32];
+        for (bytes, word) in text.chunks_exact_mut(8).zip(words) {
+            bytes.copy_from_slice(&word.to_le_bytes());
         }
+        let length = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+        platform.service_text(self.tables.service_name(service), service, &text[..length]);
+        DONE
     }
 
     /// Applies the restart rule of a service that faulted.
     ///
-    /// A restarted service finds all notification bits set, so that it looks at everything once.
-    pub fn fault(&mut self, service: u8) -> Verdict {
-        let Some(record) = self.tables.services().get(usize::from(service)) else {
-            return Verdict::StopImage;
-        };
-        let Some(restarts) = self.restarts.get_mut(usize::from(service)) else {
-            return Verdict::StopImage;
-        };
-        if *restarts < record.restart_limit {
-            *restarts += 1;
-            self.pending[usize::from(service)] = u64::MAX;
+    /// A restarted service finds all notification bits set, so that it looks at everything once. It
+    /// is owed no answer: its earlier run was.
+    pub fn fault(&mut self, service: ServiceId) -> Verdict {
+        let record = self.tables.service(service);
+        if self.restarts[service] < record.restart_limit {
+            self.restarts[service] += 1;
+            self.pending[service] = u64::MAX;
+            self.owed[service] = false;
             self.scheduler.set_state(service, State::Ready);
-            return Verdict::Restart(*restarts);
+            return Verdict::Restart(self.restarts[service]);
         }
         match record.after_limit {
             AfterLimit::StopImage => Verdict::StopImage,
@@ -398,12 +379,8 @@ impl<'t> Kernel<'t> {
             }
         }
     }
-
-    /// Chooses the service that runs at `now`.
-    pub fn next(&mut self, now: u64) -> Next {
-        self.scheduler.next(now)
-    }
 }
+
 /// Returns `peer` if it is a real domain from `first` to `last`.
 fn allowed_peer(peer: u64, first: u16, last: u16) -> Result<DomId, Status> {
     let peer = u16::try_from(peer).map_err(|_| Status::NotPermitted)?;

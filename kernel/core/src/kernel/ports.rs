@@ -1,28 +1,28 @@
 //! Event channels: delivering events, and the operations on ports.
 
-use cloister_caps::tables::{PortKind, PortRule};
-use cloister_caps::{EvtchnPort, Operation, Status};
+use cloister_caps::tables::PortKind;
+use cloister_caps::{EvtchnPort, PortRuleId, ServiceId, Status};
 
+use super::cspace::NotifyTarget;
 use super::{Answer, DONE, Kernel, allowed_peer, answer};
 use crate::Platform;
 
-/// Holds the state of the event channel of one port rule.
-#[derive(Clone, Copy, Debug, Default)]
+/// An open event channel.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Channel {
-    /// Xen's port while the channel is open.
-    pub(super) port: Option<EvtchnPort>,
-    /// The service that receives the channel's events.
-    pub(super) service: u8,
-    /// The notification bit that an event sets.
-    pub(super) bit: u8,
+    /// Xen's port.
+    pub(super) port: EvtchnPort,
+    /// What an event notifies.
+    pub(super) target: NotifyTarget,
 }
 
 impl Kernel<'_> {
     /// Stores the port of the XenStore event channel, which the toolstack has made.
     pub fn set_xenstore_port(&mut self, port: EvtchnPort) {
-        for (index, rule) in self.tables.ports().iter().enumerate() {
+        for (id, rule) in self.tables.ports().with_ids() {
             if rule.kind == PortKind::XenStore {
-                self.channels[index].port = Some(port);
+                let target = NotifyTarget { service: rule.service, bit: rule.bit };
+                self.channels[id] = Some(Channel { port, target });
             }
         }
     }
@@ -31,54 +31,58 @@ impl Kernel<'_> {
     /// it.
     ///
     /// An event on a port of no rule is dropped, and the port stays masked.
-    pub fn event(&mut self, port: EvtchnPort) -> Option<u8> {
-        let index = self.channels.iter().position(|channel| channel.port == Some(port))?;
-        let Channel { service, bit, .. } = self.channels[index];
-        if let Some(delivered) = self.delivered.get_mut(usize::from(service)) {
-            *delivered |= 1 << index;
-        }
-        self.notify(service, bit);
-        Some(service)
+    pub fn event(&mut self, port: EvtchnPort) -> Option<ServiceId> {
+        let mut rules = self.tables.ports().ids();
+        let (rule, target) = rules.find_map(|rule| {
+            let channel = self.channels[rule].filter(|channel| channel.port == port)?;
+            Some((rule, channel.target))
+        })?;
+        self.delivered[target.service].insert(rule);
+        self.notify(target);
+        Some(target.service)
     }
 
-    /// Opens, signals or closes the event channel of a port rule.
+    /// Opens the event channel of a rule to `peer`.
     ///
     /// `peer_port` 0 allocates a channel for `peer`; any other binds the one that `peer` has
     /// allocated.
-    pub(super) fn invoke_port(
+    pub(super) fn open_port(
         &mut self,
         platform: &mut impl Platform,
-        index: usize,
-        rule: &PortRule,
-        operation: Operation,
+        id: PortRuleId,
         [peer, peer_port, ..]: [u64; 4],
     ) -> Result<Answer, Status> {
-        let channel = self.channels.get_mut(index).ok_or(Status::WrongOperation)?;
-        match (operation, channel.port) {
-            (Operation::PortOpen, None) if rule.kind == PortKind::Peer => {
-                let peer = allowed_peer(peer, rule.peer_first, rule.peer_last)?;
-                let port = match u32::try_from(peer_port).map_err(|_| Status::Unavailable)? {
-                    0 => platform.open_port(peer),
-                    peer_port => platform.bind_port(peer, EvtchnPort(peer_port)),
-                };
-                let port = port.ok_or(Status::Unavailable)?;
-                channel.port = Some(port);
-                platform.unmask(port);
-                Ok(answer(u64::from(port.0), 0))
-            }
-            (Operation::PortSend, Some(port)) => {
-                platform.send(port);
-                Ok(DONE)
-            }
-            (Operation::PortClose, Some(port)) if rule.kind == PortKind::Peer => {
-                channel.port = None;
-                if let Some(delivered) = self.delivered.get_mut(usize::from(rule.service)) {
-                    *delivered &= !(1 << index);
-                }
-                platform.close_port(port);
-                Ok(DONE)
-            }
-            _ => Err(Status::WrongState),
+        let rule = self.tables.port(id);
+        if self.channels[id].is_some() || rule.kind != PortKind::Peer {
+            return Err(Status::WrongState);
         }
+        let peer = allowed_peer(peer, rule.peer_first, rule.peer_last)?;
+        let port = match u32::try_from(peer_port).map_err(|_| Status::Unavailable)? {
+            0 => platform.open_port(peer),
+            peer_port => platform.bind_port(peer, EvtchnPort(peer_port)),
+        };
+        let port = port.ok_or(Status::Unavailable)?;
+        self.channels[id] = Some(Channel { port, target: NotifyTarget { service: rule.service, bit: rule.bit } });
+        platform.unmask(port);
+        Ok(answer(u64::from(port.0), 0))
+    }
+
+    /// Sends an event on the channel of a rule.
+    pub(super) fn send_event(&self, platform: &mut impl Platform, rule: PortRuleId) -> Result<Answer, Status> {
+        let channel = self.channels[rule].ok_or(Status::WrongState)?;
+        platform.send(channel.port);
+        Ok(DONE)
+    }
+
+    /// Closes the channel of a rule. The toolstack's channel stays open.
+    pub(super) fn close_port(&mut self, platform: &mut impl Platform, id: PortRuleId) -> Result<Answer, Status> {
+        let channel = self.channels[id].ok_or(Status::WrongState)?;
+        if self.tables.port(id).kind != PortKind::Peer {
+            return Err(Status::WrongState);
+        }
+        self.channels[id] = None;
+        self.delivered[channel.target.service].remove(id);
+        platform.close_port(channel.port);
+        Ok(DONE)
     }
 }

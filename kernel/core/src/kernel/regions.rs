@@ -1,6 +1,6 @@
 //! Regions: where a service maps one, and what is true of it.
 
-use cloister_caps::Status;
+use cloister_caps::MappingId;
 use cloister_caps::abi::region;
 use cloister_caps::tables::{Access, Mapping, RegionKind};
 
@@ -8,19 +8,16 @@ use super::{Answer, Kernel, answer};
 
 impl Kernel<'_> {
     /// Returns the address of a mapped region, and its length with the flags of [`region`].
-    pub(super) fn find_region(&self, mapping: usize) -> Result<Answer, Status> {
-        let mapping = self.tables.mappings().get(mapping).ok_or(Status::WrongOperation)?;
-        let record = self.tables.regions().get(usize::from(mapping.region)).ok_or(Status::WrongOperation)?;
-        let placement = self.placements.get(usize::from(mapping.region)).ok_or(Status::WrongOperation)?;
-        let flags = match record.kind {
+    pub(super) fn find_region(&self, mapping: MappingId) -> Answer {
+        let mapping = self.tables.mapping(mapping);
+        let flags = match self.tables.region(mapping.region).kind {
             RegionKind::Module | RegionKind::CommandLine | RegionKind::ImageData => region::CONSTANT,
             RegionKind::Fixed | RegionKind::Share if self.is_exclusive(&mapping) => {
-                let restarted = self.restarts.get(usize::from(mapping.service)).is_none_or(|restarts| *restarts > 0);
-                region::EXCLUSIVE | if restarted { 0 } else { region::FRESH }
+                region::EXCLUSIVE | if self.restarts[mapping.service] > 0 { 0 } else { region::FRESH }
             }
             _ => 0,
         };
-        Ok(answer(mapping.address, placement.length | flags))
+        answer(mapping.address, self.placements[mapping.region].length | flags)
     }
 
     /// Returns `true` if a mapping has the flag [`region::EXCLUSIVE`].
