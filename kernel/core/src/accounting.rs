@@ -129,7 +129,7 @@ impl Accounting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_ids::id;
+    use crate::test_tables::id;
 
     const COSTS: Costs = Costs { interrupt: 30, grain: 500 };
 

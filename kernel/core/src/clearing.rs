@@ -3,20 +3,16 @@
 use cloister_caps::tables::{Access, RegionKind, Tables};
 use cloister_caps::{RegionId, ServiceId};
 
-/// Returns the regions that are cleared at boot: those of fixed size, because queues must begin
-/// with zeros, and granted shares, so that a peer reads nothing that was in the memory before. The
-/// owner of such a region learns that it is clear
+/// Returns the regions that are cleared at boot: those of fixed size. Queues must begin with zeros,
+/// and a peer must read nothing that was in the memory before; all that grant rules name is of
+/// fixed size (`Tables::parse`). The owner of such a region learns that it is clear
 /// ([`region::FRESH`](cloister_caps::abi::region::FRESH)).
 ///
-/// A share that is not granted stays as Xen gave it, scrubbed of what other domains left. To clear
-/// hundreds of megabytes would take most of the boot.
+/// A share stays as Xen gave it, scrubbed of what other domains left. To clear hundreds of
+/// megabytes would take most of the boot.
 pub fn cleared_at_boot<'t>(tables: &Tables<'t>) -> impl Iterator<Item = RegionId> + use<'t> {
-    let grants = tables.grants();
-    let granted = move |id: RegionId| grants.iter().any(|rule| rule.region == id);
-    let cleared = tables.regions().with_ids().filter(move |(id, region)| {
-        region.kind == RegionKind::Fixed || region.kind == RegionKind::Share && granted(*id)
-    });
-    cleared.map(|(id, _)| id)
+    let fixed = tables.regions().with_ids().filter(|(_, region)| region.kind == RegionKind::Fixed);
+    fixed.map(|(id, _)| id)
 }
 
 /// Returns the regions that are cleared when a service restarts: those that it alone writes, except

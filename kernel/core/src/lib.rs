@@ -20,7 +20,7 @@ mod platform;
 pub mod refusal;
 pub mod schedule;
 #[cfg(test)]
-mod test_ids;
+mod test_tables;
 pub mod usage;
 
 pub use accounting::{Accounting, Costs};

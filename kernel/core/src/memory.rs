@@ -209,6 +209,9 @@ pub fn free_memory(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot::Module;
+    use crate::test_tables::{REGION, SERVICE, tables};
+    use cloister_caps::tables::{RegionKind, raw};
     use proptest::prelude::*;
 
     #[test]
@@ -267,6 +270,71 @@ mod tests {
             assert_eq!(free.take(1), Some(Gfn(frame)));
         }
         assert_eq!((free.total(), free.ranges.len()), (5, 1));
+    }
+
+    const MIB: u64 = 1 << 20;
+
+    fn entry(address: u64, length: u64, ram: bool) -> MapEntry {
+        MapEntry { address, length, ram }
+    }
+
+    #[test]
+    fn the_hole_is_the_first_that_nothing_touches() {
+        let at = |frame: u64| frame * PAGE_SIZE as u64;
+        assert_eq!(find_hole(&[entry(0, 64 * MIB, true)], 9), Some(Gfn(0xF_0000)));
+        // Not only RAM is in the way, and a byte is enough.
+        for ram in [true, false] {
+            for taken in [entry(at(0xF_0008), 1, ram), entry(at(0xF_0000) - 1, 2, ram)] {
+                assert_eq!(find_hole(&[entry(0, MIB, true), taken], 9), Some(Gfn(0xF_D000)), "{taken:?}");
+            }
+        }
+        for beside in [entry(at(0xF_0009), 1, false), entry(0, at(0xF_0000), true)] {
+            assert_eq!(find_hole(&[beside], 9), Some(Gfn(0xF_0000)), "{beside:?}");
+        }
+        let taken = [entry(at(0xF_0000), 1, false), entry(at(0xF_D004), 1, false)];
+        assert_eq!(find_hole(&taken, 9), Some(Gfn(0xE_0000)));
+        assert_eq!(find_hole(&taken, 4), Some(Gfn(0xF_D000)), "so few fit before what is there");
+        assert_eq!(find_hole(&[entry(0, 1 << 32, true)], 9), None);
+    }
+
+    #[test]
+    fn what_the_boot_still_needs_is_not_free() {
+        let tables = tables(
+            &[SERVICE],
+            &[raw::Segment {
+                service: 0,
+                flags: 5,
+                address: 0x1000,
+                image_address: 0x30_0000,
+                file_size: 0x1001,
+                memory_size: 0x1001,
+            }],
+            &[raw::Region { kind: RegionKind::ImageData, image_address: 0x31_0000, image_length: 1, ..REGION }],
+            &[],
+        );
+        let info = StartInfo {
+            boot_data: [entry(0x9_0010, 56, true), entry(0x9_2FFF, 2, true)].into_iter().collect(),
+            module: Some(Module { address: 0x40_0000, length: 0x2800 }),
+            command_line: None,
+            map: ArrayVec::new(),
+            initial_domain: false,
+        };
+        let map = [entry(0, 0xA_0000, true), entry(0xA_0000, 0x6_0000, false), entry(MIB, 4 * MIB + 5, true)];
+        let location = KernelLocation { kernel: (MIB, 0x1_8001), tables: (0x20_0000, 0x1000) };
+        let mut free = free_memory(&info, &map, &tables, &location).unwrap();
+        let mut is_free = vec![false; 0x600];
+        while let Some(Gfn(frame)) = free.take(1) {
+            is_free[frame as usize] = true;
+        }
+        let mut expected = vec![false; 0x600];
+        expected[1..0xA0].fill(true);
+        expected[0x100..0x500].fill(true);
+        for used in [0x90..0x91, 0x92..0x94, 0x100..0x119, 0x200..0x201, 0x300..0x302, 0x310..0x311, 0x400..0x403] {
+            expected[used].fill(false);
+        }
+        assert_eq!(is_free, expected);
+        let none = [entry(0, 4 * MIB, false), entry(MIB, 10, true)];
+        assert_eq!(free_memory(&info, &none, &tables, &location).err(), Some(BootError::NoMemory));
     }
 
     proptest! {

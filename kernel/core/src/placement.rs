@@ -183,3 +183,26 @@ fn shares(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_tables::{MAPPING, REGION, SERVICE, tables};
+    use cloister_caps::tables::raw;
+
+    #[test]
+    fn the_reserve_grows_with_services_and_with_what_each_maps_of_large_regions() {
+        let reserve = |services: usize, regions: &[raw::Region], free| {
+            let mappings: Vec<_> = (0..).zip(regions).map(|(region, _)| raw::Mapping { region, ..MAPPING }).collect();
+            page_table_reserve(&tables(&vec![SERVICE; services], &[], regions, &mappings), free)
+        };
+        let share = raw::Region { kind: RegionKind::Share, maximum: 1024, ..REGION };
+        let module = raw::Region { kind: RegionKind::Module, ..REGION };
+        assert_eq!((reserve(1, &[], 9), reserve(6, &[], 9)), (24, 64));
+        assert_eq!(reserve(1, &[REGION], 1 << 20), 24, "a small region needs no more");
+        assert_eq!(reserve(1, &[module], 1 << 20), 27);
+        // It cannot grow past its maximum, nor past what is free.
+        assert_eq!((reserve(1, &[share], 1 << 20), reserve(1, &[share], 1023)), (24 + 3 + 2, 24 + 3 + 1));
+        assert_eq!(reserve(1, &[share, module, share], 1 << 20), 24 + 5 + 3 + 5);
+    }
+}

@@ -282,7 +282,7 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_ids::id;
+    use crate::test_tables::id;
     use proptest::prelude::*;
 
     fn scheduler(services: &[(u8, u64, u64)]) -> Scheduler {
