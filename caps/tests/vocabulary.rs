@@ -3,7 +3,7 @@
 
 use cloister_caps::abi::{KERNEL_ADDRESSES, region};
 use cloister_caps::tables::{FIRST_GRANT_REF, HEADER_SIZE, MAX_GRANT_REFS};
-use cloister_caps::{DomId, EvtchnPort, GrantRef, Kind, Operation, Rights, ServiceId, Slot, Status};
+use cloister_caps::{DomId, EvtchnPort, GrantRef, Kind, Operation, Rights, Slot, Status};
 
 #[test]
 fn known_numbers_round_trip_and_others_are_refused() {
@@ -56,8 +56,8 @@ fn reserved_domain_ids_are_not_real() {
 
 #[test]
 fn identifiers_display_their_kind() {
-    let texts = [DomId(3).to_string(), GrantRef(8).to_string(), EvtchnPort(2).to_string(), ServiceId(1).to_string()];
-    assert_eq!(texts, ["dom3", "gref 8", "port 2", "service 1"]);
+    let texts = [DomId(3).to_string(), GrantRef(8).to_string(), EvtchnPort(2).to_string()];
+    assert_eq!(texts, ["dom3", "gref 8", "port 2"]);
     assert_eq!(Slot(7).to_string(), "slot 7");
 }
 

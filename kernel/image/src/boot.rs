@@ -6,9 +6,11 @@ use arrayvec::ArrayVec;
 use cloister_caps::tables::{TableError, Tables};
 use cloister_caps::{EvtchnPort, Gfn, PAGE_SIZE};
 use cloister_kernel_core::boot::{self, BootError, MAX_MAP, MapEntry, StartInfo};
-use cloister_kernel_core::memory::{FrameRange, FreeMemory};
-use cloister_kernel_core::placement::{BootRegions, PAGES_PER_LARGE, PlacementError, Placements, place_regions};
-use cloister_kernel_core::{Accounting, Costs, Kernel};
+use cloister_kernel_core::memory::{FreeMemory, KernelLocation, find_hole, free_memory};
+use cloister_kernel_core::placement::{
+    BootRegions, PAGES_PER_LARGE, PlacementError, Placements, page_table_reserve, place_regions,
+};
+use cloister_kernel_core::{Costs, Kernel};
 
 use crate::fatal::fatal;
 use crate::grants::{ENTRIES_PER_FRAME, GrantTable};
@@ -28,9 +30,8 @@ static CLOISTER_TABLES: [u64; 2] = [0; 2];
 
 /// `XENFEAT_auto_translated_physmap` and `XENFEAT_hvm_callback_vector` (`features.h`).
 const REQUIRED_FEATURES: u32 = 1 << 2 | 1 << 8;
-/// Frame numbers at which the memory map usually has a hole, in order of preference. The shared
-/// info goes there, and the grant table after it.
-const HOLES: [u64; 3] = [0xF_0000, 0xF_D000, 0xE_0000];
+/// Physical address of the kernel (`link.ld`).
+const KERNEL_START: u64 = 0x10_0000;
 /// The most frames of the grant table that the kernel maps: those of `MAX_GRANT_REFS` entries.
 const MAX_GRANT_FRAMES: u64 = 8;
 
@@ -123,7 +124,8 @@ fn prepare(start_info: u64, mut identity: IdentityMap) -> Result<(), Failure> {
     // kernel's own, which replace these below: read-only, and for good.
     let bytes = unsafe { core::slice::from_raw_parts((tables_range.0 + OFFSET) as *const u8, tables_range.1 as usize) };
     let tables = Tables::parse(bytes)?;
-    let mut free = free_memory(&info, &map, &tables, tables_range)?;
+    let kernel = (KERNEL_START, paging::kernel_end_address() - KERNEL_START);
+    let mut free = free_memory(&info, &map, &tables, &KernelLocation { kernel, tables: tables_range })?;
     let mut kernel_root = paging::build_kernel(&mut identity, &mut free, tables_range)?;
     processor::protect(&features);
     if features.gigabyte {
@@ -166,7 +168,7 @@ fn set_up_services(
         xenstore: hypercall::get_param(Param::StorePfn).map(Gfn),
     };
     let writable = service::allocate_writable(&tables, &mut free)?;
-    let reserve = service::page_table_reserve(&tables, free.total());
+    let reserve = page_table_reserve(&tables, free.total());
     let placements: Placements = place_regions(&tables, &mut free, &boot_regions, reserve)?;
     let services = service::build(tables, &mut kernel_root, &mut identity, &mut free, &placements, writable)?;
     identity.drop(kernel_root);
@@ -191,19 +193,10 @@ fn set_up_services(
         "cloister: an interrupt costs {} ns, a timer waits {} ns",
         costs.interrupt, costs.grain
     ));
-    run::install(Run {
-        kernel,
-        machine,
-        services,
-        // SAFETY: the boot code runs once.
-        trap_frames: unsafe { TrapFrames::new() },
-        timer_port,
-        console_port,
-        waiting: [false; _],
-        current: None,
-        accounting: Accounting::new(costs, shared_info::now()),
-        idle,
-    });
+    kernel.start_accounting(costs, shared_info::now());
+    // SAFETY: the boot code runs once.
+    let trap_frames = unsafe { TrapFrames::new() };
+    run::install(Run { kernel, machine, services, trap_frames, timer_port, console_port, current: None, idle });
     Ok(())
 }
 
@@ -249,39 +242,6 @@ fn tables_location() -> Result<(u64, u64), Failure> {
         && address.is_multiple_of(PAGE_SIZE as u64)
         && address.checked_add(length).is_some_and(|end| end < 1 << 30);
     if length > 0 && fits { Ok((address, length)) } else { Err(Failure::NoTables) }
-}
-
-/// Returns the free memory: all RAM except the image, the boot data and the first page.
-fn free_memory(
-    info: &StartInfo,
-    map: &[MapEntry],
-    tables: &Tables<'_>,
-    tables_range: (u64, u64),
-) -> Result<FreeMemory, Failure> {
-    let mut free = FreeMemory::new();
-    for entry in map.iter().filter(|entry| entry.ram) {
-        free.add(FrameRange::within(entry.address, entry.length));
-    }
-    if free.total() == 0 {
-        return Err(BootError::NoMemory.into());
-    }
-    free.remove(FrameRange { start: 0, end: 1 });
-    let kernel = 0x10_0000;
-    free.remove(FrameRange::touching(kernel, paging::kernel_end_address() - kernel));
-    free.remove(FrameRange::touching(tables_range.0, tables_range.1));
-    for segment in tables.segments().iter() {
-        free.remove(FrameRange::touching(segment.image_address, segment.file_size));
-    }
-    for region in tables.regions().iter() {
-        free.remove(FrameRange::touching(region.image_address, region.image_length));
-    }
-    for entry in &info.boot_data {
-        free.remove(FrameRange::touching(entry.address, entry.length));
-    }
-    if let Some(module) = info.module {
-        free.remove(FrameRange::touching(module.address, module.length));
-    }
-    Ok(free)
 }
 
 /// Moves the hypercall page to [`HYPERCALL_FRAME`] and uses it there. If Xen refuses, the copy in
@@ -359,16 +319,8 @@ fn print_policy(tables: &Tables<'_>, features: &Features) {
 fn map_shared_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable, Failure> {
     let needed = tables.grants().iter().map(|grant| u64::from(grant.first_ref + grant.count)).max().unwrap_or(0);
     let needed = needed.div_ceil(u64::from(ENTRIES_PER_FRAME));
-    let hole = HOLES
-        .into_iter()
-        .find(|hole| {
-            let wanted = FrameRange { start: *hole, end: hole + 1 + MAX_GRANT_FRAMES };
-            map.iter().all(|entry| {
-                let taken = FrameRange::touching(entry.address, entry.length);
-                taken.end <= wanted.start || wanted.end <= taken.start
-            })
-        })
-        .ok_or(Failure::NoHole)?;
+    // The shared info goes there, and the grant table after it.
+    let Gfn(hole) = find_hole(map, 1 + MAX_GRANT_FRAMES).ok_or(Failure::NoHole)?;
     // SAFETY: the memory map has nothing in the hole, and so it is Xen's page alone.
     unsafe {
         hypercall::add_to_physmap(Space::SharedInfo, 0, Gfn(hole))?;

@@ -1,11 +1,10 @@
 //! Serves entries from ring 3, and chooses the service that runs next.
 
-use cloister_caps::tables::MAX_SERVICES;
-use cloister_caps::{EvtchnPort, Operation, Status};
+use cloister_caps::{EvtchnPort, Operation, ServiceId};
 #[cfg(feature = "profile")]
 use cloister_kernel_core::schedule::Alarm;
 use cloister_kernel_core::schedule::Next;
-use cloister_kernel_core::{Accounting, Kernel, Outcome, Platform, Verdict};
+use cloister_kernel_core::{Kernel, Outcome, Platform, Verdict};
 
 use crate::count::{self, Count, count};
 use crate::fatal::fatal;
@@ -31,12 +30,8 @@ pub struct Run {
     pub timer_port: EvtchnPort,
     /// The port of the console, if there is one.
     pub console_port: Option<EvtchnPort>,
-    /// `true` for each service that sleeps in `wait` and has not had its answer.
-    pub waiting: [bool; MAX_SERVICES],
     /// The service whose address space and trap frame are in use: the one that ran last.
-    pub current: Option<u8>,
-    /// Charges the processor's time to services.
-    pub accounting: Accounting,
+    pub current: Option<ServiceId>,
     /// Time for which the processor slept, in ns.
     pub idle: u64,
 }
@@ -55,16 +50,15 @@ pub fn install(run: Run) {
 /// Loads all programs and runs the first service. Needs the state that [`install`] has stored.
 pub fn start() -> ! {
     let first = |run: &mut Run| {
-        for service in 0..run.kernel.tables().services().len() as u8 {
-            run.services.load(service, run.trap_frames.of(service)?);
+        for service in run.kernel.tables().services().ids() {
+            run.services.load(service, run.trap_frames.of(service));
         }
         // No service pays for the loading.
         let now = shared_info::now();
-        run.accounting.slept(now);
+        run.kernel.slept(now);
         run.resume(now)
     };
-    let frame = RUN.with(first).flatten();
-    match frame {
+    match RUN.with(first) {
         // SAFETY: the frame is a service's, made by `TrapFrame::start` and selected; its address
         // space is in force.
         Some(frame) => unsafe { leave_kernel(frame) },
@@ -77,7 +71,7 @@ pub fn start() -> ! {
 /// `entry.s` calls it after saving the trap frame of the service that ran.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_entered() -> *const TrapFrame {
-    match RUN.with(Run::entered).flatten() {
+    match RUN.with(Run::entered) {
         Some(frame) => frame,
         None => fatal(format_args!("the kernel was entered while it ran")),
     }
@@ -107,38 +101,36 @@ impl Run {
     ///
     /// After a system call that has its answer, the caller runs on at once. Services that it woke
     /// run when it waits, or when an event or the end of its budget makes the kernel choose again.
-    fn entered(&mut self) -> Option<*const TrapFrame> {
-        let vector_of = |service| Some((service, self.trap_frames.of(service)?.vector));
-        let Some((service, vector)) = self.current.and_then(vector_of) else {
-            fatal(format_args!("an entry from ring 3, where no service runs"))
-        };
+    fn entered(&mut self) -> *const TrapFrame {
+        let Some(service) = self.current else { fatal(format_args!("an entry from ring 3, where no service runs")) };
+        let vector = self.trap_frames.of(service).vector;
         count(if vector == SYSTEM_CALL_VECTOR { Count::SystemCall } else { Count::Interrupt });
         if vector == SYSTEM_CALL_VECTOR
             && let Some(frame) = self.system_call(service)
         {
-            return Some(frame);
+            return frame;
         }
         let mut now = shared_info::now();
         let interrupted = vector == u64::from(UPCALL_VECTOR);
         let faulted = !interrupted && vector != SYSTEM_CALL_VECTOR;
         if interrupted {
             #[cfg(feature = "profile")]
-            crate::profile::sample(service, self.trap_frames.of(service)?.rip);
+            crate::profile::sample(service, self.trap_frames.of(service).rip);
         } else if faulted {
             self.fault(service);
         }
         let cause = self.take_events().filter(|_| interrupted);
-        self.accounting.entered(&mut self.kernel.scheduler, service, cause.unwrap_or(service), now);
+        self.kernel.entered(service, cause.unwrap_or(service), now);
         if faulted {
             now = shared_info::now();
-            self.accounting.restarted(&mut self.kernel.scheduler, service, now);
+            self.kernel.restarted(service, now);
         }
         self.resume(now)
     }
 
     /// Executes a system call. Returns the caller's trap frame if it has its answer.
-    fn system_call(&mut self, service: u8) -> Option<*const TrapFrame> {
-        let frame = self.trap_frames.of(service)?;
+    fn system_call(&mut self, service: ServiceId) -> Option<*const TrapFrame> {
+        let frame = self.trap_frames.of(service);
         match self.kernel.system_call(&mut self.machine, service, frame.rax, &frame.arguments) {
             Outcome::Answer(answer) => {
                 frame.answer(answer.status as u64, answer.words);
@@ -146,7 +138,6 @@ impl Run {
             }
             Outcome::Wait => {
                 count(Count::Wait);
-                self.waiting[usize::from(service)] = true;
                 None
             }
             Outcome::PowerOff => self.shut_down(service, Shutdown::PowerOff, Operation::PowerOff),
@@ -155,7 +146,7 @@ impl Run {
     }
 
     /// Prints the report and ends the domain for `service`.
-    fn shut_down(&mut self, service: u8, reason: Shutdown, operation: Operation) -> ! {
+    fn shut_down(&mut self, service: ServiceId, reason: Shutdown, operation: Operation) -> ! {
         let name = self.kernel.tables().service_name(service);
         self.report();
         console::line(format_args!("cloister: power {} by {name}", operation.name()));
@@ -165,8 +156,8 @@ impl Run {
     }
 
     /// Reports an exception in a service, and applies its restart rule.
-    fn fault(&mut self, service: u8) {
-        let Some(frame) = self.trap_frames.of(service) else { return };
+    fn fault(&mut self, service: ServiceId) {
+        let frame = self.trap_frames.of(service);
         let name = self.kernel.tables().service_name(service);
         let address = x86_64::registers::control::Cr2::read_raw();
         let (rip, rsp, error) = (frame.rip, frame.rsp, frame.error);
@@ -190,7 +181,6 @@ impl Run {
                 console::line(format_args!("restart: {name} number {count}"));
                 self.services.clear_at_restart(service, self.kernel.placements());
                 self.services.load(service, frame);
-                self.waiting[usize::from(service)] = false;
                 // A restart must clear what a change of services clears. Without a current service,
                 // the next `resume` makes a change.
                 self.current = None;
@@ -206,14 +196,14 @@ impl Run {
     ///
     /// One interrupt brings them all. That service pays for it, since it would have come for its
     /// event alone.
-    fn take_events(&mut self) -> Option<u8> {
-        let Run { kernel, machine, accounting, timer_port, console_port, .. } = self;
+    fn take_events(&mut self) -> Option<ServiceId> {
+        let Run { kernel, machine, timer_port, console_port, .. } = self;
         let mut cause = None;
         shared_info::take_events(|port| {
             count(Count::Event);
             let owner = if port == *timer_port {
                 machine.unmask(port);
-                accounting.timer_fired()
+                kernel.timer_fired()
             } else if Some(port) == *console_port {
                 console::handle_event();
                 machine.unmask(port);
@@ -231,10 +221,9 @@ impl Run {
     fn report(&mut self) {
         let now = shared_info::now();
         console::line(format_args!("cloister: at {} ms, {} refusals", now / 1_000_000, self.kernel.refusals()));
-        for (index, service) in self.kernel.tables().services().iter().enumerate() {
-            let used = self.kernel.scheduler.total(index as u8) / 1_000;
-            let state = self.kernel.scheduler.state(index as u8);
-            console::line(format_args!("cloister: {} {used} us {state:?}", self.kernel.tables().name(service.name)));
+        for service in self.kernel.tables().services().ids() {
+            let (used, state) = (self.kernel.cpu_time(service) / 1_000, self.kernel.state(service));
+            console::line(format_args!("cloister: {} {used} us {state:?}", self.kernel.tables().service_name(service)));
         }
         console::line(format_args!("cloister: idle {} us", self.idle / 1_000));
         // The image's own time, and that in which other domains ran in its place.
@@ -243,14 +232,14 @@ impl Run {
         counts.for_each(|(name, count)| console::line(format_args!("cloister: count {name} {count}")));
         self.kernel.uses().for_each(|used| console::line(format_args!("{used}")));
         #[cfg(feature = "profile")]
-        crate::profile::print(|service| self.kernel.tables().service_name(service));
+        crate::profile::print(&self.kernel.tables());
     }
 
     /// Chooses the service that runs at `now`, and returns its trap frame.
     ///
     /// Sleeps while no service is ready. Sets the timer, gives the service the answer to its
     /// `wait`, and puts its address space in force.
-    fn resume(&mut self, mut now: u64) -> Option<*const TrapFrame> {
+    fn resume(&mut self, mut now: u64) -> *const TrapFrame {
         loop {
             if trap_frame::take_nmi() {
                 self.report();
@@ -269,28 +258,27 @@ impl Run {
                 hypercall_page::sleep();
                 let asleep = core::mem::replace(&mut now, shared_info::now());
                 self.idle += now.saturating_sub(asleep);
-                self.accounting.slept(now);
+                self.kernel.slept(now);
                 self.take_events();
                 continue;
             };
-            if core::mem::take(&mut self.waiting[usize::from(service)]) {
-                let answer = self.kernel.wait_answer(service, now);
-                self.trap_frames.of(service)?.answer(Status::Done as u64, answer.words);
+            if let Some(answer) = self.kernel.take_answer(service, now) {
+                self.trap_frames.of(service).answer(answer.status as u64, answer.words);
             }
             if self.current != Some(service) {
                 count(Count::Switch);
-                paging::switch(self.services.address_space(service)?);
+                paging::switch(self.services.address_space(service));
                 self.trap_frames.select(service);
                 self.current = Some(service);
             }
-            self.accounting.resumed(&mut self.kernel.scheduler, service, shared_info::now);
-            return self.trap_frames.of(service).map(|frame| &raw const *frame);
+            self.kernel.resumed(service, shared_info::now);
+            return &raw const *self.trap_frames.of(service);
         }
     }
 
     /// Sets the timer for the next choice, unless it fires early enough.
     fn arm(&mut self, next: &Next, now: u64) {
-        if let Some(at) = self.accounting.arm(next, now) {
+        if let Some(at) = self.kernel.arm(next, now) {
             hypercall::set_timer(at);
         }
     }

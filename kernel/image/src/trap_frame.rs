@@ -3,7 +3,8 @@
 
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use cloister_caps::tables::MAX_SERVICES;
+use cloister_caps::ServiceId;
+use cloister_caps::tables::{MAX_SERVICES, PerService};
 
 use crate::processor;
 
@@ -55,8 +56,8 @@ struct SavedFrame {
     frame: TrapFrame,
 }
 
-static mut FRAMES: [SavedFrame; MAX_SERVICES] =
-    [SavedFrame { room_below: [0; 8], frame: TrapFrame::EMPTY }; MAX_SERVICES];
+static mut FRAMES: PerService<SavedFrame> =
+    PerService::new([SavedFrame { room_below: [0; 8], frame: TrapFrame::EMPTY }; MAX_SERVICES]);
 
 /// The address past the trap frame of the service that runs.
 #[unsafe(no_mangle)]
@@ -120,20 +121,19 @@ impl TrapFrames {
     }
 
     /// Returns the trap frame of a service.
-    pub fn of(&mut self, service: u8) -> Option<&mut TrapFrame> {
+    pub fn of(&mut self, service: ServiceId) -> &mut TrapFrame {
         let frames = &raw mut FRAMES;
         // SAFETY: the reference lasts no longer than the borrow of the only token.
         let frames = unsafe { &mut *frames };
-        frames.get_mut(usize::from(service)).map(|saved| &mut saved.frame)
+        &mut frames[service].frame
     }
 
     /// Makes the frame of `service` the one into which the next entry is saved.
     ///
     /// Clears the registers that no frame holds, so that the service sees nothing of the one before
     /// it.
-    pub fn select(&mut self, service: u8) {
-        let Some(frame) = self.of(service) else { return };
-        let top = (&raw mut *frame).wrapping_add(1) as u64;
+    pub fn select(&mut self, service: ServiceId) {
+        let top = (&raw mut *self.of(service)).wrapping_add(1) as u64;
         processor::clear_segments();
         // SAFETY: `entry.s` and the processor write to the frame at the next entry from ring 3. Then
         // the kernel does not run, so no borrow of the token lasts.

@@ -8,7 +8,8 @@ pub(crate) mod write;
 use std::borrow::Cow;
 
 use cloister_caps::PAGE_SIZE;
-use cloister_caps::tables::{Segment, TableError, Tables};
+use cloister_caps::tables::raw::Segment;
+use cloister_caps::tables::{TableError, Tables};
 
 use crate::Checked;
 use crate::emit::{self, Placement};

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cloister_caps::tables::{
-    Capability, GrantRule, HEADER_SIZE, Mapping, Name, PortRule, Queue, Record, Region, RegionKind, SECTIONS, Segment,
-    Service, Tables,
-};
+use cloister_caps::tables::{HEADER_SIZE, Name, Record, RegionKind, SECTIONS, Segment, Tables, raw};
 use sha2::{Digest, Sha256};
 
 use super::code::Program;
@@ -30,14 +27,14 @@ pub(super) fn blob(bytes: &[u8], tables: &Tables<'_>, findings: &mut Vec<Finding
     };
     let length = word(12);
     let sizes = [
-        Service::SIZE,
-        Segment::SIZE,
-        Region::SIZE,
-        Mapping::SIZE,
-        Capability::SIZE,
-        Queue::SIZE,
-        GrantRule::SIZE,
-        PortRule::SIZE,
+        raw::Service::SIZE,
+        raw::Segment::SIZE,
+        raw::Region::SIZE,
+        raw::Mapping::SIZE,
+        raw::Capability::SIZE,
+        raw::Queue::SIZE,
+        raw::GrantRule::SIZE,
+        raw::PortRule::SIZE,
         1,
         1,
     ];
@@ -76,10 +73,14 @@ fn names(tables: &Tables<'_>, length: usize, error: &mut impl FnMut(String)) {
         text.is_empty() || text.len() > MAX_NAME || !text.bytes().all(|byte| byte.is_ascii_graphic())
     };
     if let Some(name) = all.iter().find(odd) {
-        error(format!("the name at byte {} of its section is not one that an entry of a policy makes", name.offset));
+        error(format!(
+            "the name at byte {} of its section is not one that an entry of a policy makes",
+            name.raw().offset
+        ));
     }
     let mut places: Vec<(usize, usize)> = all
         .iter()
+        .map(|name| name.raw())
         .map(|name| (name.offset as usize, (name.offset as usize).saturating_add(name.length as usize)))
         .collect();
     places.sort_unstable();
@@ -105,11 +106,10 @@ pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict
         return programs;
     }
     let mut accounted = vec![false; image.rest().len()];
-    for (index, service) in tables.services().iter().enumerate() {
+    for (id, service) in tables.services().with_ids() {
         let name = tables.name(service.name);
-        let base = ROOM.saturating_mul(index as u64 + 1);
-        let own: Vec<Segment> =
-            tables.segments().iter().filter(|segment| usize::from(segment.service) == index).collect();
+        let base = ROOM.saturating_mul(id.index() as u64 + 1);
+        let own: Vec<Segment> = tables.segments().iter().filter(|segment| segment.service == id).collect();
         let mut loads = Vec::new();
         let mut part = Part { name: name.to_owned(), hash: [0; 32], bytes: 0, text: 0 };
         let mut hash = Sha256::new();

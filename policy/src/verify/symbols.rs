@@ -2,8 +2,8 @@
 //! image itself carries none. What the compiler has inlined has no symbol any more; so this finds code that should not
 //! be there, and does not prove that there is none.
 
-use cloister_caps::Kind;
 use cloister_caps::tables::Tables;
+use cloister_caps::{Kind, ServiceId};
 use object::{LittleEndian, Object, ObjectSegment, ObjectSymbol};
 
 use super::Finding;
@@ -30,10 +30,10 @@ pub(super) fn check(image: &Image<'_>, tables: &Tables<'_>, service: &str, elf: 
         Ok(file) => file,
         Err(reason) => return error(format!("its ELF file cannot be read: {reason}")),
     };
-    let Some(number) = tables.services().iter().position(|found| tables.name(found.name) == service) else { return };
+    let Some(id) = tables.services().ids().find(|id| tables.service_name(*id) == service) else { return };
     for segment in file.segments() {
         let segments = tables.segments();
-        let mut places = segments.iter().filter(|place| usize::from(place.service) == number);
+        let mut places = segments.iter().filter(|place| place.service == id);
         let place = places.find(|place| place.address == segment.address());
         let own = place.and_then(|place| image.rest().iter().find(|load| load.physical == place.image_address));
         let empty = place.is_some_and(|place| place.file_size == 0 && place.memory_size == segment.size());
@@ -45,7 +45,7 @@ pub(super) fn check(image: &Image<'_>, tables: &Tables<'_>, service: &str, elf: 
             return error(format!("its ELF file is not that of the image: they differ at {:#x}", segment.address()));
         }
     }
-    let holder = Holder { tables, number, program: program(tables, number) };
+    let holder = Holder { tables, service: id, program: program(tables, id) };
     let (mut seen, mut refused, mut length) = (0, 0, 0_usize);
     for symbol in file.symbols() {
         // The names may be parts of one another, or without an end: each costs its length.
@@ -71,21 +71,21 @@ pub(super) fn check(image: &Image<'_>, tables: &Tables<'_>, service: &str, elf: 
 
 struct Holder<'a> {
     tables: &'a Tables<'a>,
-    number: usize,
+    service: ServiceId,
     /// The crate of its program, as symbols write it.
     program: Option<String>,
 }
 
 /// The crate of the program that the embedded policy names for a service, as symbols write it.
-fn program(tables: &Tables<'_>, number: usize) -> Option<String> {
+fn program(tables: &Tables<'_>, service: ServiceId) -> Option<String> {
     let text = super::text::read(tables.policy_text()).ok()?;
-    Some(text.services.into_values().nth(number)?.value.program.replace('-', "_"))
+    Some(text.services.into_values().nth(service.index())?.value.program.replace('-', "_"))
 }
 
 impl Holder<'_> {
     fn holds(&self, kind: Kind) -> bool {
         let own = self.tables.capabilities();
-        own.iter().any(|capability| usize::from(capability.service) == self.number && capability.kind == kind)
+        own.iter().any(|capability| capability.service == self.service && capability.kind() == kind)
     }
 
     /// Why a symbol is beyond what the service holds.

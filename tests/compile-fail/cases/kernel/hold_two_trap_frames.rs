@@ -3,9 +3,11 @@
 
 include!("image.in");
 
-fn attempt(frames: &mut trap_frame::TrapFrames) -> u64 {
-    let (first, second) = (frames.of(1), frames.of(1));
-    first.map_or(0, |frame| frame.rip) + second.map_or(0, |frame| frame.rip)
+use cloister_caps::ServiceId;
+
+fn attempt(frames: &mut trap_frame::TrapFrames, service: ServiceId) -> u64 {
+    let (first, second) = (frames.of(service), frames.of(service));
+    first.rip + second.rip
 }
 
 fn main() {}

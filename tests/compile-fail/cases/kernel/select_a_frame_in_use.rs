@@ -3,10 +3,12 @@
 
 include!("image.in");
 
-fn attempt(frames: &mut trap_frame::TrapFrames) -> u64 {
-    let frame = frames.of(1);
-    frames.select(1);
-    frame.map_or(0, |frame| frame.rip)
+use cloister_caps::ServiceId;
+
+fn attempt(frames: &mut trap_frame::TrapFrames, service: ServiceId) -> u64 {
+    let frame = frames.of(service);
+    frames.select(service);
+    frame.rip
 }
 
 fn main() {}
