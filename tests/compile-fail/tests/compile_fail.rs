@@ -22,5 +22,5 @@ fn every_attempt_has_its_reason() {
         assert!(!attempt || path.with_extension("stderr").exists(), "{}", path.display());
         attempts += u32::from(attempt);
     }
-    assert_eq!(attempts, 23);
+    assert_eq!(attempts, 26);
 }
