@@ -158,16 +158,6 @@ macro_rules! operations {
                 }
             }
 
-            /// Returns the rights to all operations that objects of `kind` have.
-            #[must_use]
-            pub const fn rights_of(kind: Kind) -> Rights {
-                let mut rights = Rights::empty();
-                $(if matches!(kind, $kinds) {
-                    rights = rights.union(Operation::$name.right());
-                })*
-                rights
-            }
-
             /// Returns the right that the operation needs.
             #[must_use]
             pub const fn right(self) -> Rights {

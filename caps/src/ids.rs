@@ -35,10 +35,6 @@ identifier! {
     Gfn(u64), "gfn "
 }
 identifier! {
-    /// A service of the image: its index in the capability tables.
-    ServiceId(u8), "service "
-}
-identifier! {
     /// The number of a slot in a service's CSpace.
     ///
     /// Holding one proves nothing: the kernel looks up the slot at every invocation.

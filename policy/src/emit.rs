@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use cloister_caps::tables::{
-    Capability, GrantRule, HEADER_SIZE, MAGIC, Name, PortRule, Queue, Record, Region, Section, Segment, Service,
-    VERSION,
-};
+use cloister_caps::tables::raw::{Capability, GrantRule, Name, PortRule, Queue, Region, Segment, Service};
+use cloister_caps::tables::{HEADER_SIZE, MAGIC, Record, Section, VERSION};
 
 use crate::plan::{Entry, Plan};
 
@@ -116,7 +114,7 @@ mod tests {
 
     use cloister_caps::PAGE_SIZE;
     use cloister_caps::rights::Kind;
-    use cloister_caps::tables::{Access, Records, RegionKind, Tables};
+    use cloister_caps::tables::{Access, RawRecords, RegionKind, Tables};
     use cloister_interfaces::rules::{ClientGrantRule, PathRule, decode_rules};
 
     use super::*;
@@ -145,17 +143,21 @@ mod tests {
 
     /// Asserts that each record is read back as it was planned, with its name.
     fn same<R: Record + Copy + PartialEq + Debug>(
-        tables: &Tables<'_>,
-        found: &Records<'_, R>,
+        found: &RawRecords<'_, R>,
         planned: &[Entry<R>],
         name: impl Fn(&mut R) -> &mut Name,
     ) {
         assert_eq!(found.len(), planned.len());
         for (mut found, planned) in found.iter().zip(planned) {
-            assert_eq!(tables.name(*name(&mut found)), planned.name);
             *name(&mut found) = Name::default();
             assert_eq!(found, planned.record);
         }
+    }
+
+    /// The names are read back as they were planned.
+    fn named<R>(tables: &Tables<'_>, found: impl Iterator<Item = cloister_caps::tables::Name>, planned: &[Entry<R>]) {
+        let names: Vec<&str> = found.map(|name| tables.name(name)).collect();
+        assert_eq!(names, planned.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>());
     }
 
     #[test]
@@ -174,13 +176,19 @@ mod tests {
             assert_eq!(tables.policy_hash(), policy.hash);
             assert_eq!(tables.policy_text(), policy.canonical);
             assert_eq!(tables.segments().get(0).map(|segment| segment.memory_size), Some(9));
-            assert_eq!(tables.mappings().iter().collect::<Vec<_>>(), plan.mappings);
-            same(&tables, &tables.services(), &plan.services, |record| &mut record.name);
-            same(&tables, &tables.regions(), &plan.regions, |record| &mut record.name);
-            same(&tables, &tables.capabilities(), &plan.capabilities, |record| &mut record.name);
-            same(&tables, &tables.queues(), &plan.queues, |record| &mut record.name);
-            same(&tables, &tables.grants(), &plan.grants, |record| &mut record.name);
-            same(&tables, &tables.ports(), &plan.ports, |record| &mut record.name);
+            assert_eq!(tables.mappings().raw().iter().collect::<Vec<_>>(), plan.mappings);
+            same(&tables.services().raw(), &plan.services, |record| &mut record.name);
+            same(&tables.regions().raw(), &plan.regions, |record| &mut record.name);
+            same(&tables.capabilities().raw(), &plan.capabilities, |record| &mut record.name);
+            same(&tables.queues().raw(), &plan.queues, |record| &mut record.name);
+            same(&tables.grants().raw(), &plan.grants, |record| &mut record.name);
+            same(&tables.ports().raw(), &plan.ports, |record| &mut record.name);
+            named(&tables, tables.services().iter().map(|record| record.name), &plan.services);
+            named(&tables, tables.regions().iter().map(|record| record.name), &plan.regions);
+            named(&tables, tables.capabilities().iter().map(|record| record.name), &plan.capabilities);
+            named(&tables, tables.queues().iter().map(|record| record.name), &plan.queues);
+            named(&tables, tables.grants().iter().map(|record| record.name), &plan.grants);
+            named(&tables, tables.ports().iter().map(|record| record.name), &plan.ports);
         }
     }
 

@@ -7,10 +7,8 @@
 use std::collections::BTreeMap;
 
 use cloister_caps::rights::{Kind, Rights};
-use cloister_caps::tables::{
-    Access, Capability, FIRST_GRANT_REF, GrantRule, Mapping, Name, PortKind, PortRule, Queue, Region, RegionKind,
-    Service,
-};
+use cloister_caps::tables::raw::{Capability, GrantRule, Mapping, Name, PortRule, Queue, Region, Service};
+use cloister_caps::tables::{Access, FIRST_GRANT_REF, PortKind, RegionKind};
 use cloister_interfaces::CATALOG;
 use cloister_interfaces::queue::producer_pages;
 use cloister_interfaces::rules::{ClientGrantRule, PathRule, encode_rules};

@@ -6,7 +6,7 @@ mod random;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloister_caps::tables::Tables;
-use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, Status};
+use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, ServiceId, Status};
 use cloister_kernel_core::kernel::{Kernel, Outcome};
 use cloister_kernel_core::{Platform, placement::Placements};
 use cloister_policy::{Answer, Class, Sound, analyse, analyse_text, diff, parse};
@@ -165,12 +165,12 @@ proptest! {
         let blob = policy.tables().unwrap();
         let tables = Tables::parse(&blob).unwrap();
         let mut kernel = Kernel::new(tables, Placements::default(), 0, 0);
-        for (index, service) in policy.services().enumerate() {
+        for (id, service) in tables.services().ids().zip(policy.services()) {
             let mut allowed: BTreeMap<(&str, &str), usize> = BTreeMap::new();
             for slot in 0..64 {
                 for operation in Operation::ALL {
                     let call = [slot, *operation as u64, 0, 0, 0, 0];
-                    let outcome = kernel.system_call(&mut Silent, index as u8, 1, &call);
+                    let outcome = kernel.system_call(&mut Silent, id, 1, &call);
                     let refused = matches!(&outcome, Outcome::Answer(answer) if matches!(
                         answer.status,
                         Status::NoCapability | Status::WrongOperation | Status::MissingRight
@@ -217,7 +217,7 @@ impl Platform for Silent {
     fn random(&mut self) -> Option<[u64; 2]> {
         Some([1, 2])
     }
-    fn service_text(&mut self, _: &str, _: u8, _: &[u8]) {}
+    fn service_text(&mut self, _: &str, _: ServiceId, _: &[u8]) {}
     fn log(&mut self, _: core::fmt::Arguments<'_>) {}
     fn open_port(&mut self, _: DomId) -> Option<EvtchnPort> {
         Some(EvtchnPort(1))

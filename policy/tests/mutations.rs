@@ -132,9 +132,8 @@ macro_rules! mutations {
 /// Tables with more authority than the policy gives, less, or other.
 mod of_tables {
     use cloister_caps::Rights;
-    use cloister_caps::tables::{
-        Access, AfterLimit, Capability, GrantRule, Mapping, PortKind, PortRule, Queue, Region, Segment, Service,
-    };
+    use cloister_caps::tables::raw::{Capability, GrantRule, Mapping, PortRule, Queue, Region, Segment, Service};
+    use cloister_caps::tables::{Access, AfterLimit, PortKind};
 
     use super::*;
 
@@ -292,29 +291,29 @@ mod of_tables {
         segment_writable_and_executable: tables(|blob| {
             blob.record(SEGMENTS, Segment::SIZE, 1)[1] = 7;
         }) => "the kernel would refuse them: segment record 1 is out of range";
-        constants_writable: tables(|blob| blob.change::<Segment>(SEGMENTS, |segment| {
+        constants_writable: tables(|blob| blob.change::<cloister_caps::tables::raw::Segment>(SEGMENTS, |segment| {
             segment.flags = 3;
             true
         })) => "driver: its segments are not constants, text and data, in this order";
-        data_executable: tables(|blob| blob.change::<Segment>(SEGMENTS, |segment| {
+        data_executable: tables(|blob| blob.change::<cloister_caps::tables::raw::Segment>(SEGMENTS, |segment| {
             let data = segment.flags == 3;
             segment.flags = 5;
             data
         })) => "driver: the segment at 0x1003000 is R in the image";
-        segment_of_another_program: tables(|blob| blob.change::<Segment>(SEGMENTS, |segment| {
+        segment_of_another_program: tables(|blob| blob.change::<cloister_caps::tables::raw::Segment>(SEGMENTS, |segment| {
             let constants = segment.service == 1;
             segment.service = 0;
             constants
         })) => "driver: the segment at 0x2000000 is outside 0x1000000 to 0x1ffffff";
         segment_from_another_place: tables(|blob| {
             let other = Segment::decode(blob.record(SEGMENTS, Segment::SIZE, 4)).unwrap().image_address;
-            blob.change::<Segment>(SEGMENTS, |segment| {
+            blob.change::<cloister_caps::tables::raw::Segment>(SEGMENTS, |segment| {
                 let text = segment.flags == 5;
                 segment.image_address = other;
                 text
             });
         }) => "the segment at 0x1001000 is linked at 0x2001000";
-        segment_from_the_kernel: tables(|blob| blob.change::<Segment>(SEGMENTS, |segment| {
+        segment_from_the_kernel: tables(|blob| blob.change::<cloister_caps::tables::raw::Segment>(SEGMENTS, |segment| {
             segment.image_address = 0x10_1000;
             true
         })) => "driver: nothing is loaded at physical 0x101000";
@@ -391,7 +390,7 @@ mod of_segments {
             // The driver's constants, now of the manager too, leave its own without a name.
             let start = offset_of(&file, b"CLOISTER");
             let mut blob = Blob { file: &mut file, start };
-            blob.change::<cloister_caps::tables::Segment>(SEGMENTS, |segment| {
+            blob.change::<cloister_caps::tables::raw::Segment>(SEGMENTS, |segment| {
                 (segment.file_size, segment.image_address) = (0, 0);
                 true
             });

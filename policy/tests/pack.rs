@@ -119,7 +119,7 @@ fn the_kernel_finds_tables_programs_and_data() {
     assert_eq!(entries, [0x0100_1004, 0x0200_1004, 0x0300_1004]);
     assert_eq!(tables.segments().len(), 9);
     for segment in tables.segments().iter() {
-        let elf = program(usize::from(segment.service));
+        let elf = program(segment.service.index());
         let part = elf.parts.iter().find(|part| part.virtual_address == segment.address).unwrap();
         assert_eq!(segment.memory_size, part.memory_size);
         assert_eq!(segment.flags, ((part.flags & 4) >> 2 | part.flags & 2 | (part.flags & 1) << 2) as u8);

@@ -4,10 +4,12 @@ use core::marker::PhantomData;
 
 use static_assertions::const_assert;
 
+use super::records::{Entry, Numbered};
 use super::{
-    Access, Capability, GrantRule, HEADER_SIZE, MAGIC, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_NAME, MAX_NOTIFICATION_BIT,
-    MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS, Mapping, Name, PortRule, Queue, Record, Region,
-    RegionKind, Section, Segment, Service, TableError, VERSION,
+    Access, Capability, GrantRule, GrantRuleId, HEADER_SIZE, MAGIC, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_MAPPINGS,
+    MAX_NAME, MAX_NOTIFICATION_BIT, MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS, Mapping,
+    MappingId, Name, PortRule, PortRuleId, Queue, QueueId, Record, Region, RegionId, RegionKind, Section, Segment,
+    Service, ServiceId, TableError, VERSION, raw,
 };
 use crate::PAGE_SIZE;
 use crate::rights::Kind;
@@ -25,7 +27,7 @@ const_assert!(MAX_SLOTS == 64);
 ///
 /// # Holding one proves
 /// Every index in the tables names a record, every address is in the half of the address space that
-/// is for services, and every name is UTF-8.
+/// is for services, and every name is UTF-8. So each id that the tables hand out names a record.
 #[derive(Clone, Copy)]
 pub struct Tables<'a> {
     bytes: &'a [u8],
@@ -33,14 +35,14 @@ pub struct Tables<'a> {
     sections: [(usize, usize); Section::ALL.len()],
 }
 
-/// The records of one section.
+/// The records of one section, as they lie in the tables.
 #[derive(Clone)]
-pub struct Records<'a, R> {
+pub struct RawRecords<'a, R> {
     bytes: &'a [u8],
     record: PhantomData<R>,
 }
 
-impl<R: Record> Records<'_, R> {
+impl<'a, R: Record> RawRecords<'a, R> {
     /// Returns the number of records.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -61,9 +63,73 @@ impl<R: Record> Records<'_, R> {
     }
 
     /// Returns an iterator over the records, in order.
-    pub fn iter(&self) -> impl Iterator<Item = R> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = R> + use<'a, R> {
         self.bytes.chunks_exact(R::SIZE).filter_map(R::decode)
     }
+}
+
+/// The records of one section of checked tables.
+#[derive(Clone)]
+pub struct Records<'a, R: Entry>(RawRecords<'a, R::Raw>);
+
+impl<'a, R: Entry> Records<'a, R> {
+    /// Returns the records as they lie in the tables.
+    #[must_use]
+    pub fn raw(self) -> RawRecords<'a, R::Raw> {
+        self.0
+    }
+
+    /// Returns the number of records.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Returns `true` if there are no records.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the record at `index`, if there is one.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<R> {
+        self.0.get(index).map(R::proven)
+    }
+
+    /// Returns an iterator over the records, in order.
+    pub fn iter(&self) -> impl Iterator<Item = R> + use<'a, R> {
+        self.0.iter().map(R::proven)
+    }
+}
+
+impl<'a, R: Numbered> Records<'a, R> {
+    /// Returns an iterator over the ids of the records, in order.
+    pub fn ids(&self) -> impl Iterator<Item = R::Id> + use<'a, R> {
+        (0..self.len()).map(R::id)
+    }
+
+    /// Returns the id of the record at `index`, if there is one.
+    #[must_use]
+    pub fn id(&self, index: usize) -> Option<R::Id> {
+        (index < self.len()).then(|| R::id(index))
+    }
+
+    /// Returns an iterator over the records with their ids, in order.
+    pub fn with_ids(&self) -> impl Iterator<Item = (R::Id, R)> + use<'a, R> {
+        self.ids().zip(self.iter())
+    }
+
+    fn of(&self, id: R::Id) -> R {
+        self.get(R::index(id)).unwrap_or_else(|| foreign())
+    }
+}
+
+/// Stops at an id or a name of other tables, which [`Tables::parse`] has not checked.
+#[cold]
+#[inline(never)]
+fn foreign() -> ! {
+    panic!("an id or a name of other tables")
 }
 
 impl<'a> Tables<'a> {
@@ -101,8 +167,8 @@ impl<'a> Tables<'a> {
         &self.bytes[start..end]
     }
 
-    fn records<R>(&self, section: Section) -> Records<'a, R> {
-        Records { bytes: self.section(section), record: PhantomData }
+    fn records<R: Entry>(&self, section: Section) -> Records<'a, R> {
+        Records(RawRecords { bytes: self.section(section), record: PhantomData })
     }
 
     /// Returns the SHA-256 of the canonical policy.
@@ -161,32 +227,92 @@ impl<'a> Tables<'a> {
         self.records(Section::Ports)
     }
 
+    /// Returns a service.
+    ///
+    /// # Panics
+    /// The id is of other tables, which have more of them.
+    #[must_use]
+    pub fn service(&self, id: ServiceId) -> Service {
+        self.services().of(id)
+    }
+
+    /// Returns a region.
+    ///
+    /// # Panics
+    /// The id is of other tables, which have more of them.
+    #[must_use]
+    pub fn region(&self, id: RegionId) -> Region {
+        self.regions().of(id)
+    }
+
+    /// Returns a mapping.
+    ///
+    /// # Panics
+    /// The id is of other tables, which have more of them.
+    #[must_use]
+    pub fn mapping(&self, id: MappingId) -> Mapping {
+        self.mappings().of(id)
+    }
+
+    /// Returns a queue.
+    ///
+    /// # Panics
+    /// The id is of other tables, which have more of them.
+    #[must_use]
+    pub fn queue(&self, id: QueueId) -> Queue {
+        self.queues().of(id)
+    }
+
+    /// Returns a grant rule.
+    ///
+    /// # Panics
+    /// The id is of other tables, which have more of them.
+    #[must_use]
+    pub fn grant(&self, id: GrantRuleId) -> GrantRule {
+        self.grants().of(id)
+    }
+
+    /// Returns a port rule.
+    ///
+    /// # Panics
+    /// The id is of other tables, which have more of them.
+    #[must_use]
+    pub fn port(&self, id: PortRuleId) -> PortRule {
+        self.ports().of(id)
+    }
+
     /// Returns the canonical policy text.
     #[must_use]
     pub fn policy_text(&self) -> &'a str {
-        core::str::from_utf8(self.section(Section::PolicyText)).unwrap_or("")
+        core::str::from_utf8(self.section(Section::PolicyText)).unwrap_or_else(|_| foreign())
     }
 
-    /// Returns the text of a name, or `?` if it is not a name of these tables.
+    /// Returns the text of a name.
+    ///
+    /// # Panics
+    /// The name is of other tables.
     #[must_use]
     pub fn name(&self, name: Name) -> &'a str {
+        let name = name.raw();
         let end = (name.offset as usize).saturating_add(name.length as usize);
-        self.section(Section::Names)
-            .get(name.offset as usize..end)
-            .and_then(|bytes| core::str::from_utf8(bytes).ok())
-            .unwrap_or("?")
+        let bytes = self.section(Section::Names).get(name.offset as usize..end);
+        bytes.and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or_else(|| foreign())
     }
 
-    /// Returns the name of service `index`, or `?` if there is no such service.
+    /// Returns the name of a service.
+    ///
+    /// # Panics
+    /// The id is of other tables, which have more services.
     #[must_use]
-    pub fn service_name(&self, index: u8) -> &'a str {
-        self.services().get(usize::from(index)).map_or("?", |service| self.name(service.name))
+    pub fn service_name(&self, id: ServiceId) -> &'a str {
+        self.name(self.service(id).name)
     }
 
     fn check(&self) -> Result<(), TableError> {
         let limits = [
             (Section::Services, self.services().len(), MAX_SERVICES),
             (Section::Regions, self.regions().len(), MAX_REGIONS),
+            (Section::Mappings, self.mappings().len(), MAX_MAPPINGS),
             (Section::Queues, self.queues().len(), MAX_QUEUES),
             (Section::Grants, self.grants().len(), MAX_GRANT_RULES),
             (Section::Ports, self.ports().len(), MAX_PORT_RULES),
@@ -201,16 +327,18 @@ impl<'a> Tables<'a> {
         {
             return Err(TableError::Section(Section::Names.name()));
         }
-        check_each("service", &self.services(), |service| self.service_is_valid(service))?;
-        check_each("segment", &self.segments(), |segment| self.segment_is_valid(segment))?;
-        check_each("region", &self.regions(), |region| self.region_is_valid(region))?;
+        check_each("service", &self.services().raw(), |service| self.service_is_valid(service))?;
+        check_each("segment", &self.segments().raw(), |segment| self.segment_is_valid(segment))?;
+        check_each("region", &self.regions().raw(), |region| self.region_is_valid(region))?;
         let mut written = [false; MAX_REGIONS];
-        check_each("mapping", &self.mappings(), |mapping| self.mapping_is_valid(mapping, &mut written))?;
+        check_each("mapping", &self.mappings().raw(), |mapping| self.mapping_is_valid(mapping, &mut written))?;
         let mut slots = [0; MAX_SERVICES];
-        check_each("capability", &self.capabilities(), |capability| self.capability_is_valid(capability, &mut slots))?;
-        check_each("queue", &self.queues(), |queue| self.queue_is_valid(queue))?;
-        check_each("grant", &self.grants(), |grant| self.grant_is_valid(grant))?;
-        check_each("port", &self.ports(), |port| {
+        check_each("capability", &self.capabilities().raw(), |capability| {
+            self.capability_is_valid(capability, &mut slots)
+        })?;
+        check_each("queue", &self.queues().raw(), |queue| self.queue_is_valid(queue))?;
+        check_each("grant", &self.grants().raw(), |grant| self.grant_is_valid(grant))?;
+        check_each("port", &self.ports().raw(), |port| {
             self.is_service(port.service)
                 && port.bit <= MAX_NOTIFICATION_BIT
                 && port.peer_first <= port.peer_last
@@ -222,7 +350,7 @@ impl<'a> Tables<'a> {
         usize::from(index) < self.services().len()
     }
 
-    fn is_name(&self, name: Name) -> bool {
+    fn is_name(&self, name: raw::Name) -> bool {
         let (names, start) = (self.section(Section::Names), name.offset as usize);
         let end = start.saturating_add(name.length as usize);
         // The whole section was checked to be UTF-8 first. A part of it is UTF-8 if neither end
@@ -231,7 +359,7 @@ impl<'a> Tables<'a> {
         name.length <= MAX_NAME && end <= names.len() && between(start) && between(end)
     }
 
-    fn service_is_valid(&self, service: &Service) -> bool {
+    fn service_is_valid(&self, service: &raw::Service) -> bool {
         self.is_name(service.name)
             && service.entry < LOWER_HALF_END
             && service.stack_top < LOWER_HALF_END
@@ -240,7 +368,7 @@ impl<'a> Tables<'a> {
             && service.budget_us <= service.period_us
     }
 
-    fn segment_is_valid(&self, segment: &Segment) -> bool {
+    fn segment_is_valid(&self, segment: &raw::Segment) -> bool {
         let end = segment.address.checked_add(segment.memory_size);
         self.is_service(segment.service)
             && segment.flags < 8
@@ -253,7 +381,7 @@ impl<'a> Tables<'a> {
             && end.is_some_and(|end| end < LOWER_HALF_END)
     }
 
-    fn region_is_valid(&self, region: &Region) -> bool {
+    fn region_is_valid(&self, region: &raw::Region) -> bool {
         let size_is_valid = match region.kind {
             RegionKind::Fixed => region.amount > 0 && region.amount <= 1 << 20,
             RegionKind::Share => region.amount > 0 && region.minimum <= region.maximum && region.maximum <= 1 << 20,
@@ -267,8 +395,8 @@ impl<'a> Tables<'a> {
     }
 
     /// Checks one mapping. `written` marks the regions that an earlier mapping may write.
-    fn mapping_is_valid(&self, mapping: &Mapping, written: &mut [bool; MAX_REGIONS]) -> bool {
-        let region = self.regions().get(usize::from(mapping.region));
+    fn mapping_is_valid(&self, mapping: &raw::Mapping, written: &mut [bool; MAX_REGIONS]) -> bool {
+        let region = self.regions().raw().get(usize::from(mapping.region));
         let writable = mapping.access == Access::ReadWrite;
         let access_fits = region.is_some_and(|region| {
             matches!(region.kind, RegionKind::Fixed | RegionKind::Share | RegionKind::XenStoreRing) || !writable
@@ -286,14 +414,16 @@ impl<'a> Tables<'a> {
 
     /// Checks one capability. `slots` holds, for each service, the slots of its earlier
     /// capabilities.
-    fn capability_is_valid(&self, capability: &Capability, slots: &mut [u64; MAX_SERVICES]) -> bool {
+    fn capability_is_valid(&self, capability: &raw::Capability, slots: &mut [u64; MAX_SERVICES]) -> bool {
         let object = capability.object as usize;
         let exists = match capability.kind {
-            Kind::Sender => self.queues().get(object).is_some_and(|queue| queue.sender == capability.service),
-            Kind::Receiver => self.queues().get(object).is_some_and(|queue| queue.receiver == capability.service),
-            Kind::Port => self.ports().get(object).is_some_and(|port| port.service == capability.service),
+            Kind::Sender => self.queues().raw().get(object).is_some_and(|queue| queue.sender == capability.service),
+            Kind::Receiver => self.queues().raw().get(object).is_some_and(|queue| queue.receiver == capability.service),
+            Kind::Port => self.ports().raw().get(object).is_some_and(|port| port.service == capability.service),
             Kind::Grant => object < self.grants().len(),
-            Kind::Region => self.mappings().get(object).is_some_and(|mapping| mapping.service == capability.service),
+            Kind::Region => {
+                self.mappings().raw().get(object).is_some_and(|mapping| mapping.service == capability.service)
+            }
             Kind::Console | Kind::Clock | Kind::Entropy | Kind::Power | Kind::Info => object == 0,
         };
         let slot = 1u64.checked_shl(u32::from(capability.slot)).unwrap_or_default();
@@ -305,7 +435,7 @@ impl<'a> Tables<'a> {
         exists && slot_is_free && self.is_service(capability.service) && self.is_name(capability.name)
     }
 
-    fn queue_is_valid(&self, queue: &Queue) -> bool {
+    fn queue_is_valid(&self, queue: &raw::Queue) -> bool {
         let regions = self.regions().len();
         self.is_name(queue.name)
             && self.is_service(queue.sender)
@@ -318,14 +448,15 @@ impl<'a> Tables<'a> {
             && usize::from(queue.consumer_region) < regions
     }
 
-    fn grant_is_valid(&self, grant: &GrantRule) -> bool {
+    fn grant_is_valid(&self, grant: &raw::GrantRule) -> bool {
         let last = grant.first_ref.checked_add(grant.count);
-        let fits = self
-            .regions()
-            .get(usize::from(grant.region))
-            .is_some_and(|region| region.kind == RegionKind::Fixed && grant.count > 0 && grant.count <= region.amount);
+        let fits =
+            self.regions().raw().get(usize::from(grant.region)).is_some_and(|region| {
+                region.kind == RegionKind::Fixed && grant.count > 0 && grant.count <= region.amount
+            });
         let disjoint = self
             .grants()
+            .raw()
             .iter()
             .filter(|other| {
                 other.first_ref < grant.first_ref.saturating_add(grant.count)
@@ -343,7 +474,7 @@ impl<'a> Tables<'a> {
 
 fn check_each<R: Record>(
     what: &'static str,
-    records: &Records<'_, R>,
+    records: &RawRecords<'_, R>,
     mut is_valid: impl FnMut(&R) -> bool,
 ) -> Result<(), TableError> {
     for index in 0..records.len() {

@@ -1,6 +1,8 @@
 //! Charges the time of the processor: its own code to each service, and what an entry into the
 //! kernel costs to the service that caused it. docs/scheduling.md says what follows from that.
 
+use cloister_caps::ServiceId;
+
 use crate::schedule::{Alarm, Next, Scheduler};
 
 /// The least and the most that an interrupt is taken to cost, in ns. A measurement beyond these
@@ -41,7 +43,7 @@ pub struct Accounting {
     /// All time before this is charged, or was idle.
     charged_until: u64,
     /// The service that caused the present entry, or `None` if the processor was idle.
-    payer: Option<u8>,
+    payer: Option<ServiceId>,
     /// When the timer fires, and which service pays for that. `None` is the one that runs then.
     timer: Alarm,
 }
@@ -58,7 +60,7 @@ impl Accounting {
     /// The two are the same for a system call, a fault, or an interrupt for `service` itself. Else
     /// an interrupt came for `payer`, which pays for what it has cost until `now`.
     #[inline]
-    pub fn entered(&mut self, scheduler: &mut Scheduler, service: u8, payer: u8, now: u64) {
+    pub fn entered(&mut self, scheduler: &mut Scheduler, service: ServiceId, payer: ServiceId, now: u64) {
         let elapsed = now.saturating_sub(self.charged_until);
         let interrupt = if payer == service { 0 } else { elapsed.min(self.costs.interrupt) };
         scheduler.charge(service, elapsed - interrupt, now);
@@ -70,7 +72,7 @@ impl Accounting {
 
     /// Charges the time from the entry until `now` in full to the service that entered, which the
     /// kernel has restarted.
-    pub fn restarted(&mut self, scheduler: &mut Scheduler, service: u8, now: u64) {
+    pub fn restarted(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64) {
         scheduler.charge_work(service, now.saturating_sub(self.charged_until), now);
         self.charged_until = now;
     }
@@ -84,7 +86,7 @@ impl Accounting {
     /// about to run.
     ///
     /// If both are the same, its next entry charges this work too, and the clock is not read.
-    pub fn resumed(&mut self, scheduler: &mut Scheduler, service: u8, clock: impl FnOnce() -> u64) {
+    pub fn resumed(&mut self, scheduler: &mut Scheduler, service: ServiceId, clock: impl FnOnce() -> u64) {
         if let Some(payer) = self.payer.take().filter(|payer| *payer != service) {
             let now = clock();
             scheduler.charge(payer, now.saturating_sub(self.charged_until), now);
@@ -119,7 +121,7 @@ impl Accounting {
 
     /// Notes that the timer fired. Returns the service that pays for it; `None` is the one that
     /// ran.
-    pub fn timer_fired(&mut self) -> Option<u8> {
+    pub fn timer_fired(&mut self) -> Option<ServiceId> {
         core::mem::replace(&mut self.timer, Alarm::NEVER).owner
     }
 }
@@ -127,31 +129,35 @@ impl Accounting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_tables::id;
 
     const COSTS: Costs = Costs { interrupt: 30, grain: 500 };
 
     fn pair() -> (Accounting, Scheduler) {
-        (Accounting::new(COSTS, 100), Scheduler::with([(9, 1_000, 10_000), (1, 9_000, 10_000)].into_iter()))
+        (
+            Accounting::new(COSTS, 100),
+            Scheduler::with([(id(0), 9, 1_000, 10_000), (id(1), 1, 9_000, 10_000)].into_iter()),
+        )
     }
 
     fn totals(scheduler: &Scheduler) -> [u64; 2] {
-        [scheduler.total(0), scheduler.total(1)]
+        [scheduler.total(id(0)), scheduler.total(id(1))]
     }
 
     #[test]
     fn an_interrupt_is_paid_by_the_service_that_it_is_for() {
         let (mut accounting, mut scheduler) = pair();
-        accounting.entered(&mut scheduler, 1, 0, 300);
+        accounting.entered(&mut scheduler, id(1), id(0), 300);
         assert_eq!(totals(&scheduler), [30, 170]);
         // The kernel's work is its own too, and charged at its next entry.
-        accounting.resumed(&mut scheduler, 0, || panic!("it runs on itself"));
-        accounting.entered(&mut scheduler, 0, 0, 350);
+        accounting.resumed(&mut scheduler, id(0), || panic!("it runs on itself"));
+        accounting.entered(&mut scheduler, id(0), id(0), 350);
         assert_eq!(totals(&scheduler), [80, 170]);
         // The service that now waits pays for the switch back.
-        accounting.resumed(&mut scheduler, 1, || 370);
+        accounting.resumed(&mut scheduler, id(1), || 370);
         assert_eq!(totals(&scheduler), [100, 170]);
         // The service ran for less than an interrupt costs.
-        accounting.entered(&mut scheduler, 1, 0, 380);
+        accounting.entered(&mut scheduler, id(1), id(0), 380);
         assert_eq!(totals(&scheduler), [110, 170]);
     }
 
@@ -161,44 +167,44 @@ mod tests {
         let mut now = 100;
         for (service, payer, next) in [(0, 0, 1), (1, 0, 1), (1, 1, 1), (1, 0, 0), (0, 1, 1)] {
             now += 70;
-            accounting.entered(&mut scheduler, service, payer, now);
+            accounting.entered(&mut scheduler, id(service), id(payer), now);
             now += 11;
-            accounting.resumed(&mut scheduler, next, || now);
+            accounting.resumed(&mut scheduler, id(next), || now);
         }
-        accounting.entered(&mut scheduler, 1, 1, now);
+        accounting.entered(&mut scheduler, id(1), id(1), now);
         assert_eq!(totals(&scheduler).iter().sum::<u64>(), now - 100);
     }
 
     #[test]
     fn idle_time_is_charged_to_no_service() {
         let (mut accounting, mut scheduler) = pair();
-        accounting.entered(&mut scheduler, 0, 0, 110);
+        accounting.entered(&mut scheduler, id(0), id(0), 110);
         accounting.slept(5_000);
-        accounting.resumed(&mut scheduler, 1, || panic!("no service to pay"));
-        accounting.entered(&mut scheduler, 1, 1, 5_007);
+        accounting.resumed(&mut scheduler, id(1), || panic!("no service to pay"));
+        accounting.entered(&mut scheduler, id(1), id(1), 5_007);
         assert_eq!(totals(&scheduler), [10, 7]);
     }
 
     fn alarm(at: u64) -> Alarm {
-        Alarm { at, owner: Some(0) }
+        Alarm { at, owner: Some(id(0)) }
     }
 
     #[test]
     fn while_a_service_runs_a_deadline_is_no_sooner_than_the_grain() {
         let (mut accounting, _) = pair();
         let next = |service, at| Next { service, budget: Alarm::NEVER, deadline: alarm(at) };
-        assert_eq!(accounting.arm(&next(Some(1), 1_010), 1_000), Some(1_500));
+        assert_eq!(accounting.arm(&next(Some(id(1)), 1_010), 1_000), Some(1_500));
         // Another choice does not put it off.
-        assert_eq!(accounting.arm(&next(Some(1), 1_010), 1_009), None);
-        assert_eq!(accounting.timer_fired(), Some(0));
+        assert_eq!(accounting.arm(&next(Some(id(1)), 1_010), 1_009), None);
+        assert_eq!(accounting.timer_fired(), Some(id(0)));
         assert_eq!(accounting.timer_fired(), None, "it is not set");
         // While the processor is idle, there is no service to disturb.
         assert_eq!(accounting.arm(&next(None, 1_610), 1_600), Some(1_610));
-        assert_eq!(accounting.arm(&next(Some(1), u64::MAX), 1_600), None);
-        assert_eq!(accounting.arm(&next(Some(1), u64::MAX), 1_700), None, "there is no time to set it to");
+        assert_eq!(accounting.arm(&next(Some(id(1)), u64::MAX), 1_600), None);
+        assert_eq!(accounting.arm(&next(Some(id(1)), u64::MAX), 1_700), None, "there is no time to set it to");
         // One that should have fired is set again.
         assert_eq!(accounting.arm(&next(None, 1_700), 1_610), Some(1_700));
-        assert_eq!(accounting.arm(&next(Some(1), 9_999), 1_600), None, "it fires before that");
+        assert_eq!(accounting.arm(&next(Some(id(1)), 9_999), 1_600), None, "it fires before that");
     }
 
     #[test]
@@ -211,36 +217,36 @@ mod tests {
     #[test]
     fn a_budget_ends_and_begins_exactly() {
         let (mut accounting, _) = pair();
-        let deadline = Alarm { at: 1_005, owner: Some(1) };
-        assert_eq!(accounting.arm(&Next { service: Some(1), budget: alarm(1_010), deadline }, 1_000), Some(1_010));
-        assert_eq!(accounting.timer_fired(), Some(0));
+        let deadline = Alarm { at: 1_005, owner: Some(id(1)) };
+        assert_eq!(accounting.arm(&Next { service: Some(id(1)), budget: alarm(1_010), deadline }, 1_000), Some(1_010));
+        assert_eq!(accounting.timer_fired(), Some(id(0)));
         // The deadline comes first when its grain is over.
-        assert_eq!(accounting.arm(&Next { service: Some(1), budget: alarm(1_900), deadline }, 1_010), Some(1_510));
-        assert_eq!(accounting.timer_fired(), Some(1));
+        assert_eq!(accounting.arm(&Next { service: Some(id(1)), budget: alarm(1_900), deadline }, 1_010), Some(1_510));
+        assert_eq!(accounting.timer_fired(), Some(id(1)));
     }
 
     #[test]
     fn a_timer_that_comes_too_early_is_paid_by_the_service_that_ran_in_between() {
-        let end = |at| Next { service: Some(1), budget: Alarm { at, owner: None }, deadline: Alarm::NEVER };
+        let end = |at| Next { service: Some(id(1)), budget: Alarm { at, owner: None }, deadline: Alarm::NEVER };
         let (mut accounting, mut scheduler) = pair();
         accounting.arm(&end(2_000), 100);
         // The running service pays for its own timer.
         assert_eq!(accounting.timer_fired(), None);
         accounting.arm(&end(2_000), 100);
-        accounting.entered(&mut scheduler, 1, 0, 300);
-        accounting.resumed(&mut scheduler, 0, || panic!("it goes on itself"));
-        accounting.entered(&mut scheduler, 0, 0, 350);
+        accounting.entered(&mut scheduler, id(1), id(0), 300);
+        accounting.resumed(&mut scheduler, id(0), || panic!("it goes on itself"));
+        accounting.entered(&mut scheduler, id(0), id(0), 350);
         assert_eq!(accounting.arm(&end(2_100), 350), None);
-        accounting.resumed(&mut scheduler, 1, || 370);
-        assert_eq!(accounting.timer_fired(), Some(0));
+        accounting.resumed(&mut scheduler, id(1), || 370);
+        assert_eq!(accounting.timer_fired(), Some(id(0)));
     }
 
     #[test]
     fn a_restart_is_paid_by_the_service_that_faulted() {
         let (mut accounting, mut scheduler) = pair();
-        accounting.entered(&mut scheduler, 0, 0, 110);
-        accounting.restarted(&mut scheduler, 0, 7_000_110);
-        accounting.resumed(&mut scheduler, 1, || 7_000_115);
+        accounting.entered(&mut scheduler, id(0), id(0), 110);
+        accounting.restarted(&mut scheduler, id(0), 7_000_110);
+        accounting.resumed(&mut scheduler, id(1), || 7_000_115);
         assert_eq!(totals(&scheduler), [7_000_015, 0]);
     }
 

@@ -1,7 +1,10 @@
-//! Keeps the free ranges of guest-physical memory, and takes pages from them.
+//! Decides which guest-physical memory is free, keeps its ranges, and takes pages from them.
 
 use arrayvec::ArrayVec;
+use cloister_caps::tables::Tables;
 use cloister_caps::{Gfn, PAGE_SIZE};
+
+use crate::boot::{BootError, MapEntry, StartInfo};
 
 /// The most free ranges that are kept. A split that would make more loses its smaller part.
 const MAX_RANGES: usize = 64;
@@ -41,8 +44,32 @@ impl FrameRange {
     }
 }
 
+/// Owns adjacent frames that were free.
+///
+/// # Holding one proves
+/// [`FreeMemory`] has given these frames to the holder, and gives them to nobody else. Only
+/// [`FreeMemory::take`] and [`FreeMemory::take_aligned`] make one, and there is no copy.
+#[derive(PartialEq, Eq, Debug)]
+pub struct OwnedFrames(FrameRange);
+
+impl OwnedFrames {
+    /// Returns the first frame.
+    #[must_use]
+    pub fn first(&self) -> Gfn {
+        Gfn(self.0.start)
+    }
+
+    /// Returns the frames.
+    #[must_use]
+    pub fn range(&self) -> FrameRange {
+        self.0
+    }
+}
+
 /// Holds the free frames of the guest, as sorted ranges that neither overlap nor touch.
-#[derive(Clone, Debug, Default)]
+///
+/// There is no copy of it: two would give the same frames out.
+#[derive(Debug, Default)]
 pub struct FreeMemory {
     ranges: ArrayVec<FrameRange, MAX_RANGES>,
 }
@@ -73,6 +100,7 @@ impl FreeMemory {
     }
 
     /// Removes frames that are in use. Some or all of them may not be in the set.
+    #[inline(never)] // The boot calls it from many places.
     pub fn remove(&mut self, frames: FrameRange) {
         let mut index = 0;
         while frames.count() > 0 && index < self.ranges.len() {
@@ -106,15 +134,15 @@ impl FreeMemory {
         1
     }
 
-    /// Takes `pages` adjacent frames, and returns the first.
+    /// Takes `pages` adjacent frames.
     ///
     /// They come from the smallest range that has as many, so that large ranges stay whole.
-    pub fn take(&mut self, pages: u64) -> Option<Gfn> {
+    pub fn take(&mut self, pages: u64) -> Option<OwnedFrames> {
         self.take_aligned(pages, 1)
     }
 
-    /// Takes `pages` adjacent frames, and returns the first, which is a multiple of `align`.
-    pub fn take_aligned(&mut self, pages: u64, align: u64) -> Option<Gfn> {
+    /// Takes `pages` adjacent frames, of which the first is a multiple of `align`.
+    pub fn take_aligned(&mut self, pages: u64, align: u64) -> Option<OwnedFrames> {
         let start_in = |range: &FrameRange| {
             let start = range.start.checked_next_multiple_of(align)?;
             (pages > 0 && start.checked_add(pages)? <= range.end).then_some(start)
@@ -122,8 +150,9 @@ impl FreeMemory {
         let ranges = self.ranges.iter().enumerate();
         let fitting = ranges.filter_map(|(index, range)| Some((range.count(), index, start_in(range)?)));
         let (_, index, start) = fitting.min_by_key(|(count, ..)| *count)?;
-        self.remove_from_range(index, FrameRange { start, end: start + pages });
-        Some(Gfn(start))
+        let frames = FrameRange { start, end: start + pages };
+        self.remove_from_range(index, frames);
+        Some(OwnedFrames(frames))
     }
 
     /// Returns the number of free frames.
@@ -139,10 +168,81 @@ impl FreeMemory {
     }
 }
 
+/// Frame numbers at which the memory map usually has a hole, in order of preference.
+const HOLES: [u64; 3] = [0xF_0000, 0xF_D000, 0xE_0000];
+
+/// Returns the first of `pages` adjacent frames that no entry of the memory map touches, RAM or
+/// not, if there is such a hole where one is looked for. Xen's own pages go there.
+#[must_use]
+pub fn find_hole(map: &[MapEntry], pages: u64) -> Option<Gfn> {
+    let is_hole = |hole: &u64| {
+        let wanted = FrameRange { start: *hole, end: hole + pages };
+        map.iter().all(|entry| {
+            let taken = FrameRange::touching(entry.address, entry.length);
+            taken.end <= wanted.start || wanted.end <= taken.start
+        })
+    };
+    HOLES.into_iter().find(is_hole).map(Gfn)
+}
+
+/// Locates the kernel and its tables in guest-physical memory: address and length in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KernelLocation {
+    /// The kernel.
+    pub kernel: (u64, u64),
+    /// The capability tables.
+    pub tables: (u64, u64),
+}
+
+/// Returns the free memory: all RAM of `map` except the first page, the image, the boot data and
+/// the boot module.
+///
+/// # Errors
+/// The memory map describes no RAM.
+pub fn free_memory(
+    info: &StartInfo,
+    map: &[MapEntry],
+    tables: &Tables<'_>,
+    location: &KernelLocation,
+) -> Result<FreeMemory, BootError> {
+    let mut free = FreeMemory::new();
+    for entry in map.iter().filter(|entry| entry.ram) {
+        free.add(FrameRange::within(entry.address, entry.length));
+    }
+    if free.total() == 0 {
+        return Err(BootError::NoMemory);
+    }
+    free.remove(FrameRange { start: 0, end: 1 });
+    for (address, length) in [location.kernel, location.tables] {
+        free.remove(FrameRange::touching(address, length));
+    }
+    for segment in tables.segments().iter() {
+        free.remove(FrameRange::touching(segment.image_address, segment.file_size));
+    }
+    for region in tables.regions().iter() {
+        free.remove(FrameRange::touching(region.image_address, region.image_length));
+    }
+    for entry in &info.boot_data {
+        free.remove(FrameRange::touching(entry.address, entry.length));
+    }
+    if let Some(module) = info.module {
+        free.remove(FrameRange::touching(module.address, module.length));
+    }
+    Ok(free)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot::Module;
+    use crate::test_tables::{REGION, SERVICE, tables};
+    use cloister_caps::tables::{RegionKind, raw};
     use proptest::prelude::*;
+
+    /// Returns the first frame of those that were taken.
+    fn first(frames: Option<OwnedFrames>) -> Option<u64> {
+        frames.map(|frames| frames.first().0)
+    }
 
     #[test]
     fn partial_pages_are_not_ram() {
@@ -155,9 +255,9 @@ mod tests {
     fn aligned_frames_leave_what_is_before_them() {
         let mut free = FreeMemory::new();
         free.add(FrameRange { start: 5, end: 2000 });
-        assert_eq!(free.take_aligned(600, 512), Some(Gfn(512)));
+        assert_eq!(first(free.take_aligned(600, 512)), Some(512));
         assert_eq!(free.take_aligned(1500, 512), None);
-        assert_eq!(free.take(507), Some(Gfn(5)));
+        assert_eq!(free.take(507), Some(OwnedFrames(FrameRange { start: 5, end: 512 })));
         assert_eq!((free.total(), free.largest()), (888, 888));
         assert_eq!(free.take_aligned(1, u64::MAX), None);
     }
@@ -175,7 +275,7 @@ mod tests {
         assert_eq!((free.total(), free.largest()), (16, 8));
         assert_eq!(free.take(9), None);
         assert_eq!(free.take(0), None);
-        assert_eq!(free.take(8), Some(Gfn(0)));
+        assert_eq!(first(free.take(8)), Some(0));
     }
 
     #[test]
@@ -197,9 +297,74 @@ mod tests {
         let taken = 3 * MAX_RANGES as u64;
         free.add(FrameRange { start: 0, end: taken + 5 });
         for frame in 0..taken {
-            assert_eq!(free.take(1), Some(Gfn(frame)));
+            assert_eq!(first(free.take(1)), Some(frame));
         }
         assert_eq!((free.total(), free.ranges.len()), (5, 1));
+    }
+
+    const MIB: u64 = 1 << 20;
+
+    fn entry(address: u64, length: u64, ram: bool) -> MapEntry {
+        MapEntry { address, length, ram }
+    }
+
+    #[test]
+    fn the_hole_is_the_first_that_nothing_touches() {
+        let at = |frame: u64| frame * PAGE_SIZE as u64;
+        assert_eq!(find_hole(&[entry(0, 64 * MIB, true)], 9), Some(Gfn(0xF_0000)));
+        // Not only RAM is in the way, and a byte is enough.
+        for ram in [true, false] {
+            for taken in [entry(at(0xF_0008), 1, ram), entry(at(0xF_0000) - 1, 2, ram)] {
+                assert_eq!(find_hole(&[entry(0, MIB, true), taken], 9), Some(Gfn(0xF_D000)), "{taken:?}");
+            }
+        }
+        for beside in [entry(at(0xF_0009), 1, false), entry(0, at(0xF_0000), true)] {
+            assert_eq!(find_hole(&[beside], 9), Some(Gfn(0xF_0000)), "{beside:?}");
+        }
+        let taken = [entry(at(0xF_0000), 1, false), entry(at(0xF_D004), 1, false)];
+        assert_eq!(find_hole(&taken, 9), Some(Gfn(0xE_0000)));
+        assert_eq!(find_hole(&taken, 4), Some(Gfn(0xF_D000)), "so few fit before what is there");
+        assert_eq!(find_hole(&[entry(0, 1 << 32, true)], 9), None);
+    }
+
+    #[test]
+    fn what_the_boot_still_needs_is_not_free() {
+        let tables = tables(
+            &[SERVICE],
+            &[raw::Segment {
+                service: 0,
+                flags: 5,
+                address: 0x1000,
+                image_address: 0x30_0000,
+                file_size: 0x1001,
+                memory_size: 0x1001,
+            }],
+            &[raw::Region { kind: RegionKind::ImageData, image_address: 0x31_0000, image_length: 1, ..REGION }],
+            &[],
+        );
+        let info = StartInfo {
+            boot_data: [entry(0x9_0010, 56, true), entry(0x9_2FFF, 2, true)].into_iter().collect(),
+            module: Some(Module { address: 0x40_0000, length: 0x2800 }),
+            command_line: None,
+            map: ArrayVec::new(),
+            initial_domain: false,
+        };
+        let map = [entry(0, 0xA_0000, true), entry(0xA_0000, 0x6_0000, false), entry(MIB, 4 * MIB + 5, true)];
+        let location = KernelLocation { kernel: (MIB, 0x1_8001), tables: (0x20_0000, 0x1000) };
+        let mut free = free_memory(&info, &map, &tables, &location).unwrap();
+        let mut is_free = vec![false; 0x600];
+        while let Some(Gfn(frame)) = free.take(1).map(|frames| frames.first()) {
+            is_free[frame as usize] = true;
+        }
+        let mut expected = vec![false; 0x600];
+        expected[1..0xA0].fill(true);
+        expected[0x100..0x500].fill(true);
+        for used in [0x90..0x91, 0x92..0x94, 0x100..0x119, 0x200..0x201, 0x300..0x302, 0x310..0x311, 0x400..0x403] {
+            expected[used].fill(false);
+        }
+        assert_eq!(is_free, expected);
+        let none = [entry(0, 4 * MIB, false), entry(MIB, 10, true)];
+        assert_eq!(free_memory(&info, &none, &tables, &location).err(), Some(BootError::NoMemory));
     }
 
     proptest! {
@@ -221,8 +386,9 @@ mod tests {
             }
             prop_assert_eq!(free.total(), owner.iter().filter(|free| **free).count() as u64);
             for want in wants {
-                if let Some(Gfn(start)) = free.take(want) {
-                    for frame in start..start + want {
+                if let Some(frames) = free.take(want) {
+                    prop_assert_eq!(frames.range().count(), want);
+                    for frame in frames.range().start..frames.range().end {
                         prop_assert!(std::mem::replace(&mut owner[frame as usize], false));
                     }
                 } else {

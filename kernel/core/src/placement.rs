@@ -1,8 +1,8 @@
 //! Places regions in guest-physical memory: first those of fixed size, then shares of the rest.
 
 use arrayvec::ArrayVec;
-use cloister_caps::tables::{MAX_REGIONS, Region, RegionKind, Tables};
-use cloister_caps::{Gfn, PAGE_SIZE};
+use cloister_caps::tables::{MAX_REGIONS, PerRegion, Region, RegionKind, Tables};
+use cloister_caps::{Gfn, PAGE_SIZE, RegionId};
 use core::fmt;
 
 use crate::memory::{FrameRange, FreeMemory};
@@ -18,8 +18,8 @@ pub struct Placement {
     pub length: u64,
 }
 
-/// Locates all regions, by index.
-pub type Placements = ArrayVec<Placement, MAX_REGIONS>;
+/// Locates all regions.
+pub type Placements = PerRegion<Placement>;
 
 /// Locates the provided regions: those whose placement Xen or the toolstack chose.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,8 +37,8 @@ pub struct BootRegions {
 pub enum PlacementError {
     /// A region needs more adjacent pages than are free.
     TooLittleMemory {
-        /// Index of the region.
-        region: usize,
+        /// The region.
+        region: RegionId,
         /// Adjacent pages that it needs.
         needs: u64,
         /// Pages in the largest free range.
@@ -55,7 +55,7 @@ impl fmt::Display for PlacementError {
         match self {
             PlacementError::TooLittleMemory { region, needs, free } => write!(
                 f,
-                "too little memory: region {region} needs {needs} adjacent pages, {free} are free; give the guest more memory"
+                "too little memory: {region} needs {needs} adjacent pages, {free} are free; give the guest more memory"
             ),
             PlacementError::ModuleUnaligned => write!(f, "the boot module does not start at a page boundary"),
             PlacementError::NoXenStore => write!(f, "the machine gives no XenStore page, and the policy needs one"),
@@ -76,12 +76,12 @@ pub fn place_regions(
     boot_regions: &BootRegions,
     reserve: u64,
 ) -> Result<Placements, PlacementError> {
-    let mut placements: Placements = tables.regions().iter().map(|_| Placement::default()).collect();
-    for (index, region) in tables.regions().iter().enumerate() {
+    let mut placements = Placements::default();
+    for (id, region) in tables.regions().with_ids() {
         if region.kind == RegionKind::Fixed {
-            placements[index] = take(index, u64::from(region.amount), MIN_ALIGNED_FIXED, free)?;
+            placements[id] = take(id, u64::from(region.amount), MIN_ALIGNED_FIXED, free)?;
         } else if region.kind != RegionKind::Share {
-            placements[index] = provided(&region, boot_regions)?;
+            placements[id] = provided(&region, boot_regions)?;
         }
     }
     shares(tables, free, reserve, &mut placements)?;
@@ -101,15 +101,15 @@ pub const MIN_ALIGNED_FIXED: u64 = PAGES_PER_LARGE / 4;
 ///
 /// From `min_aligned` pages on, they begin at a multiple of [`PAGES_PER_LARGE`] if such a range is
 /// free, so that few entries map a large region.
-fn take(region: usize, pages: u64, min_aligned: u64, free: &mut FreeMemory) -> Result<Placement, PlacementError> {
+fn take(region: RegionId, pages: u64, min_aligned: u64, free: &mut FreeMemory) -> Result<Placement, PlacementError> {
     let largest = free.largest();
     let aligned = if pages >= min_aligned { free.take_aligned(pages, PAGES_PER_LARGE) } else { None };
-    let frame = aligned.or_else(|| free.take(pages)).ok_or(PlacementError::TooLittleMemory {
+    let frames = aligned.or_else(|| free.take(pages)).ok_or(PlacementError::TooLittleMemory {
         region,
         needs: pages,
         free: largest,
     })?;
-    Ok(Placement { frame, pages, length: pages * PAGE_SIZE as u64 })
+    Ok(Placement { frame: frames.first(), pages, length: pages * PAGE_SIZE as u64 })
 }
 
 /// Returns the placement of a region that is not taken from free memory.
@@ -139,6 +139,25 @@ fn bytes_at(address: u64, length: u64) -> Placement {
     Placement { frame: Gfn(frames.start), pages: frames.count(), length }
 }
 
+/// Returns the number of frames to keep free for page tables, of `free` frames.
+///
+/// For each service that is a table of every level, and some for its program, stack and queues.
+/// Shares and the boot module need one more for each 512 pages.
+#[must_use]
+pub fn page_table_reserve(tables: &Tables<'_>, free: u64) -> u64 {
+    let large: u64 = tables
+        .mappings()
+        .iter()
+        .map(|mapping| tables.region(mapping.region))
+        .map(|region| match region.kind {
+            RegionKind::Share => 3 + free.min(u64::from(region.maximum)) / PAGES_PER_LARGE,
+            RegionKind::Module => 3,
+            _ => 0,
+        })
+        .sum();
+    16 + 8 * tables.services().len() as u64 + large
+}
+
 /// Places the shares: each has its minimum, and a part of the spare memory by its weight, up to its
 /// maximum.
 fn shares(
@@ -151,16 +170,16 @@ fn shares(
     let weights: u64 = tables.regions().iter().filter(is_share).map(|region| u64::from(region.amount)).sum();
     let minima: u64 = tables.regions().iter().filter(is_share).map(|region| u64::from(region.minimum)).sum();
     let spare = free.total().saturating_sub(reserve).saturating_sub(minima);
-    let mut order: ArrayVec<(u64, usize), MAX_REGIONS> = ArrayVec::new();
-    for (index, region) in tables.regions().iter().enumerate().filter(|(_, region)| is_share(region)) {
+    let mut order: ArrayVec<(u64, RegionId), MAX_REGIONS> = ArrayVec::new();
+    for (id, region) in tables.regions().with_ids().filter(|(_, region)| is_share(region)) {
         let wants = u64::from(region.minimum) + spare * u64::from(region.amount) / weights.max(1);
-        let share = (wants.clamp(u64::from(region.minimum), u64::from(region.maximum)).max(1), index);
+        let share = (wants.clamp(u64::from(region.minimum), u64::from(region.maximum)).max(1), id);
         // The largest first: small ones fit into the gaps that are left.
         order.insert(order.partition_point(|other| *other > share), share);
     }
-    for (wants, index) in order {
-        let minimum = tables.regions().get(index).map_or(1, |region| u64::from(region.minimum)).max(1);
-        placements[index] = take(index, wants.min(free.largest()).max(minimum), PAGES_PER_LARGE, free)?;
+    for (wants, id) in order {
+        let minimum = u64::from(tables.region(id).minimum).max(1);
+        placements[id] = take(id, wants.min(free.largest()).max(minimum), PAGES_PER_LARGE, free)?;
     }
     Ok(())
 }
@@ -168,13 +187,22 @@ fn shares(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_tables::{MAPPING, REGION, SERVICE, tables};
+    use cloister_caps::tables::raw;
 
-    /// The message is the last line on the console of an image that cannot start.
     #[test]
-    fn an_error_says_what_is_missing_and_how_much() {
-        let memory = PlacementError::TooLittleMemory { region: 7, needs: 300, free: 20 }.to_string();
-        assert!(["region 7 ", "300 adjacent", "20 are free"].iter().all(|part| memory.contains(part)), "{memory}");
-        assert!(PlacementError::ModuleUnaligned.to_string().contains("page boundary"));
-        assert!(PlacementError::NoXenStore.to_string().contains("XenStore"));
+    fn the_reserve_grows_with_services_and_with_what_each_maps_of_large_regions() {
+        let reserve = |services: usize, regions: &[raw::Region], free| {
+            let mappings: Vec<_> = (0..).zip(regions).map(|(region, _)| raw::Mapping { region, ..MAPPING }).collect();
+            page_table_reserve(&tables(&vec![SERVICE; services], &[], regions, &mappings), free)
+        };
+        let share = raw::Region { kind: RegionKind::Share, maximum: 1024, ..REGION };
+        let module = raw::Region { kind: RegionKind::Module, ..REGION };
+        assert_eq!((reserve(1, &[], 9), reserve(6, &[], 9)), (24, 64));
+        assert_eq!(reserve(1, &[REGION], 1 << 20), 24, "a small region needs no more");
+        assert_eq!(reserve(1, &[module], 1 << 20), 27);
+        // It cannot grow past its maximum, nor past what is free.
+        assert_eq!((reserve(1, &[share], 1 << 20), reserve(1, &[share], 1023)), (24 + 3 + 2, 24 + 3 + 1));
+        assert_eq!(reserve(1, &[share, module, share], 1 << 20), 24 + 5 + 3 + 5);
     }
 }

@@ -3,8 +3,8 @@
 use core::fmt;
 
 use cloister_caps::abi::{SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
-use cloister_caps::tables::{Capability, Tables};
-use cloister_caps::{Kind, Operation, Status};
+use cloister_caps::tables::{Capability, Object, Tables};
+use cloister_caps::{Kind, Operation, ServiceId, Status};
 
 /// Describes a refused system call. Its `Display` form is the line for the log.
 #[derive(Clone, Copy)]
@@ -12,7 +12,7 @@ pub struct Refusal<'a> {
     /// The tables, for names and line numbers.
     pub tables: Tables<'a>,
     /// The service that made the call.
-    pub service: u8,
+    pub service: ServiceId,
     /// The number of the system call.
     pub call: u64,
     /// The slot that the caller named.
@@ -43,7 +43,7 @@ impl fmt::Display for Refusal<'_> {
             None => write!(f, "operation={} ", self.operation)?,
         }
         match self.capability {
-            Some(capability) => write!(f, "object={}:{} ", capability.kind.name(), self.object(&capability))?,
+            Some(capability) => write!(f, "object={}:{} ", capability.kind().name(), self.object(&capability))?,
             None => write!(f, "object=slot:{} ", self.slot)?,
         }
         write!(f, "missing=\"")?;
@@ -56,20 +56,14 @@ impl Refusal<'_> {
     /// Returns the name of the object of a capability, or the capability's own if the object has
     /// none.
     fn object(&self, capability: &Capability) -> &str {
-        let object = capability.object as usize;
-        let name = match capability.kind {
-            Kind::Sender | Kind::Receiver => self.tables.queues().get(object).map(|queue| queue.name),
-            Kind::Port => self.tables.ports().get(object).map(|port| port.name),
-            Kind::Grant => self.tables.grants().get(object).map(|grant| grant.name),
-            Kind::Region => {
-                let mapping = self.tables.mappings().get(object);
-                mapping
-                    .and_then(|mapping| self.tables.regions().get(usize::from(mapping.region)))
-                    .map(|region| region.name)
-            }
-            Kind::Console | Kind::Clock | Kind::Entropy | Kind::Power | Kind::Info => None,
-        };
-        self.tables.name(name.unwrap_or(capability.name))
+        let tables = &self.tables;
+        tables.name(match capability.object {
+            Object::Sender(queue) | Object::Receiver(queue) => tables.queue(queue).name,
+            Object::Port(rule) => tables.port(rule).name,
+            Object::Grant(rule) => tables.grant(rule).name,
+            Object::Region(mapping) => tables.region(tables.mapping(mapping).region).name,
+            Object::Console | Object::Clock | Object::Entropy | Object::Power | Object::Info => capability.name,
+        })
     }
 
     /// Writes the rule that is missing, or why the operation is not possible.
@@ -80,8 +74,8 @@ impl Refusal<'_> {
             return write!(f, "no rule gives {service} a capability in this slot");
         };
         let [first, second, _, further] = self.arguments;
-        match (self.status, capability.kind) {
-            (Status::WrongOperation, _) => write!(f, "a {} has no such operation", capability.kind.name()),
+        match (self.status, capability.kind()) {
+            (Status::WrongOperation, _) => write!(f, "a {} has no such operation", capability.kind().name()),
             (Status::MissingRight, _) => write!(f, "'{operation}' is not among the rights of line {}", capability.line),
             (Status::NotPermitted, Kind::Grant) => {
                 let issue = self.operation == Operation::GrantIssue as u64;

@@ -6,7 +6,9 @@
 
 use core::fmt;
 
-use cloister_caps::tables::{MAX_SERVICES, Tables};
+use arrayvec::ArrayVec;
+use cloister_caps::ServiceId;
+use cloister_caps::tables::{MAX_SERVICES, PerService, Tables};
 use static_assertions::const_assert;
 
 /// The largest debt of a service: this many budgets, or this many ns if that is more.
@@ -59,7 +61,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// The entry of an index without a service.
+    /// The entry of a number that no service has.
     const UNUSED: Entry = Entry {
         state: State::Stopped,
         rank: 0,
@@ -76,7 +78,7 @@ impl Entry {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Next {
     /// The service to run, or `None` if the processor is idle.
-    pub service: Option<u8>,
+    pub service: Option<ServiceId>,
     /// When the budget of the chosen service ends, or a service that is ready and comes before it
     /// has budget again.
     pub budget: Alarm,
@@ -90,7 +92,7 @@ pub struct Alarm {
     /// The time in ns. `u64::MAX` is never.
     pub at: u64,
     /// The service that the alarm is for. `None` is the one that runs.
-    pub owner: Option<u8>,
+    pub owner: Option<ServiceId>,
 }
 
 impl Alarm {
@@ -107,9 +109,9 @@ impl Alarm {
 /// Holds the state, budget and debt of every service.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
-    entries: [Entry; MAX_SERVICES],
+    entries: PerService<Entry>,
     /// The services by falling priority.
-    order: [u8; MAX_SERVICES],
+    order: [Option<ServiceId>; MAX_SERVICES],
     /// A bit, by rank, for each service that is ready or has a deadline.
     active: u16,
 }
@@ -121,41 +123,39 @@ impl Scheduler {
     #[must_use]
     pub fn new(tables: &Tables<'_>) -> Scheduler {
         let in_ns = |us: u32| u64::from(us) * 1_000;
-        let services = tables.services();
-        Self::with(services.iter().map(|one| (one.priority, in_ns(one.budget_us), in_ns(one.period_us))))
+        let services = tables.services().with_ids();
+        Self::with(services.map(|(id, one)| (id, one.priority, in_ns(one.budget_us), in_ns(one.period_us))))
     }
 
     /// Creates a scheduler of services with these priorities, budgets and periods.
-    pub(crate) fn with(services: impl Iterator<Item = (u8, u64, u64)>) -> Scheduler {
-        let (entries, order) = ([Entry::UNUSED; MAX_SERVICES], [0; MAX_SERVICES]);
-        let mut scheduler = Scheduler { entries, order, active: 0 };
-        let mut priorities = [0; MAX_SERVICES];
-        for (index, (priority, budget, period)) in services.enumerate().take(MAX_SERVICES) {
-            priorities[index] = priority;
+    pub(crate) fn with(services: impl Iterator<Item = (ServiceId, u8, u64, u64)>) -> Scheduler {
+        let entries = PerService::new([Entry::UNUSED; _]);
+        let mut scheduler = Scheduler { entries, order: [None; _], active: 0 };
+        let mut order: ArrayVec<(u8, ServiceId), MAX_SERVICES> = ArrayVec::new();
+        for (service, priority, budget, period) in services {
             let max_used = budget.saturating_add(budget.saturating_mul(MAX_DEBT.0).max(MAX_DEBT.1));
-            scheduler.entries[index] = Entry { state: State::Ready, budget, period, max_used, ..Entry::UNUSED };
-            scheduler.active |= 1 << index;
+            scheduler.entries[service] = Entry { state: State::Ready, budget, period, max_used, ..Entry::UNUSED };
             // Behind those of the same priority.
-            let before = |other: &u8| priorities[usize::from(*other)] >= priority;
-            let rank = scheduler.order[..index].partition_point(before);
-            scheduler.order[index] = index as u8;
-            scheduler.order[rank..=index].rotate_right(1);
+            let rank = order.partition_point(|(other, _)| *other >= priority);
+            order.insert(rank, (priority, service));
         }
-        for (rank, index) in scheduler.order.into_iter().enumerate().take(scheduler.active.count_ones() as usize) {
-            scheduler.entries[usize::from(index)].rank = rank as u8;
+        for (rank, (_, service)) in order.into_iter().enumerate() {
+            scheduler.entries[service].rank = rank as u8;
+            scheduler.order[rank] = Some(service);
+            scheduler.active |= 1 << rank;
         }
         scheduler
     }
 
-    /// Returns the state of a service. One that does not exist is stopped.
+    /// Returns the state of a service.
     #[must_use]
-    pub fn state(&self, service: u8) -> State {
-        self.entries.get(usize::from(service)).map_or(State::Stopped, |entry| entry.state)
+    pub fn state(&self, service: ServiceId) -> State {
+        self.entries[service].state
     }
 
     /// Sets the state of a service. A stopped one stays stopped.
-    pub fn set_state(&mut self, service: u8, state: State) {
-        let Some(entry) = self.entries.get_mut(usize::from(service)) else { return };
+    pub fn set_state(&mut self, service: ServiceId, state: State) {
+        let entry = &mut self.entries[service];
         if entry.state == State::Stopped {
             return;
         }
@@ -166,7 +166,7 @@ impl Scheduler {
     }
 
     /// Makes a service ready if it waits.
-    pub fn wake(&mut self, service: u8) {
+    pub fn wake(&mut self, service: ServiceId) {
         if matches!(self.state(service), State::Waiting(_)) {
             self.set_state(service, State::Ready);
         }
@@ -174,24 +174,21 @@ impl Scheduler {
 
     /// Charges a service for `elapsed` ns that end at `now`. A debt beyond the limit is forgiven.
     #[inline]
-    pub fn charge(&mut self, service: u8, elapsed: u64, now: u64) {
-        if let Some(entry) = self.entries.get_mut(usize::from(service)) {
-            entry.charge(elapsed, now, entry.max_used);
-        }
+    pub fn charge(&mut self, service: ServiceId, elapsed: u64, now: u64) {
+        let entry = &mut self.entries[service];
+        entry.charge(elapsed, now, entry.max_used);
     }
 
     /// Charges a service for `elapsed` ns of the kernel's work that end at `now`, without a limit
     /// on the debt.
-    pub fn charge_work(&mut self, service: u8, elapsed: u64, now: u64) {
-        if let Some(entry) = self.entries.get_mut(usize::from(service)) {
-            entry.charge(elapsed, now, u64::MAX);
-        }
+    pub fn charge_work(&mut self, service: ServiceId, elapsed: u64, now: u64) {
+        self.entries[service].charge(elapsed, now, u64::MAX);
     }
 
     /// Returns the CPU time that a service has used since boot, in ns.
     #[must_use]
-    pub fn total(&self, service: u8) -> u64 {
-        self.entries.get(usize::from(service)).map_or(0, |entry| entry.total)
+    pub fn total(&self, service: ServiceId) -> u64 {
+        self.entries[service].total
     }
 
     /// Chooses the service that runs at `now`, and the time to choose again.
@@ -202,23 +199,24 @@ impl Scheduler {
         let mut next = Next { service: None, budget: Alarm::NEVER, deadline: Alarm::NEVER };
         let mut active = self.active;
         while active != 0 {
-            let index = self.order[active.trailing_zeros() as usize & 15];
+            let chosen = self.order[active.trailing_zeros() as usize & 15];
             active &= active - 1;
-            let entry = &mut self.entries[usize::from(index & 15)];
+            let Some(service) = chosen else { continue };
+            let entry = &mut self.entries[service];
             if let State::Waiting(deadline) = entry.state {
                 if deadline > now {
-                    next.deadline = next.deadline.earlier(Alarm { at: deadline, owner: Some(index) });
+                    next.deadline = next.deadline.earlier(Alarm { at: deadline, owner: Some(service) });
                     continue;
                 }
                 entry.state = State::Ready;
             }
             entry.renew_window(now);
             if let left @ 1.. = entry.budget.saturating_sub(entry.used) {
-                next.service = Some(index);
+                next.service = Some(service);
                 next.choose_again_at(now + left, None);
                 break;
             }
-            next.choose_again_at(entry.next_budget_at(), Some(index));
+            next.choose_again_at(entry.next_budget_at(), Some(service));
         }
         next
     }
@@ -232,7 +230,7 @@ impl Next {
     }
 
     /// Sets the budget alarm to `time`, for `owner`, unless it comes sooner.
-    fn choose_again_at(&mut self, time: u64, owner: Option<u8>) {
+    fn choose_again_at(&mut self, time: u64, owner: Option<ServiceId>) {
         self.budget = self.budget.earlier(Alarm { at: time, owner });
     }
 }
@@ -297,62 +295,65 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_tables::id;
     use proptest::prelude::*;
 
     fn scheduler(services: &[(u8, u64, u64)]) -> Scheduler {
-        Scheduler::with(services.iter().copied())
+        Scheduler::with(
+            (0..).zip(services).map(|(index, (priority, budget, period))| (id(index), *priority, *budget, *period)),
+        )
     }
 
-    fn choice(next: Next) -> (Option<u8>, u64) {
+    fn choice(next: Next) -> (Option<ServiceId>, u64) {
         (next.service, next.time())
     }
 
     #[test]
     fn the_highest_priority_that_is_ready_runs() {
         let mut scheduler = scheduler(&[(1, 50, 100), (9, 50, 100)]);
-        assert_eq!(scheduler.next(0).service, Some(1));
-        scheduler.set_state(1, State::Waiting(70));
-        assert_eq!(choice(scheduler.next(0)), (Some(0), 50));
-        assert_eq!(scheduler.next(70).service, Some(1));
-        scheduler.set_state(1, State::Waiting(u64::MAX));
-        scheduler.wake(1);
-        assert_eq!(scheduler.next(71).service, Some(1));
+        assert_eq!(scheduler.next(0).service, Some(id(1)));
+        scheduler.set_state(id(1), State::Waiting(70));
+        assert_eq!(choice(scheduler.next(0)), (Some(id(0)), 50));
+        assert_eq!(scheduler.next(70).service, Some(id(1)));
+        scheduler.set_state(id(1), State::Waiting(u64::MAX));
+        scheduler.wake(id(1));
+        assert_eq!(scheduler.next(71).service, Some(id(1)));
     }
 
     #[test]
     fn a_spinning_service_is_held_to_its_budget() {
         let mut scheduler = scheduler(&[(1, 100, 100), (9, 30, 100)]);
-        assert_eq!(choice(scheduler.next(0)), (Some(1), 30));
-        scheduler.charge(1, 30, 30);
-        assert_eq!(choice(scheduler.next(30)), (Some(0), 100));
-        scheduler.charge(0, 70, 100);
-        assert_eq!(scheduler.next(100).service, Some(1));
-        assert_eq!(scheduler.total(1), 30);
+        assert_eq!(choice(scheduler.next(0)), (Some(id(1)), 30));
+        scheduler.charge(id(1), 30, 30);
+        assert_eq!(choice(scheduler.next(30)), (Some(id(0)), 100));
+        scheduler.charge(id(0), 70, 100);
+        assert_eq!(scheduler.next(100).service, Some(id(1)));
+        assert_eq!(scheduler.total(id(1)), 30);
     }
 
     #[test]
     fn the_overshoot_of_a_late_timer_is_paid_back() {
         let mut scheduler = scheduler(&[(9, 30, 100)]);
         assert_eq!(choice(scheduler.next(0)).1, 30);
-        scheduler.charge(0, 75, 75);
+        scheduler.charge(id(0), 75, 75);
         assert_eq!(choice(scheduler.next(75)), (None, 200));
         assert_eq!(choice(scheduler.next(100)), (None, 200));
-        assert_eq!(choice(scheduler.next(200)), (Some(0), 215));
-        assert_eq!(choice(scheduler.next(1000)), (Some(0), 1030));
+        assert_eq!(choice(scheduler.next(200)), (Some(id(0)), 215));
+        assert_eq!(choice(scheduler.next(1000)), (Some(id(0)), 1030));
     }
 
     #[test]
     fn a_stall_of_the_machine_does_not_starve_the_service_that_ran() {
         let mut scheduler = scheduler(&[(9, 30, 100)]);
         scheduler.next(0);
-        scheduler.charge(0, u64::MAX / 2, 50);
+        scheduler.charge(id(0), u64::MAX / 2, 50);
         let paid = 100 * (MAX_DEBT.1 / 30 + 1);
         assert_eq!(choice(scheduler.next(100)), (None, paid));
-        assert_eq!(scheduler.next(paid).service, Some(0));
+        assert_eq!(scheduler.next(paid).service, Some(id(0)));
         // For a large budget the limit is a multiple of it.
         let mut scheduler = self::scheduler(&[(9, 3_000_000, 10_000_000)]);
         scheduler.next(0);
-        scheduler.charge(0, u64::MAX / 2, 50);
+        scheduler.charge(id(0), u64::MAX / 2, 50);
         assert_eq!(choice(scheduler.next(10_000_000)), (None, 10_000_000 * (MAX_DEBT.0 + 1)));
     }
 
@@ -361,7 +362,7 @@ mod tests {
         for (budget, used) in [(1, 500), (1, 999_999), (30, 999_999), (1_000, 60_000)] {
             let mut scheduler = scheduler(&[(9, budget, 1_000)]);
             scheduler.next(0);
-            scheduler.charge(0, used, 0);
+            scheduler.charge(id(0), used, 0);
             assert_eq!(choice(scheduler.next(0)), (None, used / budget * 1_000), "{budget} {used}");
         }
     }
@@ -370,33 +371,33 @@ mod tests {
     fn the_work_of_a_restart_is_owed_in_full() {
         let mut scheduler = scheduler(&[(9, 3_000_000, 10_000_000)]);
         scheduler.next(0);
-        scheduler.charge_work(0, 600_000_000, 600_000_000);
+        scheduler.charge_work(id(0), 600_000_000, 600_000_000);
         assert_eq!(choice(scheduler.next(600_000_000)), (None, 2_000_000_000));
         // Later charges forgive nothing of it.
-        scheduler.charge(0, 10, 600_000_100);
+        scheduler.charge(id(0), 10, 600_000_100);
         assert_eq!(choice(scheduler.next(600_000_100)), (None, 2_000_000_000));
-        assert_eq!(choice(scheduler.next(2_000_000_000)), (Some(0), 2_003_000_000));
+        assert_eq!(choice(scheduler.next(2_000_000_000)), (Some(id(0)), 2_003_000_000));
     }
 
     #[test]
     fn a_run_across_the_end_of_a_window_counts_in_both() {
         let mut scheduler = scheduler(&[(9, 80, 100)]);
-        assert_eq!(choice(scheduler.next(30)), (Some(0), 110));
-        scheduler.charge(0, 80, 110);
-        assert_eq!(choice(scheduler.next(110)), (Some(0), 180));
+        assert_eq!(choice(scheduler.next(30)), (Some(id(0)), 110));
+        scheduler.charge(id(0), 80, 110);
+        assert_eq!(choice(scheduler.next(110)), (Some(id(0)), 180));
         // What was beyond the budget of the first window is owed.
-        scheduler.charge(0, 95, 205);
-        assert_eq!(choice(scheduler.next(205)), (Some(0), 205 + 80 - 5 - 20));
+        scheduler.charge(id(0), 95, 205);
+        assert_eq!(choice(scheduler.next(205)), (Some(id(0)), 205 + 80 - 5 - 20));
     }
 
     #[test]
     fn a_stopped_service_stays_stopped() {
         let mut scheduler = scheduler(&[(1, 10, 10)]);
-        scheduler.set_state(0, State::Stopped);
-        scheduler.wake(0);
-        scheduler.set_state(0, State::Ready);
+        scheduler.set_state(id(0), State::Stopped);
+        scheduler.wake(id(0));
+        scheduler.set_state(id(0), State::Ready);
         assert_eq!(choice(scheduler.next(5)), (None, u64::MAX));
-        assert_eq!(scheduler.state(200), State::Stopped);
+        assert_eq!(scheduler.state(id(9)), State::Stopped);
     }
 
     /// Returns the start of the first window with budget, by going through the windows one by one.
@@ -408,10 +409,10 @@ mod tests {
     }
 
     /// Makes the choice by looking at every service in turn, as a model for the test.
-    fn plain_choice(mut scheduler: Scheduler, count: usize, now: u64) -> (Option<u8>, u64) {
+    fn plain_choice(mut scheduler: Scheduler, count: usize, now: u64) -> (Option<ServiceId>, u64) {
         let (mut chosen, mut timer) = (None, u64::MAX);
-        for index in scheduler.order.into_iter().take(count) {
-            let entry = &mut scheduler.entries[usize::from(index)];
+        for index in scheduler.order.into_iter().take(count).flatten() {
+            let entry = &mut scheduler.entries[index];
             entry.renew_window(now);
             let more =
                 matches!(entry.state, State::Waiting(deadline) if deadline <= now) || entry.state == State::Ready;
@@ -448,18 +449,18 @@ mod tests {
             let (mut scheduler, mut now) = (scheduler(&services), 0);
             for (service, ahead, what, passes) in steps {
                 match what {
-                    0..3 => scheduler.set_state(service, State::Waiting(now + ahead)),
-                    3 => scheduler.set_state(service, State::Waiting(u64::MAX)),
-                    4 if ahead == 0 => scheduler.set_state(service, State::Stopped),
-                    4..7 => scheduler.wake(service),
-                    _ => scheduler.charge(service, ahead, now),
+                    0..3 => scheduler.set_state(id(service), State::Waiting(now + ahead)),
+                    3 => scheduler.set_state(id(service), State::Waiting(u64::MAX)),
+                    4 if ahead == 0 => scheduler.set_state(id(service), State::Stopped),
+                    4..7 => scheduler.wake(id(service)),
+                    _ => scheduler.charge(id(service), ahead, now),
                 }
                 now += passes;
                 let expected = plain_choice(scheduler.clone(), services.len(), now);
                 let next = scheduler.next(now);
                 prop_assert_eq!(choice(next), expected);
                 for (alarm, owner) in [(next.budget, next.budget.owner.or(next.service)), (next.deadline, next.deadline.owner)] {
-                    let owner = owner.map(|owner| &scheduler.entries[usize::from(owner)]);
+                    let owner = owner.map(|owner| &scheduler.entries[owner]);
                     prop_assert!(owner.map_or(alarm.at == u64::MAX, |owner| is_for(alarm, owner, now)), "{next:?}");
                 }
             }
@@ -478,7 +479,7 @@ mod tests {
                 prop_assert!(timer > now);
                 let until = timer.min(100);
                 if let Some(service) = next.service {
-                    used[usize::from(service)] += until - now;
+                    used[service.index()] += until - now;
                     scheduler.charge(service, until - now, until);
                 }
                 now = until;

@@ -18,21 +18,15 @@ pub struct Use<'t> {
 
 /// Returns the exercised rights of each capability except those to regions, which have one
 /// operation only.
-pub(crate) fn uses<'t>(
-    tables: Tables<'t>,
-    used: impl Fn(&Capability) -> Option<Rights>,
-) -> impl Iterator<Item = Use<'t>> {
-    (0..tables.capabilities().len()).filter_map(move |index| {
-        let capability = tables.capabilities().get(index).filter(|capability| capability.kind != Kind::Region)?;
-        let rights = used(&capability)?;
-        Some(Use { tables, capability, rights })
-    })
+pub(crate) fn uses<'t>(tables: Tables<'t>, used: impl Fn(&Capability) -> Rights) -> impl Iterator<Item = Use<'t>> {
+    let capabilities = tables.capabilities().iter().filter(|capability| capability.kind() != Kind::Region);
+    capabilities.map(move |capability| Use { tables, rights: used(&capability), capability })
 }
 
 impl fmt::Display for Use<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Capability { service, kind, name, .. } = self.capability;
-        let kind = match kind {
+        let Capability { service, name, .. } = self.capability;
+        let kind = match self.capability.kind() {
             Kind::Sender => "queue-sender",
             Kind::Receiver => "queue-receiver",
             other => other.name(),
@@ -43,7 +37,7 @@ impl fmt::Display for Use<'_> {
         }
         Operation::ALL
             .iter()
-            .filter(|operation| operation.applies_to(self.capability.kind) && self.rights.contains(operation.right()))
+            .filter(|operation| operation.applies_to(self.capability.kind()) && self.rights.contains(operation.right()))
             .try_for_each(|operation| write!(f, " {}", operation.name()))
     }
 }

@@ -8,9 +8,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use cloister_caps::tables::MAX_GRANT_REFS;
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, PAGE_SIZE};
-use static_assertions::const_assert_eq;
 
-use crate::hypercall::{self, EVENT_CHANNEL_OP, GRANT_TABLE_OP};
+use crate::hypercall::{self, EVENT_CHANNEL_OP, GRANT_TABLE_OP, Hypercall, hypercall};
 
 /// `GNTMAP_host_map` and `GNTMAP_readonly` (`grant_table.h`).
 const HOST_MAP: u32 = 2;
@@ -29,7 +28,14 @@ struct Map {
     handle: u32,
     dev_bus_addr: u64,
 }
-const_assert_eq!(size_of::<Map>(), 32);
+// SAFETY: only `map` makes one. Its caller answers for the frame at `host_addr`.
+unsafe impl Hypercall for Map {
+    const NUMBER: u64 = GRANT_TABLE_OP;
+    const OP: u64 = 0;
+    const NAME: &'static str = "GNTTABOP_map_grant_ref";
+    const SIZE: usize = 32;
+    const COUNT: u64 = 1;
+}
 
 /// `struct gnttab_unmap_grant_ref` (`grant_table.h`).
 #[repr(C)]
@@ -40,7 +46,14 @@ struct Unmap {
     status: i16,
     pad: u16,
 }
-const_assert_eq!(size_of::<Unmap>(), 24);
+// SAFETY: only `unmap` makes one. Xen unmaps nothing but what `map` has mapped, by the handle.
+unsafe impl Hypercall for Unmap {
+    const NUMBER: u64 = GRANT_TABLE_OP;
+    const OP: u64 = 1;
+    const NAME: &'static str = "GNTTABOP_unmap_grant_ref";
+    const SIZE: usize = 24;
+    const COUNT: u64 = 1;
+}
 
 /// `struct evtchn_bind_interdomain` (`event_channel.h`).
 #[repr(C)]
@@ -50,7 +63,7 @@ struct BindInterdomain {
     remote_port: u32,
     local_port: u32,
 }
-const_assert_eq!(size_of::<BindInterdomain>(), 12);
+hypercall!(unsafe BindInterdomain: 12 bytes, EVENT_CHANNEL_OP, 0, "EVTCHNOP_bind_interdomain");
 
 /// Xen's handle of each peer's page that is mapped, by the reference that names the mapping. It is
 /// static because it is too large for a stack.
@@ -58,9 +71,13 @@ static HANDLES: [AtomicU32; MAX_GRANT_REFS as usize] = [const { AtomicU32::new(N
 
 /// Maps a peer's page at `frame` (`GNTTABOP_map_grant_ref`). Returns `true` if it is mapped.
 ///
-/// `frame` must be a page of a region that the policy shares. The page that was there is lost for
-/// good, and after the unmapping there is none. Page tables do not change.
-pub fn map(own_ref: GrantRef, frame: Gfn, peer: DomId, peer_ref: GrantRef, writable: bool) -> bool {
+/// The page that was there is lost for good, and after the unmapping there is none. Page tables do
+/// not change.
+///
+/// # Safety
+/// `frame` is a page of a region that the policy shares, so that services access it through a
+/// `SharedRegion` only.
+pub unsafe fn map(own_ref: GrantRef, frame: Gfn, peer: DomId, peer_ref: GrantRef, writable: bool) -> bool {
     let Some(entry) = HANDLES.get(own_ref.0 as usize).filter(|handle| handle.load(Ordering::Relaxed) == NO_HANDLE)
     else {
         return false;
@@ -74,10 +91,7 @@ pub fn map(own_ref: GrantRef, frame: Gfn, peer: DomId, peer_ref: GrantRef, writa
         handle: NO_HANDLE,
         dev_bus_addr: 0,
     };
-    // SAFETY: one structure of the operation's type, exclusively borrowed. The frame that is
-    // replaced belongs to a region that services access through a `SharedRegion` only.
-    let code = unsafe { hypercall::raw(GRANT_TABLE_OP, 0, core::ptr::from_mut(&mut argument) as u64, 1) };
-    let mapped = code == 0 && argument.status == 0;
+    let mapped = hypercall::call(&mut argument).is_ok() && argument.status == 0;
     if mapped {
         entry.store(argument.handle, Ordering::Relaxed);
     }
@@ -88,14 +102,14 @@ pub fn map(own_ref: GrantRef, frame: Gfn, peer: DomId, peer_ref: GrantRef, writa
 pub fn unmap(own_ref: GrantRef, frame: Gfn) {
     let Some(entry) = HANDLES.get(own_ref.0 as usize) else { return };
     let handle = entry.swap(NO_HANDLE, Ordering::Relaxed);
-    let mut argument = Unmap { host_addr: frame.0 * PAGE_SIZE as u64, dev_bus_addr: 0, handle, status: 0, pad: 0 };
-    // SAFETY: one structure of the operation's type, exclusively borrowed. Xen refuses `NO_HANDLE`.
-    unsafe { hypercall::raw(GRANT_TABLE_OP, 1, core::ptr::from_mut(&mut argument) as u64, 1) };
+    let host_addr = frame.0 * PAGE_SIZE as u64;
+    // Xen refuses `NO_HANDLE`.
+    let _ = hypercall::call(&mut Unmap { host_addr, dev_bus_addr: 0, handle, status: 0, pad: 0 });
 }
 
 /// Binds the event channel that `peer` has allocated as `peer_port` (`EVTCHNOP_bind_interdomain`).
 pub fn bind_interdomain(peer: DomId, peer_port: EvtchnPort) -> Option<EvtchnPort> {
     let mut argument = BindInterdomain { remote_dom: peer.0, pad: 0, remote_port: peer_port.0, local_port: 0 };
-    hypercall::operate(EVENT_CHANNEL_OP, 0, &mut argument, "EVTCHNOP_bind_interdomain").ok()?;
+    hypercall::call(&mut argument).ok()?;
     Some(EvtchnPort(argument.local_port))
 }

@@ -5,21 +5,23 @@ use core::fmt;
 use arrayvec::ArrayVec;
 use cloister_caps::tables::{TableError, Tables};
 use cloister_caps::{EvtchnPort, Gfn, PAGE_SIZE};
-use cloister_kernel_core::boot::{self, BootError, MAX_MAP, MapEntry, PhysicalMemory, StartInfo};
-use cloister_kernel_core::memory::{FrameRange, FreeMemory};
-use cloister_kernel_core::placement::{BootRegions, PlacementError, Placements, place_regions};
-use cloister_kernel_core::{Accounting, Costs, Kernel};
+use cloister_kernel_core::boot::{self, BootError, MAX_MAP, MapEntry, StartInfo};
+use cloister_kernel_core::memory::{FreeMemory, KernelLocation, find_hole, free_memory};
+use cloister_kernel_core::placement::{
+    BootRegions, PAGES_PER_LARGE, PlacementError, Placements, page_table_reserve, place_regions,
+};
+use cloister_kernel_core::{Costs, Kernel};
 
-use crate::fatal::{ON_XEN, fatal};
+use crate::fatal::fatal;
 use crate::grants::{ENTRIES_PER_FRAME, GrantTable};
 use crate::hypercall::{self, E820Entry, HypercallError, Param, Space};
-use crate::hypercall_page;
 use crate::machine::Machine;
-use crate::paging::{self, OFFSET, PagingError, Root};
+use crate::paging::{self, HYPERCALL_FRAME, IdentityMap, OFFSET, PagingError, Root};
 use crate::processor::{self, Features, UPCALL_VECTOR};
 use crate::run::{self, Run};
 use crate::service;
-use crate::{console, count, shared_info};
+use crate::trap_frame::TrapFrames;
+use crate::{console, count, hypercall_page, shared_info};
 
 /// Physical address and length of the capability tables. The packer writes both.
 #[unsafe(link_section = ".tables")]
@@ -28,9 +30,8 @@ static CLOISTER_TABLES: [u64; 2] = [0; 2];
 
 /// `XENFEAT_auto_translated_physmap` and `XENFEAT_hvm_callback_vector` (`features.h`).
 const REQUIRED_FEATURES: u32 = 1 << 2 | 1 << 8;
-/// Frame numbers at which the memory map usually has a hole, in order of preference. The shared
-/// info goes there, and the grant table after it.
-const HOLES: [u64; 3] = [0xF_0000, 0xF_D000, 0xE_0000];
+/// Physical address of the kernel (`link.ld`).
+const KERNEL_START: u64 = 0x10_0000;
 /// The most frames of the grant table that the kernel maps: those of `MAX_GRANT_REFS` entries.
 const MAX_GRANT_FRAMES: u64 = 8;
 
@@ -89,29 +90,14 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Reads physical memory through the boot code's identity map.
-struct IdentityMap;
-
-impl PhysicalMemory for IdentityMap {
-    fn read(&self, address: u64, into: &mut [u8]) -> bool {
-        let end = address.checked_add(into.len() as u64);
-        if address == 0 || end.is_none_or(|end| end > 1 << 32) {
-            return false;
-        }
-        for (index, byte) in into.iter_mut().enumerate() {
-            // SAFETY: the first 4 GiB are identity-mapped. Addresses without RAM read as ones.
-            *byte = unsafe { (address as *const u8).wrapping_add(index).read_volatile() };
-        }
-        true
-    }
-}
-
 /// Continues from `boot.s`, with the physical address of the start info.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_main(start_info: u32) -> ! {
-    count::start_counting();
+    count::start_counting(processor::counter());
     processor::load_tables();
-    match prepare(u64::from(start_info)) {
+    // SAFETY: `boot.s` has put its page tables in force, and calls this once.
+    let identity = unsafe { IdentityMap::of_the_boot_code() };
+    match prepare(u64::from(start_info), identity) {
         Ok(()) => run::start(),
         Err(failure) => fatal(format_args!("{failure}")),
     }
@@ -119,10 +105,10 @@ extern "C" fn kernel_main(start_info: u32) -> ! {
 
 /// Checks the machine and the boot data, puts the kernel's own page tables in force, and sets up
 /// the services.
-fn prepare(start_info: u64) -> Result<(), Failure> {
+fn prepare(start_info: u64, mut identity: IdentityMap) -> Result<(), Failure> {
     let features = Features::detect();
     features.xen_leaf.ok_or(Failure::NotXen)?;
-    ON_XEN.store(true, core::sync::atomic::Ordering::SeqCst);
+    hypercall_page::choose_instruction(features.vmcall);
     if !features.nx {
         return Err(Failure::NoExecute);
     }
@@ -131,25 +117,27 @@ fn prepare(start_info: u64) -> Result<(), Failure> {
     if offered & REQUIRED_FEATURES != REQUIRED_FEATURES {
         return Err(Failure::Features(offered));
     }
-    let info = StartInfo::read(&IdentityMap, start_info)?;
+    let info = StartInfo::read(&identity, start_info)?;
     let map = memory_map(&info)?;
     let tables_range = tables_location()?;
     // SAFETY: the packer put the tables there. The boot code's page tables map them. So do the
     // kernel's own, which replace these below: read-only, and for good.
     let bytes = unsafe { core::slice::from_raw_parts((tables_range.0 + OFFSET) as *const u8, tables_range.1 as usize) };
     let tables = Tables::parse(bytes)?;
-    let mut free = free_memory(&info, &map, &tables, tables_range)?;
-    let mut kernel_root = paging::build_kernel(&mut free, tables_range)?;
+    let kernel = (KERNEL_START, paging::kernel_end_address() - KERNEL_START);
+    let mut free = free_memory(&info, &map, &tables, &KernelLocation { kernel, tables: tables_range })?;
+    let mut kernel_root = paging::build_kernel(&mut identity, &mut free, tables_range)?;
     processor::protect(&features);
     if features.gigabyte {
-        hypercall_page::relocate(&mut kernel_root, &mut free)?;
+        relocate_hypercall_page(&mut kernel_root, &mut identity, &mut free)?;
     }
     let memory = map.iter().filter(|entry| entry.ram).map(|entry| entry.length).sum();
     let console_port = map_console();
     print_version(memory)?;
     print_policy(&tables, &features);
     let grants = map_shared_pages(&tables, &map)?;
-    set_up_services(Prepared { tables, info, memory, features, grants, console_port }, &mut kernel_root, free)
+    let prepared = Prepared { tables, info, memory, features, grants, console_port };
+    set_up_services(prepared, kernel_root, identity, free)
 }
 
 /// Holds what [`prepare`] has found out.
@@ -162,26 +150,29 @@ struct Prepared {
     console_port: Option<EvtchnPort>,
 }
 
-/// Places the regions, builds the address spaces, drops the identity map and loads the programs.
+/// Places the regions, builds the address spaces, drops the identity map and makes the kernel's
+/// state.
 ///
 /// The kernel's state is large, and each copy of it would be on the stack. So it is built here and
 /// goes straight to where it stays.
-fn set_up_services(prepared: Prepared, kernel_root: &mut Root, mut free: FreeMemory) -> Result<(), Failure> {
+fn set_up_services(
+    prepared: Prepared,
+    mut kernel_root: Root,
+    mut identity: IdentityMap,
+    mut free: FreeMemory,
+) -> Result<(), Failure> {
     let Prepared { tables, info, memory, features, grants, console_port } = prepared;
     let boot_regions = BootRegions {
         module: info.module.map(|module| (module.address, module.length)),
-        command_line: Some(copy_command_line(&info, &mut free)?),
+        command_line: Some(copy_command_line(&info, &identity, &mut free)?),
         xenstore: hypercall::get_param(Param::StorePfn).map(Gfn),
     };
     let writable = service::allocate_writable(&tables, &mut free)?;
-    let reserve = service::page_table_reserve(&tables, free.total());
+    let reserve = page_table_reserve(&tables, free.total());
     let placements: Placements = place_regions(&tables, &mut free, &boot_regions, reserve)?;
-    let services = service::build(tables, kernel_root, &mut free, &placements, writable)?;
-    paging::drop_identity_map(*kernel_root);
+    let services = service::build(tables, &mut kernel_root, &mut identity, &mut free, &placements, writable)?;
+    identity.drop(kernel_root);
     services.clear_at_boot(&placements);
-    for index in 0..tables.services().len() {
-        services.load(index as u8);
-    }
     let timer_port = hypercall::bind_timer()?;
     let mut kernel = Kernel::new(tables, placements, shared_info::now(), memory);
     shared_info::unmask(timer_port);
@@ -202,8 +193,10 @@ fn set_up_services(prepared: Prepared, kernel_root: &mut Root, mut free: FreeMem
         "cloister: an interrupt costs {} ns, a timer waits {} ns",
         costs.interrupt, costs.grain
     ));
-    let (waiting, accounting) = ([false; _], Accounting::new(costs, shared_info::now()));
-    run::install(Run { kernel, machine, services, timer_port, console_port, waiting, current: None, accounting, idle });
+    kernel.start_accounting(costs, shared_info::now());
+    // SAFETY: the boot code runs once.
+    let trap_frames = unsafe { TrapFrames::new() };
+    run::install(Run { kernel, machine, services, trap_frames, timer_port, console_port, current: None, idle });
     Ok(())
 }
 
@@ -219,7 +212,7 @@ fn measure_interrupt() -> (Costs, u64) {
         let begun = shared_info::now();
         hypercall::set_timer(begun);
         let asleep = shared_info::now();
-        processor::sleep();
+        hypercall_page::sleep();
         let now = shared_info::now();
         least = least.min(now.saturating_sub(begun));
         idle += now.saturating_sub(asleep);
@@ -251,44 +244,36 @@ fn tables_location() -> Result<(u64, u64), Failure> {
     if length > 0 && fits { Ok((address, length)) } else { Err(Failure::NoTables) }
 }
 
-/// Returns the free memory: all RAM except the image, the boot data and the first page.
-fn free_memory(
-    info: &StartInfo,
-    map: &[MapEntry],
-    tables: &Tables<'_>,
-    tables_range: (u64, u64),
-) -> Result<FreeMemory, Failure> {
-    let mut free = FreeMemory::new();
-    for entry in map.iter().filter(|entry| entry.ram) {
-        free.add(FrameRange::within(entry.address, entry.length));
+/// Moves the hypercall page to [`HYPERCALL_FRAME`] and uses it there. If Xen refuses, the copy in
+/// the kernel's text stays in use, which is slower.
+///
+/// # Errors
+/// No frame is free.
+fn relocate_hypercall_page(
+    root: &mut Root,
+    identity: &mut IdentityMap,
+    free: &mut FreeMemory,
+) -> Result<(), PagingError> {
+    // The frame leaves a hole, for which Xen splits a large entry of its own page tables. That
+    // should not be an entry that leads to our page tables, so take the frame from another 2 MiB.
+    let mut from = free.take_aligned(1, PAGES_PER_LARGE).or_else(|| free.take(1)).ok_or(PagingError::NoMemory)?;
+    paging::write(&mut from, hypercall_page::content());
+    // SAFETY: the frame is ours alone, and there is none at `HYPERCALL_FRAME`.
+    if unsafe { hypercall::add_to_physmap(Space::GuestFrame, from.first().0, HYPERCALL_FRAME) }.is_err() {
+        return Ok(());
     }
-    if free.total() == 0 {
-        return Err(BootError::NoMemory.into());
-    }
-    free.remove(FrameRange { start: 0, end: 1 });
-    let kernel = 0x10_0000;
-    free.remove(FrameRange::touching(kernel, paging::kernel_end_address() - kernel));
-    free.remove(FrameRange::touching(tables_range.0, tables_range.1));
-    for segment in tables.segments().iter() {
-        free.remove(FrameRange::touching(segment.image_address, segment.file_size));
-    }
-    for region in tables.regions().iter() {
-        free.remove(FrameRange::touching(region.image_address, region.image_length));
-    }
-    for entry in &info.boot_data {
-        free.remove(FrameRange::touching(entry.address, entry.length));
-    }
-    if let Some(module) = info.module {
-        free.remove(FrameRange::touching(module.address, module.length));
-    }
-    Ok(free)
+    root.map_hypercall_page(identity, free)?;
+    // SAFETY: the page is mapped in the kernel's half, which every address space has.
+    unsafe { hypercall_page::use_page() };
+    Ok(())
 }
 
 /// Maps the console page and makes it the console. Returns the console's port, if Xen provides one.
 fn map_console() -> Option<EvtchnPort> {
     let frame = hypercall::get_param(Param::ConsolePfn)?;
     let port = EvtchnPort(u32::try_from(hypercall::get_param(Param::ConsoleEvtchn)?).ok()?);
-    paging::map_special(paging::CONSOLE, Gfn(frame));
+    // SAFETY: Xen provides the page for the console alone.
+    unsafe { paging::map_special(paging::CONSOLE, Gfn(frame)) };
     console::use_ring(port);
     Some(port)
 }
@@ -334,21 +319,16 @@ fn print_policy(tables: &Tables<'_>, features: &Features) {
 fn map_shared_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable, Failure> {
     let needed = tables.grants().iter().map(|grant| u64::from(grant.first_ref + grant.count)).max().unwrap_or(0);
     let needed = needed.div_ceil(u64::from(ENTRIES_PER_FRAME));
-    let hole = HOLES
-        .into_iter()
-        .find(|hole| {
-            let wanted = FrameRange { start: *hole, end: hole + 1 + MAX_GRANT_FRAMES };
-            map.iter().all(|entry| {
-                let taken = FrameRange::touching(entry.address, entry.length);
-                taken.end <= wanted.start || wanted.end <= taken.start
-            })
-        })
-        .ok_or(Failure::NoHole)?;
-    hypercall::add_to_physmap(Space::SharedInfo, 0, Gfn(hole))?;
-    paging::map_special(paging::SHARED_INFO, Gfn(hole));
+    // The shared info goes there, and the grant table after it.
+    let Gfn(hole) = find_hole(map, 1 + MAX_GRANT_FRAMES).ok_or(Failure::NoHole)?;
+    // SAFETY: the memory map has nothing in the hole, and so it is Xen's page alone.
+    unsafe {
+        hypercall::add_to_physmap(Space::SharedInfo, 0, Gfn(hole))?;
+        paging::map_special(paging::SHARED_INFO, Gfn(hole));
+    }
     shared_info::mask_all();
-    // Type 2 is a vector (params.h). Setting it also makes Xen fill in the wall clock.
-    hypercall::set_param(Param::CallbackIrq, 2 << 56 | u64::from(UPCALL_VECTOR))?;
+    // This also makes Xen fill in the wall clock.
+    hypercall::set_callback_vector(UPCALL_VECTOR)?;
     if needed > 0 {
         let offered = hypercall::grant_frames()?;
         if needed > u64::from(offered).min(MAX_GRANT_FRAMES) {
@@ -358,17 +338,20 @@ fn map_shared_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable,
     // The last frame first, so that Xen grows the table once.
     for index in (0..needed).rev() {
         let frame = Gfn(hole + 1 + index);
-        hypercall::add_to_physmap(Space::GrantTable, index, frame)?;
-        paging::map_special(paging::GRANT_TABLE + index * PAGE_SIZE as u64, frame);
+        // SAFETY: as above. There are at most `MAX_GRANT_FRAMES`.
+        unsafe {
+            hypercall::add_to_physmap(Space::GrantTable, index, frame)?;
+            paging::map_special(paging::GRANT_TABLE + index * PAGE_SIZE as u64, frame);
+        }
     }
     Ok(GrantTable::new(needed as u32))
 }
 
 /// Copies the command line to a page of its own. Returns the page's frame, and the line's length.
-fn copy_command_line(info: &StartInfo, free: &mut FreeMemory) -> Result<(Gfn, u64), Failure> {
+fn copy_command_line(info: &StartInfo, identity: &IdentityMap, free: &mut FreeMemory) -> Result<(Gfn, u64), Failure> {
     let mut line = [0; boot::MAX_COMMAND_LINE];
-    let length = info.command_line.map_or(0, |address| boot::command_line(&IdentityMap, address, &mut line));
-    let frame = free.take(1).ok_or(PagingError::NoMemory)?;
-    paging::write(frame, &line[..length]);
-    Ok((frame, length as u64))
+    let length = info.command_line.map_or(0, |address| boot::command_line(identity, address, &mut line));
+    let mut frame = free.take(1).ok_or(PagingError::NoMemory)?;
+    paging::write(&mut frame, &line[..length]);
+    Ok((frame.first(), length as u64))
 }

@@ -6,9 +6,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use cloister_caps::EvtchnPort;
 use cloister_kernel_core::console::room;
 
-use crate::fatal::ON_XEN;
 use crate::global::Global;
-use crate::{hypercall, paging, processor};
+use crate::{hypercall, hypercall_page, paging, processor};
 
 /// Offsets in `struct xencons_interface` (`io/console.h`).
 mod field {
@@ -120,7 +119,7 @@ pub fn has_ring() -> bool {
 
 /// Prints a line on the debug port, and without Xen on the serial port too.
 pub fn debug_line(text: fmt::Arguments<'_>) {
-    let serial = !ON_XEN.load(Ordering::Relaxed);
+    let serial = !hypercall_page::is_chosen();
     let byte = |byte| {
         processor::debug_byte(byte);
         if serial {

@@ -2,8 +2,6 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{processor, shared_info};
-
 macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident: $text:literal,)*) => {
         /// Names a counter.
@@ -57,9 +55,9 @@ static HYPERCALL_TICKS: AtomicU64 = AtomicU64::new(0);
 /// The time-stamp counter when the kernel began.
 static START_COUNTER: AtomicU64 = AtomicU64::new(0);
 
-/// Notes the start of the kernel.
-pub fn start_counting() {
-    START_COUNTER.store(processor::counter(), Ordering::Relaxed);
+/// Notes the start of the kernel, at this value of the time-stamp counter.
+pub fn start_counting(counter: u64) {
+    START_COUNTER.store(counter, Ordering::Relaxed);
 }
 
 /// Adds the ticks that a hypercall took.
@@ -67,14 +65,13 @@ pub fn add_hypercall_ticks(ticks: u64) {
     HYPERCALL_TICKS.store(HYPERCALL_TICKS.load(Ordering::Relaxed).wrapping_add(ticks), Ordering::Relaxed);
 }
 
-/// Returns the name and value of each counter, and then the image's own time, in ns.
-///
-/// Own time is all time except sleep, which is `idle` ns, and hypercalls. It includes the time in
-/// which other domains ran in its place.
-pub fn counts(idle: u64) -> impl Iterator<Item = (&'static str, u64)> {
-    let since = processor::counter().wrapping_sub(START_COUNTER.load(Ordering::Relaxed));
-    let own =
-        shared_info::nanoseconds(since.wrapping_sub(HYPERCALL_TICKS.load(Ordering::Relaxed))).saturating_sub(idle);
-    let counts = NAMES.into_iter().zip(&COUNTS).map(|(name, count)| (name, count.load(Ordering::Relaxed)));
-    counts.chain([("own-ns", own)])
+/// Returns the ticks that did not go to hypercalls, from the start of the kernel until `counter`.
+pub fn ticks_outside_hypercalls(counter: u64) -> u64 {
+    let since = counter.wrapping_sub(START_COUNTER.load(Ordering::Relaxed));
+    since.wrapping_sub(HYPERCALL_TICKS.load(Ordering::Relaxed))
+}
+
+/// Returns the name and value of each counter.
+pub fn counts() -> impl Iterator<Item = (&'static str, u64)> {
+    NAMES.into_iter().zip(&COUNTS).map(|(name, count)| (name, count.load(Ordering::Relaxed)))
 }

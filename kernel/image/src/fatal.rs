@@ -5,10 +5,8 @@ use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::hypercall::{self, Shutdown};
-use crate::{console, processor};
+use crate::{console, hypercall_page, processor};
 
-/// `true` once the machine is known to be a Xen guest, so that hypercalls are possible.
-pub static ON_XEN: AtomicBool = AtomicBool::new(false);
 static DYING: AtomicBool = AtomicBool::new(false);
 
 /// Prints the reason on the console and on the debug port, and ends the domain with a crash code.
@@ -18,11 +16,11 @@ pub fn fatal(why: fmt::Arguments<'_>) -> ! {
         if console::has_ring() {
             console::debug_line(format_args!("cloister: fatal: {why}"));
         }
-        if ON_XEN.load(Ordering::SeqCst) {
+        if hypercall_page::is_chosen() {
             console::drain();
         }
     }
-    if ON_XEN.load(Ordering::SeqCst) {
+    if hypercall_page::is_chosen() {
         hypercall::shutdown(Shutdown::Crash);
     }
     processor::stop_machine()

@@ -3,14 +3,13 @@
 //! Structures and numbers are those of Xen's public headers, which are named at each. Pointers are
 //! to objects in the kernel's memory, which every address space maps.
 
-use core::arch::asm;
+use core::marker::PhantomData;
 
 use cloister_caps::{DomId, EvtchnPort, Gfn};
 use static_assertions::const_assert_eq;
 
-use crate::count::{self, Count, count};
-use crate::hypercall_page::{self, HYPERCALL};
-use crate::processor;
+use crate::count::{Count, count};
+use crate::hypercall_page::{port_number, raw};
 
 /// Describes a hypercall that failed.
 #[derive(Clone, Copy, Debug)]
@@ -35,37 +34,55 @@ const SCHED_OP: u64 = 29;
 pub(crate) const EVENT_CHANNEL_OP: u64 = 32;
 const HVM_OP: u64 = 34;
 
-/// Makes the hypercall `number` with three arguments, and returns Xen's result.
+/// Ties a structure to the operation that takes it, and both to the hypercall.
 ///
 /// # Safety
-/// The hypercall must not write other memory than what the arguments point to, nor after it
-/// returns.
-pub(crate) unsafe fn raw(number: u64, first: u64, second: u64, third: u64) -> i64 {
-    count(Count::Hypercall);
-    let start = processor::counter();
-    let result;
-    // SAFETY: by the caller's promise. The convention clobbers RAX and the argument registers. What
-    // is called is the instruction and `ret`.
-    unsafe {
-        asm!("call [rip + {at}]", at = sym HYPERCALL, inlateout("rax") number => result, inlateout("rdi") first => _,
-            inlateout("rsi") second => _, inlateout("rdx") third => _, lateout("r10") _, lateout("r8") _);
-    }
-    count::add_hypercall_ticks(processor::counter().wrapping_sub(start));
-    result
+/// For operation `OP` of hypercall `NUMBER`, Xen accesses one structure of `Self`'s layout at the
+/// address that it is given. It accesses other memory only where the structure's fields point to,
+/// and all that safe code can put into those fields points to memory that Xen may access so. Xen
+/// keeps no address after the hypercall.
+pub unsafe trait Hypercall {
+    /// The hypercall (`__HYPERVISOR_*` of `xen.h`).
+    const NUMBER: u64;
+    /// The operation, which is the first argument.
+    const OP: u64;
+    /// Xen's name of the operation.
+    const NAME: &'static str;
+    /// The size of the structure in bytes, by Xen's header.
+    const SIZE: usize;
+    /// The third argument. Grant table operations take the number of structures there, and no other
+    /// operation takes one.
+    const COUNT: u64 = 0;
 }
 
-/// Makes a hypercall whose arguments are an operation and a structure.
-pub(crate) fn operate<T>(
-    number: u64,
-    operation: u64,
-    argument: &mut T,
-    what: &'static str,
-) -> Result<i64, HypercallError> {
-    // SAFETY: every caller in this file passes the structure that the operation takes, exclusively
-    // borrowed.
-    let code = unsafe { raw(number, operation, core::ptr::from_mut(argument) as u64, 0) };
-    if code < 0 { Err(HypercallError { what, code }) } else { Ok(code) }
+/// Makes the hypercall that takes `argument`. Xen's answer is in its fields.
+///
+/// # Errors
+/// Xen refuses the operation.
+pub fn call<T: Hypercall>(argument: &mut T) -> Result<(), HypercallError> {
+    const { assert!(size_of::<T>() == T::SIZE) };
+    // SAFETY: the argument is the structure that this operation takes, as `T` promises, and is
+    // exclusively borrowed.
+    let code = unsafe { raw(T::NUMBER, T::OP, core::ptr::from_mut(argument) as u64, T::COUNT) };
+    if code < 0 { Err(HypercallError { what: T::NAME, code }) } else { Ok(()) }
 }
+
+/// Implements [`Hypercall`] for a structure of which no field leads Xen to other memory.
+macro_rules! hypercall {
+    (unsafe $structure:ty: $size:literal bytes, $number:expr, $op:expr, $name:literal $(, count $count:literal)?) => {
+        // SAFETY: the structure is that of the operation in Xen's header, which its comment names.
+        // No field leads Xen to other memory.
+        unsafe impl Hypercall for $structure {
+            const NUMBER: u64 = $number;
+            const OP: u64 = $op;
+            const NAME: &'static str = $name;
+            const SIZE: usize = $size;
+            $(const COUNT: u64 = $count;)?
+        }
+    };
+}
+#[cfg(feature = "back-end")]
+pub(crate) use hypercall;
 
 /// Returns Xen's version (`XENVER_version`): major in the upper 16 bits, minor in the lower.
 pub fn version() -> Result<u32, HypercallError> {
@@ -80,23 +97,29 @@ struct FeatureInfo {
     submap_index: u32,
     submap: u32,
 }
+hypercall!(unsafe FeatureInfo: 8 bytes, XEN_VERSION, 6, "XENVER_get_features");
 
 /// Returns Xen's features (`XENVER_get_features`, sub-map 0).
 pub fn features() -> Result<u32, HypercallError> {
     let mut info = FeatureInfo { submap_index: 0, submap: 0 };
-    operate(XEN_VERSION, 6, &mut info, "XENVER_get_features")?;
+    call(&mut info)?;
     Ok(info.submap)
 }
 
-/// `struct xen_hvm_param` (`hvm/hvm_op.h`).
+/// `struct xen_hvm_param` (`hvm/hvm_op.h`), as operation `OP` takes it.
 #[repr(C)]
-struct HvmParam {
+struct HvmParam<const OP: u64> {
     domid: u16,
     pad: u16,
     index: u32,
     value: u64,
 }
-const_assert_eq!(size_of::<HvmParam>(), 16);
+/// `HVMOP_set_param`.
+const SET_PARAM: u64 = 0;
+/// `HVMOP_get_param`.
+const GET_PARAM: u64 = 1;
+hypercall!(unsafe HvmParam<SET_PARAM>: 16 bytes, HVM_OP, SET_PARAM, "HVMOP_set_param");
+hypercall!(unsafe HvmParam<GET_PARAM>: 16 bytes, HVM_OP, GET_PARAM, "HVMOP_get_param");
 
 /// Names a parameter of `hvm/params.h`.
 #[derive(Clone, Copy)]
@@ -116,15 +139,18 @@ pub enum Param {
 /// Returns a parameter (`HVMOP_get_param`). It is `None` if Xen refuses, or has 0 or all ones
 /// there.
 pub fn get_param(param: Param) -> Option<u64> {
-    let mut argument = HvmParam { domid: DomId::SELF.0, pad: 0, index: param as u32, value: 0 };
-    operate(HVM_OP, 1, &mut argument, "HVMOP_get_param").ok()?;
+    let mut argument = HvmParam::<GET_PARAM> { domid: DomId::SELF.0, pad: 0, index: param as u32, value: 0 };
+    call(&mut argument).ok()?;
     Some(argument.value).filter(|value| *value != 0 && *value != u64::MAX)
 }
 
-/// Sets a parameter (`HVMOP_set_param`).
-pub fn set_param(param: Param, value: u64) -> Result<(), HypercallError> {
-    let mut argument = HvmParam { domid: DomId::SELF.0, pad: 0, index: param as u32, value };
-    operate(HVM_OP, 0, &mut argument, "HVMOP_set_param").map(|_| ())
+/// Has Xen deliver events as interrupts with this vector (`HVMOP_set_param` of
+/// `HVM_PARAM_CALLBACK_IRQ`).
+pub fn set_callback_vector(vector: u8) -> Result<(), HypercallError> {
+    // Type 2 is a vector (`HVM_PARAM_CALLBACK_TYPE_VECTOR` of `hvm/params.h`).
+    let value = 2 << 56 | u64::from(vector);
+    let index = Param::CallbackIrq as u32;
+    call(&mut HvmParam::<SET_PARAM> { domid: DomId::SELF.0, pad: 0, index, value })
 }
 
 /// `struct xen_add_to_physmap` (`memory.h`).
@@ -136,7 +162,13 @@ struct AddToPhysmap {
     index: u64,
     frame: u64,
 }
-const_assert_eq!(size_of::<AddToPhysmap>(), 24);
+// SAFETY: only `add_to_physmap` makes one. Its caller answers for the frame.
+unsafe impl Hypercall for AddToPhysmap {
+    const NUMBER: u64 = MEMORY_OP;
+    const OP: u64 = 7;
+    const NAME: &'static str = "XENMEM_add_to_physmap";
+    const SIZE: usize = 24;
+}
 
 /// Names what `XENMEM_add_to_physmap` puts at a frame.
 #[derive(Clone, Copy)]
@@ -149,18 +181,34 @@ pub enum Space {
     GuestFrame = 2,
 }
 
-/// Puts a page at `frame` (`XENMEM_add_to_physmap`).
-pub fn add_to_physmap(space: Space, index: u64, frame: Gfn) -> Result<(), HypercallError> {
-    let mut argument = AddToPhysmap { domid: DomId::SELF.0, size: 0, space: space as u32, index, frame: frame.0 };
-    operate(MEMORY_OP, 7, &mut argument, "XENMEM_add_to_physmap").map(|_| ())
+/// Puts a page at `frame` (`XENMEM_add_to_physmap`). What was there is lost.
+///
+/// # Safety
+/// Nothing refers to what is at `frame`, nor to the frame `index` of [`Space::GuestFrame`].
+pub unsafe fn add_to_physmap(space: Space, index: u64, frame: Gfn) -> Result<(), HypercallError> {
+    call(&mut AddToPhysmap { domid: DomId::SELF.0, size: 0, space: space as u32, index, frame: frame.0 })
 }
 
-/// `struct xen_memory_map` (`memory.h`).
+/// `struct xen_memory_map` (`memory.h`), with a buffer that it borrows.
 #[repr(C)]
-struct MemoryMap {
+struct MemoryMap<'a> {
     entries: u32,
     pad: u32,
-    buffer: u64,
+    buffer: *mut E820Entry,
+    borrowed: PhantomData<&'a mut [E820Entry]>,
+}
+// SAFETY: only `over` makes one. Xen writes at most `entries` entries, and `over` borrows as many.
+unsafe impl Hypercall for MemoryMap<'_> {
+    const NUMBER: u64 = MEMORY_OP;
+    const OP: u64 = 9;
+    const NAME: &'static str = "XENMEM_memory_map";
+    const SIZE: usize = 16;
+}
+
+impl<'a> MemoryMap<'a> {
+    fn over(buffer: &'a mut [E820Entry]) -> Self {
+        MemoryMap { entries: buffer.len() as u32, pad: 0, buffer: buffer.as_mut_ptr(), borrowed: PhantomData }
+    }
 }
 
 /// Describes a range of the memory map: `struct e820entry`, 20 bytes, packed.
@@ -178,8 +226,8 @@ const_assert_eq!(size_of::<E820Entry>(), 20);
 
 /// Reads the memory map (`XENMEM_memory_map`). Returns the number of entries.
 pub fn memory_map(into: &mut [E820Entry]) -> Result<usize, HypercallError> {
-    let mut argument = MemoryMap { entries: into.len() as u32, pad: 0, buffer: into.as_mut_ptr() as u64 };
-    operate(MEMORY_OP, 9, &mut argument, "XENMEM_memory_map")?;
+    let mut argument = MemoryMap::over(into);
+    call(&mut argument)?;
     Ok((argument.entries as usize).min(into.len()))
 }
 
@@ -193,15 +241,14 @@ struct QuerySize {
     status: i16,
     pad2: u16,
 }
-const_assert_eq!(size_of::<QuerySize>(), 16);
+hypercall!(unsafe QuerySize: 16 bytes, GRANT_TABLE_OP, 6, "GNTTABOP_query_size", count 1);
 
 /// Returns the most frames that the grant table may have (`GNTTABOP_query_size`).
 pub fn grant_frames() -> Result<u32, HypercallError> {
     let mut argument = QuerySize { dom: DomId::SELF.0, pad: 0, frames: 0, max_frames: 0, status: 0, pad2: 0 };
-    // SAFETY: one structure of the operation's type, exclusively borrowed.
-    let code = unsafe { raw(GRANT_TABLE_OP, 6, core::ptr::from_mut(&mut argument) as u64, 1) };
-    let code = if code < 0 { code } else { i64::from(argument.status) };
-    if code < 0 { Err(HypercallError { what: "GNTTABOP_query_size", code }) } else { Ok(argument.max_frames) }
+    call(&mut argument)?;
+    let code = i64::from(argument.status);
+    if code < 0 { Err(HypercallError { what: QuerySize::NAME, code }) } else { Ok(argument.max_frames) }
 }
 
 /// Sets the timer to an absolute system time in ns (`set_timer_op`).
@@ -226,10 +273,16 @@ pub enum Shutdown {
     Crash = 3,
 }
 
+/// `struct sched_shutdown` (`sched.h`).
+#[repr(C)]
+struct SchedShutdown {
+    reason: u32,
+}
+hypercall!(unsafe SchedShutdown: 4 bytes, SCHED_OP, 2, "SCHEDOP_shutdown");
+
 /// Ends the domain (`SCHEDOP_shutdown`). Returns only if Xen refuses.
 pub fn shutdown(reason: Shutdown) {
-    let mut argument = reason as u32;
-    let _ = operate(SCHED_OP, 2, &mut argument, "SCHEDOP_shutdown");
+    let _ = call(&mut SchedShutdown { reason: reason as u32 });
 }
 
 /// Yields the processor to other domains (`SCHEDOP_yield`).
@@ -245,11 +298,12 @@ struct AllocUnbound {
     remote_dom: u16,
     port: u32,
 }
+hypercall!(unsafe AllocUnbound: 8 bytes, EVENT_CHANNEL_OP, 6, "EVTCHNOP_alloc_unbound");
 
 /// Allocates an event channel that `peer` may bind (`EVTCHNOP_alloc_unbound`).
 pub fn alloc_unbound(peer: DomId) -> Result<EvtchnPort, HypercallError> {
     let mut argument = AllocUnbound { dom: DomId::SELF.0, remote_dom: peer.0, port: 0 };
-    operate(EVENT_CHANNEL_OP, 6, &mut argument, "EVTCHNOP_alloc_unbound")?;
+    call(&mut argument)?;
     Ok(EvtchnPort(argument.port))
 }
 
@@ -260,36 +314,56 @@ struct BindVirq {
     vcpu: u32,
     port: u32,
 }
+hypercall!(unsafe BindVirq: 12 bytes, EVENT_CHANNEL_OP, 1, "EVTCHNOP_bind_virq");
 
 /// Binds the timer of vCPU 0 to a port (`EVTCHNOP_bind_virq` of `VIRQ_TIMER`).
 pub fn bind_timer() -> Result<EvtchnPort, HypercallError> {
     let mut argument = BindVirq { virq: 0, vcpu: 0, port: 0 };
-    operate(EVENT_CHANNEL_OP, 1, &mut argument, "EVTCHNOP_bind_virq")?;
+    call(&mut argument)?;
     Ok(EvtchnPort(argument.port))
 }
 
-/// Makes an event channel operation whose structure is a port number that Xen only reads.
-fn port_operation(operation: u64, port: EvtchnPort, what: &'static str) -> Result<(), HypercallError> {
-    let argument = hypercall_page::port_number(port).unwrap_or(&raw const port.0 as u64);
-    // SAFETY: every caller in this file passes an operation that reads one number and writes
-    // nothing.
-    let code = unsafe { raw(EVENT_CHANNEL_OP, operation, argument, 0) };
-    if code < 0 { Err(HypercallError { what, code }) } else { Ok(()) }
+/// Names an event channel operation whose structure is one port number, which Xen only reads
+/// (`struct evtchn_close`, `evtchn_send` and `evtchn_unmask` of `event_channel.h`).
+#[derive(Clone, Copy)]
+enum PortOperation {
+    Close = 3,
+    Send = 4,
+    Unmask = 9,
+}
+
+impl PortOperation {
+    /// Returns Xen's name of the operation.
+    fn name(self) -> &'static str {
+        match self {
+            PortOperation::Close => "EVTCHNOP_close",
+            PortOperation::Send => "EVTCHNOP_send",
+            PortOperation::Unmask => "EVTCHNOP_unmask",
+        }
+    }
+
+    /// Performs the operation on a port.
+    fn on(self, port: EvtchnPort) -> Result<(), HypercallError> {
+        let argument = port_number(port).unwrap_or(&raw const port.0 as u64);
+        // SAFETY: the argument is the address of a port number, which Xen reads. It writes nothing.
+        let code = unsafe { raw(EVENT_CHANNEL_OP, self as u64, argument, 0) };
+        if code < 0 { Err(HypercallError { what: self.name(), code }) } else { Ok(()) }
+    }
 }
 
 /// Closes an event channel (`EVTCHNOP_close`).
 pub fn close(port: EvtchnPort) -> Result<(), HypercallError> {
-    port_operation(3, port, "EVTCHNOP_close")
+    PortOperation::Close.on(port)
 }
 
 /// Sends an event (`EVTCHNOP_send`).
 pub fn send(port: EvtchnPort) -> Result<(), HypercallError> {
     count(Count::Send);
-    port_operation(4, port, "EVTCHNOP_send")
+    PortOperation::Send.on(port)
 }
 
 /// Has Xen unmask a port and deliver its pending event (`EVTCHNOP_unmask`).
 pub fn unmask(port: EvtchnPort) -> Result<(), HypercallError> {
     count(Count::Unmask);
-    port_operation(9, port, "EVTCHNOP_unmask")
+    PortOperation::Unmask.on(port)
 }

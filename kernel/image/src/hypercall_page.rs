@@ -1,4 +1,4 @@
-//! Puts the instructions that enter Xen into a hypercall page of our own.
+//! Enters Xen: by the instructions of the hypercall page.
 //!
 //! Xen reads memory through the guest's page tables when a hypercall points to it, and also to find
 //! the length of the instruction where the processor does not tell it (SVM without NRIPS). Each
@@ -7,21 +7,14 @@
 //! [`KERNEL_HYPERCALL_PAGE`] that is reached through two levels. The frames in the rest of its
 //! large page do not exist.
 
+use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use cloister_caps::EvtchnPort;
 use cloister_caps::abi::KERNEL_HYPERCALL_PAGE;
-use cloister_caps::{EvtchnPort, Gfn};
-use cloister_kernel_core::memory::FreeMemory;
-use cloister_kernel_core::placement::PAGES_PER_LARGE;
 
-use crate::hypercall::{self, Space};
-use crate::paging::{self, PagingError, Root};
-
-/// The frame of the page: the first of the last GiB of the 64 that every 64-bit processor can
-/// address.
-///
-/// Memory above 4 GiB is never used, so nothing else is here even in a guest of that size.
-const FRAME: Gfn = Gfn(63 << 18);
+use crate::count::{self, Count, count};
+use crate::processor;
 
 /// Offsets in `hypercall_page` of `entry.s`.
 mod offset {
@@ -39,46 +32,74 @@ unsafe extern "C" {
     static hypercall_page: [u8; LENGTH];
 }
 
-/// The address of the hypercall instruction in use.
-pub static HYPERCALL: AtomicU64 = AtomicU64::new(0);
+/// The address of the hypercall instruction in use, or 0 while none is chosen.
+static HYPERCALL: AtomicU64 = AtomicU64::new(0);
 /// The address of the code in use that sleeps until an event.
 #[unsafe(no_mangle)]
-pub static IDLE: AtomicU64 = AtomicU64::new(0);
+static IDLE: AtomicU64 = AtomicU64::new(0);
 /// The address of the port numbers in use.
 static PORT_NUMBERS: AtomicU64 = AtomicU64::new(0);
 
-/// Chooses the hypercall instruction: `vmcall` on processors of Intel, Centaur and Zhaoxin, else
-/// `vmmcall`.
+/// Chooses the hypercall instruction: `vmcall`, or else `vmmcall`.
 ///
 /// It must be called before the first hypercall.
-pub fn choose_instruction(intel: bool) {
-    let instruction = if intel { offset::VMCALL } else { offset::VMMCALL };
+pub fn choose_instruction(vmcall: bool) {
+    let instruction = if vmcall { offset::VMCALL } else { offset::VMMCALL };
     let at = &raw const hypercall_page as u64;
     HYPERCALL.store(at + instruction, Ordering::Relaxed);
     IDLE.store(at + offset::IDLE, Ordering::Relaxed);
     PORT_NUMBERS.store(at + offset::PORTS, Ordering::Relaxed);
 }
 
-/// Moves the code to the hypercall page and maps it. If Xen refuses, the copy in the kernel's text
-/// stays in use, which is slower.
-///
-/// # Errors
-/// No frame is free.
-pub fn relocate(root: &mut Root, free: &mut FreeMemory) -> Result<(), PagingError> {
-    // The frame leaves a hole, for which Xen splits a large entry of its own page tables. That
-    // should not be an entry that leads to our page tables, so take the frame from another 2 MiB.
-    let from = free.take_aligned(1, PAGES_PER_LARGE).or_else(|| free.take(1)).ok_or(PagingError::NoMemory)?;
+/// Returns `true` once the instruction is chosen. Hypercalls are possible from then on.
+pub fn is_chosen() -> bool {
+    HYPERCALL.load(Ordering::Relaxed) != 0
+}
+
+/// Returns the content of the page.
+pub fn content() -> &'static [u8] {
     // SAFETY: constant bytes of the kernel's text.
-    paging::write(from, unsafe { &*(&raw const hypercall_page) });
-    if hypercall::add_to_physmap(Space::GuestFrame, from.0, FRAME).is_err() {
-        return Ok(());
-    }
-    root.map_hypercall_page(free, FRAME)?;
+    unsafe { &hypercall_page }
+}
+
+/// Uses the copy at [`KERNEL_HYPERCALL_PAGE`] from now on, instead of the one in the kernel's text.
+///
+/// # Safety
+/// What [`content`] returns is mapped there, for the kernel to execute, in all address spaces that
+/// are ever in force. This is called once.
+pub unsafe fn use_page() {
     let by = KERNEL_HYPERCALL_PAGE.wrapping_sub(&raw const hypercall_page as u64);
     for place in [&HYPERCALL, &IDLE, &PORT_NUMBERS] {
         place.store(place.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
     }
-    Ok(())
+}
+
+/// Makes the hypercall `number` with three arguments, and returns Xen's result.
+///
+/// # Safety
+/// The instruction is chosen. The hypercall must not write other memory than what the arguments
+/// point to, nor after it returns.
+pub unsafe fn raw(number: u64, first: u64, second: u64, third: u64) -> i64 {
+    count(Count::Hypercall);
+    let start = processor::counter();
+    let result;
+    // SAFETY: by the caller's promise. The convention clobbers RAX and the argument registers. What
+    // is called is the instruction and `ret`.
+    unsafe {
+        asm!("call [rip + {at}]", at = sym HYPERCALL, inlateout("rax") number => result, inlateout("rdi") first => _,
+            inlateout("rsi") second => _, inlateout("rdx") third => _, lateout("r10") _, lateout("r8") _);
+    }
+    count::add_hypercall_ticks(processor::counter().wrapping_sub(start));
+    result
+}
+
+/// Sleeps until an interrupt. Interrupts are off again afterwards.
+///
+/// The entry stub does not handle the interrupt: the caller looks for events.
+pub fn sleep() {
+    // SAFETY: the code of `entry.s` keeps to the calling convention, and only the upcall can come
+    // while it sleeps.
+    unsafe { asm!("call [rip + {idle}]", idle = sym IDLE) }
 }
 
 /// Returns the address of a constant `u32` with the number of `port`, if the page has one.

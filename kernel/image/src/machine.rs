@@ -1,7 +1,7 @@
 //! Implements the platform of `kernel/core` on Xen.
 
-use cloister_caps::tables::MAX_SERVICES;
-use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef};
+use cloister_caps::tables::PerService;
+use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, ServiceId};
 use cloister_kernel_core::Platform;
 use cloister_kernel_core::console::LineBuffer;
 use cloister_kernel_core::entropy::Generator;
@@ -16,7 +16,7 @@ use crate::{console, hypercall, paging, processor, shared_info};
 pub struct Machine {
     grants: GrantTable,
     random: Option<Generator>,
-    console_lines: [LineBuffer; MAX_SERVICES],
+    console_lines: PerService<LineBuffer>,
     refusal_log: LineBuffer,
 }
 
@@ -31,7 +31,7 @@ impl Machine {
             grants,
             // If all words are equal, the source has failed.
             random: seed.filter(|seed| seed.iter().any(|value| *value != seed[0])).map(Generator::new),
-            console_lines: [LineBuffer::new(); MAX_SERVICES],
+            console_lines: PerService::new([LineBuffer::new(); _]),
             refusal_log: LineBuffer::new(),
         }
     }
@@ -59,15 +59,15 @@ impl Platform for Machine {
         Some(generator.draw())
     }
 
-    fn service_text(&mut self, service: &str, index: u8, text: &[u8]) {
+    fn service_text(&mut self, name: &str, service: ServiceId, text: &[u8]) {
         let now = shared_info::now();
-        let Some(line) = self.console_lines.get_mut(usize::from(index)) else { return };
+        let line = &mut self.console_lines[service];
         for byte in text {
             if let Some((text, dropped)) = line.push(*byte, now) {
                 if dropped > 0 {
-                    console::line(format_args!("{service}: [{dropped} lines dropped]"));
+                    console::line(format_args!("{name}: [{dropped} lines dropped]"));
                 }
-                console::line(format_args!("{service}: {text}"));
+                console::line(format_args!("{name}: {text}"));
             }
         }
     }
@@ -109,7 +109,8 @@ impl Platform for Machine {
     }
 
     fn clear(&mut self, frame: Gfn) {
-        paging::fill(frame, 0, 0);
+        // SAFETY: the frame is one of a region, and the kernel does not refer to memory of those.
+        unsafe { paging::clear_frame(frame) };
     }
 
     #[cfg(feature = "back-end")]
@@ -119,7 +120,9 @@ impl Platform for Machine {
 
     #[cfg(feature = "back-end")]
     fn map_grant(&mut self, own_ref: GrantRef, frame: Gfn, peer: DomId, peer_ref: GrantRef, writable: bool) -> bool {
-        back_end::map(own_ref, frame, peer, peer_ref, writable)
+        // SAFETY: the kernel maps at pages of regions that a grant rule names, which services access
+        // through a `SharedRegion` only.
+        unsafe { back_end::map(own_ref, frame, peer, peer_ref, writable) }
     }
 
     #[cfg(feature = "back-end")]

@@ -1,4 +1,4 @@
-//! Builds the page tables, once, at boot, through the boot code's identity map.
+//! Builds the page tables, once, at boot, through the boot code's [`IdentityMap`].
 //!
 //! Then that map is dropped. After that no page table is mapped except the one for [`SPECIAL`].
 
@@ -9,8 +9,9 @@ pub use cloister_caps::abi::KERNEL_OFFSET as OFFSET;
 use cloister_caps::abi::KERNEL_HYPERCALL_PAGE;
 use cloister_caps::abi::KERNEL_SPECIAL as SPECIAL;
 use cloister_caps::{Gfn, PAGE_SIZE};
-use cloister_kernel_core::memory::FreeMemory;
-use cloister_kernel_core::placement::PAGES_PER_LARGE;
+use cloister_kernel_core::boot::PhysicalMemory;
+use cloister_kernel_core::memory::{FrameRange, FreeMemory, OwnedFrames};
+use cloister_kernel_core::placement::{PAGES_PER_LARGE, Placement};
 use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::mapper::{MapToError, MappedPageTable, PageTableFrameMapping};
 use x86_64::structures::paging::page_table::{PageTable, PageTableEntry};
@@ -29,6 +30,12 @@ pub const GRANT_TABLE: u64 = SPECIAL + 0x5000;
 const COPY_SOURCE: u64 = SPECIAL + 0xF000;
 /// Where the frame to copy to is mapped during a copy.
 const COPY_DESTINATION: u64 = SPECIAL + 0x11000;
+
+/// The frame of the hypercall page: the first of the last GiB of the 64 that every 64-bit processor
+/// can address.
+///
+/// Memory above 4 GiB is never used, so nothing else is here even in a guest of that size.
+pub const HYPERCALL_FRAME: Gfn = Gfn(63 << 18);
 
 /// Entries of a page table.
 const ENTRIES: usize = PAGE_SIZE / size_of::<PageTableEntry>();
@@ -82,8 +89,7 @@ struct TableAllocator<'a>(&'a mut FreeMemory);
 // SAFETY: `FreeMemory` gives each frame once, and only frames of RAM that nothing else uses.
 unsafe impl FrameAllocator<Size4KiB> for TableAllocator<'_> {
     fn allocate_frame(&mut self) -> Option<PhysFrame> {
-        let Gfn(frame) = self.0.take(1)?;
-        Some(PhysFrame::containing_address(PhysAddr::new(frame * PAGE_SIZE as u64)))
+        Some(PhysFrame::containing_address(PhysAddr::new(self.0.take(1)?.first().0 * PAGE_SIZE as u64)))
     }
 }
 
@@ -97,9 +103,55 @@ pub fn kernel_end_address() -> u64 {
     physical(&raw const kernel_end)
 }
 
-/// Names the root table of an address space under construction. It may be used only while the
-/// identity map exists.
+/// Stands for the boot code's identity map: the first 4 GiB of physical memory at the addresses
+/// that they have.
+///
+/// # Holding one proves
+/// The map is in force, and whoever borrows it exclusively is alone in using it. All page tables
+/// are reached through it.
+pub struct IdentityMap(());
+
+impl IdentityMap {
+    /// Creates the token.
+    ///
+    /// # Safety
+    /// The boot code's page tables are in force, and this is called once.
+    pub unsafe fn of_the_boot_code() -> IdentityMap {
+        IdentityMap(())
+    }
+
+    /// Removes the map from the kernel's own address space, the only one that has it. No page table
+    /// can be changed afterwards.
+    pub fn drop(mut self, mut kernel: Root) {
+        kernel.table(&mut self)[0].set_unused();
+        switch(kernel.address_space());
+    }
+}
+
+impl PhysicalMemory for IdentityMap {
+    fn read(&self, address: u64, into: &mut [u8]) -> bool {
+        let end = address.checked_add(into.len() as u64);
+        if address == 0 || end.is_none_or(|end| end > 1 << 32) {
+            return false;
+        }
+        for (index, byte) in into.iter_mut().enumerate() {
+            // SAFETY: the first 4 GiB are identity-mapped. Addresses without RAM read as ones.
+            *byte = unsafe { (address as *const u8).wrapping_add(index).read_volatile() };
+        }
+        true
+    }
+}
+
+/// Names an address space that the processor can use, as CR3 does.
+///
+/// # Holding one proves
+/// It has the kernel's half, where all of the kernel's code and data are.
 #[derive(Clone, Copy)]
+pub struct AddressSpace(PhysFrame);
+
+/// Owns the root table of an address space under construction.
+///
+/// Its tables are reached through the identity map, so every change needs that, too.
 pub struct Root(PhysFrame);
 
 impl Root {
@@ -107,39 +159,40 @@ impl Root {
     ///
     /// # Errors
     /// There is no free frame.
-    fn empty(free: &mut FreeMemory) -> Result<Root, PagingError> {
+    fn empty(identity: &mut IdentityMap, free: &mut FreeMemory) -> Result<Root, PagingError> {
         let frame = TableAllocator(free).allocate_frame().ok_or(PagingError::NoMemory)?;
         let mut root = Root(frame);
-        root.table().zero();
+        root.table(identity).zero();
         Ok(root)
     }
 
     /// Returns the root table.
-    fn table(&mut self) -> &mut PageTable {
-        // SAFETY: the frame holds this root table and nothing else, is identity-mapped as long as a
-        // `Root` is used, and the exclusive reference lasts no longer than that to `self`.
+    fn table<'a>(&'a mut self, _: &'a mut IdentityMap) -> &'a mut PageTable {
+        // SAFETY: the frame holds this root table and nothing else, and is identity-mapped. The
+        // exclusive reference lasts no longer than those to `self` and the identity map.
         unsafe { &mut *(self.0.start_address().as_u64() as *mut PageTable) }
     }
 
-    /// Maps `pages` pages from `address` to frames from `frame`.
+    /// Maps pages from `address` on to `frames`.
     ///
     /// # Errors
     /// No frame is free for a table, or a page is mapped already.
     fn map(
         &mut self,
+        identity: &mut IdentityMap,
         free: &mut FreeMemory,
         address: u64,
-        frame: Gfn,
-        pages: u64,
+        frames: FrameRange,
         flags: Flags,
     ) -> Result<(), PagingError> {
         let parents = Flags::PRESENT | Flags::WRITABLE | (flags & Flags::USER_ACCESSIBLE);
+        let pages = frames.count();
         let mut done = 0;
         while done < pages {
-            let (to, from) = (address + done * PAGE_SIZE as u64, (frame.0 + done) * PAGE_SIZE as u64);
+            let (to, from) = (address + done * PAGE_SIZE as u64, (frames.start + done) * PAGE_SIZE as u64);
             let large = (to | from).is_multiple_of(Size2MiB::SIZE) && pages - done >= PAGES_PER_LARGE;
-            // SAFETY: the tables of a `Root` are whole, and identity-mapped as long as it is used.
-            let mut mapper = unsafe { MappedPageTable::new(self.table(), Identity) };
+            // SAFETY: the tables of a `Root` are whole, and the identity map is borrowed.
+            let mut mapper = unsafe { MappedPageTable::new(self.table(identity), Identity) };
             done += if large {
                 map_page::<Size2MiB>(&mut mapper, free, (to, from), flags, parents)?;
                 PAGES_PER_LARGE
@@ -147,7 +200,7 @@ impl Root {
                 // Mapping the first page has made the page table. The others are written straight
                 // into it, without a walk through the tables above.
                 map_page::<Size4KiB>(&mut mapper, free, (to, from), flags, parents)?;
-                1 + self.map_following((to, from), pages - done - 1, flags)?
+                1 + self.map_following(identity, (to, from), pages - done - 1, flags)?
             };
         }
         Ok(())
@@ -158,9 +211,15 @@ impl Root {
     ///
     /// # Errors
     /// A page is mapped already.
-    fn map_following(&mut self, (to, from): (u64, u64), pages: u64, flags: Flags) -> Result<u64, PagingError> {
+    fn map_following(
+        &mut self,
+        identity: &mut IdentityMap,
+        (to, from): (u64, u64),
+        pages: u64,
+        flags: Flags,
+    ) -> Result<u64, PagingError> {
         let first = VirtAddr::new_truncate(to);
-        let table = self.directory_entry(first).addr().as_u64() as *mut [PageTableEntry; ENTRIES];
+        let table = self.directory_entry(identity, first).addr().as_u64() as *mut [PageTableEntry; ENTRIES];
         // SAFETY: it is the page table of a mapped page, is identity-mapped itself, and nothing
         // else refers to it. A page table consists of its entries only.
         let behind = unsafe { &mut (&mut *table)[usize::from(first.p1_index()) + 1..] };
@@ -176,8 +235,8 @@ impl Root {
     }
 
     /// Returns the entry for the page table of an address at which a page of 4 KiB is mapped.
-    fn directory_entry(&mut self, address: VirtAddr) -> &mut PageTableEntry {
-        let mut entry = &mut self.table()[address.p4_index()];
+    fn directory_entry<'a>(&'a mut self, identity: &'a mut IdentityMap, address: VirtAddr) -> &'a mut PageTableEntry {
+        let mut entry = &mut self.table(identity)[address.p4_index()];
         for index in [address.p3_index(), address.p2_index()] {
             let table = entry.addr().as_u64() as *mut PageTable;
             // SAFETY: mapping the page has made this table. It is identity-mapped, and nothing else
@@ -187,16 +246,16 @@ impl Root {
         entry
     }
 
-    /// Maps pages for ring 3.
+    /// Maps pages from `address` on to `frames`, for ring 3.
     ///
     /// # Errors
     /// No frame is free for a table, or a page is mapped already.
     pub fn map_user(
         &mut self,
+        identity: &mut IdentityMap,
         free: &mut FreeMemory,
         address: u64,
-        frame: Gfn,
-        pages: u64,
+        frames: FrameRange,
         kind: UserPages,
     ) -> Result<(), PagingError> {
         let flags = Flags::PRESENT
@@ -206,7 +265,7 @@ impl Root {
                 UserPages::Text => Flags::empty(),
                 UserPages::Writable => Flags::NO_EXECUTE | Flags::WRITABLE,
             };
-        self.map(free, address, frame, pages, flags)
+        self.map(identity, free, address, frames, flags)
     }
 
     /// Creates an address space for a service: with the kernel's half of `self`, and an empty lower
@@ -214,27 +273,29 @@ impl Root {
     ///
     /// # Errors
     /// There is no free frame.
-    pub fn for_service(&mut self, free: &mut FreeMemory) -> Result<Root, PagingError> {
-        let mut root = Root::empty(free)?;
-        root.table()[511] = self.table()[511].clone();
+    pub fn for_service(&mut self, identity: &mut IdentityMap, free: &mut FreeMemory) -> Result<Root, PagingError> {
+        let mut root = Root::empty(identity, free)?;
+        let kernel_half = self.table(identity)[511].clone();
+        root.table(identity)[511] = kernel_half;
         Ok(root)
     }
 
-    /// Maps the GiB from [`KERNEL_HYPERCALL_PAGE`] for the kernel to execute, by one entry. The
-    /// frame `frame` must be the hypercall page, and those after it must not exist.
+    /// Maps the GiB from [`KERNEL_HYPERCALL_PAGE`] to that from [`HYPERCALL_FRAME`], for the kernel to
+    /// execute, by one entry.
     ///
     /// # Errors
     /// No frame is free for a table, or the GiB is mapped already.
-    pub fn map_hypercall_page(&mut self, free: &mut FreeMemory, frame: Gfn) -> Result<(), PagingError> {
-        // SAFETY: the tables of a `Root` are whole, and identity-mapped as long as it is used.
-        let mut mapper = unsafe { MappedPageTable::new(self.table(), Identity) };
-        let addresses = (KERNEL_HYPERCALL_PAGE, frame.0 * PAGE_SIZE as u64);
+    pub fn map_hypercall_page(&mut self, identity: &mut IdentityMap, free: &mut FreeMemory) -> Result<(), PagingError> {
+        // SAFETY: the tables of a `Root` are whole, and the identity map is borrowed.
+        let mut mapper = unsafe { MappedPageTable::new(self.table(identity), Identity) };
+        let addresses = (KERNEL_HYPERCALL_PAGE, HYPERCALL_FRAME.0 * PAGE_SIZE as u64);
         map_page::<Size1GiB>(&mut mapper, free, addresses, KERNEL_FLAGS, Flags::PRESENT | Flags::WRITABLE)
     }
 
-    /// Returns the value for CR3.
-    pub fn address(&self) -> u64 {
-        self.0.start_address().as_u64()
+    /// Returns the address space. Both functions that make a `Root` outside of this file give it the
+    /// kernel's half.
+    pub fn address_space(&self) -> AddressSpace {
+        AddressSpace(self.0)
     }
 }
 
@@ -283,14 +344,18 @@ pub enum UserPages {
 }
 
 /// Builds the kernel's half and puts it in force. The identity map stays until
-/// [`drop_identity_map`].
+/// [`IdentityMap::drop`].
 ///
 /// `tables` is the physical address of the capability tables, and their length in bytes.
 ///
 /// # Errors
 /// There is no free frame.
-pub fn build_kernel(free: &mut FreeMemory, tables: (u64, u64)) -> Result<Root, PagingError> {
-    let mut root = Root::empty(free)?;
+pub fn build_kernel(
+    identity: &mut IdentityMap,
+    free: &mut FreeMemory,
+    tables: (u64, u64),
+) -> Result<Root, PagingError> {
+    let mut root = Root::empty(identity, free)?;
     let read_only = KERNEL_FLAGS | Flags::NO_EXECUTE;
     let ranges = [
         (&raw const text_start, &raw const text_end, KERNEL_FLAGS),
@@ -303,42 +368,36 @@ pub fn build_kernel(free: &mut FreeMemory, tables: (u64, u64)) -> Result<Root, P
     ];
     for (start, end, flags) in ranges {
         let (start, end) = (start as u64, end as u64);
-        root.map(free, start, Gfn((start - OFFSET) / PAGE_SIZE as u64), (end - start) / PAGE_SIZE as u64, flags)?;
+        root.map(identity, free, start, FrameRange::touching(start - OFFSET, end - start), flags)?;
     }
     let (address, length) = tables;
-    let pages = length.div_ceil(PAGE_SIZE as u64);
-    root.map(free, address + OFFSET, Gfn(address / PAGE_SIZE as u64), pages, read_only)?;
+    root.map(identity, free, address + OFFSET, FrameRange::touching(address, length), read_only)?;
     // The page table of the special pages is a static of ours. Mapping a page makes the tables
     // above it.
-    root.map(free, SPECIAL, Gfn(0), 1, WRITABLE)?;
+    root.map(identity, free, SPECIAL, FrameRange { start: 0, end: 1 }, WRITABLE)?;
     let special = PhysAddr::new(physical(&raw const SPECIAL_TABLE));
-    root.directory_entry(VirtAddr::new_truncate(SPECIAL)).set_addr(special, Flags::PRESENT | Flags::WRITABLE);
+    let entry = root.directory_entry(identity, VirtAddr::new_truncate(SPECIAL));
+    entry.set_addr(special, Flags::PRESENT | Flags::WRITABLE);
     // The boot code's PDPT maps the first 4 GiB in its first four entries.
-    let identity = physical(&raw const boot_tables) + PAGE_SIZE as u64;
-    root.table()[0].set_addr(PhysAddr::new(identity), Flags::PRESENT | Flags::WRITABLE);
-    switch(root.address());
+    let boot_directory = physical(&raw const boot_tables) + PAGE_SIZE as u64;
+    root.table(identity)[0].set_addr(PhysAddr::new(boot_directory), Flags::PRESENT | Flags::WRITABLE);
+    switch(root.address_space());
     Ok(root)
 }
 
-/// Removes the identity map from the kernel's own address space, the only one that has it.
-pub fn drop_identity_map(mut root: Root) {
-    root.table()[0].set_unused();
-    switch(root.address());
-}
-
-/// Puts the address space with this value of CR3 in force.
-pub fn switch(address: u64) {
-    let frame = PhysFrame::containing_address(PhysAddr::new_truncate(address));
-    // SAFETY: every root that the kernel built has the kernel's half, where all of the kernel's
-    // code and data lie.
-    unsafe { Cr3::write(frame, Cr3Flags::empty()) }
+/// Puts an address space in force.
+pub fn switch(space: AddressSpace) {
+    // SAFETY: it has the kernel's half, so nothing that the kernel refers to moves. Only boot code
+    // refers to the lower half, through the identity map, and `IdentityMap::drop` ends that.
+    unsafe { Cr3::write(space.0, Cr3Flags::empty()) }
 }
 
 /// Maps `entry` at a special address, or unmaps what is there.
 fn set_special(address: u64, entry: Option<Gfn>) {
     let index = (address - SPECIAL) as usize / PAGE_SIZE;
+    let table = &raw mut SPECIAL_TABLE;
     // SAFETY: there is one processor, and only this function makes references to the table.
-    let table = unsafe { &mut *(&raw mut SPECIAL_TABLE) };
+    let table = unsafe { &mut *table };
     match entry {
         Some(frame) => table[index].set_addr(PhysAddr::new_truncate(frame.0 * PAGE_SIZE as u64), WRITABLE),
         None => table[index].set_unused(),
@@ -346,39 +405,70 @@ fn set_special(address: u64, entry: Option<Gfn>) {
     x86_64::instructions::tlb::flush(VirtAddr::new_truncate(address));
 }
 
-/// Maps a page that Xen shares at one of the addresses above. It is never unmapped.
-pub fn map_special(address: u64, frame: Gfn) {
+/// Maps a page that Xen shares. It is never unmapped.
+///
+/// # Safety
+/// `address` is one of the addresses above that are for such pages, and nothing but Xen uses the
+/// frame.
+pub unsafe fn map_special(address: u64, frame: Gfn) {
     set_special(address, Some(frame));
 }
 
-/// Fills a frame: with `length` bytes from the page-aligned physical address `from`, then with
+/// Fills frames: with `length` bytes from the page-aligned physical address `from`, then with
 /// zeros.
-///
-/// The frame and the source are mapped only during the copy.
-pub fn fill(frame: Gfn, from: u64, length: usize) {
-    let length = length.min(PAGE_SIZE);
-    set_special(COPY_DESTINATION, Some(frame));
-    if length > 0 {
-        set_special(COPY_SOURCE, Some(Gfn(from / PAGE_SIZE as u64)));
+pub fn fill(frames: &mut OwnedFrames, from: u64, length: u64) {
+    let range = frames.range();
+    for page in 0..range.count() {
+        let done = page * PAGE_SIZE as u64;
+        let length = (length.saturating_sub(done) as usize).min(PAGE_SIZE);
+        if length > 0 {
+            set_special(COPY_SOURCE, Some(Gfn((from + done) / PAGE_SIZE as u64)));
+        }
+        // SAFETY: the frame is the holder's alone. The source is mapped if `length` is not 0, and it
+        // is another frame: what lies in the image was never free.
+        unsafe { overwrite(Gfn(range.start + page), COPY_SOURCE as *const u8, length) };
+        set_special(COPY_SOURCE, None);
     }
-    // SAFETY: both addresses are mapped to whole frames, which are different, and nothing else
-    // refers to them: the destination is a service's own, and no service runs.
-    unsafe {
-        core::ptr::copy_nonoverlapping(COPY_SOURCE as *const u8, COPY_DESTINATION as *mut u8, length);
-        core::ptr::write_bytes((COPY_DESTINATION as *mut u8).add(length), 0, PAGE_SIZE - length);
-    }
-    set_special(COPY_DESTINATION, None);
-    set_special(COPY_SOURCE, None);
 }
 
-/// Writes bytes to the start of a frame and zeros to the rest.
-pub fn write(frame: Gfn, bytes: &[u8]) {
-    let length = bytes.len().min(PAGE_SIZE);
+/// Writes bytes to the start of the first of `frames`, and zeros to the rest of that frame.
+pub fn write(frames: &mut OwnedFrames, bytes: &[u8]) {
+    // SAFETY: the frame is the holder's alone. The source is an ordinary slice.
+    unsafe { overwrite(frames.first(), bytes.as_ptr(), bytes.len().min(PAGE_SIZE)) };
+}
+
+/// Fills a region with zeros.
+pub fn clear(region: &Placement) {
+    for page in 0..region.pages {
+        // SAFETY: the kernel does not refer to memory of regions.
+        unsafe { clear_frame(Gfn(region.frame.0 + page)) };
+    }
+}
+
+/// Fills a frame with zeros.
+///
+/// # Safety
+/// The kernel does not refer to memory in the frame.
+pub unsafe fn clear_frame(frame: Gfn) {
+    // SAFETY: by the caller's promise; no byte is copied.
+    unsafe { overwrite(frame, core::ptr::dangling(), 0) };
+}
+
+/// Copies `length` bytes, at most a page, to the start of a frame, and fills the rest with zeros.
+///
+/// The frame is mapped only meanwhile.
+///
+/// # Safety
+/// `length` bytes can be read at `source`, which is not in the frame. The kernel does not refer to
+/// memory in the frame.
+unsafe fn overwrite(frame: Gfn, source: *const u8, length: usize) {
+    let destination = COPY_DESTINATION as *mut u8;
     set_special(COPY_DESTINATION, Some(frame));
-    // SAFETY: as for `fill`; the source is an ordinary slice.
+    // SAFETY: the address is mapped to the whole frame, and nothing else uses it: services do not
+    // run while the kernel does. The rest is the caller's promise.
     unsafe {
-        core::ptr::copy_nonoverlapping(bytes.as_ptr(), COPY_DESTINATION as *mut u8, length);
-        core::ptr::write_bytes((COPY_DESTINATION as *mut u8).add(length), 0, PAGE_SIZE - length);
+        core::ptr::copy_nonoverlapping(source, destination, length);
+        core::ptr::write_bytes(destination.add(length), 0, PAGE_SIZE - length);
     }
     set_special(COPY_DESTINATION, None);
 }

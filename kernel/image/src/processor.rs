@@ -12,7 +12,6 @@ use x86_64::structures::gdt::SegmentSelector;
 use x86_64::structures::tss::TaskStateSegment;
 use x86_64::{PrivilegeLevel, VirtAddr};
 
-use crate::hypercall_page;
 use crate::vectors::{self, IST_DOUBLE_FAULT, IST_MACHINE_CHECK, IST_NMI, NMI};
 
 /// The vector at which Xen injects event upcalls. Linux uses the same
@@ -34,6 +33,8 @@ pub struct Features {
     pub global: bool,
     /// Pages of 1 GiB.
     pub gigabyte: bool,
+    /// The instruction that enters a hypervisor is `vmcall`, and not `vmmcall`.
+    pub vmcall: bool,
     /// The RDRAND instruction.
     pub rdrand: bool,
     /// The first of Xen's CPUID leaves, if the machine is a Xen guest.
@@ -41,12 +42,9 @@ pub struct Features {
 }
 
 impl Features {
-    /// Reads the features by CPUID. Also chooses the hypercall instruction by the processor's
-    /// vendor.
+    /// Reads the features by CPUID.
     pub fn detect() -> Features {
         let vendor = __cpuid(0);
-        // "Genu", "Cent" and "  Sh": Intel, Centaur and Zhaoxin.
-        hypercall_page::choose_instruction(matches!(vendor.ebx, 0x756E_6547 | 0x746E_6543 | 0x6853_2020));
         let basic = __cpuid(1);
         let extended = __cpuid(0x8000_0001);
         let leaf7 = __cpuid_count(7, 0);
@@ -58,6 +56,8 @@ impl Features {
             smap: structured(leaf7.ebx, 20),
             umip: structured(leaf7.ecx, 2),
             gigabyte: extended.edx >> 26 & 1 == 1,
+            // "Genu", "Cent" and "  Sh": Intel, Centaur and Zhaoxin.
+            vmcall: matches!(vendor.ebx, 0x756E_6547 | 0x746E_6543 | 0x6853_2020),
             global: basic.edx >> 13 & 1 == 1,
             rdrand: basic.ecx >> 30 & 1 == 1,
             xen_leaf: (0x4000_0000..0x4001_0000).step_by(0x100).find(|leaf| {
@@ -128,10 +128,11 @@ static mut IDT: Gates = Gates([Gate::ABSENT; UPCALL_VECTOR as usize + 1]);
 /// Loads the kernel's own descriptor tables. Exceptions that cannot trust the current stack get
 /// stacks of their own.
 pub fn load_tables() {
+    let (tss, gdt, idt) = (&raw mut TSS, &raw mut GDT, &raw mut IDT);
     // SAFETY: this runs once, at boot, before anything else refers to these statics. Afterwards
     // only the processor reads them, and only `set_frame` writes, to RSP0.
     unsafe {
-        let tss = &mut *(&raw mut TSS);
+        let tss = &mut *tss;
         tss.interrupt_stack_table[usize::from(IST_DOUBLE_FAULT)] =
             VirtAddr::new_truncate(address(&raw const double_fault_stack_top));
         tss.interrupt_stack_table[usize::from(IST_MACHINE_CHECK)] =
@@ -140,11 +141,11 @@ pub fn load_tables() {
         // No I/O permission map, so every port is closed to ring 3.
         tss.iomap_base = size_of::<TaskStateSegment>() as u16;
         let base = address(&raw const TSS);
-        let gdt = &mut *(&raw mut GDT);
+        let gdt = &mut *gdt;
         let limit = size_of::<TaskStateSegment>() as u64 - 1;
         gdt[5] = limit | (base & 0xFF_FFFF) << 16 | 0x89 << 40 | (base >> 24 & 0xFF) << 56;
         gdt[6] = base >> 32;
-        let idt = &mut (*(&raw mut IDT)).0;
+        let idt = &mut (*idt).0;
         for (vector, gate) in idt.iter_mut().enumerate().take(32) {
             let stub = address(&raw const trap_stubs) + 16 * vector as u64;
             let entry = if vector == NMI { address(&raw const nmi_entry) } else { stub };
@@ -180,7 +181,10 @@ pub fn clear_segments() {
 }
 
 /// Makes the processor push the state of ring 3 below `top` at the next entry.
-pub fn set_frame(top: u64) {
+///
+/// # Safety
+/// The memory below `top` is for that, until another address is set.
+pub unsafe fn set_frame(top: u64) {
     // SAFETY: an aligned store that the processor reads at the next entry from ring 3; interrupts
     // are off.
     unsafe { (&raw mut TSS.privilege_stack_table[0]).write_unaligned(VirtAddr::new_truncate(top)) }
@@ -244,15 +248,6 @@ pub fn random() -> Option<u64> {
         }
         (good == 1).then_some(value)
     })
-}
-
-/// Sleeps until an interrupt. Interrupts are off again afterwards.
-///
-/// The entry stub does not handle the interrupt: the caller looks for events.
-pub fn sleep() {
-    // SAFETY: the code of `entry.s` keeps to the calling convention, and only the upcall can come
-    // while it sleeps.
-    unsafe { core::arch::asm!("call [rip + {idle}]", idle = sym hypercall_page::IDLE) }
 }
 
 /// Writes a byte to Xen's and QEMU's debug port.

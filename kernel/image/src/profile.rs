@@ -4,6 +4,8 @@
 //! The kernel that ships is built without this file, because a sample observes a service without a
 //! rule of the policy.
 
+use cloister_caps::ServiceId;
+use cloister_caps::tables::Tables;
 use spin::Mutex;
 
 use crate::console;
@@ -34,12 +36,12 @@ pub fn next_sample(now: u64) -> u64 {
 }
 
 /// Stores a sample: `service` was interrupted at `rip`.
-pub fn sample(service: u8, rip: u64) {
+pub fn sample(service: ServiceId, rip: u64) {
     let mut samples = SAMPLES.lock();
     let count = samples.count;
     match samples.taken.get_mut(count) {
         Some(entry) => {
-            *entry = u64::from(service) << SERVICE_SHIFT | rip;
+            *entry = (service.index() as u64) << SERVICE_SHIFT | rip;
             samples.count += 1;
         }
         None => samples.lost += 1,
@@ -47,15 +49,16 @@ pub fn sample(service: u8, rip: u64) {
 }
 
 /// Prints and clears the samples, equal ones on one line: `profile: SERVICE ADDRESS TIMES`.
-pub fn print<'t>(name: impl Fn(u8) -> &'t str) {
+pub fn print(tables: &Tables<'_>) {
     let mut samples = SAMPLES.lock();
     let count = core::mem::take(&mut samples.count);
     let lost = core::mem::take(&mut samples.lost);
     let taken = &mut samples.taken[..count];
     taken.sort_unstable();
     for same in taken.chunk_by(|one, next| one == next) {
-        let (service, rip) = ((same[0] >> SERVICE_SHIFT) as u8, same[0] & ((1 << SERVICE_SHIFT) - 1));
-        console::line(format_args!("profile: {} {rip:#x} {}", name(service), same.len()));
+        let (service, rip) = ((same[0] >> SERVICE_SHIFT) as usize, same[0] & ((1 << SERVICE_SHIFT) - 1));
+        let Some(service) = tables.services().id(service) else { continue };
+        console::line(format_args!("profile: {} {rip:#x} {}", tables.service_name(service), same.len()));
         console::drain();
     }
     console::line(format_args!("profile: lost {lost}"));

@@ -1,21 +1,20 @@
 //! Serves entries from ring 3, and chooses the service that runs next.
 
-use cloister_caps::tables::MAX_SERVICES;
-use cloister_caps::{EvtchnPort, Operation, Status};
+use cloister_caps::{EvtchnPort, Operation, ServiceId};
 #[cfg(feature = "profile")]
 use cloister_kernel_core::schedule::Alarm;
 use cloister_kernel_core::schedule::Next;
-use cloister_kernel_core::{Accounting, Kernel, Outcome, Platform, Verdict};
+use cloister_kernel_core::{Kernel, Outcome, Platform, Verdict};
 
-use crate::count::{Count, count, counts};
+use crate::count::{self, Count, count};
 use crate::fatal::fatal;
 use crate::global::Global;
 use crate::hypercall::{self, Shutdown};
 use crate::machine::Machine;
 use crate::processor::{self, UPCALL_VECTOR};
 use crate::service::Services;
-use crate::trap_frame::{self, SYSTEM_CALL_VECTOR, TrapFrame};
-use crate::{console, paging, shared_info};
+use crate::trap_frame::{self, SYSTEM_CALL_VECTOR, TrapFrame, TrapFrames};
+use crate::{console, hypercall_page, paging, shared_info};
 
 /// Holds what the kernel keeps between two entries.
 pub struct Run {
@@ -25,16 +24,14 @@ pub struct Run {
     pub machine: Machine,
     /// The address spaces of the services.
     pub services: Services,
+    /// The registers of the services.
+    pub trap_frames: TrapFrames,
     /// The port of the timer.
     pub timer_port: EvtchnPort,
     /// The port of the console, if there is one.
     pub console_port: Option<EvtchnPort>,
-    /// `true` for each service that sleeps in `wait` and has not had its answer.
-    pub waiting: [bool; MAX_SERVICES],
     /// The service whose address space and trap frame are in use: the one that ran last.
-    pub current: Option<u8>,
-    /// Charges the processor's time to services.
-    pub accounting: Accounting,
+    pub current: Option<ServiceId>,
     /// Time for which the processor slept, in ns.
     pub idle: u64,
 }
@@ -50,10 +47,18 @@ pub fn install(run: Run) {
     RUN.set(run);
 }
 
-/// Runs the first service. Needs the state that [`install`] has stored.
+/// Loads all programs and runs the first service. Needs the state that [`install`] has stored.
 pub fn start() -> ! {
-    let frame = RUN.with(|run| run.resume(shared_info::now())).flatten();
-    match frame {
+    let first = |run: &mut Run| {
+        for service in run.kernel.tables().services().ids() {
+            run.services.load(service, run.trap_frames.of(service));
+        }
+        // No service pays for the loading.
+        let now = shared_info::now();
+        run.kernel.slept(now);
+        run.resume(now)
+    };
+    match RUN.with(first) {
         // SAFETY: the frame is a service's, made by `TrapFrame::start` and selected; its address
         // space is in force.
         Some(frame) => unsafe { leave_kernel(frame) },
@@ -66,7 +71,7 @@ pub fn start() -> ! {
 /// `entry.s` calls it after saving the trap frame of the service that ran.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_entered() -> *const TrapFrame {
-    match RUN.with(Run::entered).flatten() {
+    match RUN.with(Run::entered) {
         Some(frame) => frame,
         None => fatal(format_args!("the kernel was entered while it ran")),
     }
@@ -96,44 +101,44 @@ impl Run {
     ///
     /// After a system call that has its answer, the caller runs on at once. Services that it woke
     /// run when it waits, or when an event or the end of its budget makes the kernel choose again.
-    fn entered(&mut self) -> Option<*const TrapFrame> {
-        let Some((service, frame)) = self.current.and_then(|service| Some((service, trap_frame::of(service)?))) else {
-            fatal(format_args!("an entry from ring 3, where no service runs"))
-        };
-        count(if frame.vector == SYSTEM_CALL_VECTOR { Count::SystemCall } else { Count::Interrupt });
-        if frame.vector == SYSTEM_CALL_VECTOR && self.system_call(service, frame) {
-            return Some(&raw const *frame);
+    fn entered(&mut self) -> *const TrapFrame {
+        let Some(service) = self.current else { fatal(format_args!("an entry from ring 3, where no service runs")) };
+        let vector = self.trap_frames.of(service).vector;
+        count(if vector == SYSTEM_CALL_VECTOR { Count::SystemCall } else { Count::Interrupt });
+        if vector == SYSTEM_CALL_VECTOR
+            && let Some(frame) = self.system_call(service)
+        {
+            return frame;
         }
         let mut now = shared_info::now();
-        let interrupted = frame.vector == u64::from(UPCALL_VECTOR);
-        let faulted = !interrupted && frame.vector != SYSTEM_CALL_VECTOR;
+        let interrupted = vector == u64::from(UPCALL_VECTOR);
+        let faulted = !interrupted && vector != SYSTEM_CALL_VECTOR;
         if interrupted {
             #[cfg(feature = "profile")]
-            crate::profile::sample(service, frame.rip);
+            crate::profile::sample(service, self.trap_frames.of(service).rip);
         } else if faulted {
-            let frame = *frame;
-            self.fault(service, &frame);
+            self.fault(service);
         }
         let cause = self.take_events().filter(|_| interrupted);
-        self.accounting.entered(&mut self.kernel.scheduler, service, cause.unwrap_or(service), now);
+        self.kernel.entered(service, cause.unwrap_or(service), now);
         if faulted {
             now = shared_info::now();
-            self.accounting.restarted(&mut self.kernel.scheduler, service, now);
+            self.kernel.restarted(service, now);
         }
         self.resume(now)
     }
 
-    /// Executes a system call. Returns `true` if the caller has its answer.
-    fn system_call(&mut self, service: u8, frame: &mut TrapFrame) -> bool {
+    /// Executes a system call. Returns the caller's trap frame if it has its answer.
+    fn system_call(&mut self, service: ServiceId) -> Option<*const TrapFrame> {
+        let frame = self.trap_frames.of(service);
         match self.kernel.system_call(&mut self.machine, service, frame.rax, &frame.arguments) {
             Outcome::Answer(answer) => {
                 frame.answer(answer.status as u64, answer.words);
-                true
+                Some(&raw const *frame)
             }
             Outcome::Wait => {
                 count(Count::Wait);
-                self.waiting[usize::from(service)] = true;
-                false
+                None
             }
             Outcome::PowerOff => self.shut_down(service, Shutdown::PowerOff, Operation::PowerOff),
             Outcome::Reboot => self.shut_down(service, Shutdown::Reboot, Operation::PowerReboot),
@@ -141,7 +146,7 @@ impl Run {
     }
 
     /// Prints the report and ends the domain for `service`.
-    fn shut_down(&mut self, service: u8, reason: Shutdown, operation: Operation) -> ! {
+    fn shut_down(&mut self, service: ServiceId, reason: Shutdown, operation: Operation) -> ! {
         let name = self.kernel.tables().service_name(service);
         self.report();
         console::line(format_args!("cloister: power {} by {name}", operation.name()));
@@ -151,7 +156,8 @@ impl Run {
     }
 
     /// Reports an exception in a service, and applies its restart rule.
-    fn fault(&mut self, service: u8, frame: &TrapFrame) {
+    fn fault(&mut self, service: ServiceId) {
+        let frame = self.trap_frames.of(service);
         let name = self.kernel.tables().service_name(service);
         let address = x86_64::registers::control::Cr2::read_raw();
         let (rip, rsp, error) = (frame.rip, frame.rsp, frame.error);
@@ -174,8 +180,7 @@ impl Run {
             Verdict::Restart(count) => {
                 console::line(format_args!("restart: {name} number {count}"));
                 self.services.clear_at_restart(service, self.kernel.placements());
-                self.services.load(service);
-                self.waiting[usize::from(service)] = false;
+                self.services.load(service, frame);
                 // A restart must clear what a change of services clears. Without a current service,
                 // the next `resume` makes a change.
                 self.current = None;
@@ -191,14 +196,14 @@ impl Run {
     ///
     /// One interrupt brings them all. That service pays for it, since it would have come for its
     /// event alone.
-    fn take_events(&mut self) -> Option<u8> {
-        let Run { kernel, machine, accounting, timer_port, console_port, .. } = self;
+    fn take_events(&mut self) -> Option<ServiceId> {
+        let Run { kernel, machine, timer_port, console_port, .. } = self;
         let mut cause = None;
         shared_info::take_events(|port| {
             count(Count::Event);
             let owner = if port == *timer_port {
                 machine.unmask(port);
-                accounting.timer_fired()
+                kernel.timer_fired()
             } else if Some(port) == *console_port {
                 console::handle_event();
                 machine.unmask(port);
@@ -216,23 +221,25 @@ impl Run {
     fn report(&mut self) {
         let now = shared_info::now();
         console::line(format_args!("cloister: at {} ms, {} refusals", now / 1_000_000, self.kernel.refusals()));
-        for (index, service) in self.kernel.tables().services().iter().enumerate() {
-            let used = self.kernel.scheduler.total(index as u8) / 1_000;
-            let state = self.kernel.scheduler.state(index as u8);
-            console::line(format_args!("cloister: {} {used} us {state}", self.kernel.tables().name(service.name)));
+        for service in self.kernel.tables().services().ids() {
+            let (used, state) = (self.kernel.cpu_time(service) / 1_000, self.kernel.state(service));
+            console::line(format_args!("cloister: {} {used} us {state}", self.kernel.tables().service_name(service)));
         }
         console::line(format_args!("cloister: idle {} us", self.idle / 1_000));
-        counts(self.idle).for_each(|(name, count)| console::line(format_args!("cloister: count {name} {count}")));
+        // The image's own time, and that in which other domains ran in its place.
+        let own = shared_info::nanoseconds(count::ticks_outside_hypercalls(processor::counter()));
+        let counts = count::counts().chain([("own-ns", own.saturating_sub(self.idle))]);
+        counts.for_each(|(name, count)| console::line(format_args!("cloister: count {name} {count}")));
         self.kernel.uses().for_each(|used| console::line(format_args!("{used}")));
         #[cfg(feature = "profile")]
-        crate::profile::print(|service| self.kernel.tables().service_name(service));
+        crate::profile::print(&self.kernel.tables());
     }
 
     /// Chooses the service that runs at `now`, and returns its trap frame.
     ///
     /// Sleeps while no service is ready. Sets the timer, gives the service the answer to its
     /// `wait`, and puts its address space in force.
-    fn resume(&mut self, mut now: u64) -> Option<*const TrapFrame> {
+    fn resume(&mut self, mut now: u64) -> *const TrapFrame {
         loop {
             if trap_frame::take_nmi() {
                 self.report();
@@ -248,32 +255,30 @@ impl Run {
             self.arm(&next, now);
             let Some(service) = next.service else {
                 count(Count::Sleep);
-                processor::sleep();
+                hypercall_page::sleep();
                 let asleep = core::mem::replace(&mut now, shared_info::now());
                 self.idle += now.saturating_sub(asleep);
-                self.accounting.slept(now);
+                self.kernel.slept(now);
                 self.take_events();
                 continue;
             };
-            let frame = trap_frame::of(service)?;
-            if core::mem::take(&mut self.waiting[usize::from(service)]) {
-                let answer = self.kernel.wait_answer(service, now);
-                frame.answer(Status::Done as u64, answer.words);
+            if let Some(answer) = self.kernel.take_answer(service, now) {
+                self.trap_frames.of(service).answer(answer.status as u64, answer.words);
             }
             if self.current != Some(service) {
                 count(Count::Switch);
-                paging::switch(self.services.root(service)?);
-                trap_frame::select(frame);
+                paging::switch(self.services.address_space(service));
+                self.trap_frames.select(service);
                 self.current = Some(service);
             }
-            self.accounting.resumed(&mut self.kernel.scheduler, service, shared_info::now);
-            return Some(&raw const *frame);
+            self.kernel.resumed(service, shared_info::now);
+            return &raw const *self.trap_frames.of(service);
         }
     }
 
     /// Sets the timer for the next choice, unless it fires early enough.
     fn arm(&mut self, next: &Next, now: u64) {
-        if let Some(at) = self.accounting.arm(next, now) {
+        if let Some(at) = self.kernel.arm(next, now) {
             hypercall::set_timer(at);
         }
     }

@@ -1,7 +1,12 @@
-//! Holds the trap frames: the registers of each service while it does not run, where `entry.s`
+//! Describes the trap frames: the registers of each service while it does not run, where `entry.s`
 //! saves them.
 
-use cloister_caps::tables::MAX_SERVICES;
+use core::sync::atomic::{AtomicU8, Ordering};
+
+use cloister_caps::ServiceId;
+use cloister_caps::tables::{MAX_SERVICES, PerService};
+
+use crate::processor;
 
 /// Holds the registers of a service, in the order in which `entry.s` and the processor push them.
 #[repr(C, align(16))]
@@ -51,8 +56,8 @@ struct SavedFrame {
     frame: TrapFrame,
 }
 
-static mut FRAMES: [SavedFrame; MAX_SERVICES] =
-    [SavedFrame { room_below: [0; 8], frame: TrapFrame::EMPTY }; MAX_SERVICES];
+static mut FRAMES: PerService<SavedFrame> =
+    PerService::new([SavedFrame { room_below: [0; 8], frame: TrapFrame::EMPTY }; MAX_SERVICES]);
 
 /// The address past the trap frame of the service that runs.
 #[unsafe(no_mangle)]
@@ -99,31 +104,50 @@ impl TrapFrame {
     }
 }
 
-/// Returns the trap frame of a service.
+/// Stands for the trap frames of all services. They are no part of it, because they would lie on
+/// the stack while the kernel's state is made.
 ///
-/// The caller uses one at a time, and none across an entry of the kernel.
-pub fn of(service: u8) -> Option<&'static mut TrapFrame> {
-    // SAFETY: the kernel runs on one processor and is not preemptible. No function that holds a frame
-    // calls another that takes one. While a service runs, the kernel holds no reference.
-    let frames = unsafe { &mut *(&raw mut FRAMES) };
-    frames.get_mut(usize::from(service)).map(|saved| &mut saved.frame)
-}
+/// # Holding one proves
+/// Only the holder refers to trap frames, while the kernel runs.
+pub struct TrapFrames(());
 
-/// Makes `frame` the one into which the next entry is saved.
-///
-/// Clears the registers that no frame holds, so that the service sees nothing of the one before it.
-pub fn select(frame: &TrapFrame) {
-    crate::processor::clear_segments();
-    let top = (&raw const *frame).wrapping_add(1) as u64;
-    // SAFETY: `entry.s` reads it at the next entry from ring 3, which is not now.
-    unsafe { (&raw mut FRAME_TOP).write(top) };
-    crate::processor::set_frame(top);
+impl TrapFrames {
+    /// Creates the token.
+    ///
+    /// # Safety
+    /// This is called once.
+    pub unsafe fn new() -> TrapFrames {
+        TrapFrames(())
+    }
+
+    /// Returns the trap frame of a service.
+    pub fn of(&mut self, service: ServiceId) -> &mut TrapFrame {
+        let frames = &raw mut FRAMES;
+        // SAFETY: the reference lasts no longer than the borrow of the only token.
+        let frames = unsafe { &mut *frames };
+        &mut frames[service].frame
+    }
+
+    /// Makes the frame of `service` the one into which the next entry is saved.
+    ///
+    /// Clears the registers that no frame holds, so that the service sees nothing of the one before
+    /// it.
+    pub fn select(&mut self, service: ServiceId) {
+        let top = (&raw mut *self.of(service)).wrapping_add(1) as u64;
+        processor::clear_segments();
+        // SAFETY: `entry.s` and the processor write to the frame at the next entry from ring 3. Then
+        // the kernel does not run, so no borrow of the token lasts.
+        unsafe {
+            (&raw mut FRAME_TOP).write(top);
+            processor::set_frame(top);
+        }
+    }
 }
 
 /// Returns `true` if a non-maskable interrupt came since the last call.
 pub fn take_nmi() -> bool {
     // SAFETY: a byte that only `nmi_entry` sets; the exchange is one access that no interrupt
     // splits.
-    let seen = unsafe { core::sync::atomic::AtomicU8::from_ptr(&raw mut NMI_SEEN) };
-    seen.swap(0, core::sync::atomic::Ordering::Relaxed) != 0
+    let seen = unsafe { AtomicU8::from_ptr(&raw mut NMI_SEEN) };
+    seen.swap(0, Ordering::Relaxed) != 0
 }

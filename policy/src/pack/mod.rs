@@ -8,7 +8,8 @@ mod error;
 
 use std::borrow::Cow;
 
-use cloister_caps::tables::{Segment, TableError, Tables};
+use cloister_caps::tables::raw::Segment;
+use cloister_caps::tables::{TableError, Tables};
 
 use crate::address_space::{PROGRAM_ROOM, image_base};
 use crate::checked::Checked;

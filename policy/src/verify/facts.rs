@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use cloister_caps::Kind;
-use cloister_caps::tables::{Access, AfterLimit, Name, PortKind, RegionKind, Tables};
+use cloister_caps::tables::{Access, AfterLimit, Name, Object, PortKind, RegionKind, Tables};
+use cloister_caps::{RegionId, ServiceId};
 
 use super::verdict::Finding;
 
@@ -112,12 +112,12 @@ impl Reader<'_> {
         self.tables.name(name).to_owned()
     }
 
-    fn service(&self, index: u8) -> String {
-        self.tables.service_name(index).to_owned()
+    fn service(&self, service: ServiceId) -> String {
+        self.tables.service_name(service).to_owned()
     }
 
-    fn region(&self, index: u16) -> String {
-        self.tables.regions().get(usize::from(index)).map_or_else(|| "?".into(), |region| self.name(region.name))
+    fn region(&self, region: RegionId) -> String {
+        self.name(self.tables.region(region).name)
     }
 
     fn services(&self, facts: &mut Facts) {
@@ -162,7 +162,7 @@ impl Reader<'_> {
                     ("amount", region.amount.to_string()),
                     ("minimum", region.minimum.to_string()),
                     ("maximum", region.maximum.to_string()),
-                    ("clearing at a restart", (region.clear_on_restart == 1).to_string()),
+                    ("clearing at a restart", region.clear_on_restart.to_string()),
                     ("length of data", region.image_length.to_string()),
                 ],
             );
@@ -179,23 +179,20 @@ impl Reader<'_> {
 
     fn capabilities(&self, facts: &mut Facts, lines: bool) {
         for capability in self.tables.capabilities().iter() {
-            let object = capability.object as usize;
-            let named = match capability.kind {
-                Kind::Sender | Kind::Receiver => self.tables.queues().get(object).map(|queue| self.name(queue.name)),
-                Kind::Port => self.tables.ports().get(object).map(|port| self.name(port.name)),
-                Kind::Grant => self.tables.grants().get(object).map(|grant| self.name(grant.name)),
-                Kind::Region => self.tables.mappings().get(object).map(|mapping| self.region(mapping.region)),
-                Kind::Console | Kind::Clock | Kind::Entropy | Kind::Power | Kind::Info => Some("the kernel's".into()),
+            let object = match capability.object {
+                Object::Sender(queue) | Object::Receiver(queue) => self.name(self.tables.queue(queue).name),
+                Object::Port(rule) => self.name(self.tables.port(rule).name),
+                Object::Grant(rule) => self.name(self.tables.grant(rule).name),
+                Object::Region(mapping) => self.region(self.tables.mapping(mapping).region),
+                Object::Console | Object::Clock | Object::Entropy | Object::Power | Object::Info => {
+                    "the kernel's".into()
+                }
             };
             let bits = capability.rights.bits();
             let rights = words((0u32..).zip(RIGHTS).filter_map(|(bit, word)| (bits >> bit & 1 == 1).then_some(word)));
             let name = self.name(capability.name);
-            let name = format!("{} of {}: {}", capability.kind.name(), self.service(capability.service), name);
-            let fields = [
-                ("slot", capability.slot.to_string()),
-                ("rights", rights),
-                ("object", named.unwrap_or_else(|| "?".into())),
-            ];
+            let name = format!("{} of {}: {}", capability.kind().name(), self.service(capability.service), name);
+            let fields = [("slot", capability.slot.to_string()), ("rights", rights), ("object", object)];
             if lines {
                 let [slot, rights, object] = fields;
                 let line = ("line of the policy", capability.line.to_string());

@@ -83,10 +83,14 @@ fn names(tables: &Tables<'_>, length: usize, error: &mut impl FnMut(String)) {
         text.is_empty() || text.len() > MAX_NAME || !text.bytes().all(|byte| byte.is_ascii_graphic())
     };
     if let Some(name) = all.iter().find(odd) {
-        error(format!("the name at byte {} of its section is not one that an entry of a policy makes", name.offset));
+        error(format!(
+            "the name at byte {} of its section is not one that an entry of a policy makes",
+            name.raw().offset
+        ));
     }
     let mut places: Vec<(usize, usize)> = all
         .iter()
+        .map(|name| name.raw())
         .map(|name| (name.offset as usize, (name.offset as usize).saturating_add(name.length as usize)))
         .collect();
     places.sort_unstable();
@@ -113,11 +117,10 @@ pub(super) fn programs<'a>(image: &'a Image<'a>, tables: &'a Tables<'a>, verdict
         return programs;
     }
     let mut accounted = vec![false; image.rest().len()];
-    for (index, service) in tables.services().iter().enumerate() {
+    for (id, service) in tables.services().with_ids() {
         let name = tables.name(service.name);
-        let base = ROOM.saturating_mul(index as u64 + 1);
-        let own: Vec<Segment> =
-            tables.segments().iter().filter(|segment| usize::from(segment.service) == index).collect();
+        let base = ROOM.saturating_mul(id.index() as u64 + 1);
+        let own: Vec<Segment> = tables.segments().iter().filter(|segment| segment.service == id).collect();
         let mut loads = Vec::new();
         let mut part = ProgramSummary { name: name.to_owned(), hash: [0; 32], bytes: 0, text: 0 };
         let mut hash = Sha256::new();

@@ -4,8 +4,8 @@
 //! code has no symbol, so the check finds code that should not be there, but does not prove its
 //! absence.
 
-use cloister_caps::Kind;
 use cloister_caps::tables::Tables;
+use cloister_caps::{Kind, ServiceId};
 use object::{LittleEndian, Object, ObjectSegment, ObjectSymbol};
 
 use super::image::Image;
@@ -32,10 +32,10 @@ pub(super) fn check(image: &Image<'_>, tables: &Tables<'_>, service: &str, elf: 
         Ok(file) => file,
         Err(reason) => return error(format!("its ELF file cannot be read: {reason}")),
     };
-    let Some(number) = tables.services().iter().position(|found| tables.name(found.name) == service) else { return };
+    let Some(id) = tables.services().ids().find(|id| tables.service_name(*id) == service) else { return };
     for segment in file.segments() {
         let segments = tables.segments();
-        let mut places = segments.iter().filter(|place| usize::from(place.service) == number);
+        let mut places = segments.iter().filter(|place| place.service == id);
         let place = places.find(|place| place.address == segment.address());
         let own = place.and_then(|place| image.rest().iter().find(|load| load.physical == place.image_address));
         let empty = place.is_some_and(|place| place.file_size == 0 && place.memory_size == segment.size());
@@ -47,7 +47,7 @@ pub(super) fn check(image: &Image<'_>, tables: &Tables<'_>, service: &str, elf: 
             return error(format!("its ELF file is not that of the image: they differ at {:#x}", segment.address()));
         }
     }
-    let holder = Holder { tables, number, program: program(tables, number) };
+    let holder = Holder { tables, service: id, program: program(tables, id) };
     let (mut seen, mut refused, mut length) = (0, 0, 0_usize);
     for symbol in file.symbols() {
         // Names may overlap, or have no end, so each costs its length.
@@ -73,21 +73,21 @@ pub(super) fn check(image: &Image<'_>, tables: &Tables<'_>, service: &str, elf: 
 
 struct Holder<'a> {
     tables: &'a Tables<'a>,
-    number: usize,
+    service: ServiceId,
     /// The crate of its program, as in symbols.
     program: Option<String>,
 }
 
 /// Returns the crate that the embedded policy names for a service's program, as in symbols.
-fn program(tables: &Tables<'_>, number: usize) -> Option<String> {
+fn program(tables: &Tables<'_>, service: ServiceId) -> Option<String> {
     let text = super::text::read(tables.policy_text()).ok()?;
-    Some(text.services.into_values().nth(number)?.value.program.replace('-', "_"))
+    Some(text.services.into_values().nth(service.index())?.value.program.replace('-', "_"))
 }
 
 impl Holder<'_> {
     fn holds(&self, kind: Kind) -> bool {
         let own = self.tables.capabilities();
-        own.iter().any(|capability| usize::from(capability.service) == self.number && capability.kind == kind)
+        own.iter().any(|capability| capability.service == self.service && capability.kind() == kind)
     }
 
     /// Returns why a symbol needs more than the service holds.

@@ -2,5 +2,9 @@
 //! the compiler says of it beside it; `honest.rs` does what they try to get, in the way in which it is allowed, so that
 //! what is refused is the attempt and nothing about it.
 //!
-//! These are the second wall. The first is the kernel: it looks up every slot, whatever the types of a service say.
+//! `cases/kernel` is the same for the kernel's own code: what its types do not let it do. Those cases include the files of
+//! `kernel/image`, which compile for the host, too.
+//!
+//! The refusal of a service's attempts is the second wall. The first is the kernel: it looks up every slot, whatever the
+//! types of a service say.
 #![forbid(unsafe_code)]

@@ -6,8 +6,8 @@ use std::hint::black_box;
 use std::rc::Rc;
 
 use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
-use cloister_caps::tables::Tables;
-use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, InvokeError, Kind, Operation, PAGE_SIZE, Slot, Status};
+use cloister_caps::tables::{Object, Tables};
+use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, InvokeError, Operation, PAGE_SIZE, ServiceId, Slot, Status};
 use cloister_interfaces::System;
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, place_regions};
@@ -28,7 +28,7 @@ impl Platform for Nothing {
     fn random(&mut self) -> Option<[u64; 2]> {
         None
     }
-    fn service_text(&mut self, _: &str, _: u8, _: &[u8]) {}
+    fn service_text(&mut self, _: &str, _: ServiceId, _: &[u8]) {}
     fn log(&mut self, _: core::fmt::Arguments<'_>) {}
     fn open_port(&mut self, _: DomId) -> Option<EvtchnPort> {
         None
@@ -47,13 +47,13 @@ impl Platform for Nothing {
 #[derive(Clone)]
 pub struct Caller {
     kernel: Rc<RefCell<Kernel<'static>>>,
-    service: u8,
+    service: ServiceId,
     /// The entry of the kernel. The compiler knows nothing of the function, nor of its arguments.
-    enter: fn(&RefCell<Kernel<'static>>, u8, u64, &[u64; 6]) -> Status,
+    enter: fn(&RefCell<Kernel<'static>>, ServiceId, u64, &[u64; 6]) -> Status,
     /// The slot of that end.
     pub slot: Slot,
     /// The service that has the other end.
-    receiver: u8,
+    receiver: ServiceId,
 }
 
 impl Caller {
@@ -65,27 +65,29 @@ impl Caller {
         let policy = cloister_policy::parse("the policy", POLICY).map_err(|report| report.to_string())?;
         let bytes = policy.tables().ok_or("the policy has no tables")?.leak();
         let tables = Tables::parse(bytes).map_err(|error| format!("{error:?}"))?;
-        let end = tables.capabilities().iter().find(|capability| capability.kind == Kind::Sender);
-        let end = end.ok_or("the policy has no queue")?;
+        let mut ends = tables.capabilities().iter().filter_map(|capability| match capability.object {
+            Object::Sender(queue) => Some((capability, queue)),
+            _ => None,
+        });
+        let (end, queue) = ends.next().ok_or("the policy has no queue")?;
         let mut free = FreeMemory::new();
         free.add(FrameRange { start: 0x400, end: (32 << 20) / PAGE_SIZE as u64 });
         let boot_regions = BootRegions { module: None, command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
         let placements =
             place_regions(&tables, &mut free, &boot_regions, 0).map_err(|_| "the regions have no place")?;
         let kernel = Rc::new(RefCell::new(Kernel::new(tables, placements, 0, 32 << 20)));
-        let queue = tables.queues().get(end.object as usize).ok_or("the policy has no such queue")?;
         let caller = Caller {
             kernel,
             service: end.service,
             enter: black_box(enter),
             slot: Slot(end.slot),
-            receiver: queue.receiver,
+            receiver: tables.queue(queue).receiver,
         };
-        (0..tables.services().len() as u8).for_each(|service| caller.wait(service));
+        tables.services().ids().for_each(|service| caller.wait(service));
         Ok(caller)
     }
 
-    fn wait(&self, service: u8) {
+    fn wait(&self, service: ServiceId) {
         (self.enter)(&self.kernel, service, SYSTEM_CALL_WAIT, &[NO_DEADLINE, 0, 0, 0, 0, 0]);
     }
 
@@ -95,7 +97,7 @@ impl Caller {
         self.wait(self.service);
         let mut kernel = self.kernel.borrow_mut();
         let next = kernel.next(0).service.filter(|service| *service == self.receiver)?;
-        Some(kernel.wait_answer(next, 0).words[0])
+        kernel.take_answer(next, 0).map(|answer| answer.words[0])
     }
 
     /// Makes the receiver wait. Returns `true` if no service is ready then.
@@ -107,7 +109,7 @@ impl Caller {
 }
 
 /// The other side.
-fn enter(kernel: &RefCell<Kernel<'static>>, service: u8, call: u64, arguments: &[u64; 6]) -> Status {
+fn enter(kernel: &RefCell<Kernel<'static>>, service: ServiceId, call: u64, arguments: &[u64; 6]) -> Status {
     match kernel.borrow_mut().system_call(&mut Nothing, service, call, arguments) {
         Outcome::Answer(answer) => answer.status,
         _ => Status::Done,

@@ -118,8 +118,8 @@ impl Boot {
         }
         let (largest, total) = (free.largest(), free.total());
         if largest > 0 {
-            let first = free.take(largest).expect("the largest is there");
-            assert!(first.0 + largest <= REACH / 4096);
+            let frames = free.take(largest).expect("the largest is there");
+            assert!(frames.range().count() == largest && frames.range().end <= REACH / 4096);
             assert_eq!(free.total(), total - largest);
         }
         if let Some(address) = info.command_line {

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arbitrary::Arbitrary;
-use cloister_caps::tables::{Access, Tables};
-use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, PAGE_SIZE, Status};
+use cloister_caps::tables::{Access, Object, Tables};
+use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Operation, PAGE_SIZE, ServiceId, Status};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, Placements, place_regions};
 use cloister_kernel_core::{Kernel, Outcome, Platform};
@@ -60,7 +60,7 @@ impl<'t> Machine<'t> {
             (rule.first_ref..rule.first_ref + rule.count).contains(&reference.0)
         };
         let rule = self.tables.grants().iter().find(covers).expect("a reference of some rule");
-        let placement = self.placements[usize::from(rule.region)];
+        let placement = self.placements[rule.region];
         assert_eq!(frame.0, placement.frame.0 + u64::from(reference.0 - rule.first_ref), "the page of that number");
         assert!(frame.0 < placement.frame.0 + placement.pages, "a page of the region");
         assert!((rule.peer_first..=rule.peer_last).contains(&peer.0) && peer.is_real(), "a peer of the rule");
@@ -78,8 +78,8 @@ impl Platform for Machine<'_> {
     fn random(&mut self) -> Option<[u64; 2]> {
         (!self.moody).then_some([3, 4])
     }
-    fn service_text(&mut self, service: &str, index: u8, text: &[u8]) {
-        assert_eq!(service, self.tables.service_name(index));
+    fn service_text(&mut self, name: &str, service: ServiceId, text: &[u8]) {
+        assert_eq!(name, self.tables.service_name(service));
         assert!(text.len() <= 32);
     }
     fn log(&mut self, line: core::fmt::Arguments<'_>) {
@@ -155,7 +155,7 @@ struct Bench<'t> {
     kernel: Kernel<'t>,
     machine: Machine<'t>,
     /// Each capability with each of its kind's operations.
-    likely: Vec<(u8, u64, u64)>,
+    likely: Vec<(ServiceId, u64, u64)>,
 }
 
 impl<'t> Bench<'t> {
@@ -169,11 +169,11 @@ impl<'t> Bench<'t> {
         let placements = place_regions(&tables, &mut free, &boot_regions, 16).ok()?;
         disjoint(&tables, &placements);
         assert!(free.total() <= before);
-        let mut kernel = Kernel::new(tables, placements.clone(), 1_000, MEMORY * PAGE_SIZE as u64);
+        let mut kernel = Kernel::new(tables, placements, 1_000, MEMORY * PAGE_SIZE as u64);
         kernel.set_xenstore_port(XENSTORE);
         let mut likely = Vec::new();
         for capability in tables.capabilities().iter() {
-            for operation in Operation::ALL.iter().filter(|operation| operation.applies_to(capability.kind)) {
+            for operation in Operation::ALL.iter().filter(|operation| operation.applies_to(capability.kind())) {
                 likely.push((capability.service, u64::from(capability.slot), *operation as u64));
             }
         }
@@ -194,10 +194,14 @@ impl<'t> Bench<'t> {
 
     fn act(&mut self, act: &Act) {
         match *act {
-            Act::Call(service, number, arguments) => self.call(service % 17, number % 4, arguments),
+            Act::Call(service, number, arguments) => {
+                let Some(service) = self.service(service) else { return };
+                self.call(service, number % 4, arguments);
+            }
             Act::Invoke(service, slot, number, [a, b, c]) => {
                 let arguments = [slot.into(), u64::from(number % 17), a.0.into(), b.0.into(), c.0.into(), 0];
-                self.call(service % 17, 1, arguments);
+                let Some(service) = self.service(service) else { return };
+                self.call(service, 1, arguments);
             }
             Act::Likely(high, low, peer, [a, b, c]) => {
                 let pick = usize::from(u16::from_le_bytes([low, high]));
@@ -209,9 +213,13 @@ impl<'t> Bench<'t> {
                 };
                 self.call(service, 1, [slot, number, a.0.into(), peer, c.0.into(), further]);
             }
-            Act::Wait(service, deadline) => self.call(service % 17, 0, [deadline.into(), 0, 0, 0, 0, 0]),
+            Act::Wait(service, deadline) => {
+                let Some(service) = self.service(service) else { return };
+                self.call(service, 0, [deadline.into(), 0, 0, 0, 0, 0]);
+            }
             Act::Awake(service) => {
-                self.kernel.wait_answer(service % 17, self.machine.time);
+                let Some(service) = self.service(service) else { return };
+                self.kernel.take_answer(service, self.machine.time);
             }
             Act::Event(port) => {
                 let port = EvtchnPort(u32::from(port % 16));
@@ -219,7 +227,8 @@ impl<'t> Bench<'t> {
                 assert!(!known || self.machine.open.contains(&port.0));
             }
             Act::Fault(service) => {
-                self.kernel.fault(service % 17);
+                let Some(service) = self.service(service) else { return };
+                self.kernel.fault(service);
             }
             Act::Use(at) => {
                 let used = self.machine.granted.keys().nth(usize::from(at)).copied();
@@ -231,6 +240,11 @@ impl<'t> Bench<'t> {
         }
     }
 
+    /// The service of this number, if the tables have one.
+    fn service(&self, number: u8) -> Option<ServiceId> {
+        self.machine.tables.services().id(usize::from(number % 17))
+    }
+
     /// The scheduler's choice runs.
     fn run(&mut self, took: u64) {
         let now = self.machine.time;
@@ -238,13 +252,13 @@ impl<'t> Bench<'t> {
         assert!(next.time() > now, "the timer does not go on");
         self.machine.time = next.time().min(now + took + 1);
         if let Some(service) = next.service {
-            assert!(usize::from(service) < self.machine.tables.services().len());
-            self.kernel.scheduler.charge(service, self.machine.time - now, self.machine.time);
+            assert!(service.index() < self.machine.tables.services().len());
+            self.kernel.charge(service, self.machine.time - now, self.machine.time);
         }
     }
 
     /// A system call; what succeeds is what a capability of the caller's gives.
-    fn call(&mut self, service: u8, number: u64, arguments: [u64; 6]) {
+    fn call(&mut self, service: ServiceId, number: u64, arguments: [u64; 6]) {
         let before = (self.machine.refusals, self.kernel.refusals());
         let tables = self.machine.tables;
         let outcome = self.kernel.system_call(&mut self.machine, service, number, &arguments);
@@ -267,9 +281,9 @@ impl<'t> Bench<'t> {
             .iter()
             .find(|capability| capability.service == service && u64::from(capability.slot) == arguments[0]);
         let gives = held.zip(Operation::from_number(arguments[1])).is_some_and(|(capability, operation)| {
-            operation.applies_to(capability.kind) && capability.rights.contains(operation.right())
+            operation.applies_to(capability.kind()) && capability.rights.contains(operation.right())
         });
-        assert!(refused || (number == 1 && gives), "service {service} gained {arguments:?}");
+        assert!(refused || (number == 1 && gives), "{service} gained {arguments:?}");
     }
 
     /// Everybody behaves: every grant ends, and every port opens and closes.
@@ -279,15 +293,15 @@ impl<'t> Bench<'t> {
         let tables = self.machine.tables;
         for capability in tables.capabilities().iter() {
             let slot = u64::from(capability.slot);
-            match capability.kind {
-                Kind::Grant => {
-                    let rule = tables.grants().get(capability.object as usize).expect("a rule");
+            match capability.object {
+                Object::Grant(rule) => {
+                    let rule = tables.grant(rule);
                     for page in 0..rule.count.min(1024) {
                         let arguments = [slot, Operation::GrantEnd as u64, page.into(), 0, 0, 0];
                         self.call(capability.service, 1, arguments);
                     }
                 }
-                Kind::Port => {
+                Object::Port(_) => {
                     let arguments = [slot, Operation::PortClose as u64, 0, 0, 0, 0];
                     self.call(capability.service, 1, arguments);
                 }
@@ -300,10 +314,11 @@ impl<'t> Bench<'t> {
 /// No region that the kernel places lies over another.
 fn disjoint(tables: &Tables<'_>, placements: &Placements) {
     use cloister_caps::tables::RegionKind::{Fixed, Share};
-    let regions = tables.regions();
-    let own = regions.iter().zip(placements).filter(|(region, _)| matches!(region.kind, Fixed | Share));
-    let mut ranges: Vec<(u64, u64)> =
-        own.map(|(_, placement)| (placement.frame.0, placement.frame.0 + placement.pages)).collect();
+    let own = tables.regions().with_ids().filter(|(_, region)| matches!(region.kind, Fixed | Share));
+    let mut ranges: Vec<(u64, u64)> = own
+        .map(|(id, _)| placements[id])
+        .map(|placement| (placement.frame.0, placement.frame.0 + placement.pages))
+        .collect();
     ranges.sort_unstable();
     assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "regions overlap");
     assert!(ranges.iter().all(|(start, end)| *start >= 0x400 && *end <= MEMORY && start < end), "outside of memory");

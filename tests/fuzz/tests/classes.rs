@@ -4,8 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use cloister_caps::Kind;
 use cloister_caps::tables::{RegionKind, Tables};
+use cloister_caps::{Kind, ServiceId};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -58,7 +58,7 @@ fn a_granted_region_is_of_whole_pages_and_of_nobody_else() {
         let bytes = policy.tables().unwrap();
         let tables = Tables::parse(&bytes).unwrap();
         for rule in tables.grants().iter() {
-            let region = tables.regions().get(rule.region.into()).unwrap();
+            let region = tables.region(rule.region);
             let shown = tables.name(region.name);
             assert_eq!((region.kind, rule.count), (RegionKind::Fixed, region.amount), "{name}: {shown}");
             let queue = tables
@@ -66,11 +66,11 @@ fn a_granted_region_is_of_whole_pages_and_of_nobody_else() {
                 .iter()
                 .any(|queue| [queue.producer_region, queue.consumer_region].contains(&rule.region));
             assert!(!queue, "{name}: {shown} is a queue's");
-            let mapped: Vec<u8> =
+            let mapped: Vec<ServiceId> =
                 tables.mappings().iter().filter(|map| map.region == rule.region).map(|map| map.service).collect();
             assert!(mapped.len() <= 2, "{name}: {shown} is mapped by {mapped:?}");
             let holders = tables.capabilities();
-            let holders = holders.iter().filter(|capability| capability.kind == Kind::Grant).count();
+            let holders = holders.iter().filter(|capability| capability.kind() == Kind::Grant).count();
             assert!(holders >= tables.grants().len());
         }
     }

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use cloister_caps::abi::region::{CONSTANT, EXCLUSIVE, FRESH, SIZE};
-use cloister_caps::{InvokeError, Operation, Slot};
+use cloister_caps::{InvokeError, Operation, RegionId, ServiceId, Slot};
 use cloister_interfaces::{ExclusiveMemory, Memory, Service, System};
 
 use crate::hypervisor::Machine;
@@ -16,11 +16,11 @@ use crate::memory::SharedMemory;
 
 thread_local! {
     /// The machine that this thread simulates, and the service that runs on it.
-    static RUNNING: RefCell<Option<(Rc<Machine>, u8)>> = const { RefCell::new(None) };
+    static RUNNING: RefCell<Option<(Rc<Machine>, ServiceId)>> = const { RefCell::new(None) };
 }
 
 /// Runs `program` as `service` of `machine`.
-pub(crate) fn enter<T>(machine: &Rc<Machine>, service: u8, program: impl FnOnce() -> T) -> T {
+pub(crate) fn enter<T>(machine: &Rc<Machine>, service: ServiceId, program: impl FnOnce() -> T) -> T {
     struct Leave;
     impl Drop for Leave {
         fn drop(&mut self) {
@@ -32,7 +32,7 @@ pub(crate) fn enter<T>(machine: &Rc<Machine>, service: u8, program: impl FnOnce(
     program()
 }
 
-fn running() -> (Rc<Machine>, u8) {
+fn running() -> (Rc<Machine>, ServiceId) {
     RUNNING.with_borrow(Clone::clone).expect("a program runs only as a service of a machine")
 }
 
@@ -77,7 +77,7 @@ pub struct SharedRegion {
 
 /// Returns the machine, the index of the region that the capability in `slot` names, its size, and
 /// `true` if the service may write it.
-fn find(slot: Slot) -> Option<(Rc<Machine>, usize, u64, bool)> {
+fn find(slot: Slot) -> Option<(Rc<Machine>, RegionId, u64, bool)> {
     let (machine, service) = running();
     let [address, size] = machine.invoke(service, slot, Operation::RegionFind, [0; 4]).ok()?;
     let (region, writable) = machine.mapped(service, address).expect("the kernel answers an address that is mapped");

@@ -2,7 +2,7 @@
 //! kind.
 
 use cloister_caps::abi::region::{CONSTANT, EXCLUSIVE, FRESH, SIZE};
-use cloister_caps::tables::{Access, Capability, Mapping, PortKind, Tables};
+use cloister_caps::tables::{Access, Capability, Mapping, Object, PortKind, Tables};
 use cloister_caps::{Kind, Operation, Rights, Status};
 use cloister_kernel_core::Outcome;
 use cloister_kernel_core::kernel::Answer;
@@ -49,29 +49,28 @@ fn expected(
     let capability = capability.ok_or(Status::NoCapability)?;
     let operation = Operation::ALL.iter().find(|operation| **operation as u64 == number);
     let operation =
-        operation.filter(|operation| operation.applies_to(capability.kind)).ok_or(Status::WrongOperation)?;
+        operation.filter(|operation| operation.applies_to(capability.kind())).ok_or(Status::WrongOperation)?;
     if !capability.rights.contains(operation.right()) {
         return Err(Status::MissingRight);
     }
-    let object = capability.object as usize;
     let peer = |peer: u64, first: u16, last: u16| {
         if (u64::from(first)..=u64::from(last)).contains(&peer) { Ok(()) } else { Err(Status::NotPermitted) }
     };
     // The kernel that ships neither binds a peer's port nor maps a peer's page.
     let theirs = |number: u64| if number == 0 { Ok(()) } else { Err(Status::Unavailable) };
-    match operation {
-        Operation::PowerOff => return Ok(Outcome::PowerOff),
-        Operation::PowerReboot => return Ok(Outcome::Reboot),
-        Operation::InfoRead if first > 3 => return Err(Status::BadArgument),
-        Operation::PortOpen => {
-            let rule = tables.ports().get(object).unwrap();
+    match (operation, capability.object) {
+        (Operation::PowerOff, _) => return Ok(Outcome::PowerOff),
+        (Operation::PowerReboot, _) => return Ok(Outcome::Reboot),
+        (Operation::InfoRead, _) if first > 3 => return Err(Status::BadArgument),
+        (Operation::PortOpen, Object::Port(rule)) => {
+            let rule = tables.port(rule);
             peer(first, rule.peer_first, rule.peer_last)?;
             theirs(second)?;
         }
-        Operation::PortSend if tables.ports().get(object).unwrap().kind == PortKind::XenStore => {}
-        Operation::PortSend | Operation::PortClose => return Err(Status::WrongState),
-        Operation::GrantIssue | Operation::GrantEnd => {
-            let rule = tables.grants().get(object).unwrap();
+        (Operation::PortSend, Object::Port(rule)) if tables.port(rule).kind == PortKind::XenStore => {}
+        (Operation::PortSend | Operation::PortClose, _) => return Err(Status::WrongState),
+        (Operation::GrantIssue | Operation::GrantEnd, Object::Grant(rule)) => {
+            let rule = tables.grant(rule);
             let further = if operation == &Operation::GrantIssue { fourth } else { 0 };
             if first.checked_add(further).is_none_or(|last| last >= u64::from(rule.count)) {
                 return Err(Status::NotPermitted);
@@ -103,7 +102,7 @@ fn everything_is_answered_by_the_tables(text: &str) -> usize {
     let calls: Vec<(u64, u64)> = slots.flat_map(|slot| numbers.clone().map(move |number| (slot, number))).collect();
     let mut done = 0;
     let mut bench = Bench::of(tables);
-    for service in 0..tables.services().len() as u8 {
+    for service in tables.services().ids() {
         for (slot, number) in calls.iter().copied() {
             let own = |capability: &&Capability| capability.service == service && u64::from(capability.slot) == slot;
             let capability = capabilities.iter().find(own).copied();
@@ -167,7 +166,7 @@ xenstore: send xenstore-events
 fn possible() -> Vec<(String, &'static str, String)> {
     let tables = tables(&shipped());
     let mut found = Vec::new();
-    for service in 0..tables.services().len() as u8 {
+    for service in tables.services().ids() {
         for slot in 0..64 {
             for operation in Operation::ALL {
                 let mut bench = Bench::of(tables);
@@ -214,7 +213,8 @@ fn the_authority_of_the_shipped_image_is_this() {
 fn each_service_finds_its_own_mappings_where_they_are() {
     let tables = tables(&shipped());
     let mut found = 0;
-    for capability in tables.capabilities().iter().filter(|capability| capability.kind == Kind::Region) {
+    for capability in tables.capabilities().iter().filter(|capability| capability.kind() == Kind::Region) {
+        let Object::Region(mapping) = capability.object else { panic!("a mapping") };
         let mut bench = Bench::of(tables);
         let slot = u64::from(capability.slot);
         let Outcome::Answer(answer) =
@@ -222,8 +222,8 @@ fn each_service_finds_its_own_mappings_where_they_are() {
         else {
             panic!("an answer");
         };
-        let mapping = tables.mappings().get(capability.object as usize).unwrap();
-        let placement = bench.kernel.placements()[usize::from(mapping.region)];
+        let mapping = tables.mapping(mapping);
+        let placement = bench.kernel.placements()[mapping.region];
         let constant = ["command-line", "site", "grant-manager.rules", "xenstore.rules"];
         let constant = constant.contains(&tables.name(capability.name));
         assert_eq!(mapping.service, capability.service);
@@ -256,25 +256,12 @@ fn after_a_restart_a_region_of_its_own_is_not_fresh() {
 fn there_are_two_system_calls() {
     let mut bench = Bench::new(&shipped());
     for number in [2, 3, 100, 1 << 32, u64::MAX] {
-        for service in 0..6 {
+        for service in bench.tables.services().ids() {
             let Outcome::Answer(answer) = bench.call(service, number, [1, 1, 1, 1, 1, 1]) else { panic!("an answer") };
             assert_eq!((answer.status, answer.words), (Status::BadSystemCall, [0; 2]));
         }
     }
     assert_eq!(bench.kernel.refusals(), 30);
-}
-
-#[test]
-fn a_service_that_does_not_exist_has_nothing() {
-    let mut bench = Bench::new(&shipped());
-    for service in [6, 15, 16, 255] {
-        for slot in 0..64 {
-            let Outcome::Answer(answer) = bench.call(service, 1, [slot, 1, 0, 0, 0, 0]) else { panic!("an answer") };
-            assert_eq!(answer.status, Status::NoCapability);
-        }
-        assert_eq!(bench.call(service, 0, [0; 6]), Outcome::Wait);
-        assert_eq!(bench.kernel.wait_answer(service, 9).words, [0, 0]);
-    }
 }
 
 #[test]
@@ -304,16 +291,18 @@ fn answers_come_from_the_machine() {
 fn a_right_that_the_kind_has_no_operation_for_gives_nothing() {
     let policy = cloister_policy::parse("the policy", &shipped()).unwrap_or_else(|report| panic!("{report}"));
     let mut bytes = policy.tables().unwrap();
-    let capabilities = Tables::parse(&bytes).unwrap().capabilities();
-    let console = capabilities.iter().find(|capability| capability.kind == Kind::Console).unwrap();
+    let capabilities = Tables::parse(&bytes).unwrap().capabilities().raw();
+    let index = capabilities.iter().position(|capability| capability.kind == Kind::Console).unwrap();
+    let console = capabilities.get(index).unwrap();
     let [low, high] = console.slot.to_le_bytes();
     let mut record = vec![console.service, console.kind as u8, low, high];
     record.extend(console.rights.bits().to_le_bytes());
     let at = bytes.windows(record.len()).position(|bytes| bytes == record).unwrap();
     bytes[at + 4..at + 8].copy_from_slice(&Rights::all().bits().to_le_bytes());
-    let mut bench = Bench::of(Tables::parse(bytes.leak()).unwrap());
+    let tables = Tables::parse(bytes.leak()).unwrap();
+    let (mut bench, service) = (Bench::of(tables), tables.capabilities().get(index).unwrap().service);
     for operation in Operation::ALL.iter().filter(|operation| !operation.applies_to(Kind::Console)) {
-        let outcome = bench.call(console.service, 1, [u64::from(console.slot), *operation as u64, 0, 0, 0, 0]);
+        let outcome = bench.call(service, 1, [u64::from(console.slot), *operation as u64, 0, 0, 0, 0]);
         assert_eq!(outcome, Outcome::Answer(Answer { status: Status::WrongOperation, words: [0; 2] }), "{operation:?}");
     }
 }

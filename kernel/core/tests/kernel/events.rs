@@ -139,25 +139,42 @@ fn wait_ends_with_a_notification_or_at_its_deadline() {
     let next = bench.kernel.next(100);
     assert_eq!((next.service, next.time()), (None, 900));
     assert_eq!(bench.kernel.next(900).service, Some(http));
-    assert_eq!(bench.kernel.wait_answer(http, 900).words, [0, 900]);
+    assert_eq!(bench.kernel.take_answer(http, 900).unwrap().words, [0, 900]);
     // A notification that came while the service ran ends its next `wait` at once.
     assert_eq!(bench.status("tcpip", "socket.replies", Operation::QueueNotify, [0; 4]), Status::Done);
     bench.wait("http", u64::MAX);
-    assert_eq!(bench.kernel.scheduler.state(http), State::Ready);
+    assert_eq!(bench.kernel.state(http), State::Ready);
     assert_eq!(bench.bits("http").count_ones(), 1);
     bench.wait("http", u64::MAX);
-    assert_eq!(bench.kernel.scheduler.state(http), State::Waiting(u64::MAX));
+    assert_eq!(bench.kernel.state(http), State::Waiting(u64::MAX));
 }
 
 #[test]
 fn wait_returns_the_time_only_to_services_that_may_read_the_clock() {
     let mut bench = Bench::new(&with("clock = [\"now\", \"wall\"]", "clock = [\"wall\"]"));
     let (http, tcpip) = (bench.service("http"), bench.service("tcpip"));
-    assert_eq!(bench.kernel.wait_answer(http, 1234).words, [0, 0]);
+    for service in ["http", "tcpip"] {
+        bench.wait(service, u64::MAX);
+    }
+    assert_eq!(bench.kernel.take_answer(http, 1234).unwrap().words, [0, 0]);
     let used = |bench: &Bench| bench.kernel.uses().any(|used| used.to_string() == "use: tcpip clock clock now");
     assert!(!used(&bench));
-    assert_eq!(bench.kernel.wait_answer(tcpip, 1234).words, [0, 1234]);
+    assert_eq!(bench.kernel.take_answer(tcpip, 1234).unwrap().words, [0, 1234]);
     assert!(used(&bench), "`wait` has told it the time");
+}
+
+#[test]
+fn a_service_is_owed_one_answer_for_each_wait() {
+    let text = with("restart = { limit = 0,", "restart = { limit = 1,");
+    let mut bench = Bench::new(&text);
+    let http = bench.service("http");
+    assert_eq!(bench.kernel.take_answer(http, 0), None, "it has not run yet");
+    bench.wait("http", u64::MAX);
+    assert!(bench.kernel.take_answer(http, 0).is_some());
+    assert_eq!(bench.kernel.take_answer(http, 0), None, "it has had it");
+    bench.wait("http", u64::MAX);
+    bench.kernel.fault(http);
+    assert_eq!(bench.kernel.take_answer(http, 0), None, "a restarted service begins at its entry");
 }
 
 /// Periods of 10 ms, which is every service's in the shipped policy.
@@ -178,7 +195,7 @@ fn hogged_by(hog: &str) -> (u64, Vec<u64>) {
             now = next.time();
             continue;
         };
-        runs[usize::from(service)] += 1;
+        runs[service.index()] += 1;
         let took = if service == hog {
             // It notifies its peers for nothing.
             for slot in 0..8 {
@@ -186,14 +203,14 @@ fn hogged_by(hog: &str) -> (u64, Vec<u64>) {
             }
             (next.time() - now).min(50_000)
         } else {
-            bench.kernel.wait_answer(service, now);
+            bench.kernel.take_answer(service, now);
             assert_eq!(bench.call(service, 0, [now + 1_000_000, 0, 0, 0, 0, 0]), Outcome::Wait);
             1_000
         };
         now += took;
-        bench.kernel.scheduler.charge(service, took, now);
+        bench.kernel.charge(service, took, now);
     }
-    (bench.kernel.scheduler.total(hog), runs)
+    (bench.kernel.cpu_time(hog), runs)
 }
 
 #[test]

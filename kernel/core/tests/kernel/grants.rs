@@ -87,9 +87,9 @@ fn every_page_of_every_rule_has_a_reference_of_its_own() {
 #[test]
 fn a_region_that_came_out_smaller_than_its_rule_gives_only_what_it_has() {
     let tables = tables(&shipped());
-    let mut placements = Bench::of(tables).kernel.placements().clone();
+    let mut placements = Bench::of(tables).kernel.placements().to_owned();
     let region = tables.grants().iter().find(|rule| tables.name(rule.name) == "rx-pages").unwrap().region;
-    placements[usize::from(region)].pages = 3;
+    placements[region].pages = 3;
     let mut bench = Bench::at(tables, placements);
     assert_eq!(issue(&mut bench, "rx-pages", 2, 0), Status::Done);
     assert_eq!(issue(&mut bench, "rx-pages", 3, 0), Status::BadArgument);

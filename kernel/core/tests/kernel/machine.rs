@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloister_caps::tables::{Access, Tables};
-use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, PAGE_SIZE, Status};
+use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, PAGE_SIZE, ServiceId, Status};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, Placements, place_regions};
 use cloister_kernel_core::{Answer, Kernel, Outcome, Platform};
@@ -49,7 +49,7 @@ pub struct Machine {
     pub random: Option<[u64; 2]>,
     pub refuses_ports: bool,
     pub log: Vec<String>,
-    pub text: Vec<(u8, Vec<u8>)>,
+    pub text: Vec<(ServiceId, Vec<u8>)>,
     pub granted: BTreeMap<u32, (u64, u16, bool)>,
     pub in_use: BTreeSet<u32>,
     pub open: BTreeSet<u32>,
@@ -75,9 +75,9 @@ impl Platform for Machine {
     fn random(&mut self) -> Option<[u64; 2]> {
         self.random
     }
-    fn service_text(&mut self, service: &str, index: u8, text: &[u8]) {
-        assert_eq!(service, self.tables.service_name(index));
-        self.text.push((index, text.to_vec()));
+    fn service_text(&mut self, name: &str, service: ServiceId, text: &[u8]) {
+        assert_eq!(name, self.tables.service_name(service));
+        self.text.push((service, text.to_vec()));
     }
     fn log(&mut self, line: core::fmt::Arguments<'_>) {
         self.log.push(line.to_string());
@@ -111,7 +111,7 @@ impl Platform for Machine {
             .iter()
             .find(|rule| (rule.first_ref..rule.first_ref + rule.count).contains(&reference.0));
         let rule = rule.expect("a reference of some rule");
-        let placement = self.placements[usize::from(rule.region)];
+        let placement = self.placements[rule.region];
         assert_eq!(frame.0, placement.frame.0 + u64::from(reference.0 - rule.first_ref), "the page of that number");
         assert!(frame.0 < placement.frame.0 + placement.pages, "a page of the region");
         assert!((rule.peer_first..=rule.peer_last).contains(&peer.0) && peer.is_real(), "a peer of the rule");
@@ -161,9 +161,9 @@ pub struct Bench {
 /// change nothing.
 fn operations(tables: &Tables<'_>) -> Vec<Vec<(u64, u64)>> {
     let mut found = vec![Vec::new(); tables.services().len()];
-    for capability in tables.capabilities().iter().filter(|capability| capability.kind != Kind::Region) {
-        for operation in Operation::ALL.iter().filter(|operation| operation.applies_to(capability.kind)) {
-            found[usize::from(capability.service)].push((u64::from(capability.slot), *operation as u64));
+    for capability in tables.capabilities().iter().filter(|capability| capability.kind() != Kind::Region) {
+        for operation in Operation::ALL.iter().filter(|operation| operation.applies_to(capability.kind())) {
+            found[capability.service.index()].push((u64::from(capability.slot), *operation as u64));
         }
     }
     found
@@ -186,7 +186,7 @@ impl Bench {
     pub fn at(tables: Tables<'static>, placements: Placements) -> Bench {
         let machine = Machine {
             tables,
-            placements: placements.clone(),
+            placements,
             time: 5_000,
             wall: Some(1_000_000),
             random: Some([3, 4]),
@@ -208,8 +208,8 @@ impl Bench {
         Bench { kernel, machine, tables, operations: operations(&tables) }
     }
 
-    pub fn service(&self, name: &str) -> u8 {
-        (0..16).find(|index| self.tables.service_name(*index) == name).unwrap()
+    pub fn service(&self, name: &str) -> ServiceId {
+        self.tables.services().ids().find(|service| self.tables.service_name(*service) == name).unwrap()
     }
 
     /// Returns the slot in which `service` holds the capability of this name in the policy.
@@ -222,7 +222,7 @@ impl Bench {
         u64::from(found.next().unwrap_or_else(|| panic!("no capability {name}")).slot)
     }
 
-    pub fn call(&mut self, service: u8, number: u64, arguments: [u64; 6]) -> Outcome {
+    pub fn call(&mut self, service: ServiceId, number: u64, arguments: [u64; 6]) -> Outcome {
         self.kernel.system_call(&mut self.machine, service, number, &arguments)
     }
 
@@ -249,9 +249,14 @@ impl Bench {
         assert_eq!(self.call(index, 0, [deadline, held, 0, 0, 0, 0]), Outcome::Wait);
     }
 
-    /// Returns the notification bits with which a service runs on.
+    /// Returns the notification bits with which a service runs on. If it does not sleep in `wait`,
+    /// it waits first, and holds all events.
     pub fn bits(&mut self, service: &str) -> u64 {
         let (index, now) = (self.service(service), self.machine.time);
-        self.kernel.wait_answer(index, now).words[0]
+        if let Some(answer) = self.kernel.take_answer(index, now) {
+            return answer.words[0];
+        }
+        self.hold(service, u64::MAX, u64::MAX);
+        self.kernel.take_answer(index, now).unwrap().words[0]
     }
 }

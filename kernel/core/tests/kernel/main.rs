@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod authority;
+mod clearing;
 mod events;
 mod faults;
 mod grants;

@@ -4,8 +4,8 @@
 //! Time is not part of this: how long something takes, and when a service runs, depends on the
 //! others. Nor are the numbers of ports, which Xen chooses.
 
-use cloister_caps::Kind;
 use cloister_caps::tables::Tables;
+use cloister_caps::{Kind, ServiceId};
 use cloister_kernel_core::{Outcome, Verdict};
 use proptest::prelude::*;
 
@@ -56,24 +56,24 @@ enum Seen {
 }
 
 /// Performs an act of a service, and returns what the service sees.
-fn does(bench: &mut Bench, service: u8, act: &Act) -> Seen {
+fn does(bench: &mut Bench, service: ServiceId, act: &Act) -> Seen {
     match *act {
         Act::Call(number, arguments) => Seen::Outcome(bench.call(service, number, arguments)),
         Act::Likely(pick, [first, second, third]) => {
-            let own = &bench.operations[usize::from(service)];
+            let own = &bench.operations[service.index()];
             let (slot, number) = own[pick % own.len()];
             Seen::Outcome(bench.call(service, 1, [slot, number, first, second, third, 0]))
         }
         Act::Wait(deadline, hold) => {
             bench.call(service, 0, [deadline, hold, 0, 0, 0, 0]);
-            Seen::Notifications(bench.kernel.wait_answer(service, bench.machine.time).words[0])
+            Seen::Notifications(bench.kernel.take_answer(service, bench.machine.time).unwrap().words[0])
         }
         Act::Fault => Seen::Restarted(bench.kernel.fault(service)),
     }
 }
 
 /// Returns what the observer sees in a run. The other acts only if `both` is `true`.
-fn seen(tables: Tables<'static>, (observer, other): (u8, u8), turns: &[Turn], both: bool) -> Vec<Seen> {
+fn seen(tables: Tables<'static>, (observer, other): (ServiceId, ServiceId), turns: &[Turn], both: bool) -> Vec<Seen> {
     let mut bench = Bench::of(tables);
     let mut seen = Vec::new();
     for turn in turns {
@@ -87,7 +87,7 @@ fn seen(tables: Tables<'static>, (observer, other): (u8, u8), turns: &[Turn], bo
 }
 
 /// Returns `true` if two services share a queue.
-fn share(tables: &Tables<'_>, one: u8, other: u8) -> bool {
+fn share(tables: &Tables<'_>, one: ServiceId, other: ServiceId) -> bool {
     let ends = |queue: cloister_caps::tables::Queue| [queue.sender, queue.receiver];
     tables.queues().iter().map(ends).any(|ends| ends.contains(&one) && ends.contains(&other))
 }
@@ -97,9 +97,9 @@ fn restarting() -> Tables<'static> {
 }
 
 /// Returns the pairs of services that share no queue.
-fn strangers(tables: &Tables<'_>) -> Vec<(u8, u8)> {
-    let services = 0..tables.services().len() as u8;
-    let pairs = services.clone().flat_map(|one| services.clone().map(move |other| (one, other)));
+fn strangers(tables: &Tables<'_>) -> Vec<(ServiceId, ServiceId)> {
+    let services = || tables.services().ids();
+    let pairs = services().flat_map(|one| services().map(move |other| (one, other)));
     pairs.filter(|(one, other)| one != other && !share(tables, *one, *other)).collect()
 }
 
@@ -108,8 +108,9 @@ fn there_are_strangers_and_one_of_them_holds_info() {
     let tables = restarting();
     let pairs = strangers(&tables);
     assert!(pairs.len() >= 10, "{pairs:?}");
-    let asks =
-        |service: u8| tables.capabilities().iter().any(|held| held.service == service && held.kind == Kind::Info);
+    let asks = |service: ServiceId| {
+        tables.capabilities().iter().any(|held| held.service == service && held.kind() == Kind::Info)
+    };
     assert!(pairs.iter().any(|(observer, _)| asks(*observer)));
 }
 

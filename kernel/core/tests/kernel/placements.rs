@@ -1,7 +1,7 @@
 //! Tests the placement of the shipped policy's regions.
 
 use cloister_caps::tables::{Region, RegionKind};
-use cloister_caps::{Gfn, PAGE_SIZE};
+use cloister_caps::{Gfn, PAGE_SIZE, RegionId};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{
     BootRegions, MIN_ALIGNED_FIXED, PAGES_PER_LARGE, PlacementError, Placements, place_regions,
@@ -15,15 +15,15 @@ fn ram(mib: u64) -> FrameRange {
 }
 
 /// Places the regions in `ram`, with the boot module at address `module`. Returns each region with
-/// all placements, and its index.
-fn placed(ram: FrameRange, module: u64) -> Result<Vec<(Region, Placements, usize)>, PlacementError> {
+/// all placements, and its id.
+fn placed(ram: FrameRange, module: u64) -> Result<Vec<(Region, Placements, RegionId)>, PlacementError> {
     let tables = tables(&shipped());
     let mut free = FreeMemory::new();
     free.add(ram);
     let boot_regions =
         BootRegions { module: Some((module, 5_000)), command_line: Some((Gfn(7), 40)), xenstore: Some(Gfn(0xF_EFFC)) };
     let placements = place_regions(&tables, &mut free, &boot_regions, 100)?;
-    Ok(tables.regions().iter().enumerate().map(|(index, region)| (region, placements.clone(), index)).collect())
+    Ok(tables.regions().with_ids().map(|(id, region)| (region, placements, id)).collect())
 }
 
 #[test]
@@ -79,4 +79,16 @@ fn shares_are_by_weight_and_within_their_limits() {
 #[test]
 fn a_module_that_begins_within_a_page_is_refused() {
     assert_eq!(placed(ram(64), 0x20_0010).unwrap_err(), PlacementError::ModuleUnaligned);
+}
+
+/// The message is the last line on the console of an image that cannot start.
+#[test]
+fn an_error_says_what_is_missing_and_how_much() {
+    let error = placed(ram(5), 0x20_0000).unwrap_err();
+    let PlacementError::TooLittleMemory { region, needs, free } = error else { panic!("{error:?}") };
+    let text = error.to_string();
+    let parts = [format!("{region} needs {needs} adjacent"), format!("{free} are free")];
+    assert!(parts.iter().all(|part| text.contains(part)) && needs > free, "{text}");
+    assert!(PlacementError::ModuleUnaligned.to_string().contains("page boundary"));
+    assert!(PlacementError::NoXenStore.to_string().contains("XenStore"));
 }

@@ -2,7 +2,7 @@
 //! on every grant, port or event that no rule allows.
 
 use cloister_caps::{EvtchnPort, Status};
-use cloister_kernel_core::{Outcome, Verdict};
+use cloister_kernel_core::Outcome;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
@@ -28,13 +28,13 @@ fn word() -> impl Strategy<Value = u64> {
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        4 => (0_u8..7, prop_oneof![1 => Just(0), 8 => Just(1), 1 => any::<u64>()], prop::array::uniform6(word()))
+        4 => (0_u8..6, prop_oneof![1 => Just(0), 8 => Just(1), 1 => any::<u64>()], prop::array::uniform6(word()))
             .prop_map(|(service, number, arguments)| Act::Call(service, number, arguments)),
         12 => (0_u8..6, any::<usize>(), (word(), word(), prop_oneof![3 => Just(0), 1 => word()]))
             .prop_map(|(service, pick, arguments)| Act::Likely(service, pick, arguments.into())),
         2 => (0_u32..12).prop_map(Act::Event),
-        1 => (0_u8..7).prop_map(Act::Resume),
-        1 => (0_u8..7).prop_map(Act::Fault),
+        1 => (0_u8..6).prop_map(Act::Resume),
+        1 => (0_u8..6).prop_map(Act::Fault),
         1 => (8_u32..300).prop_map(Act::Use),
         1 => Just(Act::LetGo),
         1 => (0_u64..20_000_000).prop_map(Act::Run),
@@ -55,12 +55,13 @@ fn act_on(bench: &mut Bench, act: Act) {
             let known = bench.kernel.event(EvtchnPort(port)).is_some();
             assert!(!known || machine.open.contains(&port));
         }
-        Act::Resume(service) => drop(bench.kernel.wait_answer(service, machine.time)),
+        Act::Resume(service) => {
+            let service = bench.tables.services().id(usize::from(service)).unwrap();
+            bench.kernel.take_answer(service, machine.time);
+        }
         Act::Fault(service) => {
-            assert!(service < 6 || bench.kernel.fault(service) == Verdict::StopImage);
-            if service < 6 {
-                bench.kernel.fault(service);
-            }
+            let service = bench.tables.services().id(usize::from(service)).unwrap();
+            bench.kernel.fault(service);
         }
         Act::Use(reference) => {
             if machine.granted.contains_key(&reference) {
@@ -74,7 +75,7 @@ fn act_on(bench: &mut Bench, act: Act) {
             assert!(next.time() > now);
             machine.time = next.time().min(now + took);
             if let Some(service) = next.service {
-                bench.kernel.scheduler.charge(service, machine.time - now, machine.time);
+                bench.kernel.charge(service, machine.time - now, machine.time);
             }
         }
         Act::Refuse(refuses) => {
@@ -92,6 +93,7 @@ fn act_on(bench: &mut Bench, act: Act) {
 
 fn check_call(bench: &mut Bench, service: u8, number: u64, arguments: [u64; 6]) {
     let (logged, refusals) = (bench.machine.log.len(), bench.kernel.refusals());
+    let service = bench.tables.services().id(usize::from(service)).unwrap();
     let Outcome::Answer(answer) = bench.call(service, number, arguments) else { return };
     let refused = !matches!(answer.status, Status::Done | Status::InUse);
     assert_eq!(bench.machine.log.len() - logged, usize::from(refused));

@@ -6,6 +6,8 @@
 
 use std::fmt::Write;
 
+use cloister_caps::ServiceId;
+use cloister_caps::tables::Tables;
 use cloister_kernel_core::schedule::{Next, Scheduler, State};
 use cloister_kernel_core::{Accounting, Costs};
 use proptest::prelude::*;
@@ -75,31 +77,31 @@ enum Role {
 
 /// Charges time to services, as the accounting that ships or another does.
 trait Charging {
-    fn entered(&mut self, scheduler: &mut Scheduler, service: u8, payer: u8, now: u64);
-    fn restarted(&mut self, scheduler: &mut Scheduler, service: u8, now: u64);
+    fn entered(&mut self, scheduler: &mut Scheduler, service: ServiceId, payer: ServiceId, now: u64);
+    fn restarted(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64);
     fn slept(&mut self, now: u64);
-    fn resumed(&mut self, scheduler: &mut Scheduler, service: u8, now: u64);
+    fn resumed(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64);
     fn arm(&mut self, next: &Next, now: u64) -> Option<u64>;
-    fn timer_fired(&mut self) -> Option<u8>;
+    fn timer_fired(&mut self) -> Option<ServiceId>;
 }
 
 impl Charging for Accounting {
-    fn entered(&mut self, scheduler: &mut Scheduler, service: u8, payer: u8, now: u64) {
+    fn entered(&mut self, scheduler: &mut Scheduler, service: ServiceId, payer: ServiceId, now: u64) {
         Accounting::entered(self, scheduler, service, payer, now);
     }
-    fn restarted(&mut self, scheduler: &mut Scheduler, service: u8, now: u64) {
+    fn restarted(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64) {
         Accounting::restarted(self, scheduler, service, now);
     }
     fn slept(&mut self, now: u64) {
         Accounting::slept(self, now);
     }
-    fn resumed(&mut self, scheduler: &mut Scheduler, service: u8, now: u64) {
+    fn resumed(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64) {
         Accounting::resumed(self, scheduler, service, || now);
     }
     fn arm(&mut self, next: &Next, now: u64) -> Option<u64> {
         Accounting::arm(self, next, now)
     }
-    fn timer_fired(&mut self) -> Option<u8> {
+    fn timer_fired(&mut self) -> Option<ServiceId> {
         Accounting::timer_fired(self)
     }
 }
@@ -112,15 +114,15 @@ struct FromEntryToEntry {
 }
 
 impl Charging for FromEntryToEntry {
-    fn entered(&mut self, scheduler: &mut Scheduler, service: u8, _: u8, now: u64) {
+    fn entered(&mut self, scheduler: &mut Scheduler, service: ServiceId, _: ServiceId, now: u64) {
         scheduler.charge(service, now - self.entered, now);
         self.entered = now;
     }
-    fn restarted(&mut self, _: &mut Scheduler, _: u8, _: u64) {}
+    fn restarted(&mut self, _: &mut Scheduler, _: ServiceId, _: u64) {}
     fn slept(&mut self, now: u64) {
         self.entered = now;
     }
-    fn resumed(&mut self, _: &mut Scheduler, _: u8, _: u64) {}
+    fn resumed(&mut self, _: &mut Scheduler, _: ServiceId, _: u64) {}
     fn arm(&mut self, next: &Next, now: u64) -> Option<u64> {
         let late = next.time() != u64::MAX && (next.time() < self.timer || self.timer <= now);
         late.then(|| {
@@ -128,7 +130,7 @@ impl Charging for FromEntryToEntry {
             self.timer
         })
     }
-    fn timer_fired(&mut self) -> Option<u8> {
+    fn timer_fired(&mut self) -> Option<ServiceId> {
         self.timer = u64::MAX;
         None
     }
@@ -162,23 +164,25 @@ struct Model<B> {
     machine: Machine,
     charging: B,
     scheduler: Scheduler,
+    tables: Tables<'static>,
     services: Vec<Service>,
     time: u64,
     /// When the hypervisor's timer fires.
     timer: u64,
-    current: Option<u8>,
+    current: Option<ServiceId>,
 }
 
 impl<B: Charging> Model<B> {
     fn new(machine: Machine, charging: B, policy: &[Cpu], roles: &[Role]) -> Model<B> {
-        let mut scheduler = Scheduler::new(&tables(&policy_text(policy)));
-        for (service, role) in roles.iter().enumerate() {
+        let tables = tables(&policy_text(policy));
+        let mut scheduler = Scheduler::new(&tables);
+        for (service, role) in tables.services().ids().zip(roles) {
             if matches!(role, Role::Idle) {
-                scheduler.set_state(service as u8, State::Waiting(u64::MAX));
+                scheduler.set_state(service, State::Waiting(u64::MAX));
             }
         }
         let services = roles.iter().cloned().map(Service::new).collect();
-        Model { machine, charging, scheduler, services, time: 0, timer: u64::MAX, current: None }
+        Model { machine, charging, scheduler, tables, services, time: 0, timer: u64::MAX, current: None }
     }
 
     /// Runs for `time` ns, and returns how long each service's own instructions ran.
@@ -197,25 +201,25 @@ impl<B: Charging> Model<B> {
         events.fold(self.timer, u64::min)
     }
 
-    fn take_events(&mut self) -> Option<u8> {
+    fn take_events(&mut self) -> Option<ServiceId> {
         let mut cause = None;
         if self.timer <= self.time {
             self.timer = u64::MAX;
             cause = self.charging.timer_fired();
         }
-        for (index, service) in self.services.iter_mut().enumerate() {
+        for (id, service) in self.tables.services().ids().zip(&mut self.services) {
             if service.open && service.event <= self.time {
                 let Role::Adversary(_, period) = service.role else { unreachable!("it has no peer") };
                 (service.open, service.event) = (false, (self.time / period + 1) * period);
-                self.scheduler.wake(index as u8);
-                cause = cause.or(Some(index as u8));
+                self.scheduler.wake(id);
+                cause = cause.or(Some(id));
             }
         }
         cause
     }
 
     /// Lets the kernel choose the service that runs next. Returns `None` if none will ever run.
-    fn resume(&mut self, mut now: u64) -> Option<u8> {
+    fn resume(&mut self, mut now: u64) -> Option<ServiceId> {
         loop {
             let next = self.scheduler.next(now);
             if let Some(at) = self.charging.arm(&next, now) {
@@ -239,16 +243,16 @@ impl<B: Charging> Model<B> {
     }
 
     /// Lets a service run until it enters the kernel. Returns the time that the kernel then reads.
-    fn service(&mut self, index: u8) -> u64 {
+    fn service(&mut self, id: ServiceId) -> u64 {
         let interrupt = self.next_interrupt();
-        let service = &mut self.services[usize::from(index)];
+        let service = &mut self.services[id.index()];
         let ran = interrupt.saturating_sub(self.time).min(service.left);
         service.ran += ran;
         self.time += ran;
-        let Role::Adversary(steps, _) = &service.role else { return self.interrupt(index) };
+        let Role::Adversary(steps, _) = &service.role else { return self.interrupt(id) };
         service.left -= ran;
         if service.left > 0 {
-            return self.interrupt(index);
+            return self.interrupt(id);
         }
         let yields = steps[service.step].yields;
         service.step = (service.step + 1) % steps.len();
@@ -260,25 +264,25 @@ impl<B: Charging> Model<B> {
             Yields::Fault(takes) => {
                 self.time += self.machine.call + takes;
                 self.take_events();
-                self.charging.entered(&mut self.scheduler, index, index, now);
-                self.charging.restarted(&mut self.scheduler, index, self.time);
+                self.charging.entered(&mut self.scheduler, id, id, now);
+                self.charging.restarted(&mut self.scheduler, id, self.time);
                 return self.time;
             }
         };
         service.open = true;
-        self.scheduler.set_state(index, State::Waiting(deadline));
+        self.scheduler.set_state(id, State::Waiting(deadline));
         self.time += self.machine.call;
         self.take_events();
-        self.charging.entered(&mut self.scheduler, index, index, now);
+        self.charging.entered(&mut self.scheduler, id, id, now);
         now
     }
 
-    fn interrupt(&mut self, index: u8) -> u64 {
+    fn interrupt(&mut self, id: ServiceId) -> u64 {
         self.time += self.machine.interrupt;
         let now = self.time;
         self.time += self.machine.call / 2;
         let cause = self.take_events();
-        self.charging.entered(&mut self.scheduler, index, cause.unwrap_or(index), now);
+        self.charging.entered(&mut self.scheduler, id, cause.unwrap_or(id), now);
         now
     }
 }

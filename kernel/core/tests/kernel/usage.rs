@@ -14,7 +14,7 @@ fn invoke(bench: &mut Bench, service: &str, kind: Kind, name: &str, operation: O
     let tables = bench.kernel.tables();
     let held = tables.capabilities().iter().find(|capability| {
         let owner = tables.service_name(capability.service) == service;
-        owner && capability.kind == kind && tables.name(capability.name) == name
+        owner && capability.kind() == kind && tables.name(capability.name) == name
     });
     let held = held.unwrap();
     let _ = bench.call(held.service, 1, [u64::from(held.slot), operation as u64, a, b, 0, 0]);

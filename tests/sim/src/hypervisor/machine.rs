@@ -5,10 +5,11 @@ use std::rc::Rc;
 
 use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::{Access, MAX_SERVICES, Tables};
-use cloister_caps::{Gfn, InvokeError, Operation, PAGE_SIZE, Slot, Status};
+use cloister_caps::{Gfn, InvokeError, Operation, PAGE_SIZE, RegionId, ServiceId, Slot, Status};
 use cloister_interfaces::{Memory, Notifications, Service};
+use cloister_kernel_core::clearing::cleared_at_restart;
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
-use cloister_kernel_core::placement::{BootRegions, PlacementError, place_regions};
+use cloister_kernel_core::placement::{BootRegions, PlacementError, page_table_reserve, place_regions};
 use cloister_kernel_core::{Kernel, Outcome, Platform, Verdict};
 
 use super::events::XENSTORE_PORT;
@@ -20,8 +21,6 @@ use crate::program;
 
 /// The first frame that is not the image's.
 const FIRST_FREE: u64 = 0x400;
-/// Frames kept for page tables, as the kernel of the image keeps some.
-const RESERVE: u64 = 128;
 /// Where the toolstack puts the XenStore ring (`libxl`).
 const XENSTORE_FRAME: u64 = 0xF_EFFC;
 /// What a system call takes, and what a call of a service takes beside its system calls: at least, and at most so much
@@ -60,7 +59,7 @@ pub enum End {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
     /// It ran this service.
-    Ran(u8),
+    Ran(ServiceId),
     /// Nobody had anything to do; time went on.
     Idle,
     /// The domain has ended.
@@ -70,8 +69,6 @@ pub enum Step {
 struct Program {
     make: fn() -> Box<dyn Service>,
     running: Option<Box<dyn Service>>,
-    /// It sleeps in `wait`, and is owed its answer.
-    waiting: bool,
 }
 
 /// The machine.
@@ -100,10 +97,11 @@ impl Machine {
         let module = setup.module.len() as u64;
         let boot_regions = BootRegions {
             module: (module > 0).then_some((1 << 31, module)),
-            command_line: free.take(1).map(|frame| (frame, setup.command_line.len() as u64)),
+            command_line: free.take(1).map(|frames| (frames.first(), setup.command_line.len() as u64)),
             xenstore: Some(Gfn(XENSTORE_FRAME)),
         };
-        let placements = place_regions(&tables, &mut free, &boot_regions, RESERVE)?;
+        let reserve = page_table_reserve(&tables, free.total());
+        let placements = place_regions(&tables, &mut free, &boot_regions, reserve)?;
         let constants =
             Constants { data: &setup.data, module: &setup.module, command_line: setup.command_line.as_bytes() };
         let regions = Regions::new(&tables, &placements, &constants);
@@ -124,19 +122,19 @@ impl Machine {
     /// # Panics
     /// There is no such service.
     pub fn install(&self, service: &str, make: fn() -> Box<dyn Service>) {
-        let index = usize::from(self.service(service));
-        self.programs.borrow_mut()[index] = Some(Program { make, running: None, waiting: false });
+        let index = self.service(service).index();
+        self.programs.borrow_mut()[index] = Some(Program { make, running: None });
     }
 
-    /// The number of the service of this name.
+    /// The id of the service of this name.
     ///
     /// # Panics
     /// There is no such service.
     #[must_use]
-    pub fn service(&self, name: &str) -> u8 {
+    pub fn service(&self, name: &str) -> ServiceId {
         let tables = self.kernel.borrow().tables();
-        let index = (0..MAX_SERVICES as u8).find(|index| tables.service_name(*index) == name);
-        index.unwrap_or_else(|| panic!("there is no service {name}"))
+        let id = tables.services().ids().find(|id| tables.service_name(*id) == name);
+        id.unwrap_or_else(|| panic!("there is no service {name}"))
     }
 
     /// Xen.
@@ -166,7 +164,7 @@ impl Machine {
     /// There is no such region.
     #[must_use]
     pub fn region(&self, name: &str) -> SharedMemory {
-        let memory = self.regions.index(name).and_then(|index| self.regions.shared(index));
+        let memory = self.regions.id(name).and_then(|region| self.regions.shared(region));
         memory.unwrap_or_else(|| panic!("there is no shared region {name}"))
     }
 
@@ -195,15 +193,13 @@ impl Machine {
         }
     }
 
-    fn run(self: &Rc<Self>, service: u8, now: u64) {
-        let index = usize::from(service);
+    fn run(self: &Rc<Self>, service: ServiceId, now: u64) {
+        let index = service.index();
         let Some(mut program) = self.programs.borrow_mut()[index].take() else {
             panic!("{} has no program", self.kernel().tables().service_name(service));
         };
-        let bits = match std::mem::take(&mut program.waiting) {
-            true => self.kernel().wait_answer(service, now).words[0],
-            false => Notifications::ALL.0,
-        };
+        // Without an answer to take, it starts.
+        let bits = self.kernel().take_answer(service, now).map_or(Notifications::ALL.0, |answer| answer.words[0]);
         self.xen().record(("run", service, bits));
         let (deadline, held) = program::enter(self, service, || {
             let running = program.running.get_or_insert_with(program.make);
@@ -213,10 +209,10 @@ impl Machine {
         self.spend(RUN_TIME);
         if self.end.get().is_none() {
             let deadline = deadline.map_or(NO_DEADLINE, |deadline| deadline.0);
-            program.waiting = self.call(service, SYSTEM_CALL_WAIT, [deadline, held.0, 0, 0, 0, 0]) == Outcome::Wait;
+            self.call(service, SYSTEM_CALL_WAIT, [deadline, held.0, 0, 0, 0, 0]);
         }
         let later = self.now();
-        self.kernel().scheduler.charge(service, later - now, later);
+        self.kernel().charge(service, later - now, later);
         self.programs.borrow_mut()[index] = Some(program);
     }
 
@@ -226,7 +222,7 @@ impl Machine {
         xen.advance(least + extra);
     }
 
-    fn call(&self, service: u8, number: u64, arguments: [u64; 6]) -> Outcome {
+    fn call(&self, service: ServiceId, number: u64, arguments: [u64; 6]) -> Outcome {
         self.spend(CALL_TIME);
         let mut xen = self.xen();
         let outcome = self.kernel().system_call(&mut *xen, service, number, &arguments);
@@ -247,7 +243,7 @@ impl Machine {
     /// The kernel refused it, or the domain has ended.
     pub fn invoke(
         &self,
-        service: u8,
+        service: ServiceId,
         slot: Slot,
         operation: Operation,
         [a0, a1, a2, a3]: [u64; 4],
@@ -271,11 +267,11 @@ impl Machine {
         }
     }
 
-    /// What `service` has mapped at `address`: the region's index, and whether it may write.
-    pub(crate) fn mapped(&self, service: u8, address: u64) -> Option<(usize, bool)> {
+    /// What `service` has mapped at `address`: the region, and whether it may write.
+    pub(crate) fn mapped(&self, service: ServiceId, address: u64) -> Option<(RegionId, bool)> {
         let tables = self.kernel().tables();
         let found = tables.mappings().iter().find(|mapping| mapping.service == service && mapping.address == address);
-        found.map(|mapping| (usize::from(mapping.region), mapping.access == Access::ReadWrite))
+        found.map(|mapping| (mapping.region, mapping.access == Access::ReadWrite))
     }
 
     pub(crate) fn regions(&self) -> &Regions {
@@ -290,9 +286,9 @@ impl Machine {
         match verdict {
             Verdict::Restart(_) => {
                 let tables = self.kernel().tables();
-                self.regions.reset(&tables, index);
-                if let Some(program) = self.programs.borrow_mut()[usize::from(index)].as_mut() {
-                    (program.running, program.waiting) = (None, false);
+                self.regions.clear(cleared_at_restart(&tables, index));
+                if let Some(program) = self.programs.borrow_mut()[index.index()].as_mut() {
+                    program.running = None;
                 }
             }
             Verdict::StopService => {}

@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef};
+use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, ServiceId};
 use cloister_kernel_core::Platform;
 
 use super::events::EventChannels;
@@ -100,8 +100,8 @@ impl Platform for Xen {
         self.has_random.then(|| [splitmix(&mut self.random), splitmix(&mut self.random)])
     }
 
-    fn service_text(&mut self, service: &str, index: u8, text: &[u8]) {
-        let index = usize::from(index);
+    fn service_text(&mut self, name: &str, service: ServiceId, text: &[u8]) {
+        let index = service.index();
         if self.unfinished.len() <= index {
             self.unfinished.resize(index + 1, String::new());
         }
@@ -109,7 +109,7 @@ impl Platform for Xen {
             match byte {
                 b'\n' => {
                     let line = std::mem::take(&mut self.unfinished[index]);
-                    self.lines.push(format!("{service}: {line}"));
+                    self.lines.push(format!("{name}: {line}"));
                 }
                 other => self.unfinished[index].push(char::from(*other)),
             }

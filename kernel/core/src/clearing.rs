@@ -1,0 +1,27 @@
+//! Decides which regions are filled with zeros, at boot and at a restart.
+
+use cloister_caps::tables::{Access, RegionKind, Tables};
+use cloister_caps::{RegionId, ServiceId};
+
+/// Returns the regions that are cleared at boot: those of fixed size. Queues must begin with zeros,
+/// and a peer must read nothing that was in the memory before; all that grant rules name is of
+/// fixed size (`Tables::parse`). The owner of such a region learns that it is clear
+/// ([`region::FRESH`](cloister_caps::abi::region::FRESH)).
+///
+/// A share stays as Xen gave it, scrubbed of what other domains left. To clear hundreds of
+/// megabytes would take most of the boot.
+pub fn cleared_at_boot<'t>(tables: &Tables<'t>) -> impl Iterator<Item = RegionId> + use<'t> {
+    let fixed = tables.regions().with_ids().filter(|(_, region)| region.kind == RegionKind::Fixed);
+    fixed.map(|(id, _)| id)
+}
+
+/// Returns the regions that are cleared when a service restarts: those that it alone writes, except
+/// kept ones.
+pub fn cleared_at_restart<'t>(tables: &Tables<'t>, service: ServiceId) -> impl Iterator<Item = RegionId> + use<'t> {
+    let tables = *tables;
+    let written = tables.mappings().iter().filter(move |mapping| {
+        let writes = mapping.service == service && mapping.access == Access::ReadWrite;
+        writes && tables.region(mapping.region).clear_on_restart
+    });
+    written.map(|mapping| mapping.region)
+}

@@ -1,0 +1,10 @@
+//! An id comes from checked tables alone.
+#![forbid(unsafe_code)]
+
+use cloister_caps::GrantRuleId;
+
+fn attempt() -> GrantRuleId {
+    GrantRuleId(3)
+}
+
+fn main() {}

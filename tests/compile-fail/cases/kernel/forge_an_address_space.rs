@@ -1,0 +1,10 @@
+//! CR3 takes what a root is, not a number.
+#![allow(dead_code, unexpected_cfgs)]
+
+include!("image.in");
+
+fn attempt(number: u64) {
+    paging::switch(number);
+}
+
+fn main() {}

@@ -1,0 +1,10 @@
+//! The boot code alone says that the identity map is in force.
+#![allow(dead_code, unexpected_cfgs)]
+
+include!("image.in");
+
+fn attempt() -> paging::IdentityMap {
+    paging::IdentityMap::of_the_boot_code()
+}
+
+fn main() {}

@@ -1,0 +1,11 @@
+//! The kernel'\''s root goes with the identity map.
+#![allow(dead_code, unexpected_cfgs)]
+
+include!("image.in");
+
+fn attempt(identity: paging::IdentityMap, kernel: paging::Root) -> paging::Root {
+    identity.drop(kernel);
+    kernel
+}
+
+fn main() {}

@@ -1,0 +1,19 @@
+//! A record that lies in no checked tables becomes none that has ids.
+#![forbid(unsafe_code)]
+
+use cloister_caps::tables::{Access, GrantRule, raw};
+
+fn attempt() -> GrantRule {
+    let raw = raw::GrantRule {
+        name: raw::Name::default(),
+        region: 3,
+        access: Access::ReadWrite,
+        first_ref: 8,
+        count: 1,
+        peer_first: 0,
+        peer_last: 0,
+    };
+    GrantRule::proven(raw)
+}
+
+fn main() {}
