@@ -68,15 +68,16 @@ impl PageRuns {
 
     /// Takes `count` adjacent pages. Returns the first.
     pub fn take(&mut self, count: usize) -> Option<u16> {
+        if count == 1 {
+            let free = self.free & self.short;
+            // Clears the lowest set bit.
+            self.free ^= free & free.wrapping_neg();
+            return (free != 0).then_some(free.trailing_zeros() as u16);
+        }
         let count = u32::try_from(count).ok().filter(|count| (1..=MAX_PAGES as u32).contains(count))?;
         let starts = self.starts(count);
         if starts == 0 {
             return None;
-        }
-        if count == 1 {
-            // Clears the lowest set bit.
-            self.free &= !(starts & starts.wrapping_neg());
-            return Some(starts.trailing_zeros() as u16);
         }
         let first = 127 - starts.leading_zeros();
         self.free &= !(lowest(count) << first);
