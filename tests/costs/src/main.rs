@@ -17,10 +17,10 @@ use cloister_interfaces::message::{Malformed, Message, Reader, Writer};
 use cloister_interfaces::queue::{QueueEnd, Receiver, Sender, producer_pages};
 use cloister_interfaces::system::System;
 use cloister_netfront::ring::FrontRing;
-use cloister_tcpip::link::segmentation::outgoing;
 use cloister_tcpip::link::frame;
-use cloister_tcpip::tcp::recovery::Recovery;
+use cloister_tcpip::link::segmentation::outgoing;
 use cloister_tcpip::table::{Key, Table};
+use cloister_tcpip::tcp::recovery::Recovery;
 
 use crate::kernel::Caller;
 use crate::memory::Words;
