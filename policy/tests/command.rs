@@ -96,6 +96,17 @@ fn a_question_without_a_path_is_exit_status_1() {
 }
 
 #[test]
+fn each_subcommand_has_its_own_default_form() {
+    for (subcommand, start) in
+        [("graph", "<svg "), ("show", "Policy of the image cloister\n"), ("check", "default.toml: holds")]
+    {
+        let output = run(&[subcommand, "default.toml"]);
+        assert_eq!(output.status.code(), Some(0), "{subcommand}: {}", stderr(&output));
+        assert!(stdout(&output).starts_with(start), "{subcommand}: {}", stdout(&output));
+    }
+}
+
+#[test]
 fn the_forms_of_a_question_are_a_line_each() {
     let text = stderr(&run(&["explain", "default.toml", "what is\nhttp"]));
     let lines: Vec<&str> = text.lines().collect();

@@ -216,7 +216,7 @@ fn a_program_that_is_not_as_it_must_be_is_refused() {
 #[test]
 fn a_kernel_that_is_not_as_it_must_be_is_refused() {
     let cases: [(&str, Change); 14] = [
-        ("does not begin with the page behind", |elf| elf.parts[3].physical_address = 0x10_4000),
+        ("does not begin with the page after", |elf| elf.parts[3].physical_address = 0x10_4000),
         ("is longer in memory", |elf| elf.parts[3].memory_size = 0x5001),
         ("has no PVH entry note", |elf| elf.note = None),
         ("must be the PVH entry note alone", |elf| {

@@ -40,7 +40,7 @@ impl Arguments {
                 Err(report) => Outcome::refused(report),
             };
             all.status = all.status.max(one.status);
-            match self.output.format {
+            match self.output.format() {
                 Format::Text => {
                     all.output += &one.output;
                     all.problems += &one.problems;
@@ -48,7 +48,7 @@ impl Arguments {
                 Format::Json => list.push(entry(file, result, one.status)),
             }
         }
-        if self.output.format == Format::Json {
+        if self.output.format() == Format::Json {
             all.output = json("check", &list);
         }
         all

@@ -43,7 +43,7 @@ impl Arguments {
         };
         let difference = diff(&old, &new);
         let failed = self.fail_on.iter().any(|kind| happened(*kind, &difference));
-        let output = match self.output.format {
+        let output = match self.output.format() {
             Format::Text => difference.to_string(),
             Format::Json => json("diff", &difference),
         };

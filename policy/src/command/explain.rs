@@ -22,7 +22,7 @@ impl Arguments {
             Err(unclear) => Outcome::unusable_lines(unclear),
             Ok(explanation) => {
                 let status = if explanation.holds { Status::Holds } else { Status::Refused };
-                let output = match self.output.format {
+                let output = match self.output.format() {
                     Format::Text => explanation.to_string(),
                     Format::Json => json("explain", &explanation),
                 };

@@ -23,7 +23,7 @@ enum Format {
 impl Arguments {
     pub fn run(self) -> Outcome {
         self.policy.with_sound(|policy| {
-            Outcome::holds(match self.output.format {
+            Outcome::holds(match self.output.format() {
                 Format::Svg => policy.graph().svg(),
                 Format::Dot => policy.graph().dot(),
             })

@@ -17,14 +17,26 @@ pub enum Format {
 }
 
 /// The option that chooses the form of the output.
+///
+/// The default is not clap's `default_value_t`, whose text all forms of a generic type would share.
 #[derive(Clone, Copy, clap::Args)]
 pub struct Output<F = Format>
 where
-    F: ValueEnum + Default + Send + Sync + 'static,
+    F: ValueEnum + Copy + Default + Send + Sync + 'static,
 {
-    /// Form of the output
-    #[arg(long, value_enum, default_value_t)]
-    pub format: F,
+    /// Form of the output; by default the first of the possible values
+    #[arg(long, value_enum)]
+    format: Option<F>,
+}
+
+impl<F> Output<F>
+where
+    F: ValueEnum + Copy + Default + Send + Sync + 'static,
+{
+    /// Returns the chosen form, or the default.
+    pub fn format(self) -> F {
+        self.format.unwrap_or_default()
+    }
 }
 
 /// The argument that names the policy file of a subcommand.

@@ -29,7 +29,7 @@ impl Arguments {
     pub fn run(self) -> Outcome {
         self.policy.with_sound(|policy| {
             let holds = policy.verdicts().iter().all(|verdict| verdict.holds);
-            let output = match self.output.format {
+            let output = match self.output.format() {
                 Format::Text => policy.show(ShowFormat::Text),
                 Format::Markdown => policy.show(ShowFormat::Markdown),
                 Format::Html => policy.show(ShowFormat::Html),

@@ -42,7 +42,7 @@ impl Arguments {
                     return Outcome::unusable(problem);
                 }
             }
-            let output = match self.output.format {
+            let output = match self.output.format() {
                 Format::Text => usage.text(),
                 Format::Json => json("unused", &usage),
             };

@@ -65,7 +65,7 @@ impl Arguments {
             problems = format!("error: signature: {}\n", printable(reason));
         }
         let signed = self.key.is_some() && unsigned.is_none();
-        let output = match self.output.format {
+        let output = match self.output.format() {
             Format::Text => verdict.text() + if signed { "signed: by the given key\n" } else { "" },
             Format::Json => {
                 let mut value = verdict.json();
