@@ -4,6 +4,26 @@
 //! of the call is in RAX, and the arguments are in RDI, RSI, RDX, R10, R8, R9. The kernel returns a
 //! [`Status`] in RAX and two words in RDI and RSI. It never follows a pointer that a service
 //! passes.
+//!
+//! ```
+//! use cloister_caps::abi::SYSTEM_CALL_INVOKE;
+//! use cloister_caps::{InvokeError, Kind, Operation, Rights, Status};
+//!
+//! // The registers of an invocation that asks for the time: which call, which slot, which operation.
+//! let (rax, rdi, rsi) = (SYSTEM_CALL_INVOKE, 3, Operation::ClockNow as u64);
+//! assert_eq!((rax, rdi), (1, 3));
+//!
+//! // The kernel takes the number apart again, and knows which object and which right it needs.
+//! let operation = Operation::from_number(rsi).unwrap();
+//! assert!(operation.applies_to(Kind::Clock) && !operation.applies_to(Kind::Console));
+//! assert_eq!((operation.name(), operation.right()), ("now", Rights::NOW));
+//! assert_eq!(Operation::from_number(u64::MAX), None);
+//!
+//! // The caller sees a status: done, or why not.
+//! let refused: Result<(), InvokeError> = Status::MissingRight.into_result();
+//! assert_eq!(refused.unwrap_err().status(), Status::MissingRight);
+//! assert!(Status::Done.into_result().is_ok());
+//! ```
 
 use core::ops::Range;
 

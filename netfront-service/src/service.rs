@@ -485,13 +485,8 @@ impl<S: System, M: Memory> Service for Netfront<S, M> {
             CloseState::Draining(until) => Some(until),
             _ => None,
         };
-        self.handshake
-            .deadline()
-            .into_iter()
-            .chain(drain)
-            .chain(self.next_stall_check)
-            .chain(self.pace.deadline())
-            .min()
+        let of_rings = Instant::earlier(self.next_stall_check, self.pace.deadline());
+        Instant::earlier(Instant::earlier(self.handshake.deadline(), drain), of_rings)
     }
 
     fn events_to_hold(&self) -> Notifications {

@@ -10,6 +10,8 @@ use crate::plan::{Plan, consumer_region, producer_region, replies, requests, rul
 
 /// The name of the argument of `capabilities`.
 const KERNEL: &str = "kernel";
+/// The type of a service's memory.
+const MEMORY: &str = "cloister_runtime::SharedRegion";
 
 /// The bindings of the service with this index. `None` if plan and policy are not of the same image.
 pub(crate) fn bindings(policy: &Policy, plan: &Plan, index: usize) -> Option<String> {
@@ -35,7 +37,11 @@ pub(crate) fn bindings(policy: &Policy, plan: &Plan, index: usize) -> Option<Str
     out.push_str("/// The slot of the console, for this program's panic message.\n");
     out.push_str(&format!("const CONSOLE: Option<cloister_caps::Slot> = {console};\n\n"));
     out.push_str("/// The capabilities, each by the name that the policy gives it.\n");
-    let made = format!("{krate}::Caps<cloister_runtime::Kernel, cloister_runtime::SharedRegion>");
+    // A service without queues and regions has no type of memory to name.
+    let memory = fields.iter().any(|(_, value)| value.contains(MEMORY));
+    let types =
+        if memory { format!("cloister_runtime::Kernel, {MEMORY}") } else { "cloister_runtime::Kernel".to_owned() };
+    let made = format!("{krate}::Caps<{types}>");
     out.push_str(&format!("fn capabilities({KERNEL}: cloister_runtime::Kernel) -> {made} {{\n"));
     out.push_str(&format!("    {krate}::Caps {{\n"));
     for (name, value) in fields {
@@ -193,7 +199,7 @@ fn slot_text(slot: u16) -> String {
 }
 
 fn shared_region(slot: u16) -> String {
-    format!("cloister_runtime::SharedRegion::new({KERNEL}, {})", slot_text(slot))
+    format!("{MEMORY}::new({KERNEL}, {})", slot_text(slot))
 }
 
 fn owned_region(slot: u16) -> String {

@@ -1,6 +1,22 @@
 //! The policy compiler: one TOML file is the whole authority of an image. This crate reads and checks the file,
 //! makes from it the capability tables that the kernel enforces and the bindings that each program is
 //! compiled with, and packs kernel, programs and tables into one bootable ELF file.
+//!
+//! ```
+//! use cloister_policy::{STARTING_POLICY, parse};
+//!
+//! let policy = parse("mine.toml", STARTING_POLICY).unwrap();
+//! let names: Vec<_> = policy.services().map(|service| service.name()).collect();
+//! assert_eq!(names, ["server", "worker"]);
+//! // What the worker's program is compiled with: a capability it does not have is not there.
+//! let bindings = policy.bindings("worker").unwrap();
+//! assert!(bindings.contains("clock") && !bindings.contains("entropy"));
+//!
+//! // A mistake is refused, with its place and with what would be right.
+//! let mistaken = STARTING_POLICY.replace("interface = \"socket\"", "interface = \"sockets\"");
+//! let Err(report) = parse("mine.toml", &mistaken) else { panic!("`sockets` is no interface") };
+//! assert!(report.to_string().contains("sockets"), "{report}");
+//! ```
 #![forbid(unsafe_code)]
 
 mod authority;

@@ -106,7 +106,7 @@ pub(crate) fn plan(policy: &Policy, lines: &Lines) -> Option<Plan> {
 struct Draft {
     record: Region,
     data: Option<Vec<u8>>,
-    /// How many pages its address range needs; `None` if that is for [`Planner::large_room`] to say.
+    /// How many pages its address range needs; `None` if that is for [`large_room`] to say.
     pages: Option<u64>,
 }
 

@@ -175,6 +175,7 @@ impl Cargo<'_> {
         let mut command = workspace::cargo();
         command.args(["rustc", "--quiet", "--locked", "--package", package, "--bin", bin, "--features", features]);
         command.args(["--target", TARGET, "--profile", "image", "--target-dir"]).arg(&target_dir);
+        command.arg("--config").arg(format!("target.{TARGET}.rustflags={:?}", workspace::source_flags()?));
         command.args(["--", "-C", "relocation-model=static", "-C", &format!("link-arg=-T{}", script.display())]);
         if let Some(base) = base {
             command.args(["-C", &format!("link-arg=--defsym=IMAGE_BASE={base:#x}")]);

@@ -70,6 +70,7 @@ fn host() -> Result<Count> {
     let mut count = Count::default();
     count.add(check("formatting", &["fmt", "--all", "--check"])?);
     count.add(check("lints", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])?);
+    count.add(documentation()?);
     heading("tests on the host");
     let mut command = workspace::cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]);
@@ -208,6 +209,22 @@ fn check(name: &str, arguments: &[&str]) -> Result<Count> {
     let status = workspace::cargo().args(arguments).status().context("cargo cannot be run")?;
     println!("{name}: {}", if status.success() { "ok" } else { "FAILED" });
     Ok(Count::one(status.success()))
+}
+
+/// Builds the documentation, of private items too. A dead link in it is an error.
+fn documentation() -> Result<Count> {
+    heading("documentation");
+    workspace::ensure_target(&mut |text| println!("{text}"))?;
+    // The kernel is compiled for its own target only.
+    let kernel = ["--package=cloister-kernel", "--features=back-end,profile", "--target", workspace::TARGET];
+    let mut ok = true;
+    for crates in [&["--workspace"] as &[&str], &kernel] {
+        let mut command = workspace::cargo();
+        command.args(["doc", "--quiet", "--no-deps", "--document-private-items"]).args(crates);
+        ok &= command.env("RUSTDOCFLAGS", "-D warnings").status().context("cargo cannot be run")?.success();
+    }
+    println!("documentation: {}", if ok { "ok" } else { "FAILED" });
+    Ok(Count::one(ok))
 }
 
 /// Runs tests, passes their output on, each line behind `label`, and adds up their results.

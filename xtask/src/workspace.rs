@@ -22,6 +22,23 @@ pub fn cargo() -> Command {
     command
 }
 
+/// Flags of rustc that take the folder of each registry's sources out of the paths that panics print: less text in the image, and
+/// the same in whichever folder cargo keeps them.
+pub fn source_flags() -> Result<Vec<String>> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo"))).context("there is no home folder")?;
+    flags_without(&home.join("registry/src"))
+}
+
+/// The flags that take the path of each folder in `registries` out.
+fn flags_without(registries: &Path) -> Result<Vec<String>> {
+    // Before the first download there is none.
+    let Ok(entries) = std::fs::read_dir(registries) else { return Ok(Vec::new()) };
+    let mut folders = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    folders.sort();
+    Ok(folders.iter().map(|folder| format!("--remap-path-prefix={}=", folder.display())).collect())
+}
+
 /// What cargo knows of the workspace's own packages.
 pub fn metadata() -> Result<Metadata> {
     let manifest = root().join("Cargo.toml");
@@ -95,6 +112,18 @@ pub fn ensure_target(progress: &mut dyn FnMut(&str)) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_registry_has_a_flag_that_takes_its_folder_out() {
+        let registries = tempfile::tempdir().expect("folder");
+        assert!(flags_without(registries.path()).expect("flags").is_empty());
+        assert!(flags_without(&registries.path().join("none")).expect("flags").is_empty());
+        for name in ["index-b", "index-a"] {
+            std::fs::create_dir(registries.path().join(name)).expect("create");
+        }
+        let expected = |name: &str| format!("--remap-path-prefix={}/{name}=", registries.path().display());
+        assert_eq!(flags_without(registries.path()).expect("flags"), [expected("index-a"), expected("index-b")]);
+    }
 
     #[test]
     fn programs_are_found_by_either_name() {

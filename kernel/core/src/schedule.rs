@@ -4,6 +4,8 @@
 //! is counted in windows of the service's period. A service without budget waits for the next
 //! window, whatever its priority. What it used beyond its budget it pays back there.
 
+use core::fmt;
+
 use cloister_caps::tables::{MAX_SERVICES, Tables};
 use static_assertions::const_assert;
 
@@ -24,6 +26,17 @@ pub enum State {
     Waiting(u64),
     /// It never runs again.
     Stopped,
+}
+
+/// Not by `Debug`, whose code for fields is longer than all that the kernel prints of them.
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            State::Ready => f.write_str("Ready"),
+            State::Waiting(until) => write!(f, "Waiting({until})"),
+            State::Stopped => f.write_str("Stopped"),
+        }
+    }
 }
 
 /// Holds what the scheduler knows of a service. Times are in ns.

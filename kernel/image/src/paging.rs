@@ -12,11 +12,10 @@ use cloister_caps::{Gfn, PAGE_SIZE};
 use cloister_kernel_core::memory::FreeMemory;
 use cloister_kernel_core::placement::PAGES_PER_LARGE;
 use x86_64::registers::control::{Cr3, Cr3Flags};
-use x86_64::structures::paging::mapper::MapToError;
+use x86_64::structures::paging::mapper::{MapToError, MappedPageTable, PageTableFrameMapping};
 use x86_64::structures::paging::page_table::{PageTable, PageTableEntry};
 use x86_64::structures::paging::{
-    FrameAllocator, Mapper, OffsetPageTable, Page, PageSize, PageTableFlags as Flags, PhysFrame, Size1GiB, Size2MiB,
-    Size4KiB,
+    FrameAllocator, Mapper, Page, PageSize, PageTableFlags as Flags, PhysFrame, Size1GiB, Size2MiB, Size4KiB,
 };
 use x86_64::{PhysAddr, VirtAddr};
 
@@ -139,8 +138,8 @@ impl Root {
         while done < pages {
             let (to, from) = (address + done * PAGE_SIZE as u64, (frame.0 + done) * PAGE_SIZE as u64);
             let large = (to | from).is_multiple_of(Size2MiB::SIZE) && pages - done >= PAGES_PER_LARGE;
-            // SAFETY: physical memory is mapped at offset 0 as long as a `Root` is used.
-            let mut mapper = unsafe { OffsetPageTable::new(self.table(), VirtAddr::zero()) };
+            // SAFETY: the tables of a `Root` are whole, and identity-mapped as long as it is used.
+            let mut mapper = unsafe { MappedPageTable::new(self.table(), Identity) };
             done += if large {
                 map_page::<Size2MiB>(&mut mapper, free, (to, from), flags, parents)?;
                 PAGES_PER_LARGE
@@ -227,8 +226,8 @@ impl Root {
     /// # Errors
     /// No frame is free for a table, or the GiB is mapped already.
     pub fn map_hypercall_page(&mut self, free: &mut FreeMemory, frame: Gfn) -> Result<(), PagingError> {
-        // SAFETY: physical memory is mapped at offset 0 as long as a `Root` is used.
-        let mut mapper = unsafe { OffsetPageTable::new(self.table(), VirtAddr::zero()) };
+        // SAFETY: the tables of a `Root` are whole, and identity-mapped as long as it is used.
+        let mut mapper = unsafe { MappedPageTable::new(self.table(), Identity) };
         let addresses = (KERNEL_HYPERCALL_PAGE, frame.0 * PAGE_SIZE as u64);
         map_page::<Size1GiB>(&mut mapper, free, addresses, KERNEL_FLAGS, Flags::PRESENT | Flags::WRITABLE)
     }
@@ -239,16 +238,26 @@ impl Root {
     }
 }
 
+/// Finds a page table at its physical address, as the boot code maps it.
+struct Identity;
+
+// SAFETY: a `MappedPageTable` with it is made only while the identity map is in force.
+unsafe impl PageTableFrameMapping for Identity {
+    fn frame_to_pointer(&self, frame: PhysFrame) -> *mut PageTable {
+        frame.start_address().as_u64() as *mut PageTable
+    }
+}
+
 /// Maps one page, large or small, to the frame at a physical address.
 fn map_page<'m, S: PageSize>(
-    mapper: &mut OffsetPageTable<'m>,
+    mapper: &mut MappedPageTable<'m, Identity>,
     free: &mut FreeMemory,
     (to, from): (u64, u64),
     flags: Flags,
     parents: Flags,
 ) -> Result<(), PagingError>
 where
-    OffsetPageTable<'m>: Mapper<S>,
+    MappedPageTable<'m, Identity>: Mapper<S>,
 {
     let page = Page::<S>::containing_address(VirtAddr::new_truncate(to));
     let frame = PhysFrame::containing_address(PhysAddr::new_truncate(from));

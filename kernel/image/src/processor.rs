@@ -133,10 +133,10 @@ pub fn load_tables() {
     unsafe {
         let tss = &mut *(&raw mut TSS);
         tss.interrupt_stack_table[usize::from(IST_DOUBLE_FAULT)] =
-            VirtAddr::new(address(&raw const double_fault_stack_top));
+            VirtAddr::new_truncate(address(&raw const double_fault_stack_top));
         tss.interrupt_stack_table[usize::from(IST_MACHINE_CHECK)] =
-            VirtAddr::new(address(&raw const machine_check_stack_top));
-        tss.interrupt_stack_table[usize::from(IST_NMI)] = VirtAddr::new(address(&raw const nmi_stack_top));
+            VirtAddr::new_truncate(address(&raw const machine_check_stack_top));
+        tss.interrupt_stack_table[usize::from(IST_NMI)] = VirtAddr::new_truncate(address(&raw const nmi_stack_top));
         // No I/O permission map, so every port is closed to ring 3.
         tss.iomap_base = size_of::<TaskStateSegment>() as u16;
         let base = address(&raw const TSS);
@@ -151,12 +151,18 @@ pub fn load_tables() {
             *gate = Gate::to(entry, vectors::ist(vector));
         }
         idt[usize::from(UPCALL_VECTOR)] = Gate::to(address(&raw const upcall_entry), None);
-        lgdt(&DescriptorTablePointer { limit: size_of_val(gdt) as u16 - 1, base: VirtAddr::from_ptr(gdt) });
+        lgdt(&DescriptorTablePointer {
+            limit: size_of_val(gdt) as u16 - 1,
+            base: VirtAddr::new_truncate(address(gdt)),
+        });
         CS::set_reg(SegmentSelector::new(1, PrivilegeLevel::Ring0));
         load_tss(TSS_SELECTOR);
         // There is no local descriptor table. The toolstack chose the register's first value.
         core::arch::asm!("lldt {null:x}", null = in(reg) 0_u32, options(nomem, nostack, preserves_flags));
-        lidt(&DescriptorTablePointer { limit: size_of_val(idt) as u16 - 1, base: VirtAddr::from_ptr(idt) });
+        lidt(&DescriptorTablePointer {
+            limit: size_of_val(idt) as u16 - 1,
+            base: VirtAddr::new_truncate(address(idt)),
+        });
     }
 }
 
@@ -177,7 +183,7 @@ pub fn clear_segments() {
 pub fn set_frame(top: u64) {
     // SAFETY: an aligned store that the processor reads at the next entry from ring 3; interrupts
     // are off.
-    unsafe { (&raw mut TSS.privilege_stack_table[0]).write_unaligned(VirtAddr::new(top)) }
+    unsafe { (&raw mut TSS.privilege_stack_table[0]).write_unaligned(VirtAddr::new_truncate(top)) }
 }
 
 /// Switches on write protection and NX, and SMEP, SMAP and UMIP where the processor has them.
@@ -202,7 +208,7 @@ pub fn protect(features: &Features) {
         // IA32_STAR: kernel segments from 8, user segments from 0x10 + 3.
         Msr::new(0xC000_0081).write(0x0013_0008_u64 << 32);
     }
-    LStar::write(VirtAddr::new(address(&raw const system_call_entry)));
+    LStar::write(VirtAddr::new_truncate(address(&raw const system_call_entry)));
     SFMask::write(
         RFlags::INTERRUPT_FLAG
             | RFlags::TRAP_FLAG

@@ -219,7 +219,7 @@ impl Run {
         for (index, service) in self.kernel.tables().services().iter().enumerate() {
             let used = self.kernel.scheduler.total(index as u8) / 1_000;
             let state = self.kernel.scheduler.state(index as u8);
-            console::line(format_args!("cloister: {} {used} us {state:?}", self.kernel.tables().name(service.name)));
+            console::line(format_args!("cloister: {} {used} us {state}", self.kernel.tables().name(service.name)));
         }
         console::line(format_args!("cloister: idle {} us", self.idle / 1_000));
         counts(self.idle).for_each(|(name, count)| console::line(format_args!("cloister: count {name} {count}")));

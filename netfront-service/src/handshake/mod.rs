@@ -299,7 +299,7 @@ impl Handshake {
     /// Returns the next time at which [`Self::tick`] has work.
     pub fn deadline(&self) -> Option<Instant> {
         let poll = self.next_poll.filter(|_| !self.waiting);
-        self.step_deadline.into_iter().chain(poll).min()
+        Instant::earlier(self.step_deadline, poll)
     }
 
     fn note(&mut self, text: &'static str) {

@@ -9,8 +9,8 @@ use cloister_interfaces::grants::{Grants, Reply, Request};
 use cloister_interfaces::rules::{ClientGrantRule, decode_rules};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 
+use crate::caps::{Caps, MAX_CLIENTS, MAX_RULES};
 use crate::pages::{MAX_PAGES, PageSet};
-use crate::{Caps, MAX_CLIENTS, MAX_RULES};
 
 /// The largest number of pages whose grants are ended in one pass. The next pass begins at once and
 /// goes on with the rest.

@@ -1,11 +1,13 @@
-//! The site's archive: cpio ("newc", with or without checksums) or tar (ustar, with the long names of GNU and pax).
+//! The site's archive: cpio ("newc", with or without checksums) or tar (ustar, with the long names
+//! of GNU and pax).
 //!
-//! A reader of our own, because the published ones for `no_std` panic on a hostile cpio length or know no tar
-//! name beyond 100 bytes. It reads headers in place, trusts no length, and stops at the first thing that is not an entry.
+//! The published readers for `no_std` panic on a hostile cpio length, or support no tar name beyond
+//! 100 bytes. This one reads headers in place, trusts no length, and stops at the first thing that
+//! is not an entry.
 
 use core::cmp::Ordering;
 
-/// A name in two parts, as tar splits it: the parts are joined by `/` if the first is not empty.
+/// A name in two parts, as tar splits it. The parts are joined by `/` if the first is not empty.
 #[derive(Clone, Copy, Debug)]
 pub struct Name<'a> {
     prefix: &'a [u8],
@@ -21,13 +23,13 @@ impl<'a> Name<'a> {
         if prefix.is_empty() { Name::whole(rest) } else { Name { prefix: trimmed(prefix), rest } }
     }
 
-    /// The bytes of the name, without a leading `./` or `/`.
+    /// Returns the bytes of the name, without a leading `./` or `/`.
     pub fn bytes(&self) -> impl Iterator<Item = u8> + 'a {
         let separator: &[u8] = if self.prefix.is_empty() { b"" } else { b"/" };
         self.prefix.iter().chain(separator).chain(self.rest).copied()
     }
 
-    /// Compares with the name `other`.
+    /// Compares the name with `other`.
     pub fn order(&self, other: &[u8]) -> Ordering {
         self.bytes().cmp(other.iter().copied())
     }
@@ -41,13 +43,18 @@ fn trimmed(mut name: &[u8]) -> &[u8] {
 }
 
 /// A regular file.
+///
+/// # Holding one proves
+///
+/// If [`Files`] returned it: the header of its entry was valid, and its name and contents lie
+/// inside the archive.
 #[derive(Clone, Copy, Debug)]
 pub struct File<'a> {
     /// Its name.
     pub name: Name<'a>,
-    /// Its content.
+    /// Its contents.
     pub data: &'a [u8],
-    /// When it was last changed, in seconds since 1970; 0 is unknown.
+    /// When it was last changed, in seconds since 1970. 0 if unknown.
     pub modified: u64,
 }
 
@@ -61,7 +68,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format of `bytes`, by its magic.
+    /// Returns the format of `bytes`, by its magic number.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Option<Format> {
         if bytes.starts_with(b"070701") || bytes.starts_with(b"070702") {
@@ -77,11 +84,11 @@ impl Format {
 /// How an archive ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
-    /// There may be more.
+    /// It has not ended yet.
     Open,
     /// With its end mark.
     Marked,
-    /// In the middle: what follows is no entry.
+    /// It is damaged: what follows is not an entry.
     Damaged,
 }
 
@@ -97,13 +104,13 @@ pub struct Files<'a> {
 }
 
 impl<'a> Files<'a> {
-    /// The files of `bytes`, an archive of `format`.
+    /// Returns the files of `bytes`, an archive of `format`.
     #[must_use]
     pub fn new(bytes: &'a [u8], format: Format) -> Self {
         Files { bytes, at: 0, format, long_name: None, end: End::Open }
     }
 
-    /// `count` bytes from here.
+    /// Takes the next `count` bytes.
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let end = self.at.checked_add(count)?;
         let taken = self.bytes.get(self.at..end)?;
@@ -111,12 +118,12 @@ impl<'a> Files<'a> {
         Some(taken)
     }
 
-    /// Goes to the next multiple of `unit`, or to the end if that comes first.
+    /// Skips to the next multiple of `unit`, or to the end if that comes first.
     fn align(&mut self, unit: usize) {
         self.at = self.at.next_multiple_of(unit).min(self.bytes.len());
     }
 
-    /// The next entry: a file, or `Some(None)` for anything else.
+    /// Reads the next entry: a file, or `Some(None)` for anything else.
     fn step(&mut self) -> Option<Option<File<'a>>> {
         match self.format {
             Format::Cpio => self.step_cpio(),
@@ -128,8 +135,8 @@ impl<'a> Files<'a> {
         const HEADER: usize = 110;
         let header = self.take(HEADER)?;
         Format::of(header).filter(|format| *format == Format::Cpio)?;
-        // Fields of eight hexadecimal digits after the magic: ino, mode, uid, gid, nlink, mtime, filesize, devmajor,
-        // devminor, rdevmajor, rdevminor, namesize, check (cpio(5)).
+        // Fields of eight hexadecimal digits after the magic number: ino, mode, uid, gid, nlink,
+        // mtime, filesize, devmajor, devminor, rdevmajor, rdevminor, namesize, check (cpio(5)).
         let field = |index: usize| hexadecimal(header.get(6 + index * 8..14 + index * 8)?);
         let (mode, modified, size, name_size) = (field(1)?, field(5)?, field(6)?, field(11)?);
         let name = self.take(name_size as usize)?.strip_suffix(b"\0")?;
@@ -164,7 +171,7 @@ impl<'a> Files<'a> {
             b'x' => self.long_name = pax_path(data),
             b'0' | b'7' | 0 => {
                 let (name, prefix) = (until_nul(header.get(..100)?), until_nul(header.get(345..500)?));
-                // GNU's own format keeps other things where ustar keeps the prefix.
+                // GNU's own format has other fields in place of ustar's prefix.
                 let prefix = if header.get(257..263)? == b"ustar\0" { prefix } else { &[] };
                 let name = long_name.map_or(Name::split(prefix, name), Name::whole);
                 return Some(Some(File { name, data, modified }));
@@ -191,7 +198,7 @@ impl<'a> Iterator for Files<'a> {
     }
 }
 
-// Boot alone comes here: in line, this and the next would be in the image many times.
+// Only called at boot. Inlined, this function and the next would be in the image many times.
 #[inline(never)]
 fn hexadecimal(digits: &[u8]) -> Option<u32> {
     digits.iter().try_fold(0u32, |value, digit| {
@@ -200,7 +207,8 @@ fn hexadecimal(digits: &[u8]) -> Option<u32> {
     })
 }
 
-/// A tar number: octal digits, or big-endian binary if the first bit is set (GNU, for 8 GiB and more).
+/// Parses a tar number: octal digits, or big-endian binary if the first bit is set (GNU, for 8 GiB
+/// and more).
 #[inline(never)]
 fn number(field: &[u8]) -> Option<u64> {
     let (first, rest) = field.split_first()?;
@@ -214,7 +222,7 @@ fn number(field: &[u8]) -> Option<u64> {
         .try_fold(0u64, |value, digit| value.checked_mul(8)?.checked_add(u64::from(char::from(*digit).to_digit(8)?)))
 }
 
-/// The sum of a header's bytes, with blanks where the sum itself stands.
+/// Verifies the sum of a header's bytes, in which the sum itself counts as blanks.
 fn checksum_holds(header: &[u8]) -> bool {
     let sum: u64 = header
         .iter()
@@ -228,7 +236,7 @@ fn until_nul(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// The value of `path` in a pax header: records of "length key=value\n".
+/// Returns the value of `path` in a pax header: records of "length key=value\n".
 fn pax_path(mut records: &[u8]) -> Option<&[u8]> {
     loop {
         let space = records.iter().position(|byte| *byte == b' ')?;
@@ -308,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_or_damaged_archive_gives_what_is_whole() {
+    fn a_truncated_or_damaged_archive_yields_its_complete_files() {
         let archive = cpio(&[("a", b"first"), ("b", &[7; 100])]);
         // Less than the padding after the end mark.
         for cut in 0..archive.len() - 3 {
@@ -334,7 +342,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_after_a_magic_are_read_to_an_end(tail in prop::collection::vec(any::<u8>(), 0..2048), tar: bool) {
+        fn parsing_ends_for_any_bytes_after_a_magic_number(tail in prop::collection::vec(any::<u8>(), 0..2048), tar: bool) {
             let bytes = if tar {
                 let mut bytes = tail;
                 bytes.resize(bytes.len().max(512), 0);
@@ -359,7 +367,7 @@ mod tests {
         }
 
         #[test]
-        fn what_was_packed_is_found(files in prop::collection::vec(("[a-z]{1,12}", prop::collection::vec(any::<u8>(), 0..50)), 0..8)) {
+        fn every_packed_file_is_found(files in prop::collection::vec(("[a-z]{1,12}", prop::collection::vec(any::<u8>(), 0..50)), 0..8)) {
             let borrowed: Vec<(&str, &[u8])> = files.iter().map(|(n, d)| (n.as_str(), d.as_slice())).collect();
             prop_assert_eq!(list(&cpio(&borrowed)), (files, End::Marked));
         }

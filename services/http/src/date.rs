@@ -4,11 +4,11 @@ use core::fmt::{self, Write};
 
 use arrayvec::ArrayString;
 
-/// Seconds since 1970, UTC.
+/// A time in seconds since 1970, UTC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HttpDate(pub u64);
 
-/// A date as text, made once for the second that it stands for.
+/// A date as text, made once a second.
 #[derive(Clone, Debug)]
 pub struct Stamp {
     seconds: u64,
@@ -16,29 +16,29 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// The date at `seconds` since 1970, UTC.
+    /// Returns the date at `seconds` since 1970, UTC.
     #[must_use]
     pub fn new(seconds: u64) -> Self {
         let mut text = ArrayString::new();
-        // A year of twenty digits fits too.
+        // Even a year of twenty digits fits.
         let _ = write!(text, "{}", HttpDate(seconds));
         Stamp { seconds, text }
     }
 
-    /// Makes it the date at `seconds`.
+    /// Changes it to the date at `seconds`.
     pub fn set(&mut self, seconds: u64) {
         if self.seconds != seconds {
             *self = Stamp::new(seconds);
         }
     }
 
-    /// Seconds since 1970, UTC.
+    /// Returns the seconds since 1970, UTC.
     #[must_use]
     pub fn seconds(&self) -> u64 {
         self.seconds
     }
 
-    /// The text.
+    /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
@@ -52,8 +52,8 @@ impl fmt::Display for HttpDate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let days = self.0 / 86_400;
         let (hour, minute, second) = (self.0 / 3600 % 24, self.0 / 60 % 60, self.0 % 60);
-        // Years start in March here, so that the leap day is a year's last: H. Hinnant, "chrono-compatible low-level date
-        // algorithms", civil_from_days.
+        // Years start in March here, so that a leap day is the last day of its year: H. Hinnant,
+        // "chrono-compatible low-level date algorithms", civil_from_days.
         let shifted = days + 719_468;
         let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
         let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_is_the_date_of_its_second() {
+    fn a_stamp_has_the_date_of_its_second() {
         let mut stamp = Stamp::new(0);
         for seconds in [784_111_777, 784_111_777, u64::MAX, 1] {
             stamp.set(seconds);

@@ -1,17 +1,20 @@
-//! http: an HTTP/1.1 server of static files (GET and HEAD, kept connections, pipelining, ranges) over tcpip's
-//! streams.
+//! http: an HTTP/1.1 server of static files (GET and HEAD, persistent connections, pipelining,
+//! ranges) over tcpip's byte streams.
 //!
-//! It serves the archive that the guest is given as its module, or a built-in page. It sees byte streams and nothing of
-//! the network beneath; its memory is a table of connections, one buffer to parse in, and an index of the archive.
+//! It serves the archive in the guest's boot module, or a built-in page. It sees byte streams, but
+//! nothing of the network below. Its memory is a table of connections, one buffer for parsing, and
+//! an index of the archive.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
 pub mod archive;
+pub mod cache;
+mod capabilities;
 pub mod connection;
 pub mod date;
-pub mod memo;
+pub mod head;
 pub mod mime;
 pub mod page;
 pub mod path;
@@ -21,38 +24,21 @@ pub mod response;
 mod server;
 pub mod site;
 
-use cloister_interfaces::capability::{Clock, Console, Info};
-use cloister_interfaces::socket::Socket;
-use cloister_interfaces::{Client, Memory, Service, System};
+use cloister_interfaces::{Memory, Service, System};
 
-/// The capabilities of the service.
-pub struct Caps<S, M> {
-    /// For the log.
-    pub console: Console<S>,
-    /// The time, and the date if it is allowed.
-    pub clock: Clock<S>,
-    /// The policy's hash and the time of boot, for the built-in page.
-    pub info: Info<S>,
-    /// Connections.
-    pub socket: Client<Socket, S, M>,
-    /// What peers send.
-    pub stream_in: M,
-    /// What is sent to them.
-    pub stream_out: M,
-    /// The archive; empty if the guest has none.
-    pub site: &'static [u8],
-}
+pub use capabilities::Caps;
 
-/// The service.
+/// Creates the service.
 pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
     server::Http::new(caps, false)
 }
 
-/// The service that benchmarks measure: it also takes whatever is sent to `/sink`, to the end. It ships nowhere.
+/// The service that benchmarks measure: it also receives whatever is sent to `/sink`. It never
+/// ships.
 pub mod with_sink {
     use super::{Caps, Memory, Service, System, server};
 
-    /// The service.
+    /// Creates the service.
     pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
         server::Http::new(caps, true)
     }

@@ -1,6 +1,6 @@
-//! Content types, by the name's extension.
+//! Content types, by the extension of a file's name.
 
-/// The type of a file with this name.
+/// Returns the content type of a file with this name.
 #[must_use]
 pub fn of(name: &[u8]) -> &'static str {
     let file = name.rsplit(|byte| *byte == b'/').next().unwrap_or_default();

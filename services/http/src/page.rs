@@ -1,12 +1,12 @@
-//! The built-in page: what this image is, for someone who has just started it.
+//! The built-in page, which tells somebody who has just started the image what it is.
 
 use core::fmt::Write;
 use core::time::Duration;
 
 use arrayvec::ArrayString;
 
-/// Bytes that the page takes at most.
-pub const LARGEST: usize = 3072;
+/// The largest length of the page in bytes.
+pub const MAX_LENGTH: usize = 3072;
 
 const HEAD: &str = "<!doctype html>
 <html lang=\"en\">
@@ -39,16 +39,16 @@ const TAIL: &str = "</dl>
 </html>
 ";
 
-/// The page for an image with this policy that has run for `uptime`.
+/// Returns the page of an image with this policy and uptime.
 #[must_use]
-pub fn render(policy: &[u8; 32], uptime: Duration) -> ArrayString<LARGEST> {
+pub fn render(policy: &[u8; 32], uptime: Duration) -> ArrayString<MAX_LENGTH> {
     let mut page = ArrayString::new();
     // The page fits: a test renders the longest.
     let _ = write_page(&mut page, policy, uptime);
     page
 }
 
-/// The length of what [`render`] answers.
+/// Returns the length of the page that [`render`] returns.
 #[must_use]
 pub fn length(policy: &[u8; 32], uptime: Duration) -> u64 {
     struct Counter(u64);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_page_is_whole() {
+    fn the_longest_page_is_complete() {
         assert!(render(&[0xff; 32], Duration::from_secs(u64::MAX)).ends_with(TAIL));
     }
 }

@@ -1,29 +1,36 @@
-//! The path of a request, decoded and normalised: what an archive can be asked for.
+//! The path of a request, decoded and normalised.
 
 use arrayvec::ArrayVec;
 
-/// The longest path, decoded.
-pub const LONGEST: usize = 1024;
+/// The largest length of a decoded path in bytes.
+pub const MAX_LENGTH: usize = 1024;
 
-/// A path without `.`, `..` or empty components, and without a leading slash.
+/// A path without a leading slash.
+///
+/// # Holding one proves
+///
+/// No component is empty, `.` or `..`, and none contains a NUL or a slash. So it cannot name
+/// anything outside the site.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Path {
-    bytes: ArrayVec<u8, LONGEST>,
-    /// It ended with a slash (or is the root): a directory is meant.
+    bytes: ArrayVec<u8, MAX_LENGTH>,
+    /// It ended with a slash, or is the root: it names a directory.
     pub directory: bool,
 }
 
-/// The path cannot be one of the site's: a bad escape, a NUL, `..`, or too long.
+/// The path cannot name anything in the site: it has a bad escape, a NUL or `..`, or is too long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Bad;
+pub struct BadPath;
 
 impl Path {
-    /// The path of a request target: origin form, or absolute form, whose authority is left out.
+    /// Parses the path of a request target, in origin form or in absolute form, whose authority is
+    /// skipped.
     ///
     /// # Errors
-    /// It cannot be one of the site's.
-    pub fn parse(target: &str) -> Result<Path, Bad> {
-        let target = strip_authority(target).ok_or(Bad)?;
+    ///
+    /// It cannot name anything in the site.
+    pub fn parse(target: &str) -> Result<Path, BadPath> {
+        let target = strip_authority(target).ok_or(BadPath)?;
         let raw = target.split(['?', '#']).next().unwrap_or_default();
         let mut path = Path::default();
         for component in raw.split('/') {
@@ -33,40 +40,41 @@ impl Path {
         Ok(path)
     }
 
-    fn push(&mut self, component: &[u8]) -> Result<(), Bad> {
+    fn push(&mut self, component: &[u8]) -> Result<(), BadPath> {
         let length = self.bytes.len();
         if length > 0 {
-            self.bytes.try_push(b'/').map_err(|_| Bad)?;
+            self.bytes.try_push(b'/').map_err(|_| BadPath)?;
         }
         let start = self.bytes.len();
         decode(component, &mut self.bytes)?;
         match self.bytes.get(start..).unwrap_or_default() {
             b"" | b"." => self.bytes.truncate(length),
-            b".." => return Err(Bad),
-            decoded if decoded.iter().any(|byte| matches!(byte, 0 | b'/')) => return Err(Bad),
+            b".." => return Err(BadPath),
+            decoded if decoded.iter().any(|byte| matches!(byte, 0 | b'/')) => return Err(BadPath),
             _ => {}
         }
         Ok(())
     }
 
-    /// The path's bytes.
+    /// Returns the bytes of the path.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The path with `suffix` after it.
+    /// Returns the path with `suffix` appended.
     ///
     /// # Errors
-    /// It is too long then.
-    pub fn with(&self, suffix: &[u8]) -> Result<Path, Bad> {
+    ///
+    /// It would be too long.
+    pub fn with(&self, suffix: &[u8]) -> Result<Path, BadPath> {
         let mut path = self.clone();
-        path.bytes.try_extend_from_slice(suffix).map_err(|_| Bad)?;
+        path.bytes.try_extend_from_slice(suffix).map_err(|_| BadPath)?;
         Ok(path)
     }
 }
 
-/// What follows the server's name, if there is one, in a request's target.
+/// Returns the request target without the scheme and the authority, if it has them.
 pub fn strip_authority(target: &str) -> Option<&str> {
     if target.starts_with('/') {
         return Some(target);
@@ -76,16 +84,16 @@ pub fn strip_authority(target: &str) -> Option<&str> {
     Some(rest.find('/').and_then(|slash| rest.get(slash..)).unwrap_or("/"))
 }
 
-fn decode(raw: &[u8], into: &mut ArrayVec<u8, LONGEST>) -> Result<(), Bad> {
+fn decode(raw: &[u8], into: &mut ArrayVec<u8, MAX_LENGTH>) -> Result<(), BadPath> {
     let mut bytes = raw.iter().copied();
     while let Some(byte) = bytes.next() {
         let byte = if byte == b'%' {
-            let mut digit = || bytes.next().and_then(|digit| char::from(digit).to_digit(16)).ok_or(Bad);
-            u8::try_from(digit()? * 16 + digit()?).map_err(|_| Bad)?
+            let mut digit = || bytes.next().and_then(|digit| char::from(digit).to_digit(16)).ok_or(BadPath);
+            u8::try_from(digit()? * 16 + digit()?).map_err(|_| BadPath)?
         } else {
             byte
         };
-        into.try_push(byte).map_err(|_| Bad)?;
+        into.try_push(byte).map_err(|_| BadPath)?;
     }
     Ok(())
 }
@@ -120,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_escape_is_bad() {
+    fn paths_that_could_escape_are_refused() {
         for target in [
             "/..",
             "/a/../b",
@@ -140,7 +148,7 @@ mod tests {
         ] {
             assert_eq!(read(target), None, "{target}");
         }
-        assert_eq!(read(&format!("/{}", "a".repeat(LONGEST + 1))), None);
+        assert_eq!(read(&format!("/{}", "a".repeat(MAX_LENGTH + 1))), None);
     }
 
     proptest! {
@@ -156,7 +164,7 @@ mod tests {
         }
 
         #[test]
-        fn every_name_can_be_asked_for(name in prop::collection::vec(1u8..=255, 1..40)) {
+        fn every_name_can_be_requested(name in prop::collection::vec(1u8..=255, 1..40)) {
             prop_assume!(!name.contains(&b'/') && name != b"." && name != b"..");
             let target: String = "/".to_string() + &name.iter().map(|byte| format!("%{byte:02X}")).collect::<String>();
             let path = Path::parse(&target).unwrap();

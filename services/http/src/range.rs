@@ -1,22 +1,27 @@
-//! The `Range` header (RFC 9110, 14.2), for one range.
+//! The `Range` header field (RFC 9110, 14.2), for one range.
 
-/// What part of a file is asked for.
+/// The part of a file that is requested.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Range {
-    /// All of it: no range, one that is malformed, or several (which a server may ignore).
+    /// The whole file: there is no range, or it is malformed, or there are several, which a server
+    /// may ignore.
     Whole,
-    /// From the first to the last byte, both included; the last is inside the file.
+    /// A part of the file.
+    ///
+    /// # Holding one proves
+    ///
+    /// If [`parse`] returned it: `first` is not above `last`, and `last` is inside the file.
     Part {
         /// The first byte.
         first: u64,
-        /// The last byte.
+        /// The last byte, included.
         last: u64,
     },
     /// Nothing that the file has.
     Unsatisfiable,
 }
 
-/// Reads the header's value for a file of `length` bytes.
+/// Parses the field's value for a file of `length` bytes.
 #[must_use]
 pub fn parse(value: &[u8], length: u64) -> Range {
     let unit = value.get(..6).filter(|unit| unit.eq_ignore_ascii_case(b"bytes="));
@@ -44,8 +49,8 @@ pub fn parse(value: &[u8], length: u64) -> Range {
     }
 }
 
-/// `Some(None)` is an empty position, `None` is no number. A number too large to hold is the largest there is, which
-/// no file reaches.
+/// Parses a position: `Some(None)` if it is empty, `None` if it is no number. A number that is too
+/// large becomes the largest one, which no file reaches.
 fn position(digits: &[u8]) -> Option<Option<u64>> {
     if digits.is_empty() {
         return Some(None);

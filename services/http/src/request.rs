@@ -1,4 +1,5 @@
-//! A request, parsed: the line and header fields by `httparse`, and what they mean for this server.
+//! Parsing a request: `httparse` parses the request line and the header fields, and this module
+//! interprets them.
 
 use core::mem::MaybeUninit;
 
@@ -7,59 +8,66 @@ use httparse::{Error, Status as Parsed};
 /// The most header fields of a request.
 const MAX_HEADERS: usize = 48;
 
-/// What is asked to be done.
+/// The method of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Method {
-    /// The file.
+    /// GET: the file.
     Get,
-    /// The file's header fields.
+    /// HEAD: only the header fields of the file.
     Head,
-    /// Something to be taken in.
+    /// POST: something to be received.
     Post,
-    /// A method that HTTP knows and this server does not offer.
+    /// A method of HTTP that this server does not support.
     NotAllowed,
-    /// A method that HTTP does not know.
+    /// Not a method of HTTP.
     Unknown,
 }
 
-/// How the request's body is delimited.
+/// How the length of a request's body is given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Body {
-    /// It has this many bytes; mostly none.
+    /// It has this many bytes, usually none.
     Length(u64),
-    /// In chunks, which this server does not read: the connection ends with the response.
+    /// In chunks, which this server does not read. The connection ends with the response.
     Chunked,
 }
 
-/// A whole request head.
+/// The head of a request.
+///
+/// # Holding one proves
+///
+/// If [`parse`] returned it: the head is complete and well-formed, its lengths do not contradict
+/// each other, and it has the one `Host` that HTTP/1.1 requires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Request<'a> {
-    /// What is asked to be done.
+    /// The method.
     pub method: Method,
-    /// To what.
+    /// The request target.
     pub target: &'a str,
-    /// HTTP/1.1 rather than 1.0.
-    pub modern: bool,
-    /// Whether the peer wants the connection kept.
+    /// The version is HTTP/1.1, otherwise 1.0.
+    pub http_1_1: bool,
+    /// The peer wants the connection to be kept.
     pub keep_alive: bool,
-    /// Its body.
+    /// The body.
     pub body: Body,
-    /// It waits for leave to send its body.
-    pub expects: bool,
-    /// `Range`.
+    /// The peer waits for `100 Continue` before it sends the body.
+    pub expects_continue: bool,
+    /// The value of `Range`.
     pub range: Option<&'a [u8]>,
-    /// `If-Range`.
+    /// The value of `If-Range`.
     pub if_range: Option<&'a [u8]>,
-    /// `If-None-Match`.
+    /// The value of `If-None-Match`.
     pub if_none_match: Option<&'a [u8]>,
 }
 
-/// Reads a request from the start of `bytes`; answers it and its length, or nothing if it is not whole yet.
+/// Parses the request at the start of `bytes`. Returns it and its length, or `None` if it is not
+/// complete.
 ///
 /// # Errors
-/// The status code with which to refuse it. Nothing after it on the connection can be understood.
+///
+/// The status code to refuse it with. Nothing that follows on the connection can be understood.
 pub fn parse(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, u16> {
-    // Left uninitialised, for to fill the array would cost half as much as to parse.
+    // Not initialised, because filling the array would cost half as much as parsing.
     let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut []);
     let length = match parsed.parse_with_uninit_headers(bytes, &mut headers) {
@@ -72,14 +80,14 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, u16> {
     let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(400);
     };
-    let modern = minor == 1;
+    let http_1_1 = minor == 1;
     let mut request = Request {
         method: method_of(method),
         target,
-        modern,
-        keep_alive: modern,
+        http_1_1,
+        keep_alive: http_1_1,
         body: Body::Length(0),
-        expects: false,
+        expects_continue: false,
         range: None,
         if_range: None,
         if_none_match: None,
@@ -112,7 +120,7 @@ fn read_headers<'a>(headers: &[httparse::Header<'a>], request: &mut Request<'a>)
             }
             length = Some(stated);
         } else if is("Transfer-Encoding") {
-            // Only "chunked" can be understood; what else it may be has no end that we could find.
+            // Only "chunked" is understood. The end of anything else cannot be found.
             if !value.eq_ignore_ascii_case(b"chunked") {
                 return Err(501);
             }
@@ -121,12 +129,12 @@ fn read_headers<'a>(headers: &[httparse::Header<'a>], request: &mut Request<'a>)
             for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
                 if option.eq_ignore_ascii_case(b"close") {
                     request.keep_alive = false;
-                } else if option.eq_ignore_ascii_case(b"keep-alive") && !request.modern {
+                } else if option.eq_ignore_ascii_case(b"keep-alive") && !request.http_1_1 {
                     request.keep_alive = true;
                 }
             }
         } else if is("Expect") {
-            request.expects = true;
+            request.expects_continue = true;
         } else if is("Range") {
             request.range = Some(value);
         } else if is("If-Range") {
@@ -135,8 +143,8 @@ fn read_headers<'a>(headers: &[httparse::Header<'a>], request: &mut Request<'a>)
             request.if_none_match = Some(value);
         }
     }
-    // A request with both could mean one thing to us and another to a proxy before us (RFC 9112, 6.1).
-    if hosts > 1 || (request.modern && hosts == 0) || (chunked && length.is_some()) {
+    // A request with both could mean something else to a proxy before us (RFC 9112, 6.1).
+    if hosts > 1 || (request.http_1_1 && hosts == 0) || (chunked && length.is_some()) {
         return Err(400);
     }
     request.body = if chunked { Body::Chunked } else { Body::Length(length.unwrap_or(0)) };
@@ -153,7 +161,7 @@ fn decimal(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// Whether the request line ends with an HTTP version, which then is none of ours.
+/// Returns `true` if the request line ends with an HTTP version that is not supported.
 fn is_other_version(bytes: &[u8]) -> bool {
     let line = bytes.trim_ascii_start().split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
     let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
@@ -185,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_a_connection() {
+    fn which_requests_keep_the_connection() {
         assert!(!whole("GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n").keep_alive);
         assert!(!whole("GET / HTTP/1.0\r\n\r\n").keep_alive);
         assert!(whole("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").keep_alive);
@@ -230,7 +238,7 @@ mod tests {
     #[test]
     fn bodies_and_methods() {
         let request = whole("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\nExpect: 100-continue\r\n\r\n");
-        assert_eq!((request.method, request.body, request.expects), (Method::Post, Body::Length(7), true));
+        assert_eq!((request.method, request.body, request.expects_continue), (Method::Post, Body::Length(7), true));
         let request = whole("BREW / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n");
         assert_eq!((request.method, request.body), (Method::Unknown, Body::Chunked));
         assert_eq!(whole("get / HTTP/1.1\r\nHost: a\r\n\r\n").method, Method::Unknown);
@@ -243,7 +251,7 @@ mod tests {
         }
 
         #[test]
-        fn near_requests_are_read(text in "(GET|HEAD|PUT) /[ -~]{0,20} HTTP/[0-9.]{1,3}\r\n([A-Za-z-]{1,20}: ?[ -~]{0,20}\r?\n){0,6}\r\n") {
+        fn almost_valid_requests_never_panic(text in "(GET|HEAD|PUT) /[ -~]{0,20} HTTP/[0-9.]{1,3}\r\n([A-Za-z-]{1,20}: ?[ -~]{0,20}\r?\n){0,6}\r\n") {
             if let Ok(Some((_, length))) = parse(text.as_bytes()) {
                 prop_assert!(length <= text.len());
             }

@@ -1,4 +1,4 @@
-//! The service: the table of connections, and what tcpip says about them.
+//! The service: the table of connections, and the messages of tcpip.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -7,34 +7,35 @@ use core::time::Duration;
 use cloister_caps::abi::info;
 use cloister_interfaces::capability::{Clock, Console};
 use cloister_interfaces::lists::Lists;
-use cloister_interfaces::socket::{Connection as Index, Layout, Reply, Request, Socket};
+use cloister_interfaces::socket::{Connection as ConnectionId, Layout, Reply, Request, Socket};
 use cloister_interfaces::timers::Timers;
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service, System};
 
-use crate::Caps;
-use crate::connection::{ASKING, Breach, Connection, IDLE, World};
+use crate::cache::ResponseCache;
+use crate::capabilities::Caps;
+use crate::connection::{Connection, IDLE, REQUESTING, Violation, Workspace};
 use crate::date::Stamp;
-use crate::memo::Memo;
-use crate::response::{Context, Head};
+use crate::head::Head;
+use crate::response::Context;
 use crate::site::Site;
 
 /// The port that is served.
 const PORT: u16 = 80;
-/// Connections that should be free when others wait to connect.
-const SPARE: usize = 8;
-/// How long a connection may be idle although others wait to connect.
+/// The number of connections that should be free while others wait to connect.
+const WANTED_FREE: usize = 8;
+/// How long an idle connection is kept while others wait to connect.
 const GRACE: Duration = Duration::from_millis(50);
-/// How long it may take to ask, or to ask to the end, although others wait; only [`GRACE`] while fewer than
-/// half of [`SPARE`] are free.
-const ASK: Duration = Duration::from_secs(3);
-/// How long after a transfer was looked for that may be ended for others the next one is.
-const PAUSE: Duration = Duration::from_millis(25);
+/// How long a connection may take to complete a request while others wait to connect. Only
+/// [`GRACE`] while fewer than half of [`WANTED_FREE`] are free.
+const REQUEST_GRACE: Duration = Duration::from_secs(3);
+/// The shortest time between two transfers that are ended for others.
+const TRANSFER_INTERVAL: Duration = Duration::from_millis(25);
 /// How often the clock is asked for the date.
 const SECOND: Duration = Duration::from_secs(1);
-/// Messages taken in a pass.
-const MESSAGES: u32 = 256;
+/// The most messages handled in a pass.
+const MAX_MESSAGES: u32 = 256;
 
-/// The service's state.
+/// The state of the service.
 pub struct Http<S, M> {
     console: Console<S>,
     clock: Clock<S>,
@@ -46,69 +47,65 @@ pub struct Http<S, M> {
     policy: [u8; 32],
     boot: Instant,
     site_bytes: &'static [u8],
-    /// tcpip sends from the archive by itself.
-    referring: bool,
+    /// tcpip can send from the archive by itself.
+    archive_shared: bool,
     /// Peers may send to `/sink`.
     sink: bool,
-    /// Those whose index was in use once; there is room for `most` of them.
+    /// The connections up to the highest index that was ever in use. There is room for
+    /// `max_connections`.
     connections: Vec<Connection>,
-    most: usize,
-    /// Connections of which there is something new.
-    news: Vec<u16>,
-    /// Connections that are idle or have not asked to the end, the longest first.
-    dispensable: Lists<2>,
+    max_connections: usize,
+    /// The connections that are ready to be served.
+    ready: Vec<u16>,
+    /// The connections that are idle, or whose request is not complete, the oldest first.
+    reclaimable: Lists<2>,
     timers: Timers,
-    /// Connections that are about to be free.
+    /// The number of connections whose indices will soon be free.
     ending: usize,
     scratch: Vec<u8>,
     head: Box<Head>,
-    memo: Memo,
-    /// Idle connections that are to end because others wait to connect.
-    owed: usize,
-    /// Connections that are to end for them even if they are not idle, and from when on the next may.
-    needed: usize,
-    pause: Instant,
-    /// The date; none once the clock has refused to tell it, since every refusal is logged. And when to ask next.
+    cache: ResponseCache,
+    /// The number of idle connections to be ended because others wait to connect.
+    idle_to_end: usize,
+    /// The number of connections to be ended for others even if they are not idle.
+    connections_needed: usize,
+    /// When the next transfer may be ended for others.
+    next_transfer_end: Instant,
+    /// The date. `None` once the clock has refused it, because every refusal is logged.
     date: Option<Stamp>,
+    /// When to ask the clock for the date again.
     date_due: Instant,
-    /// A `Listen` is due.
-    listen: bool,
-    /// tcpip was found to say what cannot be, and this was logged.
-    refused: bool,
+    /// A `Listen` has to be sent.
+    listen_due: bool,
+    /// An impossible message of tcpip was logged.
+    violation_logged: bool,
     deadline: Option<Instant>,
 }
 
 impl<S: System, M: Memory> Http<S, M> {
-    /// The service over its capabilities; `sink` says that it takes what is sent to `/sink`.
+    /// Creates the service from its capabilities. With `sink`, it takes whatever is sent to
+    /// `/sink`.
     pub fn new(caps: Caps<S, M>, sink: bool) -> Self {
         let layout = Layout::of(caps.stream_in.len(), caps.stream_out.len());
         let mut connections = Vec::new();
         let mut scratch = Vec::new();
-        let mut news = Vec::new();
-        let (dispensable, timers) = (Lists::new(layout.connections), Timers::new(layout.connections));
+        let mut ready = Vec::new();
+        let (reclaimable, timers) = (Lists::new(layout.connections), Timers::new(layout.connections));
         let room = connections.try_reserve_exact(layout.connections).is_ok()
-            && news.try_reserve_exact(layout.connections).is_ok()
+            && ready.try_reserve_exact(layout.connections).is_ok()
             && scratch.try_reserve_exact(Layout::SMALL_IN).is_ok()
-            && dispensable.is_some()
+            && reclaimable.is_some()
             && timers.is_some();
         if room {
             scratch.resize(Layout::SMALL_IN, 0);
         } else {
             caps.console.line(format_args!("the heap is too small for {} connections", layout.connections));
         }
-        let (head, memo) = (Box::new(Head::new()), Memo::new());
-        // Last, for its index takes what room there is and does without if that is too little.
-        let (site, strange) = Site::new(caps.site);
-        if strange {
-            caps.console.line(format_args!("the module is neither a cpio nor a tar archive"));
-        }
-        match &site {
-            Site::BuiltIn => caps.console.line(format_args!("no site: serving the built-in page")),
-            Site::Archive(archive) => {
-                let state = if archive.whole { "" } else { "; the archive is cut off or damaged after them" };
-                caps.console.line(format_args!("serving {} files{state}", archive.files));
-            }
-        }
+        let (head, cache) = (Box::new(Head::new()), ResponseCache::new());
+        // The site comes last: its index takes the room that is left, and is left out if that is
+        // too little.
+        let (site, unknown) = Site::new(caps.site);
+        log_site(&caps.console, &site, unknown);
         let boot = caps.info.read(info::BOOT).map_or(Instant::START, |[boot, _]| Instant(boot));
         Http {
             policy: caps.info.policy_hash(),
@@ -121,144 +118,161 @@ impl<S: System, M: Memory> Http<S, M> {
             layout,
             site,
             site_bytes: caps.site,
-            referring: false,
+            archive_shared: false,
             sink,
             connections,
-            most: if room { layout.connections } else { 0 },
-            news,
-            dispensable: dispensable.unwrap_or_default(),
+            max_connections: if room { layout.connections } else { 0 },
+            ready,
+            reclaimable: reclaimable.unwrap_or_default(),
             timers: timers.unwrap_or_default(),
             ending: 0,
             scratch,
             head,
-            memo,
-            owed: 0,
-            needed: 0,
-            pause: Instant::START,
+            cache,
+            idle_to_end: 0,
+            connections_needed: 0,
+            next_transfer_end: Instant::START,
             date: Some(Stamp::new(0)),
             date_due: Instant::START,
-            listen: room,
-            refused: false,
+            listen_due: room,
+            violation_logged: false,
             deadline: Some(Instant::START),
         }
     }
 
-    fn hear(&mut self, reply: Reply, now: Instant) {
-        let pressed = self.needed > 0;
+    fn on_reply(&mut self, reply: Reply, now: Instant) {
+        let pressed = self.connections_needed > 0;
         match reply {
             Reply::Network { address: [0, 0, 0, 0], constant } => {
-                // tcpip has forgotten every connection, and so do we.
-                (self.owed, self.needed) = (0, 0);
-                for index in 0..self.connections.len() as u16 {
-                    if self.connections.get(usize::from(index)).is_some_and(Connection::in_use) {
-                        self.change(index, Connection::forget);
-                        self.dispensable.remove(index);
-                    }
-                }
-                self.listen = self.most > 0;
-                self.referring = constant > 0 && constant == self.site_bytes.len() as u64;
+                self.reset_all();
+                self.archive_shared = constant > 0 && constant == self.site_bytes.len() as u64;
             }
             Reply::Network { address: [a, b, c, d], .. } => {
                 self.console.line(format_args!("listening on port {PORT}: http://{a}.{b}.{c}.{d}/"));
             }
             Reply::Pressure { free } => {
-                self.needed = SPARE.saturating_sub(usize::from(free) + self.ending);
-                self.owed = self.needed.max(1);
+                self.connections_needed = WANTED_FREE.saturating_sub(usize::from(free) + self.ending);
+                self.idle_to_end = self.connections_needed.max(1);
             }
             Reply::Accepted { connection, .. } => {
-                let index = usize::from(connection.0);
-                if index >= self.connections.len() && index < self.most {
-                    self.connections.resize_with(index + 1, Connection::default);
-                }
-                let unused = self.connections.get(index).is_some_and(|place| !place.in_use());
-                if unused {
-                    self.change(connection.0, |place| place.accept(now));
-                } else {
-                    self.refuse();
-                }
+                self.accept(connection, now);
             }
             Reply::Received { connection, length, sent, constant } => {
                 let ring = self.layout.ring_in(connection);
-                self.with(connection, |connection| {
+                self.update(connection, |connection| {
                     if sent > 0 || constant > 0 {
-                        connection.sent(sent, constant, now)?;
+                        connection.on_sent(sent, constant, now)?;
                     }
-                    connection.received(length, ring, now)?;
-                    connection.got_on(length.saturating_add(sent).saturating_add(constant), pressed, now);
+                    connection.on_received(length, ring, now)?;
+                    connection.on_progress(length.saturating_add(sent).saturating_add(constant), pressed, now);
                     Ok(())
                 });
             }
             Reply::Sent { connection, length, constant } => {
-                self.with(connection, |connection| {
-                    connection.sent(length, constant, now)?;
-                    connection.got_on(length.saturating_add(constant), pressed, now);
+                self.update(connection, |connection| {
+                    connection.on_sent(length, constant, now)?;
+                    connection.on_progress(length.saturating_add(constant), pressed, now);
                     Ok(())
                 });
             }
-            Reply::PeerClosed { connection } => self.with(connection, |connection| {
-                connection.peer_closed();
+            Reply::PeerClosed { connection } => self.update(connection, |connection| {
+                connection.on_peer_closed();
                 Ok(())
             }),
             Reply::Closed { connection } => {
-                self.owed = self.owed.saturating_sub(1);
-                self.needed = self.needed.saturating_sub(1);
-                self.with(connection, |connection| {
-                    connection.over();
+                self.idle_to_end = self.idle_to_end.saturating_sub(1);
+                self.connections_needed = self.connections_needed.saturating_sub(1);
+                self.update(connection, |connection| {
+                    connection.on_closed();
                     Ok(())
                 });
             }
         }
     }
 
-    /// Changes a connection, which is then to be attended to.
+    /// Forgets every connection, as tcpip has.
+    #[cold]
+    fn reset_all(&mut self) {
+        (self.idle_to_end, self.connections_needed) = (0, 0);
+        for index in 0..self.connections.len() as u16 {
+            if self.connections.get(usize::from(index)).is_some_and(Connection::in_use) {
+                self.change(index, Connection::reset);
+                self.reclaimable.remove(index);
+            }
+        }
+        self.listen_due = self.max_connections > 0;
+    }
+
+    /// Handles a new connection.
+    #[inline]
+    fn accept(&mut self, connection: ConnectionId, now: Instant) {
+        let index = usize::from(connection.0);
+        if index >= self.connections.len() && index < self.max_connections {
+            self.connections.resize_with(index + 1, Connection::default);
+        }
+        let unused = self.connections.get(index).is_some_and(|connection| !connection.in_use());
+        if unused {
+            self.change(connection.0, |connection| connection.accept(now));
+        } else {
+            self.log_violation();
+        }
+    }
+
+    /// Changes a connection and marks it as ready.
     fn change<R>(&mut self, index: u16, act: impl FnOnce(&mut Connection) -> R) -> Option<R> {
         let connection = self.connections.get_mut(usize::from(index))?;
         let was = connection.is_ending();
         let result = act(connection);
         self.ending = self.ending + usize::from(connection.is_ending()) - usize::from(was);
-        if connection.note() {
-            self.news.push(index);
+        if connection.set_ready() {
+            self.ready.push(index);
         }
         Some(result)
     }
 
-    fn with(&mut self, Index(index): Index, act: impl FnOnce(&mut Connection) -> Result<(), Breach>) {
+    fn update(
+        &mut self,
+        ConnectionId(index): ConnectionId,
+        act: impl FnOnce(&mut Connection) -> Result<(), Violation>,
+    ) {
         let done = self.change(index, |connection| {
             if !connection.in_use() {
-                return Err(Breach);
+                return Err(Violation);
             }
-            act(connection).inspect_err(|Breach| connection.abort())
+            act(connection).inspect_err(|Violation| connection.abort())
         });
         if done != Some(Ok(())) {
-            self.refuse();
+            self.log_violation();
         }
     }
 
-    fn refuse(&mut self) {
-        if !self.refused {
-            self.refused = true;
-            self.console.line(format_args!("refused: tcpip says what cannot be (further cases are not logged)"));
+    fn log_violation(&mut self) {
+        if !self.violation_logged {
+            self.violation_logged = true;
+            self.console.line(format_args!("refused: tcpip sent an impossible message (further cases are not logged)"));
         }
     }
 
-    /// Ends the connections that have been idle for longest, as many as are owed; one that was idle for a moment only may be
-    /// about to ask, and is spared. If places are needed beyond that, ends those that have not asked for long; then the transfer
-    /// that is furthest behind, one at a time: peers that come back at once would take all places of many. Returns when to look
-    /// again.
-    fn relieve(&mut self, now: Instant) -> Option<Instant> {
-        while self.owed > 0 {
+    /// Ends connections because others wait to connect. Returns when to look again.
+    ///
+    /// First, `idle_to_end` of the connections that have been idle for longest; one that has been
+    /// idle only for a moment may be about to send a request, and is spared. If more are needed,
+    /// those whose requests have not been complete for long. Then the transfer that is farthest
+    /// behind, one at a time, because peers that come back at once would take the places of many.
+    fn free_connections(&mut self, now: Instant) -> Option<Instant> {
+        while self.idle_to_end > 0 {
             match self.due(IDLE, GRACE) {
                 Some((_, due)) if now < due => return Some(due),
                 Some((index, _)) => self.end_for_others(index),
                 None => break,
             }
-            self.owed -= 1;
+            self.idle_to_end -= 1;
         }
-        self.owed = 0;
+        self.idle_to_end = 0;
         let mut next = None;
-        while self.needed > 0 {
-            let grace = if self.needed > SPARE / 2 { GRACE } else { ASK };
-            match self.due(ASKING, grace) {
+        while self.connections_needed > 0 {
+            let grace = if self.connections_needed > WANTED_FREE / 2 { GRACE } else { REQUEST_GRACE };
+            match self.due(REQUESTING, grace) {
                 Some((index, due)) if now >= due => self.end_for_others(index),
                 waits => {
                     next = waits.map(|(_, due)| due);
@@ -266,47 +280,48 @@ impl<S: System, M: Memory> Http<S, M> {
                 }
             }
         }
-        if self.needed == 0 {
+        if self.connections_needed == 0 {
             return None;
         }
-        if now >= self.pause {
+        if now >= self.next_transfer_end {
             let slowest = self.slowest();
             if slowest.is_none() && next.is_none() {
-                self.needed = 0;
+                self.connections_needed = 0;
                 return None;
             }
-            self.pause = now + PAUSE;
+            self.next_transfer_end = now + TRANSFER_INTERVAL;
             match slowest {
                 Some((due, index)) if now >= due => self.end_for_others(index),
-                Some((due, _)) => self.pause = self.pause.max(due),
+                Some((due, _)) => self.next_transfer_end = self.next_transfer_end.max(due),
                 None => {}
             }
         }
-        (self.needed > 0).then(|| next.map_or(self.pause, |next| next.min(self.pause)))
+        (self.connections_needed > 0)
+            .then(|| next.map_or(self.next_transfer_end, |next| next.min(self.next_transfer_end)))
     }
 
     /// Returns the connection that has been in `list` for longest, and when its grace ends.
     fn due(&self, list: usize, grace: Duration) -> Option<(u16, Instant)> {
-        let index = self.dispensable.front(list)?;
-        // It was attended to since it last changed, so the list is right.
-        let (_, since) = self.connections.get(usize::from(index))?.dispensable()?;
+        let index = self.reclaimable.front(list)?;
+        // It was served after its last change, so the list is up to date.
+        let (_, since) = self.connections.get(usize::from(index))?.reclaimable()?;
         Some((index, since + grace))
     }
 
     fn end_for_others(&mut self, index: u16) {
-        self.dispensable.remove(index);
-        self.change(index, Connection::yield_place);
-        self.needed = self.needed.saturating_sub(1);
+        self.reclaimable.remove(index);
+        self.change(index, Connection::end_for_others);
+        self.connections_needed = self.connections_needed.saturating_sub(1);
     }
 
-    /// Returns the transfer that is furthest behind, and until when it is spared.
+    /// Returns the transfer that is farthest behind, and until when it is spared.
     fn slowest(&self) -> Option<(Instant, u16)> {
         let transfers = self.connections.iter().zip(0..);
         transfers.filter_map(|(connection, index)| Some((connection.spared_until()?, index))).min()
     }
 
     /// Asks the clock for the date, if it may have changed.
-    fn look_at_the_date(&mut self, now: Instant) {
+    fn update_date(&mut self, now: Instant) {
         let Some(date) = self.date.as_mut().filter(|_| now >= self.date_due) else { return };
         match self.clock.wall() {
             Some(nanoseconds) => {
@@ -318,22 +333,22 @@ impl<S: System, M: Memory> Http<S, M> {
         }
     }
 
-    /// Lets the connections go on of which there is something new. Answers whether there is more to do at once.
-    fn attend(&mut self, now: Instant) -> bool {
+    /// Serves the ready connections. Returns `true` if more could be done at once.
+    fn serve_ready(&mut self, now: Instant) -> bool {
         while let Some(index) = self.timers.pop_expired(now) {
-            self.change(index, Connection::timer_fired);
+            self.change(index, Connection::on_timer);
         }
-        if self.news.is_empty() {
+        if self.ready.is_empty() {
             return false;
         }
-        self.look_at_the_date(now);
-        let mut world = World {
+        self.update_date(now);
+        let mut workspace = Workspace {
             layout: self.layout,
             stream_in: &self.stream_in,
             stream_out: &self.stream_out,
             scratch: &mut self.scratch,
             head: &mut self.head,
-            memo: &mut self.memo,
+            cache: &mut self.cache,
             second: self.date.as_ref().map(Stamp::seconds),
             now,
             context: Context {
@@ -343,69 +358,89 @@ impl<S: System, M: Memory> Http<S, M> {
                 uptime: now.since(self.boot),
                 date: self.date.as_ref().map(Stamp::as_str),
             },
-            constant: if self.referring { self.site_bytes } else { &[] },
+            constant: if self.archive_shared { self.site_bytes } else { &[] },
         };
         let (mut more, mut kept) = (false, 0);
-        for at in 0..self.news.len() {
-            let Some(index) = self.news.get(at).copied() else { break };
+        for at in 0..self.ready.len() {
+            let Some(index) = self.ready.get(at).copied() else { break };
             let Some(connection) = self.connections.get_mut(usize::from(index)) else { continue };
             let was = connection.is_ending();
-            let mut again = connection.pump(usize::from(index), &mut world);
+            let mut again = connection.pump(usize::from(index), &mut workspace);
             if connection.is_expired(now) {
-                connection.expire(usize::from(index), &mut world);
-                again |= connection.pump(usize::from(index), &mut world);
+                connection.expire(usize::from(index), &mut workspace);
+                again |= connection.pump(usize::from(index), &mut workspace);
             }
             let requests = &mut self.socket.requests;
-            let told = connection.tell(index, |ask| requests.push(&ask).is_ok());
+            let sent = connection.send_requests(index, |ask| requests.push(&ask).is_ok());
             self.ending = self.ending + usize::from(connection.is_ending()) - usize::from(was);
             connection.update_patience(now);
-            let (deadline, listed) = (connection.deadline(), connection.dispensable());
-            match listed {
-                Some((list, _)) if listed != connection.listed => self.dispensable.move_to_back(index, list),
-                Some(_) => {}
-                None => self.dispensable.remove(index),
-            }
-            connection.listed = listed;
-            match deadline {
-                Some(deadline) => self.timers.set(index, deadline),
-                None => self.timers.remove(index),
-            }
+            file(connection, index, &mut self.reclaimable, &mut self.timers);
             more |= again;
-            if again || !told {
-                // It stays among the news.
-                if let Some(place) = self.news.get_mut(kept) {
-                    *place = index;
+            if again || !sent {
+                // It stays ready.
+                if let Some(entry) = self.ready.get_mut(kept) {
+                    *entry = index;
                 }
                 kept += 1;
             } else {
-                connection.noted();
+                connection.clear_ready();
             }
         }
-        self.news.truncate(kept);
+        self.ready.truncate(kept);
         more
+    }
+}
+
+/// Logs what is served. With `unknown`, the module is no archive.
+fn log_site<S: System>(console: &Console<S>, site: &Site, unknown: bool) {
+    if unknown {
+        console.line(format_args!("the module is neither a cpio nor a tar archive"));
+    }
+    match site {
+        Site::BuiltIn => console.line(format_args!("no site: serving the built-in page")),
+        Site::Archive(archive) => {
+            let state = if archive.complete { "" } else { "; the archive is truncated or damaged after them" };
+            console.line(format_args!("serving {} files{state}", archive.files));
+        }
+    }
+}
+
+/// Puts a connection that was served in its list, and sets its timer.
+#[inline]
+fn file(connection: &mut Connection, index: u16, reclaimable: &mut Lists<2>, timers: &mut Timers) {
+    let (deadline, listed) = (connection.deadline(), connection.reclaimable());
+    match listed {
+        Some((list, _)) if listed != connection.list => reclaimable.move_to_back(index, list),
+        Some(_) => {}
+        None => reclaimable.remove(index),
+    }
+    connection.list = listed;
+    match deadline {
+        Some(deadline) => timers.set(index, deadline),
+        None => timers.remove(index),
     }
 }
 
 impl<S: System, M: Memory> Service for Http<S, M> {
     fn notified(&mut self, _notifications: Notifications) {
         let now = self.clock.now();
-        let mut budget = MESSAGES;
+        let mut budget = MAX_MESSAGES;
         while budget > 0 {
             match self.socket.replies.pop() {
-                Some(Ok(reply)) => self.hear(reply, now),
-                Some(Err(_)) => self.refuse(),
+                Some(Ok(reply)) => self.on_reply(reply, now),
+                Some(Err(_)) => self.log_violation(),
                 None => break,
             }
             budget -= 1;
         }
-        if self.listen && self.socket.requests.push(&Request::Listen { port: PORT }).is_ok() {
-            self.listen = false;
+        if self.listen_due && self.socket.requests.push(&Request::Listen { port: PORT }).is_ok() {
+            self.listen_due = false;
         }
-        // What is idle is known when all were attended to; what is then to end has to be told.
-        let mut more = self.attend(now);
-        let spared = self.relieve(now);
-        more |= self.attend(now);
-        self.deadline = self.timers.next().into_iter().chain(spared).min();
+        // Serving may make connections idle, and ending those gives them something to send.
+        let mut more = self.serve_ready(now);
+        let spared = self.free_connections(now);
+        more |= self.serve_ready(now);
+        self.deadline = Instant::earlier(self.timers.next(), spared);
         if more || budget == 0 {
             self.deadline = Some(now);
         }

@@ -1,4 +1,4 @@
-//! What is served: the files of an archive, or the built-in page.
+//! The site that is served: the files of an archive, or the built-in page.
 
 use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
@@ -9,20 +9,20 @@ use crate::path::Path;
 
 /// The site.
 pub enum Site {
-    /// No archive: the built-in page.
+    /// There is no archive: the built-in page.
     BuiltIn,
     /// The files of an archive.
     Archive(Archive),
 }
 
-/// What a path stands for.
+/// What a path names.
 #[derive(Clone, Copy, Debug)]
 pub enum Found {
     /// The built-in page.
     Page,
     /// A file.
     File(File<'static>),
-    /// A directory that was asked for without its closing slash.
+    /// A directory, in a path without a slash at the end.
     Directory,
     /// Nothing.
     Nothing,
@@ -33,14 +33,14 @@ pub struct Archive {
     bytes: &'static [u8],
     format: Format,
     index: Vec<Indexed>,
-    /// Files in it.
+    /// The number of files in it.
     pub files: usize,
-    /// Whether it ends with its end mark.
-    pub whole: bool,
+    /// It ends with its end mark.
+    pub complete: bool,
 }
 
-/// A file in the order of the index: by name, and of files with one name the later first, for the last stands as if the
-/// archive had been unpacked.
+/// A file in the order of the index: by name, and of files with the same name the later one first.
+/// The last one counts, as if the archive had been unpacked.
 struct Indexed(File<'static>);
 
 impl Ord for Indexed {
@@ -65,7 +65,7 @@ impl PartialEq for Indexed {
 impl Eq for Indexed {}
 
 impl Site {
-    /// The site in `bytes`. Answers also whether there are bytes that are no archive.
+    /// Reads the site in `bytes`. Also returns `true` if there are bytes that are no archive.
     pub fn new(bytes: &'static [u8]) -> (Site, bool) {
         match Format::of(bytes) {
             Some(format) => (Site::Archive(Archive::new(bytes, format)), false),
@@ -73,7 +73,7 @@ impl Site {
         }
     }
 
-    /// What `path` stands for.
+    /// Returns what `path` names.
     pub fn find(&self, path: &Path) -> Found {
         match self {
             Site::BuiltIn if matches!(path.as_bytes(), b"" | b"index.html") => Found::Page,
@@ -87,11 +87,12 @@ impl Archive {
     fn new(bytes: &'static [u8], format: Format) -> Self {
         let mut files = Files::new(bytes, format);
         let count = files.by_ref().count();
-        let mut archive = Archive { bytes, format, index: Vec::new(), files: count, whole: files.end == End::Marked };
-        // Without room for an index every look-up walks the archive, which is slow and correct.
+        let mut archive =
+            Archive { bytes, format, index: Vec::new(), files: count, complete: files.end == End::Marked };
+        // Without an index, every look-up walks the archive, which is slow but correct.
         if archive.index.try_reserve_exact(count).is_ok() {
             archive.index.extend(Files::new(bytes, format).map(Indexed));
-            // In place, as by `sort_unstable`, in a tenth of its code.
+            // Sorts in place, like `sort_unstable`, in a tenth of its code.
             archive.index = BinaryHeap::from(archive.index).into_sorted_vec();
         }
         archive
@@ -123,7 +124,7 @@ impl Archive {
         (file.name.order(name) == Ordering::Equal).then_some(*file)
     }
 
-    /// Whether a file's name starts with `directory`, which ends with a slash.
+    /// Returns `true` if a file's name starts with `directory`, which ends with a slash.
     fn has_below(&self, directory: &[u8]) -> bool {
         let below = |file: &File<'static>| file.name.bytes().take(directory.len()).eq(directory.iter().copied());
         if !self.is_indexed() {
@@ -144,7 +145,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A site of these files.
+    /// Returns a site of these files.
     pub(crate) fn site(files: &[(&str, &[u8])]) -> Site {
         Site::new(cpio(files).leak()).0
     }
@@ -193,8 +194,8 @@ pub(crate) mod tests {
 
     #[test]
     fn without_an_archive_there_is_one_page() {
-        let (site, strange) = Site::new(b"");
-        assert!(!strange);
+        let (site, unknown) = Site::new(b"");
+        assert!(!unknown);
         assert_eq!((look(&site, "/"), look(&site, "/index.html")), ("page".into(), "page".into()));
         assert_eq!(look(&site, "/favicon.ico"), "nothing");
         assert!(Site::new(b"\x1f\x8b compressed").1);

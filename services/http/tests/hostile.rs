@@ -1,4 +1,4 @@
-//! http over a tcpip that says anything at all.
+//! http with a tcpip that sends anything at all.
 #![forbid(unsafe_code)]
 
 use std::sync::OnceLock;
@@ -14,7 +14,7 @@ use proptest::prelude::*;
 const CONNECTIONS: usize = 4;
 const RING_IN: usize = 2048;
 const RING_OUT: usize = 4096;
-/// A cpio archive of one file, `index.html`.
+/// Returns a cpio archive of one file, `index.html`.
 fn archive() -> &'static [u8] {
     static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
     ARCHIVE.get_or_init(|| {
@@ -90,7 +90,7 @@ fn accepted(connection: Connection) -> Reply {
 }
 
 #[test]
-fn a_request_in_the_ring_is_answered_in_the_ring() {
+fn a_request_in_the_in_ring_is_answered_in_the_out_ring() {
     let mut bench = Bench::new(16);
     bench.run();
     let text = b"GET / HTTP/1.0\r\n\r\n";
@@ -108,14 +108,14 @@ fn a_request_in_the_ring_is_answered_in_the_ring() {
     assert!(response.starts_with("HTTP/1.1 200 OK\r\n") && response.ends_with("</html>\n"), "{response}");
 }
 
-/// Whether this part of the archive is the end of the file, or all of it.
+/// Returns `true` if this part of the archive is the end of the file, or all of it.
 fn is_the_file(offset: u32, length: u32) -> bool {
     let part = archive().get(offset as usize..offset as usize + length as usize);
     length > 0 && part.is_some_and(|part| FILE.as_bytes().ends_with(part))
 }
 
 #[test]
-fn a_file_is_named_to_a_tcpip_that_has_the_archive_and_copied_for_another() {
+fn a_file_is_sent_by_reference_if_tcpip_has_the_archive_and_copied_otherwise() {
     for (constant, named) in [(archive().len() as u64, true), (archive().len() as u64 + 1, false), (0, false)] {
         let mut bench = Bench::with_site(16, archive());
         bench.say(Reply::Network { address: [0; 4], constant });
@@ -139,7 +139,7 @@ fn a_file_is_named_to_a_tcpip_that_has_the_archive_and_copied_for_another() {
 }
 
 #[test]
-fn a_network_that_goes_down_takes_all_connections_with_it() {
+fn a_network_that_goes_down_voids_all_connections() {
     let mut bench = Bench::new(16);
     bench.say(accepted(CONNECTION));
     bench.run();
@@ -153,7 +153,7 @@ fn a_network_that_goes_down_takes_all_connections_with_it() {
 }
 
 #[test]
-fn a_new_connection_may_follow_at_once_with_the_number_of_one_that_ended() {
+fn an_index_can_be_used_again_at_once() {
     let mut bench = Bench::new(16);
     bench.say(accepted(CONNECTION));
     bench.run();
@@ -173,7 +173,7 @@ fn a_new_connection_may_follow_at_once_with_the_number_of_one_that_ended() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_once_and_ends_the_connection() {
+fn an_impossible_message_is_logged_once_and_ends_the_connection() {
     let mut bench = Bench::new(16);
     bench.say(accepted(CONNECTION));
     bench.say(Reply::Received { connection: CONNECTION, length: RING_IN as u32 + 1, sent: 0, constant: 0 });
@@ -227,9 +227,10 @@ fn act() -> impl Strategy<Value = Act> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// No panic, no announcement of more than the ring holds, and no busy waiting.
+    /// Checks that there is no panic, that no more is announced than the ring holds, and that the
+    /// service does not wait busily.
     #[test]
-    fn whatever_tcpip_says(acts in prop::collection::vec(act(), 0..200), deep: bool) {
+    fn any_messages_of_tcpip_are_survived(acts in prop::collection::vec(act(), 0..200), deep: bool) {
         let mut bench = Bench::with_site(if deep { 64 } else { 2 }, archive());
         for act in acts {
             match act {

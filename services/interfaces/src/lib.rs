@@ -5,8 +5,7 @@
 //!   unchanged on either.
 //! - [`service`] is the trait that every service implements.
 //! - [`capability`] and [`queue`] are typed capabilities on top of [`system`].
-//! - [`message`] encodes and decodes messages. [`control`], [`grants`], [`net`], [`socket`] and
-//!   [`store`] are one message interface each.
+//! - [`message`] encodes and decodes messages, and [`protocol`] defines those of each interface.
 //! - [`rules`] is the format of the rules that a service enforces itself.
 //! - [`lists`] and [`timers`] are collections for services with many connections.
 #![cfg_attr(not(test), no_std)]
@@ -15,20 +14,17 @@
 extern crate alloc;
 
 pub mod capability;
-pub mod control;
-pub mod grants;
 pub mod lists;
 pub mod message;
-pub mod net;
+pub mod protocol;
 pub mod queue;
 pub mod rules;
 pub mod service;
-pub mod socket;
-pub mod store;
 pub mod system;
 pub mod timers;
 
 pub use message::{Malformed, Message};
+pub use protocol::{control, grants, net, socket, store};
 pub use queue::{Client, Interface, Receiver, Sender, Server};
 pub use service::{Notifications, Service};
 pub use system::{ExclusiveMemory, Instant, Memory, System};

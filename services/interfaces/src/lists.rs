@@ -23,6 +23,15 @@ pub struct Lists<const N: usize> {
     ends: [(u16, u16, u16); N],
 }
 
+/// Returns `count` nodes in no list, or `None` if the heap has no room for them.
+#[inline(never)] // Once for all `N`.
+fn unlisted(count: usize) -> Option<Vec<Node>> {
+    let mut nodes = Vec::new();
+    nodes.try_reserve_exact(count).ok()?;
+    nodes.resize(count.min(usize::from(NONE)), Node { previous: NONE, next: NONE, list: UNLISTED });
+    Some(nodes)
+}
+
 impl<const N: usize> Default for Lists<N> {
     /// Returns lists that can hold no number.
     fn default() -> Self {
@@ -35,10 +44,24 @@ impl<const N: usize> Lists<N> {
     /// heap has no room for them.
     #[must_use]
     pub fn new(count: usize) -> Option<Self> {
-        let mut nodes = Vec::new();
-        nodes.try_reserve_exact(count).ok()?;
-        nodes.resize(count.min(usize::from(NONE)), Node { previous: NONE, next: NONE, list: UNLISTED });
-        Some(Lists { nodes, ends: [(NONE, NONE, 0); N] })
+        Some(Lists { nodes: unlisted(count)?, ends: [(NONE, NONE, 0); N] })
+    }
+
+    /// Creates lists of which `list` holds the numbers below `count`, in order. Returns `None` as
+    /// [`Self::new`] does.
+    #[must_use]
+    pub fn with_all(count: usize, list: usize) -> Option<Self> {
+        let mut lists = Self::new(count)?;
+        let count = lists.nodes.len() as u16;
+        let Some(ends) = lists.ends.get_mut(list).filter(|_| count > 0) else { return Some(lists) };
+        for (number, node) in (0..count).zip(&mut lists.nodes) {
+            *node = Node { previous: number.wrapping_sub(1), next: number + 1, list: list as u8 };
+        }
+        if let Some(node) = lists.nodes.last_mut() {
+            node.next = NONE;
+        }
+        *ends = (0, count - 1, count);
+        Some(lists)
     }
 
     fn node(&mut self, number: u16) -> Option<&mut Node> {
@@ -100,13 +123,23 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn lists_of_no_number_or_of_no_list_are_empty() {
+        for lists in [Lists::<2>::with_all(0, 1), Lists::<2>::with_all(5, 2), Lists::<2>::new(5)] {
+            let mut lists = lists.unwrap();
+            assert_eq!([lists.len(0), lists.len(1)], [0, 0]);
+            assert_eq!([lists.front(0), lists.front(1)], [None, None]);
+            lists.remove(0);
+        }
+    }
+
     /// Compares with queues that are searched for a number.
     #[test]
     fn random_operations_match_a_model_of_queues() {
         const COUNT: u16 = 20;
         let mut random = 7u64;
-        let mut lists = Lists::<3>::new(usize::from(COUNT)).unwrap();
-        let mut queues = [const { VecDeque::new() }; 3];
+        let mut lists = Lists::<3>::with_all(usize::from(COUNT), 1).unwrap();
+        let mut queues = [VecDeque::new(), (0..COUNT).collect(), VecDeque::new()];
         for _ in 0..if cfg!(miri) { 200 } else { 20_000 } {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             // Some of the numbers and lists do not exist.

@@ -1,10 +1,51 @@
 //! Fixed-size messages, encoded and decoded without `unsafe`.
+//!
+//! ```
+//! use cloister_interfaces::message::{Malformed, Message, Reader, Writer};
+//!
+//! /// Sets a lamp's brightness, 0 to 100.
+//! #[derive(Debug, PartialEq)]
+//! struct Dim(u16);
+//!
+//! impl Message for Dim {
+//!     const SIZE: usize = 8;
+//!     fn encode(&self, writer: &mut Writer<'_>) {
+//!         writer.u16(self.0);
+//!     }
+//!     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+//!         // A field that is out of range makes no message, so nobody has to check it later.
+//!         let percent = reader.u16()?;
+//!         if percent <= 100 { Ok(Dim(percent)) } else { Err(Malformed::Range) }
+//!     }
+//! }
+//!
+//! assert_eq!(Dim::from_words(Dim(40).to_words()), Ok(Dim(40)));
+//! assert_eq!(Dim::from_bytes(&[101]), Err(Malformed::Range));
+//! assert_eq!(Dim::from_bytes(&[40, 0, 1]), Err(Malformed::Padding));
+//! ```
 
 use arrayvec::{ArrayString, ArrayVec};
 
-/// The error of decoding: the tag is unknown, the padding is not zero, or a field is out of range.
+/// The error of decoding: the part of the message that is wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Malformed;
+pub enum Malformed {
+    /// No message of the interface has this tag.
+    Tag,
+    /// The message ends before the field does.
+    Truncated,
+    /// Bytes after the last field are not zero.
+    Padding,
+    /// A flag is unknown, or does not go with the other fields.
+    Flags,
+    /// A counted field is longer than it may be.
+    Length,
+    /// Text is not UTF-8.
+    Text,
+    /// A number is outside the range that its field has.
+    Range,
+    /// The peer's queue index claims more messages than the queue holds. There is no message.
+    QueueIndex,
+}
 
 /// The size of the largest message of any interface, in bytes.
 pub const MAX_MESSAGE: usize = 256;
@@ -49,7 +90,7 @@ pub trait Message: Sized {
         let words = &mut words[..Self::WORDS];
         let message = Self::decode(&mut Reader { words, position: 0 })?;
         // Reading a field clears it in `words`: what is left is the padding.
-        if words.iter().fold(0, |all, word| all | word) == 0 { Ok(message) } else { Err(Malformed) }
+        if words.iter().fold(0, |all, word| all | word) == 0 { Ok(message) } else { Err(Malformed::Padding) }
     }
 
     /// Encodes the message into `out`, as far as there is room.
@@ -67,7 +108,7 @@ pub trait Message: Sized {
     /// The bytes are not a message of this type, or the bytes after it are not zero.
     fn from_bytes(bytes: &[u8]) -> Result<Self, Malformed> {
         if bytes.iter().skip(Self::SIZE).any(|byte| *byte != 0) {
-            return Err(Malformed);
+            return Err(Malformed::Padding);
         }
         let mut words = Words::default();
         for (word, part) in words.iter_mut().zip(bytes.chunks(8)) {
@@ -166,11 +207,11 @@ impl Reader<'_> {
     #[inline]
     fn take(&mut self, size: usize) -> Result<u64, Malformed> {
         let (index, shift) = locate(self.position);
-        let word = self.words.get_mut(index).ok_or(Malformed)?;
+        let word = self.words.get_mut(index).ok_or(Malformed::Truncated)?;
         let mut value = *word >> shift & low_mask(size);
         *word &= !(low_mask(size) << shift);
         if shift + size * 8 > 64 {
-            let word = self.words.get_mut(index + 1).ok_or(Malformed)?;
+            let word = self.words.get_mut(index + 1).ok_or(Malformed::Truncated)?;
             let upper = low_mask(size) >> (64 - shift);
             value |= (*word & upper) << (64 - shift);
             *word &= !upper;
@@ -232,11 +273,11 @@ impl Reader<'_> {
         let mut bytes = ArrayVec::new();
         // Whole words first, one by one: a copy of unknown length is a call.
         for _ in 0..count / 8 {
-            bytes.try_extend_from_slice(&self.take(8)?.to_le_bytes()).map_err(|_| Malformed)?;
+            bytes.try_extend_from_slice(&self.take(8)?.to_le_bytes()).map_err(|_| Malformed::Length)?;
         }
         if let size @ 1.. = count % 8 {
             for byte in self.take(size)?.to_le_bytes().into_iter().take(size) {
-                bytes.try_push(byte).map_err(|_| Malformed)?;
+                bytes.try_push(byte).map_err(|_| Malformed::Length)?;
             }
         }
         Ok(bytes)
@@ -247,8 +288,8 @@ impl Reader<'_> {
     /// The number is over `N`, the message is too short, or the bytes are not UTF-8.
     pub fn text<const N: usize>(&mut self) -> Result<ArrayString<N>, Malformed> {
         let bytes = self.length_prefixed::<N>()?;
-        let text = core::str::from_utf8(&bytes).map_err(|_| Malformed)?;
-        ArrayString::from(text).map_err(|_| Malformed)
+        let text = core::str::from_utf8(&bytes).map_err(|_| Malformed::Text)?;
+        ArrayString::from(text).map_err(|_| Malformed::Length)
     }
 }
 
@@ -271,7 +312,7 @@ pub(crate) mod tests {
             padded[T::SIZE] = 1;
             assert_eq!(
                 T::from_bytes(&padded[..=T::SIZE]),
-                Err(Malformed),
+                Err(Malformed::Padding),
                 "{message:?} followed by a byte that is not zero"
             );
             // A truncated message decodes to another message or to an error, without a panic.
@@ -288,12 +329,13 @@ pub(crate) mod tests {
         }
     }
 
-    /// Asserts that none of the cases is a message of the type.
-    pub(crate) fn check_malformed<T: Message + Debug>(cases: &[&[u8]]) {
-        for case in cases {
+    /// Asserts that each of the cases, filled up with zeros, is no message of the type, for this
+    /// reason.
+    pub(crate) fn check_malformed<T: Message + Debug>(cases: &[(&[u8], Malformed)]) {
+        for (case, reason) in cases {
             let mut bytes = [0; 256];
             bytes[..case.len()].copy_from_slice(case);
-            assert!(T::from_bytes(&bytes[..T::SIZE]).is_err(), "{case:?}");
+            assert_eq!(T::from_bytes(&bytes[..T::SIZE]).err(), Some(*reason), "{case:?}");
         }
     }
 
@@ -305,14 +347,21 @@ pub(crate) mod tests {
         };
         assert_eq!(read([word(b"\x04\0abcdef"), 0]), Ok(b"abcd".to_vec()));
         assert_eq!(read([word(b"\x08\0abcdef"), word(b"ghijklmn")]), Ok(b"abcdefgh".to_vec()));
-        assert_eq!(read([word(b"\x09\0abcdef"), word(b"ghijklmn")]), Err(Malformed), "more than the field may have");
+        assert_eq!(
+            read([word(b"\x09\0abcdef"), word(b"ghijklmn")]),
+            Err(Malformed::Length),
+            "more than the field may have"
+        );
         let short = |bytes| {
             Reader { words: &mut [word(bytes)], position: 0 }.length_prefixed::<8>().map(|bytes| bytes.to_vec())
         };
         assert_eq!(short(b"\x06\0abcdef"), Ok(b"abcdef".to_vec()));
-        assert_eq!(short(b"\x07\0abcdef"), Err(Malformed), "more than there are");
-        assert_eq!(Reader { words: &mut [], position: 0 }.length_prefixed::<8>(), Err(Malformed));
-        assert_eq!(Reader { words: &mut [word(b"\x02\0\xff\xfe\0\0\0\0")], position: 0 }.text::<4>(), Err(Malformed));
+        assert_eq!(short(b"\x07\0abcdef"), Err(Malformed::Truncated), "more than there are");
+        assert_eq!(Reader { words: &mut [], position: 0 }.length_prefixed::<8>(), Err(Malformed::Truncated));
+        assert_eq!(
+            Reader { words: &mut [word(b"\x02\0\xff\xfe\0\0\0\0")], position: 0 }.text::<4>(),
+            Err(Malformed::Text)
+        );
     }
 
     #[test]

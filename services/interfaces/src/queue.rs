@@ -16,6 +16,34 @@
 //! An end that finds the queue empty (or full) publishes the index that it waits for and then
 //! checks once more, as Xen's rings do (`RING_FINAL_CHECK_FOR_RESPONSES`, `io/ring.h`). So no
 //! notification is lost, and none is sent to an end that is not waiting.
+//!
+//! ```
+//! use cloister_caps::{Operation, Slot};
+//! use cloister_interfaces::control::{Control, Reply, Request};
+//! use cloister_sim::{Recorder, channel};
+//!
+//! // On the host the system is one that records what is invoked; in the image it is the kernel.
+//! // The client is notified by bit 0, the server by bit 1; the queues hold four messages.
+//! let (system, depth) = (Recorder::new(), 4);
+//! let (mut client, mut server) = channel::<Control, _>(&system, 0, &system, 1, depth);
+//!
+//! // The server finds its queue empty, so it is notified of the next message.
+//! assert_eq!(server.requests.pop(), None);
+//! client.requests.send(&Request::Quiesce).unwrap();
+//! assert_eq!(system.take_calls(), [(Slot(0), Operation::QueueNotify, [0; 4])]);
+//!
+//! // It did not look again before more came: one notification is enough.
+//! client.requests.send(&Request::Quiesce).unwrap();
+//! assert!(system.take_calls().is_empty());
+//!
+//! while let Some(request) = server.requests.pop() {
+//!     // What the client says is checked when it is decoded, and copied first.
+//!     assert_eq!(request, Ok(Request::Quiesce));
+//!     server.replies.push(&Reply::Quiet).unwrap();
+//! }
+//! server.replies.flush();
+//! assert_eq!(client.replies.pop(), Some(Ok(Reply::Quiet)));
+//! ```
 
 use core::marker::PhantomData;
 
@@ -297,7 +325,7 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
             self.tail = self.tail.wrapping_add(waiting);
             self.limit = self.tail;
             self.return_slots();
-            return Some(Err(Malformed));
+            return Some(Err(Malformed::QueueIndex));
         }
         self.limit = self.tail.wrapping_add(waiting.min(self.half));
         if self.tail.wrapping_sub(self.released) >= self.half {

@@ -64,13 +64,21 @@ impl<'a> Rule<'a> for PathRule<'a> {
     }
 
     fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let Some((&[client, rights, low, high], text)) = bytes.split_first_chunk() else { return Err(Malformed) };
+        let Some((&[client, rights, low, high], text)) = bytes.split_first_chunk() else {
+            return Err(Malformed::Truncated);
+        };
         let length = usize::from(u16::from_le_bytes([low, high]));
-        let (path, rest) = text.split_at_checked(length).ok_or(Malformed)?;
-        if bytes.len() != Self::SIZE || rights > 7 || length > Self::MAX_PATH || rest.iter().any(|byte| *byte != 0) {
-            return Err(Malformed);
+        let (path, rest) = text.split_at_checked(length).ok_or(Malformed::Length)?;
+        if bytes.len() != Self::SIZE || length > Self::MAX_PATH {
+            return Err(Malformed::Length);
         }
-        let path = core::str::from_utf8(path).map_err(|_| Malformed)?;
+        if rights > 7 {
+            return Err(Malformed::Flags);
+        }
+        if rest.iter().any(|byte| *byte != 0) {
+            return Err(Malformed::Padding);
+        }
+        let path = core::str::from_utf8(path).map_err(|_| Malformed::Text)?;
         Ok(PathRule { client, read: rights & 1 != 0, write: rights & 2 != 0, watch: rights & 4 != 0, path })
     }
 }

@@ -31,6 +31,43 @@ impl BitOr for Notifications {
 /// Its constructor takes a structure with one field for each of its capabilities. The policy
 /// compiler emits the code that fills it in. A field for a capability that the policy does not
 /// grant cannot be filled, so the program does not compile.
+///
+/// `docs/writing-a-service.md` builds one up, with its policy.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use cloister_caps::Slot;
+/// use cloister_interfaces::capability::{Clock, Console};
+/// use cloister_interfaces::{Instant, Notifications, Service, System};
+/// use cloister_sim::Recorder;
+///
+/// /// Writes a line each minute.
+/// struct Minutes<S> {
+///     console: Console<S>,
+///     clock: Clock<S>,
+///     next: Instant,
+/// }
+///
+/// impl<S: System> Service for Minutes<S> {
+///     fn notified(&mut self, _: Notifications) {
+///         let now = self.clock.now();
+///         if now >= self.next {
+///             self.console.line(format_args!("a minute has passed"));
+///             self.next = now + Duration::from_secs(60);
+///         }
+///     }
+///     fn deadline(&self) -> Option<Instant> {
+///         Some(self.next)
+///     }
+/// }
+///
+/// let system = Recorder::new();
+/// let (console, clock) = (Console::new(system.clone(), Slot(0)), Clock::new(system.clone(), Slot(1)));
+/// let mut minutes = Minutes { console, clock, next: Instant::START };
+/// minutes.notified(Notifications::ALL);
+/// assert_eq!(system.console(), "a minute has passed\n");
+/// ```
 pub trait Service {
     /// Drains queues and handles events. Each call does a bounded amount of work. If work is left
     /// over, [`Self::deadline`] returns a time that has passed.

@@ -126,6 +126,16 @@ impl Instant {
     /// The start of the clock. As a deadline, it has always passed.
     pub const START: Instant = Instant(0);
 
+    /// Returns the earlier of two points in time, if there is one at all.
+    #[must_use]
+    #[inline]
+    pub fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+        match (one, other) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            _ => one.or(other),
+        }
+    }
+
     /// Returns the time since `earlier`, or zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Instant) -> Duration {

@@ -1,4 +1,4 @@
-//! The interface's address: fixed, or leased by DHCP.
+//! Our IPv4 address: from the command line, or leased by DHCP.
 
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::dhcpv4;
@@ -11,31 +11,33 @@ use crate::config::{Addressing, Usable};
 pub struct Lease {
     /// The address and its network.
     pub address: Ipv4Cidr,
-    /// The router.
+    /// The router to other networks.
     pub gateway: Option<Ipv4Address>,
 }
 
-/// What became of the address.
+/// A change of our address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Change {
-    /// There is a new one.
+    /// There is a new address.
     Gained(Lease),
-    /// There is none any more.
+    /// There is no address any more.
     Lost,
-    /// The server offered one that no host can have.
+    /// The DHCP server offered an address that no host can have.
     Refused,
 }
 
-/// The address, and where it comes from.
+/// Our address, and where it comes from.
 pub struct Address {
     fixed: Option<Lease>,
     dhcp: Option<SocketHandle>,
-    /// The address in use.
+    /// The current address.
+    ///
+    /// It is usable: no reserved or multicast address, with a prefix of 1 to 32 bits.
     pub current: Option<Lease>,
 }
 
 impl Address {
-    /// An address by `addressing`; none yet.
+    /// Creates an address that comes from `addressing`. There is none at first.
     pub fn new(addressing: Addressing, sockets: &mut SocketSet<'static>) -> Self {
         match addressing {
             Addressing::Dhcp => Address { fixed: None, dhcp: Some(sockets.add(dhcpv4::Socket::new())), current: None },
@@ -45,8 +47,9 @@ impl Address {
         }
     }
 
-    /// The link is up: a fixed address is there at once; a leased one stays, and DHCP looks for one if there is none.
-    pub fn raised(&mut self, sockets: &mut SocketSet<'static>) -> Option<Change> {
+    /// Handles a link that has come up. A fixed address is there at once. A leased one stays; if
+    /// there is none, DHCP starts again.
+    pub fn link_up(&mut self, sockets: &mut SocketSet<'static>) -> Option<Change> {
         if let (None, Some(handle)) = (self.current, self.dhcp) {
             sockets.get_mut::<dhcpv4::Socket<'_>>(handle).reset();
         }
@@ -59,7 +62,7 @@ impl Address {
         }
     }
 
-    /// Asks the DHCP client whether anything changed.
+    /// Returns a change that the DHCP client reports.
     pub fn poll(&mut self, sockets: &mut SocketSet<'static>) -> Option<Change> {
         match sockets.get_mut::<dhcpv4::Socket<'_>>(self.dhcp?).poll()? {
             dhcpv4::Event::Configured(config) => {
@@ -74,19 +77,19 @@ impl Address {
         }
     }
 
-    /// Gives `interface` the address in use, which is also the next hop of all its packets.
+    /// Sets the current address in `interface`, and makes it the next hop of all packets.
     pub fn apply(&self, interface: &mut Interface) {
         let address = self.current.map(|lease| lease.address.address());
         interface.update_ip_addrs(|addresses| {
             addresses.clear();
             if let Some(address) = address {
-                // The list holds at least one.
+                // The list has room for at least one.
                 let _ = addresses.push(IpCidr::new(address.into(), 32));
             }
         });
         interface.routes_mut().remove_default_ipv4_route();
         if let Some(address) = address {
-            // The table is empty but for this route.
+            // The table has no other route.
             let _ = interface.routes_mut().add_default_ipv4_route(address);
         }
     }

@@ -1,10 +1,10 @@
-//! The network's configuration, from the guest's command line.
+//! The configuration of the network, from the guest's command line.
 
 use core::fmt::{self, Write};
 
 use smoltcp::wire::{Ipv4Address, Ipv4Cidr};
 
-/// Where the interface's address comes from.
+/// Where our address comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Addressing {
     /// From a DHCP server.
@@ -18,40 +18,42 @@ pub enum Addressing {
     },
 }
 
-/// What the command line says to tcpip.
+/// The options for tcpip on the command line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Config {
     /// `ip=` and `gw=`.
     pub addressing: Addressing,
-    /// `udp-echo=`: a UDP port that answers what it is sent.
+    /// `udp-echo=`: the UDP port that echoes what it receives.
     pub udp_echo: Option<u16>,
-    /// `offload=off` is the opposite: the link is given complete frames, however much of the work it offers to do.
+    /// `offload=`: use the link's offloads. With `off`, the link is given complete frames, whatever
+    /// it offers.
     pub offload: bool,
 }
 
-/// A word of the command line that was not followed.
+/// An option on the command line that was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refused<'a> {
-    /// The word's key.
+    /// The option's key.
     pub key: &'static str,
-    /// What stood after it.
+    /// Its value.
     pub value: &'a str,
-    /// What was wanted instead.
+    /// What is possible instead.
     pub wanted: &'static str,
 }
 
 impl fmt::Display for Refused<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "command line: {}=", self.key)?;
-        // The line is as long as its author likes; the console's is not. What is not ASCII is shown by
-        // its number: the tables of what else can be printed are larger than the rest of this file.
+        // The command line may be long, but the console's lines are short. Characters other than
+        // ASCII are printed as numbers: tables of the printable ones would be larger than the rest
+        // of this file.
         self.value.chars().take(40).flat_map(char::escape_default).try_for_each(|shown| f.write_char(shown))?;
         write!(f, " is not {}", self.wanted)
     }
 }
 
-/// Reads `line`; words that are not tcpip's are left to others. A bad address is reported to `refused`, and DHCP
-/// is used instead.
+/// Parses the command line. Options of others are skipped. A bad address is reported to `refused`,
+/// and DHCP is used instead.
 pub fn parse<'a>(line: &'a [u8], mut refused: impl FnMut(Refused<'a>)) -> Config {
     let mut config = Config { addressing: Addressing::Dhcp, udp_echo: None, offload: true };
     let (mut address, mut gateway, mut good) = (None, None, true);
@@ -100,9 +102,10 @@ fn host(value: &str) -> Option<Ipv4Cidr> {
     ((1..=32).contains(&prefix) && address.is_usable()).then(|| Ipv4Cidr::new(address, prefix))
 }
 
-/// Whether an address can be a host's: smoltcp panics when it is given another.
+/// Checks an address: smoltcp panics if it is given an impossible one.
 pub trait Usable {
-    /// Neither unspecified nor loopback, multicast, reserved or broadcast.
+    /// Returns `true` if a host can have this address: it is not unspecified, loopback, multicast,
+    /// reserved or broadcast.
     fn is_usable(&self) -> bool;
 }
 
@@ -139,13 +142,13 @@ mod tests {
     }
 
     #[test]
-    fn dhcp_is_the_default_and_can_be_asked_for() {
+    fn dhcp_is_the_default_and_can_be_requested() {
         assert_eq!(read("").0.addressing, Addressing::Dhcp);
         assert_eq!(read("ip=dhcp"), (Config { addressing: Addressing::Dhcp, udp_echo: None, offload: true }, vec![]));
     }
 
     #[test]
-    fn the_link_s_help_can_be_declined() {
+    fn offloads_can_be_turned_off() {
         assert!(read("").0.offload && read("offload=on").0.offload);
         assert!(!read("ip=dhcp offload=off").0.offload);
         let (config, complaints) = read("offload=maybe");

@@ -1,4 +1,4 @@
-//! A UDP port that answers what it is sent (RFC 862), if the command line asks for one.
+//! A UDP port that echoes what it receives (RFC 862), if the command line requests one.
 
 use alloc::vec;
 
@@ -20,8 +20,8 @@ impl Echo {
         Some(Echo(sockets.add(socket)))
     }
 
-    /// Answers what came, as far as there is room. What is longer than its buffer, or comes from a well-known port, is not
-    /// answered. Answers whether anything was sent.
+    /// Echoes received packets while there is room. Packets that are too long, or from well-known
+    /// ports, are dropped. Returns `true` if any was echoed.
     pub fn pump(&self, sockets: &mut SocketSet<'static>) -> bool {
         let socket = sockets.get_mut::<udp::Socket<'_>>(self.0);
         let mut sent = false;
@@ -34,7 +34,8 @@ impl Echo {
                 return sent;
             }
             match socket.recv_slice(&mut packet) {
-                // Two echo ports that hear of each other would talk for ever: never answer a well-known port.
+                // Two echo ports would echo to each other for ever, so a well-known port gets no
+                // answer.
                 Ok((length, from)) if from.endpoint.port >= 1024 => {
                     sent |= socket.send_slice(packet.get(..length).unwrap_or_default(), from.endpoint).is_ok();
                 }

@@ -1,74 +1,35 @@
-//! tcpip: ARP, IPv4, ICMP, TCP, UDP and DHCP (smoltcp) between the link and the applications.
+//! tcpip: ARP, IPv4, ICMP, TCP, UDP and DHCP, built on smoltcp, between the link and the
+//! applications.
 //!
-//! Frames come from the link as pages of two pools that another domain shares ([`wire`]); streams go to the
-//! applications through rings in two shared regions ([`slot`]). Neither side is trusted: a page or a length
-//! that cannot be is refused and logged, once for each kind.
+//! Received frames are in pages that another domain can write (`link::device`). Byte streams go
+//! to the applications through rings in two shared regions (`tcp::app_stream`). Neither side is
+//! trusted: an impossible page or length is refused, and the first refusal of each kind is logged.
 //!
-//! All memory is bounded: tables are made at the start, sockets within a budget that follows from the size of
-//! the stream-out region ([`buffers`]).
+//! All memory is bounded. Tables are allocated at start. Sockets get a budget that follows from the
+//! size of the stream-out region (`tcp::buffers`).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
-pub mod address;
-pub mod buffers;
-mod closing;
+mod address;
+mod capabilities;
 pub mod config;
-mod congestion;
-pub mod cut;
 mod echo;
-mod flows;
-mod fragments;
-pub mod frame;
-mod isn;
-mod neighbours;
+pub mod link;
 mod quiesce;
-pub mod recovery;
 mod refusals;
-pub mod runs;
-mod slot;
+pub mod segment;
 mod stack;
 pub mod table;
-mod time_wait;
-pub mod wire;
+pub mod tcp;
+mod time;
 
-use arrayvec::ArrayVec;
-use cloister_interfaces::capability::{Clock, Console, Entropy};
-use cloister_interfaces::control::Control;
-use cloister_interfaces::net::Net;
-use cloister_interfaces::socket::Socket;
-use cloister_interfaces::{Client, Memory, Server, Service, System};
+use cloister_interfaces::{Memory, Service, System};
 
-/// The capabilities of the service.
-pub struct Caps<S, M: Memory> {
-    /// For the log.
-    pub console: Console<S>,
-    /// The time.
-    pub clock: Clock<S>,
-    /// Seeds sequence numbers and ports.
-    pub entropy: Entropy<S>,
-    /// The link.
-    pub net: Client<Net, S, M>,
-    /// The applications.
-    pub socket_clients: ArrayVec<Server<Socket, S, M>, 4>,
-    /// Who may end the image.
-    pub control_clients: ArrayVec<Server<Control, S, M>, 4>,
-    /// Pages into which the backend writes frames.
-    pub rx_pool: M,
-    /// Pages from which the backend reads frames.
-    pub tx_pool: M::Exclusive,
-    /// Streams to the applications.
-    pub stream_in: M,
-    /// Streams from the applications.
-    pub stream_out: M,
-    /// What applications may have sent without copying it: bytes that nobody can change.
-    pub site: &'static [u8],
-    /// The guest's command line.
-    pub command_line: &'static [u8],
-}
+pub use capabilities::Caps;
 
-/// The service.
+/// Creates the service.
 pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
     stack::Stack::new(caps)
 }

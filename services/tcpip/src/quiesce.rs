@@ -1,4 +1,4 @@
-//! Ending in good order: connections first, then the link, then the answer.
+//! An orderly end of the network: connections first, then the link, then the reply.
 
 use core::time::Duration;
 
@@ -6,60 +6,60 @@ use arrayvec::ArrayVec;
 use cloister_interfaces::control::{Control, Reply, Request};
 use cloister_interfaces::{Instant, Memory, Server, System};
 
-use crate::flows::Flows;
-use crate::wire::Wire;
+use crate::link::device::LinkDevice;
+use crate::tcp::connections::Connections;
 
 /// How long connections have to end by themselves.
-const CONNECTIONS: Duration = Duration::from_secs(2);
-/// How long resets and the last frames have to leave.
-const FRAMES: Duration = Duration::from_millis(100);
+const CONNECTIONS_TIME: Duration = Duration::from_secs(2);
+/// How long resets and the last frames have to be sent.
+const FRAMES_TIME: Duration = Duration::from_millis(100);
 /// How long the link has to come down.
-const LINK: Duration = Duration::from_secs(2);
+const LINK_TIME: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// Nobody has asked.
+    /// The end was not requested.
     Running,
-    /// It was asked.
-    Asked,
-    /// Connections end by themselves, until then.
+    /// The end was requested.
+    Requested,
+    /// Until then, connections end by themselves.
     Closing(Instant),
-    /// The rest was reset; the last frames leave, until then.
-    Leaving(Instant),
-    /// The link was told to close; it does, until then.
+    /// The other connections were reset. Until then, the last frames are sent.
+    Draining(Instant),
+    /// Until then, the link closes.
     Disconnecting(Instant),
-    /// It is over.
-    Quiet,
+    /// The network has ended.
+    Done,
 }
 
-/// The end of the image's network.
+/// The end of the network, on request.
 pub struct Quiesce<S, M> {
     clients: ArrayVec<Server<Control, S, M>, 4>,
-    owed: [u32; 4],
+    pending_replies: [u32; 4],
     phase: Phase,
 }
 
 impl<S: System, M: Memory> Quiesce<S, M> {
-    /// Nobody has asked.
+    /// Creates the state before any request.
     pub fn new(clients: ArrayVec<Server<Control, S, M>, 4>) -> Self {
-        Quiesce { clients, owed: [0; 4], phase: Phase::Running }
+        Quiesce { clients, pending_replies: [0; 4], phase: Phase::Running }
     }
 
-    /// Whether the end was asked for.
-    pub fn is_asked(&self) -> bool {
+    /// Returns `true` if the end was requested.
+    pub fn is_requested(&self) -> bool {
         self.phase != Phase::Running
     }
 
-    /// Takes what is asked. Answers whether all of it decoded.
+    /// Handles requests. Returns `false` if any of them did not decode.
     pub fn drain(&mut self) -> bool {
         let mut good = true;
-        for (server, owed) in self.clients.iter_mut().zip(&mut self.owed) {
+        for (server, pending_replies) in self.clients.iter_mut().zip(&mut self.pending_replies) {
             for _ in 0..16 {
                 match server.requests.pop() {
                     Some(Ok(Request::Quiesce)) => {
-                        *owed = owed.saturating_add(1);
+                        *pending_replies = pending_replies.saturating_add(1);
                         if self.phase == Phase::Running {
-                            self.phase = Phase::Asked;
+                            self.phase = Phase::Requested;
                         }
                     }
                     Some(Err(_)) => good = false,
@@ -70,47 +70,47 @@ impl<S: System, M: Memory> Quiesce<S, M> {
         good
     }
 
-    /// Goes on as far as time and events allow.
-    pub fn advance(&mut self, now: Instant, flows: &mut Flows, wire: &mut Wire<S, M>) {
+    /// Goes from phase to phase, as far as time and events allow.
+    pub fn advance(&mut self, now: Instant, connections: &mut Connections, device: &mut LinkDevice<S, M>) {
         let before = self.phase;
         self.phase = match self.phase {
             Phase::Running => Phase::Running,
-            Phase::Asked => {
-                flows.close_ports(now);
-                Phase::Closing(now + CONNECTIONS)
+            Phase::Requested => {
+                connections.close_ports(now);
+                Phase::Closing(now + CONNECTIONS_TIME)
             }
-            Phase::Closing(until) if flows.is_silent() || now >= until || !wire.is_up() => {
-                flows.abort_all(now);
-                Phase::Leaving(now + FRAMES)
+            Phase::Closing(until) if connections.are_all_finished() || now >= until || !device.is_up() => {
+                connections.abort_all(now);
+                Phase::Draining(now + FRAMES_TIME)
             }
-            Phase::Leaving(until) if now >= until || !wire.is_up() => {
-                if wire.is_up() && wire.close() {
-                    Phase::Disconnecting(now + LINK)
+            Phase::Draining(until) if now >= until || !device.is_up() => {
+                if device.is_up() && device.close() {
+                    Phase::Disconnecting(now + LINK_TIME)
                 } else {
-                    Phase::Quiet
+                    Phase::Done
                 }
             }
-            Phase::Disconnecting(until) if now >= until || !wire.is_up() => Phase::Quiet,
-            Phase::Quiet => {
+            Phase::Disconnecting(until) if now >= until || !device.is_up() => Phase::Done,
+            Phase::Done => {
                 self.answer();
-                Phase::Quiet
+                Phase::Done
             }
             waiting => waiting,
         };
         if self.phase != before {
-            self.advance(now, flows, wire);
+            self.advance(now, connections, device);
         }
     }
 
     fn answer(&mut self) {
-        for (server, owed) in self.clients.iter_mut().zip(&mut self.owed) {
-            while *owed > 0 && server.replies.push(&Reply::Quiet).is_ok() {
-                *owed -= 1;
+        for (server, pending_replies) in self.clients.iter_mut().zip(&mut self.pending_replies) {
+            while *pending_replies > 0 && server.replies.push(&Reply::Quiet).is_ok() {
+                *pending_replies -= 1;
             }
         }
     }
 
-    /// Publishes what was answered.
+    /// Publishes the replies.
     pub fn flush(&mut self) {
         for server in &mut self.clients {
             server.requests.release();
@@ -118,11 +118,11 @@ impl<S: System, M: Memory> Quiesce<S, M> {
         }
     }
 
-    /// When the present phase ends at the latest.
+    /// Returns when the present phase ends at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Closing(until) | Phase::Leaving(until) | Phase::Disconnecting(until) => Some(until),
-            Phase::Running | Phase::Asked | Phase::Quiet => None,
+            Phase::Closing(until) | Phase::Draining(until) | Phase::Disconnecting(until) => Some(until),
+            Phase::Running | Phase::Requested | Phase::Done => None,
         }
     }
 }

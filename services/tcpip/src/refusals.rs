@@ -1,68 +1,69 @@
-//! What was refused, logged once for each kind: a peer that repeats itself does not fill the log.
+//! The log of refusals. Each kind is logged once, so that a peer that repeats itself does not fill
+//! the console.
 
 use cloister_interfaces::System;
 use cloister_interfaces::capability::Console;
 
 /// The log of refusals.
 #[derive(Default)]
-pub struct Refusals {
+pub struct RefusalLog {
     seen: u32,
 }
 
-/// A kind of refusal.
+/// What was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// netfront: a message that does not decode.
+pub enum Refusal {
+    /// netfront sent a message that does not decode.
     LinkMessage,
-    /// netfront: a page that it does not hold.
+    /// netfront named a page that it does not have.
     LinkPage,
-    /// netfront: a part of a frame without bytes, or beyond its page.
+    /// netfront described a part of a frame that is empty, or starts beyond its page.
     LinkLength,
-    /// netfront: an address or MTU that cannot be.
+    /// netfront announced an impossible MAC address or MTU.
     LinkParameters,
-    /// DHCP: an address that no host can have.
+    /// The DHCP server offered an address that no host can have.
     Lease,
-    /// Application: a message that does not decode.
+    /// An application sent a message that does not decode.
     Message,
-    /// Application: a connection that it does not have.
+    /// An application named a connection that it does not have.
     Connection,
-    /// Application: more bytes to send than its ring holds.
+    /// An application sent more bytes than its ring holds.
     Send,
-    /// Application: constant bytes that there are not.
+    /// An application sent constant bytes that do not exist.
     Constant,
-    /// Application: more bytes consumed than were received.
+    /// An application consumed more bytes than it received.
     Consumed,
-    /// Application: a port that cannot be listened to.
+    /// An application cannot listen to this port.
     Listen,
-    /// Application: more ports than it may listen to.
+    /// An application listens to too many ports.
     Ports,
-    /// Control: a message that does not decode.
+    /// A control message does not decode.
     Control,
 }
 
-impl Kind {
+impl Refusal {
     fn text(self) -> &'static str {
         match self {
-            Kind::LinkMessage => "the link's message does not decode",
-            Kind::LinkPage => "the link names a page that it does not hold",
-            Kind::LinkLength => "the link's part of a frame is empty or starts beyond its page",
-            Kind::LinkParameters => "the link's address or MTU is impossible",
-            Kind::Lease => "the DHCP server offers an impossible address",
-            Kind::Message => "an application's message does not decode",
-            Kind::Connection => "an application names a connection that it does not have",
-            Kind::Send => "an application sends more than its ring holds",
-            Kind::Constant => "an application sends constant bytes that there are not",
-            Kind::Consumed => "an application consumed more than it received",
-            Kind::Listen => "an application asks for a port that is 0 or taken",
-            Kind::Ports => "an application asks for one port too many: its oldest is given up",
-            Kind::Control => "a control message does not decode",
+            Refusal::LinkMessage => "the link's message does not decode",
+            Refusal::LinkPage => "the link names a page that it does not hold",
+            Refusal::LinkLength => "the link's part of a frame is empty or starts beyond its page",
+            Refusal::LinkParameters => "the link's address or MTU is impossible",
+            Refusal::Lease => "the DHCP server offers an impossible address",
+            Refusal::Message => "an application's message does not decode",
+            Refusal::Connection => "an application names a connection that it does not have",
+            Refusal::Send => "an application sends more than its ring holds",
+            Refusal::Constant => "an application sends constant bytes that do not exist",
+            Refusal::Consumed => "an application consumed more than it received",
+            Refusal::Listen => "an application asks for a port that is 0 or taken",
+            Refusal::Ports => "an application asks for one port too many: its oldest is given up",
+            Refusal::Control => "a control message does not decode",
         }
     }
 }
 
-impl Refusals {
-    /// Records a refusal, on `console` if it is the first of its kind.
-    pub fn record<S: System>(&mut self, console: &Console<S>, kind: Kind) {
+impl RefusalLog {
+    /// Logs a refusal on `console`, if it is the first of its kind.
+    pub fn log<S: System>(&mut self, console: &Console<S>, kind: Refusal) {
         let bit = 1 << kind as u32;
         if self.seen & bit == 0 {
             self.seen |= bit;

@@ -1,7 +1,8 @@
-//! The service: one pass over the link, the stack and the applications for every notification or deadline.
+//! The service's main loop: each pass serves the link, smoltcp's sockets and the applications once.
 
 mod applications;
 mod interfaces;
+mod notices;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -9,73 +10,62 @@ use core::time::Duration;
 
 use arrayvec::ArrayVec;
 use cloister_interfaces::capability::{Clock, Console, Entropy};
-use cloister_interfaces::socket::{Connection, Layout, Socket};
+use cloister_interfaces::socket::{Connection as ConnectionId, Layout, Socket};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 use smoltcp::iface::{Interface, PollResult, SocketSet};
-use smoltcp::time::{Duration as StackDuration, Instant as StackInstant};
 use smoltcp::wire::{EthernetAddress, HardwareAddress};
 
-use crate::Caps;
 use crate::address::{Address, Change};
+use crate::capabilities::Caps;
 use crate::config;
 use crate::echo::Echo;
-use crate::flows::{CLIENTS, Flow, Flows, Stage, Verdict};
-use crate::frame::{self, Segment};
-use crate::isn::Numbers;
+use crate::link::arp;
+use crate::link::device::{Event, LinkDevice, QUEUE_RETRY};
+use crate::link::frame::FrameKind;
 use crate::quiesce::Quiesce;
-use crate::refusals::{Kind, Refusals};
-use crate::slot::Streams;
-use crate::wire::{Event, Refused, Wire};
-use applications::News;
+use crate::refusals::{Refusal, RefusalLog};
+use crate::segment::Segment;
+use crate::tcp::app_stream::Streams;
+use crate::tcp::connection::Stage;
+use crate::tcp::connections::Connections;
+use crate::tcp::isn::IsnGenerator;
+use crate::tcp::limits::CLIENTS;
+use crate::tcp::opening::Opening;
+use crate::tcp::receive::Received;
+use crate::tcp::transmit::Progress;
+use crate::time::{from_smoltcp, to_smoltcp};
+use notices::PendingNotices;
 
-/// Messages taken from one queue in a pass.
-const MESSAGES: u32 = 256;
-/// Frames parsed in a pass.
-const FRAMES: u32 = 128;
-/// Connections attended to in a pass.
-const ATTENTION: usize = 256;
-/// Frames that a connection sends before another's turn.
-const TURN: u32 = 8;
-/// Frames of what is no connection's that are sent at once: the fragments of a packet, and a few more.
-const OTHERS: u32 = 16;
-/// How long an acknowledgement waits for the application to look at what came: mostly it answers at once.
-const ANSWER: Duration = Duration::from_millis(10);
-/// A connection is put to rest only if the stack wants nothing of it for so long.
-const SOON: StackDuration = StackDuration::from_millis(10);
-/// How long to wait for room in the queue to netfront.
-const BLOCKED: Duration = Duration::from_millis(1);
-/// How long to wait with a connection that has something to send, and does not.
-const STUCK: StackDuration = StackDuration::from_millis(1);
-
-/// What became of a connection that was attended to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Attended {
-    /// It has nothing more to do.
-    Done,
-    /// It has more to do at once.
-    Again,
-    /// It has more to do when the link or its application can take more.
-    Blocked,
-}
-
-/// The service's state.
+/// The most messages taken from one queue in a pass.
+const MAX_MESSAGES: u32 = 256;
+/// The most frames parsed in a pass.
+const MAX_FRAMES: u32 = 128;
+/// The most connections served in a pass.
+const MAX_CONNECTIONS: usize = 256;
+/// The most frames sent at once for sockets that are no connection's: the fragments of a packet,
+/// and a few more.
+const MAX_OTHER_FRAMES: u32 = 16;
+/// How long an acknowledgement is delayed for the application's answer, which usually comes at once
+/// and carries it.
+const ACK_DELAY: Duration = Duration::from_millis(10);
+/// The state of the service.
 pub struct Stack<S, M: Memory> {
     console: Console<S>,
     clock: Clock<S>,
     entropy: Entropy<S>,
-    refusals: Refusals,
-    wire: Wire<S, M>,
+    refusals: RefusalLog,
+    device: LinkDevice<S, M>,
     interface: Option<Box<Interface>>,
-    flows: Flows,
-    numbers: Numbers,
-    /// The sockets that are no connection's.
-    others: SocketSet<'static>,
-    /// When they want to be polled, if not before.
-    others_at: Option<Instant>,
+    connections: Connections,
+    numbers: IsnGenerator,
+    /// The sockets that are no connection's: DHCP and the echo port.
+    other_sockets: SocketSet<'static>,
+    /// When smoltcp wants them to be polled, if nothing happens before.
+    other_sockets_at: Option<Instant>,
     address: Address,
     echo: Option<Echo>,
     clients: ArrayVec<Server<Socket, S, M>, CLIENTS>,
-    news: [News; CLIENTS],
+    notices: [PendingNotices; CLIENTS],
     quiesce: Quiesce<S, M>,
     stream_in: M,
     stream_out: M,
@@ -83,51 +73,46 @@ pub struct Stack<S, M: Memory> {
     deadline: Option<Instant>,
 }
 
-/// Bytes that connections may take of the heap. The policy gives tcpip five bytes of heap for two of the stream-out
-/// region, and no less than 256 KiB; 128 KiB of it are for what does not grow with the connections: the frame that is
-/// parsed, reassembly, the interface. `tests/heap.rs` measures that they are enough.
+/// Returns how many bytes of the heap all sockets may take.
+///
+/// The policy gives tcpip five bytes of heap for two bytes of the stream-out region, and at least
+/// 256 KiB. 128 KiB of that are for what does not grow with the connections: the frame buffer,
+/// reassembly, the interface. `tests/heap.rs` measures that they are enough.
 fn socket_budget(stream_out: usize) -> usize {
     (stream_out / 2 * 5).max(256 * 1024) - 128 * 1024
 }
 
-fn stack_time(now: Instant) -> StackInstant {
-    StackInstant::from_micros(i64::try_from(now.0 / 1000).unwrap_or(i64::MAX))
-}
-
-fn own_time(at: StackInstant) -> Instant {
-    Instant(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000))
-}
-
 impl<S: System, M: Memory> Stack<S, M> {
-    /// The service over its capabilities.
+    /// Creates the service from its capabilities.
     pub fn new(caps: Caps<S, M>) -> Self {
         let layout = Layout::of(caps.stream_in.len(), caps.stream_out.len());
-        // Without randomness a peer can make one chain of all connections, and guess numbers; the kernel has logged it.
+        // Without randomness a peer can fill one chain of the hash table, and guess sequence
+        // numbers. The kernel has logged the refusal.
         let random = caps.entropy.draw().map_or(0, |[random, _]| random);
-        let flows = Flows::new(layout, socket_budget(caps.stream_out.len()), M::buffer, random);
+        let connections = Connections::new(layout, socket_budget(caps.stream_out.len()), M::buffer, random);
         let secret = caps.entropy.draw().unwrap_or_else(|_| {
             caps.console.line(format_args!("no entropy: sequence numbers can be guessed"));
             [caps.clock.now().0, 0]
         });
         let config = config::parse(caps.command_line, |refused| caps.console.line(format_args!("{refused}")));
-        let mut others = SocketSet::new(Vec::new());
-        let address = Address::new(config.addressing, &mut others);
-        let echo = config.udp_echo.and_then(|port| Echo::new(port, &mut others));
+        let mut other_sockets = SocketSet::new(Vec::new());
+        let address = Address::new(config.addressing, &mut other_sockets);
+        let echo = config.udp_echo.and_then(|port| Echo::new(port, &mut other_sockets));
         Stack {
-            refusals: Refusals::default(),
+            refusals: RefusalLog::default(),
             console: caps.console,
             clock: caps.clock,
             entropy: caps.entropy,
-            wire: Wire::new(caps.net, caps.rx_pool, caps.tx_pool, config.offload, random),
+            device: LinkDevice::new(caps.net, caps.rx_pool, caps.tx_pool, config.offload, random),
             interface: None,
-            flows,
-            numbers: Numbers::new(secret),
-            others,
-            others_at: Some(Instant::START),
+            connections,
+            numbers: IsnGenerator::new(secret),
+            other_sockets,
+            other_sockets_at: Some(Instant::START),
             address,
             echo,
             clients: caps.socket_clients,
-            news: [News { down: true, ..News::default() }; CLIENTS],
+            notices: [PendingNotices { down: true, ..PendingNotices::default() }; CLIENTS],
             quiesce: Quiesce::new(caps.control_clients),
             stream_in: caps.stream_in,
             stream_out: caps.stream_out,
@@ -136,37 +121,29 @@ impl<S: System, M: Memory> Stack<S, M> {
         }
     }
 
-    /// Takes what the link says. Answers whether more may be waiting.
+    /// Handles the messages of netfront. Returns `true` if more may be waiting.
     fn drain_link(&mut self, now: Instant) -> bool {
-        let mut budget = MESSAGES;
-        while let Some(event) = self.wire.next_event(&mut budget) {
+        let mut budget = MAX_MESSAGES;
+        while let Some(event) = self.device.next_event(&mut budget) {
             match event {
                 Event::Up { mac, mtu } => {
                     self.link_up(mac, mtu, now);
-                    self.flows.mark_all();
+                    self.connections.mark_all_ready();
                 }
                 Event::Down => self.console.line(format_args!("link down")),
-                Event::Refused(refused) => self.refusals.record(
-                    &self.console,
-                    match refused {
-                        Refused::Message => Kind::LinkMessage,
-                        Refused::Page => Kind::LinkPage,
-                        Refused::Length => Kind::LinkLength,
-                        Refused::Parameters => Kind::LinkParameters,
-                    },
-                ),
+                Event::Refused(kind) => self.refusals.log(&self.console, kind),
             }
         }
         budget == 0
     }
 
-    /// The link has come up, for the first time or again. Connections outlive it; what was learnt of neighbours
-    /// does not.
+    /// Handles a link that has come up, for the first time or again. Connections outlive the link,
+    /// but what was learnt about the hosts on it does not.
     fn link_up(&mut self, mac: [u8; 6], mtu: u16, now: Instant) {
         self.console.line(format_args!("link up: {}, MTU {mtu}", EthernetAddress(mac)));
-        let change = self.address.raised(&mut self.others);
-        self.others_at = Some(now);
-        self.remake(mac, now);
+        let change = self.address.link_up(&mut self.other_sockets);
+        self.other_sockets_at = Some(now);
+        self.recreate_interface(mac, now);
         match change {
             Some(change) => self.address_changed(change, now),
             None => self.use_address(),
@@ -176,310 +153,228 @@ impl<S: System, M: Memory> Stack<S, M> {
     #[cold]
     fn address_changed(&mut self, change: Change, now: Instant) {
         match change {
-            Change::Refused => return self.refusals.record(&self.console, Kind::Lease),
+            Change::Refused => return self.refusals.log(&self.console, Refusal::Lease),
             Change::Lost => self.console.line(format_args!("address lost")),
             Change::Gained(lease) => match lease.gateway {
                 Some(gateway) => self.console.line(format_args!("address {}, gateway {gateway}", lease.address)),
                 None => self.console.line(format_args!("address {}, no gateway", lease.address)),
             },
         }
-        self.flows.time_wait.clear();
+        self.connections.time_wait.clear();
         let up = matches!(change, Change::Gained(_));
         for client in 0..self.clients.len() {
-            // With another address, connections cannot go on.
-            if self.flows.has_connections(client as u8) || !up {
-                self.void(client, now);
+            // Connections cannot go on with another address.
+            if self.connections.has_connections(client as u8) || !up {
+                self.void_client(client, now);
             }
-            if let Some(news) = self.news.get_mut(client) {
-                news.up = up;
+            if let Some(notices) = self.notices.get_mut(client) {
+                notices.up = up;
             }
         }
         self.use_address();
     }
 
-    /// Gives the address to the interface and to the neighbours' table, and tells the neighbours.
+    /// Gives the current address to the interface and to the table of neighbours, and announces it.
     #[cold]
     fn use_address(&mut self) {
         self.apply_address();
-        self.wire.join(self.address.current);
+        self.device.set_lease(self.address.current);
         self.announce();
     }
 
-    /// Tells the neighbours which station has our address.
+    /// Announces our address and MAC address to the hosts on the link.
     #[cold]
     fn announce(&mut self) {
         let (Some(interface), Some(lease)) = (&self.interface, self.address.current) else { return };
         let HardwareAddress::Ethernet(mac) = interface.hardware_addr();
-        self.wire.send(&frame::announcement(mac.0, lease.address.address().octets()));
+        self.device.send(&arp::announcement(mac.0, lease.address.address().octets()));
     }
 
-    /// Parses received frames. Answers whether some are left that could be.
-    fn ingress(&mut self, now: Instant) -> bool {
-        let mac = self.interface.as_ref().map_or([0; 6], |interface| {
-            let HardwareAddress::Ethernet(mac) = interface.hardware_addr();
-            mac.0
-        });
+    /// Parses received frames. Returns `true` if more could be parsed at once.
+    fn receive_frames(&mut self, now: Instant) -> bool {
+        let mac = self.device.mac();
         let own = self.address.current.map(|lease| lease.address);
-        for _ in 0..FRAMES {
-            // Without room for the answer a frame waits: an echo request is not lost to a busy link.
-            if !self.wire.can_send() {
+        for _ in 0..MAX_FRAMES {
+            // A frame waits while there is no room for its answer, so that a busy link loses no
+            // echo requests.
+            if !self.device.can_send() {
                 return false;
             }
-            match self.wire.next_frame(mac, own) {
+            match self.device.next_frame(mac, own) {
                 None => return false,
-                Some(frame::Kind::Segment(segment)) => self.segment(&segment, now),
-                Some(frame::Kind::Arp) => self.wire.hear(own.map(|own| own.address().octets())),
+                Some(FrameKind::Segment(segment)) => self.segment(&segment, now),
+                Some(FrameKind::Arp) => self.device.handle_arp(own.map(|own| own.address().octets())),
                 Some(_) => {
                     self.parse(now);
-                    self.poll_others(now);
+                    self.poll_other_sockets(now);
                 }
             }
         }
-        self.wire.has_frames()
+        self.device.has_frames()
     }
 
-    /// Has the stack parse a frame that is no connection's.
+    /// Lets smoltcp parse a frame that is for no connection.
     fn parse(&mut self, now: Instant) {
-        self.wire.begin(None);
+        self.device.begin_turn(None);
         if let Some(interface) = &mut self.interface {
-            interface.poll_ingress_single(stack_time(now), &mut self.wire, &mut self.others);
+            interface.poll_ingress_single(to_smoltcp(now), &mut self.device, &mut self.other_sockets);
         }
     }
 
-    /// Has the stack parse a segment, for its connection.
+    /// Passes a segment to its connection.
     fn segment(&mut self, segment: &Segment, now: Instant) {
-        let Segment { key, port, start, .. } = *segment;
-        let found = self.flows.find(key);
-        let ended = found.and_then(|index| Some((index, self.flows.get(index)?.end()?)));
-        let (index, opens) = match found.filter(|_| ended.is_none()) {
-            Some(index) => (index, None),
-            None => {
-                let Some(last) = self.waits(ended, segment, now) else { return self.wire.pass_over() };
-                // The stack refuses what is for nobody.
-                if !start || self.flows.owner(port).is_none() {
-                    return self.parse(now);
-                }
-                // Without room it is dropped, so that the peer tries again.
-                let Some(index) = self.flows.open(segment, self.wire.announced(), now) else {
-                    return self.wire.pass_over();
-                };
-                (index, Some(self.opening(key, last, now)))
-            }
-        };
-        let selected = segment.options.then(|| self.wire.selected());
-        let blocks = selected.as_ref().map_or(&[][..], |blocks| blocks);
-        let whole = self.wire.largest_segment();
-        let ring = self.flows.layout().ring_in(Connection(index));
-        let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return };
-        if flow.is_beyond_end(segment) {
-            return self.wire.pass_over();
+        let Some((id, opening)) = self.connection_of(segment, now) else { return };
+        let ring = self.connections.layout().ring_in(id);
+        let (Some(interface), Some(connection)) = (&mut self.interface, self.connections.get(id)) else { return };
+        let stack = (&mut **interface, &mut self.device);
+        if connection.receive(segment, opening, stack, (&self.stream_in, ring), now) == Received::Taken {
+            self.connections.mark_ready(id);
         }
-        if !segment.plain && opens.is_none() {
-            match flow.doubt(segment) {
-                Verdict::Take => {}
-                Verdict::Drop => return self.wire.pass_over(),
-                Verdict::Challenge { seq, ack } => return self.challenge(index, seq, ack, now),
-            }
-        }
-        if flow.recovery.repeats(segment) {
-            flow.recovery.repeated(blocks, now);
-            self.wire.pass_over();
-            return self.flows.mark(index);
-        }
-        let largest = flow.largest;
-        let Some(socket) = flow.socket() else { return };
-        let before = (socket.send_queue(), socket.state());
-        self.wire.begin(Some(largest));
-        let placed = if self.wire.is_pending() { flow.place(segment, ring) } else { None };
-        if let Some(position) = placed {
-            self.wire.deliver(segment.offset, segment.data, &self.stream_in, ring, position);
-        }
-        match (&mut flow.set, opens) {
-            (Some(set), None) => drop(interface.poll_ingress_single(stack_time(now), &mut self.wire, set)),
-            (Some(set), Some(opening)) => opening.parse(&mut self.wire, set, now),
-            _ => {}
-        }
-        if let (Some(_), Some((slot, socket))) = (placed, flow.parts()) {
-            slot.placed(socket, segment.data);
-        }
-        let Some(socket) = flow.socket() else { return };
-        let (advanced, state) = (before != (socket.send_queue(), socket.state()), socket.state());
-        flow.note_end(segment, state);
-        let shut = flow.recovery.is_shut();
-        flow.recovery.took(segment, advanced, blocks, whole as u32, now);
-        if flow.recovery.is_shut() != shut {
-            flow.limit_silence();
-        }
-        if let Some(made) = self.wire.made() {
-            flow.recovery.sent(made, now);
-        }
-        self.flows.mark(index);
     }
 
-    /// Lets the sockets that are no connection's send, and fragments leave.
-    fn poll_others(&mut self, now: Instant) {
+    /// Returns the connection that a segment is for, and how it opens if it is new.
+    ///
+    /// If there is none, the segment is answered or dropped here.
+    #[inline]
+    fn connection_of(&mut self, segment: &Segment, now: Instant) -> Option<(ConnectionId, Option<Opening>)> {
+        let found = self.connections.find(segment.key);
+        let ended = found.and_then(|id| Some((id, self.connections.get(id)?.ends()?)));
+        if let Some(id) = found.filter(|_| ended.is_none()) {
+            return Some((id, None));
+        }
+        let Some(last) = self.answer_time_wait(ended, segment, now) else {
+            self.device.discard_frame();
+            return None;
+        };
+        // smoltcp resets what is for no connection and no open port.
+        if !segment.opens || self.connections.port_owner(segment.port).is_none() {
+            self.parse(now);
+            return None;
+        }
+        // A SYN without room for its connection is dropped, so that the peer tries again.
+        let Some(id) = self.connections.open(segment, self.device.peer_mss(), now) else {
+            self.device.discard_frame();
+            return None;
+        };
+        Some((id, Some(self.opening(segment.key, last, now))))
+    }
+
+    /// Lets the sockets that are no connection's send, and smoltcp send fragments.
+    fn poll_other_sockets(&mut self, now: Instant) {
         let Some(interface) = &mut self.interface else { return };
-        let time = stack_time(now);
-        for _ in 0..OTHERS {
-            let at = interface.poll_at(time, &self.others);
-            self.others_at = at.map(own_time);
-            if at.is_none_or(|at| at > time) || !self.wire.can_send() {
+        let time = to_smoltcp(now);
+        for _ in 0..MAX_OTHER_FRAMES {
+            let at = interface.poll_at(time, &self.other_sockets);
+            self.other_sockets_at = at.map(from_smoltcp);
+            if at.is_none_or(|at| at > time) || !self.device.can_send() {
                 return;
             }
-            self.wire.begin(None);
-            let polled = interface.poll_egress(time, &mut self.wire, &mut self.others);
-            if self.wire.has_leased() {
-                // The number of the next transaction is not to follow from this one's, which all
-                // hosts on the link see.
-                self.others_at = interface.poll_at(time, &self.others).map(own_time);
-                self.remake(self.wire.mac(), now);
+            self.device.begin_turn(None);
+            let polled = interface.poll_egress(time, &mut self.device, &mut self.other_sockets);
+            if self.device.take_dhcp_sent() {
+                // All hosts on the link see the number of this transaction. The next number must
+                // not follow from it.
+                self.other_sockets_at = interface.poll_at(time, &self.other_sockets).map(from_smoltcp);
+                self.recreate_interface(self.device.mac(), now);
                 return self.apply_address();
             }
             if polled == PollResult::None {
-                // It cannot now, whatever it waits for.
-                self.others_at = interface.poll_at(time, &self.others).map(|at| own_time(at).max(now + BLOCKED));
+                // smoltcp cannot send now, for whatever reason.
+                self.other_sockets_at =
+                    interface.poll_at(time, &self.other_sockets).map(|at| from_smoltcp(at).max(now + QUEUE_RETRY));
                 return;
             }
         }
     }
 
-    /// Attends to the connections of which there is something new. Answers whether some are left that could go on.
-    fn attend_all(&mut self, now: Instant) -> bool {
-        self.flows.expire(now);
+    /// Serves the connections that are ready. Returns `true` if any of them could go on at once.
+    fn serve_connections(&mut self, now: Instant) -> bool {
+        self.connections.mark_expired(now);
         let mut blocked = 0;
-        for _ in 0..self.flows.waiting().min(ATTENTION) {
-            let Some(index) = self.flows.next_ready() else { break };
-            match self.attend(index, now) {
-                Attended::Done => {}
-                Attended::Again => self.flows.mark(index),
-                Attended::Blocked => {
+        for _ in 0..self.connections.ready_count().min(MAX_CONNECTIONS) {
+            let Some(id) = self.connections.next_ready() else { break };
+            match self.serve(id, now) {
+                Progress::Done => {}
+                Progress::Again => self.connections.mark_ready(id),
+                Progress::Blocked => {
                     blocked += 1;
-                    self.flows.mark(index);
+                    self.connections.mark_ready(id);
                 }
             }
         }
-        self.flows.waiting() > blocked
+        self.connections.ready_count() > blocked
     }
 
-    fn attend(&mut self, index: u16, now: Instant) -> Attended {
-        self.flows.settle(index, now);
-        let mut sent = Attended::Done;
-        if !self.pump(index, now) {
-            sent = self.egress(index, now);
-            self.flows.settle(index, now);
+    fn serve(&mut self, id: ConnectionId, now: Instant) -> Progress {
+        self.connections.update_stage(id, now);
+        let mut sent = Progress::Done;
+        if !self.pump(id, now) {
+            sent = self.transmit(id, now);
+            self.connections.update_stage(id, now);
         }
-        let told = self.tell_about(index, now);
-        if sent == Attended::Done && !told { Attended::Blocked } else { sent }
+        let notified = self.notify_of(id, now);
+        if sent == Progress::Done && !notified { Progress::Blocked } else { sent }
     }
 
-    /// Moves bytes between a connection's socket and its rings. Answers whether all that it could send is an acknowledgement that
-    /// may go with its application's answer: one frame instead of two.
-    fn pump(&mut self, index: u16, now: Instant) -> bool {
-        let (layout, connection) = (*self.flows.layout(), Connection(index));
-        let Some(flow) = self.flows.get(index).filter(|flow| flow.stage == Stage::Open) else { return false };
-        let Some((slot, socket)) = flow.parts() else { return false };
+    /// Moves bytes between a connection's socket and its rings. Returns `true` if an
+    /// acknowledgement is all that it could send, and may be delayed for the application's answer:
+    /// one frame instead of two.
+    fn pump(&mut self, id: ConnectionId, now: Instant) -> bool {
+        let layout = *self.connections.layout();
+        let Some(connection) = self.connections.get(id).filter(|connection| connection.stage == Stage::Open) else {
+            return false;
+        };
+        let Some((stream, socket)) = connection.stream_and_socket() else { return false };
         let streams = Streams {
-            stream_in: (&self.stream_in, layout.ring_in(connection)),
-            stream_out: (&self.stream_out, layout.ring_out(connection)),
+            stream_in: (&self.stream_in, layout.ring_in(id)),
+            stream_out: (&self.stream_out, layout.ring_out(id)),
             constant: self.site,
         };
-        slot.pump(socket, &streams);
+        stream.pump(socket, &streams);
         let queued = socket.send_queue();
-        if slot.is_drained() && (slot.closing || self.quiesce.is_asked() && queued == 0 && socket.recv_queue() == 0) {
+        if stream.is_drained()
+            && (stream.closing || self.quiesce.is_requested() && queued == 0 && socket.recv_queue() == 0)
+        {
             socket.close();
-            slot.part();
-            self.flows.linger(index, now);
+            stream.detach();
+            self.connections.start_lingering(id, now);
             return false;
         }
-        let (awaits, closing) = (slot.awaits_answer() && queued == 0, slot.closing);
-        let end = if closing { self.flows.give_up(index, now) } else { None };
+        let (ack_delayed, closing) = (stream.delays_ack() && queued == 0, stream.closing);
+        let end = if closing { self.connections.keep_closing(id, now) } else { None };
         if end.is_some_and(|end| end <= now) {
-            if let Some(slot) = self.flows.get(index).and_then(|flow| flow.slot.as_mut()) {
-                slot.part();
+            if let Some(stream) = self.connections.get(id).and_then(|connection| connection.stream.as_mut()) {
+                stream.detach();
             }
-            self.flows.abort(index, now);
+            self.connections.abort(id, now);
             return false;
         }
-        if let Some(at) = awaits.then_some(now + ANSWER).into_iter().chain(end).min() {
-            self.flows.wake(index, at);
+        if let Some(at) = Instant::earlier(ack_delayed.then_some(now + ACK_DELAY), end) {
+            self.connections.set_timer(id, at);
         }
-        awaits
+        ack_delayed
     }
 
-    /// Sends what a connection has to send.
-    fn egress(&mut self, index: u16, now: Instant) -> Attended {
-        let time = stack_time(now);
-        let whole = self.wire.largest_segment() as u32;
-        let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return Attended::Done };
-        let (until, stage, largest) = (flow.limit(), flow.stage, flow.largest);
-        let Some((queued, most)) = flow.socket().map(|socket| (socket.send_queue(), socket.send_capacity())) else {
-            return Attended::Done;
+    /// Gives a connection its turn to send.
+    fn transmit(&mut self, id: ConnectionId, now: Instant) -> Progress {
+        let (Some(interface), Some(connection)) = (&mut self.interface, self.connections.get(id)) else {
+            return Progress::Done;
         };
-        if stage == Stage::Unused {
-            return Attended::Done;
+        let turn = connection.transmit(interface, &mut self.device, now);
+        if let Some(at) = turn.wake {
+            self.connections.set_timer(id, at);
         }
-        if flow.recovery.follows() && self.wire.can_send() && flow.recovery.begins(whole, now) {
-            flow.go_back(interface, time);
+        if turn.rests {
+            self.connections.enter_time_wait(id, now);
         }
-        let Flow { set: Some(set), recovery, slot, .. } = flow else { return Attended::Done };
-        // The buffer is full, and more is to follow: each frame is to be as long as it can be, for all pay by the frame.
-        let more = slot.as_ref().is_some_and(|slot| !slot.is_drained());
-        let enough = if more { self.wire.longest_data().min(most / 4) } else { 0 };
-        let (mut result, mut at) = (Attended::Again, None);
-        for turn in 0..TURN {
-            if !recovery.has_unsent(queued as u32) {
-                // What is on its way is looked after; an end that is to be sent, or anything else, the stack knows of.
-                at = if turn > 0 && stage == Stage::Open && recovery.is_ahead() {
-                    None
-                } else {
-                    interface.poll_at(time, set)
-                };
-                if at.is_none_or(|at| at > time) {
-                    result = Attended::Done;
-                    break;
-                }
-            }
-            if recovery.is_full() || recovery.defers(queued as u32, enough as u32) {
-                // Until an acknowledgement comes, or should have.
-                (result, at) = (Attended::Done, None);
-                break;
-            }
-            if !self.wire.can_send_segment(queued) {
-                (result, at) = (Attended::Blocked, None);
-                break;
-            }
-            self.wire.begin(Some(largest));
-            if let Some(wanted) = recovery.wanted() {
-                self.wire.want(wanted);
-            }
-            let polled = interface.poll_egress(time, &mut self.wire, set);
-            if let Some(made) = self.wire.made() {
-                recovery.sent(made, now);
-            }
-            if polled == PollResult::None {
-                // It cannot now, whatever it waits for: a neighbour's address, or a window, mostly.
-                at = interface.poll_at(time, set).map(|at| at.max(time + STUCK));
-                result = Attended::Done;
-                break;
-            }
-        }
-        let repeat = recovery.deadline(whole).filter(|_| result == Attended::Done && self.wire.is_up());
-        let repeat = repeat.map(|at| if at > now + BLOCKED || self.wire.can_send() { at } else { now + BLOCKED });
-        let wake = at.filter(|_| result != Attended::Again).map(own_time).into_iter().chain(until).chain(repeat).min();
-        if let Some(at) = wake {
-            self.flows.wake(index, at);
-        }
-        if stage == Stage::Delivered && result == Attended::Done && at.is_none_or(|at| at > time + SOON) {
-            self.flows.retire(index, now);
-        }
-        result
+        turn.outcome
     }
 
     fn flush(&mut self) {
-        self.wire.flush();
-        for (server, news) in self.clients.iter_mut().zip(&mut self.news) {
+        self.device.flush();
+        for (server, notices) in self.clients.iter_mut().zip(&mut self.notices) {
             server.requests.release();
-            if core::mem::take(&mut news.wake) {
+            if core::mem::take(&mut notices.wake) {
                 server.replies.flush();
             } else {
                 server.replies.publish();
@@ -492,14 +387,15 @@ impl<S: System, M: Memory> Stack<S, M> {
         if more {
             return Some(now);
         }
-        let blocked = self.wire.is_blocked().then_some(now + BLOCKED);
-        // Who cannot send has nothing to do until a notification says that it can.
-        let others = self.others_at.filter(|_| self.wire.can_send());
-        [self.flows.deadline(), self.quiesce.deadline(), blocked, others].into_iter().flatten().min()
+        let blocked = self.device.is_blocked().then_some(now + QUEUE_RETRY);
+        // While the link cannot send, these sockets have nothing to do until a notification.
+        let other_sockets = self.other_sockets_at.filter(|_| self.device.can_send());
+        let of_connections = Instant::earlier(self.connections.deadline(), self.quiesce.deadline());
+        Instant::earlier(of_connections, Instant::earlier(blocked, other_sockets))
     }
 
     fn poll_address(&mut self, now: Instant) {
-        while let Some(change) = self.address.poll(&mut self.others) {
+        while let Some(change) = self.address.poll(&mut self.other_sockets) {
             self.address_changed(change, now);
         }
     }
@@ -507,33 +403,34 @@ impl<S: System, M: Memory> Stack<S, M> {
 
 impl<S: System, M: Memory> Service for Stack<S, M> {
     fn notified(&mut self, _notifications: Notifications) {
-        // Looking at an empty queue costs one read, so every pass looks at all: no notification can be missed.
+        // Every pass looks at all queues, whatever the notification: no notification can be missed,
+        // and an empty queue costs one read.
         let now = self.clock.now();
-        self.wire.turn(now);
+        self.device.set_time(now);
         let mut more = self.drain_link(now);
         more |= self.drain_clients(now);
-        let asked = self.quiesce.is_asked();
+        let requested = self.quiesce.is_requested();
         if !self.quiesce.drain() {
-            self.refusals.record(&self.console, Kind::Control);
+            self.refusals.log(&self.console, Refusal::Control);
         }
-        if asked != self.quiesce.is_asked() {
-            // What is idle ends.
-            self.flows.mark_all();
+        if requested != self.quiesce.is_requested() {
+            // Idle connections end now.
+            self.connections.mark_all_ready();
         }
-        more |= self.ingress(now);
+        more |= self.receive_frames(now);
         self.poll_address(now);
         if let Some(echo) = &self.echo
-            && echo.pump(&mut self.others)
+            && echo.pump(&mut self.other_sockets)
         {
-            self.others_at = Some(now);
+            self.other_sockets_at = Some(now);
         }
-        if self.others_at.is_some_and(|at| at <= now) {
-            self.poll_others(now);
+        if self.other_sockets_at.is_some_and(|at| at <= now) {
+            self.poll_other_sockets(now);
             self.poll_address(now);
         }
-        more |= self.attend_all(now);
-        self.quiesce.advance(now, &mut self.flows, &mut self.wire);
-        self.tell();
+        more |= self.serve_connections(now);
+        self.quiesce.advance(now, &mut self.connections, &mut self.device);
+        self.notify_network();
         self.flush();
         self.deadline = self.next_deadline(now, more);
     }

@@ -1,37 +1,37 @@
-//! Which connection a segment belongs to, found by its addresses and ports.
+//! A hash table from a peer's address and ports to an index.
 
 use alloc::vec::Vec;
 
 const END: u16 = u16::MAX;
 
-/// The peer's address and port, and ours: what tells a connection from every other.
+/// The peer's address and port, and our port: what identifies a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Key(u64);
 
 impl Key {
-    /// The connection of the peer at `address` and `port` to our port `local`.
+    /// Returns the key of the connection of the peer at `address` and `port` to our port `local`.
     pub fn new(address: [u8; 4], port: u16, local: u16) -> Self {
         Key(u64::from(u32::from_be_bytes(address)) << 32 | u64::from(port) << 16 | u64::from(local))
     }
 
-    /// Returns the peer's address and port, and ours, in network byte order.
+    /// Returns the peer's address and port, and our port, in network byte order.
     pub fn bytes(self) -> [u8; 8] {
         self.0.to_be_bytes()
     }
 }
 
-/// The connections by their keys: a hash table of chains, whose function is secret, so that no peer can choose addresses and
-/// ports that fall into one chain.
+/// A map from keys to indices: a hash table of chains. The hash function is secret, so that no peer
+/// can choose addresses and ports that fall into one chain.
 pub struct Table {
-    /// The first connection of each chain.
+    /// The first index of each chain, or `END`.
     chains: Vec<u16>,
-    /// The next connection of the same chain, and the key.
+    /// For each index, the next one of the same chain, and its key.
     entries: Vec<(u16, Key)>,
     factor: u64,
 }
 
 impl Table {
-    /// An empty table for connections below `count`, with a random number.
+    /// Creates an empty table for indices below `count`. `random` makes its hash function secret.
     pub fn new(count: usize, random: u64) -> Self {
         let chains = count.next_power_of_two();
         // Multiplying by a random odd number and keeping the highest bits is a universal hash function
@@ -48,7 +48,7 @@ impl Table {
         self.chains.get_mut(chain)
     }
 
-    /// The connection of this key.
+    /// Returns the index of `key`.
     pub fn find(&mut self, key: Key) -> Option<u16> {
         let mut index = *self.chain(key)?;
         loop {
@@ -60,12 +60,12 @@ impl Table {
         }
     }
 
-    /// The key of a connection that is in the table.
+    /// Returns the key of an index that is in the table.
     pub fn key(&self, index: u16) -> Option<Key> {
         self.entries.get(usize::from(index)).map(|(_, key)| *key)
     }
 
-    /// Enters a connection that is not in the table.
+    /// Inserts an index that is not in the table.
     pub fn insert(&mut self, index: u16, key: Key) {
         let Some(first) = self.chain(key) else { return };
         let next = core::mem::replace(first, index);
@@ -74,7 +74,7 @@ impl Table {
         }
     }
 
-    /// Removes a connection, if it is in the table.
+    /// Removes an index, if it is in the table.
     pub fn remove(&mut self, index: u16) {
         let Some((after, key)) = self.entries.get(usize::from(index)).copied() else { return };
         let Some(first) = self.chain(key) else { return };
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_part_of_a_key_tells() {
+    fn every_part_of_a_key_matters() {
         let keys = [([10, 0, 0, 1], 1, 80), ([10, 0, 0, 2], 1, 80), ([10, 0, 0, 1], 2, 80), ([10, 0, 0, 1], 1, 81)];
         let mut table = Table::new(4, 0);
         for (index, (address, port, local)) in keys.into_iter().enumerate() {
@@ -128,7 +128,7 @@ mod tests {
                     table.insert(index, key);
                     map.insert(port, index);
                 } else if !add {
-                    // Whether it is there or not.
+                    // It may not be there.
                     table.remove(index);
                     map.retain(|_, other| *other != index);
                 }

@@ -9,19 +9,19 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;
 
-/// What is left for what lies between the blocks of a heap, of 256 KiB or more.
+/// What is left for fragmentation of the heap, of 256 KiB or more.
 const SLACK: usize = 8 * 1024;
-/// A host that does not exist, beyond the gateway.
+/// A host beyond the gateway that does not exist.
 const FAR: Host = Host { address: [192, 0, 2, 7], mac: GATEWAY.mac };
 
-/// The heap of the default policy for a stream-out region of so many bytes, and the stream-in
-/// region beside it.
+/// Returns the sizes of the heap and of the stream-in region in the default policy, for a
+/// stream-out region of this size.
 fn sizes(stream_out: usize) -> (usize, usize) {
     let pages = |bytes: usize| bytes / 4096 * 4096;
     (pages(stream_out / 16 * 40).max(256 << 10), pages(stream_out / 16 * 9).max(32 << 10))
 }
 
-/// The lease that a DHCP server on the gateway gives, in answer to what the client sent.
+/// Answers what the DHCP client sent with the lease of a server on the gateway.
 fn lease(bench: &mut Bench, sent: &[Frame], kind: u8) -> Vec<Frame> {
     let asked = sent.iter().rev().find_map(|frame| match frame {
         Frame::Datagram(payload) => Some(payload),
@@ -41,7 +41,7 @@ fn lease(bench: &mut Bench, sent: &[Frame], kind: u8) -> Vec<Frame> {
     bench.frame(&packet(GATEWAY.mac, GATEWAY.address, OURS, 17, &datagram))
 }
 
-/// Fragments that belong to many packets, in all sizes and at all places, and pings of all lengths.
+/// Returns fragments of many packets, of all lengths and at all offsets, and pings of all lengths.
 fn long_frames() -> Vec<Vec<u8>> {
     let part = |protocol, length| packet(GATEWAY.mac, GATEWAY.address, OURS, protocol, &vec![7; length]);
     let mut frames = Vec::new();
@@ -59,14 +59,14 @@ fn long_frames() -> Vec<Vec<u8>> {
     frames
 }
 
-/// All that fills a table or a buffer of a service with these regions. Returns the most bytes that
-/// its heap had, and by how many it grew when all connections were there.
+/// Fills every table and buffer of a service with these regions. Returns the peak size of its heap,
+/// and by how much the heap grew after all connections existed.
 fn worst(command_line: &'static str, stream_in: usize, stream_out: usize) -> (usize, usize) {
     let (long, mut before) = (long_frames(), 0);
     let mut bench = Bench::made(command_line, 0, stream_in, stream_out, || {
         before = HEAP.current_usage();
     });
-    // The bench empties a pool in a copy of it when the link comes up: nothing of tcpip's.
+    // The bench clears a pool in a copy when the link comes up. That is not tcpip's memory.
     HEAP.reset_peak_usage();
     if !command_line.contains("ip=") {
         let sent = bench.pass(20_000);
@@ -76,7 +76,7 @@ fn worst(command_line: &'static str, stream_in: usize, stream_out: usize) -> (us
     bench.frame(&arp(1, GATEWAY, OURS));
     assert!(bench.frame(&ping(FAR.mac, FAR.address, OURS)).iter().any(|frame| matches!(frame, Frame::Echo(_))));
     let mut answered = 0;
-    // Every place is taken, and some are opened.
+    // Fills the table of connections, and opens some of them.
     for number in 0..(stream_in / 2048).min(stream_out / 4096) as u16 {
         let syn = Segment { from: 1000 + number, to: PORT, seq: 5, flags: SYN, window: 1000, ..Segment::default() };
         answered += bench.segment(GATEWAY, &syn).len();
@@ -86,7 +86,7 @@ fn worst(command_line: &'static str, stream_in: usize, stream_out: usize) -> (us
     }
     assert!(answered >= 16, "{answered}");
     let full = HEAP.current_usage();
-    // Hosts that ask and hosts that are sought: each has a frame that waits.
+    // Hosts that send requests and hosts that are requested. A frame waits for each.
     for high in 1..3 {
         for low in 0..200 {
             bench.frame(&arp(1, host(high, low), OURS));
@@ -98,7 +98,7 @@ fn worst(command_line: &'static str, stream_in: usize, stream_out: usize) -> (us
     }
     let grown = HEAP.current_usage().saturating_sub(full);
     let most = HEAP.peak_usage();
-    // The interface is made anew; and all that there is sends again, or ends.
+    // The interface is created again, and everything sends again or ends.
     bench.up();
     HEAP.reset_peak_usage();
     for seconds in [1, 3, 10, 61] {
@@ -109,7 +109,7 @@ fn worst(command_line: &'static str, stream_in: usize, stream_out: usize) -> (us
     (most.max(HEAP.peak_usage()) - before, grown)
 }
 
-/// One test, for all threads of this program have one allocator.
+/// One test, because all threads of this program share one allocator.
 #[test]
 fn the_heap_is_enough_for_the_worst_that_peers_can_do() {
     let mut short = Vec::new();

@@ -1,4 +1,4 @@
-//! tcpip between a netfront and an application that say anything at all.
+//! tcpip with a netfront and an application that send anything at all.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -24,9 +24,11 @@ struct Bench {
     control: Client<Control, Recorder, SharedMemory>,
     rx_pool: SharedMemory,
     tx_pool: SharedMemory,
-    /// For each port of the peer, the numbers after the last segment to it, and those that it acknowledged.
+    /// For each port of the peer: the sequence number after the last segment to it, and that
+    /// segment's acknowledgement number.
     last: BTreeMap<u16, (u32, u32)>,
-    /// The first pages of frames sent and not given back yet, and how many each has.
+    /// The first pages of frames that were sent and not given back, and the number of pages of
+    /// each.
     sent: BTreeMap<u16, u16>,
     nanoseconds: u64,
 }
@@ -68,7 +70,7 @@ impl Bench {
         }
     }
 
-    /// The service runs; what it sends is checked.
+    /// Runs the service, and checks what it sends.
     fn run(&mut self) {
         self.nanoseconds += 1_000_000;
         self.system.set_now(self.nanoseconds);
@@ -85,7 +87,7 @@ impl Bench {
         let _ = self.system.take_calls();
     }
 
-    /// Follows the numbers of a segment that the service sends.
+    /// Records the numbers of a segment that the service sends.
     fn note(&mut self, frame: &[u8]) {
         if frame.len() < 54 || frame[12..14] != [8, 0] || frame[23] != 6 {
             return;
@@ -137,7 +139,7 @@ fn impossible_link_messages_are_refused_and_logged_once() {
     bench.link(&received(1, 4000, 97));
     bench.link(&received(2, u16::MAX, u16::MAX));
     for page in [5, 5, PAGES] {
-        // Not through `link`, which keeps account of honest pages.
+        // Not through `link`, which keeps account of the pages of an honest netfront.
         let _ = bench.link.replies.send(&LinkReply::Transmitted { page });
     }
     bench.run();
@@ -148,7 +150,7 @@ fn impossible_link_messages_are_refused_and_logged_once() {
     }
 }
 
-/// A ping from the peer, and what of it comes back.
+/// Returns a ping from the peer.
 fn ping() -> Vec<u8> {
     let mut message = [&[8u8, 0, 0, 0, 0, 7, 0, 1][..], &[0xab; 60]].concat();
     let sum = !smoltcp::wire::checksum::data(&message);
@@ -157,7 +159,7 @@ fn ping() -> Vec<u8> {
 }
 
 impl Bench {
-    /// A bench whose service knows the peer.
+    /// Creates a bench whose service knows the peer's link address.
     fn acquainted() -> Self {
         let mut bench = Bench::new("ip=10.0.0.2/24");
         bench.link(&UP);
@@ -167,7 +169,7 @@ impl Bench {
         bench
     }
 
-    /// How many frames were sent since the last pages were given back.
+    /// Returns the number of frames sent since the last call, and gives their pages back.
     fn answers(&mut self) -> usize {
         self.run();
         let pages = core::mem::take(&mut self.sent);
@@ -179,7 +181,7 @@ impl Bench {
 }
 
 #[test]
-fn a_frame_is_put_together_from_its_parts_and_broken_ones_are_dropped() {
+fn a_frame_is_assembled_from_its_parts_and_broken_ones_are_dropped() {
     let mut bench = Bench::acquainted();
     let _ = bench.answers();
     let part = |page: u16, offset: usize, length: usize, more| LinkReply::Received {
@@ -191,14 +193,15 @@ fn a_frame_is_put_together_from_its_parts_and_broken_ones_are_dropped() {
     };
     let ping = ping();
     let (first, rest) = ping.split_at(31);
-    // The second part goes on into a second page.
+    // The second part continues in a second page.
     bench.rx_pool.write(100, first);
     bench.rx_pool.write(3 * PAGE_SIZE - 5, rest);
     bench.link(&part(0, 100, first.len(), true));
     assert_eq!(bench.answers(), 0, "half a frame");
     bench.link(&part(2, PAGE_SIZE - 5, rest.len(), false));
     assert_eq!(bench.answers(), 1);
-    // The pages are back, and can be filled again. A frame with an impossible part is dropped to its end, and no further.
+    // The pages are back, and can be filled again. A frame with an impossible part is dropped up to
+    // its end, and no further.
     bench.link(&part(0, 100, first.len(), true));
     bench.link(&part(PAGES, 0, 10, true));
     bench.link(&part(2, PAGE_SIZE - 5, rest.len(), false));
@@ -207,7 +210,7 @@ fn a_frame_is_put_together_from_its_parts_and_broken_ones_are_dropped() {
     bench.link(&part(0, 100, first.len(), true));
     bench.link(&part(2, PAGE_SIZE - 5, rest.len(), false));
     assert_eq!(bench.answers(), 1);
-    // One that is longer than any packet is dropped too.
+    // A frame that is longer than any packet is dropped, too.
     for _ in 0..3 {
         for page in (0..18).step_by(2) {
             bench.link(&part(page, 0, 2 * PAGE_SIZE, page < 16));
@@ -220,7 +223,7 @@ fn a_frame_is_put_together_from_its_parts_and_broken_ones_are_dropped() {
 }
 
 #[test]
-fn frames_of_one_link_are_gone_before_the_next() {
+fn the_pool_is_cleared_between_two_links() {
     let mut bench = Bench::acquainted();
     bench.frame(0, &ping());
     bench.run();
@@ -264,7 +267,7 @@ fn a_header_is_verified_whatever_the_link_says() {
 }
 
 #[test]
-fn requests_about_connections_that_are_not_there_are_refused() {
+fn requests_about_connections_that_do_not_exist_are_refused() {
     let mut bench = Bench::new("ip=10.0.0.2/24");
     bench.link(&UP);
     bench.run();
@@ -284,7 +287,7 @@ fn requests_about_connections_that_are_not_there_are_refused() {
 }
 
 #[test]
-fn a_second_listen_is_a_new_start() {
+fn a_second_listen_voids_everything() {
     let mut bench = Bench::new("ip=10.0.0.2/24");
     bench.link(&UP);
     bench.run();
@@ -302,7 +305,7 @@ fn a_second_listen_is_a_new_start() {
 }
 
 #[test]
-fn quiescing_without_a_link_is_quick_and_with_a_dumb_one_ends() {
+fn quiescing_is_quick_without_a_link_and_ends_with_a_silent_one() {
     let mut bench = Bench::new("");
     bench.control.requests.send(&ControlRequest::Quiesce).unwrap();
     bench.run();
@@ -354,7 +357,7 @@ fn request() -> impl Strategy<Value = Request> {
     ]
 }
 
-/// A frame to the service that gets past its first checks: IPv4 with a good header checksum, or ARP.
+/// A frame to the service that passes its first checks: IPv4 with a valid header checksum, or ARP.
 fn frame() -> impl Strategy<Value = Vec<u8>> {
     let protocol = prop_oneof![Just(1u8), Just(6), Just(17), any::<u8>()];
     (prop::collection::vec(any::<u8>(), 0..200), protocol, any::<bool>(), any::<u16>()).prop_map(
@@ -366,7 +369,8 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// A TCP segment to the port that is listened to; its numbers count from those of the connection, if there is one.
+/// A TCP segment to the port that is listened to. Its numbers count from those of the connection,
+/// if there is one.
 #[derive(Clone, Debug)]
 struct Segment {
     port: u16,
@@ -393,7 +397,7 @@ fn segment() -> impl Strategy<Value = Segment> {
 }
 
 impl Segment {
-    /// The frame, given what the service sent and acknowledged last.
+    /// Returns its frame. `last` is what the service sent and acknowledged last.
     fn frame(&self, last: Option<(u32, u32)>) -> Vec<u8> {
         let (acknowledged, sequence) = last.unwrap_or((0, 100));
         let mut bytes = vec![0; 20];
@@ -414,9 +418,10 @@ impl Segment {
     }
 }
 
-/// The peer asks for the service's address, and so tells its own.
+/// Returns an ARP request of the peer for the service's address, which tells the peer's own
+/// address.
 fn arp_request() -> Vec<u8> {
-    let mut frame = cloister_tcpip::frame::announcement([2, 0, 0, 0, 0, 9], [10, 0, 0, 1]).to_vec();
+    let mut frame = cloister_tcpip::link::arp::announcement([2, 0, 0, 0, 0, 9], [10, 0, 0, 1]).to_vec();
     frame[41] = 2;
     frame
 }
@@ -466,9 +471,10 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// No panic, no page sent twice, and no busy waiting once everyone is quiet.
+    /// Checks that there is no panic, that no page is sent twice, and that the service does not
+    /// wait busily once everybody is quiet.
     #[test]
-    fn whatever_is_said_pages_are_accounted_for(acts in prop::collection::vec(act(), 0..150), dhcp: bool) {
+    fn any_messages_leave_the_pages_accounted_for(acts in prop::collection::vec(act(), 0..150), dhcp: bool) {
         let mut bench = Bench::new(if dhcp { "" } else { "ip=10.0.0.2/24 udp-echo=7" });
         bench.link(&UP);
         bench.run();
@@ -477,7 +483,8 @@ proptest! {
         bench.run();
         for act in acts {
             match act {
-                // A page that is said to have left twice is netfront's breach; the account here follows the first.
+                // Only a netfront that breaks the protocol returns a page twice. This account
+                // follows the first return.
                 Act::Link(reply) => bench.link(&reply),
                 Act::Frame(page, frame) => bench.frame(page, &frame),
                 Act::Segment(page, segment) => {

@@ -9,14 +9,14 @@ const LINE: &str = "ip=10.0.0.2/16 gw=10.0.0.1";
 /// A host beyond the gateway.
 const FAR: Host = Host { address: [192, 0, 2, 7], mac: GATEWAY.mac };
 
-/// A service that knows the gateway.
+/// Creates a service that knows the gateway.
 fn acquainted() -> Bench {
     let mut bench = Bench::new(LINE);
     bench.frame(&arp(1, GATEWAY, OURS));
     bench
 }
 
-/// The stations that answers to pings went to, and the hosts that were asked for.
+/// Returns the hosts that answers to pings went to, and the hosts for which requests were sent.
 fn sent(frames: Vec<Frame>) -> (Vec<Host>, Vec<[u8; 4]>) {
     let (mut echoes, mut asked) = (Vec::new(), Vec::new());
     for frame in frames {
@@ -34,7 +34,7 @@ fn pinged(bench: &mut Bench, from: Host) -> (Vec<Host>, Vec<[u8; 4]>) {
 }
 
 #[test]
-fn all_of_a_hundred_hosts_that_ask_and_ping_are_answered() {
+fn a_hundred_hosts_that_send_requests_and_pings_are_all_answered() {
     let mut bench = acquainted();
     for _ in 0..2 {
         for low in 0..100 {
@@ -48,7 +48,7 @@ fn all_of_a_hundred_hosts_that_ask_and_ping_are_answered() {
 }
 
 #[test]
-fn a_hundred_hosts_that_ask_for_nothing_are_each_asked_for_at_once() {
+fn a_hundred_hosts_that_send_no_requests_are_each_requested_at_once() {
     let mut bench = acquainted();
     for low in 0..100 {
         assert_eq!(pinged(&mut bench, host(1, low)), (vec![], vec![host(1, low).address]));
@@ -59,7 +59,7 @@ fn a_hundred_hosts_that_ask_for_nothing_are_each_asked_for_at_once() {
     }
 }
 
-/// Nobody that a host on the link can invent takes the place of one in use.
+/// No host that somebody on the link can invent replaces one in use.
 #[test]
 fn forged_neighbours_evict_none_in_use() {
     let mut bench = acquainted();
@@ -70,7 +70,7 @@ fn forged_neighbours_evict_none_in_use() {
     }
     for round in 0..8 {
         for low in 0..250 {
-            // One that asks for us, and one that never answers.
+            // A host that sends us a request, and one that never answers.
             bench.frame(&arp(1, host(100 + round, low), OURS));
             let syn = Segment { from: 7, to: PORT, seq: 1, flags: SYN, ..Segment::default() };
             let stranger = host(50 + round, low);
@@ -82,7 +82,7 @@ fn forged_neighbours_evict_none_in_use() {
 }
 
 #[test]
-fn a_host_is_asked_for_once_a_second_and_others_meanwhile() {
+fn a_host_is_requested_once_a_second_and_others_meanwhile() {
     let mut bench = acquainted();
     let (silent, other) = (host(1, 1), host(1, 2));
     assert_eq!(pinged(&mut bench, silent).1, [silent.address]);
@@ -94,8 +94,8 @@ fn a_host_is_asked_for_once_a_second_and_others_meanwhile() {
     assert_eq!(pinged(&mut bench, silent).1, [silent.address]);
 }
 
-/// A stranger beyond the gateway invents senders in our network: so many, for three seconds.
-/// Returns when each of them was asked for; `now_and_then` is done twenty times a second.
+/// A stranger beyond the gateway invents `count` senders in our network, for three seconds. Returns
+/// when each was requested. `now_and_then` is called twenty times a second.
 fn invents(bench: &mut Bench, count: usize, mut now_and_then: impl FnMut(&mut Bench)) -> Vec<(u64, [u8; 4])> {
     let (until, mut asked) = (bench.nanoseconds + 3_000_000_000, Vec::new());
     while bench.nanoseconds < until {
@@ -112,7 +112,7 @@ fn invents(bench: &mut Bench, count: usize, mut now_and_then: impl FnMut(&mut Be
 }
 
 #[test]
-fn invented_hosts_are_each_asked_for_once_a_second_and_all_as_often_as_there_are_places() {
+fn requests_for_invented_hosts_are_limited_for_each_and_in_total() {
     const PLACES: usize = 128;
     let mut bench = acquainted();
     for count in [PLACES / 2, PLACES, PLACES + 2, 250, 2000] {
@@ -123,7 +123,8 @@ fn invented_hosts_are_each_asked_for_once_a_second_and_all_as_often_as_there_are
     }
 }
 
-/// In less than a second each host was asked for once at most, and all together as often as there are places.
+/// Checks that in less than a second each host was requested at most once, and all hosts at most as
+/// often as there are places.
 fn are_asked_for_once_a_second(asked: &[(u64, [u8; 4])], places: usize) {
     let mut last = std::collections::BTreeMap::new();
     for (at, address) in asked {
@@ -134,9 +135,9 @@ fn are_asked_for_once_a_second(asked: &[(u64, [u8; 4])], places: usize) {
     }
 }
 
-/// Hosts that ask for us take no place from which the next packet takes it back with another request.
+/// Hosts that send us requests take no place that the next packet takes back with another request.
 #[test]
-fn between_forged_requests_each_host_is_asked_for_once_a_second() {
+fn each_host_is_requested_once_a_second_between_forged_requests() {
     let mut bench = acquainted();
     let (until, mut asked) = (bench.nanoseconds + 3_000_000_000, Vec::new());
     let mut round = 0;
@@ -156,7 +157,7 @@ fn between_forged_requests_each_host_is_asked_for_once_a_second() {
 }
 
 #[test]
-fn beside_invented_hosts_whoever_asks_for_us_is_known() {
+fn hosts_that_send_requests_are_learnt_beside_invented_ones() {
     let mut bench = acquainted();
     for count in [64, 126, 127, 128, 250, 2000] {
         let mut low = 0;
@@ -170,9 +171,9 @@ fn beside_invented_hosts_whoever_asks_for_us_is_known() {
     }
 }
 
-/// The same where none of them has ever been known: places for them are left, and left again each second.
+/// The same for hosts that were never known: some places are reserved for them, again each second.
 #[test]
-fn beside_invented_hosts_each_newcomer_is_known() {
+fn newcomers_are_learnt_beside_invented_hosts() {
     for count in [64, 120, 126, 127, 128, 250, 2000] {
         let (mut bench, mut low) = (acquainted(), 0);
         invents(&mut bench, count, |bench| {
@@ -186,7 +187,7 @@ fn beside_invented_hosts_each_newcomer_is_known() {
 }
 
 #[test]
-fn what_was_to_be_sent_first_is_sent_when_the_host_is_known() {
+fn the_first_packet_is_sent_once_the_host_is_known() {
     let mut bench = acquainted();
     let from = host(1, 1);
     assert_eq!(pinged(&mut bench, from).0, []);
@@ -194,7 +195,7 @@ fn what_was_to_be_sent_first_is_sent_when_the_host_is_known() {
     assert_eq!(echoes, [from]);
     let (echoes, _) = sent(bench.frame(&arp(2, from, OURS)));
     assert_eq!(echoes, [], "it is sent once");
-    // What is late is not.
+    // A packet that waited too long is not sent.
     let from = host(1, 2);
     assert_eq!(pinged(&mut bench, from).0, []);
     bench.pass(60_000);
@@ -202,9 +203,9 @@ fn what_was_to_be_sent_first_is_sent_when_the_host_is_known() {
     assert_eq!(pinged(&mut bench, from).0, [from]);
 }
 
-/// Frames that wait for nobody leave room for all others.
+/// Frames that wait for hosts that do not exist leave room for all others.
 #[test]
-fn a_thousand_hosts_that_do_not_answer_hold_up_nobody() {
+fn a_thousand_silent_hosts_delay_nobody() {
     let mut bench = acquainted();
     for high in 1..5 {
         for low in 0..250 {
@@ -222,13 +223,13 @@ fn a_gateway_that_moved_is_found_at_once() {
     let mut bench = acquainted();
     assert_eq!(pinged(&mut bench, FAR).0, [FAR]);
     let moved = Host { mac: [2, 9, 9, 9, 9, 9], ..GATEWAY };
-    // It announces itself.
+    // It announces its address.
     bench.frame(&arp(1, moved, moved.address));
     assert_eq!(pinged(&mut bench, FAR).0, [Host { mac: moved.mac, ..FAR }]);
 }
 
 #[test]
-fn a_host_is_asked_again_after_a_minute_and_nothing_is_lost_meanwhile() {
+fn a_host_is_confirmed_after_a_minute_and_nothing_is_lost_meanwhile() {
     let mut bench = acquainted();
     for second in 0..300 {
         let frames = bench.frame(&ping(FAR.mac, FAR.address, OURS));
@@ -244,7 +245,7 @@ fn a_host_is_asked_again_after_a_minute_and_nothing_is_lost_meanwhile() {
 }
 
 #[test]
-fn a_host_that_is_gone_is_asked_for_three_times_and_then_sought() {
+fn a_host_that_is_gone_gets_three_requests_and_then_all_hosts_do() {
     let mut bench = acquainted();
     bench.pass(60_000);
     let mut asked = Vec::new();
@@ -281,7 +282,7 @@ fn a_probe_for_our_address_is_answered_and_teaches_nothing() {
 }
 
 #[test]
-fn what_is_sent_to_all_is_not_answered() {
+fn broadcasts_are_not_answered() {
     let mut bench = acquainted();
     let from = host(0, 9);
     bench.frame(&arp(1, from, OURS));
@@ -296,7 +297,7 @@ fn what_is_sent_to_all_is_not_answered() {
 }
 
 #[test]
-fn a_station_that_none_can_be_is_not_learnt() {
+fn an_impossible_link_address_is_not_learnt() {
     let mut bench = acquainted();
     for mac in [EVERYONE, [1, 2, 3, 4, 5, 6], [0; 6]] {
         assert_eq!(bench.frame(&arp(1, Host { mac, ..GATEWAY }, OURS)).len(), 0, "{mac:?}");
@@ -305,15 +306,15 @@ fn a_station_that_none_can_be_is_not_learnt() {
 }
 
 #[test]
-fn without_a_way_nothing_is_sent() {
+fn nothing_is_sent_without_a_route() {
     let mut bench = Bench::new("ip=10.0.0.2/24");
     let (echoes, asked) = pinged(&mut bench, FAR);
     assert!(echoes.is_empty() && asked.is_empty());
     assert_eq!(OUR_MAC[0] & 1, 0);
 }
 
-/// A download goes on while others ask and strangers come: each segment leaves at once, to the
-/// gateway.
+/// A download continues while others send requests and strangers appear: each segment is sent at
+/// once, to the gateway.
 #[test]
 fn a_connection_s_segments_go_to_the_gateway_whatever_others_say() {
     let mut bench = acquainted();

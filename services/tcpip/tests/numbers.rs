@@ -1,4 +1,4 @@
-//! What tcpip sends that nobody is to guess: initial sequence numbers and numbers of DHCP's
+//! The numbers of tcpip that nobody may guess: initial sequence numbers, and those of DHCP
 //! transactions.
 #![forbid(unsafe_code)]
 
@@ -12,8 +12,7 @@ use proptest::prelude::*;
 
 const LINE: &str = "ip=10.0.0.2/16 gw=10.0.0.1";
 
-/// The generator of smoltcp 0.14 that the attack recovers, written down from its paper: a state,
-/// and what it shows.
+/// The random generator of smoltcp 0.14, whose state the attack recovers: the next state.
 fn next(state: u64) -> u64 {
     state.wrapping_mul(0xbb2e_fcec_3c39_611d).wrapping_add(0x7590_ef39)
 }
@@ -22,8 +21,7 @@ fn shown(state: u64) -> u32 {
     (state >> (29 - (state >> 61))) as u32
 }
 
-/// The initial sequence number by RFC 6528, by an implementation of SipHash that is the standard
-/// library's.
+/// Returns the initial sequence number by RFC 6528, with the standard library's SipHash.
 #[allow(deprecated)]
 fn keyed([first, second]: [u64; 2], peer: [u8; 4], port: u16, nanoseconds: u64) -> u32 {
     let mut hasher = std::hash::SipHasher::new_with_keys(first, second);
@@ -33,7 +31,7 @@ fn keyed([first, second]: [u64; 2], peer: [u8; 4], port: u16, nanoseconds: u64) 
     (hasher.finish() as u32).wrapping_add((nanoseconds / 4000) as u32)
 }
 
-/// The secrets that the service may have drawn, by the simulated kernel's generator.
+/// Returns the secrets that the service may have drawn from the simulated kernel's generator.
 fn secrets() -> impl Iterator<Item = [u64; 2]> {
     (1..20u64).map(|draw| [draw, draw.wrapping_mul(0x9E37_79B9_7F4A_7C15)])
 }
@@ -44,7 +42,7 @@ fn known(line: &'static str, draws: usize) -> Bench {
     bench
 }
 
-/// Our number for a new connection, and about when it was chosen, in ns.
+/// Returns our number for a new connection, and about when it was chosen, in ns.
 fn number(bench: &mut Bench, from: Host, port: u16) -> (u32, u64) {
     let syn = Segment { from: port, to: PORT, seq: 77, flags: SYN, window: 1000, ..Segment::default() };
     let at = bench.nanoseconds + 1000;
@@ -53,10 +51,10 @@ fn number(bench: &mut Bench, from: Host, port: u16) -> (u32, u64) {
     (answer.seq, at)
 }
 
-/// Three numbers of the generator tell its state (2^32 steps), and so all that follow. Here the
-/// attacker is spared that: it knows every state that the generator can have been seeded with.
+/// Three numbers of the generator reveal its state (in 2^32 steps), and so all that follow. Here
+/// the attacker need not search: it knows every state that the generator can have been seeded with.
 #[test]
-fn the_numbers_of_connections_are_not_those_of_the_stacks_generator() {
+fn initial_sequence_numbers_are_not_those_of_smoltcps_generator() {
     let mut bench = known(LINE, 0);
     let numbers: Vec<u32> = (0..5).map(|port| number(&mut bench, GATEWAY, 4000 + port).0).collect();
     for seed in 0..1000 {
@@ -71,7 +69,7 @@ fn the_numbers_of_connections_are_not_those_of_the_stacks_generator() {
 }
 
 #[test]
-fn a_number_is_that_of_rfc_6528_under_a_secret_of_128_random_bits() {
+fn initial_sequence_numbers_follow_rfc_6528_with_a_secret_of_128_random_bits() {
     for draws in 0..3 {
         let mut bench = known(LINE, draws);
         let seen: Vec<_> = (0..20u8)
@@ -83,7 +81,7 @@ fn a_number_is_that_of_rfc_6528_under_a_secret_of_128_random_bits() {
             })
             .collect();
         let fits = |secret: [u64; 2]| {
-            // Within a turn of the service the clock is read once; a tick is 4 µs.
+            // The clock is read once in a pass. A tick is 4 µs.
             let fits = |(peer, port, (number, at)): &([u8; 4], u16, (u32, u64))| {
                 keyed(secret, *peer, *port, *at).wrapping_sub(*number).wrapping_add(1) <= 2
             };
@@ -95,7 +93,7 @@ fn a_number_is_that_of_rfc_6528_under_a_secret_of_128_random_bits() {
 }
 
 #[test]
-fn the_numbers_of_one_pair_of_ports_advance_by_250_a_millisecond_and_no_others_follow() {
+fn the_numbers_of_one_pair_of_ports_advance_by_250_a_millisecond_and_reveal_no_others() {
     let mut bench = known(LINE, 0);
     let mut last = None;
     for _ in 0..10 {
@@ -114,10 +112,10 @@ fn the_numbers_of_one_pair_of_ports_advance_by_250_a_millisecond_and_no_others_f
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// A new connection of the same ports, in TIME-WAIT, begins beyond all that the old one sent,
-    /// however fast that was.
+    /// A new connection of the same ports, in TIME-WAIT, begins beyond all numbers of the old one,
+    /// however fast that one was.
     #[test]
-    fn a_connection_begins_beyond_the_one_in_time_wait(bytes in 0u32..4000, milliseconds in 0u64..20) {
+    fn a_connection_begins_beyond_its_predecessor_in_time_wait(bytes in 0u32..4000, milliseconds in 0u64..20) {
         let mut bench = known(LINE, 0);
         let first = bench.open(GATEWAY, 4000, 77).expect("an answer");
         let connection = *bench.accepted().first().expect("it is open");
@@ -149,9 +147,9 @@ proptest! {
     }
 }
 
-/// DHCP's numbers go to all hosts on the link; none tells another.
+/// All hosts on the link see the numbers of DHCP transactions. No number reveals another.
 #[test]
-fn the_number_of_a_dhcp_transaction_does_not_tell_the_next() {
+fn the_number_of_a_dhcp_transaction_does_not_reveal_the_next() {
     let mut bench = Bench::new("");
     let mut seen = Vec::new();
     let mut frames = bench.up();
@@ -163,8 +161,9 @@ fn the_number_of_a_dhcp_transaction_does_not_tell_the_next() {
         frames = bench.pass(1000);
     }
     assert!(seen.len() > 10, "{seen:x?}");
-    // That of the generator shows the middle of its state; half of what is missing is enough to be
-    // seen here. A generator that is seeded for each shows the first two numbers of its seed.
+    // A number reveals the middle of the generator's state. Half of the missing bits are enough to
+    // detect it here. A generator that is seeded for each number shows the first two numbers of its
+    // seed.
     let first = |seed: u64| shown(next(next(seed)));
     let fresh = (1..2000u64).map(first).collect::<std::collections::HashSet<_>>();
     assert!(seen.iter().all(|number| fresh.contains(number)), "each comes of a draw of its own: {seen:x?}");
@@ -175,7 +174,7 @@ fn the_number_of_a_dhcp_transaction_does_not_tell_the_next() {
 }
 
 #[test]
-fn hosts_that_were_never_seen_get_numbers_too() {
+fn hosts_that_were_never_seen_get_such_numbers_too() {
     let mut bench = known(LINE, 0);
     bench.frame(&arp(1, host(3, 4), OURS));
     assert!(bench.open(host(3, 4), 9000, 5).is_some());

@@ -1,4 +1,4 @@
-//! What one who does not see a connection's segments can do to it (RFC 5961).
+//! What somebody who does not see a connection's segments can do to it (RFC 5961).
 #![forbid(unsafe_code)]
 
 mod bench;
@@ -7,10 +7,10 @@ use bench::{ACK, Bench, FIN, GATEWAY, OURS, PORT, RST, SYN, Segment, arp};
 use cloister_interfaces::socket::Request;
 
 const FIRST: u32 = u32::MAX - 5;
-/// What the peer sends next.
+/// The next sequence number of the peer.
 const NEXT: u32 = FIRST.wrapping_add(1);
 
-/// A connection from port 4000, and our initial sequence number.
+/// Opens a connection from port 4000. Returns our initial sequence number, too.
 fn opened() -> (Bench, u32) {
     let mut bench = Bench::new("ip=10.0.0.2/24 gw=10.0.0.1");
     bench.frame(&arp(1, GATEWAY, OURS));
@@ -23,7 +23,7 @@ fn segment(seq: u32, ack: u32, flags: u8) -> Segment {
     Segment { from: 4000, to: PORT, seq, ack, flags, window: 1000, data: Vec::new() }
 }
 
-/// Whether the connection is open: data of the peer are taken and acknowledged.
+/// Returns `true` if the connection is open: the peer's data is taken and acknowledged.
 fn works(bench: &mut Bench, next: u32, number: u32) -> bool {
     let data = Segment { data: vec![7; 3], ..segment(next, number.wrapping_add(1), ACK) };
     let mut answers = bench.segment(GATEWAY, &data);
@@ -31,7 +31,7 @@ fn works(bench: &mut Bench, next: u32, number: u32) -> bool {
     answers.iter().any(|answer| answer.flags & RST == 0 && answer.ack == next.wrapping_add(3))
 }
 
-/// The window that was announced last.
+/// Returns the window that was announced last.
 fn window(bench: &mut Bench, number: u32) -> u32 {
     let ask = segment(NEXT.wrapping_sub(1), number.wrapping_add(1), ACK);
     let answer = bench.segment(GATEWAY, &ask).pop().expect("whoever asks whether we are there is answered");
@@ -39,7 +39,7 @@ fn window(bench: &mut Bench, number: u32) -> u32 {
 }
 
 #[test]
-fn a_reset_ends_a_connection_only_with_the_very_number_that_is_expected() {
+fn a_reset_ends_a_connection_only_with_the_exact_number_expected() {
     let (mut bench, number) = opened();
     let window = window(&mut bench, number);
     assert!(window > 500, "{window}");
@@ -48,15 +48,15 @@ fn a_reset_ends_a_connection_only_with_the_very_number_that_is_expected() {
     for flags in [RST, RST | ACK] {
         for offset in &offsets {
             bench.pass(1100);
-            // The peer and the gateway are there, so that the connection does not run out.
+            // The peer and the gateway answer, so that the connection does not time out.
             bench.frame(&arp(2, GATEWAY, OURS));
             bench.segment(GATEWAY, &segment(NEXT, number.wrapping_add(1), ACK));
             let answers = bench.segment(GATEWAY, &segment(NEXT.wrapping_add(*offset), number.wrapping_add(1), flags));
             assert_eq!(bench.closed(), 0, "{offset}");
             if *offset < window {
                 let [answer] = &answers[..] else { panic!("{offset}: {answers:?}") };
-                // The challenge: whoever has really lost the connection answers it with the number
-                // that is expected.
+                // The challenge. A peer that has really lost the connection answers it with the
+                // expected number.
                 assert_eq!((answer.flags, answer.seq, answer.ack), (ACK, number.wrapping_add(1), NEXT), "{offset}");
                 assert_eq!(u32::from(answer.window), window);
             } else {
@@ -70,25 +70,25 @@ fn a_reset_ends_a_connection_only_with_the_very_number_that_is_expected() {
     assert_eq!(bench.closed(), 1);
 }
 
-/// As a peer that answers: whatever is on its way or was not read, the number that is expected ends
-/// the connection, and its neighbours do not.
+/// The peer answers challenges. Whatever is in flight or was not read, the expected number ends the
+/// connection, and the numbers next to it do not.
 #[test]
-fn the_number_that_is_expected_is_known_in_every_state() {
+fn the_expected_number_is_known_in_every_state() {
     type Prepare = fn(&mut Bench, u32) -> u32;
     let prepared: [Prepare; 5] = [
-        // Data that the application has not read, and of which nothing was acknowledged yet.
+        // Data that the application has not read, and that was not acknowledged yet.
         |bench, number| {
             let data = Segment { data: vec![7; 50], ..segment(NEXT, number.wrapping_add(1), ACK) };
             bench.segment(GATEWAY, &data);
             50
         },
-        // Data after a gap are not expected next.
+        // Data after a gap is not the next that is expected.
         |bench, number| {
             let data = Segment { data: vec![7; 50], ..segment(NEXT.wrapping_add(10), number.wrapping_add(1), ACK) };
             bench.segment(GATEWAY, &data);
             0
         },
-        // The peer has sent its end.
+        // The peer has sent its FIN.
         |bench, number| {
             bench.segment(GATEWAY, &segment(NEXT, number.wrapping_add(1), FIN | ACK));
             1
@@ -100,7 +100,7 @@ fn the_number_that_is_expected_is_known_in_every_state() {
             bench.run();
             0
         },
-        // And data came that nobody reads any more.
+        // And data was received that nobody reads any more.
         |bench, number| {
             let connection = bench.accepted()[0];
             bench.application.requests.send(&Request::Close { connection }).expect("room");
@@ -117,7 +117,7 @@ fn the_number_that_is_expected_is_known_in_every_state() {
             bench.pass(1100);
             bench.segment(GATEWAY, &segment(next.wrapping_add(offset), 0, RST));
         }
-        // It is there: a SYN for it is challenged.
+        // The connection exists: a SYN for it is challenged.
         bench.pass(1100);
         let challenge = bench.segment(GATEWAY, &segment(1, 0, SYN)).pop().expect("it is there");
         assert_eq!((challenge.flags & (ACK | SYN), challenge.ack), (ACK, next), "{index}");
@@ -144,19 +144,19 @@ fn a_syn_for_an_open_connection_is_challenged_whatever_its_numbers() {
 }
 
 #[test]
-fn a_peer_that_has_started_anew_gets_a_new_connection_by_way_of_the_challenge() {
+fn a_peer_that_has_restarted_gets_a_new_connection_through_the_challenge() {
     let (mut bench, number) = opened();
     let challenge = bench.segment(GATEWAY, &segment(5_000_000, 0, SYN)).pop().expect("a challenge");
     assert_eq!((challenge.flags, challenge.seq), (ACK, number.wrapping_add(1)));
-    // It knows of no connection (RFC 9293, 3.10.7.1).
+    // The peer knows of no connection (RFC 9293, 3.10.7.1).
     bench.segment(GATEWAY, &segment(challenge.ack, 0, RST));
     assert_eq!(bench.closed(), 1);
     let answer = bench.segment(GATEWAY, &segment(5_000_000, 0, SYN)).pop().expect("an answer");
     assert_eq!((answer.flags, answer.ack), (SYN | ACK, 5_000_001));
 }
 
-/// The limit is each connection's own: how many challenges one got tells nothing of another
-/// (CVE-2016-5696).
+/// The limit is each connection's own. The number of challenges for one reveals nothing about
+/// another (CVE-2016-5696).
 #[test]
 fn challenges_are_limited_for_each_connection_by_itself() {
     let (mut bench, _) = opened();
@@ -173,10 +173,10 @@ fn challenges_are_limited_for_each_connection_by_itself() {
     assert_eq!(bench.segment(GATEWAY, &segment(NEXT.wrapping_add(1), 0, RST)).len(), 1);
 }
 
-/// A challenged segment changes nothing else: not the window that the peer announced, nor what it
-/// acknowledged.
+/// A challenged segment changes nothing else: neither the window that the peer announced, nor what
+/// it acknowledged.
 #[test]
-fn what_else_a_challenged_segment_says_is_not_believed() {
+fn a_challenged_segment_changes_nothing() {
     let (mut bench, number) = opened();
     let connection = bench.accepted()[0];
     for (flags, seq) in [(RST | ACK, NEXT.wrapping_add(5)), (SYN | ACK, NEXT), (SYN, NEXT)] {
@@ -192,7 +192,7 @@ fn what_else_a_challenged_segment_says_is_not_believed() {
 }
 
 #[test]
-fn a_reset_before_the_connection_is_open_needs_the_number_too() {
+fn a_reset_before_the_connection_is_open_needs_the_exact_number() {
     let mut bench = Bench::new("ip=10.0.0.2/24 gw=10.0.0.1");
     bench.frame(&arp(1, GATEWAY, OURS));
     let syn = segment(FIRST, 0, SYN);
@@ -212,29 +212,29 @@ fn a_reset_before_the_connection_is_open_needs_the_number_too() {
     assert_eq!(bench.accepted().len(), 0, "the peer took it back");
 }
 
-/// The peer that has sent a SYN sends no SYN|ACK: whoever does has not seen ours.
+/// A peer that has sent a SYN sends no SYN with an ACK. Whoever sends one has not seen our SYN.
 #[test]
-fn a_half_open_connection_answers_no_forged_segment_without_limit() {
+fn a_half_open_connection_limits_its_answers_to_forged_segments() {
     let mut bench = Bench::new("ip=10.0.0.2/24 gw=10.0.0.1");
     bench.frame(&arp(1, GATEWAY, OURS));
     let first = bench.segment(GATEWAY, &segment(FIRST, 0, SYN)).pop().expect("an answer");
     let mut answers = Vec::new();
     for ack in 0..200 {
         for flags in [SYN | ACK, SYN | ACK | FIN, SYN | RST, RST, RST | ACK] {
-            // A reset with the very number ends it.
+            // A reset with exactly this number ends it.
             let offset = if flags & RST == 0 { ack % 3 } else { ack + 1 };
             answers.extend(bench.segment(GATEWAY, &segment(NEXT.wrapping_add(offset), first.seq ^ ack, flags)));
         }
     }
     assert!(answers.len() <= 1 && answers.iter().all(|answer| answer.flags & RST == 0), "{answers:?}");
-    // What is lost is answered again, and the connection opens.
+    // A lost answer is sent again, and the connection opens.
     bench.segment(GATEWAY, &segment(FIRST, 0, SYN));
     bench.segment(GATEWAY, &segment(NEXT, first.seq.wrapping_add(1), ACK));
     assert_eq!(bench.accepted().len(), 1);
     assert!(works(&mut bench, NEXT, first.seq));
 }
 
-/// A connection that we have closed, and our last number: the peer's FIN is all that is left.
+/// Returns a connection that we have closed, with our last number. Only the peer's FIN is left.
 fn closed_by_us() -> (Bench, u32) {
     let (mut bench, number) = opened();
     let connection = bench.accepted()[0];
@@ -246,8 +246,8 @@ fn closed_by_us() -> (Bench, u32) {
 /// The number after the peer's FIN.
 const END: u32 = NEXT.wrapping_add(1);
 
-/// Segments with any flags and with numbers near the right ones, of all kinds but the start of a new connection, and but
-/// those that acknowledge our last number exactly.
+/// Returns segments with any flags and with numbers near the correct ones: all kinds except those
+/// that open a connection, and those that acknowledge our last number exactly.
 fn forged(sent: u32) -> Vec<Segment> {
     let mut forged = Vec::new();
     for flags in 0..64u8 {
@@ -263,14 +263,14 @@ fn forged(sent: u32) -> Vec<Segment> {
     forged
 }
 
-/// The number of answers, each of which says what was taken and no more.
+/// Returns the number of answers, and checks that each acknowledges what was received, and no more.
 fn answers(made: &[Segment], sent: u32) -> usize {
     assert!(made.iter().all(|answer| (answer.flags, answer.seq, answer.ack) == (ACK, sent, END)), "{made:?}");
     made.len()
 }
 
 #[test]
-fn a_connection_in_time_wait_answers_what_may_be_forged_once_a_second() {
+fn a_connection_in_time_wait_answers_possible_forgeries_once_a_second() {
     let (mut bench, sent) = closed_by_us();
     answers(&bench.segment(GATEWAY, &segment(NEXT, sent, FIN | ACK)), sent);
     bench.pass(200);
@@ -285,11 +285,11 @@ fn a_connection_in_time_wait_answers_what_may_be_forged_once_a_second() {
     assert_eq!(answers(&bench.segment(GATEWAY, &segment(NEXT, sent, FIN | ACK)), sent), 1);
 }
 
-/// What comes together with the peer's FIN finds the socket still there; what comes later only the numbers. They have one
-/// limit.
+/// Segments together with the peer's FIN find the socket, later ones only the numbers. Both share
+/// one limit.
 #[test]
 fn a_connection_that_has_its_socket_still_in_time_wait_answers_once_a_second() {
-    /// Frames that the service takes in one turn.
+    /// The number of frames that the service handles in one pass here.
     const TURN: usize = 24;
     let (_, sent) = closed_by_us();
     for forged in forged(sent).chunks(TURN) {
@@ -298,7 +298,7 @@ fn a_connection_that_has_its_socket_still_in_time_wait_answers_once_a_second() {
             bench.deliver(&segment.frame(GATEWAY.mac, GATEWAY.address));
         }
         let first = answers(&bench::segments(bench.run()), sent);
-        // The FIN's, and one more.
+        // The answer to the FIN, and one more.
         assert!(first <= 2, "{first}");
         let syn = segment(NEXT, 0, SYN);
         let later: usize = (0..10).map(|_| answers(&bench.segment(GATEWAY, &syn), sent)).sum();
@@ -308,7 +308,7 @@ fn a_connection_that_has_its_socket_still_in_time_wait_answers_once_a_second() {
     }
 }
 
-/// The limit of one connection tells nothing of the next that has its index.
+/// The limit of one connection reveals nothing about the next one with its index.
 #[test]
 fn the_next_connection_in_time_wait_has_a_limit_of_its_own() {
     let (mut bench, mut sent) = closed_by_us();
@@ -326,9 +326,9 @@ fn the_next_connection_in_time_wait_has_a_limit_of_its_own() {
     }
 }
 
-/// Whatever others forge meanwhile: the peer whose acknowledgement was lost is not left waiting.
+/// Whatever others forge, a peer whose acknowledgement was lost gets it again.
 #[test]
-fn in_time_wait_what_the_peer_repeats_is_acknowledged_each_time() {
+fn repeats_of_the_peer_in_time_wait_are_acknowledged_each_time() {
     let fin = |sent| segment(NEXT, sent, FIN | ACK);
     let (mut bench, sent) = closed_by_us();
     for _ in 0..3 {

@@ -1,5 +1,5 @@
 //! The ports that applications listen to: what one of them took keeps neither its successor nor
-//! another application from its own.
+//! another application from its own port.
 #![forbid(unsafe_code)]
 
 mod bench;
@@ -24,7 +24,7 @@ fn listen(application: &mut Client<Socket, Recorder, SharedMemory>, port: u16) {
     application.requests.send(&Request::Listen { port }).expect("room");
 }
 
-/// Whether a peer's SYN to `port` is answered by one.
+/// Returns `true` if a SYN to `port` is answered by a SYN.
 fn listens(bench: &mut Bench, port: u16) -> bool {
     let syn = Segment { from: 5000, to: port, seq: 77, flags: SYN, window: 1000, ..Segment::default() };
     let answer = bench.segment(GATEWAY, &syn).pop().expect("an answer");
@@ -33,9 +33,9 @@ fn listens(bench: &mut Bench, port: u16) -> bool {
     answer.flags == SYN | ACK
 }
 
-/// The application listens to other ports than its own, up to this many.
+/// Lets the application listen to ports other than its own, until it has this many.
 fn take(bench: &mut Bench, count: usize) {
-    // It listens to its own port no more: all is void.
+    // It does not listen to its own port any more: everything is void.
     listen(&mut bench.application, PORT);
     bench.run();
     for port in MANY.take(count) {
@@ -47,7 +47,7 @@ fn take(bench: &mut Bench, count: usize) {
 }
 
 #[test]
-fn whatever_an_application_took_its_successor_gets_its_own_port() {
+fn a_restarted_application_gets_its_own_port() {
     for count in 0..20 {
         let mut bench = bench();
         take(&mut bench, count);
@@ -61,7 +61,7 @@ fn whatever_an_application_took_its_successor_gets_its_own_port() {
 }
 
 #[test]
-fn an_application_listens_to_its_last_ports_and_it_is_logged_that_it_asked_for_more() {
+fn an_application_keeps_its_last_ports_and_one_too_many_is_logged() {
     for count in 0..20 {
         let mut bench = bench();
         take(&mut bench, count);
@@ -86,7 +86,7 @@ fn an_application_cannot_use_up_the_ports_of_another() {
     bench.open(GATEWAY, 5001, 9);
     assert!(bench.accepted().is_empty(), "it is the second's");
     assert!(matches!(bench.second.replies.pop(), Some(Ok(Reply::Accepted { .. }))));
-    // Each has its own: the other's is refused to it.
+    // Each has its own port, and is refused the other's.
     assert_eq!(bench.system.console().matches("a port that is 0 or taken").count(), 1);
     listen(&mut bench.second, PORT);
     bench.run();

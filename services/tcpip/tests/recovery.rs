@@ -1,23 +1,24 @@
-//! Losses repaired in virtual time, between a stack that can only go back and a peer that says what it has; and a peer that
-//! says anything.
+//! Losses repaired in virtual time, between a stack that can only go back and a peer that sends
+//! SACK; and a peer that sends anything.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cloister_interfaces::Instant;
-use cloister_tcpip::cut::parts;
-use cloister_tcpip::frame::Segment;
-use cloister_tcpip::recovery::{Outgoing, Range, Recovery};
+use cloister_tcpip::link::segmentation::selected_parts;
+use cloister_tcpip::segment::Segment;
+use cloister_tcpip::segment::{Outgoing, Range};
 use cloister_tcpip::table::Key;
+use cloister_tcpip::tcp::recovery::Recovery;
 use proptest::prelude::*;
 
 const WHOLE: u32 = 1460;
-/// Of the path, there and back.
+/// The round-trip time of the path.
 const TRIP: Duration = Duration::from_micros(400);
-/// Wraps on the way.
+/// It wraps during the transfer.
 const FIRST: u32 = u32::MAX - 100_000;
-/// What we acknowledge, and the window of the peer: they never change.
+/// Our acknowledgement number, which never changes.
 const ANSWERED: u32 = 7;
 
 fn acknowledgement(ack: u32) -> Segment {
@@ -25,7 +26,7 @@ fn acknowledgement(ack: u32) -> Segment {
     Segment {
         key,
         port: 80,
-        start: false,
+        opens: false,
         syn: false,
         reset: false,
         plain: true,
@@ -39,37 +40,39 @@ fn acknowledgement(ack: u32) -> Segment {
 }
 
 fn outgoing(seq: u32, data: u32) -> Outgoing {
-    Outgoing { start: false, seq, ack: ANSWERED, data, fin: false }
+    Outgoing { opens: false, seq, ack: ANSWERED, data, fin: false }
 }
 
-/// A connection that was just opened.
+/// Returns the recovery of a connection that was just opened.
 fn opened() -> Recovery {
     let mut recovery = Recovery::default();
-    recovery.sent(Outgoing { start: true, ..outgoing(FIRST.wrapping_sub(1), 0) }, Instant::START);
-    recovery.took(&acknowledgement(FIRST), true, &[None; 3], WHOLE, Instant::START);
+    recovery.on_sent(Outgoing { opens: true, ..outgoing(FIRST.wrapping_sub(1), 0) }, Instant::START);
+    recovery.on_received(&acknowledgement(FIRST), true, &[None; 3], WHOLE, Instant::START);
     recovery.opened(Duration::from_secs(5) - TRIP, Duration::from_secs(5));
     recovery
 }
 
-/// A random number below `below`.
+/// Returns a random number below `below`.
 fn draw(state: &mut u64, below: u64) -> u64 {
     // Knuth's MMIX generator.
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     (*state >> 33) % below
 }
 
-/// What a transfer is like.
+/// The properties of a path.
 #[derive(Clone, Copy, Debug)]
 struct Path {
-    /// Of a million packets, so many are lost: those with data, and acknowledgements.
+    /// How many of a million packets with data are lost.
     data: u64,
+    /// How many of a million acknowledgements are lost.
     acks: u64,
-    /// Bytes of a packet that is lost as a whole, and of what the stack has on its way at most.
+    /// The number of bytes of a packet, which is lost as a whole.
     packet: u32,
+    /// The most bytes that the stack has in flight.
     window: u32,
-    /// Of a million packets, so many come later than the next few.
+    /// How many of a million packets arrive later than the next few.
     late: u64,
-    /// The peer tells what it has.
+    /// The peer sends SACK.
     selective: bool,
     seed: u64,
 }
@@ -79,7 +82,7 @@ enum Event {
     Ack(u32, [Option<Range>; 3]),
 }
 
-/// A transfer under way: positions count from 0, sequence numbers from [`FIRST`].
+/// A transfer. Positions count from 0, sequence numbers from [`FIRST`].
 struct Transfer {
     path: Path,
     random: u64,
@@ -90,9 +93,9 @@ struct Transfer {
     now: u64,
     events: BTreeMap<(u64, u64), Event>,
     count: u64,
-    /// What the peer has: starts and ends, apart.
+    /// The ranges that the peer has, not adjacent: start and end.
     has: BTreeMap<u32, u32>,
-    /// All that went over the link.
+    /// The number of bytes that went over the link.
     sent: u64,
 }
 
@@ -114,7 +117,7 @@ impl Transfer {
         }
     }
 
-    /// A packet leaves, and comes after half a round trip, if at all.
+    /// Sends a packet, which arrives after half a round trip, if it is not lost.
     fn leave(&mut self, event: Event, lost: u64) {
         if draw(&mut self.random, 1_000_000) < lost {
             return;
@@ -124,10 +127,10 @@ impl Transfer {
         self.events.insert((self.now + TRIP.as_nanos() as u64 / 2 + late, self.count), event);
     }
 
-    /// The stack sends what it can.
+    /// Lets the stack send what it can.
     fn send(&mut self) {
         let now = Instant(self.now);
-        if self.recovery.begins(WHOLE, now) {
+        if self.recovery.begin_round(WHOLE, now) {
             self.next = self.oldest;
         }
         let limit = self.total.min(self.oldest + self.path.window);
@@ -135,14 +138,14 @@ impl Transfer {
             let data = self.path.packet.max(WHOLE).min(limit - self.next);
             let made = outgoing(FIRST.wrapping_add(self.next), data);
             let whole = vec![(self.next, self.next + data)];
-            let ranges = self.recovery.wanted().map_or(whole, |wanted| {
-                let of = |part: &cloister_tcpip::cut::Part| {
+            let ranges = self.recovery.send_ranges().map_or(whole, |wanted| {
+                let of = |part: &cloister_tcpip::link::segmentation::SegmentPart| {
                     let from = self.next + part.start() as u32;
                     (from, from + part.data() as u32)
                 };
-                parts(made, &wanted).iter().map(of).collect()
+                selected_parts(made, &wanted).iter().map(of).collect()
             });
-            self.recovery.sent(made, now);
+            self.recovery.on_sent(made, now);
             self.next += data;
             for (from, to) in ranges {
                 for start in (from..to).step_by(self.path.packet as usize) {
@@ -156,7 +159,8 @@ impl Transfer {
         }
     }
 
-    /// The peer gets bytes, and says what it has: first the block that it has just got, then the next ones.
+    /// Lets the peer receive bytes and send SACK: first the range that it has just received, then
+    /// the next ones.
     fn receive(&mut self, (from, to): Range) {
         let (mut start, mut end) = (from, to);
         let touching: Vec<Range> =
@@ -177,18 +181,19 @@ impl Transfer {
     fn acknowledged(&mut self, ack: u32, blocks: [Option<Range>; 3]) {
         let now = Instant(self.now);
         let segment = acknowledgement(FIRST.wrapping_add(ack));
-        if self.recovery.repeats(&segment) {
-            return self.recovery.repeated(&blocks, now);
+        if self.recovery.is_duplicate_ack(&segment) {
+            return self.recovery.on_duplicate_ack(&blocks, now);
         }
         let advanced = ack > self.oldest;
         if advanced {
             self.oldest = ack;
             self.next = self.next.max(ack);
         }
-        self.recovery.took(&segment, advanced, &blocks, WHOLE, now);
+        self.recovery.on_received(&segment, advanced, &blocks, WHOLE, now);
     }
 
-    /// Until all is acknowledged: how long that took, and how much was sent for a byte that arrived.
+    /// Runs until everything is acknowledged. Returns how long that took, and the number of bytes
+    /// sent for each byte that arrived.
     fn run(mut self) -> (Duration, f64) {
         let began = self.now;
         for _ in 0..3_000_000 {
@@ -217,7 +222,8 @@ impl Transfer {
 const LAN: Path = Path { data: 0, acks: 0, packet: 44 * WHOLE, window: 256 * 1024, late: 0, selective: true, seed: 1 };
 const TOTAL: u32 = 10_000_000;
 
-/// Megabytes in a second, in the middle of nine runs, and how much was sent for a byte at most.
+/// Returns the median of nine runs in megabytes a second, and the largest number of bytes sent for
+/// each byte.
 fn goodput(path: Path) -> (f64, f64) {
     let runs = (0..9).map(|seed| Transfer::new(Path { seed, ..path }, TOTAL).run());
     let (mut speeds, mut most) = (Vec::new(), 0.0_f64);
@@ -247,7 +253,7 @@ fn a_lossy_path_carries_nearly_as_much_as_a_good_one() {
 }
 
 #[test]
-fn lost_acknowledgements_cost_next_to_nothing() {
+fn lost_acknowledgements_cost_almost_nothing() {
     let (whole, _) = goodput(LAN);
     let (speed, effort) = goodput(Path { acks: 50_000, ..LAN });
     assert!(speed >= 0.85 * whole && effort < 1.02, "{speed:.0} of {whole:.0} MB/s, {effort:.3} bytes for a byte");
@@ -264,14 +270,14 @@ fn the_last_segment_is_not_waited_for_a_second() {
     assert!(time < Duration::from_millis(210), "{time:?}");
 }
 
-/// Sends four segments from `seq` on; answers how long their acknowledgement is waited for.
+/// Sends four segments from `seq` on. Returns how long their acknowledgement is waited for.
 fn wait_for_four(recovery: &mut Recovery, seq: u32, now: Instant) -> Duration {
-    (0..4).for_each(|segment| recovery.sent(outgoing(seq.wrapping_add(segment * WHOLE), WHOLE), now));
+    (0..4).for_each(|segment| recovery.on_sent(outgoing(seq.wrapping_add(segment * WHOLE), WHOLE), now));
     recovery.deadline(WHOLE).expect("data on their way").since(now)
 }
 
 #[test]
-fn a_calm_path_is_probed_late_and_one_that_lost_something_early() {
+fn a_path_without_recent_losses_is_probed_late_and_others_early() {
     let (early, late) = (2 * TRIP + Duration::from_millis(2), 2 * TRIP + Duration::from_millis(20));
     let (mut recovery, mut seq, mut now) = (opened(), FIRST, Instant(1_000_000_000));
     let mut begin = seq;
@@ -282,23 +288,23 @@ fn a_calm_path_is_probed_late_and_one_that_lost_something_early() {
             assert_eq!(wait, if calm { late } else { early }, "{lost} lost, round {round}");
             seq = seq.wrapping_add(4 * WHOLE);
             now = now + TRIP;
-            recovery.took(&acknowledgement(seq), true, &[None; 3], WHOLE, now);
+            recovery.on_received(&acknowledgement(seq), true, &[None; 3], WHOLE, now);
         }
         wait_for_four(&mut recovery, seq, now);
         now = now + TRIP;
-        recovery.took(&acknowledgement(seq.wrapping_add(2 * WHOLE)), true, &[None; 3], WHOLE, now);
+        recovery.on_received(&acknowledgement(seq.wrapping_add(2 * WHOLE)), true, &[None; 3], WHOLE, now);
         now = now + late;
         begin = seq.wrapping_add(2 * WHOLE);
-        assert!(recovery.begins(WHOLE, now), "the last of them is sent again");
+        assert!(recovery.begin_round(WHOLE, now), "the last of them is sent again");
         seq = seq.wrapping_add(4 * WHOLE);
-        recovery.sent(outgoing(seq.wrapping_sub(WHOLE), WHOLE), now);
+        recovery.on_sent(outgoing(seq.wrapping_sub(WHOLE), WHOLE), now);
         now = now + TRIP;
-        recovery.took(&acknowledgement(seq), true, &[None; 3], WHOLE, now);
+        recovery.on_received(&acknowledgement(seq), true, &[None; 3], WHOLE, now);
     }
 }
 
 #[test]
-fn what_is_too_little_for_a_frame_waits_for_an_acknowledgement_that_is_to_come() {
+fn too_few_bytes_for_a_frame_wait_for_the_next_acknowledgement() {
     let (mut recovery, now) = (opened(), Instant(1_000_000_000));
     let enough = 2 * WHOLE;
     assert!(!recovery.defers(100, enough), "no acknowledgement is to come");
@@ -309,28 +315,31 @@ fn what_is_too_little_for_a_frame_waits_for_an_acknowledgement_that_is_to_come()
     assert!(!recovery.defers(4 * WHOLE + 1, 0), "nothing follows it");
     // What is lost is sent again in any case.
     let mut silent = now + recovery.deadline(WHOLE).expect("data on their way").since(now);
-    assert!(recovery.begins(WHOLE, silent) && !recovery.defers(4 * WHOLE + 1, enough));
-    recovery.sent(outgoing(FIRST.wrapping_add(3 * WHOLE), WHOLE), silent);
+    assert!(recovery.begin_round(WHOLE, silent) && !recovery.defers(4 * WHOLE + 1, enough));
+    recovery.on_sent(outgoing(FIRST.wrapping_add(3 * WHOLE), WHOLE), silent);
     silent = silent + TRIP;
-    // A peer that takes nothing sends no acknowledgement until it is asked.
+    // A peer with a closed window sends no acknowledgement until it is asked.
     let shut = Segment { window: 0, ..acknowledgement(FIRST.wrapping_add(WHOLE)) };
-    recovery.took(&shut, true, &[None; 3], WHOLE, silent);
+    recovery.on_received(&shut, true, &[None; 3], WHOLE, silent);
     assert!(!recovery.defers(3 * WHOLE + 1, enough));
 }
 
 #[test]
-fn what_is_no_data_is_not_waited_for() {
+fn segments_without_data_are_not_waited_for() {
     let now = Instant(1 << 30);
     let mut recovery = opened();
-    // The stack asks whether the peer is there; and, of one without a window, whether it has one.
-    recovery.sent(outgoing(FIRST.wrapping_sub(1), 1), now);
+    // A keep-alive probe, and a window probe.
+    recovery.on_sent(outgoing(FIRST.wrapping_sub(1), 1), now);
     assert_eq!(recovery.deadline(WHOLE), None);
-    recovery.took(&Segment { window: 0, ..acknowledgement(FIRST) }, false, &[None; 3], WHOLE, now);
-    recovery.sent(outgoing(FIRST, 1), now);
+    recovery.on_received(&Segment { window: 0, ..acknowledgement(FIRST) }, false, &[None; 3], WHOLE, now);
+    recovery.on_sent(outgoing(FIRST, 1), now);
     assert_eq!(recovery.deadline(WHOLE), None);
-    assert!(!recovery.repeats(&Segment { window: 0, ..acknowledgement(FIRST) }), "the stack is to see the answers");
-    recovery.took(&acknowledgement(FIRST), false, &[None; 3], WHOLE, now);
-    recovery.sent(outgoing(FIRST, 1), now);
+    assert!(
+        !recovery.is_duplicate_ack(&Segment { window: 0, ..acknowledgement(FIRST) }),
+        "the stack is to see the answers"
+    );
+    recovery.on_received(&acknowledgement(FIRST), false, &[None; 3], WHOLE, now);
+    recovery.on_sent(outgoing(FIRST, 1), now);
     assert!(recovery.deadline(WHOLE).is_some());
 }
 
@@ -351,11 +360,11 @@ fn segments_with_wrong_numbers_change_nothing() {
         (right, [Some((FIRST.wrapping_add(9 * WHOLE), FIRST.wrapping_add(8 * WHOLE))), None, None]),
     ] {
         let mut recovery = opened();
-        recovery.sent(outgoing(FIRST, 20 * WHOLE), now);
-        recovery.took(&wrong, false, &blocks, WHOLE, now);
-        assert!(recovery.repeats(&right) && !recovery.begins(WHOLE, now), "{wrong:?} {blocks:?}");
-        recovery.took(&right, false, &block, WHOLE, now);
-        assert!(recovery.begins(WHOLE, now), "{wrong:?} {blocks:?}");
+        recovery.on_sent(outgoing(FIRST, 20 * WHOLE), now);
+        recovery.on_received(&wrong, false, &blocks, WHOLE, now);
+        assert!(recovery.is_duplicate_ack(&right) && !recovery.begin_round(WHOLE, now), "{wrong:?} {blocks:?}");
+        recovery.on_received(&right, false, &block, WHOLE, now);
+        assert!(recovery.begin_round(WHOLE, now), "{wrong:?} {blocks:?}");
     }
 }
 
@@ -372,7 +381,8 @@ proptest! {
         prop_assert!(effort < 40.0, "{effort}");
     }
 
-    /// Whatever a peer says without acknowledging anything, it draws a window of bytes in a round trip at most.
+    /// Whatever a peer sends without acknowledging anything, it draws at most a window of bytes in
+    /// a round trip.
     #[test]
     fn a_lying_peer_draws_no_more_than_an_honest_one(
         claims in prop::collection::vec((0u64..300_000, prop::array::uniform3(prop::option::of((any::<i32>(), 0u32..70_000))), 0u32..4), 1..400),
@@ -380,7 +390,7 @@ proptest! {
         let mut recovery = opened();
         let mut now = Instant(1 << 30);
         let (began, high) = (now, 200_000);
-        recovery.sent(outgoing(FIRST, high), now);
+        recovery.on_sent(outgoing(FIRST, high), now);
         let mut drawn = 0_u64;
         for (pause, blocks, kind) in claims {
             now = now + Duration::from_nanos(pause);
@@ -391,17 +401,17 @@ proptest! {
             let blocks = blocks.map(|block| block.map(number));
             let ack = if kind == 0 { FIRST.wrapping_add(high + 5) } else { FIRST };
             match kind {
-                1 if ack == FIRST => recovery.repeated(&blocks, now),
-                _ => recovery.took(&acknowledgement(ack), kind == 2, &blocks, WHOLE, now),
+                1 if ack == FIRST => recovery.on_duplicate_ack(&blocks, now),
+                _ => recovery.on_received(&acknowledgement(ack), kind == 2, &blocks, WHOLE, now),
             }
-            if recovery.begins(WHOLE, now) {
-                let wanted = recovery.wanted().expect("a round");
+            if recovery.begin_round(WHOLE, now) {
+                let wanted = recovery.send_ranges().expect("a round");
                 let ranges = &wanted.ranges;
                 prop_assert!(ranges.iter().all(|range| range.0 < range.1), "{ranges:?}");
                 prop_assert!(ranges.windows(2).all(|pair| pair[0].1 < pair[1].0), "{ranges:?}");
                 let length = |range: &Range| u64::from(range.1.min(high).saturating_sub(range.0));
                 drawn += ranges.iter().map(length).sum::<u64>();
-                recovery.sent(outgoing(FIRST, high), now);
+                recovery.on_sent(outgoing(FIRST, high), now);
             }
             prop_assert!(recovery.deadline(WHOLE).is_some());
         }

@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 use cloister_interfaces::Memory;
 
 use crate::ring::{Ring, Violation};
-use crate::wire::{HEADER, Header, Kind, MAX_PAYLOAD};
+use crate::wire::{HEADER, Header, MAX_PAYLOAD, MessageType};
 
 /// The number of payload bytes that are kept. Expected answers are shorter. Of a longer payload
 /// only the length matters.
@@ -79,7 +79,7 @@ impl Inbound {
         }
         let header = Header::decode(&self.header);
         if let Some(request) = self.sought {
-            let expected = header.is(Kind::Read) || header.is(Kind::Error);
+            let expected = header.is(MessageType::Read) || header.is(MessageType::Error);
             if !expected || header.request != request || header.transaction != 0 || header.length > MAX_PAYLOAD {
                 self.header.rotate_left(1);
                 self.filled = HEADER - 1;

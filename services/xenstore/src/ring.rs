@@ -4,23 +4,14 @@
 //! `req_prod` and `rsp_cons` belong to this side: they are kept privately, and only written to the
 //! page. The daemon's two are read once a step and checked.
 
+use cloister_caps::xen::xs_wire::{
+    CONNECTION, RECONNECT, REQ, REQ_CONS, REQ_PROD, RING_SIZE, RSP, RSP_CONS, RSP_PROD, SERVER_FEATURE_RECONNECTION,
+    SERVER_FEATURES,
+};
 use cloister_interfaces::Memory;
 
-/// The size of each stream, in bytes (`XENSTORE_RING_SIZE`).
-pub const STREAM_SIZE: u32 = 1024;
-const REQUESTS: usize = 0;
-const RESPONSES: usize = 1024;
-const REQ_CONS: usize = 2048;
-const REQ_PROD: usize = 2052;
-const RSP_CONS: usize = 2056;
-const RSP_PROD: usize = 2060;
-const FEATURES: usize = 2064;
-const CONNECTION: usize = 2068;
-
-/// `XENSTORE_SERVER_FEATURE_RECONNECTION`
-const FEATURE_RECONNECTION: u32 = 1;
-/// `XENSTORE_RECONNECT`
-const RECONNECT: u32 = 1;
+/// The size of each stream, in bytes.
+pub const STREAM_SIZE: u32 = RING_SIZE as u32;
 
 /// The daemon broke the protocol: an index that cannot be, or a message that is too long. It ends
 /// the connection.
@@ -52,7 +43,7 @@ impl<M: Memory> Ring<M> {
     /// Asks the daemon for a new connection. Returns `false`, and does nothing, if the daemon does
     /// not offer that.
     pub fn reconnect(&mut self) -> bool {
-        let offered = self.memory.load(FEATURES) & FEATURE_RECONNECTION != 0;
+        let offered = self.memory.load(SERVER_FEATURES) & SERVER_FEATURE_RECONNECTION != 0;
         if offered {
             self.memory.store(CONNECTION, RECONNECT);
         }
@@ -73,8 +64,8 @@ impl<M: Memory> Ring<M> {
         };
         let at = (self.req_prod % STREAM_SIZE) as usize;
         let (first, rest) = bytes.split_at_checked(STREAM_SIZE as usize - at).unwrap_or((bytes, &[]));
-        self.memory.write(REQUESTS + at, first);
-        self.memory.write(REQUESTS, rest);
+        self.memory.write(REQ + at, first);
+        self.memory.write(REQ, rest);
         self.req_prod = self.req_prod.wrapping_add(length);
         self.memory.store(REQ_PROD, self.req_prod);
         self.pending_event = true;
@@ -95,9 +86,9 @@ impl<M: Memory> Ring<M> {
         let at = (self.rsp_cons % STREAM_SIZE) as usize;
         let before_end = count.min(STREAM_SIZE as usize - at);
         let (first, rest) = into.split_at_mut(before_end);
-        self.memory.read(RESPONSES + at, first);
+        self.memory.read(RSP + at, first);
         if let Some(rest) = rest.get_mut(..count - before_end) {
-            self.memory.read(RESPONSES, rest);
+            self.memory.read(RSP, rest);
         }
         if count > 0 {
             let before = self.rsp_cons;
@@ -190,7 +181,7 @@ mod tests {
         let (memory, mut ring) = at(0);
         assert!(!ring.reconnect());
         assert_eq!(memory.load(CONNECTION), 0);
-        memory.store(FEATURES, 1);
+        memory.store(SERVER_FEATURES, 1);
         assert!(ring.reconnect());
         assert!(ring.is_connecting());
     }
@@ -207,7 +198,7 @@ mod tests {
                 for (offset, byte) in bytes.iter().enumerate() {
                     let place = (from.wrapping_add(offset as u32) % STREAM_SIZE) as usize;
                     prop_assert_eq!(memory.bytes(place, 1)[0], *byte);
-                    memory.write(RESPONSES + place, &[*byte]);
+                    memory.write(RSP + place, &[*byte]);
                 }
                 memory.store(REQ_CONS, from.wrapping_add(length as u32));
                 memory.store(RSP_PROD, from.wrapping_add(length as u32));

@@ -134,8 +134,8 @@ fn write(text: &str, bytes: &str) -> Action {
 #[test]
 fn the_longest_request_fits() {
     let (longest_path, longest_value) = ([b'a'; 120], [b'b'; 120]);
-    assert!(wire::request(wire::Kind::Write, 1, 1, &[&longest_path, b"\0", &longest_value]).is_some());
-    assert!(wire::request(wire::Kind::Watch, 1, 1, &[&longest_path, b"\0", b"65535", b"\0"]).is_some());
+    assert!(wire::request(wire::MessageType::Write, 1, 1, &[&longest_path, b"\0", &longest_value]).is_some());
+    assert!(wire::request(wire::MessageType::Watch, 1, 1, &[&longest_path, b"\0", b"65535", b"\0"]).is_some());
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! The XenStore wire protocol (Xen `io/xs_wire.h`): headers, requests and the names of errors.
 
 use arrayvec::ArrayVec;
+use cloister_caps::xen::xs_wire;
+pub use cloister_caps::xen::xs_wire::MessageType;
 use cloister_interfaces::store::Failure;
 
 /// The size of a header, in bytes (`struct xsd_sockmsg`).
-pub const HEADER: usize = 16;
+pub const HEADER: usize = size_of::<xs_wire::Header>();
 /// The length of the longest payload that either side may send, in bytes (`XENSTORE_PAYLOAD_MAX`).
 /// A longer one ends the connection.
-pub const MAX_PAYLOAD: u32 = 4096;
+pub const MAX_PAYLOAD: u32 = xs_wire::PAYLOAD_MAX;
 /// The length of the longest request of this service, in bytes: a write of the longest path and
 /// value.
 pub const MAX_REQUEST: usize = 272;
@@ -15,38 +17,10 @@ pub const MAX_REQUEST: usize = 272;
 /// A complete request: header and payload.
 pub type Packet = ArrayVec<u8, MAX_REQUEST>;
 
-/// The message types (`enum xsd_sockmsg_type`) that an unprivileged guest needs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub enum Kind {
-    /// `XS_DIRECTORY`
-    Directory = 1,
-    /// `XS_READ`
-    Read = 2,
-    /// `XS_WATCH`
-    Watch = 4,
-    /// `XS_UNWATCH`
-    Unwatch = 5,
-    /// `XS_TRANSACTION_START`
-    Begin = 6,
-    /// `XS_TRANSACTION_END`
-    End = 7,
-    /// `XS_WRITE`
-    Write = 11,
-    /// `XS_RM`
-    Remove = 13,
-    /// `XS_WATCH_EVENT`
-    Event = 15,
-    /// `XS_ERROR`
-    Error = 16,
-    /// `XS_RESET_WATCHES`
-    ResetWatches = 21,
-}
-
 /// The header of a message of any type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
-    /// The message type, not necessarily a [`Kind`].
+    /// The message type, not necessarily a [`MessageType`].
     pub kind: u32,
     /// The number of the request, which its answer repeats; 0 for a watch event.
     pub request: u32,
@@ -59,7 +33,7 @@ pub struct Header {
 impl Header {
     /// Returns `true` if the message is of this type.
     #[must_use]
-    pub fn is(&self, kind: Kind) -> bool {
+    pub fn is(&self, kind: MessageType) -> bool {
         self.kind == kind as u32
     }
 
@@ -90,7 +64,7 @@ impl Header {
 /// Encodes a request whose payload is the concatenation of `parts`. Returns `None` if it is longer
 /// than [`MAX_REQUEST`].
 #[must_use]
-pub fn request(kind: Kind, request: u32, transaction: u32, parts: &[&[u8]]) -> Option<Packet> {
+pub fn request(kind: MessageType, request: u32, transaction: u32, parts: &[&[u8]]) -> Option<Packet> {
     let length = u32::try_from(parts.iter().map(|part| part.len()).sum::<usize>()).ok()?;
     let mut packet = Packet::new();
     let header = Header { kind: kind as u32, request, transaction, length };
@@ -157,15 +131,15 @@ mod tests {
 
     #[test]
     fn the_worked_example_of_a_read() {
-        let packet = request(Kind::Read, 5, 0, &[b"device/vif/0/mac", b"\0"]).expect("it fits");
+        let packet = request(MessageType::Read, 5, 0, &[b"device/vif/0/mac", b"\0"]).expect("it fits");
         assert_eq!(packet[..16], [2, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 17, 0, 0, 0]);
         assert_eq!(&packet[16..], b"device/vif/0/mac\0");
     }
 
     #[test]
     fn a_request_over_the_limit_is_refused() {
-        assert!(request(Kind::Write, 1, 0, &[&[b'a'; MAX_REQUEST - HEADER]]).is_some());
-        assert!(request(Kind::Write, 1, 0, &[&[b'a'; MAX_REQUEST - HEADER + 1]]).is_none());
+        assert!(request(MessageType::Write, 1, 0, &[&[b'a'; MAX_REQUEST - HEADER]]).is_some());
+        assert!(request(MessageType::Write, 1, 0, &[&[b'a'; MAX_REQUEST - HEADER + 1]]).is_none());
     }
 
     #[test]

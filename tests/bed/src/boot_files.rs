@@ -48,7 +48,7 @@ fn download(xen: &str, version: &str, cache: &Path) -> Result<Vec<u8>, BedError>
 }
 
 /// The folder in `cache` with a package's files, which are not installed on this machine.
-pub(crate) fn unpacked(package: &str, cache: &Path) -> Result<PathBuf, BedError> {
+pub fn unpacked(package: &str, cache: &Path) -> Result<PathBuf, BedError> {
     let folder = cache.join(format!("unpacked-{package}"));
     if !folder.is_dir() {
         let work = scratch(cache)?;

@@ -17,10 +17,10 @@ use cloister_interfaces::message::{Malformed, Message, Reader, Writer};
 use cloister_interfaces::queue::{QueueEnd, Receiver, Sender, producer_pages};
 use cloister_interfaces::system::System;
 use cloister_netfront::ring::FrontRing;
-use cloister_tcpip::cut::outgoing;
-use cloister_tcpip::frame;
-use cloister_tcpip::recovery::Recovery;
+use cloister_tcpip::link::frame;
+use cloister_tcpip::link::segmentation::outgoing;
 use cloister_tcpip::table::{Key, Table};
+use cloister_tcpip::tcp::recovery::Recovery;
 
 use crate::kernel::Caller;
 use crate::memory::Words;
@@ -216,7 +216,7 @@ fn checksum(payload: usize) -> Result<Ready, String> {
     frame[23] = 6;
     frame[46] = 0x50;
     repeated(move || {
-        black_box(frame::is_intact(black_box(&frame)));
+        black_box(frame::has_valid_checksum(black_box(&frame)));
     })
 }
 
@@ -244,10 +244,10 @@ fn follow() -> Result<Ready, String> {
     frame[23] = 6;
     frame[46..48].copy_from_slice(&[0x50, 0x18]);
     let key = Key::new([10, 0, 2, 20], 20_000, 80);
-    let mut segment = frame::Segment {
+    let mut segment = cloister_tcpip::segment::Segment {
         key,
         port: 80,
-        start: false,
+        opens: false,
         syn: false,
         reset: false,
         plain: true,
@@ -263,12 +263,12 @@ fn follow() -> Result<Ready, String> {
     repeated(move || {
         now = now + Duration::from_micros(100);
         frame[38..42].copy_from_slice(&segment.ack.to_be_bytes());
-        assert!(!recovery.begins(1460, now));
-        recovery.sent(outgoing(black_box(&frame)).unwrap_or_else(|| unreachable!("a segment")), now);
-        let _ = black_box((recovery.wanted(), recovery.is_full(), recovery.deadline(1460)));
+        assert!(!recovery.begin_round(1460, now));
+        recovery.on_sent(outgoing(black_box(&frame)).unwrap_or_else(|| unreachable!("a segment")), now);
+        let _ = black_box((recovery.send_ranges(), recovery.is_full(), recovery.deadline(1460)));
         segment.ack = segment.ack.wrapping_add(LENGTH.into());
-        assert!(!recovery.repeats(black_box(&segment)));
-        recovery.took(&segment, true, &[None; 3], 1460, now);
+        assert!(!recovery.is_duplicate_ack(black_box(&segment)));
+        recovery.on_received(&segment, true, &[None; 3], 1460, now);
     })
 }
 

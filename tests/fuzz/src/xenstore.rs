@@ -2,6 +2,7 @@
 
 use arbitrary::Arbitrary;
 use cloister_caps::Slot;
+use cloister_caps::xen::xs_wire::{CONNECTION, REQ_CONS, REQ_PROD, RING_SIZE, RSP_CONS, RSP_PROD};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::rules::{self, PathRule};
 use cloister_interfaces::store::{Action, Failure, Path, Reply, Request, Store, Value};
@@ -24,13 +25,8 @@ const RULES: [(u8, &str, [bool; 3]); 3] = [
 /// The work of 256 steps, each a read of two index words and of data, with the console lines of
 /// refusals, and that of four clients' queues.
 const MOST: Work = Work { invocations: 2200, reads: 1600 };
-/// The words of the ring page (Xen `io/xs_wire.h`).
-const REQ_CONS: usize = 2048;
-const REQ_PROD: usize = 2052;
-const RSP_CONS: usize = 2056;
-const RSP_PROD: usize = 2060;
-const CONNECTION: usize = 2068;
-const RING: u32 = 1024;
+/// The size of a ring in the ring page (Xen `io/xs_wire.h`).
+const RING: u32 = RING_SIZE as u32;
 
 fn rules() -> &'static [u8] {
     thread_local! {

@@ -3,15 +3,11 @@
 //! side sleeps forever.
 #![forbid(unsafe_code)]
 
+use cloister_caps::xen::ring::{FIRST_SLOT, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
 use cloister_interfaces::Memory;
 use cloister_loom::{Notification, Region, Weakness, every_ordering};
 use cloister_netfront::ring::FrontRing;
 
-const REQ_PROD: usize = 0;
-const REQ_EVENT: usize = 4;
-const RSP_PROD: usize = 8;
-const RSP_EVENT: usize = 12;
-const FIRST_SLOT: usize = 64;
 const SLOT: usize = 4;
 /// The difference between a response and its request.
 const ANSWERED: u32 = 100;

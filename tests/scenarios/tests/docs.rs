@@ -148,3 +148,24 @@ fn the_picture_is_of_the_policy_that_ships() {
         "run `cargo policy graph policy/default.toml > docs/pictures/policy.svg`"
     );
 }
+
+/// Returns the fenced blocks of a language in a document.
+fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    text.split(&fence).skip(1).filter_map(|rest| rest.split_once("```")).map(|(block, _)| block).collect()
+}
+
+#[test]
+fn the_policy_of_the_smallest_service_holds_and_gives_it_what_its_caps_name() {
+    let text = read(&root().join("docs/writing-a-service.md"));
+    let policy = cloister_policy::parse("heartbeat.toml", blocks(&text, "toml")[0]).unwrap();
+    let bindings = policy.bindings("heartbeat").unwrap();
+    let caps = blocks(&text, "rust")[0].split_once("pub struct Caps<S> {").unwrap().1.split_once('}').unwrap().0;
+    let fields = caps.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(':'));
+    let fields: Vec<_> = fields.map(|(name, _)| name).collect();
+    assert_eq!(fields, ["console", "clock"]);
+    assert!(bindings.contains("-> heartbeat::Caps<cloister_runtime::Kernel> {"), "{bindings}");
+    for field in fields {
+        assert!(bindings.contains(&format!("{field}:")), "{field} is not in\n{bindings}");
+    }
+}

@@ -6,35 +6,28 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use cloister_caps::xen::xs_wire::{
+    CONNECTED, CONNECTION, MessageType, RECONNECT, REQ_CONS, REQ_PROD, RING_SIZE, RSP_CONS, RSP_PROD,
+    SERVER_FEATURE_RECONNECTION, SERVER_FEATURES,
+};
 use cloister_interfaces::Memory;
 
 use crate::memory::SharedMemory;
 
-const RING: u32 = 1024;
-const REQ_CONS: usize = 2048;
-const REQ_PROD: usize = 2052;
-const RSP_CONS: usize = 2056;
-const RSP_PROD: usize = 2060;
-const FEATURES: usize = 2064;
-const CONNECTION: usize = 2068;
+/// The size of each stream, in bytes.
+const RING: u32 = RING_SIZE as u32;
 
-/// `XENSTORE_SERVER_FEATURE_RECONNECTION`
-const FEATURE_RECONNECTION: u32 = 1;
-/// `XENSTORE_CONNECTED` and `XENSTORE_RECONNECT`
-const CONNECTED: u32 = 0;
-const RECONNECT: u32 = 1;
-
-const DIRECTORY: u32 = 1;
-const READ: u32 = 2;
-const WATCH: u32 = 4;
-const UNWATCH: u32 = 5;
-const TRANSACTION_START: u32 = 6;
-const TRANSACTION_END: u32 = 7;
-const WRITE: u32 = 11;
-const RM: u32 = 13;
-const WATCH_EVENT: u32 = 15;
-const ERROR: u32 = 16;
-const RESET_WATCHES: u32 = 21;
+const DIRECTORY: u32 = MessageType::Directory as u32;
+const READ: u32 = MessageType::Read as u32;
+const WATCH: u32 = MessageType::Watch as u32;
+const UNWATCH: u32 = MessageType::Unwatch as u32;
+const TRANSACTION_START: u32 = MessageType::TransactionStart as u32;
+const TRANSACTION_END: u32 = MessageType::TransactionEnd as u32;
+const WRITE: u32 = MessageType::Write as u32;
+const RM: u32 = MessageType::Rm as u32;
+const WATCH_EVENT: u32 = MessageType::WatchEvent as u32;
+const ERROR: u32 = MessageType::Error as u32;
+const RESET_WATCHES: u32 = MessageType::ResetWatches as u32;
 
 struct Watch {
     path: String,
@@ -182,7 +175,7 @@ impl Xenstored {
 
     /// Sets whether the daemon reconnects when the guest asks for it.
     pub fn offer_reconnection(&mut self, offered: bool) {
-        self.ring.store(FEATURES, if offered { FEATURE_RECONNECTION } else { 0 });
+        self.ring.store(SERVER_FEATURES, if offered { SERVER_FEATURE_RECONNECTION } else { 0 });
     }
 
     /// Reconnects: both streams are empty, and the guest has no watch and no transaction.
@@ -215,7 +208,8 @@ impl Xenstored {
         if self.silent {
             return false;
         }
-        if self.ring.load(FEATURES) & FEATURE_RECONNECTION != 0 && self.ring.load(CONNECTION) == RECONNECT {
+        if self.ring.load(SERVER_FEATURES) & SERVER_FEATURE_RECONNECTION != 0 && self.ring.load(CONNECTION) == RECONNECT
+        {
             self.reconnect();
             return true;
         }

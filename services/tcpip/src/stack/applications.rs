@@ -1,59 +1,51 @@
-//! The applications' side: what they ask, and what they are told.
+//! The applications' side of the service: their requests, and what they are notified of.
 
-use cloister_interfaces::socket::{Reply, Request};
+use cloister_interfaces::socket::{Connection as ConnectionId, Reply, Request};
 use cloister_interfaces::{Instant, Memory, System};
 
-use super::{MESSAGES, Stack};
-use crate::refusals::Kind;
-use crate::slot::Breach;
-
-/// What an application has yet to be told about the network.
-#[derive(Clone, Copy, Default)]
-pub(super) struct News {
-    /// Everything that it has is void: it is to listen again.
-    pub down: bool,
-    /// The address.
-    pub up: bool,
-    /// The number of free connections that it was last told of.
-    pub pressure: Option<u16>,
-    /// It is to be woken for what it was told.
-    pub wake: bool,
-}
+use super::notices::PendingNotices;
+use super::{MAX_MESSAGES, Stack};
+use crate::refusals::Refusal;
 
 impl<S: System, M: Memory> Stack<S, M> {
-    /// Makes all that a client has void; it will listen again when it is told.
-    pub(super) fn void(&mut self, client: usize, now: Instant) {
-        self.flows.forget(client as u8, now);
-        if let Some(news) = self.news.get_mut(client) {
-            *news = News { down: true, ..News::default() };
+    /// Voids everything that a client has. It listens again once it is notified of that.
+    pub(super) fn void_client(&mut self, client: usize, now: Instant) {
+        self.connections.forget_client(client as u8, now);
+        if let Some(notices) = self.notices.get_mut(client) {
+            *notices = PendingNotices { down: true, ..PendingNotices::default() };
         }
     }
 
-    /// Tells a connection's application what it has not been told. Answers whether there was room for all of it.
-    pub(super) fn tell_about(&mut self, index: u16, now: Instant) -> bool {
-        let Some(slot) = self.flows.get(index).and_then(|flow| flow.slot.as_mut()) else { return true };
-        let client = usize::from(slot.client);
-        let (Some(server), Some(news)) = (self.clients.get_mut(client), self.news.get_mut(client)) else { return true };
-        news.wake |= slot.tell(index, server, now);
-        let all = !slot.owes();
-        if slot.is_free() {
-            self.flows.free_slot(index);
+    /// Notifies a connection's application of what is new. Returns `true` if the queue had room for
+    /// all of it.
+    pub(super) fn notify_of(&mut self, id: ConnectionId, now: Instant) -> bool {
+        let Some(stream) = self.connections.get(id).and_then(|connection| connection.stream.as_mut()) else {
+            return true;
+        };
+        let client = usize::from(stream.client);
+        let (Some(server), Some(notices)) = (self.clients.get_mut(client), self.notices.get_mut(client)) else {
+            return true;
+        };
+        notices.wake |= stream.notify(id, server, now);
+        let all = !stream.has_pending();
+        if stream.is_free() {
+            self.connections.free_index(id);
         }
         all
     }
 
-    /// Takes what the applications ask. Answers whether more may be waiting.
+    /// Handles the requests of the applications. Returns `true` if more may be waiting.
     pub(super) fn drain_clients(&mut self, now: Instant) -> bool {
         let mut more = false;
         for client in 0..self.clients.len() {
-            let mut budget = MESSAGES;
+            let mut budget = MAX_MESSAGES;
             while budget > 0 {
                 let Some(request) = self.clients.get_mut(client).and_then(|server| server.requests.pop()) else {
                     break;
                 };
                 match request {
-                    Ok(request) => self.asked(client, request, now),
-                    Err(_) => self.refusals.record(&self.console, Kind::Message),
+                    Ok(request) => self.on_request(client, request, now),
+                    Err(_) => self.refusals.log(&self.console, Refusal::Message),
                 }
                 budget -= 1;
             }
@@ -62,82 +54,79 @@ impl<S: System, M: Memory> Stack<S, M> {
         more
     }
 
-    fn asked(&mut self, client: usize, request: Request, now: Instant) {
-        let connection = match request {
+    fn on_request(&mut self, client: usize, request: Request, now: Instant) {
+        let id = match request {
             Request::Listen { port } => return self.listen(client, port, now),
             Request::Send { connection, .. }
             | Request::Consumed { connection, .. }
             | Request::Close { connection }
             | Request::Abort { connection } => connection,
         };
-        let ring_out = self.flows.layout().ring_out(connection).size;
-        let index = connection.0;
-        let slot = self.flows.get(index).and_then(|flow| flow.slot.as_mut());
-        let Some(slot) = slot.filter(|slot| usize::from(slot.client) == client) else {
-            // What was on its way when everything became void is no breach.
-            if !self.news.get(client).is_some_and(|news| news.down) && self.flows.listens(client as u8) {
-                self.refusals.record(&self.console, Kind::Connection);
+        let ring_out = self.connections.layout().ring_out(id).size;
+        let stream = self.connections.get(id).and_then(|connection| connection.stream.as_mut());
+        let Some(stream) = stream.filter(|stream| usize::from(stream.client) == client) else {
+            // A request that was sent before its sender learnt that everything is void is no
+            // violation.
+            if !self.notices.get(client).is_some_and(|notices| notices.down) && self.connections.listens(client as u8) {
+                self.refusals.log(&self.console, Refusal::Connection);
             }
             return;
         };
-        let outcome = slot.asked(request, ring_out, self.site.len(), now);
-        if (outcome.is_err() || matches!(request, Request::Abort { .. })) && !slot.is_over() {
-            slot.part();
-            self.flows.abort(index, now);
+        let outcome = stream.on_request(request, ring_out, self.site.len(), now);
+        if (outcome.is_err() || matches!(request, Request::Abort { .. })) && !stream.is_detached() {
+            stream.detach();
+            self.connections.abort(id, now);
         }
-        self.flows.mark(index);
-        match outcome {
-            Ok(()) => {}
-            Err(Breach::Send) => self.refusals.record(&self.console, Kind::Send),
-            Err(Breach::Consumed) => self.refusals.record(&self.console, Kind::Consumed),
-            Err(Breach::Constant) => self.refusals.record(&self.console, Kind::Constant),
+        self.connections.mark_ready(id);
+        if let Err(refusal) = outcome {
+            self.refusals.log(&self.console, refusal);
         }
     }
 
     fn listen(&mut self, client: usize, port: u16, now: Instant) {
-        if self.quiesce.is_asked() {
+        if self.quiesce.is_requested() {
             return;
         }
-        let surplus = self.flows.has_all_ports(client as u8);
-        if self.flows.owner(port) == Some(client as u8) {
-            // The application was started anew: what it had is void.
-            self.void(client, now);
-        } else if self.flows.listen(client as u8, port) {
-            if let Some(news) = self.news.get_mut(client) {
-                news.up = self.address.current.is_some();
+        let surplus = self.connections.has_all_ports(client as u8);
+        if self.connections.port_owner(port) == Some(client as u8) {
+            // The application has restarted: everything that it had is void.
+            self.void_client(client, now);
+        } else if self.connections.listen(client as u8, port) {
+            if let Some(notices) = self.notices.get_mut(client) {
+                notices.up = self.address.current.is_some();
             }
             if surplus {
-                self.refusals.record(&self.console, Kind::Ports);
+                self.refusals.log(&self.console, Refusal::Ports);
             }
         } else {
-            self.refusals.record(&self.console, Kind::Listen);
+            self.refusals.log(&self.console, Refusal::Listen);
         }
     }
 
-    /// Tells the applications about the network and about pressure.
-    pub(super) fn tell(&mut self) {
-        let free = self.flows.free();
-        let scarce = free < self.flows.scarce();
+    /// Notifies the applications of the network's state and of a shortage of connections.
+    pub(super) fn notify_network(&mut self) {
+        let free = self.connections.free_count();
+        let scarce = free < self.connections.low_mark();
         let constant = self.site.len() as u64;
-        for ((client, server), news) in self.clients.iter_mut().enumerate().zip(&mut self.news) {
-            if news.down {
-                news.wake = true;
-                news.down = server.replies.push(&Reply::Network { address: [0; 4], constant }).is_err();
+        for ((client, server), notices) in self.clients.iter_mut().enumerate().zip(&mut self.notices) {
+            if notices.down {
+                notices.wake = true;
+                notices.down = server.replies.push(&Reply::Network { address: [0; 4], constant }).is_err();
             }
             let address = self.address.current.map(|lease| lease.address.address().octets());
-            let listens = self.flows.listens(client as u8);
-            if let (true, false, Some(address)) = (news.up && listens, news.down, address) {
-                news.wake = true;
-                news.up = server.replies.push(&Reply::Network { address, constant }).is_err();
+            let listens = self.connections.listens(client as u8);
+            if let (true, false, Some(address)) = (notices.up && listens, notices.down, address) {
+                notices.wake = true;
+                notices.up = server.replies.push(&Reply::Network { address, constant }).is_err();
             }
-            let told = scarce.then_some(free as u16);
-            if told.is_some() && told != news.pressure && listens {
-                news.wake = true;
+            let pressure = scarce.then_some(free as u16);
+            if pressure.is_some() && pressure != notices.pressure && listens {
+                notices.wake = true;
                 if server.replies.push(&Reply::Pressure { free: free as u16 }).is_ok() {
-                    news.pressure = told;
+                    notices.pressure = pressure;
                 }
             } else {
-                news.pressure = told;
+                notices.pressure = pressure;
             }
         }
     }

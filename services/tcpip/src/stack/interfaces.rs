@@ -1,139 +1,108 @@
-//! The stack's interfaces: the one for all that comes, and one for each SYN that opens a connection; and what the stack is
-//! shown in the place of a segment.
+//! smoltcp's interface, and the frames that are made for it to parse.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use cloister_interfaces::socket::Connection as ConnectionId;
 use cloister_interfaces::{Instant, Memory, System};
-use smoltcp::iface::{Config, Interface, SocketSet};
+use smoltcp::iface::SocketSet;
 use smoltcp::time::Instant as StackInstant;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Address};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, Ipv4Address};
 
-use super::{Stack, stack_time};
-use crate::flows::Flow;
-use crate::frame::{self, Arp, Segment, Station};
-use crate::isn;
+use super::Stack;
+use crate::link::arp::{Arp, Station, UNRESOLVED};
+use crate::link::fragments::furthest_fragment;
+use crate::segment::Segment;
 use crate::table::Key;
-use crate::time_wait::{Answer, End};
-use crate::wire::Wire;
+use crate::tcp::opening::{Opening, interface};
+use crate::tcp::time_wait::{Answer, StreamEnds};
 
-/// Later than the stack will ever be shown again.
-const NEVER: StackInstant = StackInstant::from_micros_const(i64::MAX / 2);
-/// So long ago that what the stack was shown then has no time left.
-const LONG_AGO: StackInstant = StackInstant::from_micros_const(i64::MIN / 2);
-/// Packets that the stack reassembles at once.
+/// Later than any time that smoltcp is shown.
+const FAR_FUTURE: StackInstant = StackInstant::from_micros_const(i64::MAX / 2);
+/// So long ago that whatever smoltcp is shown with this time has expired.
+const FAR_PAST: StackInstant = StackInstant::from_micros_const(i64::MIN / 2);
+/// The number of packets that smoltcp reassembles at once.
 const REASSEMBLED: u16 = smoltcp::config::REASSEMBLY_BUFFER_COUNT as u16;
 
-/// Makes an interface of the stack, with this seed of its generator.
-fn interface<S: System, M: Memory>(wire: &mut Wire<S, M>, mac: [u8; 6], seed: u64, now: Instant) -> Interface {
-    let mut settings = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
-    settings.random_seed = seed;
-    Interface::new(settings, wire, stack_time(now))
-}
-
-/// How a connection begins.
-#[derive(Clone, Copy)]
-pub(super) struct Opening {
-    own: Ipv4Address,
-    mac: [u8; 6],
-    /// Its initial sequence number.
-    number: u32,
-}
-
-impl Opening {
-    /// Has the stack parse the SYN that was readied, for a socket that listens.
-    #[inline(never)] // It takes much of the stack.
-    pub(super) fn parse<S: System, M: Memory>(self, wire: &mut Wire<S, M>, set: &mut SocketSet<'static>, now: Instant) {
-        let mut interface = interface(wire, self.mac, isn::seed(self.number), now);
-        // The list holds at least one.
-        interface.update_ip_addrs(|addresses| {
-            let _ = addresses.push(IpCidr::new(self.own.into(), 32));
-        });
-        interface.poll_ingress_single(stack_time(now), wire, set);
-    }
-}
-
 impl<S: System, M: Memory> Stack<S, M> {
-    /// Makes the stack's interface, whose generator nobody has seen a number of. It has no address yet.
+    /// Creates smoltcp's interface, with a random generator of which nobody has seen a number. It
+    /// has no address yet.
     #[cold]
-    pub(super) fn remake(&mut self, mac: [u8; 6], now: Instant) {
-        // Without randomness the numbers of DHCP's transactions can be guessed; the network still
+    pub(super) fn recreate_interface(&mut self, mac: [u8; 6], now: Instant) {
+        // Without randomness the numbers of DHCP's transactions can be guessed. The network still
         // works.
         let seed = self.entropy.draw().map_or(now.0, |[seed, _]| seed);
-        // The old one goes first, so that the heap never holds two.
+        // The old interface is dropped first, so that the heap never holds two.
         self.interface = None;
-        self.interface = Some(Box::new(interface(&mut self.wire, mac, seed, now)));
+        self.interface = Some(Box::new(interface(&mut self.device, mac, seed, now)));
         self.reserve_reassembly(mac);
     }
 
-    /// Has the stack take all the memory now that reassembly will ever need, so that nothing that
-    /// comes makes it take more: it keeps the buffer of each packet, and is shown of each the
-    /// fragment that reaches furthest.
+    /// Makes smoltcp allocate all memory that reassembly will ever need.
+    ///
+    /// smoltcp keeps the buffer of each packet that it reassembles. So it is shown, for each, the
+    /// fragment that reaches furthest, and allocates nothing later.
     fn reserve_reassembly(&mut self, mac: [u8; 6]) {
         let Some(interface) = &mut self.interface else { return };
         for number in 0..REASSEMBLED {
-            self.wire.ready(&frame::furthest_fragment(mac, number));
-            interface.poll_ingress_single(LONG_AGO, &mut self.wire, &mut SocketSet::new(Vec::new()));
+            self.device.inject_frame(&furthest_fragment(mac, number));
+            interface.poll_ingress_single(FAR_PAST, &mut self.device, &mut SocketSet::new(Vec::new()));
         }
     }
 
-    /// Gives the interface the address in use. All packets go through one next hop, of which the
-    /// stack knows a link address that is none: [`Wire`] finds the true one. The stack learns it as
-    /// from a message of ARP, of a time such that it never ages.
+    /// Gives the current address to the interface.
+    ///
+    /// smoltcp sends all packets through one next hop, and knows an invalid link address for it.
+    /// [`LinkDevice`](crate::link::device::LinkDevice) writes the correct one. smoltcp learns the invalid one from an ARP message,
+    /// at such a time that it never expires.
     pub(super) fn apply_address(&mut self) {
         let Some(interface) = &mut self.interface else { return };
         self.address.apply(interface);
         let Some(lease) = self.address.current else { return };
         let HardwareAddress::Ethernet(EthernetAddress(mac)) = interface.hardware_addr();
         let address = lease.address.address().octets();
-        let hop = Arp { asks: false, from: Station { mac: frame::UNRESOLVED, address }, to: Station { mac, address } };
-        self.wire.ready(&hop.frame(mac));
-        interface.poll_ingress_single(NEVER, &mut self.wire, &mut SocketSet::new(Vec::new()));
+        let hop = Arp { is_request: false, from: Station { mac: UNRESOLVED, address }, to: Station { mac, address } };
+        self.device.inject_frame(&hop.frame(mac));
+        interface.poll_ingress_single(FAR_FUTURE, &mut self.device, &mut SocketSet::new(Vec::new()));
     }
 
-    /// Has the stack parse an acknowledgement with these numbers in the place of the segment that
-    /// was readied, so that it answers what it expects of the peer.
-    #[cold]
-    pub(super) fn challenge(&mut self, index: u16, seq: u32, ack: u32, now: Instant) {
-        let (Some(interface), Some(flow)) = (&mut self.interface, self.flows.get(index)) else { return };
-        let Flow { set: Some(set), recovery, largest, .. } = flow else { return };
-        self.wire.reduce(seq, ack);
-        self.wire.begin(Some(*largest));
-        interface.poll_ingress_single(stack_time(now), &mut self.wire, set);
-        if let Some(made) = self.wire.made() {
-            recovery.sent(made, now);
-        }
-    }
-
-    /// Answers a segment for a connection in TIME-WAIT: `ended`, which has its socket still, or one
-    /// of which only the numbers are left. For any other it returns where the connection before it
-    /// ended, if that has just made room for it.
-    #[inline(never)] // Only segments without a connection in use come here.
-    pub(super) fn waits(&mut self, ended: Option<(u16, End)>, segment: &Segment, now: Instant) -> Option<Option<u32>> {
+    /// Answers a segment for a connection in TIME-WAIT: `ended`, which still has its socket, or one
+    /// of which only the numbers are left.
+    ///
+    /// Returns `None` if the segment is done with. Otherwise a new connection may open; if it
+    /// replaces one in TIME-WAIT, the inner value is the end of our old stream.
+    #[inline(never)] // Cold: only segments without a connection in use come here.
+    pub(super) fn answer_time_wait(
+        &mut self,
+        ended: Option<(ConnectionId, StreamEnds)>,
+        segment: &Segment,
+        now: Instant,
+    ) -> Option<Option<u32>> {
         let answer = match ended {
-            Some((index, end)) => Some(end.answer(segment, &mut self.flows.get(index)?.quiet, now)),
-            None => self.flows.time_wait.meet(segment, now),
+            Some((id, end)) => Some(end.answer(segment, &mut self.connections.get(id)?.quiet_until, now)),
+            None => self.connections.time_wait.lookup(segment, now),
         };
         match answer {
             None => Some(None),
             Some(Answer::Renew(end)) => {
-                if let Some((index, _)) = ended {
-                    self.flows.release(index);
+                if let Some((id, _)) = ended {
+                    self.connections.release(id);
                 }
-                Some(Some(end.sent))
+                Some(Some(end.ours))
             }
             Some(Answer::Silence) => None,
             Some(Answer::Acknowledge(end)) => {
-                self.wire.acknowledge(end);
+                self.device.send_ack(end.ours, end.peers);
                 None
             }
         }
     }
 
-    /// Returns how a connection begins that follows one whose numbers ended at `last`, if any.
+    /// Returns how a connection opens whose predecessor's stream, if there was one, ended at
+    /// `last`.
     pub(super) fn opening(&self, key: Key, last: Option<u32>, now: Instant) -> Opening {
         let own = self.address.current.map(|lease| lease.address.address()).unwrap_or(Ipv4Address::UNSPECIFIED);
         let number = self.numbers.initial(own.octets(), key, last, now);
-        Opening { own, mac: self.wire.mac(), number }
+        Opening { own, mac: self.device.mac(), number }
     }
 }

@@ -1,6 +1,6 @@
-//! tcpip between a link that carries what it is given, and an application that listens to one port;
-//! frames are made and read without tcpip's own code.
-#![allow(dead_code)] // Each program of tests uses a part.
+//! tcpip between a link that carries what it is given, and an application that listens to one port.
+//! Frames are made and parsed without tcpip's own code.
+#![allow(dead_code)] // Each test program uses a part.
 
 use std::collections::VecDeque;
 
@@ -49,22 +49,22 @@ pub struct Segment {
     pub data: Vec<u8>,
 }
 
-/// What the service sent.
+/// A frame that the service sent.
 #[derive(Clone, Debug)]
 pub enum Frame {
-    /// A request for the link address of a host, to this station.
+    /// An ARP request for a host, and the link address that it was sent to.
     Request([u8; 4], [u8; 6]),
-    /// An answer to this host.
+    /// An ARP reply to this host.
     Reply(Host),
-    /// An answer to a ping of this host, to this station.
+    /// A ping reply to a host, and the link address that it was sent to.
     Echo(Host),
     /// A segment to this host.
     Segment(Host, Segment),
-    /// A datagram: its payload.
+    /// The payload of a datagram.
     Datagram(Vec<u8>),
 }
 
-/// The checksum of IPv4 over `bytes`.
+/// Returns the Internet checksum of `bytes`.
 pub fn sum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])));
     let total = words.sum::<u32>();
@@ -72,7 +72,7 @@ pub fn sum(bytes: &[u8]) -> u16 {
     !((total & 0xffff) + (total >> 16)) as u16
 }
 
-/// A frame with an IPv4 packet.
+/// Returns a frame with an IPv4 packet.
 pub fn packet(mac: [u8; 6], from: [u8; 4], to: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut header = [0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, protocol, 0, 0].to_vec();
     header[2..4].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
@@ -82,7 +82,8 @@ pub fn packet(mac: [u8; 6], from: [u8; 4], to: [u8; 4], protocol: u8, payload: &
     [&OUR_MAC[..], &mac, &[8, 0], &header, payload].concat()
 }
 
-/// Makes a frame with a packet the fragment at `offset` of packet `number`, with more to follow.
+/// Turns the packet in a frame into the fragment at `offset` of packet `number`, with more to
+/// follow.
 pub fn fragment(mut frame: Vec<u8>, number: u16, offset: usize) -> Vec<u8> {
     frame[18..20].copy_from_slice(&number.to_be_bytes());
     frame[20..22].copy_from_slice(&(0x2000 | (offset / 8) as u16).to_be_bytes());
@@ -92,12 +93,12 @@ pub fn fragment(mut frame: Vec<u8>, number: u16, offset: usize) -> Vec<u8> {
     frame
 }
 
-/// A ping to `to`.
+/// Returns a ping to `to`.
 pub fn ping(mac: [u8; 6], from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
     long_ping(mac, from, to, 4)
 }
 
-/// A ping with so many bytes of data.
+/// Returns a ping with `length` bytes of data.
 pub fn long_ping(mac: [u8; 6], from: [u8; 4], to: [u8; 4], length: usize) -> Vec<u8> {
     let mut message = [&[8, 0, 0, 0, 0, 7, 0, 1][..], &vec![3; length]].concat();
     let check = sum(&message);
@@ -105,13 +106,13 @@ pub fn long_ping(mac: [u8; 6], from: [u8; 4], to: [u8; 4], length: usize) -> Vec
     packet(mac, from, to, 1, &message)
 }
 
-/// A message of ARP to all.
+/// Returns a broadcast ARP message.
 pub fn arp(operation: u8, from: Host, to: [u8; 4]) -> Vec<u8> {
     [&EVERYONE[..], &from.mac, &[8, 6, 0, 1, 8, 0, 6, 4, 0, operation], &from.mac, &from.address, &[0; 6], &to].concat()
 }
 
 impl Segment {
-    /// Its frame, from an address through a station.
+    /// Returns its frame, from `address` through the host `mac`.
     pub fn frame(&self, mac: [u8; 6], address: [u8; 4]) -> Vec<u8> {
         let mut bytes = [self.from.to_be_bytes(), self.to.to_be_bytes()].concat();
         bytes.extend(self.seq.to_be_bytes());
@@ -166,7 +167,7 @@ pub struct Bench {
     tx_pool: SharedMemory,
     free: VecDeque<u16>,
     pub nanoseconds: u64,
-    /// What the application was told.
+    /// The messages that the application received.
     pub told: Vec<Reply>,
 }
 
@@ -175,12 +176,13 @@ impl Bench {
         Self::after(command_line, 0)
     }
 
-    /// A service whose random numbers are those that come after the first `draws`.
+    /// Creates a service whose random numbers are those after the first `draws`.
     pub fn after(command_line: &'static str, draws: usize) -> Self {
         Self::made(command_line, draws, 64 * 2048, 64 * 4096, || ())
     }
 
-    /// The same with streams of so many bytes; `before` is called before the service is made.
+    /// The same with stream regions of these sizes. `before` is called before the service is
+    /// created.
     pub fn made(
         command_line: &'static str,
         draws: usize,
@@ -234,20 +236,20 @@ impl Bench {
         bench
     }
 
-    /// The link comes up.
+    /// Brings the link up.
     pub fn up(&mut self) -> Vec<Frame> {
         let up = Link::Up { mac: OUR_MAC, mtu: 1500, offloads: Offloads::empty() };
         self.link.replies.send(&up).expect("room");
         self.run()
     }
 
-    /// Some time passes.
+    /// Lets time pass.
     pub fn pass(&mut self, milliseconds: u64) -> Vec<Frame> {
         self.nanoseconds += milliseconds * 1_000_000;
         self.run()
     }
 
-    /// The service runs until it rests; what it sent.
+    /// Runs the service until it is idle. Returns what it sent.
     pub fn run(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();
         for _ in 0..8 {
@@ -273,13 +275,13 @@ impl Bench {
         frames
     }
 
-    /// A frame comes, in as many pages as it takes; what the service sent then.
+    /// Delivers a frame, in as many pages as it takes, and runs the service. Returns what it sent.
     pub fn frame(&mut self, frame: &[u8]) -> Vec<Frame> {
         self.deliver(frame);
         self.run()
     }
 
-    /// A frame comes, and the service has not looked yet.
+    /// Delivers a frame without running the service.
     pub fn deliver(&mut self, frame: &[u8]) {
         let pages = frame.chunks(PAGE_SIZE).count();
         for (at, part) in frame.chunks(PAGE_SIZE).enumerate() {
@@ -290,12 +292,13 @@ impl Bench {
         }
     }
 
-    /// A segment comes from a host; the segments to it.
+    /// Delivers a segment from a host. Returns the segments that were sent.
     pub fn segment(&mut self, host: Host, segment: &Segment) -> Vec<Segment> {
         segments(self.frame(&segment.frame(host.mac, host.address)))
     }
 
-    /// The host opens a connection from `port`: our initial sequence number. Its own is `seq`.
+    /// Opens a connection from `port` of the host, whose initial sequence number is `seq`. Returns
+    /// our initial sequence number.
     pub fn open(&mut self, host: Host, port: u16, seq: u32) -> Option<u32> {
         let syn = Segment { from: port, to: PORT, seq, flags: SYN, window: 1000, ..Segment::default() };
         let answer = self.segment(host, &syn).pop()?;
@@ -305,7 +308,7 @@ impl Bench {
         Some(answer.seq)
     }
 
-    /// The connections that were accepted.
+    /// Returns the connections that were accepted.
     pub fn accepted(&self) -> Vec<Connection> {
         let accepted = |reply: &Reply| match reply {
             Reply::Accepted { connection, .. } => Some(*connection),
@@ -314,13 +317,13 @@ impl Bench {
         self.told.iter().filter_map(accepted).collect()
     }
 
-    /// The number of connections that ended.
+    /// Returns the number of connections that ended.
     pub fn closed(&self) -> usize {
         self.told.iter().filter(|reply| matches!(reply, Reply::Closed { .. })).count()
     }
 }
 
-/// The segments among `frames`.
+/// Returns the segments among `frames`.
 pub fn segments(frames: Vec<Frame>) -> Vec<Segment> {
     let segment = |frame| match frame {
         Frame::Segment(_, segment) => Some(segment),

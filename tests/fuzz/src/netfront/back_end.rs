@@ -2,18 +2,13 @@
 
 use arbitrary::Arbitrary;
 use cloister_caps::PAGE_SIZE;
+use cloister_caps::xen::ring::{FIRST_SLOT, REQ_EVENT, REQ_PROD, RSP_PROD};
 use cloister_interfaces::Memory;
 use cloister_sim::netback::Frame;
 
 use super::{Bench, Hostile};
 use crate::host::Pause;
 use crate::script::{Bytes, Claim, Trace, World};
-
-/// Words of a ring's page (Xen `io/ring.h`).
-const REQ_PROD: usize = 0;
-const REQ_EVENT: usize = 4;
-const RSP_PROD: usize = 8;
-const FIRST_SLOT: usize = 64;
 
 /// Queue depth, and whether the back end offers what.
 #[derive(Arbitrary, Debug)]

@@ -2,17 +2,12 @@
 //! check may be wrong.
 
 use cloister_caps::PAGE_SIZE;
+use cloister_caps::xen::ring::FIRST_SLOT;
+pub use cloister_caps::xen::ring::{REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
 use cloister_interfaces::Memory;
 use cloister_sim::SharedMemory;
 
 use crate::model::{EXTRA, MORE};
-
-/// Words of a ring's header (Xen `io/ring.h`).
-pub const REQ_PROD: usize = 0;
-pub const REQ_EVENT: usize = 4;
-pub const RSP_PROD: usize = 8;
-pub const RSP_EVENT: usize = 12;
-const FIRST_SLOT: usize = 64;
 
 /// A ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -8,6 +8,8 @@ mod ring;
 use std::collections::VecDeque;
 
 use cloister_caps::PAGE_SIZE;
+use cloister_caps::xen::netif::tx_flag::{CSUM_BLANK, DATA_VALIDATED, EXTRA_INFO, MORE_DATA};
+use cloister_caps::xen::netif::{self, EXTRA_TYPE_GSO, GSO_TYPE_TCPV4, rx_flag};
 use cloister_interfaces::Memory;
 
 use crate::memory::SharedMemory;
@@ -16,16 +18,10 @@ use crate::xenstored::Xenstored;
 pub use frame::Frame;
 pub use ring::BackRing;
 
-const TX_SLOT: usize = 12;
-const RX_SLOT: usize = 8;
+const TX_SLOT: usize = size_of::<netif::TxRequest>();
+const RX_SLOT: usize = size_of::<netif::RxRequest>();
 /// The most slots of a frame that hold bytes (`XEN_NETBK_LEGACY_SLOTS_MAX`).
 const MOST_SLOTS: u32 = 18;
-/// `XEN_NETIF_EXTRA_TYPE_GSO` and `XEN_NETIF_GSO_TYPE_TCPV4`.
-const EXTRA_GSO: u8 = 1;
-const GSO_TCPV4: u8 = 1;
-const MORE_DATA: u16 = 4;
-const EXTRA_INFO: u16 = 8;
-
 /// Finds the memory that a grant reference names: a region and the offset of the page in it.
 pub type PageOf<'a> = &'a dyn Fn(u32) -> Option<(SharedMemory, usize)>;
 
@@ -322,14 +318,19 @@ impl Connection {
     /// Linux do. Returns `None` if a page of it is not granted.
     fn frame_from_guest(&mut self, (several, uncut): (bool, bool), page_of: PageOf<'_>) -> Option<Frame> {
         let mut first = Request::parse(&self.tx.request());
-        let mut frame = Frame { bytes: Vec::new(), blank: first.flags & 1 != 0, segment: None };
-        assert_eq!(first.flags & !(3 | MORE_DATA | EXTRA_INFO), 0, "a flag that there is not");
-        assert!(first.flags & 3 == 0 || first.flags & 3 == 3, "who leaves a checksum out vouches for the data");
+        let mut frame = Frame { bytes: Vec::new(), blank: first.flags & CSUM_BLANK != 0, segment: None };
+        assert_eq!(
+            first.flags & !(CSUM_BLANK | DATA_VALIDATED | MORE_DATA | EXTRA_INFO),
+            0,
+            "a flag that there is not"
+        );
+        let sums = first.flags & (CSUM_BLANK | DATA_VALIDATED);
+        assert!(sums == 0 || sums == CSUM_BLANK | DATA_VALIDATED, "who leaves a checksum out vouches for the data");
         if first.flags & EXTRA_INFO != 0 {
             assert!(self.tx.waiting(1) == 1, "fatal: the extra info is missing");
             let extra = self.tx.request();
-            assert_eq!(extra[..2], [EXTRA_GSO, 0], "fatal: an extra info of another type, or more than one");
-            assert_eq!(extra[4..8], [GSO_TCPV4, 0, 0, 0], "fatal: another kind of segments");
+            assert_eq!(extra[..2], [EXTRA_TYPE_GSO, 0], "fatal: an extra info of another type, or more than one");
+            assert_eq!(extra[4..8], [GSO_TYPE_TCPV4, 0, 0, 0], "fatal: another kind of segments");
             assert!(uncut && frame.blank, "uncut frames are not negotiated, or have a checksum");
             frame.segment = Some(u16::from_le_bytes([extra[2], extra[3]])).filter(|size| *size > 0);
             assert!(frame.segment.is_some(), "fatal: segments of no bytes");
@@ -380,22 +381,22 @@ impl Connection {
         }
         let last = chunks.len() - 1;
         for (index, chunk) in chunks.into_iter().enumerate() {
-            let mut flags = if frame.blank && index == 0 { 3 } else { 0 };
+            let mut flags = if frame.blank && index == 0 { rx_flag::CSUM_BLANK | rx_flag::DATA_VALIDATED } else { 0 };
             if index < last || mischief == Some(Mischief::ReceivedEndless) {
-                flags |= MORE_DATA;
+                flags |= rx_flag::MORE_DATA;
             }
             let extra = match (index, mischief) {
-                (0, Some(Mischief::ReceivedExtra)) => Some([EXTRA_GSO + 1, 0, 1, 0, 1, 0, 0, 0]),
-                (0, Some(Mischief::ReceivedSegments)) => Some([EXTRA_GSO, 0, 0, 0, 1, 0, 0, 0]),
-                (1, Some(Mischief::ReceivedExtraLate)) => Some([EXTRA_GSO, 0, 1, 0, 1, 0, 0, 0]),
+                (0, Some(Mischief::ReceivedExtra)) => Some([EXTRA_TYPE_GSO + 1, 0, 1, 0, 1, 0, 0, 0]),
+                (0, Some(Mischief::ReceivedSegments)) => Some([EXTRA_TYPE_GSO, 0, 0, 0, 1, 0, 0, 0]),
+                (1, Some(Mischief::ReceivedExtraLate)) => Some([EXTRA_TYPE_GSO, 0, 1, 0, 1, 0, 0, 0]),
                 (0, _) => frame.segment.map(|size| {
                     let [low, high] = size.to_le_bytes();
-                    [EXTRA_GSO, 0, low, high, GSO_TCPV4, 0, 0, 0]
+                    [EXTRA_TYPE_GSO, 0, low, high, GSO_TYPE_TCPV4, 0, 0, 0]
                 }),
                 _ => None,
             };
             if extra.is_some() {
-                flags |= EXTRA_INFO;
+                flags |= rx_flag::EXTRA_INFO;
             }
             self.slot_to_guest(chunk, flags, mischief.filter(|_| index == 0), page_of);
             if let Some(extra) = extra {

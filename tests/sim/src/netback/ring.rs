@@ -1,10 +1,10 @@
 //! The back end's side of a shared ring.
 
+use cloister_caps::xen::netif::TX_SLOTS as SLOTS;
+use cloister_caps::xen::ring::{FIRST_SLOT, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
 use cloister_interfaces::Memory;
 
 use crate::memory::SharedMemory;
-
-const SLOTS: u32 = 256;
 
 /// The back end's side of a ring.
 pub struct BackRing {
@@ -24,21 +24,21 @@ impl BackRing {
     }
 
     fn at(&self, index: u32) -> usize {
-        self.base + 64 + (index % SLOTS) as usize * self.slot
+        self.base + FIRST_SLOT + (index % SLOTS) as usize * self.slot
     }
 
     /// Returns the number of waiting requests, up to `wanted`. With fewer, it asks for an event at
     /// the next one.
     pub(super) fn waiting(&self, wanted: u32) -> u32 {
         loop {
-            let produced = self.memory.load(self.base);
+            let produced = self.memory.load(self.base + REQ_PROD);
             let waiting = produced.wrapping_sub(self.req_cons);
             assert!(waiting <= SLOTS, "fatal: the front end's producer is impossible");
             if waiting >= wanted {
                 return wanted;
             }
-            self.memory.store(self.base + 4, produced.wrapping_add(1));
-            if self.memory.load(self.base) == produced {
+            self.memory.store(self.base + REQ_EVENT, produced.wrapping_add(1));
+            if self.memory.load(self.base + REQ_PROD) == produced {
                 return waiting;
             }
         }
@@ -65,8 +65,8 @@ impl BackRing {
     /// Publishes the responses. Returns `true` if the front end wants an event.
     pub(super) fn publish(&mut self) -> bool {
         let old = std::mem::replace(&mut self.published, self.rsp_prod);
-        self.memory.store(self.base + 8, self.rsp_prod);
-        let event = self.memory.load(self.base + 12);
+        self.memory.store(self.base + RSP_PROD, self.rsp_prod);
+        let event = self.memory.load(self.base + RSP_EVENT);
         self.rsp_prod.wrapping_sub(event) < self.rsp_prod.wrapping_sub(old)
     }
 }

@@ -1,0 +1,12 @@
+//! Xen's public interface, as far as a guest of ours and the other ends of its rings use it: one
+//! module for each header (`xen/include/public`), constants and layouts only.
+//!
+//! The names are the header's, without its prefix. `tests/bed/tests/headers.rs` holds the
+//! numbers and layouts against the headers themselves.
+
+pub mod event;
+pub mod grant;
+pub mod netif;
+pub mod ring;
+pub mod xenbus;
+pub mod xs_wire;

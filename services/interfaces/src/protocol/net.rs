@@ -1,0 +1,258 @@
+//! `net`: sending and receiving Ethernet frames. tcpip is the client, netfront the server.
+//!
+//! A message names the pages of a frame by their indices in a pool; netfront does not map the
+//! payload. A frame longer than a page lies in adjacent pages of the pool, so that one message
+//! describes it.
+//!
+//! | who may be hostile | what it can do | what it must not | fuzz targets |
+//! |---|---|---|---|
+//! | a compromised tcpip or netfront | say anything, rewrite its queue pages | send from or receive into pages that are not its own; stop the other | `netfront-net`, `tcpip-net` |
+
+use bitflags::bitflags;
+
+use crate::message::{Malformed, Message, Reader, Writer};
+use crate::queue::Interface;
+
+/// The longest frame that can be sent, in bytes: the largest value of the 16-bit size in a transmit
+/// request (`XEN_NETIF_MAX_TX_SIZE`, `io/netif.h`).
+pub const MAX_FRAME: usize = 0xFFFF;
+
+/// The interface.
+pub struct Net;
+impl Interface for Net {
+    const NAME: &'static str = "net";
+    type Request = Request;
+    type Reply = Reply;
+}
+
+bitflags! {
+    /// The offloads that the link offers for IPv4 frames that tcpip sends.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct Offloads: u8 {
+        /// The link completes TCP and UDP checksums.
+        const CHECKSUM = 1;
+        /// The link splits long TCP segments, and completes their checksums.
+        const SEGMENTS = 2;
+    }
+}
+
+/// The offload that a frame to send needs from the link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Offload {
+    /// None: the frame is complete.
+    #[default]
+    None,
+    /// Complete the checksum: the TCP or UDP checksum field holds the sum of the pseudo-header
+    /// only.
+    Checksum,
+    /// Split the TCP segment into segments with at most this many bytes of payload, not 0. The
+    /// checksum is as for [`Offload::Checksum`].
+    Segments(u16),
+}
+
+/// The requests of tcpip.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// Send the frame of `length` bytes that starts in page `page` of the tx-pool and continues in
+    /// the pages after it. The pages belong to netfront until [`Reply::Transmitted`].
+    Transmit {
+        /// The index of the first page in the tx-pool. The frame starts at the start of the page.
+        page: u16,
+        /// The length of the frame in bytes.
+        length: u16,
+        /// The offload that the frame needs: one that the link offered ([`Reply::Up`]).
+        offload: Offload,
+    },
+    /// Return `count` pages of the rx-pool, from `page` on, to be filled with received frames.
+    Receive {
+        /// The index of the first page in the rx-pool.
+        page: u16,
+        /// The number of pages, at least 1.
+        count: u16,
+    },
+    /// Disconnect from the back end in good order, because the domain is about to end. The reply is
+    /// [`Reply::Down`].
+    Close,
+}
+
+/// The replies and events of netfront.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// The back end is connected. Every page of the rx-pool is netfront's, and every page of the
+    /// tx-pool is tcpip's.
+    Up {
+        /// The MAC address of the interface.
+        mac: [u8; 6],
+        /// The length of the largest IP packet, in bytes.
+        mtu: u16,
+        /// The offloads that the link offers for frames to send.
+        offloads: Offloads,
+    },
+    /// The back end is gone, or the link was closed. All pages are as they were before
+    /// [`Reply::Up`].
+    Down,
+    /// A frame or a part of one was received: the bytes from `offset` in page `page` on, which
+    /// continue in the pages after it. All pages that they touch become tcpip's.
+    Received {
+        /// The index of the first page in the rx-pool.
+        page: u16,
+        /// The offset of the first byte in the first page: less than a page.
+        offset: u16,
+        /// The number of bytes, not 0.
+        length: u16,
+        /// The frame continues in the next message.
+        more: bool,
+        /// The TCP or UDP checksum need not be verified: the back end says that it is correct, or
+        /// that the sender left it out. The same in all parts of a frame.
+        checked: bool,
+    },
+    /// A frame was sent. Its pages are tcpip's again.
+    Transmitted {
+        /// The index of its first page in the tx-pool.
+        page: u16,
+    },
+}
+
+impl Message for Request {
+    const SIZE: usize = 8;
+    #[inline]
+    fn encode(&self, writer: &mut Writer<'_>) {
+        match *self {
+            Request::Transmit { page, length, offload } => {
+                let (kind, segment) = match offload {
+                    Offload::None => (0, 0),
+                    Offload::Checksum => (1, 0),
+                    Offload::Segments(size) => (2, size),
+                };
+                writer.u8(1);
+                writer.u8(kind);
+                writer.u16(page);
+                writer.u16(length);
+                writer.u16(segment);
+            }
+            Request::Receive { page, count } => {
+                writer.u16(2);
+                writer.u16(page);
+                writer.u16(count);
+            }
+            Request::Close => writer.u16(3),
+        }
+    }
+    #[inline]
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        match (reader.u8()?, reader.u8()?) {
+            (1, kind) => {
+                let (page, length, segment) = (reader.u16()?, reader.u16()?, reader.u16()?);
+                let offload = match (kind, segment) {
+                    (0, 0) => Offload::None,
+                    (1, 0) => Offload::Checksum,
+                    (2, 1..) => Offload::Segments(segment),
+                    _ => return Err(Malformed::Flags),
+                };
+                Ok(Request::Transmit { page, length, offload })
+            }
+            (2, 0) => Ok(Request::Receive { page: reader.u16()?, count: reader.u16()? }),
+            (3, 0) => Ok(Request::Close),
+            _ => Err(Malformed::Tag),
+        }
+    }
+}
+
+/// Flags of [`Reply::Received`].
+const MORE: u8 = 1;
+const CHECKED: u8 = 2;
+
+impl Message for Reply {
+    const SIZE: usize = 16;
+    #[inline]
+    fn encode(&self, writer: &mut Writer<'_>) {
+        match *self {
+            Reply::Up { mac, mtu, offloads } => {
+                writer.u8(1);
+                writer.u8(offloads.bits());
+                writer.bytes(mac);
+                writer.u16(mtu);
+            }
+            Reply::Down => writer.u16(2),
+            Reply::Received { page, offset, length, more, checked } => {
+                writer.u8(3);
+                writer.u8(if more { MORE } else { 0 } | if checked { CHECKED } else { 0 });
+                writer.u16(page);
+                writer.u16(offset);
+                writer.u16(length);
+            }
+            Reply::Transmitted { page } => {
+                writer.u16(4);
+                writer.u16(page);
+            }
+        }
+    }
+    #[inline]
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        match (reader.u8()?, reader.u8()?) {
+            (1, offloads) => Ok(Reply::Up {
+                offloads: Offloads::from_bits(offloads).ok_or(Malformed::Flags)?,
+                mac: reader.bytes()?,
+                mtu: reader.u16()?,
+            }),
+            (2, 0) => Ok(Reply::Down),
+            (3, flags) if flags & !(MORE | CHECKED) == 0 => Ok(Reply::Received {
+                page: reader.u16()?,
+                offset: reader.u16()?,
+                length: reader.u16()?,
+                more: flags & MORE != 0,
+                checked: flags & CHECKED != 0,
+            }),
+            (4, 0) => Ok(Reply::Transmitted { page: reader.u16()? }),
+            _ => Err(Malformed::Tag),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::tests::{check_malformed, check_round_trip};
+
+    #[test]
+    fn messages_round_trip() {
+        check_round_trip(&[
+            Request::Transmit { page: 1, length: 2, offload: Offload::None },
+            Request::Transmit { page: u16::MAX, length: u16::MAX, offload: Offload::Segments(u16::MAX) },
+            Request::Transmit { page: 0, length: 60, offload: Offload::Checksum },
+            Request::Receive { page: 300, count: 17 },
+            Request::Close,
+        ]);
+        let received = |more, checked| Reply::Received { page: 1, offset: 2, length: 3, more, checked };
+        check_round_trip(&[
+            Reply::Up { mac: [1, 2, 3, 4, 5, 6], mtu: 1500, offloads: Offloads::empty() },
+            Reply::Up { mac: [1, 2, 3, 4, 5, 6], mtu: 1500, offloads: Offloads::all() },
+            Reply::Down,
+            received(false, false),
+            received(true, false),
+            received(false, true),
+            received(true, true),
+            Reply::Received { page: u16::MAX, offset: u16::MAX, length: u16::MAX, more: false, checked: false },
+            Reply::Transmitted { page: 9 },
+        ]);
+        check_malformed::<Request>(&[
+            (&[], Malformed::Tag),
+            (&[4], Malformed::Tag),
+            (&[3, 0, 1], Malformed::Padding),
+            (&[2, 0, 1, 0, 1, 0, 1], Malformed::Padding),
+            (&[2, 1, 1], Malformed::Tag),
+            (&[1, 3], Malformed::Flags),
+            (&[1, 0, 0, 0, 60, 0, 1], Malformed::Flags),
+            (&[1, 1, 0, 0, 60, 0, 1], Malformed::Flags),
+            (&[1, 2, 0, 0, 60, 0, 0], Malformed::Flags),
+        ]);
+        check_malformed::<Reply>(&[
+            (&[], Malformed::Tag),
+            (&[5], Malformed::Tag),
+            (&[2, 0, 0, 0, 1], Malformed::Padding),
+            (&[1, 4], Malformed::Flags),
+            (&[3, 4], Malformed::Tag),
+            (&[4, 1], Malformed::Tag),
+        ]);
+    }
+}

@@ -1,0 +1,304 @@
+use proptest::prelude::*;
+use smoltcp::wire::Ipv4Cidr;
+
+use super::*;
+
+const GATEWAY: [u8; 4] = [10, 0, 0, 1];
+
+fn station(high: u8, low: u8, mac: u8) -> Station {
+    Station { mac: [2, mac, mac, mac, high, low], address: [10, 0, high, low] }
+}
+
+/// Returns a table that knows the gateway.
+fn neighbours() -> Neighbours {
+    let mut neighbours = Neighbours::new(12_345);
+    let address = Ipv4Cidr::new(Ipv4Address::new(10, 0, 0, 2), 16);
+    neighbours.set_lease(Some(Lease { address, gateway: Some(GATEWAY.into()) }));
+    neighbours.set_time(Instant(1 << 40));
+    neighbours.learn(station(0, 1, 0), true);
+    neighbours
+}
+
+fn mac(neighbours: &mut Neighbours, to: [u8; 4]) -> Option<[u8; 6]> {
+    neighbours.cached(to).or_else(|| neighbours.route(to)?.mac)
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    /// A stranger sends us a request.
+    Ask(u8, u8),
+    /// A packet is sent to a host that does not answer.
+    Silent(u8, u8),
+    /// A host sends a reply that was never used, nor requested.
+    Answer(u8, u8),
+    /// A packet is sent to a friend, which is used now and then.
+    Send(u8),
+    /// A friend changes its link address.
+    Move(u8, u8),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        3 => (100u8..=120, any::<u8>()).prop_map(|(high, low)| Act::Ask(high, low)),
+        3 => (140u8..=150, any::<u8>()).prop_map(|(high, low)| Act::Silent(high, low)),
+        1 => (160u8..=170, any::<u8>()).prop_map(|(high, low)| Act::Answer(high, low)),
+        2 => any::<u8>().prop_map(Act::Send),
+        1 => (any::<u8>(), 1u8..).prop_map(|(friend, mac)| Act::Move(friend, mac)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: if cfg!(miri) { 2 } else { 100 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Hosts in use are known at every moment, whatever other hosts do.
+    #[test]
+    fn neighbours_in_use_are_never_evicted(friends in 1u8..100, acts in prop::collection::vec(act(), 0..1000)) {
+        let mut neighbours = neighbours();
+        let mut macs = std::collections::BTreeMap::new();
+        for friend in 0..friends {
+            let station = station(1, friend, 0);
+            prop_assert_eq!(mac(&mut neighbours, station.address), None);
+            neighbours.learn(station, false);
+            macs.insert(friend, station);
+        }
+        for act in acts {
+            match act {
+                Act::Ask(high, low) => neighbours.learn(station(high, low, 9), true),
+                Act::Silent(high, low) => prop_assert_eq!(mac(&mut neighbours, [10, 0, high, low]), None),
+                Act::Answer(high, low) => neighbours.learn(station(high, low, 9), false),
+                Act::Send(friend) => {
+                    let station = macs[&(friend % friends)];
+                    prop_assert_eq!(mac(&mut neighbours, station.address), Some(station.mac));
+                }
+                Act::Move(friend, mac) => {
+                    let station = station(1, friend % friends, mac);
+                    neighbours.learn(station, false);
+                    macs.insert(friend % friends, station);
+                }
+            }
+            prop_assert_eq!(mac(&mut neighbours, [192, 0, 2, 1]), Some([2, 0, 0, 0, 0, 1]));
+        }
+        for station in macs.values() {
+            prop_assert_eq!(mac(&mut neighbours, station.address), Some(station.mac));
+        }
+    }
+}
+
+/// The requests that were sent, with their times.
+#[derive(Default)]
+struct Asked(Vec<(Instant, [u8; 4])>);
+
+impl Asked {
+    /// Sends a packet to a host, as far as the table is concerned. Returns the link address that it
+    /// goes to.
+    fn send(&mut self, neighbours: &mut Neighbours, to: [u8; 4]) -> Option<[u8; 6]> {
+        let mac = neighbours.cached(to);
+        if mac.is_some() {
+            return mac;
+        }
+        let route = neighbours.route(to)?;
+        if route.request_to.is_some() {
+            self.0.push((neighbours.now(), route.hop));
+        }
+        route.mac
+    }
+
+    /// Checks that in every second each host was requested at most once, and all hosts at most as
+    /// often as there are entries.
+    fn check(&self) {
+        let mut last = std::collections::BTreeMap::new();
+        for (number, (at, host)) in self.0.iter().enumerate() {
+            let before = last.insert(host, *at);
+            assert!(before.is_none_or(|before| *at >= before + REQUEST_INTERVAL), "{host:?} was asked for twice");
+            let first = number.checked_sub(MAX_NEIGHBOURS).map(|first| self.0[first].0);
+            assert!(first.is_none_or(|first| *at >= first + REQUEST_INTERVAL), "{} were asked for", MAX_NEIGHBOURS + 1);
+        }
+    }
+}
+
+/// Bursts of what anybody can cause, from hosts that are invented or exist, and time between them.
+#[derive(Clone, Debug)]
+enum Burst {
+    /// Hosts send us requests.
+    Ask { first: u8, count: u8 },
+    /// Packets are sent to hosts, some of which have sent us requests.
+    Send { first: u8, count: u8 },
+    /// Before a packet is sent to each of them, another host sends us a request.
+    Both { first: u8, stranger: u8, count: u8 },
+    /// Hosts send replies, whether they were requested or not.
+    Answer { first: u8, count: u8 },
+    /// Packets are sent to the gateway and to hosts in use, which answer.
+    Use,
+    /// This number of milliseconds passes.
+    Pass(u16),
+}
+
+fn burst() -> impl Strategy<Value = Burst> {
+    let count = || 1u8..=200;
+    prop_oneof![
+        2 => (any::<u8>(), count()).prop_map(|(first, count)| Burst::Ask { first, count }),
+        2 => (any::<u8>(), count()).prop_map(|(first, count)| Burst::Send { first, count }),
+        2 => (any::<u8>(), any::<u8>(), count())
+            .prop_map(|(first, stranger, count)| Burst::Both { first, stranger, count }),
+        1 => (any::<u8>(), 1u8..=20).prop_map(|(first, count)| Burst::Answer { first, count }),
+        1 => Just(Burst::Use),
+        2 => (0u16..1500).prop_map(Burst::Pass),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: if cfg!(miri) { 2 } else { 200 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn requests_are_limited_for_each_host_and_in_total(
+        bursts in prop::collection::vec(burst(), 0..60),
+    ) {
+        let (mut neighbours, mut asked) = (neighbours(), Asked::default());
+        for burst in bursts {
+            match burst {
+                Burst::Ask { first, count } => {
+                    (0..count).for_each(|at| neighbours.learn(station(9, first.wrapping_add(at), 9), true));
+                }
+                Burst::Send { first, count } => (0..count).for_each(|at| {
+                    // A few of them are strangers.
+                    let high = if at % 8 == 0 { 9 } else { 7 };
+                    asked.send(&mut neighbours, [10, 0, high, first.wrapping_add(at)]);
+                }),
+                Burst::Both { first, stranger, count } => (0..count).for_each(|at| {
+                    neighbours.learn(station(9, stranger.wrapping_add(at), 9), true);
+                    asked.send(&mut neighbours, [10, 0, 7, first.wrapping_add(at)]);
+                }),
+                Burst::Answer { first, count } => {
+                    (0..count).for_each(|at| neighbours.learn(station(7, first.wrapping_add(at), 9), false));
+                }
+                Burst::Use => {
+                    asked.send(&mut neighbours, GATEWAY);
+                }
+                Burst::Pass(milliseconds) => {
+                    neighbours.set_time(neighbours.now() + Duration::from_millis(milliseconds.into()));
+                }
+            }
+        }
+        asked.check();
+    }
+
+    /// Whoever invents hosts: those in use are known and are requested again in time, and so is the
+    /// gateway.
+    #[test]
+    fn invented_hosts_evict_no_neighbour_in_use(
+        friends in 0u8..80,
+        bursts in prop::collection::vec(burst(), 0..60),
+    ) {
+        let (mut neighbours, mut asked) = (neighbours(), Asked::default());
+        let friends: Vec<Station> = (0..friends).map(|low| station(1, low, 0)).collect();
+        for friend in &friends {
+            asked.send(&mut neighbours, friend.address);
+            neighbours.learn(*friend, false);
+        }
+        let gateway = station(0, 1, 0);
+        for burst in bursts {
+            match burst {
+                Burst::Ask { first, count } => {
+                    (0..count).for_each(|at| neighbours.learn(station(9, first.wrapping_add(at), 9), true));
+                }
+                Burst::Send { first, count } => (0..count).for_each(|at| {
+                    asked.send(&mut neighbours, [10, 0, 7, first.wrapping_add(at)]);
+                }),
+                Burst::Both { first, stranger, count } => (0..count).for_each(|at| {
+                    neighbours.learn(station(9, stranger.wrapping_add(at), 9), true);
+                    asked.send(&mut neighbours, [10, 0, 7, first.wrapping_add(at)]);
+                }),
+                // Replies that were not requested.
+                Burst::Answer { first, count } => {
+                    (0..count).for_each(|at| neighbours.learn(station(5, first.wrapping_add(at), 9), false));
+                }
+                Burst::Use => {}
+                Burst::Pass(milliseconds) => {
+                    // Sometimes a minute passes, after which they are requested again.
+                    let milliseconds = if milliseconds < 100 { 61_000 } else { milliseconds.into() };
+                    neighbours.set_time(neighbours.now() + Duration::from_millis(milliseconds));
+                }
+            }
+            for friend in friends.iter().chain([&gateway]) {
+                let requests = asked.0.len();
+                prop_assert_eq!(asked.send(&mut neighbours, friend.address), Some(friend.mac));
+                if asked.0.len() > requests {
+                    neighbours.learn(*friend, false);
+                }
+            }
+        }
+        asked.check();
+    }
+}
+
+#[test]
+fn a_requested_host_keeps_its_entry_for_a_second() {
+    let (mut neighbours, mut asked) = (neighbours(), Asked::default());
+    for round in 0..8 {
+        for low in 0..127 {
+            asked.send(&mut neighbours, [10, 0, 140, low]);
+            neighbours.learn(station(100 + round, low, 9), true);
+        }
+    }
+    asked.check();
+    assert_eq!(asked.0.len(), MAX_NEIGHBOURS - 1 - RESERVE);
+}
+
+#[test]
+fn a_few_hosts_can_be_requested_however_many_are_in_use() {
+    for friends in [MAX_NEIGHBOURS - 1 - RESERVE, 110] {
+        let (mut neighbours, mut asked) = (neighbours(), Asked::default());
+        for low in 0..friends as u8 {
+            asked.send(&mut neighbours, [10, 0, 1, low]);
+            neighbours.learn(station(1, low, 0), false);
+        }
+        for second in 0..3 {
+            asked.0.clear();
+            for low in 0..50 {
+                asked.send(&mut neighbours, [10, 0, 140 + second, low]);
+            }
+            assert_eq!(asked.0.len(), 8, "beside {friends}");
+            neighbours.set_time(neighbours.now() + REQUEST_INTERVAL);
+        }
+        let known = (0..friends as u8).filter(|low| mac(&mut neighbours, [10, 0, 1, *low]).is_some()).count();
+        assert_eq!(known, friends);
+    }
+}
+
+#[test]
+fn the_least_recently_used_neighbour_is_evicted() {
+    let mut neighbours = neighbours();
+    for low in 0..=255 {
+        let station = station(1, low, 0);
+        neighbours.set_time(neighbours.now() + Duration::from_millis(10));
+        assert_eq!(mac(&mut neighbours, station.address), None);
+        neighbours.learn(station, false);
+        assert_eq!(mac(&mut neighbours, station.address), Some(station.mac));
+        assert!(mac(&mut neighbours, [192, 0, 2, 1]).is_some());
+    }
+    let known = (0..=255).filter(|low| mac(&mut neighbours, [10, 0, 1, *low]).is_some()).count();
+    // Hosts that are requested take entries, too.
+    assert!(known >= MAX_NEIGHBOURS / 2, "{known}");
+    assert!(mac(&mut neighbours, [192, 0, 2, 1]).is_some());
+}
+
+#[test]
+fn another_lease_clears_the_table() {
+    let mut neighbours = neighbours();
+    let lease = neighbours.lease;
+    assert!(mac(&mut neighbours, GATEWAY).is_some());
+    neighbours.set_lease(lease);
+    assert_eq!(neighbours.cached(GATEWAY), None);
+    let route = neighbours.route([192, 0, 2, 1]).expect("a way");
+    assert_eq!(route, Route { hop: GATEWAY, mac: None, request_to: Some(BROADCAST) });
+    neighbours.set_lease(None);
+    assert_eq!(neighbours.route(GATEWAY), None);
+}

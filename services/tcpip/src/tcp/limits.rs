@@ -1,0 +1,18 @@
+//! Limits that both the connections and their buffers follow.
+
+use smoltcp::iface::SocketStorage;
+
+use super::connection::Connection;
+use super::time_wait;
+
+/// The most applications.
+pub const CLIENTS: usize = 4;
+/// The most ports that one application listens to.
+pub const MAX_PORTS: usize = 8;
+/// There is room for one connection in TIME-WAIT without a socket for this many connections.
+pub const CONNECTIONS_PER_TIME_WAIT: usize = 2;
+/// The number of bytes of the heap that a connection takes besides its buffers: the socket in its
+/// set, and an entry in each table.
+pub const OVERHEAD: usize =
+    size_of::<SocketStorage<'static>>() + size_of::<Connection>() + 64 + time_wait::BYTES / CONNECTIONS_PER_TIME_WAIT;
+const _: () = assert!(OVERHEAD <= 1024, "an idle connection is cheap");

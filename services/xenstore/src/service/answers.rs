@@ -1,0 +1,145 @@
+//! What the daemon sends: answers to requests, and watch events.
+
+use cloister_interfaces::store::{Failure, Reply, Value};
+use cloister_interfaces::{Memory, System};
+
+use super::{CONNECT_POLL, Completion, Connection, Job, TRANSACTION_TIME, Transaction, XenStore};
+use crate::wire::{self, Header, MessageType};
+
+impl<S: System, M: Memory> XenStore<S, M> {
+    pub(super) fn handle_message(&mut self, header: Header) {
+        if header.is(MessageType::WatchEvent) {
+            return self.handle_watch_event(header);
+        }
+        let Some(outstanding) = self.outstanding.filter(|outstanding| outstanding.request == header.request) else {
+            return self.console.line(format_args!("dropped an answer to no request ({})", header.request));
+        };
+        if !self.unsent.is_empty() {
+            return self.console.line(format_args!("dropped an answer to a request not sent"));
+        }
+        self.outstanding = None;
+        let result = if header.is(outstanding.kind) {
+            Ok(header)
+        } else if header.is(MessageType::Error) {
+            Err(self.inbound.payload(&header).map_or(Failure::Other, wire::failure))
+        } else {
+            self.console.line(format_args!("an answer of the wrong type, {}", header.kind));
+            Err(Failure::Other)
+        };
+        match outstanding.job {
+            Job::Greet => self.greeting_answered(result),
+            Job::Reset => {
+                if result.is_err() {
+                    self.console.line(format_args!("the daemon does not reset: what was open before may stay open"));
+                }
+                self.connection = Connection::Up;
+            }
+            Job::Identify => drop(self.domid_answered(result)),
+            Job::AbortOverdue => {}
+            Job::Rewatch(index) => self.rewatch_answered(index, result.err()),
+            Job::Client { client, id, completion } => self.finish_request(client, id, completion, result),
+        }
+    }
+
+    /// Handles the answer to the request for the own domid. Returns `true` if the daemon told it.
+    fn domid_answered(&mut self, result: Result<Header, Failure>) -> bool {
+        let id = result.ok().and_then(|header| self.inbound.payload(&header)).and_then(wire::number);
+        let id = id.and_then(|id| u16::try_from(id).ok());
+        self.own_domid.clear();
+        match id {
+            Some(id) => wire::digits(id).iter().for_each(|digit| self.own_domid.push(char::from(*digit))),
+            None => self.next_poll = self.clock.now() + CONNECT_POLL,
+        }
+        id.is_some()
+    }
+
+    fn greeting_answered(&mut self, result: Result<Header, Failure>) {
+        if !self.domid_answered(result) {
+            self.console.line(format_args!("the daemon does not tell this domain's id; asking again"));
+        }
+        if core::mem::take(&mut self.silent) {
+            self.console.line(format_args!("the daemon answers again"));
+        }
+        self.connection = Connection::Resetting;
+    }
+
+    fn rewatch_answered(&mut self, index: usize, failure: Option<Failure>) {
+        let Some(watch) = self.watches.get_mut(index) else { return };
+        watch.registered = true;
+        // Without the daemon's first event, the client would not look at what it missed.
+        watch.pending = true;
+        if failure.is_some() {
+            self.console.line(format_args!("lost the watch of client {} on {}", watch.client, watch.path));
+        }
+    }
+
+    fn handle_watch_event(&mut self, header: Header) {
+        let Some(payload) = self.inbound.payload(&header) else {
+            // The token comes after the path, which is too long to be kept. The event may be for
+            // any watch.
+            return self.watches.iter_mut().for_each(|watch| watch.pending = true);
+        };
+        let index = wire::event_token(payload).and_then(wire::number);
+        match index.and_then(|index| self.watches.get_mut(index as usize)) {
+            Some(watch) => watch.pending = true,
+            // An event may still be on its way when its watch ends.
+            None if index.is_some() => {}
+            None => self.console.line(format_args!("dropped a malformed watch event")),
+        }
+    }
+
+    /// Answers a client's request, by the daemon's answer or by a failure.
+    pub(super) fn finish_request(
+        &mut self,
+        client: usize,
+        id: u16,
+        completion: Completion,
+        result: Result<Header, Failure>,
+    ) {
+        let failure = result.err();
+        let mut answer = result.map(|_| Value::new());
+        match completion {
+            Completion::Value => {
+                answer = result.and_then(|header| {
+                    let payload = self.inbound.payload(&header).ok_or(Failure::TooLong)?;
+                    Value::try_from(payload).map_err(|_| Failure::TooLong)
+                });
+            }
+            Completion::Done => {}
+            Completion::Watch(index) => match failure {
+                None => self.watches.get_mut(index).into_iter().for_each(|watch| watch.registered = true),
+                Some(_) => self.watches.remove(index),
+            },
+            Completion::Unwatch(index) => {
+                if matches!(failure, None | Some(Failure::NotFound)) {
+                    self.watches.remove(index);
+                }
+            }
+            Completion::Begin => {
+                let number = result.ok().and_then(|header| self.inbound.payload(&header)).and_then(wire::number);
+                match number.filter(|number| *number != 0) {
+                    Some(number) => {
+                        let until = self.clock.now() + TRANSACTION_TIME;
+                        self.set_transaction(client, Transaction::Open { number, until });
+                    }
+                    None => answer = Err(failure.unwrap_or(Failure::Other)),
+                }
+            }
+            Completion::End => self.set_transaction(client, Transaction::None),
+        }
+        self.answer_client(client, id, answer);
+    }
+
+    pub(super) fn set_transaction(&mut self, client: usize, transaction: Transaction) {
+        if let Some(state) = self.clients.get_mut(client) {
+            state.transaction = transaction;
+        }
+    }
+
+    pub(super) fn answer_client(&mut self, client: usize, id: u16, result: Result<Value, Failure>) {
+        if let Some(state) = self.clients.get_mut(client) {
+            state.answer = Some(Reply::Answer { id, result });
+            state.send_answer();
+        }
+    }
+}
