@@ -5,6 +5,11 @@ use super::*;
 
 const GATEWAY: [u8; 4] = [10, 0, 0, 1];
 
+/// Returns the configuration of a property that is checked with this many cases.
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases: if cfg!(miri) { 2 } else { cases }, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 fn station(high: u8, low: u8, mac: u8) -> Station {
     Station { mac: [2, mac, mac, mac, high, low], address: [10, 0, high, low] }
 }
@@ -48,11 +53,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 2 } else { 100 },
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(config(100))]
 
     /// Hosts in use are known at every moment, whatever other hosts do.
     #[test]
@@ -151,11 +152,7 @@ fn burst() -> impl Strategy<Value = Burst> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 2 } else { 200 },
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(config(200))]
 
     #[test]
     fn requests_are_limited_for_each_host_and_in_total(
