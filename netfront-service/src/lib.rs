@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+mod capabilities;
 pub mod handshake;
 pub mod keys;
 mod pace;
@@ -17,42 +18,9 @@ mod service;
 mod traffic;
 pub mod tx;
 
-use arrayvec::ArrayVec;
-use cloister_interfaces::capability::{Clock, Console, Port};
-use cloister_interfaces::grants::Grants;
-use cloister_interfaces::net::Net;
-use cloister_interfaces::rules::GrantAllowance;
-use cloister_interfaces::store::Store;
-use cloister_interfaces::{Client, Memory, Server, Service, System};
+use cloister_interfaces::{Memory, Service, System};
 
-/// The back end may deliver long TCP segments unsplit, and frames without a checksum.
-const RECEIVE_OFFLOADS: bool = true;
-
-/// The capabilities that the policy gives the service.
-pub struct Caps<S, M> {
-    /// Logs the state of the connection, and violations.
-    pub console: Console<S>,
-    /// Measures timeouts and pauses.
-    pub clock: Clock<S>,
-    /// The queues to tcpip. Only the first is served.
-    pub net_clients: ArrayVec<Server<Net, S, M>, 4>,
-    /// The queue to the XenStore service.
-    pub store: Client<Store, S, M>,
-    /// The queue to the grant manager.
-    pub grants: Client<Grants, S, M>,
-    /// The ring pages: page 0 to send, page 1 to receive.
-    pub rings: M,
-    /// The event channel for frames to send, or for both directions.
-    pub tx_events: Port<S>,
-    /// The event channel for received frames.
-    pub rx_events: Port<S>,
-    /// The allowance to grant the ring pages.
-    pub ring_pages: GrantAllowance,
-    /// The allowance to grant the rx-pool, into which frames are received.
-    pub rx_pages: GrantAllowance,
-    /// The allowance to grant the tx-pool, from which frames are sent, for reading only.
-    pub tx_pages: GrantAllowance,
-}
+pub use capabilities::Caps;
 
 /// Creates the service.
 pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {

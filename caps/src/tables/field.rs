@@ -1,7 +1,6 @@
 //! The fields of records as bytes.
 
 use super::ids::Proven;
-use super::raw;
 use crate::rights::{Kind, Rights};
 
 /// A fixed-size record of the tables.
@@ -45,17 +44,6 @@ macro_rules! integer_field {
     )*};
 }
 integer_field!(u8, u16, u32, u64);
-
-impl Field for raw::Name {
-    const SIZE: usize = 8;
-    fn put(&self, out: &mut [u8]) {
-        self.offset.put(out);
-        self.length.put(&mut out[4..]);
-    }
-    fn get(bytes: &[u8]) -> Option<Self> {
-        Some(raw::Name { offset: u32::get(bytes)?, length: u32::get(bytes.get(4..)?)? })
-    }
-}
 
 impl Field for Rights {
     const SIZE: usize = 4;

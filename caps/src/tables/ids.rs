@@ -6,7 +6,7 @@
 use core::fmt;
 use core::ops::{Index, IndexMut};
 
-use super::{MAX_GRANT_RULES, MAX_MAPPINGS, MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES};
+use super::limits::{MAX_GRANT_RULES, MAX_MAPPINGS, MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES};
 
 /// Converts a number of a checked record into what it stands for.
 ///

@@ -11,6 +11,7 @@
 
 mod field;
 mod ids;
+mod limits;
 mod records;
 mod view;
 
@@ -21,6 +22,10 @@ pub use field::Record;
 pub use ids::{
     GrantRuleId, MappingId, PerPortRule, PerRegion, PerService, PortRuleId, PortRuleSet, QueueId, RegionId, ServiceId,
 };
+pub use limits::{
+    FIRST_GRANT_REF, MAX_GRANT_REFS, MAX_GRANT_RULES, MAX_MAPPINGS, MAX_NAME, MAX_NOTIFICATION_BIT, MAX_PORT_RULES,
+    MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS,
+};
 pub use records::{Capability, GrantRule, Mapping, Name, Object, PortRule, Queue, Region, Segment, Service, raw};
 pub use view::{RawRecords, Records, Tables};
 
@@ -28,31 +33,6 @@ pub use view::{RawRecords, Records, Tables};
 pub const MAGIC: [u8; 8] = *b"CLOISTER";
 /// The version of the layout. A kernel accepts only its own.
 pub const VERSION: u32 = 1;
-/// The largest number of services in an image.
-pub const MAX_SERVICES: usize = 16;
-/// The number of slots in a service's CSpace.
-pub const MAX_SLOTS: usize = 64;
-/// The largest number of regions in an image.
-pub const MAX_REGIONS: usize = 96;
-/// The largest number of mappings in an image: each service maps a region at most once.
-pub const MAX_MAPPINGS: usize = MAX_SERVICES * MAX_REGIONS;
-/// The largest number of one-way queues in an image.
-pub const MAX_QUEUES: usize = 48;
-/// The largest number of grant rules in an image.
-pub const MAX_GRANT_RULES: usize = 16;
-/// The largest number of event-channel rules in an image.
-pub const MAX_PORT_RULES: usize = 16;
-/// The first grant reference that the image uses: 0 to 7 are the toolstack's
-/// (`GNTTAB_NR_RESERVED_ENTRIES`, `grant_table.h`).
-pub const FIRST_GRANT_REF: u32 = 8;
-/// The size of the grant table in entries: eight frames of 512 version-1 entries. Every grant
-/// reference of every rule is below it.
-pub const MAX_GRANT_REFS: u32 = 8 * 512;
-/// The longest name in bytes. The kernel writes some into one line of the log.
-pub const MAX_NAME: u32 = 96;
-/// The highest notification bit of a service. Bit 63 is the kernel's own.
-pub const MAX_NOTIFICATION_BIT: u8 = 62;
-
 /// The reason why tables were refused. The kernel prints it and stops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TableError {

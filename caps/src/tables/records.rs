@@ -69,6 +69,17 @@ impl Proven<u8> for bool {
     }
 }
 
+impl Field for raw::Name {
+    const SIZE: usize = 8;
+    fn put(&self, out: &mut [u8]) {
+        self.offset.put(out);
+        self.length.put(&mut out[4..]);
+    }
+    fn get(bytes: &[u8]) -> Option<Self> {
+        Some(raw::Name { offset: u32::get(bytes)?, length: u32::get(bytes.get(4..)?)? })
+    }
+}
+
 macro_rules! raw_type {
     ($kind:ty) => {
         $kind

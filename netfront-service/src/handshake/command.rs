@@ -8,10 +8,10 @@ use cloister_interfaces::store::{Action, Path};
 use cloister_interfaces::{Instant, grants};
 
 use super::phase::{
-    Area, Closing, ClosingStep, Connecting, ConnectionStep, Grants, Negotiating, NegotiationStep, Phase, Publication,
-    PublicationStep, Shared, Watches,
+    ANSWER_TIME, Area, Closing, ClosingStep, Connecting, ConnectionStep, Grants, Negotiating, NegotiationStep, Phase,
+    Publication, PublicationStep, Shared, Watches, node,
 };
-use super::{ANSWER_TIME, BACKEND_TOKEN, Command, DEVICE_TOKEN, Exchange, Handshake, MAX_KEYS, node, value};
+use super::{BACKEND_TOKEN, Command, DEVICE_TOKEN, Exchange, Handshake, MAX_KEYS, value};
 use crate::keys::XenbusState;
 
 impl Handshake {

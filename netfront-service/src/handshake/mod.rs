@@ -19,7 +19,7 @@ use arrayvec::ArrayVec;
 use cloister_caps::{DomId, GrantRef};
 use cloister_interfaces::net::Offloads;
 use cloister_interfaces::rules::GrantAllowance;
-use cloister_interfaces::store::{Action, Path, Value};
+use cloister_interfaces::store::{Action, Value};
 use cloister_interfaces::{Instant, grants};
 
 use crate::keys::Backend;
@@ -29,8 +29,6 @@ use phase::{
     Publication, PublicationStep, Watches,
 };
 
-/// The device's directory, relative to the domain's.
-const DEVICE: &str = "device/vif/0";
 /// The token of the watch on the device's `backend` node: the device appears, changes or goes.
 pub const DEVICE_TOKEN: u16 = 1;
 /// The token of the watch on the back end's `state` node.
@@ -39,18 +37,8 @@ pub const BACKEND_TOKEN: u16 = 2;
 /// The length of the largest IP packet that is sent, in bytes. It fits one page. Longer frames are
 /// only unsplit TCP segments.
 const MTU: u16 = 1500;
-/// The time that another service has to answer a request.
-const ANSWER_TIME: Duration = Duration::from_secs(15);
 /// The time between two reads of an awaited state, besides the reads for its watch.
 const POLL: Duration = Duration::from_secs(5);
-/// The time that the back end has to offer a connection, and then to connect. Hotplug scripts take
-/// seconds.
-const CONNECT_TIME: Duration = Duration::from_secs(60);
-/// The time that the back end has to close.
-const CLOSE_TIME: Duration = Duration::from_secs(5);
-/// The time between two requests to end the grants of pages that a back end still maps. The grant
-/// manager also reports when they are free, but it may have been restarted since.
-const STILL_MAPPED_POLL: Duration = Duration::from_secs(300);
 /// The pause before a missing device is looked for again, unless the watch fires before.
 const ABSENT_TIME: Duration = Duration::from_secs(30);
 /// The time after which a connection resets the count of failures.
@@ -160,16 +148,6 @@ pub struct Handshake {
     notes: ArrayVec<Note, 8>,
     /// The notes that were logged since the last connection, or since the device last changed.
     logged: ArrayVec<Note, MAX_LOGGED_NOTES>,
-}
-
-/// Returns the path of the node `name` of the device.
-fn node(name: &str) -> Path {
-    let mut path = Path::new();
-    // Every name fits.
-    let _ = path.try_push_str(DEVICE);
-    let _ = path.try_push_str("/");
-    let _ = path.try_push_str(name);
-    path
 }
 
 fn value(text: &str) -> Value {

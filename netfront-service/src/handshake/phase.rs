@@ -9,8 +9,30 @@ use cloister_interfaces::Instant;
 use cloister_interfaces::net::Offloads;
 use cloister_interfaces::store::Path;
 
-use super::{ANSWER_TIME, CLOSE_TIME, CONNECT_TIME, STILL_MAPPED_POLL, node};
 use crate::keys::Backend;
+
+/// The device's directory, relative to the domain's.
+pub(super) const DEVICE: &str = "device/vif/0";
+/// The time that another service has to answer a request.
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(15);
+/// The time that the back end has to offer a connection, and then to connect. Hotplug scripts take
+/// seconds.
+pub(super) const CONNECT_TIME: Duration = Duration::from_secs(60);
+/// The time that the back end has to close.
+pub(super) const CLOSE_TIME: Duration = Duration::from_secs(5);
+/// The time between two requests to end the grants of pages that a back end still maps. The grant
+/// manager also reports when they are free, but it may have been restarted since.
+pub(super) const STILL_MAPPED_POLL: Duration = Duration::from_secs(300);
+
+/// Returns the path of the node `name` of the device.
+pub(super) fn node(name: &str) -> Path {
+    let mut path = Path::new();
+    // Every name fits.
+    let _ = path.try_push_str(DEVICE);
+    let _ = path.try_push_str("/");
+    let _ = path.try_push_str(name);
+    path
+}
 
 /// A part of memory that is granted to the back end, under a grant rule of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

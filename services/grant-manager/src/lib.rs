@@ -8,13 +8,13 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
-mod caps;
+mod capabilities;
 mod pages;
 mod service;
 
 use cloister_interfaces::{Memory, Service, System};
 
-pub use caps::{Caps, MAX_CLIENTS, MAX_RULES};
+pub use capabilities::{Caps, MAX_CLIENTS, MAX_RULES};
 
 /// Creates the service.
 pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {

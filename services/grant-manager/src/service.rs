@@ -9,7 +9,7 @@ use cloister_interfaces::grants::{Grants, Reply, Request};
 use cloister_interfaces::rules::{ClientGrantRule, decode_rules};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 
-use crate::caps::{Caps, MAX_CLIENTS, MAX_RULES};
+use crate::capabilities::{Caps, MAX_CLIENTS, MAX_RULES};
 use crate::pages::{MAX_PAGES, PageSet};
 
 /// The largest number of pages whose grants are ended in one pass. The next pass begins at once and

@@ -9,7 +9,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
-mod caps;
+mod capabilities;
 mod inbound;
 pub mod policy;
 pub mod ring;
@@ -19,7 +19,7 @@ pub mod wire;
 
 use cloister_interfaces::{Memory, Service, System};
 
-pub use caps::{Caps, MAX_CLIENTS};
+pub use capabilities::{Caps, MAX_CLIENTS};
 
 /// Creates the service.
 pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {

@@ -2,16 +2,12 @@
 
 use core::ops::RangeInclusive;
 
-use cloister_caps::tables::{Access, GrantRule, MAX_GRANT_REFS, Mapping};
-use cloister_caps::{Clamped, DomId, Gfn, GrantRef, GrantRuleId, Status};
+use cloister_caps::tables::{Access, GrantRule, Mapping};
+use cloister_caps::{DomId, Gfn, GrantRef, GrantRuleId, Status};
 
-use super::{Answer, DONE, Kernel, allowed_peer, answer};
+use super::Kernel;
+use super::answer::{Answer, DONE, allowed_peer, answer};
 use crate::Platform;
-
-/// Holds a bit for each grant reference. The last word has none: every larger number of a word
-/// names it.
-pub(super) type References = Clamped<u64, { GRANT_WORDS + 1 }>;
-const GRANT_WORDS: usize = MAX_GRANT_REFS as usize / 64;
 
 impl Kernel<'_> {
     /// Returns the words of `granted` and `mapped` with a reference's bit, and the bit.

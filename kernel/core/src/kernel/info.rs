@@ -3,7 +3,8 @@
 use cloister_caps::abi::info;
 use cloister_caps::{ServiceId, Status};
 
-use super::{Answer, Kernel, answer};
+use super::Kernel;
+use super::answer::{Answer, answer};
 
 impl Kernel<'_> {
     /// Returns one item of facts that `info` names.

@@ -1,15 +1,17 @@
 //! The kernel's state and its answers to the two system calls.
 
+mod answer;
 mod cspace;
 mod grants;
 mod info;
+mod objects;
 mod ports;
 mod regions;
 mod time;
 
 use cloister_caps::abi::{SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::{AfterLimit, Capability, Object, PerPortRule, PerService, PortRuleSet, Tables};
-use cloister_caps::{DomId, Operation, Rights, ServiceId, Status};
+use cloister_caps::{Operation, Rights, ServiceId, Status};
 
 use crate::accounting::{Accounting, Costs};
 use crate::placement::Placements;
@@ -18,18 +20,10 @@ use crate::refusal::Refusal;
 use crate::schedule::{Scheduler, State};
 use crate::usage::{Use, uses};
 
+pub use answer::Answer;
+use answer::{DONE, answer};
 use cspace::{CapEntry, CapObject, NotifyTarget, Slots};
-use grants::References;
-use ports::Channel;
-
-/// Answers a system call.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Answer {
-    /// How the system call ended.
-    pub status: Status,
-    /// Two words of result. Both are zero unless the operation returns something.
-    pub words: [u64; 2],
-}
+use objects::{Channel, References};
 
 /// Says what the machine does after a system call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,12 +84,6 @@ pub struct Kernel<'t> {
     boot_time: u64,
     /// Memory of the guest, in bytes.
     memory: u64,
-}
-
-const DONE: Answer = Answer { status: Status::Done, words: [0; 2] };
-
-fn answer(first: u64, second: u64) -> Answer {
-    Answer { status: Status::Done, words: [first, second] }
 }
 
 impl<'t> Kernel<'t> {
@@ -379,10 +367,4 @@ impl<'t> Kernel<'t> {
             }
         }
     }
-}
-
-/// Returns `peer` if it is a real domain from `first` to `last`.
-fn allowed_peer(peer: u64, first: u16, last: u16) -> Result<DomId, Status> {
-    let peer = u16::try_from(peer).map_err(|_| Status::NotPermitted)?;
-    if DomId(peer).is_real() && (first..=last).contains(&peer) { Ok(DomId(peer)) } else { Err(Status::NotPermitted) }
 }

@@ -3,18 +3,11 @@
 use cloister_caps::tables::PortKind;
 use cloister_caps::{EvtchnPort, PortRuleId, ServiceId, Status};
 
+use super::Kernel;
+use super::answer::{Answer, DONE, allowed_peer, answer};
 use super::cspace::NotifyTarget;
-use super::{Answer, DONE, Kernel, allowed_peer, answer};
+use super::objects::Channel;
 use crate::Platform;
-
-/// An open event channel.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Channel {
-    /// Xen's port.
-    pub(super) port: EvtchnPort,
-    /// What an event notifies.
-    pub(super) target: NotifyTarget,
-}
 
 impl Kernel<'_> {
     /// Stores the port of the XenStore event channel, which the toolstack has made.

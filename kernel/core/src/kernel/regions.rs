@@ -4,7 +4,8 @@ use cloister_caps::MappingId;
 use cloister_caps::abi::region;
 use cloister_caps::tables::{Access, Mapping, RegionKind};
 
-use super::{Answer, Kernel, answer};
+use super::Kernel;
+use super::answer::{Answer, answer};
 
 impl Kernel<'_> {
     /// Returns the address of a mapped region, and its length with the flags of [`region`].

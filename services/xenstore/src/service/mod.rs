@@ -10,7 +10,7 @@ use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::store::{Failure, Reply, Store};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 
-use crate::caps::{Caps, MAX_CLIENTS};
+use crate::capabilities::{Caps, MAX_CLIENTS};
 use crate::inbound::{Inbound, Progress};
 use crate::policy::Rules;
 use crate::ring::Ring;

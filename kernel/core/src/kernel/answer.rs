@@ -1,0 +1,26 @@
+//! The answers to system calls.
+
+use cloister_caps::{DomId, Status};
+
+/// Answers a system call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// How the system call ended.
+    pub status: Status,
+    /// Two words of result. Both are zero unless the operation returns something.
+    pub words: [u64; 2],
+}
+
+/// The answer of an operation that succeeded and returns nothing.
+pub(super) const DONE: Answer = Answer { status: Status::Done, words: [0; 2] };
+
+/// Returns the answer of an operation that succeeded and returns these words.
+pub(super) fn answer(first: u64, second: u64) -> Answer {
+    Answer { status: Status::Done, words: [first, second] }
+}
+
+/// Returns `peer` if it is a real domain from `first` to `last`.
+pub(super) fn allowed_peer(peer: u64, first: u16, last: u16) -> Result<DomId, Status> {
+    let peer = u16::try_from(peer).map_err(|_| Status::NotPermitted)?;
+    if DomId(peer).is_real() && (first..=last).contains(&peer) { Ok(DomId(peer)) } else { Err(Status::NotPermitted) }
+}

@@ -1,0 +1,20 @@
+//! The state of the objects that capabilities name.
+
+use cloister_caps::tables::MAX_GRANT_REFS;
+use cloister_caps::{Clamped, EvtchnPort};
+
+use super::cspace::NotifyTarget;
+
+/// Holds a bit for each grant reference. The last word has none: every larger number of a word
+/// names it.
+pub(super) type References = Clamped<u64, { GRANT_WORDS + 1 }>;
+const GRANT_WORDS: usize = MAX_GRANT_REFS as usize / 64;
+
+/// An open event channel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Channel {
+    /// Xen's port.
+    pub(super) port: EvtchnPort,
+    /// What an event notifies.
+    pub(super) target: NotifyTarget,
+}
