@@ -1,8 +1,9 @@
 //! The state machine alone: the order of its commands, and the effect of every answer.
 
 use cloister_caps::EvtchnPort;
-use cloister_interfaces::store::Failure;
+use cloister_interfaces::store::{Failure, Path};
 
+use super::phase::{ANSWER_TIME, CONNECT_TIME, DEVICE, STILL_MAPPED_POLL};
 use super::*;
 
 const BACKEND_PATH: &str = "/local/domain/0/backend/vif/7/0";
