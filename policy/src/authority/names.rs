@@ -148,16 +148,7 @@ pub(crate) fn rule(policy: &Policy, rule: Rule) -> (String, String) {
             let region = name(regions, region);
             (format!("regions.{region}.map.{service}"), format!("{service} maps {region} as {how}"))
         }
-        Rule::Region(region) => {
-            let source = policy.regions.items.get(region).map(|item| item.body.source.value);
-            let (key, word) = match source {
-                Some(Source::Fixed { .. }) => ("pages", "fixed"),
-                Some(Source::Share { .. }) => ("share", "share"),
-                _ => ("kind", source.map_or("?", Source::word)),
-            };
-            let region = name(&policy.regions.items, region);
-            (format!("regions.{region}.{key}"), format!("{region} is memory of kind {word}"))
-        }
+        Rule::Region(region) => region_rule(policy, region),
         Rule::Queue(queue) => {
             let Some(item) = policy.queues.items.get(queue) else { return Default::default() };
             let body = &item.body;
@@ -175,21 +166,36 @@ pub(crate) fn rule(policy: &Policy, rule: Rule) -> (String, String) {
                 format!("{} has an event channel to {peer}", item.body.service.value),
             )
         }
-        Rule::Grant(grant) => {
-            let Some(item) = policy.grants.items.get(grant) else { return Default::default() };
-            let body = &item.body;
-            let access = if body.access.value == cloister_caps::tables::Access::Read { "read" } else { "read-write" };
-            let pages = counted(u64::from(body.pages.value), "page");
-            let says = format!(
-                "{} may grant {pages} of {} to {} as {access} when {} asks",
-                body.held_by.value, body.region.value, body.peer.value, body.on_behalf_of.value
-            );
-            (format!("grants.{}", item.name.value), says)
-        }
+        Rule::Grant(grant) => grant_rule(policy, grant),
         Rule::Path(entry, path) => {
             let Some(item) = policy.xenstore.items.get(entry) else { return Default::default() };
             let path = item.body.get(path).map_or("?", |path| path.path.value.as_str());
             (format!("xenstore.{}.\"{path}\"", item.name.value), format!("{} has rights to {path}", item.name.value))
         }
     }
+}
+
+/// Returns the key that says where a region's memory comes from, and this as a sentence.
+fn region_rule(policy: &Policy, region: usize) -> (String, String) {
+    let source = policy.regions.items.get(region).map(|item| item.body.source.value);
+    let (key, word) = match source {
+        Some(Source::Fixed { .. }) => ("pages", "fixed"),
+        Some(Source::Share { .. }) => ("share", "share"),
+        _ => ("kind", source.map_or("?", Source::word)),
+    };
+    let region = name(&policy.regions.items, region);
+    (format!("regions.{region}.{key}"), format!("{region} is memory of kind {word}"))
+}
+
+/// Returns the key of a grant rule, and the rule as a sentence.
+fn grant_rule(policy: &Policy, grant: usize) -> (String, String) {
+    let Some(item) = policy.grants.items.get(grant) else { return Default::default() };
+    let body = &item.body;
+    let access = if body.access.value == cloister_caps::tables::Access::Read { "read" } else { "read-write" };
+    let pages = counted(u64::from(body.pages.value), "page");
+    let says = format!(
+        "{} may grant {pages} of {} to {} as {access} when {} asks",
+        body.held_by.value, body.region.value, body.peer.value, body.on_behalf_of.value
+    );
+    (format!("grants.{}", item.name.value), says)
 }
