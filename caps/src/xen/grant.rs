@@ -27,3 +27,11 @@ pub const READONLY: u16 = 1 << 2;
 pub const READING: u16 = 1 << 3;
 /// `GTF_writing`: Xen sets it while the page is in use and can be written.
 pub const WRITING: u16 = 1 << 4;
+
+/// Flags of a request to map a page (`GNTMAP_*`).
+pub mod map_flag {
+    /// Into the guest's memory (`GNTMAP_host_map`).
+    pub const HOST_MAP: u32 = 1 << 1;
+    /// For reading only (`GNTMAP_readonly`).
+    pub const READONLY: u32 = 1 << 2;
+}

@@ -56,7 +56,7 @@ pub struct RxResponse {
     /// The number of bytes, or `NETIF_RSP_*` if it is negative.
     pub status: i16,
 }
-const_assert_eq!(size_of::<RxResponse>(), 8);
+const_assert_eq!(size_of::<RxResponse>(), size_of::<RxRequest>());
 
 /// A slot with more about the frame (`netif_extra_info`), here that of type
 /// [`EXTRA_TYPE_GSO`].
@@ -104,6 +104,8 @@ pub mod rx_flag {
     pub const MORE_DATA: u16 = 1 << 2;
     /// The next slot is an extra info (`NETRXF_extra_info`).
     pub const EXTRA_INFO: u16 = 1 << 3;
+    /// The slot is of an older form of segmentation (`NETRXF_gso_prefix`).
+    pub const GSO_PREFIX: u16 = 1 << 4;
 }
 
 /// The status of a response (`NETIF_RSP_*`).

@@ -136,6 +136,7 @@ fn the_network_device() {
         ("NETRXF_csum_blank", netif::rx_flag::CSUM_BLANK.into()),
         ("NETRXF_more_data", netif::rx_flag::MORE_DATA.into()),
         ("NETRXF_extra_info", netif::rx_flag::EXTRA_INFO.into()),
+        ("NETRXF_gso_prefix", netif::rx_flag::GSO_PREFIX.into()),
         ("NETIF_RSP_DROPPED", netif::status::DROPPED.into()),
         ("NETIF_RSP_ERROR", netif::status::ERROR.into()),
         ("NETIF_RSP_OKAY", netif::status::OKAY.into()),
@@ -203,6 +204,8 @@ fn the_grant_table() {
         ("GTF_readonly", grant::READONLY.into()),
         ("GTF_reading", grant::READING.into()),
         ("GTF_writing", grant::WRITING.into()),
+        ("GNTMAP_host_map", grant::map_flag::HOST_MAP.into()),
+        ("GNTMAP_readonly", grant::map_flag::READONLY.into()),
     ]);
     use grant::Entry;
     let entry =
