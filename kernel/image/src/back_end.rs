@@ -7,13 +7,11 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use cloister_caps::tables::MAX_GRANT_REFS;
+use cloister_caps::xen::grant::map_flag::{HOST_MAP, READONLY};
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, PAGE_SIZE};
 
 use crate::hypercall::{self, EVENT_CHANNEL_OP, GRANT_TABLE_OP, Hypercall, hypercall};
 
-/// `GNTMAP_host_map` and `GNTMAP_readonly` (`grant_table.h`).
-const HOST_MAP: u32 = 2;
-const READONLY: u32 = 4;
 /// Stands for no handle. Xen's handles are indices into a far smaller table.
 const NO_HANDLE: u32 = u32::MAX;
 

@@ -4,6 +4,7 @@ use core::fmt;
 
 use arrayvec::ArrayVec;
 use cloister_caps::tables::{TableError, Tables};
+use cloister_caps::xen::grant::ENTRIES_PER_FRAME;
 use cloister_caps::{EvtchnPort, Gfn, PAGE_SIZE};
 use cloister_kernel_core::boot::{self, BootError, MAX_MAP, MapEntry, StartInfo};
 use cloister_kernel_core::memory::{FreeMemory, KernelLocation, find_hole, free_memory};
@@ -13,7 +14,7 @@ use cloister_kernel_core::placement::{
 use cloister_kernel_core::{Costs, Kernel};
 
 use crate::fatal::fatal;
-use crate::grants::{ENTRIES_PER_FRAME, GrantTable};
+use crate::grants::GrantTable;
 use crate::hypercall::{self, E820Entry, HypercallError, Param, Space};
 use crate::machine::Machine;
 use crate::paging::{self, HYPERCALL_FRAME, IdentityMap, OFFSET, PagingError, Root};

@@ -1,21 +1,15 @@
 //! Writes the entries of the grant table, version 1. No other file does.
 
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
-use cloister_caps::{DomId, Gfn, GrantRef, PAGE_SIZE};
+use cloister_caps::xen::grant::{ENTRIES_PER_FRAME, Entry, PERMIT_ACCESS, READING, READONLY, WRITING};
+use cloister_caps::{DomId, Gfn, GrantRef};
 
 use crate::paging;
 
-/// `GTF_permit_access` (`grant_table.h`).
-const PERMIT_ACCESS: u16 = 1;
-/// `GTF_readonly`.
-const READONLY: u16 = 4;
-/// `GTF_reading` and `GTF_writing`. Xen sets them while the peer uses the page.
-const IN_USE: u16 = 8 | 16;
-/// Size of `struct grant_entry_v1` in bytes: u16 flags, u16 domid, u32 frame.
-const ENTRY: usize = 8;
-/// Number of entries in a frame of the table.
-pub const ENTRIES_PER_FRAME: u32 = (PAGE_SIZE / ENTRY) as u32;
+/// Xen sets these flags while the peer uses the page.
+const IN_USE: u16 = READING | WRITING;
 
 /// Returns `number`, but hides from the compiler what it is.
 fn opaque(mut number: u32) -> u32 {
@@ -45,14 +39,14 @@ impl GrantTable {
         // A service chose the page, and so the reference. The minimum bounds the index even if the
         // processor mispredicts the check above. The compiler must not see that it changes nothing.
         let index = opaque(reference.0).min(self.entries.saturating_sub(1));
-        let address = paging::GRANT_TABLE as usize + index as usize * ENTRY;
+        let address = paging::GRANT_TABLE as usize + index as usize * size_of::<Entry>();
         // SAFETY: the entry lies in a frame that was mapped at boot; its fields are aligned, and
         // Xen changes them atomically.
         unsafe {
             Some((
-                AtomicU16::from_ptr(address as *mut u16),
-                AtomicU16::from_ptr((address + 2) as *mut u16),
-                AtomicU32::from_ptr((address + 4) as *mut u32),
+                AtomicU16::from_ptr((address + offset_of!(Entry, flags)) as *mut u16),
+                AtomicU16::from_ptr((address + offset_of!(Entry, domid)) as *mut u16),
+                AtomicU32::from_ptr((address + offset_of!(Entry, frame)) as *mut u32),
             ))
         }
     }

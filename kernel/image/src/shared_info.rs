@@ -3,29 +3,35 @@
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 use cloister_caps::EvtchnPort;
+use cloister_caps::xen::event::PORTS;
 use cloister_kernel_core::clock::{TimeInfo, WallClock};
 
 use crate::{hypercall, paging, processor};
 
-/// Offsets in `struct shared_info` and `struct vcpu_info` (`xen.h`, 64-bit layout).
+/// Offsets in the page. The one virtual processor is the first.
 mod field {
-    pub const UPCALL_PENDING: usize = 0;
-    pub const PENDING_SELECTOR: usize = 8;
-    pub const TIME_VERSION: usize = 32;
-    pub const TSC_TIMESTAMP: usize = 40;
-    pub const SYSTEM_TIME: usize = 48;
-    pub const TSC_MULTIPLIER: usize = 56;
-    pub const TSC_SHIFT: usize = 60;
-    pub const PENDING: usize = 0x800;
-    pub const MASK: usize = 0xA00;
-    pub const WALL_VERSION: usize = 0xC00;
-    pub const WALL_SECONDS: usize = 0xC04;
-    pub const WALL_NANOSECONDS: usize = 0xC08;
-    pub const WALL_SECONDS_HIGH: usize = 0xC0C;
+    use core::mem::offset_of;
+
+    use cloister_caps::xen::event::{SharedInfo, VcpuInfo};
+
+    const VCPU: usize = offset_of!(SharedInfo, vcpu_info);
+    pub const UPCALL_PENDING: usize = VCPU + offset_of!(VcpuInfo, upcall_pending);
+    pub const PENDING_SELECTOR: usize = VCPU + offset_of!(VcpuInfo, pending_selector);
+    pub const TIME_VERSION: usize = VCPU + offset_of!(VcpuInfo, time.version);
+    pub const TSC_TIMESTAMP: usize = VCPU + offset_of!(VcpuInfo, time.tsc_timestamp);
+    pub const SYSTEM_TIME: usize = VCPU + offset_of!(VcpuInfo, time.system_time);
+    pub const TSC_MULTIPLIER: usize = VCPU + offset_of!(VcpuInfo, time.tsc_to_system_mul);
+    pub const TSC_SHIFT: usize = VCPU + offset_of!(VcpuInfo, time.tsc_shift);
+    pub const PENDING: usize = offset_of!(SharedInfo, pending);
+    pub const MASK: usize = offset_of!(SharedInfo, mask);
+    pub const WALL_VERSION: usize = offset_of!(SharedInfo, wc_version);
+    pub const WALL_SECONDS: usize = offset_of!(SharedInfo, wc_sec);
+    pub const WALL_NANOSECONDS: usize = offset_of!(SharedInfo, wc_nsec);
+    pub const WALL_SECONDS_HIGH: usize = offset_of!(SharedInfo, wc_sec_hi);
 }
 
 /// Words with the ports of the 2-level ABI. Each has 64.
-const PORT_WORDS: usize = 64;
+const PORT_WORDS: usize = PORTS / 64;
 /// Times that a record is read again while Xen is changing it. Then it is taken as it is.
 const RETRIES: usize = 1_000;
 
