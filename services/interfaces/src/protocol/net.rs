@@ -9,13 +9,14 @@
 //! | a compromised tcpip or netfront | say anything, rewrite its queue pages | send from or receive into pages that are not its own; stop the other | `netfront-net`, `tcpip-net` |
 
 use bitflags::bitflags;
+use cloister_caps::xen::netif::MAX_TX_SIZE;
 
 use crate::message::{Malformed, Message, Reader, Writer};
 use crate::queue::Interface;
 
 /// The longest frame that can be sent, in bytes: the largest value of the 16-bit size in a transmit
-/// request (`XEN_NETIF_MAX_TX_SIZE`, `io/netif.h`).
-pub const MAX_FRAME: usize = 0xFFFF;
+/// request.
+pub const MAX_FRAME: usize = MAX_TX_SIZE;
 
 /// The interface.
 pub struct Net;
