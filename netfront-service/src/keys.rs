@@ -4,60 +4,8 @@
 use core::fmt::Write;
 
 use cloister_caps::DomId;
+use cloister_caps::xen::xenbus::XenbusState;
 use cloister_interfaces::store::Path;
-
-/// `enum xenbus_state` (Xen `io/xenbus.h`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum XenbusState {
-    /// `XenbusStateUnknown`
-    Unknown,
-    /// `XenbusStateInitialising`
-    Initialising,
-    /// `XenbusStateInitWait`: the back end has published what it offers.
-    InitWait,
-    /// `XenbusStateInitialised`
-    Initialised,
-    /// `XenbusStateConnected`
-    Connected,
-    /// `XenbusStateClosing`
-    Closing,
-    /// `XenbusStateClosed`
-    Closed,
-    /// `XenbusStateReconfiguring`
-    Reconfiguring,
-    /// `XenbusStateReconfigured`
-    Reconfigured,
-}
-
-impl XenbusState {
-    const ALL: [XenbusState; 9] = [
-        XenbusState::Unknown,
-        XenbusState::Initialising,
-        XenbusState::InitWait,
-        XenbusState::Initialised,
-        XenbusState::Connected,
-        XenbusState::Closing,
-        XenbusState::Closed,
-        XenbusState::Reconfiguring,
-        XenbusState::Reconfigured,
-    ];
-
-    /// Returns the digit that a node holds for the state.
-    #[must_use]
-    pub fn digit(self) -> &'static str {
-        match self {
-            XenbusState::Unknown => "0",
-            XenbusState::Initialising => "1",
-            XenbusState::InitWait => "2",
-            XenbusState::Initialised => "3",
-            XenbusState::Connected => "4",
-            XenbusState::Closing => "5",
-            XenbusState::Closed => "6",
-            XenbusState::Reconfiguring => "7",
-            XenbusState::Reconfigured => "8",
-        }
-    }
-}
 
 /// Parses a decimal number without sign, blanks or leading zeros, at most `max`.
 #[must_use]

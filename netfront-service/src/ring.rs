@@ -1,20 +1,14 @@
 //! The front end's side of a shared ring (Xen `io/ring.h`): a page with a header of 64 bytes and
-//! 256 slots. A response overwrites a request's slot.
+//! 256 slots, as [`cloister_caps::xen::ring`] lays it out. A response overwrites a request's slot.
 //!
 //! The front end's own indices are private, and the page holds only copies of them. Each word that
 //! the back end writes is read once and checked. The part of a slot that is used is read by one
 //! access.
 
 use cloister_caps::PAGE_SIZE;
+use cloister_caps::xen::netif::TX_SLOTS as SLOTS;
+use cloister_caps::xen::ring::{FIRST_SLOT, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
 use cloister_interfaces::Memory;
-
-/// The number of slots of either ring: the largest power of two that fits (`__RING_SIZE`).
-pub const SLOTS: u32 = 256;
-const REQ_PROD: usize = 0;
-const REQ_EVENT: usize = 4;
-const RSP_PROD: usize = 8;
-const RSP_EVENT: usize = 12;
-const FIRST_SLOT: usize = 64;
 
 /// A breach of the protocol by the back end. It ends the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

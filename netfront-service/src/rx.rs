@@ -8,30 +8,26 @@
 //! took.
 
 use arrayvec::ArrayVec;
+use cloister_caps::xen::netif::rx_flag::{CSUM_BLANK, DATA_VALIDATED, EXTRA_INFO, MORE_DATA};
+use cloister_caps::xen::netif::{EXTRA_TYPE_GSO, GSO_TYPE_TCPV4, NR_SLOTS_MIN, RX_SLOTS as SLOTS, RxRequest};
 use cloister_caps::{GrantRef, PAGE_SIZE};
 use cloister_interfaces::Memory;
 
 use crate::pages::{MAX_PAGES, PageSet};
-use crate::ring::{Anomaly, FrontRing, Refusal, SLOTS, Violation};
-use crate::tx::{EXTRA_GSO, GSO_TCPV4, MIN_LENGTH};
+use crate::ring::{Anomaly, FrontRing, Refusal, Violation};
+use crate::tx::MIN_LENGTH;
 
-/// The size of a request (`struct netif_rx_request`), of a response and of a slot, in bytes.
-const SLOT: usize = 8;
-/// The largest number of slots with bytes of one frame (`XEN_NETIF_NR_SLOTS_MIN`).
-pub const MAX_SLOTS: usize = 18;
+/// The size of a request, of a response ([`RxResponse`](cloister_caps::xen::netif::RxResponse)) and
+/// of a slot, in bytes.
+const SLOT: usize = size_of::<RxRequest>();
+/// The largest number of slots with bytes of one frame.
+pub const MAX_SLOTS: usize = NR_SLOTS_MIN;
 /// The length of the longest frame, in bytes: a header with a VLAN tag, and the longest IPv4
 /// packet.
 const MAX_LENGTH: u32 = 18 + 0xFFFF;
 
-/// Flags of a response (`NETRXF_*`).
-mod flag {
-    /// The checksum was verified, or left out (`NETRXF_data_validated`, `NETRXF_csum_blank`).
-    pub const CHECKED: u16 = 1 | 2;
-    /// The frame continues in the next slot.
-    pub const MORE_DATA: u16 = 4;
-    /// An extra info is in the next slot.
-    pub const EXTRA_INFO: u16 = 8;
-}
+/// Flags of a response: the checksum was verified, or left out.
+const CHECKED: u16 = DATA_VALIDATED | CSUM_BLANK;
 
 /// The part of a frame that lies in adjacent pages of the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -249,9 +245,9 @@ impl<M: Memory> Receive<M> {
         }
         let first = self.expect == Expect::Start;
         let allowed = match (self.offloads, first) {
-            (false, _) => flag::CHECKED,
-            (true, true) => flag::CHECKED | flag::MORE_DATA | flag::EXTRA_INFO,
-            (true, false) => flag::CHECKED | flag::MORE_DATA,
+            (false, _) => CHECKED,
+            (true, true) => CHECKED | MORE_DATA | EXTRA_INFO,
+            (true, false) => CHECKED | MORE_DATA,
         };
         if flags & !allowed != 0 {
             return Err(Violation::Features);
@@ -268,10 +264,10 @@ impl<M: Memory> Receive<M> {
             _ => self.bad = true,
         }
         if first {
-            self.frame.checked = self.offloads && flags & flag::CHECKED != 0;
+            self.frame.checked = self.offloads && flags & CHECKED != 0;
         }
-        let more = flags & flag::MORE_DATA != 0;
-        Ok(match (flags & flag::EXTRA_INFO != 0, more) {
+        let more = flags & MORE_DATA != 0;
+        Ok(match (flags & EXTRA_INFO != 0, more) {
             (true, more) => Expect::Extra { more },
             (false, true) => Expect::More,
             (false, false) => Expect::Start,
@@ -328,7 +324,8 @@ impl<M: Memory> Receive<M> {
 fn check_extra_info(slot: u64) -> Result<(), Violation> {
     let [kind, flags, s0, s1, segmentation, _padding, f0, f1] = slot.to_le_bytes();
     let size = u16::from_le_bytes([s0, s1]);
-    let valid = kind == EXTRA_GSO && flags == 0 && size > 0 && segmentation == GSO_TCPV4 && [f0, f1] == [0; 2];
+    let valid =
+        kind == EXTRA_TYPE_GSO && flags == 0 && size > 0 && segmentation == GSO_TYPE_TCPV4 && [f0, f1] == [0; 2];
     if valid { Ok(()) } else { Err(Violation::Features) }
 }
 

@@ -4,6 +4,7 @@
 //! splits it into segments. The id of each slot is the frame's first page. A private table counts
 //! the slots of each frame that have no response yet.
 
+use cloister_caps::xen::netif::{EXTRA_TYPE_GSO, GSO_TYPE_TCPV4, TxRequest, status, tx_flag};
 use cloister_caps::{GrantRef, PAGE_SIZE};
 use cloister_interfaces::Memory;
 use cloister_interfaces::net::{Offload, Offloads};
@@ -11,28 +12,14 @@ use cloister_interfaces::net::{Offload, Offloads};
 use crate::pages::{MAX_PAGES, PageQueue, PageSet};
 use crate::ring::{Anomaly, FrontRing, Refusal, Violation};
 
-/// The size of a request (`struct netif_tx_request`), and so of a slot, in bytes.
-const SLOT: usize = 12;
+/// The size of a request, and so of a slot, in bytes.
+const SLOT: usize = size_of::<TxRequest>();
 /// The length of the shortest frame, in bytes: a header (`ETH_HLEN`).
 pub const MIN_LENGTH: u16 = 14;
 
-/// Flags of a request (`NETTXF_*`).
-mod flag {
-    /// The checksum field holds only the sum of the pseudo-header, and the data are known to be
-    /// intact (`NETTXF_csum_blank`, `NETTXF_data_validated`).
-    pub const CHECKSUM: u32 = 1 | 2;
-    /// The frame continues in the next slot.
-    pub const MORE_DATA: u32 = 4;
-    /// An extra info is in the next slot.
-    pub const EXTRA_INFO: u32 = 8;
-}
-
-/// `XEN_NETIF_EXTRA_TYPE_GSO`.
-pub const EXTRA_GSO: u8 = 1;
-/// `XEN_NETIF_GSO_TYPE_TCPV4`.
-pub const GSO_TCPV4: u8 = 1;
-/// `NETIF_RSP_NULL`: the response to an extra info. Its id is whatever the slot held before.
-const STATUS_NULL: i16 = 1;
+/// Flags of a request: the checksum field holds only the sum of the pseudo-header, and the data are
+/// known to be intact.
+const CHECKSUM: u16 = tx_flag::CSUM_BLANK | tx_flag::DATA_VALIDATED;
 
 /// A frame that tcpip has handed over.
 #[derive(Clone, Copy, Default)]
@@ -159,8 +146,8 @@ impl<M: Memory> Transmit<M> {
         let (id, pages) = (u32::from(first), frame.page_count());
         let mut flags = match frame.offload {
             Offload::None => 0,
-            Offload::Checksum => flag::CHECKSUM,
-            Offload::Segments(_) => flag::CHECKSUM | flag::EXTRA_INFO,
+            Offload::Checksum => CHECKSUM,
+            Offload::Segments(_) => CHECKSUM | tx_flag::EXTRA_INFO,
         };
         // The size in the first slot is the length of the whole frame, in the others that of the
         // slot.
@@ -168,13 +155,13 @@ impl<M: Memory> Transmit<M> {
         for done in 0..u32::from(pages) {
             left = left.saturating_sub(PAGE_SIZE as u32);
             if left > 0 {
-                flags |= flag::MORE_DATA;
+                flags |= tx_flag::MORE_DATA;
             }
             // Reference; offset and flags; id and size.
-            self.ring.push([self.reference.0.wrapping_add(id + done), flags << 16, id | size << 16]);
+            self.ring.push([self.reference.0.wrapping_add(id + done), u32::from(flags) << 16, id | size << 16]);
             if let (0, Offload::Segments(segment)) = (done, frame.offload) {
                 // Type, no flags, segment size; segmentation type, padding, no features.
-                self.ring.push([u32::from(EXTRA_GSO) | u32::from(segment) << 16, u32::from(GSO_TCPV4)]);
+                self.ring.push([u32::from(EXTRA_TYPE_GSO) | u32::from(segment) << 16, u32::from(GSO_TYPE_TCPV4)]);
                 self.unanswered_extras += 1;
             }
             (flags, size) = (0, left.min(PAGE_SIZE as u32));
@@ -210,15 +197,16 @@ impl<M: Memory> Transmit<M> {
     pub fn reap(&mut self) -> Result<Option<u16>, Violation> {
         while let Some(word) = self.ring.pop()? {
             let (page, status) = (word as u16, (word >> 16) as i16);
-            if status == STATUS_NULL {
+            if status == status::NULL {
+                // The response to an extra info. Its id is whatever the slot held before.
                 self.unanswered_extras = self.unanswered_extras.checked_sub(1).ok_or(Violation::Id)?;
                 continue;
             }
             let frame = self.frames.get_mut(usize::from(page)).ok_or(Violation::Id)?;
             frame.unanswered = frame.unanswered.checked_sub(1).ok_or(Violation::Id)?;
             match status {
-                0 => {}
-                ..0 => {
+                status::OKAY => {}
+                ..status::OKAY => {
                     self.anomalies |= Anomaly::NotSent as u8;
                     self.dropped = self.dropped.saturating_add(1);
                 }

@@ -1,5 +1,6 @@
 //! Handles the results of commands.
 
+use cloister_caps::xen::xenbus::XenbusState;
 use cloister_caps::{DomId, EvtchnPort, GrantRef};
 use cloister_interfaces::store::{Failure, Value};
 use cloister_interfaces::{Instant, grants};
@@ -9,7 +10,7 @@ use super::phase::{
     Phase, Probe, Publication, PublicationStep, References, Shared, Watches,
 };
 use super::{ABSENT_TIME, Closing, ClosingStep, Exchange, Handshake, MAX_CONFLICTS, MTU, Note, POLL};
-use crate::keys::{self, Backend, XenbusState};
+use crate::keys::{self, Backend};
 
 /// The result of reading the back end's state.
 enum StateRead {

@@ -4,6 +4,7 @@ use core::fmt::Write;
 
 use arrayvec::{ArrayString, ArrayVec};
 use cloister_caps::DomId;
+use cloister_caps::xen::xenbus::XenbusState;
 use cloister_interfaces::store::{Action, Path};
 use cloister_interfaces::{Instant, grants};
 
@@ -12,7 +13,6 @@ use super::phase::{
     Publication, PublicationStep, Shared, Watches, node,
 };
 use super::{BACKEND_TOKEN, Command, DEVICE_TOKEN, Exchange, Handshake, MAX_KEYS, value};
-use crate::keys::XenbusState;
 
 impl Handshake {
     /// Returns the next command, if there is one.

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use super::*;
 
 const RX: usize = PAGE_SIZE;
-const MORE: u16 = flag::MORE_DATA;
-const EXTRA: u16 = flag::EXTRA_INFO;
+const MORE: u16 = MORE_DATA;
+const EXTRA: u16 = EXTRA_INFO;
 const GSO: [u8; 8] = [1, 0, 0xA8, 5, 1, 0, 0, 0];
 
 fn receive_over<M: Memory>(memory: M, pages: u16, offloads: bool) -> Receive<M> {

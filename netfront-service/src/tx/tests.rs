@@ -1,12 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use cloister_caps::xen::netif::TX_SLOTS as SLOTS;
 use cloister_sim::{Fickle, SharedMemory};
 use proptest::prelude::*;
 
 use super::*;
-use crate::ring::SLOTS;
 
-const NULL: i16 = 1;
+const NULL: i16 = status::NULL;
 
 fn transmit_over<M: Memory>(memory: M, pages: u16) -> Transmit<M> {
     let mut transmit = Transmit::new(memory, pages);
