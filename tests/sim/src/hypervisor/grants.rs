@@ -1,16 +1,8 @@
 //! A grant table of version 1 (`grant_table.h`), and what Xen lets other domains do with it.
 
 use cloister_caps::tables::{FIRST_GRANT_REF, MAX_GRANT_REFS};
+use cloister_caps::xen::grant::{PERMIT_ACCESS, READING, READONLY, WRITING};
 use cloister_caps::{DomId, Gfn, GrantRef};
-
-/// `GTF_permit_access`.
-pub const PERMIT_ACCESS: u16 = 1;
-/// `GTF_readonly`.
-pub const READONLY: u16 = 4;
-/// `GTF_reading`: the peer uses the page.
-pub const READING: u16 = 8;
-/// `GTF_writing`: the peer uses the page, and may write it.
-pub const WRITING: u16 = 16;
 
 /// Why Xen refuses a domain the use of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
