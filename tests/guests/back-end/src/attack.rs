@@ -3,11 +3,13 @@
 use core::fmt;
 use core::time::Duration;
 
+use cloister_caps::xen::netif::{TX_SLOTS as SLOTS, rx_flag};
+use cloister_caps::xen::ring::{REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
 use cloister_interfaces::{Instant, Memory, System};
 
 use crate::leak::{self, Leaks};
 use crate::link::{Answers, Link};
-use crate::ring::{BackRing, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD, SLOTS};
+use crate::ring::BackRing;
 use crate::script::{Attack, ProducerShift, ResponseId, Ring, RingPart, Script, Storm};
 
 /// The time in which the front end must answer the first echo request, and one after the attack.
@@ -288,7 +290,7 @@ impl ScriptRun {
 
     fn extras<S: System, M: Memory>(&mut self, link: &mut Link<S, M>, kind: u8, flags: u8, rest: [u8; 6], times: u32) {
         let Some((id, _)) = link.take_buffer() else { return };
-        link.answer_buffer(id, 0, 8, 60);
+        link.answer_buffer(id, 0, rx_flag::EXTRA_INFO, 60);
         let [a, b, c, d, e, f] = rest;
         for _ in 0..times.min(2 * SLOTS) {
             if link.take_buffer().is_none() {

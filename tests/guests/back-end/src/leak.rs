@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use cloister_caps::xen::netif::{RX_SLOTS, RxRequest, TX_SLOTS, TxRequest};
+use cloister_caps::xen::ring::FIRST_SLOT;
 use cloister_caps::{GrantRef, PAGE_SIZE};
 use cloister_interfaces::{Memory, System};
 
@@ -10,7 +12,8 @@ use crate::link::{Answers, Link};
 /// The number of references to map: all of two frames of the grant table.
 const REFERENCES: u32 = 1024;
 /// The size of header and slots of the two rings, in bytes.
-const RING: [usize; 2] = [64 + 256 * 12, 64 + 256 * 8];
+const RING: [usize; 2] =
+    [FIRST_SLOT + TX_SLOTS as usize * size_of::<TxRequest>(), FIRST_SLOT + RX_SLOTS as usize * size_of::<RxRequest>()];
 /// Texts that the front end's image sent to others before, or that only the image holds.
 const MARKS: [&[u8]; 4] = [b"CANARY", b"[services.", b"cloister", b"HTTP/1."];
 /// The upper half of a pointer into the kernel.

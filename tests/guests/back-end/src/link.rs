@@ -1,6 +1,7 @@
 //! A connection with a front end: rings and event channels. It moves frames as an honest back end does.
 
 use arrayvec::ArrayVec;
+use cloister_caps::xen::netif::{EXTRA_FLAG_MORE, RxRequest, RxResponse, TxRequest, status, tx_flag};
 use cloister_caps::{DomId, EvtchnPort, GrantRef, PAGE_SIZE};
 use cloister_interfaces::capability::{GrantRule, Port};
 use cloister_interfaces::{Memory, System};
@@ -12,14 +13,9 @@ use crate::wire::{self, LONGEST, Received};
 
 /// The number of pages of the writable region that are rings.
 const RINGS: usize = 2;
-/// `NETTXF_extra_info`, and `XEN_NETIF_EXTRA_FLAG_MORE`.
-const EXTRA: u16 = 8;
-const MORE: u8 = 1;
-/// `XEN_NETIF_RSP_NULL`: the answer to an extra-info slot.
-const NULL: i16 = 1;
-/// The size of a request to send (`struct netif_tx_request`) and to receive, in bytes.
-const TX_SLOT: usize = 12;
-const RX_SLOT: usize = 8;
+/// The size of a slot of either ring, in bytes.
+const TX_SLOT: usize = size_of::<TxRequest>();
+const RX_SLOT: usize = size_of::<RxRequest>();
 /// The number of bytes of a frame that are inspected.
 const HEAD: usize = 64;
 
@@ -205,11 +201,11 @@ impl<S: System, M: Memory> Link<S, M> {
     /// Consumes the slots with extra information that follow a request. Returns their number.
     pub fn take_extras(&mut self, sent: &SentFrame) -> u32 {
         let mut extras = 0;
-        let mut more = sent.flags & EXTRA != 0;
+        let mut more = sent.flags & tx_flag::EXTRA_INFO != 0;
         let mut slot = [0; TX_SLOT];
         while more && self.tx.take(&mut slot) {
             extras += 1;
-            more = slot[1] & MORE != 0;
+            more = slot[1] & EXTRA_FLAG_MORE != 0;
         }
         extras
     }
@@ -256,8 +252,8 @@ impl<S: System, M: Memory> Link<S, M> {
             let extras = self.take_extras(&sent);
             self.skip_next = !self.skip_next;
             if answers == Answers::All || self.skip_next {
-                self.answer_sent(sent.id, 0);
-                (0..extras).for_each(|_| self.answer_sent(0, NULL));
+                self.answer_sent(sent.id, status::OKAY);
+                (0..extras).for_each(|_| self.answer_sent(0, status::NULL));
             }
         }
         if self.tx.publish() {
@@ -280,7 +276,7 @@ impl<S: System, M: Memory> Link<S, M> {
     /// Answers a receive buffer.
     pub fn answer_buffer(&mut self, id: u16, offset: u16, flags: u16, status: i16) {
         let fields = [id.to_le_bytes(), offset.to_le_bytes(), flags.to_le_bytes(), status.to_le_bytes()];
-        let mut slot = [0; RX_SLOT];
+        let mut slot = [0; size_of::<RxResponse>()];
         slot.iter_mut().zip(fields.as_flattened()).for_each(|(target, byte)| *target = *byte);
         self.rx.answer(&slot);
     }

@@ -3,19 +3,9 @@
 
 use core::sync::atomic::{Ordering, fence};
 
+use cloister_caps::xen::netif::TX_SLOTS as SLOTS;
+use cloister_caps::xen::ring::{FIRST_SLOT, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
 use cloister_interfaces::Memory;
-
-/// The number of slots of either ring.
-pub const SLOTS: u32 = 256;
-/// The offset of the index after the last request (`struct netif_tx_sring`).
-pub const REQ_PROD: usize = 0;
-/// The offset of the index of the request for which the back end wants an event, plus one.
-pub const REQ_EVENT: usize = 4;
-/// The offset of the index after the last response.
-pub const RSP_PROD: usize = 8;
-/// The offset of the index of the response for which the front end wants an event, plus one.
-pub const RSP_EVENT: usize = 12;
-const FIRST_SLOT: usize = 64;
 
 /// A ring in a page of `memory`.
 pub struct BackRing<M> {
@@ -111,7 +101,7 @@ mod tests {
         let mut request = [0; 8];
         assert!(!ring.take(&mut request));
         assert_eq!(memory.load(REQ_EVENT), 1);
-        memory.write(64, &[1, 2, 3, 4, 5, 6, 7, 8]);
+        memory.write(FIRST_SLOT, &[1, 2, 3, 4, 5, 6, 7, 8]);
         memory.store(REQ_PROD, 2);
         memory.store(RSP_EVENT, 2);
         assert!(ring.take(&mut request) && ring.take(&mut request) && !ring.take(&mut request));
@@ -120,6 +110,6 @@ mod tests {
         ring.answer(&[8; 8]);
         assert!(ring.publish());
         assert_eq!((memory.load(RSP_PROD), ring.next()), (2, 2));
-        assert_eq!(memory.bytes(64, 16), [[9; 8], [8; 8]].concat());
+        assert_eq!(memory.bytes(FIRST_SLOT, 16), [[9; 8], [8; 8]].concat());
     }
 }

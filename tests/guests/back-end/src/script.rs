@@ -1,5 +1,8 @@
 //! The scripts: what the back end does, and what the front end's image has to say of it.
 
+use cloister_caps::xen::netif::{EXTRA_FLAG_MORE, EXTRA_TYPE_GSO, GSO_TYPE_TCPV4, TX_SLOTS, rx_flag, status};
+use cloister_caps::xen::xenbus::XenbusState;
+
 /// One script.
 #[derive(Debug)]
 pub struct Script {
@@ -132,11 +135,6 @@ pub enum Storm {
     Peer,
 }
 
-/// `NETRXF_more_data`, `NETRXF_extra_info`.
-const MORE: u16 = 4;
-const EXTRA: u16 = 8;
-/// `XEN_NETIF_EXTRA_TYPE_GSO`.
-const GSO: u8 = 1;
 /// As many responses as there are buffers.
 const ALL: u32 = u32::MAX;
 
@@ -151,6 +149,11 @@ const fn offer(
     nodes: &'static [(&'static str, &'static str)],
 ) -> Script {
     Script { name, about, says, nodes, attack: Attack::Wait(700) }
+}
+
+/// Returns the node of this state, to be written.
+const fn state(state: XenbusState) -> (&'static str, Option<&'static str>) {
+    ("state", Some(state.digit()))
 }
 
 const fn rx(id: ResponseId, offset: u16, flags: u16, status: i16, times: u32) -> Attack {
@@ -173,19 +176,24 @@ pub static SCRIPTS: &[Script] = &[
     script("honest", "answers and is answered", NONE, Attack::Nothing),
     script("dump", "maps every page that it can and searches it for what is no frame", NONE, Attack::Dump),
     // Frames from the front end.
-    script("tx-id-twice", "two responses to one request", ID, Attack::Tx(ResponseId::Previous, 0)),
-    script("tx-id-never", "a response to a request that was never made", ID, Attack::Tx(ResponseId::Plus(40), 0)),
-    script("tx-id-past-pool", "an id past the pool", ID, Attack::Tx(ResponseId::Exact(300), 0)),
-    script("tx-id-huge", "the largest id", ID, Attack::Tx(ResponseId::Exact(u16::MAX), 0)),
-    script("tx-status-error", "each frame fails", NONE, Attack::Tx(ResponseId::Correct, -1)),
+    script("tx-id-twice", "two responses to one request", ID, Attack::Tx(ResponseId::Previous, status::OKAY)),
+    script(
+        "tx-id-never",
+        "a response to a request that was never made",
+        ID,
+        Attack::Tx(ResponseId::Plus(40), status::OKAY),
+    ),
+    script("tx-id-past-pool", "an id past the pool", ID, Attack::Tx(ResponseId::Exact(300), status::OKAY)),
+    script("tx-id-huge", "the largest id", ID, Attack::Tx(ResponseId::Exact(u16::MAX), status::OKAY)),
+    script("tx-status-error", "each frame fails", NONE, Attack::Tx(ResponseId::Correct, status::ERROR)),
     script("tx-status-absurd", "a status that does not exist", NONE, Attack::Tx(ResponseId::Correct, i16::MIN)),
-    script("tx-status-null", "answers as to an extra-info slot", ID, Attack::Tx(ResponseId::Correct, 1)),
+    script("tx-status-null", "answers as to an extra-info slot", ID, Attack::Tx(ResponseId::Correct, status::NULL)),
     script("tx-producer-one", "one response too many", PRODUCER, Attack::Producer(Ring::Tx, ProducerShift::Beyond(1))),
     script(
         "tx-producer-jump",
         "the producer is a ring ahead",
         PRODUCER,
-        Attack::Producer(Ring::Tx, ProducerShift::Beyond(256)),
+        Attack::Producer(Ring::Tx, ProducerShift::Beyond(TX_SLOTS)),
     ),
     script(
         "tx-producer-far",
@@ -215,7 +223,7 @@ pub static SCRIPTS: &[Script] = &[
         rx(ResponseId::Correct, 0xFFF0, 0, 60, 1),
     ),
     script("rx-status-zero", "empty frames in every buffer", NONE, rx(ResponseId::Correct, 0, 0, 0, ALL)),
-    script("rx-status-error", "an error in every buffer", NONE, rx(ResponseId::Correct, 0, 0, -1, ALL)),
+    script("rx-status-error", "an error in every buffer", NONE, rx(ResponseId::Correct, 0, 0, status::ERROR, ALL)),
     script(
         "rx-status-absurd",
         "a status that does not exist, in every buffer",
@@ -223,30 +231,50 @@ pub static SCRIPTS: &[Script] = &[
         rx(ResponseId::Correct, 0, 0, i16::MIN, ALL),
     ),
     script("rx-runt", "frames shorter than a header, in every buffer", NONE, rx(ResponseId::Correct, 0, 0, 13, ALL)),
-    script("rx-more-data", "one frame in two slots", NONE, rx(ResponseId::Correct, 0, MORE, 60, 2)),
-    script("rx-more-data-endless", "a chain of slots without end", CHAIN, rx(ResponseId::Correct, 0, MORE, 60, ALL)),
-    script("rx-more-data-errors", "a chain of errors without end", CHAIN, rx(ResponseId::Correct, 0, MORE, -1, ALL)),
-    script("rx-flag-gso-prefix", "a flag of a feature that is gone", FEATURE, rx(ResponseId::Correct, 0, 16, 60, 1)),
+    script("rx-more-data", "one frame in two slots", NONE, rx(ResponseId::Correct, 0, rx_flag::MORE_DATA, 60, 2)),
+    script(
+        "rx-more-data-endless",
+        "a chain of slots without end",
+        CHAIN,
+        rx(ResponseId::Correct, 0, rx_flag::MORE_DATA, 60, ALL),
+    ),
+    script(
+        "rx-more-data-errors",
+        "a chain of errors without end",
+        CHAIN,
+        rx(ResponseId::Correct, 0, rx_flag::MORE_DATA, status::ERROR, ALL),
+    ),
+    script(
+        "rx-flag-gso-prefix",
+        "a flag of a feature that is gone",
+        FEATURE,
+        rx(ResponseId::Correct, 0, rx_flag::GSO_PREFIX, 60, 1),
+    ),
     script("rx-flags-all", "every flag", FEATURE, rx(ResponseId::Correct, 0, u16::MAX, 60, 1)),
-    script("rx-extra-gso-zero", "segments of no bytes", FEATURE, Attack::Extra(GSO, 0, [0, 0, 1, 0, 0, 0], 1)),
+    script(
+        "rx-extra-gso-zero",
+        "segments of no bytes",
+        FEATURE,
+        Attack::Extra(EXTRA_TYPE_GSO, 0, [0, 0, GSO_TYPE_TCPV4, 0, 0, 0], 1),
+    ),
     script(
         "rx-extra-gso-type",
         "segments of an unknown protocol",
         FEATURE,
-        Attack::Extra(GSO, 0, [0xb4, 5, 9, 0, 0, 0], 1),
+        Attack::Extra(EXTRA_TYPE_GSO, 0, [0xb4, 5, 9, 0, 0, 0], 1),
     ),
     script("rx-extra-unknown", "extra information of an unknown type", FEATURE, Attack::Extra(0xEE, 0, [0xff; 6], 1)),
     script(
         "rx-extra-endless",
         "extra information without end",
         CHAIN,
-        Attack::Extra(GSO, 1, [0xb4, 5, 1, 0, 0, 0], ALL),
+        Attack::Extra(EXTRA_TYPE_GSO, EXTRA_FLAG_MORE, [0xb4, 5, GSO_TYPE_TCPV4, 0, 0, 0], ALL),
     ),
     script(
         "rx-extra-missing",
         "extra information announced and not given",
         FEATURE,
-        rx(ResponseId::Correct, 0, EXTRA, 60, 1),
+        rx(ResponseId::Correct, 0, rx_flag::EXTRA_INFO, 60, 1),
     ),
     script("rx-producer-one", "one response too many", PRODUCER, Attack::Producer(Ring::Rx, ProducerShift::Beyond(1))),
     script(
@@ -322,23 +350,23 @@ pub static SCRIPTS: &[Script] = &[
     script("state-large", "its state is past all states", NONE, Attack::Nodes(&[("state", Some("9"))])),
     script("state-empty", "its state is empty", NONE, Attack::Nodes(&[("state", Some(""))])),
     script("state-vanishes", "its state is removed", NONE, Attack::Nodes(&[("state", None)])),
-    script("state-back", "goes back to offering", NONE, Attack::Nodes(&[("state", Some("2"))])),
-    script("state-closed", "is closed without closing", NONE, Attack::Nodes(&[("state", Some("6"))])),
+    script("state-back", "goes back to offering", NONE, Attack::Nodes(&[state(XenbusState::InitWait)])),
+    script("state-closed", "is closed without closing", NONE, Attack::Nodes(&[state(XenbusState::Closed)])),
     script(
         "state-flips",
         "goes through all states, back and forth",
         NONE,
         Attack::Nodes(&[
-            ("state", Some("3")),
-            ("state", Some("8")),
-            ("state", Some("4")),
-            ("state", Some("7")),
-            ("state", Some("1")),
-            ("state", Some("5")),
-            ("state", Some("2")),
-            ("state", Some("6")),
-            ("state", Some("4")),
-            ("state", Some("0")),
+            state(XenbusState::Initialised),
+            state(XenbusState::Reconfigured),
+            state(XenbusState::Connected),
+            state(XenbusState::Reconfiguring),
+            state(XenbusState::Initialising),
+            state(XenbusState::Closing),
+            state(XenbusState::InitWait),
+            state(XenbusState::Closed),
+            state(XenbusState::Connected),
+            state(XenbusState::Unknown),
         ]),
     ),
     offer("copy-absent", "does not say that it copies", NO_COPY, &[("feature-rx-copy", "")]),

@@ -5,6 +5,7 @@ use core::fmt::{self, Write};
 use core::time::Duration;
 
 use cloister_caps::DomId;
+use cloister_caps::xen::xenbus::XenbusState;
 use cloister_interfaces::capability::{Clock, Console};
 use cloister_interfaces::store::{Action, Failure, MAX_VALUE, Path, Reply, Request, Store, Value};
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service, System};
@@ -132,23 +133,27 @@ impl<S: System, M: Memory> BackEnd<S, M> {
             Step::Script => Action::Read(self.path(format_args!("data/script"))),
             Step::Offer(index) => match self.offer().nth(index) {
                 Some((key, text)) => Action::Write(self.own_node(key), value(text)),
-                None => Action::Write(self.own_node("state"), value("1")),
+                None => self.write_state(XenbusState::Initialising),
             },
-            Step::InitWait => Action::Write(self.own_node("state"), value("2")),
+            Step::InitWait => self.write_state(XenbusState::InitWait),
             Step::AwaitFrontEnd | Step::CheckFrontEnd => Action::Read(self.front_end_node("state")),
             Step::AwaitOnline | Step::CheckOnline | Step::Keep | Step::AwaitOffline => {
                 Action::Read(self.own_node("online"))
             }
             Step::Key(index) => Action::Read(self.front_end_node(KEYS.get(index).copied().unwrap_or_default())),
-            Step::Connected => Action::Write(self.own_node("state"), value("4")),
+            Step::Connected => self.write_state(XenbusState::Connected),
             Step::Node => match self.node {
                 Some((key, Some(text))) => Action::Write(self.own_node(key), value(text)),
                 Some((key, None)) => Action::Remove(self.own_node(key)),
                 None => Action::Read(self.own_node("online")),
             },
-            Step::Close => Action::Write(self.own_node("state"), value("6")),
+            Step::Close => self.write_state(XenbusState::Closed),
             Step::Remove => Action::Remove(self.path(format_args!("backend/vif/{}/0", self.front_end))),
         }
+    }
+
+    fn write_state(&self, state: XenbusState) -> Action {
+        Action::Write(self.own_node("state"), value(state.digit()))
     }
 
     fn go_to(&mut self, step: Step, due: Instant) {
@@ -178,7 +183,7 @@ impl<S: System, M: Memory> BackEnd<S, M> {
             Step::Offer(index) if index + 1 < self.offer().count() => self.go_to(Step::Offer(index + 1), now),
             Step::Offer(_) => self.go_to(Step::InitWait, now),
             Step::InitWait => self.go_to(Step::AwaitFrontEnd, now),
-            Step::AwaitFrontEnd if bytes == b"4" => {
+            Step::AwaitFrontEnd if is_connected(bytes) => {
                 self.keys = [0; KEYS.len()];
                 self.go_to(Step::Key(0), now);
             }
@@ -204,7 +209,7 @@ impl<S: System, M: Memory> BackEnd<S, M> {
                 self.node = None;
                 self.go_to(Step::CheckFrontEnd, now + POLL);
             }
-            Step::CheckFrontEnd if bytes == b"4" => self.go_to(Step::CheckOnline, now + POLL),
+            Step::CheckFrontEnd if is_connected(bytes) => self.go_to(Step::CheckOnline, now + POLL),
             Step::CheckFrontEnd => {
                 self.end_connection(now);
             }
@@ -298,6 +303,11 @@ impl<S: System, M: Memory> BackEnd<S, M> {
 
 fn value(text: &str) -> Value {
     text.bytes().take(MAX_VALUE).collect()
+}
+
+/// Returns `true` if a `state` node says that its end is connected.
+fn is_connected(state: &[u8]) -> bool {
+    state == XenbusState::Connected.digit().as_bytes()
 }
 
 /// Returns the names of a listing.
