@@ -10,10 +10,11 @@ use crate::stages::Stages;
 
 /// The packages that Miri interprets, and which of their tests. `docs/miri.md` says what is left
 /// out and why.
-const PACKAGES: [(&str, &[&str]); 14] = [
+const PACKAGES: [(&str, &[&str]); 15] = [
     ("runtime", &["--lib"]),
     ("caps", &["--lib", "--tests"]),
     ("interfaces", &["--lib"]),
+    ("collections", &["--lib"]),
     ("kernel-core", &["--lib"]),
     ("grant-manager", &["--lib"]),
     ("xenstore", &["--lib"]),

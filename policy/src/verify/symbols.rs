@@ -13,7 +13,7 @@ use super::verdict::Finding;
 use crate::image_limits::{MAX_ERRORS, MAX_SYMBOL_NAMES};
 
 /// Crates of ours that every program may contain.
-const COMMON: [&str; 3] = ["caps", "interfaces", "runtime"];
+const COMMON: [&str; 4] = ["caps", "collections", "interfaces", "runtime"];
 /// Types of `cloister_interfaces::capability`, with the capability that their use needs. The
 /// console is not among them: the runtime's panic message uses it whether there is one or not.
 const TYPES: [(&str, Kind); 6] = [

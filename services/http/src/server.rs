@@ -5,10 +5,9 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use cloister_caps::abi::info;
+use cloister_collections::{Lists, Timers};
 use cloister_interfaces::capability::{Clock, Console};
-use cloister_interfaces::lists::Lists;
 use cloister_interfaces::socket::{Connection as ConnectionId, Layout, Reply, Request, Socket};
-use cloister_interfaces::timers::Timers;
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service, System};
 
 use crate::cache::ResponseCache;

@@ -7,21 +7,18 @@
 //! - [`capability`] and [`queue`] are typed capabilities on top of [`system`].
 //! - [`message`] encodes and decodes messages, and [`protocol`] defines those of each interface.
 //! - [`rules`] is the format of the rules that a service enforces itself.
-//! - [`lists`] and [`timers`] are collections for services with many connections.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
 pub mod capability;
-pub mod lists;
 pub mod message;
 pub mod protocol;
 pub mod queue;
 pub mod rules;
 pub mod service;
 pub mod system;
-pub mod timers;
 
 pub use message::{Malformed, Message};
 pub use protocol::{control, grants, net, socket, store};

@@ -40,7 +40,10 @@ fn allowed(directory: &str) -> Option<&'static [&'static str]> {
         "kernel/image" => Some(&["caps", "kernel/core"]),
         // So that what they say to each other is in the interfaces, and nowhere else.
         "netfront-service" => Some(&["caps", "services/interfaces", "services/runtime"]),
-        _ if directory.starts_with("services/") => Some(&["caps", "services/interfaces", "services/runtime"]),
+        "services/collections" => Some(&["services/interfaces"]),
+        _ if directory.starts_with("services/") => {
+            Some(&["caps", "services/collections", "services/interfaces", "services/runtime"])
+        }
         "policy" => Some(&["caps", "services/interfaces"]),
         _ if OUTSIDE.iter().any(|outside| directory.starts_with(outside)) => None,
         _ => panic!("{directory} has no place in the structure"),

@@ -12,11 +12,12 @@ use crate::stages::Stages;
 use crate::workspace;
 
 /// The crates under attack; the other crates are the attack itself.
-const CRATES: [&str; 10] = [
+const CRATES: [&str; 11] = [
     "caps",
     "kernel/core",
     "netfront-service",
     "policy",
+    "services/collections",
     "services/control",
     "services/grant-manager",
     "services/http",

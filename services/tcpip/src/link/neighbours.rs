@@ -15,8 +15,8 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use cloister_collections::Lists;
 use cloister_interfaces::Instant;
-use cloister_interfaces::lists::Lists;
 use smoltcp::wire::Ipv4Address;
 
 use super::arp::{BROADCAST, Station};

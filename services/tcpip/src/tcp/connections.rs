@@ -12,10 +12,9 @@ use core::num::NonZeroU16;
 use core::time::Duration;
 
 use arrayvec::ArrayVec;
+use cloister_collections::{Lists, Timers};
 use cloister_interfaces::Instant;
-use cloister_interfaces::lists::Lists;
 use cloister_interfaces::socket::{Connection as ConnectionId, Layout};
-use cloister_interfaces::timers::Timers;
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp::{self, State};
 use smoltcp::wire::IpAddress;

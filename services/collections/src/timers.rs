@@ -4,7 +4,7 @@
 
 use alloc::vec::Vec;
 
-use crate::system::Instant;
+use cloister_interfaces::Instant;
 
 /// The position of a number whose timer is not set.
 const UNSET: u16 = u16::MAX;

@@ -1,0 +1,17 @@
+//! Collections for services with many numbered things, such as connections.
+//!
+//! Finding, adding and removing take constant or logarithmic time. All memory is reserved when a
+//! collection is created.
+//!
+//! - [`lists`]: linked lists of numbers.
+//! - [`timers`]: a deadline for each number.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod lists;
+pub mod timers;
+
+pub use lists::Lists;
+pub use timers::Timers;
