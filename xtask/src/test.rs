@@ -24,6 +24,8 @@ const LONGEST: &str = "hostile";
 /// The domains that may be the back end in `hostile`: the honest one is 0, the hostile one is 2.
 /// The image itself is 1.
 const HOSTILE_BACK_END: &str = "0-2";
+/// The kernel in full, which is compiled for its own target only.
+const KERNEL: [&str; 4] = ["--package=cloister-kernel", "--features=back-end,profile", "--target", workspace::TARGET];
 /// The folders with the policies that images are built of: the one that ships, and those of the tests' guests.
 const POLICY_FOLDERS: [&str; 2] = ["policy", "tests/guests"];
 
@@ -68,9 +70,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn host() -> Result<Count> {
+    workspace::ensure_target(&mut |text| println!("{text}"))?;
     let mut count = Count::default();
     count.add(check("formatting", &["fmt", "--all", "--check"])?);
     count.add(check("lints", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])?);
+    let kernel = [&["clippy", "--quiet"], &KERNEL[..], &["--", "-D", "warnings"]].concat();
+    count.add(check("lints of the kernel", &kernel)?);
     count.add(documentation()?);
     heading("tests on the host");
     let mut command = workspace::cargo();
@@ -217,11 +222,8 @@ fn check(name: &str, arguments: &[&str]) -> Result<Count> {
 /// Builds the documentation, of private items too. A dead link in it is an error.
 fn documentation() -> Result<Count> {
     heading("documentation");
-    workspace::ensure_target(&mut |text| println!("{text}"))?;
-    // The kernel is compiled for its own target only.
-    let kernel = ["--package=cloister-kernel", "--features=back-end,profile", "--target", workspace::TARGET];
     let mut ok = true;
-    for crates in [&["--workspace"] as &[&str], &kernel] {
+    for crates in [&["--workspace"] as &[&str], &KERNEL] {
         let mut command = workspace::cargo();
         command.args(["doc", "--quiet", "--no-deps", "--document-private-items"]).args(crates);
         ok &= command.env("RUSTDOCFLAGS", "-D warnings").status().context("cargo cannot be run")?.success();
