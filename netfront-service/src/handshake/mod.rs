@@ -4,7 +4,7 @@
 //! [`Handshake::store_answered`], [`Handshake::grants_answered`] or [`Handshake::ports_opened`].
 //! One command is under way at a time.
 //!
-//! A [`Phase`] carries the data that exists in it: a back end only after its node was read, grant
+//! A `Phase` carries the data that exists in it: a back end only after its node was read, grant
 //! references only after the pages were granted. So no step can use a value that is not there yet,
 //! or one of an earlier connection.
 
