@@ -33,12 +33,14 @@ impl PageSet {
     }
 
     /// Returns `true` if one of `count` pages from `first` on is in the set. `count` is at most 63.
+    #[inline(always)] // As calls, these three cost 2.5 % of what netfront runs under small requests.
     pub fn contains_any(&self, first: u16, count: u16) -> bool {
         masks(first, count).iter().any(|(word, mask)| self.words.get(*word).is_some_and(|word| word & mask != 0))
     }
 
     /// Returns `true` if all of `count` pages from `first` on are in the set. `count` is at most
     /// 63.
+    #[inline(always)] // As calls, these three cost 2.5 % of what netfront runs under small requests.
     pub fn contains_all(&self, first: u16, count: u16) -> bool {
         let of = |word: &usize| self.words.get(*word).copied().unwrap_or_default();
         masks(first, count).iter().all(|(word, mask)| of(word) & mask == *mask)
@@ -60,6 +62,7 @@ impl PageSet {
     }
 
     /// Adds `count` pages from `first` on, or removes them if not `member`. `count` is at most 63.
+    #[inline(always)] // As calls, these three cost 2.5 % of what netfront runs under small requests.
     pub fn set_all(&mut self, first: u16, count: u16, member: bool) {
         for (word, mask) in masks(first, count) {
             if let Some(word) = self.words.get_mut(word) {

@@ -6,9 +6,12 @@ mod random;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloister_caps::tables::Tables;
-use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, ServiceId, Status};
+use cloister_caps::{DomId, EvtchnPort, GrantRef, Kind, Operation, ServiceId, Status};
 use cloister_kernel_core::kernel::{Kernel, Outcome};
-use cloister_kernel_core::{Platform, placement::Placements};
+use cloister_kernel_core::{
+    Platform,
+    placement::{Placements, RegionFrame},
+};
 use cloister_policy::{Answer, Class, Sound, analyse, analyse_text, diff, parse};
 use proptest::prelude::*;
 use random::{pair, shape};
@@ -225,8 +228,8 @@ impl Platform for Silent {
     fn send(&mut self, _: EvtchnPort) {}
     fn close_port(&mut self, _: EvtchnPort) {}
     fn unmask(&mut self, _: EvtchnPort) {}
-    fn grant(&mut self, _: GrantRef, _: Gfn, _: DomId, _: bool) {}
-    fn clear(&mut self, _: Gfn) {}
+    fn grant(&mut self, _: GrantRef, _: RegionFrame, _: DomId, _: bool) {}
+    fn clear(&mut self, _: RegionFrame) {}
     fn end_grant(&mut self, _: GrantRef) -> bool {
         true
     }

@@ -8,14 +8,65 @@ use core::fmt;
 use crate::memory::{FrameRange, FreeMemory};
 
 /// Locates a region in guest-physical memory.
+///
+/// # Holding one proves
+/// [`place`] has put a region of the policy there, or there is none and it has no pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Placement {
-    /// The first frame of the region.
-    pub frame: Gfn,
-    /// Number of frames. All are adjacent.
-    pub pages: u64,
-    /// Length of the region's content in bytes. What follows in the last page is not part of it.
-    pub length: u64,
+    frame: Gfn,
+    pages: u64,
+    length: u64,
+}
+
+impl Placement {
+    /// Returns the region's frames, which are adjacent.
+    #[must_use]
+    pub fn frames(&self) -> FrameRange {
+        FrameRange { start: self.frame.0, end: self.frame.0 + self.pages }
+    }
+
+    /// Returns the number of pages.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// Returns the length of the region's content in bytes. What follows in the last page is not
+    /// part of it.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Returns the frame of a page, if the region has it.
+    #[must_use]
+    #[inline]
+    pub fn page(&self, index: u64) -> Option<RegionFrame> {
+        (index < self.pages).then(|| RegionFrame(Gfn(self.frame.0 + index)))
+    }
+
+    /// Returns the placement of the region's first pages, at most `count`.
+    #[must_use]
+    pub fn shortened(self, count: u64) -> Placement {
+        let pages = self.pages.min(count);
+        Placement { pages, length: self.length.min(pages * PAGE_SIZE as u64), ..self }
+    }
+}
+
+/// Names the frame of a page of a region.
+///
+/// # Holding one proves
+/// A region of the policy has the page, so the kernel keeps nothing of its own in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RegionFrame(Gfn);
+
+impl RegionFrame {
+    /// Returns the number of the frame.
+    #[must_use]
+    #[inline]
+    pub fn gfn(self) -> Gfn {
+        self.0
+    }
 }
 
 /// Locates all regions.
@@ -134,7 +185,7 @@ fn provided(region: &Region, boot_regions: &BootRegions) -> Result<Placement, Pl
 }
 
 /// Returns the placement of `length` bytes from `address`.
-fn bytes_at(address: u64, length: u64) -> Placement {
+pub(crate) fn bytes_at(address: u64, length: u64) -> Placement {
     let frames = FrameRange::touching(address, length);
     Placement { frame: Gfn(frames.start), pages: frames.count(), length }
 }

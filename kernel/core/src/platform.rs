@@ -1,6 +1,8 @@
 //! What the kernel asks of the machine under it.
 
-use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, ServiceId};
+use cloister_caps::{DomId, EvtchnPort, GrantRef, ServiceId};
+
+use crate::placement::RegionFrame;
 
 /// The machine under the kernel: Xen in the image, the simulated hypervisor on the host.
 pub trait Platform {
@@ -27,12 +29,12 @@ pub trait Platform {
     fn unmask(&mut self, port: EvtchnPort);
     /// Writes the grant entry `reference`, which lets `peer` read `frame`, and write it if
     /// `writable`.
-    fn grant(&mut self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool);
+    fn grant(&mut self, reference: GrantRef, frame: RegionFrame, peer: DomId, writable: bool);
     /// Ends a grant unless the peer is using it. Returns `true` if it ended.
     fn end_grant(&mut self, reference: GrantRef) -> bool;
 
     /// Fills a frame with zeros.
-    fn clear(&mut self, frame: Gfn);
+    fn clear(&mut self, frame: RegionFrame);
 
     // Only a back end needs the rest. The kernel that ships does not implement it
     // (docs/decisions/0006-separate-kernel-for-back-ends.md).
@@ -49,7 +51,7 @@ pub trait Platform {
     fn map_grant(
         &mut self,
         _own_ref: GrantRef,
-        _frame: Gfn,
+        _frame: RegionFrame,
         _peer: DomId,
         _peer_ref: GrantRef,
         _writable: bool,
@@ -57,7 +59,7 @@ pub trait Platform {
         false
     }
     /// Unmaps the peer's page that is mapped at `_frame` (`GNTTABOP_unmap_grant_ref`).
-    fn unmap_grant(&mut self, _own_ref: GrantRef, _frame: Gfn) {}
+    fn unmap_grant(&mut self, _own_ref: GrantRef, _frame: RegionFrame) {}
 }
 
 #[cfg(test)]
@@ -85,16 +87,17 @@ mod tests {
         fn send(&mut self, _: EvtchnPort) {}
         fn close_port(&mut self, _: EvtchnPort) {}
         fn unmask(&mut self, _: EvtchnPort) {}
-        fn grant(&mut self, _: GrantRef, _: Gfn, _: DomId, _: bool) {}
+        fn grant(&mut self, _: GrantRef, _: RegionFrame, _: DomId, _: bool) {}
         fn end_grant(&mut self, _: GrantRef) -> bool {
             true
         }
-        fn clear(&mut self, _: Gfn) {}
+        fn clear(&mut self, _: RegionFrame) {}
     }
 
     #[test]
     fn a_machine_without_back_end_support_binds_and_maps_nothing() {
         assert_eq!(Minimal.bind_port(DomId(3), EvtchnPort(7)), None);
-        assert!(!Minimal.map_grant(GrantRef(8), Gfn(1), DomId(3), GrantRef(9), true));
+        let frame = crate::placement::bytes_at(0x1000, 1).page(0).unwrap();
+        assert!(!Minimal.map_grant(GrantRef(8), frame, DomId(3), GrantRef(9), true));
     }
 }

@@ -8,7 +8,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use cloister_caps::tables::MAX_GRANT_REFS;
 use cloister_caps::xen::grant::map_flag::{HOST_MAP, READONLY};
-use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, PAGE_SIZE};
+use cloister_caps::{DomId, EvtchnPort, GrantRef, PAGE_SIZE};
+use cloister_kernel_core::placement::RegionFrame;
 
 use crate::hypercall::{self, EVENT_CHANNEL_OP, GRANT_TABLE_OP, Hypercall, hypercall};
 
@@ -71,17 +72,13 @@ static HANDLES: [AtomicU32; MAX_GRANT_REFS as usize] = [const { AtomicU32::new(N
 ///
 /// The page that was there is lost for good, and after the unmapping there is none. Page tables do
 /// not change.
-///
-/// # Safety
-/// `frame` is a page of a region that the policy shares, so that services access it through a
-/// `SharedRegion` only.
-pub unsafe fn map(own_ref: GrantRef, frame: Gfn, peer: DomId, peer_ref: GrantRef, writable: bool) -> bool {
+pub fn map(own_ref: GrantRef, frame: RegionFrame, peer: DomId, peer_ref: GrantRef, writable: bool) -> bool {
     let Some(entry) = HANDLES.get(own_ref.0 as usize).filter(|handle| handle.load(Ordering::Relaxed) == NO_HANDLE)
     else {
         return false;
     };
     let mut argument = Map {
-        host_addr: frame.0 * PAGE_SIZE as u64,
+        host_addr: frame.gfn().0 * PAGE_SIZE as u64,
         flags: HOST_MAP | if writable { 0 } else { READONLY },
         reference: peer_ref.0,
         dom: peer.0,
@@ -97,10 +94,10 @@ pub unsafe fn map(own_ref: GrantRef, frame: Gfn, peer: DomId, peer_ref: GrantRef
 }
 
 /// Unmaps a peer's page (`GNTTABOP_unmap_grant_ref`).
-pub fn unmap(own_ref: GrantRef, frame: Gfn) {
+pub fn unmap(own_ref: GrantRef, frame: RegionFrame) {
     let Some(entry) = HANDLES.get(own_ref.0 as usize) else { return };
     let handle = entry.swap(NO_HANDLE, Ordering::Relaxed);
-    let host_addr = frame.0 * PAGE_SIZE as u64;
+    let host_addr = frame.gfn().0 * PAGE_SIZE as u64;
     // Xen refuses `NO_HANDLE`.
     let _ = hypercall::call(&mut Unmap { host_addr, dev_bus_addr: 0, handle, status: 0, pad: 0 });
 }

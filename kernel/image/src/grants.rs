@@ -4,7 +4,8 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
 use cloister_caps::xen::grant::{ENTRIES_PER_FRAME, Entry, PERMIT_ACCESS, READING, READONLY, WRITING};
-use cloister_caps::{DomId, Gfn, GrantRef};
+use cloister_caps::{DomId, GrantRef};
+use cloister_kernel_core::placement::RegionFrame;
 
 use crate::paging;
 
@@ -52,10 +53,10 @@ impl GrantTable {
     }
 
     /// Lets `peer` use `frame`. Writes the flags last, because they make the entry valid.
-    pub fn permit(&mut self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {
+    pub fn permit(&mut self, reference: GrantRef, frame: RegionFrame, peer: DomId, writable: bool) {
         let Some((flags, domain, frame_number)) = self.entry(reference) else { return };
         domain.store(peer.0, Ordering::Relaxed);
-        frame_number.store(frame.0 as u32, Ordering::Relaxed);
+        frame_number.store(frame.gfn().0 as u32, Ordering::Relaxed);
         flags.store(PERMIT_ACCESS | if writable { 0 } else { READONLY }, Ordering::Release);
     }
 

@@ -1,10 +1,11 @@
 //! Implements the platform of `kernel/core` on Xen.
 
 use cloister_caps::tables::PerService;
-use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, ServiceId};
+use cloister_caps::{DomId, EvtchnPort, GrantRef, ServiceId};
 use cloister_kernel_core::Platform;
 use cloister_kernel_core::console::LineBuffer;
 use cloister_kernel_core::entropy::Generator;
+use cloister_kernel_core::placement::RegionFrame;
 
 #[cfg(feature = "back-end")]
 use crate::back_end;
@@ -98,7 +99,7 @@ impl Platform for Machine {
         shared_info::unmask(port);
     }
 
-    fn grant(&mut self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {
+    fn grant(&mut self, reference: GrantRef, frame: RegionFrame, peer: DomId, writable: bool) {
         count(Count::Grant);
         self.grants.permit(reference, frame, peer, writable);
     }
@@ -108,9 +109,8 @@ impl Platform for Machine {
         self.grants.revoke(reference)
     }
 
-    fn clear(&mut self, frame: Gfn) {
-        // SAFETY: the frame is one of a region, and the kernel does not refer to memory of those.
-        unsafe { paging::clear_frame(frame) };
+    fn clear(&mut self, frame: RegionFrame) {
+        paging::clear_frame(frame);
     }
 
     #[cfg(feature = "back-end")]
@@ -119,14 +119,19 @@ impl Platform for Machine {
     }
 
     #[cfg(feature = "back-end")]
-    fn map_grant(&mut self, own_ref: GrantRef, frame: Gfn, peer: DomId, peer_ref: GrantRef, writable: bool) -> bool {
-        // SAFETY: the kernel maps at pages of regions that a grant rule names, which services access
-        // through a `SharedRegion` only.
-        unsafe { back_end::map(own_ref, frame, peer, peer_ref, writable) }
+    fn map_grant(
+        &mut self,
+        own_ref: GrantRef,
+        frame: RegionFrame,
+        peer: DomId,
+        peer_ref: GrantRef,
+        writable: bool,
+    ) -> bool {
+        back_end::map(own_ref, frame, peer, peer_ref, writable)
     }
 
     #[cfg(feature = "back-end")]
-    fn unmap_grant(&mut self, own_ref: GrantRef, frame: Gfn) {
+    fn unmap_grant(&mut self, own_ref: GrantRef, frame: RegionFrame) {
         back_end::unmap(own_ref, frame);
     }
 }

@@ -11,7 +11,7 @@ use cloister_caps::abi::KERNEL_SPECIAL as SPECIAL;
 use cloister_caps::{Gfn, PAGE_SIZE};
 use cloister_kernel_core::boot::PhysicalMemory;
 use cloister_kernel_core::memory::{FrameRange, FreeMemory, OwnedFrames};
-use cloister_kernel_core::placement::{PAGES_PER_LARGE, Placement};
+use cloister_kernel_core::placement::{PAGES_PER_LARGE, Placement, RegionFrame};
 use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::paging::mapper::{MapToError, MappedPageTable, PageTableFrameMapping};
 use x86_64::structures::paging::page_table::{PageTable, PageTableEntry};
@@ -439,19 +439,13 @@ pub fn write(frames: &mut OwnedFrames, bytes: &[u8]) {
 
 /// Fills a region with zeros.
 pub fn clear(region: &Placement) {
-    for page in 0..region.pages {
-        // SAFETY: the kernel does not refer to memory of regions.
-        unsafe { clear_frame(Gfn(region.frame.0 + page)) };
-    }
+    (0..region.pages()).filter_map(|page| region.page(page)).for_each(clear_frame);
 }
 
-/// Fills a frame with zeros.
-///
-/// # Safety
-/// The kernel does not refer to memory in the frame.
-pub unsafe fn clear_frame(frame: Gfn) {
-    // SAFETY: by the caller's promise; no byte is copied.
-    unsafe { overwrite(frame, core::ptr::dangling(), 0) };
+/// Fills a page of a region with zeros.
+pub fn clear_frame(frame: RegionFrame) {
+    // SAFETY: the kernel does not refer to memory of regions, and no byte is copied.
+    unsafe { overwrite(frame.gfn(), core::ptr::dangling(), 0) };
 }
 
 /// Copies `length` bytes, at most a page, to the start of a frame, and fills the rest with zeros.

@@ -6,7 +6,7 @@ use cloister_caps::tables::{Access, MAX_SERVICES, PerService, Segment, Tables};
 use cloister_caps::{PAGE_SIZE, ServiceId};
 use cloister_kernel_core::clearing::{cleared_at_boot, cleared_at_restart};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory, OwnedFrames};
-use cloister_kernel_core::placement::{Placement, Placements};
+use cloister_kernel_core::placement::Placements;
 
 use crate::paging::{self, AddressSpace, IdentityMap, PagingError, Root, UserPages};
 use crate::trap_frame::TrapFrame;
@@ -77,9 +77,8 @@ pub fn build(
         root.map_user(identity, free, segment.address, frames.range(), UserPages::Writable)?;
     }
     for mapping in tables.mappings().iter() {
-        let Placement { frame, pages, .. } = placements[mapping.region];
         let kind = if mapping.access == Access::ReadWrite { UserPages::Writable } else { UserPages::Constant };
-        let frames = FrameRange { start: frame.0, end: frame.0 + pages };
+        let frames = placements[mapping.region].frames();
         roots[mapping.service.index()].map_user(identity, free, mapping.address, frames, kind)?;
     }
     let mut address_spaces = PerService::new([kernel.address_space(); MAX_SERVICES]);

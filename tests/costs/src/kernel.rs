@@ -10,7 +10,7 @@ use cloister_caps::tables::{Object, Tables};
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, InvokeError, Operation, PAGE_SIZE, ServiceId, Slot, Status};
 use cloister_interfaces::System;
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
-use cloister_kernel_core::placement::{BootRegions, place_regions};
+use cloister_kernel_core::placement::{BootRegions, RegionFrame, place_regions};
 use cloister_kernel_core::{Kernel, Outcome, Platform};
 
 /// The policy that ships.
@@ -36,11 +36,11 @@ impl Platform for Nothing {
     fn send(&mut self, _: EvtchnPort) {}
     fn close_port(&mut self, _: EvtchnPort) {}
     fn unmask(&mut self, _: EvtchnPort) {}
-    fn grant(&mut self, _: GrantRef, _: Gfn, _: DomId, _: bool) {}
+    fn grant(&mut self, _: GrantRef, _: RegionFrame, _: DomId, _: bool) {}
     fn end_grant(&mut self, _: GrantRef) -> bool {
         true
     }
-    fn clear(&mut self, _: Gfn) {}
+    fn clear(&mut self, _: RegionFrame) {}
 }
 
 /// The kernel as one service calls it, which holds one end of a queue.

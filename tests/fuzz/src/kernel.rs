@@ -7,7 +7,7 @@ use arbitrary::Arbitrary;
 use cloister_caps::tables::{Access, Object, Tables};
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Operation, PAGE_SIZE, ServiceId, Status};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
-use cloister_kernel_core::placement::{BootRegions, Placements, place_regions};
+use cloister_kernel_core::placement::{BootRegions, Placements, RegionFrame, place_regions};
 use cloister_kernel_core::{Kernel, Outcome, Platform};
 
 use crate::script::{Bytes, Claim, Trace, Word, World};
@@ -55,14 +55,18 @@ struct Machine<'t> {
 
 impl<'t> Machine<'t> {
     /// A page that a rule of the tables covers, for a peer that it allows.
-    fn check(&self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {
+    fn check(&self, reference: GrantRef, frame: RegionFrame, peer: DomId, writable: bool) {
         let covers = |rule: &cloister_caps::tables::GrantRule| {
             (rule.first_ref..rule.first_ref + rule.count).contains(&reference.0)
         };
         let rule = self.tables.grants().iter().find(covers).expect("a reference of some rule");
         let placement = self.placements[rule.region];
-        assert_eq!(frame.0, placement.frame.0 + u64::from(reference.0 - rule.first_ref), "the page of that number");
-        assert!(frame.0 < placement.frame.0 + placement.pages, "a page of the region");
+        assert_eq!(
+            frame.gfn().0,
+            placement.frames().start + u64::from(reference.0 - rule.first_ref),
+            "the page of that number"
+        );
+        assert!(frame.gfn().0 < placement.frames().start + placement.pages(), "a page of the region");
         assert!((rule.peer_first..=rule.peer_last).contains(&peer.0) && peer.is_real(), "a peer of the rule");
         assert_eq!(writable, rule.access == Access::ReadWrite);
     }
@@ -106,27 +110,30 @@ impl Platform for Machine<'_> {
     fn unmask(&mut self, port: EvtchnPort) {
         assert!(self.open.contains(&port.0), "{port} is not open");
     }
-    fn grant(&mut self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {
+    fn grant(&mut self, reference: GrantRef, frame: RegionFrame, peer: DomId, writable: bool) {
         self.check(reference, frame, peer, writable);
-        let old = self.granted.insert(reference.0, (frame.0, peer.0, writable));
+        let old = self.granted.insert(reference.0, (frame.gfn().0, peer.0, writable));
         assert_eq!(old, None, "{reference} was granted anew while it stands");
     }
     fn end_grant(&mut self, reference: GrantRef) -> bool {
         assert!(self.granted.contains_key(&reference.0), "{reference} is not granted");
         !self.in_use.contains(&reference.0) && self.granted.remove(&reference.0).is_some()
     }
-    fn clear(&mut self, frame: Gfn) {
-        assert!(!self.granted.values().any(|(granted, ..)| *granted == frame.0), "{frame} is the peer's to use");
+    fn clear(&mut self, frame: RegionFrame) {
+        assert!(
+            !self.granted.values().any(|(granted, ..)| *granted == frame.gfn().0),
+            "{frame:?} is the peer's to use"
+        );
     }
     fn bind_port(&mut self, peer: DomId, _: EvtchnPort) -> Option<EvtchnPort> {
         self.open_port(peer)
     }
-    fn map_grant(&mut self, own: GrantRef, frame: Gfn, peer: DomId, _: GrantRef, writable: bool) -> bool {
+    fn map_grant(&mut self, own: GrantRef, frame: RegionFrame, peer: DomId, _: GrantRef, writable: bool) -> bool {
         self.check(own, frame, peer, writable);
         assert!(!self.granted.contains_key(&own.0));
         !self.moody && self.mapped.insert(own.0)
     }
-    fn unmap_grant(&mut self, own: GrantRef, _: Gfn) {
+    fn unmap_grant(&mut self, own: GrantRef, _: RegionFrame) {
         assert!(self.mapped.remove(&own.0), "{own} is not mapped");
     }
 }
@@ -317,7 +324,7 @@ fn disjoint(tables: &Tables<'_>, placements: &Placements) {
     let own = tables.regions().with_ids().filter(|(_, region)| matches!(region.kind, Fixed | Share));
     let mut ranges: Vec<(u64, u64)> = own
         .map(|(id, _)| placements[id])
-        .map(|placement| (placement.frame.0, placement.frame.0 + placement.pages))
+        .map(|placement| (placement.frames().start, placement.frames().start + placement.pages()))
         .collect();
     ranges.sort_unstable();
     assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "regions overlap");

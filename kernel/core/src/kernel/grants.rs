@@ -3,11 +3,12 @@
 use core::ops::RangeInclusive;
 
 use cloister_caps::tables::{Access, GrantRule, Mapping};
-use cloister_caps::{DomId, Gfn, GrantRef, GrantRuleId, Status};
+use cloister_caps::{DomId, GrantRef, GrantRuleId, Status};
 
 use super::Kernel;
 use super::answer::{Answer, DONE, allowed_peer, answer};
 use crate::Platform;
+use crate::placement::RegionFrame;
 
 impl Kernel<'_> {
     /// Returns the words of `granted` and `mapped` with a reference's bit, and the bit.
@@ -34,7 +35,7 @@ impl Kernel<'_> {
         let page = allowed(page)?;
         let peer = allowed_peer(peer, rule.peer_first, rule.peer_last)?;
         let placement = self.placements[rule.region];
-        if u64::from(last) >= placement.pages || peer_ref != 0 && further != 0 {
+        if u64::from(last) >= placement.pages() || peer_ref != 0 && further != 0 {
             return Err(Status::BadArgument);
         }
         let first = rule.first_ref + page;
@@ -45,13 +46,13 @@ impl Kernel<'_> {
                 return Err(Status::WrongState);
             }
         }
-        let frame = placement.frame.0 + u64::from(page);
         if peer_ref != 0 {
-            return self.map_grant(platform, &rule, GrantRef(first), Gfn(frame), peer, peer_ref);
+            let frame = placement.page(page.into()).ok_or(Status::BadArgument)?;
+            return self.map_grant(platform, &rule, GrantRef(first), frame, peer, peer_ref);
         }
         bits_of(&references).for_each(|(word, bits)| *self.granted.get_mut(word) |= bits);
-        for (reference, frame) in references.zip(frame..) {
-            platform.grant(GrantRef(reference), Gfn(frame), peer, rule.access == Access::ReadWrite);
+        for (reference, frame) in references.zip((page..).map_while(|page| placement.page(page.into()))) {
+            platform.grant(GrantRef(reference), frame, peer, rule.access == Access::ReadWrite);
         }
         Ok(answer(u64::from(first), 0))
     }
@@ -63,7 +64,7 @@ impl Kernel<'_> {
         platform: &mut impl Platform,
         rule: &GrantRule,
         reference: GrantRef,
-        frame: Gfn,
+        frame: RegionFrame,
         peer: DomId,
         peer_ref: u64,
     ) -> Result<Answer, Status> {
@@ -99,7 +100,7 @@ impl Kernel<'_> {
         if *granted & bit == 0 {
             return Err(Status::WrongState);
         }
-        let frame = Gfn(placement.frame.0 + u64::from(page));
+        let frame = placement.page(page.into()).ok_or(Status::WrongState)?;
         if *mapped & bit != 0 {
             platform.unmap_grant(GrantRef(reference), frame);
         } else if !platform.end_grant(GrantRef(reference)) {

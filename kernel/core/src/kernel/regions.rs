@@ -18,7 +18,7 @@ impl Kernel<'_> {
             }
             _ => 0,
         };
-        answer(mapping.address, self.placements[mapping.region].length | flags)
+        answer(mapping.address, self.placements[mapping.region].length() | flags)
     }
 
     /// Returns `true` if a mapping has the flag [`region::EXCLUSIVE`].

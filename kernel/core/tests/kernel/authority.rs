@@ -232,7 +232,7 @@ fn each_service_finds_its_own_mappings_where_they_are() {
         let name = tables.name(capability.name);
         let own = name == "tx-pool";
         let flags = if constant { CONSTANT } else { 0 } | if own { EXCLUSIVE | FRESH } else { 0 };
-        assert_eq!(answer.words, [mapping.address, placement.length | flags], "{name}");
+        assert_eq!(answer.words, [mapping.address, placement.length() | flags], "{name}");
         found += 1;
     }
     assert_eq!(found, tables.mappings().len());

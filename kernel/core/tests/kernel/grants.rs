@@ -89,7 +89,7 @@ fn a_region_that_came_out_smaller_than_its_rule_gives_only_what_it_has() {
     let tables = tables(&shipped());
     let mut placements = Bench::of(tables).kernel.placements().to_owned();
     let region = tables.grants().iter().find(|rule| tables.name(rule.name) == "rx-pages").unwrap().region;
-    placements[region].pages = 3;
+    placements[region] = placements[region].shortened(3);
     let mut bench = Bench::at(tables, placements);
     assert_eq!(issue(&mut bench, "rx-pages", 2, 0), Status::Done);
     assert_eq!(issue(&mut bench, "rx-pages", 3, 0), Status::BadArgument);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloister_caps::tables::{Access, Tables};
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Kind, Operation, PAGE_SIZE, ServiceId, Status};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
-use cloister_kernel_core::placement::{BootRegions, Placements, place_regions};
+use cloister_kernel_core::placement::{BootRegions, Placements, RegionFrame, place_regions};
 use cloister_kernel_core::{Answer, Kernel, Outcome, Platform};
 
 /// The port of the XenStore channel, which the toolstack has made.
@@ -104,7 +104,7 @@ impl Platform for Machine {
         assert!(self.open.contains(&port.0), "{port} is not open");
         self.unmasked.push(port.0);
     }
-    fn grant(&mut self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {
+    fn grant(&mut self, reference: GrantRef, frame: RegionFrame, peer: DomId, writable: bool) {
         let rule = self
             .tables
             .grants()
@@ -112,39 +112,43 @@ impl Platform for Machine {
             .find(|rule| (rule.first_ref..rule.first_ref + rule.count).contains(&reference.0));
         let rule = rule.expect("a reference of some rule");
         let placement = self.placements[rule.region];
-        assert_eq!(frame.0, placement.frame.0 + u64::from(reference.0 - rule.first_ref), "the page of that number");
-        assert!(frame.0 < placement.frame.0 + placement.pages, "a page of the region");
+        assert_eq!(
+            frame.gfn().0,
+            placement.frames().start + u64::from(reference.0 - rule.first_ref),
+            "the page of that number"
+        );
+        assert!(frame.gfn().0 < placement.frames().start + placement.pages(), "a page of the region");
         assert!((rule.peer_first..=rule.peer_last).contains(&peer.0) && peer.is_real(), "a peer of the rule");
         assert_eq!(writable, rule.access == Access::ReadWrite);
-        let old = self.granted.insert(reference.0, (frame.0, peer.0, writable));
+        let old = self.granted.insert(reference.0, (frame.gfn().0, peer.0, writable));
         assert_eq!(old, None, "{reference} was granted twice");
     }
     fn end_grant(&mut self, reference: GrantRef) -> bool {
         assert!(self.granted.contains_key(&reference.0), "{reference} is not granted");
         !self.in_use.contains(&reference.0) && self.granted.remove(&reference.0).is_some()
     }
-    fn clear(&mut self, frame: Gfn) {
-        let granted = self.granted.values().any(|(granted, ..)| *granted == frame.0);
-        assert!(!granted, "the peer may still use {frame}");
-        self.cleared.push(frame.0);
+    fn clear(&mut self, frame: RegionFrame) {
+        let granted = self.granted.values().any(|(granted, ..)| *granted == frame.gfn().0);
+        assert!(!granted, "the peer may still use {frame:?}");
+        self.cleared.push(frame.gfn().0);
     }
     fn bind_port(&mut self, peer: DomId, theirs: EvtchnPort) -> Option<EvtchnPort> {
         assert_ne!(theirs.0, 0);
         if self.back_end { self.open_port(peer) } else { None }
     }
-    fn map_grant(&mut self, own: GrantRef, frame: Gfn, peer: DomId, theirs: GrantRef, writable: bool) -> bool {
+    fn map_grant(&mut self, own: GrantRef, frame: RegionFrame, peer: DomId, theirs: GrantRef, writable: bool) -> bool {
         if !self.back_end || self.in_use.contains(&theirs.0) {
             return false;
         }
         // The same checks apply as to a grant of that page.
         self.grant(own, frame, peer, writable);
         self.granted.remove(&own.0);
-        let old = self.mapped.insert(own.0, (frame.0, peer.0, theirs.0, writable));
+        let old = self.mapped.insert(own.0, (frame.gfn().0, peer.0, theirs.0, writable));
         assert_eq!(old, None, "{own} was mapped twice");
         true
     }
-    fn unmap_grant(&mut self, own: GrantRef, frame: Gfn) {
-        assert_eq!(self.mapped.remove(&own.0).map(|(mapped, ..)| mapped), Some(frame.0));
+    fn unmap_grant(&mut self, own: GrantRef, frame: RegionFrame) {
+        assert_eq!(self.mapped.remove(&own.0).map(|(mapped, ..)| mapped), Some(frame.gfn().0));
     }
 }
 

@@ -32,18 +32,21 @@ fn each_region_is_where_its_kind_says_and_as_long() {
     let (ram, mut taken, mut large, mut pools) = (ram(1024), 0, 0, 0);
     for (region, placements, index) in placed(ram, 0x20_0000).unwrap() {
         let placement = placements[index];
-        let is = (placement.frame.0, placement.pages, placement.length);
+        let is = (placement.frames().start, placement.pages(), placement.length());
         match region.kind {
             RegionKind::Fixed | RegionKind::Share => {
-                let amount = if region.kind == RegionKind::Fixed { u64::from(region.amount) } else { placement.pages };
-                assert_eq!((placement.pages, placement.length), (amount, amount * PAGE_SIZE as u64));
-                assert!(placement.frame.0 >= ram.start && placement.frame.0 + placement.pages <= ram.end);
-                let aligned = placement.frame.0.is_multiple_of(PAGES_PER_LARGE);
+                let amount =
+                    if region.kind == RegionKind::Fixed { u64::from(region.amount) } else { placement.pages() };
+                assert_eq!((placement.pages(), placement.length()), (amount, amount * PAGE_SIZE as u64));
+                assert!(
+                    placement.frames().start >= ram.start && placement.frames().start + placement.pages() <= ram.end
+                );
+                let aligned = placement.frames().start.is_multiple_of(PAGES_PER_LARGE);
                 let least = if region.kind == RegionKind::Fixed { MIN_ALIGNED_FIXED } else { PAGES_PER_LARGE };
-                assert!(aligned || placement.pages < least, "{is:?}");
-                pools += usize::from(region.kind == RegionKind::Fixed && placement.pages == MIN_ALIGNED_FIXED);
-                large += usize::from(placement.pages >= PAGES_PER_LARGE);
-                taken += placement.pages;
+                assert!(aligned || placement.pages() < least, "{is:?}");
+                pools += usize::from(region.kind == RegionKind::Fixed && placement.pages() == MIN_ALIGNED_FIXED);
+                large += usize::from(placement.pages() >= PAGES_PER_LARGE);
+                taken += placement.pages();
             }
             RegionKind::Module => assert_eq!(is, (0x200, 2, 5_000)),
             RegionKind::CommandLine => assert_eq!(is, (7, 1, 40)),
@@ -68,7 +71,7 @@ fn shares_are_by_weight_and_within_their_limits() {
     for (region, placements, index) in shares {
         let (least, most) = (u64::from(region.minimum), u64::from(region.maximum));
         let wants = least + spare * u64::from(region.amount) / weights;
-        let (wants, got) = (wants.clamp(least, most), placements[*index].pages);
+        let (wants, got) = (wants.clamp(least, most), placements[*index].pages());
         // A share that is placed late gets what is left between the others.
         assert!((least..=wants).contains(&got), "{got} of {wants}");
         largest = largest.max((wants, got));

@@ -62,9 +62,9 @@ impl Regions {
             let content = match constant {
                 // Programs hold them as `&'static`, as in the image; a test's process is short.
                 Some(bytes) => Content::Constant(bytes.to_vec().leak()),
-                None => Content::Shared(placement.length as usize, OnceCell::new()),
+                None => Content::Shared(placement.length() as usize, OnceCell::new()),
             };
-            Region { id, name, first: placement.frame.0, pages: placement.pages, content }
+            Region { id, name, first: placement.frames().start, pages: placement.pages(), content }
         };
         Regions { regions: tables.regions().with_ids().map(region).collect() }
     }

@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, ServiceId};
 use cloister_kernel_core::Platform;
+use cloister_kernel_core::placement::RegionFrame;
 
 use super::events::EventChannels;
 use super::grants::GrantTable;
@@ -136,15 +137,15 @@ impl Platform for Xen {
         self.events.unmask(port);
     }
 
-    fn grant(&mut self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {
-        self.grants.permit(reference, frame, peer, writable);
+    fn grant(&mut self, reference: GrantRef, frame: RegionFrame, peer: DomId, writable: bool) {
+        self.grants.permit(reference, frame.gfn(), peer, writable);
     }
 
     fn end_grant(&mut self, reference: GrantRef) -> bool {
         self.grants.end(reference)
     }
 
-    fn clear(&mut self, frame: Gfn) {
-        self.cleared.push(frame);
+    fn clear(&mut self, frame: RegionFrame) {
+        self.cleared.push(frame.gfn());
     }
 }
