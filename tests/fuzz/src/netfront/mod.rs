@@ -355,9 +355,9 @@ impl Bench {
     /// What the grant manager is asked for is what the policy gives netfront.
     pub fn check_grant(&self, request: grants::Request) {
         match request {
-            grants::Request::Issue { rule, first, count, peer } => {
-                let pages = if rule == 0 { 2 } else { PAGES };
-                assert!(rule < 3 && first == 0 && count == pages && peer.0 <= PEER_LAST, "{request:?}");
+            grants::Request::Issue { rule, pages, peer } => {
+                let count = if rule == 0 { 2 } else { PAGES };
+                assert!(rule < 3 && (pages.first(), pages.count()) == (0, count) && peer.0 <= PEER_LAST, "{request:?}");
             }
             grants::Request::End { rule } => assert!(rule < 3, "{request:?}"),
         }
