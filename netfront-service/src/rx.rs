@@ -10,6 +10,7 @@
 use arrayvec::ArrayVec;
 use cloister_caps::{GrantRef, PAGE_SIZE};
 use cloister_interfaces::Memory;
+use cloister_interfaces::net::RxPage;
 
 use crate::pages::{MAX_PAGES, PageSet};
 use crate::ring::{Anomaly, FrontRing, Refusal, SLOTS, Violation};
@@ -36,8 +37,8 @@ mod flag {
 /// The part of a frame that lies in adjacent pages of the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Part {
-    /// The index of the first page in the pool.
-    pub page: u16,
+    /// The first page.
+    pub page: RxPage,
     /// The offset of the first byte in the first page.
     pub offset: u16,
     /// The number of bytes.
@@ -151,7 +152,7 @@ impl<M: Memory> Receive<M> {
     ///
     /// # Errors
     /// Not all of them are tcpip's. Pages before the first such page may have been taken back.
-    pub fn take_back(&mut self, page: u16, count: u16) -> Result<(), Refusal> {
+    pub fn take_back(&mut self, RxPage(page): RxPage, count: u16) -> Result<(), Refusal> {
         let end = page.checked_add(count).filter(|end| *end <= self.pages && count > 0).ok_or(Refusal::Page)?;
         for page in (page..end).step_by(63) {
             let count = (end - page).min(63);
@@ -263,7 +264,7 @@ impl<M: Memory> Receive<M> {
                     return Err(Violation::Bounds);
                 }
                 self.length += u32::from(length);
-                self.append_part(Part { page: u16::from(page), offset, length });
+                self.append_part(Part { page: RxPage(u16::from(page)), offset, length });
             }
             _ => self.bad = true,
         }
@@ -283,8 +284,8 @@ impl<M: Memory> Receive<M> {
         if let Some(last) = self.frame.parts.last_mut()
             && let Some(length) = last.length.checked_add(part.length)
             && part.offset == 0
-            && usize::from(last.page) * PAGE_SIZE + usize::from(last.offset) + usize::from(last.length)
-                == usize::from(part.page) * PAGE_SIZE
+            && usize::from(last.page.0) * PAGE_SIZE + usize::from(last.offset) + usize::from(last.length)
+                == usize::from(part.page.0) * PAGE_SIZE
         {
             last.length = length;
         } else {
@@ -300,7 +301,7 @@ impl<M: Memory> Receive<M> {
         if good {
             // Each slot had bytes, so its page is in a part.
             for part in &self.frame.parts {
-                self.lent.set_all(part.page, part.page_count(), true);
+                self.lent.set_all(part.page.0, part.page_count(), true);
             }
         } else {
             for page in core::mem::take(&mut self.frame_pages) {

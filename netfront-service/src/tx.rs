@@ -6,7 +6,7 @@
 
 use cloister_caps::{GrantRef, PAGE_SIZE};
 use cloister_interfaces::Memory;
-use cloister_interfaces::net::{Offload, Offloads};
+use cloister_interfaces::net::{Offload, Offloads, TxPage};
 
 use crate::pages::{MAX_PAGES, PageQueue, PageSet};
 use crate::ring::{Anomaly, FrontRing, Refusal, Violation};
@@ -119,7 +119,7 @@ impl<M: Memory> Transmit<M> {
     ///
     /// # Errors
     /// tcpip may not send this frame.
-    pub fn submit(&mut self, page: u16, length: u16, offload: Offload) -> Result<(), Refusal> {
+    pub fn submit(&mut self, TxPage(page): TxPage, length: u16, offload: Offload) -> Result<(), Refusal> {
         let offered = match offload {
             Offload::None => true,
             Offload::Checksum => self.offloads.contains(Offloads::CHECKSUM),
@@ -207,7 +207,7 @@ impl<M: Memory> Transmit<M> {
     ///
     /// # Errors
     /// The back end broke the protocol.
-    pub fn reap(&mut self) -> Result<Option<u16>, Violation> {
+    pub fn reap(&mut self) -> Result<Option<TxPage>, Violation> {
         while let Some(word) = self.ring.pop()? {
             let (page, status) = (word as u16, (word >> 16) as i16);
             if status == STATUS_NULL {
@@ -228,7 +228,7 @@ impl<M: Memory> Transmit<M> {
                 let pages = frame.page_count();
                 self.in_flight.set_all(page, pages, false);
                 self.in_flight_count -= u32::from(pages);
-                return Ok(Some(page));
+                return Ok(Some(TxPage(page)));
             }
         }
         Ok(None)

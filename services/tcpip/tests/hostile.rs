@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use cloister_caps::{PAGE_SIZE, Slot};
 use cloister_interfaces::capability::{Clock, Console, Entropy};
 use cloister_interfaces::control::{Control, Reply as ControlReply, Request as ControlRequest};
-use cloister_interfaces::net::{Net, Offloads, Reply as LinkReply, Request as LinkRequest};
+use cloister_interfaces::net::{Net, Offloads, Reply as LinkReply, Request as LinkRequest, RxPage, TxPage};
 use cloister_interfaces::socket::{Connection, Constant, Reply, Request, Socket};
 use cloister_interfaces::{Client, Memory, Notifications, Server, Service};
 use cloister_sim::{Recorder, SharedMemory, channel};
@@ -76,7 +76,8 @@ impl Bench {
         self.system.set_now(self.nanoseconds);
         self.service.notified(Notifications::ALL);
         while let Some(request) = self.link.requests.pop() {
-            if let LinkRequest::Transmit { page, length, .. } = request.expect("tcpip's messages decode") {
+            if let LinkRequest::Transmit { page: TxPage(page), length, .. } = request.expect("tcpip's messages decode")
+            {
                 let count = length.div_ceil(PAGE_SIZE as u16);
                 assert!(length > 0 && page + count <= PAGES);
                 assert!(self.sent.iter().all(|(first, pages)| first + pages <= page || page + count <= *first));
@@ -105,7 +106,7 @@ impl Bench {
 
     fn link(&mut self, reply: &LinkReply) {
         match reply {
-            LinkReply::Transmitted { page } => drop(self.sent.remove(page)),
+            LinkReply::Transmitted { page } => drop(self.sent.remove(&page.0)),
             LinkReply::Up { .. } | LinkReply::Down => self.sent.clear(),
             LinkReply::Received { .. } => {}
         }
@@ -118,7 +119,7 @@ impl Bench {
 }
 
 fn received(page: u16, offset: u16, length: u16) -> LinkReply {
-    LinkReply::Received { page, offset, length, more: false, checked: false }
+    LinkReply::Received { page: RxPage(page), offset, length, more: false, checked: false }
 }
 
 const UP: LinkReply = LinkReply::Up { mac: [2, 0, 0, 0, 0, 1], mtu: 1500, offloads: Offloads::empty() };
@@ -140,7 +141,7 @@ fn impossible_link_messages_are_refused_and_logged_once() {
     bench.link(&received(2, u16::MAX, u16::MAX));
     for page in [5, 5, PAGES] {
         // Not through `link`, which keeps account of the pages of an honest netfront.
-        let _ = bench.link.replies.send(&LinkReply::Transmitted { page });
+        let _ = bench.link.replies.send(&LinkReply::Transmitted { page: TxPage(page) });
     }
     bench.run();
     let refusals = bench.refusals();
@@ -174,7 +175,7 @@ impl Bench {
         self.run();
         let pages = core::mem::take(&mut self.sent);
         for page in pages.keys() {
-            let _ = self.link.replies.send(&LinkReply::Transmitted { page: *page });
+            let _ = self.link.replies.send(&LinkReply::Transmitted { page: TxPage(*page) });
         }
         pages.len()
     }
@@ -185,7 +186,7 @@ fn a_frame_is_assembled_from_its_parts_and_broken_ones_are_dropped() {
     let mut bench = Bench::acquainted();
     let _ = bench.answers();
     let part = |page: u16, offset: usize, length: usize, more| LinkReply::Received {
-        page,
+        page: RxPage(page),
         offset: offset as u16,
         length: length as u16,
         more,
@@ -245,7 +246,13 @@ fn a_checksum_is_verified_unless_the_link_vouches_for_it() {
         assert_eq!(bench.answers(), 1, "a reset: nobody listens");
         *frame.last_mut().unwrap() ^= 1;
         bench.rx_pool.write(0, &frame);
-        bench.link(&LinkReply::Received { page: 0, offset: 0, length: frame.len() as u16, more: false, checked });
+        bench.link(&LinkReply::Received {
+            page: RxPage(0),
+            offset: 0,
+            length: frame.len() as u16,
+            more: false,
+            checked,
+        });
         assert_eq!(bench.answers(), expected);
     }
 }
@@ -261,7 +268,13 @@ fn a_header_is_verified_whatever_the_link_says() {
         // The time to live.
         frame[22] ^= 1;
         bench.rx_pool.write(0, &frame);
-        bench.link(&LinkReply::Received { page: 0, offset: 0, length: frame.len() as u16, more: false, checked: true });
+        bench.link(&LinkReply::Received {
+            page: RxPage(0),
+            offset: 0,
+            length: frame.len() as u16,
+            more: false,
+            checked: true,
+        });
         assert_eq!(bench.answers(), 0);
     }
 }
@@ -333,8 +346,8 @@ fn link_reply() -> impl Strategy<Value = LinkReply> {
         1 => (any::<[u8; 6]>(), any::<u16>()).prop_map(|(mac, mtu)| LinkReply::Up { mac, mtu, offloads: Offloads::empty() }),
         1 => Just(LinkReply::Down),
         20 => (page.clone(), 0u16..4200, prop_oneof![9 => 0u16..1600, 1 => any::<u16>()], any::<bool>(), any::<bool>())
-            .prop_map(|(page, offset, length, more, checked)| LinkReply::Received { page, offset, length, more, checked }),
-        6 => page.prop_map(|page| LinkReply::Transmitted { page }),
+            .prop_map(|(page, offset, length, more, checked)| LinkReply::Received { page: RxPage(page), offset, length, more, checked }),
+        6 => page.prop_map(|page| LinkReply::Transmitted { page: TxPage(page) }),
     ]
 }
 
@@ -506,7 +519,7 @@ proptest! {
         }
         for _ in 0..300 {
             for page in bench.sent.keys().copied().collect::<Vec<_>>() {
-                bench.link(&LinkReply::Transmitted { page });
+                bench.link(&LinkReply::Transmitted { page: TxPage(page) });
             }
             while bench.application.replies.pop().is_some() {}
             bench.run();

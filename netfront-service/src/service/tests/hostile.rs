@@ -11,16 +11,16 @@ fn impossible_requests_of_tcpip_are_refused_logged_once_and_harm_nothing() {
     world.back.hold_tx = true;
     world.transmit(3, &[1; 60]);
     for request in [
-        Request::Transmit { page: 3, length: 60, offload: Offload::None },
-        Request::Transmit { page: PAGES, length: 60, offload: Offload::None },
-        Request::Transmit { page: 4, length: 13, offload: Offload::None },
-        Request::Transmit { page: 4, length: 4097, offload: Offload::None },
-        Request::Receive { page: 0, count: 1 },
-        Request::Receive { page: u16::MAX, count: 1 },
-        Request::Transmit { page: 4, length: 60, offload: Offload::Segments(0) },
-        Request::Transmit { page: 4, length: 5000, offload: Offload::Checksum },
-        Request::Transmit { page: PAGES - 1, length: 5000, offload: Offload::Segments(1448) },
-        Request::Transmit { page: 2, length: 5000, offload: Offload::Segments(1448) },
+        Request::Transmit { page: TxPage(3), length: 60, offload: Offload::None },
+        Request::Transmit { page: TxPage(PAGES), length: 60, offload: Offload::None },
+        Request::Transmit { page: TxPage(4), length: 13, offload: Offload::None },
+        Request::Transmit { page: TxPage(4), length: 4097, offload: Offload::None },
+        Request::Receive { page: RxPage(0), count: 1 },
+        Request::Receive { page: RxPage(u16::MAX), count: 1 },
+        Request::Transmit { page: TxPage(4), length: 60, offload: Offload::Segments(0) },
+        Request::Transmit { page: TxPage(4), length: 5000, offload: Offload::Checksum },
+        Request::Transmit { page: TxPage(PAGES - 1), length: 5000, offload: Offload::Segments(1448) },
+        Request::Transmit { page: TxPage(2), length: 5000, offload: Offload::Segments(1448) },
     ] {
         world.ask(request);
     }
@@ -142,7 +142,11 @@ fn a_back_end_that_falls_silent_is_left_and_connected_to_again() {
     world.transmit(0, &[1; 60]);
     world.settle();
     world.pass(120_000);
-    assert_eq!(world.replies(), [Reply::Transmitted { page: 0 }], "what was not announced is found, and no stall");
+    assert_eq!(
+        world.replies(),
+        [Reply::Transmitted { page: TxPage(0) }],
+        "what was not announced is found, and no stall"
+    );
     assert_eq!(world.service.deadline(), None, "no look at a back end that has nothing");
     world.back.hold_tx = true;
     world.transmit(0, &[1; 60]);
@@ -166,7 +170,7 @@ fn a_stall_is_from_one_check_to_the_next() {
     world.settle();
     world.storm();
     world.settle();
-    assert_eq!(world.replies(), [Reply::Transmitted { page: 0 }]);
+    assert_eq!(world.replies(), [Reply::Transmitted { page: TxPage(0) }]);
     world.pass(59_000);
     world.back.hold_tx = true;
     world.transmit(1, &[1; 60]);
@@ -267,11 +271,11 @@ impl Ledger {
             Reply::Received { page, offset, length, .. } => {
                 assert!(length > 0 && usize::from(offset) < PAGE_SIZE);
                 let pages = (usize::from(offset) + usize::from(length)).div_ceil(PAGE_SIZE);
-                for away in &mut self.rx_away[usize::from(page)..][..pages] {
+                for away in &mut self.rx_away[usize::from(page.0)..][..pages] {
                     assert!(!std::mem::replace(away, true));
                 }
             }
-            Reply::Transmitted { page } => assert_ne!(std::mem::take(&mut self.tx_sent[usize::from(page)]), 0),
+            Reply::Transmitted { page } => assert_ne!(std::mem::take(&mut self.tx_sent[usize::from(page.0)]), 0),
         }
     }
 }
@@ -303,7 +307,7 @@ proptest! {
                     let (page, length) = (id % PAGES, 14 + offset % 20_000);
                     if ledger.is_free(page, length.div_ceil(4096)) && world.net.requests.room() > 0 {
                         ledger.tx_sent[usize::from(page)] = length.div_ceil(4096);
-                        world.ask(Request::Transmit { page, length, offload: Offload::Segments(1448) });
+                        world.ask(Request::Transmit { page: TxPage(page), length, offload: Offload::Segments(1448) });
                     }
                 }
             }

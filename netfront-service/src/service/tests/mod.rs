@@ -7,7 +7,7 @@ mod services;
 mod world;
 
 use cloister_caps::{Operation, PAGE_SIZE};
-use cloister_interfaces::net::{Offload, Offloads, Reply, Request};
+use cloister_interfaces::net::{Offload, Offloads, Reply, Request, RxPage, TxPage};
 use cloister_interfaces::{Instant, Memory, Notifications};
 use cloister_sim::{Netback, Recorder, SharedMemory};
 

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use cloister_caps::{Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::Grants;
-use cloister_interfaces::net::{Net, Offload, Offloads, Reply, Request};
+use cloister_interfaces::net::{Net, Offload, Offloads, Reply, Request, TxPage};
 use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::Store;
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service};
@@ -225,7 +225,7 @@ impl World {
 
     pub fn transmit_with(&mut self, page: u16, frame: &[u8], offload: Offload) {
         self.tx_pool.write(usize::from(page) * PAGE_SIZE, frame);
-        self.ask(Request::Transmit { page, length: frame.len() as u16, offload });
+        self.ask(Request::Transmit { page: TxPage(page), length: frame.len() as u16, offload });
     }
 
     /// Takes the bytes of the frames that the back end has sent.
@@ -243,7 +243,7 @@ impl World {
                 Reply::Transmitted { .. } => continue,
                 other => panic!("{other:?}"),
             };
-            let at = usize::from(page) * PAGE_SIZE + usize::from(offset);
+            let at = usize::from(page.0) * PAGE_SIZE + usize::from(offset);
             bytes.extend(self.rx_pool.bytes(at, usize::from(length)));
             if !more {
                 frames.push((std::mem::take(&mut bytes), checked));

@@ -25,6 +25,14 @@ impl Interface for Net {
     type Reply = Reply;
 }
 
+/// The index of a page in the tx-pool. Not every index is one of a page that the pool has.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct TxPage(pub u16);
+
+/// The index of a page in the rx-pool. Not every index is one of a page that the pool has.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct RxPage(pub u16);
+
 bitflags! {
     /// The offloads that the link offers for IPv4 frames that tcpip sends.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -56,8 +64,8 @@ pub enum Request {
     /// Send the frame of `length` bytes that starts in page `page` of the tx-pool and continues in
     /// the pages after it. The pages belong to netfront until [`Reply::Transmitted`].
     Transmit {
-        /// The index of the first page in the tx-pool. The frame starts at the start of the page.
-        page: u16,
+        /// The first page. The frame starts at the start of the page.
+        page: TxPage,
         /// The length of the frame in bytes.
         length: u16,
         /// The offload that the frame needs: one that the link offered ([`Reply::Up`]).
@@ -65,8 +73,8 @@ pub enum Request {
     },
     /// Return `count` pages of the rx-pool, from `page` on, to be filled with received frames.
     Receive {
-        /// The index of the first page in the rx-pool.
-        page: u16,
+        /// The first page.
+        page: RxPage,
         /// The number of pages, at least 1.
         count: u16,
     },
@@ -94,8 +102,8 @@ pub enum Reply {
     /// A frame or a part of one was received: the bytes from `offset` in page `page` on, which
     /// continue in the pages after it. All pages that they touch become tcpip's.
     Received {
-        /// The index of the first page in the rx-pool.
-        page: u16,
+        /// The first page.
+        page: RxPage,
         /// The offset of the first byte in the first page: less than a page.
         offset: u16,
         /// The number of bytes, not 0.
@@ -108,8 +116,8 @@ pub enum Reply {
     },
     /// A frame was sent. Its pages are tcpip's again.
     Transmitted {
-        /// The index of its first page in the tx-pool.
-        page: u16,
+        /// Its first page.
+        page: TxPage,
     },
 }
 
@@ -126,13 +134,13 @@ impl Message for Request {
                 };
                 writer.u8(1);
                 writer.u8(kind);
-                writer.u16(page);
+                writer.u16(page.0);
                 writer.u16(length);
                 writer.u16(segment);
             }
             Request::Receive { page, count } => {
                 writer.u16(2);
-                writer.u16(page);
+                writer.u16(page.0);
                 writer.u16(count);
             }
             Request::Close => writer.u16(3),
@@ -142,7 +150,7 @@ impl Message for Request {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         match (reader.u8()?, reader.u8()?) {
             (1, kind) => {
-                let (page, length, segment) = (reader.u16()?, reader.u16()?, reader.u16()?);
+                let (page, length, segment) = (TxPage(reader.u16()?), reader.u16()?, reader.u16()?);
                 let offload = match (kind, segment) {
                     (0, 0) => Offload::None,
                     (1, 0) => Offload::Checksum,
@@ -151,7 +159,7 @@ impl Message for Request {
                 };
                 Ok(Request::Transmit { page, length, offload })
             }
-            (2, 0) => Ok(Request::Receive { page: reader.u16()?, count: reader.u16()? }),
+            (2, 0) => Ok(Request::Receive { page: RxPage(reader.u16()?), count: reader.u16()? }),
             (3, 0) => Ok(Request::Close),
             _ => Err(Malformed::Tag),
         }
@@ -177,13 +185,13 @@ impl Message for Reply {
             Reply::Received { page, offset, length, more, checked } => {
                 writer.u8(3);
                 writer.u8(if more { MORE } else { 0 } | if checked { CHECKED } else { 0 });
-                writer.u16(page);
+                writer.u16(page.0);
                 writer.u16(offset);
                 writer.u16(length);
             }
             Reply::Transmitted { page } => {
                 writer.u16(4);
-                writer.u16(page);
+                writer.u16(page.0);
             }
         }
     }
@@ -197,13 +205,13 @@ impl Message for Reply {
             }),
             (2, 0) => Ok(Reply::Down),
             (3, flags) if flags & !(MORE | CHECKED) == 0 => Ok(Reply::Received {
-                page: reader.u16()?,
+                page: RxPage(reader.u16()?),
                 offset: reader.u16()?,
                 length: reader.u16()?,
                 more: flags & MORE != 0,
                 checked: flags & CHECKED != 0,
             }),
-            (4, 0) => Ok(Reply::Transmitted { page: reader.u16()? }),
+            (4, 0) => Ok(Reply::Transmitted { page: TxPage(reader.u16()?) }),
             _ => Err(Malformed::Tag),
         }
     }
@@ -217,13 +225,13 @@ mod tests {
     #[test]
     fn messages_round_trip() {
         check_round_trip(&[
-            Request::Transmit { page: 1, length: 2, offload: Offload::None },
-            Request::Transmit { page: u16::MAX, length: u16::MAX, offload: Offload::Segments(u16::MAX) },
-            Request::Transmit { page: 0, length: 60, offload: Offload::Checksum },
-            Request::Receive { page: 300, count: 17 },
+            Request::Transmit { page: TxPage(1), length: 2, offload: Offload::None },
+            Request::Transmit { page: TxPage(u16::MAX), length: u16::MAX, offload: Offload::Segments(u16::MAX) },
+            Request::Transmit { page: TxPage(0), length: 60, offload: Offload::Checksum },
+            Request::Receive { page: RxPage(300), count: 17 },
             Request::Close,
         ]);
-        let received = |more, checked| Reply::Received { page: 1, offset: 2, length: 3, more, checked };
+        let received = |more, checked| Reply::Received { page: RxPage(1), offset: 2, length: 3, more, checked };
         check_round_trip(&[
             Reply::Up { mac: [1, 2, 3, 4, 5, 6], mtu: 1500, offloads: Offloads::empty() },
             Reply::Up { mac: [1, 2, 3, 4, 5, 6], mtu: 1500, offloads: Offloads::all() },
@@ -232,8 +240,8 @@ mod tests {
             received(true, false),
             received(false, true),
             received(true, true),
-            Reply::Received { page: u16::MAX, offset: u16::MAX, length: u16::MAX, more: false, checked: false },
-            Reply::Transmitted { page: 9 },
+            Reply::Received { page: RxPage(u16::MAX), offset: u16::MAX, length: u16::MAX, more: false, checked: false },
+            Reply::Transmitted { page: TxPage(9) },
         ]);
         check_malformed::<Request>(&[
             (&[], Malformed::Tag),

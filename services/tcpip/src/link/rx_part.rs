@@ -1,6 +1,7 @@
 //! A part of a received frame.
 
 use cloister_caps::PAGE_SIZE;
+use cloister_interfaces::net::RxPage;
 
 /// A part of a received frame, as netfront describes it.
 ///
@@ -10,7 +11,7 @@ use cloister_caps::PAGE_SIZE;
 /// bytes, they start in its first page, and all its pages are in the rx-pool and ours.
 #[derive(Clone, Copy)]
 pub(super) struct RxPart {
-    pub(super) page: u16,
+    pub(super) page: RxPage,
     pub(super) offset: u16,
     pub(super) length: u16,
     pub(super) more: bool,
@@ -20,7 +21,7 @@ pub(super) struct RxPart {
 impl RxPart {
     /// Returns its offset in the pool.
     pub(super) fn start(&self) -> usize {
-        usize::from(self.page) * PAGE_SIZE + usize::from(self.offset)
+        usize::from(self.page.0) * PAGE_SIZE + usize::from(self.offset)
     }
 
     pub(super) fn pages(&self) -> u16 {

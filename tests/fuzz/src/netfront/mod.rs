@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloister_caps::{InvokeError, Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::{self, Grants};
-use cloister_interfaces::net::{Net, Offload, Offloads, Reply, Request};
+use cloister_interfaces::net::{Net, Offload, Offloads, Reply, Request, RxPage, TxPage};
 use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{self, Store};
 use cloister_interfaces::{Memory, Service};
@@ -108,10 +108,10 @@ impl Tcpip {
                 self.sent.clear();
                 self.held.clear();
             }
-            Reply::Transmitted { page } => {
+            Reply::Transmitted { page: TxPage(page) } => {
                 assert!(self.sent.remove(&page).is_some(), "page {page} came back and was not sent");
             }
-            Reply::Received { page, offset, length, .. } => {
+            Reply::Received { page: RxPage(page), offset, length, .. } => {
                 assert!(self.up, "a frame while the link is down");
                 assert!(usize::from(offset) < PAGE_SIZE && length > 0, "{reply:?}");
                 for touched in page..page + pages(offset, length) {
@@ -265,7 +265,7 @@ impl Bench {
         let count = length.div_ceil(PAGE_SIZE as u16);
         let free = self.tcpip.sent.iter().all(|(first, pages)| page + count <= *first || first + pages <= page);
         let done = self.tcpip.cuts || !matches!(offload, Offload::Segments(_));
-        let request = Request::Transmit { page, length, offload };
+        let request = Request::Transmit { page: TxPage(page), length, offload };
         if self.tcpip.up && free && done && page + count <= PAGES && self.net.send(&request) {
             self.tcpip.sent.insert(page, count);
         }

@@ -6,7 +6,7 @@ use arrayvec::{ArrayString, ArrayVec};
 use cloister_caps::{DomId, EvtchnPort, Operation};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::{Grants, Reply as Granting};
-use cloister_interfaces::net::{Net, Offloads, Reply};
+use cloister_interfaces::net::{Net, Offloads};
 use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{Action, Failure, Path, Reply as Stored, Request as Ask, Store, Value};
 use cloister_interfaces::{Client, Memory, Message, Server, Service, System};
@@ -149,18 +149,27 @@ const TO_STORE: [(&str, Verb, &str); 40] = [
 
 const MAC: [u8; 6] = [0, 0x16, 0x3E, 1, 2, 3];
 
-const fn up(mac: [u8; 6], mtu: u16) -> Reply {
-    Reply::Up { mac, mtu, offloads: Offloads::all() }
+const fn up([a, b, c, d, e, f]: [u8; 6], mtu: u16) -> RawFields {
+    let mac = [u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]), u16::from_le_bytes([e, f])];
+    RawFields(1, Offloads::all().bits(), [mac[0], mac[1], mac[2], mtu])
 }
 
-const fn received(page: u16, offset: u16, length: u16, more: bool) -> Reply {
-    Reply::Received { page, offset, length, more, checked: true }
+const DOWN: RawFields = RawFields(2, 0, [0; 4]);
+
+const fn received(page: u16, offset: u16, length: u16, more: bool) -> RawFields {
+    /// The checksum need not be verified.
+    const CHECKED: u8 = 2;
+    RawFields(3, CHECKED | more as u8, [page, offset, length, 0])
+}
+
+const fn transmitted(page: u16) -> RawFields {
+    RawFields(4, 0, [page, 0, 0, 0])
 }
 
 /// Messages that tcpip must refuse or survive.
-const TO_TCPIP: [(&str, Reply); 20] = [
+const TO_TCPIP: [(&str, RawFields); 20] = [
     ("a frame before there is a link", received(0, 0, 60, false)),
-    ("a page taken before there is a link", Reply::Transmitted { page: 0 }),
+    ("a page taken before there is a link", transmitted(0)),
     ("a link without a size", up(MAC, 0)),
     ("a link of the largest size", up(MAC, u16::MAX)),
     ("a link with the address of all", up([0xFF; 6], 1500)),
@@ -176,9 +185,9 @@ const TO_TCPIP: [(&str, Reply); 20] = [
     ("a frame in pages that are tcpip's", received(0, 0, 60, false)),
     ("a frame that goes on", received(21, 0, 60, true)),
     ("a frame that goes on and on", received(22, 0, u16::MAX, true)),
-    ("a page that was not sent", Reply::Transmitted { page: 5 }),
-    ("a page after the pool, sent", Reply::Transmitted { page: u16::MAX }),
-    ("no link", Reply::Down),
+    ("a page that was not sent", transmitted(5)),
+    ("a page after the pool, sent", transmitted(u16::MAX)),
+    ("no link", DOWN),
 ];
 
 fn ask(id: u16, verb: Verb, path: &str) -> Ask {
@@ -202,7 +211,7 @@ fn message(number: usize) -> Option<(&'static str, usize, Bytes)> {
         Some((name, STORE, bytes(&ask(number as u16, *verb, path))))
     } else {
         let (name, reply) = TO_TCPIP.get(number - to_tcpip)?;
-        Some((name, NET, bytes(reply)))
+        Some((name, NET, reply.bytes()))
     }
 }
 
@@ -306,8 +315,23 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
 mod tests {
     use cloister_interfaces::PageRun;
     use cloister_interfaces::grants::Request;
+    use cloister_interfaces::net::{Reply, RxPage, TxPage};
 
     use super::*;
+
+    #[test]
+    fn messages_to_tcpip_are_what_they_say() {
+        let decode = |fields: RawFields| Reply::from_bytes(&fields.bytes()[..Reply::SIZE]);
+        assert_eq!(decode(up(MAC, 1500)), Ok(Reply::Up { mac: MAC, mtu: 1500, offloads: Offloads::all() }));
+        assert_eq!(decode(DOWN), Ok(Reply::Down));
+        for more in [false, true] {
+            let reply = Reply::Received { page: RxPage(1), offset: 2, length: 3, more, checked: true };
+            assert_eq!(decode(received(1, 2, 3, more)), Ok(reply));
+        }
+        assert_eq!(decode(transmitted(4)), Ok(Reply::Transmitted { page: TxPage(4) }));
+        let malformed = TO_TCPIP.iter().filter(|(_, fields)| decode(*fields).is_err()).map(|(name, _)| *name);
+        assert_eq!(malformed.collect::<std::vec::Vec<_>>(), [""; 0]);
+    }
 
     #[test]
     fn requests_to_the_grant_manager_are_what_they_say() {

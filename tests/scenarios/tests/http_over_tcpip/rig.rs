@@ -6,7 +6,7 @@ use cloister_caps::{PAGE_SIZE, Slot};
 use cloister_http as http;
 use cloister_interfaces::capability::{Clock, Console, Entropy, Info};
 use cloister_interfaces::control::{Control, Reply as ControlReply, Request as ControlRequest};
-use cloister_interfaces::net::{Net, Offloads, Reply, Request};
+use cloister_interfaces::net::{Net, Offloads, Reply, Request, RxPage};
 use cloister_interfaces::socket::Socket as SocketInterface;
 use cloister_interfaces::{Client, Memory, Notifications, Server, Service};
 use cloister_scenarios::{Client as Peer, Network, Wire, finish, join};
@@ -66,7 +66,7 @@ impl Link {
         while let Some(request) = self.server.requests.pop() {
             match request.unwrap() {
                 Request::Transmit { page, length, offload } => {
-                    let frame = self.tx_pool.bytes(usize::from(page) * PAGE_SIZE, length.into());
+                    let frame = self.tx_pool.bytes(usize::from(page.0) * PAGE_SIZE, length.into());
                     self.longest = self.longest.max(frame.len());
                     self.frames += 1;
                     let (frames, packets) = (self.loss.frames, self.loss.packets);
@@ -79,7 +79,7 @@ impl Link {
                     }
                     self.server.replies.push(&Reply::Transmitted { page }).unwrap();
                 }
-                Request::Receive { page, count } => {
+                Request::Receive { page: RxPage(page), count } => {
                     for page in page..page + count {
                         assert!(!self.rx_free.contains(&page), "page {page} was given back twice");
                         self.rx_free.push_back(page);
@@ -110,7 +110,10 @@ impl Link {
                 let offset = usize::from(page) % 3 * 64;
                 self.rx_pool.write(usize::from(page) * PAGE_SIZE + offset, part);
                 let (offset, length, more) = (offset as u16, part.len() as u16, parts.peek().is_some());
-                self.server.replies.push(&Reply::Received { page, offset, length, more, checked }).unwrap();
+                self.server
+                    .replies
+                    .push(&Reply::Received { page: RxPage(page), offset, length, more, checked })
+                    .unwrap();
             }
         }
         self.server.replies.flush();

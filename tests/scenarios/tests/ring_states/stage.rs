@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cloister_caps::PAGE_SIZE;
 use cloister_interfaces::Memory;
-use cloister_interfaces::net::{Offload, Reply, Request};
+use cloister_interfaces::net::{Offload, Reply, Request, RxPage, TxPage};
 
 use crate::fields::{self, Attack, Ids, Indices, RSP_PROD, Ring};
 use crate::model::{self, EXTRA, Expect, MORE, Model, PRODUCER, Verdict};
@@ -180,11 +180,11 @@ impl Stage {
                     self.frames.clear();
                     self.held.clear();
                 }
-                Reply::Transmitted { page } => {
+                Reply::Transmitted { page: TxPage(page) } => {
                     assert!(self.frames.remove(&page).is_some(), "page {page} came back and was not sent");
                     self.transmitted += 1;
                 }
-                Reply::Received { page, offset, length, more, .. } => {
+                Reply::Received { page: RxPage(page), offset, length, more, .. } => {
                     assert!(length > 0 && usize::from(offset) < PAGE_SIZE, "{reply:?}");
                     let pages = (usize::from(offset) + usize::from(length)).div_ceil(PAGE_SIZE) as u16;
                     for page in page..page + pages {
@@ -215,7 +215,7 @@ impl Stage {
         let offload = if cut { Offload::Segments(SEGMENT) } else { Offload::None };
         self.frames.insert(page, Frame { pages: length.div_ceil(PAGE_SIZE as u16), extra: cut });
         self.waiting.push(page);
-        self.world.ask(Request::Transmit { page, length, offload });
+        self.world.ask(Request::Transmit { page: TxPage(page), length, offload });
     }
 
     /// The frames that are on the ring by now are to be answered.
@@ -325,7 +325,7 @@ impl Stage {
 
     fn fill_queue(&mut self) {
         self.world.back.hold_tx = true;
-        self.world.ask(Request::Transmit { page: 0, length: 60, offload: Offload::None });
+        self.world.ask(Request::Transmit { page: TxPage(0), length: 60, offload: Offload::None });
         self.frames.insert(0, Frame { pages: 1, extra: false });
         self.waiting.push(0);
         self.run();
@@ -370,7 +370,7 @@ impl Stage {
     /// tcpip gives back all that it has received.
     fn give_back(&mut self) {
         for page in std::mem::take(&mut self.held) {
-            self.world.ask(Request::Receive { page, count: 1 });
+            self.world.ask(Request::Receive { page: RxPage(page), count: 1 });
         }
     }
 

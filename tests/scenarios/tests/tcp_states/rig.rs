@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use cloister_caps::{PAGE_SIZE, Slot};
 use cloister_interfaces::capability::{Clock, Console, Entropy};
-use cloister_interfaces::net::{Net, Offloads, Reply as Link, Request as Sent};
+use cloister_interfaces::net::{Net, Offloads, Reply as Link, Request as Sent, RxPage};
 use cloister_interfaces::socket::{Connection, Reply, Request, Socket};
 use cloister_interfaces::{Client, Memory, Notifications, Server, Service};
 use cloister_sim::{Recorder, SharedMemory, channel};
@@ -106,7 +106,10 @@ impl Rig {
         self.rx_pool.write(usize::from(page) * PAGE_SIZE, frame);
         let length = frame.len() as u16;
         let checked = self.checked;
-        self.link.replies.send(&Link::Received { page, offset: 0, length, more: false, checked }).expect("room");
+        self.link
+            .replies
+            .send(&Link::Received { page: RxPage(page), offset: 0, length, more: false, checked })
+            .expect("room");
         self.step()
     }
 
@@ -146,14 +149,14 @@ impl Rig {
         while let Some(request) = self.link.requests.pop() {
             match request.expect("tcpip's messages decode") {
                 Sent::Transmit { page, length, .. } => {
-                    assert!(page < PAGES);
-                    match answer(&self.tx_pool.bytes(usize::from(page) * PAGE_SIZE, length.into())) {
+                    assert!(page.0 < PAGES);
+                    match answer(&self.tx_pool.bytes(usize::from(page.0) * PAGE_SIZE, length.into())) {
                         Some(segment) => outcome.answers.push(segment),
                         None => outcome.others += 1,
                     }
                     self.link.replies.send(&Link::Transmitted { page }).expect("room");
                 }
-                Sent::Receive { page, count } => {
+                Sent::Receive { page: RxPage(page), count } => {
                     for page in page..page + count {
                         assert!(page < PAGES && !self.free.contains(&page), "page {page} was given back twice");
                         self.free.push_back(page);

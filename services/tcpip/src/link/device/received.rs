@@ -47,7 +47,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         if usize::from(part.offset) >= PAGE_SIZE || part.length == 0 {
             return Err(Refusal::LinkLength);
         }
-        let first = usize::from(part.page);
+        let first = usize::from(part.page.0);
         let pages = self.owned.get_mut(first..first + usize::from(part.pages())).ok_or(Refusal::LinkPage)?;
         if !self.up || pages.contains(&true) {
             return Err(Refusal::LinkPage);
@@ -65,7 +65,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         let (page, count) = (part.page, part.pages());
         self.returned_pages += usize::from(count);
         match self.returned.back_mut() {
-            Some((first, length)) if *first + *length == page => *length += count,
+            Some((first, length)) if first.0 + *length == page.0 => *length += count,
             _ => self.returned.push_back((page, count)),
         }
     }
@@ -78,7 +78,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
             }
             self.returned.pop_front();
             self.returned_pages -= usize::from(count);
-            if let Some(pages) = self.owned.get_mut(usize::from(page)..usize::from(page) + usize::from(count)) {
+            if let Some(pages) = self.owned.get_mut(usize::from(page.0)..usize::from(page.0) + usize::from(count)) {
                 pages.fill(false);
             }
         }
