@@ -123,7 +123,7 @@ impl<M: Memory> Transmit<M> {
         let offered = match offload {
             Offload::None => true,
             Offload::Checksum => self.offloads.contains(Offloads::CHECKSUM),
-            Offload::Segments(size) => self.offloads.contains(Offloads::SEGMENTS) && size > 0,
+            Offload::Segments(_) => self.offloads.contains(Offloads::SEGMENTS),
         };
         if !offered {
             return Err(Refusal::Offload);
@@ -174,7 +174,7 @@ impl<M: Memory> Transmit<M> {
             self.ring.push([self.reference.0.wrapping_add(id + done), flags << 16, id | size << 16]);
             if let (0, Offload::Segments(segment)) = (done, frame.offload) {
                 // Type, no flags, segment size; segmentation type, padding, no features.
-                self.ring.push([u32::from(EXTRA_GSO) | u32::from(segment) << 16, u32::from(GSO_TCPV4)]);
+                self.ring.push([u32::from(EXTRA_GSO) | u32::from(segment.get()) << 16, u32::from(GSO_TCPV4)]);
                 self.unanswered_extras += 1;
             }
             (flags, size) = (0, left.min(PAGE_SIZE as u32));

@@ -1,3 +1,4 @@
+use cloister_interfaces::PageRun;
 use cloister_sim::{Fickle, SharedMemory};
 use proptest::prelude::*;
 
@@ -43,12 +44,13 @@ fn posted(memory: &SharedMemory, index: u32) -> u32 {
 }
 
 fn part(page: u16, offset: u16, length: u16) -> Part {
-    Part { page: RxPage(page), offset, length }
+    let (offset, length) = (PageOffset::new(offset), NonZeroU16::new(length));
+    Part { page: RxPage(page), offset: offset.expect("in the page"), length: length.expect("bytes") }
 }
 
 /// Has tcpip give pages back.
 fn take_back<M: Memory>(receive: &mut Receive<M>, page: u16, count: u16) -> Result<(), Refusal> {
-    receive.take_back(RxPage(page), count)
+    receive.take_back(RxRun(PageRun::new(page, count).expect("a run")))
 }
 
 /// Returns the next frame: its parts, and whether it is checked.
@@ -106,7 +108,7 @@ fn frames_come_across_the_wrap_of_the_indices() {
             put(&memory, GSO);
             answer(&memory, 0, 100);
             let (parts, _) = take(&mut receive).expect("honest").expect("a frame");
-            for page in parts.iter().flat_map(|part| part.page.0..part.page.0 + part.length.div_ceil(4096)) {
+            for page in parts.iter().flat_map(|part| part.page.0..part.page.0 + part.length.get().div_ceil(4096)) {
                 assert_eq!(take_back(&mut receive, page, 1), Ok(()));
             }
             receive.publish();
@@ -121,7 +123,7 @@ fn frames_come_across_the_wrap_of_the_indices() {
 fn tcpip_gives_back_only_what_it_has_and_once() {
     let (memory, mut receive) = receive(4);
     assert_eq!(take_back(&mut receive, 0, 1), Err(Refusal::Owner));
-    for (page, count) in [(4, 1), (0, 0), (0, 5), (3, 2), (u16::MAX, 1), (1, u16::MAX)] {
+    for (page, count) in [(4, 1), (0, 5), (3, 2), (u16::MAX, 1), (1, u16::MAX)] {
         assert_eq!(take_back(&mut receive, page, count), Err(Refusal::Page), "{page} {count}");
     }
     answer(&memory, MORE, 4096);
@@ -160,7 +162,7 @@ fn a_long_frame_is_one_part_but_for_its_first_page_and_the_extra_infos_page_is_p
         answer(&memory, 0, 100);
         let (parts, checked) = take(&mut receive).expect("honest").expect("a frame");
         assert!(checked);
-        assert_eq!(parts.iter().map(|part| u32::from(part.length)).sum::<u32>(), 15 * 4096 + 100);
+        assert_eq!(parts.iter().map(|part| u32::from(part.length.get())).sum::<u32>(), 15 * 4096 + 100);
         let wraps = usize::from(page(2) > page(16));
         assert!(parts.len() <= 2 + wraps, "{parts:?}");
         assert_eq!(parts[0], part(page(0), 0, 4096));
@@ -356,8 +358,7 @@ fn take_all<M: Memory>(receive: &mut Receive<M>, lent: &mut Vec<u16>) -> bool {
         };
         assert!(!parts.is_empty());
         for part in parts {
-            let end = usize::from(part.offset) + usize::from(part.length);
-            assert!(part.length > 0 && usize::from(part.offset) < PAGE_SIZE);
+            let end = usize::from(part.offset.get()) + usize::from(part.length.get());
             for page in part.page.0..part.page.0 + end.div_ceil(PAGE_SIZE) as u16 {
                 assert!(page < receive.pages && !lent.contains(&page), "page {page} is had twice");
                 lent.push(page);

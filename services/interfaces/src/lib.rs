@@ -6,7 +6,7 @@
 //! - [`service`] is the trait that every service implements.
 //! - [`capability`] and [`queue`] are typed capabilities on top of [`system`].
 //! - [`message`] encodes and decodes messages, and [`protocol`] defines those of each interface.
-//! - [`pages`] holds the numbers of pages that messages carry.
+//! - [`pages`] holds the numbers of pages, and offsets in them, that messages carry.
 //! - [`rules`] is the format of the rules that a service enforces itself.
 //! - [`lists`] and [`timers`] are collections for services with many connections.
 #![cfg_attr(not(test), no_std)]
@@ -26,7 +26,7 @@ pub mod system;
 pub mod timers;
 
 pub use message::{Malformed, Message};
-pub use pages::PageRun;
+pub use pages::{PageOffset, PageRun};
 pub use protocol::{control, grants, net, socket, store};
 pub use queue::{Client, Interface, Receiver, Sender, Server};
 pub use service::{Notifications, Service};

@@ -2,7 +2,35 @@
 
 use core::num::NonZeroU16;
 
+use cloister_caps::PAGE_SIZE;
+
 use crate::message::{Malformed, Reader, Writer};
+
+/// An offset in a page.
+///
+/// # Holding one proves
+/// It is less than the size of a page.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct PageOffset(u16);
+
+impl PageOffset {
+    /// The start of a page.
+    pub const ZERO: Self = PageOffset(0);
+
+    /// Returns the offset. Returns `None` if it is not less than a page.
+    #[inline]
+    #[must_use]
+    pub const fn new(offset: u16) -> Option<Self> {
+        if (offset as usize) < PAGE_SIZE { Some(PageOffset(offset)) } else { None }
+    }
+
+    /// Returns the number of bytes before it in the page.
+    #[inline]
+    #[must_use]
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
 
 /// Adjacent pages of a region.
 ///
@@ -70,6 +98,16 @@ impl PageRun {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_offset_is_in_its_page() {
+        for offset in [0, 1, PAGE_SIZE as u16 - 1] {
+            assert_eq!(PageOffset::new(offset).map(PageOffset::get), Some(offset));
+        }
+        for offset in [PAGE_SIZE as u16, u16::MAX] {
+            assert_eq!(PageOffset::new(offset), None, "{offset}");
+        }
+    }
 
     #[test]
     fn a_run_has_a_page_and_ends_at_the_last_number() {

@@ -51,7 +51,7 @@ fn what_tcpip_sent_before_it_knew_of_the_connection_is_void() {
     world.back.create(&mut world.daemon);
     world.settle();
     world.transmit(0, &[1; 60]);
-    world.ask(Request::Receive { page: RxPage(0), count: 1 });
+    world.ask(return_pages(RxPage(0), 1));
     world.settle();
     world.back.deaf = false;
     world.settle();

@@ -27,9 +27,9 @@ fn frames_go_both_ways_over_many_rounds_of_the_rings() {
         for reply in world.replies() {
             match reply {
                 Reply::Received { page, offset, length, .. } => {
-                    let at = usize::from(page.0) * PAGE_SIZE + usize::from(offset);
-                    assert_eq!(world.rx_pool.bytes(at, usize::from(length)), frame(1));
-                    world.ask(Request::Receive { page, count: 1 });
+                    let at = usize::from(page.0) * PAGE_SIZE + usize::from(offset.get());
+                    assert_eq!(world.rx_pool.bytes(at, usize::from(length.get())), frame(1));
+                    world.ask(return_pages(page, 1));
                 }
                 Reply::Transmitted { page: TxPage(page) } => free.push(page),
                 other => panic!("{other:?}"),
@@ -63,7 +63,7 @@ fn a_long_frame_is_sent_uncut_and_comes_back_once() {
         world.back.backwards = round % 2 == 1;
         let frame = Frame::unfinished(tcp_frame(length, round as u8), Some(1448));
         let page = (round * 5) as u16 % (PAGES - 16);
-        world.transmit_with(page, &frame.bytes, Offload::Segments(1448));
+        world.transmit_with(page, &frame.bytes, segments(1448));
         world.settle();
         assert_eq!(std::mem::take(&mut world.back.sent), [frame]);
         // A receive event makes the service find responses that were not announced.
@@ -98,10 +98,12 @@ fn a_long_frame_is_received_uncut() {
         assert!(parts.len() <= 3, "{parts:?}");
         let mut bytes = Vec::new();
         for (index, part) in parts.iter().enumerate() {
-            let Reply::Received { page, offset: 0, length, more, checked: true } = *part else { panic!("{part:?}") };
+            let Reply::Received { page, offset: PageOffset::ZERO, length, more, checked: true } = *part else {
+                panic!("{part:?}")
+            };
             assert_eq!(more, index + 1 < parts.len());
-            bytes.extend(world.rx_pool.bytes(usize::from(page.0) * PAGE_SIZE, usize::from(length)));
-            world.ask(Request::Receive { page, count: length.div_ceil(4096) });
+            bytes.extend(world.rx_pool.bytes(usize::from(page.0) * PAGE_SIZE, usize::from(length.get())));
+            world.ask(return_pages(page, length.get().div_ceil(4096)));
         }
         assert_eq!(bytes, frame.bytes, "round {round}");
         world.settle();
@@ -177,8 +179,8 @@ fn a_burst_of_300_frames_is_answered_to_the_last() {
         for reply in world.replies() {
             match reply {
                 Reply::Received { page, length, .. } => {
-                    let bytes = world.rx_pool.bytes(usize::from(page.0) * PAGE_SIZE, usize::from(length));
-                    world.ask(Request::Receive { page, count: 1 });
+                    let bytes = world.rx_pool.bytes(usize::from(page.0) * PAGE_SIZE, usize::from(length.get()));
+                    world.ask(return_pages(page, 1));
                     world.transmit(free.pop().expect("pages come back when they run short"), &bytes);
                 }
                 Reply::Transmitted { page: TxPage(page) } => free.push(page),
@@ -202,7 +204,7 @@ fn in_bulk_there_is_less_than_one_notification_and_one_wake_for_64_kb() {
     let mut sent = 0;
     while sent < FRAMES || free.len() < 3 {
         while let Some(page) = free.pop().filter(|_| sent < FRAMES) {
-            world.transmit_with(page, &frame.bytes, Offload::Segments(1448));
+            world.transmit_with(page, &frame.bytes, segments(1448));
             sent += 1;
         }
         world.settle();
@@ -231,7 +233,7 @@ fn the_clock_is_not_read_for_frames() {
         world.settle();
         for reply in world.replies() {
             if let Reply::Received { page, .. } = reply {
-                world.ask(Request::Receive { page, count: 1 });
+                world.ask(return_pages(page, 1));
             }
         }
     }
@@ -284,8 +286,8 @@ fn the_parts_of_a_frame_follow_each_other_through_a_full_queue() {
         world.settle();
         for reply in world.replies() {
             let Reply::Received { page, length, more, .. } = reply else { panic!("{reply:?}") };
-            bytes.extend(world.rx_pool.bytes(usize::from(page.0) * PAGE_SIZE, usize::from(length)));
-            world.ask(Request::Receive { page, count: length.div_ceil(4096) });
+            bytes.extend(world.rx_pool.bytes(usize::from(page.0) * PAGE_SIZE, usize::from(length.get())));
+            world.ask(return_pages(page, length.get().div_ceil(4096)));
             world.settle();
             if !more {
                 got.push(std::mem::take(&mut bytes));

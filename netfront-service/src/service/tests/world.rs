@@ -11,10 +11,10 @@ use std::rc::Rc;
 use cloister_caps::{Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::Grants;
-use cloister_interfaces::net::{Net, Offload, Offloads, Reply, Request, TxPage};
+use cloister_interfaces::net::{Net, Offload, Offloads, Reply, Request, RxPage, RxRun, TxPage};
 use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::Store;
-use cloister_interfaces::{Client, Instant, Memory, Notifications, Service};
+use cloister_interfaces::{Client, Instant, Memory, Notifications, PageRun, Service};
 use cloister_netfront::{Caps, service};
 use cloister_sim::stand_ins::{GrantService, StoreService};
 use cloister_sim::{Netback, Recorder, Script, SharedMemory, Tampered, Wires, Xenstored};
@@ -66,6 +66,11 @@ fn kernel(bells: &Rc<Cell<u64>>) -> Recorder {
 }
 
 /// Returns a rule whose pages may be granted to domains 0 to 3.
+/// Returns the request by which tcpip returns `count` pages from `page` on.
+pub fn return_pages(page: RxPage, count: u16) -> Request {
+    Request::Receive { pages: RxRun(PageRun::new(page.0, count).expect("a run of pages")) }
+}
+
 fn granted(rule: u8, pages: u16) -> GrantAllowance {
     GrantAllowance { rule, pages, peer_first: 0, peer_last: 3 }
 }
@@ -239,7 +244,9 @@ impl World {
         let (mut frames, mut bytes) = (Vec::new(), Vec::new());
         for reply in self.replies() {
             let (page, offset, length, more, checked) = match reply {
-                Reply::Received { page, offset, length, more, checked } => (page, offset, length, more, checked),
+                Reply::Received { page, offset, length, more, checked } => {
+                    (page, offset.get(), length.get(), more, checked)
+                }
                 Reply::Transmitted { .. } => continue,
                 other => panic!("{other:?}"),
             };
@@ -249,7 +256,7 @@ impl World {
                 frames.push((std::mem::take(&mut bytes), checked));
             }
             let count = (usize::from(offset) + usize::from(length)).div_ceil(PAGE_SIZE) as u16;
-            self.ask(Request::Receive { page, count });
+            self.ask(return_pages(page, count));
         }
         assert!(bytes.is_empty(), "a frame without an end");
         frames

@@ -8,9 +8,12 @@
 //! |---|---|---|---|
 //! | a compromised tcpip or netfront | say anything, rewrite its queue pages | send from or receive into pages that are not its own; stop the other | `netfront-net`, `tcpip-net` |
 
+use core::num::NonZeroU16;
+
 use bitflags::bitflags;
 
 use crate::message::{Malformed, Message, Reader, Writer};
+use crate::pages::{PageOffset, PageRun};
 use crate::queue::Interface;
 
 /// The longest frame that can be sent, in bytes: the largest value of the 16-bit size in a transmit
@@ -33,6 +36,11 @@ pub struct TxPage(pub u16);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct RxPage(pub u16);
 
+/// Adjacent pages of the rx-pool, by their indices. Not every run is one of pages that the pool
+/// has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RxRun(pub PageRun);
+
 bitflags! {
     /// The offloads that the link offers for IPv4 frames that tcpip sends.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -53,9 +61,9 @@ pub enum Offload {
     /// Complete the checksum: the TCP or UDP checksum field holds the sum of the pseudo-header
     /// only.
     Checksum,
-    /// Split the TCP segment into segments with at most this many bytes of payload, not 0. The
+    /// Split the TCP segment into segments with at most this many bytes of payload. The
     /// checksum is as for [`Offload::Checksum`].
-    Segments(u16),
+    Segments(NonZeroU16),
 }
 
 /// The requests of tcpip.
@@ -71,12 +79,10 @@ pub enum Request {
         /// The offload that the frame needs: one that the link offered ([`Reply::Up`]).
         offload: Offload,
     },
-    /// Return `count` pages of the rx-pool, from `page` on, to be filled with received frames.
+    /// Return pages of the rx-pool, to be filled with received frames.
     Receive {
-        /// The first page.
-        page: RxPage,
-        /// The number of pages, at least 1.
-        count: u16,
+        /// The pages.
+        pages: RxRun,
     },
     /// Disconnect from the back end in good order, because the domain is about to end. The reply is
     /// [`Reply::Down`].
@@ -104,10 +110,10 @@ pub enum Reply {
     Received {
         /// The first page.
         page: RxPage,
-        /// The offset of the first byte in the first page: less than a page.
-        offset: u16,
-        /// The number of bytes, not 0.
-        length: u16,
+        /// The offset of the first byte in the first page.
+        offset: PageOffset,
+        /// The number of bytes.
+        length: NonZeroU16,
         /// The frame continues in the next message.
         more: bool,
         /// The TCP or UDP checksum need not be verified: the back end says that it is correct, or
@@ -130,7 +136,7 @@ impl Message for Request {
                 let (kind, segment) = match offload {
                     Offload::None => (0, 0),
                     Offload::Checksum => (1, 0),
-                    Offload::Segments(size) => (2, size),
+                    Offload::Segments(size) => (2, size.get()),
                 };
                 writer.u8(1);
                 writer.u8(kind);
@@ -138,10 +144,9 @@ impl Message for Request {
                 writer.u16(length);
                 writer.u16(segment);
             }
-            Request::Receive { page, count } => {
+            Request::Receive { pages: RxRun(run) } => {
                 writer.u16(2);
-                writer.u16(page.0);
-                writer.u16(count);
+                run.encode(writer);
             }
             Request::Close => writer.u16(3),
         }
@@ -154,12 +159,12 @@ impl Message for Request {
                 let offload = match (kind, segment) {
                     (0, 0) => Offload::None,
                     (1, 0) => Offload::Checksum,
-                    (2, 1..) => Offload::Segments(segment),
+                    (2, size) => Offload::Segments(NonZeroU16::new(size).ok_or(Malformed::Range)?),
                     _ => return Err(Malformed::Flags),
                 };
                 Ok(Request::Transmit { page, length, offload })
             }
-            (2, 0) => Ok(Request::Receive { page: RxPage(reader.u16()?), count: reader.u16()? }),
+            (2, 0) => Ok(Request::Receive { pages: RxRun(PageRun::decode(reader)?) }),
             (3, 0) => Ok(Request::Close),
             _ => Err(Malformed::Tag),
         }
@@ -186,8 +191,8 @@ impl Message for Reply {
                 writer.u8(3);
                 writer.u8(if more { MORE } else { 0 } | if checked { CHECKED } else { 0 });
                 writer.u16(page.0);
-                writer.u16(offset);
-                writer.u16(length);
+                writer.u16(offset.get());
+                writer.u16(length.get());
             }
             Reply::Transmitted { page } => {
                 writer.u16(4);
@@ -206,8 +211,8 @@ impl Message for Reply {
             (2, 0) => Ok(Reply::Down),
             (3, flags) if flags & !(MORE | CHECKED) == 0 => Ok(Reply::Received {
                 page: RxPage(reader.u16()?),
-                offset: reader.u16()?,
-                length: reader.u16()?,
+                offset: PageOffset::new(reader.u16()?).ok_or(Malformed::Range)?,
+                length: NonZeroU16::new(reader.u16()?).ok_or(Malformed::Range)?,
                 more: flags & MORE != 0,
                 checked: flags & CHECKED != 0,
             }),
@@ -224,14 +229,20 @@ mod tests {
 
     #[test]
     fn messages_round_trip() {
+        let size = |size| NonZeroU16::new(size).expect("not 0");
+        let pages = |first, count| RxRun(PageRun::new(first, count).expect("a run"));
+        let offset = |offset| PageOffset::new(offset).expect("less than a page");
         check_round_trip(&[
             Request::Transmit { page: TxPage(1), length: 2, offload: Offload::None },
-            Request::Transmit { page: TxPage(u16::MAX), length: u16::MAX, offload: Offload::Segments(u16::MAX) },
+            Request::Transmit { page: TxPage(u16::MAX), length: u16::MAX, offload: Offload::Segments(NonZeroU16::MAX) },
             Request::Transmit { page: TxPage(0), length: 60, offload: Offload::Checksum },
-            Request::Receive { page: RxPage(300), count: 17 },
+            Request::Receive { pages: pages(300, 17) },
+            Request::Receive { pages: pages(u16::MAX, 1) },
+            Request::Receive { pages: pages(1, u16::MAX) },
             Request::Close,
         ]);
-        let received = |more, checked| Reply::Received { page: RxPage(1), offset: 2, length: 3, more, checked };
+        let received =
+            |more, checked| Reply::Received { page: RxPage(1), offset: offset(2), length: size(3), more, checked };
         check_round_trip(&[
             Reply::Up { mac: [1, 2, 3, 4, 5, 6], mtu: 1500, offloads: Offloads::empty() },
             Reply::Up { mac: [1, 2, 3, 4, 5, 6], mtu: 1500, offloads: Offloads::all() },
@@ -240,7 +251,13 @@ mod tests {
             received(true, false),
             received(false, true),
             received(true, true),
-            Reply::Received { page: RxPage(u16::MAX), offset: u16::MAX, length: u16::MAX, more: false, checked: false },
+            Reply::Received {
+                page: RxPage(u16::MAX),
+                offset: offset(4095),
+                length: NonZeroU16::MAX,
+                more: false,
+                checked: false,
+            },
             Reply::Transmitted { page: TxPage(9) },
         ]);
         check_malformed::<Request>(&[
@@ -252,7 +269,10 @@ mod tests {
             (&[1, 3], Malformed::Flags),
             (&[1, 0, 0, 0, 60, 0, 1], Malformed::Flags),
             (&[1, 1, 0, 0, 60, 0, 1], Malformed::Flags),
-            (&[1, 2, 0, 0, 60, 0, 0], Malformed::Flags),
+            (&[1, 2, 0, 0, 60, 0, 0], Malformed::Range),
+            (&[2, 0, 1, 0, 0, 0], Malformed::Range),
+            (&[2, 0, 0xff, 0xff, 2, 0], Malformed::Range),
+            (&[2, 0, 2, 0, 0xff, 0xff], Malformed::Range),
         ]);
         check_malformed::<Reply>(&[
             (&[], Malformed::Tag),
@@ -261,6 +281,9 @@ mod tests {
             (&[1, 4], Malformed::Flags),
             (&[3, 4], Malformed::Tag),
             (&[4, 1], Malformed::Tag),
+            (&[3, 0, 1, 0, 0, 0, 0, 0], Malformed::Range),
+            (&[3, 0, 1, 0, 0, 0x10, 1, 0], Malformed::Range),
+            (&[3, 0, 1, 0, 0xff, 0xff, 1, 0], Malformed::Range),
         ]);
     }
 }

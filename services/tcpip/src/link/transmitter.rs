@@ -114,7 +114,7 @@ impl<S: System, M: Memory> Transmitter<S, M> {
                 _ if built.is_none() || !offloads.contains(Offloads::CHECKSUM) || !write_partial_checksum(space) => {
                     Offload::None
                 }
-                Some(size) if data > u32::from(size.get()) => Offload::Segments(size.get()),
+                Some(size) if data > u32::from(size.get()) => Offload::Segments(size),
                 _ => Offload::Checksum,
             };
             (result, offload, built, resolution)

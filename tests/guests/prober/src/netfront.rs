@@ -313,9 +313,11 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
 
 #[cfg(test)]
 mod tests {
-    use cloister_interfaces::PageRun;
+    use core::num::NonZeroU16;
+
     use cloister_interfaces::grants::Request;
     use cloister_interfaces::net::{Reply, RxPage, TxPage};
+    use cloister_interfaces::{PageOffset, PageRun};
 
     use super::*;
 
@@ -325,12 +327,13 @@ mod tests {
         assert_eq!(decode(up(MAC, 1500)), Ok(Reply::Up { mac: MAC, mtu: 1500, offloads: Offloads::all() }));
         assert_eq!(decode(DOWN), Ok(Reply::Down));
         for more in [false, true] {
-            let reply = Reply::Received { page: RxPage(1), offset: 2, length: 3, more, checked: true };
-            assert_eq!(decode(received(1, 2, 3, more)), Ok(reply));
+            let (offset, length) = (PageOffset::ZERO, NonZeroU16::MIN);
+            let reply = Reply::Received { page: RxPage(2), offset, length, more, checked: true };
+            assert_eq!(decode(received(2, 0, 1, more)), Ok(reply));
         }
         assert_eq!(decode(transmitted(4)), Ok(Reply::Transmitted { page: TxPage(4) }));
         let malformed = TO_TCPIP.iter().filter(|(_, fields)| decode(*fields).is_err()).map(|(name, _)| *name);
-        assert_eq!(malformed.collect::<std::vec::Vec<_>>(), [""; 0]);
+        assert_eq!(malformed.collect::<std::vec::Vec<_>>(), ["a frame that starts after its page", "an empty frame"]);
     }
 
     #[test]

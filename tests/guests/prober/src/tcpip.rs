@@ -248,7 +248,10 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
 
 #[cfg(test)]
 mod tests {
-    use cloister_interfaces::net::{self, Request};
+    use core::num::NonZeroU16;
+
+    use cloister_interfaces::PageRun;
+    use cloister_interfaces::net::{self, Request, RxRun};
 
     use super::*;
 
@@ -258,16 +261,19 @@ mod tests {
         for (offload, expected) in [
             (Offload::None, net::Offload::None),
             (Offload::Checksum, net::Offload::Checksum),
-            (Offload::Segments(3), net::Offload::Segments(3)),
+            (Offload::Segments(1), net::Offload::Segments(NonZeroU16::MIN)),
         ] {
             let request = Request::Transmit { page: TxPage(1), length: 2, offload: expected };
             assert_eq!(decode(transmit(1, 2, offload)), Ok(request));
         }
-        assert_eq!(decode(receive(4, 5)), Ok(Request::Receive { page: RxPage(4), count: 5 }));
+        assert_eq!(decode(receive(4, 5)), Ok(Request::Receive { pages: RxRun(PageRun::new(4, 5).expect("a run")) }));
         assert_eq!(decode(CLOSE), Ok(Request::Close));
         let all = TO_NETFRONT.iter().chain(&AT_LAST);
         let malformed = all.filter(|(_, fields)| decode(*fields).is_err()).map(|(name, _)| *name);
-        assert_eq!(malformed.collect::<std::vec::Vec<_>>(), ["have a frame cut into no segments"]);
+        assert_eq!(
+            malformed.collect::<std::vec::Vec<_>>(),
+            ["have a frame cut into no segments", "give pages where the ends meet", "give no page"]
+        );
     }
 
     #[test]

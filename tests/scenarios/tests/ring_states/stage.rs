@@ -1,6 +1,7 @@
 //! netfront in a state, the back end's honest half in it, and what tcpip knows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 
 use cloister_caps::PAGE_SIZE;
 use cloister_interfaces::Memory;
@@ -8,13 +9,13 @@ use cloister_interfaces::net::{Offload, Reply, Request, RxPage, TxPage};
 
 use crate::fields::{self, Attack, Ids, Indices, RSP_PROD, Ring};
 use crate::model::{self, EXTRA, Expect, MORE, Model, PRODUCER, Verdict};
-use crate::world::World;
+use crate::world::{World, return_pages};
 
 /// Messages of a queue that is never full here, and of one that is.
 const DEEP: u32 = 512;
 const SHALLOW: u32 = 4;
 /// Bytes of a segment.
-const SEGMENT: u16 = 1448;
+const SEGMENT: NonZeroU16 = NonZeroU16::new(1448).unwrap();
 /// A right extra info.
 const INFO: [u8; 8] = [1, 0, 0xA8, 5, 1, 0, 0, 0];
 
@@ -185,8 +186,7 @@ impl Stage {
                     self.transmitted += 1;
                 }
                 Reply::Received { page: RxPage(page), offset, length, more, .. } => {
-                    assert!(length > 0 && usize::from(offset) < PAGE_SIZE, "{reply:?}");
-                    let pages = (usize::from(offset) + usize::from(length)).div_ceil(PAGE_SIZE) as u16;
+                    let pages = (usize::from(offset.get()) + usize::from(length.get())).div_ceil(PAGE_SIZE) as u16;
                     for page in page..page + pages {
                         assert!(page < self.pages && self.held.insert(page), "{reply:?}: page {page} was given twice");
                     }
@@ -370,7 +370,7 @@ impl Stage {
     /// tcpip gives back all that it has received.
     fn give_back(&mut self) {
         for page in std::mem::take(&mut self.held) {
-            self.world.ask(Request::Receive { page: RxPage(page), count: 1 });
+            self.world.ask(return_pages(RxPage(page), 1));
         }
     }
 
