@@ -7,11 +7,14 @@
 //! order. So a long frame lies in adjacent pages, except for the page whose slot its extra info
 //! took.
 
+use core::num::NonZeroU16;
+
 use arrayvec::ArrayVec;
 use cloister_caps::xen::netif::rx_flag::{CSUM_BLANK, DATA_VALIDATED, EXTRA_INFO, MORE_DATA};
 use cloister_caps::xen::netif::{EXTRA_TYPE_GSO, GSO_TYPE_TCPV4, NR_SLOTS_MIN, RX_SLOTS as SLOTS, RxRequest};
 use cloister_caps::{GrantRef, PAGE_SIZE};
-use cloister_interfaces::Memory;
+use cloister_interfaces::net::{RxPage, RxRun};
+use cloister_interfaces::{Memory, PageOffset};
 
 use crate::pages::{MAX_PAGES, PageSet};
 use crate::ring::{Anomaly, FrontRing, Refusal, Violation};
@@ -32,18 +35,18 @@ const CHECKED: u16 = DATA_VALIDATED | CSUM_BLANK;
 /// The part of a frame that lies in adjacent pages of the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Part {
-    /// The index of the first page in the pool.
-    pub page: u16,
+    /// The first page.
+    pub page: RxPage,
     /// The offset of the first byte in the first page.
-    pub offset: u16,
+    pub offset: PageOffset,
     /// The number of bytes.
-    pub length: u16,
+    pub length: NonZeroU16,
 }
 
 impl Part {
     /// Returns the number of pages that the part touches.
     fn page_count(self) -> u16 {
-        (usize::from(self.offset) + usize::from(self.length)).div_ceil(PAGE_SIZE) as u16
+        (usize::from(self.offset.get()) + usize::from(self.length.get())).div_ceil(PAGE_SIZE) as u16
     }
 }
 
@@ -143,13 +146,16 @@ impl<M: Memory> Receive<M> {
         self.reference = reference;
     }
 
-    /// Takes `count` pages back from tcpip, from `page` on.
+    /// Takes pages back from tcpip.
     ///
     /// # Errors
     /// Not all of them are tcpip's. Pages before the first such page may have been taken back.
-    pub fn take_back(&mut self, page: u16, count: u16) -> Result<(), Refusal> {
-        let end = page.checked_add(count).filter(|end| *end <= self.pages && count > 0).ok_or(Refusal::Page)?;
-        for page in (page..end).step_by(63) {
+    pub fn take_back(&mut self, RxRun(run): RxRun) -> Result<(), Refusal> {
+        if run.last() >= self.pages {
+            return Err(Refusal::Page);
+        }
+        let end = run.last() + 1;
+        for page in (run.first()..end).step_by(63) {
             let count = (end - page).min(63);
             if !self.lent.contains_all(page, count) {
                 return Err(Refusal::Owner);
@@ -253,15 +259,16 @@ impl<M: Memory> Receive<M> {
             return Err(Violation::Features);
         }
         self.frame_pages.try_push(page).map_err(|_| Violation::Slots)?;
-        match u16::try_from(status) {
-            Ok(length @ 1..) => {
-                if usize::from(offset) + usize::from(length) > PAGE_SIZE {
+        match u16::try_from(status).ok().and_then(NonZeroU16::new) {
+            Some(length) => {
+                if usize::from(offset) + usize::from(length.get()) > PAGE_SIZE {
                     return Err(Violation::Bounds);
                 }
-                self.length += u32::from(length);
-                self.append_part(Part { page: u16::from(page), offset, length });
+                let offset = PageOffset::new(offset).ok_or(Violation::Bounds)?;
+                self.length += u32::from(length.get());
+                self.append_part(Part { page: RxPage(u16::from(page)), offset, length });
             }
-            _ => self.bad = true,
+            None => self.bad = true,
         }
         if first {
             self.frame.checked = self.offloads && flags & CHECKED != 0;
@@ -277,10 +284,10 @@ impl<M: Memory> Receive<M> {
     /// Adds bytes to the frame: to its last part, if they directly follow it in the pool.
     fn append_part(&mut self, part: Part) {
         if let Some(last) = self.frame.parts.last_mut()
-            && let Some(length) = last.length.checked_add(part.length)
-            && part.offset == 0
-            && usize::from(last.page) * PAGE_SIZE + usize::from(last.offset) + usize::from(last.length)
-                == usize::from(part.page) * PAGE_SIZE
+            && let Some(length) = last.length.checked_add(part.length.get())
+            && part.offset == PageOffset::ZERO
+            && usize::from(last.page.0) * PAGE_SIZE + usize::from(last.offset.get()) + usize::from(last.length.get())
+                == usize::from(part.page.0) * PAGE_SIZE
         {
             last.length = length;
         } else {
@@ -296,7 +303,7 @@ impl<M: Memory> Receive<M> {
         if good {
             // Each slot had bytes, so its page is in a part.
             for part in &self.frame.parts {
-                self.lent.set_all(part.page, part.page_count(), true);
+                self.lent.set_all(part.page.0, part.page_count(), true);
             }
         } else {
             for page in core::mem::take(&mut self.frame_pages) {

@@ -278,7 +278,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
                 }
                 _ if !is_up => return,
                 Ok(Request::Transmit { page, length, offload }) => transmit.submit(page, length, offload).err(),
-                Ok(Request::Receive { page, count }) => receive.take_back(page, count).err(),
+                Ok(Request::Receive { pages }) => receive.take_back(pages).err(),
                 Err(_) => {
                     refused = refused.or(Some("a malformed message"));
                     return;

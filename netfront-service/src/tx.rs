@@ -7,7 +7,7 @@
 use cloister_caps::xen::netif::{EXTRA_TYPE_GSO, GSO_TYPE_TCPV4, TxRequest, status, tx_flag};
 use cloister_caps::{GrantRef, PAGE_SIZE};
 use cloister_interfaces::Memory;
-use cloister_interfaces::net::{Offload, Offloads};
+use cloister_interfaces::net::{Offload, Offloads, TxPage};
 
 use crate::pages::{MAX_PAGES, PageQueue, PageSet};
 use crate::ring::{Anomaly, FrontRing, Refusal, Violation};
@@ -106,11 +106,11 @@ impl<M: Memory> Transmit<M> {
     ///
     /// # Errors
     /// tcpip may not send this frame.
-    pub fn submit(&mut self, page: u16, length: u16, offload: Offload) -> Result<(), Refusal> {
+    pub fn submit(&mut self, TxPage(page): TxPage, length: u16, offload: Offload) -> Result<(), Refusal> {
         let offered = match offload {
             Offload::None => true,
             Offload::Checksum => self.offloads.contains(Offloads::CHECKSUM),
-            Offload::Segments(size) => self.offloads.contains(Offloads::SEGMENTS) && size > 0,
+            Offload::Segments(_) => self.offloads.contains(Offloads::SEGMENTS),
         };
         if !offered {
             return Err(Refusal::Offload);
@@ -161,7 +161,8 @@ impl<M: Memory> Transmit<M> {
             self.ring.push([self.reference.0.wrapping_add(id + done), u32::from(flags) << 16, id | size << 16]);
             if let (0, Offload::Segments(segment)) = (done, frame.offload) {
                 // Type, no flags, segment size; segmentation type, padding, no features.
-                self.ring.push([u32::from(EXTRA_TYPE_GSO) | u32::from(segment) << 16, u32::from(GSO_TYPE_TCPV4)]);
+                let segment = u32::from(segment.get());
+                self.ring.push([u32::from(EXTRA_TYPE_GSO) | segment << 16, u32::from(GSO_TYPE_TCPV4)]);
                 self.unanswered_extras += 1;
             }
             (flags, size) = (0, left.min(PAGE_SIZE as u32));
@@ -194,7 +195,7 @@ impl<M: Memory> Transmit<M> {
     ///
     /// # Errors
     /// The back end broke the protocol.
-    pub fn reap(&mut self) -> Result<Option<u16>, Violation> {
+    pub fn reap(&mut self) -> Result<Option<TxPage>, Violation> {
         while let Some(word) = self.ring.pop()? {
             let (page, status) = (word as u16, (word >> 16) as i16);
             if status == status::NULL {
@@ -216,7 +217,7 @@ impl<M: Memory> Transmit<M> {
                 let pages = frame.page_count();
                 self.in_flight.set_all(page, pages, false);
                 self.in_flight_count -= u32::from(pages);
-                return Ok(Some(page));
+                return Ok(Some(TxPage(page)));
             }
         }
         Ok(None)

@@ -6,7 +6,7 @@ use arrayvec::{ArrayString, ArrayVec};
 use cloister_caps::DomId;
 use cloister_caps::xen::xenbus::XenbusState;
 use cloister_interfaces::store::{Action, Path};
-use cloister_interfaces::{Instant, grants};
+use cloister_interfaces::{Instant, PageRun, grants};
 
 use super::phase::{
     ANSWER_TIME, Area, Closing, ClosingStep, Connecting, ConnectionStep, Grants, Negotiating, NegotiationStep, Phase,
@@ -111,9 +111,9 @@ impl Handshake {
         let peer = connecting.offer.device.backend.peer();
         match connecting.step {
             ConnectionStep::ResetRings => Some(Command::ResetRings),
-            ConnectionStep::GrantRings => Some(self.grant(Area::Rings, peer)),
-            ConnectionStep::GrantRxPool { .. } => Some(self.grant(Area::RxPool, peer)),
-            ConnectionStep::GrantTxPool { .. } => Some(self.grant(Area::TxPool, peer)),
+            ConnectionStep::GrantRings => self.grant(Area::Rings, peer),
+            ConnectionStep::GrantRxPool { .. } => self.grant(Area::RxPool, peer),
+            ConnectionStep::GrantTxPool { .. } => self.grant(Area::TxPool, peer),
             ConnectionStep::OpenPorts(_) => Some(Command::OpenPorts { peer, split: connecting.offer.is_split() }),
             ConnectionStep::Start(Shared { references, .. }) => Some(Command::Start {
                 rx: references.rx_pool,
@@ -133,9 +133,12 @@ impl Handshake {
         }
     }
 
-    fn grant(&self, area: Area, peer: DomId) -> Command {
+    /// Returns the request for all pages of an area. Returns `None` if its rule has none: the step
+    /// then fails at its deadline.
+    fn grant(&self, area: Area, peer: DomId) -> Option<Command> {
         let rule = self.rules[area];
-        Command::Grants(grants::Request::Issue { rule: rule.rule, first: 0, count: rule.pages, peer })
+        let pages = PageRun::new(0, rule.pages)?;
+        Some(Command::Grants(grants::Request::Issue { rule: rule.rule, pages, peer }))
     }
 
     fn write_key(&self, connecting: &Connecting, shared: &Shared, index: u8) -> Option<Command> {

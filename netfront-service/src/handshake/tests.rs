@@ -82,9 +82,9 @@ impl Walk {
                 let result = (self.refuse)(&command).map_or_else(|| self.carried_out(action), Err);
                 self.handshake.store_answered(result, self.now);
             }
-            Command::Grants(grants::Request::Issue { rule, count, .. }) => {
+            Command::Grants(grants::Request::Issue { rule, pages, .. }) => {
                 let reference = GrantRef(1000 * (1 + u32::from(*rule)));
-                handshake.grants_answered(grants::Reply::Issued { rule: *rule, reference, count: *count }, *now);
+                handshake.grants_answered(grants::Reply::Issued { rule: *rule, reference, count: pages.count() }, *now);
             }
             Command::Grants(grants::Request::End { rule }) => {
                 handshake.grants_answered(

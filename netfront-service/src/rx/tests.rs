@@ -1,3 +1,4 @@
+use cloister_interfaces::PageRun;
 use cloister_sim::{Fickle, SharedMemory};
 use proptest::prelude::*;
 
@@ -43,7 +44,13 @@ fn posted(memory: &SharedMemory, index: u32) -> u32 {
 }
 
 fn part(page: u16, offset: u16, length: u16) -> Part {
-    Part { page, offset, length }
+    let (offset, length) = (PageOffset::new(offset), NonZeroU16::new(length));
+    Part { page: RxPage(page), offset: offset.expect("in the page"), length: length.expect("bytes") }
+}
+
+/// Has tcpip give pages back.
+fn take_back<M: Memory>(receive: &mut Receive<M>, page: u16, count: u16) -> Result<(), Refusal> {
+    receive.take_back(RxRun(PageRun::new(page, count).expect("a run")))
 }
 
 /// Returns the next frame: its parts, and whether it is checked.
@@ -66,7 +73,7 @@ fn a_page_goes_to_tcpip_and_back_on_the_ring_round_and_round() {
         let page = (round % 3) as u16;
         assert_eq!(take(&mut receive), Ok(Some((vec![part(page, 0, 60)], false))));
         assert_eq!(take(&mut receive), Ok(None));
-        assert_eq!(receive.take_back(page, 1), Ok(()));
+        assert_eq!(take_back(&mut receive, page, 1), Ok(()));
         receive.publish();
         assert_eq!(memory.load(RX), round + 4);
     }
@@ -92,7 +99,7 @@ fn frames_come_across_the_wrap_of_the_indices() {
         for _ in 0..before {
             answer(&memory, 0, 60);
             let (parts, _) = take(&mut receive).expect("honest").expect("a frame");
-            assert_eq!(receive.take_back(parts[0].page, 1), Ok(()));
+            assert_eq!(take_back(&mut receive, parts[0].page.0, 1), Ok(()));
             receive.publish();
         }
         receive.ring.advance_rounds(u32::MAX / SLOTS);
@@ -101,8 +108,8 @@ fn frames_come_across_the_wrap_of_the_indices() {
             put(&memory, GSO);
             answer(&memory, 0, 100);
             let (parts, _) = take(&mut receive).expect("honest").expect("a frame");
-            for page in parts.iter().flat_map(|part| part.page..part.page + part.length.div_ceil(4096)) {
-                assert_eq!(receive.take_back(page, 1), Ok(()));
+            for page in parts.iter().flat_map(|part| part.page.0..part.page.0 + part.length.get().div_ceil(4096)) {
+                assert_eq!(take_back(&mut receive, page, 1), Ok(()));
             }
             receive.publish();
         }
@@ -115,17 +122,17 @@ fn frames_come_across_the_wrap_of_the_indices() {
 #[test]
 fn tcpip_gives_back_only_what_it_has_and_once() {
     let (memory, mut receive) = receive(4);
-    assert_eq!(receive.take_back(0, 1), Err(Refusal::Owner));
-    for (page, count) in [(4, 1), (0, 0), (0, 5), (3, 2), (u16::MAX, 1), (1, u16::MAX)] {
-        assert_eq!(receive.take_back(page, count), Err(Refusal::Page), "{page} {count}");
+    assert_eq!(take_back(&mut receive, 0, 1), Err(Refusal::Owner));
+    for (page, count) in [(4, 1), (0, 5), (3, 2), (u16::MAX, 1), (1, u16::MAX)] {
+        assert_eq!(take_back(&mut receive, page, count), Err(Refusal::Page), "{page} {count}");
     }
     answer(&memory, MORE, 4096);
     answer(&memory, 0, 14);
     assert_eq!(take(&mut receive), Ok(Some((vec![part(0, 0, 4110)], false))));
-    assert_eq!(receive.take_back(1, 2), Err(Refusal::Owner), "the second is not its own");
-    assert_eq!(receive.take_back(1, 1), Ok(()), "nothing was taken");
-    assert_eq!(receive.take_back(0, 1), Ok(()));
-    assert_eq!(receive.take_back(0, 1), Err(Refusal::Owner));
+    assert_eq!(take_back(&mut receive, 1, 2), Err(Refusal::Owner), "the second is not its own");
+    assert_eq!(take_back(&mut receive, 1, 1), Ok(()), "nothing was taken");
+    assert_eq!(take_back(&mut receive, 0, 1), Ok(()));
+    assert_eq!(take_back(&mut receive, 0, 1), Err(Refusal::Owner));
 }
 
 #[test]
@@ -155,14 +162,14 @@ fn a_long_frame_is_one_part_but_for_its_first_page_and_the_extra_infos_page_is_p
         answer(&memory, 0, 100);
         let (parts, checked) = take(&mut receive).expect("honest").expect("a frame");
         assert!(checked);
-        assert_eq!(parts.iter().map(|part| u32::from(part.length)).sum::<u32>(), 15 * 4096 + 100);
+        assert_eq!(parts.iter().map(|part| u32::from(part.length.get())).sum::<u32>(), 15 * 4096 + 100);
         let wraps = usize::from(page(2) > page(16));
         assert!(parts.len() <= 2 + wraps, "{parts:?}");
         assert_eq!(parts[0], part(page(0), 0, 4096));
-        assert_eq!(parts[1].page, page(2));
+        assert_eq!(parts[1].page.0, page(2));
         // All pages but the one that the extra info took.
         for step in (0..17).filter(|step| *step != 1) {
-            assert_eq!(receive.take_back(page(step), 1), Ok(()));
+            assert_eq!(take_back(&mut receive, page(step), 1), Ok(()));
         }
         receive.publish();
         assert_eq!(memory.load(RX), 64 + 17 * (round + 1));
@@ -209,7 +216,7 @@ fn a_frame_waits_for_all_its_slots() {
     assert_eq!(take(&mut receive), Ok(None));
     answer(&memory, MORE, 4096);
     assert_eq!(take(&mut receive), Ok(None));
-    assert_eq!(receive.take_back(0, 1), Err(Refusal::Owner), "a page of a frame that tcpip was not told of");
+    assert_eq!(take_back(&mut receive, 0, 1), Err(Refusal::Owner), "a page of a frame that tcpip was not told of");
     answer(&memory, 0, 7);
     assert_eq!(take(&mut receive), Ok(Some((vec![part(0, 0, 4096), part(2, 0, 4103)], true))));
 }
@@ -258,13 +265,13 @@ fn the_order_of_the_pool_is_kept_while_half_of_it_is_posted() {
         take(&mut receive).expect("honest").expect("a frame");
     }
     for page in [4, 1, 2] {
-        receive.take_back(page, 1).expect("its own");
+        take_back(&mut receive, page, 1).expect("its own");
     }
     receive.publish();
     assert_eq!(memory.load(RX), 18, "six were posted, which is less than half: 0 is not waited for, but 3 is");
     assert_eq!([posted(&memory, 16), posted(&memory, 17)], [1, 2]);
     for page in [9, 5, 3] {
-        receive.take_back(page, 1).expect("its own");
+        take_back(&mut receive, page, 1).expect("its own");
     }
     receive.publish();
     assert_eq!(memory.load(RX), 21);
@@ -351,9 +358,8 @@ fn take_all<M: Memory>(receive: &mut Receive<M>, lent: &mut Vec<u16>) -> bool {
         };
         assert!(!parts.is_empty());
         for part in parts {
-            let end = usize::from(part.offset) + usize::from(part.length);
-            assert!(part.length > 0 && usize::from(part.offset) < PAGE_SIZE);
-            for page in part.page..part.page + end.div_ceil(PAGE_SIZE) as u16 {
+            let end = usize::from(part.offset.get()) + usize::from(part.length.get());
+            for page in part.page.0..part.page.0 + end.div_ceil(PAGE_SIZE) as u16 {
                 assert!(page < receive.pages && !lent.contains(&page), "page {page} is had twice");
                 lent.push(page);
             }
@@ -372,7 +378,7 @@ proptest! {
             match kind {
                 0..2 if !lent.is_empty() => {
                     let page = lent.swap_remove(index.index(lent.len()));
-                    prop_assert_eq!(receive.take_back(page, 1), Ok(()));
+                    prop_assert_eq!(take_back(&mut receive, page, 1), Ok(()));
                 }
                 2 => put(&memory, GSO),
                 3 => respond(&memory, (memory.load(RX + 8) % SLOTS) as u16, offset, flags, status),
@@ -405,7 +411,7 @@ proptest! {
                 }
             }
             if !take_all(&mut receive, &mut lent) { break; }
-            while lent.len() > 5 { prop_assert_eq!(receive.take_back(lent.remove(0), 1), Ok(())); }
+            while lent.len() > 5 { prop_assert_eq!(take_back(&mut receive, lent.remove(0), 1), Ok(())); }
             receive.publish();
             prop_assert_eq!(page_counts(&receive).iter().sum::<usize>(), 24);
         }

@@ -1,3 +1,4 @@
+use core::num::NonZeroU16;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cloister_caps::xen::netif::TX_SLOTS as SLOTS;
@@ -7,6 +8,10 @@ use proptest::prelude::*;
 use super::*;
 
 const NULL: i16 = status::NULL;
+
+fn segments(size: u16) -> Offload {
+    Offload::Segments(NonZeroU16::new(size).expect("not 0"))
+}
 
 fn transmit_over<M: Memory>(memory: M, pages: u16) -> Transmit<M> {
     let mut transmit = Transmit::new(memory, pages);
@@ -37,18 +42,18 @@ fn request(memory: &SharedMemory, index: u32) -> (u32, u16, u16, u16, u16) {
 #[test]
 fn a_request_is_laid_out_as_netif_says() {
     let (memory, mut transmit) = transmit(128);
-    assert_eq!(transmit.submit(5, 1514, Offload::None), Ok(()));
+    assert_eq!(transmit.submit(TxPage(5), 1514, Offload::None), Ok(()));
     assert!(transmit.publish());
     assert_eq!(memory.bytes(64, 12), [0xF9, 1, 0, 0, 0, 0, 0, 0, 5, 0, 0xEA, 5]);
     assert_eq!(memory.load(0), 1);
-    assert_eq!(transmit.submit(6, 60, Offload::Checksum), Ok(()));
+    assert_eq!(transmit.submit(TxPage(6), 60, Offload::Checksum), Ok(()));
     assert_eq!(request(&memory, 1), (506, 0, 3, 6, 60));
 }
 
 #[test]
 fn a_frame_to_be_cut_takes_a_slot_for_each_page_and_one_for_how() {
     let (memory, mut transmit) = transmit(128);
-    assert_eq!(transmit.submit(10, 8193, Offload::Segments(1448)), Ok(()));
+    assert_eq!(transmit.submit(TxPage(10), 8193, segments(1448)), Ok(()));
     transmit.publish();
     assert_eq!(memory.load(0), 4);
     // The first slot has the whole length. Flags: csum_blank, data_validated, more_data,
@@ -62,7 +67,7 @@ fn a_frame_to_be_cut_takes_a_slot_for_each_page_and_one_for_how() {
 #[test]
 fn the_longest_frame_keeps_to_the_limits_of_netback() {
     let (memory, mut transmit) = transmit(128);
-    assert_eq!(transmit.submit(0, u16::MAX, Offload::Segments(1448)), Ok(()));
+    assert_eq!(transmit.submit(TxPage(0), u16::MAX, segments(1448)), Ok(()));
     transmit.publish();
     assert_eq!(memory.load(0), 17);
     let sizes: Vec<u16> = (2..17).map(|index| request(&memory, index).4).collect();
@@ -73,7 +78,7 @@ fn the_longest_frame_keeps_to_the_limits_of_netback() {
 #[test]
 fn whole_pages_have_no_empty_slot_after_them() {
     let (memory, mut transmit) = transmit(128);
-    assert_eq!(transmit.submit(0, 8192, Offload::Segments(1448)), Ok(()));
+    assert_eq!(transmit.submit(TxPage(0), 8192, segments(1448)), Ok(()));
     transmit.publish();
     assert_eq!((memory.load(0), request(&memory, 2)), (3, (501, 0, 0, 0, 4096)));
 }
@@ -81,7 +86,7 @@ fn whole_pages_have_no_empty_slot_after_them() {
 #[test]
 fn what_tcpip_may_not_send() {
     let (_, mut transmit) = transmit(128);
-    let long = Offload::Segments(1448);
+    let long = segments(1448);
     for (page, length, offload, refusal) in [
         (128, 60, Offload::None, Refusal::Page),
         (u16::MAX, 60, Offload::None, Refusal::Page),
@@ -91,30 +96,29 @@ fn what_tcpip_may_not_send() {
         (0, 4097, Offload::Checksum, Refusal::Length),
         (127, 4097, long, Refusal::Page),
         (113, u16::MAX, long, Refusal::Page),
-        (0, 60, Offload::Segments(0), Refusal::Offload),
     ] {
-        assert_eq!(transmit.submit(page, length, offload), Err(refusal), "{page} {length} {offload:?}");
+        assert_eq!(transmit.submit(TxPage(page), length, offload), Err(refusal), "{page} {length} {offload:?}");
     }
     assert_eq!(transmit.pages_in_flight(), 0);
-    assert_eq!(transmit.submit(2, 4096, Offload::None), Ok(()));
-    assert_eq!(transmit.submit(3, 14, Offload::None), Ok(()), "a header alone");
-    assert_eq!(transmit.submit(2, 60, Offload::None), Err(Refusal::Owner));
-    assert_eq!(transmit.submit(0, 8193, long), Err(Refusal::Owner), "its last page is taken");
-    assert_eq!(transmit.submit(0, 8192, long), Ok(()));
-    assert_eq!(transmit.submit(1, 60, Offload::None), Err(Refusal::Owner));
+    assert_eq!(transmit.submit(TxPage(2), 4096, Offload::None), Ok(()));
+    assert_eq!(transmit.submit(TxPage(3), 14, Offload::None), Ok(()), "a header alone");
+    assert_eq!(transmit.submit(TxPage(2), 60, Offload::None), Err(Refusal::Owner));
+    assert_eq!(transmit.submit(TxPage(0), 8193, long), Err(Refusal::Owner), "its last page is taken");
+    assert_eq!(transmit.submit(TxPage(0), 8192, long), Ok(()));
+    assert_eq!(transmit.submit(TxPage(1), 60, Offload::None), Err(Refusal::Owner));
 }
 
 #[test]
 fn work_that_was_not_offered_is_refused() {
-    for (offers, checksum, segments) in [
+    for (offers, checksum, split) in [
         (Offloads::empty(), Err(Refusal::Offload), Err(Refusal::Offload)),
         (Offloads::CHECKSUM, Ok(()), Err(Refusal::Offload)),
         (Offloads::all(), Ok(()), Ok(())),
     ] {
         let (_, mut transmit) = transmit(128);
         transmit.start(GrantRef(500), offers);
-        assert_eq!(transmit.submit(0, 60, Offload::Checksum), checksum);
-        assert_eq!(transmit.submit(1, 9000, Offload::Segments(1448)), segments);
+        assert_eq!(transmit.submit(TxPage(0), 60, Offload::Checksum), checksum);
+        assert_eq!(transmit.submit(TxPage(1), 9000, segments(1448)), split);
     }
 }
 
@@ -126,18 +130,21 @@ fn frames_are_sent_across_the_wrap_of_the_indices() {
             if round == before {
                 transmit.ring.advance_rounds(u32::MAX / SLOTS);
             }
-            let (page, offload) = ((round % 32) as u16 * 4, Offload::Segments(1448));
+            let (page, offload) = ((round % 32) as u16 * 4, segments(1448));
             if round < before {
-                assert_eq!(transmit.submit(page, 60, Offload::None), Ok(()));
+                assert_eq!(transmit.submit(TxPage(page), 60, Offload::None), Ok(()));
             } else {
-                assert_eq!(transmit.submit(page, 8193, offload), Ok(()));
+                assert_eq!(transmit.submit(TxPage(page), 8193, offload), Ok(()));
             }
             transmit.publish();
             let slots = if round < before { 1 } else { 4 };
             for slot in 0..slots {
                 respond(&memory, page, if slot == 1 { NULL } else { 0 });
             }
-            assert_eq!((transmit.reap(), transmit.reap(), transmit.pages_in_flight()), (Ok(Some(page)), Ok(None), 0));
+            assert_eq!(
+                (transmit.reap(), transmit.reap(), transmit.pages_in_flight()),
+                (Ok(Some(TxPage(page))), Ok(None), 0)
+            );
         }
         assert_eq!((memory.load(0), memory.load(8)), (before + 160 - 256, before + 160 - 256));
     }
@@ -147,13 +154,13 @@ fn frames_are_sent_across_the_wrap_of_the_indices() {
 fn completions_in_any_order_and_each_once() {
     let (memory, mut transmit) = transmit(128);
     for page in 0..3 {
-        transmit.submit(page, 60, Offload::None).expect("a frame");
+        transmit.submit(TxPage(page), 60, Offload::None).expect("a frame");
     }
     transmit.publish();
     respond(&memory, 2, 0);
     respond(&memory, 0, -1);
-    assert_eq!(transmit.reap(), Ok(Some(2)));
-    assert_eq!(transmit.reap(), Ok(Some(0)));
+    assert_eq!(transmit.reap(), Ok(Some(TxPage(2))));
+    assert_eq!(transmit.reap(), Ok(Some(TxPage(0))));
     assert_eq!((transmit.reap(), transmit.dropped), (Ok(None), 1));
     respond(&memory, 2, 0);
     assert_eq!(transmit.reap(), Err(Violation::Id));
@@ -162,17 +169,21 @@ fn completions_in_any_order_and_each_once() {
 #[test]
 fn a_frame_is_given_back_once_when_all_its_slots_have_a_response() {
     let (memory, mut transmit) = transmit(128);
-    transmit.submit(10, 8193, Offload::Segments(1448)).expect("a frame");
+    transmit.submit(TxPage(10), 8193, segments(1448)).expect("a frame");
     transmit.publish();
     respond(&memory, 10, 0);
     respond(&memory, 10, 0);
     // The id in the response to the extra info is what the slot held before.
     respond(&memory, 11, NULL);
     assert_eq!((transmit.reap(), transmit.pages_in_flight()), (Ok(None), 3));
-    assert_eq!(transmit.submit(10, 60, Offload::None), Err(Refusal::Owner), "a page of a frame that is not done");
+    assert_eq!(
+        transmit.submit(TxPage(10), 60, Offload::None),
+        Err(Refusal::Owner),
+        "a page of a frame that is not done"
+    );
     respond(&memory, 10, 0);
-    assert_eq!((transmit.reap(), transmit.reap(), transmit.pages_in_flight()), (Ok(Some(10)), Ok(None), 0));
-    assert_eq!(transmit.submit(12, 60, Offload::None), Ok(()));
+    assert_eq!((transmit.reap(), transmit.reap(), transmit.pages_in_flight()), (Ok(Some(TxPage(10))), Ok(None), 0));
+    assert_eq!(transmit.submit(TxPage(12), 60, Offload::None), Ok(()));
 }
 
 #[test]
@@ -185,10 +196,10 @@ fn what_a_response_says_of_a_frame() {
         (i16::MAX, Anomaly::UnknownStatus as u8, 0),
     ] {
         let (memory, mut transmit) = transmit(128);
-        transmit.submit(0, 60, Offload::None).expect("a frame");
+        transmit.submit(TxPage(0), 60, Offload::None).expect("a frame");
         transmit.publish();
         respond(&memory, 0, status);
-        assert_eq!(transmit.reap(), Ok(Some(0)));
+        assert_eq!(transmit.reap(), Ok(Some(TxPage(0))));
         assert_eq!((transmit.anomalies, transmit.dropped), (anomalies, dropped), "{status}");
     }
 }
@@ -196,13 +207,13 @@ fn what_a_response_says_of_a_frame() {
 #[test]
 fn a_page_inside_a_frame_and_a_frame_that_waits_have_no_response() {
     let (memory, mut transmit) = transmit(128);
-    transmit.submit(10, 8193, Offload::Segments(1448)).expect("a frame");
+    transmit.submit(TxPage(10), 8193, segments(1448)).expect("a frame");
     transmit.publish();
     respond(&memory, 11, 0);
     assert_eq!(transmit.reap(), Err(Violation::Id));
     let (memory, mut transmit) = self::transmit(256);
     for page in 0..129 {
-        transmit.submit(page, 60, Offload::Segments(100)).expect("a frame");
+        transmit.submit(TxPage(page), 60, segments(100)).expect("a frame");
     }
     transmit.publish();
     respond(&memory, 128, 0);
@@ -212,8 +223,8 @@ fn a_page_inside_a_frame_and_a_frame_that_waits_have_no_response() {
 #[test]
 fn a_response_to_no_extra_info_is_a_violation() {
     let (memory, mut transmit) = transmit(128);
-    transmit.submit(0, 60, Offload::None).expect("a frame");
-    transmit.submit(1, 60, Offload::Segments(100)).expect("a frame");
+    transmit.submit(TxPage(0), 60, Offload::None).expect("a frame");
+    transmit.submit(TxPage(1), 60, segments(100)).expect("a frame");
     transmit.publish();
     respond(&memory, 0, NULL);
     assert_eq!(transmit.reap(), Ok(None), "it is one response for one extra info, whatever its id");
@@ -225,7 +236,7 @@ fn a_response_to_no_extra_info_is_a_violation() {
 fn an_unknown_id_and_a_jump_are_violations() {
     for id in [1, 127, 128, 255, 256, u16::MAX] {
         let (memory, mut transmit) = transmit(128);
-        transmit.submit(0, 60, Offload::None).expect("a frame");
+        transmit.submit(TxPage(0), 60, Offload::None).expect("a frame");
         transmit.publish();
         respond(&memory, id, 0);
         assert_eq!(transmit.reap(), Err(Violation::Id));
@@ -241,17 +252,17 @@ fn an_unknown_id_and_a_jump_are_violations() {
 fn a_full_ring_is_not_waited_for_and_what_does_not_fit_goes_out_in_order() {
     let (memory, mut transmit) = transmit(256);
     for page in 0..200 {
-        assert_eq!(transmit.submit(page, 60, Offload::Segments(100)), Ok(()));
+        assert_eq!(transmit.submit(TxPage(page), 60, segments(100)), Ok(()));
     }
     transmit.publish();
     assert_eq!((memory.load(0), transmit.pages_in_flight()), (256, 200), "128 frames of two slots each");
-    assert_eq!(transmit.submit(200, 60, Offload::None), Ok(()));
+    assert_eq!(transmit.submit(TxPage(200), 60, Offload::None), Ok(()));
     transmit.publish();
     assert_eq!(memory.load(0), 256);
     for page in 0..5 {
         respond(&memory, page, 0);
         respond(&memory, 0, NULL);
-        assert_eq!((transmit.reap(), transmit.reap()), (Ok(Some(page)), Ok(None)));
+        assert_eq!((transmit.reap(), transmit.reap()), (Ok(Some(TxPage(page))), Ok(None)));
         transmit.publish();
         let next = u32::from(page) * 2 + 256;
         assert_eq!((memory.load(0), request(&memory, next).3), (next + 2, page + 128));
@@ -262,15 +273,15 @@ fn a_full_ring_is_not_waited_for_and_what_does_not_fit_goes_out_in_order() {
 fn a_short_frame_does_not_overtake_a_long_one_that_waits() {
     let (memory, mut transmit) = transmit(256);
     for page in 0..126 {
-        transmit.submit(page, 60, Offload::Segments(100)).expect("a frame");
+        transmit.submit(TxPage(page), 60, segments(100)).expect("a frame");
     }
-    transmit.submit(126, 5 * 4096, Offload::Segments(1448)).expect("a frame of six slots, where four are left");
-    transmit.submit(131, 60, Offload::None).expect("a frame of one");
+    transmit.submit(TxPage(126), 5 * 4096, segments(1448)).expect("a frame of six slots, where four are left");
+    transmit.submit(TxPage(131), 60, Offload::None).expect("a frame of one");
     transmit.publish();
     assert_eq!(memory.load(0), 252);
     respond(&memory, 0, 0);
     respond(&memory, 0, NULL);
-    assert_eq!((transmit.reap(), transmit.reap()), (Ok(Some(0)), Ok(None)));
+    assert_eq!((transmit.reap(), transmit.reap()), (Ok(Some(TxPage(0))), Ok(None)));
     transmit.publish();
     assert_eq!((memory.load(0), request(&memory, 252).3), (258, 126));
 }
@@ -279,7 +290,7 @@ fn a_short_frame_does_not_overtake_a_long_one_that_waits() {
 fn events_are_rare_but_never_missing_when_pages_are() {
     let (memory, mut transmit) = transmit(128);
     for page in 0..10 {
-        transmit.submit(page, 60, Offload::None).expect("a frame");
+        transmit.submit(TxPage(page), 60, Offload::None).expect("a frame");
     }
     transmit.publish();
     assert_eq!(transmit.arm(false), Ok(false));
@@ -287,7 +298,7 @@ fn events_are_rare_but_never_missing_when_pages_are() {
     assert_eq!(transmit.arm(true), Ok(false));
     assert_eq!(memory.load(12), 1);
     for page in 10..128 {
-        transmit.submit(page, 60, Offload::None).expect("a frame");
+        transmit.submit(TxPage(page), 60, Offload::None).expect("a frame");
     }
     transmit.publish();
     assert_eq!(transmit.arm(false), Ok(false));
@@ -304,7 +315,7 @@ fn an_event_is_for_no_more_than_is_missing_when_pages_are() {
     for (frames, ahead) in [(6, 32), (7, 7), (8, 8)] {
         let (memory, mut transmit) = transmit(128);
         for frame in 0..frames {
-            transmit.submit(frame * 16, u16::MAX, Offload::Segments(1448)).expect("a frame");
+            transmit.submit(TxPage(frame * 16), u16::MAX, segments(1448)).expect("a frame");
         }
         transmit.publish();
         for frame in 0..frames {
@@ -323,7 +334,7 @@ fn in_bulk_there_is_one_event_for_two_of_the_longest_frames() {
     let (memory, mut transmit) = transmit(128);
     let mut slots = VecDeque::new();
     let submit = |transmit: &mut Transmit<SharedMemory>, page: u16, slots: &mut VecDeque<u16>| {
-        transmit.submit(page, u16::MAX, Offload::Segments(1448)).expect("a frame");
+        transmit.submit(TxPage(page), u16::MAX, segments(1448)).expect("a frame");
         slots.extend(page..page + 16);
     };
     for frame in 0..8 {
@@ -342,7 +353,7 @@ fn in_bulk_there_is_one_event_for_two_of_the_longest_frames() {
             }
         }
         events += 1;
-        while let Some(page) = transmit.reap().expect("honest") {
+        while let Some(TxPage(page)) = transmit.reap().expect("honest") {
             frames += 1;
             submit(&mut transmit, page, &mut slots);
         }
@@ -361,7 +372,7 @@ impl Model {
     fn submit<M: Memory>(&mut self, transmit: &mut Transmit<M>, page: u16, length: u16, offload: Offload) {
         let pages = page..page.saturating_add(length.div_ceil(4096));
         let free = pages.clone().all(|page| page < 32 && !self.taken.contains(&page));
-        let submitted = transmit.submit(page, length, offload).is_ok();
+        let submitted = transmit.submit(TxPage(page), length, offload).is_ok();
         assert!(!submitted || free, "{page} {length}");
         if submitted {
             self.frames.insert(page, pages.end - page);
@@ -378,7 +389,7 @@ impl Model {
 }
 
 fn offload() -> impl Strategy<Value = Offload> {
-    prop_oneof![Just(Offload::None), Just(Offload::Checksum), any::<u16>().prop_map(Offload::Segments)]
+    prop_oneof![Just(Offload::None), Just(Offload::Checksum), (1..=u16::MAX).prop_map(segments)]
 }
 
 proptest! {
@@ -394,14 +405,14 @@ proptest! {
             transmit.publish();
             if let Some((id, status)) = response { respond(&memory, id, status); }
             match transmit.reap() {
-                Ok(Some(page)) => model.gave_back(page),
+                Ok(Some(TxPage(page))) => model.gave_back(page),
                 Ok(None) => {}
                 Err(_) => return Ok(()),
             }
             prop_assert_eq!(transmit.pages_in_flight() as usize, model.taken.len());
         }
         if let Some(jump) = jump { memory.store(8, jump); }
-        while let Ok(Some(page)) = transmit.reap() { model.gave_back(page); }
+        while let Ok(Some(TxPage(page))) = transmit.reap() { model.gave_back(page); }
         prop_assert_eq!(transmit.pages_in_flight() as usize, model.taken.len());
     }
 
@@ -415,7 +426,7 @@ proptest! {
             transmit.publish();
             respond(&memory, round % 32, i16::from(round % 3 == 0));
             while let Ok(page) = transmit.reap() {
-                let Some(page) = page else { break };
+                let Some(TxPage(page)) = page else { break };
                 model.gave_back(page);
             }
             if transmit.arm(false).is_err() { break; }

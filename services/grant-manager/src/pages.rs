@@ -2,6 +2,8 @@
 
 use core::ops::Range;
 
+use cloister_interfaces::PageRun;
+
 /// The largest number of pages of one rule.
 pub const MAX_PAGES: u16 = 1024;
 const WORDS: usize = MAX_PAGES as usize / 64;
@@ -14,6 +16,11 @@ fn masks(pages: Range<u16>) -> impl Iterator<Item = u64> {
         _ => u64::MAX,
     };
     (0..WORDS).map(move |word| below(pages.end, word) & !below(pages.start, word))
+}
+
+/// Returns the pages of a run that can be in a set.
+fn range(pages: PageRun) -> Range<u16> {
+    pages.first()..pages.last().saturating_add(1)
 }
 
 /// A set of page indices below [`MAX_PAGES`].
@@ -37,15 +44,15 @@ impl PageSet {
     }
 
     /// Adds all of `pages`, or removes them if not `member`.
-    pub fn set_all(&mut self, pages: Range<u16>, member: bool) {
-        for (word, bits) in self.words.iter_mut().zip(masks(pages)) {
+    pub fn set_all(&mut self, pages: PageRun, member: bool) {
+        for (word, bits) in self.words.iter_mut().zip(masks(range(pages))) {
             if member { *word |= bits } else { *word &= !bits }
         }
     }
 
     /// Returns `true` if one of `pages` is in the set.
-    pub fn contains_any(&self, pages: Range<u16>) -> bool {
-        self.words.iter().zip(masks(pages)).any(|(word, bits)| word & bits != 0)
+    pub fn contains_any(&self, pages: PageRun) -> bool {
+        self.words.iter().zip(masks(range(pages))).any(|(word, bits)| word & bits != 0)
     }
 
     /// Returns the number of pages in the set.
@@ -78,15 +85,16 @@ mod tests {
         #[test]
         fn a_range_is_each_of_its_pages(
             members in prop::collection::vec(0..MAX_PAGES, 0..20),
-            (start, end) in (0..MAX_PAGES + 70, 0..MAX_PAGES + 70),
+            (first, count) in (0..MAX_PAGES + 70, 1..MAX_PAGES + 70),
             member: bool,
         ) {
+            let run = PageRun::new(first, count).expect("a run");
             let mut one = PageSet::new();
             members.into_iter().for_each(|page| one.set(page, true));
-            prop_assert_eq!(one.contains_any(start..end), (start..end).any(|page| has(&one, page)));
+            prop_assert_eq!(one.contains_any(run), run.iter().any(|page| has(&one, page)));
             let mut all = one.clone();
-            all.set_all(start..end, member);
-            (start..end).for_each(|page| one.set(page, member));
+            all.set_all(run, member);
+            run.iter().for_each(|page| one.set(page, member));
             prop_assert_eq!(all.words, one.words);
         }
 

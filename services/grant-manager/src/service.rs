@@ -7,7 +7,7 @@ use cloister_caps::{DomId, GrantRef, InvokeError, Status};
 use cloister_interfaces::capability::{Clock, Console, GrantRule};
 use cloister_interfaces::grants::{Grants, Reply, Request};
 use cloister_interfaces::rules::{ClientGrantRule, decode_rules};
-use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
+use cloister_interfaces::{Instant, Memory, Notifications, PageRun, Server, Service, System};
 
 use crate::capabilities::{Caps, MAX_CLIENTS, MAX_RULES};
 use crate::pages::{MAX_PAGES, PageSet};
@@ -158,16 +158,18 @@ impl<S: System, M: Memory> GrantManager<S, M> {
         if rule.state != RuleState::Idle && rule.owner.is_some_and(|(owner, _)| owner != client) {
             return self.refuse(client, number, "another client uses the rule");
         }
-        if let Request::Issue { first, count, peer, .. } = request
-            && let Err(why) = check_issue(&entry, rule, first, count, peer)
+        if let Request::Issue { pages, peer, .. } = request
+            && let Err(why) = check_issue(&entry, rule, pages, peer)
         {
             return self.refuse(client, number, why);
         }
         rule.released = false;
         rule.owner = Some((client, number));
         match request {
-            Request::Issue { first, count, peer, .. } => match rule.issue(first, count, peer) {
-                Ok(reference) => self.answer_client(client, Reply::Issued { rule: number, reference, count }),
+            Request::Issue { pages, peer, .. } => match rule.issue(pages, peer) {
+                Ok(reference) => {
+                    self.answer_client(client, Reply::Issued { rule: number, reference, count: pages.count() });
+                }
                 Err(_) => self.refuse(client, number, "the kernel refused"),
             },
             Request::End { .. } => {
@@ -253,18 +255,18 @@ impl<S: System, M: Memory> GrantManager<S, M> {
 
 impl<S: System> Rule<S> {
     /// Grants all of the pages or none. Returns the reference of the first.
-    fn issue(&mut self, first: u16, count: u16, peer: DomId) -> Result<GrantRef, InvokeError> {
-        let issued = self.capability.issue(u32::from(first), u32::from(count), peer);
+    fn issue(&mut self, pages: PageRun, peer: DomId) -> Result<GrantRef, InvokeError> {
+        let issued = self.capability.issue(u32::from(pages.first()), u32::from(pages.count()), peer);
         // A page is granted already, by an earlier run of the service. Any page of the range may
         // be, so the grants of all of them are ended, and the client's next attempt finds them
         // free.
         let undo = issued.is_err_and(|error| error.status() == Status::WrongState);
         if issued.is_ok() || undo {
-            self.granted.set_all(first..first + count, true);
-            self.ending.set_all(first..first + count, undo);
+            self.granted.set_all(pages, true);
+            self.ending.set_all(pages, undo);
         }
         if undo {
-            self.state = RuleState::Ending { next: first, reason: Reason::Undo };
+            self.state = RuleState::Ending { next: pages.first(), reason: Reason::Undo };
         }
         issued
     }
@@ -274,27 +276,17 @@ impl<S: System> Rule<S> {
 ///
 /// # Errors
 /// The reason why it does not, for the log.
-fn check_issue<S>(
-    entry: &ClientGrantRule,
-    rule: &Rule<S>,
-    first: u16,
-    count: u16,
-    peer: DomId,
-) -> Result<(), &'static str> {
-    let end = first
-        .checked_add(count)
-        .filter(|end| *end <= MAX_PAGES.min(entry.count))
-        .ok_or("the pages are out of range")?;
-    if count == 0 {
-        return Err("it asks for no page");
+fn check_issue<S>(entry: &ClientGrantRule, rule: &Rule<S>, pages: PageRun, peer: DomId) -> Result<(), &'static str> {
+    if pages.last() >= MAX_PAGES.min(entry.count) {
+        return Err("the pages are out of range");
     }
     if !peer.is_real() || peer.0 < entry.peer_first || peer.0 > entry.peer_last {
         return Err("the rule does not allow this peer");
     }
-    if u32::from(rule.granted.count()) + u32::from(count) > u32::from(entry.count) {
+    if u32::from(rule.granted.count()) + u32::from(pages.count()) > u32::from(entry.count) {
         return Err("it would be more pages than the rule allows at once");
     }
-    if rule.granted.contains_any(first..end) {
+    if rule.granted.contains_any(pages) {
         return Err("a page of these is granted already");
     }
     if rule.state != RuleState::Idle {

@@ -8,8 +8,8 @@ use cloister_caps::{DomId, GrantRef, Operation, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, GrantRule};
 use cloister_interfaces::grants::{Grants, Reply, Request};
 use cloister_interfaces::rules::{self, ClientGrantRule};
-use cloister_interfaces::{Client, Instant, Notifications, Service};
-use cloister_sim::{Recorder, SharedMemory, channel};
+use cloister_interfaces::{Client, Instant, Notifications, PageRun, Service};
+use cloister_sim::{Recorder, SharedMemory, channel, rewrite_last};
 use proptest::prelude::*;
 
 use crate::service::GrantManager;
@@ -116,8 +116,12 @@ impl World {
     }
 }
 
+fn run(first: u16, count: u16) -> PageRun {
+    PageRun::new(first, count).expect("a run of pages")
+}
+
 fn issue(rule: u8, first: u16, count: u16) -> Request {
-    Request::Issue { rule, first, count, peer: PEER }
+    Request::Issue { rule, pages: run(first, count), peer: PEER }
 }
 
 #[test]
@@ -144,15 +148,15 @@ fn pages_are_granted_and_ended_as_a_whole() {
 #[test]
 fn what_the_policy_does_not_give_is_refused_and_the_kernel_not_asked() {
     let mut world = World::new(16);
-    let elsewhere = |peer| Request::Issue { rule: 0, first: 0, count: 1, peer };
+    let elsewhere = |peer| Request::Issue { rule: 0, pages: run(0, 1), peer };
     let cases = [
         (0, issue(0, 0, 3)),
-        (0, issue(0, 0, 0)),
         (0, issue(0, 2, 1)),
         (0, issue(0, 1, 2)),
         (0, issue(1, 127, 2)),
         (0, issue(1, 1000, 100)),
-        (0, issue(1, u16::MAX, 2)),
+        (0, issue(1, u16::MAX, 1)),
+        (0, issue(1, 1, u16::MAX)),
         (0, issue(2, 0, 1)),
         (0, issue(255, 0, 1)),
         (1, issue(1, 0, 1)),
@@ -168,16 +172,32 @@ fn what_the_policy_does_not_give_is_refused_and_the_kernel_not_asked() {
 }
 
 #[test]
+fn a_request_for_no_pages_or_for_pages_past_the_last_number_is_malformed() {
+    for (first, count) in [(0_u16, 0_u16), (u16::MAX, 2), (u16::MAX, u16::MAX)] {
+        let mut world = World::new(8);
+        // As a hostile client writes it, since the type of a request cannot hold it.
+        let [first, count] = [first, count].map(u16::to_le_bytes);
+        world.clients[0].requests.send(&issue(0, 0, 1)).expect("room");
+        rewrite_last(&world.clients[0].requests, &[1, 0, first[0], first[1], count[0], count[1], PEER.0 as u8, 0]);
+        world.run();
+        assert_eq!(world.replies(0), []);
+        assert_eq!(world.kernel.borrow().granted.len(), 0);
+        assert_eq!(world.system.console(), "client 0 sent a malformed request\n");
+        assert!(matches!(world.ask(0, issue(0, 0, 2))[..], [Reply::Issued { .. }]), "the next one is served");
+    }
+}
+
+#[test]
 fn peers_on_both_sides_of_the_rules_limits() {
     let mut world = World::with(8, &[ClientGrantRule { client: 0, rule: 0, count: 2, peer_first: 2, peer_last: 4 }]);
     for (peer, granted) in [(0, false), (1, false), (2, true), (3, true), (4, true), (5, false), (u16::MAX, false)] {
-        let reply = world.ask(0, Request::Issue { rule: 0, first: 0, count: 1, peer: DomId(peer) });
+        let reply = world.ask(0, Request::Issue { rule: 0, pages: run(0, 1), peer: DomId(peer) });
         assert_eq!(matches!(reply[..], [Reply::Issued { .. }]), granted, "{peer}");
         world.ask(0, Request::End { rule: 0 });
     }
     // A range that includes reserved domids.
     let whole = ClientGrantRule { client: 0, rule: 0, count: 2, peer_first: 0, peer_last: u16::MAX };
-    let reply = World::with(8, &[whole]).ask(0, Request::Issue { rule: 0, first: 0, count: 1, peer: DomId::SELF });
+    let reply = World::with(8, &[whole]).ask(0, Request::Issue { rule: 0, pages: run(0, 1), peer: DomId::SELF });
     assert_eq!(reply, [Reply::Refused { rule: 0 }]);
 }
 
@@ -330,9 +350,12 @@ fn a_full_reply_queue_loses_no_answer() {
 }
 
 fn request() -> impl Strategy<Value = Request> {
-    let numbers = (0u8..4, 0u16..140, 0u16..140, 0u16..5);
+    let numbers = (0u8..4, 0u16..140, 1u16..140, 0u16..5);
     numbers.prop_flat_map(|(rule, first, count, peer)| {
-        prop_oneof![Just(Request::Issue { rule, first, count, peer: DomId(peer) }), Just(Request::End { rule }),]
+        prop_oneof![
+            Just(Request::Issue { rule, pages: run(first, count), peer: DomId(peer) }),
+            Just(Request::End { rule }),
+        ]
     })
 }
 

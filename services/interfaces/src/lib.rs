@@ -6,6 +6,7 @@
 //! - [`service`] is the trait that every service implements.
 //! - [`capability`] and [`queue`] are typed capabilities on top of [`system`].
 //! - [`message`] encodes and decodes messages, and [`protocol`] defines those of each interface.
+//! - [`pages`] holds the numbers of pages, and offsets in them, that messages carry.
 //! - [`rules`] is the format of the rules that a service enforces itself.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -14,6 +15,7 @@ extern crate alloc;
 
 pub mod capability;
 pub mod message;
+pub mod pages;
 pub mod protocol;
 pub mod queue;
 pub mod rules;
@@ -21,6 +23,7 @@ pub mod service;
 pub mod system;
 
 pub use message::{Malformed, Message};
+pub use pages::{PageOffset, PageRun};
 pub use protocol::{control, grants, net, socket, store};
 pub use queue::{Client, Interface, Receiver, Sender, Server};
 pub use service::{Notifications, Service};

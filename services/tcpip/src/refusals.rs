@@ -17,8 +17,6 @@ pub enum Refusal {
     LinkMessage,
     /// netfront named a page that it does not have.
     LinkPage,
-    /// netfront described a part of a frame that is empty, or starts beyond its page.
-    LinkLength,
     /// netfront announced an impossible MAC address or MTU.
     LinkParameters,
     /// The DHCP server offered an address that no host can have.
@@ -46,7 +44,6 @@ impl Refusal {
         match self {
             Refusal::LinkMessage => "the link's message does not decode",
             Refusal::LinkPage => "the link names a page that it does not hold",
-            Refusal::LinkLength => "the link's part of a frame is empty or starts beyond its page",
             Refusal::LinkParameters => "the link's address or MTU is impossible",
             Refusal::Lease => "the DHCP server offers an impossible address",
             Refusal::Message => "an application's message does not decode",

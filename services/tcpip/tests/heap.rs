@@ -109,8 +109,13 @@ fn worst(command_line: &'static str, stream_in: usize, stream_out: usize) -> (us
     (most.max(HEAP.peak_usage()) - before, grown)
 }
 
-/// One test, because all threads of this program share one allocator.
-#[test]
+/// Runs the test without a harness, whose threads would share the allocator. The last line is the
+/// harness's, which `cargo xtask test` counts.
+fn main() {
+    the_heap_is_enough_for_the_worst_that_peers_can_do();
+    println!("\ntest result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
+}
+
 fn the_heap_is_enough_for_the_worst_that_peers_can_do() {
     let mut short = Vec::new();
     for command_line in ["ip=10.0.0.2/16 gw=10.0.0.1 udp-echo=7", "udp-echo=7"] {

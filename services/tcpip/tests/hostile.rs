@@ -2,14 +2,15 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 
 use cloister_caps::{PAGE_SIZE, Slot};
 use cloister_interfaces::capability::{Clock, Console, Entropy};
 use cloister_interfaces::control::{Control, Reply as ControlReply, Request as ControlRequest};
-use cloister_interfaces::net::{Net, Offloads, Reply as LinkReply, Request as LinkRequest};
+use cloister_interfaces::net::{Net, Offloads, Reply as LinkReply, Request as LinkRequest, RxPage, TxPage};
 use cloister_interfaces::socket::{Connection, Constant, Reply, Request, Socket};
-use cloister_interfaces::{Client, Memory, Notifications, Server, Service};
-use cloister_sim::{Recorder, SharedMemory, channel};
+use cloister_interfaces::{Client, Memory, Notifications, PageOffset, Server, Service};
+use cloister_sim::{Recorder, SharedMemory, channel, rewrite_last};
 use cloister_tcpip::{Caps, service};
 use proptest::prelude::*;
 use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Address, Ipv4Packet, TcpPacket, TcpSeqNumber};
@@ -76,7 +77,8 @@ impl Bench {
         self.system.set_now(self.nanoseconds);
         self.service.notified(Notifications::ALL);
         while let Some(request) = self.link.requests.pop() {
-            if let LinkRequest::Transmit { page, length, .. } = request.expect("tcpip's messages decode") {
+            if let LinkRequest::Transmit { page: TxPage(page), length, .. } = request.expect("tcpip's messages decode")
+            {
                 let count = length.div_ceil(PAGE_SIZE as u16);
                 assert!(length > 0 && page + count <= PAGES);
                 assert!(self.sent.iter().all(|(first, pages)| first + pages <= page || page + count <= *first));
@@ -100,16 +102,23 @@ impl Bench {
 
     fn frame(&mut self, page: u16, frame: &[u8]) {
         self.rx_pool.write(usize::from(page) * PAGE_SIZE, frame);
-        self.link(&received(page, 0, frame.len() as u16));
+        self.link(&received(page, 0, frame.len()));
     }
 
     fn link(&mut self, reply: &LinkReply) {
         match reply {
-            LinkReply::Transmitted { page } => drop(self.sent.remove(page)),
+            LinkReply::Transmitted { page } => drop(self.sent.remove(&page.0)),
             LinkReply::Up { .. } | LinkReply::Down => self.sent.clear(),
             LinkReply::Received { .. } => {}
         }
         let _ = self.link.replies.send(reply);
+    }
+
+    /// Sends a message with fields that the type of a message excludes.
+    fn link_bytes(&mut self, bytes: &[u8]) {
+        if self.link.replies.send(&LinkReply::Transmitted { page: TxPage(0) }).is_ok() {
+            rewrite_last(&self.link.replies, bytes);
+        }
     }
 
     fn refusals(&self) -> Vec<String> {
@@ -117,8 +126,15 @@ impl Bench {
     }
 }
 
-fn received(page: u16, offset: u16, length: u16) -> LinkReply {
-    LinkReply::Received { page, offset, length, more: false, checked: false }
+/// Returns a part of a frame. Its offset and length must be those that a message can have.
+fn part(page: u16, offset: usize, length: usize, more: bool, checked: bool) -> LinkReply {
+    let offset = PageOffset::new(offset as u16).expect("less than a page");
+    let length = NonZeroU16::new(length as u16).expect("bytes");
+    LinkReply::Received { page: RxPage(page), offset, length, more, checked }
+}
+
+fn received(page: u16, offset: usize, length: usize) -> LinkReply {
+    part(page, offset, length, false, false)
 }
 
 const UP: LinkReply = LinkReply::Up { mac: [2, 0, 0, 0, 0, 1], mtu: 1500, offloads: Offloads::empty() };
@@ -137,15 +153,18 @@ fn impossible_link_messages_are_refused_and_logged_once() {
         bench.link(&received(page, 0, 60));
     }
     bench.link(&received(1, 4000, 97));
-    bench.link(&received(2, u16::MAX, u16::MAX));
+    // An offset after the page, and no bytes.
+    bench.link_bytes(&[3, 0, 2, 0, 0xff, 0xff, 0xff, 0xff]);
+    bench.link_bytes(&[3, 0, 3, 0, 0, 0x10, 60, 0]);
+    bench.link_bytes(&[3, 0, 4, 0, 0, 0, 0, 0]);
     for page in [5, 5, PAGES] {
         // Not through `link`, which keeps account of the pages of an honest netfront.
-        let _ = bench.link.replies.send(&LinkReply::Transmitted { page });
+        let _ = bench.link.replies.send(&LinkReply::Transmitted { page: TxPage(page) });
     }
     bench.run();
     let refusals = bench.refusals();
     assert_eq!(refusals.len(), 3, "{refusals:?}");
-    for text in ["address or MTU", "page that it does not hold", "empty or starts beyond its page"] {
+    for text in ["address or MTU", "page that it does not hold", "the link's message does not decode"] {
         assert!(refusals.iter().any(|line| line.contains(text)), "{text}");
     }
 }
@@ -174,7 +193,7 @@ impl Bench {
         self.run();
         let pages = core::mem::take(&mut self.sent);
         for page in pages.keys() {
-            let _ = self.link.replies.send(&LinkReply::Transmitted { page: *page });
+            let _ = self.link.replies.send(&LinkReply::Transmitted { page: TxPage(*page) });
         }
         pages.len()
     }
@@ -184,13 +203,7 @@ impl Bench {
 fn a_frame_is_assembled_from_its_parts_and_broken_ones_are_dropped() {
     let mut bench = Bench::acquainted();
     let _ = bench.answers();
-    let part = |page: u16, offset: usize, length: usize, more| LinkReply::Received {
-        page,
-        offset: offset as u16,
-        length: length as u16,
-        more,
-        checked: false,
-    };
+    let part = |page, offset, length, more| part(page, offset, length, more, false);
     let ping = ping();
     let (first, rest) = ping.split_at(31);
     // The second part continues in a second page.
@@ -245,7 +258,7 @@ fn a_checksum_is_verified_unless_the_link_vouches_for_it() {
         assert_eq!(bench.answers(), 1, "a reset: nobody listens");
         *frame.last_mut().unwrap() ^= 1;
         bench.rx_pool.write(0, &frame);
-        bench.link(&LinkReply::Received { page: 0, offset: 0, length: frame.len() as u16, more: false, checked });
+        bench.link(&part(0, 0, frame.len(), false, checked));
         assert_eq!(bench.answers(), expected);
     }
 }
@@ -261,7 +274,7 @@ fn a_header_is_verified_whatever_the_link_says() {
         // The time to live.
         frame[22] ^= 1;
         bench.rx_pool.write(0, &frame);
-        bench.link(&LinkReply::Received { page: 0, offset: 0, length: frame.len() as u16, more: false, checked: true });
+        bench.link(&part(0, 0, frame.len(), false, true));
         assert_eq!(bench.answers(), 0);
     }
 }
@@ -322,19 +335,22 @@ fn quiescing_is_quick_without_a_link_and_ends_with_a_silent_one() {
     assert!(ended, "the link never answers, and that is waited for only so long");
 }
 
-fn link_reply() -> impl Strategy<Value = LinkReply> {
+fn link_message() -> impl Strategy<Value = Act> {
     let page = prop_oneof![9 => 0..PAGES, 1 => any::<u16>()];
+    let reply = |reply| Act::Link(reply);
     prop_oneof![
         1 => any::<u8>().prop_map(|offloads| LinkReply::Up {
             mac: [2, 0, 0, 0, 0, 1],
             mtu: 1500,
             offloads: Offloads::from_bits_truncate(offloads),
-        }),
-        1 => (any::<[u8; 6]>(), any::<u16>()).prop_map(|(mac, mtu)| LinkReply::Up { mac, mtu, offloads: Offloads::empty() }),
-        1 => Just(LinkReply::Down),
-        20 => (page.clone(), 0u16..4200, prop_oneof![9 => 0u16..1600, 1 => any::<u16>()], any::<bool>(), any::<bool>())
-            .prop_map(|(page, offset, length, more, checked)| LinkReply::Received { page, offset, length, more, checked }),
-        6 => page.prop_map(|page| LinkReply::Transmitted { page }),
+        }).prop_map(reply),
+        1 => (any::<[u8; 6]>(), any::<u16>())
+            .prop_map(|(mac, mtu)| LinkReply::Up { mac, mtu, offloads: Offloads::empty() })
+            .prop_map(reply),
+        1 => Just(LinkReply::Down).prop_map(reply),
+        20 => (page.clone(), 0u16..4200, prop_oneof![9 => 0u16..1600, 1 => any::<u16>()], 0u8..4)
+            .prop_map(|(page, offset, length, flags)| Act::Part { flags, fields: [page, offset, length] }),
+        6 => page.prop_map(|page| LinkReply::Transmitted { page: TxPage(page) }).prop_map(reply),
     ]
 }
 
@@ -446,6 +462,12 @@ fn packet(protocol: u8, fragment: u16, payload: &[u8]) -> Vec<u8> {
 #[derive(Clone, Debug)]
 enum Act {
     Link(LinkReply),
+    /// A part of a frame: the flags, and the page, offset and length of the message, whatever they
+    /// are.
+    Part {
+        flags: u8,
+        fields: [u16; 3],
+    },
     Frame(u16, Vec<u8>),
     Segment(u16, Segment),
     Application(Request),
@@ -455,7 +477,7 @@ enum Act {
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        6 => link_reply().prop_map(Act::Link),
+        6 => link_message(),
         6 => (0..PAGES, frame()).prop_map(|(page, frame)| Act::Frame(page, frame)),
         8 => (0..PAGES, segment()).prop_map(|(page, segment)| Act::Segment(page, segment)),
         3 => request().prop_map(Act::Application),
@@ -486,6 +508,10 @@ proptest! {
                 // Only a netfront that breaks the protocol returns a page twice. This account
                 // follows the first return.
                 Act::Link(reply) => bench.link(&reply),
+                Act::Part { flags, fields } => {
+                    let fields = fields.map(u16::to_le_bytes).concat();
+                    bench.link_bytes(&[&[3, flags][..], &fields].concat());
+                }
                 Act::Frame(page, frame) => bench.frame(page, &frame),
                 Act::Segment(page, segment) => {
                     let frame = segment.frame(bench.last.get(&segment.port).copied());
@@ -506,7 +532,7 @@ proptest! {
         }
         for _ in 0..300 {
             for page in bench.sent.keys().copied().collect::<Vec<_>>() {
-                bench.link(&LinkReply::Transmitted { page });
+                bench.link(&LinkReply::Transmitted { page: TxPage(page) });
             }
             while bench.application.replies.pop().is_some() {}
             bench.run();

@@ -7,10 +7,10 @@ use std::rc::Rc;
 use arbitrary::Arbitrary;
 use cloister_caps::{DomId, InvokeError, Operation, Slot, Status};
 use cloister_grant_manager::{Caps, service};
-use cloister_interfaces::Service;
 use cloister_interfaces::capability::{Clock, Console, GrantRule};
 use cloister_interfaces::grants::{Grants, Reply, Request};
 use cloister_interfaces::rules::{self, ClientGrantRule};
+use cloister_interfaces::{PageRun, Service};
 use cloister_sim::Wires;
 
 use crate::host::{Host, Pause, Work};
@@ -109,6 +109,11 @@ pub struct Clients {
     open: u32,
 }
 
+/// Returns the first `count` pages of a rule.
+fn pages(count: u16) -> PageRun {
+    PageRun::new(0, count).expect("a run of pages")
+}
+
 fn rules() -> &'static [u8] {
     thread_local! {
         static RULES: &'static [u8] = {
@@ -185,7 +190,7 @@ impl World for Clients {
             Step::Hostile(act) => drop(self.hostile.act(act, &self.host)),
             Step::Honest(issue) => {
                 let request = match issue {
-                    true => Request::Issue { rule: 0, first: 0, count: 8, peer: PEER },
+                    true => Request::Issue { rule: 0, pages: pages(8), peer: PEER },
                     false => Request::End { rule: 0 },
                 };
                 self.open += u32::from(self.honest.send(&request));
@@ -219,7 +224,7 @@ impl World for Clients {
                 let end = Request::End { rule };
                 assert_eq!(self.ask(hostile, end), Reply::Ended { rule, still_mapped: 0 });
                 let (count, peer) = (entry.count, DomId(entry.peer_last));
-                let reply = self.ask(hostile, Request::Issue { rule, first: 0, count, peer });
+                let reply = self.ask(hostile, Request::Issue { rule, pages: pages(count), peer });
                 assert!(matches!(reply, Reply::Issued { rule: of, .. } if of == rule), "{reply:?} of rule {rule}");
                 let granted = self.kernel.borrow().granted.keys().filter(|(of, _)| *of == slot).count();
                 assert_eq!(granted, usize::from(count));

@@ -51,7 +51,7 @@ pub fn finish(frame: Vec<u8>, offload: Offload) -> Vec<Vec<u8>> {
     let size = match offload {
         Offload::None => return vec![frame],
         Offload::Checksum => usize::MAX,
-        Offload::Segments(size) => usize::from(size),
+        Offload::Segments(size) => usize::from(size.get()),
     };
     let packet = Ipv4Packet::new_checked(&frame[ETHERNET..]).expect("a packet");
     let (from, to) = (IpAddress::Ipv4(packet.src_addr()), IpAddress::Ipv4(packet.dst_addr()));

@@ -18,7 +18,7 @@ pub use fickle::Fickle;
 pub use hypervisor::Machine;
 pub use memory::SharedMemory;
 pub use netback::Netback;
-pub use pair::{Wire, Wires, channel};
+pub use pair::{Wire, Wires, channel, rewrite_last};
 pub use recorder::Recorder;
 pub use tampered::{Script, Tampered};
 pub use xenstored::Xenstored;

@@ -1,8 +1,8 @@
 //! Both ends of a message interface, over shared memory.
 
 use cloister_caps::{PAGE_SIZE, Slot};
-use cloister_interfaces::queue::{QueueEnd, producer_pages};
-use cloister_interfaces::{Client, Interface, Memory, Message, Server, System};
+use cloister_interfaces::queue::{HEAD, QueueEnd, SLOTS, producer_pages};
+use cloister_interfaces::{Client, Interface, Memory, Message, Sender, Server, System};
 
 use crate::memory::SharedMemory;
 
@@ -95,4 +95,14 @@ pub fn channel<I: Interface, S: System>(
 ) -> (Client<I, S, SharedMemory>, Server<I, S, SharedMemory>) {
     let (wires, same) = (Wires::new::<I>(depth), |memory| memory);
     (wires.client(client, client_bit, same, same), wires.server(server, server_bit, same, same))
+}
+
+/// Replaces the message that was sent last by these bytes and zeros, as a hostile service can: the
+/// fields can have values that the message's type excludes.
+pub fn rewrite_last<T: Message, S: System, M: Memory>(sender: &Sender<T, S, M>, bytes: &[u8]) {
+    let end = sender.end();
+    let slot = end.producer.load(HEAD).wrapping_sub(1) & (end.depth - 1);
+    let mut message = bytes.to_vec();
+    message.resize(T::SIZE, 0);
+    end.producer.write(SLOTS + slot as usize * T::SIZE, &message);
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cloister_caps::{GrantRef, PAGE_SIZE};
 use cloister_interfaces::store::{Action, Failure, Reply, Store, Value};
-use cloister_interfaces::{Server, System, grants};
+use cloister_interfaces::{PageRun, Server, System, grants};
 
 use crate::memory::SharedMemory;
 use crate::xenstored::Xenstored;
@@ -154,7 +154,7 @@ impl<S: System> GrantService<S> {
         while let Some(request) = self.server.requests.pop() {
             let reply = match request.expect("a well-formed request") {
                 grants::Request::Issue { rule, .. } if self.refused.contains(&rule) => grants::Reply::Refused { rule },
-                grants::Request::Issue { rule, first, count, .. } => self.issue(rule, first, count),
+                grants::Request::Issue { rule, pages, .. } => self.issue(rule, pages),
                 grants::Request::End { rule } => self.end(rule),
             };
             self.server.replies.send(&reply).expect("room");
@@ -163,15 +163,15 @@ impl<S: System> GrantService<S> {
         moved
     }
 
-    fn issue(&mut self, rule: u8, first: u16, count: u16) -> grants::Reply {
+    fn issue(&mut self, rule: u8, pages: PageRun) -> grants::Reply {
         let region = &self.regions[usize::from(rule)];
-        let start = 1000 * (u32::from(rule) + 1) + u32::from(first);
-        for page in 0..count {
-            let at = usize::from(first + page) * PAGE_SIZE;
+        let start = 1000 * (u32::from(rule) + 1);
+        for page in pages.iter() {
+            let at = usize::from(page) * PAGE_SIZE;
             let old = self.granted.insert(start + u32::from(page), (region.clone(), at));
             assert!(old.is_none(), "a page was granted twice");
         }
-        grants::Reply::Issued { rule, reference: GrantRef(start), count }
+        grants::Reply::Issued { rule, reference: GrantRef(start + u32::from(pages.first())), count: pages.count() }
     }
 
     fn end(&mut self, rule: u8) -> grants::Reply {

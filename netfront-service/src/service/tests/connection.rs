@@ -51,7 +51,7 @@ fn what_tcpip_sent_before_it_knew_of_the_connection_is_void() {
     world.back.create(&mut world.daemon);
     world.settle();
     world.transmit(0, &[1; 60]);
-    world.ask(Request::Receive { page: 0, count: 1 });
+    world.ask(return_pages(RxPage(0), 1));
     world.settle();
     world.back.deaf = false;
     world.settle();
@@ -281,7 +281,7 @@ fn close_lets_frames_out_closes_in_order_and_says_so() {
     assert_eq!((world.replies(), world.front("state").as_deref()), (vec![], Some("4")));
     world.back.hold_tx = false;
     world.settle();
-    assert_eq!(world.replies(), [Reply::Transmitted { page: 0 }, Reply::Down]);
+    assert_eq!(world.replies(), [Reply::Transmitted { page: TxPage(0) }, Reply::Down]);
     assert_eq!((world.sent().len(), world.front("state").as_deref()), (1, Some("6")));
     assert!(world.grants.granted.is_empty());
     assert_eq!(world.service.deadline(), None);

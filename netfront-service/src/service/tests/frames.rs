@@ -27,11 +27,11 @@ fn frames_go_both_ways_over_many_rounds_of_the_rings() {
         for reply in world.replies() {
             match reply {
                 Reply::Received { page, offset, length, .. } => {
-                    let at = usize::from(page) * PAGE_SIZE + usize::from(offset);
-                    assert_eq!(world.rx_pool.bytes(at, usize::from(length)), frame(1));
-                    world.ask(Request::Receive { page, count: 1 });
+                    let at = usize::from(page.0) * PAGE_SIZE + usize::from(offset.get());
+                    assert_eq!(world.rx_pool.bytes(at, usize::from(length.get())), frame(1));
+                    world.ask(return_pages(page, 1));
                 }
-                Reply::Transmitted { page } => free.push(page),
+                Reply::Transmitted { page: TxPage(page) } => free.push(page),
                 other => panic!("{other:?}"),
             }
         }
@@ -63,13 +63,13 @@ fn a_long_frame_is_sent_uncut_and_comes_back_once() {
         world.back.backwards = round % 2 == 1;
         let frame = Frame::unfinished(tcp_frame(length, round as u8), Some(1448));
         let page = (round * 5) as u16 % (PAGES - 16);
-        world.transmit_with(page, &frame.bytes, Offload::Segments(1448));
+        world.transmit_with(page, &frame.bytes, segments(1448));
         world.settle();
         assert_eq!(std::mem::take(&mut world.back.sent), [frame]);
         // A receive event makes the service find responses that were not announced.
         world.storm();
         world.settle();
-        assert_eq!(world.replies(), [Reply::Transmitted { page }]);
+        assert_eq!(world.replies(), [Reply::Transmitted { page: TxPage(page) }]);
     }
 }
 
@@ -98,10 +98,12 @@ fn a_long_frame_is_received_uncut() {
         assert!(parts.len() <= 3, "{parts:?}");
         let mut bytes = Vec::new();
         for (index, part) in parts.iter().enumerate() {
-            let Reply::Received { page, offset: 0, length, more, checked: true } = *part else { panic!("{part:?}") };
+            let Reply::Received { page, offset: PageOffset::ZERO, length, more, checked: true } = *part else {
+                panic!("{part:?}")
+            };
             assert_eq!(more, index + 1 < parts.len());
-            bytes.extend(world.rx_pool.bytes(usize::from(page) * PAGE_SIZE, usize::from(length)));
-            world.ask(Request::Receive { page, count: length.div_ceil(4096) });
+            bytes.extend(world.rx_pool.bytes(usize::from(page.0) * PAGE_SIZE, usize::from(length.get())));
+            world.ask(return_pages(page, length.get().div_ceil(4096)));
         }
         assert_eq!(bytes, frame.bytes, "round {round}");
         world.settle();
@@ -177,11 +179,11 @@ fn a_burst_of_300_frames_is_answered_to_the_last() {
         for reply in world.replies() {
             match reply {
                 Reply::Received { page, length, .. } => {
-                    let bytes = world.rx_pool.bytes(usize::from(page) * PAGE_SIZE, usize::from(length));
-                    world.ask(Request::Receive { page, count: 1 });
+                    let bytes = world.rx_pool.bytes(usize::from(page.0) * PAGE_SIZE, usize::from(length.get()));
+                    world.ask(return_pages(page, 1));
                     world.transmit(free.pop().expect("pages come back when they run short"), &bytes);
                 }
-                Reply::Transmitted { page } => free.push(page),
+                Reply::Transmitted { page: TxPage(page) } => free.push(page),
                 other => panic!("{other:?}"),
             }
         }
@@ -202,12 +204,12 @@ fn in_bulk_there_is_less_than_one_notification_and_one_wake_for_64_kb() {
     let mut sent = 0;
     while sent < FRAMES || free.len() < 3 {
         while let Some(page) = free.pop().filter(|_| sent < FRAMES) {
-            world.transmit_with(page, &frame.bytes, Offload::Segments(1448));
+            world.transmit_with(page, &frame.bytes, segments(1448));
             sent += 1;
         }
         world.settle();
         free.extend(world.replies().into_iter().map(|reply| match reply {
-            Reply::Transmitted { page } => page,
+            Reply::Transmitted { page: TxPage(page) } => page,
             other => panic!("{other:?}"),
         }));
         if sent == FRAMES {
@@ -231,7 +233,7 @@ fn the_clock_is_not_read_for_frames() {
         world.settle();
         for reply in world.replies() {
             if let Reply::Received { page, .. } = reply {
-                world.ask(Request::Receive { page, count: 1 });
+                world.ask(return_pages(page, 1));
             }
         }
     }
@@ -284,8 +286,8 @@ fn the_parts_of_a_frame_follow_each_other_through_a_full_queue() {
         world.settle();
         for reply in world.replies() {
             let Reply::Received { page, length, more, .. } = reply else { panic!("{reply:?}") };
-            bytes.extend(world.rx_pool.bytes(usize::from(page) * PAGE_SIZE, usize::from(length)));
-            world.ask(Request::Receive { page, count: length.div_ceil(4096) });
+            bytes.extend(world.rx_pool.bytes(usize::from(page.0) * PAGE_SIZE, usize::from(length.get())));
+            world.ask(return_pages(page, length.get().div_ceil(4096)));
             world.settle();
             if !more {
                 got.push(std::mem::take(&mut bytes));
@@ -300,13 +302,13 @@ fn a_reply_does_not_overtake_one_that_found_the_queue_full() {
     let (mut client, mut server) = channel::<Net, _>(&Recorder::new(), 0, &Recorder::new(), 1, 2);
     let mut unsent = arrayvec::ArrayVec::new();
     let mut tell = |page| {
-        crate::traffic::send_or_keep(&mut server.replies, &mut unsent, Reply::Transmitted { page });
+        crate::traffic::send_or_keep(&mut server.replies, &mut unsent, Reply::Transmitted { page: TxPage(page) });
         server.replies.flush();
         unsent.len()
     };
     assert_eq!([tell(0), tell(1), tell(2)], [0, 0, 1]);
     for page in 0..2 {
-        assert_eq!(client.replies.pop(), Some(Ok(Reply::Transmitted { page })));
+        assert_eq!(client.replies.pop(), Some(Ok(Reply::Transmitted { page: TxPage(page) })));
     }
     client.replies.release();
     assert_eq!(tell(3), 2, "there is room, but not for this one");

@@ -1,6 +1,7 @@
 //! Breaches of the protocol by a back end, or by tcpip.
 
 use cloister_sim::netback::{Frame, Mischief};
+use cloister_sim::rewrite_last;
 use proptest::prelude::*;
 
 use super::*;
@@ -11,16 +12,15 @@ fn impossible_requests_of_tcpip_are_refused_logged_once_and_harm_nothing() {
     world.back.hold_tx = true;
     world.transmit(3, &[1; 60]);
     for request in [
-        Request::Transmit { page: 3, length: 60, offload: Offload::None },
-        Request::Transmit { page: PAGES, length: 60, offload: Offload::None },
-        Request::Transmit { page: 4, length: 13, offload: Offload::None },
-        Request::Transmit { page: 4, length: 4097, offload: Offload::None },
-        Request::Receive { page: 0, count: 1 },
-        Request::Receive { page: u16::MAX, count: 1 },
-        Request::Transmit { page: 4, length: 60, offload: Offload::Segments(0) },
-        Request::Transmit { page: 4, length: 5000, offload: Offload::Checksum },
-        Request::Transmit { page: PAGES - 1, length: 5000, offload: Offload::Segments(1448) },
-        Request::Transmit { page: 2, length: 5000, offload: Offload::Segments(1448) },
+        Request::Transmit { page: TxPage(3), length: 60, offload: Offload::None },
+        Request::Transmit { page: TxPage(PAGES), length: 60, offload: Offload::None },
+        Request::Transmit { page: TxPage(4), length: 13, offload: Offload::None },
+        Request::Transmit { page: TxPage(4), length: 4097, offload: Offload::None },
+        return_pages(RxPage(0), 1),
+        return_pages(RxPage(u16::MAX), 1),
+        Request::Transmit { page: TxPage(4), length: 5000, offload: Offload::Checksum },
+        Request::Transmit { page: TxPage(PAGES - 1), length: 5000, offload: segments(1448) },
+        Request::Transmit { page: TxPage(2), length: 5000, offload: segments(1448) },
     ] {
         world.ask(request);
     }
@@ -32,6 +32,36 @@ fn impossible_requests_of_tcpip_are_refused_logged_once_and_harm_nothing() {
     world.back.waiting.push_back(vec![9; 60].into());
     world.settle();
     assert!(world.replies().iter().any(|reply| matches!(reply, Reply::Received { .. })));
+}
+
+/// The bytes of requests with a field that the type of a request excludes.
+const MALFORMED: [[u8; 8]; 5] = [
+    // A frame to be split into segments of no bytes.
+    [1, 2, 4, 0, 60, 0, 0, 0],
+    // No page; pages past number 65,535.
+    [2, 0, 0, 0, 0, 0, 0, 0],
+    [2, 0, 0xff, 0xff, 0, 0, 0, 0],
+    [2, 0, 0xff, 0xff, 2, 0, 0, 0],
+    [2, 0, 1, 0, 0xff, 0xff, 1, 0],
+];
+
+#[test]
+fn malformed_requests_of_tcpip_are_refused_logged_once_and_harm_nothing() {
+    for bytes in MALFORMED {
+        let mut world = World::connected();
+        for _ in 0..2 {
+            // Its place in the queue is taken by a well-formed request first.
+            world.ask(Request::Close);
+            rewrite_last(&world.net.requests, &bytes);
+        }
+        world.settle();
+        let console = world.system.console();
+        assert_eq!(console.matches("refused tcpip: a malformed message").count(), 1, "{bytes:?}: {console}");
+        world.transmit(3, &[1; 60]);
+        world.back.waiting.push_back(vec![9; 60].into());
+        world.settle();
+        assert_eq!((world.sent(), world.received()), (vec![vec![1; 60]], vec![(vec![9; 60], false)]));
+    }
 }
 
 fn expect_end(world: &mut World, text: &str) {
@@ -142,7 +172,11 @@ fn a_back_end_that_falls_silent_is_left_and_connected_to_again() {
     world.transmit(0, &[1; 60]);
     world.settle();
     world.pass(120_000);
-    assert_eq!(world.replies(), [Reply::Transmitted { page: 0 }], "what was not announced is found, and no stall");
+    assert_eq!(
+        world.replies(),
+        [Reply::Transmitted { page: TxPage(0) }],
+        "what was not announced is found, and no stall"
+    );
     assert_eq!(world.service.deadline(), None, "no look at a back end that has nothing");
     world.back.hold_tx = true;
     world.transmit(0, &[1; 60]);
@@ -166,7 +200,7 @@ fn a_stall_is_from_one_check_to_the_next() {
     world.settle();
     world.storm();
     world.settle();
-    assert_eq!(world.replies(), [Reply::Transmitted { page: 0 }]);
+    assert_eq!(world.replies(), [Reply::Transmitted { page: TxPage(0) }]);
     world.pass(59_000);
     world.back.hold_tx = true;
     world.transmit(1, &[1; 60]);
@@ -265,13 +299,12 @@ impl Ledger {
         match reply {
             Reply::Up { .. } | Reply::Down => *self = Ledger::new(),
             Reply::Received { page, offset, length, .. } => {
-                assert!(length > 0 && usize::from(offset) < PAGE_SIZE);
-                let pages = (usize::from(offset) + usize::from(length)).div_ceil(PAGE_SIZE);
-                for away in &mut self.rx_away[usize::from(page)..][..pages] {
+                let pages = (usize::from(offset.get()) + usize::from(length.get())).div_ceil(PAGE_SIZE);
+                for away in &mut self.rx_away[usize::from(page.0)..][..pages] {
                     assert!(!std::mem::replace(away, true));
                 }
             }
-            Reply::Transmitted { page } => assert_ne!(std::mem::take(&mut self.tx_sent[usize::from(page)]), 0),
+            Reply::Transmitted { page } => assert_ne!(std::mem::take(&mut self.tx_sent[usize::from(page.0)]), 0),
         }
     }
 }
@@ -303,7 +336,7 @@ proptest! {
                     let (page, length) = (id % PAGES, 14 + offset % 20_000);
                     if ledger.is_free(page, length.div_ceil(4096)) && world.net.requests.room() > 0 {
                         ledger.tx_sent[usize::from(page)] = length.div_ceil(4096);
-                        world.ask(Request::Transmit { page, length, offload: Offload::Segments(1448) });
+                        world.ask(Request::Transmit { page: TxPage(page), length, offload: segments(1448) });
                     }
                 }
             }

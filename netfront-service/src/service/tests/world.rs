@@ -11,10 +11,10 @@ use std::rc::Rc;
 use cloister_caps::{Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::Grants;
-use cloister_interfaces::net::{Net, Offload, Offloads, Reply, Request};
+use cloister_interfaces::net::{Net, Offload, Offloads, Reply, Request, RxPage, RxRun, TxPage};
 use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::Store;
-use cloister_interfaces::{Client, Instant, Memory, Notifications, Service};
+use cloister_interfaces::{Client, Instant, Memory, Notifications, PageRun, Service};
 use cloister_netfront::{Caps, service};
 use cloister_sim::stand_ins::{GrantService, StoreService};
 use cloister_sim::{Netback, Recorder, Script, SharedMemory, Tampered, Wires, Xenstored};
@@ -66,6 +66,11 @@ fn kernel(bells: &Rc<Cell<u64>>) -> Recorder {
 }
 
 /// Returns a rule whose pages may be granted to domains 0 to 3.
+/// Returns the request by which tcpip returns `count` pages from `page` on.
+pub fn return_pages(page: RxPage, count: u16) -> Request {
+    Request::Receive { pages: RxRun(PageRun::new(page.0, count).expect("a run of pages")) }
+}
+
 fn granted(rule: u8, pages: u16) -> GrantAllowance {
     GrantAllowance { rule, pages, peer_first: 0, peer_last: 3 }
 }
@@ -225,7 +230,7 @@ impl World {
 
     pub fn transmit_with(&mut self, page: u16, frame: &[u8], offload: Offload) {
         self.tx_pool.write(usize::from(page) * PAGE_SIZE, frame);
-        self.ask(Request::Transmit { page, length: frame.len() as u16, offload });
+        self.ask(Request::Transmit { page: TxPage(page), length: frame.len() as u16, offload });
     }
 
     /// Takes the bytes of the frames that the back end has sent.
@@ -239,17 +244,19 @@ impl World {
         let (mut frames, mut bytes) = (Vec::new(), Vec::new());
         for reply in self.replies() {
             let (page, offset, length, more, checked) = match reply {
-                Reply::Received { page, offset, length, more, checked } => (page, offset, length, more, checked),
+                Reply::Received { page, offset, length, more, checked } => {
+                    (page, offset.get(), length.get(), more, checked)
+                }
                 Reply::Transmitted { .. } => continue,
                 other => panic!("{other:?}"),
             };
-            let at = usize::from(page) * PAGE_SIZE + usize::from(offset);
+            let at = usize::from(page.0) * PAGE_SIZE + usize::from(offset);
             bytes.extend(self.rx_pool.bytes(at, usize::from(length)));
             if !more {
                 frames.push((std::mem::take(&mut bytes), checked));
             }
             let count = (usize::from(offset) + usize::from(length)).div_ceil(PAGE_SIZE) as u16;
-            self.ask(Request::Receive { page, count });
+            self.ask(return_pages(page, count));
         }
         assert!(bytes.is_empty(), "a frame without an end");
         frames

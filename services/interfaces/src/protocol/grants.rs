@@ -7,6 +7,7 @@
 use cloister_caps::{DomId, GrantRef};
 
 use crate::message::{Malformed, Message, Reader, Writer};
+use crate::pages::PageRun;
 use crate::queue::Interface;
 
 /// The interface.
@@ -21,14 +22,12 @@ impl Interface for Grants {
 /// client, in the order of the policy file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request {
-    /// Grant pages `first..first + count` to `peer` under `rule`.
+    /// Grant `pages` to `peer` under `rule`.
     Issue {
         /// The index of the rule.
         rule: u8,
-        /// The first page.
-        first: u16,
-        /// The number of pages.
-        count: u16,
+        /// The pages, by their numbers among those of the rule.
+        pages: PageRun,
         /// The domain that may use the pages.
         peer: DomId,
     },
@@ -42,7 +41,7 @@ pub enum Request {
 /// The replies of the grant manager.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// The pages are granted. Page `first + n` has reference `reference + n`.
+    /// The pages are granted. The `n`-th of them has reference `reference + n`, counted from 0.
     Issued {
         /// The index of the rule.
         rule: u8,
@@ -70,11 +69,10 @@ impl Message for Request {
     const SIZE: usize = 16;
     fn encode(&self, writer: &mut Writer<'_>) {
         match *self {
-            Request::Issue { rule, first, count, peer } => {
+            Request::Issue { rule, pages, peer } => {
                 writer.u8(1);
                 writer.u8(rule);
-                writer.u16(first);
-                writer.u16(count);
+                pages.encode(writer);
                 writer.u16(peer.0);
             }
             Request::End { rule } => {
@@ -85,12 +83,7 @@ impl Message for Request {
     }
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         match reader.u8()? {
-            1 => Ok(Request::Issue {
-                rule: reader.u8()?,
-                first: reader.u16()?,
-                count: reader.u16()?,
-                peer: DomId(reader.u16()?),
-            }),
+            1 => Ok(Request::Issue { rule: reader.u8()?, pages: PageRun::decode(reader)?, peer: DomId(reader.u16()?) }),
             2 => Ok(Request::End { rule: reader.u8()? }),
             _ => Err(Malformed::Tag),
         }
@@ -138,9 +131,11 @@ mod tests {
 
     #[test]
     fn messages_round_trip() {
+        let pages = |first, count| PageRun::new(first, count).expect("a run");
         check_round_trip(&[
-            Request::Issue { rule: 1, first: 2, count: 3, peer: DomId(4) },
-            Request::Issue { rule: u8::MAX, first: u16::MAX, count: u16::MAX, peer: DomId(u16::MAX) },
+            Request::Issue { rule: 1, pages: pages(2, 3), peer: DomId(4) },
+            Request::Issue { rule: u8::MAX, pages: pages(u16::MAX, 1), peer: DomId(u16::MAX) },
+            Request::Issue { rule: 0, pages: pages(1, u16::MAX), peer: DomId(0) },
             Request::End { rule: 7 },
         ]);
         check_round_trip(&[
@@ -148,7 +143,14 @@ mod tests {
             Reply::Refused { rule: 2 },
             Reply::Ended { rule: 3, still_mapped: 4 },
         ]);
-        check_malformed::<Request>(&[(&[], Malformed::Tag), (&[9], Malformed::Tag), (&[2, 7, 1], Malformed::Padding)]);
+        check_malformed::<Request>(&[
+            (&[], Malformed::Tag),
+            (&[9], Malformed::Tag),
+            (&[2, 7, 1], Malformed::Padding),
+            (&[1, 0, 3, 0, 0, 0, 4], Malformed::Range),
+            (&[1, 0, 0xff, 0xff, 2, 0, 4], Malformed::Range),
+            (&[1, 0, 2, 0, 0xff, 0xff, 4], Malformed::Range),
+        ]);
         check_malformed::<Reply>(&[(&[], Malformed::Tag), (&[9], Malformed::Tag), (&[2, 7, 1], Malformed::Padding)]);
     }
 }

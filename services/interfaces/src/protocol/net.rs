@@ -8,10 +8,13 @@
 //! |---|---|---|---|
 //! | a compromised tcpip or netfront | say anything, rewrite its queue pages | send from or receive into pages that are not its own; stop the other | `netfront-net`, `tcpip-net` |
 
+use core::num::NonZeroU16;
+
 use bitflags::bitflags;
 use cloister_caps::xen::netif::MAX_TX_SIZE;
 
 use crate::message::{Malformed, Message, Reader, Writer};
+use crate::pages::{PageOffset, PageRun};
 use crate::queue::Interface;
 
 /// The longest frame that can be sent, in bytes: the largest value of the 16-bit size in a transmit
@@ -25,6 +28,19 @@ impl Interface for Net {
     type Request = Request;
     type Reply = Reply;
 }
+
+/// The index of a page in the tx-pool. Not every index is one of a page that the pool has.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct TxPage(pub u16);
+
+/// The index of a page in the rx-pool. Not every index is one of a page that the pool has.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct RxPage(pub u16);
+
+/// Adjacent pages of the rx-pool, by their indices. Not every run is one of pages that the pool
+/// has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RxRun(pub PageRun);
 
 bitflags! {
     /// The offloads that the link offers for IPv4 frames that tcpip sends.
@@ -46,9 +62,9 @@ pub enum Offload {
     /// Complete the checksum: the TCP or UDP checksum field holds the sum of the pseudo-header
     /// only.
     Checksum,
-    /// Split the TCP segment into segments with at most this many bytes of payload, not 0. The
+    /// Split the TCP segment into segments with at most this many bytes of payload. The
     /// checksum is as for [`Offload::Checksum`].
-    Segments(u16),
+    Segments(NonZeroU16),
 }
 
 /// The requests of tcpip.
@@ -57,19 +73,17 @@ pub enum Request {
     /// Send the frame of `length` bytes that starts in page `page` of the tx-pool and continues in
     /// the pages after it. The pages belong to netfront until [`Reply::Transmitted`].
     Transmit {
-        /// The index of the first page in the tx-pool. The frame starts at the start of the page.
-        page: u16,
+        /// The first page. The frame starts at the start of the page.
+        page: TxPage,
         /// The length of the frame in bytes.
         length: u16,
         /// The offload that the frame needs: one that the link offered ([`Reply::Up`]).
         offload: Offload,
     },
-    /// Return `count` pages of the rx-pool, from `page` on, to be filled with received frames.
+    /// Return pages of the rx-pool, to be filled with received frames.
     Receive {
-        /// The index of the first page in the rx-pool.
-        page: u16,
-        /// The number of pages, at least 1.
-        count: u16,
+        /// The pages.
+        pages: RxRun,
     },
     /// Disconnect from the back end in good order, because the domain is about to end. The reply is
     /// [`Reply::Down`].
@@ -95,12 +109,12 @@ pub enum Reply {
     /// A frame or a part of one was received: the bytes from `offset` in page `page` on, which
     /// continue in the pages after it. All pages that they touch become tcpip's.
     Received {
-        /// The index of the first page in the rx-pool.
-        page: u16,
-        /// The offset of the first byte in the first page: less than a page.
-        offset: u16,
-        /// The number of bytes, not 0.
-        length: u16,
+        /// The first page.
+        page: RxPage,
+        /// The offset of the first byte in the first page.
+        offset: PageOffset,
+        /// The number of bytes.
+        length: NonZeroU16,
         /// The frame continues in the next message.
         more: bool,
         /// The TCP or UDP checksum need not be verified: the back end says that it is correct, or
@@ -109,8 +123,8 @@ pub enum Reply {
     },
     /// A frame was sent. Its pages are tcpip's again.
     Transmitted {
-        /// The index of its first page in the tx-pool.
-        page: u16,
+        /// Its first page.
+        page: TxPage,
     },
 }
 
@@ -123,18 +137,17 @@ impl Message for Request {
                 let (kind, segment) = match offload {
                     Offload::None => (0, 0),
                     Offload::Checksum => (1, 0),
-                    Offload::Segments(size) => (2, size),
+                    Offload::Segments(size) => (2, size.get()),
                 };
                 writer.u8(1);
                 writer.u8(kind);
-                writer.u16(page);
+                writer.u16(page.0);
                 writer.u16(length);
                 writer.u16(segment);
             }
-            Request::Receive { page, count } => {
+            Request::Receive { pages: RxRun(run) } => {
                 writer.u16(2);
-                writer.u16(page);
-                writer.u16(count);
+                run.encode(writer);
             }
             Request::Close => writer.u16(3),
         }
@@ -143,16 +156,16 @@ impl Message for Request {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         match (reader.u8()?, reader.u8()?) {
             (1, kind) => {
-                let (page, length, segment) = (reader.u16()?, reader.u16()?, reader.u16()?);
+                let (page, length, segment) = (TxPage(reader.u16()?), reader.u16()?, reader.u16()?);
                 let offload = match (kind, segment) {
                     (0, 0) => Offload::None,
                     (1, 0) => Offload::Checksum,
-                    (2, 1..) => Offload::Segments(segment),
+                    (2, size) => Offload::Segments(NonZeroU16::new(size).ok_or(Malformed::Range)?),
                     _ => return Err(Malformed::Flags),
                 };
                 Ok(Request::Transmit { page, length, offload })
             }
-            (2, 0) => Ok(Request::Receive { page: reader.u16()?, count: reader.u16()? }),
+            (2, 0) => Ok(Request::Receive { pages: RxRun(PageRun::decode(reader)?) }),
             (3, 0) => Ok(Request::Close),
             _ => Err(Malformed::Tag),
         }
@@ -178,13 +191,13 @@ impl Message for Reply {
             Reply::Received { page, offset, length, more, checked } => {
                 writer.u8(3);
                 writer.u8(if more { MORE } else { 0 } | if checked { CHECKED } else { 0 });
-                writer.u16(page);
-                writer.u16(offset);
-                writer.u16(length);
+                writer.u16(page.0);
+                writer.u16(offset.get());
+                writer.u16(length.get());
             }
             Reply::Transmitted { page } => {
                 writer.u16(4);
-                writer.u16(page);
+                writer.u16(page.0);
             }
         }
     }
@@ -198,13 +211,13 @@ impl Message for Reply {
             }),
             (2, 0) => Ok(Reply::Down),
             (3, flags) if flags & !(MORE | CHECKED) == 0 => Ok(Reply::Received {
-                page: reader.u16()?,
-                offset: reader.u16()?,
-                length: reader.u16()?,
+                page: RxPage(reader.u16()?),
+                offset: PageOffset::new(reader.u16()?).ok_or(Malformed::Range)?,
+                length: NonZeroU16::new(reader.u16()?).ok_or(Malformed::Range)?,
                 more: flags & MORE != 0,
                 checked: flags & CHECKED != 0,
             }),
-            (4, 0) => Ok(Reply::Transmitted { page: reader.u16()? }),
+            (4, 0) => Ok(Reply::Transmitted { page: TxPage(reader.u16()?) }),
             _ => Err(Malformed::Tag),
         }
     }
@@ -217,14 +230,20 @@ mod tests {
 
     #[test]
     fn messages_round_trip() {
+        let size = |size| NonZeroU16::new(size).expect("not 0");
+        let pages = |first, count| RxRun(PageRun::new(first, count).expect("a run"));
+        let offset = |offset| PageOffset::new(offset).expect("less than a page");
         check_round_trip(&[
-            Request::Transmit { page: 1, length: 2, offload: Offload::None },
-            Request::Transmit { page: u16::MAX, length: u16::MAX, offload: Offload::Segments(u16::MAX) },
-            Request::Transmit { page: 0, length: 60, offload: Offload::Checksum },
-            Request::Receive { page: 300, count: 17 },
+            Request::Transmit { page: TxPage(1), length: 2, offload: Offload::None },
+            Request::Transmit { page: TxPage(u16::MAX), length: u16::MAX, offload: Offload::Segments(NonZeroU16::MAX) },
+            Request::Transmit { page: TxPage(0), length: 60, offload: Offload::Checksum },
+            Request::Receive { pages: pages(300, 17) },
+            Request::Receive { pages: pages(u16::MAX, 1) },
+            Request::Receive { pages: pages(1, u16::MAX) },
             Request::Close,
         ]);
-        let received = |more, checked| Reply::Received { page: 1, offset: 2, length: 3, more, checked };
+        let received =
+            |more, checked| Reply::Received { page: RxPage(1), offset: offset(2), length: size(3), more, checked };
         check_round_trip(&[
             Reply::Up { mac: [1, 2, 3, 4, 5, 6], mtu: 1500, offloads: Offloads::empty() },
             Reply::Up { mac: [1, 2, 3, 4, 5, 6], mtu: 1500, offloads: Offloads::all() },
@@ -233,8 +252,14 @@ mod tests {
             received(true, false),
             received(false, true),
             received(true, true),
-            Reply::Received { page: u16::MAX, offset: u16::MAX, length: u16::MAX, more: false, checked: false },
-            Reply::Transmitted { page: 9 },
+            Reply::Received {
+                page: RxPage(u16::MAX),
+                offset: offset(4095),
+                length: NonZeroU16::MAX,
+                more: false,
+                checked: false,
+            },
+            Reply::Transmitted { page: TxPage(9) },
         ]);
         check_malformed::<Request>(&[
             (&[], Malformed::Tag),
@@ -245,7 +270,10 @@ mod tests {
             (&[1, 3], Malformed::Flags),
             (&[1, 0, 0, 0, 60, 0, 1], Malformed::Flags),
             (&[1, 1, 0, 0, 60, 0, 1], Malformed::Flags),
-            (&[1, 2, 0, 0, 60, 0, 0], Malformed::Flags),
+            (&[1, 2, 0, 0, 60, 0, 0], Malformed::Range),
+            (&[2, 0, 1, 0, 0, 0], Malformed::Range),
+            (&[2, 0, 0xff, 0xff, 2, 0], Malformed::Range),
+            (&[2, 0, 2, 0, 0xff, 0xff], Malformed::Range),
         ]);
         check_malformed::<Reply>(&[
             (&[], Malformed::Tag),
@@ -254,6 +282,9 @@ mod tests {
             (&[1, 4], Malformed::Flags),
             (&[3, 4], Malformed::Tag),
             (&[4, 1], Malformed::Tag),
+            (&[3, 0, 1, 0, 0, 0, 0, 0], Malformed::Range),
+            (&[3, 0, 1, 0, 0, 0x10, 1, 0], Malformed::Range),
+            (&[3, 0, 1, 0, 0xff, 0xff, 1, 0], Malformed::Range),
         ]);
     }
 }

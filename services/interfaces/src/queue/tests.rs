@@ -8,7 +8,7 @@ use cloister_caps::InvokeError;
 
 use super::*;
 use crate::control::Reply;
-use crate::net::{Net, Offload, Request};
+use crate::net::{Net, Offload, Request, TxPage};
 use crate::system::ExclusiveMemory;
 
 /// Pages of memory that both ends and the test share.
@@ -88,7 +88,7 @@ fn pair(depth: u32, start: u32) -> Pair {
 }
 
 fn message(number: u32) -> Request {
-    Request::Transmit { page: number as u16, length: (number >> 16) as u16, offload: Offload::None }
+    Request::Transmit { page: TxPage(number as u16), length: (number >> 16) as u16, offload: Offload::None }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use core::num::NonZeroU16;
 use core::time::Duration;
 
 use cloister_caps::PAGE_SIZE;
-use cloister_interfaces::net::{MAX_FRAME, Net, Offloads, Reply, Request};
+use cloister_interfaces::net::{MAX_FRAME, Net, Offloads, Reply, Request, RxPage};
 use cloister_interfaces::{Client, ExclusiveMemory, Memory, System};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
@@ -74,7 +74,7 @@ pub struct LinkDevice<S, M: Memory> {
     /// A part of the frame that is coming was refused, and the rest of it is dropped.
     skipping: bool,
     /// Runs of pages to be returned: the first page, and how many.
-    returned: VecDeque<(u16, u16)>,
+    returned: VecDeque<(RxPage, u16)>,
     /// The number of pages in `returned`.
     returned_pages: usize,
     /// A copy of the frame that is parsed. Also where smoltcp builds a segment that is not sent as

@@ -1,7 +1,7 @@
 //! The link address of a frame's next hop.
 
 use cloister_interfaces::Instant;
-use cloister_interfaces::net::Offload;
+use cloister_interfaces::net::{Offload, TxPage};
 
 use super::frame::unresolved_destination;
 use super::neighbours::{Neighbours, Route};
@@ -11,7 +11,7 @@ pub(super) const MAX_PARKED: usize = 8;
 /// A frame of one page that waits for a link address.
 #[derive(Clone, Copy)]
 pub(super) struct ParkedFrame {
-    pub(super) page: u16,
+    pub(super) page: TxPage,
     pub(super) length: u16,
     pub(super) offload: Offload,
     pub(super) since: Instant,

@@ -4,6 +4,8 @@
 //! frames do not split what long ones need. A part of the pool at either end is kept for one kind,
 //! so that neither kind starves the other.
 
+use cloister_interfaces::net::TxPage;
+
 /// The most pages of the pool that are used.
 pub const MAX_PAGES: usize = 128;
 /// The smallest number of pages of which some are kept for long frames.
@@ -67,12 +69,12 @@ impl PageRuns {
     }
 
     /// Takes `count` adjacent pages. Returns the first.
-    pub fn take(&mut self, count: usize) -> Option<u16> {
+    pub fn take(&mut self, count: usize) -> Option<TxPage> {
         if count == 1 {
             let free = self.free & self.short;
             // Clears the lowest set bit.
             self.free ^= free & free.wrapping_neg();
-            return (free != 0).then_some(free.trailing_zeros() as u16);
+            return (free != 0).then_some(TxPage(free.trailing_zeros() as u16));
         }
         let count = u32::try_from(count).ok().filter(|count| (1..=MAX_PAGES as u32).contains(count))?;
         let starts = self.starts(count);
@@ -81,13 +83,13 @@ impl PageRuns {
         }
         let first = 127 - starts.leading_zeros();
         self.free &= !(lowest(count) << first);
-        Some(first as u16)
+        Some(TxPage(first as u16))
     }
 
     /// Gives back `count` pages from `first` on, which were taken.
-    pub fn give_back(&mut self, first: u16, count: usize) {
+    pub fn give_back(&mut self, first: TxPage, count: usize) {
         let pages = if count == 1 { 1 } else { lowest(count as u32) };
-        self.free |= pages << (u32::from(first) & 127);
+        self.free |= pages << (u32::from(first.0) & 127);
     }
 }
 
@@ -104,7 +106,7 @@ mod tests {
         assert_eq!(core::iter::from_fn(|| runs.take(1)).count(), 16);
         let mut runs = PageRuns::new(128);
         assert_eq!(core::iter::from_fn(|| runs.take(1)).count(), 112);
-        assert_eq!(runs.take(16), Some(112));
+        assert_eq!(runs.take(16), Some(TxPage(112)));
         assert_eq!(runs.take(2), None);
     }
 
@@ -124,16 +126,16 @@ mod tests {
         #[test]
         fn runs_are_disjoint(pages in 0usize..200, acts in prop::collection::vec((1usize..20, any::<bool>()), 0..200)) {
             let mut runs = PageRuns::new(pages);
-            let mut out: Vec<(u16, usize)> = Vec::new();
+            let mut out: Vec<(TxPage, usize)> = Vec::new();
             for (count, give) in acts {
                 if give && !out.is_empty() {
                     let (first, count) = out.swap_remove(count % out.len());
                     runs.give_back(first, count);
                 } else if let Some(first) = runs.take(count) {
-                    let range = usize::from(first)..usize::from(first) + count;
+                    let range = usize::from(first.0)..usize::from(first.0) + count;
                     prop_assert!(range.end <= pages.min(MAX_PAGES));
                     for (other, length) in &out {
-                        prop_assert!(usize::from(*other) >= range.end || usize::from(*other) + length <= range.start);
+                        prop_assert!(usize::from(other.0) >= range.end || usize::from(other.0) + length <= range.start);
                     }
                     out.push((first, count));
                 }

@@ -8,7 +8,7 @@ use core::num::NonZeroU16;
 
 use arrayvec::ArrayVec;
 use cloister_caps::PAGE_SIZE;
-use cloister_interfaces::net::{MAX_FRAME, Net, Offload, Offloads, Request};
+use cloister_interfaces::net::{MAX_FRAME, Net, Offload, Offloads, Request, TxPage};
 use cloister_interfaces::{Client, ExclusiveMemory, Memory, System};
 
 use super::fragments::fragments;
@@ -81,8 +81,8 @@ impl<S: System, M: Memory> Transmitter<S, M> {
         self.free.has(1) && self.net.requests.room() > 0
     }
 
-    pub(super) fn transmitted(&mut self, page: u16) -> Result<(), Refusal> {
-        let count = self.in_flight.get_mut(usize::from(page)).map_or(0, core::mem::take);
+    pub(super) fn transmitted(&mut self, page: TxPage) -> Result<(), Refusal> {
+        let count = self.in_flight.get_mut(usize::from(page.0)).map_or(0, core::mem::take);
         if count == 0 {
             return Err(Refusal::LinkPage);
         }
@@ -95,7 +95,7 @@ impl<S: System, M: Memory> Transmitter<S, M> {
     pub(super) fn send<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         let count = length.div_ceil(PAGE_SIZE);
         let page = if length <= MAX_FRAME { self.free.take(count) } else { None };
-        let offset = page.map_or(usize::MAX, |page| usize::from(page) * PAGE_SIZE);
+        let offset = page.map_or(usize::MAX, |page| usize::from(page.0) * PAGE_SIZE);
         let (offloads, segment, max_frame) = (self.offloads, self.segment_size, self.max_frame);
         let (neighbours, dhcp_sent) = (&mut self.neighbours, &mut self.dhcp_sent);
         let mut fill = Some(fill);
@@ -114,7 +114,7 @@ impl<S: System, M: Memory> Transmitter<S, M> {
                 _ if built.is_none() || !offloads.contains(Offloads::CHECKSUM) || !write_partial_checksum(space) => {
                     Offload::None
                 }
-                Some(size) if data > u32::from(size.get()) => Offload::Segments(size.get()),
+                Some(size) if data > u32::from(size.get()) => Offload::Segments(size),
                 _ => Offload::Checksum,
             };
             (result, offload, built, resolution)
@@ -196,8 +196,8 @@ impl<S: System, M: Memory> Transmitter<S, M> {
         result
     }
 
-    pub(super) fn submit(&mut self, page: u16, count: usize, request: &Request) {
-        match self.in_flight.get_mut(usize::from(page)) {
+    pub(super) fn submit(&mut self, page: TxPage, count: usize, request: &Request) {
+        match self.in_flight.get_mut(usize::from(page.0)) {
             Some(sent) if self.net.requests.push(request).is_ok() => {
                 *sent = count as u8;
                 self.flush_due = true;

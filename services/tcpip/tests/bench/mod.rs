@@ -3,13 +3,14 @@
 #![allow(dead_code)] // Each test program uses a part.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU16;
 
 use cloister_caps::{PAGE_SIZE, Slot};
 use cloister_interfaces::capability::{Clock, Console, Entropy};
 use cloister_interfaces::control::Control;
-use cloister_interfaces::net::{Net, Offloads, Reply as Link, Request as Sent};
+use cloister_interfaces::net::{Net, Offloads, Reply as Link, Request as Sent, RxPage, RxRun};
 use cloister_interfaces::socket::{Connection, Reply, Request, Socket};
-use cloister_interfaces::{Client, Memory, Notifications, Server, Service};
+use cloister_interfaces::{Client, Memory, Notifications, PageOffset, Server, Service};
 use cloister_sim::{Recorder, SharedMemory, channel};
 use cloister_tcpip::{Caps, service};
 
@@ -259,10 +260,10 @@ impl Bench {
             while let Some(request) = self.link.requests.pop() {
                 match request.expect("tcpip's messages decode") {
                     Sent::Transmit { page, length, .. } => {
-                        frames.push(read(&self.tx_pool.bytes(usize::from(page) * PAGE_SIZE, length.into())));
+                        frames.push(read(&self.tx_pool.bytes(usize::from(page.0) * PAGE_SIZE, length.into())));
                         self.link.replies.send(&Link::Transmitted { page }).expect("room");
                     }
-                    Sent::Receive { page, count } => self.free.extend(page..page + count),
+                    Sent::Receive { pages: RxRun(run) } => self.free.extend(run.iter()),
                     Sent::Close => {}
                 }
             }
@@ -287,8 +288,11 @@ impl Bench {
         for (at, part) in frame.chunks(PAGE_SIZE).enumerate() {
             let page = self.free.pop_front().expect("tcpip keeps no page");
             self.rx_pool.write(usize::from(page) * PAGE_SIZE, part);
-            let (length, more) = (part.len() as u16, at + 1 < pages);
-            self.link.replies.send(&Link::Received { page, offset: 0, length, more, checked: false }).expect("room");
+            let (length, more) = (NonZeroU16::new(part.len() as u16).expect("bytes"), at + 1 < pages);
+            self.link
+                .replies
+                .send(&Link::Received { page: RxPage(page), offset: PageOffset::ZERO, length, more, checked: false })
+                .expect("room");
         }
     }
 

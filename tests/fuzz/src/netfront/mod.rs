@@ -5,11 +5,12 @@ pub mod back_end;
 pub mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 
 use cloister_caps::{InvokeError, Operation, PAGE_SIZE, Slot, Status};
 use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::grants::{self, Grants};
-use cloister_interfaces::net::{Net, Offload, Offloads, Reply, Request};
+use cloister_interfaces::net::{Net, Offload, Offloads, Reply, Request, RxPage, TxPage};
 use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{self, Store};
 use cloister_interfaces::{Memory, Service};
@@ -108,12 +109,12 @@ impl Tcpip {
                 self.sent.clear();
                 self.held.clear();
             }
-            Reply::Transmitted { page } => {
+            Reply::Transmitted { page: TxPage(page) } => {
                 assert!(self.sent.remove(&page).is_some(), "page {page} came back and was not sent");
             }
-            Reply::Received { page, offset, length, .. } => {
+            Reply::Received { page: RxPage(page), offset, length, .. } => {
+                let (offset, length) = (offset.get(), length.get());
                 assert!(self.up, "a frame while the link is down");
-                assert!(usize::from(offset) < PAGE_SIZE && length > 0, "{reply:?}");
                 for touched in page..page + pages(offset, length) {
                     assert!(touched < PAGES, "{reply:?} leaves the pool");
                     assert!(self.held.insert(touched), "page {touched} was given twice");
@@ -265,7 +266,7 @@ impl Bench {
         let count = length.div_ceil(PAGE_SIZE as u16);
         let free = self.tcpip.sent.iter().all(|(first, pages)| page + count <= *first || first + pages <= page);
         let done = self.tcpip.cuts || !matches!(offload, Offload::Segments(_));
-        let request = Request::Transmit { page, length, offload };
+        let request = Request::Transmit { page: TxPage(page), length, offload };
         if self.tcpip.up && free && done && page + count <= PAGES && self.net.send(&request) {
             self.tcpip.sent.insert(page, count);
         }
@@ -273,7 +274,11 @@ impl Bench {
 
     /// tcpip sends a long frame that is to be cut.
     pub fn long(&mut self, page: u16, length: u16, segment: u16) {
-        self.transmit(page % PAGES, length.max(14), Offload::Segments(segment.max(1)));
+        self.transmit(
+            page % PAGES,
+            length.max(14),
+            Offload::Segments(NonZeroU16::new(segment).unwrap_or(NonZeroU16::MIN)),
+        );
     }
 
     /// tcpip sends a frame, and gives back what it has received.
@@ -355,9 +360,9 @@ impl Bench {
     /// What the grant manager is asked for is what the policy gives netfront.
     pub fn check_grant(&self, request: grants::Request) {
         match request {
-            grants::Request::Issue { rule, first, count, peer } => {
-                let pages = if rule == 0 { 2 } else { PAGES };
-                assert!(rule < 3 && first == 0 && count == pages && peer.0 <= PEER_LAST, "{request:?}");
+            grants::Request::Issue { rule, pages, peer } => {
+                let count = if rule == 0 { 2 } else { PAGES };
+                assert!(rule < 3 && (pages.first(), pages.count()) == (0, count) && peer.0 <= PEER_LAST, "{request:?}");
             }
             grants::Request::End { rule } => assert!(rule < 3, "{request:?}"),
         }

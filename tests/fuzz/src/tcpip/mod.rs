@@ -5,13 +5,14 @@ mod packet;
 pub mod parties;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 
 use cloister_caps::{Operation, PAGE_SIZE, Slot};
 use cloister_interfaces::capability::{Clock, Console, Entropy};
 use cloister_interfaces::control::{self, Control};
-use cloister_interfaces::net::{Net, Reply as LinkReply, Request as LinkRequest};
+use cloister_interfaces::net::{Net, Reply as LinkReply, Request as LinkRequest, RxPage, RxRun, TxPage};
 use cloister_interfaces::socket::{self, Connection, Socket};
-use cloister_interfaces::{Memory, Service};
+use cloister_interfaces::{Memory, PageOffset, Service};
 use cloister_sim::{SharedMemory, Tampered, Wires};
 use cloister_tcpip::{Caps, service};
 
@@ -164,7 +165,7 @@ impl Bench {
         let mut taken = BTreeSet::new();
         for request in heard {
             match request {
-                LinkRequest::Transmit { page, length, .. } => {
+                LinkRequest::Transmit { page: TxPage(page), length, .. } => {
                     let pages = usize::from(length).div_ceil(PAGE_SIZE) as u16;
                     assert!(length >= 14 && page + pages <= PAGES, "{request:?} leaves the pool");
                     for page in page..page + pages {
@@ -174,14 +175,14 @@ impl Bench {
                     assert!(frame.len() <= usize::from(MTU) + 14, "{} bytes on a link of {MTU}", frame.len());
                     self.note(&frame);
                     for _ in 0..100 {
-                        if self.link.send(&LinkReply::Transmitted { page }) {
+                        if self.link.send(&LinkReply::Transmitted { page: TxPage(page) }) {
                             break;
                         }
                         self.host.call(self.service.as_mut());
                     }
                 }
-                LinkRequest::Receive { page, count } => {
-                    for page in page..page + count {
+                LinkRequest::Receive { pages: RxRun(run) } => {
+                    for page in run.iter() {
                         assert!(page < PAGES && self.free.insert(page), "page {page} was given back twice");
                     }
                 }
@@ -249,8 +250,14 @@ impl Bench {
         let frame = &frame[..frame.len().min(PAGE_SIZE)];
         let Some(page) = self.free.first().copied().filter(|_| !frame.is_empty()) else { return false };
         self.rx_pool.write(usize::from(page) * PAGE_SIZE, frame);
-        let length = frame.len() as u16;
-        let came = self.link.send(&LinkReply::Received { page, offset: 0, length, more: false, checked: false });
+        let length = NonZeroU16::new(frame.len() as u16).expect("a frame");
+        let came = self.link.send(&LinkReply::Received {
+            page: RxPage(page),
+            offset: PageOffset::ZERO,
+            length,
+            more: false,
+            checked: false,
+        });
         if came {
             self.free.remove(&page);
         }

@@ -2,7 +2,7 @@
 
 use arbitrary::Arbitrary;
 use cloister_caps::PAGE_SIZE;
-use cloister_interfaces::net::{Reply as LinkReply, Request as LinkRequest};
+use cloister_interfaces::net::{Reply as LinkReply, Request as LinkRequest, TxPage};
 use cloister_interfaces::socket;
 use cloister_interfaces::{Memory, control};
 
@@ -108,7 +108,7 @@ impl World for HostileLink {
         match step {
             LinkStep::Link(act) => {
                 for request in bench.link.act(act, &bench.host) {
-                    if let LinkRequest::Transmit { page, length, .. } = request {
+                    if let LinkRequest::Transmit { page: TxPage(page), length, .. } = request {
                         let end = usize::from(page) * PAGE_SIZE + usize::from(length);
                         assert!(end <= usize::from(PAGES) * PAGE_SIZE, "{request:?} leaves the pool");
                     }
@@ -120,10 +120,13 @@ impl World for HostileLink {
                 let offset = if offset % 4 == 0 { offset } else { offset % 64 };
                 let length = if length % 4 == 0 { length } else { bytes.len() as u16 };
                 bench.rx_pool.write(usize::from(page) * PAGE_SIZE + usize::from(offset), &bytes);
-                bench.link.send(&LinkReply::Received { page, offset, length, more, checked });
+                // As words: a message of its type cannot hold every offset and length.
+                let flags = u8::from(more) | u8::from(checked) << 1;
+                let fields = [page, offset, length].map(u16::to_le_bytes).concat();
+                bench.link.send_bytes(&[&[3, flags][..], &fields].concat());
             }
             LinkStep::Transmitted(page) => {
-                bench.link.send(&LinkReply::Transmitted { page: u16::from(page) % (PAGES + 1) });
+                bench.link.send(&LinkReply::Transmitted { page: TxPage(u16::from(page) % (PAGES + 1)) });
             }
             LinkStep::Application(act) => {
                 if matches!(act, Act::Lie(_)) {

@@ -5,14 +5,14 @@ use core::time::Duration;
 use arrayvec::{ArrayString, ArrayVec};
 use cloister_caps::{DomId, EvtchnPort, Operation};
 use cloister_interfaces::capability::{Clock, Console, Port};
-use cloister_interfaces::grants::{Grants, Reply as Granting, Request};
-use cloister_interfaces::net::{Net, Offloads, Reply};
+use cloister_interfaces::grants::{Grants, Reply as Granting};
+use cloister_interfaces::net::{Net, Offloads};
 use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{Action, Failure, Path, Reply as Stored, Request as Ask, Store, Value};
 use cloister_interfaces::{Client, Memory, Message, Server, Service, System};
 
 use crate::campaign::{Campaign, IN_QUEUE, Outcome, RawMessage, Role, RoleAttempt};
-use crate::raw_queue::{Bytes, RawQueue, bytes};
+use crate::raw_queue::{Bytes, RawFields, RawQueue, bytes};
 
 /// What the policy gives netfront.
 pub struct Caps<S, M> {
@@ -54,13 +54,18 @@ const NET: usize = 2;
 const NO_DOMAINS: [DomId; 5] = [DomId(0x7FF0), DomId(0x7FF1), DomId(0x7FF2), DomId(0x8000), DomId(u16::MAX)];
 const PEER: DomId = DomId(0);
 
-const fn issue(rule: u8, first: u16, count: u16, peer: DomId) -> Request {
-    Request::Issue { rule, first, count, peer }
+const fn issue(rule: u8, first: u16, count: u16, peer: DomId) -> RawFields {
+    RawFields(1, rule, [first, count, peer.0, 0])
+}
+
+const fn end(rule: u8) -> RawFields {
+    RawFields(2, rule, [0; 4])
 }
 
 /// Requests to the grant manager, each with `true` if the policy allows it. It must refuse the
-/// others. Rules 0 to 2 are the rings, the receive pool and the transmit pool.
-const TO_GRANTS: [(&str, Request, bool); 24] = [
+/// others, or not answer those that are malformed. Rules 0 to 2 are the rings, the receive pool and
+/// the transmit pool.
+const TO_GRANTS: [(&str, RawFields, bool); 24] = [
     ("grant by a rule that there is not", issue(3, 0, 1, PEER), false),
     ("grant by the last rule", issue(u8::MAX, 0, 1, PEER), false),
     ("grant the page after the rings", issue(0, 2, 1, PEER), false),
@@ -81,10 +86,10 @@ const TO_GRANTS: [(&str, Request, bool); 24] = [
     ("grant the rings, as allowed", issue(0, 0, 2, PEER), true),
     ("grant them again", issue(0, 0, 2, PEER), false),
     ("grant one of them to another domain", issue(0, 0, 1, DomId(5)), false),
-    ("end the grants, as allowed", Request::End { rule: 0 }, true),
-    ("end them again", Request::End { rule: 0 }, true),
-    ("end what was not granted", Request::End { rule: 2 }, true),
-    ("end by a rule that there is not", Request::End { rule: 3 }, false),
+    ("end the grants, as allowed", end(0), true),
+    ("end them again", end(0), true),
+    ("end what was not granted", end(2), true),
+    ("end by a rule that there is not", end(3), false),
 ];
 
 /// An operation on a path.
@@ -144,18 +149,27 @@ const TO_STORE: [(&str, Verb, &str); 40] = [
 
 const MAC: [u8; 6] = [0, 0x16, 0x3E, 1, 2, 3];
 
-const fn up(mac: [u8; 6], mtu: u16) -> Reply {
-    Reply::Up { mac, mtu, offloads: Offloads::all() }
+const fn up([a, b, c, d, e, f]: [u8; 6], mtu: u16) -> RawFields {
+    let mac = [u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]), u16::from_le_bytes([e, f])];
+    RawFields(1, Offloads::all().bits(), [mac[0], mac[1], mac[2], mtu])
 }
 
-const fn received(page: u16, offset: u16, length: u16, more: bool) -> Reply {
-    Reply::Received { page, offset, length, more, checked: true }
+const DOWN: RawFields = RawFields(2, 0, [0; 4]);
+
+const fn received(page: u16, offset: u16, length: u16, more: bool) -> RawFields {
+    /// The checksum need not be verified.
+    const CHECKED: u8 = 2;
+    RawFields(3, CHECKED | more as u8, [page, offset, length, 0])
+}
+
+const fn transmitted(page: u16) -> RawFields {
+    RawFields(4, 0, [page, 0, 0, 0])
 }
 
 /// Messages that tcpip must refuse or survive.
-const TO_TCPIP: [(&str, Reply); 20] = [
+const TO_TCPIP: [(&str, RawFields); 20] = [
     ("a frame before there is a link", received(0, 0, 60, false)),
-    ("a page taken before there is a link", Reply::Transmitted { page: 0 }),
+    ("a page taken before there is a link", transmitted(0)),
     ("a link without a size", up(MAC, 0)),
     ("a link of the largest size", up(MAC, u16::MAX)),
     ("a link with the address of all", up([0xFF; 6], 1500)),
@@ -171,9 +185,9 @@ const TO_TCPIP: [(&str, Reply); 20] = [
     ("a frame in pages that are tcpip's", received(0, 0, 60, false)),
     ("a frame that goes on", received(21, 0, 60, true)),
     ("a frame that goes on and on", received(22, 0, u16::MAX, true)),
-    ("a page that was not sent", Reply::Transmitted { page: 5 }),
-    ("a page after the pool, sent", Reply::Transmitted { page: u16::MAX }),
-    ("no link", Reply::Down),
+    ("a page that was not sent", transmitted(5)),
+    ("a page after the pool, sent", transmitted(u16::MAX)),
+    ("no link", DOWN),
 ];
 
 fn ask(id: u16, verb: Verb, path: &str) -> Ask {
@@ -192,12 +206,12 @@ fn ask(id: u16, verb: Verb, path: &str) -> Ask {
 fn message(number: usize) -> Option<(&'static str, usize, Bytes)> {
     let (to_store, to_tcpip) = (TO_GRANTS.len(), TO_GRANTS.len() + TO_STORE.len());
     if let Some((name, request, _)) = TO_GRANTS.get(number) {
-        Some((name, GRANTS, bytes(request)))
+        Some((name, GRANTS, request.bytes()))
     } else if let Some((name, verb, path)) = TO_STORE.get(number - to_store) {
         Some((name, STORE, bytes(&ask(number as u16, *verb, path))))
     } else {
         let (name, reply) = TO_TCPIP.get(number - to_tcpip)?;
-        Some((name, NET, bytes(reply)))
+        Some((name, NET, reply.bytes()))
     }
 }
 
@@ -299,7 +313,41 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
 
 #[cfg(test)]
 mod tests {
+    use core::num::NonZeroU16;
+
+    use cloister_interfaces::grants::Request;
+    use cloister_interfaces::net::{Reply, RxPage, TxPage};
+    use cloister_interfaces::{PageOffset, PageRun};
+
     use super::*;
+
+    #[test]
+    fn messages_to_tcpip_are_what_they_say() {
+        let decode = |fields: RawFields| Reply::from_bytes(&fields.bytes()[..Reply::SIZE]);
+        assert_eq!(decode(up(MAC, 1500)), Ok(Reply::Up { mac: MAC, mtu: 1500, offloads: Offloads::all() }));
+        assert_eq!(decode(DOWN), Ok(Reply::Down));
+        for more in [false, true] {
+            let (offset, length) = (PageOffset::ZERO, NonZeroU16::MIN);
+            let reply = Reply::Received { page: RxPage(2), offset, length, more, checked: true };
+            assert_eq!(decode(received(2, 0, 1, more)), Ok(reply));
+        }
+        assert_eq!(decode(transmitted(4)), Ok(Reply::Transmitted { page: TxPage(4) }));
+        let malformed = TO_TCPIP.iter().filter(|(_, fields)| decode(*fields).is_err()).map(|(name, _)| *name);
+        assert_eq!(malformed.collect::<std::vec::Vec<_>>(), ["a frame that starts after its page", "an empty frame"]);
+    }
+
+    #[test]
+    fn requests_to_the_grant_manager_are_what_they_say() {
+        let decode = |fields: RawFields| Request::from_bytes(&fields.bytes()[..Request::SIZE]);
+        let pages = PageRun::new(2, 3).expect("a run");
+        assert_eq!(decode(issue(1, 2, 3, DomId(4))), Ok(Request::Issue { rule: 1, pages, peer: DomId(4) }));
+        assert_eq!(decode(end(5)), Ok(Request::End { rule: 5 }));
+        let malformed = TO_GRANTS.iter().filter(|(_, fields, _)| decode(*fields).is_err()).map(|(name, ..)| *name);
+        assert_eq!(
+            malformed.collect::<std::vec::Vec<_>>(),
+            ["grant where the ends meet", "grant from the last page to the first", "grant no page"]
+        );
+    }
 
     #[test]
     fn every_message_has_a_number_and_decodes_to_what_it_is_made_of() {

@@ -26,6 +26,23 @@ pub(crate) fn bytes<T: Message>(message: &T) -> Bytes {
     bytes
 }
 
+/// A message as its first two bytes and the words after them, so that the fields can have values
+/// that the message's type excludes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RawFields(pub u8, pub u8, pub [u16; 4]);
+
+impl RawFields {
+    /// Returns the bytes of the message.
+    pub(crate) fn bytes(self) -> Bytes {
+        let mut bytes = [0; MAX_MESSAGE];
+        let words = self.2.into_iter().flat_map(u16::to_le_bytes);
+        for (byte, value) in bytes.iter_mut().zip([self.0, self.1].into_iter().chain(words)) {
+            *byte = value;
+        }
+        bytes
+    }
+}
+
 /// What an attacker at one end of a queue can do to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum QueueAttack {

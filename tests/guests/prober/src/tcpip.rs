@@ -6,13 +6,13 @@ use arrayvec::ArrayVec;
 use cloister_caps::Operation;
 use cloister_interfaces::capability::{Clock, Console, Entropy};
 use cloister_interfaces::control::{Control, Reply as Quiet};
-use cloister_interfaces::net::{Net, Offload, Reply as Link, Request};
+use cloister_interfaces::net::{Net, Reply as Link, RxPage, TxPage};
 use cloister_interfaces::socket::{Connection, MAX_CONNECTIONS, Reply, Socket};
 use cloister_interfaces::{Client, Memory, Message, Server, Service, System};
 use cloister_probe as probe;
 
 use crate::campaign::{Campaign, IN_QUEUE, Outcome, RawMessage, Role, RoleAttempt};
-use crate::raw_queue::{Bytes, RawQueue, bytes};
+use crate::raw_queue::{Bytes, RawFields, RawQueue, bytes};
 
 /// What the policy gives tcpip.
 pub struct Caps<S, M: Memory> {
@@ -56,12 +56,31 @@ const PAGES: u16 = 128;
 /// The pause before the link is closed, in which the test checks from outside that it works.
 const PAUSE: Duration = Duration::from_secs(10);
 
-const fn transmit(page: u16, length: u16, offload: Offload) -> Request {
-    Request::Transmit { page, length, offload }
+/// The offloads of a frame to send: the second byte of the message, and its last field.
+#[derive(Clone, Copy)]
+enum Offload {
+    None,
+    Checksum,
+    Segments(u16),
 }
 
+const fn transmit(page: u16, length: u16, offload: Offload) -> RawFields {
+    let (kind, segment) = match offload {
+        Offload::None => (0, 0),
+        Offload::Checksum => (1, 0),
+        Offload::Segments(size) => (2, size),
+    };
+    RawFields(1, kind, [page, length, segment, 0])
+}
+
+const fn receive(page: u16, count: u16) -> RawFields {
+    RawFields(2, 0, [page, count, 0, 0])
+}
+
+const CLOSE: RawFields = RawFields(3, 0, [0; 4]);
+
 /// Messages that netfront must refuse or survive.
-const TO_NETFRONT: [(&str, Request); 21] = [
+const TO_NETFRONT: [(&str, RawFields); 21] = [
     ("send the page after the pool", transmit(PAGES, 60, Offload::None)),
     ("send the last page of all", transmit(u16::MAX, 60, Offload::None)),
     ("send past the end of the pool", transmit(PAGES - 1, u16::MAX, Offload::None)),
@@ -76,13 +95,13 @@ const TO_NETFRONT: [(&str, Request); 21] = [
     ("have a frame cut into single bytes", transmit(22, u16::MAX, Offload::Segments(1))),
     ("have a frame cut into the largest segments", transmit(40, 9_000, Offload::Segments(u16::MAX))),
     ("have a frame cut into no segments", transmit(44, 9_000, Offload::Segments(0))),
-    ("give a page back that is not ours", Request::Receive { page: 0, count: 1 }),
-    ("give all pages back", Request::Receive { page: 0, count: PAGES }),
-    ("give a page after the pool", Request::Receive { page: PAGES, count: 1 }),
-    ("give pages past the pool", Request::Receive { page: PAGES - 1, count: 2 }),
-    ("give the most pages", Request::Receive { page: 0, count: u16::MAX }),
-    ("give pages where the ends meet", Request::Receive { page: u16::MAX, count: u16::MAX }),
-    ("give no page", Request::Receive { page: 0, count: 0 }),
+    ("give a page back that is not ours", receive(0, 1)),
+    ("give all pages back", receive(0, PAGES)),
+    ("give a page after the pool", receive(PAGES, 1)),
+    ("give pages past the pool", receive(PAGES - 1, 2)),
+    ("give the most pages", receive(0, u16::MAX)),
+    ("give pages where the ends meet", receive(u16::MAX, u16::MAX)),
+    ("give no page", receive(0, 0)),
 ];
 
 const FIRST: Connection = Connection(0);
@@ -131,25 +150,25 @@ const TO_HTTP: [(&str, Reply); 24] = [
 
 /// Messages that only end the link. tcpip may send them, so they come last, and the image must
 /// survive them.
-const AT_LAST: [(&str, Request); 4] = [
-    ("close the link", Request::Close),
-    ("close it again", Request::Close),
+const AT_LAST: [(&str, RawFields); 4] = [
+    ("close the link", CLOSE),
+    ("close it again", CLOSE),
     ("send on the closed link", transmit(60, 60, Offload::None)),
-    ("close it once more", Request::Close),
+    ("close it once more", CLOSE),
 ];
 
 fn message(number: usize) -> Option<(&'static str, usize, Bytes)> {
     let (to_http, to_control) = (TO_NETFRONT.len(), TO_NETFRONT.len() + TO_HTTP.len());
     let at_last = to_control + 1;
     if let Some((name, request)) = TO_NETFRONT.get(number) {
-        Some((name, NET, bytes(request)))
+        Some((name, NET, request.bytes()))
     } else if let Some((name, reply)) = TO_HTTP.get(number - to_http) {
         Some((name, SOCKET, bytes(reply)))
     } else if number == to_control {
         Some(("say that all is quiet, unasked", CONTROL, bytes(&Quiet::Quiet)))
     } else {
         let (name, request) = AT_LAST.get(number - at_last)?;
-        Some((name, NET, bytes(request)))
+        Some((name, NET, request.bytes()))
     }
 }
 
@@ -219,7 +238,7 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
 
     fn check_reply(&self, queue: usize, reply: &[u8], _: Option<usize>) -> Result<(), Outcome> {
         match (queue, Link::from_bytes(reply)) {
-            (NET, Ok(Link::Transmitted { page: PAGES.. } | Link::Received { page: PAGES.., .. })) => {
+            (NET, Ok(Link::Transmitted { page: TxPage(PAGES..) } | Link::Received { page: RxPage(PAGES..), .. })) => {
                 Err(Outcome::Breach("a page outside of the pools came back"))
             }
             _ => Ok(()),
@@ -229,7 +248,33 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
 
 #[cfg(test)]
 mod tests {
+    use core::num::NonZeroU16;
+
+    use cloister_interfaces::PageRun;
+    use cloister_interfaces::net::{self, Request, RxRun};
+
     use super::*;
+
+    #[test]
+    fn requests_to_netfront_are_what_they_say() {
+        let decode = |fields: RawFields| Request::from_bytes(&fields.bytes()[..Request::SIZE]);
+        for (offload, expected) in [
+            (Offload::None, net::Offload::None),
+            (Offload::Checksum, net::Offload::Checksum),
+            (Offload::Segments(1), net::Offload::Segments(NonZeroU16::MIN)),
+        ] {
+            let request = Request::Transmit { page: TxPage(1), length: 2, offload: expected };
+            assert_eq!(decode(transmit(1, 2, offload)), Ok(request));
+        }
+        assert_eq!(decode(receive(4, 5)), Ok(Request::Receive { pages: RxRun(PageRun::new(4, 5).expect("a run")) }));
+        assert_eq!(decode(CLOSE), Ok(Request::Close));
+        let all = TO_NETFRONT.iter().chain(&AT_LAST);
+        let malformed = all.filter(|(_, fields)| decode(*fields).is_err()).map(|(name, _)| *name);
+        assert_eq!(
+            malformed.collect::<std::vec::Vec<_>>(),
+            ["have a frame cut into no segments", "give pages where the ends meet", "give no page"]
+        );
+    }
 
     #[test]
     fn every_message_has_a_number_and_closing_comes_last() {

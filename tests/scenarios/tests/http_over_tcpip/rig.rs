@@ -1,14 +1,15 @@
 //! http and tcpip wired together, a netfront of a few lines, and on the wire a client with a stack of its own.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU16;
 
 use cloister_caps::{PAGE_SIZE, Slot};
 use cloister_http as http;
 use cloister_interfaces::capability::{Clock, Console, Entropy, Info};
 use cloister_interfaces::control::{Control, Reply as ControlReply, Request as ControlRequest};
-use cloister_interfaces::net::{Net, Offloads, Reply, Request};
+use cloister_interfaces::net::{Net, Offloads, Reply, Request, RxPage, RxRun};
 use cloister_interfaces::socket::Socket as SocketInterface;
-use cloister_interfaces::{Client, Memory, Notifications, Server, Service};
+use cloister_interfaces::{Client, Memory, Notifications, PageOffset, Server, Service};
 use cloister_scenarios::{Client as Peer, Network, Wire, finish, join};
 use cloister_sim::{Recorder, SharedMemory, channel};
 use cloister_tcpip as tcpip;
@@ -66,7 +67,7 @@ impl Link {
         while let Some(request) = self.server.requests.pop() {
             match request.unwrap() {
                 Request::Transmit { page, length, offload } => {
-                    let frame = self.tx_pool.bytes(usize::from(page) * PAGE_SIZE, length.into());
+                    let frame = self.tx_pool.bytes(usize::from(page.0) * PAGE_SIZE, length.into());
                     self.longest = self.longest.max(frame.len());
                     self.frames += 1;
                     let (frames, packets) = (self.loss.frames, self.loss.packets);
@@ -79,8 +80,8 @@ impl Link {
                     }
                     self.server.replies.push(&Reply::Transmitted { page }).unwrap();
                 }
-                Request::Receive { page, count } => {
-                    for page in page..page + count {
+                Request::Receive { pages: RxRun(run) } => {
+                    for page in run.iter() {
                         assert!(!self.rx_free.contains(&page), "page {page} was given back twice");
                         self.rx_free.push_back(page);
                     }
@@ -109,8 +110,12 @@ impl Link {
                 let page = self.rx_free.pop_front().unwrap();
                 let offset = usize::from(page) % 3 * 64;
                 self.rx_pool.write(usize::from(page) * PAGE_SIZE + offset, part);
-                let (offset, length, more) = (offset as u16, part.len() as u16, parts.peek().is_some());
-                self.server.replies.push(&Reply::Received { page, offset, length, more, checked }).unwrap();
+                let offset = PageOffset::new(offset as u16).unwrap();
+                let (length, more) = (NonZeroU16::new(part.len() as u16).unwrap(), parts.peek().is_some());
+                self.server
+                    .replies
+                    .push(&Reply::Received { page: RxPage(page), offset, length, more, checked })
+                    .unwrap();
             }
         }
         self.server.replies.flush();

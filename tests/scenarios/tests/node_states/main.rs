@@ -14,7 +14,7 @@ mod world;
 use std::collections::BTreeMap;
 
 use cloister_caps::PAGE_SIZE;
-use cloister_interfaces::net::{Reply, Request};
+use cloister_interfaces::net::{Reply, Request, RxPage};
 use cloister_interfaces::store::{Action, Failure};
 
 use nodes::{Node, READ, UNREAD, Value, few_values, values};
@@ -63,7 +63,7 @@ enum How {
 struct Case {
     world: World,
     up: bool,
-    held: Vec<u16>,
+    held: Vec<RxPage>,
 }
 
 impl Case {
@@ -193,7 +193,7 @@ impl Case {
         self.world.back.waiting.push_back(frame.clone().into());
         self.run();
         assert_eq!(self.world.sent(), std::slice::from_ref(&frame), "{}", case());
-        let at = usize::from(*self.held.first().expect("a frame")) * PAGE_SIZE;
+        let at = usize::from(self.held.first().expect("a frame").0) * PAGE_SIZE;
         assert_eq!(self.world.rx_pool.bytes(at, 90), frame, "{}", case());
         self.world.ask(Request::Close);
         self.run();

@@ -1,20 +1,21 @@
 //! netfront in a state, the back end's honest half in it, and what tcpip knows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 
 use cloister_caps::PAGE_SIZE;
 use cloister_interfaces::Memory;
-use cloister_interfaces::net::{Offload, Reply, Request};
+use cloister_interfaces::net::{Offload, Reply, Request, RxPage, TxPage};
 
 use crate::fields::{self, Attack, Ids, Indices, RSP_PROD, Ring};
 use crate::model::{self, EXTRA, Expect, MORE, Model, PRODUCER, Verdict};
-use crate::world::World;
+use crate::world::{World, return_pages};
 
 /// Messages of a queue that is never full here, and of one that is.
 const DEEP: u32 = 512;
 const SHALLOW: u32 = 4;
 /// Bytes of a segment.
-const SEGMENT: u16 = 1448;
+const SEGMENT: NonZeroU16 = NonZeroU16::new(1448).unwrap();
 /// A right extra info.
 const INFO: [u8; 8] = [1, 0, 0xA8, 5, 1, 0, 0, 0];
 
@@ -180,13 +181,12 @@ impl Stage {
                     self.frames.clear();
                     self.held.clear();
                 }
-                Reply::Transmitted { page } => {
+                Reply::Transmitted { page: TxPage(page) } => {
                     assert!(self.frames.remove(&page).is_some(), "page {page} came back and was not sent");
                     self.transmitted += 1;
                 }
-                Reply::Received { page, offset, length, more, .. } => {
-                    assert!(length > 0 && usize::from(offset) < PAGE_SIZE, "{reply:?}");
-                    let pages = (usize::from(offset) + usize::from(length)).div_ceil(PAGE_SIZE) as u16;
+                Reply::Received { page: RxPage(page), offset, length, more, .. } => {
+                    let pages = (usize::from(offset.get()) + usize::from(length.get())).div_ceil(PAGE_SIZE) as u16;
                     for page in page..page + pages {
                         assert!(page < self.pages && self.held.insert(page), "{reply:?}: page {page} was given twice");
                     }
@@ -215,7 +215,7 @@ impl Stage {
         let offload = if cut { Offload::Segments(SEGMENT) } else { Offload::None };
         self.frames.insert(page, Frame { pages: length.div_ceil(PAGE_SIZE as u16), extra: cut });
         self.waiting.push(page);
-        self.world.ask(Request::Transmit { page, length, offload });
+        self.world.ask(Request::Transmit { page: TxPage(page), length, offload });
     }
 
     /// The frames that are on the ring by now are to be answered.
@@ -325,7 +325,7 @@ impl Stage {
 
     fn fill_queue(&mut self) {
         self.world.back.hold_tx = true;
-        self.world.ask(Request::Transmit { page: 0, length: 60, offload: Offload::None });
+        self.world.ask(Request::Transmit { page: TxPage(0), length: 60, offload: Offload::None });
         self.frames.insert(0, Frame { pages: 1, extra: false });
         self.waiting.push(0);
         self.run();
@@ -370,7 +370,7 @@ impl Stage {
     /// tcpip gives back all that it has received.
     fn give_back(&mut self) {
         for page in std::mem::take(&mut self.held) {
-            self.world.ask(Request::Receive { page, count: 1 });
+            self.world.ask(return_pages(RxPage(page), 1));
         }
     }
 

@@ -1,12 +1,13 @@
 //! tcpip alone, with an application of a few lines above it and a peer of bare segments below.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU16;
 
 use cloister_caps::{PAGE_SIZE, Slot};
 use cloister_interfaces::capability::{Clock, Console, Entropy};
-use cloister_interfaces::net::{Net, Offloads, Reply as Link, Request as Sent};
+use cloister_interfaces::net::{Net, Offloads, Reply as Link, Request as Sent, RxPage, RxRun};
 use cloister_interfaces::socket::{Connection, Reply, Request, Socket};
-use cloister_interfaces::{Client, Memory, Notifications, Server, Service};
+use cloister_interfaces::{Client, Memory, Notifications, PageOffset, Server, Service};
 use cloister_sim::{Recorder, SharedMemory, channel};
 use cloister_tcpip::{Caps, service};
 
@@ -104,9 +105,12 @@ impl Rig {
     pub fn receive(&mut self, frame: &[u8]) -> Outcome {
         let page = self.free.pop_front().expect("tcpip keeps no page");
         self.rx_pool.write(usize::from(page) * PAGE_SIZE, frame);
-        let length = frame.len() as u16;
+        let length = NonZeroU16::new(frame.len() as u16).expect("a frame");
         let checked = self.checked;
-        self.link.replies.send(&Link::Received { page, offset: 0, length, more: false, checked }).expect("room");
+        self.link
+            .replies
+            .send(&Link::Received { page: RxPage(page), offset: PageOffset::ZERO, length, more: false, checked })
+            .expect("room");
         self.step()
     }
 
@@ -146,15 +150,15 @@ impl Rig {
         while let Some(request) = self.link.requests.pop() {
             match request.expect("tcpip's messages decode") {
                 Sent::Transmit { page, length, .. } => {
-                    assert!(page < PAGES);
-                    match answer(&self.tx_pool.bytes(usize::from(page) * PAGE_SIZE, length.into())) {
+                    assert!(page.0 < PAGES);
+                    match answer(&self.tx_pool.bytes(usize::from(page.0) * PAGE_SIZE, length.into())) {
                         Some(segment) => outcome.answers.push(segment),
                         None => outcome.others += 1,
                     }
                     self.link.replies.send(&Link::Transmitted { page }).expect("room");
                 }
-                Sent::Receive { page, count } => {
-                    for page in page..page + count {
+                Sent::Receive { pages: RxRun(run) } => {
+                    for page in run.iter() {
                         assert!(page < PAGES && !self.free.contains(&page), "page {page} was given back twice");
                         self.free.push_back(page);
                     }

@@ -3,10 +3,9 @@
 //! The *current frame* is the one that [`LinkDevice::next_frame`] returned last. smoltcp takes it
 //! through `Device::receive`. Only its first bytes may have been copied so far.
 
-use cloister_caps::PAGE_SIZE;
-use cloister_interfaces::net::Request;
+use cloister_interfaces::net::{Request, RxRun};
 use cloister_interfaces::socket::Ring;
-use cloister_interfaces::{Memory, System};
+use cloister_interfaces::{Memory, PageRun, System};
 use smoltcp::wire::Ipv4Cidr;
 
 use super::{DEFAULT_PEER_MSS, LinkDevice};
@@ -44,10 +43,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
 
     /// Takes over the pages of a part, if the message is possible.
     fn take_pages(&mut self, part: RxPart) -> Result<(), Refusal> {
-        if usize::from(part.offset) >= PAGE_SIZE || part.length == 0 {
-            return Err(Refusal::LinkLength);
-        }
-        let first = usize::from(part.page);
+        let first = usize::from(part.page.0);
         let pages = self.owned.get_mut(first..first + usize::from(part.pages())).ok_or(Refusal::LinkPage)?;
         if !self.up || pages.contains(&true) {
             return Err(Refusal::LinkPage);
@@ -65,7 +61,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         let (page, count) = (part.page, part.pages());
         self.returned_pages += usize::from(count);
         match self.returned.back_mut() {
-            Some((first, length)) if *first + *length == page => *length += count,
+            Some((first, length)) if first.0 + *length == page.0 => *length += count,
             _ => self.returned.push_back((page, count)),
         }
     }
@@ -73,12 +69,15 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
     /// Returns pages to netfront, as far as the queue has room.
     pub(super) fn flush_returned(&mut self) {
         while let Some((page, count)) = self.returned.front().copied() {
-            if self.transmitter.net.requests.push(&Request::Receive { page, count }).is_err() {
+            // The list only has pages of the pool, so they are always a run.
+            if let Some(run) = PageRun::new(page.0, count)
+                && self.transmitter.net.requests.push(&Request::Receive { pages: RxRun(run) }).is_err()
+            {
                 return;
             }
             self.returned.pop_front();
             self.returned_pages -= usize::from(count);
-            if let Some(pages) = self.owned.get_mut(usize::from(page)..usize::from(page) + usize::from(count)) {
+            if let Some(pages) = self.owned.get_mut(usize::from(page.0)..usize::from(page.0) + usize::from(count)) {
                 pages.fill(false);
             }
         }
@@ -210,7 +209,7 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
         while self.uncopied_parts > 0 {
             self.uncopied_parts -= 1;
             let Some(part) = self.received.pop_front() else { return };
-            let length = usize::from(part.length);
+            let length = usize::from(part.length.get());
             act(&self.pool, at, (part.start(), length));
             at += length;
             self.return_pages(part);
@@ -220,20 +219,20 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
     /// Copies the first bytes of the next frame to `self.frame`. Returns its length, and whether
     /// its checksum is vouched for. Returns `None` if it is too long.
     fn copy_head(&mut self) -> Option<(usize, bool)> {
-        if let Some(part) = self.received.pop_front_if(|part| !part.more && usize::from(part.length) <= HEAD) {
+        if let Some(part) = self.received.pop_front_if(|part| !part.more && usize::from(part.length.get()) <= HEAD) {
             // Most frames are short.
-            let length = usize::from(part.length);
+            let length = usize::from(part.length.get());
             self.pool.read(part.start(), self.frame.get_mut(..length)?);
             self.return_pages(part);
             return Some((length, part.checked));
         }
         let (mut length, mut checked) = (0, true);
         for part in &self.received {
-            let count = usize::from(part.length).min(HEAD.saturating_sub(length));
+            let count = usize::from(part.length.get()).min(HEAD.saturating_sub(length));
             if let Some(space) = self.frame.get_mut(length..length + count).filter(|space| !space.is_empty()) {
                 self.pool.read(part.start(), space);
             }
-            length += usize::from(part.length);
+            length += usize::from(part.length.get());
             checked &= part.checked;
             self.uncopied_parts += 1;
             if !part.more {

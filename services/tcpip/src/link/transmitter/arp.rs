@@ -1,7 +1,7 @@
 //! ARP requests, and the frames that wait for their answers.
 
 use cloister_caps::PAGE_SIZE;
-use cloister_interfaces::net::Request;
+use cloister_interfaces::net::{Request, TxPage};
 use cloister_interfaces::{ExclusiveMemory, Memory, System};
 
 use super::Transmitter;
@@ -17,7 +17,7 @@ const MAX_PARKED_TIME: core::time::Duration = core::time::Duration::from_secs(3)
 impl<S: System, M: Memory> Transmitter<S, M> {
     /// Sends a frame of `count` pages that has no link address, or an old one.
     #[cold]
-    pub(super) fn send_unresolved(&mut self, resolution: Resolution, page: u16, count: usize, request: &Request) {
+    pub(super) fn send_unresolved(&mut self, resolution: Resolution, page: TxPage, count: usize, request: &Request) {
         match resolution {
             Resolution::Resolved => self.submit(page, count, request),
             Resolution::Refresh(route) => {
@@ -46,7 +46,7 @@ impl<S: System, M: Memory> Transmitter<S, M> {
     /// Keeps a frame until the link address of `hop` is known (RFC 1122, 2.3.2.2). Only the last
     /// frame for each next hop is kept.
     #[cold]
-    fn park(&mut self, hop: [u8; 4], page: u16, count: usize, request: &Request) {
+    fn park(&mut self, hop: [u8; 4], page: TxPage, count: usize, request: &Request) {
         let (length, offload) = match request {
             Request::Transmit { length, offload, .. } if count == 1 => (*length, *offload),
             _ => return self.free.give_back(page, count),
@@ -73,7 +73,7 @@ impl<S: System, M: Memory> Transmitter<S, M> {
         };
         let late = self.neighbours.now() >= since + MAX_PARKED_TIME;
         let Some(mac) = self.neighbours.mac_of(hop).filter(|_| !late) else { return self.free.give_back(page, 1) };
-        self.pool.edit(usize::from(page) * PAGE_SIZE, mac.len(), |space| space.copy_from_slice(&mac));
+        self.pool.edit(usize::from(page.0) * PAGE_SIZE, mac.len(), |space| space.copy_from_slice(&mac));
         self.submit(page, 1, &Request::Transmit { page, length, offload });
     }
 }
