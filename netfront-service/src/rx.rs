@@ -87,7 +87,7 @@ pub struct Receive<M> {
     posted_pages: [u8; SLOTS as usize],
     /// The pages that tcpip has.
     lent: PageSet,
-    /// The pages that are to be posted.
+    /// The pages that are not posted yet.
     unposted: PageSet,
     /// The number of pages in `unposted`.
     unposted_count: u32,

@@ -21,7 +21,7 @@ const MAX_FRAMES: usize = 512;
 /// does not report it.
 const STALL_TIME: Duration = Duration::from_secs(60);
 
-/// What is kept of a connection while frames are moved.
+/// The state of a connection that is up.
 ///
 /// # Holding one proves
 /// tcpip was told that this connection is up, and not of its end. So the requests that it sends are

@@ -49,7 +49,7 @@ pub enum SignError {
     #[error("the signature is for another image: {0}")]
     OtherImage(String),
     /// The signature does not fit its text.
-    #[error("the signature is false: the key did not sign this")]
+    #[error("the signature is invalid: the key did not sign this")]
     False,
 }
 

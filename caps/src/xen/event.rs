@@ -11,7 +11,7 @@ pub struct VcpuInfo {
     pub upcall_pending: u8,
     _upcall_mask: u8,
     _padding: [u8; 6],
-    /// One bit for each word of [`SharedInfo::pending`] with something in it.
+    /// Bit n is set if word n of [`SharedInfo::pending`] is not 0.
     pub pending_selector: u64,
     _arch: [u64; 2],
     /// Time.
@@ -20,7 +20,7 @@ pub struct VcpuInfo {
 const_assert_eq!(size_of::<VcpuInfo>(), 64);
 const_assert_eq!(offset_of!(VcpuInfo, time), 32);
 
-/// System time at a moment, and how the time-stamp counter goes on from there
+/// System time at a moment, and the rate of the time-stamp counter
 /// (`vcpu_time_info`).
 #[repr(C)]
 pub struct TimeInfo {

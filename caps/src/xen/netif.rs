@@ -25,7 +25,7 @@ const_assert_eq!(size_of::<TxRequest>(), 12);
 /// A response to a [`TxRequest`] (`netif_tx_response`).
 #[repr(C)]
 pub struct TxResponse {
-    /// That of the request.
+    /// The id of the request that this answers.
     pub id: u16,
     /// `NETIF_RSP_*`: see [`status`].
     pub status: i16,
@@ -47,7 +47,7 @@ const_assert_eq!(offset_of!(RxRequest, gref), 4);
 /// A response to an [`RxRequest`] (`netif_rx_response`).
 #[repr(C)]
 pub struct RxResponse {
-    /// That of the request.
+    /// The id of the request that this answers.
     pub id: u16,
     /// The offset of the first byte in the page.
     pub offset: u16,
@@ -120,7 +120,7 @@ pub mod status {
     pub const NULL: i16 = 1;
 }
 
-/// `XEN_NETIF_EXTRA_TYPE_GSO`: the frame is to be split, or was put together.
+/// `XEN_NETIF_EXTRA_TYPE_GSO`: the frame is a TCP segment longer than the MTU.
 pub const EXTRA_TYPE_GSO: u8 = 1;
 /// `XEN_NETIF_EXTRA_FLAG_MORE`: another extra info follows.
 pub const EXTRA_FLAG_MORE: u8 = 1;

@@ -12,13 +12,13 @@ pub struct Interface {
     pub req: [u8; RING_SIZE],
     /// The stream of responses.
     pub rsp: [u8; RING_SIZE],
-    /// Bytes of requests that were ever taken. The daemon writes it.
+    /// Free-running consumer index of the requests, in bytes. The daemon writes it.
     pub req_cons: u32,
-    /// Bytes of requests that were ever published. The guest writes it.
+    /// Free-running producer index of the requests, in bytes. The guest writes it.
     pub req_prod: u32,
-    /// Bytes of responses that were ever taken. The guest writes it.
+    /// Free-running consumer index of the responses, in bytes. The guest writes it.
     pub rsp_cons: u32,
-    /// Bytes of responses that were ever published. The daemon writes it.
+    /// Free-running producer index of the responses, in bytes. The daemon writes it.
     pub rsp_prod: u32,
     /// What the daemon can do: [`SERVER_FEATURE_RECONNECTION`].
     pub server_features: u32,

@@ -15,8 +15,8 @@ pub fn cleared_at_boot<'t>(tables: &Tables<'t>) -> impl Iterator<Item = RegionId
     fixed.map(|(id, _)| id)
 }
 
-/// Returns the regions that are cleared when a service restarts: those that it alone writes, except
-/// kept ones.
+/// Returns the regions that are cleared when a service restarts: the writable ones that it alone
+/// maps and that no grant rule names, except kept ones. The policy compiler marks them.
 pub fn cleared_at_restart<'t>(tables: &Tables<'t>, service: ServiceId) -> impl Iterator<Item = RegionId> + use<'t> {
     let tables = *tables;
     let written = tables.mappings().iter().filter(move |mapping| {

@@ -162,7 +162,7 @@ struct AddToPhysmap {
     index: u64,
     frame: u64,
 }
-// SAFETY: only `add_to_physmap` makes one. Its caller answers for the frame.
+// SAFETY: only `add_to_physmap` makes one. Its caller guarantees that the frame is unused.
 unsafe impl Hypercall for AddToPhysmap {
     const NUMBER: u64 = MEMORY_OP;
     const OP: u64 = 7;

@@ -62,7 +62,7 @@ pub fn start() -> ! {
         // SAFETY: the frame is a service's, made by `TrapFrame::start` and selected; its address
         // space is in force.
         Some(frame) => unsafe { leave_kernel(frame) },
-        None => fatal(format_args!("there is nothing to run")),
+        None => fatal(format_args!("the kernel's state is not initialised")),
     }
 }
 
@@ -102,7 +102,7 @@ impl Run {
     /// After a system call that has its answer, the caller runs on at once. Services that it woke
     /// run when it waits, or when an event or the end of its budget makes the kernel choose again.
     fn entered(&mut self) -> *const TrapFrame {
-        let Some(service) = self.current else { fatal(format_args!("an entry from ring 3, where no service runs")) };
+        let Some(service) = self.current else { fatal(format_args!("entered from ring 3 although no service is running")) };
         let vector = self.trap_frames.of(service).vector;
         count(if vector == SYSTEM_CALL_VECTOR { Count::SystemCall } else { Count::Interrupt });
         if vector == SYSTEM_CALL_VECTOR

@@ -129,7 +129,7 @@ pub fn nanoseconds(ticks: u64) -> u64 {
     TimeInfo { tsc_timestamp: 0, system_time: 0, ..rate }.nanoseconds(ticks)
 }
 
-/// Returns UTC in ns since 1970, or `None` while Xen has not said it.
+/// Returns UTC in ns since 1970, or `None` until Xen sets the wall clock.
 pub fn wall() -> Option<u64> {
     let clock = consistent(field::WALL_VERSION, || WallClock {
         seconds: u64::from(word(field::WALL_SECONDS).load(Ordering::Relaxed))

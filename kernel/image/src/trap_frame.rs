@@ -30,7 +30,7 @@ pub struct TrapFrame {
     pub vector: u64,
     /// The processor's error code, or 0 if the vector has none.
     pub error: u64,
-    /// Where the service runs on.
+    /// The instruction pointer.
     pub rip: u64,
     /// The code segment.
     pub cs: u64,

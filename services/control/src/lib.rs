@@ -310,7 +310,7 @@ impl<S: System, M: Memory> Controller<S, M> {
     /// Powers off or reboots. Returns only if the kernel refuses.
     fn end_domain(&mut self, action: PowerAction) {
         if !self.quiet {
-            self.console.line(format_args!("connections are not closed in time; ending all the same"));
+            self.console.line(format_args!("connections are not closed in time; ending the domain anyway"));
         }
         self.step = Step::Refused;
         match action {

@@ -313,7 +313,7 @@ impl Connection {
         }
         self.unsent -= length;
         self.constant -= constant;
-        // What was taken quietly was taken long before this report.
+        // Bytes of a quiet send were taken earlier.
         if !core::mem::take(&mut self.quiet) {
             self.last_progress = now;
         }

@@ -104,7 +104,7 @@ impl Connection {
                 }
             }
             if recovery.is_full() || recovery.defers(queued as u32, enough as u32) {
-                // Until an acknowledgement comes, or is overdue.
+                // Waits for an acknowledgement or a timeout.
                 return (Progress::Done, None);
             }
             if !device.can_send_segment(queued) {
