@@ -1,19 +1,17 @@
 //! The kernel's two system calls, whoever calls them with whatever: under the policies of this repository, and under tables
 //! that somebody changed and that the kernel still takes.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use arbitrary::Arbitrary;
-use cloister_caps::tables::{Access, Object, Tables};
-use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Operation, PAGE_SIZE, ServiceId, Status};
+use cloister_caps::tables::{Object, Tables};
+use cloister_caps::{EvtchnPort, Gfn, Operation, PAGE_SIZE, ServiceId, Status};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use cloister_kernel_core::placement::{BootRegions, Placements, place_regions};
-use cloister_kernel_core::{Kernel, Outcome, Platform};
+use cloister_kernel_core::{Kernel, Outcome};
+use cloister_sim::hypervisor::events::XENSTORE_PORT;
+use cloister_sim::platform::CheckingPlatform;
 
 use crate::script::{Bytes, Claim, Trace, Word, World};
 
-/// The channel that the toolstack made.
-const XENSTORE: EvtchnPort = EvtchnPort(1);
 /// The guest's memory, in pages.
 const MEMORY: u64 = (64 << 20) / PAGE_SIZE as u64;
 
@@ -38,99 +36,6 @@ fn tables(policy: u8) -> &'static [u8] {
     ALL.with(|all| all[usize::from(policy) % all.len()])
 }
 
-/// What stands under the kernel: it fails on everything that no rule of the tables allows.
-struct Machine<'t> {
-    tables: Tables<'t>,
-    placements: Placements,
-    time: u64,
-    /// Refuses ports, and has no random bits.
-    moody: bool,
-    refusals: u64,
-    granted: BTreeMap<u32, (u64, u16, bool)>,
-    mapped: BTreeSet<u32>,
-    in_use: BTreeSet<u32>,
-    open: BTreeSet<u32>,
-    next_port: u32,
-}
-
-impl<'t> Machine<'t> {
-    /// A page that a rule of the tables covers, for a peer that it allows.
-    fn check(&self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {
-        let covers = |rule: &cloister_caps::tables::GrantRule| {
-            (rule.first_ref..rule.first_ref + rule.count).contains(&reference.0)
-        };
-        let rule = self.tables.grants().iter().find(covers).expect("a reference of some rule");
-        let placement = self.placements[rule.region];
-        assert_eq!(frame.0, placement.frame.0 + u64::from(reference.0 - rule.first_ref), "the page of that number");
-        assert!(frame.0 < placement.frame.0 + placement.pages, "a page of the region");
-        assert!((rule.peer_first..=rule.peer_last).contains(&peer.0) && peer.is_real(), "a peer of the rule");
-        assert_eq!(writable, rule.access == Access::ReadWrite);
-    }
-}
-
-impl Platform for Machine<'_> {
-    fn now(&mut self) -> u64 {
-        self.time
-    }
-    fn wall(&mut self) -> Option<u64> {
-        (!self.moody).then_some(self.time)
-    }
-    fn random(&mut self) -> Option<[u64; 2]> {
-        (!self.moody).then_some([3, 4])
-    }
-    fn service_text(&mut self, name: &str, service: ServiceId, text: &[u8]) {
-        assert_eq!(name, self.tables.service_name(service));
-        assert!(text.len() <= 32);
-    }
-    fn log(&mut self, line: core::fmt::Arguments<'_>) {
-        assert!(line.to_string().len() < 1000, "{line}");
-        self.refusals += 1;
-    }
-    fn open_port(&mut self, peer: DomId) -> Option<EvtchnPort> {
-        let allowed = |port: cloister_caps::tables::PortRule| (port.peer_first..=port.peer_last).contains(&peer.0);
-        assert!(self.tables.ports().iter().any(allowed) && peer.is_real(), "no rule allows a port for {peer}");
-        if self.moody {
-            return None;
-        }
-        self.next_port += 1;
-        self.open.insert(self.next_port);
-        Some(EvtchnPort(self.next_port))
-    }
-    fn send(&mut self, port: EvtchnPort) {
-        assert!(self.open.contains(&port.0), "an event on {port}, which is not open");
-    }
-    fn close_port(&mut self, port: EvtchnPort) {
-        assert_ne!(port, XENSTORE);
-        assert!(self.open.remove(&port.0), "{port} is not open");
-    }
-    fn unmask(&mut self, port: EvtchnPort) {
-        assert!(self.open.contains(&port.0), "{port} is not open");
-    }
-    fn grant(&mut self, reference: GrantRef, frame: Gfn, peer: DomId, writable: bool) {
-        self.check(reference, frame, peer, writable);
-        let old = self.granted.insert(reference.0, (frame.0, peer.0, writable));
-        assert_eq!(old, None, "{reference} was granted anew while it stands");
-    }
-    fn end_grant(&mut self, reference: GrantRef) -> bool {
-        assert!(self.granted.contains_key(&reference.0), "{reference} is not granted");
-        !self.in_use.contains(&reference.0) && self.granted.remove(&reference.0).is_some()
-    }
-    fn clear(&mut self, frame: Gfn) {
-        assert!(!self.granted.values().any(|(granted, ..)| *granted == frame.0), "{frame} is the peer's to use");
-    }
-    fn bind_port(&mut self, peer: DomId, _: EvtchnPort) -> Option<EvtchnPort> {
-        self.open_port(peer)
-    }
-    fn map_grant(&mut self, own: GrantRef, frame: Gfn, peer: DomId, _: GrantRef, writable: bool) -> bool {
-        self.check(own, frame, peer, writable);
-        assert!(!self.granted.contains_key(&own.0));
-        !self.moody && self.mapped.insert(own.0)
-    }
-    fn unmap_grant(&mut self, own: GrantRef, _: Gfn) {
-        assert!(self.mapped.remove(&own.0), "{own} is not mapped");
-    }
-}
-
 /// What services, peers and faults do.
 #[derive(Arbitrary, Debug)]
 pub enum Act {
@@ -153,7 +58,7 @@ pub enum Act {
 /// A kernel and the machine under it.
 struct Bench<'t> {
     kernel: Kernel<'t>,
-    machine: Machine<'t>,
+    machine: CheckingPlatform<'t>,
     /// Each capability with each of its kind's operations.
     likely: Vec<(ServiceId, u64, u64)>,
 }
@@ -170,25 +75,15 @@ impl<'t> Bench<'t> {
         disjoint(&tables, &placements);
         assert!(free.total() <= before);
         let mut kernel = Kernel::new(tables, placements, 1_000, MEMORY * PAGE_SIZE as u64);
-        kernel.set_xenstore_port(XENSTORE);
+        kernel.set_xenstore_port(XENSTORE_PORT);
         let mut likely = Vec::new();
         for capability in tables.capabilities().iter() {
             for operation in Operation::ALL.iter().filter(|operation| operation.applies_to(capability.kind())) {
                 likely.push((capability.service, u64::from(capability.slot), *operation as u64));
             }
         }
-        let machine = Machine {
-            tables,
-            placements,
-            time: 5_000,
-            moody: false,
-            refusals: 0,
-            granted: BTreeMap::new(),
-            mapped: BTreeSet::new(),
-            in_use: BTreeSet::new(),
-            open: BTreeSet::from([XENSTORE.0]),
-            next_port: 2,
-        };
+        let mut machine = CheckingPlatform::new(tables, placements);
+        machine.back_end = true;
         Some(Bench { kernel, machine, likely })
     }
 
@@ -236,13 +131,22 @@ impl<'t> Bench<'t> {
             }
             Act::LetGo => self.machine.in_use.clear(),
             Act::Run(took) => self.run(took.into()),
-            Act::Moody(moody) => self.machine.moody = moody,
+            Act::Moody(moody) => self.set_moody(moody),
         }
     }
 
-    /// The service of this number, if the tables have one.
+    /// Makes the platform refuse ports and mappings, and have neither random bits nor the wall
+    /// clock, or ends that.
+    fn set_moody(&mut self, moody: bool) {
+        self.machine.refuses_ports = moody;
+        self.machine.back_end = !moody;
+        self.machine.wall = (!moody).then_some(5_000);
+        self.machine.random = (!moody).then_some([3, 4]);
+    }
+
+    /// Returns the service of this number, if the tables have one.
     fn service(&self, number: u8) -> Option<ServiceId> {
-        self.machine.tables.services().id(usize::from(number % 17))
+        self.kernel.tables().services().id(usize::from(number % 17))
     }
 
     /// The scheduler's choice runs.
@@ -252,17 +156,17 @@ impl<'t> Bench<'t> {
         assert!(next.time() > now, "the timer does not go on");
         self.machine.time = next.time().min(now + took + 1);
         if let Some(service) = next.service {
-            assert!(service.index() < self.machine.tables.services().len());
+            assert!(service.index() < self.kernel.tables().services().len());
             self.kernel.charge(service, self.machine.time - now, self.machine.time);
         }
     }
 
     /// A system call; what succeeds is what a capability of the caller's gives.
     fn call(&mut self, service: ServiceId, number: u64, arguments: [u64; 6]) {
-        let before = (self.machine.refusals, self.kernel.refusals());
-        let tables = self.machine.tables;
+        let before = (self.machine.log.len() as u64, self.kernel.refusals());
+        let tables = self.kernel.tables();
         let outcome = self.kernel.system_call(&mut self.machine, service, number, &arguments);
-        let told = (self.machine.refusals - before.0, self.kernel.refusals() - before.1);
+        let told = (self.machine.log.len() as u64 - before.0, self.kernel.refusals() - before.1);
         let status = match outcome {
             Outcome::Answer(answer) => {
                 assert!(answer.status == Status::Done || answer.words == [0; 2], "a refusal tells nothing");
@@ -288,9 +192,9 @@ impl<'t> Bench<'t> {
 
     /// Everybody behaves: every grant ends, and every port opens and closes.
     fn honest(&mut self) {
-        self.machine.moody = false;
+        self.set_moody(false);
         self.machine.in_use.clear();
-        let tables = self.machine.tables;
+        let tables = self.kernel.tables();
         for capability in tables.capabilities().iter() {
             let slot = u64::from(capability.slot);
             match capability.object {

@@ -8,6 +8,7 @@ pub mod hypervisor;
 pub mod memory;
 pub mod netback;
 pub mod pair;
+pub mod platform;
 pub mod program;
 pub mod recorder;
 pub mod stand_ins;

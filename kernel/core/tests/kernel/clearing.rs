@@ -37,7 +37,7 @@ fn a_restart_clears_what_its_service_alone_has_and_does_not_keep() {
     let before = tables(&shipped());
     assert_eq!(found(&before, "tcpip"), BTreeSet::from(["tcpip-heap", "tcpip.stack"]));
     assert_eq!(found(&before, "http"), BTreeSet::from(["http-heap", "http.stack"]));
-    let prober = concat!(env!("CARGO_MANIFEST_DIR"), "/../../policy/prober.toml");
+    let prober = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/guests/prober.toml");
     let kept = tables(&std::fs::read_to_string(prober).unwrap());
     assert!(kept.regions().iter().any(|region| kept.name(region.name) == "prober-progress"));
     assert!(!found(&kept, "prober").contains("prober-progress"), "its policy keeps it");
