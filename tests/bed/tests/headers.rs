@@ -1,4 +1,5 @@
-//! The numbers and layouts of `cloister_caps::xen` are those of Xen's own headers, read here from the distribution's package.
+//! The numbers and layouts of `cloister_caps::xen` are those of Xen's own headers, read here from
+//! the distribution's package.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ static HEADERS: LazyLock<PathBuf> = LazyLock::new(|| {
     folder.unwrap_or_else(|error| panic!("{error}")).join("usr/include/xen")
 });
 
-/// A header without its comments: what it defines, and its text.
+/// A header without its comments: its definitions, and its text.
 struct Header {
     text: String,
     values: BTreeMap<String, i64>,
@@ -77,7 +78,8 @@ impl Header {
         text.parse().ok().or_else(|| self.values.get(text).copied())
     }
 
-    /// Returns the fields of a structure, in order, each with its offset in bytes, and the end of the last.
+    /// Returns the fields of a structure, in order, each with its offset in bytes, and the end of
+    /// the last.
     fn fields(&self, structure: &str) -> (Vec<(String, usize)>, usize) {
         let head = format!("struct {structure}");
         let mut bodies = self.text.split(&head).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('{'));

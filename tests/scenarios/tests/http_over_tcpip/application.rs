@@ -1,4 +1,5 @@
-//! The test itself as tcpip's application: what it is told, and what it may not do.
+//! Tests tcpip with the test itself as the application: the messages that it gets, and what it must
+//! not do.
 
 use cloister_interfaces::Memory;
 use cloister_interfaces::socket::{Connection, Constant, Reply, Request};
@@ -26,12 +27,12 @@ fn ask(rig: &mut Rig, request: Request) {
     rig.application.as_mut().unwrap().requests.send(&request).unwrap();
 }
 
-/// An image whose application has accepted one connection.
+/// Returns an image whose application has accepted one connection.
 fn accepted() -> (Rig, SocketHandle, Connection) {
     accepted_with(b"sites")
 }
 
-/// The same with this constant region.
+/// Returns such an image with this constant region.
 fn accepted_with(site: &'static [u8]) -> (Rig, SocketHandle, Connection) {
     let mut rig = Rig::bare(&Setup { site, ..Setup::default() });
     ask(&mut rig, Request::Listen { port: 80 });
@@ -107,7 +108,7 @@ fn an_end_is_told_once_and_an_index_is_free_after_both_ends() {
     let (mut rig, handle, connection) = accepted();
     rig.socket(handle).abort();
     assert_eq!(hear(&mut rig, 30), [Reply::Closed { connection }]);
-    // The index is the application's until it closes; nobody else gets it.
+    // The index belongs to the application until it closes, and is not used again before.
     for _ in 0..70 {
         let other = rig.connect();
         for reply in hear(&mut rig, 10) {
@@ -130,7 +131,7 @@ fn a_connection_in_time_wait_holds_no_index() {
     for _ in 0..3 {
         ask(&mut rig, Request::Close { connection: first });
         assert_eq!(hear(&mut rig, 30), [Reply::Closed { connection: first }]);
-        // The side that closes first is the one that waits.
+        // The side that closes first enters TIME-WAIT.
         rig.socket(handle).close();
         assert_eq!(hear(&mut rig, 30), []);
         assert_eq!(rig.socket(handle).state(), tcp::State::Closed);
@@ -150,7 +151,8 @@ fn bytes_reach_their_places_in_the_ring_whatever_gets_lost() {
         let ring_in = usize::from(connection.0) * RING_IN;
         let (mut sent, mut received) = (0, Vec::new());
         while received.len() < text.len() {
-            // Few enough at once that the ring has room for all: segments of many lengths, some of them before others.
+            // So few at once that the ring has room for all. The segments have many lengths, and
+            // some overtake others.
             for length in [300, 431, 300] {
                 if sent < text.len() && sent < received.len() + 800 {
                     let end = text.len().min(sent + length);
@@ -189,7 +191,7 @@ fn constant_bytes_come_after_those_of_the_ring_and_before_any_others() {
     ask(&mut rig, Request::Send { connection, consumed: 0, length: 5, constant, quiet: false });
     assert_eq!(hear(&mut rig, 20), [Reply::Sent { connection, length: 5, constant: 3 }]);
     assert_eq!(rig.take(handle), b"head ite");
-    // Nothing more before they are taken.
+    // Nothing more comes before they are taken.
     for _ in 0..2 {
         ask(&mut rig, Request::Send { connection, consumed: 0, length: 0, constant, quiet: false });
     }
@@ -213,7 +215,7 @@ fn what_was_sent_quietly_is_told_with_what_the_peer_says_next() {
     rig.socket(handle).close();
     let sent = Reply::Sent { connection, length: 3, constant: 0 };
     assert_eq!(hear(&mut rig, 50), [sent, Reply::PeerClosed { connection }]);
-    // The peer has said its last word.
+    // The peer has sent its FIN.
     ask(&mut rig, quietly(connection, 0, 3));
     assert_eq!(hear(&mut rig, 20), [sent]);
 }
@@ -225,7 +227,7 @@ fn what_was_sent_quietly_before_the_application_looked_is_told_at_once() {
     assert_eq!(hear(&mut rig, 20), [Reply::Received { connection, length: 5, sent: 0, constant: 0 }]);
     ask(&mut rig, quietly(connection, 4, 3));
     assert_eq!(hear(&mut rig, 20), [Reply::Sent { connection, length: 3, constant: 0 }]);
-    // One that takes long is told of, to its end.
+    // A response that takes long is reported, to its end.
     let (mut rig, handle, connection) = accepted_with(pattern(300_000).leak());
     let constant = Some(Constant { offset: 0, length: 300_000 });
     ask(&mut rig, Request::Send { connection, consumed: 0, length: 0, constant, quiet: true });
@@ -251,7 +253,8 @@ fn a_closed_connection_whose_peer_takes_nothing_for_a_minute_is_given_up() {
     rig.wait(50);
     let closed = |heard: &[Reply]| heard.contains(&Reply::Closed { connection });
     assert!(!closed(&hear(&mut rig, 20)) && rig.socket(handle).may_recv());
-    // The 64 KiB that it takes buy what they take at 500 bytes a second: a minute from now at most.
+    // The 64 KiB that it takes buy the time that they need at 500 bytes a second, but at most a
+    // minute from now.
     rig.take(handle);
     rig.wait(55);
     assert!(!closed(&hear(&mut rig, 20)) && rig.socket(handle).may_recv(), "it took something");
@@ -260,7 +263,7 @@ fn a_closed_connection_whose_peer_takes_nothing_for_a_minute_is_given_up() {
     assert_eq!(rig.socket(handle).state(), tcp::State::Closed);
 }
 
-/// What was sent before is all in the socket: there the rule is the same.
+/// All that was sent before is in the socket, where the same rule holds.
 #[test]
 fn a_closed_connection_has_a_minute_for_the_last_of_it_and_what_its_peer_takes_buys() {
     let (mut rig, handle, connection) = accepted_with(pattern(80_000).leak());
@@ -298,7 +301,7 @@ fn lengths_beyond_the_rings_end_the_connection() {
         assert_eq!(hear(&mut rig, 20), [Reply::Closed { connection }]);
         assert_eq!(rig.socket(handle).state(), tcp::State::Closed);
         assert_eq!(rig.system.console().matches("refused").count(), 1);
-        // What was on its way is no second breach.
+        // Messages that were already in flight are no second violation.
         ask(&mut rig, Request::Send { connection, consumed: 0, length: 1, constant: None, quiet: false });
         ask(&mut rig, Request::Close { connection });
         assert_eq!(hear(&mut rig, 10), []);
@@ -338,7 +341,7 @@ fn an_application_that_says_nothing_holds_an_acknowledgement_up_for_ten_millisec
 fn a_peer_that_is_gone_frees_its_connection() {
     let (mut rig, handle, connection) = accepted();
     rig.client.sockets.remove(handle);
-    // Nobody answers, not even with a reset.
+    // The peer does not answer, not even with a reset.
     rig.client.wire.lose_every = Some(1);
     rig.wait(59);
     assert_eq!(hear(&mut rig, 1), []);
@@ -352,7 +355,7 @@ fn a_client_that_reads_nothing_for_minutes_gets_everything() {
     let (mut rig, handle, connection) = accepted_with(site);
     let constant = Some(Constant { offset: 0, length: site.len() as u32 });
     ask(&mut rig, Request::Send { connection, consumed: 0, length: 0, constant, quiet: true });
-    // Of what fills its buffer much is lost, and sent again and again.
+    // Much of what fills its buffer is lost, and is sent again and again.
     rig.lose(Loss { packets: 400_000, ..Loss::default() });
     rig.wait(20);
     rig.lose(Loss::default());

@@ -1,4 +1,4 @@
-//! Downloads over a link that loses some of what it carries, in virtual time.
+//! Measures downloads over a link that loses frames, in virtual time.
 
 use cloister_interfaces::net::Offloads;
 use cloister_scenarios::Network;
@@ -34,7 +34,7 @@ fn frames_of_bulk_are_as_long_as_may_be() {
     assert!(frames <= least + 4, "{frames} frames, where {least} hold all");
 }
 
-/// Milliseconds of a download of 3 MB, in the middle of five.
+/// Returns the median time of five downloads of 3 MB, in ms.
 fn download(offloads: Offloads, loss: Loss) -> u64 {
     let whole = pattern(3_000_000);
     let mut times: Vec<u64> = (1..=5)

@@ -1,4 +1,4 @@
-//! http and tcpip together, asked by a client over a simulated wire.
+//! Tests http and tcpip together, with a client on a simulated wire.
 #![forbid(unsafe_code)]
 
 mod application;
@@ -60,7 +60,8 @@ fn files_arrive_whole_and_so_do_their_parts() {
     assert!(body == pattern(3_000_000)[1_000_000..2_000_000]);
 }
 
-/// Downloads the large file over a link that does this much; answers the length of the longest frame.
+/// Downloads the large file over a link with these offloads. Returns the length of the longest
+/// frame.
 fn longest_of_a_download(setup: Setup) -> usize {
     let mut rig = Rig::new(Setup { site: site(), ..setup });
     assert!(rig.get("/large").1 == pattern(3_000_000));
@@ -113,7 +114,7 @@ fn the_end_of_a_body_is_acknowledged_by_the_answer_and_a_fin_by_ours() {
     let mut rig = Rig::new(Setup { sink: true, ..Setup::default() });
     let handle = rig.connect();
     rig.socket(handle).set_nagle_enabled(false);
-    // A body of two segments: with the second there is as much to acknowledge as is not put off by a clock.
+    // The body has two segments. With the second, the acknowledgement is no longer delayed.
     rig.send(handle, b"POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n");
     rig.run(200);
     let before = rig.frames();
@@ -164,11 +165,11 @@ fn an_upload_in_long_segments_is_acknowledged_at_once() {
     }
     assert!(rig.longest_received() > 4_000);
     assert!(rig.response(handle, false).0.starts_with("HTTP/1.1 200 "));
-    // Each is 100 µs: a delayed acknowledgement of each of the 60 parts would be 6,000 of them.
+    // Each step is 100 µs: delayed acknowledgements of all 60 parts would take 6,000 steps.
     assert!(steps < 600, "{steps} steps");
 }
 
-/// SYNs from many addresses that never go on.
+/// Sends SYNs from many addresses, and nothing after them.
 fn flood(rig: &mut Rig, count: u32) {
     for number in 0..count {
         let from = Ipv4Address::from(0x0a00_0100 | number & 0xff);
@@ -212,13 +213,13 @@ fn a_flood_of_syns_does_not_lock_others_out() {
         for round in 0..50 {
             flood(&mut rig, 100);
             rig.run(10);
-            // As many as fit while a client's handshake is under way.
+            // As many as fit during a client's handshake.
             flood(&mut rig, connections as u32 / 4);
             let started = rig.nanoseconds;
             assert_eq!(rig.get("/one").1, b"1", "round {round}");
             assert!(rig.nanoseconds - started < 1_000_000_000, "it had to try again");
         }
-        // Who was there is not thrown out.
+        // Earlier connections are not ended.
         rig.send(kept, b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(rig.response(kept, false).1, b"1");
     }
@@ -291,7 +292,8 @@ fn forty_at_once_with_a_small_table() {
     panic!("{} of 40 were answered: {states:?}", answers.iter().filter(|answer| !answer.is_empty()).count());
 }
 
-/// How long a client waits for an answer, in ms, after 200 connections that send nothing.
+/// Returns the time that a client waits for an answer, in ms, after 200 connections that send
+/// nothing.
 fn wait_behind_silent_connections(setup: Setup) -> u64 {
     let mut rig = Rig::new(setup);
     rig.pace = 500_000;
@@ -311,7 +313,7 @@ fn connections_that_send_nothing_do_not_keep_others_out() {
     // The first attempt may be dropped, and the second comes after a second.
     let took = wait_behind_silent_connections(Setup { site: site(), ..Setup::default() });
     assert!(took < 1500, "{took} ms");
-    // With the smallest table the client is one of many that try again and again.
+    // With the smallest table, the client competes with many that retry.
     let setup = Setup { connections: 16, ring_out: 4096, site: site(), ..Setup::default() };
     let took = wait_behind_silent_connections(setup);
     assert!(took < 20_000, "{took} ms");

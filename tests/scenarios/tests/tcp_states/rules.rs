@@ -1,4 +1,4 @@
-//! Single rules of TCP that the stack does not keep by itself.
+//! Tests single rules of TCP that smoltcp alone does not follow.
 
 use cloister_interfaces::socket::Reply;
 
@@ -21,13 +21,14 @@ fn data_after_the_peer_s_fin_are_not_delivered() {
         let outcome = rig.send(&late.packet(PSH | ACK, data));
         assert!(!outcome.told.iter().any(|reply| matches!(reply, Reply::Received { .. })), "{outcome:?}");
     }
-    // Of a repeated last segment the acknowledgement was lost: it is answered again.
+    // The acknowledgement of a repeated last segment was lost: it is sent again.
     let outcome = rig.send(&last);
     assert!(outcome.answers.iter().any(|answer| answer.ack == flow.seq), "{outcome:?}");
     flow.close(&mut rig);
 }
 
-/// What goes to the ring without passing through the stack is what the stack takes, in its place.
+/// Data that bypass the stack on the way to the ring are those that the stack accepts, at their
+/// position.
 #[test]
 fn data_that_the_link_vouches_for_are_placed_in_order() {
     let mut rig = Rig::new();
@@ -41,12 +42,12 @@ fn data_that_the_link_vouches_for_are_placed_in_order() {
         let length = |reply: &Reply| if let Reply::Received { length, .. } = reply { Some(*length) } else { None };
         outcome.told.iter().filter_map(length).collect()
     };
-    // The second before the first; one that begins before what is wanted.
+    // The second segment before the first, and one that begins before the expected number.
     for (from, to, expected) in [(400, 800, 0), (0, 400, 800), (700, 1300, 500)] {
         let outcome = rig.send(&part(from, to));
         assert_eq!(lengths(&outcome).iter().sum::<u32>(), expected, "{from}");
     }
-    // One that acknowledges what was never sent is not taken.
+    // A segment that acknowledges bytes that were never sent is dropped.
     let wrong = Flow { seq: flow.seq.wrapping_add(1300), ack: flow.ack.wrapping_add(5), ..flow };
     assert_eq!(lengths(&rig.send(&wrong.packet(PSH | ACK, &[0xee; 700]))), []);
     assert_eq!(lengths(&rig.send(&part(1300, 2000))), [700]);
@@ -70,7 +71,7 @@ fn connections_from_impossible_addresses_take_no_place() {
     assert!(outcome.told.iter().any(|reply| matches!(reply, Reply::Accepted { .. })), "{outcome:?}");
 }
 
-/// A connection in FIN-WAIT-2.
+/// Returns a connection in FIN-WAIT-2.
 fn half_closed(rig: &mut Rig) -> Flow {
     let mut flow = Flow::establish(rig, VICTIM);
     flow.close(rig);

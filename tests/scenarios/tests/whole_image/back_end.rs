@@ -1,4 +1,4 @@
-//! Back ends that go, come again, and keep what is not theirs.
+//! Tests back ends that leave, come back, and keep pages that are no longer granted.
 
 use cloister_scenarios::image::{DRIVER_DOMAIN, driver_domain_policy, shipped_policy};
 use cloister_scenarios::{Image, Network, Options};
@@ -21,7 +21,7 @@ fn it_closes_and_comes_back() {
         assert!(image.until(60, connected), "{}", image.console());
         assert_eq!(image.get("/one").1, b"1");
     }
-    // A connection of TCP outlives that of the link.
+    // A TCP connection outlives that of the link.
     image.send(kept, b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(image.response(kept, false).1, b"1");
     assert_no_refusals(&image);
@@ -60,7 +60,8 @@ fn a_driver_domain_is_a_peer_like_another() {
     assert_no_refusals(&image);
 }
 
-/// Under the policy that ships only domain 0 is, and under that of a driver domain only this one.
+/// Under the policy that ships, only domain 0 is allowed, and under that of a driver domain only
+/// this domain.
 #[test]
 fn a_back_end_in_a_domain_that_the_policy_does_not_name_is_given_nothing_and_named_in_the_log() {
     for (policy, backend) in [(shipped_policy(), DRIVER_DOMAIN), (shipped_policy(), 1), (driver_domain_policy(), 0)] {
@@ -71,14 +72,14 @@ fn a_back_end_in_a_domain_that_the_policy_does_not_name_is_given_nothing_and_nam
         let xen = image.machine.xen();
         assert_eq!((xen.grants.standing().count(), xen.events.allocated()), (0, 0), "domain {backend}");
         drop(xen);
-        // It did not come to what the grant manager and the kernel would refuse.
+        // It did not get as far as a request that the grant manager or the kernel would refuse.
         assert_no_refusals(&image);
         image.store().set("/local/domain/5/control/shutdown", "poweroff");
         assert!(image.until(30, |image| image.ended().is_some()), "{}", image.console());
     }
 }
 
-/// With one event channel and with two, every node that is published is one that the policy lets be written.
+/// With one event channel and with two, the policy allows writing every node that is published.
 #[test]
 fn the_nodes_that_it_reads_are_published_under_the_policy_that_ships() {
     for split in [true, false] {
@@ -141,7 +142,7 @@ fn one_that_keeps_the_rings_is_waited_for() {
     assert_no_refusals(&image);
 }
 
-/// Sends so many requests at once that they make segments of full size, and takes their answers.
+/// Sends enough requests at once to fill segments, and takes their answers.
 fn burst(image: &mut Image) {
     const REQUESTS: usize = 240;
     let connection = image.connect();

@@ -1,4 +1,4 @@
-//! The end of a guest, as the toolstack asks for it.
+//! Tests the end of a guest that the toolstack requests.
 
 use cloister_scenarios::{Image, Network, Options};
 use cloister_sim::hypervisor::End;
@@ -15,7 +15,7 @@ fn ends(command: &str) -> Image {
     assert!(image.until(5, |image| image.socket(busy).can_recv()));
     assert_eq!(image.socket(idle).state(), tcp::State::Established);
     image.store().set(SHUTDOWN, command);
-    // Acknowledged at once, and long before the end.
+    // The command is acknowledged at once, long before the end.
     assert!(image.until(1, |image| image.store().text(SHUTDOWN).as_deref() == Some("")));
     assert_eq!((image.ended(), image.front_state().as_deref()), (None, Some("4")));
     assert!(image.until(1, |image| image.console().contains("closing connections")));

@@ -1,4 +1,4 @@
-//! A program that tries what it was not given, in the place of the web server.
+//! Tests a program in place of the web server that attempts what its policy does not allow.
 
 use cloister_caps::tables::Tables;
 use cloister_caps::{Operation, Slot};
@@ -7,10 +7,10 @@ use cloister_scenarios::image::shipped_policy;
 use cloister_scenarios::{Image, Network, Options};
 use cloister_sim::program::{Kernel, SharedRegion};
 
-/// A program that does something whenever it runs.
+/// A program that calls a function whenever it runs.
 struct Intruder {
     act: fn(),
-    /// It wants to run always.
+    /// It always wants to run.
     restless: bool,
 }
 
@@ -23,7 +23,7 @@ impl Service for Intruder {
     }
 }
 
-/// The slot in which http finds a region.
+/// Returns the slot of a region of http.
 fn slot_of(region: &str) -> Slot {
     let policy = cloister_policy::parse("the policy", &shipped_policy()).unwrap();
     let blob = policy.tables().unwrap();
