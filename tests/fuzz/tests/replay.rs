@@ -180,7 +180,7 @@ fn the_lock_file_of_the_programs_is_up_to_date() {
 
 /// A corpus of at most so many files and bytes, so that the repository stays small.
 #[test]
-fn corpora_are_small_and_of_a_target_each() {
+fn each_corpus_is_small_and_belongs_to_a_target() {
     let names: BTreeSet<&str> = TARGETS.iter().map(|target| target.name).collect();
     for kind in ["corpus", "crashes"] {
         for path in entries(&folder(kind)) {

@@ -155,7 +155,7 @@ fn like<'a>(names: &'a [&'a str]) -> impl Iterator<Item = String> + 'a {
 }
 
 #[test]
-fn of_its_device_netfront_writes_what_it_publishes_and_nothing_else() {
+fn netfront_writes_only_the_nodes_that_it_publishes() {
     let mut world = World::new();
     for name in OTHERS {
         world.keeps(NETFRONT, &format!("{DEVICE}/{name}"));
@@ -184,7 +184,7 @@ fn of_its_device_netfront_writes_what_it_publishes_and_nothing_else() {
 }
 
 #[test]
-fn of_the_toolstacks_directory_control_acknowledges_commands_and_says_what_it_can() {
+fn control_writes_only_its_features_and_the_acknowledgement() {
     const FEATURES: [&str; 3] = ["control/feature-poweroff", "control/feature-reboot", "control/feature-suspend"];
     const OTHERS: [&str; 9] = [
         "control",

@@ -78,7 +78,7 @@ fn dependencies_go_one_way() {
 }
 
 #[test]
-fn what_only_one_crate_of_the_image_uses_no_other_names() {
+fn a_dependency_of_one_crate_of_the_image_is_of_no_other() {
     for (name, of) in [("x86_64", "kernel/image"), ("smoltcp", "services/tcpip"), ("httparse", "services/http")] {
         let workspace = workspace();
         let users = workspace.packages.iter().filter(|package| {
@@ -156,7 +156,7 @@ fn table() -> Vec<(String, Option<String>)> {
 }
 
 #[test]
-fn every_version_is_exact_and_stands_in_one_place() {
+fn every_version_is_exact_and_written_once() {
     let table = table();
     assert!(table.len() > 25);
     for (name, version) in &table {

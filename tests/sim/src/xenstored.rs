@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn no_error_leaves_a_transaction_open_that_was_to_end() {
+    fn no_error_leaves_a_transaction_open_at_its_end() {
         let mut daemon = Xenstored::new(SharedMemory::new(4096), 7);
         for end in ["T\0", "F\0"] {
             let (_, id) = ask(&mut daemon, TRANSACTION_START, 0, "\0");
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_made_anew_where_that_is_offered() {
+    fn the_daemon_reconnects_if_it_offers_to() {
         let mut daemon = Xenstored::new(SharedMemory::new(4096), 7);
         assert_eq!(ask(&mut daemon, WATCH, 0, "a\x001\0").0, WATCH);
         daemon.ring.store(CONNECTION, RECONNECT);

@@ -164,7 +164,7 @@ fn wait_returns_the_time_only_to_services_that_may_read_the_clock() {
 }
 
 #[test]
-fn a_service_is_owed_one_answer_for_each_wait() {
+fn a_service_gets_one_answer_for_each_wait() {
     let text = with("restart = { limit = 0,", "restart = { limit = 1,");
     let mut bench = Bench::new(&text);
     let http = bench.service("http");
@@ -214,7 +214,7 @@ fn hogged_by(hog: &str) -> (u64, Vec<u64>) {
 }
 
 #[test]
-fn one_that_calls_without_end_leaves_time_to_every_other() {
+fn a_service_that_calls_without_end_leaves_time_to_the_others() {
     let tables = tables(&shipped());
     for service in SERVICES {
         let (used, runs) = hogged_by(service);

@@ -119,7 +119,7 @@ proptest! {
     }
 
     #[test]
-    fn nor_with_restarts(acts in prop::collection::vec(act(), 0..200)) {
+    fn no_sequence_with_restarts_reaches_past_the_rules(acts in prop::collection::vec(act(), 0..200)) {
         thread_local! {
             static TABLES: cloister_caps::tables::Tables<'static> =
                 tables(&with("restart = { limit = 0,", "restart = { limit = 3,"));

@@ -93,7 +93,7 @@ fn a_page_and_a_peer_that_the_rule_does_not_allow() {
 }
 
 #[test]
-fn a_range_of_pages_goes_by_its_first_and_its_last() {
+fn a_refused_range_is_logged_by_its_first_and_last_page() {
     let mut bench = Bench::new(&narrow());
     let line = line(&narrow(), "[grants.rx-pages]", "[grants");
     for (operation, arguments, missing) in [
@@ -133,7 +133,7 @@ fn a_state_in_which_it_is_not_possible() {
 }
 
 #[test]
-fn what_the_machine_does_not_offer() {
+fn an_operation_that_the_machine_does_not_offer() {
     let mut bench = Bench::new(&shipped());
     (bench.machine.random, bench.machine.wall, bench.machine.refuses_ports) = (None, None, true);
     let (status, said) = refusal(&mut bench, "tcpip", "entropy", Operation::EntropyDraw, [0, 0]);
@@ -160,7 +160,7 @@ fn a_system_call_that_does_not_exist() {
 }
 
 #[test]
-fn a_queue_and_a_region_go_by_their_names() {
+fn a_queue_and_a_region_are_logged_by_their_names() {
     let mut bench = Bench::new(&shipped());
     let (_, said) = refusal(&mut bench, "http", "socket.requests", Operation::PowerOff, [0, 0]);
     assert!(

@@ -47,7 +47,7 @@ fn accepted_with(site: &'static [u8]) -> (Rig, SocketHandle, Connection) {
 }
 
 #[test]
-fn bytes_go_both_ways_round_their_rings_and_no_further() {
+fn bytes_wrap_around_both_rings_and_stay_inside_them() {
     let (mut rig, handle, connection) = accepted();
     let ring_in = usize::from(connection.0) * RING_IN;
     let ring_out = usize::from(connection.0) * RING_OUT;
@@ -93,7 +93,7 @@ fn bytes_go_both_ways_round_their_rings_and_no_further() {
 }
 
 #[test]
-fn an_end_is_told_once_and_an_index_is_free_after_both_ends() {
+fn the_end_is_reported_once_and_the_index_is_free_after_both_sides_closed() {
     let (mut rig, handle, connection) = accepted();
     rig.socket(handle).close();
     assert_eq!(hear(&mut rig, 30), [Reply::PeerClosed { connection }]);
@@ -142,7 +142,7 @@ fn a_connection_in_time_wait_holds_no_index() {
 }
 
 #[test]
-fn bytes_reach_their_places_in_the_ring_whatever_gets_lost() {
+fn bytes_reach_their_position_in_the_ring_whatever_is_lost() {
     let text = pattern(60_000);
     for lose_every in [None, Some(5), Some(7)] {
         let (mut rig, handle, connection) = accepted();
@@ -204,7 +204,7 @@ fn quietly(connection: Connection, consumed: u32, length: u32) -> Request {
 }
 
 #[test]
-fn what_was_sent_quietly_is_told_with_what_the_peer_says_next() {
+fn a_quiet_reply_is_reported_with_the_next_request() {
     let (mut rig, handle, connection) = accepted();
     ask(&mut rig, quietly(connection, 0, 5));
     assert_eq!((hear(&mut rig, 20), rig.take(handle).len()), (vec![], 5));
@@ -221,7 +221,7 @@ fn what_was_sent_quietly_is_told_with_what_the_peer_says_next() {
 }
 
 #[test]
-fn what_was_sent_quietly_before_the_application_looked_is_told_at_once() {
+fn a_reply_that_is_not_the_last_or_takes_long_is_reported_at_once() {
     let (mut rig, handle, connection) = accepted();
     rig.send(handle, b"hello");
     assert_eq!(hear(&mut rig, 20), [Reply::Received { connection, length: 5, sent: 0, constant: 0 }]);
@@ -265,7 +265,7 @@ fn a_closed_connection_whose_peer_takes_nothing_for_a_minute_is_given_up() {
 
 /// All that was sent before is in the socket, where the same rule holds.
 #[test]
-fn a_closed_connection_has_a_minute_for_the_last_of_it_and_what_its_peer_takes_buys() {
+fn a_closed_connection_has_a_minute_and_the_time_that_taken_bytes_buy() {
     let (mut rig, handle, connection) = accepted_with(pattern(80_000).leak());
     ask(&mut rig, constant(connection, 0, 80_000));
     ask(&mut rig, Request::Close { connection });
@@ -310,7 +310,7 @@ fn lengths_beyond_the_rings_end_the_connection() {
 }
 
 #[test]
-fn an_application_that_does_not_listen_to_replies_loses_none() {
+fn an_application_that_does_not_read_its_replies_loses_none() {
     let (mut rig, _, _) = accepted();
     // The queue holds 64.
     let handles: Vec<_> = (0..60).map(|_| rig.connect()).collect();
@@ -328,7 +328,7 @@ fn an_application_that_does_not_listen_to_replies_loses_none() {
 }
 
 #[test]
-fn an_application_that_says_nothing_holds_an_acknowledgement_up_for_ten_milliseconds() {
+fn a_silent_application_delays_an_acknowledgement_by_ten_milliseconds() {
     let (mut rig, handle, connection) = accepted();
     rig.socket(handle).close();
     let told = hear(&mut rig, 50);
@@ -338,7 +338,7 @@ fn an_application_that_says_nothing_holds_an_acknowledgement_up_for_ten_millisec
 }
 
 #[test]
-fn a_peer_that_is_gone_frees_its_connection() {
+fn the_connection_of_a_vanished_peer_is_freed() {
     let (mut rig, handle, connection) = accepted();
     rig.client.sockets.remove(handle);
     // The peer does not answer, not even with a reset.

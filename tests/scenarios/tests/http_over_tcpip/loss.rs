@@ -23,7 +23,7 @@ fn connect(rig: &mut Rig) -> SocketHandle {
 }
 
 #[test]
-fn frames_of_bulk_are_as_long_as_may_be() {
+fn bulk_data_is_sent_in_the_longest_frames() {
     let setup = Setup { site: site(), ring_out: 128 * 1024, offloads: Offloads::all(), ..Setup::default() };
     let mut rig = Rig::new(setup);
     let handle = connect(&mut rig);
@@ -84,7 +84,7 @@ fn lost_acknowledgements_hardly_slow_a_download_down() {
 }
 
 #[test]
-fn nobody_is_busy_with_what_cannot_be_sent_again() {
+fn no_service_spins_while_a_lost_segment_cannot_be_sent_again() {
     let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
     let handle = rig.connect();
     rig.send(handle, b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n");

@@ -70,7 +70,7 @@ fn longest_of_a_download(setup: Setup) -> usize {
 }
 
 #[test]
-fn the_link_is_given_long_segments_if_it_cuts_them_and_if_it_may() {
+fn long_segments_are_left_to_a_link_that_may_cut_them() {
     let of = |offloads, command_line| {
         longest_of_a_download(Setup { offloads, command_line, ring_out: 128 * 1024, ..Setup::default() })
     };
@@ -98,7 +98,7 @@ fn the_link_cuts_segments_as_short_as_the_peer_takes_them() {
 }
 
 #[test]
-fn without_a_share_in_the_site_files_arrive_as_well() {
+fn files_arrive_if_tcpip_does_not_map_the_site() {
     let setup = || Setup { shared: false, ..Setup::default() };
     longest_of_a_download(setup());
     let mut rig = Rig::new(Setup { site: site(), ..setup() });
@@ -110,7 +110,7 @@ fn without_a_share_in_the_site_files_arrive_as_well() {
 }
 
 #[test]
-fn the_end_of_a_body_is_acknowledged_by_the_answer_and_a_fin_by_ours() {
+fn the_response_acknowledges_the_end_of_a_body_and_our_fin_that_of_the_peer() {
     let mut rig = Rig::new(Setup { sink: true, ..Setup::default() });
     let handle = rig.connect();
     rig.socket(handle).set_nagle_enabled(false);
@@ -129,7 +129,7 @@ fn the_end_of_a_body_is_acknowledged_by_the_answer_and_a_fin_by_ours() {
 }
 
 #[test]
-fn what_is_sent_to_the_sink_is_taken_and_counted() {
+fn uploads_to_the_sink_are_taken_and_counted() {
     let mut rig = Rig::new(Setup { site: site(), sink: true, ..Setup::default() });
     let handle = rig.connect();
     for length in [0usize, 1, 300_000] {
@@ -226,7 +226,7 @@ fn a_flood_of_syns_does_not_lock_others_out() {
 }
 
 #[test]
-fn an_upload_over_a_lossy_wire_is_whole() {
+fn an_upload_over_a_lossy_wire_is_complete() {
     let mut rig = Rig::new(Setup { site: site(), sink: true, ..Setup::default() });
     rig.client.wire.lose_every = Some(23);
     rig.pace = 5_000_000;
@@ -307,7 +307,7 @@ fn wait_behind_silent_connections(setup: Setup) -> u64 {
 }
 
 #[test]
-fn connections_that_send_nothing_do_not_keep_others_out() {
+fn connections_that_send_nothing_do_not_block_others() {
     let took = wait_behind_silent_connections(Setup { connections: 256, site: site(), ..Setup::default() });
     assert!(took < 100, "{took} ms");
     // The first attempt may be dropped, and the second comes after a second.
@@ -396,7 +396,7 @@ fn a_backend_that_comes_back_finds_its_connections() {
 }
 
 #[test]
-fn what_went_over_one_link_the_backend_of_the_next_does_not_see() {
+fn a_new_back_end_cannot_read_frames_of_the_earlier_one() {
     let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
     assert!(!rig.shows(FORMER), "of a former run of the service");
     assert_eq!(rig.get("/one").1, b"1");

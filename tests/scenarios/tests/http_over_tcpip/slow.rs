@@ -227,7 +227,7 @@ fn longest_wait(attack: Attack, connections: usize, peers: usize) -> u64 {
 }
 
 #[test]
-fn as_many_slow_peers_as_there_are_connections_keep_nobody_out() {
+fn a_client_is_served_beside_as_many_slow_peers_as_connections() {
     for (name, attack) in ATTACKS {
         let longest = longest_wait(attack, 64, 64);
         println!("{name}: {longest} ms");
@@ -240,7 +240,7 @@ fn as_many_slow_peers_as_there_are_connections_keep_nobody_out() {
 /// of the data that http has left to tcpip win: only the peers' addresses would tell one among many
 /// of a kind.
 #[test]
-fn twice_as_many_slow_peers_keep_nobody_out() {
+fn a_client_is_served_beside_twice_as_many_slow_peers() {
     for (name, attack) in ATTACKS.into_iter().filter(|(name, _)| !name.contains("of less")) {
         let longest = longest_wait(attack, 64, 128);
         println!("{name}: {longest} ms");
@@ -273,7 +273,7 @@ fn asks_for(rig: &mut Rig, window: usize, connection: &str, length: usize) -> So
 }
 
 #[test]
-fn a_slow_client_that_goes_on_is_not_cut_off() {
+fn a_slow_client_that_continues_is_not_ended() {
     // The smallest image, images with large rings, and one with the largest `stream-out`.
     let setups = [(64, 4096), (64, 16 * 1024), (64, 256 * 1024), (2048, 32 * 1024)];
     for (connections, ring_out) in setups {
@@ -304,7 +304,7 @@ fn a_slow_client_that_goes_on_is_not_cut_off() {
 
 /// It has a minute, and the time that the bytes it takes buy.
 #[test]
-fn a_client_that_takes_next_to_nothing_is_ended_with_nobody_waiting() {
+fn a_client_that_takes_next_to_nothing_is_ended_even_if_no_other_waits() {
     for (connection, rate) in [("close", 0), ("close", 100)] {
         let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
         rig.pace = PACE;
@@ -321,7 +321,7 @@ fn a_client_that_takes_next_to_nothing_is_ended_with_nobody_waiting() {
 }
 
 #[test]
-fn a_slow_body_that_goes_on_is_taken_and_one_that_does_not_is_ended() {
+fn a_slow_body_that_continues_is_taken_and_one_that_stops_is_ended() {
     let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
     rig.pace = PACE;
     let [honest, slow] = [1, 2].map(|port| connect(&mut rig, 4096, 20_000 + port));
@@ -362,7 +362,7 @@ fn a_fast_download_is_not_ended_for_others() {
 
 /// Each of its requests has a late body, and the answers are short: 150 bytes a second in all.
 #[test]
-fn requests_buy_no_patience_but_by_their_bytes() {
+fn a_request_earns_time_only_by_its_bytes() {
     let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
     rig.pace = PACE;
     let handle = connect(&mut rig, 4096, 20_000);
@@ -448,7 +448,7 @@ fn a_client_that_is_far_away_is_served_while_places_are_free() {
 
 /// All others are faster, and they want more connections than exist.
 #[test]
-fn a_client_just_above_the_rate_of_pressure_is_not_ended_for_others() {
+fn a_client_just_above_the_rate_under_pressure_is_not_ended_for_others() {
     for ring_out in [16 * 1024, 256 * 1024] {
         let mut rig = Rig::new(Setup { site: site(), ring_out, ..Setup::default() });
         // A window of 4096 bytes would limit a peer that reads ten times a second to 13,700 bytes a
@@ -473,7 +473,7 @@ fn a_client_just_above_the_rate_of_pressure_is_not_ended_for_others() {
 /// A client takes more than 16,000 bytes a second while others wait: beside slow peers, and beside
 /// fast ones that have all connections.
 #[test]
-fn a_client_above_the_pressed_rate_is_not_ended_to_the_last_byte() {
+fn a_client_above_the_rate_under_pressure_is_served_to_the_last_byte() {
     const LARGE: &[u8] = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n";
     let busy = Attack { first: LARGE, takes: 40_000, window: 40_000, every: 1, ..SENDS };
     let silent = Attack { every: 1, ..SENDS };

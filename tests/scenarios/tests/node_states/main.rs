@@ -316,7 +316,7 @@ fn fails(moment: Moment, kind: usize, failure: usize) -> bool {
 }
 
 #[test]
-fn answers_of_xenstore() {
+fn every_answer_of_xenstore_is_survived() {
     let mut counts = [[0; 2]; KINDS];
     for moment in moments() {
         for (kind, counts) in counts.iter_mut().enumerate() {
@@ -353,7 +353,7 @@ fn everywhere(node: Node) -> [[usize; 2]; 2] {
 }
 
 #[test]
-fn the_states_of_both_ends() {
+fn every_state_of_both_ends_is_survived() {
     let mut pairs: BTreeMap<(String, String), usize> = BTreeMap::new();
     for moment in moments() {
         *pairs.entry(Case::reach(moment).expect("a moment").states()).or_default() += 1;
@@ -364,7 +364,7 @@ fn the_states_of_both_ends() {
 }
 
 #[test]
-fn nodes_that_nobody_reads_change_nothing() {
+fn nodes_that_netfront_does_not_read_change_nothing() {
     let mut counts = [0; 2];
     for node in UNREAD {
         for how in [How::Stays, How::Flips] {

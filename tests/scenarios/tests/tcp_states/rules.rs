@@ -30,7 +30,7 @@ fn data_after_the_peer_s_fin_are_not_delivered() {
 /// Data that bypass the stack on the way to the ring are those that the stack accepts, at their
 /// position.
 #[test]
-fn data_that_the_link_vouches_for_are_placed_in_order() {
+fn data_that_the_link_has_checked_are_placed_in_order() {
     let mut rig = Rig::new();
     rig.checked = true;
     let flow = Flow::establish(&mut rig, VICTIM);
@@ -57,7 +57,7 @@ fn data_that_the_link_vouches_for_are_placed_in_order() {
 
 /// RFC 9293, MUST-63.
 #[test]
-fn connections_from_impossible_addresses_take_no_place() {
+fn connections_from_impossible_addresses_are_not_accepted() {
     let mut rig = Rig::new();
     let honest = Flow::open(&mut rig, WITNESS);
     for from in [0x7F00_0001, 0xE000_0001, 0xFFFF_FFFF, 0x0A00_00FF, 0x0A00_0002, 0] {
@@ -86,7 +86,7 @@ fn acknowledges(answers: &[Answer], seq: u32) -> bool {
 
 /// RFC 5961, 4: a SYN in a synchronized state may be forged.
 #[test]
-fn an_attempt_at_a_new_connection_does_not_end_one_that_the_peer_has_not_closed() {
+fn a_syn_does_not_end_a_connection_that_the_peer_has_not_closed() {
     for seq in [0, 1000, 1 << 30, 3 << 30] {
         let mut rig = Rig::new();
         let mut flow = half_closed(&mut rig);
@@ -100,7 +100,7 @@ fn an_attempt_at_a_new_connection_does_not_end_one_that_the_peer_has_not_closed(
 
 /// RFC 1122, 4.2.2.13.
 #[test]
-fn after_both_have_closed_a_peer_may_begin_anew_beyond_what_it_sent() {
+fn after_both_have_closed_a_peer_may_reconnect_with_a_higher_number() {
     for (beyond, begins) in [(0, true), (100_000, true), (u32::MAX, false), (1 << 31, false)] {
         let mut rig = Rig::new();
         let mut flow = half_closed(&mut rig);

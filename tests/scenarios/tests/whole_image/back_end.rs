@@ -10,7 +10,7 @@ fn connected(image: &mut Image) -> bool {
 }
 
 #[test]
-fn it_closes_and_comes_back() {
+fn a_back_end_closes_and_comes_back() {
     let mut image = serving(Options { site: site(), ..Options::default() });
     let kept = image.connect();
     image.send(kept, b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -28,7 +28,7 @@ fn it_closes_and_comes_back() {
 }
 
 #[test]
-fn the_device_is_removed_and_made_anew() {
+fn the_device_is_removed_and_created_again() {
     let mut image = serving(Options { site: site(), ..Options::default() });
     image.remove_device();
     assert!(image.until(60, |image| image.console().contains("no network device")), "{}", image.console());
@@ -51,7 +51,7 @@ fn a_device_that_comes_late_is_used() {
 }
 
 #[test]
-fn a_driver_domain_is_a_peer_like_another() {
+fn a_driver_domain_may_be_the_back_end() {
     let policy = driver_domain_policy();
     let mut image = serving(Options { policy, backend: DRIVER_DOMAIN, site: site(), ..Options::default() });
     assert_eq!(image.get("/one").1, b"1");
@@ -63,7 +63,7 @@ fn a_driver_domain_is_a_peer_like_another() {
 /// Under the policy that ships, only domain 0 is allowed, and under that of a driver domain only
 /// this domain.
 #[test]
-fn a_back_end_in_a_domain_that_the_policy_does_not_name_is_given_nothing_and_named_in_the_log() {
+fn a_back_end_in_a_domain_that_the_policy_does_not_name_gets_nothing_and_is_logged() {
     for (policy, backend) in [(shipped_policy(), DRIVER_DOMAIN), (shipped_policy(), 1), (driver_domain_policy(), 0)] {
         let mut image = Image::new(Options { policy, backend, ..Options::default() });
         image.until(300, |_| false);
@@ -81,7 +81,7 @@ fn a_back_end_in_a_domain_that_the_policy_does_not_name_is_given_nothing_and_nam
 
 /// With one event channel and with two, the policy allows writing every node that is published.
 #[test]
-fn the_nodes_that_it_reads_are_published_under_the_policy_that_ships() {
+fn every_published_node_may_be_written_under_the_policy_that_ships() {
     for split in [true, false] {
         let mut image = Image::without_device(Options::default());
         if !split {
@@ -116,7 +116,7 @@ fn a_back_end_without_split_channels_gets_one() {
 }
 
 #[test]
-fn what_it_reads_it_cannot_write() {
+fn the_back_end_cannot_write_pages_granted_for_reading() {
     let image = serving(Options::default());
     let standing: Vec<_> = image.machine.xen().grants.standing().collect();
     let writable = standing.iter().filter(|(_, _, _, writable)| *writable).count();
@@ -127,7 +127,7 @@ fn what_it_reads_it_cannot_write() {
 }
 
 #[test]
-fn one_that_keeps_the_rings_is_waited_for() {
+fn a_back_end_that_keeps_the_rings_is_waited_for() {
     let mut image = serving(Options { site: site(), ..Options::default() });
     image.cling(true);
     image.close_back_end();
@@ -156,7 +156,7 @@ fn burst(image: &mut Image) {
 }
 
 #[test]
-fn frames_that_it_leaves_uncut_arrive() {
+fn uncut_frames_from_the_back_end_arrive() {
     let mut image = serving(Options { site: site(), ..Options::default() });
     burst(&mut image);
     assert!(image.netback().longest > 4096, "{}", image.netback().longest);
@@ -164,7 +164,7 @@ fn frames_that_it_leaves_uncut_arrive() {
 }
 
 #[test]
-fn one_that_cuts_no_segments_and_takes_no_long_frames_serves_as_well() {
+fn a_back_end_without_segmentation_or_long_frames_serves_too() {
     for missing in ["feature-sg", "feature-gso-tcpv4"] {
         let mut image = Image::without_device(Options { site: site(), ..Options::default() });
         image.netback().features.retain(|(name, _)| name != missing);

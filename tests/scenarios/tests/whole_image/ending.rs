@@ -42,7 +42,7 @@ fn ends(command: &str) -> Image {
 }
 
 #[test]
-fn it_powers_off_in_good_order() {
+fn the_image_powers_off_in_order() {
     let image = ends("poweroff");
     assert_eq!(image.ended(), Some(End::PowerOff));
     assert!(image.console().contains("control: the toolstack asks to power off; closing connections"));
@@ -50,12 +50,12 @@ fn it_powers_off_in_good_order() {
 }
 
 #[test]
-fn it_reboots_in_good_order() {
+fn the_image_reboots_in_order() {
     assert_eq!(ends("reboot").ended(), Some(End::Reboot));
 }
 
 #[test]
-fn what_it_cannot_do_is_not_acknowledged() {
+fn an_unsupported_command_is_not_acknowledged() {
     let mut image = serving(Options::default());
     image.store().set(SHUTDOWN, "suspend");
     image.until(30, |_| false);
@@ -66,7 +66,7 @@ fn what_it_cannot_do_is_not_acknowledged() {
 }
 
 #[test]
-fn it_ends_without_a_device_too() {
+fn the_image_ends_without_a_device_too() {
     let mut image = Image::without_device(Options::default());
     image.until(5, |_| false);
     image.store().set(SHUTDOWN, "poweroff");

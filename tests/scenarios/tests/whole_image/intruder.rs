@@ -46,7 +46,7 @@ fn try_everything() {
 }
 
 #[test]
-fn the_others_go_on_while_it_tries_everything() {
+fn the_other_services_run_on_during_every_attempt() {
     let mut image = Image::new(Options::default());
     image.machine.install("http", || Box::new(Intruder { act: try_everything, restless: true }));
     assert!(image.until(60, |image| image.console().contains("tcpip: address 10.0.0.2/24")));

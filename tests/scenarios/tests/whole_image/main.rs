@@ -45,7 +45,7 @@ fn the_built_in_page_shows_the_policy_that_is_enforced() {
 }
 
 #[test]
-fn a_site_is_served_out_of_the_module() {
+fn a_site_is_served_from_the_module() {
     let mut image = serving(Options { site: site(), ..Options::default() });
     assert_eq!(image.get("/").1, b"<p>hello");
     assert!(image.get("/large").1 == pattern(1_000_000));
@@ -108,7 +108,7 @@ fn the_same_seed_gives_the_same_run_and_another_seed_another() {
 }
 
 #[test]
-fn no_order_of_events_matters() {
+fn the_image_works_whatever_the_order_of_events() {
     for seed in 100..120 {
         let mut image = serving(Options { seed, site: site(), ..Options::default() });
         assert_eq!(image.get("/one").1, b"1", "seed {seed}");

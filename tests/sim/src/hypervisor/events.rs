@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_port_is_nobodys_and_comes_again_clean() {
+    fn a_closed_port_is_unbound_and_is_reused_clean() {
         let mut events = EventChannels::new();
         let port = events.alloc_unbound(0).unwrap();
         events.bind(0, port);

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_for_reading_is_not_written() {
+    fn a_page_granted_for_reading_cannot_be_written() {
         let mut table = GrantTable::new();
         table.permit(GrantRef(8), Gfn(1), DomId(0), false);
         assert_eq!(table.begin(0, 8, true), Err(GrantError::ReadOnly));
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "while it stands")]
-    fn an_entry_that_stands_is_not_written_over() {
+    fn an_active_entry_is_not_overwritten() {
         let mut table = GrantTable::new();
         table.permit(GrantRef(8), Gfn(1), DomId(0), false);
         table.permit(GrantRef(8), Gfn(2), DomId(0), false);
