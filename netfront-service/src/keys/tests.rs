@@ -57,7 +57,7 @@ fn paths_of_the_back_end() {
 
 /// The longest node below it is `feature-split-event-channels`.
 #[test]
-fn the_longest_path_of_the_back_end_has_room_behind_it() {
+fn the_longest_path_of_the_back_end_has_room_after_it() {
     let longest = "/local/domain/32751/backend/vif/32751/255";
     let name = "feature-split-event-channels";
     let path = backend(longest.as_bytes(), DomId(32751)).expect("in form").node(name);

@@ -233,7 +233,7 @@ fn a_frame_with_one_bad_slot_is_dropped_whole() {
 }
 
 #[test]
-fn checksums_are_vouched_for_by_the_first_slot_and_only_if_that_was_negotiated() {
+fn the_first_slot_marks_checksums_as_checked_only_if_negotiated() {
     for flags in 0..4 {
         for offloads in [false, true] {
             let memory = SharedMemory::new(2 * PAGE_SIZE);

@@ -46,7 +46,7 @@ fn a_request_is_laid_out_as_netif_says() {
 }
 
 #[test]
-fn a_frame_to_be_cut_takes_a_slot_for_each_page_and_one_for_how() {
+fn a_frame_to_cut_takes_a_slot_for_each_page_and_an_extra_info() {
     let (memory, mut transmit) = transmit(128);
     assert_eq!(transmit.submit(10, 8193, Offload::Segments(1448)), Ok(()));
     transmit.publish();
@@ -79,7 +79,7 @@ fn whole_pages_have_no_empty_slot_after_them() {
 }
 
 #[test]
-fn what_tcpip_may_not_send() {
+fn impossible_frames_of_tcpip_are_refused() {
     let (_, mut transmit) = transmit(128);
     let long = Offload::Segments(1448);
     for (page, length, offload, refusal) in [
@@ -176,7 +176,7 @@ fn a_frame_is_given_back_once_when_all_its_slots_have_a_response() {
 }
 
 #[test]
-fn what_a_response_says_of_a_frame() {
+fn each_status_of_a_response_has_its_meaning() {
     for (status, anomalies, dropped) in [
         (0, 0, 0),
         (-1, Anomaly::NotSent as u8, 1),
@@ -238,7 +238,7 @@ fn an_unknown_id_and_a_jump_are_violations() {
 /// The ring is full while the back end leaves extra infos unanswered: Mini-OS and Unikraft spin
 /// there.
 #[test]
-fn a_full_ring_is_not_waited_for_and_what_does_not_fit_goes_out_in_order() {
+fn a_full_ring_does_not_block_and_waiting_frames_go_out_in_order() {
     let (memory, mut transmit) = transmit(256);
     for page in 0..200 {
         assert_eq!(transmit.submit(page, 60, Offload::Segments(100)), Ok(()));
@@ -383,7 +383,7 @@ fn offload() -> impl Strategy<Value = Offload> {
 
 proptest! {
     #[test]
-    fn no_page_is_ever_had_twice(
+    fn no_page_is_owned_twice(
         steps in prop::collection::vec((0u16..40, 0u16..20000, offload(), prop::option::of((0u16..40, -2i16..3))), 0..200),
         jump: Option<u32>,
     ) {

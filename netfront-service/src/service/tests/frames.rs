@@ -7,7 +7,7 @@ use cloister_sim::netback::Frame;
 use super::*;
 
 #[test]
-fn it_is_small() {
+fn the_service_is_small() {
     let size = size_of::<Netfront<Recorder, SharedMemory>>();
     assert!(size < 5120, "{size} bytes");
 }
@@ -110,7 +110,7 @@ fn a_long_frame_is_received_uncut() {
 }
 
 #[test]
-fn a_whole_frame_is_not_said_to_be_checked() {
+fn a_frame_with_its_checksum_is_not_marked_as_checked() {
     let mut world = World::connected();
     world.back.waiting.push_back(tcp_frame(1514, 1).into());
     world.settle();

@@ -203,7 +203,7 @@ fn a_storm_of_events_is_held_back_and_frames_come_through_it() {
     assert_eq!(world.system.console().matches("for nothing").count(), 1, "told once");
     // When the storm is over, a frame's event wakes the service again.
     world.pass(2_000);
-    world.bells.set(0);
+    world.pending.set(0);
     let frame = vec![7; 200];
     world.back.waiting.push_back(frame.clone().into());
     world.settle();
@@ -217,7 +217,7 @@ fn a_storm_on_one_channel_is_held_back_too() {
         let mut world = World::connected();
         let before = world.wakes;
         for _ in 0..if cfg!(miri) { 100 } else { 1_000 } {
-            world.bells.set(1 << bit);
+            world.pending.set(1 << bit);
             world.settle();
         }
         assert_eq!(world.wakes - before, 32, "channel {bit}");
