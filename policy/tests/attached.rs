@@ -158,7 +158,7 @@ mod of_inventories {
     }
 
     #[test]
-    fn inventories_that_agree_are_given_out_as_they_are() {
+    fn inventories_that_agree_are_returned_unchanged() {
         let bill = sbom(&CRATES);
         let verdict = verify(&with(&bill, &unsafe_uses(&CRATES, 0)), &Against::default()).unwrap();
         assert!(verdict.holds(), "{}", verdict.text());
@@ -219,7 +219,7 @@ mod of_inventories {
     }
 
     #[test]
-    fn a_name_and_a_version_are_of_characters_that_everybody_sees() {
+    fn a_name_and_a_version_have_visible_characters() {
         for odd in ["\\u3164", "\u{3164}", "\\ufe0f", "\u{2800}", "\\u202e", "é", "\\t", " "] {
             let bill = sbom(&[CRATES[0], CRATES[1], CRATES[2], &format!("serde{odd}")]);
             let found = refusals(Some(&bill), None);

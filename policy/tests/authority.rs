@@ -70,7 +70,7 @@ proptest! {
 
     /// Forward from the rules and backward from the question give the same result.
     #[test]
-    fn the_closure_is_what_the_questions_answer(shape in shape()) {
+    fn the_closure_agrees_with_the_answers(shape in shape()) {
         let policy = sound(&shape.plain());
         let all = questions(&policy);
         let operations: BTreeSet<&String> = all.iter().map(|(_, operation)| operation).collect();
@@ -260,7 +260,7 @@ fn a_path_of_xenstore_is_reached_by_a_rule_above_it() {
 }
 
 #[test]
-fn what_is_no_question_is_answered_with_the_forms() {
+fn text_that_is_no_question_is_answered_with_the_forms() {
     for question in ["", "why", "can http", "can http fly site", "what can nobody do", "can http reach", "who can read"]
     {
         let problem = shipped().explain(question).unwrap_err().to_string();

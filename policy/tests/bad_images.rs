@@ -56,7 +56,7 @@ fn a_flow() {
 }
 
 #[test]
-fn one_more_who_may() {
+fn one_more_subject() {
     names_the_path(
         "kind = \"only\"\nwho = [\"backend\", \"driver\"]\nmay = \"pool.write\"\n",
         "\"backend\", \"driver\"",
@@ -76,7 +76,7 @@ fn a_region_that_is_not_exclusive() {
 }
 
 #[test]
-fn something_shared() {
+fn a_shared_region() {
     names_the_path(
         "kind = \"share-nothing\"\nbetween = [\"manager\", \"store\"]\n",
         "\"manager\", \"store\"",

@@ -167,7 +167,7 @@ mod of_sections {
 /// `e_phnum` 0xffff: by the ELF specification the number is in the null section; Xen takes 0xffff
 /// as the number.
 #[test]
-fn a_number_of_program_headers_that_is_elsewhere() {
+fn a_number_of_program_headers_in_another_field() {
     let mut file = image();
     let seal = seal_of(&file);
     let end = 64 + usize::from(u16::from_le_bytes([file[56], file[57]])) * 56;
@@ -227,7 +227,7 @@ fn a_note_in_a_section_where_the_segment_has_none() {
 }
 
 #[test]
-fn something_between_headers_and_segments() {
+fn bytes_between_headers_and_segments() {
     let end = 64 + headers(&image()).1.len() * 56;
     for (at, length) in [(end, 1), (0xFFF, 1), (end, 4096 - end)] {
         is_refused(&changed(|file| file[at..at + length].fill(0x90)), FORM);
@@ -235,7 +235,7 @@ fn something_between_headers_and_segments() {
 }
 
 #[test]
-fn something_behind_the_end() {
+fn bytes_after_the_end() {
     for tail in [&[0][..], b"more", &[0; 4096]] {
         is_refused(&changed(|file| file.extend(tail)), "bytes after the end of the image");
     }
@@ -259,7 +259,7 @@ fn segments_over_the_same_bytes() {
 
 /// Sums of header fields that overflow.
 #[test]
-fn memory_that_is_more_than_there_is() {
+fn segments_beyond_1_gib() {
     let file = changed(|file| {
         for index in [6, 7, 8] {
             put(file, 64 + index * 56 + 40, &(1u64 << 63).to_le_bytes());
@@ -352,7 +352,7 @@ mod of_inventories {
     }
 
     #[test]
-    fn characters_that_are_not_shown() {
+    fn invisible_characters() {
         assert!(refused(&with(&bill(""), &uses(""))).is_empty());
         for odd in [
             r"\u001b]0;owned\u0007",
@@ -374,7 +374,7 @@ mod of_inventories {
     }
 
     #[test]
-    fn something_behind_a_stream() {
+    fn bytes_after_a_stream() {
         let file = with(&bill(""), &uses(""));
         let (seal, sections) = (seal_of(&file), word(&file, 40));
         // The stream of the last inventory ends sooner than its section.
@@ -394,7 +394,7 @@ mod of_inventories {
     }
 
     #[test]
-    fn more_than_anybody_has() {
+    fn very_many_findings() {
         let many: String = (0..60_000).map(|index| format!(",{}", listed(&format!("crate-{index}")))).collect();
         let one = |index| {
             format!(

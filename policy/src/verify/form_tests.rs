@@ -183,7 +183,7 @@ fn damage(file: &mut Vec<u8>, random: &mut Random) {
 
 /// Both readings agree on every file whose form is accepted.
 #[test]
-fn what_is_read_of_an_accepted_file_is_what_xen_loads() {
+fn xen_loads_what_is_read_of_an_accepted_file() {
     let seed = 0x0C10_1573;
     let (original, mut random) = (image(), Random(seed));
     let (mut taken, mut changed) = (0, 0);
