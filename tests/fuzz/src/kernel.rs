@@ -1,5 +1,5 @@
-//! The kernel's two system calls, whoever calls them with whatever: under the policies of this repository, and under tables
-//! that somebody changed and that the kernel still takes.
+//! Attacks the kernel's two system calls with any arguments from any service: under the policies of
+//! this repository, and under changed tables that the kernel accepts.
 
 use arbitrary::Arbitrary;
 use cloister_caps::tables::{Object, Tables};
@@ -12,7 +12,7 @@ use cloister_sim::platform::CheckingPlatform;
 
 use crate::script::{Bytes, Claim, Trace, Word, World};
 
-/// The guest's memory, in pages.
+/// The size of the guest's memory, in pages.
 const MEMORY: u64 = (64 << 20) / PAGE_SIZE as u64;
 
 const POLICIES: [&str; 4] = [
@@ -22,7 +22,7 @@ const POLICIES: [&str; 4] = [
     include_str!("../../guests/back-end.toml"),
 ];
 
-/// The tables of a policy of this repository.
+/// Returns the tables of a policy of this repository.
 fn tables(policy: u8) -> &'static [u8] {
     thread_local! {
         static ALL: Vec<&'static [u8]> = POLICIES
@@ -36,14 +36,14 @@ fn tables(policy: u8) -> &'static [u8] {
     ALL.with(|all| all[usize::from(policy) % all.len()])
 }
 
-/// What services, peers and faults do.
+/// A step of a service, of a peer, or a fault.
 #[derive(Arbitrary, Debug)]
 pub enum Act {
     /// Any system call with any arguments.
     Call(u8, u64, [u64; 6]),
-    /// An operation on a slot, with arguments that may be right.
+    /// An operation on a slot, with arguments that may be valid.
     Invoke(u8, u8, u8, [Word; 3]),
-    /// An operation that the capability in the slot has.
+    /// An operation of the kind of the slot's capability.
     Likely(u8, u8, u8, [Word; 3]),
     Wait(u8, u32),
     Awake(u8),
@@ -55,16 +55,16 @@ pub enum Act {
     Moody(bool),
 }
 
-/// A kernel and the machine under it.
+/// A kernel, and the platform under it.
 struct Bench<'t> {
     kernel: Kernel<'t>,
     machine: CheckingPlatform<'t>,
-    /// Each capability with each of its kind's operations.
+    /// Each capability with each operation of its kind: service, slot, operation.
     likely: Vec<(ServiceId, u64, u64)>,
 }
 
 impl<'t> Bench<'t> {
-    /// The kernel that enforces `tables`; `None` if its regions do not fit.
+    /// Creates the kernel that enforces `tables`. Returns `None` if the regions do not fit.
     fn new(tables: Tables<'t>) -> Option<Bench<'t>> {
         let mut free = FreeMemory::new();
         free.add(FrameRange { start: 0x400, end: MEMORY });
@@ -149,7 +149,7 @@ impl<'t> Bench<'t> {
         self.kernel.tables().services().id(usize::from(number % 17))
     }
 
-    /// The scheduler's choice runs.
+    /// Runs the service that the scheduler chooses.
     fn run(&mut self, took: u64) {
         let now = self.machine.time;
         let next = self.kernel.next(now);
@@ -161,7 +161,8 @@ impl<'t> Bench<'t> {
         }
     }
 
-    /// A system call; what succeeds is what a capability of the caller's gives.
+    /// Performs a system call, and checks that it succeeds only if a capability of the caller
+    /// allows it.
     fn call(&mut self, service: ServiceId, number: u64, arguments: [u64; 6]) {
         let before = (self.machine.log.len() as u64, self.kernel.refusals());
         let tables = self.kernel.tables();
@@ -190,7 +191,7 @@ impl<'t> Bench<'t> {
         assert!(refused || (number == 1 && gives), "{service} gained {arguments:?}");
     }
 
-    /// Everybody behaves: every grant ends, and every port opens and closes.
+    /// Lets every party behave: ends every grant and closes every port.
     fn honest(&mut self) {
         self.set_moody(false);
         self.machine.in_use.clear();
@@ -215,7 +216,7 @@ impl<'t> Bench<'t> {
     }
 }
 
-/// No region that the kernel places lies over another.
+/// Checks that no regions overlap and that all are inside memory.
 fn disjoint(tables: &Tables<'_>, placements: &Placements) {
     use cloister_caps::tables::RegionKind::{Fixed, Share};
     let own = tables.regions().with_ids().filter(|(_, region)| matches!(region.kind, Fixed | Share));
@@ -228,13 +229,13 @@ fn disjoint(tables: &Tables<'_>, placements: &Placements) {
     assert!(ranges.iter().all(|(start, end)| *start >= 0x400 && *end <= MEMORY && start < end), "outside of memory");
 }
 
-/// Which policy.
+/// The number of the policy.
 #[derive(Arbitrary, Debug)]
 pub struct Setup {
     policy: u8,
 }
 
-/// The kernel under a policy of this repository.
+/// The target: the kernel under a policy of this repository.
 pub struct Calls(Bench<'static>);
 
 impl World for Calls {
@@ -257,10 +258,10 @@ impl World for Calls {
     }
 }
 
-/// A change of the tables, or an act under them.
+/// A change of the tables, or a step under them.
 #[derive(Arbitrary, Debug)]
 pub enum Patch {
-    /// A byte, or a word of 16 or 32 bits, at a place.
+    /// A byte, or a word of 16 or 32 bits, at an offset.
     Byte(u16, u8),
     Word(u16, Word),
     Claim(u16, Claim),
@@ -269,7 +270,7 @@ pub enum Patch {
     Act(Act),
 }
 
-/// The kernel under tables that somebody changed.
+/// The target: the kernel under changed tables.
 pub struct Changed {
     bytes: Vec<u8>,
     acts: Vec<Act>,
@@ -308,7 +309,8 @@ impl World for Changed {
         }
     }
 
-    /// Tables are checked once, as a whole; what is accepted then never fails the kernel.
+    /// Parses the tables, which checks them once and as a whole. Accepted tables must never make
+    /// the kernel fail.
     fn honest(self) {
         let tables = match Tables::parse(&self.bytes) {
             Ok(tables) => tables,

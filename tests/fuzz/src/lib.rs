@@ -1,4 +1,5 @@
-//! Attacks on every interface of the image, decided by a fuzzer: on stable Rust, as plain functions of bytes.
+//! Attacks on every interface of the image, decided by a fuzzer: on stable Rust, as plain functions
+//! of bytes.
 //!
 //! The bytes are a [`script`]: the setup of the world, then what each party does, honest or
 //! hostile, step by step. Each target runs the real code on `tests/sim`. Its invariants are checked

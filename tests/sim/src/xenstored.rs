@@ -1,4 +1,5 @@
-//! A simulated XenStore daemon: the other end of the ring page (Xen `io/xs_wire.h`), with one guest.
+//! A simulated XenStore daemon: the other end of the ring page (Xen `io/xs_wire.h`), with one
+//! guest.
 //!
 //! Its permissions are a short form of those that `libxl` sets up. The guest may read everything
 //! that was not made private. It may write below its own directory, except for the nodes that only

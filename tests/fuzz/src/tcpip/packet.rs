@@ -1,4 +1,4 @@
-//! Frames: as they should be, and with any field otherwise.
+//! Valid frames, and frames with any field changed.
 
 use arbitrary::Arbitrary;
 
@@ -26,24 +26,25 @@ fn sum(bytes: &[u8], start: u32) -> u16 {
     !(total as u16)
 }
 
-/// An Ethernet frame to tcpip.
+/// Returns an Ethernet frame to tcpip.
 fn ethernet(kind: u16, payload: &[u8]) -> Vec<u8> {
     [&super::MAC[..], &MAC, &kind.to_be_bytes(), payload].concat()
 }
 
-/// A question for tcpip's address.
+/// Returns an ARP request for tcpip's address.
 pub fn arp() -> Vec<u8> {
     let mut frame = ethernet(0x806, &[0, 1, 8, 0, 6, 4, 0, 1]);
     frame[..6].fill(0xFF);
     [&frame[..], &MAC, &OURS, &[0; 6], &ITS].concat()
 }
 
-/// An IPv4 packet's fields that may be otherwise.
+/// The fields of an IPv4 packet that may be changed.
 #[derive(Arbitrary, Clone, Debug, Default)]
 pub struct Ip {
-    /// Another length, version, fragment, and so on: byte of the header and value.
+    /// Changes of the header, such as of length, version or fragment: the offset of a byte and its
+    /// value.
     pub changes: Vec<(u8, u8)>,
-    /// Leave the checksum wrong after the changes.
+    /// `true` if the checksum stays wrong after the changes.
     pub spoiled: bool,
     pub from: Option<[u8; 4]>,
     pub to: Option<[u8; 4]>,
@@ -109,7 +110,7 @@ impl Default for Segment {
     }
 }
 
-/// The frame of a segment.
+/// Returns the frame of a segment.
 pub fn tcp(segment: &Segment) -> Vec<u8> {
     let mut options = segment.options.clone();
     options.truncate(40);
@@ -127,8 +128,8 @@ pub fn tcp(segment: &Segment) -> Vec<u8> {
     ip(&segment.ip, 6, &bytes)
 }
 
-/// Of a frame that tcpip sends, if it is a TCP segment: the port that it is to, the number after it, and what it
-/// acknowledges.
+/// Returns the numbers of a frame of tcpip, if it is a TCP segment: its destination port, the
+/// sequence number after it, and the number that it acknowledges.
 pub fn numbers(frame: &[u8]) -> Option<(u16, u32, u32)> {
     if frame.get(12..14)? != [8, 0] || *frame.get(23)? != 6 {
         return None;
@@ -149,7 +150,7 @@ pub enum Frame {
     Arp {
         changes: Vec<(u8, u8)>,
     },
-    /// A segment of a connection from one of a few ports, with numbers from the right ones on.
+    /// A segment of a connection from one of a few ports, with numbers relative to the right ones.
     Tcp {
         ip: Ip,
         from: u8,
@@ -170,7 +171,7 @@ pub enum Frame {
         data: Bytes,
         sum: Option<u16>,
     },
-    /// An answer to a request for an address, with these options.
+    /// An answer to a DHCP request, with these options.
     Dhcp {
         kind: u8,
         options: Bytes,
@@ -201,7 +202,7 @@ fn udp(fields: &Ip, ports: [u16; 2], length: Option<u16>, data: &[u8], check: Op
 }
 
 impl Frame {
-    /// Its bytes, where `last` has the numbers of each connection.
+    /// Returns the bytes of the frame. `last` has the numbers of each connection.
     pub fn bytes(&self, last: &std::collections::BTreeMap<u16, (u32, u32)>) -> Vec<u8> {
         match self {
             Frame::Arp { changes } => {

@@ -32,7 +32,7 @@ fn the_device_is_removed_and_created_again() {
     let mut image = serving(Options { site: site(), ..Options::default() });
     image.remove_device();
     assert!(image.until(60, |image| image.console().contains("no network device")), "{}", image.console());
-    assert_eq!(image.machine.xen().grants.standing().count(), 0);
+    assert_eq!(image.machine.xen().grants.active().count(), 0);
     image.create_device();
     assert!(image.until(60, connected), "{}", image.console());
     assert_eq!(image.get("/one").1, b"1");
@@ -55,7 +55,7 @@ fn a_driver_domain_may_be_the_back_end() {
     let policy = driver_domain_policy();
     let mut image = serving(Options { policy, backend: DRIVER_DOMAIN, site: site(), ..Options::default() });
     assert_eq!(image.get("/one").1, b"1");
-    let peers: Vec<u16> = image.machine.xen().grants.standing().map(|(_, _, peer, _)| peer.0).collect();
+    let peers: Vec<u16> = image.machine.xen().grants.active().map(|(_, _, peer, _)| peer.0).collect();
     assert_eq!((peers.len(), peers.iter().all(|peer| *peer == DRIVER_DOMAIN)), (258, true));
     assert_no_refusals(&image);
 }
@@ -70,7 +70,7 @@ fn a_back_end_in_a_domain_that_the_policy_does_not_name_gets_nothing_and_is_logg
         let said = format!("netfront: backend-id: domain {backend} is not a back end that the policy allows");
         assert_eq!(image.console().matches(&said).count(), 1, "{}", image.console());
         let xen = image.machine.xen();
-        assert_eq!((xen.grants.standing().count(), xen.events.allocated()), (0, 0), "domain {backend}");
+        assert_eq!((xen.grants.active().count(), xen.events.allocated()), (0, 0), "domain {backend}");
         drop(xen);
         // It did not get as far as a request that the grant manager or the kernel would refuse.
         assert_no_refusals(&image);
@@ -118,7 +118,7 @@ fn a_back_end_without_split_channels_gets_one() {
 #[test]
 fn the_back_end_cannot_write_pages_granted_for_reading() {
     let image = serving(Options::default());
-    let standing: Vec<_> = image.machine.xen().grants.standing().collect();
+    let standing: Vec<_> = image.machine.xen().grants.active().collect();
     let writable = standing.iter().filter(|(_, _, _, writable)| *writable).count();
     assert_eq!((standing.len(), writable), (258, 130), "rings and receive pages alone are written");
     for (reference, _, peer, writable) in standing {
@@ -133,7 +133,7 @@ fn a_back_end_that_keeps_the_rings_is_waited_for() {
     image.close_back_end();
     assert!(image.until(90, |image| image.console().contains("still holds pages")), "{}", image.console());
     image.until(60, |_| false);
-    assert_eq!(image.machine.xen().grants.standing().count(), 2, "what is not held was taken back");
+    assert_eq!(image.machine.xen().grants.active().count(), 2, "what is not held was taken back");
     assert!(!connected(&mut image));
     image.cling(false);
     image.close_back_end();

@@ -34,7 +34,7 @@ fn ends(command: &str) -> Image {
     assert_eq!(image.front_state().as_deref(), Some("6"), "{}", image.console());
     assert!(image.netback().connection.is_none());
     let xen = image.machine.xen();
-    assert_eq!(xen.grants.standing().count(), 0, "every page was taken back");
+    assert_eq!(xen.grants.active().count(), 0, "every page was taken back");
     assert_eq!(xen.events.allocated(), 0, "every port was closed");
     drop(xen);
     assert_no_refusals(&image);
