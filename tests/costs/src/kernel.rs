@@ -76,7 +76,7 @@ impl Caller {
 
     /// Makes the receiver wait. Returns `true` if no service is ready then.
     #[inline]
-    pub fn rest(&self) -> bool {
+    pub fn wait_receiver(&self) -> bool {
         self.wait(self.receiver);
         self.kernel.borrow_mut().next(0).service.is_none()
     }

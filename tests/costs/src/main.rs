@@ -166,7 +166,7 @@ fn hop_switch() -> Result<Ready, String> {
         while let Some(message) = receiver.pop() {
             let _ = black_box(message);
         }
-        assert!(caller.rest());
+        assert!(caller.wait_receiver());
     })
 }
 

@@ -91,7 +91,7 @@ pub enum Step {
     /// A peer uses a granted page.
     Use(u8),
     /// The peers unmap all pages.
-    LetGo,
+    Release,
     /// The kernel refuses to grant this page, or none.
     Refuse(Option<u8>),
     /// Time passes.
@@ -121,7 +121,7 @@ fn rules() -> &'static [u8] {
 impl Clients {
     fn run(&mut self) {
         self.host.call(self.service.as_mut());
-        for reply in self.honest.hear() {
+        for reply in self.honest.receive() {
             let (Reply::Issued { rule, .. } | Reply::Refused { rule } | Reply::Ended { rule, .. }) = reply;
             assert_eq!(rule, 0, "{reply:?} of a rule that it did not name");
             self.open = self.open.checked_sub(1).or(matches!(reply, Reply::Ended { .. }).then_some(0)).expect("asked");
@@ -132,21 +132,21 @@ impl Clients {
     fn ask(&mut self, hostile: bool, request: Request) -> Reply {
         for _ in 0..40 {
             let client = if hostile { &mut self.hostile } else { &mut self.honest };
-            client.hear();
+            client.receive();
             if client.send(&request) {
                 break;
             }
             self.host.call(self.service.as_mut());
         }
-        let mut heard = Vec::new();
+        let mut messages = Vec::new();
         let client = if hostile { &mut self.hostile } else { &mut self.honest };
-        self.host.rest(self.service.as_mut(), 200, || {
-            let before = heard.len();
-            heard.extend(client.hear());
-            heard.len() > before
+        self.host.settle(self.service.as_mut(), 200, || {
+            let before = messages.len();
+            messages.extend(client.receive());
+            messages.len() > before
         });
-        assert!(heard.len() == 1, "{request:?} was answered by {heard:?}");
-        heard.remove(0)
+        assert!(messages.len() == 1, "{request:?} was answered by {messages:?}");
+        messages.remove(0)
     }
 }
 
@@ -195,7 +195,7 @@ impl World for Clients {
                 let page = kernel.granted.keys().nth(usize::from(at)).copied();
                 kernel.in_use.extend(page);
             }
-            Step::LetGo => self.kernel.borrow_mut().in_use.clear(),
+            Step::Release => self.kernel.borrow_mut().in_use.clear(),
             Step::Refuse(page) => self.kernel.borrow_mut().refused = page.map(u64::from),
             Step::Pass(pause) => self.host.pass(pause.nanoseconds()),
         }
@@ -210,7 +210,8 @@ impl World for Clients {
         for _ in 0..2 {
             self.host.pass(60_000_000_000);
             let (hostile, honest) = (&mut self.hostile, &mut self.honest);
-            self.host.rest(self.service.as_mut(), 400, || !hostile.hear().is_empty() | !honest.hear().is_empty());
+            self.host
+                .settle(self.service.as_mut(), 400, || !hostile.receive().is_empty() | !honest.receive().is_empty());
         }
         let own = |client: u8| POLICY.into_iter().filter(move |rule| rule.client == client).zip(0u8..);
         for (client, hostile) in [(HOSTILE, true), (HONEST, false)] {

@@ -136,14 +136,14 @@ impl Host {
     ///
     /// # Panics
     /// This takes more than `calls` calls.
-    pub fn rest(&self, service: &mut dyn Service, calls: usize, mut between: impl FnMut() -> bool) {
+    pub fn settle(&self, service: &mut dyn Service, calls: usize, mut between: impl FnMut() -> bool) {
         for _ in 0..calls {
             self.call(service);
             if !between() && !self.is_due(service) {
                 return;
             }
         }
-        panic!("it does not come to rest in {calls} calls");
+        panic!("the service does not settle in {calls} calls");
     }
 }
 

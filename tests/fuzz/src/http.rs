@@ -131,7 +131,7 @@ impl World for HostileTcpip {
         let mut bench = self.0;
         bench.tcpip.behave(&bench.host);
         bench.call();
-        bench.tcpip.hear();
+        bench.tcpip.receive();
         // As tcpip does when it starts: all connections are gone.
         assert!(bench.tcpip.send(&Reply::Network { address: [0; 4], constant: 0 }));
         let mut wire = Honest::new(bench);
@@ -220,11 +220,11 @@ impl Honest {
         Honest { bench, streams: vec![Stream::default(); CONNECTIONS] }
     }
 
-    fn hear(&mut self) -> bool {
-        let heard = self.bench.tcpip.hear();
-        check(&heard);
-        let any = !heard.is_empty();
-        for request in heard {
+    fn receive(&mut self) -> bool {
+        let messages = self.bench.tcpip.receive();
+        check(&messages);
+        let any = !messages.is_empty();
+        for request in messages {
             let reply = match request {
                 Request::Listen { .. } => Some(Reply::Network { address: [10, 0, 0, 2], constant: 0 }),
                 Request::Send { connection, consumed, length, constant, quiet } => {
@@ -276,11 +276,11 @@ impl Honest {
     fn settle(&mut self) {
         for _ in 0..2000 {
             self.bench.call();
-            if !self.hear() && !self.bench.host.is_due(self.bench.service.as_ref()) {
+            if !self.receive() && !self.bench.host.is_due(self.bench.service.as_ref()) {
                 return;
             }
         }
-        panic!("it does not come to rest");
+        panic!("http does not settle");
     }
 
     fn put(&mut self, index: usize, bytes: &[u8]) {
@@ -366,7 +366,7 @@ impl World for HostilePeers {
             StreamStep::Pass(pause) => wire.bench.host.pass(pause.nanoseconds()),
         }
         wire.bench.call();
-        wire.hear();
+        wire.receive();
     }
 
     fn honest(self) {

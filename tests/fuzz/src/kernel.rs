@@ -46,13 +46,13 @@ pub enum Act {
     /// An operation of the kind of the slot's capability.
     Likely(u8, u8, u8, [Word; 3]),
     Wait(u8, u32),
-    Awake(u8),
+    TakeAnswer(u8),
     Event(u8),
     Fault(u8),
     Use(u8),
-    LetGo,
+    Release,
     Run(u32),
-    Moody(bool),
+    Failing(bool),
 }
 
 /// A kernel, and the platform under it.
@@ -112,7 +112,7 @@ impl<'t> Bench<'t> {
                 let Some(service) = self.service(service) else { return };
                 self.call(service, 0, [deadline.into(), 0, 0, 0, 0, 0]);
             }
-            Act::Awake(service) => {
+            Act::TakeAnswer(service) => {
                 let Some(service) = self.service(service) else { return };
                 self.kernel.take_answer(service, self.machine.time);
             }
@@ -129,19 +129,19 @@ impl<'t> Bench<'t> {
                 let used = self.machine.granted.keys().nth(usize::from(at)).copied();
                 self.machine.in_use.extend(used);
             }
-            Act::LetGo => self.machine.in_use.clear(),
+            Act::Release => self.machine.in_use.clear(),
             Act::Run(took) => self.run(took.into()),
-            Act::Moody(moody) => self.set_moody(moody),
+            Act::Failing(failing) => self.set_failing(failing),
         }
     }
 
     /// Makes the platform refuse ports and mappings, and have neither random bits nor the wall
     /// clock, or ends that.
-    fn set_moody(&mut self, moody: bool) {
-        self.machine.refuses_ports = moody;
-        self.machine.back_end = !moody;
-        self.machine.wall = (!moody).then_some(5_000);
-        self.machine.random = (!moody).then_some([3, 4]);
+    fn set_failing(&mut self, failing: bool) {
+        self.machine.refuses_ports = failing;
+        self.machine.back_end = !failing;
+        self.machine.wall = (!failing).then_some(5_000);
+        self.machine.random = (!failing).then_some([3, 4]);
     }
 
     /// Returns the service of this number, if the tables have one.
@@ -167,7 +167,7 @@ impl<'t> Bench<'t> {
         let before = (self.machine.log.len() as u64, self.kernel.refusals());
         let tables = self.kernel.tables();
         let outcome = self.kernel.system_call(&mut self.machine, service, number, &arguments);
-        let told = (self.machine.log.len() as u64 - before.0, self.kernel.refusals() - before.1);
+        let logged = (self.machine.log.len() as u64 - before.0, self.kernel.refusals() - before.1);
         let status = match outcome {
             Outcome::Answer(answer) => {
                 assert!(answer.status == Status::Done || answer.words == [0; 2], "a refusal tells nothing");
@@ -180,20 +180,20 @@ impl<'t> Bench<'t> {
             Outcome::PowerOff | Outcome::Reboot => Status::Done,
         };
         let refused = !matches!(status, Status::Done | Status::InUse);
-        assert_eq!(told, (u64::from(refused), u64::from(refused)), "each refusal is logged once");
-        let held = tables
+        assert_eq!(logged, (u64::from(refused), u64::from(refused)), "each refusal is logged once");
+        let capability = tables
             .capabilities()
             .iter()
             .find(|capability| capability.service == service && u64::from(capability.slot) == arguments[0]);
-        let gives = held.zip(Operation::from_number(arguments[1])).is_some_and(|(capability, operation)| {
+        let allowed = capability.zip(Operation::from_number(arguments[1])).is_some_and(|(capability, operation)| {
             operation.applies_to(capability.kind()) && capability.rights.contains(operation.right())
         });
-        assert!(refused || (number == 1 && gives), "{service} gained {arguments:?}");
+        assert!(refused || (number == 1 && allowed), "{service} gained {arguments:?}");
     }
 
     /// Lets every party behave: ends every grant and closes every port.
     fn honest(&mut self) {
-        self.set_moody(false);
+        self.set_failing(false);
         self.machine.in_use.clear();
         let tables = self.kernel.tables();
         for capability in tables.capabilities().iter() {

@@ -153,25 +153,25 @@ impl Bench {
         Bench { host, ring, daemon, service: Box::new(service), clients, next: 1000 }
     }
 
-    fn rest(&mut self) -> Vec<(usize, Reply)> {
-        let mut heard = Vec::new();
+    fn settle(&mut self) -> Vec<(usize, Reply)> {
+        let mut messages = Vec::new();
         let (daemon, clients) = (&mut self.daemon, &mut self.clients);
-        self.host.rest(self.service.as_mut(), 2000, || {
-            let before = heard.len();
+        self.host.settle(self.service.as_mut(), 2000, || {
+            let before = messages.len();
             for (number, client) in clients.iter_mut().enumerate() {
-                heard.extend(client.hear().into_iter().map(|reply| (number, reply)));
+                messages.extend(client.receive().into_iter().map(|reply| (number, reply)));
             }
-            daemon.run() | (heard.len() > before)
+            daemon.run() | (messages.len() > before)
         });
-        heard
+        messages
     }
 
     /// Makes a request, and returns the reply that it gets if nothing prevents it.
     fn ask(&mut self, client: usize, action: Action) -> Result<Value, Failure> {
         self.next += 1;
         assert!(self.clients[client].send(&Request { id: self.next, action: action.clone() }), "no room");
-        let heard = self.rest();
-        let answers: Vec<_> = heard
+        let messages = self.settle();
+        let answers: Vec<_> = messages
             .into_iter()
             .filter_map(|(of, reply)| match reply {
                 Reply::Answer { id, result } if (of, id) == (client, self.next) => Some(result),
@@ -266,7 +266,7 @@ impl World for Clients {
             ClientStep::Pass(pause) => bench.host.pass(pause.nanoseconds()),
         }
         bench.host.call(bench.service.as_mut());
-        bench.clients[1].hear();
+        bench.clients[1].receive();
         self.check();
     }
 
@@ -276,11 +276,11 @@ impl World for Clients {
         (bench.daemon.quota, bench.daemon.conflicts) = (Default::default(), 0);
         bench.daemon.errors.clear();
         bench.daemon.set("/local/domain/7/control/shutdown", "");
-        bench.rest();
+        bench.settle();
         // Requests without a reply wait at most for the daemon's time, or for that of a
         // transaction.
         bench.host.pass(20_000_000_000);
-        bench.rest();
+        bench.settle();
         bench.serves();
         self.0.daemon.requests.clear();
     }
@@ -437,7 +437,7 @@ impl World for Daemon {
         self.act(step);
         self.bench.host.call(self.bench.service.as_mut());
         for client in &mut self.bench.clients {
-            client.hear();
+            client.receive();
         }
     }
 
@@ -460,7 +460,7 @@ impl World for Daemon {
         bench.daemon.run();
         for _ in 0..4 {
             bench.host.pass(6_000_000_000);
-            bench.rest();
+            bench.settle();
         }
         if bench.host.recorder.console().contains("the connection is dead") {
             // The daemon broke the protocol while it offered no reconnection: the clients are told

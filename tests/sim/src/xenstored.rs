@@ -276,7 +276,7 @@ impl Xenstored {
         let first = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
         let rest = parts.next().unwrap_or_default();
         self.requests.push((kind, first.clone()));
-        match self.carry_out(kind, transaction, &first, rest) {
+        match self.perform(kind, transaction, &first, rest) {
             Ok(answer) => {
                 self.reply(kind, request, transaction, &answer);
                 if kind == WATCH {
@@ -288,7 +288,7 @@ impl Xenstored {
         }
     }
 
-    fn carry_out(&mut self, kind: u32, transaction: u32, first: &str, rest: &[u8]) -> Result<Vec<u8>, &'static str> {
+    fn perform(&mut self, kind: u32, transaction: u32, first: &str, rest: &[u8]) -> Result<Vec<u8>, &'static str> {
         if kind != RESET_WATCHES
             && let Some(error) = self.errors.pop_front()
         {

@@ -261,7 +261,7 @@ impl Ledger {
         page + pages <= PAGES && !self.tx_sent.iter().enumerate().any(covered)
     }
 
-    fn hear(&mut self, reply: Reply) {
+    fn handle_reply(&mut self, reply: Reply) {
         match reply {
             Reply::Up { .. } | Reply::Down => *self = Ledger::new(),
             Reply::Received { page, offset, length, .. } => {
@@ -309,7 +309,7 @@ proptest! {
             }
             world.storm();
             world.settle_with(false);
-            for reply in world.replies() { ledger.hear(reply); }
+            for reply in world.replies() { ledger.handle_reply(reply); }
         }
     }
 }

@@ -101,7 +101,7 @@ fn pages(offset: u16, length: u16) -> u16 {
 
 impl Tcpip {
     /// Handles a message of netfront, and checks that netfront may send it.
-    fn heard(&mut self, reply: Reply, rx_pool: &SharedMemory) {
+    fn handle_reply(&mut self, reply: Reply, rx_pool: &SharedMemory) {
         match reply {
             Reply::Up { .. } | Reply::Down => {
                 self.up = matches!(reply, Reply::Up { .. });
@@ -223,8 +223,8 @@ impl Bench {
         self.host.call(self.service.as_mut());
         let mut moved = false;
         if self.hostile != Hostile::Tcpip {
-            for reply in self.net.hear() {
-                self.tcpip.heard(reply, &self.rx_pool);
+            for reply in self.net.receive() {
+                self.tcpip.handle_reply(reply, &self.rx_pool);
                 moved = true;
             }
         }
@@ -261,7 +261,7 @@ impl Bench {
                 return;
             }
         }
-        panic!("it does not come to rest: {}", self.host.recorder.console());
+        panic!("the parties do not settle: {}", self.host.recorder.console());
     }
 
     /// Sends a frame from tcpip, if the pages of the frame are free and the link offers the work.
@@ -314,7 +314,7 @@ impl Bench {
         }
         for _ in 0..60 {
             // Reports changes, as for the watches that the service assumes it has.
-            self.store.iter_mut().for_each(|store| [1, 2].into_iter().for_each(|token| store.tell(token)));
+            self.store.iter_mut().for_each(|store| [1, 2].into_iter().for_each(|token| store.notify(token)));
             self.settle();
             // A link that was up before belongs to a destroyed back end. netfront may be waiting
             // for an answer that a hostile service never gave, and asks again after its timeout.

@@ -84,14 +84,14 @@ impl World for HostileTcpip {
         bench.tcpip.downs = 0;
         for _ in 0..6 {
             // Messages that are still in flight are older.
-            bench.net.hear().into_iter().for_each(|reply| bench.tcpip.downs += u32::from(reply == NetReply::Down));
+            bench.net.receive().into_iter().for_each(|reply| bench.tcpip.downs += u32::from(reply == NetReply::Down));
             for _ in 0..200 {
                 bench.hostile = Hostile::Tcpip;
                 bench.turn();
             }
             bench.host.pass(20_000_000_000);
         }
-        bench.net.hear().into_iter().for_each(|reply| bench.tcpip.downs += u32::from(reply == NetReply::Down));
+        bench.net.receive().into_iter().for_each(|reply| bench.tcpip.downs += u32::from(reply == NetReply::Down));
         assert!(closed || bench.tcpip.downs > 0, "it does not close: {}", bench.host.recorder.console());
         assert!(bench.grants.as_ref().is_none_or(|grants| grants.granted.is_empty()), "grants stand");
     }
@@ -176,7 +176,7 @@ pub struct HostileStore {
 impl HostileStore {
     /// Answers from the nodes that exist.
     fn play(&mut self) {
-        for request in self.store.hear() {
+        for request in self.store.receive() {
             self.bench.check(&request.action);
             self.last = request.id;
             let result = match &request.action {
@@ -294,7 +294,7 @@ impl World for HostileGrants {
             assert!(told, "it takes no answers");
         }
         self.bench.turns(2);
-        self.grants.hear();
+        self.grants.receive();
         self.bench.honest_grants();
         self.bench.works();
     }

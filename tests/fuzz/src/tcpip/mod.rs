@@ -140,7 +140,7 @@ impl Bench {
             moved |= self.apply();
         }
         if self.hostile != Hostile::Control {
-            self.quiet |= !self.control.hear().is_empty();
+            self.quiet |= !self.control.receive().is_empty();
         }
         moved
     }
@@ -158,15 +158,15 @@ impl Bench {
                 return;
             }
         }
-        panic!("it does not come to rest");
+        panic!("the parties do not settle");
     }
 
     /// Acts as an honest link: sends frames at once, and gives pages back.
     fn carry(&mut self) -> bool {
-        let heard = self.link.hear();
-        let moved = !heard.is_empty();
+        let messages = self.link.receive();
+        let moved = !messages.is_empty();
         let mut taken = BTreeSet::new();
-        for request in heard {
+        for request in messages {
             match request {
                 LinkRequest::Transmit { page, length, .. } => {
                     let pages = usize::from(length).div_ceil(PAGE_SIZE) as u16;
@@ -205,9 +205,9 @@ impl Bench {
     /// Acts as an honest application: reads everything, and closes connections that the peer has
     /// closed.
     fn apply(&mut self) -> bool {
-        let heard = self.application.hear();
-        let moved = !heard.is_empty();
-        for reply in heard {
+        let messages = self.application.receive();
+        let moved = !messages.is_empty();
+        for reply in messages {
             let answer = match reply {
                 socket::Reply::Accepted { connection, .. } => {
                     assert!(self.open.insert(connection.0), "{connection:?} was accepted twice");

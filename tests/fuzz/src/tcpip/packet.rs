@@ -45,7 +45,7 @@ pub struct Ip {
     /// value.
     pub changes: Vec<(u8, u8)>,
     /// `true` if the checksum stays wrong after the changes.
-    pub spoiled: bool,
+    pub bad_checksum: bool,
     pub from: Option<[u8; 4]>,
     pub to: Option<[u8; 4]>,
     pub options: u8,
@@ -64,7 +64,7 @@ fn ip(fields: &Ip, protocol: u8, payload: &[u8]) -> Vec<u8> {
         let at = usize::from(*at) % header.len();
         header[at] = *value;
     }
-    if !fields.spoiled {
+    if !fields.bad_checksum {
         header[10..12].fill(0);
         let check = sum(&header, 0);
         header[10..12].copy_from_slice(&check.to_be_bytes());
@@ -90,7 +90,7 @@ pub struct Segment {
     pub window: u16,
     pub options: Vec<u8>,
     pub data: Vec<u8>,
-    pub spoiled: bool,
+    pub bad_checksum: bool,
 }
 
 impl Default for Segment {
@@ -105,7 +105,7 @@ impl Default for Segment {
             window: 8192,
             options: Vec::new(),
             data: Vec::new(),
-            spoiled: false,
+            bad_checksum: false,
         }
     }
 }
@@ -123,7 +123,7 @@ pub fn tcp(segment: &Segment) -> Vec<u8> {
     bytes.extend([0; 4]);
     bytes.extend(options);
     bytes.extend(&segment.data);
-    let check = sum(&bytes, pseudo(&segment.ip, 6, &bytes)).wrapping_add(u16::from(segment.spoiled));
+    let check = sum(&bytes, pseudo(&segment.ip, 6, &bytes)).wrapping_add(u16::from(segment.bad_checksum));
     bytes[16..18].copy_from_slice(&check.to_be_bytes());
     ip(&segment.ip, 6, &bytes)
 }
@@ -161,7 +161,7 @@ pub enum Frame {
         window: Word,
         options: Bytes,
         data: u8,
-        spoiled: bool,
+        bad_checksum: bool,
     },
     Udp {
         ip: Ip,
@@ -213,7 +213,7 @@ impl Frame {
                 }
                 frame
             }
-            Frame::Tcp { ip, from, to, sequence, acknowledged, flags, window, options, data, spoiled } => {
+            Frame::Tcp { ip, from, to, sequence, acknowledged, flags, window, options, data, bad_checksum } => {
                 let from = 40_000 + u16::from(from % 6);
                 let (next, expected) = last.get(&from).copied().unwrap_or_default();
                 tcp(&Segment {
@@ -226,7 +226,7 @@ impl Frame {
                     window: window.0.wrapping_mul(100),
                     options: options.0.clone(),
                     data: vec![b'G'; usize::from(*data) * 4],
-                    spoiled: *spoiled,
+                    bad_checksum: *bad_checksum,
                 })
             }
             Frame::Udp { ip, from, to, length, data, sum } => {

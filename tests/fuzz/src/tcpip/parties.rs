@@ -229,7 +229,7 @@ impl World for HostileControl {
         let bench = &mut self.bench;
         match step {
             ControlStep::Control(act) => {
-                self.asked |= !matches!(act, Act::Hear | Act::Tail(_) | Act::Events(..) | Act::Restart);
+                self.asked |= !matches!(act, Act::Receive | Act::Tail(_) | Act::Events(..) | Act::Restart);
                 bench.control.act(act, &bench.host);
             }
             ControlStep::Common(step) => bench.common(&step),

@@ -172,8 +172,8 @@ impl Image {
     }
 
     /// Sets whether the back end keeps its mappings of the rings whatever it announces.
-    pub fn cling(&mut self, clings: bool) {
-        self.backend.clings = clings;
+    pub fn keep_mappings(&mut self, keeps_mappings: bool) {
+        self.backend.keeps_mappings = keeps_mappings;
     }
 
     /// Returns the front end's state.

@@ -134,7 +134,7 @@ fn connect(rig: &mut Rig, window: usize, port: u16) -> SocketHandle {
 #[derive(Clone, Copy, Default)]
 struct Slow {
     connection: Option<SocketHandle>,
-    asked: bool,
+    requested: bool,
     due: u64,
 }
 
@@ -163,7 +163,7 @@ impl Crowd {
                 continue;
             };
             let socket = rig.socket(handle);
-            if !socket.is_open() || socket.state() == tcp::State::CloseWait && peer.asked {
+            if !socket.is_open() || socket.state() == tcp::State::CloseWait && peer.requested {
                 // It reconnects after a second.
                 rig.client.sockets.remove(handle);
                 *peer = Slow { due: now + SECOND, ..Slow::default() };
@@ -172,11 +172,11 @@ impl Crowd {
             if !socket.may_send() || now < peer.due {
                 continue;
             }
-            let _ = socket.send_slice(if peer.asked { self.attack.more } else { self.attack.first });
-            if peer.asked {
+            let _ = socket.send_slice(if peer.requested { self.attack.more } else { self.attack.first });
+            if peer.requested {
                 let _ = socket.recv(|bytes| (bytes.len().min(self.attack.takes), ()));
             }
-            (peer.asked, peer.due) = (true, now + self.attack.every * SECOND);
+            (peer.requested, peer.due) = (true, now + self.attack.every * SECOND);
         }
     }
 }
@@ -186,18 +186,18 @@ impl Crowd {
 fn waits(rig: &mut Rig, mut meanwhile: impl FnMut(&mut Rig)) -> u64 {
     let began = rig.nanoseconds;
     let mut handle = rig.connect();
-    let (mut asked, mut answer) = (false, Vec::new());
+    let (mut requested, mut answer) = (false, Vec::new());
     while !answer.ends_with(b"\r\n\r\n1") {
         assert!(rig.nanoseconds - began < 100 * SECOND, "it is not served in 100 s: {}", rig.socket(handle).state());
         meanwhile(rig);
         rig.step();
         if !rig.socket(handle).is_open() {
             rig.client.sockets.remove(handle);
-            (handle, asked) = (rig.connect(), false);
+            (handle, requested) = (rig.connect(), false);
         }
-        if !asked && rig.socket(handle).may_send() {
+        if !requested && rig.socket(handle).may_send() {
             rig.socket(handle).send_slice(b"GET /one HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
-            asked = true;
+            requested = true;
         }
         answer.extend(rig.take(handle));
     }

@@ -76,13 +76,13 @@ impl Case {
         case
     }
 
-    fn hear(&mut self) {
+    fn handle_replies(&mut self) {
         for reply in self.world.replies() {
             match reply {
                 Reply::Up { .. } => self.up = true,
                 Reply::Down => {
                     self.up = false;
-                    // Its rings are gone, even if it has not been told.
+                    // Its rings are gone, even if it does not know it.
                     self.world.back.connection = None;
                 }
                 Reply::Received { page, .. } => self.held.push(page),
@@ -94,13 +94,13 @@ impl Case {
 
     fn turn(&mut self) -> bool {
         let moved = self.world.turn(true);
-        self.hear();
+        self.handle_replies();
         moved
     }
 
     fn run(&mut self) {
         self.world.settle();
-        self.hear();
+        self.handle_replies();
     }
 
     /// Lets time pass, for at most `seconds` or until `done`.
@@ -112,11 +112,11 @@ impl Case {
             assert!(next > self.world.now, "it wants to run again and again: {}", self.world.system.console());
             if next >= end {
                 self.world.pass_to(end);
-                self.hear();
+                self.handle_replies();
                 return done(self);
             }
             self.world.pass_to(next);
-            self.hear();
+            self.handle_replies();
         }
         true
     }
@@ -256,7 +256,7 @@ fn attempt(moment: Moment, node: Node, value: Option<&[u8]>, how: How) -> bool {
         assert!(!quiet, "{}: the link is down, and nothing was said", name());
         if moment == Moment::Opening(0) {
             assert_eq!(up, node.connects(value), "{}: {log}", name());
-            assert!(!node.told(value) || log.contains(node.name()), "{}: {log}", name());
+            assert!(!node.is_logged(value) || log.contains(node.name()), "{}: {log}", name());
         }
     }
     match node {

@@ -129,7 +129,7 @@ impl Node {
     }
 
     /// Returns `true` if the log names the node when it has this value from the start on.
-    pub fn told(self, value: Option<&[u8]>) -> bool {
+    pub fn is_logged(self, value: Option<&[u8]>) -> bool {
         let Some(value) = value else { return false };
         let flag = value == b"0" || value == b"1";
         match self {

@@ -34,7 +34,7 @@ const PAIRS: [State; 3] = [State::Half, State::Chain, State::Extra];
 type Counts = [usize; 3];
 
 /// Returns the violations that the log names.
-fn told(log: &str) -> Vec<&'static str> {
+fn violations(log: &str) -> Vec<&'static str> {
     [PRODUCER, ID, BOUNDS, FEATURES, SLOTS].into_iter().filter(|text| log.contains(text)).collect()
 }
 
@@ -47,7 +47,7 @@ fn attempt(state: State, attack: Attack) -> Verdict {
     let was = (stage.model.frames, stage.model.done);
     let (tx, rx, _) = stage.view();
     let (mut verdict, wrong) = stage.attack(attack);
-    if !state.looks() {
+    if !state.reads_rings() {
         verdict = Verdict::Ignored;
     }
     stage.look();
@@ -55,17 +55,17 @@ fn attempt(state: State, attack: Attack) -> Verdict {
     let (wakes, reads) = (stage.world.wakes - before.1, stage.world.script.reads() - before.2);
     assert!(wakes <= WAKES && reads <= READS, "{case}: {wakes} wakes, {reads} reads");
     assert!(log.lines().count() <= LINES, "{case}: {log}");
-    let told = told(&log);
+    let logged = violations(&log);
     if verdict == Verdict::Refused {
-        assert!(told.iter().any(|text| wrong.contains(text)) && told.len() == 1, "{case}: {wrong:?}, {log}");
-        refused(&mut stage, told[0], &case);
+        assert!(logged.iter().any(|text| wrong.contains(text)) && logged.len() == 1, "{case}: {wrong:?}, {log}");
+        refused(&mut stage, logged[0], &case);
     } else {
-        assert_eq!(told, Vec::<&str>::new(), "{case}: {log}");
+        assert_eq!(logged, Vec::<&str>::new(), "{case}: {log}");
         let (frames, done) = (stage.model.frames - was.0, stage.model.done - was.1);
-        let expected = if state.looks() { (frames + stage.pending, done) } else { (0, 0) };
+        let expected = if state.reads_rings() { (frames + stage.pending, done) } else { (0, 0) };
         assert_eq!(stage.take(), expected, "{case}: {log}");
         stage.restore(attack, tx, rx);
-        if state.looks() && !matches!(state, State::Closing | State::Draining) {
+        if state.reads_rings() && !matches!(state, State::Closing | State::Draining) {
             let now: Vec<u32> = stage.world.grants.granted.keys().copied().collect();
             assert_eq!(now, granted, "{case}");
             stage.answer_all();

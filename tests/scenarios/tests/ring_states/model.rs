@@ -52,7 +52,7 @@ pub struct Model {
     /// The slots with bytes, and the bytes, of the incoming frame.
     chain: usize,
     length: usize,
-    spoilt: bool,
+    bad: bool,
     /// Pages on their way to tcpip, and complete frames.
     pub frames: usize,
     /// Sent frames that are answered.
@@ -67,7 +67,7 @@ impl Model {
             expect: Expect::Start,
             chain: 0,
             length: 0,
-            spoilt: false,
+            bad: false,
             frames: 0,
             done: 0,
         }
@@ -122,7 +122,7 @@ impl Model {
         }
         self.chain += 1;
         self.length += usize::try_from(status).unwrap_or(0);
-        self.spoilt |= status <= 0;
+        self.bad |= status <= 0;
         let more = flags & MORE != 0;
         self.expect = match (flags & EXTRA != 0, more) {
             (true, more) => Expect::Extra(more),
@@ -141,8 +141,8 @@ impl Model {
 
     fn complete(&mut self) {
         if self.expect == Expect::Start {
-            self.frames += usize::from(!self.spoilt && LENGTHS.contains(&self.length));
-            (self.chain, self.length, self.spoilt) = (0, 0, false);
+            self.frames += usize::from(!self.bad && LENGTHS.contains(&self.length));
+            (self.chain, self.length, self.bad) = (0, 0, false);
         }
     }
 }

@@ -109,7 +109,7 @@ pub struct Stage {
 
 impl State {
     /// `true` if the front end reads the rings.
-    pub fn looks(self) -> bool {
+    pub fn reads_rings(self) -> bool {
         !matches!(self, State::AwaitClosing | State::Held | State::Down)
     }
 
@@ -163,14 +163,14 @@ impl Stage {
     pub fn run(&mut self) {
         loop {
             self.world.settle();
-            if !self.hear() {
+            if !self.handle_replies() {
                 return;
             }
         }
     }
 
     /// Takes netfront's messages, and checks that no page is owned twice.
-    fn hear(&mut self) -> bool {
+    fn handle_replies(&mut self) -> bool {
         let replies = self.world.replies();
         for reply in &replies {
             match *reply {

@@ -58,7 +58,7 @@ impl Flow {
         let mut flow = Flow { port, seq: ISS, ack: 0 };
         let outcome = rig.send(&flow.packet(SYN, b""));
         let [Answer { to_port, flags: 0x12, seq, ack, .. }] = outcome.answers[..] else { panic!("{outcome:?}") };
-        assert_eq!((to_port, ack, outcome.told.len()), (port, ISS.wrapping_add(1), 0));
+        assert_eq!((to_port, ack, outcome.replies.len()), (port, ISS.wrapping_add(1), 0));
         (flow.seq, flow.ack) = (ack, seq.wrapping_add(1));
         flow
     }
@@ -67,7 +67,7 @@ impl Flow {
         let flow = Flow::open(rig, port);
         let outcome = rig.send(&flow.packet(ACK, b""));
         let accepted = |reply: &Reply| matches!(reply, Reply::Accepted { port: from, .. } if *from == port);
-        assert!(outcome.told.iter().any(accepted), "{outcome:?}");
+        assert!(outcome.replies.iter().any(accepted), "{outcome:?}");
         flow
     }
 
@@ -149,13 +149,13 @@ impl State {
     /// Asserts that the effect of the honest segment is that of this state alone.
     fn shown_by(self, honest: &Outcome) {
         let flags: Vec<u8> = honest.answers.iter().map(|answer| answer.flags).collect();
-        let told = |wanted: fn(&Reply) -> bool| honest.told.iter().filter(|reply| wanted(reply)).count();
-        let closed = told(|reply| matches!(reply, Reply::Closed { .. }));
+        let count = |wanted: fn(&Reply) -> bool| honest.replies.iter().filter(|reply| wanted(reply)).count();
+        let closed = count(|reply| matches!(reply, Reply::Closed { .. }));
         match self {
             State::Closed => assert!(flags.iter().any(|flags| flags & RST != 0), "{honest:?}"),
-            State::Listen => assert_eq!((flags, honest.told.len()), (vec![SYN | ACK], 0)),
-            State::SynReceived => assert_eq!(told(|reply| matches!(reply, Reply::Accepted { .. })), 1, "{honest:?}"),
-            State::Established => assert_eq!(told(|reply| matches!(reply, Reply::Received { .. })), 1, "{honest:?}"),
+            State::Listen => assert_eq!((flags, honest.replies.len()), (vec![SYN | ACK], 0)),
+            State::SynReceived => assert_eq!(count(|reply| matches!(reply, Reply::Accepted { .. })), 1, "{honest:?}"),
+            State::Established => assert_eq!(count(|reply| matches!(reply, Reply::Received { .. })), 1, "{honest:?}"),
             State::FinWait1 | State::CloseWait => assert_eq!((flags, closed), (vec![], 0)),
             State::FinWait2 | State::TimeWait => assert_eq!(flags, [ACK], "{honest:?}"),
             State::Closing | State::LastAck => assert!(flags.is_empty(), "{honest:?}"),
@@ -191,14 +191,14 @@ fn attempt(state: State, changes: &[Change<'_>], honest: &Outcome) {
         assert_eq!(outcome, Outcome::default(), "{}", case());
     }
     if expected != Expected::Open {
-        assert_eq!(outcome.told, [], "{}", case());
+        assert_eq!(outcome.replies, [], "{}", case());
         assert_eq!(comparable(rig.send(&right)), comparable(honest.clone()), "{}: the honest segment after it", case());
     }
     let mut outcome = rig.send(&witness.packet(PSH | ACK, b"abc"));
     outcome.answers.extend(rig.wait().answers);
     let connection = rig.connections[&WITNESS];
     assert!(
-        outcome.told.contains(&Reply::Received { connection, length: 3, sent: 0, constant: 0 }),
+        outcome.replies.contains(&Reply::Received { connection, length: 3, sent: 0, constant: 0 }),
         "{}: {outcome:?}",
         case()
     );

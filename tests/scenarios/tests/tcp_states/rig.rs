@@ -23,7 +23,7 @@ pub struct Outcome {
     pub answers: Vec<Answer>,
     /// The number of frames that are no segments.
     pub others: usize,
-    pub told: Vec<Reply>,
+    pub replies: Vec<Reply>,
 }
 
 pub struct Rig {
@@ -121,9 +121,9 @@ impl Rig {
             self.nanoseconds += 1000;
             self.system.set_now(self.nanoseconds);
             self.service.notified(Notifications::ALL);
-            let before = (outcome.answers.len() + outcome.others, outcome.told.len());
+            let before = (outcome.answers.len() + outcome.others, outcome.replies.len());
             self.carry(&mut outcome);
-            if before == (outcome.answers.len() + outcome.others, outcome.told.len()) {
+            if before == (outcome.answers.len() + outcome.others, outcome.replies.len()) {
                 break;
             }
         }
@@ -164,7 +164,7 @@ impl Rig {
         }
         while let Some(reply) = self.application.replies.pop() {
             let reply = reply.expect("tcpip's messages decode");
-            outcome.told.push(reply);
+            outcome.replies.push(reply);
             match reply {
                 Reply::Accepted { connection, port, .. } => drop(self.connections.insert(port, connection)),
                 Reply::Received { connection, length, .. } => self.ask(Request::Consumed { connection, length }),

@@ -14,12 +14,12 @@ fn data_after_the_peer_s_fin_are_not_delivered() {
     let last = flow.packet(FIN | PSH | ACK, b"abc");
     let outcome = rig.send(&last);
     let connection = rig.connections[&VICTIM];
-    assert!(outcome.told.contains(&Reply::Received { connection, length: 3, sent: 0, constant: 0 }), "{outcome:?}");
+    assert!(outcome.replies.contains(&Reply::Received { connection, length: 3, sent: 0, constant: 0 }), "{outcome:?}");
     flow.seq = flow.seq.wrapping_add(4);
     for (back, data) in [(0, &b"more"[..]), (1, b"xmore"), (4, b"abcxmore")] {
         let late = Flow { seq: flow.seq.wrapping_sub(back), ..flow };
         let outcome = rig.send(&late.packet(PSH | ACK, data));
-        assert!(!outcome.told.iter().any(|reply| matches!(reply, Reply::Received { .. })), "{outcome:?}");
+        assert!(!outcome.replies.iter().any(|reply| matches!(reply, Reply::Received { .. })), "{outcome:?}");
     }
     // The acknowledgement of a repeated last segment was lost: it is sent again.
     let outcome = rig.send(&last);
@@ -40,7 +40,7 @@ fn data_that_the_link_has_checked_are_placed_in_order() {
     };
     let lengths = |outcome: &crate::rig::Outcome| -> Vec<u32> {
         let length = |reply: &Reply| if let Reply::Received { length, .. } = reply { Some(*length) } else { None };
-        outcome.told.iter().filter_map(length).collect()
+        outcome.replies.iter().filter_map(length).collect()
     };
     // The second segment before the first, and one that begins before the expected number.
     for (from, to, expected) in [(400, 800, 0), (0, 400, 800), (700, 1300, 500)] {
@@ -68,7 +68,7 @@ fn connections_from_impossible_addresses_are_not_accepted() {
         }
     }
     let outcome = rig.send(&honest.packet(ACK, b""));
-    assert!(outcome.told.iter().any(|reply| matches!(reply, Reply::Accepted { .. })), "{outcome:?}");
+    assert!(outcome.replies.iter().any(|reply| matches!(reply, Reply::Accepted { .. })), "{outcome:?}");
 }
 
 /// Returns a connection in FIN-WAIT-2.

@@ -67,8 +67,8 @@ fn a_back_end_in_a_domain_that_the_policy_does_not_name_gets_nothing_and_is_logg
     for (policy, backend) in [(shipped_policy(), DRIVER_DOMAIN), (shipped_policy(), 1), (driver_domain_policy(), 0)] {
         let mut image = Image::new(Options { policy, backend, ..Options::default() });
         image.until(300, |_| false);
-        let said = format!("netfront: backend-id: domain {backend} is not a back end that the policy allows");
-        assert_eq!(image.console().matches(&said).count(), 1, "{}", image.console());
+        let line = format!("netfront: backend-id: domain {backend} is not a back end that the policy allows");
+        assert_eq!(image.console().matches(&line).count(), 1, "{}", image.console());
         let xen = image.machine.xen();
         assert_eq!((xen.grants.active().count(), xen.events.allocated()), (0, 0), "domain {backend}");
         drop(xen);
@@ -129,13 +129,13 @@ fn the_back_end_cannot_write_pages_granted_for_reading() {
 #[test]
 fn a_back_end_that_keeps_the_rings_is_waited_for() {
     let mut image = serving(Options { site: site(), ..Options::default() });
-    image.cling(true);
+    image.keep_mappings(true);
     image.close_back_end();
     assert!(image.until(90, |image| image.console().contains("still holds pages")), "{}", image.console());
     image.until(60, |_| false);
     assert_eq!(image.machine.xen().grants.active().count(), 2, "what is not held was taken back");
     assert!(!connected(&mut image));
-    image.cling(false);
+    image.keep_mappings(false);
     image.close_back_end();
     assert!(image.until(120, connected), "{}", image.console());
     assert_eq!(image.get("/one").1, b"1");
