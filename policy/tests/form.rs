@@ -19,7 +19,7 @@ fn seal_of(file: &[u8]) -> usize {
     word(file, word(file, 40) + 64 + 24)
 }
 
-/// Makes the seal of a file at a known offset again, whatever its headers say.
+/// Recomputes the seal of a file at a known offset, whatever its headers say.
 fn sealed(mut file: Vec<u8>, seal: usize) -> Vec<u8> {
     if file.len() >= seal + 32 {
         file[seal..seal + 32].fill(0);
@@ -171,7 +171,7 @@ fn a_number_of_program_headers_in_another_field() {
     let mut file = image();
     let seal = seal_of(&file);
     let end = 64 + usize::from(u16::from_le_bytes([file[56], file[57]])) * 56;
-    // Two more behind the honest ones, over the kernel's text, in the bytes before the first page.
+    // Two more after the honest ones, over the kernel's text, in the bytes before the first page.
     let (text, bytes) = (headers(&file).1[2].physical_address, [0xEB, 0xFE]);
     put(&mut file, 0xF80, &bytes);
     for index in 0..2 {
@@ -473,7 +473,7 @@ fn names_in_the_tables_that_no_policy_makes() {
     }
 }
 
-/// What a verdict does not cover, and says so: an image with other code than the reviewed code.
+/// A verdict does not cover an image with other code than the reviewed code, and says so.
 #[test]
 fn other_code_within_its_bounds_is_named_as_not_shown() {
     // A bit of the kernel's text, and a program that does nothing but start.

@@ -224,7 +224,7 @@ fn an_invalid_kernel_is_refused() {
             elf.loose_note = Some(common::pvh_note(0x10_0020));
         }),
         ("must be the PVH entry note alone", |elf| elf.loose_note = Some(common::pvh_note(0x10_0020))),
-        // A second one behind it, in the same segment.
+        // A second one after it, in the same segment.
         ("must be the PVH entry note alone", |elf| {
             elf.parts[0].bytes[20..40].copy_from_slice(&common::pvh_note(0x10_0040));
             elf.note = Some((0, 40));

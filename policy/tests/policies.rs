@@ -30,7 +30,7 @@ fn the_shipped_policies_hold() {
     }
 }
 
-/// A policy that gives netfront back some of its former rights breaks a named assertion.
+/// A policy that gives netfront rights of earlier versions breaks a named assertion.
 #[test]
 fn under_the_shipped_policy_only_the_toolstack_names_the_back_end() {
     let text = std::fs::read_to_string(folder().join("default.toml")).unwrap();

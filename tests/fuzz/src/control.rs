@@ -137,7 +137,7 @@ impl Bench {
     }
 }
 
-/// What the store does.
+/// A step of the store.
 #[derive(Arbitrary, Debug)]
 pub enum StoreStep {
     Store(Act<To>),
@@ -214,7 +214,7 @@ fn check(action: &Action) {
     assert!(path.starts_with("control/"), "{action:?}");
 }
 
-/// What tcpip and the toolstack do.
+/// A step of tcpip or of the toolstack.
 #[derive(Arbitrary, Debug)]
 pub enum QuiesceStep {
     Tcpip(Act<Any<control::Reply>>),

@@ -81,7 +81,7 @@ pub struct Setup {
     depth: u8,
 }
 
-/// What the drivers, their peers and the kernel do.
+/// A step of the drivers, their peers or the kernel.
 #[derive(Arbitrary, Debug)]
 pub enum Step {
     /// The hostile driver sends this.

@@ -69,7 +69,7 @@ impl Bench {
     }
 }
 
-/// What tcpip does.
+/// A step of tcpip.
 #[derive(Arbitrary, Debug)]
 pub enum SocketStep {
     Tcpip(Act<Any<Reply>>),
@@ -325,7 +325,7 @@ impl Honest {
     }
 }
 
-/// What clients do.
+/// A step of a client.
 #[derive(Arbitrary, Debug)]
 pub enum StreamStep {
     Open(u8),

@@ -73,7 +73,7 @@ impl<M: Message + Debug> Say<M> for Any<M> {
     }
 }
 
-/// What a hostile peer does.
+/// A step of a hostile peer.
 #[derive(Arbitrary, Debug)]
 pub enum Act<T> {
     /// Sends a message.

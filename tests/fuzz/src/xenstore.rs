@@ -200,7 +200,7 @@ impl Bench {
     }
 }
 
-/// What the hostile client, the honest one and the daemon do.
+/// A step of the hostile client, of the honest one or of the daemon.
 #[derive(Arbitrary, Debug)]
 pub enum ClientStep {
     /// The hostile client sends this.
@@ -286,7 +286,7 @@ impl World for Clients {
     }
 }
 
-/// What the daemon does, and the clients' requests meanwhile.
+/// A step of the daemon, or a client's request.
 #[derive(Arbitrary, Debug)]
 pub enum WireStep {
     /// Serves the ring honestly.

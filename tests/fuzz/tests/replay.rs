@@ -178,11 +178,14 @@ fn the_lock_file_of_the_programs_is_up_to_date() {
     let mut command = Command::new(env!("CARGO"));
     command.args(["metadata", "--locked", "--format-version", "1", "--manifest-path"]);
     let output = command.arg(folder("fuzz").join("Cargo.toml")).output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "`cargo metadata --manifest-path tests/fuzz/fuzz/Cargo.toml` mends it: {told}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "`cargo metadata --manifest-path tests/fuzz/fuzz/Cargo.toml` updates it: {message}"
+    );
 }
 
-/// A corpus of at most so many files and bytes, so that the repository stays small.
+/// Limits the files and bytes of a corpus, so that the repository stays small.
 #[test]
 fn each_corpus_is_small_and_belongs_to_a_target() {
     let names: BTreeSet<&str> = TARGETS.iter().map(|target| target.name).collect();

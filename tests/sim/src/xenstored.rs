@@ -174,7 +174,7 @@ impl Xenstored {
         self.transactions.len()
     }
 
-    /// Sets whether the daemon reconnects when the guest asks for it.
+    /// Lets the daemon reconnect on the guest's request, or not.
     pub fn offer_reconnection(&mut self, offered: bool) {
         self.ring.store(SERVER_FEATURES, if offered { SERVER_FEATURE_RECONNECTION } else { 0 });
     }

@@ -40,7 +40,7 @@ pub struct Connection {
     unanswered: Vec<(u16, bool)>,
 }
 
-/// What a hostile back end does wrong with the next frame.
+/// The violation of a hostile back end with the next frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mischief {
     /// Answers a request to send twice.
@@ -87,7 +87,7 @@ pub struct Netback {
     pub keep_pages: bool,
     /// If set, pages are returned in reverse order.
     pub backwards: bool,
-    /// What it does wrong with the next frame.
+    /// The violation with the next frame.
     pub mischief: Option<Mischief>,
     /// While set, the guest's states are not read.
     pub deaf: bool,
