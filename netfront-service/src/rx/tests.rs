@@ -1,4 +1,4 @@
-use cloister_sim::{Fickle, SharedMemory};
+use cloister_sim::{ChangingMemory, SharedMemory};
 use proptest::prelude::*;
 
 use super::*;
@@ -393,7 +393,7 @@ proptest! {
     #[test]
     fn memory_that_changes_under_the_reader_gives_no_page_twice_nor_bytes_outside(seed: u64, one_in in 1u64..40) {
         let memory = SharedMemory::new(2 * PAGE_SIZE);
-        let mut receive = receive_over(Fickle::new(memory.clone(), seed, one_in), 24, true);
+        let mut receive = receive_over(ChangingMemory::new(memory.clone(), seed, one_in), 24, true);
         let mut lent = Vec::new();
         for round in 0..300 {
             if memory.load(RX + 8) != memory.load(RX) {

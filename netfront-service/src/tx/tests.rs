@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use cloister_sim::{Fickle, SharedMemory};
+use cloister_sim::{ChangingMemory, SharedMemory};
 use proptest::prelude::*;
 
 use super::*;
@@ -408,7 +408,7 @@ proptest! {
     #[test]
     fn memory_that_changes_under_the_reader_gives_no_page_twice(seed: u64, one_in in 1u64..40, offload in offload()) {
         let memory = SharedMemory::new(2 * PAGE_SIZE);
-        let mut transmit = transmit_over(Fickle::new(memory.clone(), seed, one_in), 32);
+        let mut transmit = transmit_over(ChangingMemory::new(memory.clone(), seed, one_in), 32);
         let mut model = Model::default();
         for round in 0..200u16 {
             model.submit(&mut transmit, round * 7 % 32, 60 + round * 40, offload);

@@ -11,8 +11,8 @@ use cloister_interfaces::capability::{Clock, Console, Power};
 use cloister_interfaces::control::{self, Control};
 use cloister_interfaces::store::{Action, Failure, Reply, Request, Store, Value};
 use cloister_interfaces::{Message, Service};
-use cloister_sim::stand_ins::StoreService;
-use cloister_sim::{Recorder, SharedMemory, Wires, Xenstored};
+use cloister_sim::fakes::StoreService;
+use cloister_sim::{ChannelMemory, Recorder, SharedMemory, Xenstored};
 
 use crate::host::{Host, Pause, Work};
 use crate::peer::{Act, Any, Peer, Say};
@@ -77,7 +77,7 @@ pub struct Setup {
 struct Bench {
     host: Host,
     service: Box<dyn Service>,
-    store: Wires,
+    store: ChannelMemory,
     tcpip: Peer<control::Reply, control::Request>,
     daemon: Xenstored,
     /// `true` once the domain was ended.
@@ -93,7 +93,7 @@ impl Bench {
             flag.set(flag.get() || matches!(operation, Operation::PowerOff | Operation::PowerReboot));
             Ok([0; 2])
         });
-        let (store, control) = (Wires::new::<Store>(2 << (setup.depth % 4)), Wires::new::<Control>(2));
+        let (store, control) = (ChannelMemory::new::<Store>(2 << (setup.depth % 4)), ChannelMemory::new::<Control>(2));
         let caps = Caps {
             console: Console::new(host.system.clone(), Slot(0)),
             clock: Clock::new(host.system.clone(), Slot(1)),

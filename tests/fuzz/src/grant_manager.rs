@@ -11,7 +11,7 @@ use cloister_interfaces::Service;
 use cloister_interfaces::capability::{Clock, Console, GrantRule};
 use cloister_interfaces::grants::{Grants, Reply, Request};
 use cloister_interfaces::rules::{self, ClientGrantRule};
-use cloister_sim::Wires;
+use cloister_sim::ChannelMemory;
 
 use crate::host::{Host, Pause, Work};
 use crate::peer::{Act, Any, Peer};
@@ -160,22 +160,22 @@ impl World for Clients {
         let shared = kernel.clone();
         host.recorder.answer(move |slot, operation, arguments| shared.borrow_mut().answer(slot, operation, arguments));
         let depth = 2 << (setup.depth % 5);
-        let wires = [Wires::new::<Grants>(depth), Wires::new::<Grants>(depth)];
+        let channels = [ChannelMemory::new::<Grants>(depth), ChannelMemory::new::<Grants>(depth)];
         let service = service(Caps {
             console: Console::new(host.system.clone(), Slot(0)),
             clock: Clock::new(host.system.clone(), Slot(1)),
             grant_rules: (0..POLICY.len() as u16)
                 .map(|rule| GrantRule::new(host.system.clone(), Slot(RULES + rule)))
                 .collect(),
-            grants_clients: [host.server(&wires[0], 2), host.honest_server(&wires[1], 3)].into_iter().collect(),
+            grants_clients: [host.server(&channels[0], 2), host.honest_server(&channels[1], 3)].into_iter().collect(),
             rules: rules(),
         });
         Clients {
             host,
             kernel,
             service: Box::new(service),
-            hostile: Peer::client(&wires[usize::from(HOSTILE)]),
-            honest: Peer::client(&wires[usize::from(HONEST)]),
+            hostile: Peer::client(&channels[usize::from(HOSTILE)]),
+            honest: Peer::client(&channels[usize::from(HONEST)]),
             open: 0,
         }
     }

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use cloister_interfaces::{Memory, Message};
-use cloister_sim::{Wire, Wires};
+use cloister_sim::{ChannelMemory, QueueMemory};
 
 use crate::host::Host;
 use crate::script::{Bytes, Claim, Word};
@@ -98,8 +98,8 @@ pub enum Act<T> {
 
 /// A peer that sends messages of type `O` and receives messages of type `I`.
 pub struct Peer<O, I> {
-    out: Wire,
-    inn: Wire,
+    out: QueueMemory,
+    inn: QueueMemory,
     head: u32,
     tail: u32,
     /// `true` if it claimed a wrong number of consumed messages, so that the contents of the queue
@@ -109,20 +109,20 @@ pub struct Peer<O, I> {
 }
 
 impl<O: Message, I: Message + Debug> Peer<O, I> {
-    fn new(out: &Wire, inn: &Wire) -> Self {
+    fn new(out: &QueueMemory, inn: &QueueMemory) -> Self {
         let mut peer = Peer { out: out.clone(), inn: inn.clone(), head: 0, tail: 0, lied: false, message: PhantomData };
         peer.restart();
         peer
     }
 
     /// Returns a peer at the client's end of an interface.
-    pub fn client(wires: &Wires) -> Self {
-        Self::new(&wires.requests, &wires.replies)
+    pub fn client(memory: &ChannelMemory) -> Self {
+        Self::new(&memory.requests, &memory.replies)
     }
 
     /// Returns a peer at the server's end of an interface.
-    pub fn server(wires: &Wires) -> Self {
-        Self::new(&wires.replies, &wires.requests)
+    pub fn server(memory: &ChannelMemory) -> Self {
+        Self::new(&memory.replies, &memory.requests)
     }
 
     /// Continues with the indices in the pages, as a restarted service does.

@@ -7,7 +7,7 @@ use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::rules::{self, PathRule};
 use cloister_interfaces::store::{Action, Failure, Path, Reply, Request, Store, Value};
 use cloister_interfaces::{Memory, Message, Service};
-use cloister_sim::{SharedMemory, Tampered, Wires, Xenstored};
+use cloister_sim::{ChannelMemory, SharedMemory, Tampered, Xenstored};
 use cloister_xenstore::{Caps, service};
 
 use crate::host::{Host, Pause, Work};
@@ -139,17 +139,17 @@ impl Bench {
         daemon.set(&daemon.own("device/vif/0/state"), "1");
         daemon.set(&format!("{BACKEND}/state"), "2");
         let depth = 2 << (setup.depth % 5);
-        let wires = [Wires::new::<Store>(depth), Wires::new::<Store>(depth)];
-        let first = if hostile_daemon { host.honest_server(&wires[0], 2) } else { host.server(&wires[0], 2) };
+        let channels = [ChannelMemory::new::<Store>(depth), ChannelMemory::new::<Store>(depth)];
+        let first = if hostile_daemon { host.honest_server(&channels[0], 2) } else { host.server(&channels[0], 2) };
         let service = service(Caps {
             console: Console::new(host.system.clone(), Slot(0)),
             clock: Clock::new(host.system.clone(), Slot(1)),
             xenstore_ring: if hostile_daemon { host.theirs(ring.clone()) } else { Tampered::own(ring.clone()) },
             xenstore_events: Port::new(host.system.clone(), Slot(9), 20),
-            store_clients: [first, host.honest_server(&wires[1], 3)].into_iter().collect(),
+            store_clients: [first, host.honest_server(&channels[1], 3)].into_iter().collect(),
             rules: rules(),
         });
-        let clients = [Peer::client(&wires[0]), Peer::client(&wires[1])];
+        let clients = [Peer::client(&channels[0]), Peer::client(&channels[1])];
         Bench { host, ring, daemon, service: Box::new(service), clients, next: 1000 }
     }
 

@@ -3,7 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
-pub mod fickle;
+pub mod changing;
+pub mod fakes;
 pub mod hypervisor;
 pub mod memory;
 pub mod netback;
@@ -11,15 +12,14 @@ pub mod pair;
 pub mod platform;
 pub mod program;
 pub mod recorder;
-pub mod stand_ins;
 pub mod tampered;
 pub mod xenstored;
 
-pub use fickle::Fickle;
+pub use changing::ChangingMemory;
 pub use hypervisor::Machine;
 pub use memory::SharedMemory;
 pub use netback::Netback;
-pub use pair::{Wire, Wires, channel};
+pub use pair::{ChannelMemory, QueueMemory, channel};
 pub use recorder::Recorder;
 pub use tampered::{Script, Tampered};
 pub use xenstored::Xenstored;

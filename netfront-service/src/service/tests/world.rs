@@ -16,8 +16,8 @@ use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::Store;
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service};
 use cloister_netfront::{Caps, service};
-use cloister_sim::stand_ins::{GrantService, StoreService};
-use cloister_sim::{Netback, Recorder, Script, SharedMemory, Tampered, Wires, Xenstored};
+use cloister_sim::fakes::{GrantService, StoreService};
+use cloister_sim::{ChannelMemory, Netback, Recorder, Script, SharedMemory, Tampered, Xenstored};
 
 /// The default number of pages of each pool.
 pub const PAGES: u16 = 64;
@@ -102,7 +102,8 @@ impl World {
         let pending = Rc::new(Cell::new(u64::MAX));
         let system = kernel(&pending);
         let (own, same) = (Tampered::own, |memory: SharedMemory| memory);
-        let (net, store, grants) = (Wires::new::<Net>(depth), Wires::new::<Store>(8), Wires::new::<Grants>(8));
+        let (net, store, grants) =
+            (ChannelMemory::new::<Net>(depth), ChannelMemory::new::<Store>(8), ChannelMemory::new::<Grants>(8));
         let pool = |pages: u16| SharedMemory::new(usize::from(pages) * PAGE_SIZE);
         let (rings, rx_pool, tx_pool) = (pool(2), pool(pages), pool(pages));
         let script = Script::new();

@@ -133,16 +133,16 @@ impl Rings {
     /// Writes the first `written` slots of a frame of `slots`.
     fn long(&mut self, slots: u16, segment: Option<u16>, checked: bool, last: u8, written: usize) {
         let rings = self.0.rings.clone();
-        let mut wire: Vec<Option<[u16; 3]>> = Vec::new();
+        let mut layout: Vec<Option<[u16; 3]>> = Vec::new();
         for slot in 0..slots {
             let more = if slot + 1 < slots { 4 } else { 0 };
             let first = if slot > 0 { 0 } else { u16::from(checked) * 3 + u16::from(segment.is_some()) * 8 };
-            wire.push(Some([0, first | more, if more > 0 { 4096 } else { 60 + u16::from(last) }]));
+            layout.push(Some([0, first | more, if more > 0 { 4096 } else { 60 + u16::from(last) }]));
             if slot == 0 && segment.is_some() {
-                wire.push(None);
+                layout.push(None);
             }
         }
-        for slot in wire.into_iter().take(written) {
+        for slot in layout.into_iter().take(written) {
             let id = (rings.load(PAGE_SIZE + RSP_PROD) % 256) as u16;
             let bytes = match slot {
                 Some([offset, flags, length]) => [id, offset, flags, length].map(u16::to_le_bytes).concat(),

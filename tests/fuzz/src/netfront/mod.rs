@@ -14,8 +14,8 @@ use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{self, Store};
 use cloister_interfaces::{Memory, Service};
 use cloister_netfront::{Caps, service};
-use cloister_sim::stand_ins::{GrantService, StoreService};
-use cloister_sim::{Netback, Recorder, SharedMemory, Tampered, Wires, Xenstored};
+use cloister_sim::fakes::{GrantService, StoreService};
+use cloister_sim::{ChannelMemory, Netback, Recorder, SharedMemory, Tampered, Xenstored};
 
 use crate::host::{Host, Work};
 use crate::peer::Peer;
@@ -70,8 +70,8 @@ pub struct Bench {
     pub tcpip: Tcpip,
     pub back: Netback,
     pub daemon: Xenstored,
-    pub store_wires: Wires,
-    pub grant_wires: Wires,
+    pub store_memory: ChannelMemory,
+    pub grant_memory: ChannelMemory,
     /// `None` while it is hostile.
     pub store: Option<StoreService<Recorder>>,
     pub grants: Option<GrantService<Recorder>>,
@@ -156,8 +156,11 @@ impl Bench {
         let host = Host::new(trace, MOST);
         let mut open = BTreeMap::new();
         host.recorder.answer(move |slot, operation, _| kernel(slot, operation, &mut open));
-        let (net, store, grant) =
-            (Wires::new::<Net>(4 << (depth % 5)), Wires::new::<Store>(8), Wires::new::<Grants>(8));
+        let (net, store, grant) = (
+            ChannelMemory::new::<Net>(4 << (depth % 5)),
+            ChannelMemory::new::<Store>(8),
+            ChannelMemory::new::<Grants>(8),
+        );
         let pool = || SharedMemory::new(usize::from(PAGES) * PAGE_SIZE);
         let (rings, rx_pool, tx_pool) = (SharedMemory::new(2 * PAGE_SIZE), pool(), pool());
         let ring_view = match hostile {
@@ -186,8 +189,8 @@ impl Bench {
             tcpip: Tcpip::default(),
             back: Netback::new(0, 7),
             daemon: Xenstored::new(SharedMemory::new(4096), 7),
-            store_wires: store,
-            grant_wires: grant,
+            store_memory: store,
+            grant_memory: grant,
             store: None,
             grants: None,
             rings,
@@ -207,14 +210,14 @@ impl Bench {
     /// Replaces the XenStore service by an honest one.
     pub fn honest_store(&mut self) {
         let same = |memory: SharedMemory| memory;
-        self.store = Some(StoreService::new(self.store_wires.server(&Recorder::new(), 5, same, same)));
+        self.store = Some(StoreService::new(self.store_memory.server(&Recorder::new(), 5, same, same)));
     }
 
     /// Replaces the grant manager by an honest one.
     pub fn honest_grants(&mut self) {
         let same = |memory: SharedMemory| memory;
         let regions = vec![self.rings.clone(), self.rx_pool.clone(), self.tx_pool.clone()];
-        self.grants = Some(GrantService::new(self.grant_wires.server(&Recorder::new(), 6, same, same), regions));
+        self.grants = Some(GrantService::new(self.grant_memory.server(&Recorder::new(), 6, same, same), regions));
     }
 
     /// Runs the service once, and then each honest party. Returns `true` if one of them did

@@ -198,7 +198,7 @@ impl World for HostileStore {
 
     fn new(setup: Setup, trace: &Trace) -> Self {
         let bench = Bench::new(Hostile::Store, setup.depth, trace);
-        let store = Peer::server(&bench.store_wires);
+        let store = Peer::server(&bench.store_memory);
         HostileStore { bench, store, last: 0 }
     }
 
@@ -256,7 +256,7 @@ impl World for HostileGrants {
 
     fn new(setup: Setup, trace: &Trace) -> Self {
         let bench = Bench::new(Hostile::Grants, setup.depth, trace);
-        let grants = Peer::server(&bench.grant_wires);
+        let grants = Peer::server(&bench.grant_memory);
         HostileGrants { bench, grants }
     }
 

@@ -12,7 +12,7 @@ use cloister_interfaces::control::{self, Control};
 use cloister_interfaces::net::{Net, Reply as LinkReply, Request as LinkRequest};
 use cloister_interfaces::socket::{self, Connection, Socket};
 use cloister_interfaces::{Memory, Service};
-use cloister_sim::{SharedMemory, Tampered, Wires};
+use cloister_sim::{ChannelMemory, SharedMemory, Tampered};
 use cloister_tcpip::{Caps, service};
 
 use crate::host::{Host, Work};
@@ -70,8 +70,8 @@ impl Bench {
         let host = Host::new(trace, MOST);
         host.only(&[Operation::QueueNotify]);
         let depth = 4 << (depth % 4);
-        let (net, socket) = (Wires::new::<Net>(4 * depth), Wires::new::<Socket>(depth));
-        let control = Wires::new::<Control>(2);
+        let (net, socket) = (ChannelMemory::new::<Net>(4 * depth), ChannelMemory::new::<Socket>(depth));
+        let control = ChannelMemory::new::<Control>(2);
         let pool = || SharedMemory::new(usize::from(PAGES) * PAGE_SIZE);
         let (rx_pool, tx_pool) = (pool(), pool());
         let (stream_in, stream_out) = (SharedMemory::new(4 * 2048), SharedMemory::new(4 * 4096));

@@ -1,4 +1,4 @@
-//! Stand-ins for two services, for tests of one of their clients alone.
+//! Fakes of two services, for tests of one of their clients alone.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use cloister_interfaces::{Server, System, grants};
 use crate::memory::SharedMemory;
 use crate::xenstored::Xenstored;
 
-/// In place of the XenStore service: carries out requests directly on the nodes of a store.
+/// Acts as the XenStore service: carries out requests directly on the nodes of a store.
 pub struct StoreService<S> {
     server: Server<Store, S, SharedMemory>,
     watches: Vec<(String, u16, Option<Vec<u8>>)>,
@@ -121,7 +121,7 @@ impl<S: System> StoreService<S> {
 /// The granted pages by reference.
 pub type Granted = BTreeMap<u32, (SharedMemory, usize)>;
 
-/// In place of the grant manager: rule `n` grants pages of region `n`, with references from `1000 *
+/// Acts as the grant manager: rule `n` grants pages of region `n`, with references from `1000 *
 /// (n + 1)` on.
 pub struct GrantService<S> {
     server: Server<grants::Grants, S, SharedMemory>,
