@@ -1,5 +1,5 @@
-//! The exhaustive test of the comparison alone: without the seal, which finds every changed bit too, and
-//! without the scan of the code, which finds a moved entry point.
+//! The exhaustive test of the comparison alone: without the seal, which finds every changed bit
+//! too, and without the scan of the code, which finds a moved entry point.
 
 use cloister_caps::tables::{Section, Tables};
 use sha2::{Digest, Sha256};
@@ -56,7 +56,8 @@ fn undecided(file: &[u8]) -> Vec<usize> {
     out
 }
 
-/// The policy does not decide what the linker does: where a program starts, and the size of its data.
+/// The policy does not decide what the linker does: where a program starts, and the size of its
+/// data.
 #[test]
 fn every_flipped_bit_of_the_tables_that_the_policy_decides_is_found_by_comparing() {
     let file = image();

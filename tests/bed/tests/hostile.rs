@@ -125,8 +125,8 @@ impl Arena {
         }
     }
 
-    /// Returns the value of a step. Panics on an error, with all that is known of the device, of the
-    /// services and of both guests.
+    /// Returns the value of a step. Panics on an error, with all that is known of the device, of
+    /// the services and of both guests.
     fn must<T>(&self, result: Result<T, BedError>) -> T {
         result.unwrap_or_else(|error| panic!("{error}\n{}", self.state()))
     }
