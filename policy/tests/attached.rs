@@ -62,7 +62,7 @@ mod of_symbols {
     }
 
     #[test]
-    fn code_of_another_service() {
+    fn code_of_another_service_is_an_error() {
         is_beyond("_ZN14cloister_tcpip3run17h0000000000000000E", "it is code of cloister_tcpip");
         is_beyond("cloister_main::run", "it is code of cloister_main");
         is_beyond(
@@ -72,7 +72,7 @@ mod of_symbols {
     }
 
     #[test]
-    fn a_capability_that_it_does_not_hold() {
+    fn a_capability_that_the_policy_does_not_give_is_an_error() {
         is_beyond("cloister_interfaces::capability::Power<S>::off", "for a Power, and the policy gives no power");
         is_beyond("cloister_interfaces::capability::Port<S>::send", "for a Port, and the policy gives no port");
     }
@@ -99,7 +99,7 @@ mod of_symbols {
     /// Without a limit the work would be their number times the length of the name: minutes, with
     /// these numbers.
     #[test]
-    fn very_many_symbols_with_one_name() {
+    fn the_names_of_symbols_are_bounded() {
         let long = "a".repeat(4 << 20);
         let of = |count, text: &str, end| findings(&many_symbols(count, text, end));
         assert_eq!(of(200_000, "main", true), [""; 0]);
@@ -116,7 +116,7 @@ mod of_symbols {
     }
 
     #[test]
-    fn the_file_of_another_program() {
+    fn the_file_of_another_program_is_an_error() {
         assert!(findings(&program(2).build())[0].contains("is not that of the image"));
         assert!(findings(b"")[0].contains("cannot be read"));
         assert!(findings(&program(1).build())[0].contains("has no symbols"));

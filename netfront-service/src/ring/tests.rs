@@ -22,7 +22,7 @@ fn a_fresh_ring_is_zero_but_for_its_events() {
 }
 
 #[test]
-fn notifications_as_the_macro_says() {
+fn notifications_follow_the_macro() {
     let (memory, mut ring) = ring();
     assert!(!ring.publish());
     ring.push([1; 3]);

@@ -272,7 +272,7 @@ fn the_order_of_the_pool_is_kept_while_half_of_it_is_posted() {
 }
 
 #[test]
-fn violations() {
+fn every_impossible_response_is_a_violation() {
     let cases = [
         (1, 0, 0, 60, Violation::Id),
         (u16::MAX, 0, 0, 60, Violation::Id),

@@ -144,7 +144,7 @@ fn frames_are_sent_across_the_wrap_of_the_indices() {
 }
 
 #[test]
-fn completions_in_any_order_and_each_once() {
+fn completions_come_in_any_order_and_each_once() {
     let (memory, mut transmit) = transmit(128);
     for page in 0..3 {
         transmit.submit(page, 60, Offload::None).expect("a frame");

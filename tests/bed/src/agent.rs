@@ -77,19 +77,19 @@ pub struct Agent {
 
 #[derive(Default)]
 struct Shared {
-    heard: Mutex<Heard>,
+    messages: Mutex<Messages>,
     changed: Condvar,
 }
 
 /// The messages of dom0 so far.
 #[derive(Default)]
-struct Heard {
+struct Messages {
     ready: bool,
     failures: Vec<String>,
     statuses: HashMap<u32, i32>,
 }
 
-impl Heard {
+impl Messages {
     fn line(&mut self, line: &str) {
         let (word, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
         match (word, word.parse(), rest.parse()) {
@@ -122,10 +122,10 @@ impl Agent {
 
     /// Returns `true` if dom0 is ready, or the reason why it could not start.
     pub fn ready(&self) -> Result<bool, String> {
-        let heard = self.shared.lock();
-        match heard.failures.first() {
+        let messages = self.shared.lock();
+        match messages.failures.first() {
             Some(reason) => Err(reason.clone()),
-            None => Ok(heard.ready),
+            None => Ok(messages.ready),
         }
     }
 
@@ -161,16 +161,16 @@ impl Agent {
     ) -> Result<Option<i32>, BedError> {
         let until = Instant::now() + limit;
         loop {
-            let heard = self.shared.lock();
-            let (mut heard, _) = self
+            let messages = self.shared.lock();
+            let (mut messages, _) = self
                 .shared
                 .changed
-                .wait_timeout_while(heard, LOOK, |heard| !heard.statuses.contains_key(&number))
+                .wait_timeout_while(messages, LOOK, |messages| !messages.statuses.contains_key(&number))
                 .unwrap_or_else(PoisonError::into_inner);
-            if let Some(status) = heard.statuses.remove(&number) {
+            if let Some(status) = messages.statuses.remove(&number) {
                 return Ok(Some(status));
             }
-            drop(heard);
+            drop(messages);
             alive()?;
             if Instant::now() >= until {
                 return Ok(None);
@@ -180,8 +180,8 @@ impl Agent {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Heard> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Messages> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -191,13 +191,13 @@ mod tests {
 
     #[test]
     fn lines_from_dom0_are_understood() {
-        let mut heard = Heard::default();
+        let mut messages = Messages::default();
         for line in ["ready", "7 0", "8 143", "failed xenstored does not start", "nonsense", "9 x"] {
-            heard.line(line);
+            messages.line(line);
         }
-        assert!(heard.ready);
-        assert_eq!(heard.statuses, HashMap::from([(7, 0), (8, 143)]));
-        assert_eq!(heard.failures, ["xenstored does not start"]);
+        assert!(messages.ready);
+        assert_eq!(messages.statuses, HashMap::from([(7, 0), (8, 143)]));
+        assert_eq!(messages.failures, ["xenstored does not start"]);
     }
 
     /// Behaves as dom0's `/init` at the other end of the channel.

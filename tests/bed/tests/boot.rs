@@ -57,10 +57,10 @@ fn a_taken_port_is_an_error_at_once() {
     let holder = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
     let port = holder.local_addr().expect("address").port();
     let output = boot(port).output().expect("run");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains(&port.to_string()), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains(&port.to_string()), "{stderr}");
     // It fails before anything is built or started.
-    assert!(!said.contains("building") && !said.contains("starting"), "{said}");
+    assert!(!stderr.contains("building") && !stderr.contains("starting"), "{stderr}");
 }
 
 #[test]

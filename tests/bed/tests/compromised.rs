@@ -35,8 +35,8 @@ impl Arena {
 
     fn wait_for(&self, mark: &str) {
         let mark = format!("{}: {mark}", self.role);
-        let said = || self.console().lines().any(|line| line.starts_with(&mark));
-        self.bed.wait_for_guest(&self.guest, &mark, ALL, &said).unwrap_or_else(|error| panic!("{error}"));
+        let reported = || self.console().lines().any(|line| line.starts_with(&mark));
+        self.bed.wait_for_guest(&self.guest, &mark, ALL, &reported).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Returns the state of the network device, as the front end writes it.

@@ -127,7 +127,7 @@ impl Header {
 }
 
 #[test]
-fn the_network_device() {
+fn netif_matches_the_header() {
     let header = Header::read("io/netif.h");
     header.holds(&[
         ("NETTXF_csum_blank", netif::tx_flag::CSUM_BLANK.into()),
@@ -184,7 +184,7 @@ fn the_network_device() {
 }
 
 #[test]
-fn the_shared_ring() {
+fn the_ring_matches_the_header() {
     Header::read("io/ring.h").lays_out(
         "__name##_sring",
         &[
@@ -198,7 +198,7 @@ fn the_shared_ring() {
 }
 
 #[test]
-fn the_grant_table() {
+fn the_grant_table_matches_the_header() {
     let header = Header::read("grant_table.h");
     header.holds(&[
         ("GTF_permit_access", grant::PERMIT_ACCESS.into()),
@@ -214,7 +214,7 @@ fn the_grant_table() {
 }
 
 #[test]
-fn the_states_of_a_split_driver() {
+fn xenbus_states_match_the_header() {
     let header = Header::read("io/xenbus.h");
     for state in XenbusState::ALL {
         header.holds(&[(&format!("XenbusState{state:?}"), state as i64)]);
@@ -223,7 +223,7 @@ fn the_states_of_a_split_driver() {
 }
 
 #[test]
-fn the_ring_to_the_xenstore_daemon() {
+fn the_xenstore_ring_matches_the_header() {
     let header = Header::read("io/xs_wire.h");
     header.holds(&[
         ("XENSTORE_RING_SIZE", xs_wire::RING_SIZE as i64),
@@ -267,7 +267,7 @@ fn the_ring_to_the_xenstore_daemon() {
 }
 
 #[test]
-fn time_in_the_shared_info_page() {
+fn shared_info_time_matches_the_header() {
     use event::TimeInfo;
     let header = Header::read("xen.h");
     header.lays_out(

@@ -133,10 +133,10 @@ impl Arena {
 
     fn state(&self) -> String {
         let device = format!("/local/domain/$(xl domid {FRONT})/device/vif");
-        let tell = format!(
+        let commands = format!(
             "xl list\nxenstore-ls -p {device}\nxenstore-ls -p /local/domain/0/backend/vif\nxl trigger {FRONT} nmi\nsleep 2"
         );
-        let dom0 = self.bed.dom0(&tell, STEP).map_or_else(|error| error.to_string(), |output| output.stdout);
+        let dom0 = self.bed.dom0(&commands, STEP).map_or_else(|error| error.to_string(), |output| output.stdout);
         let back = self.console(&self.back);
         let back = back.lines().rev().take(20).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
         format!("{dom0}\n{FRONT}:\n{}\n{BACK}:\n{back}", self.console_since(self.began.get()).join("\n"))

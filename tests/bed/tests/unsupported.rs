@@ -24,8 +24,8 @@ fn assert_refuses(bed: &Bed, guest: &Guest, why: &str) {
     let console = std::fs::read_to_string(bed.guest_log(&guest.name)).unwrap_or_default();
     let xen = std::fs::read_to_string(bed.xen_log()).unwrap_or_default();
     // Output before the console ring is mapped goes to Xen's log alone.
-    let said = console.lines().chain(xen.lines()).any(|line| line.contains("cloister: fatal:") && line.contains(why));
-    assert!(said, "{}: {why:?} is not said:\n{console}", guest.name);
+    let found = console.lines().chain(xen.lines()).any(|line| line.contains("cloister: fatal:") && line.contains(why));
+    assert!(found, "{}: {why:?} was not found:\n{console}", guest.name);
     bed.destroy_guest(&guest.name).unwrap_or_else(|error| panic!("{error}"));
 }
 

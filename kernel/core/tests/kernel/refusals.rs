@@ -21,7 +21,7 @@ fn refusal(bench: &mut Bench, service: &str, name: &str, operation: Operation, f
 }
 
 #[test]
-fn an_empty_slot() {
+fn a_use_of_an_empty_slot_is_logged() {
     let mut bench = Bench::new(&shipped());
     let http = bench.service("http");
     bench.call(http, 1, [60, 5, 0, 0, 0, 0]);
@@ -37,7 +37,7 @@ fn an_empty_slot() {
 }
 
 #[test]
-fn an_operation_that_the_object_does_not_have() {
+fn an_operation_that_the_object_does_not_have_is_logged() {
     let (status, logged) = refusal(&mut Bench::new(&shipped()), "http", "console", Operation::GrantIssue, [0, 0]);
     assert_eq!(status, Status::WrongOperation);
     assert_eq!(
@@ -47,7 +47,7 @@ fn an_operation_that_the_object_does_not_have() {
 }
 
 #[test]
-fn a_right_that_was_not_given() {
+fn a_right_that_was_not_given_is_logged() {
     let (status, logged) = refusal(&mut Bench::new(&shipped()), "tcpip", "clock", Operation::ClockWall, [0, 0]);
     assert_eq!(status, Status::MissingRight);
     let line = line(&shipped(), "[services.tcpip]", "clock");
@@ -61,7 +61,7 @@ fn a_right_that_was_not_given() {
 }
 
 #[test]
-fn an_argument_out_of_range() {
+fn an_argument_out_of_range_is_logged() {
     let (status, logged) = refusal(&mut Bench::new(&shipped()), "http", "info", Operation::InfoRead, [10, 0]);
     assert_eq!(status, Status::BadArgument);
     let line = line(&shipped(), "[services.http]", "info");
@@ -74,7 +74,7 @@ fn an_argument_out_of_range() {
 }
 
 #[test]
-fn a_page_and_a_peer_that_the_rule_does_not_allow() {
+fn a_page_or_peer_that_the_rule_does_not_allow_is_logged() {
     let mut bench = Bench::new(&narrow());
     let line = line(&narrow(), "[grants.rx-pages]", "[grants");
     for (operation, arguments, missing) in [
@@ -109,7 +109,7 @@ fn a_refused_range_is_logged_by_its_first_and_last_page() {
 }
 
 #[test]
-fn a_peer_that_a_port_is_not_for() {
+fn a_peer_that_the_port_rule_does_not_allow_is_logged() {
     let (status, logged) = refusal(&mut Bench::new(&narrow()), "netfront", "tx-events", Operation::PortOpen, [10, 0]);
     assert_eq!(status, Status::NotPermitted);
     let line = line(&narrow(), "[ports.tx-events]", "[ports");
@@ -122,7 +122,7 @@ fn a_peer_that_a_port_is_not_for() {
 }
 
 #[test]
-fn a_state_in_which_it_is_not_possible() {
+fn an_operation_in_the_wrong_state_is_logged() {
     let (status, logged) = refusal(&mut Bench::new(&shipped()), "netfront", "rx-events", Operation::PortClose, [0, 0]);
     assert_eq!(status, Status::WrongState);
     assert_eq!(
@@ -133,7 +133,7 @@ fn a_state_in_which_it_is_not_possible() {
 }
 
 #[test]
-fn an_operation_that_the_machine_does_not_offer() {
+fn an_operation_that_the_machine_does_not_offer_is_logged() {
     let mut bench = Bench::new(&shipped());
     (bench.machine.random, bench.machine.wall, bench.machine.refuses_ports) = (None, None, true);
     let (status, logged) = refusal(&mut bench, "tcpip", "entropy", Operation::EntropyDraw, [0, 0]);
@@ -147,7 +147,7 @@ fn an_operation_that_the_machine_does_not_offer() {
 }
 
 #[test]
-fn a_system_call_that_does_not_exist() {
+fn an_unknown_system_call_is_logged() {
     let mut bench = Bench::new(&shipped());
     let http = bench.service("http");
     bench.call(http, 7, [1, 2, 3, 4, 5, 6]);
