@@ -506,7 +506,11 @@ fn each_state_of_the_back_end_has_its_meaning() {
         let accused = walk.done.iter().filter_map(written).any(|(path, _)| path.starts_with("error"));
         assert!(!accused, "{before} {found:?}: no violation");
         let left = walk.done.iter().any(|command| written(command).is_some());
-        assert_eq!(left, before != "1" && found != gone.0, "{before} {found:?}: who is gone is told nothing");
+        assert_eq!(
+            left,
+            before != "1" && found != gone.0,
+            "{before} {found:?}: nothing is written for a device that is gone"
+        );
     }
 }
 

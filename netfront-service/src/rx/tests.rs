@@ -209,7 +209,7 @@ fn a_frame_waits_for_all_its_slots() {
     assert_eq!(take(&mut receive), Ok(None));
     answer(&memory, MORE, 4096);
     assert_eq!(take(&mut receive), Ok(None));
-    assert_eq!(receive.take_back(0, 1), Err(Refusal::Owner), "a page of a frame that tcpip was not told of");
+    assert_eq!(receive.take_back(0, 1), Err(Refusal::Owner), "a page of a frame that was not sent to tcpip");
     answer(&memory, 0, 7);
     assert_eq!(take(&mut receive), Ok(Some((vec![part(0, 0, 4096), part(2, 0, 4103)], true))));
 }

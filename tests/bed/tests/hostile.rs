@@ -149,7 +149,7 @@ impl Arena {
         let choose = format!("xenstore-write /local/domain/$(xl domid {BACK})/data/script {}", script.name);
         self.attach(&choose, &format!("backend={BACK}"));
         let measures = matches!(script.attack, Attack::Measure(..));
-        let back = if script.by_test() || measures { self.stands(length) } else { String::new() };
+        let back = if script.by_test() || measures { self.wait_connected(length) } else { String::new() };
         self.meanwhile(script);
         let back = if script.name == "destroyed" { back } else { self.outcome(script, since) };
         self.attach("", "bridge=xenbr0");
@@ -201,10 +201,10 @@ impl Arena {
     }
 
     /// Waits until the front end says that it is connected.
-    fn stands(&self, length: usize) -> String {
-        let stands = || self.console_since(length).iter().any(|line| line.contains("netfront: connected"));
-        self.must(self.bed.wait_for_guest(&self.front, "the connection", STEP, &stands));
-        "the connection stands".to_owned()
+    fn wait_connected(&self, length: usize) -> String {
+        let connected = || self.console_since(length).iter().any(|line| line.contains("netfront: connected"));
+        self.must(self.bed.wait_for_guest(&self.front, "the connection", STEP, &connected));
+        "the connection is up".to_owned()
     }
 }
 

@@ -227,6 +227,6 @@ impl World for Clients {
                 assert_eq!(self.ask(hostile, end), Reply::Ended { rule, still_mapped: 0 });
             }
         }
-        assert!(self.kernel.borrow().granted.is_empty(), "grants stand that nobody asks for");
+        assert!(self.kernel.borrow().granted.is_empty(), "grants remain that no client requested");
     }
 }

@@ -170,7 +170,7 @@ impl<'t> Bench<'t> {
         let logged = (self.machine.log.len() as u64 - before.0, self.kernel.refusals() - before.1);
         let status = match outcome {
             Outcome::Answer(answer) => {
-                assert!(answer.status == Status::Done || answer.words == [0; 2], "a refusal tells nothing");
+                assert!(answer.status == Status::Done || answer.words == [0; 2], "a refusal has no words");
                 answer.status
             }
             Outcome::Wait => {

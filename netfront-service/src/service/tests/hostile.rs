@@ -200,7 +200,7 @@ fn a_storm_of_events_is_held_back_and_frames_come_through_it() {
         (0..8).for_each(|_| world.pass(1));
         assert_eq!(world.received(), [(frame, false)], "round {round}");
     }
-    assert_eq!(world.system.console().matches("for nothing").count(), 1, "told once");
+    assert_eq!(world.system.console().matches("for nothing").count(), 1, "logged once");
     // When the storm is over, a frame's event wakes the service again.
     world.pass(2_000);
     world.pending.set(0);

@@ -216,7 +216,7 @@ impl World {
 
     pub fn ask(&mut self, request: Request) {
         while self.net.requests.send(&request).is_err() {
-            assert!(self.wake(), "the queue is full, and the service was not told of it");
+            assert!(self.wake(), "the queue is full, and the service was not notified");
         }
     }
 

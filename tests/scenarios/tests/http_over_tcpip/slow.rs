@@ -88,17 +88,14 @@ const ATTACKS: [(&str, Attack); 20] = [
         "a slow reader of a part",
         Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\nRange: bytes=5-\r\n\r\n", ..READS },
     ),
-    ("one who reads nothing", Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", ..SENDS }),
+    ("reads nothing", Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", ..SENDS }),
+    ("reads nothing, once", Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", ..SENDS }),
     (
-        "one who reads nothing, once",
-        Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", ..SENDS },
-    ),
-    (
-        "one who reads nothing of little",
+        "reads nothing of a short response",
         Attack { first: b"GET /little HTTP/1.1\r\nHost: a\r\n\r\n", window: 256, ..SENDS },
     ),
     (
-        "one who reads nothing of little, once",
+        "reads nothing of a short response, once",
         Attack { first: b"GET /little HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", window: 256, ..SENDS },
     ),
     (

@@ -159,7 +159,7 @@ impl Rig {
                         self.free.push_back(page);
                     }
                 }
-                Sent::Close => panic!("nobody asked for an end"),
+                Sent::Close => panic!("the image was not asked to end"),
             }
         }
         while let Some(reply) = self.application.replies.pop() {

@@ -168,7 +168,7 @@ mod tests {
     fn events_merge_and_the_mask_keeps_them() {
         let mut events = EventChannels::new();
         let port = events.alloc_unbound(0).unwrap();
-        assert!(!events.notify(0, port), "nobody has bound it");
+        assert!(!events.notify(0, port), "the port is not bound");
         events.bind(0, port);
         assert!(events.notify(0, port) && events.notify(0, port));
         assert!(events.take().is_empty());

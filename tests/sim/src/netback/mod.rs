@@ -325,7 +325,7 @@ impl Connection {
             "a flag that there is not"
         );
         let sums = first.flags & (CSUM_BLANK | DATA_VALIDATED);
-        assert!(sums == 0 || sums == CSUM_BLANK | DATA_VALIDATED, "who leaves a checksum out vouches for the data");
+        assert!(sums == 0 || sums == CSUM_BLANK | DATA_VALIDATED, "a frame without its checksum has valid data");
         if first.flags & EXTRA_INFO != 0 {
             assert!(self.tx.waiting(1) == 1, "fatal: the extra info is missing");
             let extra = self.tx.request();
