@@ -130,7 +130,7 @@ impl<'ast> Visit<'ast> for Module {
         visit::visit_path(self, path);
     }
     fn visit_macro(&mut self, call: &'ast syn::Macro) {
-        // What stands in a macro's arguments is not parsed: its paths are read from the text.
+        // The arguments of a macro are not parsed: their paths are read from the text.
         let text = call.tokens.to_string().replace(" :: ", "::");
         for word in text.split(|other: char| !(other.is_alphanumeric() || other == '_' || other == ':')) {
             let names: Names = word.split("::").filter(|name| !name.is_empty()).map(str::to_owned).collect();

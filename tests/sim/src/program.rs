@@ -1,4 +1,4 @@
-//! A stand-in for `cloister-runtime` on the host, with the same names: the bindings of the policy
+//! Replaces `cloister-runtime` on the host, under the same names: the bindings of the policy
 //! compiler compile against it unchanged.
 //!
 //! As in the image, [`Kernel`] has no state: the machine knows which service runs. Here any code

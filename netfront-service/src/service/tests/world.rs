@@ -1,5 +1,5 @@
 //! netfront and its surroundings: a kernel that has ports and wakes the service as the real one
-//! does, stand-ins for two services, a back end, and tcpip, whose part the test plays.
+//! does, fakes of two services, a back end, and tcpip, whose part the test plays.
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
