@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn between_two_mappings_of_a_service_lies_a_page_that_nothing_is_mapped_at() {
+    fn between_two_mappings_of_a_service_is_an_unmapped_page() {
         let policy = shipped("default.toml");
         let page = PAGE_SIZE as u64;
         for service in 0..policy.plan.services.len() {

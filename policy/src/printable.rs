@@ -100,7 +100,7 @@ mod tests {
     /// Checked with the tables of two other crates: a plain character is assigned; is a letter,
     /// number, punctuation or symbol; is not ignorable or blank; and has no direction of its own.
     #[test]
-    fn what_is_plain_is_seen_and_leaves_the_text_round_it_alone() {
+    fn plain_characters_are_visible_and_do_not_change_the_direction() {
         let seen =
             Regex::new(r"^[\p{L}\p{N}\p{P}\p{S}&&\P{Default_Ignorable_Code_Point}&&\P{Grapheme_Extend}]$").unwrap();
         let directions = [BidiClass::R, BidiClass::AL, BidiClass::AN, BidiClass::NSM, BidiClass::BN, BidiClass::B];
@@ -115,7 +115,7 @@ mod tests {
 
     /// No character is refused without need: people explain rules in their own language.
     #[test]
-    fn what_ascii_and_the_letters_of_the_named_scripts_are_is_plain() {
+    fn ascii_and_the_letters_of_the_named_scripts_are_plain() {
         assert!(all().filter(char::is_ascii).all(|c| is_plain(c) != c.is_ascii_control()));
         for text in ["", "plain", "größer – 中文，のカ 한국어, µs → „Ÿ“ Цена €", "a \"quote\" and a \\"]
         {
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_plain_is_escaped_wherever_it_stands() {
+    fn other_characters_are_escaped_everywhere() {
         let others = all().filter(|c| !is_plain(*c) && !matches!(c, '\n' | '\t'));
         for c in
             others.step_by(97).chain("\0\u{7}\u{1b}\r\u{7f}\u{9b}\u{a0}\u{ad}\u{301}\u{202e}\u{fe0f}\u{e0041}א".chars())

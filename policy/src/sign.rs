@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_signed_is_accepted_and_nothing_else() {
+    fn only_the_signed_image_is_accepted() {
         let (secret, public) = keys();
         let signature = sign(&SUBJECT, &secret).unwrap();
         assert!(signature.starts_with("cloister-signature 1\npolicy sha256 a5a5a5"), "{signature}");
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_another_kind_or_version_are_told_apart() {
+    fn files_of_another_kind_or_version_are_refused() {
         let (secret, public) = keys();
         let said = |result: Result<String, SignError>| result.unwrap_err().to_string();
         assert_eq!(said(sign(&SUBJECT, "")), "not a secret key: the file is empty");

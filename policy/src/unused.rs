@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn unused_rights_are_named_and_taken_away_and_the_rest_of_the_file_stays() {
+    fn unused_rights_are_named_and_removed_and_the_rest_of_the_file_stays() {
         let log = log().replace("port open send close", "port send").replace("clock now", "clock -");
         let usage = usage(&log);
         let text = usage.text();
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_cannot_speak_for_the_kernel() {
+    fn a_service_cannot_forge_lines_of_the_kernel() {
         let log = log().replace(
             "use: driver clock clock now\n",
             "driver: use: driver clock clock now\n(d1) driver: (x) use: driver clock clock now\n",
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_of_no_use_is_refused() {
+    fn an_unusable_log_is_refused() {
         let error = |log: &str| unused(&policy(), log).unwrap_err();
         assert_eq!(error(""), UnusedError::NoReport);
         assert_eq!(error("driver: hello\nuse:\nuse: a b\n"), UnusedError::NoReport);
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_assertion_needs_is_not_taken_away_silently() {
+    fn a_right_that_an_assertion_needs_is_not_removed_silently() {
         let usage = usage(&log().replace("port open send close", "port open send"));
         let broken = GOOD.replace("peer = \"backend\"\nrights", "peer = \"nobody\"\nrights");
         assert!(matches!(usage.suggest(&broken), Err(UnusedError::DoesNotHold(_))));

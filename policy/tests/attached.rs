@@ -62,7 +62,7 @@ mod of_symbols {
     }
 
     #[test]
-    fn code_of_another_service() {
+    fn code_of_another_service_is_an_error() {
         is_beyond("_ZN14cloister_tcpip3run17h0000000000000000E", "it is code of cloister_tcpip");
         is_beyond("cloister_main::run", "it is code of cloister_main");
         is_beyond(
@@ -72,7 +72,7 @@ mod of_symbols {
     }
 
     #[test]
-    fn a_capability_that_it_does_not_hold() {
+    fn a_capability_that_the_policy_does_not_give_is_an_error() {
         is_beyond("cloister_interfaces::capability::Power<S>::off", "for a Power, and the policy gives no power");
         is_beyond("cloister_interfaces::capability::Port<S>::send", "for a Port, and the policy gives no port");
     }
@@ -99,7 +99,7 @@ mod of_symbols {
     /// Without a limit the work would be their number times the length of the name: minutes, with
     /// these numbers.
     #[test]
-    fn very_many_symbols_with_one_name() {
+    fn the_names_of_symbols_are_bounded() {
         let long = "a".repeat(4 << 20);
         let of = |count, text: &str, end| findings(&many_symbols(count, text, end));
         assert_eq!(of(200_000, "main", true), [""; 0]);
@@ -116,7 +116,7 @@ mod of_symbols {
     }
 
     #[test]
-    fn the_file_of_another_program() {
+    fn the_file_of_another_program_is_an_error() {
         assert!(findings(&program(2).build())[0].contains("is not that of the image"));
         assert!(findings(b"")[0].contains("cannot be read"));
         assert!(findings(&program(1).build())[0].contains("has no symbols"));
@@ -158,7 +158,7 @@ mod of_inventories {
     }
 
     #[test]
-    fn inventories_that_agree_are_given_out_as_they_are() {
+    fn inventories_that_agree_are_returned_unchanged() {
         let bill = sbom(&CRATES);
         let verdict = verify(&with(&bill, &unsafe_uses(&CRATES, 0)), &Against::default()).unwrap();
         assert!(verdict.holds(), "{}", verdict.text());
@@ -219,7 +219,7 @@ mod of_inventories {
     }
 
     #[test]
-    fn a_name_and_a_version_are_of_characters_that_everybody_sees() {
+    fn a_name_and_a_version_have_visible_characters() {
         for odd in ["\\u3164", "\u{3164}", "\\ufe0f", "\u{2800}", "\\u202e", "é", "\\t", " "] {
             let bill = sbom(&[CRATES[0], CRATES[1], CRATES[2], &format!("serde{odd}")]);
             let found = refusals(Some(&bill), None);

@@ -6,13 +6,11 @@ mod random;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cloister_caps::tables::Tables;
-use cloister_caps::{DomId, EvtchnPort, GrantRef, Kind, Operation, ServiceId, Status};
+use cloister_caps::{Kind, Operation, Status};
 use cloister_kernel_core::kernel::{Kernel, Outcome};
-use cloister_kernel_core::{
-    Platform,
-    placement::{Placements, RegionFrame},
-};
+use cloister_kernel_core::placement::Placements;
 use cloister_policy::{Answer, Class, Sound, analyse, analyse_text, diff, parse};
+use cloister_sim::platform::NullPlatform;
 use proptest::prelude::*;
 use random::{pair, shape};
 
@@ -72,7 +70,7 @@ proptest! {
 
     /// Forward from the rules and backward from the question give the same result.
     #[test]
-    fn the_closure_is_what_the_questions_answer(shape in shape()) {
+    fn the_closure_agrees_with_the_answers(shape in shape()) {
         let policy = sound(&shape.plain());
         let all = questions(&policy);
         let operations: BTreeSet<&String> = all.iter().map(|(_, operation)| operation).collect();
@@ -173,7 +171,7 @@ proptest! {
             for slot in 0..64 {
                 for operation in Operation::ALL {
                     let call = [slot, *operation as u64, 0, 0, 0, 0];
-                    let outcome = kernel.system_call(&mut Silent, id, 1, &call);
+                    let outcome = kernel.system_call(&mut NullPlatform, id, 1, &call);
                     let refused = matches!(&outcome, Outcome::Answer(answer) if matches!(
                         answer.status,
                         Status::NoCapability | Status::WrongOperation | Status::MissingRight
@@ -205,34 +203,6 @@ proptest! {
 fn kind_of(operation: Operation) -> &'static str {
     let kinds = [Kind::Console, Kind::Clock, Kind::Entropy, Kind::Power, Kind::Info, Kind::Port, Kind::Grant];
     kinds.into_iter().find(|kind| operation.applies_to(*kind)).map_or("", Kind::name)
-}
-
-/// A machine that does nothing.
-struct Silent;
-
-impl Platform for Silent {
-    fn now(&mut self) -> u64 {
-        0
-    }
-    fn wall(&mut self) -> Option<u64> {
-        Some(0)
-    }
-    fn random(&mut self) -> Option<[u64; 2]> {
-        Some([1, 2])
-    }
-    fn service_text(&mut self, _: &str, _: ServiceId, _: &[u8]) {}
-    fn log(&mut self, _: core::fmt::Arguments<'_>) {}
-    fn open_port(&mut self, _: DomId) -> Option<EvtchnPort> {
-        Some(EvtchnPort(1))
-    }
-    fn send(&mut self, _: EvtchnPort) {}
-    fn close_port(&mut self, _: EvtchnPort) {}
-    fn unmask(&mut self, _: EvtchnPort) {}
-    fn grant(&mut self, _: GrantRef, _: RegionFrame, _: DomId, _: bool) {}
-    fn clear(&mut self, _: RegionFrame) {}
-    fn end_grant(&mut self, _: GrantRef) -> bool {
-        true
-    }
 }
 
 /// Returns the answer to a question about the shipped policy: for each path, its rules.
@@ -290,7 +260,7 @@ fn a_path_of_xenstore_is_reached_by_a_rule_above_it() {
 }
 
 #[test]
-fn what_is_no_question_is_answered_with_the_forms() {
+fn text_that_is_no_question_is_answered_with_the_forms() {
     for question in ["", "why", "can http", "can http fly site", "what can nobody do", "can http reach", "who can read"]
     {
         let problem = shipped().explain(question).unwrap_err().to_string();

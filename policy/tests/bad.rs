@@ -288,7 +288,7 @@ fn a_broken_assertion_names_the_path() {
 
 /// Characters that control a terminal, or reverse the text around them: raw, and as TOML escapes.
 #[test]
-fn a_character_that_is_not_shown_is_refused_wherever_it_is_and_never_printed() {
+fn an_invisible_character_is_refused_everywhere_and_never_printed() {
     let good = std::fs::read_to_string(folder().with_file_name("good.toml")).unwrap();
     let hidden = "\u{1b}\u{7f}\u{9b}\u{a0}\u{301}\u{5d0}\u{660}\u{2800}\u{202e}\u{2066}\u{200f}\u{200b}\u{3000}\u{3164}\u{fe0f}\u{feff}\u{fffc}";
     for c in hidden.chars() {

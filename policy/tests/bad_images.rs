@@ -46,7 +46,7 @@ fn names_the_path(assertion: &str, from: &str, to: &str, path: &[&str]) {
 }
 
 #[test]
-fn a_flow() {
+fn a_flow_breaks_its_assertion() {
     names_the_path(
         "kind = \"no-flow\"\nfrom = \"driver\"\nto = \"clock.wall\"\n",
         "\"clock.wall\"",
@@ -56,7 +56,7 @@ fn a_flow() {
 }
 
 #[test]
-fn one_more_who_may() {
+fn one_more_subject_breaks_its_assertion() {
     names_the_path(
         "kind = \"only\"\nwho = [\"backend\", \"driver\"]\nmay = \"pool.write\"\n",
         "\"backend\", \"driver\"",
@@ -66,7 +66,7 @@ fn one_more_who_may() {
 }
 
 #[test]
-fn a_region_that_is_not_exclusive() {
+fn a_region_that_is_not_exclusive_breaks_its_assertion() {
     names_the_path(
         "kind = \"exclusive\"\nowner = \"driver\"\nregions = [\"pool\"]\naccess = \"write\"\n",
         "access = \"write\"",
@@ -76,7 +76,7 @@ fn a_region_that_is_not_exclusive() {
 }
 
 #[test]
-fn something_shared() {
+fn a_shared_region_breaks_its_assertion() {
     names_the_path(
         "kind = \"share-nothing\"\nbetween = [\"manager\", \"store\"]\n",
         "\"manager\", \"store\"",
@@ -86,7 +86,7 @@ fn something_shared() {
 }
 
 #[test]
-fn more_than_the_bound() {
+fn more_than_the_bound_breaks_its_assertion() {
     names_the_path(
         "kind = \"at-most\"\nwhat = \"granted-pages\"\nlimit = 4\n",
         "limit = 4",

@@ -191,7 +191,7 @@ fn json_has_a_version_and_says_what_it_is() {
 }
 
 #[test]
-fn the_page_says_everything_in_every_form() {
+fn the_page_has_every_fact_in_every_format() {
     let hash = stdout(&run(&["hash", "default.toml"]));
     for form in ["text", "markdown", "html", "json"] {
         let output = run(&["show", "default.toml", "--format", form]);

@@ -19,7 +19,7 @@ fn seal_of(file: &[u8]) -> usize {
     word(file, word(file, 40) + 64 + 24)
 }
 
-/// Makes the seal of a file at a known offset again, whatever its headers say.
+/// Recomputes the seal of a file at a known offset, whatever its headers say.
 fn sealed(mut file: Vec<u8>, seal: usize) -> Vec<u8> {
     if file.len() >= seal + 32 {
         file[seal..seal + 32].fill(0);
@@ -167,11 +167,11 @@ mod of_sections {
 /// `e_phnum` 0xffff: by the ELF specification the number is in the null section; Xen takes 0xffff
 /// as the number.
 #[test]
-fn a_number_of_program_headers_that_is_elsewhere() {
+fn a_number_of_program_headers_in_another_field_is_refused() {
     let mut file = image();
     let seal = seal_of(&file);
     let end = 64 + usize::from(u16::from_le_bytes([file[56], file[57]])) * 56;
-    // Two more behind the honest ones, over the kernel's text, in the bytes before the first page.
+    // Two more after the honest ones, over the kernel's text, in the bytes before the first page.
     let (text, bytes) = (headers(&file).1[2].physical_address, [0xEB, 0xFE]);
     put(&mut file, 0xF80, &bytes);
     for index in 0..2 {
@@ -199,7 +199,7 @@ fn a_number_of_program_headers_that_is_elsewhere() {
 /// A note segment in which a reader that walks by eight bytes sees one note; Xen, which walks by
 /// four, sees two.
 #[test]
-fn a_second_note_that_only_xen_sees() {
+fn a_second_note_that_only_xen_sees_is_refused() {
     let entry = 0x10_0100_u32;
     let mut elf = kernel();
     // What follows the first note is boot code to another reader.
@@ -215,7 +215,7 @@ fn a_second_note_that_only_xen_sees() {
 }
 
 #[test]
-fn a_note_in_a_section_where_the_segment_has_none() {
+fn a_note_in_a_section_where_the_segment_has_none_is_refused() {
     let file = changed(|file| {
         // The note segment has no offset: Xen then looks for a section with notes, and takes the
         // seal's for one.
@@ -227,7 +227,7 @@ fn a_note_in_a_section_where_the_segment_has_none() {
 }
 
 #[test]
-fn something_between_headers_and_segments() {
+fn bytes_between_headers_and_segments_are_refused() {
     let end = 64 + headers(&image()).1.len() * 56;
     for (at, length) in [(end, 1), (0xFFF, 1), (end, 4096 - end)] {
         is_refused(&changed(|file| file[at..at + length].fill(0x90)), FORM);
@@ -235,7 +235,7 @@ fn something_between_headers_and_segments() {
 }
 
 #[test]
-fn something_behind_the_end() {
+fn bytes_after_the_end_are_refused() {
     for tail in [&[0][..], b"more", &[0; 4096]] {
         is_refused(&changed(|file| file.extend(tail)), "bytes after the end of the image");
     }
@@ -244,7 +244,7 @@ fn something_behind_the_end() {
 }
 
 #[test]
-fn segments_over_the_same_bytes() {
+fn segments_over_the_same_bytes_are_refused() {
     let mut file = image();
     let seal = seal_of(&file);
     let count = usize::from(u16::from_le_bytes([file[56], file[57]]));
@@ -259,7 +259,7 @@ fn segments_over_the_same_bytes() {
 
 /// Sums of header fields that overflow.
 #[test]
-fn memory_that_is_more_than_there_is() {
+fn segments_beyond_1_gib_are_refused() {
     let file = changed(|file| {
         for index in [6, 7, 8] {
             put(file, 64 + index * 56 + 40, &(1u64 << 63).to_le_bytes());
@@ -271,7 +271,7 @@ fn memory_that_is_more_than_there_is() {
 }
 
 #[test]
-fn segments_in_another_order() {
+fn segments_in_another_order_are_refused() {
     let file = changed(|file| {
         let (one, two) = (64 + 6 * 56, 64 + 7 * 56);
         let first = file[one..one + 56].to_vec();
@@ -282,7 +282,7 @@ fn segments_in_another_order() {
 }
 
 #[test]
-fn two_sections_of_one_name() {
+fn two_sections_of_one_name_are_refused() {
     let uses = br#"{"format":"cloister-unsafe","version":1,"crates":[]}"#;
     let extras = Extras { sbom: Some(b"{}"), unsafe_uses: Some(uses) };
     let mut file = pack_extras(&kernel(), &[program(0), program(1), program(2)], &extras);
@@ -295,7 +295,7 @@ fn two_sections_of_one_name() {
 /// Every byte outside segments, sections and the seal, in a file that is sealed again: headers,
 /// names of sections, gaps.
 #[test]
-fn no_byte_of_the_structure_can_be_another() {
+fn no_byte_of_the_structure_can_be_changed() {
     let original = image();
     let (seal, sections) = (seal_of(&original), word(&original, 40));
     let structure = (0..4096 + 20).chain(seal + 32..original.len());
@@ -352,7 +352,7 @@ mod of_inventories {
     }
 
     #[test]
-    fn characters_that_are_not_shown() {
+    fn invisible_characters_are_refused() {
         assert!(refused(&with(&bill(""), &uses(""))).is_empty());
         for odd in [
             r"\u001b]0;owned\u0007",
@@ -374,7 +374,7 @@ mod of_inventories {
     }
 
     #[test]
-    fn something_behind_a_stream() {
+    fn bytes_after_a_stream_are_refused() {
         let file = with(&bill(""), &uses(""));
         let (seal, sections) = (seal_of(&file), word(&file, 40));
         // The stream of the last inventory ends sooner than its section.
@@ -394,7 +394,7 @@ mod of_inventories {
     }
 
     #[test]
-    fn more_than_anybody_has() {
+    fn very_many_findings_are_bounded() {
         let many: String = (0..60_000).map(|index| format!(",{}", listed(&format!("crate-{index}")))).collect();
         let one = |index| {
             format!(
@@ -410,7 +410,7 @@ mod of_inventories {
     }
 
     #[test]
-    fn very_many_entries() {
+    fn very_many_entries_are_refused() {
         let many: String = (0..70_000).map(|index| format!(",{}", listed(&format!("crate-{index}")))).collect();
         is_refused(&with(&bill(&many), &uses("")), "has more than 65536 entries");
     }
@@ -473,7 +473,7 @@ fn names_in_the_tables_that_no_policy_makes() {
     }
 }
 
-/// What a verdict does not cover, and says so: an image with other code than the reviewed code.
+/// A verdict does not cover an image with other code than the reviewed code, and says so.
 #[test]
 fn other_code_within_its_bounds_is_named_as_not_shown() {
     // A bit of the kernel's text, and a program that does nothing but start.

@@ -472,7 +472,7 @@ mod of_code {
     }
 
     #[test]
-    fn what_is_in_the_middle_of_an_instruction_and_of_no_use_is_a_notice() {
+    fn a_useless_instruction_inside_another_is_a_notice() {
         let verdict = verify(&text(&[0xB8, 0x0F, 0x05, 0xFA, 0x00]), &Against::default()).unwrap();
         assert!(verdict.holds(), "{}", verdict.text());
         let own = verdict.hits.iter().filter(|hit| (0x0200_1100..0x0200_1105).contains(&hit.address));
@@ -486,7 +486,7 @@ mod of_code {
     }
 
     #[test]
-    fn what_was_looked_into_can_be_accepted_and_only_that() {
+    fn only_a_finding_at_its_address_can_be_accepted() {
         let file = text(&[0xB8, 0x0F, 0x01, 0xC1, 0x00]);
         let accept = ["manager@0x2001101=vmcall".to_owned()];
         let verdict = verify(&file, &Against { accept: &accept, ..Against::default() }).unwrap();

@@ -96,7 +96,7 @@ fn a_loader_finds_segments_in_order_and_in_step_with_their_addresses() {
 }
 
 #[test]
-fn the_kernel_stays_as_it_is_but_for_the_place_of_the_tables() {
+fn the_kernel_is_unchanged_except_for_the_address_of_the_tables() {
     let image = packed();
     let (_, all) = headers(&image);
     for (part, header) in kernel().parts.iter().zip(all.iter().filter(|header| header.kind == 1)) {
@@ -148,7 +148,7 @@ fn a_read_only_segment_that_is_longer_in_memory_is_in_the_image_as_a_whole() {
 }
 
 #[test]
-fn a_segment_without_bytes_takes_no_place_in_the_image() {
+fn a_segment_without_bytes_takes_no_space_in_the_image() {
     let mut files = programs();
     let mut elf = program(1);
     elf.parts[2].bytes.clear();
@@ -191,7 +191,7 @@ fn kernel_error(change: impl FnOnce(&mut Elf)) -> String {
 }
 
 #[test]
-fn a_program_that_is_not_as_it_must_be_is_refused() {
+fn an_invalid_program_is_refused() {
     let cases: [(&str, Change); 12] = [
         ("writable and executable", |elf| elf.parts[1].flags = 7),
         ("is in no executable segment", |elf| elf.entry = 0x0200_0004),
@@ -214,7 +214,7 @@ fn a_program_that_is_not_as_it_must_be_is_refused() {
 }
 
 #[test]
-fn a_kernel_that_is_not_as_it_must_be_is_refused() {
+fn an_invalid_kernel_is_refused() {
     let cases: [(&str, Change); 14] = [
         ("does not begin with the page after", |elf| elf.parts[3].physical_address = 0x10_4000),
         ("is longer in memory", |elf| elf.parts[3].memory_size = 0x5001),
@@ -224,7 +224,7 @@ fn a_kernel_that_is_not_as_it_must_be_is_refused() {
             elf.loose_note = Some(common::pvh_note(0x10_0020));
         }),
         ("must be the PVH entry note alone", |elf| elf.loose_note = Some(common::pvh_note(0x10_0020))),
-        // A second one behind it, in the same segment.
+        // A second one after it, in the same segment.
         ("must be the PVH entry note alone", |elf| {
             elf.parts[0].bytes[20..40].copy_from_slice(&common::pvh_note(0x10_0040));
             elf.note = Some((0, 40));

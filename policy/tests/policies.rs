@@ -30,9 +30,9 @@ fn the_shipped_policies_hold() {
     }
 }
 
-/// A policy that gives netfront back some of its former rights breaks a named assertion.
+/// A policy that gives netfront rights of earlier versions breaks a named assertion.
 #[test]
-fn the_shipped_policy_lets_nobody_but_the_toolstack_say_who_the_back_end_is() {
+fn under_the_shipped_policy_only_the_toolstack_names_the_back_end() {
     let text = std::fs::read_to_string(folder().join("default.toml")).unwrap();
     let rule = "\"device/vif/0\" = [\"read\", \"watch\"]\n";
     assert!(text.contains(rule));
@@ -105,7 +105,7 @@ fn comments_order_and_spacing_do_not_change_the_hash() {
 }
 
 #[test]
-fn everything_that_is_said_changes_the_hash() {
+fn every_statement_changes_the_hash() {
     let text = good();
     let changes = [
         ("name = \"test\"", "name = \"test2\""),
@@ -223,7 +223,7 @@ fn toml_of_something_else_is_refused_as_a_policy() {
 proptest! {
     /// Any change to a policy gives a policy or a report, and a report can be rendered.
     #[test]
-    fn a_mangled_policy_is_answered(
+    fn a_damaged_policy_is_answered(
         cuts in prop::collection::vec((any::<prop::sample::Index>(), 0usize..40, any::<prop::sample::Index>()), 1..4),
     ) {
         let mut text: Vec<char> = good().chars().collect();
@@ -250,7 +250,7 @@ proptest! {
 }
 
 #[test]
-fn a_file_is_refused_by_its_size_at_once_and_of_many_mistakes_the_first_are_shown() {
+fn a_large_file_is_refused_at_once_and_only_the_first_mistakes_are_shown() {
     let good = std::fs::read_to_string(folder().join("tests/good.toml")).unwrap();
     let most = 256 << 10;
     let filled = |size: usize| format!("{good}#{}\n", "x".repeat(size - good.len() - 2));

@@ -163,7 +163,7 @@ fn a_secret_key_is_for_its_owner_alone() {
 }
 
 #[test]
-fn what_does_not_verify_is_not_signed() {
+fn an_image_that_does_not_verify_is_not_signed() {
     let place = Place::new();
     let mut changed = program(1);
     changed.parts[1].bytes[0x100..0x103].copy_from_slice(&[0x0F, 0x01, 0xC1]);

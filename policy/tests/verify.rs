@@ -19,7 +19,7 @@ fn errors_against(file: &[u8], against: &Against<'_>) -> Vec<String> {
 const GOOD: &str = include_str!("good.toml");
 
 #[test]
-fn an_image_that_was_packed_holds() {
+fn a_packed_image_verifies() {
     let file = image();
     assert_eq!(errors(&file), Vec::<String>::new());
     let verdict = verify(&file, &Against { policy: Some(GOOD), ..Against::default() }).unwrap();
@@ -79,7 +79,7 @@ fn an_image_of_another_policy_is_refused() {
 
 /// Sizes of a policy that no address space has.
 #[test]
-fn a_given_policy_with_numbers_beyond_all_measure_is_refused() {
+fn a_given_policy_with_huge_numbers_is_refused() {
     for (from, to) in [
         ("stack = \"16K\"", "stack = \"18014398509481983K\""),
         ("maximum = \"1M\"", "maximum = \"18014398509481983K\""),
@@ -107,7 +107,7 @@ fn unusable(file: &[u8]) -> String {
 }
 
 #[test]
-fn what_is_no_image_is_said_to_be_none() {
+fn a_file_that_is_no_image_is_refused_as_one() {
     assert_eq!(unusable(b""), "the file is empty");
     assert!(unusable(&[0xFF; 4096]).starts_with("not an ELF file that can be read"));
     assert!(unusable(b"\x7FELF").starts_with("not an ELF file that can be read"));

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn no_time_is_charged_twice_or_to_nobody() {
+    fn no_time_is_charged_twice_or_lost() {
         let (mut accounting, mut scheduler) = pair();
         let mut now = 100;
         for (service, payer, next) in [(0, 0, 1), (1, 0, 1), (1, 1, 1), (1, 0, 0), (0, 1, 1)] {

@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_boot_still_needs_is_not_free() {
+    fn memory_that_the_boot_still_needs_is_not_free() {
         let tables = tables(
             &[SERVICE],
             &[raw::Segment {

@@ -185,7 +185,7 @@ fn provided(region: &Region, boot_regions: &BootRegions) -> Result<Placement, Pl
 }
 
 /// Returns the placement of `length` bytes from `address`.
-pub(crate) fn bytes_at(address: u64, length: u64) -> Placement {
+fn bytes_at(address: u64, length: u64) -> Placement {
     let frames = FrameRange::touching(address, length);
     Placement { frame: Gfn(frames.start), pages: frames.count(), length }
 }

@@ -102,7 +102,9 @@ impl Run {
     /// After a system call that has its answer, the caller runs on at once. Services that it woke
     /// run when it waits, or when an event or the end of its budget makes the kernel choose again.
     fn entered(&mut self) -> *const TrapFrame {
-        let Some(service) = self.current else { fatal(format_args!("entered from ring 3 although no service is running")) };
+        let Some(service) = self.current else {
+            fatal(format_args!("entered from ring 3 although no service is running"))
+        };
         let vector = self.trap_frames.of(service).vector;
         count(if vector == SYSTEM_CALL_VECTOR { Count::SystemCall } else { Count::Interrupt });
         if vector == SYSTEM_CALL_VECTOR

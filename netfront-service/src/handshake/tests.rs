@@ -152,7 +152,7 @@ fn has_answer(command: &Command) -> bool {
 }
 
 #[test]
-fn what_could_not_be_sent_is_given_again() {
+fn an_unsent_command_is_returned_again() {
     let mut walk = Walk::new();
     let mut turns = 0..100;
     while !walk.handshake.is_up() {
@@ -217,7 +217,7 @@ fn the_log_says_which_state_never_came() {
 
 /// The XenStore service may be restarted during a connection.
 #[test]
-fn a_connection_outlives_a_question_that_has_no_answer() {
+fn a_connection_survives_an_unanswered_request() {
     let mut walk = Walk::up();
     walk.handshake.watch_fired(BACKEND_TOKEN, walk.now);
     let question = walk.command().expect("a question");
@@ -230,7 +230,7 @@ fn a_connection_outlives_a_question_that_has_no_answer() {
 }
 
 #[test]
-fn a_connection_is_taken_down_though_nobody_answers() {
+fn a_connection_is_torn_down_without_answers() {
     let mut walk = Walk::up();
     walk.handshake.violated("a violation", walk.now);
     let mut asked = Vec::new();
@@ -251,7 +251,7 @@ fn a_connection_is_taken_down_though_nobody_answers() {
 
 /// The rings are in use until the command to stop was given.
 #[test]
-fn no_deadline_passes_over_the_command_to_stop() {
+fn no_deadline_overrides_the_command_to_stop() {
     let mut walk = Walk::up();
     walk.handshake.violated("a violation", walk.now);
     for _ in 0..3 {
@@ -261,7 +261,7 @@ fn no_deadline_passes_over_the_command_to_stop() {
 }
 
 #[test]
-fn only_what_is_held_is_asked_for_again() {
+fn only_held_pages_are_requested_again() {
     let mut walk = Walk::new();
     walk.held = [0, 2, 0];
     walk.run();
@@ -281,7 +281,7 @@ fn only_what_is_held_is_asked_for_again() {
 }
 
 #[test]
-fn what_was_granted_is_ended_once() {
+fn each_grant_is_ended_once() {
     let ends = |walk: &mut Walk| {
         let done = std::mem::take(&mut walk.done).into_iter();
         done.filter_map(|command| match command {
@@ -328,7 +328,7 @@ fn one_back_end_is_watched_at_a_time_and_once() {
 }
 
 #[test]
-fn no_transaction_is_given_up_that_was_committed() {
+fn a_committed_transaction_is_not_aborted() {
     let mut walk = Walk::up();
     walk.handshake.violated("a violation", walk.now);
     walk.run();
@@ -352,7 +352,7 @@ fn conflicts_are_tried_again_sixteen_times_and_other_failures_never() {
 
 /// There is no connection if XenStore refuses any of the changes.
 #[test]
-fn no_step_is_passed_over_that_was_refused() {
+fn a_refused_step_is_not_skipped() {
     type Refuse = fn(&Command) -> Option<Failure>;
     let refused = "XenStore refused a step of the connection";
     let cases: [(Refuse, &str); 6] = [
@@ -385,7 +385,7 @@ fn no_step_is_passed_over_that_was_refused() {
 }
 
 #[test]
-fn what_a_node_of_the_device_says() {
+fn each_value_of_a_device_node_has_its_meaning() {
     let up: (bool, Vec<&str>) = (true, vec![]);
     let paused = |text| (false, vec![text]);
     for (name, found, (is_up, logged)) in [
@@ -411,7 +411,7 @@ fn what_a_node_of_the_device_says() {
 
 /// Nothing is granted to it, no channel is opened with it, and none of its nodes is read.
 #[test]
-fn a_back_end_that_the_policy_does_not_allow_is_named_and_left_alone() {
+fn a_back_end_that_the_policy_does_not_allow_is_logged_and_not_used() {
     for (first, last) in [(0, 0), (1, 3), (5, 6), (5, 3)] {
         let mut walk = Walk::allowing(first, last);
         walk.nodes.push(("/backend-id", Ok("4")));
@@ -435,7 +435,7 @@ fn a_back_end_that_the_policy_does_not_allow_is_named_and_left_alone() {
 }
 
 #[test]
-fn one_that_the_policy_allows_is_taken_when_the_device_is_given_it() {
+fn an_allowed_back_end_is_used_when_the_device_gets_it() {
     for (first, last) in [(3, 3), (0, 3), (3, 32_751)] {
         let mut walk = Walk::allowing(first, last);
         walk.nodes.push(("/backend-id", Ok("2")));
@@ -484,7 +484,7 @@ fn a_device_that_changes_while_it_is_read_is_read_again() {
 }
 
 #[test]
-fn what_the_state_of_the_back_end_says() {
+fn each_state_of_the_back_end_has_its_meaning() {
     let gone = (Err(Failure::NotFound), "the back end is gone");
     let closes = [(Ok("5"), "the back end closes"), (Ok("6"), "the back end closes")];
     let over = ["0", "1", "2", "3"].map(|state| (Ok(state), "the back end has started over"));
@@ -506,12 +506,16 @@ fn what_the_state_of_the_back_end_says() {
         let accused = walk.done.iter().filter_map(written).any(|(path, _)| path.starts_with("error"));
         assert!(!accused, "{before} {found:?}: no violation");
         let left = walk.done.iter().any(|command| written(command).is_some());
-        assert_eq!(left, before != "1" && found != gone.0, "{before} {found:?}: who is gone is told nothing");
+        assert_eq!(
+            left,
+            before != "1" && found != gone.0,
+            "{before} {found:?}: nothing is written for a device that is gone"
+        );
     }
 }
 
 #[test]
-fn a_back_end_that_reconfigures_is_left_to_it() {
+fn a_reconfiguring_back_end_is_waited_for() {
     for state in ["7", "8"] {
         let mut walk = Walk::up();
         walk.nodes.push(("vif/7/0/state", Ok(state)));
@@ -523,7 +527,7 @@ fn a_back_end_that_reconfigures_is_left_to_it() {
 }
 
 #[test]
-fn what_the_grant_manager_says_of_something_else_is_no_answer() {
+fn an_unrelated_reply_of_the_grant_manager_is_no_answer() {
     let mut walk = Walk::new();
     for at in 0..3 {
         let issue = |command: &Command| matches!(command, Command::Grants(grants::Request::Issue { .. }));

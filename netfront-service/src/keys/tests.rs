@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 #[test]
-fn every_state_and_no_other() {
+fn every_state_is_parsed_and_nothing_else() {
     for (value, expected) in XenbusState::ALL.into_iter().enumerate() {
         assert_eq!(state(value.to_string().as_bytes()), Some(expected));
         assert_eq!(expected.digit(), value.to_string());
@@ -15,7 +15,7 @@ fn every_state_and_no_other() {
 }
 
 #[test]
-fn addresses() {
+fn a_link_address_has_one_form() {
     assert_eq!(mac(b"00:16:3e:11:22:33"), Some([0, 0x16, 0x3e, 0x11, 0x22, 0x33]));
     assert_eq!(mac(b"00:16:3E:AA:bb:0f"), Some([0, 0x16, 0x3e, 0xaa, 0xbb, 0x0f]));
     for bad in [
@@ -35,7 +35,7 @@ fn addresses() {
 }
 
 #[test]
-fn paths_of_the_back_end() {
+fn only_paths_of_the_back_end_are_accepted() {
     let good = "/local/domain/0/backend/vif/2/0";
     let node = backend(good.as_bytes(), DomId(0)).expect("in form").node("state");
     assert_eq!(*node, format!("{good}/state"));
@@ -57,7 +57,7 @@ fn paths_of_the_back_end() {
 
 /// The longest node below it is `feature-split-event-channels`.
 #[test]
-fn the_longest_path_of_the_back_end_has_room_behind_it() {
+fn the_longest_path_of_the_back_end_has_room_after_it() {
     let longest = "/local/domain/32751/backend/vif/32751/255";
     let name = "feature-split-event-channels";
     let path = backend(longest.as_bytes(), DomId(32751)).expect("in form").node(name);
@@ -68,7 +68,7 @@ fn the_longest_path_of_the_back_end_has_room_behind_it() {
 }
 
 #[test]
-fn limits_of_numbers() {
+fn numbers_are_accepted_up_to_their_limits() {
     assert_eq!(number(b"4294967295", u32::MAX), Some(u32::MAX));
     for more in ["4294967296", "42949672950", "18446744073709551616"] {
         assert_eq!(number(more.as_bytes(), u32::MAX), None, "{more}");
@@ -81,7 +81,7 @@ fn limits_of_numbers() {
 
 proptest! {
     #[test]
-    fn a_number_is_its_one_spelling(text in "[0-9 +-]{0,12}", max: u32) {
+    fn a_number_has_one_spelling(text in "[0-9 +-]{0,12}", max: u32) {
         let expected = text.parse::<u32>().ok().filter(|value| *value <= max && value.to_string() == text);
         prop_assert_eq!(number(text.as_bytes(), max), expected);
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 proptest! {
     #[test]
-    fn a_set_is_a_set(changes in prop::collection::vec((0u16..256, 1u16..19, any::<bool>()), 0..50)) {
+    fn the_page_set_behaves_as_a_set(changes in prop::collection::vec((0u16..256, 1u16..19, any::<bool>()), 0..50)) {
         let (mut set, mut model) = (PageSet::default(), BTreeSet::new());
         for (first, count, member) in changes {
             let pages = first..(first + count).min(256);
@@ -26,7 +26,7 @@ proptest! {
     }
 
     #[test]
-    fn a_queue_is_a_queue(steps in prop::collection::vec(any::<Option<u8>>(), 0..600)) {
+    fn the_page_queue_behaves_as_a_queue(steps in prop::collection::vec(any::<Option<u8>>(), 0..600)) {
         let (mut queue, mut model) = (PageQueue::default(), VecDeque::new());
         for step in steps {
             match step {
@@ -40,7 +40,7 @@ proptest! {
 }
 
 #[test]
-fn the_first_pages() {
+fn a_set_of_first_pages_contains_those_below_its_count() {
     for count in [0, 1, 64, 65, 255, 256] {
         let set = PageSet::first(count);
         assert!((0..300).all(|page| set.contains(page) == (page < count)));

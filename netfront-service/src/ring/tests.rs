@@ -22,7 +22,7 @@ fn a_fresh_ring_is_zero_but_for_its_events() {
 }
 
 #[test]
-fn notifications_as_the_macro_says() {
+fn notifications_follow_the_macro() {
     let (memory, mut ring) = ring();
     assert!(!ring.publish());
     ring.push([1; 3]);
@@ -76,7 +76,7 @@ fn claims_round_the_wrap_of_the_indices() {
 
 proptest! {
     #[test]
-    fn a_producer_is_believed_up_to_what_was_published(pushed in 0u32..=SLOTS, hidden in 0u32..4, claim: u32) {
+    fn a_claim_of_the_peer_is_accepted_up_to_what_was_published(pushed in 0u32..=SLOTS, hidden in 0u32..4, claim: u32) {
         let (memory, mut ring) = ring();
         for _ in 0..pushed { ring.push([0; 3]); }
         ring.publish();

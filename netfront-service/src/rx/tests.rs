@@ -1,5 +1,5 @@
 use cloister_interfaces::PageRun;
-use cloister_sim::{Fickle, SharedMemory};
+use cloister_sim::{ChangingMemory, SharedMemory};
 use proptest::prelude::*;
 
 use super::*;
@@ -216,7 +216,7 @@ fn a_frame_waits_for_all_its_slots() {
     assert_eq!(take(&mut receive), Ok(None));
     answer(&memory, MORE, 4096);
     assert_eq!(take(&mut receive), Ok(None));
-    assert_eq!(take_back(&mut receive, 0, 1), Err(Refusal::Owner), "a page of a frame that tcpip was not told of");
+    assert_eq!(take_back(&mut receive, 0, 1), Err(Refusal::Owner), "a page of a frame that was not sent to tcpip");
     answer(&memory, 0, 7);
     assert_eq!(take(&mut receive), Ok(Some((vec![part(0, 0, 4096), part(2, 0, 4103)], true))));
 }
@@ -240,7 +240,7 @@ fn a_frame_with_one_bad_slot_is_dropped_whole() {
 }
 
 #[test]
-fn checksums_are_vouched_for_by_the_first_slot_and_only_if_that_was_negotiated() {
+fn the_first_slot_marks_checksums_as_checked_only_if_negotiated() {
     for flags in 0..4 {
         for offloads in [false, true] {
             let memory = SharedMemory::new(2 * PAGE_SIZE);
@@ -279,7 +279,7 @@ fn the_order_of_the_pool_is_kept_while_half_of_it_is_posted() {
 }
 
 #[test]
-fn violations() {
+fn every_impossible_response_is_a_violation() {
     let cases = [
         (1, 0, 0, 60, Violation::Id),
         (u16::MAX, 0, 0, 60, Violation::Id),
@@ -399,7 +399,7 @@ proptest! {
     #[test]
     fn memory_that_changes_under_the_reader_gives_no_page_twice_nor_bytes_outside(seed: u64, one_in in 1u64..40) {
         let memory = SharedMemory::new(2 * PAGE_SIZE);
-        let mut receive = receive_over(Fickle::new(memory.clone(), seed, one_in), 24, true);
+        let mut receive = receive_over(ChangingMemory::new(memory.clone(), seed, one_in), 24, true);
         let mut lent = Vec::new();
         for round in 0..300 {
             if memory.load(RX + 8) != memory.load(RX) {

@@ -2,7 +2,7 @@ use core::num::NonZeroU16;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cloister_caps::xen::netif::TX_SLOTS as SLOTS;
-use cloister_sim::{Fickle, SharedMemory};
+use cloister_sim::{ChangingMemory, SharedMemory};
 use proptest::prelude::*;
 
 use super::*;
@@ -51,7 +51,7 @@ fn a_request_is_laid_out_as_netif_says() {
 }
 
 #[test]
-fn a_frame_to_be_cut_takes_a_slot_for_each_page_and_one_for_how() {
+fn a_frame_to_cut_takes_a_slot_for_each_page_and_an_extra_info() {
     let (memory, mut transmit) = transmit(128);
     assert_eq!(transmit.submit(TxPage(10), 8193, segments(1448)), Ok(()));
     transmit.publish();
@@ -84,7 +84,7 @@ fn whole_pages_have_no_empty_slot_after_them() {
 }
 
 #[test]
-fn what_tcpip_may_not_send() {
+fn impossible_frames_of_tcpip_are_refused() {
     let (_, mut transmit) = transmit(128);
     let long = segments(1448);
     for (page, length, offload, refusal) in [
@@ -151,7 +151,7 @@ fn frames_are_sent_across_the_wrap_of_the_indices() {
 }
 
 #[test]
-fn completions_in_any_order_and_each_once() {
+fn completions_come_in_any_order_and_each_once() {
     let (memory, mut transmit) = transmit(128);
     for page in 0..3 {
         transmit.submit(TxPage(page), 60, Offload::None).expect("a frame");
@@ -187,7 +187,7 @@ fn a_frame_is_given_back_once_when_all_its_slots_have_a_response() {
 }
 
 #[test]
-fn what_a_response_says_of_a_frame() {
+fn each_status_of_a_response_has_its_meaning() {
     for (status, anomalies, dropped) in [
         (0, 0, 0),
         (-1, Anomaly::NotSent as u8, 1),
@@ -249,7 +249,7 @@ fn an_unknown_id_and_a_jump_are_violations() {
 /// The ring is full while the back end leaves extra infos unanswered: Mini-OS and Unikraft spin
 /// there.
 #[test]
-fn a_full_ring_is_not_waited_for_and_what_does_not_fit_goes_out_in_order() {
+fn a_full_ring_does_not_block_and_waiting_frames_go_out_in_order() {
     let (memory, mut transmit) = transmit(256);
     for page in 0..200 {
         assert_eq!(transmit.submit(TxPage(page), 60, segments(100)), Ok(()));
@@ -394,7 +394,7 @@ fn offload() -> impl Strategy<Value = Offload> {
 
 proptest! {
     #[test]
-    fn no_page_is_ever_had_twice(
+    fn no_page_is_owned_twice(
         steps in prop::collection::vec((0u16..40, 0u16..20000, offload(), prop::option::of((0u16..40, -2i16..3))), 0..200),
         jump: Option<u32>,
     ) {
@@ -419,7 +419,7 @@ proptest! {
     #[test]
     fn memory_that_changes_under_the_reader_gives_no_page_twice(seed: u64, one_in in 1u64..40, offload in offload()) {
         let memory = SharedMemory::new(2 * PAGE_SIZE);
-        let mut transmit = transmit_over(Fickle::new(memory.clone(), seed, one_in), 32);
+        let mut transmit = transmit_over(ChangingMemory::new(memory.clone(), seed, one_in), 32);
         let mut model = Model::default();
         for round in 0..200u16 {
             model.submit(&mut transmit, round * 7 % 32, 60 + round * 40, offload);

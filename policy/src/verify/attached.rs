@@ -286,7 +286,7 @@ mod tests {
     use crate::image_form::deflate;
 
     #[test]
-    fn an_inventory_comes_back_as_it_was_and_nothing_else_is_one() {
+    fn an_inventory_is_read_back_unchanged_and_nothing_else_is_accepted() {
         let json = br#"{"format":"cloister-unsafe","version":1,"crates":[]}"#.repeat(40);
         let small = deflate(&json);
         assert!(small.len() * 4 < json.len());
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn an_inventory_has_no_character_that_is_not_shown_in_whatever_string() {
+    fn no_string_of_an_inventory_has_an_invisible_character() {
         let uses = |version: &str| {
             format!(
                 r#"{{"format":"cloister-unsafe","version":1,"crates":[{{"name":"a","crate-version":"{version}","forbids":true,

@@ -1,7 +1,7 @@
 //! Tests of the form of the file alone, without the seal, which would find most changes too.
 //!
-//! Each byte that only describes the structure has one value, and what is read of a file is what Xen
-//! loads.
+//! Each byte that only describes the structure has one value, and what is read of a file is what
+//! Xen loads.
 
 use std::borrow::Cow;
 
@@ -55,7 +55,8 @@ impl Random {
     }
 }
 
-/// Returns the positions of the bytes outside segments, sections and the seal: headers, names of sections, gaps.
+/// Returns the positions of the bytes outside segments, sections and the seal: headers, names of
+/// sections, gaps.
 fn structure(file: &[u8]) -> Vec<usize> {
     let image = accepted(file).expect("the image that nobody changed");
     let mut own = vec![false; file.len()];
@@ -71,8 +72,8 @@ fn structure(file: &[u8]) -> Vec<usize> {
     (0..file.len()).filter(|at| !own[*at]).collect()
 }
 
-/// Returns `true` for bytes that the form does not decide: flags and virtual address of a segment, which
-/// `layout` compares with the tables.
+/// Returns `true` for bytes that the form does not decide: flags and virtual address of a segment,
+/// which `layout` compares with the tables.
 fn is_meaning(file: &[u8], at: usize) -> bool {
     let headers = 64 + usize::from(u16::from_le_bytes([file[56], file[57]])) * 56;
     (64 + 56..headers).contains(&at) && matches!((at - 64) % 56, 4..8 | 16..24)
@@ -151,7 +152,8 @@ fn varied(original: &[u8], random: &mut Random) -> Vec<u8> {
     out
 }
 
-/// Changes a few bytes or fields, most of them in headers, to values that are likely to mean something.
+/// Changes a few bytes or fields, most of them in headers, to values that are likely to mean
+/// something.
 fn damage(file: &mut Vec<u8>, random: &mut Random) {
     const VALUES: [u64; 12] = [0, 1, 4, 8, 24, 0xFFFF, 0x1000, 0x10_0000, 0x10_1000, 0x2000, u64::MAX, 1 << 32];
     let (headers, sections) = (64 + 15 * 56, u64::from_le_bytes(file[40..48].try_into().unwrap()) as usize);
@@ -183,7 +185,7 @@ fn damage(file: &mut Vec<u8>, random: &mut Random) {
 
 /// Both readings agree on every file whose form is accepted.
 #[test]
-fn what_is_read_of_an_accepted_file_is_what_xen_loads() {
+fn xen_loads_what_is_read_of_an_accepted_file() {
     let seed = 0x0C10_1573;
     let (original, mut random) = (image(), Random(seed));
     let (mut taken, mut changed) = (0, 0);

@@ -1,5 +1,5 @@
-//! The exhaustive test of the comparison alone: without the seal, which finds every changed bit too, and
-//! without the scan of the code, which finds a moved entry point.
+//! The exhaustive test of the comparison alone: without the seal, which finds every changed bit
+//! too, and without the scan of the code, which finds a moved entry point.
 
 use cloister_caps::tables::{Section, Tables};
 use sha2::{Digest, Sha256};
@@ -56,7 +56,8 @@ fn undecided(file: &[u8]) -> Vec<usize> {
     out
 }
 
-/// The policy does not decide what the linker does: where a program starts, and the size of its data.
+/// The policy does not decide what the linker does: where a program starts, and the size of its
+/// data.
 #[test]
 fn every_flipped_bit_of_the_tables_that_the_policy_decides_is_found_by_comparing() {
     let file = image();
@@ -77,7 +78,7 @@ fn every_flipped_bit_of_the_tables_that_the_policy_decides_is_found_by_comparing
 
 /// Both paths from a policy to its facts agree, including the lines of the file.
 #[test]
-fn the_second_path_comes_to_what_the_compiler_made_of_each_shipped_policy() {
+fn the_second_path_agrees_with_the_compiler_on_each_shipped_policy() {
     for name in ["default.toml", "../tests/guests/prober.toml", "../tests/guests/selftest.toml", "tests/good.toml"] {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
         let (policy, text) = (crate::load(&path).unwrap(), std::fs::read_to_string(&path).unwrap());

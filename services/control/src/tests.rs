@@ -4,7 +4,7 @@
 use cloister_caps::{Operation, Slot};
 use cloister_interfaces::control::Reply as ControlReply;
 use cloister_interfaces::{Notifications, Server};
-use cloister_sim::stand_ins::StoreService;
+use cloister_sim::fakes::StoreService;
 use cloister_sim::{Recorder, SharedMemory, Xenstored, channel};
 use proptest::prelude::*;
 

@@ -1,7 +1,8 @@
-//! Running commands in dom0 from the host.
+//! Runs commands in dom0 from the host.
 //!
-//! dom0's `/init` reads lines `<number> <limit in seconds>` from a virtio-serial port and answers `<number> <status>`;
-//! the command's text and its output are files in the shared folder. Commands run side by side.
+//! dom0's `/init` reads lines `<number> <limit in seconds>` from a virtio-serial port and answers
+//! `<number> <status>`; the command's text and its output are files in the shared folder. Commands
+//! run side by side.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -16,28 +17,28 @@ use crate::BedError;
 use crate::error::AtPath;
 use crate::log::printable;
 
-/// How long a command's answer may be late beyond the command's own limit.
+/// The time by which a command's answer may exceed the command's own limit.
 const GRACE: Duration = Duration::from_secs(15);
-/// How often a waiting caller looks whether the bed is still alive.
+/// The interval at which a waiting caller checks that the bed is alive.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// What a command in dom0 did.
+/// The result of a command in dom0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// Its exit status; 143 when it was ended for taking too long.
+    /// The exit status; 143 if the command was ended because it took too long.
     pub status: i32,
-    /// What it printed, both streams together.
+    /// The output, both streams together.
     pub stdout: String,
 }
 
 impl Output {
-    /// Whether the command ended with status 0.
+    /// Returns `true` if the command ended with status 0.
     pub fn success(&self) -> bool {
         self.status == 0
     }
 }
 
-/// The socket QEMU connects to: in the abstract name space, so that no file is left behind.
+/// The socket that QEMU connects to. It is in the abstract name space, so that no file remains.
 pub(crate) struct Listener {
     listener: UnixListener,
     name: String,
@@ -53,12 +54,12 @@ impl Listener {
         Ok(Self { listener, name })
     }
 
-    /// The name to give QEMU (`-chardev socket,path=…,abstract=on,tight=on`).
+    /// Returns the name to pass to QEMU (`-chardev socket,path=…,abstract=on,tight=on`).
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// QEMU's connection, when it has connected.
+    /// Returns QEMU's connection, if it has connected.
     pub fn accept(&self, folder: &Path) -> Option<Agent> {
         let (stream, _) = self.listener.accept().ok()?;
         stream.set_nonblocking(false).ok()?;
@@ -76,19 +77,19 @@ pub struct Agent {
 
 #[derive(Default)]
 struct Shared {
-    heard: Mutex<Heard>,
+    messages: Mutex<Messages>,
     changed: Condvar,
 }
 
-/// What dom0 has said so far.
+/// The messages of dom0 so far.
 #[derive(Default)]
-struct Heard {
+struct Messages {
     ready: bool,
     failures: Vec<String>,
     statuses: HashMap<u32, i32>,
 }
 
-impl Heard {
+impl Messages {
     fn line(&mut self, line: &str) {
         let (word, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
         match (word, word.parse(), rest.parse()) {
@@ -97,7 +98,7 @@ impl Heard {
             (_, Ok(number), Ok(status)) => {
                 self.statuses.insert(number, status);
             }
-            // Nothing else is ever sent; a damaged line shows as a command that times out.
+            // Nothing else is ever sent. After a damaged line, a command times out.
             _ => {}
         }
     }
@@ -119,17 +120,17 @@ impl Agent {
         Ok(Self { writer: Mutex::new(stream), shared, folder: commands, next: AtomicU32::new(1) })
     }
 
-    /// Whether dom0 is ready, or why it could not start.
+    /// Returns `true` if dom0 is ready, or the reason why it could not start.
     pub fn ready(&self) -> Result<bool, String> {
-        let heard = self.shared.lock();
-        match heard.failures.first() {
+        let messages = self.shared.lock();
+        match messages.failures.first() {
             Some(reason) => Err(reason.clone()),
-            None => Ok(heard.ready),
+            None => Ok(messages.ready),
         }
     }
 
-    /// Runs a command with `sh` in dom0, for at most `limit` of dom0's time and `patience` of this machine's. `None` when
-    /// no answer came in time. `alive` is asked from time to time.
+    /// Runs a command with `sh` in dom0, for at most `limit` of dom0's time and `patience` of this
+    /// machine's. Calls `alive` from time to time. Returns `None` if no answer came in time.
     pub fn run(
         &self,
         command: &str,
@@ -160,16 +161,16 @@ impl Agent {
     ) -> Result<Option<i32>, BedError> {
         let until = Instant::now() + limit;
         loop {
-            let heard = self.shared.lock();
-            let (mut heard, _) = self
+            let messages = self.shared.lock();
+            let (mut messages, _) = self
                 .shared
                 .changed
-                .wait_timeout_while(heard, LOOK, |heard| !heard.statuses.contains_key(&number))
+                .wait_timeout_while(messages, LOOK, |messages| !messages.statuses.contains_key(&number))
                 .unwrap_or_else(PoisonError::into_inner);
-            if let Some(status) = heard.statuses.remove(&number) {
+            if let Some(status) = messages.statuses.remove(&number) {
                 return Ok(Some(status));
             }
-            drop(heard);
+            drop(messages);
             alive()?;
             if Instant::now() >= until {
                 return Ok(None);
@@ -179,8 +180,8 @@ impl Agent {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Heard> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Messages> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -190,16 +191,16 @@ mod tests {
 
     #[test]
     fn lines_from_dom0_are_understood() {
-        let mut heard = Heard::default();
+        let mut messages = Messages::default();
         for line in ["ready", "7 0", "8 143", "failed xenstored does not start", "nonsense", "9 x"] {
-            heard.line(line);
+            messages.line(line);
         }
-        assert!(heard.ready);
-        assert_eq!(heard.statuses, HashMap::from([(7, 0), (8, 143)]));
-        assert_eq!(heard.failures, ["xenstored does not start"]);
+        assert!(messages.ready);
+        assert_eq!(messages.statuses, HashMap::from([(7, 0), (8, 143)]));
+        assert_eq!(messages.failures, ["xenstored does not start"]);
     }
 
-    /// The other end of the channel, as dom0's `/init` behaves.
+    /// Behaves as dom0's `/init` at the other end of the channel.
     #[test]
     fn a_command_is_sent_by_file_and_its_output_read_back() {
         let folder = tempfile::tempdir().expect("folder");

@@ -1,4 +1,4 @@
-//! An image under QEMU without Xen: what it does in an environment it does not support.
+//! Runs an image under QEMU without Xen, an environment that it does not support.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,19 +8,20 @@ use crate::log::printable;
 use crate::qemu::Qemu;
 use crate::{BedError, Progress, bed_dir, packages};
 
-/// What a run left.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Run {
     /// Bytes written to port 0xE9.
     pub debug_port: String,
     /// Bytes written to the first serial port.
     pub serial: String,
-    /// QEMU's exit code, if the machine ended by itself: `2 * value + 1` for a value written to port 0xF4, 0 for a
-    /// reset (a triple fault is one) or power-off.
+    /// QEMU's exit code, if the machine ended by itself: `2 * value + 1` for a value written to
+    /// port 0xF4, 0 for a power-off or a reset (such as a triple fault).
     pub code: Option<i32>,
 }
 
-/// Runs `image` until the machine ends or `limit` is over. `name` keeps runs side by side apart.
+/// Runs `image` until the machine ends or `limit` is over. Runs at the same time need different
+/// values of `name`.
 pub fn run(
     name: &str,
     image: &Path,

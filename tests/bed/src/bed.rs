@@ -14,59 +14,62 @@ use crate::log::{Follower, TAIL_LINES, tail};
 use crate::qemu::{Qemu, escape};
 use crate::{BedError, Progress, bed_dir, boot_files, http, packages, port};
 
-/// Limits of the stages; each about ten times what was measured on two cores.
+/// The limits of the stages: each about ten times the time measured on two cores.
 mod limit {
     use std::time::Duration;
     pub const XEN: Duration = Duration::from_secs(30);
     pub const DOM0: Duration = Duration::from_secs(120);
     pub const CREATE: Duration = Duration::from_secs(60);
-    /// In dom0's time, for what waits for this machine: by the instruction clock dom0's time jumps on meanwhile, and a minute
-    /// has passed in a few seconds.
+    /// A limit in dom0's time for commands that wait for this machine. With the instruction clock,
+    /// dom0's time jumps ahead while they wait: a minute passes in a few seconds.
     pub const OF_HOST: Duration = Duration::from_secs(3600);
     pub const SHUTDOWN: Duration = Duration::from_secs(30);
     pub const FINISH: Duration = Duration::from_secs(10);
 }
-/// How often waiting loops look.
+/// The interval at which waiting loops check their condition.
 const LOOK: Duration = Duration::from_millis(20);
-/// How much longer everything may take where one thread does all the work of the machine.
+/// The factor for all limits if one thread does all the work of the machine.
 const ONE_THREAD: u32 = 10;
-/// dom0's memory without the guests' files, and what Xen and QEMU's firmware take beside the domains, in MiB.
+/// dom0's memory without the guests' files, and the memory of Xen and QEMU's firmware beside the
+/// domains, in MiB.
 const DOM0_MIB: u64 = 512;
 const XEN_MIB: u64 = 256;
 
-/// What time is in a bed.
+/// The clock of a bed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clock {
-    /// That of this machine.
+    /// This machine's clock.
     Wall,
-    /// One nanosecond for each instruction executed, whatever else this machine is doing; while no processor has work,
-    /// it jumps to the next timer.
+    /// One nanosecond for each executed instruction, whatever else this machine does. While no
+    /// processor has work, it jumps to the next timer.
     Instructions,
 }
 
-/// How a bed is to be.
+/// The settings of a bed.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The run's folder in `target/bed/runs`; an older run of the same name is replaced.
+    /// The name of the run's folder in `target/bed/runs`. An older run of this name is replaced.
     pub name: String,
-    /// The port of 127.0.0.1 that leads to port 80 of the guest at 10.0.2.15; 0 for any free one.
+    /// The port of 127.0.0.1 that is forwarded to port 80 of the guest at 10.0.2.15; 0 for any free
+    /// port.
     pub port: u16,
     /// Memory for guests, in MiB.
     pub guests_mib: u64,
-    /// Size of the files handed to guests, in bytes: dom0 holds them in memory.
+    /// The size of the guests' files, in bytes: dom0 holds them in memory.
     pub files_bytes: u64,
-    /// Port of a stub for gdb (on 127.0.0.1).
+    /// The port of a stub for gdb (on 127.0.0.1).
     pub gdb: Option<u16>,
-    /// What time is.
+    /// The clock.
     pub clock: Clock,
-    /// What dom0 can do.
+    /// The abilities of dom0.
     pub dom0: Dom0,
-    /// When it becomes true, every wait ends with [`BedError::Stopped`].
+    /// Once it is `true`, every wait ends with [`BedError::Stopped`].
     pub stop: Arc<AtomicBool>,
 }
 
 impl Clock {
-    /// How long to wait on this machine for what should take at most `limit` in the bed.
+    /// Returns the time to wait on this machine for an action that takes at most `limit` in the
+    /// bed.
     fn patience(self, limit: Duration) -> Duration {
         match self {
             Self::Wall => limit,
@@ -76,7 +79,7 @@ impl Clock {
 }
 
 impl Config {
-    /// A bed for small guests, on any free port.
+    /// Returns the settings of a bed for small guests, on any free port.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -90,14 +93,15 @@ impl Config {
         }
     }
 
-    /// A bed with room for `guest` and its files.
+    /// Returns the settings of a bed with memory for `guest` and its files.
     pub fn for_guest(name: &str, guest: &Guest) -> Self {
         let size = |path: &Path| std::fs::metadata(path).map(|m| m.len()).unwrap_or(0);
         let files_bytes = size(&guest.image) + guest.ramdisk.as_deref().map_or(0, size);
         Self { guests_mib: u64::from(guest.memory) + 64, files_bytes, ..Self::new(name) }
     }
 
-    /// dom0's memory in MiB. The files lie in its RAM disk and pass through its page cache once more.
+    /// Returns dom0's memory in MiB. The files are in its RAM disk, and once more in its page
+    /// cache.
     fn dom0_mib(&self) -> u64 {
         DOM0_MIB + 2 * self.files_bytes.div_ceil(1 << 20)
     }
@@ -114,14 +118,14 @@ pub struct Bed {
     clock: Clock,
 }
 
-/// Watches the serial log for the end of Xen or dom0.
+/// Watches the serial log for the death of Xen or dom0.
 struct Watch {
     follower: Follower,
     died: Option<&'static str>,
 }
 
 impl Bed {
-    /// Starts Xen and dom0 and waits until commands can be run there.
+    /// Starts Xen and dom0, and waits until dom0 can run commands.
     pub fn start(config: &Config, progress: &mut Progress<'_>) -> Result<Self, BedError> {
         let port = port::choose(config.port)?;
         let installed = packages::ensure(progress)?;
@@ -148,7 +152,7 @@ impl Bed {
         starting.finish(&listener, port, progress)
     }
 
-    /// Starts a bed and creates one guest in it, up to the first text on its console.
+    /// Starts a bed, creates one guest in it, and waits for the first text on its console.
     pub fn with_guest(config: &Config, guest: &Guest, progress: &mut Progress<'_>) -> Result<Self, BedError> {
         let bed = Self::start(config, progress)?;
         bed.create(guest, progress)?;
@@ -163,7 +167,8 @@ impl Bed {
         self.checked(&format!("xl create {config}"), limit::CREATE, &self.folder.join("xen.log")).map(drop)
     }
 
-    /// Puts a guest's files into dom0's memory; returns the path of its configuration there, for `xl create`.
+    /// Copies a guest's files into dom0's memory. Returns the path of its configuration there, for
+    /// `xl create`.
     pub fn stage(&self, guest: &Guest) -> Result<String, BedError> {
         if let Some(problem) = guest.problem() {
             return Err(BedError::Distribution(problem));
@@ -187,7 +192,7 @@ impl Bed {
         );
         let copied = self.run(&command, limit::OF_HOST, self.clock.patience(limit::CREATE))?;
         self.succeeded(&command, copied, &self.folder.join("dom0.log"))?;
-        // The host's copies have served; the image and the site may be large.
+        // The host's copies are no longer needed, and the image and the site may be large.
         let _ = std::fs::remove_file(here.join("ramdisk"));
         Ok(format!("{there}/guest.cfg"))
     }
@@ -225,7 +230,8 @@ impl Bed {
         while !condition() {
             self.alive(during)?;
             if Instant::now() >= next_list {
-                // Restarting takes a guest away for a moment; seen gone twice in a row, it is gone.
+                // A restart removes a guest for a moment. Only if it is absent twice in a row has
+                // it ended.
                 let gone = || matches!(self.state(&guest.name), Ok(State::Gone | State::Crashed));
                 if gone() && gone() && !condition() {
                     return Err(self.guest_error(guest, during, None));
@@ -240,14 +246,15 @@ impl Bed {
         Ok(())
     }
 
-    /// The error for a guest that ended although it should not have.
+    /// Returns the error for a guest that ended unexpectedly.
     pub fn guest_ended(&self, guest: &Guest, during: &str) -> BedError {
         self.guest_error(guest, during, None)
     }
 
     fn guest_error(&self, guest: &Guest, during: &str, limit: Option<Duration>) -> BedError {
         let console = self.guest_log(&guest.name);
-        // A guest that died before its console worked says why through port 0xE9, in Xen's log.
+        // A guest that died before its console worked has written the reason to port 0xE9: it is in
+        // Xen's log.
         let empty = std::fs::metadata(&console).map_or(true, |m| m.len() == 0);
         let log = if empty { self.folder.join("xen.log") } else { console };
         let (tail, during, name) = (tail(&log, TAIL_LINES), during.to_owned(), guest.name.clone());
@@ -257,12 +264,13 @@ impl Bed {
         }
     }
 
-    /// Runs a command with `sh` in dom0; a status other than 0 is no error.
+    /// Runs a command with `sh` in dom0. A status other than 0 is no error.
     pub fn dom0(&self, command: &str, limit: Duration) -> Result<Output, BedError> {
         self.run(command, limit, self.clock.patience(limit))
     }
 
-    /// The same, for at most `limit` of dom0's time and `patience` of this machine's.
+    /// Runs a command as [`Self::dom0`] does, for at most `limit` of dom0's time and `patience` of
+    /// this machine's.
     fn run(&self, command: &str, limit: Duration, patience: Duration) -> Result<Output, BedError> {
         let alive = || self.alive("a command ran in dom0");
         let log = self.folder.join("dom0.log");
@@ -274,13 +282,13 @@ impl Bed {
         })
     }
 
-    /// Runs a command in dom0 that has to succeed; `log` is what an error shows the end of.
+    /// Runs a command in dom0 that must succeed. An error shows the end of `log`.
     fn checked(&self, command: &str, limit: Duration, log: &Path) -> Result<Output, BedError> {
         let output = self.dom0(command, limit)?;
         self.succeeded(command, output, log)
     }
 
-    /// What a command answered, if it succeeded.
+    /// Returns the output of a command, if it succeeded.
     fn succeeded(&self, command: &str, output: Output, log: &Path) -> Result<Output, BedError> {
         if output.success() {
             return Ok(output);
@@ -294,68 +302,68 @@ impl Bed {
         })
     }
 
-    /// What a guest is doing.
+    /// Returns the state of a guest.
     pub fn state(&self, name: &str) -> Result<State, BedError> {
         Ok(State::parse(&self.dom0("xl list", limit::CREATE)?.stdout, name))
     }
 
-    /// Asks a guest to shut down and waits until it has and is gone: `-w` waits for the first alone, and the daemon of
-    /// `xl` removes the guest after it.
+    /// Asks a guest to shut down, and waits until it is removed: `-w` waits for the shutdown alone,
+    /// and the daemon of `xl` removes the guest after it.
     pub fn shutdown_guest(&self, name: &str) -> Result<(), BedError> {
         let gone = format!("while xl domid {name} > /dev/null 2>&1; do usleep 100000; done");
         let command = format!("xl shutdown -w {name} && {gone}");
         self.checked(&command, limit::SHUTDOWN, &self.guest_log(name)).map(drop)
     }
 
-    /// Asks a guest to restart; returns as soon as it has been asked.
+    /// Asks a guest to restart, and does not wait for it.
     pub fn reboot_guest(&self, name: &str) -> Result<(), BedError> {
         self.checked(&format!("xl reboot {name}"), limit::SHUTDOWN, &self.guest_log(name)).map(drop)
     }
 
-    /// Takes a guest away at once.
+    /// Destroys a guest at once.
     pub fn destroy_guest(&self, name: &str) -> Result<(), BedError> {
         self.checked(&format!("xl destroy {name}"), limit::SHUTDOWN, &self.guest_log(name)).map(drop)
     }
 
-    /// The port of 127.0.0.1 that leads to the guest's port 80.
+    /// Returns the port of 127.0.0.1 that is forwarded to the guest's port 80.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The URL of the guest's HTTP server, as this machine reaches it.
+    /// Returns the URL of the guest's HTTP server on this machine.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}/", self.port)
     }
 
-    /// A connection to the guest's port 80.
+    /// Opens a connection to the guest's port 80.
     pub fn connect(&self) -> std::io::Result<TcpStream> {
         TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, self.port))
     }
 
-    /// The run's folder with all logs.
+    /// Returns the run's folder, with all logs.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The log of the hypervisor, of dom0's kernel, and of what guests write to port 0xE9.
+    /// Returns the log of the hypervisor, of dom0's kernel, and of guests' output to port 0xE9.
     pub fn xen_log(&self) -> PathBuf {
         self.folder.join("xen.log")
     }
 
-    /// The log of a guest's console, written while the guest runs.
+    /// Returns the log of a guest's console, which is written while the guest runs.
     pub fn guest_log(&self, name: &str) -> PathBuf {
         self.folder.join("console").join(format!("guest-{name}.log"))
     }
 
-    /// Fails when QEMU, Xen or dom0 has died, or someone asked for the end.
+    /// Fails if QEMU, Xen or dom0 has died, or if the bed was asked to stop.
     pub fn alive(&self, during: &str) -> Result<(), BedError> {
         check(&self.qemu, &self.watch, &self.folder, &self.stop, during)
     }
 
-    /// Ends in order: asks the guests to shut down, collects the last logs, ends QEMU. Nothing here can be a reason
-    /// to fail: what does not answer is ended with QEMU.
+    /// Asks the guests to shut down, collects the last logs, and ends QEMU. Cannot fail: a guest
+    /// that does not answer ends with QEMU.
     pub fn finish(self, guests: &[&str]) {
-        // From here on a request to stop is being served.
+        // From here on, the request to stop is being carried out.
         self.stop.store(false, Ordering::Relaxed);
         for guest in guests {
             if matches!(self.state(guest), Ok(State::Running)) {
@@ -366,7 +374,7 @@ impl Bed {
         self.qemu.stop(Duration::from_secs(5));
     }
 
-    /// Collects the last logs and ends QEMU, whatever guests are doing.
+    /// Collects the last logs and ends QEMU, whatever the guests do.
     pub fn stop(self) {
         self.finish(&[]);
     }
@@ -431,17 +439,19 @@ fn check(qemu: &Qemu, watch: &Mutex<Watch>, folder: &Path, stop: &AtomicBool, du
         watch.died = watch.died.or_else(|| death(&line));
     }
     if let Some(what) = watch.died {
-        // The report goes on for some lines after the one that gave it away.
+        // The report continues for some lines after the line that was recognised.
         std::thread::sleep(Duration::from_millis(300));
         return Err(BedError::Died { what, during, tail: tail(&xen_log, 2 * TAIL_LINES), log: xen_log });
     }
     let Some(ended) = qemu.ended() else { return Ok(()) };
-    // A machine that ended by itself said why on its console; otherwise QEMU has something to say.
+    // A machine that ended by itself printed the reason on its console; otherwise the reason is in
+    // QEMU's messages.
     let log = if ended.code == Some(0) { xen_log } else { qemu.log().to_owned() };
     Err(BedError::QemuEnded { during, status: ended.status, tail: tail(&log, TAIL_LINES), log })
 }
 
-/// Whether a line of the serial log tells of the end of Xen or dom0. What guests print there, `(dN) …`, never does.
+/// Returns `true` if a line of the serial log reports the death of Xen or dom0. A guest's output
+/// there, `(dN) …`, never counts.
 fn death(line: &str) -> Option<&'static str> {
     let guest = line.find("(d").is_some_and(|at| line[at + 2..].starts_with(|c: char| c.is_ascii_digit()));
     if guest {
@@ -468,7 +478,7 @@ fn fresh_folder(name: &str) -> Result<PathBuf, BedError> {
     folder.canonicalize().at(&folder)
 }
 
-/// QEMU's command line. Where the options come from: see `tests/bed/README.md`.
+/// Returns QEMU's command line. `tests/bed/README.md` explains the options.
 fn arguments(config: &Config, xen: &Path, boot: String, folder: &Path, port: u16, agent: &str) -> Vec<String> {
     let dom0 = config.dom0_mib();
     let memory = XEN_MIB + dom0 + config.guests_mib;
@@ -483,7 +493,8 @@ fn arguments(config: &Config, xen: &Path, boot: String, folder: &Path, port: u16
     // RDTSCP exits are reported as RDTSC by QEMU 7.2, so guests must not see it.
     let mut cpu = "EPYC,+svm,-rdtscp,+pku,+umip".to_owned();
     if config.clock == Clock::Instructions {
-        // QEMU 7.2 counts each round of a REP instruction as one instruction: nobody is to copy bytes that way.
+        // QEMU 7.2 counts each round of a REP instruction as one instruction, so that nothing may
+        // copy bytes that way.
         cpu += ",-erms,-fsrm";
     }
     add("-cpu", cpu);
@@ -492,7 +503,8 @@ fn arguments(config: &Config, xen: &Path, boot: String, folder: &Path, port: u16
     add("-display", "none".to_owned());
     add("-serial", format!("file:{shared}/xen.log"));
     add("-kernel", xen.to_string_lossy().into_owned());
-    // smap=hvm: QEMU before 9.1 takes a PV dom0's stack for a user page. cpuidle=0: no usable MWAIT.
+    // smap=hvm: QEMU before 9.1 takes a PV dom0's stack for a user page. cpuidle=0: no usable
+    // MWAIT.
     let xen_options = "console=com1 com1=115200,8n1 smap=hvm cpuidle=0 noreboot bootscrub=0 loglvl=all guest_loglvl=all \
                        dom0_max_vcpus=1";
     add("-append", format!("{xen_options} dom0_mem={dom0}M,max:{dom0}M"));

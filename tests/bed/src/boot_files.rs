@@ -1,7 +1,7 @@
-//! The hypervisor, as QEMU's multiboot loader takes it, and dom0's kernel.
+//! Finds the hypervisor, in the form that QEMU's multiboot loader takes, and dom0's kernel.
 //!
-//! The hypervisor package is downloaded and unpacked, never installed: installing it makes GRUB start this machine
-//! under Xen from the next boot on (Debian's `/etc/default/grub.d/xen.cfg`).
+//! The hypervisor package is downloaded and unpacked, never installed: installing it makes GRUB
+//! start this machine under Xen from the next boot on (Debian's `/etc/default/grub.d/xen.cfg`).
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,12 @@ use crate::error::AtPath;
 use crate::log::last_lines;
 use crate::packages::Installed;
 
-/// dom0's kernel image.
+/// Returns the path of dom0's kernel image.
 pub fn kernel(installed: &Installed) -> PathBuf {
     PathBuf::from(format!("/boot/vmlinuz-{}", installed.kernel))
 }
 
-/// The hypervisor, uncompressed, in `cache`.
+/// Returns the path of the uncompressed hypervisor in `cache`.
 pub fn hypervisor(installed: &Installed, cache: &Path) -> Result<PathBuf, BedError> {
     let tools = format!("xen-utils-{}", installed.xen);
     let version = installed.version(&tools).unwrap_or_default();
@@ -36,18 +36,18 @@ pub fn hypervisor(installed: &Installed, cache: &Path) -> Result<PathBuf, BedErr
     Ok(path)
 }
 
-/// The compressed hypervisor out of its package, of the same version as the tools.
+/// Returns the compressed hypervisor from its package, of the same version as the tools.
 fn download(xen: &str, version: &str, cache: &Path) -> Result<Vec<u8>, BedError> {
     let work = scratch(cache)?;
     let file = work.join(format!("boot/xen-{xen}-amd64.gz"));
     let result = unpack_into(&work, &format!("xen-hypervisor-{xen}-amd64={version}"))
         .and_then(|()| std::fs::read(&file).at(&file));
-    // The folder is only scratch; what it held has been read.
+    // The folder is temporary, and its files have been read.
     let _ = std::fs::remove_dir_all(&work);
     result
 }
 
-/// The folder in `cache` with a package's files, which are not installed on this machine.
+/// Returns the folder in `cache` with a package's files, which are not installed on this machine.
 pub fn unpacked(package: &str, cache: &Path) -> Result<PathBuf, BedError> {
     let folder = cache.join(format!("unpacked-{package}"));
     if !folder.is_dir() {
@@ -86,7 +86,7 @@ fn run(command: &mut Command) -> Result<(), BedError> {
     })
 }
 
-/// Writes a cache file so that no other process ever sees half of it.
+/// Writes a cache file so that no other process ever sees an incomplete one.
 pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<(), BedError> {
     let partial = path.with_extension(format!("part-{}", std::process::id()));
     std::fs::write(&partial, content).at(&partial)?;

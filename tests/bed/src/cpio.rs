@@ -1,6 +1,8 @@
-//! Writing a cpio archive in the "newc" format (`cpio -H newc`; Linux: Documentation/driver-api/early-userspace/buffer-format.rst).
+//! Writes a cpio archive in the "newc" format (`cpio -H newc`; Linux:
+//! Documentation/driver-api/early-userspace/buffer-format.rst).
 //!
-//! Everything that could differ between two runs over the same input (times, owners, inode numbers) is fixed.
+//! Everything that could differ between two runs over the same input (times, owners, inode numbers)
+//! is fixed.
 
 use std::io::{self, Write};
 
@@ -18,13 +20,13 @@ const TRAILER: &str = "TRAILER!!!";
 /// Writes an archive to `out`.
 pub struct Archive<W> {
     out: W,
-    /// Bytes written: headers and contents are aligned to four bytes.
+    /// The number of bytes written: headers and contents are aligned to four bytes.
     written: u64,
     inode: u32,
 }
 
 impl<W: Write> Archive<W> {
-    /// An empty archive.
+    /// Creates an empty archive.
     pub fn new(out: W) -> Self {
         Self { out, written: 0, inode: 0 }
     }
@@ -34,7 +36,7 @@ impl<W: Write> Archive<W> {
         self.entry(name, FILE | mode, (0, 0), content)
     }
 
-    /// Adds a folder; folders come before what is in them.
+    /// Adds a folder. A folder comes before its contents.
     pub fn folder(&mut self, name: &str) -> io::Result<()> {
         self.entry(name, FOLDER | 0o755, (0, 0), &[])
     }
@@ -49,7 +51,7 @@ impl<W: Write> Archive<W> {
         self.entry(name, DEVICE | 0o600, (major, minor), &[])
     }
 
-    /// Ends the archive and hands the writer back.
+    /// Ends the archive. Returns the writer.
     pub fn finish(mut self) -> io::Result<W> {
         self.inode = 0;
         self.header(TRAILER, 0, (0, 0), 0)?;
@@ -69,7 +71,8 @@ impl<W: Write> Archive<W> {
     fn header(&mut self, name: &str, mode: u32, (major, minor): (u32, u32), size: u32) -> io::Result<()> {
         let name_size = u32::try_from(name.len() + 1)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a name is too long"))?;
-        // c_ino c_mode c_uid c_gid c_nlink c_mtime c_filesize c_devmajor c_devminor c_rdevmajor c_rdevminor c_namesize c_check
+        // c_ino c_mode c_uid c_gid c_nlink c_mtime c_filesize c_devmajor c_devminor c_rdevmajor
+        // c_rdevminor c_namesize c_check
         let fields = [self.inode, mode, 0, 0, 1, 0, size, 0, 0, major, minor, name_size, 0];
         let mut header = String::from("070701");
         for field in fields {
@@ -125,7 +128,7 @@ mod tests {
         assert_eq!(sample(), sample());
     }
 
-    /// cpio itself reads the archive back; where it is not installed, the layout test stands alone.
+    /// cpio itself reads the archive back. If it is not installed, only the layout is tested.
     #[test]
     fn cpio_reads_it_back() {
         let dir = tempfile::tempdir().expect("folder");

@@ -1,4 +1,5 @@
-//! The fast way: an image straight under Xen as its PVH hardware domain, without dom0, toolstack or network.
+//! Runs an image straight under Xen as its PVH hardware domain, without dom0, toolstack or network,
+//! which is fast.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,39 +9,39 @@ use crate::log::{TAIL_LINES, printable, tail};
 use crate::qemu::{Qemu, escape};
 use crate::{BedError, Progress, bed_dir, boot_files, packages};
 
-/// What a run left.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Run {
-    /// All that Xen and the image printed.
+    /// The output of Xen and of the image.
     pub log: String,
-    /// Where that is kept.
+    /// The path of the log with that output.
     pub path: PathBuf,
-    /// Whether the machine ended by itself: the image shut down for a reboot or crashed. A power-off does not count:
-    /// Xen halts then, and QEMU goes on until the time is over.
+    /// `true` if the machine ended by itself: the image rebooted or crashed. A power-off does not
+    /// count: Xen halts then, and QEMU runs until the time is over.
     pub ended: bool,
 }
 
 impl Run {
-    /// What the image printed through port 0xE9, without Xen's prefix.
+    /// Returns the image's output to port 0xE9, without Xen's prefix.
     pub fn lines(&self) -> Vec<&str> {
         lines(&self.log)
     }
 }
 
-/// The lines of a log that a domain printed through port 0xE9.
+/// Returns the lines of a log that a domain wrote to port 0xE9.
 pub fn lines(log: &str) -> Vec<&str> {
     log.lines().filter_map(guest_line).collect()
 }
 
-/// The text of a `(dN) text` line.
+/// Returns the text of a `(dN) text` line.
 fn guest_line(line: &str) -> Option<&str> {
     let at = line.find("(d")?;
     let (number, text) = line[at + 2..].split_once(')')?;
     (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then(|| text.strip_prefix(' ').unwrap_or(text))
 }
 
-/// Runs `image` with `cmdline` until the machine ends or `limit` is over. `done` is shown the log so far and may
-/// end the run before.
+/// Runs `image` with `cmdline` until the machine ends, `limit` is over, or `done` returns `true`
+/// for the log so far.
 pub fn run(
     image: &Path,
     cmdline: &str,

@@ -1,4 +1,4 @@
-//! Which shared libraries a program of the distribution needs.
+//! Finds the shared libraries that a program of the distribution needs.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,15 @@ use crate::error::AtPath;
 
 type Header = FileHeader64<LittleEndian>;
 
-/// What one ELF file asks of the dynamic loader.
+/// The requests of an ELF file to the dynamic loader.
 #[derive(Debug, Default)]
 struct Needs {
     libraries: Vec<String>,
     interpreter: Option<String>,
 }
 
-/// The files (libraries and loader) that `programs` need, found in `folders` in that order.
+/// Returns the files (libraries and loader) that `programs` need. They are looked for in `folders`,
+/// in that order.
 pub fn closure(programs: &[PathBuf], folders: &[PathBuf]) -> Result<BTreeSet<PathBuf>, BedError> {
     let mut found = BTreeSet::new();
     let mut pending = programs.to_vec();
@@ -41,7 +42,7 @@ pub fn closure(programs: &[PathBuf], folders: &[PathBuf]) -> Result<BTreeSet<Pat
     Ok(found)
 }
 
-/// The first file of that name in `folders`.
+/// Returns the first file of this name in `folders`.
 pub fn find(name: &str, folders: &[PathBuf]) -> Option<PathBuf> {
     folders.iter().map(|folder| folder.join(name)).find(|path: &PathBuf| Path::is_file(path))
 }

@@ -1,4 +1,5 @@
-//! What can go wrong with the bed. Each variant says what to do, or carries the end of the log that shows the cause.
+//! The errors of the bed. The message of each says what to do, or contains the end of the log that
+//! shows the cause.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,9 +15,9 @@ pub enum BedError {
     Command {
         /// The command line.
         command: String,
-        /// Its exit status, in words.
+        /// The exit status, in words.
         status: String,
-        /// The end of what it printed.
+        /// The end of the output.
         output: String,
     },
     /// A file could not be read or written.
@@ -38,9 +39,9 @@ pub enum BedError {
     /// QEMU ended by itself.
     #[error("QEMU ended while {during} ({status})\nthe end of {}:\n{tail}", .log.display())]
     QemuEnded {
-        /// What was going on.
+        /// The stage.
         during: String,
-        /// Its exit status, in words.
+        /// The exit status, in words.
         status: String,
         /// The log with the cause.
         log: PathBuf,
@@ -52,7 +53,7 @@ pub enum BedError {
     Died {
         /// Xen or dom0.
         what: &'static str,
-        /// What was going on.
+        /// The stage.
         during: String,
         /// The log with the cause.
         log: PathBuf,
@@ -62,7 +63,7 @@ pub enum BedError {
     /// A stage took longer than it may.
     #[error("{during} took more than {limit:?}\nthe end of {}:\n{tail}", .log.display())]
     Timeout {
-        /// What was going on.
+        /// The stage.
         during: String,
         /// The limit.
         limit: Duration,
@@ -74,7 +75,7 @@ pub enum BedError {
     /// dom0's own start-up failed.
     #[error("dom0 did not start: {reason}\nthe end of {}:\n{tail}", .log.display())]
     Dom0 {
-        /// What dom0 said.
+        /// The message of dom0.
         reason: String,
         /// dom0's log.
         log: PathBuf,
@@ -88,33 +89,33 @@ pub enum BedError {
         command: String,
         /// Its exit status.
         status: i32,
-        /// What it printed.
+        /// The output.
         output: String,
         /// The log that may show the cause.
         log: PathBuf,
         /// The log's end.
         tail: String,
     },
-    /// The guest ended although it should run.
+    /// The guest ended unexpectedly.
     #[error("the guest {name} ended while {during}\nthe end of {}:\n{tail}", .log.display())]
     GuestEnded {
         /// The guest's name.
         name: String,
-        /// What was going on.
+        /// The stage.
         during: String,
         /// The guest's console log.
         log: PathBuf,
         /// The log's end.
         tail: String,
     },
-    /// Someone asked for the bed to stop.
+    /// The bed was asked to stop.
     #[error("stopped while {0}")]
     Stopped(String),
 }
 
 /// Adds the path to an I/O error.
 pub(crate) trait AtPath<T> {
-    /// The error names the path.
+    /// Returns the result with an error that names the path.
     fn at(self, path: impl Into<PathBuf>) -> Result<T, BedError>;
 }
 

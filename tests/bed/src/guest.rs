@@ -1,38 +1,40 @@
-//! What a guest is to be, and the `xl` configuration that says so.
+//! Describes a guest, and writes its `xl` configuration.
 
 use std::fmt::Write;
 use std::path::PathBuf;
 
-/// The address the guest is expected at: QEMU forwards the host's port there, and its DHCP hands it out first.
+/// The expected address of the guest: QEMU forwards the host's port there, and its DHCP server
+/// leases it first.
 pub const GUEST_ADDRESS: &str = "10.0.2.15";
-/// The command line that gives the guest that address without DHCP.
+/// The command line that sets this address without DHCP.
 pub const STATIC_CMDLINE: &str = "ip=10.0.2.15/24 gw=10.0.2.2";
-/// The bridge of dom0.
+/// The name of the bridge in dom0.
 const BRIDGE: &str = "xenbr0";
 
 /// A guest to create with `xl`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guest {
-    /// Its name in `xl list`: letters, digits and `-`.
+    /// The name in `xl list`: letters, digits and `-`.
     pub name: String,
     /// The ELF image.
     pub image: PathBuf,
-    /// The module handed to it, if any.
+    /// The boot module, if any.
     pub ramdisk: Option<PathBuf>,
-    /// Its command line.
+    /// The command line.
     pub cmdline: String,
-    /// Its memory in MiB.
+    /// The memory in MiB.
     pub memory: u32,
-    /// The MAC address of its network interface; `None` for no interface.
+    /// The MAC address of the network interface; `None` for no interface.
     pub mac: Option<String>,
-    /// What `xl` does when it crashes: `destroy`, `preserve`, `restart`.
+    /// The action of `xl` after a crash: `destroy`, `preserve`, `restart`.
     pub on_crash: String,
     /// More lines for the configuration.
     pub extra: String,
 }
 
 impl Guest {
-    /// A guest from `image` with the defaults: 64 MiB, a static address, kept for inspection when it crashes.
+    /// Returns a guest from `image` with the defaults: 64 MiB, a static address, kept for
+    /// inspection if it crashes.
     pub fn new(image: impl Into<PathBuf>) -> Self {
         Self {
             name: "cloister".to_owned(),
@@ -46,7 +48,7 @@ impl Guest {
         }
     }
 
-    /// Why `xl` could not take this guest, if it could not.
+    /// Returns the reason why `xl` would refuse this guest, if it would.
     pub fn problem(&self) -> Option<String> {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if self.name.is_empty() || !self.name.chars().all(plain) || self.name.starts_with('-') {
@@ -58,21 +60,23 @@ impl Guest {
         (self.memory < 2).then(|| "the toolstack builds no guest with less than 2 MiB".to_owned())
     }
 
-    /// The configuration, with the files at the paths given.
+    /// Returns the configuration, with the files at these paths.
     pub fn config(&self, kernel: &str, ramdisk: Option<&str>) -> String {
         let mut text = format!("name = {}\ntype = \"pvh\"\nkernel = {}\n", quoted(&self.name), quoted(kernel));
         if let Some(ramdisk) = ramdisk {
             text += &format!("ramdisk = {}\n", quoted(ramdisk));
         }
         text += &format!("cmdline = {}\n", quoted(&self.cmdline));
-        // vcpus must be written: without it libxl sizes the paging pool for none, and small guests fail to build.
+        // vcpus must be written: without it libxl sizes the paging pool for none, and small guests
+        // fail to build.
         text += &format!("memory = {0}\nmaxmem = {0}\nvcpus = 1\n", self.memory);
         if let Some(mac) = &self.mac {
             text += &format!("vif = [ \"mac={mac},bridge={BRIDGE}\" ]\n");
         }
         // native: emulated TSC reads would be reported as RDTSCP by QEMU 7.2 and kill the guest.
         text += "tsc_mode = \"native\"\nnomigrate = 1\n";
-        // One frame of version 1 entries holds 512 grants; 4 is the least Xen's own defaults are tested with.
+        // One frame of version 1 entries holds 512 grants. 4 is the least with which Xen's own
+        // defaults are tested.
         text += "max_grant_frames = 4\nmax_maptrack_frames = 0\nmax_event_channels = 32\n";
         text += &format!("on_poweroff = \"destroy\"\non_reboot = \"restart\"\non_crash = {}\n", quoted(&self.on_crash));
         // Writing to a String cannot fail.
@@ -81,17 +85,17 @@ impl Guest {
     }
 }
 
-/// A string of the configuration language, `"` and `\` escaped.
+/// Returns a string of the configuration language, with `"` and `\` escaped.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// What `xl list` says of a guest.
+/// A guest's state in `xl list`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// It exists and runs (or waits for something to do).
     Running,
-    /// It has shut itself down and is about to be removed or restarted.
+    /// It has shut itself down, and `xl` is about to remove or restart it.
     Ending,
     /// It crashed and was kept.
     Crashed,
@@ -100,7 +104,8 @@ pub enum State {
 }
 
 impl State {
-    /// From the output of `xl list NAME`: the fifth column has one letter for each state.
+    /// Reads the state from the output of `xl list NAME`: the fifth column has one letter for each
+    /// state.
     pub fn parse(listing: &str, name: &str) -> Self {
         let row = listing.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
         let Some(row) = row.into_iter().find(|row| row.first() == Some(&name)) else { return Self::Gone };

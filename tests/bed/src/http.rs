@@ -1,10 +1,11 @@
-//! Asking whether an HTTP server answers. A bare connection proves nothing: QEMU accepts it for a guest that is not there.
+//! Asks an HTTP server for an answer. A connection alone proves nothing: QEMU accepts it for a
+//! guest that does not exist.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// The status of the answer to `GET /` on 127.0.0.1, if one comes within `limit`.
+/// Returns the status of the answer to `GET /` on 127.0.0.1, if one comes within `limit`.
 pub fn probe(port: u16, limit: Duration) -> Option<u16> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = TcpStream::connect_timeout(&address, limit).ok()?;

@@ -1,10 +1,10 @@
-//! Images that `cargo xtask build` has made.
+//! Finds the images that `cargo xtask build` has made.
 
 use std::path::PathBuf;
 
 use crate::{BedError, target_dir};
 
-/// The image of a policy, by the name of its file without `.toml`.
+/// Returns the path of a policy's image. `policy` is the name of the policy's file without `.toml`.
 pub fn image(policy: &str) -> Result<PathBuf, BedError> {
     let path = target_dir().join("image").join(policy).join("cloister.elf");
     match path.is_file() {

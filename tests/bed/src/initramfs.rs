@@ -1,4 +1,5 @@
-//! dom0's initramfs, made from the distribution's packages and kept by what it was made from.
+//! Makes dom0's initramfs from the distribution's packages. It is cached under a hash of its
+//! inputs.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +14,7 @@ use crate::tree::Tree;
 
 /// dom0's address on the bridge; the guest and QEMU's gateway are in the same network.
 pub const DOM0_ADDRESS: &str = "10.0.2.20/24";
-/// What the kernel of dom0 needs beside its built-in drivers.
+/// The modules that dom0's kernel needs beside its built-in drivers.
 const MODULES: [&str; 12] = [
     "xen-evtchn",
     "xen-gntdev",
@@ -28,7 +29,7 @@ const MODULES: [&str; 12] = [
     "9pnet_virtio",
     "9p",
 ];
-/// What it needs beside them to lose packets on purpose (`tc … netem`).
+/// The further modules for losing packets on purpose (`tc … netem`).
 const LOAD_MODULES: [&str; 5] = ["sch_netem", "sch_ingress", "cls_matchall", "act_mirred", "ifb"];
 /// Programs of the Xen tools' own folder.
 const XEN_PROGRAMS: [&str; 7] =
@@ -43,7 +44,8 @@ const PROGRAMS: [&str; 7] = [
     "/usr/bin/xenstore-exists",
     "/usr/bin/ping",
 ];
-/// Programs that make load, and Python with Xen's own bindings, which read a domain's CPU time in nanoseconds.
+/// Programs that make load, and Python with Xen's own bindings, which read a domain's CPU time in
+/// nanoseconds.
 const LOAD_PROGRAMS: [&str; 7] = [
     "/usr/bin/wrk",
     "/usr/bin/ab",
@@ -55,7 +57,7 @@ const LOAD_PROGRAMS: [&str; 7] = [
 ];
 /// Their packages (Python comes with the Xen tools).
 const LOAD_PACKAGES: [&str; 6] = ["wrk", "apache2-utils", "httperf", "siege", "ethtool", "iproute2"];
-/// The program that makes slow clients, of the package of its name.
+/// The program that makes slow clients, from the package of the same name.
 const SLOW_CLIENTS: &str = "slowhttptest";
 /// Libraries that are opened by name at run time: `pthread_cancel` in libxl wants libgcc.
 const OPENED_LATER: [&str; 1] = ["libgcc_s.so.1"];
@@ -63,22 +65,23 @@ const FOLDERS: [&str; 5] = ["etc/xen/scripts", "host", "var/lib/xen/dump", "var/
 const INIT: &str = include_str!("../dom0/init");
 const VIF_BRIDGE: &str = include_str!("../dom0/vif-bridge");
 const MEASURE: &str = include_str!("../dom0/measure.py");
-/// Prints the files of the modules that `measure.py` imports. Without Python's startup parts it opens nothing else.
+/// Prints the files of the modules that `measure.py` imports. Without Python's startup parts it
+/// opens nothing else.
 const IMPORTED: &str =
     "import encodings.idna\nfor m in list(sys.modules.values()):\n f = getattr(m, '__file__', None)\n f and print(f)\n";
 
-/// What dom0 has to be able to do.
+/// The required abilities of dom0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dom0 {
-    /// Create guests and talk to them.
+    /// Create guests, and connect to them.
     Plain,
-    /// Make load and measure it, too.
+    /// Also make load, and measure it.
     Load,
-    /// Be many slow clients, too.
+    /// Also act as many slow clients.
     SlowClients,
 }
 
-/// The initramfs in `cache`, made when it is not there yet.
+/// Returns the path of the initramfs in `cache`. Makes it if it does not exist.
 pub fn ensure(
     installed: &Installed,
     kind: Dom0,
@@ -98,7 +101,7 @@ pub fn ensure(
     Ok(path)
 }
 
-/// Names what the initramfs is made from: the packages and everything this file puts in.
+/// Returns a hash of the inputs of the initramfs: the packages, and everything that this file adds.
 fn key(installed: &Installed, kind: Dom0) -> String {
     let mut hash = Sha256::new();
     hash.update(installed.fingerprint());
@@ -123,7 +126,8 @@ fn build(installed: &Installed, kind: Dom0) -> Result<Vec<u8>, BedError> {
         programs.push(Path::new("/usr/bin").join(SLOW_CLIENTS));
     }
     let mut modules = MODULES.to_vec();
-    // A console log on the host costs dom0 a wait for QEMU, during which an instruction clock jumps.
+    // A console log on the host costs dom0 a wait for QEMU, during which an instruction clock
+    // jumps.
     let mut console = "/host/console";
     if kind == Dom0::Load {
         programs.extend(LOAD_PROGRAMS.iter().map(PathBuf::from));
@@ -144,7 +148,7 @@ fn build(installed: &Installed, kind: Dom0) -> Result<Vec<u8>, BedError> {
     tree.pack().at("dom0's initramfs")
 }
 
-/// `measure`, with the parts of Python that it uses: those that Python itself names.
+/// Adds `measure`, with the parts of Python that it uses: those that Python itself lists.
 fn add_measure(tree: &mut Tree, xen: &Path, libraries: &[PathBuf]) -> Result<(), BedError> {
     let bindings = xen.join("lib/python/xen/lowlevel");
     let imports: String = MEASURE.lines().filter(|l| l.starts_with("import ")).map(|l| format!("{l}\n")).collect();
@@ -162,13 +166,14 @@ fn add_measure(tree: &mut Tree, xen: &Path, libraries: &[PathBuf]) -> Result<(),
     let shared: Vec<PathBuf> = parts.into_iter().filter(|path| path.extension().is_some_and(|e| e == "so")).collect();
     tree.libraries(&shared, &[], libraries)?;
     tree.file("usr/lib/measure.py", 0o644, MEASURE);
-    // siege wants one to exist; its defaults are what is wanted, but for asking after each page for what the page names.
+    // siege requires a configuration file. Its defaults are right, except that it would request
+    // what each page refers to.
     tree.file(
         "etc/siege/siegerc",
         0o644,
         "parser = false\njson_output = true\nconnection = close\nprotocol = HTTP/1.1\n",
     );
-    // Each connection held is an open file.
+    // Each open connection is an open file.
     let start = format!(
         "#!/bin/sh\nulimit -n 65536\nPYTHONPATH={} exec /usr/bin/python3 -S -s /usr/lib/measure.py \"$@\"\n",
         bindings.display()

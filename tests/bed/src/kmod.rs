@@ -1,4 +1,5 @@
-//! Kernel modules and the order to load them in, from depmod's `modules.dep` and `modules.builtin`.
+//! Finds kernel modules, and the order in which to load them, in depmod's `modules.dep` and
+//! `modules.builtin`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,8 @@ use crate::error::AtPath;
 
 /// The modules of one kernel version.
 pub struct Modules {
-    /// Path of each module and of those it needs, as `modules.dep` has them, by module name.
+    /// The path of each module and of those that it needs, in the order of `modules.dep`, by module
+    /// name.
     by_name: BTreeMap<String, (String, Vec<String>)>,
     builtin: Vec<String>,
 }
@@ -35,7 +37,8 @@ impl Modules {
         Self { by_name, builtin: builtin.lines().map(name_of).collect() }
     }
 
-    /// The paths of `wanted` and all they need, each after those it needs; nothing for what is built in.
+    /// Returns the paths of `wanted` and of all modules that they need, each after those that it
+    /// needs. Built-in modules have none.
     pub fn in_load_order(&self, wanted: &[&str]) -> Result<Vec<String>, BedError> {
         let mut order = Vec::new();
         for name in wanted {
@@ -54,7 +57,7 @@ impl Modules {
         if order.contains(path) {
             return Ok(());
         }
-        // depmod gives the whole closure, nearest first, so the reverse is an order that works.
+        // depmod lists the whole closure, nearest first, so that the reverse is a valid order.
         for need in needs.iter().rev().filter(|need| !order.contains(need)).cloned().collect::<Vec<_>>() {
             order.push(need);
         }
@@ -63,13 +66,13 @@ impl Modules {
     }
 }
 
-/// A module's name: the file name without suffixes, `-` and `_` being the same.
+/// Returns a module's name: the file name without suffixes, with `_` for `-`.
 fn name_of(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     file.split('.').next().unwrap_or(file).replace('-', "_")
 }
 
-/// A module's content, unpacked when the distribution ships it compressed.
+/// Returns a module's content, unpacked if the distribution ships it compressed.
 pub fn content(path: &Path) -> Result<Vec<u8>, BedError> {
     let unpacker = match path.extension().and_then(|extension| extension.to_str()) {
         Some("xz") => "unxz",
@@ -83,7 +86,7 @@ pub fn content(path: &Path) -> Result<Vec<u8>, BedError> {
     }
 }
 
-/// The folder of a kernel version's modules.
+/// Returns the folder of a kernel version's modules.
 pub fn folder(version: &str) -> PathBuf {
     Path::new("/lib/modules").join(version)
 }

@@ -1,9 +1,9 @@
 #![forbid(unsafe_code)]
-//! Real Xen for running images and testing them: Xen and a Linux dom0 in QEMU's software emulation,
-//! guests created by `xl`, and a channel over which the host runs commands in dom0.
+//! Runs images on real Xen, for tests: Xen and a Linux dom0 in QEMU's software emulation, guests
+//! created by `xl`, and a channel over which the host runs commands in dom0.
 //!
-//! A [`Bed`] is one such machine. It takes no hardware virtualisation and no privileges to run; only installing
-//! missing Debian packages wants root. QEMU never outlives the process that started it.
+//! A [`Bed`] is one such machine. It needs neither hardware virtualisation nor privileges; only
+//! installing missing Debian packages needs root. QEMU never outlives the process that started it.
 
 pub mod agent;
 pub mod bare;
@@ -32,6 +32,6 @@ pub use error::BedError;
 pub use guest::Guest;
 pub use image::image;
 pub use initramfs::Dom0;
-/// Is told what is being done now; each call ends the stage before.
+/// Called with the name of each stage as it begins. Each call ends the stage before.
 pub type Progress<'a> = dyn FnMut(&str) + 'a;
 pub use paths::{bed_dir, target_dir};

@@ -9,11 +9,11 @@ use crate::error::AtPath;
 use crate::tree::Tree;
 use crate::{BedError, Guest, Progress, bed_dir, packages};
 
-/// What its kernel needs beside what is built in.
+/// The modules that its kernel needs beside the built-in ones.
 const MODULES: [&str; 1] = ["xen-netfront"];
-/// Programs of this machine that it has beside busybox.
+/// Programs of this machine that the guest has beside busybox.
 const PROGRAMS: [&str; 1] = ["/usr/sbin/ethtool"];
-/// nginx, unpacked and not installed: installed, it would start to serve on this machine.
+/// nginx is unpacked and not installed: installed, it would start to serve on this machine.
 const NGINX: &str = "nginx";
 const INIT: &str = include_str!("../linux/init");
 const CONFIG: &str = include_str!("../linux/nginx.conf");
@@ -21,8 +21,8 @@ const FOLDERS: [&str; 4] = ["var/log/nginx", "var/lib/nginx", "root", "www"];
 /// Libraries that are opened by name at run time: nginx looks up the user it runs as.
 const OPENED_LATER: [&str; 1] = ["libnss_files.so.2"];
 
-/// A Linux guest at `address` (with the prefix's length) that serves `page` as `/page` and at `/`, and files of
-/// up to `files` MB, if any.
+/// Makes a Linux guest at `address` (with the prefix's length) that serves `page` as `/page` and at
+/// `/`, and files of up to `files` MB, if any.
 pub fn guest(
     name: &str,
     address: &str,
@@ -42,7 +42,7 @@ pub fn guest(
     })
 }
 
-/// The files that a toolstack loads for it: the kernel and the RAM disk.
+/// Returns the files that a toolstack loads for it: the kernel and the RAM disk.
 pub fn files(page: &[u8], progress: &mut Progress<'_>) -> Result<Vec<PathBuf>, BedError> {
     let installed = packages::ensure(progress)?;
     let cache = bed_dir().join("cache");

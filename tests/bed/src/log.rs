@@ -1,17 +1,18 @@
-//! Reading log files: their end, and what is added to them.
+//! Reads log files: their end, and the lines added to them.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// How many lines of a log an error shows.
+/// The number of lines of a log that an error shows.
 pub const TAIL_LINES: usize = 25;
 
-/// The last `lines` lines of a log, without control characters that would disturb a terminal.
+/// Returns the last `lines` lines of a log, without control characters that would disturb a
+/// terminal.
 pub fn tail(path: &Path, lines: usize) -> String {
     let Ok(mut file) = File::open(path) else { return "(no such log)".to_owned() };
     let length = file.metadata().map(|m| m.len()).unwrap_or(0);
-    // 4 KiB a line is far beyond what Xen or Linux print.
+    // Lines of Xen and Linux are far shorter than 4 KiB.
     let from = length.saturating_sub(4096 * lines as u64);
     let mut bytes = Vec::new();
     if file.seek(SeekFrom::Start(from)).and_then(|_| file.read_to_end(&mut bytes)).is_err() {
@@ -20,7 +21,7 @@ pub fn tail(path: &Path, lines: usize) -> String {
     last_lines(&printable(&bytes), lines)
 }
 
-/// The last `count` non-empty lines of a text.
+/// Returns the last `count` non-empty lines of a text.
 pub fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     if lines.is_empty() {
@@ -29,7 +30,7 @@ pub fn last_lines(text: &str, count: usize) -> String {
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
-/// A log's bytes as text, without carriage returns and other control characters.
+/// Returns a log's bytes as text, without carriage returns and other control characters.
 pub fn printable(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
 }
@@ -47,7 +48,7 @@ impl Follower {
         Self { path: path.into(), position: 0, partial: Vec::new() }
     }
 
-    /// The complete lines added since the last call.
+    /// Returns the complete lines added since the last call.
     pub fn lines(&mut self) -> Vec<String> {
         let mut added = Vec::new();
         if let Ok(mut file) = File::open(&self.path)

@@ -1,4 +1,4 @@
-//! The Debian packages the bed is made of: which are missing, and installing them.
+//! Finds the Debian packages that the bed is made of, and installs missing ones.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
@@ -7,8 +7,9 @@ use crate::BedError;
 use crate::error::AtPath;
 use crate::log::last_lines;
 
-/// Packages that are run here or whose files become dom0. The Xen tools carry the Xen version in their name and
-/// are resolved with [`XEN_METAPACKAGE`]; the hypervisor is unpacked, not installed (see `boot_files`).
+/// The packages that run here or whose files become dom0. The Xen tools have the Xen version in
+/// their name, which is found with [`XEN_METAPACKAGE`]. The hypervisor is unpacked, not installed
+/// (see `boot_files`).
 const FIXED: [&str; 7] = [
     "qemu-system-x86",
     "seabios",
@@ -19,10 +20,10 @@ const FIXED: [&str; 7] = [
     "iputils-ping",
 ];
 
-/// Depends on the hypervisor and the tools of Debian's Xen version.
+/// The package that depends on the hypervisor and the tools of Debian's Xen version.
 const XEN_METAPACKAGE: &str = "xen-system-amd64";
 
-/// The packages the bed uses, as installed.
+/// The installed packages that the bed uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
     versions: BTreeMap<String, String>,
@@ -33,19 +34,19 @@ pub struct Installed {
 }
 
 impl Installed {
-    /// The version of one package.
+    /// Returns the version of a package.
     pub fn version(&self, package: &str) -> Option<&str> {
         self.versions.get(package).map(String::as_str)
     }
 
-    /// All packages and versions, one a line: what the dom0 image is made from.
+    /// Returns all packages and versions, one a line: the inputs of the dom0 image.
     pub fn fingerprint(&self) -> String {
         self.versions.iter().map(|(name, version)| format!("{name} {version}\n")).collect()
     }
 }
 
-/// Makes sure that all packages are there: installs what is missing when this is root, else says how to.
-/// `progress` is told what is being done.
+/// Ensures that all packages are installed. As root, installs missing ones; otherwise the error
+/// says how to. Reports its stages to `progress`.
 pub fn ensure(progress: &mut dyn FnMut(&str)) -> Result<Installed, BedError> {
     let missing = match query()? {
         Ok(installed) => return Ok(installed),
@@ -55,7 +56,7 @@ pub fn ensure(progress: &mut dyn FnMut(&str)) -> Result<Installed, BedError> {
     query()?.map_err(BedError::MissingPackages)
 }
 
-/// Makes sure that further packages are there, such as the clients of tests.
+/// Ensures that further packages are installed, such as the clients of tests.
 pub fn ensure_also(names: &[&str], progress: &mut dyn FnMut(&str)) -> Result<(), BedError> {
     let missing = || -> Result<Vec<String>, BedError> {
         let mut command = Command::new("dpkg-query");
@@ -88,7 +89,8 @@ fn install(missing: Vec<String>, progress: &mut dyn FnMut(&str)) -> Result<(), B
     apt(&[&options[..], &missing].concat())
 }
 
-/// What is installed, or the names of what is missing. One `dpkg-query` when all is there.
+/// Returns the installed packages, or the names of the missing ones. If none is missing, this takes
+/// one `dpkg-query`.
 fn query() -> Result<Result<Installed, Vec<String>>, BedError> {
     let output = Command::new("dpkg-query")
         .args(["-W", "-f", "${db:Status-Status}|${Package}|${Version}|${Depends}\n"])
@@ -150,7 +152,8 @@ fn kernel_of(depends: &str) -> Option<String> {
     name.strip_prefix("linux-image-").map(str::to_owned)
 }
 
-/// The metapackage would install the hypervisor, and with it make the boot loader start Xen: its tools are named instead.
+/// The metapackage would install the hypervisor, and the boot loader would start Xen. So its tools
+/// are named instead.
 fn with_xen_name(missing: Vec<String>) -> Vec<String> {
     let resolve = |name: String| match name == XEN_METAPACKAGE {
         true => xen_tools_package().unwrap_or(name),

@@ -1,8 +1,8 @@
-//! Where the bed keeps its files.
+//! The paths of the bed's files.
 
 use std::path::PathBuf;
 
-/// Cargo's target folder: `CARGO_TARGET_DIR`, else `target` in the workspace.
+/// Returns Cargo's target folder: `CARGO_TARGET_DIR`, else `target` in the workspace.
 pub fn target_dir() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(dir) if !dir.is_empty() => PathBuf::from(dir),
@@ -13,7 +13,7 @@ pub fn target_dir() -> PathBuf {
     }
 }
 
-/// The bed's folder: caches in `cache/`, one folder a run in `runs/`.
+/// Returns the bed's folder: caches in `cache/`, one folder for each run in `runs/`.
 pub fn bed_dir() -> PathBuf {
     target_dir().join("bed")
 }

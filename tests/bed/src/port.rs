@@ -1,10 +1,10 @@
-//! TCP ports of this machine.
+//! Finds TCP ports of this machine.
 
 use std::net::{Ipv4Addr, TcpListener};
 
 use crate::BedError;
 
-/// The port to use: `wanted` when it is free, or any free one for 0.
+/// Returns the port to use: `wanted` if it is free, or any free port for 0.
 pub fn choose(wanted: u16) -> Result<u16, BedError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)).map_err(|_| BedError::PortTaken(wanted))?;
     Ok(listener.local_addr().map_err(|_| BedError::PortTaken(wanted))?.port())

@@ -13,15 +13,15 @@ use nix::unistd::Pid;
 use crate::BedError;
 use crate::error::AtPath;
 
-/// A running QEMU; dropping it kills the process.
+/// A running QEMU. Dropping it kills the process.
 pub(crate) struct Qemu {
     pid: Pid,
     state: Arc<State>,
     log: PathBuf,
 }
 
-/// How QEMU ended: `None` while it runs. Held locked while the process is reaped, so that under the lock the
-/// process id cannot belong to anyone else.
+/// The end of QEMU; `None` while it runs. Locked while the process is reaped, so that under the
+/// lock the process id cannot belong to another process.
 #[derive(Default)]
 struct State {
     ended: Mutex<Option<Ended>>,
@@ -31,17 +31,17 @@ struct State {
 /// How a process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ended {
-    /// In words.
+    /// Returns the end in words.
     pub status: String,
-    /// The exit code, unless a signal ended it.
+    /// Returns the exit code, unless a signal ended the process.
     pub code: Option<i32>,
 }
 
 impl Qemu {
     /// Starts QEMU with its messages in `log`.
     ///
-    /// It is started by a thread that lives as long as QEMU does, because the kernel ties the death signal to the
-    /// thread that started the process, not to the whole program.
+    /// The thread that starts it lives as long as QEMU does, because the kernel ties the death
+    /// signal to that thread, not to the whole program.
     pub fn spawn(arguments: Vec<String>, log: &Path) -> Result<Self, BedError> {
         let messages = File::create(log).at(log)?;
         let state = Arc::new(State::default());
@@ -62,17 +62,17 @@ impl Qemu {
         Ok(Self { pid: Pid::from_raw(pid.cast_signed()), state, log: log.to_owned() })
     }
 
-    /// How it ended, if it did.
+    /// Returns how it ended, if it has.
     pub fn ended(&self) -> Option<Ended> {
         self.lock().clone()
     }
 
-    /// QEMU's own messages.
+    /// Returns QEMU's own messages.
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// Waits until it ends, at most `limit`.
+    /// Waits until it ends, for at most `limit`.
     pub fn wait(&self, limit: Duration) -> Option<Ended> {
         let until = Instant::now() + limit;
         let mut ended = self.lock();
@@ -86,7 +86,7 @@ impl Qemu {
         ended.clone()
     }
 
-    /// Asks it to end, and kills it when it has not within `grace`.
+    /// Asks it to end, and kills it if it has not ended within `grace`.
     pub fn stop(&self, grace: Duration) {
         self.signal(Signal::SIGTERM);
         if self.wait(grace).is_none() {
@@ -98,7 +98,8 @@ impl Qemu {
     fn signal(&self, signal: Signal) {
         let ended = self.lock();
         if ended.is_none() {
-            // It can only fail when the process is a zombie about to be reaped, which is what was wanted.
+            // It fails only if the process is a zombie that is about to be reaped, and so has
+            // ended.
             let _ = kill(self.pid, signal);
         }
     }
@@ -115,8 +116,9 @@ impl Drop for Qemu {
     }
 }
 
-/// `setpriv` (util-linux) sets `PR_SET_PDEATHSIG` and becomes QEMU. A process group of its own keeps a terminal's
-/// Ctrl-C for the parent, which ends things in order.
+/// Returns the command that starts QEMU. `setpriv` (util-linux) sets `PR_SET_PDEATHSIG` and becomes
+/// QEMU. In a process group of its own, QEMU does not get a terminal's Ctrl-C: the parent does, and
+/// shuts down in order.
 fn command(arguments: &[String], messages: File) -> Command {
     use std::os::unix::process::CommandExt;
     let mut command = Command::new("setpriv");
@@ -137,7 +139,7 @@ fn watch(mut child: Child, state: &State) {
     state.changed.notify_all();
 }
 
-/// Joins QEMU's comma-separated options; a comma inside a value is doubled.
+/// Joins QEMU's comma-separated options. A comma inside a value is doubled.
 pub(crate) fn escape(value: &str) -> String {
     value.replace(',', ",,")
 }

@@ -1,4 +1,5 @@
-//! The files of an initramfs: programs with their libraries, kernel modules, and what is added to them.
+//! Collects the files of an initramfs: programs with their libraries, kernel modules, and added
+//! files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -21,13 +22,13 @@ const LIBRARIES: [&str; 4] = ["/usr/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gn
 /// A root file system in memory.
 #[derive(Debug, Default)]
 pub struct Tree {
-    /// Path (without leading `/`), with mode and content.
+    /// The mode and content of each file, by its path without leading `/`.
     files: BTreeMap<String, (u32, Vec<u8>)>,
     folders: BTreeSet<String>,
 }
 
 impl Tree {
-    /// A tree with the folders that every system has, and busybox.
+    /// Creates a tree with the folders that every system has, and busybox.
     pub fn new() -> Result<Self, BedError> {
         let mut tree = Self::default();
         for folder in FOLDERS {
@@ -45,13 +46,14 @@ impl Tree {
         self.files.insert(name.to_owned(), (mode, content.into()));
     }
 
-    /// Adds an empty folder; those of files come by themselves.
+    /// Adds an empty folder. The folders of files need no call.
     pub fn folder(&mut self, name: &str) {
         self.folders.insert(name.to_owned());
     }
 
-    /// Adds programs of this machine at their own places, and the libraries that they and `opened_later` (libraries
-    /// that are opened by name at run time) are; libraries are looked for in `folders` first.
+    /// Adds programs of this machine at their own paths, with the libraries that they need and
+    /// those of `opened_later`, which are opened by name at run time. Libraries are looked for in
+    /// `folders` first.
     pub fn programs(
         &mut self,
         programs: &[PathBuf],
@@ -82,7 +84,8 @@ impl Tree {
         Ok(())
     }
 
-    /// Adds kernel modules and what they need, as `modules/NN-name.ko`: the number is the order in which to load them.
+    /// Adds kernel modules and those that they need, as `modules/NN-name.ko`. The number is the
+    /// order in which to load them.
     pub fn modules(&mut self, kernel: &str, names: &[&str]) -> Result<(), BedError> {
         let folder = kmod::folder(kernel);
         for (index, module) in Modules::of(&folder)?.in_load_order(names)?.iter().enumerate() {
@@ -93,7 +96,7 @@ impl Tree {
         Ok(())
     }
 
-    /// The compressed archive. The same tree gives the same bytes.
+    /// Returns the compressed archive. The same tree gives the same bytes.
     pub fn pack(&self) -> std::io::Result<Vec<u8>> {
         let mut folders = BTreeSet::new();
         for name in self.files.keys().cloned().chain(self.folders.iter().map(|folder| format!("{folder}/"))) {
@@ -108,7 +111,7 @@ impl Tree {
         for folder in LINKS {
             archive.link(folder, &format!("usr/{folder}"))?;
         }
-        // c 5 1: /init speaks before it has mounted devtmpfs.
+        // c 5 1: /init prints before it has mounted devtmpfs.
         archive.device("dev/console", 5, 1)?;
         for (name, (mode, content)) in &self.files {
             archive.file(name, *mode, content)?;
@@ -119,7 +122,7 @@ impl Tree {
     }
 }
 
-/// Where a file of this machine lies in a tree.
+/// Returns the path in a tree of a file of this machine.
 fn place(path: &Path) -> String {
     let text = path.to_string_lossy();
     let text = text.trim_start_matches('/');

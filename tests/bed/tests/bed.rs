@@ -1,4 +1,4 @@
-//! The bed's own promises: errors that say what happened, and nothing left behind.
+//! Tests what the bed promises: its errors say what happened, and it leaves no process and no file.
 #![forbid(unsafe_code)]
 
 mod support;
@@ -19,7 +19,7 @@ fn commands_in_dom0_give_output_and_status_side_by_side() {
     let bed = start("commands");
     let output = bed.dom0("echo out; echo err >&2; exit 7", LIMIT).expect("dom0 answers");
     assert_eq!((output.status, output.stdout.as_str()), (7, "out\nerr\n"));
-    // Each waits for the other, which one after the other would be in vain.
+    // Each waits for the other, which would never end if they ran one after the other.
     std::thread::scope(|scope| {
         for (own, others) in [("/tmp/one", "/tmp/two"), ("/tmp/two", "/tmp/one")] {
             let command = format!("touch {own}; until [ -e {others} ]; do usleep 50000; done");

@@ -1,4 +1,5 @@
-//! `cargo xtask boot` as people use it, on real Xen. `cargo xtask test` names the program in `CLOISTER_XTASK`.
+//! `cargo xtask boot` as people use it, on real Xen. `cargo xtask test` names the program in
+//! `CLOISTER_XTASK`.
 #![forbid(unsafe_code)]
 
 use std::io::{BufRead, BufReader};
@@ -16,7 +17,8 @@ fn boot(port: u16) -> Command {
     command
 }
 
-/// Starts `boot` and waits for the URL; answers the port in it, and the output, which must stay open.
+/// Starts `boot`, and waits for the URL. Returns the port in it, and the output, which must stay
+/// open.
 fn booted() -> (Child, u16, BufReader<ChildStdout>) {
     let mut child = boot(0).stdout(Stdio::piped()).spawn().expect("start");
     let output = child.stdout.take().expect("piped");
@@ -31,7 +33,7 @@ fn signal(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id().cast_signed()), signal).expect("signal");
 }
 
-/// Whether the port is free within `limit`: QEMU holds it as long as it lives.
+/// Returns `true` if the port becomes free within `limit`: QEMU holds it as long as it lives.
 fn freed(port: u16, limit: Duration) -> bool {
     let until = Instant::now() + limit;
     while Instant::now() < until {
@@ -55,10 +57,10 @@ fn a_taken_port_is_an_error_at_once() {
     let holder = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
     let port = holder.local_addr().expect("address").port();
     let output = boot(port).output().expect("run");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains(&port.to_string()), "{said}");
-    // Before anything is built or started.
-    assert!(!said.contains("building") && !said.contains("starting"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains(&port.to_string()), "{stderr}");
+    // It fails before anything is built or started.
+    assert!(!stderr.contains("building") && !stderr.contains("starting"), "{stderr}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use cloister_bed::guest::State;
 
 use support::{READY, assert_serves, client, connect, guest, ping, serving};
 
-/// The page names the policy that the image enforces; the kernel has printed the same hash.
+/// The page names the policy that the image enforces. The kernel has printed the same hash.
 fn assert_page(bed: &cloister_bed::Bed, guest: &Guest) {
     let page = client().get(bed.url()).call().expect("an answer").body_mut().read_to_string().expect("text");
     let console = std::fs::read_to_string(bed.guest_log(&guest.name)).expect("console");
@@ -37,7 +37,8 @@ fn eight_mib_and_four_are_enough_for_the_built_in_page() {
     for _ in 0..20 {
         assert_serves(&bed);
     }
-    // What isolation costs is measured against an image of the same services, which has to serve as well.
+    // The cost of isolation is measured against an image of the same services, which must serve
+    // too.
     bed.destroy_guest(&four.name).unwrap_or_else(|error| panic!("{error}"));
     let fused = Guest { name: "fused".to_owned(), memory: 8, ..guest("fused") };
     bed.create(&fused, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
@@ -83,19 +84,20 @@ fn shutdown_reboot_and_destroy_do_what_an_operator_expects() {
     }
     bed.wait_for_http(&guest, READY, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
     assert_serves(&bed);
-    // A connection that is open meanwhile is closed, not left behind.
+    // A connection that is open meanwhile is closed.
     let mut open = connect(&bed, READY);
     open.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").expect("send");
     let mut answer = [0; 1];
     open.read_exact(&mut answer).expect("an answer");
-    // The toolstack's daemon, which removes a guest that has shut down, comes to it late, as on a loaded machine.
+    // The toolstack's daemon removes a guest that has shut down. It is delayed, as on a loaded
+    // machine.
     let late = "daemon=$(pidof xl) && kill -STOP $daemon && { (sleep 5; kill -CONT $daemon) > /dev/null 2>&1 & }";
     let late = bed.dom0(late, READY).expect("dom0 answers");
     assert!(late.success(), "{}", late.stdout);
     bed.shutdown_guest(&guest.name).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(bed.state(&guest.name).expect("list"), State::Gone);
     open.read_to_end(&mut Vec::new()).expect("the connection ends in order");
-    // The toolstack's request was acknowledged by the guest, which says so on its console.
+    // The guest acknowledged the toolstack's request, and its console says so.
     let console = std::fs::read_to_string(bed.guest_log(&guest.name)).expect("console");
     assert!(console.contains("the toolstack asks to"), "{console}");
 

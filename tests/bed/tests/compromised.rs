@@ -1,6 +1,6 @@
-//! Compromised services on real Xen: under the policy that ships, the prober replaces tcpip, netfront
-//! or http, and attempts everything that it must not be able to do. Every attempt is contained, the
-//! log names the service, and the rest of the image works on.
+//! Compromised services on real Xen: under the policy that ships, the prober replaces tcpip,
+//! netfront or http, and attempts everything that it must not be able to do. Every attempt is
+//! contained, the log names the service, and the rest of the image works on.
 #![forbid(unsafe_code)]
 
 mod support;
@@ -35,8 +35,8 @@ impl Arena {
 
     fn wait_for(&self, mark: &str) {
         let mark = format!("{}: {mark}", self.role);
-        let said = || self.console().lines().any(|line| line.starts_with(&mark));
-        self.bed.wait_for_guest(&self.guest, &mark, ALL, &said).unwrap_or_else(|error| panic!("{error}"));
+        let reported = || self.console().lines().any(|line| line.starts_with(&mark));
+        self.bed.wait_for_guest(&self.guest, &mark, ALL, &reported).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Returns the state of the network device, as the front end writes it.
@@ -45,7 +45,8 @@ impl Arena {
         self.bed.dom0(&read, ALL).expect("dom0 answers").stdout.trim().to_owned()
     }
 
-    /// Checks the other services while the attempts are made, or when they are over and the role spins.
+    /// Checks the other services while the attempts are made, or when they are over and the role
+    /// spins.
     fn check_others(&self) {
         match self.role {
             "tcpip" => {
@@ -62,7 +63,8 @@ impl Arena {
         }
     }
 
-    /// Checks that the toolstack's command passes through XenStore and control while the role spins.
+    /// Checks that the toolstack's command passes through XenStore and control while the role
+    /// spins.
     fn check_shutdown(&self) {
         let began = Instant::now();
         self.bed.shutdown_guest(&self.guest.name).unwrap_or_else(|error| panic!("{error}"));

@@ -1,4 +1,4 @@
-//! The image without dom0: straight under Xen, and where it is not supported.
+//! Runs the image without dom0: straight under Xen, and without Xen.
 #![forbid(unsafe_code)]
 
 mod support;
@@ -19,8 +19,9 @@ fn the_self_test_passes_straight_under_xen() {
     assert!(!lines.contains("fatal:"), "{lines}");
 }
 
-/// A service that waits for times that come at once leaves to the one below it what a spin of the same budget leaves, and nothing
-/// in its registers. Both are counted by the image itself, in rounds of work and by the guest's clock.
+/// A service that waits for deadlines that pass at once leaves the service below it as much time as
+/// one that spins with the same budget, and leaves nothing in its registers. The image itself
+/// counts both, in rounds of work and by the guest's clock.
 #[test]
 fn a_storm_of_waits_takes_no_more_than_a_budget() {
     let image = image("storm").unwrap_or_else(|error| panic!("{error}"));
@@ -41,6 +42,6 @@ fn without_xen_the_image_says_so_and_stops() {
         bare::run("no-xen", &image, "", Duration::from_secs(10), &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
     let text = run.debug_port + &run.serial;
     assert!(text.contains("fatal:") && text.contains("Xen"), "{text}");
-    // 0 would be a reset: what a triple fault looks like.
+    // 0 would be a reset, as after a triple fault.
     assert_ne!(run.code, Some(0), "{text}");
 }

@@ -1,4 +1,5 @@
-//! The numbers and layouts of `cloister_caps::xen` are those of Xen's own headers, read here from the distribution's package.
+//! The numbers and layouts of `cloister_caps::xen` are those of Xen's own headers, read here from
+//! the distribution's package.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ static HEADERS: LazyLock<PathBuf> = LazyLock::new(|| {
     folder.unwrap_or_else(|error| panic!("{error}")).join("usr/include/xen")
 });
 
-/// A header without its comments: what it defines, and its text.
+/// A header without its comments: its definitions, and its text.
 struct Header {
     text: String,
     values: BTreeMap<String, i64>,
@@ -77,7 +78,8 @@ impl Header {
         text.parse().ok().or_else(|| self.values.get(text).copied())
     }
 
-    /// Returns the fields of a structure, in order, each with its offset in bytes, and the end of the last.
+    /// Returns the fields of a structure, in order, each with its offset in bytes, and the end of
+    /// the last.
     fn fields(&self, structure: &str) -> (Vec<(String, usize)>, usize) {
         let head = format!("struct {structure}");
         let mut bodies = self.text.split(&head).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('{'));
@@ -125,7 +127,7 @@ impl Header {
 }
 
 #[test]
-fn the_network_device() {
+fn netif_matches_the_header() {
     let header = Header::read("io/netif.h");
     header.holds(&[
         ("NETTXF_csum_blank", netif::tx_flag::CSUM_BLANK.into()),
@@ -183,7 +185,7 @@ fn the_network_device() {
 }
 
 #[test]
-fn the_shared_ring() {
+fn the_ring_matches_the_header() {
     Header::read("io/ring.h").lays_out(
         "__name##_sring",
         &[
@@ -197,7 +199,7 @@ fn the_shared_ring() {
 }
 
 #[test]
-fn the_grant_table() {
+fn the_grant_table_matches_the_header() {
     let header = Header::read("grant_table.h");
     header.holds(&[
         ("GTF_permit_access", grant::PERMIT_ACCESS.into()),
@@ -215,7 +217,7 @@ fn the_grant_table() {
 }
 
 #[test]
-fn the_states_of_a_split_driver() {
+fn xenbus_states_match_the_header() {
     let header = Header::read("io/xenbus.h");
     for state in XenbusState::ALL {
         header.holds(&[(&format!("XenbusState{state:?}"), state as i64)]);
@@ -224,7 +226,7 @@ fn the_states_of_a_split_driver() {
 }
 
 #[test]
-fn the_ring_to_the_xenstore_daemon() {
+fn the_xenstore_ring_matches_the_header() {
     let header = Header::read("io/xs_wire.h");
     header.holds(&[
         ("XENSTORE_RING_SIZE", xs_wire::RING_SIZE as i64),
@@ -268,7 +270,7 @@ fn the_ring_to_the_xenstore_daemon() {
 }
 
 #[test]
-fn time_in_the_shared_info_page() {
+fn shared_info_time_matches_the_header() {
     use event::TimeInfo;
     let header = Header::read("xen.h");
     header.lays_out(

@@ -1,5 +1,6 @@
-//! A hostile back end on real Xen: another guest, made of our own kernel, takes netback's place and runs its scripts
-//! (`tests/guests/back-end`). After each the image lives, says what it refused, and serves HTTP over an honest back end.
+//! A hostile back end on real Xen: another guest, made of our own kernel, replaces netback and runs
+//! its scripts (`tests/guests/back-end`). After each script the image runs, has logged what it
+//! refused, and serves HTTP over an honest back end.
 #![forbid(unsafe_code)]
 
 mod support;
@@ -12,36 +13,37 @@ use cloister_bed::cpio::Archive;
 use cloister_bed::{Bed, BedError, Config, Guest};
 use support::guest;
 
-/// How long one step of a script may take, the 30 s of the storm included.
+/// The time for one step of a script, the 30 s of the storm included.
 const STEP: Duration = Duration::from_secs(180);
-/// The device, as `xl` is told of it.
+/// The device, as `xl` names it.
 const VIF: &str = "mac=00:16:3e:11:22:33";
-/// The guest of the front end, and that of the back end.
+/// The names of the front end's guest and of the back end's.
 const FRONT: &str = "cloister";
 const BACK: &str = "back-end";
-/// The image of the policy that ships, built with `--backend 0-2`: that its back end is in domain 0 or 2, not in 0 alone.
+/// The image of the policy that ships, built with `--backend 0-2`: its back end may be in domains 0
+/// to 2, not in 0 alone.
 const FRONT_IMAGE: &str = "default-backend-0-2";
 /// The number of the hostile back end's domain: Xen counts them, and it is the second guest.
 const BACK_DOMAIN: &str = "2";
-/// What the image serves over the honest back end; the hostile one looks for it in memory.
+/// The page that the image serves over the honest back end. The hostile one searches memory for it.
 const CANARY: &str = "CANARY: what one back end carried, no other may see";
 
-/// The variable of the environment with the names of a few scripts.
+/// The environment variable with the names of the scripts to run.
 const CHOSEN: &str = "CLOISTER_SCRIPTS";
 
 struct Arena {
     bed: Bed,
     front: Guest,
     back: Guest,
-    /// How long the front end's console was when the script that runs began.
+    /// The length of the front end's console when the current script began.
     began: Cell<usize>,
 }
 
-/// What came of a script.
+/// The result of a script.
 struct Row {
     name: &'static str,
     took: Duration,
-    /// What should have been otherwise.
+    /// What was not as expected.
     wrong: Vec<String>,
 }
 
@@ -51,7 +53,7 @@ impl Arena {
         archive.file("index.html", 0o644, CANARY.repeat(20).as_bytes()).expect("in memory");
         let site = tempfile::NamedTempFile::new().expect("file");
         std::fs::write(site.path(), archive.finish().expect("in memory")).expect("write");
-        // On a processor each, so that one writes while the other reads.
+        // Each has a processor of its own, so that one writes while the other reads.
         let extra = "cpus = \"0\"\n".to_owned();
         let front = Guest { mac: None, extra, ramdisk: Some(site.path().to_owned()), ..guest(FRONT_IMAGE) };
         let extra = "cpus = \"1\"\ndriver_domain = 1\nmax_maptrack_frames = 4\n".to_owned();
@@ -78,34 +80,34 @@ impl Arena {
         assert!(output.success(), "{commands}\n{}\n{}", output.stdout, self.state());
     }
 
-    /// Takes the device away, if there is one, and attaches another, with `more` about it.
+    /// Detaches the device, if there is one, and attaches another, with the options `more`.
     fn attach(&self, before: &str, more: &str) {
         self.dom0(&format!(
             "xl network-detach {FRONT} 0 2> /dev/null\n{before}\nxl network-attach {FRONT} {VIF} {more}"
         ));
     }
 
-    /// What the back end tells of a script when it is over, on its console behind the first `since` bytes; its domain may be gone by
-    /// then.
+    /// Returns the back end's report of a script, from its console after the first `since` bytes.
+    /// Its domain may have ended by then.
     fn outcome(&self, script: &Script, since: usize) -> String {
         let mark = format!("done {}: ", script.name);
-        let told = || {
+        let report = || {
             let console = self.console(&self.back);
             let whole = console.get(since..).unwrap_or_default().rsplit_once('\n').map_or("", |(whole, _)| whole);
             whole.lines().rev().find_map(|line| Some(line.split_once(&mark)?.1.trim_end().to_owned()))
         };
-        let heard = || told().is_some();
-        self.must(self.bed.wait_for_guest(&self.back, script.name, STEP, &heard));
-        told().unwrap_or_default()
+        let reported = || report().is_some();
+        self.must(self.bed.wait_for_guest(&self.back, script.name, STEP, &reported));
+        report().unwrap_or_default()
     }
 
-    /// What the front end's image has said since its console had so many bytes.
-    fn said(&self, since: usize) -> Vec<String> {
+    /// Returns the front end's console output after the first `since` bytes.
+    fn console_since(&self, since: usize) -> Vec<String> {
         let console = self.console(&self.front);
         console.get(since..).unwrap_or_default().lines().map(|line| line.trim_end().to_owned()).collect()
     }
 
-    /// What the test does itself while a script runs.
+    /// Does the test's own part of a script, while the script runs.
     fn meanwhile(&self, script: &Script) {
         let node = |path: &str| format!("/local/domain/$(xl domid {BACK})/backend/vif/$(xl domid {FRONT})/0/{path}");
         let device = format!("/local/domain/$(xl domid {FRONT})/device/vif/0");
@@ -123,20 +125,21 @@ impl Arena {
         }
     }
 
-    /// What came of a step, or all that is known of the device, of the services and of both guests.
+    /// Returns the value of a step. Panics on an error, with all that is known of the device, of
+    /// the services and of both guests.
     fn must<T>(&self, result: Result<T, BedError>) -> T {
         result.unwrap_or_else(|error| panic!("{error}\n{}", self.state()))
     }
 
     fn state(&self) -> String {
         let device = format!("/local/domain/$(xl domid {FRONT})/device/vif");
-        let tell = format!(
+        let commands = format!(
             "xl list\nxenstore-ls -p {device}\nxenstore-ls -p /local/domain/0/backend/vif\nxl trigger {FRONT} nmi\nsleep 2"
         );
-        let dom0 = self.bed.dom0(&tell, STEP).map_or_else(|error| error.to_string(), |output| output.stdout);
+        let dom0 = self.bed.dom0(&commands, STEP).map_or_else(|error| error.to_string(), |output| output.stdout);
         let back = self.console(&self.back);
         let back = back.lines().rev().take(20).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
-        format!("{dom0}\n{FRONT}:\n{}\n{BACK}:\n{back}", self.said(self.began.get()).join("\n"))
+        format!("{dom0}\n{FRONT}:\n{}\n{BACK}:\n{back}", self.console_since(self.began.get()).join("\n"))
     }
 
     fn run(&self, script: &'static Script) -> Row {
@@ -146,12 +149,12 @@ impl Arena {
         let choose = format!("xenstore-write /local/domain/$(xl domid {BACK})/data/script {}", script.name);
         self.attach(&choose, &format!("backend={BACK}"));
         let measures = matches!(script.attack, Attack::Measure(..));
-        let back = if script.by_test() || measures { self.stands(length) } else { String::new() };
+        let back = if script.by_test() || measures { self.wait_connected(length) } else { String::new() };
         self.meanwhile(script);
         let back = if script.name == "destroyed" { back } else { self.outcome(script, since) };
         self.attach("", "bridge=xenbr0");
         self.must(self.bed.wait_for_http(&self.front, STEP, &mut |_| ()));
-        let (took, front) = (began.elapsed(), self.said(length));
+        let (took, front) = (began.elapsed(), self.console_since(length));
         println!("{:5.1} s  {:22} {back}", took.as_secs_f32(), script.name);
         let says = |wanted: &&str| front.iter().any(|line| line.contains(wanted));
         let mut wrong = Vec::new();
@@ -165,23 +168,24 @@ impl Arena {
             wrong.push(format!("granted pages show more than frames: {back}"));
         }
         wrong.iter().for_each(|wrong| println!("{:32}! {wrong}", ""));
-        // Of all scripts it would be a log in which nobody finds what went wrong.
+        // With all scripts the log would be too long to find the error in it.
         if !wrong.is_empty() || std::env::var_os(CHOSEN).is_some() {
             front.iter().for_each(|line| println!("{:32}| {line}", ""));
         }
         Row { name: script.name, took, wrong }
     }
 
-    /// Prints what the services of the front end's image use of the processor in the midst of a measurement.
+    /// Prints the processor time that the services of the front end's image use during a
+    /// measurement.
     fn shares(&self) {
         let mut reports: Vec<Vec<(String, u64)>> = Vec::new();
         for _ in 0..2 {
             std::thread::sleep(Duration::from_secs(1));
             let before = self.console(&self.front).len();
             self.dom0(&format!("xl trigger {FRONT} nmi"));
-            let whole = || self.said(before).iter().any(|line| line.starts_with("cloister: idle "));
+            let whole = || self.console_since(before).iter().any(|line| line.starts_with("cloister: idle "));
             self.must(self.bed.wait_for_guest(&self.front, "a report", STEP, &whole));
-            reports.push(self.said(before).iter().filter_map(|line| figure(line)).collect());
+            reports.push(self.console_since(before).iter().filter_map(|line| figure(line)).collect());
         }
         let [first, second] = &reports[..] else { return };
         let passed = |name: &str| {
@@ -197,20 +201,21 @@ impl Arena {
     }
 
     /// Waits until the front end says that it is connected.
-    fn stands(&self, length: usize) -> String {
-        let stands = || self.said(length).iter().any(|line| line.contains("netfront: connected"));
-        self.must(self.bed.wait_for_guest(&self.front, "the connection", STEP, &stands));
-        "the connection stands".to_owned()
+    fn wait_connected(&self, length: usize) -> String {
+        let connected = || self.console_since(length).iter().any(|line| line.contains("netfront: connected"));
+        self.must(self.bed.wait_for_guest(&self.front, "the connection", STEP, &connected));
+        "the connection is up".to_owned()
     }
 }
 
-/// A name and a number of the kernel's report: of a service, the µs that it has used; of `at`, ms.
+/// A name and a number of the kernel's report: a service and the µs that it has used, or `at` and
+/// the time in ms.
 fn figure(line: &str) -> Option<(String, u64)> {
     let (name, rest) = line.strip_prefix("cloister: ")?.split_once(' ')?;
     Some((name.to_owned(), rest.split(' ').next()?.parse().ok()?))
 }
 
-/// All scripts; or, to look at some more closely, those that [`CHOSEN`] names with commas between them.
+/// Runs all scripts, or only those that [`CHOSEN`] names, with commas between them.
 fn chosen() -> Vec<&'static Script> {
     let Ok(names) = std::env::var(CHOSEN) else { return SCRIPTS.iter().collect() };
     let script = |name: &str| SCRIPTS.iter().find(|script| script.name == name);
@@ -223,7 +228,7 @@ fn the_image_outlives_every_script_and_serves_again() {
     let rows: Vec<Row> = chosen().into_iter().map(|script| arena.run(script)).collect();
     let time: Duration = rows.iter().map(|row| row.took).sum();
     println!("{} scripts in {:.0} s", rows.len(), time.as_secs_f32());
-    // Its control service has lived through it all, too.
+    // Its control service has survived all scripts, too.
     arena.bed.shutdown_guest(FRONT).unwrap_or_else(|error| panic!("{error}"));
     arena.bed.stop();
     let wrong: Vec<_> = rows.iter().flat_map(|row| row.wrong.iter().map(move |wrong| (row.name, wrong))).collect();

@@ -1,4 +1,5 @@
-//! A hostile service in the application's place on real Xen: every attempt is contained, and the network goes on.
+//! A hostile service in place of the application on real Xen: every attempt is contained, and the
+//! network works on.
 #![forbid(unsafe_code)]
 
 mod support;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use cloister_bed::{Bed, Config};
 use support::{guest, ping, processor_share};
 
-/// How long the prober may take for all its attempts, faults and restarts included.
+/// The time for all attempts of the prober, faults and restarts included.
 const ALL: Duration = Duration::from_secs(300);
 
 #[test]
@@ -32,11 +33,11 @@ fn every_attempt_is_contained_while_pings_are_answered() {
     let last = console.lines().find(|line| line.contains("prober: done:")).unwrap_or_default();
     assert!(last.trim_end().ends_with(", 0 breaches"), "{last}");
     println!("{last}");
-    // It spins now. Without a budget it would have all of the processor.
+    // It spins now. Without a budget it would get the whole processor.
     let share = processor_share(&bed, &guest.name, "prober");
     println!("the spinning prober uses {:.0} %", share * 100.0);
     assert!((0.2..0.7).contains(&share), "{share}");
-    // Attributed: each fault and each refusal names the service.
+    // Each fault and each refusal names the service.
     assert!(console.lines().any(|line| line.contains("fault: prober ")), "no fault is attributed");
     assert!(console.lines().any(|line| line.contains("refused: service=prober ")), "no refusal is attributed");
     assert!(!console.contains("cloister: fatal"), "the image went on");

@@ -1,4 +1,4 @@
-//! A site served from real Xen: whole files, many clients, and clients that do not behave.
+//! A site served from real Xen: whole files, many clients, and clients that misbehave.
 #![forbid(unsafe_code)]
 
 mod support;
@@ -15,7 +15,7 @@ use support::{assert_serves, client, connect, guest, raw, serving, status};
 const FILES: [(&str, usize); 4] = [("1", 1), ("100K", 100_000), ("10M", 10_000_000), ("100M", 100_000_000)];
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// One bed for all tests here; QEMU ends with this program.
+/// One bed for all tests of this file. QEMU ends with this program.
 static BED: LazyLock<Bed> = LazyLock::new(|| {
     let mut archive = Archive::new(Vec::new());
     archive.file("index.html", 0o644, b"<h1>site</h1>").expect("in memory");
@@ -28,7 +28,7 @@ static BED: LazyLock<Bed> = LazyLock::new(|| {
     serving("site", &guest)
 });
 
-/// Bytes that repeat only after 2^64 steps (xorshift64), so that a page out of place shows.
+/// Returns bytes that repeat only after 2^64 steps (xorshift64), so that a misplaced page is found.
 fn content(size: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_7F4A_7C15u64 ^ size as u64;
     let step = || {
@@ -102,9 +102,9 @@ fn a_bad_request_is_refused_and_the_next_client_served() {
     }
 }
 
-/// What benchmarks upload to is in no image that ships.
+/// No image that ships contains the sink to which benchmarks upload.
 #[test]
-fn nothing_can_be_sent_anywhere() {
+fn uploads_are_refused() {
     for path in ["sink", "", "1"] {
         let request = format!("POST /{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 18446744073709551615\r\n\r\n");
         let answer = raw(&BED, request.as_bytes(), LIMIT);
@@ -118,13 +118,13 @@ fn nothing_can_be_sent_anywhere() {
 fn a_header_of_a_mebibyte_is_refused_and_the_next_client_served() {
     let request = [b"GET / HTTP/1.1\r\nHost: x\r\nA: ", vec![b'a'; 1 << 20].as_slice(), b"\r\n\r\n"].concat();
     let answer = raw(&BED, &request, LIMIT);
-    // A reset instead of an answer is a close too: the server does not read what it has refused.
+    // A reset instead of an answer counts as a close: the server does not read what it has refused.
     assert!(matches!(status(&answer), None | Some(400 | 413 | 414 | 431)), "{}", String::from_utf8_lossy(&answer));
     assert_serves(&BED);
 }
 
 #[test]
-fn two_hundred_silent_connections_keep_nobody_out() {
+fn a_client_is_served_beside_two_hundred_silent_connections() {
     let silent: Vec<_> = (0..200).map(|_| connect(&BED, LIMIT)).collect();
     for _ in 0..5 {
         assert_serves(&BED);
@@ -134,7 +134,7 @@ fn two_hundred_silent_connections_keep_nobody_out() {
 }
 
 #[test]
-fn a_client_that_stops_in_the_middle_keeps_nobody_out() {
+fn a_client_that_stops_in_the_middle_blocks_no_other() {
     let mut stream = connect(&BED, LIMIT);
     stream.write_all(b"GET /100M HTTP/1.1\r\nHost: x\r\n\r\n").expect("send");
     let mut piece = [0; 100_000];

@@ -1,5 +1,5 @@
-//! Slow clients on real Xen: `slowhttptest` in dom0, in each of its modes, with more connections than the image has. A client on
-//! the host is served all the while.
+//! Slow clients on real Xen: `slowhttptest` in dom0, in each of its modes, with more connections
+//! than the image has. A client on the host is served meanwhile.
 #![forbid(unsafe_code)]
 
 mod support;
@@ -10,7 +10,7 @@ use cloister_bed::cpio::Archive;
 use cloister_bed::{Bed, Config, Dom0, Guest};
 use support::{READY, client, guest};
 
-/// What each mode is given beside what all are.
+/// The options of each mode, beside those of all modes.
 const MODES: [(&str, &str); 5] = [
     ("headers", "-H -i 3"),
     ("body", "-B -i 3 -x 8 -s 65536"),
@@ -18,9 +18,9 @@ const MODES: [(&str, &str); 5] = [
     ("read of what was pipelined", "-X -w 256 -y 512 -n 5 -z 32 -k 5"),
     ("range", "-R -a 1 -b 3000 -t GET"),
 ];
-/// How many connections, how many of them a second, and for how many seconds.
+/// The number of connections, the number of new ones in a second, and the duration in seconds.
 const COMMON: &str = "-c 2000 -r 200 -l 40 -p 20 -u http://10.0.2.15/large";
-/// How long the client of a browser's user may wait, on an emulated machine.
+/// The time that a browser's user may wait, on an emulated machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn bed() -> Bed {
@@ -40,7 +40,7 @@ fn bed() -> Bed {
     started.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Asks for the page, again if the connection is reset; returns how long that took.
+/// Requests the page, again if the connection is reset. Returns the time that this took.
 fn served(bed: &Bed, mode: &str) -> Duration {
     let began = Instant::now();
     loop {
@@ -53,7 +53,7 @@ fn served(bed: &Bed, mode: &str) -> Duration {
     }
 }
 
-/// The numbers of a kind in the reports of `slowhttptest`, which it colours.
+/// Returns the numbers of one kind in the reports of `slowhttptest`, which it colours.
 fn numbers<'a>(report: &'a str, kind: &'a str) -> impl Iterator<Item = u32> + 'a {
     report
         .lines()

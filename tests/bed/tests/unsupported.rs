@@ -10,7 +10,7 @@ use cloister_bed::{Bed, Config, Guest};
 
 use support::guest;
 
-/// How long a guest may take to find out.
+/// The time within which a guest must detect it.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Starts a guest that cannot run, and asserts that it crashes and says why.
@@ -23,14 +23,14 @@ fn assert_refuses(bed: &Bed, guest: &Guest, why: &str) {
     }
     let console = std::fs::read_to_string(bed.guest_log(&guest.name)).unwrap_or_default();
     let xen = std::fs::read_to_string(bed.xen_log()).unwrap_or_default();
-    // What comes before the console ring is mapped goes to Xen's log alone.
-    let said = console.lines().chain(xen.lines()).any(|line| line.contains("cloister: fatal:") && line.contains(why));
-    assert!(said, "{}: {why:?} is not said:\n{console}", guest.name);
+    // Output before the console ring is mapped goes to Xen's log alone.
+    let found = console.lines().chain(xen.lines()).any(|line| line.contains("cloister: fatal:") && line.contains(why));
+    assert!(found, "{}: {why:?} was not found:\n{console}", guest.name);
     bed.destroy_guest(&guest.name).unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]
-fn what_is_missing_is_said() {
+fn the_image_names_what_the_machine_lacks() {
     let plain = Guest { mac: None, ..guest("default") };
     let bed =
         Bed::start(&Config::for_guest("unsupported", &plain), &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
@@ -38,7 +38,8 @@ fn what_is_missing_is_said() {
     let with = |name: &str, extra: &str| Guest { extra: extra.to_owned(), ..named(name) };
     assert_refuses(&bed, &Guest { memory: 2, ..named("small") }, "too little memory");
     assert_refuses(&bed, &with("no-nx", "cpuid = \"host,nx=0\""), "no NX");
-    // The console and the XenStore take two ports, the timer needs a third: the hypercall is refused.
+    // The console and XenStore take two ports, and the timer needs a third: the hypercall is
+    // refused.
     assert_refuses(&bed, &with("no-ports", "max_event_channels = 2"), "Xen refused EVTCHNOP_bind_virq");
     bed.finish(&[]);
 }

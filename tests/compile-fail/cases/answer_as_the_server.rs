@@ -1,4 +1,4 @@
-//! A client does not answer.
+//! A client cannot send replies.
 #![forbid(unsafe_code)]
 
 use cloister_interfaces::net::Net;

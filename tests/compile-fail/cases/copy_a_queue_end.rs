@@ -1,4 +1,4 @@
-//! Of a queue end there is one.
+//! A queue end cannot be copied.
 #![forbid(unsafe_code)]
 
 use cloister_interfaces::store::Store;

@@ -1,4 +1,4 @@
-//! Memory that a service may build in place is held once, or two could build there.
+//! Exclusive memory has one owner; a copy could be written at the same time.
 #![forbid(unsafe_code)]
 
 use cloister_interfaces::system::ExclusiveMemory;

@@ -1,4 +1,4 @@
-//! The place of a queue end stays within it: no second end is made of it.
+//! The layout of a queue end is private, so that no second end is made from it.
 #![forbid(unsafe_code)]
 
 use cloister_interfaces::store::Store;

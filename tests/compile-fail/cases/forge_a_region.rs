@@ -1,4 +1,4 @@
-//! A shared region is made from what the kernel answers, not of an address.
+//! A shared region is made from the kernel's answer, not from an address.
 #![forbid(unsafe_code)]
 
 use cloister_runtime::SharedRegion;

@@ -1,4 +1,4 @@
-//! Nor is it made without the kernel, which a service does not have.
+//! A shared region takes the kernel's handle, which a service does not have.
 #![forbid(unsafe_code)]
 
 use cloister_caps::Slot;

@@ -1,4 +1,4 @@
-//! An id comes from checked tables alone.
+//! An id comes from checked tables only.
 #![forbid(unsafe_code)]
 
 use cloister_caps::GrantRuleId;

@@ -1,4 +1,4 @@
-//! A crate of a service holds no `unsafe`.
+//! A service's crate contains no `unsafe`.
 #![forbid(unsafe_code)]
 
 use cloister_interfaces::System;

@@ -1,4 +1,4 @@
-//! A capability is not put together from its parts.
+//! A capability cannot be built from its fields.
 #![forbid(unsafe_code)]
 
 use cloister_caps::Slot;

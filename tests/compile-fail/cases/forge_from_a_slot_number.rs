@@ -1,4 +1,4 @@
-//! A slot number is no capability: to make one takes a `System`, and a service has none to give.
+//! A slot number is no capability: making one takes a `System`, which a service does not have.
 #![forbid(unsafe_code)]
 
 use cloister_caps::Slot;

@@ -1,4 +1,4 @@
-//! A capability is not turned into one of another kind.
+//! A capability cannot be converted to another kind.
 #![forbid(unsafe_code)]
 
 use cloister_interfaces::System;

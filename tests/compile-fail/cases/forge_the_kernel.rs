@@ -1,4 +1,4 @@
-//! The kernel is made by the runtime alone.
+//! Only the runtime makes the kernel's handle.
 #![forbid(unsafe_code)]
 
 use cloister_caps::Slot;

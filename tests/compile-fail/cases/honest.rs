@@ -1,4 +1,4 @@
-//! What the attempts beside it are after, by the way that is open.
+//! Does in the allowed way what the attempts beside it try to do.
 #![forbid(unsafe_code)]
 
 use cloister_caps::{DomId, EvtchnPort, GrantRef};

@@ -1,10 +1,10 @@
-//! What must not compile. Each file of `cases` is one attempt of a service at more than its capabilities allow, with what
-//! the compiler says of it beside it; `honest.rs` does what they try to get, in the way in which it is allowed, so that
-//! what is refused is the attempt and nothing about it.
+//! Cases that must not compile. Each file of `cases` is one attempt of a service to exceed its
+//! capabilities, with the compiler's message beside it. `honest.rs` does the same things in the
+//! allowed way, so that the attempt itself is what the compiler refuses.
 //!
-//! `cases/kernel` is the same for the kernel's own code: what its types do not let it do. Those cases include the files of
-//! `kernel/image`, which compile for the host, too.
+//! `cases/kernel` has attempts of the kernel's own code against its types. Those cases include
+//! files of `kernel/image`, which also compile for the host.
 //!
-//! The refusal of a service's attempts is the second wall. The first is the kernel: it looks up every slot, whatever the
-//! types of a service say.
+//! The types of a service are the second line of defence. The first is the kernel, which looks up
+//! every slot, whatever the types of a service say.
 #![forbid(unsafe_code)]

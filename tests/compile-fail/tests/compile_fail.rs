@@ -1,6 +1,7 @@
-//! Each attempt of `cases` is refused by the compiler for the reason that stands beside it.
+//! Checks that the compiler refuses each attempt of `cases` with the message of its `.stderr` file.
 //!
-//! `TRYBUILD=overwrite cargo test -p cloister-compile-fail` writes the reasons anew: read what it changed.
+//! `TRYBUILD=overwrite cargo test -p cloister-compile-fail` rewrites the messages:
+//! review the changes.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -14,7 +15,7 @@ fn attempts_do_not_compile() {
 }
 
 #[test]
-fn every_attempt_has_its_reason() {
+fn every_attempt_has_its_message() {
     for (folder, expected) in [("cases", 27), ("cases/kernel", 12)] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
         let mut attempts = 0;

@@ -7,41 +7,15 @@ use std::rc::Rc;
 
 use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::{Object, Tables};
-use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, InvokeError, Operation, PAGE_SIZE, ServiceId, Slot, Status};
+use cloister_caps::{Gfn, InvokeError, Operation, PAGE_SIZE, ServiceId, Slot, Status};
 use cloister_interfaces::System;
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
-use cloister_kernel_core::placement::{BootRegions, RegionFrame, place_regions};
-use cloister_kernel_core::{Kernel, Outcome, Platform};
+use cloister_kernel_core::placement::{BootRegions, place_regions};
+use cloister_kernel_core::{Kernel, Outcome};
+use cloister_sim::platform::NullPlatform;
 
 /// The policy that ships.
 const POLICY: &str = include_str!("../../../policy/default.toml");
-
-struct Nothing;
-
-impl Platform for Nothing {
-    fn now(&mut self) -> u64 {
-        0
-    }
-    fn wall(&mut self) -> Option<u64> {
-        None
-    }
-    fn random(&mut self) -> Option<[u64; 2]> {
-        None
-    }
-    fn service_text(&mut self, _: &str, _: ServiceId, _: &[u8]) {}
-    fn log(&mut self, _: core::fmt::Arguments<'_>) {}
-    fn open_port(&mut self, _: DomId) -> Option<EvtchnPort> {
-        None
-    }
-    fn send(&mut self, _: EvtchnPort) {}
-    fn close_port(&mut self, _: EvtchnPort) {}
-    fn unmask(&mut self, _: EvtchnPort) {}
-    fn grant(&mut self, _: GrantRef, _: RegionFrame, _: DomId, _: bool) {}
-    fn end_grant(&mut self, _: GrantRef) -> bool {
-        true
-    }
-    fn clear(&mut self, _: RegionFrame) {}
-}
 
 /// The kernel as one service calls it, which holds one end of a queue.
 #[derive(Clone)]
@@ -102,7 +76,7 @@ impl Caller {
 
     /// Makes the receiver wait. Returns `true` if no service is ready then.
     #[inline]
-    pub fn rest(&self) -> bool {
+    pub fn wait_receiver(&self) -> bool {
         self.wait(self.receiver);
         self.kernel.borrow_mut().next(0).service.is_none()
     }
@@ -110,7 +84,7 @@ impl Caller {
 
 /// The other side.
 fn enter(kernel: &RefCell<Kernel<'static>>, service: ServiceId, call: u64, arguments: &[u64; 6]) -> Status {
-    match kernel.borrow_mut().system_call(&mut Nothing, service, call, arguments) {
+    match kernel.borrow_mut().system_call(&mut NullPlatform, service, call, arguments) {
         Outcome::Answer(answer) => answer.status,
         _ => Status::Done,
     }

@@ -166,7 +166,7 @@ fn hop_switch() -> Result<Ready, String> {
         while let Some(message) = receiver.pop() {
             let _ = black_box(message);
         }
-        assert!(caller.rest());
+        assert!(caller.wait_receiver());
     })
 }
 
@@ -277,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_piece_can_be_done() {
+    fn each_piece_runs() {
         for (name, ..) in PIECES {
             run(name, "3").unwrap_or_else(|error| panic!("{name}: {error}"));
         }
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_as_a_hop_is_one() {
+    fn a_hop_carries_each_message_once() {
         let (mut sender, mut receiver) = queue().unwrap();
         let batch: Vec<_> = (0..32).map(|number| Descriptor([number, 1, 2, 3])).collect();
         for _ in 0..5 {

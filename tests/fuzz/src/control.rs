@@ -11,8 +11,8 @@ use cloister_interfaces::capability::{Clock, Console, Power};
 use cloister_interfaces::control::{self, Control};
 use cloister_interfaces::store::{Action, Failure, Reply, Request, Store, Value};
 use cloister_interfaces::{Message, Service};
-use cloister_sim::stand_ins::StoreService;
-use cloister_sim::{Recorder, SharedMemory, Wires, Xenstored};
+use cloister_sim::fakes::StoreService;
+use cloister_sim::{ChannelMemory, Recorder, SharedMemory, Xenstored};
 
 use crate::host::{Host, Pause, Work};
 use crate::peer::{Act, Any, Peer, Say};
@@ -77,7 +77,7 @@ pub struct Setup {
 struct Bench {
     host: Host,
     service: Box<dyn Service>,
-    store: Wires,
+    store: ChannelMemory,
     tcpip: Peer<control::Reply, control::Request>,
     daemon: Xenstored,
     /// `true` once the domain was ended.
@@ -93,7 +93,7 @@ impl Bench {
             flag.set(flag.get() || matches!(operation, Operation::PowerOff | Operation::PowerReboot));
             Ok([0; 2])
         });
-        let (store, control) = (Wires::new::<Store>(2 << (setup.depth % 4)), Wires::new::<Control>(2));
+        let (store, control) = (ChannelMemory::new::<Store>(2 << (setup.depth % 4)), ChannelMemory::new::<Control>(2));
         let caps = Caps {
             console: Console::new(host.system.clone(), Slot(0)),
             clock: Clock::new(host.system.clone(), Slot(1)),
@@ -126,18 +126,18 @@ impl Bench {
             }
             if round == 8 {
                 self.daemon.set(NODE, "poweroff");
-                store.tell(0);
+                store.notify(0);
             }
             let daemon = &mut self.daemon;
             let ended = self.ended.clone();
-            self.host.rest(self.service.as_mut(), 100, || !ended.get() && store.run(daemon));
+            self.host.settle(self.service.as_mut(), 100, || !ended.get() && store.run(daemon));
             self.host.pass(8_000_000_000);
         }
         panic!("a command to power off is not followed");
     }
 }
 
-/// What the store does.
+/// A step of the store.
 #[derive(Arbitrary, Debug)]
 pub enum StoreStep {
     Store(Act<To>),
@@ -151,11 +151,11 @@ pub struct HostileStore {
     store: Peer<Reply, Request>,
     last: u16,
     /// `true` if the store may have reported a command.
-    told: bool,
+    requested: bool,
 }
 
 impl HostileStore {
-    fn told(&self, to: &To) -> bool {
+    fn requested(&self, to: &To) -> bool {
         // The service refuses a value that is no command. A value of the script may be a command,
         // too.
         matches!(to.1, Answer::Command(_) | Answer::Value(_) | Answer::Other(..))
@@ -169,7 +169,7 @@ impl World for HostileStore {
     fn new(setup: Setup, trace: &Trace) -> Self {
         let bench = Bench::new(&setup, trace, true);
         let store = Peer::server(&bench.store);
-        HostileStore { bench, store, last: 0, told: false }
+        HostileStore { bench, store, last: 0, requested: false }
     }
 
     fn step(&mut self, step: StoreStep) {
@@ -179,8 +179,8 @@ impl World for HostileStore {
                     Act::Say(to) | Act::Repeat(_, to) => to.0 = self.last,
                     _ => {}
                 }
-                self.told |= match &act {
-                    Act::Say(to) | Act::Repeat(_, to) => self.told(to),
+                self.requested |= match &act {
+                    Act::Say(to) | Act::Repeat(_, to) => self.requested(to),
                     Act::Garbage(_) | Act::Lie(_) => true,
                     _ => false,
                 };
@@ -194,7 +194,7 @@ impl World for HostileStore {
             StoreStep::Pass(pause) => self.bench.host.pass(pause.nanoseconds()),
         }
         self.bench.call();
-        assert!(self.told || !self.bench.ended.get(), "the domain was ended though nobody asked for it");
+        assert!(self.requested || !self.bench.ended.get(), "the domain was ended although no command requested it");
     }
 
     fn honest(mut self) {
@@ -214,7 +214,7 @@ fn check(action: &Action) {
     assert!(path.starts_with("control/"), "{action:?}");
 }
 
-/// What tcpip and the toolstack do.
+/// A step of tcpip or of the toolstack.
 #[derive(Arbitrary, Debug)]
 pub enum QuiesceStep {
     Tcpip(Act<Any<control::Reply>>),
@@ -232,7 +232,7 @@ pub enum QuiesceStep {
 pub struct HostileTcpip {
     bench: Bench,
     store: StoreService<Recorder>,
-    told: bool,
+    requested: bool,
 }
 
 impl World for HostileTcpip {
@@ -242,7 +242,7 @@ impl World for HostileTcpip {
     fn new(setup: Setup, trace: &Trace) -> Self {
         let bench = Bench::new(&setup, trace, false);
         let store = bench.store_service();
-        HostileTcpip { bench, store, told: false }
+        HostileTcpip { bench, store, requested: false }
     }
 
     fn step(&mut self, step: QuiesceStep) {
@@ -250,12 +250,12 @@ impl World for HostileTcpip {
         match step {
             QuiesceStep::Tcpip(act) => drop(bench.tcpip.act(act, &bench.host)),
             QuiesceStep::Toolstack(Bytes(bytes)) => {
-                self.told |= COMMANDS[..3].iter().any(|command| command.as_bytes() == bytes);
+                self.requested |= COMMANDS[..3].iter().any(|command| command.as_bytes() == bytes);
                 bench.daemon.set(NODE, bytes);
             }
             QuiesceStep::Command(which) => {
                 let which = usize::from(which) % COMMANDS.len();
-                self.told |= which < 3;
+                self.requested |= which < 3;
                 bench.daemon.set(NODE, COMMANDS[which]);
             }
             QuiesceStep::Conflicts(more) => self.store.conflicts += u32::from(more % 32),
@@ -264,7 +264,7 @@ impl World for HostileTcpip {
         }
         self.store.actions.drain(..).for_each(|action| check(&action));
         self.bench.call();
-        assert!(self.told || !self.bench.ended.get(), "the domain was ended though nobody asked for it");
+        assert!(self.requested || !self.bench.ended.get(), "the domain was ended although no command requested it");
     }
 
     fn honest(mut self) {

@@ -11,7 +11,7 @@ use cloister_interfaces::capability::{Clock, Console, GrantRule};
 use cloister_interfaces::grants::{Grants, Reply, Request};
 use cloister_interfaces::rules::{self, ClientGrantRule};
 use cloister_interfaces::{PageRun, Service};
-use cloister_sim::Wires;
+use cloister_sim::ChannelMemory;
 
 use crate::host::{Host, Pause, Work};
 use crate::peer::{Act, Any, Peer};
@@ -81,7 +81,7 @@ pub struct Setup {
     depth: u8,
 }
 
-/// What the drivers, their peers and the kernel do.
+/// A step of the drivers, their peers or the kernel.
 #[derive(Arbitrary, Debug)]
 pub enum Step {
     /// The hostile driver sends this.
@@ -91,7 +91,7 @@ pub enum Step {
     /// A peer uses a granted page.
     Use(u8),
     /// The peers unmap all pages.
-    LetGo,
+    Release,
     /// The kernel refuses to grant this page, or none.
     Refuse(Option<u8>),
     /// Time passes.
@@ -126,7 +126,7 @@ fn rules() -> &'static [u8] {
 impl Clients {
     fn run(&mut self) {
         self.host.call(self.service.as_mut());
-        for reply in self.honest.hear() {
+        for reply in self.honest.receive() {
             let (Reply::Issued { rule, .. } | Reply::Refused { rule } | Reply::Ended { rule, .. }) = reply;
             assert_eq!(rule, 0, "{reply:?} of a rule that it did not name");
             self.open = self.open.checked_sub(1).or(matches!(reply, Reply::Ended { .. }).then_some(0)).expect("asked");
@@ -137,21 +137,21 @@ impl Clients {
     fn ask(&mut self, hostile: bool, request: Request) -> Reply {
         for _ in 0..40 {
             let client = if hostile { &mut self.hostile } else { &mut self.honest };
-            client.hear();
+            client.receive();
             if client.send(&request) {
                 break;
             }
             self.host.call(self.service.as_mut());
         }
-        let mut heard = Vec::new();
+        let mut messages = Vec::new();
         let client = if hostile { &mut self.hostile } else { &mut self.honest };
-        self.host.rest(self.service.as_mut(), 200, || {
-            let before = heard.len();
-            heard.extend(client.hear());
-            heard.len() > before
+        self.host.settle(self.service.as_mut(), 200, || {
+            let before = messages.len();
+            messages.extend(client.receive());
+            messages.len() > before
         });
-        assert!(heard.len() == 1, "{request:?} was answered by {heard:?}");
-        heard.remove(0)
+        assert!(messages.len() == 1, "{request:?} was answered by {messages:?}");
+        messages.remove(0)
     }
 }
 
@@ -165,22 +165,22 @@ impl World for Clients {
         let shared = kernel.clone();
         host.recorder.answer(move |slot, operation, arguments| shared.borrow_mut().answer(slot, operation, arguments));
         let depth = 2 << (setup.depth % 5);
-        let wires = [Wires::new::<Grants>(depth), Wires::new::<Grants>(depth)];
+        let channels = [ChannelMemory::new::<Grants>(depth), ChannelMemory::new::<Grants>(depth)];
         let service = service(Caps {
             console: Console::new(host.system.clone(), Slot(0)),
             clock: Clock::new(host.system.clone(), Slot(1)),
             grant_rules: (0..POLICY.len() as u16)
                 .map(|rule| GrantRule::new(host.system.clone(), Slot(RULES + rule)))
                 .collect(),
-            grants_clients: [host.server(&wires[0], 2), host.honest_server(&wires[1], 3)].into_iter().collect(),
+            grants_clients: [host.server(&channels[0], 2), host.honest_server(&channels[1], 3)].into_iter().collect(),
             rules: rules(),
         });
         Clients {
             host,
             kernel,
             service: Box::new(service),
-            hostile: Peer::client(&wires[usize::from(HOSTILE)]),
-            honest: Peer::client(&wires[usize::from(HONEST)]),
+            hostile: Peer::client(&channels[usize::from(HOSTILE)]),
+            honest: Peer::client(&channels[usize::from(HONEST)]),
             open: 0,
         }
     }
@@ -200,7 +200,7 @@ impl World for Clients {
                 let page = kernel.granted.keys().nth(usize::from(at)).copied();
                 kernel.in_use.extend(page);
             }
-            Step::LetGo => self.kernel.borrow_mut().in_use.clear(),
+            Step::Release => self.kernel.borrow_mut().in_use.clear(),
             Step::Refuse(page) => self.kernel.borrow_mut().refused = page.map(u64::from),
             Step::Pass(pause) => self.host.pass(pause.nanoseconds()),
         }
@@ -215,7 +215,8 @@ impl World for Clients {
         for _ in 0..2 {
             self.host.pass(60_000_000_000);
             let (hostile, honest) = (&mut self.hostile, &mut self.honest);
-            self.host.rest(self.service.as_mut(), 400, || !hostile.hear().is_empty() | !honest.hear().is_empty());
+            self.host
+                .settle(self.service.as_mut(), 400, || !hostile.receive().is_empty() | !honest.receive().is_empty());
         }
         let own = |client: u8| POLICY.into_iter().filter(move |rule| rule.client == client).zip(0u8..);
         for (client, hostile) in [(HOSTILE, true), (HONEST, false)] {
@@ -231,6 +232,6 @@ impl World for Clients {
                 assert_eq!(self.ask(hostile, end), Reply::Ended { rule, still_mapped: 0 });
             }
         }
-        assert!(self.kernel.borrow().granted.is_empty(), "grants stand that nobody asks for");
+        assert!(self.kernel.borrow().granted.is_empty(), "grants remain that no client requested");
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use cloister_caps::{InvokeError, Operation, Slot};
 use cloister_interfaces::{Client, Instant, Interface, Notifications, Server, Service, System};
-use cloister_sim::{Recorder, Script, SharedMemory, Tampered, Wires};
+use cloister_sim::{ChannelMemory, Recorder, Script, SharedMemory, Tampered};
 
 use crate::script::Trace;
 
@@ -82,23 +82,23 @@ impl Host {
 
     /// Returns the service's end of an interface that it serves to a hostile client. Notification
     /// `bit` is for the service.
-    pub fn server<I: Interface>(&self, wires: &Wires, bit: u8) -> Server<I, Watch, Seen> {
-        wires.server(&self.system, bit, Tampered::own, |memory| self.theirs(memory))
+    pub fn server<I: Interface>(&self, channel: &ChannelMemory, bit: u8) -> Server<I, Watch, Seen> {
+        channel.server(&self.system, bit, Tampered::own, |memory| self.theirs(memory))
     }
 
     /// Returns the service's end of an interface that it uses from a hostile server.
-    pub fn client<I: Interface>(&self, wires: &Wires, bit: u8) -> Client<I, Watch, Seen> {
-        wires.client(&self.system, bit, Tampered::own, |memory| self.theirs(memory))
+    pub fn client<I: Interface>(&self, channel: &ChannelMemory, bit: u8) -> Client<I, Watch, Seen> {
+        channel.client(&self.system, bit, Tampered::own, |memory| self.theirs(memory))
     }
 
     /// Returns the service's end of an interface with an honest client.
-    pub fn honest_server<I: Interface>(&self, wires: &Wires, bit: u8) -> Server<I, Watch, Seen> {
-        wires.server(&self.system, bit, Tampered::own, Tampered::own)
+    pub fn honest_server<I: Interface>(&self, channel: &ChannelMemory, bit: u8) -> Server<I, Watch, Seen> {
+        channel.server(&self.system, bit, Tampered::own, Tampered::own)
     }
 
     /// Returns the service's end of an interface with an honest server.
-    pub fn honest_client<I: Interface>(&self, wires: &Wires, bit: u8) -> Client<I, Watch, Seen> {
-        wires.client(&self.system, bit, Tampered::own, Tampered::own)
+    pub fn honest_client<I: Interface>(&self, channel: &ChannelMemory, bit: u8) -> Client<I, Watch, Seen> {
+        channel.client(&self.system, bit, Tampered::own, Tampered::own)
     }
 
     /// Returns the time in ns.
@@ -136,14 +136,14 @@ impl Host {
     ///
     /// # Panics
     /// This takes more than `calls` calls.
-    pub fn rest(&self, service: &mut dyn Service, calls: usize, mut between: impl FnMut() -> bool) {
+    pub fn settle(&self, service: &mut dyn Service, calls: usize, mut between: impl FnMut() -> bool) {
         for _ in 0..calls {
             self.call(service);
             if !between() && !self.is_due(service) {
                 return;
             }
         }
-        panic!("it does not come to rest in {calls} calls");
+        panic!("the service does not settle in {calls} calls");
     }
 }
 

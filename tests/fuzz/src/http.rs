@@ -6,7 +6,7 @@ use cloister_http::{Caps, service};
 use cloister_interfaces::capability::{Clock, Console, Info};
 use cloister_interfaces::socket::{Connection, Reply, Request, Socket};
 use cloister_interfaces::{Memory, Service};
-use cloister_sim::{SharedMemory, Tampered, Wires};
+use cloister_sim::{ChannelMemory, SharedMemory, Tampered};
 
 use crate::archive::sample;
 use crate::host::{Host, Pause, Work};
@@ -48,7 +48,7 @@ impl Bench {
     fn new(setup: &Setup, trace: &Trace) -> Self {
         let host = Host::new(trace, MOST);
         host.only(&[Operation::QueueNotify, Operation::InfoRead]);
-        let wires = Wires::new::<Socket>(4 << (setup.depth % 4));
+        let channel = ChannelMemory::new::<Socket>(4 << (setup.depth % 4));
         let stream_in = SharedMemory::new(CONNECTIONS * RING_IN);
         let stream_out = SharedMemory::new(CONNECTIONS * RING_OUT);
         let site = if setup.archive { site() } else { b"" };
@@ -56,12 +56,12 @@ impl Bench {
             console: Console::new(host.system.clone(), Slot(0)),
             clock: Clock::new(host.system.clone(), Slot(1)),
             info: Info::new(host.system.clone(), Slot(2)),
-            socket: host.client(&wires, 3),
+            socket: host.client(&channel, 3),
             stream_in: host.theirs(stream_in.clone()),
             stream_out: Tampered::own(stream_out.clone()),
             site,
         });
-        Bench { host, service: Box::new(service), tcpip: Peer::server(&wires), stream_in, stream_out, site }
+        Bench { host, service: Box::new(service), tcpip: Peer::server(&channel), stream_in, stream_out, site }
     }
 
     fn call(&mut self) {
@@ -69,7 +69,7 @@ impl Bench {
     }
 }
 
-/// What tcpip does.
+/// A step of tcpip.
 #[derive(Arbitrary, Debug)]
 pub enum SocketStep {
     Tcpip(Act<Any<Reply>>),
@@ -131,12 +131,12 @@ impl World for HostileTcpip {
         let mut bench = self.0;
         bench.tcpip.behave(&bench.host);
         bench.call();
-        bench.tcpip.hear();
+        bench.tcpip.receive();
         // As tcpip does when it starts: all connections are gone.
         assert!(bench.tcpip.send(&Reply::Network { address: [0; 4], constant: 0 }));
-        let mut wire = Honest::new(bench);
-        wire.settle();
-        wire.serves();
+        let mut world = Honest::new(bench);
+        world.settle();
+        world.serves();
     }
 }
 
@@ -220,11 +220,11 @@ impl Honest {
         Honest { bench, streams: vec![Stream::default(); CONNECTIONS] }
     }
 
-    fn hear(&mut self) -> bool {
-        let heard = self.bench.tcpip.hear();
-        check(&heard);
-        let any = !heard.is_empty();
-        for request in heard {
+    fn receive(&mut self) -> bool {
+        let messages = self.bench.tcpip.receive();
+        check(&messages);
+        let any = !messages.is_empty();
+        for request in messages {
             let reply = match request {
                 Request::Listen { .. } => Some(Reply::Network { address: [10, 0, 0, 2], constant: 0 }),
                 Request::Send { connection, consumed, length, constant, quiet } => {
@@ -276,11 +276,11 @@ impl Honest {
     fn settle(&mut self) {
         for _ in 0..2000 {
             self.bench.call();
-            if !self.hear() && !self.bench.host.is_due(self.bench.service.as_ref()) {
+            if !self.receive() && !self.bench.host.is_due(self.bench.service.as_ref()) {
                 return;
             }
         }
-        panic!("it does not come to rest");
+        panic!("http does not settle");
     }
 
     fn put(&mut self, index: usize, bytes: &[u8]) {
@@ -325,7 +325,7 @@ impl Honest {
     }
 }
 
-/// What clients do.
+/// A step of a client.
 #[derive(Arbitrary, Debug)]
 pub enum StreamStep {
     Open(u8),
@@ -351,30 +351,30 @@ impl World for HostilePeers {
     }
 
     fn step(&mut self, step: StreamStep) {
-        let wire = &mut self.0;
+        let world = &mut self.0;
         let at = |index: u8| usize::from(index) % CONNECTIONS;
         match step {
-            StreamStep::Open(index) => wire.open(at(index)),
-            StreamStep::Put(index, text) => wire.put(at(index), &text.bytes()),
-            StreamStep::Half(index) if wire.streams[at(index)].open => {
-                wire.bench.tcpip.send(&Reply::PeerClosed { connection: Connection(at(index) as u16) });
+            StreamStep::Open(index) => world.open(at(index)),
+            StreamStep::Put(index, text) => world.put(at(index), &text.bytes()),
+            StreamStep::Half(index) if world.streams[at(index)].open => {
+                world.bench.tcpip.send(&Reply::PeerClosed { connection: Connection(at(index) as u16) });
             }
             StreamStep::Half(_) => {}
-            StreamStep::Reset(index) => wire.reset(at(index)),
-            StreamStep::Run => wire.settle(),
-            StreamStep::Pressure(free) => drop(wire.bench.tcpip.send(&Reply::Pressure { free: free.into() })),
-            StreamStep::Pass(pause) => wire.bench.host.pass(pause.nanoseconds()),
+            StreamStep::Reset(index) => world.reset(at(index)),
+            StreamStep::Run => world.settle(),
+            StreamStep::Pressure(free) => drop(world.bench.tcpip.send(&Reply::Pressure { free: free.into() })),
+            StreamStep::Pass(pause) => world.bench.host.pass(pause.nanoseconds()),
         }
-        wire.bench.call();
-        wire.hear();
+        world.bench.call();
+        world.receive();
     }
 
     fn honest(self) {
-        let mut wire = self.0;
-        wire.settle();
-        (0..CONNECTIONS).for_each(|index| wire.reset(index));
-        wire.settle();
-        assert!(wire.streams.iter().all(|stream| !stream.open), "a connection of a peer that is gone stays");
-        wire.serves();
+        let mut world = self.0;
+        world.settle();
+        (0..CONNECTIONS).for_each(|index| world.reset(index));
+        world.settle();
+        assert!(world.streams.iter().all(|stream| !stream.open), "a connection of a peer that is gone stays");
+        world.serves();
     }
 }

@@ -1,20 +1,18 @@
-//! The kernel's two system calls, whoever calls them with whatever: under the policies of this repository, and under tables
-//! that somebody changed and that the kernel still takes.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! Attacks the kernel's two system calls with any arguments from any service: under the policies of
+//! this repository, and under changed tables that the kernel accepts.
 
 use arbitrary::Arbitrary;
-use cloister_caps::tables::{Access, Object, Tables};
-use cloister_caps::{DomId, EvtchnPort, Gfn, GrantRef, Operation, PAGE_SIZE, ServiceId, Status};
+use cloister_caps::tables::{Object, Tables};
+use cloister_caps::{EvtchnPort, Gfn, Operation, PAGE_SIZE, ServiceId, Status};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
-use cloister_kernel_core::placement::{BootRegions, Placements, RegionFrame, place_regions};
-use cloister_kernel_core::{Kernel, Outcome, Platform};
+use cloister_kernel_core::placement::{BootRegions, Placements, place_regions};
+use cloister_kernel_core::{Kernel, Outcome};
+use cloister_sim::hypervisor::events::XENSTORE_PORT;
+use cloister_sim::platform::CheckingPlatform;
 
 use crate::script::{Bytes, Claim, Trace, Word, World};
 
-/// The channel that the toolstack made.
-const XENSTORE: EvtchnPort = EvtchnPort(1);
-/// The guest's memory, in pages.
+/// The size of the guest's memory, in pages.
 const MEMORY: u64 = (64 << 20) / PAGE_SIZE as u64;
 
 const POLICIES: [&str; 4] = [
@@ -24,7 +22,7 @@ const POLICIES: [&str; 4] = [
     include_str!("../../guests/back-end.toml"),
 ];
 
-/// The tables of a policy of this repository.
+/// Returns the tables of a policy of this repository.
 fn tables(policy: u8) -> &'static [u8] {
     thread_local! {
         static ALL: Vec<&'static [u8]> = POLICIES
@@ -38,135 +36,35 @@ fn tables(policy: u8) -> &'static [u8] {
     ALL.with(|all| all[usize::from(policy) % all.len()])
 }
 
-/// What stands under the kernel: it fails on everything that no rule of the tables allows.
-struct Machine<'t> {
-    tables: Tables<'t>,
-    placements: Placements,
-    time: u64,
-    /// Refuses ports, and has no random bits.
-    moody: bool,
-    refusals: u64,
-    granted: BTreeMap<u32, (u64, u16, bool)>,
-    mapped: BTreeSet<u32>,
-    in_use: BTreeSet<u32>,
-    open: BTreeSet<u32>,
-    next_port: u32,
-}
-
-impl<'t> Machine<'t> {
-    /// A page that a rule of the tables covers, for a peer that it allows.
-    fn check(&self, reference: GrantRef, frame: RegionFrame, peer: DomId, writable: bool) {
-        let covers = |rule: &cloister_caps::tables::GrantRule| {
-            (rule.first_ref..rule.first_ref + rule.count).contains(&reference.0)
-        };
-        let rule = self.tables.grants().iter().find(covers).expect("a reference of some rule");
-        let placement = self.placements[rule.region];
-        assert_eq!(
-            frame.gfn().0,
-            placement.frames().start + u64::from(reference.0 - rule.first_ref),
-            "the page of that number"
-        );
-        assert!(frame.gfn().0 < placement.frames().start + placement.pages(), "a page of the region");
-        assert!((rule.peer_first..=rule.peer_last).contains(&peer.0) && peer.is_real(), "a peer of the rule");
-        assert_eq!(writable, rule.access == Access::ReadWrite);
-    }
-}
-
-impl Platform for Machine<'_> {
-    fn now(&mut self) -> u64 {
-        self.time
-    }
-    fn wall(&mut self) -> Option<u64> {
-        (!self.moody).then_some(self.time)
-    }
-    fn random(&mut self) -> Option<[u64; 2]> {
-        (!self.moody).then_some([3, 4])
-    }
-    fn service_text(&mut self, name: &str, service: ServiceId, text: &[u8]) {
-        assert_eq!(name, self.tables.service_name(service));
-        assert!(text.len() <= 32);
-    }
-    fn log(&mut self, line: core::fmt::Arguments<'_>) {
-        assert!(line.to_string().len() < 1000, "{line}");
-        self.refusals += 1;
-    }
-    fn open_port(&mut self, peer: DomId) -> Option<EvtchnPort> {
-        let allowed = |port: cloister_caps::tables::PortRule| (port.peer_first..=port.peer_last).contains(&peer.0);
-        assert!(self.tables.ports().iter().any(allowed) && peer.is_real(), "no rule allows a port for {peer}");
-        if self.moody {
-            return None;
-        }
-        self.next_port += 1;
-        self.open.insert(self.next_port);
-        Some(EvtchnPort(self.next_port))
-    }
-    fn send(&mut self, port: EvtchnPort) {
-        assert!(self.open.contains(&port.0), "an event on {port}, which is not open");
-    }
-    fn close_port(&mut self, port: EvtchnPort) {
-        assert_ne!(port, XENSTORE);
-        assert!(self.open.remove(&port.0), "{port} is not open");
-    }
-    fn unmask(&mut self, port: EvtchnPort) {
-        assert!(self.open.contains(&port.0), "{port} is not open");
-    }
-    fn grant(&mut self, reference: GrantRef, frame: RegionFrame, peer: DomId, writable: bool) {
-        self.check(reference, frame, peer, writable);
-        let old = self.granted.insert(reference.0, (frame.gfn().0, peer.0, writable));
-        assert_eq!(old, None, "{reference} was granted anew while it stands");
-    }
-    fn end_grant(&mut self, reference: GrantRef) -> bool {
-        assert!(self.granted.contains_key(&reference.0), "{reference} is not granted");
-        !self.in_use.contains(&reference.0) && self.granted.remove(&reference.0).is_some()
-    }
-    fn clear(&mut self, frame: RegionFrame) {
-        assert!(
-            !self.granted.values().any(|(granted, ..)| *granted == frame.gfn().0),
-            "{frame:?} is the peer's to use"
-        );
-    }
-    fn bind_port(&mut self, peer: DomId, _: EvtchnPort) -> Option<EvtchnPort> {
-        self.open_port(peer)
-    }
-    fn map_grant(&mut self, own: GrantRef, frame: RegionFrame, peer: DomId, _: GrantRef, writable: bool) -> bool {
-        self.check(own, frame, peer, writable);
-        assert!(!self.granted.contains_key(&own.0));
-        !self.moody && self.mapped.insert(own.0)
-    }
-    fn unmap_grant(&mut self, own: GrantRef, _: RegionFrame) {
-        assert!(self.mapped.remove(&own.0), "{own} is not mapped");
-    }
-}
-
-/// What services, peers and faults do.
+/// A step of a service, of a peer, or a fault.
 #[derive(Arbitrary, Debug)]
 pub enum Act {
     /// Any system call with any arguments.
     Call(u8, u64, [u64; 6]),
-    /// An operation on a slot, with arguments that may be right.
+    /// An operation on a slot, with arguments that may be valid.
     Invoke(u8, u8, u8, [Word; 3]),
-    /// An operation that the capability in the slot has.
+    /// An operation of the kind of the slot's capability.
     Likely(u8, u8, u8, [Word; 3]),
     Wait(u8, u32),
-    Awake(u8),
+    TakeAnswer(u8),
     Event(u8),
     Fault(u8),
     Use(u8),
-    LetGo,
+    Release,
     Run(u32),
-    Moody(bool),
+    Failing(bool),
 }
 
-/// A kernel and the machine under it.
+/// A kernel, and the platform under it.
 struct Bench<'t> {
     kernel: Kernel<'t>,
-    machine: Machine<'t>,
-    /// Each capability with each of its kind's operations.
+    machine: CheckingPlatform<'t>,
+    /// Each capability with each operation of its kind: service, slot, operation.
     likely: Vec<(ServiceId, u64, u64)>,
 }
 
 impl<'t> Bench<'t> {
-    /// The kernel that enforces `tables`; `None` if its regions do not fit.
+    /// Creates the kernel that enforces `tables`. Returns `None` if the regions do not fit.
     fn new(tables: Tables<'t>) -> Option<Bench<'t>> {
         let mut free = FreeMemory::new();
         free.add(FrameRange { start: 0x400, end: MEMORY });
@@ -177,25 +75,15 @@ impl<'t> Bench<'t> {
         disjoint(&tables, &placements);
         assert!(free.total() <= before);
         let mut kernel = Kernel::new(tables, placements, 1_000, MEMORY * PAGE_SIZE as u64);
-        kernel.set_xenstore_port(XENSTORE);
+        kernel.set_xenstore_port(XENSTORE_PORT);
         let mut likely = Vec::new();
         for capability in tables.capabilities().iter() {
             for operation in Operation::ALL.iter().filter(|operation| operation.applies_to(capability.kind())) {
                 likely.push((capability.service, u64::from(capability.slot), *operation as u64));
             }
         }
-        let machine = Machine {
-            tables,
-            placements,
-            time: 5_000,
-            moody: false,
-            refusals: 0,
-            granted: BTreeMap::new(),
-            mapped: BTreeSet::new(),
-            in_use: BTreeSet::new(),
-            open: BTreeSet::from([XENSTORE.0]),
-            next_port: 2,
-        };
+        let mut machine = CheckingPlatform::new(tables, placements);
+        machine.back_end = true;
         Some(Bench { kernel, machine, likely })
     }
 
@@ -224,7 +112,7 @@ impl<'t> Bench<'t> {
                 let Some(service) = self.service(service) else { return };
                 self.call(service, 0, [deadline.into(), 0, 0, 0, 0, 0]);
             }
-            Act::Awake(service) => {
+            Act::TakeAnswer(service) => {
                 let Some(service) = self.service(service) else { return };
                 self.kernel.take_answer(service, self.machine.time);
             }
@@ -241,38 +129,48 @@ impl<'t> Bench<'t> {
                 let used = self.machine.granted.keys().nth(usize::from(at)).copied();
                 self.machine.in_use.extend(used);
             }
-            Act::LetGo => self.machine.in_use.clear(),
+            Act::Release => self.machine.in_use.clear(),
             Act::Run(took) => self.run(took.into()),
-            Act::Moody(moody) => self.machine.moody = moody,
+            Act::Failing(failing) => self.set_failing(failing),
         }
     }
 
-    /// The service of this number, if the tables have one.
-    fn service(&self, number: u8) -> Option<ServiceId> {
-        self.machine.tables.services().id(usize::from(number % 17))
+    /// Makes the platform refuse ports and mappings, and have neither random bits nor the wall
+    /// clock, or ends that.
+    fn set_failing(&mut self, failing: bool) {
+        self.machine.refuses_ports = failing;
+        self.machine.back_end = !failing;
+        self.machine.wall = (!failing).then_some(5_000);
+        self.machine.random = (!failing).then_some([3, 4]);
     }
 
-    /// The scheduler's choice runs.
+    /// Returns the service of this number, if the tables have one.
+    fn service(&self, number: u8) -> Option<ServiceId> {
+        self.kernel.tables().services().id(usize::from(number % 17))
+    }
+
+    /// Runs the service that the scheduler chooses.
     fn run(&mut self, took: u64) {
         let now = self.machine.time;
         let next = self.kernel.next(now);
         assert!(next.time() > now, "the timer does not go on");
         self.machine.time = next.time().min(now + took + 1);
         if let Some(service) = next.service {
-            assert!(service.index() < self.machine.tables.services().len());
+            assert!(service.index() < self.kernel.tables().services().len());
             self.kernel.charge(service, self.machine.time - now, self.machine.time);
         }
     }
 
-    /// A system call; what succeeds is what a capability of the caller's gives.
+    /// Performs a system call, and checks that it succeeds only if a capability of the caller
+    /// allows it.
     fn call(&mut self, service: ServiceId, number: u64, arguments: [u64; 6]) {
-        let before = (self.machine.refusals, self.kernel.refusals());
-        let tables = self.machine.tables;
+        let before = (self.machine.log.len() as u64, self.kernel.refusals());
+        let tables = self.kernel.tables();
         let outcome = self.kernel.system_call(&mut self.machine, service, number, &arguments);
-        let told = (self.machine.refusals - before.0, self.kernel.refusals() - before.1);
+        let logged = (self.machine.log.len() as u64 - before.0, self.kernel.refusals() - before.1);
         let status = match outcome {
             Outcome::Answer(answer) => {
-                assert!(answer.status == Status::Done || answer.words == [0; 2], "a refusal tells nothing");
+                assert!(answer.status == Status::Done || answer.words == [0; 2], "a refusal has no words");
                 answer.status
             }
             Outcome::Wait => {
@@ -282,22 +180,22 @@ impl<'t> Bench<'t> {
             Outcome::PowerOff | Outcome::Reboot => Status::Done,
         };
         let refused = !matches!(status, Status::Done | Status::InUse);
-        assert_eq!(told, (u64::from(refused), u64::from(refused)), "each refusal is logged once");
-        let held = tables
+        assert_eq!(logged, (u64::from(refused), u64::from(refused)), "each refusal is logged once");
+        let capability = tables
             .capabilities()
             .iter()
             .find(|capability| capability.service == service && u64::from(capability.slot) == arguments[0]);
-        let gives = held.zip(Operation::from_number(arguments[1])).is_some_and(|(capability, operation)| {
+        let allowed = capability.zip(Operation::from_number(arguments[1])).is_some_and(|(capability, operation)| {
             operation.applies_to(capability.kind()) && capability.rights.contains(operation.right())
         });
-        assert!(refused || (number == 1 && gives), "{service} gained {arguments:?}");
+        assert!(refused || (number == 1 && allowed), "{service} gained {arguments:?}");
     }
 
-    /// Everybody behaves: every grant ends, and every port opens and closes.
+    /// Lets every party behave: ends every grant and closes every port.
     fn honest(&mut self) {
-        self.machine.moody = false;
+        self.set_failing(false);
         self.machine.in_use.clear();
-        let tables = self.machine.tables;
+        let tables = self.kernel.tables();
         for capability in tables.capabilities().iter() {
             let slot = u64::from(capability.slot);
             match capability.object {
@@ -318,7 +216,7 @@ impl<'t> Bench<'t> {
     }
 }
 
-/// No region that the kernel places lies over another.
+/// Checks that no regions overlap and that all are inside memory.
 fn disjoint(tables: &Tables<'_>, placements: &Placements) {
     use cloister_caps::tables::RegionKind::{Fixed, Share};
     let own = tables.regions().with_ids().filter(|(_, region)| matches!(region.kind, Fixed | Share));
@@ -331,13 +229,13 @@ fn disjoint(tables: &Tables<'_>, placements: &Placements) {
     assert!(ranges.iter().all(|(start, end)| *start >= 0x400 && *end <= MEMORY && start < end), "outside of memory");
 }
 
-/// Which policy.
+/// The number of the policy.
 #[derive(Arbitrary, Debug)]
 pub struct Setup {
     policy: u8,
 }
 
-/// The kernel under a policy of this repository.
+/// The target: the kernel under a policy of this repository.
 pub struct Calls(Bench<'static>);
 
 impl World for Calls {
@@ -360,10 +258,10 @@ impl World for Calls {
     }
 }
 
-/// A change of the tables, or an act under them.
+/// A change of the tables, or a step under them.
 #[derive(Arbitrary, Debug)]
 pub enum Patch {
-    /// A byte, or a word of 16 or 32 bits, at a place.
+    /// A byte, or a word of 16 or 32 bits, at an offset.
     Byte(u16, u8),
     Word(u16, Word),
     Claim(u16, Claim),
@@ -372,7 +270,7 @@ pub enum Patch {
     Act(Act),
 }
 
-/// The kernel under tables that somebody changed.
+/// The target: the kernel under changed tables.
 pub struct Changed {
     bytes: Vec<u8>,
     acts: Vec<Act>,
@@ -411,7 +309,8 @@ impl World for Changed {
         }
     }
 
-    /// Tables are checked once, as a whole; what is accepted then never fails the kernel.
+    /// Parses the tables, which checks them once and as a whole. Accepted tables must never make
+    /// the kernel fail.
     fn honest(self) {
         let tables = match Tables::parse(&self.bytes) {
             Ok(tables) => tables,

@@ -1,4 +1,5 @@
-//! Attacks on every interface of the image, decided by a fuzzer: on stable Rust, as plain functions of bytes.
+//! Attacks on every interface of the image, decided by a fuzzer: on stable Rust, as plain functions
+//! of bytes.
 //!
 //! The bytes are a [`script`]: the setup of the world, then what each party does, honest or
 //! hostile, step by step. Each target runs the real code on `tests/sim`. Its invariants are checked
@@ -68,7 +69,7 @@ pub const TARGETS: &[Target] = &[
         "services that call the kernel with anything, under each policy of this repository",
         run::<kernel::Calls>),
     row("kernel-tables", "capability tables",
-        "capability tables that somebody changed, and calls under those that the kernel takes",
+        "changed capability tables, and calls under those that the kernel accepts",
         run::<kernel::Changed>),
     row("netfront-grants", "grants",
         "a grant manager that says anything against netfront",
@@ -89,7 +90,7 @@ pub const TARGETS: &[Target] = &[
         "policy files that anybody wrote against the compiler, its formatter and its canonical form",
         run::<policy::Text>),
     row("policy-verify", "images",
-        "image files that somebody changed against the proof of an image",
+        "changed image files, and their verification",
         run::<policy::Image>),
     row("tcpip-control", "control",
         "a control service that says anything against tcpip",

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use cloister_interfaces::{Memory, Message};
-use cloister_sim::{Wire, Wires};
+use cloister_sim::{ChannelMemory, QueueMemory};
 
 use crate::host::Host;
 use crate::script::{Bytes, Claim, Word};
@@ -73,7 +73,7 @@ impl<M: Message + Debug> Say<M> for Any<M> {
     }
 }
 
-/// What a hostile peer does.
+/// A step of a hostile peer.
 #[derive(Arbitrary, Debug)]
 pub enum Act<T> {
     /// Sends a message.
@@ -83,7 +83,7 @@ pub enum Act<T> {
     /// Sends bytes.
     Garbage(Bytes),
     /// Consumes all that was sent to it.
-    Hear,
+    Receive,
     /// Claims another number of sent messages.
     Head(Claim),
     /// Claims another number of consumed messages.
@@ -98,8 +98,8 @@ pub enum Act<T> {
 
 /// A peer that sends messages of type `O` and receives messages of type `I`.
 pub struct Peer<O, I> {
-    out: Wire,
-    inn: Wire,
+    out: QueueMemory,
+    inn: QueueMemory,
     head: u32,
     tail: u32,
     /// `true` if it claimed a wrong number of consumed messages, so that the contents of the queue
@@ -109,20 +109,20 @@ pub struct Peer<O, I> {
 }
 
 impl<O: Message, I: Message + Debug> Peer<O, I> {
-    fn new(out: &Wire, inn: &Wire) -> Self {
+    fn new(out: &QueueMemory, inn: &QueueMemory) -> Self {
         let mut peer = Peer { out: out.clone(), inn: inn.clone(), head: 0, tail: 0, lied: false, message: PhantomData };
         peer.restart();
         peer
     }
 
     /// Returns a peer at the client's end of an interface.
-    pub fn client(wires: &Wires) -> Self {
-        Self::new(&wires.requests, &wires.replies)
+    pub fn client(memory: &ChannelMemory) -> Self {
+        Self::new(&memory.requests, &memory.replies)
     }
 
     /// Returns a peer at the server's end of an interface.
-    pub fn server(wires: &Wires) -> Self {
-        Self::new(&wires.replies, &wires.requests)
+    pub fn server(memory: &ChannelMemory) -> Self {
+        Self::new(&memory.replies, &memory.requests)
     }
 
     /// Continues with the indices in the pages, as a restarted service does.
@@ -161,7 +161,7 @@ impl<O: Message, I: Message + Debug> Peer<O, I> {
     pub fn behave(&mut self, host: &Host) {
         host.script.lie(&[]);
         self.restart();
-        self.hear();
+        self.receive();
         self.lied = false;
     }
 
@@ -170,8 +170,8 @@ impl<O: Message, I: Message + Debug> Peer<O, I> {
     /// # Panics
     /// The service under attack sent a malformed message, or more than the queue holds, to a peer
     /// that has not lied.
-    pub fn hear(&mut self) -> Vec<I> {
-        let mut heard = Vec::new();
+    pub fn receive(&mut self) -> Vec<I> {
+        let mut messages = Vec::new();
         let head = self.inn.producer.load(HEAD);
         let waiting = head.wrapping_sub(self.tail);
         assert!(self.lied || waiting <= self.inn.depth, "{waiting} messages in a queue of {}", self.inn.depth);
@@ -181,14 +181,14 @@ impl<O: Message, I: Message + Debug> Peer<O, I> {
         while self.tail != head {
             let at = SLOTS + (self.tail & (self.inn.depth - 1)) as usize * I::SIZE;
             match I::from_bytes(&self.inn.producer.bytes(at, I::SIZE)) {
-                Ok(message) => heard.push(message),
+                Ok(message) => messages.push(message),
                 Err(_) => assert!(self.lied, "a service's messages are well-formed"),
             }
             self.tail = self.tail.wrapping_add(1);
         }
         self.inn.consumer.store(TAIL, self.tail);
         self.inn.consumer.store(MESSAGE_EVENT, self.tail.wrapping_add(1));
-        heard
+        messages
     }
 
     /// Makes a step of the script. Returns the messages that it received.
@@ -201,7 +201,7 @@ impl<O: Message, I: Message + Debug> Peer<O, I> {
                 }
             }
             Act::Garbage(Bytes(bytes)) => drop(self.send_bytes(&bytes)),
-            Act::Hear => return self.hear(),
+            Act::Receive => return self.receive(),
             Act::Head(claim) => self.out.producer.store(HEAD, claim.of(self.head)),
             Act::Tail(claim) => {
                 self.inn.consumer.store(TAIL, claim.of(self.tail));

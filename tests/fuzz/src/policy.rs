@@ -123,7 +123,7 @@ impl World for Text {
         }
         if let Ok(shown) = format("the policy", &text) {
             let twice = format("the policy", &shown).expect("what was formatted is a policy");
-            assert_eq!(twice, shown, "formatting does not come to rest");
+            assert_eq!(twice, shown, "formatting twice differs from formatting once");
         }
         match parse("the policy", &text) {
             Ok(policy) => {

@@ -46,7 +46,7 @@ pub fn run<W: World>(bytes: &[u8], trace: &Trace) {
         trace.say(format_args!("{number:3}  {step:?}"));
         world.step(step);
     }
-    trace.say(format_args!("everybody behaves"));
+    trace.say(format_args!("every party behaves"));
     world.honest();
     trace.say(format_args!("all is well"));
 }

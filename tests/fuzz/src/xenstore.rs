@@ -7,7 +7,7 @@ use cloister_interfaces::capability::{Clock, Console, Port};
 use cloister_interfaces::rules::{self, PathRule};
 use cloister_interfaces::store::{Action, Failure, Path, Reply, Request, Store, Value};
 use cloister_interfaces::{Memory, Message, Service};
-use cloister_sim::{SharedMemory, Tampered, Wires, Xenstored};
+use cloister_sim::{ChannelMemory, SharedMemory, Tampered, Xenstored};
 use cloister_xenstore::{Caps, service};
 
 use crate::host::{Host, Pause, Work};
@@ -139,39 +139,39 @@ impl Bench {
         daemon.set(&daemon.own("device/vif/0/state"), "1");
         daemon.set(&format!("{BACKEND}/state"), "2");
         let depth = 2 << (setup.depth % 5);
-        let wires = [Wires::new::<Store>(depth), Wires::new::<Store>(depth)];
-        let first = if hostile_daemon { host.honest_server(&wires[0], 2) } else { host.server(&wires[0], 2) };
+        let channels = [ChannelMemory::new::<Store>(depth), ChannelMemory::new::<Store>(depth)];
+        let first = if hostile_daemon { host.honest_server(&channels[0], 2) } else { host.server(&channels[0], 2) };
         let service = service(Caps {
             console: Console::new(host.system.clone(), Slot(0)),
             clock: Clock::new(host.system.clone(), Slot(1)),
             xenstore_ring: if hostile_daemon { host.theirs(ring.clone()) } else { Tampered::own(ring.clone()) },
             xenstore_events: Port::new(host.system.clone(), Slot(9), 20),
-            store_clients: [first, host.honest_server(&wires[1], 3)].into_iter().collect(),
+            store_clients: [first, host.honest_server(&channels[1], 3)].into_iter().collect(),
             rules: rules(),
         });
-        let clients = [Peer::client(&wires[0]), Peer::client(&wires[1])];
+        let clients = [Peer::client(&channels[0]), Peer::client(&channels[1])];
         Bench { host, ring, daemon, service: Box::new(service), clients, next: 1000 }
     }
 
-    fn rest(&mut self) -> Vec<(usize, Reply)> {
-        let mut heard = Vec::new();
+    fn settle(&mut self) -> Vec<(usize, Reply)> {
+        let mut messages = Vec::new();
         let (daemon, clients) = (&mut self.daemon, &mut self.clients);
-        self.host.rest(self.service.as_mut(), 2000, || {
-            let before = heard.len();
+        self.host.settle(self.service.as_mut(), 2000, || {
+            let before = messages.len();
             for (number, client) in clients.iter_mut().enumerate() {
-                heard.extend(client.hear().into_iter().map(|reply| (number, reply)));
+                messages.extend(client.receive().into_iter().map(|reply| (number, reply)));
             }
-            daemon.run() | (heard.len() > before)
+            daemon.run() | (messages.len() > before)
         });
-        heard
+        messages
     }
 
     /// Makes a request, and returns the reply that it gets if nothing prevents it.
     fn ask(&mut self, client: usize, action: Action) -> Result<Value, Failure> {
         self.next += 1;
         assert!(self.clients[client].send(&Request { id: self.next, action: action.clone() }), "no room");
-        let heard = self.rest();
-        let answers: Vec<_> = heard
+        let messages = self.settle();
+        let answers: Vec<_> = messages
             .into_iter()
             .filter_map(|(of, reply)| match reply {
                 Reply::Answer { id, result } if (of, id) == (client, self.next) => Some(result),
@@ -200,7 +200,7 @@ impl Bench {
     }
 }
 
-/// What the hostile client, the honest one and the daemon do.
+/// A step of the hostile client, of the honest one or of the daemon.
 #[derive(Arbitrary, Debug)]
 pub enum ClientStep {
     /// The hostile client sends this.
@@ -266,7 +266,7 @@ impl World for Clients {
             ClientStep::Pass(pause) => bench.host.pass(pause.nanoseconds()),
         }
         bench.host.call(bench.service.as_mut());
-        bench.clients[1].hear();
+        bench.clients[1].receive();
         self.check();
     }
 
@@ -276,17 +276,17 @@ impl World for Clients {
         (bench.daemon.quota, bench.daemon.conflicts) = (Default::default(), 0);
         bench.daemon.errors.clear();
         bench.daemon.set("/local/domain/7/control/shutdown", "");
-        bench.rest();
+        bench.settle();
         // Requests without a reply wait at most for the daemon's time, or for that of a
         // transaction.
         bench.host.pass(20_000_000_000);
-        bench.rest();
+        bench.settle();
         bench.serves();
         self.0.daemon.requests.clear();
     }
 }
 
-/// What the daemon does, and the clients' requests meanwhile.
+/// A step of the daemon, or a client's request.
 #[derive(Arbitrary, Debug)]
 pub enum WireStep {
     /// Serves the ring honestly.
@@ -437,7 +437,7 @@ impl World for Daemon {
         self.act(step);
         self.bench.host.call(self.bench.service.as_mut());
         for client in &mut self.bench.clients {
-            client.hear();
+            client.receive();
         }
     }
 
@@ -460,7 +460,7 @@ impl World for Daemon {
         bench.daemon.run();
         for _ in 0..4 {
             bench.host.pass(6_000_000_000);
-            bench.rest();
+            bench.settle();
         }
         if bench.host.recorder.console().contains("the connection is dead") {
             // The daemon broke the protocol while it offered no reconnection: the clients are told

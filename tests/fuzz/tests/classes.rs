@@ -1,5 +1,5 @@
-//! The table of known classes in `docs/fuzzing.md` names tests and targets that exist; and those of its tests that have no
-//! crate of their own.
+//! The table of known classes in `docs/fuzzing.md` names tests and targets that exist; and those of
+//! its tests that have no crate of their own.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -48,10 +48,10 @@ fn every_name_in_the_table_exists() {
     }
 }
 
-/// XSA-403: the pages that a peer may read or write hold a whole region each, which is no heap, no stack and no queue, and
-/// which at most one service writes.
+/// XSA-403: the pages that a peer may read or write hold a whole region each, which is no heap, no
+/// stack and no queue, and which at most one service writes.
 #[test]
-fn a_granted_region_is_of_whole_pages_and_of_nobody_else() {
+fn a_granted_region_has_whole_pages_and_no_other_use() {
     for name in ["policy/default.toml", "tests/guests/prober.toml", "tests/guests/back-end.toml"] {
         let text = std::fs::read_to_string(root().join(name)).unwrap();
         let policy = cloister_policy::parse(name, &text).unwrap_or_else(|report| panic!("{report}"));

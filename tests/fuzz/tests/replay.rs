@@ -1,4 +1,5 @@
-//! Every corpus and every past crash, and a run of each target on seeded bytes: others with each commit.
+//! Every corpus and every past crash, and a run of each target on seeded bytes: others with each
+//! commit.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -11,7 +12,8 @@ use std::sync::OnceLock;
 
 use cloister_fuzz::{TARGETS, Target, Trace};
 
-/// Scripts that are run of each target: one in four of seeded bytes, the others mutations of scripts of the corpus.
+/// Scripts that are run of each target: one in four of seeded bytes, the others mutations of
+/// scripts of the corpus.
 const SCRIPTS: usize = 3000;
 /// The variable that gives the seed, to see a run again.
 const SEED: &str = "CLOISTER_FUZZ_SEED";
@@ -52,7 +54,8 @@ fn run(target: &Target, name: &str, script: &[u8]) -> (u64, u64) {
     (trace.events(), trace.digest())
 }
 
-/// Returns the seed of this run: the one given, or what the commit is called; outside of a repository it is always the same.
+/// Returns the seed of this run: the one given, or what the commit is called; outside of a
+/// repository it is always the same.
 fn seed() -> u64 {
     static KNOWN: OnceLock<u64> = OnceLock::new();
     *KNOWN.get_or_init(|| {
@@ -168,19 +171,23 @@ fn replay_and_try(name: &str) {
     }
 }
 
-/// cargo-fuzz would change the lock file of the programs if it were not what their manifests ask for.
+/// cargo-fuzz would change the lock file of the programs if it were not what their manifests ask
+/// for.
 #[test]
 fn the_lock_file_of_the_programs_is_up_to_date() {
     let mut command = Command::new(env!("CARGO"));
     command.args(["metadata", "--locked", "--format-version", "1", "--manifest-path"]);
     let output = command.arg(folder("fuzz").join("Cargo.toml")).output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "`cargo metadata --manifest-path tests/fuzz/fuzz/Cargo.toml` mends it: {told}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "`cargo metadata --manifest-path tests/fuzz/fuzz/Cargo.toml` updates it: {message}"
+    );
 }
 
-/// A corpus of at most so many files and bytes, so that the repository stays small.
+/// Limits the files and bytes of a corpus, so that the repository stays small.
 #[test]
-fn corpora_are_small_and_of_a_target_each() {
+fn each_corpus_is_small_and_belongs_to_a_target() {
     let names: BTreeSet<&str> = TARGETS.iter().map(|target| target.name).collect();
     for kind in ["corpus", "crashes"] {
         for path in entries(&folder(kind)) {

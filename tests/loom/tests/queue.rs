@@ -119,7 +119,7 @@ fn batches() {
 }
 
 #[test]
-fn who_looks_again_before_it_sleeps_is_woken_all_the_same() {
+fn a_receiver_that_checks_again_before_it_sleeps_is_woken() {
     let orderings = Case { batches: &[1, 1], looks: 2, preemptions: Some(3), ..CASE }.run();
     assert!(orderings > 1_000, "{orderings}");
 }

@@ -1,4 +1,5 @@
-//! Several services wired together on the simulator, and a client with a network stack of its own on the wire.
+//! Several services wired together on the simulator, and a client with a network stack of its own
+//! on the wire.
 #![forbid(unsafe_code)]
 
 pub mod client;

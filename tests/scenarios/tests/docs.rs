@@ -1,5 +1,5 @@
-//! The documents name what exists: links lead to files, paths and functions are in the sources, and the picture of the
-//! policy is the picture of the policy that ships.
+//! The documents name what exists: links lead to files, paths and functions are in the sources, and
+//! the picture of the policy is the picture of the policy that ships.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Finds the Markdown files below `folder`. Build output and hidden folders are left out, and so is what the benchmarks'
-/// document is made of, whose links are relative to `docs`.
+/// Finds the Markdown files below `folder`. Build output and hidden folders are left out, and so is
+/// what the benchmarks' document is made of, whose links are relative to `docs`.
 fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -1,7 +1,9 @@
-//! The import graph inside each crate of the image: no circle of files, so that each file can be read with those below it alone.
+//! The import graph inside each crate of the image: no circle of files, so that each file can be
+//! read with those below it alone.
 //!
-//! An import is a path from the code of one file to an item of another, outside of tests, followed through re-exports to the
-//! file that defines the item. Methods are not followed: they come with their type.
+//! An import is a path from the code of one file to an item of another, outside of tests, followed
+//! through re-exports to the file that defines the item. Methods are not followed: they come with
+//! their type.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +23,8 @@ struct Module {
     file: PathBuf,
     /// The names of the items that it defines.
     items: BTreeSet<String>,
-    /// What its `use` declarations bring in: the name here, `true` if it is passed on (`pub use`), and the path.
+    /// What its `use` declarations bring in: the name here, `true` if it is passed on (`pub use`),
+    /// and the path.
     uses: Vec<(String, bool, Names)>,
     /// The paths of its `use` declarations that end with `*`.
     globs: Vec<Names>,
@@ -127,7 +130,7 @@ impl<'ast> Visit<'ast> for Module {
         visit::visit_path(self, path);
     }
     fn visit_macro(&mut self, call: &'ast syn::Macro) {
-        // What stands in a macro's arguments is not parsed: its paths are read from the text.
+        // The arguments of a macro are not parsed: their paths are read from the text.
         let text = call.tokens.to_string().replace(" :: ", "::");
         for word in text.split(|other: char| !(other.is_alphanumeric() || other == '_' || other == ':')) {
             let names: Names = word.split("::").filter(|name| !name.is_empty()).map(str::to_owned).collect();
@@ -169,7 +172,8 @@ impl Crate {
         self.0.insert(path, module);
     }
 
-    /// Returns the file that defines what `path` names in the module `here`; `None` if it is not of this crate.
+    /// Returns the file that defines what `path` names in the module `here`; `None` if it is not of
+    /// this crate.
     fn resolve(&self, here: &[String], path: &[String], depth: usize) -> Option<&Path> {
         let mut at = here.to_vec();
         for (index, name) in path.iter().enumerate() {
@@ -191,7 +195,8 @@ impl Crate {
         Some(&self.0.get(&at)?.file)
     }
 
-    /// Returns the file that defines the first name of `path`, which is no module in the module `at`.
+    /// Returns the file that defines the first name of `path`, which is no module in the module
+    /// `at`.
     fn item(&self, at: &[String], path: &[String], depth: usize) -> Option<&Path> {
         let module = self.0.get(at)?;
         let name = path.first()?;

@@ -1,5 +1,5 @@
-//! What a service that was taken over can do to the nodes of its device: the real XenStore service, with the rules of the
-//! policy that ships, between it and the daemon.
+//! Tests what a compromised service can do to the nodes of its device: the real XenStore service,
+//! with the rules of the policy that ships, is between it and the daemon.
 #![forbid(unsafe_code)]
 
 use cloister_caps::Slot;
@@ -11,14 +11,16 @@ use cloister_sim::{Recorder, SharedMemory, Xenstored, channel};
 use cloister_xenstore::Caps;
 
 const OWN: u16 = 7;
-/// Clients by the names of their queues.
+/// The clients, by the names of their queues.
 const CONTROL: usize = 0;
 const NETFRONT: usize = 1;
-/// Types of messages that change the store (Xen `io/xs_wire.h`): `XS_WRITE`, `XS_MKDIR`, `XS_RM`, `XS_SET_PERMS`.
+/// Types of messages that change the store (Xen `io/xs_wire.h`): `XS_WRITE`, `XS_MKDIR`, `XS_RM`,
+/// `XS_SET_PERMS`.
 const CHANGES: [u32; 4] = [11, 12, 13, 14];
 
 const DEVICE: &str = "device/vif/0";
-/// What a front end with one queue publishes (Xen `io/netif.h`, `io/xenbus.h`), as far as this one has a use for it.
+/// The nodes of a front end with one queue (Xen `io/netif.h`, `io/xenbus.h`) that this one
+/// publishes.
 const PUBLISHED: [&str; 11] = [
     "state",
     "tx-ring-ref",
@@ -32,7 +34,8 @@ const PUBLISHED: [&str; 11] = [
     "feature-sg",
     "feature-gso-tcpv4",
 ];
-/// What the toolstack wrote into the device's directory, and what else a front end may publish there.
+/// The nodes that the toolstack writes in the device's directory, and further nodes that a front
+/// end may publish there.
 const OTHERS: [&str; 21] = [
     "backend",
     "backend-id",
@@ -91,7 +94,7 @@ impl World {
         World { daemon, service: Box::new(service), clients, next: 0 }
     }
 
-    /// What comes of a request.
+    /// Sends a request. Returns its result.
     fn ask(&mut self, client: usize, action: Action) -> Result<Value, Failure> {
         self.next += 1;
         let id = self.next;
@@ -108,7 +111,8 @@ impl World {
         panic!("no answer by {:?}", self.service.deadline().unwrap_or(Instant::START));
     }
 
-    /// Fails unless the client can neither write nor remove the node, in both spellings, in a transaction and outside.
+    /// Fails unless the client can neither write nor remove the node, in both spellings, in a
+    /// transaction and outside.
     fn keeps(&mut self, client: usize, node: &str) {
         let before = self.daemon.requests.len();
         let absolute = self.daemon.own(node);
@@ -143,7 +147,7 @@ fn value(text: &str) -> Value {
     text.bytes().collect()
 }
 
-/// What is like these names without being one of them: cut short, and with something more.
+/// Returns names that resemble these but are none of them: shortened, and extended.
 fn like<'a>(names: &'a [&'a str]) -> impl Iterator<Item = String> + 'a {
     let cut = names.iter().flat_map(|name| (1..name.len()).map(|end| name[..end].trim_end_matches('/').to_owned()));
     let longer = names.iter().flat_map(|name| ["x", "-", "0", "-id"].map(|more| format!("{name}{more}")));
@@ -151,7 +155,7 @@ fn like<'a>(names: &'a [&'a str]) -> impl Iterator<Item = String> + 'a {
 }
 
 #[test]
-fn of_its_device_netfront_writes_what_it_publishes_and_nothing_else() {
+fn netfront_writes_only_the_nodes_that_it_publishes() {
     let mut world = World::new();
     for name in OTHERS {
         world.keeps(NETFRONT, &format!("{DEVICE}/{name}"));
@@ -168,7 +172,7 @@ fn of_its_device_netfront_writes_what_it_publishes_and_nothing_else() {
         let text = world.daemon.text(&world.daemon.own(&format!("{DEVICE}/{name}")));
         assert_eq!(text.as_deref(), Some("the toolstack's"), "{name}");
     }
-    // What it does not write it reads.
+    // It reads all of them.
     for name in PUBLISHED.into_iter().chain(OTHERS) {
         let path = Path::from(&format!("{DEVICE}/{name}")).expect("a short path");
         assert_eq!(world.ask(NETFRONT, Action::Read(path)), Ok(value("the toolstack's")), "{name}");
@@ -180,7 +184,7 @@ fn of_its_device_netfront_writes_what_it_publishes_and_nothing_else() {
 }
 
 #[test]
-fn of_the_toolstacks_directory_control_acknowledges_commands_and_says_what_it_can() {
+fn control_writes_only_its_features_and_the_acknowledgement() {
     const FEATURES: [&str; 3] = ["control/feature-poweroff", "control/feature-reboot", "control/feature-suspend"];
     const OTHERS: [&str; 9] = [
         "control",

@@ -1,4 +1,5 @@
-//! The structure of the workspace: who may depend on whom, where `unsafe` may stand, and which versions are used.
+//! Tests the structure of the workspace: which crate may depend on which, where `unsafe` is
+//! allowed, and which versions are used.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -7,10 +8,10 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 use toml_edit::{DocumentMut, Item, TableLike};
 
-/// The crates that may contain `unsafe`: the two of the image, and the attempts of the prober, which no image that ships
-/// contains.
+/// The crates that may contain `unsafe`: the two of the image, and the attempts of the prober,
+/// which no shipped image contains.
 const UNSAFE: [&str; 3] = ["kernel/image", "services/runtime", "tests/guests/probe"];
-/// The directories of what is no part of the image.
+/// The directories of the crates that are no part of the image.
 const OUTSIDE: [&str; 3] = ["policy", "tests/", "xtask"];
 
 fn root() -> PathBuf {
@@ -21,7 +22,7 @@ fn workspace() -> Metadata {
     MetadataCommand::new().manifest_path(root().join("Cargo.toml")).no_deps().exec().unwrap()
 }
 
-/// The directory of a package, relative to the root.
+/// Returns the directory of a package, relative to the root.
 fn directory(package: &Package) -> String {
     let path = package.manifest_path.parent().unwrap().as_std_path();
     path.strip_prefix(root()).unwrap().to_str().unwrap().to_string()
@@ -31,14 +32,15 @@ fn manifest(path: &Path) -> DocumentMut {
     std::fs::read_to_string(path).unwrap().parse().unwrap()
 }
 
-/// The directories of our own crates that the crate in `directory` may depend on; for one outside of the image, all.
+/// Returns the directories of our own crates that the crate in `directory` may depend on; `None`
+/// outside of the image, where it may depend on all.
 fn allowed(directory: &str) -> Option<&'static [&'static str]> {
     match directory {
         "caps" => Some(&[]),
         "services/interfaces" | "kernel/core" => Some(&["caps"]),
         "services/runtime" => Some(&["caps", "services/interfaces"]),
         "kernel/image" => Some(&["caps", "kernel/core"]),
-        // So that what they say to each other is in the interfaces, and nowhere else.
+        // Services depend on no other service, so that only the interfaces define their messages.
         "netfront-service" => Some(&["caps", "services/interfaces", "services/runtime"]),
         "services/collections" => Some(&["services/interfaces"]),
         _ if directory.starts_with("services/") => {
@@ -50,13 +52,14 @@ fn allowed(directory: &str) -> Option<&'static [&'static str]> {
     }
 }
 
-/// Those that only its tests may depend on.
+/// Returns the directories of our own crates that only its tests may depend on.
 fn allowed_in_tests(directory: &str) -> &'static [&'static str] {
     match directory {
         "caps" | "kernel/image" | "services/runtime" => &[],
-        // What the compiler makes is tried out on the kernel's decisions, and the other way round.
-        "kernel/core" => &["policy"],
-        "policy" => &["kernel/core"],
+        // The compiler's tables are tested on the kernel's decisions, and the other way round, with
+        // the simulator's platforms.
+        "kernel/core" => &["policy", "tests/sim"],
+        "policy" => &["kernel/core", "tests/sim"],
         _ => &["tests/sim"],
     }
 }
@@ -78,7 +81,7 @@ fn dependencies_go_one_way() {
 }
 
 #[test]
-fn what_only_one_crate_of_the_image_uses_no_other_names() {
+fn a_dependency_of_one_crate_of_the_image_is_of_no_other() {
     for (name, of) in [("x86_64", "kernel/image"), ("smoltcp", "services/tcpip"), ("httparse", "services/http")] {
         let workspace = workspace();
         let users = workspace.packages.iter().filter(|package| {
@@ -123,7 +126,7 @@ fn every_root_forbids_unsafe_code() {
     assert_eq!(lint["clippy"]["undocumented_unsafe_blocks"].as_str(), Some("deny"));
 }
 
-/// The tables of dependencies of a manifest, those for one target too.
+/// Returns the dependencies of a manifest, including those for one target.
 fn dependencies(manifest: &dyn TableLike) -> Vec<(String, Item)> {
     let mut found = Vec::new();
     for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
@@ -139,7 +142,8 @@ fn dependencies(manifest: &dyn TableLike) -> Vec<(String, Item)> {
     found
 }
 
-/// Name, and version or `None` if it is ours, of each entry of the workspace's table.
+/// Returns each entry of the workspace's table: the name, and the version, or `None` if the crate
+/// is ours.
 fn table() -> Vec<(String, Option<String>)> {
     let manifest = manifest(&root().join("Cargo.toml"));
     let table = manifest["workspace"]["dependencies"].as_table_like().unwrap();
@@ -155,7 +159,7 @@ fn table() -> Vec<(String, Option<String>)> {
 }
 
 #[test]
-fn every_version_is_exact_and_stands_in_one_place() {
+fn every_version_is_exact_and_written_once() {
     let table = table();
     assert!(table.len() > 25);
     for (name, version) in &table {

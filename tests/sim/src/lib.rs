@@ -3,22 +3,23 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
-pub mod fickle;
+pub mod changing;
+pub mod fakes;
 pub mod hypervisor;
 pub mod memory;
 pub mod netback;
 pub mod pair;
+pub mod platform;
 pub mod program;
 pub mod recorder;
-pub mod stand_ins;
 pub mod tampered;
 pub mod xenstored;
 
-pub use fickle::Fickle;
+pub use changing::ChangingMemory;
 pub use hypervisor::Machine;
 pub use memory::SharedMemory;
 pub use netback::Netback;
-pub use pair::{Wire, Wires, channel, rewrite_last};
+pub use pair::{ChannelMemory, QueueMemory, channel, rewrite_last};
 pub use recorder::Recorder;
 pub use tampered::{Script, Tampered};
 pub use xenstored::Xenstored;

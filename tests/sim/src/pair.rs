@@ -8,7 +8,7 @@ use crate::memory::SharedMemory;
 
 /// The memory of a one-way queue.
 #[derive(Clone)]
-pub struct Wire {
+pub struct QueueMemory {
     /// The number of messages that it holds.
     pub depth: u32,
     /// The pages that the producer writes.
@@ -17,12 +17,12 @@ pub struct Wire {
     pub consumer: SharedMemory,
 }
 
-impl Wire {
+impl QueueMemory {
     /// Creates an empty queue for messages of `size` bytes.
     #[must_use]
     pub fn new(size: usize, depth: u32) -> Self {
         let producer = SharedMemory::new(producer_pages(size, depth as usize) * PAGE_SIZE);
-        Wire { depth, producer, consumer: SharedMemory::new(PAGE_SIZE) }
+        QueueMemory { depth, producer, consumer: SharedMemory::new(PAGE_SIZE) }
     }
 
     /// Returns an end of the queue that notification `bit` is for; its slot has the same number.
@@ -45,19 +45,19 @@ impl Wire {
 
 /// The memory of a message interface.
 #[derive(Clone)]
-pub struct Wires {
+pub struct ChannelMemory {
     /// The requests.
-    pub requests: Wire,
+    pub requests: QueueMemory,
     /// The replies.
-    pub replies: Wire,
+    pub replies: QueueMemory,
 }
 
-impl Wires {
+impl ChannelMemory {
     /// Creates the memory of a channel of `I`.
     #[must_use]
     pub fn new<I: Interface>(depth: u32) -> Self {
-        let wire = |size| Wire::new(size, depth);
-        Wires { requests: wire(<I::Request as Message>::SIZE), replies: wire(<I::Reply as Message>::SIZE) }
+        let queue = |size| QueueMemory::new(size, depth);
+        ChannelMemory { requests: queue(<I::Request as Message>::SIZE), replies: queue(<I::Reply as Message>::SIZE) }
     }
 
     /// Returns the client's end. `own` makes its view of the pages that only it writes, `theirs`
@@ -93,8 +93,8 @@ pub fn channel<I: Interface, S: System>(
     server_bit: u8,
     depth: u32,
 ) -> (Client<I, S, SharedMemory>, Server<I, S, SharedMemory>) {
-    let (wires, same) = (Wires::new::<I>(depth), |memory| memory);
-    (wires.client(client, client_bit, same, same), wires.server(server, server_bit, same, same))
+    let (memory, same) = (ChannelMemory::new::<I>(depth), |memory| memory);
+    (memory.client(client, client_bit, same, same), memory.server(server, server_bit, same, same))
 }
 
 /// Replaces the message that was sent last by these bytes and zeros, as a hostile service can: the

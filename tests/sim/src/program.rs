@@ -1,4 +1,4 @@
-//! A stand-in for `cloister-runtime` on the host, with the same names: the bindings of the policy
+//! Replaces `cloister-runtime` on the host, under the same names: the bindings of the policy
 //! compiler compile against it unchanged.
 //!
 //! As in the image, [`Kernel`] has no state: the machine knows which service runs. Here any code
@@ -91,8 +91,7 @@ impl SharedRegion {
         let Some((machine, region, size, writable)) = find(slot).filter(|(_, _, size, _)| size & EXCLUSIVE == 0) else {
             return SharedRegion { memory: SharedMemory::new(0), read_only: None };
         };
-        let memory =
-            machine.regions().shared(region).expect("a shared region is made of a region that somebody writes");
+        let memory = machine.regions().shared(region).expect("a shared region is one that is written");
         assert_eq!(memory.len() as u64, size, "the kernel answers the size of what it maps");
         let name = machine.regions().name(region);
         SharedRegion { memory, read_only: (!writable).then(|| format!("{name} is mapped for reading").into()) }

@@ -1,8 +1,8 @@
 //! Memory whose peer lies on purpose. A script decides what each read finds, so that a fuzzer
 //! chooses it and a found script replays byte for byte.
 //!
-//! [`Fickle`](crate::Fickle) lies at random, this memory as its script says. It also counts reads,
-//! and can fail a reader who reads the same bytes twice.
+//! [`ChangingMemory`](crate::ChangingMemory) lies at random, this memory as its script says. It
+//! also counts reads, and can fail a reader who reads the same bytes twice.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};

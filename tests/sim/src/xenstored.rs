@@ -1,4 +1,5 @@
-//! A simulated XenStore daemon: the other end of the ring page (Xen `io/xs_wire.h`), with one guest.
+//! A simulated XenStore daemon: the other end of the ring page (Xen `io/xs_wire.h`), with one
+//! guest.
 //!
 //! Its permissions are a short form of those that `libxl` sets up. The guest may read everything
 //! that was not made private. It may write below its own directory, except for the nodes that only
@@ -173,7 +174,7 @@ impl Xenstored {
         self.transactions.len()
     }
 
-    /// Sets whether the daemon reconnects when the guest asks for it.
+    /// Lets the daemon reconnect on the guest's request, or not.
     pub fn offer_reconnection(&mut self, offered: bool) {
         self.ring.store(SERVER_FEATURES, if offered { SERVER_FEATURE_RECONNECTION } else { 0 });
     }
@@ -275,7 +276,7 @@ impl Xenstored {
         let first = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
         let rest = parts.next().unwrap_or_default();
         self.requests.push((kind, first.clone()));
-        match self.carry_out(kind, transaction, &first, rest) {
+        match self.perform(kind, transaction, &first, rest) {
             Ok(answer) => {
                 self.reply(kind, request, transaction, &answer);
                 if kind == WATCH {
@@ -287,7 +288,7 @@ impl Xenstored {
         }
     }
 
-    fn carry_out(&mut self, kind: u32, transaction: u32, first: &str, rest: &[u8]) -> Result<Vec<u8>, &'static str> {
+    fn perform(&mut self, kind: u32, transaction: u32, first: &str, rest: &[u8]) -> Result<Vec<u8>, &'static str> {
         if kind != RESET_WATCHES
             && let Some(error) = self.errors.pop_front()
         {
@@ -498,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn no_error_leaves_a_transaction_open_that_was_to_end() {
+    fn no_error_leaves_a_transaction_open_at_its_end() {
         let mut daemon = Xenstored::new(SharedMemory::new(4096), 7);
         for end in ["T\0", "F\0"] {
             let (_, id) = ask(&mut daemon, TRANSACTION_START, 0, "\0");
@@ -514,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_made_anew_where_that_is_offered() {
+    fn the_daemon_reconnects_if_it_offers_to() {
         let mut daemon = Xenstored::new(SharedMemory::new(4096), 7);
         assert_eq!(ask(&mut daemon, WATCH, 0, "a\x001\0").0, WATCH);
         daemon.ring.store(CONNECTION, RECONNECT);

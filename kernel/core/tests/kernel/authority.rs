@@ -189,7 +189,7 @@ fn possible() -> Vec<(String, &'static str, String)> {
 }
 
 #[test]
-fn the_authority_of_the_shipped_image_is_this() {
+fn the_authority_of_the_shipped_image_is_the_listed_one() {
     let mut expected = Vec::new();
     for line in AUTHORITY.trim().lines() {
         let (service, rest) = line.split_once(": ").unwrap();

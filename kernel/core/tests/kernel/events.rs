@@ -160,11 +160,11 @@ fn wait_returns_the_time_only_to_services_that_may_read_the_clock() {
     let used = |bench: &Bench| bench.kernel.uses().any(|used| used.to_string() == "use: tcpip clock clock now");
     assert!(!used(&bench));
     assert_eq!(bench.kernel.take_answer(tcpip, 1234).unwrap().words, [0, 1234]);
-    assert!(used(&bench), "`wait` has told it the time");
+    assert!(used(&bench), "`wait` has returned the time");
 }
 
 #[test]
-fn a_service_is_owed_one_answer_for_each_wait() {
+fn a_service_gets_one_answer_for_each_wait() {
     let text = with("restart = { limit = 0,", "restart = { limit = 1,");
     let mut bench = Bench::new(&text);
     let http = bench.service("http");
@@ -214,7 +214,7 @@ fn hogged_by(hog: &str) -> (u64, Vec<u64>) {
 }
 
 #[test]
-fn one_that_calls_without_end_leaves_time_to_every_other() {
+fn a_service_that_calls_without_end_leaves_time_to_the_others() {
     let tables = tables(&shipped());
     for service in SERVICES {
         let (used, runs) = hogged_by(service);

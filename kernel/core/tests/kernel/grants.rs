@@ -85,7 +85,7 @@ fn every_page_of_every_rule_has_a_reference_of_its_own() {
 
 /// A rule reaches no further than the pages that its region has.
 #[test]
-fn a_region_that_came_out_smaller_than_its_rule_gives_only_what_it_has() {
+fn a_region_smaller_than_its_rule_grants_only_its_own_pages() {
     let tables = tables(&shipped());
     let mut placements = Bench::of(tables).kernel.placements().to_owned();
     let region = tables.grants().iter().find(|rule| tables.name(rule.name) == "rx-pages").unwrap().region;

@@ -9,6 +9,7 @@ mod grants;
 mod machine;
 mod noninterference;
 mod placements;
+mod platform;
 mod random;
 mod refusals;
 mod shares;

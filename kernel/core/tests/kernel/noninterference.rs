@@ -116,7 +116,7 @@ fn there_are_strangers_and_one_of_them_holds_info() {
 
 proptest! {
     #[test]
-    fn what_a_stranger_does_is_not_observed(
+    fn the_acts_of_a_stranger_are_not_observed(
         pick in any::<prop::sample::Index>(),
         turns in prop::collection::vec(turn(), 0..120),
     ) {

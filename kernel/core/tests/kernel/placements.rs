@@ -27,7 +27,7 @@ fn placed(ram: FrameRange, module: u64) -> Result<Vec<(Region, Placements, Regio
 }
 
 #[test]
-fn each_region_is_where_its_kind_says_and_as_long() {
+fn each_region_has_the_placement_and_length_of_its_kind() {
     // Enough that a large region fits at a multiple of its size.
     let (ram, mut taken, mut large, mut pools) = (ram(1024), 0, 0, 0);
     for (region, placements, index) in placed(ram, 0x20_0000).unwrap() {

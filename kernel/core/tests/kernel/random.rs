@@ -17,7 +17,7 @@ enum Act {
     Resume(u8),
     Fault(u8),
     Use(u32),
-    LetGo,
+    Release,
     Run(u64),
     Refuse(bool),
 }
@@ -36,7 +36,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (0_u8..6).prop_map(Act::Resume),
         1 => (0_u8..6).prop_map(Act::Fault),
         1 => (8_u32..300).prop_map(Act::Use),
-        1 => Just(Act::LetGo),
+        1 => Just(Act::Release),
         1 => (0_u64..20_000_000).prop_map(Act::Run),
         1 => any::<bool>().prop_map(Act::Refuse),
     ]
@@ -68,7 +68,7 @@ fn act_on(bench: &mut Bench, act: Act) {
                 machine.in_use.insert(reference);
             }
         }
-        Act::LetGo => machine.in_use.clear(),
+        Act::Release => machine.in_use.clear(),
         Act::Run(took) => {
             let now = machine.time;
             let next = bench.kernel.next(now);
@@ -119,7 +119,7 @@ proptest! {
     }
 
     #[test]
-    fn nor_with_restarts(acts in prop::collection::vec(act(), 0..200)) {
+    fn no_sequence_with_restarts_reaches_past_the_rules(acts in prop::collection::vec(act(), 0..200)) {
         thread_local! {
             static TABLES: cloister_caps::tables::Tables<'static> =
                 tables(&with("restart = { limit = 0,", "restart = { limit = 3,"));

@@ -21,7 +21,7 @@ fn refusal(bench: &mut Bench, service: &str, name: &str, operation: Operation, f
 }
 
 #[test]
-fn an_empty_slot() {
+fn a_use_of_an_empty_slot_is_logged() {
     let mut bench = Bench::new(&shipped());
     let http = bench.service("http");
     bench.call(http, 1, [60, 5, 0, 0, 0, 0]);
@@ -37,22 +37,22 @@ fn an_empty_slot() {
 }
 
 #[test]
-fn an_operation_that_the_object_does_not_have() {
-    let (status, said) = refusal(&mut Bench::new(&shipped()), "http", "console", Operation::GrantIssue, [0, 0]);
+fn an_operation_that_the_object_does_not_have_is_logged() {
+    let (status, logged) = refusal(&mut Bench::new(&shipped()), "http", "console", Operation::GrantIssue, [0, 0]);
     assert_eq!(status, Status::WrongOperation);
     assert_eq!(
-        said,
+        logged,
         "refused: service=http operation=issue object=console:console missing=\"a console has no such operation\""
     );
 }
 
 #[test]
-fn a_right_that_was_not_given() {
-    let (status, said) = refusal(&mut Bench::new(&shipped()), "tcpip", "clock", Operation::ClockWall, [0, 0]);
+fn a_right_that_was_not_given_is_logged() {
+    let (status, logged) = refusal(&mut Bench::new(&shipped()), "tcpip", "clock", Operation::ClockWall, [0, 0]);
     assert_eq!(status, Status::MissingRight);
     let line = line(&shipped(), "[services.tcpip]", "clock");
     assert_eq!(
-        said,
+        logged,
         format!(
             "refused: service=tcpip operation=wall object=clock:clock \
              missing=\"'wall' is not among the rights of line {line}\""
@@ -61,12 +61,12 @@ fn a_right_that_was_not_given() {
 }
 
 #[test]
-fn an_argument_out_of_range() {
-    let (status, said) = refusal(&mut Bench::new(&shipped()), "http", "info", Operation::InfoRead, [10, 0]);
+fn an_argument_out_of_range_is_logged() {
+    let (status, logged) = refusal(&mut Bench::new(&shipped()), "http", "info", Operation::InfoRead, [10, 0]);
     assert_eq!(status, Status::BadArgument);
     let line = line(&shipped(), "[services.http]", "info");
     assert_eq!(
-        said,
+        logged,
         format!(
             "refused: service=http operation=read object=info:info missing=\"argument 0xa is out of range for line {line}\""
         )
@@ -74,7 +74,7 @@ fn an_argument_out_of_range() {
 }
 
 #[test]
-fn a_page_and_a_peer_that_the_rule_does_not_allow() {
+fn a_page_or_peer_that_the_rule_does_not_allow_is_logged() {
     let mut bench = Bench::new(&narrow());
     let line = line(&narrow(), "[grants.rx-pages]", "[grants");
     for (operation, arguments, missing) in [
@@ -82,18 +82,18 @@ fn a_page_and_a_peer_that_the_rule_does_not_allow() {
         (Operation::GrantIssue, [0, 2], format!("line {line} does not allow page 0 for peer 2")),
         (Operation::GrantEnd, [500, 77], format!("line {line} does not allow page 500")),
     ] {
-        let (status, said) = refusal(&mut bench, "grant-manager", "rx-pages", operation, arguments);
+        let (status, logged) = refusal(&mut bench, "grant-manager", "rx-pages", operation, arguments);
         assert_eq!(status, Status::NotPermitted);
         let operation = operation.name();
         assert_eq!(
-            said,
+            logged,
             format!("refused: service=grant-manager operation={operation} object=grant:rx-pages missing=\"{missing}\"")
         );
     }
 }
 
 #[test]
-fn a_range_of_pages_goes_by_its_first_and_its_last() {
+fn a_refused_range_is_logged_by_its_first_and_last_page() {
     let mut bench = Bench::new(&narrow());
     let line = line(&narrow(), "[grants.rx-pages]", "[grants");
     for (operation, arguments, missing) in [
@@ -103,18 +103,18 @@ fn a_range_of_pages_goes_by_its_first_and_its_last() {
         (Operation::GrantEnd, [500, 77, 0, 3], "page 500"),
     ] {
         assert_eq!(bench.status("grant-manager", "rx-pages", operation, arguments), Status::NotPermitted);
-        let said = bench.machine.log.last().unwrap();
-        assert!(said.ends_with(&format!("missing=\"line {line} does not allow {missing}\"")), "{said}");
+        let logged = bench.machine.log.last().unwrap();
+        assert!(logged.ends_with(&format!("missing=\"line {line} does not allow {missing}\"")), "{logged}");
     }
 }
 
 #[test]
-fn a_peer_that_a_port_is_not_for() {
-    let (status, said) = refusal(&mut Bench::new(&narrow()), "netfront", "tx-events", Operation::PortOpen, [10, 0]);
+fn a_peer_that_the_port_rule_does_not_allow_is_logged() {
+    let (status, logged) = refusal(&mut Bench::new(&narrow()), "netfront", "tx-events", Operation::PortOpen, [10, 0]);
     assert_eq!(status, Status::NotPermitted);
     let line = line(&narrow(), "[ports.tx-events]", "[ports");
     assert_eq!(
-        said,
+        logged,
         format!(
             "refused: service=netfront operation=open object=port:tx-events missing=\"line {line} does not allow peer 10\""
         )
@@ -122,24 +122,24 @@ fn a_peer_that_a_port_is_not_for() {
 }
 
 #[test]
-fn a_state_in_which_it_is_not_possible() {
-    let (status, said) = refusal(&mut Bench::new(&shipped()), "netfront", "rx-events", Operation::PortClose, [0, 0]);
+fn an_operation_in_the_wrong_state_is_logged() {
+    let (status, logged) = refusal(&mut Bench::new(&shipped()), "netfront", "rx-events", Operation::PortClose, [0, 0]);
     assert_eq!(status, Status::WrongState);
     assert_eq!(
-        said,
+        logged,
         "refused: service=netfront operation=close object=port:rx-events \
          missing=\"none: not possible in the object's present state\""
     );
 }
 
 #[test]
-fn what_the_machine_does_not_offer() {
+fn an_operation_that_the_machine_does_not_offer_is_logged() {
     let mut bench = Bench::new(&shipped());
     (bench.machine.random, bench.machine.wall, bench.machine.refuses_ports) = (None, None, true);
-    let (status, said) = refusal(&mut bench, "tcpip", "entropy", Operation::EntropyDraw, [0, 0]);
+    let (status, logged) = refusal(&mut bench, "tcpip", "entropy", Operation::EntropyDraw, [0, 0]);
     assert_eq!(status, Status::Unavailable);
     assert_eq!(
-        said,
+        logged,
         "refused: service=tcpip operation=draw object=entropy:entropy missing=\"none: the machine does not offer it\""
     );
     assert_eq!(refusal(&mut bench, "http", "clock", Operation::ClockWall, [0, 0]).0, Status::Unavailable);
@@ -147,7 +147,7 @@ fn what_the_machine_does_not_offer() {
 }
 
 #[test]
-fn a_system_call_that_does_not_exist() {
+fn an_unknown_system_call_is_logged() {
     let mut bench = Bench::new(&shipped());
     let http = bench.service("http");
     bench.call(http, 7, [1, 2, 3, 4, 5, 6]);
@@ -160,15 +160,15 @@ fn a_system_call_that_does_not_exist() {
 }
 
 #[test]
-fn a_queue_and_a_region_go_by_their_names() {
+fn a_queue_and_a_region_are_logged_by_their_names() {
     let mut bench = Bench::new(&shipped());
-    let (_, said) = refusal(&mut bench, "http", "socket.requests", Operation::PowerOff, [0, 0]);
+    let (_, logged) = refusal(&mut bench, "http", "socket.requests", Operation::PowerOff, [0, 0]);
     assert!(
-        said.contains("object=queue sender:socket.requests missing=\"a queue sender has no such operation\""),
-        "{said}"
+        logged.contains("object=queue sender:socket.requests missing=\"a queue sender has no such operation\""),
+        "{logged}"
     );
-    let (_, said) = refusal(&mut bench, "http", "stream-in", Operation::GrantIssue, [0, 0]);
-    assert!(said.contains("object=region:stream-in "), "{said}");
+    let (_, logged) = refusal(&mut bench, "http", "stream-in", Operation::GrantIssue, [0, 0]);
+    assert!(logged.contains("object=region:stream-in "), "{logged}");
 }
 
 /// If the peer still uses a page, the caller has not tried anything that is forbidden.

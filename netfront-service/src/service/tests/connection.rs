@@ -45,7 +45,7 @@ fn a_state_without_a_watch_event_is_found_by_polling() {
 }
 
 #[test]
-fn what_tcpip_sent_before_it_knew_of_the_connection_is_void() {
+fn requests_before_tcpip_knew_of_the_connection_are_void() {
     let mut world = World::bare(64);
     world.back.deaf = true;
     world.back.create(&mut world.daemon);
@@ -63,7 +63,7 @@ fn what_tcpip_sent_before_it_knew_of_the_connection_is_void() {
 }
 
 #[test]
-fn the_very_first_request_is_not_waited_for_for_ever() {
+fn the_first_request_is_not_waited_for_without_end() {
     let mut world = World::bare(64);
     world.service.notified(Notifications::ALL);
     let limit = world.service.deadline().expect("the answer has a limit");
@@ -74,7 +74,7 @@ fn the_very_first_request_is_not_waited_for_for_ever() {
 }
 
 #[test]
-fn one_that_never_connects_is_given_up_and_tried_again() {
+fn a_back_end_that_never_connects_is_abandoned_and_tried_again() {
     let mut world = World::bare(64);
     world.back.deaf = true;
     world.back.create(&mut world.daemon);
@@ -91,7 +91,7 @@ fn one_that_never_connects_is_given_up_and_tried_again() {
 }
 
 #[test]
-fn one_without_rx_copy_is_not_used() {
+fn a_back_end_without_rx_copy_is_not_used() {
     let mut world = World::bare(64);
     world.back.features.retain(|(name, _)| name != "feature-rx-copy");
     world.back.create(&mut world.daemon);
@@ -272,7 +272,7 @@ fn another_back_end_is_connected_to_at_once_whatever_the_last_one_did() {
 }
 
 #[test]
-fn close_lets_frames_out_closes_in_order_and_says_so() {
+fn close_sends_waiting_frames_closes_in_order_and_is_answered() {
     let mut world = World::connected();
     world.back.hold_tx = true;
     world.transmit(0, &[1; 60]);
@@ -288,7 +288,7 @@ fn close_lets_frames_out_closes_in_order_and_says_so() {
 }
 
 #[test]
-fn close_does_not_wait_for_ever() {
+fn close_ends_within_its_timeout() {
     let mut world = World::connected();
     (world.back.hold_tx, world.back.deaf) = (true, true);
     world.transmit(0, &[1; 60]);
@@ -358,7 +358,7 @@ fn a_restarted_service_closes_what_its_earlier_run_left_open() {
 }
 
 #[test]
-fn it_connects_with_split_channels_and_takes_all_that_it_can_make_use_of() {
+fn netfront_connects_with_split_channels_and_uses_every_known_feature() {
     let world = World::connected();
     let expected = [
         ("state", "4"),
@@ -424,7 +424,7 @@ fn a_device_that_is_detached_and_attached_again_under_load_serves_again() {
 }
 
 #[test]
-fn what_the_back_end_does_not_offer_tcpip_is_not_offered() {
+fn tcpip_is_offered_only_what_the_back_end_offers() {
     for (missing, offloads) in [
         ("feature-sg", Offloads::CHECKSUM),
         ("feature-gso-tcpv4", Offloads::CHECKSUM),
@@ -443,7 +443,7 @@ fn what_the_back_end_does_not_offer_tcpip_is_not_offered() {
 
 /// A node that cannot be read is logged by name, once however often it is tried.
 #[test]
-fn why_a_node_of_the_device_cannot_be_read_is_logged_once() {
+fn the_reason_for_an_unreadable_device_node_is_logged_once() {
     fn at_mac(action: &Action, failure: Failure) -> Option<Failure> {
         matches!(action, Action::Read(path) if path.ends_with("mac")).then_some(failure)
     }
@@ -484,7 +484,7 @@ fn a_transaction_that_an_earlier_run_left_is_aborted() {
 }
 
 #[test]
-fn a_back_end_that_says_it_is_connected_is_left_when_the_device_gets_another() {
+fn a_connected_back_end_is_left_when_the_device_gets_another() {
     let mut world = World::connected();
     // The back end ignores the front end's nodes, and its own stay as they are.
     world.back = Netback::new(3, 7);
@@ -498,7 +498,7 @@ fn a_back_end_that_says_it_is_connected_is_left_when_the_device_gets_another() {
 }
 
 #[test]
-fn a_device_that_is_gone_is_missed_whatever_its_back_end_says() {
+fn a_removed_device_is_noticed_whatever_its_back_end_publishes() {
     for deaf in [false, true] {
         let mut world = World::bare(64);
         world.back.deaf = deaf;
@@ -521,7 +521,7 @@ fn a_device_that_is_gone_is_missed_whatever_its_back_end_says() {
 
 /// The grant manager was restarted, and does not know whom to notify.
 #[test]
-fn pages_that_are_held_are_asked_for_again() {
+fn held_pages_are_requested_again() {
     let mut world = World::connected();
     world.grants.held = vec![0];
     world.back.connection = None;

@@ -7,7 +7,7 @@ use cloister_sim::netback::Frame;
 use super::*;
 
 #[test]
-fn it_is_small() {
+fn the_service_is_small() {
     let size = size_of::<Netfront<Recorder, SharedMemory>>();
     assert!(size < 5120, "{size} bytes");
 }
@@ -20,7 +20,7 @@ fn frames_go_both_ways_over_many_rounds_of_the_rings() {
     for round in 0u32..if cfg!(miri) { 70 } else { 700 } {
         let frame = |way: u8| [&[way; 14], &round.to_le_bytes()[..]].concat();
         world.back.waiting.push_back(frame(1).into());
-        let page = free.pop().expect("a free page: completions are told in time");
+        let page = free.pop().expect("a free page: completions are reported in time");
         world.transmit(page, &frame(2));
         world.settle();
         assert_eq!(world.sent(), [frame(2)]);
@@ -112,7 +112,7 @@ fn a_long_frame_is_received_uncut() {
 }
 
 #[test]
-fn a_whole_frame_is_not_said_to_be_checked() {
+fn a_frame_with_its_checksum_is_not_marked_as_checked() {
     let mut world = World::connected();
     world.back.waiting.push_back(tcp_frame(1514, 1).into());
     world.settle();
@@ -215,7 +215,7 @@ fn in_bulk_there_is_less_than_one_notification_and_one_wake_for_64_kb() {
         if sent == FRAMES {
             break;
         }
-        assert!(!free.is_empty(), "tcpip has no room for a frame, and is not told of those that are sent");
+        assert!(!free.is_empty(), "tcpip has no room for a frame, and sent ones are not reported");
     }
     assert!(world.events_sent() <= FRAMES as usize, "{} events sent", world.events_sent());
     assert!(world.wakes <= FRAMES, "{} wakes", world.wakes);

@@ -234,10 +234,10 @@ fn a_storm_of_events_is_held_back_and_frames_come_through_it() {
         (0..8).for_each(|_| world.pass(1));
         assert_eq!(world.received(), [(frame, false)], "round {round}");
     }
-    assert_eq!(world.system.console().matches("for nothing").count(), 1, "told once");
+    assert_eq!(world.system.console().matches("for nothing").count(), 1, "logged once");
     // When the storm is over, a frame's event wakes the service again.
     world.pass(2_000);
-    world.bells.set(0);
+    world.pending.set(0);
     let frame = vec![7; 200];
     world.back.waiting.push_back(frame.clone().into());
     world.settle();
@@ -251,7 +251,7 @@ fn a_storm_on_one_channel_is_held_back_too() {
         let mut world = World::connected();
         let before = world.wakes;
         for _ in 0..if cfg!(miri) { 100 } else { 1_000 } {
-            world.bells.set(1 << bit);
+            world.pending.set(1 << bit);
             world.settle();
         }
         assert_eq!(world.wakes - before, 32, "channel {bit}");
@@ -295,7 +295,7 @@ impl Ledger {
         page + pages <= PAGES && !self.tx_sent.iter().enumerate().any(covered)
     }
 
-    fn hear(&mut self, reply: Reply) {
+    fn handle_reply(&mut self, reply: Reply) {
         match reply {
             Reply::Up { .. } | Reply::Down => *self = Ledger::new(),
             Reply::Received { page, offset, length, .. } => {
@@ -342,7 +342,7 @@ proptest! {
             }
             world.storm();
             world.settle_with(false);
-            for reply in world.replies() { ledger.hear(reply); }
+            for reply in world.replies() { ledger.handle_reply(reply); }
         }
     }
 }

@@ -12,7 +12,7 @@ fn settle_without_store(world: &mut World) {
 
 /// The request is given up after a time, and another one is made before its answer comes.
 #[test]
-fn an_answer_that_comes_too_late_is_none_to_a_later_question() {
+fn a_late_answer_does_not_answer_a_later_request() {
     for moment in (1..20).step_by(if cfg!(miri) { 7 } else { 1 }) {
         let mut world = World::bare(64);
         world.back.create(&mut world.daemon);
@@ -65,7 +65,7 @@ fn ports_that_cannot_be_opened_end_the_attempt() {
     let fault = Status::NotPermitted.into_result().expect_err("a fault");
     world.system.answer(move |_, operation, _| if operation == Operation::PortOpen { Err(fault) } else { Ok([0; 2]) });
     for _ in 0..100 {
-        world.bells.set(u64::MAX);
+        world.pending.set(u64::MAX);
         world.turn(true);
     }
     assert!(world.system.console().contains("the event channels could not be opened"), "{}", world.system.console());

@@ -1,5 +1,5 @@
 //! netfront and its surroundings: a kernel that has ports and wakes the service as the real one
-//! does, stand-ins for two services, a back end, and tcpip, whose part the test plays.
+//! does, fakes of two services, a back end, and tcpip, whose part the test plays.
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
@@ -16,8 +16,8 @@ use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::Store;
 use cloister_interfaces::{Client, Instant, Memory, Notifications, PageRun, Service};
 use cloister_netfront::{Caps, service};
-use cloister_sim::stand_ins::{GrantService, StoreService};
-use cloister_sim::{Netback, Recorder, Script, SharedMemory, Tampered, Wires, Xenstored};
+use cloister_sim::fakes::{GrantService, StoreService};
+use cloister_sim::{ChannelMemory, Netback, Recorder, Script, SharedMemory, Tampered, Xenstored};
 
 /// The default number of pages of each pool.
 pub const PAGES: u16 = 64;
@@ -28,7 +28,7 @@ pub const RX_BIT: u8 = 7;
 /// The event channels that the kernel returns when the ports are opened, with their bits.
 pub const CHANNELS: [(u32, u8); 2] = [(10, TX_BIT), (11, RX_BIT)];
 /// The slots through which the service's peers notify it, with the bits that wake it.
-pub const BELLS: [(Slot, u8); 3] = [(Slot(0), 1), (Slot(3), 2), (Slot(5), 4)];
+pub const NOTIFY_TARGETS: [(Slot, u8); 3] = [(Slot(0), 1), (Slot(3), 2), (Slot(5), 4)];
 pub const MAC: [u8; 6] = [0, 0x16, 0x3e, 0x11, 0x22, 0x33];
 pub const UP: Reply = Reply::Up { mac: MAC, mtu: 1500, offloads: Offloads::all() };
 /// The ranges of the slots of the two rings (Xen `io/ring.h`). Each byte of them may be read once.
@@ -40,10 +40,10 @@ const RX_SLOTS: Range<usize> = PAGE_SIZE + 64..PAGE_SIZE + 64 + 256 * 8;
 const MOST_READS: u64 = 4 * 512;
 
 /// Creates a kernel that has ports and wakes services, and nothing else.
-fn kernel(bells: &Rc<Cell<u64>>) -> Recorder {
+fn kernel(pending: &Rc<Cell<u64>>) -> Recorder {
     let system = Recorder::new();
     let mut open: BTreeMap<u16, bool> = BTreeMap::new();
-    let bells = bells.clone();
+    let pending = pending.clone();
     system.answer(move |slot, operation, _| {
         let refused = |status: Status| Err(status.into_result().expect_err("a fault"));
         let state = open.entry(slot.0).or_default();
@@ -55,8 +55,8 @@ fn kernel(bells: &Rc<Cell<u64>>) -> Recorder {
                 Ok([u64::from(slot.0) - 10, 0])
             }
             Operation::QueueNotify => {
-                let bit = BELLS.iter().find(|(bell, _)| *bell == slot).map_or(0, |(_, bit)| 1 << bit);
-                bells.set(bells.get() | bit);
+                let bit = NOTIFY_TARGETS.iter().find(|(target, _)| *target == slot).map_or(0, |(_, bit)| 1 << bit);
+                pending.set(pending.get() | bit);
                 Ok([0; 2])
             }
             _ => Ok([0; 2]),
@@ -78,7 +78,7 @@ fn granted(rule: u8, pages: u16) -> GrantAllowance {
 pub struct World {
     pub system: Recorder,
     /// The pending notifications of the service.
-    pub bells: Rc<Cell<u64>>,
+    pub pending: Rc<Cell<u64>>,
     pub daemon: Xenstored,
     pub store: StoreService<Recorder>,
     pub grants: GrantService<Recorder>,
@@ -104,10 +104,11 @@ impl World {
 
     /// Creates the same world, with `pages` pages in each pool.
     pub fn sized(depth: u32, pages: u16) -> World {
-        let bells = Rc::new(Cell::new(u64::MAX));
-        let system = kernel(&bells);
+        let pending = Rc::new(Cell::new(u64::MAX));
+        let system = kernel(&pending);
         let (own, same) = (Tampered::own, |memory: SharedMemory| memory);
-        let (net, store, grants) = (Wires::new::<Net>(depth), Wires::new::<Store>(8), Wires::new::<Grants>(8));
+        let (net, store, grants) =
+            (ChannelMemory::new::<Net>(depth), ChannelMemory::new::<Store>(8), ChannelMemory::new::<Grants>(8));
         let pool = |pages: u16| SharedMemory::new(usize::from(pages) * PAGE_SIZE);
         let (rings, rx_pool, tx_pool) = (pool(2), pool(pages), pool(pages));
         let script = Script::new();
@@ -125,7 +126,7 @@ impl World {
             tx_pages: granted(2, pages),
         });
         World {
-            bells,
+            pending,
             daemon: Xenstored::new(SharedMemory::new(4096), 7),
             store: StoreService::new(store.server(&system, 3, same, same)),
             grants: GrantService::new(
@@ -157,13 +158,13 @@ impl World {
     pub fn wake(&mut self) -> bool {
         for port in self.back.events.drain(..) {
             let bit = CHANNELS.iter().find(|(channel, _)| *channel == port).map_or(0, |(_, bit)| 1 << bit);
-            self.bells.set(self.bells.get() | bit);
+            self.pending.set(self.pending.get() | bit);
         }
         let due = self.service.deadline().is_some_and(|deadline| deadline <= Instant(self.now));
         // Notifications that the service holds stay pending.
         let held = self.service.events_to_hold().0;
-        let bits = self.bells.get() & !held;
-        self.bells.set(self.bells.get() & held);
+        let bits = self.pending.get() & !held;
+        self.pending.set(self.pending.get() & held);
         if bits == 0 && !due {
             return false;
         }
@@ -196,7 +197,7 @@ impl World {
 
     /// Sends events on both channels, as a back end does that sends them without work.
     pub fn storm(&mut self) {
-        self.bells.set(self.bells.get() | 1 << TX_BIT | 1 << RX_BIT);
+        self.pending.set(self.pending.get() | 1 << TX_BIT | 1 << RX_BIT);
     }
 
     pub fn pass(&mut self, milliseconds: u64) {
@@ -220,7 +221,7 @@ impl World {
 
     pub fn ask(&mut self, request: Request) {
         while self.net.requests.send(&request).is_err() {
-            assert!(self.wake(), "the queue is full, and the service was not told of it");
+            assert!(self.wake(), "the queue is full, and the service was not notified");
         }
     }
 

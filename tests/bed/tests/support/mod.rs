@@ -1,4 +1,4 @@
-//! What the tests on real Xen have in common.
+//! Helpers of the tests on real Xen.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::io::{Read, Write};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use cloister_bed::{Bed, Config, Guest};
 
-/// How long a guest may take to answer.
+/// The time within which a guest must answer.
 pub const READY: Duration = Duration::from_secs(90);
 
-/// A bed with one guest that answers HTTP.
+/// Starts a bed with one guest that answers HTTP.
 pub fn serving(name: &str, guest: &Guest) -> Bed {
     let mut progress = |text: &str| println!("{name}: {text}");
     let config = Config::for_guest(name, guest);
@@ -22,18 +22,19 @@ pub fn serving(name: &str, guest: &Guest) -> Bed {
     started.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A guest from the image of a policy.
+/// Returns a guest with the image of a policy.
 pub fn guest(policy: &str) -> Guest {
     Guest::new(cloister_bed::image(policy).unwrap_or_else(|error| panic!("{error}")))
 }
 
-/// An HTTP client that gives up after a while instead of hanging the test, and answers every status.
+/// Returns an HTTP client that times out instead of hanging the test, and that returns every
+/// status.
 pub fn client() -> ureq::Agent {
     let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(900)));
     config.http_status_as_error(false).build().into()
 }
 
-/// Sends bytes as they are and returns all that comes back until the server closes.
+/// Sends bytes unchanged. Returns everything that comes back until the server closes.
 pub fn raw(bed: &Bed, request: &[u8], limit: Duration) -> Vec<u8> {
     let mut stream = connect(bed, limit);
     // A server may answer and close before it has read everything.
@@ -50,7 +51,7 @@ pub fn raw(bed: &Bed, request: &[u8], limit: Duration) -> Vec<u8> {
     answer
 }
 
-/// A connection with a time limit on reading and writing.
+/// Opens a connection with a time limit on reading and writing.
 pub fn connect(bed: &Bed, limit: Duration) -> TcpStream {
     let stream = bed.connect().expect("QEMU forwards the port");
     stream.set_read_timeout(Some(limit)).expect("time limit");
@@ -58,7 +59,7 @@ pub fn connect(bed: &Bed, limit: Duration) -> TcpStream {
     stream
 }
 
-/// The status in an answer's first line.
+/// Returns the status in an answer's first line.
 pub fn status(answer: &[u8]) -> Option<u16> {
     let line = String::from_utf8_lossy(answer.split(|byte| *byte == b'\n').next()?).into_owned();
     line.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.trim().parse().ok()
@@ -70,9 +71,9 @@ pub fn assert_serves(bed: &Bed) {
     assert_eq!(answer.status(), 200);
 }
 
-/// The numbers of `ping -q`'s summary: sent and received.
+/// Returns the numbers of sent and received pings in the summary of `ping -q`.
 pub fn ping(bed: &Bed, count: u32, interval: &str) -> (u32, u32) {
-    // By its path: busybox has a ping of its own.
+    // Called by its path, because busybox has a ping of its own.
     let command = format!("/usr/bin/ping -q -n -W 5 -c {count} -i {interval} 10.0.2.15");
     let output = bed.dom0(&command, Duration::from_secs(300)).expect("dom0 answers").stdout;
     println!("{output}");
@@ -81,8 +82,8 @@ pub fn ping(bed: &Bed, count: u32, interval: &str) -> (u32, u32) {
     (number(0).unwrap_or_default(), number(1).unwrap_or_default())
 }
 
-/// The part of the processor that a service uses now, by the kernel's own account: read twice from the report that an NMI
-/// makes the kernel print.
+/// Returns the part of the processor that a service uses now, by the kernel's own account: the
+/// difference of two reports, which an NMI makes the kernel print.
 pub fn processor_share(bed: &Bed, guest: &str, service: &str) -> f64 {
     let console = || std::fs::read_to_string(bed.guest_log(guest)).unwrap_or_default();
     let report = || {
@@ -100,7 +101,7 @@ pub fn processor_share(bed: &Bed, guest: &str, service: &str) -> f64 {
     (used_to - used_from) as f64 / (to - from) as f64 / 1000.0
 }
 
-/// The kernel's reports: the time in ms, and a service's processor time in µs.
+/// Returns the kernel's reports: the time in ms, and a service's processor time in µs.
 fn reports(console: &str, service: &str) -> Vec<(u64, u64)> {
     let number = |line: &str, prefix: &str| line.strip_prefix(prefix)?.split(' ').next()?.parse().ok();
     let own = format!("cloister: {service} ");

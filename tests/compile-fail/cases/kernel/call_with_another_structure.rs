@@ -1,4 +1,4 @@
-//! A hypercall takes the structure that its operation has, and no other.
+//! A hypercall takes the structure of its operation, and no other.
 #![allow(dead_code, unexpected_cfgs)]
 
 include!("image.in");

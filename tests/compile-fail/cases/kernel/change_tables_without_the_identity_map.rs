@@ -1,4 +1,4 @@
-//! Page tables are changed through the identity map, so not after it is dropped.
+//! Page tables are changed through the identity map, and not after it is dropped.
 #![allow(dead_code, unexpected_cfgs)]
 
 include!("image.in");

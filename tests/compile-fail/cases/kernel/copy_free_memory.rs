@@ -1,4 +1,4 @@
-//! Free memory that is copied would give each frame twice.
+//! A copy of free memory would give each frame twice.
 #![allow(dead_code, unexpected_cfgs)]
 
 include!("image.in");

@@ -1,4 +1,4 @@
-//! CR3 takes what a root is, not a number.
+//! CR3 takes a root, not a number.
 #![allow(dead_code, unexpected_cfgs)]
 
 include!("image.in");

@@ -1,4 +1,4 @@
-//! The boot code alone says that the identity map is in force.
+//! Only the boot code asserts that the identity map is in force.
 #![allow(dead_code, unexpected_cfgs)]
 
 include!("image.in");

@@ -1,4 +1,4 @@
-//! Frames are owned when free memory gives them.
+//! Owned frames come from free memory only.
 #![allow(dead_code, unexpected_cfgs)]
 
 include!("image.in");

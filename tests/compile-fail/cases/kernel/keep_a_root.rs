@@ -1,4 +1,4 @@
-//! The kernel'\''s root goes with the identity map.
+//! The kernel's root ends with the identity map.
 #![allow(dead_code, unexpected_cfgs)]
 
 include!("image.in");

@@ -1,4 +1,4 @@
-//! What replaces a frame takes an unsafe promise about it.
+//! Replacing a frame takes an unsafe promise about it.
 #![allow(dead_code, unexpected_cfgs)]
 
 include!("image.in");

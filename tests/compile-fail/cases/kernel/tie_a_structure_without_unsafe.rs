@@ -1,4 +1,4 @@
-//! Only unsafe code says which structure an operation takes.
+//! Only unsafe code ties a structure to an operation.
 #![allow(dead_code, unexpected_cfgs)]
 
 include!("image.in");

@@ -1,4 +1,4 @@
-//! Frames are written by whoever owns them, not by whoever names them.
+//! Only the owner of frames can have them written.
 #![allow(dead_code, unexpected_cfgs)]
 
 include!("image.in");

@@ -1,4 +1,4 @@
-//! netfront against a hostile back end: on the rings, and in the nodes of the handshake.
+//! netfront with a hostile back end: on the rings, and in the nodes of the handshake.
 
 use arbitrary::Arbitrary;
 use cloister_caps::PAGE_SIZE;
@@ -10,7 +10,8 @@ use super::{Bench, Hostile};
 use crate::host::Pause;
 use crate::script::{Bytes, Claim, Trace, World};
 
-/// Queue depth, and whether the back end offers what.
+/// The queue depth, `true` if the back end offers split event channels, and `true` if the link is
+/// up before the script begins.
 #[derive(Arbitrary, Debug)]
 pub struct Setup {
     depth: u8,
@@ -40,14 +41,15 @@ pub enum Number {
     Other(u16),
 }
 
-/// What is done on the rings.
+/// A step on the rings, or of the other parties.
 #[derive(Arbitrary, Debug)]
 pub enum RingStep {
-    /// Responses to frames that were sent; that many.
+    /// This number of responses to sent frames.
     Sent(Number, i8, u8),
-    /// Responses as they should be to that many slots, extra infos among them.
+    /// Valid responses to this number of slots, including extra infos.
     Answered(u8),
-    /// A frame of so many slots as it should be, to be cut or not, of which only the first are written.
+    /// A valid frame of this number of slots, with or without segmentation. Only the first
+    /// `written` slots may be written.
     Long {
         slots: u8,
         segment: Option<u16>,
@@ -70,36 +72,36 @@ pub enum RingStep {
         flags: u16,
         status: i16,
     },
-    /// A frame as it should be.
+    /// A valid frame.
     Honest(u8),
     /// The producer's index of a ring.
     Produced(bool, Claim),
-    /// The index at which the front end is to send an event.
+    /// The index at which the front end must send an event.
     Event(bool, Claim),
     /// Any bytes in a ring's page.
     Page(u16, Bytes),
-    /// Bytes in the pages that frames are received into.
+    /// Bytes in the pages of received frames.
     Data(u8, Bytes),
-    /// Words change while they are read.
+    /// Words that change while they are read.
     Lie(Bytes),
-    /// tcpip sends a frame and gives a page back.
+    /// tcpip sends a frame, and gives a page back.
     Traffic(u8, u8),
-    /// tcpip sends a frame that is to be cut.
+    /// tcpip sends a frame that the link must cut.
     Cut {
         page: u8,
         length: u16,
         segment: u16,
     },
-    /// An event storm: the front end runs that often for nothing.
+    /// An event storm: the front end runs this number of times without work.
     Storm(u8),
-    /// Everybody runs.
+    /// Every party runs.
     Settle,
     /// The back end's state.
     State(u8),
     Pass(Pause),
 }
 
-/// netfront against a back end that is hostile on the rings.
+/// The target: netfront against a back end that is hostile on the rings.
 pub struct Rings(Bench);
 
 impl Rings {
@@ -111,7 +113,7 @@ impl Rings {
         rings.store(base + RSP_PROD, index.wrapping_add(1));
     }
 
-    /// Responds to so many slots that were sent.
+    /// Responds to this number of sent slots.
     fn answer(&mut self, count: u8) {
         let rings = self.0.rings.clone();
         let mut extra = false;
@@ -131,16 +133,16 @@ impl Rings {
     /// Writes the first `written` slots of a frame of `slots`.
     fn long(&mut self, slots: u16, segment: Option<u16>, checked: bool, last: u8, written: usize) {
         let rings = self.0.rings.clone();
-        let mut wire: Vec<Option<[u16; 3]>> = Vec::new();
+        let mut layout: Vec<Option<[u16; 3]>> = Vec::new();
         for slot in 0..slots {
             let more = if slot + 1 < slots { 4 } else { 0 };
             let first = if slot > 0 { 0 } else { u16::from(checked) * 3 + u16::from(segment.is_some()) * 8 };
-            wire.push(Some([0, first | more, if more > 0 { 4096 } else { 60 + u16::from(last) }]));
+            layout.push(Some([0, first | more, if more > 0 { 4096 } else { 60 + u16::from(last) }]));
             if slot == 0 && segment.is_some() {
-                wire.push(None);
+                layout.push(None);
             }
         }
-        for slot in wire.into_iter().take(written) {
+        for slot in layout.into_iter().take(written) {
             let id = (rings.load(PAGE_SIZE + RSP_PROD) % 256) as u16;
             let bytes = match slot {
                 Some([offset, flags, length]) => [id, offset, flags, length].map(u16::to_le_bytes).concat(),
@@ -195,7 +197,7 @@ impl Rings {
             RingStep::Long { slots, segment, checked, last, written } => {
                 let slots = 1 + u16::from(slots % 20);
                 let whole = usize::from(slots) + 1;
-                // Mostly all of them.
+                // Mostly all slots.
                 let written = if written < 192 { whole } else { usize::from(written) % whole };
                 self.long(slots, segment, checked, last, written);
             }
@@ -219,7 +221,8 @@ impl World for Rings {
 
     fn new(setup: Setup, trace: &Trace) -> Self {
         let mut bench = bench(Hostile::Rings, &setup, trace);
-        // The honest half, that makes the connection, does not look at what the hostile one has written.
+        // The honest half, which makes the connection, does not read what the hostile half has
+        // written.
         bench.back.hold_tx = true;
         Rings(bench)
     }
@@ -242,26 +245,26 @@ pub enum Node {
     Back(u8),
 }
 
-/// What is done in the store, and by a back end that is honest on the rings.
+/// A step in the nodes, or of a back end that is honest on the rings.
 #[derive(Arbitrary, Debug)]
 pub enum NodeStep {
-    /// A node is written, or removed.
+    /// A node is written or removed.
     Set(Node, Value),
     Remove(Node),
-    /// The device goes, and comes again.
+    /// The device is removed, or created again.
     Destroy,
     Create,
-    /// The back end does not look at the front end's state.
+    /// The back end ignores the front end's state, or not.
     Deaf(bool),
     Hold(bool),
-    /// Commits fail; the store refuses.
+    /// This number of commits fail.
     Conflicts(u8),
-    /// Pages of a rule are held, or its grants are refused; or no longer.
+    /// The pages of a rule are held or not, or its grants are refused or not.
     Held(u8, bool),
     Refused(u8, bool),
     Traffic(u8, u8),
     Frames(u8),
-    /// One turn more, or many.
+    /// Every party runs many times.
     Settle,
     Pass(Pause),
 }
@@ -317,7 +320,7 @@ impl Value {
     }
 }
 
-/// netfront against hostile nodes.
+/// The target: netfront against hostile nodes.
 pub struct Nodes(Bench);
 
 impl World for Nodes {
@@ -326,7 +329,7 @@ impl World for Nodes {
 
     fn new(setup: Setup, trace: &Trace) -> Self {
         let mut bench = bench(Hostile::Nodes, &setup, trace);
-        // What it reads, anybody may have written.
+        // Any party may have written the nodes that it reads.
         bench.back.forgiving = true;
         Nodes(bench)
     }
@@ -334,12 +337,13 @@ impl World for Nodes {
     fn step(&mut self, step: NodeStep) {
         let bench = &mut self.0;
         if matches!(step, NodeStep::Set(..) | NodeStep::Remove(_) | NodeStep::Create) {
-            // The honest back end does not see who wrote, and must not look at rings that are no longer its.
+            // The honest back end does not see which party wrote, and must not use rings that it no
+            // longer has.
             bench.back.connection = None;
         }
         match step {
-            // What the front end is to write, a toolstack that writes it would make the honest back end fail.
-            // So would its state, if the toolstack were to say that it is connected.
+            // A toolstack that writes the front end's nodes would make the honest back end fail. So
+            // would a toolstack that sets the front end's state to connected.
             NodeStep::Set(Node::Front(which), ref value) if which % 8 == 4 && value.clone().bytes() == b"4" => {}
             NodeStep::Set(node, value) if !node.path(bench).contains("tx") => {
                 let path = node.path(bench);

@@ -1,5 +1,5 @@
-//! netfront and everybody round it: tcpip, the XenStore service, the grant manager, and the back end, of which each may be
-//! the hostile one.
+//! netfront and its peers: tcpip, the XenStore service, the grant manager, and the back end. Each
+//! may be the hostile one.
 
 pub mod back_end;
 pub mod services;
@@ -15,24 +15,26 @@ use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{self, Store};
 use cloister_interfaces::{Memory, Service};
 use cloister_netfront::{Caps, service};
-use cloister_sim::stand_ins::{GrantService, StoreService};
-use cloister_sim::{Netback, Recorder, SharedMemory, Tampered, Wires, Xenstored};
+use cloister_sim::fakes::{GrantService, StoreService};
+use cloister_sim::{ChannelMemory, Netback, Recorder, SharedMemory, Tampered, Xenstored};
 
 use crate::host::{Host, Work};
 use crate::peer::Peer;
 use crate::script::Trace;
 
-/// Pages of each pool.
+/// The number of pages of each pool.
 pub const PAGES: u16 = 16;
 /// The back end may be in a domain from 0 to this one.
 const PEER_LAST: u16 = 3;
-/// 256 requests and 512 frames, each a few words read; what is sent and said of them is little.
+/// 256 requests and 512 frames, with a few words read for each. Few invocations are needed for all
+/// of them.
 const MOST: Work = Work { invocations: 400, reads: 6000 };
-/// The slots of the two rings (Xen `io/ring.h`): after 64 bytes of a page, 256 of 12 and of 8 bytes.
+/// The slots of the two rings (Xen `io/ring.h`): after 64 bytes of a page, 256 of 12 bytes and 256
+/// of 8.
 const TX_SLOTS: std::ops::Range<usize> = 64..64 + 256 * 12;
 const RX_SLOTS: std::ops::Range<usize> = PAGE_SIZE + 64..PAGE_SIZE + 64 + 256 * 8;
 
-/// The nodes that netfront writes: those of `io/netif.h` and `io/xenbus.h` that it has a use for.
+/// The nodes that netfront writes: those of `io/netif.h` and `io/xenbus.h` that it uses.
 const WRITTEN: [&str; 12] = [
     "device/vif/0/event-channel",
     "device/vif/0/event-channel-rx",
@@ -48,7 +50,7 @@ const WRITTEN: [&str; 12] = [
     "error/device/vif/0/error",
 ];
 
-/// Who is hostile.
+/// The hostile party.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hostile {
     Tcpip,
@@ -60,7 +62,7 @@ pub enum Hostile {
     Nodes,
 }
 
-/// netfront in its world.
+/// netfront and its peers.
 pub struct Bench {
     pub host: Host,
     pub service: Box<dyn Service>,
@@ -69,8 +71,8 @@ pub struct Bench {
     pub tcpip: Tcpip,
     pub back: Netback,
     pub daemon: Xenstored,
-    pub store_wires: Wires,
-    pub grant_wires: Wires,
+    pub store_memory: ChannelMemory,
+    pub grant_memory: ChannelMemory,
     /// `None` while it is hostile.
     pub store: Option<StoreService<Recorder>>,
     pub grants: Option<GrantService<Recorder>>,
@@ -79,17 +81,17 @@ pub struct Bench {
     pub tx_pool: SharedMemory,
 }
 
-/// tcpip, honest: what it has, as netfront's messages say.
+/// An honest tcpip: its state, as netfront's messages define it.
 #[derive(Default)]
 pub struct Tcpip {
     pub up: bool,
     /// The link cuts long segments.
     cuts: bool,
-    /// Pages of the tx-pool that are netfront's, by the first of each frame.
+    /// The pages of the tx-pool that netfront has: the number for the first page of each frame.
     sent: BTreeMap<u16, u16>,
-    /// Pages of the rx-pool that are tcpip's.
+    /// The pages of the rx-pool that tcpip has.
     held: BTreeSet<u16>,
-    /// Frames that came whole in one message.
+    /// Frames that came complete in one message.
     pub received: Vec<Vec<u8>>,
     pub downs: u32,
 }
@@ -99,8 +101,8 @@ fn pages(offset: u16, length: u16) -> u16 {
 }
 
 impl Tcpip {
-    /// What netfront said, checked against what it may say.
-    fn heard(&mut self, reply: Reply, rx_pool: &SharedMemory) {
+    /// Handles a message of netfront, and checks that netfront may send it.
+    fn handle_reply(&mut self, reply: Reply, rx_pool: &SharedMemory) {
         match reply {
             Reply::Up { .. } | Reply::Down => {
                 self.up = matches!(reply, Reply::Up { .. });
@@ -126,12 +128,13 @@ impl Tcpip {
     }
 }
 
-/// A rule whose pages some domains may be granted.
+/// Returns the allowance of a rule whose pages some domains may be granted.
 fn granted(rule: u8, pages: u16) -> GrantAllowance {
     GrantAllowance { rule, pages, peer_first: 0, peer_last: PEER_LAST }
 }
 
-/// The kernel: ports are opened and closed one after the other, and nothing else is held.
+/// Answers as the kernel: ports are opened and closed in turn, and netfront has no other
+/// capabilities.
 fn kernel(slot: Slot, operation: Operation, open: &mut BTreeMap<u16, bool>) -> Result<[u64; 2], InvokeError> {
     let state = open.entry(slot.0).or_default();
     match operation {
@@ -149,13 +152,16 @@ fn kernel(slot: Slot, operation: Operation, open: &mut BTreeMap<u16, bool>) -> R
 }
 
 impl Bench {
-    /// A netfront whose queues are `depth` deep, and a device for it.
+    /// Creates a netfront with queues of a depth that follows from `depth`, and a device for it.
     pub fn new(hostile: Hostile, depth: u8, trace: &Trace) -> Self {
         let host = Host::new(trace, MOST);
         let mut open = BTreeMap::new();
         host.recorder.answer(move |slot, operation, _| kernel(slot, operation, &mut open));
-        let (net, store, grant) =
-            (Wires::new::<Net>(4 << (depth % 5)), Wires::new::<Store>(8), Wires::new::<Grants>(8));
+        let (net, store, grant) = (
+            ChannelMemory::new::<Net>(4 << (depth % 5)),
+            ChannelMemory::new::<Store>(8),
+            ChannelMemory::new::<Grants>(8),
+        );
         let pool = || SharedMemory::new(usize::from(PAGES) * PAGE_SIZE);
         let (rings, rx_pool, tx_pool) = (SharedMemory::new(2 * PAGE_SIZE), pool(), pool());
         let ring_view = match hostile {
@@ -184,8 +190,8 @@ impl Bench {
             tcpip: Tcpip::default(),
             back: Netback::new(0, 7),
             daemon: Xenstored::new(SharedMemory::new(4096), 7),
-            store_wires: store,
-            grant_wires: grant,
+            store_memory: store,
+            grant_memory: grant,
             store: None,
             grants: None,
             rings,
@@ -202,26 +208,27 @@ impl Bench {
         bench
     }
 
-    /// From now on the XenStore service is honest.
+    /// Replaces the XenStore service by an honest one.
     pub fn honest_store(&mut self) {
         let same = |memory: SharedMemory| memory;
-        self.store = Some(StoreService::new(self.store_wires.server(&Recorder::new(), 5, same, same)));
+        self.store = Some(StoreService::new(self.store_memory.server(&Recorder::new(), 5, same, same)));
     }
 
-    /// From now on the grant manager is honest.
+    /// Replaces the grant manager by an honest one.
     pub fn honest_grants(&mut self) {
         let same = |memory: SharedMemory| memory;
         let regions = vec![self.rings.clone(), self.rx_pool.clone(), self.tx_pool.clone()];
-        self.grants = Some(GrantService::new(self.grant_wires.server(&Recorder::new(), 6, same, same), regions));
+        self.grants = Some(GrantService::new(self.grant_memory.server(&Recorder::new(), 6, same, same), regions));
     }
 
-    /// The service runs once, and then everybody honest; whether anybody did anything.
+    /// Runs the service once, and then each honest party. Returns `true` if one of them did
+    /// anything.
     pub fn turn(&mut self) -> bool {
         self.host.call(self.service.as_mut());
         let mut moved = false;
         if self.hostile != Hostile::Tcpip {
-            for reply in self.net.hear() {
-                self.tcpip.heard(reply, &self.rx_pool);
+            for reply in self.net.receive() {
+                self.tcpip.handle_reply(reply, &self.rx_pool);
                 moved = true;
             }
         }
@@ -230,7 +237,7 @@ impl Bench {
         moved | self.store.as_mut().is_some_and(|store| store.run(&mut self.daemon))
     }
 
-    /// Everybody runs so often.
+    /// Runs every party this number of times.
     pub fn turns(&mut self, times: usize) {
         for _ in 0..times {
             self.turn();
@@ -238,7 +245,7 @@ impl Bench {
     }
 
     fn back_end(&mut self) -> bool {
-        // With nobody honest to say what is granted, or what the nodes say, it cannot go on.
+        // Without an honest grant manager and an honest XenStore service, the back end cannot run.
         let (Some(grants), true) = (&self.grants, self.hostile != Hostile::Store || self.store.is_some()) else {
             return false;
         };
@@ -258,10 +265,10 @@ impl Bench {
                 return;
             }
         }
-        panic!("it does not come to rest: {}", self.host.recorder.console());
+        panic!("the parties do not settle: {}", self.host.recorder.console());
     }
 
-    /// tcpip sends a frame, if those of its pages that the frame takes are free and the link does the work.
+    /// Sends a frame from tcpip, if the pages of the frame are free and the link offers the work.
     fn transmit(&mut self, page: u16, length: u16, offload: Offload) {
         let count = length.div_ceil(PAGE_SIZE as u16);
         let free = self.tcpip.sent.iter().all(|(first, pages)| page + count <= *first || first + pages <= page);
@@ -272,7 +279,7 @@ impl Bench {
         }
     }
 
-    /// tcpip sends a long frame that is to be cut.
+    /// Sends a long frame from tcpip that the link must cut.
     pub fn long(&mut self, page: u16, length: u16, segment: u16) {
         self.transmit(
             page % PAGES,
@@ -281,7 +288,7 @@ impl Bench {
         );
     }
 
-    /// tcpip sends a frame, and gives back what it has received.
+    /// Sends a frame from tcpip, and gives back a received page.
     pub fn traffic(&mut self, page: u16, length: u16) {
         self.transmit(page % PAGES, 14 + length % 1500, Offload::None);
         if let Some(held) = self.tcpip.held.first().copied()
@@ -291,12 +298,13 @@ impl Bench {
         }
     }
 
-    /// tcpip has a link, and the back end that there is now has the other end of it.
+    /// Returns `true` if tcpip has a link, and the current back end is at its other end.
     fn connected(&self) -> bool {
         self.tcpip.up && self.back.connection.is_some()
     }
 
-    /// Everybody behaves: the link comes up, carries frames both ways, and is closed without a grant left.
+    /// Lets every party behave, and checks that the link comes up, carries frames both ways, and is
+    /// closed without a remaining grant.
     pub fn works(&mut self) {
         self.host.script.lie(&[]);
         self.hostile = Hostile::Nodes;
@@ -313,11 +321,11 @@ impl Bench {
             std::mem::take(&mut grants.held).into_iter().for_each(|rule| grants.release(rule));
         }
         for _ in 0..60 {
-            // As for watches that the service believes it has.
-            self.store.iter_mut().for_each(|store| [1, 2].into_iter().for_each(|token| store.tell(token)));
+            // Reports changes, as for the watches that the service assumes it has.
+            self.store.iter_mut().for_each(|store| [1, 2].into_iter().for_each(|token| store.notify(token)));
             self.settle();
-            // A link that was up before is one with a back end that is no more: netfront may be waiting for an answer that a
-            // hostile service never gave, and asks again when its time is up.
+            // A link that was up before belongs to a destroyed back end. netfront may be waiting
+            // for an answer that a hostile service never gave, and asks again after its timeout.
             if self.connected() {
                 break;
             }
@@ -342,7 +350,7 @@ impl Bench {
         assert_eq!(granted, 0, "grants stand after the link was closed");
     }
 
-    /// What the XenStore service is asked for is what the policy gives netfront.
+    /// Checks that the policy allows netfront this request to the XenStore service.
     pub fn check(&self, action: &store::Action) {
         use store::Action::{Abort, Begin, Commit, List, Read, Remove, Unwatch, Watch, Write};
         match action {
@@ -357,7 +365,7 @@ impl Bench {
         }
     }
 
-    /// What the grant manager is asked for is what the policy gives netfront.
+    /// Checks that the policy allows netfront this request to the grant manager.
     pub fn check_grant(&self, request: grants::Request) {
         match request {
             grants::Request::Issue { rule, pages, peer } => {

@@ -1,4 +1,4 @@
-//! netfront among hostile services.
+//! netfront with hostile services.
 
 use arbitrary::Arbitrary;
 use cloister_caps::GrantRef;
@@ -12,29 +12,29 @@ use crate::host::Pause;
 use crate::peer::{Act, Any, Peer, Say};
 use crate::script::{Bytes, Trace, World};
 
-/// Queue depth.
+/// The queue depth, and the initial state.
 #[derive(Arbitrary, Debug)]
 pub struct Setup {
     depth: u8,
-    /// The link is up before the script begins.
+    /// `true` if the link is up before the script begins.
     up: bool,
 }
 
-/// What a hostile tcpip and its surroundings do.
+/// A step of a hostile tcpip, or of the other parties.
 #[derive(Arbitrary, Debug)]
 pub enum NetStep {
     Tcpip(Act<Any<NetRequest>>),
-    /// Frames come for it.
+    /// Frames arrive for it.
     Frames(u8, u8),
-    /// The back end leaves what it is to send, or takes it up again.
+    /// The back end stops taking frames to send, or starts again.
     Hold(bool),
-    /// The back end goes, and comes again.
+    /// The back end closes, and comes back.
     Restart,
     Settle,
     Pass(Pause),
 }
 
-/// netfront against a hostile tcpip.
+/// The target: netfront against a hostile tcpip.
 pub struct HostileTcpip(Bench);
 
 impl World for HostileTcpip {
@@ -71,10 +71,11 @@ impl World for HostileTcpip {
 
     fn honest(mut self) {
         let bench = &mut self.0;
-        // A link that was closed for good stays so: that is what closing is for.
+        // A link that tcpip has closed stays closed, by design.
         let closed = bench.host.recorder.console().contains("closed");
         bench.net.behave(&bench.host);
-        // Where it was lied to about what was sent, it first finds out where the queue stands: until then nothing counts.
+        // After lies about the requests it first finds the current index of the queue. Earlier
+        // messages do not count.
         bench.host.call(bench.service.as_mut());
         assert!(bench.net.send(&NetRequest::Close));
         bench.hostile = Hostile::Nodes;
@@ -82,24 +83,24 @@ impl World for HostileTcpip {
         bench.back.waiting.clear();
         bench.tcpip.downs = 0;
         for _ in 0..6 {
-            // What is still on its way is of before.
-            bench.net.hear().into_iter().for_each(|reply| bench.tcpip.downs += u32::from(reply == NetReply::Down));
+            // Messages that are still in flight are older.
+            bench.net.receive().into_iter().for_each(|reply| bench.tcpip.downs += u32::from(reply == NetReply::Down));
             for _ in 0..200 {
                 bench.hostile = Hostile::Tcpip;
                 bench.turn();
             }
             bench.host.pass(20_000_000_000);
         }
-        bench.net.hear().into_iter().for_each(|reply| bench.tcpip.downs += u32::from(reply == NetReply::Down));
+        bench.net.receive().into_iter().for_each(|reply| bench.tcpip.downs += u32::from(reply == NetReply::Down));
         assert!(closed || bench.tcpip.downs > 0, "it does not close: {}", bench.host.recorder.console());
         assert!(bench.grants.as_ref().is_none_or(|grants| grants.granted.is_empty()), "grants stand");
     }
 }
 
-/// An answer of a hostile store.
+/// An answer of a hostile XenStore service.
 #[derive(Arbitrary, Clone, Debug)]
 pub enum Answer {
-    /// What an honest one could say.
+    /// A value that an honest one could return.
     Value(u8),
     Bytes(Bytes),
     Failure(u8),
@@ -107,7 +108,7 @@ pub enum Answer {
     Other(u16),
 }
 
-/// With the number of the request made last.
+/// An answer with the id of the last request.
 #[derive(Clone, Debug)]
 pub struct To(u16, Answer);
 
@@ -156,16 +157,16 @@ impl Say<Reply> for To {
     }
 }
 
-/// What a hostile store does.
+/// A step of a hostile XenStore service.
 #[derive(Arbitrary, Debug)]
 pub enum StoreStep {
     Store(Act<To>),
-    /// It answers the next requests as an honest one would, that many.
+    /// It answers this number of requests as an honest one would.
     Play(u8),
     Pass(Pause),
 }
 
-/// netfront against a hostile XenStore service.
+/// The target: netfront against a hostile XenStore service.
 pub struct HostileStore {
     bench: Bench,
     store: Peer<Reply, Request>,
@@ -173,9 +174,9 @@ pub struct HostileStore {
 }
 
 impl HostileStore {
-    /// Answers from the nodes that there are.
+    /// Answers from the nodes that exist.
     fn play(&mut self) {
-        for request in self.store.hear() {
+        for request in self.store.receive() {
             self.bench.check(&request.action);
             self.last = request.id;
             let result = match &request.action {
@@ -197,7 +198,7 @@ impl World for HostileStore {
 
     fn new(setup: Setup, trace: &Trace) -> Self {
         let bench = Bench::new(Hostile::Store, setup.depth, trace);
-        let store = Peer::server(&bench.store_wires);
+        let store = Peer::server(&bench.store_memory);
         HostileStore { bench, store, last: 0 }
     }
 
@@ -230,20 +231,20 @@ impl World for HostileStore {
     }
 }
 
-/// What a hostile grant manager does.
+/// A step of a hostile grant manager.
 #[derive(Arbitrary, Debug)]
 pub enum GrantStep {
     Grants(Act<Any<grants::Reply>>),
-    /// It says that a rule's pages are granted, under any reference.
+    /// It claims that a rule's pages are granted, under any reference.
     Issued(u8, u32, u16),
     Ended(u8, u16),
-    /// The back end, as far as it can.
+    /// Every party runs, the back end as far as it can.
     Settle,
     State(u8),
     Pass(Pause),
 }
 
-/// netfront against a hostile grant manager.
+/// The target: netfront against a hostile grant manager.
 pub struct HostileGrants {
     bench: Bench,
     grants: Peer<grants::Reply, grants::Request>,
@@ -255,7 +256,7 @@ impl World for HostileGrants {
 
     fn new(setup: Setup, trace: &Trace) -> Self {
         let bench = Bench::new(Hostile::Grants, setup.depth, trace);
-        let grants = Peer::server(&bench.grant_wires);
+        let grants = Peer::server(&bench.grant_memory);
         HostileGrants { bench, grants }
     }
 
@@ -284,7 +285,7 @@ impl World for HostileGrants {
 
     fn honest(mut self) {
         self.grants.behave(&self.bench.host);
-        // Of what it said before nothing is granted, and a peer that was said to hold pages holds them no more.
+        // None of the pages in its earlier claims is granted, and no peer holds pages any longer.
         for rule in 0..3 {
             let told = (0..100).any(|_| {
                 self.bench.turn();
@@ -293,7 +294,7 @@ impl World for HostileGrants {
             assert!(told, "it takes no answers");
         }
         self.bench.turns(2);
-        self.grants.hear();
+        self.grants.receive();
         self.bench.honest_grants();
         self.bench.works();
     }

@@ -1,5 +1,5 @@
-//! tcpip: between a link, applications and a control service of which each may say anything, and a wire on which anything
-//! comes.
+//! tcpip with a link, applications and a control service, each of which may be hostile, and a
+//! hostile wire.
 
 mod packet;
 pub mod parties;
@@ -13,7 +13,7 @@ use cloister_interfaces::control::{self, Control};
 use cloister_interfaces::net::{Net, Reply as LinkReply, Request as LinkRequest, RxPage, RxRun, TxPage};
 use cloister_interfaces::socket::{self, Connection, Socket};
 use cloister_interfaces::{Memory, PageOffset, Service};
-use cloister_sim::{SharedMemory, Tampered, Wires};
+use cloister_sim::{ChannelMemory, SharedMemory, Tampered};
 use cloister_tcpip::{Caps, service};
 
 use crate::host::{Host, Work};
@@ -21,19 +21,20 @@ use crate::peer::Peer;
 use crate::script::Trace;
 use packet::{Flags, Segment};
 
-/// Pages of each pool.
+/// The number of pages of each pool.
 const PAGES: u16 = 20;
-/// Messages of three queues, frames, and what they make tcpip send; each bounded in a call.
+/// Messages of three queues, frames, and the frames and messages that tcpip sends for them. Each
+/// number is bounded in one call.
 const MOST: Work = Work { invocations: 600, reads: 4000 };
-/// The link's address, as `netfront` says; no offloads.
+/// The link's address. The link has no offloads.
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const MTU: u16 = 1500;
-/// What applications may have sent as it is.
+/// The constant bytes that applications may have sent unchanged.
 static SITE: [u8; 6000] = [b's'; 6000];
-/// How long tcpip may keep what is left of a connection, in ns.
+/// The longest time for which tcpip may keep a closed connection, in ns.
 const LONGEST: u64 = 400_000_000_000;
 
-/// Who is hostile; the wire always may be.
+/// The hostile party. The wire may always be hostile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hostile {
     Link,
@@ -42,7 +43,7 @@ pub enum Hostile {
     Wire,
 }
 
-/// tcpip in its world.
+/// tcpip and its peers.
 pub struct Bench {
     host: Host,
     service: Box<dyn Service>,
@@ -52,24 +53,26 @@ pub struct Bench {
     control: Peer<control::Request, control::Reply>,
     rx_pool: SharedMemory,
     tx_pool: SharedMemory,
-    /// For an honest link: pages to fill, and pages that tcpip sent and that are not given back yet.
+    /// The pages of the rx-pool that an honest link may fill.
     free: BTreeSet<u16>,
-    /// For each port of the peer, the number after the last segment to it, and what that acknowledged.
+    /// For each port of the peer: the sequence number after the last segment to it, and the number
+    /// that this segment acknowledged.
     last: BTreeMap<u16, (u32, u32)>,
-    /// Connections that the application has.
+    /// The connections that the application has.
     open: BTreeSet<u16>,
     received: u64,
     quiet: bool,
 }
 
 impl Bench {
-    /// A tcpip whose queues are `depth` deep, with a static address if `fixed`, and the link up.
+    /// Creates a tcpip with queues of a depth that follows from `depth`, with a static address if
+    /// `fixed`, and with the link up.
     pub fn new(hostile: Hostile, depth: u8, fixed: bool, trace: &Trace) -> Self {
         let host = Host::new(trace, MOST);
         host.only(&[Operation::QueueNotify]);
         let depth = 4 << (depth % 4);
-        let (net, socket) = (Wires::new::<Net>(4 * depth), Wires::new::<Socket>(depth));
-        let control = Wires::new::<Control>(2);
+        let (net, socket) = (ChannelMemory::new::<Net>(4 * depth), ChannelMemory::new::<Socket>(depth));
+        let control = ChannelMemory::new::<Control>(2);
         let pool = || SharedMemory::new(usize::from(PAGES) * PAGE_SIZE);
         let (rx_pool, tx_pool) = (pool(), pool());
         let (stream_in, stream_out) = (SharedMemory::new(4 * 2048), SharedMemory::new(4 * 4096));
@@ -90,7 +93,7 @@ impl Bench {
             }]
             .into_iter()
             .collect(),
-            // Another domain can always write it, and the application its streams.
+            // Another domain can always write the pool, and the application its stream region.
             rx_pool: host.theirs(rx_pool.clone()),
             tx_pool: tx_pool.clone(),
             stream_in: Tampered::own(stream_in),
@@ -120,13 +123,14 @@ impl Bench {
         bench
     }
 
-    /// The link comes up.
+    /// Announces the link as up.
     fn up(&mut self) {
         self.free = (0..PAGES).collect();
         self.link.send(&LinkReply::Up { mac: MAC, mtu: MTU, offloads: Default::default() });
     }
 
-    /// tcpip runs once, and everybody who is honest takes what it said; whether there was anything.
+    /// Runs tcpip once, and lets each honest party take its messages. Returns `true` if there were
+    /// any.
     fn turn(&mut self) -> bool {
         self.host.call(self.service.as_mut());
         let mut moved = false;
@@ -137,7 +141,7 @@ impl Bench {
             moved |= self.apply();
         }
         if self.hostile != Hostile::Control {
-            self.quiet |= !self.control.hear().is_empty();
+            self.quiet |= !self.control.receive().is_empty();
         }
         moved
     }
@@ -148,22 +152,22 @@ impl Bench {
         }
     }
 
-    /// Everybody runs until nobody moves.
+    /// Runs every party until none does anything.
     fn settle(&mut self) {
         for _ in 0..2000 {
             if !self.turn() && !self.host.is_due(self.service.as_ref()) {
                 return;
             }
         }
-        panic!("it does not come to rest");
+        panic!("the parties do not settle");
     }
 
-    /// The honest link: frames go out at once, and pages come back.
+    /// Acts as an honest link: sends frames at once, and gives pages back.
     fn carry(&mut self) -> bool {
-        let heard = self.link.hear();
-        let moved = !heard.is_empty();
+        let messages = self.link.receive();
+        let moved = !messages.is_empty();
         let mut taken = BTreeSet::new();
-        for request in heard {
+        for request in messages {
             match request {
                 LinkRequest::Transmit { page: TxPage(page), length, .. } => {
                     let pages = usize::from(length).div_ceil(PAGE_SIZE) as u16;
@@ -192,18 +196,19 @@ impl Bench {
         moved
     }
 
-    /// Follows the numbers of a segment that tcpip sends.
+    /// Records the numbers of a segment that tcpip sends.
     fn note(&mut self, frame: &[u8]) {
         if let Some((port, next, acknowledged)) = packet::numbers(frame) {
             self.last.insert(port, (next, acknowledged));
         }
     }
 
-    /// The honest application: reads everything, and closes what its peer closed.
+    /// Acts as an honest application: reads everything, and closes connections that the peer has
+    /// closed.
     fn apply(&mut self) -> bool {
-        let heard = self.application.hear();
-        let moved = !heard.is_empty();
-        for reply in heard {
+        let messages = self.application.receive();
+        let moved = !messages.is_empty();
+        for reply in messages {
             let answer = match reply {
                 socket::Reply::Accepted { connection, .. } => {
                     assert!(self.open.insert(connection.0), "{connection:?} was accepted twice");
@@ -216,7 +221,8 @@ impl Bench {
                 }
                 socket::Reply::PeerClosed { connection } => socket::Request::Close { connection },
                 socket::Reply::Closed { connection } => {
-                    // One that was not asked for is answered; that of an honest application comes in its own time.
+                    // An honest application answers this only for a connection that it did not
+                    // close itself.
                     if !self.open.remove(&connection.0) {
                         continue;
                     }
@@ -245,7 +251,7 @@ impl Bench {
         moved
     }
 
-    /// A frame comes; whether there was a page for it.
+    /// Delivers a frame to tcpip. Returns `true` if there was a page for it.
     fn frame(&mut self, frame: &[u8]) -> bool {
         let frame = &frame[..frame.len().min(PAGE_SIZE)];
         let Some(page) = self.free.first().copied().filter(|_| !frame.is_empty()) else { return false };
@@ -264,7 +270,8 @@ impl Bench {
         came
     }
 
-    /// Everybody behaves: after what may be left of connections has run out, a new one is made, and carries data.
+    /// Lets every party behave, and checks that a new connection carries data once the remains of
+    /// earlier ones have timed out.
     fn works(&mut self) {
         self.host.script.lie(&[]);
         if self.hostile == Hostile::Link {
@@ -276,7 +283,7 @@ impl Bench {
         if self.hostile == Hostile::Application {
             self.application.behave(&self.host);
             self.hostile = Hostile::Wire;
-            // As an application that was started anew: twice, if its former self did not listen.
+            // As an application that has restarted: twice, if its earlier run did not listen.
             for _ in 0..2 {
                 self.application.send(&socket::Request::Listen { port: 80 });
                 self.settle();
@@ -307,7 +314,7 @@ impl Bench {
         assert!(self.frame(&packet::tcp(&segment)));
         self.settle();
         assert_eq!(self.received, before + 9, "data did not come: {}", self.host.recorder.console());
-        // A few may wait for the next frame to send, with which all go back.
+        // A few pages may be kept until the next sent frame, with which all are given back.
         assert!(self.frame(&packet::arp()));
         self.settle();
         assert_eq!(self.free.len(), usize::from(PAGES), "pages were not given back");

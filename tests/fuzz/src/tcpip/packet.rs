@@ -1,4 +1,4 @@
-//! Frames: as they should be, and with any field otherwise.
+//! Valid frames, and frames with any field changed.
 
 use arbitrary::Arbitrary;
 
@@ -26,25 +26,26 @@ fn sum(bytes: &[u8], start: u32) -> u16 {
     !(total as u16)
 }
 
-/// An Ethernet frame to tcpip.
+/// Returns an Ethernet frame to tcpip.
 fn ethernet(kind: u16, payload: &[u8]) -> Vec<u8> {
     [&super::MAC[..], &MAC, &kind.to_be_bytes(), payload].concat()
 }
 
-/// A question for tcpip's address.
+/// Returns an ARP request for tcpip's address.
 pub fn arp() -> Vec<u8> {
     let mut frame = ethernet(0x806, &[0, 1, 8, 0, 6, 4, 0, 1]);
     frame[..6].fill(0xFF);
     [&frame[..], &MAC, &OURS, &[0; 6], &ITS].concat()
 }
 
-/// An IPv4 packet's fields that may be otherwise.
+/// The fields of an IPv4 packet that may be changed.
 #[derive(Arbitrary, Clone, Debug, Default)]
 pub struct Ip {
-    /// Another length, version, fragment, and so on: byte of the header and value.
+    /// Changes of the header, such as of length, version or fragment: the offset of a byte and its
+    /// value.
     pub changes: Vec<(u8, u8)>,
-    /// Leave the checksum wrong after the changes.
-    pub spoiled: bool,
+    /// `true` if the checksum stays wrong after the changes.
+    pub bad_checksum: bool,
     pub from: Option<[u8; 4]>,
     pub to: Option<[u8; 4]>,
     pub options: u8,
@@ -63,7 +64,7 @@ fn ip(fields: &Ip, protocol: u8, payload: &[u8]) -> Vec<u8> {
         let at = usize::from(*at) % header.len();
         header[at] = *value;
     }
-    if !fields.spoiled {
+    if !fields.bad_checksum {
         header[10..12].fill(0);
         let check = sum(&header, 0);
         header[10..12].copy_from_slice(&check.to_be_bytes());
@@ -89,7 +90,7 @@ pub struct Segment {
     pub window: u16,
     pub options: Vec<u8>,
     pub data: Vec<u8>,
-    pub spoiled: bool,
+    pub bad_checksum: bool,
 }
 
 impl Default for Segment {
@@ -104,12 +105,12 @@ impl Default for Segment {
             window: 8192,
             options: Vec::new(),
             data: Vec::new(),
-            spoiled: false,
+            bad_checksum: false,
         }
     }
 }
 
-/// The frame of a segment.
+/// Returns the frame of a segment.
 pub fn tcp(segment: &Segment) -> Vec<u8> {
     let mut options = segment.options.clone();
     options.truncate(40);
@@ -122,13 +123,13 @@ pub fn tcp(segment: &Segment) -> Vec<u8> {
     bytes.extend([0; 4]);
     bytes.extend(options);
     bytes.extend(&segment.data);
-    let check = sum(&bytes, pseudo(&segment.ip, 6, &bytes)).wrapping_add(u16::from(segment.spoiled));
+    let check = sum(&bytes, pseudo(&segment.ip, 6, &bytes)).wrapping_add(u16::from(segment.bad_checksum));
     bytes[16..18].copy_from_slice(&check.to_be_bytes());
     ip(&segment.ip, 6, &bytes)
 }
 
-/// Of a frame that tcpip sends, if it is a TCP segment: the port that it is to, the number after it, and what it
-/// acknowledges.
+/// Returns the numbers of a frame of tcpip, if it is a TCP segment: its destination port, the
+/// sequence number after it, and the number that it acknowledges.
 pub fn numbers(frame: &[u8]) -> Option<(u16, u32, u32)> {
     if frame.get(12..14)? != [8, 0] || *frame.get(23)? != 6 {
         return None;
@@ -149,7 +150,7 @@ pub enum Frame {
     Arp {
         changes: Vec<(u8, u8)>,
     },
-    /// A segment of a connection from one of a few ports, with numbers from the right ones on.
+    /// A segment of a connection from one of a few ports, with numbers relative to the right ones.
     Tcp {
         ip: Ip,
         from: u8,
@@ -160,7 +161,7 @@ pub enum Frame {
         window: Word,
         options: Bytes,
         data: u8,
-        spoiled: bool,
+        bad_checksum: bool,
     },
     Udp {
         ip: Ip,
@@ -170,7 +171,7 @@ pub enum Frame {
         data: Bytes,
         sum: Option<u16>,
     },
-    /// An answer to a request for an address, with these options.
+    /// An answer to a DHCP request, with these options.
     Dhcp {
         kind: u8,
         options: Bytes,
@@ -201,7 +202,7 @@ fn udp(fields: &Ip, ports: [u16; 2], length: Option<u16>, data: &[u8], check: Op
 }
 
 impl Frame {
-    /// Its bytes, where `last` has the numbers of each connection.
+    /// Returns the bytes of the frame. `last` has the numbers of each connection.
     pub fn bytes(&self, last: &std::collections::BTreeMap<u16, (u32, u32)>) -> Vec<u8> {
         match self {
             Frame::Arp { changes } => {
@@ -212,7 +213,7 @@ impl Frame {
                 }
                 frame
             }
-            Frame::Tcp { ip, from, to, sequence, acknowledged, flags, window, options, data, spoiled } => {
+            Frame::Tcp { ip, from, to, sequence, acknowledged, flags, window, options, data, bad_checksum } => {
                 let from = 40_000 + u16::from(from % 6);
                 let (next, expected) = last.get(&from).copied().unwrap_or_default();
                 tcp(&Segment {
@@ -225,7 +226,7 @@ impl Frame {
                     window: window.0.wrapping_mul(100),
                     options: options.0.clone(),
                     data: vec![b'G'; usize::from(*data) * 4],
-                    spoiled: *spoiled,
+                    bad_checksum: *bad_checksum,
                 })
             }
             Frame::Udp { ip, from, to, length, data, sum } => {

@@ -1,4 +1,4 @@
-//! The parties round tcpip, each hostile in a target of its own.
+//! The parties around tcpip, each hostile in a target of its own.
 
 use arbitrary::Arbitrary;
 use cloister_caps::PAGE_SIZE;
@@ -12,18 +12,18 @@ use crate::host::Pause;
 use crate::peer::{Act, Any};
 use crate::script::{Bytes, Trace, World};
 
-/// Queue depth, and whether the address is fixed.
+/// The queue depth, and `true` if the address is static.
 #[derive(Arbitrary, Debug)]
 pub struct Setup {
     depth: u8,
     fixed: bool,
 }
 
-/// What all targets have in common.
+/// A step of every target.
 #[derive(Arbitrary, Debug)]
 pub enum Common {
     Frame(Box<Frame>),
-    /// tcpip runs so often.
+    /// tcpip runs this number of times.
     Run(u8),
     Lie(Bytes),
     Pass(Pause),
@@ -51,7 +51,7 @@ impl Bench {
     }
 }
 
-/// tcpip against a hostile wire.
+/// The target: tcpip against a hostile wire.
 pub struct HostileWire(Bench);
 
 impl World for HostileWire {
@@ -74,7 +74,7 @@ impl World for HostileWire {
     }
 }
 
-/// What a hostile link says.
+/// A step of a hostile link, or of the other parties.
 #[derive(Arbitrary, Debug)]
 pub enum LinkStep {
     Link(Act<Any<LinkReply>>),
@@ -92,7 +92,7 @@ pub enum LinkStep {
     Common(Common),
 }
 
-/// tcpip against a hostile netfront.
+/// The target: tcpip against a hostile netfront.
 pub struct HostileLink(Bench);
 
 impl World for HostileLink {
@@ -130,7 +130,7 @@ impl World for HostileLink {
             }
             LinkStep::Application(act) => {
                 if matches!(act, Act::Lie(_)) {
-                    // tcpip reads other words than the link wrote, too.
+                    // The lies also change the words that the link wrote.
                     bench.link.note_lie();
                 }
                 bench.application.act(act, &bench.host);
@@ -145,7 +145,7 @@ impl World for HostileLink {
         bench.application.behave(&bench.host);
         bench.hostile = Hostile::Link;
         bench.open.clear();
-        // The application starts anew, too.
+        // The application restarts, too.
         for _ in 0..2 {
             bench.application.send(&socket::Request::Listen { port: 80 });
             bench.turns(8);
@@ -154,18 +154,18 @@ impl World for HostileLink {
     }
 }
 
-/// What a hostile application asks.
+/// A step of a hostile application, or of the other parties.
 #[derive(Arbitrary, Debug)]
 pub enum SocketStep {
     Application(Act<Any<socket::Request>>),
-    /// About a connection that may be.
+    /// A request about a connection that may exist.
     Listen(u8),
     Close(u8, bool),
     Consumed(u8, u16),
     Common(Common),
 }
 
-/// tcpip against a hostile application.
+/// The target: tcpip against a hostile application.
 pub struct HostileApplication(Bench);
 
 impl World for HostileApplication {
@@ -205,18 +205,18 @@ impl World for HostileApplication {
     }
 }
 
-/// What a hostile control service asks.
+/// A step of a hostile control service, or of the other parties.
 #[derive(Arbitrary, Debug)]
 pub enum ControlStep {
     Control(Act<Any<control::Request>>),
-    /// The link does not take part any more, or again.
+    /// A step that is common to all targets.
     Common(Common),
 }
 
-/// tcpip against a hostile control service.
+/// The target: tcpip against a hostile control service.
 pub struct HostileControl {
     bench: Bench,
-    /// It may have asked tcpip to end, which it has the right to.
+    /// `true` if it may have asked tcpip to quiesce, which it is allowed to.
     asked: bool,
 }
 
@@ -232,7 +232,7 @@ impl World for HostileControl {
         let bench = &mut self.bench;
         match step {
             ControlStep::Control(act) => {
-                self.asked |= !matches!(act, Act::Hear | Act::Tail(_) | Act::Events(..) | Act::Restart);
+                self.asked |= !matches!(act, Act::Receive | Act::Tail(_) | Act::Events(..) | Act::Restart);
                 bench.control.act(act, &bench.host);
             }
             ControlStep::Common(step) => bench.common(&step),
@@ -246,7 +246,7 @@ impl World for HostileControl {
         if !self.asked {
             return bench.works();
         }
-        // It ends in good order, and says so.
+        // tcpip quiesces in order, and says so.
         bench.hostile = Hostile::Wire;
         let mut sent = false;
         for _ in 0..40 {

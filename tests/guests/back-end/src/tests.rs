@@ -128,7 +128,7 @@ impl World {
 }
 
 #[test]
-fn it_connects_asks_and_lets_go() {
+fn the_back_end_connects_sends_a_request_and_disconnects() {
     let mut world = World::new("honest");
     world.connect();
     assert_eq!((world.node("feature-rx-copy"), world.node("hotplug-status")), (Some("1"), Some("connected")));
@@ -147,7 +147,7 @@ fn it_connects_asks_and_lets_go() {
 }
 
 #[test]
-fn a_script_offers_what_it_says_and_tells_of_a_refusal() {
+fn a_script_publishes_its_features_and_reports_a_refusal() {
     let mut world = World::new("copy-two");
     world.set(&format!("{OWN}/online"), "1");
     world.set(&format!("{OWN}/state"), "1");
@@ -158,7 +158,7 @@ fn a_script_offers_what_it_says_and_tells_of_a_refusal() {
 }
 
 #[test]
-fn a_lie_is_told_when_the_connection_stands() {
+fn a_lie_is_published_once_the_connection_is_up() {
     let mut world = World::new("rx-length");
     world.connect();
     // Nobody answers the questions, which use the buffers up: there are some more when that is given up.

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_made_is_well_formed_and_its_answers_are_understood() {
+    fn built_frames_are_well_formed_and_their_answers_are_parsed() {
         let mut frame = [0; LONGEST];
         let length = echo(&mut frame, [2; 6], 57, 7);
         assert_eq!(length, 99);

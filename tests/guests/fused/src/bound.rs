@@ -1,8 +1,8 @@
 //! The types that the program's bindings are compiled with.
 
 /// Makes a module `bound` with what bindings expect under the name `cloister_runtime`, over
-/// [`Inside`](crate::Inside) and [`Part`](crate::Part). The argument is the path of the runtime: the
-/// image's, or its stand-in on the host.
+/// [`Inside`](crate::Inside) and [`Part`](crate::Part). The argument is the path of the runtime:
+/// the image's, or its replacement on the host.
 #[macro_export]
 macro_rules! bound {
     ($($runtime:tt)+) => {

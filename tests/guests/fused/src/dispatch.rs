@@ -21,7 +21,7 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// Creates a member that looks at everything once when it first runs.
+    /// Creates a member that checks everything once when it first runs.
     pub(crate) fn new(service: Box<dyn Service>, events: Notifications) -> Self {
         Member { service, events, pending: Notifications::ALL.0, deadline: None }
     }

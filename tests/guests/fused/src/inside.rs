@@ -1,4 +1,5 @@
-//! The kernel as the services of the program see it: notifications between them stay in the program.
+//! The kernel as the services of the program see it: notifications between them stay in the
+//! program.
 
 use alloc::boxed::Box;
 use core::cell::Cell;

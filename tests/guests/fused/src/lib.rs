@@ -1,10 +1,11 @@
-//! All services of the image in one program and one address space: what isolation costs is measured against it
-//! (docs/decisions/0012-isolation-measured-against-a-fused-build.md). It has none, and is no part of what ships.
+//! All services of the image in one program and one address space. The cost of isolation is
+//! measured against it (docs/decisions/0012-isolation-measured-against-a-fused-build.md): it has
+//! none. No image that ships contains it.
 //!
-//! The services are those of `policy/default.toml`, unchanged. They are run by calls, the first of those that have
-//! something to do before the others, as the kernel would by their priorities; what one tells another rings a bell in
-//! the program's own memory. The kernel is called for what is Xen's or the machine's: events, grants, the console,
-//! random bits, and sleep.
+//! The services are those of `policy/default.toml`, unchanged. The program calls them in the order
+//! of their priorities, as the kernel would run them. Notifications between them stay in the
+//! program's own memory. The kernel is called only for Xen and the machine: events, grants, the
+//! console, random bits, and sleep.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -48,14 +49,14 @@ mod service {
     pub const CONTROL: usize = 4;
     pub const HTTP: usize = 5;
 }
-/// How many services there are.
+/// The number of services.
 pub const SERVICES: usize = 6;
 
-/// What the policy gives the program.
+/// The capabilities of the program.
 pub struct Caps<S, M: Memory> {
-    /// For all of them.
+    /// Used by all services.
     pub console: Console<S>,
-    /// For all of them.
+    /// Used by all services.
     pub clock: Clock<S>,
     /// For tcpip.
     pub entropy: Entropy<S>,

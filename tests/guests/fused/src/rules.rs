@@ -1,4 +1,5 @@
-//! What two of the services enforce for the others: as the policy compiler makes it of `policy/default.toml`.
+//! The rules that two of the services enforce for the others, as the policy compiler makes them
+//! from `policy/default.toml`.
 
 use alloc::vec::Vec;
 
@@ -8,7 +9,7 @@ use cloister_interfaces::rules::{self, ClientGrantRule, GrantAllowance, PathRule
 const CONTROL: u8 = 0;
 const NETFRONT: u8 = 1;
 
-/// Client, path, and whether it may read, write and watch it.
+/// The client, the path, and `true` for each of read, write and watch that is allowed.
 const PATHS: [(u8, &str, [bool; 3]); 18] = [
     (CONTROL, "control/feature-poweroff", WRITE),
     (CONTROL, "control/feature-reboot", WRITE),
@@ -29,7 +30,7 @@ const PATHS: [(u8, &str, [bool; 3]); 18] = [
     (NETFRONT, "device/vif/0/tx-ring-ref", WRITE),
     (NETFRONT, "error/device/vif/0/error", WRITE),
 ];
-/// To write, and nothing else.
+/// The rights of a path that may only be written.
 const WRITE: [bool; 3] = [false, true, false];
 
 /// The paths of the XenStore service's clients.
@@ -37,7 +38,7 @@ pub(crate) fn paths() -> &'static [u8] {
     blob(&PATHS.map(|(client, path, [read, write, watch])| PathRule { client, read, write, watch, path }))
 }
 
-/// What the grant manager's client may ask for.
+/// The grants that the grant manager's client may request.
 pub(crate) fn grants(granted: &[GrantAllowance]) -> &'static [u8] {
     let rule = |granted: &GrantAllowance| {
         let GrantAllowance { rule, pages: count, peer_first, peer_last } = *granted;
@@ -46,7 +47,7 @@ pub(crate) fn grants(granted: &[GrantAllowance]) -> &'static [u8] {
     blob(&granted.iter().map(rule).collect::<Vec<_>>())
 }
 
-/// A blob of rules, for ever; without rules if they are no blob.
+/// Returns a static blob of rules. It is empty if the rules do not make a blob.
 fn blob<R: Rule<'static>>(rules: &[R]) -> &'static [u8] {
     rules::encode_rules(rules).unwrap_or_default().leak()
 }

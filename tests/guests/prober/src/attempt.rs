@@ -25,8 +25,8 @@ const ARGUMENTS: [u64; 7] = [1, 4, 0xFFFF, u64::MAX, 1 << 63, KERNEL_TEXT, 0x800
 /// Where the kernel's text starts.
 const KERNEL_TEXT: u64 = 0xFFFF_FFFF_8010_1000;
 
-/// Addresses of the kernel, of what Xen shares with it, of physical memory if it were mapped, and of
-/// nothing.
+/// Addresses of the kernel, of what Xen shares with it, of physical memory if it were mapped, and
+/// of nothing.
 const ADDRESSES: [(&str, u64); 13] = [
     ("kernel text", KERNEL_TEXT),
     ("kernel data", 0xFFFF_FFFF_8011_4000),
@@ -112,8 +112,8 @@ pub enum Attempt {
     SystemCall(u64),
     /// Invoke every operation on a slot; each must be refused unless the policy gives it.
     Slot(u64),
-    /// Invoke a held capability with arguments out of range; the kernel may answer anything that holds
-    /// no address of its own and opens no channel with no domain.
+    /// Invoke a held capability with arguments out of range; the kernel may answer anything that
+    /// holds no address of its own and opens no channel with no domain.
     Arguments(u64),
     /// Read the registers that a system call and a restart leave; they must be clear.
     Registers,
@@ -121,8 +121,8 @@ pub enum Attempt {
     Region(u64, Side),
     /// Wait again and again with a deadline that has passed.
     PassedDeadlines,
-    /// Wait again and again with a deadline this number of µs ahead; the other services must keep their
-    /// share of the processor.
+    /// Wait again and again with a deadline this number of µs ahead; the other services must keep
+    /// their share of the processor.
     Storm(u64),
     /// Write more lines than the console takes.
     Flood,
@@ -176,7 +176,8 @@ impl fmt::Display for Attempt {
 /// The numbers of the attempts that depend on the role.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Extent {
-    /// A bit for each slot that holds a region. Only known, and attempted, after every slot was invoked.
+    /// A bit for each slot that holds a region. Only known, and attempted, after every slot was
+    /// invoked.
     pub regions: u64,
     /// The number of queues to peers.
     pub queues: usize,
@@ -198,7 +199,8 @@ pub struct Attempts {
 static MARK: AtomicU32 = AtomicU32::new(0);
 
 impl Attempts {
-    /// Returns the attempts of a program whose text, writable data and constants lie at these addresses.
+    /// Returns the attempts of a program whose text, writable data and constants lie at these
+    /// addresses.
     #[must_use]
     pub const fn new([text, data, constant]: [u64; 3], extent: Extent) -> Attempts {
         Attempts { text, data, constant, extent }

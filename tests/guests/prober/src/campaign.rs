@@ -114,8 +114,8 @@ pub(crate) struct RawMessage {
     pub pause: Duration,
 }
 
-/// An attempt of one role beside messages: its description, and a function that makes it and returns
-/// the breach, if there is one.
+/// An attempt of one role beside messages: its description, and a function that makes it and
+/// returns the breach, if there is one.
 pub(crate) type RoleAttempt<R> = (&'static str, fn(&mut R) -> Option<&'static str>);
 
 /// What a compromised service has: what the policy gives it, and no more.
@@ -152,7 +152,8 @@ pub(crate) trait Role: Sized + 'static {
 pub(crate) struct Campaign<R> {
     role: R,
     due: Instant,
-    /// The attempt that a peer has to consume: its number, the attempt, and the checks that are left.
+    /// The attempt that a peer has to consume: its number, the attempt, and the checks that are
+    /// left.
     sent: Option<(u32, Attempt, u32)>,
     /// The attempt whose pause has begun.
     paused: Option<u32>,

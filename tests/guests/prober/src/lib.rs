@@ -1,16 +1,16 @@
 //! The prober: a service that attempts everything that it must not be able to do.
 //!
 //! It plays several roles in an image. Under policies of its own (`tests/guests/prober.toml`,
-//! `tests/guests/selftest.toml`) it has the role of an application. Under the policy that ships, it is
-//! what an attacker can do who controls [`tcpip`], [`netfront`] or [`http`].
+//! `tests/guests/selftest.toml`) it has the role of an application. Under the policy that ships, it
+//! is what an attacker can do who controls [`tcpip`], [`netfront`] or [`http`].
 //!
-//! It logs each attempt with its number before it makes it, and its outcome afterwards. An attempt that
-//! faults ends the service. The kernel logs the fault and restarts the service, which goes on with the
-//! next attempt: it keeps the number in memory that survives restarts. An attempt that succeeds is a
-//! `BREACH`. The last attempt is to spin forever.
+//! It logs each attempt with its number before it makes it, and its outcome afterwards. An attempt
+//! that faults ends the service. The kernel logs the fault and restarts the service, which goes on
+//! with the next attempt: it keeps the number in memory that survives restarts. An attempt that
+//! succeeds is a `BREACH`. The last attempt is to spin forever.
 //!
-//! [`storm`] and [`witness`] are two services of `tests/guests/storm.toml`: the first tries to keep the
-//! processor from the second.
+//! [`storm`] and [`witness`] are two services of `tests/guests/storm.toml`: the first tries to keep
+//! the processor from the second.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

@@ -50,7 +50,8 @@ const GRANTS: usize = 0;
 const STORE: usize = 1;
 const NET: usize = 2;
 
-/// Domain numbers that no peer can have, among them those that Xen gives a meaning (`DOMID_FIRST_RESERVED` and on).
+/// Domain numbers that no peer can have, among them those that Xen gives a meaning
+/// (`DOMID_FIRST_RESERVED` and on).
 const NO_DOMAINS: [DomId; 5] = [DomId(0x7FF0), DomId(0x7FF1), DomId(0x7FF2), DomId(0x8000), DomId(u16::MAX)];
 const PEER: DomId = DomId(0);
 
@@ -357,7 +358,8 @@ mod tests {
             let (_, queue, bytes) = messages[TO_GRANTS.len() + number];
             assert_eq!(queue, STORE);
             let sent = Ask::from_bytes(&bytes[..Ask::SIZE]);
-            // A path that is no path is for the bytes that follow its NUL to be a malformed message or a refusal.
+            // A path that is no path is for the bytes that follow its NUL to be a malformed message
+            // or a refusal.
             assert!(sent.is_ok_and(|sent| sent == ask((TO_GRANTS.len() + number) as u16, *verb, path)), "{path:?}");
         }
     }

@@ -1,5 +1,5 @@
-//! A service of high priority that tries to keep the processor from the service below it, within its
-//! budget. The work that the other gets done is compared with that beside a plain spin.
+//! A service of high priority that tries to keep the processor from the service below it, within
+//! its budget. The work that the other gets done is compared with that beside a plain spin.
 
 use core::time::Duration;
 

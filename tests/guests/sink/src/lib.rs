@@ -1,5 +1,5 @@
-//! The sink: takes requests and does nothing with them. It stands in for the network where there is none, so that the
-//! kernel can be run alone (`tests/guests/selftest.toml`).
+//! The sink: takes requests and does nothing with them. It stands in for the network where there is
+//! none, so that the kernel can be run alone (`tests/guests/selftest.toml`).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

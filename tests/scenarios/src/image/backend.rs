@@ -13,7 +13,7 @@ pub struct Backend {
     domain: u16,
     pub netback: Netback,
     /// If set, it keeps its mappings when the connection ends.
-    pub clings: bool,
+    pub keeps_mappings: bool,
     /// The references of the ring pages that it has mapped.
     mapped: Vec<u32>,
     /// The guest's ports that it has bound.
@@ -27,7 +27,7 @@ impl Backend {
         Backend {
             domain,
             netback: Netback::new(domain, GUEST),
-            clings: false,
+            keeps_mappings: false,
             mapped: Vec::new(),
             bound: Vec::new(),
             states: [None, None],
@@ -91,7 +91,7 @@ impl Backend {
         for port in self.bound.drain(..) {
             machine.xen().events.unbind(self.domain, port);
         }
-        if !self.clings {
+        if !self.keeps_mappings {
             for reference in self.mapped.drain(..) {
                 machine.unmap(self.domain, reference, true);
             }

@@ -22,8 +22,8 @@ const LONGEST_SLEEP: u64 = 50_000_000;
 
 /// The settings of an image.
 pub struct Options {
-    /// The text of the policy: [`fused_policy`], or one with the services, queues and capabilities of
-    /// the shipped policy, with which the programs are compiled.
+    /// The text of the policy: [`fused_policy`], or one with the services, queues and capabilities
+    /// of the shipped policy, with which the programs are compiled.
     pub policy: String,
     /// The guest's command line.
     pub command_line: &'static str,
@@ -172,8 +172,8 @@ impl Image {
     }
 
     /// Sets whether the back end keeps its mappings of the rings whatever it announces.
-    pub fn cling(&mut self, clings: bool) {
-        self.backend.clings = clings;
+    pub fn keep_mappings(&mut self, keeps_mappings: bool) {
+        self.backend.keeps_mappings = keeps_mappings;
     }
 
     /// Returns the front end's state.

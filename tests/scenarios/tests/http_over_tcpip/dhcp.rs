@@ -1,4 +1,4 @@
-//! What tcpip makes of a DHCP server.
+//! Tests tcpip with a DHCP server.
 
 use cloister_scenarios::Network;
 use cloister_scenarios::dhcp::Dhcp;

@@ -1,4 +1,4 @@
-//! Downloads over a link that loses some of what it carries, in virtual time.
+//! Measures downloads over a link that loses frames, in virtual time.
 
 use cloister_interfaces::net::Offloads;
 use cloister_scenarios::Network;
@@ -23,7 +23,7 @@ fn connect(rig: &mut Rig) -> SocketHandle {
 }
 
 #[test]
-fn frames_of_bulk_are_as_long_as_may_be() {
+fn bulk_data_is_sent_in_the_longest_frames() {
     let setup = Setup { site: site(), ring_out: 128 * 1024, offloads: Offloads::all(), ..Setup::default() };
     let mut rig = Rig::new(setup);
     let handle = connect(&mut rig);
@@ -34,7 +34,7 @@ fn frames_of_bulk_are_as_long_as_may_be() {
     assert!(frames <= least + 4, "{frames} frames, where {least} hold all");
 }
 
-/// Milliseconds of a download of 3 MB, in the middle of five.
+/// Returns the median time of five downloads of 3 MB, in ms.
 fn download(offloads: Offloads, loss: Loss) -> u64 {
     let whole = pattern(3_000_000);
     let mut times: Vec<u64> = (1..=5)
@@ -84,7 +84,7 @@ fn lost_acknowledgements_hardly_slow_a_download_down() {
 }
 
 #[test]
-fn nobody_is_busy_with_what_cannot_be_sent_again() {
+fn no_service_spins_while_a_lost_segment_cannot_be_sent_again() {
     let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
     let handle = rig.connect();
     rig.send(handle, b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n");

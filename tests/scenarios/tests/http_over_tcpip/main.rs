@@ -1,4 +1,4 @@
-//! http and tcpip together, asked by a client over a simulated wire.
+//! Tests http and tcpip together, with a client on a simulated wire.
 #![forbid(unsafe_code)]
 
 mod application;
@@ -60,7 +60,8 @@ fn files_arrive_whole_and_so_do_their_parts() {
     assert!(body == pattern(3_000_000)[1_000_000..2_000_000]);
 }
 
-/// Downloads the large file over a link that does this much; answers the length of the longest frame.
+/// Downloads the large file over a link with these offloads. Returns the length of the longest
+/// frame.
 fn longest_of_a_download(setup: Setup) -> usize {
     let mut rig = Rig::new(Setup { site: site(), ..setup });
     assert!(rig.get("/large").1 == pattern(3_000_000));
@@ -69,7 +70,7 @@ fn longest_of_a_download(setup: Setup) -> usize {
 }
 
 #[test]
-fn the_link_is_given_long_segments_if_it_cuts_them_and_if_it_may() {
+fn long_segments_are_left_to_a_link_that_may_cut_them() {
     let of = |offloads, command_line| {
         longest_of_a_download(Setup { offloads, command_line, ring_out: 128 * 1024, ..Setup::default() })
     };
@@ -97,7 +98,7 @@ fn the_link_cuts_segments_as_short_as_the_peer_takes_them() {
 }
 
 #[test]
-fn without_a_share_in_the_site_files_arrive_as_well() {
+fn files_arrive_if_tcpip_does_not_map_the_site() {
     let setup = || Setup { shared: false, ..Setup::default() };
     longest_of_a_download(setup());
     let mut rig = Rig::new(Setup { site: site(), ..setup() });
@@ -109,11 +110,11 @@ fn without_a_share_in_the_site_files_arrive_as_well() {
 }
 
 #[test]
-fn the_end_of_a_body_is_acknowledged_by_the_answer_and_a_fin_by_ours() {
+fn the_response_acknowledges_the_end_of_a_body_and_our_fin_that_of_the_peer() {
     let mut rig = Rig::new(Setup { sink: true, ..Setup::default() });
     let handle = rig.connect();
     rig.socket(handle).set_nagle_enabled(false);
-    // A body of two segments: with the second there is as much to acknowledge as is not put off by a clock.
+    // The body has two segments. With the second, the acknowledgement is no longer delayed.
     rig.send(handle, b"POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n");
     rig.run(200);
     let before = rig.frames();
@@ -128,7 +129,7 @@ fn the_end_of_a_body_is_acknowledged_by_the_answer_and_a_fin_by_ours() {
 }
 
 #[test]
-fn what_is_sent_to_the_sink_is_taken_and_counted() {
+fn uploads_to_the_sink_are_taken_and_counted() {
     let mut rig = Rig::new(Setup { site: site(), sink: true, ..Setup::default() });
     let handle = rig.connect();
     for length in [0usize, 1, 300_000] {
@@ -164,11 +165,11 @@ fn an_upload_in_long_segments_is_acknowledged_at_once() {
     }
     assert!(rig.longest_received() > 4_000);
     assert!(rig.response(handle, false).0.starts_with("HTTP/1.1 200 "));
-    // Each is 100 µs: a delayed acknowledgement of each of the 60 parts would be 6,000 of them.
+    // Each step is 100 µs: delayed acknowledgements of all 60 parts would take 6,000 steps.
     assert!(steps < 600, "{steps} steps");
 }
 
-/// SYNs from many addresses that never go on.
+/// Sends SYNs from many addresses, and nothing after them.
 fn flood(rig: &mut Rig, count: u32) {
     for number in 0..count {
         let from = Ipv4Address::from(0x0a00_0100 | number & 0xff);
@@ -212,20 +213,20 @@ fn a_flood_of_syns_does_not_lock_others_out() {
         for round in 0..50 {
             flood(&mut rig, 100);
             rig.run(10);
-            // As many as fit while a client's handshake is under way.
+            // As many as fit during a client's handshake.
             flood(&mut rig, connections as u32 / 4);
             let started = rig.nanoseconds;
             assert_eq!(rig.get("/one").1, b"1", "round {round}");
             assert!(rig.nanoseconds - started < 1_000_000_000, "it had to try again");
         }
-        // Who was there is not thrown out.
+        // Earlier connections are not ended.
         rig.send(kept, b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(rig.response(kept, false).1, b"1");
     }
 }
 
 #[test]
-fn an_upload_over_a_lossy_wire_is_whole() {
+fn an_upload_over_a_lossy_wire_is_complete() {
     let mut rig = Rig::new(Setup { site: site(), sink: true, ..Setup::default() });
     rig.client.wire.lose_every = Some(23);
     rig.pace = 5_000_000;
@@ -291,7 +292,8 @@ fn forty_at_once_with_a_small_table() {
     panic!("{} of 40 were answered: {states:?}", answers.iter().filter(|answer| !answer.is_empty()).count());
 }
 
-/// How long a client waits for an answer, in ms, after 200 connections that send nothing.
+/// Returns the time that a client waits for an answer, in ms, after 200 connections that send
+/// nothing.
 fn wait_behind_silent_connections(setup: Setup) -> u64 {
     let mut rig = Rig::new(setup);
     rig.pace = 500_000;
@@ -305,13 +307,13 @@ fn wait_behind_silent_connections(setup: Setup) -> u64 {
 }
 
 #[test]
-fn connections_that_send_nothing_do_not_keep_others_out() {
+fn connections_that_send_nothing_do_not_block_others() {
     let took = wait_behind_silent_connections(Setup { connections: 256, site: site(), ..Setup::default() });
     assert!(took < 100, "{took} ms");
     // The first attempt may be dropped, and the second comes after a second.
     let took = wait_behind_silent_connections(Setup { site: site(), ..Setup::default() });
     assert!(took < 1500, "{took} ms");
-    // With the smallest table the client is one of many that try again and again.
+    // With the smallest table, the client competes with many that retry.
     let setup = Setup { connections: 16, ring_out: 4096, site: site(), ..Setup::default() };
     let took = wait_behind_silent_connections(setup);
     assert!(took < 20_000, "{took} ms");
@@ -394,7 +396,7 @@ fn a_backend_that_comes_back_finds_its_connections() {
 }
 
 #[test]
-fn what_went_over_one_link_the_backend_of_the_next_does_not_see() {
+fn a_new_back_end_cannot_read_frames_of_the_earlier_one() {
     let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
     assert!(!rig.shows(FORMER), "of a former run of the service");
     assert_eq!(rig.get("/one").1, b"1");

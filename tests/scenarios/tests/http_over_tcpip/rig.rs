@@ -1,4 +1,5 @@
-//! http and tcpip wired together, a netfront of a few lines, and on the wire a client with a stack of its own.
+//! Connects http and tcpip, with a minimal netfront, and a client with a stack of its own on the
+//! wire.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
@@ -16,11 +17,11 @@ use cloister_tcpip as tcpip;
 
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const PAGES: usize = 64;
-/// What a former run of tcpip has left where frames are sent from.
+/// Bytes that an earlier run of tcpip has left in the transmit pool.
 pub const FORMER: &[u8] = b"of a former run";
 
-/// Of a million, so many are lost, by chance: frames as the image sends them, packets that they are cut into, and frames to
-/// the image.
+/// The random losses in a million: frames as the image sends them, packets that they are cut into,
+/// and frames to the image.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Loss {
     pub frames: u64,
@@ -37,20 +38,20 @@ impl Loss {
     }
 }
 
-/// netfront as tcpip sees it, with the wire in place of a backend.
+/// Acts as netfront for tcpip, with the wire in place of a back end.
 struct Link {
     server: Server<Net, Recorder, SharedMemory>,
     rx_pool: SharedMemory,
     tx_pool: SharedMemory,
     rx_free: VecDeque<u16>,
     offloads: Offloads,
-    /// Bytes of the longest frame that was sent.
+    /// The length of the longest sent frame, in bytes.
     longest: usize,
-    /// Bytes of the longest that came out of the link.
+    /// The length of the longest packet after the link, in bytes.
     longest_carried: usize,
-    /// Bytes of the longest that tcpip was given.
+    /// The length of the longest frame to tcpip, in bytes.
     longest_received: usize,
-    /// Frames that were sent.
+    /// The number of sent frames.
     frames: usize,
     closed: bool,
     loss: Loss,
@@ -62,7 +63,8 @@ impl Link {
         self.server.replies.send(&Reply::Up { mac: MAC, mtu: 1500, offloads: self.offloads }).unwrap();
     }
 
-    /// Carries frames both ways. A page tcpip gives back twice, or sends twice, fails the test.
+    /// Carries frames both ways. A page that tcpip gives back twice, or sends twice, fails the
+    /// test.
     fn carry(&mut self, wire: &mut Wire) {
         while let Some(request) = self.server.requests.pop() {
             match request.unwrap() {
@@ -96,14 +98,15 @@ impl Link {
             if self.closed || self.server.replies.room() < 3 || self.rx_free.len() < 2 {
                 break;
             }
-            // What a link cuts for others it leaves uncut for us.
+            // A link that cuts frames for others leaves ours uncut.
             let uncut = self.offloads.contains(Offloads::SEGMENTS);
             let frame = if uncut { join(&mut wire.to_server) } else { wire.to_server.pop_front() }.unwrap();
             self.longest_received = self.longest_received.max(frame.len());
             if !self.loss.keeps(self.loss.acks) {
                 continue;
             }
-            // Not always vouched for, at the start of a page, or in one part: as a back end may do.
+            // As a back end may do, it does not always check the checksum, begin at the start of a
+            // page, or deliver one part.
             let (checked, cut) = (page % 2 == 0, if page % 5 == 0 { 700 } else { PAGE_SIZE - 128 });
             let mut parts = frame.chunks(cut.max(frame.len().div_ceil(2))).peekable();
             while let Some(part) = parts.next() {
@@ -129,13 +132,13 @@ pub struct Setup {
     pub ring_out: usize,
     pub command_line: &'static str,
     pub site: &'static [u8],
-    /// tcpip sends from the site by itself.
+    /// `true` if tcpip sends from the site by itself.
     pub shared: bool,
-    /// http is the one of the benchmarks, which takes what is sent to `/sink`.
+    /// `true` if http is that of the benchmarks, which takes uploads to `/sink`.
     pub sink: bool,
-    /// What the link does.
+    /// The offloads of the link.
     pub offloads: Offloads,
-    /// Bytes of the largest packet of the client's.
+    /// The size of the client's largest packet, in bytes.
     pub mtu: usize,
 }
 
@@ -154,7 +157,7 @@ impl Default for Setup {
     }
 }
 
-/// The whole.
+/// The image and its surroundings.
 pub struct Rig {
     pub system: Recorder,
     tcpip: Box<dyn Service>,
@@ -163,7 +166,7 @@ pub struct Rig {
     pub control: Client<Control, Recorder, SharedMemory>,
     pub client: Peer,
     pub nanoseconds: u64,
-    /// How much time a step takes, in ns.
+    /// The duration of a step, in ns.
     pub pace: u64,
     /// The application's end of the queue, if the test itself is the application.
     pub application: Option<Client<SocketInterface, Recorder, SharedMemory>>,
@@ -191,12 +194,12 @@ impl Rig {
         rig
     }
 
-    /// Without http: the test speaks to tcpip itself.
+    /// Creates an image without http: the test is the application.
     pub fn bare(setup: &Setup) -> Self {
         let system = Recorder::new();
         let pool = || SharedMemory::new(PAGES * PAGE_SIZE);
         let (rx_pool, tx_pool) = (pool(), pool());
-        // A former run of tcpip may have sent something.
+        // An earlier run of tcpip may have sent something.
         tx_pool.write((PAGES - 1) * PAGE_SIZE, FORMER);
         let (net, netfront) = channel::<Net, _>(&system, 10, &system, 11, 64);
         let (application, server) = channel::<SocketInterface, _>(&system, 12, &system, 13, 64);
@@ -251,7 +254,7 @@ impl Rig {
         self.system.set_now(self.nanoseconds);
     }
 
-    /// Lets `seconds` go by, in steps of 50 ms.
+    /// Lets `seconds` pass, in steps of 50 ms.
     pub fn wait(&mut self, seconds: u64) {
         for _ in 0..seconds * 20 {
             self.advance(50_000_000);
@@ -259,50 +262,51 @@ impl Rig {
         }
     }
 
-    /// The time until a service wants to run by itself.
+    /// Returns the time until the next deadline of a service.
     pub fn sleeps(&self) -> Option<core::time::Duration> {
         let http = self.http.as_ref().and_then(|http| http.deadline());
         let deadline = self.tcpip.deadline().into_iter().chain(http).min()?;
         Some(deadline.since(cloister_interfaces::Instant(self.nanoseconds)))
     }
 
-    /// From now on the link loses so much.
+    /// Sets the losses of the link.
     pub fn lose(&mut self, loss: Loss) {
         self.link.loss = loss;
     }
 
-    /// How many frames the image sent.
+    /// Returns the number of frames that the image sent.
     pub fn frames(&self) -> usize {
         self.link.frames
     }
 
-    /// Bytes of the longest frame that the image sent.
+    /// Returns the length of the longest frame that the image sent, in bytes.
     pub fn longest_frame(&self) -> usize {
         self.link.longest
     }
 
-    /// Bytes of the longest that came out of the link, which cuts what the image sends.
+    /// Returns the length of the longest packet after the link, which cuts the image's frames, in
+    /// bytes.
     pub fn longest_carried(&self) -> usize {
         self.link.longest_carried
     }
 
-    /// Bytes of the longest frame that the image was given.
+    /// Returns the length of the longest frame to the image, in bytes.
     pub fn longest_received(&self) -> usize {
         self.link.longest_received
     }
 
-    /// Whether the backend would find these bytes among what is shared with it for frames.
+    /// Returns `true` if the back end could read these bytes in the transmit pool.
     pub fn shows(&self, bytes: &[u8]) -> bool {
         self.link.tx_pool.bytes(0, PAGES * PAGE_SIZE).windows(bytes.len()).any(|window| window == bytes)
     }
 
-    /// The backend goes.
+    /// Ends the back end's connection.
     pub fn disconnect(&mut self) {
         self.link.server.replies.send(&Reply::Down).unwrap();
         self.step();
     }
 
-    /// The backend goes, and comes again.
+    /// Ends the back end's connection, and begins another.
     pub fn reconnect(&mut self) {
         self.disconnect();
         self.link.up();
@@ -321,7 +325,7 @@ impl Rig {
 }
 
 impl Network for Rig {
-    /// One pass over everything.
+    /// Runs every part once.
     fn step(&mut self) {
         self.advance(self.pace);
         self.tcpip.notified(Notifications::ALL);

@@ -1,5 +1,6 @@
-//! Peers that send or take next to nothing, as many as the table of connections has, who come back when they are ended: an
-//! honest client is served beside them. And slow peers that are honest, who are not cut off.
+//! Tests peers that send or take next to nothing, as many as the table has connections, and that
+//! reconnect when they are ended: an honest client is served beside them. Slow peers that are
+//! honest are not ended.
 
 use cloister_scenarios::Network;
 use cloister_scenarios::client::SERVER;
@@ -13,25 +14,25 @@ const SECOND: u64 = 1_000_000_000;
 /// The time of a step.
 const PACE: u64 = 5_000_000;
 
-/// What each of the peers does.
+/// The behaviour of each of the peers.
 #[derive(Clone, Copy)]
 struct Attack {
-    /// What it sends when it is connected.
+    /// The bytes that it sends when it is connected.
     first: &'static [u8],
-    /// What it sends again and again, as soon as it can.
+    /// The bytes that it sends again and again, as soon as it can.
     more: &'static [u8],
-    /// How much it reads at a time, of how many bytes of buffer.
+    /// The number of bytes that it reads at a time, and the size of its buffer.
     takes: usize,
     window: usize,
-    /// How often it does that, in seconds.
+    /// The interval between its actions, in seconds.
     every: u64,
 }
 
-/// It reads nothing of what it is sent, which has room.
+/// A peer that reads nothing. Its buffer has room for all that it gets.
 const SENDS: Attack = Attack { first: b"", more: b"", takes: 0, window: 64 * 1024, every: 8 };
 const READS: Attack = Attack { takes: 3000, every: 25, ..SENDS };
 
-/// As much as the first connections' in ring has room for.
+/// Enough requests to fill the in ring of one of the first connections.
 const HEADS: &[[u8; 31]] = &[*b"HEAD /one HTTP/1.1\r\nHost: a\r\n\r\n"; 60];
 
 const ATTACKS: [(&str, Attack); 20] = [
@@ -87,17 +88,14 @@ const ATTACKS: [(&str, Attack); 20] = [
         "a slow reader of a part",
         Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\nRange: bytes=5-\r\n\r\n", ..READS },
     ),
-    ("one who reads nothing", Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", ..SENDS }),
+    ("reads nothing", Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", ..SENDS }),
+    ("reads nothing, once", Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", ..SENDS }),
     (
-        "one who reads nothing, once",
-        Attack { first: b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", ..SENDS },
-    ),
-    (
-        "one who reads nothing of little",
+        "reads nothing of a short response",
         Attack { first: b"GET /little HTTP/1.1\r\nHost: a\r\n\r\n", window: 256, ..SENDS },
     ),
     (
-        "one who reads nothing of little, once",
+        "reads nothing of a short response, once",
         Attack { first: b"GET /little HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", window: 256, ..SENDS },
     ),
     (
@@ -120,7 +118,7 @@ const ATTACKS: [(&str, Attack); 20] = [
     ),
 ];
 
-/// A peer with a small window, connected to the image's web server.
+/// Connects a peer with a small window to the image's web server.
 fn connect(rig: &mut Rig, window: usize, port: u16) -> SocketHandle {
     let buffer = |length| tcp::SocketBuffer::new(vec![0; length]);
     let mut socket = tcp::Socket::new(buffer(window), buffer(2048));
@@ -128,11 +126,12 @@ fn connect(rig: &mut Rig, window: usize, port: u16) -> SocketHandle {
     rig.client.sockets.add(socket)
 }
 
-/// A peer: its connection, if it has one, whether it has asked, and when it does something next.
+/// A peer: its connection, if any, `true` if it has sent its request, and the time of its next
+/// action.
 #[derive(Clone, Copy, Default)]
 struct Slow {
     connection: Option<SocketHandle>,
-    asked: bool,
+    requested: bool,
     due: u64,
 }
 
@@ -148,7 +147,7 @@ impl Crowd {
         Crowd { attack, peers: vec![Slow::default(); count], port: 10_000 }
     }
 
-    /// Each does its part.
+    /// Lets each peer act.
     fn act(&mut self, rig: &mut Rig) {
         let now = rig.nanoseconds;
         for peer in &mut self.peers {
@@ -161,8 +160,8 @@ impl Crowd {
                 continue;
             };
             let socket = rig.socket(handle);
-            if !socket.is_open() || socket.state() == tcp::State::CloseWait && peer.asked {
-                // It comes back after a second.
+            if !socket.is_open() || socket.state() == tcp::State::CloseWait && peer.requested {
+                // It reconnects after a second.
                 rig.client.sockets.remove(handle);
                 *peer = Slow { due: now + SECOND, ..Slow::default() };
                 continue;
@@ -170,32 +169,32 @@ impl Crowd {
             if !socket.may_send() || now < peer.due {
                 continue;
             }
-            let _ = socket.send_slice(if peer.asked { self.attack.more } else { self.attack.first });
-            if peer.asked {
+            let _ = socket.send_slice(if peer.requested { self.attack.more } else { self.attack.first });
+            if peer.requested {
                 let _ = socket.recv(|bytes| (bytes.len().min(self.attack.takes), ()));
             }
-            (peer.asked, peer.due) = (true, now + self.attack.every * SECOND);
+            (peer.requested, peer.due) = (true, now + self.attack.every * SECOND);
         }
     }
 }
 
-/// Returns how long an honest client waits for an answer, in ms, with what is done meanwhile. As a browser does it tries again
-/// when it is reset.
+/// Returns the time that an honest client waits for an answer, in ms, while `meanwhile` runs. Like
+/// a browser, it tries again when it is reset.
 fn waits(rig: &mut Rig, mut meanwhile: impl FnMut(&mut Rig)) -> u64 {
     let began = rig.nanoseconds;
     let mut handle = rig.connect();
-    let (mut asked, mut answer) = (false, Vec::new());
+    let (mut requested, mut answer) = (false, Vec::new());
     while !answer.ends_with(b"\r\n\r\n1") {
         assert!(rig.nanoseconds - began < 100 * SECOND, "it is not served in 100 s: {}", rig.socket(handle).state());
         meanwhile(rig);
         rig.step();
         if !rig.socket(handle).is_open() {
             rig.client.sockets.remove(handle);
-            (handle, asked) = (rig.connect(), false);
+            (handle, requested) = (rig.connect(), false);
         }
-        if !asked && rig.socket(handle).may_send() {
+        if !requested && rig.socket(handle).may_send() {
             rig.socket(handle).send_slice(b"GET /one HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
-            asked = true;
+            requested = true;
         }
         answer.extend(rig.take(handle));
     }
@@ -205,7 +204,8 @@ fn waits(rig: &mut Rig, mut meanwhile: impl FnMut(&mut Rig)) -> u64 {
     (rig.nanoseconds - began) / 1_000_000
 }
 
-/// Returns the longest time that an honest client waits, in ms, of one every ten seconds beside so many peers.
+/// Returns the longest time that an honest client waits, in ms: one comes every ten seconds, beside
+/// this number of peers.
 fn longest_wait(attack: Attack, connections: usize, peers: usize) -> u64 {
     let ring_out = if connections < 64 { 4096 } else { 16 * 1024 };
     let mut rig = Rig::new(Setup { connections, ring_out, site: site(), ..Setup::default() });
@@ -224,7 +224,7 @@ fn longest_wait(attack: Attack, connections: usize, peers: usize) -> u64 {
 }
 
 #[test]
-fn as_many_slow_peers_as_there_are_connections_keep_nobody_out() {
+fn a_client_is_served_beside_as_many_slow_peers_as_connections() {
     for (name, attack) in ATTACKS {
         let longest = longest_wait(attack, 64, 64);
         println!("{name}: {longest} ms");
@@ -233,10 +233,11 @@ fn as_many_slow_peers_as_there_are_connections_keep_nobody_out() {
     }
 }
 
-/// With twice as many, each place that is made is fought for. Those who take 600 bytes a second of what tcpip was left with
-/// win: one in many of a kind is found only by the peers' addresses.
+/// With twice as many, they compete for every free connection. Peers that take 600 bytes a second
+/// of the data that http has left to tcpip win: only the peers' addresses would tell one among many
+/// of a kind.
 #[test]
-fn twice_as_many_slow_peers_keep_nobody_out() {
+fn a_client_is_served_beside_twice_as_many_slow_peers() {
     for (name, attack) in ATTACKS.into_iter().filter(|(name, _)| !name.contains("of less")) {
         let longest = longest_wait(attack, 64, 128);
         println!("{name}: {longest} ms");
@@ -244,7 +245,8 @@ fn twice_as_many_slow_peers_keep_nobody_out() {
     }
 }
 
-/// Reads `wanted` bytes at `rate` bytes a second, four times a second; returns how many came before the end.
+/// Reads `wanted` bytes at `rate` bytes a second, four times a second. Returns how many came before
+/// the end.
 fn reads_at(rig: &mut Rig, handle: SocketHandle, rate: usize, wanted: usize) -> usize {
     let mut came = 0;
     while came < wanted && rig.socket(handle).may_recv() {
@@ -257,7 +259,7 @@ fn reads_at(rig: &mut Rig, handle: SocketHandle, rate: usize, wanted: usize) -> 
     came
 }
 
-/// A client with this window, that has asked for so much of the large file.
+/// Returns a client with this window that has requested this number of bytes of the large file.
 fn asks_for(rig: &mut Rig, window: usize, connection: &str, length: usize) -> SocketHandle {
     let handle = connect(rig, window, 9_000);
     let last = length - 1;
@@ -268,9 +270,8 @@ fn asks_for(rig: &mut Rig, window: usize, connection: &str, length: usize) -> So
 }
 
 #[test]
-fn a_slow_client_that_goes_on_is_not_cut_off() {
-    // Of the smallest image, of one with large rings, and of one with as much to send from as there
-    // is.
+fn a_slow_client_that_continues_is_not_ended() {
+    // The smallest image, images with large rings, and one with the largest `stream-out`.
     let setups = [(64, 4096), (64, 16 * 1024), (64, 256 * 1024), (2048, 32 * 1024)];
     for (connections, ring_out) in setups {
         for (rate, connection, length) in [
@@ -290,7 +291,7 @@ fn a_slow_client_that_goes_on_is_not_cut_off() {
         ] {
             let mut rig = Rig::new(Setup { site: site(), connections, ring_out, ..Setup::default() });
             rig.pace = PACE;
-            // The window is what a phone's stack has before it knows the link.
+            // The window is that of a phone's stack before it knows the link.
             let handle = asks_for(&mut rig, 4096, connection, length);
             let came = reads_at(&mut rig, handle, rate, length);
             assert!(came >= length, "{came} of {length} at {rate} bytes a second, {connection}, {ring_out}");
@@ -298,9 +299,9 @@ fn a_slow_client_that_goes_on_is_not_cut_off() {
     }
 }
 
-/// It has a minute and what it takes buys.
+/// It has a minute, and the time that the bytes it takes buy.
 #[test]
-fn a_client_that_takes_next_to_nothing_is_ended_with_nobody_waiting() {
+fn a_client_that_takes_next_to_nothing_is_ended_even_if_no_other_waits() {
     for (connection, rate) in [("close", 0), ("close", 100)] {
         let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
         rig.pace = PACE;
@@ -317,7 +318,7 @@ fn a_client_that_takes_next_to_nothing_is_ended_with_nobody_waiting() {
 }
 
 #[test]
-fn a_slow_body_that_goes_on_is_taken_and_one_that_does_not_is_ended() {
+fn a_slow_body_that_continues_is_taken_and_one_that_stops_is_ended() {
     let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
     rig.pace = PACE;
     let [honest, slow] = [1, 2].map(|port| connect(&mut rig, 4096, 20_000 + port));
@@ -356,9 +357,9 @@ fn a_fast_download_is_not_ended_for_others() {
     }
 }
 
-/// Each of its requests has a body that is late, and the answers are short: 150 bytes a second in all.
+/// Each of its requests has a late body, and the answers are short: 150 bytes a second in all.
 #[test]
-fn requests_buy_no_patience_but_by_their_bytes() {
+fn a_request_earns_time_only_by_its_bytes() {
     let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
     rig.pace = PACE;
     let handle = connect(&mut rig, 4096, 20_000);
@@ -372,7 +373,8 @@ fn requests_buy_no_patience_but_by_their_bytes() {
     }
 }
 
-/// For some minutes: a request at a time and many at once, some with a body that comes a moment later, all with pauses.
+/// It sends for some minutes: one request at a time and many at once, some with a body a moment
+/// later, all with pauses.
 #[test]
 fn a_connection_that_is_used_now_and_then_is_kept() {
     let get: &[u8] = b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -387,7 +389,7 @@ fn a_connection_that_is_used_now_and_then_is_kept() {
         while rig.nanoseconds - began < 180 * SECOND {
             rig.send(handle, &request.repeat(count));
             if body > 0 {
-                // A round trip over a satellite.
+                // The round-trip time over a satellite.
                 rig.run(120);
                 rig.send(handle, &pattern(body));
             }
@@ -401,8 +403,8 @@ fn a_connection_that_is_used_now_and_then_is_kept() {
     }
 }
 
-/// Its request comes 150 ms after its connection, in one piece or two, while another client connects; the others take 1,500
-/// bytes a second.
+/// Its request comes 150 ms after its connection, in one part or two, while another client
+/// connects. The others take 1,500 bytes a second.
 #[test]
 fn a_client_that_is_far_away_is_served_while_places_are_free() {
     for (readers, first) in [(10, ""), (50, ""), (50, "GET /one HT"), (56, ""), (56, "GET /one HT")] {
@@ -441,12 +443,13 @@ fn a_client_that_is_far_away_is_served_while_places_are_free() {
     }
 }
 
-/// All the others are faster, and they want more places than there are.
+/// All others are faster, and they want more connections than exist.
 #[test]
-fn a_client_just_above_the_rate_of_pressure_is_not_ended_for_others() {
+fn a_client_just_above_the_rate_under_pressure_is_not_ended_for_others() {
     for ring_out in [16 * 1024, 256 * 1024] {
         let mut rig = Rig::new(Setup { site: site(), ring_out, ..Setup::default() });
-        // A window of 4096 bytes would let no more than 13,700 bytes a second through to one who reads ten times a second.
+        // A window of 4096 bytes would limit a peer that reads ten times a second to 13,700 bytes a
+        // second.
         let handle = connect(&mut rig, 16 * 1024, 9_000);
         rig.send(handle, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
         rig.pace = PACE;
@@ -464,10 +467,10 @@ fn a_client_just_above_the_rate_of_pressure_is_not_ended_for_others() {
     }
 }
 
-/// Whoever takes more than 16,000 bytes a second, while others wait: beside slow peers, and beside
-/// fast ones that have all places.
+/// A client takes more than 16,000 bytes a second while others wait: beside slow peers, and beside
+/// fast ones that have all connections.
 #[test]
-fn a_client_above_the_pressed_rate_is_not_ended_to_the_last_byte() {
+fn a_client_above_the_rate_under_pressure_is_served_to_the_last_byte() {
     const LARGE: &[u8] = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n";
     let busy = Attack { first: LARGE, takes: 40_000, window: 40_000, every: 1, ..SENDS };
     let silent = Attack { every: 1, ..SENDS };

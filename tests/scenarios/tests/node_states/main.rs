@@ -1,10 +1,11 @@
-//! The handshake in every state, against nodes that hold anything.
+//! Tests the handshake in every state, against nodes with any value.
 //!
-//! Each case has a netfront of its own, on the way to a connection, in it, or on the way out. At one moment a node is written
-//! or removed, and stays so; or it is, and is set right again, several times. Whatever it holds: no panic, nothing asked for
-//! beyond the policy, no grant left, no log without end. While the link is down for it, the log says something; and when the
-//! node is right again, the link comes up by itself, carries frames both ways and is closed in order. The same for answers of
-//! XenStore: each failure of each kind of request, from each moment on.
+//! Each case has a netfront of its own: connecting, connected, or closing. At one moment a node is
+//! written or removed, and stays so; or it is corrected again, several times. In every case there
+//! is no panic, no request beyond the policy, no grant left, and no endless log. While the link is
+//! down because of the node, the log has a line. When the node is right again, the link comes up by
+//! itself, carries frames both ways and is closed in order. The same holds for answers of XenStore:
+//! each failure of each kind of request, from each moment on.
 #![forbid(unsafe_code)]
 
 mod nodes;
@@ -22,41 +23,42 @@ use world::World;
 
 /// Pages of each pool.
 const PAGES: u16 = 8;
-/// How long a wrong value stands, in s.
+/// The time for which a wrong value stays, in s.
 const STANDS: u64 = 200;
-/// Lines that the log may have meanwhile.
+/// The most lines in the log meanwhile.
 const LINES: usize = 12;
-/// How long the link may take to come up when all is right again, in s.
+/// The time within which the link must come up when all values are right again, in s.
 const RECOVERS: u64 = 100;
 
-/// Where the handshake is when a node changes.
+/// The state of the handshake when a node changes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Moment {
-    /// So many turns after the device was made.
+    /// This number of turns after the device was made.
     Opening(usize),
     /// The back end has not offered a connection.
     Early,
-    /// It has, and was told that we are connected, and says nothing.
+    /// It has offered one, netfront has published that it is connected, and the back end does not
+    /// answer.
     Late,
-    /// The connection stands.
+    /// The connection is up.
     Up,
-    /// So many turns after the back end has said that it closes.
+    /// This number of turns after the back end has published that it closes.
     Closing(usize),
-    /// It does not let go of the rings.
+    /// The back end does not unmap the rings.
     Held,
-    /// The device is there, the last attempt has failed, and the next is to come.
+    /// The device exists, the last attempt has failed, and the next is due.
     Resting,
 }
 
-/// The moments in which nothing moves.
+/// The moments in which all parties wait.
 const STILL: [Moment; 5] = [Moment::Early, Moment::Late, Moment::Up, Moment::Held, Moment::Resting];
 
-/// What is done to a node.
+/// A change of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum How {
-    /// It holds this for some minutes.
+    /// It has this value for some minutes.
     Stays,
-    /// It holds this for a turn, and then what it held before, several times.
+    /// It has this value for a turn, and then its former one, several times.
     Flips,
 }
 
@@ -74,13 +76,13 @@ impl Case {
         case
     }
 
-    fn hear(&mut self) {
+    fn handle_replies(&mut self) {
         for reply in self.world.replies() {
             match reply {
                 Reply::Up { .. } => self.up = true,
                 Reply::Down => {
                     self.up = false;
-                    // Its rings are gone, whether it has been told or not.
+                    // Its rings are gone, even if it does not know it.
                     self.world.back.connection = None;
                 }
                 Reply::Received { page, .. } => self.held.push(page),
@@ -92,16 +94,16 @@ impl Case {
 
     fn turn(&mut self) -> bool {
         let moved = self.world.turn(true);
-        self.hear();
+        self.handle_replies();
         moved
     }
 
     fn run(&mut self) {
         self.world.settle();
-        self.hear();
+        self.handle_replies();
     }
 
-    /// Lets time pass, up to `seconds` or until `done`.
+    /// Lets time pass, for at most `seconds` or until `done`.
     fn pass(&mut self, seconds: u64, done: impl Fn(&Case) -> bool) -> bool {
         let end = self.world.now + seconds * 1_000_000_000;
         self.run();
@@ -110,16 +112,16 @@ impl Case {
             assert!(next > self.world.now, "it wants to run again and again: {}", self.world.system.console());
             if next >= end {
                 self.world.pass_to(end);
-                self.hear();
+                self.handle_replies();
                 return done(self);
             }
             self.world.pass_to(next);
-            self.hear();
+            self.handle_replies();
         }
         true
     }
 
-    /// Brings it to the moment; answers whether there is such a one.
+    /// Brings it to the moment. Returns `true` if the moment exists.
     fn reach(moment: Moment) -> Option<Case> {
         let mut case = Case::new();
         let close = |case: &mut Case| {
@@ -164,13 +166,13 @@ impl Case {
         }
     }
 
-    /// The states that the two ends have published.
+    /// Returns the states that the two ends have published.
     fn states(&self) -> (String, String) {
         let text = |directory: String| self.world.daemon.text(&format!("{directory}/state")).unwrap_or_default();
         (text(self.world.back.front()), text(self.world.back.directory()))
     }
 
-    /// From now on everybody behaves.
+    /// Lets every party behave from now on.
     fn behave(&mut self, moment: Moment) {
         self.world.back.deaf = false;
         if moment == Moment::Early && self.states().1 == "1" {
@@ -184,7 +186,7 @@ impl Case {
         }
     }
 
-    /// The link is up, carries frames both ways, and is closed.
+    /// Checks that the link is up, carries frames both ways, and is closed.
     fn works(&mut self, case: &dyn Fn() -> String) {
         assert!(self.pass(RECOVERS, |case| case.up), "{}: not up: {}", case(), self.world.system.console());
         let frame: Vec<u8> = (0..90).collect();
@@ -203,7 +205,7 @@ impl Case {
     }
 }
 
-/// What the XenStore service is asked for is what the policy gives netfront.
+/// Checks that the policy allows netfront this request to the XenStore service.
 fn check(action: &Action) {
     let own = |path: &str| path.starts_with("device/vif/0/") || path.starts_with("error/device/vif/0/");
     let right = match action {
@@ -217,7 +219,7 @@ fn check(action: &Action) {
     assert!(right, "{action:?}");
 }
 
-/// Tries a case; answers whether the link was up in the end, while the value stood.
+/// Tries a case. Returns `true` if the link was up at the end, before the value was corrected.
 fn attempt(moment: Moment, node: Node, value: Option<&[u8]>, how: How) -> bool {
     let mut case = Case::reach(moment).expect("a moment");
     let name = || {
@@ -227,7 +229,7 @@ fn attempt(moment: Moment, node: Node, value: Option<&[u8]>, how: How) -> bool {
     let (path, before) = (case.path(node), case.world.system.console().len());
     let right = case.world.daemon.get(&path);
     if node == Node::Back("state") {
-        // Who writes it is the back end now.
+        // From now on, the back end is the domain that writes it.
         (case.world.back.connection, case.world.back.deaf) = (None, true);
     }
     match how {
@@ -249,12 +251,12 @@ fn attempt(moment: Moment, node: Node, value: Option<&[u8]>, how: How) -> bool {
     assert!(log.lines().count() <= LINES, "{}: {log}", name());
     let up = case.up;
     if how == How::Stays {
-        // That pages are held was said before.
+        // That pages are held was logged before.
         let quiet = !up && log.is_empty() && moment != Moment::Held;
         assert!(!quiet, "{}: the link is down, and nothing was said", name());
         if moment == Moment::Opening(0) {
             assert_eq!(up, node.connects(value), "{}: {log}", name());
-            assert!(!node.told(value) || log.contains(node.name()), "{}: {log}", name());
+            assert!(!node.is_logged(value) || log.contains(node.name()), "{}: {log}", name());
         }
     }
     match node {
@@ -278,7 +280,7 @@ fn refuse<const KIND: usize, const FAILURE: usize>(action: &Action) -> Option<Fa
         Action::Unwatch(..) => 3,
         Action::Begin => 4,
         Action::Commit => 5,
-        // A transaction that cannot be given up is the XenStore service's to end.
+        // If a transaction cannot be aborted, the XenStore service ends it.
         Action::Abort => KINDS,
     };
     (kind == KIND).then_some(Failure::ALL[FAILURE])
@@ -296,7 +298,8 @@ macro_rules! refuse_each {
 }
 const REFUSE: [[Refuse; 8]; KINDS] = refuse_each!(0 1 2 3 4 5);
 
-/// XenStore fails so from a moment on, for some minutes; answers whether the link was up then.
+/// Lets XenStore fail in this way from a moment on, for some minutes. Returns `true` if the link
+/// was up then.
 fn fails(moment: Moment, kind: usize, failure: usize) -> bool {
     let mut case = Case::reach(moment).expect("a moment");
     let name = || format!("{moment:?}, requests of kind {kind}: {:?}", Failure::ALL[failure]);
@@ -313,7 +316,7 @@ fn fails(moment: Moment, kind: usize, failure: usize) -> bool {
 }
 
 #[test]
-fn answers_of_xenstore() {
+fn every_answer_of_xenstore_is_survived() {
     let mut counts = [[0; 2]; KINDS];
     for moment in moments() {
         for (kind, counts) in counts.iter_mut().enumerate() {
@@ -324,14 +327,14 @@ fn answers_of_xenstore() {
     assert_eq!(counts, [[374, 42], [376, 40], [80, 336], [24, 392], [288, 128], [368, 48]]);
 }
 
-/// Every moment that there is.
+/// Returns every moment.
 fn moments() -> Vec<Moment> {
     let opening = (0..).map(Moment::Opening).take_while(|moment| Case::reach(*moment).is_some());
     let closing = (0..).map(Moment::Closing).take_while(|moment| Case::reach(*moment).is_some());
     opening.chain(closing).chain(STILL).collect()
 }
 
-/// Tries values of a node in moments; answers how many cases left the link down, and up.
+/// Tries values of a node in moments. Returns how many cases left the link down, and how many up.
 fn enumerate(node: Node, moments: &[Moment], values: &[Value], how: How) -> [usize; 2] {
     let mut counts = [0; 2];
     for moment in moments {
@@ -343,14 +346,14 @@ fn enumerate(node: Node, moments: &[Moment], values: &[Value], how: How) -> [usi
     counts
 }
 
-/// A node in every moment: with every value that stays, and with some that flip.
+/// Tries a node in every moment: with every value that stays, and with some that flip.
 fn everywhere(node: Node) -> [[usize; 2]; 2] {
     let moments = moments();
     [enumerate(node, &moments, &values(), How::Stays), enumerate(node, &moments, &few_values(), How::Flips)]
 }
 
 #[test]
-fn the_states_of_both_ends() {
+fn every_state_of_both_ends_is_survived() {
     let mut pairs: BTreeMap<(String, String), usize> = BTreeMap::new();
     for moment in moments() {
         *pairs.entry(Case::reach(moment).expect("a moment").states()).or_default() += 1;
@@ -361,7 +364,7 @@ fn the_states_of_both_ends() {
 }
 
 #[test]
-fn nodes_that_nobody_reads_change_nothing() {
+fn nodes_that_netfront_does_not_read_change_nothing() {
     let mut counts = [0; 2];
     for node in UNREAD {
         for how in [How::Stays, How::Flips] {
@@ -388,7 +391,7 @@ macro_rules! nodes {
     };
 }
 
-// How many values that stay left the link down and up, and how many that flip.
+// The numbers of staying values that left the link down and up, and those of flipping ones.
 nodes! {
     backend_id: Node::Front("backend-id"), [[802, 1694], [127, 289]];
     backend: Node::Front("backend"), [[2496, 0], [120, 296]];

@@ -1,4 +1,4 @@
-//! The nodes of the handshake, and what they are made to hold.
+//! The nodes of the handshake, and the values that they are given.
 
 /// A node of the device, which the toolstack writes, or of its back end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -7,7 +7,7 @@ pub enum Node {
     Back(&'static str),
 }
 
-/// Those that the front end reads.
+/// The nodes that the front end reads.
 pub const READ: [Node; 11] = [
     Node::Front("backend-id"),
     Node::Front("backend"),
@@ -22,7 +22,7 @@ pub const READ: [Node; 11] = [
     Node::Back("feature-gso-tcpv4"),
 ];
 
-/// Some of those that it does not.
+/// Some of the nodes that it does not read.
 pub const UNREAD: [Node; 8] = [
     Node::Front("handle"),
     Node::Front("backend-uuid"),
@@ -34,17 +34,17 @@ pub const UNREAD: [Node; 8] = [
     Node::Back("mtu"),
 ];
 
-/// What a node is made to hold; nothing: it is removed.
+/// The value that a node is given; `None` removes it.
 pub type Value = Option<Vec<u8>>;
 
-/// Those that are tried where each takes its time.
+/// The values that are tried where each case takes long.
 pub fn few_values() -> Vec<Value> {
     let texts = ["", "0", "5", "9", "/local/domain/9/backend/vif/7/0", "00:16:3e:44:55:66"];
     let texts = texts.iter().map(|text| Some(text.as_bytes().to_vec()));
     [None, Some(vec![b'4'; 2000])].into_iter().chain(texts).collect()
 }
 
-/// All that are tried. The last two are longer than any value of the `store` interface.
+/// All values. The last two are longer than any value of the `store` interface.
 pub fn values() -> Vec<Value> {
     let texts = [
         "",
@@ -102,7 +102,7 @@ impl Node {
         }
     }
 
-    /// Whether a connection is made with this value from the start on.
+    /// Returns `true` if netfront connects with this value from the start on.
     pub fn connects(self, value: Option<&[u8]>) -> bool {
         let Some(value) = value else {
             return !matches!(
@@ -114,11 +114,12 @@ impl Node {
         let spelt = number().filter(|number| number.to_string().as_bytes() == value);
         match self {
             Node::Front("backend-id") => value == b"0",
-            // Another device of the same domain would do, but it is not there.
+            // Another device of the same domain would be allowed, but it does not exist.
             Node::Front("backend") => false,
             Node::Front("mac") => value.to_ascii_lowercase().starts_with(b"00:16:3e:") && value.len() == 17,
             Node::Front("mtu") => spelt.is_some_and(|mtu| (68..=65535).contains(&mtu)),
-            // Longer than a message is what cannot be read; the rest is closed first, or taken as closed.
+            // A value longer than a message cannot be read. Any other is closed, or is taken as
+            // closed.
             Node::Front("state") => value.len() <= 120,
             Node::Back("online") => value != b"0" && value.len() <= 120,
             Node::Back("state") => false,
@@ -127,13 +128,13 @@ impl Node {
         }
     }
 
-    /// Whether the log names the node, if it holds this from the start on.
-    pub fn told(self, value: Option<&[u8]>) -> bool {
+    /// Returns `true` if the log names the node when it has this value from the start on.
+    pub fn is_logged(self, value: Option<&[u8]>) -> bool {
         let Some(value) = value else { return false };
         let flag = value == b"0" || value == b"1";
         match self {
             Node::Front("backend-id") => {
-                // A domain that there can be is another back end's, and it is the path that does not agree.
+                // A possible domain is that of another back end, so that the path does not match.
                 let id = std::str::from_utf8(value).ok().and_then(|text| text.parse::<u16>().ok());
                 !id.is_some_and(|id| id < 32752 && id.to_string().as_bytes() == value)
             }

@@ -1,5 +1,5 @@
-//! What the back end writes: each field of a response, of an extra info and of a ring's header, with the values at which a
-//! check may be wrong.
+//! The back end's writes: each field of a response, of an extra info and of a ring's header, with
+//! the values at which a check may be wrong.
 
 use cloister_caps::PAGE_SIZE;
 use cloister_caps::xen::ring::FIRST_SLOT;
@@ -30,7 +30,7 @@ impl Ring {
 /// A ring as its back end sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Indices {
-    /// Requests that were made, and responses.
+    /// The numbers of requests and of responses.
     pub made: u32,
     pub answered: u32,
     pub req_event: u32,
@@ -58,32 +58,33 @@ impl Indices {
     }
 }
 
-/// Ids that mean something in a state.
+/// The ids that have a meaning in a state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ids {
-    /// Of the frames to send that have no response: the first and the last.
+    /// The first and the last id of the sent frames that have no response.
     pub first: u16,
     pub last: u16,
-    /// Of a frame that was answered, and a page in which no frame ever was.
+    /// The id of an answered frame, and the page of no frame so far.
     pub answered: u16,
     pub unused: u16,
-    /// The second page of a long frame, or else as `unused`.
+    /// The second page of a long frame, or the value of `unused`.
     pub inside: u16,
     pub pages: u16,
 }
 
-/// What is written.
+/// A write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Attack {
-    /// A word of a header, at this offset in it.
+    /// A word of a header, at this offset.
     Word(Ring, usize, u32),
-    /// A response on the ring to send.
+    /// A response on the transmit ring.
     Sent { id: u16, status: i16 },
-    /// A response on the ring to receive.
+    /// A response on the receive ring.
     Received { id: u16, offset: u16, flags: u16, status: i16 },
     /// An extra info: type, flags, size, type of segments, padding, features.
     Extra { kind: u8, flags: u8, size: u16, segments: u8, padding: u8, features: u16 },
-    /// So many slots of a frame, all but the last of which say that it goes on; the last says so if it has no end.
+    /// This number of slots of a frame. All but the last announce another; the last does if the
+    /// frame has no end.
     Chain { slots: u32, status: i16, endless: bool },
 }
 
@@ -93,25 +94,26 @@ fn respond(rings: &SharedMemory, ring: Ring, bytes: &[u8]) {
     rings.store(ring.base() + RSP_PROD, index.wrapping_add(1));
 }
 
-/// Writes a response to a frame to send.
+/// Returns the write of a response to a sent frame.
 pub fn sent(rings: &SharedMemory, id: u16, status: i16) {
     respond(rings, Ring::Tx, &[id.to_le_bytes(), status.to_le_bytes()].concat());
 }
 
-/// Writes a response with the id `id`, or the right one.
+/// Returns the write of a response with the id `id`, or the right one.
 pub fn received(rings: &SharedMemory, id: Option<u16>, offset: u16, flags: u16, status: i16) {
     let id = id.unwrap_or((rings.load(Ring::Rx.base() + RSP_PROD) % 256) as u16);
     let fields = [id.to_le_bytes(), offset.to_le_bytes(), flags.to_le_bytes(), status.to_le_bytes()];
     respond(rings, Ring::Rx, &fields.concat());
 }
 
-/// Writes an extra info.
+/// Returns the write of an extra info.
 pub fn extra(rings: &SharedMemory, slot: [u8; 8]) {
     respond(rings, Ring::Rx, &slot);
 }
 
 impl Attack {
-    /// Writes it. In the state `after_extra` an extra info is the next slot; in others one is announced first.
+    /// Writes it. In the state `after_extra` the next slot is an extra info; in others one is
+    /// announced first.
     pub fn write(self, rings: &SharedMemory, after_extra: bool) {
         match self {
             Attack::Word(ring, at, value) => rings.store(ring.base() + at, value),
@@ -136,7 +138,7 @@ impl Attack {
     }
 }
 
-/// The values of one field: each as a change to an honest whole.
+/// The values of one field, each as a change to an honest write.
 type Values<T> = Vec<Box<dyn Fn(&mut T)>>;
 
 fn values<T: 'static, V: Copy + 'static>(values: &[V], set: fn(&mut T, V)) -> Values<T> {
@@ -147,7 +149,7 @@ fn values<T: 'static, V: Copy + 'static>(values: &[V], set: fn(&mut T, V)) -> Va
     values.iter().map(change).collect()
 }
 
-/// Every whole with one wrong field, and with two.
+/// Returns every write with one wrong field, and with two.
 fn combine<T: Copy>(honest: T, fields: &[Values<T>]) -> [Vec<T>; 2] {
     let with = |changes: &[&dyn Fn(&mut T)]| {
         let mut whole = honest;
@@ -164,7 +166,8 @@ fn combine<T: Copy>(honest: T, fields: &[Values<T>]) -> [Vec<T>; 2] {
     [one, two]
 }
 
-/// The values of an index: relative to what stands, to what is there, and at the boundaries of its 32 bits.
+/// Returns the values of an index: relative to the written one and to the number of requests, and
+/// at the boundaries of its 32 bits.
 fn indices(stands: u32, now: Indices) -> [u32; 16] {
     let more = |by: u32| stands.wrapping_add(by);
     [
@@ -187,7 +190,7 @@ fn indices(stands: u32, now: Indices) -> [u32; 16] {
     ]
 }
 
-/// Every attack of a state: with one wrong field, and with two.
+/// Returns every attack of a state: with one wrong field, and with two.
 pub fn attacks(tx: Indices, rx: Indices, ids: Ids) -> [Vec<Attack>; 2] {
     let mut words = Vec::new();
     for (ring, now) in [(Ring::Tx, tx), (Ring::Rx, rx)] {

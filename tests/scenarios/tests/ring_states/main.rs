@@ -1,10 +1,12 @@
-//! The shared rings in every state, against a back end that writes each field with each value at which a check may be wrong.
+//! The shared rings in every state, against a back end that writes each field with each value at
+//! which a check may be wrong.
 //!
-//! Each case has a netfront of its own, brought to the state by an honest back end. Then the hostile one writes one field
-//! wrong, or two. What it says comes to what the protocol, stated once more in `model`, has it come to: the front end takes
-//! it, or ends the connection and says why, or pays no attention. Whatever it says: no panic, no page lost or in two hands,
-//! no grant beyond the rules, a bounded number of reads and of wakes, none of a byte twice. Then the back end behaves, and
-//! frames go both ways.
+//! Each case has a netfront of its own, which an honest back end brings to the state. Then the
+//! hostile one writes one or two wrong fields. The result must be that of the protocol, which
+//! `model` states a second time: the front end takes the write, ends the connection and logs the
+//! reason, or ignores it. In every case there is no panic, no page is lost or owned twice, no grant
+//! is beyond the rules, the numbers of reads and of wakes are bounded, and no byte is read twice.
+//! Then the back end behaves, and frames go both ways.
 #![forbid(unsafe_code)]
 
 mod fields;
@@ -17,26 +19,26 @@ use fields::{Attack, attacks};
 use model::{BOUNDS, FEATURES, ID, PRODUCER, SLOTS, Verdict};
 use stage::{STATES, Stage, State};
 
-/// What the front end may do over what was written: run so often, and read so many words of the rings.
+/// The limits of the front end after a write: runs, and words read from the rings.
 const WAKES: u32 = 12;
 const READS: u64 = 24;
-/// Lines that the log may have of it, of which one is about another matter: the back end that closes, or the new connection.
+/// The most lines in the log. One of them is about the closing back end, or the new connection.
 const LINES: usize = 3;
 
-/// How many cases there are in each state with one wrong field, and with two.
+/// The number of cases in each state with one wrong field, and with two.
 const COUNTS: [usize; 2] = [298, 2241];
 /// The states in which two fields are wrong.
 const PAIRS: [State; 3] = [State::Half, State::Chain, State::Extra];
 
-/// How many were ignored, taken and refused.
+/// The numbers of ignored, taken and refused writes.
 type Counts = [usize; 3];
 
-/// What of the protocol the log says was broken.
-fn told(log: &str) -> Vec<&'static str> {
+/// Returns the violations that the log names.
+fn violations(log: &str) -> Vec<&'static str> {
     [PRODUCER, ID, BOUNDS, FEATURES, SLOTS].into_iter().filter(|text| log.contains(text)).collect()
 }
 
-/// Tries a case; answers what came of it.
+/// Tries a case. Returns its result.
 fn attempt(state: State, attack: Attack) -> Verdict {
     let mut stage = state.reach();
     let case = format!("{state:?}: {attack:x?}");
@@ -45,7 +47,7 @@ fn attempt(state: State, attack: Attack) -> Verdict {
     let was = (stage.model.frames, stage.model.done);
     let (tx, rx, _) = stage.view();
     let (mut verdict, wrong) = stage.attack(attack);
-    if !state.looks() {
+    if !state.reads_rings() {
         verdict = Verdict::Ignored;
     }
     stage.look();
@@ -53,17 +55,17 @@ fn attempt(state: State, attack: Attack) -> Verdict {
     let (wakes, reads) = (stage.world.wakes - before.1, stage.world.script.reads() - before.2);
     assert!(wakes <= WAKES && reads <= READS, "{case}: {wakes} wakes, {reads} reads");
     assert!(log.lines().count() <= LINES, "{case}: {log}");
-    let told = told(&log);
+    let logged = violations(&log);
     if verdict == Verdict::Refused {
-        assert!(told.iter().any(|text| wrong.contains(text)) && told.len() == 1, "{case}: {wrong:?}, {log}");
-        refused(&mut stage, told[0], &case);
+        assert!(logged.iter().any(|text| wrong.contains(text)) && logged.len() == 1, "{case}: {wrong:?}, {log}");
+        refused(&mut stage, logged[0], &case);
     } else {
-        assert_eq!(told, Vec::<&str>::new(), "{case}: {log}");
+        assert_eq!(logged, Vec::<&str>::new(), "{case}: {log}");
         let (frames, done) = (stage.model.frames - was.0, stage.model.done - was.1);
-        let expected = if state.looks() { (frames + stage.pending, done) } else { (0, 0) };
+        let expected = if state.reads_rings() { (frames + stage.pending, done) } else { (0, 0) };
         assert_eq!(stage.take(), expected, "{case}: {log}");
         stage.restore(attack, tx, rx);
-        if state.looks() && !matches!(state, State::Closing | State::Draining) {
+        if state.reads_rings() && !matches!(state, State::Closing | State::Draining) {
             let now: Vec<u32> = stage.world.grants.granted.keys().copied().collect();
             assert_eq!(now, granted, "{case}");
             stage.answer_all();
@@ -79,14 +81,15 @@ fn attempt(state: State, attack: Attack) -> Verdict {
     verdict
 }
 
-/// The connection has ended, and the back end is told why.
+/// Checks that the connection has ended, and that the back end finds the reason.
 fn refused(stage: &mut Stage, text: &str, case: &str) {
     assert_eq!(stage.downs, 1, "{case}");
     let node = stage.world.daemon.text("/local/domain/7/error/device/vif/0/error");
     assert!(node.is_some_and(|node| node.contains(text)), "{case}");
 }
 
-/// Tries every case of a state; answers what came of those with one wrong field, and of those with two.
+/// Tries every case of a state. Returns the results of those with one wrong field, and of those
+/// with two.
 fn enumerate(state: State) -> [Counts; 2] {
     let (tx, rx, ids) = state.reach().view();
     let cases = attacks(tx, rx, ids);
@@ -120,7 +123,8 @@ macro_rules! states {
     };
 }
 
-/// For each state, how many cases with one wrong field were ignored, taken and refused, and how many with two.
+/// For each state, the numbers of ignored, taken and refused cases with one wrong field, and those
+/// with two.
 const NONE: Counts = [0; 3];
 states! {
     idle: Idle, [101, 60, 137], NONE;

@@ -1,5 +1,5 @@
-//! The protocol once more (Xen `io/netif.h`), as far as a response can break it: what the front end is to make of the bytes
-//! that the back end wrote.
+//! States the protocol a second time (Xen `io/netif.h`), as far as a response can violate it: what
+//! the front end must do with the bytes that the back end wrote.
 
 use std::collections::BTreeMap;
 
@@ -16,46 +16,46 @@ pub const MORE: u16 = 4;
 pub const EXTRA: u16 = 8;
 /// `NETIF_RSP_NULL`.
 pub const NULL: i16 = 1;
-/// The most slots with bytes of a frame.
+/// The most slots of a frame with bytes.
 const MOST_SLOTS: usize = 18;
-/// Ethernet's header; the longest frame with a VLAN tag.
+/// The length of Ethernet's header, and that of the longest frame with a VLAN tag.
 const LENGTHS: std::ops::RangeInclusive<usize> = 14..=18 + 0xFFFF;
 
-/// What is to come of what was written.
+/// The expected result of a write.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Verdict {
     /// It changes nothing.
     Ignored,
-    /// It is a response, or several.
+    /// It is taken as a response, or as several.
     Taken,
     /// The connection ends, and the log says why.
     Refused,
 }
 
-/// What the next slot of the ring to receive is.
+/// The next slot of the receive ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Expect {
     Start,
     More,
-    /// The extra info; whether slots with bytes follow it.
+    /// The extra info; `true` if slots with bytes follow it.
     Extra(bool),
 }
 
-/// What the front end has asked for, and how far it was answered.
+/// The requests of the front end, and the answers so far.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// Slots of frames on the ring to send that have no response, by the frame's id.
+    /// The slots on the transmit ring that have no response, by the frame's id.
     pub sent: BTreeMap<u16, u16>,
     /// Extra infos among them.
     pub extras: u32,
     pub expect: Expect,
-    /// Slots with bytes, and bytes, of the frame that is coming.
+    /// The slots with bytes, and the bytes, of the incoming frame.
     chain: usize,
     length: usize,
-    spoilt: bool,
-    /// Pages that are on their way to tcpip, and frames that are complete.
+    bad: bool,
+    /// Pages on their way to tcpip, and complete frames.
     pub frames: usize,
-    /// Frames to send that are answered.
+    /// Sent frames that are answered.
     pub done: usize,
 }
 
@@ -67,13 +67,13 @@ impl Model {
             expect: Expect::Start,
             chain: 0,
             length: 0,
-            spoilt: false,
+            bad: false,
             frames: 0,
             done: 0,
         }
     }
 
-    /// A response on the ring to send: what of it is against the protocol.
+    /// Takes a response on the transmit ring. Returns its violation of the protocol, if any.
     pub fn sent(&mut self, id: u16, status: i16) -> Vec<&'static str> {
         let left = if status == NULL { Some(&mut self.extras) } else { None };
         if let Some(left) = left {
@@ -90,7 +90,7 @@ impl Model {
         Vec::new()
     }
 
-    /// A response on the ring to receive.
+    /// Takes a response on the receive ring.
     pub fn received(&mut self, index: u32, slot: [u8; 8]) -> Vec<&'static str> {
         let half = |at: usize| u16::from_le_bytes([slot[at], slot[at + 1]]);
         if let Expect::Extra(more) = self.expect {
@@ -122,7 +122,7 @@ impl Model {
         }
         self.chain += 1;
         self.length += usize::try_from(status).unwrap_or(0);
-        self.spoilt |= status <= 0;
+        self.bad |= status <= 0;
         let more = flags & MORE != 0;
         self.expect = match (flags & EXTRA != 0, more) {
             (true, more) => Expect::Extra(more),
@@ -133,15 +133,16 @@ impl Model {
         wrong
     }
 
-    /// The frame that is coming has as many slots as it can have, and was said to go on: nothing right can follow.
+    /// Returns `true` if the incoming frame has the most possible slots, and announced another:
+    /// nothing valid can follow.
     pub fn must_end(&self) -> bool {
         self.chain == MOST_SLOTS && self.expect == Expect::More
     }
 
     fn complete(&mut self) {
         if self.expect == Expect::Start {
-            self.frames += usize::from(!self.spoilt && LENGTHS.contains(&self.length));
-            (self.chain, self.length, self.spoilt) = (0, 0, false);
+            self.frames += usize::from(!self.bad && LENGTHS.contains(&self.length));
+            (self.chain, self.length, self.bad) = (0, 0, false);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! netfront in a state, the back end's honest half in it, and what tcpip knows.
+//! Brings netfront to a state, with the honest half of the back end and the knowledge of tcpip.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
@@ -11,30 +11,30 @@ use crate::fields::{self, Attack, Ids, Indices, RSP_PROD, Ring};
 use crate::model::{self, EXTRA, Expect, MORE, Model, PRODUCER, Verdict};
 use crate::world::{World, return_pages};
 
-/// Messages of a queue that is never full here, and of one that is.
+/// The depth of a queue that is never full here, and of one that is.
 const DEEP: u32 = 512;
 const SHALLOW: u32 = 4;
-/// Bytes of a segment.
+/// The bytes of a segment.
 const SEGMENT: NonZeroU16 = NonZeroU16::new(1448).unwrap();
-/// A right extra info.
+/// A valid extra info.
 const INFO: [u8; 8] = [1, 0, 0xA8, 5, 1, 0, 0, 0];
 
-/// What the rings, and the connection, are in the midst of.
+/// A state of the rings and of the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
     /// Nothing has been sent or received.
     Idle,
     /// One frame to send has no response, and tcpip has one received frame.
     One,
-    /// Half of the pages are on the way.
+    /// Half of the pages are in flight.
     Half,
-    /// Every slot of both rings is taken.
+    /// Every slot of both rings is in use.
     Full,
-    /// And frames wait for room.
+    /// As `Full`, and frames wait for room.
     Waiting,
-    /// The rings have gone round.
+    /// The indices of the rings have wrapped.
     Round,
-    /// A frame to send is half answered; of a received one, the first slot has come.
+    /// A sent frame is half answered, and the first slot of a received one has arrived.
     Chain,
     /// An extra info is the next slot, and slots with bytes follow it.
     Extra,
@@ -50,13 +50,13 @@ pub enum State {
     Connecting,
     /// The back end has said that it closes, which the front end has not read.
     Closing,
-    /// tcpip has asked for the end while frames have no response.
+    /// tcpip has requested the end while frames have no response.
     Draining,
-    /// The front end closes, and waits for the back end, whose are the rings still.
+    /// The front end closes, and waits for the back end, which still has the rings.
     AwaitClosing,
     /// The back end keeps the rings mapped; the front end waits for them.
     Held,
-    /// The connection has ended; the next attempt is to come.
+    /// The connection has ended, and the next attempt is due.
     Down,
 }
 
@@ -81,7 +81,7 @@ pub const STATES: [State; 18] = [
     State::Down,
 ];
 
-/// A frame that tcpip has given to be sent.
+/// A frame that tcpip has submitted.
 #[derive(Clone, Copy)]
 struct Frame {
     pages: u16,
@@ -95,12 +95,12 @@ pub struct Stage {
     pages: u16,
     /// By their first pages.
     frames: BTreeMap<u16, Frame>,
-    /// Those of them for which the ring had no room, in order.
+    /// The submitted frames for which the ring had no room, in order.
     waiting: Vec<u16>,
-    /// Received pages that tcpip has.
+    /// The received pages that tcpip has.
     held: BTreeSet<u16>,
     up: bool,
-    /// Since they were last taken: frames received, and sent ones that came back.
+    /// Since the last check: received frames, and sent ones that came back.
     pub received: usize,
     pub transmitted: usize,
     pub downs: usize,
@@ -109,8 +109,8 @@ pub struct Stage {
 }
 
 impl State {
-    /// Whether the front end looks at the rings.
-    pub fn looks(self) -> bool {
+    /// `true` if the front end reads the rings.
+    pub fn reads_rings(self) -> bool {
         !matches!(self, State::AwaitClosing | State::Held | State::Down)
     }
 
@@ -150,7 +150,7 @@ impl State {
         stage.run();
         assert_eq!(stage.up, self != State::Connecting, "{}", stage.world.system.console());
         stage.enter();
-        // From now on the rings are the hostile half's.
+        // From now on, only the hostile half uses the rings.
         stage.world.back.connection = None;
         stage.world.back.hold_tx = false;
         stage.take();
@@ -160,18 +160,18 @@ impl State {
 }
 
 impl Stage {
-    /// Everybody runs until nobody moves; tcpip takes its messages.
+    /// Runs every party until none does anything. tcpip takes its messages.
     pub fn run(&mut self) {
         loop {
             self.world.settle();
-            if !self.hear() {
+            if !self.handle_replies() {
                 return;
             }
         }
     }
 
-    /// Takes what netfront said, and checks that no page is in two hands.
-    fn hear(&mut self) -> bool {
+    /// Takes netfront's messages, and checks that no page is owned twice.
+    fn handle_replies(&mut self) -> bool {
         let replies = self.world.replies();
         for reply in &replies {
             match *reply {
@@ -197,7 +197,7 @@ impl Stage {
         !replies.is_empty()
     }
 
-    /// Frames received and sent ones that came back since it was last asked.
+    /// Returns the received frames, and the sent ones that came back, since the last call.
     pub fn take(&mut self) -> (usize, usize) {
         (std::mem::take(&mut self.received), std::mem::take(&mut self.transmitted))
     }
@@ -210,7 +210,7 @@ impl Stage {
         Indices::of(&self.world.rings, Ring::Rx)
     }
 
-    /// tcpip gives a frame to be sent, uncut if it is longer than a page or if `cut`.
+    /// Submits a frame from tcpip, for the link to cut if it is longer than a page or if `cut`.
     fn send(&mut self, page: u16, length: u16, cut: bool) {
         let offload = if cut { Offload::Segments(SEGMENT) } else { Offload::None };
         self.frames.insert(page, Frame { pages: length.div_ceil(PAGE_SIZE as u16), extra: cut });
@@ -218,7 +218,7 @@ impl Stage {
         self.world.ask(Request::Transmit { page: TxPage(page), length, offload });
     }
 
-    /// The frames that are on the ring by now are to be answered.
+    /// Counts the frames that are on the ring by now as unanswered.
     fn placed(&mut self) {
         let mut room = self.tx().made.wrapping_sub(self.tx().answered);
         room -= self.model.sent.values().map(|slots| u32::from(*slots)).sum::<u32>() + self.model.extras;
@@ -231,7 +231,8 @@ impl Stage {
         }
     }
 
-    /// So many frames to send that the back end leaves on the ring, and so many received ones that tcpip keeps.
+    /// Sends this number of frames that the back end leaves on the ring, and that of received ones
+    /// that tcpip keeps.
     fn load(&mut self, frames: u16, received: u16) {
         self.world.back.hold_tx = true;
         for page in 0..frames {
@@ -268,7 +269,7 @@ impl Stage {
         }
     }
 
-    /// Each frame takes two slots, and there are more than fit.
+    /// Each frame takes two slots, and there are more frames than fit.
     fn fill(&mut self) {
         self.world.back.hold_tx = true;
         for page in 0..200 {
@@ -367,14 +368,14 @@ impl Stage {
         assert_eq!(self.model.received(index, slot.try_into().expect("eight bytes")), Vec::<&str>::new());
     }
 
-    /// tcpip gives back all that it has received.
+    /// Gives back all pages that tcpip has received.
     fn give_back(&mut self) {
         for page in std::mem::take(&mut self.held) {
             self.world.ask(return_pages(RxPage(page), 1));
         }
     }
 
-    /// What the hostile half can name.
+    /// Returns the ids that the hostile half can name.
     pub fn view(&self) -> (Indices, Indices, Ids) {
         let unused = self.pages - 2;
         let ids = Ids {
@@ -388,7 +389,8 @@ impl Stage {
         (self.tx(), self.rx(), ids)
     }
 
-    /// Writes, and says what is to come of it; what of it is against the protocol.
+    /// Performs a write. Returns the expected result: for a violation, what is against the
+    /// protocol.
     pub fn attack(&mut self, attack: Attack) -> (Verdict, Vec<&'static str>) {
         let before = [(Ring::Tx, self.tx()), (Ring::Rx, self.rx())];
         let after_extra = matches!(self.model.expect, Expect::Extra(_));
@@ -415,7 +417,8 @@ impl Stage {
         (verdict, Vec::new())
     }
 
-    /// Everybody runs after the attack, until the front end has looked, if it looks at all.
+    /// Runs every party after the attack, until the front end has read the rings, if it reads them
+    /// at all.
     pub fn look(&mut self) {
         self.world.storm();
         match self.state {
@@ -437,7 +440,8 @@ impl Stage {
         self.run();
     }
 
-    /// The back end writes no more than is its own: the front end does not set right what it has no reason to write.
+    /// Restores the words that the front end has no reason to write: the back end writes its own
+    /// from now on.
     pub fn restore(&mut self, attack: Attack, tx: Indices, rx: Indices) {
         if let Attack::Word(ring, at @ fields::REQ_PROD, value) = attack
             && self.world.rings.load(ring.base() + at) == value
@@ -447,7 +451,7 @@ impl Stage {
         }
     }
 
-    /// The back end answers everything that it was asked, as it should: each page comes to tcpip, and none twice.
+    /// Answers every request of the front end correctly: each page comes to tcpip, and none twice.
     pub fn answer_all(&mut self) {
         if self.model.must_end() {
             return;
@@ -477,7 +481,8 @@ impl Stage {
         panic!("{} frames and {} pages are lost", self.frames.len(), usize::from(self.pages) - self.held.len());
     }
 
-    /// The back end behaves: the link comes up, and frames go both ways; then it is closed, and nothing is granted.
+    /// Lets the back end behave, and checks that the link comes up and carries frames both ways, is
+    /// closed, and leaves no grant.
     pub fn behave(&mut self) {
         let world = &mut self.world;
         world.back.deaf = false;
@@ -513,7 +518,7 @@ impl Stage {
         self.ended();
     }
 
-    /// The link was closed in order.
+    /// Checks that the link was closed in order.
     pub fn ended(&mut self) {
         assert!(!self.up && self.world.grants.granted.is_empty(), "{}", self.world.system.console());
         assert_eq!(self.world.front("state").as_deref(), Some("6"));

@@ -1,15 +1,15 @@
-//! The fields of a segment, and values at the edge of what each may hold.
+//! The fields of a segment, and values at the limits of each.
 
 use crate::packet::{ACK, ADDRESS, FIN, PSH, Packet, RST, SYN, URG};
 
-/// What a wrong value has to come to. Of several in a segment the last of these holds.
+/// The required effect of a wrong value. If a segment has several, the last of these holds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Outcome {
-    /// Whatever TCP says: nothing but the invariants is checked.
+    /// The effect that TCP defines: only the invariants are checked.
     Open,
-    /// The connection is as before, and nothing is sent.
+    /// The connection does not change, and nothing is sent.
     Silent,
-    /// The connection is as before; whoever it came from may be told.
+    /// The connection does not change. The sender may get an answer.
     Harmless,
 }
 use Outcome::{Harmless, Open, Silent};
@@ -34,7 +34,8 @@ macro_rules! relative {
     };
 }
 
-/// Every field. `ip length` and those after it up to `ports` come to the same in all states but that which takes anyone.
+/// Every field. `ip length` and those after it up to `ports` have the same effect in all states
+/// except the one that accepts any peer.
 pub const FIELDS: [Field; 25] = [
     field!("ethernet destination", eth_to: Silent [2, 0, 0, 0, 0, 2], Silent [0; 6], Open [0xFF; 6], Open [1, 0, 0x5E, 0, 0, 1]),
     field!("ethernet source", eth_from: Open [0; 6], Open [0xFF; 6], Open [2, 0, 0, 0, 0, 1]),
@@ -107,5 +108,6 @@ pub const FIELDS: [Field; 25] = [
     },
 ];
 
-/// The three that TCP's state machine turns on: all of their combinations are tried in every state.
+/// The three fields that drive TCP's state machine. All their combinations are tried in every
+/// state.
 pub const CORE: [&str; 3] = ["sequence number", "acknowledgement", "flags"];

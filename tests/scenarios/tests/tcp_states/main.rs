@@ -1,9 +1,11 @@
-//! tcpip in every state of TCP, against a segment with one, two or three wrong fields: as EmNetTest did with other stacks.
+//! Tests tcpip in every state of TCP against a segment with one, two or three wrong fields, as
+//! EmNetTest did with other stacks.
 //!
-//! Each case has a service of its own, brought to the state by honest segments, which shows that it is in it. Then the wrong
-//! segment comes. Whatever it says: no panic, every frame of the image is well-formed, no more than a few of them, every
-//! page is given back, and another connection still carries bytes. A segment that is not the connection's, for its
-//! checksum, lengths or addresses, changes nothing: the honest one after it has the effect that it has without.
+//! Each case has a service of its own, which honest segments bring to the state. Then the wrong
+//! segment comes. In every case there is no panic, every frame of the image is well-formed, there
+//! are only a few of them, every page is given back, and another connection still carries bytes. A
+//! segment whose checksum, lengths or addresses are not the connection's changes nothing: the
+//! honest segment after it has the same effect as without it.
 #![forbid(unsafe_code)]
 
 mod fields;
@@ -17,12 +19,13 @@ use fields::{CORE, FIELDS, Field, Outcome as Expected};
 use packet::{ACK, Answer, FIN, PSH, Packet, RST, SYN};
 use rig::{Outcome, PORT, Rig};
 
-/// The port of the connection that is attacked, and of the one that must not notice.
+/// The port of the attacked connection, and that of the witness, which must not be affected.
 const VICTIM: u16 = 4000;
 const WITNESS: u16 = 5000;
 const ISS: u32 = 0xFFFF_FF00;
 
-/// The states of RFC 9293 that a listener comes to. It opens no connection: there is no SYN-SENT.
+/// The states of RFC 9293 that a listener can reach. It opens no connection, so that there is no
+/// SYN-SENT.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Closed,
@@ -50,12 +53,12 @@ impl Flow {
         Packet::new(self.port, PORT, self.seq, self.ack, flags, payload)
     }
 
-    /// Opens; the image is in SYN-RECEIVED.
+    /// Opens the connection. The image is in SYN-RECEIVED.
     fn open(rig: &mut Rig, port: u16) -> Flow {
         let mut flow = Flow { port, seq: ISS, ack: 0 };
         let outcome = rig.send(&flow.packet(SYN, b""));
         let [Answer { to_port, flags: 0x12, seq, ack, .. }] = outcome.answers[..] else { panic!("{outcome:?}") };
-        assert_eq!((to_port, ack, outcome.told.len()), (port, ISS.wrapping_add(1), 0));
+        assert_eq!((to_port, ack, outcome.replies.len()), (port, ISS.wrapping_add(1), 0));
         (flow.seq, flow.ack) = (ack, seq.wrapping_add(1));
         flow
     }
@@ -64,24 +67,25 @@ impl Flow {
         let flow = Flow::open(rig, port);
         let outcome = rig.send(&flow.packet(ACK, b""));
         let accepted = |reply: &Reply| matches!(reply, Reply::Accepted { port: from, .. } if *from == port);
-        assert!(outcome.told.iter().any(accepted), "{outcome:?}");
+        assert!(outcome.replies.iter().any(accepted), "{outcome:?}");
         flow
     }
 
-    /// The application closes; the image sends its FIN.
+    /// Closes the connection as the application. The image sends its FIN.
     fn close(&mut self, rig: &mut Rig) {
         rig.ask(Request::Close { connection: rig.connections[&self.port] });
         let outcome = rig.step();
         let fin = |answer: &&Answer| answer.flags & FIN != 0 && answer.seq == self.ack;
         assert_eq!(outcome.answers.iter().filter(fin).count(), 1, "{outcome:?}");
-        // Not acknowledged yet: what this is the number of comes with the next segment.
+        // Not acknowledged yet: the next segment acknowledges it.
     }
 
-    /// The peer sends its FIN, which the image acknowledges.
+    /// Sends the peer's FIN, which the image acknowledges.
     fn finish(&mut self, rig: &mut Rig) {
         let mut outcome = rig.send(&self.packet(FIN | ACK, b""));
         if outcome.answers.is_empty() {
-            // The application was told, and might have had something to go with it.
+            // The image waits with the acknowledgement: the application was notified, and might
+            // have sent something.
             outcome = rig.wait();
         }
         self.seq = self.seq.wrapping_add(1);
@@ -90,7 +94,8 @@ impl Flow {
 }
 
 impl State {
-    /// An image in this state, with the witness connected, and the segment that an honest peer sends next.
+    /// Returns an image in this state, with the witness connected, and the segment that an honest
+    /// peer sends next.
     fn reach(self) -> (Rig, Flow, Packet) {
         let mut rig = Rig::new();
         let witness = Flow::establish(&mut rig, WITNESS);
@@ -141,16 +146,16 @@ impl State {
         flow.packet(ACK, b"")
     }
 
-    /// What only an image in this state makes of the honest segment.
+    /// Asserts that the effect of the honest segment is that of this state alone.
     fn shown_by(self, honest: &Outcome) {
         let flags: Vec<u8> = honest.answers.iter().map(|answer| answer.flags).collect();
-        let told = |wanted: fn(&Reply) -> bool| honest.told.iter().filter(|reply| wanted(reply)).count();
-        let closed = told(|reply| matches!(reply, Reply::Closed { .. }));
+        let count = |wanted: fn(&Reply) -> bool| honest.replies.iter().filter(|reply| wanted(reply)).count();
+        let closed = count(|reply| matches!(reply, Reply::Closed { .. }));
         match self {
             State::Closed => assert!(flags.iter().any(|flags| flags & RST != 0), "{honest:?}"),
-            State::Listen => assert_eq!((flags, honest.told.len()), (vec![SYN | ACK], 0)),
-            State::SynReceived => assert_eq!(told(|reply| matches!(reply, Reply::Accepted { .. })), 1, "{honest:?}"),
-            State::Established => assert_eq!(told(|reply| matches!(reply, Reply::Received { .. })), 1, "{honest:?}"),
+            State::Listen => assert_eq!((flags, honest.replies.len()), (vec![SYN | ACK], 0)),
+            State::SynReceived => assert_eq!(count(|reply| matches!(reply, Reply::Accepted { .. })), 1, "{honest:?}"),
+            State::Established => assert_eq!(count(|reply| matches!(reply, Reply::Received { .. })), 1, "{honest:?}"),
             State::FinWait1 | State::CloseWait => assert_eq!((flags, closed), (vec![], 0)),
             State::FinWait2 | State::TimeWait => assert_eq!(flags, [ACK], "{honest:?}"),
             State::Closing | State::LastAck => assert!(flags.is_empty(), "{honest:?}"),
@@ -161,13 +166,13 @@ impl State {
 /// A wrong value of a field.
 type Change<'a> = (&'a Field, usize);
 
-/// Without the number that each connection begins with, which is drawn anew.
+/// Compared without the initial sequence number, which is random for each connection.
 fn comparable(mut outcome: Outcome) -> Outcome {
     outcome.answers.iter_mut().filter(|answer| answer.flags & SYN != 0).for_each(|answer| answer.seq = 0);
     outcome
 }
 
-/// Tries a segment with these values; `honest` is what the right one comes to.
+/// Tries a segment with these values. `honest` is the effect of the right segment.
 fn attempt(state: State, changes: &[Change<'_>], honest: &Outcome) {
     let case = || {
         let changes: Vec<_> = changes.iter().map(|(field, index)| format!("{} {index}", field.name)).collect();
@@ -186,14 +191,14 @@ fn attempt(state: State, changes: &[Change<'_>], honest: &Outcome) {
         assert_eq!(outcome, Outcome::default(), "{}", case());
     }
     if expected != Expected::Open {
-        assert_eq!(outcome.told, [], "{}", case());
+        assert_eq!(outcome.replies, [], "{}", case());
         assert_eq!(comparable(rig.send(&right)), comparable(honest.clone()), "{}: the honest segment after it", case());
     }
     let mut outcome = rig.send(&witness.packet(PSH | ACK, b"abc"));
     outcome.answers.extend(rig.wait().answers);
     let connection = rig.connections[&WITNESS];
     assert!(
-        outcome.told.contains(&Reply::Received { connection, length: 3, sent: 0, constant: 0 }),
+        outcome.replies.contains(&Reply::Received { connection, length: 3, sent: 0, constant: 0 }),
         "{}: {outcome:?}",
         case()
     );
@@ -201,7 +206,7 @@ fn attempt(state: State, changes: &[Change<'_>], honest: &Outcome) {
     assert!(outcome.answers.contains(&taken), "{}: {outcome:?}", case());
 }
 
-/// Tries every segment of a state; answers how many with one, two and three wrong fields.
+/// Tries every segment of a state. Returns how many had one, two and three wrong fields.
 fn enumerate(state: State) -> [usize; 3] {
     let (mut rig, _, right) = state.reach();
     let honest = rig.send(&right);
@@ -231,7 +236,7 @@ fn enumerate(state: State) -> [usize; 3] {
     counts
 }
 
-/// How many segments have one wrong field, two, and three: so many and no fewer are tried in each state.
+/// The exact numbers of segments with one, two and three wrong fields that are tried in each state.
 const COUNTS: [usize; 3] = [123, 7103, 864];
 
 macro_rules! states {

@@ -13,7 +13,8 @@ pub const PSH: u8 = 8;
 pub const ACK: u8 = 16;
 pub const URG: u8 = 32;
 
-/// What is in the frame. A length or a checksum that is `None` is the right one; of a checksum, `Some` is the difference.
+/// The fields of the frame. A length or a checksum that is `None` is the right one. For a checksum,
+/// `Some` is the difference from the right one.
 #[derive(Clone, Debug)]
 pub struct Packet {
     pub eth_to: [u8; 6],
@@ -22,7 +23,7 @@ pub struct Packet {
     pub version: u8,
     pub ihl: u8,
     pub total_length: Option<u16>,
-    /// How much too long the right one is.
+    /// The number of bytes by which it exceeds the right length.
     pub longer: u16,
     pub id: u16,
     pub fragment: u16,
@@ -42,7 +43,7 @@ pub struct Packet {
     pub urgent: u16,
     pub options: Vec<u8>,
     pub payload: Vec<u8>,
-    /// Bytes cut off the end of the frame, or added to it.
+    /// The number of bytes cut off the end of the frame, or added to it.
     pub cut: usize,
     pub padding: usize,
 }
@@ -128,7 +129,7 @@ impl Packet {
     }
 }
 
-/// The Internet checksum (RFC 1071).
+/// Returns the Internet checksum (RFC 1071).
 pub fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)));
     let sum = words.sum::<u32>();
@@ -136,7 +137,7 @@ pub fn checksum(bytes: &[u8]) -> u16 {
     !((folded & 0xFFFF) + (folded >> 16)) as u16
 }
 
-/// What the image sent, as far as its peer has to care.
+/// A segment from the image: the fields that matter to its peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Answer {
     pub to_port: u16,
@@ -146,7 +147,7 @@ pub struct Answer {
     pub length: usize,
 }
 
-/// Reads a frame of the image; `None` if it is no TCP segment.
+/// Parses a frame of the image. Returns `None` if it is no TCP segment.
 ///
 /// # Panics
 /// It is not well-formed.

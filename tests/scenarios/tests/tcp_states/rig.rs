@@ -1,4 +1,4 @@
-//! tcpip alone, with an application of a few lines above it and a peer of bare segments below.
+//! tcpip alone, with a minimal application above it, and a peer of bare segments below.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU16;
@@ -14,17 +14,17 @@ use cloister_tcpip::{Caps, service};
 use crate::packet::{Answer, MAC, PEER_MAC, Packet, answer};
 
 const PAGES: u16 = 8;
-/// Frames that may come of one that went in.
+/// The most frames that tcpip may send for one received frame.
 const MOST_ANSWERS: usize = 4;
 pub const PORT: u16 = 80;
 
-/// What came of something: the segments to the peer, and what the application was told.
+/// The effect of an action: the segments to the peer, and the messages to the application.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Outcome {
     pub answers: Vec<Answer>,
-    /// Frames that are no segments.
+    /// The number of frames that are no segments.
     pub others: usize,
-    pub told: Vec<Reply>,
+    pub replies: Vec<Reply>,
 }
 
 pub struct Rig {
@@ -35,9 +35,9 @@ pub struct Rig {
     rx_pool: SharedMemory,
     tx_pool: SharedMemory,
     free: VecDeque<u16>,
-    /// The in rings.
+    /// The connections' in rings.
     pub stream_in: SharedMemory,
-    /// The link vouches for what comes.
+    /// `true` if the link has checked the checksums of received frames.
     pub checked: bool,
     nanoseconds: u64,
     /// The application's connections, by the peer's port.
@@ -82,7 +82,7 @@ impl Rig {
         rig.link.replies.send(&up).expect("room");
         rig.ask(Request::Listen { port: PORT });
         rig.step();
-        // The image learns where the peer is.
+        // The image learns the peer's Ethernet address.
         let arp = [
             &[0xFF; 6][..],
             &PEER_MAC,
@@ -101,7 +101,7 @@ impl Rig {
         self.application.requests.send(&request).expect("room");
     }
 
-    /// A frame comes; what comes of it.
+    /// Delivers a frame. Returns its effect.
     pub fn receive(&mut self, frame: &[u8]) -> Outcome {
         let page = self.free.pop_front().expect("tcpip keeps no page");
         self.rx_pool.write(usize::from(page) * PAGE_SIZE, frame);
@@ -118,29 +118,29 @@ impl Rig {
         self.receive(&packet.frame())
     }
 
-    /// The service runs until it rests; what it sends is checked.
+    /// Runs the service until it has nothing to do, and checks the frames that it sends.
     pub fn step(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
         for _ in 0..8 {
             self.nanoseconds += 1000;
             self.system.set_now(self.nanoseconds);
             self.service.notified(Notifications::ALL);
-            let before = (outcome.answers.len() + outcome.others, outcome.told.len());
+            let before = (outcome.answers.len() + outcome.others, outcome.replies.len());
             self.carry(&mut outcome);
-            if before == (outcome.answers.len() + outcome.others, outcome.told.len()) {
+            if before == (outcome.answers.len() + outcome.others, outcome.replies.len()) {
                 break;
             }
         }
         let _ = self.system.take_calls();
         assert!(outcome.answers.len() + outcome.others <= MOST_ANSWERS, "{outcome:?}");
-        // An eighth of them may wait for something to be sent, with which all go back.
+        // An eighth of them may be kept until the next message, with which all are given back.
         let silent = outcome.answers.len() + outcome.others == 0;
         let kept = usize::from(PAGES) - self.free.len();
         assert!(kept <= if silent { usize::from(PAGES) / 8 } else { 0 }, "{kept} pages were not given back");
         outcome
     }
 
-    /// Lets as much time go by as an acknowledgement may be held back (RFC 9293, 3.8.6.3).
+    /// Lets the time pass for which an acknowledgement may be delayed (RFC 9293, 3.8.6.3).
     pub fn wait(&mut self) -> Outcome {
         self.nanoseconds += 500_000_000;
         self.step()
@@ -163,12 +163,12 @@ impl Rig {
                         self.free.push_back(page);
                     }
                 }
-                Sent::Close => panic!("nobody asked for an end"),
+                Sent::Close => panic!("the image was not asked to end"),
             }
         }
         while let Some(reply) = self.application.replies.pop() {
             let reply = reply.expect("tcpip's messages decode");
-            outcome.told.push(reply);
+            outcome.replies.push(reply);
             match reply {
                 Reply::Accepted { connection, port, .. } => drop(self.connections.insert(port, connection)),
                 Reply::Received { connection, length, .. } => self.ask(Request::Consumed { connection, length }),

@@ -1,4 +1,4 @@
-//! Single rules of TCP that the stack does not keep by itself.
+//! Tests single rules of TCP that smoltcp alone does not follow.
 
 use cloister_interfaces::socket::Reply;
 
@@ -14,22 +14,23 @@ fn data_after_the_peer_s_fin_are_not_delivered() {
     let last = flow.packet(FIN | PSH | ACK, b"abc");
     let outcome = rig.send(&last);
     let connection = rig.connections[&VICTIM];
-    assert!(outcome.told.contains(&Reply::Received { connection, length: 3, sent: 0, constant: 0 }), "{outcome:?}");
+    assert!(outcome.replies.contains(&Reply::Received { connection, length: 3, sent: 0, constant: 0 }), "{outcome:?}");
     flow.seq = flow.seq.wrapping_add(4);
     for (back, data) in [(0, &b"more"[..]), (1, b"xmore"), (4, b"abcxmore")] {
         let late = Flow { seq: flow.seq.wrapping_sub(back), ..flow };
         let outcome = rig.send(&late.packet(PSH | ACK, data));
-        assert!(!outcome.told.iter().any(|reply| matches!(reply, Reply::Received { .. })), "{outcome:?}");
+        assert!(!outcome.replies.iter().any(|reply| matches!(reply, Reply::Received { .. })), "{outcome:?}");
     }
-    // Of a repeated last segment the acknowledgement was lost: it is answered again.
+    // The acknowledgement of a repeated last segment was lost: it is sent again.
     let outcome = rig.send(&last);
     assert!(outcome.answers.iter().any(|answer| answer.ack == flow.seq), "{outcome:?}");
     flow.close(&mut rig);
 }
 
-/// What goes to the ring without passing through the stack is what the stack takes, in its place.
+/// Data that bypass the stack on the way to the ring are those that the stack accepts, at their
+/// position.
 #[test]
-fn data_that_the_link_vouches_for_are_placed_in_order() {
+fn data_that_the_link_has_checked_are_placed_in_order() {
     let mut rig = Rig::new();
     rig.checked = true;
     let flow = Flow::establish(&mut rig, VICTIM);
@@ -39,14 +40,14 @@ fn data_that_the_link_vouches_for_are_placed_in_order() {
     };
     let lengths = |outcome: &crate::rig::Outcome| -> Vec<u32> {
         let length = |reply: &Reply| if let Reply::Received { length, .. } = reply { Some(*length) } else { None };
-        outcome.told.iter().filter_map(length).collect()
+        outcome.replies.iter().filter_map(length).collect()
     };
-    // The second before the first; one that begins before what is wanted.
+    // The second segment before the first, and one that begins before the expected number.
     for (from, to, expected) in [(400, 800, 0), (0, 400, 800), (700, 1300, 500)] {
         let outcome = rig.send(&part(from, to));
         assert_eq!(lengths(&outcome).iter().sum::<u32>(), expected, "{from}");
     }
-    // One that acknowledges what was never sent is not taken.
+    // A segment that acknowledges bytes that were never sent is dropped.
     let wrong = Flow { seq: flow.seq.wrapping_add(1300), ack: flow.ack.wrapping_add(5), ..flow };
     assert_eq!(lengths(&rig.send(&wrong.packet(PSH | ACK, &[0xee; 700]))), []);
     assert_eq!(lengths(&rig.send(&part(1300, 2000))), [700]);
@@ -56,7 +57,7 @@ fn data_that_the_link_vouches_for_are_placed_in_order() {
 
 /// RFC 9293, MUST-63.
 #[test]
-fn connections_from_impossible_addresses_take_no_place() {
+fn connections_from_impossible_addresses_are_not_accepted() {
     let mut rig = Rig::new();
     let honest = Flow::open(&mut rig, WITNESS);
     for from in [0x7F00_0001, 0xE000_0001, 0xFFFF_FFFF, 0x0A00_00FF, 0x0A00_0002, 0] {
@@ -67,10 +68,10 @@ fn connections_from_impossible_addresses_take_no_place() {
         }
     }
     let outcome = rig.send(&honest.packet(ACK, b""));
-    assert!(outcome.told.iter().any(|reply| matches!(reply, Reply::Accepted { .. })), "{outcome:?}");
+    assert!(outcome.replies.iter().any(|reply| matches!(reply, Reply::Accepted { .. })), "{outcome:?}");
 }
 
-/// A connection in FIN-WAIT-2.
+/// Returns a connection in FIN-WAIT-2.
 fn half_closed(rig: &mut Rig) -> Flow {
     let mut flow = Flow::establish(rig, VICTIM);
     flow.close(rig);
@@ -85,7 +86,7 @@ fn acknowledges(answers: &[Answer], seq: u32) -> bool {
 
 /// RFC 5961, 4: a SYN in a synchronized state may be forged.
 #[test]
-fn an_attempt_at_a_new_connection_does_not_end_one_that_the_peer_has_not_closed() {
+fn a_syn_does_not_end_a_connection_that_the_peer_has_not_closed() {
     for seq in [0, 1000, 1 << 30, 3 << 30] {
         let mut rig = Rig::new();
         let mut flow = half_closed(&mut rig);
@@ -99,7 +100,7 @@ fn an_attempt_at_a_new_connection_does_not_end_one_that_the_peer_has_not_closed(
 
 /// RFC 1122, 4.2.2.13.
 #[test]
-fn after_both_have_closed_a_peer_may_begin_anew_beyond_what_it_sent() {
+fn after_both_have_closed_a_peer_may_reconnect_with_a_higher_number() {
     for (beyond, begins) in [(0, true), (100_000, true), (u32::MAX, false), (1 << 31, false)] {
         let mut rig = Rig::new();
         let mut flow = half_closed(&mut rig);

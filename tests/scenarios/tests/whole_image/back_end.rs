@@ -1,4 +1,4 @@
-//! Back ends that go, come again, and keep what is not theirs.
+//! Tests back ends that leave, come back, and keep pages that are no longer granted.
 
 use cloister_scenarios::image::{DRIVER_DOMAIN, driver_domain_policy, shipped_policy};
 use cloister_scenarios::{Image, Network, Options};
@@ -10,7 +10,7 @@ fn connected(image: &mut Image) -> bool {
 }
 
 #[test]
-fn it_closes_and_comes_back() {
+fn a_back_end_closes_and_comes_back() {
     let mut image = serving(Options { site: site(), ..Options::default() });
     let kept = image.connect();
     image.send(kept, b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -21,18 +21,18 @@ fn it_closes_and_comes_back() {
         assert!(image.until(60, connected), "{}", image.console());
         assert_eq!(image.get("/one").1, b"1");
     }
-    // A connection of TCP outlives that of the link.
+    // A TCP connection outlives that of the link.
     image.send(kept, b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(image.response(kept, false).1, b"1");
     assert_no_refusals(&image);
 }
 
 #[test]
-fn the_device_is_removed_and_made_anew() {
+fn the_device_is_removed_and_created_again() {
     let mut image = serving(Options { site: site(), ..Options::default() });
     image.remove_device();
     assert!(image.until(60, |image| image.console().contains("no network device")), "{}", image.console());
-    assert_eq!(image.machine.xen().grants.standing().count(), 0);
+    assert_eq!(image.machine.xen().grants.active().count(), 0);
     image.create_device();
     assert!(image.until(60, connected), "{}", image.console());
     assert_eq!(image.get("/one").1, b"1");
@@ -51,36 +51,37 @@ fn a_device_that_comes_late_is_used() {
 }
 
 #[test]
-fn a_driver_domain_is_a_peer_like_another() {
+fn a_driver_domain_may_be_the_back_end() {
     let policy = driver_domain_policy();
     let mut image = serving(Options { policy, backend: DRIVER_DOMAIN, site: site(), ..Options::default() });
     assert_eq!(image.get("/one").1, b"1");
-    let peers: Vec<u16> = image.machine.xen().grants.standing().map(|(_, _, peer, _)| peer.0).collect();
+    let peers: Vec<u16> = image.machine.xen().grants.active().map(|(_, _, peer, _)| peer.0).collect();
     assert_eq!((peers.len(), peers.iter().all(|peer| *peer == DRIVER_DOMAIN)), (258, true));
     assert_no_refusals(&image);
 }
 
-/// Under the policy that ships only domain 0 is, and under that of a driver domain only this one.
+/// Under the policy that ships, only domain 0 is allowed, and under that of a driver domain only
+/// this domain.
 #[test]
-fn a_back_end_in_a_domain_that_the_policy_does_not_name_is_given_nothing_and_named_in_the_log() {
+fn a_back_end_in_a_domain_that_the_policy_does_not_name_gets_nothing_and_is_logged() {
     for (policy, backend) in [(shipped_policy(), DRIVER_DOMAIN), (shipped_policy(), 1), (driver_domain_policy(), 0)] {
         let mut image = Image::new(Options { policy, backend, ..Options::default() });
         image.until(300, |_| false);
-        let said = format!("netfront: backend-id: domain {backend} is not a back end that the policy allows");
-        assert_eq!(image.console().matches(&said).count(), 1, "{}", image.console());
+        let line = format!("netfront: backend-id: domain {backend} is not a back end that the policy allows");
+        assert_eq!(image.console().matches(&line).count(), 1, "{}", image.console());
         let xen = image.machine.xen();
-        assert_eq!((xen.grants.standing().count(), xen.events.allocated()), (0, 0), "domain {backend}");
+        assert_eq!((xen.grants.active().count(), xen.events.allocated()), (0, 0), "domain {backend}");
         drop(xen);
-        // It did not come to what the grant manager and the kernel would refuse.
+        // It did not get as far as a request that the grant manager or the kernel would refuse.
         assert_no_refusals(&image);
         image.store().set("/local/domain/5/control/shutdown", "poweroff");
         assert!(image.until(30, |image| image.ended().is_some()), "{}", image.console());
     }
 }
 
-/// With one event channel and with two, every node that is published is one that the policy lets be written.
+/// With one event channel and with two, the policy allows writing every node that is published.
 #[test]
-fn the_nodes_that_it_reads_are_published_under_the_policy_that_ships() {
+fn every_published_node_may_be_written_under_the_policy_that_ships() {
     for split in [true, false] {
         let mut image = Image::without_device(Options::default());
         if !split {
@@ -115,9 +116,9 @@ fn a_back_end_without_split_channels_gets_one() {
 }
 
 #[test]
-fn what_it_reads_it_cannot_write() {
+fn the_back_end_cannot_write_pages_granted_for_reading() {
     let image = serving(Options::default());
-    let standing: Vec<_> = image.machine.xen().grants.standing().collect();
+    let standing: Vec<_> = image.machine.xen().grants.active().collect();
     let writable = standing.iter().filter(|(_, _, _, writable)| *writable).count();
     assert_eq!((standing.len(), writable), (258, 130), "rings and receive pages alone are written");
     for (reference, _, peer, writable) in standing {
@@ -126,22 +127,22 @@ fn what_it_reads_it_cannot_write() {
 }
 
 #[test]
-fn one_that_keeps_the_rings_is_waited_for() {
+fn a_back_end_that_keeps_the_rings_is_waited_for() {
     let mut image = serving(Options { site: site(), ..Options::default() });
-    image.cling(true);
+    image.keep_mappings(true);
     image.close_back_end();
     assert!(image.until(90, |image| image.console().contains("still holds pages")), "{}", image.console());
     image.until(60, |_| false);
-    assert_eq!(image.machine.xen().grants.standing().count(), 2, "what is not held was taken back");
+    assert_eq!(image.machine.xen().grants.active().count(), 2, "what is not held was taken back");
     assert!(!connected(&mut image));
-    image.cling(false);
+    image.keep_mappings(false);
     image.close_back_end();
     assert!(image.until(120, connected), "{}", image.console());
     assert_eq!(image.get("/one").1, b"1");
     assert_no_refusals(&image);
 }
 
-/// Sends so many requests at once that they make segments of full size, and takes their answers.
+/// Sends enough requests at once to fill segments, and takes their answers.
 fn burst(image: &mut Image) {
     const REQUESTS: usize = 240;
     let connection = image.connect();
@@ -155,7 +156,7 @@ fn burst(image: &mut Image) {
 }
 
 #[test]
-fn frames_that_it_leaves_uncut_arrive() {
+fn uncut_frames_from_the_back_end_arrive() {
     let mut image = serving(Options { site: site(), ..Options::default() });
     burst(&mut image);
     assert!(image.netback().longest > 4096, "{}", image.netback().longest);
@@ -163,7 +164,7 @@ fn frames_that_it_leaves_uncut_arrive() {
 }
 
 #[test]
-fn one_that_cuts_no_segments_and_takes_no_long_frames_serves_as_well() {
+fn a_back_end_without_segmentation_or_long_frames_serves_too() {
     for missing in ["feature-sg", "feature-gso-tcpv4"] {
         let mut image = Image::without_device(Options { site: site(), ..Options::default() });
         image.netback().features.retain(|(name, _)| name != missing);

@@ -1,4 +1,4 @@
-//! The end of a guest, as the toolstack asks for it.
+//! Tests the end of a guest that the toolstack requests.
 
 use cloister_scenarios::{Image, Network, Options};
 use cloister_sim::hypervisor::End;
@@ -15,7 +15,7 @@ fn ends(command: &str) -> Image {
     assert!(image.until(5, |image| image.socket(busy).can_recv()));
     assert_eq!(image.socket(idle).state(), tcp::State::Established);
     image.store().set(SHUTDOWN, command);
-    // Acknowledged at once, and long before the end.
+    // The command is acknowledged at once, long before the end.
     assert!(image.until(1, |image| image.store().text(SHUTDOWN).as_deref() == Some("")));
     assert_eq!((image.ended(), image.front_state().as_deref()), (None, Some("4")));
     assert!(image.until(1, |image| image.console().contains("closing connections")));
@@ -34,7 +34,7 @@ fn ends(command: &str) -> Image {
     assert_eq!(image.front_state().as_deref(), Some("6"), "{}", image.console());
     assert!(image.netback().connection.is_none());
     let xen = image.machine.xen();
-    assert_eq!(xen.grants.standing().count(), 0, "every page was taken back");
+    assert_eq!(xen.grants.active().count(), 0, "every page was taken back");
     assert_eq!(xen.events.allocated(), 0, "every port was closed");
     drop(xen);
     assert_no_refusals(&image);
@@ -42,7 +42,7 @@ fn ends(command: &str) -> Image {
 }
 
 #[test]
-fn it_powers_off_in_good_order() {
+fn the_image_powers_off_in_order() {
     let image = ends("poweroff");
     assert_eq!(image.ended(), Some(End::PowerOff));
     assert!(image.console().contains("control: the toolstack asks to power off; closing connections"));
@@ -50,12 +50,12 @@ fn it_powers_off_in_good_order() {
 }
 
 #[test]
-fn it_reboots_in_good_order() {
+fn the_image_reboots_in_order() {
     assert_eq!(ends("reboot").ended(), Some(End::Reboot));
 }
 
 #[test]
-fn what_it_cannot_do_is_not_acknowledged() {
+fn an_unsupported_command_is_not_acknowledged() {
     let mut image = serving(Options::default());
     image.store().set(SHUTDOWN, "suspend");
     image.until(30, |_| false);
@@ -66,7 +66,7 @@ fn what_it_cannot_do_is_not_acknowledged() {
 }
 
 #[test]
-fn it_ends_without_a_device_too() {
+fn the_image_ends_without_a_device_too() {
     let mut image = Image::without_device(Options::default());
     image.until(5, |_| false);
     image.store().set(SHUTDOWN, "poweroff");

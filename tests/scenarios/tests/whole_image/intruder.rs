@@ -1,4 +1,4 @@
-//! A program that tries what it was not given, in the place of the web server.
+//! Tests a program in place of the web server that attempts what its policy does not allow.
 
 use cloister_caps::tables::Tables;
 use cloister_caps::{Operation, Slot};
@@ -7,10 +7,10 @@ use cloister_scenarios::image::shipped_policy;
 use cloister_scenarios::{Image, Network, Options};
 use cloister_sim::program::{Kernel, SharedRegion};
 
-/// A program that does something whenever it runs.
+/// A program that calls a function whenever it runs.
 struct Intruder {
     act: fn(),
-    /// It wants to run always.
+    /// It always wants to run.
     restless: bool,
 }
 
@@ -23,7 +23,7 @@ impl Service for Intruder {
     }
 }
 
-/// The slot in which http finds a region.
+/// Returns the slot of a region of http.
 fn slot_of(region: &str) -> Slot {
     let policy = cloister_policy::parse("the policy", &shipped_policy()).unwrap();
     let blob = policy.tables().unwrap();
@@ -46,7 +46,7 @@ fn try_everything() {
 }
 
 #[test]
-fn the_others_go_on_while_it_tries_everything() {
+fn the_other_services_run_on_during_every_attempt() {
     let mut image = Image::new(Options::default());
     image.machine.install("http", || Box::new(Intruder { act: try_everything, restless: true }));
     assert!(image.until(60, |image| image.console().contains("tcpip: address 10.0.0.2/24")));
@@ -56,7 +56,7 @@ fn the_others_go_on_while_it_tries_everything() {
     let line =
         "refused: service=http operation=off object=slot:0 missing=\"no rule gives http a capability in this slot\"";
     assert!(image.console().contains(line), "{}", image.console());
-    assert_eq!(image.machine.xen().grants.standing().count(), 258, "it ended no grant, and made none");
+    assert_eq!(image.machine.xen().grants.active().count(), 258, "it ended no grant, and made none");
     image.store().set("/local/domain/5/control/shutdown", "poweroff");
     assert!(image.until(30, |image| image.ended().is_some()), "{}", image.console());
 }

@@ -1,4 +1,4 @@
-//! The shipped image, whole, on a simulated machine: what a guest does from its start to its end.
+//! Tests the whole shipped image on a simulated machine, from its start to its end.
 #![forbid(unsafe_code)]
 
 mod back_end;
@@ -12,7 +12,7 @@ use cloister_scenarios::{Image, Network, Options};
 use cloister_sim::archive::cpio;
 use smoltcp::wire::Ipv4Address;
 
-/// An image that serves.
+/// Returns an image that serves.
 fn serving(options: Options) -> Image {
     let mut image = Image::new(options);
     image.listens(1);
@@ -27,7 +27,7 @@ fn site() -> Vec<u8> {
     cpio(&[("index.html", b"<p>hello"), ("one", b"1"), ("large", &pattern(1_000_000))])
 }
 
-/// Nothing was refused: the policy gives every service what it asks for.
+/// Checks that nothing was refused: the policy gives every service what it uses.
 fn assert_no_refusals(image: &Image) {
     assert_eq!(image.machine.kernel().refusals(), 0, "{}", image.console());
 }
@@ -45,7 +45,7 @@ fn the_built_in_page_shows_the_policy_that_is_enforced() {
 }
 
 #[test]
-fn a_site_is_served_out_of_the_module() {
+fn a_site_is_served_from_the_module() {
     let mut image = serving(Options { site: site(), ..Options::default() });
     assert_eq!(image.get("/").1, b"<p>hello");
     assert!(image.get("/large").1 == pattern(1_000_000));
@@ -92,7 +92,7 @@ fn a_small_guest_serves() {
     assert_no_refusals(&image);
 }
 
-/// Everything that happens in a day's work, and when.
+/// Returns a hash of all events of a typical run, with their times.
 fn trace(seed: u64) -> (u64, u64) {
     let mut image = serving(Options { seed, site: site(), ..Options::default() });
     assert_eq!(image.get("/one").1, b"1");
@@ -108,7 +108,7 @@ fn the_same_seed_gives_the_same_run_and_another_seed_another() {
 }
 
 #[test]
-fn no_order_of_events_matters() {
+fn the_image_works_whatever_the_order_of_events() {
     for seed in 100..120 {
         let mut image = serving(Options { seed, site: site(), ..Options::default() });
         assert_eq!(image.get("/one").1, b"1", "seed {seed}");
@@ -125,7 +125,7 @@ fn no_order_of_events_matters() {
 fn nothing_runs_while_nothing_happens() {
     let mut image = serving(Options::default());
     image.get("/");
-    // Connections that wait for their end, and the handshake's last look, have passed.
+    // Connections in TIME-WAIT have ended, and the handshake's last check is over.
     image.until(60, |_| false);
     let before = image.machine.xen().trace().1;
     image.until(600, |_| false);

@@ -1,4 +1,5 @@
-//! Services that fault. The shipped policy stops the image then; one that allows restarts gets the services again.
+//! Tests services that fault. The shipped policy stops the image. Under one that allows restarts,
+//! the services start again.
 
 use cloister_scenarios::image::shipped_policy;
 use cloister_scenarios::{Network, Options};
@@ -13,7 +14,7 @@ fn the_shipped_policy_stops_the_image() {
     assert_eq!(image.ended(), Some(End::Crash));
 }
 
-/// The shipped policy, but that every service may be restarted.
+/// Returns the shipped policy, except that every service may be restarted.
 fn with_restarts() -> String {
     let text = shipped_policy();
     let changed = text.replace("restart = { limit = 0,", "restart = { limit = 3,");
@@ -58,8 +59,8 @@ fn xenstore_starts_again() {
     restarted("xenstore");
 }
 
-/// Peers are not told of a restart (SECURITY.md): netfront takes the pages to be where they were, and http the port to be
-/// open.
+/// Peers are not notified of a restart (SECURITY.md): netfront assumes that tcpip still has its
+/// pages, and http that the port is open.
 #[test]
 fn tcpip_starts_again_with_the_next_connection_of_the_link_and_a_new_application() {
     let mut image = serving(Options { policy: with_restarts(), site: site(), ..Options::default() });

@@ -1,18 +1,19 @@
-//! Event channels of one domain, in Xen's two-level form (`event_channel.h`): a pending and a mask bit a port.
+//! The event channels of one domain, in Xen's two-level form (`event_channel.h`): a pending and a
+//! mask bit for each port.
 
 use cloister_caps::EvtchnPort;
 
 /// The channel to the XenStore daemon, which the toolstack makes before the domain starts.
 pub const XENSTORE_PORT: EvtchnPort = EvtchnPort(1);
-/// The console's channel, made likewise.
+/// The console's channel, which the toolstack makes too.
 const CONSOLE_PORT: EvtchnPort = EvtchnPort(2);
-/// As many as libxl allows a domain (`max_event_channels`).
+/// The number of ports that libxl allows a domain (`max_event_channels`).
 const PORTS: usize = 1023;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Link {
     Closed,
-    /// Allocated for this domain, which has not bound it.
+    /// Allocated for this domain, which has not bound it yet.
     Unbound(u16),
     /// Bound by this domain.
     Bound(u16),
@@ -23,17 +24,17 @@ struct Channel {
     link: Link,
     pending: bool,
     masked: bool,
-    /// An event came to the other end and was not taken there.
+    /// `true` if an event is pending at the other end.
     remote_pending: bool,
 }
 
-/// The event channels.
+/// The event channels of a domain.
 pub struct EventChannels {
     channels: Vec<Channel>,
 }
 
 impl EventChannels {
-    /// As a domain finds them: the toolstack's two channels, everything masked.
+    /// Creates the channels of a new domain: the toolstack's two, and everything masked.
     #[must_use]
     pub fn new() -> Self {
         let closed = Channel { link: Link::Closed, pending: false, masked: true, remote_pending: false };
@@ -48,7 +49,8 @@ impl EventChannels {
         self.channels.get_mut(port.0 as usize)
     }
 
-    /// `EVTCHNOP_alloc_unbound` of the guest. The mask bit is the guest's memory, and stays as it was.
+    /// Performs `EVTCHNOP_alloc_unbound` of the guest. The mask bit is in the guest's memory and
+    /// does not change.
     pub fn alloc_unbound(&mut self, remote: u16) -> Option<EvtchnPort> {
         let free = (1..self.channels.len()).find(|port| self.channels[*port].link == Link::Closed)?;
         let channel = &mut self.channels[free];
@@ -56,7 +58,8 @@ impl EventChannels {
         Some(EvtchnPort(free as u32))
     }
 
-    /// `EVTCHNOP_bind_interdomain` of `domain`: whether the port was for it to bind. The binder finds an event at once.
+    /// Performs `EVTCHNOP_bind_interdomain` of `domain`, which finds an event at once. Returns
+    /// `true` if the port was allocated for it.
     pub fn bind(&mut self, domain: u16, port: EvtchnPort) -> bool {
         match self.channel(port) {
             Some(channel) if channel.link == Link::Unbound(domain) => {
@@ -68,7 +71,7 @@ impl EventChannels {
         }
     }
 
-    /// `domain` closes its end: the guest's is unbound again.
+    /// Closes the end of `domain`. The guest's end is unbound again.
     pub fn unbind(&mut self, domain: u16, port: EvtchnPort) {
         if let Some(channel) = self.channel(port).filter(|channel| channel.link == Link::Bound(domain)) {
             channel.link = Link::Unbound(domain);
@@ -76,14 +79,14 @@ impl EventChannels {
         }
     }
 
-    /// `EVTCHNOP_send` of the guest; an event on a port that nobody has bound is lost.
+    /// Performs `EVTCHNOP_send` of the guest. An event on an unbound port is lost.
     pub fn send(&mut self, port: EvtchnPort) {
         if let Some(channel) = self.channel(port).filter(|channel| matches!(channel.link, Link::Bound(_))) {
             channel.remote_pending = true;
         }
     }
 
-    /// `EVTCHNOP_send` of `domain` on its end; whether it has one.
+    /// Performs `EVTCHNOP_send` of `domain` on its end. Returns `true` if it has one.
     pub fn notify(&mut self, domain: u16, port: EvtchnPort) -> bool {
         match self.channel(port).filter(|channel| channel.link == Link::Bound(domain)) {
             Some(channel) => {
@@ -94,28 +97,29 @@ impl EventChannels {
         }
     }
 
-    /// Whether an event came to the end of `domain`; it is cleared.
+    /// Clears the pending event at the end of `domain`. Returns `true` if there was one.
     pub fn take_remote(&mut self, domain: u16, port: EvtchnPort) -> bool {
         self.channel(port)
             .filter(|channel| channel.link == Link::Bound(domain))
             .is_some_and(|channel| std::mem::take(&mut channel.remote_pending))
     }
 
-    /// `EVTCHNOP_close` of the guest. Xen forgets a pending event.
+    /// Performs `EVTCHNOP_close` of the guest. A pending event is lost.
     pub fn close(&mut self, port: EvtchnPort) {
         if let Some(channel) = self.channel(port) {
             *channel = Channel { link: Link::Closed, pending: false, remote_pending: false, ..*channel };
         }
     }
 
-    /// Clears the mask bit; an event that is pending is then found by [`Self::take`].
+    /// Clears the mask bit. [`Self::take`] then finds a pending event.
     pub fn unmask(&mut self, port: EvtchnPort) {
         if let Some(channel) = self.channel(port) {
             channel.masked = false;
         }
     }
 
-    /// What the guest's upcall finds: every port that is pending and not masked. Each is masked, then cleared.
+    /// Returns the ports that are pending and not masked, as the guest's upcall finds them. Each is
+    /// masked, then cleared.
     pub fn take(&mut self) -> Vec<EvtchnPort> {
         let mut found = Vec::new();
         for (port, channel) in self.channels.iter_mut().enumerate() {
@@ -127,7 +131,7 @@ impl EventChannels {
         found
     }
 
-    /// Ports that the guest has allocated and not closed.
+    /// Returns the number of ports that the guest has allocated and not closed.
     #[must_use]
     pub fn allocated(&self) -> usize {
         let used = self.channels.iter().filter(|channel| channel.link != Link::Closed).count();
@@ -164,7 +168,7 @@ mod tests {
     fn events_merge_and_the_mask_keeps_them() {
         let mut events = EventChannels::new();
         let port = events.alloc_unbound(0).unwrap();
-        assert!(!events.notify(0, port), "nobody has bound it");
+        assert!(!events.notify(0, port), "the port is not bound");
         events.bind(0, port);
         assert!(events.notify(0, port) && events.notify(0, port));
         assert!(events.take().is_empty());
@@ -177,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_port_is_nobodys_and_comes_again_clean() {
+    fn a_closed_port_is_unbound_and_is_reused_clean() {
         let mut events = EventChannels::new();
         let port = events.alloc_unbound(0).unwrap();
         events.bind(0, port);

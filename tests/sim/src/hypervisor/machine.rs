@@ -1,4 +1,4 @@
-//! The machine: kernel, regions and programs, and the loop that runs them.
+//! Runs the kernel, the regions and the programs in a loop.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
@@ -23,28 +23,28 @@ use crate::program;
 const FIRST_FREE: u64 = 0x400;
 /// Where the toolstack puts the XenStore ring (`libxl`).
 const XENSTORE_FRAME: u64 = 0xF_EFFC;
-/// What a system call takes, and what a call of a service takes beside its system calls: at least, and at most so much
-/// more, in ns.
+/// The times of a system call, and of a call of a service beside its system calls, in ns: the least
+/// time, and the most that is added.
 const CALL_TIME: (u64, u64) = (200, 400);
 const RUN_TIME: (u64, u64) = (2_000, 20_000);
 
-/// What a machine is made of.
+/// The parts and settings of a machine.
 pub struct Setup {
     /// The capability tables.
     pub tables: Vec<u8>,
     /// The bytes of the data regions, by name.
     pub data: Vec<(String, Vec<u8>)>,
-    /// The guest's memory in bytes.
+    /// The size of the guest's memory, in bytes.
     pub memory: u64,
     /// The guest's command line.
     pub command_line: String,
-    /// The boot module; empty if there is none.
+    /// The boot module. Empty if there is none.
     pub module: Vec<u8>,
-    /// Decides random bits, and how long everything takes.
+    /// The seed of random bits and of all durations.
     pub seed: u64,
 }
 
-/// How the domain ended.
+/// The end of a domain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
     /// It powered off.
@@ -55,12 +55,12 @@ pub enum End {
     Crash,
 }
 
-/// What [`Machine::step`] did.
+/// The result of [`Machine::step`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
     /// It ran this service.
     Ran(ServiceId),
-    /// Nobody had anything to do; time went on.
+    /// No service was ready, and time passed.
     Idle,
     /// The domain has ended.
     Ended(End),
@@ -71,7 +71,7 @@ struct Program {
     running: Option<Box<dyn Service>>,
 }
 
-/// The machine.
+/// A simulated machine.
 pub struct Machine {
     kernel: RefCell<Kernel<'static>>,
     xen: RefCell<Xen>,
@@ -81,15 +81,15 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine as the kernel leaves it before the first service runs.
+    /// Creates a machine in the state before the first service runs.
     ///
     /// # Errors
     /// The regions do not fit into the memory.
     ///
     /// # Panics
-    /// The tables are not such.
+    /// The tables are invalid.
     pub fn new(setup: Setup) -> Result<Rc<Machine>, PlacementError> {
-        // The kernel of the image has them for ever, too.
+        // The kernel of the image has its tables without end, too.
         let tables = Tables::parse(setup.tables.leak()).expect("tables that the policy compiler made");
         let mut xen = Xen::new(setup.seed);
         let mut free = FreeMemory::new();
@@ -117,7 +117,7 @@ impl Machine {
         }))
     }
 
-    /// Gives `service` its program, which is made when the service first runs.
+    /// Installs the program of `service`. It is created when the service first runs.
     ///
     /// # Panics
     /// There is no such service.
@@ -126,7 +126,7 @@ impl Machine {
         self.programs.borrow_mut()[index] = Some(Program { make, running: None });
     }
 
-    /// The id of the service of this name.
+    /// Returns the id of the service of this name.
     ///
     /// # Panics
     /// There is no such service.
@@ -137,28 +137,28 @@ impl Machine {
         id.unwrap_or_else(|| panic!("there is no service {name}"))
     }
 
-    /// Xen.
+    /// Borrows Xen.
     pub fn xen(&self) -> RefMut<'_, Xen> {
         self.xen.borrow_mut()
     }
 
-    /// The kernel.
+    /// Borrows the kernel.
     pub fn kernel(&self) -> RefMut<'_, Kernel<'static>> {
         self.kernel.borrow_mut()
     }
 
-    /// The time in ns.
+    /// Returns the time in ns.
     pub fn now(&self) -> u64 {
         self.xen.borrow_mut().now()
     }
 
-    /// How the domain ended, if it has.
+    /// Returns how the domain ended, if it has.
     #[must_use]
     pub fn ended(&self) -> Option<End> {
         self.end.get()
     }
 
-    /// The pages of a region that somebody writes.
+    /// Returns the memory of a region that is not constant.
     ///
     /// # Panics
     /// There is no such region.
@@ -168,7 +168,8 @@ impl Machine {
         memory.unwrap_or_else(|| panic!("there is no shared region {name}"))
     }
 
-    /// Runs the service that the scheduler chooses; if there is none, lets time pass, at most until `until`.
+    /// Runs the service that the scheduler chooses. If none is ready, lets time pass, until `until`
+    /// at most.
     pub fn step(self: &Rc<Self>, until: u64) -> Step {
         if let Some(end) = self.end.get() {
             return Step::Ended(end);
@@ -176,7 +177,7 @@ impl Machine {
         let events = self.xen().events.take();
         for port in events {
             self.xen().record(("event", port));
-            // A port of nobody stays masked.
+            // A port without a service stays masked.
             self.kernel().event(port);
         }
         let now = self.now();
@@ -198,7 +199,7 @@ impl Machine {
         let Some(mut program) = self.programs.borrow_mut()[index].take() else {
             panic!("{} has no program", self.kernel().tables().service_name(service));
         };
-        // Without an answer to take, it starts.
+        // A service without a pending answer starts now.
         let bits = self.kernel().take_answer(service, now).map_or(Notifications::ALL.0, |answer| answer.words[0]);
         self.xen().record(("run", service, bits));
         let (deadline, held) = program::enter(self, service, || {
@@ -237,7 +238,7 @@ impl Machine {
         outcome
     }
 
-    /// An invocation of `service`.
+    /// Performs an invocation of `service`.
     ///
     /// # Errors
     /// The kernel refused it, or the domain has ended.
@@ -250,7 +251,7 @@ impl Machine {
     ) -> Result<[u64; 2], InvokeError> {
         let nothing = || Status::Unavailable.into_result().map(|()| [0; 2]);
         if self.end.get().is_some() {
-            // In the image the one who ended the domain does not go on.
+            // In the image, the service that ended the domain does not run on.
             return nothing();
         }
         match self.call(service, SYSTEM_CALL_INVOKE, [slot.0.into(), operation as u64, a0, a1, a2, a3]) {
@@ -267,7 +268,7 @@ impl Machine {
         }
     }
 
-    /// What `service` has mapped at `address`: the region, and whether it may write.
+    /// Returns the region that `service` has mapped at `address`, and `true` if it may write.
     pub(crate) fn mapped(&self, service: ServiceId, address: u64) -> Option<(RegionId, bool)> {
         let tables = self.kernel().tables();
         let found = tables.mappings().iter().find(|mapping| mapping.service == service && mapping.address == address);
@@ -297,8 +298,8 @@ impl Machine {
         verdict
     }
 
-    /// `domain` maps a granted page; answers the memory it is in and where it starts there. The use counts until
-    /// [`Self::unmap`].
+    /// Maps a granted page for `domain`. Returns the memory that contains it, and its offset there.
+    /// The use counts until [`Self::unmap`].
     ///
     /// # Errors
     /// Xen refuses it.
@@ -307,13 +308,13 @@ impl Machine {
         self.regions.page(frame).ok_or(GrantError::BadReference)
     }
 
-    /// `domain` ends a mapping.
+    /// Ends a mapping of `domain`.
     pub fn unmap(&self, domain: u16, reference: u32, write: bool) {
         self.xen().grants.finish(domain, reference, write);
     }
 
-    /// The page of `reference` as `domain` can copy from and to it in one go: where the grant is for reading only, a copy
-    /// of it.
+    /// Returns the page of `reference` for one copy by `domain`, from or to it: the page itself, or
+    /// a copy if the grant is for reading only.
     #[must_use]
     pub fn page_of(&self, domain: u16, reference: u32) -> Option<(SharedMemory, usize)> {
         if let Ok(page) = self.map(domain, reference, true) {

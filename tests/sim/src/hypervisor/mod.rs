@@ -1,8 +1,9 @@
-//! A simulated machine: the kernel's own decisions (`cloister-kernel-core`) over a simulated Xen, in virtual time and
-//! on one thread. The same seed gives the same run.
+//! A simulated machine: the kernel's own decisions (`cloister-kernel-core`) over a simulated Xen,
+//! in virtual time and on one thread. The same seed gives the same run.
 //!
-//! A service's program is made and run as the image's runtime does it, with [`crate::program`] in place of
-//! `cloister-runtime`; its invocations go through the kernel, its memory is what the policy maps, and how.
+//! A service's program is created and run as by the image's runtime, with [`crate::program`] in
+//! place of `cloister-runtime`. Its invocations go through the kernel, and its memory is mapped as
+//! the policy says.
 
 pub mod events;
 pub mod grants;

@@ -1,4 +1,4 @@
-//! The memory of the regions: what each holds, and how each service maps it.
+//! The memory of the regions: the content of each, and how each service maps it.
 
 use std::cell::OnceCell;
 
@@ -9,11 +9,11 @@ use cloister_kernel_core::placement::Placements;
 
 use crate::memory::SharedMemory;
 
-/// What a region is made of.
+/// The content of a region.
 enum Content {
-    /// Pages that somebody writes; made when they are first looked at.
+    /// Pages that are written. Created at their first use.
     Shared(usize, OnceCell<SharedMemory>),
-    /// Bytes that nobody writes.
+    /// Bytes that are never written.
     Constant(&'static [u8]),
 }
 
@@ -25,14 +25,14 @@ struct Region {
     content: Content,
 }
 
-/// Every region.
+/// The regions of an image.
 pub struct Regions {
     regions: Vec<Region>,
 }
 
-/// The bytes of the regions that no service writes.
+/// The bytes of the constant regions.
 pub struct Constants<'a> {
-    /// Data that the policy compiler made, by the region's name.
+    /// The data that the policy compiler made, by the region's name.
     pub data: &'a [(String, Vec<u8>)],
     /// The boot module.
     pub module: &'a [u8],
@@ -41,7 +41,7 @@ pub struct Constants<'a> {
 }
 
 impl Regions {
-    /// The regions of `tables` at `placements`.
+    /// Creates the regions of `tables` at `placements`.
     pub fn new(tables: &Tables<'_>, placements: &Placements, constants: &Constants<'_>) -> Self {
         let region = |(id, record): (RegionId, cloister_caps::tables::Region)| {
             let placement = &placements[id];
@@ -60,7 +60,7 @@ impl Regions {
                 RegionKind::Fixed | RegionKind::Share | RegionKind::XenStoreRing => None,
             };
             let content = match constant {
-                // Programs hold them as `&'static`, as in the image; a test's process is short.
+                // Programs hold them as `&'static`, as in the image. A test's process is short.
                 Some(bytes) => Content::Constant(bytes.to_vec().leak()),
                 None => Content::Shared(placement.length() as usize, OnceCell::new()),
             };
@@ -69,7 +69,7 @@ impl Regions {
         Regions { regions: tables.regions().with_ids().map(region).collect() }
     }
 
-    /// The pages of a region; `None` if its bytes are constant.
+    /// Returns the memory of a region, or `None` if its bytes are constant.
     pub fn shared(&self, region: RegionId) -> Option<SharedMemory> {
         match &self.regions.get(region.index())?.content {
             Content::Shared(length, memory) => Some(memory.get_or_init(|| SharedMemory::new(*length)).clone()),
@@ -77,7 +77,7 @@ impl Regions {
         }
     }
 
-    /// The bytes of a region; `None` if somebody may write them.
+    /// Returns the bytes of a constant region, or `None` for another.
     pub fn constant(&self, region: RegionId) -> Option<&'static [u8]> {
         match self.regions.get(region.index())?.content {
             Content::Shared(..) => None,
@@ -85,17 +85,17 @@ impl Regions {
         }
     }
 
-    /// The region of this name.
+    /// Returns the region of this name.
     pub fn id(&self, name: &str) -> Option<RegionId> {
         self.regions.iter().find(|region| region.name == name).map(|region| region.id)
     }
 
-    /// The name of a region.
+    /// Returns the name of a region.
     pub fn name(&self, region: RegionId) -> &str {
         &self.regions[region.index()].name
     }
 
-    /// The page at `frame`: its region's memory and where in it the page starts.
+    /// Returns the page at `frame`: its region's memory, and the page's offset there.
     pub fn page(&self, frame: Gfn) -> Option<(SharedMemory, usize)> {
         let holds = |region: &Region| (region.first..region.first + region.pages).contains(&frame.0);
         let region = self.regions.iter().find(|region| holds(region))?;

@@ -1,4 +1,4 @@
-//! What stands under the kernel: Xen's services to one domain, in virtual time.
+//! Xen's services to one domain, in virtual time: the platform under the simulated kernel.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -9,10 +9,10 @@ use cloister_kernel_core::placement::RegionFrame;
 use super::events::EventChannels;
 use super::grants::GrantTable;
 
-/// UTC when virtual time began, in ns.
+/// The UTC time at the start of virtual time, in ns.
 const EPOCH: u64 = 1_750_000_000 * 1_000_000_000;
 
-/// Xen as the domain sees it.
+/// Xen, as the domain sees it.
 pub struct Xen {
     now: u64,
     random: u64,
@@ -21,9 +21,9 @@ pub struct Xen {
     pub events: EventChannels,
     /// The domain's grant table.
     pub grants: GrantTable,
-    /// Whether the machine has a random source.
+    /// `true` if the machine has a random source.
     pub has_random: bool,
-    /// Frames to be filled with zeros: the machine has the memory.
+    /// Frames that the machine, which has the memory, must fill with zeros.
     pub cleared: Vec<Gfn>,
     lines: Vec<String>,
     unfinished: Vec<String>,
@@ -32,7 +32,7 @@ pub struct Xen {
 }
 
 impl Xen {
-    /// A domain's beginning. Random bits, and how long everything takes, follow from `seed`.
+    /// Creates the state of a new domain. Random bits and all durations follow from `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Xen {
@@ -55,31 +55,32 @@ impl Xen {
         self.now = self.now.saturating_add(nanoseconds);
     }
 
-    /// A number below `bound` that the seed decides.
+    /// Returns a number below `bound` that the seed determines.
     pub fn jitter(&mut self, bound: u64) -> u64 {
         splitmix(&mut self.jitter) % bound.max(1)
     }
 
-    /// Adds something that happened to the trace.
+    /// Adds an event to the trace.
     pub fn record(&mut self, happened: impl Hash) {
         (self.now, happened).hash(&mut self.trace);
         self.traced += 1;
     }
 
-    /// The hash over everything that happened and when, and how many things did.
+    /// Returns the hash over all events and their times, and the number of events.
     #[must_use]
     pub fn trace(&self) -> (u64, u64) {
         (self.trace.finish(), self.traced)
     }
 
-    /// The console so far: each line after the name of the service that wrote it, the kernel's own without.
+    /// Returns the console output so far. Each line begins with the name of the service that wrote
+    /// it, the kernel's own with none.
     #[must_use]
     pub fn console(&self) -> String {
         self.lines.join("\n")
     }
 }
 
-/// SplitMix64 (Steele, Lea and Flood).
+/// Returns the next number of SplitMix64 (Steele, Lea and Flood).
 fn splitmix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mut mixed = *state;

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_is_put_together() {
+    fn cut_segments_are_joined() {
         let mut whole = tcp_frame(2500);
         whole[47] = 0x18;
         complete(&mut whole);

@@ -37,10 +37,10 @@ pub struct Connection {
     takes: [bool; 3],
     /// The responses to requests to send that are not yet written: the id, and `true` if an extra
     /// info follows.
-    owed: Vec<(u16, bool)>,
+    unanswered: Vec<(u16, bool)>,
 }
 
-/// What a hostile back end does wrong with the next frame.
+/// The violation of a hostile back end with the next frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mischief {
     /// Answers a request to send twice.
@@ -87,7 +87,7 @@ pub struct Netback {
     pub keep_pages: bool,
     /// If set, pages are returned in reverse order.
     pub backwards: bool,
-    /// What it does wrong with the next frame.
+    /// The violation with the next frame.
     pub mischief: Option<Mischief>,
     /// While set, the guest's states are not read.
     pub deaf: bool,
@@ -225,7 +225,7 @@ impl Netback {
         let takes = [takes("feature-sg"), takes("feature-gso-tcpv4"), !takes("feature-no-csum-offload")];
         assert!(takes[0] || !takes[1], "uncut frames take several slots");
         let (tx, rx) = (ring("tx-ring-ref", TX_SLOT)?, ring("rx-ring-ref", RX_SLOT)?);
-        Some(Connection { tx, rx, ports, takes, owed: Vec::new() })
+        Some(Connection { tx, rx, ports, takes, unanswered: Vec::new() })
     }
 
     fn receive_from_guest(&mut self, page_of: PageOf<'_>) -> bool {
@@ -237,16 +237,16 @@ impl Netback {
         let mut moved = false;
         if !self.keep_pages {
             if self.backwards {
-                connection.owed.reverse();
+                connection.unanswered.reverse();
             }
-            let mut owed = std::mem::take(&mut connection.owed).into_iter();
-            while let Some((id, extra)) = owed.next() {
+            let mut unanswered = std::mem::take(&mut connection.unanswered).into_iter();
+            while let Some((id, extra)) = unanswered.next() {
                 let mischief = self.mischief.take_if(|mischief| mischief.is_about_sent());
                 connection.give_back(id, extra, mischief);
                 moved = true;
                 if mischief.is_some() {
                     // With the other outstanding requests, this number of responses is possible.
-                    (connection.owed, self.keep_pages) = (owed.collect(), true);
+                    (connection.unanswered, self.keep_pages) = (unanswered.collect(), true);
                     break;
                 }
             }
@@ -325,7 +325,7 @@ impl Connection {
             "a flag that there is not"
         );
         let sums = first.flags & (CSUM_BLANK | DATA_VALIDATED);
-        assert!(sums == 0 || sums == CSUM_BLANK | DATA_VALIDATED, "who leaves a checksum out vouches for the data");
+        assert!(sums == 0 || sums == CSUM_BLANK | DATA_VALIDATED, "a frame without its checksum has valid data");
         if first.flags & EXTRA_INFO != 0 {
             assert!(self.tx.waiting(1) == 1, "fatal: the extra info is missing");
             let extra = self.tx.request();
@@ -335,7 +335,7 @@ impl Connection {
             frame.segment = Some(u16::from_le_bytes([extra[2], extra[3]])).filter(|size| *size > 0);
             assert!(frame.segment.is_some(), "fatal: segments of no bytes");
         }
-        self.owed.push((first.id, frame.segment.is_some()));
+        self.unanswered.push((first.id, frame.segment.is_some()));
         let (mut rest, mut more) = (Vec::new(), first.flags & MORE_DATA != 0);
         while more {
             assert!(several, "frames of several slots are not negotiated");
@@ -346,7 +346,7 @@ impl Connection {
             assert!(next.size < first.size, "fatal: a slot longer than what is left of the frame");
             first.size -= next.size;
             more = next.flags & MORE_DATA != 0;
-            self.owed.push((next.id, false));
+            self.unanswered.push((next.id, false));
             rest.push(next);
         }
         for slot in std::iter::once(&first).chain(&rest) {

@@ -1,4 +1,4 @@
-//! A record that lies in no checked tables becomes none that has ids.
+//! A record that is in no checked tables cannot become one with ids.
 #![forbid(unsafe_code)]
 
 use cloister_caps::tables::{Access, GrantRule, raw};

@@ -1,4 +1,4 @@
-//! What was lent for a call is not kept after it.
+//! A capability lent for a call cannot be kept after it.
 #![forbid(unsafe_code)]
 
 use cloister_interfaces::System;

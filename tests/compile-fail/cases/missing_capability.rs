@@ -1,4 +1,4 @@
-//! A service that wants what the policy does not give it does not compile: the bindings cannot fill the field.
+//! A capability that the policy does not give leaves a field without a value.
 #![forbid(unsafe_code)]
 
 mod clerk {

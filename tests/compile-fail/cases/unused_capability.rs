@@ -1,4 +1,4 @@
-//! Nor does one that has no use for what the policy gives it: the policy says too much.
+//! A capability that the policy gives and `Caps` does not name does not compile.
 #![forbid(unsafe_code)]
 
 mod clerk {

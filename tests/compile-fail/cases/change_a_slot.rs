@@ -1,4 +1,4 @@
-//! The slot of a capability is not changed.
+//! The slot of a capability cannot be changed.
 #![forbid(unsafe_code)]
 
 use cloister_caps::Slot;

@@ -13,17 +13,17 @@ use crate::memory::SharedMemory;
 
 /// A view of shared memory in which some reads are wrong. Writes go through.
 #[derive(Clone)]
-pub struct Fickle {
+pub struct ChangingMemory {
     memory: SharedMemory,
     state: Rc<Cell<u64>>,
     one_in: u64,
 }
 
-impl Fickle {
+impl ChangingMemory {
     /// Returns a view of `memory` in which one read in `one_in` is wrong, chosen by `seed`.
     #[must_use]
     pub fn new(memory: SharedMemory, seed: u64, one_in: u64) -> Self {
-        Fickle { memory, state: Rc::new(Cell::new(seed | 1)), one_in: one_in.max(1) }
+        ChangingMemory { memory, state: Rc::new(Cell::new(seed | 1)), one_in: one_in.max(1) }
     }
 
     /// Returns the next number of a xorshift generator.
@@ -41,7 +41,7 @@ impl Fickle {
     }
 }
 
-impl Memory for Fickle {
+impl Memory for ChangingMemory {
     type Exclusive = SharedMemory;
     fn len(&self) -> usize {
         self.memory.len()

@@ -1,4 +1,4 @@
-//! Who gives a capability away has it no more.
+//! A capability that was moved away cannot be used.
 #![forbid(unsafe_code)]
 
 use cloister_interfaces::System;

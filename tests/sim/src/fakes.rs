@@ -1,4 +1,4 @@
-//! Stand-ins for two services, for tests of one of their clients alone.
+//! Fakes of two services, for tests of one of their clients alone.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use cloister_interfaces::{PageRun, Server, System, grants};
 use crate::memory::SharedMemory;
 use crate::xenstored::Xenstored;
 
-/// In place of the XenStore service: carries out requests directly on the nodes of a store.
+/// Acts as the XenStore service: carries out requests directly on the nodes of a store.
 pub struct StoreService<S> {
     server: Server<Store, S, SharedMemory>,
     watches: Vec<(String, u16, Option<Vec<u8>>)>,
@@ -39,7 +39,7 @@ impl<S: System> StoreService<S> {
     }
 
     /// Reports a change, as for a watch that was made before this store took over.
-    pub fn tell(&mut self, token: u16) {
+    pub fn notify(&mut self, token: u16) {
         // If the queue is full, the client has enough to read.
         let _ = self.server.replies.send(&Reply::Changed { token });
     }
@@ -53,7 +53,7 @@ impl<S: System> StoreService<S> {
             let request = request.expect("a well-formed request");
             self.actions.push(request.action.clone());
             let refused = self.refuse.and_then(|refuse| refuse(&request.action));
-            let result = refused.map_or_else(|| self.carry_out(store, request.action), Err);
+            let result = refused.map_or_else(|| self.perform(store, request.action), Err);
             self.server.replies.push(&Reply::Answer { id: request.id, result }).expect("room");
             moved = true;
         }
@@ -68,7 +68,7 @@ impl<S: System> StoreService<S> {
         moved
     }
 
-    fn carry_out(&mut self, store: &mut Xenstored, action: Action) -> Result<Value, Failure> {
+    fn perform(&mut self, store: &mut Xenstored, action: Action) -> Result<Value, Failure> {
         let absolute = |path: &str| if path.starts_with('/') { path.to_string() } else { store.own(path) };
         match action {
             Action::Read(path) => {
@@ -121,7 +121,7 @@ impl<S: System> StoreService<S> {
 /// The granted pages by reference.
 pub type Granted = BTreeMap<u32, (SharedMemory, usize)>;
 
-/// In place of the grant manager: rule `n` grants pages of region `n`, with references from `1000 *
+/// Acts as the grant manager: rule `n` grants pages of region `n`, with references from `1000 *
 /// (n + 1)` on.
 pub struct GrantService<S> {
     server: Server<grants::Grants, S, SharedMemory>,

@@ -1,4 +1,4 @@
-//! A client asks and does not take its own requests back; nor those of others.
+//! A client cannot read requests, its own or those of others.
 #![forbid(unsafe_code)]
 
 use cloister_interfaces::store::Store;
