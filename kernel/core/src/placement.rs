@@ -10,7 +10,7 @@ use crate::memory::{FrameRange, FreeMemory};
 /// Locates a region in guest-physical memory.
 ///
 /// # Holding one proves
-/// [`place`] has put a region of the policy there, or there is none and it has no pages.
+/// [`place_regions`] has put a region of the policy there, or there is none and it has no pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Placement {
     frame: Gfn,
