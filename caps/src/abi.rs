@@ -60,7 +60,7 @@ pub const NO_DEADLINE: u64 = u64::MAX;
 /// The number of bytes of text in one console write: its four argument words.
 pub const CONSOLE_CHUNK: usize = 32;
 
-/// How a system call ended. 0 is success.
+/// The status of a system call. 0 is success.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(u64)]
 pub enum Status {

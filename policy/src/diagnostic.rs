@@ -107,7 +107,7 @@ pub struct Finding {
     pub line: usize,
     /// Column in characters, from 1; 0 if the mistake is of the whole file.
     pub column: usize,
-    /// What is wrong.
+    /// The problem.
     pub message: String,
     /// What to write instead, if known.
     pub help: Option<String>,

@@ -94,7 +94,7 @@ impl Policy {
 pub(crate) struct Assertion {
     /// The threat that it answers.
     pub why: String,
-    /// What must hold.
+    /// The condition that must hold.
     pub claim: Claim,
 }
 

@@ -1,4 +1,4 @@
-//! How many of each the tables may describe.
+//! The limits of the tables: the largest number of each kind of record.
 
 /// The largest number of services in an image.
 pub const MAX_SERVICES: usize = 16;

@@ -115,7 +115,7 @@ enum_field! {
     }
 }
 enum_field! {
-    /// How memory may be accessed. A region is never executable.
+    /// The access to memory. A region is never executable.
     Access {
         /// Read-only.
         Read = 1,
@@ -124,7 +124,7 @@ enum_field! {
     }
 }
 enum_field! {
-    /// What is at the other end of an event channel.
+    /// The other end of an event channel.
     PortKind {
         /// A peer domain, for which the channel is allocated unbound.
         Peer = 0,

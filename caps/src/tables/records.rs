@@ -5,8 +5,8 @@ use super::ids::{GrantRuleId, MappingId, PortRuleId, Proven, QueueId, RegionId, 
 use super::{Access, AfterLimit, PortKind, RegionKind};
 use crate::rights::{Kind, Rights};
 
-/// A record of checked tables. Nothing outside of this crate can name this trait, so nothing outside
-/// makes such a record from a raw one.
+/// A record of checked tables. Nothing outside of this crate can name this trait, so nothing
+/// outside makes such a record from a raw one.
 pub trait Entry: Sized {
     /// The record as it lies in the tables.
     type Raw: Record;
@@ -178,8 +178,8 @@ records! {
         }
         /// A loadable part of a service's program.
         ///
-        /// Text and read-only data are mapped from where they lie in the image. A writable segment is
-        /// copied to pages of its own, so that the image keeps the original for a restart.
+        /// Text and read-only data are mapped from where they lie in the image. A writable segment
+        /// is copied to pages of its own, so that the image keeps the original for a restart.
         Segment {
             /// The service.
             service: ServiceId as u8,
@@ -217,7 +217,7 @@ records! {
         Mapping {
             /// The service.
             service: ServiceId as u8,
-            /// How the service may access it.
+            /// The service's access to it.
             access: Access,
             /// The region.
             region: RegionId as u16,
@@ -247,13 +247,14 @@ records! {
         }
         /// A rule that allows granting pages of a region.
         ///
-        /// Grant reference `first_ref + n` is used for page `n` of the region and for no other page.
+        /// Grant reference `first_ref + n` is used for page `n` of the region and for no other
+        /// page.
         GrantRule {
             /// Its name in the policy.
             name: Name as raw::Name,
             /// The region.
             region: RegionId as u16,
-            /// How the peer may access the pages.
+            /// The peer's access to the pages.
             access: Access,
             /// The first grant reference of the rule.
             first_ref: u32,
@@ -272,7 +273,7 @@ records! {
             service: ServiceId as u8,
             /// The notification bit that tells the service of events.
             bit: u8,
-            /// What is at the other end.
+            /// The other end.
             kind: PortKind,
             /// The lowest domain id that it allows as the peer.
             peer_first: u16,
@@ -291,8 +292,8 @@ records! {
             slot: u16,
             /// The operations that it allows.
             rights: Rights,
-            /// Index of the object in the section of its kind, or of the mapping for a region. 0 for a
-            /// kind that has only one object.
+            /// Index of the object in the section of its kind, or of the mapping for a region. 0
+            /// for a kind that has only one object.
             object: u32,
             /// The line of the policy file that grants it.
             line: u32,
@@ -311,7 +312,7 @@ pub struct Capability {
     pub slot: u16,
     /// The operations that it allows.
     pub rights: Rights,
-    /// What it names.
+    /// Its object.
     pub object: Object,
     /// The line of the policy file that grants it.
     pub line: u32,
@@ -319,7 +320,7 @@ pub struct Capability {
     pub name: Name,
 }
 
-/// What a capability names.
+/// The object of a capability.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Object {
     /// The guest console.

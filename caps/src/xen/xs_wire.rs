@@ -20,7 +20,7 @@ pub struct Interface {
     pub rsp_cons: u32,
     /// Free-running producer index of the responses, in bytes. The daemon writes it.
     pub rsp_prod: u32,
-    /// What the daemon can do: [`SERVER_FEATURE_RECONNECTION`].
+    /// The features of the daemon: [`SERVER_FEATURE_RECONNECTION`].
     pub server_features: u32,
     /// [`CONNECTED`] or [`RECONNECT`].
     pub connection: u32,

@@ -44,7 +44,7 @@ pub struct Accounting {
     charged_until: u64,
     /// The service that caused the present entry, or `None` if the processor was idle.
     payer: Option<ServiceId>,
-    /// When the timer fires, and which service pays for that. `None` is the one that runs then.
+    /// The time of the timer, and the service that pays for it. `None` is the one that runs then.
     timer: Alarm,
 }
 

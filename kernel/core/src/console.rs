@@ -24,7 +24,7 @@ pub struct LineBuffer {
     used: usize,
     /// Lines that may come at once.
     credit: u32,
-    /// When credit was last earned, in ns.
+    /// The time at which credit was last earned, in ns.
     refilled: u64,
     /// Lines dropped since the last one that was let through.
     dropped: u32,

@@ -1,4 +1,4 @@
-//! What the kernel asks of the machine under it.
+//! The machine that the kernel runs on.
 
 use cloister_caps::{DomId, EvtchnPort, GrantRef, ServiceId};
 

@@ -50,7 +50,7 @@ struct Entry {
     rank: u8,
     budget: u64,
     period: u64,
-    /// When the present window ends.
+    /// The end of the present window.
     window_end: u64,
     /// Time used in the present window, debt from earlier ones included.
     used: u64,
@@ -79,8 +79,8 @@ impl Entry {
 pub struct Next {
     /// The service to run, or `None` if the processor is idle.
     pub service: Option<ServiceId>,
-    /// When the budget of the chosen service ends, or a service that is ready and comes before it
-    /// has budget again.
+    /// The time at which the budget of the chosen service ends, or a service that is ready and
+    /// comes before it has budget again.
     pub budget: Alarm,
     /// The first deadline of a waiting service that comes before the chosen one.
     pub deadline: Alarm,

@@ -26,9 +26,9 @@ pub const SHARED_INFO: u64 = SPECIAL + 0x1000;
 pub const CONSOLE: u64 = SPECIAL + 0x3000;
 /// The grant table, up to eight frames.
 pub const GRANT_TABLE: u64 = SPECIAL + 0x5000;
-/// Where the frame to copy from is mapped during a copy.
+/// The address at which the frame to copy from is mapped during a copy.
 const COPY_SOURCE: u64 = SPECIAL + 0xF000;
-/// Where the frame to copy to is mapped during a copy.
+/// The address at which the frame to copy to is mapped during a copy.
 const COPY_DESTINATION: u64 = SPECIAL + 0x11000;
 
 /// The frame of the hypercall page: the first of the last GiB of the 64 that every 64-bit processor
@@ -280,8 +280,8 @@ impl Root {
         Ok(root)
     }
 
-    /// Maps the GiB from [`KERNEL_HYPERCALL_PAGE`] to that from [`HYPERCALL_FRAME`], for the kernel to
-    /// execute, by one entry.
+    /// Maps the GiB from [`KERNEL_HYPERCALL_PAGE`] to that from [`HYPERCALL_FRAME`], for the kernel
+    /// to execute, by one entry.
     ///
     /// # Errors
     /// No frame is free for a table, or the GiB is mapped already.
@@ -292,8 +292,8 @@ impl Root {
         map_page::<Size1GiB>(&mut mapper, free, addresses, KERNEL_FLAGS, Flags::PRESENT | Flags::WRITABLE)
     }
 
-    /// Returns the address space. Both functions that make a `Root` outside of this file give it the
-    /// kernel's half.
+    /// Returns the address space. Both functions that make a `Root` outside of this file give it
+    /// the kernel's half.
     pub fn address_space(&self) -> AddressSpace {
         AddressSpace(self.0)
     }
@@ -424,8 +424,8 @@ pub fn fill(frames: &mut OwnedFrames, from: u64, length: u64) {
         if length > 0 {
             set_special(COPY_SOURCE, Some(Gfn((from + done) / PAGE_SIZE as u64)));
         }
-        // SAFETY: the frame is the holder's alone. The source is mapped if `length` is not 0, and it
-        // is another frame: what lies in the image was never free.
+        // SAFETY: the frame is the holder's alone. The source is mapped if `length` is not 0, and
+        // it is another frame: what lies in the image was never free.
         unsafe { overwrite(Gfn(range.start + page), COPY_SOURCE as *const u8, length) };
         set_special(COPY_SOURCE, None);
     }

@@ -169,7 +169,7 @@ pub(super) struct References {
     pub(super) tx_pool: GrantRef,
 }
 
-/// What the back end is told of this front end.
+/// The data that the front end publishes for the back end.
 ///
 /// # Holding one proves
 /// The areas were granted, and the ports are open for the back end's domain.

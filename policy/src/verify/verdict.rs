@@ -30,7 +30,7 @@ pub enum Unusable {
     NothingAccepted(String),
 }
 
-/// How serious a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Severity {
     /// Worth knowing, but not wrong.

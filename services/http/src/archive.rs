@@ -54,7 +54,7 @@ pub struct File<'a> {
     pub name: Name<'a>,
     /// Its contents.
     pub data: &'a [u8],
-    /// When it was last changed, in seconds since 1970. 0 if unknown.
+    /// The time at which it was last changed, in seconds since 1970. 0 if unknown.
     pub modified: u64,
 }
 
@@ -81,7 +81,7 @@ impl Format {
     }
 }
 
-/// How an archive ended.
+/// The ways in which an archive can end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
     /// It has not ended yet.
@@ -99,7 +99,7 @@ pub struct Files<'a> {
     at: usize,
     format: Format,
     long_name: Option<&'a [u8]>,
-    /// How the archive ended.
+    /// The way in which the archive ended.
     pub end: End,
 }
 

@@ -15,10 +15,10 @@ use crate::head::{Head, MAX_HEAD};
 use crate::page;
 use crate::response::{Context, Sink};
 
-/// How long a new connection may take to send its first request, and any connection to complete
-/// one.
+/// The time that a new connection may take to send its first request, and any connection to
+/// complete one.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
-/// How long a connection may be idle between requests.
+/// The time for which a connection may be idle between requests.
 const IDLE_TIME: Duration = Duration::from_secs(15);
 /// How far a peer may be behind the least rate, in ns. It is measured while a request's body is
 /// due, or a response is not taken.
@@ -33,7 +33,7 @@ const NS_PER_BYTE_PRESSED: u64 = 62_500;
 /// The largest response whose end tcpip need not report. A larger one is watched, because its peer
 /// may be slow.
 const MAX_UNWATCHED: usize = 256 * 1024;
-/// How long received bytes are discarded, so that the peer can read why it was refused.
+/// The time for which received bytes are discarded, so that the peer can read why it was refused.
 const LINGER_TIME: Duration = Duration::from_secs(3);
 /// The most requests answered on one connection in a pass.
 const MAX_REQUESTS: u32 = 16;
@@ -45,7 +45,7 @@ pub const IDLE: usize = 0;
 /// The list of connections whose first or present request is not complete.
 pub const REQUESTING: usize = 1;
 
-/// What a connection is doing.
+/// The state of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum State {
     /// Its index is not in use.
@@ -89,7 +89,7 @@ pub struct Workspace<'a, M> {
     pub second: Option<u64>,
     /// The time.
     pub now: Instant,
-    /// What responses depend on, besides the request.
+    /// The context of responses, besides the request.
     pub context: Context<'a>,
     /// The archive, if tcpip can send from it by itself. Otherwise empty.
     pub constant: &'static [u8],
@@ -136,9 +136,9 @@ pub struct Connection {
     body_left: u64,
     /// The request with that body, if it is answered after the body.
     sink: Option<Sink>,
-    /// What is left of the response.
+    /// The rest of the response.
     remaining: Remaining,
-    /// When it last made progress.
+    /// The time at which it last made progress.
     last_progress: Instant,
     /// How much longer its peer may be behind the least rate. Each byte adds the time that it takes
     /// at that rate, up to [`MAX_BEHIND`]. A new request or response adds nothing.
@@ -149,7 +149,7 @@ pub struct Connection {
     pub list: Option<(usize, Instant)>,
 }
 
-/// How much longer a peer may be slow.
+/// The time for which a peer may still be slow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Patience {
     /// Nothing is due from the peer. This much time is left for later, in ns.
@@ -169,7 +169,7 @@ impl Default for Patience {
     }
 }
 
-/// What is left of a response.
+/// The rest of a response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Remaining {
     #[default]

@@ -12,7 +12,7 @@ use crate::path::strip_authority;
 /// request.
 pub const MAX_HEAD: usize = 3072;
 
-/// What is sent after the head.
+/// The body that follows the head.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Content {
     /// Nothing.

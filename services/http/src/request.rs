@@ -23,7 +23,7 @@ pub enum Method {
     Unknown,
 }
 
-/// How the length of a request's body is given.
+/// The framing of a request's body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Body {
     /// It has this many bytes, usually none.

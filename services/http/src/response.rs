@@ -16,7 +16,7 @@ use crate::site::{Found, Site};
 /// one.
 const MAX_DISCARDED_BODY: u64 = 64 * 1024;
 
-/// What a response depends on, besides the request.
+/// The context of a response, besides the request.
 pub struct Context<'a> {
     /// The site.
     pub site: &'a Site,
@@ -33,7 +33,7 @@ pub struct Context<'a> {
 /// A response whose head was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Response {
-    /// What follows the head.
+    /// The body that follows the head.
     pub content: Content,
     /// The connection ends with it.
     pub close: bool,
@@ -44,7 +44,7 @@ pub struct Response {
     pub discard: u64,
 }
 
-/// How a request is answered.
+/// The kinds of answers to a request.
 #[derive(Clone, Copy, Debug)]
 pub enum Answer {
     /// At once.

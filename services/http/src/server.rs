@@ -22,9 +22,9 @@ use crate::site::Site;
 const PORT: u16 = 80;
 /// The number of connections that should be free while others wait to connect.
 const WANTED_FREE: usize = 8;
-/// How long an idle connection is kept while others wait to connect.
+/// The time for which an idle connection is kept while others wait to connect.
 const GRACE: Duration = Duration::from_millis(50);
-/// How long a connection may take to complete a request while others wait to connect. Only
+/// The time that a connection may take to complete a request while others wait to connect. Only
 /// [`GRACE`] while fewer than half of [`WANTED_FREE`] are free.
 const REQUEST_GRACE: Duration = Duration::from_secs(3);
 /// The shortest time between two transfers that are ended for others.
@@ -68,11 +68,11 @@ pub struct Http<S, M> {
     idle_to_end: usize,
     /// The number of connections to be ended for others even if they are not idle.
     connections_needed: usize,
-    /// When the next transfer may be ended for others.
+    /// The time at which the next transfer may be ended for others.
     next_transfer_end: Instant,
     /// The date. `None` once the clock has refused it, because every refusal is logged.
     date: Option<Stamp>,
-    /// When to ask the clock for the date again.
+    /// The time at which to ask the clock for the date again.
     date_due: Instant,
     /// A `Listen` has to be sent.
     listen_due: bool,

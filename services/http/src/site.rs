@@ -15,7 +15,7 @@ pub enum Site {
     Archive(Archive),
 }
 
-/// What a path names.
+/// The target of a path.
 #[derive(Clone, Copy, Debug)]
 pub enum Found {
     /// The built-in page.

@@ -4,7 +4,7 @@ use core::fmt::{self, Write};
 
 use smoltcp::wire::{Ipv4Address, Ipv4Cidr};
 
-/// Where our address comes from.
+/// The source of our address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Addressing {
     /// From a DHCP server.

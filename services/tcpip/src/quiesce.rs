@@ -9,11 +9,11 @@ use cloister_interfaces::{Instant, Memory, Server, System};
 use crate::link::device::LinkDevice;
 use crate::tcp::connections::Connections;
 
-/// How long connections have to end by themselves.
+/// The time that connections have to end by themselves.
 const CONNECTIONS_TIME: Duration = Duration::from_secs(2);
-/// How long resets and the last frames have to be sent.
+/// The time that resets and the last frames have to be sent.
 const FRAMES_TIME: Duration = Duration::from_millis(100);
-/// How long the link has to come down.
+/// The time that the link has to come down.
 const LINK_TIME: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -10,7 +10,7 @@ pub struct RefusalLog {
     seen: u32,
 }
 
-/// What was refused.
+/// The kind of a refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
     /// netfront sent a message that does not decode.

@@ -45,8 +45,8 @@ const MAX_CONNECTIONS: usize = 256;
 /// The most frames sent at once for sockets that are no connection's: the fragments of a packet,
 /// and a few more.
 const MAX_OTHER_FRAMES: u32 = 16;
-/// How long an acknowledgement is delayed for the application's answer, which usually comes at once
-/// and carries it.
+/// The time for which an acknowledgement is delayed for the application's answer, which usually
+/// comes at once and carries it.
 const ACK_DELAY: Duration = Duration::from_millis(10);
 /// The state of the service.
 pub struct Stack<S, M: Memory> {
@@ -60,7 +60,7 @@ pub struct Stack<S, M: Memory> {
     numbers: IsnGenerator,
     /// The sockets that are no connection's: DHCP and the echo port.
     other_sockets: SocketSet<'static>,
-    /// When smoltcp wants them to be polled, if nothing happens before.
+    /// The time at which smoltcp wants them to be polled, if nothing happens before.
     other_sockets_at: Option<Instant>,
     address: Address,
     echo: Option<Echo>,

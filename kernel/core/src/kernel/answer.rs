@@ -5,7 +5,7 @@ use cloister_caps::{DomId, Status};
 /// Answers a system call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Answer {
-    /// How the system call ended.
+    /// The status of the system call.
     pub status: Status,
     /// Two words of result. Both are zero unless the operation returns something.
     pub words: [u64; 2],

@@ -15,6 +15,6 @@ const GRANT_WORDS: usize = MAX_GRANT_REFS as usize / 64;
 pub(super) struct Channel {
     /// Xen's port.
     pub(super) port: EvtchnPort,
-    /// What an event notifies.
+    /// The service and bit that an event notifies.
     pub(super) target: NotifyTarget,
 }

@@ -40,7 +40,7 @@ pub struct Request {
     pub action: Action,
 }
 
-/// What a client can ask for.
+/// The actions that a client can request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
     /// Read a node's value.

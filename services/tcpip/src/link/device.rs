@@ -37,7 +37,7 @@ const MAX_RX_FRAME: usize = 0xFFFF + ETHERNET_HEADER + 4;
 /// eighth of a ring of 256.
 const MAX_HELD_PAGES: usize = 32;
 
-/// How long to wait before looking again for room in the queue to netfront.
+/// The time to wait before looking again for room in the queue to netfront.
 pub const QUEUE_RETRY: Duration = Duration::from_millis(1);
 
 /// The MSS of a peer that announces none (RFC 9293, MUST-15).

@@ -21,7 +21,7 @@ pub const MAX_HEADERS: usize = ETHERNET_HEADER + SEGMENT_HEADERS + 40;
 /// that it reassembles.
 pub const MAX_REASSEMBLED: usize = 4096;
 
-/// What a received frame is.
+/// The classification of a received frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FrameKind {
     /// A TCP segment to our address.

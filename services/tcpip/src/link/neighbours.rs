@@ -26,7 +26,7 @@ use crate::table::{Key, Table};
 
 /// The number of entries.
 pub const MAX_NEIGHBOURS: usize = 128;
-/// How long a confirmed address is valid before it is requested again.
+/// The time for which a confirmed address is valid before it is requested again.
 const VALID: Duration = Duration::from_secs(60);
 /// The shortest time between two requests for one neighbour (RFC 1122, 2.3.2.1).
 const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
@@ -52,9 +52,9 @@ const FREE: usize = 3;
 struct Entry {
     /// Its link address, once it is known.
     mac: Option<[u8; 6]>,
-    /// When it last confirmed its address.
+    /// The time at which it last confirmed its address.
     confirmed_at: Instant,
-    /// When the next request for it may be sent.
+    /// The time at which the next request for it may be sent.
     next_request: Instant,
     /// The number of requests since it last confirmed its address.
     polls: u8,
@@ -74,7 +74,7 @@ const UNUSED: Entry = Entry {
     used: false,
 };
 
-/// How to reach a destination.
+/// The route to a destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Route {
     /// The address of the next hop.
@@ -91,7 +91,7 @@ struct Last {
     to: [u8; 4],
     mac: [u8; 6],
     index: u16,
-    /// When its next hop has to be confirmed again.
+    /// The time at which its next hop has to be confirmed again.
     until: Instant,
 }
 
@@ -204,8 +204,8 @@ impl Neighbours {
         self.entries.get(usize::from(index))?.mac
     }
 
-    /// Records the link address that a host states for itself. With `is_request`, it sent a request for
-    /// us.
+    /// Records the link address that a host states for itself. With `is_request`, it sent a request
+    /// for us.
     pub fn learn(&mut self, from: Station, is_request: bool) {
         let other = self.lease.is_some_and(|lease| lease.address.address().octets() != from.address);
         if !from.is_possible() || !other {

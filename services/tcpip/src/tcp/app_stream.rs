@@ -69,7 +69,7 @@ pub struct AppStream {
     constant_left: u32,
     /// The number of those taken that the application was not notified of.
     unreported_constant: u32,
-    /// When the application was last notified, or last sent a request.
+    /// The time at which the application was last notified, or last sent a request.
     last_report: Instant,
     /// The application waits only for the peer. It need not be notified that its bytes were taken.
     quiet: bool,

@@ -1,4 +1,4 @@
-//! How long a connection that its application has closed may take to deliver the rest.
+//! The time that a connection that its application has closed may take to deliver the rest.
 
 use core::time::Duration;
 
@@ -9,7 +9,7 @@ const NORMAL: Allowance = Allowance { longest: Duration::from_secs(60), per_byte
 /// Under pressure, while its place is needed: three seconds, and 16,000 bytes a second.
 const PRESSURE: Allowance = Allowance { longest: Duration::from_secs(3), per_byte: Duration::from_nanos(62_500) };
 
-/// How much time a peer has.
+/// The time that a peer has left.
 struct Allowance {
     /// The longest time ahead.
     longest: Duration,
@@ -31,7 +31,7 @@ impl Allowance {
 pub struct Closing {
     /// The number of bytes that the peer has not acknowledged.
     unacked: u64,
-    /// When the connection is ended.
+    /// The time at which the connection is ended.
     pub until: Instant,
     /// Until when it is spared even if its place is needed.
     pub spared: Instant,

@@ -28,20 +28,20 @@ pub enum Stage {
     Unused,
     /// A SYN was received, and is being answered.
     HalfOpen {
-        /// When the connection is given up.
+        /// The time at which the connection is given up.
         until: Instant,
     },
     /// The application has it.
     Open,
     /// The application has closed it. Data, a FIN or a reset is still to be delivered.
     Lingering {
-        /// When the connection is reset, or released if it was reset.
+        /// The time at which the connection is reset, or released if it was reset.
         until: Instant,
     },
     /// As before, but everything was delivered. It stays so that no old segment reaches a new
     /// connection, unless its place is needed.
     Delivered {
-        /// When the connection is released.
+        /// The time at which the connection is released.
         until: Instant,
     },
 }
@@ -68,7 +68,7 @@ pub struct Connection {
     pub(super) closing: Option<Closing>,
     /// Its stream to the application.
     pub stream: Option<AppStream>,
-    /// What is known of the bytes in flight.
+    /// The state of the bytes in flight.
     pub recovery: Recovery,
     /// The MSS of the peer.
     pub peer_mss: NonZeroU16,

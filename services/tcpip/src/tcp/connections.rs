@@ -31,13 +31,13 @@ use crate::tcp::time_wait::TimeWait;
 /// Below this many free connections, applications are notified of pressure, however many
 /// connections there are.
 const MAX_LOW_MARK: usize = 32;
-/// How long a peer may take to answer our SYN.
+/// The time that a peer may take to answer our SYN.
 const HALF_OPEN_TIME: Duration = Duration::from_secs(5);
 /// The most closing connections that are examined for one that can make room.
 const MAX_EXAMINED: usize = 4;
-/// How long to wait for the peer's FIN after everything was delivered.
+/// The time to wait for the peer's FIN after everything was delivered.
 const FIN_WAIT_TIME: Duration = Duration::from_secs(10);
-/// How long a reset may take to be sent.
+/// The time that a reset may take to be sent.
 const RESET_TIME: Duration = Duration::from_secs(1);
 /// How often a silent peer is asked whether it is there.
 const KEEP_ALIVE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(15);

@@ -20,7 +20,7 @@ pub fn interface<S: System, M: Memory>(
     Interface::new(settings, device, to_smoltcp(now))
 }
 
-/// How a connection opens.
+/// The steps of opening a connection.
 #[derive(Clone, Copy)]
 pub struct Opening {
     pub own: Ipv4Address,

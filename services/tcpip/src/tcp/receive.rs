@@ -11,7 +11,7 @@ use crate::link::device::LinkDevice;
 use crate::segment::{Range, Segment};
 use crate::time::to_smoltcp;
 
-/// What became of a segment.
+/// The result of receiving a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Received {
     /// The connection has something to do.

@@ -23,7 +23,7 @@ use crate::tcp::congestion::Congestion;
 
 /// The number of duplicate acknowledgements that mean a lost segment (RFC 5681, 3.2).
 const DUPLICATE_ACKS: u8 = 3;
-/// How long to wait, beyond two round trips, for an acknowledgement of several segments, before the
+/// The time to wait, beyond two round trips, for an acknowledgement of several segments, before the
 /// last one is sent again. A timer that expires without a loss costs processor time; one that
 /// expires late costs goodput.
 const PROBE_DELAY: Duration = Duration::from_millis(2);
@@ -31,7 +31,7 @@ const PROBE_DELAY: Duration = Duration::from_millis(2);
 const CALM_PROBE_DELAY: Duration = Duration::from_millis(20);
 /// A path has no recent losses after this many acknowledged bytes without one.
 const CALM_BYTES: u32 = 4 << 20;
-/// How long the peer may delay an acknowledgement of fewer than two segments.
+/// The time for which the peer may delay an acknowledgement of fewer than two segments.
 const MAX_ACK_DELAY: Duration = Duration::from_millis(200);
 /// The retransmission timeout before a round trip was measured (RFC 6298, 2.1).
 const INITIAL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 /// A round of repeats.
 #[derive(Clone, Copy, Debug)]
 struct Round {
-    /// When the last repeat was sent.
+    /// The time at which the last repeat was sent.
     at: Instant,
     /// The range `from..to` is sent again, except for what the peer has.
     from: u32,
@@ -57,7 +57,7 @@ struct Round {
     probe: bool,
 }
 
-/// What is known of a connection's bytes in flight.
+/// The state of a connection's bytes in flight.
 #[derive(Debug, Default)]
 pub struct Recovery {
     /// The sequence number of the oldest byte that was not acknowledged: position 0.
@@ -70,7 +70,7 @@ pub struct Recovery {
     sacked: ArrayVec<Range, MAX_RANGES>,
     /// The number of duplicates of the last acknowledgement.
     duplicate_acks: u8,
-    /// When the peer last reported a new range above a gap.
+    /// The time at which the peer last reported a new range above a gap.
     last_sack: Instant,
     /// The number of timeouts since the last progress.
     timeouts: u8,
@@ -79,7 +79,7 @@ pub struct Recovery {
     rtt: Option<Duration>,
     /// The measurement under way: the end of a segment, and when it was sent.
     sample: Option<(u32, Instant)>,
-    /// When something was last sent or acknowledged.
+    /// The time at which something was last sent or acknowledged.
     last_progress: Instant,
     /// The number of bytes acknowledged since the last loss, or what seemed to be one.
     bytes_since_loss: u32,

@@ -12,9 +12,9 @@ use cloister_interfaces::Instant;
 use crate::segment::Segment;
 use crate::table::{Key, Table};
 
-/// How long they stay. It is smoltcp's own time (`CLOSE_DELAY`), not twice the longest lifetime of
-/// a segment, as is common. A peer that begins again with a higher sequence number need not wait at
-/// all.
+/// The time for which they stay. It is smoltcp's own time (`CLOSE_DELAY`), not twice the longest
+/// lifetime of a segment, as is common. A peer that begins again with a higher sequence number need
+/// not wait at all.
 const WAIT: Duration = Duration::from_secs(10);
 /// How often a connection answers segments that may not be its peer's (RFC 5961, 7).
 const ANSWER_INTERVAL: Duration = Duration::from_secs(1);
@@ -66,7 +66,7 @@ impl StreamEnds {
     }
 }
 
-/// How a segment for a connection in TIME-WAIT is answered.
+/// The kinds of answers to a segment for a connection in TIME-WAIT.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answer {
     /// It is not answered.

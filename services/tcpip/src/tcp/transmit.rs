@@ -13,10 +13,10 @@ const MAX_FRAMES: u32 = 8;
 /// A connection enters TIME-WAIT without its socket only if smoltcp has nothing to do for it for
 /// this long.
 const IDLE: StackDuration = StackDuration::from_millis(10);
-/// When to try again if smoltcp has something to send, but does not send it.
+/// The time at which to try again if smoltcp has something to send, but does not send it.
 const RETRY: StackDuration = StackDuration::from_millis(1);
 
-/// What a connection that was served has left to do.
+/// The work that a served connection has left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Progress {
     /// It has nothing to do.
@@ -30,9 +30,9 @@ pub enum Progress {
 /// The result of a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Turn {
-    /// What the connection has left to do.
+    /// The work that the connection has left.
     pub outcome: Progress,
-    /// When it must be served again at the latest.
+    /// The time at which it must be served again at the latest.
     pub wake: Option<Instant>,
     /// It only waits in TIME-WAIT, and needs no socket.
     pub rests: bool,
