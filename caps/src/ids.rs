@@ -23,6 +23,7 @@ identifier! {
 }
 identifier! {
     /// A grant reference (`grant_ref_t`, `grant_table.h`): an index into this domain's grant table.
+    /// A bare number: that a page is granted under it, only the kernel knows.
     GrantRef(u32), "gref "
 }
 identifier! {

@@ -69,6 +69,9 @@ impl OwnedFrames {
 /// Holds the free frames of the guest, as sorted ranges that neither overlap nor touch.
 ///
 /// There is no copy of it: two would give the same frames out.
+///
+/// # Holding one proves
+/// Nothing else uses the frames in it.
 #[derive(Debug, Default)]
 pub struct FreeMemory {
     ranges: ArrayVec<FrameRange, MAX_RANGES>,

@@ -152,6 +152,9 @@ pub struct AddressSpace(PhysFrame);
 /// Owns the root table of an address space under construction.
 ///
 /// Its tables are reached through the identity map, so every change needs that, too.
+///
+/// # Holding one proves
+/// Its tables are whole, and nothing else changes them.
 pub struct Root(PhysFrame);
 
 impl Root {

@@ -4,6 +4,10 @@
 //! service's logic does not get: in the image, the runtime passes it only to the bindings. So the
 //! compiler limits a service to what its `Caps` hold. This is the second barrier. The first is the
 //! kernel, which looks up every slot.
+//!
+//! # Holding one proves
+//! In the image: the policy gives the service this capability. What the kernel lets it do is a
+//! question of its rights, which the kernel checks at each invocation.
 
 use core::fmt::{self, Write};
 

@@ -85,6 +85,9 @@ pub trait Interface {
 pub struct Full;
 
 /// One end of a queue, as the policy compiler emits it.
+///
+/// It is plain data, so holding one proves nothing. The bindings make one for each end that the
+/// policy gives the service, with the regions and the slot that the policy says.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueEnd<M> {
     /// The slot of the capability to notify the other end.
@@ -100,6 +103,10 @@ pub struct QueueEnd<M> {
 }
 
 /// The producing end of a queue.
+///
+/// # Holding one proves
+/// Its indices are its own: what the consumer writes cannot move them. A push that succeeds writes
+/// a slot that the consumer has returned, and a lying consumer harms only itself.
 pub struct Sender<T, S, M> {
     system: S,
     end: QueueEnd<M>,
@@ -220,6 +227,10 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
 }
 
 /// The consuming end of a queue.
+///
+/// # Holding one proves
+/// Its indices are its own. Each slot is copied once before it is decoded, and no more messages are
+/// popped for one claim of the producer than the queue holds.
 pub struct Receiver<T, S, M> {
     system: S,
     end: QueueEnd<M>,
@@ -393,6 +404,9 @@ fn has_crossed(old: u32, new: u32, event: u32) -> bool {
 }
 
 /// The client's ends of an interface.
+///
+/// # Holding one proves
+/// In the image: the policy has a queue of this interface from this service to that server.
 pub struct Client<I: Interface, S, M> {
     /// Sends the requests.
     pub requests: Sender<I::Request, S, M>,
@@ -401,6 +415,10 @@ pub struct Client<I: Interface, S, M> {
 }
 
 /// The server's ends of an interface.
+///
+/// # Holding one proves
+/// In the image: the policy has a queue of this interface from one client to this service. Whatever
+/// comes out of it was sent by that client, for no other service can write its pages.
 pub struct Server<I: Interface, S, M> {
     /// Receives the requests.
     pub requests: Receiver<I::Request, S, M>,

@@ -20,6 +20,9 @@ impl Interface for Socket {
 
 /// The index of a connection, below [`Layout::connections`]. It is valid from `Accepted` until
 /// `Closed` has replied to the application's `Close` or `Abort`.
+///
+/// One that a message carries is below [`MAX_CONNECTIONS`]. It proves no more: each side looks it up
+/// among its own connections.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Connection(pub u16);
 
