@@ -13,7 +13,7 @@ use crate::capabilities::Caps;
 use crate::handshake::{Command, Handshake};
 use crate::ring::{Refusal, Violation};
 use crate::rx::Receive;
-use crate::traffic::{Logged, Moved, Traffic};
+use crate::traffic::{Logged, PassResult, Traffic};
 use crate::tx::Transmit;
 
 /// The back end may deliver long TCP segments unsplit, and frames without a checksum.
@@ -334,7 +334,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
         let Some(net) = self.net.as_mut() else { return };
         let eager = self.close != CloseState::Open;
         let moved = traffic.move_frames(&mut net.replies, &mut self.transmit, &mut self.receive, eager);
-        let Moved { found, at_limit } = match moved {
+        let PassResult { found, at_limit } = match moved {
             Ok(moved) => moved,
             Err(violation) => return self.handle_violation(violation),
         };

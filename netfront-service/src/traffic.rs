@@ -55,7 +55,7 @@ bitflags! {
 }
 
 /// The result of moving frames.
-pub struct Moved {
+pub struct PassResult {
     /// There was work.
     pub found: bool,
     /// The pass ended at the largest number of frames.
@@ -85,14 +85,14 @@ impl Traffic {
         transmit: &mut Transmit<M>,
         receive: &mut Receive<M>,
         eager: bool,
-    ) -> Result<Moved, Violation> {
+    ) -> Result<PassResult, Violation> {
         let unsent = &mut self.unsent;
         let sent = unsent.iter().take_while(|reply| replies.push(reply).is_ok()).count();
         unsent.drain(..sent);
         let mut found = !unsent.is_empty();
         for _ in 0..MAX_FRAMES {
             if !unsent.is_empty() {
-                return Ok(Moved { found, at_limit: false });
+                return Ok(PassResult { found, at_limit: false });
             }
             if let Some(page) = transmit.reap()? {
                 self.progress = true;
@@ -105,13 +105,13 @@ impl Traffic {
                     send_or_keep(replies, unsent, Reply::Received { page, offset, length, more, checked });
                 }
             } else if !(transmit.arm(eager)? | receive.arm()?) {
-                return Ok(Moved { found, at_limit: false });
+                return Ok(PassResult { found, at_limit: false });
             } else {
                 continue;
             }
             found = true;
         }
-        Ok(Moved { found, at_limit: true })
+        Ok(PassResult { found, at_limit: true })
     }
 
     /// Marks a note as logged. Returns `true` if it was not.

@@ -141,7 +141,7 @@ mod tests {
     }
 
     fn totals(scheduler: &Scheduler) -> [u64; 2] {
-        [scheduler.total(id(0)), scheduler.total(id(1))]
+        [scheduler.cpu_time(id(0)), scheduler.cpu_time(id(1))]
     }
 
     #[test]

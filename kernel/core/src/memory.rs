@@ -160,7 +160,7 @@ impl FreeMemory {
 
     /// Returns the number of free frames.
     #[must_use]
-    pub fn total(&self) -> u64 {
+    pub fn free_frames(&self) -> u64 {
         self.ranges.iter().map(FrameRange::count).sum()
     }
 
@@ -212,7 +212,7 @@ pub fn free_memory(
     for entry in map.iter().filter(|entry| entry.ram) {
         free.add(FrameRange::within(entry.address, entry.length));
     }
-    if free.total() == 0 {
+    if free.free_frames() == 0 {
         return Err(BootError::NoMemory);
     }
     free.remove(FrameRange { start: 0, end: 1 });
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(first(free.take_aligned(600, 512)), Some(512));
         assert_eq!(free.take_aligned(1500, 512), None);
         assert_eq!(free.take(507), Some(OwnedFrames(FrameRange { start: 5, end: 512 })));
-        assert_eq!((free.total(), free.largest()), (888, 888));
+        assert_eq!((free.free_frames(), free.largest()), (888, 888));
         assert_eq!(free.take_aligned(1, u64::MAX), None);
     }
 
@@ -271,11 +271,11 @@ mod tests {
         free.add(FrameRange { start: 10, end: 20 });
         free.add(FrameRange { start: 0, end: 10 });
         free.add(FrameRange { start: 5, end: 15 });
-        assert_eq!((free.total(), free.largest()), (20, 20));
+        assert_eq!((free.free_frames(), free.largest()), (20, 20));
         free.remove(FrameRange { start: 7, end: 7 });
         assert_eq!(free.ranges.len(), 1, "nothing was taken out");
         free.remove(FrameRange { start: 8, end: 12 });
-        assert_eq!((free.total(), free.largest()), (16, 8));
+        assert_eq!((free.free_frames(), free.largest()), (16, 8));
         assert_eq!(free.take(9), None);
         assert_eq!(free.take(0), None);
         assert_eq!(first(free.take(8)), Some(0));
@@ -290,7 +290,7 @@ mod tests {
             assert_eq!((free.ranges.len(), free.ranges.first()), (MAX_RANGES, Some(&left)));
             free.remove(FrameRange { start: 0, end: 15 });
             free.remove(FrameRange { start: 23, end: 24 });
-            assert_eq!((free.ranges.len(), free.total()), (MAX_RANGES, 10 * (MAX_RANGES as u64 - 1) - 1));
+            assert_eq!((free.ranges.len(), free.free_frames()), (MAX_RANGES, 10 * (MAX_RANGES as u64 - 1) - 1));
         }
     }
 
@@ -302,7 +302,7 @@ mod tests {
         for frame in 0..taken {
             assert_eq!(first(free.take(1)), Some(frame));
         }
-        assert_eq!((free.total(), free.ranges.len()), (5, 1));
+        assert_eq!((free.free_frames(), free.ranges.len()), (5, 1));
     }
 
     const MIB: u64 = 1 << 20;
@@ -387,7 +387,7 @@ mod tests {
                 free.remove(FrameRange { start: *start, end: start + count });
                 owner[*start as usize..(start + count) as usize].fill(false);
             }
-            prop_assert_eq!(free.total(), owner.iter().filter(|free| **free).count() as u64);
+            prop_assert_eq!(free.free_frames(), owner.iter().filter(|free| **free).count() as u64);
             for want in wants {
                 if let Some(frames) = free.take(want) {
                     prop_assert_eq!(frames.range().count(), want);

@@ -220,7 +220,7 @@ fn shares(
     let is_share = |region: &Region| region.kind == RegionKind::Share;
     let weights: u64 = tables.regions().iter().filter(is_share).map(|region| u64::from(region.amount)).sum();
     let minima: u64 = tables.regions().iter().filter(is_share).map(|region| u64::from(region.minimum)).sum();
-    let spare = free.total().saturating_sub(reserve).saturating_sub(minima);
+    let spare = free.free_frames().saturating_sub(reserve).saturating_sub(minima);
     let mut order: ArrayVec<(u64, RegionId), MAX_REGIONS> = ArrayVec::new();
     for (id, region) in tables.regions().with_ids().filter(|(_, region)| is_share(region)) {
         let wants = u64::from(region.minimum) + spare * u64::from(region.amount) / weights.max(1);

@@ -187,7 +187,7 @@ impl Scheduler {
 
     /// Returns the CPU time that a service has used since boot, in ns.
     #[must_use]
-    pub fn total(&self, service: ServiceId) -> u64 {
+    pub fn cpu_time(&self, service: ServiceId) -> u64 {
         self.entries[service].total
     }
 
@@ -328,7 +328,7 @@ mod tests {
         assert_eq!(choice(scheduler.next(30)), (Some(id(0)), 100));
         scheduler.charge(id(0), 70, 100);
         assert_eq!(scheduler.next(100).service, Some(id(1)));
-        assert_eq!(scheduler.total(id(1)), 30);
+        assert_eq!(scheduler.cpu_time(id(1)), 30);
     }
 
     #[test]

@@ -97,7 +97,7 @@ extern "C" fn kernel_main(start_info: u32) -> ! {
     count::start_counting(processor::counter());
     processor::load_tables();
     // SAFETY: `boot.s` has put its page tables in force, and calls this once.
-    let identity = unsafe { IdentityMap::of_the_boot_code() };
+    let identity = unsafe { IdentityMap::assume_active() };
     match prepare(u64::from(start_info), identity) {
         Ok(()) => run::start(),
         Err(failure) => fatal(format_args!("{failure}")),
@@ -137,12 +137,12 @@ fn prepare(start_info: u64, mut identity: IdentityMap) -> Result<(), Failure> {
     print_version(memory)?;
     print_policy(&tables, &features);
     let grants = map_shared_pages(&tables, &map)?;
-    let prepared = Prepared { tables, info, memory, features, grants, console_port };
+    let prepared = BootState { tables, info, memory, features, grants, console_port };
     set_up_services(prepared, kernel_root, identity, free)
 }
 
 /// Holds what [`prepare`] has found out.
-struct Prepared {
+struct BootState {
     tables: Tables<'static>,
     info: StartInfo,
     memory: u64,
@@ -157,22 +157,22 @@ struct Prepared {
 /// The kernel's state is large, and each copy of it would be on the stack. So it is built here and
 /// goes straight to where it stays.
 fn set_up_services(
-    prepared: Prepared,
+    prepared: BootState,
     mut kernel_root: Root,
     mut identity: IdentityMap,
     mut free: FreeMemory,
 ) -> Result<(), Failure> {
-    let Prepared { tables, info, memory, features, grants, console_port } = prepared;
+    let BootState { tables, info, memory, features, grants, console_port } = prepared;
     let boot_regions = BootRegions {
         module: info.module.map(|module| (module.address, module.length)),
         command_line: Some(copy_command_line(&info, &identity, &mut free)?),
         xenstore: hypercall::get_param(Param::StorePfn).map(Gfn),
     };
     let writable = service::allocate_writable(&tables, &mut free)?;
-    let reserve = page_table_reserve(&tables, free.total());
+    let reserve = page_table_reserve(&tables, free.free_frames());
     let placements: Placements = place_regions(&tables, &mut free, &boot_regions, reserve)?;
     let services = service::build(tables, &mut kernel_root, &mut identity, &mut free, &placements, writable)?;
-    identity.drop(kernel_root);
+    identity.remove(kernel_root);
     services.clear_at_boot(&placements);
     let timer_port = hypercall::bind_timer()?;
     let mut kernel = Kernel::new(tables, placements, shared_info::now(), memory);
@@ -189,7 +189,7 @@ fn set_up_services(
     if !machine.has_random() {
         console::line(format_args!("cloister: no random source: the entropy capability will refuse"));
     }
-    console::line(format_args!("cloister: {} KiB free", free.total() * 4));
+    console::line(format_args!("cloister: {} KiB free", free.free_frames() * 4));
     console::line(format_args!(
         "cloister: an interrupt costs {} ns, a timer waits {} ns",
         costs.interrupt, costs.grain
@@ -265,7 +265,7 @@ fn relocate_hypercall_page(
     }
     root.map_hypercall_page(identity, free)?;
     // SAFETY: the page is mapped in the kernel's half, which every address space has.
-    unsafe { hypercall_page::use_page() };
+    unsafe { hypercall_page::use_relocated_copy() };
     Ok(())
 }
 

@@ -67,7 +67,7 @@ pub fn content() -> &'static [u8] {
 /// # Safety
 /// What [`content`] returns is mapped there, for the kernel to execute, in all address spaces that
 /// are ever in force. This is called once.
-pub unsafe fn use_page() {
+pub unsafe fn use_relocated_copy() {
     let by = KERNEL_HYPERCALL_PAGE.wrapping_sub(&raw const hypercall_page as u64);
     for place in [&HYPERCALL, &IDLE, &PORT_NUMBERS] {
         place.store(place.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);

@@ -116,13 +116,13 @@ impl IdentityMap {
     ///
     /// # Safety
     /// The boot code's page tables are in force, and this is called once.
-    pub unsafe fn of_the_boot_code() -> IdentityMap {
+    pub unsafe fn assume_active() -> IdentityMap {
         IdentityMap(())
     }
 
     /// Removes the map from the kernel's own address space, the only one that has it. No page table
     /// can be changed afterwards.
-    pub fn drop(mut self, mut kernel: Root) {
+    pub fn remove(mut self, mut kernel: Root) {
         kernel.table(&mut self)[0].set_unused();
         switch(kernel.address_space());
     }
@@ -347,7 +347,7 @@ pub enum UserPages {
 }
 
 /// Builds the kernel's half and puts it in force. The identity map stays until
-/// [`IdentityMap::drop`].
+/// [`IdentityMap::remove`].
 ///
 /// `tables` is the physical address of the capability tables, and their length in bytes.
 ///
@@ -391,7 +391,7 @@ pub fn build_kernel(
 /// Puts an address space in force.
 pub fn switch(space: AddressSpace) {
     // SAFETY: it has the kernel's half, so nothing that the kernel refers to moves. Only boot code
-    // refers to the lower half, through the identity map, and `IdentityMap::drop` ends that.
+    // refers to the lower half, through the identity map, and `IdentityMap::remove` ends that.
     unsafe { Cr3::write(space.0, Cr3Flags::empty()) }
 }
 

@@ -51,7 +51,7 @@ pub fn install(run: Run) {
 pub fn start() -> ! {
     let first = |run: &mut Run| {
         for service in run.kernel.tables().services().ids() {
-            run.services.load(service, run.trap_frames.of(service));
+            run.services.load(service, run.trap_frames.get_mut(service));
         }
         // No service pays for the loading.
         let now = shared_info::now();
@@ -105,7 +105,7 @@ impl Run {
         let Some(service) = self.current else {
             fatal(format_args!("entered from ring 3 although no service is running"))
         };
-        let vector = self.trap_frames.of(service).vector;
+        let vector = self.trap_frames.get_mut(service).vector;
         count(if vector == SYSTEM_CALL_VECTOR { Count::SystemCall } else { Count::Interrupt });
         if vector == SYSTEM_CALL_VECTOR
             && let Some(frame) = self.system_call(service)
@@ -117,7 +117,7 @@ impl Run {
         let faulted = !interrupted && vector != SYSTEM_CALL_VECTOR;
         if interrupted {
             #[cfg(feature = "profile")]
-            crate::profile::sample(service, self.trap_frames.of(service).rip);
+            crate::profile::sample(service, self.trap_frames.get_mut(service).rip);
         } else if faulted {
             self.fault(service);
         }
@@ -132,7 +132,7 @@ impl Run {
 
     /// Executes a system call. Returns the caller's trap frame if it has its answer.
     fn system_call(&mut self, service: ServiceId) -> Option<*const TrapFrame> {
-        let frame = self.trap_frames.of(service);
+        let frame = self.trap_frames.get_mut(service);
         match self.kernel.system_call(&mut self.machine, service, frame.rax, &frame.arguments) {
             Outcome::Answer(answer) => {
                 frame.answer(answer.status as u64, answer.words);
@@ -159,7 +159,7 @@ impl Run {
 
     /// Reports an exception in a service, and applies its restart rule.
     fn fault(&mut self, service: ServiceId) {
-        let frame = self.trap_frames.of(service);
+        let frame = self.trap_frames.get_mut(service);
         let name = self.kernel.tables().service_name(service);
         let address = x86_64::registers::control::Cr2::read_raw();
         let (rip, rsp, error) = (frame.rip, frame.rsp, frame.error);
@@ -265,7 +265,7 @@ impl Run {
                 continue;
             };
             if let Some(answer) = self.kernel.take_answer(service, now) {
-                self.trap_frames.of(service).answer(answer.status as u64, answer.words);
+                self.trap_frames.get_mut(service).answer(answer.status as u64, answer.words);
             }
             if self.current != Some(service) {
                 count(Count::Switch);
@@ -274,7 +274,7 @@ impl Run {
                 self.current = Some(service);
             }
             self.kernel.resumed(service, shared_info::now);
-            return &raw const *self.trap_frames.of(service);
+            return &raw const *self.trap_frames.get_mut(service);
         }
     }
 

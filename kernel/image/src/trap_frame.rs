@@ -121,7 +121,7 @@ impl TrapFrames {
     }
 
     /// Returns the trap frame of a service.
-    pub fn of(&mut self, service: ServiceId) -> &mut TrapFrame {
+    pub fn get_mut(&mut self, service: ServiceId) -> &mut TrapFrame {
         let frames = &raw mut FRAMES;
         // SAFETY: the reference lasts no longer than the borrow of the only token.
         let frames = unsafe { &mut *frames };
@@ -133,7 +133,7 @@ impl TrapFrames {
     /// Clears the registers that no frame holds, so that the service sees nothing of the one before
     /// it.
     pub fn select(&mut self, service: ServiceId) {
-        let top = (&raw mut *self.of(service)).wrapping_add(1) as u64;
+        let top = (&raw mut *self.get_mut(service)).wrapping_add(1) as u64;
         processor::clear_segments();
         // SAFETY: `entry.s` and the processor write to the frame at the next entry from ring 3. Then
         // the kernel does not run, so no borrow of the token lasts.

@@ -8,7 +8,7 @@ mod serve;
 use core::time::Duration;
 
 use cloister_interfaces::Instant;
-use cloister_interfaces::socket::{Connection as ConnectionId, Constant, Layout, Request as SocketRequest, Ring};
+use cloister_interfaces::socket::{ConnectionId, Constant, Layout, Request as SocketRequest, Ring};
 
 use crate::cache::ResponseCache;
 use crate::head::{Head, MAX_HEAD};

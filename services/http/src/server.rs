@@ -7,7 +7,7 @@ use core::time::Duration;
 use cloister_caps::abi::info;
 use cloister_collections::{Lists, Timers};
 use cloister_interfaces::capability::{Clock, Console};
-use cloister_interfaces::socket::{Connection as ConnectionId, Layout, Reply, Request, Socket};
+use cloister_interfaces::socket::{ConnectionId, Layout, Reply, Request, Socket};
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Service, System};
 
 use crate::cache::ResponseCache;

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use cloister_caps::Slot;
 use cloister_http::{Caps, service};
 use cloister_interfaces::capability::{Clock, Console, Info};
-use cloister_interfaces::socket::{Connection, Constant, Reply, Request, Socket};
+use cloister_interfaces::socket::{ConnectionId, Constant, Reply, Request, Socket};
 use cloister_interfaces::{Memory, Notifications, Server, Service};
 use cloister_sim::{Recorder, SharedMemory, channel};
 use proptest::prelude::*;
@@ -83,9 +83,9 @@ impl Bench {
     }
 }
 
-const CONNECTION: Connection = Connection(1);
+const CONNECTION: ConnectionId = ConnectionId(1);
 
-fn accepted(connection: Connection) -> Reply {
+fn accepted(connection: ConnectionId) -> Reply {
     Reply::Accepted { connection, address: [10, 0, 0, 1], port: 5000, local_port: 80 }
 }
 
@@ -177,8 +177,8 @@ fn an_impossible_message_is_logged_once_and_ends_the_connection() {
     let mut bench = Bench::new(16);
     bench.say(accepted(CONNECTION));
     bench.say(Reply::Received { connection: CONNECTION, length: RING_IN as u32 + 1, sent: 0, constant: 0 });
-    bench.say(Reply::Sent { connection: Connection(3), length: 1, constant: 0 });
-    bench.say(accepted(Connection(500)));
+    bench.say(Reply::Sent { connection: ConnectionId(3), length: 1, constant: 0 });
+    bench.say(accepted(ConnectionId(500)));
     bench.run();
     bench.hear();
     assert!(bench.asked.contains(&Request::Abort { connection: CONNECTION }));
@@ -194,7 +194,7 @@ enum Act {
 }
 
 fn act() -> impl Strategy<Value = Act> {
-    let connection = || prop_oneof![9 => 0u16..4, 1 => 0u16..512].prop_map(Connection);
+    let connection = || prop_oneof![9 => 0u16..4, 1 => 0u16..512].prop_map(ConnectionId);
     let length = || prop_oneof![9 => 0u32..600, 1 => any::<u32>()];
     let seldom = || prop_oneof![3 => Just(0), 1 => length()];
     let say = prop_oneof![

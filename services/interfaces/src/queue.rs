@@ -82,7 +82,7 @@ pub trait Interface {
 
 /// The error of a push to a full queue. The message was not pushed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Full;
+pub struct QueueFull;
 
 /// One end of a queue, as the policy compiler emits it.
 ///
@@ -153,7 +153,7 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
     ///
     /// # Errors
     /// The queue is full. This end will be notified when a slot is free.
-    pub fn push(&mut self, message: &T) -> Result<(), Full> {
+    pub fn push(&mut self, message: &T) -> Result<(), QueueFull> {
         if self.head == self.limit {
             self.find_room()?;
         }
@@ -178,7 +178,7 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
     }
 
     #[cold]
-    fn find_room(&mut self) -> Result<(), Full> {
+    fn find_room(&mut self) -> Result<(), QueueFull> {
         let mut room = self.room();
         if room == 0 {
             self.end.producer.store(SPACE_EVENT, self.head.wrapping_sub(self.end.depth).wrapping_add(1));
@@ -186,7 +186,7 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
             room = self.room();
         }
         self.limit = self.head.wrapping_add(room);
-        if room == 0 { Err(Full) } else { Ok(()) }
+        if room == 0 { Err(QueueFull) } else { Ok(()) }
     }
 
     /// Publishes what was pushed, and notifies the receiver if it is waiting. Call it once for a
@@ -219,7 +219,7 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
     ///
     /// # Errors
     /// The queue is full.
-    pub fn send(&mut self, message: &T) -> Result<(), Full> {
+    pub fn send(&mut self, message: &T) -> Result<(), QueueFull> {
         self.push(message)?;
         self.flush();
         Ok(())

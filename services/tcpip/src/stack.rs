@@ -10,7 +10,7 @@ use core::time::Duration;
 
 use arrayvec::ArrayVec;
 use cloister_interfaces::capability::{Clock, Console, Entropy};
-use cloister_interfaces::socket::{Connection as ConnectionId, Layout, Socket};
+use cloister_interfaces::socket::{ConnectionId, Layout, Socket};
 use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, System};
 use smoltcp::iface::{Interface, PollResult, SocketSet};
 use smoltcp::wire::{EthernetAddress, HardwareAddress};

@@ -8,7 +8,7 @@ use cloister_caps::{PAGE_SIZE, Slot};
 use cloister_interfaces::capability::{Clock, Console, Entropy};
 use cloister_interfaces::control::{Control, Reply as ControlReply, Request as ControlRequest};
 use cloister_interfaces::net::{Net, Offloads, Reply as LinkReply, Request as LinkRequest, RxPage, TxPage};
-use cloister_interfaces::socket::{Connection, Constant, Reply, Request, Socket};
+use cloister_interfaces::socket::{ConnectionId, Constant, Reply, Request, Socket};
 use cloister_interfaces::{Client, Memory, Notifications, PageOffset, Server, Service};
 use cloister_sim::{Recorder, SharedMemory, channel, rewrite_last};
 use cloister_tcpip::{Caps, service};
@@ -286,10 +286,10 @@ fn requests_about_connections_that_do_not_exist_are_refused() {
     bench.run();
     bench.application.requests.send(&Request::Listen { port: 80 }).unwrap();
     bench.run();
-    let connection = Connection(3);
+    let connection = ConnectionId(3);
     for request in [
         Request::Send { connection, consumed: 0, length: u32::MAX, constant: None, quiet: false },
-        Request::Consumed { connection: Connection(511), length: 1 },
+        Request::Consumed { connection: ConnectionId(511), length: 1 },
         Request::Close { connection },
         Request::Listen { port: 0 },
     ] {
@@ -355,7 +355,7 @@ fn link_message() -> impl Strategy<Value = Act> {
 }
 
 fn request() -> impl Strategy<Value = Request> {
-    let connection = prop_oneof![9 => 0u16..4, 1 => 0u16..512].prop_map(Connection);
+    let connection = prop_oneof![9 => 0u16..4, 1 => 0u16..512].prop_map(ConnectionId);
     let length = prop_oneof![0u32..5000, any::<u32>()];
     let constant = prop::option::of(
         (0u32..5000, prop_oneof![1u32..5000, any::<u32>()])

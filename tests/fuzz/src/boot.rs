@@ -108,7 +108,7 @@ impl Boot {
                 free.add(FrameRange::within(entry.address, entry.length));
             }
         }
-        assert!(free.total() <= all / 4096, "more memory than the map describes");
+        assert!(free.free_frames() <= all / 4096, "more memory than the map describes");
         for entry in &info.boot_data {
             free.remove(FrameRange::touching(entry.address, entry.length));
         }
@@ -116,11 +116,11 @@ impl Boot {
             assert!(module.length > 0 && module.address + module.length <= REACH, "{module:?}");
             free.remove(FrameRange::touching(module.address, module.length));
         }
-        let (largest, total) = (free.largest(), free.total());
+        let (largest, total) = (free.largest(), free.free_frames());
         if largest > 0 {
             let frames = free.take(largest).expect("the largest is there");
             assert!(frames.range().count() == largest && frames.range().end <= REACH / 4096);
-            assert_eq!(free.total(), total - largest);
+            assert_eq!(free.free_frames(), total - largest);
         }
         if let Some(address) = info.command_line {
             let mut line = [0; MAX_COMMAND_LINE];

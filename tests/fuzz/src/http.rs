@@ -4,7 +4,7 @@ use arbitrary::Arbitrary;
 use cloister_caps::{Operation, Slot};
 use cloister_http::{Caps, service};
 use cloister_interfaces::capability::{Clock, Console, Info};
-use cloister_interfaces::socket::{Connection, Reply, Request, Socket};
+use cloister_interfaces::socket::{ConnectionId, Reply, Request, Socket};
 use cloister_interfaces::{Memory, Service};
 use cloister_sim::{ChannelMemory, SharedMemory, Tampered};
 
@@ -84,7 +84,7 @@ pub enum SocketStep {
 /// http against a hostile tcpip.
 pub struct HostileTcpip(Bench);
 
-fn accepted(connection: Connection) -> Reply {
+fn accepted(connection: ConnectionId) -> Reply {
     Reply::Accepted { connection, address: ADDRESS, port: 5000, local_port: 80 }
 }
 
@@ -106,7 +106,7 @@ impl World for HostileTcpip {
 
     fn step(&mut self, step: SocketStep) {
         let bench = &mut self.0;
-        let connection = |index: u8| Connection(u16::from(index) % 5);
+        let connection = |index: u8| ConnectionId(u16::from(index) % 5);
         match step {
             SocketStep::Tcpip(act) => check(&bench.tcpip.act(act, &bench.host)),
             SocketStep::Accept(index) => drop(bench.tcpip.send(&accepted(connection(index)))),
@@ -158,8 +158,8 @@ impl Text {
         const LINES: [&str; 14] = [
             "Host: a\r\n",
             "HEAD /a.txt HTTP/1.0\r\n",
-            "Connection: close\r\n",
-            "Connection: keep-alive\r\n",
+            "ConnectionId: close\r\n",
+            "ConnectionId: keep-alive\r\n",
             "Range: bytes=0-3\r\n",
             "Range: bytes=-2,5-9,1-\r\n",
             "Content-Length: 5\r\n",
@@ -171,7 +171,7 @@ impl Text {
             "POST / HTTP/1.1\r\n",
             "GET / HTTP/2.0\r\n",
         ];
-        const NAMES: [&str; 6] = ["Host", "Range", "Content-Length", "If-None-Match", "Connection", "X"];
+        const NAMES: [&str; 6] = ["Host", "Range", "Content-Length", "If-None-Match", "ConnectionId", "X"];
         match self {
             Text::Get(which) => format!("GET {} HTTP/1.1\r\n", TARGETS[usize::from(*which) % TARGETS.len()]).into(),
             Text::Line(which) => LINES[usize::from(*which) % LINES.len()].into(),
@@ -290,7 +290,7 @@ impl Honest {
         if !stream.open || stream.over || bytes.is_empty() {
             return;
         }
-        let connection = Connection(index as u16);
+        let connection = ConnectionId(index as u16);
         for (at, byte) in (stream.written..).zip(bytes) {
             self.bench.stream_in.write(index * RING_IN + at % RING_IN, &[*byte]);
         }
@@ -302,7 +302,7 @@ impl Honest {
     }
 
     fn open(&mut self, index: usize) {
-        if !self.streams[index].open && self.bench.tcpip.send(&accepted(Connection(index as u16))) {
+        if !self.streams[index].open && self.bench.tcpip.send(&accepted(ConnectionId(index as u16))) {
             self.streams[index].open = true;
         }
     }
@@ -311,7 +311,7 @@ impl Honest {
     fn reset(&mut self, index: usize) {
         let stream = &mut self.streams[index];
         if stream.open && !stream.over {
-            stream.over = self.bench.tcpip.send(&Reply::Closed { connection: Connection(index as u16) });
+            stream.over = self.bench.tcpip.send(&Reply::Closed { connection: ConnectionId(index as u16) });
         }
     }
 
@@ -357,7 +357,7 @@ impl World for HostilePeers {
             StreamStep::Open(index) => world.open(at(index)),
             StreamStep::Put(index, text) => world.put(at(index), &text.bytes()),
             StreamStep::Half(index) if world.streams[at(index)].open => {
-                world.bench.tcpip.send(&Reply::PeerClosed { connection: Connection(at(index) as u16) });
+                world.bench.tcpip.send(&Reply::PeerClosed { connection: ConnectionId(at(index) as u16) });
             }
             StreamStep::Half(_) => {}
             StreamStep::Reset(index) => world.reset(at(index)),

@@ -68,12 +68,12 @@ impl<'t> Bench<'t> {
     fn new(tables: Tables<'t>) -> Option<Bench<'t>> {
         let mut free = FreeMemory::new();
         free.add(FrameRange { start: 0x400, end: MEMORY });
-        let before = free.total();
+        let before = free.free_frames();
         let boot_regions =
             BootRegions { module: Some((1 << 31, 5000)), command_line: None, xenstore: Some(Gfn(0xF_EFFC)) };
         let placements = place_regions(&tables, &mut free, &boot_regions, 16).ok()?;
         disjoint(&tables, &placements);
-        assert!(free.total() <= before);
+        assert!(free.free_frames() <= before);
         let mut kernel = Kernel::new(tables, placements, 1_000, MEMORY * PAGE_SIZE as u64);
         kernel.set_xenstore_port(XENSTORE_PORT);
         let mut likely = Vec::new();

@@ -59,7 +59,7 @@ pub struct Kernel<'t> {
     /// The notification bits that are set and not yet answered by a `wait`.
     pending: PerService<u64>,
     /// `true` for each service that sleeps in `wait` and has not had its answer.
-    owed: PerService<bool>,
+    pending_answer: PerService<bool>,
     restarts: PerService<u16>,
     /// The open event channels.
     channels: PerPortRule<Option<Channel>>,
@@ -109,7 +109,7 @@ impl<'t> Kernel<'t> {
             placements,
             cspace,
             pending: PerService::new([0; _]),
-            owed: PerService::new([false; _]),
+            pending_answer: PerService::new([false; _]),
             restarts: PerService::new([0; _]),
             channels: PerPortRule::new([None; _]),
             delivered: PerService::new([PortRuleSet::EMPTY; _]),
@@ -189,18 +189,18 @@ impl<'t> Kernel<'t> {
         if self.pending[service] == 0 {
             self.scheduler.set_state(service, State::Waiting(deadline));
         }
-        self.owed[service] = true;
+        self.pending_answer[service] = true;
         Outcome::Wait
     }
 
-    /// Returns the answer that a service is owed, if it sleeps in `wait`, and clears its
+    /// Returns the pending answer of a service, if it sleeps in `wait`, and clears its
     /// notifications. The service is about to run with it.
     ///
     /// The words are the notification bits, and the time `now` if the service may read the clock,
     /// else 0.
     #[inline]
     pub fn take_answer(&mut self, service: ServiceId, now: u64) -> Option<Answer> {
-        if !core::mem::take(&mut self.owed[service]) {
+        if !core::mem::take(&mut self.pending_answer[service]) {
             return None;
         }
         let bits = core::mem::take(&mut self.pending[service]);
@@ -348,14 +348,14 @@ impl<'t> Kernel<'t> {
 
     /// Applies the restart rule of a service that faulted.
     ///
-    /// A restarted service finds all notification bits set, so that it looks at everything once. It
-    /// is owed no answer: its earlier run was.
+    /// A restarted service finds all notification bits set, so that it looks at everything once. A
+    /// pending answer is dropped: it was for the earlier run.
     pub fn fault(&mut self, service: ServiceId) -> Verdict {
         let record = self.tables.service(service);
         if self.restarts[service] < record.restart_limit {
             self.restarts[service] += 1;
             self.pending[service] = u64::MAX;
-            self.owed[service] = false;
+            self.pending_answer[service] = false;
             self.scheduler.set_state(service, State::Ready);
             return Verdict::Restart(self.restarts[service]);
         }

@@ -69,7 +69,7 @@ impl Kernel<'_> {
     /// Returns the CPU time that a service has used since boot, in ns.
     #[must_use]
     pub fn cpu_time(&self, service: ServiceId) -> u64 {
-        self.scheduler.total(service)
+        self.scheduler.cpu_time(service)
     }
 
     /// Returns the state of a service.

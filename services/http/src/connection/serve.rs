@@ -1,6 +1,6 @@
 //! Serving requests: reading them from the in ring, and writing responses to the out ring.
 
-use cloister_interfaces::socket::{Connection as ConnectionId, Layout};
+use cloister_interfaces::socket::{ConnectionId, Layout};
 use cloister_interfaces::{Instant, Memory};
 
 use super::{Connection, MAX_REQUESTS, MAX_UNWATCHED, Remaining, State, Workspace};

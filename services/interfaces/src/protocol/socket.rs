@@ -24,7 +24,7 @@ impl Interface for Socket {
 /// One that a message carries is below [`MAX_CONNECTIONS`]. It proves no more: each side looks it up
 /// among its own connections.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Connection(pub u16);
+pub struct ConnectionId(pub u16);
 
 /// The largest number of connections at once.
 pub const MAX_CONNECTIONS: usize = 16_384;
@@ -88,13 +88,13 @@ impl Layout {
 
     /// Returns the connection's ring in the stream-in region, from tcpip to the application.
     #[must_use]
-    pub fn ring_in(&self, Connection(index): Connection) -> Ring {
+    pub fn ring_in(&self, ConnectionId(index): ConnectionId) -> Ring {
         self.ring(usize::from(index), Self::LARGE_IN, Self::SMALL_IN)
     }
 
     /// Returns the connection's ring in the stream-out region, from the application to tcpip.
     #[must_use]
-    pub fn ring_out(&self, Connection(index): Connection) -> Ring {
+    pub fn ring_out(&self, ConnectionId(index): ConnectionId) -> Ring {
         self.ring(usize::from(index), Self::LARGE_OUT, self.small_out)
     }
 
@@ -133,7 +133,7 @@ pub enum Request {
     /// ([`Reply::Sent`]).
     Send {
         /// The connection.
-        connection: Connection,
+        connection: ConnectionId,
         /// The same as `length` of a [`Request::Consumed`] before this request.
         consumed: u32,
         /// The number of bytes in the out ring. 0 only if constant bytes follow.
@@ -147,19 +147,19 @@ pub enum Request {
     /// The next `length` bytes of the connection's in ring were read and may be overwritten.
     Consumed {
         /// The connection.
-        connection: Connection,
+        connection: ConnectionId,
         /// The number of bytes.
         length: u32,
     },
     /// Close the connection after everything in the out ring is sent. The reply is `Closed`.
     Close {
         /// The connection.
-        connection: Connection,
+        connection: ConnectionId,
     },
     /// Reset the connection at once. The reply is `Closed`.
     Abort {
         /// The connection.
-        connection: Connection,
+        connection: ConnectionId,
     },
 }
 
@@ -169,7 +169,7 @@ pub enum Reply {
     /// A peer connected. Both rings of the connection are empty and start at their first byte.
     Accepted {
         /// The connection.
-        connection: Connection,
+        connection: ConnectionId,
         /// The peer's IPv4 address.
         address: [u8; 4],
         /// The peer's TCP port.
@@ -181,7 +181,7 @@ pub enum Reply {
     /// [`Reply::Sent`] before this reply would.
     Received {
         /// The connection.
-        connection: Connection,
+        connection: ConnectionId,
         /// The number of received bytes.
         length: u32,
         /// The number of bytes of the out ring that were taken.
@@ -193,7 +193,7 @@ pub enum Reply {
     /// the constant bytes were taken; that is reported from time to time, and for the last byte.
     Sent {
         /// The connection.
-        connection: Connection,
+        connection: ConnectionId,
         /// The number of bytes of the out ring.
         length: u32,
         /// The number of constant bytes.
@@ -202,14 +202,14 @@ pub enum Reply {
     /// The peer will not send any more bytes. It may still read.
     PeerClosed {
         /// The connection.
-        connection: Connection,
+        connection: ConnectionId,
     },
     /// The connection has ended: it was reset, timed out, or was closed as requested. If the
     /// application has not requested it, it must still send `Close`. The index is free after both
     /// messages.
     Closed {
         /// The connection.
-        connection: Connection,
+        connection: ConnectionId,
     },
     /// All but `free` connections are in use. The application should close one that is idle.
     Pressure {
@@ -231,16 +231,16 @@ pub enum Reply {
 const QUIET: u16 = 0x100;
 
 #[inline]
-fn encode_header(writer: &mut Writer<'_>, tag: u16, connection: Connection, length: u32) {
+fn encode_header(writer: &mut Writer<'_>, tag: u16, connection: ConnectionId, length: u32) {
     writer.u16(tag);
     writer.u16(connection.0);
     writer.u32(length);
 }
 
 #[inline]
-fn decode_connection(reader: &mut Reader<'_>) -> Result<Connection, Malformed> {
+fn decode_connection(reader: &mut Reader<'_>) -> Result<ConnectionId, Malformed> {
     let index = reader.u16()?;
-    if usize::from(index) < MAX_CONNECTIONS { Ok(Connection(index)) } else { Err(Malformed::Range) }
+    if usize::from(index) < MAX_CONNECTIONS { Ok(ConnectionId(index)) } else { Err(Malformed::Range) }
 }
 
 impl Message for Request {
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn messages_round_trip() {
-        let connection = Connection(511);
+        let connection = ConnectionId(511);
         let length = u32::MAX;
         let constant = Some(Constant { offset: u32::MAX, length: 1 });
         check_round_trip(&[
@@ -371,7 +371,7 @@ mod tests {
             },
             Request::Consumed { connection, length: 1 },
             Request::Close { connection },
-            Request::Abort { connection: Connection(0) },
+            Request::Abort { connection: ConnectionId(0) },
         ]);
         check_round_trip(&[
             Reply::Accepted { connection, address: [10, 0, 0, 1], port: 1, local_port: 2 },
@@ -413,7 +413,7 @@ mod tests {
             let (mut end_in, mut end_out) = (0, 0);
             for index in 0..layout.connections {
                 let (inner, outer) =
-                    (layout.ring_in(Connection(index as u16)), layout.ring_out(Connection(index as u16)));
+                    (layout.ring_in(ConnectionId(index as u16)), layout.ring_out(ConnectionId(index as u16)));
                 assert!(inner.size.is_power_of_two() && outer.size.is_power_of_two());
                 assert_eq!((inner.base, outer.base), (end_in, end_out), "one after the other");
                 (end_in, end_out) = (inner.base + inner.size, outer.base + outer.size);
@@ -423,7 +423,7 @@ mod tests {
         }
         let smallest = Layout::of(32 << 10, 64 << 10);
         assert_eq!((smallest.connections, smallest.large), (16, 0));
-        assert_eq!(smallest.ring_out(Connection(15)), Ring { base: 15 * 4096, size: 4096 });
+        assert_eq!(smallest.ring_out(ConnectionId(15)), Ring { base: 15 * 4096, size: 4096 });
         let large = Layout::of(44 << 20, 64 << 20);
         assert!((large.connections, large.large) == (14_336 + 64, 64), "{large:?}");
     }

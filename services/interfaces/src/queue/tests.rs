@@ -169,7 +169,7 @@ fn unflushed_messages_are_invisible_and_a_full_queue_refuses() {
     for number in 0..4 {
         assert_eq!(pair.sender.push(&message(number)), Ok(()));
     }
-    assert_eq!(pair.sender.push(&message(4)), Err(Full));
+    assert_eq!(pair.sender.push(&message(4)), Err(QueueFull));
     assert_eq!(pair.receiver.pop(), None);
     pair.sender.flush();
     assert_eq!(pair.receiver.pop(), Some(Ok(message(0))));
@@ -199,7 +199,7 @@ fn only_a_waiting_end_is_notified_and_only_once() {
         pair.sender.push(&message(number)).unwrap();
     }
     assert_eq!(pair.sender_notified.0.get(), 0, "the sender is not waiting for room");
-    assert_eq!(pair.sender.push(&message(6)), Err(Full));
+    assert_eq!(pair.sender.push(&message(6)), Err(QueueFull));
     pair.sender.flush();
     assert!(pair.receiver.pop().is_some());
     pair.receiver.release();
@@ -266,7 +266,7 @@ fn a_lying_peer_causes_at_most_a_full_queue_or_bounded_work() {
         pair.consumer.store(TAIL, lie);
         // A tail that is outside the messages sent makes the queue full.
         assert_eq!(pair.sender.room(), 0, "{lie}");
-        assert_eq!(pair.sender.push(&message(0)), Err(Full), "{lie}");
+        assert_eq!(pair.sender.push(&message(0)), Err(QueueFull), "{lie}");
         // A head up to the depth is believed. Beyond that, the receiver skips to it.
         pair.producer.store(HEAD, lie);
         pair.consumer.store(TAIL, 0);

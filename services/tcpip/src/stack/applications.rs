@@ -1,6 +1,6 @@
 //! The applications' side of the service: their requests, and what they are notified of.
 
-use cloister_interfaces::socket::{Connection as ConnectionId, Reply, Request};
+use cloister_interfaces::socket::{ConnectionId, Reply, Request};
 use cloister_interfaces::{Instant, Memory, System};
 
 use super::notices::PendingNotices;

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use cloister_interfaces::socket::Connection as ConnectionId;
+use cloister_interfaces::socket::ConnectionId;
 use cloister_interfaces::{Instant, Memory, System};
 use smoltcp::iface::SocketSet;
 use smoltcp::time::Instant as StackInstant;

@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use cloister_interfaces::socket::{Connection as ConnectionId, Constant, Reply, Request, Ring, Socket};
+use cloister_interfaces::socket::{ConnectionId, Constant, Reply, Request, Ring, Socket};
 use cloister_interfaces::{Instant, Memory, Server, System};
 use smoltcp::socket::tcp;
 

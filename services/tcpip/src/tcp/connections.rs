@@ -14,7 +14,7 @@ use core::time::Duration;
 use arrayvec::ArrayVec;
 use cloister_collections::{Lists, Timers};
 use cloister_interfaces::Instant;
-use cloister_interfaces::socket::{Connection as ConnectionId, Layout};
+use cloister_interfaces::socket::{ConnectionId, Layout};
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp::{self, State};
 use smoltcp::wire::IpAddress;

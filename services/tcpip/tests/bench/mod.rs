@@ -9,7 +9,7 @@ use cloister_caps::{PAGE_SIZE, Slot};
 use cloister_interfaces::capability::{Clock, Console, Entropy};
 use cloister_interfaces::control::Control;
 use cloister_interfaces::net::{Net, Offloads, Reply as Link, Request as Sent, RxPage, RxRun};
-use cloister_interfaces::socket::{Connection, Reply, Request, Socket};
+use cloister_interfaces::socket::{ConnectionId, Reply, Request, Socket};
 use cloister_interfaces::{Client, Memory, Notifications, PageOffset, Server, Service};
 use cloister_sim::{Recorder, SharedMemory, channel};
 use cloister_tcpip::{Caps, service};
@@ -313,7 +313,7 @@ impl Bench {
     }
 
     /// Returns the connections that were accepted.
-    pub fn accepted(&self) -> Vec<Connection> {
+    pub fn accepted(&self) -> Vec<ConnectionId> {
         let accepted = |reply: &Reply| match reply {
             Reply::Accepted { connection, .. } => Some(*connection),
             _ => None,

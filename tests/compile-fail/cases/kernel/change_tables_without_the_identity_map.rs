@@ -11,7 +11,7 @@ fn attempt(
     mut service: paging::Root,
     free: &mut FreeMemory,
 ) {
-    identity.drop(kernel);
+    identity.remove(kernel);
     let _ = service.map_user(&mut identity, free, 0, FrameRange { start: 1, end: 2 }, paging::UserPages::Writable);
 }
 

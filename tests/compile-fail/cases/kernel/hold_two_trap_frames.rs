@@ -6,7 +6,7 @@ include!("image.in");
 use cloister_caps::ServiceId;
 
 fn attempt(frames: &mut trap_frame::TrapFrames, service: ServiceId) -> u64 {
-    let (first, second) = (frames.of(service), frames.of(service));
+    let (first, second) = (frames.get_mut(service), frames.get_mut(service));
     first.rip + second.rip
 }
 

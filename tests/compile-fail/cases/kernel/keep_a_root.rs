@@ -4,7 +4,7 @@
 include!("image.in");
 
 fn attempt(identity: paging::IdentityMap, kernel: paging::Root) -> paging::Root {
-    identity.drop(kernel);
+    identity.remove(kernel);
     kernel
 }
 

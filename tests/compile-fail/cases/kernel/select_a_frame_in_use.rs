@@ -6,7 +6,7 @@ include!("image.in");
 use cloister_caps::ServiceId;
 
 fn attempt(frames: &mut trap_frame::TrapFrames, service: ServiceId) -> u64 {
-    let frame = frames.of(service);
+    let frame = frames.get_mut(service);
     frames.select(service);
     frame.rip
 }

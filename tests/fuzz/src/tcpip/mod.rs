@@ -11,7 +11,7 @@ use cloister_caps::{Operation, PAGE_SIZE, Slot};
 use cloister_interfaces::capability::{Clock, Console, Entropy};
 use cloister_interfaces::control::{self, Control};
 use cloister_interfaces::net::{Net, Reply as LinkReply, Request as LinkRequest, RxPage, RxRun, TxPage};
-use cloister_interfaces::socket::{self, Connection, Socket};
+use cloister_interfaces::socket::{self, ConnectionId, Socket};
 use cloister_interfaces::{Memory, PageOffset, Service};
 use cloister_sim::{ChannelMemory, SharedMemory, Tampered};
 use cloister_tcpip::{Caps, service};
@@ -293,7 +293,7 @@ impl Bench {
             return;
         }
         for connection in std::mem::take(&mut self.open) {
-            self.application.send(&socket::Request::Abort { connection: Connection(connection) });
+            self.application.send(&socket::Request::Abort { connection: ConnectionId(connection) });
             self.settle();
         }
         for _ in 0..20 {

@@ -178,7 +178,7 @@ impl World for HostileApplication {
 
     fn step(&mut self, step: SocketStep) {
         let bench = &mut self.0;
-        let connection = |index: u8| socket::Connection(u16::from(index) % 6);
+        let connection = |index: u8| socket::ConnectionId(u16::from(index) % 6);
         match step {
             SocketStep::Application(act) => drop(bench.application.act(act, &bench.host)),
             SocketStep::Listen(port) => {

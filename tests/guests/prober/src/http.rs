@@ -5,7 +5,7 @@ use core::time::Duration;
 use arrayvec::ArrayVec;
 use cloister_caps::Operation;
 use cloister_interfaces::capability::{Clock, Console, Info};
-use cloister_interfaces::socket::{Connection, Constant, MAX_CONNECTIONS, Reply, Request, Socket};
+use cloister_interfaces::socket::{ConnectionId, Constant, MAX_CONNECTIONS, Reply, Request, Socket};
 use cloister_interfaces::{Client, Memory, Message, Service, System};
 use cloister_probe as probe;
 
@@ -35,12 +35,12 @@ pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> im
     Campaign::new(caps)
 }
 
-const FIRST: Connection = Connection(0);
-const SECOND: Connection = Connection(1);
-const LAST: Connection = Connection(MAX_CONNECTIONS as u16 - 1);
-const NONE: Connection = Connection(u16::MAX);
+const FIRST: ConnectionId = ConnectionId(0);
+const SECOND: ConnectionId = ConnectionId(1);
+const LAST: ConnectionId = ConnectionId(MAX_CONNECTIONS as u16 - 1);
+const NONE: ConnectionId = ConnectionId(u16::MAX);
 
-const fn send(connection: Connection, length: u32, constant: Option<Constant>) -> Request {
+const fn send(connection: ConnectionId, length: u32, constant: Option<Constant>) -> Request {
     Request::Send { connection, consumed: 0, length, constant, quiet: false }
 }
 

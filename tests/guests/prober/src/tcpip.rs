@@ -7,7 +7,7 @@ use cloister_caps::Operation;
 use cloister_interfaces::capability::{Clock, Console, Entropy};
 use cloister_interfaces::control::{Control, Reply as Quiet};
 use cloister_interfaces::net::{Net, Reply as Link, RxPage, TxPage};
-use cloister_interfaces::socket::{Connection, MAX_CONNECTIONS, Reply, Socket};
+use cloister_interfaces::socket::{ConnectionId, MAX_CONNECTIONS, Reply, Socket};
 use cloister_interfaces::{Client, Memory, Message, Server, Service, System};
 use cloister_probe as probe;
 
@@ -104,15 +104,15 @@ const TO_NETFRONT: [(&str, RawFields); 21] = [
     ("give no page", receive(0, 0)),
 ];
 
-const FIRST: Connection = Connection(0);
-const LAST: Connection = Connection(MAX_CONNECTIONS as u16 - 1);
-const NONE: Connection = Connection(u16::MAX);
+const FIRST: ConnectionId = ConnectionId(0);
+const LAST: ConnectionId = ConnectionId(MAX_CONNECTIONS as u16 - 1);
+const NONE: ConnectionId = ConnectionId(u16::MAX);
 
-const fn accepted(connection: Connection) -> Reply {
+const fn accepted(connection: ConnectionId) -> Reply {
     Reply::Accepted { connection, address: [10, 0, 0, 1], port: 1, local_port: 80 }
 }
 
-const fn received(connection: Connection, length: u32, sent: u32) -> Reply {
+const fn received(connection: ConnectionId, length: u32, sent: u32) -> Reply {
     Reply::Received { connection, length, sent, constant: sent }
 }
 

@@ -2,7 +2,7 @@
 //! not do.
 
 use cloister_interfaces::Memory;
-use cloister_interfaces::socket::{Connection, Constant, Reply, Request};
+use cloister_interfaces::socket::{ConnectionId, Constant, Reply, Request};
 use cloister_scenarios::Network;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
@@ -29,12 +29,12 @@ fn ask(rig: &mut Rig, request: Request) {
 }
 
 /// Returns an image whose application has accepted one connection.
-fn accepted() -> (Rig, SocketHandle, Connection) {
+fn accepted() -> (Rig, SocketHandle, ConnectionId) {
     accepted_with(b"sites")
 }
 
 /// Returns such an image with this constant region.
-fn accepted_with(site: &'static [u8]) -> (Rig, SocketHandle, Connection) {
+fn accepted_with(site: &'static [u8]) -> (Rig, SocketHandle, ConnectionId) {
     let mut rig = Rig::bare(&Setup { site, ..Setup::default() });
     ask(&mut rig, Request::Listen { port: 80 });
     let constant = site.len() as u64;
@@ -178,7 +178,7 @@ fn bytes_reach_their_position_in_the_ring_whatever_is_lost() {
     }
 }
 
-fn constant(connection: Connection, offset: u32, length: u32) -> Request {
+fn constant(connection: ConnectionId, offset: u32, length: u32) -> Request {
     let constant = Some(Constant { offset, length });
     Request::Send { connection, consumed: 0, length: 0, constant, quiet: false }
 }
@@ -200,7 +200,7 @@ fn constant_bytes_come_after_those_of_the_ring_and_before_any_others() {
     assert!(rig.system.console().contains("refused"));
 }
 
-fn quietly(connection: Connection, consumed: u32, length: u32) -> Request {
+fn quietly(connection: ConnectionId, consumed: u32, length: u32) -> Request {
     Request::Send { connection, consumed, length, constant: None, quiet: true }
 }
 

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use cloister_caps::{PAGE_SIZE, Slot};
 use cloister_interfaces::capability::{Clock, Console, Entropy};
 use cloister_interfaces::net::{Net, Offloads, Reply as Link, Request as Sent, RxPage, RxRun};
-use cloister_interfaces::socket::{Connection, Reply, Request, Socket};
+use cloister_interfaces::socket::{ConnectionId, Reply, Request, Socket};
 use cloister_interfaces::{Client, Memory, Notifications, PageOffset, Server, Service};
 use cloister_sim::{Recorder, SharedMemory, channel};
 use cloister_tcpip::{Caps, service};
@@ -41,7 +41,7 @@ pub struct Rig {
     pub checked: bool,
     nanoseconds: u64,
     /// The application's connections, by the peer's port.
-    pub connections: BTreeMap<u16, Connection>,
+    pub connections: BTreeMap<u16, ConnectionId>,
 }
 
 impl Rig {

@@ -100,7 +100,7 @@ impl Machine {
             command_line: free.take(1).map(|frames| (frames.first(), setup.command_line.len() as u64)),
             xenstore: Some(Gfn(XENSTORE_FRAME)),
         };
-        let reserve = page_table_reserve(&tables, free.total());
+        let reserve = page_table_reserve(&tables, free.free_frames());
         let placements = place_regions(&tables, &mut free, &boot_regions, reserve)?;
         let constants =
             Constants { data: &setup.data, module: &setup.module, command_line: setup.command_line.as_bytes() };
