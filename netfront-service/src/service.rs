@@ -306,7 +306,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
         if let Link::Up(traffic) = &mut self.link
             && traffic.mark_logged(Logged::REFUSAL)
         {
-            self.console.line(format_args!("refused tcpip: {what} (told once a connection)"));
+            self.console.line(format_args!("refused tcpip: {what} (logged once per connection)"));
         }
     }
 
@@ -350,7 +350,7 @@ impl<S: System, M: Memory> Netfront<S, M> {
         let polls = traffic.pace.record_pass(event, found, now, || self.clock.now());
         if polls && traffic.mark_logged(Logged::POLLING) {
             self.console.line(format_args!(
-                "the back end sends events for nothing: its rings are looked at by the clock (told once a connection)"
+                "the back end sends events for nothing: polling its rings (logged once per connection)"
             ));
         }
         traffic.log_anomalies(self.transmit.anomalies | self.receive.anomalies, &self.console);

@@ -125,7 +125,7 @@ impl Traffic {
     pub fn log_anomalies<S: System>(&mut self, anomalies: u8, console: &Console<S>) {
         let new = anomalies & !self.logged.bits();
         for anomaly in Anomaly::ALL.into_iter().filter(|anomaly| new & *anomaly as u8 != 0) {
-            console.line(format_args!("{} (told once a connection)", anomaly.text()));
+            console.line(format_args!("{} (logged once per connection)", anomaly.text()));
         }
         self.logged |= Logged::from_bits_retain(new);
     }

@@ -143,7 +143,7 @@ impl Handshake {
             }
         };
         if flag.is_none() {
-            self.note_node("not in form; taken as not offered");
+            self.note_node("malformed; taken as not offered");
         }
         flag == Some(true)
     }
@@ -209,7 +209,7 @@ impl Handshake {
                 Some(false) => return self.no_device(now),
                 flag => {
                     if node.is_some() && flag.is_none() {
-                        self.note_node("not in form; taken as 1");
+                        self.note_node("malformed; taken as 1");
                     }
                     Some(Probe::State(device))
                 }
@@ -217,7 +217,7 @@ impl Handshake {
             Probe::State(device) => {
                 let state = keys::state(bytes);
                 if node.is_some() && state.is_none() {
-                    self.note_node("not in form; taken as closed");
+                    self.note_node("malformed; taken as closed");
                 }
                 return self.own_state_read(device, state, now);
             }
@@ -225,7 +225,7 @@ impl Handshake {
         match next {
             Some(probe) => self.enter(Phase::Probing(probe), now),
             None => {
-                self.note_node("not in form");
+                self.note_node("malformed");
                 self.retry(now);
             }
         }
@@ -290,7 +290,7 @@ impl Handshake {
             Ok(bytes) => match keys::state(&bytes) {
                 Some(state) => StateRead::State(state),
                 None => {
-                    self.note("the back end's state is not in form");
+                    self.note("the back end's state is malformed");
                     StateRead::Nothing
                 }
             },

@@ -390,14 +390,14 @@ fn each_value_of_a_device_node_has_its_meaning() {
     let paused = |text| (false, vec![text]);
     for (name, found, (is_up, logged)) in [
         ("/mtu", Err(Failure::NotFound), up.clone()),
-        ("/mtu", Ok("garbage"), paused("not in form")),
+        ("/mtu", Ok("garbage"), paused("malformed")),
         ("/online", Err(Failure::NotFound), up.clone()),
         ("/online", Ok("0"), paused("no network device; waiting for one")),
-        ("/online", Ok("garbage"), (true, vec!["not in form; taken as 1"])),
+        ("/online", Ok("garbage"), (true, vec!["malformed; taken as 1"])),
         ("device/vif/0/state", Err(Failure::NotFound), up.clone()),
         ("device/vif/0/state", Ok("6"), up),
         ("device/vif/0/state", Ok("4"), paused("closing a connection left open")),
-        ("device/vif/0/state", Ok("garbage"), (true, vec!["not in form; taken as closed"])),
+        ("device/vif/0/state", Ok("garbage"), (true, vec!["malformed; taken as closed"])),
         ("/mac", Err(Failure::NotFound), paused("no network device; waiting for one")),
         ("/backend-id", Err(Failure::Policy), paused("the policy refuses it")),
     ] {

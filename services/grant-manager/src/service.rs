@@ -284,7 +284,7 @@ fn check_issue<S>(entry: &ClientGrantRule, rule: &Rule<S>, pages: PageRun, peer:
         return Err("the rule does not allow this peer");
     }
     if u32::from(rule.granted.count()) + u32::from(pages.count()) > u32::from(entry.count) {
-        return Err("it would be more pages than the rule allows at once");
+        return Err("too many pages for the rule");
     }
     if rule.granted.contains_any(pages) {
         return Err("a page of these is granted already");

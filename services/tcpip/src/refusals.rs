@@ -52,7 +52,7 @@ impl Refusal {
             Refusal::Constant => "an application sends constant bytes that do not exist",
             Refusal::Consumed => "an application consumed more than it received",
             Refusal::Listen => "an application asks for a port that is 0 or taken",
-            Refusal::Ports => "an application asks for one port too many: its oldest is given up",
+            Refusal::Ports => "an application listens to too many ports: its oldest is closed",
             Refusal::Control => "a control message does not decode",
         }
     }
@@ -64,7 +64,7 @@ impl RefusalLog {
         let bit = 1 << kind as u32;
         if self.seen & bit == 0 {
             self.seen |= bit;
-            console.line(format_args!("refused: {} (further cases are not logged)", kind.text()));
+            console.line(format_args!("refused: {} (logged once)", kind.text()));
         }
     }
 }

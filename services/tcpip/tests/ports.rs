@@ -67,7 +67,7 @@ fn an_application_keeps_its_last_ports_and_one_too_many_is_logged() {
         take(&mut bench, count);
         let heard: Vec<usize> = (0..count).filter(|index| listens(&mut bench, MANY.start + *index as u16)).collect();
         assert_eq!(heard, (count.saturating_sub(8)..count).collect::<Vec<_>>());
-        let logged = bench.system.console().matches("its oldest is given up").count();
+        let logged = bench.system.console().matches("its oldest is closed").count();
         assert_eq!(logged, usize::from(count > 8), "once, after {count} ports");
     }
 }

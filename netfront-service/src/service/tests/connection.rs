@@ -238,7 +238,7 @@ fn a_malformed_state_is_waited_out_and_logged_once() {
         world.pass(6_000);
     }
     assert_eq!(world.replies(), []);
-    assert_eq!(world.system.console().matches("state is not in form").count(), 1);
+    assert_eq!(world.system.console().matches("state is malformed").count(), 1);
     world.back.set_state(&mut world.daemon, "4");
     world.settle();
     world.transmit(0, &[7; 60]);
@@ -341,7 +341,7 @@ fn nodes_out_of_form_are_refused() {
         world.daemon.set(&format!("{}/{name}", world.back.front()), bad);
         world.settle();
         assert_eq!(world.replies(), [], "{name}");
-        assert!(world.system.console().contains("not in form"), "{name}");
+        assert!(world.system.console().contains("malformed"), "{name}");
     }
 }
 
@@ -557,7 +557,7 @@ fn a_malformed_feature_is_logged() {
         world.back.create(&mut world.daemon);
         world.daemon.set(&format!("{}/{name}", world.back.directory()), "yes");
         world.settle();
-        let line = format!("{name}: not in form; taken as not offered");
+        let line = format!("{name}: malformed; taken as not offered");
         assert!(world.system.console().contains(&line), "{}", world.system.console());
     }
 }
