@@ -499,7 +499,7 @@ fn other_code_within_its_bounds_is_named_as_not_shown() {
     }
 }
 
-/// An image whose section headers are so many, the names of which are one text of `length` bytes
+/// An image with `count` section headers, all of whose names are one text of `length` bytes
 /// without an end, or with. The numbers of the sections and of the names' section are in the
 /// header, or where ELF has them if they are large.
 fn many_sections(count: u64, length: usize, end: bool, in_header: bool) -> Vec<u8> {

@@ -220,6 +220,11 @@ fn a_frame_is_assembled_from_its_parts_and_broken_ones_are_dropped() {
     bench.link(&part(2, PAGE_SIZE - 5, rest.len(), false));
     assert_eq!(bench.answers(), 0);
     assert_eq!(bench.refusals().len(), 1);
+    // So is one with a message in its midst that does not decode, as a part without bytes.
+    bench.link(&part(0, 100, first.len(), true));
+    bench.link_bytes(&[3, 1, 1, 0, 0, 0, 0, 0]);
+    bench.link(&part(2, PAGE_SIZE - 5, rest.len(), false));
+    assert_eq!(bench.answers(), 0);
     bench.link(&part(0, 100, first.len(), true));
     bench.link(&part(2, PAGE_SIZE - 5, rest.len(), false));
     assert_eq!(bench.answers(), 1);

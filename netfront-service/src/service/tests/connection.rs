@@ -519,7 +519,7 @@ fn a_removed_device_is_noticed_whatever_its_back_end_publishes() {
     }
 }
 
-/// The grant manager was restarted, and does not know whom to notify.
+/// A restarted grant manager does not know that netfront waits for a page.
 #[test]
 fn held_pages_are_requested_again() {
     let mut world = World::connected();

@@ -198,7 +198,10 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
                     self.part_received(RxPart { page, offset, length, more, checked }).err().map(Event::Refused)
                 }
                 Ok(Reply::Transmitted { page }) => self.transmitter.transmitted(page).err().map(Event::Refused),
-                Err(_) => Some(Event::Refused(Refusal::LinkMessage)),
+                Err(_) => {
+                    self.malformed_received();
+                    Some(Event::Refused(Refusal::LinkMessage))
+                }
             };
             if event.is_some() {
                 return event;

@@ -31,14 +31,29 @@ impl<S: System, M: Memory> LinkDevice<S, M> {
             return Ok(());
         }
         // Without this part, the others of its frame are of no use.
-        while let Some(part) = self.received.pop_back_if(|part| part.more) {
-            self.return_pages(part);
-        }
+        self.drop_incomplete();
         if taken.is_ok() {
             self.return_pages(part);
         }
         self.skipping = part.more;
         taken
+    }
+
+    /// Handles a message that does not decode. It may have been a part of the frame that is being
+    /// received, so the rest of that frame is skipped.
+    #[cold]
+    pub(super) fn malformed_received(&mut self) {
+        self.skipping |= self.drop_incomplete();
+    }
+
+    /// Returns the pages of the frame whose last part is missing. Returns `true` if there is one.
+    fn drop_incomplete(&mut self) -> bool {
+        let mut found = false;
+        while let Some(part) = self.received.pop_back_if(|part| part.more) {
+            self.return_pages(part);
+            found = true;
+        }
+        found
     }
 
     /// Takes over the pages of a part, if the message is possible.
