@@ -9,12 +9,20 @@ pub struct PageSet {
     words: [u64; MAX_PAGES / 64],
 }
 
-/// Returns the indices of the words that hold the bits of `count` pages from `first` on, each with
-/// those bits. `count` is at most 63.
-fn masks(first: u16, count: u16) -> [(usize, u64); 2] {
-    let (word, bit) = (usize::from(first / 64), u32::from(first % 64));
-    let bits = 1u64.checked_shl(u32::from(count)).unwrap_or_default().wrapping_sub(1);
-    [(word, bits << bit), (word + 1, bits.checked_shr(64 - bit).unwrap_or_default())]
+/// The bits of a run of pages in the words of a set: `low` in `word`, and `high` in the word after
+/// it.
+#[derive(Clone, Copy)]
+struct Mask {
+    word: usize,
+    low: u64,
+    high: u64,
+}
+
+/// Returns the mask of `count` pages from `first` on. `count` is at most 63.
+fn mask(first: u16, count: u16) -> Mask {
+    let (bits, bit) = ((1 << (count % 64)) - 1_u64, first % 64);
+    // Two shifts, because the processor has none by 64.
+    Mask { word: usize::from(first / 64), low: bits << bit, high: bits >> 1 >> (63 - bit) }
 }
 
 impl PageSet {
@@ -27,30 +35,35 @@ impl PageSet {
         set
     }
 
+    /// Returns the word with the bits of 64 pages, or 0 if there is none.
+    fn word(&self, index: usize) -> u64 {
+        self.words.get(index).copied().unwrap_or_default()
+    }
+
     /// Returns `true` if the page is in the set.
     pub fn contains(&self, page: u16) -> bool {
-        self.words.get(usize::from(page / 64)).is_some_and(|word| word >> (page % 64) & 1 == 1)
+        self.word(usize::from(page / 64)) >> (page % 64) & 1 == 1
     }
 
     /// Returns `true` if one of `count` pages from `first` on is in the set. `count` is at most 63.
     #[inline(always)] // As calls, these three cost 2.5 % of what netfront runs under small requests.
     pub fn contains_any(&self, first: u16, count: u16) -> bool {
-        masks(first, count).iter().any(|(word, mask)| self.words.get(*word).is_some_and(|word| word & mask != 0))
+        let Mask { word, low, high } = mask(first, count);
+        self.word(word) & low != 0 || high != 0 && self.word(word + 1) & high != 0
     }
 
     /// Returns `true` if all of `count` pages from `first` on are in the set. `count` is at most
     /// 63.
     #[inline(always)] // As calls, these three cost 2.5 % of what netfront runs under small requests.
     pub fn contains_all(&self, first: u16, count: u16) -> bool {
-        let of = |word: &usize| self.words.get(*word).copied().unwrap_or_default();
-        masks(first, count).iter().all(|(word, mask)| of(word) & mask == *mask)
+        let Mask { word, low, high } = mask(first, count);
+        self.word(word) & low == low && (high == 0 || self.word(word + 1) & high == high)
     }
 
     /// Returns a number of adjacent pages from `first` on that are in the set. The count ends at
     /// the first page that is not, at a multiple of 64, or at 63.
     pub fn run_length(&self, first: u16) -> u16 {
-        let word = self.words.get(usize::from(first / 64)).map_or(0, |word| word >> (first % 64));
-        word.trailing_ones().min(63) as u16
+        (self.word(usize::from(first / 64)) >> (first % 64)).trailing_ones().min(63) as u16
     }
 
     /// Adds the page, or removes it if not `member`.
@@ -64,10 +77,15 @@ impl PageSet {
     /// Adds `count` pages from `first` on, or removes them if not `member`. `count` is at most 63.
     #[inline(always)] // As calls, these three cost 2.5 % of what netfront runs under small requests.
     pub fn set_all(&mut self, first: u16, count: u16, member: bool) {
-        for (word, mask) in masks(first, count) {
-            if let Some(word) = self.words.get_mut(word) {
+        let Mask { word, low, high } = mask(first, count);
+        let mut set = |index: usize, mask: u64| {
+            if let Some(word) = self.words.get_mut(index) {
                 if member { *word |= mask } else { *word &= !mask }
             }
+        };
+        set(word, low);
+        if high != 0 {
+            set(word + 1, high);
         }
     }
 }

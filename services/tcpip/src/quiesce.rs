@@ -71,7 +71,15 @@ impl<S: System, M: Memory> Quiesce<S, M> {
     }
 
     /// Goes from phase to phase, as far as time and events allow.
+    #[inline]
     pub fn advance(&mut self, now: Instant, connections: &mut Connections, device: &mut LinkDevice<S, M>) {
+        if self.is_requested() {
+            self.advance_end(now, connections, device);
+        }
+    }
+
+    #[inline(never)] // Called once in the life of the image.
+    fn advance_end(&mut self, now: Instant, connections: &mut Connections, device: &mut LinkDevice<S, M>) {
         let before = self.phase;
         self.phase = match self.phase {
             Phase::Running => Phase::Running,
@@ -98,7 +106,7 @@ impl<S: System, M: Memory> Quiesce<S, M> {
             waiting => waiting,
         };
         if self.phase != before {
-            self.advance(now, connections, device);
+            self.advance_end(now, connections, device);
         }
     }
 

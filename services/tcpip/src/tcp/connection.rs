@@ -243,6 +243,7 @@ impl Connection {
     }
 
     /// Returns its socket.
+    #[inline]
     pub fn socket(&mut self) -> Option<&mut Socket<'static>> {
         let handle = self.handle;
         self.set.as_mut().map(|set| set.get_mut(handle))

@@ -41,6 +41,11 @@ const MAX_WINDOW: u32 = 1 << 20;
 /// The longest retransmission timeout (RFC 6298, 2.5).
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Returns a duration of at most some centuries in ns.
+const fn to_nanoseconds(duration: Duration) -> u64 {
+    duration.as_nanos() as u64
+}
+
 /// A round of repeats.
 #[derive(Clone, Copy, Debug)]
 struct Round {
@@ -75,8 +80,9 @@ pub struct Recovery {
     /// The number of timeouts since the last progress.
     timeouts: u8,
     round: Option<Round>,
-    /// The smoothed round-trip time.
-    rtt: Option<Duration>,
+    /// The smoothed round-trip time in ns. It changes with each acknowledgement, and arithmetic with
+    /// [`Duration`] divides.
+    rtt: Option<u64>,
     /// The measurement under way: the end of a segment, and when it was sent.
     sample: Option<(u32, Instant)>,
     /// The time at which something was last sent or acknowledged.
@@ -99,12 +105,13 @@ impl Recovery {
         let trip = given.saturating_sub(left);
         // Later, the SYN may have been sent twice, and measures nothing (RFC 6298, 3).
         if trip < INITIAL_TIMEOUT {
-            self.add_sample(trip);
+            self.add_sample(to_nanoseconds(trip));
         }
     }
 
-    fn add_sample(&mut self, trip: Duration) {
-        self.rtt = Some(self.rtt.map_or(trip, |smoothed| (smoothed * 7 + trip) / 8));
+    /// Records a measured round trip of `trip` ns.
+    fn add_sample(&mut self, trip: u64) {
+        self.rtt = Some(self.rtt.map_or(trip, |smoothed| smoothed - smoothed / 8 + trip / 8));
     }
 
     /// Records a segment that smoltcp sent.
@@ -192,7 +199,7 @@ impl Recovery {
         self.sacked.retain(|range| range.0 > 0);
         match self.sample {
             Some((end, at)) if end <= count => {
-                self.add_sample(now.since(at));
+                self.add_sample(now.0.saturating_sub(at.0));
                 self.sample = None;
             }
             Some((end, at)) => self.sample = Some((end - count, at)),
@@ -240,7 +247,7 @@ impl Recovery {
     /// then.
     fn gaps_settle_at(&self) -> Option<Instant> {
         let trip = self.rtt.filter(|_| !self.sacked.is_empty())?;
-        Some(self.last_sack + trip / 4)
+        Some(self.last_sack + Duration::from_nanos(trip / 4))
     }
 
     /// Returns the position below which bytes that the peer does not have are lost: the peer has
@@ -260,21 +267,35 @@ impl Recovery {
         if self.sacked.is_empty() && self.duplicate_acks >= DUPLICATE_ACKS { mss.min(self.highest_sent) } else { 0 }
     }
 
-    /// Returns how long to wait for an acknowledgement of bytes in flight.
-    fn timeout(&self, mss: u32) -> Duration {
-        let Some(trip) = self.rtt else { return (INITIAL_TIMEOUT * (1 << self.timeouts.min(6))).min(MAX_TIMEOUT) };
+    /// Returns how long to wait for an acknowledgement of bytes in flight, in ns.
+    fn timeout(&self, mss: u32) -> u64 {
+        const ACK_DELAY: u64 = to_nanoseconds(MAX_ACK_DELAY);
+        let limited = |first: u64, doublings: u8| first.saturating_mul(1 << doublings).min(to_nanoseconds(MAX_TIMEOUT));
+        let Some(trip) = self.rtt else { return limited(to_nanoseconds(INITIAL_TIMEOUT), self.timeouts.min(6)) };
+        let trips = trip.saturating_mul(2);
         match self.timeouts {
-            0 if self.highest_sent < 2 * mss => trip * 2 + MAX_ACK_DELAY,
-            0 => trip * 2 + if self.bytes_since_loss < CALM_BYTES { PROBE_DELAY } else { CALM_PROBE_DELAY },
-            count => ((trip * 2 + MAX_ACK_DELAY) * (1 << (count - 1).min(9))).min(MAX_TIMEOUT),
+            0 if self.highest_sent < 2 * mss => trips.saturating_add(ACK_DELAY),
+            0 if self.bytes_since_loss < CALM_BYTES => trips.saturating_add(to_nanoseconds(PROBE_DELAY)),
+            0 => trips.saturating_add(to_nanoseconds(CALM_PROBE_DELAY)),
+            count => limited(trips.saturating_add(ACK_DELAY), (count - 1).min(9)),
         }
+    }
+
+    /// Returns when bytes in flight count as lost, if nothing is acknowledged until then.
+    fn times_out_at(&self, mss: u32) -> Instant {
+        Instant(self.last_progress.0.saturating_add(self.timeout(mss)))
+    }
+
+    /// Returns the smoothed round-trip time, or a guess before one was measured.
+    fn round_trip(&self) -> Duration {
+        self.rtt.map_or(INITIAL_TIMEOUT, Duration::from_nanos)
     }
 
     /// Returns when what is missing of a round counts as lost again: by then, what was sent before
     /// it is overdue.
     fn round_overdue_at(&self) -> Option<Instant> {
         let round = self.round.filter(|round| round.arrived && self.next >= round.to)?;
-        Some(round.at + self.rtt.unwrap_or(INITIAL_TIMEOUT) * 5 / 4)
+        Some(round.at + self.round_trip() * 5 / 4)
     }
 
     /// Returns `true` if the peer's window is closed.
@@ -286,7 +307,7 @@ impl Recovery {
     pub fn deadline(&self, mss: u32) -> Option<Instant> {
         self.has_data_in_flight().then_some(())?;
         let repeat = if self.round.is_some() { self.round_overdue_at() } else { self.gaps_settle_at() };
-        Instant::earlier(Some(self.last_progress + self.timeout(mss)), repeat)
+        Instant::earlier(Some(self.times_out_at(mss)), repeat)
     }
 
     /// Begins a round of repeats if one is due. Returns `true` if it did; then smoltcp must go
@@ -296,7 +317,7 @@ impl Recovery {
             return false;
         }
         let mut probe = false;
-        let (from, to) = if now >= self.last_progress + self.timeout(mss) {
+        let (from, to) = if now >= self.times_out_at(mss) {
             self.timeouts = self.timeouts.saturating_add(1);
             if self.timeouts > 1 {
                 // The peer may have discarded what it held (RFC 2018, 8).
@@ -314,9 +335,7 @@ impl Recovery {
                 None => (0, lost),
                 Some(round) if self.round_overdue_at().is_some_and(|at| at <= now) => (0, lost.max(round.reach)),
                 // Losses found since, beyond what the round repeats.
-                Some(round) if lost > round.to && now >= round.at + self.rtt.unwrap_or(INITIAL_TIMEOUT) / 4 => {
-                    (round.to, lost)
-                }
+                Some(round) if lost > round.to && now >= round.at + self.round_trip() / 4 => (round.to, lost),
                 Some(_) => return false,
             }
         };
