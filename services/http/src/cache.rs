@@ -72,7 +72,7 @@ impl ResponseCache {
 
 /// Returns `true` if both are the same bytes.
 ///
-/// Without a C library, `==` calls a function that needs three times the instructions for requests
+/// Without a C library, `==` calls a function that needs twice the instructions for requests
 /// of usual length.
 fn are_equal(one: &[u8], other: &[u8]) -> bool {
     let ((words, rest), (other_words, other_rest)) = (one.as_chunks::<8>(), other.as_chunks::<8>());
