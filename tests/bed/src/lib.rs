@@ -9,7 +9,6 @@ pub mod agent;
 pub mod bare;
 mod bed;
 pub mod boot_files;
-pub mod cpio;
 pub mod direct;
 pub mod elf;
 mod error;

@@ -9,8 +9,8 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use cloister_back_end::script::{Attack, SCRIPTS, Script};
-use cloister_bed::cpio::Archive;
 use cloister_bed::{Bed, BedError, Config, Guest};
+use cloister_cpio::Archive;
 use support::guest;
 
 /// The time for one step of a script, the 30 s of the storm included.

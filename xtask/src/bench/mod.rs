@@ -22,7 +22,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use cloister_bed::{Clock, Config};
 
-use crate::image::{self, DEFAULT_POLICY, SINK};
+use crate::image::{self, DEFAULT_POLICY, Extra};
 use crate::stages::Stages;
 use crate::{site, workspace};
 use job::{Job, Scale};
@@ -87,7 +87,7 @@ impl Regime {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let began = Instant::now();
     let mut stages = Stages::new();
-    let mut build = |policy: &Path| image::build_with(policy, &[SINK], &mut stages);
+    let mut build = |policy: &Path| image::build_with(policy, &[Extra::Sink], &mut stages);
     let image = build(&arguments.policy)?;
     let fused = wants(arguments, &machine::FUSED).then(|| build(Path::new(FUSED_POLICY)));
     let fused = fused.transpose()?;
