@@ -6,8 +6,7 @@ use cloister_caps::{DomId, EvtchnPort, GrantRef, PAGE_SIZE};
 use cloister_interfaces::capability::{GrantRule, Port};
 use cloister_interfaces::{Memory, System};
 
-use crate::leak;
-use crate::pages::ForeignPages;
+use crate::pages::{ForeignPages, count_nonzero};
 use crate::ring::BackRing;
 use crate::wire::{self, LONGEST, Received};
 
@@ -228,7 +227,7 @@ impl<S: System, M: Memory> Link<S, M> {
             self.read.memory().read(page, &mut bytes);
             let start = usize::from(sent.offset).min(PAGE_SIZE);
             let end = (start + usize::from(sent.size)).min(PAGE_SIZE);
-            self.beyond += leak::count_nonzero(&bytes[..start]) + leak::count_nonzero(&bytes[end..]);
+            self.beyond += count_nonzero(&bytes[..start]) + count_nonzero(&bytes[end..]);
         }
         match wire::classify(&head[..length]) {
             Received::ArpReply(mac) => self.mac = Some(mac),

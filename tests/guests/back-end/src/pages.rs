@@ -73,6 +73,11 @@ impl<S: System, M: Memory> ForeignPages<S, M> {
     }
 }
 
+/// Returns the number of bytes that are not 0.
+pub fn count_nonzero(bytes: &[u8]) -> u32 {
+    bytes.iter().filter(|byte| **byte != 0).count() as u32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

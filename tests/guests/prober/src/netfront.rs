@@ -11,7 +11,8 @@ use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{Action, Failure, Path, Reply as Stored, Request as Ask, Store, Value};
 use cloister_interfaces::{Client, Memory, Message, Server, Service, System};
 
-use crate::campaign::{Campaign, IN_QUEUE, Outcome, RawMessage, Role, RoleAttempt};
+use crate::campaign::{Campaign, IN_QUEUE, RawMessage, Role, RoleAttempt, console_and_clock};
+use crate::outcome::Outcome;
 use crate::raw_queue::{Bytes, RawFields, RawQueue, bytes};
 
 /// What the policy gives netfront.
@@ -223,8 +224,8 @@ fn opens<S: System>(port: &Port<S>, peers: &[DomId]) -> Option<&'static str> {
 }
 
 impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
-    type System = S;
-    type Memory = M;
+    console_and_clock!();
+
     const RIGHTS: &'static [Operation] = &[
         Operation::ConsoleWrite,
         Operation::ClockNow,
@@ -234,14 +235,6 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
         Operation::PortSend,
         Operation::PortClose,
     ];
-
-    fn console(&self) -> &Console<S> {
-        &self.console
-    }
-
-    fn clock(&self) -> &Clock<S> {
-        &self.clock
-    }
 
     fn saved_words(&self) -> (&M, usize) {
         (&self.grants.requests.end().producer, IN_QUEUE)

@@ -9,7 +9,7 @@ use cloister_interfaces::queue::{HEAD, MESSAGE_EVENT, QueueEnd, SLOTS, SPACE_EVE
 use cloister_interfaces::{Client, Interface, Memory, Message, Server, System};
 use cloister_probe as probe;
 
-use crate::campaign::{AttemptState, Outcome};
+use crate::outcome::{AttemptState, Outcome};
 
 /// The number of notifications in a storm.
 const STORM: u32 = 20_000;
