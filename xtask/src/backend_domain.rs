@@ -21,6 +21,11 @@ pub struct PolicyArguments {
 }
 
 impl PolicyArguments {
+    /// Returns the value of `--backend`.
+    pub fn ids(&self) -> Option<&str> {
+        self.backend.as_deref()
+    }
+
     /// Returns the domain of the network back end, if `--backend` names one domain and not a range.
     pub fn domain(&self) -> Option<&str> {
         self.backend.as_deref().filter(|ids| !ids.contains('-'))
