@@ -1,5 +1,5 @@
-//! Finds rights that were never used: what a policy gives, less what the kernel recorded in a run
-//! of the image.
+//! Finds rights that were never used: those that a policy gives, except those that the kernel
+//! recorded in a run of the image.
 //!
 //! The kernel writes its record to the console, in lines `use: SERVICE NAME KIND WORD…`. A line of
 //! a service starts with the service's name, so it cannot look like the kernel's.

@@ -37,7 +37,7 @@ pub(super) fn unaligned(found: &[Unaligned]) -> Vec<Finding> {
         .collect()
 }
 
-/// What a verdict without errors shows, and what it does not show.
+/// The lists of what a verdict without errors shows, and of what it does not show.
 const HOLDS: &str = "verified: the form of the file, its tables, its rules and the bounds of its programs are those of the policy \
     that it carries";
 const NOT_SHOWN: &str = "not shown: that the code of the kernel and of the services is the code that was reviewed; compare the \
