@@ -17,7 +17,8 @@ use crate::workspace::{self, TARGET};
 
 /// The kernel's package and its binary.
 const KERNEL: &str = "cloister-kernel";
-/// The program of the policy that ships in whose place [`Extra::Sink`] puts another, and that other.
+/// The program of the policy that ships in whose place [`Extra::Sink`] puts another, and that
+/// other.
 const SINK: (&str, &str) = ("cloister-http", "cloister-http-with-sink");
 /// The policy that ships.
 pub const DEFAULT_POLICY: &str = "policy/default.toml";
@@ -38,7 +39,7 @@ pub enum Extra {
 }
 
 impl Extra {
-    /// Returns what it adds to the name of the image's folder.
+    /// Returns the suffix that it adds to the name of the image's folder.
     fn suffix(self) -> &'static str {
         match self {
             Extra::Sink => "-sink",
@@ -81,7 +82,7 @@ pub fn build(policy_file: &Path, stages: &mut Stages) -> Result<Image> {
     build_with(policy_file, &[], stages)
 }
 
-/// Builds the image of a policy with additions, in a folder of its own.
+/// Builds the image of a policy with additions, in a separate folder.
 pub fn build_with(policy_file: &Path, extra: &[Extra], stages: &mut Stages) -> Result<Image> {
     stages.begin("checking the policy");
     let policy_file = find(policy_file)?;
@@ -153,7 +154,7 @@ pub fn find(file: &Path) -> Result<PathBuf> {
 
 /// Runs cargo for the programs of one image.
 ///
-/// Each policy has a target folder of its own, because link addresses and capabilities differ:
+/// Each policy has a separate target folder, because link addresses and capabilities differ:
 /// building one policy never undoes the work of another.
 struct Cargo<'a> {
     folder: &'a Path,

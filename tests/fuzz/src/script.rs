@@ -140,9 +140,9 @@ impl<'a> Arbitrary<'a> for Word {
 /// An index of 32 bits that a party claims, relative to the true one.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum Claim {
-    /// Ahead by this number.
+    /// Larger by this number.
     Ahead(u8),
-    /// Behind by this number.
+    /// Smaller by this number.
     Behind(u8),
     /// Any index.
     Any(u32),

@@ -463,8 +463,8 @@ impl World for Daemon {
             bench.settle();
         }
         if bench.host.recorder.console().contains("the connection is dead") {
-            // The daemon broke the protocol while it offered no reconnection: the clients are told
-            // at once.
+            // The daemon broke the protocol while it offered no reconnection: requests of clients
+            // fail at once.
             let path = Path::from("control/end").expect("short");
             assert_eq!(bench.ask(0, Action::Read(path)), Err(Failure::Timeout));
         } else {

@@ -1,4 +1,4 @@
-//! The client: a host with a network stack of its own, and the requests that a test makes with it.
+//! The client: a host with its own network stack, and the requests that a test makes with it.
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::{icmp, tcp};

@@ -16,7 +16,7 @@ fn read(path: &Path) -> String {
 }
 
 /// Finds the Markdown files below `folder`. Build output and hidden folders are left out, and so is
-/// what the benchmarks' document is made of, whose links are relative to `docs`.
+/// the parts of the benchmarks' document, whose links are relative to `docs`.
 fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -112,7 +112,7 @@ fn every_document_names_files_that_exist() {
     let (mut known, mut found) = (Vec::new(), Vec::new());
     paths(&root, &root, &mut known);
     documents(&root, &mut found);
-    // The changelog tells of the past.
+    // The changelog names files of the past.
     found.retain(|document| !document.ends_with("CHANGELOG.md"));
     let mut count = 0;
     for document in &found {

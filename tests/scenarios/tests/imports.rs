@@ -119,7 +119,7 @@ impl<'ast> Visit<'ast> for Module {
             visit::visit_item(self, item);
         }
     }
-    // A module with a body is a module of its own.
+    // A module with a body is visited separately.
     fn visit_item_mod(&mut self, _: &'ast syn::ItemMod) {}
     fn visit_item_use(&mut self, item: &'ast ItemUse) {
         let public = !matches!(item.vis, Visibility::Inherited);

@@ -115,7 +115,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         };
         if let Err(error) = measure(arguments, &phase, setup, &mut run, &mut stages) {
             stages.done();
-            // What was measured before the error still counts.
+            // The readings before the error still count.
             run.omissions.push(format!("{}: ended early: {error:#}", phase.name()));
         }
         run.write(&folder.join("results.json"))?;

@@ -46,7 +46,7 @@ pub struct Arguments {
     /// Show a script step by step, with the effect of each step; needs one `--target`
     #[arg(long, value_name = "FILE", conflicts_with = "coverage")]
     replay: Option<PathBuf>,
-    /// Measure what the committed corpora reach, by crate: lines and branches
+    /// Measure the lines and branches that the committed corpora reach, by crate
     #[arg(long)]
     coverage: bool,
 }

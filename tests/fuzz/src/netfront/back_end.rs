@@ -221,8 +221,7 @@ impl World for Rings {
 
     fn new(setup: Setup, trace: &Trace) -> Self {
         let mut bench = bench(Hostile::Rings, &setup, trace);
-        // The honest half, which makes the connection, does not read what the hostile half has
-        // written.
+        // The honest half makes the connection. It does not read what the hostile half writes.
         bench.back.hold_tx = true;
         Rings(bench)
     }

@@ -287,11 +287,11 @@ impl World for HostileGrants {
         self.grants.behave(&self.bench.host);
         // None of the pages in its earlier claims is granted, and no peer holds pages any longer.
         for rule in 0..3 {
-            let told = (0..100).any(|_| {
+            let sent = (0..100).any(|_| {
                 self.bench.turn();
                 self.grants.send(&grants::Reply::Ended { rule, still_mapped: 0 })
             });
-            assert!(told, "it takes no answers");
+            assert!(sent, "it takes no answers");
         }
         self.bench.turns(2);
         self.grants.receive();

@@ -6,7 +6,7 @@ use cloister_interfaces::capability::{Clock, Console, GrantRule, Port};
 use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::Store;
 
-/// What the policy gives the service.
+/// The capabilities that the policy gives the service.
 pub struct Caps<S, M> {
     /// Logs the outcome of a script.
     pub console: Console<S>,

@@ -1,4 +1,5 @@
-//! A connection with a front end: rings and event channels. It moves frames as an honest back end does.
+//! A connection with a front end: rings and event channels. It moves frames as an honest back end
+//! does.
 
 use arrayvec::ArrayVec;
 use cloister_caps::xen::netif::{EXTRA_FLAG_MORE, RxRequest, RxResponse, TxRequest, status, tx_flag};
@@ -175,7 +176,7 @@ impl<S: System, M: Memory> Link<S, M> {
         }
     }
 
-    /// Sends an event to nobody.
+    /// Sends an event on a channel that no other domain has bound.
     pub fn notify_nobody(&self) {
         self.spare_events.send();
     }
@@ -296,8 +297,8 @@ impl<S: System, M: Memory> Link<S, M> {
         true
     }
 
-    /// Sends an echo request, or an ARP request if the front end's address is not known. Returns `true`
-    /// if there was a buffer for it.
+    /// Sends an echo request, or an ARP request if the front end's address is not known. Returns
+    /// `true` if there was a buffer for it.
     pub fn ping(&mut self, data: usize) -> bool {
         let mut frame = [0; LONGEST];
         let length = match self.mac {

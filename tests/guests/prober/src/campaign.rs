@@ -78,7 +78,7 @@ pub(crate) struct RawMessage {
 /// returns the breach, if there is one.
 pub(crate) type RoleAttempt<R> = (&'static str, fn(&mut R) -> Option<&'static str>);
 
-/// What a compromised service has: what the policy gives it, and no more.
+/// A compromised service: it has the capabilities that the policy gives it, and no others.
 pub(crate) trait Role: Sized + 'static {
     type System: System + 'static;
     type Memory: Memory + 'static;
@@ -98,7 +98,7 @@ pub(crate) trait Role: Sized + 'static {
     fn message(&self, _number: usize) -> Option<RawMessage> {
         None
     }
-    /// Checks what a peer sent on queue `_queue` after the message of number `_message`, or after
+    /// Checks a reply of a peer on queue `_queue` after the message of number `_message`, or after
     /// another attempt.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use crate::campaign::{Campaign, IN_QUEUE, RawMessage, Role, RoleAttempt, console
 use crate::outcome::Outcome;
 use crate::raw_queue::{RawQueue, bytes};
 
-/// What the policy gives http.
+/// The capabilities that the policy gives http.
 pub struct Caps<S, M> {
     /// The console.
     pub console: Console<S>,

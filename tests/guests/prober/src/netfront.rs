@@ -15,7 +15,7 @@ use crate::campaign::{Campaign, IN_QUEUE, RawMessage, Role, RoleAttempt, console
 use crate::outcome::Outcome;
 use crate::raw_queue::{Bytes, RawFields, RawQueue, bytes};
 
-/// What the policy gives netfront.
+/// The capabilities that the policy gives netfront.
 pub struct Caps<S, M> {
     /// The console.
     pub console: Console<S>,
@@ -248,7 +248,7 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
     fn attempts() -> &'static [RoleAttempt<Self>] {
         &[
             ("close a channel", |caps| {
-                // What the attempts before left open.
+                // Close the channels that earlier attempts left open.
                 let _ = (caps.tx_events.close(), caps.rx_events.close());
                 let closed = caps.tx_events.close().is_ok();
                 closed.then_some("a channel was closed that was not open")
@@ -297,7 +297,7 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
             STORE => match Stored::from_bytes(reply) {
                 Ok(Stored::Answer { result: Err(Failure::Policy), .. }) => Err(Outcome::Refused),
                 Ok(Stored::Answer { .. }) => Err(Outcome::Breach("XenStore was asked")),
-                Ok(Stored::Changed { .. }) => Err(Outcome::Breach("a watch told of what is not ours")),
+                Ok(Stored::Changed { .. }) => Err(Outcome::Breach("a watch reported another's node")),
                 Err(_) => Ok(()),
             },
             _ => Ok(()),

@@ -145,7 +145,7 @@ impl<'a, M: Memory> RawQueue<'a, M> {
         }
     }
 
-    /// Writes a message to the queue, whether or not it has room, and notifies the peer.
+    /// Writes a message to the queue, even if it has no room, and notifies the peer.
     pub(crate) fn send(&self, bytes: &Bytes) {
         self.put(bytes);
         self.notify();

@@ -15,7 +15,7 @@ use crate::campaign::{Campaign, IN_QUEUE, RawMessage, Role, RoleAttempt, console
 use crate::outcome::Outcome;
 use crate::raw_queue::{Bytes, RawFields, RawQueue, bytes};
 
-/// What the policy gives tcpip.
+/// The capabilities that the policy gives tcpip.
 pub struct Caps<S, M: Memory> {
     /// The console.
     pub console: Console<S>,

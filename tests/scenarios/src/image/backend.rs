@@ -34,18 +34,18 @@ impl Backend {
         }
     }
 
-    /// Runs if an event, a watch or a frame asks for it. Returns `true` if anything changed.
+    /// Runs if an event, a watch or a frame wakes it. Returns `true` if anything changed.
     pub fn run(&mut self, machine: &Machine, store: &mut Xenstored, wire: &mut Wire) -> bool {
         let domain = self.domain;
-        let mut told = !wire.to_server.is_empty();
+        let mut woken = !wire.to_server.is_empty();
         self.netback.waiting.extend(Frame::merged(wire.to_server.drain(..)));
         for port in &self.bound {
-            told |= machine.xen().events.take_remote(domain, *port);
+            woken |= machine.xen().events.take_remote(domain, *port);
         }
         let states = self.look(store);
-        told |= self.states != states;
+        woken |= self.states != states;
         self.states = states;
-        let moved = told && self.netback.run(store, &|reference| machine.page_of(domain, reference));
+        let moved = woken && self.netback.run(store, &|reference| machine.page_of(domain, reference));
         self.hold(machine, store);
         for port in self.netback.events.drain(..) {
             machine.xen().events.notify(domain, EvtchnPort(port));

@@ -1,5 +1,5 @@
 //! The whole shipped image: its six services and the kernel, with a XenStore daemon, a network back
-//! end, and the client behind it.
+//! end, and a client on the network.
 
 mod backend;
 mod programs;
@@ -171,7 +171,8 @@ impl Image {
         self.backend.netback.set_state(&mut self.store, "5");
     }
 
-    /// Sets whether the back end keeps its mappings of the rings whatever it announces.
+    /// Makes the back end keep its mappings of the rings, whatever it announces, or stop keeping
+    /// them.
     pub fn keep_mappings(&mut self, keeps_mappings: bool) {
         self.backend.keeps_mappings = keeps_mappings;
     }

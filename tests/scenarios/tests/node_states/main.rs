@@ -1,11 +1,11 @@
 //! Tests the handshake in every state, against nodes with any value.
 //!
-//! Each case has a netfront of its own: connecting, connected, or closing. At one moment a node is
-//! written or removed, and stays so; or it is corrected again, several times. In every case there
-//! is no panic, no request beyond the policy, no grant left, and no endless log. While the link is
-//! down because of the node, the log has a line. When the node is right again, the link comes up by
-//! itself, carries frames both ways and is closed in order. The same holds for answers of XenStore:
-//! each failure of each kind of request, from each moment on.
+//! Each case has a new netfront that is connecting, connected, or closing. At one moment a node is
+//! written or removed. It stays wrong, or alternates with its right value several times. In every
+//! case there is no panic, no request beyond the policy, no grant left, and no endless log. While
+//! the link is down because of the node, the log has a line. When the node is right again, the link
+//! comes up without further help, carries frames both ways and is closed in order. The same holds
+//! for answers of XenStore: each failure of each kind of request, from each moment on.
 #![forbid(unsafe_code)]
 
 mod nodes;
@@ -58,7 +58,7 @@ const STILL: [Moment; 5] = [Moment::Early, Moment::Late, Moment::Up, Moment::Hel
 enum How {
     /// It has this value for some minutes.
     Stays,
-    /// It has this value for a turn, and then its former one, several times.
+    /// It alternates, several times, between this value for one turn and its earlier one.
     Flips,
 }
 

@@ -389,7 +389,7 @@ impl Stage {
         (self.tx(), self.rx(), ids)
     }
 
-    /// Performs a write. Returns the expected result: for a violation, what is against the
+    /// Performs a write. Returns the expected result; for a violation, the broken rules of the
     /// protocol.
     pub fn attack(&mut self, attack: Attack) -> (Verdict, Vec<&'static str>) {
         let before = [(Ring::Tx, self.tx()), (Ring::Rx, self.rx())];

@@ -49,7 +49,7 @@ pub struct Setup {
 pub enum End {
     /// It powered off.
     PowerOff,
-    /// It asked for a reboot.
+    /// It requested a reboot.
     Reboot,
     /// A service faulted, and its restart rule stops the image.
     Crash,
@@ -168,8 +168,8 @@ impl Machine {
         memory.unwrap_or_else(|| panic!("there is no shared region {name}"))
     }
 
-    /// Runs the service that the scheduler chooses. If none is ready, lets time pass, until `until`
-    /// at most.
+    /// Runs the service that the scheduler chooses. If none is ready, time passes, at most up
+    /// to `until`.
     pub fn step(self: &Rc<Self>, until: u64) -> Step {
         if let Some(end) = self.end.get() {
             return Step::Ended(end);

@@ -1,5 +1,5 @@
-//! Frames that leave segmentation or checksums to others, and that work, as Linux does it behind
-//! its netback.
+//! Frames whose segmentation or checksums are left to others, and the code that completes them, as
+//! Linux does after its netback.
 
 /// A frame, and the work that is left to do.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -126,7 +126,7 @@ impl Frame {
     /// Returns the frames that it is cut into, with their checksums.
     ///
     /// # Panics
-    /// The checksum field does not hold what it must.
+    /// The checksum field does not hold the required value.
     #[must_use]
     pub fn packets(self) -> Vec<Vec<u8>> {
         let mut bytes = self.bytes;
