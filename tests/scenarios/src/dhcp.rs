@@ -7,7 +7,7 @@ use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr, IpEndpoint, Ipv4Addre
 use crate::client::Client;
 
 /// Its own address.
-const OURS: Ipv4Address = Ipv4Address::new(10, 0, 0, 1);
+const SERVER_ADDRESS: Ipv4Address = Ipv4Address::new(10, 0, 0, 1);
 
 /// The server.
 pub struct Dhcp {
@@ -47,10 +47,10 @@ impl Dhcp {
         let answer = DhcpRepr {
             message_type,
             your_ip: self.offered,
-            server_ip: OURS,
-            router: Some(OURS),
+            server_ip: SERVER_ADDRESS,
+            router: Some(SERVER_ADDRESS),
             subnet_mask: Some(Ipv4Address::new(255, 255, 255, 0)),
-            server_identifier: Some(OURS),
+            server_identifier: Some(SERVER_ADDRESS),
             lease_duration: Some(60),
             client_ip: Ipv4Address::UNSPECIFIED,
             broadcast: true,

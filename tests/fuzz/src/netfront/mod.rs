@@ -280,7 +280,7 @@ impl Bench {
     }
 
     /// Sends a long frame from tcpip that the link must cut.
-    pub fn long(&mut self, page: u16, length: u16, segment: u16) {
+    pub fn transmit_long(&mut self, page: u16, length: u16, segment: u16) {
         self.transmit(
             page % PAGES,
             length.max(14),

@@ -135,7 +135,7 @@ impl Bench {
         self.host.call(self.service.as_mut());
         let mut moved = false;
         if self.hostile != Hostile::Link {
-            moved |= self.carry();
+            moved |= self.run_link();
         }
         if self.hostile != Hostile::Application {
             moved |= self.apply();
@@ -163,7 +163,7 @@ impl Bench {
     }
 
     /// Acts as an honest link: sends frames at once, and gives pages back.
-    fn carry(&mut self) -> bool {
+    fn run_link(&mut self) -> bool {
         let messages = self.link.receive();
         let moved = !messages.is_empty();
         let mut taken = BTreeSet::new();

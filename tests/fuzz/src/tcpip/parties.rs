@@ -40,9 +40,9 @@ impl Bench {
             Common::Lie(Bytes(bytes)) => {
                 self.host.script.lie(bytes);
                 match self.hostile {
-                    Hostile::Link => self.link.note_lie(),
-                    Hostile::Application => self.application.note_lie(),
-                    Hostile::Control => self.control.note_lie(),
+                    Hostile::Link => self.link.record_lie(),
+                    Hostile::Application => self.application.record_lie(),
+                    Hostile::Control => self.control.record_lie(),
                     Hostile::Wire => {}
                 }
             }
@@ -131,7 +131,7 @@ impl World for HostileLink {
             LinkStep::Application(act) => {
                 if matches!(act, Act::Lie(_)) {
                     // The lies also change the words that the link wrote.
-                    bench.link.note_lie();
+                    bench.link.record_lie();
                 }
                 bench.application.act(act, &bench.host);
             }

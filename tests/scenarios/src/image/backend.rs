@@ -42,11 +42,11 @@ impl Backend {
         for port in &self.bound {
             woken |= machine.xen().events.take_remote(domain, *port);
         }
-        let states = self.look(store);
+        let states = self.states_in(store);
         woken |= self.states != states;
         self.states = states;
         let moved = woken && self.netback.run(store, &|reference| machine.page_of(domain, reference));
-        self.hold(machine, store);
+        self.follow_connection(machine, store);
         for port in self.netback.events.drain(..) {
             machine.xen().events.notify(domain, EvtchnPort(port));
         }
@@ -59,14 +59,15 @@ impl Backend {
         moved
     }
 
-    fn look(&self, store: &Xenstored) -> [Option<String>; 2] {
-        [self.netback.front(), self.netback.directory()].map(|directory| store.text(&format!("{directory}/state")))
+    /// Returns the states that the front end and the back end have published.
+    fn states_in(&self, store: &Xenstored) -> [Option<String>; 2] {
+        [self.netback.front_directory(), self.netback.directory()].map(|directory| store.text(&format!("{directory}/state")))
     }
 
     /// Maps the rings and binds the ports while there is a connection, and only then.
-    fn hold(&mut self, machine: &Machine, store: &Xenstored) {
+    fn follow_connection(&mut self, machine: &Machine, store: &Xenstored) {
         let Some(connection) = &self.netback.connection else {
-            return self.let_go(machine);
+            return self.end_connection(machine);
         };
         if !self.bound.is_empty() {
             return;
@@ -78,7 +79,7 @@ impl Backend {
             assert!(machine.xen().events.bind(self.domain, *port), "{port} is not for the back end");
         }
         for name in ["tx-ring-ref", "rx-ring-ref"] {
-            let text = store.text(&format!("{}/{name}", self.netback.front()));
+            let text = store.text(&format!("{}/{name}", self.netback.front_directory()));
             let reference = text.and_then(|text| text.parse().ok()).expect("the back end has read it");
             machine.map(self.domain, reference, true).expect("a ring page is granted for writing");
             self.mapped.push(reference);
@@ -86,7 +87,7 @@ impl Backend {
     }
 
     /// Ends the connection.
-    pub fn let_go(&mut self, machine: &Machine) {
+    pub fn end_connection(&mut self, machine: &Machine) {
         self.netback.connection = None;
         for port in self.bound.drain(..) {
             machine.xen().events.unbind(self.domain, port);

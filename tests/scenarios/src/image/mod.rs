@@ -160,14 +160,14 @@ impl Image {
     /// Removes the device, as the toolstack does.
     pub fn remove_device(&mut self) {
         self.store_used = true;
-        self.backend.let_go(&self.machine);
+        self.backend.end_connection(&self.machine);
         self.backend.netback.destroy(&mut self.store);
     }
 
     /// Ends the connection at the back end, and announces it.
     pub fn close_back_end(&mut self) {
         self.store_used = true;
-        self.backend.let_go(&self.machine);
+        self.backend.end_connection(&self.machine);
         self.backend.netback.set_state(&mut self.store, "5");
     }
 
@@ -180,7 +180,7 @@ impl Image {
     /// Returns the front end's state.
     #[must_use]
     pub fn front_state(&self) -> Option<String> {
-        self.store.text(&format!("{}/state", self.backend.netback.front()))
+        self.store.text(&format!("{}/state", self.backend.netback.front_directory()))
     }
 
     /// Returns the console output so far.
@@ -245,7 +245,7 @@ impl Network for Image {
         }
         if self.machine.step(now) == Step::Idle && !self.world() {
             let now = self.machine.now();
-            let sleeps = self.client.sleeps(now).unwrap_or(LONGEST_SLEEP).clamp(1_000, LONGEST_SLEEP);
+            let sleeps = self.client.poll_delay(now).unwrap_or(LONGEST_SLEEP).clamp(1_000, LONGEST_SLEEP);
             self.machine.step(now + sleeps);
         }
     }

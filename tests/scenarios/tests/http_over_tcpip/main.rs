@@ -431,7 +431,7 @@ fn nothing_runs_while_nothing_happens() {
     let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
     rig.get("/one");
     rig.wait(30);
-    assert_eq!(rig.sleeps(), None);
+    assert_eq!(rig.poll_delay(), None);
 }
 
 #[test]
