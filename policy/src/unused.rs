@@ -193,9 +193,9 @@ impl Usage {
     pub fn text(&self) -> String {
         let mut out = String::new();
         for item in &self.unused {
-            let what = if item.wholly { "never used" } else { "partly used" };
+            let extent = if item.wholly { "never used" } else { "partly used" };
             let rights = item.rights.join(", ");
-            out += &format!("unused: {} {} of {}: {rights} ({what})\n", item.kind, item.name, item.service);
+            out += &format!("unused: {} {} of {}: {rights} ({extent})\n", item.kind, item.name, item.service);
         }
         for queue in &self.silent_queues {
             out += &format!("silent: queue {queue}: nobody was ever woken over it\n");

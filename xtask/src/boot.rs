@@ -201,10 +201,10 @@ fn gdb_help(image: &Image) -> String {
 /// QEMU ends with this process.
 fn stop_on_signal() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    let asked = AtomicBool::new(false);
+    let requested = AtomicBool::new(false);
     let flag = Arc::clone(&stop);
     let handler = move || {
-        if asked.swap(true, Ordering::SeqCst) {
+        if requested.swap(true, Ordering::SeqCst) {
             std::process::exit(i32::from(INTERRUPTED));
         }
         flag.store(true, Ordering::SeqCst);

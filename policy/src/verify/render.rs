@@ -81,12 +81,12 @@ fn write_text(verdict: &Verdict, out: &mut String) -> std::fmt::Result {
     }
     for item in verdict.inventory.unsafe_uses.iter().flatten() {
         let [blocks, functions, traits, implementations] = item.counts;
-        let what = match (item.forbids, item.counts) {
+        let uses = match (item.forbids, item.counts) {
             (true, [0, 0, 0, 0]) => "forbidden".to_owned(),
             (false, [0, 0, 0, 0]) => "none".to_owned(),
             _ => format!("{blocks} blocks, {functions} functions, {traits} traits, {implementations} implementations"),
         };
-        writeln!(out, "unsafe    {:<28} {what}", format!("{} {}", item.name, item.version))?;
+        writeln!(out, "unsafe    {:<28} {uses}", format!("{} {}", item.name, item.version))?;
     }
     for finding in &verdict.findings {
         writeln!(out, "{finding}")?;

@@ -184,8 +184,8 @@ impl World for HostileStore {
                     Act::Garbage(_) | Act::Lie(_) => true,
                     _ => false,
                 };
-                let asked = self.store.act(act, &self.bench.host);
-                for request in asked {
+                let requests = self.store.act(act, &self.bench.host);
+                for request in requests {
                     self.last = request.id;
                     check(&request.action);
                 }

@@ -54,8 +54,8 @@ impl Client {
         received || self.wire.to_server.len() > waiting
     }
 
-    /// Returns the time, in ns, from `nanoseconds` until it must be polled. Returns `None` if it only
-    /// waits for a frame.
+    /// Returns the time, in ns, from `nanoseconds` until it must be polled. Returns `None` if it
+    /// only waits for a frame.
     pub fn poll_delay(&mut self, nanoseconds: u64) -> Option<u64> {
         let delay = self.interface.poll_delay(instant(nanoseconds), &self.sockets)?;
         Some(delay.total_micros() * 1000)

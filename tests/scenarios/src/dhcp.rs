@@ -38,9 +38,9 @@ impl Dhcp {
         let Ok((bytes, _)) = socket.recv() else { return };
         let bytes = bytes.to_vec();
         let packet = DhcpPacket::new_checked(&bytes[..]).unwrap();
-        let asked = DhcpRepr::parse(&packet).unwrap();
+        let request = DhcpRepr::parse(&packet).unwrap();
         self.requests += 1;
-        let message_type = match asked.message_type {
+        let message_type = match request.message_type {
             DhcpMessageType::Discover => DhcpMessageType::Offer,
             _ => DhcpMessageType::Ack,
         };
@@ -58,7 +58,7 @@ impl Dhcp {
             client_identifier: None,
             parameter_request_list: None,
             max_size: None,
-            ..asked
+            ..request
         };
         let to = IpEndpoint::new(Ipv4Address::BROADCAST.into(), 68);
         let space = socket.send(answer.buffer_len(), to).unwrap();

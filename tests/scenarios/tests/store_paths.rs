@@ -131,8 +131,8 @@ impl World {
             }
         }
         let changes = |(kind, _): &&(u32, String)| CHANGES.contains(kind);
-        let asked: Vec<_> = self.daemon.requests[before..].iter().filter(changes).collect();
-        assert!(asked.is_empty(), "the daemon was asked: {asked:?}");
+        let changes_made: Vec<_> = self.daemon.requests[before..].iter().filter(changes).collect();
+        assert!(changes_made.is_empty(), "the daemon got requests: {changes_made:?}");
     }
 
     /// Fails unless the client can write the node.

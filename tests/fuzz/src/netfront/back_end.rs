@@ -293,7 +293,9 @@ impl Node {
             "multi-queue-max-queues",
         ];
         match self {
-            Node::Front(which) => format!("{}/{}", bench.back.front_directory(), FRONT[usize::from(which) % FRONT.len()]),
+            Node::Front(which) => {
+                format!("{}/{}", bench.back.front_directory(), FRONT[usize::from(which) % FRONT.len()])
+            }
             Node::Back(which) => format!("{}/{}", bench.back.directory(), BACK[usize::from(which) % BACK.len()]),
         }
     }

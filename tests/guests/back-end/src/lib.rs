@@ -2,8 +2,8 @@
 //! compromised driver domain. netfront must survive it. No image that ships contains it.
 //!
 //! The test writes the name of a script to `data/script` in this domain's directory and attaches a
-//! device to it. The back end connects, exchanges pings with the front end, runs the script, and logs
-//! the outcome. Its kernel can map the pages that other domains grant
+//! device to it. The back end connects, exchanges pings with the front end, runs the script, and
+//! logs the outcome. Its kernel can map the pages that other domains grant
 //! (docs/decisions/0006-separate-kernel-for-back-ends.md).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]

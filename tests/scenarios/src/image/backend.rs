@@ -61,7 +61,8 @@ impl Backend {
 
     /// Returns the states that the front end and the back end have published.
     fn states_in(&self, store: &Xenstored) -> [Option<String>; 2] {
-        [self.netback.front_directory(), self.netback.directory()].map(|directory| store.text(&format!("{directory}/state")))
+        [self.netback.front_directory(), self.netback.directory()]
+            .map(|directory| store.text(&format!("{directory}/state")))
     }
 
     /// Maps the rings and binds the ports while there is a connection, and only then.

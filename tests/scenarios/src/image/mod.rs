@@ -222,9 +222,9 @@ impl Image {
 
     /// Runs everything except the guest once. Returns `true` if anything changed.
     fn world(&mut self) -> bool {
-        let asked = self.machine.xen().events.take_remote(0, XENSTORE_PORT);
+        let woken = self.machine.xen().events.take_remote(0, XENSTORE_PORT);
         let mut moved = false;
-        if (asked || std::mem::take(&mut self.store_used)) && self.store.run() {
+        if (woken || std::mem::take(&mut self.store_used)) && self.store.run() {
             self.machine.xen().events.notify(0, XENSTORE_PORT);
             moved = true;
         }
