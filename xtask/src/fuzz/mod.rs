@@ -37,7 +37,7 @@ pub struct Arguments {
     /// some of its crates have)
     #[arg(long)]
     asan: bool,
-    /// After the runs, keep the scripts that reach the most code in the committed corpora
+    /// After the runs, keep in the committed corpora the scripts that reach the most code
     #[arg(long)]
     minimize: bool,
     /// Name the targets
