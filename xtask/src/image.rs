@@ -1,16 +1,12 @@
-//! `build`: builds the bootable image of a policy.
+//! Builds the bootable image of a policy.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use cargo_metadata::Metadata;
-use clap::Args;
 use cloister_policy::{Checked, Extras, Program};
 
-use crate::backend_domain::PolicyArguments;
 use crate::inventory;
 use crate::stages::Stages;
 use crate::workspace::{self, TARGET};
@@ -22,12 +18,6 @@ const KERNEL: &str = "cloister-kernel";
 const SINK: (&str, &str) = ("cloister-http", "cloister-http-with-sink");
 /// The policy that ships.
 pub const DEFAULT_POLICY: &str = "policy/default.toml";
-
-#[derive(Args)]
-pub struct Arguments {
-    #[command(flatten)]
-    policy: PolicyArguments,
-}
 
 /// An addition for measurements. The image that ships has none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,14 +57,6 @@ pub struct Image {
     pub hash: String,
     /// The names of its services.
     pub services: Vec<String>,
-}
-
-pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let mut stages = Stages::new();
-    let image = build(&arguments.policy.file()?, &mut stages)?;
-    stages.done();
-    print!("{}", summary(&image)?);
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Builds the image of a policy.
@@ -230,17 +212,6 @@ fn write_if_changed(path: &Path, content: &[u8]) -> Result<()> {
         return Ok(());
     }
     std::fs::write(path, content).with_context(|| path.display().to_string())
-}
-
-/// Returns a summary for people: the image's size, the policy and its hash, the services.
-pub fn summary(image: &Image) -> Result<String> {
-    let size = |path: &Path| std::fs::metadata(path).map(|m| m.len()).with_context(|| path.display().to_string());
-    let mut text = String::new();
-    writeln!(text, "image    {} ({} KiB)", image.elf.display(), size(&image.elf)?.div_ceil(1024))?;
-    writeln!(text, "policy   {}", image.policy.display())?;
-    writeln!(text, "hash     {}", image.hash)?;
-    writeln!(text, "services {}", image.services.join(" "))?;
-    Ok(text)
 }
 
 #[cfg(test)]

@@ -19,15 +19,14 @@ use cloister_tcpip::{Caps, service};
 use crate::host::{Host, Work};
 use crate::peer::Peer;
 use crate::script::Trace;
-use packet::{Flags, Segment};
+use packet::{Flags, MAC, Segment};
 
 /// The number of pages of each pool.
 const PAGES: u16 = 20;
 /// Messages of three queues, frames, and the frames and messages that tcpip sends for them. Each
 /// number is bounded in one call.
 const MOST: Work = Work { invocations: 600, reads: 4000 };
-/// The link's address. The link has no offloads.
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// The link's MTU. The link has no offloads.
 const MTU: u16 = 1500;
 /// The constant bytes that applications may have sent unchanged.
 static SITE: [u8; 6000] = [b's'; 6000];

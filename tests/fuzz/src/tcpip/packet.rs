@@ -13,7 +13,10 @@ impl Flags {
 
 const OUR_ADDRESS: [u8; 4] = [10, 0, 0, 1];
 const PEER_ADDRESS: [u8; 4] = [10, 0, 0, 2];
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+/// The link's hardware address.
+pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// The hardware address of the peer.
+const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
 fn sum(bytes: &[u8], start: u32) -> u16 {
     let mut total = start;
@@ -28,14 +31,14 @@ fn sum(bytes: &[u8], start: u32) -> u16 {
 
 /// Returns an Ethernet frame to tcpip.
 fn ethernet(kind: u16, payload: &[u8]) -> Vec<u8> {
-    [&super::MAC[..], &MAC, &kind.to_be_bytes(), payload].concat()
+    [&MAC[..], &PEER_MAC, &kind.to_be_bytes(), payload].concat()
 }
 
 /// Returns an ARP request for tcpip's address.
 pub fn arp() -> Vec<u8> {
     let mut frame = ethernet(0x806, &[0, 1, 8, 0, 6, 4, 0, 1]);
     frame[..6].fill(0xFF);
-    [&frame[..], &MAC, &OUR_ADDRESS, &[0; 6], &PEER_ADDRESS].concat()
+    [&frame[..], &PEER_MAC, &OUR_ADDRESS, &[0; 6], &PEER_ADDRESS].concat()
 }
 
 /// The fields of an IPv4 packet that may be changed.
@@ -239,7 +242,7 @@ impl Frame {
                 message.extend(PEER_ADDRESS);
                 message.extend(OUR_ADDRESS);
                 message.extend([0; 4]);
-                message.extend(super::MAC);
+                message.extend(MAC);
                 message.resize(236, 0);
                 message.extend([0x63, 0x82, 0x53, 0x63, 53, 1, *kind, 54, 4, 10, 0, 0, 1]);
                 message.extend(&options.0);

@@ -5,8 +5,10 @@ use cloister_caps::EvtchnPort;
 use cloister_sim::netback::Frame;
 use cloister_sim::{Machine, Netback, Xenstored};
 
-use super::GUEST;
 use crate::wire::Wire;
+
+/// The guest's number.
+pub const GUEST: u16 = 5;
 
 /// The back end.
 pub struct Backend {

@@ -13,10 +13,8 @@ use cloister_sim::hypervisor::{End, Machine, Setup, Step};
 use cloister_sim::{Netback, Xenstored};
 
 use crate::client::{Client, Network};
-use backend::Backend;
+use backend::{Backend, GUEST};
 
-/// The guest's number.
-pub const GUEST: u16 = 5;
 /// The longest sleep of the whole simulation, in ns.
 const LONGEST_SLEEP: u64 = 50_000_000;
 
