@@ -1,4 +1,4 @@
-//! Mistakes in a policy: what is wrong, where, and what to write instead.
+//! Describes mistakes in a policy: the mistake, its position, and what to write instead.
 
 use std::fmt;
 use std::ops::Range;

@@ -3,8 +3,8 @@
 //! The headers come first, then each piece at an offset that equals its address modulo a page, with
 //! zeros between. Sections that no segment loads follow, among them the seal.
 //!
-//! The packer writes the file. The verifier writes it again from what it read, and compares: so no
-//! byte of a verified file can mean something else to another reader.
+//! The packer writes the file. The verifier writes it again from the parts that it read, and
+//! compares. Therefore no byte of a verified file can mean something else to another reader.
 
 use std::borrow::Cow;
 use std::io::Read;

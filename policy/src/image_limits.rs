@@ -1,15 +1,16 @@
 //! The limits of an image that is packed or verified.
 //!
-//! They bound time and memory of the verifier for any file. Each is many times what a real image
-//! needs, and the packer makes no image that exceeds one.
+//! They bound the time and memory that the verifier needs for any file. Each is many times larger
+//! than a real image needs, and the packer makes no image that exceeds one.
 
 use cloister_caps::tables::{MAX_REGIONS, MAX_SERVICES};
 
 /// The size of the largest image that is verified, in bytes.
 pub const MAX_IMAGE: u64 = 256 << 20;
-/// Segments of an image: some of the kernel, the tables, three of each service, data for regions.
+/// The largest number of segments of an image: some of the kernel, the tables, three of each
+/// service, data for regions.
 pub(crate) const MAX_LOADS: usize = 8 + 1 + 3 * MAX_SERVICES + MAX_REGIONS;
-/// Sections of an image: the null section, what is attached, the names.
+/// The largest number of sections of an image: the null section, the attached ones, the names.
 pub(crate) const MAX_SECTIONS: usize = 5;
 /// Bytes of the names of these sections.
 pub(crate) const MAX_SECTION_NAMES: usize = 64;
@@ -28,10 +29,10 @@ pub(crate) const MAX_INVENTORY: u64 = 4 << 20;
 pub(crate) const MAX_ENTRIES: usize = 65_536;
 /// Bytes of a name or version in an inventory.
 pub(crate) const MAX_WORD: usize = 128;
-/// Errors of one program after which its code is not read on.
+/// The number of errors of one program after which its code is no longer read.
 pub(crate) const MAX_ERRORS: usize = 200;
-/// Instructions of an image that are listed each by itself though they are not refused; the others
+/// The largest number of instructions that are listed although they are not refused. The others
 /// are counted.
 pub(crate) const MAX_HITS: usize = 16_384;
-/// Bytes of the names of a program's symbols, each as often as it is read, and as it is demangled.
+/// Bytes of the names of a program's symbols. A name counts each time that it is read or demangled.
 pub(crate) const MAX_SYMBOL_NAMES: usize = 64 << 20;

@@ -12,7 +12,7 @@
 //! let policy = parse("mine.toml", STARTING_POLICY).unwrap();
 //! let names: Vec<_> = policy.services().map(|service| service.name()).collect();
 //! assert_eq!(names, ["server", "worker"]);
-//! // What the worker's program is compiled with: a capability it does not have is not there.
+//! // The worker's program is compiled with this text, which has only its own capabilities.
 //! let bindings = policy.bindings("worker").unwrap();
 //! assert!(bindings.contains("clock") && !bindings.contains("entropy"));
 //!

@@ -10,7 +10,7 @@ use clap::Parser;
 
 /// Reads, checks and renders the policy of an image.
 ///
-/// Exits with 0 if what was asked about holds, with 1 if it does not, and with 2 if the input is
+/// Exits with 0 if the answer is yes, with 1 if it is no, and with 2 if the input is
 /// unusable. Only `check` exits with 1 for a policy that does not hold; to the others it is
 /// unusable input.
 #[derive(Parser)]

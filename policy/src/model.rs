@@ -11,7 +11,7 @@ use crate::diagnostic::{Span, Spanned};
 pub(crate) struct Section<T> {
     /// Every name that the section defines, including those of malformed entries.
     ///
-    /// So a mistake in an entry is not reported again wherever the entry is named.
+    /// Because of those, a mistake in an entry is not reported again at each use of its name.
     pub names: Vec<Spanned<String>>,
     /// The entries without a mistake.
     pub items: Vec<Named<T>>,
@@ -301,7 +301,7 @@ pub(crate) struct Grant {
     pub on_behalf_of: Spanned<String>,
 }
 
-/// A path rule: what a client of the XenStore service may do to a node and everything below it.
+/// A path rule: the rights of a client of the XenStore service to a node and everything below it.
 pub(crate) struct PathRight {
     pub path: Spanned<String>,
     pub read: bool,

@@ -25,7 +25,7 @@ pub struct Verdict {
     pub claim: String,
     /// `true` if it holds.
     pub holds: bool,
-    /// What the proof found: the amount and its bound, or what breaks the assertion.
+    /// The result of the proof: the amount and its bound, or the rules that break the assertion.
     pub finding: String,
     /// The rules that break it.
     pub path: Vec<Step>,

@@ -22,7 +22,7 @@ pub enum SignError {
     Malformed {
         /// The expected kind.
         kind: &'static str,
-        /// What is wrong with it.
+        /// The mistake in it.
         reason: &'static str,
     },
     /// The file has an unknown version.

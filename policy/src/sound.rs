@@ -19,7 +19,7 @@ use crate::read::text::{Size, text_of};
 ///
 /// # Holding one proves
 /// Every name in the policy is defined, every value is in range, and its entries are consistent. It
-/// does not prove that an image has room for the policy, nor that its assertions hold.
+/// does not prove that an image has room for the policy or that its assertions hold.
 pub struct Sound {
     pub(crate) file: String,
     pub(crate) text: String,

@@ -1,5 +1,5 @@
-//! Finds rights that were never used: what a policy gives, less what the kernel recorded in a run
-//! of the image.
+//! Finds rights that were never used: those that a policy gives, except those that the kernel
+//! recorded in a run of the image.
 //!
 //! The kernel writes its record to the console, in lines `use: SERVICE NAME KIND WORD…`. A line of
 //! a service starts with the service's name, so it cannot look like the kernel's.
@@ -193,9 +193,9 @@ impl Usage {
     pub fn text(&self) -> String {
         let mut out = String::new();
         for item in &self.unused {
-            let what = if item.wholly { "never used" } else { "partly used" };
+            let extent = if item.wholly { "never used" } else { "partly used" };
             let rights = item.rights.join(", ");
-            out += &format!("unused: {} {} of {}: {rights} ({what})\n", item.kind, item.name, item.service);
+            out += &format!("unused: {} {} of {}: {rights} ({extent})\n", item.kind, item.name, item.service);
         }
         for queue in &self.silent_queues {
             out += &format!("silent: queue {queue}: nobody was ever woken over it\n");

@@ -95,8 +95,8 @@ proptest! {
         }
     }
 
-    /// Some question has a larger answer if and only if the difference is a widening; likewise for
-    /// smaller ones.
+    /// Some question has a larger answer if and only if the difference is a widening, and some
+    /// question has a smaller one if and only if it is a narrowing.
     #[test]
     fn a_widening_is_a_question_with_a_larger_answer((old, new) in pair()) {
         let (old, new) = (sound(&old.plain()), sound(&new.plain()));
@@ -158,7 +158,7 @@ proptest! {
         prop_assert_eq!(difference.class, Class::Equivalent, "{}", difference);
     }
 
-    /// What the compiler accepts, the kernel accepts, and lets each service do exactly what the
+    /// The kernel accepts what the compiler accepts, and lets each service do exactly what the
     /// policy gives it.
     #[test]
     fn the_kernel_allows_what_the_policy_gives(shape in shape()) {

@@ -129,7 +129,7 @@ fn a_difference_in_the_ids_of_a_domain_names_the_whole_range() {
         let text = stdout(&run(&["diff", "default.toml", path_text]));
         let found: Vec<&str> = text.lines().filter(|line| line.contains(": what ")).collect();
         assert_eq!(found, subjects, "{text}");
-        // A question is about one of them, and can be asked.
+        // Questions are about one domain, and the policy answers them.
         assert!(text.contains("new: can domain:1 read rings? yes, 2 pages"), "{text}");
         let asked = run(&["explain", path_text, "can domain:1 read rings?"]);
         assert_eq!(asked.status.code(), Some(0));

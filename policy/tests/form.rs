@@ -455,8 +455,8 @@ mod of_programs {
     }
 }
 
-/// The tables may use only names that a policy can have: what is printed of them is what they
-/// contain.
+/// The tables may use only names that a policy can have. Otherwise a printed name could look like
+/// another one.
 #[test]
 fn names_in_the_tables_that_no_policy_makes() {
     for odd in [b"\x1b[2Jxx", b"dri\xE2\x80\xAE", b"dri\ner"] {

@@ -342,7 +342,7 @@ mod of_tables {
     }
 }
 
-/// Parts of the image at other places, and headers that tell the loader so.
+/// Parts of the image at other places, with headers that say so.
 mod of_segments {
     use super::*;
 

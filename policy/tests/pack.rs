@@ -1,5 +1,5 @@
-//! Packing of small ELF files that are made here: what a loader and the kernel find, and each
-//! reason to refuse.
+//! Tests packing with small ELF files that are made here: what a loader and the kernel find in the
+//! image, and each reason for a refusal.
 
 mod common;
 
@@ -264,7 +264,7 @@ fn programs_and_services_must_match() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// A damaged file is packed or refused, and what is packed has tables that the kernel accepts.
+    /// A damaged file is packed or refused. A packed image has tables that the kernel accepts.
     #[test]
     fn damaged_files_are_answered(
         of_kernel in any::<bool>(),

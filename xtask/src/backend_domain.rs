@@ -21,6 +21,11 @@ pub struct PolicyArguments {
 }
 
 impl PolicyArguments {
+    /// Returns the value of `--backend`.
+    pub fn ids(&self) -> Option<&str> {
+        self.backend.as_deref()
+    }
+
     /// Returns the domain of the network back end, if `--backend` names one domain and not a range.
     pub fn domain(&self) -> Option<&str> {
         self.backend.as_deref().filter(|ids| !ids.contains('-'))
@@ -32,7 +37,7 @@ impl PolicyArguments {
     }
 }
 
-/// Accepts digits and `-`; the policy compiler checks whether they are domain ids.
+/// Accepts digits and `-`. The policy compiler checks that they are domain ids.
 fn ids(text: &str) -> Result<String, String> {
     let fits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
     if fits { Ok(text.to_owned()) } else { Err("expected a domain's number, or two joined by -".to_owned()) }

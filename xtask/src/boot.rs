@@ -57,10 +57,10 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    // Fails before the minutes of building, not after.
+    // The port and the site come before the build: a mistake in them is found at once, not after
+    // minutes.
     let port = port::choose(arguments.port)?;
     let mut stages = Stages::new();
-    let image = image::build(&arguments.policy, &mut stages)?;
     let archive = match &arguments.site {
         Some(folder) => {
             stages.begin("packing the site");
@@ -68,6 +68,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         None => None,
     };
+    let image = image::build(&arguments.policy, &mut stages)?;
     let guest = guest(arguments, &image, archive.as_ref().map(tempfile::NamedTempFile::path))?;
     let stop = stop_on_signal()?;
     let gdb = arguments.gdb.then_some(GDB_PORT);
@@ -200,10 +201,10 @@ fn gdb_help(image: &Image) -> String {
 /// QEMU ends with this process.
 fn stop_on_signal() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    let asked = AtomicBool::new(false);
+    let requested = AtomicBool::new(false);
     let flag = Arc::clone(&stop);
     let handler = move || {
-        if asked.swap(true, Ordering::SeqCst) {
+        if requested.swap(true, Ordering::SeqCst) {
             std::process::exit(i32::from(INTERRUPTED));
         }
         flag.store(true, Ordering::SeqCst);

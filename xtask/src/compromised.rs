@@ -1,7 +1,7 @@
 //! Makes the policies of images with a compromised service, from the policy that ships.
 //!
-//! The program of one service is the prober's program for that role, and the service restarts
-//! after each of its faults. Everything else is as it ships, above all what the service holds.
+//! The program of one service is the prober's program for that role, and the service restarts after
+//! each of its faults. Everything else is as it ships, above all the capabilities of the service.
 
 use std::path::PathBuf;
 

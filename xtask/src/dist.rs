@@ -14,11 +14,22 @@ use crate::stages::Stages;
 
 #[derive(Args, Debug)]
 pub struct Arguments {
-    /// The folder to make; by default target/dist
+    /// The folder to make; by default target/dist, or target/dist-backend-N with --backend N
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
     policy: PolicyArguments,
+}
+
+impl Arguments {
+    /// Returns the folder to make.
+    fn folder(&self) -> PathBuf {
+        let ours = || {
+            let suffix = self.policy.ids().map_or_else(String::new, |ids| format!("-backend-{ids}"));
+            cloister_bed::target_dir().join(format!("dist{suffix}"))
+        };
+        self.out.clone().unwrap_or_else(ours)
+    }
 }
 
 /// The folder on the host into which INSTALL.md puts the image.
@@ -26,11 +37,12 @@ const INSTALL_FOLDER: &str = "/srv/cloister";
 const INSTALL: &str = include_str!("INSTALL.md");
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    // The folder comes before the build: a mistake in its name is found at once, not after minutes.
+    let folder = arguments.folder();
+    std::fs::create_dir_all(&folder).with_context(|| format!("--out {}", folder.display()))?;
     let mut stages = Stages::new();
     let image = image::build(&arguments.policy.file()?, &mut stages)?;
     stages.begin("writing the folder");
-    let folder = arguments.out.clone().unwrap_or_else(|| cloister_bed::target_dir().join("dist"));
-    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let files = [
         ("cloister.elf", read(&image.elf)?),
         ("cloister.cfg", config(arguments.policy.domain()).into_bytes()),
@@ -103,13 +115,28 @@ mod tests {
         }
     }
 
+    #[derive(clap::Parser, Debug)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn each_back_end_has_its_own_folder() {
+        for (words, end) in [
+            (&["dist"][..], "dist"),
+            (&["dist", "--backend", "7"], "dist-backend-7"),
+            (&["dist", "--backend", "1-3"], "dist-backend-1-3"),
+            (&["dist", "--backend", "7", "--out", "x/dist"], "x/dist"),
+        ] {
+            let line = <Line as clap::Parser>::try_parse_from(words).expect("a command line");
+            let folder = line.arguments.folder();
+            assert!(folder.ends_with(end), "{}", folder.display());
+        }
+    }
+
     #[test]
     fn the_configuration_names_the_back_end_that_the_policy_is_built_for() {
-        #[derive(clap::Parser, Debug)]
-        struct Line {
-            #[command(flatten)]
-            arguments: Arguments,
-        }
         // For a range, the operator adds the domain.
         for (backend, vif) in [
             (None, "bridge=xenbr0"),

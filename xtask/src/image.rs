@@ -1,31 +1,47 @@
-//! `build`: builds the bootable image of a policy.
+//! Builds the bootable image of a policy.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use cargo_metadata::Metadata;
-use clap::Args;
 use cloister_policy::{Checked, Extras, Program};
 
-use crate::backend_domain::PolicyArguments;
 use crate::inventory;
 use crate::stages::Stages;
 use crate::workspace::{self, TARGET};
 
 /// The kernel's package and its binary.
 const KERNEL: &str = "cloister-kernel";
-/// The feature with which http accepts uploads of any length, for measurements.
-pub const SINK: &str = "sink";
+/// The program of the policy that ships in whose place [`Extra::Sink`] puts another, and that
+/// other.
+const SINK: (&str, &str) = ("cloister-http", "cloister-http-with-sink");
 /// The policy that ships.
 pub const DEFAULT_POLICY: &str = "policy/default.toml";
 
-#[derive(Args)]
-pub struct Arguments {
-    #[command(flatten)]
-    policy: PolicyArguments,
+/// An addition for measurements. The image that ships has none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extra {
+    /// http receives uploads of any length.
+    Sink,
+    /// The kernel takes samples of what runs.
+    Profile,
+}
+
+impl Extra {
+    /// Returns the suffix that it adds to the name of the image's folder.
+    fn suffix(self) -> &'static str {
+        match self {
+            Extra::Sink => "-sink",
+            Extra::Profile => "-profile",
+        }
+    }
+}
+
+/// Returns the program that is built where a policy names `program`.
+fn replaced<'a>(program: &'a str, extra: &[Extra]) -> &'a str {
+    let (without, with) = SINK;
+    if program == without && extra.contains(&Extra::Sink) { with } else { program }
 }
 
 /// A built image.
@@ -43,23 +59,13 @@ pub struct Image {
     pub services: Vec<String>,
 }
 
-pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let mut stages = Stages::new();
-    let image = build(&arguments.policy.file()?, &mut stages)?;
-    stages.done();
-    print!("{}", summary(&image)?);
-    Ok(ExitCode::SUCCESS)
-}
-
 /// Builds the image of a policy.
 pub fn build(policy_file: &Path, stages: &mut Stages) -> Result<Image> {
     build_with(policy_file, &[], stages)
 }
 
-/// Builds the image of a policy with extra features, for measurements, in another folder.
-///
-/// Each feature is one of the kernel's or of a program's. The image that ships has none of them.
-pub fn build_with(policy_file: &Path, extra: &[&str], stages: &mut Stages) -> Result<Image> {
+/// Builds the image of a policy with additions, in a separate folder.
+pub fn build_with(policy_file: &Path, extra: &[Extra], stages: &mut Stages) -> Result<Image> {
     stages.begin("checking the policy");
     let policy_file = find(policy_file)?;
     let policy = cloister_policy::load(&policy_file)
@@ -67,14 +73,14 @@ pub fn build_with(policy_file: &Path, extra: &[&str], stages: &mut Stages) -> Re
     workspace::ensure_target(&mut |text| stages.begin(text))?;
     let metadata = workspace::metadata()?;
     let mut folder = folder(&policy_file)?;
-    for feature in extra {
-        folder.as_mut_os_string().push(format!("-{feature}"));
-    }
+    extra.iter().for_each(|extra| folder.as_mut_os_string().push(extra.suffix()));
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let cargo = Cargo { folder: &folder, extra };
     stages.begin("building the kernel");
     let mut features = features(&policy, &metadata)?;
-    features.extend(chosen(extra, KERNEL, &metadata));
+    if extra.contains(&Extra::Profile) {
+        features.insert("profile".to_owned());
+    }
     let kernel = cargo.kernel(&features)?;
     let mut programs = Vec::new();
     for service in policy.services() {
@@ -82,7 +88,7 @@ pub fn build_with(policy_file: &Path, extra: &[&str], stages: &mut Stages) -> Re
         programs.push((service.name().to_owned(), cargo.service(&policy, &service, &metadata)?));
     }
     stages.begin("listing what the image is made of");
-    let inventory = inventory::take(&policy, &packages(&policy, &metadata)?)?;
+    let inventory = inventory::take(&policy, &packages(&policy, extra, &metadata)?)?;
     stages.begin("packing the image");
     let list: Vec<Program<'_>> = programs.iter().map(|(name, elf)| Program { service: name, elf }).collect();
     let extras = Extras { sbom: Some(&inventory.sbom), unsafe_uses: Some(&inventory.unsafe_uses) };
@@ -95,8 +101,9 @@ pub fn build_with(policy_file: &Path, extra: &[&str], stages: &mut Stages) -> Re
 }
 
 /// Returns the packages of the kernel and of the programs.
-fn packages(policy: &Checked, metadata: &Metadata) -> Result<BTreeSet<String>> {
-    let programs = policy.services().map(|service| Ok(workspace::program(metadata, service.program())?.0));
+fn packages(policy: &Checked, extra: &[Extra], metadata: &Metadata) -> Result<BTreeSet<String>> {
+    let programs = policy.services().map(|service| replaced(service.program(), extra).to_owned());
+    let programs = programs.map(|program| Ok(workspace::program(metadata, &program)?.0));
     programs.chain([Ok(KERNEL.to_owned())]).collect()
 }
 
@@ -108,13 +115,6 @@ fn features(policy: &Checked, metadata: &Metadata) -> Result<BTreeSet<String>> {
         features.extend(workspace::kernel_features(metadata, service.program())?);
     }
     Ok(features)
-}
-
-/// Returns the features in `extra` that `package` has.
-fn chosen(extra: &[&str], package: &str, metadata: &Metadata) -> Vec<String> {
-    let package = metadata.packages.iter().find(|known| *known.name == package);
-    let has = |feature: &&&str| package.is_some_and(|package| package.features.contains_key(**feature));
-    extra.iter().filter(has).map(|feature| (*feature).to_owned()).collect()
 }
 
 /// Returns the folder of a policy's image: `target/image/<name of the policy file>`.
@@ -136,12 +136,11 @@ pub fn find(file: &Path) -> Result<PathBuf> {
 
 /// Runs cargo for the programs of one image.
 ///
-/// Each policy has a target folder of its own, because link addresses and capabilities differ:
+/// Each policy has a separate target folder, because link addresses and capabilities differ:
 /// building one policy never undoes the work of another.
 struct Cargo<'a> {
     folder: &'a Path,
-    /// Features that the image that ships does not have.
-    extra: &'a [&'a str],
+    extra: &'a [Extra],
 }
 
 impl Cargo<'_> {
@@ -159,13 +158,12 @@ impl Cargo<'_> {
         metadata: &Metadata,
     ) -> Result<Vec<u8>> {
         let name = service.name();
-        let (package, bin) = workspace::program(metadata, service.program())?;
+        let (package, bin) = workspace::program(metadata, replaced(service.program(), self.extra))?;
         let source = policy.bindings(name).with_context(|| format!("the policy has no bindings for {name}"))?;
         let bindings = self.folder.join(format!("{name}.rs"));
         write_if_changed(&bindings, source.as_bytes())?;
         let script = workspace::root().join("services/runtime/link.ld");
-        let features = [vec!["image".to_owned()], chosen(self.extra, &package, metadata)].concat().join(",");
-        let elf = self.rustc((&package, &bin), &features, &script, Some(service.image_base()), Some(&bindings))?;
+        let elf = self.rustc((&package, &bin), "image", &script, Some(service.image_base()), Some(&bindings))?;
         self.keep(name, &elf)
     }
 
@@ -216,17 +214,6 @@ fn write_if_changed(path: &Path, content: &[u8]) -> Result<()> {
     std::fs::write(path, content).with_context(|| path.display().to_string())
 }
 
-/// Returns a summary for people: the image's size, the policy and its hash, the services.
-pub fn summary(image: &Image) -> Result<String> {
-    let size = |path: &Path| std::fs::metadata(path).map(|m| m.len()).with_context(|| path.display().to_string());
-    let mut text = String::new();
-    writeln!(text, "image    {} ({} KiB)", image.elf.display(), size(&image.elf)?.div_ceil(1024))?;
-    writeln!(text, "policy   {}", image.policy.display())?;
-    writeln!(text, "hash     {}", image.hash)?;
-    writeln!(text, "services {}", image.services.join(" "))?;
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,16 +243,25 @@ mod tests {
     #[test]
     fn only_the_benchmarks_image_has_a_sink() {
         let metadata = workspace::metadata().expect("metadata");
-        for package in ["cloister-http", "cloister-fused"] {
-            assert_eq!(chosen(&[SINK], package, &metadata), [SINK], "{package}");
-            assert!(chosen(&[], package, &metadata).is_empty(), "{package}");
-            let known = metadata.packages.iter().find(|known| *known.name == package).expect("a package");
-            let implied =
-                |name: &str| known.features.get(name).is_some_and(|names| names.iter().any(|name| name == SINK));
-            assert!(!implied("default") && !implied("image"), "{package}");
+        let file = workspace::root().join(DEFAULT_POLICY);
+        let policy = cloister_policy::load(&file).unwrap_or_else(|report| panic!("{}", report.render(false)));
+        let (without, with) = SINK;
+        for (extra, sink) in [(&[][..], false), (&[Extra::Profile], false), (&[Extra::Profile, Extra::Sink], true)] {
+            let packages = packages(&policy, extra, &metadata).expect("packages");
+            assert_eq!((packages.contains(without), packages.contains(with)), (!sink, sink), "{extra:?}");
         }
-        for package in ["cloister-tcpip", KERNEL] {
-            assert!(chosen(&[SINK], package, &metadata).is_empty(), "{package}");
+    }
+
+    #[test]
+    fn a_program_that_ships_has_no_feature_but_image() {
+        let metadata = workspace::metadata().expect("metadata");
+        let file = workspace::root().join(DEFAULT_POLICY);
+        let policy = cloister_policy::load(&file).unwrap_or_else(|report| panic!("{}", report.render(false)));
+        for service in policy.services() {
+            let (package, _) = workspace::program(&metadata, service.program()).expect("a package");
+            let known = metadata.packages.iter().find(|known| *known.name == package).expect("a package");
+            let features: Vec<&String> = known.features.keys().filter(|name| !name.starts_with("dep:")).collect();
+            assert_eq!(features, ["image"], "{package}");
         }
     }
 

@@ -49,7 +49,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     match verdict(&run.lines()) {
         Some(true) => Ok(ExitCode::SUCCESS),
         Some(false) => Ok(ExitCode::FAILURE),
-        // Without the prober nothing says that the run is over: it ends by itself, or at the limit.
+        // Without the prober no line marks the end of the run: it ends with the image or at the
+        // limit.
         None if !image.services.iter().any(|service| service == PROBER) => Ok(ExitCode::SUCCESS),
         None => {
             let how = if run.ended { "ended" } else { "did not end" };

@@ -4,6 +4,7 @@
 mod backend_domain;
 mod bench;
 mod boot;
+mod build;
 mod clamped_code;
 mod compromised;
 mod dist;
@@ -38,7 +39,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Build the image of a policy: kernel, services and capability tables in one ELF file
-    Build(image::Arguments),
+    Build(build::Arguments),
     /// Build the image and boot it on real Xen (in QEMU, with a Linux dom0); prints the URL it
     /// serves
     Boot(boot::Arguments),
@@ -66,7 +67,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Build(arguments) => image::run(&arguments),
+        Command::Build(arguments) => build::run(&arguments),
         Command::Boot(arguments) => boot::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Profile(arguments) => profile::run(&arguments),

@@ -8,8 +8,8 @@ use clap::Args;
 use crate::fuzz::tools::{NIGHTLY, ensure_nightly, nightly, quiet, succeeds};
 use crate::stages::Stages;
 
-/// The packages that Miri interprets, and which of their tests. `docs/miri.md` says what is left
-/// out and why.
+/// The packages that Miri interprets, and the kinds of their tests. `docs/miri.md` says what is
+/// left out and why.
 const PACKAGES: [(&str, &[&str]); 15] = [
     ("runtime", &["--lib"]),
     ("caps", &["--lib", "--tests"]),

@@ -12,12 +12,9 @@ use crate::bench::job::{Job, Scale};
 use crate::bench::jobs;
 use crate::bench::machine::{CLOISTER, Machine, Setup};
 use crate::bench::{page, site_of};
-use crate::image::{self, DEFAULT_POLICY, SINK};
+use crate::image::{self, DEFAULT_POLICY, Extra};
 use crate::stages::Stages;
 use crate::symbolize::Symbols;
-
-/// The kernel's feature that takes samples.
-const FEATURE: &str = "profile";
 
 #[derive(Args)]
 pub struct Arguments {
@@ -47,7 +44,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         );
     };
     let mut stages = Stages::new();
-    let image = image::build_with(&arguments.policy, &[FEATURE, SINK], &mut stages)?;
+    let image = image::build_with(&arguments.policy, &[Extra::Profile, Extra::Sink], &mut stages)?;
     let folder = cloister_bed::target_dir().join("profile");
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let page = page();

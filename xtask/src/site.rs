@@ -5,7 +5,7 @@ use std::io::BufWriter;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use cloister_bed::cpio::Archive;
+use cloister_cpio::Archive;
 use tempfile::NamedTempFile;
 
 /// Packs a folder's files into a cpio archive, in a temporary file that is removed with the value.

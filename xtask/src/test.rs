@@ -26,7 +26,8 @@ const LONGEST: &str = "hostile";
 const HOSTILE_BACK_END: &str = "0-2";
 /// The kernel in full, which is compiled for its own target only.
 const KERNEL: [&str; 4] = ["--package=cloister-kernel", "--features=back-end,profile", "--target", workspace::TARGET];
-/// The folders with the policies that images are built of: the one that ships, and those of the tests' guests.
+/// The folders with the policies that images are built of: the one that ships, and those of the
+/// tests' guests.
 const POLICY_FOLDERS: [&str; 2] = ["policy", "tests/guests"];
 
 #[derive(Args)]
@@ -97,8 +98,8 @@ fn xen() -> Result<Count> {
     for policy in all_policies()? {
         count.add(verified(&policy));
     }
-    // Each test has an emulated machine of its own, which keeps about one processor busy. So there
-    // is a program for each processor, and the tests of a program run one after the other.
+    // Each test has its own emulated machine, which keeps about one processor busy. Therefore one
+    // program runs on each processor, and the tests of a program run one after the other.
     let run = |program: Program| {
         let mut command = Command::new(&program.executable);
         command.arg("--test-threads=1").current_dir(&program.folder);
@@ -151,7 +152,7 @@ fn programs() -> Result<Vec<Program>> {
     Ok(programs)
 }
 
-/// Counts whether `cloister-policy verify` says of a built image what it must say.
+/// Checks that `cloister-policy verify` gives the expected verdict on a built image.
 fn verified(policy: &Path) -> Count {
     let result = verify::check_image(policy);
     let name = policy.file_stem().unwrap_or_default().display();
@@ -165,8 +166,8 @@ fn verified(policy: &Path) -> Count {
 /// Debian packages of the clients that tests use.
 const CLIENTS: [&str; 1] = ["curl"];
 
-/// Makes what the tests on Xen need: packages, the images of all policies, and the tests
-/// themselves.
+/// Prepares the tests on Xen: installs packages, and builds the images of all policies and the test
+/// programs.
 fn prepare() -> Result<Vec<Program>> {
     let mut stages = Stages::new();
     cloister_bed::packages::ensure(&mut |text| stages.begin(text))?;
@@ -177,7 +178,7 @@ fn prepare() -> Result<Vec<Program>> {
     programs()
 }
 
-/// Builds the images of policies in parallel: each has a target folder of its own, and most of the
+/// Builds the images of policies in parallel: each has a separate target folder, and most of the
 /// work on an image runs on one thread.
 fn images(policies: Vec<PathBuf>) -> Result<()> {
     let build = |policy: PathBuf| {

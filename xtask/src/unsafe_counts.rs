@@ -1,7 +1,7 @@
 //! Counts `unsafe` in Rust sources.
 //!
-//! It counts what is written, for whatever feature or target, and tests within the files too. That
-//! is an upper bound of what is compiled.
+//! It counts every use in the source text, for any feature or target, including tests within the
+//! files. That is an upper bound for the compiled code.
 
 use std::path::{Path, PathBuf};
 

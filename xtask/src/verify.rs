@@ -1,7 +1,7 @@
 //! Runs `cloister-policy verify` on built images.
 //!
-//! Images of services as they ship must verify. Two kinds must not: those with the prober, whose
-//! program is made of what a program must not contain, and the fused build.
+//! Images of services as they ship must verify. Two kinds must be refused: those with the prober,
+//! whose program consists of code that a program must not contain, and the fused build.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ const REFUSED: [(&str, &[&str]); 3] = [
     ("cloister-fused", &["it is code of cloister_tcpip", "it is code of cloister_http"]),
 ];
 
-/// Checks that `verify` says of the image of a policy what it must say.
+/// Checks that `verify` gives the expected verdict on the image of a policy.
 ///
 /// # Errors
 /// The image is not built, is accepted and must not be, or is refused and must not be.

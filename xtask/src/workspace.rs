@@ -23,7 +23,7 @@ pub fn cargo() -> Command {
 }
 
 /// Returns flags of rustc that take the folder of each registry's sources out of the paths that
-/// panics print. The image has less text, and is the same wherever cargo keeps the sources.
+/// panics print. The image has less text, and does not depend on where cargo keeps the sources.
 pub fn source_flags() -> Result<Vec<String>> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo"))).context("there is no home folder")?;

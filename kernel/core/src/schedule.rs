@@ -35,6 +35,7 @@ impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             State::Ready => f.write_str("Ready"),
+            State::Waiting(u64::MAX) => f.write_str("Waiting"),
             State::Waiting(until) => write!(f, "Waiting({until})"),
             State::Stopped => f.write_str("Stopped"),
         }

@@ -305,7 +305,7 @@ impl fmt::Display for Hex {
 fn print_policy(tables: &Tables<'_>, features: &Features) {
     console::line(format_args!("cloister: policy {}", Hex(tables.policy_hash())));
     console::line(format_args!(
-        "cloister: {} services, {} capabilities, {} queues; NX WP{}{}{}",
+        "cloister: services {}, capabilities {}, queues {}; NX WP{}{}{}",
         tables.services().len(),
         tables.capabilities().len(),
         tables.queues().len(),

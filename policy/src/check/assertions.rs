@@ -1,4 +1,4 @@
-//! Checks that everything that assertions name is defined. Whether they hold is proved later, on a
+//! Checks that everything that assertions name is defined. They are proved later, on a
 //! sound policy.
 
 use crate::authority::target;

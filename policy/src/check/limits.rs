@@ -121,8 +121,8 @@ fn path_rules(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
 
 /// Checks the size of a service's CSpace.
 ///
-/// It has what the service's own entry gives, its ends of queues and the pages of each, ports,
-/// grants, regions, its stack, and the rules that it enforces. Slot 0 stays empty.
+/// It counts the capabilities of the service's own entry, its ends of queues and the pages of each,
+/// ports, grants, regions, its stack, and the rules that it enforces. Slot 0 stays empty.
 fn slots(policy: &Policy, service: &Spanned<String>, log: &mut Log) {
     let name = &service.value;
     let held = policy.services.get(name).map_or(0, |service| service.body.held.len());

@@ -1,4 +1,4 @@
-//! Checks the policy as a whole. Each check reports what is wrong, where, and what to write
+//! Checks the policy as a whole. Each check reports the mistake, its position, and what to write
 //! instead.
 
 mod assertions;

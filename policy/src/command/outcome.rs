@@ -1,4 +1,4 @@
-//! What the subcommands have in common: arguments, the form of the output, and the exit status.
+//! The common parts of the subcommands: arguments, the form of the output, and the exit status.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,7 @@ impl PolicyFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Status {
-    /// The answer is yes: what was asked about holds.
+    /// The answer is yes, or the policy holds.
     Holds = 0,
     /// The answer is no.
     Refused = 1,
@@ -78,8 +78,8 @@ pub enum Status {
 pub struct Outcome {
     /// For standard output.
     pub output: String,
-    /// For standard error. A report may have colours; what it quotes from files is escaped where it
-    /// is quoted.
+    /// For standard error. A report may have colours. Its quotations from files are already
+    /// escaped.
     pub problems: String,
     /// The exit status.
     pub status: Status,

@@ -49,9 +49,9 @@ pub(super) fn cuts(policies: [&Sound; 2]) -> BTreeSet<u32> {
 pub(super) fn facts(sound: &Sound, numbers: &Numbers, cuts: &BTreeSet<u32>) -> Facts {
     let mut facts = Facts::new();
     for right in closure(&sound.policy, &sound.index) {
-        let Some(what) = what(sound, numbers, &right) else { continue };
-        for who in who(sound, numbers, right.subject, cuts) {
-            let entry = facts.entry((who, what.clone(), right.op)).or_insert_with(|| right.clone());
+        let Some(object) = object_key(sound, numbers, &right) else { continue };
+        for subject in subject_keys(sound, numbers, right.subject, cuts) {
+            let entry = facts.entry((subject, object.clone(), right.op)).or_insert_with(|| right.clone());
             if entry.amount < right.amount {
                 *entry = right.clone();
             }
@@ -60,7 +60,8 @@ pub(super) fn facts(sound: &Sound, numbers: &Numbers, cuts: &BTreeSet<u32>) -> F
     facts
 }
 
-fn who(sound: &Sound, numbers: &Numbers, subject: Subject, cuts: &BTreeSet<u32>) -> Vec<SubjectKey> {
+/// Returns the keys of a subject: for a domain, one for each interval of its ids between cuts.
+fn subject_keys(sound: &Sound, numbers: &Numbers, subject: Subject, cuts: &BTreeSet<u32>) -> Vec<SubjectKey> {
     match subject {
         Subject::Service(service) => {
             numbers.services.get(service).map(|number| SubjectKey::Service(*number)).into_iter().collect()
@@ -80,7 +81,8 @@ fn who(sound: &Sound, numbers: &Numbers, subject: Subject, cuts: &BTreeSet<u32>)
     }
 }
 
-fn what(sound: &Sound, numbers: &Numbers, right: &Right) -> Option<ObjectKey> {
+/// Returns the key of a right's object.
+fn object_key(sound: &Sound, numbers: &Numbers, right: &Right) -> Option<ObjectKey> {
     let region = |region: usize| numbers.regions.get(region).copied();
     Some(match right.object {
         Object::Region(position) => ObjectKey::Region(region(position)?),
@@ -102,14 +104,14 @@ fn what(sound: &Sound, numbers: &Numbers, right: &Right) -> Option<ObjectKey> {
     })
 }
 
-/// Returns the facts of `these` that `those` lack, or have with a smaller amount; each with that
-/// amount.
-pub(super) fn beyond<'a>(these: &'a Facts, those: &Facts) -> Vec<(&'a Key, &'a Right, u64)> {
+/// Returns the facts that `others` lack, or have with a smaller amount, each with the amount of the
+/// others.
+pub(super) fn beyond<'a>(facts: &'a Facts, others: &Facts) -> Vec<(&'a Key, &'a Right, u64)> {
     let mut found = Vec::new();
-    for (key, right) in these {
-        let other = those.get(key).map_or(0, |right| right.amount);
+    for (key, right) in facts {
+        let other = others.get(key).map_or(0, |right| right.amount);
         // An amount of 0, as of no restarts, is a right to nothing.
-        if right.amount > other && !covered(key, those) {
+        if right.amount > other && !covered(key, others) {
             found.push((key, right, other));
         }
     }
@@ -118,10 +120,11 @@ pub(super) fn beyond<'a>(these: &'a Facts, those: &Facts) -> Vec<(&'a Key, &'a R
 
 /// Returns `true` if a rule for a path above gives the right.
 fn covered(key: &Key, facts: &Facts) -> bool {
-    let (who, ObjectKey::Path(path), op) = key else { return false };
-    let start = (*who, ObjectKey::Path(String::new()), Op::Read);
-    let paths =
-        facts.range(start..).take_while(|((other, what, _), _)| other == who && matches!(what, ObjectKey::Path(_)));
+    let (subject, ObjectKey::Path(path), op) = key else { return false };
+    let start = (*subject, ObjectKey::Path(String::new()), Op::Read);
+    let paths = facts
+        .range(start..)
+        .take_while(|((other, object, _), _)| other == subject && matches!(object, ObjectKey::Path(_)));
     let mut same = paths.filter(|((_, _, other), _)| other == op);
-    same.any(|((_, what, _), _)| matches!(what, ObjectKey::Path(rule) if paths::covers(rule, path)))
+    same.any(|((_, object, _), _)| matches!(object, ObjectKey::Path(rule) if paths::covers(rule, path)))
 }

@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::authority::{Object, Right, Subject, names};
+use crate::authority::{Object, Op, Right, Subject, names};
 use crate::canonical;
 use crate::diagnostic::Spanned;
 use crate::model::{Claim, Named};
@@ -142,12 +142,13 @@ impl<'a> Comparison<'a> {
         let wider = facts::beyond(&self.new.facts, &self.old.facts);
         let narrower = facts::beyond(&self.old.facts, &self.new.facts);
         let mut subjects: Vec<(String, Class)> = Vec::new();
-        let touched: BTreeSet<SubjectKey> = wider.iter().chain(&narrower).map(|((who, ..), ..)| *who).collect();
-        let (widened, narrowed): (BTreeSet<SubjectKey>, BTreeSet<SubjectKey>) =
-            (wider.iter().map(|((who, ..), ..)| *who).collect(), narrower.iter().map(|((who, ..), ..)| *who).collect());
-        for who in touched {
-            let name = self.new.subject(who).or_else(|| self.old.subject(who)).unwrap_or_default();
-            subjects.push((name, Class::of(widened.contains(&who), narrowed.contains(&who))));
+        let keys = |facts: &[(&Key, &Right, u64)]| -> BTreeSet<SubjectKey> {
+            facts.iter().map(|((subject, ..), ..)| *subject).collect()
+        };
+        let (widened, narrowed) = (keys(&wider), keys(&narrower));
+        for subject in widened.union(&narrowed) {
+            let name = self.new.subject(*subject).or_else(|| self.old.subject(*subject)).unwrap_or_default();
+            subjects.push((name, Class::of(widened.contains(subject), narrowed.contains(subject))));
         }
         let class = Class::of(!wider.is_empty(), !narrower.is_empty());
         let widening = wider
@@ -163,11 +164,12 @@ impl<'a> Comparison<'a> {
     }
 
     fn change(&self, class: Class, key: &Key, right: &Right, more: &Side<'_>, amounts: [u64; 2]) -> Change {
-        let (who, what, op) = key;
+        let (subject_key, object_key, op) = key;
         let question = |side: &Side<'_>| {
-            Some(format!("can {} {} {}", side.asked(*who)?, op.word(), side.object(*who, what, *op)?))
+            let subject = side.subject_in_question(*subject_key)?;
+            Some(format!("can {subject} {} {}", op.word(), side.object(*subject_key, object_key, *op)?))
         };
-        let subject = more.subject(*who).unwrap_or_default();
+        let subject = more.subject(*subject_key).unwrap_or_default();
         let ability = names::ability(&more.sound.policy, right.object, right.op, right.amount);
         Change {
             class,
@@ -226,7 +228,7 @@ impl<'a> Comparison<'a> {
 }
 
 fn renames<T>(
-    what: &'static str,
+    kind: &'static str,
     old: &[Named<T>],
     old_numbers: &[usize],
     new: &[Named<T>],
@@ -237,7 +239,7 @@ fn renames<T>(
         new_numbers.iter().copied().zip(new.iter().map(|item| item.name.value.as_str())).collect();
     for (item, number) in old.iter().zip(old_numbers) {
         if let Some(name) = known.get(number).filter(|name| **name != item.name.value) {
-            found.push((what, item.name.value.clone(), (*name).to_owned()));
+            found.push((kind, item.name.value.clone(), (*name).to_owned()));
         }
     }
 }
@@ -281,18 +283,18 @@ impl Side<'_> {
     }
 
     /// Returns the name of a subject for people: a range of domains by its first and its last.
-    fn subject(&self, who: SubjectKey) -> Option<String> {
-        match who {
+    fn subject(&self, key: SubjectKey) -> Option<String> {
+        match key {
             SubjectKey::Ids(first, last) if first != last => Some(format!("domain:{first} to domain:{last}")),
-            _ => self.asked(who),
+            _ => self.subject_in_question(key),
         }
     }
 
     /// Returns the name of a subject as in a question to this policy: of a range of domains the
     /// first.
-    fn asked(&self, who: SubjectKey) -> Option<String> {
+    fn subject_in_question(&self, key: SubjectKey) -> Option<String> {
         let policy = &self.sound.policy;
-        match who {
+        match key {
             SubjectKey::Service(number) => Some(names::subject(policy, Subject::Service(self.service(number)?))),
             SubjectKey::Ids(first, _) => Some(format!("domain:{first}")),
             SubjectKey::Daemon => Some(names::subject(policy, Subject::XenStoreDaemon)),
@@ -301,17 +303,17 @@ impl Side<'_> {
     }
 
     /// Returns the name of an object as in a question to this policy.
-    fn object(&self, who: SubjectKey, what: &ObjectKey, op: crate::authority::Op) -> Option<String> {
+    fn object(&self, subject: SubjectKey, object: &ObjectKey, op: Op) -> Option<String> {
         let region = |number: &usize| self.numbers.regions.iter().position(|own| own == number);
-        let object = match what {
+        let object = match object {
             ObjectKey::Fixed(object) => *object,
             ObjectKey::Region(number) => Object::Region(region(number)?),
             ObjectKey::Port(number) => Object::Port(self.numbers.ports.iter().position(|own| own == number)?),
             ObjectKey::Grant(number) => Object::Grant(*self.sound.index.granted.get(&region(number)?)?),
             ObjectKey::Peer(number, interface) => {
-                let SubjectKey::Service(who) = who else { return None };
-                let (me, peer) = (self.service(who)?, self.service(*number)?);
-                let (from, to) = if op == crate::authority::Op::Request { (me, peer) } else { (peer, me) };
+                let SubjectKey::Service(subject) = subject else { return None };
+                let (own, peer) = (self.service(subject)?, self.service(*number)?);
+                let (from, to) = if op == Op::Request { (own, peer) } else { (peer, own) };
                 let ends = self.sound.index.queues.iter().zip(&self.sound.policy.queues.items);
                 let queue = ends.clone().position(|(ends, item)| {
                     ends.from == from && ends.to == to && item.body.interface.value == *interface
@@ -328,8 +330,8 @@ impl Side<'_> {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.class.word())?;
-        for (what, old, new) in &self.renamed {
-            writeln!(f, "  equivalent: the {what} {old} is now {new}")?;
+        for (kind, old, new) in &self.renamed {
+            writeln!(f, "  equivalent: the {kind} {old} is now {new}")?;
         }
         for (subject, class) in &self.subjects {
             writeln!(f, "  {}: what {subject} can do", class.word())?;

@@ -109,8 +109,8 @@ impl Builder<'_> {
         self.graph.edges.push(Edge { kind, from, to, label: label.into(), both });
     }
 
-    /// Returns for each service the length of its longest chain of queues to a service that asks
-    /// nobody.
+    /// Returns for each service the length of its longest chain of queues to a service that is
+    /// no client.
     fn depths(&self) -> Vec<usize> {
         let index = &self.sound.index;
         let mut depths = vec![0; index.services.len()];
@@ -213,7 +213,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Returns the peer of a grant, its access as text, and whether it may write.
+    /// Returns the peer of a grant, its access as text, and `true` if it may write.
     fn granted(&self, grant: usize, outside: &Outside) -> Option<(usize, String, bool)> {
         let item = self.sound.policy.grants.items.get(grant)?;
         let peer = *outside.domains.get(self.sound.index.grants.get(grant)?.peer)?;

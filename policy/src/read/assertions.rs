@@ -1,4 +1,4 @@
-//! Reads assertions: the shape of each, and its words. Whether it holds is the task of
+//! Reads assertions: the shape of each, and its words. Proving it is the task of
 //! [`crate::prove`].
 
 use std::collections::BTreeMap;

@@ -67,7 +67,7 @@ pub(crate) fn read(file: &str, text: &str, size: Size, log: &mut Log) -> Result<
 
 /// Logs each key and string with a character that is not plain, such as `"\u202e"`.
 ///
-/// The policy as it is printed must be what it says.
+/// A printed policy must look like what it means.
 fn hidden_in_table(table: &dyn TableLike, span: &Span, log: &mut Log) {
     for (name, item) in table.iter() {
         let key = table.key(name).and_then(toml_edit::Key::span).unwrap_or(span.clone());

@@ -29,11 +29,11 @@ impl Size {
 
     /// Returns the message for a larger file.
     pub(crate) fn exceeded(self) -> String {
-        let what = match self {
+        let limit = match self {
             Size::Image => "an image has room for",
             Size::Analysis => "can be analysed",
         };
-        format!("the file has more than {} bytes, which is the largest policy that {what}", self.bytes())
+        format!("the file has more than {} bytes, which is the largest policy that {limit}", self.bytes())
     }
 }
 

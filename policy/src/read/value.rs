@@ -26,7 +26,7 @@ impl Key {
 /// A table of the file.
 pub(crate) struct Table<'a> {
     table: &'a dyn TableLike,
-    /// What it describes, for messages.
+    /// The name of the thing that it describes, for messages.
     pub what: String,
     /// Its position in the file.
     pub span: Span,
@@ -80,7 +80,7 @@ impl<'a> Table<'a> {
         field
     }
 
-    /// Returns every field, in the order of the names; `example` shows what a value looks like.
+    /// Returns every field, in the order of the names; `example` shows the form of a value.
     pub(crate) fn fields(&self, example: &'static str) -> Vec<Field<'a>> {
         let mut names: Vec<&str> = self.table.iter().map(|(name, _)| name).collect();
         names.sort_unstable();

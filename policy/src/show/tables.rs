@@ -108,8 +108,11 @@ fn hypercalls(sound: &Sound, rights: &[Right]) -> Table {
     for right in rights.iter().filter(|right| matches!(right.subject, Subject::Service(_))) {
         for hypercall in Hypercall::of(right.object, right.op) {
             let object = names::object(&sound.policy, right.object);
-            let asked = if right.path.len() > 1 { " by asking" } else { "" };
-            causes.entry((*hypercall, right.subject)).or_default().push(format!("{object}.{}{asked}", right.op.word()));
+            let by_request = if right.path.len() > 1 { " by asking" } else { "" };
+            causes
+                .entry((*hypercall, right.subject))
+                .or_default()
+                .push(format!("{object}.{}{by_request}", right.op.word()));
         }
     }
     // Services that cause it by the same operations share a row.

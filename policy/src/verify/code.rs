@@ -3,13 +3,13 @@
 //!
 //! There are three classes:
 //!
-//! - Instructions that leave the domain, or undo memory protection, without a fault in the kernel. They
-//!   are refused at every offset.
-//! - `syscall`. Compiled code has it in one place, the runtime's stub. At other offsets it gives no more
-//!   authority than the stub: the kernel looks at the caller's capabilities, never at the address of the
-//!   call.
-//! - Instructions that fault in ring 3. They are refused in compiled code, and counted where only a jump
-//!   into the middle of an instruction would execute them.
+//! - Instructions that leave the domain, or undo memory protection, without a fault in the kernel.
+//!   They are refused at every offset.
+//! - `syscall`. Compiled code has it in one place, the runtime's stub. At other offsets it gives no
+//!   more authority than the stub: the kernel looks at the caller's capabilities, never at the
+//!   address of the call.
+//! - Instructions that fault in ring 3. They are refused in compiled code, and counted where only a
+//!   jump into the middle of an instruction would execute them.
 
 use std::collections::HashMap;
 

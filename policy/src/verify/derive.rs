@@ -38,8 +38,9 @@ struct Region {
     maximum: u64,
     reset: bool,
     data: u64,
-    /// The size of its address range in bytes, and whether it is among the large regions.
+    /// The size of its address range in bytes.
     room: u64,
+    /// It is one of the large regions.
     large: bool,
     source: String,
 }

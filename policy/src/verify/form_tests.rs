@@ -1,7 +1,7 @@
 //! Tests of the form of the file alone, without the seal, which would find most changes too.
 //!
-//! Each byte that only describes the structure has one value, and what is read of a file is what
-//! Xen loads.
+//! Each byte that only describes the structure has one value, and the verifier reads from a file
+//! exactly what Xen loads.
 
 use std::borrow::Cow;
 
@@ -121,8 +121,8 @@ fn varied(original: &[u8], random: &mut Random) -> Vec<u8> {
         if load.write && random.below(2) == 0 {
             memory = memory.next_multiple_of(4096) + 4096 * random.below(4) as u64;
         }
-        // Of the kernel the addresses go together, and only the tables and what is behind them may
-        // move on.
+        // The kernel's addresses stay together. Only the tables and the segments after them may
+        // move.
         let distance = load.address.wrapping_sub(load.physical);
         let identical = load.address == load.physical || load.in_kernel_half();
         let virtual_address = if identical { next.wrapping_add(distance) } else { load.address };

@@ -1,4 +1,4 @@
-//! Reads the image as an ELF file, and checks what a loader would put where.
+//! Reads the image as an ELF file, and checks which bytes a loader would put at which address.
 
 use cloister_caps::abi::KERNEL_OFFSET;
 use object::elf;
@@ -146,7 +146,7 @@ impl<'a> Image<'a> {
         first..end
     }
 
-    /// Checks what the headers mean to a loader and to the processor.
+    /// Checks the meaning of the headers for a loader and for the processor.
     pub(super) fn check(&self, findings: &mut Vec<Finding>) {
         let mut error = |message: String| findings.push(Finding::error("elf", message));
         for load in &self.loads {
@@ -324,8 +324,8 @@ fn load<'a>(segment: &elf::ProgramHeader64<LittleEndian>, file: &'a [u8]) -> Res
 
 /// Returns the seal, the SBOM and the inventory of `unsafe`, if they are there.
 ///
-/// The numbers of sections and of the section of names are taken as they are in the header, where
-/// both are small. So neither the sections nor the names that are read can be many.
+/// The number of sections, and that of the section of names, are read from the header and must be
+/// small. This bounds the number of sections and names that are read.
 fn attached<'a>(header: &Header, file: &'a [u8]) -> Result<[Option<Section<'a>>; 3], Unusable> {
     let endian = LittleEndian;
     let (count, names) = (usize::from(header.e_shnum(endian)), usize::from(header.e_shstrndx(endian).0));

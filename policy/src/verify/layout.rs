@@ -20,8 +20,8 @@ const EXECUTE: u8 = 4;
 
 /// The sections of the tables in the order of the header: name, and size of a record in bytes.
 ///
-/// They stand here a second time on purpose: a check shares no code with what it checks. A test
-/// compares them with `cloister_caps::tables::Section`.
+/// This is a second list on purpose: a check shares no code with the code that it checks. A test
+/// compares the list with `cloister_caps::tables::Section`.
 pub(super) const SECTIONS: [(&str, usize); 10] = [
     ("services", 36),
     ("segments", 34),

@@ -3,9 +3,10 @@
 //!
 //! It does not check that the code is the reviewed code, and the verdict says so.
 //!
-//! The file has one form (`canonical`), so that Xen reads what was read here. The tables are read
-//! as the kernel reads them, by `Tables::parse`. What they must say is derived from the embedded
-//! policy text by a second path (`text`, `derive`), and compared fact by fact in both directions.
+//! The file has one form (`canonical`), so that Xen reads the same as the verifier. The tables are
+//! read as the kernel reads them, by `Tables::parse`. A second path (`text`, `derive`) derives the
+//! expected facts from the embedded policy text, and compares them with the tables in both
+//! directions.
 
 mod attached;
 mod canonical;
@@ -60,8 +61,8 @@ pub fn verify(file: &[u8], against: &Against<'_>) -> Result<Verdict, Unusable> {
 }
 
 impl Verdict {
-    /// Checks the tables, and what they describe. Returns `false` if a mistake left the rest
-    /// unchecked.
+    /// Checks the tables, and the things that they describe. Returns `false` if a mistake left the
+    /// rest unchecked.
     fn tables(&mut self, image: &Image<'_>, against: &Against<'_>) -> Result<bool, Unusable> {
         let bytes = image.tables().map(|load| load.bytes).unwrap_or_default();
         let tables = match Tables::parse(bytes) {

@@ -37,7 +37,7 @@ pub(super) fn unaligned(found: &[Unaligned]) -> Vec<Finding> {
         .collect()
 }
 
-/// What a verdict without errors shows, and what it does not show.
+/// The lists of what a verdict without errors shows, and of what it does not show.
 const HOLDS: &str = "verified: the form of the file, its tables, its rules and the bounds of its programs are those of the policy \
     that it carries";
 const NOT_SHOWN: &str = "not shown: that the code of the kernel and of the services is the code that was reviewed; compare the \
@@ -81,12 +81,12 @@ fn write_text(verdict: &Verdict, out: &mut String) -> std::fmt::Result {
     }
     for item in verdict.inventory.unsafe_uses.iter().flatten() {
         let [blocks, functions, traits, implementations] = item.counts;
-        let what = match (item.forbids, item.counts) {
+        let uses = match (item.forbids, item.counts) {
             (true, [0, 0, 0, 0]) => "forbidden".to_owned(),
             (false, [0, 0, 0, 0]) => "none".to_owned(),
             _ => format!("{blocks} blocks, {functions} functions, {traits} traits, {implementations} implementations"),
         };
-        writeln!(out, "unsafe    {:<28} {what}", format!("{} {}", item.name, item.version))?;
+        writeln!(out, "unsafe    {:<28} {uses}", format!("{} {}", item.name, item.version))?;
     }
     for finding in &verdict.findings {
         writeln!(out, "{finding}")?;

@@ -15,7 +15,8 @@ use crate::image_limits::{MAX_ERRORS, MAX_SYMBOL_NAMES};
 /// Crates of ours that every program may contain.
 const COMMON: [&str; 4] = ["caps", "collections", "interfaces", "runtime"];
 /// Types of `cloister_interfaces::capability`, with the capability that their use needs. The
-/// console is not among them: the runtime's panic message uses it whether there is one or not.
+/// console is not among them, because every program contains the runtime's panic message, which
+/// uses it.
 const TYPES: [(&str, Kind); 6] = [
     ("Clock", Kind::Clock),
     ("Entropy", Kind::Entropy),

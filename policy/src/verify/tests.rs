@@ -56,7 +56,7 @@ fn undecided(file: &[u8]) -> Vec<usize> {
     out
 }
 
-/// The policy does not decide what the linker does: where a program starts, and the size of its
+/// The linker, not the policy, decides where a program starts, and the size of its
 /// data.
 #[test]
 fn every_flipped_bit_of_the_tables_that_the_policy_decides_is_found_by_comparing() {

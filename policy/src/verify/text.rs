@@ -90,7 +90,7 @@ pub(super) const HELD: [&str; 5] = ["console", "clock", "entropy", "power", "inf
 pub(super) fn read(text: &str) -> Result<Text, String> {
     let document = Document::parse(text).map_err(|error| format!("it is not TOML: {}", error.message()))?;
     let lines: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
-    let root = Table { table: document.as_table(), lines: &lines, what: "the policy".into() };
+    let root = Table { table: document.as_table(), lines: &lines, position: "the policy".into() };
     if root.get("format")?.number()? != 1 {
         return Err("its format is not 1".into());
     }
@@ -118,14 +118,14 @@ pub(super) fn read(text: &str) -> Result<Text, String> {
 struct Table<'a> {
     table: &'a dyn TableLike,
     lines: &'a [usize],
-    what: String,
+    position: String,
 }
 
 struct Field<'a> {
     item: &'a Item,
     line: u32,
     lines: &'a [usize],
-    what: String,
+    position: String,
 }
 
 impl<'a> Table<'a> {
@@ -133,12 +133,12 @@ impl<'a> Table<'a> {
         let item = self.table.get(name)?;
         let start = self.table.key(name).and_then(toml_edit::Key::span).map_or(0, |span| span.start);
         let line = self.lines.partition_point(|at| *at < start) + 1;
-        let what = format!("{}, `{name}`", self.what);
-        Some(Field { item, line: u32::try_from(line).unwrap_or(u32::MAX), lines: self.lines, what })
+        let position = format!("{}, `{name}`", self.position);
+        Some(Field { item, line: u32::try_from(line).unwrap_or(u32::MAX), lines: self.lines, position })
     }
 
     fn get(&self, name: &str) -> Result<Field<'a>, String> {
-        self.find(name).ok_or_else(|| format!("{}: `{name}` is missing", self.what))
+        self.find(name).ok_or_else(|| format!("{}: `{name}` is missing", self.position))
     }
 
     fn all<T>(&self, read: impl Fn(&Field<'a>) -> Result<T, String>) -> Result<Entries<T>, String> {
@@ -153,7 +153,7 @@ impl<'a> Table<'a> {
     /// Refuses keys that are not among `known`.
     fn only(&self, known: &[&str]) -> Result<(), String> {
         match self.table.iter().find(|(name, _)| !known.contains(name)) {
-            Some((name, _)) => Err(format!("{}: unknown key `{name}`", self.what)),
+            Some((name, _)) => Err(format!("{}: unknown key `{name}`", self.position)),
             None => Ok(()),
         }
     }
@@ -161,12 +161,12 @@ impl<'a> Table<'a> {
 
 impl<'a> Field<'a> {
     fn wrong(&self, expected: &str) -> String {
-        format!("{} is not {expected}", self.what)
+        format!("{} is not {expected}", self.position)
     }
 
     fn table(&self) -> Result<Table<'a>, String> {
         let table = self.item.as_table_like().ok_or_else(|| self.wrong("a table"))?;
-        Ok(Table { table, lines: self.lines, what: self.what.clone() })
+        Ok(Table { table, lines: self.lines, position: self.position.clone() })
     }
 
     fn entries<T>(&self, read: impl Fn(&Table<'a>) -> Result<T, String>) -> Result<Entries<T>, String> {

@@ -33,8 +33,8 @@ pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> im
     server::Http::new(caps, false)
 }
 
-/// The service that benchmarks measure: it also receives whatever is sent to `/sink`. It never
-/// ships.
+/// The service that benchmarks measure: it also receives whatever is sent to `/sink`. No program of
+/// an image that ships links it: only those of `tests/guests`.
 pub mod with_sink {
     use super::{Caps, Memory, Service, System, server};
 

@@ -8,27 +8,18 @@ use cloister_http::{Caps, service};
 use cloister_interfaces::capability::{Clock, Console, Info};
 use cloister_interfaces::socket::{ConnectionId, Constant, Reply, Request, Socket};
 use cloister_interfaces::{Memory, Notifications, Server, Service};
+use cloister_sim::archive::cpio;
 use cloister_sim::{Recorder, SharedMemory, channel};
 use proptest::prelude::*;
 
 const CONNECTIONS: usize = 4;
 const RING_IN: usize = 2048;
 const RING_OUT: usize = 4096;
+
 /// Returns a cpio archive of one file, `index.html`.
 fn archive() -> &'static [u8] {
     static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
-    ARCHIVE.get_or_init(|| {
-        let mut archive = Vec::new();
-        for (name, data) in [("index.html", FILE), ("TRAILER!!!", "")] {
-            let fields = [1, 0o100_644, 0, 0, 1, 1_700_000_000, data.len(), 0, 0, 0, 0, name.len() + 1, 0];
-            let header: String = fields.iter().map(|field| format!("{field:08x}")).collect();
-            archive.extend(format!("070701{header}{name}\0").bytes());
-            archive.resize(archive.len().next_multiple_of(4), 0);
-            archive.extend(data.bytes());
-            archive.resize(archive.len().next_multiple_of(4), 0);
-        }
-        archive
-    })
+    ARCHIVE.get_or_init(|| cpio(&[("index.html", FILE.as_bytes())]))
 }
 
 const FILE: &str = "<p>the file";

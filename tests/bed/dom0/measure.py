@@ -1,7 +1,7 @@
 """Measures in dom0: `measure COMMAND ARGUMENT...`, one JSON object on standard output.
 
-Times are those of dom0's clock, processor times Xen's own accounts of each domain. Nothing is written to the shared
-folder while something is measured: waiting for the host lets an instruction clock jump.
+Times come from dom0's clock, and processor times from Xen's own account of each domain. During a measurement nothing is
+written to the shared folder, because an instruction clock jumps while dom0 waits for the host.
 """
 import errno
 import json
@@ -22,12 +22,12 @@ ETH_P_ARP = 0x0806
 
 
 def account():
-    """Nanoseconds of processor time of each domain."""
+    """Returns the processor time of each domain, in nanoseconds."""
     return {str(domain["domid"]): domain["cpu_time"] for domain in HYPERVISOR.domain_getinfo(0, 64)}
 
 
 def measured(action):
-    """What `action` gives, with the time and the processor time that it took."""
+    """Runs `action`, and returns its result with the time and the processor time that it took."""
     before, start = account(), time.monotonic_ns()
     result = action()
     end, after = time.monotonic_ns(), account()
@@ -37,7 +37,7 @@ def measured(action):
 
 
 def command(words):
-    """Runs a command; its output is kept in memory. With `--for SECONDS` before it, it is interrupted then."""
+    """Runs a command, and keeps its output in memory. After `--for SECONDS`, interrupts it after this time."""
     seconds = None
     if words[0] == "--for":
         seconds, words = float(words[1]), words[2:]
@@ -52,14 +52,14 @@ def command(words):
                 output, _ = child.communicate(timeout=None if seconds is None else 0.5)
                 break
             except subprocess.TimeoutExpired:
-                # wrk sleeps on for its whole minute when it was interrupted just before it began to.
+                # wrk sleeps for its whole minute if the interruption came just before its sleep.
                 child.send_signal(signal.SIGINT)
         return {"status": child.returncode, "output": output.decode("utf-8", "replace")}
     return measured(action)
 
 
 class Download:
-    """One user: a connection, a request, and counting what comes."""
+    """One user: makes a connection and a request, and counts the received bytes."""
 
     def __init__(self, address, path, expected):
         self.received, self.expected, self.head, self.error = 0, expected, b"", None
@@ -69,7 +69,7 @@ class Download:
         self.socket.setblocking(False)
 
     def step(self):
-        """Reads what is there; whether the download has ended."""
+        """Reads the available bytes. Returns True if the download has ended."""
         try:
             count = self.socket.recv_into(BUFFER)
         except BlockingIOError:
@@ -99,7 +99,7 @@ class Download:
 
 
 def fetch(address, port, path, expected, users, limit):
-    """Each of `users` fetches a file of `expected` bytes, all at once."""
+    """Lets `users` fetch a file of `expected` bytes at the same time."""
     def action():
         until = time.monotonic() + float(limit)
         running, poll, errors, times, received = {}, select.epoll(), [], [], 0
@@ -125,7 +125,7 @@ def fetch(address, port, path, expected, users, limit):
 
 
 class Upload:
-    """One user: a connection, a request with a body, and waiting for the answer."""
+    """One user: makes a connection, sends a request with a body, and waits for the answer."""
 
     def __init__(self, address, path, size):
         self.left, self.answer, self.error = size, b"", None
@@ -138,7 +138,7 @@ class Upload:
         return select.EPOLLIN | (select.EPOLLOUT if self.left else 0)
 
     def step(self, events):
-        """Writes and reads what is possible; whether the upload has ended."""
+        """Writes and reads as much as possible. Returns True if the upload has ended."""
         try:
             if events & select.EPOLLOUT and self.left:
                 self.left -= self.socket.send(memoryview(BUFFER)[:min(self.left, len(BUFFER))])
@@ -163,7 +163,7 @@ class Upload:
 
 
 def send(address, port, path, size, users, limit):
-    """Each of `users` sends a body of `size` bytes, all at once."""
+    """Lets `users` send a body of `size` bytes at the same time."""
     def action():
         until = time.monotonic() + float(limit)
         running, poll, errors, times = {}, select.epoll(), [], []
@@ -188,13 +188,6 @@ def send(address, port, path, size, users, limit):
     return measured(action)
 
 
-def answered(ready, closing):
-    """Whether a connection attempt, or a request on it, was answered."""
-    poll = select.poll()
-    poll.register(ready, select.POLLIN)
-    return bool(poll.poll(closing))
-
-
 def checksum(data):
     total = sum(struct.unpack(f">{len(data) // 2}H", data))
     total = (total >> 16) + (total & 0xFFFF)
@@ -202,19 +195,19 @@ def checksum(data):
 
 
 def echo(number):
-    """An ICMP echo request."""
+    """Returns an ICMP echo request."""
     def packet(check):
         return struct.pack(">BBHHH", 8, 0, check, 0x4242, number) + bytes(56)
     return packet(checksum(packet(0)))
 
 
-def first(address, mac, limit, words, asked=("ping", "http")):
-    """Runs a command, and says when a guest sent its first frame of ARP, answered a ping, and sent the first byte of an HTTP
-    answer, and what processor time each domain had been given when the frame came. Of a guest that is asked nothing, the frame
-    is all.
+def first(address, mac, limit, words, requests=("ping", "http")):
+    """Runs a command, and returns when a guest sent its first frame of ARP, answered a ping, and sent the first byte of an HTTP
+    answer, with the processor time of each domain when the frame came. If `requests` is empty, only the frame is measured.
 
-    All are tried afresh, since TCP's own repetitions come seconds apart: every millisecond, but for at most a tenth of
-    the time. The bridge floods what is for a guest that is not there to all others, and the toolstack shares dom0's processor.
+    New pings and connections are tried every millisecond, but for at most a tenth of the time. TCP's own repetitions would
+    come seconds apart. The limit is needed because the bridge floods packets for an absent guest to all others, and the
+    toolstack shares dom0's processor.
     """
     def action():
         start = time.monotonic()
@@ -228,7 +221,7 @@ def first(address, mac, limit, words, asked=("ping", "http")):
         poll, tries, number, due = select.epoll(), {}, 0, start
         poll.register(ping, select.EPOLLIN)
         poll.register(frames, select.EPOLLIN)
-        wanted = asked or ("frame",)
+        wanted = requests or ("frame",)
         while time.monotonic() < until and not set(wanted) <= result.keys():
             if "create" not in result and create.poll() is not None:
                 result["create"] = time.monotonic() - start
@@ -238,12 +231,12 @@ def first(address, mac, limit, words, asked=("ping", "http")):
             now = time.monotonic()
             if now >= due:
                 number = number + 1 & 0xFFFF
-                if "ping" in asked and "ping" not in result:
+                if "ping" in requests and "ping" not in result:
                     try:
                         ping.sendto(echo(number), (address, 0))
                     except OSError:
                         pass
-                if "http" in asked and "http" not in result:
+                if "http" in requests and "http" not in result:
                     attempt(poll, tries, address)
                 due = now + max(0.001, 10 * (time.monotonic() - now))
             for ready, events in poll.poll(max(0, due - time.monotonic())):
@@ -268,13 +261,13 @@ def first(address, mac, limit, words, asked=("ping", "http")):
 
 
 def attempt(poll, tries, address):
-    """Begins one more connection; the oldest goes when there are many."""
+    """Begins one more connection. Closes the oldest if there are 64."""
     if len(tries) >= 64:
         oldest = next(iter(tries))
         tries.pop(oldest).close()
     connection = socket.socket()
     connection.setblocking(False)
-    # A reset instead of TIME_WAIT: the guest is to be spared what this way of asking brings.
+    # Close by a reset, without TIME_WAIT: the guest does not keep the many connections of this poll.
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     if connection.connect_ex((address, 80)) != errno.EINPROGRESS:
         connection.close()
@@ -284,7 +277,7 @@ def attempt(poll, tries, address):
 
 
 def progress(poll, tries, number, events):
-    """Moves one attempt on; whether the first byte of an answer came."""
+    """Continues one attempt. Returns True if the first byte of an answer came."""
     connection = tries.get(number)
     if connection is None:
         return False
@@ -303,7 +296,7 @@ def progress(poll, tries, number, events):
 
 
 def hold(address, port, path, count, words):
-    """Holds `count` connections that have asked once and then say nothing, while a command runs."""
+    """Runs a command while `count` connections are held, each idle after one request."""
     request = f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
     held, errors = [], []
     for _ in range(int(count)):

@@ -20,7 +20,7 @@ use crate::log::printable;
 /// The time by which a command's answer may exceed the command's own limit.
 const GRACE: Duration = Duration::from_secs(15);
 /// The interval at which a waiting caller checks that the bed is alive.
-const LOOK: Duration = Duration::from_millis(200);
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The result of a command in dom0.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,7 +165,7 @@ impl Agent {
             let (mut messages, _) = self
                 .shared
                 .changed
-                .wait_timeout_while(messages, LOOK, |messages| !messages.statuses.contains_key(&number))
+                .wait_timeout_while(messages, CHECK_INTERVAL, |messages| !messages.statuses.contains_key(&number))
                 .unwrap_or_else(PoisonError::into_inner);
             if let Some(status) = messages.statuses.remove(&number) {
                 return Ok(Some(status));

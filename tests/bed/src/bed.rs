@@ -27,7 +27,7 @@ mod limit {
     pub const FINISH: Duration = Duration::from_secs(10);
 }
 /// The interval at which waiting loops check their condition.
-const LOOK: Duration = Duration::from_millis(20);
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// The factor for all limits if one thread does all the work of the machine.
 const ONE_THREAD: u32 = 10;
 /// dom0's memory without the guests' files, and the memory of Xen and QEMU's firmware beside the
@@ -241,7 +241,7 @@ impl Bed {
             if Instant::now() >= until {
                 return Err(self.guest_error(guest, during, Some(limit)));
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(CHECK_INTERVAL);
         }
         Ok(())
     }
@@ -423,7 +423,7 @@ impl Starting {
                 let log = self.folder.join("xen.log");
                 return Err(BedError::Timeout { during: during.to_owned(), limit, tail: tail(&log, TAIL_LINES), log });
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(CHECK_INTERVAL);
         }
     }
 }

@@ -2,14 +2,13 @@
 //! Runs images on real Xen, for tests: Xen and a Linux dom0 in QEMU's software emulation, guests
 //! created by `xl`, and a channel over which the host runs commands in dom0.
 //!
-//! A [`Bed`] is one such machine. It needs neither hardware virtualisation nor privileges; only
-//! installing missing Debian packages needs root. QEMU never outlives the process that started it.
+//! A [`Bed`] is one such machine. It needs no hardware virtualisation, and root only to install
+//! missing Debian packages. QEMU never outlives the process that started it.
 
 pub mod agent;
 pub mod bare;
 mod bed;
 pub mod boot_files;
-pub mod cpio;
 pub mod direct;
 pub mod elf;
 mod error;

@@ -89,8 +89,8 @@ fn install(missing: Vec<String>, progress: &mut dyn FnMut(&str)) -> Result<(), B
     apt(&[&options[..], &missing].concat())
 }
 
-/// Returns the installed packages, or the names of the missing ones. If none is missing, this takes
-/// one `dpkg-query`.
+/// Returns the installed packages, or the names of the missing ones. If none is missing, this runs
+/// `dpkg-query` once.
 fn query() -> Result<Result<Installed, Vec<String>>, BedError> {
     let output = Command::new("dpkg-query")
         .args(["-W", "-f", "${db:Status-Status}|${Package}|${Version}|${Depends}\n"])

@@ -117,8 +117,8 @@ impl Drop for Qemu {
 }
 
 /// Returns the command that starts QEMU. `setpriv` (util-linux) sets `PR_SET_PDEATHSIG` and becomes
-/// QEMU. In a process group of its own, QEMU does not get a terminal's Ctrl-C: the parent does, and
-/// shuts down in order.
+/// QEMU. QEMU gets its own process group, so that only the parent receives a terminal's Ctrl-C. The
+/// parent then shuts down in order.
 fn command(arguments: &[String], messages: File) -> Command {
     use std::os::unix::process::CommandExt;
     let mut command = Command::new("setpriv");

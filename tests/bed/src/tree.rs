@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use cloister_cpio::Archive;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use crate::BedError;
-use crate::cpio::Archive;
 use crate::elf;
 use crate::error::AtPath;
 use crate::kmod::{self, Modules};

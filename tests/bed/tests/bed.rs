@@ -1,4 +1,4 @@
-//! Tests what the bed promises: its errors say what happened, and it leaves no process and no file.
+//! Tests the promises of the bed: its errors say what happened, and it leaves no process or file.
 #![forbid(unsafe_code)]
 
 mod support;

@@ -93,7 +93,7 @@ impl Header {
                 "uint16_t" | "int16_t" | "domid_t" => 2,
                 "uint32_t" | "grant_ref_t" | "RING_IDX" | "XENSTORE_RING_IDX" => 4,
                 "uint64_t" => 8,
-                // A nested type ends what is compared.
+                // The comparison ends at a nested type.
                 _ => break,
             };
             for name in names.split(',') {

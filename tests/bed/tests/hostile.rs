@@ -1,6 +1,6 @@
 //! A hostile back end on real Xen: another guest, made of our own kernel, replaces netback and runs
-//! its scripts (`tests/guests/back-end`). After each script the image runs, has logged what it
-//! refused, and serves HTTP over an honest back end.
+//! its scripts (`tests/guests/back-end`). After each script the image still runs, has logged the
+//! violations, and serves HTTP over an honest back end.
 #![forbid(unsafe_code)]
 
 mod support;
@@ -9,8 +9,8 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use cloister_back_end::script::{Attack, SCRIPTS, Script};
-use cloister_bed::cpio::Archive;
 use cloister_bed::{Bed, BedError, Config, Guest};
+use cloister_cpio::Archive;
 use support::guest;
 
 /// The time for one step of a script, the 30 s of the storm included.
@@ -43,7 +43,7 @@ struct Arena {
 struct Row {
     name: &'static str,
     took: Duration,
-    /// What was not as expected.
+    /// The differences from the expected result.
     wrong: Vec<String>,
 }
 
@@ -53,7 +53,7 @@ impl Arena {
         archive.file("index.html", 0o644, CANARY.repeat(20).as_bytes()).expect("in memory");
         let site = tempfile::NamedTempFile::new().expect("file");
         std::fs::write(site.path(), archive.finish().expect("in memory")).expect("write");
-        // Each has a processor of its own, so that one writes while the other reads.
+        // Each has its own processor, so that one writes while the other reads.
         let extra = "cpus = \"0\"\n".to_owned();
         let front = Guest { mac: None, extra, ramdisk: Some(site.path().to_owned()), ..guest(FRONT_IMAGE) };
         let extra = "cpus = \"1\"\ndriver_domain = 1\nmax_maptrack_frames = 4\n".to_owned();

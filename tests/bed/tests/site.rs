@@ -7,8 +7,8 @@ use std::io::{Read, Write};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use cloister_bed::cpio::Archive;
 use cloister_bed::{Bed, Guest};
+use cloister_cpio::Archive;
 use sha2::{Digest, Sha256};
 use support::{assert_serves, client, connect, guest, raw, serving, status};
 

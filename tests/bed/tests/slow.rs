@@ -6,8 +6,8 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use cloister_bed::cpio::Archive;
 use cloister_bed::{Bed, Config, Dom0, Guest};
+use cloister_cpio::Archive;
 use support::{READY, client, guest};
 
 /// The options of each mode, beside those of all modes.

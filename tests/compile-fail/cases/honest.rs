@@ -1,4 +1,4 @@
-//! Does in the allowed way what the attempts beside it try to do.
+//! Does, in the allowed way, the same things as the attempts beside it.
 #![forbid(unsafe_code)]
 
 use cloister_caps::{DomId, EvtchnPort, GrantRef};

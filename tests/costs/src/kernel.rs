@@ -22,7 +22,7 @@ const POLICY: &str = include_str!("../../../policy/default.toml");
 pub struct Caller {
     kernel: Rc<RefCell<Kernel<'static>>>,
     service: ServiceId,
-    /// The entry of the kernel. The compiler knows nothing of the function, nor of its arguments.
+    /// The entry of the kernel, opaque to the compiler, like its arguments.
     enter: fn(&RefCell<Kernel<'static>>, ServiceId, u64, &[u64; 6]) -> Status,
     /// The slot of that end.
     pub slot: Slot,

@@ -1,4 +1,5 @@
-//! What the toolstack passes to the image: start info, memory map, modules and command line.
+//! The input that the toolstack passes to the image: start info, memory map, modules and command
+//! line.
 
 use arbitrary::Arbitrary;
 use cloister_kernel_core::boot::{
@@ -66,7 +67,7 @@ impl Ram {
     }
 }
 
-/// A change of what the toolstack passes.
+/// A change of the toolstack's input.
 #[derive(Arbitrary, Debug)]
 pub enum Change {
     /// Change a field of the start info, of the module's entry or of the map, by its index.
@@ -81,7 +82,7 @@ pub enum Change {
     At(u64),
 }
 
-/// What the toolstack passed.
+/// The toolstack's input.
 pub struct Boot {
     ram: Ram,
     at: u64,

@@ -15,7 +15,7 @@ use cloister_sim::fakes::StoreService;
 use cloister_sim::{ChannelMemory, Recorder, SharedMemory, Xenstored};
 
 use crate::host::{Host, Pause, Work};
-use crate::peer::{Act, Any, Peer, Say};
+use crate::peer::{Act, Any, Peer, ScriptMessage};
 use crate::script::{Bytes, Trace, World};
 
 const NODE: &str = "/local/domain/7/control/shutdown";
@@ -37,16 +37,16 @@ pub enum Answer {
 
 /// A reply, with the id of its request.
 #[derive(Clone, Debug)]
-pub struct To(u16, Answer);
+pub struct StoreReply(u16, Answer);
 
-impl Arbitrary<'_> for To {
+impl Arbitrary<'_> for StoreReply {
     fn arbitrary(input: &mut arbitrary::Unstructured<'_>) -> arbitrary::Result<Self> {
         // The id is set when the reply is sent.
-        Ok(To(0, Answer::arbitrary(input)?))
+        Ok(StoreReply(0, Answer::arbitrary(input)?))
     }
 }
 
-impl Say<Reply> for To {
+impl ScriptMessage<Reply> for StoreReply {
     fn bytes(&self) -> Vec<u8> {
         let value = |bytes: &[u8]| -> Value { bytes.iter().copied().take(120).collect() };
         let reply = match &self.1 {
@@ -119,7 +119,7 @@ impl Bench {
     }
 
     /// Checks that with an honest store a command ends the domain, however long tcpip takes.
-    fn obeys(&mut self, store: &mut StoreService<Recorder>) {
+    fn check_shutdown(&mut self, store: &mut StoreService<Recorder>) {
         for round in 0..20 {
             if self.ended.get() {
                 return;
@@ -140,7 +140,7 @@ impl Bench {
 /// A step of the store.
 #[derive(Arbitrary, Debug)]
 pub enum StoreStep {
-    Store(Act<To>),
+    Store(Act<StoreReply>),
     Quiet,
     Pass(Pause),
 }
@@ -155,7 +155,7 @@ pub struct HostileStore {
 }
 
 impl HostileStore {
-    fn requested(&self, to: &To) -> bool {
+    fn requested(&self, to: &StoreReply) -> bool {
         // The service refuses a value that is no command. A value of the script may be a command,
         // too.
         matches!(to.1, Answer::Command(_) | Answer::Value(_) | Answer::Other(..))
@@ -176,16 +176,16 @@ impl World for HostileStore {
         match step {
             StoreStep::Store(mut act) => {
                 match &mut act {
-                    Act::Say(to) | Act::Repeat(_, to) => to.0 = self.last,
+                    Act::Send(to) | Act::Repeat(_, to) => to.0 = self.last,
                     _ => {}
                 }
                 self.requested |= match &act {
-                    Act::Say(to) | Act::Repeat(_, to) => self.requested(to),
+                    Act::Send(to) | Act::Repeat(_, to) => self.requested(to),
                     Act::Garbage(_) | Act::Lie(_) => true,
                     _ => false,
                 };
-                let asked = self.store.act(act, &self.bench.host);
-                for request in asked {
+                let requests = self.store.act(act, &self.bench.host);
+                for request in requests {
                     self.last = request.id;
                     check(&request.action);
                 }
@@ -200,7 +200,7 @@ impl World for HostileStore {
     fn honest(mut self) {
         self.store.behave(&self.bench.host);
         let mut store = self.bench.store_service();
-        self.bench.obeys(&mut store);
+        self.bench.check_shutdown(&mut store);
     }
 }
 
@@ -270,6 +270,6 @@ impl World for HostileTcpip {
     fn honest(mut self) {
         self.bench.tcpip.behave(&self.bench.host);
         self.store.conflicts = 0;
-        self.bench.obeys(&mut self.store);
+        self.bench.check_shutdown(&mut self.store);
     }
 }

@@ -1,4 +1,4 @@
-//! The grant manager between hostile drivers and domains that keep what they were granted.
+//! The grant manager between hostile drivers and domains that keep granted pages mapped.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,11 +30,11 @@ const POLICY: [ClientGrantRule; 4] = [
     ClientGrantRule { client: HOSTILE, rule: 3, count: 16, peer_first: 0, peer_last: 0 },
 ];
 const PEER: DomId = DomId(2);
-/// The most invocations of one call: those for the pages of one call, a console line for each of a
-/// few refusals, which takes several invocations, and a notification.
+/// The most work of one call: invocations for the pages of one call, a few console lines of several
+/// invocations each, and a notification.
 const MOST: Work = Work { invocations: 220, reads: 260 };
 
-/// The simulated kernel, and what the test sets in it.
+/// The simulated kernel. The test sets its fields.
 #[derive(Default)]
 struct Kernel {
     granted: BTreeMap<(u16, u64), u64>,

@@ -1,5 +1,5 @@
-//! What a service under attack runs on: a recorded kernel, memory that lies, virtual time, and a
-//! limit for the work of one call.
+//! The environment of a service under attack: a recorded kernel, memory that lies, virtual time,
+//! and a limit for the work of one call.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -44,13 +44,13 @@ impl System for Watch {
 /// The memory that a service sees.
 pub type Seen = Tampered;
 
-/// All that a service runs on.
+/// The environment of a service.
 pub struct Host {
     /// The kernel.
     pub system: Watch,
     /// Its answers.
     pub recorder: Recorder,
-    /// What the peers write to shared memory just before it is read.
+    /// The writes of the peers to shared memory just before it is read.
     pub script: Script,
     now: Cell<u64>,
     most: Work,

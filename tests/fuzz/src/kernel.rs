@@ -135,8 +135,8 @@ impl<'t> Bench<'t> {
         }
     }
 
-    /// Makes the platform refuse ports and mappings, and have neither random bits nor the wall
-    /// clock, or ends that.
+    /// Makes the platform refuse ports and mappings, and lack random bits and the wall clock. With
+    /// `failing` false, restores all of them.
     fn set_failing(&mut self, failing: bool) {
         self.machine.refuses_ports = failing;
         self.machine.back_end = !failing;

@@ -39,7 +39,7 @@ fn replay(name: &str, file: &str) -> ExitCode {
         }
     };
     // A violated invariant is a panic, which ends the program with its own message.
-    let trace = Trace::loud();
+    let trace = Trace::printing();
     target.run(&script, &trace);
     println!("{} events, trace {:016x}", trace.events(), trace.digest());
     ExitCode::SUCCESS

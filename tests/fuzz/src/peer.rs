@@ -19,7 +19,7 @@ const TAIL: usize = 0;
 const MESSAGE_EVENT: usize = 4;
 
 /// A message of a script.
-pub trait Say<M>: Debug {
+pub trait ScriptMessage<M>: Debug {
     /// Returns its bytes. They are cut, or filled up with zeros, to the size of a message.
     fn bytes(&self) -> Vec<u8>;
 }
@@ -67,7 +67,7 @@ impl<M: Message + Debug> Debug for Any<M> {
     }
 }
 
-impl<M: Message + Debug> Say<M> for Any<M> {
+impl<M: Message + Debug> ScriptMessage<M> for Any<M> {
     fn bytes(&self) -> Vec<u8> {
         self.bytes.clone()
     }
@@ -77,7 +77,7 @@ impl<M: Message + Debug> Say<M> for Any<M> {
 #[derive(Arbitrary, Debug)]
 pub enum Act<T> {
     /// Sends a message.
-    Say(T),
+    Send(T),
     /// Sends several messages at once.
     Repeat(u8, T),
     /// Sends bytes.
@@ -153,7 +153,7 @@ impl<O: Message, I: Message + Debug> Peer<O, I> {
 
     /// Records that its words changed while they were read: the service may have consumed another
     /// number of messages than they say.
-    pub fn note_lie(&mut self) {
+    pub fn record_lie(&mut self) {
         self.lied = true;
     }
 
@@ -192,9 +192,9 @@ impl<O: Message, I: Message + Debug> Peer<O, I> {
     }
 
     /// Makes a step of the script. Returns the messages that it received.
-    pub fn act<T: Say<O>>(&mut self, act: Act<T>, host: &Host) -> Vec<I> {
+    pub fn act<T: ScriptMessage<O>>(&mut self, act: Act<T>, host: &Host) -> Vec<I> {
         match act {
-            Act::Say(message) => drop(self.send_bytes(&message.bytes())),
+            Act::Send(message) => drop(self.send_bytes(&message.bytes())),
             Act::Repeat(times, message) => {
                 for _ in 0..times {
                     self.send_bytes(&message.bytes());

@@ -222,8 +222,8 @@ impl World for Image {
             }
         };
         check(&self.0);
-        // Sealed again, if the seal is at its offset, so that the verification also reads what is
-        // behind the seal.
+        // If the seal is at its offset, the file is sealed again, so that the verification goes on
+        // past the seal.
         let mut file = self.0;
         let sections = u64::from_le_bytes(whole[40..48].try_into().expect("8 bytes")) as usize;
         let places = [40..48, sections + 64..sections + 128];

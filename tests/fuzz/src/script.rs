@@ -36,26 +36,26 @@ pub trait World: Sized {
 pub fn run<W: World>(bytes: &[u8], trace: &Trace) {
     let mut input = Unstructured::new(bytes);
     let Ok(setup) = W::Setup::arbitrary(&mut input) else { return };
-    trace.say(format_args!("{setup:?}"));
+    trace.print(format_args!("{setup:?}"));
     let mut world = W::new(setup, trace);
     for number in 0..MOST_STEPS {
         if input.is_empty() {
             break;
         }
         let Ok(step) = W::Step::arbitrary(&mut input) else { break };
-        trace.say(format_args!("{number:3}  {step:?}"));
+        trace.print(format_args!("{number:3}  {step:?}"));
         world.step(step);
     }
-    trace.say(format_args!("every party behaves"));
+    trace.print(format_args!("every party behaves"));
     world.honest();
-    trace.say(format_args!("all is well"));
+    trace.print(format_args!("all is well"));
 }
 
 #[derive(Default)]
 struct State {
     events: Cell<u64>,
     hash: RefCell<DefaultHasher>,
-    loud: bool,
+    printing: bool,
 }
 
 /// The events of a run, as a hash; for the replay of a script, also as text.
@@ -71,13 +71,13 @@ impl Trace {
 
     /// Creates a trace that also prints each step and its effects to standard output.
     #[must_use]
-    pub fn loud() -> Self {
-        Trace(Rc::new(State { loud: true, ..State::default() }))
+    pub fn printing() -> Self {
+        Trace(Rc::new(State { printing: true, ..State::default() }))
     }
 
     /// Prints a text for the person who replays the script.
-    pub fn say(&self, text: Arguments<'_>) {
-        if self.0.loud {
+    pub fn print(&self, text: Arguments<'_>) {
+        if self.0.printing {
             println!("{text}");
         }
     }
@@ -86,7 +86,7 @@ impl Trace {
     pub fn record(&self, happened: impl Hash + Debug) {
         self.0.events.set(self.0.events.get() + 1);
         happened.hash(&mut *self.0.hash.borrow_mut());
-        if self.0.loud {
+        if self.0.printing {
             println!("       {happened:?}");
         }
     }
@@ -140,9 +140,9 @@ impl<'a> Arbitrary<'a> for Word {
 /// An index of 32 bits that a party claims, relative to the true one.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum Claim {
-    /// Ahead by this number.
+    /// Larger by this number.
     Ahead(u8),
-    /// Behind by this number.
+    /// Smaller by this number.
     Behind(u8),
     /// Any index.
     Any(u32),

@@ -11,7 +11,7 @@ use cloister_sim::{ChannelMemory, SharedMemory, Tampered, Xenstored};
 use cloister_xenstore::{Caps, service};
 
 use crate::host::{Host, Pause, Work};
-use crate::peer::{Act, Peer, Say};
+use crate::peer::{Act, Peer, ScriptMessage};
 use crate::script::{Bytes, Claim, Trace, World};
 
 const OWN: u16 = 7;
@@ -100,7 +100,7 @@ impl Ask {
 #[derive(Arbitrary, Clone, Debug)]
 pub struct Numbered(u8, Ask);
 
-impl Say<Request> for Numbered {
+impl ScriptMessage<Request> for Numbered {
     fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; Request::SIZE];
         Request { id: self.0.into(), action: self.1.action() }.to_bytes(&mut bytes);
@@ -463,8 +463,8 @@ impl World for Daemon {
             bench.settle();
         }
         if bench.host.recorder.console().contains("the connection is dead") {
-            // The daemon broke the protocol while it offered no reconnection: the clients are told
-            // at once.
+            // The daemon broke the protocol while it offered no reconnection: requests of clients
+            // fail at once.
             let path = Path::from("control/end").expect("short");
             assert_eq!(bench.ask(0, Action::Read(path)), Err(Failure::Timeout));
         } else {

@@ -54,7 +54,7 @@ fn run(target: &Target, name: &str, script: &[u8]) -> (u64, u64) {
     (trace.events(), trace.digest())
 }
 
-/// Returns the seed of this run: the one given, or what the commit is called; outside of a
+/// Returns the seed of this run: the given one, or one from the id of the commit. Outside of a
 /// repository it is always the same.
 fn seed() -> u64 {
     static KNOWN: OnceLock<u64> = OnceLock::new();
@@ -69,7 +69,7 @@ fn seed() -> u64 {
             hexadecimal(String::from_utf8(head.stdout).ok()?.get(..16)?)
         };
         let seed = given.or_else(commit).unwrap_or(1);
-        // Past the harness, which keeps what tests print until one fails.
+        // Bypasses the test harness, which shows the output of tests only if one fails.
         let _ = writeln!(std::io::stderr(), "seeded by {SEED}={seed:016x}");
         seed
     })

@@ -132,13 +132,13 @@ fn a_batch_longer_than_the_queue() {
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn without_the_barrier_somebody_sleeps_for_ever() {
+fn without_the_barrier_a_side_sleeps_forever() {
     Case { batches: &[1, 1], weakness: Weakness::Barrier, ..CASE }.run();
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn without_the_second_look_somebody_sleeps_for_ever() {
+fn without_the_second_check_a_side_sleeps_forever() {
     Case { batches: &[1, 1], weakness: Weakness::SecondLoad(INDEX), ..CASE }.run();
 }
 
@@ -150,6 +150,6 @@ fn without_acquire_and_release_a_slot_is_read_before_it_is_written() {
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn without_the_wake_up_for_room_the_sender_sleeps_for_ever() {
+fn without_the_wake_up_for_room_the_sender_sleeps_forever() {
     Case { depth: 1, batches: &[1, 1], heard: false, ..CASE }.run();
 }

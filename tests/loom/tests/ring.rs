@@ -158,13 +158,13 @@ fn a_batch_answered_as_one_with_one_event() {
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn without_the_barrier_somebody_sleeps_for_ever() {
+fn without_the_barrier_a_side_sleeps_forever() {
     Case { weakness: Weakness::Barrier, ..CASE }.run();
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn without_the_final_check_the_front_end_sleeps_for_ever() {
+fn without_the_final_check_the_front_end_sleeps_forever() {
     Case { weakness: Weakness::SecondLoad(RSP_PROD), ..CASE }.run();
 }
 

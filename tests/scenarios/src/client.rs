@@ -1,4 +1,4 @@
-//! The client: a host with a network stack of its own, and the requests that a test makes with it.
+//! The client: a host with its own network stack, and the requests that a test makes with it.
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::{icmp, tcp};
@@ -54,8 +54,9 @@ impl Client {
         received || self.wire.to_server.len() > waiting
     }
 
-    /// Returns the time that it sleeps at `nanoseconds`, in ns, or `None` until a frame arrives.
-    pub fn sleeps(&mut self, nanoseconds: u64) -> Option<u64> {
+    /// Returns the time, in ns, from `nanoseconds` until it must be polled. Returns `None` if it
+    /// only waits for a frame.
+    pub fn poll_delay(&mut self, nanoseconds: u64) -> Option<u64> {
         let delay = self.interface.poll_delay(instant(nanoseconds), &self.sockets)?;
         Some(delay.total_micros() * 1000)
     }

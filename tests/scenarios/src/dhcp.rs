@@ -7,7 +7,7 @@ use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr, IpEndpoint, Ipv4Addre
 use crate::client::Client;
 
 /// Its own address.
-const OURS: Ipv4Address = Ipv4Address::new(10, 0, 0, 1);
+const SERVER_ADDRESS: Ipv4Address = Ipv4Address::new(10, 0, 0, 1);
 
 /// The server.
 pub struct Dhcp {
@@ -38,19 +38,19 @@ impl Dhcp {
         let Ok((bytes, _)) = socket.recv() else { return };
         let bytes = bytes.to_vec();
         let packet = DhcpPacket::new_checked(&bytes[..]).unwrap();
-        let asked = DhcpRepr::parse(&packet).unwrap();
+        let request = DhcpRepr::parse(&packet).unwrap();
         self.requests += 1;
-        let message_type = match asked.message_type {
+        let message_type = match request.message_type {
             DhcpMessageType::Discover => DhcpMessageType::Offer,
             _ => DhcpMessageType::Ack,
         };
         let answer = DhcpRepr {
             message_type,
             your_ip: self.offered,
-            server_ip: OURS,
-            router: Some(OURS),
+            server_ip: SERVER_ADDRESS,
+            router: Some(SERVER_ADDRESS),
             subnet_mask: Some(Ipv4Address::new(255, 255, 255, 0)),
-            server_identifier: Some(OURS),
+            server_identifier: Some(SERVER_ADDRESS),
             lease_duration: Some(60),
             client_ip: Ipv4Address::UNSPECIFIED,
             broadcast: true,
@@ -58,7 +58,7 @@ impl Dhcp {
             client_identifier: None,
             parameter_request_list: None,
             max_size: None,
-            ..asked
+            ..request
         };
         let to = IpEndpoint::new(Ipv4Address::BROADCAST.into(), 68);
         let space = socket.send(answer.buffer_len(), to).unwrap();

@@ -1,4 +1,4 @@
-//! Several services wired together on the simulator, and a client with a network stack of its own
+//! Several services wired together on the simulator, and a client with its own network stack
 //! on the wire.
 #![forbid(unsafe_code)]
 

@@ -81,8 +81,8 @@ pub fn finish(frame: Vec<u8>, offload: Offload) -> Vec<Vec<u8>> {
     parts.iter().enumerate().map(cut).collect()
 }
 
-/// Removes the next frame to the image, joined with those behind it that continue its data, at most
-/// four full segments together. A sender that leaves segmentation to its link sends such frames.
+/// Removes the next frame to the image, joined with the following frames that continue its data, up
+/// to four full segments. A sender that leaves segmentation to its link sends such frames.
 ///
 /// # Panics
 /// Never: a frame that is no whole segment stays alone.

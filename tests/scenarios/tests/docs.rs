@@ -16,7 +16,7 @@ fn read(path: &Path) -> String {
 }
 
 /// Finds the Markdown files below `folder`. Build output and hidden folders are left out, and so is
-/// what the benchmarks' document is made of, whose links are relative to `docs`.
+/// the parts of the benchmarks' document, whose links are relative to `docs`.
 fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -67,6 +67,74 @@ fn the_maps_name_files_and_functions_that_exist() {
         }
         assert!(paths > 20 && functions > 20, "{document}: {paths} paths, {functions} functions");
     }
+}
+
+/// Finds the paths below `folder`, each relative to the root with a `/` before it. Build output,
+/// corpora and hidden folders are left out.
+fn paths(root: &Path, folder: &Path, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name == "target" || name.starts_with('.') {
+            continue;
+        }
+        found.push(format!("/{}", path.strip_prefix(root).unwrap().to_str().unwrap()));
+        if path.is_dir() && name != "corpus" {
+            paths(root, &path, found);
+        }
+    }
+}
+
+/// Returns what `a/{b,c}.rs` stands for: `a/b.rs` and `a/c.rs`.
+fn expand(span: &str) -> Vec<String> {
+    let parts = span.split_once('{').and_then(|(start, rest)| Some((start, rest.split_once('}')?)));
+    let Some((start, (middle, end))) = parts else { return vec![span.to_owned()] };
+    middle.split(',').map(|part| format!("{start}{}{end}", part.trim())).collect()
+}
+
+/// Returns `true` if a code span names a file or folder of the repository. A placeholder, as in
+/// `corpus/NAME/`, and build output are none.
+fn is_path(root: &Path, span: &str) -> bool {
+    const ENDINGS: [&str; 6] = [".rs", ".s", ".toml", ".py", ".ld", ".md"];
+    let placeholder =
+        span.contains(['*', '<', '…', '=', '(', '"', '$']) || span.chars().any(|c| c.is_ascii_uppercase());
+    let words = span.contains(char::is_whitespace) && !span.contains('{');
+    let ours = span.split_once('/').is_some_and(|(first, _)| root.join(first).is_dir() && first != "target");
+    !placeholder && !words && !span.starts_with(['/', '.']) && (ours || ENDINGS.iter().any(|end| span.ends_with(end)))
+}
+
+/// Documents outside of the maps may name a file by the end of its path, as `paging.rs`.
+#[test]
+fn every_document_names_files_that_exist() {
+    /// Files of `cargo xtask dist` and of smoltcp.
+    const OTHERS: [&str; 3] = ["policy.toml", "src/rand.rs", "src/socket/tcp.rs"];
+    let root = root();
+    let (mut known, mut found) = (Vec::new(), Vec::new());
+    paths(&root, &root, &mut known);
+    documents(&root, &mut found);
+    // The changelog names files of the past.
+    found.retain(|document| !document.ends_with("CHANGELOG.md"));
+    let mut count = 0;
+    for document in &found {
+        let text = read(document);
+        for span in spans(&text) {
+            let (path, item) = span.split_once("::").map_or((span, None), |(path, item)| (path, Some(item)));
+            if !is_path(&root, path) || OTHERS.contains(&path) {
+                continue;
+            }
+            for path in expand(path) {
+                let end = format!("/{}", path.trim_end_matches('/'));
+                let file = known.iter().find(|known| known.ends_with(&end));
+                let file = file.unwrap_or_else(|| panic!("{}: there is no {path}", document.display()));
+                if let Some(item) = item {
+                    let defined = defines(&read(&root.join(&file[1..])), item);
+                    assert!(defined, "{}: {path} defines no {item}", document.display());
+                }
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 200, "{count} paths");
 }
 
 /// Returns the targets of the links in a document that lead into the repository.

@@ -1,5 +1,5 @@
-//! Tests what a compromised service can do to the nodes of its device: the real XenStore service,
-//! with the rules of the policy that ships, is between it and the daemon.
+//! Tests which nodes of its device a compromised service can change. Between it and the daemon is
+//! the real XenStore service, with the rules of the policy that ships.
 #![forbid(unsafe_code)]
 
 use cloister_caps::Slot;
@@ -111,8 +111,8 @@ impl World {
         panic!("no answer by {:?}", self.service.deadline().unwrap_or(Instant::START));
     }
 
-    /// Fails unless the client can neither write nor remove the node, in both spellings, in a
-    /// transaction and outside.
+    /// Fails if the client can write or remove the node, by its relative or absolute path, inside
+    /// or outside a transaction.
     fn keeps(&mut self, client: usize, node: &str) {
         let before = self.daemon.requests.len();
         let absolute = self.daemon.own(node);
@@ -131,8 +131,8 @@ impl World {
             }
         }
         let changes = |(kind, _): &&(u32, String)| CHANGES.contains(kind);
-        let asked: Vec<_> = self.daemon.requests[before..].iter().filter(changes).collect();
-        assert!(asked.is_empty(), "the daemon was asked: {asked:?}");
+        let changes_made: Vec<_> = self.daemon.requests[before..].iter().filter(changes).collect();
+        assert!(changes_made.is_empty(), "the daemon got requests: {changes_made:?}");
     }
 
     /// Fails unless the client can write the node.

@@ -141,7 +141,7 @@ impl<S: System> GrantService<S> {
         GrantService { server, regions, granted: Granted::new(), held: Vec::new(), refused: Vec::new() }
     }
 
-    /// Lets the peer unmap the pages of a rule, and tells the client.
+    /// Lets the peer unmap the pages of a rule, and notifies the client.
     pub fn release(&mut self, rule: u8) {
         self.held.retain(|held| *held != rule);
         let reply = self.end(rule);

@@ -38,7 +38,8 @@ impl Platform for NullPlatform {
     fn clear(&mut self, _: RegionFrame) {}
 }
 
-/// Records what the kernel asks of the platform, and panics on what no rule of the tables allows.
+/// Records the kernel's requests to the platform, and panics on one that no rule of the tables
+/// allows.
 /// The fields that a test sets say how the platform answers.
 pub struct CheckingPlatform<'t> {
     tables: Tables<'t>,

@@ -4,37 +4,14 @@
 //! As in the image, [`Kernel`] has no state: the machine knows which service runs. Here any code
 //! can make one.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 
 use cloister_caps::abi::region::{CONSTANT, EXCLUSIVE, FRESH, SIZE};
-use cloister_caps::{InvokeError, Operation, RegionId, ServiceId, Slot};
+use cloister_caps::{InvokeError, Operation, RegionId, Slot};
 use cloister_interfaces::{ExclusiveMemory, Memory, Service, System};
 
 use crate::hypervisor::Machine;
 use crate::memory::SharedMemory;
-
-thread_local! {
-    /// The machine that this thread simulates, and the service that runs on it.
-    static RUNNING: RefCell<Option<(Rc<Machine>, ServiceId)>> = const { RefCell::new(None) };
-}
-
-/// Runs `program` as `service` of `machine`.
-pub(crate) fn enter<T>(machine: &Rc<Machine>, service: ServiceId, program: impl FnOnce() -> T) -> T {
-    struct Leave;
-    impl Drop for Leave {
-        fn drop(&mut self) {
-            RUNNING.set(None);
-        }
-    }
-    RUNNING.set(Some((machine.clone(), service)));
-    let _leave = Leave;
-    program()
-}
-
-fn running() -> (Rc<Machine>, ServiceId) {
-    RUNNING.with_borrow(Clone::clone).expect("a program runs only as a service of a machine")
-}
 
 /// The kernel under the service that runs.
 #[derive(Clone, Copy)]
@@ -42,7 +19,7 @@ pub struct Kernel;
 
 impl System for Kernel {
     fn invoke(&self, slot: Slot, operation: Operation, arguments: [u64; 4]) -> Result<[u64; 2], InvokeError> {
-        let (machine, service) = running();
+        let (machine, service) = Machine::running();
         machine.invoke(service, slot, operation, arguments)
     }
 }
@@ -78,7 +55,7 @@ pub struct SharedRegion {
 /// Returns the machine, the index of the region that the capability in `slot` names, its size, and
 /// `true` if the service may write it.
 fn find(slot: Slot) -> Option<(Rc<Machine>, RegionId, u64, bool)> {
-    let (machine, service) = running();
+    let (machine, service) = Machine::running();
     let [address, size] = machine.invoke(service, slot, Operation::RegionFind, [0; 4]).ok()?;
     let (region, writable) = machine.mapped(service, address).expect("the kernel answers an address that is mapped");
     Some((machine, region, size, writable))

@@ -112,7 +112,7 @@ impl Tampered {
         self
     }
 
-    fn note_read(&self, offset: usize, length: usize) {
+    fn record_read(&self, offset: usize, length: usize) {
         if self.once.is_empty() {
             return;
         }
@@ -122,7 +122,7 @@ impl Tampered {
         }
     }
 
-    fn note_write(&self, offset: usize, length: usize) {
+    fn record_write(&self, offset: usize, length: usize) {
         let mut seen = self.seen.borrow_mut();
         while let Some(at) = seen.range(offset..offset + length).next().copied() {
             seen.remove(&at);
@@ -136,23 +136,23 @@ impl Memory for Tampered {
         self.memory.len()
     }
     fn load(&self, offset: usize) -> u32 {
-        self.note_read(offset, 4);
+        self.record_read(offset, 4);
         let honest = self.memory.load(offset);
         self.script.as_ref().map_or(honest, |script| script.load(honest))
     }
     fn store(&self, offset: usize, value: u32) {
-        self.note_write(offset, 4);
+        self.record_write(offset, 4);
         self.memory.store(offset, value);
     }
     fn read(&self, offset: usize, into: &mut [u8]) {
-        self.note_read(offset, into.len());
+        self.record_read(offset, into.len());
         self.memory.read(offset, into);
         if let Some(script) = &self.script {
             script.read(into);
         }
     }
     fn write(&self, offset: usize, from: &[u8]) {
-        self.note_write(offset, from.len());
+        self.record_write(offset, from.len());
         self.memory.write(offset, from);
     }
 }

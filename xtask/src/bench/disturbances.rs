@@ -25,7 +25,7 @@ pub fn losses() -> Vec<Job> {
     [0.0, 0.1, 1.0, 5.0].into_iter().flat_map(both).collect()
 }
 
-/// `tc` by its path: busybox has a smaller one of its own, which its shell prefers.
+/// `tc` by its path: busybox has a smaller `tc`, which its shell prefers.
 const TC: &str = "/usr/sbin/tc";
 
 /// Returns the commands that start and stop losing packets to the guest.

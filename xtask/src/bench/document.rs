@@ -38,7 +38,7 @@ fn text(run: &Run, plots: &[(String, PathBuf)], name: &str) -> String {
     // Writing to a String cannot fail.
     let _ = write!(
         text,
-        "\n## The last run\n\n    {}\n\nIt took {minutes} minutes and made {} readings. Image: commit `{}`, policy `{}`. Raw numbers: \
+        "\n## The last run\n\n    {}\n\nIt took {minutes} min and made {} readings. Image: commit `{}`, policy `{}`. Raw numbers: \
          [`{name}/results.json`]({name}/results.json). Made with:\n\n",
         run.command,
         run.readings.len(),

@@ -29,7 +29,7 @@ pub fn all(scale: Scale, clock: Clock) -> Vec<Job> {
         jobs.extend(closing());
         jobs.extend(users());
         jobs.extend(disturbances::losses());
-        jobs.extend(held());
+        jobs.extend(beside_idle());
         jobs.extend(disturbances::peers());
     }
     jobs.extend(boots());
@@ -168,7 +168,7 @@ fn counts() -> Vec<Job> {
 }
 
 /// Requests beside idle connections.
-fn held() -> Vec<Job> {
+fn beside_idle() -> Vec<Job> {
     let beside = |count: u32| {
         let metrics = [&m::HELD, &m::HELD_GUEST];
         job("held", Some(f64::from(count)), SERVERS, &metrics, move |machine, system| {

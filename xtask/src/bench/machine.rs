@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use cloister_bed::{Bed, Clock, Config, Dom0, Guest, Progress, linux};
 use serde_json::Value;
 
-/// Memory of each guest, in MiB: what the Linux guest needs to serve a file of 100 MB from memory.
+/// Memory of each guest, in MiB: the Linux guest needs this much to serve a file of 100 MB from
+/// memory.
 pub const MEMORY: u32 = 384;
 /// The longest time for a command, in seconds of dom0.
 pub const LIMIT: u64 = 600;
@@ -66,8 +67,8 @@ impl System {
 
     /// Returns the longest time from `xl create` to the first answer, in seconds.
     ///
-    /// By the instruction clock that is about three times what it takes. By the wall clock, where
-    /// other work of this machine counts too, it is ten times as long.
+    /// By the instruction clock it is about three times the usual time. By the wall clock it is ten
+    /// times as long, because other work of this machine counts too.
     fn boot_limit(&self, clock: Clock) -> u32 {
         let seconds = if self.is_ours() { 3 } else { 20 };
         match clock {

@@ -106,7 +106,7 @@ pub const BOOT_FRAME: Metric = less("boot-frame", "guest CPU until its first fra
 /// By the instruction clock, a millisecond is a million instructions.
 pub const BOOT_OWN: Metric =
     less("boot-own", "outside Xen, from the first instruction until a page was served (load: MiB)", "ms");
-/// The count is asked for after the frame arrived, so it includes some of what follows the frame.
+/// The count is read after the frame arrived, so it includes some work after the frame.
 pub const BOOT_OWN_FRAME: Metric =
     less("boot-own-frame", "outside Xen, from the first instruction to the first frame (load: MiB)", "ms")
         .limit(1.0)

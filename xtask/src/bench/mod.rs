@@ -22,7 +22,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use cloister_bed::{Clock, Config};
 
-use crate::image::{self, DEFAULT_POLICY, SINK};
+use crate::image::{self, DEFAULT_POLICY, Extra};
 use crate::stages::Stages;
 use crate::{site, workspace};
 use job::{Job, Scale};
@@ -87,9 +87,9 @@ impl Regime {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let began = Instant::now();
     let mut stages = Stages::new();
-    let mut build = |policy: &Path| image::build_with(policy, &[SINK], &mut stages);
+    let mut build = |policy: &Path| image::build_with(policy, &[Extra::Sink], &mut stages);
     let image = build(&arguments.policy)?;
-    let fused = wants(arguments, &machine::FUSED).then(|| build(Path::new(FUSED_POLICY)));
+    let fused = is_measured(arguments, &machine::FUSED).then(|| build(Path::new(FUSED_POLICY)));
     let fused = fused.transpose()?;
     let folder = cloister_bed::target_dir().join("bench");
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
@@ -115,7 +115,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         };
         if let Err(error) = measure(arguments, &phase, setup, &mut run, &mut stages) {
             stages.done();
-            // What was measured before the error still counts.
+            // The readings before the error still count.
             run.omissions.push(format!("{}: ended early: {error:#}", phase.name()));
         }
         run.write(&folder.join("results.json"))?;
@@ -199,7 +199,7 @@ fn size(image: &Path, run: &mut Run) -> Result<()> {
 fn measure(arguments: &Arguments, phase: &Phase, setup: Setup<'_>, run: &mut Run, stages: &mut Stages) -> Result<()> {
     let (name, began) = (phase.name(), Instant::now());
     let late = || arguments.minutes.is_some_and(|minutes| began.elapsed().as_secs() >= 60 * minutes);
-    let jobs = wanted(arguments, phase);
+    let jobs = selected_jobs(arguments, phase);
     let systems = systems(&jobs);
     let mut machine = Machine::start(setup, &systems, &name, Config::new(&name), &mut |text| stages.begin(text))?;
     // Every job runs once before any runs twice, so that a run out of time has something of all.
@@ -242,7 +242,7 @@ fn measure(arguments: &Arguments, phase: &Phase, setup: Setup<'_>, run: &mut Run
 }
 
 /// Returns the jobs of a phase that the arguments select.
-fn wanted(arguments: &Arguments, phase: &Phase) -> Vec<Job> {
+fn selected_jobs(arguments: &Arguments, phase: &Phase) -> Vec<Job> {
     let named = |job: &Job| arguments.only.is_empty() || arguments.only.iter().any(|only| only == job.name);
     jobs::all(phase.scale, phase.clock).into_iter().filter(named).collect()
 }
@@ -259,8 +259,8 @@ fn systems(jobs: &[Job]) -> Vec<System> {
 }
 
 /// Returns `true` if a selected job measures the system.
-fn wants(arguments: &Arguments, system: &System) -> bool {
-    phases(arguments).iter().any(|phase| systems(&wanted(arguments, phase)).contains(system))
+fn is_measured(arguments: &Arguments, system: &System) -> bool {
+    phases(arguments).iter().any(|phase| systems(&selected_jobs(arguments, phase)).contains(system))
 }
 
 fn regime(clock: Clock) -> &'static str {

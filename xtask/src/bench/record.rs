@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::metrics::Metric;
 use super::stats::{self, Ratio};
 
-/// The readings of a run, and what it ran on.
+/// The readings of a run, and the systems and versions that it measured.
 #[derive(Debug, Default, Serialize)]
 pub struct Run {
     /// The command that made it.
@@ -21,7 +21,7 @@ pub struct Run {
     pub versions: String,
     /// The duration, in seconds.
     pub seconds: u64,
-    /// What was not measured, and why.
+    /// The measures that were left out, and why.
     pub omissions: Vec<String>,
     /// Every reading, in order.
     pub readings: Vec<Reading>,

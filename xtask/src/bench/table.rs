@@ -90,7 +90,7 @@ fn at(row: &Row) -> String {
     row.load.map(|load| format!(" at {}", number(load))).unwrap_or_default()
 }
 
-/// Returns the target and whether it is reached.
+/// Returns the target, and the words that say if it is reached.
 fn target(run: &Run, row: &Row) -> String {
     let mark = |reached: bool| if reached { "reached" } else { "**missed**" };
     let metric = row.metric;

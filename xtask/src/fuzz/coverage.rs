@@ -1,4 +1,4 @@
-//! Measures what the committed corpora reach: replays them with LLVM's coverage counters.
+//! Measures the code that the committed corpora reach: replays them with LLVM's coverage counters.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -37,7 +37,7 @@ pub struct Arguments {
     /// some of its crates have)
     #[arg(long)]
     asan: bool,
-    /// After the runs, keep the scripts that reach the most code in the committed corpora
+    /// After the runs, keep in the committed corpora the scripts that reach the most code
     #[arg(long)]
     minimize: bool,
     /// Name the targets
@@ -46,7 +46,7 @@ pub struct Arguments {
     /// Show a script step by step, with the effect of each step; needs one `--target`
     #[arg(long, value_name = "FILE", conflicts_with = "coverage")]
     replay: Option<PathBuf>,
-    /// Measure what the committed corpora reach, by crate: lines and branches
+    /// Measure the lines and branches that the committed corpora reach, by crate
     #[arg(long)]
     coverage: bool,
 }
@@ -81,9 +81,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let programs = tools::build(&targets, arguments.asan)?;
     stages.done();
     let stop = Arc::new(AtomicBool::new(false));
-    let asked = stop.clone();
+    let requested = stop.clone();
     // The fuzzers are in the terminal's process group, so Ctrl-C ends them too.
-    ctrlc::set_handler(move || asked.store(true, Ordering::Relaxed)).context("Ctrl-C cannot be caught")?;
+    ctrlc::set_handler(move || requested.store(true, Ordering::Relaxed)).context("Ctrl-C cannot be caught")?;
     let mut ended = Vec::new();
     let limit = Duration::from_secs(arguments.seconds);
     let mut waiting = targets.iter().zip(&programs);
@@ -120,12 +120,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Returns the chosen targets, or all.
-fn chosen(asked: &[String]) -> Result<Vec<String>> {
+fn chosen(names: &[String]) -> Result<Vec<String>> {
     let all = tools::targets()?;
-    if let Some(unknown) = asked.iter().find(|target| !all.contains(target)) {
+    if let Some(unknown) = names.iter().find(|target| !all.contains(target)) {
         anyhow::bail!("there is no target {unknown}; `cargo xtask fuzz --list` names them");
     }
-    Ok(if asked.is_empty() { all } else { asked.to_vec() })
+    Ok(if names.is_empty() { all } else { names.to_vec() })
 }
 
 /// Runs the fuzz library's own program, with the stable compiler.

@@ -48,12 +48,18 @@ const INTERRUPTED: i32 = 72;
 /// Returns why a run failed, if it did.
 ///
 /// A run fails if it found something (`crashes`), with or without a reason, or did not run to its
-/// end. An interruption is a regular end only if it was `asked` for.
-fn failure(ended: ExitStatus, executions: u64, crashes: usize, reason: Option<String>, asked: bool) -> Option<String> {
+/// end. An interruption is a regular end only if it was `requested`.
+fn failure(
+    ended: ExitStatus,
+    executions: u64,
+    crashes: usize,
+    reason: Option<String>,
+    requested: bool,
+) -> Option<String> {
     match ended.code() {
-        Some(INTERRUPTED) if asked && crashes == 0 => None,
+        Some(INTERRUPTED) if requested && crashes == 0 => None,
         Some(0) if crashes > 0 => Some(reason.unwrap_or_else(|| "crashed".to_owned())),
-        Some(0) if executions == 0 && !asked => Some("it ran no script".to_owned()),
+        Some(0) if executions == 0 && !requested => Some("it ran no script".to_owned()),
         Some(0) => None,
         _ => Some(reason.unwrap_or_else(|| ended.to_string())),
     }
@@ -109,9 +115,9 @@ impl Fuzzer {
         self.started.elapsed()
     }
 
-    /// Reads its output, and returns how it ended, if it has. `asked` is `true` if an interruption
-    /// was asked for.
-    pub fn poll(&mut self, asked: bool) -> Result<Option<Ended>> {
+    /// Reads its output, and returns how it ended, if it has. `requested` is `true` if an
+    /// interruption was requested.
+    pub fn poll(&mut self, requested: bool) -> Result<Option<Ended>> {
         let ended = self.child.try_wait()?;
         // Its last lines may come a moment after its end.
         let patience = Duration::from_millis(if ended.is_some() { 300 } else { 0 });
@@ -125,9 +131,9 @@ impl Fuzzer {
         let new: Vec<PathBuf> = files(&crashes).difference(&self.before).cloned().collect();
         // Empty unless something was found.
         let _ = std::fs::remove_dir(&crashes);
-        let why = failure(status, self.status.executions, new.len(), self.why.take(), asked);
+        let why = failure(status, self.status.executions, new.len(), self.why.take(), requested);
         let time = self.time();
-        let interrupted = asked && (status.code() == Some(INTERRUPTED) || time < self.limit);
+        let interrupted = requested && (status.code() == Some(INTERRUPTED) || time < self.limit);
         Ok(Some(Ended { target: self.target.clone(), status: self.status, time, crashes: new, why, interrupted }))
     }
 }

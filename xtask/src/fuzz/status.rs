@@ -9,7 +9,7 @@ pub struct Status {
     pub rate: u64,
     /// Places in the code that were reached.
     pub coverage: u64,
-    /// Places in the code, each with how often it was reached.
+    /// Places in the code, counted once for each class of how often they were reached.
     pub features: u64,
     /// Scripts in the corpus.
     pub corpus: u64,

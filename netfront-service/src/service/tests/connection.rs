@@ -18,14 +18,14 @@ fn a_device_that_comes_later_is_found() {
 #[test]
 fn a_back_end_that_is_slow_to_connect_is_waited_for() {
     let mut world = World::bare(64);
-    world.back.deaf = true;
+    world.back.ignores_states = true;
     world.back.create(&mut world.daemon);
     for second in 0..50 {
         world.pass(1_000);
         assert_eq!(world.front("state").as_deref(), Some("4"), "{second}");
     }
     assert_eq!(world.replies(), []);
-    world.back.deaf = false;
+    world.back.ignores_states = false;
     world.settle();
     assert_eq!(world.replies(), [UP]);
 }
@@ -33,11 +33,11 @@ fn a_back_end_that_is_slow_to_connect_is_waited_for() {
 #[test]
 fn a_state_without_a_watch_event_is_found_by_polling() {
     let mut world = World::bare(64);
-    world.back.deaf = true;
+    world.back.ignores_states = true;
     world.back.create(&mut world.daemon);
     world.settle();
     world.store.lose_watches();
-    world.back.deaf = false;
+    world.back.ignores_states = false;
     world.settle();
     assert_eq!((world.replies(), world.back.connection.is_some()), (vec![], true));
     world.pass(5_000);
@@ -47,13 +47,13 @@ fn a_state_without_a_watch_event_is_found_by_polling() {
 #[test]
 fn requests_before_tcpip_knew_of_the_connection_are_void() {
     let mut world = World::bare(64);
-    world.back.deaf = true;
+    world.back.ignores_states = true;
     world.back.create(&mut world.daemon);
     world.settle();
     world.transmit(0, &[1; 60]);
     world.ask(return_pages(RxPage(0), 1));
     world.settle();
-    world.back.deaf = false;
+    world.back.ignores_states = false;
     world.settle();
     assert_eq!((world.replies(), world.sent().len()), (vec![UP], 0));
     world.transmit(0, &[2; 60]);
@@ -76,7 +76,7 @@ fn the_first_request_is_not_waited_for_without_end() {
 #[test]
 fn a_back_end_that_never_connects_is_abandoned_and_tried_again() {
     let mut world = World::bare(64);
-    world.back.deaf = true;
+    world.back.ignores_states = true;
     world.back.create(&mut world.daemon);
     world.settle();
     world.pass(61_000);
@@ -84,7 +84,7 @@ fn a_back_end_that_never_connects_is_abandoned_and_tried_again() {
     world.pass(6_000);
     assert_eq!(world.front("state").as_deref(), Some("6"));
     assert!(world.grants.granted.is_empty());
-    world.back.deaf = false;
+    world.back.ignores_states = false;
     world.settle();
     world.pass(2_000);
     assert_eq!(world.replies(), [UP]);
@@ -290,7 +290,7 @@ fn close_sends_waiting_frames_closes_in_order_and_is_answered() {
 #[test]
 fn close_ends_within_its_timeout() {
     let mut world = World::connected();
-    (world.back.hold_tx, world.back.deaf) = (true, true);
+    (world.back.hold_tx, world.back.ignores_states) = (true, true);
     world.transmit(0, &[1; 60]);
     world.ask(Request::Close);
     world.settle();
@@ -305,7 +305,7 @@ fn close_ends_within_its_timeout() {
 #[test]
 fn close_is_answered_once() {
     let mut world = World::connected();
-    (world.back.hold_tx, world.back.deaf) = (true, true);
+    (world.back.hold_tx, world.back.ignores_states) = (true, true);
     world.transmit(0, &[1; 60]);
     world.ask(Request::Close);
     world.settle();
@@ -338,7 +338,7 @@ fn nodes_out_of_form_are_refused() {
     ] {
         let mut world = World::bare(64);
         world.back.create(&mut world.daemon);
-        world.daemon.set(&format!("{}/{name}", world.back.front()), bad);
+        world.daemon.set(&format!("{}/{name}", world.back.front_directory()), bad);
         world.settle();
         assert_eq!(world.replies(), [], "{name}");
         assert!(world.system.console().contains("malformed"), "{name}");
@@ -499,20 +499,20 @@ fn a_connected_back_end_is_left_when_the_device_gets_another() {
 
 #[test]
 fn a_removed_device_is_noticed_whatever_its_back_end_publishes() {
-    for deaf in [false, true] {
+    for ignores_states in [false, true] {
         let mut world = World::bare(64);
-        world.back.deaf = deaf;
+        world.back.ignores_states = ignores_states;
         world.back.create(&mut world.daemon);
         world.settle();
-        assert_eq!(world.replies(), if deaf { vec![] } else { vec![UP] });
-        let front = world.back.front();
+        assert_eq!(world.replies(), if ignores_states { vec![] } else { vec![UP] });
+        let front = world.back.front_directory();
         world.back.connection = None;
         world.daemon.delete(&front);
         world.settle();
         world.pass(5_000);
         assert_eq!((world.front("state"), world.grants.granted.len()), (None, 0), "{}", world.system.console());
         assert!(world.system.console().contains("the network device is gone"));
-        world.back.deaf = false;
+        world.back.ignores_states = false;
         world.back.create(&mut world.daemon);
         world.settle();
         assert_eq!(world.replies().last(), Some(&UP));

@@ -1,6 +1,6 @@
 //! Breaches of the protocol by a back end, or by tcpip.
 
-use cloister_sim::netback::{Frame, Mischief};
+use cloister_sim::netback::{Frame, Violation};
 use cloister_sim::rewrite_last;
 use proptest::prelude::*;
 
@@ -81,20 +81,20 @@ fn a_violation_ends_the_connection_at_once_and_a_new_one_is_made() {
         world.storm();
         expect_end(&mut world, "more responses than requests");
     }
-    for (mischief, text) in [
-        (Mischief::SentTwice, "not outstanding"),
-        (Mischief::SentUnknown, "not outstanding"),
-        (Mischief::SentExtra, "not outstanding"),
-        (Mischief::ReceivedElsewhere, "not outstanding"),
-        (Mischief::ReceivedBeyond, "outside its page"),
-        (Mischief::ReceivedEndless, "too many slots"),
-        (Mischief::ReceivedFlag, "not negotiated"),
-        (Mischief::ReceivedExtra, "not negotiated"),
-        (Mischief::ReceivedSegments, "not negotiated"),
-        (Mischief::ReceivedExtraLate, "not negotiated"),
+    for (violation, text) in [
+        (Violation::SentTwice, "not outstanding"),
+        (Violation::SentUnknown, "not outstanding"),
+        (Violation::SentExtra, "not outstanding"),
+        (Violation::ReceivedElsewhere, "not outstanding"),
+        (Violation::ReceivedBeyond, "outside its page"),
+        (Violation::ReceivedEndless, "too many slots"),
+        (Violation::ReceivedFlag, "not negotiated"),
+        (Violation::ReceivedExtra, "not negotiated"),
+        (Violation::ReceivedSegments, "not negotiated"),
+        (Violation::ReceivedExtraLate, "not negotiated"),
     ] {
         let mut world = World::connected();
-        world.back.mischief = Some(mischief);
+        world.back.violation = Some(violation);
         for page in 0..3 {
             world.transmit(page, &[1; 60]);
         }
@@ -263,7 +263,7 @@ fn a_storm_on_one_channel_is_held_back_too() {
 #[test]
 fn a_storm_while_connecting_hides_no_timeout() {
     let mut world = World::bare(64);
-    world.back.deaf = true;
+    world.back.ignores_states = true;
     world.back.create(&mut world.daemon);
     world.settle();
     for _ in 0..70 {

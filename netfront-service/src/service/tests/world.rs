@@ -264,7 +264,7 @@ impl World {
     }
 
     pub fn front(&self, name: &str) -> Option<String> {
-        self.daemon.text(&format!("{}/{name}", self.back.front()))
+        self.daemon.text(&format!("{}/{name}", self.back.front_directory()))
     }
 
     /// Returns the number of events sent since the calls were last taken.

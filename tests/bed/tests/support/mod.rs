@@ -73,7 +73,7 @@ pub fn assert_serves(bed: &Bed) {
 
 /// Returns the numbers of sent and received pings in the summary of `ping -q`.
 pub fn ping(bed: &Bed, count: u32, interval: &str) -> (u32, u32) {
-    // Called by its path, because busybox has a ping of its own.
+    // Called by its path, because busybox has another `ping`.
     let command = format!("/usr/bin/ping -q -n -W 5 -c {count} -i {interval} 10.0.2.15");
     let output = bed.dom0(&command, Duration::from_secs(300)).expect("dom0 answers").stdout;
     println!("{output}");

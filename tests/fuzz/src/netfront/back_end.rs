@@ -131,7 +131,7 @@ impl Rings {
     }
 
     /// Writes the first `written` slots of a frame of `slots`.
-    fn long(&mut self, slots: u16, segment: Option<u16>, checked: bool, last: u8, written: usize) {
+    fn write_long_frame(&mut self, slots: u16, segment: Option<u16>, checked: bool, last: u8, written: usize) {
         let rings = self.0.rings.clone();
         let mut layout: Vec<Option<[u16; 3]>> = Vec::new();
         for slot in 0..slots {
@@ -199,13 +199,13 @@ impl Rings {
                 let whole = usize::from(slots) + 1;
                 // Mostly all slots.
                 let written = if written < 192 { whole } else { usize::from(written) % whole };
-                self.long(slots, segment, checked, last, written);
+                self.write_long_frame(slots, segment, checked, last, written);
             }
             RingStep::Extra { kind, flags, size, segments, rest } => {
                 let ([s0, s1], [r0, r1, r2]) = (size.to_le_bytes(), rest);
                 self.respond(PAGE_SIZE, 8, &[kind, flags, s0, s1, segments, r0, r1, r2]);
             }
-            RingStep::Cut { page, length, segment } => self.0.long(page.into(), length, segment),
+            RingStep::Cut { page, length, segment } => self.0.transmit_long(page.into(), length, segment),
             RingStep::Traffic(page, length) => self.0.traffic(page.into(), length.into()),
             RingStep::Storm(times) => (0..times).for_each(|_| self.0.host.call(self.0.service.as_mut())),
             RingStep::Settle => self.0.turns(40),
@@ -221,8 +221,7 @@ impl World for Rings {
 
     fn new(setup: Setup, trace: &Trace) -> Self {
         let mut bench = bench(Hostile::Rings, &setup, trace);
-        // The honest half, which makes the connection, does not read what the hostile half has
-        // written.
+        // The honest half makes the connection. It does not read what the hostile half writes.
         bench.back.hold_tx = true;
         Rings(bench)
     }
@@ -294,7 +293,9 @@ impl Node {
             "multi-queue-max-queues",
         ];
         match self {
-            Node::Front(which) => format!("{}/{}", bench.back.front(), FRONT[usize::from(which) % FRONT.len()]),
+            Node::Front(which) => {
+                format!("{}/{}", bench.back.front_directory(), FRONT[usize::from(which) % FRONT.len()])
+            }
             Node::Back(which) => format!("{}/{}", bench.back.directory(), BACK[usize::from(which) % BACK.len()]),
         }
     }
@@ -357,7 +358,7 @@ impl World for Nodes {
             NodeStep::Remove(_) => {}
             NodeStep::Destroy => bench.back.destroy(&mut bench.daemon),
             NodeStep::Create => bench.back.create(&mut bench.daemon),
-            NodeStep::Deaf(deaf) => bench.back.deaf = deaf,
+            NodeStep::Deaf(ignores_states) => bench.back.ignores_states = ignores_states,
             NodeStep::Hold(hold) => bench.back.hold_tx = hold,
             NodeStep::Conflicts(more) => {
                 bench.store.as_mut().into_iter().for_each(|store| store.conflicts += u32::from(more % 16));

@@ -252,13 +252,13 @@ impl Bench {
         let granted = &grants.granted;
         let moved = self.back.run(&mut self.daemon, &|reference| granted.get(&reference).cloned());
         if self.hostile == Hostile::Rings {
-            // What is on the rings is the script's.
+            // The script alone writes the rings.
             self.back.connection = None;
         }
         moved
     }
 
-    /// Everybody runs until nobody moves.
+    /// Runs all parties until none makes progress.
     pub fn settle(&mut self) {
         for _ in 0..3000 {
             if !self.turn() && !self.host.is_due(self.service.as_ref()) {
@@ -280,7 +280,7 @@ impl Bench {
     }
 
     /// Sends a long frame from tcpip that the link must cut.
-    pub fn long(&mut self, page: u16, length: u16, segment: u16) {
+    pub fn transmit_long(&mut self, page: u16, length: u16, segment: u16) {
         self.transmit(
             page % PAGES,
             length.max(14),

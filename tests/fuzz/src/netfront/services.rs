@@ -9,7 +9,7 @@ use cloister_sim::netback::Frame;
 
 use super::{Bench, Hostile};
 use crate::host::Pause;
-use crate::peer::{Act, Any, Peer, Say};
+use crate::peer::{Act, Any, Peer, ScriptMessage};
 use crate::script::{Bytes, Trace, World};
 
 /// The queue depth, and the initial state.
@@ -110,15 +110,15 @@ pub enum Answer {
 
 /// An answer with the id of the last request.
 #[derive(Clone, Debug)]
-pub struct To(u16, Answer);
+pub struct StoreReply(u16, Answer);
 
-impl Arbitrary<'_> for To {
+impl Arbitrary<'_> for StoreReply {
     fn arbitrary(input: &mut arbitrary::Unstructured<'_>) -> arbitrary::Result<Self> {
-        Ok(To(0, Answer::arbitrary(input)?))
+        Ok(StoreReply(0, Answer::arbitrary(input)?))
     }
 }
 
-impl Say<Reply> for To {
+impl ScriptMessage<Reply> for StoreReply {
     fn bytes(&self) -> Vec<u8> {
         const VALUES: [&str; 16] = [
             "",
@@ -160,7 +160,7 @@ impl Say<Reply> for To {
 /// A step of a hostile XenStore service.
 #[derive(Arbitrary, Debug)]
 pub enum StoreStep {
-    Store(Act<To>),
+    Store(Act<StoreReply>),
     /// It answers this number of requests as an honest one would.
     Play(u8),
     Pass(Pause),
@@ -175,7 +175,7 @@ pub struct HostileStore {
 
 impl HostileStore {
     /// Answers from the nodes that exist.
-    fn play(&mut self) {
+    fn serve(&mut self) {
         for request in self.store.receive() {
             self.bench.check(&request.action);
             self.last = request.id;
@@ -205,7 +205,7 @@ impl World for HostileStore {
     fn step(&mut self, step: StoreStep) {
         match step {
             StoreStep::Store(mut act) => {
-                if let Act::Say(to) | Act::Repeat(_, to) = &mut act {
+                if let Act::Send(to) | Act::Repeat(_, to) = &mut act {
                     to.0 = self.last;
                 }
                 for request in self.store.act(act, &self.bench.host) {
@@ -215,7 +215,7 @@ impl World for HostileStore {
             }
             StoreStep::Play(times) => {
                 for _ in 0..times % 64 {
-                    self.play();
+                    self.serve();
                     self.bench.turn();
                 }
             }
@@ -287,11 +287,11 @@ impl World for HostileGrants {
         self.grants.behave(&self.bench.host);
         // None of the pages in its earlier claims is granted, and no peer holds pages any longer.
         for rule in 0..3 {
-            let told = (0..100).any(|_| {
+            let sent = (0..100).any(|_| {
                 self.bench.turn();
                 self.grants.send(&grants::Reply::Ended { rule, still_mapped: 0 })
             });
-            assert!(told, "it takes no answers");
+            assert!(sent, "it takes no answers");
         }
         self.bench.turns(2);
         self.grants.receive();

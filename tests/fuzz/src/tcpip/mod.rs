@@ -19,15 +19,14 @@ use cloister_tcpip::{Caps, service};
 use crate::host::{Host, Work};
 use crate::peer::Peer;
 use crate::script::Trace;
-use packet::{Flags, Segment};
+use packet::{Flags, MAC, Segment};
 
 /// The number of pages of each pool.
 const PAGES: u16 = 20;
 /// Messages of three queues, frames, and the frames and messages that tcpip sends for them. Each
 /// number is bounded in one call.
 const MOST: Work = Work { invocations: 600, reads: 4000 };
-/// The link's address. The link has no offloads.
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// The link's MTU. The link has no offloads.
 const MTU: u16 = 1500;
 /// The constant bytes that applications may have sent unchanged.
 static SITE: [u8; 6000] = [b's'; 6000];
@@ -135,7 +134,7 @@ impl Bench {
         self.host.call(self.service.as_mut());
         let mut moved = false;
         if self.hostile != Hostile::Link {
-            moved |= self.carry();
+            moved |= self.run_link();
         }
         if self.hostile != Hostile::Application {
             moved |= self.apply();
@@ -163,7 +162,7 @@ impl Bench {
     }
 
     /// Acts as an honest link: sends frames at once, and gives pages back.
-    fn carry(&mut self) -> bool {
+    fn run_link(&mut self) -> bool {
         let messages = self.link.receive();
         let moved = !messages.is_empty();
         let mut taken = BTreeSet::new();

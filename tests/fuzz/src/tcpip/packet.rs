@@ -11,9 +11,12 @@ impl Flags {
     pub const ACK: u8 = 16;
 }
 
-const OURS: [u8; 4] = [10, 0, 0, 1];
-const ITS: [u8; 4] = [10, 0, 0, 2];
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+const OUR_ADDRESS: [u8; 4] = [10, 0, 0, 1];
+const PEER_ADDRESS: [u8; 4] = [10, 0, 0, 2];
+/// The link's hardware address.
+pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// The hardware address of the peer.
+const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
 fn sum(bytes: &[u8], start: u32) -> u16 {
     let mut total = start;
@@ -28,14 +31,14 @@ fn sum(bytes: &[u8], start: u32) -> u16 {
 
 /// Returns an Ethernet frame to tcpip.
 fn ethernet(kind: u16, payload: &[u8]) -> Vec<u8> {
-    [&super::MAC[..], &MAC, &kind.to_be_bytes(), payload].concat()
+    [&MAC[..], &PEER_MAC, &kind.to_be_bytes(), payload].concat()
 }
 
 /// Returns an ARP request for tcpip's address.
 pub fn arp() -> Vec<u8> {
     let mut frame = ethernet(0x806, &[0, 1, 8, 0, 6, 4, 0, 1]);
     frame[..6].fill(0xFF);
-    [&frame[..], &MAC, &OURS, &[0; 6], &ITS].concat()
+    [&frame[..], &PEER_MAC, &OUR_ADDRESS, &[0; 6], &PEER_ADDRESS].concat()
 }
 
 /// The fields of an IPv4 packet that may be changed.
@@ -57,8 +60,8 @@ fn ip(fields: &Ip, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut header = vec![0x45 + (options / 4) as u8, 0];
     header.extend((length as u16).to_be_bytes());
     header.extend([0, 1, 0x40, 0, 64, protocol, 0, 0]);
-    header.extend(fields.from.unwrap_or(OURS));
-    header.extend(fields.to.unwrap_or(ITS));
+    header.extend(fields.from.unwrap_or(OUR_ADDRESS));
+    header.extend(fields.to.unwrap_or(PEER_ADDRESS));
     header.resize(20 + options, 1);
     for (at, value) in fields.changes.iter().take(4) {
         let at = usize::from(*at) % header.len();
@@ -73,7 +76,7 @@ fn ip(fields: &Ip, protocol: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 fn pseudo(fields: &Ip, protocol: u8, payload: &[u8]) -> u32 {
-    let (from, to) = (fields.from.unwrap_or(OURS), fields.to.unwrap_or(ITS));
+    let (from, to) = (fields.from.unwrap_or(OUR_ADDRESS), fields.to.unwrap_or(PEER_ADDRESS));
     let words = [&from[..], &to, &[0, protocol], &(payload.len() as u16).to_be_bytes()].concat();
     u32::from(!sum(&words, 0))
 }
@@ -236,10 +239,10 @@ impl Frame {
                 let mut message = vec![2, 1, 6, 0];
                 message.extend(transaction.unwrap_or(0).to_be_bytes());
                 message.extend([0; 8]);
-                message.extend(ITS);
-                message.extend(OURS);
+                message.extend(PEER_ADDRESS);
+                message.extend(OUR_ADDRESS);
                 message.extend([0; 4]);
-                message.extend(super::MAC);
+                message.extend(MAC);
                 message.resize(236, 0);
                 message.extend([0x63, 0x82, 0x53, 0x63, 53, 1, *kind, 54, 4, 10, 0, 0, 1]);
                 message.extend(&options.0);

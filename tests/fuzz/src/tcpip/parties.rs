@@ -1,4 +1,4 @@
-//! The parties around tcpip, each hostile in a target of its own.
+//! The parties around tcpip. Each is hostile in one target.
 
 use arbitrary::Arbitrary;
 use cloister_caps::PAGE_SIZE;
@@ -40,9 +40,9 @@ impl Bench {
             Common::Lie(Bytes(bytes)) => {
                 self.host.script.lie(bytes);
                 match self.hostile {
-                    Hostile::Link => self.link.note_lie(),
-                    Hostile::Application => self.application.note_lie(),
-                    Hostile::Control => self.control.note_lie(),
+                    Hostile::Link => self.link.record_lie(),
+                    Hostile::Application => self.application.record_lie(),
+                    Hostile::Control => self.control.record_lie(),
                     Hostile::Wire => {}
                 }
             }
@@ -131,7 +131,7 @@ impl World for HostileLink {
             LinkStep::Application(act) => {
                 if matches!(act, Act::Lie(_)) {
                     // The lies also change the words that the link wrote.
-                    bench.link.note_lie();
+                    bench.link.record_lie();
                 }
                 bench.application.act(act, &bench.host);
             }
@@ -216,8 +216,8 @@ pub enum ControlStep {
 /// The target: tcpip against a hostile control service.
 pub struct HostileControl {
     bench: Bench,
-    /// `true` if it may have asked tcpip to quiesce, which it is allowed to.
-    asked: bool,
+    /// It may have requested tcpip to quiesce, as it is allowed to.
+    requested: bool,
 }
 
 impl World for HostileControl {
@@ -225,14 +225,14 @@ impl World for HostileControl {
     type Step = ControlStep;
 
     fn new(setup: Setup, trace: &Trace) -> Self {
-        HostileControl { bench: Bench::new(Hostile::Control, setup.depth, true, trace), asked: false }
+        HostileControl { bench: Bench::new(Hostile::Control, setup.depth, true, trace), requested: false }
     }
 
     fn step(&mut self, step: ControlStep) {
         let bench = &mut self.bench;
         match step {
             ControlStep::Control(act) => {
-                self.asked |= !matches!(act, Act::Receive | Act::Tail(_) | Act::Events(..) | Act::Restart);
+                self.requested |= !matches!(act, Act::Receive | Act::Tail(_) | Act::Events(..) | Act::Restart);
                 bench.control.act(act, &bench.host);
             }
             ControlStep::Common(step) => bench.common(&step),
@@ -243,7 +243,7 @@ impl World for HostileControl {
     fn honest(mut self) {
         let bench = &mut self.bench;
         bench.control.behave(&bench.host);
-        if !self.asked {
+        if !self.requested {
             return bench.works();
         }
         // tcpip quiesces in order, and says so.

@@ -36,7 +36,7 @@ enum Stage {
     /// Until the front end answers an echo request.
     WarmUp,
     Attack,
-    /// Until it is known whether the front end still answers.
+    /// Until the front end answers, or the time for an answer is over.
     Check,
     Done,
 }
@@ -169,7 +169,8 @@ impl ScriptRun {
             Attack::Silent(ms) | Attack::Half(ms) | Attack::Rewrite(_, _, ms) | Attack::Payload(ms) => ms,
             Attack::Flood(ms) | Attack::Storm(ms) | Attack::Measure(_, ms) | Attack::Wait(ms) => ms,
             Attack::Nodes(nodes) => (nodes.len() as u64 + 1) * NODE_PACE.as_millis() as u64,
-            // Long enough for the front end to read it. An honest publication would correct the index.
+            // Long enough for the front end to read it. An honest publication would correct the
+            // index.
             Attack::Producer(..) => 1_500,
             // Long enough for two requests to arrive.
             Attack::Tx(..) => 4_000,
@@ -338,9 +339,9 @@ impl ScriptRun {
         self.actions += u64::from(ROUNDS);
     }
 
-    /// Answers buffers with frames at the start or at the end of their page, and exchanges offset and
-    /// length again and again. A front end that reads them separately may get the offset of one and
-    /// the length of the other.
+    /// Answers buffers with frames at the start or at the end of their page, and exchanges offset
+    /// and length again and again. A front end that reads them separately may get the offset of one
+    /// and the length of the other.
     fn double_fetch<S: System, M: Memory>(&mut self, link: &mut Link<S, M>) {
         link.serve(Answers::All);
         let first = link.rx.next();

@@ -8,6 +8,7 @@ use cloister_caps::{GrantRef, PAGE_SIZE};
 use cloister_interfaces::{Memory, System};
 
 use crate::link::{Answers, Link};
+use crate::pages::count_nonzero;
 
 /// The number of references to map: all of two frames of the grant table.
 const REFERENCES: u32 = 1024;
@@ -93,9 +94,4 @@ pub fn search<S: System, M: Memory>(link: &mut Link<S, M>) -> Leaks {
         leaks.stale_ring += count_nonzero(&page[used..]);
     }
     leaks
-}
-
-/// Returns the number of bytes that are not 0.
-pub fn count_nonzero(bytes: &[u8]) -> u32 {
-    bytes.iter().filter(|byte| **byte != 0).count() as u32
 }

@@ -1,4 +1,5 @@
-//! A connection with a front end: rings and event channels. It moves frames as an honest back end does.
+//! A connection with a front end: rings and event channels. It moves frames as an honest back end
+//! does.
 
 use arrayvec::ArrayVec;
 use cloister_caps::xen::netif::{EXTRA_FLAG_MORE, RxRequest, RxResponse, TxRequest, status, tx_flag};
@@ -6,8 +7,7 @@ use cloister_caps::{DomId, EvtchnPort, GrantRef, PAGE_SIZE};
 use cloister_interfaces::capability::{GrantRule, Port};
 use cloister_interfaces::{Memory, System};
 
-use crate::leak;
-use crate::pages::ForeignPages;
+use crate::pages::{ForeignPages, count_nonzero};
 use crate::ring::BackRing;
 use crate::wire::{self, LONGEST, Received};
 
@@ -176,7 +176,7 @@ impl<S: System, M: Memory> Link<S, M> {
         }
     }
 
-    /// Sends an event to nobody.
+    /// Sends an event on a channel that no other domain has bound.
     pub fn notify_nobody(&self) {
         self.spare_events.send();
     }
@@ -228,7 +228,7 @@ impl<S: System, M: Memory> Link<S, M> {
             self.read.memory().read(page, &mut bytes);
             let start = usize::from(sent.offset).min(PAGE_SIZE);
             let end = (start + usize::from(sent.size)).min(PAGE_SIZE);
-            self.beyond += leak::count_nonzero(&bytes[..start]) + leak::count_nonzero(&bytes[end..]);
+            self.beyond += count_nonzero(&bytes[..start]) + count_nonzero(&bytes[end..]);
         }
         match wire::classify(&head[..length]) {
             Received::ArpReply(mac) => self.mac = Some(mac),
@@ -297,8 +297,8 @@ impl<S: System, M: Memory> Link<S, M> {
         true
     }
 
-    /// Sends an echo request, or an ARP request if the front end's address is not known. Returns `true`
-    /// if there was a buffer for it.
+    /// Sends an echo request, or an ARP request if the front end's address is not known. Returns
+    /// `true` if there was a buffer for it.
     pub fn ping(&mut self, data: usize) -> bool {
         let mut frame = [0; LONGEST];
         let length = match self.mac {

@@ -20,7 +20,8 @@ pub struct ForeignPages<S, M> {
 }
 
 impl<S: System, M: Memory> ForeignPages<S, M> {
-    /// Wraps the region `memory`, shared under `rule`. Its first `fixed` pages are mapped by number.
+    /// Wraps the region `memory`, shared under `rule`. Its first `fixed` pages are mapped by
+    /// number.
     pub fn new(rule: GrantRule<S>, memory: M, fixed: usize) -> Self {
         let count = (memory.len() / PAGE_SIZE).min(MOST);
         ForeignPages { rule, memory, mapped: [None; MOST], fixed, count }
@@ -49,8 +50,8 @@ impl<S: System, M: Memory> ForeignPages<S, M> {
         true
     }
 
-    /// Returns the offset in the region of the page that `peer` grants under `reference`. Maps it if it
-    /// is not mapped.
+    /// Returns the offset in the region of the page that `peer` grants under `reference`. Maps it
+    /// if it is not mapped.
     pub fn at(&mut self, peer: DomId, reference: GrantRef) -> Option<usize> {
         let room = self.count.checked_sub(self.fixed).filter(|room| *room > 0)?;
         let page = self.fixed + reference.0 as usize % room;
@@ -71,6 +72,11 @@ impl<S: System, M: Memory> ForeignPages<S, M> {
             }
         }
     }
+}
+
+/// Returns the number of bytes that are not 0.
+pub fn count_nonzero(bytes: &[u8]) -> u32 {
+    bytes.iter().filter(|byte| **byte != 0).count() as u32
 }
 
 #[cfg(test)]

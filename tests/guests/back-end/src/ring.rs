@@ -1,5 +1,5 @@
-//! The back end's side of a shared ring (Xen `io/ring.h`). It works honestly, but can also write any
-//! word and slot.
+//! The back end's side of a shared ring (Xen `io/ring.h`). It works honestly, but can also write
+//! any word and slot.
 
 use core::sync::atomic::{Ordering, fence};
 
@@ -52,8 +52,8 @@ impl<M: Memory> BackRing<M> {
         self.word(REQ_PROD).wrapping_sub(self.consumed).min(SLOTS)
     }
 
-    /// Consumes the next request. Returns `true` if there was one; otherwise asks for an event at the
-    /// next.
+    /// Consumes the next request. Returns `true` if there was one; otherwise asks for an event at
+    /// the next.
     pub fn take(&mut self, request: &mut [u8]) -> bool {
         if self.waiting() == 0 {
             self.set_word(REQ_EVENT, self.consumed.wrapping_add(1));

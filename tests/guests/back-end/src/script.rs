@@ -1,4 +1,4 @@
-//! The scripts: what the back end does, and what the front end's image has to say of it.
+//! The scripts: the acts of the back end, and the log lines that the front end's image must write.
 
 use cloister_caps::xen::netif::{EXTRA_FLAG_MORE, EXTRA_TYPE_GSO, GSO_TYPE_TCPV4, TX_SLOTS, rx_flag, status};
 use cloister_caps::xen::xenbus::XenbusState;
@@ -8,9 +8,10 @@ use cloister_caps::xen::xenbus::XenbusState;
 pub struct Script {
     /// The name by which the test chooses it.
     pub name: &'static str,
-    /// What it does.
+    /// A description of the act.
     pub about: &'static str,
-    /// The console of the front end's image must have one of these; nothing if the list is empty.
+    /// The console of the front end's image must have one of these lines. If the list is empty, it
+    /// needs no line.
     pub says: &'static [&'static str],
     /// Nodes that replace those of an honest back end, before the connection is offered.
     pub nodes: &'static [(&'static str, &'static str)],
@@ -72,7 +73,7 @@ pub enum RingPart {
     Page,
 }
 
-/// What is done once the connection is up. Durations are in ms.
+/// The act once the connection is up. Durations are in ms.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Attack {
     /// Nothing.
@@ -92,8 +93,8 @@ pub enum Attack {
         /// The number of responses.
         times: u32,
     },
-    /// A response that announces extra information, and slots of it: type, flags, the other bytes, and
-    /// the number of slots.
+    /// A response that announces extra information, and slots of it: type, flags, the other bytes,
+    /// and the number of slots.
     Extra(u8, u8, [u8; 6], u32),
     /// A wrong producer index.
     Producer(Ring, ProducerShift),
@@ -109,8 +110,8 @@ pub enum Attack {
     Flood(u64),
     /// Events on both channels as fast as possible.
     Storm(u64),
-    /// Nodes of the back end's directory are written, or removed if they have no value, one after the
-    /// other.
+    /// Nodes of the back end's directory are written, or removed if they have no value, one after
+    /// the other.
     Nodes(&'static [(&'static str, Option<&'static str>)]),
     /// The event channels are closed.
     HangUp,
@@ -118,7 +119,8 @@ pub enum Attack {
     Keep(u64),
     /// Every page that can be mapped is searched for data that is no frame.
     Dump,
-    /// Echo requests of 1,400 bytes for this time, beside a storm of events; the answers are counted.
+    /// Echo requests of 1,400 bytes for this time, beside a storm of events; the answers are
+    /// counted.
     Measure(Storm, u64),
     /// The test does something. The back end is honest for this time.
     Wait(u64),
@@ -396,7 +398,7 @@ pub static SCRIPTS: &[Script] = &[
     },
     // The end.
     script("keep-mapped", "keeps all pages mapped for 3 s after the end", NONE, Attack::Keep(3_000)),
-    // What the test measures, or does itself (`tests/bed/tests/hostile.rs`).
+    // Measured by the test, or done by the test itself (`tests/bed/tests/hostile.rs`).
     script("measure-calm", "echo requests of 1,400 bytes", NONE, Attack::Measure(Storm::None, 5_000)),
     script("measure-nobody", "the same, with a storm of events to nobody", NONE, Attack::Measure(Storm::Nobody, 5_000)),
     script("measure-storm", "the same, with the storm to the front end", NONE, Attack::Measure(Storm::Peer, 5_000)),

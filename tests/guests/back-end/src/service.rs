@@ -1,5 +1,5 @@
-//! The back end's side of the XenStore protocol: finds the device, offers a connection, connects, and
-//! disconnects.
+//! The back end's side of the XenStore protocol: finds the device, offers a connection, connects,
+//! and disconnects.
 
 use core::fmt::{self, Write};
 use core::time::Duration;
@@ -118,7 +118,8 @@ impl<S: System, M: Memory> BackEnd<S, M> {
         self.path(format_args!("/local/domain/{}/device/vif/0/{node}", self.front_end))
     }
 
-    /// Returns the nodes of the offer: those of the script, and the honest ones that they do not replace.
+    /// Returns the nodes of the offer: those of the script, and the honest ones that they do not
+    /// replace.
     fn offer(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let nodes = self.script.nodes;
         let honest = OFFER.into_iter().filter(move |(key, _)| nodes.iter().all(|(other, _)| other != key));

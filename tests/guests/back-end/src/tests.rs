@@ -161,7 +161,8 @@ fn a_script_publishes_its_features_and_reports_a_refusal() {
 fn a_lie_is_published_once_the_connection_is_up() {
     let mut world = World::new("rx-length");
     world.connect();
-    // Nobody answers the questions, which use the buffers up: there are some more when that is given up.
+    // Nobody answers the echo requests, and they use up the buffers. More buffers come after the
+    // back end has stopped sending requests.
     world.pass(19_000);
     world.rings.store(PAGE_SIZE, 128 + 100);
     world.pass(2_000);

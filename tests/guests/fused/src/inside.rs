@@ -9,8 +9,8 @@ use cloister_interfaces::{Notifications, System};
 
 use crate::SERVICES;
 
-/// The kernel under the program. It answers notifications between services itself, and the time
-/// once a pass has asked for it.
+/// The kernel under the program. It handles notifications between services itself, and reads the
+/// kernel's clock at most once for each pass.
 #[derive(Clone, Copy)]
 pub struct Inside<S> {
     kernel: S,
@@ -21,7 +21,7 @@ pub struct Inside<S> {
 struct State {
     /// The pending notifications of each service.
     pending: [Cell<u64>; SERVICES],
-    /// The time of the pass, in ns. 0 until it is asked for.
+    /// The time of the pass, in ns. 0 until a service reads the clock.
     time: Cell<u64>,
 }
 
@@ -50,7 +50,7 @@ impl<S: System + Copy> Inside<S> {
         Notifications(self.state.pending.get(service).map_or(0, Cell::take))
     }
 
-    /// Forgets the time, so that the kernel is asked for it again.
+    /// Forgets the time, so that the next reading comes from the kernel.
     pub(crate) fn begin_pass(self) {
         self.state.time.set(0);
     }

@@ -2,10 +2,11 @@
 //! measured against it (docs/decisions/0012-isolation-measured-against-a-fused-build.md): it has
 //! none. No image that ships contains it.
 //!
-//! The services are those of `policy/default.toml`, unchanged. The program calls them in the order
-//! of their priorities, as the kernel would run them. Notifications between them stay in the
-//! program's own memory. The kernel is called only for Xen and the machine: events, grants, the
-//! console, random bits, and sleep.
+//! The services are those of `policy/default.toml`, unchanged, with the benchmarks' http (it
+//! receives what is sent to `/sink`). The program calls them in the order of their priorities, as
+//! the kernel would run them. Notifications between them stay in the program's own memory. The
+//! kernel is called only for Xen and the machine: events, grants, the console, random bits, and
+//! sleep.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -16,15 +17,13 @@ mod dispatch;
 mod inside;
 mod part;
 mod rules;
+mod service;
 mod wiring;
 
 use alloc::boxed::Box;
 
 use arrayvec::ArrayVec;
-#[cfg(not(feature = "sink"))]
-use cloister_http as http;
-#[cfg(feature = "sink")]
-use cloister_http::with_sink as http;
+use cloister_http::with_sink;
 use cloister_interfaces::capability::{Clock, Console, Entropy, GrantRule, Info, Port, Power};
 use cloister_interfaces::control::Control;
 use cloister_interfaces::grants::Grants;
@@ -39,18 +38,7 @@ use wiring::Wiring;
 
 pub use inside::{Inside, notify_slot};
 pub use part::Part;
-
-/// The services, by falling priority.
-mod service {
-    pub const GRANT_MANAGER: usize = 0;
-    pub const XENSTORE: usize = 1;
-    pub const NETFRONT: usize = 2;
-    pub const TCPIP: usize = 3;
-    pub const CONTROL: usize = 4;
-    pub const HTTP: usize = 5;
-}
-/// The number of services.
-pub const SERVICES: usize = 6;
+pub use service::SERVICES;
 
 /// The capabilities of the program.
 pub struct Caps<S, M: Memory> {
@@ -170,7 +158,7 @@ where
         store: control_store,
         control: shutdown,
     });
-    let http = http::service(cloister_http::Caps {
+    let http = with_sink::service(cloister_http::Caps {
         console: own.console,
         clock: caps().clock,
         info: own.info,

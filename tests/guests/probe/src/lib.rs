@@ -1,4 +1,5 @@
-//! Attempts at what a service must not be able to do, for the prober. Each function is one attempt.
+//! Attempts, for the prober, to do things that a service must not be able to do. Each function is
+//! one attempt.
 //!
 //! As long as isolation holds, an attempt can harm nothing but the service itself. No image that
 //! ships contains this crate.
@@ -67,17 +68,19 @@ pub fn segments() -> [u16; 4] {
     [ds, es, fs, gs]
 }
 
-/// Loads each data segment register with a selector that ring 3 may load: those of its own
-/// segments, and null.
+/// Loads each data segment register with a selector that ring 3 may load: one of its own segments,
+/// or null.
 pub fn load_segments() {
-    // SAFETY: in 64-bit mode only FS and GS matter, and the program has no data behind them.
+    // SAFETY: in 64-bit mode only FS and GS matter, and the program has no data that it reaches
+    // through them.
     unsafe {
         asm!("mov {0:e}, 0x1B", "mov ds, {0:x}", "mov {0:e}, 0x23", "mov es, {0:x}", "mov {0:e}, 3", "mov fs, {0:x}",
             "mov {0:e}, 0x18", "mov gs, {0:x}", out(reg) _, options(nomem, nostack, preserves_flags));
     }
 }
 
-/// Loads the data segment registers and faults, to leave the selectors behind for the next service.
+/// Loads the data segment registers and faults, to leave the selectors in the registers for the
+/// next service.
 pub fn leave_segments() {
     load_segments();
     ud2();
@@ -137,7 +140,7 @@ macro_rules! instruction {
     ($($(#[$doc:meta])* $name:ident: $($text:literal),+;)*) => {$(
         $(#[$doc])*
         pub fn $name() {
-            // SAFETY: the instruction faults in ring 3 or is refused; that is what is tested.
+            // SAFETY: the instruction faults in ring 3 or is refused, as the test expects.
             unsafe {
                 asm!(
                     "push rbx", $($text,)+ "pop rbx",

@@ -12,6 +12,7 @@ use cloister_interfaces::{Instant, Memory, Notifications, Service, System};
 use cloister_probe as probe;
 
 use crate::attempt::{Attempt, Attempts, Extent, STORMS, Side, arguments, operations};
+use crate::outcome::{AttemptState, Outcome};
 use crate::raw_queue::{Bytes, RawQueue};
 
 /// `-EPERM`: Xen's answer to a hypercall from ring 3.
@@ -61,47 +62,6 @@ const COUNTS: usize = 40;
 pub(crate) const IN_QUEUE: usize = 16;
 const _: () = assert!(IN_QUEUE + COUNTS <= SLOTS);
 
-/// The outcome of an attempt.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Outcome {
-    /// It was a fault of the service.
-    Faulted,
-    /// The kernel or a peer refused it.
-    Refused,
-    /// It had no effect outside the service.
-    NoEffect,
-    /// The peer consumed it and still runs.
-    Consumed,
-    /// It succeeded, although it must not.
-    Breach(&'static str),
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Outcome::Faulted => write!(f, "faulted"),
-            Outcome::Refused => write!(f, "refused"),
-            Outcome::NoEffect => write!(f, "no effect"),
-            Outcome::Consumed => write!(f, "taken in, no effect"),
-            Outcome::Breach(what) => write!(f, "BREACH: {what}"),
-        }
-    }
-}
-
-/// The state of an attempt that was made.
-pub(crate) enum AttemptState {
-    /// It has its outcome.
-    Ended(Outcome),
-    /// The peer has to consume it.
-    AwaitingPeer,
-}
-
-impl From<Option<&'static str>> for AttemptState {
-    fn from(breach: Option<&'static str>) -> AttemptState {
-        AttemptState::Ended(breach.map_or(Outcome::Refused, Outcome::Breach))
-    }
-}
-
 /// A message that a role must not send.
 pub(crate) struct RawMessage {
     /// Its description, for the log.
@@ -118,7 +78,7 @@ pub(crate) struct RawMessage {
 /// returns the breach, if there is one.
 pub(crate) type RoleAttempt<R> = (&'static str, fn(&mut R) -> Option<&'static str>);
 
-/// What a compromised service has: what the policy gives it, and no more.
+/// A compromised service: it has the capabilities that the policy gives it, and no others.
 pub(crate) trait Role: Sized + 'static {
     type System: System + 'static;
     type Memory: Memory + 'static;
@@ -138,7 +98,7 @@ pub(crate) trait Role: Sized + 'static {
     fn message(&self, _number: usize) -> Option<RawMessage> {
         None
     }
-    /// Checks what a peer sent on queue `_queue` after the message of number `_message`, or after
+    /// Checks a reply of a peer on queue `_queue` after the message of number `_message`, or after
     /// another attempt.
     ///
     /// # Errors
@@ -146,6 +106,32 @@ pub(crate) trait Role: Sized + 'static {
     fn check_reply(&self, _queue: usize, _reply: &[u8], _message: Option<usize>) -> Result<(), Outcome> {
         Ok(())
     }
+}
+
+/// The part of `impl Role for Caps<S, M>` that is the same in every role.
+macro_rules! console_and_clock {
+    () => {
+        type System = S;
+        type Memory = M;
+
+        fn console(&self) -> &cloister_interfaces::capability::Console<S> {
+            &self.console
+        }
+
+        fn clock(&self) -> &cloister_interfaces::capability::Clock<S> {
+            &self.clock
+        }
+    };
+}
+pub(crate) use console_and_clock;
+
+/// Writes to a region of constant bytes, if the guest has it. Returns the breach.
+pub(crate) fn write_constant(bytes: &'static [u8], breach: &'static str) -> Option<&'static str> {
+    if bytes.is_empty() {
+        return None;
+    }
+    probe::write(bytes.as_ptr() as u64, 0);
+    Some(breach)
 }
 
 /// A service that only makes attempts.

@@ -7,12 +7,12 @@ use cloister_caps::Operation;
 use cloister_interfaces::capability::{Clock, Console, Info};
 use cloister_interfaces::socket::{ConnectionId, Constant, MAX_CONNECTIONS, Reply, Request, Socket};
 use cloister_interfaces::{Client, Memory, Message, Service, System};
-use cloister_probe as probe;
 
-use crate::campaign::{Campaign, IN_QUEUE, Outcome, RawMessage, Role, RoleAttempt};
+use crate::campaign::{Campaign, IN_QUEUE, RawMessage, Role, RoleAttempt, console_and_clock, write_constant};
+use crate::outcome::Outcome;
 use crate::raw_queue::{RawQueue, bytes};
 
-/// What the policy gives http.
+/// The capabilities that the policy gives http.
 pub struct Caps<S, M> {
     /// The console.
     pub console: Console<S>,
@@ -81,8 +81,8 @@ const MESSAGES: [(&str, Request); 25] = [
 ];
 
 impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
-    type System = S;
-    type Memory = M;
+    console_and_clock!();
+
     const RIGHTS: &'static [Operation] = &[
         Operation::ConsoleWrite,
         Operation::ClockNow,
@@ -91,14 +91,6 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
         Operation::QueueNotify,
         Operation::RegionFind,
     ];
-
-    fn console(&self) -> &Console<S> {
-        &self.console
-    }
-
-    fn clock(&self) -> &Clock<S> {
-        &self.clock
-    }
 
     fn saved_words(&self) -> (&M, usize) {
         (&self.socket.requests.end().producer, IN_QUEUE)
@@ -114,13 +106,7 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
                 caps.stream_in.store(0, 0);
                 Some("the stream from tcpip was written")
             }),
-            ("write the site", |caps| {
-                if !caps.site.is_empty() {
-                    probe::write(caps.site.as_ptr() as u64, 0);
-                    return Some("the site was written");
-                }
-                None
-            }),
+            ("write the site", |caps| write_constant(caps.site, "the site was written")),
             ("fill what is sent with what nobody asked for", |caps| {
                 (0..caps.stream_out.len()).step_by(4).for_each(|at| caps.stream_out.store(at, u32::MAX));
                 None

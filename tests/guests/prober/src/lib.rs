@@ -18,6 +18,7 @@ mod attempt;
 mod campaign;
 pub mod http;
 pub mod netfront;
+mod outcome;
 mod raw_queue;
 pub mod storm;
 pub mod tcpip;
@@ -28,7 +29,7 @@ use cloister_caps::Operation;
 use cloister_interfaces::capability::{Clock, Console, Info};
 use cloister_interfaces::{Client, Memory, Service, System, socket};
 
-use crate::campaign::{Campaign, Role};
+use crate::campaign::{Campaign, Role, console_and_clock};
 use crate::raw_queue::RawQueue;
 
 /// The prober's capabilities.
@@ -55,8 +56,8 @@ pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> im
 }
 
 impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
-    type System = S;
-    type Memory = M;
+    console_and_clock!();
+
     const RIGHTS: &'static [Operation] = &[
         Operation::ConsoleWrite,
         Operation::ClockNow,
@@ -64,14 +65,6 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
         Operation::QueueNotify,
         Operation::RegionFind,
     ];
-
-    fn console(&self) -> &Console<S> {
-        &self.console
-    }
-
-    fn clock(&self) -> &Clock<S> {
-        &self.clock
-    }
 
     fn saved_words(&self) -> (&M, usize) {
         (&self.prober_progress, 0)

@@ -11,10 +11,11 @@ use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{Action, Failure, Path, Reply as Stored, Request as Ask, Store, Value};
 use cloister_interfaces::{Client, Memory, Message, Server, Service, System};
 
-use crate::campaign::{Campaign, IN_QUEUE, Outcome, RawMessage, Role, RoleAttempt};
+use crate::campaign::{Campaign, IN_QUEUE, RawMessage, Role, RoleAttempt, console_and_clock};
+use crate::outcome::Outcome;
 use crate::raw_queue::{Bytes, RawFields, RawQueue, bytes};
 
-/// What the policy gives netfront.
+/// The capabilities that the policy gives netfront.
 pub struct Caps<S, M> {
     /// The console.
     pub console: Console<S>,
@@ -223,8 +224,8 @@ fn opens<S: System>(port: &Port<S>, peers: &[DomId]) -> Option<&'static str> {
 }
 
 impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
-    type System = S;
-    type Memory = M;
+    console_and_clock!();
+
     const RIGHTS: &'static [Operation] = &[
         Operation::ConsoleWrite,
         Operation::ClockNow,
@@ -234,14 +235,6 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
         Operation::PortSend,
         Operation::PortClose,
     ];
-
-    fn console(&self) -> &Console<S> {
-        &self.console
-    }
-
-    fn clock(&self) -> &Clock<S> {
-        &self.clock
-    }
 
     fn saved_words(&self) -> (&M, usize) {
         (&self.grants.requests.end().producer, IN_QUEUE)
@@ -255,7 +248,7 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
     fn attempts() -> &'static [RoleAttempt<Self>] {
         &[
             ("close a channel", |caps| {
-                // What the attempts before left open.
+                // Close the channels that earlier attempts left open.
                 let _ = (caps.tx_events.close(), caps.rx_events.close());
                 let closed = caps.tx_events.close().is_ok();
                 closed.then_some("a channel was closed that was not open")
@@ -304,7 +297,7 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
             STORE => match Stored::from_bytes(reply) {
                 Ok(Stored::Answer { result: Err(Failure::Policy), .. }) => Err(Outcome::Refused),
                 Ok(Stored::Answer { .. }) => Err(Outcome::Breach("XenStore was asked")),
-                Ok(Stored::Changed { .. }) => Err(Outcome::Breach("a watch told of what is not ours")),
+                Ok(Stored::Changed { .. }) => Err(Outcome::Breach("a watch reported another's node")),
                 Err(_) => Ok(()),
             },
             _ => Ok(()),

@@ -9,7 +9,7 @@ use cloister_interfaces::queue::{HEAD, MESSAGE_EVENT, QueueEnd, SLOTS, SPACE_EVE
 use cloister_interfaces::{Client, Interface, Memory, Message, Server, System};
 use cloister_probe as probe;
 
-use crate::campaign::{AttemptState, Outcome};
+use crate::outcome::{AttemptState, Outcome};
 
 /// The number of notifications in a storm.
 const STORM: u32 = 20_000;
@@ -145,7 +145,7 @@ impl<'a, M: Memory> RawQueue<'a, M> {
         }
     }
 
-    /// Writes a message to the queue, whether or not it has room, and notifies the peer.
+    /// Writes a message to the queue, even if it has no room, and notifies the peer.
     pub(crate) fn send(&self, bytes: &Bytes) {
         self.put(bytes);
         self.notify();

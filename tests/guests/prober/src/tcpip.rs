@@ -11,10 +11,11 @@ use cloister_interfaces::socket::{ConnectionId, MAX_CONNECTIONS, Reply, Socket};
 use cloister_interfaces::{Client, Memory, Message, Server, Service, System};
 use cloister_probe as probe;
 
-use crate::campaign::{Campaign, IN_QUEUE, Outcome, RawMessage, Role, RoleAttempt};
+use crate::campaign::{Campaign, IN_QUEUE, RawMessage, Role, RoleAttempt, console_and_clock, write_constant};
+use crate::outcome::Outcome;
 use crate::raw_queue::{Bytes, RawFields, RawQueue, bytes};
 
-/// What the policy gives tcpip.
+/// The capabilities that the policy gives tcpip.
 pub struct Caps<S, M: Memory> {
     /// The console.
     pub console: Console<S>,
@@ -173,8 +174,8 @@ fn message(number: usize) -> Option<(&'static str, usize, Bytes)> {
 }
 
 impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
-    type System = S;
-    type Memory = M;
+    console_and_clock!();
+
     const RIGHTS: &'static [Operation] = &[
         Operation::ConsoleWrite,
         Operation::ClockNow,
@@ -182,14 +183,6 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
         Operation::QueueNotify,
         Operation::RegionFind,
     ];
-
-    fn console(&self) -> &Console<S> {
-        &self.console
-    }
-
-    fn clock(&self) -> &Clock<S> {
-        &self.clock
-    }
 
     fn saved_words(&self) -> (&M, usize) {
         (&self.net.requests.end().producer, IN_QUEUE)
@@ -216,13 +209,7 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
                 probe::write(caps.command_line.as_ptr() as u64, 0);
                 Some("the command line was written")
             }),
-            ("write the site", |caps| {
-                if !caps.site.is_empty() {
-                    probe::write(caps.site.as_ptr() as u64, 0);
-                    return Some("the site was written");
-                }
-                None
-            }),
+            ("write the site", |caps| write_constant(caps.site, "the site was written")),
             ("fill what an application receives with what nobody sent", |caps| {
                 (0..caps.stream_in.len()).step_by(4).for_each(|at| caps.stream_in.store(at, u32::MAX));
                 None

@@ -1,5 +1,5 @@
-//! A service that always has something to do. It counts its rounds, and checks whether the services
-//! that run before it leave something in its segment registers.
+//! A service that always has something to do. It counts its rounds, and records what other
+//! services leave in its segment registers.
 
 use cloister_interfaces::capability::Console;
 use cloister_interfaces::{Instant, Memory, Notifications, Service, System};

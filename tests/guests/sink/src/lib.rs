@@ -1,5 +1,5 @@
-//! The sink: takes requests and does nothing with them. It stands in for the network where there is
-//! none, so that the kernel can be run alone (`tests/guests/selftest.toml`).
+//! The sink: takes requests and does nothing with them. It replaces the network in an image without
+//! one, so that the kernel can run alone (`tests/guests/selftest.toml`).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -11,11 +11,11 @@ use cloister_interfaces::{Instant, Memory, Notifications, Server, Service, Syste
 pub struct Caps<S, M> {
     /// Says that it started.
     pub console: Console<S>,
-    /// What it ignores.
+    /// The queues whose requests it ignores.
     pub socket_clients: ArrayVec<Server<socket::Socket, S, M>, 4>,
 }
 
-/// The sink over these capabilities.
+/// Creates the sink over these capabilities.
 pub fn service<S: System + 'static, M: Memory + 'static>(caps: Caps<S, M>) -> impl Service {
     caps.console.line(format_args!("started"));
     Sink { caps }
@@ -28,7 +28,7 @@ struct Sink<S, M> {
 impl<S: System, M: Memory> Service for Sink<S, M> {
     fn notified(&mut self, _: Notifications) {
         for client in &mut self.caps.socket_clients {
-            // A queue holds no more than its depth, so this ends.
+            // A queue holds at most as many messages as its depth, so this loop ends.
             while client.requests.pop().is_some() {}
         }
     }

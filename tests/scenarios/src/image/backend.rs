@@ -5,8 +5,10 @@ use cloister_caps::EvtchnPort;
 use cloister_sim::netback::Frame;
 use cloister_sim::{Machine, Netback, Xenstored};
 
-use super::GUEST;
 use crate::wire::Wire;
+
+/// The guest's number.
+pub const GUEST: u16 = 5;
 
 /// The back end.
 pub struct Backend {
@@ -34,19 +36,19 @@ impl Backend {
         }
     }
 
-    /// Runs if an event, a watch or a frame asks for it. Returns `true` if anything changed.
+    /// Runs if an event, a watch or a frame wakes it. Returns `true` if anything changed.
     pub fn run(&mut self, machine: &Machine, store: &mut Xenstored, wire: &mut Wire) -> bool {
         let domain = self.domain;
-        let mut told = !wire.to_server.is_empty();
+        let mut woken = !wire.to_server.is_empty();
         self.netback.waiting.extend(Frame::merged(wire.to_server.drain(..)));
         for port in &self.bound {
-            told |= machine.xen().events.take_remote(domain, *port);
+            woken |= machine.xen().events.take_remote(domain, *port);
         }
-        let states = self.look(store);
-        told |= self.states != states;
+        let states = self.states_in(store);
+        woken |= self.states != states;
         self.states = states;
-        let moved = told && self.netback.run(store, &|reference| machine.page_of(domain, reference));
-        self.hold(machine, store);
+        let moved = woken && self.netback.run(store, &|reference| machine.page_of(domain, reference));
+        self.follow_connection(machine, store);
         for port in self.netback.events.drain(..) {
             machine.xen().events.notify(domain, EvtchnPort(port));
         }
@@ -59,14 +61,16 @@ impl Backend {
         moved
     }
 
-    fn look(&self, store: &Xenstored) -> [Option<String>; 2] {
-        [self.netback.front(), self.netback.directory()].map(|directory| store.text(&format!("{directory}/state")))
+    /// Returns the states that the front end and the back end have published.
+    fn states_in(&self, store: &Xenstored) -> [Option<String>; 2] {
+        [self.netback.front_directory(), self.netback.directory()]
+            .map(|directory| store.text(&format!("{directory}/state")))
     }
 
     /// Maps the rings and binds the ports while there is a connection, and only then.
-    fn hold(&mut self, machine: &Machine, store: &Xenstored) {
+    fn follow_connection(&mut self, machine: &Machine, store: &Xenstored) {
         let Some(connection) = &self.netback.connection else {
-            return self.let_go(machine);
+            return self.end_connection(machine);
         };
         if !self.bound.is_empty() {
             return;
@@ -78,7 +82,7 @@ impl Backend {
             assert!(machine.xen().events.bind(self.domain, *port), "{port} is not for the back end");
         }
         for name in ["tx-ring-ref", "rx-ring-ref"] {
-            let text = store.text(&format!("{}/{name}", self.netback.front()));
+            let text = store.text(&format!("{}/{name}", self.netback.front_directory()));
             let reference = text.and_then(|text| text.parse().ok()).expect("the back end has read it");
             machine.map(self.domain, reference, true).expect("a ring page is granted for writing");
             self.mapped.push(reference);
@@ -86,7 +90,7 @@ impl Backend {
     }
 
     /// Ends the connection.
-    pub fn let_go(&mut self, machine: &Machine) {
+    pub fn end_connection(&mut self, machine: &Machine) {
         self.netback.connection = None;
         for port in self.bound.drain(..) {
             machine.xen().events.unbind(self.domain, port);

@@ -1,5 +1,5 @@
 //! The whole shipped image: its six services and the kernel, with a XenStore daemon, a network back
-//! end, and the client behind it.
+//! end, and a client on the network.
 
 mod backend;
 mod programs;
@@ -13,10 +13,8 @@ use cloister_sim::hypervisor::{End, Machine, Setup, Step};
 use cloister_sim::{Netback, Xenstored};
 
 use crate::client::{Client, Network};
-use backend::Backend;
+use backend::{Backend, GUEST};
 
-/// The guest's number.
-pub const GUEST: u16 = 5;
 /// The longest sleep of the whole simulation, in ns.
 const LONGEST_SLEEP: u64 = 50_000_000;
 
@@ -160,18 +158,19 @@ impl Image {
     /// Removes the device, as the toolstack does.
     pub fn remove_device(&mut self) {
         self.store_used = true;
-        self.backend.let_go(&self.machine);
+        self.backend.end_connection(&self.machine);
         self.backend.netback.destroy(&mut self.store);
     }
 
     /// Ends the connection at the back end, and announces it.
     pub fn close_back_end(&mut self) {
         self.store_used = true;
-        self.backend.let_go(&self.machine);
+        self.backend.end_connection(&self.machine);
         self.backend.netback.set_state(&mut self.store, "5");
     }
 
-    /// Sets whether the back end keeps its mappings of the rings whatever it announces.
+    /// Makes the back end keep its mappings of the rings, whatever it announces, or stop keeping
+    /// them.
     pub fn keep_mappings(&mut self, keeps_mappings: bool) {
         self.backend.keeps_mappings = keeps_mappings;
     }
@@ -179,7 +178,7 @@ impl Image {
     /// Returns the front end's state.
     #[must_use]
     pub fn front_state(&self) -> Option<String> {
-        self.store.text(&format!("{}/state", self.backend.netback.front()))
+        self.store.text(&format!("{}/state", self.backend.netback.front_directory()))
     }
 
     /// Returns the console output so far.
@@ -221,9 +220,9 @@ impl Image {
 
     /// Runs everything except the guest once. Returns `true` if anything changed.
     fn world(&mut self) -> bool {
-        let asked = self.machine.xen().events.take_remote(0, XENSTORE_PORT);
+        let woken = self.machine.xen().events.take_remote(0, XENSTORE_PORT);
         let mut moved = false;
-        if (asked || std::mem::take(&mut self.store_used)) && self.store.run() {
+        if (woken || std::mem::take(&mut self.store_used)) && self.store.run() {
             self.machine.xen().events.notify(0, XENSTORE_PORT);
             moved = true;
         }
@@ -244,7 +243,7 @@ impl Network for Image {
         }
         if self.machine.step(now) == Step::Idle && !self.world() {
             let now = self.machine.now();
-            let sleeps = self.client.sleeps(now).unwrap_or(LONGEST_SLEEP).clamp(1_000, LONGEST_SLEEP);
+            let sleeps = self.client.poll_delay(now).unwrap_or(LONGEST_SLEEP).clamp(1_000, LONGEST_SLEEP);
             self.machine.step(now + sleeps);
         }
     }

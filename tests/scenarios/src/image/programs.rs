@@ -1,6 +1,5 @@
-//! The programs of the shipped image, compiled with the bindings of the policy compiler. A
-//! capability that a service expects and the policy does not give does not compile, nor one that
-//! the policy gives and the service does not expect.
+//! The programs of the shipped image, compiled with the bindings of the policy compiler. They
+//! compile only if the policy gives each service exactly the capabilities that it expects.
 
 use cloister_sim::Machine;
 

@@ -94,6 +94,6 @@ fn no_service_spins_while_a_lost_segment_cannot_be_sent_again() {
     for _ in 0..1000 {
         rig.advance(10_000_000);
         rig.run(2);
-        assert_ne!(rig.sleeps(), Some(core::time::Duration::ZERO));
+        assert_ne!(rig.poll_delay(), Some(core::time::Duration::ZERO));
     }
 }

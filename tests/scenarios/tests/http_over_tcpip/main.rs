@@ -269,14 +269,14 @@ fn many_short_connections_with_a_small_table() {
 fn forty_at_once_with_a_small_table() {
     let mut rig = Rig::new(Setup { connections: 16, ring_out: 4096, site: site(), ..Setup::default() });
     let handles: Vec<_> = (0..40).map(|_| rig.connect()).collect();
-    let mut asked = [false; 40];
+    let mut requested = [false; 40];
     let mut answers = vec![Vec::new(); 40];
     for _ in 0..200_000 {
         rig.step();
         for (at, handle) in handles.iter().enumerate() {
-            if !asked[at] && rig.socket(*handle).may_send() {
+            if !requested[at] && rig.socket(*handle).may_send() {
                 rig.socket(*handle).send_slice(b"GET /one HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
-                asked[at] = true;
+                requested[at] = true;
             }
             let part = rig.take(*handle);
             answers[at].extend(part);
@@ -431,7 +431,7 @@ fn nothing_runs_while_nothing_happens() {
     let mut rig = Rig::new(Setup { site: site(), ..Setup::default() });
     rig.get("/one");
     rig.wait(30);
-    assert_eq!(rig.sleeps(), None);
+    assert_eq!(rig.poll_delay(), None);
 }
 
 #[test]

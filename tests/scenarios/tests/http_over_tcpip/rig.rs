@@ -263,7 +263,7 @@ impl Rig {
     }
 
     /// Returns the time until the next deadline of a service.
-    pub fn sleeps(&self) -> Option<core::time::Duration> {
+    pub fn poll_delay(&self) -> Option<core::time::Duration> {
         let http = self.http.as_ref().and_then(|http| http.deadline());
         let deadline = self.tcpip.deadline().into_iter().chain(http).min()?;
         Some(deadline.since(cloister_interfaces::Instant(self.nanoseconds)))

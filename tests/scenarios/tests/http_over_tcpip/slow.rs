@@ -58,7 +58,7 @@ const ATTACKS: [(&str, Attack); 20] = [
         Attack { first: HEADS.as_flattened(), more: HEADS.as_flattened(), takes: 600, window: 1024, every: 1 },
     ),
     (
-        "an endless body to the sink of old",
+        "an endless body to /sink",
         Attack {
             first: b"POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551615\r\n\r\n",
             more: b"x",
@@ -233,9 +233,9 @@ fn a_client_is_served_beside_as_many_slow_peers_as_connections() {
     }
 }
 
-/// With twice as many, they compete for every free connection. Peers that take 600 bytes a second
-/// of the data that http has left to tcpip win: only the peers' addresses would tell one among many
-/// of a kind.
+/// Twice as many slow peers as places compete for every free connection. The test leaves out peers
+/// that take 600 bytes a second of data that http has left to tcpip: they win, because nothing but
+/// their addresses distinguishes the honest client from them.
 #[test]
 fn a_client_is_served_beside_twice_as_many_slow_peers() {
     for (name, attack) in ATTACKS.into_iter().filter(|(name, _)| !name.contains("of less")) {

@@ -1,11 +1,11 @@
 //! Tests the handshake in every state, against nodes with any value.
 //!
-//! Each case has a netfront of its own: connecting, connected, or closing. At one moment a node is
-//! written or removed, and stays so; or it is corrected again, several times. In every case there
-//! is no panic, no request beyond the policy, no grant left, and no endless log. While the link is
-//! down because of the node, the log has a line. When the node is right again, the link comes up by
-//! itself, carries frames both ways and is closed in order. The same holds for answers of XenStore:
-//! each failure of each kind of request, from each moment on.
+//! Each case has a new netfront that is connecting, connected, or closing. At one moment a node is
+//! written or removed. It stays wrong, or alternates with its right value several times. In every
+//! case there is no panic, no request beyond the policy, no grant left, and no endless log. While
+//! the link is down because of the node, the log has a line. When the node is right again, the link
+//! comes up without further help, carries frames both ways and is closed in order. The same holds
+//! for answers of XenStore: each failure of each kind of request, from each moment on.
 #![forbid(unsafe_code)]
 
 mod nodes;
@@ -58,7 +58,7 @@ const STILL: [Moment; 5] = [Moment::Early, Moment::Late, Moment::Up, Moment::Hel
 enum How {
     /// It has this value for some minutes.
     Stays,
-    /// It has this value for a turn, and then its former one, several times.
+    /// It alternates, several times, between this value for one turn and its earlier one.
     Flips,
 }
 
@@ -133,7 +133,7 @@ impl Case {
         match moment {
             Moment::Opening(turns) => return (0..turns).all(|_| case.turn()).then_some(case),
             Moment::Early => case.world.back.set_state(&mut case.world.daemon, "1"),
-            Moment::Late => case.world.back.deaf = true,
+            Moment::Late => case.world.back.ignores_states = true,
             Moment::Up => {}
             Moment::Closing(turns) => {
                 close(&mut case);
@@ -154,7 +154,7 @@ impl Case {
 
     fn path(&self, node: Node) -> String {
         match node {
-            Node::Front(name) => format!("{}/{name}", self.world.back.front()),
+            Node::Front(name) => format!("{}/{name}", self.world.back.front_directory()),
             Node::Back(name) => format!("{}/{name}", self.world.back.directory()),
         }
     }
@@ -169,12 +169,12 @@ impl Case {
     /// Returns the states that the two ends have published.
     fn states(&self) -> (String, String) {
         let text = |directory: String| self.world.daemon.text(&format!("{directory}/state")).unwrap_or_default();
-        (text(self.world.back.front()), text(self.world.back.directory()))
+        (text(self.world.back.front_directory()), text(self.world.back.directory()))
     }
 
     /// Lets every party behave from now on.
     fn behave(&mut self, moment: Moment) {
-        self.world.back.deaf = false;
+        self.world.back.ignores_states = false;
         if moment == Moment::Early && self.states().1 == "1" {
             self.world.back.set_state(&mut self.world.daemon, "2");
         }
@@ -230,7 +230,7 @@ fn attempt(moment: Moment, node: Node, value: Option<&[u8]>, how: How) -> bool {
     let right = case.world.daemon.get(&path);
     if node == Node::Back("state") {
         // From now on, the back end is the domain that writes it.
-        (case.world.back.connection, case.world.back.deaf) = (None, true);
+        (case.world.back.connection, case.world.back.ignores_states) = (None, true);
     }
     match how {
         How::Stays => {

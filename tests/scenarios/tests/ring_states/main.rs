@@ -1,9 +1,9 @@
-//! The shared rings in every state, against a back end that writes each field with each value at
-//! which a check may be wrong.
+//! Tests the shared rings in every state, against a back end that writes each field with the values
+//! at the limits of the checks.
 //!
-//! Each case has a netfront of its own, which an honest back end brings to the state. Then the
-//! hostile one writes one or two wrong fields. The result must be that of the protocol, which
-//! `model` states a second time: the front end takes the write, ends the connection and logs the
+//! Each case has a new netfront, which an honest back end brings to the state. Then a hostile one
+//! writes one or two wrong fields. The result must be that of the protocol, of which `model` is an
+//! independent statement: the front end accepts the write, or ends the connection and logs the
 //! reason, or ignores it. In every case there is no panic, no page is lost or owned twice, no grant
 //! is beyond the rules, the numbers of reads and of wakes are bounded, and no byte is read twice.
 //! Then the back end behaves, and frames go both ways.

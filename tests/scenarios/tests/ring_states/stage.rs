@@ -145,7 +145,7 @@ impl State {
         };
         let world = &mut stage.world;
         world.back.features.retain(|(name, _)| !lacks.contains(&name.as_str()));
-        world.back.deaf = self == State::Connecting;
+        world.back.ignores_states = self == State::Connecting;
         world.back.create(&mut world.daemon);
         stage.run();
         assert_eq!(stage.up, self != State::Connecting, "{}", stage.world.system.console());
@@ -341,7 +341,7 @@ impl Stage {
         if self.state == State::Held {
             self.world.grants.held = vec![0];
         }
-        self.world.back.deaf = self.state == State::AwaitClosing;
+        self.world.back.ignores_states = self.state == State::AwaitClosing;
         self.world.back.connection = None;
         self.world.rings.store(Ring::Rx.base() + RSP_PROD, u32::MAX / 2);
         self.world.storm();
@@ -389,7 +389,7 @@ impl Stage {
         (self.tx(), self.rx(), ids)
     }
 
-    /// Performs a write. Returns the expected result: for a violation, what is against the
+    /// Performs a write. Returns the expected result; for a violation, the broken rules of the
     /// protocol.
     pub fn attack(&mut self, attack: Attack) -> (Verdict, Vec<&'static str>) {
         let before = [(Ring::Tx, self.tx()), (Ring::Rx, self.rx())];
@@ -485,7 +485,7 @@ impl Stage {
     /// closed, and leaves no grant.
     pub fn behave(&mut self) {
         let world = &mut self.world;
-        world.back.deaf = false;
+        world.back.ignores_states = false;
         if !world.grants.held.is_empty() {
             world.grants.release(0);
         }

@@ -1,8 +1,8 @@
 //! Tests tcpip in every state of TCP against a segment with one, two or three wrong fields, as
 //! EmNetTest did with other stacks.
 //!
-//! Each case has a service of its own, which honest segments bring to the state. Then the wrong
-//! segment comes. In every case there is no panic, every frame of the image is well-formed, there
+//! Each case has a new tcpip, which honest segments bring to the state. Then the wrong segment
+//! arrives. In every case there is no panic, every frame of the image is well-formed, there
 //! are only a few of them, every page is given back, and another connection still carries bytes. A
 //! segment whose checksum, lengths or addresses are not the connection's changes nothing: the
 //! honest segment after it has the same effect as without it.

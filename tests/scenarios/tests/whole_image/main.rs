@@ -27,7 +27,8 @@ fn site() -> Vec<u8> {
     cpio(&[("index.html", b"<p>hello"), ("one", b"1"), ("large", &pattern(1_000_000))])
 }
 
-/// Checks that nothing was refused: the policy gives every service what it uses.
+/// Checks that nothing was refused, which means that the policy gives every service all that it
+/// uses.
 fn assert_no_refusals(image: &Image) {
     assert_eq!(image.machine.kernel().refusals(), 0, "{}", image.console());
 }

@@ -17,7 +17,6 @@ use super::grants::GrantError;
 use super::regions::{Constants, Regions};
 use super::xen::Xen;
 use crate::memory::SharedMemory;
-use crate::program;
 
 /// The first frame that is not the image's.
 const FIRST_FREE: u64 = 0x400;
@@ -49,7 +48,7 @@ pub struct Setup {
 pub enum End {
     /// It powered off.
     PowerOff,
-    /// It asked for a reboot.
+    /// It requested a reboot.
     Reboot,
     /// A service faulted, and its restart rule stops the image.
     Crash,
@@ -69,6 +68,11 @@ pub enum Step {
 struct Program {
     make: fn() -> Box<dyn Service>,
     running: Option<Box<dyn Service>>,
+}
+
+thread_local! {
+    /// The machine that this thread simulates, and the service that runs on it.
+    static RUNNING: RefCell<Option<(Rc<Machine>, ServiceId)>> = const { RefCell::new(None) };
 }
 
 /// A simulated machine.
@@ -168,8 +172,8 @@ impl Machine {
         memory.unwrap_or_else(|| panic!("there is no shared region {name}"))
     }
 
-    /// Runs the service that the scheduler chooses. If none is ready, lets time pass, until `until`
-    /// at most.
+    /// Runs the service that the scheduler chooses. If none is ready, time passes, at most up
+    /// to `until`.
     pub fn step(self: &Rc<Self>, until: u64) -> Step {
         if let Some(end) = self.end.get() {
             return Step::Ended(end);
@@ -202,7 +206,7 @@ impl Machine {
         // A service without a pending answer starts now.
         let bits = self.kernel().take_answer(service, now).map_or(Notifications::ALL.0, |answer| answer.words[0]);
         self.xen().record(("run", service, bits));
-        let (deadline, held) = program::enter(self, service, || {
+        let (deadline, held) = self.enter(service, || {
             let running = program.running.get_or_insert_with(program.make);
             running.notified(Notifications(bits));
             (running.deadline(), running.events_to_hold())
@@ -277,6 +281,27 @@ impl Machine {
 
     pub(crate) fn regions(&self) -> &Regions {
         &self.regions
+    }
+
+    /// Runs `program` as `service`.
+    fn enter<T>(self: &Rc<Self>, service: ServiceId, program: impl FnOnce() -> T) -> T {
+        struct Leave;
+        impl Drop for Leave {
+            fn drop(&mut self) {
+                RUNNING.set(None);
+            }
+        }
+        RUNNING.set(Some((self.clone(), service)));
+        let _leave = Leave;
+        program()
+    }
+
+    /// Returns the machine that this thread simulates, and the service that runs on it.
+    ///
+    /// # Panics
+    /// No service runs.
+    pub(crate) fn running() -> (Rc<Machine>, ServiceId) {
+        RUNNING.with_borrow(Clone::clone).expect("a program runs only as a service of a machine")
     }
 
     /// Makes `service` fault, as a panic of its program does.

@@ -1,5 +1,5 @@
-//! Frames that leave segmentation or checksums to others, and that work, as Linux does it behind
-//! its netback.
+//! Frames whose segmentation or checksums are left to others, and the code that completes them, as
+//! Linux does after its netback.
 
 /// A frame, and the work that is left to do.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -24,11 +24,11 @@ const FIN: u8 = 0x01;
 const PUSH: u8 = 0x08;
 const UDP: u8 = 17;
 
-fn half(bytes: &[u8], at: usize) -> u16 {
+fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-fn set_half(bytes: &mut [u8], at: usize, value: u16) {
+fn set_be16(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
@@ -45,9 +45,9 @@ fn add(sum: u16, bytes: &[u8]) -> u16 {
 /// Returns the offsets of the transport header of an IPv4 frame and of its checksum, and the sum of
 /// its pseudo-header.
 fn transport(frame: &[u8]) -> (usize, usize, u16) {
-    assert_eq!(half(frame, 12), 0x0800, "only IPv4 frames are worked on");
+    assert_eq!(be16(frame, 12), 0x0800, "only IPv4 frames are worked on");
     let header = ETHERNET + usize::from(frame[ETHERNET] & 15) * 4;
-    let length = usize::from(half(frame, ETHERNET + 2)) + ETHERNET - header;
+    let length = usize::from(be16(frame, ETHERNET + 2)) + ETHERNET - header;
     let protocol = frame[ETHERNET + 9];
     let field = match protocol {
         TCP => 16,
@@ -61,16 +61,16 @@ fn transport(frame: &[u8]) -> (usize, usize, u16) {
 /// Completes the checksum of a frame.
 fn complete(frame: &mut [u8]) {
     let (header, field, pseudo) = transport(frame);
-    let end = ETHERNET + usize::from(half(frame, ETHERNET + 2));
-    set_half(frame, field, 0);
+    let end = ETHERNET + usize::from(be16(frame, ETHERNET + 2));
+    set_be16(frame, field, 0);
     let sum = !add(pseudo, &frame[header..end]);
-    set_half(frame, field, if sum == 0 { 0xFFFF } else { sum });
+    set_be16(frame, field, if sum == 0 { 0xFFFF } else { sum });
 }
 
 /// Replaces the checksum of a frame by the sum of the pseudo-header.
 fn blank(frame: &mut [u8]) {
     let (_, field, pseudo) = transport(frame);
-    set_half(frame, field, pseudo);
+    set_be16(frame, field, pseudo);
 }
 
 impl Frame {
@@ -114,10 +114,10 @@ impl Frame {
         }
         let mut bytes = [&self.bytes[..], more].concat();
         let length = bytes.len() - ETHERNET;
-        set_half(&mut bytes, ETHERNET + 2, length as u16);
-        set_half(&mut bytes, ETHERNET + 10, 0);
+        set_be16(&mut bytes, ETHERNET + 2, length as u16);
+        set_be16(&mut bytes, ETHERNET + 10, 0);
         let sum = !add(0, &bytes[ETHERNET..34]);
-        set_half(&mut bytes, ETHERNET + 10, sum);
+        set_be16(&mut bytes, ETHERNET + 10, sum);
         bytes[47] |= next[47] & PUSH;
         *self = Frame::unfinished(bytes, Some(size as u16));
         true
@@ -126,13 +126,13 @@ impl Frame {
     /// Returns the frames that it is cut into, with their checksums.
     ///
     /// # Panics
-    /// The checksum field does not hold what it must.
+    /// The checksum field does not hold the required value.
     #[must_use]
     pub fn packets(self) -> Vec<Vec<u8>> {
         let mut bytes = self.bytes;
         if self.blank {
             let (_, field, pseudo) = transport(&bytes);
-            assert_eq!(half(&bytes, field), pseudo, "a checksum is left out, but its field is not the pseudo-header's");
+            assert_eq!(be16(&bytes, field), pseudo, "a checksum is left out, but its field is not the pseudo-header's");
         }
         match self.segment {
             Some(size) => cut(&bytes, usize::from(size)),
@@ -151,7 +151,7 @@ fn tcp_headers(frame: &[u8]) -> Option<(usize, &[u8])> {
     const ACK: u8 = 0x10;
     let plain = frame.len() > 54 && frame[12..15] == [8, 0, 0x45] && frame[23] == TCP && frame[47] & !PUSH == ACK;
     let headers = 34 + usize::from(frame.get(46).filter(|_| plain)? >> 4) * 4;
-    let end = ETHERNET + usize::from(half(frame, 16));
+    let end = ETHERNET + usize::from(be16(frame, 16));
     (end == frame.len() && headers < end).then(|| (headers, &frame[headers..]))
 }
 
@@ -160,7 +160,7 @@ fn cut(frame: &[u8], size: usize) -> Vec<Vec<u8>> {
     assert_eq!(frame[ETHERNET + 9], TCP, "only TCP is cut");
     let (tcp, ..) = transport(frame);
     let headers = tcp + usize::from(frame[tcp + 12] >> 4) * 4;
-    let end = ETHERNET + usize::from(half(frame, ETHERNET + 2));
+    let end = ETHERNET + usize::from(be16(frame, ETHERNET + 2));
     assert_eq!(end, frame.len(), "a frame to be cut has no padding");
     let payloads: Vec<&[u8]> = frame[headers..end].chunks(size).collect();
     assert!(!payloads.is_empty(), "a frame to be cut has payload");
@@ -168,12 +168,12 @@ fn cut(frame: &[u8], size: usize) -> Vec<Vec<u8>> {
     let make = |(index, payload): (usize, &&[u8])| {
         let mut packet = [&frame[..headers], payload].concat();
         let length = packet.len() - ETHERNET;
-        set_half(&mut packet, ETHERNET + 2, length as u16);
-        let id = half(frame, ETHERNET + 4).wrapping_add(index as u16);
-        set_half(&mut packet, ETHERNET + 4, id);
-        set_half(&mut packet, ETHERNET + 10, 0);
+        set_be16(&mut packet, ETHERNET + 2, length as u16);
+        let id = be16(frame, ETHERNET + 4).wrapping_add(index as u16);
+        set_be16(&mut packet, ETHERNET + 4, id);
+        set_be16(&mut packet, ETHERNET + 10, 0);
         let sum = !add(0, &packet[ETHERNET..tcp]);
-        set_half(&mut packet, ETHERNET + 10, sum);
+        set_be16(&mut packet, ETHERNET + 10, sum);
         let sequence = sequence.wrapping_add((index * size) as u32);
         packet[tcp + 4..tcp + 8].copy_from_slice(&sequence.to_be_bytes());
         if index + 1 < payloads.len() {
@@ -194,7 +194,7 @@ mod tests {
         let mut frame = vec![0; 54 + length];
         frame[12..14].copy_from_slice(&[8, 0]);
         frame[14] = 0x45;
-        set_half(&mut frame, 16, (40 + length) as u16);
+        set_be16(&mut frame, 16, (40 + length) as u16);
         (frame[23], frame[26], frame[30]) = (TCP, 10, 11);
         (frame[46], frame[47]) = (0x50, 0x19);
         for (index, byte) in frame[54..].iter_mut().enumerate() {
@@ -225,7 +225,7 @@ mod tests {
         assert!(packets.iter().all(|packet| is_right(packet) && add(0, &packet[14..34]) == 0xFFFF));
         assert_eq!(packets.iter().flat_map(|packet| &packet[54..]).copied().collect::<Vec<_>>(), &whole[54..]);
         assert_eq!(packets.iter().map(|packet| packet[47]).collect::<Vec<_>>(), [0x10, 0x10, 0x19]);
-        assert_eq!(packets.iter().map(|packet| half(packet, 40)).collect::<Vec<_>>(), [0, 1000, 2000]);
+        assert_eq!(packets.iter().map(|packet| be16(packet, 40)).collect::<Vec<_>>(), [0, 1000, 2000]);
     }
 
     #[test]
@@ -234,7 +234,7 @@ mod tests {
         whole[47] = 0x18;
         complete(&mut whole);
         let sum = !add(0, &whole[14..34]);
-        set_half(&mut whole, 24, sum);
+        set_be16(&mut whole, 24, sum);
         let packets = Frame::unfinished(whole.clone(), Some(1000)).packets();
         assert_eq!(Frame::merged(packets.clone()), [Frame::unfinished(whole, Some(1000))]);
         let gap = [packets[0].clone(), packets[2].clone()];

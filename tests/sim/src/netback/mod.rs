@@ -42,7 +42,7 @@ pub struct Connection {
 
 /// The violation of a hostile back end with the next frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mischief {
+pub enum Violation {
     /// Answers a request to send twice.
     SentTwice,
     /// Answers a request to send that was never made.
@@ -88,11 +88,11 @@ pub struct Netback {
     /// If set, pages are returned in reverse order.
     pub backwards: bool,
     /// The violation with the next frame.
-    pub mischief: Option<Mischief>,
+    pub violation: Option<Violation>,
     /// While set, the guest's states are not read.
-    pub deaf: bool,
+    pub ignores_states: bool,
     /// If set, wrong keys make the back end close, as Linux's does (`xenbus_dev_fatal`). Otherwise
-    /// they fail the test. For scripts in which somebody else has written them.
+    /// they fail the test. For scripts in which another party has written them.
     pub forgiving: bool,
 }
 
@@ -116,8 +116,8 @@ impl Netback {
             hold_tx: false,
             keep_pages: false,
             backwards: false,
-            mischief: None,
-            deaf: false,
+            violation: None,
+            ignores_states: false,
             forgiving: false,
         }
     }
@@ -130,13 +130,13 @@ impl Netback {
 
     /// Returns the front end's directory.
     #[must_use]
-    pub fn front(&self) -> String {
+    pub fn front_directory(&self) -> String {
         format!("/local/domain/{}/device/vif/0", self.guest)
     }
 
     /// Creates the device as the toolstack does, and offers a connection.
     pub fn create(&self, store: &mut Xenstored) {
-        let (back, front) = (self.directory(), self.front());
+        let (back, front) = (self.directory(), self.front_directory());
         for (name, value) in [("online", "1"), ("frontend", front.as_str()), ("hotplug-status", "connected")] {
             store.set(&format!("{back}/{name}"), value);
         }
@@ -161,7 +161,7 @@ impl Netback {
     pub fn destroy(&mut self, store: &mut Xenstored) {
         self.connection = None;
         store.delete(&self.directory());
-        store.delete(&self.front());
+        store.delete(&self.front_directory());
     }
 
     /// Sets the back end's state.
@@ -171,12 +171,12 @@ impl Netback {
 
     /// Follows the guest's states and moves frames. Returns `true` if anything changed.
     pub fn run(&mut self, store: &mut Xenstored, page_of: PageOf<'_>) -> bool {
-        let followed = !self.deaf && self.follow(store, page_of);
+        let followed = !self.ignores_states && self.follow(store, page_of);
         followed | self.receive_from_guest(page_of) | self.send_to_guest(page_of)
     }
 
     fn follow(&mut self, store: &mut Xenstored, page_of: PageOf<'_>) -> bool {
-        let front = store.text(&format!("{}/state", self.front()));
+        let front = store.text(&format!("{}/state", self.front_directory()));
         let own = store.text(&format!("{}/state", self.directory()));
         let (Some(front), Some(own)) = (front, own) else { return false };
         let next = match (front.as_str(), own.as_str()) {
@@ -199,7 +199,7 @@ impl Netback {
     /// Returns the connection that the guest's keys describe, or `None` if they describe none.
     fn connect(&self, store: &Xenstored, page_of: PageOf<'_>) -> Option<Connection> {
         let fatal = |what: &str| assert!(self.forgiving, "fatal: {what}");
-        let key = |name: &str| store.text(&format!("{}/{name}", self.front()));
+        let key = |name: &str| store.text(&format!("{}/{name}", self.front_directory()));
         let number = |name: &str| key(name).and_then(|text| text.parse::<u32>().ok());
         if key("request-rx-copy").as_deref() != Some("1") {
             fatal("a front end must have frames copied");
@@ -241,10 +241,10 @@ impl Netback {
             }
             let mut unanswered = std::mem::take(&mut connection.unanswered).into_iter();
             while let Some((id, extra)) = unanswered.next() {
-                let mischief = self.mischief.take_if(|mischief| mischief.is_about_sent());
-                connection.give_back(id, extra, mischief);
+                let violation = self.violation.take_if(|violation| violation.is_about_sent());
+                connection.give_back(id, extra, violation);
                 moved = true;
-                if mischief.is_some() {
+                if violation.is_some() {
                     // With the other outstanding requests, this number of responses is possible.
                     (connection.unanswered, self.keep_pages) = (unanswered.collect(), true);
                     break;
@@ -267,14 +267,14 @@ impl Netback {
                 continue;
             }
             let slots = frame.bytes.len().div_ceil(PAGE_SIZE) as u32 + u32::from(frame.segment.is_some());
-            let endless = if self.mischief == Some(Mischief::ReceivedEndless) { MOST_SLOTS + 1 } else { 0 };
+            let endless = if self.violation == Some(Violation::ReceivedEndless) { MOST_SLOTS + 1 } else { 0 };
             if connection.rx.waiting(slots.max(endless)) < slots.max(endless) {
                 self.waiting.push_front(frame);
                 break;
             }
-            let mischief = self.mischief.take_if(|mischief| !mischief.is_about_sent());
+            let violation = self.violation.take_if(|violation| !violation.is_about_sent());
             self.longest = self.longest.max(frame.bytes.len());
-            connection.frame_to_guest(&frame, mischief, page_of);
+            connection.frame_to_guest(&frame, violation, page_of);
             moved = true;
         }
         if moved && connection.rx.publish() {
@@ -284,9 +284,9 @@ impl Netback {
     }
 }
 
-impl Mischief {
+impl Violation {
     fn is_about_sent(self) -> bool {
-        matches!(self, Mischief::SentTwice | Mischief::SentUnknown | Mischief::SentExtra)
+        matches!(self, Violation::SentTwice | Violation::SentUnknown | Violation::SentExtra)
     }
 }
 
@@ -358,37 +358,37 @@ impl Connection {
 
     /// Answers a slot, as `make_tx_response` of Linux does: for an extra info it writes only the
     /// status.
-    fn give_back(&mut self, id: u16, extra: bool, mischief: Option<Mischief>) {
+    fn give_back(&mut self, id: u16, extra: bool, violation: Option<Violation>) {
         let response = |id: u16| [id.to_le_bytes(), 0i16.to_le_bytes()].concat();
         let null = 1i16.to_le_bytes();
         self.tx.respond(0, &response(id));
         if extra {
             self.tx.respond(2, &null);
         }
-        match mischief {
-            Some(Mischief::SentTwice) => self.tx.respond(0, &response(id)),
-            Some(Mischief::SentUnknown) => self.tx.respond(0, &response(id ^ 0x40)),
-            Some(Mischief::SentExtra) => self.tx.respond(2, &null),
+        match violation {
+            Some(Violation::SentTwice) => self.tx.respond(0, &response(id)),
+            Some(Violation::SentUnknown) => self.tx.respond(0, &response(id ^ 0x40)),
+            Some(Violation::SentExtra) => self.tx.respond(2, &null),
             _ => {}
         }
     }
 
     /// Copies a frame into the guest's buffers, which have room for it.
-    fn frame_to_guest(&mut self, frame: &Frame, mischief: Option<Mischief>, page_of: PageOf<'_>) {
+    fn frame_to_guest(&mut self, frame: &Frame, violation: Option<Violation>, page_of: PageOf<'_>) {
         let mut chunks: Vec<&[u8]> = frame.bytes.chunks(PAGE_SIZE).collect();
-        if mischief == Some(Mischief::ReceivedEndless) {
+        if violation == Some(Violation::ReceivedEndless) {
             chunks = vec![chunks[0]; MOST_SLOTS as usize + 1];
         }
         let last = chunks.len() - 1;
         for (index, chunk) in chunks.into_iter().enumerate() {
             let mut flags = if frame.blank && index == 0 { rx_flag::CSUM_BLANK | rx_flag::DATA_VALIDATED } else { 0 };
-            if index < last || mischief == Some(Mischief::ReceivedEndless) {
+            if index < last || violation == Some(Violation::ReceivedEndless) {
                 flags |= rx_flag::MORE_DATA;
             }
-            let extra = match (index, mischief) {
-                (0, Some(Mischief::ReceivedExtra)) => Some([EXTRA_TYPE_GSO + 1, 0, 1, 0, 1, 0, 0, 0]),
-                (0, Some(Mischief::ReceivedSegments)) => Some([EXTRA_TYPE_GSO, 0, 0, 0, 1, 0, 0, 0]),
-                (1, Some(Mischief::ReceivedExtraLate)) => Some([EXTRA_TYPE_GSO, 0, 1, 0, 1, 0, 0, 0]),
+            let extra = match (index, violation) {
+                (0, Some(Violation::ReceivedExtra)) => Some([EXTRA_TYPE_GSO + 1, 0, 1, 0, 1, 0, 0, 0]),
+                (0, Some(Violation::ReceivedSegments)) => Some([EXTRA_TYPE_GSO, 0, 0, 0, 1, 0, 0, 0]),
+                (1, Some(Violation::ReceivedExtraLate)) => Some([EXTRA_TYPE_GSO, 0, 1, 0, 1, 0, 0, 0]),
                 (0, _) => frame.segment.map(|size| {
                     let [low, high] = size.to_le_bytes();
                     [EXTRA_TYPE_GSO, 0, low, high, GSO_TYPE_TCPV4, 0, 0, 0]
@@ -398,7 +398,7 @@ impl Connection {
             if extra.is_some() {
                 flags |= rx_flag::EXTRA_INFO;
             }
-            self.slot_to_guest(chunk, flags, mischief.filter(|_| index == 0), page_of);
+            self.slot_to_guest(chunk, flags, violation.filter(|_| index == 0), page_of);
             if let Some(extra) = extra {
                 let _ = self.rx.request();
                 self.rx.respond(0, &extra);
@@ -406,16 +406,16 @@ impl Connection {
         }
     }
 
-    fn slot_to_guest(&mut self, chunk: &[u8], mut flags: u16, mischief: Option<Mischief>, page_of: PageOf<'_>) {
+    fn slot_to_guest(&mut self, chunk: &[u8], mut flags: u16, violation: Option<Violation>, page_of: PageOf<'_>) {
         let request = self.rx.request();
         let mut id = u16::from_le_bytes([request[0], request[1]]);
         assert_eq!(u32::from(id), self.rx.index() % 256, "response i answers request i");
         let reference = u32::from_le_bytes([request[4], request[5], request[6], request[7]]);
         let mut offset = 0u16;
-        match mischief {
-            Some(Mischief::ReceivedElsewhere) => id ^= 1,
-            Some(Mischief::ReceivedBeyond) => offset = PAGE_SIZE as u16 - 1,
-            Some(Mischief::ReceivedFlag) => flags |= 16,
+        match violation {
+            Some(Violation::ReceivedElsewhere) => id ^= 1,
+            Some(Violation::ReceivedBeyond) => offset = PAGE_SIZE as u16 - 1,
+            Some(Violation::ReceivedFlag) => flags |= 16,
             _ => {}
         }
         let status = match page_of(reference) {

@@ -3,6 +3,7 @@
 //!
 //! Everything that could differ between two runs over the same input (times, owners, inode numbers)
 //! is fixed.
+#![forbid(unsafe_code)]
 
 use std::io::{self, Write};
 
@@ -23,12 +24,19 @@ pub struct Archive<W> {
     /// The number of bytes written: headers and contents are aligned to four bytes.
     written: u64,
     inode: u32,
+    /// The time of every entry, in seconds since 1970.
+    modified: u32,
 }
 
 impl<W: Write> Archive<W> {
-    /// Creates an empty archive.
+    /// Creates an empty archive. Its entries have no time.
     pub fn new(out: W) -> Self {
-        Self { out, written: 0, inode: 0 }
+        Self::modified(out, 0)
+    }
+
+    /// Creates an empty archive whose entries were changed at this time, in seconds since 1970.
+    pub fn modified(out: W, modified: u32) -> Self {
+        Self { out, written: 0, inode: 0, modified }
     }
 
     /// Adds a regular file. `name` has no leading `/`.
@@ -53,7 +61,7 @@ impl<W: Write> Archive<W> {
 
     /// Ends the archive. Returns the writer.
     pub fn finish(mut self) -> io::Result<W> {
-        self.inode = 0;
+        (self.inode, self.modified) = (0, 0);
         self.header(TRAILER, 0, (0, 0), 0)?;
         self.out.flush()?;
         Ok(self.out)
@@ -73,7 +81,7 @@ impl<W: Write> Archive<W> {
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a name is too long"))?;
         // c_ino c_mode c_uid c_gid c_nlink c_mtime c_filesize c_devmajor c_devminor c_rdevmajor
         // c_rdevminor c_namesize c_check
-        let fields = [self.inode, mode, 0, 0, 1, 0, size, 0, 0, major, minor, name_size, 0];
+        let fields = [self.inode, mode, 0, 0, 1, self.modified, size, 0, 0, major, minor, name_size, 0];
         let mut header = String::from("070701");
         for field in fields {
             header.push_str(&format!("{field:08x}"));

@@ -1,0 +1,37 @@
+//! `build`: builds the bootable image of a policy, and prints a summary.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::backend_domain::PolicyArguments;
+use crate::image::{self, Image};
+use crate::stages::Stages;
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    policy: PolicyArguments,
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let mut stages = Stages::new();
+    let image = image::build(&arguments.policy.file()?, &mut stages)?;
+    stages.done();
+    print!("{}", summary(&image)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns a summary for people: the image's size, the policy and its hash, the services.
+fn summary(image: &Image) -> Result<String> {
+    let size = |path: &Path| std::fs::metadata(path).map(|m| m.len()).with_context(|| path.display().to_string());
+    let mut text = String::new();
+    writeln!(text, "image    {} ({} KiB)", image.elf.display(), size(&image.elf)?.div_ceil(1024))?;
+    writeln!(text, "policy   {}", image.policy.display())?;
+    writeln!(text, "hash     {}", image.hash)?;
+    writeln!(text, "services {}", image.services.join(" "))?;
+    Ok(text)
+}
