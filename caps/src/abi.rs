@@ -54,6 +54,10 @@ pub const KERNEL_HYPERCALL_PAGE: u64 = 0xFFFF_FFFF_4000_0000;
 pub const KERNEL_ADDRESSES: [Range<u64>; 2] =
     [KERNEL_HYPERCALL_PAGE..KERNEL_HYPERCALL_PAGE + 0x1000, KERNEL_OFFSET..KERNEL_SPECIAL + 0x20_0000];
 
+/// The guest-physical addresses that an image may have. Its kernel begins at the first (`link.ld`).
+/// Below the end, the boot code maps memory at [`KERNEL_OFFSET`] too (`boot.s`).
+pub const IMAGE_ADDRESSES: Range<u64> = 0x10_0000..1 << 30;
+
 /// The deadline for a `wait` that only a notification ends.
 pub const NO_DEADLINE: u64 = u64::MAX;
 
@@ -249,8 +253,11 @@ pub mod region {
     /// No earlier run of the service has written this exclusive region: the kernel cleared it at
     /// boot, and the service has not restarted since.
     pub const FRESH: u64 = 1 << 61;
+    /// The service that asks is the only one that maps the region, it maps it for writing, and no
+    /// grant rule names it. Such a region may be a heap.
+    pub const PRIVATE: u64 = 1 << 60;
     /// The mask of the size's bits.
-    pub const SIZE: u64 = FRESH - 1;
+    pub const SIZE: u64 = PRIVATE - 1;
 }
 
 /// Items of [`Operation::InfoRead`].

@@ -11,6 +11,8 @@ use cloister_caps::{Kind, Rights};
 
 /// The end of the addresses of services.
 const END: u64 = 1 << 46;
+/// The guest-physical addresses of an image.
+const IMAGE: std::ops::Range<u64> = cloister_caps::abi::IMAGE_ADDRESSES;
 /// The names `alpha` and `beta`.
 const NAMES: &str = "alphabeta";
 const ALPHA: Name = Name { offset: 0, length: 5 };
@@ -61,7 +63,7 @@ impl Draft {
             service: 1,
             flags: 5,
             address: 0x1000,
-            image_address: 0x2000,
+            image_address: IMAGE.start,
             file_size: 0x800,
             memory_size: 0x800,
         };
@@ -335,9 +337,23 @@ fn a_section_is_limited_to_what_the_kernel_has_room_for() {
     assert_eq!(refused(&|draft| draft.services.resize(MAX_SERVICES + 1, draft.services[0])), error("services"));
     assert_eq!(refused(&|draft| draft.regions.resize(MAX_REGIONS, draft.regions[0])), None);
     assert_eq!(refused(&|draft| draft.regions.resize(MAX_REGIONS + 1, draft.regions[0])), error("regions"));
-    // The second is for reading, as any number of mappings of a region may be.
-    assert_eq!(refused(&|draft| draft.mappings.resize(MAX_MAPPINGS, draft.mappings[1])), None);
-    assert_eq!(refused(&|draft| draft.mappings.resize(MAX_MAPPINGS + 1, draft.mappings[1])), error("mappings"));
+    // Every service may map every region, each once.
+    let map_all = |draft: &mut Draft| {
+        draft.services.resize(MAX_SERVICES, draft.services[0]);
+        draft.regions.resize(MAX_REGIONS, draft.regions[0]);
+        let pairs =
+            (0..MAX_REGIONS as u16).flat_map(|region| (0..MAX_SERVICES as u8).map(move |service| (region, service)));
+        let reading = Mapping { access: Access::Read, ..draft.mappings[0] };
+        draft.mappings = pairs.map(|(region, service)| Mapping { service, region, ..reading }).collect();
+    };
+    assert_eq!(refused(&map_all), None);
+    assert_eq!(
+        refused(&|draft| {
+            map_all(draft);
+            draft.mappings.push(draft.mappings[0]);
+        }),
+        error("mappings")
+    );
     assert_eq!(refused(&|draft| draft.queues.resize(MAX_QUEUES, draft.queues[0])), None);
     assert_eq!(refused(&|draft| draft.queues.resize(MAX_QUEUES + 1, draft.queues[0])), error("queues"));
     assert_eq!(refused(&fill(MAX_GRANT_RULES)), None);
@@ -382,16 +398,53 @@ fn segments() {
             (true, |draft| draft.segments[0].flags = 4),
             (true, |draft| draft.segments[0].flags = 0),
             (false, |draft| draft.segments[0].address = 0x1800),
-            (false, |draft| draft.segments[0].image_address = 0x2800),
-            (false, |draft| draft.segments[0].image_address = u64::MAX - 0x3FF),
             (false, |draft| draft.segments[0].address = 0),
-            (true, |draft| draft.segments[0].memory_size = 0x801),
+            // Its bytes are pages of the image.
+            (true, |draft| draft.segments[0].image_address += 0x1000),
+            (false, |draft| draft.segments[0].image_address += 0x800),
+            (false, |draft| draft.segments[0].image_address = IMAGE.start - 0x1000),
+            (true, |draft| draft.segments[0].image_address = IMAGE.end - 0x1000),
+            (false, |draft| draft.segments[0].image_address = IMAGE.end),
+            (false, |draft| draft.segments[0].image_address = 0xFFFF_FFFF_FFFF_F000),
+            // Only a writable one may be longer in memory.
+            (false, |draft| draft.segments[0].memory_size = 0x801),
             (false, |draft| draft.segments[0].memory_size = 0x7FF),
-            (true, |draft| draft.segments[0].memory_size = END - 0x1001),
-            (false, |draft| draft.segments[0].memory_size = END - 0x1000),
             (false, |draft| draft.segments[0].memory_size = u64::MAX),
         ],
     );
+    let writable = |file_size, memory_size, image_address| {
+        let mut draft = Draft::good();
+        draft.segments[0] = Segment { flags: 3, file_size, memory_size, image_address, ..draft.segments[0] };
+        draft.refusal()
+    };
+    let refused = Some(TableError::Record("segment", 0));
+    assert_eq!(writable(0x800, 0x801, IMAGE.start), None);
+    assert_eq!(writable(0x800, 0x7FF, IMAGE.start), refused);
+    assert_eq!(writable(0x800, END - 0x1001, IMAGE.start), None);
+    assert_eq!(writable(0x800, END - 0x1000, IMAGE.start), refused);
+    assert_eq!(writable(0x800, u64::MAX, IMAGE.start), refused);
+    // One without bytes in the image has no address there.
+    assert_eq!((writable(0, 0x800, 0), writable(1, 0x800, 0)), (None, refused));
+}
+
+#[test]
+fn programs_and_data_lie_in_the_range_that_the_tables_are_checked_for() {
+    let mut draft = Draft::good();
+    draft.segments[0].image_address = 0x20_3000;
+    let region =
+        Region { kind: RegionKind::ImageData, image_address: 0x20_5000, image_length: 0x1001, ..draft.regions[1] };
+    draft.regions[1] = region;
+    let bytes = draft.bytes();
+    let within = |start, end| Tables::parse_within(&bytes, &(start..end)).err();
+    assert_eq!(within(0x20_3000, 0x20_6001), None);
+    assert_eq!(within(0x20_3001, 0x20_6001), Some(TableError::Record("segment", 0)));
+    assert_eq!(within(0x20_3000, 0x20_6000), Some(TableError::Record("region", 1)));
+}
+
+/// Makes the second region one of image data.
+fn set_image_data(draft: &mut Draft, address: u64, length: u64) {
+    let region = &mut draft.regions[1];
+    (region.kind, region.image_address, region.image_length) = (RegionKind::ImageData, address, length);
 }
 
 #[test]
@@ -412,12 +465,13 @@ fn regions() {
             (true, |draft| (draft.regions[1].kind, draft.regions[1].maximum) = (RegionKind::Share, 1 << 20)),
             (false, |draft| (draft.regions[1].kind, draft.regions[1].maximum) = (RegionKind::Share, (1 << 20) + 1)),
             (false, |draft| (draft.regions[1].kind, draft.regions[1].minimum) = (RegionKind::Share, 1)),
-            (true, |draft| (draft.regions[1].kind, draft.regions[1].image_length) = (RegionKind::ImageData, 1)),
-            (false, |draft| draft.regions[1].kind = RegionKind::ImageData),
-            (false, |draft| {
-                let region = &mut draft.regions[1];
-                (region.kind, region.image_address, region.image_length) = (RegionKind::ImageData, 0x1800, 1);
-            }),
+            (true, |draft| set_image_data(draft, IMAGE.start, 1)),
+            (false, |draft| set_image_data(draft, IMAGE.start, 0)),
+            (false, |draft| set_image_data(draft, IMAGE.start + 0x800, 1)),
+            (false, |draft| set_image_data(draft, 0, 1)),
+            (true, |draft| set_image_data(draft, IMAGE.end - 0x1000, 0x1000)),
+            (false, |draft| set_image_data(draft, IMAGE.end - 0x1000, 0x1001)),
+            (false, |draft| set_image_data(draft, IMAGE.start, u64::MAX)),
             (true, |draft| (draft.regions[1].kind, draft.regions[1].amount) = (RegionKind::Module, 0)),
             (true, |draft| (draft.regions[1].kind, draft.regions[1].amount) = (RegionKind::CommandLine, 0)),
             (true, |draft| (draft.regions[1].kind, draft.regions[1].amount) = (RegionKind::XenStoreRing, 0)),
@@ -442,6 +496,8 @@ fn mappings() {
     );
     // The capability to the mapping has the same service, but capabilities are checked later.
     check_changes("mapping", 1, &[(false, |draft| draft.mappings[1].service = 2)]);
+    // A service maps a region once; the error names the second mapping.
+    check_changes("mapping", 1, &[(false, |draft| draft.mappings[1].service = 0)]);
     // If two mappings may write one region, the error names the second.
     check_changes("mapping", 1, &[(false, |draft| draft.mappings[1].access = Access::ReadWrite)]);
     for (kind, writable) in [
@@ -455,7 +511,7 @@ fn mappings() {
         let mut draft = Draft::good();
         draft.grants.clear();
         draft.capabilities.retain(|capability| capability.kind != Kind::Grant);
-        (draft.regions[0].kind, draft.regions[0].image_length) = (kind, 1);
+        draft.regions[0] = Region { kind, image_address: IMAGE.start, image_length: 1, ..draft.regions[0] };
         let expected = (!writable).then_some(TableError::Record("mapping", 0));
         assert_eq!(draft.refusal(), expected, "{kind:?} written");
         draft.mappings[0].access = Access::Read;
