@@ -8,11 +8,13 @@
 #![forbid(unsafe_code)]
 
 pub mod accounting;
+pub mod address_space;
 pub mod boot;
 pub mod clearing;
 pub mod clock;
 pub mod console;
 pub mod entropy;
+pub mod grant_frames;
 pub mod kernel;
 pub mod memory;
 pub mod placement;

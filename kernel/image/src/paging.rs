@@ -4,11 +4,14 @@
 
 use core::fmt;
 
+use arrayvec::ArrayVec;
 pub use cloister_caps::abi::KERNEL_OFFSET as OFFSET;
 // Between any two of the uses below lies a page that is never mapped.
 use cloister_caps::abi::KERNEL_HYPERCALL_PAGE;
 use cloister_caps::abi::KERNEL_SPECIAL as SPECIAL;
+use cloister_caps::tables::{MAX_SERVICES, PerService, Tables};
 use cloister_caps::{Gfn, PAGE_SIZE};
+use cloister_kernel_core::address_space::{PageAccess, SegmentCopy, ServicePages};
 use cloister_kernel_core::boot::PhysicalMemory;
 use cloister_kernel_core::memory::{FrameRange, FreeMemory, OwnedFrames};
 use cloister_kernel_core::placement::{PAGES_PER_LARGE, Placement, RegionFrame};
@@ -120,11 +123,13 @@ impl IdentityMap {
         IdentityMap(())
     }
 
-    /// Removes the map from the kernel's own address space, the only one that has it. No page table
-    /// can be changed afterwards.
-    pub fn remove(mut self, mut kernel: Root) {
+    /// Removes the map from the kernel's own address space, the only one that has it, and returns
+    /// that. No page table can be changed afterwards.
+    pub fn remove(mut self, KernelRoot(mut kernel): KernelRoot) -> AddressSpace {
         kernel.table(&mut self)[0].set_unused();
-        switch(kernel.address_space());
+        let kernel = AddressSpace(kernel.0);
+        switch(kernel);
+        kernel
     }
 }
 
@@ -145,7 +150,8 @@ impl PhysicalMemory for IdentityMap {
 /// Names an address space that the processor can use, as CR3 does.
 ///
 /// # Holding one proves
-/// It has the kernel's half, where all of the kernel's code and data are.
+/// It has the kernel's half, where all of the kernel's code and data are. The identity map is
+/// removed: the first address space is made by [`IdentityMap::remove`], all others from that.
 #[derive(Clone, Copy)]
 pub struct AddressSpace(PhysFrame);
 
@@ -155,7 +161,7 @@ pub struct AddressSpace(PhysFrame);
 ///
 /// # Holding one proves
 /// Its tables are whole, and nothing else changes them.
-pub struct Root(PhysFrame);
+struct Root(PhysFrame);
 
 impl Root {
     /// Creates an empty address space.
@@ -248,37 +254,22 @@ impl Root {
         }
         entry
     }
+}
 
-    /// Maps pages from `address` on to `frames`, for ring 3.
-    ///
-    /// # Errors
-    /// No frame is free for a table, or a page is mapped already.
-    pub fn map_user(
-        &mut self,
-        identity: &mut IdentityMap,
-        free: &mut FreeMemory,
-        address: u64,
-        frames: FrameRange,
-        kind: UserPages,
-    ) -> Result<(), PagingError> {
-        let flags = Flags::PRESENT
-            | Flags::USER_ACCESSIBLE
-            | match kind {
-                UserPages::Constant => Flags::NO_EXECUTE,
-                UserPages::Text => Flags::empty(),
-                UserPages::Writable => Flags::NO_EXECUTE | Flags::WRITABLE,
-            };
-        self.map(identity, free, address, frames, flags)
-    }
+/// Owns the root table of the kernel's own address space, the only one with the identity map.
+///
+/// # Holding one proves
+/// It has the kernel's half.
+pub struct KernelRoot(Root);
 
-    /// Creates an address space for a service: with the kernel's half of `self`, and an empty lower
-    /// half.
+impl KernelRoot {
+    /// Creates an address space for a service: with the kernel's half, and an empty lower half.
     ///
     /// # Errors
     /// There is no free frame.
-    pub fn for_service(&mut self, identity: &mut IdentityMap, free: &mut FreeMemory) -> Result<Root, PagingError> {
+    fn for_service(&mut self, identity: &mut IdentityMap, free: &mut FreeMemory) -> Result<Root, PagingError> {
         let mut root = Root::empty(identity, free)?;
-        let kernel_half = self.table(identity)[511].clone();
+        let kernel_half = self.0.table(identity)[511].clone();
         root.table(identity)[511] = kernel_half;
         Ok(root)
     }
@@ -290,15 +281,63 @@ impl Root {
     /// No frame is free for a table, or the GiB is mapped already.
     pub fn map_hypercall_page(&mut self, identity: &mut IdentityMap, free: &mut FreeMemory) -> Result<(), PagingError> {
         // SAFETY: the tables of a `Root` are whole, and the identity map is borrowed.
-        let mut mapper = unsafe { MappedPageTable::new(self.table(identity), Identity) };
+        let mut mapper = unsafe { MappedPageTable::new(self.0.table(identity), Identity) };
         let addresses = (KERNEL_HYPERCALL_PAGE, HYPERCALL_FRAME.0 * PAGE_SIZE as u64);
         map_page::<Size1GiB>(&mut mapper, free, addresses, KERNEL_FLAGS, Flags::PRESENT | Flags::WRITABLE)
     }
+}
 
-    /// Returns the address space. Both functions that make a `Root` outside of this file give it
-    /// the kernel's half.
-    pub fn address_space(&self) -> AddressSpace {
-        AddressSpace(self.0)
+/// Owns the root tables of all services, in the order of the services.
+///
+/// # Holding one proves
+/// Each has the kernel's half, and maps nothing else but pages that the capability tables give its
+/// service.
+pub struct ServiceRoots(ArrayVec<Root, MAX_SERVICES>);
+
+impl ServiceRoots {
+    /// Creates an address space for each service, which has no pages yet.
+    ///
+    /// # Errors
+    /// There are too few free frames.
+    pub fn new(
+        tables: &Tables<'_>,
+        kernel: &mut KernelRoot,
+        identity: &mut IdentityMap,
+        free: &mut FreeMemory,
+    ) -> Result<ServiceRoots, PagingError> {
+        let mut roots = ArrayVec::new();
+        for _ in tables.services().iter() {
+            roots.push(kernel.for_service(identity, free)?);
+        }
+        Ok(ServiceRoots(roots))
+    }
+
+    /// Maps pages in the address space of their service.
+    ///
+    /// # Errors
+    /// No frame is free for a table, or a page is mapped already.
+    pub fn map(
+        &mut self,
+        identity: &mut IdentityMap,
+        free: &mut FreeMemory,
+        pages: &ServicePages,
+    ) -> Result<(), PagingError> {
+        let flags = Flags::PRESENT
+            | Flags::USER_ACCESSIBLE
+            | match pages.access() {
+                PageAccess::Read => Flags::NO_EXECUTE,
+                PageAccess::Execute => Flags::empty(),
+                PageAccess::Write => Flags::NO_EXECUTE | Flags::WRITABLE,
+            };
+        self.0[pages.service().index()].map(identity, free, pages.address(), pages.frames(), flags)
+    }
+
+    /// Returns the address space of each service. That of `kernel` proves that the identity map is
+    /// removed.
+    pub fn address_spaces(self, tables: &Tables<'_>, kernel: AddressSpace) -> PerService<AddressSpace> {
+        let mut spaces = PerService::new([kernel; MAX_SERVICES]);
+        tables.services().ids().zip(&self.0).for_each(|(service, root)| spaces[service] = AddressSpace(root.0));
+        spaces
     }
 }
 
@@ -335,17 +374,6 @@ where
     Ok(())
 }
 
-/// Says how ring 3 may use pages.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum UserPages {
-    /// Read.
-    Constant,
-    /// Read and execute.
-    Text,
-    /// Read and write.
-    Writable,
-}
-
 /// Builds the kernel's half and puts it in force. The identity map stays until
 /// [`IdentityMap::remove`].
 ///
@@ -357,7 +385,7 @@ pub fn build_kernel(
     identity: &mut IdentityMap,
     free: &mut FreeMemory,
     tables: (u64, u64),
-) -> Result<Root, PagingError> {
+) -> Result<KernelRoot, PagingError> {
     let mut root = Root::empty(identity, free)?;
     let read_only = KERNEL_FLAGS | Flags::NO_EXECUTE;
     let ranges = [
@@ -384,14 +412,16 @@ pub fn build_kernel(
     // The boot code's PDPT maps the first 4 GiB in its first four entries.
     let boot_directory = physical(&raw const boot_tables) + PAGE_SIZE as u64;
     root.table(identity)[0].set_addr(PhysAddr::new(boot_directory), Flags::PRESENT | Flags::WRITABLE);
-    switch(root.address_space());
-    Ok(root)
+    // SAFETY: it has the kernel's half, so nothing that the kernel refers to moves, and it has the
+    // identity map, which the boot code still uses.
+    unsafe { Cr3::write(root.0, Cr3Flags::empty()) }
+    Ok(KernelRoot(root))
 }
 
 /// Puts an address space in force.
 pub fn switch(space: AddressSpace) {
-    // SAFETY: it has the kernel's half, so nothing that the kernel refers to moves. Only boot code
-    // refers to the lower half, through the identity map, and `IdentityMap::remove` ends that.
+    // SAFETY: it has the kernel's half, so nothing that the kernel refers to moves. Nothing refers
+    // to the lower half: the identity map is removed.
     unsafe { Cr3::write(space.0, Cr3Flags::empty()) }
 }
 
@@ -417,19 +447,15 @@ pub unsafe fn map_special(address: u64, frame: Gfn) {
     set_special(address, Some(frame));
 }
 
-/// Fills frames: with `length` bytes from the page-aligned physical address `from`, then with
-/// zeros.
-pub fn fill(frames: &mut OwnedFrames, from: u64, length: u64) {
-    let range = frames.range();
-    for page in 0..range.count() {
-        let done = page * PAGE_SIZE as u64;
-        let length = (length.saturating_sub(done) as usize).min(PAGE_SIZE);
-        if length > 0 {
-            set_special(COPY_SOURCE, Some(Gfn((from + done) / PAGE_SIZE as u64)));
+/// Copies a writable segment from the image to the frames that its service uses.
+pub fn load_segment(copy: &mut SegmentCopy) {
+    for content in copy.content() {
+        if content.length > 0 {
+            set_special(COPY_SOURCE, Some(content.from));
         }
         // SAFETY: the frame is the holder's alone. The source is mapped if `length` is not 0, and
         // it is another frame: what lies in the image was never free.
-        unsafe { overwrite(Gfn(range.start + page), COPY_SOURCE as *const u8, length) };
+        unsafe { overwrite(content.to, COPY_SOURCE as *const u8, content.length) };
         set_special(COPY_SOURCE, None);
     }
 }

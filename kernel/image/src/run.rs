@@ -10,11 +10,13 @@ use crate::count::{self, Count, count};
 use crate::fatal::fatal;
 use crate::global::Global;
 use crate::hypercall::{self, Shutdown};
+use crate::hypercall_page::{self, Xen};
 use crate::machine::Machine;
 use crate::processor::{self, UPCALL_VECTOR};
 use crate::service::Services;
+use crate::shared_info::SharedInfo;
 use crate::trap_frame::{self, SYSTEM_CALL_VECTOR, TrapFrame, TrapFrames};
-use crate::{console, hypercall_page, paging, shared_info};
+use crate::{console, paging};
 
 /// Holds what the kernel keeps between two entries.
 pub struct Run {
@@ -22,6 +24,10 @@ pub struct Run {
     pub kernel: Kernel<'static>,
     /// Does what was decided.
     pub machine: Machine,
+    /// The way into Xen.
+    pub xen: Xen,
+    /// The shared info page.
+    pub shared_info: SharedInfo,
     /// The address spaces of the services.
     pub services: Services,
     /// The registers of the services.
@@ -54,7 +60,7 @@ pub fn start() -> ! {
             run.services.load(service, run.trap_frames.get_mut(service));
         }
         // No service pays for the loading.
-        let now = shared_info::now();
+        let now = run.shared_info.now();
         run.kernel.slept(now);
         run.resume(now)
     };
@@ -82,17 +88,17 @@ extern "C" fn kernel_entered() -> *const TrapFrame {
 #[unsafe(no_mangle)]
 extern "C" fn kernel_faulted(frame: &TrapFrame) -> ! {
     let address = x86_64::registers::control::Cr2::read_raw();
-    for caller in paging::callers(frame.rsp) {
+    for caller in paging::callers(frame.rsp()) {
         console::debug_line(format_args!("cloister: kernel fault: called from rip={caller:#x}"));
     }
     fatal(format_args!(
         "kernel fault: {} vector={} error={:#x} cs={:#x} rip={:#x} rsp={:#x} address={address:#x}",
-        vector_name(frame.vector),
-        frame.vector,
-        frame.error,
-        frame.cs,
-        frame.rip,
-        frame.rsp
+        vector_name(frame.vector()),
+        frame.vector(),
+        frame.error(),
+        frame.cs(),
+        frame.rip(),
+        frame.rsp()
     ))
 }
 
@@ -105,26 +111,26 @@ impl Run {
         let Some(service) = self.current else {
             fatal(format_args!("entered from ring 3 although no service is running"))
         };
-        let vector = self.trap_frames.get_mut(service).vector;
+        let vector = self.trap_frames.get_mut(service).vector();
         count(if vector == SYSTEM_CALL_VECTOR { Count::SystemCall } else { Count::Interrupt });
         if vector == SYSTEM_CALL_VECTOR
             && let Some(frame) = self.system_call(service)
         {
             return frame;
         }
-        let mut now = shared_info::now();
+        let mut now = self.shared_info.now();
         let interrupted = vector == u64::from(UPCALL_VECTOR);
         let faulted = !interrupted && vector != SYSTEM_CALL_VECTOR;
         if interrupted {
             #[cfg(feature = "profile")]
-            crate::profile::sample(service, self.trap_frames.get_mut(service).rip);
+            crate::profile::sample(service, self.trap_frames.get_mut(service).rip());
         } else if faulted {
             self.fault(service);
         }
         let cause = self.take_events().filter(|_| interrupted);
         self.kernel.entered(service, cause.unwrap_or(service), now);
         if faulted {
-            now = shared_info::now();
+            now = self.shared_info.now();
             self.kernel.restarted(service, now);
         }
         self.resume(now)
@@ -133,7 +139,8 @@ impl Run {
     /// Executes a system call. Returns the caller's trap frame if it has its answer.
     fn system_call(&mut self, service: ServiceId) -> Option<*const TrapFrame> {
         let frame = self.trap_frames.get_mut(service);
-        match self.kernel.system_call(&mut self.machine, service, frame.rax, &frame.arguments) {
+        let (number, arguments) = frame.system_call();
+        match self.kernel.system_call(&mut self.machine, service, number, arguments) {
             Outcome::Answer(answer) => {
                 frame.answer(answer.status as u64, answer.words);
                 Some(&raw const *frame)
@@ -153,7 +160,7 @@ impl Run {
         self.report();
         console::line(format_args!("cloister: power {} by {name}", operation.name()));
         console::drain();
-        hypercall::shutdown(reason);
+        hypercall::shutdown(self.xen, reason);
         fatal(format_args!("Xen did not shut the domain down"))
     }
 
@@ -162,9 +169,9 @@ impl Run {
         let frame = self.trap_frames.get_mut(service);
         let name = self.kernel.tables().service_name(service);
         let address = x86_64::registers::control::Cr2::read_raw();
-        let (rip, rsp, error) = (frame.rip, frame.rsp, frame.error);
-        let what = vector_name(frame.vector);
-        if frame.vector == 14 {
+        let (rip, rsp, error) = (frame.rip(), frame.rsp(), frame.error());
+        let what = vector_name(frame.vector());
+        if frame.vector() == 14 {
             let how = if error & 16 != 0 {
                 "executing"
             } else if error & 2 != 0 {
@@ -199,9 +206,9 @@ impl Run {
     /// One interrupt brings them all. That service pays for it, since it would have come for its
     /// event alone.
     fn take_events(&mut self) -> Option<ServiceId> {
-        let Run { kernel, machine, timer_port, console_port, .. } = self;
+        let Run { kernel, machine, shared_info, timer_port, console_port, .. } = self;
         let mut cause = None;
-        shared_info::take_events(|port| {
+        shared_info.take_events(|port| {
             count(Count::Event);
             let owner = if port == *timer_port {
                 machine.unmask(port);
@@ -221,7 +228,7 @@ impl Run {
 
     /// Prints the processor time and the rights that each service has used.
     fn report(&mut self) {
-        let now = shared_info::now();
+        let now = self.shared_info.now();
         console::line(format_args!("cloister: at {} ms, {} refusals", now / 1_000_000, self.kernel.refusals()));
         for service in self.kernel.tables().services().ids() {
             let (used, state) = (self.kernel.cpu_time(service) / 1_000, self.kernel.state(service));
@@ -229,7 +236,7 @@ impl Run {
         }
         console::line(format_args!("cloister: idle {} us", self.idle / 1_000));
         // The image's own time, and that in which other domains ran in its place.
-        let own = shared_info::nanoseconds(count::ticks_outside_hypercalls(processor::counter()));
+        let own = self.shared_info.nanoseconds(count::ticks_outside_hypercalls(processor::counter()));
         let counts = count::counts().chain([("own-ns", own.saturating_sub(self.idle))]);
         counts.for_each(|(name, count)| console::line(format_args!("cloister: count {name} {count}")));
         self.kernel.uses().for_each(|used| console::line(format_args!("{used}")));
@@ -257,8 +264,8 @@ impl Run {
             self.arm(&next, now);
             let Some(service) = next.service else {
                 count(Count::Sleep);
-                hypercall_page::sleep();
-                let asleep = core::mem::replace(&mut now, shared_info::now());
+                hypercall_page::sleep(self.xen);
+                let asleep = core::mem::replace(&mut now, self.shared_info.now());
                 self.idle += now.saturating_sub(asleep);
                 self.kernel.slept(now);
                 self.take_events();
@@ -273,7 +280,7 @@ impl Run {
                 self.trap_frames.select(service);
                 self.current = Some(service);
             }
-            self.kernel.resumed(service, shared_info::now);
+            self.kernel.resumed(service, || self.shared_info.now());
             return &raw const *self.trap_frames.get_mut(service);
         }
     }
@@ -281,7 +288,7 @@ impl Run {
     /// Sets the timer for the next choice, unless it fires early enough.
     fn arm(&mut self, next: &Next, now: u64) {
         if let Some(at) = self.kernel.arm(next, now) {
-            hypercall::set_timer(at);
+            hypercall::set_timer(self.xen, at);
         }
     }
 }
