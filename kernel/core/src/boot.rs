@@ -75,7 +75,7 @@ pub struct Module {
 }
 
 /// Holds the start info, checked and copied out of the toolstack's memory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct StartInfo {
     /// Ranges that hold the start info, its lists and the command line. They must not be reused
     /// before they are read.

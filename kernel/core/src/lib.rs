@@ -20,6 +20,7 @@ pub mod memory;
 pub mod placement;
 mod platform;
 pub mod refusal;
+pub mod run_loop;
 pub mod schedule;
 #[cfg(test)]
 mod test_tables;

@@ -1,9 +1,8 @@
 //! Implements the platform of `kernel/core` on Xen.
 
-use cloister_caps::tables::PerService;
 use cloister_caps::{DomId, EvtchnPort, GrantRef, ServiceId};
 use cloister_kernel_core::Platform;
-use cloister_kernel_core::console::LineBuffer;
+use cloister_kernel_core::console::ConsoleLog;
 use cloister_kernel_core::entropy::Generator;
 use cloister_kernel_core::placement::RegionFrame;
 
@@ -23,8 +22,7 @@ pub struct Machine {
     grants: GrantTable,
     rdrand: Option<RdRand>,
     random: Option<Generator>,
-    console_lines: PerService<LineBuffer>,
-    refusal_log: LineBuffer,
+    log: ConsoleLog,
 }
 
 impl Machine {
@@ -36,8 +34,7 @@ impl Machine {
             grants,
             rdrand,
             random: rdrand.and_then(|rdrand| Generator::seeded(|| rdrand.word())),
-            console_lines: PerService::new([LineBuffer::new(); _]),
-            refusal_log: LineBuffer::new(),
+            log: ConsoleLog::new(),
         }
     }
 
@@ -65,25 +62,11 @@ impl Platform for Machine {
     }
 
     fn service_text(&mut self, name: &str, service: ServiceId, text: &[u8]) {
-        let now = self.shared_info.now();
-        let line = &mut self.console_lines[service];
-        for byte in text {
-            if let Some((text, dropped)) = line.push(*byte, now) {
-                if dropped > 0 {
-                    console::line(format_args!("{name}: [{dropped} lines dropped]"));
-                }
-                console::line(format_args!("{name}: {text}"));
-            }
-        }
+        self.log.add_text((name, service), text, self.shared_info.now(), console::line);
     }
 
     fn log(&mut self, line: core::fmt::Arguments<'_>) {
-        if let Some((_, dropped)) = self.refusal_log.push(b'\n', self.shared_info.now()) {
-            if dropped > 0 {
-                console::line(format_args!("[{dropped} refusals not shown]"));
-            }
-            console::line(line);
-        }
+        self.log.add_refusal(line, self.shared_info.now(), console::line);
     }
 
     fn open_port(&mut self, peer: DomId) -> Option<EvtchnPort> {

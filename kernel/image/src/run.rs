@@ -1,6 +1,7 @@
 //! Serves entries from ring 3, and chooses the service that runs next.
 
 use cloister_caps::{EvtchnPort, Operation, ServiceId};
+use cloister_kernel_core::run_loop::{self, Cause, Entry, Processor};
 #[cfg(feature = "profile")]
 use cloister_kernel_core::schedule::Alarm;
 use cloister_kernel_core::schedule::Next;
@@ -118,21 +119,18 @@ impl Run {
         {
             return frame;
         }
-        let mut now = self.shared_info.now();
-        let interrupted = vector == u64::from(UPCALL_VECTOR);
-        let faulted = !interrupted && vector != SYSTEM_CALL_VECTOR;
-        if interrupted {
+        let now = self.shared_info.now();
+        let entry = if vector == SYSTEM_CALL_VECTOR {
+            Entry::SystemCall
+        } else if vector == u64::from(UPCALL_VECTOR) {
             #[cfg(feature = "profile")]
             crate::profile::sample(service, self.trap_frames.get_mut(service).rip());
-        } else if faulted {
+            Entry::Interrupt
+        } else {
             self.fault(service);
-        }
-        let cause = self.take_events().filter(|_| interrupted);
-        self.kernel.entered(service, cause.unwrap_or(service), now);
-        if faulted {
-            now = self.shared_info.now();
-            self.kernel.restarted(service, now);
-        }
+            Entry::Fault
+        };
+        let now = run_loop::enter(self, service, entry, now);
         self.resume(now)
     }
 
@@ -188,8 +186,7 @@ impl Run {
         match self.kernel.fault(service) {
             Verdict::Restart(count) => {
                 console::line(format_args!("restart: {name} number {count}"));
-                self.services.clear_at_restart(service, self.kernel.placements());
-                self.services.load(service, frame);
+                self.services.restart(service, self.kernel.placements(), frame);
                 // A restart must clear what a change of services clears. Without a current service,
                 // the next `resume` makes a change.
                 self.current = None;
@@ -199,31 +196,6 @@ impl Run {
                 fatal(format_args!("{name} faulted, and its restart rule stops the image (rip={rip:#x})"))
             }
         }
-    }
-
-    /// Delivers the pending events. Returns the service that the first of them is for.
-    ///
-    /// One interrupt brings them all. That service pays for it, since it would have come for its
-    /// event alone.
-    fn take_events(&mut self) -> Option<ServiceId> {
-        let Run { kernel, machine, shared_info, timer_port, console_port, .. } = self;
-        let mut cause = None;
-        shared_info.take_events(|port| {
-            count(Count::Event);
-            let owner = if port == *timer_port {
-                machine.unmask(port);
-                kernel.timer_fired()
-            } else if Some(port) == *console_port {
-                console::handle_event();
-                machine.unmask(port);
-                None
-            } else {
-                // A port that no rule stands for stays masked.
-                kernel.event(port)
-            };
-            cause = cause.or(owner);
-        });
-        cause
     }
 
     /// Prints the processor time and the rights that each service has used.
@@ -245,51 +217,87 @@ impl Run {
     }
 
     /// Chooses the service that runs at `now`, and returns its trap frame.
-    ///
-    /// Sleeps while no service is ready. Sets the timer, gives the service the answer to its
-    /// `wait`, and puts its address space in force.
-    fn resume(&mut self, mut now: u64) -> *const TrapFrame {
-        loop {
-            if trap_frame::take_nmi() {
-                self.report();
-            }
-            let next = self.kernel.next(now);
-            #[cfg(feature = "profile")]
-            if next.service.is_some() {
-                self.arm(
-                    &Next { budget: Alarm { at: crate::profile::next_sample(now), owner: next.service }, ..next },
-                    now,
-                );
-            }
-            self.arm(&next, now);
-            let Some(service) = next.service else {
-                count(Count::Sleep);
-                hypercall_page::sleep(self.xen);
-                let asleep = core::mem::replace(&mut now, self.shared_info.now());
-                self.idle += now.saturating_sub(asleep);
-                self.kernel.slept(now);
-                self.take_events();
-                continue;
-            };
-            if let Some(answer) = self.kernel.take_answer(service, now) {
-                self.trap_frames.get_mut(service).answer(answer.status as u64, answer.words);
-            }
-            if self.current != Some(service) {
-                count(Count::Switch);
-                paging::switch(self.services.address_space(service));
-                self.trap_frames.select(service);
-                self.current = Some(service);
-            }
-            self.kernel.resumed(service, || self.shared_info.now());
-            return &raw const *self.trap_frames.get_mut(service);
+    fn resume(&mut self, now: u64) -> *const TrapFrame {
+        match run_loop::resume(self, now) {
+            Some(service) => &raw const *self.trap_frames.get_mut(service),
+            None => fatal(format_args!("no interrupt will ever come")),
         }
     }
 
     /// Sets the timer for the next choice, unless it fires early enough.
-    fn arm(&mut self, next: &Next, now: u64) {
+    fn set_timer(&mut self, next: &Next, now: u64) {
         if let Some(at) = self.kernel.arm(next, now) {
             hypercall::set_timer(self.xen, at);
         }
+    }
+}
+
+impl Processor for Run {
+    fn next(&mut self, now: u64) -> Next {
+        if trap_frame::take_nmi() {
+            self.report();
+        }
+        self.kernel.next(now)
+    }
+
+    fn arm(&mut self, next: &Next, now: u64) {
+        #[cfg(feature = "profile")]
+        if next.service.is_some() {
+            let sample = Alarm { at: crate::profile::next_sample(now), owner: next.service };
+            self.set_timer(&Next { budget: sample, ..*next }, now);
+        }
+        self.set_timer(next, now);
+    }
+
+    fn sleep(&mut self, asleep: u64) -> Option<u64> {
+        count(Count::Sleep);
+        hypercall_page::sleep(self.xen);
+        let now = self.shared_info.now();
+        self.idle += now.saturating_sub(asleep);
+        self.kernel.slept(now);
+        Some(now)
+    }
+
+    fn take_events(&mut self, cause: &mut Cause) {
+        let Run { kernel, machine, shared_info, timer_port, console_port, .. } = self;
+        shared_info.take_events(|port| {
+            count(Count::Event);
+            cause.note(if port == *timer_port {
+                machine.unmask(port);
+                kernel.timer_fired()
+            } else if Some(port) == *console_port {
+                console::handle_event();
+                machine.unmask(port);
+                None
+            } else {
+                // A port that no rule stands for stays masked.
+                kernel.event(port)
+            });
+        });
+    }
+
+    fn charge_entry(&mut self, service: ServiceId, payer: ServiceId, now: u64) {
+        self.kernel.entered(service, payer, now);
+    }
+
+    fn charge_restart(&mut self, service: ServiceId) -> u64 {
+        let now = self.shared_info.now();
+        self.kernel.restarted(service, now);
+        now
+    }
+
+    /// Gives the service the answer to its `wait`, and puts its address space in force.
+    fn switch_to(&mut self, service: ServiceId, now: u64) {
+        if let Some(answer) = self.kernel.take_answer(service, now) {
+            self.trap_frames.get_mut(service).answer(answer.status as u64, answer.words);
+        }
+        if self.current != Some(service) {
+            count(Count::Switch);
+            paging::switch(self.services.address_space(service));
+            self.trap_frames.select(service);
+            self.current = Some(service);
+        }
+        self.kernel.resumed(service, || self.shared_info.now());
     }
 }
 

@@ -4,7 +4,7 @@
 use cloister_caps::ServiceId;
 use cloister_caps::tables::{PerService, Tables};
 use cloister_kernel_core::address_space::{SegmentCopies, SegmentCopy, image_pages, region_pages};
-use cloister_kernel_core::clearing::{cleared_at_boot, cleared_at_restart};
+use cloister_kernel_core::clearing::{RestartStep, cleared_at_boot, restart_steps};
 use cloister_kernel_core::memory::FreeMemory;
 use cloister_kernel_core::placement::Placements;
 
@@ -52,9 +52,14 @@ impl Services {
         cleared_at_boot(&self.tables).for_each(|region| paging::clear(&placements[region]));
     }
 
-    /// Clears the regions of a service for its restart.
-    pub fn clear_at_restart(&self, service: ServiceId, placements: &Placements) {
-        cleared_at_restart(&self.tables, service).for_each(|region| paging::clear(&placements[region]));
+    /// Restarts a service: clears the memory that its earlier run had alone, and loads its program.
+    pub fn restart(&mut self, service: ServiceId, placements: &Placements, frame: &mut TrapFrame) {
+        for step in restart_steps(&self.tables, service) {
+            match step {
+                RestartStep::Clear(region) => paging::clear(&placements[region]),
+                RestartStep::Load => self.load(service, frame),
+            }
+        }
     }
 
     /// Loads a service's program: its writable segments from the image, and its registers for a

@@ -3,12 +3,13 @@
 use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
 
-use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
+use cloister_caps::abi::{IMAGE_ADDRESSES, NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::{Access, MAX_SERVICES, Tables};
 use cloister_caps::{Gfn, InvokeError, Operation, PAGE_SIZE, RegionId, ServiceId, Slot, Status};
 use cloister_interfaces::{Memory, Notifications, Service};
-use cloister_kernel_core::clearing::cleared_at_restart;
-use cloister_kernel_core::memory::{FrameRange, FreeMemory};
+use cloister_kernel_core::boot::{BootError, MapEntry, Module, StartInfo};
+use cloister_kernel_core::clearing::{RestartStep, restart_steps};
+use cloister_kernel_core::memory::{FreeMemory, KernelLocation, free_memory};
 use cloister_kernel_core::placement::{BootRegions, PlacementError, page_table_reserve, place_regions};
 use cloister_kernel_core::{Kernel, Outcome, Platform, Verdict};
 
@@ -19,8 +20,10 @@ use super::xen::Xen;
 use crate::memory::SharedMemory;
 use crate::program;
 
-/// The first frame that is not the image's.
-const FIRST_FREE: u64 = 0x400;
+/// The guest-physical address at which the image ends.
+const IMAGE_END: u64 = 0x40_0000;
+/// The guest-physical address of the boot module.
+const MODULE: u64 = 1 << 31;
 /// Where the toolstack puts the XenStore ring (`libxl`).
 const XENSTORE_FRAME: u64 = 0xF_EFFC;
 /// The times of a system call, and of a call of a service beside its system calls, in ns: the least
@@ -71,6 +74,18 @@ struct Program {
     running: Option<Box<dyn Service>>,
 }
 
+/// Returns the free memory of a guest of `memory` bytes: what is above the image, without the boot
+/// module.
+fn free_memory_of(tables: &Tables<'_>, memory: u64, module: u64) -> Result<FreeMemory, BootError> {
+    let map = [MapEntry { address: IMAGE_ADDRESSES.start, length: memory - IMAGE_ADDRESSES.start, ram: true }];
+    let info = StartInfo {
+        module: (module > 0).then_some(Module { address: MODULE, length: module }),
+        ..StartInfo::default()
+    };
+    let kernel = (IMAGE_ADDRESSES.start, IMAGE_END - IMAGE_ADDRESSES.start);
+    free_memory(&info, &map, tables, &KernelLocation { kernel, tables: kernel })
+}
+
 /// A simulated machine.
 pub struct Machine {
     kernel: RefCell<Kernel<'static>>,
@@ -92,11 +107,10 @@ impl Machine {
         // The kernel of the image has its tables without end, too.
         let tables = Tables::parse(setup.tables.leak()).expect("tables that the policy compiler made");
         let mut xen = Xen::new(setup.seed);
-        let mut free = FreeMemory::new();
-        free.add(FrameRange { start: FIRST_FREE, end: setup.memory / PAGE_SIZE as u64 });
         let module = setup.module.len() as u64;
+        let mut free = free_memory_of(&tables, setup.memory, module).expect("a guest has memory");
         let boot_regions = BootRegions {
-            module: (module > 0).then_some((1 << 31, module)),
+            module: (module > 0).then_some((MODULE, module)),
             command_line: free.take(1).map(|frames| (frames.first(), setup.command_line.len() as u64)),
             xenstore: Some(Gfn(XENSTORE_FRAME)),
         };
@@ -287,9 +301,15 @@ impl Machine {
         match verdict {
             Verdict::Restart(_) => {
                 let tables = self.kernel().tables();
-                self.regions.clear(cleared_at_restart(&tables, index));
-                if let Some(program) = self.programs.borrow_mut()[index.index()].as_mut() {
-                    program.running = None;
+                for step in restart_steps(&tables, index) {
+                    match step {
+                        RestartStep::Clear(region) => self.regions.clear(region),
+                        RestartStep::Load => {
+                            if let Some(program) = self.programs.borrow_mut()[index.index()].as_mut() {
+                                program.running = None;
+                            }
+                        }
+                    }
                 }
             }
             Verdict::StopService => {}
