@@ -6,11 +6,7 @@ use core::fmt;
 
 use cloister_caps::ServiceId;
 use cloister_caps::tables::PerService;
-
-/// Bytes of the output half of the ring.
-pub const OUT_SIZE: u32 = 2048;
-/// Bytes of the input half of the ring.
-pub const IN_SIZE: u32 = 1024;
+use cloister_caps::xen::console::OUT_SIZE;
 
 /// Returns the number of bytes that fit into the ring.
 ///
