@@ -9,7 +9,7 @@
 //! use cloister_caps::abi::SYSTEM_CALL_INVOKE;
 //! use cloister_caps::{InvokeError, Kind, Operation, Rights, Status};
 //!
-//! // The registers of an invocation that asks for the time: which call, which slot, which operation.
+//! // The registers of an invocation that asks for the time: call, slot and operation.
 //! let (rax, rdi, rsi) = (SYSTEM_CALL_INVOKE, 3, Operation::ClockNow as u64);
 //! assert_eq!((rax, rdi), (1, 3));
 //!
@@ -44,15 +44,16 @@ pub const SYSTEM_CALL_INVOKE: u64 = 1;
 /// The kernel's virtual addresses minus its guest-physical ones, in every address space
 /// (`KERNEL_OFFSET` of `kernel/image/link.ld`).
 pub const KERNEL_OFFSET: u64 = 0xFFFF_FFFF_8000_0000;
-/// The start of the 2 MiB in which the kernel maps pages that are not part of the image.
-pub const KERNEL_SPECIAL: u64 = 0xFFFF_FFFF_C000_0000;
+/// The start of the 2 MiB of fixed addresses at which the kernel maps pages that are not part of
+/// the image: its fixmap.
+pub const KERNEL_FIXMAP: u64 = 0xFFFF_FFFF_C000_0000;
 /// The virtual address of the hypercall page: the first page of a GiB that holds nothing else the
 /// kernel uses.
 pub const KERNEL_HYPERCALL_PAGE: u64 = 0xFFFF_FFFF_4000_0000;
 /// The address ranges that hold all of the kernel's own mappings. Ring 3 can access nothing in
 /// them.
 pub const KERNEL_ADDRESSES: [Range<u64>; 2] =
-    [KERNEL_HYPERCALL_PAGE..KERNEL_HYPERCALL_PAGE + 0x1000, KERNEL_OFFSET..KERNEL_SPECIAL + 0x20_0000];
+    [KERNEL_HYPERCALL_PAGE..KERNEL_HYPERCALL_PAGE + 0x1000, KERNEL_OFFSET..KERNEL_FIXMAP + 0x20_0000];
 
 /// The guest-physical addresses that an image may have. Its kernel begins at the first (`link.ld`).
 /// Below the end, the boot code maps memory at [`KERNEL_OFFSET`] too (`boot.s`).

@@ -464,7 +464,7 @@ mod of_code {
         address_of_the_kernel_in_data: changed(|elf| {
             elf.parts[0].bytes[0x10..0x18].copy_from_slice(&0xFFFF_FFFF_8010_1000_u64.to_le_bytes());
         }) => "a word at 0x2000010 is an address of the kernel";
-        address_of_a_special_page_in_data: changed(|elf| {
+        address_of_a_fixmap_page_in_data: changed(|elf| {
             elf.parts[0].bytes[0x10..0x18].copy_from_slice(&0xFFFF_FFFF_C01F_FFFF_u64.to_le_bytes());
         }) => "a word at 0x2000010 is an address of the kernel";
         start_that_is_not_the_runtimes: changed(|elf| elf.parts[1].bytes[0] = 0x33)

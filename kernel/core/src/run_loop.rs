@@ -11,8 +11,8 @@ pub trait Processor {
     fn next(&mut self, now: u64) -> Next;
     /// Sets the timer for the next choice, unless it fires early enough.
     fn arm(&mut self, next: &Next, now: u64);
-    /// Sleeps from `now` until an interrupt, and notes that the processor was idle. Returns the time
-    /// after that, or `None` if no interrupt will ever come.
+    /// Sleeps from `now` until an interrupt, and notes that the processor was idle. Returns the
+    /// time after that, or `None` if no interrupt will ever come.
     fn sleep(&mut self, now: u64) -> Option<u64>;
     /// Delivers the pending events, and tells `cause` which service each is for.
     fn take_events(&mut self, cause: &mut Cause);
@@ -40,8 +40,8 @@ pub enum Entry {
 pub struct Cause(Option<ServiceId>);
 
 impl Cause {
-    /// Notes an event, in the order in which events are delivered. `owner` is the service that it is
-    /// for, or `None` if it is for the kernel.
+    /// Notes an event, in the order in which events are delivered. `owner` is the service that it
+    /// is for, or `None` if it is for the kernel.
     #[inline]
     pub fn note(&mut self, owner: Option<ServiceId>) {
         self.0 = self.0.or(owner);

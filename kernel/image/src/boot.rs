@@ -269,7 +269,7 @@ fn relocate_hypercall_page(
     // The frame leaves a hole, for which Xen splits a large entry of its own page tables. That
     // should not be an entry that leads to our page tables, so take the frame from another 2 MiB.
     let mut from = free.take_aligned(1, PAGES_PER_LARGE).or_else(|| free.take(1)).ok_or(PagingError::NoMemory)?;
-    paging::write(&mut from, hypercall_page::content());
+    paging::write_frame(&mut from, hypercall_page::content());
     // SAFETY: the frame is ours alone, and there is none at `HYPERCALL_FRAME`.
     if unsafe { hypercall::add_to_physmap(xen, Space::GuestFrame, from.first().0, HYPERCALL_FRAME) }.is_err() {
         return Ok(());
@@ -348,6 +348,6 @@ fn copy_command_line(info: &StartInfo, identity: &IdentityMap, free: &mut FreeMe
     let mut line = [0; boot::MAX_COMMAND_LINE];
     let length = info.command_line.map_or(0, |address| boot::command_line(identity, address, &mut line));
     let mut frame = free.take(1).ok_or(PagingError::NoMemory)?;
-    paging::write(&mut frame, &line[..length]);
+    paging::write_frame(&mut frame, &line[..length]);
     Ok((frame.first(), length as u64))
 }

@@ -1,24 +1,16 @@
 //! Prints lines: to Xen's console ring once it is mapped, before that to the debug port.
 
 use core::fmt::{self, Write};
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use cloister_caps::xen::console::{Interface, OUT_SIZE};
 use cloister_caps::{EvtchnPort, Gfn};
 use cloister_kernel_core::console::room;
 
 use crate::global::Global;
 use crate::hypercall_page::{self, Xen};
 use crate::{hypercall, paging, processor};
-
-/// Offsets in `struct xencons_interface` (`io/console.h`).
-mod field {
-    pub const OUT: usize = 1024;
-    pub const OUT_SIZE: usize = 2048;
-    pub const IN_CONS: usize = 3072;
-    pub const IN_PROD: usize = 3076;
-    pub const OUT_CONS: usize = 3080;
-    pub const OUT_PROD: usize = 3084;
-}
 
 /// Bytes of text that can wait for room in the ring.
 const BACKLOG: usize = 16 * 1024;
@@ -52,9 +44,9 @@ static RING: Global<Ring> = Global::new();
 /// Xen provides the frame for the console alone.
 pub unsafe fn map_ring(xen: Xen, frame: Gfn, port: EvtchnPort) {
     // SAFETY: by the caller's promise, only the console daemon uses the frame.
-    unsafe { paging::map_special(paging::CONSOLE, frame) };
+    unsafe { paging::map_fixed(paging::CONSOLE, frame) };
     let mut ring = Ring { xen, port, produced: 0, backlog: [0; BACKLOG], head: 0, length: 0, dropped: 0 };
-    ring.produced = ring.index(field::OUT_PROD).load(Ordering::Relaxed);
+    ring.produced = ring.index(offset_of!(Interface, out_prod)).load(Ordering::Relaxed);
     RING.set(ring);
 }
 
@@ -77,10 +69,11 @@ impl Ring {
 
     /// Moves as much of the backlog to the ring as fits, and notifies the daemon.
     fn flush(&mut self) {
-        let room = room(self.produced, self.index(field::OUT_CONS).load(Ordering::Acquire)) as usize;
+        let room = room(self.produced, self.index(offset_of!(Interface, out_cons)).load(Ordering::Acquire)) as usize;
         let count = room.min(self.length);
         for _ in 0..count {
-            let address = paging::CONSOLE as usize + field::OUT + self.produced as usize % field::OUT_SIZE;
+            let address =
+                paging::CONSOLE as usize + offset_of!(Interface, output) + self.produced as usize % OUT_SIZE as usize;
             // SAFETY: it is a byte of the output half of the mapped ring. The daemon only reads it,
             // after `OUT_PROD` is past it.
             unsafe { (address as *mut u8).write_volatile(self.backlog[self.head]) };
@@ -89,7 +82,7 @@ impl Ring {
         }
         self.length -= count;
         if count > 0 {
-            self.index(field::OUT_PROD).store(self.produced, Ordering::SeqCst);
+            self.index(offset_of!(Interface, out_prod)).store(self.produced, Ordering::SeqCst);
             // Without a daemon that listens, the kernel runs on.
             let _ = hypercall::send(self.xen, self.port);
         }
@@ -144,8 +137,8 @@ pub fn debug_line(text: fmt::Arguments<'_>) {
 /// Handles an event of the daemon, which has taken output or sent input. Input is dropped.
 pub fn handle_event() {
     RING.with(|ring| {
-        let produced = ring.index(field::IN_PROD).load(Ordering::Acquire);
-        ring.index(field::IN_CONS).store(produced, Ordering::Release);
+        let produced = ring.index(offset_of!(Interface, in_prod)).load(Ordering::Acquire);
+        ring.index(offset_of!(Interface, in_cons)).store(produced, Ordering::Release);
         ring.flush();
     });
 }
@@ -155,7 +148,8 @@ pub fn drain() {
     for _ in 0..MAX_DRAIN_YIELDS {
         let left = RING.with(|ring| {
             ring.flush();
-            let left = ring.length > 0 || ring.index(field::OUT_CONS).load(Ordering::Acquire) != ring.produced;
+            let left =
+                ring.length > 0 || ring.index(offset_of!(Interface, out_cons)).load(Ordering::Acquire) != ring.produced;
             left.then_some(ring.xen)
         });
         let Some(Some(xen)) = left else { return };

@@ -49,7 +49,7 @@ impl GrantTable {
             // `MAX_FRAMES`.
             unsafe {
                 hypercall::add_to_physmap(xen, Space::GrantTable, index, frame)?;
-                paging::map_special(paging::GRANT_TABLE + index * PAGE_SIZE as u64, frame);
+                paging::map_fixed(paging::GRANT_TABLE + index * PAGE_SIZE as u64, frame);
             }
         }
         Ok(GrantTable { entries: frames * ENTRIES_PER_FRAME })

@@ -89,8 +89,8 @@ pub unsafe fn raw(_: Xen, number: u64, first: u64, second: u64, third: u64) -> i
     count(Count::Hypercall);
     let start = processor::counter();
     let result;
-    // SAFETY: by the caller's promise, and the instruction is chosen. The convention clobbers RAX and the argument registers. What
-    // is called is the instruction and `ret`.
+    // SAFETY: by the caller's promise, and the instruction is chosen. The convention clobbers RAX
+    // and the argument registers. What is called is the instruction and `ret`.
     unsafe {
         asm!("call [rip + {at}]", at = sym HYPERCALL, inlateout("rax") number => result, inlateout("rdi") first => _,
             inlateout("rsi") second => _, inlateout("rdx") third => _, lateout("r10") _, lateout("r8") _);
@@ -103,8 +103,8 @@ pub unsafe fn raw(_: Xen, number: u64, first: u64, second: u64, third: u64) -> i
 ///
 /// The entry stub does not handle the interrupt: the caller looks for events.
 pub fn sleep(_: Xen) {
-    // SAFETY: the instruction is chosen, and so is the code. The code of `entry.s` keeps to the calling convention, and only the upcall can come
-    // while it sleeps.
+    // SAFETY: the instruction is chosen, and so is the code. The code of `entry.s` keeps to the
+    // calling convention, and only the upcall can come while it sleeps.
     unsafe { asm!("call [rip + {idle}]", idle = sym IDLE) }
 }
 

@@ -1,14 +1,14 @@
 //! Builds the page tables, once, at boot, through the boot code's [`IdentityMap`].
 //!
-//! Then that map is dropped. After that no page table is mapped except the one for [`SPECIAL`].
+//! Then that map is dropped. After that no page table is mapped except the one for [`FIXMAP`].
 
 use core::fmt;
 
 use arrayvec::ArrayVec;
 pub use cloister_caps::abi::KERNEL_OFFSET as OFFSET;
 // Between any two of the uses below lies a page that is never mapped.
+use cloister_caps::abi::KERNEL_FIXMAP as FIXMAP;
 use cloister_caps::abi::KERNEL_HYPERCALL_PAGE;
-use cloister_caps::abi::KERNEL_SPECIAL as SPECIAL;
 use cloister_caps::tables::{MAX_SERVICES, PerService, Tables};
 use cloister_caps::{Gfn, PAGE_SIZE};
 use cloister_kernel_core::address_space::{PageAccess, SegmentCopy, ServicePages};
@@ -24,15 +24,15 @@ use x86_64::structures::paging::{
 use x86_64::{PhysAddr, VirtAddr};
 
 /// The shared-info page.
-pub const SHARED_INFO: u64 = SPECIAL + 0x1000;
+pub const SHARED_INFO: u64 = FIXMAP + 0x1000;
 /// The console ring.
-pub const CONSOLE: u64 = SPECIAL + 0x3000;
+pub const CONSOLE: u64 = FIXMAP + 0x3000;
 /// The grant table, up to eight frames.
-pub const GRANT_TABLE: u64 = SPECIAL + 0x5000;
+pub const GRANT_TABLE: u64 = FIXMAP + 0x5000;
 /// The address at which the frame to copy from is mapped during a copy.
-const COPY_SOURCE: u64 = SPECIAL + 0xF000;
+const COPY_SOURCE: u64 = FIXMAP + 0xF000;
 /// The address at which the frame to copy to is mapped during a copy.
-const COPY_DESTINATION: u64 = SPECIAL + 0x11000;
+const COPY_DESTINATION: u64 = FIXMAP + 0x11000;
 
 /// The frame of the hypercall page: the first of the last GiB of the 64 that every 64-bit processor
 /// can address.
@@ -66,7 +66,7 @@ unsafe extern "C" {
     static kernel_end: u8;
 }
 
-static mut SPECIAL_TABLE: PageTable = PageTable::new();
+static mut FIXMAP_TABLE: PageTable = PageTable::new();
 
 /// Says why page tables could not be built.
 #[derive(Clone, Copy, Debug)]
@@ -403,12 +403,12 @@ pub fn build_kernel(
     }
     let (address, length) = tables;
     root.map(identity, free, address + OFFSET, FrameRange::touching(address, length), read_only)?;
-    // The page table of the special pages is a static of ours. Mapping a page makes the tables
+    // The page table of the fixmap is a static of ours. Mapping a page makes the tables
     // above it.
-    root.map(identity, free, SPECIAL, FrameRange { start: 0, end: 1 }, WRITABLE)?;
-    let special = PhysAddr::new(physical(&raw const SPECIAL_TABLE));
-    let entry = root.directory_entry(identity, VirtAddr::new_truncate(SPECIAL));
-    entry.set_addr(special, Flags::PRESENT | Flags::WRITABLE);
+    root.map(identity, free, FIXMAP, FrameRange { start: 0, end: 1 }, WRITABLE)?;
+    let table = PhysAddr::new(physical(&raw const FIXMAP_TABLE));
+    let entry = root.directory_entry(identity, VirtAddr::new_truncate(FIXMAP));
+    entry.set_addr(table, Flags::PRESENT | Flags::WRITABLE);
     // The boot code's PDPT maps the first 4 GiB in its first four entries.
     let boot_directory = physical(&raw const boot_tables) + PAGE_SIZE as u64;
     root.table(identity)[0].set_addr(PhysAddr::new(boot_directory), Flags::PRESENT | Flags::WRITABLE);
@@ -425,13 +425,13 @@ pub fn switch(space: AddressSpace) {
     unsafe { Cr3::write(space.0, Cr3Flags::empty()) }
 }
 
-/// Maps `entry` at a special address, or unmaps what is there.
-fn set_special(address: u64, entry: Option<Gfn>) {
-    let index = (address - SPECIAL) as usize / PAGE_SIZE;
-    let table = &raw mut SPECIAL_TABLE;
+/// Maps `frame` at an address of the fixmap, or unmaps what is there.
+fn set_fixed(address: u64, frame: Option<Gfn>) {
+    let index = (address - FIXMAP) as usize / PAGE_SIZE;
+    let table = &raw mut FIXMAP_TABLE;
     // SAFETY: there is one processor, and only this function makes references to the table.
     let table = unsafe { &mut *table };
-    match entry {
+    match frame {
         Some(frame) => table[index].set_addr(PhysAddr::new_truncate(frame.0 * PAGE_SIZE as u64), WRITABLE),
         None => table[index].set_unused(),
     }
@@ -443,38 +443,38 @@ fn set_special(address: u64, entry: Option<Gfn>) {
 /// # Safety
 /// `address` is one of the addresses above that are for such pages, and nothing but Xen uses the
 /// frame.
-pub unsafe fn map_special(address: u64, frame: Gfn) {
-    set_special(address, Some(frame));
+pub unsafe fn map_fixed(address: u64, frame: Gfn) {
+    set_fixed(address, Some(frame));
 }
 
 /// Copies a writable segment from the image to the frames that its service uses.
 pub fn load_segment(copy: &mut SegmentCopy) {
     for content in copy.content() {
         if content.length > 0 {
-            set_special(COPY_SOURCE, Some(content.from));
+            set_fixed(COPY_SOURCE, Some(content.from));
         }
         // SAFETY: the frame is the holder's alone. The source is mapped if `length` is not 0, and
         // it is another frame: what lies in the image was never free.
-        unsafe { overwrite(content.to, COPY_SOURCE as *const u8, content.length) };
-        set_special(COPY_SOURCE, None);
+        unsafe { fill_frame(content.to, COPY_SOURCE as *const u8, content.length) };
+        set_fixed(COPY_SOURCE, None);
     }
 }
 
 /// Writes bytes to the start of the first of `frames`, and zeros to the rest of that frame.
-pub fn write(frames: &mut OwnedFrames, bytes: &[u8]) {
+pub fn write_frame(frames: &mut OwnedFrames, bytes: &[u8]) {
     // SAFETY: the frame is the holder's alone. The source is an ordinary slice.
-    unsafe { overwrite(frames.first(), bytes.as_ptr(), bytes.len().min(PAGE_SIZE)) };
+    unsafe { fill_frame(frames.first(), bytes.as_ptr(), bytes.len().min(PAGE_SIZE)) };
 }
 
 /// Fills a region with zeros.
-pub fn clear(region: &Placement) {
+pub fn clear_region(region: &Placement) {
     (0..region.pages()).filter_map(|page| region.page(page)).for_each(clear_frame);
 }
 
 /// Fills a page of a region with zeros.
 pub fn clear_frame(frame: RegionFrame) {
     // SAFETY: the kernel does not refer to memory of regions, and no byte is copied.
-    unsafe { overwrite(frame.gfn(), core::ptr::dangling(), 0) };
+    unsafe { fill_frame(frame.gfn(), core::ptr::dangling(), 0) };
 }
 
 /// Copies `length` bytes, at most a page, to the start of a frame, and fills the rest with zeros.
@@ -484,16 +484,16 @@ pub fn clear_frame(frame: RegionFrame) {
 /// # Safety
 /// `length` bytes can be read at `source`, which is not in the frame. The kernel does not refer to
 /// memory in the frame.
-unsafe fn overwrite(frame: Gfn, source: *const u8, length: usize) {
+unsafe fn fill_frame(frame: Gfn, source: *const u8, length: usize) {
     let destination = COPY_DESTINATION as *mut u8;
-    set_special(COPY_DESTINATION, Some(frame));
+    set_fixed(COPY_DESTINATION, Some(frame));
     // SAFETY: the address is mapped to the whole frame, and nothing else uses it: services do not
     // run while the kernel does. The rest is the caller's promise.
     unsafe {
         core::ptr::copy_nonoverlapping(source, destination, length);
         core::ptr::write_bytes(destination.add(length), 0, PAGE_SIZE - length);
     }
-    set_special(COPY_DESTINATION, None);
+    set_fixed(COPY_DESTINATION, None);
 }
 
 /// Returns the words of the kernel's stack from `stack` up that are addresses in its text: return

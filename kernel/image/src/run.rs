@@ -62,7 +62,7 @@ pub fn start() -> ! {
         }
         // No service pays for the loading.
         let now = run.shared_info.now();
-        run.kernel.slept(now);
+        run.kernel.note_idle(now);
         run.resume(now)
     };
     match RUN.with(first) {
@@ -211,7 +211,7 @@ impl Run {
         let own = self.shared_info.nanoseconds(count::ticks_outside_hypercalls(processor::counter()));
         let counts = count::counts().chain([("own-ns", own.saturating_sub(self.idle))]);
         counts.for_each(|(name, count)| console::line(format_args!("cloister: count {name} {count}")));
-        self.kernel.uses().for_each(|used| console::line(format_args!("{used}")));
+        self.kernel.used_rights().for_each(|used| console::line(format_args!("{used}")));
         #[cfg(feature = "profile")]
         crate::profile::print(&self.kernel.tables());
     }
@@ -254,7 +254,7 @@ impl Processor for Run {
         hypercall_page::sleep(self.xen);
         let now = self.shared_info.now();
         self.idle += now.saturating_sub(asleep);
-        self.kernel.slept(now);
+        self.kernel.note_idle(now);
         Some(now)
     }
 
@@ -277,12 +277,12 @@ impl Processor for Run {
     }
 
     fn charge_entry(&mut self, service: ServiceId, payer: ServiceId, now: u64) {
-        self.kernel.entered(service, payer, now);
+        self.kernel.charge_entry(service, payer, now);
     }
 
     fn charge_restart(&mut self, service: ServiceId) -> u64 {
         let now = self.shared_info.now();
-        self.kernel.restarted(service, now);
+        self.kernel.charge_restart(service, now);
         now
     }
 
@@ -297,7 +297,7 @@ impl Processor for Run {
             self.trap_frames.select(service);
             self.current = Some(service);
         }
-        self.kernel.resumed(service, || self.shared_info.now());
+        self.kernel.charge_kernel_work(service, || self.shared_info.now());
     }
 }
 

@@ -49,14 +49,14 @@ impl Services {
 
     /// Clears the regions that [`cleared_at_boot`] names.
     pub fn clear_at_boot(&self, placements: &Placements) {
-        cleared_at_boot(&self.tables).for_each(|region| paging::clear(&placements[region]));
+        cleared_at_boot(&self.tables).for_each(|region| paging::clear_region(&placements[region]));
     }
 
     /// Restarts a service: clears the memory that its earlier run had alone, and loads its program.
     pub fn restart(&mut self, service: ServiceId, placements: &Placements, frame: &mut TrapFrame) {
         for step in restart_steps(&self.tables, service) {
             match step {
-                RestartStep::Clear(region) => paging::clear(&placements[region]),
+                RestartStep::Clear(region) => paging::clear_region(&placements[region]),
                 RestartStep::Load => self.load(service, frame),
             }
         }

@@ -67,7 +67,7 @@ pub unsafe fn map(xen: Xen, frame: Gfn) -> Result<SharedInfo, HypercallError> {
     // SAFETY: by the caller's promise, it is Xen's page alone.
     unsafe {
         hypercall::add_to_physmap(xen, Space::SharedInfo, 0, frame)?;
-        paging::map_special(paging::SHARED_INFO, frame);
+        paging::map_fixed(paging::SHARED_INFO, frame);
     }
     let shared_info = SharedInfo(xen);
     for index in 0..PORT_WORDS {
@@ -100,8 +100,8 @@ impl SharedInfo {
         }
     }
 
-    /// Takes every event that is pending and not masked: masks its port, clears the event, and calls
-    /// `handle` with the port.
+    /// Takes every event that is pending and not masked: masks its port, clears the event, and
+    /// calls `handle` with the port.
     ///
     /// The number of ports bounds the work, because a port that was handled is masked.
     pub fn take_events(self, mut handle: impl FnMut(EvtchnPort)) {

@@ -89,8 +89,8 @@ impl TrapFrame {
         ss: 0,
     };
 
-    /// Returns the frame of a service that starts at its entry in ring 3, with interrupts on and all
-    /// other registers 0.
+    /// Returns the frame of a service that starts at its entry in ring 3, with interrupts on and
+    /// all other registers 0.
     pub fn start(tables: &Tables<'_>, service: ServiceId) -> TrapFrame {
         let Service { entry, stack_top, .. } = tables.service(service);
         TrapFrame { rip: entry, cs: 0x23, rflags: 0x202, rsp: stack_top, ss: 0x1B, ..TrapFrame::EMPTY }
@@ -165,8 +165,8 @@ impl TrapFrames {
     pub fn select(&mut self, service: ServiceId) {
         let top = (&raw mut *self.get_mut(service)).wrapping_add(1) as u64;
         processor::clear_segments();
-        // SAFETY: `entry.s` and the processor write to the frame at the next entry from ring 3. Then
-        // the kernel does not run, so no borrow of the token lasts.
+        // SAFETY: `entry.s` and the processor write to the frame at the next entry from ring 3.
+        // Then the kernel does not run, so no borrow of the token lasts.
         unsafe {
             (&raw mut FRAME_TOP).write(top);
             processor::set_frame(top);

@@ -20,8 +20,8 @@ use cloister_interfaces::{ExclusiveMemory, Memory, System};
 use crate::bytes::{assume_written, copy};
 use crate::call::Kernel;
 
-/// The address of the heap, or zero if there is none. Zero as the initial value spares the program a
-/// page of initialised data.
+/// The address of the heap, or zero if there is none. Zero as the initial value spares the program
+/// a page of initialised data.
 static HEAP: AtomicUsize = AtomicUsize::new(0);
 
 /// A mapped region that others may read or write at any moment.
@@ -70,8 +70,8 @@ impl FoundRegion {
         FoundRegion { base, length, flags: size & !region::SIZE }
     }
 
-    /// Returns the region's memory for the heap, or `None` if anyone else may access it or there is a
-    /// heap already. No later `FoundRegion` has bytes of it.
+    /// Returns the region's memory for the heap, or `None` if anyone else may access it or there is
+    /// a heap already. No later `FoundRegion` has bytes of it.
     pub(crate) fn claim_for_heap(self) -> Option<(*mut u8, usize)> {
         let fits = self.length > 0 && self.flags & region::PRIVATE != 0;
         (fits && HEAP.load(Ordering::Relaxed) == 0).then(|| {

@@ -78,26 +78,26 @@ enum Role {
 
 /// Charges time to services, as the accounting that ships or another does.
 trait Charging {
-    fn entered(&mut self, scheduler: &mut Scheduler, service: ServiceId, payer: ServiceId, now: u64);
-    fn restarted(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64);
-    fn slept(&mut self, now: u64);
-    fn resumed(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64);
+    fn charge_entry(&mut self, scheduler: &mut Scheduler, service: ServiceId, payer: ServiceId, now: u64);
+    fn charge_restart(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64);
+    fn note_idle(&mut self, now: u64);
+    fn charge_kernel_work(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64);
     fn arm(&mut self, next: &Next, now: u64) -> Option<u64>;
     fn timer_fired(&mut self) -> Option<ServiceId>;
 }
 
 impl Charging for Accounting {
-    fn entered(&mut self, scheduler: &mut Scheduler, service: ServiceId, payer: ServiceId, now: u64) {
-        Accounting::entered(self, scheduler, service, payer, now);
+    fn charge_entry(&mut self, scheduler: &mut Scheduler, service: ServiceId, payer: ServiceId, now: u64) {
+        Accounting::charge_entry(self, scheduler, service, payer, now);
     }
-    fn restarted(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64) {
-        Accounting::restarted(self, scheduler, service, now);
+    fn charge_restart(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64) {
+        Accounting::charge_restart(self, scheduler, service, now);
     }
-    fn slept(&mut self, now: u64) {
-        Accounting::slept(self, now);
+    fn note_idle(&mut self, now: u64) {
+        Accounting::note_idle(self, now);
     }
-    fn resumed(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64) {
-        Accounting::resumed(self, scheduler, service, || now);
+    fn charge_kernel_work(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64) {
+        Accounting::charge_kernel_work(self, scheduler, service, || now);
     }
     fn arm(&mut self, next: &Next, now: u64) -> Option<u64> {
         Accounting::arm(self, next, now)
@@ -115,15 +115,15 @@ struct FromEntryToEntry {
 }
 
 impl Charging for FromEntryToEntry {
-    fn entered(&mut self, scheduler: &mut Scheduler, service: ServiceId, _: ServiceId, now: u64) {
+    fn charge_entry(&mut self, scheduler: &mut Scheduler, service: ServiceId, _: ServiceId, now: u64) {
         scheduler.charge(service, now - self.entered, now);
         self.entered = now;
     }
-    fn restarted(&mut self, _: &mut Scheduler, _: ServiceId, _: u64) {}
-    fn slept(&mut self, now: u64) {
+    fn charge_restart(&mut self, _: &mut Scheduler, _: ServiceId, _: u64) {}
+    fn note_idle(&mut self, now: u64) {
         self.entered = now;
     }
-    fn resumed(&mut self, _: &mut Scheduler, _: ServiceId, _: u64) {}
+    fn charge_kernel_work(&mut self, _: &mut Scheduler, _: ServiceId, _: u64) {}
     fn arm(&mut self, next: &Next, now: u64) -> Option<u64> {
         let late = next.time() != u64::MAX && (next.time() < self.timer || self.timer <= now);
         late.then(|| {
@@ -256,7 +256,7 @@ impl<B: Charging> Processor for Model<B> {
     fn sleep(&mut self, _: u64) -> Option<u64> {
         let interrupt = Some(self.next_interrupt()).filter(|interrupt| *interrupt != u64::MAX)?;
         self.time = self.time.max(interrupt) + self.machine.interrupt;
-        self.charging.slept(self.time);
+        self.charging.note_idle(self.time);
         Some(self.time)
     }
 
@@ -276,11 +276,11 @@ impl<B: Charging> Processor for Model<B> {
     }
 
     fn charge_entry(&mut self, service: ServiceId, payer: ServiceId, now: u64) {
-        self.charging.entered(&mut self.scheduler, service, payer, now);
+        self.charging.charge_entry(&mut self.scheduler, service, payer, now);
     }
 
     fn charge_restart(&mut self, service: ServiceId) -> u64 {
-        self.charging.restarted(&mut self.scheduler, service, self.time);
+        self.charging.charge_restart(&mut self.scheduler, service, self.time);
         self.time
     }
 
@@ -288,7 +288,7 @@ impl<B: Charging> Processor for Model<B> {
         if self.current.replace(service) != Some(service) {
             self.time += self.machine.switch;
         }
-        self.charging.resumed(&mut self.scheduler, service, self.time);
+        self.charging.charge_kernel_work(&mut self.scheduler, service, self.time);
     }
 }
 
