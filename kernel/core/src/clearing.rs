@@ -25,10 +25,11 @@ pub enum RestartStep {
     Load,
 }
 
-/// Returns the steps of a restart, in order: the new run finds nothing of the earlier one in the
+/// Performs the steps of a restart, in order: the new run finds nothing of the earlier one in the
 /// memory that it alone has, and then its program as the image holds it.
-pub fn restart_steps<'t>(tables: &Tables<'t>, service: ServiceId) -> impl Iterator<Item = RestartStep> + use<'t> {
-    cleared_at_restart(tables, service).map(RestartStep::Clear).chain([RestartStep::Load])
+pub fn restart(tables: &Tables<'_>, service: ServiceId, mut perform: impl FnMut(RestartStep)) {
+    cleared_at_restart(tables, service).for_each(|region| perform(RestartStep::Clear(region)));
+    perform(RestartStep::Load);
 }
 
 /// Returns the regions that are cleared when a service restarts: the writable ones that it alone

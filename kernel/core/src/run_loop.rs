@@ -14,8 +14,8 @@ pub trait Processor {
     /// Sleeps from `now` until an interrupt, and notes that the processor was idle. Returns the
     /// time after that, or `None` if no interrupt will ever come.
     fn sleep(&mut self, now: u64) -> Option<u64>;
-    /// Delivers the pending events, and tells `cause` which service each is for.
-    fn take_events(&mut self, cause: &mut Cause);
+    /// Delivers the pending events. Returns the cause, with the owner of each noted.
+    fn take_events(&mut self) -> Cause;
     /// Charges the time until `now`, when `service` entered the kernel because of `payer`.
     fn charge_entry(&mut self, service: ServiceId, payer: ServiceId, now: u64);
     /// Charges the time since the entry in full to a service that was restarted. Returns the time.
@@ -56,9 +56,8 @@ impl Cause {
 /// interrupted nothing.
 #[inline]
 pub fn enter(processor: &mut impl Processor, service: ServiceId, entry: Entry, now: u64) -> u64 {
-    let mut cause = Cause::default();
-    processor.take_events(&mut cause);
-    let payer = cause.0.filter(|_| entry == Entry::Interrupt).unwrap_or(service);
+    let Cause(first) = processor.take_events();
+    let payer = first.filter(|_| entry == Entry::Interrupt).unwrap_or(service);
     processor.charge_entry(service, payer, now);
     if entry == Entry::Fault { processor.charge_restart(service) } else { now }
 }
@@ -76,7 +75,7 @@ pub fn resume(processor: &mut impl Processor, mut now: u64) -> Option<ServiceId>
         }
         now = processor.sleep(now)?;
         // No service pays for an interrupt of the idle processor.
-        processor.take_events(&mut Cause::default());
+        processor.take_events();
     }
 }
 
@@ -106,9 +105,11 @@ mod tests {
             self.log.push(format!("sleep at {now}"));
             (!self.ready.is_empty()).then_some(9)
         }
-        fn take_events(&mut self, cause: &mut Cause) {
+        fn take_events(&mut self) -> Cause {
             self.log.push("events".into());
+            let mut cause = Cause::default();
             self.events.drain(..).for_each(|owner| cause.note(owner));
+            cause
         }
         fn charge_entry(&mut self, service: ServiceId, payer: ServiceId, now: u64) {
             self.log.push(format!("{service} entered at {now}, {payer} pays"));

@@ -258,7 +258,8 @@ impl Processor for Run {
         Some(now)
     }
 
-    fn take_events(&mut self, cause: &mut Cause) {
+    fn take_events(&mut self) -> Cause {
+        let mut cause = Cause::default();
         let Run { kernel, machine, shared_info, timer_port, console_port, .. } = self;
         shared_info.take_events(|port| {
             count(Count::Event);
@@ -274,6 +275,7 @@ impl Processor for Run {
                 kernel.event(port)
             });
         });
+        cause
     }
 
     fn charge_entry(&mut self, service: ServiceId, payer: ServiceId, now: u64) {

@@ -4,7 +4,7 @@
 use cloister_caps::ServiceId;
 use cloister_caps::tables::{PerService, Tables};
 use cloister_kernel_core::address_space::{SegmentCopies, SegmentCopy, image_pages, region_pages};
-use cloister_kernel_core::clearing::{RestartStep, cleared_at_boot, restart_steps};
+use cloister_kernel_core::clearing::{RestartStep, cleared_at_boot, restart};
 use cloister_kernel_core::memory::FreeMemory;
 use cloister_kernel_core::placement::Placements;
 
@@ -54,12 +54,11 @@ impl Services {
 
     /// Restarts a service: clears the memory that its earlier run had alone, and loads its program.
     pub fn restart(&mut self, service: ServiceId, placements: &Placements, frame: &mut TrapFrame) {
-        for step in restart_steps(&self.tables, service) {
-            match step {
-                RestartStep::Clear(region) => paging::clear_region(&placements[region]),
-                RestartStep::Load => self.load(service, frame),
-            }
-        }
+        let tables = self.tables;
+        restart(&tables, service, |step| match step {
+            RestartStep::Clear(region) => paging::clear_region(&placements[region]),
+            RestartStep::Load => self.load(service, frame),
+        });
     }
 
     /// Loads a service's program: its writable segments from the image, and its registers for a

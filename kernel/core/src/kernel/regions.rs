@@ -22,18 +22,17 @@ impl Kernel<'_> {
     /// Returns the flags that say what a service has for itself: [`region::PRIVATE`],
     /// [`region::EXCLUSIVE`] and [`region::FRESH`].
     fn owner_flags(&self, mapping: &Mapping) -> u64 {
-        let shared = |other: &Mapping| other.region == mapping.region && other.service != mapping.service;
-        if mapping.access != Access::ReadWrite || self.tables.mappings().iter().any(|other| shared(&other)) {
+        let shared = |other: Mapping| other.region == mapping.region && other.service != mapping.service;
+        let mut mappings = self.tables.mappings().ids();
+        if mapping.access != Access::ReadWrite || mappings.any(|other| shared(self.tables.mapping(other))) {
             return 0;
         }
-        let grants = self.tables.grants();
-        let mut granted = grants.iter().filter(|rule| rule.region == mapping.region).peekable();
-        if granted.peek().is_none() {
-            region::PRIVATE
-        } else if granted.all(|rule| rule.access == Access::Read) {
-            region::EXCLUSIVE | if self.restarts[mapping.service] > 0 { 0 } else { region::FRESH }
-        } else {
-            0
-        }
+        let fresh = if self.restarts[mapping.service] > 0 { 0 } else { region::FRESH };
+        let granted = self.tables.grants().ids().map(|rule| self.tables.grant(rule));
+        let granted = granted.filter(|rule| rule.region == mapping.region);
+        granted.fold(region::PRIVATE, |flags, rule| match rule.access {
+            Access::Read if flags != 0 => region::EXCLUSIVE | fresh,
+            _ => 0,
+        })
     }
 }

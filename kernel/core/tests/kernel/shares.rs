@@ -260,7 +260,8 @@ impl<B: Charging> Processor for Model<B> {
         Some(self.time)
     }
 
-    fn take_events(&mut self, cause: &mut Cause) {
+    fn take_events(&mut self) -> Cause {
+        let mut cause = Cause::default();
         if self.timer <= self.time {
             self.timer = u64::MAX;
             cause.note(self.charging.timer_fired());
@@ -273,6 +274,7 @@ impl<B: Charging> Processor for Model<B> {
                 cause.note(Some(id));
             }
         }
+        cause
     }
 
     fn charge_entry(&mut self, service: ServiceId, payer: ServiceId, now: u64) {

@@ -1,14 +1,15 @@
 //! Runs the kernel, the regions and the programs in a loop.
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::ops::Range;
 use std::rc::Rc;
 
-use cloister_caps::abi::{IMAGE_ADDRESSES, NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
+use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::{Access, MAX_SERVICES, Tables};
 use cloister_caps::{Gfn, InvokeError, Operation, PAGE_SIZE, RegionId, ServiceId, Slot, Status};
 use cloister_interfaces::{Memory, Notifications, Service};
 use cloister_kernel_core::boot::{BootError, MapEntry, Module, StartInfo};
-use cloister_kernel_core::clearing::{RestartStep, restart_steps};
+use cloister_kernel_core::clearing::{RestartStep, restart};
 use cloister_kernel_core::memory::{FreeMemory, KernelLocation, free_memory};
 use cloister_kernel_core::placement::{BootRegions, PlacementError, page_table_reserve, place_regions};
 use cloister_kernel_core::{Kernel, Outcome, Platform, Verdict};
@@ -20,8 +21,8 @@ use super::xen::Xen;
 use crate::memory::SharedMemory;
 use crate::program;
 
-/// The guest-physical address at which the image ends.
-const IMAGE_END: u64 = 0x40_0000;
+/// The guest-physical addresses of the kernel. Before them lies the data of the image.
+const KERNEL: Range<u64> = 0x20_0000..0x40_0000;
 /// The guest-physical address of the boot module.
 const MODULE: u64 = 1 << 31;
 /// Where the toolstack puts the XenStore ring (`libxl`).
@@ -74,15 +75,15 @@ struct Program {
     running: Option<Box<dyn Service>>,
 }
 
-/// Returns the free memory of a guest of `memory` bytes: what is above the image, without the boot
+/// Returns the free memory of a guest of `memory` bytes: what is above the kernel, without the boot
 /// module.
 fn free_memory_of(tables: &Tables<'_>, memory: u64, module: u64) -> Result<FreeMemory, BootError> {
-    let map = [MapEntry { address: IMAGE_ADDRESSES.start, length: memory - IMAGE_ADDRESSES.start, ram: true }];
+    let map = [MapEntry { address: KERNEL.start, length: memory - KERNEL.start, ram: true }];
     let info = StartInfo {
         module: (module > 0).then_some(Module { address: MODULE, length: module }),
         ..StartInfo::default()
     };
-    let kernel = (IMAGE_ADDRESSES.start, IMAGE_END - IMAGE_ADDRESSES.start);
+    let kernel = (KERNEL.start, KERNEL.end - KERNEL.start);
     free_memory(&info, &map, tables, &KernelLocation { kernel, tables: kernel })
 }
 
@@ -301,16 +302,14 @@ impl Machine {
         match verdict {
             Verdict::Restart(_) => {
                 let tables = self.kernel().tables();
-                for step in restart_steps(&tables, index) {
-                    match step {
-                        RestartStep::Clear(region) => self.regions.clear(region),
-                        RestartStep::Load => {
-                            if let Some(program) = self.programs.borrow_mut()[index.index()].as_mut() {
-                                program.running = None;
-                            }
+                restart(&tables, index, |step| match step {
+                    RestartStep::Clear(region) => self.regions.clear(region),
+                    RestartStep::Load => {
+                        if let Some(program) = self.programs.borrow_mut()[index.index()].as_mut() {
+                            program.running = None;
                         }
                     }
-                }
+                });
             }
             Verdict::StopService => {}
             Verdict::StopImage => self.end.set(Some(End::Crash)),
