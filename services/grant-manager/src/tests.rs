@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use cloister_caps::{DomId, GrantRef, Operation, Slot, Status};
-use cloister_interfaces::capability::{Clock, Console, GrantRule};
+use cloister_interfaces::capability::{Clock, Console, Grant};
 use cloister_interfaces::grants::{Grants, Reply, Request};
 use cloister_interfaces::rules::{self, ClientGrantRule};
 use cloister_interfaces::{Client, Instant, Notifications, PageRun, Service};
@@ -81,7 +81,7 @@ impl World {
         let service = GrantManager::new(Caps {
             console: Console::new(system.clone(), Slot(0)),
             clock: Clock::new(system.clone(), Slot(1)),
-            grant_rules: (10..13).map(|slot| GrantRule::new(system.clone(), Slot(slot))).collect(),
+            grant_rules: (10..13).map(|slot| Grant::new(system.clone(), Slot(slot))).collect(),
             grants_clients: servers.into_iter().collect(),
             rules: blob(entries),
         });
@@ -298,7 +298,7 @@ fn grants_of_an_earlier_run_are_ended_in_that_range_only_and_the_client_is_not_t
 #[test]
 fn the_kernel_is_not_asked_for_no_page() {
     let system = Recorder::new();
-    let error = GrantRule::new(system.clone(), Slot(10)).issue(0, 0, PEER).expect_err("there is no page");
+    let error = Grant::new(system.clone(), Slot(10)).issue(0, 0, PEER).expect_err("there is no page");
     assert_eq!((error.status(), system.take_calls().len()), (Status::BadArgument, 0));
 }
 

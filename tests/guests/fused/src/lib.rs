@@ -25,7 +25,7 @@ use arrayvec::ArrayVec;
 use cloister_http as http;
 #[cfg(feature = "sink")]
 use cloister_http::with_sink as http;
-use cloister_interfaces::capability::{Clock, Console, Entropy, GrantRule, Info, Port, Power};
+use cloister_interfaces::capability::{Clock, Console, Entropy, Grant, Info, Port, Power};
 use cloister_interfaces::control::Control;
 use cloister_interfaces::grants::Grants;
 use cloister_interfaces::net::Net;
@@ -65,7 +65,7 @@ pub struct Caps<S, M: Memory> {
     /// For http.
     pub info: Info<S>,
     /// The grant manager's rules.
-    pub grant_rules: ArrayVec<GrantRule<S>, { cloister_grant_manager::MAX_RULES }>,
+    pub grant_rules: ArrayVec<Grant<S>, { cloister_grant_manager::MAX_RULES }>,
     /// For xenstore.
     pub xenstore_events: Port<S>,
     /// For netfront.
