@@ -9,7 +9,7 @@ use cloister_interfaces::capability::{Clock, Console, Grant};
 use cloister_interfaces::grants::{Grants, Reply, Request};
 use cloister_interfaces::rules::{self, ClientGrantRule};
 use cloister_interfaces::{Client, Instant, Notifications, PageRun, Service};
-use cloister_sim::{Recorder, SharedMemory, channel, rewrite_last};
+use cloister_sim::{ChannelMemory, Recorder, SharedMemory};
 use proptest::prelude::*;
 
 use crate::service::GrantManager;
@@ -32,6 +32,8 @@ struct World {
     system: Recorder,
     kernel: Rc<RefCell<Kernel>>,
     service: GrantManager<Recorder, SharedMemory>,
+    /// The memory of each client's queues.
+    memory: [ChannelMemory; 2],
     clients: Vec<Client<Grants, Recorder, SharedMemory>>,
 }
 
@@ -72,9 +74,10 @@ impl World {
                 _ => Ok([0; 2]),
             }
         });
+        let memory = [0; 2].map(|_| ChannelMemory::new::<Grants>(depth));
         let (mut clients, mut servers) = (Vec::new(), Vec::new());
-        for bit in 0..2 {
-            let (client, server) = channel::<Grants, _>(&system, bit, &system, bit + 4, depth);
+        for (bit, memory) in (0..).zip(&memory) {
+            let (client, server) = memory.ends((&system, bit), (&system, bit + 4));
             clients.push(client);
             servers.push(server);
         }
@@ -85,7 +88,7 @@ impl World {
             grants_clients: servers.into_iter().collect(),
             rules: blob(entries),
         });
-        World { system, kernel, service, clients }
+        World { system, kernel, service, memory, clients }
     }
 
     fn run(&mut self) {
@@ -178,7 +181,7 @@ fn a_request_for_no_pages_or_for_pages_past_the_last_number_is_malformed() {
         // As a hostile client writes it, since the type of a request cannot hold it.
         let [first, count] = [first, count].map(u16::to_le_bytes);
         world.clients[0].requests.send(&issue(0, 0, 1)).expect("room");
-        rewrite_last(&world.clients[0].requests, &[1, 0, first[0], first[1], count[0], count[1], PEER.0 as u8, 0]);
+        world.memory[0].requests.rewrite_last(&[1, 0, first[0], first[1], count[0], count[1], PEER.0 as u8, 0]);
         world.run();
         assert_eq!(world.replies(0), []);
         assert_eq!(world.kernel.borrow().granted.len(), 0);

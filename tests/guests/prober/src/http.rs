@@ -6,9 +6,10 @@ use arrayvec::ArrayVec;
 use cloister_caps::Operation;
 use cloister_interfaces::capability::{Clock, Console, Info};
 use cloister_interfaces::socket::{ConnectionId, Constant, MAX_CONNECTIONS, Reply, Request, Socket};
-use cloister_interfaces::{Client, Memory, Message, Service, System};
+use cloister_interfaces::{Memory, Message, Service, System};
 use cloister_probe as probe;
 
+use crate::bindings::Client;
 use crate::campaign::{Campaign, IN_QUEUE, Outcome, RawMessage, Role, RoleAttempt};
 use crate::raw_queue::{RawQueue, bytes};
 
@@ -101,7 +102,7 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
     }
 
     fn saved_words(&self) -> (&M, usize) {
-        (&self.socket.requests.end().producer, IN_QUEUE)
+        (&self.socket.requests.producer, IN_QUEUE)
     }
 
     fn queues(&self) -> ArrayVec<RawQueue<'_, M>, 4> {
