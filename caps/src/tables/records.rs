@@ -183,7 +183,8 @@ records! {
         Segment {
             /// The service.
             service: ServiceId as u8,
-            /// Bits of [`segment_flag`](super::segment_flag). It is never writable and executable.
+            /// Bits of [`segment_flag`](crate::tables::segment_flag). It is never writable and
+            /// executable.
             flags: u8,
             /// Its page-aligned virtual address.
             address: u64,
