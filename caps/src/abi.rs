@@ -9,7 +9,7 @@
 //! use cloister_caps::abi::SYSTEM_CALL_INVOKE;
 //! use cloister_caps::{InvokeError, Kind, Operation, Rights, Status};
 //!
-//! // The registers of an invocation that asks for the time: which call, which slot, which operation.
+//! // The registers of an invocation that asks for the time: call, slot and operation.
 //! let (rax, rdi, rsi) = (SYSTEM_CALL_INVOKE, 3, Operation::ClockNow as u64);
 //! assert_eq!((rax, rdi), (1, 3));
 //!
@@ -44,15 +44,20 @@ pub const SYSTEM_CALL_INVOKE: u64 = 1;
 /// The kernel's virtual addresses minus its guest-physical ones, in every address space
 /// (`KERNEL_OFFSET` of `kernel/image/link.ld`).
 pub const KERNEL_OFFSET: u64 = 0xFFFF_FFFF_8000_0000;
-/// The start of the 2 MiB in which the kernel maps pages that are not part of the image.
-pub const KERNEL_SPECIAL: u64 = 0xFFFF_FFFF_C000_0000;
+/// The start of the 2 MiB of fixed addresses at which the kernel maps pages that are not part of
+/// the image: its fixmap.
+pub const KERNEL_FIXMAP: u64 = 0xFFFF_FFFF_C000_0000;
 /// The virtual address of the hypercall page: the first page of a GiB that holds nothing else the
 /// kernel uses.
 pub const KERNEL_HYPERCALL_PAGE: u64 = 0xFFFF_FFFF_4000_0000;
 /// The address ranges that hold all of the kernel's own mappings. Ring 3 can access nothing in
 /// them.
 pub const KERNEL_ADDRESSES: [Range<u64>; 2] =
-    [KERNEL_HYPERCALL_PAGE..KERNEL_HYPERCALL_PAGE + 0x1000, KERNEL_OFFSET..KERNEL_SPECIAL + 0x20_0000];
+    [KERNEL_HYPERCALL_PAGE..KERNEL_HYPERCALL_PAGE + 0x1000, KERNEL_OFFSET..KERNEL_FIXMAP + 0x20_0000];
+
+/// The guest-physical addresses that an image may have. Its kernel begins at the first (`link.ld`).
+/// Below the end, the boot code maps memory at [`KERNEL_OFFSET`] too (`boot.s`).
+pub const IMAGE_ADDRESSES: Range<u64> = 0x10_0000..1 << 30;
 
 /// The deadline for a `wait` that only a notification ends.
 pub const NO_DEADLINE: u64 = u64::MAX;
@@ -249,8 +254,11 @@ pub mod region {
     /// No earlier run of the service has written this exclusive region: the kernel cleared it at
     /// boot, and the service has not restarted since.
     pub const FRESH: u64 = 1 << 61;
+    /// The service that asks is the only one that maps the region, it maps it for writing, and no
+    /// grant rule names it. Such a region may be a heap.
+    pub const PRIVATE: u64 = 1 << 60;
     /// The mask of the size's bits.
-    pub const SIZE: u64 = FRESH - 1;
+    pub const SIZE: u64 = PRIVATE - 1;
 }
 
 /// Items of [`Operation::InfoRead`].

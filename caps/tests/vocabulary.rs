@@ -58,9 +58,9 @@ fn identifiers_display_their_kind() {
 
 #[test]
 fn limits_match_their_interfaces() {
-    // Three flags above the size, with no bits between them.
-    let flags = [region::CONSTANT, region::EXCLUSIVE, region::FRESH, region::SIZE];
-    assert_eq!(flags, [1 << 63, 1 << 62, 1 << 61, (1 << 61) - 1]);
+    // Four flags above the size, with no bits between them.
+    let flags = [region::CONSTANT, region::EXCLUSIVE, region::FRESH, region::PRIVATE, region::SIZE];
+    assert_eq!(flags, [1 << 63, 1 << 62, 1 << 61, 1 << 60, (1 << 60) - 1]);
     // The first 8 entries are the toolstack's. A version-1 entry has 8 bytes, and there are 8
     // frames of entries.
     assert_eq!((FIRST_GRANT_REF, MAX_GRANT_REFS), (8, 8 * 4096 / 8));

@@ -187,7 +187,7 @@ impl Binder<'_> {
         for (object, grant) in self.policy.grants.items.iter().enumerate() {
             if grant.body.held_by.value == self.name {
                 let slot = slot_text(self.plan.slot(self.index, Kind::Grant, object)?);
-                held.push(format!("cloister_interfaces::capability::GrantRule::new({KERNEL}, {slot})"));
+                held.push(format!("cloister_interfaces::capability::Grant::new({KERNEL}, {slot})"));
             }
         }
         if !held.is_empty() || self.policy.served(self.name, "grants").next().is_some() {

@@ -33,11 +33,11 @@ impl std::ops::Deref for Checked {
 impl Checked {
     /// Returns the capability tables without programs, for a kernel that runs on the host.
     ///
-    /// They are those of the image, but without segments, and with image data at address 0. `None`
-    /// if they would be too large, which [`parse`] excludes.
+    /// They are those of the image, but without segments, and with all image data at the start of
+    /// the image. `None` if they would be too large, which [`parse`] excludes.
     #[must_use]
     pub fn tables(&self) -> Option<Vec<u8>> {
-        emit::emit(&self.plan, &emit::Placement::default(), self.hash, &self.canonical)
+        emit::emit(&self.plan, &emit::Placement::without_programs(&self.plan), self.hash, &self.canonical)
     }
 
     /// Returns name and bytes of the regions that the compiler fills, such as the rules that a
@@ -87,7 +87,7 @@ pub fn parse(name: &str, text: &str) -> Result<Checked, Report> {
     let plan = plan::plan(&sound.policy, &sound.lines)
         .ok_or_else(|| refused("the policy does not fit the capability tables".into()))?;
     // The kernel's own check, on the tables without programs.
-    let tables = emit::emit(&plan, &emit::Placement::default(), sound.hash, &sound.canonical)
+    let tables = emit::emit(&plan, &emit::Placement::without_programs(&plan), sound.hash, &sound.canonical)
         .ok_or_else(|| refused("the policy does not fit the capability tables".into()))?;
     Tables::parse(&tables).map_err(|error| refused(format!("the kernel would refuse the policy: {error}")))?;
     Ok(Checked { sound, plan })

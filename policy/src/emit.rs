@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use cloister_caps::abi::IMAGE_ADDRESSES;
 use cloister_caps::tables::raw::{Capability, GrantRule, Name, PortRule, Queue, Region, Segment, Service};
 use cloister_caps::tables::{HEADER_SIZE, MAGIC, Record, Section, VERSION};
 
@@ -16,6 +17,13 @@ pub(crate) struct Placement {
     pub segments: Vec<Segment>,
     /// The address of each piece of image data, in the order of [`Plan::data`].
     pub data: Vec<u64>,
+}
+
+impl Placement {
+    /// Returns a placement without programs. All image data lies at the start of the image.
+    pub(crate) fn without_programs(plan: &Plan) -> Placement {
+        Placement { data: vec![IMAGE_ADDRESSES.start; plan.data.len()], ..Placement::default() }
+    }
 }
 
 /// Emits the tables. `None` if they would be larger than their 32-bit offsets reach.
@@ -130,7 +138,7 @@ mod tests {
             entries: (0..policy.plan.services.len()).map(|index| 0x4000 + index as u64).collect(),
             segments: vec![Segment {
                 service: 0,
-                flags: 5,
+                flags: 3,
                 address: 0x10_0000,
                 image_address: 0x20_0000,
                 file_size: 5,

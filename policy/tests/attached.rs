@@ -39,7 +39,7 @@ mod of_symbols {
         ] {
             assert!(with_symbol(symbol).is_empty(), "{symbol}: {:?}", with_symbol(symbol));
         }
-        assert!(with_symbol("cloister_interfaces::capability::GrantRule<S>::issue").is_empty());
+        assert!(with_symbol("cloister_interfaces::capability::Grant<S>::issue").is_empty());
         assert!(with_symbol("<cloister_interfaces::capability::Console as Write>::write_str").is_empty());
     }
 

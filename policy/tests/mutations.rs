@@ -297,7 +297,7 @@ mod of_tables {
         })) => "driver: its segments are not constants, text and data, in this order";
         data_executable: tables(|blob| blob.change::<cloister_caps::tables::raw::Segment>(SEGMENTS, |segment| {
             let data = segment.flags == 3;
-            segment.flags = 5;
+            (segment.flags, segment.memory_size) = (5, segment.file_size);
             data
         })) => "driver: the segment at 0x1003000 is R in the image";
         segment_of_another_program: tables(|blob| blob.change::<cloister_caps::tables::raw::Segment>(SEGMENTS, |segment| {
@@ -317,6 +317,19 @@ mod of_tables {
             segment.image_address = 0x10_1000;
             true
         })) => "driver: nothing is loaded at physical 0x101000";
+        segment_outside_the_image: tables(|blob| blob.change::<cloister_caps::tables::raw::Segment>(SEGMENTS, |segment| {
+            segment.image_address = 0xF_F000;
+            true
+        })) => "segment record 0 is out of range";
+        region_mapped_twice: tables(|blob| {
+            let first = Mapping::decode(blob.record(MAPPINGS, Mapping::SIZE, 0)).unwrap();
+            let mut seen = 0;
+            blob.change::<Mapping>(MAPPINGS, |mapping| {
+                seen += 1;
+                (mapping.service, mapping.region, mapping.access) = (first.service, first.region, Access::Read);
+                seen == 2
+            });
+        }) => "mapping record 1 is out of range";
         hash_of_another_policy: tables(|blob| {
             let at = blob.start + 20;
             blob.file[at] ^= 1;
@@ -391,7 +404,7 @@ mod of_segments {
             let start = offset_of(&file, b"CLOISTER");
             let mut blob = Blob { file: &mut file, start };
             blob.change::<cloister_caps::tables::raw::Segment>(SEGMENTS, |segment| {
-                (segment.file_size, segment.image_address) = (0, 0);
+                (segment.file_size, segment.memory_size, segment.image_address) = (0, 0, 0);
                 true
             });
             file
@@ -451,7 +464,7 @@ mod of_code {
         address_of_the_kernel_in_data: changed(|elf| {
             elf.parts[0].bytes[0x10..0x18].copy_from_slice(&0xFFFF_FFFF_8010_1000_u64.to_le_bytes());
         }) => "a word at 0x2000010 is an address of the kernel";
-        address_of_a_special_page_in_data: changed(|elf| {
+        address_of_a_fixmap_page_in_data: changed(|elf| {
             elf.parts[0].bytes[0x10..0x18].copy_from_slice(&0xFFFF_FFFF_C01F_FFFF_u64.to_le_bytes());
         }) => "a word at 0x2000010 is an address of the kernel";
         start_that_is_not_the_runtimes: changed(|elf| elf.parts[1].bytes[0] = 0x33)

@@ -1,7 +1,7 @@
 //! Ids of what the tables describe, and collections that they index.
 //!
-//! An id is made here alone, when [`Tables`](super::Tables) hands it out. Its range is a part of its
-//! type, so a collection that it indexes has an entry for each, and looking one up cannot fail.
+//! An id is made here alone, when [`Tables`](super::Tables) hands it out. Its range is a part of
+//! its type, so a collection that it indexes has an entry for each, and looking one up cannot fail.
 
 use core::fmt;
 use core::ops::{Index, IndexMut};
@@ -52,8 +52,8 @@ macro_rules! collection {
         pub struct $name<T>([T; $limit]);
 
         impl<T> $name<T> {
-            /// Creates a collection with these entries. Those past the last record of the tables are
-            /// never looked up.
+            /// Creates a collection with these entries. Those past the last record of the tables
+            /// are never looked up.
             #[must_use]
             pub const fn new(entries: [T; $limit]) -> Self {
                 $name(entries)

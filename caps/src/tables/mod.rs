@@ -29,6 +29,16 @@ pub use limits::{
 pub use records::{Capability, GrantRule, Mapping, Name, Object, PortRule, Queue, Region, Segment, Service, raw};
 pub use view::{RawRecords, Records, Tables};
 
+/// The bits of a segment's flags.
+pub mod segment_flag {
+    /// The service can read the segment.
+    pub const READABLE: u8 = 1;
+    /// The service can write the segment: it has a copy of its own.
+    pub const WRITABLE: u8 = 2;
+    /// The service can execute the segment.
+    pub const EXECUTABLE: u8 = 4;
+}
+
 /// The first eight bytes of the tables.
 pub const MAGIC: [u8; 8] = *b"CLOISTER";
 /// The version of the layout. A kernel accepts only its own.

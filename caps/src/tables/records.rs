@@ -183,7 +183,8 @@ records! {
         Segment {
             /// The service.
             service: ServiceId as u8,
-            /// Bit 0: readable. Bit 1: writable. Bit 2: executable. Never both of bits 1 and 2.
+            /// Bits of [`segment_flag`](crate::tables::segment_flag). It is never writable and
+            /// executable.
             flags: u8,
             /// Its page-aligned virtual address.
             address: u64,
@@ -191,7 +192,8 @@ records! {
             image_address: u64,
             /// The number of its bytes in the image.
             file_size: u64,
-            /// The number of its bytes in memory. Those beyond `file_size` are zero.
+            /// The number of its bytes in memory. Those beyond `file_size`, which only a writable
+            /// segment has, are zero.
             memory_size: u64,
         }
         /// A region of memory.

@@ -1,6 +1,7 @@
 //! Reads the tables: checks them once as a whole, after which reading cannot fail.
 
 use core::marker::PhantomData;
+use core::ops::Range;
 
 use static_assertions::const_assert;
 
@@ -10,8 +11,10 @@ use super::{
     MAX_NAME, MAX_NOTIFICATION_BIT, MAX_PORT_RULES, MAX_QUEUES, MAX_REGIONS, MAX_SERVICES, MAX_SLOTS, Mapping,
     MappingId, Name, PortRule, PortRuleId, Queue, QueueId, Record, Region, RegionId, RegionKind, Section, Segment,
     Service, ServiceId, TableError, VERSION, raw,
+    segment_flag::{EXECUTABLE, WRITABLE},
 };
 use crate::PAGE_SIZE;
+use crate::abi::IMAGE_ADDRESSES;
 use crate::rights::Kind;
 
 /// The end of the addresses of services.
@@ -22,12 +25,25 @@ const LOWER_HALF_END: u64 = 1 << 46;
 
 // `capability_is_valid` keeps the slots of a service as the bits of a word.
 const_assert!(MAX_SLOTS == 64);
+// `Mapped` keeps the services that map a region as the bits of a half-word.
+const_assert!(MAX_SERVICES <= u16::BITS as usize);
+
+/// The earlier mappings of a region, while mappings are checked.
+#[derive(Clone, Copy, Default)]
+struct Mapped {
+    /// A bit for each service that maps the region.
+    services: u16,
+    /// `true` if one of them may write the region.
+    writable: bool,
+}
 
 /// Checked capability tables.
 ///
 /// # Holding one proves
 /// Every index in the tables names a record, every address is in the half of the address space that
 /// is for services, and every name is UTF-8. So each id that the tables hand out names a record.
+/// The bytes of every segment and of all image data lie in the range of the image that the tables
+/// were checked for. A service maps a region once, and only one service may write it.
 #[derive(Clone, Copy)]
 pub struct Tables<'a> {
     bytes: &'a [u8],
@@ -133,11 +149,20 @@ fn foreign() -> ! {
 }
 
 impl<'a> Tables<'a> {
-    /// Checks `bytes` as capability tables.
+    /// Checks `bytes` as the capability tables of an image at [`IMAGE_ADDRESSES`].
     ///
     /// # Errors
     /// Returns the first section or record that is out of range.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, TableError> {
+        Tables::parse_within(bytes, &IMAGE_ADDRESSES)
+    }
+
+    /// Checks `bytes` as capability tables of which the programs and data lie at the guest-physical
+    /// addresses `image`.
+    ///
+    /// # Errors
+    /// Returns the first section or record that is out of range.
+    pub fn parse_within(bytes: &'a [u8], image: &Range<u64>) -> Result<Self, TableError> {
         let header = bytes.get(..HEADER_SIZE).ok_or(TableError::Truncated)?;
         if header[..8] != MAGIC {
             return Err(TableError::NotTables);
@@ -158,7 +183,7 @@ impl<'a> Tables<'a> {
             }
         }
         let tables = Tables { bytes, sections };
-        tables.check()?;
+        tables.check(image)?;
         Ok(tables)
     }
 
@@ -308,7 +333,7 @@ impl<'a> Tables<'a> {
         self.name(self.service(id).name)
     }
 
-    fn check(&self) -> Result<(), TableError> {
+    fn check(&self, image: &Range<u64>) -> Result<(), TableError> {
         let limits = [
             (Section::Services, self.services().len(), MAX_SERVICES),
             (Section::Regions, self.regions().len(), MAX_REGIONS),
@@ -328,10 +353,10 @@ impl<'a> Tables<'a> {
             return Err(TableError::Section(Section::Names.name()));
         }
         check_each("service", &self.services().raw(), |service| self.service_is_valid(service))?;
-        check_each("segment", &self.segments().raw(), |segment| self.segment_is_valid(segment))?;
-        check_each("region", &self.regions().raw(), |region| self.region_is_valid(region))?;
-        let mut written = [false; MAX_REGIONS];
-        check_each("mapping", &self.mappings().raw(), |mapping| self.mapping_is_valid(mapping, &mut written))?;
+        check_each("segment", &self.segments().raw(), |segment| self.segment_is_valid(segment, image))?;
+        check_each("region", &self.regions().raw(), |region| self.region_is_valid(region, image))?;
+        let mut mapped = [Mapped::default(); MAX_REGIONS];
+        check_each("mapping", &self.mappings().raw(), |mapping| self.mapping_is_valid(mapping, &mut mapped))?;
         let mut slots = [0; MAX_SERVICES];
         check_each("capability", &self.capabilities().raw(), |capability| {
             self.capability_is_valid(capability, &mut slots)
@@ -368,24 +393,29 @@ impl<'a> Tables<'a> {
             && service.budget_us <= service.period_us
     }
 
-    fn segment_is_valid(&self, segment: &raw::Segment) -> bool {
+    fn segment_is_valid(&self, segment: &raw::Segment, image: &Range<u64>) -> bool {
         let end = segment.address.checked_add(segment.memory_size);
+        // Without bytes in the image, the address of them has no meaning.
+        let in_image = segment.file_size == 0 || lies_in(image, segment.image_address, segment.file_size);
+        // What is mapped from the image must be there as a whole.
+        let whole = segment.file_size == segment.memory_size;
         self.is_service(segment.service)
             && segment.flags < 8
-            && segment.flags & 0b110 != 0b110
+            && segment.flags & (WRITABLE | EXECUTABLE) != WRITABLE | EXECUTABLE
             && segment.address.is_multiple_of(PAGE_SIZE as u64)
-            && segment.image_address.is_multiple_of(PAGE_SIZE as u64)
-            && segment.image_address.checked_add(segment.file_size).is_some()
-            && segment.file_size <= segment.memory_size
+            && in_image
+            && (whole || segment.flags & WRITABLE != 0 && segment.file_size < segment.memory_size)
             && segment.address > 0
             && end.is_some_and(|end| end < LOWER_HALF_END)
     }
 
-    fn region_is_valid(&self, region: &raw::Region) -> bool {
+    fn region_is_valid(&self, region: &raw::Region, image: &Range<u64>) -> bool {
         let size_is_valid = match region.kind {
             RegionKind::Fixed => region.amount > 0 && region.amount <= 1 << 20,
             RegionKind::Share => region.amount > 0 && region.minimum <= region.maximum && region.maximum <= 1 << 20,
-            RegionKind::ImageData => region.image_address.is_multiple_of(PAGE_SIZE as u64) && region.image_length > 0,
+            RegionKind::ImageData => {
+                region.image_length > 0 && lies_in(image, region.image_address, region.image_length)
+            }
             RegionKind::Module | RegionKind::CommandLine | RegionKind::XenStoreRing => true,
         };
         size_is_valid
@@ -394,19 +424,22 @@ impl<'a> Tables<'a> {
             && region.clear_on_restart < 2
     }
 
-    /// Checks one mapping. `written` marks the regions that an earlier mapping may write.
-    fn mapping_is_valid(&self, mapping: &raw::Mapping, written: &mut [bool; MAX_REGIONS]) -> bool {
+    /// Checks one mapping. `mapped` holds the earlier mappings of each region.
+    fn mapping_is_valid(&self, mapping: &raw::Mapping, mapped: &mut [Mapped; MAX_REGIONS]) -> bool {
         let region = self.regions().raw().get(usize::from(mapping.region));
         let writable = mapping.access == Access::ReadWrite;
         let access_fits = region.is_some_and(|region| {
             matches!(region.kind, RegionKind::Fixed | RegionKind::Share | RegionKind::XenStoreRing) || !writable
         });
-        let mut already_written =
-            || written.get_mut(usize::from(mapping.region)).is_none_or(|one| core::mem::replace(one, true));
-        let exclusive = !writable || !already_written();
+        let service = 1_u16.checked_shl(u32::from(mapping.service)).unwrap_or_default();
+        let fits_others = mapped.get_mut(usize::from(mapping.region)).is_some_and(|mapped| {
+            let fits = mapped.services & service == 0 && !(writable && mapped.writable);
+            *mapped = Mapped { services: mapped.services | service, writable: mapped.writable || writable };
+            fits
+        });
         self.is_service(mapping.service)
             && access_fits
-            && exclusive
+            && fits_others
             && mapping.address.is_multiple_of(PAGE_SIZE as u64)
             && mapping.address > 0
             && mapping.address < LOWER_HALF_END
@@ -470,6 +503,13 @@ impl<'a> Tables<'a> {
             && grant.peer_first <= grant.peer_last
             && self.is_name(grant.name)
     }
+}
+
+/// Returns `true` if the `length` bytes from a page's start at `address` on lie in `image`.
+fn lies_in(image: &Range<u64>, address: u64, length: u64) -> bool {
+    address.is_multiple_of(PAGE_SIZE as u64)
+        && address >= image.start
+        && address.checked_add(length).is_some_and(|end| end <= image.end)
 }
 
 fn check_each<R: Record>(

@@ -4,9 +4,12 @@
 //! The names are the header's, without its prefix. `tests/bed/tests/headers.rs` holds the
 //! numbers and layouts against the headers themselves.
 
+pub mod console;
+pub mod elfnote;
 pub mod event;
 pub mod grant;
 pub mod netif;
 pub mod ring;
+pub mod start_info;
 pub mod xenbus;
 pub mod xs_wire;

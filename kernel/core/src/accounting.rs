@@ -60,7 +60,7 @@ impl Accounting {
     /// The two are the same for a system call, a fault, or an interrupt for `service` itself. Else
     /// an interrupt came for `payer`, which pays for what it has cost until `now`.
     #[inline]
-    pub fn entered(&mut self, scheduler: &mut Scheduler, service: ServiceId, payer: ServiceId, now: u64) {
+    pub fn charge_entry(&mut self, scheduler: &mut Scheduler, service: ServiceId, payer: ServiceId, now: u64) {
         let elapsed = now.saturating_sub(self.charged_until);
         let interrupt = if payer == service { 0 } else { elapsed.min(self.costs.interrupt) };
         scheduler.charge(service, elapsed - interrupt, now);
@@ -72,13 +72,13 @@ impl Accounting {
 
     /// Charges the time from the entry until `now` in full to the service that entered, which the
     /// kernel has restarted.
-    pub fn restarted(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64) {
+    pub fn charge_restart(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64) {
         scheduler.charge_work(service, now.saturating_sub(self.charged_until), now);
         self.charged_until = now;
     }
 
     /// Notes that the processor was idle until `now`, which is charged to no service.
-    pub fn slept(&mut self, now: u64) {
+    pub fn note_idle(&mut self, now: u64) {
         (self.charged_until, self.payer) = (now, None);
     }
 
@@ -86,7 +86,7 @@ impl Accounting {
     /// about to run.
     ///
     /// If both are the same, its next entry charges this work too, and the clock is not read.
-    pub fn resumed(&mut self, scheduler: &mut Scheduler, service: ServiceId, clock: impl FnOnce() -> u64) {
+    pub fn charge_kernel_work(&mut self, scheduler: &mut Scheduler, service: ServiceId, clock: impl FnOnce() -> u64) {
         if let Some(payer) = self.payer.take().filter(|payer| *payer != service) {
             let now = clock();
             scheduler.charge(payer, now.saturating_sub(self.charged_until), now);
@@ -147,17 +147,17 @@ mod tests {
     #[test]
     fn an_interrupt_is_paid_by_the_service_that_it_is_for() {
         let (mut accounting, mut scheduler) = pair();
-        accounting.entered(&mut scheduler, id(1), id(0), 300);
+        accounting.charge_entry(&mut scheduler, id(1), id(0), 300);
         assert_eq!(totals(&scheduler), [30, 170]);
         // The kernel's work is its own too, and charged at its next entry.
-        accounting.resumed(&mut scheduler, id(0), || panic!("it runs on itself"));
-        accounting.entered(&mut scheduler, id(0), id(0), 350);
+        accounting.charge_kernel_work(&mut scheduler, id(0), || panic!("it runs on itself"));
+        accounting.charge_entry(&mut scheduler, id(0), id(0), 350);
         assert_eq!(totals(&scheduler), [80, 170]);
         // The service that now waits pays for the switch back.
-        accounting.resumed(&mut scheduler, id(1), || 370);
+        accounting.charge_kernel_work(&mut scheduler, id(1), || 370);
         assert_eq!(totals(&scheduler), [100, 170]);
         // The service ran for less than an interrupt costs.
-        accounting.entered(&mut scheduler, id(1), id(0), 380);
+        accounting.charge_entry(&mut scheduler, id(1), id(0), 380);
         assert_eq!(totals(&scheduler), [110, 170]);
     }
 
@@ -167,21 +167,21 @@ mod tests {
         let mut now = 100;
         for (service, payer, next) in [(0, 0, 1), (1, 0, 1), (1, 1, 1), (1, 0, 0), (0, 1, 1)] {
             now += 70;
-            accounting.entered(&mut scheduler, id(service), id(payer), now);
+            accounting.charge_entry(&mut scheduler, id(service), id(payer), now);
             now += 11;
-            accounting.resumed(&mut scheduler, id(next), || now);
+            accounting.charge_kernel_work(&mut scheduler, id(next), || now);
         }
-        accounting.entered(&mut scheduler, id(1), id(1), now);
+        accounting.charge_entry(&mut scheduler, id(1), id(1), now);
         assert_eq!(totals(&scheduler).iter().sum::<u64>(), now - 100);
     }
 
     #[test]
     fn idle_time_is_charged_to_no_service() {
         let (mut accounting, mut scheduler) = pair();
-        accounting.entered(&mut scheduler, id(0), id(0), 110);
-        accounting.slept(5_000);
-        accounting.resumed(&mut scheduler, id(1), || panic!("no service to pay"));
-        accounting.entered(&mut scheduler, id(1), id(1), 5_007);
+        accounting.charge_entry(&mut scheduler, id(0), id(0), 110);
+        accounting.note_idle(5_000);
+        accounting.charge_kernel_work(&mut scheduler, id(1), || panic!("no service to pay"));
+        accounting.charge_entry(&mut scheduler, id(1), id(1), 5_007);
         assert_eq!(totals(&scheduler), [10, 7]);
     }
 
@@ -233,20 +233,20 @@ mod tests {
         // The running service pays for its own timer.
         assert_eq!(accounting.timer_fired(), None);
         accounting.arm(&end(2_000), 100);
-        accounting.entered(&mut scheduler, id(1), id(0), 300);
-        accounting.resumed(&mut scheduler, id(0), || panic!("it goes on itself"));
-        accounting.entered(&mut scheduler, id(0), id(0), 350);
+        accounting.charge_entry(&mut scheduler, id(1), id(0), 300);
+        accounting.charge_kernel_work(&mut scheduler, id(0), || panic!("it goes on itself"));
+        accounting.charge_entry(&mut scheduler, id(0), id(0), 350);
         assert_eq!(accounting.arm(&end(2_100), 350), None);
-        accounting.resumed(&mut scheduler, id(1), || 370);
+        accounting.charge_kernel_work(&mut scheduler, id(1), || 370);
         assert_eq!(accounting.timer_fired(), Some(id(0)));
     }
 
     #[test]
     fn a_restart_is_paid_by_the_service_that_faulted() {
         let (mut accounting, mut scheduler) = pair();
-        accounting.entered(&mut scheduler, id(0), id(0), 110);
-        accounting.restarted(&mut scheduler, id(0), 7_000_110);
-        accounting.resumed(&mut scheduler, id(1), || 7_000_115);
+        accounting.charge_entry(&mut scheduler, id(0), id(0), 110);
+        accounting.charge_restart(&mut scheduler, id(0), 7_000_110);
+        accounting.charge_kernel_work(&mut scheduler, id(1), || 7_000_115);
         assert_eq!(totals(&scheduler), [7_000_015, 0]);
     }
 

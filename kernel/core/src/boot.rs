@@ -4,8 +4,20 @@
 //! The toolstack is trusted not to be an attacker, but its data is parsed as if it were one: an
 //! address is followed only if it is readable, and every count is capped.
 
-use arrayvec::ArrayVec;
 use core::fmt;
+use core::mem::offset_of;
+
+use arrayvec::ArrayVec;
+use cloister_caps::xen::start_info::{self as xen, INIT_DOMAIN, MAGIC, MEMMAP_TYPE_RAM};
+
+/// Bytes of a start info of version 0.
+const SIZE_OF_VERSION_0: usize = offset_of!(xen::StartInfo, memmap_paddr);
+/// Bytes of a start info of version 1.
+const SIZE_OF_VERSION_1: usize = size_of::<xen::StartInfo>();
+/// Bytes of an entry of the module list.
+const MODULE_SIZE: usize = size_of::<xen::Module>();
+/// Bytes of an entry of the memory map.
+const ENTRY_SIZE: usize = size_of::<xen::MemmapEntry>();
 
 /// Reads physical memory during the boot.
 pub trait PhysicalMemory {
@@ -13,14 +25,10 @@ pub trait PhysicalMemory {
     fn read(&self, address: u64, into: &mut [u8]) -> bool;
 }
 
-/// `XEN_HVM_START_MAGIC_VALUE`.
-pub const MAGIC: u32 = 0x336E_C578;
 /// The most memory-map entries that are read.
 pub const MAX_MAP: usize = 64;
 /// The longest command line in bytes, without its NUL.
 pub const MAX_COMMAND_LINE: usize = 4095;
-/// `XEN_HVM_MEMMAP_TYPE_RAM`.
-const TYPE_RAM: u32 = 1;
 /// End of the boot code's identity map. Physical memory above it is not used.
 const IDENTITY_MAP_END: u64 = 1 << 32;
 
@@ -61,7 +69,7 @@ impl MapEntry {
     #[must_use]
     pub fn new(address: u64, length: u64, kind: u32) -> MapEntry {
         let end = address.saturating_add(length).min(IDENTITY_MAP_END);
-        MapEntry { address, length: end.saturating_sub(address), ram: kind == TYPE_RAM }
+        MapEntry { address, length: end.saturating_sub(address), ram: kind == MEMMAP_TYPE_RAM }
     }
 }
 
@@ -75,7 +83,7 @@ pub struct Module {
 }
 
 /// Holds the start info, checked and copied out of the toolstack's memory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct StartInfo {
     /// Ranges that hold the start info, its lists and the command line. They must not be reused
     /// before they are read.
@@ -119,51 +127,69 @@ impl StartInfo {
     /// # Errors
     /// There is no start info at `address`, or it points outside readable memory.
     pub fn read(memory: &impl PhysicalMemory, address: u64) -> Result<StartInfo, BootError> {
-        let head = Fields::<40>::read(memory, address, "the start info")?;
-        if head.u32(0) != MAGIC {
-            return Err(BootError::NotPvh(head.u32(0)));
+        let head = Fields::<SIZE_OF_VERSION_0>::read(memory, address, "the start info")?;
+        let magic = head.u32(offset_of!(xen::StartInfo, magic));
+        if magic != MAGIC {
+            return Err(BootError::NotPvh(magic));
         }
+        let command_line = head.u64(offset_of!(xen::StartInfo, cmdline_paddr));
         let mut info = StartInfo {
-            boot_data: ArrayVec::new(),
-            module: None,
-            command_line: Some(head.u64(24)).filter(|address| *address != 0),
-            map: ArrayVec::new(),
-            initial_domain: head.u32(8) & 2 != 0,
+            command_line: Some(command_line).filter(|address| *address != 0),
+            initial_domain: head.u32(offset_of!(xen::StartInfo, flags)) & INIT_DOMAIN != 0,
+            ..StartInfo::default()
         };
-        let size = if head.u32(4) >= 1 { 56 } else { 40 };
-        info.boot_data.push(MapEntry { address, length: size, ram: true });
-        if head.u32(12) > 0 {
-            let entry = Fields::<32>::read(memory, head.u64(16), "the module list")?;
-            info.boot_data.push(MapEntry { address: head.u64(16), length: 32, ram: true });
-            let module = Module { address: entry.u64(0), length: entry.u64(8) };
-            let end = module.address.checked_add(module.length);
-            if end.is_none_or(|end| end > IDENTITY_MAP_END) {
-                return Err(BootError::Unreadable("the boot module"));
-            }
-            info.module = Some(module).filter(|module| module.length > 0);
+        let has_map = head.u32(offset_of!(xen::StartInfo, version)) >= 1;
+        let size = if has_map { SIZE_OF_VERSION_1 } else { SIZE_OF_VERSION_0 };
+        info.keep(address, size as u64);
+        if head.u32(offset_of!(xen::StartInfo, nr_modules)) > 0 {
+            info.read_module(memory, head.u64(offset_of!(xen::StartInfo, modlist_paddr)))?;
         }
-        if head.u32(4) >= 1 {
+        if has_map {
             info.read_map(memory, address)?;
         }
         if let Some(line) = info.command_line {
-            info.boot_data.push(MapEntry { address: line, length: MAX_COMMAND_LINE as u64 + 1, ram: true });
+            info.keep(line, MAX_COMMAND_LINE as u64 + 1);
         }
         Ok(info)
     }
 
+    /// Keeps a range of boot data from being reused.
+    fn keep(&mut self, address: u64, length: u64) {
+        self.boot_data.push(MapEntry { address, length, ram: true });
+    }
+
+    /// Reads the first entry of the module list.
+    fn read_module(&mut self, memory: &impl PhysicalMemory, list: u64) -> Result<(), BootError> {
+        let entry = Fields::<MODULE_SIZE>::read(memory, list, "the module list")?;
+        self.keep(list, MODULE_SIZE as u64);
+        let address = entry.u64(offset_of!(xen::Module, paddr));
+        let module = Module { address, length: entry.u64(offset_of!(xen::Module, size)) };
+        let end = module.address.checked_add(module.length);
+        if end.is_none_or(|end| end > IDENTITY_MAP_END) {
+            return Err(BootError::Unreadable("the boot module"));
+        }
+        self.module = Some(module).filter(|module| module.length > 0);
+        Ok(())
+    }
+
     /// Reads the memory map of a start info of version 1.
     fn read_map(&mut self, memory: &impl PhysicalMemory, address: u64) -> Result<(), BootError> {
-        let tail = Fields::<16>::read(memory, address + 40, "the start info")?;
-        let (list, count) = (tail.u64(0), u64::from(tail.u32(8)).min(MAX_MAP as u64));
+        let info = Fields::<SIZE_OF_VERSION_1>::read(memory, address, "the start info")?;
+        let list = info.u64(offset_of!(xen::StartInfo, memmap_paddr));
+        let count = u64::from(info.u32(offset_of!(xen::StartInfo, memmap_entries))).min(MAX_MAP as u64);
         if list == 0 {
             return Ok(());
         }
         for index in 0..count {
-            let at = list.checked_add(index * 24).ok_or(BootError::Unreadable("the memory map"))?;
-            let entry = Fields::<24>::read(memory, at, "the memory map")?;
-            self.map.push(MapEntry::new(entry.u64(0), entry.u64(8), entry.u32(16)));
+            let at = list.checked_add(index * ENTRY_SIZE as u64).ok_or(BootError::Unreadable("the memory map"))?;
+            let entry = Fields::<ENTRY_SIZE>::read(memory, at, "the memory map")?;
+            self.map.push(MapEntry::new(
+                entry.u64(offset_of!(xen::MemmapEntry, addr)),
+                entry.u64(offset_of!(xen::MemmapEntry, size)),
+                entry.u32(offset_of!(xen::MemmapEntry, kind)),
+            ));
         }
-        self.boot_data.push(MapEntry { address: list, length: count * 24, ram: true });
+        self.keep(list, count * ENTRY_SIZE as u64);
         Ok(())
     }
 }

@@ -1,4 +1,5 @@
-//! Decides which regions are filled with zeros, at boot and at a restart.
+//! Decides which regions are filled with zeros, at boot and at a restart, and in which order a
+//! service is restarted.
 
 use cloister_caps::tables::{Access, RegionKind, Tables};
 use cloister_caps::{RegionId, ServiceId};
@@ -15,9 +16,25 @@ pub fn cleared_at_boot<'t>(tables: &Tables<'t>) -> impl Iterator<Item = RegionId
     fixed.map(|(id, _)| id)
 }
 
+/// Says what the machine does next to restart a service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RestartStep {
+    /// Fill the region with zeros.
+    Clear(RegionId),
+    /// Load the program: its writable segments from the image, and its registers.
+    Load,
+}
+
+/// Performs the steps of a restart, in order: the new run finds nothing of the earlier one in the
+/// memory that it alone has, and then its program as the image holds it.
+pub fn restart(tables: &Tables<'_>, service: ServiceId, mut perform: impl FnMut(RestartStep)) {
+    cleared_at_restart(tables, service).for_each(|region| perform(RestartStep::Clear(region)));
+    perform(RestartStep::Load);
+}
+
 /// Returns the regions that are cleared when a service restarts: the writable ones that it alone
 /// maps and that no grant rule names, except kept ones. The policy compiler marks them.
-pub fn cleared_at_restart<'t>(tables: &Tables<'t>, service: ServiceId) -> impl Iterator<Item = RegionId> + use<'t> {
+fn cleared_at_restart<'t>(tables: &Tables<'t>, service: ServiceId) -> impl Iterator<Item = RegionId> + use<'t> {
     let tables = *tables;
     let written = tables.mappings().iter().filter(move |mapping| {
         let writes = mapping.service == service && mapping.access == Access::ReadWrite;

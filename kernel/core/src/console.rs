@@ -2,10 +2,11 @@
 //! each source of lines. The console daemon writes one index of the ring, and may write anything to
 //! it.
 
-/// Bytes of the output half of the ring.
-pub const OUT_SIZE: u32 = 2048;
-/// Bytes of the input half of the ring.
-pub const IN_SIZE: u32 = 1024;
+use core::fmt;
+
+use cloister_caps::ServiceId;
+use cloister_caps::tables::PerService;
+use cloister_caps::xen::console::OUT_SIZE;
 
 /// Returns the number of bytes that fit into the ring.
 ///
@@ -86,9 +87,83 @@ impl Default for LineBuffer {
     }
 }
 
+/// Decides which lines of services and which refusals reach the console. Each service has a limit
+/// of its own, and so have the refusals together.
+#[derive(Debug)]
+pub struct ConsoleLog {
+    services: PerService<LineBuffer>,
+    refusals: LineBuffer,
+}
+
+impl ConsoleLog {
+    /// Creates a log without lines.
+    #[must_use]
+    pub fn new() -> ConsoleLog {
+        ConsoleLog { services: PerService::new([LineBuffer::new(); _]), refusals: LineBuffer::new() }
+    }
+
+    /// Adds text of a service at time `now` in ns, and prints the lines that it ends.
+    pub fn add_text(
+        &mut self,
+        (name, service): (&str, ServiceId),
+        text: &[u8],
+        now: u64,
+        print: impl Fn(fmt::Arguments<'_>),
+    ) {
+        let line = &mut self.services[service];
+        for byte in text {
+            if let Some((text, dropped)) = line.push(*byte, now) {
+                if dropped > 0 {
+                    print(format_args!("{name}: [{dropped} lines dropped]"));
+                }
+                print(format_args!("{name}: {text}"));
+            }
+        }
+    }
+
+    /// Prints the line of a refusal at time `now` in ns, unless there were too many.
+    pub fn add_refusal(&mut self, line: fmt::Arguments<'_>, now: u64, print: impl Fn(fmt::Arguments<'_>)) {
+        if let Some((_, dropped)) = self.refusals.push(b'\n', now) {
+            if dropped > 0 {
+                print(format_args!("[{dropped} refusals not shown]"));
+            }
+            print(line);
+        }
+    }
+}
+
+impl Default for ConsoleLog {
+    fn default() -> Self {
+        ConsoleLog::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_tables::id;
+    use std::cell::RefCell;
+
+    #[test]
+    fn each_service_and_the_refusals_have_limits_of_their_own() {
+        let (mut log, printed) = (ConsoleLog::new(), RefCell::new(Vec::new()));
+        let print = |line: fmt::Arguments<'_>| printed.borrow_mut().push(line.to_string());
+        let taken = || printed.take();
+        log.add_text(("one", id(0)), b"a\nb", 0, print);
+        log.add_text(("two", id(1)), b"c\n", 0, print);
+        log.add_text(("one", id(0)), b"d\n", 0, print);
+        assert_eq!(taken(), ["one: a", "two: c", "one: bd"]);
+        (0..LineBuffer::BURST).for_each(|_| log.add_text(("one", id(0)), b"\n", 0, print));
+        assert_eq!(taken().len(), LineBuffer::BURST as usize - 2, "two lines came before");
+        log.add_text(("two", id(1)), b"e\n", 0, print);
+        log.add_text(("one", id(0)), b"f\n", LineBuffer::REFILL, print);
+        assert_eq!(taken(), ["two: e", "one: [2 lines dropped]", "one: f"]);
+        (0..=LineBuffer::BURST).for_each(|number| log.add_refusal(format_args!("refused {number}"), 0, print));
+        let refusals = taken();
+        assert_eq!((refusals.len(), &refusals[1][..]), (LineBuffer::BURST as usize, "refused 1"));
+        log.add_refusal(format_args!("last"), LineBuffer::REFILL, print);
+        assert_eq!(taken(), ["[1 refusals not shown]", "last"]);
+    }
 
     #[test]
     fn a_daemon_that_lies_gets_nothing() {

@@ -23,6 +23,16 @@ impl Generator {
         Generator { key }
     }
 
+    /// Creates a generator from the words of a random source, or returns `None` if the source
+    /// fails.
+    ///
+    /// A source has failed if it says so, if a word is 0 or all ones, or if all words are equal.
+    pub fn seeded(mut source: impl FnMut() -> Option<u64>) -> Option<Generator> {
+        let mut word = || source().filter(|word| *word != 0 && *word != u64::MAX);
+        let seed = [word()?, word()?, word()?, word()?];
+        seed.iter().any(|word| *word != seed[0]).then(|| Generator::new(seed))
+    }
+
     /// Returns 128 random bits.
     pub fn draw(&mut self) -> [u64; 2] {
         let block = block(&self.key, 0, [0; 3]);
@@ -104,6 +114,23 @@ mod tests {
             let mixed = [generator.key[0] ^ old[0], generator.key[1] ^ old[1]];
             assert_eq!(u64::from(mixed[0]) | u64::from(mixed[1]) << 32, fresh);
             assert_eq!(generator.key[2..], old[2..]);
+        }
+    }
+
+    #[test]
+    fn a_source_that_has_failed_makes_no_generator() {
+        let seeded = |words: [Option<u64>; 4]| {
+            let mut words = words.into_iter();
+            Generator::seeded(|| words.next().unwrap()).map(|generator| generator.key)
+        };
+        assert_eq!(seeded([1, 1, 1, 2].map(Some)), Some(Generator::new([1, 1, 1, 2]).key));
+        assert_eq!(seeded([7; 4].map(Some)), None);
+        for failure in [None, Some(0), Some(u64::MAX)] {
+            for index in 0..4 {
+                let mut words = [1, 2, 3, 4].map(Some);
+                words[index] = failure;
+                assert_eq!(seeded(words), None, "{failure:?} at {index}");
+            }
         }
     }
 

@@ -8,16 +8,19 @@
 #![forbid(unsafe_code)]
 
 pub mod accounting;
+pub mod address_space;
 pub mod boot;
 pub mod clearing;
 pub mod clock;
 pub mod console;
 pub mod entropy;
+pub mod grant_frames;
 pub mod kernel;
 pub mod memory;
 pub mod placement;
 mod platform;
 pub mod refusal;
+pub mod run_loop;
 pub mod schedule;
 #[cfg(test)]
 mod test_tables;

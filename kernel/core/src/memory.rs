@@ -10,7 +10,7 @@ use crate::boot::{BootError, MapEntry, StartInfo};
 const MAX_RANGES: usize = 64;
 
 /// Holds adjacent frames: `start .. end`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FrameRange {
     /// Number of the first frame.
     pub start: u64,
@@ -75,6 +75,8 @@ impl OwnedFrames {
 #[derive(Debug, Default)]
 pub struct FreeMemory {
     ranges: ArrayVec<FrameRange, MAX_RANGES>,
+    /// What no region may have: the kernel and its tables.
+    kernel: [FrameRange; 2],
 }
 
 impl FreeMemory {
@@ -158,6 +160,12 @@ impl FreeMemory {
         Some(OwnedFrames(frames))
     }
 
+    /// Returns `true` if one of the frames belongs to the kernel or its tables.
+    #[must_use]
+    pub fn is_kernel(&self, frames: FrameRange) -> bool {
+        self.kernel.iter().any(|kernel| kernel.start < frames.end && frames.start < kernel.end)
+    }
+
     /// Returns the number of free frames.
     #[must_use]
     pub fn free_frames(&self) -> u64 {
@@ -216,8 +224,9 @@ pub fn free_memory(
         return Err(BootError::NoMemory);
     }
     free.remove(FrameRange { start: 0, end: 1 });
-    for (address, length) in [location.kernel, location.tables] {
-        free.remove(FrameRange::touching(address, length));
+    free.kernel = [location.kernel, location.tables].map(|(start, length)| FrameRange::touching(start, length));
+    for frames in free.kernel {
+        free.remove(frames);
     }
     for segment in tables.segments().iter() {
         free.remove(FrameRange::touching(segment.image_address, segment.file_size));
@@ -355,6 +364,17 @@ mod tests {
         let map = [entry(0, 0xA_0000, true), entry(0xA_0000, 0x6_0000, false), entry(MIB, 4 * MIB + 5, true)];
         let location = KernelLocation { kernel: (MIB, 0x1_8001), tables: (0x20_0000, 0x1000) };
         let mut free = free_memory(&info, &map, &tables, &location).unwrap();
+        let frames = |start, end| FrameRange { start, end };
+        for (of_kernel, range) in [
+            (false, frames(0xFF, 0x100)),
+            (true, frames(0xFF, 0x101)),
+            (true, frames(0x118, 0x119)),
+            (false, frames(0x119, 0x200)),
+            (true, frames(0x119, 0x300)),
+            (false, frames(0x201, 0x600)),
+        ] {
+            assert_eq!(free.is_kernel(range), of_kernel, "{range:?}");
+        }
         let mut is_free = vec![false; 0x600];
         while let Some(Gfn(frame)) = free.take(1).map(|frames| frames.first()) {
             is_free[frame as usize] = true;

@@ -99,6 +99,8 @@ pub enum PlacementError {
     ModuleUnaligned,
     /// The machine provides no XenStore page.
     NoXenStore,
+    /// Memory that Xen or the toolstack chose for the region is the kernel's.
+    InKernel(RegionId),
 }
 
 impl fmt::Display for PlacementError {
@@ -109,6 +111,7 @@ impl fmt::Display for PlacementError {
                 "too little memory: {region} needs {needs} adjacent pages, {free} are free; give the guest more memory"
             ),
             PlacementError::ModuleUnaligned => write!(f, "the boot module does not start at a page boundary"),
+            PlacementError::InKernel(region) => write!(f, "{region} lies in the memory of the kernel"),
             PlacementError::NoXenStore => write!(f, "the machine gives no XenStore page, and the policy needs one"),
         }
     }
@@ -133,6 +136,9 @@ pub fn place_regions(
             placements[id] = take(id, u64::from(region.amount), MIN_ALIGNED_FIXED, free)?;
         } else if region.kind != RegionKind::Share {
             placements[id] = provided(&region, boot_regions)?;
+            if free.is_kernel(placements[id].frames()) {
+                return Err(PlacementError::InKernel(id));
+            }
         }
     }
     shares(tables, free, reserve, &mut placements)?;

@@ -8,9 +8,9 @@ use cloister_caps::{Kind, Operation, Rights};
 
 /// Lists the rights of one capability that were exercised.
 ///
-/// Its `Display` form is `use: SERVICE NAME KIND WORD…`. A kind of two words has a hyphen. `-` stands
-/// for no word at all. `cloister-policy unused` reads these lines.
-pub struct Use<'t> {
+/// Its `Display` form is `use: SERVICE NAME KIND WORD…`. A kind of two words has a hyphen. `-`
+/// stands for no word at all. `cloister-policy unused` reads these lines.
+pub struct UsedRights<'t> {
     tables: Tables<'t>,
     capability: Capability,
     rights: Rights,
@@ -18,12 +18,15 @@ pub struct Use<'t> {
 
 /// Returns the exercised rights of each capability except those to regions, which have one
 /// operation only.
-pub(crate) fn uses<'t>(tables: Tables<'t>, used: impl Fn(&Capability) -> Rights) -> impl Iterator<Item = Use<'t>> {
+pub(crate) fn used_rights<'t>(
+    tables: Tables<'t>,
+    used: impl Fn(&Capability) -> Rights,
+) -> impl Iterator<Item = UsedRights<'t>> {
     let capabilities = tables.capabilities().iter().filter(|capability| capability.kind() != Kind::Region);
-    capabilities.map(move |capability| Use { tables, rights: used(&capability), capability })
+    capabilities.map(move |capability| UsedRights { tables, rights: used(&capability), capability })
 }
 
-impl fmt::Display for Use<'_> {
+impl fmt::Display for UsedRights<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Capability { service, name, .. } = self.capability;
         let kind = match self.capability.kind() {

@@ -12,6 +12,7 @@ use cloister_caps::{DomId, EvtchnPort, GrantRef, PAGE_SIZE};
 use cloister_kernel_core::placement::RegionFrame;
 
 use crate::hypercall::{self, EVENT_CHANNEL_OP, GRANT_TABLE_OP, Hypercall, hypercall};
+use crate::hypercall_page::Xen;
 
 /// Stands for no handle. Xen's handles are indices into a far smaller table.
 const NO_HANDLE: u32 = u32::MAX;
@@ -72,7 +73,7 @@ static HANDLES: [AtomicU32; MAX_GRANT_REFS as usize] = [const { AtomicU32::new(N
 ///
 /// The page that was there is lost for good, and after the unmapping there is none. Page tables do
 /// not change.
-pub fn map(own_ref: GrantRef, frame: RegionFrame, peer: DomId, peer_ref: GrantRef, writable: bool) -> bool {
+pub fn map(xen: Xen, own_ref: GrantRef, frame: RegionFrame, peer: DomId, peer_ref: GrantRef, writable: bool) -> bool {
     let Some(entry) = HANDLES.get(own_ref.0 as usize).filter(|handle| handle.load(Ordering::Relaxed) == NO_HANDLE)
     else {
         return false;
@@ -86,7 +87,7 @@ pub fn map(own_ref: GrantRef, frame: RegionFrame, peer: DomId, peer_ref: GrantRe
         handle: NO_HANDLE,
         dev_bus_addr: 0,
     };
-    let mapped = hypercall::call(&mut argument).is_ok() && argument.status == 0;
+    let mapped = hypercall::call(xen, &mut argument).is_ok() && argument.status == 0;
     if mapped {
         entry.store(argument.handle, Ordering::Relaxed);
     }
@@ -94,17 +95,17 @@ pub fn map(own_ref: GrantRef, frame: RegionFrame, peer: DomId, peer_ref: GrantRe
 }
 
 /// Unmaps a peer's page (`GNTTABOP_unmap_grant_ref`).
-pub fn unmap(own_ref: GrantRef, frame: RegionFrame) {
+pub fn unmap(xen: Xen, own_ref: GrantRef, frame: RegionFrame) {
     let Some(entry) = HANDLES.get(own_ref.0 as usize) else { return };
     let handle = entry.swap(NO_HANDLE, Ordering::Relaxed);
     let host_addr = frame.gfn().0 * PAGE_SIZE as u64;
     // Xen refuses `NO_HANDLE`.
-    let _ = hypercall::call(&mut Unmap { host_addr, dev_bus_addr: 0, handle, status: 0, pad: 0 });
+    let _ = hypercall::call(xen, &mut Unmap { host_addr, dev_bus_addr: 0, handle, status: 0, pad: 0 });
 }
 
 /// Binds the event channel that `peer` has allocated as `peer_port` (`EVTCHNOP_bind_interdomain`).
-pub fn bind_interdomain(peer: DomId, peer_port: EvtchnPort) -> Option<EvtchnPort> {
+pub fn bind_interdomain(xen: Xen, peer: DomId, peer_port: EvtchnPort) -> Option<EvtchnPort> {
     let mut argument = BindInterdomain { remote_dom: peer.0, pad: 0, remote_port: peer_port.0, local_port: 0 };
-    hypercall::call(&mut argument).ok()?;
+    hypercall::call(xen, &mut argument).ok()?;
     Some(EvtchnPort(argument.local_port))
 }

@@ -3,10 +3,12 @@
 use core::fmt;
 
 use arrayvec::ArrayVec;
+use cloister_caps::abi::IMAGE_ADDRESSES;
 use cloister_caps::tables::{TableError, Tables};
-use cloister_caps::xen::grant::ENTRIES_PER_FRAME;
 use cloister_caps::{EvtchnPort, Gfn, PAGE_SIZE};
+use cloister_kernel_core::address_space::allocate_copies;
 use cloister_kernel_core::boot::{self, BootError, MAX_MAP, MapEntry, StartInfo};
+use cloister_kernel_core::grant_frames::{self, TooFewFrames};
 use cloister_kernel_core::memory::{FreeMemory, KernelLocation, find_hole, free_memory};
 use cloister_kernel_core::placement::{
     BootRegions, PAGES_PER_LARGE, PlacementError, Placements, page_table_reserve, place_regions,
@@ -16,13 +18,15 @@ use cloister_kernel_core::{Costs, Kernel};
 use crate::fatal::fatal;
 use crate::grants::GrantTable;
 use crate::hypercall::{self, E820Entry, HypercallError, Param, Space};
+use crate::hypercall_page::{self, Xen};
 use crate::machine::Machine;
-use crate::paging::{self, HYPERCALL_FRAME, IdentityMap, OFFSET, PagingError, Root};
+use crate::paging::{self, HYPERCALL_FRAME, IdentityMap, KernelRoot, OFFSET, PagingError};
 use crate::processor::{self, Features, UPCALL_VECTOR};
 use crate::run::{self, Run};
 use crate::service;
+use crate::shared_info::{self, SharedInfo};
 use crate::trap_frame::TrapFrames;
-use crate::{console, count, hypercall_page, shared_info};
+use crate::{console, count};
 
 /// Physical address and length of the capability tables. The packer writes both.
 #[unsafe(link_section = ".tables")]
@@ -31,10 +35,6 @@ static CLOISTER_TABLES: [u64; 2] = [0; 2];
 
 /// `XENFEAT_auto_translated_physmap` and `XENFEAT_hvm_callback_vector` (`features.h`).
 const REQUIRED_FEATURES: u32 = 1 << 2 | 1 << 8;
-/// Physical address of the kernel (`link.ld`).
-const KERNEL_START: u64 = 0x10_0000;
-/// The most frames of the grant table that the kernel maps: those of `MAX_GRANT_REFS` entries.
-const MAX_GRANT_FRAMES: u64 = 8;
 
 /// Times that the cost of an interrupt is measured: once with cold caches, once with warm ones.
 /// Each makes the boot longer.
@@ -52,7 +52,7 @@ enum Failure {
     Placement(PlacementError),
     Paging(PagingError),
     NoHole,
-    GrantFrames { needed: u64, offered: u32 },
+    GrantFrames(TooFewFrames),
 }
 
 macro_rules! failure_from {
@@ -64,7 +64,7 @@ macro_rules! failure_from {
         }
     )*};
 }
-failure_from!(BootError => Boot, HypercallError => Hypercall, TableError => Tables, PlacementError => Placement, PagingError => Paging);
+failure_from!(BootError => Boot, HypercallError => Hypercall, TableError => Tables, PlacementError => Placement, PagingError => Paging, TooFewFrames => GrantFrames);
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -83,10 +83,7 @@ impl fmt::Display for Failure {
             Failure::Placement(error) => error.fmt(f),
             Failure::Paging(error) => error.fmt(f),
             Failure::NoHole => write!(f, "no hole in the memory map for Xen's shared pages"),
-            Failure::GrantFrames { needed, offered } => write!(
-                f,
-                "the policy needs {needed} grant frames, Xen offers {offered}; raise max_grant_frames in the guest's configuration"
-            ),
+            Failure::GrantFrames(error) => error.fmt(f),
         }
     }
 }
@@ -109,44 +106,47 @@ extern "C" fn kernel_main(start_info: u32) -> ! {
 fn prepare(start_info: u64, mut identity: IdentityMap) -> Result<(), Failure> {
     let features = Features::detect();
     features.xen_leaf.ok_or(Failure::NotXen)?;
-    hypercall_page::choose_instruction(features.vmcall);
+    let xen = hypercall_page::choose_instruction(features.vmcall);
     if !features.nx {
         return Err(Failure::NoExecute);
     }
     processor::enable_no_execute();
-    let offered = hypercall::features()?;
+    let offered = hypercall::features(xen)?;
     if offered & REQUIRED_FEATURES != REQUIRED_FEATURES {
         return Err(Failure::Features(offered));
     }
     let info = StartInfo::read(&identity, start_info)?;
-    let map = memory_map(&info)?;
+    let map = memory_map(xen, &info)?;
     let tables_range = tables_location()?;
     // SAFETY: the packer put the tables there. The boot code's page tables map them. So do the
     // kernel's own, which replace these below: read-only, and for good.
     let bytes = unsafe { core::slice::from_raw_parts((tables_range.0 + OFFSET) as *const u8, tables_range.1 as usize) };
-    let tables = Tables::parse(bytes)?;
-    let kernel = (KERNEL_START, paging::kernel_end_address() - KERNEL_START);
+    // The packer puts the programs and their data after the tables.
+    let tables = Tables::parse_within(bytes, &(tables_range.0 + tables_range.1..IMAGE_ADDRESSES.end))?;
+    let kernel = (IMAGE_ADDRESSES.start, paging::kernel_end_address() - IMAGE_ADDRESSES.start);
     let mut free = free_memory(&info, &map, &tables, &KernelLocation { kernel, tables: tables_range })?;
     let mut kernel_root = paging::build_kernel(&mut identity, &mut free, tables_range)?;
     processor::protect(&features);
     if features.gigabyte {
-        relocate_hypercall_page(&mut kernel_root, &mut identity, &mut free)?;
+        relocate_hypercall_page(xen, &mut kernel_root, &mut identity, &mut free)?;
     }
     let memory = map.iter().filter(|entry| entry.ram).map(|entry| entry.length).sum();
-    let console_port = map_console();
-    print_version(memory)?;
+    let console_port = map_console(xen);
+    print_version(xen, memory)?;
     print_policy(&tables, &features);
-    let grants = map_shared_pages(&tables, &map)?;
-    let prepared = BootState { tables, info, memory, features, grants, console_port };
+    let (shared_info, grants) = map_shared_pages(xen, &tables, &map)?;
+    let prepared = BootState { xen, tables, info, memory, features, shared_info, grants, console_port };
     set_up_services(prepared, kernel_root, identity, free)
 }
 
 /// Holds what [`prepare`] has found out.
 struct BootState {
+    xen: Xen,
     tables: Tables<'static>,
     info: StartInfo,
     memory: u64,
     features: Features,
+    shared_info: SharedInfo,
     grants: GrantTable,
     console_port: Option<EvtchnPort>,
 }
@@ -158,34 +158,33 @@ struct BootState {
 /// goes straight to where it stays.
 fn set_up_services(
     prepared: BootState,
-    mut kernel_root: Root,
-    mut identity: IdentityMap,
+    kernel_root: KernelRoot,
+    identity: IdentityMap,
     mut free: FreeMemory,
 ) -> Result<(), Failure> {
-    let BootState { tables, info, memory, features, grants, console_port } = prepared;
+    let BootState { xen, tables, info, memory, features, shared_info, grants, console_port } = prepared;
     let boot_regions = BootRegions {
         module: info.module.map(|module| (module.address, module.length)),
         command_line: Some(copy_command_line(&info, &identity, &mut free)?),
-        xenstore: hypercall::get_param(Param::StorePfn).map(Gfn),
+        xenstore: hypercall::get_param(xen, Param::StorePfn).map(Gfn),
     };
-    let writable = service::allocate_writable(&tables, &mut free)?;
+    let copies = allocate_copies(&tables, &mut free).ok_or(PagingError::NoMemory)?;
     let reserve = page_table_reserve(&tables, free.free_frames());
     let placements: Placements = place_regions(&tables, &mut free, &boot_regions, reserve)?;
-    let services = service::build(tables, &mut kernel_root, &mut identity, &mut free, &placements, writable)?;
-    identity.remove(kernel_root);
+    let services = service::build(tables, kernel_root, identity, &mut free, &placements, copies)?;
     services.clear_at_boot(&placements);
-    let timer_port = hypercall::bind_timer()?;
-    let mut kernel = Kernel::new(tables, placements, shared_info::now(), memory);
-    shared_info::unmask(timer_port);
-    let (costs, idle) = measure_interrupt();
+    let timer_port = hypercall::bind_timer(xen)?;
+    let mut kernel = Kernel::new(tables, placements, shared_info.now(), memory);
+    shared_info.unmask(timer_port);
+    let (costs, idle) = measure_interrupt(xen, shared_info);
     if let Some(port) = console_port {
-        shared_info::unmask(port);
+        shared_info.unmask(port);
     }
-    if let Some(port) = hypercall::get_param(Param::StoreEvtchn).and_then(|port| u32::try_from(port).ok()) {
+    if let Some(port) = hypercall::get_param(xen, Param::StoreEvtchn).and_then(|port| u32::try_from(port).ok()) {
         kernel.set_xenstore_port(EvtchnPort(port));
-        shared_info::unmask(EvtchnPort(port));
+        shared_info.unmask(EvtchnPort(port));
     }
-    let machine = Machine::new(grants, features.rdrand);
+    let machine = Machine::new(xen, shared_info, grants, features.rdrand);
     if !machine.has_random() {
         console::line(format_args!("cloister: no random source: the entropy capability will refuse"));
     }
@@ -194,10 +193,21 @@ fn set_up_services(
         "cloister: an interrupt costs {} ns, a timer waits {} ns",
         costs.interrupt, costs.grain
     ));
-    kernel.start_accounting(costs, shared_info::now());
+    kernel.start_accounting(costs, shared_info.now());
     // SAFETY: the boot code runs once.
     let trap_frames = unsafe { TrapFrames::new() };
-    run::install(Run { kernel, machine, services, trap_frames, timer_port, console_port, current: None, idle });
+    run::install(Run {
+        kernel,
+        machine,
+        xen,
+        shared_info,
+        services,
+        trap_frames,
+        timer_port,
+        console_port,
+        current: None,
+        idle,
+    });
     Ok(())
 }
 
@@ -207,17 +217,17 @@ fn set_up_services(
 /// The cost is the least time from setting a timer that is due to having taken its event. It
 /// includes the hypercall, so that a service that is charged for an interrupt pays too much rather
 /// than too little. All other ports are still masked.
-fn measure_interrupt() -> (Costs, u64) {
+fn measure_interrupt(xen: Xen, shared_info: SharedInfo) -> (Costs, u64) {
     let (mut least, mut idle) = (u64::MAX, 0);
     for _ in 0..MEASUREMENTS {
-        let begun = shared_info::now();
-        hypercall::set_timer(begun);
-        let asleep = shared_info::now();
-        hypercall_page::sleep();
-        let now = shared_info::now();
+        let begun = shared_info.now();
+        hypercall::set_timer(xen, begun);
+        let asleep = shared_info.now();
+        hypercall_page::sleep(xen);
+        let now = shared_info.now();
         least = least.min(now.saturating_sub(begun));
         idle += now.saturating_sub(asleep);
-        shared_info::take_events(shared_info::unmask);
+        shared_info.take_events(|port| shared_info.unmask(port));
     }
     let costs = Costs::new(least);
     // The profiler takes samples more often than the grain would allow.
@@ -225,12 +235,12 @@ fn measure_interrupt() -> (Costs, u64) {
 }
 
 /// Returns the memory map: that of the start info, or Xen's own if that has none, as in version 0.
-fn memory_map(info: &StartInfo) -> Result<ArrayVec<MapEntry, MAX_MAP>, Failure> {
+fn memory_map(xen: Xen, info: &StartInfo) -> Result<ArrayVec<MapEntry, MAX_MAP>, Failure> {
     if !info.map.is_empty() {
         return Ok(info.map.clone());
     }
     let mut records = [E820Entry::default(); MAX_MAP];
-    let count = hypercall::memory_map(&mut records)?;
+    let count = hypercall::memory_map(xen, &mut records)?;
     Ok(records[..count].iter().map(|record| MapEntry::new(record.address, record.length, record.kind)).collect())
 }
 
@@ -241,7 +251,7 @@ fn tables_location() -> Result<(u64, u64), Failure> {
     let [address, length] = unsafe { (&raw const CLOISTER_TABLES).read_volatile() };
     let fits = address >= paging::kernel_end_address()
         && address.is_multiple_of(PAGE_SIZE as u64)
-        && address.checked_add(length).is_some_and(|end| end < 1 << 30);
+        && address.checked_add(length).is_some_and(|end| end < IMAGE_ADDRESSES.end);
     if length > 0 && fits { Ok((address, length)) } else { Err(Failure::NoTables) }
 }
 
@@ -251,16 +261,17 @@ fn tables_location() -> Result<(u64, u64), Failure> {
 /// # Errors
 /// No frame is free.
 fn relocate_hypercall_page(
-    root: &mut Root,
+    xen: Xen,
+    root: &mut KernelRoot,
     identity: &mut IdentityMap,
     free: &mut FreeMemory,
 ) -> Result<(), PagingError> {
     // The frame leaves a hole, for which Xen splits a large entry of its own page tables. That
     // should not be an entry that leads to our page tables, so take the frame from another 2 MiB.
     let mut from = free.take_aligned(1, PAGES_PER_LARGE).or_else(|| free.take(1)).ok_or(PagingError::NoMemory)?;
-    paging::write(&mut from, hypercall_page::content());
+    paging::write_frame(&mut from, hypercall_page::content());
     // SAFETY: the frame is ours alone, and there is none at `HYPERCALL_FRAME`.
-    if unsafe { hypercall::add_to_physmap(Space::GuestFrame, from.first().0, HYPERCALL_FRAME) }.is_err() {
+    if unsafe { hypercall::add_to_physmap(xen, Space::GuestFrame, from.first().0, HYPERCALL_FRAME) }.is_err() {
         return Ok(());
     }
     root.map_hypercall_page(identity, free)?;
@@ -270,18 +281,17 @@ fn relocate_hypercall_page(
 }
 
 /// Maps the console page and makes it the console. Returns the console's port, if Xen provides one.
-fn map_console() -> Option<EvtchnPort> {
-    let frame = hypercall::get_param(Param::ConsolePfn)?;
-    let port = EvtchnPort(u32::try_from(hypercall::get_param(Param::ConsoleEvtchn)?).ok()?);
+fn map_console(xen: Xen) -> Option<EvtchnPort> {
+    let frame = hypercall::get_param(xen, Param::ConsolePfn)?;
+    let port = EvtchnPort(u32::try_from(hypercall::get_param(xen, Param::ConsoleEvtchn)?).ok()?);
     // SAFETY: Xen provides the page for the console alone.
-    unsafe { paging::map_special(paging::CONSOLE, Gfn(frame)) };
-    console::use_ring(port);
+    unsafe { console::map_ring(xen, Gfn(frame), port) };
     Some(port)
 }
 
 /// Prints the versions of the image and of Xen, and the size of the memory.
-fn print_version(memory: u64) -> Result<(), Failure> {
-    let version = hypercall::version()?;
+fn print_version(xen: Xen, memory: u64) -> Result<(), Failure> {
+    let version = hypercall::version(xen)?;
     console::line(format_args!(
         "cloister {} on Xen {}.{}, {} KiB of memory",
         env!("CARGO_PKG_VERSION"),
@@ -317,35 +327,20 @@ fn print_policy(tables: &Tables<'_>, features: &Features) {
 
 /// Puts the shared info and the grant table into a hole of the memory map, and maps them. Enables
 /// the upcall, with every port masked.
-fn map_shared_pages(tables: &Tables<'_>, map: &[MapEntry]) -> Result<GrantTable, Failure> {
-    let needed = tables.grants().iter().map(|grant| u64::from(grant.first_ref + grant.count)).max().unwrap_or(0);
-    let needed = needed.div_ceil(u64::from(ENTRIES_PER_FRAME));
-    // The shared info goes there, and the grant table after it.
-    let Gfn(hole) = find_hole(map, 1 + MAX_GRANT_FRAMES).ok_or(Failure::NoHole)?;
-    // SAFETY: the memory map has nothing in the hole, and so it is Xen's page alone.
-    unsafe {
-        hypercall::add_to_physmap(Space::SharedInfo, 0, Gfn(hole))?;
-        paging::map_special(paging::SHARED_INFO, Gfn(hole));
-    }
-    shared_info::mask_all();
+fn map_shared_pages(xen: Xen, tables: &Tables<'_>, map: &[MapEntry]) -> Result<(SharedInfo, GrantTable), Failure> {
+    // The shared info goes to the first frame, and the grant table after it.
+    let hole = find_hole(map, 1 + u64::from(grant_frames::MAX_FRAMES)).ok_or(Failure::NoHole)?;
+    // SAFETY: the memory map has nothing in the hole.
+    let shared_info = unsafe { shared_info::map(xen, hole)? };
     // This also makes Xen fill in the wall clock.
-    hypercall::set_callback_vector(UPCALL_VECTOR)?;
+    hypercall::set_callback_vector(xen, UPCALL_VECTOR)?;
+    let needed = grant_frames::needed(tables);
     if needed > 0 {
-        let offered = hypercall::grant_frames()?;
-        if needed > u64::from(offered).min(MAX_GRANT_FRAMES) {
-            return Err(Failure::GrantFrames { needed, offered });
-        }
+        grant_frames::check(needed, hypercall::grant_frames(xen)?)?;
     }
-    // The last frame first, so that Xen grows the table once.
-    for index in (0..needed).rev() {
-        let frame = Gfn(hole + 1 + index);
-        // SAFETY: as above. There are at most `MAX_GRANT_FRAMES`.
-        unsafe {
-            hypercall::add_to_physmap(Space::GrantTable, index, frame)?;
-            paging::map_special(paging::GRANT_TABLE + index * PAGE_SIZE as u64, frame);
-        }
-    }
-    Ok(GrantTable::new(needed as u32))
+    // SAFETY: as above.
+    let grants = unsafe { GrantTable::map(xen, Gfn(hole.0 + 1), needed)? };
+    Ok((shared_info, grants))
 }
 
 /// Copies the command line to a page of its own. Returns the page's frame, and the line's length.
@@ -353,6 +348,6 @@ fn copy_command_line(info: &StartInfo, identity: &IdentityMap, free: &mut FreeMe
     let mut line = [0; boot::MAX_COMMAND_LINE];
     let length = info.command_line.map_or(0, |address| boot::command_line(identity, address, &mut line));
     let mut frame = free.take(1).ok_or(PagingError::NoMemory)?;
-    paging::write(&mut frame, &line[..length]);
+    paging::write_frame(&mut frame, &line[..length]);
     Ok((frame.first(), length as u64))
 }

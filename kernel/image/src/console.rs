@@ -1,23 +1,16 @@
 //! Prints lines: to Xen's console ring once it is mapped, before that to the debug port.
 
 use core::fmt::{self, Write};
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use cloister_caps::EvtchnPort;
+use cloister_caps::xen::console::{Interface, OUT_SIZE};
+use cloister_caps::{EvtchnPort, Gfn};
 use cloister_kernel_core::console::room;
 
 use crate::global::Global;
-use crate::{hypercall, hypercall_page, paging, processor};
-
-/// Offsets in `struct xencons_interface` (`io/console.h`).
-mod field {
-    pub const OUT: usize = 1024;
-    pub const OUT_SIZE: usize = 2048;
-    pub const IN_CONS: usize = 3072;
-    pub const IN_PROD: usize = 3076;
-    pub const OUT_CONS: usize = 3080;
-    pub const OUT_PROD: usize = 3084;
-}
+use crate::hypercall_page::{self, Xen};
+use crate::{hypercall, paging, processor};
 
 /// Bytes of text that can wait for room in the ring.
 const BACKLOG: usize = 16 * 1024;
@@ -25,7 +18,11 @@ const BACKLOG: usize = 16 * 1024;
 const MAX_DRAIN_YIELDS: usize = 20_000;
 
 /// Holds the output side of the ring, and the text that waits for room in it.
+///
+/// # Holding one proves
+/// The console page is mapped at `CONSOLE`.
 struct Ring {
+    xen: Xen,
     /// The port of the console daemon.
     port: EvtchnPort,
     /// Our producer index. The one in the ring is read once, at the start.
@@ -41,20 +38,26 @@ struct Ring {
 
 static RING: Global<Ring> = Global::new();
 
-/// Returns an index of the ring.
-fn index(offset: usize) -> &'static AtomicU32 {
-    // SAFETY: the console page is mapped at `CONSOLE` before the ring is set. The offset is that of
-    // an aligned index in it. The daemon may change an atomic at any time.
-    unsafe { AtomicU32::from_ptr((paging::CONSOLE as usize + offset) as *mut u32) }
-}
-
-/// Sends all text from now on to the ring, whose page must be mapped.
-pub fn use_ring(port: EvtchnPort) {
-    let produced = index(field::OUT_PROD).load(Ordering::Relaxed);
-    RING.set(Ring { port, produced, backlog: [0; BACKLOG], head: 0, length: 0, dropped: 0 });
+/// Maps the page of the ring at `frame`, and sends all text from now on to the ring.
+///
+/// # Safety
+/// Xen provides the frame for the console alone.
+pub unsafe fn map_ring(xen: Xen, frame: Gfn, port: EvtchnPort) {
+    // SAFETY: by the caller's promise, only the console daemon uses the frame.
+    unsafe { paging::map_fixed(paging::CONSOLE, frame) };
+    let mut ring = Ring { xen, port, produced: 0, backlog: [0; BACKLOG], head: 0, length: 0, dropped: 0 };
+    ring.produced = ring.index(offset_of!(Interface, out_prod)).load(Ordering::Relaxed);
+    RING.set(ring);
 }
 
 impl Ring {
+    /// Returns an index of the ring.
+    fn index(&self, offset: usize) -> &'static AtomicU32 {
+        // SAFETY: the page is mapped, as a `Ring` proves. The offset is that of an aligned index in
+        // it. The daemon may change an atomic at any time.
+        unsafe { AtomicU32::from_ptr((paging::CONSOLE as usize + offset) as *mut u32) }
+    }
+
     fn push(&mut self, byte: u8) {
         if self.length == BACKLOG {
             self.dropped = self.dropped.saturating_add(1);
@@ -66,10 +69,11 @@ impl Ring {
 
     /// Moves as much of the backlog to the ring as fits, and notifies the daemon.
     fn flush(&mut self) {
-        let room = room(self.produced, index(field::OUT_CONS).load(Ordering::Acquire)) as usize;
+        let room = room(self.produced, self.index(offset_of!(Interface, out_cons)).load(Ordering::Acquire)) as usize;
         let count = room.min(self.length);
         for _ in 0..count {
-            let address = paging::CONSOLE as usize + field::OUT + self.produced as usize % field::OUT_SIZE;
+            let address =
+                paging::CONSOLE as usize + offset_of!(Interface, output) + self.produced as usize % OUT_SIZE as usize;
             // SAFETY: it is a byte of the output half of the mapped ring. The daemon only reads it,
             // after `OUT_PROD` is past it.
             unsafe { (address as *mut u8).write_volatile(self.backlog[self.head]) };
@@ -78,9 +82,9 @@ impl Ring {
         }
         self.length -= count;
         if count > 0 {
-            index(field::OUT_PROD).store(self.produced, Ordering::SeqCst);
+            self.index(offset_of!(Interface, out_prod)).store(self.produced, Ordering::SeqCst);
             // Without a daemon that listens, the kernel runs on.
-            let _ = hypercall::send(self.port);
+            let _ = hypercall::send(self.xen, self.port);
         }
         if self.length == 0 && self.dropped > 0 {
             let dropped = core::mem::take(&mut self.dropped);
@@ -119,7 +123,7 @@ pub fn has_ring() -> bool {
 
 /// Prints a line on the debug port, and without Xen on the serial port too.
 pub fn debug_line(text: fmt::Arguments<'_>) {
-    let serial = !hypercall_page::is_chosen();
+    let serial = hypercall_page::chosen().is_none();
     let byte = |byte| {
         processor::debug_byte(byte);
         if serial {
@@ -133,8 +137,8 @@ pub fn debug_line(text: fmt::Arguments<'_>) {
 /// Handles an event of the daemon, which has taken output or sent input. Input is dropped.
 pub fn handle_event() {
     RING.with(|ring| {
-        let produced = index(field::IN_PROD).load(Ordering::Acquire);
-        index(field::IN_CONS).store(produced, Ordering::Release);
+        let produced = ring.index(offset_of!(Interface, in_prod)).load(Ordering::Acquire);
+        ring.index(offset_of!(Interface, in_cons)).store(produced, Ordering::Release);
         ring.flush();
     });
 }
@@ -144,11 +148,11 @@ pub fn drain() {
     for _ in 0..MAX_DRAIN_YIELDS {
         let left = RING.with(|ring| {
             ring.flush();
-            ring.length > 0 || index(field::OUT_CONS).load(Ordering::Acquire) != ring.produced
+            let left =
+                ring.length > 0 || ring.index(offset_of!(Interface, out_cons)).load(Ordering::Acquire) != ring.produced;
+            left.then_some(ring.xen)
         });
-        if left != Some(true) {
-            return;
-        }
-        hypercall::yield_now();
+        let Some(Some(xen)) = left else { return };
+        hypercall::yield_now(xen);
     }
 }

@@ -16,12 +16,10 @@ pub fn fatal(why: fmt::Arguments<'_>) -> ! {
         if console::has_ring() {
             console::debug_line(format_args!("cloister: fatal: {why}"));
         }
-        if hypercall_page::is_chosen() {
-            console::drain();
-        }
+        console::drain();
     }
-    if hypercall_page::is_chosen() {
-        hypercall::shutdown(Shutdown::Crash);
+    if let Some(xen) = hypercall_page::chosen() {
+        hypercall::shutdown(xen, Shutdown::Crash);
     }
     processor::stop_machine()
 }

@@ -4,9 +4,12 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
 use cloister_caps::xen::grant::{ENTRIES_PER_FRAME, Entry, PERMIT_ACCESS, READING, READONLY, WRITING};
-use cloister_caps::{DomId, GrantRef};
+use cloister_caps::{DomId, Gfn, GrantRef, PAGE_SIZE};
+use cloister_kernel_core::grant_frames::MAX_FRAMES;
 use cloister_kernel_core::placement::RegionFrame;
 
+use crate::hypercall::{self, HypercallError, Space};
+use crate::hypercall_page::Xen;
 use crate::paging;
 
 /// Xen sets these flags while the peer uses the page.
@@ -21,15 +24,35 @@ fn opaque(mut number: u32) -> u32 {
     number
 }
 
-/// Gives access to the part of the table that is mapped.
+/// Gives access to the grant table.
+///
+/// # Holding one proves
+/// The frames of its first `entries` entries are mapped at `GRANT_TABLE`.
 pub struct GrantTable {
     entries: u32,
 }
 
 impl GrantTable {
-    /// Creates a table whose first `frames` frames are mapped at `GRANT_TABLE`.
-    pub fn new(frames: u32) -> GrantTable {
-        GrantTable { entries: frames * ENTRIES_PER_FRAME }
+    /// Has Xen put the table's first frames at `first`, and maps them: at most [`MAX_FRAMES`].
+    ///
+    /// # Errors
+    /// Xen refuses to put a frame there.
+    ///
+    /// # Safety
+    /// Nothing else is at `first` and the frames that follow, as many as are mapped.
+    pub unsafe fn map(xen: Xen, first: Gfn, frames: u32) -> Result<GrantTable, HypercallError> {
+        let frames = frames.min(MAX_FRAMES);
+        // The last frame first, so that Xen grows the table once.
+        for index in (0..u64::from(frames)).rev() {
+            let frame = Gfn(first.0 + index);
+            // SAFETY: by the caller's promise, it is Xen's page alone. There are addresses for
+            // `MAX_FRAMES`.
+            unsafe {
+                hypercall::add_to_physmap(xen, Space::GrantTable, index, frame)?;
+                paging::map_fixed(paging::GRANT_TABLE + index * PAGE_SIZE as u64, frame);
+            }
+        }
+        Ok(GrantTable { entries: frames * ENTRIES_PER_FRAME })
     }
 
     /// Returns the flags, the domain and the frame of an entry.

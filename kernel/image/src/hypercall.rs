@@ -9,7 +9,7 @@ use cloister_caps::{DomId, EvtchnPort, Gfn};
 use static_assertions::const_assert_eq;
 
 use crate::count::{Count, count};
-use crate::hypercall_page::{port_number, raw};
+use crate::hypercall_page::{Xen, port_number, raw};
 
 /// Describes a hypercall that failed.
 #[derive(Clone, Copy, Debug)]
@@ -59,11 +59,11 @@ pub unsafe trait Hypercall {
 ///
 /// # Errors
 /// Xen refuses the operation.
-pub fn call<T: Hypercall>(argument: &mut T) -> Result<(), HypercallError> {
+pub fn call<T: Hypercall>(xen: Xen, argument: &mut T) -> Result<(), HypercallError> {
     const { assert!(size_of::<T>() == T::SIZE) };
     // SAFETY: the argument is the structure that this operation takes, as `T` promises, and is
     // exclusively borrowed.
-    let code = unsafe { raw(T::NUMBER, T::OP, core::ptr::from_mut(argument) as u64, T::COUNT) };
+    let code = unsafe { raw(xen, T::NUMBER, T::OP, core::ptr::from_mut(argument) as u64, T::COUNT) };
     if code < 0 { Err(HypercallError { what: T::NAME, code }) } else { Ok(()) }
 }
 
@@ -85,9 +85,9 @@ macro_rules! hypercall {
 pub(crate) use hypercall;
 
 /// Returns Xen's version (`XENVER_version`): major in the upper 16 bits, minor in the lower.
-pub fn version() -> Result<u32, HypercallError> {
+pub fn version(xen: Xen) -> Result<u32, HypercallError> {
     // SAFETY: the operation takes no structure.
-    let code = unsafe { raw(XEN_VERSION, 0, 0, 0) };
+    let code = unsafe { raw(xen, XEN_VERSION, 0, 0, 0) };
     if code < 0 { Err(HypercallError { what: "XENVER_version", code }) } else { Ok(code as u32) }
 }
 
@@ -100,9 +100,9 @@ struct FeatureInfo {
 hypercall!(unsafe FeatureInfo: 8 bytes, XEN_VERSION, 6, "XENVER_get_features");
 
 /// Returns Xen's features (`XENVER_get_features`, sub-map 0).
-pub fn features() -> Result<u32, HypercallError> {
+pub fn features(xen: Xen) -> Result<u32, HypercallError> {
     let mut info = FeatureInfo { submap_index: 0, submap: 0 };
-    call(&mut info)?;
+    call(xen, &mut info)?;
     Ok(info.submap)
 }
 
@@ -138,19 +138,19 @@ pub enum Param {
 
 /// Returns a parameter (`HVMOP_get_param`). It is `None` if Xen refuses, or has 0 or all ones
 /// there.
-pub fn get_param(param: Param) -> Option<u64> {
+pub fn get_param(xen: Xen, param: Param) -> Option<u64> {
     let mut argument = HvmParam::<GET_PARAM> { domid: DomId::SELF.0, pad: 0, index: param as u32, value: 0 };
-    call(&mut argument).ok()?;
+    call(xen, &mut argument).ok()?;
     Some(argument.value).filter(|value| *value != 0 && *value != u64::MAX)
 }
 
 /// Has Xen deliver events as interrupts with this vector (`HVMOP_set_param` of
 /// `HVM_PARAM_CALLBACK_IRQ`).
-pub fn set_callback_vector(vector: u8) -> Result<(), HypercallError> {
+pub fn set_callback_vector(xen: Xen, vector: u8) -> Result<(), HypercallError> {
     // Type 2 is a vector (`HVM_PARAM_CALLBACK_TYPE_VECTOR` of `hvm/params.h`).
     let value = 2 << 56 | u64::from(vector);
     let index = Param::CallbackIrq as u32;
-    call(&mut HvmParam::<SET_PARAM> { domid: DomId::SELF.0, pad: 0, index, value })
+    call(xen, &mut HvmParam::<SET_PARAM> { domid: DomId::SELF.0, pad: 0, index, value })
 }
 
 /// `struct xen_add_to_physmap` (`memory.h`).
@@ -185,8 +185,8 @@ pub enum Space {
 ///
 /// # Safety
 /// Nothing refers to what is at `frame`, nor to the frame `index` of [`Space::GuestFrame`].
-pub unsafe fn add_to_physmap(space: Space, index: u64, frame: Gfn) -> Result<(), HypercallError> {
-    call(&mut AddToPhysmap { domid: DomId::SELF.0, size: 0, space: space as u32, index, frame: frame.0 })
+pub unsafe fn add_to_physmap(xen: Xen, space: Space, index: u64, frame: Gfn) -> Result<(), HypercallError> {
+    call(xen, &mut AddToPhysmap { domid: DomId::SELF.0, size: 0, space: space as u32, index, frame: frame.0 })
 }
 
 /// `struct xen_memory_map` (`memory.h`), with a buffer that it borrows.
@@ -225,9 +225,9 @@ pub struct E820Entry {
 const_assert_eq!(size_of::<E820Entry>(), 20);
 
 /// Reads the memory map (`XENMEM_memory_map`). Returns the number of entries.
-pub fn memory_map(into: &mut [E820Entry]) -> Result<usize, HypercallError> {
+pub fn memory_map(xen: Xen, into: &mut [E820Entry]) -> Result<usize, HypercallError> {
     let mut argument = MemoryMap::over(into);
-    call(&mut argument)?;
+    call(xen, &mut argument)?;
     Ok((argument.entries as usize).min(into.len()))
 }
 
@@ -244,9 +244,9 @@ struct QuerySize {
 hypercall!(unsafe QuerySize: 16 bytes, GRANT_TABLE_OP, 6, "GNTTABOP_query_size", count 1);
 
 /// Returns the most frames that the grant table may have (`GNTTABOP_query_size`).
-pub fn grant_frames() -> Result<u32, HypercallError> {
+pub fn grant_frames(xen: Xen) -> Result<u32, HypercallError> {
     let mut argument = QuerySize { dom: DomId::SELF.0, pad: 0, frames: 0, max_frames: 0, status: 0, pad2: 0 };
-    call(&mut argument)?;
+    call(xen, &mut argument)?;
     let code = i64::from(argument.status);
     if code < 0 { Err(HypercallError { what: QuerySize::NAME, code }) } else { Ok(argument.max_frames) }
 }
@@ -255,11 +255,11 @@ pub fn grant_frames() -> Result<u32, HypercallError> {
 ///
 /// Its arguments point to nothing, which makes it cheaper than `VCPUOP_set_singleshot_timer`. A
 /// failure would be a defect of Xen, and the next event sets the timer again.
-pub fn set_timer(at: u64) {
+pub fn set_timer(xen: Xen, at: u64) {
     count(Count::Timer);
     // 0 would cancel it.
     // SAFETY: the operation takes a number.
-    unsafe { raw(SET_TIMER_OP, at.max(1), 0, 0) };
+    unsafe { raw(xen, SET_TIMER_OP, at.max(1), 0, 0) };
 }
 
 /// Names a reason of `SCHEDOP_shutdown` (`sched.h`).
@@ -281,14 +281,14 @@ struct SchedShutdown {
 hypercall!(unsafe SchedShutdown: 4 bytes, SCHED_OP, 2, "SCHEDOP_shutdown");
 
 /// Ends the domain (`SCHEDOP_shutdown`). Returns only if Xen refuses.
-pub fn shutdown(reason: Shutdown) {
-    let _ = call(&mut SchedShutdown { reason: reason as u32 });
+pub fn shutdown(xen: Xen, reason: Shutdown) {
+    let _ = call(xen, &mut SchedShutdown { reason: reason as u32 });
 }
 
 /// Yields the processor to other domains (`SCHEDOP_yield`).
-pub fn yield_now() {
+pub fn yield_now(xen: Xen) {
     // SAFETY: the operation takes no structure.
-    unsafe { raw(SCHED_OP, 0, 0, 0) };
+    unsafe { raw(xen, SCHED_OP, 0, 0, 0) };
 }
 
 /// `struct evtchn_alloc_unbound` (`event_channel.h`).
@@ -301,9 +301,9 @@ struct AllocUnbound {
 hypercall!(unsafe AllocUnbound: 8 bytes, EVENT_CHANNEL_OP, 6, "EVTCHNOP_alloc_unbound");
 
 /// Allocates an event channel that `peer` may bind (`EVTCHNOP_alloc_unbound`).
-pub fn alloc_unbound(peer: DomId) -> Result<EvtchnPort, HypercallError> {
+pub fn alloc_unbound(xen: Xen, peer: DomId) -> Result<EvtchnPort, HypercallError> {
     let mut argument = AllocUnbound { dom: DomId::SELF.0, remote_dom: peer.0, port: 0 };
-    call(&mut argument)?;
+    call(xen, &mut argument)?;
     Ok(EvtchnPort(argument.port))
 }
 
@@ -317,9 +317,9 @@ struct BindVirq {
 hypercall!(unsafe BindVirq: 12 bytes, EVENT_CHANNEL_OP, 1, "EVTCHNOP_bind_virq");
 
 /// Binds the timer of vCPU 0 to a port (`EVTCHNOP_bind_virq` of `VIRQ_TIMER`).
-pub fn bind_timer() -> Result<EvtchnPort, HypercallError> {
+pub fn bind_timer(xen: Xen) -> Result<EvtchnPort, HypercallError> {
     let mut argument = BindVirq { virq: 0, vcpu: 0, port: 0 };
-    call(&mut argument)?;
+    call(xen, &mut argument)?;
     Ok(EvtchnPort(argument.port))
 }
 
@@ -343,27 +343,27 @@ impl PortOperation {
     }
 
     /// Performs the operation on a port.
-    fn on(self, port: EvtchnPort) -> Result<(), HypercallError> {
+    fn on(self, xen: Xen, port: EvtchnPort) -> Result<(), HypercallError> {
         let argument = port_number(port).unwrap_or(&raw const port.0 as u64);
         // SAFETY: the argument is the address of a port number, which Xen reads. It writes nothing.
-        let code = unsafe { raw(EVENT_CHANNEL_OP, self as u64, argument, 0) };
+        let code = unsafe { raw(xen, EVENT_CHANNEL_OP, self as u64, argument, 0) };
         if code < 0 { Err(HypercallError { what: self.name(), code }) } else { Ok(()) }
     }
 }
 
 /// Closes an event channel (`EVTCHNOP_close`).
-pub fn close(port: EvtchnPort) -> Result<(), HypercallError> {
-    PortOperation::Close.on(port)
+pub fn close(xen: Xen, port: EvtchnPort) -> Result<(), HypercallError> {
+    PortOperation::Close.on(xen, port)
 }
 
 /// Sends an event (`EVTCHNOP_send`).
-pub fn send(port: EvtchnPort) -> Result<(), HypercallError> {
+pub fn send(xen: Xen, port: EvtchnPort) -> Result<(), HypercallError> {
     count(Count::Send);
-    PortOperation::Send.on(port)
+    PortOperation::Send.on(xen, port)
 }
 
 /// Has Xen unmask a port and deliver its pending event (`EVTCHNOP_unmask`).
-pub fn unmask(port: EvtchnPort) -> Result<(), HypercallError> {
+pub fn unmask(xen: Xen, port: EvtchnPort) -> Result<(), HypercallError> {
     count(Count::Unmask);
-    PortOperation::Unmask.on(port)
+    PortOperation::Unmask.on(xen, port)
 }

@@ -40,20 +40,26 @@ static IDLE: AtomicU64 = AtomicU64::new(0);
 /// The address of the port numbers in use.
 static PORT_NUMBERS: AtomicU64 = AtomicU64::new(0);
 
-/// Chooses the hypercall instruction: `vmcall`, or else `vmmcall`.
+/// Stands for the way into Xen.
 ///
-/// It must be called before the first hypercall.
-pub fn choose_instruction(vmcall: bool) {
+/// # Holding one proves
+/// The hypercall instruction is chosen, so hypercalls are possible.
+#[derive(Clone, Copy)]
+pub struct Xen(());
+
+/// Chooses the hypercall instruction: `vmcall`, or else `vmmcall`.
+pub fn choose_instruction(vmcall: bool) -> Xen {
     let instruction = if vmcall { offset::VMCALL } else { offset::VMMCALL };
     let at = &raw const hypercall_page as u64;
     HYPERCALL.store(at + instruction, Ordering::Relaxed);
     IDLE.store(at + offset::IDLE, Ordering::Relaxed);
     PORT_NUMBERS.store(at + offset::PORTS, Ordering::Relaxed);
+    Xen(())
 }
 
-/// Returns `true` once the instruction is chosen. Hypercalls are possible from then on.
-pub fn is_chosen() -> bool {
-    HYPERCALL.load(Ordering::Relaxed) != 0
+/// Returns the way into Xen once the instruction is chosen. It is for code that may run before.
+pub fn chosen() -> Option<Xen> {
+    (HYPERCALL.load(Ordering::Relaxed) != 0).then_some(Xen(()))
 }
 
 /// Returns the content of the page.
@@ -77,14 +83,14 @@ pub unsafe fn use_relocated_copy() {
 /// Makes the hypercall `number` with three arguments, and returns Xen's result.
 ///
 /// # Safety
-/// The instruction is chosen. The hypercall must not write other memory than what the arguments
-/// point to, nor after it returns.
-pub unsafe fn raw(number: u64, first: u64, second: u64, third: u64) -> i64 {
+/// The hypercall must not write other memory than what the arguments point to, nor after it
+/// returns.
+pub unsafe fn raw(_: Xen, number: u64, first: u64, second: u64, third: u64) -> i64 {
     count(Count::Hypercall);
     let start = processor::counter();
     let result;
-    // SAFETY: by the caller's promise. The convention clobbers RAX and the argument registers. What
-    // is called is the instruction and `ret`.
+    // SAFETY: by the caller's promise, and the instruction is chosen. The convention clobbers RAX
+    // and the argument registers. What is called is the instruction and `ret`.
     unsafe {
         asm!("call [rip + {at}]", at = sym HYPERCALL, inlateout("rax") number => result, inlateout("rdi") first => _,
             inlateout("rsi") second => _, inlateout("rdx") third => _, lateout("r10") _, lateout("r8") _);
@@ -96,9 +102,9 @@ pub unsafe fn raw(number: u64, first: u64, second: u64, third: u64) -> i64 {
 /// Sleeps until an interrupt. Interrupts are off again afterwards.
 ///
 /// The entry stub does not handle the interrupt: the caller looks for events.
-pub fn sleep() {
-    // SAFETY: the code of `entry.s` keeps to the calling convention, and only the upcall can come
-    // while it sleeps.
+pub fn sleep(_: Xen) {
+    // SAFETY: the instruction is chosen, and so is the code. The code of `entry.s` keeps to the
+    // calling convention, and only the upcall can come while it sleeps.
     unsafe { asm!("call [rip + {idle}]", idle = sym IDLE) }
 }
 

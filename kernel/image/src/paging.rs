@@ -1,14 +1,17 @@
 //! Builds the page tables, once, at boot, through the boot code's [`IdentityMap`].
 //!
-//! Then that map is dropped. After that no page table is mapped except the one for [`SPECIAL`].
+//! Then that map is dropped. After that no page table is mapped except the one for [`FIXMAP`].
 
 use core::fmt;
 
+use arrayvec::ArrayVec;
 pub use cloister_caps::abi::KERNEL_OFFSET as OFFSET;
 // Between any two of the uses below lies a page that is never mapped.
+use cloister_caps::abi::KERNEL_FIXMAP as FIXMAP;
 use cloister_caps::abi::KERNEL_HYPERCALL_PAGE;
-use cloister_caps::abi::KERNEL_SPECIAL as SPECIAL;
+use cloister_caps::tables::{MAX_SERVICES, PerService, Tables};
 use cloister_caps::{Gfn, PAGE_SIZE};
+use cloister_kernel_core::address_space::{PageAccess, SegmentCopy, ServicePages};
 use cloister_kernel_core::boot::PhysicalMemory;
 use cloister_kernel_core::memory::{FrameRange, FreeMemory, OwnedFrames};
 use cloister_kernel_core::placement::{PAGES_PER_LARGE, Placement, RegionFrame};
@@ -21,15 +24,15 @@ use x86_64::structures::paging::{
 use x86_64::{PhysAddr, VirtAddr};
 
 /// The shared-info page.
-pub const SHARED_INFO: u64 = SPECIAL + 0x1000;
+pub const SHARED_INFO: u64 = FIXMAP + 0x1000;
 /// The console ring.
-pub const CONSOLE: u64 = SPECIAL + 0x3000;
+pub const CONSOLE: u64 = FIXMAP + 0x3000;
 /// The grant table, up to eight frames.
-pub const GRANT_TABLE: u64 = SPECIAL + 0x5000;
+pub const GRANT_TABLE: u64 = FIXMAP + 0x5000;
 /// The address at which the frame to copy from is mapped during a copy.
-const COPY_SOURCE: u64 = SPECIAL + 0xF000;
+const COPY_SOURCE: u64 = FIXMAP + 0xF000;
 /// The address at which the frame to copy to is mapped during a copy.
-const COPY_DESTINATION: u64 = SPECIAL + 0x11000;
+const COPY_DESTINATION: u64 = FIXMAP + 0x11000;
 
 /// The frame of the hypercall page: the first of the last GiB of the 64 that every 64-bit processor
 /// can address.
@@ -63,7 +66,7 @@ unsafe extern "C" {
     static kernel_end: u8;
 }
 
-static mut SPECIAL_TABLE: PageTable = PageTable::new();
+static mut FIXMAP_TABLE: PageTable = PageTable::new();
 
 /// Says why page tables could not be built.
 #[derive(Clone, Copy, Debug)]
@@ -120,11 +123,13 @@ impl IdentityMap {
         IdentityMap(())
     }
 
-    /// Removes the map from the kernel's own address space, the only one that has it. No page table
-    /// can be changed afterwards.
-    pub fn remove(mut self, mut kernel: Root) {
+    /// Removes the map from the kernel's own address space, the only one that has it, and returns
+    /// that. No page table can be changed afterwards.
+    pub fn remove(mut self, KernelRoot(mut kernel): KernelRoot) -> AddressSpace {
         kernel.table(&mut self)[0].set_unused();
-        switch(kernel.address_space());
+        let kernel = AddressSpace(kernel.0);
+        switch(kernel);
+        kernel
     }
 }
 
@@ -145,7 +150,8 @@ impl PhysicalMemory for IdentityMap {
 /// Names an address space that the processor can use, as CR3 does.
 ///
 /// # Holding one proves
-/// It has the kernel's half, where all of the kernel's code and data are.
+/// It has the kernel's half, where all of the kernel's code and data are. The identity map is
+/// removed: the first address space is made by [`IdentityMap::remove`], all others from that.
 #[derive(Clone, Copy)]
 pub struct AddressSpace(PhysFrame);
 
@@ -155,7 +161,7 @@ pub struct AddressSpace(PhysFrame);
 ///
 /// # Holding one proves
 /// Its tables are whole, and nothing else changes them.
-pub struct Root(PhysFrame);
+struct Root(PhysFrame);
 
 impl Root {
     /// Creates an empty address space.
@@ -248,37 +254,22 @@ impl Root {
         }
         entry
     }
+}
 
-    /// Maps pages from `address` on to `frames`, for ring 3.
-    ///
-    /// # Errors
-    /// No frame is free for a table, or a page is mapped already.
-    pub fn map_user(
-        &mut self,
-        identity: &mut IdentityMap,
-        free: &mut FreeMemory,
-        address: u64,
-        frames: FrameRange,
-        kind: UserPages,
-    ) -> Result<(), PagingError> {
-        let flags = Flags::PRESENT
-            | Flags::USER_ACCESSIBLE
-            | match kind {
-                UserPages::Constant => Flags::NO_EXECUTE,
-                UserPages::Text => Flags::empty(),
-                UserPages::Writable => Flags::NO_EXECUTE | Flags::WRITABLE,
-            };
-        self.map(identity, free, address, frames, flags)
-    }
+/// Owns the root table of the kernel's own address space, the only one with the identity map.
+///
+/// # Holding one proves
+/// It has the kernel's half.
+pub struct KernelRoot(Root);
 
-    /// Creates an address space for a service: with the kernel's half of `self`, and an empty lower
-    /// half.
+impl KernelRoot {
+    /// Creates an address space for a service: with the kernel's half, and an empty lower half.
     ///
     /// # Errors
     /// There is no free frame.
-    pub fn for_service(&mut self, identity: &mut IdentityMap, free: &mut FreeMemory) -> Result<Root, PagingError> {
+    fn for_service(&mut self, identity: &mut IdentityMap, free: &mut FreeMemory) -> Result<Root, PagingError> {
         let mut root = Root::empty(identity, free)?;
-        let kernel_half = self.table(identity)[511].clone();
+        let kernel_half = self.0.table(identity)[511].clone();
         root.table(identity)[511] = kernel_half;
         Ok(root)
     }
@@ -290,15 +281,63 @@ impl Root {
     /// No frame is free for a table, or the GiB is mapped already.
     pub fn map_hypercall_page(&mut self, identity: &mut IdentityMap, free: &mut FreeMemory) -> Result<(), PagingError> {
         // SAFETY: the tables of a `Root` are whole, and the identity map is borrowed.
-        let mut mapper = unsafe { MappedPageTable::new(self.table(identity), Identity) };
+        let mut mapper = unsafe { MappedPageTable::new(self.0.table(identity), Identity) };
         let addresses = (KERNEL_HYPERCALL_PAGE, HYPERCALL_FRAME.0 * PAGE_SIZE as u64);
         map_page::<Size1GiB>(&mut mapper, free, addresses, KERNEL_FLAGS, Flags::PRESENT | Flags::WRITABLE)
     }
+}
 
-    /// Returns the address space. Both functions that make a `Root` outside of this file give it
-    /// the kernel's half.
-    pub fn address_space(&self) -> AddressSpace {
-        AddressSpace(self.0)
+/// Owns the root tables of all services, in the order of the services.
+///
+/// # Holding one proves
+/// Each has the kernel's half, and maps nothing else but pages that the capability tables give its
+/// service.
+pub struct ServiceRoots(ArrayVec<Root, MAX_SERVICES>);
+
+impl ServiceRoots {
+    /// Creates an address space for each service, which has no pages yet.
+    ///
+    /// # Errors
+    /// There are too few free frames.
+    pub fn new(
+        tables: &Tables<'_>,
+        kernel: &mut KernelRoot,
+        identity: &mut IdentityMap,
+        free: &mut FreeMemory,
+    ) -> Result<ServiceRoots, PagingError> {
+        let mut roots = ArrayVec::new();
+        for _ in tables.services().iter() {
+            roots.push(kernel.for_service(identity, free)?);
+        }
+        Ok(ServiceRoots(roots))
+    }
+
+    /// Maps pages in the address space of their service.
+    ///
+    /// # Errors
+    /// No frame is free for a table, or a page is mapped already.
+    pub fn map(
+        &mut self,
+        identity: &mut IdentityMap,
+        free: &mut FreeMemory,
+        pages: &ServicePages,
+    ) -> Result<(), PagingError> {
+        let flags = Flags::PRESENT
+            | Flags::USER_ACCESSIBLE
+            | match pages.access() {
+                PageAccess::Read => Flags::NO_EXECUTE,
+                PageAccess::Execute => Flags::empty(),
+                PageAccess::Write => Flags::NO_EXECUTE | Flags::WRITABLE,
+            };
+        self.0[pages.service().index()].map(identity, free, pages.address(), pages.frames(), flags)
+    }
+
+    /// Returns the address space of each service. That of `kernel` proves that the identity map is
+    /// removed.
+    pub fn address_spaces(self, tables: &Tables<'_>, kernel: AddressSpace) -> PerService<AddressSpace> {
+        let mut spaces = PerService::new([kernel; MAX_SERVICES]);
+        tables.services().ids().zip(&self.0).for_each(|(service, root)| spaces[service] = AddressSpace(root.0));
+        spaces
     }
 }
 
@@ -335,17 +374,6 @@ where
     Ok(())
 }
 
-/// Says how ring 3 may use pages.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum UserPages {
-    /// Read.
-    Constant,
-    /// Read and execute.
-    Text,
-    /// Read and write.
-    Writable,
-}
-
 /// Builds the kernel's half and puts it in force. The identity map stays until
 /// [`IdentityMap::remove`].
 ///
@@ -357,7 +385,7 @@ pub fn build_kernel(
     identity: &mut IdentityMap,
     free: &mut FreeMemory,
     tables: (u64, u64),
-) -> Result<Root, PagingError> {
+) -> Result<KernelRoot, PagingError> {
     let mut root = Root::empty(identity, free)?;
     let read_only = KERNEL_FLAGS | Flags::NO_EXECUTE;
     let ranges = [
@@ -375,33 +403,35 @@ pub fn build_kernel(
     }
     let (address, length) = tables;
     root.map(identity, free, address + OFFSET, FrameRange::touching(address, length), read_only)?;
-    // The page table of the special pages is a static of ours. Mapping a page makes the tables
+    // The page table of the fixmap is a static of ours. Mapping a page makes the tables
     // above it.
-    root.map(identity, free, SPECIAL, FrameRange { start: 0, end: 1 }, WRITABLE)?;
-    let special = PhysAddr::new(physical(&raw const SPECIAL_TABLE));
-    let entry = root.directory_entry(identity, VirtAddr::new_truncate(SPECIAL));
-    entry.set_addr(special, Flags::PRESENT | Flags::WRITABLE);
+    root.map(identity, free, FIXMAP, FrameRange { start: 0, end: 1 }, WRITABLE)?;
+    let table = PhysAddr::new(physical(&raw const FIXMAP_TABLE));
+    let entry = root.directory_entry(identity, VirtAddr::new_truncate(FIXMAP));
+    entry.set_addr(table, Flags::PRESENT | Flags::WRITABLE);
     // The boot code's PDPT maps the first 4 GiB in its first four entries.
     let boot_directory = physical(&raw const boot_tables) + PAGE_SIZE as u64;
     root.table(identity)[0].set_addr(PhysAddr::new(boot_directory), Flags::PRESENT | Flags::WRITABLE);
-    switch(root.address_space());
-    Ok(root)
+    // SAFETY: it has the kernel's half, so nothing that the kernel refers to moves, and it has the
+    // identity map, which the boot code still uses.
+    unsafe { Cr3::write(root.0, Cr3Flags::empty()) }
+    Ok(KernelRoot(root))
 }
 
 /// Puts an address space in force.
 pub fn switch(space: AddressSpace) {
-    // SAFETY: it has the kernel's half, so nothing that the kernel refers to moves. Only boot code
-    // refers to the lower half, through the identity map, and `IdentityMap::remove` ends that.
+    // SAFETY: it has the kernel's half, so nothing that the kernel refers to moves. Nothing refers
+    // to the lower half: the identity map is removed.
     unsafe { Cr3::write(space.0, Cr3Flags::empty()) }
 }
 
-/// Maps `entry` at a special address, or unmaps what is there.
-fn set_special(address: u64, entry: Option<Gfn>) {
-    let index = (address - SPECIAL) as usize / PAGE_SIZE;
-    let table = &raw mut SPECIAL_TABLE;
+/// Maps `frame` at an address of the fixmap, or unmaps what is there.
+fn set_fixed(address: u64, frame: Option<Gfn>) {
+    let index = (address - FIXMAP) as usize / PAGE_SIZE;
+    let table = &raw mut FIXMAP_TABLE;
     // SAFETY: there is one processor, and only this function makes references to the table.
     let table = unsafe { &mut *table };
-    match entry {
+    match frame {
         Some(frame) => table[index].set_addr(PhysAddr::new_truncate(frame.0 * PAGE_SIZE as u64), WRITABLE),
         None => table[index].set_unused(),
     }
@@ -413,42 +443,38 @@ fn set_special(address: u64, entry: Option<Gfn>) {
 /// # Safety
 /// `address` is one of the addresses above that are for such pages, and nothing but Xen uses the
 /// frame.
-pub unsafe fn map_special(address: u64, frame: Gfn) {
-    set_special(address, Some(frame));
+pub unsafe fn map_fixed(address: u64, frame: Gfn) {
+    set_fixed(address, Some(frame));
 }
 
-/// Fills frames: with `length` bytes from the page-aligned physical address `from`, then with
-/// zeros.
-pub fn fill(frames: &mut OwnedFrames, from: u64, length: u64) {
-    let range = frames.range();
-    for page in 0..range.count() {
-        let done = page * PAGE_SIZE as u64;
-        let length = (length.saturating_sub(done) as usize).min(PAGE_SIZE);
-        if length > 0 {
-            set_special(COPY_SOURCE, Some(Gfn((from + done) / PAGE_SIZE as u64)));
+/// Copies a writable segment from the image to the frames that its service uses.
+pub fn load_segment(copy: &mut SegmentCopy) {
+    for content in copy.content() {
+        if content.length > 0 {
+            set_fixed(COPY_SOURCE, Some(content.from));
         }
         // SAFETY: the frame is the holder's alone. The source is mapped if `length` is not 0, and
         // it is another frame: what lies in the image was never free.
-        unsafe { overwrite(Gfn(range.start + page), COPY_SOURCE as *const u8, length) };
-        set_special(COPY_SOURCE, None);
+        unsafe { fill_frame(content.to, COPY_SOURCE as *const u8, content.length) };
+        set_fixed(COPY_SOURCE, None);
     }
 }
 
 /// Writes bytes to the start of the first of `frames`, and zeros to the rest of that frame.
-pub fn write(frames: &mut OwnedFrames, bytes: &[u8]) {
+pub fn write_frame(frames: &mut OwnedFrames, bytes: &[u8]) {
     // SAFETY: the frame is the holder's alone. The source is an ordinary slice.
-    unsafe { overwrite(frames.first(), bytes.as_ptr(), bytes.len().min(PAGE_SIZE)) };
+    unsafe { fill_frame(frames.first(), bytes.as_ptr(), bytes.len().min(PAGE_SIZE)) };
 }
 
 /// Fills a region with zeros.
-pub fn clear(region: &Placement) {
+pub fn clear_region(region: &Placement) {
     (0..region.pages()).filter_map(|page| region.page(page)).for_each(clear_frame);
 }
 
 /// Fills a page of a region with zeros.
 pub fn clear_frame(frame: RegionFrame) {
     // SAFETY: the kernel does not refer to memory of regions, and no byte is copied.
-    unsafe { overwrite(frame.gfn(), core::ptr::dangling(), 0) };
+    unsafe { fill_frame(frame.gfn(), core::ptr::dangling(), 0) };
 }
 
 /// Copies `length` bytes, at most a page, to the start of a frame, and fills the rest with zeros.
@@ -458,16 +484,16 @@ pub fn clear_frame(frame: RegionFrame) {
 /// # Safety
 /// `length` bytes can be read at `source`, which is not in the frame. The kernel does not refer to
 /// memory in the frame.
-unsafe fn overwrite(frame: Gfn, source: *const u8, length: usize) {
+unsafe fn fill_frame(frame: Gfn, source: *const u8, length: usize) {
     let destination = COPY_DESTINATION as *mut u8;
-    set_special(COPY_DESTINATION, Some(frame));
+    set_fixed(COPY_DESTINATION, Some(frame));
     // SAFETY: the address is mapped to the whole frame, and nothing else uses it: services do not
     // run while the kernel does. The rest is the caller's promise.
     unsafe {
         core::ptr::copy_nonoverlapping(source, destination, length);
         core::ptr::write_bytes(destination.add(length), 0, PAGE_SIZE - length);
     }
-    set_special(COPY_DESTINATION, None);
+    set_fixed(COPY_DESTINATION, None);
 }
 
 /// Returns the words of the kernel's stack from `stack` up that are addresses in its text: return

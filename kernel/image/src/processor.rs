@@ -36,7 +36,7 @@ pub struct Features {
     /// The instruction that enters a hypervisor is `vmcall`, and not `vmmcall`.
     pub vmcall: bool,
     /// The RDRAND instruction.
-    pub rdrand: bool,
+    pub rdrand: Option<RdRand>,
     /// The first of Xen's CPUID leaves, if the machine is a Xen guest.
     pub xen_leaf: Option<u32>,
 }
@@ -59,7 +59,7 @@ impl Features {
             // "Genu", "Cent" and "  Sh": Intel, Centaur and Zhaoxin.
             vmcall: matches!(vendor.ebx, 0x756E_6547 | 0x746E_6543 | 0x6853_2020),
             global: basic.edx >> 13 & 1 == 1,
-            rdrand: basic.ecx >> 30 & 1 == 1,
+            rdrand: (basic.ecx >> 30 & 1 == 1).then_some(RdRand(())),
             xen_leaf: (0x4000_0000..0x4001_0000).step_by(0x100).find(|leaf| {
                 let leaf = __cpuid(*leaf);
                 // "XenVMMXenVMM" (arch-x86/cpuid.h).
@@ -238,16 +238,25 @@ pub fn counter() -> u64 {
     u64::from(low) | u64::from(high) << 32
 }
 
-/// Returns 64 random bits of the processor's own source, or `None` if it fails ten times.
-pub fn random() -> Option<u64> {
-    (0..10).find_map(|_| {
-        let (value, good): (u64, u8);
-        // SAFETY: CPUID announced RDRAND, or the caller would not ask.
-        unsafe {
-            core::arch::asm!("rdrand {value}", "setc {good}", value = out(reg) value, good = out(reg_byte) good, options(nomem, nostack));
-        }
-        (good == 1).then_some(value)
-    })
+/// Stands for the processor's source of random bits.
+///
+/// # Holding one proves
+/// CPUID announced RDRAND.
+#[derive(Clone, Copy)]
+pub struct RdRand(());
+
+impl RdRand {
+    /// Returns 64 random bits, or `None` if the source fails ten times.
+    pub fn word(self) -> Option<u64> {
+        (0..10).find_map(|_| {
+            let (value, good): (u64, u8);
+            // SAFETY: CPUID announced RDRAND.
+            unsafe {
+                core::arch::asm!("rdrand {value}", "setc {good}", value = out(reg) value, good = out(reg_byte) good, options(nomem, nostack));
+            }
+            (good == 1).then_some(value)
+        })
+    }
 }
 
 /// Writes a byte to Xen's and QEMU's debug port.

@@ -1,6 +1,7 @@
 //! Serves entries from ring 3, and chooses the service that runs next.
 
 use cloister_caps::{EvtchnPort, Operation, ServiceId};
+use cloister_kernel_core::run_loop::{self, Cause, Entry, Processor};
 #[cfg(feature = "profile")]
 use cloister_kernel_core::schedule::Alarm;
 use cloister_kernel_core::schedule::Next;
@@ -10,11 +11,13 @@ use crate::count::{self, Count, count};
 use crate::fatal::fatal;
 use crate::global::Global;
 use crate::hypercall::{self, Shutdown};
+use crate::hypercall_page::{self, Xen};
 use crate::machine::Machine;
 use crate::processor::{self, UPCALL_VECTOR};
 use crate::service::Services;
+use crate::shared_info::SharedInfo;
 use crate::trap_frame::{self, SYSTEM_CALL_VECTOR, TrapFrame, TrapFrames};
-use crate::{console, hypercall_page, paging, shared_info};
+use crate::{console, paging};
 
 /// Holds what the kernel keeps between two entries.
 pub struct Run {
@@ -22,6 +25,10 @@ pub struct Run {
     pub kernel: Kernel<'static>,
     /// Does what was decided.
     pub machine: Machine,
+    /// The way into Xen.
+    pub xen: Xen,
+    /// The shared info page.
+    pub shared_info: SharedInfo,
     /// The address spaces of the services.
     pub services: Services,
     /// The registers of the services.
@@ -54,8 +61,8 @@ pub fn start() -> ! {
             run.services.load(service, run.trap_frames.get_mut(service));
         }
         // No service pays for the loading.
-        let now = shared_info::now();
-        run.kernel.slept(now);
+        let now = run.shared_info.now();
+        run.kernel.note_idle(now);
         run.resume(now)
     };
     match RUN.with(first) {
@@ -82,17 +89,17 @@ extern "C" fn kernel_entered() -> *const TrapFrame {
 #[unsafe(no_mangle)]
 extern "C" fn kernel_faulted(frame: &TrapFrame) -> ! {
     let address = x86_64::registers::control::Cr2::read_raw();
-    for caller in paging::callers(frame.rsp) {
+    for caller in paging::callers(frame.rsp()) {
         console::debug_line(format_args!("cloister: kernel fault: called from rip={caller:#x}"));
     }
     fatal(format_args!(
         "kernel fault: {} vector={} error={:#x} cs={:#x} rip={:#x} rsp={:#x} address={address:#x}",
-        vector_name(frame.vector),
-        frame.vector,
-        frame.error,
-        frame.cs,
-        frame.rip,
-        frame.rsp
+        vector_name(frame.vector()),
+        frame.vector(),
+        frame.error(),
+        frame.cs(),
+        frame.rip(),
+        frame.rsp()
     ))
 }
 
@@ -105,35 +112,33 @@ impl Run {
         let Some(service) = self.current else {
             fatal(format_args!("entered from ring 3 although no service is running"))
         };
-        let vector = self.trap_frames.get_mut(service).vector;
+        let vector = self.trap_frames.get_mut(service).vector();
         count(if vector == SYSTEM_CALL_VECTOR { Count::SystemCall } else { Count::Interrupt });
         if vector == SYSTEM_CALL_VECTOR
             && let Some(frame) = self.system_call(service)
         {
             return frame;
         }
-        let mut now = shared_info::now();
-        let interrupted = vector == u64::from(UPCALL_VECTOR);
-        let faulted = !interrupted && vector != SYSTEM_CALL_VECTOR;
-        if interrupted {
+        let now = self.shared_info.now();
+        let entry = if vector == SYSTEM_CALL_VECTOR {
+            Entry::SystemCall
+        } else if vector == u64::from(UPCALL_VECTOR) {
             #[cfg(feature = "profile")]
-            crate::profile::sample(service, self.trap_frames.get_mut(service).rip);
-        } else if faulted {
+            crate::profile::sample(service, self.trap_frames.get_mut(service).rip());
+            Entry::Interrupt
+        } else {
             self.fault(service);
-        }
-        let cause = self.take_events().filter(|_| interrupted);
-        self.kernel.entered(service, cause.unwrap_or(service), now);
-        if faulted {
-            now = shared_info::now();
-            self.kernel.restarted(service, now);
-        }
+            Entry::Fault
+        };
+        let now = run_loop::enter(self, service, entry, now);
         self.resume(now)
     }
 
     /// Executes a system call. Returns the caller's trap frame if it has its answer.
     fn system_call(&mut self, service: ServiceId) -> Option<*const TrapFrame> {
         let frame = self.trap_frames.get_mut(service);
-        match self.kernel.system_call(&mut self.machine, service, frame.rax, &frame.arguments) {
+        let (number, arguments) = frame.system_call();
+        match self.kernel.system_call(&mut self.machine, service, number, arguments) {
             Outcome::Answer(answer) => {
                 frame.answer(answer.status as u64, answer.words);
                 Some(&raw const *frame)
@@ -153,7 +158,7 @@ impl Run {
         self.report();
         console::line(format_args!("cloister: power {} by {name}", operation.name()));
         console::drain();
-        hypercall::shutdown(reason);
+        hypercall::shutdown(self.xen, reason);
         fatal(format_args!("Xen did not shut the domain down"))
     }
 
@@ -162,9 +167,9 @@ impl Run {
         let frame = self.trap_frames.get_mut(service);
         let name = self.kernel.tables().service_name(service);
         let address = x86_64::registers::control::Cr2::read_raw();
-        let (rip, rsp, error) = (frame.rip, frame.rsp, frame.error);
-        let what = vector_name(frame.vector);
-        if frame.vector == 14 {
+        let (rip, rsp, error) = (frame.rip(), frame.rsp(), frame.error());
+        let what = vector_name(frame.vector());
+        if frame.vector() == 14 {
             let how = if error & 16 != 0 {
                 "executing"
             } else if error & 2 != 0 {
@@ -181,8 +186,7 @@ impl Run {
         match self.kernel.fault(service) {
             Verdict::Restart(count) => {
                 console::line(format_args!("restart: {name} number {count}"));
-                self.services.clear_at_restart(service, self.kernel.placements());
-                self.services.load(service, frame);
+                self.services.restart(service, self.kernel.placements(), frame);
                 // A restart must clear what a change of services clears. Without a current service,
                 // the next `resume` makes a change.
                 self.current = None;
@@ -194,16 +198,72 @@ impl Run {
         }
     }
 
-    /// Delivers the pending events. Returns the service that the first of them is for.
-    ///
-    /// One interrupt brings them all. That service pays for it, since it would have come for its
-    /// event alone.
-    fn take_events(&mut self) -> Option<ServiceId> {
-        let Run { kernel, machine, timer_port, console_port, .. } = self;
-        let mut cause = None;
-        shared_info::take_events(|port| {
+    /// Prints the processor time and the rights that each service has used.
+    fn report(&mut self) {
+        let now = self.shared_info.now();
+        console::line(format_args!("cloister: at {} ms, {} refusals", now / 1_000_000, self.kernel.refusals()));
+        for service in self.kernel.tables().services().ids() {
+            let (used, state) = (self.kernel.cpu_time(service) / 1_000, self.kernel.state(service));
+            console::line(format_args!("cloister: {} {used} us {state}", self.kernel.tables().service_name(service)));
+        }
+        console::line(format_args!("cloister: idle {} us", self.idle / 1_000));
+        // The image's own time, and that in which other domains ran in its place.
+        let own = self.shared_info.nanoseconds(count::ticks_outside_hypercalls(processor::counter()));
+        let counts = count::counts().chain([("own-ns", own.saturating_sub(self.idle))]);
+        counts.for_each(|(name, count)| console::line(format_args!("cloister: count {name} {count}")));
+        self.kernel.used_rights().for_each(|used| console::line(format_args!("{used}")));
+        #[cfg(feature = "profile")]
+        crate::profile::print(&self.kernel.tables());
+    }
+
+    /// Chooses the service that runs at `now`, and returns its trap frame.
+    fn resume(&mut self, now: u64) -> *const TrapFrame {
+        match run_loop::resume(self, now) {
+            Some(service) => &raw const *self.trap_frames.get_mut(service),
+            None => fatal(format_args!("no interrupt will ever come")),
+        }
+    }
+
+    /// Sets the timer for the next choice, unless it fires early enough.
+    fn set_timer(&mut self, next: &Next, now: u64) {
+        if let Some(at) = self.kernel.arm(next, now) {
+            hypercall::set_timer(self.xen, at);
+        }
+    }
+}
+
+impl Processor for Run {
+    fn next(&mut self, now: u64) -> Next {
+        if trap_frame::take_nmi() {
+            self.report();
+        }
+        self.kernel.next(now)
+    }
+
+    fn arm(&mut self, next: &Next, now: u64) {
+        #[cfg(feature = "profile")]
+        if next.service.is_some() {
+            let sample = Alarm { at: crate::profile::next_sample(now), owner: next.service };
+            self.set_timer(&Next { budget: sample, ..*next }, now);
+        }
+        self.set_timer(next, now);
+    }
+
+    fn sleep(&mut self, asleep: u64) -> Option<u64> {
+        count(Count::Sleep);
+        hypercall_page::sleep(self.xen);
+        let now = self.shared_info.now();
+        self.idle += now.saturating_sub(asleep);
+        self.kernel.note_idle(now);
+        Some(now)
+    }
+
+    fn take_events(&mut self) -> Cause {
+        let mut cause = Cause::default();
+        let Run { kernel, machine, shared_info, timer_port, console_port, .. } = self;
+        shared_info.take_events(|port| {
             count(Count::Event);
-            let owner = if port == *timer_port {
+            cause.note(if port == *timer_port {
                 machine.unmask(port);
                 kernel.timer_fired()
             } else if Some(port) == *console_port {
@@ -213,76 +273,33 @@ impl Run {
             } else {
                 // A port that no rule stands for stays masked.
                 kernel.event(port)
-            };
-            cause = cause.or(owner);
+            });
         });
         cause
     }
 
-    /// Prints the processor time and the rights that each service has used.
-    fn report(&mut self) {
-        let now = shared_info::now();
-        console::line(format_args!("cloister: at {} ms, {} refusals", now / 1_000_000, self.kernel.refusals()));
-        for service in self.kernel.tables().services().ids() {
-            let (used, state) = (self.kernel.cpu_time(service) / 1_000, self.kernel.state(service));
-            console::line(format_args!("cloister: {} {used} us {state}", self.kernel.tables().service_name(service)));
-        }
-        console::line(format_args!("cloister: idle {} us", self.idle / 1_000));
-        // The image's own time, and that in which other domains ran in its place.
-        let own = shared_info::nanoseconds(count::ticks_outside_hypercalls(processor::counter()));
-        let counts = count::counts().chain([("own-ns", own.saturating_sub(self.idle))]);
-        counts.for_each(|(name, count)| console::line(format_args!("cloister: count {name} {count}")));
-        self.kernel.uses().for_each(|used| console::line(format_args!("{used}")));
-        #[cfg(feature = "profile")]
-        crate::profile::print(&self.kernel.tables());
+    fn charge_entry(&mut self, service: ServiceId, payer: ServiceId, now: u64) {
+        self.kernel.charge_entry(service, payer, now);
     }
 
-    /// Chooses the service that runs at `now`, and returns its trap frame.
-    ///
-    /// Sleeps while no service is ready. Sets the timer, gives the service the answer to its
-    /// `wait`, and puts its address space in force.
-    fn resume(&mut self, mut now: u64) -> *const TrapFrame {
-        loop {
-            if trap_frame::take_nmi() {
-                self.report();
-            }
-            let next = self.kernel.next(now);
-            #[cfg(feature = "profile")]
-            if next.service.is_some() {
-                self.arm(
-                    &Next { budget: Alarm { at: crate::profile::next_sample(now), owner: next.service }, ..next },
-                    now,
-                );
-            }
-            self.arm(&next, now);
-            let Some(service) = next.service else {
-                count(Count::Sleep);
-                hypercall_page::sleep();
-                let asleep = core::mem::replace(&mut now, shared_info::now());
-                self.idle += now.saturating_sub(asleep);
-                self.kernel.slept(now);
-                self.take_events();
-                continue;
-            };
-            if let Some(answer) = self.kernel.take_answer(service, now) {
-                self.trap_frames.get_mut(service).answer(answer.status as u64, answer.words);
-            }
-            if self.current != Some(service) {
-                count(Count::Switch);
-                paging::switch(self.services.address_space(service));
-                self.trap_frames.select(service);
-                self.current = Some(service);
-            }
-            self.kernel.resumed(service, shared_info::now);
-            return &raw const *self.trap_frames.get_mut(service);
-        }
+    fn charge_restart(&mut self, service: ServiceId) -> u64 {
+        let now = self.shared_info.now();
+        self.kernel.charge_restart(service, now);
+        now
     }
 
-    /// Sets the timer for the next choice, unless it fires early enough.
-    fn arm(&mut self, next: &Next, now: u64) {
-        if let Some(at) = self.kernel.arm(next, now) {
-            hypercall::set_timer(at);
+    /// Gives the service the answer to its `wait`, and puts its address space in force.
+    fn switch_to(&mut self, service: ServiceId, now: u64) {
+        if let Some(answer) = self.kernel.take_answer(service, now) {
+            self.trap_frames.get_mut(service).answer(answer.status as u64, answer.words);
         }
+        if self.current != Some(service) {
+            count(Count::Switch);
+            paging::switch(self.services.address_space(service));
+            self.trap_frames.select(service);
+            self.current = Some(service);
+        }
+        self.kernel.charge_kernel_work(service, || self.shared_info.now());
     }
 }
 

@@ -4,11 +4,15 @@
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use cloister_caps::ServiceId;
-use cloister_caps::tables::{MAX_SERVICES, PerService};
+use cloister_caps::tables::{MAX_SERVICES, PerService, Service, Tables};
 
 use crate::processor;
 
 /// Holds the registers of a service, in the order in which `entry.s` and the processor push them.
+///
+/// # Holding one proves
+/// Leaving the kernel with these registers goes to ring 3: only the processor sets the segments and
+/// flags of an entry, and only [`TrapFrame::start`] those of a start.
 #[repr(C, align(16))]
 #[derive(Clone, Copy)]
 pub struct TrapFrame {
@@ -23,23 +27,18 @@ pub struct TrapFrame {
     /// After a system call, RIP.
     rcx: u64,
     /// RDI, RSI, RDX, R10, R8, R9: the arguments of a system call. The first two take its answer.
-    pub arguments: [u64; 6],
+    arguments: [u64; 6],
     /// The number of a system call, then its status.
-    pub rax: u64,
+    rax: u64,
     /// The interrupt vector of the entry, or [`SYSTEM_CALL_VECTOR`].
-    pub vector: u64,
+    vector: u64,
     /// The processor's error code, or 0 if the vector has none.
-    pub error: u64,
-    /// The instruction pointer.
-    pub rip: u64,
-    /// The code segment.
-    pub cs: u64,
-    /// The flags.
-    pub rflags: u64,
-    /// The stack pointer.
-    pub rsp: u64,
-    /// The stack segment.
-    pub ss: u64,
+    error: u64,
+    rip: u64,
+    cs: u64,
+    rflags: u64,
+    rsp: u64,
+    ss: u64,
 }
 
 static_assertions::const_assert_eq!(size_of::<TrapFrame>(), 22 * 8);
@@ -90,10 +89,41 @@ impl TrapFrame {
         ss: 0,
     };
 
-    /// Returns the frame of a service that starts at `entry` in ring 3, with interrupts on and all
-    /// other registers 0.
-    pub fn start(entry: u64, stack: u64) -> TrapFrame {
-        TrapFrame { rip: entry, cs: 0x23, rflags: 0x202, rsp: stack, ss: 0x1B, ..TrapFrame::EMPTY }
+    /// Returns the frame of a service that starts at its entry in ring 3, with interrupts on and
+    /// all other registers 0.
+    pub fn start(tables: &Tables<'_>, service: ServiceId) -> TrapFrame {
+        let Service { entry, stack_top, .. } = tables.service(service);
+        TrapFrame { rip: entry, cs: 0x23, rflags: 0x202, rsp: stack_top, ss: 0x1B, ..TrapFrame::EMPTY }
+    }
+
+    /// Returns the interrupt vector of the entry, or [`SYSTEM_CALL_VECTOR`].
+    pub fn vector(&self) -> u64 {
+        self.vector
+    }
+
+    /// Returns the processor's error code, or 0 if the vector has none.
+    pub fn error(&self) -> u64 {
+        self.error
+    }
+
+    /// Returns the instruction pointer.
+    pub fn rip(&self) -> u64 {
+        self.rip
+    }
+
+    /// Returns the stack pointer.
+    pub fn rsp(&self) -> u64 {
+        self.rsp
+    }
+
+    /// Returns the code segment.
+    pub fn cs(&self) -> u64 {
+        self.cs
+    }
+
+    /// Returns the number of a system call, and its arguments in the order of the registers.
+    pub fn system_call(&self) -> (u64, &[u64; 6]) {
+        (self.rax, &self.arguments)
     }
 
     /// Stores the answer to a system call, and clears every other register that a call may change.
@@ -135,8 +165,8 @@ impl TrapFrames {
     pub fn select(&mut self, service: ServiceId) {
         let top = (&raw mut *self.get_mut(service)).wrapping_add(1) as u64;
         processor::clear_segments();
-        // SAFETY: `entry.s` and the processor write to the frame at the next entry from ring 3. Then
-        // the kernel does not run, so no borrow of the token lasts.
+        // SAFETY: `entry.s` and the processor write to the frame at the next entry from ring 3.
+        // Then the kernel does not run, so no borrow of the token lasts.
         unsafe {
             (&raw mut FRAME_TOP).write(top);
             processor::set_frame(top);

@@ -1,5 +1,6 @@
 //! Reads and checks the ELF files that the packer joins.
 
+use cloister_caps::xen::elfnote;
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, Object, ObjectSymbol};
@@ -8,10 +9,6 @@ use super::error::PackError;
 use crate::image_form::NOTE_SIZE;
 
 type Header = elf::FileHeader64<LittleEndian>;
-
-/// Owner and type of the note by which Xen finds the PVH entry point (`XEN_ELFNOTE_PHYS32_ENTRY`,
-/// `elfnote.h`).
-const PVH_NOTE: (&[u8], u32) = (b"Xen", 18);
 
 /// A loadable segment.
 #[derive(Clone, Copy)]
@@ -94,7 +91,7 @@ impl<'a> Program<'a> {
         for segment in headers.iter().filter(|segment| segment.p_type(endian) == elf::PT_NOTE) {
             let Some(mut notes) = segment.notes(endian, self.file).map_err(unreadable)? else { continue };
             while let Some(note) = notes.next().map_err(unreadable)? {
-                let pvh = note.name() == PVH_NOTE.0 && note.n_type(endian).0 == PVH_NOTE.1;
+                let pvh = note.name() == elfnote::OWNER && note.n_type(endian).0 == elfnote::PHYS32_ENTRY;
                 if found.is_some() || (pvh && segment.p_filesz(endian) != NOTE_SIZE) {
                     return Err(PackError::Note);
                 }

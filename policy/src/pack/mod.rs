@@ -8,6 +8,7 @@ mod error;
 
 use std::borrow::Cow;
 
+use cloister_caps::abi::IMAGE_ADDRESSES;
 use cloister_caps::tables::raw::Segment;
 use cloister_caps::tables::{TableError, Tables};
 
@@ -21,8 +22,8 @@ use error::TABLES_SYMBOL;
 
 pub use error::PackError;
 
-/// The guest-physical address at which an image must end: the kernel accepts no tables beyond.
-const MAX_PHYSICAL: u64 = 1 << 30;
+/// The guest-physical address at which an image must end.
+const MAX_PHYSICAL: u64 = IMAGE_ADDRESSES.end;
 
 /// The program of a service.
 #[derive(Clone, Copy)]

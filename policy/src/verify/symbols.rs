@@ -23,7 +23,7 @@ const TYPES: [(&str, Kind); 6] = [
     ("Power", Kind::Power),
     ("Info", Kind::Info),
     ("Port", Kind::Port),
-    ("GrantRule", Kind::Grant),
+    ("Grant", Kind::Grant),
 ];
 
 /// Checks the symbols of a service's program.

@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 use cloister_interfaces::Server;
-use cloister_interfaces::capability::{Clock, Console, GrantRule};
+use cloister_interfaces::capability::{Clock, Console, Grant};
 use cloister_interfaces::grants::Grants;
 
 /// The largest number of grant rules.
@@ -18,7 +18,7 @@ pub struct Caps<S, M> {
     pub clock: Clock<S>,
     /// The rules under which the service may grant pages, in the order in which `rules` numbers
     /// them.
-    pub grant_rules: ArrayVec<GrantRule<S>, MAX_RULES>,
+    pub grant_rules: ArrayVec<Grant<S>, MAX_RULES>,
     /// The queues to the clients, in the order in which `rules` numbers them.
     pub grants_clients: ArrayVec<Server<Grants, S, M>, MAX_CLIENTS>,
     /// The rules that each client may use: a blob of

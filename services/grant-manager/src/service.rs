@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use arrayvec::ArrayVec;
 use cloister_caps::{DomId, GrantRef, InvokeError, Status};
-use cloister_interfaces::capability::{Clock, Console, GrantRule};
+use cloister_interfaces::capability::{Clock, Console, Grant};
 use cloister_interfaces::grants::{Grants, Reply, Request};
 use cloister_interfaces::rules::{ClientGrantRule, decode_rules};
 use cloister_interfaces::{Instant, Memory, Notifications, PageRun, Server, Service, System};
@@ -54,7 +54,7 @@ enum Reason {
 
 /// A rule: its capability, and the pages that are granted under it.
 struct Rule<S> {
-    capability: GrantRule<S>,
+    capability: Grant<S>,
     granted: PageSet,
     /// The pages of `granted` whose grants are to end.
     ending: PageSet,

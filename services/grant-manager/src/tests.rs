@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use cloister_caps::{DomId, GrantRef, Operation, Slot, Status};
-use cloister_interfaces::capability::{Clock, Console, GrantRule};
+use cloister_interfaces::capability::{Clock, Console, Grant};
 use cloister_interfaces::grants::{Grants, Reply, Request};
 use cloister_interfaces::rules::{self, ClientGrantRule};
 use cloister_interfaces::{Client, Instant, Notifications, PageRun, Service};
-use cloister_sim::{Recorder, SharedMemory, channel, rewrite_last};
+use cloister_sim::{ChannelMemory, Recorder, SharedMemory};
 use proptest::prelude::*;
 
 use crate::service::GrantManager;
@@ -32,6 +32,8 @@ struct World {
     system: Recorder,
     kernel: Rc<RefCell<Kernel>>,
     service: GrantManager<Recorder, SharedMemory>,
+    /// The memory of each client's queues.
+    memory: [ChannelMemory; 2],
     clients: Vec<Client<Grants, Recorder, SharedMemory>>,
 }
 
@@ -72,20 +74,21 @@ impl World {
                 _ => Ok([0; 2]),
             }
         });
+        let memory = [0; 2].map(|_| ChannelMemory::new::<Grants>(depth));
         let (mut clients, mut servers) = (Vec::new(), Vec::new());
-        for bit in 0..2 {
-            let (client, server) = channel::<Grants, _>(&system, bit, &system, bit + 4, depth);
+        for (bit, memory) in (0..).zip(&memory) {
+            let (client, server) = memory.ends((&system, bit), (&system, bit + 4));
             clients.push(client);
             servers.push(server);
         }
         let service = GrantManager::new(Caps {
             console: Console::new(system.clone(), Slot(0)),
             clock: Clock::new(system.clone(), Slot(1)),
-            grant_rules: (10..13).map(|slot| GrantRule::new(system.clone(), Slot(slot))).collect(),
+            grant_rules: (10..13).map(|slot| Grant::new(system.clone(), Slot(slot))).collect(),
             grants_clients: servers.into_iter().collect(),
             rules: blob(entries),
         });
-        World { system, kernel, service, clients }
+        World { system, kernel, service, memory, clients }
     }
 
     fn run(&mut self) {
@@ -178,7 +181,7 @@ fn a_request_for_no_pages_or_for_pages_past_the_last_number_is_malformed() {
         // As a hostile client writes it, since the type of a request cannot hold it.
         let [first, count] = [first, count].map(u16::to_le_bytes);
         world.clients[0].requests.send(&issue(0, 0, 1)).expect("room");
-        rewrite_last(&world.clients[0].requests, &[1, 0, first[0], first[1], count[0], count[1], PEER.0 as u8, 0]);
+        world.memory[0].requests.rewrite_last(&[1, 0, first[0], first[1], count[0], count[1], PEER.0 as u8, 0]);
         world.run();
         assert_eq!(world.replies(0), []);
         assert_eq!(world.kernel.borrow().granted.len(), 0);
@@ -298,7 +301,7 @@ fn grants_of_an_earlier_run_are_ended_in_that_range_only_and_the_client_is_not_t
 #[test]
 fn the_kernel_is_not_asked_for_no_page() {
     let system = Recorder::new();
-    let error = GrantRule::new(system.clone(), Slot(10)).issue(0, 0, PEER).expect_err("there is no page");
+    let error = Grant::new(system.clone(), Slot(10)).issue(0, 0, PEER).expect_err("there is no page");
     assert_eq!((error.status(), system.take_calls().len()), (Status::BadArgument, 0));
 }
 

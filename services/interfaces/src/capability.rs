@@ -206,9 +206,9 @@ impl<S: System> Port<S> {
 
 capability! {
     /// A rule that allows granting pages of one region.
-    GrantRule
+    Grant
 }
-impl<S: System> GrantRule<S> {
+impl<S: System> Grant<S> {
     /// Grants `peer` access to `count` pages of the rule's region from page `first` on: to all of
     /// them, or to none. Returns the grant reference of the first page; those of the others follow
     /// it. A page always has the same reference.
@@ -228,7 +228,7 @@ impl<S: System> GrantRule<S> {
     /// kernel built for a back end supports it.
     ///
     /// # Errors
-    /// As for [`GrantRule::issue`] of one page, or the peer has not granted such a page.
+    /// As for [`Grant::issue`] of one page, or the peer has not granted such a page.
     pub fn map(&self, page: u32, peer: DomId, theirs: GrantRef) -> Result<(), InvokeError> {
         let arguments = [u64::from(page), u64::from(peer.0), u64::from(theirs.0), 0];
         self.system.invoke(self.slot, Operation::GrantIssue, arguments).map(|_| ())

@@ -131,12 +131,6 @@ impl<T: Message, S: System, M: Memory> Sender<T, S, M> {
         self.end.bit
     }
 
-    /// Returns the queue end, for a prober that attacks it.
-    #[cfg(feature = "probe")]
-    pub fn end(&self) -> &QueueEnd<M> {
-        &self.end
-    }
-
     fn used(&self) -> u32 {
         // A tail that no honest consumer can have (ahead of the head, or more than the depth behind
         // it) makes the queue full, which harms only that consumer.
@@ -259,12 +253,6 @@ impl<T: Message, S: System, M: Memory> Receiver<T, S, M> {
     /// Returns the notification bit that tells this end of messages.
     pub fn bit(&self) -> u8 {
         self.end.bit
-    }
-
-    /// Returns the queue end, for a prober that attacks it.
-    #[cfg(feature = "probe")]
-    pub fn end(&self) -> &QueueEnd<M> {
-        &self.end
     }
 
     fn waiting(&self) -> u32 {

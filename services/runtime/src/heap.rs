@@ -4,18 +4,33 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 
+use cloister_caps::Slot;
 use linked_list_allocator::Heap;
 
+use crate::call::Kernel;
+use crate::memory::FoundRegion;
+
 /// The allocator of the program. It uses the region that the policy marks as the service's heap.
-pub(crate) struct Allocator(UnsafeCell<Heap>);
+pub struct Allocator(UnsafeCell<Heap>);
 
 // SAFETY: a service has one thread, and nothing interrupts it to run other code of the service.
 unsafe impl Sync for Allocator {}
 
 impl Allocator {
     /// Creates an allocator without memory: every allocation fails.
-    pub(crate) const fn empty() -> Self {
+    #[must_use]
+    pub const fn empty() -> Self {
         Allocator(UnsafeCell::new(Heap::empty()))
+    }
+
+    /// Uses the region in `slot`, if the policy gives it to this service alone. Only the first such
+    /// region is used.
+    pub fn use_region(&self, kernel: Kernel, slot: Slot) {
+        if let Some((base, size)) = FoundRegion::ask(kernel, slot).claim_for_heap() {
+            // SAFETY: the kernel maps these bytes writable for this service only, no region is made
+            // of them, and no second region is claimed.
+            unsafe { self.init(base, size) }
+        }
     }
 
     /// Sets the memory that the allocator uses.

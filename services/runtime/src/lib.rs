@@ -8,21 +8,17 @@
 
 extern crate alloc;
 
+mod bytes;
 mod call;
-#[cfg(any(target_os = "none", test))]
 mod heap;
 mod memory;
-// The entry, the allocator and the panic handler, which on the host are those of `std`.
+// The entry and the panic handler, which on the host are those of `std`.
 #[cfg(target_os = "none")]
 mod program;
-
-// The assembly. The tests simulate the kernel, and Miri cannot interpret assembly.
-#[cfg_attr(miri, path = "tests/bytes.rs")]
-mod bytes;
-#[cfg_attr(test, path = "tests/syscall.rs")]
 mod syscall;
 
 pub use call::{Kernel, wait};
+pub use heap::Allocator;
 pub use memory::{OwnedRegion, SharedRegion, constant_bytes};
 #[cfg(target_os = "none")]
 pub use program::run;

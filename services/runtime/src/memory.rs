@@ -9,7 +9,7 @@
 //!   against them.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use cloister_caps::abi::region;
 use cloister_caps::tables::MAX_SLOTS;
@@ -20,9 +20,9 @@ use cloister_interfaces::{ExclusiveMemory, Memory, System};
 use crate::bytes::{assume_written, copy};
 use crate::call::Kernel;
 
-/// The slot of the heap plus one, or zero if there is none. Zero as the initial value spares the
-/// program a page of initialised data.
-pub(crate) static HEAP_SLOT: AtomicU16 = AtomicU16::new(0);
+/// The address of the heap, or zero if there is none. Zero as the initial value spares the program
+/// a page of initialised data.
+static HEAP: AtomicUsize = AtomicUsize::new(0);
 
 /// A mapped region that others may read or write at any moment.
 ///
@@ -36,19 +36,48 @@ pub struct SharedRegion {
     length: usize,
 }
 
-/// Asks the kernel for the base, the length and the flags of the region in `slot`. The length is 0
-/// if the kernel refuses, and for the two regions that Rust objects live in: heap and stack.
-fn find_region(kernel: Kernel, slot: Slot) -> (usize, usize, u64) {
-    if HEAP_SLOT.load(Ordering::Relaxed) == slot.0 + 1 {
-        return (0, 0, 0);
+/// A region as the kernel describes it.
+///
+/// # Holding one proves
+/// The kernel maps `length` bytes at `base` for as long as the service runs, with what `flags` say
+/// of them. They are neither the stack nor the heap. The length may be 0.
+#[derive(Clone, Copy)]
+pub(crate) struct FoundRegion {
+    base: usize,
+    length: usize,
+    /// Bits of [`region`] above the size.
+    flags: u64,
+}
+
+impl FoundRegion {
+    /// Asks the kernel for the region in `slot`. The length is 0 if the kernel refuses, and for the
+    /// two regions that Rust objects live in: heap and stack.
+    pub(crate) fn ask(kernel: Kernel, slot: Slot) -> FoundRegion {
+        let answer = kernel.invoke(slot, Operation::RegionFind, [0; 4]).unwrap_or_default();
+        // SAFETY: it is the kernel's answer.
+        unsafe { FoundRegion::from_answer(answer) }
     }
-    match kernel.invoke(slot, Operation::RegionFind, [0; 4]) {
-        Ok([base, size]) => {
-            let (base, length) = (base as usize, (size & region::SIZE) as usize);
-            let stack = (&raw const base).addr().wrapping_sub(base) < length;
-            if stack { (0, 0, 0) } else { (base, length, size & !region::SIZE) }
-        }
-        Err(_) => (0, 0, 0),
+
+    /// Reads the answer to [`Operation::RegionFind`].
+    ///
+    /// # Safety
+    /// The answer is true of this program's memory.
+    pub(crate) unsafe fn from_answer([base, size]: [u64; 2]) -> FoundRegion {
+        let (base, length) = (base as usize, (size & region::SIZE) as usize);
+        let stack = (&raw const base).addr().wrapping_sub(base) < length;
+        let heap = base == HEAP.load(Ordering::Relaxed);
+        let length = if stack || heap { 0 } else { length };
+        FoundRegion { base, length, flags: size & !region::SIZE }
+    }
+
+    /// Returns the region's memory for the heap, or `None` if anyone else may access it or there is
+    /// a heap already. No later `FoundRegion` has bytes of it.
+    pub(crate) fn claim_for_heap(self) -> Option<(*mut u8, usize)> {
+        let fits = self.length > 0 && self.flags & region::PRIVATE != 0;
+        (fits && HEAP.load(Ordering::Relaxed) == 0).then(|| {
+            HEAP.store(self.base, Ordering::Relaxed);
+            (self.base as *mut u8, self.length)
+        })
     }
 }
 
@@ -57,7 +86,11 @@ impl SharedRegion {
     /// region, or if the region is the heap, the stack, or for an [`OwnedRegion`].
     #[must_use]
     pub fn new(kernel: Kernel, slot: Slot) -> SharedRegion {
-        let (base, length, flags) = find_region(kernel, slot);
+        SharedRegion::of(FoundRegion::ask(kernel, slot))
+    }
+
+    /// Returns the region unless it is for an [`OwnedRegion`].
+    pub(crate) fn of(FoundRegion { base, length, flags }: FoundRegion) -> SharedRegion {
         SharedRegion { base, length: if flags & region::EXCLUSIVE == 0 && base.is_multiple_of(8) { length } else { 0 } }
     }
 
@@ -192,9 +225,13 @@ impl OwnedRegion {
     /// if this function was called for it before.
     #[must_use]
     pub fn new(kernel: Kernel, slot: Slot) -> OwnedRegion {
+        OwnedRegion::of(FoundRegion::ask(kernel, slot), slot)
+    }
+
+    /// Returns the region in `slot` if it is exclusive, the first time.
+    pub(crate) fn of(FoundRegion { base, length, flags }: FoundRegion, slot: Slot) -> OwnedRegion {
         static CLAIMED: AtomicU64 = AtomicU64::new(0);
         const _: () = assert!(MAX_SLOTS <= 64, "a bit for every slot");
-        let (base, length, flags) = find_region(kernel, slot);
         let bit = 1_u64.checked_shl(u32::from(slot.0)).unwrap_or(0);
         let unclaimed = CLAIMED.load(Ordering::Relaxed) & bit == 0;
         CLAIMED.store(CLAIMED.load(Ordering::Relaxed) | bit, Ordering::Relaxed);
@@ -228,12 +265,17 @@ impl ExclusiveMemory for OwnedRegion {
 /// runs. Returns no bytes if there is no such region, or if it is not constant.
 #[must_use]
 pub fn constant_bytes(kernel: Kernel, slot: Slot) -> &'static [u8] {
-    match find_region(kernel, slot) {
+    FoundRegion::ask(kernel, slot).constant_bytes()
+}
+
+impl FoundRegion {
+    /// Returns the region's bytes, or none if it is not constant.
+    pub(crate) fn constant_bytes(self) -> &'static [u8] {
+        if self.length == 0 || self.flags & region::CONSTANT == 0 {
+            return &[];
+        }
         // SAFETY: the kernel maps the region as long as the service runs. Every service maps it
         // read-only, and no other domain has a grant of it, so the bytes are constant.
-        (base, length, flags) if length > 0 && flags & region::CONSTANT != 0 => unsafe {
-            core::slice::from_raw_parts(base as *const u8, length)
-        },
-        _ => &[],
+        unsafe { core::slice::from_raw_parts(self.base as *const u8, self.length) }
     }
 }

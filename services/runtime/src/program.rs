@@ -3,13 +3,12 @@
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
-use cloister_caps::{Operation, Slot};
+use cloister_caps::Slot;
 use cloister_interfaces::capability::Console;
-use cloister_interfaces::{Notifications, Service, System};
+use cloister_interfaces::{Notifications, Service};
 
 use crate::call::{Kernel, wait};
 use crate::heap::Allocator;
-use crate::memory::HEAP_SLOT;
 
 /// The slot of the console plus one, or zero if the service has none. Zero as the initial value
 /// spares the program a page of initialised data.
@@ -23,7 +22,8 @@ static ALLOCATOR: Allocator = Allocator::empty();
 /// Runs a service forever.
 ///
 /// `heap` is the slot of the region for its allocator, `console` that of the console for the panic
-/// message. `make` creates the service; nothing else gets the [`Kernel`].
+/// message. Without a heap, or if others may access its region, every allocation fails. `make`
+/// creates the service; nothing else gets the [`Kernel`].
 ///
 /// # Panics
 /// The service is already running. So code that the service calls cannot obtain the kernel this
@@ -34,13 +34,8 @@ pub fn run<T: Service>(heap: Option<Slot>, console: Option<Slot>, make: impl FnO
     if let Some(slot) = console {
         CONSOLE_SLOT.store(slot.0 + 1, Ordering::Relaxed);
     }
-    if let Some(slot) = heap
-        && let Ok([base, size]) = kernel.invoke(slot, Operation::RegionFind, [0; 4])
-    {
-        HEAP_SLOT.store(slot.0 + 1, Ordering::Relaxed);
-        // SAFETY: the kernel maps these bytes writable for this service only, and `find_region`
-        // refuses to make a `SharedRegion` of them.
-        unsafe { ALLOCATOR.init(base as *mut u8, size as usize) }
+    if let Some(slot) = heap {
+        ALLOCATOR.use_region(kernel, slot);
     }
     let mut service = make(kernel);
     let mut notifications = Notifications::ALL;

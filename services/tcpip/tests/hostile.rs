@@ -10,7 +10,7 @@ use cloister_interfaces::control::{Control, Reply as ControlReply, Request as Co
 use cloister_interfaces::net::{Net, Offloads, Reply as LinkReply, Request as LinkRequest, RxPage, TxPage};
 use cloister_interfaces::socket::{ConnectionId, Constant, Reply, Request, Socket};
 use cloister_interfaces::{Client, Memory, Notifications, PageOffset, Server, Service};
-use cloister_sim::{Recorder, SharedMemory, channel, rewrite_last};
+use cloister_sim::{ChannelMemory, Recorder, SharedMemory, channel};
 use cloister_tcpip::{Caps, service};
 use proptest::prelude::*;
 use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Address, Ipv4Packet, TcpPacket, TcpSeqNumber};
@@ -21,6 +21,7 @@ struct Bench {
     system: Recorder,
     service: Box<dyn Service>,
     link: Server<Net, Recorder, SharedMemory>,
+    link_memory: ChannelMemory,
     application: Client<Socket, Recorder, SharedMemory>,
     control: Client<Control, Recorder, SharedMemory>,
     rx_pool: SharedMemory,
@@ -39,7 +40,8 @@ impl Bench {
         let system = Recorder::new();
         let pool = || SharedMemory::new(usize::from(PAGES) * PAGE_SIZE);
         let (rx_pool, tx_pool) = (pool(), pool());
-        let (net, link) = channel::<Net, _>(&system, 1, &system, 2, 16);
+        let link_memory = ChannelMemory::new::<Net>(16);
+        let (net, link) = link_memory.ends((&system, 1), (&system, 2));
         let (application, server) = channel::<Socket, _>(&system, 3, &system, 4, 8);
         let (control, ending) = channel::<Control, _>(&system, 5, &system, 6, 2);
         let service = service(Caps {
@@ -60,6 +62,7 @@ impl Bench {
         Bench {
             system,
             service,
+            link_memory,
             link,
             application,
             control,
@@ -117,7 +120,7 @@ impl Bench {
     /// Sends a message with fields that the type of a message excludes.
     fn link_bytes(&mut self, bytes: &[u8]) {
         if self.link.replies.send(&LinkReply::Transmitted { page: TxPage(0) }).is_ok() {
-            rewrite_last(&self.link.replies, bytes);
+            self.link_memory.replies.rewrite_last(bytes);
         }
     }
 

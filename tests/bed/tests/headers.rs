@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use cloister_bed::{bed_dir, boot_files};
 use cloister_caps::xen::xenbus::XenbusState;
 use cloister_caps::xen::xs_wire::MessageType;
-use cloister_caps::xen::{event, grant, netif, ring, xs_wire};
+use cloister_caps::xen::{console, elfnote, event, grant, netif, ring, start_info, xs_wire};
 
 /// The folder of Xen's public headers.
 static HEADERS: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -91,7 +91,7 @@ impl Header {
             let size = match kind {
                 "char" | "uint8_t" | "int8_t" => 1,
                 "uint16_t" | "int16_t" | "domid_t" => 2,
-                "uint32_t" | "grant_ref_t" | "RING_IDX" | "XENSTORE_RING_IDX" => 4,
+                "uint32_t" | "grant_ref_t" | "RING_IDX" | "XENSTORE_RING_IDX" | "XENCONS_RING_IDX" => 4,
                 "uint64_t" => 8,
                 // The comparison ends at a nested type.
                 _ => break,
@@ -196,6 +196,66 @@ fn the_ring_matches_the_header() {
         ],
     );
     assert_eq!((netif::TX_SLOTS, netif::RX_SLOTS), (256, 256));
+}
+
+#[test]
+fn the_console_ring_matches_the_header() {
+    use console::Interface;
+    let header = Header::read("io/console.h");
+    header.lays_out(
+        "xencons_interface",
+        &[
+            ("in", offset_of!(Interface, input)),
+            ("out", offset_of!(Interface, output)),
+            ("in_cons", offset_of!(Interface, in_cons)),
+            ("in_prod", offset_of!(Interface, in_prod)),
+            ("out_cons", offset_of!(Interface, out_cons)),
+            ("out_prod", offset_of!(Interface, out_prod)),
+        ],
+    );
+    assert_eq!(offset_of!(Interface, in_cons) - offset_of!(Interface, output), console::OUT_SIZE as usize);
+}
+
+#[test]
+fn the_start_of_a_pvh_guest_matches_the_headers() {
+    let header = Header::read("arch-x86/hvm/start_info.h");
+    header.holds(&[
+        ("XEN_HVM_START_MAGIC_VALUE", start_info::MAGIC.into()),
+        ("XEN_HVM_MEMMAP_TYPE_RAM", start_info::MEMMAP_TYPE_RAM.into()),
+    ]);
+    Header::read("xen.h").holds(&[("SIF_INITDOMAIN", start_info::INIT_DOMAIN.into())]);
+    Header::read("elfnote.h").holds(&[("XEN_ELFNOTE_PHYS32_ENTRY", elfnote::PHYS32_ENTRY.into())]);
+    use start_info::{MemmapEntry, Module, StartInfo};
+    header.lays_out(
+        "hvm_start_info",
+        &[
+            ("magic", offset_of!(StartInfo, magic)),
+            ("version", offset_of!(StartInfo, version)),
+            ("flags", offset_of!(StartInfo, flags)),
+            ("nr_modules", offset_of!(StartInfo, nr_modules)),
+            ("modlist_paddr", offset_of!(StartInfo, modlist_paddr)),
+            ("cmdline_paddr", offset_of!(StartInfo, cmdline_paddr)),
+            ("rsdp_paddr", offset_of!(StartInfo, rsdp_paddr)),
+            ("memmap_paddr", offset_of!(StartInfo, memmap_paddr)),
+            ("memmap_entries", offset_of!(StartInfo, memmap_entries)),
+        ],
+    );
+    header.lays_out("hvm_modlist_entry", &[("paddr", offset_of!(Module, paddr)), ("size", offset_of!(Module, size))]);
+    header.lays_out(
+        "hvm_memmap_table_entry",
+        &[
+            ("addr", offset_of!(MemmapEntry, addr)),
+            ("size", offset_of!(MemmapEntry, size)),
+            ("type", offset_of!(MemmapEntry, kind)),
+        ],
+    );
+    for (structure, size) in [
+        ("hvm_start_info", size_of::<StartInfo>()),
+        ("hvm_modlist_entry", size_of::<Module>()),
+        ("hvm_memmap_table_entry", size_of::<MemmapEntry>()),
+    ] {
+        assert_eq!(header.fields(structure).1, size, "{structure}");
+    }
 }
 
 #[test]

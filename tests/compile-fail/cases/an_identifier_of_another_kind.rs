@@ -3,9 +3,9 @@
 
 use cloister_caps::EvtchnPort;
 use cloister_interfaces::System;
-use cloister_interfaces::capability::GrantRule;
+use cloister_interfaces::capability::Grant;
 
-fn attempt<S: System>(rule: &GrantRule<S>) {
+fn attempt<S: System>(rule: &Grant<S>) {
     let _ = rule.issue(0, 1, EvtchnPort(0));
 }
 

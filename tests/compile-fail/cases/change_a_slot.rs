@@ -3,9 +3,9 @@
 
 use cloister_caps::Slot;
 use cloister_interfaces::System;
-use cloister_interfaces::capability::GrantRule;
+use cloister_interfaces::capability::Grant;
 
-fn attempt<S: System>(rule: &mut GrantRule<S>) {
+fn attempt<S: System>(rule: &mut Grant<S>) {
     rule.slot = Slot(9);
 }
 

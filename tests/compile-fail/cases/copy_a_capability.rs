@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use cloister_interfaces::System;
-use cloister_interfaces::capability::GrantRule;
+use cloister_interfaces::capability::Grant;
 
-fn attempt<S: System>(rule: &GrantRule<S>) -> (GrantRule<S>, GrantRule<S>) {
+fn attempt<S: System>(rule: &Grant<S>) -> (Grant<S>, Grant<S>) {
     (rule.clone(), rule.clone())
 }
 

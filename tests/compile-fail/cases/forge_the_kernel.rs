@@ -2,11 +2,11 @@
 #![forbid(unsafe_code)]
 
 use cloister_caps::Slot;
-use cloister_interfaces::capability::GrantRule;
+use cloister_interfaces::capability::Grant;
 use cloister_runtime::Kernel;
 
-fn attempt() -> GrantRule<Kernel> {
-    GrantRule::new(Kernel(()), Slot(3))
+fn attempt() -> Grant<Kernel> {
+    Grant::new(Kernel(()), Slot(3))
 }
 
 fn main() {}

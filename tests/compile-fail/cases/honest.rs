@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use cloister_caps::{DomId, EvtchnPort, GrantRef};
-use cloister_interfaces::capability::{Clock, Console, GrantRule, Port};
+use cloister_interfaces::capability::{Clock, Console, Grant, Port};
 use cloister_interfaces::store::Store;
 use cloister_interfaces::system::ExclusiveMemory;
 use cloister_interfaces::{Client, Instant, Memory, Notifications, Server, Service, System, net, store};
@@ -11,7 +11,7 @@ struct Caps<S, M> {
     console: Console<S>,
     clock: Clock<S>,
     port: Port<S>,
-    rule: GrantRule<S>,
+    rule: Grant<S>,
     store: Client<Store, S, M>,
     net: Server<net::Net, S, M>,
     ring: M,

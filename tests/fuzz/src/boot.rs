@@ -2,9 +2,8 @@
 //! line.
 
 use arbitrary::Arbitrary;
-use cloister_kernel_core::boot::{
-    BootError, MAGIC, MAX_COMMAND_LINE, MAX_MAP, PhysicalMemory, StartInfo, command_line,
-};
+use cloister_caps::xen::start_info::MAGIC;
+use cloister_kernel_core::boot::{BootError, MAX_COMMAND_LINE, MAX_MAP, PhysicalMemory, StartInfo, command_line};
 use cloister_kernel_core::memory::{FrameRange, FreeMemory};
 use std::cell::Cell;
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use arbitrary::Arbitrary;
 use cloister_caps::{DomId, InvokeError, Operation, Slot, Status};
 use cloister_grant_manager::{Caps, service};
-use cloister_interfaces::capability::{Clock, Console, GrantRule};
+use cloister_interfaces::capability::{Clock, Console, Grant};
 use cloister_interfaces::grants::{Grants, Reply, Request};
 use cloister_interfaces::rules::{self, ClientGrantRule};
 use cloister_interfaces::{PageRun, Service};
@@ -170,7 +170,7 @@ impl World for Clients {
             console: Console::new(host.system.clone(), Slot(0)),
             clock: Clock::new(host.system.clone(), Slot(1)),
             grant_rules: (0..POLICY.len() as u16)
-                .map(|rule| GrantRule::new(host.system.clone(), Slot(RULES + rule)))
+                .map(|rule| Grant::new(host.system.clone(), Slot(RULES + rule)))
                 .collect(),
             grants_clients: [host.server(&channels[0], 2), host.honest_server(&channels[1], 3)].into_iter().collect(),
             rules: rules(),

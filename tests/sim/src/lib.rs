@@ -19,7 +19,7 @@ pub use changing::ChangingMemory;
 pub use hypervisor::Machine;
 pub use memory::SharedMemory;
 pub use netback::Netback;
-pub use pair::{ChannelMemory, QueueMemory, channel, rewrite_last};
+pub use pair::{ChannelMemory, QueueMemory, channel};
 pub use recorder::Recorder;
 pub use tampered::{Script, Tampered};
 pub use xenstored::Xenstored;

@@ -2,13 +2,15 @@
 
 use cloister_caps::{PAGE_SIZE, Slot};
 use cloister_interfaces::queue::{HEAD, QueueEnd, SLOTS, producer_pages};
-use cloister_interfaces::{Client, Interface, Memory, Message, Sender, Server, System};
+use cloister_interfaces::{Client, Interface, Memory, Message, Server, System};
 
 use crate::memory::SharedMemory;
 
 /// The memory of a one-way queue.
 #[derive(Clone)]
 pub struct QueueMemory {
+    /// The number of bytes of a message.
+    pub size: usize,
     /// The number of messages that it holds.
     pub depth: u32,
     /// The pages that the producer writes.
@@ -22,7 +24,16 @@ impl QueueMemory {
     #[must_use]
     pub fn new(size: usize, depth: u32) -> Self {
         let producer = SharedMemory::new(producer_pages(size, depth as usize) * PAGE_SIZE);
-        QueueMemory { depth, producer, consumer: SharedMemory::new(PAGE_SIZE) }
+        QueueMemory { size, depth, producer, consumer: SharedMemory::new(PAGE_SIZE) }
+    }
+
+    /// Replaces the message that was sent last by these bytes and zeros, as a hostile service can:
+    /// the fields can have values that the message's type excludes.
+    pub fn rewrite_last(&self, bytes: &[u8]) {
+        let slot = self.producer.load(HEAD).wrapping_sub(1) & (self.depth - 1);
+        let mut message = bytes.to_vec();
+        message.resize(self.size, 0);
+        self.producer.write(SLOTS + slot as usize * self.size, &message);
     }
 
     /// Returns an end of the queue that notification `bit` is for; its slot has the same number.
@@ -82,6 +93,16 @@ impl ChannelMemory {
     ) -> Server<I, S, M> {
         Server::new(system.clone(), self.requests.end(bit, &theirs, &own), self.replies.end(bit, &own, &theirs))
     }
+
+    /// Returns both ends. Each has a system, and the notification bit that is for it.
+    pub fn ends<I: Interface, S: System>(
+        &self,
+        (client, client_bit): (&S, u8),
+        (server, server_bit): (&S, u8),
+    ) -> (Client<I, S, SharedMemory>, Server<I, S, SharedMemory>) {
+        let same = |memory| memory;
+        (self.client(client, client_bit, same, same), self.server(server, server_bit, same, same))
+    }
 }
 
 /// Returns both ends of a new channel of `I`. Notification `client_bit` is for the client,
@@ -93,16 +114,5 @@ pub fn channel<I: Interface, S: System>(
     server_bit: u8,
     depth: u32,
 ) -> (Client<I, S, SharedMemory>, Server<I, S, SharedMemory>) {
-    let (memory, same) = (ChannelMemory::new::<I>(depth), |memory| memory);
-    (memory.client(client, client_bit, same, same), memory.server(server, server_bit, same, same))
-}
-
-/// Replaces the message that was sent last by these bytes and zeros, as a hostile service can: the
-/// fields can have values that the message's type excludes.
-pub fn rewrite_last<T: Message, S: System, M: Memory>(sender: &Sender<T, S, M>, bytes: &[u8]) {
-    let end = sender.end();
-    let slot = end.producer.load(HEAD).wrapping_sub(1) & (end.depth - 1);
-    let mut message = bytes.to_vec();
-    message.resize(T::SIZE, 0);
-    end.producer.write(SLOTS + slot as usize * T::SIZE, &message);
+    ChannelMemory::new::<I>(depth).ends((client, client_bit), (server, server_bit))
 }

@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use cloister_caps::abi::region::{CONSTANT, EXCLUSIVE, FRESH, SIZE};
+use cloister_caps::abi::region::{CONSTANT, EXCLUSIVE, FRESH, PRIVATE, SIZE};
 use cloister_caps::{InvokeError, Operation, RegionId, Slot};
 use cloister_interfaces::{ExclusiveMemory, Memory, Service, System};
 
@@ -38,7 +38,8 @@ pub fn start<T: Service + 'static>(
     make: impl FnOnce(Kernel) -> T,
 ) -> Box<dyn Service> {
     if let Some(slot) = heap {
-        assert!(matches!(find(slot), Some((.., true))), "the heap in {slot} is no region that the service writes");
+        let private = find(slot).is_some_and(|(_, _, size, writable)| writable && size & PRIVATE != 0);
+        assert!(private, "the heap in {slot} is no region that only the service writes");
     }
     Box::new(make(Kernel))
 }
@@ -69,7 +70,7 @@ impl SharedRegion {
             return SharedRegion { memory: SharedMemory::new(0), read_only: None };
         };
         let memory = machine.regions().shared(region).expect("a shared region is one that is written");
-        assert_eq!(memory.len() as u64, size, "the kernel answers the size of what it maps");
+        assert_eq!(memory.len() as u64, size & SIZE, "the kernel answers the size of what it maps");
         let name = machine.regions().name(region);
         SharedRegion { memory, read_only: (!writable).then(|| format!("{name} is mapped for reading").into()) }
     }

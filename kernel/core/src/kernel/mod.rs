@@ -18,7 +18,7 @@ use crate::placement::Placements;
 use crate::platform::Platform;
 use crate::refusal::Refusal;
 use crate::schedule::{Scheduler, State};
-use crate::usage::{Use, uses};
+use crate::usage::{UsedRights, used_rights};
 
 pub use answer::Answer;
 use answer::{DONE, answer};
@@ -142,9 +142,9 @@ impl<'t> Kernel<'t> {
     }
 
     /// Returns the rights of each capability that were exercised since boot.
-    pub fn uses(&self) -> impl Iterator<Item = Use<'t>> {
+    pub fn used_rights(&self) -> impl Iterator<Item = UsedRights<'t>> {
         let used = |capability: &Capability| self.cspace[capability.service].get(capability.slot.into()).used;
-        uses(self.tables, used)
+        used_rights(self.tables, used)
     }
 
     /// Sets a notification bit of a service and wakes the service.

@@ -13,23 +13,26 @@ impl Kernel<'_> {
         let mapping = self.tables.mapping(mapping);
         let flags = match self.tables.region(mapping.region).kind {
             RegionKind::Module | RegionKind::CommandLine | RegionKind::ImageData => region::CONSTANT,
-            RegionKind::Fixed | RegionKind::Share if self.is_exclusive(&mapping) => {
-                region::EXCLUSIVE | if self.restarts[mapping.service] > 0 { 0 } else { region::FRESH }
-            }
-            _ => 0,
+            RegionKind::Fixed | RegionKind::Share => self.owner_flags(&mapping),
+            RegionKind::XenStoreRing => 0,
         };
         answer(mapping.address, self.placements[mapping.region].length() | flags)
     }
 
-    /// Returns `true` if a mapping has the flag [`region::EXCLUSIVE`].
-    fn is_exclusive(&self, mapping: &Mapping) -> bool {
-        let shared = |other: &Mapping| other.region == mapping.region && other.service != mapping.service;
-        let grants = self.tables.grants();
-        let mut granted = grants.iter().filter(|rule| rule.region == mapping.region).peekable();
-        // Few regions are granted, so this check comes before the search for other mappings.
-        mapping.access == Access::ReadWrite
-            && granted.peek().is_some()
-            && granted.all(|rule| rule.access == Access::Read)
-            && !self.tables.mappings().iter().any(|other| shared(&other))
+    /// Returns the flags that say what a service has for itself: [`region::PRIVATE`],
+    /// [`region::EXCLUSIVE`] and [`region::FRESH`].
+    fn owner_flags(&self, mapping: &Mapping) -> u64 {
+        let shared = |other: Mapping| other.region == mapping.region && other.service != mapping.service;
+        let mut mappings = self.tables.mappings().ids();
+        if mapping.access != Access::ReadWrite || mappings.any(|other| shared(self.tables.mapping(other))) {
+            return 0;
+        }
+        let fresh = if self.restarts[mapping.service] > 0 { 0 } else { region::FRESH };
+        let granted = self.tables.grants().ids().map(|rule| self.tables.grant(rule));
+        let granted = granted.filter(|rule| rule.region == mapping.region);
+        granted.fold(region::PRIVATE, |flags, rule| match rule.access {
+            Access::Read if flags != 0 => region::EXCLUSIVE | fresh,
+            _ => 0,
+        })
     }
 }

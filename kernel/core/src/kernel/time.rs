@@ -34,28 +34,28 @@ impl Kernel<'_> {
     }
 
     /// Charges the time until `now`, when `service` entered the kernel because of `payer`. See
-    /// [`Accounting::entered`].
+    /// [`Accounting::charge_entry`].
     #[inline]
-    pub fn entered(&mut self, service: ServiceId, payer: ServiceId, now: u64) {
-        self.accounting.entered(&mut self.scheduler, service, payer, now);
+    pub fn charge_entry(&mut self, service: ServiceId, payer: ServiceId, now: u64) {
+        self.accounting.charge_entry(&mut self.scheduler, service, payer, now);
     }
 
     /// Charges the time since the entry in full to a service that was restarted until `now`.
-    pub fn restarted(&mut self, service: ServiceId, now: u64) {
-        self.accounting.restarted(&mut self.scheduler, service, now);
+    pub fn charge_restart(&mut self, service: ServiceId, now: u64) {
+        self.accounting.charge_restart(&mut self.scheduler, service, now);
     }
 
     /// Notes that the processor was idle until `now`.
     #[inline]
-    pub fn slept(&mut self, now: u64) {
-        self.accounting.slept(now);
+    pub fn note_idle(&mut self, now: u64) {
+        self.accounting.note_idle(now);
     }
 
     /// Charges the kernel's work since the entry, as `service` is about to run. See
-    /// [`Accounting::resumed`].
+    /// [`Accounting::charge_kernel_work`].
     #[inline]
-    pub fn resumed(&mut self, service: ServiceId, clock: impl FnOnce() -> u64) {
-        self.accounting.resumed(&mut self.scheduler, service, clock);
+    pub fn charge_kernel_work(&mut self, service: ServiceId, clock: impl FnOnce() -> u64) {
+        self.accounting.charge_kernel_work(&mut self.scheduler, service, clock);
     }
 
     /// Charges a service for `elapsed` ns that end at `now`.

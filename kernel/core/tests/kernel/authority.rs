@@ -1,7 +1,7 @@
 //! Makes every possible invocation: each service, each slot, each operation, and arguments of every
 //! kind.
 
-use cloister_caps::abi::region::{CONSTANT, EXCLUSIVE, FRESH, SIZE};
+use cloister_caps::abi::region::{CONSTANT, EXCLUSIVE, FRESH, PRIVATE, SIZE};
 use cloister_caps::tables::{Access, Capability, Mapping, Object, PortKind, Tables};
 use cloister_caps::{Kind, Operation, Rights, Status};
 use cloister_kernel_core::Outcome;
@@ -231,7 +231,13 @@ fn each_service_finds_its_own_mappings_where_they_are() {
         // owner.
         let name = tables.name(capability.name);
         let own = name == "tx-pool";
-        let flags = if constant { CONSTANT } else { 0 } | if own { EXCLUSIVE | FRESH } else { 0 };
+        let private = name.ends_with("-heap") || name.ends_with(".stack");
+        let flags = match (constant, own, private) {
+            (true, ..) => CONSTANT,
+            (_, true, _) => EXCLUSIVE | FRESH,
+            (.., true) => PRIVATE,
+            _ => 0,
+        };
         assert_eq!(answer.words, [mapping.address, placement.length() | flags], "{name}");
         found += 1;
     }

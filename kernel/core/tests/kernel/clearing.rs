@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use cloister_caps::RegionId;
 use cloister_caps::tables::{RegionKind, Tables};
-use cloister_kernel_core::clearing::{cleared_at_boot, cleared_at_restart};
+use cloister_kernel_core::clearing::{RestartStep, cleared_at_boot, restart};
 
 use crate::machine::{shipped, tables};
 
@@ -32,7 +32,14 @@ fn at_boot_queues_stacks_and_all_that_peers_see_are_cleared() {
 fn a_restart_clears_what_its_service_alone_has_and_does_not_keep() {
     let found = |tables: &Tables<'static>, service: &str| {
         let id = tables.services().ids().find(|id| tables.service_name(*id) == service).unwrap();
-        names(tables, cleared_at_restart(tables, id))
+        let mut steps = Vec::new();
+        restart(tables, id, |step| steps.push(step));
+        assert_eq!(steps.pop(), Some(RestartStep::Load), "its program comes last");
+        let cleared = steps.into_iter().map(|step| match step {
+            RestartStep::Clear(region) => region,
+            RestartStep::Load => panic!("loaded twice"),
+        });
+        names(tables, cleared)
     };
     let before = tables(&shipped());
     assert_eq!(found(&before, "tcpip"), BTreeSet::from(["tcpip-heap", "tcpip.stack"]));

@@ -157,7 +157,7 @@ fn wait_returns_the_time_only_to_services_that_may_read_the_clock() {
         bench.wait(service, u64::MAX);
     }
     assert_eq!(bench.kernel.take_answer(http, 1234).unwrap().words, [0, 0]);
-    let used = |bench: &Bench| bench.kernel.uses().any(|used| used.to_string() == "use: tcpip clock clock now");
+    let used = |bench: &Bench| bench.kernel.used_rights().any(|used| used.to_string() == "use: tcpip clock clock now");
     assert!(!used(&bench));
     assert_eq!(bench.kernel.take_answer(tcpip, 1234).unwrap().words, [0, 1234]);
     assert!(used(&bench), "`wait` has returned the time");

@@ -1,13 +1,14 @@
 //! Checks that a service has its share of the processor beside others that attack it.
 //!
-//! The tests run a model of the kernel's loop (`kernel/image/src/run.rs`) and of the machine under
-//! it, around the scheduler and the accounting that ship. The model counts what the kernel cannot
-//! see: how long each service's own instructions ran.
+//! The tests run the kernel's loop, the scheduler and the accounting that ship, over a model of the
+//! machine. The model counts what the kernel cannot see: how long each service's own instructions
+//! ran.
 
 use std::fmt::Write;
 
 use cloister_caps::ServiceId;
 use cloister_caps::tables::Tables;
+use cloister_kernel_core::run_loop::{self, Cause, Entry, Processor};
 use cloister_kernel_core::schedule::{Next, Scheduler, State};
 use cloister_kernel_core::{Accounting, Costs};
 use proptest::prelude::*;
@@ -77,26 +78,26 @@ enum Role {
 
 /// Charges time to services, as the accounting that ships or another does.
 trait Charging {
-    fn entered(&mut self, scheduler: &mut Scheduler, service: ServiceId, payer: ServiceId, now: u64);
-    fn restarted(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64);
-    fn slept(&mut self, now: u64);
-    fn resumed(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64);
+    fn charge_entry(&mut self, scheduler: &mut Scheduler, service: ServiceId, payer: ServiceId, now: u64);
+    fn charge_restart(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64);
+    fn note_idle(&mut self, now: u64);
+    fn charge_kernel_work(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64);
     fn arm(&mut self, next: &Next, now: u64) -> Option<u64>;
     fn timer_fired(&mut self) -> Option<ServiceId>;
 }
 
 impl Charging for Accounting {
-    fn entered(&mut self, scheduler: &mut Scheduler, service: ServiceId, payer: ServiceId, now: u64) {
-        Accounting::entered(self, scheduler, service, payer, now);
+    fn charge_entry(&mut self, scheduler: &mut Scheduler, service: ServiceId, payer: ServiceId, now: u64) {
+        Accounting::charge_entry(self, scheduler, service, payer, now);
     }
-    fn restarted(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64) {
-        Accounting::restarted(self, scheduler, service, now);
+    fn charge_restart(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64) {
+        Accounting::charge_restart(self, scheduler, service, now);
     }
-    fn slept(&mut self, now: u64) {
-        Accounting::slept(self, now);
+    fn note_idle(&mut self, now: u64) {
+        Accounting::note_idle(self, now);
     }
-    fn resumed(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64) {
-        Accounting::resumed(self, scheduler, service, || now);
+    fn charge_kernel_work(&mut self, scheduler: &mut Scheduler, service: ServiceId, now: u64) {
+        Accounting::charge_kernel_work(self, scheduler, service, || now);
     }
     fn arm(&mut self, next: &Next, now: u64) -> Option<u64> {
         Accounting::arm(self, next, now)
@@ -114,15 +115,15 @@ struct FromEntryToEntry {
 }
 
 impl Charging for FromEntryToEntry {
-    fn entered(&mut self, scheduler: &mut Scheduler, service: ServiceId, _: ServiceId, now: u64) {
+    fn charge_entry(&mut self, scheduler: &mut Scheduler, service: ServiceId, _: ServiceId, now: u64) {
         scheduler.charge(service, now - self.entered, now);
         self.entered = now;
     }
-    fn restarted(&mut self, _: &mut Scheduler, _: ServiceId, _: u64) {}
-    fn slept(&mut self, now: u64) {
+    fn charge_restart(&mut self, _: &mut Scheduler, _: ServiceId, _: u64) {}
+    fn note_idle(&mut self, now: u64) {
         self.entered = now;
     }
-    fn resumed(&mut self, _: &mut Scheduler, _: ServiceId, _: u64) {}
+    fn charge_kernel_work(&mut self, _: &mut Scheduler, _: ServiceId, _: u64) {}
     fn arm(&mut self, next: &Next, now: u64) -> Option<u64> {
         let late = next.time() != u64::MAX && (next.time() < self.timer || self.timer <= now);
         late.then(|| {
@@ -189,8 +190,8 @@ impl<B: Charging> Model<B> {
     fn run(mut self, time: u64) -> Vec<u64> {
         let mut now = 0;
         while self.time < time {
-            let Some(service) = self.resume(now) else { break };
-            now = self.service(service);
+            let Some(service) = run_loop::resume(&mut self, now) else { break };
+            now = self.run_service(service);
         }
         self.services.iter().map(|service| service.ran).collect()
     }
@@ -201,49 +202,9 @@ impl<B: Charging> Model<B> {
         events.fold(self.timer, u64::min)
     }
 
-    fn take_events(&mut self) -> Option<ServiceId> {
-        let mut cause = None;
-        if self.timer <= self.time {
-            self.timer = u64::MAX;
-            cause = self.charging.timer_fired();
-        }
-        for (id, service) in self.tables.services().ids().zip(&mut self.services) {
-            if service.open && service.event <= self.time {
-                let Role::Adversary(_, period) = service.role else { unreachable!("it has no peer") };
-                (service.open, service.event) = (false, (self.time / period + 1) * period);
-                self.scheduler.wake(id);
-                cause = cause.or(Some(id));
-            }
-        }
-        cause
-    }
-
-    /// Lets the kernel choose the service that runs next. Returns `None` if none will ever run.
-    fn resume(&mut self, mut now: u64) -> Option<ServiceId> {
-        loop {
-            let next = self.scheduler.next(now);
-            if let Some(at) = self.charging.arm(&next, now) {
-                self.time += self.machine.hypercall;
-                self.timer = at;
-            }
-            let Some(service) = next.service else {
-                let interrupt = Some(self.next_interrupt()).filter(|interrupt| *interrupt != u64::MAX)?;
-                self.time = self.time.max(interrupt) + self.machine.interrupt;
-                now = self.time;
-                self.charging.slept(now);
-                self.take_events();
-                continue;
-            };
-            if self.current.replace(service) != Some(service) {
-                self.time += self.machine.switch;
-            }
-            self.charging.resumed(&mut self.scheduler, service, self.time);
-            return Some(service);
-        }
-    }
-
-    /// Lets a service run until it enters the kernel. Returns the time that the kernel then reads.
-    fn service(&mut self, id: ServiceId) -> u64 {
+    /// Lets a service run until it enters the kernel. Returns the time from which the kernel goes
+    /// on.
+    fn run_service(&mut self, id: ServiceId) -> u64 {
         let interrupt = self.next_interrupt();
         let service = &mut self.services[id.index()];
         let ran = interrupt.saturating_sub(self.time).min(service.left);
@@ -263,27 +224,73 @@ impl<B: Charging> Model<B> {
             Yields::Event => u64::MAX,
             Yields::Fault(takes) => {
                 self.time += self.machine.call + takes;
-                self.take_events();
-                self.charging.entered(&mut self.scheduler, id, id, now);
-                self.charging.restarted(&mut self.scheduler, id, self.time);
-                return self.time;
+                return run_loop::enter(self, id, Entry::Fault, now);
             }
         };
         service.open = true;
         self.scheduler.set_state(id, State::Waiting(deadline));
         self.time += self.machine.call;
-        self.take_events();
-        self.charging.entered(&mut self.scheduler, id, id, now);
-        now
+        run_loop::enter(self, id, Entry::SystemCall, now)
     }
 
     fn interrupt(&mut self, id: ServiceId) -> u64 {
         self.time += self.machine.interrupt;
         let now = self.time;
         self.time += self.machine.call / 2;
-        let cause = self.take_events();
-        self.charging.entered(&mut self.scheduler, id, cause.unwrap_or(id), now);
-        now
+        run_loop::enter(self, id, Entry::Interrupt, now)
+    }
+}
+
+impl<B: Charging> Processor for Model<B> {
+    fn next(&mut self, now: u64) -> Next {
+        self.scheduler.next(now)
+    }
+
+    fn arm(&mut self, next: &Next, now: u64) {
+        if let Some(at) = self.charging.arm(next, now) {
+            self.time += self.machine.hypercall;
+            self.timer = at;
+        }
+    }
+
+    fn sleep(&mut self, _: u64) -> Option<u64> {
+        let interrupt = Some(self.next_interrupt()).filter(|interrupt| *interrupt != u64::MAX)?;
+        self.time = self.time.max(interrupt) + self.machine.interrupt;
+        self.charging.note_idle(self.time);
+        Some(self.time)
+    }
+
+    fn take_events(&mut self) -> Cause {
+        let mut cause = Cause::default();
+        if self.timer <= self.time {
+            self.timer = u64::MAX;
+            cause.note(self.charging.timer_fired());
+        }
+        for (id, service) in self.tables.services().ids().zip(&mut self.services) {
+            if service.open && service.event <= self.time {
+                let Role::Adversary(_, period) = service.role else { unreachable!("it has no peer") };
+                (service.open, service.event) = (false, (self.time / period + 1) * period);
+                self.scheduler.wake(id);
+                cause.note(Some(id));
+            }
+        }
+        cause
+    }
+
+    fn charge_entry(&mut self, service: ServiceId, payer: ServiceId, now: u64) {
+        self.charging.charge_entry(&mut self.scheduler, service, payer, now);
+    }
+
+    fn charge_restart(&mut self, service: ServiceId) -> u64 {
+        self.charging.charge_restart(&mut self.scheduler, service, self.time);
+        self.time
+    }
+
+    fn switch_to(&mut self, service: ServiceId, _: u64) {
+        if self.current.replace(service) != Some(service) {
+            self.time += self.machine.switch;
+        }
+        self.charging.charge_kernel_work(&mut self.scheduler, service, self.time);
     }
 }
 

@@ -6,7 +6,7 @@ use cloister_kernel_core::Kernel;
 use crate::machine::{Bench, shipped, tables};
 
 fn lines(kernel: &Kernel<'_>) -> Vec<String> {
-    kernel.uses().map(|used| used.to_string()).collect()
+    kernel.used_rights().map(|used| used.to_string()).collect()
 }
 
 /// Invokes an operation on the capability of this kind and name.

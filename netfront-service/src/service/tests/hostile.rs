@@ -1,7 +1,6 @@
 //! Breaches of the protocol by a back end, or by tcpip.
 
 use cloister_sim::netback::{Frame, Violation};
-use cloister_sim::rewrite_last;
 use proptest::prelude::*;
 
 use super::*;
@@ -52,7 +51,7 @@ fn malformed_requests_of_tcpip_are_refused_logged_once_and_harm_nothing() {
         for _ in 0..2 {
             // Its place in the queue is taken by a well-formed request first.
             world.ask(Request::Close);
-            rewrite_last(&world.net.requests, &bytes);
+            world.net_memory.requests.rewrite_last(&bytes);
         }
         world.settle();
         let console = world.system.console();

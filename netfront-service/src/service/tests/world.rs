@@ -84,6 +84,7 @@ pub struct World {
     pub grants: GrantService<Recorder>,
     pub back: Netback,
     pub net: Client<Net, Recorder, Tampered>,
+    pub net_memory: ChannelMemory,
     pub service: Box<dyn Service>,
     /// Counts the reads of words that the back end writes.
     pub script: Script,
@@ -135,6 +136,7 @@ impl World {
             ),
             back: Netback::new(0, 7),
             net: net.client(&system, 0, own, own),
+            net_memory: net,
             service: Box::new(service),
             script,
             rings,

@@ -1,34 +1,31 @@
-//! Tests a program's memory on the host, also under Miri. The kernel is simulated; everything else
-//! is the code that runs in the image.
+//! Tests a program's memory on the host, also under Miri. The answers of the kernel are made here;
+//! everything else is the code that runs in the image.
 
+use cloister_caps::Slot;
 use cloister_caps::abi::region;
-use cloister_caps::{Operation, Slot, Status};
+use cloister_interfaces::Memory;
 use cloister_interfaces::message::MAX_MESSAGE;
 use cloister_interfaces::system::ExclusiveMemory;
-use cloister_interfaces::{Memory, System};
 use proptest::prelude::*;
 
-use crate::call::Kernel;
 use crate::heap::Allocator;
-use crate::syscall::REGIONS;
-use crate::{OwnedRegion, SharedRegion, constant_bytes};
+use crate::memory::FoundRegion;
+use crate::{OwnedRegion, SharedRegion};
 
-const KERNEL: Kernel = Kernel(());
-
-/// Maps a region of `words` 8-byte words, each byte `fill`, for the rest of the run.
-fn map(slot: u16, words: usize, fill: u8, flags: u64) -> Slot {
+/// Returns a region of `words` 8-byte words, each byte `fill`, for the rest of the run.
+fn map(words: usize, fill: u8, flags: u64) -> FoundRegion {
     let memory = vec![u64::from_ne_bytes([fill; 8]); words].leak();
-    map_at(slot, memory.as_mut_ptr().expose_provenance(), memory.len() * 8, flags)
+    map_at(memory.as_mut_ptr().expose_provenance(), memory.len() * 8, flags)
 }
 
-fn map_at(slot: u16, base: usize, length: usize, flags: u64) -> Slot {
-    REGIONS.with_borrow_mut(|regions| regions.insert(u64::from(slot), [base as u64, length as u64 | flags]));
-    Slot(slot)
+fn map_at(base: usize, length: usize, flags: u64) -> FoundRegion {
+    // SAFETY: the callers have leaked the memory, or expect the region to be refused.
+    unsafe { FoundRegion::from_answer([base as u64, length as u64 | flags]) }
 }
 
 #[test]
 fn words_out_of_range_load_as_zero_and_are_not_stored() {
-    let region = SharedRegion::new(KERNEL, map(1, 4, 0, 0));
+    let region = SharedRegion::of(map(4, 0, 0));
     assert_eq!(region.len(), 32);
     for offset in (0..32).step_by(4) {
         region.store(offset, 0x0102_0300 + offset as u32);
@@ -46,7 +43,7 @@ fn words_out_of_range_load_as_zero_and_are_not_stored() {
 
 #[test]
 fn a_message_is_moved_whole_or_not_at_all() {
-    let region = SharedRegion::new(KERNEL, map(7, 4, 0, 0));
+    let region = SharedRegion::of(map(4, 0, 0));
     region.store_words(8, &[1, 2, 3]);
     let load = |offset| {
         let mut words = [7; 3];
@@ -81,13 +78,14 @@ fn a_message_is_moved_whole_or_not_at_all() {
 #[test]
 fn an_unaligned_region_has_no_bytes() {
     let aligned = vec![0_u64; 4].leak().as_mut_ptr().expose_provenance();
-    assert_eq!(SharedRegion::new(KERNEL, map_at(8, aligned + 4, 16, 0)).len(), 0);
-    assert_eq!(SharedRegion::new(KERNEL, map_at(8, aligned + 8, 16, 0)).len(), 16);
+    assert_eq!(SharedRegion::of(map_at(aligned + 4, 16, 0)).len(), 0);
+    assert_eq!(SharedRegion::of(map_at(aligned + 8, 16, 0)).len(), 16);
 }
 
 #[test]
 fn a_slot_without_a_region_has_no_bytes() {
-    let region = SharedRegion::new(KERNEL, Slot(60));
+    let nothing = map_at(0, 0, 0);
+    let region = SharedRegion::of(nothing);
     assert!(region.is_empty());
     region.store(0, 1);
     region.write(0, &[1]);
@@ -95,33 +93,31 @@ fn a_slot_without_a_region_has_no_bytes() {
     region.read(0, &mut into);
     assert_eq!((region.load(0), into), (0, [0; 3]));
     region.read(0, &mut []);
-    assert_eq!(OwnedRegion::new(KERNEL, Slot(60)).size(), 0);
-    assert!(constant_bytes(KERNEL, Slot(60)).is_empty());
+    assert_eq!(OwnedRegion::of(nothing, Slot(60)).size(), 0);
+    assert!(nothing.constant_bytes().is_empty());
 }
 
 #[test]
 fn a_regions_flags_decide_whether_it_is_shared_owned_or_constant() {
-    let shared = map(2, 2, 1, 0);
-    let own = map(3, 2, 2, region::EXCLUSIVE);
-    let constant = map(4, 2, 3, region::CONSTANT);
-    let sizes = |slot| {
-        let (shared, owned) = (SharedRegion::new(KERNEL, slot), OwnedRegion::new(KERNEL, slot));
-        (shared.len(), owned.size(), constant_bytes(KERNEL, slot).len())
+    let constant = map(2, 3, region::CONSTANT);
+    let sizes = |region: FoundRegion, slot| {
+        let (shared, owned) = (SharedRegion::of(region), OwnedRegion::of(region, slot));
+        (shared.len(), owned.size(), region.constant_bytes().len())
     };
-    assert_eq!(sizes(shared), (16, 0, 0));
-    assert_eq!(sizes(own), (0, 16, 0));
-    assert_eq!(sizes(constant), (16, 0, 16));
-    assert_eq!(constant_bytes(KERNEL, constant), [3; 16]);
-    let fresh = map(6, 2, 0, region::EXCLUSIVE | region::FRESH);
-    let fresh = OwnedRegion::new(KERNEL, fresh);
+    assert_eq!(sizes(map(2, 1, 0), Slot(2)), (16, 0, 0));
+    assert_eq!(sizes(map(2, 1, region::PRIVATE), Slot(2)), (16, 0, 0));
+    assert_eq!(sizes(map(2, 2, region::EXCLUSIVE), Slot(3)), (0, 16, 0));
+    assert_eq!(sizes(constant, Slot(4)), (16, 0, 16));
+    assert_eq!(constant.constant_bytes(), [3; 16]);
+    let fresh = OwnedRegion::of(map(2, 0, region::EXCLUSIVE | region::FRESH), Slot(6));
     assert_eq!((fresh.size(), fresh.is_fresh()), (16, true));
-    assert!(!OwnedRegion::new(KERNEL, map(7, 2, 0, region::EXCLUSIVE)).is_fresh());
+    assert!(!OwnedRegion::of(map(2, 0, region::EXCLUSIVE), Slot(7)).is_fresh());
 }
 
 #[test]
 fn an_owned_region_is_given_out_once() {
-    let slot = map(5, 2, 0, region::EXCLUSIVE);
-    let (mut first, mut second) = (OwnedRegion::new(KERNEL, slot), OwnedRegion::new(KERNEL, slot));
+    let region = map(2, 0, region::EXCLUSIVE);
+    let (mut first, mut second) = (OwnedRegion::of(region, Slot(5)), OwnedRegion::of(region, Slot(5)));
     assert_eq!((first.size(), second.size()), (16, 0));
     assert_eq!(first.edit(0, 16, |bytes| bytes.fill(9)), Some(()));
     assert_eq!(second.edit(0, 1, |bytes| bytes.fill(9)), None);
@@ -130,23 +126,32 @@ fn an_owned_region_is_given_out_once() {
         assert_eq!(first.edit(offset, length, |bytes| bytes.len()), None, "{offset} {length}");
     }
     assert_eq!(first.edit(16, 0, |bytes| bytes.len()), Some(0));
-    let far = map(64, 2, 0, region::EXCLUSIVE);
-    assert_eq!(OwnedRegion::new(KERNEL, far).size(), 0, "a slot that does not exist");
+    assert_eq!(OwnedRegion::of(region, Slot(64)).size(), 0, "a slot that does not exist");
 }
 
 #[test]
 fn a_region_around_the_stack_has_no_bytes() {
     let here = 0_u8;
     let base = (&raw const here).addr() & !0xFFF;
-    let slot = map_at(6, base - 0x10_0000, 0x20_0000, 0);
-    assert!(SharedRegion::new(KERNEL, slot).is_empty());
-    assert!(constant_bytes(KERNEL, slot).is_empty());
+    let region = map_at(base - 0x10_0000, 0x20_0000, region::CONSTANT | region::PRIVATE);
+    assert!(SharedRegion::of(region).is_empty());
+    assert!(region.constant_bytes().is_empty());
+    assert_eq!(region.claim_for_heap(), None);
 }
 
 #[test]
-fn a_refused_invocation_is_an_error() {
-    let error = KERNEL.invoke(Slot(61), Operation::RegionFind, [0; 4]).unwrap_err();
-    assert_eq!(error.status(), Status::NoCapability);
+fn the_heap_is_memory_that_nobody_else_can_access() {
+    let memory = vec![0_u64; 2].leak().as_mut_ptr().expose_provenance();
+    for flags in [0, region::EXCLUSIVE, region::CONSTANT, region::FRESH] {
+        assert_eq!(map_at(memory, 16, flags).claim_for_heap(), None, "{flags:#x}");
+    }
+    let (base, size) = map_at(memory, 16, region::PRIVATE).claim_for_heap().unwrap();
+    assert_eq!((base.addr(), size), (memory, 16), "without the flags");
+    // From then on, no region is made of it, whatever slot names it.
+    let again = map_at(memory, 16, region::PRIVATE);
+    assert!(SharedRegion::of(again).is_empty());
+    assert_eq!(again.claim_for_heap(), None);
+    assert_eq!(map(2, 0, region::PRIVATE).claim_for_heap(), None, "there is a heap");
 }
 
 #[test]
@@ -163,7 +168,7 @@ fn a_buffer_has_the_requested_length_or_is_none() {
 proptest! {
     #[test]
     fn a_shared_region_is_an_array(accesses in prop::collection::vec((0_usize..80, 0_usize..40, any::<bool>(), any::<u8>()), 0..40)) {
-        let region = SharedRegion::new(KERNEL, map(7, 8, 0, 0));
+        let region = SharedRegion::of(map(8, 0, 0));
         let mut model = [0; 64];
         for (offset, count, write, fill) in accesses {
             let expected = model.get_mut(offset..offset + count);

@@ -8,8 +8,8 @@ struct Mine {
     address: u64,
 }
 
-fn attempt(mut mine: Mine) {
-    let _ = hypercall::call(&mut mine);
+fn attempt(xen: hypercall_page::Xen, mut mine: Mine) {
+    let _ = hypercall::call(xen, &mut mine);
 }
 
 fn main() {}

@@ -3,16 +3,18 @@
 
 include!("image.in");
 
-use cloister_kernel_core::memory::{FrameRange, FreeMemory};
+use cloister_kernel_core::address_space::ServicePages;
+use cloister_kernel_core::memory::FreeMemory;
 
 fn attempt(
     mut identity: paging::IdentityMap,
-    kernel: paging::Root,
-    mut service: paging::Root,
+    kernel: paging::KernelRoot,
+    mut roots: paging::ServiceRoots,
     free: &mut FreeMemory,
+    pages: &ServicePages,
 ) {
     identity.remove(kernel);
-    let _ = service.map_user(&mut identity, free, 0, FrameRange { start: 1, end: 2 }, paging::UserPages::Writable);
+    let _ = roots.map(&mut identity, free, pages);
 }
 
 fn main() {}

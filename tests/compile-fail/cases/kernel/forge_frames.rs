@@ -6,7 +6,7 @@ include!("image.in");
 use cloister_kernel_core::memory::{FrameRange, OwnedFrames};
 
 fn attempt() {
-    paging::write(&mut OwnedFrames(FrameRange { start: 0x100, end: 0x101 }), b"kernel");
+    paging::write_frame(&mut OwnedFrames(FrameRange { start: 0x100, end: 0x101 }), b"kernel");
 }
 
 fn main() {}

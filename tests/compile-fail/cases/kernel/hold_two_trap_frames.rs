@@ -7,7 +7,7 @@ use cloister_caps::ServiceId;
 
 fn attempt(frames: &mut trap_frame::TrapFrames, service: ServiceId) -> u64 {
     let (first, second) = (frames.get_mut(service), frames.get_mut(service));
-    first.rip + second.rip
+    first.rip() + second.rip()
 }
 
 fn main() {}

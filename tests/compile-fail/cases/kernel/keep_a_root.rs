@@ -3,7 +3,7 @@
 
 include!("image.in");
 
-fn attempt(identity: paging::IdentityMap, kernel: paging::Root) -> paging::Root {
+fn attempt(identity: paging::IdentityMap, kernel: paging::KernelRoot) -> paging::KernelRoot {
     identity.remove(kernel);
     kernel
 }

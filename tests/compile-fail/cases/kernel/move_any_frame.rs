@@ -5,8 +5,8 @@ include!("image.in");
 
 use cloister_caps::Gfn;
 
-fn attempt() {
-    let _ = hypercall::add_to_physmap(hypercall::Space::SharedInfo, 0, Gfn(0x100));
+fn attempt(xen: hypercall_page::Xen) {
+    let _ = hypercall::add_to_physmap(xen, hypercall::Space::SharedInfo, 0, Gfn(0x100));
 }
 
 fn main() {}

@@ -8,7 +8,7 @@ use cloister_caps::ServiceId;
 fn attempt(frames: &mut trap_frame::TrapFrames, service: ServiceId) -> u64 {
     let frame = frames.get_mut(service);
     frames.select(service);
-    frame.rip
+    frame.rip()
 }
 
 fn main() {}

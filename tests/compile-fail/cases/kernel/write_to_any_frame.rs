@@ -6,7 +6,7 @@ include!("image.in");
 use cloister_caps::Gfn;
 
 fn attempt() {
-    paging::write(&mut Gfn(0x100), b"kernel");
+    paging::write_frame(&mut Gfn(0x100), b"kernel");
 }
 
 fn main() {}

@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 use cloister_interfaces::Client;
-use cloister_interfaces::capability::{Clock, Console, GrantRule, Port};
+use cloister_interfaces::capability::{Clock, Console, Grant, Port};
 use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::Store;
 
@@ -19,7 +19,7 @@ pub struct Caps<S, M> {
     /// The region for pages of the front end that may be read.
     pub peer_read: M,
     /// The rules of the two regions, in the order of their names: `read` before `written`.
-    pub grant_rules: ArrayVec<GrantRule<S>, 2>,
+    pub grant_rules: ArrayVec<Grant<S>, 2>,
     /// The size of the rule for reading.
     pub peer_read_pages: GrantAllowance,
     /// The size of the rule for writing.

@@ -4,7 +4,7 @@
 use arrayvec::ArrayVec;
 use cloister_caps::xen::netif::{EXTRA_FLAG_MORE, RxRequest, RxResponse, TxRequest, status, tx_flag};
 use cloister_caps::{DomId, EvtchnPort, GrantRef, PAGE_SIZE};
-use cloister_interfaces::capability::{GrantRule, Port};
+use cloister_interfaces::capability::{Grant, Port};
 use cloister_interfaces::{Memory, System};
 
 use crate::pages::{ForeignPages, count_nonzero};
@@ -62,7 +62,7 @@ pub struct SentFrame {
 pub struct Ends<S, M> {
     pub peer_written: M,
     pub peer_read: M,
-    pub grant_rules: ArrayVec<GrantRule<S>, 2>,
+    pub grant_rules: ArrayVec<Grant<S>, 2>,
     pub tx_events: Port<S>,
     pub rx_events: Port<S>,
     pub spare_events: Port<S>,

@@ -1,7 +1,7 @@
 //! Maps pages of the front end in place of our own.
 
 use cloister_caps::{DomId, GrantRef, PAGE_SIZE};
-use cloister_interfaces::capability::GrantRule;
+use cloister_interfaces::capability::Grant;
 use cloister_interfaces::{Memory, System};
 
 /// The most pages of a region.
@@ -10,7 +10,7 @@ const MOST: usize = 258;
 /// A region whose pages are replaced by those of the front end. Each is mapped when it is first
 /// needed, and stays mapped.
 pub struct ForeignPages<S, M> {
-    rule: GrantRule<S>,
+    rule: Grant<S>,
     memory: M,
     /// The reference under which each page is mapped.
     mapped: [Option<GrantRef>; MOST],
@@ -22,7 +22,7 @@ pub struct ForeignPages<S, M> {
 impl<S: System, M: Memory> ForeignPages<S, M> {
     /// Wraps the region `memory`, shared under `rule`. Its first `fixed` pages are mapped by
     /// number.
-    pub fn new(rule: GrantRule<S>, memory: M, fixed: usize) -> Self {
+    pub fn new(rule: Grant<S>, memory: M, fixed: usize) -> Self {
         let count = (memory.len() / PAGE_SIZE).min(MOST);
         ForeignPages { rule, memory, mapped: [None; MOST], fixed, count }
     }
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn a_page_is_mapped_once_and_given_up_for_another() {
         let system = Recorder::new();
-        let rule = GrantRule::new(system.clone(), Slot(3));
+        let rule = Grant::new(system.clone(), Slot(3));
         let mut pages = ForeignPages::new(rule, SharedMemory::new(4 * PAGE_SIZE), 2);
         let calls = || system.take_calls().iter().map(|call| (call.1.name(), call.2)).collect::<Vec<_>>();
         assert!(pages.map(0, DomId(7), GrantRef(9)) && pages.map(0, DomId(7), GrantRef(9)));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cloister_caps::{Operation, PAGE_SIZE, Slot};
-use cloister_interfaces::capability::{Clock, Console, GrantRule, Port};
+use cloister_interfaces::capability::{Clock, Console, Grant, Port};
 use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{Action, Failure, Reply, Request, Store};
 use cloister_interfaces::{Memory, Notifications, Server, Service};
@@ -41,7 +41,7 @@ impl World {
             store,
             peer_written: rings.clone(),
             peer_read: read,
-            grant_rules: [5, 6].map(|slot| GrantRule::new(system.clone(), Slot(slot))).into(),
+            grant_rules: [5, 6].map(|slot| Grant::new(system.clone(), Slot(slot))).into(),
             peer_read_pages: granted,
             peer_written_pages: granted,
             tx_events: port(7),

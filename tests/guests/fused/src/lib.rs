@@ -24,7 +24,7 @@ use alloc::boxed::Box;
 
 use arrayvec::ArrayVec;
 use cloister_http::with_sink;
-use cloister_interfaces::capability::{Clock, Console, Entropy, GrantRule, Info, Port, Power};
+use cloister_interfaces::capability::{Clock, Console, Entropy, Grant, Info, Port, Power};
 use cloister_interfaces::control::Control;
 use cloister_interfaces::grants::Grants;
 use cloister_interfaces::net::Net;
@@ -53,7 +53,7 @@ pub struct Caps<S, M: Memory> {
     /// For http.
     pub info: Info<S>,
     /// The grant manager's rules.
-    pub grant_rules: ArrayVec<GrantRule<S>, { cloister_grant_manager::MAX_RULES }>,
+    pub grant_rules: ArrayVec<Grant<S>, { cloister_grant_manager::MAX_RULES }>,
     /// For xenstore.
     pub xenstore_events: Port<S>,
     /// For netfront.

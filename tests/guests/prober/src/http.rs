@@ -6,8 +6,9 @@ use arrayvec::ArrayVec;
 use cloister_caps::Operation;
 use cloister_interfaces::capability::{Clock, Console, Info};
 use cloister_interfaces::socket::{ConnectionId, Constant, MAX_CONNECTIONS, Reply, Request, Socket};
-use cloister_interfaces::{Client, Memory, Message, Service, System};
+use cloister_interfaces::{Memory, Message, Service, System};
 
+use crate::bindings::Client;
 use crate::campaign::{Campaign, IN_QUEUE, RawMessage, Role, RoleAttempt, console_and_clock, write_constant};
 use crate::outcome::Outcome;
 use crate::raw_queue::{RawQueue, bytes};
@@ -93,7 +94,7 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
     ];
 
     fn saved_words(&self) -> (&M, usize) {
-        (&self.socket.requests.end().producer, IN_QUEUE)
+        (&self.socket.requests.producer, IN_QUEUE)
     }
 
     fn queues(&self) -> ArrayVec<RawQueue<'_, M>, 4> {

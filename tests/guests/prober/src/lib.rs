@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod attempt;
+pub mod bindings;
 mod campaign;
 pub mod http;
 pub mod netfront;
@@ -27,8 +28,9 @@ pub mod witness;
 use arrayvec::ArrayVec;
 use cloister_caps::Operation;
 use cloister_interfaces::capability::{Clock, Console, Info};
-use cloister_interfaces::{Client, Memory, Service, System, socket};
+use cloister_interfaces::{Memory, Service, System, socket};
 
+use crate::bindings::Client;
 use crate::campaign::{Campaign, Role, console_and_clock};
 use crate::raw_queue::RawQueue;
 

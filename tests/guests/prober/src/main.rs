@@ -3,4 +3,6 @@
 #![no_main]
 #![forbid(unsafe_code)]
 
+use cloister_prober::bindings as cloister_interfaces;
+
 cloister_runtime::service!(cloister_prober);

@@ -9,8 +9,9 @@ use cloister_interfaces::grants::{Grants, Reply as Granting};
 use cloister_interfaces::net::{Net, Offloads};
 use cloister_interfaces::rules::GrantAllowance;
 use cloister_interfaces::store::{Action, Failure, Path, Reply as Stored, Request as Ask, Store, Value};
-use cloister_interfaces::{Client, Memory, Message, Server, Service, System};
+use cloister_interfaces::{Memory, Message, Service, System};
 
+use crate::bindings::{Client, Server};
 use crate::campaign::{Campaign, IN_QUEUE, RawMessage, Role, RoleAttempt, console_and_clock};
 use crate::outcome::Outcome;
 use crate::raw_queue::{Bytes, RawFields, RawQueue, bytes};
@@ -237,7 +238,7 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
     ];
 
     fn saved_words(&self) -> (&M, usize) {
-        (&self.grants.requests.end().producer, IN_QUEUE)
+        (&self.grants.requests.producer, IN_QUEUE)
     }
 
     fn queues(&self) -> ArrayVec<RawQueue<'_, M>, 4> {

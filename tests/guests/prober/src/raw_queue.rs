@@ -6,9 +6,10 @@ use cloister_caps::Operation;
 use cloister_caps::abi::SYSTEM_CALL_INVOKE;
 use cloister_interfaces::message::MAX_MESSAGE;
 use cloister_interfaces::queue::{HEAD, MESSAGE_EVENT, QueueEnd, SLOTS, SPACE_EVENT, TAIL};
-use cloister_interfaces::{Client, Interface, Memory, Message, Server, System};
+use cloister_interfaces::{Interface, Memory, Message, System};
 use cloister_probe as probe;
 
+use crate::bindings::{Client, Server};
 use crate::outcome::{AttemptState, Outcome};
 
 /// The number of notifications in a storm.
@@ -127,9 +128,9 @@ impl<'a, M: Memory> RawQueue<'a, M> {
     pub(crate) fn client<I: Interface, S: System>(client: &'a Client<I, S, M>) -> Self {
         RawQueue {
             name: I::NAME,
-            outbound: client.requests.end(),
+            outbound: &client.requests,
             outbound_size: I::Request::SIZE,
-            inbound: client.replies.end(),
+            inbound: &client.replies,
             inbound_size: I::Reply::SIZE,
         }
     }
@@ -138,9 +139,9 @@ impl<'a, M: Memory> RawQueue<'a, M> {
     pub(crate) fn server<I: Interface, S: System>(server: &'a Server<I, S, M>) -> Self {
         RawQueue {
             name: I::NAME,
-            outbound: server.replies.end(),
+            outbound: &server.replies,
             outbound_size: I::Reply::SIZE,
-            inbound: server.requests.end(),
+            inbound: &server.requests,
             inbound_size: I::Request::SIZE,
         }
     }

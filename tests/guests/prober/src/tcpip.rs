@@ -8,9 +8,10 @@ use cloister_interfaces::capability::{Clock, Console, Entropy};
 use cloister_interfaces::control::{Control, Reply as Quiet};
 use cloister_interfaces::net::{Net, Reply as Link, RxPage, TxPage};
 use cloister_interfaces::socket::{ConnectionId, MAX_CONNECTIONS, Reply, Socket};
-use cloister_interfaces::{Client, Memory, Message, Server, Service, System};
+use cloister_interfaces::{Memory, Message, Service, System};
 use cloister_probe as probe;
 
+use crate::bindings::{Client, Server};
 use crate::campaign::{Campaign, IN_QUEUE, RawMessage, Role, RoleAttempt, console_and_clock, write_constant};
 use crate::outcome::Outcome;
 use crate::raw_queue::{Bytes, RawFields, RawQueue, bytes};
@@ -185,7 +186,7 @@ impl<S: System + 'static, M: Memory + 'static> Role for Caps<S, M> {
     ];
 
     fn saved_words(&self) -> (&M, usize) {
-        (&self.net.requests.end().producer, IN_QUEUE)
+        (&self.net.requests.producer, IN_QUEUE)
     }
 
     fn queues(&self) -> ArrayVec<RawQueue<'_, M>, 4> {

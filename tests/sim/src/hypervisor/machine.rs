@@ -1,14 +1,16 @@
 //! Runs the kernel, the regions and the programs in a loop.
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::ops::Range;
 use std::rc::Rc;
 
 use cloister_caps::abi::{NO_DEADLINE, SYSTEM_CALL_INVOKE, SYSTEM_CALL_WAIT};
 use cloister_caps::tables::{Access, MAX_SERVICES, Tables};
 use cloister_caps::{Gfn, InvokeError, Operation, PAGE_SIZE, RegionId, ServiceId, Slot, Status};
 use cloister_interfaces::{Memory, Notifications, Service};
-use cloister_kernel_core::clearing::cleared_at_restart;
-use cloister_kernel_core::memory::{FrameRange, FreeMemory};
+use cloister_kernel_core::boot::{BootError, MapEntry, Module, StartInfo};
+use cloister_kernel_core::clearing::{RestartStep, restart};
+use cloister_kernel_core::memory::{FreeMemory, KernelLocation, free_memory};
 use cloister_kernel_core::placement::{BootRegions, PlacementError, page_table_reserve, place_regions};
 use cloister_kernel_core::{Kernel, Outcome, Platform, Verdict};
 
@@ -18,8 +20,10 @@ use super::regions::{Constants, Regions};
 use super::xen::Xen;
 use crate::memory::SharedMemory;
 
-/// The first frame that is not the image's.
-const FIRST_FREE: u64 = 0x400;
+/// The guest-physical addresses of the kernel. Before them lies the data of the image.
+const KERNEL: Range<u64> = 0x20_0000..0x40_0000;
+/// The guest-physical address of the boot module.
+const MODULE: u64 = 1 << 31;
 /// Where the toolstack puts the XenStore ring (`libxl`).
 const XENSTORE_FRAME: u64 = 0xF_EFFC;
 /// The times of a system call, and of a call of a service beside its system calls, in ns: the least
@@ -75,6 +79,18 @@ thread_local! {
     static RUNNING: RefCell<Option<(Rc<Machine>, ServiceId)>> = const { RefCell::new(None) };
 }
 
+/// Returns the free memory of a guest of `memory` bytes: what is above the kernel, without the boot
+/// module.
+fn free_memory_of(tables: &Tables<'_>, memory: u64, module: u64) -> Result<FreeMemory, BootError> {
+    let map = [MapEntry { address: KERNEL.start, length: memory - KERNEL.start, ram: true }];
+    let info = StartInfo {
+        module: (module > 0).then_some(Module { address: MODULE, length: module }),
+        ..StartInfo::default()
+    };
+    let kernel = (KERNEL.start, KERNEL.end - KERNEL.start);
+    free_memory(&info, &map, tables, &KernelLocation { kernel, tables: kernel })
+}
+
 /// A simulated machine.
 pub struct Machine {
     kernel: RefCell<Kernel<'static>>,
@@ -96,11 +112,10 @@ impl Machine {
         // The kernel of the image has its tables without end, too.
         let tables = Tables::parse(setup.tables.leak()).expect("tables that the policy compiler made");
         let mut xen = Xen::new(setup.seed);
-        let mut free = FreeMemory::new();
-        free.add(FrameRange { start: FIRST_FREE, end: setup.memory / PAGE_SIZE as u64 });
         let module = setup.module.len() as u64;
+        let mut free = free_memory_of(&tables, setup.memory, module).expect("a guest has memory");
         let boot_regions = BootRegions {
-            module: (module > 0).then_some((1 << 31, module)),
+            module: (module > 0).then_some((MODULE, module)),
             command_line: free.take(1).map(|frames| (frames.first(), setup.command_line.len() as u64)),
             xenstore: Some(Gfn(XENSTORE_FRAME)),
         };
@@ -312,10 +327,14 @@ impl Machine {
         match verdict {
             Verdict::Restart(_) => {
                 let tables = self.kernel().tables();
-                self.regions.clear(cleared_at_restart(&tables, index));
-                if let Some(program) = self.programs.borrow_mut()[index.index()].as_mut() {
-                    program.running = None;
-                }
+                restart(&tables, index, |step| match step {
+                    RestartStep::Clear(region) => self.regions.clear(region),
+                    RestartStep::Load => {
+                        if let Some(program) = self.programs.borrow_mut()[index.index()].as_mut() {
+                            program.running = None;
+                        }
+                    }
+                });
             }
             Verdict::StopService => {}
             Verdict::StopImage => self.end.set(Some(End::Crash)),

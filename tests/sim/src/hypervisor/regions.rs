@@ -103,9 +103,9 @@ impl Regions {
         Some((self.shared(region.id)?, offset))
     }
 
-    /// Fills regions with zeros.
-    pub fn clear(&self, regions: impl Iterator<Item = RegionId>) {
-        for memory in regions.filter_map(|region| self.shared(region)) {
+    /// Fills a region with zeros, unless it is constant.
+    pub fn clear(&self, region: RegionId) {
+        if let Some(memory) = self.shared(region) {
             memory.write(0, &vec![0; memory.len()]);
         }
     }

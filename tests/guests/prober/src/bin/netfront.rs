@@ -3,6 +3,7 @@
 #![no_main]
 #![forbid(unsafe_code)]
 
+use cloister_prober::bindings as cloister_interfaces;
 use cloister_prober::netfront as cloister_prober_netfront;
 
 cloister_runtime::service!(cloister_prober_netfront);
