@@ -37,6 +37,14 @@ struct Mapped {
     writable: bool,
 }
 
+/// The earlier capabilities, while capabilities are checked.
+struct Held {
+    /// For each service, a bit for each slot in use.
+    slots: [u64; MAX_SERVICES],
+    /// For each region, a bit for each service with a capability to its mapping.
+    regions: [u16; MAX_REGIONS],
+}
+
 /// Checked capability tables.
 ///
 /// # Holding one proves
@@ -357,9 +365,9 @@ impl<'a> Tables<'a> {
         check_each("region", &self.regions().raw(), |region| self.region_is_valid(region, image))?;
         let mut mapped = [Mapped::default(); MAX_REGIONS];
         check_each("mapping", &self.mappings().raw(), |mapping| self.mapping_is_valid(mapping, &mut mapped))?;
-        let mut slots = [0; MAX_SERVICES];
+        let mut held = Held { slots: [0; MAX_SERVICES], regions: [0; MAX_REGIONS] };
         check_each("capability", &self.capabilities().raw(), |capability| {
-            self.capability_is_valid(capability, &mut slots)
+            self.capability_is_valid(capability, &mut held)
         })?;
         check_each("queue", &self.queues().raw(), |queue| self.queue_is_valid(queue))?;
         check_each("grant", &self.grants().raw(), |grant| self.grant_is_valid(grant))?;
@@ -445,22 +453,28 @@ impl<'a> Tables<'a> {
             && mapping.address < LOWER_HALF_END
     }
 
-    /// Checks one capability. `slots` holds, for each service, the slots of its earlier
-    /// capabilities.
-    fn capability_is_valid(&self, capability: &raw::Capability, slots: &mut [u64; MAX_SERVICES]) -> bool {
+    /// Checks one capability. A service has at most one for each of its mappings, so that nothing
+    /// it owns has two names.
+    fn capability_is_valid(&self, capability: &raw::Capability, held: &mut Held) -> bool {
         let object = capability.object as usize;
         let exists = match capability.kind {
             Kind::Sender => self.queues().raw().get(object).is_some_and(|queue| queue.sender == capability.service),
             Kind::Receiver => self.queues().raw().get(object).is_some_and(|queue| queue.receiver == capability.service),
             Kind::Port => self.ports().raw().get(object).is_some_and(|port| port.service == capability.service),
             Kind::Grant => object < self.grants().len(),
-            Kind::Region => {
-                self.mappings().raw().get(object).is_some_and(|mapping| mapping.service == capability.service)
-            }
+            Kind::Region => self.mappings().raw().get(object).is_some_and(|mapping| {
+                let service = 1_u16.checked_shl(u32::from(mapping.service)).unwrap_or_default();
+                let is_first = held.regions.get_mut(usize::from(mapping.region)).is_some_and(|services| {
+                    let first = *services & service == 0;
+                    *services |= service;
+                    first
+                });
+                mapping.service == capability.service && is_first
+            }),
             Kind::Console | Kind::Clock | Kind::Entropy | Kind::Power | Kind::Info => object == 0,
         };
         let slot = 1u64.checked_shl(u32::from(capability.slot)).unwrap_or_default();
-        let slot_is_free = slots.get_mut(usize::from(capability.service)).is_some_and(|slots| {
+        let slot_is_free = held.slots.get_mut(usize::from(capability.service)).is_some_and(|slots| {
             let free = *slots & slot == 0;
             *slots |= slot;
             free && slot != 0

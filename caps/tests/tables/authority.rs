@@ -59,6 +59,8 @@ fn capabilities() {
         "capability",
         CONSOLE as u32,
         &[
+            // A second capability to the mapping of the first.
+            (false, |draft| (draft.capabilities[CONSOLE].kind, draft.capabilities[CONSOLE].object) = (Kind::Region, 1)),
             (false, |draft| draft.capabilities[CONSOLE].object = 1),
             (false, |draft| draft.capabilities[CONSOLE].slot = MAX_SLOTS as u16),
             (false, |draft| draft.capabilities[CONSOLE].service = 2),
